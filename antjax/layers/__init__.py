@@ -1,0 +1,1 @@
+"""Flax modules and pure functions shared by `meta` and `ctr`."""

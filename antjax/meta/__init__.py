@@ -1,0 +1,1 @@
+"""Meta-learning of recommenders (G-Meta): episodes, MAML, models, evaluation."""
