@@ -1,0 +1,402 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Command-line flags and run records derived from frozen dataclasses.
+
+A job states its settings once, as a frozen dataclass with a default, a type and
+a help text with the unit for each field:
+
+  @dataclasses.dataclass(frozen=True, kw_only=True)
+  class Config:
+    num_steps: Annotated[int, 'Optimizer steps.'] = 1000
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+`define_flags(Config())` makes `--num_steps` and `--optimizer.learning_rate` of
+it, `parse_flags(Config())` reads them back, and `save` records what was run so
+that `--config=<run_dir>/config.json` runs it again.
+
+Field types: bool, int, float, str, an `enum.Enum`, a `Literal` of strings or
+ints, tuples and lists of these (comma-separated on the command line), any of
+these or None (`none` on the command line), and other dataclasses. Rules between
+and bounds on fields belong into `__post_init__` as ValueErrors.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import typing
+from typing import Annotated, Any, TypeVar
+
+from absl import flags
+
+from antjax import config_values as values
+
+# Flags belong to the script that calls define_flags: its --help shows them.
+flags.disclaim_key_flags()
+
+FILE_NAME = 'config.json'
+
+_T = TypeVar('_T')
+
+
+class _Parser(flags.ArgumentParser[Any]):
+  """Reads one field from the command line; None is not a flag's business."""
+
+  def __init__(self, kind: Any):
+    super().__init__()
+    self._kind = kind
+    self.syntactic_help = values.describe(kind)
+
+  def parse(self, argument: Any) -> Any:
+    if not isinstance(argument, str):
+      return argument  # A default, already of the field's type.
+    return values.from_text(self._kind, argument)
+
+  def flag_type(self) -> str:
+    return values.describe(self._kind)
+
+
+class _Serializer(flags.ArgumentSerializer[Any]):
+  """Writes one field as `_Parser` reads it."""
+
+  def serialize(self, value: Any) -> str:
+    return values.to_text(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Field:
+  """A leaf of a config: dotted name, type without Annotated, help, value."""
+
+  name: str
+  kind: Any
+  help: str
+  value: Any
+
+
+def _hints(config_class: type[Any]) -> dict[str, tuple[Any, str]]:
+  """Field name -> (type, help) of the fields that `__init__` takes."""
+  hints = typing.get_type_hints(config_class, include_extras=True)
+  result = {}
+  for field in dataclasses.fields(config_class):
+    if not field.init:
+      continue
+    kind, text = hints[field.name], ''
+    if typing.get_origin(kind) is Annotated:
+      kind, *notes = typing.get_args(kind)
+      text = next((note for note in notes if isinstance(note, str)), '')
+    result[field.name] = kind, text
+  return result
+
+
+def _check_config(config: Any, call: str) -> None:
+  if not dataclasses.is_dataclass(config) or isinstance(config, type):
+    raise TypeError(
+      f'{call}: {config!r} is not an instance of a dataclass; pass e.g.'
+      ' Config().'
+    )
+
+
+def _leaves(config: Any, prefix: str = '') -> Iterator[_Field]:
+  """Yields the fields of a config and of the configs in it, in order."""
+  for name, (kind, text) in _hints(type(config)).items():
+    value = getattr(config, name)
+    if dataclasses.is_dataclass(kind):
+      yield from _leaves(value, f'{prefix}{name}.')
+    else:
+      values.check_supported(kind, f'{type(config).__name__}.{name}')
+      yield _Field(prefix + name, kind, text, value)
+
+
+def define_flags(
+  default_config: Any, flag_values: flags.FlagValues = flags.FLAGS
+) -> None:
+  """Defines one absl flag for each field, and `--config` to load a saved run.
+
+  Args:
+    default_config: Instance of a frozen dataclass; its values are the flags'
+      defaults. Fields of nested dataclasses get dotted names.
+    flag_values: Where to define them.
+
+  Raises:
+    TypeError: A field has a type that no flag can hold; names the field.
+    flags.DuplicateFlagError: Another flag has the name of a field.
+  """
+  _check_config(default_config, 'define_flags')
+  flags.DEFINE_string(
+    'config',
+    None,
+    f'A {FILE_NAME} of an earlier run (or its folder): repeats that run. Other'
+    ' flags given beside it win.',
+    flag_values=flag_values,
+  )
+  for field in _leaves(default_config):
+    if field.kind is bool:  # This kind of flag also has the form --no<name>.
+      flags.DEFINE_boolean(
+        field.name, field.value, field.help, flag_values=flag_values
+      )
+    else:
+      text = field.help
+      if field.value is None:  # absl shows no default then.
+        text += '\n(default: none)'
+      flags.DEFINE(
+        _Parser(field.kind),
+        field.name,
+        field.value,
+        text,
+        flag_values=flag_values,
+        serializer=_Serializer(),
+      )
+
+
+def _one_line(error: Exception) -> str:
+  return ' '.join(str(error).split())
+
+
+def _replace(config: Any, changes: dict[str, Any], prefix: str = '') -> Any:
+  """Copies a config with changed leaves; runs every `__post_init__`."""
+  updates = {}
+  for name, (kind, _) in _hints(type(config)).items():
+    path = prefix + name
+    if dataclasses.is_dataclass(kind):
+      updates[name] = _replace(getattr(config, name), changes, f'{path}.')
+    elif path in changes:
+      updates[name] = changes[path]
+  try:
+    return dataclasses.replace(config, **updates)
+  except ValueError as error:
+    where = f'{prefix[:-1]}: ' if prefix else ''
+    raise ValueError(where + _one_line(error)) from error
+
+
+def parse_flags(
+  default_config: _T, flag_values: flags.FlagValues = flags.FLAGS
+) -> _T:
+  """Builds a config from parsed flags.
+
+  Values come, later ones winning, from `default_config`, from the file that
+  `--config` names, and from the flags that were given.
+
+  Args:
+    default_config: What `define_flags` was called with.
+    flag_values: Parsed flags.
+
+  Returns:
+    A new config of the same class, checked by its `__post_init__`.
+
+  Raises:
+    flags.IllegalFlagValueError: A one-line message: a `__post_init__` refused
+      the values, or the `--config` file does not fit.
+  """
+  _check_config(default_config, 'parse_flags')
+  base = default_config
+  try:
+    if flag_values['config'].value is not None:
+      base = load(type(default_config), flag_values['config'].value)
+    given = {
+      field.name: flag_values[field.name].value
+      for field in _leaves(base)
+      if not flag_values[field.name].using_default_value
+    }
+    return typing.cast(_T, _replace(base, given))
+  except ValueError as error:
+    raise flags.IllegalFlagValueError(_one_line(error)) from error
+
+
+def to_flags(config: Any) -> list[str]:
+  """Returns the command-line flags that make `config`, one for each field."""
+  _check_config(config, 'to_flags')
+  return [
+    f'--{field.name}={values.to_text(field.value)}' for field in _leaves(config)
+  ]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+  """Returns a config as nested dicts of JSON types; enums by member name."""
+  _check_config(config, 'to_dict')
+  return {
+    name: to_dict(getattr(config, name))
+    if dataclasses.is_dataclass(kind)
+    else values.to_json(getattr(config, name))
+    for name, (kind, _) in _hints(type(config)).items()
+  }
+
+
+def from_dict(config_class: type[_T], data: Any, prefix: str = '') -> _T:
+  """Builds a config from what `to_dict` returned.
+
+  Args:
+    config_class: Dataclass to build.
+    data: Nested dict with exactly the fields of the class.
+    prefix: Dotted name of this config in an outer one, for messages.
+
+  Returns:
+    The config, checked by its `__post_init__`.
+
+  Raises:
+    ValueError: A key is unknown or missing or a value has a wrong type; names
+      it. Or `__post_init__` refused the values.
+  """
+  hints = _hints(config_class)
+  if not isinstance(data, dict):
+    raise ValueError(
+      f'{prefix[:-1] or "config"} must be an object of fields; got {data!r}.'
+    )
+  unknown = [f'{prefix}{key}' for key in data if key not in hints]
+  missing = [f'{prefix}{name}' for name in hints if name not in data]
+  if unknown or missing:
+    problems = []
+    if unknown:
+      problems.append(f'unknown: {", ".join(unknown)}')
+    if missing:
+      problems.append(f'missing: {", ".join(missing)}')
+    raise ValueError(
+      f'keys do not fit {config_class.__name__}; {"; ".join(problems)}. It was'
+      ' saved by another job or another version.'
+    )
+  arguments = {
+    name: from_dict(kind, data[name], f'{prefix}{name}.')
+    if dataclasses.is_dataclass(kind)
+    else values.from_json(kind, data[name], prefix + name)
+    for name, (kind, _) in hints.items()
+  }
+  return config_class(**arguments)
+
+
+def differences(config: Any, other: Any) -> list[str]:
+  """Returns 'name: value in config -> value in other' of unequal fields."""
+  others = {field.name: field.value for field in _leaves(other)}
+  return [
+    f'{field.name}: {values.to_text(field.value)} ->'
+    f' {values.to_text(others.get(field.name))}'
+    for field in _leaves(config)
+    # As JSON, since nan == nan there.
+    if values.to_text(field.value) != values.to_text(others.get(field.name))
+  ]
+
+
+def _git(*arguments: str) -> str | None:
+  """Output of a git command on the folder of this file; None if it fails."""
+  folder = pathlib.Path(__file__).parent
+  try:
+    done = subprocess.run(
+      ['git', '-C', str(folder), *arguments],
+      capture_output=True,
+      text=True,
+      timeout=30,
+      check=True,
+    )
+  except (OSError, subprocess.SubprocessError):
+    return None
+  return done.stdout.strip()
+
+
+def git_revision() -> dict[str, Any] | None:
+  """Returns {'revision', 'dirty'} of antjax's checkout; None outside one.
+
+  An antjax that is installed inside somebody else's repository (a .venv folder)
+  is outside: that repository's revision says nothing about this code.
+  """
+  if _git('ls-files', '--error-unmatch', pathlib.Path(__file__).name) is None:
+    return None
+  revision = _git('rev-parse', 'HEAD')
+  status = _git('status', '--porcelain')
+  if revision is None or status is None:
+    return None
+  return {'revision': revision, 'dirty': bool(status)}
+
+
+def _version() -> str | None:
+  try:
+    return importlib.metadata.version('antjax')
+  except importlib.metadata.PackageNotFoundError:
+    return None  # Imported from a checkout that is not installed.
+
+
+def _config_text(text: str) -> str | None:
+  """The config in the text of a config.json; None if it is none."""
+  try:
+    return json.dumps(json.loads(text)['config'])
+  except (ValueError, KeyError, TypeError):
+    return None
+
+
+def save(config: Any, run_dir: str | os.PathLike[str]) -> pathlib.Path:
+  """Writes what is run to `<run_dir>/config.json`, in one atomic step.
+
+  The file holds the resolved config, the command line, the antjax version and
+  the git revision. An earlier file with another config is kept as
+  `config.<n>.json`, the first as n = 0; nothing is written over.
+
+  Args:
+    config: The resolved config.
+    run_dir: Folder; made if missing.
+
+  Returns:
+    Path of the file.
+  """
+  folder = pathlib.Path(run_dir)
+  folder.mkdir(parents=True, exist_ok=True)
+  path = folder / FILE_NAME
+  record = {
+    'config': to_dict(config),
+    'argv': list(sys.argv),
+    'antjax_version': _version(),
+    'git': git_revision(),
+  }
+  if path.exists():
+    earlier = _config_text(path.read_text(encoding='utf-8'))
+    if earlier != json.dumps(record['config']):
+      n = 0
+      while (folder / f'config.{n}.json').exists():
+        n += 1
+      shutil.copyfile(path, folder / f'config.{n}.json')
+  temporary = folder / f'.{FILE_NAME}.{os.getpid()}'
+  with open(temporary, 'w', encoding='utf-8') as file:
+    json.dump(record, file, indent=2)
+    file.write('\n')
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(temporary, path)
+  return path
+
+
+def load(config_class: type[_T], path: str | os.PathLike[str]) -> _T:
+  """Reads the config that `save` wrote.
+
+  Args:
+    config_class: Its dataclass.
+    path: The file, or the run folder that holds it.
+
+  Returns:
+    A config equal to the saved one.
+
+  Raises:
+    ValueError: No such file, no JSON, or its keys or values do not fit the
+      class; names them.
+  """
+  file = pathlib.Path(path)
+  if file.is_dir():
+    file = file / FILE_NAME
+  try:
+    record = json.loads(file.read_text(encoding='utf-8'))
+  except OSError as error:
+    raise ValueError(
+      f'{file}: cannot read the config: {error.strerror}; give the'
+      f' {FILE_NAME} that a run wrote into its folder.'
+    ) from error
+  except ValueError as error:
+    raise ValueError(f'{file}: is not a JSON file: {error}') from error
+  if not isinstance(record, dict) or 'config' not in record:
+    raise ValueError(
+      f"{file}: has no key 'config'; give the {FILE_NAME} that a run wrote into"
+      ' its folder.'
+    )
+  try:
+    return from_dict(config_class, record['config'])
+  except ValueError as error:
+    raise ValueError(f'{file}: {_one_line(error)}') from error
