@@ -1,0 +1,149 @@
+"""Rating and click models for meta-learning: a DLRM and a MeLU-style model.
+
+Both take one vector a feature (looked up and pooled before) and return one
+number a row. The parts of a model are named after what adapts in the inner
+loop: 'decision' or 'top', and 'head' (see `antjax.meta.maml.InnerLoop`).
+"""
+
+from collections.abc import Mapping
+import dataclasses
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from antjax.layers import interaction
+from antjax.layers import mlp
+
+# Shape suffixes: B = rows, F = features, D = embedding width, N = numeric
+# inputs, H = hidden width, P = pairs of feature vectors.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DLRMConfig:
+  """Sizes of a `DLRM`.
+
+  Attributes:
+    features: names of the embedded features, in the order of the interaction.
+    embedding_dim: width of every feature's vector, D.
+    num_numeric: numeric inputs a row, N; 0 leaves the bottom MLP out.
+    bottom_widths: hidden widths of the bottom MLP, before its last layer of
+      width D.
+    top_widths: hidden widths of the top MLP.
+    interact: True adds the pairwise dot products to the top MLP's input.
+    output_offset: constant added to the output, e.g. the mean rating, so that
+      the head starts from a fair guess.
+  """
+
+  features: tuple[str, ...]
+  embedding_dim: int = 32
+  num_numeric: int = 0
+  bottom_widths: tuple[int, ...] = (64,)
+  top_widths: tuple[int, ...] = (64, 64)
+  interact: bool = True
+  output_offset: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeLUConfig:
+  """Sizes of a `MeLU`.
+
+  Attributes:
+    features: names of the embedded features, in the order they are
+      concatenated.
+    embedding_dim: width of every feature's vector, D.
+    widths: hidden widths of the decision layers (the paper: 64-64).
+    output_offset: see `DLRMConfig`.
+  """
+
+  features: tuple[str, ...]
+  embedding_dim: int = 32
+  widths: tuple[int, ...] = (64, 64)
+  output_offset: float = 0.0
+
+
+class DLRM(nnx.Module):
+  """Deep learning recommendation model over given feature vectors.
+
+  Source: Naumov et al. 2019; the embedding tables live outside of the module
+  (`antjax.embedding`), since they are sharded by rows over the devices.
+  """
+
+  def __init__(self, config: DLRMConfig, *, rngs: nnx.Rngs):
+    """Makes the layers; raises ValueError if there is nothing to interact."""
+    _check_features(config)
+    num_vectors = len(config.features) + (config.num_numeric > 0)
+    width = num_vectors * config.embedding_dim
+    if config.interact:
+      if num_vectors < 2:
+        raise ValueError(
+            f'DLRMConfig(features={config.features}): the interaction needs'
+            ' two feature vectors; add a feature or set interact=False.'
+        )
+      width += num_vectors * (num_vectors - 1) // 2
+    self.config = config
+    if config.num_numeric:
+      self.bottom = mlp.MLP(
+          config.num_numeric,
+          (*config.bottom_widths, config.embedding_dim),
+          rngs=rngs,
+      )
+    self.top = mlp.MLP(width, config.top_widths, rngs=rngs)
+    self.head = nnx.Linear(self.top.out_features, 1, rngs=rngs)
+
+  def __call__(
+      self,
+      embeddings: Mapping[str, jax.Array],
+      numeric_BN: jax.Array | None = None,
+  ) -> jax.Array:
+    """Scores rows.
+
+    Args:
+      embeddings: feature -> float [B, D].
+      numeric_BN: float [B, N], needed if `num_numeric` is not 0.
+
+    Returns:
+      float [B]: a rating or a logit, as the loss takes it.
+    """
+    vectors = [embeddings[name] for name in self.config.features]
+    if self.config.num_numeric:
+      if numeric_BN is None:
+        raise ValueError(
+            f'DLRM(num_numeric={self.config.num_numeric}): called without its'
+            ' numeric inputs; pass numeric_BN.'
+        )
+      vectors.append(self.bottom(numeric_BN))
+    vectors_BFD = jnp.stack(vectors, axis=-2)
+    parts = [vectors_BFD.reshape(*vectors_BFD.shape[:-2], -1)]
+    if self.config.interact:
+      parts.append(interaction.dot_interaction(vectors_BFD))
+    hidden_BH = self.top(jnp.concatenate(parts, axis=-1))
+    return self.head(hidden_BH)[..., 0] + self.config.output_offset
+
+
+class MeLU(nnx.Module):
+  """Concatenated feature vectors and decision layers (Lee et al. 2019)."""
+
+  def __init__(self, config: MeLUConfig, *, rngs: nnx.Rngs):
+    """Makes the layers."""
+    _check_features(config)
+    self.config = config
+    self.decision = mlp.MLP(
+        len(config.features) * config.embedding_dim, config.widths, rngs=rngs
+    )
+    self.head = nnx.Linear(self.decision.out_features, 1, rngs=rngs)
+
+  def __call__(self, embeddings: Mapping[str, jax.Array]) -> jax.Array:
+    """Scores rows: feature -> float [B, D] gives float [B]."""
+    x = jnp.concatenate(
+        [embeddings[name] for name in self.config.features], axis=-1
+    )
+    return self.head(self.decision(x))[..., 0] + self.config.output_offset
+
+
+def _check_features(config):
+  if not config.features or len(set(config.features)) < len(config.features):
+    raise ValueError(
+        f'{type(config).__name__}(features={config.features}): the names must'
+        ' differ and there must be at least one.'
+    )
