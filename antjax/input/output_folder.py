@@ -1,0 +1,131 @@
+"""A folder of prepared data that is either whole or not there.
+
+The folder's `dataset.json` names its configuration and its files. Data are
+written to a hidden folder beside it, which takes its name only at the end.
+"""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from typing import Any
+
+from absl import logging
+
+DESCRIPTION = 'dataset.json'
+REJECTED = 'rejected.csv'
+
+
+def load_description(folder: str | os.PathLike[str]) -> dict[str, Any]:
+  """Reads the `dataset.json` of a prepared folder.
+
+  Raises:
+    FileNotFoundError: The folder holds no prepared data.
+    ValueError: `dataset.json` is not one of ours.
+  """
+  path = pathlib.Path(folder) / DESCRIPTION
+  if not path.is_file():
+    raise FileNotFoundError(
+        f'{path} is missing: {folder} holds no prepared data;'
+        ' launch/prepare_data.py makes it.'
+    )
+  try:
+    description = json.loads(path.read_text(encoding='utf-8'))
+    if not {'config', 'files'} <= description.keys():
+      raise KeyError('config, files')
+  except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as e:
+    raise ValueError(
+        f'{path} was not written by launch/prepare_data.py ({e}).'
+    ) from e
+  return description
+
+
+def is_current(
+    folder: str | os.PathLike[str],
+    config: Mapping[str, Any],
+    *,
+    overwrite: bool,
+) -> bool:
+  """Tells whether a folder already holds the data that `config` describes.
+
+  Args:
+    folder: Folder to write to; need not exist.
+    config: JSON-able description of everything that decides the content.
+    overwrite: Whether data of ours may be replaced.
+
+  Returns:
+    True: there is nothing to do. False: the folder may be written.
+
+  Raises:
+    ValueError: The folder holds other data, or files that are not ours.
+  """
+  folder = pathlib.Path(folder)
+  if not folder.exists():
+    return False
+  if not folder.is_dir():
+    raise ValueError(f'out={folder} is a file; needed: a folder.')
+  present = {
+      str(p.relative_to(folder)) for p in folder.rglob('*') if not p.is_dir()
+  }
+  if present <= {REJECTED}:  # Empty, or what a refused run leaves.
+    return False
+  if DESCRIPTION not in present:
+    raise ValueError(
+        f'out={folder} is not empty and has no {DESCRIPTION}: it was not made'
+        ' by launch/prepare_data.py; choose another folder.'
+    )
+  description = load_description(folder)
+  sizes = {f['path']: f['bytes'] for f in description['files'].values()}
+  foreign = sorted(present - {DESCRIPTION, REJECTED, *sizes})
+  if overwrite and foreign:
+    raise ValueError(
+        f'out={folder} also holds {", ".join(foreign)}, which overwrite would'
+        ' delete; move them or choose another folder.'
+    )
+  if overwrite:
+    return False
+  damaged = [
+      path
+      for path, size in sizes.items()
+      if path not in present or (folder / path).stat().st_size != size
+  ]
+  if damaged:
+    raise ValueError(
+        f'out={folder} is damaged ({", ".join(damaged)}); add --overwrite to'
+        ' make it again.'
+    )
+  if description['config'] != dict(config):
+    old, new = description['config'], dict(config)
+    changed = [k for k in {**old, **new} if old.get(k) != new.get(k)]
+    text = ', '.join(f'{k}={old.get(k)} (now {new.get(k)})' for k in changed)
+    raise ValueError(
+        f'out={folder} holds data made with {text}; add --overwrite to replace'
+        ' them, or choose another folder.'
+    )
+  return True
+
+
+@contextlib.contextmanager
+def staged(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+  """Gives an empty folder that becomes `folder` at a clean end, else vanishes.
+
+  Call `is_current` first: what is in `folder` is deleted at the end.
+  """
+  folder = pathlib.Path(os.path.abspath(folder))
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  prefix = f'.{folder.name}.partial-'
+  for left in folder.parent.glob(f'{prefix}*'):
+    logging.warning('%s was left by a run that was killed; delete it.', left)
+  stage = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+  try:
+    data = stage / 'data'
+    data.mkdir()
+    yield data
+    if folder.exists():
+      folder.rename(stage / 'old')
+    data.rename(folder)
+  finally:
+    shutil.rmtree(stage)
