@@ -226,13 +226,13 @@ def _adapt(model, inner, params, log_rates, data):
 def _predict(model, adapted, task_rows, part):
   vectors = part['vectors']
   ids = part['ids']
-  if task_rows:
-    ids = part['index']
-    # Padding (-1) reads row 0 here and is masked by the pooling.
-    vectors = {
-        name: task_rows[name][jnp.maximum(index, 0)]
-        for name, index in ids.items()
-    }
+  if part['index']:
+    ids, vectors = {}, {}
+    for first, features in part['index'].items():
+      for name, index in features.items():
+        ids[name] = index
+        # Padding (-1) reads row 0 here and is masked by the pooling.
+        vectors[name] = task_rows[first][jnp.maximum(index, 0)]
   embeddings = pooling_lib.pool_features(vectors, ids, model.pooling)
   return model.apply_fn(adapted, embeddings, part['part'])
 

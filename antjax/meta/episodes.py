@@ -1,0 +1,322 @@
+"""Episodes: task records become batches of support and query rows.
+
+A record holds all rows of one task (a user). An episode is a support and a
+query drawn from it. Episodes are packed into batches of one fixed layout, so
+that a step compiles once and processes need not agree on shapes:
+
+    {'ids': {bucket: {'support': {feature: int32 [T, S] or [T, S, K]},
+                      'query': {feature: int32 [T, Q] or [T, Q, K]}}},
+     'episodes': {bucket: {'support': {'label': [T, S], 'mask': [T, S]},
+                           'query': {'label': [T, Q], 'mask': [T, Q]},
+                           'task': int32 [T], 'weight': float32 [T]}}}
+
+A bucket has T slots for tasks of up to S support rows. A task may sit in a
+larger slot than it needs; an empty slot has weight 0. Padding is id -1, mask 0.
+Source: Xiao et al. 2023 (G-Meta), Meta-IO: a batch never mixes rows of a task
+with another's, and the reader does all grouping off the device.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+Record = Mapping[str, Any]
+Batch = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bucket:
+  """Task slots of one size.
+
+  Attributes:
+    support_size: support rows a slot holds, S.
+    num_slots: slots in a batch of this process, T; a multiple of its devices
+      times the micro-batches.
+  """
+
+  support_size: int
+  num_slots: int
+
+  @property
+  def name(self) -> str:
+    """The bucket's key in a batch."""
+    return f's{self.support_size}'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EpisodeConfig:
+  """How records become batches.
+
+  Attributes:
+    buckets: the slots, by rising support size.
+    features: feature -> the most values it has (1 = one id a row, more = a list
+      of ids, padded with -1). A record's scalar feature holds for all its rows.
+    numeric: names of float columns, joined to the input 'numeric' [T, S, N].
+    label: name of the label column.
+    query_size: query rows of an episode, Q; fewer where a task is short.
+    min_support: a training record too short for this many support rows and one
+      query row is left out (counted and logged).
+    id_dropout: feature -> share of training rows whose id becomes 0, the
+      unknown id, so that the model learns to do without it.
+    seed: of the splits and the dropout; with the record's number and epoch it
+      fixes an episode, wherever and whenever it is made.
+  """
+
+  buckets: tuple[Bucket, ...]
+  features: Mapping[str, int]
+  numeric: tuple[str, ...] = ()
+  label: str = 'rating'
+  query_size: int = 10
+  min_support: int = 3
+  id_dropout: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  seed: int = 0
+
+  def __post_init__(self):
+    sizes = [bucket.support_size for bucket in self.buckets]
+    if not sizes or sizes != sorted(set(sizes)) or sizes[0] < 1:
+      raise ValueError(
+          f'EpisodeConfig(buckets={self.buckets}): at least one bucket is'
+          ' needed, by rising support_size.'
+      )
+    if min(bucket.num_slots for bucket in self.buckets) < 1:
+      raise ValueError(
+          f'EpisodeConfig(buckets={self.buckets}): num_slots must be positive.'
+      )
+    if self.query_size < 1 or not 0 <= self.min_support <= sizes[-1]:
+      raise ValueError(
+          f'EpisodeConfig(query_size={self.query_size}, min_support='
+          f'{self.min_support}): a query needs a row, and min_support must be'
+          f' 0 to {sizes[-1]}, the largest bucket.'
+      )
+    unknown = set(self.id_dropout) - set(self.features)
+    if unknown:
+      raise ValueError(
+          f'EpisodeConfig(id_dropout=...): {sorted(unknown)} are not features;'
+          f' the features are {sorted(self.features)}.'
+      )
+
+  @property
+  def num_tasks(self) -> int:
+    """Task slots in a batch of this process."""
+    return sum(bucket.num_slots for bucket in self.buckets)
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+  """One task: rows of its record, the support before the query.
+
+  Attributes:
+    task: id of the task.
+    columns: column -> array [rows, ...].
+    num_support: how many of the rows are support.
+    record_index: number of its record in the source, or -1.
+  """
+
+  task: int
+  columns: dict[str, np.ndarray]
+  num_support: int
+  record_index: int = -1
+
+
+def make_episode(
+    record: Record, config: EpisodeConfig, *, epoch: int = 0, index: int = -1
+) -> Episode | None:
+  """Splits a record into support and query.
+
+  A record with `num_query` > 0 keeps its split: its last rows are the query.
+  Otherwise the split is random, anew in each epoch. A record with more support
+  rows than the largest bucket gives a random subset of them.
+
+  Args:
+    record: {'task': int, 'num_query': int, label: [n], features: [n], [n, K]
+      or scalar}.
+    config: what to make of it.
+    epoch: the epoch, which draws the split.
+    index: the record's number in its source.
+
+  Returns:
+    The episode, or None if the record is too short for one.
+
+  Raises:
+    ValueError: If a column is missing or its length is not the label's.
+  """
+  columns = _columns(record, config)
+  num_rows = len(columns[config.label])
+  num_query = int(record.get('num_query', 0))
+  rng = np.random.default_rng([
+      config.seed, epoch, index + 1, int(record['task']) + 1
+  ])
+  max_support = config.buckets[-1].support_size
+  if num_query:
+    order = np.arange(num_rows)
+    support, query = order[:-num_query], order[-num_query:]
+    query = query[-config.query_size:]
+  else:
+    num_query = min(config.query_size, num_rows - config.min_support)
+    if num_query < 1:
+      return None
+    order = rng.permutation(num_rows)
+    query, support = order[:num_query], order[num_query:]
+  if len(support) > max_support:
+    support = np.sort(rng.permutation(support)[:max_support])
+  rows = np.concatenate([support, query])
+  columns = {name: column[rows] for name, column in columns.items()}
+  if not record.get('num_query', 0):
+    for name, share in config.id_dropout.items():
+      dropped = rng.random(len(rows)) < share
+      columns[name] = columns[name].copy()
+      columns[name][dropped] = _unknown(config.features[name])
+  return Episode(int(record['task']), columns, len(support), index)
+
+
+def _unknown(max_values):
+  return 0 if max_values == 1 else np.r_[0, np.full(max_values - 1, -1)]
+
+
+def _columns(record, config):
+  names = [*config.features, *config.numeric, config.label]
+  missing = [name for name in ('task', *names) if name not in record]
+  if missing:
+    raise ValueError(
+        f'make_episode: the record has no {", ".join(missing)}; it has'
+        f' {", ".join(sorted(record))}. Name its columns in EpisodeConfig.'
+    )
+  num_rows = len(record[config.label])
+  columns = {}
+  for name in names:
+    column = np.asarray(record[name])
+    if column.ndim == 0:
+      column = np.broadcast_to(column, (num_rows,))
+    width = config.features.get(name, 1)
+    shape = (num_rows,) if width == 1 else (num_rows, width)
+    if column.shape != shape:
+      raise ValueError(
+          f'make_episode: column {name!r} of task {record["task"]} has shape'
+          f' {column.shape}; {shape} is needed (rows of'
+          f' {config.label!r} x values of the feature in EpisodeConfig).'
+      )
+    dtype = np.int32 if name in config.features else np.float32
+    columns[name] = column.astype(dtype)
+  return columns
+
+
+def make_batch(
+    slots: Mapping[str, list[Episode]], config: EpisodeConfig
+) -> Batch:
+  """Lays out episodes, given by bucket, as one batch; see the module."""
+  ids, episodes = {}, {}
+  for bucket in config.buckets:
+    tasks = slots.get(bucket.name, [])
+    shape = (bucket.num_slots, bucket.support_size)
+    query_shape = (bucket.num_slots, config.query_size)
+    support_ids, support = _fill(
+        config, shape, [(e, slice(0, e.num_support)) for e in tasks]
+    )
+    query_ids, query = _fill(
+        config, query_shape, [(e, slice(e.num_support, None)) for e in tasks]
+    )
+    task = np.full(bucket.num_slots, -1, np.int32)
+    task[:len(tasks)] = [episode.task for episode in tasks]
+    weight = np.zeros(bucket.num_slots, np.float32)
+    weight[:len(tasks)] = 1
+    ids[bucket.name] = {'support': support_ids, 'query': query_ids}
+    episodes[bucket.name] = {
+        'support': support, 'query': query, 'task': task, 'weight': weight,
+    }
+  return {'ids': ids, 'episodes': episodes}
+
+
+def _fill(config, shape, pieces):
+  ids = {}
+  for name, width in config.features.items():
+    full = shape if width == 1 else (*shape, width)
+    ids[name] = np.full(full, -1, np.int32)
+  part = {
+      'label': np.zeros(shape, np.float32), 'mask': np.zeros(shape, np.float32)
+  }
+  if config.numeric:
+    part['numeric'] = np.zeros((*shape, len(config.numeric)), np.float32)
+  for slot, (episode, rows) in enumerate(pieces):
+    label = episode.columns[config.label][rows]
+    part['label'][slot, :len(label)] = label
+    part['mask'][slot, :len(label)] = 1
+    for name, array in ids.items():
+      array[slot, :len(label)] = episode.columns[name][rows]
+    for i, name in enumerate(config.numeric):
+      part['numeric'][slot, :len(label), i] = episode.columns[name][rows]
+  return ids, part
+
+
+def with_task_rows(
+    batch: Batch,
+    *,
+    tables: Mapping[str, str] | None = None,
+    num_ids: Mapping[str, int] | None = None,
+) -> Batch:
+  """Groups each task's ids, so that the inner loop can adapt its rows.
+
+  Replaces the ids of support and query by the distinct ids of the task,
+  ids[bucket]['task_rows'][feature] [T, U], and positions in them,
+  episodes[bucket][part]['index'][feature][feature]. Support and query then read
+  the same adapted row, and a row that only the query uses stays as it is. U is
+  the most that can occur, so that shapes stay fixed.
+
+  Args:
+    batch: a batch of episodes; map this function over their dataset.
+    tables: feature -> its table, for features that share one: they share their
+      rows, which stand under the name of the first of them. None: each feature
+      has a table of its own.
+    num_ids: feature -> the number of its ids, which bounds U.
+
+  Returns:
+    The new batch; the old one is not changed.
+  """
+  ids, episodes = {}, {}
+  for bucket, parts in batch['ids'].items():
+    groups: dict[str, list[str]] = {}
+    for name in parts['support']:
+      groups.setdefault((tables or {}).get(name, name), []).append(name)
+    rows = {}
+    index: dict[str, Any] = {'support': {}, 'query': {}}
+    for names in groups.values():
+      first = names[0]
+      pieces = [(part, name) for part in index for name in names]
+      arrays = [parts[part][name] for part, name in pieces]
+      flat = np.concatenate([a.reshape(len(a), -1) for a in arrays], axis=1)
+      distinct, position = _distinct(flat)
+      rows[first] = distinct[:, :(num_ids or {}).get(first, flat.shape[1])]
+      offset = 0
+      for (part, name), array in zip(pieces, arrays, strict=True):
+        size = array[0].size
+        piece = position[:, offset:offset + size].reshape(array.shape)
+        index[part].setdefault(first, {})[name] = piece
+        offset += size
+    ids[bucket] = {'task_rows': rows}
+    old = batch['episodes'][bucket]
+    new = {part: {**old[part], 'index': index[part]} for part in index}
+    episodes[bucket] = {**old, **new}
+  return {'ids': ids, 'episodes': episodes}
+
+
+def _distinct(ids):
+  """Returns distinct ids a line [T, U], padded with -1, and positions [T, n]."""
+  num_tasks, width = ids.shape
+  order = np.argsort(ids, axis=1, kind='stable')
+  ordered = np.take_along_axis(ids, order, axis=1)
+  new = np.ones((num_tasks, width), bool)
+  new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+  new &= ordered >= 0
+  rank = np.cumsum(new, axis=1) - 1
+  distinct = np.full((num_tasks, width), -1, np.int32)
+  lines, columns = np.nonzero(new)
+  distinct[lines, rank[lines, columns]] = ordered[lines, columns]
+  position = np.empty((num_tasks, width), np.int32)
+  np.put_along_axis(position, order, np.where(ordered >= 0, rank, -1), axis=1)
+  return distinct, position
+
+
+def in_validation(record: Record, one_in: int, seed: int = 0) -> bool:
+  """Says whether a task is held out, about one in `one_in`, by its id alone."""
+  return np.random.default_rng([seed, int(record['task'])]).integers(one_in) == 0

@@ -1,0 +1,192 @@
+"""Meta-IO: a stream of task records becomes a stream of episode batches.
+
+Source: Xiao et al. 2023 (G-Meta), section on Meta-IO: batches are made of
+whole tasks by the reader, off the device.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from absl import logging
+import grain
+
+from antjax.meta import episodes as episodes_lib
+
+State = dict[str, Any]
+
+# How many tasks may wait for a well filled batch, in batches.
+_PENDING_BATCHES = 3
+
+
+class Packer:
+  """Collects episodes until they fill a batch well.
+
+  A batch is ready when its slots can all be filled, or when several batches of
+  tasks wait because their sizes do not fit the slots.
+  """
+
+  def __init__(self, config: episodes_lib.EpisodeConfig):
+    self._config = config
+    self._pending: dict[str, list[episodes_lib.Episode]] = {
+        bucket.name: [] for bucket in config.buckets
+    }
+
+  @property
+  def pending(self) -> list[episodes_lib.Episode]:
+    """Episodes added and not yet in a batch."""
+    return [episode for queue in self._pending.values() for episode in queue]
+
+  def add(self, episode: episodes_lib.Episode) -> None:
+    """Queues an episode in the smallest bucket that holds it."""
+    for bucket in self._config.buckets:
+      if episode.num_support <= bucket.support_size:
+        self._pending[bucket.name].append(episode)
+        return
+    raise ValueError(
+        f'Packer.add: {episode.num_support} support rows do not fit the largest'
+        f' bucket, {self._config.buckets[-1]}.'
+    )
+
+  def ready(self) -> bool:
+    """Says whether a batch should be taken now."""
+    waiting = slots = 0
+    full = True
+    for bucket in self._config.buckets:
+      waiting += len(self._pending[bucket.name])
+      slots += bucket.num_slots
+      full = full and waiting >= slots
+    return full or waiting >= _PENDING_BATCHES * slots
+
+  def take(self) -> dict[str, list[episodes_lib.Episode]]:
+    """Takes a batch's episodes by bucket: as many as fit, oldest first."""
+    slots = {}
+    buckets = self._config.buckets
+    # A slot takes a task of its own size first and then, since a larger slot
+    # holds a smaller task, the largest of the smaller ones.
+    free = {bucket.name: bucket.num_slots for bucket in buckets}
+    for i in reversed(range(len(buckets))):
+      slots[buckets[i].name] = self._pop(buckets[i].name, free[buckets[i].name])
+      free[buckets[i].name] -= len(slots[buckets[i].name])
+    for i in reversed(range(len(buckets))):
+      name = buckets[i].name
+      for smaller in reversed(buckets[:i]):
+        moved = self._pop(smaller.name, free[name])
+        slots[name] += moved
+        free[name] -= len(moved)
+    return slots
+
+  def _pop(self, name, count):
+    queue = self._pending[name]
+    taken, self._pending[name] = queue[:count], queue[count:]
+    return taken
+
+
+class EpisodeBatches(grain.IterDataset):
+  """Batches of episodes over a dataset of task records.
+
+  At the end of its records it gives the tasks left over in partly empty
+  batches. Its state is its parent's, with the records of tasks that wait for a
+  batch taken back, so that a restored iterator reads them again.
+  """
+
+  def __init__(
+      self,
+      parent: grain.IterDataset,
+      config: episodes_lib.EpisodeConfig,
+      *,
+      unmark_fn: Callable[[State, list[int]], State] | None = None,
+      index_key: str = 'record_index',
+      epoch_key: str = 'epoch',
+  ):
+    """Makes the dataset.
+
+    Args:
+      parent: a dataset of records (see `make_episode`).
+      config: the layout and the split.
+      unmark_fn: (parent's state, record numbers) -> the state as if those
+        records had not been read, e.g. that of `antjax.input`. None: the state
+        cannot be saved while tasks wait.
+      index_key: a record's number in its source, if it has one.
+      epoch_key: a record's epoch, if it has one.
+    """
+    super().__init__(parent)
+    self._config = config
+    self._unmark_fn = unmark_fn
+    self._keys = (index_key, epoch_key)
+
+  def __iter__(self) -> grain.DatasetIterator:
+    return _EpisodeIterator(
+        self._parent.__iter__(), self._config, self._unmark_fn, self._keys
+    )
+
+
+class _EpisodeIterator(grain.DatasetIterator):
+  """See `EpisodeBatches`."""
+
+  def __init__(self, parent, config, unmark_fn, keys):
+    super().__init__(parent)
+    self._config = config
+    self._unmark_fn = unmark_fn
+    self._index_key, self._epoch_key = keys
+    self._packer = Packer(config)
+    self._num_short = 0
+
+  def __next__(self) -> Batch:
+    while not self._packer.ready():
+      try:
+        record = next(self._parent)
+      except StopIteration:
+        if self._packer.pending:
+          break
+        if self._num_short:
+          logging.info(
+              'EpisodeBatches: %d records left out: fewer than min_support=%d'
+              ' rows and a query row.',
+              self._num_short, self._config.min_support,
+          )
+          self._num_short = 0
+        raise
+      episode = episodes_lib.make_episode(
+          record, self._config,
+          epoch=int(record.get(self._epoch_key, 0)),
+          index=int(record.get(self._index_key, -1)),
+      )
+      if episode is None:
+        self._num_short += 1
+      else:
+        self._packer.add(episode)
+    return episodes_lib.make_batch(self._packer.take(), self._config)
+
+  def get_state(self) -> State:
+    state = self._parent.get_state()
+    pending = self._packer.pending
+    if not pending:
+      return state
+    indices = [episode.record_index for episode in pending]
+    if self._unmark_fn is None or min(indices) < 0:
+      raise ValueError(
+          f'EpisodeBatches.get_state: {len(pending)} tasks wait for a batch and'
+          ' would be lost; pass unmark_fn, and a dataset whose records hold'
+          f' their number as {self._index_key!r}.'
+      )
+    return self._unmark_fn(state, indices)
+
+  def set_state(self, state: State) -> None:
+    self._parent.set_state(state)
+    self._packer = Packer(self._config)
+    self._num_short = 0
+
+
+def iter_episode_batches(
+    records: Iterable[episodes_lib.Record], config: episodes_lib.EpisodeConfig, *, epoch: int = 0
+) -> Iterable[episodes_lib.Batch]:
+  """Gives the batches of records in memory, e.g. for an evaluation."""
+  packer = Packer(config)
+  for index, record in enumerate(records):
+    episode = episodes_lib.make_episode(record, config, epoch=epoch, index=index)
+    if episode is not None:
+      packer.add(episode)
+    while packer.ready():
+      yield episodes_lib.make_batch(packer.take(), config)
+  while packer.pending:
+    yield episodes_lib.make_batch(packer.take(), config)
