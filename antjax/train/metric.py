@@ -1,0 +1,110 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What every streaming metric can do, and the checks they share."""
+
+import abc
+from collections.abc import Mapping
+from typing import Self
+
+import numpy as np
+
+
+class Metric(abc.ABC):
+  """Base of all metrics: checks the rows once, then hands them on."""
+
+  def update(
+      self,
+      prediction: np.ndarray,
+      label: np.ndarray,
+      weight: np.ndarray | None = None,
+      group: np.ndarray | None = None,
+  ) -> None:
+    """Folds in N rows.
+
+    Args:
+      prediction: [N], a score or a predicted value.
+      label: [N], the truth.
+      weight: [N], not negative; 1 for every row if left out. Rows of weight 0
+        (padding) are dropped before anything looks at them.
+      group: [N] integers, for metrics within a group (a user); others ignore
+        it.
+
+    Raises:
+      ValueError: an array is not 1-D, lengths differ, a weight is negative or
+        not finite, or a prediction or label of positive weight is nan.
+    """
+    name = type(self).__name__
+    prediction, label = np.asarray(prediction), np.asarray(label)
+    weight = (
+        np.ones(label.shape) if weight is None else np.asarray(weight, float)
+    )
+    arrays = {'prediction': prediction, 'label': label, 'weight': weight}
+    if group is not None:
+      arrays['group'] = group = np.asarray(group)
+    for field, array in arrays.items():
+      if array.ndim != 1 or array.shape != label.shape:
+        raise ValueError(
+            f'{name}.update({field}=): got shape {array.shape}, label has '
+            f'{label.shape}; all must be 1-D of one length. Flatten them.'
+        )
+    if not np.all(np.isfinite(weight)) or np.any(weight < 0):
+      raise ValueError(
+          f'{name}.update(weight=): got a negative or non-finite weight; '
+          'weights must be finite and >= 0.'
+      )
+    keep = weight > 0
+    for field, array in (('prediction', prediction), ('label', label)):
+      if np.any(np.isnan(array[keep])):
+        raise ValueError(
+            f'{name}.update({field}=): got nan; give rows without a value '
+            'weight 0, or find where the model diverged.'
+        )
+    self._update(
+        prediction[keep],
+        label[keep],
+        weight[keep],
+        None if group is None else group[keep],
+    )
+
+  @abc.abstractmethod
+  def _update(
+      self,
+      prediction: np.ndarray,
+      label: np.ndarray,
+      weight: np.ndarray,
+      group: np.ndarray | None,
+  ) -> None:
+    """Folds in checked rows of positive weight."""
+
+  @abc.abstractmethod
+  def merge(self, other: Self) -> Self:
+    """Returns a metric of the rows of both; changes neither."""
+
+  @abc.abstractmethod
+  def compute(self) -> float:
+    """Returns the value of all rows so far, or nan where it has none."""
+
+  @abc.abstractmethod
+  def state(self) -> dict[str, np.ndarray]:
+    """Returns all it holds, options included, as arrays without objects."""
+
+  @classmethod
+  @abc.abstractmethod
+  def from_state(cls, state: Mapping[str, np.ndarray]) -> Self:
+    """Rebuilds the metric that `state` came from."""
+
+
+def check_mergeable(a: Metric, b: Metric, *options: str) -> None:
+  """Raises ValueError unless both are one class with equal options."""
+  if type(a) is not type(b):
+    raise ValueError(
+        f'{type(a).__name__}.merge: got a {type(b).__name__}; merge metrics '
+        'of one class.'
+    )
+  for option in options:
+    x, y = getattr(a, option), getattr(b, option)
+    if x != y:
+      raise ValueError(
+          f'{type(a).__name__}.merge: {option} is {x} here and {y} there; '
+          'build both with the same options.'
+      )
