@@ -1,0 +1,332 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What every job does before and around its own work.
+
+A launch script is a config, a `main` and three lines:
+
+  @dataclasses.dataclass(frozen=True, kw_only=True)
+  class Config(common.JobConfig):
+    num_steps: Annotated[int, 'Optimizer steps.'] = 1000
+
+  def main(config: Config) -> None:
+    job = common.start(config)
+    train(config, job.mesh)
+
+  if __name__ == '__main__':
+    common.run(main, Config())
+
+The order is fixed: flags, then `jax.distributed` (before anything touches a
+device), then the mesh, then the run folder (so that a wrong flag leaves nothing
+behind), then logging and signals. A script without devices uses `run` alone.
+
+This is the one module that reads environment variables.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import logging as python_logging
+import os
+import pathlib
+import signal
+import sys
+import threading
+import types
+from typing import Annotated, Any, NoReturn, TypeVar
+
+from absl import app
+from absl import flags
+from absl import logging
+import jax
+
+from antjax import config as config_lib
+from antjax.mesh import mesh as mesh_lib
+
+flags.disclaim_key_flags()  # They are the script's.
+
+_T = TypeVar('_T')
+
+# Errors raised in these folders are ours: a sentence to the user.
+_OWN_FOLDERS = (
+  str(pathlib.Path(config_lib.__file__).parent),
+  str(pathlib.Path(__file__).parent),
+)
+_DISTRIBUTED = ('coordinator_address', 'num_processes', 'process_id')
+# Set by launch/local_cluster.py; the first is JAX's own.
+_ENVIRONMENT = {name: f'JAX_{name.upper()}' for name in _DISTRIBUTED}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JobConfig:
+  """Settings of every job that trains; a job's own Config extends it."""
+
+  run_dir: Annotated[
+    str,
+    'Folder of this run: config, logs, checkpoints, report. A second start'
+    ' with the same folder goes on where the first one stopped.',
+  ]
+  intra: Annotated[
+    int | None,
+    'Devices in a PaRO group, joined by fast links; must divide the number of'
+    ' devices. none: the devices of one process.',
+  ] = None
+
+  def __post_init__(self) -> None:
+    if not self.run_dir:
+      raise ValueError('run_dir must name a folder; it is empty.')
+    if self.intra is not None and self.intra < 1:
+      raise ValueError(f'intra must be at least 1 or none; got {self.intra}.')
+
+
+class StopRequest:
+  """Says whether SIGINT or SIGTERM asked this process to stop.
+
+  The first signal only sets the answer, so that the loop can save and leave;
+  a second one raises KeyboardInterrupt where the program stands. Processes of
+  one job get their signals at different steps: agree on the step to stop at.
+  """
+
+  def __init__(self) -> None:
+    self.signal: signal.Signals | None = None
+
+  def __call__(self) -> bool:
+    return self.signal is not None
+
+  def install(self) -> None:
+    """Takes both signals over; call in the main thread.
+
+    Call after `jax.distributed.initialize`: JAX's preemption service takes
+    SIGTERM and would swallow it.
+    """
+    signal.signal(signal.SIGINT, self._handle)
+    signal.signal(signal.SIGTERM, self._handle)
+
+  def _handle(self, number: int, frame: types.FrameType | None) -> None:
+    del frame
+    if self.signal is not None:
+      raise KeyboardInterrupt
+    self.signal = signal.Signals(number)
+    # Not by logging: a handler must not take a lock that its thread may hold.
+    os.write(2, b'Stopping after this step. Once more: stop at once.\n')
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """What `start` made.
+
+  Attributes:
+    mesh: All devices of the job, axes ('inter', 'intra').
+    run_dir: The folder of the run; shared by all processes.
+    should_stop: True once this process was asked to stop.
+  """
+
+  mesh: jax.sharding.Mesh
+  run_dir: pathlib.Path
+  should_stop: StopRequest
+
+  @property
+  def is_main(self) -> bool:
+    """Whether this is process 0: the one that writes and shows progress."""
+    return jax.process_index() == 0
+
+
+_stop_request = StopRequest()
+
+
+def run(main: Callable[[_T], None], default_config: _T) -> NoReturn:
+  """Parses flags, runs `main(config)` and exits.
+
+  Exit codes: 0; 1 after an error; 128 + signal after a stop asked by SIGINT or
+  SIGTERM, also if `main` stopped cleanly. An error that antjax itself raises
+  (bad flag, missing file, mesh that does not divide) is shown as one line;
+  `--verbosity=1` adds the traceback. Anything else keeps its traceback.
+
+  Args:
+    main: The job; gets the config that the flags give.
+    default_config: Frozen dataclass whose fields become the flags.
+  """
+  config_lib.define_flags(default_config)
+  if isinstance(default_config, JobConfig):
+    _define_cluster_flags()
+    jax.config.config_with_absl()
+
+  def parse(argv: list[str]) -> _T:
+    rest = app.parse_flags_with_usage(argv)
+    try:
+      if rest[1:]:
+        raise flags.Error(f'unknown arguments: {" ".join(rest[1:])}')
+      return config_lib.parse_flags(default_config)
+    except flags.Error as error:
+      _exit(f'flags: {error}', 1)  # Nothing has started yet.
+
+  def guarded(config: _T) -> None:
+    try:
+      main(config)
+    except KeyboardInterrupt:
+      _abort('interrupted.', 128 + (_stop_request.signal or signal.SIGINT))
+    except Exception as error:
+      if not _is_own(error) or logging.level_debug():
+        logging.exception('The job failed.')
+      _abort(f'error: {" ".join(str(error).split())}', 1)
+    if _stop_request.signal is not None:
+      _exit('stopped as asked.', 128 + _stop_request.signal)
+
+  app.run(guarded, flags_parser=parse)
+  raise AssertionError('app.run exits.')
+
+
+def _is_own(error: Exception) -> bool:
+  """Whether antjax raised the error on purpose, as a sentence to the user."""
+  if not isinstance(error, (ValueError, RuntimeError, OSError)):
+    return False
+  trace = error.__traceback__
+  while trace is not None and trace.tb_next is not None:
+    trace = trace.tb_next
+  return trace is not None and trace.tb_frame.f_code.co_filename.startswith(
+    _OWN_FOLDERS
+  )
+
+
+def _exit(message: str, code: int) -> NoReturn:
+  """Ends the program with one line on stderr."""
+  program = pathlib.Path(sys.argv[0]).stem
+  print(f'{program}: {message}', file=sys.stderr, flush=True)
+  sys.exit(code)
+
+
+def _abort(message: str, code: int) -> NoReturn:
+  """Ends the program in the middle of its work.
+
+  The other processes of the job may wait for this one in a collective, and JAX
+  would wait for them at exit: leave without that, so that the launcher sees it.
+  """
+  try:
+    _exit(message, code)
+  finally:
+    if jax.distributed.is_initialized() and jax.process_count() > 1:
+      python_logging.shutdown()
+      sys.stdout.flush()
+      os._exit(code)
+
+
+def _define_cluster_flags() -> None:
+  """Flags that differ between the processes of a job: no part of its config."""
+  flags.DEFINE_string(
+    'coordinator_address',
+    None,
+    'host:port of process 0, for a job of several processes. Needs'
+    ' --num_processes and --process_id too. Not needed under'
+    ' launch/local_cluster.py and on clusters that JAX knows (Cloud TPU, Slurm,'
+    ' Open MPI, Kubernetes).',
+  )
+  flags.DEFINE_integer('num_processes', None, 'Processes in the job.')
+  flags.DEFINE_integer('process_id', None, 'Index of this process, from 0.')
+
+
+def _distributed_settings() -> dict[str, Any] | None:
+  """Coordinator and process numbers from flags, else from the environment."""
+  values: dict[str, Any] = {}
+  for name in _DISTRIBUTED:
+    value = flags.FLAGS[name].value if name in flags.FLAGS else None
+    if value is None:
+      value = os.environ.get(_ENVIRONMENT[name])
+    values[name] = value
+  missing = [f'--{name}' for name in _DISTRIBUTED if values[name] is None]
+  # A site may set the address alone and leave the rest to JAX's detection.
+  if missing and values['num_processes'] is None is values['process_id']:
+    return None
+  if missing:
+    raise ValueError(
+      f'a job of several processes needs {", ".join(missing)} too; give'
+      ' --coordinator_address, --num_processes and --process_id, or none.'
+    )
+  for name in ('num_processes', 'process_id'):
+    try:
+      values[name] = int(values[name])
+    except ValueError:
+      raise ValueError(
+        f'{_ENVIRONMENT[name]} must be an integer; got {values[name]!r}.'
+      ) from None
+  if not 0 <= values['process_id'] < values['num_processes']:
+    raise ValueError(
+      f'process_id must be in [0, num_processes); got {values["process_id"]}'
+      f' of {values["num_processes"]}.'
+    )
+  return values
+
+
+def initialize_distributed() -> None:
+  """Joins the other processes of the job, if there are any.
+
+  Takes the flags, or the variables that `launch/local_cluster.py` sets, or the
+  cluster that JAX detects; without any of them the job is this process alone.
+
+  Raises:
+    ValueError: The settings are incomplete or no numbers.
+  """
+  settings = _distributed_settings()
+  if settings is not None:
+    jax.distributed.initialize(
+      **settings, cluster_detection_method='deactivate'
+    )
+    return
+  try:
+    jax.distributed.initialize()
+  except ValueError as error:
+    # What JAX says where it finds no cluster: an ordinary machine.
+    if 'coordinator_address should be defined' not in str(error):
+      raise
+
+
+def start(config: JobConfig) -> Job:
+  """Brings up processes, mesh, run folder, logging and signals, in this order.
+
+  Process 0 writes `<run_dir>/config.json`. Each process logs to
+  `<run_dir>/log.<process>.txt`; on the terminal process 0 shows antjax's own
+  messages, the others only warnings.
+
+  Args:
+    config: The job's config.
+
+  Returns:
+    The job.
+
+  Raises:
+    ValueError: The settings of the processes or the mesh do not fit.
+  """
+  initialize_distributed()
+  intra = config.intra or jax.local_device_count()
+  mesh = mesh_lib.make_mesh(intra=intra)
+  run_dir = pathlib.Path(config.run_dir)
+  run_dir.mkdir(parents=True, exist_ok=True)
+  if jax.process_index() == 0:
+    config_lib.save(config, run_dir)
+  _start_logging(run_dir)
+  if threading.current_thread() is threading.main_thread():
+    _stop_request.install()
+  logging.info(
+    '%d processes, %d %s devices: mesh inter=%d x intra=%d; run folder %s',
+    jax.process_count(),
+    jax.device_count(),
+    jax.devices()[0].platform,
+    mesh.shape[mesh_lib.INTER],
+    mesh.shape[mesh_lib.INTRA],
+    run_dir,
+  )
+  return Job(mesh, run_dir, _stop_request)
+
+
+def _start_logging(run_dir: pathlib.Path) -> None:
+  """All messages to a file of the run; the terminal shows what matters."""
+  index = jax.process_index()
+  file = python_logging.FileHandler(run_dir / f'log.{index}.txt')
+  file.setFormatter(logging.PythonFormatter())
+  python_logging.getLogger().addHandler(file)
+  terminal = logging.get_absl_handler()
+
+  def shows(record: python_logging.LogRecord) -> bool:
+    if record.levelno >= python_logging.WARNING:
+      return True
+    return index == 0 and record.pathname.startswith(_OWN_FOLDERS)
+
+  if not logging.level_debug():
+    terminal.addFilter(shows)
