@@ -1,0 +1,118 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The two-axis device mesh: groups of devices joined by fast links."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from absl import logging
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh
+
+INTER = 'inter'  # Between groups: the slow links.
+INTRA = 'intra'  # Inside a group: the fast links.
+# Splitting an array over both axes intra-major makes the levels nest: a
+# device's piece at level global lies inside its piece at level intra, so going
+# finer is a local slice and going coarser talks on one axis only.
+GLOBAL_AXES = (INTRA, INTER)
+# Batches are split inter-major: a process then owns consecutive rows.
+BATCH_AXES = (INTER, INTRA)
+
+
+def make_mesh(
+  *,
+  intra: int,
+  inter: int = -1,
+  devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+  """Arranges devices as `inter` groups of `intra` devices each.
+
+  GPUs and CPUs are grouped in the order of their processes, so that a group is
+  a host, a part of one, or several whole ones. TPUs are laid out by
+  `mesh_utils`, a group inside a slice, so that `inter` crosses slices.
+
+  Args:
+    intra: Devices in a group; the axis of the fast links.
+    inter: Number of groups; -1 takes as many as the devices give.
+    devices: The devices to use; all of the job's by default.
+
+  Returns:
+    A mesh with axes ('inter', 'intra').
+
+  Raises:
+    ValueError: The devices do not form such groups.
+  """
+  devices = list(jax.devices() if devices is None else devices)
+  num = len(devices)
+  if intra < 1 or num % intra:
+    divisors = [d for d in range(1, num + 1) if num % d == 0]
+    raise ValueError(
+      f'make_mesh(intra={intra}): {num} devices do not form groups of '
+      f'{intra}; use one of {", ".join(map(str, divisors))}.'
+    )
+  if inter not in (-1, num // intra):
+    raise ValueError(
+      f'make_mesh(intra={intra}, inter={inter}): that needs {inter * intra} '
+      f'devices and there are {num}; use inter=-1 or {num // intra}.'
+    )
+  inter = num // intra
+  if devices[0].platform == 'tpu':
+    grid = _tpu_grid(devices, inter, intra)
+  else:
+    devices.sort(key=lambda d: (d.process_index, d.id))
+    grid = np.array(devices).reshape(inter, intra)
+    _warn_if_groups_straddle(grid)
+  return Mesh(grid, (INTER, INTRA), axis_types=(AxisType.Auto,) * 2)
+
+
+def _tpu_grid(
+  devices: list[jax.Device], inter: int, intra: int
+) -> np.ndarray:
+  slices = len({getattr(d, 'slice_index', 0) for d in devices})
+  if slices == 1:
+    return mesh_utils.create_device_mesh((inter, intra), devices)
+  if inter % slices:
+    raise ValueError(
+      f'make_mesh(intra={intra}): {slices} TPU slices cannot hold {inter} '
+      f'whole groups each inside one slice; intra must divide '
+      f'{len(devices) // slices}, the devices of a slice.'
+    )
+  return mesh_utils.create_hybrid_device_mesh(
+    (inter // slices, intra), (slices, 1), devices
+  )
+
+
+def _warn_if_groups_straddle(grid: np.ndarray) -> None:
+  """One line when a group takes only a part of several processes' devices."""
+  owner = np.vectorize(lambda d: d.process_index)(grid)
+  num_local = np.bincount(owner.ravel())
+  for group in owner:
+    procs, counts = np.unique(group, return_counts=True)
+    if len(procs) > 1 and (counts < num_local[procs]).any():
+      logging.warning(
+        'make_mesh: a group of %d devices straddles processes %s without '
+        'owning them whole; its "fast" axis crosses hosts.',
+        grid.shape[1],
+        procs.tolist(),
+      )
+      return
+
+
+def num_groups(mesh: Mesh) -> int:
+  """Number of groups: the size of axis `inter`."""
+  return int(mesh.shape[INTER])
+
+
+def group_size(mesh: Mesh) -> int:
+  """Devices in one group: the size of axis `intra`."""
+  return int(mesh.shape[INTRA])
+
+
+def check_mesh(mesh: Mesh, where: str) -> None:
+  """Raises ValueError unless the mesh has exactly the axes of `make_mesh`."""
+  if tuple(mesh.axis_names) != (INTER, INTRA):
+    raise ValueError(
+      f"{where}: mesh axes are {tuple(mesh.axis_names)}; needed are ('inter', "
+      "'intra'). Make the mesh with antjax.make_mesh(intra=...)."
+    )

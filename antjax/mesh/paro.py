@@ -1,0 +1,130 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""PaRO levels and codes: how redundantly each part of the state is kept.
+
+Source: "Rethinking Memory and Communication Costs for Efficient Data Parallel
+Training of Large Language Models" (arXiv 2310.06003), section 3.1.
+"""
+
+import dataclasses
+import enum
+import itertools
+
+
+class Level(enum.IntEnum):
+  """How far an array is split; a higher level is finer."""
+
+  NONE = 0  # A full copy on every device.
+  INTRA = 1  # Split inside a group; every group holds one full copy.
+  GLOBAL = 2  # Split over all devices.
+
+  @property
+  def letter(self) -> str:
+    return 'NIG'[self]
+
+  def num_pieces(self, num_groups: int, group_size: int) -> int:
+    """Number of distinct pieces an array is split into."""
+    return (1, group_size, num_groups * group_size)[self]
+
+
+@dataclasses.dataclass(frozen=True)
+class PaRO:
+  """Levels of the parameters, the gradients and the optimizer state.
+
+  The optimizer state must be split at least as finely as both others: a
+  coarser one costs memory and saves no communication. That leaves 14 of the 27
+  combinations; the best known are NNN (data parallel), NNG, NGG and GGG (ZeRO
+  1, 2, 3) and III (MiCS, hybrid FSDP).
+  """
+
+  params: Level
+  grads: Level
+  opt_state: Level
+
+  def __post_init__(self) -> None:
+    coarsest = max(self.params, self.grads)
+    if self.opt_state < coarsest:
+      raise ValueError(
+        f'PaRO code {self.code}: the optimizer state (level '
+        f'{self.opt_state.name.lower()}) is split more coarsely than '
+        f'{"the parameters" if self.params == coarsest else "the gradients"} '
+        f'(level {coarsest.name.lower()}), which costs memory and saves no '
+        f'communication; use {self.code[:2]}{coarsest.letter}. Valid codes: '
+        f'{" ".join(_valid_codes())}.'
+      )
+
+  @classmethod
+  def from_code(cls, code: 'str | PaRO') -> 'PaRO':
+    """Reads a code such as 'IIG': parameters, gradients, optimizer state."""
+    if isinstance(code, PaRO):
+      return code
+    if len(code) != 3 or set(code) - set('NIG'):
+      raise ValueError(
+        f'PaRO code {code!r}: needed are three letters of N (a copy on every '
+        'device), I (split inside a group), G (split over all devices), for '
+        'parameters, gradients and optimizer state. Valid codes: '
+        f'{" ".join(_valid_codes())}.'
+      )
+    return cls(*(Level('NIG'.index(letter)) for letter in code))
+
+  @property
+  def code(self) -> str:
+    return self.params.letter + self.grads.letter + self.opt_state.letter
+
+  @property
+  def is_elastic(self) -> bool:
+    """Whether groups may do different numbers of micro-batches in a step.
+
+    True when nothing inside the micro-batch loop crosses groups, that is when
+    neither parameters nor gradients are split globally.
+    """
+    return max(self.params, self.grads) < Level.GLOBAL
+
+  def state_bytes(
+    self,
+    num_params: int,
+    *,
+    num_groups: int,
+    group_size: int,
+    num_trainable: int | None = None,
+    param_bytes: float = 2,
+    grad_bytes: float = 2,
+    opt_state_bytes: float = 12,
+  ) -> float:
+    """Bytes of state per device, by the paper's model (section 3.1.1).
+
+    Args:
+      num_params: Number of parameters.
+      num_groups: Groups in the mesh.
+      group_size: Devices in a group.
+      num_trainable: Trainable parameters; all of them by default.
+      param_bytes: Bytes per parameter; the paper's 2 is bf16.
+      grad_bytes: Bytes per trainable parameter's gradient.
+      opt_state_bytes: Optimizer bytes per trainable parameter; the paper's 12
+        are an fp32 master copy and two Adam moments.
+    """
+    if num_trainable is None:
+      num_trainable = num_params
+
+    def share(level: Level, size: float) -> float:
+      return size / level.num_pieces(num_groups, group_size)
+
+    return (
+      share(self.params, param_bytes * num_params)
+      + share(self.grads, grad_bytes * num_trainable)
+      + share(self.opt_state, opt_state_bytes * num_trainable)
+    )
+
+
+def _valid_codes() -> tuple[str, ...]:
+  return tuple(
+    p.letter + g.letter + o.letter
+    for p, g, o in itertools.product(Level, repeat=3)
+    if o >= max(p, g)
+  )
+
+
+VALID_CODES: tuple[str, ...] = _valid_codes()
+ELASTIC_CODES: tuple[str, ...] = tuple(
+  code for code in VALID_CODES if PaRO.from_code(code).is_elastic
+)

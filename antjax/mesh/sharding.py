@@ -1,0 +1,166 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Which dim of an array is split, how it is padded, and what that costs."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+
+from antjax.mesh.mesh import GLOBAL_AXES, INTRA, group_size, num_groups
+from antjax.mesh.paro import Level, PaRO
+
+# Padding may at most double a leaf; beyond that it stays replicated, by name.
+_MAX_GROWTH = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class LeafSpec:
+  """How one array is split, the same dim at every level.
+
+  Attributes:
+    shape: The array's true shape.
+    dtype: The array's dtype.
+    dim: The dim that is split, or None for an array kept whole everywhere.
+    padded_size: Size of that dim once padded to a multiple of all devices, so
+      that the pieces of every level are equal and nest.
+    reason: Why `dim` is None; empty otherwise.
+  """
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  dim: int | None
+  padded_size: int = 0
+  reason: str = ''
+
+  def stored_shape(self, level: Level) -> tuple[int, ...]:
+    """Global shape in which the array is kept at a level."""
+    if self.dim is None or level is Level.NONE:
+      return self.shape
+    shape = list(self.shape)
+    shape[self.dim] = self.padded_size
+    return tuple(shape)
+
+  def partition_spec(self, level: Level) -> P:
+    """`P()`, or the dim over 'intra' or over ('intra', 'inter')."""
+    if self.dim is None or level is Level.NONE:
+      return P()
+    axes = INTRA if level is Level.INTRA else GLOBAL_AXES
+    return P(*(None,) * self.dim, axes)
+
+  def sharding(self, level: Level, mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, self.partition_spec(level))
+
+  def pad(self, x: jax.Array) -> jax.Array:
+    """Appends zeros to the split dim, up to `padded_size`."""
+    if self.dim is None or x.shape[self.dim] == self.padded_size:
+      return x
+    widths = [(0, 0)] * x.ndim
+    widths[self.dim] = (0, self.padded_size - x.shape[self.dim])
+    return jnp.pad(x, widths)
+
+  def unpad(self, x: jax.Array) -> jax.Array:
+    """Cuts the padding off; the inverse of `pad`."""
+    if self.dim is None or x.shape == self.shape:
+      return x
+    return jax.lax.slice_in_dim(x, 0, self.shape[self.dim], axis=self.dim)
+
+  def bytes_per_device(self, level: Level, mesh: Mesh) -> int:
+    """Bytes of this array's dtype that each device holds, padding counted."""
+    pieces = 1
+    if self.dim is not None:
+      pieces = level.num_pieces(num_groups(mesh), group_size(mesh))
+    size = math.prod(self.stored_shape(level)) * self.dtype.itemsize
+    return size // pieces
+
+
+def leaf_spec(
+  shape: Sequence[int],
+  dtype: Any = np.float32,
+  *,
+  num_devices: int,
+  min_size: int = 1024,
+) -> LeafSpec:
+  """Chooses the dim to split: the largest that divides, else the least padding.
+
+  Args:
+    shape: The array's shape.
+    dtype: The array's dtype.
+    num_devices: Devices in the whole mesh; pieces are equal at every level.
+    min_size: Arrays with fewer elements stay whole: a collective for each
+      would cost more than the memory it saves.
+  """
+  shape, dtype = tuple(shape), np.dtype(dtype)
+  size = math.prod(shape)
+  if not shape or size < min_size:
+    return LeafSpec(shape, dtype, None, reason=f'{size} elements')
+  divisible = [i for i, d in enumerate(shape) if d and d % num_devices == 0]
+  if divisible:
+    dim = max(divisible, key=lambda i: shape[i])
+    return LeafSpec(shape, dtype, dim, shape[dim])
+  padded = [-(-d // num_devices) * num_devices for d in shape]
+  growth = [p / d if d else math.inf for p, d in zip(padded, shape)]
+  dim = min(range(len(shape)), key=growth.__getitem__)
+  if growth[dim] > _MAX_GROWTH:
+    reason = f'padding {shape} to {num_devices} devices would over-double it'
+    return LeafSpec(shape, dtype, None, reason=reason)
+  return LeafSpec(shape, dtype, dim, padded[dim])
+
+
+def log_whole_leaves(specs: Mapping[str, LeafSpec]) -> list[str]:
+  """Logs one line naming the leaves that stay whole; returns their names."""
+  whole = {n: s for n, s in specs.items() if s.dim is None}
+  if whole:
+    size = sum(math.prod(s.shape) * s.dtype.itemsize for s in whole.values())
+    logging.info(
+      '%d of %d leaves (%d bytes) stay whole on every device: %s',
+      len(whole),
+      len(specs),
+      size,
+      ', '.join(f'{n} ({s.reason})' for n, s in whole.items()),
+    )
+  return list(whole)
+
+
+def bytes_per_device(
+  specs: Mapping[str, LeafSpec],
+  paro: PaRO,
+  mesh: Mesh,
+  *,
+  trainable: Mapping[str, bool] | None = None,
+  compute_dtype: Any = None,
+  num_moments: int = 2,
+) -> dict[str, int]:
+  """Bytes per device of parameters, gradient accumulator, optimizer state.
+
+  In mixed precision (`compute_dtype` given) the parameters are kept in that
+  dtype at their level and an fp32 master copy belongs to the optimizer state.
+
+  Args:
+    specs: Name to spec of every leaf; dtypes are those of the masters.
+    paro: Levels.
+    mesh: The mesh.
+    trainable: Name to whether the leaf is trained; all by default.
+    compute_dtype: Dtype of the parameters in the step, or None for their own.
+    num_moments: Arrays of a parameter's size in the optimizer (Adam: 2).
+  """
+  total = {'params': 0, 'grads': 0, 'opt_state': 0}
+  for name, spec in specs.items():
+    is_float = jnp.issubdtype(spec.dtype, jnp.floating)
+    kept = spec
+    if compute_dtype is not None and is_float:
+      kept = dataclasses.replace(spec, dtype=np.dtype(compute_dtype))
+    total['params'] += kept.bytes_per_device(paro.params, mesh)
+    if not is_float or (trainable is not None and not trainable[name]):
+      continue
+    f32 = dataclasses.replace(spec, dtype=np.dtype(np.float32))
+    copies = num_moments + (compute_dtype is not None)
+    total['grads'] += f32.bytes_per_device(paro.grads, mesh)
+    total['opt_state'] += copies * spec.bytes_per_device(paro.opt_state, mesh)
+  return total

@@ -1,0 +1,363 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints of state, configuration and input position, together.
+
+What is written does not depend on the PaRO code, the mesh or the number of
+processes: whole arrays by name (their padding at the end is cut or added on
+reading) and tables in the order of their ids.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from absl import logging
+from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers
+
+from antjax.collectives import transition
+from antjax.mesh.paro import Level
+from antjax.train.state import (
+  Layout,
+  PyTree,
+  SparseTables,
+  TrainState,
+  leaf_name,
+  state_shardings,
+)
+
+
+class Checkpointer:
+  """Writes and reads one run's checkpoints; use as a context manager."""
+
+  def __init__(
+    self,
+    directory: str,
+    layout: Layout,
+    optimizer: optax.GradientTransformation,
+    tables: SparseTables | None,
+    *,
+    keep: int = 3,
+    best_metric: str | None = None,
+    best_mode: str = 'min',
+  ):
+    """Opens (and creates) a folder.
+
+    Args:
+      directory: An absolute path, or any URL that Orbax takes.
+      layout: Of the model to save or to restore into.
+      optimizer: The optax transform.
+      tables: The embedding tables or None.
+      keep: Newest checkpoints to keep.
+      best_metric: Also keep the best one by this metric, if given.
+      best_mode: 'min' or 'max'.
+    """
+    self.directory = directory
+    self._layout = layout
+    self._optimizer = optimizer
+    self._tables = tables
+    policies = checkpoint_managers
+    preserve: Any = policies.LatestN(keep)
+    if best_metric is not None:
+      best = policies.BestN(
+        get_metric_fn=lambda metrics: metrics[best_metric],
+        # Orbax keeps the largest unless told to reverse.
+        reverse=best_mode == 'min',
+        n=1,
+        keep_checkpoints_without_metrics=False,
+      )
+      preserve = policies.AnyPreservationPolicy([preserve, best])
+    self._manager = ocp.CheckpointManager(
+      directory,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=preserve, enable_async_checkpointing=True
+      ),
+      item_names=('state', 'meta'),
+    )
+
+  def __enter__(self) -> 'Checkpointer':
+    return self
+
+  def __exit__(self, *exc: Any) -> None:
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+  def latest_step(self) -> int | None:
+    """Step of the newest committed checkpoint, or None."""
+    return self._manager.latest_step()
+
+  def best_step(self) -> int | None:
+    """Step of the best checkpoint by `best_metric`, or None."""
+    return self._manager.best_step()
+
+  def wait(self) -> None:
+    """Blocks until the last `save` is committed."""
+    self._manager.wait_until_finished()
+
+  def save(
+    self,
+    step: int,
+    state: TrainState,
+    *,
+    input_state: Any = None,
+    config: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
+  ) -> None:
+    """Starts a write and returns once the state may change again.
+
+    Call it on all processes at the same step.
+
+    Args:
+      step: Number of the step that `state` is after.
+      state: The state.
+      input_state: This process's input position, JSON-able; None without one.
+      config: The run's configuration, JSON-able.
+      metrics: For `best_metric`.
+    """
+    meta = {
+      'model': self._describe(),
+      'paro': self._layout.paro.code,
+      'mesh': dict(self._layout.mesh.shape),
+      'num_processes': jax.process_count(),
+      'input_states': _gather_json(input_state),
+      'config': dict(config or {}),
+    }
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.PyTreeSave(self._to_canonical(state)),
+        meta=ocp.args.JsonSave(meta),
+      ),
+      metrics=None if metrics is None else dict(metrics),
+    )
+
+  def restore(self, step: int | None = None) -> tuple[TrainState, list[Any]]:
+    """Reads a checkpoint, the newest by default.
+
+    Returns:
+      (state on this mesh at this code's levels, the input positions of all
+      the processes that saved it).
+
+    Raises:
+      ValueError: No checkpoint, or one of another model.
+    """
+    step = self.latest_step() if step is None else step
+    if step is None:
+      raise ValueError(f'Checkpointer: {self.directory} has no checkpoint.')
+    meta = self._manager.restore(
+      step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+    )['meta']
+    self._check_model(meta['model'], step)
+    abstract, restore_args = self._canonical_target()
+    canonical = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args)
+      ),
+    )['state']
+    logging.info(
+      'Restored step %d of %s (saved as %s on mesh %s).',
+      step,
+      self.directory,
+      meta['paro'],
+      meta['mesh'],
+    )
+    return self._from_canonical(canonical), meta['input_states']
+
+  def _describe(self) -> dict[str, Any]:
+    """Names, true shapes and dtypes: what makes a checkpoint fit a model."""
+    layout = self._layout
+    tables = {}
+    if self._tables is not None:
+      tables = _named_shapes(self._tables.canonical_shapes())
+    leaves = zip(layout.names, layout.specs, layout.trainable, strict=True)
+    shapes, _ = layout.opt_state_specs(self._optimizer)
+    return {
+      'params': {
+        n: [list(s.shape), s.dtype.name, 'trained' if t else 'frozen']
+        for n, s, t in leaves
+      },
+      'opt_state': sorted(_named_shapes(shapes)),
+      'tables': tables,
+    }
+
+  def _check_model(self, saved: dict[str, Any], step: int) -> None:
+    here = json.loads(json.dumps(self._describe()))
+    for part in ('params', 'opt_state', 'tables'):
+      if saved[part] == here[part]:
+        continue
+      there, ours = saved[part], here[part]
+      if isinstance(ours, list):
+        there, ours = dict.fromkeys(there, ''), dict.fromkeys(ours, '')
+      name = next(
+        n for n in sorted({*there, *ours}) if there.get(n) != ours.get(n)
+      )
+      raise ValueError(
+        f'Checkpointer: step {step} of {self.directory} is of another model: '
+        f'{part} {name} is {there.get(name, "absent")} there and '
+        f'{ours.get(name, "absent")} here. Use another run folder, or the '
+        'configuration that it was saved with.'
+      )
+
+  def _to_canonical(self, state: TrainState) -> dict[str, Any]:
+    layout = self._layout
+    leaves = jax.tree.leaves(state.params)
+    if state.master is not None:
+      it = iter(jax.tree.leaves(state.master))
+      leaves = [
+        next(it) if t else x
+        for x, t in zip(leaves, layout.trainable, strict=True)
+      ]
+    tables = {}
+    if self._tables is not None:
+      tables = jax.jit(
+        self._tables.to_canonical,
+        out_shardings=self._tables.canonical_shardings(),
+      )(state.tables)
+    return {
+      'step': state.step,
+      'params': dict(zip(layout.names, leaves, strict=True)),
+      'opt_state': dict(_named(state.opt_state)),
+      'tables': tables,
+      'rng': state.rng,
+    }
+
+  def _canonical_target(self) -> tuple[Any, Any]:
+    """What to ask Orbax for: shapes at our levels, cut or padded as needed."""
+    layout = self._layout
+    shardings = state_shardings(layout, self._optimizer, self._tables)
+    opt_shapes, _ = layout.opt_state_specs(self._optimizer)
+
+    def want(shape, dtype, sharding):
+      return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=sharding)
+
+    params = {}
+    for i, name in enumerate(layout.names):
+      spec, level = layout.specs[i], self._param_level(i)
+      params[name] = want(
+        spec.stored_shape(level),
+        self._param_dtype(i),
+        spec.sharding(level, layout.mesh),
+      )
+    opt_state = {
+      name: want(shape.shape, shape.dtype, sharding)
+      for (name, shape), (_, sharding) in zip(
+        _named(opt_shapes), _named(shardings.opt_state), strict=True
+      )
+    }
+    tables = {}
+    if self._tables is not None:
+      stored = jax.eval_shape(
+        self._tables.to_canonical,
+        jax.eval_shape(self._tables.init, jax.random.key(0)),
+      )
+      tables = jax.tree.map(
+        lambda x, s: want(x.shape, x.dtype, s),
+        stored,
+        self._tables.canonical_shardings(),
+      )
+    target = {
+      'step': want((), np.int32, shardings.step),
+      'params': params,
+      'opt_state': opt_state,
+      'tables': tables,
+      'rng': want((2,), np.uint32, shardings.rng),
+    }
+    return target, jax.tree.map(
+      lambda x: ocp.ArrayRestoreArgs(
+        sharding=x.sharding, global_shape=x.shape, dtype=x.dtype, strict=False
+      ),
+      target,
+    )
+
+  def _param_level(self, i: int) -> Level:
+    """A trained leaf is read as a master in mixed precision."""
+    layout = self._layout
+    if layout.compute_dtype is not None and layout.trainable[i]:
+      return layout.paro.opt_state
+    return layout.paro.params
+
+  def _param_dtype(self, i: int) -> np.dtype:
+    spec = self._layout.specs[i]
+    trained = self._layout.trainable[i]
+    return spec.dtype if trained else self._layout.compute_type(spec)
+
+  def _from_canonical(self, canonical: dict[str, Any]) -> TrainState:
+    layout = self._layout
+    shardings = state_shardings(layout, self._optimizer, self._tables)
+    leaves = [canonical['params'][name] for name in layout.names]
+    opt_shapes, _ = layout.opt_state_specs(self._optimizer)
+    opt_state = jax.tree.unflatten(
+      jax.tree.structure(opt_shapes),
+      [canonical['opt_state'][name] for name, _ in _named(opt_shapes)],
+    )
+    tables = {}
+    if self._tables is not None:
+      tables = jax.jit(
+        self._tables.from_canonical, out_shardings=self._tables.shardings()
+      )(canonical['tables'])
+    master = None
+    if layout.compute_dtype is not None:
+      master = layout.trained_tree(layout.trained(leaves))
+      leaves = self._compute_copies(leaves)
+    return TrainState(
+      step=canonical['step'],
+      params=jax.device_put(
+        jax.tree.unflatten(layout.treedef, leaves), shardings.params
+      ),
+      master=master,
+      opt_state=opt_state,
+      tables=tables,
+      rng=canonical['rng'],
+    )
+
+  def _compute_copies(self, leaves: Sequence[jax.Array]) -> list[jax.Array]:
+    """The step's copies of the parameters, from their masters."""
+    layout, paro = self._layout, self._layout.paro
+    levels = [self._param_level(i) for i in range(len(leaves))]
+
+    def local(xs):
+      return [
+        transition.coarsen(
+          x.astype(layout.compute_type(spec)), spec, level, paro.params
+        )
+        for x, spec, level in zip(xs, layout.specs, levels, strict=True)
+      ]
+
+    specs = zip(layout.specs, levels, strict=True)
+    return jax.jit(
+      jax.shard_map(
+        local,
+        mesh=layout.mesh,
+        in_specs=([s.partition_spec(level) for s, level in specs],),
+        out_specs=layout.level_specs(paro.params, trained=False),
+      )
+    )(list(leaves))
+
+
+def _named(tree: PyTree) -> list[tuple[str, Any]]:
+  return [(leaf_name(p), x) for p, x in jax.tree.leaves_with_path(tree)]
+
+
+def _named_shapes(tree: PyTree) -> dict[str, Any]:
+  return {n: [list(x.shape), np.dtype(x.dtype).name] for n, x in _named(tree)}
+
+
+def _gather_json(value: Any) -> list[Any]:
+  """Every process's JSON value, in the order of processes."""
+  text = json.dumps(value)
+  if jax.process_count() == 1:
+    return [json.loads(text)]
+  data = np.frombuffer(text.encode(), np.uint8)
+  sizes = multihost_utils.process_allgather(np.int32(data.size))
+  padded = np.zeros(int(sizes.max()), np.uint8)
+  padded[: data.size] = data
+  every = multihost_utils.process_allgather(padded)
+  return [
+    json.loads(row[:size].tobytes())
+    for row, size in zip(every, sizes, strict=True)
+  ]

@@ -1,0 +1,268 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The training state and its static description."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+
+from antjax.mesh import sharding
+from antjax.mesh.paro import Level, PaRO
+from antjax.mesh.sharding import LeafSpec
+
+PyTree = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+  """Everything a step changes; a pytree.
+
+  Attributes:
+    step: int32 scalar, optimizer steps done.
+    params: The user's tree at the parameters' level, in compute dtype. Leaves
+      split at that level are padded: read them through `Trainer.params`.
+    master: fp32 copies of the trained leaves at the optimizer's level in
+      mixed precision, else None.
+    opt_state: The optax state, each moment at the optimizer's level.
+    tables: State of the embedding tables, or an empty dict.
+    rng: uint32 key data; a step folds `step` into it, and never changes it.
+  """
+
+  step: jax.Array
+  params: PyTree
+  master: PyTree
+  opt_state: PyTree
+  tables: PyTree
+  rng: jax.Array
+
+
+class SparseTables(Protocol):
+  """What a step needs of embedding tables; see `antjax.embedding`."""
+
+  def init(self, key: jax.Array) -> PyTree: ...
+  def partition_specs(self) -> PyTree: ...
+  def shardings(self) -> PyTree: ...
+  def prepare(self, ids: PyTree, num_devices: int) -> tuple[PyTree, PyTree]: ...
+  def fetch(self, state: PyTree, routing: PyTree) -> tuple[PyTree, PyTree]: ...
+  def push(
+    self,
+    state: PyTree,
+    routing: PyTree,
+    rounds: PyTree,
+    grads: PyTree,
+    step: jax.Array,
+    is_active: jax.Array,
+  ) -> PyTree: ...
+  def to_canonical(self, state: PyTree) -> PyTree: ...
+  def from_canonical(self, tables: PyTree) -> PyTree: ...
+  def canonical_shardings(self) -> PyTree: ...
+  def canonical_shapes(self) -> PyTree: ...
+  def bytes_per_device(self) -> Mapping[str, int]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """Static description of a model's state on a mesh.
+
+  Attributes:
+    mesh: The mesh.
+    paro: Levels of parameters, gradients, optimizer state.
+    treedef: Structure of the user's parameter tree.
+    names: Name of each leaf, in the tree's order.
+    specs: LeafSpec of each leaf; dtypes are those of the masters.
+    trainable: Whether each leaf is trained.
+    compute_dtype: Dtype of floating leaves in the step; None keeps their own.
+  """
+
+  mesh: Mesh
+  paro: PaRO
+  treedef: Any
+  names: tuple[str, ...]
+  specs: tuple[LeafSpec, ...]
+  trainable: tuple[bool, ...]
+  compute_dtype: Any = None
+
+  @classmethod
+  def of(
+    cls,
+    params: PyTree,
+    mesh: Mesh,
+    paro: PaRO,
+    *,
+    trainable: Callable[[str], bool] | None = None,
+    compute_dtype: Any = None,
+    min_shard_size: int = 1024,
+  ) -> 'Layout':
+    """Describes a tree of arrays or ShapeDtypeStructs; logs what stays whole.
+
+    Args:
+      params: The tree.
+      mesh: From `make_mesh`.
+      paro: Levels.
+      trainable: Name of a leaf -> whether it is trained; all by default.
+        Leaves that are not floating point are never trained.
+      compute_dtype: See the class.
+      min_shard_size: Leaves with fewer elements stay whole everywhere.
+
+    Raises:
+      ValueError: Nothing is left to train.
+    """
+    by_path, treedef = jax.tree.flatten_with_path(params)
+    names = tuple(leaf_name(path) for path, _ in by_path)
+    leaves = [leaf for _, leaf in by_path]
+    specs = tuple(
+      sharding.leaf_spec(
+        jnp.shape(x),
+        jnp.result_type(x),
+        num_devices=mesh.size,
+        min_size=min_shard_size,
+      )
+      for x in leaves
+    )
+    trained = tuple(
+      bool(jnp.issubdtype(spec.dtype, jnp.floating))
+      and (trainable is None or bool(trainable(name)))
+      for name, spec in zip(names, specs, strict=True)
+    )
+    if not any(trained):
+      raise ValueError(
+        'Trainer(trainable=...): no leaf is left to train. The leaves are: '
+        f'{", ".join(names)}.'
+      )
+    if paro.code != 'NNN':
+      sharding.log_whole_leaves(dict(zip(names, specs, strict=True)))
+    return cls(mesh, paro, treedef, names, specs, trained, compute_dtype)
+
+  # A tree's leaves with None for frozen ones is "the trained tree".
+
+  def trained(self, leaves: list[Any]) -> list[Any]:
+    """Picks the trained ones among all leaves."""
+    return [x for x, t in zip(leaves, self.trainable, strict=True) if t]
+
+  def trained_tree(self, trained_leaves: list[Any]) -> PyTree:
+    """The user's tree with None in place of frozen leaves."""
+    it = iter(trained_leaves)
+    leaves = [next(it) if t else None for t in self.trainable]
+    return jax.tree.unflatten(self.treedef, leaves)
+
+  def compute_type(self, spec: LeafSpec) -> np.dtype:
+    """Dtype in which a leaf is kept at the parameters' level."""
+    floating = jnp.issubdtype(spec.dtype, jnp.floating)
+    if self.compute_dtype is None or not floating:
+      return spec.dtype
+    return np.dtype(self.compute_dtype)
+
+  def level_specs(self, level: Level, *, trained: bool) -> list[P]:
+    specs = self.trained(list(self.specs)) if trained else self.specs
+    return [spec.partition_spec(level) for spec in specs]
+
+  def opt_state_specs(
+    self, optimizer: optax.GradientTransformation
+  ) -> tuple[PyTree, PyTree]:
+    """(shapes, PartitionSpecs) of the optax state; moments follow leaves."""
+    level = self.paro.opt_state
+    specs = self.trained(list(self.specs))
+    master = self.trained_tree(
+      [jax.ShapeDtypeStruct(s.stored_shape(level), s.dtype) for s in specs]
+    )
+    shapes = jax.eval_shape(optimizer.init, master)
+    spec_tree = self.trained_tree(specs)
+
+    def moment(x: Any, spec: LeafSpec) -> P:
+      same = jnp.shape(x) == spec.stored_shape(level)
+      return spec.partition_spec(level) if same else P()
+
+    return shapes, optax.tree_map_params(
+      optimizer,
+      moment,
+      shapes,
+      spec_tree,
+      transform_non_params=lambda _: P(),
+    )
+
+  def bytes_per_device(self, num_moments: int = 2) -> dict[str, int]:
+    """See `sharding.bytes_per_device`."""
+    return sharding.bytes_per_device(
+      dict(zip(self.names, self.specs, strict=True)),
+      self.paro,
+      self.mesh,
+      trainable=dict(zip(self.names, self.trainable, strict=True)),
+      compute_dtype=self.compute_dtype,
+      num_moments=num_moments,
+    )
+
+
+def leaf_name(path: Any) -> str:
+  """'mlp.kernel' for the path of a leaf in a pytree."""
+  return jax.tree_util.keystr(path, simple=True, separator='.')
+
+
+def state_shardings(
+  layout: Layout,
+  optimizer: optax.GradientTransformation,
+  tables: SparseTables | None,
+) -> TrainState:
+  """A TrainState with a NamedSharding in place of each array."""
+  mesh = layout.mesh
+
+  def named(specs: PyTree) -> PyTree:
+    return jax.tree.map(
+      lambda s: NamedSharding(mesh, s),
+      specs,
+      is_leaf=lambda x: isinstance(x, P),
+    )
+
+  _, opt_specs = layout.opt_state_specs(optimizer)
+  params = layout.level_specs(layout.paro.params, trained=False)
+  master = None
+  if layout.compute_dtype is not None:
+    specs = layout.level_specs(layout.paro.opt_state, trained=True)
+    master = layout.trained_tree(named(specs))
+  return TrainState(
+    step=NamedSharding(mesh, P()),
+    params=jax.tree.unflatten(layout.treedef, named(params)),
+    master=master,
+    opt_state=named(opt_specs),
+    tables={} if tables is None else tables.shardings(),
+    rng=NamedSharding(mesh, P()),
+  )
+
+
+def new_state(
+  layout: Layout,
+  optimizer: optax.GradientTransformation,
+  tables: SparseTables | None,
+  params: PyTree,
+  key: jax.Array,
+) -> TrainState:
+  """Builds a state from the user's (whole) parameters; call in `jit`."""
+  leaves = jax.tree.leaves(params)
+  masters = [
+    stored(spec, x, layout.paro.opt_state)
+    for spec, x in zip(layout.specs, leaves, strict=True)
+  ]
+  master = layout.trained_tree(layout.trained(masters))
+  kept = [
+    stored(spec, x, layout.paro.params).astype(layout.compute_type(spec))
+    for spec, x in zip(layout.specs, leaves, strict=True)
+  ]
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=jax.tree.unflatten(layout.treedef, kept),
+    master=None if layout.compute_dtype is None else master,
+    opt_state=optimizer.init(master),
+    tables={} if tables is None else tables.init(jax.random.fold_in(key, 1)),
+    rng=jax.random.key_data(key),
+  )
+
+
+def stored(spec: LeafSpec, x: jax.Array, level: Level) -> jax.Array:
+  """A whole array in the shape in which it is kept at `level`."""
+  return x if level is Level.NONE else spec.pad(x)

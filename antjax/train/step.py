@@ -1,0 +1,390 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The PaRO training step.
+
+Manual inside, automatic outside: `shard_map` holds what PaRO decides (gather,
+differentiate, accumulate, sync); the optax update runs in the same `jit` on
+global arrays, so that any transform, a global-norm clip say, sees the whole
+gradient. `optimization_barrier` keeps XLA from hoisting the gathers out of the
+micro-batch loop or sinking the reductions out of it, which would silently turn
+one code into another.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec as P
+
+from antjax.collectives import transition
+from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
+from antjax.mesh.paro import Level
+from antjax.train.state import (
+  Layout,
+  PyTree,
+  SparseTables,
+  TrainState,
+  state_shardings,
+  stored,
+)
+
+LossFn = Callable[..., Any]
+_BATCH = P(BATCH_AXES)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StepInput:
+  """One step's global arrays, split over devices by their leading dim.
+
+  Attributes:
+    batch: The user's batch; ids already turned into row indices.
+    routing: From `SparseTables.prepare`, or an empty dict.
+    num_micro_batches: int32 [num_devices], or None for all of them.
+    is_valid: float32 [num_devices], 0 where a process has run out of data.
+    is_stopping: float32 [num_devices], 1 where a process wants to stop.
+    num_examples: float32 [num_devices], for throughput only.
+  """
+
+  batch: PyTree
+  routing: PyTree
+  num_micro_batches: jax.Array | None
+  is_valid: jax.Array
+  is_stopping: jax.Array
+  num_examples: jax.Array
+
+
+def make_step(
+  layout: Layout,
+  loss_fn: LossFn,
+  optimizer: optax.GradientTransformation,
+  tables: SparseTables | None,
+  num_micro_batches: int,
+) -> Callable[[TrainState, StepInput], tuple[TrainState, dict[str, jax.Array]]]:
+  """Compiles lazily to `step(state, step_input) -> (state, metrics)`.
+
+  The state is donated. Metrics are replicated scalars: the weighted mean
+  `loss`, the sum of weights `weight`, `grad_norm`, `num_examples` and
+  `is_stopping`.
+  """
+  mesh, paro = layout.mesh, layout.paro
+  shardings = state_shardings(layout, optimizer, tables)
+  trained_specs = layout.trained(list(layout.specs))
+  grad_partition = layout.level_specs(paro.opt_state, trained=True)
+  table_partition = {} if tables is None else tables.partition_specs()
+  backward = jax.shard_map(
+    lambda *args: _accumulate(
+      layout, loss_fn, tables, num_micro_batches, *args
+    ),
+    mesh=mesh,
+    in_specs=(
+      layout.level_specs(paro.params, trained=False),
+      table_partition,
+      P(),
+      P(),
+      _BATCH,
+    ),
+    out_specs=(grad_partition, table_partition, P()),
+  )
+  coarsen = jax.shard_map(
+    lambda leaves: [
+      transition.coarsen(x, spec, paro.opt_state, paro.params)
+      for x, spec in zip(leaves, trained_specs, strict=True)
+    ],
+    mesh=mesh,
+    in_specs=(grad_partition,),
+    out_specs=layout.level_specs(paro.params, trained=True),
+  )
+  opt_shardings = [
+    NamedSharding(mesh, partition) for partition in grad_partition
+  ]
+
+  def at_opt_level(leaves: list[jax.Array]) -> list[jax.Array]:
+    return lax.with_sharding_constraint(leaves, opt_shardings)
+
+  def step(state: TrainState, inputs: StepInput):
+    leaves = jax.tree.leaves(state.params)
+    grads, new_tables, sums = backward(
+      leaves, state.tables, state.step, state.rng, inputs
+    )
+    total = sums['weight']
+    is_active = total > 0
+    if state.master is None:
+      # Going finer is a local slice.
+      master = [
+        stored(spec, x, paro.opt_state)
+        for spec, x in zip(trained_specs, layout.trained(leaves), strict=True)
+      ]
+    else:
+      master = jax.tree.leaves(state.master)
+    master = at_opt_level(master)
+    grads_tree = layout.trained_tree(at_opt_level(grads))
+    updates, opt_state = optimizer.update(
+      grads_tree, state.opt_state, layout.trained_tree(master)
+    )
+    new_master = optax.apply_updates(layout.trained_tree(master), updates)
+
+    # A step without data, at the end of an epoch, changes nothing.
+    def keep(new, old):
+      return jnp.where(is_active, new, old)
+
+    opt_state = jax.tree.map(keep, opt_state, state.opt_state)
+    new_leaves = at_opt_level(
+      [keep(n, o) for n, o in zip(jax.tree.leaves(new_master), master)]
+    )
+    kept = [
+      x.astype(layout.compute_type(spec))
+      for x, spec in zip(new_leaves, trained_specs, strict=True)
+    ]
+    changed = iter(coarsen(kept))
+    params = [
+      next(changed) if t else x
+      for x, t in zip(leaves, layout.trainable, strict=True)
+    ]
+    new_state = TrainState(
+      step=state.step + is_active,
+      params=jax.tree.unflatten(layout.treedef, params),
+      master=None if state.master is None else layout.trained_tree(new_leaves),
+      opt_state=opt_state,
+      tables=new_tables,
+      rng=state.rng,
+    )
+    return new_state, {
+      'loss': sums['loss'] / jnp.maximum(total, jnp.finfo(total.dtype).tiny),
+      'weight': total,
+      'grad_norm': optax.tree.norm(grads_tree),
+      'num_examples': sums['num_examples'],
+      'is_stopping': sums['is_stopping'],
+    }
+
+  return jax.jit(
+    step,
+    donate_argnums=0,
+    out_shardings=(shardings, NamedSharding(mesh, P())),
+  )
+
+
+def _accumulate(
+  layout: Layout,
+  loss_fn: LossFn,
+  tables: SparseTables | None,
+  num_micro_batches: int,
+  leaves: list[jax.Array],
+  table_state: PyTree,
+  step: jax.Array,
+  rng: jax.Array,
+  inputs: StepInput,
+):
+  """One device's part: gradients of the weighted mean loss, synced.
+
+  Returns:
+    (grads at the optimizer's level, new tables, sums replicated).
+  """
+  paro = layout.paro
+  specs = layout.trained(list(layout.specs))
+  batch = _split(inputs.batch, num_micro_batches)
+  rows, rounds = {}, {}
+  if tables is not None:
+    # One exchange for all micro-batches of the step.
+    rows, rounds = tables.fetch(table_state, inputs.routing)
+
+  def add_micro_batch(i, carry):
+    acc, row_acc, loss_sum, weight_sum = carry
+    pieces, micro = lax.optimization_barrier(
+      (leaves, jax.tree.map(lambda x: x[i], batch))
+    )
+    whole = [
+      transition.gather(x, spec, paro.params)
+      for x, spec in zip(pieces, layout.specs, strict=True)
+    ]
+    key = device_key(rng, step, num_micro_batches, i)
+
+    def loss_of(trained, rows):
+      it = iter(trained)
+      params = jax.tree.unflatten(
+        layout.treedef,
+        [
+          next(it) if t else x
+          for x, t in zip(whole, layout.trainable, strict=True)
+        ],
+      )
+      args = (params,) if tables is None else (params, rows)
+      losses, weights = _losses_and_weights(loss_fn(*args, micro, key))
+      weights = weights * inputs.is_valid[0]
+      return jnp.sum(losses * weights), jnp.sum(weights)
+
+    (loss, weight), (grads, row_grads) = jax.value_and_grad(
+      loss_of, argnums=(0, 1), has_aux=True
+    )(layout.trained(whole), rows)
+    addends = [
+      transition.reduce_addend(g.astype(a.dtype), spec, paro.grads)
+      for g, a, spec in zip(grads, acc, specs, strict=True)
+    ]
+    addends, acc = lax.optimization_barrier((addends, acc))
+    return (
+      [a + g for a, g in zip(acc, addends, strict=True)],
+      jax.tree.map(jnp.add, row_acc, row_grads),
+      loss_sum + loss,
+      weight_sum + weight,
+    )
+
+  carry = jax.tree.map(
+    transition.to_varying,
+    (
+      [_zeros(layout, spec) for spec in specs],
+      jax.tree.map(jnp.zeros_like, rows),
+      jnp.zeros((), jnp.float32),
+      jnp.zeros((), jnp.float32),
+    ),
+  )
+  if inputs.num_micro_batches is not None:
+    count = inputs.num_micro_batches[0]
+    carry = lax.fori_loop(0, count, add_micro_batch, carry)
+  elif num_micro_batches == 1:
+    carry = add_micro_batch(0, carry)
+  else:
+    carry = lax.fori_loop(0, num_micro_batches, add_micro_batch, carry)
+  acc, row_acc, loss_sum, weight_sum = carry
+
+  # Sums and weights cross the wire, never means.
+  sums = lax.psum(
+    {
+      'loss': loss_sum,
+      'weight': weight_sum,
+      'is_stopping': inputs.is_stopping[0],
+      'num_examples': inputs.num_examples[0],
+    },
+    (INTER, INTRA),
+  )
+  scale = jnp.where(sums['weight'] > 0, 1 / sums['weight'], 0.0)
+  grads = [
+    transition.sync(a, spec, paro.grads, paro.opt_state) * scale
+    for a, spec in zip(acc, specs, strict=True)
+  ]
+  if tables is not None:
+    table_state = tables.push(
+      table_state,
+      inputs.routing,
+      rounds,
+      jax.tree.map(lambda g: g * scale, row_acc),
+      step,
+      sums['weight'] > 0,
+    )
+  return grads, table_state, sums
+
+
+def _split(batch: PyTree, num_micro_batches: int) -> PyTree:
+  """[B, ...] -> [M, B / M, ...] for every leaf."""
+  return jax.tree.map(
+    lambda x: x.reshape(num_micro_batches, -1, *x.shape[1:]), batch
+  )
+
+
+def _zeros(layout: Layout, spec) -> jax.Array:
+  """This device's empty accumulator, in at least fp32."""
+  shape = list(spec.stored_shape(layout.paro.grads))
+  if spec.dim is not None:
+    mesh = layout.mesh
+    pieces = layout.paro.grads.num_pieces(mesh.shape[INTER], mesh.shape[INTRA])
+    shape[spec.dim] //= pieces
+  return jnp.zeros(shape, jnp.promote_types(spec.dtype, jnp.float32))
+
+
+def device_key(
+  rng: jax.Array, step: jax.Array, num_micro_batches: int, i: Any
+) -> jax.Array:
+  """A key for this device's micro-batch i; the same on any mesh shape."""
+  device = lax.axis_index(INTER) * lax.axis_size(INTRA) + lax.axis_index(INTRA)
+  key = jax.random.fold_in(jax.random.wrap_key_data(rng), step)
+  return jax.random.fold_in(key, device * num_micro_batches + i)
+
+
+def _losses_and_weights(result: Any) -> tuple[jax.Array, jax.Array]:
+  """Checks what the user's loss returned; weights are 1 by default."""
+  losses, weights = result if isinstance(result, tuple) else (result, None)
+  if losses.ndim != 1:
+    raise ValueError(
+      f'loss_fn returned losses of shape {losses.shape}; needed is one loss '
+      'for each example, [B]. Do not take their mean: antjax weighs them.'
+    )
+  if weights is None:
+    weights = jnp.ones_like(losses)
+  if weights.shape != losses.shape:
+    raise ValueError(
+      f'loss_fn returned weights of shape {weights.shape} for losses of shape '
+      f'{losses.shape}; they must be equal.'
+    )
+  weights = lax.stop_gradient(weights.astype(jnp.float32))
+  return losses.astype(jnp.float32), weights
+
+
+def make_predict(
+  layout: Layout, predict_fn: Callable[..., Any], tables: SparseTables | None
+) -> Callable[[TrainState, StepInput], tuple[PyTree, jax.Array]]:
+  """Compiles lazily to `predict(state, step_input) -> (outputs, num_valid)`.
+
+  Outputs keep the leading dim of the batch; `num_valid` counts devices that
+  still have data.
+  """
+  paro = layout.paro
+
+  def local(leaves, table_state, step, rng, inputs):
+    whole = [
+      transition.gather(x, spec, paro.params)
+      for x, spec in zip(leaves, layout.specs, strict=True)
+    ]
+    params = jax.tree.unflatten(layout.treedef, whole)
+    args = (params,)
+    if tables is not None:
+      args += (tables.fetch(table_state, inputs.routing)[0],)
+    outputs = predict_fn(*args, inputs.batch, device_key(rng, step, 1, 0))
+    return outputs, lax.psum(jnp.sum(inputs.is_valid), (INTER, INTRA))
+
+  mapped = jax.shard_map(
+    local,
+    mesh=layout.mesh,
+    in_specs=(
+      layout.level_specs(paro.params, trained=False),
+      {} if tables is None else tables.partition_specs(),
+      P(),
+      P(),
+      _BATCH,
+    ),
+    out_specs=(_BATCH, P()),
+  )
+  return jax.jit(
+    lambda state, inputs: mapped(
+      jax.tree.leaves(state.params), state.tables, state.step, state.rng, inputs
+    )
+  )
+
+
+def whole_params(layout: Layout, state: TrainState) -> PyTree:
+  """The user's tree, whole and unpadded on every device, masters preferred."""
+  level = layout.paro.params
+  leaves = jax.tree.leaves(state.params)
+  levels = [level] * len(leaves)
+  if state.master is not None:
+    it = iter(jax.tree.leaves(state.master))
+    leaves = [
+      next(it) if t else x for x, t in zip(leaves, layout.trainable, strict=True)
+    ]
+    levels = [layout.paro.opt_state if t else level for t in layout.trainable]
+  partition = [
+    spec.partition_spec(at)
+    for spec, at in zip(layout.specs, levels, strict=True)
+  ]
+  gather = jax.shard_map(
+    lambda xs: [
+      transition.coarsen(x, spec, at, Level.NONE)
+      for x, spec, at in zip(xs, layout.specs, levels, strict=True)
+    ],
+    mesh=layout.mesh,
+    in_specs=(partition,),
+    out_specs=P(),
+  )
+  return jax.tree.unflatten(layout.treedef, jax.jit(gather)(leaves))

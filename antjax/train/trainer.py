@@ -1,0 +1,583 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Trainer: init, step, fit and evaluate for any loss on any pytree."""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from absl import logging
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+
+from antjax.mesh.mesh import BATCH_AXES, check_mesh, group_size, num_groups
+from antjax.mesh.paro import ELASTIC_CODES, PaRO
+from antjax.train import step as step_lib
+from antjax.train.checkpoint import Checkpointer
+from antjax.train.metrics import Metric, merge_across_processes
+from antjax.train.state import (
+  Layout,
+  PyTree,
+  SparseTables,
+  TrainState,
+  new_state,
+  state_shardings,
+)
+from antjax.train.step import StepInput
+
+Metrics = dict[str, float]
+
+
+class Trainer:
+  """Trains a pytree of parameters under one PaRO code.
+
+  The model knows nothing of antjax: `loss_fn` sees whole parameters and one
+  device's part of the batch.
+  """
+
+  def __init__(
+    self,
+    loss_fn: Callable[..., Any],
+    optimizer: optax.GradientTransformation,
+    *,
+    mesh: Mesh,
+    paro: str | PaRO = 'NNN',
+    tables: SparseTables | None = None,
+    num_micro_batches: int = 1,
+    compute_dtype: Any = None,
+    trainable: Callable[[str], bool] | None = None,
+    remat_policy: Callable[..., bool] | bool = False,
+    min_shard_size: int = 1024,
+  ):
+    """Describes a training job; nothing is compiled or allocated yet.
+
+    Args:
+      loss_fn: `(params, batch, rng) -> losses [B]`, or `(losses, weights)`;
+        with tables `(params, rows, batch, rng)`, where `tables.lookup(rows,
+        batch['ids'])` gives the vectors. The gradient is that of
+        sum(weights * losses) / sum(weights) over all devices.
+      optimizer: Any optax transform; it sees global gradients. Transforms
+        that look at a leaf's shape see it padded at levels I and G.
+      mesh: From `make_mesh`.
+      paro: PaRO code: levels of parameters, gradients, optimizer state.
+      tables: Embedding tables; they have their own row optimizers.
+      num_micro_batches: Parts that a device's batch is worked off in.
+      compute_dtype: E.g. bfloat16: the step's copy of the parameters has it,
+        and an fp32 master is kept with the optimizer state.
+      trainable: Leaf name -> whether it is trained; all by default.
+      remat_policy: True recomputes the whole loss in the backward pass; a
+        `jax.checkpoint_policies` policy saves what it names.
+      min_shard_size: Leaves with fewer elements stay whole everywhere.
+
+    Raises:
+      ValueError: A mesh of other axes, or an invalid code or count.
+    """
+    check_mesh(mesh, 'Trainer')
+    if num_micro_batches < 1:
+      raise ValueError(
+        f'Trainer(num_micro_batches={num_micro_batches}) must be at least 1.'
+      )
+    self.mesh = mesh
+    self.paro = PaRO.from_code(paro)
+    self.tables = tables
+    self.optimizer = optimizer
+    self.num_micro_batches = num_micro_batches
+    if remat_policy:
+      policy = None if remat_policy is True else remat_policy
+      loss_fn = jax.checkpoint(loss_fn, policy=policy)
+    self._loss_fn = loss_fn
+    self._compute_dtype = compute_dtype
+    self._trainable = trainable
+    self._min_shard_size = min_shard_size
+    self._layout: Layout | None = None
+    self._step: Callable[..., Any] | None = None
+    self._predict: dict[Any, Callable[..., Any]] = {}
+    self._is_elastic = False
+    self._num_local = len(mesh.local_devices)
+
+  # State.
+
+  def init(self, params: PyTree, seed: int = 0) -> TrainState:
+    """A new state, each leaf born at its own level.
+
+    Args:
+      params: The parameters, or a function of a random key that makes them
+        (then no device ever holds all of them at once).
+      seed: Of the run's randomness.
+    """
+    key = jax.random.key(seed)
+    init_fn = params if callable(params) else lambda _: params
+    shapes = jax.eval_shape(init_fn, key)
+    self._layout = Layout.of(
+      shapes,
+      self.mesh,
+      self.paro,
+      trainable=self._trainable,
+      compute_dtype=self._compute_dtype,
+      min_shard_size=self._min_shard_size,
+    )
+    self._step, self._predict = None, {}
+    layout = self._layout
+    make = jax.jit(
+      lambda key: new_state(
+        layout, self.optimizer, self.tables, init_fn(key), key
+      ),
+      out_shardings=state_shardings(layout, self.optimizer, self.tables),
+    )
+    return make(key)
+
+  @property
+  def layout(self) -> Layout:
+    """Static description of the state; known after `init`."""
+    if self._layout is None:
+      raise RuntimeError('Trainer: call init() first; it fixes the layout.')
+    return self._layout
+
+  def params(self, state: TrainState) -> PyTree:
+    """The user's tree, whole on every device, in master precision."""
+    return step_lib.whole_params(self.layout, state)
+
+  def bytes_per_device(self) -> dict[str, int]:
+    """Bytes of state on each device, by part; tables by stack."""
+    parts = self.layout.bytes_per_device()
+    if self.tables is not None:
+      for name, size in self.tables.bytes_per_device().items():
+        parts[f'tables/{name}'] = size
+    return parts
+
+  # Steps.
+
+  def step(
+    self,
+    state: TrainState,
+    batch: PyTree,
+    num_micro_batches: Sequence[int] | None = None,
+  ) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One optimizer step; `state` is donated.
+
+    Args:
+      state: From `init`, `restore` or an earlier step.
+      batch: Pytree of arrays, this process's rows; each leading dim a
+        multiple of local devices x micro-batches. With tables, batch['ids']
+        holds ids (see `EmbeddingTables.prepare`).
+      num_micro_batches: Micro-batches to do in each group, 0 to the
+        Trainer's; a group leaves out the last parts of its devices' batches.
+        The first use compiles once more; different counts never do.
+
+    Returns:
+      (state, metrics): scalars on the devices; see `make_step`.
+
+    Raises:
+      ValueError: A batch that does not divide, or counts with a code that
+        needs all groups in step inside the micro-batch loop.
+    """
+    inputs = self._inputs(batch, counts=num_micro_batches)
+    return self.compiled_step()(state, inputs)
+
+  def compiled_step(self) -> Callable[..., Any]:
+    """The jitted step: `(state, StepInput) -> (state, metrics)`."""
+    if self._step is None:
+      self._step = step_lib.make_step(
+        self.layout,
+        self._loss_fn,
+        self.optimizer,
+        self.tables,
+        self.num_micro_batches,
+      )
+    return self._step
+
+  def step_inputs(self, batch: PyTree) -> StepInput:
+    """A batch as the compiled step takes it; for `lower` and inspection."""
+    return self._inputs(batch)
+
+  def fit(
+    self,
+    state: TrainState,
+    batches: Iterable[PyTree],
+    num_steps: int,
+    *,
+    checkpoint_dir: str | None = None,
+    checkpoint_every: int = 1000,
+    keep: int = 3,
+    best_metric: str | None = None,
+    best_mode: str = 'min',
+    evaluate_fn: Callable[[TrainState], Metrics] | None = None,
+    evaluate_every: int = 0,
+    config: Mapping[str, Any] | None = None,
+    merge_input_states: Callable[[list[Any]], Any] | None = None,
+    num_micro_batches_fn: Callable[[int], Sequence[int]] | None = None,
+    count_examples: Callable[[PyTree], int] | None = None,
+    on_step: Callable[[int, Metrics], None] | None = None,
+  ) -> TrainState:
+    """Trains to step `num_steps`, or until no process has data left.
+
+    1. If `checkpoint_dir` holds a checkpoint, state and input position are
+       taken from the newest one. 2. Otherwise training starts at `state`.
+    Ctrl-C or SIGTERM on any process ends the step in hand on all of them,
+    saves, and raises KeyboardInterrupt; a second one ends at once.
+
+    Args:
+      state: From `init`.
+      batches: This process's batches. If its iterator has get_state and
+        set_state, as Grain's have, the position is saved and restored.
+      num_steps: Step to stop at, counted from the start of the run.
+      checkpoint_dir: Absolute path; None saves nothing.
+      checkpoint_every: Steps between checkpoints; the last step is saved too.
+      keep: Newest checkpoints to keep.
+      best_metric: Keep also the best by this metric of `evaluate_fn`.
+      best_mode: 'min' or 'max'.
+      evaluate_fn: Called on all processes every `evaluate_every` steps and at
+        the end; its metrics go to `on_step` and to the checkpoint.
+      evaluate_every: Steps between evaluations; 0 for the end only.
+      config: JSON-able; stored in each checkpoint.
+      merge_input_states: Makes one position of those of several processes, so
+        that another number of processes can go on.
+      num_micro_batches_fn: Step -> micro-batches of each group.
+      count_examples: Batch -> examples in it, for the throughput; by default
+        the sum of weights counts.
+      on_step: Gets each step's number (from 1) and metrics: loss, weight,
+        grad_norm, examples_per_s, and evaluation results when there are any.
+
+    Raises:
+      KeyboardInterrupt: Stopped by a signal; what was done is saved.
+      ValueError: A checkpoint of another model, or an input position that
+        cannot be restored here.
+    """
+    iterator = iter(batches)
+    with contextlib.ExitStack() as stack:
+      saver = None
+      if checkpoint_dir is not None:
+        saver = stack.enter_context(
+          Checkpointer(
+            checkpoint_dir,
+            self.layout,
+            self.optimizer,
+            self.tables,
+            keep=keep,
+            best_metric=best_metric,
+            best_mode=best_mode,
+          )
+        )
+        if saver.latest_step() is not None:
+          state, positions = saver.restore()
+          _set_position(iterator, positions, merge_input_states)
+      stop = stack.enter_context(_StopSignal())
+      feed, clock = _Feed(iterator), _Clock()
+      start = done = int(state.step)
+      is_stopping = False
+      pending: tuple[int, Any] | None = None  # Dispatched, not yet fetched.
+
+      def save(metrics: Metrics | None = None) -> None:
+        if saver is not None and saver.latest_step() != int(state.step):
+          saver.save(
+            int(state.step),
+            state,
+            input_state=_get_position(iterator),
+            config=config,
+            metrics=metrics,
+          )
+
+      def report(item: tuple[int, Any], extra: Metrics | None = None) -> bool:
+        """Fetches a step's metrics; False if training is to end here."""
+        nonlocal is_stopping
+        number, on_device = item
+        values = {k: float(v) for k, v in jax.device_get(on_device).items()}
+        is_stopping = values.pop('is_stopping') > 0
+        num_examples = values.pop('num_examples') or values['weight']
+        values |= clock.tick(num_examples)
+        if values['weight'] > 0 and on_step is not None:
+          on_step(number, values | (extra or {}))
+        return values['weight'] > 0 and not is_stopping
+
+      while done < num_steps:
+        batch = feed.next()
+        if batch is None and jax.process_count() == 1:
+          break
+        inputs = self._inputs(
+          feed.filler() if batch is None else batch,
+          counts=num_micro_batches_fn(done) if num_micro_batches_fn else None,
+          is_valid=batch is not None,
+          is_stopping=stop.requested,
+          num_examples=0
+          if batch is None or count_examples is None
+          else count_examples(batch),
+        )
+        state, on_device = self.compiled_step()(state, inputs)
+        done += 1
+        # Step n - 1 is fetched while step n runs: the devices never wait.
+        older, pending = pending, (done, on_device)
+        if older is not None and not report(older):
+          break
+        is_due = evaluate_every and done % evaluate_every == 0
+        if evaluate_fn and is_due and done < num_steps:
+          extra = evaluate_fn(state)
+          goes_on, pending = report(pending, extra), None
+          save(extra)
+          if not goes_on:
+            break
+        elif done % checkpoint_every == 0:
+          save()
+      if pending is not None:
+        report(pending)
+      if is_stopping:
+        save()
+        raise KeyboardInterrupt(f'stopped at step {int(state.step)}')
+      extra = None
+      if evaluate_fn and int(state.step) > start:
+        extra = evaluate_fn(state)
+        if on_step is not None:
+          on_step(int(state.step), extra)
+      save(extra)
+    return state
+
+  # Evaluation.
+
+  def evaluate(
+    self,
+    state: TrainState,
+    batches: Iterable[PyTree],
+    predict_fn: Callable[..., Mapping[str, jax.Array]],
+    metrics: Mapping[str, Metric],
+  ) -> Metrics:
+    """Runs `predict_fn` over batches and merges metrics over all processes.
+
+    Args:
+      state: The state; it is kept.
+      batches: This process's batches, each leading dim a multiple of its
+        devices (pad with weight 0).
+      predict_fn: `(params, batch, rng)` or, with tables, `(params, rows,
+        batch, rng)` -> arrays by name, 'prediction' and 'label' and perhaps
+        'weight' and 'group', equal in shape, leading dim split over devices.
+        Pass the same function object each time: it is compiled once.
+      metrics: Fresh metrics by name.
+
+    Returns:
+      Name to value, the same on every process.
+    """
+    if predict_fn not in self._predict:
+      self._predict[predict_fn] = step_lib.make_predict(
+        self.layout, predict_fn, self.tables
+      )
+    predict = self._predict[predict_fn]
+    feed, metrics = _Feed(iter(batches)), dict(metrics)
+
+    def consume(outputs: Any, num_valid: jax.Array, is_mine: bool) -> bool:
+      if is_mine:
+        arrays = {k: _local_flat(x) for k, x in outputs.items()}
+        for metric in metrics.values():
+          metric.update(**arrays)
+      return float(num_valid) > 0
+
+    pending: tuple[Any, Any, bool] | None = None
+    while True:
+      batch = feed.next()
+      if batch is None and jax.process_count() == 1:
+        break
+      inputs = self._inputs(
+        feed.filler() if batch is None else batch,
+        is_valid=batch is not None,
+        num_parts=1,
+      )
+      older = pending
+      pending = (*predict(state, inputs), batch is not None)
+      if older is not None and not consume(*older):
+        pending = None
+        break
+    if pending is not None:
+      consume(*pending)
+    merged = merge_across_processes(metrics)
+    return {name: metric.compute() for name, metric in merged.items()}
+
+  # Host to devices.
+
+  def _inputs(
+    self,
+    batch: PyTree,
+    *,
+    counts: Sequence[int] | None = None,
+    is_valid: bool = True,
+    is_stopping: bool = False,
+    num_examples: float = 0,
+    num_parts: int | None = None,
+  ) -> StepInput:
+    """Checks a local batch, routes its ids, and forms global arrays."""
+    parts = self.num_micro_batches if num_parts is None else num_parts
+    self._check_batch(batch, self._num_local * parts)
+    routing: PyTree = {}
+    if self.tables is not None:
+      if not isinstance(batch, dict) or 'ids' not in batch:
+        raise ValueError(
+          "Trainer(tables=...): the batch must be a dict with ids under 'ids'."
+        )
+      ids, routing = self.tables.prepare(batch['ids'], self._num_local)
+      batch = batch | {'ids': ids}
+    once = np.zeros((self._num_local,), np.float32)
+    once[0] = num_examples
+    return self._to_devices(
+      StepInput(
+        batch=batch,
+        routing=routing,
+        num_micro_batches=self._local_counts(counts),
+        is_valid=np.full((self._num_local,), is_valid, np.float32),
+        is_stopping=np.full((self._num_local,), is_stopping, np.float32),
+        num_examples=once,
+      )
+    )
+
+  def _check_batch(self, batch: PyTree, multiple: int) -> None:
+    for path, x in jax.tree.leaves_with_path(batch):
+      shape = np.shape(x)
+      if not shape or shape[0] % multiple or not shape[0]:
+        raise ValueError(
+          f'Trainer: batch{jax.tree_util.keystr(path)} has shape {shape}; its '
+          f'leading dim must be a positive multiple of {multiple} (local '
+          'devices x micro-batches). Pad the batch with examples of weight 0.'
+        )
+
+  def _local_counts(self, counts: Sequence[int] | None) -> np.ndarray | None:
+    """Micro-batches of each local device, or None for all of them."""
+    if counts is None and not self._is_elastic:
+      return None
+    n, m = num_groups(self.mesh), group_size(self.mesh)
+    if counts is None:
+      counts = [self.num_micro_batches] * n
+    elif not self.paro.is_elastic:
+      raise ValueError(
+        f'Trainer.step(num_micro_batches=...): code {self.paro.code} '
+        'communicates between groups inside the micro-batch loop, so all '
+        'groups must do the same number. Elastic codes are '
+        f'{" ".join(ELASTIC_CODES)}.'
+      )
+    counts = np.asarray(counts)
+    if counts.shape != (n,) or not np.issubdtype(counts.dtype, np.integer):
+      raise ValueError(
+        f'Trainer.step(num_micro_batches={counts.tolist()}): needed is one '
+        f'integer for each of the {n} groups.'
+      )
+    if counts.min() < 0 or counts.max() > self.num_micro_batches:
+      raise ValueError(
+        f'Trainer.step(num_micro_batches={counts.tolist()}): each must be '
+        f'from 0 to {self.num_micro_batches} (the number given to Trainer).'
+      )
+    self._is_elastic = True
+    every = np.repeat(counts.astype(np.int32), m)
+    local = [
+      i
+      for i, device in enumerate(self.mesh.devices.ravel())
+      if device.process_index == jax.process_index()
+    ]
+    return every[local]
+
+  def _to_devices(self, tree: PyTree) -> PyTree:
+    sharding = NamedSharding(self.mesh, P(BATCH_AXES))
+    if jax.process_count() == 1:
+      return jax.device_put(tree, sharding)
+    return jax.tree.map(
+      lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)),
+      tree,
+    )
+
+
+class _Feed:
+  """An iterator that ends quietly and remembers its last batch."""
+
+  def __init__(self, iterator: Iterator[PyTree]):
+    self._iterator = iterator
+    self._last: PyTree = None
+
+  def next(self) -> PyTree | None:
+    """The next batch, or None at the end."""
+    batch = next(self._iterator, None)
+    if batch is not None:
+      self._last = batch
+    return batch
+
+  def filler(self) -> PyTree:
+    """Something of a batch's shape, to keep in step with other processes."""
+    if self._last is None:
+      raise RuntimeError(
+        f'Trainer: process {jax.process_index()} got no batch at all, while '
+        'others have some. Give each process data for one batch at least.'
+      )
+    return self._last
+
+
+class _Clock:
+  """Examples per second between reports; silent on the first (compilation)."""
+
+  def __init__(self) -> None:
+    self._last: float | None = None
+
+  def tick(self, num_examples: float) -> Metrics:
+    now, last = time.perf_counter(), self._last
+    self._last = now
+    return {} if last is None else {'examples_per_s': num_examples / (now - last)}
+
+
+class _StopSignal:
+  """Turns the first SIGINT or SIGTERM into a flag; the second ends at once."""
+
+  def __init__(self) -> None:
+    self.requested = False
+    self._previous: dict[int, Any] = {}
+
+  def __enter__(self) -> '_StopSignal':
+    if threading.current_thread() is threading.main_thread():
+      for number in (signal.SIGINT, signal.SIGTERM):
+        self._previous[number] = signal.signal(number, self._handle)
+    return self
+
+  def __exit__(self, *exc: Any) -> None:
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+
+  def _handle(self, number: int, frame: Any) -> None:
+    del frame
+    if self.requested:
+      raise KeyboardInterrupt
+    self.requested = True
+    logging.warning(
+      'Got %s: stopping after this step and saving; once more ends at once.',
+      signal.Signals(number).name,
+    )
+
+
+def _get_position(iterator: Any) -> Any:
+  return iterator.get_state() if hasattr(iterator, 'get_state') else None
+
+
+def _set_position(
+  iterator: Any,
+  positions: list[Any],
+  merge: Callable[[list[Any]], Any] | None,
+) -> None:
+  """Restores an input position saved by len(positions) processes."""
+  if all(p is None for p in positions):
+    return
+  if not hasattr(iterator, 'set_state'):
+    raise ValueError(
+      'Trainer.fit: the checkpoint holds an input position and this iterator '
+      f'({type(iterator).__name__}) cannot go to it; it needs set_state().'
+    )
+  if merge is not None:
+    iterator.set_state(merge(positions))
+  elif len(positions) == jax.process_count():
+    iterator.set_state(positions[jax.process_index()])
+  else:
+    raise ValueError(
+      f'Trainer.fit: the checkpoint holds input positions of {len(positions)} '
+      f'processes and there are {jax.process_count()}; pass '
+      'merge_input_states to make one of them, e.g. '
+      'antjax.input.dataset.merge_states.'
+    )
+
+
+def _local_flat(x: jax.Array) -> np.ndarray:
+  """This process's elements, 1-D, in the order of its devices."""
+  shards = sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
+  return np.concatenate([np.asarray(s.data).reshape(-1) for s in shards])

@@ -1,0 +1,278 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Every PaRO code trains exactly like plain data parallel on one device."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from antjax.mesh.mesh import make_mesh
+from antjax.mesh.paro import ELASTIC_CODES, VALID_CODES
+from antjax.train.trainer import Trainer
+
+# Sums over 32 examples in another order, through 3 AdamW steps: each step
+# divides by sqrt(nu), which magnifies a relative error of 1e-7 in a small
+# gradient to that of an update of size learning_rate.
+SUM_ORDER_ATOL = 2e-5
+NUM_STEPS = 3
+BATCH = 32
+
+
+def init_params():
+  """Even, odd, tied, tiny and frozen leaves."""
+  rng = np.random.default_rng(0)
+
+  def normal(*shape):
+    return rng.normal(size=shape).astype(np.float32) * 0.3
+
+  return {
+    'even': normal(16, 24),
+    'odd': normal(24, 13),
+    'tied': normal(13, 13),
+    'bias': normal(13),
+    'frozen': normal(13, 11),
+    'scale': np.float32(1.5),
+  }
+
+
+def loss_fn(params, batch, rng):
+  del rng
+  h = jnp.tanh(batch['x'] @ params['even'])
+  h = jnp.tanh(h @ params['odd'] + params['bias'][None])
+  h = jnp.tanh(h @ params['tied']) @ params['tied'].T  # One leaf, used twice.
+  y = params['scale'] * (h @ params['frozen'])
+  return jnp.mean(jnp.square(y - batch['y']), axis=-1), batch['weight']
+
+
+def optimizer():
+  return optax.chain(
+    optax.clip_by_global_norm(0.05), optax.adamw(1e-2, weight_decay=0.1)
+  )
+
+
+def batches(num=NUM_STEPS):
+  rng = np.random.default_rng(1)
+  for _ in range(num):
+    yield {
+      'x': rng.normal(size=(BATCH, 16)).astype(np.float32),
+      'y': rng.normal(size=(BATCH, 11)).astype(np.float32),
+      'weight': rng.uniform(0.5, 2, size=BATCH).astype(np.float32),
+    }
+
+
+def masked(batch, counts, intra, num_micro_batches):
+  """Weight 0 for micro-batches that a group leaves out."""
+  weight = batch['weight'].reshape(8, num_micro_batches, -1).copy()
+  for device in range(8):
+    weight[device, counts[device // intra] :] = 0
+  return batch | {'weight': weight.reshape(-1)}
+
+
+def reference(all_batches):
+  """One device, no antjax: the weighted mean's gradient and optax."""
+  params = init_params()
+  frozen = params.pop('frozen')
+  tx = optimizer()
+
+  def mean_loss(params, batch):
+    losses, w = loss_fn(params | {'frozen': frozen}, batch, None)
+    return jnp.sum(losses * w) / jnp.sum(w)
+
+  @jax.jit
+  def step(params, opt_state, batch):
+    loss, grads = jax.value_and_grad(mean_loss)(params, batch)
+    updates, opt_state = tx.update(grads, opt_state, params)
+    norm = optax.tree.norm(grads)
+    return optax.apply_updates(params, updates), opt_state, loss, norm
+
+  opt_state, losses, norms = tx.init(params), [], []
+  for batch in all_batches:
+    params, opt_state, loss, norm = step(params, opt_state, batch)
+    losses.append(float(loss))
+    norms.append(float(norm))
+  return params | {'frozen': frozen}, losses, norms
+
+
+def make_trainer(code, intra, num_micro_batches, **kwargs):
+  return Trainer(
+    loss_fn,
+    optimizer(),
+    mesh=make_mesh(intra=intra),
+    paro=code,
+    num_micro_batches=num_micro_batches,
+    trainable=lambda name: name != 'frozen',
+    min_shard_size=8,
+    **kwargs,
+  )
+
+
+def check(trainer, counts=None, expected=None):
+  state = trainer.init(init_params(), seed=3)
+  losses, norms = [], []
+  for batch in batches():
+    state, metrics = trainer.step(state, batch, counts)
+    losses.append(float(metrics['loss']))
+    norms.append(float(metrics['grad_norm']))
+  params, expected_losses, expected_norms = expected
+  np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+  np.testing.assert_allclose(norms, expected_norms, rtol=1e-4)
+  actual = trainer.params(state)
+  for name, value in params.items():
+    np.testing.assert_allclose(
+      actual[name], value, atol=SUM_ORDER_ATOL, err_msg=name
+    )
+  assert int(state.step) == NUM_STEPS
+  moved = np.abs(np.asarray(actual['odd']) - init_params()['odd']).max()
+  assert moved > 100 * SUM_ORDER_ATOL  # The comparison means something.
+
+
+FAST = [
+  ('NNN', 4, 1),
+  ('NIG', 4, 4),
+  ('IIG', 2, 4),
+  ('III', 8, 1),
+  ('NGG', 1, 4),
+  ('GGG', 4, 4),
+]
+SLOW = [
+  (code, intra, m)
+  for code in VALID_CODES
+  for intra in (8, 4, 2, 1)
+  for m in (1, 4)
+  if (code, intra, m) not in FAST
+]
+
+
+def _case(code, intra, m, marks=()):
+  return pytest.param(code, intra, m, id=f'{code}-{8 // intra}x{intra}-{m}',
+                      marks=marks)
+
+
+@pytest.fixture(scope='module')
+def plain():
+  return reference(batches())
+
+
+@pytest.mark.parametrize(
+  ('code', 'intra', 'num_micro_batches'),
+  [_case(*c) for c in FAST]
+  + [_case(*c, marks=pytest.mark.slow) for c in SLOW],
+)
+def test_equals_plain_data_parallel(code, intra, num_micro_batches, plain):
+  check(make_trainer(code, intra, num_micro_batches), expected=plain)
+
+
+@pytest.mark.parametrize(
+  ('code', 'intra', 'counts'),
+  [
+    pytest.param(
+      code,
+      8 // len(counts),
+      counts,
+      marks=() if code in ('NNN', 'IIG') and len(counts) == 2
+      else pytest.mark.slow,
+    )
+    for code in ELASTIC_CODES
+    for counts in ([3, 1], [0, 4], [4, 0, 2, 1])
+  ],
+)
+def test_unequal_micro_batches_equal_weighted_gradient(code, intra, counts):
+  trainer = make_trainer(code, intra, 4)
+  expected = reference(masked(b, counts, intra, 4) for b in batches())
+  check(trainer, counts, expected)
+  # Other counts, and none, run the same program.
+  state = trainer.init(init_params(), seed=3)
+  for other in ([1] * len(counts), counts, None):
+    state, _ = trainer.step(state, next(batches()), other)
+  assert trainer.compiled_step()._cache_size() == 1
+
+
+def test_all_groups_idle_changes_nothing():
+  trainer = make_trainer('IIG', 4, 2)
+  state = trainer.init(init_params())
+  before = jax.tree.map(np.asarray, (state.params, state.opt_state))
+  state, metrics = trainer.step(state, next(batches()), [0, 0])
+  after = jax.tree.map(np.asarray, (state.params, state.opt_state))
+  jax.tree.map(np.testing.assert_array_equal, before, after)
+  assert int(state.step) == 0
+  assert float(metrics['weight']) == 0
+
+
+@pytest.mark.parametrize('code', sorted(set(VALID_CODES) - set(ELASTIC_CODES)))
+def test_counts_with_a_code_that_is_not_elastic_are_refused(code):
+  trainer = make_trainer(code, 4, 4)
+  state = trainer.init(init_params())
+  with pytest.raises(ValueError, match='Elastic codes are NNN NNI'):
+    trainer.step(state, next(batches()), [1, 2])
+
+
+@pytest.mark.parametrize('code', ['NIG', 'III', 'GGG'])
+def test_mixed_precision_keeps_an_fp32_master(code):
+  trainer = make_trainer(code, 4, 4, compute_dtype=jnp.bfloat16)
+  state = trainer.init(init_params())
+  for batch in batches():
+    state, _ = trainer.step(state, batch)
+  kept = jax.tree.leaves(state.params)
+  assert {x.dtype for x in kept} == {jnp.dtype(jnp.bfloat16)}
+  # The reference in bf16 compute, one device.
+  expected, _, _ = reference(batches())
+  actual = trainer.params(state)
+  for name, value in actual.items():
+    if name != 'frozen':
+      assert value.dtype == jnp.float32
+    np.testing.assert_allclose(value, expected[name], atol=0.05, err_msg=name)
+  # The step's copy is the rounded master, at its own level.
+  whole = trainer.layout.specs[trainer.layout.names.index('odd')]
+  copy = whole.unpad(np.asarray(state.params['odd']))
+  np.testing.assert_array_equal(copy, actual['odd'].astype(jnp.bfloat16))
+
+
+def test_remat_gives_the_same_gradient(plain):
+  check(make_trainer('IIG', 4, 4, remat_policy=True), expected=plain)
+
+
+def test_state_is_donated():
+  trainer = make_trainer('IIG', 4, 1)
+  old = trainer.init(init_params())
+  trainer.step(old, next(batches()))
+  assert all(x.is_deleted() for x in jax.tree.leaves(old.opt_state))
+
+
+def test_rng_gives_the_same_dropout_on_any_mesh():
+  def noisy(params, batch, rng):
+    keep = jax.random.bernoulli(rng, 0.5, batch['x'].shape)
+    return loss_fn(params, batch | {'x': batch['x'] * keep}, None)
+
+  losses = []
+  for intra, code in ((8, 'NNN'), (2, 'GGG')):
+    trainer = Trainer(
+      noisy, optimizer(), mesh=make_mesh(intra=intra), paro=code,
+      num_micro_batches=2,
+    )
+    state = trainer.init(init_params(), seed=5)
+    first, second = list(batches(2))
+    state, a = trainer.step(state, first)
+    _, b = trainer.step(state, second)
+    losses.append([float(a['loss']), float(b['loss'])])
+  np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+def test_batch_that_does_not_divide_is_refused():
+  trainer = make_trainer('IIG', 4, 4)
+  state = trainer.init(init_params())
+  batch = jax.tree.map(lambda x: x[:24], next(batches()))
+  with pytest.raises(ValueError, match=r"batch\['weight'\] has shape \(24,\)"):
+    trainer.step(state, batch)
+
+
+def test_mean_loss_is_refused():
+  trainer = Trainer(
+    lambda p, b, r: loss_fn(p, b, r)[0].mean(),
+    optimizer(),
+    mesh=make_mesh(intra=4),
+  )
+  state = trainer.init(init_params())
+  with pytest.raises(ValueError, match='one loss for each example'):
+    trainer.step(state, next(batches()))
