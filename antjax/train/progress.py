@@ -1,0 +1,286 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a running job shows and keeps: progress bar, metrics log, TensorBoard.
+
+Steps are numbered from 0: the step that turns `state.step` from s into s + 1 is
+step s, so a run restored at `state.step == r` has kept steps 0 to r - 1.
+"""
+
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+import jax
+import rich.console
+import rich.progress
+import tensorboardX
+from absl import logging
+
+METRICS_FILE = 'metrics.jsonl'
+
+# Newer rates count more; after this time an old one has weight 1/e.
+_RATE_MEMORY_S = 10.0
+
+
+def _duration(seconds: float) -> str:
+  """Formats seconds as 45 s, 2:05 min or 1:02:05 h."""
+  minutes, s = divmod(round(seconds), 60)
+  hours, m = divmod(minutes, 60)
+  if hours:
+    return f'{hours}:{m:02}:{s:02} h'
+  return f'{m}:{s:02} min' if m else f'{s} s'
+
+
+class Progress:
+  """A live line of a loop: step, examples/s, loss, time left.
+
+  On a terminal a bar, elsewhere (a log file, a pipe) one plain line every
+  `plain_every_s` seconds and one at the end. Only process 0 shows anything.
+  Use as a context manager, so that an exception leaves the terminal whole.
+
+  Args:
+    num_steps: Steps of the whole run, those before `start_step` included.
+    start_step: Steps done before this loop; they do not count as speed.
+    name: What is running, a word or two.
+    plain_every_s: Seconds between plain lines.
+    stream: Where to write; stderr if None.
+    show: Whether to show; None shows on process 0 only.
+    clock: Seconds from any origin.
+  """
+
+  def __init__(
+      self,
+      num_steps: int,
+      *,
+      start_step: int = 0,
+      name: str = 'train',
+      plain_every_s: float = 10.0,
+      stream: TextIO | None = None,
+      show: bool | None = None,
+      clock: Callable[[], float] = time.monotonic,
+  ):
+    self._num_steps = num_steps
+    self._start_step = self._step = self._printed_step = start_step
+    self._name = name
+    self._plain_every_s = plain_every_s
+    self._stream = stream if stream is not None else sys.stderr
+    self._show = jax.process_index() == 0 if show is None else show
+    self._clock = clock
+    self._start_s = self._last_s = self._printed_s = clock()
+    self._rate: float | None = None  # Examples a second, smoothed.
+    self._loss: float | None = None
+    self._bar: rich.progress.Progress | None = None
+
+  def __enter__(self) -> Self:
+    self._start_s = self._last_s = self._printed_s = self._clock()
+    console = rich.console.Console(file=self._stream)
+    if self._show and console.is_terminal:
+      self._bar = rich.progress.Progress(
+          rich.progress.TextColumn('[bold]{task.description}'),
+          rich.progress.BarColumn(bar_width=None),
+          rich.progress.MofNCompleteColumn(),
+          rich.progress.TextColumn('{task.fields[facts]}'),
+          console=console,
+          refresh_per_second=4,
+          expand=True,
+      )
+      self._task = self._bar.add_task(
+          self._name,
+          total=self._num_steps,
+          completed=self._step,
+          facts='starting',
+      )
+      self._bar.start()
+    return self
+
+  def __exit__(
+      self,
+      kind: type[BaseException] | None,
+      error: BaseException | None,
+      traceback: TracebackType | None,
+  ) -> None:
+    if self._bar is not None:
+      self._bar.stop()
+      self._bar = None
+    elif self._show and self._step > self._printed_step:
+      self._print_plain()
+
+  def update(
+      self, step: int, *, num_examples: float = 0, loss: float | None = None
+  ) -> None:
+    """Shows that `step` steps are done.
+
+    Args:
+      step: Steps done so far, those before `start_step` included.
+      num_examples: Examples of all processes since the last update.
+      loss: The newest loss known; None keeps the last one.
+    """
+    now = self._clock()
+    elapsed_s = now - self._last_s
+    if elapsed_s > 0 and num_examples:
+      rate = num_examples / elapsed_s
+      old = math.exp(-elapsed_s / _RATE_MEMORY_S)
+      self._rate = (
+          rate if self._rate is None else old * self._rate + (1 - old) * rate
+      )
+    if elapsed_s > 0:
+      self._last_s = now
+    self._step = step
+    self._loss = loss if loss is not None else self._loss
+    if self._bar is not None:
+      self._bar.update(self._task, completed=step, facts=self._facts(now))
+    elif self._show and now - self._printed_s >= self._plain_every_s:
+      self._print_plain()
+
+  def _facts(self, now: float) -> str:
+    facts = []
+    if self._rate is not None:
+      facts.append(f'{self._rate:,.0f} examples/s')
+    if self._loss is not None:
+      facts.append(f'loss {self._loss:.4f}')
+    done = self._step - self._start_step
+    left = self._num_steps - self._step
+    elapsed_s = now - self._start_s
+    if left > 0 and done > 0:
+      facts.append(f'{_duration(elapsed_s * left / done)} left')
+    elif left <= 0:
+      facts.append(f'took {_duration(elapsed_s)}')
+    return ' | '.join(facts)
+
+  def _print_plain(self) -> None:
+    now = self._clock()
+    percent = 100 * self._step / max(self._num_steps, 1)
+    print(
+        f'{self._name} {self._step}/{self._num_steps} ({percent:.0f} %) | '
+        f'{self._facts(now)}',
+        file=self._stream,
+        flush=True,
+    )
+    self._printed_s, self._printed_step = now, self._step
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+  """Reads a metrics log: one dict a line, with `step` and the metrics' values.
+
+  A last line without its end is left out: the writer died while writing it.
+
+  Args:
+    path: A `metrics.jsonl`.
+
+  Raises:
+    ValueError: another line is not a JSON object with an integer `step`.
+  """
+  lines = pathlib.Path(path).read_text(encoding='utf-8').split('\n')
+  records = []
+  for number, line in enumerate(lines[:-1], start=1):
+    try:
+      record = json.loads(line)
+      if not isinstance(record['step'], int):
+        raise TypeError
+    except (ValueError, TypeError, KeyError):
+      raise ValueError(
+          f'{path}:{number}: not a JSON object with an integer "step". Mend or '
+          'move the file away; a new one is then begun.'
+      ) from None
+    records.append(record)
+  return records
+
+
+class RunLog:
+  """Scalars by step, in `metrics.jsonl` and as TensorBoard events.
+
+  A resumed run goes on in the same files: lines of steps >= `resume_step` (work
+  lost with the crash, which will be done again) are dropped first, and
+  TensorBoard is told to drop them too, so no step appears twice. Only process 0
+  writes; on others every call does nothing.
+
+  Args:
+    folder: The run folder; made if missing.
+    resume_step: `state.step` at the start: 0 begins anew, dropping all lines.
+    write: Whether to write; None writes on process 0 only.
+
+  Raises:
+    ValueError: `metrics.jsonl` is there but not such a log.
+  """
+
+  def __init__(
+      self,
+      folder: str | os.PathLike[str],
+      *,
+      resume_step: int = 0,
+      write: bool | None = None,
+  ):
+    self._write = jax.process_index() == 0 if write is None else write
+    if not self._write:
+      return
+    path = pathlib.Path(folder) / METRICS_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+      _drop_from(path, resume_step)
+    self._file = path.open('a', encoding='utf-8')
+    self._events = tensorboardX.SummaryWriter(
+        str(path.parent / 'tensorboard'),
+        purge_step=resume_step,
+        flush_secs=10,
+    )
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(
+      self,
+      kind: type[BaseException] | None,
+      error: BaseException | None,
+      traceback: TracebackType | None,
+  ) -> None:
+    self.close()
+
+  def write(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Appends the values of one step.
+
+    Args:
+      step: Number of the step, from 0.
+      metrics: Numbers by name; `train/loss` puts a curve in group `train`.
+        Those that are not finite become null in the file.
+    """
+    if not self._write:
+      return
+    values = {name: float(value) for name, value in metrics.items()}
+    finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
+    record = {'step': int(step), 'time_s': round(time.time(), 3), **finite}
+    # One write a line, flushed: a killed run loses no line but its last.
+    self._file.write(json.dumps(record) + '\n')
+    self._file.flush()
+    for name, value in values.items():
+      self._events.add_scalar(name, value, int(step))
+
+  def close(self) -> None:
+    """Writes out what is buffered and closes the files."""
+    if self._write:
+      self._file.close()
+      self._events.close()
+
+
+def _drop_from(path: pathlib.Path, step: int) -> None:
+  """Rewrites a metrics log without the lines of steps >= `step`."""
+  records = read_metrics(path)
+  kept = [record for record in records if record['step'] < step]
+  if len(kept) < len(records):
+    logging.info(
+        '%s: dropped %d lines of steps >= %d, where this run goes on.',
+        path,
+        len(records) - len(kept),
+        step,
+    )
+  # Beside the old file, then renamed: a crash here leaves one or the other.
+  new = path.with_suffix('.tmp')
+  new.write_text(
+      ''.join(json.dumps(record) + '\n' for record in kept), encoding='utf-8'
+  )
+  os.replace(new, path)
