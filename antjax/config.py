@@ -260,7 +260,7 @@ def from_dict(config_class: type[_T], data: Any, prefix: str = '') -> _T:
     )
   arguments = {
     name: from_dict(kind, data[name], f'{prefix}{name}.')
-    if dataclasses.is_dataclass(kind)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind)
     else values.from_json(kind, data[name], prefix + name)
     for name, (kind, _) in hints.items()
   }

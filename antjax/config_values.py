@@ -140,9 +140,7 @@ def from_text(kind: Any, text: str) -> Any:
   kinds = _element_kinds(inner, len(parts))
   if len(rows) > 1 or kinds is None:
     raise ValueError(f'{text!r} is not {describe(kind)}')
-  elements = [
-    _scalar_from_text(kind, part) for kind, part in zip(kinds, parts)
-  ]
+  elements = [_scalar_from_text(kind, part) for kind, part in zip(kinds, parts)]
   return elements if typing.get_origin(inner) is list else tuple(elements)
 
 

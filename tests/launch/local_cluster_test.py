@@ -202,8 +202,11 @@ _SAVES_ON_SIGNAL = (
 
 @pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM'])
 def test_a_signal_is_passed_on_and_the_job_may_save(script, tmp_path, name):
-  path = script(_SAVES_ON_SIGNAL.replace('{name}', name).replace('{{', '{')
-                .replace('}}', '}'))
+  path = script(
+    _SAVES_ON_SIGNAL.replace('{name}', name)
+    .replace('{{', '{')
+    .replace('}}', '}')
+  )
   launcher = _start('--', path)
   _read_pids(tmp_path, 'pid0', 'pid1')
   launcher.send_signal(getattr(signal, name))

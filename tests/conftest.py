@@ -1,0 +1,21 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What holds for every test: 8 virtual CPU devices and strict rules."""
+
+import os
+
+# Both must be set before JAX starts its backend.
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ['XLA_FLAGS'] = ' '.join(
+  [
+    os.environ.get('XLA_FLAGS', ''),
+    '--xla_force_host_platform_device_count=8',
+    # The 8 devices are threads of two cores: one may come late.
+    '--xla_cpu_collective_call_terminate_timeout_seconds=300',
+  ]
+).strip()
+
+import jax  # noqa: E402
+
+# Silent broadcasting of [B] with [B, 1] is the commonest wrong loss.
+jax.config.update('jax_numpy_rank_promotion', 'raise')
