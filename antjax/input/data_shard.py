@@ -1,3 +1,5 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
 """Which records are still to do: a ledger of data shards.
 
 A data set of N records is cut into shards, contiguous ranges of records, that
@@ -56,6 +58,18 @@ class _Epoch:
   doing: dict[int, str] = dataclasses.field(default_factory=dict)
   marks: dict[int, int] = dataclasses.field(default_factory=dict)
 
+  def to_json(self, epoch: int) -> ledger_state.State:
+    """Returns the run of a state that is this epoch alone."""
+    to_hex = ledger_state.to_hex
+    return {
+      'start': epoch,
+      'stop': epoch + 1,
+      'done': to_hex(self.done),
+      'assigned': None if self.assigned is None else to_hex(self.assigned),
+      'marks': {str(p): to_hex(m) for p, m in self.marks.items()},
+      'doing': {str(p): worker for p, worker in self.doing.items()},
+    }
+
 
 class ShardLedger:
   """Leases every shard of every epoch, in a seeded global shuffle.
@@ -70,13 +84,13 @@ class ShardLedger:
   """
 
   def __init__(
-      self,
-      num_records: int,
-      shard_size: int,
-      *,
-      seed: int = 0,
-      num_epochs: int | None = 1,
-      share: tuple[int, int] = (0, 1),
+    self,
+    num_records: int,
+    shard_size: int,
+    *,
+    seed: int = 0,
+    num_epochs: int | None = 1,
+    share: tuple[int, int] = (0, 1),
   ):
     """Begins with all records of the first epoch to do.
 
@@ -92,24 +106,24 @@ class ShardLedger:
         workers.
     """
     for name, value in (
-        ('num_records', num_records),
-        ('shard_size', shard_size),
-        ('num_epochs', 1 if num_epochs is None else num_epochs),
+      ('num_records', num_records),
+      ('shard_size', shard_size),
+      ('num_epochs', 1 if num_epochs is None else num_epochs),
     ):
       if value < 1:
         raise ValueError(f'ShardLedger: {name} must be >= 1; got {value}.')
     worker, num_workers = share
     if not 0 <= worker < num_workers:
       raise ValueError(
-          f'ShardLedger: share={share} must be (worker, num_workers) with'
-          ' 0 <= worker < num_workers.'
+        f'ShardLedger: share={share} must be (worker, num_workers) with'
+        ' 0 <= worker < num_workers.'
       )
     self._num_shards = ledger_state.num_shards(num_records, shard_size)
     if self._num_shards < num_workers:
       raise ValueError(
-          f'ShardLedger: {self._num_shards} shards are too few for'
-          f' {num_workers} workers; use shard_size <='
-          f' {max(1, num_records // num_workers)} for {num_records} records.'
+        f'ShardLedger: {self._num_shards} shards are too few for'
+        f' {num_workers} workers; use shard_size <='
+        f' {max(1, num_records // num_workers)} for {num_records} records.'
       )
     self.num_records = num_records
     self.shard_size = shard_size
@@ -128,11 +142,11 @@ class ShardLedger:
     """Makes a ledger from `to_json`'s result, leases included."""
     ledger_state.check(state)
     ledger = cls(
-        state['num_records'],
-        state['shard_size'],
-        seed=state['seed'],
-        num_epochs=state['num_epochs'],
-        share=tuple(state['share'] or (0, 1)),
+      state['num_records'],
+      state['shard_size'],
+      seed=state['seed'],
+      num_epochs=state['num_epochs'],
+      share=tuple(state['share'] or (0, 1)),
     )
     ledger.load(state)
     return ledger
@@ -156,9 +170,9 @@ class ShardLedger:
     if not whole and tuple(state['share']) != self.share:
       worker, num_workers = state['share']
       raise ValueError(
-          f'The state of worker {worker} of {num_workers} was given to worker'
-          f' {self.share[0]} of {self.share[1]}; unite the states of all'
-          f' {num_workers} workers with merge() first.'
+        f'The state of worker {worker} of {num_workers} was given to worker'
+        f' {self.share[0]} of {self.share[1]}; unite the states of all'
+        f' {num_workers} workers with merge() first.'
       )
     self._first_epoch = self._next_epoch = state['first_epoch']
     self._active, self._left = {}, []
@@ -168,30 +182,16 @@ class ShardLedger:
 
   def to_json(self) -> ledger_state.State:
     """Returns the state as plain types, see `ledger_state`."""
-    runs = list(self._left)
-    for epoch, progress in self._active.items():
-      runs.append(
-          {
-              'start': epoch,
-              'stop': epoch + 1,
-              'done': ledger_state.to_hex(progress.done),
-              'assigned': _to_hex_or_none(progress.assigned),
-              'marks': {
-                  str(p): ledger_state.to_hex(m)
-                  for p, m in progress.marks.items()
-              },
-              'doing': {str(p): w for p, w in progress.doing.items()},
-          }
-      )
+    active = [e.to_json(epoch) for epoch, e in self._active.items()]
     return {
-        'version': ledger_state.VERSION,
-        'num_records': self.num_records,
-        'shard_size': self.shard_size,
-        'seed': self.seed,
-        'num_epochs': self.num_epochs,
-        'share': list(self.share),
-        'first_epoch': self._first_epoch,
-        'epochs': sorted(runs, key=lambda run: int(run['start'])),
+      'version': ledger_state.VERSION,
+      'num_records': self.num_records,
+      'shard_size': self.shard_size,
+      'seed': self.seed,
+      'num_epochs': self.num_epochs,
+      'share': list(self.share),
+      'first_epoch': self._first_epoch,
+      'epochs': sorted(self._left + active, key=_start),
     }
 
   def lease(self, worker: str) -> DataShard | None:
@@ -221,7 +221,7 @@ class ShardLedger:
       Array [<= shard_size] of record indices.
     """
     order = ledger_state.record_order(
-        shard.start, shard.stop, self.seed, shard.epoch
+      shard.start, shard.stop, self.seed, shard.epoch
     )
     progress, position = self._find('unconsumed', shard)
     marks = progress.marks.get(position, 0)
@@ -274,7 +274,7 @@ class ShardLedger:
     count = 0
     for epoch, progress in list(self._active.items()):
       held = [
-          p for p, w in progress.doing.items() if worker is None or w == worker
+        p for p, w in progress.doing.items() if worker is None or w == worker
       ]
       for position in sorted(held, reverse=True):  # The first is next again.
         self._give_back(epoch, progress, position)
@@ -289,12 +289,12 @@ class ShardLedger:
       other workers' shards that were done when the state was loaded.
     """
     return {
-        epoch: {
-            'todo': len(progress.todo),
-            'doing': len(progress.doing),
-            'done': progress.done.bit_count(),
-        }
-        for epoch, progress in self._active.items()
+      epoch: {
+        'todo': len(progress.todo),
+        'doing': len(progress.doing),
+        'done': progress.done.bit_count(),
+      }
+      for epoch, progress in self._active.items()
     }
 
   def is_finished(self) -> bool:
@@ -312,7 +312,7 @@ class ShardLedger:
     todo = range(worker, self._num_shards, num_workers)
     assigned = None if num_workers == 1 else ledger_state.bits(todo)
     self._active[epoch] = _Epoch(
-        *self._order(epoch), todo=deque(todo), assigned=assigned
+      *self._order(epoch), todo=deque(todo), assigned=assigned
     )
     self._next_epoch = epoch + 1
 
@@ -320,7 +320,7 @@ class ShardLedger:
     return ledger_state.shard_order(self._num_shards, self.seed, epoch)
 
   def _load_epoch(
-      self, epoch: int, run: ledger_state.State, whole: bool
+    self, epoch: int, run: ledger_state.State, whole: bool
   ) -> None:
     """Takes over an epoch of a state, all of whose shards are `whole`."""
     done = ledger_state.from_hex(run['done'])
@@ -337,14 +337,12 @@ class ShardLedger:
     doing = {int(p): w for p, w in run['doing'].items()}
     mine = set(todo.tolist())
     self._active[epoch] = _Epoch(
-        *self._order(epoch),
-        todo=deque(p for p in todo.tolist() if p not in doing),
-        assigned=assigned,
-        done=done,
-        doing={p: w for p, w in doing.items() if p in mine},
-        marks={
-            int(p): ledger_state.from_hex(m) for p, m in run['marks'].items()
-        },
+      *self._order(epoch),
+      todo=deque(p for p in todo.tolist() if p not in doing),
+      assigned=assigned,
+      done=done,
+      doing={p: w for p, w in doing.items() if p in mine},
+      marks={int(p): ledger_state.from_hex(m) for p, m in run['marks'].items()},
     )
     self._next_epoch = epoch + 1
     self._leave_if_over(epoch)
@@ -353,24 +351,26 @@ class ShardLedger:
     """Returns the epoch and position of a shard of this ledger."""
     progress = self._active.get(shard.epoch)
     if (
-        progress is None
-        or not 0 <= shard.index < self._num_shards
-        or self._shard(shard.epoch, shard.index) != shard
+      progress is None
+      or not 0 <= shard.index < self._num_shards
+      or self._shard(shard.epoch, shard.index) != shard
     ):
       raise ValueError(
-          f'{call}(): {shard} is not a shard of an epoch that is being done.'
+        f'{call}(): {shard} is not a shard of an epoch that is being done.'
       )
     return progress, int(progress.position_of[shard.index])
 
   def _held(
-      self, call: str, worker: str, shard: DataShard
+    self, call: str, worker: str, shard: DataShard
   ) -> tuple[_Epoch, int]:
     """As `_find`; raises ValueError unless the worker holds the shard."""
     progress, position = self._find(call, shard)
     holder = progress.doing.get(position)
     if holder != worker:
       what = 'is not leased' if holder is None else f'is leased to {holder!r}'
-      raise ValueError(f'{call}() by {worker!r}: {shard} {what}; lease it first.')
+      raise ValueError(
+        f'{call}() by {worker!r}: {shard} {what}; lease it first.'
+      )
     return progress, position
 
   def _give_back(self, epoch: int, progress: _Epoch, position: int) -> None:
@@ -392,42 +392,32 @@ class ShardLedger:
     if progress.todo or progress.doing:
       return
     del self._active[epoch]
-    run = {
-        'start': epoch,
-        'stop': epoch + 1,
-        'done': ledger_state.to_hex(progress.done),
-        'assigned': _to_hex_or_none(progress.assigned),
-        'marks': {
-            str(p): ledger_state.to_hex(m) for p, m in progress.marks.items()
-        },
-        'doing': {},
-    }
-    self._left.append(run)
-    self._left.sort(key=lambda r: int(r['start']))
-    self._left = list(_joined(self._left))
+    self._left.append(progress.to_json(epoch))
+    self._left = list(_joined(sorted(self._left, key=_start)))
     every = ledger_state.to_hex((1 << self._num_shards) - 1)
     while (
-        self._left
-        and self._left[0]['start'] == self._first_epoch
-        and self._left[0]['done'] == every
+      self._left
+      and self._left[0]['start'] == self._first_epoch
+      and self._left[0]['done'] == every
     ):
       self._first_epoch = self._left.pop(0)['stop']
 
 
-def _to_hex_or_none(bitset: int | None) -> str | None:
-  return None if bitset is None else ledger_state.to_hex(bitset)
+def _start(run: ledger_state.State) -> int:
+  start: int = run['start']
+  return start
 
 
 def _joined(
-    runs: list[ledger_state.State],
+  runs: list[ledger_state.State],
 ) -> Iterator[ledger_state.State]:
   """Joins neighbouring runs of epochs that are alike."""
   last = runs[0]
   for run in runs[1:]:
     if run['start'] == last['stop'] and {**run, 'start': 0, 'stop': 0} == {
-        **last,
-        'start': 0,
-        'stop': 0,
+      **last,
+      'start': 0,
+      'stop': 0,
     }:
       last = {**last, 'stop': run['stop']}
     else:

@@ -1,6 +1,8 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
 """A grain data set over leased data shards."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 import weakref
 
@@ -15,6 +17,7 @@ from antjax.input.records import RecordSource
 LEDGER = 'ledger'  # Key of the ledger's state in an iterator's state.
 # Counter of grain's random_map: it need not be the same on all processes.
 _COUNTER = 'index_for_rng'
+_PARENT = 'parent'
 
 
 class LeasedDataset(grain.IterDataset):
@@ -40,11 +43,11 @@ class LeasedDataset(grain.IterDataset):
   """
 
   def __init__(
-      self,
-      source: RecordSource,
-      client: LedgerClient,
-      *,
-      key_field: str | None = None,
+    self,
+    source: RecordSource,
+    client: LedgerClient,
+    *,
+    key_field: str | None = None,
   ):
     """Reads nothing yet.
 
@@ -52,7 +55,8 @@ class LeasedDataset(grain.IterDataset):
       source: Records; record i of the ledger is record i of the source.
       client: Access to the ledger. A new iterator begins with `client.start()`.
       key_field: Name of a field to add to each record, np.int64: epoch *
-        num_records + index, as `ledger_state.unmark` takes it.
+        num_records + index, which names the record and its epoch for
+        `unmark_state`.
 
     Raises:
       ValueError: Source and ledger have different numbers of records.
@@ -60,9 +64,9 @@ class LeasedDataset(grain.IterDataset):
     super().__init__()
     if len(source) != client.num_records:
       raise ValueError(
-          f'LeasedDataset: the source has {len(source)} records, the ledger'
-          f' {client.num_records}; make the ledger with'
-          ' num_records=len(source).'
+        f'LeasedDataset: the source has {len(source)} records, the ledger'
+        f' {client.num_records}; make the ledger with'
+        ' num_records=len(source).'
       )
     self._source = source
     self._client = client
@@ -118,9 +122,9 @@ class _LeasedIterator(grain.DatasetIterator):
     self._check_newest()
     if LEDGER not in state:
       raise ValueError(
-          f'LeasedDataset: the state has no {LEDGER!r} but'
-          f' {", ".join(map(str, state)) or "nothing"}: it was saved by another'
-          ' data set.'
+        f'LeasedDataset: the state has no {LEDGER!r} but'
+        f' {", ".join(map(str, state)) or "nothing"}: it was saved by another'
+        ' data set.'
       )
     self._dataset._client.load(state[LEDGER])
     self._shard, self._block, self._order = None, (), []
@@ -132,8 +136,8 @@ class _LeasedIterator(grain.DatasetIterator):
     newest = self._dataset._newest
     if newest is None or newest() is not self:
       raise RuntimeError(
-          'LeasedDataset: a newer iterator of this data set leases its shards'
-          ' now; use that one, or a data set of its own.'
+        'LeasedDataset: a newer iterator of this data set leases its shards'
+        ' now; use that one, or a data set of its own.'
       )
 
   def _with_key(self, record: Any, shard: DataShard, index: int) -> Any:
@@ -142,8 +146,8 @@ class _LeasedIterator(grain.DatasetIterator):
       return record
     if name in record:
       raise ValueError(
-          f'LeasedDataset: key_field={name!r} is a field of the records too;'
-          ' choose another name.'
+        f'LeasedDataset: key_field={name!r} is a field of the records too;'
+        ' choose another name.'
       )
     key = shard.epoch * self._dataset._client.num_records + index
     return {**record, name: np.int64(key)}
@@ -170,28 +174,53 @@ def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   return merged
 
 
+def unmark_state(
+  state: Mapping[str, Any], record_keys: Iterable[int]
+) -> dict[str, Any]:
+  """Returns an iterator's state in which some records are to be read again.
+
+  For a transform that holds records back when its state is saved.
+
+  Args:
+    state: `get_state()` of an iterator over a `LeasedDataset`; not changed.
+    record_keys: What `key_field` was in these records.
+
+  Raises:
+    ValueError: The state has no ledger, or a record was not consumed.
+  """
+  if LEDGER in state:
+    ledger = ledger_state.unmark(state[LEDGER], record_keys)
+    return {**state, LEDGER: ledger}
+  if isinstance(state.get(_PARENT), Mapping):  # grain's random_map.
+    return {**state, _PARENT: unmark_state(state[_PARENT], record_keys)}
+  raise ValueError(
+    f'unmark_state(): the state has no {LEDGER!r}: it is not that of an'
+    ' iterator over a LeasedDataset.'
+  )
+
+
 def _merge_values(values: list[Any], path: str) -> Any:
   """Unites what is at `path` in each state."""
   first = values[0]
   if all(isinstance(value, Mapping) for value in values):
     if any(value.keys() != first.keys() for value in values):
       raise ValueError(
-          f'merge_states(): {path} has different keys on different processes;'
-          ' give states of one pipeline.'
+        f'merge_states(): {path} has different keys on different processes;'
+        ' give states of one pipeline.'
       )
     return {
-        key: (
-            ledger_state.merge([value[key] for value in values])
-            if key == LEDGER
-            else _merge_values([v[key] for v in values], f'{path}.{key}')
-        )
-        for key in first
+      key: (
+        ledger_state.merge([value[key] for value in values])
+        if key == LEDGER
+        else _merge_values([v[key] for v in values], f'{path}.{key}')
+      )
+      for key in first
     }
   if path.endswith(f'.{_COUNTER}'):
     return max(values)
   if any(value != first for value in values):
     raise ValueError(
-        f'merge_states(): {path} differs between processes and is not part of'
-        ' a ledger; only the ledger can be united.'
+      f'merge_states(): {path} differs between processes and is not part of'
+      ' a ledger; only the ledger can be united.'
     )
   return first

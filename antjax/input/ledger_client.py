@@ -1,3 +1,5 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
 """How a worker talks to the ledger of its data set.
 
 `LedgerClient` is the seam between a data set and whoever keeps its ledger: a
@@ -9,8 +11,7 @@ from typing import NoReturn, Protocol
 
 import numpy as np
 
-from antjax.input import data_shard
-from antjax.input import ledger_state
+from antjax.input import data_shard, ledger_state
 from antjax.input.data_shard import DataShard
 
 
@@ -65,11 +66,11 @@ class LocalLedgerClient:
   """
 
   def __init__(
-      self,
-      ledger: data_shard.ShardLedger,
-      *,
-      worker: int = 0,
-      num_workers: int = 1,
+    self,
+    ledger: data_shard.ShardLedger,
+    *,
+    worker: int = 0,
+    num_workers: int = 1,
   ):
     """Takes this worker's share of a ledger's shards.
 
@@ -83,11 +84,11 @@ class LocalLedgerClient:
     """
     self._name = f'{worker}/{num_workers}'
     self._ledger = data_shard.ShardLedger(
-        ledger.num_records,
-        ledger.shard_size,
-        seed=ledger.seed,
-        num_epochs=ledger.num_epochs,
-        share=(worker, num_workers),
+      ledger.num_records,
+      ledger.shard_size,
+      seed=ledger.seed,
+      num_epochs=ledger.num_epochs,
+      share=(worker, num_workers),
     )
     self.load(ledger.to_json())
     self._first_state = self.state()
@@ -136,9 +137,7 @@ class LocalLedgerClient:
 
   def __reduce__(self) -> NoReturn:
     raise TypeError(
-        'LocalLedgerClient cannot be pickled or copied: two copies would lease'
-        ' the same records. Instead of mp_prefetch use'
-        ' grain.experimental.ThreadPrefetchIterDataset.'
+      'LocalLedgerClient cannot be pickled or copied: two copies would lease'
+      ' the same records. Instead of mp_prefetch use'
+      ' grain.experimental.ThreadPrefetchIterDataset.'
     )
-
-

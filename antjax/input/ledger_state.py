@@ -1,3 +1,5 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
 """The state of a `ShardLedger` as plain JSON types: check, merge, unmark.
 
 A state is a dict:
@@ -41,7 +43,7 @@ def num_shards(num_records: int, shard_size: int) -> int:
 
 @functools.lru_cache(maxsize=8)
 def shard_order(
-    shards: int, seed: int, epoch: int
+  shards: int, seed: int, epoch: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the shuffled order of an epoch and its inverse.
 
@@ -132,8 +134,8 @@ def check_same_data(states: Sequence[State]) -> None:
     for name in _IDENTITY:
       if state[name] != states[0][name]:
         raise ValueError(
-            f'Ledger states of different data sets: {name}={states[0][name]}'
-            f' and {name}={state[name]}; give states of one run.'
+          f'Ledger states of different data sets: {name}={states[0][name]}'
+          f' and {name}={state[name]}; give states of one run.'
         )
 
 
@@ -163,14 +165,14 @@ def merge(states: Sequence[State]) -> State:
       edges |= {max(first, run['start']), max(first, run['stop'])}
   ordered = sorted(edges)
   runs = [
-      _united_run(states, start, stop)
-      for start, stop in zip(ordered, ordered[1:])
+    _united_run(states, start, stop)
+    for start, stop in zip(ordered, ordered[1:])
   ]
   merged = {
-      **{name: states[0][name] for name in (*_IDENTITY, 'num_epochs')},
-      'share': None,
-      'first_epoch': first,
-      'epochs': runs,
+    **{name: states[0][name] for name in (*_IDENTITY, 'num_epochs')},
+    'share': None,
+    'first_epoch': first,
+    'epochs': runs,
   }
   return _without_done(merged)
 
@@ -197,36 +199,41 @@ def unmark(state: State, record_keys: Iterable[int]) -> State:
   first = min([state['first_epoch'], *by_epoch])
   if first < state['first_epoch']:
     assigned = None if _is_whole(state['share']) else to_hex(0)
-    done = to_hex((1 << shards) - 1)
-    runs.insert(0, _run(first, state['first_epoch'], done, assigned))
+    full = to_hex((1 << shards) - 1)
+    runs.insert(0, _run(first, state['first_epoch'], full, assigned))
   for epoch, indices in by_epoch.items():
     run = _cut_out(runs, epoch)
-    done = from_hex(run['done'])
     _, position_of = shard_order(shards, state['seed'], epoch)
     for index in indices:
       shard, offset = divmod(index, shard_size)
-      position = int(position_of[shard])
-      marks = from_hex(run['marks'].get(str(position), '0'))
-      if done >> position & 1:
-        done ^= 1 << position
-        length = min(shard_size, size - shard * shard_size)
-        marks = (1 << length) - 1
-        if run['assigned'] is not None:
-          mine = from_hex(run['assigned']) | 1 << position
-          run['assigned'] = to_hex(mine)
-      if not marks >> offset & 1:
+      length = min(shard_size, size - shard * shard_size)
+      if not _unmark_in_run(run, int(position_of[shard]), offset, length):
         raise ValueError(
-            f'unmark(): record {index} of epoch {epoch} was not consumed, or is'
-            ' given twice.'
+          f'unmark(): record {index} of epoch {epoch} was not consumed, or is'
+          ' given twice.'
         )
-      run['marks'][str(position)] = to_hex(marks ^ 1 << offset)
-    run['done'] = to_hex(done)
-    run['marks'] = {p: m for p, m in run['marks'].items() if m != '0'}
   return {**state, 'first_epoch': first, 'epochs': runs}
 
 
+def _unmark_in_run(run: State, position: int, offset: int, length: int) -> bool:
+  """Unmarks a record of a shard of `length`; False if it was not consumed."""
+  bit = 1 << position
+  done = from_hex(run['done'])
+  marks = from_hex(run['marks'].pop(str(position), '0'))
+  if done & bit:
+    marks = (1 << length) - 1
+    run['done'] = to_hex(done ^ bit)
+    if run['assigned'] is not None:  # Also where the epoch was over.
+      run['assigned'] = to_hex(from_hex(run['assigned']) | bit)
+  if not marks >> offset & 1:
+    return False
+  if marks := marks ^ 1 << offset:
+    run['marks'][str(position)] = to_hex(marks)
+  return True
+
+
 def _seeded_order(
-    values: np.ndarray, seed: int, epoch: int, salt: int
+  values: np.ndarray, seed: int, epoch: int, salt: int
 ) -> np.ndarray:
   """Returns the order of `values` by a hash, the same on every version."""
   key = np.array([salt], np.uint64)
@@ -245,12 +252,12 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 def _run(start: int, stop: int, done: str, assigned: str | None) -> State:
   return {
-      'start': start,
-      'stop': stop,
-      'done': done,
-      'assigned': assigned,
-      'marks': {},
-      'doing': {},
+    'start': start,
+    'stop': stop,
+    'done': done,
+    'assigned': assigned,
+    'marks': {},
+    'doing': {},
   }
 
 
@@ -268,15 +275,16 @@ def _check_shares(shares: Sequence[Sequence[int] | None]) -> None:
   if len(parts) < len(shares) or sorted(map(list, parts)) != needed:
     given = ', '.join('all' if s is None else f'{s[0]}/{s[1]}' for s in shares)
     raise ValueError(
-        f'merge() needs the states of workers 0 to {num_workers - 1} of'
-        f' {num_workers}, once each; got {given}.'
+      f'merge() needs the states of workers 0 to {num_workers - 1} of'
+      f' {num_workers}, once each; got {given}.'
     )
 
 
 def _united_run(states: Sequence[State], start: int, stop: int) -> State:
   """Unites what the states say about epochs that are alike in each."""
   shards = num_shards(states[0]['num_records'], states[0]['shard_size'])
-  done, assigned, marks = 0, 0, {}
+  done, assigned = 0, 0
+  marks: dict[str, int] = {}
   for state in states:
     if start < state['first_epoch']:
       done = (1 << shards) - 1
@@ -287,15 +295,15 @@ def _united_run(states: Sequence[State], start: int, stop: int) -> State:
       mine = from_hex(run['assigned'] or '0')
       if mine & assigned:
         raise ValueError(
-            f'merge(): two workers own the same shards of epoch {start}: the'
-            ' states are not of one run.'
+          f'merge(): two workers own the same shards of epoch {start}: the'
+          ' states are not of one run.'
         )
       assigned |= mine
       for position, text in run['marks'].items():
         marks[position] = marks.get(position, 0) | from_hex(text)
   result = _run(start, stop, '', None)
   result['marks'] = {
-      p: to_hex(m) for p, m in marks.items() if not done >> int(p) & 1
+    p: to_hex(m) for p, m in marks.items() if not done >> int(p) & 1
   }
   result['done'] = to_hex(done)
   return result
@@ -316,13 +324,13 @@ def _cut_out(runs: list[State], epoch: int) -> State:
   for i, run in enumerate(runs):
     if run['start'] <= epoch < run['stop']:
       pieces = [
-          dict(run, start=start, stop=stop, marks=dict(run['marks']))
-          for start, stop in (
-              (run['start'], epoch),
-              (epoch, epoch + 1),
-              (epoch + 1, run['stop']),
-          )
-          if start < stop
+        dict(run, start=start, stop=stop, marks=dict(run['marks']))
+        for start, stop in (
+          (run['start'], epoch),
+          (epoch, epoch + 1),
+          (epoch + 1, run['stop']),
+        )
+        if start < stop
       ]
       runs[i : i + 1] = pieces
       return next(piece for piece in pieces if piece['start'] == epoch)

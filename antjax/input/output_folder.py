@@ -1,3 +1,5 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
 """A folder of prepared data that is either whole or not there.
 
 The folder's `dataset.json` names its configuration and its files. Data are
@@ -29,8 +31,8 @@ def load_description(folder: str | os.PathLike[str]) -> dict[str, Any]:
   path = pathlib.Path(folder) / DESCRIPTION
   if not path.is_file():
     raise FileNotFoundError(
-        f'{path} is missing: {folder} holds no prepared data;'
-        ' launch/prepare_data.py makes it.'
+      f'{path} is missing: {folder} holds no prepared data;'
+      ' launch/prepare_data.py makes it.'
     )
   try:
     description = json.loads(path.read_text(encoding='utf-8'))
@@ -38,16 +40,16 @@ def load_description(folder: str | os.PathLike[str]) -> dict[str, Any]:
       raise KeyError('config, files')
   except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as e:
     raise ValueError(
-        f'{path} was not written by launch/prepare_data.py ({e}).'
+      f'{path} was not written by launch/prepare_data.py ({e}).'
     ) from e
   return description
 
 
 def is_current(
-    folder: str | os.PathLike[str],
-    config: Mapping[str, Any],
-    *,
-    overwrite: bool,
+  folder: str | os.PathLike[str],
+  config: Mapping[str, Any],
+  *,
+  overwrite: bool,
 ) -> bool:
   """Tells whether a folder already holds the data that `config` describes.
 
@@ -68,42 +70,42 @@ def is_current(
   if not folder.is_dir():
     raise ValueError(f'out={folder} is a file; needed: a folder.')
   present = {
-      str(p.relative_to(folder)) for p in folder.rglob('*') if not p.is_dir()
+    str(p.relative_to(folder)) for p in folder.rglob('*') if not p.is_dir()
   }
   if present <= {REJECTED}:  # Empty, or what a refused run leaves.
     return False
   if DESCRIPTION not in present:
     raise ValueError(
-        f'out={folder} is not empty and has no {DESCRIPTION}: it was not made'
-        ' by launch/prepare_data.py; choose another folder.'
+      f'out={folder} is not empty and has no {DESCRIPTION}: it was not made'
+      ' by launch/prepare_data.py; choose another folder.'
     )
   description = load_description(folder)
   sizes = {f['path']: f['bytes'] for f in description['files'].values()}
   foreign = sorted(present - {DESCRIPTION, REJECTED, *sizes})
   if overwrite and foreign:
     raise ValueError(
-        f'out={folder} also holds {", ".join(foreign)}, which overwrite would'
-        ' delete; move them or choose another folder.'
+      f'out={folder} also holds {", ".join(foreign)}, which overwrite would'
+      ' delete; move them or choose another folder.'
     )
   if overwrite:
     return False
   damaged = [
-      path
-      for path, size in sizes.items()
-      if path not in present or (folder / path).stat().st_size != size
+    path
+    for path, size in sizes.items()
+    if path not in present or (folder / path).stat().st_size != size
   ]
   if damaged:
     raise ValueError(
-        f'out={folder} is damaged ({", ".join(damaged)}); add --overwrite to'
-        ' make it again.'
+      f'out={folder} is damaged ({", ".join(damaged)}); add --overwrite to'
+      ' make it again.'
     )
   if description['config'] != dict(config):
     old, new = description['config'], dict(config)
     changed = [k for k in {**old, **new} if old.get(k) != new.get(k)]
     text = ', '.join(f'{k}={old.get(k)} (now {new.get(k)})' for k in changed)
     raise ValueError(
-        f'out={folder} holds data made with {text}; add --overwrite to replace'
-        ' them, or choose another folder.'
+      f'out={folder} holds data made with {text}; add --overwrite to replace'
+      ' them, or choose another folder.'
     )
   return True
 

@@ -1,3 +1,5 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
 """Bulk data work, written once as ibis expressions: read, map, split, group.
 
 Every function takes and returns ibis tables, so nothing is computed before a
@@ -26,10 +28,10 @@ _counter = itertools.count()
 
 
 def connect(
-    *,
-    threads: int = 0,
-    memory_limit: str = '',
-    temp_directory: str | os.PathLike[str] = '',
+  *,
+  threads: int = 0,
+  memory_limit: str = '',
+  temp_directory: str | os.PathLike[str] = '',
 ) -> ibis.BaseBackend:
   """Opens an in-process DuckDB that spills to disk what exceeds memory.
 
@@ -54,16 +56,16 @@ def connect(
 
 
 def read_delimited(
-    con: ibis.BaseBackend,
-    path: str | os.PathLike[str],
-    columns: Mapping[str, str],
-    *,
-    delimiter: str,
-    header: Sequence[str] | None = None,
-    encoding: str = 'utf-8',
-    quote: str = '',
-    max_rejected_share: float = 0.001,
-    rejected_path: str | os.PathLike[str],
+  con: ibis.BaseBackend,
+  path: str | os.PathLike[str],
+  columns: Mapping[str, str],
+  *,
+  delimiter: str,
+  header: Sequence[str] | None = None,
+  encoding: str = 'utf-8',
+  quote: str = '',
+  max_rejected_share: float = 0.001,
+  rejected_path: str | os.PathLike[str],
 ) -> ir.Table:
   """Reads a delimited text file strictly into a table of the connection.
 
@@ -97,18 +99,18 @@ def read_delimited(
   if header is not None:
     _check_header(path, header, delimiter, encoding)
   lines = con.read_csv(
-      path,
-      delim=delimiter,
-      columns=dict(columns),
-      header=header is not None,
-      auto_detect=False,
-      quote=quote,
-      escape=quote,
-      nullstr=_NULL_TEXT,
-      encoding=encoding,
-      store_rejects=True,
-      rejects_table=_REJECTS,
-      rejects_scan=_SCANS,
+    path,
+    delim=delimiter,
+    columns=dict(columns),
+    header=header is not None,
+    auto_detect=False,
+    quote=quote,
+    escape=quote,
+    nullstr=_NULL_TEXT,
+    encoding=encoding,
+    store_rejects=True,
+    rejects_table=_REJECTS,
+    rejects_scan=_SCANS,
   )
   # Read whole and once: a count alone would not look into the columns.
   table = con.create_table(f'delimited_{next(_counter)}', lines)
@@ -119,7 +121,7 @@ def read_delimited(
 def num_rejected(con: ibis.BaseBackend) -> int:
   """Counts the lines set aside so far by `read_delimited`."""
   exists = con.raw_sql(
-      f"SELECT count(*) FROM duckdb_tables() WHERE table_name = '{_REJECTS}'"
+    f"SELECT count(*) FROM duckdb_tables() WHERE table_name = '{_REJECTS}'"
   ).fetchall()[0][0]
   if not exists:
     return 0
@@ -144,9 +146,9 @@ def digest(seed: int, salt: str, *keys: ir.Value) -> ir.StringValue:
 
 
 def dense_ids(
-    table: ir.Table, column: str, *, first: int = 0, name: str = 'id'
+  table: ir.Table, column: str, *, first: int = 0, name: str = 'id'
 ) -> ir.Table:
-  """Maps the distinct values of a column, in sorted order, to first, first + 1...
+  """Maps the distinct values of a column, in sorted order, to dense ids.
 
   Args:
     table: Table with the column; NULLs get no id.
@@ -163,7 +165,7 @@ def dense_ids(
 
 
 def to_ids(
-    table: ir.Table, column: str, ids: ir.Table, *, missing: int = 0
+  table: ir.Table, column: str, ids: ir.Table, *, missing: int = 0
 ) -> ir.Table:
   """Replaces a column's values by their ids from `dense_ids`.
 
@@ -183,7 +185,7 @@ def to_ids(
 
 
 def in_first_share(
-    table: ir.Table, key: str, *, share: float, seed: int, salt: str
+  table: ir.Table, key: str, *, share: float, seed: int, salt: str
 ) -> ir.BooleanValue:
   """Marks a seeded random share of the rows of a table of distinct keys.
 
@@ -204,10 +206,10 @@ def in_first_share(
 
 
 def group_into_lists(
-    table: ir.Table,
-    by: Sequence[str],
-    lists: Sequence[str],
-    order_by: Sequence[str],
+  table: ir.Table,
+  by: Sequence[str],
+  lists: Sequence[str],
+  order_by: Sequence[str],
 ) -> ir.Table:
   """Groups rows into one row a key, with a list for each collected column.
 
@@ -223,20 +225,20 @@ def group_into_lists(
   """
   keys = [table[name] for name in order_by]
   return table.group_by(list(by)).agg(
-      **{name: table[name].collect(order_by=keys) for name in lists}
+    **{name: table[name].collect(order_by=keys) for name in lists}
   )
 
 
 def _check_header(
-    path: str, header: Sequence[str], delimiter: str, encoding: str
+  path: str, header: Sequence[str], delimiter: str, encoding: str
 ) -> None:
   """Raises ValueError if the first line is not the expected header."""
   with open(path, encoding=encoding, errors='replace', newline='\n') as file:
     found = file.readline().rstrip('\r\n').lstrip('\ufeff').split(delimiter)
   if found != list(header):
     raise ValueError(
-        f'read_delimited: {path} has the columns {", ".join(found)}; needed:'
-        f' {", ".join(header)}.'
+      f'read_delimited: {path} has the columns {", ".join(found)}; needed:'
+      f' {", ".join(header)}.'
     )
 
 
@@ -246,21 +248,21 @@ def _rejected(con: ibis.BaseBackend) -> ir.Table:
   scans = con.table(_SCANS).select('scan_id', 'file_id', 'file_path').distinct()
   joined = rejects.join(scans, ['scan_id', 'file_id'])
   return joined.select(
-      file=joined.file_path,
-      line=joined.line,
-      column=joined.column_name,
-      reason=joined.error_type.cast('string').lower(),
-      message=joined.error_message,
-      text=joined.csv_line,
+    file=joined.file_path,
+    line=joined.line,
+    column=joined.column_name,
+    reason=joined.error_type.cast('string').lower(),
+    message=joined.error_message,
+    text=joined.csv_line,
   )
 
 
 def _check_rejected(
-    con: ibis.BaseBackend,
-    path: str,
-    table: ir.Table,
-    max_rejected_share: float,
-    rejected_path: str | os.PathLike[str],
+  con: ibis.BaseBackend,
+  path: str,
+  table: ir.Table,
+  max_rejected_share: float,
+  rejected_path: str | os.PathLike[str],
 ) -> None:
   """Writes the lines set aside, if any, and refuses too many of them."""
   rejected = _rejected(con)
@@ -275,16 +277,16 @@ def _check_rejected(
   if int(unclosed.count().execute()):
     line = int(unclosed.line.min().execute())
     raise ValueError(
-        f'read_delimited: {path}: the quote in line {line} is never closed, so'
-        ' the lines after it cannot be told apart; close it.'
+      f'read_delimited: {path}: the quote in line {line} is never closed, so'
+      ' the lines after it cannot be told apart; close it.'
     )
   num_lines = int(table.count().execute()) + num_bad
   text = f'{num_bad} of {num_lines} lines of {path} are malformed'
   if num_bad > max_rejected_share * num_lines:
     raise ValueError(
-        f'read_delimited: {text}, more than max_rejected_share='
-        f'{max_rejected_share:g}; the first is {where} All are in'
-        f' {os.fspath(rejected_path)}; correct them or raise'
-        ' max_rejected_share.'
+      f'read_delimited: {text}, more than max_rejected_share='
+      f'{max_rejected_share:g}; the first is {where} All are in'
+      f' {os.fspath(rejected_path)}; correct them or raise'
+      ' max_rejected_share.'
     )
   logging.warning('%s and set aside in %s.', text, os.fspath(rejected_path))

@@ -1,32 +1,31 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
 """Record files: Parquet and ArrayRecord, read by contiguous block.
 
 A record is a dict of numpy values: a scalar, a 1-D array, or a 2-D array whose
 rows are padded with -1 to a width that is the same in the whole file. Both
 formats give the same records. Neither jax nor grain is imported here.
 
-ArrayRecord holds opaque bytes; `encode` and `decode` define them. The coding
-is self-describing and safe to read: no pickle, no code, every length checked.
+`record_writer` writes both; `record_codec` says what an ArrayRecord holds.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-import contextlib
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import os
-import struct
 from typing import Any, Protocol
-import uuid
 
 from array_record.python import array_record_module
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from antjax.input import record_codec
+
 Record = dict[str, Any]  # Name -> np.ndarray, numpy scalar, or str.
 
-_METADATA_KEY = b'antjax.padded'
-_MAGIC = b'AJR1'
-_TEXT = 'U'  # Type code of a UTF-8 text; arrays carry their numpy type code.
+# Parquet metadata: JSON, column -> width of the inner lists of a 2-D field.
+WIDTHS_KEY = b'antjax.widths'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +45,9 @@ class Field:
   def arrow_type(self) -> pa.DataType:
     """Returns the Arrow type of the column in a Parquet file."""
     kind = (
-        pa.string()
-        if self.dtype == 'str'
-        else pa.from_numpy_dtype(np.dtype(self.dtype))
+      pa.string()
+      if self.dtype == 'str'
+      else pa.from_numpy_dtype(np.dtype(self.dtype))
     )
     for _ in range(self.ndim):
       kind = pa.list_(kind)
@@ -79,7 +78,7 @@ class ParquetSource:
   """
 
   def __init__(
-      self, path: str | os.PathLike[str], schema: Schema | None = None
+    self, path: str | os.PathLike[str], schema: Schema | None = None
   ):
     """Opens the file and checks its columns; reads no records.
 
@@ -96,22 +95,22 @@ class ParquetSource:
       self._file = pq.ParquetFile(self._path)
     except (pa.ArrowInvalid, OSError) as e:
       raise ValueError(
-          f'ParquetSource: {self._path} is not a whole Parquet file:'
-          f' {_one_line(e)}'
+        f'ParquetSource: {self._path} is not a whole Parquet file:'
+        f' {_one_line(e)}'
       ) from e
     found = self._file.schema_arrow
     if schema is not None:
       kinds = {
-          name: Field(*_numpy_type(found.field(name).type))
-          for name in found.names
+        name: Field(*_numpy_type(found.field(name).type))
+        for name in found.names
       }
       _check_schema('ParquetSource', self._path, schema, kinds)
     self._columns = list(found.names if schema is None else schema)
-    widths = json.loads((found.metadata or {}).get(_METADATA_KEY, b'{}'))
+    widths = json.loads((found.metadata or {}).get(WIDTHS_KEY, b'{}'))
     self._widths: dict[str, int] = widths
     sizes = [
-        self._file.metadata.row_group(i).num_rows
-        for i in range(self._file.num_row_groups)
+      self._file.metadata.row_group(i).num_rows
+      for i in range(self._file.num_row_groups)
     ]
     self._starts = np.cumsum([0, *sizes])
 
@@ -126,7 +125,7 @@ class ParquetSource:
     first = int(np.searchsorted(self._starts, start, side='right')) - 1
     last = int(np.searchsorted(self._starts, stop, side='left'))
     table = self._file.read_row_groups(
-        range(first, last), columns=self._columns, use_threads=False
+      range(first, last), columns=self._columns, use_threads=False
     )
     table = table.slice(start - int(self._starts[first]), stop - start)
     return records_from_arrow(table, self._widths)
@@ -136,7 +135,7 @@ class ArrayRecordSource:
   """Records of one ArrayRecord file written by `write_array_record`."""
 
   def __init__(
-      self, path: str | os.PathLike[str], schema: Schema | None = None
+    self, path: str | os.PathLike[str], schema: Schema | None = None
   ):
     """Opens the file and checks the fields of its first record.
 
@@ -152,19 +151,19 @@ class ArrayRecordSource:
     self._path = _existing_file('ArrayRecordSource', path)
     try:
       self._reader = array_record_module.ArrayRecordReader(
-          self._path, options='readahead_buffer_size:0'
+        self._path, options='readahead_buffer_size:0'
       )
       self._num_records = int(self._reader.num_records())
     except (RuntimeError, ValueError) as e:
       raise ValueError(
-          f'ArrayRecordSource: {self._path} is not a whole ArrayRecord file:'
-          f' {_one_line(e)}'
+        f'ArrayRecordSource: {self._path} is not a whole ArrayRecord file:'
+        f' {_one_line(e)}'
       ) from e
     self._names: Sequence[str] | None = None if schema is None else list(schema)
     if schema is not None and self._num_records:
       kinds = {
-          name: Field(_dtype_name(value), np.ndim(value))
-          for name, value in self._decode(self._reader.read([0])[0], 0).items()
+        name: Field(_dtype_name(value), np.ndim(value))
+        for name, value in self._decode(self._reader.read([0])[0], 0).items()
       }
       _check_schema('ArrayRecordSource', self._path, schema, kinds)
 
@@ -177,8 +176,8 @@ class ArrayRecordSource:
     if start == stop:
       return []
     records = [
-        self._decode(data, start + i)
-        for i, data in enumerate(self._reader.read(start, stop))
+      self._decode(data, start + i)
+      for i, data in enumerate(self._reader.read(start, stop))
     ]
     if self._names is None:
       return records
@@ -186,15 +185,15 @@ class ArrayRecordSource:
 
   def _decode(self, data: bytes, index: int) -> Record:
     try:
-      return decode(data)
+      return record_codec.decode(data)
     except ValueError as e:
       raise ValueError(
-          f'ArrayRecordSource: record {index} of {self._path}: {e}'
+        f'ArrayRecordSource: record {index} of {self._path}: {e}'
       ) from e
 
 
 def open_source(
-    path: str | os.PathLike[str], schema: Schema | None = None
+  path: str | os.PathLike[str], schema: Schema | None = None
 ) -> ParquetSource | ArrayRecordSource:
   """Opens a record file by its suffix, .parquet or .array_record."""
   suffix = os.path.splitext(os.fspath(path))[1]
@@ -203,81 +202,13 @@ def open_source(
   if suffix == '.array_record':
     return ArrayRecordSource(path, schema)
   raise ValueError(
-      f'open_source: {os.fspath(path)}: unknown suffix {suffix!r}; needed:'
-      ' .parquet or .array_record.'
+    f'open_source: {os.fspath(path)}: unknown suffix {suffix!r}; needed:'
+    ' .parquet or .array_record.'
   )
-
-
-def write_parquet(
-    path: str | os.PathLike[str],
-    batches: Iterable[pa.RecordBatch],
-    schema: Schema,
-    *,
-    row_group_size: int = 256,
-) -> int:
-  """Writes Arrow batches to a Parquet file that appears only when whole.
-
-  Args:
-    path: File to write; an existing file is replaced at the end.
-    batches: Columns of at least `schema`; integers are cast with a check.
-    schema: Columns to write and their types.
-    row_group_size: Records in a row group, the unit of reading.
-
-  Returns:
-    Number of records written.
-  """
-  widths = {n: f.width for n, f in schema.items() if f.ndim == 2}
-  arrow_schema = pa.schema(
-      [(name, field.arrow_type()) for name, field in schema.items()],
-      metadata={_METADATA_KEY: json.dumps(widths).encode()},
-  )
-  num_records = 0
-  with _replacing(path) as temporary:
-    with pq.ParquetWriter(temporary, arrow_schema, compression='zstd') as file:
-      for table in _regroup(batches, arrow_schema, row_group_size):
-        file.write_table(table, row_group_size=row_group_size)
-        num_records += table.num_rows
-  return num_records
-
-
-def write_array_record(
-    path: str | os.PathLike[str],
-    batches: Iterable[pa.RecordBatch],
-    schema: Schema,
-    *,
-    group_size: int = 16,
-) -> int:
-  """Writes Arrow batches to an ArrayRecord file that appears only when whole.
-
-  Args:
-    path: File to write; an existing file is replaced at the end.
-    batches: Columns of at least `schema`; integers are cast with a check.
-    schema: Fields to write and their types.
-    group_size: Records compressed together: more is smaller, but a read of one
-      record decodes all of its group.
-
-  Returns:
-    Number of records written.
-  """
-  widths = {n: f.width for n, f in schema.items() if f.ndim == 2}
-  arrow_schema = pa.schema([(n, f.arrow_type()) for n, f in schema.items()])
-  num_records = 0
-  with _replacing(path) as temporary:
-    writer = array_record_module.ArrayRecordWriter(
-        temporary, f'group_size:{group_size}'
-    )
-    try:
-      for table in _regroup(batches, arrow_schema, 1024):
-        for record in records_from_arrow(table, widths):
-          writer.write(encode(record))
-          num_records += 1
-    finally:
-      writer.close()
-  return num_records
 
 
 def records_from_arrow(
-    table: pa.Table, widths: Mapping[str, int]
+  table: pa.Table, widths: Mapping[str, int]
 ) -> list[Record]:
   """Turns Arrow columns into records.
 
@@ -290,92 +221,17 @@ def records_from_arrow(
     One dict a row; arrays are views of the columns where that is possible.
   """
   columns = {
-      name: _column_values(name, table[name], widths.get(name))
-      for name in table.column_names
+    name: _column_values(name, table[name], widths.get(name))
+    for name in table.column_names
   }
   return [
-      {name: values[i] for name, values in columns.items()}
-      for i in range(table.num_rows)
+    {name: values[i] for name, values in columns.items()}
+    for i in range(table.num_rows)
   ]
 
 
-def encode(record: Mapping[str, Any]) -> bytes:
-  """Encodes a record of numpy scalars, numpy arrays and texts as bytes.
-
-  Layout, little-endian: 'AJR1', uint16 number of fields, then for each field:
-  uint8 + name, uint8 + type ('U' for text, else numpy's, such as '<i4'),
-  uint8 number of dims, uint32 each dim, uint32 + value bytes.
-
-  Raises:
-    ValueError: A value is of another kind.
-  """
-  parts = [_MAGIC, struct.pack('<H', len(record))]
-  for name, value in record.items():
-    if isinstance(value, str):
-      kind, shape, data = _TEXT, (), value.encode()
-    else:
-      array = np.asarray(value)
-      if array.dtype.kind not in 'biuf':
-        raise ValueError(
-            f'encode: field {name!r} is {type(value).__name__} of'
-            f' {array.dtype}; needed: numbers, bools or str.'
-        )
-      array = array.astype(array.dtype.newbyteorder('<'), copy=False)
-      kind, shape, data = array.dtype.str, array.shape, array.tobytes()
-    for text in (name, kind):
-      raw = text.encode()
-      parts += [struct.pack('<B', len(raw)), raw]
-    parts.append(struct.pack(f'<B{len(shape)}I', len(shape), *shape))
-    parts += [struct.pack('<I', len(data)), data]
-  return b''.join(parts)
-
-
-def decode(data: bytes) -> Record:
-  """Decodes what `encode` made; arrays are read-only views of `data`.
-
-  Raises:
-    ValueError: `data` is damaged or was not made by `encode`.
-  """
-  if data[:4] != _MAGIC:
-    raise ValueError('not a record of antjax (no AJR1 at its start).')
-  position = 4
-
-  def take(size: int) -> bytes:
-    nonlocal position
-    piece = data[position : position + size]
-    if len(piece) != size:
-      raise ValueError('the record is cut short.')
-    position += size
-    return piece
-
-  record: Record = {}
-  (num_fields,) = struct.unpack('<H', take(2))
-  for _ in range(num_fields):
-    name = take(take(1)[0]).decode()
-    kind = take(take(1)[0]).decode()
-    ndim = take(1)[0]
-    shape = struct.unpack(f'<{ndim}I', take(4 * ndim))
-    value = take(struct.unpack('<I', take(4))[0])
-    if kind == _TEXT:
-      record[name] = value.decode()
-      continue
-    try:
-      dtype = np.dtype(kind)
-    except TypeError as e:
-      raise ValueError(f'field {name!r} has the unknown type {kind!r}.') from e
-    if dtype.kind not in 'biuf':
-      raise ValueError(f'field {name!r} has the type {kind!r}, not a number.')
-    array = np.frombuffer(value, dtype)
-    if array.size != int(np.prod(shape, dtype=np.int64)):
-      raise ValueError(f'field {name!r} does not fill its shape {shape}.')
-    record[name] = array.reshape(shape) if ndim else array[0]
-  if position != len(data):
-    raise ValueError(f'{len(data) - position} bytes follow the record.')
-  return record
-
-
 def _column_values(
-    name: str, column: pa.ChunkedArray, width: int | None
+  name: str, column: pa.ChunkedArray, width: int | None
 ) -> Sequence[Any]:
   """Returns one value a row of a column without NULLs."""
   array = column.combine_chunks()
@@ -398,7 +254,7 @@ def _column_values(
 
 
 def _padded(
-    lists: pa.ListArray, offsets: np.ndarray, width: int | None
+  lists: pa.ListArray, offsets: np.ndarray, width: int | None
 ) -> list[np.ndarray]:
   """Pads inner lists with -1; offsets [N + 1] cut them into N records."""
   inner = lists.offsets.to_numpy()
@@ -418,45 +274,11 @@ def _padded(
   return result
 
 
-def _regroup(
-    batches: Iterable[pa.RecordBatch], schema: pa.Schema, size: int
-) -> Iterator[pa.Table]:
-  """Casts batches and cuts them anew into tables of `size` rows."""
-  waiting: list[pa.Table] = []
-  num_rows = 0
-  for batch in batches:
-    table = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
-    waiting.append(table)
-    num_rows += table.num_rows
-    if num_rows >= size:
-      whole = pa.concat_tables(waiting)
-      cut = num_rows - num_rows % size
-      for start in range(0, cut, size):
-        yield whole.slice(start, size)
-      waiting, num_rows = [whole.slice(cut)], num_rows - cut
-  if num_rows:
-    yield pa.concat_tables(waiting)
-
-
-@contextlib.contextmanager
-def _replacing(path: str | os.PathLike[str]) -> Iterator[str]:
-  """Gives a temporary name that becomes `path` at a clean end, else vanishes."""
-  path = os.fspath(path)
-  folder, name = os.path.split(path)
-  temporary = os.path.join(folder, f'.{name}.{uuid.uuid4().hex}.partial')
-  try:
-    yield temporary
-    os.replace(temporary, path)
-  finally:
-    if os.path.exists(temporary):
-      os.remove(temporary)
-
-
 def _existing_file(call: str, path: str | os.PathLike[str]) -> str:
   path = os.fspath(path)
   if not os.path.isfile(path):
     raise FileNotFoundError(
-        f'{call}: no such file: {path}; launch/prepare_data.py writes it.'
+      f'{call}: no such file: {path}; launch/prepare_data.py writes it.'
     )
   return path
 
@@ -464,23 +286,22 @@ def _existing_file(call: str, path: str | os.PathLike[str]) -> str:
 def _check_block(path: str, start: int, stop: int, size: int) -> None:
   if not 0 <= start <= stop <= size:
     raise ValueError(
-        f'read({start}, {stop}) of {path}: needed 0 <= start <= stop <= {size}.'
+      f'read({start}, {stop}) of {path}: needed 0 <= start <= stop <= {size}.'
     )
 
 
 def _check_schema(
-    call: str, path: str, schema: Schema, found: Mapping[str, Field]
+  call: str, path: str, schema: Schema, found: Mapping[str, Field]
 ) -> None:
   """Raises ValueError where a field is missing or of another type."""
   for name, field in schema.items():
     if name not in found:
       raise ValueError(
-          f'{call}: {path} has no column {name!r}; it has:'
-          f' {", ".join(found)}.'
+        f'{call}: {path} has no column {name!r}; it has: {", ".join(found)}.'
       )
     if (found[name].dtype, found[name].ndim) != (field.dtype, field.ndim):
       raise ValueError(
-          f'{call}: {path}: column {name!r} is {found[name]}; needed: {field}.'
+        f'{call}: {path}: column {name!r} is {found[name]}; needed: {field}.'
       )
 
 
