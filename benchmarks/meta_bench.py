@@ -1,0 +1,366 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Meta-learning steps a second, beside the same step in PyTorch.
+
+  python -m benchmarks.meta_bench > results.jsonl
+
+prints one JSON line a case and peer (see `benchmarks.meta_peers`). Needs the
+extra `bench`.
+
+What the clock sees, on both sides: a call with all inputs in place, that
+gathers the embedding rows of the batch from its row buffer, adapts to each
+task, and returns the mean query loss and its gradients with respect to the
+dense parameters and to the row buffer, all of them ready. Outside of it, on
+both sides: making the batch, distinct ids and routing, the optimizer. An
+example is one support or query row. float32 throughout.
+
+First both sides must agree, from the same weights, on the loss and on every
+gradient; otherwise an error line is printed and the exit status is 1. Then
+after a warm-up at full size they alternate in blocks, and medians over all
+calls are compared.
+
+Each side runs in a process of its own, started with the memory settings that
+suit it, and only one works at a time: the other one waits for its next order in
+a read, and a block starts after a pause in which the OpenMP threads of a PyTorch
+that has just finished stop spinning. In one process the two thread pools would
+share the cores.
+"""
+
+from collections.abc import Callable, Sequence
+import contextlib
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from absl import app
+from absl import flags
+import numpy as np
+
+from benchmarks import meta_problem
+
+_SMOKE = flags.DEFINE_bool('smoke', False, 'A tiny problem, a few calls.')
+_PEERS = flags.DEFINE_list(
+    'peers', ['loop', 'functional', 'compiled'], 'Peers to run against.'
+)
+_CASES = flags.DEFINE_list(
+    'cases',
+    [],
+    'Only these, as adapted-order-steps, for example mlp-2-1; empty: all.',
+)
+_ROUNDS = flags.DEFINE_integer('rounds', 15, 'Blocks of each side.', 1)
+_BLOCK_S = flags.DEFINE_float('block_s', 0.3, 'Seconds of a block.', 0.0)
+_THREADS = flags.DEFINE_integer('threads', os.cpu_count(), 'PyTorch threads.')
+_WORKER = flags.DEFINE_enum(
+    'worker', None, ['antjax', 'torch'], 'Internal: the side to be.'
+)
+
+_WARM_UP_CALLS = 5
+# Longer than an idle OpenMP thread spins before it sleeps.
+_PAUSE_S = 0.05
+# float32 sums of some thousand terms in another order, through two gradients.
+_LOSS_RTOL = 1e-5
+_GRAD_TOLERANCE = 2e-4  # Of the largest entry of a gradient.
+# Keeps freed memory in the process: up to 1.5 times faster PyTorch here.
+_TORCH_ENV = {
+    'MALLOC_MMAP_THRESHOLD_': '4294967296',
+    'MALLOC_TRIM_THRESHOLD_': '4294967296',
+}
+
+
+def _antjax_step(
+    case: meta_problem.Case, num_support: int, arrays: dict[str, np.ndarray]
+) -> Callable[[], tuple[Any, dict[str, Any]]]:
+  """Returns our step on a problem of `meta_problem.make`."""
+  # Here, because the parent and the other worker never need JAX.
+  from flax import nnx
+  import jax
+  import jax.numpy as jnp
+  import optax
+
+  from antjax.layers import fast_weights
+  from antjax.layers import mlp
+  from antjax.meta import maml
+
+  num_layers = sum(name.startswith('w') for name in arrays)
+  widths = [arrays[f'w{i}'].shape[1] for i in range(num_layers)]
+  graphdef, params = nnx.split(
+      mlp.MLP(
+          arrays['w0'].shape[0], widths, activate_last=False, rngs=nnx.Rngs(0)
+      )
+  )
+  names = {
+      f'layers/{i}/{leaf}': f'{short}{i}'
+      for i in range(num_layers)
+      for leaf, short in (('kernel', 'w'), ('bias', 'b'))
+  }
+  params = fast_weights.replace_leaves(
+      params, {leaf: jnp.asarray(arrays[short]) for leaf, short in names.items()}
+  )
+  inner = maml.InnerLoop(
+      num_steps=case.inner_steps,
+      learning_rate=meta_problem.LEARNING_RATE,
+      order=case.order,
+      adapt=case.adapted,
+  )
+
+  def loss(model, rows, part):
+    if case.adapted == 'mlp':
+      x = part['vectors']
+    else:
+      x = rows['row'][part['index']]
+    logits = model(x.reshape(*x.shape[:-2], -1))[..., 0]
+    return optax.sigmoid_binary_cross_entropy(logits, part['label']).mean()
+
+  def task_loss(params, task_rows, support, query):
+    model, rows = maml.adapt_task(
+        loss,
+        params,
+        task_rows,
+        support,
+        inner,
+        merge_fn=functools.partial(nnx.merge, graphdef),
+    )
+    return loss(model, rows, query)
+
+  def mean_loss(params, rows, batch):
+    task_rows, parts = {}, {'label': batch['label']}
+    if case.adapted == 'mlp':
+      parts['vectors'] = rows[batch['index']]
+    else:
+      parts['index'] = batch['task_index']
+      task_rows = {'row': rows[batch['task_rows']]}
+    support, query = (
+        {name: x[:, cut] for name, x in parts.items()}
+        for cut in (slice(None, num_support), slice(num_support, None))
+    )
+    losses = jax.vmap(task_loss, (None, 0, 0, 0))(
+        params, task_rows, support, query
+    )
+    return losses.mean()
+
+  step = jax.jit(jax.value_and_grad(mean_loss, (0, 1)))
+  rows = jnp.asarray(arrays['rows'])
+  batch = {
+      name: jnp.asarray(arrays[name])
+      for name in ('index', 'task_rows', 'task_index', 'label')
+  }
+
+  def run():
+    value, (grads, row_grads) = jax.block_until_ready(step(params, rows, batch))
+    leaves = fast_weights.named_leaves(grads)
+    named = {short: leaves[leaf] for leaf, short in names.items()}
+    return value, named | {'rows': row_grads}
+
+  return run
+
+
+def _work(side: str) -> None:
+  """Serves orders, a JSON line each, until stdin ends."""
+  out = os.fdopen(os.dup(1), 'w')
+  os.dup2(2, 1)  # What libraries print must not get between the replies.
+  run = None
+  if side == 'torch':
+    import torch
+
+    from benchmarks import meta_peers
+
+    torch.set_num_threads(_THREADS.value)
+    torch.set_num_interop_threads(1)
+  for line in sys.stdin:
+    order = json.loads(line)
+    reply: Any = None
+    if order['do'] == 'prepare':
+      case = meta_problem.Case(**order['case'])
+      args = case, order['num_support'], meta_problem.load(order['problem'])
+      if side == 'torch':
+        torch.compiler.reset()
+        run = meta_peers.make_step(order['peer'], *args)
+      else:
+        run = _antjax_step(*args)
+      start = time.perf_counter()
+      value, grads = run()
+      reply = {'first_call_s': time.perf_counter() - start}
+      meta_problem.save(
+          {'loss': np.asarray(value)}
+          | {name: np.asarray(grad) for name, grad in grads.items()},
+          pathlib.Path(order['answer']),
+      )
+      for _ in range(_WARM_UP_CALLS):
+        run()
+    elif order['do'] == 'time':
+      reply = []
+      end = time.perf_counter() + order['block_s']
+      while not reply or time.perf_counter() < end:
+        start = time.perf_counter()
+        run()
+        reply.append(time.perf_counter() - start)
+    print(json.dumps(reply), file=out, flush=True)
+
+
+class _Side:
+  """A worker process and the orders it takes."""
+
+  def __init__(self, side: str, env: dict[str, str]):
+    self._side = side
+    self._process = subprocess.Popen(
+        [
+            sys.executable,
+            '-m',
+            'benchmarks.meta_bench',
+            f'--worker={side}',
+            f'--threads={_THREADS.value}',
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | env,
+    )
+
+  def order(self, do: str, **fields: Any) -> Any:
+    self._process.stdin.write(json.dumps({'do': do} | fields) + '\n')
+    self._process.stdin.flush()
+    reply = self._process.stdout.readline()
+    if not reply:
+      raise RuntimeError(
+          f'meta_bench: the {self._side} worker died during {do!r}; its output '
+          'is above.'
+      )
+    return json.loads(reply)
+
+  def close(self) -> None:
+    self._process.stdin.close()
+    self._process.wait()
+
+
+def disagreement(
+    ours: dict[str, np.ndarray], peer: dict[str, np.ndarray]
+) -> str | None:
+  """Says where loss and gradients differ by more than rounding, or None."""
+  if not np.allclose(ours['loss'], peer['loss'], rtol=_LOSS_RTOL, atol=0):
+    return f'loss {ours["loss"]} and {peer["loss"]}'
+  if ours.keys() != peer.keys():
+    return f'gradients of {sorted(ours)} and of {sorted(peer)}'
+  for name, grad in peer.items():
+    difference = float(np.max(np.abs(ours[name] - grad)))
+    if not difference <= _GRAD_TOLERANCE * float(np.max(np.abs(grad))):
+      return f'gradient of {name} differs by {difference}'
+  return None
+
+
+def _rates(num_examples: int, seconds: Sequence[float]) -> tuple[float, list]:
+  """Returns median and [10th, 90th percentile] of examples/s over calls."""
+  rates = num_examples / np.asarray(seconds)
+  low, median, high = np.percentile(rates, [10, 50, 90])
+  return round(median), [round(low), round(high)]
+
+
+def _compare(sides, case, peer, sizes, folder) -> dict[str, Any]:
+  """Runs one case against one peer; returns its line."""
+  common = {
+      'case': dataclasses.asdict(case),
+      'num_support': sizes.num_support,
+      'problem': str(folder / 'problem.npz'),
+      'peer': peer,
+  }
+  line: dict[str, Any] = {'case': common['case'], 'peer': peer}
+  answers, first_s = [], []
+  for name, side in sides.items():
+    answer = str(folder / f'{name}.npz')
+    reply = side.order('prepare', **common, answer=answer)
+    first_s.append(round(reply['first_call_s'], 2))
+    answers.append(meta_problem.load(answer))
+  wrong = disagreement(*answers)
+  if wrong:
+    return line | {'error': f'antjax and {peer} disagree: {wrong}.'}
+  seconds: dict[str, list[float]] = {name: [] for name in sides}
+  rounds, block_s = (1, 0.0) if _SMOKE.value else (
+      _ROUNDS.value, _BLOCK_S.value
+  )
+  for _ in range(rounds):
+    for name, side in sides.items():
+      time.sleep(_PAUSE_S)
+      seconds[name] += side.order('time', block_s=block_s)
+  ours, our_spread = _rates(sizes.num_examples, seconds['antjax'])
+  theirs, their_spread = _rates(sizes.num_examples, seconds['torch'])
+  return line | {
+      'examples_per_s': ours,
+      'peer_examples_per_s': theirs,
+      'ratio': round(ours / theirs, 3),
+      'p10_p90_examples_per_s': our_spread,
+      'peer_p10_p90_examples_per_s': their_spread,
+      'num_calls': [len(s) for s in seconds.values()],
+      'first_call_s': first_s,
+      'load_average': os.getloadavg()[0],
+  }
+
+
+def _machine() -> dict[str, Any]:
+  """Returns what a reader needs to judge the figures."""
+  model = 'unknown CPU'
+  with contextlib.suppress(OSError):
+    for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
+      if line.startswith('model name'):
+        model = line.split(':')[1].strip()
+        break
+  return {
+      'device': f'cpu: {model}, {os.cpu_count()} cores',
+      'dtype': 'float32',
+      'versions': {
+          name: importlib.metadata.version(name)
+          for name in ('jax', 'jaxlib', 'flax', 'torch', 'numpy')
+      },
+  }
+
+
+def _selected_cases() -> list[meta_problem.Case]:
+  """Returns the cases that --cases names.
+
+  Raises:
+    ValueError: a name is not one of a case.
+  """
+  by_name = {
+      f'{c.adapted}-{c.order}-{c.inner_steps}': c for c in meta_problem.CASES
+  }
+  for name in _CASES.value:
+    if name not in by_name:
+      raise ValueError(f'--cases={name}: use some of {", ".join(by_name)}.')
+  return [by_name[name] for name in _CASES.value or by_name]
+
+
+def main(argv: Sequence[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'got {argv[1:]}; meta_bench takes flags only.')
+  if _WORKER.value:
+    _work(_WORKER.value)
+    return
+  sizes = meta_problem.SMOKE if _SMOKE.value else meta_problem.Sizes()
+  facts = _machine() | {'sizes': dataclasses.asdict(sizes)}
+  failed = False
+  with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+    folder = pathlib.Path(folder)
+    meta_problem.save(meta_problem.make(sizes), folder / 'problem.npz')
+    sides = {
+        'antjax': _Side('antjax', {'JAX_PLATFORMS': 'cpu'}),
+        'torch': _Side('torch', _TORCH_ENV),
+    }
+    for side in sides.values():
+      stack.callback(side.close)
+    for case in _selected_cases():
+      for peer in _PEERS.value:
+        line = _compare(sides, case, peer, sizes, folder)
+        failed |= 'error' in line
+        print(json.dumps(line | facts), flush=True)
+  if failed:
+    sys.exit(1)
+
+
+if __name__ == '__main__':
+  app.run(main)
