@@ -1,0 +1,84 @@
+# make quickstart    fetch MovieLens-1M and train a meta-DLRM on it
+# make test          lint, types and the fast tests
+# make test-slow     all tests
+# make bench         antjax beside its peers
+#
+# PYTHON chooses the interpreter: make test PYTHON=python3.12. Each version that
+# is named so has its own environment, .venv-3.12; the default one is .venv.
+# PYTEST_FLAGS is added to pytest's command line: make test PYTEST_FLAGS='-x -k ring'.
+
+SUPPORTED := python3.11 python3.12 python3.13 python3
+IS_SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+
+ifeq ($(origin PYTHON),undefined)
+  # The first of them that is here and of a supported version.
+  PYTHON := $(firstword $(foreach p,$(SUPPORTED),\
+    $(if $(filter ok,$(shell $(p) -c '$(IS_SUPPORTED)' 2>/dev/null && echo ok)),$(p))))
+  VENV := .venv
+else
+  VENV := .venv-$(shell $(PYTHON) -c \
+    'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+endif
+
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+PYTEST_FLAGS ?=
+
+.PHONY: help quickstart test test-fast test-slow lint bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,8p
+
+quickstart: $(VENV)/.run-stamp
+	$(VENV)/bin/python -m launch.prepare_data
+	$(VENV)/bin/python -m launch.local_cluster --hosts=2 --devices_per_host=4 \
+	  -- launch/train_gmeta.py --flagfile=launch/recipes/quickstart.flags
+
+test: lint test-fast
+
+test-fast: $(VENV)/.dev-stamp
+	$(VENV)/bin/python -m pytest -m 'not slow' $(PYTEST_FLAGS)
+
+test-slow: lint
+	$(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
+
+lint: $(VENV)/.dev-stamp
+	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python -m ruff format --check .
+	$(VENV)/bin/python -m mypy
+
+bench: $(VENV)/.bench-stamp
+	$(VENV)/bin/python -m benchmarks.meta_bench
+
+# Environments and caches. What jobs fetched or wrote (data/, runs/) stays.
+clean:
+	rm -rf .venv .venv-3.* .mypy_cache .pytest_cache .ruff_cache .hypothesis \
+	  build dist antjax.egg-info
+	find antjax launch tests benchmarks -name __pycache__ -type d \
+	  -prune -exec rm -rf {} + 2>/dev/null || true
+
+# The stamps: set up once, and again when what is asked for has changed.
+$(VENV)/.venv-stamp:
+	@$(PYTHON) -c '$(IS_SUPPORTED)' 2>/dev/null || { \
+	  echo 'antjax needs Python 3.11, 3.12 or 3.13; "$(PYTHON)" is none of' \
+	    'them. Install one, or name it: make PYTHON=/path/to/python3.12'; \
+	  exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo '$(PYTHON) cannot make virtual environments; on Debian and Ubuntu:' \
+	    'apt-get install python3-venv'; \
+	  exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.run-stamp: requirements.txt setup.cfg pyproject.toml | $(VENV)/.venv-stamp
+	$(PIP) install --quiet -r requirements.txt
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev-stamp: requirements-dev.txt $(VENV)/.run-stamp
+	$(PIP) install --quiet -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/.bench-stamp: requirements-bench.txt $(VENV)/.run-stamp
+	$(PIP) install --quiet -r requirements-bench.txt
+	@touch $@

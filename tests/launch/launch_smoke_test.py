@@ -1,0 +1,56 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Every entry point answers --help and refuses a wrong flag in one line."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
+_SCRIPTS = sorted(
+  path
+  for path in (_ROOT / 'launch').glob('*.py')
+  if "\nif __name__ == '__main__'" in path.read_text()
+)
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+  return subprocess.run(
+    [sys.executable, *command],
+    cwd=_ROOT,
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+
+
+def test_there_are_scripts():
+  assert 'local_cluster' in {path.stem for path in _SCRIPTS}
+
+
+@pytest.mark.parametrize('script', _SCRIPTS, ids=lambda path: path.stem)
+def test_help_explains_every_flag(script):
+  done = _run('-m', f'launch.{script.stem}', '--help')
+  assert done.returncode in (0, 1), done.stderr  # absl: 1.
+  assert 'Traceback' not in done.stderr
+  # Its docstring comes first, then its own flags.
+  first = re.search(r'"""(.+?)\n', script.read_text()).group(1)
+  assert first.strip('"') in done.stdout
+  own = done.stdout.split('absl.app:')[0]
+  assert len(re.findall(r'^  --', own, re.MULTILINE)) >= 2, own
+  assert '(no help available)' not in own
+
+
+@pytest.mark.parametrize('script', _SCRIPTS, ids=lambda path: path.stem)
+def test_unknown_flag_is_refused(script):
+  done = _run('-m', f'launch.{script.stem}', '--no_such_flag=1')
+  assert done.returncode == 1
+  assert "Unknown command line flag 'no_such_flag'" in done.stderr
+  assert 'Traceback' not in done.stderr
+
+
+if __name__ == '__main__':
+  raise SystemExit(pytest.main([__file__]))

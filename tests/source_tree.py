@@ -1,0 +1,120 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Reads this repository's own sources, for the tests of its rules."""
+
+import ast
+from collections.abc import Iterator
+import configparser
+import dataclasses
+import pathlib
+import re
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+FOLDERS = ('antjax', 'benchmarks', 'launch', 'tests')
+
+# Where the name to import is not the name to install.
+_IMPORT_NAMES = {
+  'absl-py': ['absl'],
+  'array-record': ['array_record'],
+  'ibis-framework': ['ibis', 'duckdb'],  # With its extra duckdb.
+  'orbax-checkpoint': ['orbax'],
+  'pytest-xdist': ['xdist'],
+  'tensorboardx': ['tensorboardX'],
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+  """One imported module: 'antjax.mesh.mesh', 'jax', ...
+
+  Attributes:
+    module: Full name; of `from a import b` it is a.b if that is a module.
+    line: Line of the statement.
+    at_import_time: False inside a function and under TYPE_CHECKING.
+  """
+
+  module: str
+  line: int
+  at_import_time: bool
+
+
+def python_files(root: pathlib.Path = ROOT) -> list[pathlib.Path]:
+  """Returns the .py files of the repository, sorted."""
+  return sorted(
+    path
+    for folder in FOLDERS
+    for path in (root / folder).rglob('*.py')
+    if '__pycache__' not in path.parts
+  )
+
+
+def module_name(path: pathlib.Path, root: pathlib.Path = ROOT) -> str:
+  """antjax/mesh/mesh.py -> antjax.mesh.mesh; a package is its folder."""
+  parts = path.relative_to(root).with_suffix('').parts
+  return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+def module_path(module: str, root: pathlib.Path = ROOT) -> pathlib.Path | None:
+  """The file of one of our modules; None if there is none."""
+  path = root.joinpath(*module.split('.'))
+  for candidate in (path.with_suffix('.py'), path / '__init__.py'):
+    if candidate.is_file():
+      return candidate
+  return None
+
+
+def _statements(
+  node: ast.AST, at_import_time: bool
+) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
+  for child in ast.iter_child_nodes(node):
+    now = at_import_time
+    if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+      now = False
+    elif isinstance(child, ast.If) and 'TYPE_CHECKING' in ast.dump(child.test):
+      now = False
+    if isinstance(child, (ast.Import, ast.ImportFrom)):
+      yield child, now
+    yield from _statements(child, now)
+
+
+def imports(path: pathlib.Path, root: pathlib.Path = ROOT) -> list[Import]:
+  """Returns what a file imports, relative imports and stdlib left out."""
+  found = []
+  for node, now in _statements(ast.parse(path.read_text()), True):
+    if isinstance(node, ast.Import):
+      names = [alias.name for alias in node.names]
+    elif node.level == 0 and node.module:
+      names = []
+      for alias in node.names:
+        full = f'{node.module}.{alias.name}'
+        is_module = module_path(full, root) is not None
+        names.append(full if is_module else node.module)
+    else:
+      names = []
+    found += [
+      Import(name, node.lineno, now)
+      for name in dict.fromkeys(names)
+      if name.split('.')[0] not in sys.stdlib_module_names
+    ]
+  return found
+
+
+def requirements(*extras: str) -> dict[str, str]:
+  """Top-level import name -> distribution, of setup.cfg and given extras."""
+  parser = configparser.ConfigParser()
+  parser.read(ROOT / 'setup.cfg')
+  lines = parser['options']['install_requires'].splitlines()
+  for extra in extras:
+    lines += parser['options.extras_require'][extra].splitlines()
+  result = {}
+  for line in lines:
+    line = line.split('#')[0].strip()
+    if not line:
+      continue
+    name = re.split(r'[\s<>=!~\[]', line)[0]
+    key = name.lower().replace('_', '-')
+    for imported in _IMPORT_NAMES.get(key, [key.replace('-', '_')]):
+      distribution = 'duckdb' if imported == 'duckdb' else name
+      result[imported] = distribution
+  return result
