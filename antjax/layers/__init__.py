@@ -1,1 +1,3 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
 """Flax modules and pure functions shared by `meta` and `ctr`."""

@@ -1,3 +1,5 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
 """Exact low-rank fast weights: adapt linear layers without copying them.
 
 A linear layer that takes one gradient step on S rows changes by a matrix of
@@ -93,7 +95,7 @@ def named_leaves(params: PyTree) -> dict[str, jax.Array]:
 def replace_leaves(params: PyTree, leaves: Mapping[str, jax.Array]) -> PyTree:
   """Returns `params` with the named leaves replaced."""
   return jax.tree_util.tree_map_with_path(
-      lambda path, leaf: leaves.get(path_name(path), leaf), params
+    lambda path, leaf: leaves.get(path_name(path), leaf), params
   )
 
 
@@ -115,7 +117,7 @@ def match_varying(tree: PyTree, reference: PyTree) -> PyTree:
 
 
 def descend(
-    value: jax.Array, grad: jax.Array, rate: jax.Array | float
+  value: jax.Array, grad: jax.Array, rate: jax.Array | float
 ) -> jax.Array:
   """Returns `value` after a gradient step, in its own dtype."""
   return value - jnp.asarray(rate, value.dtype) * grad.astype(value.dtype)
@@ -123,19 +125,19 @@ def descend(
 
 def _varying_axes(*arrays) -> frozenset[str]:
   return frozenset().union(
-      *(getattr(jax.typeof(x), 'vma', frozenset()) for x in arrays)
+    *(getattr(jax.typeof(x), 'vma', frozenset()) for x in arrays)
   )
 
 
 def make_plan(
-    loss_fn: LossFn,
-    merge_fn: MergeFn,
-    params: PyTree,
-    rows: PyTree,
-    data: PyTree,
-    *,
-    adapted: frozenset[str],
-    adapt_rows: bool,
+  loss_fn: LossFn,
+  merge_fn: MergeFn,
+  params: PyTree,
+  rows: PyTree,
+  data: PyTree,
+  *,
+  adapted: frozenset[str],
+  adapt_rows: bool,
 ) -> Plan:
   """Finds out, by one abstract forward pass, how each leaf can adapt.
 
@@ -175,9 +177,10 @@ def make_plan(
   for name, var in zip(names, jaxpr.invars, strict=True):
     if var in used:
       logging.info(
-          'fast_weights: %s adapts as a per-task copy: it is read elsewhere'
-          ' than by its own layer, or that layer runs inside an inner scan,'
-          ' vmap, jit or checkpoint.', name,
+        'fast_weights: %s adapts as a per-task copy: it is read elsewhere'
+        ' than by its own layer, or that layer runs inside an inner scan,'
+        ' vmap, jit or checkpoint.',
+        name,
       )
     else:
       low_rank[name] = tuple(specs[name])
@@ -185,29 +188,31 @@ def make_plan(
   return Plan(plain=plain, low_rank=low_rank, adapt_rows=adapt_rows)
 
 
-def start(plan: Plan, params: PyTree, rows: PyTree, data: PyTree) -> FastWeights:
+def start(
+  plan: Plan, params: PyTree, rows: PyTree, data: PyTree
+) -> FastWeights:
   """Returns the fast weights before the first step: nothing has changed."""
   leaves = named_leaves(params)
   plain = {path: leaves[path] for path in plan.plain}
   if plan.adapt_rows:
     rows = match_varying(rows, data)
   return FastWeights(
-      leaves=match_varying(plain, data),
-      rows=rows,
-      pairs={path: () for path in plan.low_rank},
+    leaves=match_varying(plain, data),
+    rows=rows,
+    pairs=dict.fromkeys(plan.low_rank, ()),
   )
 
 
 def step(
-    loss_fn: LossFn,
-    merge_fn: MergeFn,
-    plan: Plan,
-    params: PyTree,
-    fast: FastWeights,
-    data: PyTree,
-    *,
-    rate_fn: RateFn,
-    order: int,
+  loss_fn: LossFn,
+  merge_fn: MergeFn,
+  plan: Plan,
+  params: PyTree,
+  fast: FastWeights,
+  data: PyTree,
+  *,
+  rate_fn: RateFn,
+  order: int,
 ) -> FastWeights:
   """Takes one gradient step of one task.
 
@@ -226,11 +231,11 @@ def step(
     The fast weights after the step.
   """
   probes = {
-      path: tuple(
-          match_varying(jnp.zeros(spec.shape, spec.dtype), (params, data))
-          for spec in specs
-      )
-      for path, specs in plan.low_rank.items()
+    path: tuple(
+      match_varying(jnp.zeros(spec.shape, spec.dtype), (params, data))
+      for spec in specs
+    )
+    for path, specs in plan.low_rank.items()
   }
   varying = {'leaves': fast.leaves, 'probes': probes}
   if plan.adapt_rows:
@@ -238,11 +243,9 @@ def step(
 
   def probed_loss(varying):
     current = FastWeights(
-        varying['leaves'], varying.get('rows', fast.rows), fast.pairs
+      varying['leaves'], varying.get('rows', fast.rows), fast.pairs
     )
-    model, inputs = _bind(
-        merge_fn, plan, params, current, varying['probes']
-    )
+    model, inputs = _bind(merge_fn, plan, params, current, varying['probes'])
     return loss_fn(model, current.rows, data), inputs
 
   grads, inputs = jax.grad(probed_loss, has_aux=True)(varying)
@@ -250,16 +253,17 @@ def step(
     grads, inputs = jax.lax.stop_gradient((grads, inputs))
 
   leaves = {
-      path: descend(value, grads['leaves'][path], rate_fn(path))
-      for path, value in fast.leaves.items()
+    path: descend(value, grads['leaves'][path], rate_fn(path))
+    for path, value in fast.leaves.items()
   }
   rows = fast.rows
   if plan.adapt_rows:
     rows = jax.tree_util.tree_map_with_path(
-        lambda path, value, grad: descend(
-            value, grad, rate_fn(f'rows/{path_name(path)}')
-        ),
-        rows, grads['rows'],
+      lambda path, value, grad: descend(
+        value, grad, rate_fn(f'rows/{path_name(path)}')
+      ),
+      rows,
+      grads['rows'],
     )
   pairs = {}
   for path, old in fast.pairs.items():
@@ -273,7 +277,7 @@ def step(
 
 
 def bind(
-    merge_fn: MergeFn, plan: Plan, params: PyTree, fast: FastWeights
+  merge_fn: MergeFn, plan: Plan, params: PyTree, fast: FastWeights
 ) -> nnx.Module:
   """Returns a module that computes with the fast weights.
 
@@ -288,10 +292,10 @@ def _bind(merge_fn, plan, params, fast, probes):
   inputs = {path: [] for path in plan.low_rank}
   for path, layer in _linear_layers(model, frozenset(plan.low_rank)):
     layer.dot_general = _corrected_dot(
-        layer.dot_general,
-        fast.pairs[path],
-        None if probes is None else probes[path],
-        inputs[path],
+      layer.dot_general,
+      fast.pairs[path],
+      None if probes is None else probes[path],
+      inputs[path],
     )
   return model, inputs
 
@@ -322,8 +326,9 @@ def _record_calls(dot_general, specs):
     if nnx.tracers.current_jax_trace() != level:
       return dot_general(x, kernel, dimension_numbers, **kwargs)
     y = jax.eval_shape(
-        lambda x, kernel: dot_general(x, kernel, dimension_numbers, **kwargs),
-        x, kernel,
+      lambda x, kernel: dot_general(x, kernel, dimension_numbers, **kwargs),
+      x,
+      kernel,
     )
     specs.append(jax.ShapeDtypeStruct(y.shape, y.dtype))
     return match_varying(jnp.zeros(y.shape, y.dtype), (x, kernel))
@@ -345,9 +350,9 @@ def _kernel_paths(merge_fn, params, adapted):
     model = merge_fn(params)
     if not isinstance(model, nnx.Module):
       raise ValueError(
-          f'merge_fn: got a {type(model).__name__}; an nnx.Module is needed,'
-          ' e.g. merge_fn=functools.partial(nnx.merge, graphdef). For other'
-          ' models leave merge_fn out: they adapt in the plain form.'
+        f'merge_fn: got a {type(model).__name__}; an nnx.Module is needed,'
+        ' e.g. merge_fn=functools.partial(nnx.merge, graphdef). For other'
+        ' models leave merge_fn out: they adapt in the plain form.'
       )
     paths.extend(name for name, _ in _linear_layers(model, adapted))
     return ()

@@ -1,3 +1,5 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
 """Feature interactions of click models."""
 
 import jax
@@ -25,8 +27,8 @@ def dot_interaction(vectors_BFD: jax.Array) -> jax.Array:
   num_features = vectors_BFD.shape[-2]
   if num_features < 2:
     raise ValueError(
-        f'dot_interaction: got shape {vectors_BFD.shape}; [..., F, D] with at'
-        ' least two feature vectors is needed.'
+      f'dot_interaction: got shape {vectors_BFD.shape}; [..., F, D] with at'
+      ' least two feature vectors is needed.'
     )
   products_BFF = jnp.einsum('...fd,...gd->...fg', vectors_BFD, vectors_BFD)
   rows, columns = np.tril_indices(num_features, k=-1)

@@ -1,3 +1,5 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
 """Multi-layer perceptron, the dense part of every click model here."""
 
 from collections.abc import Callable, Sequence
@@ -16,13 +18,13 @@ class MLP(nnx.Module):
   """
 
   def __init__(
-      self,
-      in_features: int,
-      widths: Sequence[int],
-      *,
-      activation: Callable[[jax.Array], jax.Array] = nnx.relu,
-      activate_last: bool = True,
-      rngs: nnx.Rngs,
+    self,
+    in_features: int,
+    widths: Sequence[int],
+    *,
+    activation: Callable[[jax.Array], jax.Array] = nnx.relu,
+    activate_last: bool = True,
+    rngs: nnx.Rngs,
   ):
     """Makes the layers.
 
@@ -38,13 +40,12 @@ class MLP(nnx.Module):
     """
     if not widths or min(widths) < 1 or in_features < 1:
       raise ValueError(
-          f'MLP(in_features={in_features}, widths={tuple(widths)}): every width'
-          ' must be positive and there must be at least one layer.'
+        f'MLP(in_features={in_features}, widths={tuple(widths)}): every width'
+        ' must be positive and there must be at least one layer.'
       )
     sizes = (in_features, *widths)
     self.layers = nnx.List(
-        nnx.Linear(sizes[i], sizes[i + 1], rngs=rngs)
-        for i in range(len(widths))
+      nnx.Linear(sizes[i], sizes[i + 1], rngs=rngs) for i in range(len(widths))
     )
     self.activation = activation
     self.activate_last = activate_last

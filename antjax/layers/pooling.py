@@ -1,3 +1,5 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
 """Pooling of multi-hot features."""
 
 from typing import Literal
@@ -11,7 +13,7 @@ Pooling = Literal['mean', 'sum']
 
 
 def pool(
-    vectors_BKD: jax.Array, ids_BK: jax.Array, how: Pooling = 'mean'
+  vectors_BKD: jax.Array, ids_BK: jax.Array, how: Pooling = 'mean'
 ) -> jax.Array:
   """Pools the vectors of a multi-hot feature; ids below zero are padding.
 
@@ -30,8 +32,8 @@ def pool(
     raise ValueError(f"pool(how={how!r}): use 'mean' or 'sum'.")
   if vectors_BKD.shape[:-1] != ids_BK.shape:
     raise ValueError(
-        f'pool: vectors {vectors_BKD.shape} need ids'
-        f' {vectors_BKD.shape[:-1]}; got {ids_BK.shape}.'
+      f'pool: vectors {vectors_BKD.shape} need ids'
+      f' {vectors_BKD.shape[:-1]}; got {ids_BK.shape}.'
     )
   present_BK = ids_BK >= 0
   total = jnp.where(present_BK[..., None], vectors_BKD, 0).sum(axis=-2)
@@ -42,9 +44,9 @@ def pool(
 
 
 def pool_features(
-    vectors: dict[str, jax.Array],
-    ids: dict[str, jax.Array],
-    how: Pooling = 'mean',
+  vectors: dict[str, jax.Array],
+  ids: dict[str, jax.Array],
+  how: Pooling = 'mean',
 ) -> dict[str, jax.Array]:
   """Pools the multi-hot features (2-D ids); passes one-hot ones through.
 
@@ -68,7 +70,7 @@ def pool_features(
       pooled[name] = pool(vectors[name], id_array, how)
     else:
       raise ValueError(
-          f'pool_features: ids of {name!r} have shape {id_array.shape};'
-          ' [rows] or [rows, values] is needed.'
+        f'pool_features: ids of {name!r} have shape {id_array.shape};'
+        ' [rows] or [rows, values] is needed.'
       )
   return pooled

@@ -1,1 +1,3 @@
-"""Meta-learning of recommenders (G-Meta): episodes, MAML, models, evaluation."""
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Meta-learning of recommenders (G-Meta): episodes, MAML, models, scores."""

@@ -1,3 +1,5 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
 """Episodes: task records become batches of support and query rows.
 
 A record holds all rows of one task (a user). An episode is a support and a
@@ -60,8 +62,8 @@ class EpisodeConfig:
       query row is left out (counted and logged).
     id_dropout: feature -> share of training rows whose id becomes 0, the
       unknown id, so that the model learns to do without it.
-    seed: of the splits and the dropout; with the record's number and epoch it
-      fixes an episode, wherever and whenever it is made.
+    seed: of the splits and the dropout; with the record's key it fixes an
+      episode, wherever and whenever it is made.
   """
 
   buckets: tuple[Bucket, ...]
@@ -77,24 +79,24 @@ class EpisodeConfig:
     sizes = [bucket.support_size for bucket in self.buckets]
     if not sizes or sizes != sorted(set(sizes)) or sizes[0] < 1:
       raise ValueError(
-          f'EpisodeConfig(buckets={self.buckets}): at least one bucket is'
-          ' needed, by rising support_size.'
+        f'EpisodeConfig(buckets={self.buckets}): at least one bucket is'
+        ' needed, by rising support_size.'
       )
     if min(bucket.num_slots for bucket in self.buckets) < 1:
       raise ValueError(
-          f'EpisodeConfig(buckets={self.buckets}): num_slots must be positive.'
+        f'EpisodeConfig(buckets={self.buckets}): num_slots must be positive.'
       )
     if self.query_size < 1 or not 0 <= self.min_support <= sizes[-1]:
       raise ValueError(
-          f'EpisodeConfig(query_size={self.query_size}, min_support='
-          f'{self.min_support}): a query needs a row, and min_support must be'
-          f' 0 to {sizes[-1]}, the largest bucket.'
+        f'EpisodeConfig(query_size={self.query_size}, min_support='
+        f'{self.min_support}): a query needs a row, and min_support must be'
+        f' 0 to {sizes[-1]}, the largest bucket.'
       )
     unknown = set(self.id_dropout) - set(self.features)
     if unknown:
       raise ValueError(
-          f'EpisodeConfig(id_dropout=...): {sorted(unknown)} are not features;'
-          f' the features are {sorted(self.features)}.'
+        f'EpisodeConfig(id_dropout=...): {sorted(unknown)} are not features;'
+        f' the features are {sorted(self.features)}.'
       )
 
   @property
@@ -111,17 +113,17 @@ class Episode:
     task: id of the task.
     columns: column -> array [rows, ...].
     num_support: how many of the rows are support.
-    record_index: number of its record in the source, or -1.
+    key: the key of its record, which names the epoch too, or -1.
   """
 
   task: int
   columns: dict[str, np.ndarray]
   num_support: int
-  record_index: int = -1
+  key: int = -1
 
 
 def make_episode(
-    record: Record, config: EpisodeConfig, *, epoch: int = 0, index: int = -1
+  record: Record, config: EpisodeConfig, *, key: int = -1
 ) -> Episode | None:
   """Splits a record into support and query.
 
@@ -133,8 +135,7 @@ def make_episode(
     record: {'task': int, 'num_query': int, label: [n], features: [n], [n, K]
       or scalar}.
     config: what to make of it.
-    epoch: the epoch, which draws the split.
-    index: the record's number in its source.
+    key: what draws a random split: another one in each epoch for another split.
 
   Returns:
     The episode, or None if the record is too short for one.
@@ -145,14 +146,12 @@ def make_episode(
   columns = _columns(record, config)
   num_rows = len(columns[config.label])
   num_query = int(record.get('num_query', 0))
-  rng = np.random.default_rng([
-      config.seed, epoch, index + 1, int(record['task']) + 1
-  ])
+  rng = np.random.default_rng([config.seed, key + 1, int(record['task']) + 1])
   max_support = config.buckets[-1].support_size
   if num_query:
     order = np.arange(num_rows)
     support, query = order[:-num_query], order[-num_query:]
-    query = query[-config.query_size:]
+    query = query[-config.query_size :]
   else:
     num_query = min(config.query_size, num_rows - config.min_support)
     if num_query < 1:
@@ -168,7 +167,7 @@ def make_episode(
       dropped = rng.random(len(rows)) < share
       columns[name] = columns[name].copy()
       columns[name][dropped] = _unknown(config.features[name])
-  return Episode(int(record['task']), columns, len(support), index)
+  return Episode(int(record['task']), columns, len(support), key)
 
 
 def _unknown(max_values):
@@ -180,8 +179,8 @@ def _columns(record, config):
   missing = [name for name in ('task', *names) if name not in record]
   if missing:
     raise ValueError(
-        f'make_episode: the record has no {", ".join(missing)}; it has'
-        f' {", ".join(sorted(record))}. Name its columns in EpisodeConfig.'
+      f'make_episode: the record has no {", ".join(missing)}; it has'
+      f' {", ".join(sorted(record))}. Name its columns in EpisodeConfig.'
     )
   num_rows = len(record[config.label])
   columns = {}
@@ -193,9 +192,9 @@ def _columns(record, config):
     shape = (num_rows,) if width == 1 else (num_rows, width)
     if column.shape != shape:
       raise ValueError(
-          f'make_episode: column {name!r} of task {record["task"]} has shape'
-          f' {column.shape}; {shape} is needed (rows of'
-          f' {config.label!r} x values of the feature in EpisodeConfig).'
+        f'make_episode: column {name!r} of task {record["task"]} has shape'
+        f' {column.shape}; {shape} is needed (rows of'
+        f' {config.label!r} x values of the feature in EpisodeConfig).'
       )
     dtype = np.int32 if name in config.features else np.float32
     columns[name] = column.astype(dtype)
@@ -203,7 +202,7 @@ def _columns(record, config):
 
 
 def make_batch(
-    slots: Mapping[str, list[Episode]], config: EpisodeConfig
+  slots: Mapping[str, list[Episode]], config: EpisodeConfig
 ) -> Batch:
   """Lays out episodes, given by bucket, as one batch; see the module."""
   ids, episodes = {}, {}
@@ -212,18 +211,21 @@ def make_batch(
     shape = (bucket.num_slots, bucket.support_size)
     query_shape = (bucket.num_slots, config.query_size)
     support_ids, support = _fill(
-        config, shape, [(e, slice(0, e.num_support)) for e in tasks]
+      config, shape, [(e, slice(0, e.num_support)) for e in tasks]
     )
     query_ids, query = _fill(
-        config, query_shape, [(e, slice(e.num_support, None)) for e in tasks]
+      config, query_shape, [(e, slice(e.num_support, None)) for e in tasks]
     )
     task = np.full(bucket.num_slots, -1, np.int32)
-    task[:len(tasks)] = [episode.task for episode in tasks]
+    task[: len(tasks)] = [episode.task for episode in tasks]
     weight = np.zeros(bucket.num_slots, np.float32)
-    weight[:len(tasks)] = 1
+    weight[: len(tasks)] = 1
     ids[bucket.name] = {'support': support_ids, 'query': query_ids}
     episodes[bucket.name] = {
-        'support': support, 'query': query, 'task': task, 'weight': weight,
+      'support': support,
+      'query': query,
+      'task': task,
+      'weight': weight,
     }
   return {'ids': ids, 'episodes': episodes}
 
@@ -234,26 +236,27 @@ def _fill(config, shape, pieces):
     full = shape if width == 1 else (*shape, width)
     ids[name] = np.full(full, -1, np.int32)
   part = {
-      'label': np.zeros(shape, np.float32), 'mask': np.zeros(shape, np.float32)
+    'label': np.zeros(shape, np.float32),
+    'mask': np.zeros(shape, np.float32),
   }
   if config.numeric:
     part['numeric'] = np.zeros((*shape, len(config.numeric)), np.float32)
   for slot, (episode, rows) in enumerate(pieces):
     label = episode.columns[config.label][rows]
-    part['label'][slot, :len(label)] = label
-    part['mask'][slot, :len(label)] = 1
+    part['label'][slot, : len(label)] = label
+    part['mask'][slot, : len(label)] = 1
     for name, array in ids.items():
-      array[slot, :len(label)] = episode.columns[name][rows]
+      array[slot, : len(label)] = episode.columns[name][rows]
     for i, name in enumerate(config.numeric):
-      part['numeric'][slot, :len(label), i] = episode.columns[name][rows]
+      part['numeric'][slot, : len(label), i] = episode.columns[name][rows]
   return ids, part
 
 
 def with_task_rows(
-    batch: Batch,
-    *,
-    tables: Mapping[str, str] | None = None,
-    num_ids: Mapping[str, int] | None = None,
+  batch: Batch,
+  *,
+  tables: Mapping[str, str] | None = None,
+  num_ids: Mapping[str, int] | None = None,
 ) -> Batch:
   """Groups each task's ids, so that the inner loop can adapt its rows.
 
@@ -286,11 +289,11 @@ def with_task_rows(
       arrays = [parts[part][name] for part, name in pieces]
       flat = np.concatenate([a.reshape(len(a), -1) for a in arrays], axis=1)
       distinct, position = _distinct(flat)
-      rows[first] = distinct[:, :(num_ids or {}).get(first, flat.shape[1])]
+      rows[first] = distinct[:, : (num_ids or {}).get(first, flat.shape[1])]
       offset = 0
       for (part, name), array in zip(pieces, arrays, strict=True):
         size = array[0].size
-        piece = position[:, offset:offset + size].reshape(array.shape)
+        piece = position[:, offset : offset + size].reshape(array.shape)
         index[part].setdefault(first, {})[name] = piece
         offset += size
     ids[bucket] = {'task_rows': rows}
@@ -301,7 +304,7 @@ def with_task_rows(
 
 
 def _distinct(ids):
-  """Returns distinct ids a line [T, U], padded with -1, and positions [T, n]."""
+  """Returns distinct ids a line [T, U], padded by -1, and positions [T, n]."""
   num_tasks, width = ids.shape
   order = np.argsort(ids, axis=1, kind='stable')
   ordered = np.take_along_axis(ids, order, axis=1)
@@ -319,4 +322,6 @@ def _distinct(ids):
 
 def in_validation(record: Record, one_in: int, seed: int = 0) -> bool:
   """Says whether a task is held out, about one in `one_in`, by its id alone."""
-  return np.random.default_rng([seed, int(record['task'])]).integers(one_in) == 0
+  return (
+    np.random.default_rng([seed, int(record['task'])]).integers(one_in) == 0
+  )

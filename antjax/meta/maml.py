@@ -1,3 +1,5 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
 """MAML: adapt to a task on its support rows, learn from its query rows.
 
 Sources: Finn et al. 2017 (MAML), Raghu et al. 2020 (ANIL), Lee et al. 2019
@@ -55,25 +57,25 @@ class InnerLoop:
   def __post_init__(self):
     if self.num_steps < 0:
       raise ValueError(
-          f'InnerLoop(num_steps={self.num_steps}): must not be negative.'
+        f'InnerLoop(num_steps={self.num_steps}): must not be negative.'
       )
     if self.order not in (1, 2):
       raise ValueError(
-          f'InnerLoop(order={self.order}): use 1 (first order) or 2 (exact).'
+        f'InnerLoop(order={self.order}): use 1 (first order) or 2 (exact).'
       )
     if not self.learning_rate > 0:
       raise ValueError(
-          f'InnerLoop(learning_rate={self.learning_rate}): must be positive;'
-          ' num_steps=0 switches adaptation off.'
+        f'InnerLoop(learning_rate={self.learning_rate}): must be positive;'
+        ' num_steps=0 switches adaptation off.'
       )
     if isinstance(self.adapt, str) and self.adapt not in _PRESETS:
       raise ValueError(
-          f'InnerLoop(adapt={self.adapt!r}): use one of {_PRESETS} or a'
-          ' function of the name of a leaf.'
+        f'InnerLoop(adapt={self.adapt!r}): use one of {_PRESETS} or a'
+        ' function of the name of a leaf.'
       )
     if self.map_size < 0:
       raise ValueError(
-          f'InnerLoop(map_size={self.map_size}): must not be negative.'
+        f'InnerLoop(map_size={self.map_size}): must not be negative.'
       )
 
   def adapts(self, name: str) -> bool:
@@ -102,13 +104,13 @@ class InnerLoop:
     if not self.adapted_names(params):
       names = ', '.join(fast_weights.named_leaves(params))
       raise ValueError(
-          f'InnerLoop(adapt={self.adapt!r}): no parameter is named so; there'
-          f' are {names}. Pass a function of the name of a leaf.'
+        f'InnerLoop(adapt={self.adapt!r}): no parameter is named so; there'
+        f' are {names}. Pass a function of the name of a leaf.'
       )
 
 
 def init_rates(
-    params: PyTree, inner: InnerLoop, features: tuple[str, ...] = ()
+  params: PyTree, inner: InnerLoop, features: tuple[str, ...] = ()
 ) -> dict[str, PyTree]:
   """Returns the outer parameters of a loop that learns its inner rates.
 
@@ -124,11 +126,11 @@ def init_rates(
   names = [*inner.adapted_names(params)]
   names += [f'rows/{f}' for f in features if inner.adapts(f'rows/{f}')]
   start = jnp.log(jnp.float32(inner.learning_rate))
-  return {'model': params, 'log_rates': {name: start for name in names}}
+  return {'model': params, 'log_rates': dict.fromkeys(names, start)}
 
 
 def rate_function(
-    inner: InnerLoop, log_rates: Mapping[str, jax.Array] | None
+  inner: InnerLoop, log_rates: Mapping[str, jax.Array] | None
 ) -> Callable[[str], jax.Array | float]:
   """Returns a function from the name of a leaf to its inner rate."""
   if log_rates is None:
@@ -137,9 +139,9 @@ def rate_function(
   def rate(name):
     if name not in log_rates:
       raise ValueError(
-          f'log_rates: no inner rate for {name!r}; it has'
-          f' {", ".join(sorted(log_rates))}. Make it by maml.init_rates with'
-          ' the same InnerLoop and the features whose rows adapt.'
+        f'log_rates: no inner rate for {name!r}; it has'
+        f' {", ".join(sorted(log_rates))}. Make it by maml.init_rates with'
+        ' the same InnerLoop and the features whose rows adapt.'
       )
     return jnp.exp(log_rates[name])
 
@@ -147,12 +149,12 @@ def rate_function(
 
 
 def adapt(
-    loss_fn: Callable[[PyTree, PyTree], jax.Array],
-    params: PyTree,
-    support: PyTree,
-    inner: InnerLoop,
-    *,
-    log_rates: Mapping[str, jax.Array] | None = None,
+  loss_fn: Callable[[PyTree, PyTree], jax.Array],
+  params: PyTree,
+  support: PyTree,
+  inner: InnerLoop,
+  *,
+  log_rates: Mapping[str, jax.Array] | None = None,
 ) -> PyTree:
   """Adapts any pytree by any loss: the plain form, for one task.
 
@@ -171,21 +173,25 @@ def adapt(
     ValueError: If no leaf adapts.
   """
   params, _ = adapt_task(
-      lambda params, rows, support: loss_fn(params, support),
-      params, {}, support, inner, log_rates=log_rates,
+    lambda params, rows, support: loss_fn(params, support),
+    params,
+    {},
+    support,
+    inner,
+    log_rates=log_rates,
   )
   return params
 
 
 def adapt_task(
-    loss_fn: Callable[[Any, PyTree, PyTree], jax.Array],
-    params: PyTree,
-    rows: Mapping[str, jax.Array],
-    support: PyTree,
-    inner: InnerLoop,
-    *,
-    merge_fn: fast_weights.MergeFn | None = None,
-    log_rates: Mapping[str, jax.Array] | None = None,
+  loss_fn: Callable[[Any, PyTree, PyTree], jax.Array],
+  params: PyTree,
+  rows: Mapping[str, jax.Array],
+  support: PyTree,
+  inner: InnerLoop,
+  *,
+  merge_fn: fast_weights.MergeFn | None = None,
+  log_rates: Mapping[str, jax.Array] | None = None,
 ) -> tuple[Any, dict[str, jax.Array]]:
   """Adapts a model, and the embedding rows of the task, to one task.
 
@@ -218,39 +224,40 @@ def adapt_task(
   if merge_fn is None:
     return _adapt_plain(loss_fn, params, rows, moving, support, inner, rate_fn)
   return _adapt_low_rank(
-      loss_fn, params, rows, moving, support, inner, rate_fn, merge_fn
+    loss_fn, params, rows, moving, support, inner, rate_fn, merge_fn
   )
 
 
 def _adapt_plain(loss_fn, params, rows, moving, support, inner, rate_fn):
   leaves = fast_weights.named_leaves(params)
   fast = {
-      'params': {name: leaves[name] for name in inner.adapted_names(params)},
-      'rows': moving,
+    'params': {name: leaves[name] for name in inner.adapted_names(params)},
+    'rows': moving,
   }
   fast = fast_weights.match_varying(fast, support)
 
   def merged(params, rows, fast):
     return (
-        fast_weights.replace_leaves(params, fast['params']),
-        {**rows, **fast['rows']},
+      fast_weights.replace_leaves(params, fast['params']),
+      {**rows, **fast['rows']},
     )
 
   def step(params, rows, fast, support):
     grads = jax.grad(
-        lambda fast: loss_fn(*merged(params, rows, fast), support)
+      lambda fast: loss_fn(*merged(params, rows, fast), support)
     )(fast)
     if inner.order == 1:
       grads = jax.lax.stop_gradient(grads)
     return {
-        part: {
-            name: fast_weights.descend(
-                value, grads[part][name],
-                rate_fn(name if part == 'params' else f'rows/{name}'),
-            )
-            for name, value in leaves.items()
-        }
-        for part, leaves in fast.items()
+      part: {
+        name: fast_weights.descend(
+          value,
+          grads[part][name],
+          rate_fn(name if part == 'params' else f'rows/{name}'),
+        )
+        for name, value in leaves.items()
+      }
+      for part, leaves in fast.items()
     }
 
   if inner.remat:
@@ -261,21 +268,31 @@ def _adapt_plain(loss_fn, params, rows, moving, support, inner, rate_fn):
 
 
 def _adapt_low_rank(
-    loss_fn, params, rows, moving, support, inner, rate_fn, merge_fn
+  loss_fn, params, rows, moving, support, inner, rate_fn, merge_fn
 ):
   def loss(model, moving, support, rows=rows):
     return loss_fn(model, {**rows, **moving}, support)
 
   plan = fast_weights.make_plan(
-      loss, merge_fn, params, moving, support,
-      adapted=inner.adapted_names(params), adapt_rows=bool(moving),
+    loss,
+    merge_fn,
+    params,
+    moving,
+    support,
+    adapted=inner.adapted_names(params),
+    adapt_rows=bool(moving),
   )
 
   def step(params, rows, fast, support):
     return fast_weights.step(
-        lambda model, moving, support: loss(model, moving, support, rows),
-        merge_fn, plan, params, fast, support,
-        rate_fn=rate_fn, order=inner.order,
+      lambda model, moving, support: loss(model, moving, support, rows),
+      merge_fn,
+      plan,
+      params,
+      fast,
+      support,
+      rate_fn=rate_fn,
+      order=inner.order,
     )
 
   if inner.remat:

@@ -1,3 +1,5 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
 """Meta-IO: a stream of task records becomes a stream of episode batches.
 
 Source: Xiao et al. 2023 (G-Meta), section on Meta-IO: batches are made of
@@ -28,7 +30,7 @@ class Packer:
   def __init__(self, config: episodes_lib.EpisodeConfig):
     self._config = config
     self._pending: dict[str, list[episodes_lib.Episode]] = {
-        bucket.name: [] for bucket in config.buckets
+      bucket.name: [] for bucket in config.buckets
     }
 
   @property
@@ -43,8 +45,8 @@ class Packer:
         self._pending[bucket.name].append(episode)
         return
     raise ValueError(
-        f'Packer.add: {episode.num_support} support rows do not fit the largest'
-        f' bucket, {self._config.buckets[-1]}.'
+      f'Packer.add: {episode.num_support} support rows do not fit the largest'
+      f' bucket, {self._config.buckets[-1]}.'
     )
 
   def ready(self) -> bool:
@@ -90,48 +92,48 @@ class EpisodeBatches(grain.IterDataset):
   """
 
   def __init__(
-      self,
-      parent: grain.IterDataset,
-      config: episodes_lib.EpisodeConfig,
-      *,
-      unmark_fn: Callable[[State, list[int]], State] | None = None,
-      index_key: str = 'record_index',
-      epoch_key: str = 'epoch',
+    self,
+    parent: grain.IterDataset,
+    config: episodes_lib.EpisodeConfig,
+    *,
+    unmark_fn: Callable[[State, list[int]], State] | None = None,
+    key_field: str = 'record_key',
   ):
     """Makes the dataset.
 
     Args:
       parent: a dataset of records (see `make_episode`).
       config: the layout and the split.
-      unmark_fn: (parent's state, record numbers) -> the state as if those
-        records had not been read, e.g. that of `antjax.input`. None: the state
-        cannot be saved while tasks wait.
-      index_key: a record's number in its source, if it has one.
-      epoch_key: a record's epoch, if it has one.
+      unmark_fn: (parent's state, record keys) -> the state as if those records
+        had not been read, e.g. `antjax.input.dataset.unmark_state`. None: the
+        state cannot be saved while tasks wait.
+      key_field: field of a record that names it and its epoch, a different
+        integer for each; it also draws the split. It may be absent, with the
+        same split in every epoch.
     """
     super().__init__(parent)
     self._config = config
     self._unmark_fn = unmark_fn
-    self._keys = (index_key, epoch_key)
+    self._key_field = key_field
 
   def __iter__(self) -> grain.DatasetIterator:
     return _EpisodeIterator(
-        self._parent.__iter__(), self._config, self._unmark_fn, self._keys
+      self._parent.__iter__(), self._config, self._unmark_fn, self._key_field
     )
 
 
 class _EpisodeIterator(grain.DatasetIterator):
   """See `EpisodeBatches`."""
 
-  def __init__(self, parent, config, unmark_fn, keys):
+  def __init__(self, parent, config, unmark_fn, key_field):
     super().__init__(parent)
     self._config = config
     self._unmark_fn = unmark_fn
-    self._index_key, self._epoch_key = keys
+    self._key_field = key_field
     self._packer = Packer(config)
     self._num_short = 0
 
-  def __next__(self) -> Batch:
+  def __next__(self) -> episodes_lib.Batch:
     while not self._packer.ready():
       try:
         record = next(self._parent)
@@ -140,16 +142,15 @@ class _EpisodeIterator(grain.DatasetIterator):
           break
         if self._num_short:
           logging.info(
-              'EpisodeBatches: %d records left out: fewer than min_support=%d'
-              ' rows and a query row.',
-              self._num_short, self._config.min_support,
+            'EpisodeBatches: %d records left out: fewer than min_support=%d'
+            ' rows and a query row.',
+            self._num_short,
+            self._config.min_support,
           )
           self._num_short = 0
         raise
       episode = episodes_lib.make_episode(
-          record, self._config,
-          epoch=int(record.get(self._epoch_key, 0)),
-          index=int(record.get(self._index_key, -1)),
+        record, self._config, key=int(record.get(self._key_field, -1))
       )
       if episode is None:
         self._num_short += 1
@@ -162,14 +163,14 @@ class _EpisodeIterator(grain.DatasetIterator):
     pending = self._packer.pending
     if not pending:
       return state
-    indices = [episode.record_index for episode in pending]
-    if self._unmark_fn is None or min(indices) < 0:
+    keys = [episode.key for episode in pending]
+    if self._unmark_fn is None or min(keys) < 0:
       raise ValueError(
-          f'EpisodeBatches.get_state: {len(pending)} tasks wait for a batch and'
-          ' would be lost; pass unmark_fn, and a dataset whose records hold'
-          f' their number as {self._index_key!r}.'
+        f'EpisodeBatches.get_state: {len(pending)} tasks wait for a batch and'
+        ' would be lost; pass unmark_fn, and records that hold their key'
+        f' as {self._key_field!r}, as LeasedDataset(key_field=...) gives.'
       )
-    return self._unmark_fn(state, indices)
+    return self._unmark_fn(state, keys)
 
   def set_state(self, state: State) -> None:
     self._parent.set_state(state)
@@ -178,12 +179,25 @@ class _EpisodeIterator(grain.DatasetIterator):
 
 
 def iter_episode_batches(
-    records: Iterable[episodes_lib.Record], config: episodes_lib.EpisodeConfig, *, epoch: int = 0
-) -> Iterable[episodes_lib.Batch]:
-  """Gives the batches of records in memory, e.g. for an evaluation."""
+  records: Iterable[episodes_lib.Record],
+  config: episodes_lib.EpisodeConfig,
+  *,
+  first_key: int = 0,
+) -> Iterator[episodes_lib.Batch]:
+  """Gives the batches of records in memory, e.g. for an evaluation.
+
+  Args:
+    records: records (see `make_episode`).
+    config: the layout and the split.
+    first_key: key of the first record; the others count on. Another one draws
+      other random splits.
+
+  Yields:
+    Batches; the last ones may be partly empty.
+  """
   packer = Packer(config)
-  for index, record in enumerate(records):
-    episode = episodes_lib.make_episode(record, config, epoch=epoch, index=index)
+  for key, record in enumerate(records, first_key):
+    episode = episodes_lib.make_episode(record, config, key=key)
     if episode is not None:
       packer.add(episode)
     while packer.ready():

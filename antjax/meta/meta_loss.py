@@ -1,3 +1,5 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
 """From a batch of episodes to losses and predictions, one a task.
 
 The functions made here are what `antjax.Trainer` takes: pure, local to a
@@ -54,7 +56,7 @@ class TaskModel:
 
 
 def meta_loss_fn(
-    model: TaskModel, inner: maml.InnerLoop
+  model: TaskModel, inner: maml.InnerLoop
 ) -> Callable[..., tuple[jax.Array, jax.Array]]:
   """Returns the outer loss: what the query rows cost after the inner steps.
 
@@ -86,7 +88,7 @@ def meta_loss_fn(
 
 
 def joint_loss_fn(
-    model: TaskModel,
+  model: TaskModel,
 ) -> Callable[..., tuple[jax.Array, jax.Array]]:
   """Returns the loss of joint training: all rows alike, nothing adapts.
 
@@ -118,7 +120,7 @@ def joint_loss_fn(
 
 
 def predict_fn(
-    model: TaskModel, inner: maml.InnerLoop
+  model: TaskModel, inner: maml.InnerLoop
 ) -> Callable[..., dict[str, jax.Array]]:
   """Returns what predicts the query rows after the inner steps.
 
@@ -142,10 +144,10 @@ def predict_fn(
       part = query['part']
       shown = (part['mask'] > 0) & (data['weight'] > 0)
       return {
-          'prediction': prediction,
-          'label': part['label'],
-          'weight': shown.astype(prediction.dtype),
-          'group': jnp.broadcast_to(data['task'], prediction.shape),
+        'prediction': prediction,
+        'label': part['label'],
+        'weight': shown.astype(prediction.dtype),
+        'group': jnp.broadcast_to(data['task'], prediction.shape),
       }
 
     return _over_tasks(model, inner, task, params, rows, batch, flatten=True)
@@ -165,8 +167,8 @@ def _over_tasks(model, inner, task, params, rows, batch, flatten=False):
   if inner.learn_rates:
     if not (isinstance(params, Mapping) and 'log_rates' in params):
       raise ValueError(
-          'InnerLoop(learn_rates=True): the parameters hold no inner rates;'
-          ' pass maml.init_rates(params, inner) as the initial parameters.'
+        'InnerLoop(learn_rates=True): the parameters hold no inner rates;'
+        ' pass maml.init_rates(params, inner) as the initial parameters.'
       )
     params, log_rates = params['model'], params['log_rates']
   ids = batch.get('ids', {})
@@ -190,17 +192,17 @@ def _over_tasks(model, inner, task, params, rows, batch, flatten=False):
 def _task_data(ids, vectors, episodes):
   """Gathers what a task needs: arrays with the leading dim T."""
   data = {
-      'task': episodes['task'],
-      'weight': episodes['weight'],
-      'rows': vectors.get('task_rows', {}),
+    'task': episodes['task'],
+    'weight': episodes['weight'],
+    'rows': vectors.get('task_rows', {}),
   }
   for name in ('support', 'query'):
     part = dict(episodes[name])
     data[name] = {
-        'index': part.pop('index', {}),
-        'part': part,
-        'ids': ids.get(name, {}),
-        'vectors': vectors.get(name, {}),
+      'index': part.pop('index', {}),
+      'part': part,
+      'ids': ids.get(name, {}),
+      'vectors': vectors.get(name, {}),
     }
   return data
 
@@ -213,13 +215,18 @@ def _adapt(model, inner, params, log_rates, data):
   if inner.num_steps and inner.adapt == 'all':
     if data['support']['ids'] and not data['rows']:
       raise ValueError(
-          "InnerLoop(adapt='all'): the batch does not say which rows belong to"
-          ' which task; pass it through episodes.with_task_rows, or adapt'
-          " 'mlp' only."
+        "InnerLoop(adapt='all'): the batch does not say which rows belong to"
+        ' which task; pass it through episodes.with_task_rows, or adapt'
+        " 'mlp' only."
       )
   return maml.adapt_task(
-      loss, params, data['rows'], data['support'], inner,
-      merge_fn=model.merge_fn, log_rates=log_rates,
+    loss,
+    params,
+    data['rows'],
+    data['support'],
+    inner,
+    merge_fn=model.merge_fn,
+    log_rates=log_rates,
   )
 
 

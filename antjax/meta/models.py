@@ -1,3 +1,5 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
 """Rating and click models for meta-learning: a DLRM and a MeLU-style model.
 
 Both take one vector a feature (looked up and pooled before) and return one
@@ -12,8 +14,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from antjax.layers import interaction
-from antjax.layers import mlp
+from antjax.layers import interaction, mlp
 
 # Shape suffixes: B = rows, F = features, D = embedding width, N = numeric
 # inputs, H = hidden width, P = pairs of feature vectors.
@@ -77,24 +78,24 @@ class DLRM(nnx.Module):
     if config.interact:
       if num_vectors < 2:
         raise ValueError(
-            f'DLRMConfig(features={config.features}): the interaction needs'
-            ' two feature vectors; add a feature or set interact=False.'
+          f'DLRMConfig(features={config.features}): the interaction needs'
+          ' two feature vectors; add a feature or set interact=False.'
         )
       width += num_vectors * (num_vectors - 1) // 2
     self.config = config
     if config.num_numeric:
       self.bottom = mlp.MLP(
-          config.num_numeric,
-          (*config.bottom_widths, config.embedding_dim),
-          rngs=rngs,
+        config.num_numeric,
+        (*config.bottom_widths, config.embedding_dim),
+        rngs=rngs,
       )
     self.top = mlp.MLP(width, config.top_widths, rngs=rngs)
     self.head = nnx.Linear(self.top.out_features, 1, rngs=rngs)
 
   def __call__(
-      self,
-      embeddings: Mapping[str, jax.Array],
-      numeric_BN: jax.Array | None = None,
+    self,
+    embeddings: Mapping[str, jax.Array],
+    numeric_BN: jax.Array | None = None,
   ) -> jax.Array:
     """Scores rows.
 
@@ -109,8 +110,8 @@ class DLRM(nnx.Module):
     if self.config.num_numeric:
       if numeric_BN is None:
         raise ValueError(
-            f'DLRM(num_numeric={self.config.num_numeric}): called without its'
-            ' numeric inputs; pass numeric_BN.'
+          f'DLRM(num_numeric={self.config.num_numeric}): called without its'
+          ' numeric inputs; pass numeric_BN.'
         )
       vectors.append(self.bottom(numeric_BN))
     vectors_BFD = jnp.stack(vectors, axis=-2)
@@ -129,14 +130,14 @@ class MeLU(nnx.Module):
     _check_features(config)
     self.config = config
     self.decision = mlp.MLP(
-        len(config.features) * config.embedding_dim, config.widths, rngs=rngs
+      len(config.features) * config.embedding_dim, config.widths, rngs=rngs
     )
     self.head = nnx.Linear(self.decision.out_features, 1, rngs=rngs)
 
   def __call__(self, embeddings: Mapping[str, jax.Array]) -> jax.Array:
     """Scores rows: feature -> float [B, D] gives float [B]."""
     x = jnp.concatenate(
-        [embeddings[name] for name in self.config.features], axis=-1
+      [embeddings[name] for name in self.config.features], axis=-1
     )
     return self.head(self.decision(x))[..., 0] + self.config.output_offset
 
@@ -144,6 +145,6 @@ class MeLU(nnx.Module):
 def _check_features(config):
   if not config.features or len(set(config.features)) < len(config.features):
     raise ValueError(
-        f'{type(config).__name__}(features={config.features}): the names must'
-        ' differ and there must be at least one.'
+      f'{type(config).__name__}(features={config.features}): the names must'
+      ' differ and there must be at least one.'
     )
