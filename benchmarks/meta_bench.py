@@ -31,6 +31,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
@@ -47,8 +48,11 @@ import numpy as np
 from benchmarks import meta_problem
 
 _SMOKE = flags.DEFINE_bool('smoke', False, 'A tiny problem, a few calls.')
-_PEERS = flags.DEFINE_list(
-    'peers', ['loop', 'functional', 'compiled'], 'Peers to run against.'
+_PEERS = flags.DEFINE_multi_enum(
+    'peer',
+    ['loop', 'functional', 'compiled'],
+    ['loop', 'functional', 'compiled'],
+    'Peers to run against.',
 )
 _CASES = flags.DEFINE_list(
     'cases',
@@ -321,17 +325,13 @@ def _machine() -> dict[str, Any]:
 
 
 def _selected_cases() -> list[meta_problem.Case]:
-  """Returns the cases that --cases names.
-
-  Raises:
-    ValueError: a name is not one of a case.
-  """
+  """Returns the cases that --cases names; exits at a name that is none."""
   by_name = {
       f'{c.adapted}-{c.order}-{c.inner_steps}': c for c in meta_problem.CASES
   }
   for name in _CASES.value:
     if name not in by_name:
-      raise ValueError(f'--cases={name}: use some of {", ".join(by_name)}.')
+      sys.exit(f'--cases={name}: use some of {", ".join(by_name)}.')
   return [by_name[name] for name in _CASES.value or by_name]
 
 
@@ -341,6 +341,9 @@ def main(argv: Sequence[str]) -> None:
   if _WORKER.value:
     _work(_WORKER.value)
     return
+  cases = _selected_cases()
+  if importlib.util.find_spec('torch') is None:
+    sys.exit('meta_bench: the peers need PyTorch: pip install antjax[bench]')
   sizes = meta_problem.SMOKE if _SMOKE.value else meta_problem.Sizes()
   facts = _machine() | {'sizes': dataclasses.asdict(sizes)}
   failed = False
@@ -353,7 +356,7 @@ def main(argv: Sequence[str]) -> None:
     }
     for side in sides.values():
       stack.callback(side.close)
-    for case in _selected_cases():
+    for case in cases:
       for peer in _PEERS.value:
         line = _compare(sides, case, peer, sizes, folder)
         failed |= 'error' in line

@@ -1,0 +1,123 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Plots of the report as SVG text that stands inside a page."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import matplotlib.backends.backend_svg
+import matplotlib.figure
+import matplotlib.ticker
+
+# Told apart also by readers with a colour vision deficiency (Okabe, Ito 2008).
+_COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#56b4e9', '#e69f00')
+_LEVEL_COLORS = {'none': '#d55e00', 'intra': '#0072b2', 'global': '#009e73'}
+_INK = '#1d2433'
+_SOFT = '#5d6779'
+_LINE = '#e3e7ee'
+_MAX_POINTS = 2000  # More make the page large, not the curve finer.
+
+
+def _figure(title: str, height: float):
+  """Returns a figure and its axes, titled and without a box."""
+  figure = matplotlib.figure.Figure((6.2, height), layout='constrained')
+  axes = figure.subplots()
+  axes.set_title(title, loc='left', fontsize=11, fontweight='bold', color=_INK)
+  axes.spines[['top', 'right', 'left']].set_visible(False)
+  axes.spines['bottom'].set_color(_LINE)
+  axes.tick_params(length=0, colors=_SOFT, labelsize=9)
+  axes.set_axisbelow(True)
+  return figure, axes
+
+
+def _svg(figure: matplotlib.figure.Figure, salt: str) -> str:
+  """Returns the figure as an <svg> element; equal input, equal text."""
+  out = io.StringIO()
+  # The salt keeps the ids of two figures on one page apart.
+  with matplotlib.rc_context({'svg.hashsalt': salt, 'svg.fonttype': 'path'}):
+    matplotlib.backends.backend_svg.FigureCanvasSVG(figure).print_svg(
+        out, metadata={'Date': None, 'Creator': None, 'Format': None,
+                       'Type': None}
+    )
+  text = out.getvalue()
+  # Without the XML prologue, which may not stand inside HTML.
+  return text[text.index('<svg') :]
+
+
+def curves(
+    title: str, lines: Mapping[str, Sequence[tuple[float, float]]]
+) -> str:
+  """Plots lines over steps.
+
+  Args:
+    title: Title of the panel.
+    lines: Name -> [(step, value), ...]; of long ones every n-th point is drawn.
+
+  Returns:
+    An <svg> element.
+  """
+  figure, axes = _figure(title, 3.2)
+  for i, (name, points) in enumerate(lines.items()):
+    stride = -(-len(points) // _MAX_POINTS)
+    # Counted from the end, so that the last value is among them.
+    steps, values = zip(*points[::-1][::stride][::-1], strict=True)
+    values = [float('nan') if v is None else v for v in values]
+    axes.plot(
+        steps,
+        values,
+        color=_COLORS[i % len(_COLORS)],
+        linestyle=('-', '--', ':')[i // len(_COLORS) % 3],
+        linewidth=1.6,
+        marker='o' if len(steps) < 12 else None,
+        markersize=3.5,
+        # A name that starts with _ would be left out of the legend.
+        label=f' {name}' if name.startswith('_') else name,
+    )
+  axes.grid(axis='y', color=_LINE, linewidth=0.8)
+  axes.set_xlabel('step', fontsize=9, color=_SOFT)
+  axes.xaxis.set_major_locator(
+      matplotlib.ticker.MaxNLocator(nbins=6, integer=True)
+  )
+  axes.legend(frameon=False, fontsize=9, labelcolor=_INK)
+  return _svg(figure, f'curves {title}')
+
+
+def memory(
+    devices: Sequence[str], levels: Mapping[str, Mapping[str, int]]
+) -> str:
+  """Plots a bar a device, stacked by level.
+
+  Args:
+    devices: Names of the devices, in order.
+    levels: Level -> device -> bytes.
+
+  Returns:
+    An <svg> element.
+  """
+  figure, axes = _figure('MiB on each device', 1.4 + 0.26 * len(devices))
+  left = dict.fromkeys(devices, 0.0)
+  for i, (level, by_device) in enumerate(levels.items()):
+    sizes = [by_device[device] / 2**20 for device in devices]
+    axes.barh(
+        list(devices),
+        sizes,
+        left=[left[device] for device in devices],
+        height=0.62,
+        color=_LEVEL_COLORS.get(level, _COLORS[i % len(_COLORS)]),
+        label=level,
+    )
+    for device, size in zip(devices, sizes, strict=True):
+      left[device] += size
+  axes.grid(axis='x', color=_LINE, linewidth=0.8)
+  axes.invert_yaxis()
+  axes.set_ylabel('device', fontsize=9, color=_SOFT)
+  axes.legend(
+      frameon=False,
+      fontsize=9,
+      labelcolor=_INK,
+      ncols=3,
+      loc='upper left',
+      bbox_to_anchor=(0, -0.12 - 0.3 / len(devices)),
+  )
+  return _svg(figure, 'memory')

@@ -1,0 +1,87 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The meta-learning benchmark, tiny: its lines, and its check of equality."""
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks import meta_bench, meta_problem
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_TIMEOUT_S = 120
+
+
+def test_problem_is_consistent():
+  sizes = meta_problem.SMOKE
+  problem = meta_problem.make(sizes)
+  again = meta_problem.make(sizes)
+  for name, array in problem.items():
+    np.testing.assert_array_equal(array, again[name])
+  assert problem['index'].shape == (3, 6, 4)
+  assert sizes.num_examples == 18
+  # A task's own rows, read by its own index, are the batch's rows.
+  for t in range(sizes.num_tasks):
+    np.testing.assert_array_equal(
+        problem['task_rows'][t][problem['task_index'][t]], problem['index'][t]
+    )
+  # Every row of the buffer is used, and only those.
+  assert set(problem['index'].ravel()) == set(range(len(problem['rows'])))
+
+
+def test_disagreement_names_what_differs():
+  answer = {'loss': np.float32(0.7), 'w0': np.array([1.0, -2.0])}
+  assert meta_bench.disagreement(answer, answer) is None
+  rounded = answer | {'w0': answer['w0'] + 1e-5}
+  assert meta_bench.disagreement(answer, rounded) is None
+  off = answer | {'w0': answer['w0'] + 0.1}
+  assert 'gradient of w0 differs' in meta_bench.disagreement(answer, off)
+  nan = answer | {'w0': np.full(2, np.nan)}
+  assert 'gradient of w0 differs' in meta_bench.disagreement(nan, answer)
+  assert 'gradients of' in meta_bench.disagreement(answer, answer | {'b': 1.0})
+  assert 'loss' in meta_bench.disagreement(answer, answer | {'loss': 0.8})
+
+
+def _run(*flags):
+  return subprocess.run(
+      [sys.executable, '-m', 'benchmarks.meta_bench', *flags],
+      cwd=_ROOT,
+      capture_output=True,
+      text=True,
+      timeout=_TIMEOUT_S,
+  )
+
+
+def test_unknown_case_is_a_one_line_error():
+  result = _run('--cases=mlp-9-9')
+  assert result.returncode == 1
+  assert result.stderr.strip() == (
+      '--cases=mlp-9-9: use some of mlp-2-1, mlp-1-1, mlp-2-3, mlp-1-3, '
+      'all-2-1, all-1-1, all-2-3, all-1-3.'
+  )
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec('torch') is None,
+    reason='the peers need PyTorch: pip install antjax[bench]',
+)
+def test_smoke_run_prints_a_line_a_case_and_peer():
+  result = _run('--smoke', '--cases=mlp-2-1,all-1-1', '--peer=loop', '--peer=functional')
+  assert result.returncode == 0, result.stderr
+  lines = [json.loads(line) for line in result.stdout.splitlines()]
+  assert [(line['case']['adapted'], line['peer']) for line in lines] == [
+      ('mlp', 'loop'),
+      ('mlp', 'functional'),
+      ('all', 'loop'),
+      ('all', 'functional'),
+  ]
+  for line in lines:
+    ratio = line['examples_per_s'] / line['peer_examples_per_s']
+    np.testing.assert_allclose(line['ratio'], ratio, rtol=1e-2)
+    assert line['dtype'] == 'float32'
+    assert {'jax', 'torch'} <= line['versions'].keys()
