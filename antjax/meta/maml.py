@@ -13,6 +13,7 @@ faster. The plain form is what the tests hold the other one against.
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import math
 from typing import Any, Literal
 
 import jax
@@ -125,8 +126,10 @@ def init_rates(
   """
   names = [*inner.adapted_names(params)]
   names += [f'rows/{f}' for f in features if inner.adapts(f'rows/{f}')]
-  start = jnp.log(jnp.float32(inner.learning_rate))
-  return {'model': params, 'log_rates': dict.fromkeys(names, start)}
+  start = math.log(inner.learning_rate)
+  # A buffer of its own for each rate: a donated state may hold none twice.
+  log_rates = {name: jnp.full((), start, jnp.float32) for name in names}
+  return {'model': params, 'log_rates': log_rates}
 
 
 def rate_function(

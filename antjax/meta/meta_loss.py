@@ -7,7 +7,7 @@ device, without any communication (the rows come in, their gradients go out).
 The layout of a batch is in `antjax.meta.episodes`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any, Protocol
@@ -21,6 +21,8 @@ from antjax.meta import maml
 
 # Shape suffixes: T = tasks, S = support or query rows of a task, D = embedding
 # width, K = values of a multi-hot feature, U = distinct rows of a task.
+
+_DIVERGED = 1e6
 
 PyTree = Any
 Batch = Mapping[str, Any]
@@ -38,10 +40,13 @@ class TaskModel:
   """A model and its loss, as the meta-learner sees them.
 
   Attributes:
-    apply_fn: (model, embeddings, part) -> predictions [S]. `embeddings` is
+    apply_fn: (model, embeddings, part) -> outputs [S, ...]. `embeddings` is
       feature -> float [S, D], multi-hot features pooled; `part` holds the other
       arrays of the support or query: 'label', 'mask' and any numeric inputs.
-    loss_fn: (predictions [S], labels [S]) -> losses [S].
+    loss_fn: (outputs [S, ...], labels [S]) -> losses [S].
+    output_fn: outputs [S, ...] -> {'prediction': [S], and any other column
+      that a metric reads, e.g. 'median': [S]}; None: the outputs are the
+      predictions.
     merge_fn: params -> a fresh `nnx.Module`, which is then `apply_fn`'s model:
       the fast form. None: the model is the parameters, of any framework.
     tables: the embedding tables, or None for a model without.
@@ -50,6 +55,7 @@ class TaskModel:
 
   apply_fn: Callable[[Any, Mapping[str, jax.Array], PyTree], jax.Array]
   loss_fn: Callable[[jax.Array, jax.Array], jax.Array]
+  output_fn: Callable[[jax.Array], dict[str, jax.Array]] | None = None
   merge_fn: fast_weights.MergeFn | None = None
   tables: Tables | None = None
   pooling: pooling_lib.Pooling = 'mean'
@@ -130,8 +136,9 @@ def predict_fn(
 
   Returns:
     predict(params, rows, batch, rng) -> {'prediction', 'label', 'weight',
-    'group'}, each [query rows of the batch]; without `rows` if the model has no
-    tables. The group is the task; padded rows have weight 0.
+    'group', and what else `output_fn` gives}, each [query rows of the batch];
+    without `rows` if the model has no tables. The group is the task; padded
+    rows have weight 0.
   """
 
   def predict(params, rows, batch, rng):
@@ -139,20 +146,99 @@ def predict_fn(
 
     def task(params, log_rates, data):
       adapted, task_rows = _adapt(model, inner, params, log_rates, data)
-      query = data['query']
-      prediction = _predict(model, adapted, task_rows, query)
-      part = query['part']
-      shown = (part['mask'] > 0) & (data['weight'] > 0)
-      return {
-        'prediction': prediction,
-        'label': part['label'],
-        'weight': shown.astype(prediction.dtype),
-        'group': jnp.broadcast_to(data['task'], prediction.shape),
-      }
+      outputs = _predict(model, adapted, task_rows, data['query'])
+      return {**_columns(model, outputs), **_labels(data)}
 
     return _over_tasks(model, inner, task, params, rows, batch, flatten=True)
 
   return _signature(model, predict)
+
+
+def fine_tune_predict_fn(
+  model: TaskModel,
+  inner: maml.InnerLoop,
+  *,
+  num_steps: Sequence[int],
+  learning_rates: Sequence[float],
+  column: str = 'prediction',
+) -> Callable[..., dict[str, jax.Array]]:
+  """Returns what predicts under several inner loops, compiled as one.
+
+  Args:
+    model: the model.
+    inner: the loop whose steps and rate are varied; its rates are not learned.
+    num_steps: step counts to try.
+    learning_rates: inner rates to try with each of them.
+    column: which of the model's columns to keep.
+
+  Returns:
+    As `predict_fn`; the columns are named 'k<steps>_lr<rate>', as
+    `fine_tune_name` gives, and 'prediction' is the first of them.
+  """
+
+  def predict(params, rows, batch, rng):
+    del rng
+
+    def task(params, log_rates, data):
+      del log_rates
+      columns = {}
+      for steps in num_steps:
+        loop = dataclasses.replace(inner, num_steps=steps)
+
+        def one(log_rate, loop=loop):
+          rates = _EveryLeaf(log_rate)
+          adapted, task_rows = _adapt(model, loop, params, rates, data)
+          outputs = _predict(model, adapted, task_rows, data['query'])
+          return _columns(model, outputs)[column]
+
+        log_rates = jnp.log(jnp.asarray(learning_rates))
+        predictions = jax.vmap(one)(log_rates)
+        for rate, prediction in zip(learning_rates, predictions):
+          # A rate that diverges is to score badly, not to stop the others.
+          columns[fine_tune_name(steps, rate)] = jnp.nan_to_num(
+            prediction, nan=_DIVERGED, posinf=_DIVERGED, neginf=-_DIVERGED
+          )
+      first = next(iter(columns.values()))
+      return {'prediction': first, **columns, **_labels(data)}
+
+    return _over_tasks(model, inner, task, params, rows, batch, flatten=True)
+
+  return _signature(model, predict)
+
+
+def fine_tune_name(num_steps: int, learning_rate: float) -> str:
+  """Returns the column of `fine_tune_predict_fn` for one inner loop."""
+  return f'k{num_steps}_lr{learning_rate:g}'
+
+
+class _EveryLeaf(dict):
+  """Learned rates where every leaf has the same one."""
+
+  def __init__(self, log_rate):
+    super().__init__()
+    self._log_rate = log_rate
+
+  def __contains__(self, name):
+    return True
+
+  def __getitem__(self, name):
+    return self._log_rate
+
+
+def _columns(model, outputs):
+  if model.output_fn is None:
+    return {'prediction': outputs}
+  return model.output_fn(outputs)
+
+
+def _labels(data):
+  part = data['query']['part']
+  shown = (part['mask'] > 0) & (data['weight'] > 0)
+  return {
+    'label': part['label'],
+    'weight': shown.astype(part['label'].dtype),
+    'group': jnp.broadcast_to(data['task'], part['label'].shape),
+  }
 
 
 def _signature(model, fn):

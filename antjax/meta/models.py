@@ -13,6 +13,7 @@ import dataclasses
 from flax import nnx
 import jax
 import jax.numpy as jnp
+import optax
 
 from antjax.layers import interaction, mlp
 
@@ -32,6 +33,8 @@ class DLRMConfig:
       width D.
     top_widths: hidden widths of the top MLP.
     interact: True adds the pairwise dot products to the top MLP's input.
+    num_outputs: numbers a row; 1 for a rating or a logit, one a level for
+      `RatingLevels`.
     output_offset: constant added to the output, e.g. the mean rating, so that
       the head starts from a fair guess.
   """
@@ -42,6 +45,7 @@ class DLRMConfig:
   bottom_widths: tuple[int, ...] = (64,)
   top_widths: tuple[int, ...] = (64, 64)
   interact: bool = True
+  num_outputs: int = 1
   output_offset: float = 0.0
 
 
@@ -54,12 +58,14 @@ class MeLUConfig:
       concatenated.
     embedding_dim: width of every feature's vector, D.
     widths: hidden widths of the decision layers (the paper: 64-64).
+    num_outputs: see `DLRMConfig`.
     output_offset: see `DLRMConfig`.
   """
 
   features: tuple[str, ...]
   embedding_dim: int = 32
   widths: tuple[int, ...] = (64, 64)
+  num_outputs: int = 1
   output_offset: float = 0.0
 
 
@@ -90,7 +96,7 @@ class DLRM(nnx.Module):
         rngs=rngs,
       )
     self.top = mlp.MLP(width, config.top_widths, rngs=rngs)
-    self.head = nnx.Linear(self.top.out_features, 1, rngs=rngs)
+    self.head = nnx.Linear(self.top.out_features, config.num_outputs, rngs=rngs)
 
   def __call__(
     self,
@@ -104,7 +110,7 @@ class DLRM(nnx.Module):
       numeric_BN: float [B, N], needed if `num_numeric` is not 0.
 
     Returns:
-      float [B]: a rating or a logit, as the loss takes it.
+      float [B], or [B, num_outputs] if that is more than one.
     """
     vectors = [embeddings[name] for name in self.config.features]
     if self.config.num_numeric:
@@ -119,7 +125,7 @@ class DLRM(nnx.Module):
     if self.config.interact:
       parts.append(interaction.dot_interaction(vectors_BFD))
     hidden_BH = self.top(jnp.concatenate(parts, axis=-1))
-    return self.head(hidden_BH)[..., 0] + self.config.output_offset
+    return _output(self.head(hidden_BH), self.config)
 
 
 class MeLU(nnx.Module):
@@ -132,14 +138,21 @@ class MeLU(nnx.Module):
     self.decision = mlp.MLP(
       len(config.features) * config.embedding_dim, config.widths, rngs=rngs
     )
-    self.head = nnx.Linear(self.decision.out_features, 1, rngs=rngs)
+    self.head = nnx.Linear(
+      self.decision.out_features, config.num_outputs, rngs=rngs
+    )
 
   def __call__(self, embeddings: Mapping[str, jax.Array]) -> jax.Array:
-    """Scores rows: feature -> float [B, D] gives float [B]."""
+    """Scores rows: feature -> float [B, D]; returns as `DLRM`."""
     x = jnp.concatenate(
       [embeddings[name] for name in self.config.features], axis=-1
     )
-    return self.head(self.decision(x))[..., 0] + self.config.output_offset
+    return _output(self.head(self.decision(x)), self.config)
+
+
+def _output(output, config):
+  output = output + config.output_offset
+  return output[..., 0] if config.num_outputs == 1 else output
 
 
 def _check_features(config):
@@ -148,3 +161,45 @@ def _check_features(config):
       f'{type(config).__name__}(features={config.features}): the names must'
       ' differ and there must be at least one.'
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class RatingLevels:
+  """A distribution over rating levels, and the best guess for each error.
+
+  The mean of the distribution has the least expected squared error and orders
+  items; its median has the least expected absolute error.
+
+  Attributes:
+    levels: the ratings that can be given, rising; one model output each.
+  """
+
+  levels: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 5.0)
+
+  def loss(self, logits_BL: jax.Array, rating_B: jax.Array) -> jax.Array:
+    """Cross-entropy [B] of ratings [B], each taken as its nearest level."""
+    levels = jnp.asarray(self.levels, logits_BL.dtype)
+    distance = jnp.abs(
+      rating_B[..., None] - levels.reshape((1,) * rating_B.ndim + (-1,))
+    )
+    target = jnp.argmin(distance, axis=-1)
+    return optax.softmax_cross_entropy_with_integer_labels(logits_BL, target)
+
+  def mean(self, logits_BL: jax.Array) -> jax.Array:
+    """Expected rating [B]."""
+    levels = jnp.asarray(self.levels, logits_BL.dtype)
+    return jax.nn.softmax(logits_BL) @ levels
+
+  def median(self, logits_BL: jax.Array) -> jax.Array:
+    """Median rating [B]: the first level that half of the mass reaches."""
+    levels = jnp.asarray(self.levels, logits_BL.dtype)
+    mass = jnp.cumsum(jax.nn.softmax(logits_BL), axis=-1)
+    index = (mass < 0.5).sum(axis=-1)  # The last mass is 1: in range.
+    return levels[index]
+
+  def predictions(self, logits_BL: jax.Array) -> dict[str, jax.Array]:
+    """{'prediction': mean [B], 'median': median [B]}, for `TaskModel`."""
+    return {
+      'prediction': self.mean(logits_BL),
+      'median': self.median(logits_BL),
+    }

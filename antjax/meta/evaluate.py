@@ -1,0 +1,213 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Scores of a meta-learner on cold-start tasks, beside plain baselines.
+
+Protocol of MeLU (Lee et al. 2019): the last rows of a user are the query, the
+others the support. The four scenarios differ in what training has seen: 'warm'
+(users and items seen), 'user_cold', 'item_cold', 'both_cold'.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from antjax.meta import maml, meta_loss
+from antjax.meta.episodes import Batch, Record
+from antjax.train import metrics as metrics_lib
+
+SCENARIOS = ('warm', 'user_cold', 'item_cold', 'both_cold')
+
+# Shape suffixes: T = tasks, S = support rows, Q = query rows.
+
+
+class _ReadsColumn:
+  """Lets a metric read one of several prediction columns.
+
+  A model that predicts a distribution has a best guess for each error: its
+  median for the absolute error, its mean for the others. Where a model gives
+  no such column, 'prediction' is read.
+  """
+
+  column = 'prediction'
+
+  def update(self, prediction, label, weight=None, group=None, **columns):
+    """Folds in rows; see `antjax.train.metric.Metric.update`."""
+    chosen = columns.get(self.column, prediction)
+    super().update(chosen, label, weight, group)
+
+
+class MAE(_ReadsColumn, metrics_lib.MAE):
+  """Mean absolute error, of the column 'median' if there is one."""
+
+  column = 'median'
+
+
+class RMSE(_ReadsColumn, metrics_lib.RMSE):
+  """Root mean squared error of the column 'prediction'."""
+
+
+class NDCG(_ReadsColumn, metrics_lib.NDCG):
+  """nDCG by task of the column 'prediction'."""
+
+
+class AUC(_ReadsColumn, metrics_lib.AUC):
+  """AUC of the column 'prediction'."""
+
+
+def rating_metrics(
+  *, k: int = 3, positive_rating: float = 4.0
+) -> dict[str, metrics_lib.Metric]:
+  """Returns fresh metrics: MAE, RMSE, nDCG@k (by task), AUC at a rating.
+
+  Args:
+    k: length of the list that nDCG looks at; gain 2^rating - 1.
+    positive_rating: ratings from this one on are the positives of the AUC.
+  """
+  return {
+    'MAE': MAE(),
+    'RMSE': RMSE(),
+    f'nDCG@{k}': NDCG(k),
+    'AUC': AUC(positive_rating),
+  }
+
+
+def mean_label(records: Iterable[Record], label: str = 'rating') -> float:
+  """Returns the mean label of all rows of some records: the global mean.
+
+  Raises:
+    ValueError: If there is no row.
+  """
+  total = count = 0.0
+  for record in records:
+    values = np.asarray(record[label], float)
+    total += values.sum()
+    count += len(values)
+  if not count:
+    raise ValueError('mean_label: no row to average; pass training records.')
+  return total / count
+
+
+def baseline_scores(
+  batches: Iterable[Batch],
+  global_mean: float,
+  make_metrics: Callable[[], dict[str, metrics_lib.Metric]] = rating_metrics,
+) -> dict[str, dict[str, float]]:
+  """Scores the baselines that need no model, on this process's batches.
+
+  A collective call: every process must make it, with its own batches. A task
+  without support gets the global mean.
+
+  Args:
+    batches: episode batches (see `antjax.meta.episodes`).
+    global_mean: mean label of the training rows.
+    make_metrics: makes fresh metrics by name.
+
+  Returns:
+    'global mean', 'support mean', 'support median' -> metric -> value.
+  """
+  names = ('global mean', 'support mean', 'support median')
+  metrics = {name: make_metrics() for name in names}
+  for batch in batches:
+    for episodes in batch['episodes'].values():
+      rows, shape = _baseline_rows(episodes, global_mean)
+      labels = {
+        'label': episodes['query']['label'].ravel(),
+        'weight': (
+          episodes['query']['mask'] * (episodes['weight'][:, None] > 0)
+        ).ravel(),
+        'group': np.broadcast_to(episodes['task'][:, None], shape).ravel(),
+      }
+      for name in names:
+        prediction = np.broadcast_to(rows[name][:, None], shape).ravel()
+        for metric in metrics[name].values():
+          metric.update(prediction=prediction, **labels)
+  return {
+    name: {
+      key: metric.compute()
+      for key, metric in metrics_lib.merge_across_processes(
+        metrics[name]
+      ).items()
+    }
+    for name in names
+  }
+
+
+def _baseline_rows(episodes, global_mean):
+  """Returns one prediction a task [T] of each baseline, and [T, Q]."""
+  mask_TS = episodes['support']['mask'] > 0
+  label_TS = np.where(mask_TS, episodes['support']['label'], np.nan)
+  present_T = mask_TS.any(axis=1)
+  constant_T = np.full(len(mask_TS), global_mean)
+  mean_T, median_T = constant_T.copy(), constant_T.copy()
+  mean_T[present_T] = np.nanmean(label_TS[present_T], axis=1)
+  median_T[present_T] = np.nanmedian(label_TS[present_T], axis=1)
+  rows = {
+    'global mean': constant_T,
+    'support mean': mean_T,
+    'support median': median_T,
+  }
+  return rows, episodes['query']['label'].shape
+
+
+def choose_fine_tuning(
+  evaluate_fn: Callable[
+    [Callable[..., Any], Mapping[str, metrics_lib.Metric]], Mapping[str, float]
+  ],
+  model: meta_loss.TaskModel,
+  *,
+  adapt: Sequence[str] = ('decision', 'head'),
+  num_steps: Sequence[int] = (1, 3, 5),
+  learning_rates: Sequence[float] = (0.003, 0.01, 0.03, 0.1, 0.3),
+  column: str = 'prediction',
+) -> maml.InnerLoop:
+  """Chooses how a jointly trained model is fine-tuned on the support.
+
+  The choice is by MAE on the tasks that `evaluate_fn` holds: give it training
+  tasks held out for validation, never test tasks.
+
+  Args:
+    evaluate_fn: (predict_fn, metrics) -> name -> value, e.g. `lambda predict,
+      metrics: trainer.evaluate(state, validation_batches, predict, metrics)`.
+    model: the model.
+    adapt: sets of leaves to try (see `maml.InnerLoop`).
+    num_steps: step counts to try.
+    learning_rates: rates to try.
+    column: the prediction column to judge, e.g. 'median'.
+
+  Returns:
+    The inner loop with the least MAE.
+
+  Raises:
+    RuntimeError: If every candidate's error is nan (no rows, or all diverged).
+  """
+  best, best_error = None, np.inf
+  for leaves in adapt:
+    inner = maml.InnerLoop(order=1, adapt=leaves)
+    predict = meta_loss.fine_tune_predict_fn(
+      model,
+      inner,
+      num_steps=num_steps,
+      learning_rates=learning_rates,
+      column=column,
+    )
+    candidates, metrics = {}, {}
+    for steps in num_steps:
+      for rate in learning_rates:
+        name = meta_loss.fine_tune_name(steps, rate)
+        candidates[name] = dataclasses.replace(
+          inner, num_steps=steps, learning_rate=rate
+        )
+        metrics[name] = MAE()
+        metrics[name].column = name
+    errors = evaluate_fn(predict, metrics)
+    for name, candidate in candidates.items():
+      if errors[name] < best_error:
+        best, best_error = candidate, errors[name]
+  if best is None:
+    raise RuntimeError(
+      'choose_fine_tuning: no candidate has an error; are there validation'
+      ' tasks, and smaller learning_rates?'
+    )
+  return best
