@@ -24,9 +24,14 @@ def to_varying(x: jax.Array) -> jax.Array:
   gradient wherever the gradient is formed, that is inside the micro-batch
   loop, where groups with unequal trip counts would wait for ever.
   """
-  varying = jax.typeof(x).manual_axis_type.varying
-  missing = tuple(a for a in (INTER, INTRA) if a not in varying)
+  missing = tuple(a for a in (INTER, INTRA) if a not in varying_axes(x))
   return lax.pcast(x, missing, to='varying') if missing else x
+
+
+def varying_axes(*arrays: jax.Array) -> frozenset[str]:
+  """Mesh axes over which any of these differs; empty outside `shard_map`."""
+  types = [jax.typeof(x).manual_axis_type for x in arrays]
+  return frozenset().union(*(t.varying for t in types))
 
 
 def gather(x: jax.Array, spec: LeafSpec, level: Level) -> jax.Array:

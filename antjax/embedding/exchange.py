@@ -86,8 +86,9 @@ def _address(ex: Exchange, positions: jax.Array, shift: jax.Array, r):
   """
   base = jnp.arange(ex.num_owners, dtype=jnp.int32) * ex.rows_per_device
   bounds = jnp.minimum(jnp.stack([r, r + 1]) << shift, ex.rows_per_device)
-  edges = jnp.searchsorted(positions, base + bounds[:, None]).astype(jnp.int32)
-  slot = edges[0][:, None] + jnp.arange(ex.capacity, dtype=jnp.int32)
+  edges = jnp.searchsorted(positions, base[None] + bounds[:, None])
+  edges = edges.astype(jnp.int32)
+  slot = edges[0][:, None] + jnp.arange(ex.capacity, dtype=jnp.int32)[None]
   used = slot < edges[1][:, None]
   slot = jnp.where(used, slot, positions.shape[0])
   ids = positions.at[slot].get(mode='fill', fill_value=0) - base[:, None]

@@ -239,7 +239,8 @@ class EmbeddingTables:
     for spec in stack.specs:
       seed = zlib.crc32(spec.name.encode())
       table_key = jax.random.fold_in(key, seed)
-      ids = owners + jnp.arange(stack.local_rows(spec)) * stack.num_owners
+      local = jnp.arange(stack.local_rows(spec))[None]
+      ids = owners + local * stack.num_owners
 
       def new_row(row_id, table_key=table_key, spec=spec):
         row_key = jax.random.fold_in(table_key, row_id)

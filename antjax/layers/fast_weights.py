@@ -33,6 +33,8 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from antjax.collectives import transition
+
 # Shape suffixes: S = support rows (all calls of a layer flattened), I = input
 # width of a layer, O = output width.
 
@@ -107,10 +109,10 @@ def match_varying(tree: PyTree, reference: PyTree) -> PyTree:
   must not be, so what it differentiates is made varying first. Outside of
   `shard_map` this does nothing.
   """
-  axes = _varying_axes(*jax.tree.leaves(reference))
+  axes = transition.varying_axes(*jax.tree.leaves(reference))
 
   def cast(x):
-    missing = tuple(sorted(axes - _varying_axes(x)))
+    missing = tuple(sorted(axes - transition.varying_axes(x)))
     return jax.lax.pcast(x, missing, to='varying') if missing else x
 
   return jax.tree.map(cast, tree)
@@ -121,12 +123,6 @@ def descend(
 ) -> jax.Array:
   """Returns `value` after a gradient step, in its own dtype."""
   return value - jnp.asarray(rate, value.dtype) * grad.astype(value.dtype)
-
-
-def _varying_axes(*arrays) -> frozenset[str]:
-  return frozenset().union(
-    *(getattr(jax.typeof(x), 'vma', frozenset()) for x in arrays)
-  )
 
 
 def make_plan(

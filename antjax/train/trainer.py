@@ -3,8 +3,6 @@
 """Trainer: init, step, fit and evaluate for any loss on any pytree."""
 
 import contextlib
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 from antjax.mesh.mesh import BATCH_AXES, check_mesh, group_size, num_groups
@@ -213,13 +210,14 @@ class Trainer:
     num_micro_batches_fn: Callable[[int], Sequence[int]] | None = None,
     count_examples: Callable[[PyTree], int] | None = None,
     on_step: Callable[[int, Metrics], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
   ) -> TrainState:
     """Trains to step `num_steps`, or until no process has data left.
 
     1. If `checkpoint_dir` holds a checkpoint, state and input position are
        taken from the newest one. 2. Otherwise training starts at `state`.
-    Ctrl-C or SIGTERM on any process ends the step in hand on all of them,
-    saves, and raises KeyboardInterrupt; a second one ends at once.
+    If `should_stop` says so on any process, all of them end after the same
+    step, save, and raise KeyboardInterrupt.
 
     Args:
       state: From `init`.
@@ -241,10 +239,12 @@ class Trainer:
       count_examples: Batch -> examples in it, for the throughput; by default
         the sum of weights counts.
       on_step: Gets each step's number (from 1) and metrics: loss, weight,
-        grad_norm, examples_per_s, and evaluation results when there are any.
+        grad_norm, num_examples and examples_per_s, and the results of
+        `evaluate_fn` when there are any.
+      should_stop: Asked before each step; e.g. whether a signal came.
 
     Raises:
-      KeyboardInterrupt: Stopped by a signal; what was done is saved.
+      KeyboardInterrupt: Stopped by `should_stop`; what was done is saved.
       ValueError: A checkpoint of another model, or an input position that
         cannot be restored here.
     """
@@ -266,7 +266,6 @@ class Trainer:
         if saver.latest_step() is not None:
           state, positions = saver.restore()
           _set_position(iterator, positions, merge_input_states)
-      stop = stack.enter_context(_StopSignal())
       feed, clock = _Feed(iterator), _Clock()
       start = done = int(state.step)
       is_stopping = False
@@ -288,8 +287,8 @@ class Trainer:
         number, on_device = item
         values = {k: float(v) for k, v in jax.device_get(on_device).items()}
         is_stopping = values.pop('is_stopping') > 0
-        num_examples = values.pop('num_examples') or values['weight']
-        values |= clock.tick(num_examples)
+        values['num_examples'] = values['num_examples'] or values['weight']
+        values |= clock.tick(values['num_examples'])
         if values['weight'] > 0 and on_step is not None:
           on_step(number, values | (extra or {}))
         return values['weight'] > 0 and not is_stopping
@@ -302,7 +301,7 @@ class Trainer:
           feed.filler() if batch is None else batch,
           counts=num_micro_batches_fn(done) if num_micro_batches_fn else None,
           is_valid=batch is not None,
-          is_stopping=stop.requested,
+          is_stopping=should_stop is not None and should_stop(),
           num_examples=0
           if batch is None or count_examples is None
           else count_examples(batch),
@@ -517,34 +516,6 @@ class _Clock:
     now, last = time.perf_counter(), self._last
     self._last = now
     return {} if last is None else {'examples_per_s': num_examples / (now - last)}
-
-
-class _StopSignal:
-  """Turns the first SIGINT or SIGTERM into a flag; the second ends at once."""
-
-  def __init__(self) -> None:
-    self.requested = False
-    self._previous: dict[int, Any] = {}
-
-  def __enter__(self) -> '_StopSignal':
-    if threading.current_thread() is threading.main_thread():
-      for number in (signal.SIGINT, signal.SIGTERM):
-        self._previous[number] = signal.signal(number, self._handle)
-    return self
-
-  def __exit__(self, *exc: Any) -> None:
-    for number, handler in self._previous.items():
-      signal.signal(number, handler)
-
-  def _handle(self, number: int, frame: Any) -> None:
-    del frame
-    if self.requested:
-      raise KeyboardInterrupt
-    self.requested = True
-    logging.warning(
-      'Got %s: stopping after this step and saving; once more ends at once.',
-      signal.Signals(number).name,
-    )
 
 
 def _get_position(iterator: Any) -> Any:

@@ -1,0 +1,295 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Tables split over 8 devices behave like one dense table on one device."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from antjax.embedding.optimizer import SGD, Adagrad, Adam, RowWiseAdagrad
+from antjax.embedding.table import EmbeddingTables, TableSpec
+from antjax.mesh.mesh import BATCH_AXES, make_mesh
+
+# Gradients of a row are summed over devices in another order.
+SUM_ORDER_ATOL = 1e-5
+FEATURES = {'item': 'item', 'seen': 'item', 'city': 'city', 'word': 'word'}
+
+
+def make_tables(level='global', intra=4, optimizer=RowWiseAdagrad(0.1), **kw):
+  return EmbeddingTables(
+    [
+      TableSpec('item', 100, 4, level, optimizer, init_scale=1.0),
+      TableSpec('city', 37, 4, level, optimizer, init_scale=1.0),
+      TableSpec('word', 21, 3, level, optimizer, init_scale=1.0),
+    ],
+    FEATURES,
+    mesh=make_mesh(intra=intra),
+    **kw,
+  )
+
+
+def make_ids(seed=0, skewed=False):
+  rng = np.random.default_rng(seed)
+  seen = rng.integers(-1, 100, (16, 2))
+  if skewed:  # Every id belongs to owner 1 of 8.
+    seen = rng.integers(0, 12, (16, 2)) * 8 + 1
+  return {
+    'support': {
+      'item': (rng.zipf(1.3, (16, 5)) - 2).clip(-1, 99),
+      'city': rng.integers(-1, 37, (16,)),
+    },
+    'query': {'seen': seen, 'word': rng.integers(-1, 21, (16, 2, 2))},
+  }
+
+
+def start(tables, seed=0):
+  make = jax.jit(tables.init, out_shardings=tables.shardings())
+  return make(jax.random.key(seed))
+
+
+def canonical(tables, state):
+  """name -> (table, slots), as numpy, true size."""
+  out = jax.jit(tables.to_canonical)(state)
+  return {
+    name: jax.tree.map(lambda x: np.array(x)[: spec.num_embeddings], out[name])
+    for name, spec in tables.specs.items()
+  }
+
+
+def loss(vectors):
+  """Any function with a different gradient for each place."""
+  leaves = jax.tree.leaves(vectors)
+  return sum(jnp.sum(jnp.sin(v) * (i + 1)) for i, v in enumerate(leaves))
+
+
+def make_step(tables):
+  def local(state, ids, routing, step):
+    rows, rounds = tables.fetch(state, routing)
+    vectors = tables.lookup(rows, ids)
+    grads = jax.grad(lambda rows: loss(tables.lookup(rows, ids)))(rows)
+    active = step >= 0
+    state = tables.push(state, routing, rounds, grads, step, active)
+    return state, vectors
+
+  specs, batch = tables.partition_specs(), P(BATCH_AXES)
+  return jax.jit(
+    jax.shard_map(
+      local,
+      mesh=tables.mesh,
+      in_specs=(specs, batch, batch, P()),
+      out_specs=(specs, batch),
+    ),
+    donate_argnums=0,
+  )
+
+
+def dense_step(tables, dense, ids, step):
+  """The same step on whole tables, touched rows only."""
+  whole = {name: part['table'] for name, part in dense.items()}
+
+  def vectors_of(whole):
+    def one(path, i):
+      table = whole[FEATURES[path[-1].key]]
+      return jnp.where((i >= 0)[..., None], table[jnp.maximum(i, 0)], 0)
+
+    return jax.tree.map_with_path(one, ids)
+
+  grads = jax.grad(lambda whole: loss(vectors_of(whole)))(whole)
+  new = {}
+  for name, spec in tables.specs.items():
+    touched = np.zeros(spec.num_embeddings, bool)
+    for path, i in jax.tree.leaves_with_path(ids):
+      if FEATURES[path[-1].key] == name:
+        touched[i[i >= 0]] = True
+    table, slots = spec.optimizer.update(
+      whole[name], grads[name], dense[name]['slots'], jnp.int32(step)
+    )
+
+    def keep(a, b, touched=touched):
+      return np.where(touched.reshape(-1, *[1] * (b.ndim - 1)), a, b)
+
+    new[name] = {
+      'table': keep(table, dense[name]['table']),
+      'slots': jax.tree.map(keep, slots, dense[name]['slots']),
+    }
+  return new, vectors_of(whole)
+
+
+def assert_close(actual, expected):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(
+      a, b, rtol=SUM_ORDER_ATOL, atol=SUM_ORDER_ATOL
+    ),
+    actual,
+    expected,
+  )
+
+
+OPTIMIZERS = [SGD(0.1), Adagrad(0.1), RowWiseAdagrad(0.1), Adam(0.1)]
+
+
+@pytest.mark.parametrize('level', ['global', 'intra', 'none'])
+@pytest.mark.parametrize(
+  'optimizer', OPTIMIZERS, ids=lambda o: type(o).__name__
+)
+def test_steps_equal_a_dense_table(level, optimizer):
+  tables = make_tables(level, 4, optimizer)
+  state, step = start(tables), make_step(tables)
+  dense = canonical(tables, state)
+  for i in range(2):
+    ids = make_ids(i)
+    indices, routing = tables.prepare(ids, 8)
+    state, vectors = step(state, indices, routing, jnp.int32(i))
+    dense, expected = dense_step(tables, dense, ids, i)
+    assert_close(vectors, expected)
+    assert_close(canonical(tables, state), dense)
+
+
+@pytest.mark.parametrize('intra', [1, 2, 8])
+@pytest.mark.parametrize('level', ['global', 'intra'])
+def test_any_group_size(level, intra):
+  tables = make_tables(level, intra)
+  state = start(tables)
+  dense, _ = dense_step(tables, canonical(tables, state), make_ids(), 0)
+  indices, routing = tables.prepare(make_ids(), 8)
+  state, _ = make_step(tables)(state, indices, routing, jnp.int32(0))
+  assert_close(canonical(tables, state), dense)
+
+
+@pytest.mark.parametrize('level', ['global', 'intra'])
+@pytest.mark.parametrize('factor', [0.05, 0.3, 8.0])
+def test_skew_takes_more_rounds_and_loses_nothing(level, factor):
+  tables = make_tables(level, capacity_factor=factor)
+  state, ids = start(tables), make_ids(skewed=True)
+  dense, expected = dense_step(tables, canonical(tables, state), ids, 0)
+  indices, routing = tables.prepare(ids, 8)
+  stack = next(s for s in routing if s.endswith('_4'))
+  num_rounds = 16 // 2 ** int(routing[stack]['shift'].min())
+  if factor < 1:
+    assert num_rounds > 1
+  state, vectors = make_step(tables)(state, indices, routing, jnp.int32(0))
+  assert_close(vectors, expected)
+  assert_close(canonical(tables, state), dense)
+
+
+def test_untouched_rows_stay_bit_identical():
+  tables = make_tables(optimizer=Adam(0.1))
+  state = start(tables)
+  before = canonical(tables, state)
+  ids = {'item': np.arange(16) * 2, 'word': np.full((16,), -1)}
+  indices, routing = tables.prepare(ids, 8)
+  state, _ = make_step(tables)(state, indices, routing, jnp.int32(0))
+  after = canonical(tables, state)
+  changed = np.any(after['item']['table'] != before['item']['table'], axis=1)
+  np.testing.assert_array_equal(np.flatnonzero(changed), np.arange(16) * 2)
+  for name in ('city', 'word'):
+    jax.tree.map(np.testing.assert_array_equal, before[name], after[name])
+
+
+@pytest.mark.parametrize('level', ['global', 'intra', 'none'])
+def test_inactive_step_changes_nothing(level):
+  tables = make_tables(level)
+  state = start(tables)
+  before = canonical(tables, state)
+  indices, routing = tables.prepare(make_ids(), 8)
+  state, _ = make_step(tables)(state, indices, routing, jnp.int32(-1))
+  jax.tree.map(
+    np.testing.assert_array_equal, before, canonical(tables, state)
+  )
+
+
+@pytest.mark.parametrize('level', ['global', 'intra', 'none'])
+@pytest.mark.parametrize('intra', [8, 2])
+def test_new_rows_and_canonical_order_do_not_depend_on_the_mesh(level, intra):
+  reference = make_tables('global', 4)
+  tables = make_tables(level, intra)
+  state = start(tables)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    canonical(reference, start(reference)),
+    canonical(tables, state),
+  )
+  back = jax.jit(lambda s: tables.from_canonical(tables.to_canonical(s)))(state)
+  jax.tree.map(np.testing.assert_array_equal, state, back)
+
+
+def test_compiled_step_is_sparse_and_in_place():
+  tables = EmbeddingTables(
+    [TableSpec('item', 50_000, 16, 'global')],
+    {'item': 'item'},
+    mesh=make_mesh(intra=4),
+  )
+  state = start(tables)
+  indices, routing = tables.prepare({'item': np.arange(64)}, 8)
+  compiled = (
+    make_step(tables)
+    .lower(state, indices, routing, jnp.int32(0))
+    .compile()
+  )
+  text = compiled.as_text()
+  assert text.count(' all-to-all(') == 3
+  assert ' all-gather(' not in text
+  assert '[50000,16]' not in text  # A whole table, or its dense gradient.
+  assert 'input_output_alias={ {0}: (0' in text
+  assert '{1}: (1' in text.split('input_output_alias=')[1][:200]
+  # Nothing of a shard's size is made beside the shard itself.
+  shard_bytes = 50_000 // 8 * 16 * 4
+  assert compiled.memory_analysis().temp_size_in_bytes < shard_bytes // 2
+
+
+def test_small_tables_are_replicated_and_large_ones_are_not(caplog):
+  with caplog.at_level(logging.INFO, logger='absl'):
+    tables = EmbeddingTables(
+      [TableSpec('small', 100, 8), TableSpec('large', 100_000, 8)],
+      {'a': 'small', 'b': 'large'},
+      mesh=make_mesh(intra=4),
+    )
+  assert 'small [100]; level none' in caplog.text
+  assert 'large [100000]; level global' in caplog.text
+  # 12,500 rows of 8 floats and one accumulator each.
+  assert tables.bytes_per_device() == {
+    'none_8': 100 * 36,
+    'global_8': 12_500 * 36,
+  }
+
+
+@pytest.mark.parametrize(
+  ('ids', 'message'),
+  [
+    ({'item': np.full((8,), 100)}, "has id 100; table 'item' has 100 rows"),
+    ({'color': np.zeros((8,), int)}, "feature 'color' is unknown"),
+    ({'item': np.zeros((8,))}, 'ids must be integers'),
+  ],
+)
+def test_bad_ids_are_refused(ids, message):
+  with pytest.raises(ValueError, match=message):
+    make_tables().prepare(ids, 8)
+
+
+def test_more_distinct_rows_than_max_unique_are_refused():
+  tables = make_tables(max_unique=4)
+  with pytest.raises(ValueError, match='needs 5 distinct rows'):
+    tables.prepare({'item': np.arange(40)}, 8)
+
+
+@pytest.mark.parametrize(
+  ('specs', 'features', 'message'),
+  [
+    ([TableSpec('a', 4, 2)] * 2, {}, 'names repeat'),
+    ([TableSpec('a', 4, 2)], {'x': 'b'}, "looks up table 'b'"),
+  ],
+)
+def test_bad_descriptions_are_refused(specs, features, message):
+  with pytest.raises(ValueError, match=message):
+    EmbeddingTables(specs, features, mesh=make_mesh(intra=4))
+
+
+def test_bad_table_specs_are_refused():
+  with pytest.raises(ValueError, match='must be positive'):
+    TableSpec('a', 0, 4)
+  with pytest.raises(ValueError, match='unknown level'):
+    TableSpec('a', 4, 4, 'group')

@@ -1,0 +1,239 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints restore under any code and mesh, and training goes on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from antjax.embedding.optimizer import Adam
+from antjax.embedding.table import EmbeddingTables, TableSpec
+from antjax.mesh.mesh import make_mesh
+from antjax.train.checkpoint import Checkpointer
+from antjax.train.trainer import Trainer
+
+# Another code sums in another order; through 3 Adam steps.
+SUM_ORDER_ATOL = 2e-5
+
+
+def make_trainer(code, intra, level='global', width=13, **kwargs):
+  mesh = make_mesh(intra=intra)
+  tables = EmbeddingTables(
+    [TableSpec('item', 53, 4, level, Adam(0.01), init_scale=1.0)],
+    {'item': 'item'},
+    mesh=mesh,
+  )
+
+  def loss_fn(params, rows, batch, rng):
+    del rng
+    x = tables.lookup(rows, batch['ids'])['item'].reshape(-1, 12)
+    h = jnp.tanh(x @ params['odd'])
+    y = h @ params['frozen'] + params['bias'][None]
+    return jnp.mean(jnp.square(y - batch['y']), axis=1)
+
+  trainer = Trainer(
+    loss_fn,
+    optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2)),
+    mesh=mesh,
+    paro=code,
+    tables=tables,
+    trainable=lambda name: name != 'frozen',
+    min_shard_size=8,
+    **kwargs,
+  )
+  rng = np.random.default_rng(0)
+
+  def normal(*shape):
+    return rng.normal(size=shape).astype(np.float32)
+
+  params = {
+    'odd': normal(12, width),
+    'frozen': normal(width, 3),
+    'bias': normal(3),
+  }
+  return trainer, trainer.init(params, seed=2)
+
+
+class Batches:
+  """Endless batches whose position is their number."""
+
+  def __init__(self):
+    self._next = 0
+
+  def __iter__(self):
+    return self
+
+  def __next__(self):
+    rng = np.random.default_rng(self._next)
+    self._next += 1
+    return {
+      'ids': {'item': rng.integers(0, 53, (16, 3))},
+      'y': rng.normal(size=(16, 3)).astype(np.float32),
+    }
+
+  def get_state(self):
+    return {'next': self._next}
+
+  def set_state(self, state):
+    self._next = state['next']
+
+
+def train(path, code, intra, num_steps, losses, **kwargs):
+  trainer, state = make_trainer(code, intra, **kwargs)
+
+  def on_step(step, metrics):
+    losses[step] = metrics['loss']
+
+  return trainer, trainer.fit(
+    state,
+    Batches(),
+    num_steps,
+    checkpoint_dir=str(path),
+    checkpoint_every=2,
+    on_step=on_step,
+  )
+
+
+@pytest.mark.parametrize(
+  ('first', 'second'),
+  [
+    (('IIG', 4), ('GGG', 2)),
+    (('GGG', 8), ('NNN', 1)),
+    (('NNG', 2), ('III', 4)),
+  ],
+)
+def test_training_goes_on_under_another_code_and_mesh(
+  tmp_path, first, second
+):
+  expected, actual = {}, {}
+  _, whole = train(tmp_path / 'whole', *first, 6, expected)
+  train(tmp_path / 'parts', *first, 3, actual)
+  level = 'intra' if second[1] > 1 else 'none'
+  trainer, state = train(
+    tmp_path / 'parts', *second, 6, actual, level=level
+  )
+  assert sorted(actual) == [1, 2, 3, 4, 5, 6]
+  np.testing.assert_allclose(
+    [actual[i] for i in range(1, 7)],
+    [expected[i] for i in range(1, 7)],
+    rtol=1e-4,
+  )
+  first_trainer, _ = make_trainer(*first)
+  for a, b in zip(
+    jax.tree.leaves(trainer.params(state)),
+    jax.tree.leaves(first_trainer.params(whole)),
+    strict=True,
+  ):
+    np.testing.assert_allclose(a, b, atol=SUM_ORDER_ATOL)
+  moved = np.asarray(trainer.params(state)['odd'])
+  assert np.abs(moved - make_trainer(*first)[1].params['odd'][:, :13]).max() > 0
+
+
+def test_mixed_precision_restores_from_and_to_fp32(tmp_path):
+  losses = {}
+  train(tmp_path, 'IIG', 4, 2, losses)
+  trainer, state = train(
+    tmp_path, 'NIG', 4, 4, losses, compute_dtype=jnp.bfloat16
+  )
+  assert state.params['odd'].dtype == jnp.bfloat16
+  copy = state.params['odd']
+  np.testing.assert_array_equal(
+    copy, trainer.params(state)['odd'].astype(jnp.bfloat16)
+  )
+  _, state = train(tmp_path, 'GGG', 4, 6, losses)
+  assert state.params['odd'].dtype == jnp.float32
+  assert int(state.step) == 6
+
+
+def test_an_async_save_is_not_disturbed_by_donation(tmp_path):
+  trainer, state = make_trainer('IIG', 4)
+  kwargs = dict(keep=10)
+  with Checkpointer(
+    str(tmp_path), trainer.layout, trainer.optimizer, trainer.tables, **kwargs
+  ) as saver:
+    batches, kept = Batches(), {}
+    for step in range(4):
+      kept[step] = jax.tree.map(np.array, trainer.params(state))
+      saver.save(step, state)
+      state, _ = trainer.step(state, next(batches))  # Donates `state`.
+    saver.wait()
+    for step, expected in kept.items():
+      restored, _ = saver.restore(step)
+      jax.tree.map(
+        np.testing.assert_array_equal, trainer.params(restored), expected
+      )
+
+
+def test_newest_and_best_are_kept(tmp_path):
+  trainer, state = make_trainer('NNN', 4)
+  scores = iter([0.5, 0.1, 0.3, 0.4, 0.2])
+  trainer.fit(
+    state,
+    Batches(),
+    5,
+    checkpoint_dir=str(tmp_path),
+    keep=2,
+    best_metric='mae',
+    evaluate_fn=lambda _: {'mae': next(scores)},
+    evaluate_every=1,
+  )
+  kept = sorted(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit())
+  assert kept == [2, 4, 5]  # Step 2 had the lowest error.
+
+
+def test_a_checkpoint_of_another_model_is_refused_and_kept(tmp_path):
+  train(tmp_path, 'IIG', 4, 2, {})
+  before = sorted(p.name for p in tmp_path.iterdir())
+  with pytest.raises(
+    ValueError, match=r'another model: params frozen is \[\[13, 3\].* \[\[14'
+  ):
+    train(tmp_path, 'IIG', 4, 4, {}, width=14)
+  assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_an_input_position_of_several_processes_needs_merging(tmp_path):
+  trainer, state = make_trainer('NNN', 4)
+  with Checkpointer(
+    str(tmp_path), trainer.layout, trainer.optimizer, trainer.tables
+  ) as saver:
+    saver.save(0, state, input_state={'next': 0})
+    _, positions = saver.restore()
+  assert positions == [{'next': 0}]
+
+  from antjax.train import trainer as trainer_lib
+
+  batches = Batches()
+  with pytest.raises(ValueError, match='pass merge_input_states'):
+    trainer_lib._set_position(batches, [{'next': 1}, {'next': 2}], None)
+  trainer_lib._set_position(
+    batches, [{'next': 1}, {'next': 2}], lambda states: states[1]
+  )
+  assert batches.get_state() == {'next': 2}
+
+
+def test_should_stop_saves_and_raises_and_resumes(tmp_path):
+  trainer, state = make_trainer('IIG', 4)
+  seen = []
+  with pytest.raises(KeyboardInterrupt):
+    trainer.fit(
+      state,
+      Batches(),
+      100,
+      checkpoint_dir=str(tmp_path),
+      on_step=lambda step, _: seen.append(step),
+      should_stop=lambda: len(seen) >= 3,
+    )
+  assert seen[:3] == [1, 2, 3]
+  assert len(seen) < 8
+  again = []
+  trainer, state = make_trainer('IIG', 4)
+  trainer.fit(
+    state,
+    Batches(),
+    10,
+    checkpoint_dir=str(tmp_path),
+    on_step=lambda step, _: again.append(step),
+  )
+  assert seen + again == list(range(1, 11))
