@@ -10,13 +10,17 @@
 SUPPORTED := python3.11 python3.12 python3.13 python3
 IS_SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
+RUNS = $(shell $(1) -c '$(IS_SUPPORTED)' 2>/dev/null && echo ok)
+
 ifeq ($(origin PYTHON),undefined)
   # The first of them that is here and of a supported version.
-  PYTHON := $(firstword $(foreach p,$(SUPPORTED),\
-    $(if $(filter ok,$(shell $(p) -c '$(IS_SUPPORTED)' 2>/dev/null && echo ok)),$(p))))
+  INTERPRETER := $(firstword $(foreach p,$(SUPPORTED),$(if $(call RUNS,$(p)),$(p))))
   VENV := .venv
 else
-  VENV := .venv-$(shell $(PYTHON) -c \
+  # As named; or pyenv's, whose python3.12 runs only where pyenv selected it.
+  PYENV := $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/$(PYTHON:python%=%).*/bin/python)
+  INTERPRETER := $(firstword $(foreach p,$(PYTHON) $(PYENV),$(if $(call RUNS,$(p)),$(p))))
+  VENV := .venv-$(shell $(INTERPRETER) -c \
     'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 endif
 
@@ -59,15 +63,16 @@ clean:
 
 # The stamps: set up once, and again when what is asked for has changed.
 $(VENV)/.venv-stamp:
-	@$(PYTHON) -c '$(IS_SUPPORTED)' 2>/dev/null || { \
-	  echo 'antjax needs Python 3.11, 3.12 or 3.13; "$(PYTHON)" is none of' \
-	    'them. Install one, or name it: make PYTHON=/path/to/python3.12'; \
+	@test -n '$(INTERPRETER)' || { \
+	  echo 'antjax needs Python 3.11, 3.12 or 3.13, and $(or $(PYTHON),this' \
+	    'machine) gives none of them. Name one: make PYTHON=/path/to/python3.12'; \
 	  exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
-	  echo '$(PYTHON) cannot make virtual environments; on Debian and Ubuntu:' \
-	    'apt-get install python3-venv'; \
+	@$(INTERPRETER) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo '$(INTERPRETER) cannot make virtual environments. On Debian and' \
+	    'Ubuntu: apt-get install python3-venv'; \
 	  exit 1; }
-	$(PYTHON) -m venv --clear $(VENV)
+	@echo 'Setting up $(VENV), once; a minute or two.'
+	@$(INTERPRETER) -m venv --clear $(VENV)
 	@touch $@
 
 $(VENV)/.run-stamp: requirements.txt setup.cfg pyproject.toml | $(VENV)/.venv-stamp
