@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from antjax.input import (
+  delimited,
   movielens,
   movielens_raw,
   movielens_tasks,
@@ -151,10 +152,10 @@ def _check_counts(
 ) -> dict[str, int]:
   """Counts the raw tables; refuses other counts than MovieLens-1M's."""
   counts = {
-    'ratings': int(raw.ratings.count().execute()),
-    'users': int(raw.users.count().execute()),
-    'items': int(raw.items.count().execute()),
-    'rejected_lines': prepare.num_rejected(con),
+    'ratings': int(raw.ratings.count().to_pyarrow().as_py()),
+    'users': int(raw.users.count().to_pyarrow().as_py()),
+    'items': int(raw.items.count().to_pyarrow().as_py()),
+    'rejected_lines': delimited.num_rejected(con),
   }
   needed = {
     'ratings': movielens.NUM_RATINGS,
@@ -211,7 +212,7 @@ def _write(
     ids.order_by('id').to_parquet(path)
     files[f'ids_{feature}'] = _file_entry(folder, path)
     # Ids of genres start at 0, all others at 1: their 0 is "not in train".
-    num_ids = int(ids.count().execute()) + (feature != 'genres')
+    num_ids = int(ids.count().to_pyarrow().as_py()) + (feature != 'genres')
     max_values = tasks.max_genres if feature == 'genres' else 1
     features[feature] = {'num_ids': num_ids, 'max_values': max_values}
   return {'splits': splits, 'features': features, 'files': files}

@@ -20,7 +20,7 @@ import zipfile
 import ibis
 from ibis.expr import types as ir
 
-from antjax.input import movielens, prepare
+from antjax.input import delimited, movielens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +139,8 @@ def read_raw(
   Args:
     con: Connection from `prepare.connect`.
     files: Files from `find_files`.
-    max_rejected_share: See `prepare.read_delimited`.
-    rejected_path: See `prepare.read_delimited`.
+    max_rejected_share: See `delimited.read_delimited`.
+    rejected_path: See `delimited.read_delimited`.
     progress: Called with the name of a file before it is read.
 
   Raises:
@@ -164,7 +164,7 @@ def read_raw(
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
-  """`prepare.read_delimited` with what all three files have in common."""
+  """`delimited.read_delimited` with what all three files have in common."""
 
   con: ibis.BaseBackend
   max_rejected_share: float
@@ -172,10 +172,13 @@ class _Reader:
   progress: Callable[[str], None]
 
   def __call__(
-    self, path: pathlib.Path, columns: Mapping[str, str], **options: Any
+    self,
+    path: pathlib.Path,
+    columns: Mapping[str, delimited.Kind],
+    **options: Any,
   ) -> ir.Table:
     self.progress(f'reading {path.name}')
-    return prepare.read_delimited(
+    return delimited.read_delimited(
       self.con,
       path,
       columns,
@@ -217,27 +220,27 @@ def _read_original(read: _Reader, files: RawFiles) -> RawTables:
   ratings = read(
     files.ratings,
     {
-      'user': 'INTEGER',
-      'movie': 'INTEGER',
-      'rating': 'FLOAT',
-      'timestamp': 'BIGINT',
+      'user': 'int32',
+      'movie': 'int32',
+      'rating': 'float32',
+      'timestamp': 'int64',
     },
     **options,
   )
   users = read(
     files.users,
     {
-      'user': 'INTEGER',
-      'gender': 'VARCHAR',
-      'age': 'INTEGER',
-      'occupation': 'INTEGER',
-      'zip': 'VARCHAR',
+      'user': 'int32',
+      'gender': 'string',
+      'age': 'int32',
+      'occupation': 'int32',
+      'zip': 'string',
     },
     **options,
   )
   movies = read(
     files.items,
-    {'movie': 'INTEGER', 'item': 'VARCHAR', 'genres': 'VARCHAR'},
+    {'movie': 'int32', 'item': 'string', 'genres': 'string'},
     **options,
   )
   # A rating of an unknown movie keeps a NULL item, which _check_raw refuses.
@@ -252,8 +255,8 @@ def _read_original(read: _Reader, files: RawFiles) -> RawTables:
 def _read_recbole(read: _Reader, files: RawFiles) -> RawTables:
   """Reads tab-separated UTF-8 files; items are titles, users '1m_' + number."""
 
-  def read_typed(path: pathlib.Path, **columns: str) -> ir.Table:
-    kinds = {'VARCHAR': 'token'}
+  def read_typed(path: pathlib.Path, **columns: delimited.Kind) -> ir.Table:
+    kinds = {'string': 'token'}
     return read(
       path,
       columns,
@@ -263,25 +266,25 @@ def _read_recbole(read: _Reader, files: RawFiles) -> RawTables:
 
   ratings = read_typed(
     files.ratings,
-    user_id='VARCHAR',
-    item_id='VARCHAR',
-    rating='FLOAT',
-    timestamp='BIGINT',
+    user_id='string',
+    item_id='string',
+    rating='float32',
+    timestamp='int64',
   )
   users = read_typed(
     files.users,
-    user_id='VARCHAR',
-    age='INTEGER',
-    gender='VARCHAR',
-    occupation='INTEGER',
-    zip_code='VARCHAR',
+    user_id='string',
+    age='int32',
+    gender='string',
+    occupation='int32',
+    zip_code='string',
   )
   items = read_typed(
     files.items,
-    item_id='VARCHAR',
-    movie_title='VARCHAR',
-    release_year='INTEGER',
-    genre='VARCHAR',
+    item_id='string',
+    movie_title='string',
+    release_year='int32',
+    genre='string',
   )
 
   def number(table: ir.Table) -> ir.Value:
@@ -342,8 +345,9 @@ def _refuse(bad: ir.Table, what: str, show: list[str] | None) -> None:
   columns = show or list(bad.columns)
   first = bad.select(columns).order_by(columns).limit(1).to_pyarrow()
   if first.num_rows:
+    num_rows = int(bad.count().to_pyarrow().as_py())
     row = ', '.join(f'{k}={v!r}' for k, v in first.to_pylist()[0].items())
     raise ValueError(
-      f'movielens: {what}: {int(bad.count().execute())} rows; the first:'
+      f'movielens: {what}: {num_rows} rows; the first:'
       f' {row}. Correct the source files.'
     )

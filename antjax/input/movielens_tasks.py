@@ -69,7 +69,7 @@ def build(
   for state in movielens.SPLITS[1:]:
     chosen = rows.filter((rows.state == state) & rows.eligible)
     splits[state] = _tasks(chosen, users, num_query=config.query_size)
-  max_genres = int(raw.items.genres.length().max().execute())
+  max_genres = int(raw.items.genres.length().max().to_pyarrow().as_py())
   return Tasks(splits, vocabularies, _count_states(ratings), max_genres)
 
 

@@ -95,8 +95,8 @@ class ParquetSource:
       self._file = pq.ParquetFile(self._path)
     except (pa.ArrowInvalid, OSError) as e:
       raise ValueError(
-        f'ParquetSource: {self._path} is not a whole Parquet file:'
-        f' {_one_line(e)}'
+        f'ParquetSource: {self._path} is not a whole Parquet file'
+        f' ({_one_line(e)}); make it again.'
       ) from e
     found = self._file.schema_arrow
     if schema is not None:
@@ -124,9 +124,12 @@ class ParquetSource:
       return []
     first = int(np.searchsorted(self._starts, start, side='right')) - 1
     last = int(np.searchsorted(self._starts, stop, side='left'))
-    table = self._file.read_row_groups(
-      range(first, last), columns=self._columns, use_threads=False
-    )
+    try:
+      table = self._file.read_row_groups(
+        range(first, last), columns=self._columns, use_threads=False
+      )
+    except (pa.ArrowException, OSError) as e:
+      raise _damaged(self._path, start, stop, e) from e
     table = table.slice(start - int(self._starts[first]), stop - start)
     return records_from_arrow(table, self._widths)
 
@@ -149,16 +152,15 @@ class ArrayRecordSource:
         another type.
     """
     self._path = _existing_file('ArrayRecordSource', path)
-    try:
-      self._reader = array_record_module.ArrayRecordReader(
-        self._path, options='readahead_buffer_size:0'
-      )
-      self._num_records = int(self._reader.num_records())
-    except (RuntimeError, ValueError) as e:
+    self._reader = array_record_module.ArrayRecordReader(
+      self._path, options='readahead_buffer_size:0'
+    )
+    if not self._reader.ok():  # It does not raise, and would have 0 records.
       raise ValueError(
-        f'ArrayRecordSource: {self._path} is not a whole ArrayRecord file:'
-        f' {_one_line(e)}'
-      ) from e
+        f'ArrayRecordSource: {self._path} is not a whole ArrayRecord file;'
+        ' make it again.'
+      )
+    self._num_records = int(self._reader.num_records())
     self._names: Sequence[str] | None = None if schema is None else list(schema)
     if schema is not None and self._num_records:
       kinds = {
@@ -175,10 +177,11 @@ class ArrayRecordSource:
     _check_block(self._path, start, stop, len(self))
     if start == stop:
       return []
-    records = [
-      self._decode(data, start + i)
-      for i, data in enumerate(self._reader.read(start, stop))
-    ]
+    try:
+      block = self._reader.read(start, stop)
+    except RuntimeError as e:
+      raise _damaged(self._path, start, stop, e) from e
+    records = [self._decode(data, start + i) for i, data in enumerate(block)]
     if self._names is None:
       return records
     return [{name: record[name] for name in self._names} for record in records]
@@ -233,14 +236,15 @@ def records_from_arrow(
 def _column_values(
   name: str, column: pa.ChunkedArray, width: int | None
 ) -> Sequence[Any]:
-  """Returns one value a row of a column without NULLs."""
-  array = column.combine_chunks()
-  if isinstance(array, pa.ChunkedArray):  # Only where there are no rows.
-    array = pa.concat_arrays(array.chunks) if array.num_chunks else []
-  if len(array) == 0:
+  """Returns one value a row of a column without empty values."""
+  if not len(column):
     return []
-  if array.null_count:
-    raise ValueError(f'column {name!r} has {array.null_count} empty values.')
+  array = pa.concat_arrays(column.chunks)
+  level = array
+  while pa.types.is_list(level.type):
+    _check_no_nulls(name, level)
+    level = level.flatten()
+  _check_no_nulls(name, level)
   if pa.types.is_string(array.type):
     return array.to_pylist()
   if not pa.types.is_list(array.type):
@@ -251,6 +255,11 @@ def _column_values(
     return _padded(values, offsets, width)
   flat = values.to_numpy(zero_copy_only=False)
   return [flat[a:b] for a, b in zip(offsets[:-1], offsets[1:])]
+
+
+def _check_no_nulls(name: str, array: pa.Array) -> None:
+  if array.null_count:
+    raise ValueError(f'column {name!r} has {array.null_count} empty values.')
 
 
 def _padded(
@@ -281,6 +290,13 @@ def _existing_file(call: str, path: str | os.PathLike[str]) -> str:
       f'{call}: no such file: {path}; launch/prepare_data.py writes it.'
     )
   return path
+
+
+def _damaged(path: str, start: int, stop: int, error: Exception) -> ValueError:
+  return ValueError(
+    f'{path}: the records {start} to {stop} cannot be read'
+    f' ({_one_line(error)}): the file is damaged; make it again.'
+  )
 
 
 def _check_block(path: str, start: int, stop: int, size: int) -> None:

@@ -111,6 +111,7 @@ class SharedLedgerMachine(stateful.RuleBasedStateMachine):
     self.held = {}
     if keep_effects:
       self.effects_kept_over_a_crash = True
+      self.consumed |= consumed  # Also of what was unmarked since.
     else:
       self.consumed = Counter(consumed)
 

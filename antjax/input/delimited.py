@@ -1,0 +1,311 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Strict reading of delimited text with DuckDB: nothing is lost unseen.
+
+DuckDB sets lines aside that do not have the right number of fields, are not of
+the encoding, or do not convert. It would round '2.5' to an integer, though, so
+integers are read as text here and checked.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import csv
+import functools
+import itertools
+import operator
+import os
+import re
+from typing import Literal
+
+from absl import logging
+import ibis
+from ibis.expr import types as ir
+import pyarrow as pa
+
+Kind = Literal['int32', 'int64', 'float32', 'float64', 'string']
+
+_DUCKDB_TYPES = {'float32': 'FLOAT', 'float64': 'DOUBLE'}  # Others: text.
+_INTEGER = r'^[+-]?[0-9]+$'
+# No text of a field means NULL: an empty number is malformed.
+_NULL_TEXT = '\x1aNULL\x1a'
+# Tables that DuckDB makes in the connection, and ours for integers.
+_REJECTS = 'rejected_lines'
+_SCANS = 'rejected_scans'
+_INTEGERS = 'rejected_integers'
+_INTEGERS_SCHEMA = pa.schema(
+  [
+    ('file', pa.string()),
+    ('line', pa.int64()),
+    ('column', pa.string()),
+    ('reason', pa.string()),
+    ('message', pa.string()),
+    ('text', pa.string()),
+  ]
+)
+_counter = itertools.count()
+
+
+def read_delimited(
+  con: ibis.BaseBackend,
+  path: str | os.PathLike[str],
+  columns: Mapping[str, Kind],
+  *,
+  delimiter: str,
+  header: Sequence[str] | None = None,
+  encoding: Literal['utf-8', 'latin-1'] = 'utf-8',
+  quote: str = '',
+  max_rejected_share: float = 0.001,
+  rejected_path: str | os.PathLike[str],
+) -> ir.Table:
+  """Reads a delimited text file strictly into a table of the connection.
+
+  A line with too few or too many fields, an empty or unreadable number, or
+  bytes that are not of the encoding is set aside: it is not in the table, but
+  in the file `rejected_path` with file, line number, column, reason, message
+  and text. All reads of one connection write the same file. Empty lines are
+  skipped.
+
+  Args:
+    con: A connection from `prepare.connect`.
+    path: Text file; line ends may be LF or CRLF.
+    columns: Column name -> type, in the order of the file.
+    delimiter: Text between two fields, 1 to 4 bytes.
+    header: The first line's fields where the file has a header, else None.
+    encoding: Encoding of the file.
+    quote: Quote character, or '' where quotes are ordinary text.
+    max_rejected_share: Largest share of malformed lines to go on with.
+    rejected_path: CSV file to write malformed lines to; made only if needed.
+
+  Returns:
+    A table with the columns `columns`, fully read, without NULLs.
+
+  Raises:
+    ValueError: The header is another one, a quote is never closed, or more than
+      `max_rejected_share` of the lines are malformed.
+    FileNotFoundError: No such file.
+  """
+  path = os.fspath(path)
+  if not os.path.isfile(path):
+    raise FileNotFoundError(f'read_delimited: no such file: {path}')
+  if header is not None:
+    _check_header(path, header, delimiter, encoding)
+  lines = con.read_csv(
+    path,
+    delim=delimiter,
+    columns={n: _DUCKDB_TYPES.get(k, 'VARCHAR') for n, k in columns.items()},
+    header=header is not None,
+    auto_detect=False,
+    quote=quote,
+    escape=quote,
+    nullstr=_NULL_TEXT,
+    encoding=encoding,
+    store_rejects=True,
+    rejects_table=_REJECTS,
+    rejects_scan=_SCANS,
+  )
+  number = next(_counter)
+  # Read whole and once: a count alone would not look into the columns.
+  texts = con.create_table(f'texts_{number}', lines)
+  integers = {n: k for n, k in columns.items() if k.startswith('int')}
+  good = _all_integers(texts, integers)
+  if bad := _count(texts.filter(~good)):
+    found = list(
+      _bad_integers(path, columns, delimiter, encoding, quote, header)
+    )
+    if len(found) != bad:
+      raise RuntimeError(
+        f'read_delimited: {path} changed while it was read: {bad} lines without'
+        f' a readable integer, then {len(found)}; try again.'
+      )
+    _add_rejected(con, found)
+  table = con.create_table(
+    f'delimited_{number}',
+    texts.filter(good).mutate(
+      **{n: texts[n].cast(k) for n, k in integers.items()}
+    ),
+  )
+  con.raw_sql(f'DROP TABLE texts_{number}')
+  _check_rejected(con, path, table, max_rejected_share, rejected_path)
+  return table
+
+
+def num_rejected(con: ibis.BaseBackend) -> int:
+  """Counts the lines set aside so far by `read_delimited`."""
+  return _count(_rejected(con)) if _exists(con, _REJECTS) else 0
+
+
+def _count(table: ir.Table) -> int:
+  return int(table.count().to_pyarrow().as_py())
+
+
+def _exists(con: ibis.BaseBackend, table: str) -> bool:
+  found = con.raw_sql(
+    f"SELECT count(*) FROM duckdb_tables() WHERE table_name = '{table}'"
+  )
+  return bool(found.fetchall()[0][0])
+
+
+def _check_header(
+  path: str, header: Sequence[str], delimiter: str, encoding: str
+) -> None:
+  """Raises ValueError if the first line is not the expected header."""
+  with open(path, encoding=encoding, errors='replace', newline='\n') as file:
+    found = file.readline().rstrip('\r\n').lstrip('\ufeff').split(delimiter)
+  if found != list(header):
+    raise ValueError(
+      f'read_delimited: {path} has the columns {", ".join(found)}; needed:'
+      f' {", ".join(header)}.'
+    )
+
+
+def _all_integers(
+  texts: ir.Table, integers: Mapping[str, Kind]
+) -> ir.BooleanValue:
+  """Whether all integer columns of a row hold an integer that fits."""
+  checks = [
+    texts[name].re_search(_INTEGER) & texts[name].try_cast(kind).notnull()
+    for name, kind in integers.items()
+  ]
+  return functools.reduce(operator.and_, checks, ibis.literal(True))
+
+
+def _bad_integers(
+  path: str,
+  columns: Mapping[str, Kind],
+  delimiter: str,
+  encoding: str,
+  quote: str,
+  header: Sequence[str] | None,
+) -> Iterator[dict[str, str | int]]:
+  """Finds the lines whose only fault is an integer column, with their number.
+
+  DuckDB does not say which line a row came from. Slow, but such lines are rare.
+  """
+  limits = {'int32': 2**31, 'int64': 2**63}
+  for line, text, fields in _split_lines(path, delimiter, encoding, quote):
+    if (line == 1 and header is not None) or len(fields) != len(columns):
+      continue
+    faults = []
+    for (name, kind), value in zip(columns.items(), fields):
+      if kind in limits:
+        limit = limits[kind]
+        whole = re.match(_INTEGER, value, re.ASCII)
+        if not whole or not -limit <= int(value) < limit:
+          faults.append((name, kind, value))
+      elif kind != 'string' and not _is_float(value):
+        break  # DuckDB has set this line aside.
+    else:
+      for name, kind, value in faults[:1]:
+        yield {
+          'file': path,
+          'line': line,
+          'column': name,
+          'reason': 'cast',
+          'message': f'Could not convert "{value}" in "{name}" to {kind}',
+          'text': text,
+        }
+
+
+def _split_lines(
+  path: str, delimiter: str, encoding: str, quote: str
+) -> Iterator[tuple[int, str, list[str]]]:
+  """Yields (number of the first line, text, fields) of each record."""
+  with open(path, encoding=encoding, errors='surrogateescape', newline='') as f:
+    if not quote:
+      for number, line in enumerate(_lines(f), 1):
+        if not _has_bad_bytes(line):
+          yield number, line, line.split(delimiter)
+      return
+    reader = csv.reader(f, delimiter=delimiter, quotechar=quote)
+    first = 1
+    for fields in reader:
+      if not any(map(_has_bad_bytes, fields)):
+        yield first, delimiter.join(fields), fields
+      first = reader.line_num + 1
+
+
+def _lines(file: Iterator[str]) -> Iterator[str]:
+  return (line.rstrip('\r\n') for line in file)
+
+
+def _has_bad_bytes(text: str) -> bool:
+  return any('\ud800' <= c <= '\udfff' for c in text)
+
+
+def _is_float(text: str) -> bool:
+  try:
+    float(text)
+  except ValueError:
+    return False
+  return True
+
+
+def _add_rejected(
+  con: ibis.BaseBackend, found: Sequence[Mapping[str, str | int]]
+) -> None:
+  """Adds lines to those that DuckDB set aside."""
+  lines = ibis.memtable(
+    pa.Table.from_pylist(list(found), schema=_INTEGERS_SCHEMA)
+  )
+  if _exists(con, _INTEGERS):
+    con.insert(_INTEGERS, lines)
+  else:
+    con.create_table(_INTEGERS, lines)
+
+
+def _rejected(con: ibis.BaseBackend) -> ir.Table:
+  """Returns the lines set aside with the first fault of each, see above."""
+  rejects = con.table(_REJECTS)
+  scans = con.table(_SCANS).select('scan_id', 'file_id', 'file_path').distinct()
+  joined = rejects.join(scans, ['scan_id', 'file_id'])
+  fault = ibis.row_number().over(
+    ibis.window(
+      group_by=['file_path', 'line'],
+      order_by=[joined.column_idx, joined.error_message],
+    )
+  )
+  lines = joined.mutate(fault=fault).filter(ibis._.fault == 0)
+  lines = lines.select(
+    file=lines.file_path,
+    line=lines.line.cast('int64'),
+    column=lines.column_name,
+    reason=lines.error_type.cast('string').lower(),
+    message=lines.error_message,
+    text=lines.csv_line,
+  )
+  if _exists(con, _INTEGERS):
+    lines = lines.union(con.table(_INTEGERS))
+  return lines
+
+
+def _check_rejected(
+  con: ibis.BaseBackend,
+  path: str,
+  table: ir.Table,
+  max_rejected_share: float,
+  rejected_path: str | os.PathLike[str],
+) -> None:
+  """Writes the lines set aside, if any, and refuses too many of them."""
+  rejected = _rejected(con)
+  here = rejected.filter(rejected.file == path).order_by('line')
+  num_bad = _count(here)
+  if not num_bad:
+    return
+  rejected.order_by('file', 'line').to_csv(os.fspath(rejected_path))
+  unclosed = here.filter(here.message.contains('unterminated quote'))
+  for entry in unclosed.limit(1).to_pyarrow().to_pylist():
+    raise ValueError(
+      f'read_delimited: {path}: the quote in line {entry["line"]} is never'
+      ' closed, so the lines after it cannot be told apart; close it.'
+    )
+  num_lines = _count(table) + num_bad
+  text = f'{num_bad} of {num_lines} lines of {path} are malformed'
+  if num_bad > max_rejected_share * num_lines:
+    first = here.limit(1).to_pyarrow().to_pylist()[0]
+    message = ' '.join(first['message'].split())
+    raise ValueError(
+      f'read_delimited: {text}, more than max_rejected_share='
+      f'{max_rejected_share:g}; the first is line {first["line"]}: {message}.'
+      f' All are in {os.fspath(rejected_path)}; correct them or raise'
+      ' max_rejected_share.'
+    )
+  logging.warning('%s and set aside in %s.', text, os.fspath(rejected_path))
