@@ -33,9 +33,7 @@ import threading
 import types
 from typing import Annotated, Any, NoReturn, TypeVar
 
-from absl import app
-from absl import flags
-from absl import logging
+from absl import app, flags, logging
 import jax
 
 from antjax import config as config_lib

@@ -30,8 +30,7 @@ import threading
 import time
 import types
 
-from absl import app
-from absl import flags
+from absl import app, flags
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _POLL_S = 0.05

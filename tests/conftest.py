@@ -15,7 +15,11 @@ os.environ['XLA_FLAGS'] = ' '.join(
   ]
 ).strip()
 
-import jax  # noqa: E402
+import hypothesis
+import jax
 
 # Silent broadcasting of [B] with [B, 1] is the commonest wrong loss.
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+# A loaded machine is no bug: hypothesis would call a slow example a failure.
+hypothesis.settings.register_profile('antjax', deadline=None)
+hypothesis.settings.load_profile('antjax')

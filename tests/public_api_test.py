@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The public names of antjax."""
 
-import antjax
 import pytest
+
+import antjax
 
 
 def test_all_is_sorted_without_repeats():
