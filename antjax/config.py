@@ -330,14 +330,8 @@ def save(config: Any, run_dir: str | os.PathLike[str]) -> pathlib.Path:
 
   The file holds the resolved config, the command line, the antjax version and
   the git revision. An earlier file with another config is kept as
-  `config.<n>.json`, the first as n = 0; nothing is written over.
-
-  Args:
-    config: The resolved config.
-    run_dir: Folder; made if missing.
-
-  Returns:
-    Path of the file.
+  `config.<n>.json`, the first as n = 0; nothing is written over. Makes the
+  folder if it is missing; returns the path of the file.
   """
   folder = pathlib.Path(run_dir)
   folder.mkdir(parents=True, exist_ok=True)
