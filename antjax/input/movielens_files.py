@@ -15,6 +15,7 @@ from absl import logging
 import ibis
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from antjax.input import (
   delimited,
@@ -197,13 +198,18 @@ def _write(
   schema['genres'] = dataclasses.replace(
     schema['genres'], width=tasks.max_genres
   )
+  temporary = folder / '.split.parquet'
   splits, files = {}, {}
   for split, table in tasks.splits.items():
     progress(f'writing {split}')
     path = folder / f'{split}.{file_format}'
     counter = _RatingCounter()
-    batches = table.to_pyarrow_batches(chunk_size=_ROWS_PER_BATCH)
-    num_tasks = record_writer.write(path, map(counter, batches), schema)
+    # By way of a file: it is never whole in memory, on any ibis backend.
+    table.to_parquet(temporary)
+    with pq.ParquetFile(temporary) as file:
+      batches = map(counter, file.iter_batches(_ROWS_PER_BATCH))
+      num_tasks = record_writer.write(path, batches, schema)
+    temporary.unlink()
     splits[split] = {'tasks': num_tasks, 'ratings': counter.num_ratings}
     files[split] = _file_entry(folder, path)
   features = {}

@@ -37,8 +37,8 @@ def load_description(folder: str | os.PathLike[str]) -> dict[str, Any]:
   try:
     description = json.loads(path.read_text(encoding='utf-8'))
     if not {'config', 'files'} <= description.keys():
-      raise KeyError('config, files')
-  except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as e:
+      raise ValueError('no config and files')
+  except (AttributeError, ValueError) as e:
     raise ValueError(
       f'{path} was not written by launch/prepare_data.py ({e}).'
     ) from e

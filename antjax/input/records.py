@@ -70,6 +70,27 @@ class RecordSource(Protocol):
     """Returns the records start <= index < stop, in order."""
 
 
+class SourceRange:
+  """The records start <= index < stop of another source, as a source."""
+
+  def __init__(self, source: RecordSource, start: int, stop: int):
+    """Takes a part.
+
+    Raises:
+      ValueError: The range is not inside the source.
+    """
+    _check_block(type(source).__name__, start, stop, len(source))
+    self._source, self._start, self._stop = source, start, stop
+
+  def __len__(self) -> int:
+    return self._stop - self._start
+
+  def read(self, start: int, stop: int) -> list[Record]:
+    """Returns the records start <= index < stop of the part, in order."""
+    _check_block('SourceRange', start, stop, len(self))
+    return self._source.read(self._start + start, self._start + stop)
+
+
 class ParquetSource:
   """Records of one Parquet file.
 

@@ -1,3 +1,5 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
 """Parquet and ArrayRecord files: equal records, clear errors."""
 
 import os
