@@ -325,3 +325,14 @@ def in_validation(record: Record, one_in: int, seed: int = 0) -> bool:
   return (
     np.random.default_rng([seed, int(record['task'])]).integers(one_in) == 0
   )
+
+
+def count_rows(batch: Batch) -> int:
+  """Number of support and query rows in a batch, padding left out."""
+  return int(
+    sum(
+      np.sum((part['mask'] > 0) & (episodes['weight'][:, None] > 0))
+      for episodes in batch['episodes'].values()
+      for part in (episodes['support'], episodes['query'])
+    )
+  )

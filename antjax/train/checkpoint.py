@@ -8,6 +8,7 @@ reading) and tables in the order of their ids.
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,13 @@ from antjax.train.state import (
   leaf_name,
   state_shardings,
 )
+
+
+def latest_step(directory: str | os.PathLike[str]) -> int | None:
+  """Step of the newest committed checkpoint in a folder, or None."""
+  if not os.path.isdir(directory):
+    return None
+  return max(ocp.utils.checkpoint_steps(directory), default=None)
 
 
 class Checkpointer:

@@ -1,0 +1,70 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""antjax: a JAX training system for recommenders and their language models.
+
+The names below are the public ones. They are imported when first used, so that
+a host without JAX can import `antjax.input.data_shard` and, later, the
+coordinator.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from antjax.embedding.optimizer import SGD as SGD
+  from antjax.embedding.optimizer import Adagrad as Adagrad
+  from antjax.embedding.optimizer import Adam as Adam
+  from antjax.embedding.optimizer import RowWiseAdagrad as RowWiseAdagrad
+  from antjax.embedding.table import EmbeddingTables as EmbeddingTables
+  from antjax.embedding.table import TableSpec as TableSpec
+  from antjax.input.data_shard import DataShard as DataShard
+  from antjax.input.data_shard import ShardLedger as ShardLedger
+  from antjax.input.dataset import LeasedDataset as LeasedDataset
+  from antjax.input.ledger_client import LocalLedgerClient as LocalLedgerClient
+  from antjax.mesh.mesh import make_mesh as make_mesh
+  from antjax.mesh.paro import ELASTIC_CODES as ELASTIC_CODES
+  from antjax.mesh.paro import VALID_CODES as VALID_CODES
+  from antjax.mesh.paro import Level as Level
+  from antjax.mesh.paro import PaRO as PaRO
+  from antjax.meta.maml import InnerLoop as InnerLoop
+  from antjax.meta.meta_loss import TaskModel as TaskModel
+  from antjax.meta.meta_loss import meta_loss_fn as meta_loss_fn
+  from antjax.train.checkpoint import Checkpointer as Checkpointer
+  from antjax.train.state import TrainState as TrainState
+  from antjax.train.trainer import Trainer as Trainer
+
+_HOMES = {
+  'Adagrad': 'embedding.optimizer',
+  'Adam': 'embedding.optimizer',
+  'Checkpointer': 'train.checkpoint',
+  'DataShard': 'input.data_shard',
+  'ELASTIC_CODES': 'mesh.paro',
+  'EmbeddingTables': 'embedding.table',
+  'InnerLoop': 'meta.maml',
+  'LeasedDataset': 'input.dataset',
+  'Level': 'mesh.paro',
+  'LocalLedgerClient': 'input.ledger_client',
+  'PaRO': 'mesh.paro',
+  'RowWiseAdagrad': 'embedding.optimizer',
+  'SGD': 'embedding.optimizer',
+  'ShardLedger': 'input.data_shard',
+  'TableSpec': 'embedding.table',
+  'TaskModel': 'meta.meta_loss',
+  'TrainState': 'train.state',
+  'Trainer': 'train.trainer',
+  'VALID_CODES': 'mesh.paro',
+  'make_mesh': 'mesh.mesh',
+  'meta_loss_fn': 'meta.meta_loss',
+}
+
+__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+  if name in _HOMES:
+    return getattr(importlib.import_module(f'antjax.{_HOMES[name]}'), name)
+  raise AttributeError(f'module antjax has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *_HOMES})

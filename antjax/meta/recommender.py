@@ -1,0 +1,221 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A meta-learned rating model whole: tables, network, training, evaluation.
+
+This is the job of `launch/train_gmeta.py`; it puts the parts of `antjax.meta`,
+`antjax.embedding` and `antjax.train` together for data sets whose description
+names the features (see docs/data.md).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+import jax
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from antjax.embedding.optimizer import Adam, RowWiseAdagrad
+from antjax.embedding.table import EmbeddingTables, TableSpec
+from antjax.meta import episodes, evaluate, maml, meta_loss, models
+from antjax.train.trainer import Trainer
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+  """The network and its tables."""
+
+  kind: Annotated[
+    Literal['dlrm', 'melu'],
+    'dlrm: pairwise dot products and a top MLP; melu: decision layers on the'
+    ' concatenated vectors.',
+  ] = 'dlrm'
+  embedding_dim: Annotated[int, 'Width of every embedding.'] = 32
+  widths: Annotated[
+    tuple[int, ...], 'Hidden widths of the top MLP or the decision layers.'
+  ] = (64, 64)
+  table_level: Annotated[
+    Literal['auto', 'none', 'intra', 'global'],
+    'Where rows live: a copy on every device (none), rows over the devices of a'
+    ' group (intra) or of the job (global); auto decides by size.',
+  ] = 'auto'
+  table_optimizer: Annotated[
+    Literal['adam', 'rowwise_adagrad'], 'Steps the touched rows.'
+  ] = 'adam'
+  table_learning_rate: Annotated[float, 'Of the touched rows.'] = 0.003
+  id_dropout: Annotated[
+    float,
+    'Share of training rows whose item id is replaced by the unknown id, so'
+    ' that the model learns to do without it.',
+  ] = 0.2
+
+  def __post_init__(self) -> None:
+    if self.embedding_dim < 1 or not self.widths or min(self.widths) < 1:
+      raise ValueError(
+        f'embedding_dim={self.embedding_dim} and widths={self.widths} must be'
+        ' positive.'
+      )
+    if not 0 <= self.id_dropout < 1:
+      raise ValueError(f'id_dropout={self.id_dropout} must be in [0, 1).')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InnerConfig:
+  """How a task adapts on its support; see `antjax.meta.maml.InnerLoop`."""
+
+  num_steps: Annotated[int, 'Gradient steps on the support rows.'] = 1
+  learning_rate: Annotated[float, 'Inner rate; the first, if learned.'] = 0.05
+  learn_rates: Annotated[
+    bool, 'Learn one inner rate a leaf with the outer loop (Meta-SGD).'
+  ] = True
+  order: Annotated[
+    int, '2 differentiates through the inner steps; 1 does not (FOMAML).'
+  ] = 2
+  adapt: Annotated[
+    Literal['all', 'mlp', 'decision', 'head'],
+    'Leaves that adapt: all with the embedding rows (MAML), all but the rows,'
+    ' the decision layers (MeLU), the head (ANIL).',
+  ] = 'decision'
+  remat: Annotated[bool, 'Recompute inner steps in the backward pass.'] = False
+
+  def loop(self) -> maml.InnerLoop:
+    return maml.InnerLoop(**dataclasses.asdict(self))
+
+  def __post_init__(self) -> None:
+    self.loop()  # Checks the values.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+  """The outer optimizer of the dense parameters: AdamW with clipping."""
+
+  learning_rate: Annotated[float, 'Peak rate.'] = 0.003
+  warmup_steps: Annotated[int, 'Steps of linear warm-up.'] = 50
+  weight_decay: Annotated[float, 'Decoupled decay a step, times the rate.'] = (
+    1e-4
+  )
+  clip_norm: Annotated[float, 'Largest global norm of the gradient.'] = 1.0
+
+  def build(self, num_steps: int) -> optax.GradientTransformation:
+    """AdamW over `num_steps`, cosine to a tenth of the peak rate."""
+    schedule = optax.warmup_cosine_decay_schedule(
+      0.0,
+      self.learning_rate,
+      min(self.warmup_steps, max(num_steps - 1, 1)),
+      max(num_steps, 2),
+      self.learning_rate / 10,
+    )
+    return optax.chain(
+      optax.clip_by_global_norm(self.clip_norm),
+      optax.adamw(schedule, weight_decay=self.weight_decay),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommender:
+  """A rating model over embedding tables.
+
+  Attributes:
+    tables: The tables.
+    task_model: The network as the meta-learner sees it.
+    init_fn: Random key -> parameters of the network.
+    features: Feature -> most values it has.
+  """
+
+  tables: EmbeddingTables
+  task_model: meta_loss.TaskModel
+  init_fn: Callable[[jax.Array], PyTree]
+  features: Mapping[str, int]
+
+  def trainer(
+    self,
+    loss_fn: Callable[..., Any],
+    optimizer: optax.GradientTransformation,
+    **kwargs: Any,
+  ) -> Trainer:
+    """A Trainer of this model; `kwargs` as its own."""
+    return Trainer(
+      loss_fn, optimizer, mesh=self.tables.mesh, tables=self.tables, **kwargs
+    )
+
+  def init_params(self, inner: maml.InnerLoop) -> Callable[..., PyTree]:
+    """Key -> parameters, with the inner rates where these are learned."""
+    if not inner.learn_rates:
+      return self.init_fn
+    names = tuple(self.features)
+    return lambda key: maml.init_rates(self.init_fn(key), inner, names)
+
+
+def build(
+  features: Mapping[str, Mapping[str, int]],
+  config: ModelConfig,
+  mesh: Mesh,
+) -> Recommender:
+  """Makes a model for the features that a data set describes.
+
+  Args:
+    features: Feature -> {'num_ids': V, 'max_values': k}.
+    config: The model.
+    mesh: From `make_mesh`.
+  """
+  optimizer = {'adam': Adam, 'rowwise_adagrad': RowWiseAdagrad}[
+    config.table_optimizer
+  ](config.table_learning_rate)
+  tables = EmbeddingTables(
+    [
+      TableSpec(
+        name,
+        facts['num_ids'],
+        config.embedding_dim,
+        config.table_level,
+        optimizer,
+        init_scale=0.05,
+      )
+      for name, facts in features.items()
+    ],
+    {name: name for name in features},
+    mesh=mesh,
+  )
+  names = tuple(features)
+  levels = models.RatingLevels()
+  if config.kind == 'dlrm':
+    make = functools.partial(
+      models.DLRM,
+      models.DLRMConfig(
+        features=names,
+        embedding_dim=config.embedding_dim,
+        top_widths=config.widths,
+        num_outputs=len(levels.levels),
+      ),
+    )
+  else:
+    make = functools.partial(
+      models.MeLU,
+      models.MeLUConfig(
+        features=names,
+        embedding_dim=config.embedding_dim,
+        widths=config.widths,
+        num_outputs=len(levels.levels),
+      ),
+    )
+  graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
+  task_model = meta_loss.TaskModel(
+    apply_fn=lambda model, embeddings, part: model(embeddings),
+    loss_fn=levels.loss,
+    output_fn=lambda logits: {
+      'prediction': levels.mean(logits),
+      'median': levels.median(logits),
+    },
+    merge_fn=functools.partial(nnx.merge, graphdef),
+    tables=tables,
+  )
+  return Recommender(
+    tables,
+    task_model,
+    lambda key: nnx.to_pure_dict(nnx.state(make(rngs=nnx.Rngs(key)))),
+    {name: facts['max_values'] for name, facts in features.items()},
+  )
