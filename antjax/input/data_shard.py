@@ -15,7 +15,6 @@ is imported.
 """
 
 from collections import deque
-from collections.abc import Iterator
 import dataclasses
 
 import numpy as np
@@ -74,9 +73,8 @@ class _Epoch:
 class ShardLedger:
   """Leases every shard of every epoch, in a seeded global shuffle.
 
-  Leasing takes amortised constant time; the order of an epoch is computed when
-  its first shard is leased. The next epoch begins when no shard is to do, even
-  while some are being done, so that no worker waits for another.
+  A lease takes amortised constant time. The next epoch begins when no shard is
+  to do, even while some are being done, so that no worker waits for another.
 
   With `share=(p, P)` the ledger leases only every P-th shard that is to do, for
   P processes that each have a ledger of their own and do not talk to each
@@ -177,6 +175,12 @@ class ShardLedger:
     self._first_epoch = self._next_epoch = state['first_epoch']
     self._active, self._left = {}, []
     for run in state['epochs']:
+      if not whole and not ledger_state.remaining(
+        run
+      ):  # Epochs that wait for other workers.
+        self._left.append({**run, 'doing': {}})
+        self._next_epoch = run['stop']
+        continue
       for epoch in range(run['start'], run['stop']):
         self._load_epoch(epoch, run, whole)
 
@@ -191,7 +195,7 @@ class ShardLedger:
       'num_epochs': self.num_epochs,
       'share': list(self.share),
       'first_epoch': self._first_epoch,
-      'epochs': sorted(self._left + active, key=_start),
+      'epochs': ledger_state.joined(self._left + active),
     }
 
   def lease(self, worker: str) -> DataShard | None:
@@ -213,9 +217,6 @@ class ShardLedger:
 
   def unconsumed(self, shard: DataShard) -> np.ndarray:
     """Returns the records of a shard that are not marked, in seeded order.
-
-    Args:
-      shard: A shard of an epoch that has begun and is not done.
 
     Returns:
       Array [<= shard_size] of record indices.
@@ -285,8 +286,8 @@ class ShardLedger:
     """Counts this ledger's shards of each epoch that is being done.
 
     Returns:
-      epoch -> {'todo': ..., 'doing': ..., 'done': ...}; `done` also has the
-      other workers' shards that were done when the state was loaded.
+      epoch -> {'todo': n, 'doing': n, 'done': n}; `done` also has other
+      workers' shards that were done when the state was loaded.
     """
     return {
       epoch: {
@@ -333,7 +334,7 @@ class ShardLedger:
         assigned = ledger_state.bits(todo)
     else:
       assigned = ledger_state.from_hex(run['assigned'])
-      todo = ledger_state.members(assigned & ~done)
+      todo = ledger_state.members(ledger_state.remaining(run))
     doing = {int(p): w for p, w in run['doing'].items()}
     mine = set(todo.tolist())
     self._active[epoch] = _Epoch(
@@ -393,7 +394,7 @@ class ShardLedger:
       return
     del self._active[epoch]
     self._left.append(progress.to_json(epoch))
-    self._left = list(_joined(sorted(self._left, key=_start)))
+    self._left = ledger_state.joined(self._left)
     every = ledger_state.to_hex((1 << self._num_shards) - 1)
     while (
       self._left
@@ -401,26 +402,3 @@ class ShardLedger:
       and self._left[0]['done'] == every
     ):
       self._first_epoch = self._left.pop(0)['stop']
-
-
-def _start(run: ledger_state.State) -> int:
-  start: int = run['start']
-  return start
-
-
-def _joined(
-  runs: list[ledger_state.State],
-) -> Iterator[ledger_state.State]:
-  """Joins neighbouring runs of epochs that are alike."""
-  last = runs[0]
-  for run in runs[1:]:
-    if run['start'] == last['stop'] and {**run, 'start': 0, 'stop': 0} == {
-      **last,
-      'start': 0,
-      'stop': 0,
-    }:
-      last = {**last, 'stop': run['stop']}
-    else:
-      yield last
-      last = run
-  yield last

@@ -25,6 +25,7 @@ Neither jax nor grain is imported here.
 
 from collections.abc import Iterable, Sequence
 import functools
+import operator
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,25 @@ def to_hex(bitset: int) -> str:
 def from_hex(text: str) -> int:
   """Reads what `to_hex` made."""
   return int(text, 16)
+
+
+def joined(runs: Iterable[State]) -> list[State]:
+  """Returns runs in order, neighbours that are alike joined into one."""
+  result: list[State] = []
+  for run in sorted(runs, key=operator.itemgetter('start')):
+    last = result[-1] if result else run
+    if {**run, 'start': 0} == {**last, 'start': 0, 'stop': run['stop']} and (
+      result and last['stop'] == run['start']
+    ):
+      result[-1] = {**last, 'stop': run['stop']}
+    else:
+      result.append(run)
+  return result
+
+
+def remaining(run: State) -> int:
+  """Returns the set of a worker's positions in a run that are not done."""
+  return from_hex(run['assigned']) & ~from_hex(run['done'])
 
 
 def check(state: Any) -> State:

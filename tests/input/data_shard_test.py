@@ -110,6 +110,17 @@ def test_state_stays_small():
   assert size < 4 * 100_000 / 4 + 1000
 
 
+def test_own_state_of_many_epochs_loads_fast():
+  ledger = ShardLedger(30_000, 10, num_epochs=None, share=(1, 3))
+  for _ in range(1000 * 200 + 7):
+    ledger.ack('w', ledger.lease('w'))
+  state = json.loads(json.dumps(ledger.to_json()))
+  start = time.perf_counter()
+  ledger.load(state)
+  assert time.perf_counter() - start < 0.5
+  assert ledger.to_json() == state
+
+
 def test_lease_is_constant_time():
   ledger = ShardLedger(10_000_000, 100)
   ledger.lease('w')  # Computes the order.
