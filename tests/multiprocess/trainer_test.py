@@ -1,0 +1,92 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Two real processes of four devices train like one process of eight."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+WORKER = pathlib.Path(__file__).with_name('train_worker.py')
+# The same sums over devices, in gloo's order instead of XLA's own.
+SUM_ORDER_RTOL = 1e-4
+
+pytestmark = pytest.mark.multiprocess
+
+
+def run(code, intra, folder, *, hosts, counts):
+  """Results of every process."""
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', 'launch.local_cluster'),
+      *(f'--hosts={hosts}', f'--devices_per_host={8 // hosts}', '--'),
+      *(WORKER, code, str(intra), str(folder), counts),
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=300,
+    check=False,
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  lines = re.findall(r'RESULT (\{.*\})', done.stdout)
+  assert len(lines) == hosts
+  return [json.loads(line) for line in lines]
+
+
+def assert_same(actual, expected):
+  assert actual['losses'].keys() == expected['losses'].keys()
+  for step, loss in expected['losses'].items():
+    np.testing.assert_allclose(
+      actual['losses'][step], loss, rtol=SUM_ORDER_RTOL
+    )
+  for name, value in expected['scores'].items():
+    np.testing.assert_allclose(
+      actual['scores'][name], value, atol=2e-3, err_msg=name
+    )
+
+
+@pytest.mark.parametrize(
+  ('code', 'intra'),
+  [
+    ('IIG', 4),
+    pytest.param('GGG', 2, marks=pytest.mark.slow),
+    pytest.param('NNN', 8, marks=pytest.mark.slow),
+    pytest.param('NIG', 2, marks=pytest.mark.slow),
+  ],
+)
+def test_two_processes_equal_one_and_take_over_its_checkpoint(
+  tmp_path, code, intra
+):
+  (one,) = run(code, intra, tmp_path / 'one', hosts=1, counts='5')
+  assert one['step'] == 5
+  both = run(code, intra, tmp_path / 'two', hosts=2, counts='5,5')
+  for actual in both:
+    assert_same(actual, one)
+  # One process began; two go on, and the reverse.
+  run(code, intra, tmp_path / 'mixed', hosts=1, counts='2')
+  for actual in run(code, intra, tmp_path / 'mixed', hosts=2, counts='4,4'):
+    assert sorted(actual['losses']) == ['3', '4']
+    for step in actual['losses']:
+      np.testing.assert_allclose(
+        actual['losses'][step], one['losses'][step], rtol=SUM_ORDER_RTOL
+      )
+  (last,) = run(code, intra, tmp_path / 'mixed', hosts=1, counts='5')
+  np.testing.assert_allclose(
+    last['losses']['5'], one['losses']['5'], rtol=SUM_ORDER_RTOL
+  )
+  assert_same({**last, 'losses': {}}, {**one, 'losses': {}})
+
+
+def test_a_process_that_runs_out_of_data_keeps_in_step(tmp_path):
+  """Nobody waits for ever, and what the others have still counts."""
+  first, second = run('GGG', 4, tmp_path, hosts=2, counts='5,3')
+  assert first['step'] == second['step'] == 5
+  assert first['losses'] == second['losses']
+  assert sorted(first['losses']) == ['1', '2', '3', '4', '5']
+  assert first['scores'] == second['scores']

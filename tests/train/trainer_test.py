@@ -1,0 +1,161 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The loop around the step: the end of data, evaluation, bad input."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh
+
+from antjax.mesh.mesh import make_mesh
+from antjax.train import metrics as metrics_lib
+from antjax.train.trainer import Trainer
+
+
+def loss_fn(params, batch, rng):
+  del rng
+  return jnp.square(batch['x'] @ params['w'] - batch['y'])
+
+
+def predict_fn(params, batch, rng):
+  del rng
+  return {
+    'prediction': batch['x'] @ params['w'],
+    'label': batch['y'],
+    'weight': batch['weight'],
+  }
+
+
+def batches(num, size=16):
+  rng = np.random.default_rng(0)
+  for _ in range(num):
+    x = rng.normal(size=(size, 4)).astype(np.float32)
+    yield {
+      'x': x,
+      'y': (x @ np.arange(4)).astype(np.float32),
+      'weight': rng.integers(0, 2, size).astype(np.float32),
+    }
+
+
+def make_trainer(paro='IIG', **kwargs):
+  return Trainer(
+    loss_fn, optax.sgd(0.1), mesh=make_mesh(intra=4), paro=paro, **kwargs
+  )
+
+
+PARAMS = {'w': np.zeros(4, np.float32)}
+
+
+def test_fit_learns_and_reports_each_step_once():
+  trainer = make_trainer()
+  seen = {}
+  state = trainer.fit(
+    trainer.init(PARAMS),
+    batches(100),
+    60,
+    on_step=lambda step, values: seen.setdefault(step, values),
+  )
+  assert sorted(seen) == list(range(1, 61))
+  assert seen[60]['loss'] < 0.01 * seen[1]['loss']
+  np.testing.assert_allclose(trainer.params(state)['w'], range(4), atol=0.05)
+  assert 'examples_per_s' not in seen[1]  # It holds the compilation.
+  assert seen[2]['examples_per_s'] > 0
+  assert {values['num_examples'] for values in seen.values()} == {16}
+
+
+def test_fit_ends_with_the_data():
+  trainer = make_trainer()
+  steps = []
+  state = trainer.fit(
+    trainer.init(PARAMS),
+    batches(3),
+    10,
+    on_step=lambda step, _: steps.append(step),
+  )
+  assert steps == [1, 2, 3]
+  assert int(state.step) == 3
+
+
+def test_evaluate_merges_batches_and_weighs_rows():
+  trainer = make_trainer()
+  state = trainer.init({'w': np.ones(4, np.float32)})
+  actual = trainer.evaluate(
+    state, batches(3), predict_fn, {'MAE': metrics_lib.MAE()}
+  )
+  errors, weights = [], []
+  for batch in batches(3):
+    errors.append(np.abs(batch['x'].sum(1) - batch['y']))
+    weights.append(batch['weight'])
+  expected = np.average(np.concatenate(errors), weights=np.concatenate(weights))
+  assert actual['MAE'] == pytest.approx(expected, rel=1e-6)
+
+
+def test_evaluation_metrics_reach_on_step():
+  trainer = make_trainer()
+  seen = {}
+  trainer.fit(
+    trainer.init(PARAMS),
+    batches(10),
+    5,
+    evaluate_fn=lambda state: {'mae': float(state.step)},
+    evaluate_every=2,
+    on_step=lambda step, values: seen.setdefault(step, {}).update(values),
+  )
+  assert {s: v['mae'] for s, v in seen.items() if 'mae' in v} == {
+    2: 2.0,
+    4: 4.0,
+    5: 5.0,
+  }
+
+
+def test_frozen_leaves_have_no_optimizer_state():
+  trainer = Trainer(
+    lambda p, b, r: loss_fn({'w': p['w'] + p['frozen']}, b, r),
+    optax.adam(0.1),
+    mesh=make_mesh(intra=4),
+    trainable=lambda name: name != 'frozen',
+  )
+  state = trainer.init(PARAMS | {'frozen': np.ones(4, np.float32)})
+  mu = state.opt_state[0].mu
+  assert mu['w'].shape == (4,)
+  assert mu['frozen'] is None
+  state, _ = trainer.step(state, next(batches(1)))
+  np.testing.assert_array_equal(state.params['frozen'], np.ones(4))
+  assert trainer.bytes_per_device()['opt_state'] == 2 * 4 * 4
+
+
+@pytest.mark.parametrize(
+  ('kwargs', 'message'),
+  [
+    ({'paro': 'GIN'}, 'use GIG'),
+    ({'paro': 'XYZ'}, 'three letters'),
+    ({'num_micro_batches': 0}, 'at least 1'),
+  ],
+)
+def test_bad_options_are_refused_at_once(kwargs, message):
+  with pytest.raises(ValueError, match=message):
+    make_trainer(**kwargs)
+
+
+def test_a_foreign_mesh_is_refused():
+  mesh = Mesh(np.array(make_mesh(intra=8).devices.ravel()), ('data',))
+  with pytest.raises(ValueError, match='Make the mesh with antjax.make_mesh'):
+    Trainer(loss_fn, optax.sgd(0.1), mesh=mesh)
+
+
+def test_nothing_to_train_is_refused():
+  with pytest.raises(ValueError, match='no leaf is left to train'):
+    make_trainer(trainable=lambda name: False).init(PARAMS)
+
+
+@pytest.mark.parametrize('counts', [[1], [1, 2, 1], [0.5, 1], [-1, 1], [2, 1]])
+def test_bad_counts_are_refused(counts):
+  trainer = make_trainer()
+  with pytest.raises(ValueError, match=r'step\(num_micro_batches='):
+    trainer.step(trainer.init(PARAMS), next(batches(1)), counts)
+
+
+def test_layout_before_init_is_an_error():
+  with pytest.raises(RuntimeError, match=r'call init\(\) first'):
+    _ = make_trainer().layout
