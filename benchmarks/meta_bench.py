@@ -21,9 +21,9 @@ calls are compared.
 
 Each side runs in a process of its own, started with the memory settings that
 suit it, and only one works at a time: the other one waits for its next order in
-a read, and a block starts after a pause in which the OpenMP threads of a PyTorch
-that has just finished stop spinning. In one process the two thread pools would
-share the cores.
+a read, and a block starts after a pause in which the OpenMP threads of PyTorch,
+if it was at work before, stop spinning. In one process the two thread pools
+would share the cores.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,29 +41,28 @@ import tempfile
 import time
 from typing import Any
 
-from absl import app
-from absl import flags
+from absl import app, flags
 import numpy as np
 
 from benchmarks import meta_problem
 
 _SMOKE = flags.DEFINE_bool('smoke', False, 'A tiny problem, a few calls.')
 _PEERS = flags.DEFINE_multi_enum(
-    'peer',
-    ['loop', 'functional', 'compiled'],
-    ['loop', 'functional', 'compiled'],
-    'Peers to run against.',
+  'peer',
+  ['loop', 'functional', 'compiled'],
+  ['loop', 'functional', 'compiled'],
+  'Peers to run against.',
 )
 _CASES = flags.DEFINE_list(
-    'cases',
-    [],
-    'Only these, as adapted-order-steps, for example mlp-2-1; empty: all.',
+  'cases',
+  [],
+  'Only these, as adapted-order-steps, for example mlp-2-1; empty: all.',
 )
 _ROUNDS = flags.DEFINE_integer('rounds', 15, 'Blocks of each side.', 1)
 _BLOCK_S = flags.DEFINE_float('block_s', 0.3, 'Seconds of a block.', 0.0)
 _THREADS = flags.DEFINE_integer('threads', os.cpu_count(), 'PyTorch threads.')
 _WORKER = flags.DEFINE_enum(
-    'worker', None, ['antjax', 'torch'], 'Internal: the side to be.'
+  'worker', None, ['antjax', 'torch'], 'Internal: the side to be.'
 )
 
 _WARM_UP_CALLS = 5
@@ -74,13 +73,13 @@ _LOSS_RTOL = 1e-5
 _GRAD_TOLERANCE = 2e-4  # Of the largest entry of a gradient.
 # Keeps freed memory in the process: up to 1.5 times faster PyTorch here.
 _TORCH_ENV = {
-    'MALLOC_MMAP_THRESHOLD_': '4294967296',
-    'MALLOC_TRIM_THRESHOLD_': '4294967296',
+  'MALLOC_MMAP_THRESHOLD_': '4294967296',
+  'MALLOC_TRIM_THRESHOLD_': '4294967296',
 }
 
 
 def _antjax_step(
-    case: meta_problem.Case, num_support: int, arrays: dict[str, np.ndarray]
+  case: meta_problem.Case, num_support: int, arrays: dict[str, np.ndarray]
 ) -> Callable[[], tuple[Any, dict[str, Any]]]:
   """Returns our step on a problem of `meta_problem.make`."""
   # Here, because the parent and the other worker never need JAX.
@@ -89,30 +88,29 @@ def _antjax_step(
   import jax.numpy as jnp
   import optax
 
-  from antjax.layers import fast_weights
-  from antjax.layers import mlp
+  from antjax.layers import fast_weights, mlp
   from antjax.meta import maml
 
   num_layers = sum(name.startswith('w') for name in arrays)
   widths = [arrays[f'w{i}'].shape[1] for i in range(num_layers)]
   graphdef, params = nnx.split(
-      mlp.MLP(
-          arrays['w0'].shape[0], widths, activate_last=False, rngs=nnx.Rngs(0)
-      )
+    mlp.MLP(
+      arrays['w0'].shape[0], widths, activate_last=False, rngs=nnx.Rngs(0)
+    )
   )
   names = {
-      f'layers/{i}/{leaf}': f'{short}{i}'
-      for i in range(num_layers)
-      for leaf, short in (('kernel', 'w'), ('bias', 'b'))
+    f'layers/{i}/{leaf}': f'{short}{i}'
+    for i in range(num_layers)
+    for leaf, short in (('kernel', 'w'), ('bias', 'b'))
   }
   params = fast_weights.replace_leaves(
-      params, {leaf: jnp.asarray(arrays[short]) for leaf, short in names.items()}
+    params, {leaf: jnp.asarray(arrays[short]) for leaf, short in names.items()}
   )
   inner = maml.InnerLoop(
-      num_steps=case.inner_steps,
-      learning_rate=meta_problem.LEARNING_RATE,
-      order=case.order,
-      adapt=case.adapted,
+    num_steps=case.inner_steps,
+    learning_rate=meta_problem.LEARNING_RATE,
+    order=case.order,
+    adapt=case.adapted,
   )
 
   def loss(model, rows, part):
@@ -125,12 +123,12 @@ def _antjax_step(
 
   def task_loss(params, task_rows, support, query):
     model, rows = maml.adapt_task(
-        loss,
-        params,
-        task_rows,
-        support,
-        inner,
-        merge_fn=functools.partial(nnx.merge, graphdef),
+      loss,
+      params,
+      task_rows,
+      support,
+      inner,
+      merge_fn=functools.partial(nnx.merge, graphdef),
     )
     return loss(model, rows, query)
 
@@ -142,19 +140,19 @@ def _antjax_step(
       parts['index'] = batch['task_index']
       task_rows = {'row': rows[batch['task_rows']]}
     support, query = (
-        {name: x[:, cut] for name, x in parts.items()}
-        for cut in (slice(None, num_support), slice(num_support, None))
+      {name: x[:, cut] for name, x in parts.items()}
+      for cut in (slice(None, num_support), slice(num_support, None))
     )
     losses = jax.vmap(task_loss, (None, 0, 0, 0))(
-        params, task_rows, support, query
+      params, task_rows, support, query
     )
     return losses.mean()
 
   step = jax.jit(jax.value_and_grad(mean_loss, (0, 1)))
   rows = jnp.asarray(arrays['rows'])
   batch = {
-      name: jnp.asarray(arrays[name])
-      for name in ('index', 'task_rows', 'task_index', 'label')
+    name: jnp.asarray(arrays[name])
+    for name in ('index', 'task_rows', 'task_index', 'label')
   }
 
   def run():
@@ -193,9 +191,9 @@ def _work(side: str) -> None:
       value, grads = run()
       reply = {'first_call_s': time.perf_counter() - start}
       meta_problem.save(
-          {'loss': np.asarray(value)}
-          | {name: np.asarray(grad) for name, grad in grads.items()},
-          pathlib.Path(order['answer']),
+        {'loss': np.asarray(value)}
+        | {name: np.asarray(grad) for name, grad in grads.items()},
+        pathlib.Path(order['answer']),
       )
       for _ in range(_WARM_UP_CALLS):
         run()
@@ -215,17 +213,17 @@ class _Side:
   def __init__(self, side: str, env: dict[str, str]):
     self._side = side
     self._process = subprocess.Popen(
-        [
-            sys.executable,
-            '-m',
-            'benchmarks.meta_bench',
-            f'--worker={side}',
-            f'--threads={_THREADS.value}',
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | env,
+      [
+        sys.executable,
+        '-m',
+        'benchmarks.meta_bench',
+        f'--worker={side}',
+        f'--threads={_THREADS.value}',
+      ],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+      env=os.environ | env,
     )
 
   def order(self, do: str, **fields: Any) -> Any:
@@ -234,8 +232,8 @@ class _Side:
     reply = self._process.stdout.readline()
     if not reply:
       raise RuntimeError(
-          f'meta_bench: the {self._side} worker died during {do!r}; its output '
-          'is above.'
+        f'meta_bench: the {self._side} worker died during {do!r}; its output '
+        'is above.'
       )
     return json.loads(reply)
 
@@ -245,7 +243,7 @@ class _Side:
 
 
 def disagreement(
-    ours: dict[str, np.ndarray], peer: dict[str, np.ndarray]
+  ours: dict[str, np.ndarray], peer: dict[str, np.ndarray]
 ) -> str | None:
   """Says where loss and gradients differ by more than rounding, or None."""
   if not np.allclose(ours['loss'], peer['loss'], rtol=_LOSS_RTOL, atol=0):
@@ -269,10 +267,10 @@ def _rates(num_examples: int, seconds: Sequence[float]) -> tuple[float, list]:
 def _compare(sides, case, peer, sizes, folder) -> dict[str, Any]:
   """Runs one case against one peer; returns its line."""
   common = {
-      'case': dataclasses.asdict(case),
-      'num_support': sizes.num_support,
-      'problem': str(folder / 'problem.npz'),
-      'peer': peer,
+    'case': dataclasses.asdict(case),
+    'num_support': sizes.num_support,
+    'problem': str(folder / 'problem.npz'),
+    'peer': peer,
   }
   line: dict[str, Any] = {'case': common['case'], 'peer': peer}
   answers, first_s = [], []
@@ -285,8 +283,8 @@ def _compare(sides, case, peer, sizes, folder) -> dict[str, Any]:
   if wrong:
     return line | {'error': f'antjax and {peer} disagree: {wrong}.'}
   seconds: dict[str, list[float]] = {name: [] for name in sides}
-  rounds, block_s = (1, 0.0) if _SMOKE.value else (
-      _ROUNDS.value, _BLOCK_S.value
+  rounds, block_s = (
+    (1, 0.0) if _SMOKE.value else (_ROUNDS.value, _BLOCK_S.value)
   )
   for _ in range(rounds):
     for name, side in sides.items():
@@ -295,14 +293,14 @@ def _compare(sides, case, peer, sizes, folder) -> dict[str, Any]:
   ours, our_spread = _rates(sizes.num_examples, seconds['antjax'])
   theirs, their_spread = _rates(sizes.num_examples, seconds['torch'])
   return line | {
-      'examples_per_s': ours,
-      'peer_examples_per_s': theirs,
-      'ratio': round(ours / theirs, 3),
-      'p10_p90_examples_per_s': our_spread,
-      'peer_p10_p90_examples_per_s': their_spread,
-      'num_calls': [len(s) for s in seconds.values()],
-      'first_call_s': first_s,
-      'load_average': os.getloadavg()[0],
+    'examples_per_s': ours,
+    'peer_examples_per_s': theirs,
+    'ratio': round(ours / theirs, 3),
+    'p10_p90_examples_per_s': our_spread,
+    'peer_p10_p90_examples_per_s': their_spread,
+    'num_calls': [len(s) for s in seconds.values()],
+    'first_call_s': first_s,
+    'load_average': os.getloadavg()[0],
   }
 
 
@@ -315,19 +313,19 @@ def _machine() -> dict[str, Any]:
         model = line.split(':')[1].strip()
         break
   return {
-      'device': f'cpu: {model}, {os.cpu_count()} cores',
-      'dtype': 'float32',
-      'versions': {
-          name: importlib.metadata.version(name)
-          for name in ('jax', 'jaxlib', 'flax', 'torch', 'numpy')
-      },
+    'device': f'cpu: {model}, {os.cpu_count()} cores',
+    'dtype': 'float32',
+    'versions': {
+      name: importlib.metadata.version(name)
+      for name in ('jax', 'jaxlib', 'flax', 'torch', 'numpy')
+    },
   }
 
 
 def _selected_cases() -> list[meta_problem.Case]:
   """Returns the cases that --cases names; exits at a name that is none."""
   by_name = {
-      f'{c.adapted}-{c.order}-{c.inner_steps}': c for c in meta_problem.CASES
+    f'{c.adapted}-{c.order}-{c.inner_steps}': c for c in meta_problem.CASES
   }
   for name in _CASES.value:
     if name not in by_name:
@@ -351,8 +349,8 @@ def main(argv: Sequence[str]) -> None:
     folder = pathlib.Path(folder)
     meta_problem.save(meta_problem.make(sizes), folder / 'problem.npz')
     sides = {
-        'antjax': _Side('antjax', {'JAX_PLATFORMS': 'cpu'}),
-        'torch': _Side('torch', _TORCH_ENV),
+      'antjax': _Side('antjax', {'JAX_PLATFORMS': 'cpu'}),
+      'torch': _Side('torch', _TORCH_ENV),
     }
     for side in sides.values():
       stack.callback(side.close)

@@ -38,13 +38,13 @@ def _loss(leaves: Leaves, x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
 
 
 def _task_loss(
-    case: meta_problem.Case,
-    num_support: int,
-    grad_fn: GradFn,
-    params: Leaves,
-    vectors: torch.Tensor,
-    index: torch.Tensor,
-    label: torch.Tensor,
+  case: meta_problem.Case,
+  num_support: int,
+  grad_fn: GradFn,
+  params: Leaves,
+  vectors: torch.Tensor,
+  index: torch.Tensor,
+  label: torch.Tensor,
 ) -> torch.Tensor:
   """Adapts to the support rows of a task; returns the loss of its query rows.
 
@@ -68,8 +68,8 @@ def _task_loss(
     if case.order == 1:
       grads = {name: grad.detach() for name, grad in grads.items()}
     fast = {
-        name: value - meta_problem.LEARNING_RATE * grads[name]
-        for name, value in fast.items()
+      name: value - meta_problem.LEARNING_RATE * grads[name]
+      for name, value in fast.items()
     }
   return part_loss(slice(num_support, None), fast)
 
@@ -87,21 +87,21 @@ def _loop(case, num_support, params, rows, batch):
 
   def grad_fn(loss_fn, leaves):
     grads = torch.autograd.grad(
-        loss_fn(leaves), list(leaves.values()), create_graph=case.order == 2
+      loss_fn(leaves), list(leaves.values()), create_graph=case.order == 2
     )
     return dict(zip(leaves, grads, strict=True))
 
   losses = [
-      _task_loss(
-          case,
-          num_support,
-          grad_fn,
-          params,
-          _vectors(case, rows, batch, t),
-          batch['task_index'][t],
-          batch['label'][t],
-      )
-      for t in range(len(batch['label']))
+    _task_loss(
+      case,
+      num_support,
+      grad_fn,
+      params,
+      _vectors(case, rows, batch, t),
+      batch['task_index'][t],
+      batch['label'][t],
+    )
+    for t in range(len(batch['label']))
   ]
   loss = torch.stack(losses).mean()
   grads = torch.autograd.grad(loss, [*params.values(), rows])
@@ -110,17 +110,20 @@ def _loop(case, num_support, params, rows, batch):
 
 def _mean_loss(case, num_support, params, rows, batch):
   """The mean query loss of all tasks at once."""
-  grad_fn = lambda loss_fn, leaves: torch.func.grad(loss_fn)(leaves)
+
+  def grad_fn(loss_fn, leaves):
+    return torch.func.grad(loss_fn)(leaves)
+
   task_loss = functools.partial(_task_loss, case, num_support, grad_fn, params)
   vectors = _vectors(case, rows, batch)
   losses = torch.func.vmap(task_loss)(
-      vectors, batch['task_index'], batch['label']
+    vectors, batch['task_index'], batch['label']
   )
   return losses.mean()
 
 
 def make_step(
-    peer: str, case: meta_problem.Case, num_support: int, arrays: dict
+  peer: str, case: meta_problem.Case, num_support: int, arrays: dict
 ) -> StepFn:
   """Returns the step of one peer on a problem of `meta_problem.make`.
 
@@ -133,14 +136,14 @@ def make_step(
   tensors = {k: torch.from_numpy(np.array(v)) for k, v in arrays.items()}
   rows = tensors.pop('rows')
   batch = {
-      name: tensors.pop(name)
-      for name in ('index', 'task_rows', 'task_index', 'label')
+    name: tensors.pop(name)
+    for name in ('index', 'task_rows', 'task_index', 'label')
   }
   if peer == 'loop':
     step = functools.partial(_loop, case, num_support)
   else:
     grad_fn = torch.func.grad_and_value(
-        lambda both, batch: _mean_loss(case, num_support, *both, batch)
+      lambda both, batch: _mean_loss(case, num_support, *both, batch)
     )
 
     def step(params, rows, batch):

@@ -46,13 +46,13 @@ class Sizes:
 
 
 SMOKE = Sizes(
-    num_tasks=3,
-    num_support=4,
-    num_query=2,
-    num_features=4,
-    embedding_dim=4,
-    widths=(8, 4, 1),
-    num_embeddings=20,
+  num_tasks=3,
+  num_support=4,
+  num_query=2,
+  num_features=4,
+  embedding_dim=4,
+  widths=(8, 4, 1),
+  num_embeddings=20,
 )
 
 
@@ -66,10 +66,10 @@ class Case:
 
 
 CASES = tuple(
-    Case(adapted=adapted, order=order, inner_steps=inner_steps)
-    for adapted in ('mlp', 'all')
-    for inner_steps in (1, 3)
-    for order in (2, 1)
+  Case(adapted=adapted, order=order, inner_steps=inner_steps)
+  for adapted in ('mlp', 'all')
+  for inner_steps in (1, 3)
+  for order in (2, 1)
 )
 
 
@@ -101,14 +101,16 @@ def make(sizes: Sizes, seed: int = 0) -> dict[str, np.ndarray]:
   distinct = [np.unique(index[t], return_inverse=True) for t in range(tasks)]
   num_rows = max(len(rows) for rows, _ in distinct)
   problem = {
-      'rows': rng.normal(0, 0.3, (index.max() + 1, sizes.embedding_dim)),
-      'index': index,
-      'task_rows': np.stack([
-          np.pad(rows, (0, num_rows - len(rows)), constant_values=rows[0])
-          for rows, _ in distinct
-      ]),
-      'task_index': np.stack([i.reshape(shape[1:]) for _, i in distinct]),
-      'label': rng.integers(0, 2, (tasks, per_task)),
+    'rows': rng.normal(0, 0.3, (index.max() + 1, sizes.embedding_dim)),
+    'index': index,
+    'task_rows': np.stack(
+      [
+        np.pad(rows, (0, num_rows - len(rows)), constant_values=rows[0])
+        for rows, _ in distinct
+      ]
+    ),
+    'task_index': np.stack([i.reshape(shape[1:]) for _, i in distinct]),
+    'label': rng.integers(0, 2, (tasks, per_task)),
   }
   width = features * sizes.embedding_dim
   for i, out in enumerate(sizes.widths):
@@ -116,9 +118,10 @@ def make(sizes: Sizes, seed: int = 0) -> dict[str, np.ndarray]:
     problem[f'b{i}'] = rng.normal(0, 0.1, out)
     width = out
   return {
-      name: array.astype(np.int32 if 'index' in name or name == 'task_rows'
-                         else np.float32)
-      for name, array in problem.items()
+    name: array.astype(
+      np.int32 if 'index' in name or name == 'task_rows' else np.float32
+    )
+    for name, array in problem.items()
   }
 
 

@@ -13,11 +13,11 @@ class Metric(abc.ABC):
   """Base of all metrics: checks the rows once, then hands them on."""
 
   def update(
-      self,
-      prediction: np.ndarray,
-      label: np.ndarray,
-      weight: np.ndarray | None = None,
-      group: np.ndarray | None = None,
+    self,
+    prediction: np.ndarray,
+    label: np.ndarray,
+    weight: np.ndarray | None = None,
+    group: np.ndarray | None = None,
   ) -> None:
     """Folds in N rows.
 
@@ -36,7 +36,7 @@ class Metric(abc.ABC):
     name = type(self).__name__
     prediction, label = np.asarray(prediction), np.asarray(label)
     weight = (
-        np.ones(label.shape) if weight is None else np.asarray(weight, float)
+      np.ones(label.shape) if weight is None else np.asarray(weight, float)
     )
     arrays = {'prediction': prediction, 'label': label, 'weight': weight}
     if group is not None:
@@ -44,35 +44,35 @@ class Metric(abc.ABC):
     for field, array in arrays.items():
       if array.ndim != 1 or array.shape != label.shape:
         raise ValueError(
-            f'{name}.update({field}=): got shape {array.shape}, label has '
-            f'{label.shape}; all must be 1-D of one length. Flatten them.'
+          f'{name}.update({field}=): got shape {array.shape}, label has '
+          f'{label.shape}; all must be 1-D of one length. Flatten them.'
         )
     if not np.all(np.isfinite(weight)) or np.any(weight < 0):
       raise ValueError(
-          f'{name}.update(weight=): got a negative or non-finite weight; '
-          'weights must be finite and >= 0.'
+        f'{name}.update(weight=): got a negative or non-finite weight; '
+        'weights must be finite and >= 0.'
       )
     keep = weight > 0
     for field, array in (('prediction', prediction), ('label', label)):
       if np.any(np.isnan(array[keep])):
         raise ValueError(
-            f'{name}.update({field}=): got nan; give rows without a value '
-            'weight 0, or find where the model diverged.'
+          f'{name}.update({field}=): got nan; give rows without a value '
+          'weight 0, or find where the model diverged.'
         )
     self._update(
-        prediction[keep],
-        label[keep],
-        weight[keep],
-        None if group is None else group[keep],
+      prediction[keep],
+      label[keep],
+      weight[keep],
+      None if group is None else group[keep],
     )
 
   @abc.abstractmethod
   def _update(
-      self,
-      prediction: np.ndarray,
-      label: np.ndarray,
-      weight: np.ndarray,
-      group: np.ndarray | None,
+    self,
+    prediction: np.ndarray,
+    label: np.ndarray,
+    weight: np.ndarray,
+    group: np.ndarray | None,
   ) -> None:
     """Folds in checked rows of positive weight."""
 
@@ -98,13 +98,13 @@ def check_mergeable(a: Metric, b: Metric, *options: str) -> None:
   """Raises ValueError unless both are one class with equal options."""
   if type(a) is not type(b):
     raise ValueError(
-        f'{type(a).__name__}.merge: got a {type(b).__name__}; merge metrics '
-        'of one class.'
+      f'{type(a).__name__}.merge: got a {type(b).__name__}; merge metrics '
+      'of one class.'
     )
   for option in options:
     x, y = getattr(a, option), getattr(b, option)
     if x != y:
       raise ValueError(
-          f'{type(a).__name__}.merge: {option} is {x} here and {y} there; '
-          'build both with the same options.'
+        f'{type(a).__name__}.merge: {option} is {x} here and {y} there; '
+        'build both with the same options.'
       )

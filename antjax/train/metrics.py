@@ -13,29 +13,29 @@ ranking metric that saw one class only. nan rather than an error, because an
 empty scenario is a fact to report, not a fault of the run.
 """
 
+from collections.abc import Callable, Mapping
 import functools
 import io
 import time
-from collections.abc import Callable, Mapping
 from typing import Self
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
+import numpy as np
 
-from antjax.train.metric import Metric, check_mergeable
+from antjax.train.metric import check_mergeable, Metric
 from antjax.train.ranking_metrics import AUC, GAUC, NDCG
 
 __all__ = [
-    'AUC',
-    'GAUC',
-    'MAE',
-    'NDCG',
-    'RMSE',
-    'LogLoss',
-    'Metric',
-    'Throughput',
-    'merge_across_processes',
+  'AUC',
+  'GAUC',
+  'MAE',
+  'NDCG',
+  'RMSE',
+  'LogLoss',
+  'Metric',
+  'Throughput',
+  'merge_across_processes',
 ]
 
 # A probability of exactly 0 or 1 that turns out wrong would cost infinity.
@@ -120,20 +120,20 @@ class LogLoss(_Mean):
   def _terms(self, prediction, label):
     if np.any((label < 0) | (label > 1)):
       raise ValueError(
-          'LogLoss.update(label=): got a label outside [0, 1]; turn ratings '
-          'into clicks first, for example label >= 4.'
+        'LogLoss.update(label=): got a label outside [0, 1]; turn ratings '
+        'into clicks first, for example label >= 4.'
       )
     if self.from_logits:
       # log(1 + e^z) - y z in the form that cannot overflow.
       return (
-          np.maximum(prediction, 0)
-          - prediction * label
-          + np.log1p(np.exp(-np.abs(prediction)))
+        np.maximum(prediction, 0)
+        - prediction * label
+        + np.log1p(np.exp(-np.abs(prediction)))
       )
     if np.any((prediction < 0) | (prediction > 1)):
       raise ValueError(
-          'LogLoss.update(prediction=): got a probability outside [0, 1]; '
-          'use LogLoss(from_logits=True) for logits.'
+        'LogLoss.update(prediction=): got a probability outside [0, 1]; '
+        'use LogLoss(from_logits=True) for logits.'
       )
     p = np.clip(prediction, _MIN_PROBABILITY, 1 - _MIN_PROBABILITY)
     return -(label * np.log(p) + (1 - label) * np.log1p(-p))
@@ -175,8 +175,8 @@ class Throughput(Metric):
 
   def state(self) -> dict[str, np.ndarray]:
     return {
-        'num_rows': np.asarray(self._num_rows, np.int64),
-        'elapsed_s': np.asarray(self._elapsed_s),
+      'num_rows': np.asarray(self._num_rows, np.int64),
+      'elapsed_s': np.asarray(self._elapsed_s),
     }
 
   @classmethod
@@ -191,12 +191,12 @@ class Throughput(Metric):
 def _to_bytes(metrics: Mapping[str, Metric]) -> np.ndarray:
   """Packs the states of `metrics` into one [bytes] uint8 array."""
   arrays = {
-      f'{i}/{key}': array
-      for i, name in enumerate(sorted(metrics))
-      for key, array in metrics[name].state().items()
+    f'{i}/{key}': array
+    for i, name in enumerate(sorted(metrics))
+    for key, array in metrics[name].state().items()
   }
   names = '\n'.join(
-      f'{name} {type(metrics[name]).__name__}' for name in sorted(metrics)
+    f'{name} {type(metrics[name]).__name__}' for name in sorted(metrics)
   )
   buffer = io.BytesIO()
   np.savez(buffer, names=np.asarray(names), **arrays)
@@ -204,7 +204,7 @@ def _to_bytes(metrics: Mapping[str, Metric]) -> np.ndarray:
 
 
 def _from_bytes(
-    data: np.ndarray, like: Mapping[str, Metric], process: int
+  data: np.ndarray, like: Mapping[str, Metric], process: int
 ) -> dict[str, Metric]:
   """Unpacks what `_to_bytes` packed on `process` from the same metrics."""
   names = sorted(like)
@@ -213,10 +213,10 @@ def _from_bytes(
     found = str(arrays['names'])
     if found != expected:
       raise ValueError(
-          'merge_across_processes(metrics=): process '
-          f'{jax.process_index()} has {expected.split(chr(10))}, process '
-          f'{process} has {found.split(chr(10))}; every process must pass the '
-          'same names and classes, also where it saw no rows.'
+        'merge_across_processes(metrics=): process '
+        f'{jax.process_index()} has {expected.split(chr(10))}, process '
+        f'{process} has {found.split(chr(10))}; every process must pass the '
+        'same names and classes, also where it saw no rows.'
       )
     states: list[dict[str, np.ndarray]] = [{} for _ in names]
     for entry in arrays.files:
@@ -224,8 +224,8 @@ def _from_bytes(
         i, key = entry.split('/')
         states[int(i)][key] = arrays[entry]
   return {
-      name: type(like[name]).from_state(state)
-      for name, state in zip(names, states, strict=True)
+    name: type(like[name]).from_state(state)
+    for name, state in zip(names, states, strict=True)
   }
 
 
@@ -250,14 +250,14 @@ def merge_across_processes(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
   data = _to_bytes(metrics)
   if len(data) > _MAX_STATE_BYTES:
     raise ValueError(
-        f'merge_across_processes: the state takes {len(data)} bytes, at most '
-        f'{_MAX_STATE_BYTES} can be sent. Use AUC in place of GAUC or NDCG, or '
-        'evaluate fewer rows at a time.'
+      f'merge_across_processes: the state takes {len(data)} bytes, at most '
+      f'{_MAX_STATE_BYTES} can be sent. Use AUC in place of GAUC or NDCG, or '
+      'evaluate fewer rows at a time.'
     )
   if jax.process_count() == 1:
     return {
-        name: type(metric).from_state(metric.state())
-        for name, metric in metrics.items()
+      name: type(metric).from_state(metric.state())
+      for name, metric in metrics.items()
     }
   # Bytes, because float64 would pass through JAX as float32.
   sizes = multihost_utils.process_allgather(np.asarray(len(data), np.int32))
@@ -265,12 +265,12 @@ def merge_across_processes(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
   padded[: len(data)] = data
   gathered = np.asarray(multihost_utils.process_allgather(padded))
   parts = [
-      _from_bytes(row[:size], metrics, process)
-      for process, (row, size) in enumerate(zip(gathered, sizes, strict=True))
+    _from_bytes(row[:size], metrics, process)
+    for process, (row, size) in enumerate(zip(gathered, sizes, strict=True))
   ]
   return {
-      name: functools.reduce(
-          lambda a, b: a.merge(b), (part[name] for part in parts)
-      )
-      for name in metrics
+    name: functools.reduce(
+      lambda a, b: a.merge(b), (part[name] for part in parts)
+    )
+    for name in metrics
   }

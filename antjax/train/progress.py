@@ -6,21 +6,21 @@ Steps are numbered from 0: the step that turns `state.step` from s into s + 1 is
 step s, so a run restored at `state.step == r` has kept steps 0 to r - 1.
 """
 
+from collections.abc import Callable, Mapping
 import json
 import math
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from absl import logging
 import jax
 import rich.console
 import rich.progress
 import tensorboardX
-from absl import logging
 
 METRICS_FILE = 'metrics.jsonl'
 
@@ -55,15 +55,15 @@ class Progress:
   """
 
   def __init__(
-      self,
-      num_steps: int,
-      *,
-      start_step: int = 0,
-      name: str = 'train',
-      plain_every_s: float = 10.0,
-      stream: TextIO | None = None,
-      show: bool | None = None,
-      clock: Callable[[], float] = time.monotonic,
+    self,
+    num_steps: int,
+    *,
+    start_step: int = 0,
+    name: str = 'train',
+    plain_every_s: float = 10.0,
+    stream: TextIO | None = None,
+    show: bool | None = None,
+    clock: Callable[[], float] = time.monotonic,
   ):
     self._num_steps = num_steps
     self._start_step = self._step = self._printed_step = start_step
@@ -82,28 +82,28 @@ class Progress:
     console = rich.console.Console(file=self._stream)
     if self._show and console.is_terminal:
       self._bar = rich.progress.Progress(
-          rich.progress.TextColumn('[bold]{task.description}'),
-          rich.progress.BarColumn(bar_width=None),
-          rich.progress.MofNCompleteColumn(),
-          rich.progress.TextColumn('{task.fields[facts]}'),
-          console=console,
-          refresh_per_second=4,
-          expand=True,
+        rich.progress.TextColumn('[bold]{task.description}'),
+        rich.progress.BarColumn(bar_width=None),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn('{task.fields[facts]}'),
+        console=console,
+        refresh_per_second=4,
+        expand=True,
       )
       self._task = self._bar.add_task(
-          self._name,
-          total=self._num_steps,
-          completed=self._step,
-          facts='starting',
+        self._name,
+        total=self._num_steps,
+        completed=self._step,
+        facts='starting',
       )
       self._bar.start()
     return self
 
   def __exit__(
-      self,
-      kind: type[BaseException] | None,
-      error: BaseException | None,
-      traceback: TracebackType | None,
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
   ) -> None:
     if self._bar is not None:
       self._bar.stop()
@@ -112,7 +112,7 @@ class Progress:
       self._print_plain()
 
   def update(
-      self, step: int, *, num_examples: float = 0, loss: float | None = None
+    self, step: int, *, num_examples: float = 0, loss: float | None = None
   ) -> None:
     """Shows that `step` steps are done.
 
@@ -127,7 +127,7 @@ class Progress:
       rate = num_examples / elapsed_s
       old = math.exp(-elapsed_s / _RATE_MEMORY_S)
       self._rate = (
-          rate if self._rate is None else old * self._rate + (1 - old) * rate
+        rate if self._rate is None else old * self._rate + (1 - old) * rate
       )
     if elapsed_s > 0:
       self._last_s = now
@@ -157,10 +157,10 @@ class Progress:
     now = self._clock()
     percent = 100 * self._step / max(self._num_steps, 1)
     print(
-        f'{self._name} {self._step}/{self._num_steps} ({percent:.0f} %) | '
-        f'{self._facts(now)}',
-        file=self._stream,
-        flush=True,
+      f'{self._name} {self._step}/{self._num_steps} ({percent:.0f} %) | '
+      f'{self._facts(now)}',
+      file=self._stream,
+      flush=True,
     )
     self._printed_s, self._printed_step = now, self._step
 
@@ -185,8 +185,8 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         raise TypeError
     except (ValueError, TypeError, KeyError):
       raise ValueError(
-          f'{path}:{number}: not a JSON object with an integer "step". Mend or '
-          'move the file away; a new one is then begun.'
+        f'{path}:{number}: not a JSON object with an integer "step". Mend or '
+        'move the file away; a new one is then begun.'
       ) from None
     records.append(record)
   return records
@@ -210,11 +210,11 @@ class RunLog:
   """
 
   def __init__(
-      self,
-      folder: str | os.PathLike[str],
-      *,
-      resume_step: int = 0,
-      write: bool | None = None,
+    self,
+    folder: str | os.PathLike[str],
+    *,
+    resume_step: int = 0,
+    write: bool | None = None,
   ):
     self._write = jax.process_index() == 0 if write is None else write
     if not self._write:
@@ -225,19 +225,19 @@ class RunLog:
       _drop_from(path, resume_step)
     self._file = path.open('a', encoding='utf-8')
     self._events = tensorboardX.SummaryWriter(
-        str(path.parent / 'tensorboard'),
-        purge_step=resume_step,
-        flush_secs=10,
+      str(path.parent / 'tensorboard'),
+      purge_step=resume_step,
+      flush_secs=10,
     )
 
   def __enter__(self) -> Self:
     return self
 
   def __exit__(
-      self,
-      kind: type[BaseException] | None,
-      error: BaseException | None,
-      traceback: TracebackType | None,
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
   ) -> None:
     self.close()
 
@@ -273,14 +273,14 @@ def _drop_from(path: pathlib.Path, step: int) -> None:
   kept = [record for record in records if record['step'] < step]
   if len(kept) < len(records):
     logging.info(
-        '%s: dropped %d lines of steps >= %d, where this run goes on.',
-        path,
-        len(records) - len(kept),
-        step,
+      '%s: dropped %d lines of steps >= %d, where this run goes on.',
+      path,
+      len(records) - len(kept),
+      step,
     )
   # Beside the old file, then renamed: a crash here leaves one or the other.
   new = path.with_suffix('.tmp')
   new.write_text(
-      ''.join(json.dumps(record) + '\n' for record in kept), encoding='utf-8'
+    ''.join(json.dumps(record) + '\n' for record in kept), encoding='utf-8'
   )
   os.replace(new, path)

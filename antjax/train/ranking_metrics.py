@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from antjax.train.metric import Metric, check_mergeable
+from antjax.train.metric import check_mergeable, Metric
 
 # Sign, 8 exponent bits and 11 mantissa bits of a float32.
 _AUC_BITS = 20
@@ -83,10 +83,10 @@ class AUC(Metric):
     # Only bins in use: a few thousand scores should not cost 16 MiB of wire.
     bins = np.flatnonzero(self._positive + self._negative)
     return {
-        'label_threshold': np.asarray(self.label_threshold),
-        'bins': bins.astype(np.int32),
-        'positive': self._positive[bins],
-        'negative': self._negative[bins],
+      'label_threshold': np.asarray(self.label_threshold),
+      'bins': bins.astype(np.int32),
+      'positive': self._positive[bins],
+      'negative': self._negative[bins],
     }
 
   @classmethod
@@ -109,20 +109,22 @@ class _Rows(Metric):
   def _update(self, prediction, label, weight, group):
     if group is None:
       raise ValueError(
-          f'{type(self).__name__}.update(group=): got None; it ranks within '
-          'groups, so give the integer group (user) of every row.'
+        f'{type(self).__name__}.update(group=): got None; it ranks within '
+        'groups, so give the integer group (user) of every row.'
       )
     if not np.issubdtype(group.dtype, np.integer):
       raise ValueError(
-          f'{type(self).__name__}.update(group=): got dtype {group.dtype}; '
-          'groups must be integers. Map names to integers first.'
+        f'{type(self).__name__}.update(group=): got dtype {group.dtype}; '
+        'groups must be integers. Map names to integers first.'
       )
-    self._chunks.append((
+    self._chunks.append(
+      (
         group.astype(np.int64),
         prediction.astype(float),
         label.astype(float),
         weight.astype(float),
-    ))
+      )
+    )
 
   def _columns(self) -> tuple[np.ndarray, ...]:
     """Returns (group, score, label, weight) in one order whatever the merge."""
@@ -225,13 +227,13 @@ class NDCG(_Rows):
   def _update(self, prediction, label, weight, group):
     if np.any(weight != 1):
       raise ValueError(
-          'NDCG.update(weight=): got a weight other than 0 and 1; every group '
-          'counts once, so mark rows as kept (1) or dropped (0).'
+        'NDCG.update(weight=): got a weight other than 0 and 1; every group '
+        'counts once, so mark rows as kept (1) or dropped (0).'
       )
     if np.any(label < 0):
       raise ValueError(
-          'NDCG.update(label=): got a negative label; gains 2^label - 1 need '
-          'labels >= 0.'
+        'NDCG.update(label=): got a negative label; gains 2^label - 1 need '
+        'labels >= 0.'
       )
     super()._update(prediction, label, weight, group)
 

@@ -6,13 +6,13 @@
 the page can be made anew from saved numbers and opened without a network.
 """
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import math
 import os
 import pathlib
 import platform
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -53,7 +53,7 @@ class Report:
   lower_is_better: frozenset[str] = frozenset({'MAE', 'RMSE', 'log-loss'})
   baselines: Sequence[str] = ()
   curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]] = (
-      dataclasses.field(default_factory=dict)
+    dataclasses.field(default_factory=dict)
   )
   throughput: Mapping[str, float] = dataclasses.field(default_factory=dict)
   memory: Sequence[Mapping[str, Any]] = ()
@@ -69,16 +69,18 @@ def describe_machine() -> dict[str, str]:
   """Returns the facts of this machine and its devices for `Report.machine`."""
   devices = jax.devices()
   return {
-      'devices': f'{len(devices)} x {devices[0].device_kind}',
-      'processes': str(jax.process_count()),
-      'host': f'{os.cpu_count()} CPU cores, {platform.machine()}',
-      'system': platform.platform(),
-      'jax': jax.__version__,
-      'python': platform.python_version(),
+    'devices': f'{len(devices)} x {devices[0].device_kind}',
+    'processes': str(jax.process_count()),
+    'host': f'{os.cpu_count()} CPU cores, {platform.machine()}',
+    'system': platform.platform(),
+    'jax': jax.__version__,
+    'python': platform.python_version(),
   }
 
 
-def write_report(report: Report, folder: str | os.PathLike[str]) -> pathlib.Path:
+def write_report(
+  report: Report, folder: str | os.PathLike[str]
+) -> pathlib.Path:
   """Writes `report.html` into the run folder; returns its path."""
   path = pathlib.Path(folder) / FILE_NAME
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,37 +99,37 @@ def render(report: Report) -> str:
       the same ones, or a piece of `memory` lacks a field.
   """
   results = report_results.Results.from_records(
-      report.results, report.lower_is_better, report.baselines
+    report.results, report.lower_is_better, report.baselines
   )
   sections = [
-      report_results.section(results) if results.rows else '',
-      _curves_section(report),
-      _throughput_section(report),
-      _memory_section(report),
-      _repeat_section(report),
-      _config_section(report),
+    report_results.section(results) if results.rows else '',
+    _curves_section(report),
+    _throughput_section(report),
+    _memory_section(report),
+    _repeat_section(report),
+    _config_section(report),
   ]
   facts = [report.date, report.revision and f'revision {report.revision}']
   return page.PAGE.format(
-      title=page.text(report.title),
-      summary=f'<p class="lead">{page.text(report.summary)}</p>'
-      if report.summary
-      else '',
-      facts=page.text(' · '.join(fact for fact in facts if fact)),
-      sections='\n'.join(section for section in sections if section),
-      style=page.STYLE,
+    title=page.text(report.title),
+    summary=f'<p class="lead">{page.text(report.summary)}</p>'
+    if report.summary
+    else '',
+    facts=page.text(' · '.join(fact for fact in facts if fact)),
+    sections='\n'.join(section for section in sections if section),
+    style=page.STYLE,
   )
 
 
 def _curves_section(report: Report) -> str:
   panels = {
-      title: {name: points for name, points in lines.items() if points}
-      for title, lines in report.curves.items()
+    title: {name: points for name, points in lines.items() if points}
+    for title, lines in report.curves.items()
   }
   figures = [
-      f'<figure>{report_plots.curves(title, lines)}</figure>'
-      for title, lines in panels.items()
-      if lines
+    f'<figure>{report_plots.curves(title, lines)}</figure>'
+    for title, lines in panels.items()
+    if lines
   ]
   if not figures:
     return ''
@@ -138,9 +140,9 @@ def _throughput_section(report: Report) -> str:
   if not report.throughput:
     return ''
   cards = ''.join(
-      f'<div class="card"><div class="big">{_quantity(value)}</div>'
-      f'{page.text(name)}</div>'
-      for name, value in report.throughput.items()
+    f'<div class="card"><div class="big">{_quantity(value)}</div>'
+    f'{page.text(name)}</div>'
+    for name, value in report.throughput.items()
   )
   return page.section('Throughput', f'<div class="cards">{cards}</div>')
 
@@ -169,24 +171,24 @@ def _memory_section(report: Report) -> str:
     missing = {'device', 'level', 'part', 'bytes'} - piece.keys()
     if missing:
       raise ValueError(
-          f'Report(memory=): a piece lacks {sorted(missing)}; it has '
-          f'{sorted(piece)}. Give device, level, part and bytes.'
+        f'Report(memory=): a piece lacks {sorted(missing)}; it has '
+        f'{sorted(piece)}. Give device, level, part and bytes.'
       )
     device = str(piece['device'])
     devices[device] = None
     by_device = sums.setdefault((str(piece['part']), str(piece['level'])), {})
     by_device[device] = by_device.get(device, 0) + int(piece['bytes'])
   rows = [
-      f'<tr><td>{page.text(part)}</td><td>{page.text(level)}</td>'
-      f'<td class="number">{format_bytes(max(by_device.values()))}</td>'
-      f'<td class="number">{format_bytes(sum(by_device.values()))}</td></tr>'
-      for (part, level), by_device in sums.items()
+    f'<tr><td>{page.text(part)}</td><td>{page.text(level)}</td>'
+    f'<td class="number">{format_bytes(max(by_device.values()))}</td>'
+    f'<td class="number">{format_bytes(sum(by_device.values()))}</td></tr>'
+    for (part, level), by_device in sums.items()
   ]
   total = {d: sum(by.get(d, 0) for by in sums.values()) for d in devices}
   rows.append(
-      '<tr class="first"><td><b>all</b></td><td></td>'
-      f'<td class="number"><b>{format_bytes(max(total.values()))}</b></td>'
-      f'<td class="number"><b>{format_bytes(sum(total.values()))}</b></td></tr>'
+    '<tr class="first"><td><b>all</b></td><td></td>'
+    f'<td class="number"><b>{format_bytes(max(total.values()))}</b></td>'
+    f'<td class="number"><b>{format_bytes(sum(total.values()))}</b></td></tr>'
   )
   levels: dict[str, dict[str, int]] = {}
   for (_, level), by_device in sums.items():
@@ -195,14 +197,14 @@ def _memory_section(report: Report) -> str:
       at_level[device] += num_bytes
   plot = report_plots.memory(list(devices), levels)
   note = (
-      '<p class="note">Level none: a copy on every device; intra: split inside '
-      'a group; global: split over all devices.</p>'
+    '<p class="note">Level none: a copy on every device; intra: split inside '
+    'a group; global: split over all devices.</p>'
   )
   head = ['part', 'level', 'largest device', 'all devices']
   return page.section(
-      'Memory by level',
-      f'<div class="grid"><figure>{plot}</figure><div>{page.table(head, rows)}'
-      f'</div></div>{note}',
+    'Memory by level',
+    f'<div class="grid"><figure>{plot}</figure><div>{page.table(head, rows)}'
+    f'</div></div>{note}',
   )
 
 
@@ -217,8 +219,9 @@ def _repeat_section(report: Report) -> str:
     facts['date'] = report.date
   if facts:
     rows = [
-        f'<tr><td class="key">{page.text(name)}</td><td>{page.text(value)}</td></tr>'
-        for name, value in facts.items()
+      f'<tr><td class="key">{page.text(name)}</td>'
+      f'<td>{page.text(value)}</td></tr>'
+      for name, value in facts.items()
     ]
     parts.append(f'<table class="facts"><tbody>{"".join(rows)}</tbody></table>')
   parts += [f'<p class="note">{page.text(note)}</p>' for note in report.notes]
@@ -230,7 +233,7 @@ def _config_section(report: Report) -> str:
     return ''
   text = json.dumps(report.config, indent=2, default=str, ensure_ascii=False)
   return page.section(
-      'Configuration',
-      f'<details><summary>Show all settings</summary><pre>{page.text(text)}</pre>'
-      '</details>',
+    'Configuration',
+    f'<details><summary>Show all settings</summary><pre>{page.text(text)}</pre>'
+    '</details>',
   )

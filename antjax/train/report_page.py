@@ -2,16 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The frame of the report: style, page, and the pieces its sections use."""
 
-import html
 from collections.abc import Sequence
+import html
 from typing import Any
 
 
 def text(value: Any) -> str:
+  """Returns a value as escaped text, also right inside an attribute."""
   return html.escape(str(value), quote=True)
 
 
 def section(title: str, body: str) -> str:
+  """Returns a titled section around finished HTML."""
   return f'<section><h2>{text(title)}</h2>\n{body}\n</section>'
 
 
@@ -19,9 +21,9 @@ def table(head: Sequence[str], rows: Sequence[str]) -> str:
   """Joins escaped head cells and finished rows."""
   cells = ''.join(f'<th>{cell}</th>' for cell in head)
   return (
-      f'<div class="wide"><table><thead><tr>{cells}</tr></thead>\n<tbody>'
-      + '\n'.join(rows)
-      + '</tbody></table></div>'
+    f'<div class="wide"><table><thead><tr>{cells}</tr></thead>\n<tbody>'
+    + '\n'.join(rows)
+    + '</tbody></table></div>'
   )
 
 

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plots of the report as SVG text that stands inside a page."""
 
-import io
 from collections.abc import Mapping, Sequence
+import io
 
 import matplotlib
 import matplotlib.backends.backend_svg
@@ -37,8 +37,8 @@ def _svg(figure: matplotlib.figure.Figure, salt: str) -> str:
   # The salt keeps the ids of two figures on one page apart.
   with matplotlib.rc_context({'svg.hashsalt': salt, 'svg.fonttype': 'path'}):
     matplotlib.backends.backend_svg.FigureCanvasSVG(figure).print_svg(
-        out, metadata={'Date': None, 'Creator': None, 'Format': None,
-                       'Type': None}
+      out,
+      metadata={'Date': None, 'Creator': None, 'Format': None, 'Type': None},
     )
   text = out.getvalue()
   # Without the XML prologue, which may not stand inside HTML.
@@ -46,7 +46,7 @@ def _svg(figure: matplotlib.figure.Figure, salt: str) -> str:
 
 
 def curves(
-    title: str, lines: Mapping[str, Sequence[tuple[float, float]]]
+  title: str, lines: Mapping[str, Sequence[tuple[float, float]]]
 ) -> str:
   """Plots lines over steps.
 
@@ -64,27 +64,27 @@ def curves(
     steps, values = zip(*points[::-1][::stride][::-1], strict=True)
     values = [float('nan') if v is None else v for v in values]
     axes.plot(
-        steps,
-        values,
-        color=_COLORS[i % len(_COLORS)],
-        linestyle=('-', '--', ':')[i // len(_COLORS) % 3],
-        linewidth=1.6,
-        marker='o' if len(steps) < 12 else None,
-        markersize=3.5,
-        # A name that starts with _ would be left out of the legend.
-        label=f' {name}' if name.startswith('_') else name,
+      steps,
+      values,
+      color=_COLORS[i % len(_COLORS)],
+      linestyle=('-', '--', ':')[i // len(_COLORS) % 3],
+      linewidth=1.6,
+      marker='o' if len(steps) < 12 else None,
+      markersize=3.5,
+      # A name that starts with _ would be left out of the legend.
+      label=f' {name}' if name.startswith('_') else name,
     )
   axes.grid(axis='y', color=_LINE, linewidth=0.8)
   axes.set_xlabel('step', fontsize=9, color=_SOFT)
   axes.xaxis.set_major_locator(
-      matplotlib.ticker.MaxNLocator(nbins=6, integer=True)
+    matplotlib.ticker.MaxNLocator(nbins=6, integer=True)
   )
   axes.legend(frameon=False, fontsize=9, labelcolor=_INK)
   return _svg(figure, f'curves {title}')
 
 
 def memory(
-    devices: Sequence[str], levels: Mapping[str, Mapping[str, int]]
+  devices: Sequence[str], levels: Mapping[str, Mapping[str, int]]
 ) -> str:
   """Plots a bar a device, stacked by level.
 
@@ -100,12 +100,12 @@ def memory(
   for i, (level, by_device) in enumerate(levels.items()):
     sizes = [by_device[device] / 2**20 for device in devices]
     axes.barh(
-        list(devices),
-        sizes,
-        left=[left[device] for device in devices],
-        height=0.62,
-        color=_LEVEL_COLORS.get(level, _COLORS[i % len(_COLORS)]),
-        label=level,
+      list(devices),
+      sizes,
+      left=[left[device] for device in devices],
+      height=0.62,
+      color=_LEVEL_COLORS.get(level, _COLORS[i % len(_COLORS)]),
+      label=level,
     )
     for device, size in zip(devices, sizes, strict=True):
       left[device] += size
@@ -113,11 +113,11 @@ def memory(
   axes.invert_yaxis()
   axes.set_ylabel('device', fontsize=9, color=_SOFT)
   axes.legend(
-      frameon=False,
-      fontsize=9,
-      labelcolor=_INK,
-      ncols=3,
-      loc='upper left',
-      bbox_to_anchor=(0, -0.12 - 0.3 / len(devices)),
+    frameon=False,
+    fontsize=9,
+    labelcolor=_INK,
+    ncols=3,
+    loc='upper left',
+    bbox_to_anchor=(0, -0.12 - 0.3 / len(devices)),
   )
   return _svg(figure, 'memory')

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The results table of the report, and where it falls short of a baseline."""
 
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from antjax.train import report_page as page
@@ -28,10 +28,10 @@ class Results:
 
   @classmethod
   def from_records(
-      cls,
-      records: Iterable[Mapping[str, Any]],
-      lower_is_better: Iterable[str],
-      baselines: Iterable[str],
+    cls,
+    records: Iterable[Mapping[str, Any]],
+    lower_is_better: Iterable[str],
+    baselines: Iterable[str],
   ) -> 'Results':
     """Indexes dicts that hold 'scenario', 'method' and numbers by metric.
 
@@ -43,13 +43,13 @@ class Results:
       missing = set(_KEYS) - record.keys()
       if missing:
         raise ValueError(
-            f'Report(results=): a row lacks {sorted(missing)}; it has '
-            f'{sorted(record)}. Each row names its scenario and its method.'
+          f'Report(results=): a row lacks {sorted(missing)}; it has '
+          f'{sorted(record)}. Each row names its scenario and its method.'
         )
       key = str(record['scenario']), str(record['method'])
       if key in rows:
         raise ValueError(
-            f'Report(results=): two rows for {key}; join them into one.'
+          f'Report(results=): two rows for {key}; join them into one.'
         )
       rows[key] = {k: v for k, v in record.items() if k not in _KEYS}
     return cls(rows, frozenset(lower_is_better), frozenset(baselines))
@@ -71,7 +71,7 @@ class Results:
     return value if value is not None and math.isfinite(value) else None
 
   def best(
-      self, scenario: str, metric: str, methods: Iterable[str]
+    self, scenario: str, metric: str, methods: Iterable[str]
   ) -> str | None:
     """Returns the best of these methods, or None if none has a value."""
     values = {m: self.value(scenario, m, metric) for m in methods}
@@ -102,8 +102,8 @@ def shortfalls(results: Results) -> list[str]:
         ours = results.value(scenario, method, metric)
         best = results.value(scenario, rival, metric)
         sentences.append(
-            f'{scenario}: {metric} of {method} is {ours:.4f}, worse than '
-            f'{rival} ({best:.4f}).'
+          f'{scenario}: {metric} of {method} is {ours:.4f}, worse than '
+          f'{rival} ({best:.4f}).'
         )
   return sentences
 
@@ -111,36 +111,36 @@ def shortfalls(results: Results) -> list[str]:
 def section(results: Results) -> str:
   """Returns the section: table, legend, and what falls short."""
   rows = [
-      row
-      for scenario in results.scenarios
-      for row in _scenario_rows(results, scenario)
+    row
+    for scenario in results.scenarios
+    for row in _scenario_rows(results, scenario)
   ]
   head = list(_KEYS)
   for metric in results.metrics:
     arrow = '↓' if metric in results.lower_is_better else '↑'
     head.append(f'{page.text(metric)}&nbsp;{arrow}')
   legend = (
-      '<p class="note">↓ lower is better, ↑ higher is better; <b>bold</b>: best '
-      'of the scenario.</p>'
+    '<p class="note">↓ lower is better, ↑ higher is better; <b>bold</b>: best '
+    'of the scenario.</p>'
   )
   return page.section(
-      'Results', page.table(head, rows) + legend + _verdict(results)
+    'Results', page.table(head, rows) + legend + _verdict(results)
   )
 
 
 def _scenario_rows(results: Results, scenario: str) -> Sequence[str]:
   methods = results.methods(scenario)
   best = {
-      metric: results.best(scenario, metric, methods)
-      for metric in results.metrics
+    metric: results.best(scenario, metric, methods)
+    for metric in results.metrics
   }
   rows = []
   for i, method in enumerate(methods):
     cells = []
     if i == 0:
       cells.append(
-          f'<th class="scenario" rowspan="{len(methods)}">'
-          f'{page.text(scenario)}</th>'
+        f'<th class="scenario" rowspan="{len(methods)}">'
+        f'{page.text(scenario)}</th>'
       )
     tag = ''
     if method in results.baselines:
@@ -148,14 +148,12 @@ def _scenario_rows(results: Results, scenario: str) -> Sequence[str]:
     cells.append(f'<td class="method">{page.text(method)}{tag}</td>')
     for metric in results.metrics:
       cells.append(_number(results, scenario, method, metric, best[metric]))
-    rows.append(
-        f'<tr{" class=first" if i == 0 else ""}>{"".join(cells)}</tr>'
-    )
+    rows.append(f'<tr{" class=first" if i == 0 else ""}>{"".join(cells)}</tr>')
   return rows
 
 
 def _number(
-    results: Results, scenario: str, method: str, metric: str, best: str | None
+  results: Results, scenario: str, method: str, metric: str, best: str | None
 ) -> str:
   """Returns a cell: bold if it shows the best value, marked if beaten."""
   value = results.value(scenario, method, metric)
@@ -177,11 +175,12 @@ def _verdict(results: Results) -> str:
   worse = shortfalls(results)
   if not worse:
     return (
-        '<p class="good">No method is worse than a baseline in any scenario '
-        'and metric.</p>'
+      '<p class="good">No method is worse than a baseline in any scenario '
+      'and metric.</p>'
     )
   items = ''.join(f'<li>{page.text(sentence)}</li>' for sentence in worse)
   return (
-      '<div class="bad"><p>Worse than the best baseline of the scenario in '
-      f'{len(worse)} number{"s" if len(worse) > 1 else ""}:</p><ul>{items}</ul></div>'
+    '<div class="bad"><p>Worse than the best baseline of the scenario in '
+    f'{len(worse)} number{"s" if len(worse) > 1 else ""}:</p>'
+    f'<ul>{items}</ul></div>'
   )

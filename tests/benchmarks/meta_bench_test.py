@@ -28,7 +28,7 @@ def test_problem_is_consistent():
   # A task's own rows, read by its own index, are the batch's rows.
   for t in range(sizes.num_tasks):
     np.testing.assert_array_equal(
-        problem['task_rows'][t][problem['task_index'][t]], problem['index'][t]
+      problem['task_rows'][t][problem['task_index'][t]], problem['index'][t]
     )
   # Every row of the buffer is used, and only those.
   assert set(problem['index'].ravel()) == set(range(len(problem['rows'])))
@@ -49,11 +49,11 @@ def test_disagreement_names_what_differs():
 
 def _run(*flags):
   return subprocess.run(
-      [sys.executable, '-m', 'benchmarks.meta_bench', *flags],
-      cwd=_ROOT,
-      capture_output=True,
-      text=True,
-      timeout=_TIMEOUT_S,
+    [sys.executable, '-m', 'benchmarks.meta_bench', *flags],
+    cwd=_ROOT,
+    capture_output=True,
+    text=True,
+    timeout=_TIMEOUT_S,
   )
 
 
@@ -61,24 +61,26 @@ def test_unknown_case_is_a_one_line_error():
   result = _run('--cases=mlp-9-9')
   assert result.returncode == 1
   assert result.stderr.strip() == (
-      '--cases=mlp-9-9: use some of mlp-2-1, mlp-1-1, mlp-2-3, mlp-1-3, '
-      'all-2-1, all-1-1, all-2-3, all-1-3.'
+    '--cases=mlp-9-9: use some of mlp-2-1, mlp-1-1, mlp-2-3, mlp-1-3, '
+    'all-2-1, all-1-1, all-2-3, all-1-3.'
   )
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec('torch') is None,
-    reason='the peers need PyTorch: pip install antjax[bench]',
+  importlib.util.find_spec('torch') is None,
+  reason='the peers need PyTorch: pip install antjax[bench]',
 )
 def test_smoke_run_prints_a_line_a_case_and_peer():
-  result = _run('--smoke', '--cases=mlp-2-1,all-1-1', '--peer=loop', '--peer=functional')
+  result = _run(
+    '--smoke', '--cases=mlp-2-1,all-1-1', '--peer=loop', '--peer=functional'
+  )
   assert result.returncode == 0, result.stderr
   lines = [json.loads(line) for line in result.stdout.splitlines()]
   assert [(line['case']['adapted'], line['peer']) for line in lines] == [
-      ('mlp', 'loop'),
-      ('mlp', 'functional'),
-      ('all', 'loop'),
-      ('all', 'functional'),
+    ('mlp', 'loop'),
+    ('mlp', 'functional'),
+    ('all', 'loop'),
+    ('all', 'functional'),
   ]
   for line in lines:
     ratio = line['examples_per_s'] / line['peer_examples_per_s']

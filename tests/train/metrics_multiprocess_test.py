@@ -23,22 +23,22 @@ _ROOT = pathlib.Path(__file__).parents[2]
 
 def _new_metrics() -> dict[str, metrics.Metric]:
   return {
-      'rmse': metrics.RMSE(),
-      'mae': metrics.MAE(),
-      'log_loss': metrics.LogLoss(from_logits=True),
-      'auc': metrics.AUC(),
-      'gauc': metrics.GAUC(),
-      'ndcg': metrics.NDCG(3),
+    'rmse': metrics.RMSE(),
+    'mae': metrics.MAE(),
+    'log_loss': metrics.LogLoss(from_logits=True),
+    'auc': metrics.AUC(),
+    'gauc': metrics.GAUC(),
+    'ndcg': metrics.NDCG(3),
   }
 
 
 def _rows(seed, n):
   rng = np.random.default_rng(seed)
   return {
-      # Not exact in float32: a merge that passed through it would show.
-      'prediction': rng.normal(size=n),
-      'label': rng.integers(0, 2, n),
-      'group': rng.integers(0, 4, n),
+    # Not exact in float32: a merge that passed through it would show.
+    'prediction': rng.normal(size=n),
+    'label': rng.integers(0, 2, n),
+    'group': rng.integers(0, 4, n),
   }
 
 
@@ -48,14 +48,14 @@ def _run(rows):
     s.bind(('127.0.0.1', 0))
     port = s.getsockname()[1]
   workers = [
-      subprocess.Popen(
-          [sys.executable, __file__, str(port), str(i), json.dumps(r)],
-          env=os.environ | {'PYTHONPATH': str(_ROOT), 'JAX_PLATFORMS': 'cpu'},
-          stdout=subprocess.PIPE,
-          stderr=subprocess.PIPE,
-          text=True,
-      )
-      for i, r in enumerate(rows)
+    subprocess.Popen(
+      [sys.executable, __file__, str(port), str(i), json.dumps(r)],
+      env=os.environ | {'PYTHONPATH': str(_ROOT), 'JAX_PLATFORMS': 'cpu'},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for i, r in enumerate(rows)
   ]
   try:
     outputs = [worker.communicate(timeout=_TIMEOUT_S) for worker in workers]

@@ -6,9 +6,9 @@ import functools
 import math
 
 import hypothesis
+from hypothesis import strategies as st
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 
 from antjax.train import metrics
 
@@ -65,10 +65,10 @@ def _rows(seed, n=120, num_groups=7, num_scores=15, weights=True):
   """Random rows with many ties; scores are exact in 12 bits."""
   rng = np.random.default_rng(seed)
   return {
-      'prediction': rng.integers(-num_scores, num_scores, n) / 16,
-      'label': rng.integers(0, 6, n).astype(float),
-      'weight': rng.integers(0, 4, n) / 2.0 if weights else np.ones(n),
-      'group': rng.integers(0, num_groups, n),
+    'prediction': rng.integers(-num_scores, num_scores, n) / 16,
+    'label': rng.integers(0, 6, n).astype(float),
+    'weight': rng.integers(0, 4, n) / 2.0 if weights else np.ones(n),
+    'group': rng.integers(0, num_groups, n),
   }
 
 
@@ -114,7 +114,7 @@ def test_log_loss_of_a_sure_mistake_is_finite():
 def test_auc_equals_all_pairs_with_ties_and_weights(seed, threshold):
   rows = _rows(seed)
   expected = _auc_by_pairs(
-      rows['prediction'], rows['label'], rows['weight'], threshold
+    rows['prediction'], rows['label'], rows['weight'], threshold
   )
   auc = _updated(metrics.AUC(threshold), rows)
   np.testing.assert_allclose(auc.compute(), expected, rtol=_SUM_RTOL)
@@ -133,11 +133,11 @@ def test_auc_error_stays_within_its_bound(seed):
 
 
 @hypothesis.given(
-    st.floats(2.0**-126, 2.0**100, width=32), st.booleans(), st.booleans()
+  st.floats(2.0**-126, 2.0**100, width=32), st.booleans(), st.booleans()
 )
 @hypothesis.example(1.0, True, False)
 def test_auc_orders_pairs_apart_by_more_than_relative_2_to_minus_11(
-    low, negative, label_of_high
+  low, negative, label_of_high
 ):
   high = low * (1 + 2.0**-11) * (1 + 1e-6)
   score = np.array([-low, -high] if negative else [high, low])
@@ -167,7 +167,7 @@ def test_auc_orders_infinities_and_takes_zeros_of_both_signs_as_one():
 def test_gauc_equals_auc_of_each_group(seed):
   rows = _rows(seed)
   expected = _gauc_by_groups(
-      *(rows[k] for k in ('prediction', 'label', 'weight', 'group')), 4.0
+    *(rows[k] for k in ('prediction', 'label', 'weight', 'group')), 4.0
   )
   gauc = _updated(metrics.GAUC(4.0), rows).compute()
   np.testing.assert_allclose(gauc, expected, rtol=_SUM_RTOL)
@@ -212,12 +212,12 @@ def test_ndcg_of_best_and_worst_order():
 
 
 _METRICS = {
-    'mae': metrics.MAE,
-    'rmse': metrics.RMSE,
-    'log_loss': functools.partial(metrics.LogLoss, from_logits=True),
-    'auc': metrics.AUC,
-    'gauc': metrics.GAUC,
-    'ndcg': functools.partial(metrics.NDCG, 3),
+  'mae': metrics.MAE,
+  'rmse': metrics.RMSE,
+  'log_loss': functools.partial(metrics.LogLoss, from_logits=True),
+  'auc': metrics.AUC,
+  'gauc': metrics.GAUC,
+  'ndcg': functools.partial(metrics.NDCG, 3),
 }
 
 
@@ -227,15 +227,19 @@ def _three_parts(draw):
   parts = []
   for _ in range(3):
     n = draw(st.integers(0, 8))
-    ints = lambda low, high, n=n: np.array(
-        draw(st.lists(st.integers(low, high), min_size=n, max_size=n)), int
-    )
-    parts.append({
+
+    def ints(low, high, n=n):
+      values = st.lists(st.integers(low, high), min_size=n, max_size=n)
+      return np.array(draw(values), int)
+
+    parts.append(
+      {
         'prediction': ints(-4, 4).astype(float),
         'label': ints(0, 1).astype(float),
         'weight': ints(0, 1).astype(float),
         'group': ints(0, 2),
-    })
+      }
+    )
   return parts
 
 
@@ -252,7 +256,7 @@ def test_merge_is_associative_commutative_and_equals_one_pass(name, parts):
   for part in parts:
     whole.update(**part)
   np.testing.assert_allclose(
-      [left, right, swapped], whole.compute(), rtol=_SUM_RTOL
+    [left, right, swapped], whole.compute(), rtol=_SUM_RTOL
   )
   np.testing.assert_equal(a.compute(), before)
 
@@ -268,9 +272,9 @@ def test_state_round_trip_keeps_value_and_goes_on(name):
   copy = type(metric).from_state(state)
   assert copy.compute() == metric.compute()
   np.testing.assert_allclose(
-      _updated(copy, second).compute(),
-      _updated(metric, second).compute(),
-      rtol=_SUM_RTOL,
+    _updated(copy, second).compute(),
+    _updated(metric, second).compute(),
+    rtol=_SUM_RTOL,
   )
 
 
@@ -289,9 +293,9 @@ def test_weight_two_equals_the_row_twice_and_zero_equals_no_row(name):
   assert _updated(_METRICS[name](), padded).compute() == plain
   if name != 'ndcg':
     np.testing.assert_allclose(
-        _updated(_METRICS[name](), rows | {'weight': weight}).compute(),
-        _updated(_METRICS[name](), twice).compute(),
-        rtol=_SUM_RTOL,
+      _updated(_METRICS[name](), rows | {'weight': weight}).compute(),
+      _updated(_METRICS[name](), twice).compute(),
+      rtol=_SUM_RTOL,
     )
 
 
@@ -310,14 +314,14 @@ def test_one_class_gives_nan_for_ranking_metrics():
 
 
 @pytest.mark.parametrize(
-    'rows, message',
-    [
-        ({'prediction': [[1.0]], 'label': [[1.0]]}, 'must be 1-D'),
-        ({'prediction': [1.0, 2.0], 'label': [1.0]}, 'must be 1-D of one'),
-        ({'prediction': [1.0], 'label': [1.0], 'weight': [-1.0]}, 'negative'),
-        ({'prediction': [np.nan], 'label': [1.0]}, 'prediction=.: got nan'),
-        ({'prediction': [1.0], 'label': [np.nan]}, 'label=.: got nan'),
-    ],
+  'rows, message',
+  [
+    ({'prediction': [[1.0]], 'label': [[1.0]]}, 'must be 1-D'),
+    ({'prediction': [1.0, 2.0], 'label': [1.0]}, 'must be 1-D of one'),
+    ({'prediction': [1.0], 'label': [1.0], 'weight': [-1.0]}, 'negative'),
+    ({'prediction': [np.nan], 'label': [1.0]}, 'prediction=.: got nan'),
+    ({'prediction': [1.0], 'label': [np.nan]}, 'label=.: got nan'),
+  ],
 )
 def test_update_rejects_bad_rows(rows, message):
   with pytest.raises(ValueError, match=message):

@@ -23,11 +23,11 @@ def _run(stream, *, num_steps=4, start_step=0, step_s=5.0, **options):
   """Runs a loop of `step_s` a step on a made-up clock; returns the text."""
   now = [100.0]
   bar = progress.Progress(
-      num_steps,
-      start_step=start_step,
-      stream=stream,
-      clock=lambda: now[0],
-      **options,
+    num_steps,
+    start_step=start_step,
+    stream=stream,
+    clock=lambda: now[0],
+    **options,
   )
   with bar:
     for step in range(start_step, num_steps):
@@ -39,9 +39,9 @@ def _run(stream, *, num_steps=4, start_step=0, step_s=5.0, **options):
 def test_plain_lines_come_at_the_interval_and_at_the_end():
   lines = _run(io.StringIO(), num_steps=5).splitlines()
   assert lines == [
-      'train 2/5 (40 %) | 200 examples/s | loss 0.5000 | 15 s left',
-      'train 4/5 (80 %) | 200 examples/s | loss 0.2500 | 5 s left',
-      'train 5/5 (100 %) | 200 examples/s | loss 0.2000 | took 25 s',
+    'train 2/5 (40 %) | 200 examples/s | loss 0.5000 | 15 s left',
+    'train 4/5 (80 %) | 200 examples/s | loss 0.2500 | 5 s left',
+    'train 5/5 (100 %) | 200 examples/s | loss 0.2000 | took 25 s',
   ]
 
 
@@ -53,7 +53,7 @@ def test_time_left_of_a_resumed_run_counts_only_its_own_steps():
 
 
 @pytest.mark.parametrize(
-    'step_s, left', [(20, '1:00 min left'), (1241, '1:02:03 h left')]
+  'step_s, left', [(20, '1:00 min left'), (1241, '1:02:03 h left')]
 )
 def test_long_times_have_units(step_s, left):
   assert left in _run(io.StringIO(), step_s=step_s)
@@ -129,10 +129,10 @@ def test_resume_drops_what_will_be_done_again(tmp_path):
     log.write(3, {'loss': 30})
   records = progress.read_metrics(path)
   assert [(r['step'], r['loss']) for r in records] == [
-      (0, 0),
-      (1, 1),
-      (2, 2),
-      (3, 30),
+    (0, 0),
+    (1, 1),
+    (2, 2),
+    (3, 30),
   ]
 
 

@@ -11,31 +11,31 @@ import pytest
 from antjax.train import report, report_results
 
 _RESULTS = (
-    {'scenario': 'warm', 'method': 'median', 'MAE': 0.8, 'AUC': None},
-    {'scenario': 'warm', 'method': 'joint', 'MAE': 0.7, 'AUC': 0.6},
-    {'scenario': 'warm', 'method': 'meta', 'MAE': 0.75, 'AUC': 0.65},
-    {'scenario': 'cold', 'method': 'median', 'MAE': 0.9, 'AUC': float('nan')},
-    {'scenario': 'cold', 'method': 'joint', 'MAE': 0.85, 'AUC': 0.6},
-    {'scenario': 'cold', 'method': 'meta', 'MAE': 0.85, 'AUC': 0.6},
+  {'scenario': 'warm', 'method': 'median', 'MAE': 0.8, 'AUC': None},
+  {'scenario': 'warm', 'method': 'joint', 'MAE': 0.7, 'AUC': 0.6},
+  {'scenario': 'warm', 'method': 'meta', 'MAE': 0.75, 'AUC': 0.65},
+  {'scenario': 'cold', 'method': 'median', 'MAE': 0.9, 'AUC': float('nan')},
+  {'scenario': 'cold', 'method': 'joint', 'MAE': 0.85, 'AUC': 0.6},
+  {'scenario': 'cold', 'method': 'meta', 'MAE': 0.85, 'AUC': 0.6},
 )
 _REPORT = report.Report(
-    title='A run',
-    summary='On synthetic data.',
-    results=_RESULTS,
-    baselines=('median', 'joint'),
-    curves={'Loss': {'train': [(s, 1 / (s + 1)) for s in range(50)]}},
-    throughput={'examples/s': 1234.5},
-    memory=[
-        {'device': d, 'level': level, 'part': 'parameters', 'bytes': 2**20}
-        for d in range(2)
-        for level in ('intra', 'intra', 'none')
-    ],
-    config={'optimizer': {'learning_rate': 0.001}},
-    command='python -m launch.train_gmeta --config=runs/a/config.json',
-    revision='0123abc',
-    machine={'devices': '8 x cpu', 'jax': '0.10.2'},
-    date='2026-11-24 12:00 UTC',
-    notes=('Data by somebody.',),
+  title='A run',
+  summary='On synthetic data.',
+  results=_RESULTS,
+  baselines=('median', 'joint'),
+  curves={'Loss': {'train': [(s, 1 / (s + 1)) for s in range(50)]}},
+  throughput={'examples/s': 1234.5},
+  memory=[
+    {'device': d, 'level': level, 'part': 'parameters', 'bytes': 2**20}
+    for d in range(2)
+    for level in ('intra', 'intra', 'none')
+  ],
+  config={'optimizer': {'learning_rate': 0.001}},
+  command='python -m launch.train_gmeta --config=runs/a/config.json',
+  revision='0123abc',
+  machine={'devices': '8 x cpu', 'jax': '0.10.2'},
+  date='2026-11-24 12:00 UTC',
+  notes=('Data by somebody.',),
 )
 
 
@@ -73,18 +73,18 @@ def _cell(page, number):
 def test_page_shows_all_parts():
   text = ' '.join(_Page(report.render(_REPORT)).words)
   for part in (
-      'A run',
-      'On synthetic data.',
-      'MAE',
-      '1,234',
-      'parameters',
-      '2 MiB',
-      'learning_rate',
-      'python -m launch.train_gmeta --config=runs/a/config.json',
-      '0123abc',
-      '8 x cpu',
-      '2026-11-24 12:00 UTC',
-      'Data by somebody.',
+    'A run',
+    'On synthetic data.',
+    'MAE',
+    '1,234',
+    'parameters',
+    '2 MiB',
+    'learning_rate',
+    'python -m launch.train_gmeta --config=runs/a/config.json',
+    '0123abc',
+    '8 x cpu',
+    '2026-11-24 12:00 UTC',
+    'Data by somebody.',
   ):
     assert part in text, part
 
@@ -108,24 +108,24 @@ def test_equal_reports_give_equal_pages():
 def test_every_text_is_escaped():
   bad = '<script>alert("&")</script>'
   page = report.render(
-      report.Report(
-          title=bad,
-          summary=bad,
-          results=[
-              {'scenario': bad, 'method': bad, bad: 1.0},
-              {'scenario': bad, 'method': bad + '2', bad: 2.0},
-          ],
-          baselines=(bad + '2',),
-          curves={bad: {bad: [(0, 1.0)], '_' + bad: [(0, 2.0)]}},
-          throughput={bad: 1.0},
-          memory=[{'device': bad, 'level': bad, 'part': bad, 'bytes': 1}],
-          config={bad: bad},
-          command=bad,
-          revision=bad,
-          machine={bad: bad},
-          date=bad,
-          notes=(bad,),
-      )
+    report.Report(
+      title=bad,
+      summary=bad,
+      results=[
+        {'scenario': bad, 'method': bad, bad: 1.0},
+        {'scenario': bad, 'method': bad + '2', bad: 2.0},
+      ],
+      baselines=(bad + '2',),
+      curves={bad: {bad: [(0, 1.0)], '_' + bad: [(0, 2.0)]}},
+      throughput={bad: 1.0},
+      memory=[{'device': bad, 'level': bad, 'part': bad, 'bytes': 1}],
+      config={bad: bad},
+      command=bad,
+      revision=bad,
+      machine={bad: bad},
+      date=bad,
+      notes=(bad,),
+    )
   )
   assert bad not in page
   assert 'script' not in {tag for tag, _ in _Page(page).tags}
@@ -133,9 +133,7 @@ def test_every_text_is_escaped():
 
 def test_best_is_bold_and_ties_are_bold_together():
   page = report.render(_REPORT)
-  assert _cell(page, '0.7000')[0] == (
-      '<td class="number"><b>0.7000</b></td>'
-  )
+  assert _cell(page, '0.7000')[0] == ('<td class="number"><b>0.7000</b></td>')
   assert _cell(page, '0.6500')[0].startswith('<td class="number"><b>')
   assert all('<b>' in cell for cell in _cell(page, '0.8500'))
   assert len(_cell(page, '0.8500')) == 2
@@ -146,11 +144,11 @@ def test_numbers_worse_than_a_baseline_are_said():
   page = report.render(_REPORT)
   assert 'worse than joint' in _cell(page, '0.7500')[0]
   results = report_results.Results.from_records(
-      _RESULTS, {'MAE'}, ('median', 'joint')
+    _RESULTS, {'MAE'}, ('median', 'joint')
   )
   # Not the ties of the cold scenario, not nan, not a baseline's own numbers.
   assert report_results.shortfalls(results) == [
-      'warm: MAE of meta is 0.7500, worse than joint (0.7000).'
+    'warm: MAE of meta is 0.7500, worse than joint (0.7000).'
   ]
   assert 'in 1 number:' in page
 
@@ -174,17 +172,17 @@ def test_empty_parts_leave_no_section():
 
 def test_curves_with_holes_long_and_empty_ones():
   page = report.render(
-      report.Report(
-          title='t',
-          curves={
-              'Loss': {
-                  'long': [(s, 1.0) for s in range(10_001)],
-                  'holes': [(0, 1.0), (1, None), (2, float('nan'))],
-                  'empty': [],
-              },
-              'Empty': {'empty': []},
-          },
-      )
+    report.Report(
+      title='t',
+      curves={
+        'Loss': {
+          'long': [(s, 1.0) for s in range(10_001)],
+          'holes': [(0, 1.0), (1, None), (2, float('nan'))],
+          'empty': [],
+        },
+        'Empty': {'empty': []},
+      },
+    )
   )
   assert page.count('<figure>') == 1
   assert len(page) < 200_000
@@ -206,13 +204,13 @@ def test_bad_rows_are_errors():
     report.render(report.Report(title='t', results=twice))
   with pytest.raises(ValueError, match=r"piece lacks \['bytes', 'part'\]"):
     report.render(
-        report.Report(title='t', memory=[{'device': 0, 'level': 'none'}])
+      report.Report(title='t', memory=[{'device': 0, 'level': 'none'}])
     )
 
 
 @pytest.mark.parametrize(
-    'num_bytes, text',
-    [(0, '0 B'), (1023, '1023 B'), (1536, '1.5 KiB'), (3 * 2**30, '3 GiB')],
+  'num_bytes, text',
+  [(0, '0 B'), (1023, '1023 B'), (1536, '1.5 KiB'), (3 * 2**30, '3 GiB')],
 )
 def test_bytes_have_units(num_bytes, text):
   assert report.format_bytes(num_bytes) == text
