@@ -9,8 +9,8 @@ After `--` comes what follows `python` on a command line: a script, or `-m` and
 a module, and its flags. Each host gets the address of the coordinator, its
 index and its number of devices by environment variables (`worker_env`).
 
-Lines of output carry their host's index, `[0] ...`. On a terminal, host 0
-writes to it directly, so that a progress bar works. When a host dies the others
+Lines of output carry their host's index, `[0] ...`. On a terminal, host 0's
+carry none and its stderr is the terminal, so that a progress bar works. When a host dies the others
 are stopped, and the exit code is that of the first one that failed. The first
 Ctrl-C is passed on, so that the job can save; a second one kills. Whatever ends
 this program, `kill -9` included, ends the hosts and what they started.
@@ -91,6 +91,10 @@ def free_port() -> int:
     return int(probe.getsockname()[1])
 
 
+# Gloo announces each connection of each group of devices, on stdout.
+_NOISE = re.compile(rb'\[Gloo\] Rank \d+ is connected to \d+ peer ranks')
+
+
 class _Guard:
   """A small process that kills the hosts' process groups if we vanish.
 
@@ -151,21 +155,21 @@ class _Output:
     self._before = b'\r\x1b[K' if terminal else b''
     self.closed = False
 
-  def pump(self, host: int, pipe: int) -> None:
+  def pump(self, pipe: int, prefix: bytes) -> None:
     """Copies a host's pipe until its end; runs in a thread."""
     rest = b''
     while chunk := os.read(pipe, 1 << 16):
       # A carriage return ends a line too: what is no terminal cannot go back.
       *lines, rest = re.split(rb'\r\n|\n|\r(?!$)', rest + chunk)
-      self._write(host, lines)
-    self._write(host, [rest])
+      self._write(prefix, lines)
+    self._write(prefix, [rest])
     os.close(pipe)
 
-  def _write(self, host: int, lines: Sequence[bytes]) -> None:
+  def _write(self, prefix: bytes, lines: Sequence[bytes]) -> None:
     text = b''.join(
-      self._before + b'[%d] %s\n' % (host, line)
+      self._before + prefix + line + b'\n'
       for line in lines
-      if line.strip()
+      if line.strip() and not _NOISE.match(line)
     )
     with self._lock:
       if self.closed:
@@ -189,28 +193,27 @@ class _Host:
     direct: bool,
   ) -> None:
     self.index = index
-    stream = None if direct else subprocess.PIPE
     # An own session: a terminal's Ctrl-C reaches only us, and we pass it on.
     self._process = subprocess.Popen(
       [sys.executable, *command],
       env=env,
       stdin=subprocess.DEVNULL,
-      stdout=stream,
+      stdout=subprocess.PIPE,
+      # On a terminal, host 0's progress bar is drawn there by itself.
       stderr=None if direct else subprocess.STDOUT,
       start_new_session=True,
     )
     self.pid = self._process.pid
-    self._thread = None
-    if self._process.stdout is not None:
-      pipe = os.dup(self._process.stdout.fileno())
-      self._process.stdout.close()
-      self._thread = threading.Thread(
-        target=output.pump, args=(index, pipe), daemon=True
-      )
+    assert self._process.stdout is not None
+    pipe = os.dup(self._process.stdout.fileno())
+    self._process.stdout.close()
+    prefix = b'' if direct else b'[%d] ' % index
+    self._thread = threading.Thread(
+      target=output.pump, args=(pipe, prefix), daemon=True
+    )
 
   def start_output(self) -> None:
-    if self._thread is not None:
-      self._thread.start()
+    self._thread.start()
 
   def has_exited(self) -> bool:
     # Without reaping, so that the group's number stays ours.
@@ -228,8 +231,7 @@ class _Host:
     """Ends what the process left behind; returns its code, < 0: a signal."""
     self.kill()
     code = self._process.wait()
-    if self._thread is not None:
-      self._thread.join(timeout=_GRACE_AFTER_FAILURE_S)
+    self._thread.join(timeout=_GRACE_AFTER_FAILURE_S)
     return code
 
 

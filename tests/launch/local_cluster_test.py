@@ -277,9 +277,10 @@ def test_children_left_behind_end_with_their_host(script, tmp_path):
   )
 
 
-def test_on_a_terminal_host_0_writes_to_it_directly(script):
+def test_on_a_terminal_host_0_draws_on_it_and_noise_is_dropped(script):
   path = script(
     'print(host, sys.stdout.isatty(), sys.stderr.isatty(), flush=True)\n'
+    'print("[Gloo] Rank 1 is connected to 3 peer ranks. Expected")\n'
   )
   ours, theirs = pty.openpty()
   launcher = subprocess.Popen(
@@ -294,8 +295,9 @@ def test_on_a_terminal_host_0_writes_to_it_directly(script):
       break
   os.close(ours)
   assert launcher.wait(_DEADLINE_S) == 0
-  assert b'0 True True\r\n' in seen and b'[0]' not in seen
+  assert b'0 False True\r\n' in seen and b'[0]' not in seen
   assert b'\r\x1b[K[1] 1 False False\r\n' in seen
+  assert b'Gloo' not in seen
 
 
 def test_a_reader_that_leaves_ends_the_job(script, tmp_path):
