@@ -77,8 +77,9 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
   """The scenarios' metrics by method, the best of each in bold."""
   table = rich.table.Table(title='Query ratings, by cold-start scenario')
   for name in ('scenario', 'method', *METRICS):
-    justify = 'right' if name in METRICS else 'left'
-    table.add_column(name, justify=justify, no_wrap=True)
+    table.add_column(
+      name, justify='right' if name in METRICS else 'left', no_wrap=True
+    )
   by_scenario: dict[str, list[Mapping[str, Any]]] = {}
   for row in rows:
     by_scenario.setdefault(row['scenario'], []).append(row)

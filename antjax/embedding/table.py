@@ -417,15 +417,17 @@ class EmbeddingTables:
     touched = lax.psum(touched, (INTER, INTRA)) > 0
     grads = lax.psum(grads, (INTER, INTRA))
     touched &= is_active
-    return apply_to_table(stack.optimizer, *old, grads, touched, step)
+    table, slots = old
+    return apply_to_table(stack.optimizer, table, slots, grads, touched, step)
 
   def _push(self, stack, old, positions, shift, grads, step, is_active):
     ex = stack.exchange(positions.shape[0], self._factor)
 
     def apply_fn(table_and_slots, ids, row_grads):
       ids = jnp.where(is_active, ids, stack.rows_per_device)
+      table, slots = table_and_slots
       return apply_to_rows(
-        stack.optimizer, *table_and_slots, ids, row_grads, step
+        stack.optimizer, table, slots, ids, row_grads, step
       )
 
     return exchange.push(ex, positions, shift, grads, apply_fn, old)
@@ -475,10 +477,10 @@ class EmbeddingTables:
         for spec in stack.specs
       ]
 
-      def join(*xs, stack=stack):
+      def join(*xs: jax.Array, stack: _Stack = stack) -> jax.Array:
         # [W * r_t, ...] for each table -> owner-major rows of the stack.
-        xs = [x.reshape(stack.num_owners, -1, *x.shape[1:]) for x in xs]
-        return jnp.concatenate(xs, 1).reshape(-1, *xs[0].shape[2:])
+        parts = [x.reshape(stack.num_owners, -1, *x.shape[1:]) for x in xs]
+        return jnp.concatenate(parts, 1).reshape(-1, *parts[0].shape[2:])
 
       state[name] = jax.tree.map(join, *parts)
     return state

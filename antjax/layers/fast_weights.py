@@ -285,7 +285,7 @@ def bind(
 
 def _bind(merge_fn, plan, params, fast, probes):
   model = merge_fn(replace_leaves(params, fast.leaves))
-  inputs = {path: [] for path in plan.low_rank}
+  inputs: dict[str, list[jax.Array]] = {path: [] for path in plan.low_rank}
   for path, layer in _linear_layers(model, frozenset(plan.low_rank)):
     layer.dot_general = _corrected_dot(
       layer.dot_general,
@@ -342,7 +342,7 @@ def _linear_layers(model, adapted):
 
 
 def _kernel_paths(merge_fn, params, adapted):
-  paths = []
+  paths: list[str] = []
 
   def visit(params):
     model = merge_fn(params)

@@ -182,6 +182,7 @@ def build(
   )
   names = tuple(features)
   levels = models.RatingLevels()
+  make: Callable[..., nnx.Module]
   if config.kind == 'dlrm':
     make = functools.partial(
       models.DLRM,

@@ -35,12 +35,12 @@ class TrainState:
     rng: uint32 key data; a step folds `step` into it, and never changes it.
   """
 
-  step: jax.Array
+  step: jax.Array | Any  # Any: a tree of shardings has the same class.
   params: PyTree
   master: PyTree
   opt_state: PyTree
   tables: PyTree
-  rng: jax.Array
+  rng: jax.Array | Any
 
 
 class SparseTables(Protocol):

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec as P
@@ -33,6 +34,7 @@ from antjax.train.state import (
 )
 
 LossFn = Callable[..., Any]
+Array = jax.Array | np.ndarray
 _BATCH = P(BATCH_AXES)
 
 
@@ -52,10 +54,10 @@ class StepInput:
 
   batch: PyTree
   routing: PyTree
-  num_micro_batches: jax.Array | None
-  is_valid: jax.Array
-  is_stopping: jax.Array
-  num_examples: jax.Array
+  num_micro_batches: Array | None
+  is_valid: Array
+  is_stopping: Array
+  num_examples: Array
 
 
 def make_step(
@@ -187,7 +189,8 @@ def _accumulate(
   paro = layout.paro
   specs = layout.trained(list(layout.specs))
   batch = _split(inputs.batch, num_micro_batches)
-  rows, rounds = {}, {}
+  rows: PyTree = {}
+  rounds: PyTree = {}
   if tables is not None:
     # One exchange for all micro-batches of the step.
     rows, rounds = tables.fetch(table_state, inputs.routing)
@@ -338,7 +341,7 @@ def make_predict(
       for x, spec in zip(leaves, layout.specs, strict=True)
     ]
     params = jax.tree.unflatten(layout.treedef, whole)
-    args = (params,)
+    args: tuple[PyTree, ...] = (params,)
     if tables is not None:
       args += (tables.fetch(table_state, inputs.routing)[0],)
     outputs = predict_fn(*args, inputs.batch, device_key(rng, step, 1, 0))

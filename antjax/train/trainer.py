@@ -326,12 +326,12 @@ class Trainer:
       if is_stopping:
         save()
         raise KeyboardInterrupt(f'stopped at step {int(state.step)}')
-      extra = None
+      final: Metrics | None = None
       if evaluate_fn and int(state.step) > start:
-        extra = evaluate_fn(state)
+        final = evaluate_fn(state)
         if on_step is not None:
-          on_step(int(state.step), extra)
-      save(extra)
+          on_step(int(state.step), final)
+      save(final)
     return state
 
   # Evaluation.
@@ -452,19 +452,19 @@ class Trainer:
         'groups must do the same number. Elastic codes are '
         f'{" ".join(ELASTIC_CODES)}.'
       )
-    counts = np.asarray(counts)
-    if counts.shape != (n,) or not np.issubdtype(counts.dtype, np.integer):
+    given = np.asarray(counts)
+    if given.shape != (n,) or not np.issubdtype(given.dtype, np.integer):
       raise ValueError(
-        f'Trainer.step(num_micro_batches={counts.tolist()}): needed is one '
+        f'Trainer.step(num_micro_batches={given.tolist()}): needed is one '
         f'integer for each of the {n} groups.'
       )
-    if counts.min() < 0 or counts.max() > self.num_micro_batches:
+    if given.min() < 0 or given.max() > self.num_micro_batches:
       raise ValueError(
-        f'Trainer.step(num_micro_batches={counts.tolist()}): each must be '
+        f'Trainer.step(num_micro_batches={given.tolist()}): each must be '
         f'from 0 to {self.num_micro_batches} (the number given to Trainer).'
       )
     self._is_elastic = True
-    every = np.repeat(counts.astype(np.int32), m)
+    every = np.repeat(given.astype(np.int32), m)
     local = [
       i
       for i, device in enumerate(self.mesh.devices.ravel())
