@@ -1,0 +1,182 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Data and loops of launch/train_gmeta.py: task records to trained models."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import grain
+import jax
+
+from antjax.input import dataset, movielens, records
+from antjax.input.data_shard import ShardLedger
+from antjax.input.ledger_client import LocalLedgerClient
+from antjax.meta import episodes, evaluate, maml, meta_io, meta_loss
+from antjax.meta.recommender import Recommender
+from antjax.train import checkpoint, progress
+from antjax.train.state import TrainState
+from antjax.train.trainer import Trainer
+from launch import common
+
+if TYPE_CHECKING:
+  from launch.train_gmeta import Config
+
+
+class Tasks:
+  """The training and evaluation tasks of one run, and the loops over them."""
+
+  def __init__(
+    self, config: 'Config', description: Mapping[str, Any], job: common.Job
+  ):
+    self._config, self._job = config, job
+    self._features = {
+      name: facts['max_values']
+      for name, facts in description['features'].items()
+    }
+    self._num_ids = {
+      name: facts['num_ids'] for name, facts in description['features'].items()
+    }
+    files = description['files']
+    self._sources = {
+      split: records.open_source(
+        pathlib.Path(config.data) / files[split]['path'], movielens.SCHEMA
+      )
+      for split in ('train', *evaluate.SCENARIOS)
+    }
+    whole = self._sources['train']
+    if not 0 < config.validation_tasks < len(whole):
+      raise ValueError(
+        f'validation_tasks={config.validation_tasks}: {config.data} has'
+        f' {len(whole)} training tasks; hold out at least 1 and not all.'
+      )
+    num_train = len(whole) - config.validation_tasks
+    self._train = records.SourceRange(whole, 0, num_train)
+    self._validation = records.SourceRange(whole, num_train, len(whole))
+
+  def fit(
+    self,
+    name: str,
+    recommender: Recommender,
+    loss_fn: Callable[..., Any],
+    num_steps: int,
+    inner: maml.InnerLoop,
+  ) -> tuple[Trainer, TrainState]:
+    """Trains one model, or goes on with it, in run_dir/<name>."""
+    config = self._config
+    folder = self._job.run_dir / name
+    trainer = recommender.trainer(
+      loss_fn,
+      config.optimizer.build(num_steps),
+      paro=config.paro,
+      min_shard_size=config.min_shard_size,
+    )
+    state = trainer.init(recommender.init_params(inner), seed=config.seed)
+    start = checkpoint.latest_step(folder / 'checkpoints') or 0
+    with (
+      progress.Progress(num_steps, start_step=start, name=name) as bar,
+      progress.RunLog(folder, resume_step=start) as log,
+    ):
+
+      def on_step(step: int, metrics: Mapping[str, float]) -> None:
+        bar.update(
+          step, num_examples=metrics['num_examples'], loss=metrics['loss']
+        )
+        log.write(step - 1, metrics)
+
+      state = trainer.fit(
+        state,
+        self._batches(),
+        num_steps,
+        checkpoint_dir=str((folder / 'checkpoints').absolute()),
+        checkpoint_every=config.checkpoint_every,
+        config=dataclasses.asdict(config),
+        merge_input_states=dataset.merge_states,
+        count_examples=episodes.count_rows,
+        on_step=on_step,
+        should_stop=self._job.should_stop,
+      )
+    return trainer, state
+
+  def validation(self) -> Iterator[episodes.Batch]:
+    """Episodes of the held-out training tasks, this process's share."""
+    return self._share(self._validation)
+
+  def score(
+    self,
+    recommender: Recommender,
+    methods: Mapping[str, tuple[Trainer, TrainState, maml.InnerLoop]],
+  ) -> list[dict[str, Any]]:
+    """One row for each scenario and method: metric name -> value."""
+    mean = evaluate.mean_label(self._train.read(0, len(self._train)))
+    predict_fns = {
+      name: meta_loss.predict_fn(recommender.task_model, inner)
+      for name, (_, _, inner) in methods.items()
+    }
+    rows: list[dict[str, Any]] = []
+    for scenario in evaluate.SCENARIOS:
+      source = self._sources[scenario]
+      scores = {
+        name: trainer.evaluate(
+          state,
+          self._share(source),
+          predict_fns[name],
+          evaluate.rating_metrics(),
+        )
+        for name, (trainer, state, _) in methods.items()
+      }
+      scores |= evaluate.baseline_scores(self._share(source), mean)
+      rows += [
+        {'scenario': scenario, 'method': name} | values
+        for name, values in scores.items()
+      ]
+    return rows
+
+  def _episode_config(self, id_dropout: float) -> episodes.EpisodeConfig:
+    config = self._config
+    num_local = len(self._job.mesh.local_devices)
+    return episodes.EpisodeConfig(
+      buckets=tuple(
+        episodes.Bucket(size, slots * num_local)
+        for size, slots in zip(
+          config.support_sizes, config.slots_per_device, strict=True
+        )
+      ),
+      features=self._features,
+      id_dropout={'item': id_dropout},
+      seed=config.seed,
+    )
+
+  def _batches(self) -> grain.IterDataset:
+    """Endless training batches of this process: a plain Grain data set."""
+    ledger = ShardLedger(
+      len(self._train),
+      self._config.shard_size,
+      seed=self._config.seed,
+      num_epochs=None,
+    )
+    client = LocalLedgerClient(
+      ledger, worker=jax.process_index(), num_workers=jax.process_count()
+    )
+    tasks = dataset.LeasedDataset(
+      self._train, client, key_field='record_key'
+    )
+    batches = meta_io.EpisodeBatches(
+      tasks,
+      self._episode_config(self._config.model.id_dropout),
+      unmark_fn=dataset.unmark_state,
+    )
+    return batches.map(self._with_rows)
+
+  def _share(self, source: records.RecordSource) -> Iterator[episodes.Batch]:
+    """Batches of every P-th record, the same split each time."""
+    index, count = jax.process_index(), jax.process_count()
+    mine = source.read(0, len(source))[index::count]
+    batches = meta_io.iter_episode_batches(mine, self._episode_config(0.0))
+    return map(self._with_rows, batches)
+
+  def _with_rows(self, batch: episodes.Batch) -> episodes.Batch:
+    if self._config.inner.adapt != 'all':
+      return batch
+    return episodes.with_task_rows(batch, num_ids=self._num_ids)
