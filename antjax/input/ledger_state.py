@@ -302,12 +302,9 @@ def _check_shares(shares: Sequence[Sequence[int] | None]) -> None:
 
 def _united_run(states: Sequence[State], start: int, stop: int) -> State:
   """Unites what the states say about epochs that are alike in each."""
-  shards = num_shards(states[0]['num_records'], states[0]['shard_size'])
   done, assigned = 0, 0
   marks: dict[str, int] = {}
   for state in states:
-    if start < state['first_epoch']:
-      done = (1 << shards) - 1
     for run in state['epochs']:
       if not run['start'] <= start < run['stop']:
         continue

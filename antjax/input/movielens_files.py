@@ -15,7 +15,6 @@ from absl import logging
 import ibis
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from antjax.input import (
   delimited,
@@ -24,11 +23,9 @@ from antjax.input import (
   movielens_tasks,
   output_folder,
   prepare,
-  record_writer,
 )
 
 _FORMAT_VERSION = 1
-_ROWS_PER_BATCH = 1024
 NUM_STEPS = 3 + len(movielens.SPLITS)  # Calls of `progress` after the fetch.
 
 
@@ -198,18 +195,12 @@ def _write(
   schema['genres'] = dataclasses.replace(
     schema['genres'], width=tasks.max_genres
   )
-  temporary = folder / '.split.parquet'
   splits, files = {}, {}
   for split, table in tasks.splits.items():
     progress(f'writing {split}')
     path = folder / f'{split}.{file_format}'
     counter = _RatingCounter()
-    # By way of a file: it is never whole in memory, on any ibis backend.
-    table.to_parquet(temporary)
-    with pq.ParquetFile(temporary) as file:
-      batches = map(counter, file.iter_batches(_ROWS_PER_BATCH))
-      num_tasks = record_writer.write(path, batches, schema)
-    temporary.unlink()
+    num_tasks = prepare.write_records(table, path, schema, on_batch=counter)
     splits[split] = {'tasks': num_tasks, 'ratings': counter.num_ratings}
     files[split] = _file_entry(folder, path)
   features = {}
@@ -225,15 +216,14 @@ def _write(
 
 
 class _RatingCounter:
-  """Passes batches of tasks on and counts their ratings."""
+  """Counts the ratings in batches of tasks."""
 
   def __init__(self) -> None:
     self.num_ratings = 0
 
-  def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+  def __call__(self, batch: pa.RecordBatch) -> None:
     lengths = pc.list_value_length(batch.column('rating'))
     self.num_ratings += pc.sum(lengths).as_py() or 0
-    return batch
 
 
 def _file_entry(

@@ -12,11 +12,17 @@ Results do not depend on the number of threads: every order is total, and what
 is random is ordered by a digest of (seed, key), not by a generator.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 import os
+import pathlib
+import tempfile
 
 import ibis
 from ibis.expr import types as ir
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from antjax.input import record_writer, records
 
 
 def connect(
@@ -146,3 +152,36 @@ def group_into_lists(
   return table.group_by(list(by)).agg(
     **{name: table[name].collect(order_by=keys) for name in lists}
   )
+
+
+def write_records(
+  table: ir.Table,
+  path: str | os.PathLike[str],
+  schema: records.Schema,
+  *,
+  on_batch: Callable[[pa.RecordBatch], None] = lambda batch: None,
+) -> int:
+  """Writes a table as a record file, without having it whole in memory.
+
+  Args:
+    table: Table with the fields of `schema`, ordered as the records shall be.
+    path: File to write, .parquet or .array_record; appears only when whole.
+    schema: Fields to write and their types.
+    on_batch: Called with each batch of records that is written.
+
+  Returns:
+    Number of records.
+  """
+  path = pathlib.Path(path)
+  with tempfile.TemporaryDirectory(dir=path.parent, prefix='.write-') as folder:
+    # By way of a file: every ibis backend writes one out of core.
+    whole = os.path.join(folder, 'table.parquet')
+    table.to_parquet(whole)
+    with pq.ParquetFile(whole) as file:
+
+      def batches() -> Iterator[pa.RecordBatch]:
+        for batch in file.iter_batches(1024):
+          on_batch(batch)
+          yield batch
+
+      return record_writer.write(path, batches(), schema)

@@ -291,6 +291,52 @@ def test_unmark_reopens_an_epoch_that_was_over():
   assert len(first) == 6
 
 
+def _consume(client, count):
+  """Consumes records of the shard that is next; returns them."""
+  shard = client.lease()
+  records = client.unconsumed(shard)[:count].tolist()
+  for record in records:
+    client.mark(shard, record)
+  if not len(client.unconsumed(shard)):
+    client.ack(shard)
+  return records
+
+
+def test_shard_used_up_in_three_runs():
+  """Marks of before and after a restore add up, whoever is merged last."""
+  ledger = ShardLedger(40, 10)
+  seen, state = [], ledger.to_json()
+  for count in (3, 4, 99):
+    clients = []
+    for p in range(2):
+      clients.append(LocalLedgerClient(ledger, worker=p, num_workers=2))
+      clients[p].load(state)
+      seen += _consume(clients[p], count)
+    state = data_shard.merge([c.state() for c in clients])
+    assert state == data_shard.merge([c.state() for c in clients[::-1]])
+  assert len(seen) == len(set(seen)) == 20
+
+
+def test_unmark_in_an_epoch_that_was_over_for_all():
+  """The last shard of an epoch is one worker's, which then takes it back."""
+  ledger = ShardLedger(6, 2, num_epochs=2)
+  for _ in range(2):
+    ledger.ack('w', ledger.lease('w'))
+  clients = [
+    LocalLedgerClient(ledger, worker=p, num_workers=2) for p in range(2)
+  ]
+  (first, second) = _consume(clients[0], 2)  # The epoch is done for worker 0.
+  own = data_shard.unmark(clients[0].state(), [second])
+  clients[0].load(own)
+  assert _consume(clients[0], 2) == [second]
+  merged = data_shard.merge([own, clients[1].state()])
+  clients[1].load(merged)
+  rest = LocalLedgerClient(ShardLedger(6, 2, num_epochs=2))
+  rest.load(merged)
+  assert _consume(rest, 2) == [second]
+  assert first != second
+
+
 def test_unmark_what_was_not_consumed():
   ledger = ShardLedger(10, 5)
   shard = ledger.lease('w')

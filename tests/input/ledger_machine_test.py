@@ -32,6 +32,15 @@ def _expected(num_records, num_epochs):
   )
 
 
+def _drain(ledger):
+  """Consumes all that is to do; yields (epoch, record)."""
+  while (shard := ledger.lease('last')) is not None:
+    for record in ledger.unconsumed(shard).tolist():
+      ledger.mark('last', shard, record)
+      yield shard.epoch, record
+    ledger.ack('last', shard)
+
+
 class SharedLedgerMachine(stateful.RuleBasedStateMachine):
   """One ledger, several workers that come and go."""
 
@@ -48,16 +57,22 @@ class SharedLedgerMachine(stateful.RuleBasedStateMachine):
     self.saved = None
     self.effects_kept_over_a_crash = False
 
-  @stateful.rule(worker=st.sampled_from(_WORKERS))
-  def lease(self, worker):
-    shard = self.ledger.lease(worker)
-    if shard is not None:
-      self.held.setdefault(worker, []).append(shard)
+  @stateful.rule(
+    plan=st.lists(
+      st.tuples(st.sampled_from(_WORKERS), st.booleans(), st.integers(0, 5)),
+      min_size=1,
+      max_size=6,
+    )
+  )
+  def run(self, plan):
+    """Workers lease shards and consume records of the one leased first."""
+    for worker, lease, count in plan:
+      if lease and (shard := self.ledger.lease(worker)) is not None:
+        self.held.setdefault(worker, []).append(shard)
+      if self.held.get(worker):
+        self.consume(worker, count)
 
-  @stateful.rule(worker=st.sampled_from(_WORKERS), count=st.integers(1, 4))
   def consume(self, worker, count):
-    if not self.held.get(worker):
-      return
     shard = self.held[worker][0]
     todo = self.ledger.unconsumed(shard)
     for record in todo[:count]:
@@ -125,11 +140,7 @@ class SharedLedgerMachine(stateful.RuleBasedStateMachine):
 
   def teardown(self):
     self.ledger.requeue_all()
-    while (shard := self.ledger.lease('last')) is not None:
-      for record in self.ledger.unconsumed(shard):
-        self.ledger.mark('last', shard, int(record))
-        self.consumed[shard.epoch, int(record)] += 1
-      self.ledger.ack('last', shard)
+    self.consumed.update(_drain(self.ledger))
     assert self.ledger.is_finished()
     expected = _expected(self.NUM_RECORDS, self.NUM_EPOCHS)
     if self.effects_kept_over_a_crash:
@@ -141,9 +152,9 @@ class SharedLedgerMachine(stateful.RuleBasedStateMachine):
 class LocalClientsMachine(stateful.RuleBasedStateMachine):
   """P processes that do not talk, saved and restored as P' processes."""
 
-  NUM_RECORDS = 29
+  NUM_RECORDS = 33
   NUM_EPOCHS = 3
-  SHARD_SIZE = 3
+  SHARD_SIZE = 7  # Five shards, mostly partly consumed when saved.
 
   def __init__(self):
     super().__init__()
@@ -168,10 +179,21 @@ class LocalClientsMachine(stateful.RuleBasedStateMachine):
     self.shards = [None] * num_workers
     self.pending = [[] for _ in range(num_workers)]
 
-  @stateful.rule(p=st.integers(0, 3), count=st.integers(1, 12))
+  @stateful.rule(
+    plan=st.lists(
+      st.tuples(st.integers(0, 3), st.integers(0, 9), st.integers(0, 9)),
+      min_size=1,
+      max_size=6,
+    )
+  )
+  def run(self, plan):
+    """Processes read records into their queues and use some, oldest first."""
+    for p, num_read, num_used in plan:
+      p %= len(self.clients)
+      self.read(p, num_read)
+      self.use(p, num_used)
+
   def read(self, p, count):
-    """Reads records into the queue of a process."""
-    p %= len(self.clients)
     for _ in range(count):
       if self.shards[p] is None:
         self.shards[p] = self.clients[p].lease()
@@ -185,10 +207,7 @@ class LocalClientsMachine(stateful.RuleBasedStateMachine):
         self.clients[p].ack(shard)
         self.shards[p] = None
 
-  @stateful.rule(p=st.integers(0, 3), count=st.integers(1, 12))
   def use(self, p, count):
-    """Consumes records of the queue of a process, oldest first."""
-    p %= len(self.clients)
     self.consumed.update(self.pending[p][:count])
     del self.pending[p][:count]
 
@@ -198,14 +217,26 @@ class LocalClientsMachine(stateful.RuleBasedStateMachine):
 
   @stateful.rule()
   def save(self):
+    """What is saved and what is used make up the whole, at every moment."""
     states = [self.state_of(p) for p in range(len(self.clients))]
-    self.saved = data_shard.merge(states), Counter(self.consumed)
+    state = _through_json(data_shard.merge(states))
+    self.saved = state, Counter(self.consumed)
+    rest = data_shard.ShardLedger.from_json(state)
+    todo = Counter(_drain(rest))
+    expected = _expected(self.NUM_RECORDS, self.NUM_EPOCHS)
+    assert +self.consumed + todo == expected
 
-  @stateful.rule(num_workers=st.integers(1, 4))
-  def crash(self, num_workers):
+  @stateful.rule(
+    num_workers=st.integers(1, 4),
+    save_first=st.sampled_from((True, True, True, False)),
+  )
+  def restart(self, num_workers, save_first):
+    """All processes end; others go on from what was saved last."""
+    if save_first:
+      self.save()
     state, consumed = self.saved
     self.consumed = Counter(consumed)
-    self.start(num_workers, _through_json(state))
+    self.start(num_workers, state)
 
   @stateful.rule(p=st.integers(0, 3))
   def restore_own_state(self, p):
@@ -222,8 +253,7 @@ class LocalClientsMachine(stateful.RuleBasedStateMachine):
     assert not used - _expected(self.NUM_RECORDS, self.NUM_EPOCHS)
 
   def teardown(self):
-    self.save()
-    self.crash(2)
+    self.restart(2, save_first=True)
     for p in range(2):
       self.read(p, self.NUM_RECORDS * self.NUM_EPOCHS)
       self.use(p, self.NUM_RECORDS * self.NUM_EPOCHS)
