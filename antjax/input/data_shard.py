@@ -283,11 +283,9 @@ class ShardLedger:
     return count
 
   def counts(self) -> dict[int, dict[str, int]]:
-    """Counts this ledger's shards of each epoch that is being done.
+    """Returns epoch -> {'todo': n, 'doing': n, 'done': n} of begun epochs.
 
-    Returns:
-      epoch -> {'todo': n, 'doing': n, 'done': n}; `done` also has other
-      workers' shards that were done when the state was loaded.
+    `done` also has other workers' shards that were done in a loaded state.
     """
     return {
       epoch: {
