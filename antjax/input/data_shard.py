@@ -27,7 +27,7 @@ unmark = ledger_state.unmark
 
 @dataclasses.dataclass(frozen=True)
 class DataShard:
-  """A range of records in one epoch.
+  """The records start <= index < stop in one epoch.
 
   Attributes:
     index: Shard index: start // shard_size.
@@ -74,7 +74,7 @@ class ShardLedger:
   """Leases every shard of every epoch, in a seeded global shuffle.
 
   A lease takes amortised constant time. The next epoch begins when no shard is
-  to do, even while some are being done, so that no worker waits for another.
+  to do, even while some are being done: no worker waits for another.
 
   With `share=(p, P)` the ledger leases only every P-th shard that is to do, for
   P processes that each have a ledger of their own and do not talk to each
@@ -93,7 +93,7 @@ class ShardLedger:
     """Begins with all records of the first epoch to do.
 
     Args:
-      num_records: Number of records of the data set.
+      num_records: Records of the data set.
       shard_size: Records in a shard; the last one may be smaller.
       seed: Seed of the order of shards and of the records in them.
       num_epochs: Number of passes over the data; None for no end.
@@ -202,8 +202,8 @@ class ShardLedger:
     """Gives the next shard to a worker.
 
     Returns:
-      A shard, or None where none is to do and all epochs have begun. Then the
-      ledger is finished unless another worker's shard comes back.
+      A shard; None where none is to do and all epochs have begun: finished,
+      unless another worker's shard comes back.
     """
     while True:
       for epoch, progress in self._active.items():
@@ -216,11 +216,7 @@ class ShardLedger:
       self._begin_epoch()
 
   def unconsumed(self, shard: DataShard) -> np.ndarray:
-    """Returns the records of a shard that are not marked, in seeded order.
-
-    Returns:
-      Array [<= shard_size] of record indices.
-    """
+    """Returns the unmarked records [<= shard_size] of a shard, seeded order."""
     order = ledger_state.record_order(
       shard.start, shard.stop, self.seed, shard.epoch
     )
@@ -270,7 +266,7 @@ class ShardLedger:
     """Gives back all shards of a worker that is gone, or of all workers.
 
     Returns:
-      Number of shards given back.
+      Number of shards.
     """
     count = 0
     for epoch, progress in list(self._active.items()):
