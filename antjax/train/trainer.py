@@ -407,13 +407,19 @@ class Trainer:
     """Checks a local batch, routes its ids, and forms global arrays."""
     parts = self.num_micro_batches if num_parts is None else num_parts
     self._check_batch(batch, self._num_local * parts)
+    local_counts = self._local_counts(counts)
     routing: PyTree = {}
     if self.tables is not None:
       if not isinstance(batch, dict) or 'ids' not in batch:
         raise ValueError(
           "Trainer(tables=...): the batch must be a dict with ids under 'ids'."
         )
-      ids, routing = self.tables.prepare(batch['ids'], self._num_local)
+      ids = batch['ids']
+      if not is_valid or local_counts is not None:
+        # What is left out is not even touched: a lazy optimizer would move it.
+        none = np.zeros((self._num_local,), np.int32)
+        ids = _leave_out(ids, local_counts if is_valid else none, parts)
+      ids, routing = self.tables.prepare(ids, self._num_local)
       batch = batch | {'ids': ids}
     once = np.zeros((self._num_local,), np.float32)
     once[0] = num_examples
@@ -421,7 +427,7 @@ class Trainer:
       StepInput(
         batch=batch,
         routing=routing,
-        num_micro_batches=self._local_counts(counts),
+        num_micro_batches=local_counts,
         is_valid=np.full((self._num_local,), is_valid, np.float32),
         is_stopping=np.full((self._num_local,), is_stopping, np.float32),
         num_examples=once,
@@ -480,6 +486,18 @@ class Trainer:
       lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)),
       tree,
     )
+
+
+def _leave_out(ids: PyTree, counts: Any, num_parts: int) -> PyTree:
+  """Ids with padding (-1) in the micro-batches that a device leaves out."""
+  is_done = np.arange(num_parts)[None, :] < np.asarray(counts)[:, None]
+
+  def one(x: Any) -> np.ndarray:
+    x = np.asarray(x)
+    parts = x.reshape(*is_done.shape, -1)
+    return np.where(is_done[..., None], parts, -1).reshape(x.shape)
+
+  return jax.tree.map(one, ids)
 
 
 class _Feed:
