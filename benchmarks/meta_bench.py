@@ -300,7 +300,6 @@ def _compare(sides, case, peer, sizes, folder) -> dict[str, Any]:
     'peer_p10_p90_examples_per_s': their_spread,
     'num_calls': [len(s) for s in seconds.values()],
     'first_call_s': first_s,
-    'load_average': os.getloadavg()[0],
   }
 
 
@@ -343,7 +342,17 @@ def main(argv: Sequence[str]) -> None:
   if importlib.util.find_spec('torch') is None:
     sys.exit('meta_bench: the peers need PyTorch: pip install antjax[bench]')
   sizes = meta_problem.SMOKE if _SMOKE.value else meta_problem.Sizes()
-  facts = _machine() | {'sizes': dataclasses.asdict(sizes)}
+  load = os.getloadavg()[0]
+  if load > 1 and not _SMOKE.value:
+    print(
+      f'meta_bench: load average {load:.1f}: other work on these cores slows '
+      'the OpenMP threads of PyTorch most. Do not quote these figures.',
+      file=sys.stderr,
+    )
+  facts = _machine() | {
+    'sizes': dataclasses.asdict(sizes),
+    'load_average_before': round(load, 2),
+  }
   failed = False
   with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
     folder = pathlib.Path(folder)
