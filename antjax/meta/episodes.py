@@ -62,6 +62,8 @@ class EpisodeConfig:
       query row is left out (counted and logged).
     id_dropout: feature -> share of training rows whose id becomes 0, the
       unknown id, so that the model learns to do without it.
+    task_id_dropout: feature -> share of training tasks that lose all their ids
+      of it, as in a task of new items only.
     seed: of the splits and the dropout; with the record's key it fixes an
       episode, wherever and whenever it is made.
   """
@@ -73,6 +75,7 @@ class EpisodeConfig:
   query_size: int = 10
   min_support: int = 3
   id_dropout: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  task_id_dropout: Mapping[str, float] = dataclasses.field(default_factory=dict)
   seed: int = 0
 
   def __post_init__(self):
@@ -92,12 +95,18 @@ class EpisodeConfig:
         f'{self.min_support}): a query needs a row, and min_support must be'
         f' 0 to {sizes[-1]}, the largest bucket.'
       )
-    unknown = set(self.id_dropout) - set(self.features)
-    if unknown:
-      raise ValueError(
-        f'EpisodeConfig(id_dropout=...): {sorted(unknown)} are not features;'
-        f' the features are {sorted(self.features)}.'
-      )
+    for field in ('id_dropout', 'task_id_dropout'):
+      shares = getattr(self, field)
+      unknown = set(shares) - set(self.features)
+      if unknown:
+        raise ValueError(
+          f'EpisodeConfig({field}=...): {sorted(unknown)} are not features; the'
+          f' features are {sorted(self.features)}.'
+        )
+      if not all(0 <= share <= 1 for share in shares.values()):
+        raise ValueError(
+          f'EpisodeConfig({field}={dict(shares)}): a share is 0 to 1.'
+        )
 
   @property
   def num_tasks(self) -> int:
@@ -163,10 +172,14 @@ def make_episode(
   rows = np.concatenate([support, query])
   columns = {name: column[rows] for name, column in columns.items()}
   if not record.get('num_query', 0):
-    for name, share in config.id_dropout.items():
-      dropped = rng.random(len(rows)) < share
-      columns[name] = columns[name].copy()
-      columns[name][dropped] = _unknown(config.features[name])
+    for name, width in config.features.items():
+      share = config.id_dropout.get(name, 0.0)
+      if rng.random() < config.task_id_dropout.get(name, 0.0):
+        share = 1.0
+      if share:
+        dropped = rng.random(len(rows)) < share
+        columns[name] = columns[name].copy()
+        columns[name][dropped] = _unknown(width)
   return Episode(int(record['task']), columns, len(support), key)
 
 

@@ -1,0 +1,206 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of splits, layout and the rows of a task."""
+
+import numpy as np
+import pytest
+
+from antjax.meta import episodes
+from antjax.meta.episodes import Bucket, EpisodeConfig
+
+
+def config(**changes):
+  options = {
+    'buckets': (Bucket(4, 2), Bucket(8, 1)),
+    'features': {'user': 1, 'item': 1, 'genres': 3},
+    'query_size': 3,
+    'min_support': 2,
+  }
+  return EpisodeConfig(**{**options, **changes})
+
+
+def record(num_rows=9, task=7, **changes):
+  rows = np.arange(num_rows)
+  genres = np.stack([rows, rows + 1, np.full(num_rows, -1)], axis=1)
+  return {
+    'task': task,
+    'user': np.int32(5),
+    'item': 100 + rows,
+    'genres': genres,
+    'rating': 1.0 + rows,
+    'num_query': 0,
+    **changes,
+  }
+
+
+def test_a_given_split_is_kept():
+  episode = episodes.make_episode(record(num_query=3), config(), key=1)
+  assert episode.num_support == 6
+  np.testing.assert_array_equal(
+    episode.columns['item'], record()['item']
+  )
+
+
+def test_random_splits_differ_by_key_and_repeat():
+  def items(key):
+    episode = episodes.make_episode(record(), config(), key=key)
+    assert episode.num_support == 6
+    assert sorted(episode.columns['item']) == sorted(record()['item'])
+    return episode.columns['item'].tolist()
+
+  assert items(3) == items(3)
+  assert items(3) != items(4)
+
+
+def test_a_short_record_has_a_short_query_or_no_episode():
+  episode = episodes.make_episode(record(4), config())
+  assert (episode.num_support, len(episode.columns['rating'])) == (2, 4)
+  assert episodes.make_episode(record(2), config()) is None
+
+
+def test_a_long_support_is_a_random_subset():
+  supports = set()
+  for key in range(3):
+    episode = episodes.make_episode(
+      record(40, num_query=3), config(), key=key
+    )
+    assert episode.num_support == 8
+    assert len(set(episode.columns['item'])) == 11
+    np.testing.assert_array_equal(episode.columns['item'][8:], [137, 138, 139])
+    supports.add(tuple(episode.columns['item'][:8]))
+  assert len(supports) == 3
+
+
+def test_dropout_makes_ids_unknown_in_training_only():
+  dropping = config(id_dropout={'item': 0.5, 'genres': 1.0})
+  episode = episodes.make_episode(record(200), dropping)
+  items = episode.columns['item']
+  assert 0 < (items == 0).sum() < len(items)
+  np.testing.assert_array_equal(
+    episode.columns['genres'], [[0, -1, -1]] * len(items)
+  )
+  given = episodes.make_episode(record(9, num_query=3), dropping)
+  assert (given.columns['item'] > 0).all()
+
+
+def test_task_dropout_takes_all_ids_of_a_task():
+  dropping = config(task_id_dropout={'item': 0.5})
+  shares = [
+    np.mean(
+      episodes.make_episode(record(), dropping, key=key).columns['item'] == 0
+    )
+    for key in range(40)
+  ]
+  assert set(shares) == {0.0, 1.0}
+
+
+def test_a_batch_has_its_layout_and_padding():
+  tasks = [
+    episodes.make_episode(record(7, task=t, num_query=3), config())
+    for t in (7, 8)
+  ]
+  batch = episodes.make_batch({'s4': tasks[:1], 's8': tasks[1:]}, config())
+  ids, parts = batch['ids']['s4'], batch['episodes']['s4']
+  assert ids['support']['item'].shape == (2, 4)
+  assert ids['query']['genres'].shape == (2, 3, 3)
+  np.testing.assert_array_equal(ids['support']['item'][0], [100, 101, 102, 103])
+  np.testing.assert_array_equal(ids['query']['item'][0], [104, 105, 106])
+  np.testing.assert_array_equal(ids['support']['user'][0], [5] * 4)
+  np.testing.assert_array_equal(parts['support']['label'][0], [1, 2, 3, 4])
+  np.testing.assert_array_equal(parts['task'], [7, -1])
+  np.testing.assert_array_equal(parts['weight'], [1, 0])
+  # The empty slot, and the larger slot of the second task.
+  assert (ids['support']['genres'][1] == -1).all()
+  assert not parts['support']['mask'][1].any()
+  large = batch['episodes']['s8']['support']
+  np.testing.assert_array_equal(large['mask'][0], [1] * 4 + [0] * 4)
+  assert (batch['ids']['s8']['support']['item'][0, 4:] == -1).all()
+  assert episodes.count_rows(batch) == 14
+
+
+def test_numeric_columns_are_joined():
+  numeric = config(numeric=('rating', 'age'), features={'item': 1})
+  episode = episodes.make_episode(
+    record(7, num_query=3, age=np.float32(30)), numeric
+  )
+  batch = episodes.make_batch({'s4': [episode]}, numeric)
+  np.testing.assert_array_equal(
+    batch['episodes']['s4']['query']['numeric'][0],
+    [[5, 30], [6, 30], [7, 30]],
+  )
+
+
+def test_task_rows_are_distinct_and_lead_back_to_the_ids():
+  tasks = [
+    episodes.make_episode(
+      record(7, num_query=3, item=[4, 9, 4, 2, 9, 5, 2]), config()
+    )
+  ]
+  batch = episodes.make_batch({'s8': tasks}, config())
+  grouped = episodes.with_task_rows(
+    batch, num_ids={'user': 6, 'item': 200, 'genres': 12}
+  )
+  rows = grouped['ids']['s8']['task_rows']
+  assert rows['user'].shape == (1, 6)  # Bounded by the number of ids.
+  np.testing.assert_array_equal(rows['item'][0, :5], [2, 4, 5, 9, -1])
+  for part in ('support', 'query'):
+    index = grouped['episodes']['s8'][part]['index']
+    for name, ids in batch['ids']['s8'][part].items():
+      position = index[name][name][0]
+      back = np.where(position < 0, -1, rows[name][0][position])
+      np.testing.assert_array_equal(back, ids[0])
+  assert 'index' not in batch['episodes']['s8']['support']
+
+
+def test_features_of_one_table_share_their_rows():
+  both = config(features={'item': 1, 'last_item': 1})
+  episode = episodes.make_episode(
+    record(5, num_query=3, item=[1, 2, 3, 4, 5], last_item=[3, 3, 9, 1, 2]),
+    both,
+  )
+  batch = episodes.make_batch({'s4': [episode]}, both)
+  grouped = episodes.with_task_rows(
+    batch, tables={'item': 'items', 'last_item': 'items'}
+  )
+  rows = grouped['ids']['s4']['task_rows']
+  assert list(rows) == ['item']
+  np.testing.assert_array_equal(rows['item'][0, :6], [1, 2, 3, 4, 5, 9])
+  index = grouped['episodes']['s4']['query']['index']['item']
+  np.testing.assert_array_equal(rows['item'][0][index['last_item'][0]], [9, 1, 2])
+
+
+def test_validation_tasks_depend_on_the_task_alone():
+  held = [
+    t for t in range(2000) if episodes.in_validation({'task': t}, one_in=10)
+  ]
+  assert 150 < len(held) < 250
+  other = [
+    t for t in range(2000) if episodes.in_validation({'task': t}, 10, seed=1)
+  ]
+  assert held != other
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'buckets': ()}, 'at least one bucket'),
+    ({'buckets': (Bucket(8, 1), Bucket(4, 1))}, 'by rising support_size'),
+    ({'buckets': (Bucket(4, 0),)}, 'num_slots must be positive'),
+    ({'query_size': 0}, 'a query needs a row'),
+    ({'min_support': 9}, 'must be 0 to 8'),
+    ({'id_dropout': {'film': 0.1}}, "'film'.* are not features"),
+    ({'task_id_dropout': {'item': 1.5}}, 'a share is 0 to 1'),
+  ],
+)
+def test_bad_options_are_refused(changes, message):
+  with pytest.raises(ValueError, match=message):
+    config(**changes)
+
+
+def test_a_wrong_record_is_refused_with_its_column():
+  wrong = record()
+  del wrong['item']
+  with pytest.raises(ValueError, match='the record has no item'):
+    episodes.make_episode(wrong, config())
+  with pytest.raises(ValueError, match="column 'genres' of task 7 has shape"):
+    episodes.make_episode(record(genres=np.zeros((9, 2))), config())

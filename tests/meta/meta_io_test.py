@@ -1,0 +1,149 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the packing of episodes and of the batches' iterator."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from antjax.input import dataset
+from antjax.input.data_shard import ShardLedger
+from antjax.input.ledger_client import LocalLedgerClient
+from antjax.meta import episodes, meta_io
+from antjax.meta.episodes import Bucket, EpisodeConfig
+
+CONFIG = EpisodeConfig(
+  buckets=(Bucket(4, 2), Bucket(8, 2)),
+  features={'item': 1},
+  query_size=2,
+  min_support=1,
+)
+SMALL, LARGE = 5, 9  # Rows of records for the two buckets.
+
+
+def make_record(task, num_rows):
+  return {
+    'task': task,
+    'item': np.arange(num_rows) + 1,
+    'rating': np.ones(num_rows, np.float32),
+    'num_query': 2,
+  }
+
+
+class Source:
+  """Task records in memory."""
+
+  def __init__(self, sizes):
+    self._sizes = sizes
+
+  def __len__(self):
+    return len(self._sizes)
+
+  def read(self, start, stop):
+    return [make_record(i, self._sizes[i]) for i in range(start, stop)]
+
+
+def leased(sizes, num_epochs=1, **kwargs):
+  ledger = ShardLedger(len(sizes), 3, seed=0, num_epochs=num_epochs)
+  records = dataset.LeasedDataset(
+    Source(sizes), LocalLedgerClient(ledger), key_field='record_key'
+  )
+  kwargs.setdefault('unmark_fn', dataset.unmark_state)
+  return meta_io.EpisodeBatches(records, CONFIG, **kwargs)
+
+
+def tasks_of(batch):
+  return [
+    int(task)
+    for bucket in batch['episodes'].values()
+    for task, weight in zip(bucket['task'], bucket['weight'], strict=True)
+    if weight
+  ]
+
+
+def count(batches):
+  return collections.Counter(t for batch in batches for t in tasks_of(batch))
+
+
+def packed(sizes):
+  packer = meta_io.Packer(CONFIG)
+  for task, size in enumerate(sizes):
+    packer.add(episodes.make_episode(make_record(task, size), CONFIG))
+  return packer
+
+
+def test_a_batch_is_ready_when_its_slots_can_be_filled():
+  assert not packed([SMALL, SMALL, LARGE]).ready()
+  assert packed([SMALL, SMALL, LARGE, LARGE]).ready()
+  assert packed([SMALL] * 4).ready()  # A small task may take a large slot.
+  assert not packed([LARGE] * 4).ready()
+  assert packed([LARGE] * 12).ready()  # Too many wait: go on part empty.
+
+
+def test_tasks_take_the_smallest_slots_and_then_larger_ones():
+  packer = packed([SMALL, LARGE, SMALL, SMALL, SMALL])
+  slots = {
+    name: [episode.task for episode in tasks]
+    for name, tasks in packer.take().items()
+  }
+  assert slots == {'s4': [0, 2], 's8': [1, 3]}
+  assert [episode.task for episode in packer.pending] == [4]
+
+
+def test_a_task_larger_than_any_slot_is_refused():
+  packer = meta_io.Packer(CONFIG)
+  with pytest.raises(ValueError, match='do not fit the largest bucket'):
+    packer.add(episodes.Episode(0, {}, 9))
+
+
+def test_every_task_is_in_one_batch_an_epoch():
+  sizes = np.random.default_rng(0).integers(3, 14, 29).tolist()
+  batches = list(leased(sizes))
+  assert count(batches) == dict.fromkeys(range(29), 1)
+  shapes = {b['ids']['s8']['support']['item'].shape for b in batches}
+  assert shapes == {(2, 8)}
+
+
+@pytest.mark.parametrize('num_batches', [1, 3, 5])
+def test_a_restored_iterator_goes_on_exactly(num_batches):
+  sizes = np.random.default_rng(1).integers(3, 14, 29).tolist()
+  iterator = iter(leased(sizes))
+  before = [next(iterator) for _ in range(num_batches)]
+  state = iterator.get_state()
+  restored = iter(leased(sizes))
+  restored.set_state(state)
+  assert count([*before, *restored]) == dict.fromkeys(range(29), 1)
+
+
+def test_splits_change_with_the_epoch():
+  config = EpisodeConfig(
+    buckets=(Bucket(8, 1),), features={'item': 1}, query_size=2
+  )
+  ledger = ShardLedger(1, 1, seed=0, num_epochs=3)
+  source = Source([8])
+  source.read = lambda start, stop: [make_record(0, 8) | {'num_query': 0}]
+  records = dataset.LeasedDataset(
+    source, LocalLedgerClient(ledger), key_field='record_key'
+  )
+  queries = {
+    tuple(batch['ids']['s8']['query']['item'][0])
+    for batch in meta_io.EpisodeBatches(records, config)
+  }
+  assert len(queries) == 3
+
+
+def test_a_state_that_would_lose_tasks_is_refused():
+  iterator = iter(leased([SMALL, LARGE, LARGE, SMALL, SMALL], unmark_fn=None))
+  next(iterator)
+  assert iterator.get_state()  # Nothing waits.
+  iterator = iter(leased([LARGE] * 20, unmark_fn=None))
+  next(iterator)
+  with pytest.raises(ValueError, match='wait for a batch and would be lost'):
+    iterator.get_state()
+
+
+def test_records_in_memory_give_each_task_once():
+  records = [make_record(t, n) for t, n in enumerate([SMALL, LARGE] * 7)]
+  batches = meta_io.iter_episode_batches(records, CONFIG)
+  assert count(batches) == dict.fromkeys(range(14), 1)
