@@ -16,7 +16,7 @@ if TYPE_CHECKING:
   from antjax.embedding.optimizer import Adam as Adam
   from antjax.embedding.optimizer import RowWiseAdagrad as RowWiseAdagrad
   from antjax.embedding.table import EmbeddingTables as EmbeddingTables
-  from antjax.embedding.table import TableSpec as TableSpec
+  from antjax.embedding.layout import TableSpec as TableSpec
   from antjax.input.data_shard import DataShard as DataShard
   from antjax.input.data_shard import ShardLedger as ShardLedger
   from antjax.input.dataset import LeasedDataset as LeasedDataset
@@ -48,7 +48,7 @@ _HOMES = {
   'RowWiseAdagrad': 'embedding.optimizer',
   'SGD': 'embedding.optimizer',
   'ShardLedger': 'input.data_shard',
-  'TableSpec': 'embedding.table',
+  'TableSpec': 'embedding.layout',
   'TaskModel': 'meta.meta_loss',
   'TrainState': 'train.state',
   'Trainer': 'train.trainer',

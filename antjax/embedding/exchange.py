@@ -12,14 +12,14 @@ row takes one optimizer step whatever the skew. All functions run in
 bytes and 4 W C more per device in three all-to-alls.
 """
 
-import dataclasses
 from collections.abc import Callable
+import dataclasses
 from typing import Any
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from antjax.mesh.mesh import INTER, INTRA
 

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Optimizers that change only the rows of a table that a step has touched."""
 
-import dataclasses
 from collections.abc import Callable
+import dataclasses
 from typing import Protocol
 
 import jax

@@ -1,137 +1,25 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Embedding tables: their description, their state, and look-ups.
+"""Embedding tables on a mesh: their state, look-ups and row updates."""
 
-Tables of one width, level and optimizer are stacked into one array, so that a
-batch needs one exchange for all of them. Row `id` of a table belongs to owner
-`id % W` (MOD sharding spreads frequent low ids), at local row
-`offset + id // W`.
-"""
-
-import dataclasses
-import math
-import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import logging
+import jax
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
 
 from antjax.embedding import exchange
-from antjax.embedding.optimizer import (
-  RowOptimizer,
-  RowWiseAdagrad,
-  apply_to_rows,
-  apply_to_table,
-)
-from antjax.mesh.mesh import GLOBAL_AXES, INTER, INTRA, check_mesh
+from antjax.embedding import routing as routing_lib
+from antjax.embedding.layout import init_rows, reorder, Stack, TableSpec
+from antjax.embedding.optimizer import apply_to_rows, apply_to_table
+from antjax.embedding.routing import PAD
+from antjax.mesh.mesh import check_mesh, INTER, INTRA
 from antjax.mesh.paro import Level
-
-# Below this a dense copy on every device is as fast as an exchange.
-_MAX_REPLICATED_ROWS = 16_384
-PAD = -1  # The id, and the index, of "nothing": its vector is zero.
-
-
-@dataclasses.dataclass(frozen=True)
-class TableSpec:
-  """One embedding table.
-
-  Attributes:
-    name: Unique name; the key in checkpoints.
-    num_embeddings: Number of rows.
-    embedding_dim: Width of a row.
-    level: 'global' (rows over all devices), 'intra' (rows over a group's
-      devices, a copy in each group, touched rows synchronised once a step),
-      'none' (a dense copy on every device), or 'auto': 'none' for tables of
-      up to 16,384 rows, else 'global'.
-    optimizer: Steps the touched rows.
-    init_scale: Standard deviation of a new row's elements.
-  """
-
-  name: str
-  num_embeddings: int
-  embedding_dim: int
-  level: Literal['auto', 'none', 'intra', 'global'] = 'auto'
-  optimizer: RowOptimizer = RowWiseAdagrad()
-  init_scale: float = 0.01
-
-  def __post_init__(self) -> None:
-    if self.num_embeddings < 1 or self.embedding_dim < 1:
-      raise ValueError(
-        f'TableSpec({self.name!r}): num_embeddings={self.num_embeddings} and '
-        f'embedding_dim={self.embedding_dim} must be positive.'
-      )
-    if self.level not in ('auto', 'none', 'intra', 'global'):
-      raise ValueError(
-        f'TableSpec({self.name!r}): unknown level {self.level!r}; use auto, '
-        'none, intra or global.'
-      )
-
-  def resolved_level(self) -> Level:
-    if self.level == 'auto':
-      small = self.num_embeddings <= _MAX_REPLICATED_ROWS
-      return Level.NONE if small else Level.GLOBAL
-    return Level[self.level.upper()]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Stack:
-  """Tables kept in one array. `offsets` are local rows."""
-
-  name: str
-  specs: tuple[TableSpec, ...]
-  level: Level
-  num_owners: int
-
-  @property
-  def axes(self) -> tuple[str, ...]:
-    return {Level.NONE: (), Level.INTRA: (INTRA,), Level.GLOBAL: GLOBAL_AXES}[
-      self.level
-    ]
-
-  @property
-  def partition_spec(self) -> P:
-    return P(self.axes) if self.axes else P()
-
-  @property
-  def dim(self) -> int:
-    return self.specs[0].embedding_dim
-
-  @property
-  def optimizer(self) -> RowOptimizer:
-    return self.specs[0].optimizer
-
-  def local_rows(self, spec: TableSpec) -> int:
-    return -(-spec.num_embeddings // self.num_owners)
-
-  def offset(self, name: str) -> int:
-    total = 0
-    for spec in self.specs:
-      if spec.name == name:
-        return total
-      total += self.local_rows(spec)
-    raise KeyError(name)
-
-  @property
-  def rows_per_device(self) -> int:
-    return sum(self.local_rows(s) for s in self.specs)
-
-  @property
-  def num_positions(self) -> int:
-    return self.num_owners * self.rows_per_device
-
-  def exchange(self, num_unique: int, factor: float) -> exchange.Exchange:
-    capacity = math.ceil(factor * num_unique / self.num_owners)
-    return exchange.Exchange(
-      self.axes,
-      self.num_owners,
-      self.rows_per_device,
-      max(1, min(capacity, num_unique, self.rows_per_device)),
-    )
 
 
 class EmbeddingTables:
@@ -188,13 +76,13 @@ class EmbeddingTables:
     for spec in specs:
       key = (spec.embedding_dim, spec.resolved_level(), spec.optimizer)
       groups.setdefault(key, []).append(spec)
-    self._stacks: dict[str, _Stack] = {}
+    self._stacks: dict[str, Stack] = {}
     for (dim, level, _), members in groups.items():
       name = f'{level.name.lower()}_{dim}'
       if name in self._stacks:
         name += f'_{members[0].name}'
       pieces = level.num_pieces(mesh.shape[INTER], mesh.shape[INTRA])
-      stack = _Stack(name, tuple(members), level, pieces)
+      stack = Stack(name, tuple(members), level, pieces)
       if stack.num_positions >= 2**31:
         raise ValueError(
           f'EmbeddingTables: stack {name} has {stack.num_positions} rows; '
@@ -228,27 +116,10 @@ class EmbeddingTables:
     on the mesh.
     """
     return {
-      name: {'table': self._init_stack(stack, key)}
+      name: {'table': init_rows(stack, key)}
       | {'slots': stack.optimizer.init(stack.num_positions, stack.dim)}
       for name, stack in self._stacks.items()
     }
-
-  def _init_stack(self, stack: _Stack, key: jax.Array) -> jax.Array:
-    owners = jnp.arange(stack.num_owners)[:, None]
-    parts = []
-    for spec in stack.specs:
-      seed = zlib.crc32(spec.name.encode())
-      table_key = jax.random.fold_in(key, seed)
-      local = jnp.arange(stack.local_rows(spec))[None]
-      ids = owners + local * stack.num_owners
-
-      def new_row(row_id, table_key=table_key, spec=spec):
-        row_key = jax.random.fold_in(table_key, row_id)
-        row = jax.random.normal(row_key, (spec.embedding_dim,), jnp.float32)
-        return jnp.where(row_id < spec.num_embeddings, row, 0) * spec.init_scale
-
-      parts.append(jax.vmap(jax.vmap(new_row))(ids))
-    return jnp.concatenate(parts, 1).reshape(-1, stack.dim)
 
   def partition_specs(self) -> dict[str, Any]:
     """The state's tree with a PartitionSpec for each leaf."""
@@ -297,8 +168,12 @@ class EmbeddingTables:
     routing = {}
     for name, arrays in positions.items():
       if arrays:
-        found = self._deduplicate(self._stacks[name], arrays)
-        indices[name], routing[name] = found
+        indices[name], routing[name] = routing_lib.deduplicate(
+          self._stacks[name],
+          arrays,
+          max_unique=self._max_unique,
+          capacity_factor=self._factor,
+        )
     leaves = [
       indices[stack][i].reshape(np.shape(leaf))
       for (stack, i), (_, leaf) in zip(where, by_path, strict=True)
@@ -331,33 +206,6 @@ class EmbeddingTables:
     row = row + stack.offset(spec.name)
     pos = np.where(ids < 0, PAD, owner * stack.rows_per_device + row)
     return stack.name, pos.astype(np.int32).reshape(num_devices, -1)
-
-  def _deduplicate(self, stack: _Stack, arrays: list[np.ndarray]):
-    """Per device: distinct positions, and every array as indices into them."""
-    every = np.concatenate(arrays, axis=1)
-    num_devices, num_ids = every.shape
-    size = min(num_ids, stack.num_positions)
-    if self._max_unique is not None:
-      size = min(size, self._max_unique)
-    ex = stack.exchange(size, self._factor)
-    positions = np.full((num_devices, size), stack.num_positions, np.int32)
-    shift = np.empty((num_devices,), np.int32)
-    index = np.empty_like(every)
-    for d in range(num_devices):
-      unique, index[d] = _unique(every[d], stack.num_positions)
-      if len(unique) > size:
-        raise ValueError(
-          f'EmbeddingTables(max_unique={self._max_unique}): a batch needs '
-          f'{len(unique)} distinct rows of stack {stack.name} on one device. '
-          'Raise max_unique or make the batch smaller.'
-        )
-      positions[d, : len(unique)] = unique
-      shift[d] = ex.fit_shift(unique)
-    if stack.level is Level.NONE:
-      index = every  # The whole table is at hand.
-    edges = np.cumsum([a.shape[1] for a in arrays])[:-1]
-    routing = {'positions': positions.reshape(-1), 'shift': shift}
-    return np.split(index, edges, axis=1), routing
 
   # In shard_map.
 
@@ -456,7 +304,9 @@ class EmbeddingTables:
     """State by table, rows ordered by id (padded at the end); in `jit`."""
     return {
       spec.name: jax.tree.map(
-        lambda x, stack=stack, spec=spec: self._reorder(stack, spec, x, True),
+        lambda x, stack=stack, spec=spec: reorder(
+          self.mesh, stack, spec, x, True
+        ),
         state[name],
       )
       for name, stack in self._stacks.items()
@@ -469,15 +319,15 @@ class EmbeddingTables:
     for name, stack in self._stacks.items():
       parts = [
         jax.tree.map(
-          lambda x, stack=stack, spec=spec: self._reorder(
-            stack, spec, x, False
+          lambda x, stack=stack, spec=spec: reorder(
+            self.mesh, stack, spec, x, False
           ),
           tables[spec.name],
         )
         for spec in stack.specs
       ]
 
-      def join(*xs: jax.Array, stack: _Stack = stack) -> jax.Array:
+      def join(*xs: jax.Array, stack: Stack = stack) -> jax.Array:
         # [W * r_t, ...] for each table -> owner-major rows of the stack.
         parts = [x.reshape(stack.num_owners, -1, *x.shape[1:]) for x in xs]
         return jnp.concatenate(parts, 1).reshape(-1, *parts[0].shape[2:])
@@ -510,39 +360,6 @@ class EmbeddingTables:
       }
     return shapes
 
-  def _reorder(self, stack: _Stack, spec: TableSpec, x, to_canonical: bool):
-    """Between owner-major order and the order of ids, by one all-to-all.
-
-    Owner w has ids w, w + W, ...; in the order of ids, device b has the b-th
-    block. With local rows a multiple of W both are a transpose of blocks.
-    """
-    w, local = stack.num_owners, stack.local_rows(spec)
-    padded = -(-local // w) * w
-    offset = stack.offset(spec.name)
-    tail = x.shape[1:]
-
-    def forward(x):  # [rows_per_device, ...] -> [padded, ...]
-      x = lax.slice_in_dim(x, offset, offset + local)
-      x = jnp.pad(x, [(0, padded - local)] + [(0, 0)] * len(tail))
-      if w > 1:
-        x = lax.all_to_all(x, stack.axes, 0, 0, tiled=True)
-        x = x.reshape(w, padded // w, *tail).swapaxes(0, 1)
-      return x.reshape(padded, *tail)
-
-    def backward(x):  # [padded, ...] -> [local, ...]
-      if w > 1:
-        x = x.reshape(padded // w, w, *tail).swapaxes(0, 1)
-        x = x.reshape(padded, *tail)
-        x = lax.all_to_all(x, stack.axes, 0, 0, tiled=True)
-      return lax.slice_in_dim(x, 0, local)
-
-    return jax.shard_map(
-      forward if to_canonical else backward,
-      mesh=self.mesh,
-      in_specs=stack.partition_spec,
-      out_specs=stack.partition_spec,
-    )(x)
-
   def bytes_per_device(self) -> dict[str, int]:
     """Stack name to bytes of its table and slots on each device."""
     shapes = jax.eval_shape(self.init, jax.random.key(0))
@@ -551,20 +368,3 @@ class EmbeddingTables:
       // stack.num_owners
       for name, stack in self._stacks.items()
     }
-
-
-def _unique(
-  positions: np.ndarray, num_positions: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """Sorted distinct positions without PAD, and the index of each (or PAD)."""
-  if num_positions <= 8 * positions.size + 65_536:
-    # Marking beats sorting while the table is not far larger than the batch.
-    index = np.full((num_positions + 1,), PAD, np.int32)
-    index[positions] = 0  # PAD marks the spare last entry.
-    index[num_positions] = PAD
-    unique = np.flatnonzero(index[:num_positions] == 0).astype(np.int32)
-    index[unique] = np.arange(len(unique), dtype=np.int32)
-    return unique, index[positions]
-  unique, inverse = np.unique(positions, return_inverse=True)
-  num_pad = int(len(unique) > 0 and unique[0] == PAD)
-  return unique[num_pad:], (inverse - num_pad).astype(np.int32)

@@ -2,28 +2,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trainer: init, step, fit and evaluate for any loss on any pytree."""
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
+from jax.sharding import Mesh
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
-from antjax.mesh.mesh import BATCH_AXES, check_mesh, group_size, num_groups
-from antjax.mesh.paro import ELASTIC_CODES, PaRO
+from antjax.mesh.mesh import check_mesh
+from antjax.mesh.paro import PaRO
 from antjax.train import step as step_lib
+from antjax.train.batches import (
+  BatchPlacer,
+  Feed,
+  get_position,
+  local_flat,
+  set_position,
+)
 from antjax.train.checkpoint import Checkpointer
-from antjax.train.metrics import Metric, merge_across_processes
+from antjax.train.metrics import merge_across_processes, Metric
 from antjax.train.state import (
   Layout,
+  new_state,
   PyTree,
   SparseTables,
-  TrainState,
-  new_state,
   state_shardings,
+  TrainState,
 )
 from antjax.train.step import StepInput
 
@@ -94,8 +100,7 @@ class Trainer:
     self._layout: Layout | None = None
     self._step: Callable[..., Any] | None = None
     self._predict: dict[Any, Callable[..., Any]] = {}
-    self._is_elastic = False
-    self._num_local = len(mesh.local_devices)
+    self._placer = BatchPlacer(mesh, self.paro, tables, num_micro_batches)
 
   # State.
 
@@ -173,7 +178,7 @@ class Trainer:
       ValueError: A batch that does not divide, or counts with a code that
         needs all groups in step inside the micro-batch loop.
     """
-    inputs = self._inputs(batch, counts=num_micro_batches)
+    inputs = self._placer.place(batch, counts=num_micro_batches)
     return self.compiled_step()(state, inputs)
 
   def compiled_step(self) -> Callable[..., Any]:
@@ -188,9 +193,11 @@ class Trainer:
       )
     return self._step
 
-  def step_inputs(self, batch: PyTree) -> StepInput:
+  def step_inputs(
+    self, batch: PyTree, num_micro_batches: Sequence[int] | None = None
+  ) -> StepInput:
     """A batch as the compiled step takes it; for `lower` and inspection."""
-    return self._inputs(batch)
+    return self._placer.place(batch, counts=num_micro_batches)
 
   def fit(
     self,
@@ -265,8 +272,8 @@ class Trainer:
         )
         if saver.latest_step() is not None:
           state, positions = saver.restore()
-          _set_position(iterator, positions, merge_input_states)
-      feed, clock = _Feed(iterator), _Clock()
+          set_position(iterator, positions, merge_input_states)
+      feed, clock = Feed(iterator), _Clock()
       start = done = int(state.step)
       is_stopping = False
       pending: tuple[int, Any] | None = None  # Dispatched, not yet fetched.
@@ -276,7 +283,7 @@ class Trainer:
           saver.save(
             int(state.step),
             state,
-            input_state=_get_position(iterator),
+            input_state=get_position(iterator),
             config=config,
             metrics=metrics,
           )
@@ -297,7 +304,7 @@ class Trainer:
         batch = feed.next()
         if batch is None and jax.process_count() == 1:
           break
-        inputs = self._inputs(
+        inputs = self._placer.place(
           feed.filler() if batch is None else batch,
           counts=num_micro_batches_fn(done) if num_micro_batches_fn else None,
           is_valid=batch is not None,
@@ -363,11 +370,11 @@ class Trainer:
         self.layout, predict_fn, self.tables
       )
     predict = self._predict[predict_fn]
-    feed, metrics = _Feed(iter(batches)), dict(metrics)
+    feed, metrics = Feed(iter(batches)), dict(metrics)
 
     def consume(outputs: Any, num_valid: jax.Array, is_mine: bool) -> bool:
       if is_mine:
-        arrays = {k: _local_flat(x) for k, x in outputs.items()}
+        arrays = {k: local_flat(x) for k, x in outputs.items()}
         for metric in metrics.values():
           metric.update(**arrays)
       return float(num_valid) > 0
@@ -377,7 +384,7 @@ class Trainer:
       batch = feed.next()
       if batch is None and jax.process_count() == 1:
         break
-      inputs = self._inputs(
+      inputs = self._placer.place(
         feed.filler() if batch is None else batch,
         is_valid=batch is not None,
         num_parts=1,
@@ -392,137 +399,6 @@ class Trainer:
     merged = merge_across_processes(metrics)
     return {name: metric.compute() for name, metric in merged.items()}
 
-  # Host to devices.
-
-  def _inputs(
-    self,
-    batch: PyTree,
-    *,
-    counts: Sequence[int] | None = None,
-    is_valid: bool = True,
-    is_stopping: bool = False,
-    num_examples: float = 0,
-    num_parts: int | None = None,
-  ) -> StepInput:
-    """Checks a local batch, routes its ids, and forms global arrays."""
-    parts = self.num_micro_batches if num_parts is None else num_parts
-    self._check_batch(batch, self._num_local * parts)
-    local_counts = self._local_counts(counts)
-    routing: PyTree = {}
-    if self.tables is not None:
-      if not isinstance(batch, dict) or 'ids' not in batch:
-        raise ValueError(
-          "Trainer(tables=...): the batch must be a dict with ids under 'ids'."
-        )
-      ids = batch['ids']
-      if not is_valid or local_counts is not None:
-        # What is left out is not even touched: a lazy optimizer would move it.
-        none = np.zeros((self._num_local,), np.int32)
-        ids = _leave_out(ids, local_counts if is_valid else none, parts)
-      ids, routing = self.tables.prepare(ids, self._num_local)
-      batch = batch | {'ids': ids}
-    once = np.zeros((self._num_local,), np.float32)
-    once[0] = num_examples
-    return self._to_devices(
-      StepInput(
-        batch=batch,
-        routing=routing,
-        num_micro_batches=local_counts,
-        is_valid=np.full((self._num_local,), is_valid, np.float32),
-        is_stopping=np.full((self._num_local,), is_stopping, np.float32),
-        num_examples=once,
-      )
-    )
-
-  def _check_batch(self, batch: PyTree, multiple: int) -> None:
-    for path, x in jax.tree.leaves_with_path(batch):
-      shape = np.shape(x)
-      if not shape or shape[0] % multiple or not shape[0]:
-        raise ValueError(
-          f'Trainer: batch{jax.tree_util.keystr(path)} has shape {shape}; its '
-          f'leading dim must be a positive multiple of {multiple} (local '
-          'devices x micro-batches). Pad the batch with examples of weight 0.'
-        )
-
-  def _local_counts(self, counts: Sequence[int] | None) -> np.ndarray | None:
-    """Micro-batches of each local device, or None for all of them."""
-    if counts is None and not self._is_elastic:
-      return None
-    n, m = num_groups(self.mesh), group_size(self.mesh)
-    if counts is None:
-      counts = [self.num_micro_batches] * n
-    elif not self.paro.is_elastic:
-      raise ValueError(
-        f'Trainer.step(num_micro_batches=...): code {self.paro.code} '
-        'communicates between groups inside the micro-batch loop, so all '
-        'groups must do the same number. Elastic codes are '
-        f'{" ".join(ELASTIC_CODES)}.'
-      )
-    given = np.asarray(counts)
-    if given.shape != (n,) or not np.issubdtype(given.dtype, np.integer):
-      raise ValueError(
-        f'Trainer.step(num_micro_batches={given.tolist()}): needed is one '
-        f'integer for each of the {n} groups.'
-      )
-    if given.min() < 0 or given.max() > self.num_micro_batches:
-      raise ValueError(
-        f'Trainer.step(num_micro_batches={given.tolist()}): each must be '
-        f'from 0 to {self.num_micro_batches} (the number given to Trainer).'
-      )
-    self._is_elastic = True
-    every = np.repeat(given.astype(np.int32), m)
-    local = [
-      i
-      for i, device in enumerate(self.mesh.devices.ravel())
-      if device.process_index == jax.process_index()
-    ]
-    return every[local]
-
-  def _to_devices(self, tree: PyTree) -> PyTree:
-    sharding = NamedSharding(self.mesh, P(BATCH_AXES))
-    if jax.process_count() == 1:
-      return jax.device_put(tree, sharding)
-    return jax.tree.map(
-      lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)),
-      tree,
-    )
-
-
-def _leave_out(ids: PyTree, counts: Any, num_parts: int) -> PyTree:
-  """Ids with padding (-1) in the micro-batches that a device leaves out."""
-  is_done = np.arange(num_parts)[None, :] < np.asarray(counts)[:, None]
-
-  def one(x: Any) -> np.ndarray:
-    x = np.asarray(x)
-    parts = x.reshape(*is_done.shape, -1)
-    return np.where(is_done[..., None], parts, -1).reshape(x.shape)
-
-  return jax.tree.map(one, ids)
-
-
-class _Feed:
-  """An iterator that ends quietly and remembers its last batch."""
-
-  def __init__(self, iterator: Iterator[PyTree]):
-    self._iterator = iterator
-    self._last: PyTree = None
-
-  def next(self) -> PyTree | None:
-    """The next batch, or None at the end."""
-    batch = next(self._iterator, None)
-    if batch is not None:
-      self._last = batch
-    return batch
-
-  def filler(self) -> PyTree:
-    """Something of a batch's shape, to keep in step with other processes."""
-    if self._last is None:
-      raise RuntimeError(
-        f'Trainer: process {jax.process_index()} got no batch at all, while '
-        'others have some. Give each process data for one batch at least.'
-      )
-    return self._last
-
 
 class _Clock:
   """Examples per second between reports; silent on the first (compilation)."""
@@ -533,40 +409,6 @@ class _Clock:
   def tick(self, num_examples: float) -> Metrics:
     now, last = time.perf_counter(), self._last
     self._last = now
-    return {} if last is None else {'examples_per_s': num_examples / (now - last)}
-
-
-def _get_position(iterator: Any) -> Any:
-  return iterator.get_state() if hasattr(iterator, 'get_state') else None
-
-
-def _set_position(
-  iterator: Any,
-  positions: list[Any],
-  merge: Callable[[list[Any]], Any] | None,
-) -> None:
-  """Restores an input position saved by len(positions) processes."""
-  if all(p is None for p in positions):
-    return
-  if not hasattr(iterator, 'set_state'):
-    raise ValueError(
-      'Trainer.fit: the checkpoint holds an input position and this iterator '
-      f'({type(iterator).__name__}) cannot go to it; it needs set_state().'
-    )
-  if merge is not None:
-    iterator.set_state(merge(positions))
-  elif len(positions) == jax.process_count():
-    iterator.set_state(positions[jax.process_index()])
-  else:
-    raise ValueError(
-      f'Trainer.fit: the checkpoint holds input positions of {len(positions)} '
-      f'processes and there are {jax.process_count()}; pass '
-      'merge_input_states to make one of them, e.g. '
-      'antjax.input.dataset.merge_states.'
-    )
-
-
-def _local_flat(x: jax.Array) -> np.ndarray:
-  """This process's elements, 1-D, in the order of its devices."""
-  shards = sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
-  return np.concatenate([np.asarray(s.data).reshape(-1) for s in shards])
+    if last is None:
+      return {}
+    return {'examples_per_s': num_examples / (now - last)}

@@ -103,7 +103,8 @@ def census(text, min_elements):
       continue
     result = line.split(' = ', 1)[1].split(kind[0])[0]
     shapes = re.findall(r'\w+\[([\d,]*)\]', result)
-    size = max(int(np.prod([int(d or 1) for d in s.split(',')])) for s in shapes)
+    sizes = [[int(d or 1) for d in dims.split(',')] for dims in shapes]
+    size = max(int(np.prod(dims)) for dims in sizes)
     if size < min_elements:
       continue  # Scalars: losses, weights, norms.
     groups = tuple(tuple(sorted(g)) for g in replica_groups(line))
@@ -126,7 +127,7 @@ def compiled_text(code, counts=None):
   )
   state = trainer.init({'w': np.ones((32, 64), np.float32)})
   batch = np.ones((64, 32), np.float32)
-  inputs = trainer._inputs(batch, counts=counts)
+  inputs = trainer.step_inputs(batch, counts)
   return trainer.compiled_step().lower(state, inputs).compile().as_text()
 
 

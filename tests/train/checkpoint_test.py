@@ -11,6 +11,7 @@ import pytest
 from antjax.embedding.optimizer import Adam
 from antjax.embedding.table import EmbeddingTables, TableSpec
 from antjax.mesh.mesh import make_mesh
+from antjax.train.batches import set_position
 from antjax.train.checkpoint import Checkpointer
 from antjax.train.trainer import Trainer
 
@@ -202,12 +203,10 @@ def test_an_input_position_of_several_processes_needs_merging(tmp_path):
     _, positions = saver.restore()
   assert positions == [{'next': 0}]
 
-  from antjax.train import trainer as trainer_lib
-
   batches = Batches()
   with pytest.raises(ValueError, match='pass merge_input_states'):
-    trainer_lib._set_position(batches, [{'next': 1}, {'next': 2}], None)
-  trainer_lib._set_position(
+    set_position(batches, [{'next': 1}, {'next': 2}], None)
+  set_position(
     batches, [{'next': 1}, {'next': 2}], lambda states: states[1]
   )
   assert batches.get_state() == {'next': 2}

@@ -1,0 +1,181 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""How tables are laid out: stacks, owners, and the order of ids.
+
+Tables of one width, level and optimizer are stacked into one array, so that a
+batch needs one exchange for all of them. Row `id` of a table belongs to owner
+`id % W` (MOD sharding spreads frequent low ids), at local row
+`offset + id // W`.
+"""
+
+import dataclasses
+import math
+from typing import Literal
+import zlib
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from antjax.embedding import exchange
+from antjax.embedding.optimizer import RowOptimizer, RowWiseAdagrad
+from antjax.mesh.mesh import GLOBAL_AXES, INTRA
+from antjax.mesh.paro import Level
+
+# Below this a dense copy on every device is as fast as an exchange.
+_MAX_REPLICATED_ROWS = 16_384
+
+
+@dataclasses.dataclass(frozen=True)
+class TableSpec:
+  """One embedding table.
+
+  Attributes:
+    name: Unique name; the key in checkpoints.
+    num_embeddings: Number of rows.
+    embedding_dim: Width of a row.
+    level: 'global' (rows over all devices), 'intra' (rows over a group's
+      devices, a copy in each group, touched rows synchronised once a step),
+      'none' (a dense copy on every device), or 'auto': 'none' for tables of
+      up to 16,384 rows, else 'global'.
+    optimizer: Steps the touched rows.
+    init_scale: Standard deviation of a new row's elements.
+  """
+
+  name: str
+  num_embeddings: int
+  embedding_dim: int
+  level: Literal['auto', 'none', 'intra', 'global'] = 'auto'
+  optimizer: RowOptimizer = RowWiseAdagrad()
+  init_scale: float = 0.01
+
+  def __post_init__(self) -> None:
+    if self.num_embeddings < 1 or self.embedding_dim < 1:
+      raise ValueError(
+        f'TableSpec({self.name!r}): num_embeddings={self.num_embeddings} and '
+        f'embedding_dim={self.embedding_dim} must be positive.'
+      )
+    if self.level not in ('auto', 'none', 'intra', 'global'):
+      raise ValueError(
+        f'TableSpec({self.name!r}): unknown level {self.level!r}; use auto, '
+        'none, intra or global.'
+      )
+
+  def resolved_level(self) -> Level:
+    if self.level == 'auto':
+      small = self.num_embeddings <= _MAX_REPLICATED_ROWS
+      return Level.NONE if small else Level.GLOBAL
+    return Level[self.level.upper()]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stack:
+  """Tables kept in one array. `offsets` are local rows."""
+
+  name: str
+  specs: tuple[TableSpec, ...]
+  level: Level
+  num_owners: int
+
+  @property
+  def axes(self) -> tuple[str, ...]:
+    return {Level.NONE: (), Level.INTRA: (INTRA,), Level.GLOBAL: GLOBAL_AXES}[
+      self.level
+    ]
+
+  @property
+  def partition_spec(self) -> P:
+    return P(self.axes) if self.axes else P()
+
+  @property
+  def dim(self) -> int:
+    return self.specs[0].embedding_dim
+
+  @property
+  def optimizer(self) -> RowOptimizer:
+    return self.specs[0].optimizer
+
+  def local_rows(self, spec: TableSpec) -> int:
+    return -(-spec.num_embeddings // self.num_owners)
+
+  def offset(self, name: str) -> int:
+    total = 0
+    for spec in self.specs:
+      if spec.name == name:
+        return total
+      total += self.local_rows(spec)
+    raise KeyError(name)
+
+  @property
+  def rows_per_device(self) -> int:
+    return sum(self.local_rows(s) for s in self.specs)
+
+  @property
+  def num_positions(self) -> int:
+    return self.num_owners * self.rows_per_device
+
+  def exchange(self, num_unique: int, factor: float) -> exchange.Exchange:
+    capacity = math.ceil(factor * num_unique / self.num_owners)
+    return exchange.Exchange(
+      self.axes,
+      self.num_owners,
+      self.rows_per_device,
+      max(1, min(capacity, num_unique, self.rows_per_device)),
+    )
+
+
+def init_rows(stack: Stack, key: jax.Array) -> jax.Array:
+  """A stack's new rows [W * rows_per_device, D], owner-major."""
+  owners = jnp.arange(stack.num_owners)[:, None]
+  parts = []
+  for spec in stack.specs:
+    seed = zlib.crc32(spec.name.encode())
+    table_key = jax.random.fold_in(key, seed)
+    local = jnp.arange(stack.local_rows(spec))[None]
+    ids = owners + local * stack.num_owners
+
+    def new_row(row_id, table_key=table_key, spec=spec):
+      row_key = jax.random.fold_in(table_key, row_id)
+      row = jax.random.normal(row_key, (spec.embedding_dim,), jnp.float32)
+      return jnp.where(row_id < spec.num_embeddings, row, 0) * spec.init_scale
+
+    parts.append(jax.vmap(jax.vmap(new_row))(ids))
+  return jnp.concatenate(parts, 1).reshape(-1, stack.dim)
+
+
+def reorder(
+  mesh: Mesh, stack: Stack, spec: TableSpec, x: jax.Array, to_canonical: bool
+) -> jax.Array:
+  """Between owner-major order and the order of ids, by one all-to-all.
+
+  Owner w has ids w, w + W, ...; in the order of ids, device b has the b-th
+  block. With local rows a multiple of W both are a transpose of blocks.
+  """
+  w, local = stack.num_owners, stack.local_rows(spec)
+  padded = -(-local // w) * w
+  offset = stack.offset(spec.name)
+  tail = x.shape[1:]
+
+  def forward(x):  # [rows_per_device, ...] -> [padded, ...]
+    x = lax.slice_in_dim(x, offset, offset + local)
+    x = jnp.pad(x, [(0, padded - local)] + [(0, 0)] * len(tail))
+    if w > 1:
+      x = lax.all_to_all(x, stack.axes, 0, 0, tiled=True)
+      x = x.reshape(w, padded // w, *tail).swapaxes(0, 1)
+    return x.reshape(padded, *tail)
+
+  def backward(x):  # [padded, ...] -> [local, ...]
+    if w > 1:
+      x = x.reshape(padded // w, w, *tail).swapaxes(0, 1)
+      x = x.reshape(padded, *tail)
+      x = lax.all_to_all(x, stack.axes, 0, 0, tiled=True)
+    return lax.slice_in_dim(x, 0, local)
+
+  return jax.shard_map(
+    forward if to_canonical else backward,
+    mesh=mesh,
+    in_specs=stack.partition_spec,
+    out_specs=stack.partition_spec,
+  )(x)
