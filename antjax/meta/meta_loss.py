@@ -257,9 +257,9 @@ def _over_tasks(model, inner, task, params, rows, batch, flatten=False):
         ' pass maml.init_rates(params, inner) as the initial parameters.'
       )
     params, log_rates = params['model'], params['log_rates']
-  ids = batch.get('ids', {})
-  vectors = {}
+  ids, vectors = {}, {}
   if model.tables is not None:
+    ids = batch['ids']
     vectors = model.tables.lookup(rows, ids)
   task = functools.partial(task, params, log_rates)
   results = []

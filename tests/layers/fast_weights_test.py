@@ -153,9 +153,7 @@ def test_no_task_has_a_copy_of_a_kernel():
   def text(low_rank):
     return str(
       jax.make_jaxpr(
-        jax.grad(
-          lambda p: meta_loss(p, data, merge_fn, inner, low_rank).mean()
-        )
+        jax.grad(lambda p: meta_loss(p, data, merge_fn, inner, low_rank).mean())
       )(params)
     )
 
@@ -189,17 +187,13 @@ def test_inner_gradients_stay_on_their_device_in_shard_map():
     for shape in ((16, rows, WIDTH), (16, rows))
   )
   inner = maml.InnerLoop(num_steps=2, learning_rate=0.1)
-  mesh = jax.make_mesh(
-    (8,), ('x',), axis_types=(jax.sharding.AxisType.Auto,)
-  )
+  mesh = jax.make_mesh((8,), ('x',), axis_types=(jax.sharding.AxisType.Auto,))
   for low_rank in (False, True):
     # The parameters are equal on all devices, the tasks are not: without care
     # the inner gradients would be summed over the devices.
     sharded = jax.jit(
       jax.shard_map(
-        lambda params, data: meta_loss(
-          params, data, merge_fn, inner, low_rank
-        ),
+        lambda params, data: meta_loss(params, data, merge_fn, inner, low_rank),
         mesh=mesh,
         in_specs=(P(), P('x')),
         out_specs=P('x'),
