@@ -8,27 +8,27 @@ coordinator.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
-  from antjax.embedding.optimizer import SGD as SGD
+  from antjax.embedding.layout import TableSpec as TableSpec
   from antjax.embedding.optimizer import Adagrad as Adagrad
   from antjax.embedding.optimizer import Adam as Adam
   from antjax.embedding.optimizer import RowWiseAdagrad as RowWiseAdagrad
+  from antjax.embedding.optimizer import SGD as SGD
   from antjax.embedding.table import EmbeddingTables as EmbeddingTables
-  from antjax.embedding.layout import TableSpec as TableSpec
   from antjax.input.data_shard import DataShard as DataShard
   from antjax.input.data_shard import ShardLedger as ShardLedger
   from antjax.input.dataset import LeasedDataset as LeasedDataset
   from antjax.input.ledger_client import LocalLedgerClient as LocalLedgerClient
   from antjax.mesh.mesh import make_mesh as make_mesh
   from antjax.mesh.paro import ELASTIC_CODES as ELASTIC_CODES
-  from antjax.mesh.paro import VALID_CODES as VALID_CODES
   from antjax.mesh.paro import Level as Level
   from antjax.mesh.paro import PaRO as PaRO
+  from antjax.mesh.paro import VALID_CODES as VALID_CODES
   from antjax.meta.maml import InnerLoop as InnerLoop
-  from antjax.meta.meta_loss import TaskModel as TaskModel
   from antjax.meta.meta_loss import meta_loss_fn as meta_loss_fn
+  from antjax.meta.meta_loss import TaskModel as TaskModel
   from antjax.train.checkpoint import Checkpointer as Checkpointer
   from antjax.train.state import TrainState as TrainState
   from antjax.train.trainer import Trainer as Trainer

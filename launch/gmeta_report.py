@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shows and writes what launch/train_gmeta.py reached."""
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import datetime
 import json
 import math
 import pathlib
 import statistics
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ import rich.table
 
 from antjax import config as config_lib
 from antjax.mesh.paro import PaRO
+from antjax.meta import evaluate
 from antjax.train import progress, report
 from antjax.train.trainer import Trainer
 from launch import common
@@ -36,7 +37,7 @@ def write(
   """Prints the table; writes results.json and report.html. On process 0."""
   print_table(rows)
   verdicts = [
-    verdict(rows, 'support median', ('warm', 'user_cold', 'item_cold', 'both_cold')),
+    verdict(rows, 'support median', evaluate.SCENARIOS),
     verdict(rows, 'joint', ('user_cold',)),
   ]
   for text in verdicts:

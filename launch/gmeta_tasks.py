@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data and loops of launch/train_gmeta.py: task records to trained models."""
 
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, TYPE_CHECKING
 
 import grain
 import jax

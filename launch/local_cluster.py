@@ -10,10 +10,11 @@ a module, and its flags. Each host gets the address of the coordinator, its
 index and its number of devices by environment variables (`worker_env`).
 
 Lines of output carry their host's index, `[0] ...`. On a terminal, host 0's
-carry none and its stderr is the terminal, so that a progress bar works. When a host dies the others
-are stopped, and the exit code is that of the first one that failed. The first
-Ctrl-C is passed on, so that the job can save; a second one kills. Whatever ends
-this program, `kill -9` included, ends the hosts and what they started.
+carry none and its stderr is the terminal, so that a progress bar works. When a
+host dies the others are stopped, and the exit code is that of the first one
+that failed. The first Ctrl-C is passed on, so that the job can save; a second
+one kills. Whatever ends this program, `kill -9` included, ends the hosts and
+what they started.
 
 Start-up needs no JAX here: this program only minds processes.
 """

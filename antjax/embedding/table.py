@@ -30,7 +30,8 @@ class EmbeddingTables:
   model reads them through `lookup` and is differentiated with respect to the
   rows; `push` steps each touched row once at its owner. `fetch` and `push` run
   in `shard_map`; together they take three all-to-alls a stack, and no
-  gradient of a table's size ever exists.
+  gradient of a table's size ever exists. Tables at level none are small: they
+  are at hand on every device, and have a dense, all-reduced gradient.
   """
 
   def __init__(
@@ -91,7 +92,9 @@ class EmbeddingTables:
         )
       self._stacks[name] = stack
     self._stack_of = {
-      spec.name: stack for stack in self._stacks.values() for spec in stack.specs
+      spec.name: stack
+      for stack in self._stacks.values()
+      for spec in stack.specs
     }
     self._log_layout()
 
@@ -364,7 +367,9 @@ class EmbeddingTables:
     """Stack name to bytes of its table and slots on each device."""
     shapes = jax.eval_shape(self.init, jax.random.key(0))
     return {
-      name: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes[name]))
+      name: sum(
+        x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes[name])
+      )
       // stack.num_owners
       for name, stack in self._stacks.items()
     }

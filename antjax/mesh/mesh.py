@@ -4,11 +4,11 @@
 
 from collections.abc import Sequence
 
-import jax
-import numpy as np
 from absl import logging
+import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
+import numpy as np
 
 INTER = 'inter'  # Between groups: the slow links.
 INTRA = 'intra'  # Inside a group: the fast links.

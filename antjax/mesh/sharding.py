@@ -2,18 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which dim of an array is split, how it is padded, and what that costs."""
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
+from absl import logging
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 import numpy as np
-from absl import logging
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
-from antjax.mesh.mesh import GLOBAL_AXES, INTRA, group_size, num_groups
+from antjax.mesh.mesh import GLOBAL_AXES, group_size, INTRA, num_groups
 from antjax.mesh.paro import Level, PaRO
 
 # Padding may at most double a leaf; beyond that it stays replicated, by name.

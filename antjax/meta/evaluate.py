@@ -35,7 +35,8 @@ class _ReadsColumn:
   def update(self, prediction, label, weight=None, group=None, **columns):
     """Folds in rows; see `antjax.train.metric.Metric.update`."""
     chosen = columns.get(self.column, prediction)
-    super().update(chosen, label, weight, group)
+    # The metric stands beside this mix-in in each class below.
+    super().update(chosen, label, weight, group)  # type: ignore[misc]
 
 
 class MAE(_ReadsColumn, metrics_lib.MAE):

@@ -109,7 +109,7 @@ def joint_loss_fn(
 
     def task(params, log_rates, data):
       merged, _ = _adapt(model, still, params, log_rates, data)
-      total = count = 0.0
+      total = count = jnp.zeros(())
       for name in ('support', 'query'):
         part = data[name]
         mask = part['part']['mask']

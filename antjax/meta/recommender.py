@@ -7,19 +7,20 @@ This is the job of `launch/train_gmeta.py`; it puts the parts of `antjax.meta`,
 names the features (see docs/data.md).
 """
 
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-import jax
-import optax
 from flax import nnx
+import jax
 from jax.sharding import Mesh
+import optax
 
+from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adam, RowWiseAdagrad
-from antjax.embedding.table import EmbeddingTables, TableSpec
-from antjax.meta import episodes, evaluate, maml, meta_loss, models
+from antjax.embedding.table import EmbeddingTables
+from antjax.meta import maml, meta_loss, models
 from antjax.train.trainer import Trainer
 
 PyTree = Any

@@ -3,9 +3,11 @@
 """From an iterator on the host to a step's global arrays, and back."""
 
 from collections.abc import Callable, Iterator, Sequence
+import json
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
@@ -153,27 +155,70 @@ def _leave_out(ids: PyTree, counts: Any, num_parts: int) -> PyTree:
 
 
 class Feed:
-  """An iterator that ends quietly and remembers its last batch."""
+  """A process's batches, in step with the other processes of the job."""
 
   def __init__(self, iterator: Iterator[PyTree]):
+    """Takes an iterator; `open` reads its first batch."""
     self._iterator = iterator
-    self._last: PyTree = None
+    self._first: PyTree | None = None
+    self._last: PyTree | None = None
+
+  def open(self) -> bool:
+    """Reads the first batch; False if no process has any.
+
+    A collective call. A process without data learns the shapes of a batch from
+    another, so that it can take part in the others' steps.
+
+    Raises:
+      RuntimeError: A process without data cannot make up such a batch.
+    """
+    self._first = next(self._iterator, None)
+    self._last = self._first
+    if jax.process_count() == 1:
+      return self._first is not None
+    shapes = gather_json(_describe(self._first))
+    known = [s for s in shapes if s is not None]
+    if known and self._last is None:
+      self._last = _zeros(known[0])
+    return bool(known)
 
   def next(self) -> PyTree | None:
     """The next batch, or None at the end."""
-    batch = next(self._iterator, None)
+    batch, self._first = self._first, None
+    if batch is None:
+      batch = next(self._iterator, None)
     if batch is not None:
       self._last = batch
     return batch
 
   def filler(self) -> PyTree:
-    """Something of a batch's shape, to keep in step with other processes."""
-    if self._last is None:
-      raise RuntimeError(
-        f'Trainer: process {jax.process_index()} got no batch at all, while '
-        'others have some. Give each process data for one batch at least.'
-      )
+    """Something of a batch's shape, to be given as not valid."""
     return self._last
+
+
+def _describe(batch: PyTree | None) -> Any:
+  """Shapes and dtypes of a nested dict of arrays, as JSON."""
+  if batch is None:
+    return None
+  if isinstance(batch, dict):
+    return {name: _describe(part) for name, part in batch.items()}
+  if isinstance(batch, (list, tuple)):
+    return ['container', type(batch).__name__, '']
+  x = np.asarray(batch)
+  return ['array', list(x.shape), x.dtype.str]
+
+
+def _zeros(description: Any) -> PyTree:
+  if isinstance(description, dict):
+    return {name: _zeros(part) for name, part in description.items()}
+  kind, shape, dtype = description
+  if kind != 'array':
+    raise RuntimeError(
+      f'Trainer: process {jax.process_index()} has no batch at all, and the'
+      f' others\' hold a {shape}. Give each process data for one batch, or'
+      ' make batches nested dicts of arrays.'
+    )
+  return np.zeros(shape, np.dtype(dtype))
 
 
 def get_position(iterator: Any) -> Any:
@@ -211,3 +256,19 @@ def local_flat(x: jax.Array) -> np.ndarray:
   """This process's elements, 1-D, in the order of its devices."""
   shards = sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
   return np.concatenate([np.asarray(s.data).reshape(-1) for s in shards])
+
+
+def gather_json(value: Any) -> list[Any]:
+  """Every process's JSON value, in the order of processes."""
+  text = json.dumps(value)
+  if jax.process_count() == 1:
+    return [json.loads(text)]
+  data = np.frombuffer(text.encode(), np.uint8)
+  sizes = multihost_utils.process_allgather(np.int32(data.size))
+  padded = np.zeros(int(sizes.max()), np.uint8)
+  padded[: data.size] = data
+  every = multihost_utils.process_allgather(padded)
+  return [
+    json.loads(row[:size].tobytes())
+    for row, size in zip(every, sizes, strict=True)
+  ]

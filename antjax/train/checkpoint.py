@@ -7,28 +7,28 @@ processes: whole arrays by name (their padding at the end is cut or added on
 reading) and tables in the order of their ids.
 """
 
+from collections.abc import Mapping, Sequence
 import json
 import os
-from collections.abc import Mapping, Sequence
 from typing import Any
 
+from absl import logging
 import jax
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
-from absl import logging
-from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from antjax.collectives import transition
 from antjax.mesh.paro import Level
+from antjax.train.batches import gather_json
 from antjax.train.state import (
   Layout,
+  leaf_name,
   PyTree,
   SparseTables,
-  TrainState,
-  leaf_name,
   state_shardings,
+  TrainState,
 )
 
 
@@ -131,7 +131,7 @@ class Checkpointer:
       'paro': self._layout.paro.code,
       'mesh': dict(self._layout.mesh.shape),
       'num_processes': jax.process_count(),
-      'input_states': _gather_json(input_state),
+      'input_states': gather_json(input_state),
       'config': dict(config or {}),
     }
     self._manager.save(
@@ -353,19 +353,3 @@ def _named(tree: PyTree) -> list[tuple[str, Any]]:
 
 def _named_shapes(tree: PyTree) -> dict[str, Any]:
   return {n: [list(x.shape), np.dtype(x.dtype).name] for n, x in _named(tree)}
-
-
-def _gather_json(value: Any) -> list[Any]:
-  """Every process's JSON value, in the order of processes."""
-  text = json.dumps(value)
-  if jax.process_count() == 1:
-    return [json.loads(text)]
-  data = np.frombuffer(text.encode(), np.uint8)
-  sizes = multihost_utils.process_allgather(np.int32(data.size))
-  padded = np.zeros(int(sizes.max()), np.uint8)
-  padded[: data.size] = data
-  every = multihost_utils.process_allgather(padded)
-  return [
-    json.loads(row[:size].tobytes())
-    for row, size in zip(every, sizes, strict=True)
-  ]

@@ -199,7 +199,9 @@ def _to_bytes(metrics: Mapping[str, Metric]) -> np.ndarray:
     f'{name} {type(metrics[name]).__name__}' for name in sorted(metrics)
   )
   buffer = io.BytesIO()
-  np.savez(buffer, names=np.asarray(names), **arrays)
+  arrays['names'] = np.asarray(names)
+  # NumPy's stub takes an array by name for an option.
+  np.savez(buffer, **arrays)  # type: ignore[arg-type]
   return np.frombuffer(buffer.getvalue(), np.uint8)
 
 

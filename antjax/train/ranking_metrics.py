@@ -130,14 +130,16 @@ class _Rows(Metric):
     """Returns (group, score, label, weight) in one order whatever the merge."""
     if not self._chunks:
       return (np.zeros(0, np.int64), *(np.zeros(0) for _ in range(3)))
-    columns = tuple(np.concatenate(c) for c in zip(*self._chunks))
+    columns = tuple(
+      np.concatenate(c) for c in zip(*self._chunks, strict=True)
+    )
     # lexsort's last key is the first to sort by.
     order = np.lexsort(columns[::-1])
     return tuple(column[order] for column in columns)
 
   def merge(self, other: Self) -> Self:
     check_mergeable(self, other, self._OPTION)
-    merged = type(self)(getattr(self, self._OPTION))
+    merged = type(self)(**{self._OPTION: getattr(self, self._OPTION)})
     merged._chunks = self._chunks + other._chunks
     return merged
 
@@ -147,7 +149,7 @@ class _Rows(Metric):
 
   @classmethod
   def from_state(cls, state: Mapping[str, np.ndarray]) -> Self:
-    metric = cls(state[cls._OPTION].item())
+    metric = cls(**{cls._OPTION: state[cls._OPTION].item()})
     metric._chunks = [tuple(state[field] for field in cls._FIELDS)]
     return metric
 

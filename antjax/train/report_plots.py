@@ -61,8 +61,9 @@ def curves(
   for i, (name, points) in enumerate(lines.items()):
     stride = -(-len(points) // _MAX_POINTS)
     # Counted from the end, so that the last value is among them.
-    steps, values = zip(*points[::-1][::stride][::-1], strict=True)
-    values = [float('nan') if v is None else v for v in values]
+    drawn = points[::-1][::stride][::-1]
+    steps = [step for step, _ in drawn]
+    values = [float('nan') if v is None else v for _, v in drawn]
     axes.plot(
       steps,
       values,

@@ -2,15 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training state and its static description."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
+import dataclasses
+import math
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 from antjax.mesh import sharding
 from antjax.mesh.paro import Level, PaRO
@@ -25,11 +27,11 @@ class TrainState:
   """Everything a step changes; a pytree.
 
   Attributes:
-    step: int32 scalar, optimizer steps done.
+    step: int32 scalar, steps done; those of weight 0 count too.
     params: The user's tree at the parameters' level, in compute dtype. Leaves
       split at that level are padded: read them through `Trainer.params`.
-    master: fp32 copies of the trained leaves at the optimizer's level in
-      mixed precision, else None.
+    master: Copies of the trained leaves, at least fp32, at the optimizer's
+      level in mixed precision; else None. Frozen leaves have none.
     opt_state: The optax state, each moment at the optimizer's level.
     tables: State of the embedding tables, or an empty dict.
     rng: uint32 key data; a step folds `step` into it, and never changes it.
@@ -117,19 +119,22 @@ class Layout:
     by_path, treedef = jax.tree.flatten_with_path(params)
     names = tuple(leaf_name(path) for path, _ in by_path)
     leaves = [leaf for _, leaf in by_path]
+    dtypes = [np.dtype(jnp.result_type(x)) for x in leaves]
+    trained = tuple(
+      bool(jnp.issubdtype(dtype, jnp.floating))
+      and (trainable is None or bool(trainable(name)))
+      for name, dtype in zip(names, dtypes, strict=True)
+    )
+    if compute_dtype is not None:  # Masters have at least fp32.
+      dtypes = [
+        np.dtype(jnp.promote_types(d, jnp.float32)) if t else d
+        for d, t in zip(dtypes, trained, strict=True)
+      ]
     specs = tuple(
       sharding.leaf_spec(
-        jnp.shape(x),
-        jnp.result_type(x),
-        num_devices=mesh.size,
-        min_size=min_shard_size,
+        jnp.shape(x), dtype, num_devices=mesh.size, min_size=min_shard_size
       )
-      for x in leaves
-    )
-    trained = tuple(
-      bool(jnp.issubdtype(spec.dtype, jnp.floating))
-      and (trainable is None or bool(trainable(name)))
-      for name, spec in zip(names, specs, strict=True)
+      for x, dtype in zip(leaves, dtypes, strict=True)
     )
     if not any(trained):
       raise ValueError(
@@ -187,16 +192,27 @@ class Layout:
       transform_non_params=lambda _: P(),
     )
 
-  def bytes_per_device(self, num_moments: int = 2) -> dict[str, int]:
-    """See `sharding.bytes_per_device`."""
-    return sharding.bytes_per_device(
+  def bytes_per_device(
+    self, optimizer: optax.GradientTransformation
+  ) -> dict[str, int]:
+    """Bytes of state on each device, by part; masters with the optimizer."""
+    parts = sharding.bytes_per_device(
       dict(zip(self.names, self.specs, strict=True)),
       self.paro,
       self.mesh,
       trainable=dict(zip(self.names, self.trainable, strict=True)),
       compute_dtype=self.compute_dtype,
-      num_moments=num_moments,
+      num_moments=0,
     )
+    shapes, specs = self.opt_state_specs(optimizer)
+    for shape, spec in zip(
+      jax.tree.leaves(shapes),
+      jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, P)),
+      strict=True,
+    ):
+      local = NamedSharding(self.mesh, spec).shard_shape(shape.shape)
+      parts['opt_state'] += math.prod(local) * shape.dtype.itemsize
+    return parts
 
 
 def leaf_name(path: Any) -> str:
@@ -243,9 +259,9 @@ def new_state(
   key: jax.Array,
 ) -> TrainState:
   """Builds a state from the user's (whole) parameters; call in `jit`."""
-  leaves = jax.tree.leaves(params)
+  leaves = [jnp.asarray(x) for x in jax.tree.leaves(params)]
   masters = [
-    stored(spec, x, layout.paro.opt_state)
+    stored(spec, x.astype(spec.dtype), layout.paro.opt_state)
     for spec, x in zip(layout.specs, leaves, strict=True)
   ]
   master = layout.trained_tree(layout.trained(masters))

@@ -10,16 +10,17 @@ micro-batch loop or sinking the reductions out of it, which would silently turn
 one code into another.
 """
 
-import dataclasses
 from collections.abc import Callable
+import dataclasses
 from typing import Any
 
 import jax
+from jax import lax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
-from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec as P
 
 from antjax.collectives import transition
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
@@ -28,9 +29,9 @@ from antjax.train.state import (
   Layout,
   PyTree,
   SparseTables,
-  TrainState,
   state_shardings,
   stored,
+  TrainState,
 )
 
 LossFn = Callable[..., Any]
@@ -70,8 +71,8 @@ def make_step(
   """Compiles lazily to `step(state, step_input) -> (state, metrics)`.
 
   The state is donated. Metrics are replicated scalars: the weighted mean
-  `loss`, the sum of weights `weight`, `grad_norm`, `num_examples` and
-  `is_stopping`.
+  `loss`, the sum of weights `weight`, `grad_norm`, `num_examples`, and how
+  many devices have data (`num_valid`) or want to stop (`is_stopping`).
   """
   mesh, paro = layout.mesh, layout.paro
   shardings = state_shardings(layout, optimizer, tables)
@@ -130,7 +131,7 @@ def make_step(
     )
     new_master = optax.apply_updates(layout.trained_tree(master), updates)
 
-    # A step without data, at the end of an epoch, changes nothing.
+    # Without weight there is no gradient, and nothing changes: no decay either.
     def keep(new, old):
       return jnp.where(is_active, new, old)
 
@@ -148,7 +149,7 @@ def make_step(
       for x, t in zip(leaves, layout.trainable, strict=True)
     ]
     new_state = TrainState(
-      step=state.step + is_active,
+      step=state.step + (sums['num_valid'] > 0),
       params=jax.tree.unflatten(layout.treedef, params),
       master=None if state.master is None else layout.trained_tree(new_leaves),
       opt_state=opt_state,
@@ -160,6 +161,7 @@ def make_step(
       'weight': total,
       'grad_norm': optax.tree.norm(grads_tree),
       'num_examples': sums['num_examples'],
+      'num_valid': sums['num_valid'],
       'is_stopping': sums['is_stopping'],
     }
 
@@ -258,6 +260,7 @@ def _accumulate(
     {
       'loss': loss_sum,
       'weight': weight_sum,
+      'num_valid': inputs.is_valid[0],
       'is_stopping': inputs.is_stopping[0],
       'num_examples': inputs.num_examples[0],
     },
@@ -374,7 +377,8 @@ def whole_params(layout: Layout, state: TrainState) -> PyTree:
   if state.master is not None:
     it = iter(jax.tree.leaves(state.master))
     leaves = [
-      next(it) if t else x for x, t in zip(leaves, layout.trainable, strict=True)
+      next(it) if t else x
+      for x, t in zip(leaves, layout.trainable, strict=True)
     ]
     levels = [layout.paro.opt_state if t else level for t in layout.trainable]
   partition = [

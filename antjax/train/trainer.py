@@ -141,12 +141,12 @@ class Trainer:
     return self._layout
 
   def params(self, state: TrainState) -> PyTree:
-    """The user's tree, whole on every device, in master precision."""
+    """The user's tree, whole on every device; trained leaves as masters."""
     return step_lib.whole_params(self.layout, state)
 
   def bytes_per_device(self) -> dict[str, int]:
     """Bytes of state on each device, by part; tables by stack."""
-    parts = self.layout.bytes_per_device()
+    parts = self.layout.bytes_per_device(self.optimizer)
     if self.tables is not None:
       for name, size in self.tables.bytes_per_device().items():
         parts[f'tables/{name}'] = size
@@ -242,7 +242,9 @@ class Trainer:
       config: JSON-able; stored in each checkpoint.
       merge_input_states: Makes one position of those of several processes, so
         that another number of processes can go on.
-      num_micro_batches_fn: Step -> micro-batches of each group.
+      num_micro_batches_fn: Step -> micro-batches of each group. Rows that a
+        group leaves out are read but not trained on: where none may be lost,
+        let the batches hold padding there.
       count_examples: Batch -> examples in it, for the throughput; by default
         the sum of weights counts.
       on_step: Gets each step's number (from 1) and metrics: loss, weight,
@@ -273,8 +275,11 @@ class Trainer:
         if saver.latest_step() is not None:
           state, positions = saver.restore()
           set_position(iterator, positions, merge_input_states)
-      feed, clock = Feed(iterator), _Clock()
       start = done = int(state.step)
+      # The feed reads a batch ahead of the first step.
+      start_position = get_position(iterator)
+      feed, clock = Feed(iterator), _Clock()
+      has_data = done < num_steps and feed.open()
       is_stopping = False
       pending: tuple[int, Any] | None = None  # Dispatched, not yet fetched.
 
@@ -283,7 +288,9 @@ class Trainer:
           saver.save(
             int(state.step),
             state,
-            input_state=get_position(iterator),
+            input_state=start_position
+            if done == start
+            else get_position(iterator),
             config=config,
             metrics=metrics,
           )
@@ -294,13 +301,14 @@ class Trainer:
         number, on_device = item
         values = {k: float(v) for k, v in jax.device_get(on_device).items()}
         is_stopping = values.pop('is_stopping') > 0
+        has_data = values.pop('num_valid') > 0
         values['num_examples'] = values['num_examples'] or values['weight']
         values |= clock.tick(values['num_examples'])
-        if values['weight'] > 0 and on_step is not None:
+        if has_data and on_step is not None:
           on_step(number, values | (extra or {}))
-        return values['weight'] > 0 and not is_stopping
+        return has_data and not is_stopping
 
-      while done < num_steps:
+      while has_data and done < num_steps:
         batch = feed.next()
         if batch is None and jax.process_count() == 1:
           break
@@ -326,7 +334,7 @@ class Trainer:
           save(extra)
           if not goes_on:
             break
-        elif done % checkpoint_every == 0:
+        elif done % checkpoint_every == 0 and done < num_steps:
           save()
       if pending is not None:
         report(pending)
@@ -371,6 +379,7 @@ class Trainer:
       )
     predict = self._predict[predict_fn]
     feed, metrics = Feed(iter(batches)), dict(metrics)
+    has_data = feed.open()
 
     def consume(outputs: Any, num_valid: jax.Array, is_mine: bool) -> bool:
       if is_mine:
@@ -380,7 +389,7 @@ class Trainer:
       return float(num_valid) > 0
 
     pending: tuple[Any, Any, bool] | None = None
-    while True:
+    while has_data:
       batch = feed.next()
       if batch is None and jax.process_count() == 1:
         break

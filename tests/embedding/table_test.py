@@ -6,12 +6,13 @@ import logging
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec as P
 
-from antjax.embedding.optimizer import SGD, Adagrad, Adam, RowWiseAdagrad
-from antjax.embedding.table import EmbeddingTables, TableSpec
+from antjax.embedding.layout import TableSpec
+from antjax.embedding.optimizer import Adagrad, Adam, RowWiseAdagrad, SGD
+from antjax.embedding.table import EmbeddingTables
 from antjax.mesh.mesh import BATCH_AXES, make_mesh
 
 # Gradients of a row are summed over devices in another order.
@@ -19,7 +20,8 @@ SUM_ORDER_ATOL = 1e-5
 FEATURES = {'item': 'item', 'seen': 'item', 'city': 'city', 'word': 'word'}
 
 
-def make_tables(level='global', intra=4, optimizer=RowWiseAdagrad(0.1), **kw):
+def make_tables(level='global', intra=4, optimizer=None, **kw):
+  optimizer = optimizer or RowWiseAdagrad(0.1)
   return EmbeddingTables(
     [
       TableSpec('item', 100, 4, level, optimizer, init_scale=1.0),
@@ -52,7 +54,7 @@ def start(tables, seed=0):
 
 
 def canonical(tables, state):
-  """name -> (table, slots), as numpy, true size."""
+  """Name -> (table, slots), as numpy, true size."""
   out = jax.jit(tables.to_canonical)(state)
   return {
     name: jax.tree.map(lambda x: np.array(x)[: spec.num_embeddings], out[name])

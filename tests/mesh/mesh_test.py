@@ -5,12 +5,13 @@
 import dataclasses
 import logging
 
-import jax
-import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jax.sharding import Mesh, PartitionSpec as P
+import jax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import pytest
 
 from antjax.mesh import sharding
 from antjax.mesh.mesh import check_mesh, group_size, make_mesh, num_groups

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from antjax.mesh.paro import ELASTIC_CODES, VALID_CODES, Level, PaRO
+from antjax.mesh.paro import ELASTIC_CODES, Level, PaRO, VALID_CODES
 
 # Section 3.1.1 of the paper: these 13 of the 27 are never worth it.
 INVALID = (

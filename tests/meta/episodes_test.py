@@ -36,9 +36,7 @@ def record(num_rows=9, task=7, **changes):
 def test_a_given_split_is_kept():
   episode = episodes.make_episode(record(num_query=3), config(), key=1)
   assert episode.num_support == 6
-  np.testing.assert_array_equal(
-    episode.columns['item'], record()['item']
-  )
+  np.testing.assert_array_equal(episode.columns['item'], record()['item'])
 
 
 def test_random_splits_differ_by_key_and_repeat():
@@ -61,9 +59,7 @@ def test_a_short_record_has_a_short_query_or_no_episode():
 def test_a_long_support_is_a_random_subset():
   supports = set()
   for key in range(3):
-    episode = episodes.make_episode(
-      record(40, num_query=3), config(), key=key
-    )
+    episode = episodes.make_episode(record(40, num_query=3), config(), key=key)
     assert episode.num_support == 8
     assert len(set(episode.columns['item'])) == 11
     np.testing.assert_array_equal(episode.columns['item'][8:], [137, 138, 139])
@@ -166,7 +162,9 @@ def test_features_of_one_table_share_their_rows():
   assert list(rows) == ['item']
   np.testing.assert_array_equal(rows['item'][0, :6], [1, 2, 3, 4, 5, 9])
   index = grouped['episodes']['s4']['query']['index']['item']
-  np.testing.assert_array_equal(rows['item'][0][index['last_item'][0]], [9, 1, 2])
+  np.testing.assert_array_equal(
+    rows['item'][0][index['last_item'][0]], [9, 1, 2]
+  )
 
 
 def test_validation_tasks_depend_on_the_task_alone():

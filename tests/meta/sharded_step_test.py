@@ -12,8 +12,9 @@ import numpy as np
 import optax
 import pytest
 
+from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adagrad
-from antjax.embedding.table import EmbeddingTables, TableSpec
+from antjax.embedding.table import EmbeddingTables
 from antjax.mesh.mesh import make_mesh
 from antjax.meta import episodes as episodes_lib
 from antjax.meta import maml, meta_io, meta_loss, models

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One process of tests/multiprocess/trainer_test.py; prints a JSON line.
 
-  train_worker.py <code> <intra> <folder> <batches of process 0,1,...>
+train_worker.py <code> <intra> <folder> <batches of process 0,1,...>
 """
 
 import json
@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adagrad
-from antjax.embedding.table import EmbeddingTables, TableSpec
+from antjax.embedding.table import EmbeddingTables
 from antjax.mesh.mesh import make_mesh
 from antjax.train import metrics as metrics_lib
 from antjax.train.trainer import Trainer

@@ -90,3 +90,13 @@ def test_a_process_that_runs_out_of_data_keeps_in_step(tmp_path):
   assert first['losses'] == second['losses']
   assert sorted(first['losses']) == ['1', '2', '3', '4', '5']
   assert first['scores'] == second['scores']
+
+
+def test_processes_without_any_data_take_part_or_all_end(tmp_path):
+  first, second = run('IIG', 4, tmp_path / 'a', hosts=2, counts='2,0')
+  assert first['step'] == second['step'] == 2
+  assert first['losses'] == second['losses']
+  assert first['scores'] == second['scores']
+  for result in run('IIG', 4, tmp_path / 'b', hosts=2, counts='0,0'):
+    assert result['step'] == 0
+    assert result['losses'] == {}

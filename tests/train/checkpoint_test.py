@@ -8,8 +8,9 @@ import numpy as np
 import optax
 import pytest
 
+from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adam
-from antjax.embedding.table import EmbeddingTables, TableSpec
+from antjax.embedding.table import EmbeddingTables
 from antjax.mesh.mesh import make_mesh
 from antjax.train.batches import set_position
 from antjax.train.checkpoint import Checkpointer
@@ -150,9 +151,8 @@ def test_mixed_precision_restores_from_and_to_fp32(tmp_path):
 
 def test_an_async_save_is_not_disturbed_by_donation(tmp_path):
   trainer, state = make_trainer('IIG', 4)
-  kwargs = dict(keep=10)
   with Checkpointer(
-    str(tmp_path), trainer.layout, trainer.optimizer, trainer.tables, **kwargs
+    str(tmp_path), trainer.layout, trainer.optimizer, trainer.tables, keep=10
   ) as saver:
     batches, kept = Batches(), {}
     for step in range(4):

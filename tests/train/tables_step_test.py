@@ -8,8 +8,9 @@ import numpy as np
 import optax
 import pytest
 
+from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adam
-from antjax.embedding.table import EmbeddingTables, TableSpec
+from antjax.embedding.table import EmbeddingTables
 from antjax.mesh.mesh import make_mesh
 from antjax.train.trainer import Trainer
 

@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loop around the step: the end of data, evaluation, bad input."""
 
+import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh
 
 from antjax.mesh.mesh import make_mesh
 from antjax.train import metrics as metrics_lib
@@ -77,6 +78,51 @@ def test_fit_ends_with_the_data():
   assert int(state.step) == 3
 
 
+def test_a_batch_of_weight_0_is_a_step_and_not_the_end():
+  def weighted(params, batch, rng):
+    return loss_fn(params, batch, rng), batch['weight']
+
+  def some():
+    for i, batch in enumerate(batches(4)):
+      yield batch | {'weight': np.full(16, float(i != 1), np.float32)}
+
+  trainer = Trainer(
+    weighted, optax.adamw(0.1), mesh=make_mesh(intra=4), paro='IIG'
+  )
+  weights = []
+  state = trainer.fit(
+    trainer.init(PARAMS),
+    some(),
+    10,
+    on_step=lambda _, values: weights.append(values['weight']),
+  )
+  assert weights == [16, 0, 16, 16]
+  assert int(state.step) == 4
+  assert int(state.opt_state[0].count) == 3
+
+
+def test_bytes_per_device_are_those_of_the_state():
+  for optimizer in (optax.sgd(0.1), optax.sgd(0.1, 0.9), optax.adamw(0.1)):
+    trainer = Trainer(
+      lambda p, b, r: b['x'] @ p['w'],
+      optimizer,
+      mesh=make_mesh(intra=4),
+      paro='IIG',
+      compute_dtype=jnp.bfloat16,
+    )
+    state = trainer.init({'w': jnp.ones((64, 37), jnp.bfloat16)})
+
+    def held(tree):
+      return sum(
+        x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree)
+      )
+
+    sizes = trainer.bytes_per_device()
+    assert sizes['params'] == held(state.params)
+    assert sizes['opt_state'] == held((state.opt_state, state.master))
+    assert state.master['w'].dtype == jnp.float32
+
+
 def test_evaluate_merges_batches_and_weighs_rows():
   trainer = make_trainer()
   state = trainer.init({'w': np.ones(4, np.float32)})
@@ -122,7 +168,8 @@ def test_frozen_leaves_have_no_optimizer_state():
   assert mu['frozen'] is None
   state, _ = trainer.step(state, next(batches(1)))
   np.testing.assert_array_equal(state.params['frozen'], np.ones(4))
-  assert trainer.bytes_per_device()['opt_state'] == 2 * 4 * 4
+  # Two moments of four floats, and the optimizer's step count.
+  assert trainer.bytes_per_device()['opt_state'] == 2 * 4 * 4 + 4
 
 
 @pytest.mark.parametrize(
