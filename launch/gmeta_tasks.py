@@ -31,13 +31,10 @@ class Tasks:
     self, config: 'Config', description: Mapping[str, Any], job: common.Job
   ):
     self._config, self._job = config, job
-    self._features = {
-      name: facts['max_values']
-      for name, facts in description['features'].items()
-    }
-    self._num_ids = {
-      name: facts['num_ids'] for name, facts in description['features'].items()
-    }
+    described = description['features']
+    names = config.model.features or tuple(described)
+    self._features = {name: described[name]['max_values'] for name in names}
+    self._num_ids = {name: described[name]['num_ids'] for name in names}
     files = description['files']
     self._sources = {
       split: records.open_source(
@@ -54,6 +51,10 @@ class Tasks:
     num_train = len(whole) - config.validation_tasks
     self._train = records.SourceRange(whole, 0, num_train)
     self._validation = records.SourceRange(whole, num_train, len(whole))
+    self._held_out = {
+      int(record['task'])
+      for record in self._validation.read(0, config.validation_tasks)
+    }
 
   def fit(
     self,
@@ -133,8 +134,9 @@ class Tasks:
       ]
     return rows
 
-  def _episode_config(self, id_dropout: float) -> episodes.EpisodeConfig:
+  def _episode_config(self, *, is_training: bool) -> episodes.EpisodeConfig:
     config = self._config
+    model = config.model
     num_local = len(self._job.mesh.local_devices)
     return episodes.EpisodeConfig(
       buckets=tuple(
@@ -144,7 +146,8 @@ class Tasks:
         )
       ),
       features=self._features,
-      id_dropout={'item': id_dropout},
+      id_dropout={'item': model.id_dropout * is_training},
+      task_id_dropout={'item': model.task_id_dropout * is_training},
       seed=config.seed,
     )
 
@@ -164,7 +167,7 @@ class Tasks:
     )
     batches = meta_io.EpisodeBatches(
       tasks,
-      self._episode_config(self._config.model.id_dropout),
+      self._episode_config(is_training=True),
       unmark_fn=dataset.unmark_state,
     )
     return batches.map(self._with_rows)
@@ -173,7 +176,10 @@ class Tasks:
     """Batches of every P-th record, the same split each time."""
     index, count = jax.process_index(), jax.process_count()
     mine = source.read(0, len(source))[index::count]
-    batches = meta_io.iter_episode_batches(mine, self._episode_config(0.0))
+    if source is not self._validation:
+      # Their ratings were not trained on: they are no warm users.
+      mine = [r for r in mine if int(r['task']) not in self._held_out]
+    batches = meta_io.iter_episode_batches(mine, self._episode_config(is_training=False))
     return map(self._with_rows, batches)
 
   def _with_rows(self, batch: episodes.Batch) -> episodes.Batch:

@@ -43,16 +43,16 @@ class Config(common.JobConfig):
   min_shard_size: Annotated[
     int, 'Dense leaves with fewer elements stay whole on every device.'
   ] = 256
-  num_steps: Annotated[int, 'Outer steps of the meta-learner.'] = 2000
+  num_steps: Annotated[int, 'Outer steps of the meta-learner.'] = 600
   joint_steps: Annotated[
     int, 'Steps of the joint baseline; 0 leaves it out.'
-  ] = 2000
+  ] = 600
   support_sizes: Annotated[
     tuple[int, ...], 'Support rows of the task slots, by rising size.'
-  ] = (16, 32, 64, 96)
+  ] = (16, 32, 96)
   slots_per_device: Annotated[
     tuple[int, ...], 'Task slots of each size on a device, in a step.'
-  ] = (1, 1, 1, 1)
+  ] = (3, 3, 4)
   shard_size: Annotated[int, 'Tasks in a DataShard.'] = 32
   validation_tasks: Annotated[
     int, 'Training tasks held out to choose how the joint model is fine-tuned.'
@@ -83,7 +83,12 @@ def train(config: Config, job: common.Job) -> list[dict[str, Any]]:
   description = output_folder.load_description(config.data)
   tasks = Tasks(config, description, job)
   recommender = recommender_lib.build(
-    description['features'], config.model, job.mesh
+    description['features'],
+    config.model,
+    job.mesh,
+    config.optimizer.schedule(
+      config.model.table_learning_rate, config.num_steps
+    ),
   )
   inner = config.inner.loop()
   meta_loss_fn = meta_loss.meta_loss_fn(recommender.task_model, inner)

@@ -35,7 +35,10 @@ class ModelConfig:
     'dlrm: pairwise dot products and a top MLP; melu: decision layers on the'
     ' concatenated vectors.',
   ] = 'dlrm'
-  embedding_dim: Annotated[int, 'Width of every embedding.'] = 32
+  features: Annotated[
+    tuple[str, ...], 'Features to use; none named: all of the data set.'
+  ] = ()
+  embedding_dim: Annotated[int, 'Width of every embedding.'] = 16
   widths: Annotated[
     tuple[int, ...], 'Hidden widths of the top MLP or the decision layers.'
   ] = (64, 64)
@@ -47,12 +50,19 @@ class ModelConfig:
   table_optimizer: Annotated[
     Literal['adam', 'rowwise_adagrad'], 'Steps the touched rows.'
   ] = 'adam'
-  table_learning_rate: Annotated[float, 'Of the touched rows.'] = 0.003
+  table_learning_rate: Annotated[
+    float, 'Peak rate of the touched rows; follows the dense schedule.'
+  ] = 0.006
   id_dropout: Annotated[
     float,
     'Share of training rows whose item id is replaced by the unknown id, so'
     ' that the model learns to do without it.',
-  ] = 0.2
+  ] = 0.1
+  task_id_dropout: Annotated[
+    float,
+    'Share of training tasks that lose all their item ids, as in a task of new'
+    ' items only.',
+  ] = 0.3
 
   def __post_init__(self) -> None:
     if self.embedding_dim < 1 or not self.widths or min(self.widths) < 1:
@@ -60,8 +70,9 @@ class ModelConfig:
         f'embedding_dim={self.embedding_dim} and widths={self.widths} must be'
         ' positive.'
       )
-    if not 0 <= self.id_dropout < 1:
-      raise ValueError(f'id_dropout={self.id_dropout} must be in [0, 1).')
+    for name in ('id_dropout', 'task_id_dropout'):
+      if not 0 <= getattr(self, name) < 1:
+        raise ValueError(f'{name}={getattr(self, name)} must be in [0, 1).')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +80,7 @@ class InnerConfig:
   """How a task adapts on its support; see `antjax.meta.maml.InnerLoop`."""
 
   num_steps: Annotated[int, 'Gradient steps on the support rows.'] = 1
-  learning_rate: Annotated[float, 'Inner rate; the first, if learned.'] = 0.05
+  learning_rate: Annotated[float, 'Inner rate; the first, if learned.'] = 0.1
   learn_rates: Annotated[
     bool, 'Learn one inner rate a leaf with the outer loop (Meta-SGD).'
   ] = True
@@ -94,25 +105,31 @@ class InnerConfig:
 class OptimizerConfig:
   """The outer optimizer of the dense parameters: AdamW with clipping."""
 
-  learning_rate: Annotated[float, 'Peak rate.'] = 0.003
-  warmup_steps: Annotated[int, 'Steps of linear warm-up.'] = 50
+  learning_rate: Annotated[float, 'Peak rate.'] = 0.004
+  warmup_steps: Annotated[int, 'Steps of linear warm-up.'] = 20
   weight_decay: Annotated[float, 'Decoupled decay a step, times the rate.'] = (
-    1e-4
+    1e-3
   )
-  clip_norm: Annotated[float, 'Largest global norm of the gradient.'] = 1.0
+  clip_norm: Annotated[float, 'Largest global norm of the gradient.'] = 5.0
 
   def build(self, num_steps: int) -> optax.GradientTransformation:
-    """AdamW over `num_steps`, cosine to a tenth of the peak rate."""
-    schedule = optax.warmup_cosine_decay_schedule(
-      0.0,
-      self.learning_rate,
-      min(self.warmup_steps, max(num_steps - 1, 1)),
-      max(num_steps, 2),
-      self.learning_rate / 10,
-    )
+    """AdamW with the schedule of `num_steps` steps."""
     return optax.chain(
       optax.clip_by_global_norm(self.clip_norm),
-      optax.adamw(schedule, weight_decay=self.weight_decay),
+      optax.adamw(
+        self.schedule(self.learning_rate, num_steps),
+        weight_decay=self.weight_decay,
+      ),
+    )
+
+  def schedule(self, peak: float, num_steps: int) -> optax.Schedule:
+    """Linear warm-up, then cosine to a twentieth of the peak rate."""
+    return optax.warmup_cosine_decay_schedule(
+      peak / 20,
+      peak,
+      min(self.warmup_steps, max(num_steps - 1, 1)),
+      max(num_steps, 2),
+      peak / 20,
     )
 
 
@@ -155,6 +172,7 @@ def build(
   features: Mapping[str, Mapping[str, int]],
   config: ModelConfig,
   mesh: Mesh,
+  table_rate: float | optax.Schedule | None = None,
 ) -> Recommender:
   """Makes a model for the features that a data set describes.
 
@@ -162,10 +180,22 @@ def build(
     features: Feature -> {'num_ids': V, 'max_values': k}.
     config: The model.
     mesh: From `make_mesh`.
+    table_rate: Rate of the tables' optimizer; the config's by default.
+
+  Raises:
+    ValueError: The config names a feature that the data set has not.
   """
+  unknown = set(config.features) - set(features)
+  if unknown:
+    raise ValueError(
+      f'model.features={config.features}: the data set has no'
+      f' {sorted(unknown)}; it has {sorted(features)}.'
+    )
+  names = config.features or tuple(features)
+  features = {name: features[name] for name in names}
   optimizer = {'adam': Adam, 'rowwise_adagrad': RowWiseAdagrad}[
     config.table_optimizer
-  ](config.table_learning_rate)
+  ](config.table_learning_rate if table_rate is None else table_rate)
   tables = EmbeddingTables(
     [
       TableSpec(
@@ -181,7 +211,6 @@ def build(
     {name: name for name in features},
     mesh=mesh,
   )
-  names = tuple(features)
   levels = models.RatingLevels()
   make: Callable[..., nnx.Module]
   if config.kind == 'dlrm':
@@ -208,10 +237,7 @@ def build(
   task_model = meta_loss.TaskModel(
     apply_fn=lambda model, embeddings, part: model(embeddings),
     loss_fn=levels.loss,
-    output_fn=lambda logits: {
-      'prediction': levels.mean(logits),
-      'median': levels.median(logits),
-    },
+    output_fn=levels.predictions,
     merge_fn=functools.partial(nnx.merge, graphdef),
     tables=tables,
   )
