@@ -135,8 +135,8 @@ def memory(trainer: Trainer) -> list[dict[str, Any]]:
     else:
       level = getattr(paro, part).name.lower()
     pieces += [
-      {'device': d.id, 'level': level, 'part': part, 'bytes': size}
-      for d in trainer.mesh.devices.ravel()
+      {'device': i, 'level': level, 'part': part, 'bytes': size}
+      for i in range(trainer.mesh.size)
     ]
   return pieces
 
