@@ -14,7 +14,8 @@ that a step compiles once and processes need not agree on shapes:
 
 A bucket has T slots for tasks of up to S support rows. A task may sit in a
 larger slot than it needs; an empty slot has weight 0. Padding is id -1, mask 0.
-Source: Xiao et al. 2023 (G-Meta), Meta-IO: a batch never mixes rows of a task
+The aim is that of G-Meta's Meta-IO (Xiao et al. 2023), batches consistent with
+tasks; the layout is our own: a batch never mixes rows of a task
 with another's, and the reader does all grouping off the device.
 """
 
@@ -22,6 +23,7 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
+from absl import logging
 import numpy as np
 
 Record = Mapping[str, Any]
@@ -167,6 +169,19 @@ def make_episode(
       return None
     order = rng.permutation(num_rows)
     query, support = order[:num_query], order[num_query:]
+  if len(support) > max_support or len(query) < num_query:
+    logging.log_first_n(
+      logging.INFO,
+      'make_episode: task %d has %d support and %d query rows; slots hold %d'
+      ' and %d. A random subset of the support is used, and the last rows of'
+      ' the query (said once; other tasks may be cut too).',
+      1,
+      int(record['task']),
+      len(support),
+      num_query,
+      max_support,
+      config.query_size,
+    )
   if len(support) > max_support:
     support = np.sort(rng.permutation(support)[:max_support])
   rows = np.concatenate([support, query])
@@ -331,13 +346,6 @@ def _distinct(ids):
   position = np.empty((num_tasks, width), np.int32)
   np.put_along_axis(position, order, np.where(ordered >= 0, rank, -1), axis=1)
   return distinct, position
-
-
-def in_validation(record: Record, one_in: int, seed: int = 0) -> bool:
-  """Says whether a task is held out, about one in `one_in`, by its id alone."""
-  return (
-    np.random.default_rng([seed, int(record['task'])]).integers(one_in) == 0
-  )
 
 
 def count_rows(batch: Batch) -> int:

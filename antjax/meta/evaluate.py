@@ -160,7 +160,7 @@ def choose_fine_tuning(
   *,
   adapt: Sequence[str] = ('decision', 'head'),
   num_steps: Sequence[int] = (1, 3, 5),
-  learning_rates: Sequence[float] = (0.003, 0.01, 0.03, 0.1, 0.3),
+  learning_rates: Sequence[float] = (0.01, 0.03, 0.1, 0.3, 1.0),
   column: str = 'prediction',
 ) -> maml.InnerLoop:
   """Chooses how a jointly trained model is fine-tuned on the support.

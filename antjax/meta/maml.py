@@ -287,6 +287,8 @@ def _adapt_low_rank(
   )
 
   def step(params, rows, fast, support):
+    if inner.order == 1:
+      rows = jax.lax.stop_gradient(rows)
     return fast_weights.step(
       lambda model, moving, support: loss(model, moving, support, rows),
       merge_fn,
@@ -294,13 +296,12 @@ def _adapt_low_rank(
       params,
       fast,
       support,
-      rate_fn=rate_fn,
       order=inner.order,
     )
 
   if inner.remat:
     step = jax.checkpoint(step)
-  fast = fast_weights.start(plan, params, moving, support)
+  fast = fast_weights.start(plan, params, moving, support, rate_fn=rate_fn)
   for _ in range(inner.num_steps):
     fast = step(params, rows, fast, support)
   model = fast_weights.bind(merge_fn, plan, params, fast)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Meta-IO: a stream of task records becomes a stream of episode batches.
 
-Source: Xiao et al. 2023 (G-Meta), section on Meta-IO: batches are made of
+After the idea of Meta-IO in G-Meta (Xiao et al. 2023): batches are made of
 whole tasks by the reader, off the device.
 """
 

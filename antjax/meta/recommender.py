@@ -204,7 +204,7 @@ def build(
         config.embedding_dim,
         config.table_level,
         optimizer,
-        init_scale=0.05,
+        init_scale=0.1,
       )
       for name, facts in features.items()
     ],

@@ -167,17 +167,6 @@ def test_features_of_one_table_share_their_rows():
   )
 
 
-def test_validation_tasks_depend_on_the_task_alone():
-  held = [
-    t for t in range(2000) if episodes.in_validation({'task': t}, one_in=10)
-  ]
-  assert 150 < len(held) < 250
-  other = [
-    t for t in range(2000) if episodes.in_validation({'task': t}, 10, seed=1)
-  ]
-  assert held != other
-
-
 @pytest.mark.parametrize(
   'changes, message',
   [
