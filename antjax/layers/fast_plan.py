@@ -1,0 +1,254 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""How each leaf adapts: as low-rank pairs, or as a copy of a task.
+
+The choice for `antjax.layers.fast_weights`, made from one abstract forward pass
+in which a linear layer does not read its kernel and its bias and leaves a token
+of its own in its output instead. A kernel still in use is then used elsewhere,
+and what an input of a layer depends on can be read off.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import math
+from typing import Any
+
+from absl import logging
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+MergeFn = Callable[[PyTree], nnx.Module]
+LossFn = Callable[[nnx.Module, PyTree, PyTree], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class LowRank:
+  """How a linear layer adapts by pairs; static.
+
+  Attributes:
+    outputs: shape and dtype of its pre-activations, one a call.
+    bias: path of the bias that adapts by the same pairs, or None.
+    constant: whether no input of the layer depends on anything that adapts, so
+      that it is the same at every step.
+  """
+
+  outputs: tuple[jax.ShapeDtypeStruct, ...]
+  bias: str | None
+  constant: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """Which leaves adapt, and how; static.
+
+  Attributes:
+    plain: paths of the leaves that adapt as copies.
+    low_rank: path of a kernel -> how its layer adapts.
+    adapt_rows: whether the rows adapt (as copies).
+  """
+
+  plain: tuple[str, ...]
+  low_rank: Mapping[str, LowRank]
+  adapt_rows: bool
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+  """Returns 'layers/0/kernel' for a key path of `jax.tree_util`."""
+  names = []
+  for key in path:
+    name = getattr(key, 'key', getattr(key, 'idx', getattr(key, 'name', key)))
+    names.append(str(name))
+  # `nnx.Variable` is a pytree node with one child, which says nothing.
+  if len(names) > 1 and names[-1] == 'value':
+    names.pop()
+  return '/'.join(names)
+
+
+def named_leaves(params: PyTree) -> dict[str, jax.Array]:
+  """Returns the leaves of a pytree by name, in the order of the tree."""
+  flat, _ = jax.tree_util.tree_flatten_with_path(params)
+  return {path_name(path): leaf for path, leaf in flat}
+
+
+def replace_leaves(params: PyTree, leaves: Mapping[str, jax.Array]) -> PyTree:
+  """Returns `params` with the named leaves replaced."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: leaves.get(path_name(path), leaf), params
+  )
+
+
+def make_plan(
+  loss_fn: LossFn,
+  merge_fn: MergeFn,
+  params: PyTree,
+  rows: PyTree,
+  data: PyTree,
+  *,
+  adapted: frozenset[str],
+  adapt_rows: bool,
+) -> Plan:
+  """Finds out, by one abstract forward pass, how each leaf can adapt.
+
+  A kernel [I, O] adapts by pairs if a step's, (I + O) numbers a support row,
+  are fewer than its own I O; the one-wide head of a model is better copied.
+
+  Args:
+    loss_fn: (model, rows, data) -> scalar.
+    merge_fn: params -> a fresh module, e.g. `partial(nnx.merge, graphdef)`.
+    params: the parameters.
+    rows: embedding rows of the task, or an empty pytree.
+    data: support data of one task.
+    adapted: names of the leaves of `params` that adapt.
+    adapt_rows: whether `rows` adapt.
+
+  Returns:
+    The plan. May be called inside `vmap`, `grad`, `jit` and `shard_map`.
+
+  Raises:
+    ValueError: If `merge_fn` does not return an `nnx.Module`.
+  """
+  leaves = named_leaves(params)
+  outputs: dict[str, list[jax.ShapeDtypeStruct]] = {}
+  biases = _kernels(merge_fn, params, adapted)
+
+  def abstract_loss(moving):
+    model = merge_fn(replace_leaves(params, moving['leaves']))
+    inputs: dict[str, list[jax.Array]] = {}
+    for path, layer in linear_layers(model, biases):
+      outputs[path], inputs[path] = [], []
+      token = moving['tokens'][path]
+      layer.dot_general = _record_calls(
+        layer.dot_general, token, outputs[path], inputs[path]
+      )
+      if biases[path] is not None:
+        layer.promote_dtype = _hide_bias(layer.promote_dtype)
+    return loss_fn(model, moving.get('rows', rows), data), inputs
+
+  moving = {
+    'leaves': {path: x for path, x in leaves.items() if path in adapted},
+    'tokens': {path: jnp.zeros(()) for path in biases},
+  }
+  if adapt_rows:
+    moving['rows'] = rows
+  closed, shape = jax.make_jaxpr(abstract_loss, return_shape=True)(moving)
+  jaxpr = closed.jaxpr
+  variables = jax.tree.unflatten(jax.tree.structure(moving), jaxpr.invars)
+  _, inputs = jax.tree.unflatten(jax.tree.structure(shape), jaxpr.outvars)
+  used, moved = _used_inputs(jaxpr), _moved(jaxpr)
+
+  def used_elsewhere(path):
+    if variables['leaves'][path] not in used:
+      return False
+    logging.info(
+      'fast_weights: %s adapts as a per-task copy: it is read elsewhere'
+      ' than by its own layer, or that layer runs inside an inner scan,'
+      ' vmap, jit or checkpoint.',
+      path,
+    )
+    return True
+
+  low_rank = {}
+  for path, bias in biases.items():
+    if used_elsewhere(path) or not _pays(leaves[path].shape, outputs[path]):
+      continue
+    if bias is not None and used_elsewhere(bias):
+      bias = None
+    constant = bool(inputs[path]) and moved.isdisjoint(
+      x for x in inputs[path] if not hasattr(x, 'val')
+    )
+    low_rank[path] = LowRank(tuple(outputs[path]), bias, constant)
+  paired = {*low_rank, *(layer.bias for layer in low_rank.values())}
+  plain = tuple(p for p in leaves if p in adapted and p not in paired)
+  return Plan(plain=plain, low_rank=low_rank, adapt_rows=adapt_rows)
+
+
+def linear_layers(model, kernels):
+  """Yields (path of the kernel, layer) of the linear layers of `kernels`."""
+  for path, module in nnx.iter_modules(model):
+    name = '/'.join((*map(str, path), 'kernel'))
+    if isinstance(module, nnx.Linear) and name in kernels:
+      yield name, module
+
+
+def _pays(kernel_shape, outputs):
+  num_rows = sum(math.prod(spec.shape[:-1]) for spec in outputs)
+  return num_rows * sum(kernel_shape) < math.prod(kernel_shape)
+
+
+def _record_calls(dot_general, token, outputs, inputs):
+  """Wraps a layer's `dot_general`: notes calls, does not read the kernel."""
+  level = nnx.tracers.current_jax_trace()
+
+  def dot(x, kernel, dimension_numbers, **kwargs):
+    if nnx.tracers.current_jax_trace() != level:
+      return dot_general(x, kernel, dimension_numbers, **kwargs)
+    y = jax.eval_shape(
+      lambda x, kernel: dot_general(x, kernel, dimension_numbers, **kwargs),
+      x,
+      kernel,
+    )
+    outputs.append(jax.ShapeDtypeStruct(y.shape, y.dtype))
+    inputs.append(x)
+    # It still depends on x, and so on what x came from.
+    stand_in = jnp.broadcast_to(x.sum(axis=-1, keepdims=True), y.shape)
+    return (stand_in + token).astype(y.dtype)
+
+  return dot
+
+
+def _hide_bias(promote_dtype):
+  """Wraps a layer's `promote_dtype`: the layer does not read its bias."""
+  level = nnx.tracers.current_jax_trace()
+
+  def promote(args, **kwargs):
+    x, kernel, bias = args
+    if nnx.tracers.current_jax_trace() == level:
+      bias = jnp.zeros(bias.shape, bias.dtype)
+    return promote_dtype((x, kernel, bias), **kwargs)
+
+  return promote
+
+
+def _kernels(merge_fn, params, adapted):
+  """Returns path of an adapted kernel -> its bias, if pairs can adapt it."""
+  biases: dict[str, str | None] = {}
+
+  def visit(params):
+    model = merge_fn(params)
+    if not isinstance(model, nnx.Module):
+      raise ValueError(
+        f'merge_fn: got a {type(model).__name__}; an nnx.Module is needed,'
+        ' e.g. merge_fn=functools.partial(nnx.merge, graphdef). For other'
+        ' models leave merge_fn out: they adapt in the plain form.'
+      )
+    for path, layer in linear_layers(model, adapted):
+      bias = path.removesuffix('kernel') + 'bias'
+      # Another kind of layer may do more between its product and its bias.
+      ordinary = type(layer).__call__ is nnx.Linear.__call__
+      biases[path] = bias if ordinary and bias in adapted else None
+    return ()
+
+  jax.eval_shape(visit, params)
+  return biases
+
+
+def _used_inputs(jaxpr):
+  """Returns the variables that the outputs of a jaxpr depend on."""
+  used = {v for v in jaxpr.outvars if not hasattr(v, 'val')}
+  for eqn in reversed(jaxpr.eqns):
+    if eqn.effects or not used.isdisjoint(eqn.outvars):
+      used.update(v for v in eqn.invars if not hasattr(v, 'val'))
+  return used
+
+
+def _moved(jaxpr):
+  """Returns the variables that depend on an input of a jaxpr."""
+  moved = set(jaxpr.invars)
+  for eqn in jaxpr.eqns:
+    inputs = (v for v in eqn.invars if not hasattr(v, 'val'))
+    # What has effects may differ from step to step.
+    if eqn.effects or not moved.isdisjoint(inputs):
+      moved.update(eqn.outvars)
+  return moved
