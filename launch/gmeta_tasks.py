@@ -162,9 +162,7 @@ class Tasks:
     client = LocalLedgerClient(
       ledger, worker=jax.process_index(), num_workers=jax.process_count()
     )
-    tasks = dataset.LeasedDataset(
-      self._train, client, key_field='record_key'
-    )
+    tasks = dataset.LeasedDataset(self._train, client, key_field='record_key')
     batches = meta_io.EpisodeBatches(
       tasks,
       self._episode_config(is_training=True),
@@ -179,7 +177,9 @@ class Tasks:
     if source is not self._validation:
       # Their ratings were not trained on: they are no warm users.
       mine = [r for r in mine if int(r['task']) not in self._held_out]
-    batches = meta_io.iter_episode_batches(mine, self._episode_config(is_training=False))
+    batches = meta_io.iter_episode_batches(
+      mine, self._episode_config(is_training=False)
+    )
     return map(self._with_rows, batches)
 
   def _with_rows(self, batch: episodes.Batch) -> episodes.Batch:

@@ -256,7 +256,12 @@ class EmbeddingTables:
       old = (state[name]['table'], state[name]['slots'])
       update = self._push_whole if stack.level is Level.NONE else self._push
       table, slots = update(
-        stack, old, route['positions'], rounds.get(name), grads[name], step,
+        stack,
+        old,
+        route['positions'],
+        rounds.get(name),
+        grads[name],
+        step,
         is_active,
       )
       state[name] = {'table': table, 'slots': slots}
@@ -277,9 +282,7 @@ class EmbeddingTables:
     def apply_fn(table_and_slots, ids, row_grads):
       ids = jnp.where(is_active, ids, stack.rows_per_device)
       table, slots = table_and_slots
-      return apply_to_rows(
-        stack.optimizer, table, slots, ids, row_grads, step
-      )
+      return apply_to_rows(stack.optimizer, table, slots, ids, row_grads, step)
 
     return exchange.push(ex, positions, shift, grads, apply_fn, old)
 

@@ -66,9 +66,7 @@ def make_mesh(
   return Mesh(grid, (INTER, INTRA), axis_types=(AxisType.Auto,) * 2)
 
 
-def _tpu_grid(
-  devices: list[jax.Device], inter: int, intra: int
-) -> np.ndarray:
+def _tpu_grid(devices: list[jax.Device], inter: int, intra: int) -> np.ndarray:
   slices = len({getattr(d, 'slice_index', 0) for d in devices})
   if slices == 1:
     return mesh_utils.create_device_mesh((inter, intra), devices)

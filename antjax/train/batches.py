@@ -215,7 +215,7 @@ def _zeros(description: Any) -> PyTree:
   if kind != 'array':
     raise RuntimeError(
       f'Trainer: process {jax.process_index()} has no batch at all, and the'
-      f' others\' hold a {shape}. Give each process data for one batch, or'
+      f" others' hold a {shape}. Give each process data for one batch, or"
       ' make batches nested dicts of arrays.'
     )
   return np.zeros(shape, np.dtype(dtype))

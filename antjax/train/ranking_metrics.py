@@ -130,9 +130,7 @@ class _Rows(Metric):
     """Returns (group, score, label, weight) in one order whatever the merge."""
     if not self._chunks:
       return (np.zeros(0, np.int64), *(np.zeros(0) for _ in range(3)))
-    columns = tuple(
-      np.concatenate(c) for c in zip(*self._chunks, strict=True)
-    )
+    columns = tuple(np.concatenate(c) for c in zip(*self._chunks, strict=True))
     # lexsort's last key is the first to sort by.
     order = np.lexsort(columns[::-1])
     return tuple(column[order] for column in columns)

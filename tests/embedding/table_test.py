@@ -199,9 +199,7 @@ def test_inactive_step_changes_nothing(level):
   before = canonical(tables, state)
   indices, routing = tables.prepare(make_ids(), 8)
   state, _ = make_step(tables)(state, indices, routing, jnp.int32(-1))
-  jax.tree.map(
-    np.testing.assert_array_equal, before, canonical(tables, state)
-  )
+  jax.tree.map(np.testing.assert_array_equal, before, canonical(tables, state))
 
 
 @pytest.mark.parametrize('level', ['global', 'intra', 'none'])
@@ -228,9 +226,7 @@ def test_compiled_step_is_sparse_and_in_place():
   state = start(tables)
   indices, routing = tables.prepare({'item': np.arange(64)}, 8)
   compiled = (
-    make_step(tables)
-    .lower(state, indices, routing, jnp.int32(0))
-    .compile()
+    make_step(tables).lower(state, indices, routing, jnp.int32(0)).compile()
   )
   text = compiled.as_text()
   assert text.count(' all-to-all(') == 3

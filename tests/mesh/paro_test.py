@@ -9,9 +9,7 @@ import pytest
 from antjax.mesh.paro import ELASTIC_CODES, Level, PaRO, VALID_CODES
 
 # Section 3.1.1 of the paper: these 13 of the 27 are never worth it.
-INVALID = (
-  'NIN NGN NGI INN IIN IGN IGI GNN GNI GIN GII GGN GGI'.split()
-)
+INVALID = 'NIN NGN NGI INN IIN IGN IGI GNN GNI GIN GII GGN GGI'.split()
 
 
 def test_fourteen_codes_are_valid_and_the_other_thirteen_are_not():
@@ -62,9 +60,7 @@ def test_state_bytes_follow_the_paper(code, expected):
 
 def test_frozen_parameters_cost_no_gradient_and_no_optimizer_state():
   paro = PaRO.from_code('ING')
-  actual = paro.state_bytes(
-    1000, num_groups=2, group_size=4, num_trainable=8
-  )
+  actual = paro.state_bytes(1000, num_groups=2, group_size=4, num_trainable=8)
   assert actual == 2 * 1000 / 4 + 2 * 8 + 12 * 8 / 8
 
 

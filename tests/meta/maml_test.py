@@ -76,9 +76,7 @@ def test_second_order_is_the_derivative_and_first_order_is_not(num_steps):
   params, support, query = problem()
   grads = {}
   for order in (1, 2):
-    inner = maml.InnerLoop(
-      num_steps=num_steps, order=order, learning_rate=0.1
-    )
+    inner = maml.InnerLoop(num_steps=num_steps, order=order, learning_rate=0.1)
     fn = jax.jit(lambda p, inner=inner: outer_loss(p, support, query, inner))
     grads[order] = jax.grad(fn)(params)
   expected = finite_differences(fn, params)
@@ -178,9 +176,7 @@ def test_rows_adapt_only_where_the_support_reads_them():
   def loss(params, rows, support):
     return (rows['item'][support] ** 2).sum() + (rows['user'] ** 2).sum()
 
-  _, adapted = maml.adapt_task(
-    loss, {}, rows, jnp.asarray([2, 0, 2]), inner
-  )
+  _, adapted = maml.adapt_task(loss, {}, rows, jnp.asarray([2, 0, 2]), inner)
   expected = np.asarray(rows['item']).copy()
   expected[0] -= 0.1 * 2 * expected[0]
   expected[2] -= 0.1 * 2 * 2 * expected[2]  # Read twice: twice the gradient.

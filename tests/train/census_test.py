@@ -70,7 +70,7 @@ def replica_groups(line):
     if iota[4]:
       ids = ids.transpose([int(d) for d in iota[4].split(',')])
     return ids.reshape(rows, columns).tolist()
-  mesh = re.search(r"replica_groups=mesh\[(.*?)\].*?\{(.*?)\}", line)
+  mesh = re.search(r'replica_groups=mesh\[(.*?)\].*?\{(.*?)\}', line)
   if mesh:
     axes = re.findall(r"'(\w+)'=(\d+)", mesh[1])
     over = re.findall(r"'(\w+)'", mesh[2])
@@ -150,9 +150,7 @@ def test_collectives_are_those_of_the_code(code):
 @pytest.mark.parametrize(
   'code',
   [
-    code
-    if code == 'IIG'
-    else pytest.param(code, marks=pytest.mark.slow)
+    code if code == 'IIG' else pytest.param(code, marks=pytest.mark.slow)
     for code in ELASTIC_CODES
   ],
 )
@@ -175,7 +173,9 @@ def test_state_is_aliased_in_place():
   assert len(re.findall(r'\(\d+, \{\}, may-alias\)', header)) == len(
     jax.tree.leaves(
       Trainer(
-        lambda p, b, r: b, optax.adamw(1e-2), mesh=make_mesh(intra=4),
+        lambda p, b, r: b,
+        optax.adamw(1e-2),
+        mesh=make_mesh(intra=4),
         paro='IIG',
       ).init({'w': np.ones((32, 64), np.float32)})
     )

@@ -106,16 +106,12 @@ def train(path, code, intra, num_steps, losses, **kwargs):
     (('NNG', 2), ('III', 4)),
   ],
 )
-def test_training_goes_on_under_another_code_and_mesh(
-  tmp_path, first, second
-):
+def test_training_goes_on_under_another_code_and_mesh(tmp_path, first, second):
   expected, actual = {}, {}
   _, whole = train(tmp_path / 'whole', *first, 6, expected)
   train(tmp_path / 'parts', *first, 3, actual)
   level = 'intra' if second[1] > 1 else 'none'
-  trainer, state = train(
-    tmp_path / 'parts', *second, 6, actual, level=level
-  )
+  trainer, state = train(tmp_path / 'parts', *second, 6, actual, level=level)
   assert sorted(actual) == [1, 2, 3, 4, 5, 6]
   np.testing.assert_allclose(
     [actual[i] for i in range(1, 7)],
@@ -206,9 +202,7 @@ def test_an_input_position_of_several_processes_needs_merging(tmp_path):
   batches = Batches()
   with pytest.raises(ValueError, match='pass merge_input_states'):
     set_position(batches, [{'next': 1}, {'next': 2}], None)
-  set_position(
-    batches, [{'next': 1}, {'next': 2}], lambda states: states[1]
-  )
+  set_position(batches, [{'next': 1}, {'next': 2}], lambda states: states[1])
   assert batches.get_state() == {'next': 2}
 
 

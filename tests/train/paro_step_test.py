@@ -146,8 +146,9 @@ SLOW = [
 
 
 def _case(code, intra, m, marks=()):
-  return pytest.param(code, intra, m, id=f'{code}-{8 // intra}x{intra}-{m}',
-                      marks=marks)
+  return pytest.param(
+    code, intra, m, id=f'{code}-{8 // intra}x{intra}-{m}', marks=marks
+  )
 
 
 @pytest.fixture(scope='module')
@@ -157,8 +158,7 @@ def plain():
 
 @pytest.mark.parametrize(
   ('code', 'intra', 'num_micro_batches'),
-  [_case(*c) for c in FAST]
-  + [_case(*c, marks=pytest.mark.slow) for c in SLOW],
+  [_case(*c) for c in FAST] + [_case(*c, marks=pytest.mark.slow) for c in SLOW],
 )
 def test_equals_plain_data_parallel(code, intra, num_micro_batches, plain):
   check(make_trainer(code, intra, num_micro_batches), expected=plain)
@@ -171,7 +171,8 @@ def test_equals_plain_data_parallel(code, intra, num_micro_batches, plain):
       code,
       8 // len(counts),
       counts,
-      marks=() if code in ('NNN', 'IIG') and len(counts) == 2
+      marks=()
+      if code in ('NNN', 'IIG') and len(counts) == 2
       else pytest.mark.slow,
     )
     for code in ELASTIC_CODES
@@ -248,7 +249,10 @@ def test_rng_gives_the_same_dropout_on_any_mesh():
   losses = []
   for intra, code in ((8, 'NNN'), (2, 'GGG')):
     trainer = Trainer(
-      noisy, optimizer(), mesh=make_mesh(intra=intra), paro=code,
+      noisy,
+      optimizer(),
+      mesh=make_mesh(intra=intra),
+      paro=code,
       num_micro_batches=2,
     )
     state = trainer.init(init_params(), seed=5)
