@@ -285,7 +285,7 @@ def _fast_dot(dot_general, pairs, rates, known, probes, notes):
 
 
 def _weigh(scores, kernel_rate, bias_rate):
-  # On the scores, because they are fewer than D and take in the bias for free.
+  # On the scores and not on D, so that the bias costs no product of its own.
   scores = jnp.asarray(kernel_rate, scores.dtype) * scores
   if bias_rate is None:
     return scores
