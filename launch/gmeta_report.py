@@ -38,7 +38,8 @@ def write(
   print_table(rows)
   verdicts = [
     verdict(rows, 'support median', evaluate.SCENARIOS),
-    verdict(rows, 'joint', ('user_cold',)),
+    verdict(rows, 'joint', evaluate.SCENARIOS),
+    verdict(rows, 'joint + fine-tuning', evaluate.SCENARIOS),
   ]
   for text in verdicts:
     rich.print(text)
