@@ -4,6 +4,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import contextlib
+import math
 import time
 from typing import Any
 
@@ -254,6 +255,7 @@ class Trainer:
 
     Raises:
       KeyboardInterrupt: Stopped by `should_stop`; what was done is saved.
+      RuntimeError: The loss became nan or infinite; nothing later is saved.
       ValueError: A checkpoint of another model, or an input position that
         cannot be restored here.
     """
@@ -306,6 +308,13 @@ class Trainer:
         values |= clock.tick(values['num_examples'])
         if has_data and on_step is not None:
           on_step(number, values | (extra or {}))
+        if not math.isfinite(values['loss']):
+          raise RuntimeError(
+            f'Trainer.fit: the loss of step {number} is {values["loss"]}; the'
+            ' parameters are lost. Go on from the newest checkpoint'
+            f' ({checkpoint_dir}) with a smaller learning rate or gradient'
+            ' clipping, and look at the data of that step.'
+          )
         return has_data and not is_stopping
 
       while has_data and done < num_steps:
@@ -327,15 +336,14 @@ class Trainer:
         older, pending = pending, (done, on_device)
         if older is not None and not report(older):
           break
-        is_due = evaluate_every and done % evaluate_every == 0
-        if evaluate_fn and is_due and done < num_steps:
-          extra = evaluate_fn(state)
+        is_evaluation = evaluate_every and done % evaluate_every == 0
+        if done < num_steps and (is_evaluation or done % checkpoint_every == 0):
+          extra = evaluate_fn(state) if is_evaluation and evaluate_fn else None
+          # Reported before it is saved: a lost state must not be.
           goes_on, pending = report(pending, extra), None
           save(extra)
           if not goes_on:
             break
-        elif done % checkpoint_every == 0 and done < num_steps:
-          save()
       if pending is not None:
         report(pending)
       if is_stopping:

@@ -78,6 +78,24 @@ def test_fit_ends_with_the_data():
   assert int(state.step) == 3
 
 
+def test_a_loss_that_is_not_finite_ends_the_run_unsaved(tmp_path):
+  def some():
+    for i, batch in enumerate(batches(6)):
+      yield batch if i < 3 else batch | {'y': np.full(16, np.nan, np.float32)}
+
+  trainer = make_trainer()
+  with pytest.raises(RuntimeError, match='loss of step 4 is nan'):
+    trainer.fit(
+      trainer.init(PARAMS),
+      some(),
+      6,
+      checkpoint_dir=str(tmp_path),
+      checkpoint_every=2,
+    )
+  kept = [int(p.name) for p in tmp_path.iterdir() if p.name.isdigit()]
+  assert max(kept) < 4
+
+
 def test_a_batch_of_weight_0_is_a_step_and_not_the_end():
   def weighted(params, batch, rng):
     return loss_fn(params, batch, rng), batch['weight']
