@@ -24,9 +24,10 @@ suit it, and only one works at a time: the other one waits for its next order in
 a read, and a block starts after a pause in which the OpenMP threads of PyTorch,
 if it was at work before, stop spinning. In one process the two thread pools
 would share the cores. PyTorch has `--threads` threads in each operator, antjax
-one device with as many threads as XLA wants. `--devices=2` splits the tasks over
-two virtual devices of one thread each, bound to a core, and sums the gradients
-in one message: faster when both run at once, which XLA:CPU does not always do.
+one device with as many threads as XLA wants. `--devices=2` splits the tasks
+over two virtual devices of one thread each, bound to a core, and sums the
+gradients in one message: faster when both run at once, which XLA:CPU does not
+always do.
 """
 
 from collections.abc import Callable, Sequence
