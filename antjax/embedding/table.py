@@ -59,6 +59,11 @@ class EmbeddingTables:
       ValueError: Duplicate names, or a feature of an unknown table.
     """
     check_mesh(mesh, 'EmbeddingTables')
+    if not capacity_factor > 0 or (max_unique is not None and max_unique < 1):
+      raise ValueError(
+        f'EmbeddingTables(max_unique={max_unique}, capacity_factor='
+        f'{capacity_factor}): both must be positive.'
+      )
     self.specs = {spec.name: spec for spec in specs}
     if len(self.specs) != len(specs):
       names = sorted(s.name for s in specs)
@@ -160,6 +165,19 @@ class EmbeddingTables:
         rows than `max_unique`.
     """
     by_path, treedef = jax.tree.flatten_with_path(ids)
+    for path, leaf in by_path:
+      if not path or not hasattr(path[-1], 'key'):
+        raise ValueError(
+          f"batch['ids'] is a {type(ids).__name__} with an array at"
+          f' {jax.tree_util.keystr(path) or "its top"}; it must be a nested'
+          ' dict whose innermost keys are feature names.'
+        )
+      if not np.ndim(leaf) or np.shape(leaf)[0] % num_devices:
+        raise ValueError(
+          f"batch['ids']{jax.tree_util.keystr(path)} has shape"
+          f' {np.shape(leaf)}; its leading dim must be a multiple of'
+          f' {num_devices}, the devices of this process.'
+        )
     positions: dict[str, list[np.ndarray]] = {s: [] for s in self._stacks}
     where: list[tuple[str, int]] = []
     for path, leaf in by_path:
@@ -205,7 +223,8 @@ class EmbeddingTables:
         'OOV id, or make the table larger.'
       )
     stack = self._stack_of[spec.name]
-    owner, row = np.divmod(ids, stack.num_owners)[::-1]
+    # In 64 bits: positions may not fit the ids' own type.
+    row, owner = np.divmod(ids.astype(np.int64), stack.num_owners)
     row = row + stack.offset(spec.name)
     pos = np.where(ids < 0, PAD, owner * stack.rows_per_device + row)
     return stack.name, pos.astype(np.int32).reshape(num_devices, -1)

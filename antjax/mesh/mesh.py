@@ -45,6 +45,8 @@ def make_mesh(
   """
   devices = list(jax.devices() if devices is None else devices)
   num = len(devices)
+  if not devices:
+    raise ValueError('make_mesh(devices=[]): there is no device.')
   if intra < 1 or num % intra:
     divisors = [d for d in range(1, num + 1) if num % d == 0]
     raise ValueError(

@@ -19,6 +19,7 @@ from antjax.mesh.paro import Level, PaRO
 
 # Padding may at most double a leaf; beyond that it stays replicated, by name.
 _MAX_GROWTH = 2.0
+_said: set[str] = set()  # What `log_whole_leaves` has said.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,17 +116,18 @@ def leaf_spec(
 
 
 def log_whole_leaves(specs: Mapping[str, LeafSpec]) -> list[str]:
-  """Logs one line naming the leaves that stay whole; returns their names."""
+  """Names the leaves that stay whole in one line, once; returns the names."""
   whole = {n: s for n, s in specs.items() if s.dim is None}
   if whole:
     size = sum(math.prod(s.shape) * s.dtype.itemsize for s in whole.values())
-    logging.info(
-      '%d of %d leaves (%d bytes) stay whole on every device: %s',
-      len(whole),
-      len(specs),
-      size,
-      ', '.join(f'{n} ({s.reason})' for n, s in whole.items()),
-    )
+    text = (
+      f'{len(whole)} of {len(specs)} leaves ({size} bytes) stay whole on every'
+      ' device: '
+    ) + ', '.join(f'{n} ({s.reason})' for n, s in whole.items())
+    if text not in _said:
+      # A warning, since absl shows no less outside of its own app.run.
+      logging.warning('%s', text)
+      _said.add(text)
   return list(whole)
 
 

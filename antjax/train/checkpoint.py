@@ -9,6 +9,7 @@ reading) and tables in the order of their ids.
 
 from collections.abc import Mapping, Sequence
 import json
+import math
 import os
 from typing import Any
 
@@ -24,7 +25,7 @@ from antjax.mesh.paro import Level
 from antjax.train.batches import gather_json
 from antjax.train.state import (
   Layout,
-  leaf_name,
+  leaf_names,
   PyTree,
   SparseTables,
   state_shardings,
@@ -56,7 +57,7 @@ class Checkpointer:
     """Opens (and creates) a folder.
 
     Args:
-      directory: An absolute path, or any URL that Orbax takes.
+      directory: A path, or any URL that Orbax takes.
       layout: Of the model to save or to restore into.
       optimizer: The optax transform.
       tables: The embedding tables or None.
@@ -64,6 +65,13 @@ class Checkpointer:
       best_metric: Also keep the best one by this metric, if given.
       best_mode: 'min' or 'max'.
     """
+    if keep < 1 or best_mode not in ('min', 'max'):
+      raise ValueError(
+        f'Checkpointer(keep={keep}, best_mode={best_mode!r}): keep must be at'
+        " least 1 and best_mode 'min' or 'max'."
+      )
+    if '://' not in directory:
+      directory = os.path.abspath(directory)
     self.directory = directory
     self._layout = layout
     self._optimizer = optimizer
@@ -72,7 +80,7 @@ class Checkpointer:
     preserve: Any = policies.LatestN(keep)
     if best_metric is not None:
       best = policies.BestN(
-        get_metric_fn=lambda metrics: metrics[best_metric],
+        get_metric_fn=lambda metrics: _rank(metrics, best_metric, best_mode),
         # Orbax keeps the largest unless told to reverse.
         reverse=best_mode == 'min',
         n=1,
@@ -347,8 +355,18 @@ class Checkpointer:
     )(list(leaves))
 
 
+def _rank(metrics: Mapping[str, float], name: str, mode: str) -> float:
+  """A checkpoint's metric; one without a value is the worst."""
+  value = float(metrics.get(name, math.nan))
+  if math.isnan(value):
+    return math.inf if mode == 'min' else -math.inf
+  return value
+
+
 def _named(tree: PyTree) -> list[tuple[str, Any]]:
-  return [(leaf_name(p), x) for p, x in jax.tree.leaves_with_path(tree)]
+  by_path = jax.tree.leaves_with_path(tree)
+  names = leaf_names([path for path, _ in by_path])
+  return [(n, x) for n, (_, x) in zip(names, by_path, strict=True)]
 
 
 def _named_shapes(tree: PyTree) -> dict[str, Any]:

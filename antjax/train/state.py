@@ -117,8 +117,19 @@ class Layout:
       ValueError: Nothing is left to train.
     """
     by_path, treedef = jax.tree.flatten_with_path(params)
-    names = tuple(leaf_name(path) for path, _ in by_path)
+    names = tuple(leaf_names([path for path, _ in by_path]))
     leaves = [leaf for _, leaf in by_path]
+    if not leaves:
+      raise ValueError(
+        'Trainer.init: params has no leaf. A model needs dense parameters'
+        ' beside its tables; a bias will do.'
+      )
+    for name, leaf in zip(names, leaves, strict=True):
+      if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.extended):
+        raise ValueError(
+          f'Trainer.init: leaf {name} is a random key, which is no parameter;'
+          ' keep it out of params (nnx: nnx.split(model, nnx.Param, ...)).'
+        )
     dtypes = [np.dtype(jnp.result_type(x)) for x in leaves]
     trained = tuple(
       bool(jnp.issubdtype(dtype, jnp.floating))
@@ -178,19 +189,24 @@ class Layout:
       [jax.ShapeDtypeStruct(s.stored_shape(level), s.dtype) for s in specs]
     )
     shapes = jax.eval_shape(optimizer.init, master)
-    spec_tree = self.trained_tree(specs)
+    # A moment stands at its parameter's path, behind the optimizer's own, and
+    # has its shape; that also holds inside masked and multi_transform.
+    by_path = {
+      tuple(map(str, path)): spec
+      for (path, _), spec in zip(
+        jax.tree.leaves_with_path(master), specs, strict=True
+      )
+    }
 
-    def moment(x: Any, spec: LeafSpec) -> P:
-      same = jnp.shape(x) == spec.stored_shape(level)
-      return spec.partition_spec(level) if same else P()
+    def partition(path: Any, x: Any) -> P:
+      keys = tuple(map(str, path))
+      for start in range(len(keys) + 1):
+        spec = by_path.get(keys[start:])
+        if spec is not None and jnp.shape(x) == spec.stored_shape(level):
+          return spec.partition_spec(level)
+      return P()
 
-    return shapes, optax.tree_map_params(
-      optimizer,
-      moment,
-      shapes,
-      spec_tree,
-      transform_non_params=lambda _: P(),
-    )
+    return shapes, jax.tree.map_with_path(partition, shapes)
 
   def bytes_per_device(
     self, optimizer: optax.GradientTransformation
@@ -215,9 +231,14 @@ class Layout:
     return parts
 
 
-def leaf_name(path: Any) -> str:
-  """'mlp.kernel' for the path of a leaf in a pytree."""
-  return jax.tree_util.keystr(path, simple=True, separator='.')
+def leaf_names(paths: list[Any]) -> list[str]:
+  """'mlp.kernel' for each path in a pytree; written out where that repeats."""
+  names = [
+    jax.tree_util.keystr(path, simple=True, separator='.') for path in paths
+  ]
+  if len(set(names)) < len(names):
+    names = [jax.tree_util.keystr(path) for path in paths]
+  return names
 
 
 def state_shardings(

@@ -125,7 +125,12 @@ def make_step(
     else:
       master = jax.tree.leaves(state.master)
     master = at_opt_level(master)
-    grads_tree = layout.trained_tree(at_opt_level(grads))
+    grads_tree = layout.trained_tree(
+      [
+        g.astype(x.dtype)
+        for g, x in zip(at_opt_level(grads), master, strict=True)
+      ]
+    )
     updates, opt_state = optimizer.update(
       grads_tree, state.opt_state, layout.trained_tree(master)
     )
@@ -220,6 +225,8 @@ def _accumulate(
       args = (params,) if tables is None else (params, rows)
       losses, weights = _losses_and_weights(loss_fn(*args, micro, key))
       weights = weights * inputs.is_valid[0]
+      # Padding may have any loss; its gradient should be finite all the same.
+      losses = jnp.where(weights > 0, losses, 0)
       return jnp.sum(losses * weights), jnp.sum(weights)
 
     (loss, weight), (grads, row_grads) = jax.value_and_grad(

@@ -65,8 +65,9 @@ class Trainer:
         with tables `(params, rows, batch, rng)`, where `tables.lookup(rows,
         batch['ids'])` gives the vectors. The gradient is that of
         sum(weights * losses) / sum(weights) over all devices.
-      optimizer: Any optax transform; it sees global gradients. Transforms
-        that look at a leaf's shape see it padded at levels I and G.
+      optimizer: Any optax transform; it sees global gradients. One that looks
+        at a leaf's shape (Adafactor) sees it padded where it is split, so its
+        steps, and the shape of its state, depend on the code.
       mesh: From `make_mesh`.
       paro: PaRO code: levels of parameters, gradients, optimizer state.
       tables: Embedding tables; they have their own row optimizers.
@@ -114,7 +115,9 @@ class Trainer:
       seed: Of the run's randomness.
     """
     key = jax.random.key(seed)
-    init_fn = params if callable(params) else lambda _: params
+    # An Equinox module can be called too, but is a pytree.
+    is_init = callable(params) and jax.tree_util.all_leaves([params])
+    init_fn = params if is_init else lambda _: params
     shapes = jax.eval_shape(init_fn, key)
     self._layout = Layout.of(
       shapes,
@@ -232,7 +235,7 @@ class Trainer:
       batches: This process's batches. If its iterator has get_state and
         set_state, as Grain's have, the position is saved and restored.
       num_steps: Step to stop at, counted from the start of the run.
-      checkpoint_dir: Absolute path; None saves nothing.
+      checkpoint_dir: Folder; None saves nothing.
       checkpoint_every: Steps between checkpoints; the last step is saved too.
       keep: Newest checkpoints to keep.
       best_metric: Keep also the best by this metric of `evaluate_fn`.
@@ -255,10 +258,16 @@ class Trainer:
 
     Raises:
       KeyboardInterrupt: Stopped by `should_stop`; what was done is saved.
-      RuntimeError: The loss became nan or infinite; nothing later is saved.
+      RuntimeError: Loss or gradient became nan or infinite; nothing later is
+        saved.
       ValueError: A checkpoint of another model, or an input position that
         cannot be restored here.
     """
+    if best_metric is not None and evaluate_fn is None:
+      raise ValueError(
+        f'Trainer.fit(best_metric={best_metric!r}) needs an evaluate_fn that'
+        ' gives it.'
+      )
     iterator = iter(batches)
     with contextlib.ExitStack() as stack:
       saver = None
@@ -308,10 +317,11 @@ class Trainer:
         values |= clock.tick(values['num_examples'])
         if has_data and on_step is not None:
           on_step(number, values | (extra or {}))
-        if not math.isfinite(values['loss']):
+        if not math.isfinite(values['loss'] + values['grad_norm']):
           raise RuntimeError(
-            f'Trainer.fit: the loss of step {number} is {values["loss"]}; the'
-            ' parameters are lost. Go on from the newest checkpoint'
+            f'Trainer.fit: the loss of step {number} is {values["loss"]}, the'
+            f' norm of its gradient {values["grad_norm"]}: the parameters are'
+            ' lost. Go on from the newest checkpoint'
             f' ({checkpoint_dir}) with a smaller learning rate or gradient'
             ' clipping, and look at the data of that step.'
           )
