@@ -22,7 +22,8 @@ behind), then logging and signals. A script without devices uses `run` alone.
 This is the one module that reads environment variables.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import dataclasses
 import logging as python_logging
 import os
@@ -78,13 +79,24 @@ class JobConfig:
 class StopRequest:
   """Says whether SIGINT or SIGTERM asked this process to stop.
 
-  The first signal only sets the answer, so that the loop can save and leave;
-  a second one raises KeyboardInterrupt where the program stands. Processes of
-  one job get their signals at different steps: agree on the step to stop at.
+  Inside `deferred()` the first signal only sets the answer, so that the loop
+  can save and leave; a second one, or any outside, raises KeyboardInterrupt
+  where the program stands. Processes of one job get their signals at different
+  steps: agree on the step to stop at.
   """
 
   def __init__(self) -> None:
     self.signal: signal.Signals | None = None
+    self._is_deferred = False
+
+  @contextlib.contextmanager
+  def deferred(self) -> Iterator[None]:
+    """Around a loop that asks for the answer at each step."""
+    self._is_deferred = True
+    try:
+      yield
+    finally:
+      self._is_deferred = False
 
   def __call__(self) -> bool:
     return self.signal is not None
@@ -100,9 +112,9 @@ class StopRequest:
 
   def _handle(self, number: int, frame: types.FrameType | None) -> None:
     del frame
-    if self.signal is not None:
+    is_second, self.signal = self.signal is not None, signal.Signals(number)
+    if is_second or not self._is_deferred:
       raise KeyboardInterrupt
-    self.signal = signal.Signals(number)
     # Not by logging: a handler must not take a lock that its thread may hold.
     os.write(2, b'Stopping after this step. Once more: stop at once.\n')
 
@@ -120,6 +132,22 @@ class Job:
   mesh: jax.sharding.Mesh
   run_dir: pathlib.Path
   should_stop: StopRequest
+  config: JobConfig
+
+  def save_config(self) -> None:
+    """Writes `<run_dir>/config.json`, on process 0; again changes nothing.
+
+    Call it once it is sure that the run can go on in this folder: a config that
+    does not fit the checkpoints there must not take the place of theirs.
+    """
+    if not self.is_main:
+      return
+    try:
+      saved = config_lib.load(type(self.config), self.run_dir)
+    except ValueError:  # None, or of another version: it is kept aside.
+      saved = None
+    if saved != self.config:
+      config_lib.save(self.config, self.run_dir)
 
   @property
   def is_main(self) -> bool:
@@ -200,10 +228,10 @@ def _abort(message: str, code: int) -> NoReturn:
   try:
     _exit(message, code)
   finally:
-    if jax.distributed.is_initialized() and jax.process_count() > 1:
-      python_logging.shutdown()
-      sys.stdout.flush()
-      os._exit(code)
+    # Nor tear down what computations in flight still use.
+    python_logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def _define_cluster_flags() -> None:
@@ -278,7 +306,7 @@ def initialize_distributed() -> None:
 def start(config: JobConfig) -> Job:
   """Brings up processes, mesh, run folder, logging and signals, in this order.
 
-  Process 0 writes `<run_dir>/config.json`. Each process logs to
+  Each process logs to
   `<run_dir>/log.<process>.txt`; on the terminal process 0 shows antjax's own
   messages, the others only warnings.
 
@@ -295,9 +323,13 @@ def start(config: JobConfig) -> Job:
   intra = config.intra or jax.local_device_count()
   mesh = mesh_lib.make_mesh(intra=intra)
   run_dir = pathlib.Path(config.run_dir)
-  run_dir.mkdir(parents=True, exist_ok=True)
-  if jax.process_index() == 0:
-    config_lib.save(config, run_dir)
+  try:
+    run_dir.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise ValueError(
+      f'run_dir={config.run_dir}: cannot make this folder'
+      f' ({error.strerror}); choose one that you may write to.'
+    ) from error
   _start_logging(run_dir)
   if threading.current_thread() is threading.main_thread():
     _stop_request.install()
@@ -310,7 +342,7 @@ def start(config: JobConfig) -> Job:
     mesh.shape[mesh_lib.INTRA],
     run_dir,
   )
-  return Job(mesh, run_dir, _stop_request)
+  return Job(mesh, run_dir, _stop_request, config)
 
 
 def _start_logging(run_dir: pathlib.Path) -> None:

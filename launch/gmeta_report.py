@@ -8,6 +8,7 @@ import datetime
 import json
 import math
 import pathlib
+import shlex
 import statistics
 from typing import Any
 
@@ -111,7 +112,9 @@ def verdict(
 ) -> str:
   """Says in which scenarios the meta-learner's MAE is below a baseline's."""
   mae = {(r['scenario'], r['method']): r['MAE'] for r in rows}
-  known = [s for s in scenarios if (s, baseline) in mae]
+  known = [
+    s for s in scenarios if not math.isnan(mae.get((s, baseline), math.nan))
+  ]
   if not known:
     return f'No {baseline} baseline was run.'
   won = [s for s in known if mae[s, META] < mae[s, baseline]]
@@ -144,11 +147,14 @@ def memory(trainer: Trainer) -> list[dict[str, Any]]:
 
 def command(job: common.Job) -> str:
   """The command that repeats the run, in a run folder of its own."""
-  script = (
-    f'launch/train_gmeta.py --config={job.run_dir}/config.json'
-    f' --run_dir={job.run_dir}-again'
+  script = shlex.join(
+    [
+      'launch/train_gmeta.py',
+      f'--config={job.run_dir}/config.json',
+      f'--run_dir={job.run_dir}-again',
+    ]
   )
-  if jax.process_count() == 1:
+  if jax.device_count() == 1:
     return f'python {script}'
   return (
     f'python -m launch.local_cluster --hosts={jax.process_count()}'

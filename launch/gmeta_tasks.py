@@ -3,6 +3,7 @@
 """Data and loops of launch/train_gmeta.py: task records to trained models."""
 
 from collections.abc import Callable, Iterator, Mapping
+import contextlib
 import dataclasses
 import pathlib
 from typing import Any, TYPE_CHECKING
@@ -75,12 +76,18 @@ class Tasks:
     )
     state = trainer.init(recommender.init_params(inner), seed=config.seed)
     start = checkpoint.latest_step(folder / 'checkpoints') or 0
-    with (
-      progress.Progress(num_steps, start_step=start, name=name) as bar,
-      progress.RunLog(folder, resume_step=start) as log,
-    ):
+    with contextlib.ExitStack() as stack:
+      bar = stack.enter_context(
+        progress.Progress(num_steps, start_step=start, name=name)
+      )
+      stack.enter_context(self._job.should_stop.deferred())
+      log: progress.RunLog | None = None
 
       def on_step(step: int, metrics: Mapping[str, float]) -> None:
+        nonlocal log
+        if log is None:  # The checkpoint, if any, fits: now files may change.
+          self._job.save_config()
+          log = stack.enter_context(progress.RunLog(folder, resume_step=start))
         bar.update(
           step, num_examples=metrics['num_examples'], loss=metrics['loss']
         )

@@ -81,7 +81,6 @@ def main(config: Config) -> None:
 def train(config: Config, job: common.Job) -> list[dict[str, Any]]:
   """Trains, evaluates and reports; returns the rows of the result table."""
   description = output_folder.load_description(config.data)
-  tasks = Tasks(config, description, job)
   recommender = recommender_lib.build(
     description['features'],
     config.model,
@@ -90,6 +89,7 @@ def train(config: Config, job: common.Job) -> list[dict[str, Any]]:
       config.model.table_learning_rate, config.num_steps
     ),
   )
+  tasks = Tasks(config, description, job)
   inner = config.inner.loop()
   meta_loss_fn = meta_loss.meta_loss_fn(recommender.task_model, inner)
   trainer, state = tasks.fit(

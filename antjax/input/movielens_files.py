@@ -64,6 +64,11 @@ def prepare_movielens(
     FileNotFoundError: The source or one of its files does not exist.
     RuntimeError: The download fails.
   """
+  if not 0 <= max_rejected_share < 1:
+    raise ValueError(
+      f'prepare_movielens: max_rejected_share={max_rejected_share} must be in'
+      ' [0, 1).'
+    )
   with tempfile.TemporaryDirectory() as temporary:
     files = None
     version = movielens.PACKAGE
@@ -155,6 +160,8 @@ def _check_counts(
     'items': int(raw.items.count().to_pyarrow().as_py()),
     'rejected_lines': delimited.num_rejected(con),
   }
+  if not counts['ratings']:
+    raise ValueError('prepare_movielens: the source has no rating at all.')
   needed = {
     'ratings': movielens.NUM_RATINGS,
     'users': movielens.NUM_USERS,
@@ -251,4 +258,6 @@ def _keep_rejected(
     kept = folder.with_name(f'{folder.name}.{output_folder.REJECTED}')
   kept.parent.mkdir(parents=True, exist_ok=True)
   shutil.copy(rejected, kept)
+  if str(rejected) not in message:
+    message += f' Malformed lines, perhaps the cause, are listed in {kept}.'
   return message.replace(str(rejected), str(kept))

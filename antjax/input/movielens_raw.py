@@ -16,6 +16,7 @@ import subprocess
 import sys
 from typing import Any, Literal
 import zipfile
+import zlib
 
 import ibis
 from ibis.expr import types as ir
@@ -106,7 +107,7 @@ def find_files(
     raise FileNotFoundError(f'movielens: no such source: {source}')
   elif not zipfile.is_zipfile(source):
     raise ValueError(
-      f'movielens: source {source} is neither a folder nor a zip.'
+      f'movielens: source {source} is neither a folder nor a whole zip.'
     )
   else:
     with zipfile.ZipFile(source) as archive:
@@ -120,8 +121,14 @@ def find_files(
       for name in found:
         # Only the last part of the name: it cannot leave the folder.
         path = pathlib.Path(temporary) / pathlib.PurePosixPath(name).name
-        with archive.open(name) as packed, open(path, 'wb') as file:
-          shutil.copyfileobj(packed, file)
+        try:
+          with archive.open(name) as packed, open(path, 'wb') as file:
+            shutil.copyfileobj(packed, file)
+        except (zlib.error, zipfile.BadZipFile, EOFError) as e:
+          raise ValueError(
+            f'movielens: {name} in {source} is damaged ({e}); get the file'
+            ' again.'
+          ) from e
         paths.append(path)
   return RawFiles(layout, *paths)
 

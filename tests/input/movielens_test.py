@@ -327,7 +327,7 @@ def test_bad_source(tmp_path):
   with pytest.raises(FileNotFoundError, match='no such source: .*none'):
     make(tmp_path / 'out', tmp_path / 'none')
   (tmp_path / 'file').write_text('x')
-  with pytest.raises(ValueError, match='neither a folder nor a zip'):
+  with pytest.raises(ValueError, match='neither a folder nor a whole zip'):
     make(tmp_path / 'out', tmp_path / 'file')
 
 

@@ -34,6 +34,14 @@ class Config(common.JobConfig):
 
 def main(config):
   job = common.start(config)
+  job.save_config()
+  if config.do == 'undeferred':
+    print('ready', flush=True)
+    time.sleep(600)
+  with job.should_stop.deferred():
+    work(config, job)
+
+def work(config, job):
   if config.do == 'report':
     print('mesh', dict(job.mesh.shape), job.is_main, job.should_stop())
   if config.do == 'bug' or config.do == f'bug{jax.process_index()}':
@@ -176,6 +184,13 @@ def test_a_signal_lets_the_job_save(job, number):
   assert process.returncode == 128 + number
   assert out == 'saved\n'
   assert _last(err) == 'job: stopped as asked.'
+
+
+def test_a_signal_outside_of_a_loop_ends_at_once(job):
+  process = _start(job, '--do=undeferred')
+  process.send_signal(signal.SIGINT)
+  process.communicate(timeout=_DEADLINE_S)
+  assert process.returncode == 128 + signal.SIGINT
 
 
 def test_a_second_signal_ends_at_once(job):

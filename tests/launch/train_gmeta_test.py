@@ -163,6 +163,8 @@ def test_a_config_file_repeats_the_run_on_one_process(data, tmp_path):
     (['--inner.num_steps=-1'], 'must not be negative'),
     (['--optimizer.lr=1'], 'Did you mean'),
     (['--slots_per_device=1'], 'equally long'),
+    (['--model.features=gender,foo'], "the data set has no ['foo']"),
+    (['--run_dir=/proc/x'], 'choose one that you may write to'),
   ],
 )
 def test_bad_flags_are_one_line(data, tmp_path, flags, message):
@@ -180,8 +182,12 @@ def test_a_checkpoint_of_another_model_is_refused(data, tmp_path):
   flags = (*FLAGS, f'--data={data}', f'--run_dir={tmp_path}', '--num_steps=2')
   done = run(*flags, '--joint_steps=0', hosts=1)
   assert done.returncode == 0, done.stdout
+  config = (tmp_path / 'config.json').read_text()
   done = run(*flags, '--model.widths=24', hosts=1)
   assert done.returncode == 1
   assert 'is of another model: params' in done.stdout
   assert 'Use another run folder' in done.stdout
   assert 'Traceback' not in done.stdout
+  # What is there stays, the config of the finished run too.
+  assert (tmp_path / 'config.json').read_text() == config
+  assert not (tmp_path / 'config.0.json').exists()

@@ -90,7 +90,9 @@ def test_ids_of_any_width_find_the_same_rows(dtype):
   ids = {n: np.arange(16, dtype=dtype) * 7 for n in ('a', 'b', 'c')}
   wide = {n: x.astype(np.int32) for n, x in ids.items()}
   jax.tree.map(
-    np.testing.assert_array_equal, tables.prepare(ids, 8), tables.prepare(wide, 8)
+    np.testing.assert_array_equal,
+    tables.prepare(ids, 8),
+    tables.prepare(wide, 8),
   )
 
 
