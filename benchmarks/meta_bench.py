@@ -23,11 +23,9 @@ Each side runs in a process of its own, started with the memory settings that
 suit it, and only one works at a time: the other one waits for its next order in
 a read, and a block starts after a pause in which the OpenMP threads of PyTorch,
 if it was at work before, stop spinning. In one process the two thread pools
-would share the cores. PyTorch has `--threads` threads in each operator, antjax
-one device with as many threads as XLA wants. `--devices=2` splits the tasks
-over two virtual devices of one thread each, bound to a core, and sums the
-gradients in one message: faster when both run at once, which XLA:CPU does not
-always do.
+would share the cores. PyTorch has `--threads` threads in each operator;
+antjax splits the tasks over `--devices` virtual devices of one thread each,
+bound to a core, and sums the gradients in one message.
 """
 
 from collections.abc import Callable, Sequence
@@ -66,7 +64,7 @@ _ROUNDS = flags.DEFINE_integer('rounds', 15, 'Blocks of each side.', 1)
 _BLOCK_S = flags.DEFINE_float('block_s', 0.3, 'Seconds of a block.', 0.0)
 _THREADS = flags.DEFINE_integer('threads', os.cpu_count(), 'PyTorch threads.')
 _DEVICES = flags.DEFINE_integer(
-  'devices', 1, 'CPU devices of antjax; they share the tasks.'
+  'devices', os.cpu_count(), 'CPU devices of antjax; they share the tasks.'
 )
 _WORKER = flags.DEFINE_enum(
   'worker', None, ['antjax', 'torch'], 'Internal: the side to be.'
@@ -114,13 +112,12 @@ def _antjax_step(
   # Here, because the parent and the other worker never need JAX.
   from flax import nnx
   import jax
-  from jax.flatten_util import ravel_pytree
   import jax.numpy as jnp
   from jax.sharding import NamedSharding
   from jax.sharding import PartitionSpec as P
   import optax
 
-  from antjax.collectives import transition
+  from antjax.collectives import bucket, transition
   from antjax.layers import fast_weights, mlp
   from antjax.mesh import mesh as mesh_lib
   from antjax.meta import maml
@@ -193,8 +190,11 @@ def _antjax_step(
   def local(params, rows, batch):
     whole = jax.tree.map(transition.to_varying, (params, rows))
     result = jax.value_and_grad(mean_loss, (0, 1))(*whole, batch)
-    flat, unravel = ravel_pytree(result)
-    return unravel(jax.lax.psum(flat, mesh.axis_names) / num_devices)
+    leaves, treedef = jax.tree.flatten(result)
+    total = jax.lax.psum(bucket.pack(leaves), mesh.axis_names)
+    return treedef.unflatten(
+      bucket.unpack(total / num_devices, [x.shape for x in leaves])
+    )
 
   step = jax.jit(
     jax.shard_map(
