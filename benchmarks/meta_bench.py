@@ -28,10 +28,9 @@ antjax splits the tasks over `--devices` virtual devices of one thread each,
 bound to a core, and sums the gradients in one message.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import contextlib
 import dataclasses
-import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -105,128 +104,12 @@ def _bind_threads() -> None:
     os.sched_setaffinity(worker, {cores[i % len(cores)]})
 
 
-def _antjax_step(
-  case: meta_problem.Case, num_support: int, arrays: dict[str, np.ndarray]
-) -> Callable[[], tuple[Any, dict[str, Any]]]:
-  """Returns our step on a problem of `meta_problem.make`."""
-  # Here, because the parent and the other worker never need JAX.
-  from flax import nnx
-  import jax
-  import jax.numpy as jnp
-  from jax.sharding import NamedSharding
-  from jax.sharding import PartitionSpec as P
-  import optax
-
-  from antjax.collectives import bucket, transition
-  from antjax.layers import fast_weights, mlp
-  from antjax.mesh import mesh as mesh_lib
-  from antjax.meta import maml
-
-  num_layers = sum(name.startswith('w') for name in arrays)
-  widths = [arrays[f'w{i}'].shape[1] for i in range(num_layers)]
-  graphdef, params = nnx.split(
-    mlp.MLP(
-      arrays['w0'].shape[0], widths, activate_last=False, rngs=nnx.Rngs(0)
-    )
-  )
-  names = {
-    f'layers/{i}/{leaf}': f'{short}{i}'
-    for i in range(num_layers)
-    for leaf, short in (('kernel', 'w'), ('bias', 'b'))
-  }
-  params = fast_weights.replace_leaves(
-    params, {leaf: jnp.asarray(arrays[short]) for leaf, short in names.items()}
-  )
-  inner = maml.InnerLoop(
-    num_steps=case.inner_steps,
-    learning_rate=meta_problem.LEARNING_RATE,
-    order=case.order,
-    adapt=case.adapted,
-  )
-
-  def loss(model, rows, part):
-    if case.adapted == 'mlp':
-      x = part['vectors']
-    else:
-      x = rows['row'][part['index']]
-    logits = model(x.reshape(*x.shape[:-2], -1))[..., 0]
-    return optax.sigmoid_binary_cross_entropy(logits, part['label']).mean()
-
-  def task_loss(params, task_rows, support, query):
-    model, rows = maml.adapt_task(
-      loss,
-      params,
-      task_rows,
-      support,
-      inner,
-      merge_fn=functools.partial(nnx.merge, graphdef),
-    )
-    return loss(model, rows, query)
-
-  def mean_loss(params, rows, batch):
-    task_rows, parts = {}, {'label': batch['label']}
-    if case.adapted == 'mlp':
-      parts['vectors'] = rows[batch['index']]
-    else:
-      parts['index'] = batch['task_index']
-      task_rows = {'row': rows[batch['task_rows']]}
-    support, query = (
-      {name: x[:, cut] for name, x in parts.items()}
-      for cut in (slice(None, num_support), slice(num_support, None))
-    )
-    losses = jax.vmap(task_loss, (None, 0, 0, 0))(
-      params, task_rows, support, query
-    )
-    return losses.mean()
-
-  num_tasks = len(arrays['label'])
-  num_devices = max(
-    d for d in range(1, jax.device_count() + 1) if num_tasks % d == 0
-  )
-  mesh = mesh_lib.make_mesh(
-    intra=num_devices, devices=jax.devices()[:num_devices]
-  )
-
-  def local(params, rows, batch):
-    whole = jax.tree.map(transition.to_varying, (params, rows))
-    result = jax.value_and_grad(mean_loss, (0, 1))(*whole, batch)
-    leaves, treedef = jax.tree.flatten(result)
-    total = jax.lax.psum(bucket.pack(leaves), mesh.axis_names)
-    return treedef.unflatten(
-      bucket.unpack(total / num_devices, [x.shape for x in leaves])
-    )
-
-  step = jax.jit(
-    jax.shard_map(
-      local,
-      mesh=mesh,
-      in_specs=(P(), P(), P(mesh_lib.BATCH_AXES)),
-      out_specs=P(),
-    )
-  )
-  names_of_batch = ('index', 'task_rows', 'task_index', 'label')
-  batch = jax.device_put(
-    {name: arrays[name] for name in names_of_batch},
-    NamedSharding(mesh, P(mesh_lib.BATCH_AXES)),
-  )
-  params, rows = jax.device_put(
-    (params, arrays['rows']), NamedSharding(mesh, P())
-  )
-
-  def run():
-    value, (grads, row_grads) = jax.block_until_ready(step(params, rows, batch))
-    leaves = fast_weights.named_leaves(grads)
-    named = {short: leaves[leaf] for leaf, short in names.items()}
-    return value, named | {'rows': row_grads}
-
-  return run
-
-
 def _work(side: str) -> None:
   """Serves orders, a JSON line each, until stdin ends."""
   out = os.fdopen(os.dup(1), 'w')
   os.dup2(2, 1)  # What libraries print must not get between the replies.
   run = None
+  # Only the worker of a side imports its framework.
   if side == 'torch':
     import torch
 
@@ -234,6 +117,8 @@ def _work(side: str) -> None:
 
     torch.set_num_threads(_THREADS.value)
     torch.set_num_interop_threads(1)
+  else:
+    from benchmarks import meta_step
   for line in sys.stdin:
     order = json.loads(line)
     reply: Any = None
@@ -244,7 +129,7 @@ def _work(side: str) -> None:
         torch.compiler.reset()
         run = meta_peers.make_step(order['peer'], *args)
       else:
-        run = _antjax_step(*args)
+        run = meta_step.make_step(*args)
       start = time.perf_counter()
       value, grads = run()
       reply = {'first_call_s': time.perf_counter() - start}
