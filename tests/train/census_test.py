@@ -18,6 +18,7 @@ import pytest
 
 from antjax.mesh.mesh import make_mesh
 from antjax.mesh.paro import ELASTIC_CODES, VALID_CODES
+from antjax.train.census import collectives
 from antjax.train.trainer import Trainer
 
 AG, RS, AR = 'all-gather', 'reduce-scatter', 'all-reduce'
@@ -58,58 +59,12 @@ def expected(code):
   return collections.Counter(in_loop), collections.Counter(at_end)
 
 
-def replica_groups(line):
-  """The device groups of a collective, from its list or its iota form."""
-  iota = re.search(
-    r'replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', line
-  )
-  if iota:
-    rows, columns = int(iota[1]), int(iota[2])
-    dims = [int(d) for d in iota[3].split(',')]
-    ids = np.arange(np.prod(dims)).reshape(dims)
-    if iota[4]:
-      ids = ids.transpose([int(d) for d in iota[4].split(',')])
-    return ids.reshape(rows, columns).tolist()
-  mesh = re.search(r'replica_groups=mesh\[(.*?)\].*?\{(.*?)\}', line)
-  if mesh:
-    axes = re.findall(r"'(\w+)'=(\d+)", mesh[1])
-    over = re.findall(r"'(\w+)'", mesh[2])
-    ids = np.arange(8).reshape([int(n) for _, n in axes])
-    last = [i for i, (name, _) in enumerate(axes) if name in over]
-    first = [i for i in range(len(axes)) if i not in last]
-    ids = ids.transpose(first + last)
-    size = int(np.prod([int(axes[i][1]) for i in last]))
-    return ids.reshape(-1, size).tolist()
-  plain = re.search(r'replica_groups=\{(\{.*?\})\}', line)
-  return [
-    [int(i) for i in group.split(',')]
-    for group in re.findall(r'\{([\d,]+)\}', plain[1])
-  ]
-
-
-AXES = {
-  ((0, 1, 2, 3), (4, 5, 6, 7)): 'intra',
-  ((0, 4), (1, 5), (2, 6), (3, 7)): 'inter',
-  (tuple(range(8)),): 'both',
-}
-
-
 def census(text, min_elements):
   """(in loop, at end): counts of (kind, axis) of collectives on arrays."""
   in_loop, at_end = collections.Counter(), collections.Counter()
-  for line in text.splitlines():
-    kind = re.search(rf' ({AG}|{RS}|{AR})(?:-start)?\(', line)
-    if not kind:
-      continue
-    result = line.split(' = ', 1)[1].split(kind[0])[0]
-    shapes = re.findall(r'\w+\[([\d,]*)\]', result)
-    sizes = [[int(d or 1) for d in dims.split(',')] for dims in shapes]
-    size = max(int(np.prod(dims)) for dims in sizes)
-    if size < min_elements:
-      continue  # Scalars: losses, weights, norms.
-    groups = tuple(tuple(sorted(g)) for g in replica_groups(line))
-    place = in_loop if 'while/body' in line else at_end
-    place[kind[1], AXES.get(tuple(sorted(groups)), 'other')] += 1
+  for c in collectives(text, {'inter': 2, 'intra': 4}):
+    if c.num_elements >= min_elements:  # Below: losses, weights, norms.
+      (in_loop if c.in_loop else at_end)[c.kind, c.axis] += 1
   return in_loop, at_end
 
 
