@@ -11,6 +11,7 @@ import importlib
 from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
+  from antjax.collectives.layerwise import scan_layers as scan_layers
   from antjax.embedding.layout import TableSpec as TableSpec
   from antjax.embedding.optimizer import Adagrad as Adagrad
   from antjax.embedding.optimizer import Adam as Adam
@@ -55,6 +56,7 @@ _HOMES = {
   'VALID_CODES': 'mesh.paro',
   'make_mesh': 'mesh.mesh',
   'meta_loss_fn': 'meta.meta_loss',
+  'scan_layers': 'collectives.layerwise',
 }
 
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -59,6 +59,17 @@ class LeafSpec:
   def sharding(self, level: Level, mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, self.partition_spec(level))
 
+  def stacked(self, num_layers: int) -> 'LeafSpec':
+    """The spec of a stack [num_layers, ...] of such arrays."""
+    dim = None if self.dim is None else self.dim + 1
+    shape = (num_layers, *self.shape)
+    return dataclasses.replace(self, shape=shape, dim=dim)
+
+  def layer(self) -> 'LeafSpec':
+    """The spec of one array of a stack; the inverse of `stacked`."""
+    dim = None if self.dim is None else self.dim - 1
+    return dataclasses.replace(self, shape=self.shape[1:], dim=dim)
+
   def pad(self, x: jax.Array) -> jax.Array:
     """Appends zeros to the split dim, up to `padded_size`."""
     if self.dim is None or x.shape[self.dim] == self.padded_size:

@@ -81,6 +81,8 @@ class Layout:
     specs: LeafSpec of each leaf; dtypes are those of the masters.
     trainable: Whether each leaf is trained.
     compute_dtype: Dtype of floating leaves in the step; None keeps their own.
+    scanned: Whether each leaf is a stack of layers, gathered one by one; none
+      by default.
   """
 
   mesh: Mesh
@@ -90,6 +92,7 @@ class Layout:
   specs: tuple[LeafSpec, ...]
   trainable: tuple[bool, ...]
   compute_dtype: Any = None
+  scanned: tuple[bool, ...] = ()
 
   @classmethod
   def of(
@@ -99,6 +102,7 @@ class Layout:
     paro: PaRO,
     *,
     trainable: Callable[[str], bool] | None = None,
+    scanned: Callable[[str], bool] | None = None,
     compute_dtype: Any = None,
     min_shard_size: int = 1024,
   ) -> 'Layout':
@@ -110,11 +114,13 @@ class Layout:
       paro: Levels.
       trainable: Name of a leaf -> whether it is trained; all by default.
         Leaves that are not floating point are never trained.
+      scanned: Name of a leaf -> whether it is a stack of layers [L, ...] that
+        the model runs by `scan_layers`; none by default.
       compute_dtype: See the class.
       min_shard_size: Leaves with fewer elements stay whole everywhere.
 
     Raises:
-      ValueError: Nothing is left to train.
+      ValueError: Nothing is left to train, or a scalar is called a stack.
     """
     by_path, treedef = jax.tree.flatten_with_path(params)
     names = tuple(leaf_names([path for path, _ in by_path]))
@@ -141,11 +147,12 @@ class Layout:
         np.dtype(jnp.promote_types(d, jnp.float32)) if t else d
         for d, t in zip(dtypes, trained, strict=True)
       ]
+    stacked = tuple(scanned is not None and bool(scanned(n)) for n in names)
     specs = tuple(
-      sharding.leaf_spec(
-        jnp.shape(x), dtype, num_devices=mesh.size, min_size=min_shard_size
+      _leaf_spec(name, jnp.shape(x), dtype, mesh.size, min_shard_size, is_stack)
+      for name, x, dtype, is_stack in zip(
+        names, leaves, dtypes, stacked, strict=True
       )
-      for x, dtype in zip(leaves, dtypes, strict=True)
     )
     if not any(trained):
       raise ValueError(
@@ -154,7 +161,9 @@ class Layout:
       )
     if paro.code != 'NNN':
       sharding.log_whole_leaves(dict(zip(names, specs, strict=True)))
-    return cls(mesh, paro, treedef, names, specs, trained, compute_dtype)
+    return cls(
+      mesh, paro, treedef, names, specs, trained, compute_dtype, stacked
+    )
 
   # A tree's leaves with None for frozen ones is "the trained tree".
 
@@ -229,6 +238,30 @@ class Layout:
       local = NamedSharding(self.mesh, spec).shard_shape(shape.shape)
       parts['opt_state'] += math.prod(local) * shape.dtype.itemsize
     return parts
+
+
+def _leaf_spec(
+  name: str,
+  shape: tuple[int, ...],
+  dtype: np.dtype,
+  num_devices: int,
+  min_size: int,
+  is_stack: bool,
+) -> LeafSpec:
+  """`leaf_spec`, which splits a stack inside its layers."""
+  if not is_stack:
+    return sharding.leaf_spec(
+      shape, dtype, num_devices=num_devices, min_size=min_size
+    )
+  if not shape:
+    raise ValueError(
+      f'Trainer(scanned=...): leaf {name} is a scalar; a stack of layers has'
+      ' shape [L, ...].'
+    )
+  layer = sharding.leaf_spec(
+    shape[1:], dtype, num_devices=num_devices, min_size=min_size
+  )
+  return layer.stacked(shape[0])
 
 
 def leaf_names(paths: list[Any]) -> list[str]:

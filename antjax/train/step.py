@@ -12,6 +12,7 @@ one code into another.
 
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -23,8 +24,10 @@ import numpy as np
 import optax
 
 from antjax.collectives import transition
+from antjax.collectives.layerwise import LayerPiece
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
-from antjax.mesh.paro import Level
+from antjax.train import loss_scale as loss_scale_lib
+from antjax.train.loss_scale import LossScaleState
 from antjax.train.state import (
   Layout,
   PyTree,
@@ -67,12 +70,26 @@ def make_step(
   optimizer: optax.GradientTransformation,
   tables: SparseTables | None,
   num_micro_batches: int,
+  *,
+  loss_scale: float = 1.0,
+  regather: bool = True,
 ) -> Callable[[TrainState, StepInput], tuple[TrainState, dict[str, jax.Array]]]:
   """Compiles lazily to `step(state, step_input) -> (state, metrics)`.
 
   The state is donated. Metrics are replicated scalars: the weighted mean
   `loss`, the sum of weights `weight`, `grad_norm`, `num_examples`, and how
-  many devices have data (`num_valid`) or want to stop (`is_stopping`).
+  many devices have data (`num_valid`) or want to stop (`is_stopping`). An
+  optimizer of `with_loss_scale` adds its `loss_scale`.
+
+  Args:
+    layout: Of the state.
+    loss_fn: See `Trainer`.
+    optimizer: See `Trainer`.
+    tables: See `Trainer`.
+    num_micro_batches: Parts of a device's batch.
+    loss_scale: Constant factor of the loss that is differentiated, times the
+      optimizer's own where it has one.
+    regather: Whether stacked layers are gathered again in the backward pass.
   """
   mesh, paro = layout.mesh, layout.paro
   shardings = state_shardings(layout, optimizer, tables)
@@ -80,13 +97,14 @@ def make_step(
   grad_partition = layout.level_specs(paro.opt_state, trained=True)
   table_partition = {} if tables is None else tables.partition_specs()
   backward = jax.shard_map(
-    lambda *args: _accumulate(
-      layout, loss_fn, tables, num_micro_batches, *args
+    functools.partial(
+      _accumulate, layout, loss_fn, tables, num_micro_batches, regather
     ),
     mesh=mesh,
     in_specs=(
       layout.level_specs(paro.params, trained=False),
       table_partition,
+      P(),
       P(),
       P(),
       _BATCH,
@@ -111,11 +129,15 @@ def make_step(
 
   def step(state: TrainState, inputs: StepInput):
     leaves = jax.tree.leaves(state.params)
+    scaling = state.opt_state
+    is_scaled = isinstance(scaling, LossScaleState)
+    factor = jnp.float32(loss_scale) * (scaling.scale if is_scaled else 1)
     grads, new_tables, sums = backward(
-      leaves, state.tables, state.step, state.rng, inputs
+      leaves, state.tables, state.step, state.rng, factor, inputs
     )
     total = sums['weight']
-    is_active = total > 0
+    is_finite = sums['num_bad'] == 0
+    is_active = (total > 0) & (is_finite | (not is_scaled))
     if state.master is None:
       # Going finer is a local slice.
       master = [
@@ -136,11 +158,13 @@ def make_step(
     )
     new_master = optax.apply_updates(layout.trained_tree(master), updates)
 
-    # Without weight there is no gradient, and nothing changes: no decay either.
+    # Without a gradient nothing changes: no decay either.
     def keep(new, old):
       return jnp.where(is_active, new, old)
 
     opt_state = jax.tree.map(keep, opt_state, state.opt_state)
+    if is_scaled:
+      opt_state = loss_scale_lib.adjust(opt_state, is_finite)
     new_leaves = at_opt_level(
       [keep(n, o) for n, o in zip(jax.tree.leaves(new_master), master)]
     )
@@ -161,7 +185,7 @@ def make_step(
       tables=new_tables,
       rng=state.rng,
     )
-    return new_state, {
+    metrics = {
       'loss': sums['loss'] / jnp.maximum(total, jnp.finfo(total.dtype).tiny),
       'weight': total,
       'grad_norm': optax.tree.norm(grads_tree),
@@ -169,6 +193,9 @@ def make_step(
       'num_valid': sums['num_valid'],
       'is_stopping': sums['is_stopping'],
     }
+    if is_scaled:
+      metrics['loss_scale'] = scaling.scale
+    return new_state, metrics
 
   return jax.jit(
     step,
@@ -182,10 +209,12 @@ def _accumulate(
   loss_fn: LossFn,
   tables: SparseTables | None,
   num_micro_batches: int,
+  regather: bool,
   leaves: list[jax.Array],
   table_state: PyTree,
   step: jax.Array,
   rng: jax.Array,
+  factor: jax.Array,
   inputs: StepInput,
 ):
   """One device's part: gradients of the weighted mean loss, synced.
@@ -195,6 +224,7 @@ def _accumulate(
   """
   paro = layout.paro
   specs = layout.trained(list(layout.specs))
+  stacked = layout.trained(list(layout.scanned))
   batch = _split(inputs.batch, num_micro_batches)
   rows: PyTree = {}
   rounds: PyTree = {}
@@ -207,34 +237,30 @@ def _accumulate(
     pieces, micro = lax.optimization_barrier(
       (leaves, jax.tree.map(lambda x: x[i], batch))
     )
-    whole = [
-      transition.gather(x, spec, paro.params)
-      for x, spec in zip(pieces, layout.specs, strict=True)
-    ]
+    whole = open_leaves(layout, pieces, regather=regather)
     key = device_key(rng, step, num_micro_batches, i)
 
     def loss_of(trained, rows):
-      it = iter(trained)
       params = jax.tree.unflatten(
-        layout.treedef,
-        [
-          next(it) if t else x
-          for x, t in zip(whole, layout.trainable, strict=True)
-        ],
+        layout.treedef, _with_trained(layout, whole, trained)
       )
       args = (params,) if tables is None else (params, rows)
       losses, weights = _losses_and_weights(loss_fn(*args, micro, key))
       weights = weights * inputs.is_valid[0]
       # Padding may have any loss; its gradient should be finite all the same.
       losses = jnp.where(weights > 0, losses, 0)
-      return jnp.sum(losses * weights), jnp.sum(weights)
+      loss = jnp.sum(losses * weights)
+      return loss * factor, (loss, jnp.sum(weights))
 
-    (loss, weight), (grads, row_grads) = jax.value_and_grad(
+    (_, (loss, weight)), (grads, row_grads) = jax.value_and_grad(
       loss_of, argnums=(0, 1), has_aux=True
-    )(layout.trained(whole), rows)
+    )(_trained_args(layout, whole), rows)
     addends = [
-      transition.reduce_addend(g.astype(a.dtype), spec, paro.grads)
-      for g, a, spec in zip(grads, acc, specs, strict=True)
+      # A stack's gradient comes reduced, layer by layer.
+      g
+      if is_stack
+      else transition.reduce_addend(g.astype(a.dtype), spec, paro.grads)
+      for g, a, spec, is_stack in zip(grads, acc, specs, stacked, strict=True)
     ]
     addends, acc = lax.optimization_barrier((addends, acc))
     return (
@@ -270,10 +296,14 @@ def _accumulate(
       'num_valid': inputs.is_valid[0],
       'is_stopping': inputs.is_stopping[0],
       'num_examples': inputs.num_examples[0],
+      'num_bad': sum(
+        jnp.sum(~jnp.isfinite(a), dtype=jnp.float32)
+        for a in jax.tree.leaves((acc, row_acc))
+      ),
     },
     (INTER, INTRA),
   )
-  scale = jnp.where(sums['weight'] > 0, 1 / sums['weight'], 0.0)
+  scale = jnp.where(sums['weight'] > 0, 1 / (sums['weight'] * factor), 0.0)
   grads = [
     transition.sync(a, spec, paro.grads, paro.opt_state) * scale
     for a, spec in zip(acc, specs, strict=True)
@@ -285,9 +315,60 @@ def _accumulate(
       rounds,
       jax.tree.map(lambda g: g * scale, row_acc),
       step,
-      sums['weight'] > 0,
+      (sums['weight'] > 0) & (sums['num_bad'] == 0),
     )
   return grads, table_state, sums
+
+
+def open_leaves(
+  layout: Layout, leaves: list[jax.Array], *, regather: bool = True
+) -> list[Any]:
+  """Whole parameters from pieces; stacks of layers as `LayerPiece`s.
+
+  Call it in `shard_map`, on the leaves of a state's params.
+  """
+  paro = layout.paro
+  opened: list[Any] = []
+  for x, spec, is_stack, is_trained in zip(
+    leaves, layout.specs, layout.scanned, layout.trainable, strict=True
+  ):
+    if not is_stack:
+      opened.append(transition.gather(x, spec, paro.params))
+      continue
+    slot = _zeros(layout, spec) if is_trained else None
+    opened.append(
+      LayerPiece(
+        transition.to_varying(x),
+        None if slot is None else transition.to_varying(slot),
+        spec.layer(),
+        paro.params,
+        paro.grads,
+        not regather,
+      )
+    )
+  return opened
+
+
+def _trained_args(layout: Layout, opened: list[Any]) -> list[jax.Array]:
+  """What to differentiate with respect to: arrays, and slots of stacks."""
+  return [
+    x.slot if isinstance(x, LayerPiece) else x for x in layout.trained(opened)
+  ]
+
+
+def _with_trained(
+  layout: Layout, opened: list[Any], trained: list[jax.Array]
+) -> list[Any]:
+  """Puts the arguments of `_trained_args` back in their places."""
+  it = iter(trained)
+  return [
+    x
+    if not is_trained
+    else dataclasses.replace(x, slot=next(it))
+    if isinstance(x, LayerPiece)
+    else next(it)
+    for x, is_trained in zip(opened, layout.trainable, strict=True)
+  ]
 
 
 def _split(batch: PyTree, num_micro_batches: int) -> PyTree:
@@ -333,72 +414,3 @@ def _losses_and_weights(result: Any) -> tuple[jax.Array, jax.Array]:
     )
   weights = lax.stop_gradient(weights.astype(jnp.float32))
   return losses.astype(jnp.float32), weights
-
-
-def make_predict(
-  layout: Layout, predict_fn: Callable[..., Any], tables: SparseTables | None
-) -> Callable[[TrainState, StepInput], tuple[PyTree, jax.Array]]:
-  """Compiles lazily to `predict(state, step_input) -> (outputs, num_valid)`.
-
-  Outputs keep the leading dim of the batch; `num_valid` counts devices that
-  still have data.
-  """
-  paro = layout.paro
-
-  def local(leaves, table_state, step, rng, inputs):
-    whole = [
-      transition.gather(x, spec, paro.params)
-      for x, spec in zip(leaves, layout.specs, strict=True)
-    ]
-    params = jax.tree.unflatten(layout.treedef, whole)
-    args: tuple[PyTree, ...] = (params,)
-    if tables is not None:
-      args += (tables.fetch(table_state, inputs.routing)[0],)
-    outputs = predict_fn(*args, inputs.batch, device_key(rng, step, 1, 0))
-    return outputs, lax.psum(jnp.sum(inputs.is_valid), (INTER, INTRA))
-
-  mapped = jax.shard_map(
-    local,
-    mesh=layout.mesh,
-    in_specs=(
-      layout.level_specs(paro.params, trained=False),
-      {} if tables is None else tables.partition_specs(),
-      P(),
-      P(),
-      _BATCH,
-    ),
-    out_specs=(_BATCH, P()),
-  )
-  return jax.jit(
-    lambda state, inputs: mapped(
-      jax.tree.leaves(state.params), state.tables, state.step, state.rng, inputs
-    )
-  )
-
-
-def whole_params(layout: Layout, state: TrainState) -> PyTree:
-  """The user's tree, whole and unpadded on every device, masters preferred."""
-  level = layout.paro.params
-  leaves = jax.tree.leaves(state.params)
-  levels = [level] * len(leaves)
-  if state.master is not None:
-    it = iter(jax.tree.leaves(state.master))
-    leaves = [
-      next(it) if t else x
-      for x, t in zip(leaves, layout.trainable, strict=True)
-    ]
-    levels = [layout.paro.opt_state if t else level for t in layout.trainable]
-  partition = [
-    spec.partition_spec(at)
-    for spec, at in zip(layout.specs, levels, strict=True)
-  ]
-  gather = jax.shard_map(
-    lambda xs: [
-      transition.coarsen(x, spec, at, Level.NONE)
-      for x, spec, at in zip(xs, layout.specs, levels, strict=True)
-    ],
-    mesh=layout.mesh,
-    in_specs=(partition,),
-    out_specs=P(),
-  )
-  return jax.tree.unflatten(layout.treedef, jax.jit(gather)(leaves))

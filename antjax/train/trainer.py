@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import contextlib
 import math
 import time
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from jax.sharding import Mesh
@@ -14,6 +14,8 @@ import optax
 
 from antjax.mesh.mesh import check_mesh
 from antjax.mesh.paro import PaRO
+from antjax.train import loss_scale as loss_scale_lib
+from antjax.train import predict as predict_lib
 from antjax.train import step as step_lib
 from antjax.train.batches import (
   BatchPlacer,
@@ -35,6 +37,8 @@ from antjax.train.state import (
 from antjax.train.step import StepInput
 
 Metrics = dict[str, float]
+# Halved so often, the loss itself must be at fault.
+_LEAST_LOSS_SCALE = 2.0**-14
 
 
 class Trainer:
@@ -55,6 +59,9 @@ class Trainer:
     num_micro_batches: int = 1,
     compute_dtype: Any = None,
     trainable: Callable[[str], bool] | None = None,
+    scanned: Callable[[str], bool] | None = None,
+    regather: bool = True,
+    loss_scale: float | Literal['dynamic'] | None = None,
     remat_policy: Callable[..., bool] | bool = False,
     min_shard_size: int = 1024,
   ):
@@ -75,6 +82,14 @@ class Trainer:
       compute_dtype: E.g. bfloat16: the step's copy of the parameters has it,
         and an fp32 master is kept with the optimizer state.
       trainable: Leaf name -> whether it is trained; all by default.
+      scanned: Leaf name -> whether it is a stack of layers [L, ...] that the
+        model runs by `antjax.scan_layers`. Such a stack is split inside its
+        layers and gathered a layer at a time, never whole.
+      regather: Whether stacks are gathered again in the backward pass; else
+        each layer is kept whole from forward to backward: half the
+        communication, more memory.
+      loss_scale: Factor of the loss that is differentiated, for gradients in
+        float16; 'dynamic' adapts it and leaves out steps that overflow.
       remat_policy: True recomputes the whole loss in the backward pass; a
         `jax.checkpoint_policies` policy saves what it names.
       min_shard_size: Leaves with fewer elements stay whole everywhere.
@@ -90,6 +105,15 @@ class Trainer:
     self.mesh = mesh
     self.paro = PaRO.from_code(paro)
     self.tables = tables
+    self._loss_scale = 1.0
+    if loss_scale == 'dynamic':
+      optimizer = loss_scale_lib.with_loss_scale(optimizer)
+    elif loss_scale is not None:
+      if not 0 < loss_scale < math.inf:
+        raise ValueError(
+          f"Trainer(loss_scale={loss_scale}) must be positive, or 'dynamic'."
+        )
+      self._loss_scale = float(loss_scale)
     self.optimizer = optimizer
     self.num_micro_batches = num_micro_batches
     if remat_policy:
@@ -98,6 +122,8 @@ class Trainer:
     self._loss_fn = loss_fn
     self._compute_dtype = compute_dtype
     self._trainable = trainable
+    self._scanned = scanned
+    self._regather = regather
     self._min_shard_size = min_shard_size
     self._layout: Layout | None = None
     self._step: Callable[..., Any] | None = None
@@ -124,6 +150,7 @@ class Trainer:
       self.mesh,
       self.paro,
       trainable=self._trainable,
+      scanned=self._scanned,
       compute_dtype=self._compute_dtype,
       min_shard_size=self._min_shard_size,
     )
@@ -146,7 +173,7 @@ class Trainer:
 
   def params(self, state: TrainState) -> PyTree:
     """The user's tree, whole on every device; trained leaves as masters."""
-    return step_lib.whole_params(self.layout, state)
+    return predict_lib.whole_params(self.layout, state)
 
   def bytes_per_device(self) -> dict[str, int]:
     """Bytes of state on each device, by part; tables by stack."""
@@ -194,6 +221,8 @@ class Trainer:
         self.optimizer,
         self.tables,
         self.num_micro_batches,
+        loss_scale=self._loss_scale,
+        regather=self._regather,
       )
     return self._step
 
@@ -317,7 +346,10 @@ class Trainer:
         values |= clock.tick(values['num_examples'])
         if has_data and on_step is not None:
           on_step(number, values | (extra or {}))
-        if not math.isfinite(values['loss'] + values['grad_norm']):
+        # A gradient that overflows is what a dynamic loss scale is for.
+        is_scaling = values.get('loss_scale', 0) > _LEAST_LOSS_SCALE
+        norm = 0 if is_scaling else values['grad_norm']
+        if not math.isfinite(values['loss'] + norm):
           raise RuntimeError(
             f'Trainer.fit: the loss of step {number} is {values["loss"]}, the'
             f' norm of its gradient {values["grad_norm"]}: the parameters are'
@@ -392,7 +424,7 @@ class Trainer:
       Name to value, the same on every process.
     """
     if predict_fn not in self._predict:
-      self._predict[predict_fn] = step_lib.make_predict(
+      self._predict[predict_fn] = predict_lib.make_predict(
         self.layout, predict_fn, self.tables
       )
     predict = self._predict[predict_fn]

@@ -1,0 +1,195 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A stack of layers, gathered a layer at a time.
+
+A model that runs its layers by `scan_layers` never holds more than one of them
+whole: under PaRO levels I and G a layer is gathered when its turn comes, and
+once more in the backward pass, where its gradient is reduced before the next
+layer's begins.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any, NoReturn
+
+import jax
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+import jax.numpy as jnp
+
+from antjax.collectives import transition
+from antjax.mesh.paro import Level
+from antjax.mesh.sharding import LeafSpec
+
+PyTree = Any
+_GATHERED = 'antjax_gathered_layer'
+
+
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=('piece', 'slot'),
+  meta_fields=('spec', 'params_level', 'grads_level', 'is_kept'),
+)
+@dataclasses.dataclass(frozen=True)
+class LayerPiece:
+  """This device's piece of a stacked leaf, or of one layer of it.
+
+  Attributes:
+    piece: [L, ...] at the parameters' level; one layer of it inside the scan.
+    slot: Zeros of the shape of the gradient's accumulator, or None for a frozen
+      leaf. The gradient with respect to it is the reduced gradient of the leaf:
+      it need not have the shape of `piece`.
+    spec: Of one layer.
+    params_level: Level of `piece`.
+    grads_level: Level of `slot`.
+    is_kept: Whether the whole layer is kept from the forward to the backward
+      pass, instead of being gathered again.
+  """
+
+  piece: Any
+  slot: Any
+  spec: LeafSpec
+  params_level: Level
+  grads_level: Level
+  is_kept: bool
+
+  def gather(self) -> jax.Array:
+    """The whole layer; call it on one layer, in `shard_map`."""
+    if self.slot is None:
+      whole = transition.gather(self.piece, self.spec, self.params_level)
+    else:
+      whole = _gather(
+        self.piece, self.slot, self.spec, self.params_level, self.grads_level
+      )
+    return checkpoint_name(whole, _GATHERED) if self.is_kept else whole
+
+  def __jax_array__(self) -> NoReturn:
+    raise TypeError(
+      f'A leaf of layers {self.spec.shape} is kept in pieces'
+      ' (Trainer(scanned=...)) and cannot be used as an array: run the layers'
+      ' by antjax.scan_layers(body, carry, params[...]).'
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _gather(
+  piece: jax.Array,
+  slot: jax.Array,
+  spec: LeafSpec,
+  params_level: Level,
+  grads_level: Level,
+) -> jax.Array:
+  del slot, grads_level
+  return transition.gather(piece, spec, params_level)
+
+
+def _gather_fwd(
+  piece: jax.Array,
+  slot: jax.Array,
+  spec: LeafSpec,
+  params_level: Level,
+  grads_level: Level,
+) -> tuple[jax.Array, jax.Array]:
+  return _gather(piece, slot, spec, params_level, grads_level), jnp.empty(0, slot.dtype)
+
+
+def _gather_bwd(
+  spec: LeafSpec,
+  params_level: Level,
+  grads_level: Level,
+  like: jax.Array,
+  grad: jax.Array,
+) -> tuple[None, jax.Array]:
+  del params_level
+  addend = transition.reduce_addend(grad.astype(like.dtype), spec, grads_level)
+  return None, addend
+
+
+_gather.defvjp(_gather_fwd, _gather_bwd)
+
+
+def scan_layers(
+  body: Callable[[PyTree, PyTree], PyTree],
+  carry: PyTree,
+  layers: PyTree,
+  *,
+  remat: bool = True,
+  policy: Callable[..., bool] | None = None,
+  layers_per_step: int = 1,
+) -> PyTree:
+  """Runs `carry = body(carry, layer)` over a stack of layers.
+
+  Args:
+    body: One layer of the model, `(carry, layer) -> carry`.
+    carry: What goes through the layers, the activations say.
+    layers: A tree whose leaves are stacks [L, ...]: arrays, or what the Trainer
+      puts in their place where `scanned` names them.
+    remat: Whether to compute a layer again in the backward pass instead of
+      keeping what it computed. Without it gathered layers are kept too.
+    policy: What to keep all the same, from `jax.checkpoint_policies`.
+    layers_per_step: Layers gathered at once. 2 lets the compiler gather a layer
+      beside the computation of the one before it, and holds two of them.
+
+  Returns:
+    The last carry.
+
+  Raises:
+    ValueError: Stacks of unequal length, or not a multiple of
+      `layers_per_step`.
+  """
+  sizes = {x.shape[0] for x in jax.tree.leaves(layers)}
+  if len(sizes) != 1 or min(sizes) % layers_per_step:
+    raise ValueError(
+      f'scan_layers: the stacks have {sorted(sizes)} layers; needed is one'
+      f' number, a multiple of layers_per_step={layers_per_step}.'
+    )
+  pieces = [
+    x
+    for x in jax.tree.leaves(layers, is_leaf=_is_piece)
+    if isinstance(x, LayerPiece)
+  ]
+
+  def step(carry: PyTree, stack: PyTree) -> tuple[PyTree, None]:
+    if pieces:
+      stack, carry = _pin(stack, carry)
+    chunk = [_layer(stack, i) for i in range(layers_per_step)]
+    for layer in chunk:
+      carry = body(carry, layer)
+    return carry, None
+
+  if remat:
+    if any(x.is_kept for x in pieces):
+      keep = jax.checkpoint_policies.save_only_these_names(_GATHERED)
+      both = jax.checkpoint_policies.save_from_both_policies
+      policy = keep if policy is None else both(policy, keep)
+    # Inside a scan nothing is merged over iterations.
+    step = jax.checkpoint(step, policy=policy, prevent_cse=False)
+  stacks = jax.tree.map(
+    lambda x: x.reshape(-1, layers_per_step, *x.shape[1:]), layers
+  )
+  return lax.scan(step, carry, stacks)[0]
+
+
+def _is_piece(x: Any) -> bool:
+  return isinstance(x, LayerPiece)
+
+
+def _pin(stack: PyTree, carry: PyTree) -> tuple[PyTree, PyTree]:
+  """Keeps XLA from gathering all layers before the loop."""
+  leaves, treedef = jax.tree.flatten(stack, is_leaf=_is_piece)
+  held = [x.piece if _is_piece(x) else None for x in leaves]
+  held, carry = lax.optimization_barrier((held, carry))
+  leaves = [
+    dataclasses.replace(x, piece=piece) if _is_piece(x) else x
+    for x, piece in zip(leaves, held, strict=True)
+  ]
+  return jax.tree.unflatten(treedef, leaves), carry
+
+
+def _layer(stack: PyTree, i: int) -> PyTree:
+  """Layer i of the stack, whole."""
+  one = jax.tree.map(lambda x: x[i], stack)
+  return jax.tree.map(
+    lambda x: x.gather() if _is_piece(x) else x, one, is_leaf=_is_piece
+  )

@@ -1,0 +1,62 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Dynamic loss scaling, for gradients in float16.
+
+The loss is multiplied by a scale before it is differentiated, and the gradient
+divided by it. A step whose gradient is not finite changes nothing but the
+scale, which is halved; after `PERIOD` good steps it is doubled. The scale is
+part of the optimizer's state, so that checkpoints have it. Whether a gradient
+is finite is decided over all devices: under every PaRO code the same steps are
+left out.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+INITIAL = 2.0**15
+PERIOD = 1000
+
+
+class LossScaleState(NamedTuple):
+  """State of an optimizer with a dynamic loss scale.
+
+  Attributes:
+    inner: The optimizer's own.
+    scale: float32 scalar.
+    num_good: int32 scalar, steps since the scale last changed.
+  """
+
+  inner: Any
+  scale: jax.Array
+  num_good: jax.Array
+
+
+def with_loss_scale(
+  optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """The optimizer with a scale in its state; the step does the scaling."""
+
+  def init(params: optax.Params) -> LossScaleState:
+    inner = optimizer.init(params)
+    return LossScaleState(inner, jnp.float32(INITIAL), jnp.int32(0))
+
+  def update(grads, state, params=None):
+    updates, inner = optimizer.update(grads, state.inner, params)
+    return updates, state._replace(inner=inner)
+
+  return optax.GradientTransformation(init, update)
+
+
+def adjust(state: LossScaleState, is_finite: jax.Array) -> LossScaleState:
+  """Halves the scale after a bad step, doubles it after `PERIOD` good ones."""
+  is_due = state.num_good + 1 >= PERIOD
+  scale = jnp.where(
+    is_finite,
+    jnp.where(is_due, state.scale * 2, state.scale),
+    jnp.maximum(state.scale / 2, jnp.finfo(jnp.float32).tiny),
+  )
+  num_good = jnp.where(is_finite & ~is_due, state.num_good + 1, 0)
+  return LossScaleState(state.inner, scale, num_good)

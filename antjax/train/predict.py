@@ -1,0 +1,85 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What reads a training state: predictions, and the parameters themselves."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from antjax.collectives import transition
+from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
+from antjax.mesh.paro import Level
+from antjax.train.state import Layout, PyTree, SparseTables, TrainState
+from antjax.train.step import device_key, open_leaves, StepInput
+
+_BATCH = P(BATCH_AXES)
+
+
+def make_predict(
+  layout: Layout, predict_fn: Callable[..., Any], tables: SparseTables | None
+) -> Callable[[TrainState, StepInput], tuple[PyTree, jax.Array]]:
+  """Compiles lazily to `predict(state, step_input) -> (outputs, num_valid)`.
+
+  Outputs keep the leading dim of the batch; `num_valid` counts devices that
+  still have data.
+  """
+  paro = layout.paro
+
+  def local(leaves, table_state, step, rng, inputs):
+    whole = open_leaves(layout, leaves)
+    params = jax.tree.unflatten(layout.treedef, whole)
+    args: tuple[PyTree, ...] = (params,)
+    if tables is not None:
+      args += (tables.fetch(table_state, inputs.routing)[0],)
+    outputs = predict_fn(*args, inputs.batch, device_key(rng, step, 1, 0))
+    return outputs, lax.psum(jnp.sum(inputs.is_valid), (INTER, INTRA))
+
+  mapped = jax.shard_map(
+    local,
+    mesh=layout.mesh,
+    in_specs=(
+      layout.level_specs(paro.params, trained=False),
+      {} if tables is None else tables.partition_specs(),
+      P(),
+      P(),
+      _BATCH,
+    ),
+    out_specs=(_BATCH, P()),
+  )
+  return jax.jit(
+    lambda state, inputs: mapped(
+      jax.tree.leaves(state.params), state.tables, state.step, state.rng, inputs
+    )
+  )
+
+
+def whole_params(layout: Layout, state: TrainState) -> PyTree:
+  """The user's tree, whole and unpadded on every device, masters preferred."""
+  level = layout.paro.params
+  leaves = jax.tree.leaves(state.params)
+  levels = [level] * len(leaves)
+  if state.master is not None:
+    it = iter(jax.tree.leaves(state.master))
+    leaves = [
+      next(it) if t else x
+      for x, t in zip(leaves, layout.trainable, strict=True)
+    ]
+    levels = [layout.paro.opt_state if t else level for t in layout.trainable]
+  partition = [
+    spec.partition_spec(at)
+    for spec, at in zip(layout.specs, levels, strict=True)
+  ]
+  gather = jax.shard_map(
+    lambda xs: [
+      transition.coarsen(x, spec, at, Level.NONE)
+      for x, spec, at in zip(xs, layout.specs, levels, strict=True)
+    ],
+    mesh=layout.mesh,
+    in_specs=(partition,),
+    out_specs=P(),
+  )
+  return jax.tree.unflatten(layout.treedef, jax.jit(gather)(leaves))

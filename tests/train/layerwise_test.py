@@ -1,0 +1,179 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Stacks gathered a layer at a time train as whole ones do, and stay split."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import antjax
+from antjax.mesh.paro import ELASTIC_CODES, VALID_CODES
+
+L, D = 4, 12  # D does not divide by 8 devices.
+FAST_CODES = ['NIG', 'ING', 'IIG', 'GGG']
+
+
+def init_params():
+  rng = np.random.default_rng(0)
+  return {
+    'first': rng.normal(size=(6, D)).astype(np.float32),
+    'layers': {
+      'w': rng.normal(size=(L, D, 2 * D)).astype(np.float32) * 0.4,
+      'v': rng.normal(size=(L, 2 * D, D)).astype(np.float32) * 0.4,
+      'frozen': rng.normal(size=(L, D, D)).astype(np.float32) * 0.4,
+      'bias': rng.normal(size=(L, D)).astype(np.float32),
+    },
+  }
+
+
+def loss_fn(params, batch, rng, **options):
+  del rng
+
+  def body(h, layer):
+    y = jnp.tanh(h @ layer['w']) @ layer['v'] + layer['bias'][None]
+    return h + jnp.tanh(y @ layer['frozen'])
+
+  h = antjax.scan_layers(
+    body, batch['x'] @ params['first'], params['layers'], **options
+  )
+  return jnp.mean(jnp.square(h - batch['y']), axis=-1)
+
+
+def batches(num=3):
+  rng = np.random.default_rng(1)
+  for _ in range(num):
+    yield {
+      'x': rng.normal(size=(32, 6)).astype(np.float32),
+      'y': rng.normal(size=(32, D)).astype(np.float32),
+    }
+
+
+def trainer_of(code, intra=4, num_micro_batches=2, options=None, **kwargs):
+  return antjax.Trainer(
+    lambda *args: loss_fn(*args, **(options or {})),
+    optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(1e-2)),
+    mesh=antjax.make_mesh(intra=intra),
+    paro=code,
+    num_micro_batches=num_micro_batches,
+    trainable=lambda name: 'frozen' not in name,
+    min_shard_size=64,
+    **kwargs,
+  )
+
+
+def scanned(name):
+  return name.startswith('layers')
+
+
+def train(trainer, counts=None):
+  state = trainer.init(init_params())
+  metrics = []
+  for batch in batches():
+    state, m = trainer.step(state, batch, counts)
+    metrics.append((float(m['loss']), float(m['grad_norm'])))
+  return trainer.params(state), metrics
+
+
+def assert_same(got, want):
+  np.testing.assert_allclose(got[1], want[1], rtol=1e-5)
+  for a, b in zip(
+    jax.tree.leaves(got[0]), jax.tree.leaves(want[0]), strict=True
+  ):
+    np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+@pytest.fixture(scope='module')
+def want():
+  """Plain data parallel, nothing scanned by antjax, nothing recomputed."""
+  return train(trainer_of('NNN', options={'remat': False}))
+
+
+@pytest.mark.parametrize('code', FAST_CODES)
+def test_code_equals_data_parallel(code, want):
+  assert_same(train(trainer_of(code, scanned=scanned)), want)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('intra', [1, 2, 8])
+@pytest.mark.parametrize('code', VALID_CODES)
+def test_every_code_and_mesh_equals_data_parallel(code, intra, want):
+  assert_same(train(trainer_of(code, intra, scanned=scanned)), want)
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    {'regather': False},
+    {'options': {'remat': False}},
+    {'options': {'layers_per_step': 2}},
+    {
+      'options': {'policy': jax.checkpoint_policies.dots_saveable},
+      'regather': False,
+    },
+  ],
+  ids=lambda o: '-'.join(map(str, o)),
+)
+def test_policies_change_no_number(options, want):
+  assert_same(train(trainer_of('IIG', scanned=scanned, **options)), want)
+
+
+def test_elastic_counts_equal_the_plain_trainer():
+  assert 'IIG' in ELASTIC_CODES
+  counts = [2, 0]
+  want = train(trainer_of('NNN'), counts)
+  assert_same(train(trainer_of('IIG', scanned=scanned), counts), want)
+
+
+def test_loss_scales_change_no_number(want):
+  for scale in (2.0**10, 'dynamic'):
+    got = train(trainer_of('IGG', scanned=scanned, loss_scale=scale))
+    assert_same(got, want)
+
+
+def compiled_text(code, **kwargs):
+  trainer = trainer_of(code, scanned=scanned, **kwargs)
+  state = trainer.init(init_params())
+  inputs = trainer.step_inputs(next(batches()))
+  return trainer.compiled_step().lower(state, inputs).compile().as_text()
+
+
+def num_gathers(text):
+  return len(re.findall(r' all-gather(?:-start)?\(', text))
+
+
+def test_layers_are_gathered_one_by_one_and_again_in_backward():
+  text = compiled_text('IIG')
+  # w, v and frozen of one layer, and never of all L.
+  assert not re.search(rf'f32\[{L},1?,?{D},{2 * D}\]\S* all-gather', text)
+  # Forward and backward; w, v, frozen. At the end: inter gathers of w, v and
+  # 'first', and the loop's gather of 'first'.
+  kept = compiled_text('IIG', regather=False)
+  assert num_gathers(text) - num_gathers(kept) == 3
+  assert num_gathers(text) == 3 + 3 + 1 + 3
+
+
+def test_a_stack_taken_as_an_array_says_what_to_do():
+  trainer = antjax.Trainer(
+    lambda params, batch, rng: jnp.sum(
+      jnp.asarray(params['layers']['w']), axis=(1, 2)
+    ),
+    optax.sgd(1.0),
+    mesh=antjax.make_mesh(intra=4),
+    paro='III',
+    scanned=scanned,
+    min_shard_size=64,
+  )
+  state = trainer.init(init_params())
+  with pytest.raises(TypeError, match='scan_layers'):
+    trainer.step(state, next(batches()))
+
+
+def test_stacks_of_unequal_length_are_refused():
+  with pytest.raises(ValueError, match=r'\[3, 4\] layers'):
+    antjax.scan_layers(
+      lambda c, _: c, 0.0, {'a': jnp.ones((3, 2)), 'b': jnp.ones(4)}
+    )
