@@ -1,0 +1,305 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Predicts how long collectives take on links of two speeds.
+
+An alpha-beta model: a step of a ring costs a latency (alpha) and its bytes at
+the speed of its link (beta). With n groups of m devices, N = n m, an array of
+S bytes and pieces q = S / N, an all-gather takes
+
+  ring          (N-1) steps, each as slow as its slowest hop
+  hierarchical  (n-1) (a_e + q / Be) + (m-1) (a_i + n q / Bi)
+  ho_ring       max((n-1) (a_e + q / Be) + (m-1) (a_i + q / Bi),
+                    n (m-1) (a_i + q / Bi))
+
+where Bi, a_i are those of a device's link in its group, a_e those between
+groups, and Be what a device has between groups when all m of them send: its
+own cap or its share of the uplink. A reduce-scatter is the reverse and takes as
+long; an all-reduce is one of each. The formulas of `hierarchical` and `ho_ring`
+are our own derivation; that they overlap as the last line says is the idea of
+HO-Ring ("Rethinking Memory and Communication Costs for Efficient Data Parallel
+Training of Large Language Models", section 3.2).
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import json
+import pathlib
+from typing import Literal
+
+import numpy as np
+
+from antjax.mesh.mesh import INTER, INTRA
+
+Op = Literal['all_gather', 'reduce_scatter', 'all_reduce']
+Algorithm = Literal['xla', 'ring', 'hierarchical', 'ho_ring']
+ALGORITHMS: tuple[Algorithm, ...] = ('xla', 'ring', 'hierarchical', 'ho_ring')
+OPS: tuple[Op, ...] = ('all_gather', 'reduce_scatter', 'all_reduce')
+
+
+@dataclasses.dataclass(frozen=True)
+class Links:
+  """Speeds of a cluster's links, one direction.
+
+  Attributes:
+    intra_bytes_per_s: Of one device's link inside its group.
+    uplink_bytes_per_s: Of all devices of a group together to other groups.
+    intra_latency_s: What a step inside a group costs without any bytes.
+    inter_latency_s: What a step between groups costs without any bytes.
+    device_inter_bytes_per_s: The most that one device alone sends to other
+      groups; None if only the uplink caps it.
+  """
+
+  intra_bytes_per_s: float
+  uplink_bytes_per_s: float
+  intra_latency_s: float = 0.0
+  inter_latency_s: float = 0.0
+  device_inter_bytes_per_s: float | None = None
+
+  def __post_init__(self) -> None:
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      is_latency = field.name.endswith('latency_s')
+      if value is None and field.name == 'device_inter_bytes_per_s':
+        continue
+      if not (value >= 0 if is_latency else value > 0):
+        raise ValueError(
+          f'Links({field.name}={value}): needed is a number '
+          f'{">= 0, in seconds" if is_latency else "> 0, in bytes a second"}.'
+        )
+
+  def lane_bytes_per_s(self, num_lanes: int) -> float:
+    """What a device has between groups while `num_lanes` of its group send."""
+    share = self.uplink_bytes_per_s / num_lanes
+    if self.device_inter_bytes_per_s is None:
+      return share
+    return min(share, self.device_inter_bytes_per_s)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """One timed collective along one axis.
+
+  Attributes:
+    op: The collective.
+    axis: 'inter' or 'intra'.
+    num_bytes: Bytes of the larger side, on one device.
+    num_groups: Groups of the mesh.
+    group_size: Devices of a group.
+    seconds: How long it took.
+    num_lanes: Devices of each group that took part; all if None.
+  """
+
+  op: Op
+  axis: str
+  num_bytes: float
+  num_groups: int
+  group_size: int
+  seconds: float
+  num_lanes: int | None = None
+
+
+def seconds(
+  op: Op,
+  algorithm: Algorithm,
+  num_bytes: float,
+  links: Links,
+  num_groups: int,
+  group_size: int,
+) -> float:
+  """Predicts a collective over both axes, all devices taking part.
+
+  Args:
+    op: The collective.
+    algorithm: How it is done; 'xla' is taken to be a flat ring, in the order of
+      blocks for all but the all-reduce (see `_flat`).
+    num_bytes: Bytes of the whole array.
+    links: Speeds of the links.
+    num_groups: Groups, n.
+    group_size: Devices of a group, m.
+
+  Returns:
+    Seconds.
+
+  Raises:
+    ValueError: Unknown op or algorithm.
+  """
+  _check('op', op, OPS)
+  _check('algorithm', algorithm, ALGORITHMS)
+  n, m = num_groups, group_size
+  piece = num_bytes / (n * m)
+  if algorithm in ('xla', 'ring'):
+    in_block_order = algorithm == 'xla' and op != 'all_reduce'
+    once = _flat(piece, links, n, m, in_block_order)
+  else:
+    inter_step = links.inter_latency_s + piece / links.lane_bytes_per_s(m)
+    inter = (n - 1) * inter_step
+    if algorithm == 'hierarchical':
+      step = links.intra_latency_s + n * piece / links.intra_bytes_per_s
+      once = inter + (m - 1) * step
+    else:
+      step = links.intra_latency_s + piece / links.intra_bytes_per_s
+      once = max(inter + (m - 1) * step, n * (m - 1) * step)
+  return once * (2 if op == 'all_reduce' else 1)
+
+
+def _flat(
+  piece: float, links: Links, n: int, m: int, in_block_order: bool
+) -> float:
+  """A ring over all devices.
+
+  In the order of devices one of a group's hops crosses groups. Blocks are
+  intra-major, so a ring in their order crosses groups at each hop: that is what
+  a library does that takes ranks as they come.
+  """
+  steps = n * m - 1
+  intra = links.intra_latency_s + piece / links.intra_bytes_per_s
+  if n == 1:
+    return steps * intra
+  lanes = m if in_block_order else 1
+  inter = links.inter_latency_s + piece / links.lane_bytes_per_s(lanes)
+  return steps * (inter if m == 1 or in_block_order else max(intra, inter))
+
+
+def axis_seconds(
+  op: Op,
+  axis: str,
+  num_bytes: float,
+  links: Links,
+  num_groups: int,
+  group_size: int,
+) -> float:
+  """Predicts a collective along one axis, on all its lanes or groups at once.
+
+  Args:
+    op: The collective.
+    axis: 'inter' or 'intra'.
+    num_bytes: Bytes of the larger side on one device: of the result of an
+      all-gather, of the operand of the others.
+    links: Speeds of the links.
+    num_groups: Groups.
+    group_size: Devices of a group.
+
+  Returns:
+    Seconds.
+
+  Raises:
+    ValueError: Unknown op or axis.
+  """
+  _check('op', op, OPS)
+  _check('axis', axis, (INTER, INTRA))
+  if axis == INTRA:
+    size, latency = group_size, links.intra_latency_s
+    speed = links.intra_bytes_per_s
+  else:
+    size, latency = num_groups, links.inter_latency_s
+    speed = links.lane_bytes_per_s(group_size)
+  once = (size - 1) * (latency + num_bytes / size / speed)
+  return once * (2 if op == 'all_reduce' else 1)
+
+
+def fastest(
+  op: Op, num_bytes: float, links: Links, num_groups: int, group_size: int
+) -> Algorithm:
+  """Names the algorithm of the least predicted time; the earlier of equals."""
+  return min(
+    ALGORITHMS,
+    key=lambda a: seconds(op, a, num_bytes, links, num_groups, group_size),
+  )
+
+
+def fit(samples: Sequence[Sample]) -> Links:
+  """Finds the links that explain timings, by least squares of relative errors.
+
+  A job with one group, or with groups of one device, cannot time one of the
+  axes; that axis then gets the figures of the other.
+
+  Args:
+    samples: Timings of several sizes. Those along `inter` with `num_lanes=1`
+      tell the cap of one device, the others the uplink.
+
+  Raises:
+    ValueError: There are no samples along either axis.
+  """
+  per_axis: dict[str, tuple[float, float]] = {}
+  one_lane: tuple[float, float] | None = None
+  group_size = 1
+  for axis in (INTRA, INTER):
+    along = [s for s in samples if s.axis == axis and _size(s) > 1]
+    group_size = max([group_size, *(s.group_size for s in along)])
+    shared = [s for s in along if axis == INTRA or _lanes(s) == s.group_size]
+    if shared:
+      per_axis[axis] = _alpha_beta(shared)
+    single = [s for s in along if axis == INTER and _lanes(s) == 1]
+    if single and group_size > 1:
+      one_lane = _alpha_beta(single)
+  if not per_axis:
+    raise ValueError(
+      'cost_model.fit: there are no timings along an axis of several devices; '
+      'time collectives of several sizes on a mesh of at least two.'
+    )
+  any_axis = next(iter(per_axis.values()))
+  intra_latency, intra_rate = per_axis.get(INTRA, any_axis)
+  inter_latency, lane_rate = per_axis.get(INTER, any_axis)
+  uplink = lane_rate * group_size
+  # A device alone that is as fast as all together has no cap of its own.
+  device = one_lane[1] if one_lane and one_lane[1] < 0.9 * uplink else None
+  return Links(intra_rate, uplink, intra_latency, inter_latency, device)
+
+
+def _alpha_beta(samples: Sequence[Sample]) -> tuple[float, float]:
+  """(latency of a step in s, bytes/s of a device) from timings of one axis."""
+  rows, times = [], []
+  for s in samples:
+    steps = (_size(s) - 1) * (2 if s.op == 'all_reduce' else 1)
+    rows.append([steps, steps * s.num_bytes / _size(s)])
+    times.append(s.seconds)
+  scaled = np.array(rows) / np.array(times)[:, None]
+  ones = np.ones(len(times))
+  (alpha, beta), *_ = np.linalg.lstsq(scaled, ones, rcond=None)
+  if alpha < 0:
+    alpha, beta = (
+      0.0,
+      float(np.linalg.lstsq(scaled[:, 1:], ones, rcond=None)[0][0]),
+    )
+  if beta <= 0:  # Noise alone, or one size only: the fastest link seen.
+    beta = min(t / row[1] for t, row in zip(times, rows))
+  return float(alpha), float(1 / beta)
+
+
+def _size(sample: Sample) -> int:
+  return sample.group_size if sample.axis == INTRA else sample.num_groups
+
+
+def _lanes(sample: Sample) -> int:
+  return sample.num_lanes or sample.group_size
+
+
+def save(links: Links, path: str | pathlib.Path) -> None:
+  """Writes links as JSON."""
+  text = json.dumps(dataclasses.asdict(links), indent=2)
+  pathlib.Path(path).write_text(text + '\n')
+
+
+def load(path: str | pathlib.Path) -> Links:
+  """Reads what `save` wrote.
+
+  Raises:
+    ValueError: The file holds something else.
+  """
+  text = pathlib.Path(path).read_text()
+  try:
+    fields = json.loads(text)
+    return Links(**fields)
+  except (TypeError, ValueError) as error:
+    names = ', '.join(f.name for f in dataclasses.fields(Links))
+    raise ValueError(
+      f'{path}: no speeds of links can be read ({error}); needed is a JSON '
+      f'object with {names}. Measure them anew with launch/plan.py --measure.'
+    ) from error
+
+
+def _check(what: str, value: str, known: tuple[str, ...]) -> None:
+  if value not in known:
+    raise ValueError(
+      f'cost_model: {what}={value!r}; use one of {", ".join(known)}.'
+    )

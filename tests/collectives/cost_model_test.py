@@ -1,0 +1,142 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The model against its formulas, its limits, and timings made up from it."""
+
+import dataclasses
+import itertools
+
+import pytest
+
+from antjax.collectives import cost_model
+from antjax.collectives.cost_model import Links, Sample
+
+GB = 1e9
+# The dossier's machine: 2000 Gb/s inside, one 80 Gb/s card a group.
+ONE_CARD = Links(2000e9 / 8, 80e9 / 8)
+SHAPES = [(2, 4), (4, 2), (3, 3), (1, 4), (4, 1), (16, 8)]
+
+
+def ms(algorithm, n, m, links=ONE_CARD, op='all_gather', size=GB):
+  return 1e3 * cost_model.seconds(op, algorithm, size, links, n, m)
+
+
+@pytest.mark.parametrize(
+  ('n', 'want'),
+  [(2, (93.8, 53.5, 51.8)), (4, (96.9, 78.5, 75.9)), (16, (99.2, 97.2, 94.0))],
+)
+def test_figures_derived_by_hand_for_one_card_a_group(n, want):
+  got = [ms(a, n, 8) for a in ('ring', 'hierarchical', 'ho_ring')]
+  assert got == pytest.approx(want, abs=0.06)
+
+
+def test_a_cap_of_each_device_replaces_its_share_of_the_uplink():
+  links = dataclasses.replace(
+    ONE_CARD, uplink_bytes_per_s=8 * 10e9, device_inter_bytes_per_s=5e9
+  )
+  assert links.lane_bytes_per_s(8) == 5e9
+  assert links.lane_bytes_per_s(32) == 2.5e9
+  assert ms('hierarchical', 2, 8, links) == pytest.approx(
+    1e3 * (GB / 16 / 5e9 + 7 * 2 * GB / 16 / (2000e9 / 8))
+  )
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+def test_what_must_hold_for_any_links(shape):
+  links = Links(3e9, 1e8, 1e-5, 3e-4)
+  for op, algorithm in itertools.product(cost_model.OPS, cost_model.ALGORITHMS):
+    times = [
+      cost_model.seconds(op, algorithm, size, links, *shape)
+      for size in (0, 1e6, 1e8)
+    ]
+    assert 0 < times[0] < times[1] < times[2]
+  for size in (1e3, 1e8):
+    best = cost_model.fastest('all_gather', size, links, *shape)
+    assert cost_model.seconds('all_gather', best, size, links, *shape) == min(
+      cost_model.seconds('all_gather', a, size, links, *shape)
+      for a in cost_model.ALGORITHMS
+    )
+
+
+def test_on_one_axis_all_flat_forms_are_the_same_ring():
+  links = Links(3e9, 1e8, 1e-5, 3e-4)
+  for n, m, axis in ((1, 4, 'intra'), (4, 1, 'inter')):
+    want = cost_model.axis_seconds('all_gather', axis, 1e8, links, n, m)
+    for algorithm in cost_model.ALGORITHMS:
+      got = cost_model.seconds('all_gather', algorithm, 1e8, links, n, m)
+      assert got == pytest.approx(want)
+
+
+def test_two_phases_are_the_sum_of_the_axes():
+  links = Links(3e9, 1e8, 1e-5, 3e-4)
+  want = cost_model.axis_seconds(
+    'reduce_scatter', 'intra', 1e8, links, 2, 4
+  ) + cost_model.axis_seconds('reduce_scatter', 'inter', 1e8 / 4, links, 2, 4)
+  got = cost_model.seconds('reduce_scatter', 'hierarchical', 1e8, links, 2, 4)
+  assert got == pytest.approx(want)
+
+
+def test_small_messages_avoid_what_costs_latency():
+  links = Links(3e9, 1e8, intra_latency_s=1e-3, inter_latency_s=1.1e-3)
+  # n (m - 1) = 8 intra steps of HO-Ring against 1 + 4 steps of two phases.
+  assert cost_model.fastest('all_gather', 64, links, 2, 5) == 'hierarchical'
+
+
+@pytest.mark.parametrize('device', [None, 2e7])
+@pytest.mark.parametrize('shape', [(2, 4), (4, 2)])
+def test_fit_finds_the_links_that_made_the_timings(shape, device):
+  links = Links(2.5e9, 1e8, 3e-5, 4e-4, device)
+  samples = []
+  for axis, size in itertools.product(('intra', 'inter'), (1e4, 1e6, 1e7)):
+    for op in ('all_gather', 'all_reduce'):
+      seconds = cost_model.axis_seconds(op, axis, size, links, *shape)
+      samples.append(Sample(op, axis, size, *shape, seconds))
+  for size in (1e4, 1e6, 1e7):
+    n = shape[0]
+    step = links.inter_latency_s + size / n / links.lane_bytes_per_s(1)
+    samples.append(
+      Sample('all_gather', 'inter', size, *shape, (n - 1) * step, num_lanes=1)
+    )
+  got = cost_model.fit(samples)
+  for name in ('intra_bytes_per_s', 'intra_latency_s', 'inter_latency_s'):
+    assert getattr(got, name) == pytest.approx(getattr(links, name), rel=1e-3)
+  if device is None:
+    assert got.device_inter_bytes_per_s is None
+    assert got.uplink_bytes_per_s == pytest.approx(1e8, rel=1e-3)
+  for size in (1e5, 1e8):  # What is predicted is the same, whoever caps it.
+    assert cost_model.seconds(
+      'all_reduce', 'hierarchical', size, got, *shape
+    ) == pytest.approx(
+      cost_model.seconds('all_reduce', 'hierarchical', size, links, *shape),
+      rel=1e-3,
+    )
+
+
+def test_fit_bears_noise_and_one_axis_only():
+  falling = [
+    Sample('all_gather', 'intra', size, 1, 4, time)
+    for size, time in ((1e3, 1e-3), (1e6, 0.9e-3))
+  ]
+  links = cost_model.fit(falling)
+  assert links.intra_bytes_per_s > 0 and links.intra_latency_s >= 0
+  assert links.inter_latency_s == links.intra_latency_s
+  with pytest.raises(ValueError, match='several devices'):
+    cost_model.fit([Sample('all_gather', 'inter', 1e3, 1, 4, 1e-3)])
+
+
+def test_links_survive_a_file_and_bad_ones_are_named(tmp_path):
+  links = Links(2.5e9, 1e8, 3e-5, 4e-4, 5e7)
+  path = tmp_path / 'links.json'
+  cost_model.save(links, path)
+  assert cost_model.load(path) == links
+  for text in ('{"speed": 1}', '[]', 'x', '{"intra_bytes_per_s": 1}'):
+    path.write_text(text)
+    with pytest.raises(ValueError, match='links.json.*uplink_bytes_per_s'):
+      cost_model.load(path)
+  with pytest.raises(ValueError, match='uplink_bytes_per_s=0'):
+    Links(1.0, 0)
+  with pytest.raises(ValueError, match='inter_latency_s=-1'):
+    Links(1.0, 1.0, 0, -1)
+  with pytest.raises(ValueError, match="algorithm='tree'; use one of xla"):
+    cost_model.seconds('all_gather', 'tree', 1, links, 2, 2)
+  with pytest.raises(ValueError, match="axis='both'"):
+    cost_model.axis_seconds('all_gather', 'both', 1, links, 2, 2)
