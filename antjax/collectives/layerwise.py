@@ -91,7 +91,9 @@ def _gather_fwd(
   params_level: Level,
   grads_level: Level,
 ) -> tuple[jax.Array, jax.Array]:
-  return _gather(piece, slot, spec, params_level, grads_level), jnp.empty(0, slot.dtype)
+  return _gather(piece, slot, spec, params_level, grads_level), jnp.empty(
+    0, slot.dtype
+  )
 
 
 def _gather_bwd(

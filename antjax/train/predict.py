@@ -13,8 +13,9 @@ from jax.sharding import PartitionSpec as P
 from antjax.collectives import transition
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.mesh.paro import Level
+from antjax.train.leaves import open_leaves
 from antjax.train.state import Layout, PyTree, SparseTables, TrainState
-from antjax.train.step import device_key, open_leaves, StepInput
+from antjax.train.step import device_key, StepInput
 
 _BATCH = P(BATCH_AXES)
 

@@ -24,9 +24,14 @@ import numpy as np
 import optax
 
 from antjax.collectives import transition
-from antjax.collectives.layerwise import LayerPiece
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.train import loss_scale as loss_scale_lib
+from antjax.train.leaves import (
+  empty_accumulator,
+  open_leaves,
+  trained_args,
+  with_trained,
+)
 from antjax.train.loss_scale import LossScaleState
 from antjax.train.state import (
   Layout,
@@ -242,7 +247,7 @@ def _accumulate(
 
     def loss_of(trained, rows):
       params = jax.tree.unflatten(
-        layout.treedef, _with_trained(layout, whole, trained)
+        layout.treedef, with_trained(layout, whole, trained)
       )
       args = (params,) if tables is None else (params, rows)
       losses, weights = _losses_and_weights(loss_fn(*args, micro, key))
@@ -254,7 +259,7 @@ def _accumulate(
 
     (_, (loss, weight)), (grads, row_grads) = jax.value_and_grad(
       loss_of, argnums=(0, 1), has_aux=True
-    )(_trained_args(layout, whole), rows)
+    )(trained_args(layout, whole), rows)
     addends = [
       # A stack's gradient comes reduced, layer by layer.
       g
@@ -273,7 +278,7 @@ def _accumulate(
   carry = jax.tree.map(
     transition.to_varying,
     (
-      [_zeros(layout, spec) for spec in specs],
+      [empty_accumulator(layout, spec) for spec in specs],
       jax.tree.map(jnp.zeros_like, rows),
       jnp.zeros((), jnp.float32),
       jnp.zeros((), jnp.float32),
@@ -320,72 +325,11 @@ def _accumulate(
   return grads, table_state, sums
 
 
-def open_leaves(
-  layout: Layout, leaves: list[jax.Array], *, regather: bool = True
-) -> list[Any]:
-  """Whole parameters from pieces; stacks of layers as `LayerPiece`s.
-
-  Call it in `shard_map`, on the leaves of a state's params.
-  """
-  paro = layout.paro
-  opened: list[Any] = []
-  for x, spec, is_stack, is_trained in zip(
-    leaves, layout.specs, layout.scanned, layout.trainable, strict=True
-  ):
-    if not is_stack:
-      opened.append(transition.gather(x, spec, paro.params))
-      continue
-    slot = _zeros(layout, spec) if is_trained else None
-    opened.append(
-      LayerPiece(
-        transition.to_varying(x),
-        None if slot is None else transition.to_varying(slot),
-        spec.layer(),
-        paro.params,
-        paro.grads,
-        not regather,
-      )
-    )
-  return opened
-
-
-def _trained_args(layout: Layout, opened: list[Any]) -> list[jax.Array]:
-  """What to differentiate with respect to: arrays, and slots of stacks."""
-  return [
-    x.slot if isinstance(x, LayerPiece) else x for x in layout.trained(opened)
-  ]
-
-
-def _with_trained(
-  layout: Layout, opened: list[Any], trained: list[jax.Array]
-) -> list[Any]:
-  """Puts the arguments of `_trained_args` back in their places."""
-  it = iter(trained)
-  return [
-    x
-    if not is_trained
-    else dataclasses.replace(x, slot=next(it))
-    if isinstance(x, LayerPiece)
-    else next(it)
-    for x, is_trained in zip(opened, layout.trainable, strict=True)
-  ]
-
-
 def _split(batch: PyTree, num_micro_batches: int) -> PyTree:
   """[B, ...] -> [M, B / M, ...] for every leaf."""
   return jax.tree.map(
     lambda x: x.reshape(num_micro_batches, -1, *x.shape[1:]), batch
   )
-
-
-def _zeros(layout: Layout, spec) -> jax.Array:
-  """This device's empty accumulator, in at least fp32."""
-  shape = list(spec.stored_shape(layout.paro.grads))
-  if spec.dim is not None:
-    mesh = layout.mesh
-    pieces = layout.paro.grads.num_pieces(mesh.shape[INTER], mesh.shape[INTRA])
-    shape[spec.dim] //= pieces
-  return jnp.zeros(shape, jnp.promote_types(spec.dtype, jnp.float32))
 
 
 def device_key(

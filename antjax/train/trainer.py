@@ -3,9 +3,7 @@
 """Trainer: init, step, fit and evaluate for any loss on any pytree."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-import contextlib
 import math
-import time
 from typing import Any, Literal
 
 import jax
@@ -14,17 +12,16 @@ import optax
 
 from antjax.mesh.mesh import check_mesh
 from antjax.mesh.paro import PaRO
+from antjax.train import loop
 from antjax.train import loss_scale as loss_scale_lib
 from antjax.train import predict as predict_lib
 from antjax.train import step as step_lib
 from antjax.train.batches import (
   BatchPlacer,
   Feed,
-  get_position,
   local_flat,
-  set_position,
 )
-from antjax.train.checkpoint import Checkpointer
+from antjax.train.loop import Metrics
 from antjax.train.metrics import merge_across_processes, Metric
 from antjax.train.state import (
   Layout,
@@ -35,10 +32,6 @@ from antjax.train.state import (
   TrainState,
 )
 from antjax.train.step import StepInput
-
-Metrics = dict[str, float]
-# Halved so often, the loss itself must be at fault.
-_LEAST_LOSS_SCALE = 2.0**-14
 
 
 class Trainer:
@@ -128,7 +121,7 @@ class Trainer:
     self._layout: Layout | None = None
     self._step: Callable[..., Any] | None = None
     self._predict: dict[Any, Callable[..., Any]] = {}
-    self._placer = BatchPlacer(mesh, self.paro, tables, num_micro_batches)
+    self.placer = BatchPlacer(mesh, self.paro, tables, num_micro_batches)
 
   # State.
 
@@ -209,7 +202,7 @@ class Trainer:
       ValueError: A batch that does not divide, or counts with a code that
         needs all groups in step inside the micro-batch loop.
     """
-    inputs = self._placer.place(batch, counts=num_micro_batches)
+    inputs = self.placer.place(batch, counts=num_micro_batches)
     return self.compiled_step()(state, inputs)
 
   def compiled_step(self) -> Callable[..., Any]:
@@ -230,7 +223,7 @@ class Trainer:
     self, batch: PyTree, num_micro_batches: Sequence[int] | None = None
   ) -> StepInput:
     """A batch as the compiled step takes it; for `lower` and inspection."""
-    return self._placer.place(batch, counts=num_micro_batches)
+    return self.placer.place(batch, counts=num_micro_batches)
 
   def fit(
     self,
@@ -292,112 +285,25 @@ class Trainer:
       ValueError: A checkpoint of another model, or an input position that
         cannot be restored here.
     """
-    if best_metric is not None and evaluate_fn is None:
-      raise ValueError(
-        f'Trainer.fit(best_metric={best_metric!r}) needs an evaluate_fn that'
-        ' gives it.'
-      )
-    iterator = iter(batches)
-    with contextlib.ExitStack() as stack:
-      saver = None
-      if checkpoint_dir is not None:
-        saver = stack.enter_context(
-          Checkpointer(
-            checkpoint_dir,
-            self.layout,
-            self.optimizer,
-            self.tables,
-            keep=keep,
-            best_metric=best_metric,
-            best_mode=best_mode,
-          )
-        )
-        if saver.latest_step() is not None:
-          state, positions = saver.restore()
-          set_position(iterator, positions, merge_input_states)
-      start = done = int(state.step)
-      # The feed reads a batch ahead of the first step.
-      start_position = get_position(iterator)
-      feed, clock = Feed(iterator), _Clock()
-      has_data = done < num_steps and feed.open()
-      is_stopping = False
-      pending: tuple[int, Any] | None = None  # Dispatched, not yet fetched.
-
-      def save(metrics: Metrics | None = None) -> None:
-        if saver is not None and saver.latest_step() != int(state.step):
-          saver.save(
-            int(state.step),
-            state,
-            input_state=start_position
-            if done == start
-            else get_position(iterator),
-            config=config,
-            metrics=metrics,
-          )
-
-      def report(item: tuple[int, Any], extra: Metrics | None = None) -> bool:
-        """Fetches a step's metrics; False if training is to end here."""
-        nonlocal is_stopping
-        number, on_device = item
-        values = {k: float(v) for k, v in jax.device_get(on_device).items()}
-        is_stopping = values.pop('is_stopping') > 0
-        has_data = values.pop('num_valid') > 0
-        values['num_examples'] = values['num_examples'] or values['weight']
-        values |= clock.tick(values['num_examples'])
-        if has_data and on_step is not None:
-          on_step(number, values | (extra or {}))
-        # A gradient that overflows is what a dynamic loss scale is for.
-        is_scaling = values.get('loss_scale', 0) > _LEAST_LOSS_SCALE
-        norm = 0 if is_scaling else values['grad_norm']
-        if not math.isfinite(values['loss'] + norm):
-          raise RuntimeError(
-            f'Trainer.fit: the loss of step {number} is {values["loss"]}, the'
-            f' norm of its gradient {values["grad_norm"]}: the parameters are'
-            ' lost. Go on from the newest checkpoint'
-            f' ({checkpoint_dir}) with a smaller learning rate or gradient'
-            ' clipping, and look at the data of that step.'
-          )
-        return has_data and not is_stopping
-
-      while has_data and done < num_steps:
-        batch = feed.next()
-        if batch is None and jax.process_count() == 1:
-          break
-        inputs = self._placer.place(
-          feed.filler() if batch is None else batch,
-          counts=num_micro_batches_fn(done) if num_micro_batches_fn else None,
-          is_valid=batch is not None,
-          is_stopping=should_stop is not None and should_stop(),
-          num_examples=0
-          if batch is None or count_examples is None
-          else count_examples(batch),
-        )
-        state, on_device = self.compiled_step()(state, inputs)
-        done += 1
-        # Step n - 1 is fetched while step n runs: the devices never wait.
-        older, pending = pending, (done, on_device)
-        if older is not None and not report(older):
-          break
-        is_evaluation = evaluate_every and done % evaluate_every == 0
-        if done < num_steps and (is_evaluation or done % checkpoint_every == 0):
-          extra = evaluate_fn(state) if is_evaluation and evaluate_fn else None
-          # Reported before it is saved: a lost state must not be.
-          goes_on, pending = report(pending, extra), None
-          save(extra)
-          if not goes_on:
-            break
-      if pending is not None:
-        report(pending)
-      if is_stopping:
-        save()
-        raise KeyboardInterrupt(f'stopped at step {int(state.step)}')
-      final: Metrics | None = None
-      if evaluate_fn and int(state.step) > start:
-        final = evaluate_fn(state)
-        if on_step is not None:
-          on_step(int(state.step), final)
-      save(final)
-    return state
+    return loop.fit(
+      self,
+      state,
+      batches,
+      num_steps,
+      checkpoint_dir=checkpoint_dir,
+      checkpoint_every=checkpoint_every,
+      keep=keep,
+      best_metric=best_metric,
+      best_mode=best_mode,
+      evaluate_fn=evaluate_fn,
+      evaluate_every=evaluate_every,
+      config=config,
+      merge_input_states=merge_input_states,
+      num_micro_batches_fn=num_micro_batches_fn,
+      count_examples=count_examples,
+      on_step=on_step,
+      should_stop=should_stop,
+    )
 
   # Evaluation.
 
@@ -443,7 +349,7 @@ class Trainer:
       batch = feed.next()
       if batch is None and jax.process_count() == 1:
         break
-      inputs = self._placer.place(
+      inputs = self.placer.place(
         feed.filler() if batch is None else batch,
         is_valid=batch is not None,
         num_parts=1,
@@ -457,17 +363,3 @@ class Trainer:
       consume(*pending)
     merged = merge_across_processes(metrics)
     return {name: metric.compute() for name, metric in merged.items()}
-
-
-class _Clock:
-  """Examples per second between reports; silent on the first (compilation)."""
-
-  def __init__(self) -> None:
-    self._last: float | None = None
-
-  def tick(self, num_examples: float) -> Metrics:
-    now, last = time.perf_counter(), self._last
-    self._last = now
-    if last is None:
-      return {}
-    return {'examples_per_s': num_examples / (now - last)}
