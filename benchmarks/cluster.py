@@ -1,0 +1,363 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A virtual cluster: this machine plays several hosts with slow uplinks.
+
+  python -m benchmarks.cluster --hosts=2 --devices_per_host=4 \
+      --uplink_mbps=400 -- python my_job.py --flag=1
+
+runs the command once on each host and prints its lines with the host's index.
+From Python:
+
+  with Cluster(2, 4, uplink_mbps=400) as cluster:
+    outputs = cluster.run([sys.executable, '-m', 'my_job'])
+
+Every host is a network namespace of its own; a bridge joins them, and each
+one's uplink is limited in both directions (see `benchmarks.virtual_network`).
+Inside a host, devices exchange data through memory, as over fast links. Hosts
+share the machine's cores, unless `cpu_share` caps them.
+
+The processes find each other by the variables that `jax.distributed.initialize`
+and `launch.common.initialize_distributed` read. When one fails the others are
+ended. Whatever ends the owner, `kill -9` included, ends the processes and
+removes the hosts; a later start sweeps what is left over all the same.
+
+Linux and root only; without them `missing()` says in one line what is missing.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+import types
+from typing import IO
+
+from absl import app, flags
+
+from benchmarks import virtual_network
+from launch import local_cluster
+
+missing = virtual_network.missing
+
+_POLL_S = 0.02
+_FIRST_PORT = 21_000
+_TAIL_LINES = 30
+# Gloo announces each connection of each group of devices, on stdout.
+_NOISE = '[Gloo] Rank '
+
+
+class Process:
+  """A command on one host, with what it has printed so far."""
+
+  def __init__(
+    self,
+    host: int,
+    command: Sequence[str],
+    env: Mapping[str, str],
+    on_line: Callable[[int, str], None] | None,
+  ):
+    self.host = host
+    self._on_line = on_line
+    self.stdout: list[str] = []
+    self.log: list[str] = []  # Both streams.
+    self._popen = subprocess.Popen(
+      command,
+      env=env,
+      stdin=subprocess.DEVNULL,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      errors='replace',
+      start_new_session=True,
+    )
+    self.pid = self._popen.pid
+    self._threads = [
+      threading.Thread(target=self._pump, args=args, daemon=True)
+      for args in ((self._popen.stdout, True), (self._popen.stderr, False))
+    ]
+    for thread in self._threads:
+      thread.start()
+
+  def _pump(self, pipe: IO[str], is_stdout: bool) -> None:
+    with pipe:
+      for line in pipe:
+        if line.startswith(_NOISE):
+          continue
+        line = line.rstrip('\n')
+        self.log.append(line)
+        if is_stdout:
+          self.stdout.append(line)
+        if self._on_line is not None:
+          self._on_line(self.host, line)
+
+  def poll(self) -> int | None:
+    """Exit code, < 0 for a signal; None while it runs."""
+    return self._popen.poll()
+
+  def kill(self) -> None:
+    """Ends it and what it started in its process group, at once."""
+    with contextlib.suppress(ProcessLookupError):
+      os.killpg(self.pid, signal.SIGKILL)
+
+  def join(self) -> str:
+    """Waits for the end; returns the text of stdout."""
+    self._popen.wait()
+    self.kill()  # What it left in the background.
+    for thread in self._threads:
+      thread.join()
+    return ''.join(f'{line}\n' for line in self.stdout)
+
+
+class Cluster:
+  """Virtual hosts; a context manager that makes and removes them."""
+
+  def __init__(
+    self,
+    num_hosts: int,
+    devices_per_host: int,
+    uplink_mbps: float | None = None,
+    cpu_share: float | Sequence[float | None] | None = None,
+  ):
+    """Describes the hosts; `with` makes them.
+
+    Args:
+      num_hosts: Hosts, 1 to 200.
+      devices_per_host: Virtual CPU devices that a JAX process on a host has.
+      uplink_mbps: Rate of each host's uplink, in each direction, in Mbit/s;
+        None: no limit.
+      cpu_share: Cores that a host may use, such as 0.5, or one value a host;
+        None: no cap.
+
+    Raises:
+      ValueError: A number out of range.
+    """
+    if not 1 <= num_hosts <= 200:
+      raise ValueError(f'Cluster(num_hosts={num_hosts}) must be 1 to 200.')
+    if devices_per_host < 1:
+      raise ValueError(
+        f'Cluster(devices_per_host={devices_per_host}) must be at least 1.'
+      )
+    if uplink_mbps is not None and uplink_mbps <= 0:
+      raise ValueError(
+        f'Cluster(uplink_mbps={uplink_mbps}) must be positive, or None for no'
+        ' limit.'
+      )
+    if cpu_share is None or isinstance(cpu_share, int | float):
+      cpu_share = [cpu_share] * num_hosts
+    if len(cpu_share) != num_hosts or any(
+      share is not None and share < 0.05 for share in cpu_share
+    ):
+      raise ValueError(
+        f'Cluster(cpu_share={list(cpu_share)}) must be cores of at least 0.05,'
+        f' or None, one for each of {num_hosts} hosts or one for all.'
+      )
+    self.num_hosts = num_hosts
+    self.devices_per_host = devices_per_host
+    self.uplink_mbps = uplink_mbps
+    self._cpu_share = list(cpu_share)
+    self._cgroups: dict[int, pathlib.Path] = {}
+    self._runs = 0
+    self.name = ''
+
+  def __enter__(self) -> 'Cluster':
+    """Makes the hosts.
+
+    Raises:
+      RuntimeError: This machine cannot; the message is one line.
+    """
+    reason = missing()
+    if reason is not None:
+      raise RuntimeError(reason)
+    virtual_network.sweep()
+    self.name = virtual_network.new_name()
+    self._guard = virtual_network.start_guard(self.name)
+    try:
+      virtual_network.create(self.name, self.num_hosts, self.uplink_mbps)
+      for host, share in enumerate(self._cpu_share):
+        if share is not None:
+          self.set_cpu_share(host, share)
+    except BaseException:
+      self.__exit__()
+      raise
+    return self
+
+  def __exit__(self, *exc: object) -> None:
+    virtual_network.remove(self.name)
+    self._cgroups = {}
+    # The guard finds nothing left to do, and ends.
+    assert self._guard.stdin is not None
+    self._guard.stdin.close()
+    self._guard.wait()
+
+  def set_cpu_share(self, host: int, num_cores: float | None) -> None:
+    """Caps the cores of a host, also while it runs; None lifts the cap.
+
+    Raises:
+      RuntimeError: The CPU controller of cgroups cannot be used.
+    """
+    if host not in self._cgroups:
+      self._cgroups[host] = virtual_network.cpu_cgroup(self.name, host)
+    virtual_network.set_cpu_quota(self._cgroups[host], num_cores)
+
+  def start(
+    self,
+    host: int,
+    argv: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    on_line: Callable[[int, str], None] | None = None,
+  ) -> Process:
+    """Starts a command on one host and returns at once.
+
+    Args:
+      host: Index.
+      argv: Program and arguments.
+      env: Variables beside this process's own.
+      on_line: Called with (host, line) for each line, in a thread.
+    """
+    command = [
+      'ip',
+      'netns',
+      'exec',
+      virtual_network.namespace(self.name, host),
+    ]
+    command += [str(arg) for arg in argv]
+    if host in self._cgroups:
+      # Join before entering: inside, /sys shows another tree.
+      join = 'echo $$ > "$0" && exec "$@"'
+      procs = str(self._cgroups[host] / 'cgroup.procs')
+      command = ['sh', '-c', join, procs, *command]
+    return Process(host, command, dict(os.environ) | dict(env or {}), on_line)
+
+  def job_env(
+    self, host: int, base: Mapping[str, str] | None = None
+  ) -> dict[str, str]:
+    """Variables by which a JAX process on a host finds its job."""
+    port = _FIRST_PORT + self._runs
+    env = local_cluster.worker_env(
+      host,
+      hosts=self.num_hosts,
+      devices_per_host=self.devices_per_host,
+      port=port,
+      platform='cpu',
+      base=dict(os.environ) | dict(base or {}),
+    )
+    coordinator = f'{virtual_network.address(0)}:{port}'
+    env['JAX_COORDINATOR_ADDRESS'] = coordinator
+    env['JAX_COORDINATOR_BIND_ADDRESS'] = coordinator
+    return env
+
+  def run(
+    self,
+    argv: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    *,
+    timeout_s: float | None = None,
+    on_line: Callable[[int, str], None] | None = None,
+  ) -> list[str]:
+    """Runs one job: the command on every host, until all have ended.
+
+    Args:
+      argv: Program and arguments, such as [sys.executable, '-m', 'my_job'].
+      env: Variables beside those of `job_env`.
+      timeout_s: Ends the job after so many seconds.
+      on_line: See `start`.
+
+    Returns:
+      What each host wrote to stdout, in the order of hosts.
+
+    Raises:
+      RuntimeError: A host failed, or time is up; the others were ended. The
+        message holds the last lines of the first that failed.
+    """
+    self._runs += 1
+    start = time.monotonic()
+    running: list[Process] = []
+    try:
+      for host in range(self.num_hosts):
+        own = self.job_env(host, env)
+        running.append(self.start(host, argv, own, on_line))
+      while any(process.poll() is None for process in running):
+        failed = [p for p in running if p.poll()]
+        late = timeout_s is not None and time.monotonic() - start > timeout_s
+        if failed or late:
+          break
+        time.sleep(_POLL_S)
+      failed = [p for p in running if p.poll()]
+      late = not failed and any(p.poll() is None for p in running)
+    finally:
+      for process in running:
+        if process.poll() is None:
+          process.kill()
+      outputs = [process.join() for process in running]
+    if failed or late:
+      first = failed[0] if failed else running[0]
+      code = first.poll()
+      how = f'ended with code {code}' if failed else f'ran over {timeout_s} s'
+      tail = '\n'.join(f'  {line}' for line in first.log[-_TAIL_LINES:])
+      raise RuntimeError(
+        f'host {first.host} {how}; the others were ended. Its last lines:\n'
+        f'{tail}'
+      )
+    return outputs
+
+
+def _define_flags() -> None:
+  flags.DEFINE_integer('hosts', 2, 'Virtual hosts.', lower_bound=1)
+  flags.DEFINE_integer(
+    'devices_per_host', 4, 'Virtual CPU devices of each.', lower_bound=1
+  )
+  flags.DEFINE_float(
+    'uplink_mbps', None, 'Rate of each uplink, Mbit/s; none: no limit.'
+  )
+  flags.DEFINE_list(
+    'cpu_share',
+    [],
+    'Cores that a host may use: one number for all, or one a host.',
+  )
+
+
+def _exit_on_signal(number: int, frame: types.FrameType | None) -> None:
+  del frame
+  sys.exit(128 + number)  # Through `with`, which cleans up.
+
+
+def main(argv: Sequence[str]) -> int:
+  command = list(argv[1:])
+  if not command:
+    raise app.UsageError('nothing to run; give a command after --.')
+  try:
+    shares = [float(share) for share in flags.FLAGS.cpu_share]
+  except ValueError:
+    raise app.UsageError(
+      f'--cpu_share={",".join(flags.FLAGS.cpu_share)}: numbers are needed.'
+    ) from None
+  for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, _exit_on_signal)
+  try:
+    with Cluster(
+      flags.FLAGS.hosts,
+      flags.FLAGS.devices_per_host,
+      flags.FLAGS.uplink_mbps,
+      shares[0] if len(shares) == 1 else shares or None,
+    ) as cluster:
+      cluster.run(
+        command,
+        on_line=lambda host, line: print(f'[{host}] {line}', flush=True),
+      )
+  except (ValueError, RuntimeError) as error:
+    # The lines of a host that failed are on the screen already.
+    print(f'cluster: {str(error).splitlines()[0]}', file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:
+    print('cluster: interrupted.', file=sys.stderr)
+    return 130
+  return 0
+
+
+if __name__ == '__main__':
+  _define_flags()
+  app.run(main)
