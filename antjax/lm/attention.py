@@ -1,0 +1,141 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Causal attention over packed documents, by the fastest way at hand."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+# Shape suffixes: B = sequences, T = query tokens, S = key tokens, H = query
+# heads, G = key/value heads, R = H / G query heads that share one, K = width of
+# a head.
+
+Method = Literal['auto', 'plain', 'blocked', 'cudnn']
+
+# A sequence longer than this is cut into blocks of queries.
+BLOCK = 256
+_MAX_BLOCKS = 32
+_MASKED = -1e30  # Finite, so that a row without any key is no nan.
+
+
+def causal(
+  q_BTHK: jax.Array,
+  k_BTGK: jax.Array,
+  v_BTGK: jax.Array,
+  segment_ids_BT: jax.Array | None = None,
+  *,
+  method: Method = 'auto',
+  block: int = BLOCK,
+) -> jax.Array:
+  """Softmax attention to this and earlier tokens of the same segment.
+
+  Scores are scaled by K ** -0.5; softmax is in fp32, products in the inputs'
+  dtype. All methods give the same result up to the order of sums.
+
+  Args:
+    q_BTHK: Queries.
+    k_BTGK: Keys; H must be a multiple of G (grouped-query attention, Ainslie et
+      al. 2023, https://arxiv.org/abs/2305.13245).
+    v_BTGK: Values.
+    segment_ids_BT: Document of each token; None: a sequence is one document.
+    method: 'plain' holds all T x T scores of a head. 'blocked' holds `block` x
+      T of them, also in the backward pass, and leaves out the blocks above the
+      diagonal. 'cudnn' is jax.nn.dot_product_attention's fused kernel (NVIDIA
+      GPUs, 16-bit dtypes). 'auto' takes the fastest that is legal.
+    block: Queries in a block; more where there were over 32 blocks.
+
+  Returns:
+    Array [B, T, H, K].
+
+  Raises:
+    ValueError: H is no multiple of G, or an unknown method.
+  """
+  num_heads, num_kv_heads = q_BTHK.shape[2], k_BTGK.shape[2]
+  if num_heads % num_kv_heads:
+    raise ValueError(
+      f'causal(): {num_heads} query heads do not share {num_kv_heads} key/value'
+      ' heads evenly; make num_heads a multiple of num_kv_heads.'
+    )
+  if method == 'auto':
+    method = choose(q_BTHK.shape, q_BTHK.dtype, jax.default_backend())
+  if method == 'cudnn':
+    return _fused(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT)
+  if method == 'plain':
+    return _rows(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, segment_ids_BT, 0)
+  if method == 'blocked':
+    return _blocked(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, block)
+  raise ValueError(
+    f'causal(method={method!r}): unknown; use auto, plain, blocked or cudnn.'
+  )
+
+
+def choose(shape: tuple[int, ...], dtype: jax.typing.DTypeLike, platform: str):
+  """The method that 'auto' stands for, for queries [B, T, H, K]."""
+  num_tokens, width = shape[1], shape[3]
+  is_16_bit = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
+  if platform == 'gpu' and is_16_bit and width % 8 == 0 and width <= 128:
+    return 'cudnn'
+  return 'plain' if num_tokens <= BLOCK else 'blocked'
+
+
+def _rows(q_BTHK, k_BSGK, v_BSGK, q_segments_BT, k_segments_BS, first: int):
+  """Attention of queries first .. first + T to the keys 0 .. S."""
+  B, T, H, K = q_BTHK.shape
+  S, G = k_BSGK.shape[1:3]
+  q_BTGRK = q_BTHK.reshape(B, T, G, H // G, K)
+  scores_BGRTS = K**-0.5 * jnp.einsum(
+    'btgrk,bsgk->bgrts',
+    q_BTGRK,
+    k_BSGK,
+    preferred_element_type=jnp.float32,
+  )
+  rows_T1 = first + jnp.arange(T)[:, None]
+  mask_BTS = (jnp.arange(S)[None, :] <= rows_T1)[None]
+  if q_segments_BT is not None:
+    mask_BTS &= q_segments_BT[:, :, None] == k_segments_BS[:, None, :]
+  scores_BGRTS = jnp.where(mask_BTS[:, None, None], scores_BGRTS, _MASKED)
+  weights_BGRTS = jax.nn.softmax(scores_BGRTS, axis=-1).astype(q_BTHK.dtype)
+  return jnp.einsum('bgrts,bsgk->btgrk', weights_BGRTS, v_BSGK).reshape(
+    B, T, H, K
+  )
+
+
+def _blocked(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, block: int):
+  """Blocks of queries, each recomputed in the backward pass."""
+  num_tokens = q_BTHK.shape[1]
+  block = max(block, -(-num_tokens // _MAX_BLOCKS))
+  rows = jax.checkpoint(_rows, static_argnums=5)
+  outputs = []
+  for start in range(0, num_tokens, block):
+    stop = min(start + block, num_tokens)
+    q_segments = k_segments = None
+    if segment_ids_BT is not None:
+      q_segments = segment_ids_BT[:, start:stop]
+      k_segments = segment_ids_BT[:, :stop]
+    outputs.append(
+      rows(
+        q_BTHK[:, start:stop],
+        k_BTGK[:, :stop],
+        v_BTGK[:, :stop],
+        q_segments,
+        k_segments,
+        start,
+      )
+    )
+  return jnp.concatenate(outputs, axis=1)
+
+
+def _fused(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT):
+  mask_B1TT = None
+  if segment_ids_BT is not None:
+    same_BTT = segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
+    mask_B1TT = same_BTT[:, None]
+  return jax.nn.dot_product_attention(
+    q_BTHK,
+    k_BTGK,
+    v_BTGK,
+    mask=mask_B1TT,
+    is_causal=True,
+    implementation='cudnn',
+  )

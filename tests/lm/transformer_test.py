@@ -1,0 +1,281 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The transformer: what it may see, and that its short cuts change nothing."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from antjax.lm import attention, transformer
+
+CONFIG = transformer.Config(
+  vocab_size=61,
+  num_layers=2,
+  embed_dim=32,
+  num_heads=4,
+  num_kv_heads=2,
+  mlp_dim=48,
+)
+# fp32 sums in another order.
+ATOL = 2e-5
+
+
+def make(config=CONFIG, num_tokens=24, batch=2):
+  params = transformer.init(config, jax.random.key(0))
+  # Larger than at birth, so that attention is far from uniform.
+  params = jax.tree.map(lambda x: x * 4 if x.ndim > 1 else x, params)
+  tokens = jax.random.randint(
+    jax.random.key(1), (batch, num_tokens), 0, config.vocab_size
+  )
+  return params, tokens
+
+
+def test_a_token_changes_no_logits_before_it():
+  params, tokens = make()
+  at = 9
+  other = tokens.at[:, at].set((tokens[:, at] + 1) % CONFIG.vocab_size)
+  first = transformer.logits(CONFIG, params, tokens)
+  second = transformer.logits(CONFIG, params, other)
+  np.testing.assert_array_equal(first[:, :at], second[:, :at])
+  assert np.all(np.any(first[:, at:] != second[:, at:], axis=-1))
+
+
+@pytest.mark.parametrize('method', ['plain', 'blocked'])
+def test_packed_documents_are_as_if_alone(method):
+  config = dataclasses.replace(CONFIG, attention=method)
+  params, tokens = make(num_tokens=30, batch=1)
+  lengths = (7, 12, 8)  # 3 tokens of padding follow.
+  segments = np.repeat([1, 2, 3, 0], [*lengths, 3])[None].astype(np.int32)
+  packed = transformer.logits(config, params, tokens, jnp.asarray(segments))
+  start = 0
+  for length in lengths:
+    alone = transformer.logits(
+      config, params, tokens[:, start : start + length]
+    )
+    np.testing.assert_allclose(
+      packed[:, start : start + length], alone, atol=ATOL, rtol=1e-4
+    )
+    start += length
+  assert np.all(np.isfinite(packed))
+
+
+def test_positions_restart_with_each_document():
+  segments = jnp.asarray([[1, 1, 1, 2, 2, 0], [3, 3, 4, 5, 5, 5]])
+  positions = transformer.document_positions(segments, segments)
+  expected = [[0, 1, 2, 0, 1, 0], [0, 1, 0, 0, 1, 2]]
+  np.testing.assert_array_equal(positions, expected)
+
+
+def test_rotary_products_depend_on_distance_only():
+  q, k = jax.random.normal(jax.random.key(2), (2, 1, 1, 1, 8))
+
+  def product(i, j):
+    turn = lambda x, at: transformer.rotate(  # noqa: E731
+      x, transformer.rope_angles(CONFIG, jnp.full((1, 1), at))
+    )
+    return jnp.sum(turn(q, i) * turn(k, j))
+
+  np.testing.assert_allclose(product(5, 2), product(45, 42), atol=1e-5)
+  assert abs(product(5, 2) - product(5, 3)) > 1e-3
+
+
+@pytest.mark.parametrize('has_segments', [False, True])
+@pytest.mark.parametrize('num_kv_heads', [1, 2, 4])
+def test_attention_methods_agree(has_segments, num_kv_heads):
+  keys = jax.random.split(jax.random.key(3), 4)
+  q = jax.random.normal(keys[0], (2, 37, 4, 8))
+  k, v = jax.random.normal(keys[1], (2, 2, 37, num_kv_heads, 8))
+  segments = mask = None
+  if has_segments:
+    segments = jnp.sort(jax.random.randint(keys[2], (2, 37), 0, 4), axis=1)
+    mask = (segments[:, :, None] == segments[:, None])[:, None]
+  weights = jax.random.normal(keys[3], q.shape)
+
+  def run(attend):
+    def total(q, k, v):
+      return jnp.sum(attend(q, k, v) * weights)
+
+    return jax.value_and_grad(total, argnums=(0, 1, 2))(q, k, v)
+
+  expected = run(
+    lambda q, k, v: jax.nn.dot_product_attention(
+      q, k, v, mask=mask, is_causal=True, implementation='xla'
+    )
+  )
+  for options in (
+    {'method': 'plain'},
+    {'method': 'blocked', 'block': 8},
+    {'method': 'blocked', 'block': 64},
+  ):
+    actual = run(
+      lambda q, k, v, o=options: attention.causal(q, k, v, segments, **o)
+    )
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-4),
+      actual,
+      expected,
+    )
+
+
+@pytest.mark.skipif(
+  "jax.default_backend() != 'gpu'", reason='cuDNN needs an NVIDIA GPU'
+)
+def test_fused_attention_agrees_on_gpu():
+  keys = jax.random.split(jax.random.key(3), 2)
+  q = jax.random.normal(keys[0], (2, 128, 4, 64), jnp.bfloat16)
+  k, v = jax.random.normal(keys[1], (2, 2, 128, 2, 64), jnp.bfloat16)
+  segments = jnp.repeat(jnp.asarray([[1, 2], [1, 0]]), 64, axis=1)
+  for ids in (None, segments):
+    np.testing.assert_allclose(
+      np.float32(attention.causal(q, k, v, ids, method='cudnn')),
+      np.float32(attention.causal(q, k, v, ids, method='plain')),
+      atol=0.05,  # bf16 probabilities.
+    )
+
+
+def test_the_method_is_chosen_by_device_dtype_and_length():
+  choose = attention.choose
+  assert choose((1, 4096, 8, 64), jnp.bfloat16, 'gpu') == 'cudnn'
+  assert choose((1, 4096, 8, 64), jnp.float32, 'gpu') == 'blocked'
+  assert choose((1, 4096, 8, 100), jnp.bfloat16, 'gpu') == 'blocked'
+  assert choose((1, 128, 8, 64), jnp.bfloat16, 'cpu') == 'plain'
+
+
+def test_gradient_of_the_loss_is_its_slope():
+  params, tokens = make(num_tokens=12)
+  batch = {'tokens': tokens, 'segment_ids': jnp.ones_like(tokens)}
+
+  def total(params):
+    losses, weights = transformer.loss(CONFIG, params, batch)
+    return jnp.sum(losses * weights)
+
+  grads = jax.grad(total)(params)
+  # A direction in all parameters; small, and central, for fp32.
+  leaves, treedef = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(4), len(leaves))
+  direction = treedef.unflatten(
+    [jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+  )
+  step = 2e-4
+
+  def at(sign):
+    return total(
+      jax.tree.map(lambda x, d: x + sign * step * d, params, direction)
+    )
+
+  slope = (at(1) - at(-1)) / (2 * step)
+  expected = sum(
+    jax.tree.leaves(jax.tree.map(lambda g, d: jnp.sum(g * d), grads, direction))
+  )
+  np.testing.assert_allclose(slope, expected, rtol=0.02)
+
+
+@pytest.mark.parametrize('tie', [False, True])
+def test_chunked_loss_is_the_whole_loss(tie):
+  config = dataclasses.replace(CONFIG, tie_embeddings=tie)
+  params, tokens = make(config, num_tokens=29)
+  segments = jnp.sort(
+    jax.random.randint(jax.random.key(5), tokens.shape, 0, 4), axis=1
+  )
+  batch = {'tokens': tokens, 'segment_ids': segments}
+
+  def run(max_logits):
+    def total(params):
+      losses, weights = transformer.loss(
+        config, params, batch, max_logits=max_logits
+      )
+      return jnp.sum(losses * weights), (losses, weights)
+
+    return jax.value_and_grad(total, has_aux=True)(params)
+
+  whole, chunked = run(1 << 24), run(61 * 2 * 4)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-4),
+    chunked,
+    whole,
+  )
+  # Against the definition.
+  scores = jax.nn.log_softmax(
+    transformer.logits(config, params, tokens, segments)
+  )
+  for b in range(2):
+    inside = [
+      t
+      for t in range(28)
+      if segments[b, t] == segments[b, t + 1] and segments[b, t] > 0
+    ]
+    mean = -np.mean([scores[b, t, tokens[b, t + 1]] for t in inside])
+    np.testing.assert_allclose(whole[0][1][0][b], mean, rtol=1e-4)
+    assert whole[0][1][1][b] == len(inside)
+
+
+def test_loss_mask_leaves_targets_out():
+  params, tokens = make()
+  mask = jnp.zeros_like(tokens).at[:, 5].set(1)
+  losses, weights = transformer.loss(
+    CONFIG, params, {'tokens': tokens, 'loss_mask': mask}
+  )
+  scores = jax.nn.log_softmax(transformer.logits(CONFIG, params, tokens)[:, 4])
+  expected = -jnp.take_along_axis(scores, tokens[:, 5:6], axis=1)[:, 0]
+  np.testing.assert_allclose(losses, expected, rtol=1e-4)
+  np.testing.assert_array_equal(weights, [1, 1])
+
+
+@pytest.mark.parametrize('remat', ['none', 'layer', 'dots'])
+def test_recomputation_changes_no_gradient(remat):
+  params, tokens = make()
+
+  def grads(remat):
+    config = dataclasses.replace(CONFIG, remat=remat)
+    return jax.grad(
+      lambda p: transformer.loss(config, p, {'tokens': tokens})[0].sum()
+    )(params)
+
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4),
+    grads(remat),
+    grads('none'),
+  )
+
+
+def test_computes_in_the_dtype_of_the_parameters():
+  params, tokens = make()
+  low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+  assert transformer.hidden(CONFIG, low, tokens).dtype == jnp.bfloat16
+  scores = transformer.logits(CONFIG, low, tokens)
+  assert scores.dtype == jnp.float32
+  losses, _ = transformer.loss(CONFIG, low, {'tokens': tokens})
+  assert losses.dtype == jnp.float32
+  expected, _ = transformer.loss(CONFIG, params, {'tokens': tokens})
+  np.testing.assert_allclose(losses, expected, rtol=0.05)  # bf16
+
+
+def test_counts_parameters_and_operations():
+  params = transformer.init(CONFIG, jax.random.key(0))
+  count = sum(x.size for x in jax.tree.leaves(params))
+  assert transformer.num_params(CONFIG) == count
+  # 2 layers of q, k, v, out and three of the MLP; the output layer.
+  matrices = 2 * (32 * 32 * 2 + 2 * 32 * 16 + 3 * 32 * 48) + 61 * 32
+  expected = 6 * matrices + 6 * 2 * 10 * 32
+  assert transformer.flops_per_token(CONFIG, 10) == expected
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    ({'num_kv_heads': 3}, 'num_heads=4 must be a multiple'),
+    ({'num_layers': 0}, 'num_layers must be at least 1'),
+    ({'embed_dim': 30}, 'embed_dim=30 is no multiple'),
+    ({'head_dim': 7}, 'even width'),
+  ],
+)
+def test_wrong_shapes_are_refused(change, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(CONFIG, **change)
+
+
+if __name__ == '__main__':
+  raise SystemExit(pytest.main([__file__]))
