@@ -177,3 +177,36 @@ def test_stacks_of_unequal_length_are_refused():
     antjax.scan_layers(
       lambda c, _: c, 0.0, {'a': jnp.ones((3, 2)), 'b': jnp.ones(4)}
     )
+
+
+def _move_through(codes, tmp_path):
+  """One step under each code, each on another mesh, through checkpoints."""
+  losses, all_batches = [], list(batches(len(codes)))
+  for i, code in enumerate(codes):
+    trainer = trainer_of(
+      code, [1, 2, 4, 8][i % 4], scanned=scanned if i % 3 else None
+    )
+    trainer.fit(
+      trainer.init(init_params()),
+      iter(all_batches[i:]),  # An iterator without a position: fed by hand.
+      i + 1,
+      checkpoint_dir=str(tmp_path),
+      on_step=lambda _, m: losses.append((m['loss'], m['grad_norm'])),
+    )
+  straight = trainer_of('NNN')
+  state = straight.init(init_params())
+  want = []
+  for batch in all_batches:
+    state, m = straight.step(state, batch)
+    want.append((float(m['loss']), float(m['grad_norm'])))
+  assert len(losses) == len(codes)
+  np.testing.assert_allclose(losses, want, rtol=1e-4)
+
+
+def test_a_run_moves_between_codes_and_meshes(tmp_path):
+  _move_through(['GGG', 'NII', 'IIG'], tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_moves_through_all_codes(tmp_path):
+  _move_through(list(VALID_CODES[::-1]) + ['IIG', 'GGG'], tmp_path)
