@@ -26,7 +26,7 @@ from antjax.train.moves import Move, moves
 from antjax.train.state import Layout
 
 # Codes whose predicted times differ by less are taken to be equally fast.
-_TIE = 0.01
+_TIE = 0.001
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,9 +301,7 @@ def _choose(
       f' of the {len(fitting)} codes that fit into {_gb(device_bytes)} a device'
     )
   if len(ties) > 1:
-    reason += (
-      f', and of the {len(ties)} within {_TIE:.0%} of it the least memory'
-    )
+    reason += f', and of the {len(ties)} codes as fast the least memory'
   reason += f' ({_gb(best.peak_bytes)} at the peak)'
   quicker = [r for r in asked if r.step_s < best.step_s / (1 + _TIE)]
   if quicker:

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plan against what a trainer really holds and its program really moves."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +16,7 @@ from antjax.train.moves import moves
 
 N, M, S, L = 2, 4, 4, 3
 LINKS = cost_model.Links(intra_bytes_per_s=1e9, uplink_bytes_per_s=1e8)
-FAST_CODES = ('NIG', 'ING', 'GGG')
+FAST = (('NIG', 'whole'), ('IIG', 'scanned'), ('GGG', 'kept'))
 # What else a step moves: 6 sums and a norm, and in XLA's text the counters of
 # its loops; all smaller than the least leaf that is moved.
 SCALARS = 24
@@ -111,23 +109,26 @@ def test_state_bytes_are_those_that_live(kwargs):
       assert rest == row.opt_state_bytes, code
 
 
+CASES = {
+  'whole': {},
+  'scanned': {'scanned': scanned},
+  'kept': {'scanned': scanned, 'regather': False},
+  'mixed': {'scanned': scanned, 'compute_dtype': jnp.bfloat16},
+}
+
+
 @pytest.mark.parametrize(
-  'kwargs',
+  'code, case',
   [
-    {},
-    {'scanned': scanned},
-    {'scanned': scanned, 'regather': False},
-  ],
-  ids=['whole', 'scanned', 'scanned-kept'],
-)
-@pytest.mark.parametrize(
-  'code',
-  [
-    code if code in FAST_CODES else pytest.param(code, marks=pytest.mark.slow)
+    pytest.param(
+      *(code, case), marks=() if (code, case) in FAST else pytest.mark.slow
+    )
     for code in VALID_CODES
+    for case in CASES
   ],
 )
-def test_bytes_moved_are_those_of_the_compiled_step(code, kwargs):
+def test_bytes_moved_are_those_of_the_compiled_step(code, case):
+  kwargs = CASES[case]
   trainer = trainer_of(code, **kwargs)
   state = trainer.init(init_params())
   inputs = trainer.step_inputs(np.ones((8 * S * 2, 10), np.float32))
