@@ -128,8 +128,11 @@ def init(config: Config, key: jax.Array) -> PyTree:
 
   paths, treedef = jax.tree.flatten_with_path(shapes, is_leaf=_is_shape)
   keys = jax.random.split(key, len(paths))
-  return treedef.unflatten(
-    [leaf(path, shape, k) for (path, shape), k in zip(paths, keys, strict=True)]
+  return jax.tree.unflatten(
+    treedef,
+    [
+      leaf(path, shape, k) for (path, shape), k in zip(paths, keys, strict=True)
+    ],
   )
 
 
@@ -261,7 +264,7 @@ def embed(params: PyTree, tokens: jax.Array) -> jax.Array:
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
-  """Computes x / rms(x) * scale over the last dim, in fp32; returns x's dtype."""
+  """Scales x to a root mean square of 1 over the last dim, computed in fp32."""
   y = x.astype(jnp.float32)
   y = y * lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
   scale = jnp.broadcast_to(scale.astype(jnp.float32), y.shape)
