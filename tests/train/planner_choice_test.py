@@ -128,7 +128,7 @@ def test_lora_on_a_model_too_large_to_replicate_takes_ing():
   assert not plan.row('NNG').fits
   assert plan.best.code == 'ING'
   zero_3 = plan.row('GGG')
-  assert zero_3.step_s > 10 * plan.best.step_s
+  assert zero_3.step_s > 3 * plan.best.step_s
 
 
 def test_frozen_leaves_have_no_gradient_and_no_state():
