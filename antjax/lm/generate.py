@@ -1,0 +1,187 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Text from a trained transformer, a token at a time, with a cache."""
+
+import dataclasses
+from typing import Annotated, Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from antjax.lm import transformer
+
+# Shape suffixes: B = sequences, P = tokens of the longest prompt, S = places in
+# the cache, L = layers, H = query heads, G = key/value heads, R = H / G, K =
+# width of a head, D = embed_dim, V = vocabulary.
+
+PyTree = Any
+_MASKED = -1e30
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+  """How the next token is drawn."""
+
+  temperature: Annotated[
+    float, 'Divides the logits; 0 takes the likeliest token.'
+  ] = 0.8
+  top_k: Annotated[int, 'Draw from the k likeliest tokens; 0: from all.'] = 0
+  top_p: Annotated[
+    float,
+    'Draw from the fewest tokens that have this probability together.',
+  ] = 0.95
+
+  def __post_init__(self) -> None:
+    if self.temperature < 0:
+      raise ValueError(
+        f'temperature must not be negative; got {self.temperature}.'
+      )
+    if self.top_k < 0:
+      raise ValueError(f'top_k must not be negative; got {self.top_k}.')
+    if not 0 < self.top_p <= 1:
+      raise ValueError(f'top_p must be above 0, at most 1; got {self.top_p}.')
+
+
+GREEDY = Sampling(temperature=0.0)
+
+
+def generate(
+  config: transformer.Config,
+  params: PyTree,
+  prompts: jax.Array,
+  lengths: jax.Array,
+  key: jax.Array,
+  *,
+  num_tokens: int,
+  sampling: Sampling = GREEDY,
+  end_token: int | None = None,
+) -> jax.Array:
+  """Continues prompts. Call in `jit` with everything but arrays fixed.
+
+  Keys and values are kept: 2 L S G K numbers a sequence, S = P + num_tokens;
+  each new token costs one pass of one token.
+
+  Args:
+    config: The model.
+    params: From `transformer.init`, whole.
+    prompts: int32 [B, P], each padded at its end.
+    lengths: int32 [B], tokens of each prompt, at least 1.
+    key: Random key.
+    num_tokens: Tokens to add to each prompt.
+    sampling: How to draw them.
+    end_token: After it a sequence goes on with nothing but it.
+
+  Returns:
+    int32 [B, num_tokens].
+
+  Raises:
+    ValueError: num_tokens is below 1.
+  """
+  if num_tokens < 1:
+    raise ValueError(
+      f'generate(num_tokens={num_tokens}): it must be at least 1.'
+    )
+  B, P = prompts.shape
+  x_BPD, cache = _prefill(config, params, prompts, P + num_tokens)
+  last_BD = jnp.take_along_axis(x_BPD, lengths[:, None, None] - 1, axis=1)[:, 0]
+
+  def draw(i: jax.Array | int, x_BD: jax.Array) -> jax.Array:
+    scores_BV = transformer.unembed(config, params, x_BD)
+    return choose(scores_BV, jax.random.fold_in(key, i), sampling)
+
+  def one_more(carry, i):
+    tokens_B, is_done_B, cache = carry
+    x_BD, cache = _step(config, params, tokens_B, lengths + i - 1, cache)
+    next_B = draw(i, x_BD)
+    if end_token is not None:
+      is_done_B |= tokens_B == end_token
+      next_B = jnp.where(is_done_B, end_token, next_B)
+    return (next_B, is_done_B, cache), next_B
+
+  first_B = draw(0, last_BD)
+  carry = (first_B, jnp.zeros((B,), bool), cache)
+  _, rest_NB = lax.scan(one_more, carry, jnp.arange(1, num_tokens))
+  return jnp.concatenate([first_B[None], rest_NB]).T
+
+
+def choose(
+  scores_BV: jax.Array, key: jax.Array, sampling: Sampling
+) -> jax.Array:
+  """Draws one token for each row of fp32 logits; int32 [B].
+
+  Temperature comes first, then top-k, then top-p over what is left (Holtzman et
+  al. 2020, https://arxiv.org/abs/1904.09751). The likeliest token always stays.
+  """
+  if sampling.temperature == 0:
+    return jnp.argmax(scores_BV, axis=-1).astype(jnp.int32)
+  scores_BV = scores_BV / sampling.temperature
+  if sampling.top_k or sampling.top_p < 1:
+    V = scores_BV.shape[-1]
+    k = min(sampling.top_k or V, V)
+    sorted_BK, tokens_BK = lax.top_k(scores_BV, k)
+    probs_BK = jax.nn.softmax(sorted_BK, axis=-1)
+    before_BK = jnp.cumsum(probs_BK, axis=-1) - probs_BK
+    sorted_BK = jnp.where(before_BK < sampling.top_p, sorted_BK, _MASKED)
+    place_B = jax.random.categorical(key, sorted_BK, axis=-1)
+    return jnp.take_along_axis(tokens_BK, place_B[:, None], axis=1)[:, 0]
+  return jax.random.categorical(key, scores_BV, axis=-1).astype(jnp.int32)
+
+
+def _prefill(config, params, prompts_BP, num_places: int):
+  """Runs the prompts; returns hidden [B, P, D] and the cache."""
+  positions = transformer.document_positions(prompts_BP, None)
+  angles = transformer.rope_angles(config, positions)
+  padding = ((0, 0), (0, num_places - prompts_BP.shape[1]), (0, 0), (0, 0))
+
+  def layer(x_BPD, weights):
+    q, k, v = transformer.project(config, weights, x_BPD, angles)
+    mixed = transformer.attention.causal(q, k, v, method=config.attention)
+    x_BPD = transformer.finish(config, weights, x_BPD, mixed)
+    return x_BPD, (jnp.pad(k, padding), jnp.pad(v, padding))
+
+  x_BPD = transformer.embed(params, prompts_BP)
+  x_BPD, cache = lax.scan(layer, x_BPD, params['layers'])
+  norm = params['final_norm']
+  return transformer.rms_norm(x_BPD, norm, config.norm_eps), cache
+
+
+def _step(config, params, tokens_B, positions_B, cache):
+  """Runs one token a sequence at its position; returns hidden [B, D], cache.
+
+  What a shorter prompt's padding left in the cache lies behind the sequence's
+  position, and is written over before it comes to be seen.
+  """
+  angles = transformer.rope_angles(config, positions_B[:, None])
+
+  def layer(x_B1D, weights_and_cache):
+    weights, (keys_BSGK, values_BSGK) = weights_and_cache
+    q, k, v = transformer.project(config, weights, x_B1D, angles)
+    put = jax.vmap(
+      lambda old, new, at: lax.dynamic_update_slice_in_dim(old, new, at, axis=0)
+    )
+    keys_BSGK = put(keys_BSGK, k, positions_B)
+    values_BSGK = put(values_BSGK, v, positions_B)
+    mixed = _attend(q, keys_BSGK, values_BSGK, positions_B)
+    x_B1D = transformer.finish(config, weights, x_B1D, mixed)
+    return x_B1D, (keys_BSGK, values_BSGK)
+
+  x_B1D = transformer.embed(params, tokens_B[:, None])
+  x_B1D, cache = lax.scan(layer, x_B1D, (params['layers'], cache))
+  norm = params['final_norm']
+  return transformer.rms_norm(x_B1D, norm, config.norm_eps)[:, 0], cache
+
+
+def _attend(q_B1HK, keys_BSGK, values_BSGK, positions_B):
+  """Attention of one token to the places up to its own; [B, 1, H, K]."""
+  B, _, H, K = q_B1HK.shape
+  S, G = keys_BSGK.shape[1:3]
+  q_BGRK = q_B1HK.reshape(B, G, H // G, K)
+  scores_BGRS = K**-0.5 * jnp.einsum(
+    'bgrk,bsgk->bgrs', q_BGRK, keys_BSGK, preferred_element_type=jnp.float32
+  )
+  seen_BS = jnp.arange(S)[None] <= positions_B[:, None]
+  scores_BGRS = jnp.where(seen_BS[:, None, None], scores_BGRS, _MASKED)
+  weights_BGRS = jax.nn.softmax(scores_BGRS, axis=-1).astype(q_B1HK.dtype)
+  mixed = jnp.einsum('bgrs,bsgk->bgrk', weights_BGRS, values_BSGK)
+  return mixed.reshape(B, 1, H, K)
