@@ -1,0 +1,118 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A byte-level BPE tokenizer: learned from a corpus, kept in one file."""
+
+from collections.abc import Iterable, Sequence
+import hashlib
+import os
+import pathlib
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+FILE_NAME = 'tokenizer.json'
+# Stands before and after every document; the first of the vocabulary.
+DOCUMENT = '<|document|>'
+# All bytes and the mark: the least vocabulary that can write any text.
+MIN_VOCAB_SIZE = 257
+
+
+class Tokenizer:
+  """Turns texts into token ids and back, without loss.
+
+  Byte-level BPE (Sennrich et al. 2016, https://arxiv.org/abs/1508.07909;
+  Radford et al. 2019): every text can be written, there is no unknown token.
+
+  Attributes:
+    document: Id of the token between documents.
+  """
+
+  def __init__(self, inner: tokenizers.Tokenizer, name: str = 'tokenizer'):
+    """Wraps a tokenizer of the `tokenizers` package that has a `DOCUMENT`."""
+    document = inner.token_to_id(DOCUMENT)
+    if document is None:
+      raise ValueError(
+        f'{name} has no token {DOCUMENT!r}; needed: one that'
+        ' launch/prepare_text.py made.'
+      )
+    self._inner = inner
+    self.document: int = document
+
+  @property
+  def vocab_size(self) -> int:
+    return int(self._inner.get_vocab_size())
+
+  def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text, without marks; uses all cores.
+
+    A text that holds `DOCUMENT` gets the bytes of it, never the mark.
+    """
+    done = self._inner.encode_batch(list(texts), add_special_tokens=False)
+    return [encoding.ids for encoding in done]
+
+  def decode(self, tokens: Sequence[int]) -> str:
+    """The text of token ids; marks are left out."""
+    return str(self._inner.decode([int(t) for t in tokens]))
+
+  def save(self, path: str | os.PathLike[str]) -> None:
+    """Writes the tokenizer as JSON."""
+    text = self._inner.to_str(pretty=True)
+    pathlib.Path(path).write_text(text, encoding='utf-8')
+
+
+def learn(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+  """Learns merges from texts; the same for the same texts in any order.
+
+  Args:
+    texts: The corpus, training part.
+    vocab_size: Tokens to have in the end; a small corpus may give fewer.
+
+  Raises:
+    ValueError: vocab_size is below `MIN_VOCAB_SIZE`.
+  """
+  if vocab_size < MIN_VOCAB_SIZE:
+    raise ValueError(
+      f'vocab_size={vocab_size}: needed is at least {MIN_VOCAB_SIZE}, one token'
+      ' for each byte and the mark between documents.'
+    )
+  inner = tokenizers.Tokenizer(models.BPE())
+  inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  inner.decoder = decoders.ByteLevel()
+  # A text that spells the mark is text.
+  inner.encode_special_tokens = True
+  inner.train_from_iterator(
+    texts,
+    trainers.BpeTrainer(
+      vocab_size=vocab_size,
+      special_tokens=[DOCUMENT],
+      initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+      show_progress=False,
+    ),
+  )
+  return Tokenizer(inner)
+
+
+def load(path: str | os.PathLike[str]) -> Tokenizer:
+  """Reads what `save` wrote.
+
+  Raises:
+    FileNotFoundError: No such file.
+    ValueError: It is no tokenizer, or has no mark between documents.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise FileNotFoundError(
+      f'no tokenizer at {path}; launch/prepare_text.py makes one.'
+    )
+  try:
+    inner = tokenizers.Tokenizer.from_file(str(path))
+  except Exception as error:  # The package raises nothing more exact.
+    raise ValueError(f'{path} is no tokenizer ({error}).') from error
+  inner.encode_special_tokens = True  # Not kept in the file.
+  return Tokenizer(inner, str(path))
+
+
+def fingerprint(path: str | os.PathLike[str]) -> str:
+  """SHA-256 of the file: a model's ids mean nothing with another tokenizer."""
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
