@@ -59,6 +59,8 @@ class Collective:
       times the group size, the bytes on a group's uplink.
     is_dcn: Whether it is a transfer between TPU slices.
     name: Of the instruction.
+    chain: On TPU, a number that the parts share into which an asynchronous
+      collective is cut, fused with the computation beside it.
   """
 
   kind: str
@@ -71,6 +73,7 @@ class Collective:
   inter_bytes: float
   is_dcn: bool = False
   name: str = ''
+  chain: str = ''
 
   @property
   def in_loop(self) -> bool:
@@ -152,6 +155,7 @@ class _Program:
   def _walk(self, computation: str) -> tuple[Collective, ...]:
     """Collectives of a computation and of all that it calls."""
     found: list[Collective] = []
+    chains = set[str]()
     lines = self._bodies.get(computation, [])
     for line in lines:
       instruction = _INSTRUCTION.match(line)
@@ -169,7 +173,9 @@ class _Program:
         found.append(self._collective(name, kind, op, result, rest))
       elif not op.endswith(('-done', '-update')):
         for called in hlo_text.called(rest):
-          found += self._walk(called)
+          parts = [c for c in self._walk(called) if c.chain not in chains]
+          found += parts
+          chains |= {c.chain for c in parts if c.chain}
     return tuple(found)
 
   def _loop(self, rest: str) -> Iterator[Collective]:
@@ -207,6 +213,7 @@ class _Program:
       arrays = hlo_text.arrays(parts[1] if len(parts) > 1 else parts[0])
     size, num = hlo_text.num_bytes(arrays), sum(n for _, n in arrays)
     dtype = arrays[0][0]
+    chain = re.search(r'chain_id="(\w+)"', rest)
     if kind == PERMUTE:
       pairs = hlo_text.source_target_pairs(rest)
       axis = self._axis_of_pairs(pairs)
@@ -223,7 +230,11 @@ class _Program:
       size, num = size * len(groups[0]), num * len(groups[0])
     intra, inter = self._sent(kind, size, groups)
     axis = self._axis(groups)
-    return Collective(kind, axis, (), size, num, dtype, intra, inter, name=name)
+    return Collective(
+      *(kind, axis, (), size, num, dtype, intra, inter),
+      name=name,
+      chain=chain[1] if chain else '',
+    )
 
   def _transfer(
     self, name: str, op: str, result: str, rest: str, lines: Sequence[str]

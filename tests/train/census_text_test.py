@@ -320,6 +320,33 @@ def test_both_branches_of_a_conditional_count():
   assert [c.name for c in census.collectives(text, MESH)] == ['a']
 
 
+def test_a_chain_of_fusions_is_one_collective():
+  # TPU cuts an asynchronous all-gather up and fuses its parts with other work.
+  def part(i, chain):
+    return (
+      f'%fused.{i} (p.{i}: f32[8]) -> f32[32] {{\n'
+      f'  %g.{i} = f32[32]{{0}} all-gather(%p.{i}), channel_id=53,'
+      f' replica_groups={LIST_INTRA}, dimensions={{0}},'
+      f' frontend_attributes={{chain_id="{chain}"}}\n'
+      '}\n\n'
+    )
+
+  text = (
+    HEADER
+    + '\n'
+    + part(0, 5)
+    + part(1, 5)
+    + part(2, 6)
+    + 'ENTRY %main (p: f32[8]) -> f32[32] {\n'
+    + ''.join(
+      f'  %f.{i} = f32[32] fusion(%p), kind=kCustom, calls=%fused.{i}\n'
+      for i in range(3)
+    )
+    + '}\n'
+  )
+  assert [c.name for c in census.collectives(text, MESH)] == ['g.0', 'g.2']
+
+
 def test_elements_of_nested_tuples():
   assert hlo_text.elements(
     '((f32[2,3]{1,0}, s8[]), f32[4]{0:T(8)}, u32[])'

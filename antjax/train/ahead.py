@@ -1,0 +1,78 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Lowers a training step for devices that are not there, from shapes alone."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+import optax
+
+from antjax.mesh.mesh import BATCH_AXES
+from antjax.train import step as step_lib
+from antjax.train.state import Layout, new_state, PyTree, state_shardings
+
+
+def lower_step(
+  layout: Layout,
+  loss_fn: Callable[..., Any],
+  optimizer: optax.GradientTransformation,
+  params: PyTree,
+  batch: PyTree,
+  *,
+  num_micro_batches: int,
+  has_counts: bool = False,
+  **options: Any,
+) -> Any:
+  """Lowers the step that a Trainer of these settings would run.
+
+  Args:
+    layout: On a mesh of devices that need not be attached, e.g. from
+      `jax.experimental.topologies`.
+    loss_fn: As for `Trainer`.
+    optimizer: As for `Trainer`.
+    params: The user's tree, of ShapeDtypeStructs or arrays.
+    batch: The global batch, likewise; each leading dim a multiple of devices x
+      micro-batches.
+    num_micro_batches: As for `Trainer`.
+    has_counts: Whether each group does its own number of micro-batches.
+    **options: Of `make_step`: loss_scale, regather ...
+
+  Returns:
+    A `jax.stages.Lowered`; its `compile()` allocates nothing on devices.
+  """
+  mesh: Mesh = layout.mesh
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  shapes = jax.eval_shape(
+    lambda params, key: new_state(layout, optimizer, None, params, key),
+    params,
+    key,
+  )
+  state = jax.tree.map(
+    lambda x, sharding: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding
+    ),
+    shapes,
+    state_shardings(layout, optimizer, None),
+  )
+  rows = NamedSharding(mesh, P(BATCH_AXES))
+
+  def split(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
+
+  flags = [split((mesh.size,), jnp.float32) for _ in range(3)]
+  inputs = step_lib.StepInput(
+    batch=jax.tree.map(lambda x: split(x.shape, x.dtype), batch),
+    routing={},
+    num_micro_batches=split((mesh.size,), jnp.int32) if has_counts else None,
+    is_valid=flags[0],
+    is_stopping=flags[1],
+    num_examples=flags[2],
+  )
+  step: Any = step_lib.make_step(
+    layout, loss_fn, optimizer, None, num_micro_batches, **options
+  )
+  return step.lower(state, inputs)
