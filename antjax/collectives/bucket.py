@@ -13,7 +13,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from antjax.collectives import transition
+from antjax.collectives.varying import varying_axes
 
 
 def plan(leaves: Sequence[jax.Array], max_bytes: int) -> list[list[int]]:
@@ -31,7 +31,7 @@ def plan(leaves: Sequence[jax.Array], max_bytes: int) -> list[list[int]]:
   messages: list[list[int]] = []
   open_: dict[object, tuple[int, list[int]]] = {}  # By kind: bytes, positions.
   for i, leaf in enumerate(leaves):
-    kind = jnp.dtype(leaf.dtype), transition.varying_axes(leaf)
+    kind = jnp.dtype(leaf.dtype), varying_axes(leaf)
     num_bytes = math.prod(leaf.shape) * kind[0].itemsize
     filled, message = open_.get(kind, (max_bytes, []))
     if filled + num_bytes > max_bytes:
@@ -49,7 +49,7 @@ def pack(leaves: Sequence[jax.Array]) -> jax.Array:
   and all that feeds it, which takes up to twelve times longer on some runs.
   """
   flat = jnp.zeros(sum(x.size for x in leaves), leaves[0].dtype)
-  if varying := tuple(transition.varying_axes(*leaves)):
+  if varying := tuple(varying_axes(*leaves)):
     flat = lax.pcast(flat, varying, to='varying')
   at = 0
   for x in leaves:

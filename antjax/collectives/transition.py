@@ -1,51 +1,54 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Moves one array between PaRO levels. Pure functions, called in `shard_map`.
+"""Moves arrays between PaRO levels. Pure functions, called in `shard_map`.
 
 Every function takes this device's piece and the array's `LeafSpec`; arrays are
 padded to the split dim's `padded_size` at levels intra and global and have
 their true shape at level none. Cost per device for an array of V bytes with n
 groups of m devices: a step along `intra` moves V (m-1)/m, one along `inter`
 V (n-1)/(n m); an all-reduce moves twice that.
+
+What crosses both axes at once goes by the algorithm of `how`, and by default in
+two phases of XLA's own collectives, inside the groups first and last, so that a
+device sends only its m-th part of the array to other groups. What moves along
+one axis is XLA's own always.
 """
+
+from collections.abc import Callable, Sequence
 
 import jax
 from jax import lax
+import jax.numpy as jnp
 
+from antjax.collectives import blocks, bucket
+from antjax.collectives.choose import Collectives
+from antjax.collectives.varying import to_varying as to_varying
+from antjax.collectives.varying import varying_axes as varying_axes
 from antjax.mesh.mesh import INTER, INTRA
 from antjax.mesh.paro import Level
 from antjax.mesh.sharding import LeafSpec
 
-
-def to_varying(x: jax.Array) -> jax.Array:
-  """Marks `x` as differing between devices on both axes; moves nothing.
-
-  Differentiating a copy that is not so marked puts an all-reduce of its
-  gradient wherever the gradient is formed, that is inside the micro-batch
-  loop, where groups with unequal trip counts would wait for ever.
-  """
-  missing = tuple(a for a in (INTER, INTRA) if a not in varying_axes(x))
-  return lax.pcast(x, missing, to='varying') if missing else x
+_DEFAULT = Collectives()
 
 
-def varying_axes(*arrays: jax.Array) -> frozenset[str]:
-  """Mesh axes over which any of these differs; empty outside `shard_map`."""
-  types = [jax.typeof(x).manual_axis_type for x in arrays]
-  return frozenset().union(*(t.varying for t in types))
-
-
-def gather(x: jax.Array, spec: LeafSpec, level: Level) -> jax.Array:
+def gather(
+  x: jax.Array, spec: LeafSpec, level: Level, how: Collectives = _DEFAULT
+) -> jax.Array:
   """Makes the whole, unpadded array from pieces at `level`, marked varying."""
-  if spec.dim is not None:
-    if level is Level.GLOBAL:
-      x = lax.all_gather(x, INTER, axis=spec.dim, tiled=True)
-    if level >= Level.INTRA:
+  if spec.dim is not None and level is not Level.NONE:
+    if level is Level.GLOBAL and how.algorithm != 'xla':
+      x = how.all_gather(x, spec.dim)
+    else:
+      if level is Level.GLOBAL:
+        x = lax.all_gather(x, INTER, axis=spec.dim, tiled=True)
       x = lax.all_gather(x, INTRA, axis=spec.dim, tiled=True)
     x = spec.unpad(x)
   return to_varying(x)
 
 
-def reduce_addend(g: jax.Array, spec: LeafSpec, level: Level) -> jax.Array:
+def reduce_addend(
+  g: jax.Array, spec: LeafSpec, level: Level, how: Collectives = _DEFAULT
+) -> jax.Array:
   """Turns a device's whole gradient into an addend of an accumulator.
 
   At level none the accumulator is the device's own sum and nothing moves; at
@@ -54,21 +57,26 @@ def reduce_addend(g: jax.Array, spec: LeafSpec, level: Level) -> jax.Array:
   """
   if spec.dim is None or level is Level.NONE:
     return g
-  g = _scatter(spec.pad(g), spec, INTRA)
-  return g if level is Level.INTRA else _scatter(g, spec, INTER)
+  if level is Level.GLOBAL:
+    return _scatter_all(spec.pad(g), spec, how)
+  return _scatter(spec.pad(g), spec, INTRA)
 
 
 def sync(
-  acc: jax.Array, spec: LeafSpec, level: Level, target: Level
+  acc: jax.Array,
+  spec: LeafSpec,
+  level: Level,
+  target: Level,
+  how: Collectives = _DEFAULT,
 ) -> jax.Array:
-  """Sums accumulators kept at `level` over all devices; pieces at `target`.
-
-  Two phases, inside the groups first, so that a device sends only its m-th
-  part of the array to other groups.
-  """
+  """Sums accumulators kept at `level` over all devices; pieces at `target`."""
   if spec.dim is None:
-    return lax.psum(acc, (INTER, INTRA))
+    return how.all_reduce(acc)
   if level is Level.NONE:
+    if target is Level.GLOBAL:
+      return _scatter_all(spec.pad(acc), spec, how)
+    if target is Level.NONE and how.algorithm != 'xla':
+      return how.all_reduce(acc)
     acc = _scatter(spec.pad(acc), spec, INTRA)
   if target is Level.GLOBAL:
     return acc if level is Level.GLOBAL else _scatter(acc, spec, INTER)
@@ -77,21 +85,168 @@ def sync(
 
 
 def coarsen(
-  x: jax.Array, spec: LeafSpec, level: Level, target: Level
+  x: jax.Array,
+  spec: LeafSpec,
+  level: Level,
+  target: Level,
+  how: Collectives = _DEFAULT,
 ) -> jax.Array:
   """Brings equal copies of an array from `level` to the coarser `target`."""
   if spec.dim is None or level is target:
     return x
+  crosses_both = level is Level.GLOBAL and target is Level.NONE
+  if crosses_both and how.algorithm != 'xla':
+    return spec.unpad(how.all_gather(x, spec.dim))
   if level is Level.GLOBAL:
     x = _spread(x, spec, INTER)
   return x if target is Level.INTRA else _spread(x, spec, INTRA)
 
 
+def sync_all(
+  accs: Sequence[jax.Array],
+  specs: Sequence[LeafSpec],
+  level: Level,
+  target: Level,
+  how: Collectives = _DEFAULT,
+) -> list[jax.Array]:
+  """`sync` of many arrays, in messages of `how.bucket_bytes`.
+
+  Whole leaves, small by nature, always share a message.
+  """
+  return _in_messages(
+    accs,
+    specs,
+    level,
+    target,
+    how,
+    lambda x, spec: sync(x, spec, level, target, how),
+    whole_leaves_move=True,
+  )
+
+
+def coarsen_all(
+  xs: Sequence[jax.Array],
+  specs: Sequence[LeafSpec],
+  level: Level,
+  target: Level,
+  how: Collectives = _DEFAULT,
+) -> list[jax.Array]:
+  """`coarsen` of many arrays, in messages of `how.bucket_bytes`."""
+  if level is target:
+    return list(xs)
+  return _in_messages(
+    xs,
+    specs,
+    level,
+    target,
+    how,
+    lambda x, spec: coarsen(x, spec, level, target, how),
+    whole_leaves_move=False,
+  )
+
+
+def _in_messages(
+  leaves: Sequence[jax.Array],
+  specs: Sequence[LeafSpec],
+  level: Level,
+  target: Level,
+  how: Collectives,
+  move: Callable[[jax.Array, LeafSpec], jax.Array],
+  whole_leaves_move: bool,
+) -> list[jax.Array]:
+  """Applies `move` to leaves packed into few messages; one result a leaf."""
+  results = list(leaves)
+  whole = [i for i, spec in enumerate(specs) if spec.dim is None]
+  if whole and whole_leaves_move:
+    for kind in {leaves[i].dtype for i in whole}:
+      members = [i for i in whole if leaves[i].dtype == kind]
+      packed = bucket.pack([to_varying(leaves[i]) for i in members])
+      summed = move(packed, LeafSpec(packed.shape, packed.dtype, None))
+      shapes = [leaves[i].shape for i in members]
+      for i, x in zip(members, bucket.unpack(summed, shapes), strict=True):
+        results[i] = x
+  split = [i for i, spec in enumerate(specs) if spec.dim is not None]
+  n, m = lax.axis_size(INTER), lax.axis_size(INTRA)
+  pieces = level.num_pieces(n, m)
+  padded = [
+    specs[i].pad(leaves[i]) if level is Level.NONE else leaves[i] for i in split
+  ]
+  for message in bucket.plan(padded, how.bucket_bytes // pieces):
+    members = [split[k] for k in message]
+    if len(members) == 1:
+      (i,) = members
+      results[i] = move(leaves[i], specs[i])
+      continue
+    moved = _move_together(
+      [padded[k] for k in message],
+      [specs[i] for i in members],
+      n * m,
+      (level, target),
+      (pieces, target.num_pieces(n, m)),
+      move,
+    )
+    for i, part in zip(members, moved, strict=True):
+      results[i] = part
+  return results
+
+
+def _move_together(
+  leaves: Sequence[jax.Array],
+  specs: Sequence[LeafSpec],
+  num_devices: int,
+  levels: tuple[Level, Level],
+  pieces: tuple[int, int],
+  move: Callable[[jax.Array, LeafSpec], jax.Array],
+) -> list[jax.Array]:
+  """Moves padded leaves as columns of one matrix, a row for each device.
+
+  Row b holds block b of every leaf, so that the pieces of the matrix are those
+  of the leaves at every level.
+  """
+  num_rows, target_rows = (num_devices // p for p in pieces)
+  tables = [
+    blocks.split(x, _dim(spec), num_rows, 'transition')
+    for x, spec in zip(leaves, specs, strict=True)
+  ]
+  widths = [t.shape[1] for t in tables]
+  shape = num_devices, sum(widths)
+  message = jnp.zeros((num_rows, shape[1]), tables[0].dtype)
+  if varying := tuple(varying_axes(*tables)):
+    message = lax.pcast(message, varying, to='varying')
+  at = 0
+  for table in tables:
+    message = lax.dynamic_update_slice(message, table, (0, at))
+    at += table.shape[1]
+  message_spec = LeafSpec(shape, message.dtype, 0, num_devices)
+  moved = lax.split(move(message, message_spec), widths, axis=1)
+  results = []
+  for table, spec in zip(moved, specs, strict=True):
+    dim = _dim(spec)
+    block = list(spec.stored_shape(Level.GLOBAL))
+    block[dim] //= num_devices
+    assert table.shape[0] == target_rows
+    x = blocks.join(table, block, dim)
+    results.append(spec.unpad(x) if levels[1] is Level.NONE else x)
+  return results
+
+
+def _dim(spec: LeafSpec) -> int:
+  assert spec.dim is not None
+  return spec.dim
+
+
+def _scatter_all(x: jax.Array, spec: LeafSpec, how: Collectives) -> jax.Array:
+  """A reduce-scatter over both axes."""
+  if how.algorithm != 'xla':
+    return how.reduce_scatter(x, _dim(spec))
+  return _scatter(_scatter(x, spec, INTRA), spec, INTER)
+
+
 def _scatter(x: jax.Array, spec: LeafSpec, axis: str) -> jax.Array:
-  return lax.psum_scatter(x, axis, scatter_dimension=spec.dim, tiled=True)
+  return lax.psum_scatter(x, axis, scatter_dimension=_dim(spec), tiled=True)
 
 
 def _spread(x: jax.Array, spec: LeafSpec, axis: str) -> jax.Array:
   """All-gathers along `axis`; whole arrays come back unpadded."""
-  x = lax.all_gather(x, axis, axis=spec.dim, tiled=True, to='invarying')
+  x = lax.all_gather(x, axis, axis=_dim(spec), tiled=True, to='invarying')
   return spec.unpad(x) if axis == INTRA else x

@@ -1,0 +1,196 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Arrays as rows of equal blocks, and what one device hands to another.
+
+The rings work on a matrix [num_blocks, block_size]; block j n + i belongs to
+device (group i, lane j) of n groups of m lanes, as everywhere in antjax.
+"""
+
+from collections.abc import Callable, Sequence
+import math
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from antjax.collectives.varying import to_varying
+from antjax.mesh.mesh import INTER, INTRA
+
+
+def split(x: jax.Array, dim: int, num_blocks: int, where: str) -> jax.Array:
+  """Cuts an array along `dim` into flat blocks.
+
+  Args:
+    x: [..., d, ...].
+    dim: The dim to cut, from 0.
+    num_blocks: Blocks; must divide d.
+    where: The caller, for errors.
+
+  Returns:
+    [num_blocks, size / num_blocks].
+
+  Raises:
+    ValueError: There is no such dim, or it does not divide.
+  """
+  if not 0 <= dim < x.ndim:
+    raise ValueError(
+      f'{where}: dim={dim} of an array of shape {x.shape}; needed is 0 to '
+      f'{x.ndim - 1}.'
+    )
+  if x.shape[dim] % num_blocks:
+    raise ValueError(
+      f'{where}: dim {dim} of shape {x.shape} does not divide among '
+      f'{num_blocks} devices; pad it to '
+      f'{-(-x.shape[dim] // num_blocks) * num_blocks}, as LeafSpec.pad does.'
+    )
+  shape = x.shape
+  x = x.reshape(*shape[:dim], num_blocks, -1, *shape[dim + 1 :])
+  return jnp.moveaxis(x, dim, 0).reshape(num_blocks, -1)
+
+
+def join(blocks: jax.Array, shape: Sequence[int], dim: int) -> jax.Array:
+  """Lays blocks, each an array of `shape`, end to end along `dim`."""
+  num = blocks.shape[0]
+  x = jnp.moveaxis(blocks.reshape(num, *shape), 0, dim)
+  return x.reshape(*shape[:dim], num * shape[dim], *shape[dim + 1 :])
+
+
+def flatten(x: jax.Array, num_blocks: int) -> jax.Array:
+  """All of an array as [num_blocks, ceil(size / num_blocks)], zeros behind."""
+  size = -(-x.size // num_blocks) * num_blocks
+  flat = x.reshape(-1)
+  if size != x.size:
+    flat = jnp.pad(flat, (0, size - x.size))
+  return flat.reshape(num_blocks, -1)
+
+
+def unflatten(blocks: jax.Array, shape: Sequence[int]) -> jax.Array:
+  """Undoes `flatten`."""
+  flat = blocks.reshape(-1)
+  size = math.prod(shape)
+  if size != flat.size:
+    flat = lax.slice(flat, (0,), (size,))
+  return flat.reshape(shape)
+
+
+def read(blocks: jax.Array, row: jax.Array | int) -> jax.Array:
+  """Row `row` of [num, size], as [size]."""
+  return lax.dynamic_index_in_dim(blocks, row, keepdims=False)
+
+
+def write(
+  blocks: jax.Array, row: jax.Array | int, block: jax.Array
+) -> jax.Array:
+  """`blocks` with row `row` replaced."""
+  return lax.dynamic_update_index_in_dim(blocks, block, row, 0)
+
+
+def empty(num_blocks: int, like: jax.Array) -> jax.Array:
+  """[num_blocks, size] to be filled with blocks such as `like`, [size]."""
+  return to_varying(jnp.zeros((num_blocks, like.size), like.dtype))
+
+
+def chunks(blocks: jax.Array, num_chunks: int) -> list[jax.Array]:
+  """[num, size] as `num_chunks` such matrices, cut along the size.
+
+  The last ones may be narrower, or missing.
+  """
+  width = -(-blocks.shape[1] // num_chunks) or 1
+  starts = range(0, max(blocks.shape[1], 1), width)
+  if len(starts) == 1:
+    return [blocks]
+  return [
+    lax.slice_in_dim(blocks, s, min(s + width, blocks.shape[1]), axis=1)
+    for s in starts
+  ]
+
+
+def unchunk(parts: Sequence[jax.Array]) -> jax.Array:
+  """Undoes `chunks`, writing piece by piece into place."""
+  if len(parts) == 1:
+    return parts[0]
+  width = sum(p.shape[1] for p in parts)
+  whole = to_varying(jnp.zeros((parts[0].shape[0], width), parts[0].dtype))
+  at = 0
+  for part in parts:
+    whole = lax.dynamic_update_slice(whole, part, (0, at))
+    at += part.shape[1]
+  return whole
+
+
+def to_wire(x: jax.Array, payload_dtype: Any) -> jax.Array:
+  """Rounds floating-point `x` to `payload_dtype`; the bits as integers.
+
+  Integers, since XLA would widen bf16 or move the rounding behind the link.
+  """
+  if not narrows(x.dtype, payload_dtype):
+    return x
+  bits = jnp.dtype(payload_dtype).itemsize * 8
+  return lax.bitcast_convert_type(
+    x.astype(payload_dtype), jnp.dtype(f'uint{bits}')
+  )
+
+
+def from_wire(x: jax.Array, dtype: Any, payload_dtype: Any) -> jax.Array:
+  """Undoes `to_wire`, up to the rounding."""
+  if not narrows(dtype, payload_dtype):
+    return x
+  return lax.bitcast_convert_type(x, jnp.dtype(payload_dtype)).astype(dtype)
+
+
+def narrows(dtype: Any, payload_dtype: Any) -> bool:
+  """Whether arrays of `dtype` are rounded to `payload_dtype` on the wire."""
+  return (
+    payload_dtype is not None
+    and jnp.issubdtype(dtype, jnp.floating)
+    and jnp.dtype(payload_dtype).itemsize < jnp.dtype(dtype).itemsize
+  )
+
+
+def rounded(x: jax.Array, payload_dtype: Any) -> jax.Array:
+  """What arrives of `x`: its sender must go on with the same values."""
+  return from_wire(to_wire(x, payload_dtype), x.dtype, payload_dtype)
+
+
+def summing_dtype(dtype: Any) -> Any:
+  """Sums of narrow floats are formed in fp32, others in their own dtype."""
+  if jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 4:
+    return jnp.dtype(jnp.float32)
+  return jnp.dtype(dtype)
+
+
+def permute(
+  x: jax.Array,
+  axis: str | tuple[str, ...],
+  size: int,
+  payload_dtype: Any = None,
+) -> jax.Array:
+  """Hands `x` to the next device of the ring along `axis`."""
+  pairs = [(k, (k + 1) % size) for k in range(size)]
+  moved = lax.ppermute(to_wire(x, payload_dtype), axis, pairs)
+  return from_wire(moved, x.dtype, payload_dtype)
+
+
+def grid() -> tuple[int, int, jax.Array, jax.Array]:
+  """(groups, lanes, this device's group, its lane); inside `shard_map`."""
+  n, m = lax.axis_size(INTER), lax.axis_size(INTRA)
+  return n, m, lax.axis_index(INTER), lax.axis_index(INTRA)
+
+
+def all_reduce_flat(
+  x: jax.Array,
+  reduce_scatter: Callable[[jax.Array], jax.Array],
+  all_gather: Callable[[jax.Array], jax.Array],
+) -> jax.Array:
+  """A reduce-scatter of blocks [N, q] -> [q] and its all-gather."""
+  num_devices = lax.axis_size(INTER) * lax.axis_size(INTRA)
+  mine = reduce_scatter(flatten(to_varying(x), num_devices))
+  return unflatten(all_gather(mine.astype(x.dtype)), x.shape)
+
+
+def wire_dtype(whole: jax.Array, payload_dtype: Any) -> Any:
+  """Sums formed wider than their array travel in the array's own dtype."""
+  if jnp.issubdtype(whole.dtype, jnp.floating) and payload_dtype is None:
+    return whole.dtype
+  return payload_dtype

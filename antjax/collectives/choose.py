@@ -1,0 +1,150 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Picks the algorithm of a collective over both axes, and calls it."""
+
+import dataclasses
+import math
+from typing import Any, cast
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from antjax.collectives import cost_model, hierarchical, ho_ring, ring
+from antjax.collectives.varying import to_varying
+from antjax.mesh.mesh import GLOBAL_AXES, INTER, INTRA
+
+
+@dataclasses.dataclass(frozen=True)
+class Collectives:
+  """How arrays move over both axes at once; call its methods in `shard_map`.
+
+  Attributes:
+    algorithm: 'xla' (XLA's own), 'ring', 'hierarchical', 'ho_ring', or 'auto':
+      for each message the one that `cost_model` predicts to be fastest.
+    links: Speeds of the links, for 'auto'.
+    payload_dtype: Wider floating-point arrays are rounded to it to be sent,
+      such as 'bfloat16'; sums are formed in at least fp32. None: no rounding.
+    bucket_bytes: Leaves of a tree travel in messages of at most so many bytes,
+      counted over the whole mesh; 0: each leaf by itself.
+  """
+
+  algorithm: str = 'xla'
+  links: cost_model.Links | None = None
+  payload_dtype: Any = None
+  bucket_bytes: int = 0
+
+  def __post_init__(self) -> None:
+    known = (*cost_model.ALGORITHMS, 'auto')
+    if self.algorithm not in known:
+      raise ValueError(
+        f'Collectives(algorithm={self.algorithm!r}): use one of '
+        f'{", ".join(known)}.'
+      )
+    if self.algorithm == 'auto' and self.links is None:
+      raise ValueError(
+        "Collectives(algorithm='auto') needs links=, the speeds of the links: "
+        'cost_model.load(path) of what launch/plan.py --measure wrote, '
+        'measure.measure(mesh), or Links(...) with known figures.'
+      )
+    if self.payload_dtype is not None:
+      dtype = jnp.dtype(self.payload_dtype)
+      if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+          f'Collectives(payload_dtype={dtype}): needed is a floating-point '
+          "dtype, such as 'bfloat16', or None."
+        )
+      if self.algorithm == 'xla':
+        raise ValueError(
+          f"Collectives(algorithm='xla', payload_dtype={dtype}): XLA's own "
+          "collectives send what they are given; use algorithm='hierarchical', "
+          "'ho_ring', 'ring' or 'auto'."
+        )
+    if self.bucket_bytes < 0:
+      raise ValueError(
+        f'Collectives(bucket_bytes={self.bucket_bytes}) must be at least 0.'
+      )
+
+  @property
+  def is_typed(self) -> bool:
+    """Whether `shard_map` can see which results are equal on all devices.
+
+    A result of `ppermute` counts as differing, so that `check_vma` must be off.
+    """
+    two_phase = self.algorithm == 'hierarchical' and self.payload_dtype is None
+    return self.algorithm == 'xla' or two_phase
+
+  def pick(
+    self, op: cost_model.Op, num_bytes: int, num_groups: int, group_size: int
+  ) -> cost_model.Algorithm:
+    """The algorithm for an array of `num_bytes` over the whole mesh."""
+    if self.algorithm != 'auto':
+      return cast(cost_model.Algorithm, self.algorithm)
+    assert self.links is not None
+    fastest = cost_model.fastest(
+      op, num_bytes, self.links, num_groups, group_size
+    )
+    if fastest == 'xla' and self.payload_dtype is not None:
+      return 'hierarchical'
+    return fastest
+
+  def all_gather(self, x: jax.Array, dim: int = 0) -> jax.Array:
+    """Gathers the pieces of all devices along `dim`, as `GLOBAL_AXES` has it.
+
+    Args:
+      x: This device's piece.
+      dim: The dim that is split.
+    """
+    n, m = lax.axis_size(INTER), lax.axis_size(INTRA)
+    picked = self.pick('all_gather', _bytes(x) * n * m, n, m)
+    if picked == 'xla':
+      return lax.all_gather(
+        to_varying(x), GLOBAL_AXES, axis=dim, tiled=True, to='invarying'
+      )
+    gather = {
+      'ring': ring.all_gather,
+      'hierarchical': hierarchical.all_gather,
+      'ho_ring': ho_ring.all_gather,
+    }[picked]
+    return gather(x, dim, payload_dtype=self.payload_dtype)
+
+  def reduce_scatter(self, x: jax.Array, dim: int = 0) -> jax.Array:
+    """Sums over all devices, each of which keeps its piece of `dim`.
+
+    Args:
+      x: This device's addend, whole.
+      dim: The dim to split; must divide among all devices.
+    """
+    n, m = lax.axis_size(INTER), lax.axis_size(INTRA)
+    picked = self.pick('reduce_scatter', _bytes(x), n, m)
+    if picked == 'xla':
+      return lax.psum_scatter(
+        to_varying(x), GLOBAL_AXES, scatter_dimension=dim, tiled=True
+      )
+    scatter = {
+      'ring': ring.reduce_scatter,
+      'hierarchical': hierarchical.reduce_scatter,
+      'ho_ring': ho_ring.reduce_scatter,
+    }[picked]
+    return scatter(x, dim, payload_dtype=self.payload_dtype)
+
+  def all_reduce(self, x: jax.Array) -> jax.Array:
+    """Sums over all devices.
+
+    Args:
+      x: This device's addend, of any shape.
+    """
+    n, m = lax.axis_size(INTER), lax.axis_size(INTRA)
+    picked = self.pick('all_reduce', _bytes(x), n, m)
+    if picked == 'xla':
+      return lax.psum(to_varying(x), (INTER, INTRA))
+    reduce = {
+      'ring': ring.all_reduce,
+      'hierarchical': hierarchical.all_reduce,
+      'ho_ring': ho_ring.all_reduce,
+    }[picked]
+    return reduce(x, payload_dtype=self.payload_dtype)
+
+
+def _bytes(x: jax.Array) -> int:
+  return math.prod(x.shape) * jnp.dtype(x.dtype).itemsize

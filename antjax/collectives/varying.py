@@ -1,0 +1,25 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Over which mesh axes a value differs, as far as `shard_map` tracks it."""
+
+import jax
+from jax import lax
+
+from antjax.mesh.mesh import INTER, INTRA
+
+
+def to_varying(x: jax.Array) -> jax.Array:
+  """Marks `x` as differing between devices on both axes; moves nothing.
+
+  Differentiating a copy that is not so marked puts an all-reduce of its
+  gradient wherever the gradient is formed, that is inside the micro-batch
+  loop, where groups with unequal trip counts would wait for ever.
+  """
+  missing = tuple(a for a in (INTER, INTRA) if a not in varying_axes(x))
+  return lax.pcast(x, missing, to='varying') if missing else x
+
+
+def varying_axes(*arrays: jax.Array) -> frozenset[str]:
+  """Mesh axes over which any of these differs; empty outside `shard_map`."""
+  types = [jax.typeof(x).manual_axis_type for x in arrays]
+  return frozenset().union(*(t.varying for t in types))
