@@ -11,6 +11,7 @@ import importlib
 from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
+  from antjax.collectives.choose import Collectives as Collectives
   from antjax.collectives.layerwise import scan_layers as scan_layers
   from antjax.embedding.layout import TableSpec as TableSpec
   from antjax.embedding.optimizer import Adagrad as Adagrad
@@ -38,6 +39,7 @@ _HOMES = {
   'Adagrad': 'embedding.optimizer',
   'Adam': 'embedding.optimizer',
   'Checkpointer': 'train.checkpoint',
+  'Collectives': 'collectives.choose',
   'DataShard': 'input.data_shard',
   'ELASTIC_CODES': 'mesh.paro',
   'EmbeddingTables': 'embedding.table',

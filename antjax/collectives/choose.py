@@ -146,5 +146,8 @@ class Collectives:
     return reduce(x, payload_dtype=self.payload_dtype)
 
 
+XLA = Collectives()
+
+
 def _bytes(x: jax.Array) -> int:
   return math.prod(x.shape) * jnp.dtype(x.dtype).itemsize

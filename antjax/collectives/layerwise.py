@@ -19,6 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from antjax.collectives import transition
+from antjax.collectives.choose import Collectives
 from antjax.mesh.paro import Level
 from antjax.mesh.sharding import LeafSpec
 
@@ -29,7 +30,7 @@ _GATHERED = 'antjax_gathered_layer'
 @functools.partial(
   jax.tree_util.register_dataclass,
   data_fields=('piece', 'slot'),
-  meta_fields=('spec', 'params_level', 'grads_level', 'is_kept'),
+  meta_fields=('spec', 'params_level', 'grads_level', 'how', 'is_kept'),
 )
 @dataclasses.dataclass(frozen=True)
 class LayerPiece:
@@ -43,6 +44,7 @@ class LayerPiece:
     spec: Of one layer.
     params_level: Level of `piece`.
     grads_level: Level of `slot`.
+    how: How arrays move over both mesh axes at once.
     is_kept: Whether the whole layer is kept from the forward to the backward
       pass, instead of being gathered again.
   """
@@ -52,16 +54,18 @@ class LayerPiece:
   spec: LeafSpec
   params_level: Level
   grads_level: Level
+  how: Collectives
   is_kept: bool
 
   def gather(self) -> jax.Array:
     """The whole layer; call it on one layer, in `shard_map`."""
+    how = self.spec, self.params_level, self.grads_level, self.how
     if self.slot is None:
-      whole = transition.gather(self.piece, self.spec, self.params_level)
-    else:
-      whole = _gather(
-        self.piece, self.slot, self.spec, self.params_level, self.grads_level
+      whole = transition.gather(
+        self.piece, self.spec, self.params_level, self.how
       )
+    else:
+      whole = _gather(self.piece, self.slot, *how)
     return checkpoint_name(whole, _GATHERED) if self.is_kept else whole
 
   def __jax_array__(self) -> NoReturn:
@@ -72,16 +76,17 @@ class LayerPiece:
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def _gather(
   piece: jax.Array,
   slot: jax.Array,
   spec: LeafSpec,
   params_level: Level,
   grads_level: Level,
+  how: Collectives,
 ) -> jax.Array:
   del slot, grads_level
-  return transition.gather(piece, spec, params_level)
+  return transition.gather(piece, spec, params_level, how)
 
 
 def _gather_fwd(
@@ -90,8 +95,9 @@ def _gather_fwd(
   spec: LeafSpec,
   params_level: Level,
   grads_level: Level,
+  how: Collectives,
 ) -> tuple[jax.Array, jax.Array]:
-  return _gather(piece, slot, spec, params_level, grads_level), jnp.empty(
+  return _gather(piece, slot, spec, params_level, grads_level, how), jnp.empty(
     0, slot.dtype
   )
 
@@ -100,11 +106,14 @@ def _gather_bwd(
   spec: LeafSpec,
   params_level: Level,
   grads_level: Level,
+  how: Collectives,
   like: jax.Array,
   grad: jax.Array,
 ) -> tuple[None, jax.Array]:
   del params_level
-  addend = transition.reduce_addend(grad.astype(like.dtype), spec, grads_level)
+  addend = transition.reduce_addend(
+    grad.astype(like.dtype), spec, grads_level, how
+  )
   return None, addend
 
 

@@ -21,18 +21,16 @@ from jax import lax
 import jax.numpy as jnp
 
 from antjax.collectives import blocks, bucket
-from antjax.collectives.choose import Collectives
+from antjax.collectives.choose import Collectives, XLA
 from antjax.collectives.varying import to_varying as to_varying
 from antjax.collectives.varying import varying_axes as varying_axes
 from antjax.mesh.mesh import INTER, INTRA
 from antjax.mesh.paro import Level
 from antjax.mesh.sharding import LeafSpec
 
-_DEFAULT = Collectives()
-
 
 def gather(
-  x: jax.Array, spec: LeafSpec, level: Level, how: Collectives = _DEFAULT
+  x: jax.Array, spec: LeafSpec, level: Level, how: Collectives = XLA
 ) -> jax.Array:
   """Makes the whole, unpadded array from pieces at `level`, marked varying."""
   if spec.dim is not None and level is not Level.NONE:
@@ -47,7 +45,7 @@ def gather(
 
 
 def reduce_addend(
-  g: jax.Array, spec: LeafSpec, level: Level, how: Collectives = _DEFAULT
+  g: jax.Array, spec: LeafSpec, level: Level, how: Collectives = XLA
 ) -> jax.Array:
   """Turns a device's whole gradient into an addend of an accumulator.
 
@@ -67,7 +65,7 @@ def sync(
   spec: LeafSpec,
   level: Level,
   target: Level,
-  how: Collectives = _DEFAULT,
+  how: Collectives = XLA,
 ) -> jax.Array:
   """Sums accumulators kept at `level` over all devices; pieces at `target`."""
   if spec.dim is None:
@@ -89,7 +87,7 @@ def coarsen(
   spec: LeafSpec,
   level: Level,
   target: Level,
-  how: Collectives = _DEFAULT,
+  how: Collectives = XLA,
 ) -> jax.Array:
   """Brings equal copies of an array from `level` to the coarser `target`."""
   if spec.dim is None or level is target:
@@ -107,7 +105,7 @@ def sync_all(
   specs: Sequence[LeafSpec],
   level: Level,
   target: Level,
-  how: Collectives = _DEFAULT,
+  how: Collectives = XLA,
 ) -> list[jax.Array]:
   """`sync` of many arrays, in messages of `how.bucket_bytes`.
 
@@ -129,7 +127,7 @@ def coarsen_all(
   specs: Sequence[LeafSpec],
   level: Level,
   target: Level,
-  how: Collectives = _DEFAULT,
+  how: Collectives = XLA,
 ) -> list[jax.Array]:
   """`coarsen` of many arrays, in messages of `how.bucket_bytes`."""
   if level is target:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from antjax.collectives import transition
+from antjax.collectives.choose import Collectives, XLA
 from antjax.collectives.layerwise import LayerPiece
 from antjax.mesh.mesh import INTER, INTRA
 from antjax.mesh.sharding import LeafSpec
@@ -16,7 +17,11 @@ from antjax.train.state import Layout
 
 
 def open_leaves(
-  layout: Layout, leaves: list[jax.Array], *, regather: bool = True
+  layout: Layout,
+  leaves: list[jax.Array],
+  how: Collectives = XLA,
+  *,
+  regather: bool = True,
 ) -> list[Any]:
   """Whole parameters from pieces; stacks of layers as `LayerPiece`s.
 
@@ -28,7 +33,7 @@ def open_leaves(
     leaves, layout.specs, layout.scanned, layout.trainable, strict=True
   ):
     if not is_stack:
-      opened.append(transition.gather(x, spec, paro.params))
+      opened.append(transition.gather(x, spec, paro.params, how))
       continue
     slot = empty_accumulator(layout, spec) if is_trained else None
     opened.append(
@@ -38,6 +43,7 @@ def open_leaves(
         spec.layer(),
         paro.params,
         paro.grads,
+        how,
         not regather,
       )
     )

@@ -24,6 +24,7 @@ import numpy as np
 import optax
 
 from antjax.collectives import transition
+from antjax.collectives.choose import Collectives, XLA
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.train import loss_scale as loss_scale_lib
 from antjax.train.leaves import (
@@ -76,6 +77,7 @@ def make_step(
   tables: SparseTables | None,
   num_micro_batches: int,
   *,
+  how: Collectives = XLA,
   loss_scale: float = 1.0,
   regather: bool = True,
 ) -> Callable[[TrainState, StepInput], tuple[TrainState, dict[str, jax.Array]]]:
@@ -92,6 +94,7 @@ def make_step(
     optimizer: See `Trainer`.
     tables: See `Trainer`.
     num_micro_batches: Parts of a device's batch.
+    how: How arrays move over both mesh axes at once.
     loss_scale: Constant factor of the loss that is differentiated, times the
       optimizer's own where it has one.
     regather: Whether stacked layers are gathered again in the backward pass.
@@ -103,7 +106,7 @@ def make_step(
   table_partition = {} if tables is None else tables.partition_specs()
   backward = jax.shard_map(
     functools.partial(
-      _accumulate, layout, loss_fn, tables, num_micro_batches, regather
+      _accumulate, layout, loss_fn, tables, num_micro_batches, how, regather
     ),
     mesh=mesh,
     in_specs=(
@@ -115,15 +118,16 @@ def make_step(
       _BATCH,
     ),
     out_specs=(grad_partition, table_partition, P()),
+    check_vma=how.is_typed,
   )
   coarsen = jax.shard_map(
-    lambda leaves: [
-      transition.coarsen(x, spec, paro.opt_state, paro.params)
-      for x, spec in zip(leaves, trained_specs, strict=True)
-    ],
+    lambda leaves: transition.coarsen_all(
+      leaves, trained_specs, paro.opt_state, paro.params, how
+    ),
     mesh=mesh,
     in_specs=(grad_partition,),
     out_specs=layout.level_specs(paro.params, trained=True),
+    check_vma=how.is_typed,
   )
   opt_shardings = [
     NamedSharding(mesh, partition) for partition in grad_partition
@@ -214,6 +218,7 @@ def _accumulate(
   loss_fn: LossFn,
   tables: SparseTables | None,
   num_micro_batches: int,
+  how: Collectives,
   regather: bool,
   leaves: list[jax.Array],
   table_state: PyTree,
@@ -242,7 +247,7 @@ def _accumulate(
     pieces, micro = lax.optimization_barrier(
       (leaves, jax.tree.map(lambda x: x[i], batch))
     )
-    whole = open_leaves(layout, pieces, regather=regather)
+    whole = open_leaves(layout, pieces, how, regather=regather)
     key = device_key(rng, step, num_micro_batches, i)
 
     def loss_of(trained, rows):
@@ -264,7 +269,7 @@ def _accumulate(
       # A stack's gradient comes reduced, layer by layer.
       g
       if is_stack
-      else transition.reduce_addend(g.astype(a.dtype), spec, paro.grads)
+      else transition.reduce_addend(g.astype(a.dtype), spec, paro.grads, how)
       for g, a, spec, is_stack in zip(grads, acc, specs, stacked, strict=True)
     ]
     addends, acc = lax.optimization_barrier((addends, acc))
@@ -309,10 +314,8 @@ def _accumulate(
     (INTER, INTRA),
   )
   scale = jnp.where(sums['weight'] > 0, 1 / (sums['weight'] * factor), 0.0)
-  grads = [
-    transition.sync(a, spec, paro.grads, paro.opt_state) * scale
-    for a, spec in zip(acc, specs, strict=True)
-  ]
+  synced = transition.sync_all(acc, specs, paro.grads, paro.opt_state, how)
+  grads = [g * scale for g in synced]
   if tables is not None:
     table_state = tables.push(
       table_state,

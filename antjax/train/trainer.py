@@ -10,6 +10,7 @@ import jax
 from jax.sharding import Mesh
 import optax
 
+from antjax.collectives.choose import Collectives
 from antjax.mesh.mesh import check_mesh
 from antjax.mesh.paro import PaRO
 from antjax.train import loop
@@ -49,6 +50,7 @@ class Trainer:
     mesh: Mesh,
     paro: str | PaRO = 'NNN',
     tables: SparseTables | None = None,
+    collectives: str | Collectives = 'xla',
     num_micro_batches: int = 1,
     compute_dtype: Any = None,
     trainable: Callable[[str], bool] | None = None,
@@ -71,6 +73,8 @@ class Trainer:
       mesh: From `make_mesh`.
       paro: PaRO code: levels of parameters, gradients, optimizer state.
       tables: Embedding tables; they have their own row optimizers.
+      collectives: How arrays move over both mesh axes at once: a `Collectives`,
+        or the name of its algorithm.
       num_micro_batches: Parts that a device's batch is worked off in.
       compute_dtype: E.g. bfloat16: the step's copy of the parameters has it,
         and an fp32 master is kept with the optimizer state.
@@ -97,6 +101,9 @@ class Trainer:
       )
     self.mesh = mesh
     self.paro = PaRO.from_code(paro)
+    self.collectives = (
+      Collectives(collectives) if isinstance(collectives, str) else collectives
+    )
     self.tables = tables
     self._loss_scale = 1.0
     if loss_scale == 'dynamic':
@@ -214,6 +221,7 @@ class Trainer:
         self.optimizer,
         self.tables,
         self.num_micro_batches,
+        how=self.collectives,
         loss_scale=self._loss_scale,
         regather=self._regather,
       )

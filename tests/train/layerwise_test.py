@@ -210,3 +210,18 @@ def test_a_run_moves_between_codes_and_meshes(tmp_path):
 @pytest.mark.slow
 def test_a_run_moves_through_all_codes(tmp_path):
   _move_through(list(VALID_CODES[::-1]) + ['IIG', 'GGG'], tmp_path)
+
+
+@pytest.mark.parametrize('algorithm', ['ring', 'hierarchical', 'ho_ring'])
+@pytest.mark.parametrize('code', ['NNN', 'IIG', 'GGG'])
+def test_collectives_change_no_number(code, algorithm, want):
+  how = antjax.Collectives(algorithm, bucket_bytes=4000)
+  assert_same(train(trainer_of(code, scanned=scanned, collectives=how)), want)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('intra', [1, 2, 4, 8])
+@pytest.mark.parametrize('code', VALID_CODES)
+def test_every_code_trains_by_ho_rings(code, intra, want):
+  how = antjax.Collectives('ho_ring', bucket_bytes=10**6)
+  assert_same(train(trainer_of(code, intra, collectives=how)), want)
