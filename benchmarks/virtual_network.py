@@ -46,6 +46,15 @@ def namespace(name: str, host: int) -> str:
   return f'{name}h{host}'
 
 
+def sent_bytes() -> int:
+  """Bytes that the host sent through its uplink; call it on the host."""
+  for line in pathlib.Path('/proc/net/dev').read_text().splitlines():
+    device, _, numbers = line.strip().partition(':')
+    if device == 'eth0':
+      return int(numbers.split()[8])
+  raise RuntimeError('virtual_network.sent_bytes: no eth0; call it on a host.')
+
+
 def missing() -> str | None:
   """One line that says why this machine cannot play hosts; None if it can."""
   if not sys.platform.startswith('linux'):

@@ -9,16 +9,10 @@ import sys
 import threading
 import time
 
+from benchmarks import virtual_network
+
 _PORT = 9000
 _CONNECT_S = 10
-
-
-def eth0_sent():
-  with open('/proc/net/dev') as lines:
-    for line in lines:
-      if line.strip().startswith('eth0:'):
-        return int(line.split(':')[1].split()[8])
-  raise RuntimeError('no eth0')
 
 
 def connect(address):
@@ -50,7 +44,7 @@ def transfer(num_bytes):
   num_bytes = int(num_bytes)
   host = int(os.environ['JAX_PROCESS_ID'])
   others = int(os.environ['JAX_NUM_PROCESSES']) - 1
-  before = eth0_sent()
+  before = virtual_network.sent_bytes()
   if host:
     with connect(('10.77.0.1', _PORT)) as peer:
       receive(peer, num_bytes)
@@ -76,7 +70,7 @@ def transfer(num_bytes):
   return {
     'out_s': middle - start,
     'in_s': end - middle,
-    'eth0_sent': eth0_sent() - before,
+    'eth0_sent': virtual_network.sent_bytes() - before,
   }
 
 
@@ -132,11 +126,11 @@ def psum():
     lambda index: jnp.full((1, 1_000_000), float(index[0].start or 0)),
   )
   add(x).block_until_ready()
-  before, start = eth0_sent(), time.perf_counter()
+  before, start = virtual_network.sent_bytes(), time.perf_counter()
   total = add(x).block_until_ready()
   return {
     'seconds': time.perf_counter() - start,
-    'eth0_sent': eth0_sent() - before,
+    'eth0_sent': virtual_network.sent_bytes() - before,
     'sum': float(total.addressable_data(0)[0, -1]),
   }
 

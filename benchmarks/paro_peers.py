@@ -1,0 +1,160 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The peer: fully sharded training by `jit` and sharding constraints.
+
+As MaxText and levanter do it: parameters and optimizer state lie split over the
+axes of FSDP, activations over the batch; in a scan over layers each one's
+weights are gathered by a constraint, recomputed with the layer in the backward
+pass; micro-batches go through `lax.scan`, whose accumulator is split as the
+parameters are. XLA chooses the collectives.
+
+  fsdp  split over all devices of all hosts (levanter's default over slices)
+  hsdp  split inside a host, replicated over hosts (MaxText: data over DCN)
+
+The same model, loss, optimizer and batch as for antjax. Gathering is told by a
+constraint in the forward pass and its gradient by one to the split form, so
+that XLA need never add up a gradient whole where it knows a reduce-scatter.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from antjax.lm import attention, transformer
+from antjax.mesh.mesh import INTER, INTRA
+from benchmarks import paro_problem
+
+PEERS = ('fsdp', 'hsdp')
+_BATCH = (INTER, INTRA)
+
+
+class Peer:
+  """One way of sharding; `step(state, tokens) -> (state, loss)` is jitted."""
+
+  def __init__(self, kind: str, sizes: paro_problem.Sizes, mesh: Mesh):
+    # Automatic axes: XLA's propagation places what no constraint does.
+    self._mesh = Mesh(mesh.devices, mesh.axis_names)
+    self._axes = (INTER, INTRA) if kind == 'fsdp' else (INTRA,)
+    self._sizes = sizes
+    self._config = sizes.config()
+    self._optimizer = paro_problem.optimizer()
+    shapes = jax.eval_shape(
+      functools.partial(transformer.init, self._config), jax.random.key(0)
+    )
+    self._specs = jax.tree.map_with_path(self._spec, shapes)
+    self.step = jax.jit(self._step, donate_argnums=0)
+
+  def _spec(self, path: Any, x: Any) -> P:
+    """Splits the largest dim that divides; in a stack, one of its layers."""
+    first = 1 if path[0].key == 'layers' else 0
+    size = 1
+    for axis in self._axes:
+      size *= self._mesh.shape[axis]
+    dims = [d for d in range(first, x.ndim) if x.shape[d] % size == 0]
+    if x.ndim - first < 2 or not dims:
+      return P()  # Scales of norms.
+    split = max(dims, key=lambda d: x.shape[d])
+    return P(*[self._axes if d == split else None for d in range(x.ndim)])
+
+  def _sharding(self, spec: P) -> NamedSharding:
+    return NamedSharding(self._mesh, spec)
+
+  def _constrain(self, x: jax.Array, spec: P) -> jax.Array:
+    return lax.with_sharding_constraint(x, self._sharding(spec))
+
+  def init(self) -> Any:
+    """(params, opt_state), born split."""
+
+    def make(key: jax.Array) -> Any:
+      params = transformer.init(self._config, key)
+      params = jax.tree.map(self._constrain, params, self._specs)
+      return params, self._optimizer.init(params)
+
+    shapes = jax.eval_shape(make, jax.random.key(0))
+    by_shape = {
+      x.shape: spec
+      for x, spec in zip(
+        jax.tree.leaves(shapes[0]), jax.tree.leaves(self._specs, is_leaf=_is_p)
+      )
+    }
+    shardings = jax.tree.map(
+      lambda x: self._sharding(by_shape.get(x.shape, P())), shapes
+    )
+    return jax.jit(make, out_shardings=shardings)(jax.random.key(0))
+
+  def batch(self, tokens: Any) -> jax.Array:
+    """Global int32 [num_micro_batches, devices, T] from this host's rows.
+
+    Args:
+      tokens: int32 [local devices, num_micro_batches, T].
+    """
+    return jax.make_array_from_process_local_data(
+      self._sharding(P(None, _BATCH)), tokens.swapaxes(0, 1)
+    )
+
+  def _step(self, state: Any, tokens: jax.Array) -> tuple[Any, jax.Array]:
+    params, opt_state = state
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    zeros = jax.tree.map(self._constrain, zeros, self._specs)
+
+    def add(carry: Any, tokens_BT: jax.Array) -> tuple[Any, None]:
+      acc, total = carry
+      loss, grads = jax.value_and_grad(self._sum_of_losses)(params, tokens_BT)
+      grads = jax.tree.map(self._constrain, grads, self._specs)
+      return (jax.tree.map(jnp.add, acc, grads), total + loss), None
+
+    (grads, total), _ = lax.scan(add, (zeros, jnp.float32(0)), tokens)
+    num = tokens.shape[0] * tokens.shape[1] * (tokens.shape[2] - 1)
+    grads = jax.tree.map(lambda g: g / num, grads)
+    updates, opt_state = self._optimizer.update(grads, opt_state, params)
+    params = jax.tree.map(jnp.add, params, updates)
+    params = jax.tree.map(self._constrain, params, self._specs)
+    return (params, opt_state), total / num
+
+  def _sum_of_losses(self, params: Any, tokens_BT: jax.Array) -> jax.Array:
+    config = self._config
+    gather = self._gather
+    rows = P(_BATCH)
+    top = {k: v for k, v in params.items() if k != 'layers'}
+    top = {k: gather(self._specs[k])(v) for k, v in top.items()}
+    layer_specs = {k: P(*s[1:]) for k, s in self._specs['layers'].items()}
+    positions = transformer.document_positions(tokens_BT, None)
+    angles = transformer.rope_angles(config, positions)
+
+    def layer(x_BTD: jax.Array, weights: Any) -> tuple[jax.Array, None]:
+      weights = {k: gather(layer_specs[k])(w) for k, w in weights.items()}
+      q, k, v = transformer.project(config, weights, x_BTD, angles)
+      mixed = attention.causal(q, k, v, method=config.attention)
+      x_BTD = transformer.finish(config, weights, x_BTD, mixed)
+      return self._constrain(x_BTD, rows), None
+
+    x_BTD = self._constrain(transformer.embed(top, tokens_BT), rows)
+    x_BTD, _ = lax.scan(
+      jax.checkpoint(layer, prevent_cse=False), x_BTD, params['layers']
+    )
+    x_BTD = transformer.rms_norm(x_BTD, top['final_norm'], config.norm_eps)
+    logits = transformer.unembed(config, top, x_BTD)[:, :-1]
+    chosen = jnp.take_along_axis(logits, tokens_BT[:, 1:, None], axis=-1)
+    return jnp.sum(jax.nn.logsumexp(logits, axis=-1) - chosen[..., 0])
+
+  def _gather(self, spec: P) -> Callable[[jax.Array], jax.Array]:
+    """Whole weights; their gradient is asked for in the split form."""
+
+    @jax.custom_vjp
+    def whole(w: jax.Array) -> jax.Array:
+      return self._constrain(w, P())
+
+    whole.defvjp(
+      lambda w: (whole(w), None), lambda _, g: (self._constrain(g, spec),)
+    )
+    return whole
+
+
+def _is_p(x: Any) -> bool:
+  return isinstance(x, P)
