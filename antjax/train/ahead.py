@@ -60,7 +60,7 @@ def lower_step(
   )
   rows = NamedSharding(mesh, P(BATCH_AXES))
 
-  def split(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+  def split(shape: tuple[int, ...], dtype: Any) -> Any:
     return jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
 
   flags = [split((mesh.size,), jnp.float32) for _ in range(3)]

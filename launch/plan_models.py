@@ -1,0 +1,178 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Models that launch/plan.py and launch/compile_for_pod.py know by name.
+
+Shapes only: no parameter is ever made. `--model=package.module:function` names
+one of your own; the function takes nothing and returns a `Model`, or just a
+tree of arrays or ShapeDtypeStructs, which is enough to plan.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import importlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from antjax.lm import cost, transformer
+
+_LLAMA = transformer.Config(
+  vocab_size=32_000,
+  num_layers=32,
+  embed_dim=4096,
+  num_heads=32,
+  num_kv_heads=32,
+  mlp_dim=11_008,
+  tie_embeddings=False,
+)
+# Published shapes; nothing else of those models.
+PRESETS: dict[str, transformer.Config] = {
+  'llama-7b': _LLAMA,
+  'llama-13b': dataclasses.replace(
+    _LLAMA,
+    num_layers=40,
+    embed_dim=5120,
+    num_heads=40,
+    num_kv_heads=40,
+    mlp_dim=13_824,
+  ),
+  'llama-65b': dataclasses.replace(
+    _LLAMA,
+    num_layers=80,
+    embed_dim=8192,
+    num_heads=64,
+    num_kv_heads=64,
+    mlp_dim=22_016,
+  ),
+  'llama-3-8b': dataclasses.replace(
+    _LLAMA,
+    vocab_size=128_256,
+    num_kv_heads=8,
+    mlp_dim=14_336,
+    rope_theta=500_000.0,
+  ),
+  'smollm2-135m': transformer.Config(
+    vocab_size=49_152,
+    num_layers=30,
+    embed_dim=576,
+    num_heads=9,
+    num_kv_heads=3,
+    mlp_dim=1536,
+    rope_theta=100_000.0,
+  ),
+  'tiny': transformer.Config(vocab_size=4096, embed_dim=512, mlp_dim=1536),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """What planning and compiling ask of a model.
+
+  Attributes:
+    params: Tree of ShapeDtypeStructs (or arrays), the masters.
+    scanned: Leaf name -> whether it is a stack run by `scan_layers`.
+    trainable: Leaf name -> whether it is trained; None: all.
+    loss_fn: As for `Trainer`; only compiling needs it.
+    batch_fn: (rows, length) -> tree of ShapeDtypeStructs; likewise.
+    flops_fn: (rows, length) -> operations of forward and backward pass,
+      recomputation counted; None where only --compute_s tells the time.
+    activation_fn: (rows, length, compute dtype) -> bytes at the peak; None: 0.
+  """
+
+  params: Any
+  scanned: Callable[[str], bool] | None = None
+  trainable: Callable[[str], bool] | None = None
+  loss_fn: Callable[..., Any] | None = None
+  batch_fn: Callable[[int, int], Any] | None = None
+  flops_fn: Callable[[int, int], float] | None = None
+  activation_fn: Callable[[int, int, Any], int] | None = None
+
+
+def load(name: str, lora_rank: int = 0) -> Model:
+  """The model of a name.
+
+  Args:
+    name: A preset, or 'package.module:function'.
+    lora_rank: With a preset: adds two adapter matrices of this rank to each
+      matrix of a layer, and only they are trained. To plan with; the adapters
+      have no part in the loss.
+
+  Raises:
+    ValueError: No such model, or a rank for a model of one's own.
+  """
+  if ':' in name:
+    if lora_rank:
+      raise ValueError(
+        f'lora_rank={lora_rank}: {name} is a model of your own; let it return'
+        ' a Model with its adapters and trainable=.'
+      )
+    return _own(name)
+  if name not in PRESETS:
+    raise ValueError(
+      f'model={name!r}: known are {", ".join(PRESETS)}, or'
+      ' package.module:function for a model of your own.'
+    )
+  config = PRESETS[name]
+  params = jax.eval_shape(
+    functools.partial(transformer.init, config), jax.random.key(0)
+  )
+  trainable = None
+  if lora_rank:
+    params['lora'] = _adapters(params['layers'], lora_rank)
+
+    def trainable(leaf: str) -> bool:
+      return leaf.startswith('lora')
+
+  def loss_fn(params: Any, batch: Any, rng: Any) -> Any:
+    del rng
+    return transformer.loss(config, params, batch)
+
+  def flops(rows: int, length: int) -> float:
+    # Layers computed again are a third of forward and backward on top.
+    again = 4 / 3 if config.remat == 'layer' else 1.0
+    # Frozen weights have no gradient of their own.
+    share = 2 / 3 if lora_rank else 1.0
+    per_token = cost.flops_per_token(config, length)
+    return rows * length * per_token * again * share
+
+  return Model(
+    params,
+    scanned=lambda leaf: leaf.startswith(('layers', 'lora')),
+    trainable=trainable,
+    loss_fn=None if lora_rank else loss_fn,
+    batch_fn=lambda rows, length: {
+      'tokens': jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    },
+    flops_fn=flops,
+    activation_fn=functools.partial(cost.activation_bytes, config),
+  )
+
+
+def _adapters(layers: Any, rank: int) -> Any:
+  """LoRA's A [L, in, r] and B [L, r, out] for each stacked matrix."""
+  adapters = {}
+  for name, leaf in layers.items():
+    if len(leaf.shape) == 3:
+      num_layers, rows, columns = leaf.shape
+      for part, shape in (
+        ('a', (num_layers, rows, rank)),
+        ('b', (num_layers, rank, columns)),
+      ):
+        adapters[f'{name}_{part}'] = jax.ShapeDtypeStruct(shape, leaf.dtype)
+  return adapters
+
+
+def _own(name: str) -> Model:
+  module_name, _, function = name.partition(':')
+  try:
+    made = getattr(importlib.import_module(module_name), function)()
+  except (ImportError, AttributeError) as error:
+    raise ValueError(
+      f'model={name}: {error}; needed is package.module:function, importable'
+      ' from here, that takes nothing and returns a Model or a tree of shapes.'
+    ) from error
+  if isinstance(made, Model):
+    return made
+  return Model(jax.eval_shape(lambda: made))
