@@ -9,10 +9,10 @@ prints one JSON line for each code and for each peer, and a last one about all.
 Needs root and Linux (see `benchmarks.cluster`).
 
 The clock sees whole optimizer steps: 8 micro-batches, clip of the global norm,
-AdamW, fp32 throughout, states and batches in place. All codes and the peers (see
-`benchmarks.paro_peers`) train the same model on the same tokens; they take one
-step each in turn, after one to warm up, and medians count, of the slowest host
-in each step. Losses must agree, or the exit status is 1.
+AdamW, fp32 throughout, states and batches in place. All codes and the peers
+(see `benchmarks.paro_peers`) train the same model on the same tokens; they take
+one step each in turn, after one to warm up, and medians count, of the slowest
+host in each step. Losses must agree, or the exit status is 1.
 
 The regime is that of the paper ("Rethinking Memory and Communication Costs for
 Efficient Data Parallel Training of Large Language Models": 7B parameters, 4
@@ -44,7 +44,6 @@ processes share this machine's cores in every case.
 
 from collections.abc import Sequence
 import dataclasses
-import functools
 import importlib.metadata
 import json
 import os
@@ -57,7 +56,6 @@ from absl import app, flags
 import jax
 
 from antjax.collectives import cost_model
-from antjax.lm import transformer
 from antjax.mesh.paro import VALID_CODES
 from antjax.train import planner
 from benchmarks import paro_peers, paro_problem, paro_worker
@@ -72,7 +70,8 @@ _CODES = flags.DEFINE_list(
 _PEERS = flags.DEFINE_list(
   'peers',
   None,
-  f'Of {", ".join(paro_peers.PEERS)}; default: both, with several --hosts none.',
+  f'Of {", ".join(paro_peers.PEERS)}; default: both; with several --hosts'
+  ' none.',
 )
 _HOSTS = flags.DEFINE_list('hosts', ['4'], 'Hosts; several: scaling.')
 _DEVICES = flags.DEFINE_integer('devices_per_host', 2, 'Devices of each.', 1)
@@ -122,11 +121,8 @@ def _plan(
   num_hosts: int,
 ) -> planner.Plan:
   """The planner's view of the job; computation and messages take turns."""
-  shapes = jax.eval_shape(
-    functools.partial(transformer.init, sizes.config()), jax.random.key(0)
-  )
   return planner.plan(
-    shapes,
+    paro_problem.param_shapes(sizes),
     paro_problem.optimizer(),
     num_groups=num_hosts,
     group_size=_DEVICES.value,
@@ -174,7 +170,9 @@ def _summary(lines, compute_s, links, sizes, num_hosts) -> dict[str, Any]:
   """The last line: orders, the bound, the regime."""
   ours = [x for x in lines if x['predicted_s'] and x['hosts'] == num_hosts]
   best = min(ours, key=lambda x: x['step_s'])
-  param_bytes = 4 * transformer.num_params(sizes.config())
+  param_bytes = 4 * sum(
+    x.size for x in jax.tree.leaves(paro_problem.param_shapes(sizes))
+  )
   uplink = _UPLINK_MBPS.value * 1e6 / 8
   # Every step must add up the gradients of all hosts.
   least_comm_s = 2 * (num_hosts - 1) / num_hosts * param_bytes / uplink
@@ -302,6 +300,8 @@ def main(argv: Sequence[str]) -> None:
       file=sys.stderr,
     )
   job = _job(hosts, sizes)
+  # Only shapes are looked at here; no accelerator is to be taken.
+  jax.config.update('jax_platforms', 'cpu')
   try:
     result = _run(job, max(hosts))
   except RuntimeError as error:

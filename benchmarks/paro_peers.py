@@ -17,7 +17,6 @@ that XLA need never add up a gradient whole where it knows a reduce-scatter.
 """
 
 from collections.abc import Callable
-import functools
 from typing import Any
 
 import jax
@@ -44,9 +43,7 @@ class Peer:
     self._sizes = sizes
     self._config = sizes.config()
     self._optimizer = paro_problem.optimizer()
-    shapes = jax.eval_shape(
-      functools.partial(transformer.init, self._config), jax.random.key(0)
-    )
+    shapes = paro_problem.param_shapes(sizes)
     self._specs = jax.tree.map_with_path(self._spec, shapes)
     self.step = jax.jit(self._step, donate_argnums=0)
 

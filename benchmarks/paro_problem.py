@@ -8,6 +8,7 @@ all codes show that they compute the same.
 
 from collections.abc import Mapping
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -30,7 +31,7 @@ class Sizes:
   """
 
   embed_dim: int = 384
-  num_layers: int = 4
+  num_layers: int = 3
   vocab_size: int = 1024
   num_tokens: int = 128
   num_micro_batches: int = 8
@@ -55,6 +56,12 @@ class Sizes:
     rng = np.random.default_rng(device)
     shape = (self.num_micro_batches, self.num_tokens)
     return rng.integers(0, self.vocab_size, shape, dtype=np.int32)
+
+
+def param_shapes(sizes: Sizes) -> Any:
+  """The tree of parameters as ShapeDtypeStructs."""
+  init = functools.partial(transformer.init, sizes.config())
+  return jax.eval_shape(init, jax.random.key(0))
 
 
 def loss_fn(
