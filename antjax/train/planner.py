@@ -117,9 +117,12 @@ class Plan:
     return self.rows[VALID_CODES.index(code)]
 
   def frontier(self) -> tuple[Row, ...]:
-    """Codes that no other beats in both peak memory and time; fastest first."""
+    """Codes that no other beats in both peak memory and communication.
+
+    Those of least communication, and most memory, come first.
+    """
     front: list[Row] = []
-    for row in sorted(self.rows, key=lambda r: (r.step_s, r.peak_bytes)):
+    for row in sorted(self.rows, key=lambda r: (r.comm_s, r.peak_bytes)):
       if not front or row.peak_bytes < front[-1].peak_bytes:
         front.append(row)
     return tuple(front)
