@@ -71,7 +71,8 @@ def scenes(markdown: str) -> Iterator[str]:
   A scene starts with a line such as 'Hamlet, ACT I, SCENE I. Elsinore.'
   """
   title = act = ''
-  heading, lines = '', []
+  heading = ''
+  lines: list[str] = []
 
   def document() -> Iterator[str]:
     body = re.sub(r'\n{3,}', '\n\n', '\n'.join(lines).strip())

@@ -9,7 +9,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from antjax.lm import transformer
+from antjax.lm import attention, transformer
 
 # Shape suffixes: B = sequences, P = tokens of the longest prompt, S = places in
 # the cache, L = layers, H = query heads, G = key/value heads, R = H / G, K =
@@ -136,7 +136,7 @@ def _prefill(config, params, prompts_BP, num_places: int):
 
   def layer(x_BPD, weights):
     q, k, v = transformer.project(config, weights, x_BPD, angles)
-    mixed = transformer.attention.causal(q, k, v, method=config.attention)
+    mixed = attention.causal(q, k, v, method=config.attention)
     x_BPD = transformer.finish(config, weights, x_BPD, mixed)
     return x_BPD, (jnp.pad(k, padding), jnp.pad(v, padding))
 

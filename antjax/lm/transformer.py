@@ -30,7 +30,7 @@ from antjax.lm import attention
 
 PyTree = Any
 # Logits of a step's loss that are held at once: 64 MiB in fp32.
-_MAX_LOGITS = 1 << 24
+MAX_LOGITS = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,7 @@ def init(config: Config, key: jax.Array) -> PyTree:
   """
   if not config.vocab_size:
     raise ValueError('transformer.init: set vocab_size; it is 0.')
-  shapes = _shapes(config)
+  leaf_shapes = shapes(config)
   residual = (2 * config.num_layers) ** -0.5
 
   def leaf(path, shape, key):
@@ -126,7 +126,7 @@ def init(config: Config, key: jax.Array) -> PyTree:
     scale = residual if name in ('out', 'down') else 1.0
     return 0.02 * scale * jax.random.normal(key, shape, jnp.float32)
 
-  paths, treedef = jax.tree.flatten_with_path(shapes, is_leaf=_is_shape)
+  paths, treedef = jax.tree.flatten_with_path(leaf_shapes, is_leaf=is_shape)
   keys = jax.random.split(key, len(paths))
   return jax.tree.unflatten(
     treedef,
@@ -136,15 +136,17 @@ def init(config: Config, key: jax.Array) -> PyTree:
   )
 
 
-def _is_shape(x: Any) -> bool:
+def is_shape(x: Any) -> bool:
+  """For `jax.tree` functions on `shapes`."""
   return isinstance(x, tuple)
 
 
-def _shapes(config: Config) -> PyTree:
+def shapes(config: Config) -> PyTree:
+  """The tree of `init` with a tuple in place of each array."""
   L, D, F = config.num_layers, config.embed_dim, config.mlp_dim
   HK = config.num_heads * config.head_width
   GK = config.num_kv_heads * config.head_width
-  shapes: dict[str, Any] = {
+  result: dict[str, Any] = {
     'embed': (config.vocab_size, D),
     'layers': {
       'attention_norm': (L, D),
@@ -160,40 +162,7 @@ def _shapes(config: Config) -> PyTree:
     'final_norm': (D,),
   }
   if not config.tie_embeddings:
-    shapes['lm_head'] = (D, config.vocab_size)
-  return shapes
-
-
-def num_params(config: Config) -> int:
-  """Number of parameters."""
-  shapes = jax.tree.leaves(_shapes(config), is_leaf=_is_shape)
-  return sum(_product(shape) for shape in shapes)
-
-
-def flops_per_token(config: Config, num_tokens: int) -> float:
-  """Floating-point operations of forward and backward pass, per token.
-
-  6 for each weight in a matrix product (the output layer included, the
-  embedding's look-up not), and 6 L T H K for attention, where a token sees half
-  of its T fellow tokens on average. Recomputation does not count. This is the
-  numerator of MFU (Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311,
-  appendix B, but for their 12 L T H K, which counts masked scores too).
-
-  Args:
-    config: The model.
-    num_tokens: Length T of the sequences.
-  """
-  shapes = _shapes(config)['layers'].values()
-  matrices = sum(_product(shape) for shape in shapes if len(shape) == 3)
-  matrices += config.embed_dim * config.vocab_size
-  width = config.num_heads * config.head_width
-  return 6.0 * matrices + 6.0 * config.num_layers * num_tokens * width
-
-
-def _product(shape: tuple[int, ...]) -> int:
-  result = 1
-  for size in shape:
-    result *= size
+    result['lm_head'] = (D, config.vocab_size)
   return result
 
 
@@ -376,7 +345,7 @@ def loss(
   params: PyTree,
   batch: Mapping[str, jax.Array],
   *,
-  max_logits: int = _MAX_LOGITS,
+  max_logits: int = MAX_LOGITS,
 ) -> tuple[jax.Array, jax.Array]:
   """Cross-entropy of the next token, for Trainer's loss_fn.
 

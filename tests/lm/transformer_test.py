@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from antjax.lm import attention, transformer
+from antjax.lm import attention, cost, transformer
 
 CONFIG = transformer.Config(
   vocab_size=61,
@@ -256,11 +256,11 @@ def test_computes_in_the_dtype_of_the_parameters():
 def test_counts_parameters_and_operations():
   params = transformer.init(CONFIG, jax.random.key(0))
   count = sum(x.size for x in jax.tree.leaves(params))
-  assert transformer.num_params(CONFIG) == count
+  assert cost.num_params(CONFIG) == count
   # 2 layers of q, k, v, out and three of the MLP; the output layer.
   matrices = 2 * (32 * 32 * 2 + 2 * 32 * 16 + 3 * 32 * 48) + 61 * 32
   expected = 6 * matrices + 6 * 2 * 10 * 32
-  assert transformer.flops_per_token(CONFIG, 10) == expected
+  assert cost.flops_per_token(CONFIG, 10) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,74 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a transformer weighs: parameters, operations, activations."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from antjax.lm import attention, transformer
+
+
+def num_params(config: transformer.Config) -> int:
+  """Number of parameters."""
+  shapes = jax.tree.leaves(
+    transformer.shapes(config), is_leaf=transformer.is_shape
+  )
+  return sum(math.prod(shape) for shape in shapes)
+
+
+def flops_per_token(config: transformer.Config, num_tokens: int) -> float:
+  """Floating-point operations of forward and backward pass, per token.
+
+  6 for each weight in a matrix product (the output layer included, the
+  embedding's look-up not), and 6 L T H K for attention, where a token sees half
+  of its T fellow tokens on average. Recomputation does not count. This is the
+  numerator of MFU (Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311,
+  appendix B, but for their 12 L T H K, which counts masked scores too).
+
+  Args:
+    config: The model.
+    num_tokens: Length T of the sequences.
+  """
+  shapes = transformer.shapes(config)['layers'].values()
+  matrices = sum(math.prod(shape) for shape in shapes if len(shape) == 3)
+  matrices += config.embed_dim * config.vocab_size
+  width = config.num_heads * config.head_width
+  return 6.0 * matrices + 6.0 * config.num_layers * num_tokens * width
+
+
+def activation_bytes(
+  config: transformer.Config,
+  num_sequences: int,
+  num_tokens: int,
+  dtype: Any = None,
+) -> int:
+  """About the bytes that activations take at the peak of a backward pass.
+
+  What `remat` keeps of each layer, one layer's working set, and the logits that
+  the loss holds at once with their gradient. An estimate for planning.
+
+  Args:
+    config: The model.
+    num_sequences: Sequences in a device's micro-batch.
+    num_tokens: Length of a sequence.
+    dtype: Of the computation; None is fp32.
+  """
+  size = jnp.dtype(dtype or jnp.float32).itemsize
+  tokens = num_sequences * num_tokens
+  D, F = config.embed_dim, config.mlp_dim
+  HK = config.num_heads * config.head_width
+  GK = config.num_kv_heads * config.head_width
+  products = HK + 2 * GK + 2 * D + 2 * F
+  # Norms, rotated heads and what softmax, SiLU and the sums keep besides.
+  working = products + 2 * (HK + GK) + 4 * D + 2 * F
+  keys = min(num_tokens, attention.BLOCK)
+  scores = 2 * tokens * config.num_heads * keys * 4
+  kept = {'none': working, 'dots': products + D, 'layer': D}[config.remat]
+  logits = min(tokens * config.vocab_size, transformer.MAX_LOGITS)
+  layers = config.num_layers * kept * tokens * size
+  if config.remat == 'none':
+    scores *= config.num_layers
+  return layers + working * tokens * size + scores + 2 * 4 * logits
