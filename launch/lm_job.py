@@ -45,7 +45,6 @@ class LMJob:
     tokenizer: The tokenizer of the texts.
     model: The model's config, with the vocabulary filled in.
     paro: The PaRO code, also where `auto` chose it.
-    paro_reason: Why `auto` chose it; else empty.
     peak_flops: Peak of one device, FLOP/s; see `peak_name`.
     peak_name: Where the peak is from.
   """
@@ -82,7 +81,7 @@ class LMJob:
     if not self.peak_flops:
       self.peak_flops = lm_speed.matmul_flops(self._dtype)
       self.peak_name = 'measured on a large matrix product'
-    self.paro, self.paro_reason = config.paro, ''
+    self.paro = config.paro
     self._validated: tuple[int, dict[str, float]] | None = None
 
   # The model.
@@ -116,10 +115,9 @@ class LMJob:
       links = lm_paro.links_of(config, self._job)
       collectives = Collectives('auto', links=links)
     optimizer = config.optimizer.build(config.num_steps)
-    if config.paro == 'auto':
-      self.paro, self.paro_reason = lm_paro.choose(
-        config, self._job, model, optimizer, options, self.peak_flops
-      )
+    self.paro = lm_paro.choose(
+      config, self._job, model, optimizer, options, self.peak_flops
+    )
     return Trainer(
       lambda params, batch, rng: transformer.loss(model, params, batch),
       optimizer,
@@ -352,9 +350,8 @@ class LMJob:
     temporary.write_text(json.dumps(self._fingerprint()), encoding='utf-8')
     os.replace(temporary, run_dir / _DATA_FILE)
     logging.info(
-      'PaRO %s%s; %s parameters; peak of a device %.3g TFLOP/s, %s.',
+      'PaRO %s; %s parameters; peak of a device %.3g TFLOP/s, %s.',
       self.paro,
-      f' ({self.paro_reason})' if self.paro_reason else '',
       f'{cost.num_params(self.model):,}',
       self.peak_flops / 1e12,
       self.peak_name,

@@ -6,16 +6,12 @@ from collections.abc import Mapping
 import functools
 from typing import Any, TYPE_CHECKING
 
-from absl import logging
 import jax
 import optax
 
-from antjax.collectives import cost_model
+from antjax.collectives import cost_model, measure
 from antjax.lm import cost, transformer
-from antjax.mesh.mesh import group_size, num_groups
-from antjax.train import planner
-from antjax.train.batches import gather_json
-from launch import common, lm_speed
+from launch import auto_paro, common
 
 if TYPE_CHECKING:
   from launch.train_lm import Config
@@ -31,8 +27,8 @@ def choose(
   optimizer: optax.GradientTransformation,
   options: Mapping[str, Any],
   peak_flops: float,
-) -> tuple[str, str]:
-  """Plans the job; the same answer on all processes.
+) -> str:
+  """The config's code, or for 'auto' the planner's; equal on all processes.
 
   Args:
     config: The job's.
@@ -41,41 +37,32 @@ def choose(
     optimizer: The optimizer.
     options: Options of Trainer that the planner takes too.
     peak_flops: Of one device.
-
-  Returns:
-    (code, why in a sentence).
   """
-  links = links_of(config, job)
   sequences = config.batch_size // (
     jax.device_count() * config.num_micro_batches
   )
-  tokens = sequences * config.seq_len
-  flops = tokens * cost.flops_per_token(model, config.seq_len)
-  limit = int(config.device_gib * 2**30) or lm_speed.device_bytes()
-  plan = planner.plan(
+  flops = (
+    sequences * config.seq_len * cost.flops_per_token(model, config.seq_len)
+  )
+  return auto_paro.choose_paro(
+    config.paro,
     jax.eval_shape(
       functools.partial(transformer.init, model), jax.random.key(0)
     ),
     optimizer,
-    num_groups=num_groups(job.mesh),
-    group_size=group_size(job.mesh),
-    links=links,
+    job.mesh,
+    links_file=config.links,
     compute_s=flops / (peak_flops * _EFFICIENCY),
+    device_bytes=int(config.device_gib * 2**30) or None,
     activation_bytes=cost.activation_bytes(
       model, sequences, config.seq_len, options['compute_dtype']
     ),
-    device_bytes=limit,
-    overlap=jax.devices()[0].platform != 'cpu',
-    **{k: v for k, v in options.items() if k != 'collectives'},
-  )
-  # Links measured on each process differ a little.
-  code, reason = gather_json([plan.best.code, plan.reason])[0]
-  logging.info('--paro=auto: %s', reason)
-  return code, reason
+    **options,
+  ).code
 
 
 def links_of(config: 'Config', job: common.Job) -> cost_model.Links:
   """Link speeds: from the file, or measured now."""
   if config.links:
     return cost_model.load(config.links)
-  raise ValueError('--paro=auto needs --links.')
+  return measure.measure(job.mesh)

@@ -51,7 +51,6 @@ def write(
   everything = {
     'results': dict(results),
     'paro': lm.paro,
-    'paro_reason': lm.paro_reason,
     'num_params': cost.num_params(lm.model),
     'throughput': speed,
     'peak_flops_per_device': lm.peak_flops,
@@ -71,7 +70,6 @@ def write(
     f'MFU counts {cost.flops_per_token(lm.model, config.seq_len):.4g}'
     ' FLOP a token (forward and backward pass, no recomputation) against a peak'
     f' of {lm.peak_flops / 1e12:.3g} TFLOP/s a device, {lm.peak_name}.',
-    *([f'PaRO {lm.paro}: {lm.paro_reason}'] if lm.paro_reason else []),
     *(f'Sample: {sample}' for sample in samples),
   ]
   if lm.description['acknowledgement']:

@@ -59,9 +59,3 @@ def peak_bytes() -> dict[str, int]:
     if 'peak_bytes_in_use' in stats:
       found[f'device {device.id}'] = stats['peak_bytes_in_use']
   return found
-
-
-def device_bytes() -> int | None:
-  """Memory of a device for arrays, or None where it does not say."""
-  stats = jax.local_devices()[0].memory_stats() or {}
-  return stats.get('bytes_limit')
