@@ -14,6 +14,7 @@ import jax
 from antjax.input import dataset, movielens, records
 from antjax.input.data_shard import ShardLedger
 from antjax.input.ledger_client import LocalLedgerClient
+from antjax.mesh.paro import PaRO
 from antjax.meta import episodes, evaluate, maml, meta_io, meta_loss
 from antjax.meta.recommender import Recommender
 from antjax.train import checkpoint, progress
@@ -29,9 +30,13 @@ class Tasks:
   """The training and evaluation tasks of one run, and the loops over them."""
 
   def __init__(
-    self, config: 'Config', description: Mapping[str, Any], job: common.Job
+    self,
+    config: 'Config',
+    description: Mapping[str, Any],
+    job: common.Job,
+    paro: PaRO,
   ):
-    self._config, self._job = config, job
+    self._config, self._job, self._paro = config, job, paro
     described = description['features']
     names = config.model.features or tuple(described)
     self._features = {name: described[name]['max_values'] for name in names}
@@ -71,7 +76,7 @@ class Tasks:
     trainer = recommender.trainer(
       loss_fn,
       config.optimizer.build(num_steps),
-      paro=config.paro,
+      paro=self._paro,
       min_shard_size=config.min_shard_size,
     )
     state = trainer.init(recommender.init_params(inner), seed=config.seed)

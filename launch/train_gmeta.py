@@ -16,12 +16,13 @@ import dataclasses
 from typing import Annotated, Any
 
 from absl import logging
+import jax
 
 from antjax.input import output_folder
 from antjax.mesh.paro import PaRO
 from antjax.meta import evaluate, maml, meta_loss
 from antjax.meta import recommender as recommender_lib
-from launch import common, gmeta_report
+from launch import auto_paro, common, gmeta_report
 from launch.gmeta_tasks import Tasks
 
 
@@ -38,8 +39,15 @@ class Config(common.JobConfig):
     'data/ml-1m'
   )
   paro: Annotated[
-    str, 'PaRO code: levels of parameters, gradients, optimizer state.'
+    str,
+    'PaRO code: levels of parameters, gradients, optimizer state; auto takes'
+    ' the one that the planner finds best.',
   ] = 'IIG'
+  links: Annotated[
+    str,
+    'For --paro=auto: link speeds that launch/plan.py --measure wrote. Empty:'
+    ' measured at the start.',
+  ] = ''
   min_shard_size: Annotated[
     int, 'Dense leaves with fewer elements stay whole on every device.'
   ] = 256
@@ -65,7 +73,8 @@ class Config(common.JobConfig):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    PaRO.from_code(self.paro)
+    if self.paro != 'auto':
+      PaRO.from_code(self.paro)
     if len(self.support_sizes) != len(self.slots_per_device):
       raise ValueError(
         f'support_sizes={self.support_sizes} and slots_per_device='
@@ -89,8 +98,16 @@ def train(config: Config, job: common.Job) -> list[dict[str, Any]]:
       config.model.table_learning_rate, config.num_steps
     ),
   )
-  tasks = Tasks(config, description, job)
   inner = config.inner.loop()
+  paro = auto_paro.choose_paro(
+    config.paro,
+    jax.eval_shape(recommender.init_params(inner), jax.random.key(0)),
+    config.optimizer.build(config.num_steps),
+    job.mesh,
+    links_file=config.links,
+    min_shard_size=config.min_shard_size,
+  )
+  tasks = Tasks(config, description, job, paro)
   meta_loss_fn = meta_loss.meta_loss_fn(recommender.task_model, inner)
   trainer, state = tasks.fit(
     'meta', recommender, meta_loss_fn, config.num_steps, inner
