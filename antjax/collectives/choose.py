@@ -3,6 +3,7 @@
 """Picks the algorithm of a collective over both axes, and calls it."""
 
 import dataclasses
+import functools
 import math
 from typing import Any, cast
 
@@ -10,9 +11,20 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from antjax.collectives import cost_model, hierarchical, ho_ring, ring
+from antjax.collectives import (
+  cost_model,
+  hierarchical,
+  ho_ring,
+  ring,
+  staggered,
+)
 from antjax.collectives.varying import to_varying
 from antjax.mesh.mesh import GLOBAL_AXES, INTER, INTRA
+
+# With fewer lanes none is left to work beside those that are out; smaller
+# messages cost more latencies than they overlap.
+_MIN_STAGGERED_LANES = 4
+_MIN_STAGGERED_BYTES = 4 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,12 +150,22 @@ class Collectives:
     picked = self.pick('all_reduce', _bytes(x), n, m)
     if picked == 'xla':
       return lax.psum(to_varying(x), (INTER, INTRA))
+    options: dict[str, Any] = {'payload_dtype': self.payload_dtype}
+    if picked == 'ho_ring':
+      plain = functools.partial(ho_ring.all_reduce, **options)
+      if n == 1 or m < _MIN_STAGGERED_LANES or _bytes(x) < _MIN_STAGGERED_BYTES:
+        return plain(x)
+      # XLA:CPU runs a device's collectives one after the other.
+      return lax.platform_dependent(
+        to_varying(x),
+        cpu=functools.partial(staggered.all_reduce, **options),
+        default=plain,
+      )
     reduce = {
       'ring': ring.all_reduce,
       'hierarchical': hierarchical.all_reduce,
-      'ho_ring': ho_ring.all_reduce,
     }[picked]
-    return reduce(x, payload_dtype=self.payload_dtype)
+    return reduce(x, **options)
 
 
 XLA = Collectives()
