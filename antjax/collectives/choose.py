@@ -152,7 +152,10 @@ class Collectives:
       return lax.psum(to_varying(x), (INTER, INTRA))
     options: dict[str, Any] = {'payload_dtype': self.payload_dtype}
     if picked == 'ho_ring':
-      plain = functools.partial(ho_ring.all_reduce, **options)
+
+      def plain(x: jax.Array) -> jax.Array:
+        return ho_ring.all_reduce(x, **options)
+
       if n == 1 or m < _MIN_STAGGERED_LANES or _bytes(x) < _MIN_STAGGERED_BYTES:
         return plain(x)
       # XLA:CPU runs a device's collectives one after the other.

@@ -37,6 +37,27 @@ OPS: tuple[Op, ...] = ('all_gather', 'reduce_scatter', 'all_reduce')
 
 
 @dataclasses.dataclass(frozen=True)
+class Timing:
+  """What a collective over both axes took on one mesh, as a + b * bytes.
+
+  Attributes:
+    op: The collective.
+    algorithm: How it was done.
+    num_groups: Groups of the mesh.
+    group_size: Devices of a group.
+    alpha_s: Seconds of an empty one.
+    beta_s_per_byte: Seconds for each byte of the whole array.
+  """
+
+  op: Op
+  algorithm: Algorithm
+  num_groups: int
+  group_size: int
+  alpha_s: float
+  beta_s_per_byte: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Links:
   """Speeds of a cluster's links, one direction.
 
@@ -47,6 +68,8 @@ class Links:
     inter_latency_s: What a step between groups costs without any bytes.
     device_inter_bytes_per_s: The most that one device alone sends to other
       groups; None if only the uplink caps it.
+    timings: What the algorithms really took, where that was measured; goes
+      before what the links let expect.
   """
 
   intra_bytes_per_s: float
@@ -54,11 +77,14 @@ class Links:
   intra_latency_s: float = 0.0
   inter_latency_s: float = 0.0
   device_inter_bytes_per_s: float | None = None
+  timings: tuple[Timing, ...] = ()
 
   def __post_init__(self) -> None:
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       is_latency = field.name.endswith('latency_s')
+      if field.name == 'timings':
+        continue
       if value is None and field.name == 'device_inter_bytes_per_s':
         continue
       if not (value >= 0 if is_latency else value > 0):
@@ -108,6 +134,8 @@ def seconds(
 ) -> float:
   """Predicts a collective over both axes, all devices taking part.
 
+  Where `links.timings` has it on such a mesh, that counts; else the formulas.
+
   Args:
     op: The collective.
     algorithm: How it is done; 'xla' is taken to be a flat ring, in the order of
@@ -126,6 +154,10 @@ def seconds(
   _check('op', op, OPS)
   _check('algorithm', algorithm, ALGORITHMS)
   n, m = num_groups, group_size
+  for t in links.timings:
+    if (t.op, t.algorithm) == (op, algorithm):
+      if (t.num_groups, t.group_size) == (n, m):
+        return t.alpha_s + t.beta_s_per_byte * num_bytes
   piece = num_bytes / (n * m)
   if algorithm in ('xla', 'ring'):
     in_block_order = algorithm == 'xla' and op != 'all_reduce'
@@ -248,22 +280,29 @@ def fit(samples: Sequence[Sample]) -> Links:
 
 def _alpha_beta(samples: Sequence[Sample]) -> tuple[float, float]:
   """(latency of a step in s, bytes/s of a device) from timings of one axis."""
-  rows, times = [], []
-  for s in samples:
-    steps = (_size(s) - 1) * (2 if s.op == 'all_reduce' else 1)
-    rows.append([steps, steps * s.num_bytes / _size(s)])
-    times.append(s.seconds)
-  scaled = np.array(rows) / np.array(times)[:, None]
+  steps = [(_size(s) - 1) * (2 if s.op == 'all_reduce' else 1) for s in samples]
+  alpha, beta = fit_line(
+    steps,
+    [k * s.num_bytes / _size(s) for k, s in zip(steps, samples, strict=True)],
+    [s.seconds for s in samples],
+  )
+  return alpha, 1 / beta
+
+
+def fit_line(
+  counts: Sequence[float], sizes: Sequence[float], times: Sequence[float]
+) -> tuple[float, float]:
+  """(a >= 0, b > 0) of time = a * count + b * size, by relative errors."""
+  rows = np.stack([np.asarray(counts, float), np.asarray(sizes, float)], 1)
+  scaled = rows / np.asarray(times)[:, None]
   ones = np.ones(len(times))
   (alpha, beta), *_ = np.linalg.lstsq(scaled, ones, rcond=None)
   if alpha < 0:
-    alpha, beta = (
-      0.0,
-      float(np.linalg.lstsq(scaled[:, 1:], ones, rcond=None)[0][0]),
-    )
-  if beta <= 0:  # Noise alone, or one size only: the fastest link seen.
-    beta = min(t / row[1] for t, row in zip(times, rows))
-  return float(alpha), float(1 / beta)
+    alpha = 0.0
+    beta = np.linalg.lstsq(scaled[:, 1:], ones, rcond=None)[0][0]
+  if beta <= 0:  # Noise alone: the fastest seen.
+    beta = np.min(np.asarray(times) / rows[:, 1])
+  return float(alpha), float(beta)
 
 
 def _size(sample: Sample) -> int:
@@ -289,8 +328,9 @@ def load(path: str | pathlib.Path) -> Links:
   text = pathlib.Path(path).read_text()
   try:
     fields = json.loads(text)
-    return Links(**fields)
-  except (TypeError, ValueError) as error:
+    timings = tuple(Timing(**t) for t in fields.pop('timings', ()))
+    return Links(**fields, timings=timings)
+  except (AttributeError, TypeError, ValueError) as error:
     names = ', '.join(f.name for f in dataclasses.fields(Links))
     raise ValueError(
       f'{path}: no speeds of links can be read ({error}); needed is a JSON '

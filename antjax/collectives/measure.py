@@ -3,6 +3,7 @@
 """Times collectives on the devices at hand, to know the speeds of links."""
 
 from collections.abc import Callable, Sequence
+import dataclasses
 import statistics
 import time
 
@@ -15,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from antjax.collectives import cost_model
+from antjax.collectives.choose import Collectives
 from antjax.mesh.mesh import (
   BATCH_AXES,
   check_mesh,
@@ -28,22 +30,61 @@ from antjax.mesh.mesh import (
 def measure(
   mesh: Mesh,
   sizes_bytes: Sequence[int] = (1 << 16, 1 << 20, 1 << 23),
-  repeats: int = 5,
+  repeats: int = 2,
 ) -> cost_model.Links:
-  """Fits the links of a mesh to timed collectives along each axis.
+  """Fits the links of a mesh, and times every algorithm on it.
 
   All processes of the job call it; all get the same links. Use the devices for
   nothing else meanwhile.
 
   Args:
     mesh: From `make_mesh`.
-    sizes_bytes: Bytes that a device holds after each all-gather.
+    sizes_bytes: Bytes of the whole array; two sizes or more.
     repeats: Calls of each; their median counts.
 
   Raises:
     ValueError: The mesh has one device, or other axes.
   """
-  return cost_model.fit(samples(mesh, sizes_bytes, repeats))
+  links = cost_model.fit(samples(mesh, sizes_bytes, repeats))
+  found = timings(mesh, sizes_bytes, repeats)
+  return dataclasses.replace(links, timings=found)
+
+
+def timings(
+  mesh: Mesh, sizes_bytes: Sequence[int], repeats: int
+) -> tuple[cost_model.Timing, ...]:
+  """Alpha and beta of every algorithm; the same in every process.
+
+  Algorithms take turns, so that what else the machine does hits all alike.
+  """
+  n, m = num_groups(mesh), group_size(mesh)
+  keys = [
+    (op, algorithm)
+    for op in cost_model.OPS
+    for algorithm in cost_model.ALGORITHMS
+  ]
+  # At least a few elements for each device, and two sizes to draw a line.
+  sizes = [max(size // (4 * n * m), 1) * 4 * n * m for size in sizes_bytes]
+  table = np.zeros((len(keys), len(sizes)), np.float32)
+  for column, size in enumerate(sizes):
+    for op in cost_model.OPS:
+      piece = size // 4 // (n * m if op == 'all_gather' else 1)
+      rows = [row for row, key in enumerate(keys) if key[0] == op]
+      calls = [
+        _call(mesh, getattr(Collectives(keys[row][1]), op)) for row in rows
+      ]
+      table[rows, column] = _times(mesh, calls, piece, repeats)
+  table = _of_process_0(table)
+  return tuple(
+    cost_model.Timing(
+      op,
+      algorithm,
+      n,
+      m,
+      *cost_model.fit_line([1] * len(sizes), sizes, times.tolist()),
+    )
+    for (op, algorithm), times in zip(keys, table, strict=True)
+  )
 
 
 def samples(
@@ -60,21 +101,25 @@ def samples(
     for num_lanes in lanes:
       for num_bytes in sizes_bytes:
         piece = max(num_bytes // size // 4, 1)
-        seconds = _time(mesh, _chain(axis, size, m, num_lanes), piece, repeats)
+        call = _call(mesh, _chain(axis, size, m, num_lanes))
+        (seconds,) = _times(mesh, [call], piece, repeats)
         found.append(
           cost_model.Sample(
             'all_gather', axis, 4 * piece * size, n, m, seconds, num_lanes
           )
         )
-  if jax.process_count() > 1:
-    # Clocks differ, and a program must not: process 0 decides for all.
-    times = np.array([s.seconds for s in found], np.float32)
-    times = np.asarray(multihost_utils.broadcast_one_to_all(times))
-    found = [
-      cost_model.Sample(s.op, s.axis, s.num_bytes, n, m, float(t), s.num_lanes)
-      for s, t in zip(found, times, strict=True)
-    ]
-  return found
+  times = _of_process_0(np.array([s.seconds for s in found], np.float32))
+  return [
+    dataclasses.replace(s, seconds=float(t))
+    for s, t in zip(found, times, strict=True)
+  ]
+
+
+def _of_process_0(times: np.ndarray) -> np.ndarray:
+  """Clocks differ, and programs must not: one process decides for all."""
+  if jax.process_count() == 1:
+    return times
+  return np.asarray(multihost_utils.broadcast_one_to_all(times))
 
 
 def _chain(
@@ -96,23 +141,32 @@ def _chain(
   return chain
 
 
-def _time(
+def _call(
+  mesh: Mesh, fn: Callable[[jax.Array], jax.Array]
+) -> Callable[[jax.Array], jax.Array]:
+  spec = P(BATCH_AXES)
+  return jax.jit(
+    jax.shard_map(fn, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+  )
+
+
+def _times(
   mesh: Mesh,
-  fn: Callable[[jax.Array], jax.Array],
+  calls: Sequence[Callable[[jax.Array], jax.Array]],
   piece: int,
   repeats: int,
-) -> float:
-  """Median seconds of a call on float32 [piece] of each device."""
-  spec = P(BATCH_AXES)
-  call = jax.jit(jax.shard_map(fn, mesh=mesh, in_specs=spec, out_specs=spec))
+) -> list[float]:
+  """Median seconds of each call on float32 [piece] of each device."""
   x = jax.jit(
     lambda: jnp.ones((mesh.size * piece,), jnp.float32),
-    out_shardings=NamedSharding(mesh, spec),
+    out_shardings=NamedSharding(mesh, P(BATCH_AXES)),
   )()
-  jax.block_until_ready(call(x))
-  times = []
-  for _ in range(repeats):
-    start = time.perf_counter()
+  for call in calls:
     jax.block_until_ready(call(x))
-    times.append(time.perf_counter() - start)
-  return statistics.median(times)
+  seconds: list[list[float]] = [[] for _ in calls]
+  for _ in range(repeats):
+    for call, found in zip(calls, seconds, strict=True):
+      start = time.perf_counter()
+      jax.block_until_ready(call(x))
+      found.append(time.perf_counter() - start)
+  return [statistics.median(found) for found in seconds]

@@ -177,12 +177,12 @@ class _Run:
     for hops, rows in enumerate(self._rows):
       if max(rows) < 0:
         continue
-      slot = (number - 1 - hops) % (m - 1) + self._zero
-      total = blocks.read(partials, slot) + self._own(rows)
+      held = (number - 1 - hops) % (m - 1) + self._zero
+      total = blocks.read(partials, held) + self._own(rows)
       if hops == m - 2:
         complete = total
       else:
-        partials = blocks.write(partials, slot, total)
+        partials = blocks.write(partials, held, total)
     new = [phase.partial[0][(lane + 1) % m] for lane in range(m)]
     if max(new) >= 0:
       partials = blocks.write(partials, slots[0] + self._zero, self._own(new))

@@ -84,11 +84,18 @@ def test_xla_results_are_known_to_be_equal_everywhere():
   np.testing.assert_array_equal(reduced, np.arange(16.0).reshape(8, 2).sum(0))
 
 
-def test_measuring_gives_links_of_any_mesh():
-  for intra in (2, 8, 1):
-    links = measure.measure(
-      make_mesh(intra=intra), sizes_bytes=(1 << 10, 1 << 16), repeats=1
-    )
-    assert links.intra_bytes_per_s > 0 and links.uplink_bytes_per_s > 0
+@pytest.mark.parametrize('intra', [2, pytest.param(1, marks=pytest.mark.slow)])
+def test_measuring_gives_links_and_times_of_algorithms(intra):
+  mesh = make_mesh(intra=intra, devices=jax.devices()[:4])
+  links = measure.measure(mesh, sizes_bytes=(1 << 10, 1 << 16), repeats=1)
+  assert links.intra_bytes_per_s > 0 and links.uplink_bytes_per_s > 0
+  assert {(t.num_groups, t.group_size) for t in links.timings} == {
+    (4 // intra, intra)
+  }
+  assert len(links.timings) == 3 * 4
+  assert all(t.beta_s_per_byte > 0 for t in links.timings)
+
+
+def test_one_device_has_no_links():
   with pytest.raises(ValueError, match='at least two'):
     measure.measure(make_mesh(intra=1, devices=jax.devices()[:1]))

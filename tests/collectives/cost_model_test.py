@@ -123,8 +123,20 @@ def test_fit_bears_noise_and_one_axis_only():
     cost_model.fit([Sample('all_gather', 'inter', 1e3, 1, 4, 1e-3)])
 
 
+def test_what_was_measured_goes_before_the_formula():
+  slow = cost_model.Timing('all_gather', 'ho_ring', 2, 4, 1.0, 1e-6)
+  links = Links(3e9, 1e8, timings=(slow,))
+  seconds = cost_model.seconds
+  assert seconds('all_gather', 'ho_ring', 1e6, links, 2, 4) == 2.0
+  assert seconds('all_gather', 'ho_ring', 1e6, links, 4, 2) < 0.1
+  assert seconds('all_reduce', 'ho_ring', 1e6, links, 2, 4) < 0.1
+  assert cost_model.fastest('all_gather', 1e6, links, 2, 4) == 'hierarchical'
+  assert cost_model.fastest('all_gather', 1e8, links, 4, 2) == 'ho_ring'
+
+
 def test_links_survive_a_file_and_bad_ones_are_named(tmp_path):
-  links = Links(2.5e9, 1e8, 3e-5, 4e-4, 5e7)
+  timing = cost_model.Timing('all_reduce', 'xla', 2, 4, 1e-3, 1e-9)
+  links = Links(2.5e9, 1e8, 3e-5, 4e-4, 5e7, (timing, timing))
   path = tmp_path / 'links.json'
   cost_model.save(links, path)
   assert cost_model.load(path) == links
