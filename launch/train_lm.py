@@ -69,7 +69,7 @@ class Config(common.JobConfig):
   min_shard_size: Annotated[
     int, 'Leaves with fewer elements stay whole on every device.'
   ] = 1024
-  num_steps: Annotated[int, 'Optimizer steps.'] = 300
+  num_steps: Annotated[int, 'Optimizer steps.'] = 200
   batch_size: Annotated[int, 'Sequences of a step, all devices together.'] = 32
   seq_len: Annotated[int, 'Tokens of a sequence.'] = 256
   num_micro_batches: Annotated[
