@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles a training step for TPU slices that are not there.
+r"""Compiles a training step for TPU slices that are not there.
 
   python -m launch.compile_for_pod --topology=v5e:4x4 --num_slices=4 \
     --paro=IIG --model=llama-7b
@@ -29,7 +29,7 @@ import rich.table
 
 from antjax.mesh import mesh as mesh_lib
 from antjax.mesh.paro import PaRO
-from antjax.train import ahead, census, plan_check
+from antjax.train import ahead, census, plan_check, planner
 from antjax.train.state import Layout
 from launch import common, plan_models
 
@@ -198,6 +198,9 @@ def report(config: Config) -> dict[str, Any]:
     'seconds_to_compile': round(seconds, 1),
     'memory_bytes': memory,
     'planned_state_bytes': parts['params'] + parts['opt_state'],
+    'planned_peak_bytes': sum(parts.values())
+    + planner.transient_bytes(layout, config.regather)
+    + _activations(config, model),
     'device_bytes': hbm or None,
     'fits': not hbm or memory['total'] <= hbm,
     'lines': [dataclasses.asdict(line) for line in lines],
@@ -213,6 +216,14 @@ def report(config: Config) -> dict[str, Any]:
     (folder / 'report.json').write_text(json.dumps(result, indent=2) + '\n')
     (folder / f'step_{config.paro}.hlo.txt').write_text(text)
   return result
+
+
+def _activations(config: Config, model: plan_models.Model) -> int:
+  if model.activation_fn is None:
+    return 0
+  return model.activation_fn(
+    config.sequences, config.seq_len, config.compute_dtype
+  )
 
 
 def _memory(stats: Any) -> dict[str, int]:
@@ -241,6 +252,11 @@ def show(result: dict[str, Any], console: rich.console.Console) -> None:
   if limit:
     line += f', of {_mb(limit)}: {"fits" if result["fits"] else "DOES NOT FIT"}'
   console.print(f'Memory of a device: {line}.')
+  console.print(
+    f'Planned: {_mb(result["planned_state_bytes"])} of state,'
+    f' {_mb(result["planned_peak_bytes"])} at the peak with activations as'
+    ' estimated.'
+  )
   table = rich.table.Table(title='Collectives')
   for name in ('collective', 'network', 'axis', 'place'):
     table.add_column(name)

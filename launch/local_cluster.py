@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a job on this machine as if on several hosts: one process a host.
+r"""Runs a job on this machine as if on several hosts: one process a host.
 
   python -m launch.local_cluster --hosts=2 --devices_per_host=4 -- \
       launch/train_gmeta.py --flagfile=launch/recipes/quickstart.flags

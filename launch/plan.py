@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Says which PaRO code suits a model and a cluster, from shapes alone.
+r"""Says which PaRO code suits a model and a cluster, from shapes alone.
 
   python -m launch.plan --model=llama-65b --inter=4 --intra=8 \
     --intra_gbps=2000 --uplink_gbps=640 --device_gb=80 --device_tflops=312

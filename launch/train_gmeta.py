@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Meta-learns a rating model and scores it in four cold-start scenarios.
+r"""Meta-learns a rating model and scores it in four cold-start scenarios.
 
   python -m launch.local_cluster --hosts=2 --devices_per_host=4 -- \
     launch/train_gmeta.py --flagfile=launch/recipes/quickstart.flags

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Trains a causal language model on texts, from scratch or from another run.
+r"""Trains a causal language model on texts, from scratch or from another run.
 
   python -m launch.prepare_text --out=data/shakespeare
   python -m launch.local_cluster --hosts=2 --devices_per_host=4 -- \
