@@ -209,7 +209,7 @@ def plan(
       params_bytes=parts['params'],
       grads_bytes=parts['grads'],
       opt_state_bytes=parts['opt_state'],
-      transient_bytes=_transient_bytes(layout, regather),
+      transient_bytes=transient_bytes(layout, regather),
       activation_bytes=activation_bytes,
       intra_bytes=sum(m.intra_bytes(mesh) for m in in_loop),
       inter_bytes=sum(m.inter_bytes(mesh) for m in in_loop),
@@ -249,8 +249,17 @@ def _seconds(
   return total
 
 
-def _transient_bytes(layout: Layout, regather: bool) -> int:
-  """Largest extra bytes in a micro-batch, or in the update."""
+def transient_bytes(layout: Layout, regather: bool) -> int:
+  """Most bytes on a device beside state, accumulators and activations.
+
+  In a micro-batch: leaves gathered, of a stack one layer (all, if kept), their
+  gradients before they are reduced, and reduced addends of stacks. In the
+  update: the gradient at the optimizer's level.
+
+  Args:
+    layout: Of the state.
+    regather: As for `Trainer`.
+  """
   paro, mesh = layout.paro, layout.mesh
   gathered = gradient = update = 0
   for spec, is_trained, is_stack in zip(
@@ -317,11 +326,10 @@ def _choose(
 
 
 def _gb(num_bytes: float) -> str:
-  return (
-    f'{num_bytes / 1e9:.3g} GB'
-    if num_bytes >= 1e9
-    else f'{num_bytes / 1e6:.3g} MB'
-  )
+  for unit, size in (('GB', 1e9), ('MB', 1e6)):
+    if num_bytes >= size:
+      return f'{num_bytes / size:.3g} {unit}'
+  return f'{num_bytes / 1e3:.3g} kB'
 
 
 def _s(seconds: float) -> str:
