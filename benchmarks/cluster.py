@@ -28,6 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -46,8 +47,9 @@ missing = virtual_network.missing
 _POLL_S = 0.02
 _FIRST_PORT = 21_000
 _TAIL_LINES = 30
-# Gloo announces each connection of each group of devices, on stdout.
-_NOISE = '[Gloo] Rank '
+# Gloo announces each connection of each group of devices, on stdout, at times
+# in the middle of another such line.
+_NOISE = re.compile(r'\[Gloo\] Rank |\d+ is connected to \d+ peer ranks')
 
 
 class Process:
@@ -85,7 +87,7 @@ class Process:
   def _pump(self, pipe: IO[str], is_stdout: bool) -> None:
     with pipe:
       for line in pipe:
-        if line.startswith(_NOISE):
+        if _NOISE.match(line):
           continue
         line = line.rstrip('\n')
         self.log.append(line)
@@ -320,9 +322,15 @@ def _define_flags() -> None:
   )
 
 
-def _exit_on_signal(number: int, frame: types.FrameType | None) -> None:
-  del frame
-  sys.exit(128 + number)  # Through `with`, which cleans up.
+def exit_on_signals() -> None:
+  """Makes SIGTERM and SIGHUP end a program through its `with` statements."""
+
+  def leave(number: int, frame: types.FrameType | None) -> None:
+    del frame
+    sys.exit(128 + number)
+
+  for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, leave)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -335,8 +343,7 @@ def main(argv: Sequence[str]) -> int:
     raise app.UsageError(
       f'--cpu_share={",".join(flags.FLAGS.cpu_share)}: numbers are needed.'
     ) from None
-  for number in (signal.SIGTERM, signal.SIGHUP):
-    signal.signal(number, _exit_on_signal)
+  exit_on_signals()
   try:
     with Cluster(
       flags.FLAGS.hosts,

@@ -59,7 +59,7 @@ from antjax.collectives import cost_model
 from antjax.mesh.paro import VALID_CODES
 from antjax.train import planner
 from benchmarks import paro_peers, paro_problem, paro_worker
-from benchmarks.cluster import Cluster
+from benchmarks.cluster import Cluster, exit_on_signals
 
 _CODES = flags.DEFINE_list(
   'codes',
@@ -75,7 +75,7 @@ _PEERS = flags.DEFINE_list(
 )
 _HOSTS = flags.DEFINE_list('hosts', ['4'], 'Hosts; several: scaling.')
 _DEVICES = flags.DEFINE_integer('devices_per_host', 2, 'Devices of each.', 1)
-_UPLINK_MBPS = flags.DEFINE_float('uplink_mbps', 400.0, 'Uplinks, Mbit/s.', 1)
+_UPLINK_MBPS = flags.DEFINE_float('uplink_mbps', 300.0, 'Uplinks, Mbit/s.', 1)
 _ROUNDS = flags.DEFINE_integer('rounds', 3, 'Timed steps of each code.', 1)
 _COLLECTIVES = flags.DEFINE_string(
   'collectives', '', "Trainer(collectives=...); empty: the Trainer's default."
@@ -300,6 +300,7 @@ def main(argv: Sequence[str]) -> None:
       file=sys.stderr,
     )
   job = _job(hosts, sizes)
+  exit_on_signals()
   # Only shapes are looked at here; no accelerator is to be taken.
   jax.config.update('jax_platforms', 'cpu')
   try:

@@ -23,14 +23,15 @@ class Sizes:
   """Sizes of the problem.
 
   Attributes:
-    embed_dim: Width of the model; its MLP is 8/3 as wide.
+    embed_dim: Width of the model, a multiple of 64; its MLP is 8/3 as wide, in
+      whole 64s.
     num_layers: Layers.
     vocab_size: Tokens.
     num_tokens: Tokens of a sequence; a device has one in a micro-batch.
     num_micro_batches: Micro-batches of a step.
   """
 
-  embed_dim: int = 384
+  embed_dim: int = 320
   num_layers: int = 3
   vocab_size: int = 1024
   num_tokens: int = 128
@@ -48,7 +49,7 @@ class Sizes:
       embed_dim=self.embed_dim,
       num_heads=self.embed_dim // 64,
       num_kv_heads=self.embed_dim // 64,
-      mlp_dim=self.embed_dim * 8 // 3,
+      mlp_dim=self.embed_dim * 8 // 3 // 64 * 64,
     )
 
   def tokens(self, device: int) -> np.ndarray:

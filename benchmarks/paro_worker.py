@@ -249,7 +249,9 @@ def main(job: Job) -> None:
       }
     )
   if is_main:
-    print(json.dumps({'cases': results, 'samples': samples}), flush=True)
+    # A line of its own, whatever libraries have written.
+    report = json.dumps({'cases': results, 'samples': samples})
+    print(f'\n{report}', flush=True)
 
 
 if __name__ == '__main__':
