@@ -51,15 +51,10 @@ def test_a_sequence_ends_with_its_end_token(params):
   lengths = np.asarray([5], np.int32)
   free = GREEDY(params, prompts, lengths, jax.random.key(0))[0]
   end = int(free[2])
-  ended = generate.generate(
-    CONFIG,
-    params,
-    prompts,
-    lengths,
-    jax.random.key(0),
-    num_tokens=6,
-    end_token=end,
-  )[0]
+  run = jax.jit(
+    functools.partial(generate.generate, CONFIG, num_tokens=6, end_token=end)
+  )
+  ended = run(params, prompts, lengths, jax.random.key(0))[0]
   first = int(np.argmax(np.asarray(free) == end))
   np.testing.assert_array_equal(ended[: first + 1], free[: first + 1])
   assert np.all(ended[first:] == end)

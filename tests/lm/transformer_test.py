@@ -3,6 +3,7 @@
 """The transformer: what it may see, and that its short cuts change nothing."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -37,24 +38,25 @@ def test_a_token_changes_no_logits_before_it():
   params, tokens = make()
   at = 9
   other = tokens.at[:, at].set((tokens[:, at] + 1) % CONFIG.vocab_size)
-  first = transformer.logits(CONFIG, params, tokens)
-  second = transformer.logits(CONFIG, params, other)
+  logits = jax.jit(functools.partial(transformer.logits, CONFIG))
+  first, second = logits(params, tokens), logits(params, other)
   np.testing.assert_array_equal(first[:, :at], second[:, :at])
   assert np.all(np.any(first[:, at:] != second[:, at:], axis=-1))
 
 
-@pytest.mark.parametrize('method', ['plain', 'blocked'])
+@pytest.mark.parametrize(
+  'method', [pytest.param('plain', marks=pytest.mark.slow), 'blocked']
+)
 def test_packed_documents_are_as_if_alone(method):
   config = dataclasses.replace(CONFIG, attention=method)
   params, tokens = make(num_tokens=30, batch=1)
   lengths = (7, 12, 8)  # 3 tokens of padding follow.
   segments = np.repeat([1, 2, 3, 0], [*lengths, 3])[None].astype(np.int32)
-  packed = transformer.logits(config, params, tokens, jnp.asarray(segments))
+  logits = jax.jit(functools.partial(transformer.logits, config))
+  packed = logits(params, tokens, jnp.asarray(segments))
   start = 0
   for length in lengths:
-    alone = transformer.logits(
-      config, params, tokens[:, start : start + length]
-    )
+    alone = logits(params, tokens[:, start : start + length])
     np.testing.assert_allclose(
       packed[:, start : start + length], alone, atol=ATOL, rtol=1e-4
     )
@@ -82,9 +84,17 @@ def test_rotary_products_depend_on_distance_only():
   assert abs(product(5, 2) - product(5, 3)) > 1e-3
 
 
-@pytest.mark.parametrize('has_segments', [False, True])
-@pytest.mark.parametrize('num_kv_heads', [1, 2, 4])
-def test_attention_methods_agree(has_segments, num_kv_heads):
+@pytest.mark.parametrize(
+  'num_kv_heads, has_segments',
+  [
+    (2, True),
+    *(
+      pytest.param(*case, marks=pytest.mark.slow)
+      for case in ((2, False), (1, True), (4, True))
+    ),
+  ],
+)
+def test_attention_methods_agree(num_kv_heads, has_segments):
   keys = jax.random.split(jax.random.key(3), 4)
   q = jax.random.normal(keys[0], (2, 37, 4, 8))
   k, v = jax.random.normal(keys[1], (2, 2, 37, num_kv_heads, 8))
@@ -98,7 +108,7 @@ def test_attention_methods_agree(has_segments, num_kv_heads):
     def total(q, k, v):
       return jnp.sum(attend(q, k, v) * weights)
 
-    return jax.value_and_grad(total, argnums=(0, 1, 2))(q, k, v)
+    return jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))(q, k, v)
 
   expected = run(
     lambda q, k, v: jax.nn.dot_product_attention(
@@ -148,6 +158,7 @@ def test_gradient_of_the_loss_is_its_slope():
   params, tokens = make(num_tokens=12)
   batch = {'tokens': tokens, 'segment_ids': jnp.ones_like(tokens)}
 
+  @jax.jit
   def total(params):
     losses, weights = transformer.loss(CONFIG, params, batch)
     return jnp.sum(losses * weights)
@@ -173,7 +184,9 @@ def test_gradient_of_the_loss_is_its_slope():
   np.testing.assert_allclose(slope, expected, rtol=0.02)
 
 
-@pytest.mark.parametrize('tie', [False, True])
+@pytest.mark.parametrize(
+  'tie', [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_chunked_loss_is_the_whole_loss(tie):
   config = dataclasses.replace(CONFIG, tie_embeddings=tie)
   params, tokens = make(config, num_tokens=29)
@@ -189,7 +202,7 @@ def test_chunked_loss_is_the_whole_loss(tie):
       )
       return jnp.sum(losses * weights), (losses, weights)
 
-    return jax.value_and_grad(total, has_aux=True)(params)
+    return jax.jit(jax.value_and_grad(total, has_aux=True))(params)
 
   whole, chunked = run(1 << 24), run(61 * 2 * 4)
   jax.tree.map(
@@ -198,9 +211,10 @@ def test_chunked_loss_is_the_whole_loss(tie):
     whole,
   )
   # Against the definition.
-  scores = jax.nn.log_softmax(
-    transformer.logits(config, params, tokens, segments)
+  scores = np.asarray(
+    jax.nn.log_softmax(transformer.logits(config, params, tokens, segments))
   )
+  segments, tokens = np.asarray(segments), np.asarray(tokens)
   for b in range(2):
     inside = [
       t
@@ -224,14 +238,18 @@ def test_loss_mask_leaves_targets_out():
   np.testing.assert_array_equal(weights, [1, 1])
 
 
-@pytest.mark.parametrize('remat', ['none', 'layer', 'dots'])
+@pytest.mark.parametrize(
+  'remat', [pytest.param('layer', marks=pytest.mark.slow), 'dots']
+)
 def test_recomputation_changes_no_gradient(remat):
   params, tokens = make()
 
   def grads(remat):
     config = dataclasses.replace(CONFIG, remat=remat)
-    return jax.grad(
-      lambda p: transformer.loss(config, p, {'tokens': tokens})[0].sum()
+    return jax.jit(
+      jax.grad(
+        lambda p: transformer.loss(config, p, {'tokens': tokens})[0].sum()
+      )
     )(params)
 
   jax.tree.map(
