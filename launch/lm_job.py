@@ -148,7 +148,9 @@ class LMJob:
     num_devices = jax.device_count()
     with contextlib.ExitStack() as stack:
       bar = stack.enter_context(
-        progress.Progress(config.num_steps, start_step=start, name='tokens')
+        progress.Progress(
+          config.num_steps, start_step=start, name='lm', unit='tokens'
+        )
       )
       stack.enter_context(self._job.should_stop.deferred())
       log: progress.RunLog | None = None
@@ -324,7 +326,7 @@ class LMJob:
           ' --seq_len give now; use those of the run, or another run folder'
           ' (with --init_from for the same tokenizer).'
         )
-    if self._config.init_from:
+    elif self._config.init_from:
       folder = pathlib.Path(self._config.init_from)
       theirs = folder / tokenizer_lib.FILE_NAME
       if not theirs.is_file():

@@ -48,6 +48,7 @@ class Progress:
     num_steps: Steps of the whole run, those before `start_step` included.
     start_step: Steps done before this loop; they do not count as speed.
     name: What is running, a word or two.
+    unit: What `num_examples` counts.
     plain_every_s: Seconds between plain lines.
     stream: Where to write; stderr if None.
     show: Whether to show; None shows on process 0 only.
@@ -60,6 +61,7 @@ class Progress:
     *,
     start_step: int = 0,
     name: str = 'train',
+    unit: str = 'examples',
     plain_every_s: float = 10.0,
     stream: TextIO | None = None,
     show: bool | None = None,
@@ -67,7 +69,7 @@ class Progress:
   ):
     self._num_steps = num_steps
     self._start_step = self._step = self._printed_step = start_step
-    self._name = name
+    self._name, self._unit = name, unit
     self._plain_every_s = plain_every_s
     self._stream = stream if stream is not None else sys.stderr
     self._show = jax.process_index() == 0 if show is None else show
@@ -141,7 +143,7 @@ class Progress:
   def _facts(self, now: float) -> str:
     facts = []
     if self._rate is not None:
-      facts.append(f'{self._rate:,.0f} examples/s')
+      facts.append(f'{self._rate:,.0f} {self._unit}/s')
     if self._loss is not None:
       facts.append(f'loss {self._loss:.4f}')
     done = self._step - self._start_step
