@@ -24,7 +24,7 @@ from antjax.mesh.mesh import GLOBAL_AXES, INTER, INTRA
 # With fewer lanes none is left to work beside those that are out; smaller
 # messages cost more latencies than they overlap.
 _MIN_STAGGERED_LANES = 4
-_MIN_STAGGERED_BYTES = 4 << 20
+_MIN_STAGGERED_BYTES = 8 << 20
 
 
 @dataclasses.dataclass(frozen=True)
