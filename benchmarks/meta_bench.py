@@ -59,14 +59,14 @@ _CASES = flags.DEFINE_list(
   [],
   'Only these, as adapted-order-steps, for example mlp-2-1; empty: all.',
 )
-_ROUNDS = flags.DEFINE_integer('rounds', 15, 'Blocks of each side.', 1)
+_BLOCKS = flags.DEFINE_integer('blocks', 15, 'Blocks of each side.', 1)
 _BLOCK_S = flags.DEFINE_float('block_s', 0.3, 'Seconds of a block.', 0.0)
 _THREADS = flags.DEFINE_integer('threads', os.cpu_count(), 'PyTorch threads.')
 _DEVICES = flags.DEFINE_integer(
   'devices', os.cpu_count(), 'CPU devices of antjax; they share the tasks.'
 )
-_WORKER = flags.DEFINE_enum(
-  'worker', None, ['antjax', 'torch'], 'Internal: the side to be.'
+_SIDE = flags.DEFINE_enum(
+  'side', None, ['antjax', 'torch'], 'Internal: the side to be.'
 )
 
 _WARM_UP_CALLS = 5
@@ -162,7 +162,7 @@ class _Side:
         sys.executable,
         '-m',
         'benchmarks.meta_bench',
-        f'--worker={side}',
+        f'--side={side}',
         f'--threads={_THREADS.value}',
         f'--devices={_DEVICES.value}',
       ],
@@ -230,7 +230,7 @@ def _compare(sides, case, peer, sizes, folder) -> dict[str, Any]:
     return line | {'error': f'antjax and {peer} disagree: {wrong}.'}
   seconds: dict[str, list[float]] = {name: [] for name in sides}
   rounds, block_s = (
-    (1, 0.0) if _SMOKE.value else (_ROUNDS.value, _BLOCK_S.value)
+    (1, 0.0) if _SMOKE.value else (_BLOCKS.value, _BLOCK_S.value)
   )
   for _ in range(rounds):
     for name, side in sides.items():
@@ -283,8 +283,8 @@ def _selected_cases() -> list[meta_problem.Case]:
 def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'got {argv[1:]}; meta_bench takes flags only.')
-  if _WORKER.value:
-    _work(_WORKER.value)
+  if _SIDE.value:
+    _work(_SIDE.value)
     return
   cases = _selected_cases()
   if importlib.util.find_spec('torch') is None:
