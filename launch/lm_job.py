@@ -66,12 +66,7 @@ class LMJob:
     self.tokenizer = tokenizer_lib.load(folder / tokenizer_lib.FILE_NAME)
     self.model = self._model()
     self._sources = {
-      split: text.PackedSource(
-        records.open_source(
-          folder / self.description['files'][split]['path'], text.SCHEMA
-        ),
-        config.seq_len,
-      )
+      split: self._source(folder / self.description['files'][split]['path'])
       for split in ('train', 'validation')
     }
     self._check_sizes()
@@ -83,6 +78,13 @@ class LMJob:
       self.peak_name = 'measured on a large matrix product'
     self.paro = config.paro
     self._validated: tuple[int, dict[str, float]] | None = None
+
+  def _source(self, path: pathlib.Path) -> text.PackedSource:
+    return text.PackedSource(
+      records.open_source(path, text.SCHEMA),
+      self._config.seq_len,
+      lengths=records.open_source(path, text.LENGTHS_SCHEMA),
+    )
 
   # The model.
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 SPLITS = ('train', 'validation')
 _VERSION = 1  # Of what is made from the same settings.
 _BATCH = 256  # Documents that are tokenized at once.
+_GROUP_TOKENS = 1 << 16
+_MAX_GROUP = 4096  # Documents.
 _DETAILS = 5  # Rejected pieces that are named on the terminal.
 
 
@@ -72,7 +74,7 @@ def prepare(
       counts = {'documents': 0, 'tokens': 0, 'characters': 0}
       name = f'{split}.parquet'
       batches = _tokenized(corpus.documents(split), tokenizer, counts)
-      record_writer.write(stage / name, batches, text.SCHEMA)
+      _write(stage / name, batches)
       if not counts['documents']:
         raise ValueError(
           f'prepare_text: no document is left for {split}; give more documents'
@@ -193,6 +195,18 @@ def _tokenized(
       [pa.array(tokens, pa.list_(pa.int32())), pa.array(lengths)],
       names=['tokens', 'num_tokens'],
     )
+
+
+def _write(path: pathlib.Path, batches: Iterator[pa.RecordBatch]) -> None:
+  """Writes row groups of about `_GROUP_TOKENS`, the unit of reading."""
+  first = list(itertools.islice(batches, 1))
+  per_document = first[0]['num_tokens'].to_numpy().mean() if first else 1
+  record_writer.write_parquet(
+    path,
+    itertools.chain(first, batches),
+    text.SCHEMA,
+    row_group_size=int(np.clip(_GROUP_TOKENS / per_document, 1, _MAX_GROUP)),
+  )
 
 
 def _check_rejected(

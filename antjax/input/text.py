@@ -27,6 +27,7 @@ SCHEMA: Mapping[str, Field] = {
   'tokens': Field('int32', 1),
   'num_tokens': Field('int32'),
 }
+LENGTHS_SCHEMA: Mapping[str, Field] = {'num_tokens': SCHEMA['num_tokens']}
 _SUFFIXES = ('.txt', '.parquet')
 _BLANK_LINES = re.compile(r'\n[ \t]*\n\s*')
 _READ_ROWS = 4096
@@ -165,12 +166,20 @@ class PackedSource:
   document, 0 for padding; 'positions' in the (part of the) document.
   """
 
-  def __init__(self, documents: RecordSource, seq_len: int):
+  def __init__(
+    self,
+    documents: RecordSource,
+    seq_len: int,
+    *,
+    lengths: RecordSource | None = None,
+  ):
     """Reads the documents' lengths.
 
     Args:
       documents: Records of `SCHEMA`.
       seq_len: Tokens of a sequence.
+      lengths: The same documents by `LENGTHS_SCHEMA`, to read their lengths
+        without their tokens.
 
     Raises:
       ValueError: seq_len is below 2, or there are no tokens.
@@ -178,11 +187,12 @@ class PackedSource:
     if seq_len < 2:
       raise ValueError(f'seq_len={seq_len} must be at least 2.')
     self._documents, self._seq_len = documents, seq_len
-    lengths = []
-    for start in range(0, len(documents), _READ_ROWS):
-      stop = min(start + _READ_ROWS, len(documents))
-      lengths += [int(r['num_tokens']) for r in documents.read(start, stop)]
-    self._ends = np.cumsum([0, *lengths], dtype=np.int64)
+    counted = documents if lengths is None else lengths
+    sizes = [0]
+    for start in range(0, len(counted), _READ_ROWS):
+      stop = min(start + _READ_ROWS, len(counted))
+      sizes += [int(r['num_tokens']) for r in counted.read(start, stop)]
+    self._ends = np.cumsum(sizes, dtype=np.int64)
     if not self.num_tokens:
       raise ValueError('PackedSource: the documents hold no tokens at all.')
 

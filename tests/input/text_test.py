@@ -44,6 +44,10 @@ class Documents:
 def test_packing_loses_and_repeats_nothing(lengths, seq_len, data):
   source = text.PackedSource(Documents(lengths), seq_len)
   assert len(source) == -(-sum(lengths) // seq_len)
+  counted = text.PackedSource(
+    Documents(lengths), seq_len, lengths=Documents(lengths)
+  )
+  assert len(counted) == len(source)
   every = source.read(0, len(source))
   tokens = np.concatenate([r['tokens'] for r in every])
   segments = np.concatenate([r['segment_ids'] for r in every])
