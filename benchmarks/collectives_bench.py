@@ -56,11 +56,11 @@ _ALGORITHMS = flags.DEFINE_multi_enum(
 )
 _REPEATS = flags.DEFINE_integer('repeats', 5, 'Turns of each algorithm.', 1)
 _CASE_S = flags.DEFINE_float(
-  'case_s', 8.0, 'No new turn of an op and size after so many seconds.'
+  'case_s', 5.0, 'No new turn of an op and size after so many seconds.'
 )
-_MAX_TURN_S = flags.DEFINE_float(
+_MAX_UPLINK_S = flags.DEFINE_float(
   'max_uplink_s',
-  3.0,
+  2.5,
   'Leaves out sizes that keep an uplink busy for longer than this at least.',
 )
 _PAYLOAD = flags.DEFINE_string(
@@ -276,7 +276,7 @@ def _work() -> None:
     for size_mb in map(float, _SIZES.value):
       num_bytes = int(size_mb * 2**20) // (4 * n * m) * (4 * n * m)
       least = least_uplink_bytes(op, num_bytes, n) / (uplink_mbps * 1e6 / 8)
-      if least > _MAX_TURN_S.value:
+      if least > _MAX_UPLINK_S.value:
         continue
       seconds = _run_case(
         op,
@@ -330,7 +330,7 @@ def main(argv: Sequence[str]) -> int:
     _work()
     return 0
   command = [sys.executable, '-m', 'benchmarks.collectives_bench', '--worker']
-  for flag in (_SIZES, _REPEATS, _CASE_S, _MAX_TURN_S):
+  for flag in (_SIZES, _REPEATS, _CASE_S, _MAX_UPLINK_S):
     value = flag.value
     value = ','.join(value) if isinstance(value, list) else value
     command.append(f'--{flag.name}={value}')
