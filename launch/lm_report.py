@@ -135,8 +135,9 @@ def print_table(
     table.add_row(
       'tokens/s a device', f'{speed["tokens_per_s_per_device"]:,.0f}'
     )
-    peak = f'{lm.peak_flops / 1e12:.3g} TFLOP/s a device'
-    table.add_row(f'MFU of {peak}, {lm.peak_name}', f'{speed["mfu"]:.1%}')
+    table.add_row('MFU', f'{speed["mfu"]:.1%}')
+    table.add_row('its peak, a device', f'{lm.peak_flops / 1e12:.3g} TFLOP/s')
+    table.add_row('', lm.peak_name)
   for part, size in state_bytes.items():
     table.add_row(f'{part} on a device', report.format_bytes(size))
   for name, size in memory.items():
