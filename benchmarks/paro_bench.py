@@ -19,8 +19,8 @@ Efficient Data Parallel Training of Large Language Models": 7B parameters, 4
 groups of 8 devices, 10 micro-batches, 80 Gbit/s between groups): there, sending
 the parameters once over a link between groups takes 1.4 s in 16 bit, and a
 micro-batch of 4 x 512 tokens computes for about 0.5 s (our estimate: A100s at
-half their peak), a ratio near 3. The last line has ours, `regime`; the defaults
-give a like one on two cores.
+half their peak), a ratio near 3. The last line has ours, `regime.ratio`, which
+depends on the machine: --uplink_mbps moves it.
 
 Keys of a line:
   code                    PaRO code, or the peer's name
