@@ -64,19 +64,12 @@ class Config:
   ] = 'auto'
 
   def __post_init__(self) -> None:
-    sizes = {
-      name: getattr(self, name)
-      for name in (
-        'num_layers',
-        'embed_dim',
-        'num_heads',
-        'num_kv_heads',
-        'mlp_dim',
-      )
-    }
-    for name, size in sizes.items():
-      if size < 1:
-        raise ValueError(f'{name} must be at least 1; got {size}.')
+    sizes = 'num_layers embed_dim num_heads num_kv_heads mlp_dim'
+    for name in sizes.split():
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f'{name} must be at least 1; got {getattr(self, name)}.'
+        )
     if self.vocab_size < 0:
       raise ValueError(f'vocab_size must be positive; got {self.vocab_size}.')
     if self.num_heads % self.num_kv_heads:
