@@ -77,6 +77,7 @@ def test_host_names_mean_the_hosts_addresses():
   assert [g['process'] for g in got] == ['0', '1']
 
 
+@pytest.mark.slow
 @needs_hosts
 def test_cpu_share_slows_one_host():
   with Cluster(2, 1, cpu_share=[0.1, None]) as hosts:
@@ -112,6 +113,7 @@ def processes_with(name):
   return found
 
 
+@pytest.mark.slow
 @needs_hosts
 @pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_nothing_is_left_after_the_owner_was_ended(how):
