@@ -84,7 +84,8 @@ def test_xla_results_are_known_to_be_equal_everywhere():
   np.testing.assert_array_equal(reduced, np.arange(16.0).reshape(8, 2).sum(0))
 
 
-@pytest.mark.parametrize('intra', [2, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('intra', [2, 1])
 def test_measuring_gives_links_and_times_of_algorithms(intra):
   mesh = make_mesh(intra=intra, devices=jax.devices()[:4])
   links = measure.measure(mesh, sizes_bytes=(1 << 10, 1 << 16), repeats=1)

@@ -134,6 +134,7 @@ def test_a_stopped_run_goes_on_and_reports(data, tmp_path):
   assert f'--config={run_dir}/config.json' in again[1]
 
 
+@pytest.mark.slow
 def test_a_config_file_repeats_the_run_on_one_process(data, tmp_path):
   """Two processes, one process, the same flags: the same losses."""
   first, second = tmp_path / 'first', tmp_path / 'second'
