@@ -28,6 +28,7 @@ import dataclasses
 import logging as python_logging
 import os
 import pathlib
+import shlex
 import signal
 import sys
 import threading
@@ -148,6 +149,26 @@ class Job:
       saved = None
     if saved != self.config:
       config_lib.save(self.config, self.run_dir)
+
+  def repeat_command(self, script: str) -> str:
+    """The command that repeats this run, in a run folder of its own.
+
+    Args:
+      script: The job's, e.g. 'launch/train_lm.py'.
+    """
+    call = shlex.join(
+      [
+        script,
+        f'--config={self.run_dir}/config.json',
+        f'--run_dir={self.run_dir}-again',
+      ]
+    )
+    if jax.device_count() == 1:
+      return f'python {call}'
+    return (
+      f'python -m launch.local_cluster --hosts={jax.process_count()}'
+      f' --devices_per_host={jax.local_device_count()} -- {call}'
+    )
 
   @property
   def is_main(self) -> bool:

@@ -19,7 +19,7 @@ import os
 import pathlib
 import sys
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import jax
 from jax.experimental import topologies
@@ -38,7 +38,7 @@ _HBM_GIB = {'v4': 32, 'v5e': 16, 'v5p': 95, 'v6e': 32}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(plan_models.StepConfig):
   """A step, and the slices to compile it for."""
 
   topology: Annotated[str, 'One slice: generation and shape, e.g. v5e:4x4.'] = (
@@ -57,27 +57,15 @@ class Config:
     ' launch/plan_models.py.',
   ] = 'smollm2-135m'
   num_micro_batches: Annotated[int, 'Micro-batches of a step.'] = 4
-  sequences: Annotated[int, "Rows in a device's micro-batch."] = 1
-  seq_len: Annotated[int, 'Tokens of a row.'] = 2048
-  compute_dtype: Annotated[
-    Literal['bfloat16', 'float16', 'float32'],
-    'Dtype of the step; fp32 keeps no masters besides.',
-  ] = 'bfloat16'
-  regather: Annotated[
-    bool, 'Gather layers again in the backward pass instead of keeping them.'
-  ] = True
-  min_shard_size: Annotated[
-    int, 'Leaves with fewer elements stay whole on every device.'
-  ] = 1024
   out: Annotated[
     str, 'Folder for report.json and the compiled text. Empty: neither.'
   ] = ''
 
   def __post_init__(self) -> None:
+    super().__post_init__()
     PaRO.from_code(self.paro)
-    for name in ('num_slices', 'num_micro_batches', 'sequences', 'seq_len'):
-      if getattr(self, name) < 1:
-        raise ValueError(f'{name} must be at least 1.')
+    if self.num_slices < 1:
+      raise ValueError('num_slices must be at least 1.')
 
 
 def prepare() -> None:

@@ -8,11 +8,9 @@ import datetime
 import json
 import math
 import pathlib
-import shlex
 import statistics
 from typing import Any
 
-import jax
 import rich
 import rich.table
 
@@ -61,7 +59,7 @@ def write(
       throughput=_throughput(job.run_dir),
       memory=memory(trainer),
       config=dataclasses.asdict(config),
-      command=command(job),
+      command=job.repeat_command('launch/train_gmeta.py'),
       revision=revision['revision'][:12] + '+' * revision['dirty'],
       machine=report.describe_machine(),
       date=f'{datetime.datetime.now():%Y-%m-%d %H:%M}',
@@ -143,23 +141,6 @@ def memory(trainer: Trainer) -> list[dict[str, Any]]:
       for i in range(trainer.mesh.size)
     ]
   return pieces
-
-
-def command(job: common.Job) -> str:
-  """The command that repeats the run, in a run folder of its own."""
-  script = shlex.join(
-    [
-      'launch/train_gmeta.py',
-      f'--config={job.run_dir}/config.json',
-      f'--run_dir={job.run_dir}-again',
-    ]
-  )
-  if jax.device_count() == 1:
-    return f'python {script}'
-  return (
-    f'python -m launch.local_cluster --hosts={jax.process_count()}'
-    f' --devices_per_host={jax.local_device_count()} -- {script}'
-  )
 
 
 def _logs(run_dir: pathlib.Path) -> dict[str, list[dict[str, Any]]]:

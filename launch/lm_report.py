@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import datetime
 import json
-import shlex
 import statistics
 from typing import Any, TYPE_CHECKING
 
-import jax
 import rich
 import rich.table
 
@@ -97,7 +95,7 @@ def write(
       throughput={k.replace('_', ' '): v for k, v in speed.items()},
       memory=_memory(trainer),
       config=dataclasses.asdict(config),
-      command=command(job),
+      command=job.repeat_command('launch/train_lm.py'),
       revision=revision['revision'][:12] + '+' * revision['dirty'],
       machine=report.describe_machine(),
       date=f'{datetime.datetime.now():%Y-%m-%d %H:%M}',
@@ -168,20 +166,3 @@ def _curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     'grad norm': {'train': points('grad_norm')},
     'tokens/s a device': {'train': points('tokens_per_s_per_device')},
   }
-
-
-def command(job: common.Job) -> str:
-  """The command that repeats the run, in a run folder of its own."""
-  script = shlex.join(
-    [
-      'launch/train_lm.py',
-      f'--config={job.run_dir}/config.json',
-      f'--run_dir={job.run_dir}-again',
-    ]
-  )
-  if jax.device_count() == 1:
-    return f'python {script}'
-  return (
-    f'python -m launch.local_cluster --hosts={jax.process_count()}'
-    f' --devices_per_host={jax.local_device_count()} -- {script}'
-  )

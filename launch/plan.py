@@ -37,7 +37,7 @@ _OPTIMIZERS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(common.JobConfig):
+class Config(common.JobConfig, plan_models.StepConfig):
   """A model, a cluster and how it is trained."""
 
   run_dir: Annotated[
@@ -57,19 +57,6 @@ class Config(common.JobConfig):
   optimizer: Annotated[
     Literal['adamw', 'sgd', 'momentum'], 'Its state counts.'
   ] = 'adamw'
-  num_micro_batches: Annotated[int, 'Micro-batches of a step.'] = 8
-  sequences: Annotated[int, "Rows in a device's micro-batch."] = 1
-  seq_len: Annotated[int, 'Tokens of a row.'] = 2048
-  compute_dtype: Annotated[
-    Literal['bfloat16', 'float16', 'float32'],
-    'Dtype of the step; fp32 keeps no masters besides.',
-  ] = 'bfloat16'
-  regather: Annotated[
-    bool, 'Gather layers again in the backward pass instead of keeping them.'
-  ] = True
-  min_shard_size: Annotated[
-    int, 'Leaves with fewer elements stay whole on every device.'
-  ] = 1024
   measure: Annotated[
     bool, 'Time the links of the devices at hand; use them for nothing else.'
   ] = False
@@ -109,12 +96,10 @@ class Config(common.JobConfig):
   ] = False
 
   def __post_init__(self) -> None:
-    super().__post_init__()
+    common.JobConfig.__post_init__(self)
+    plan_models.StepConfig.__post_init__(self)
     if self.inter is not None and self.intra is None:
       raise ValueError(f'inter={self.inter} needs intra, the size of a group.')
-    for name in ('num_micro_batches', 'sequences', 'seq_len'):
-      if getattr(self, name) < 1:
-        raise ValueError(f'{name} must be at least 1.')
     if not 0 < self.efficiency <= 1:
       raise ValueError(f'efficiency={self.efficiency} must be in (0, 1].')
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import dataclasses
 import functools
 import importlib
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +64,30 @@ PRESETS: dict[str, transformer.Config] = {
   ),
   'tiny': transformer.Config(vocab_size=4096, embed_dim=512, mlp_dim=1536),
 }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepConfig:
+  """The step of a model that is planned or compiled, not run."""
+
+  num_micro_batches: Annotated[int, 'Micro-batches of a step.'] = 8
+  sequences: Annotated[int, "Rows in a device's micro-batch."] = 1
+  seq_len: Annotated[int, 'Tokens of a row.'] = 2048
+  compute_dtype: Annotated[
+    Literal['bfloat16', 'float16', 'float32'],
+    'Dtype of the step; fp32 keeps no masters besides.',
+  ] = 'bfloat16'
+  regather: Annotated[
+    bool, 'Gather layers again in the backward pass instead of keeping them.'
+  ] = True
+  min_shard_size: Annotated[
+    int, 'Leaves with fewer elements stay whole on every device.'
+  ] = 1024
+
+  def __post_init__(self) -> None:
+    for name in ('num_micro_batches', 'sequences', 'seq_len'):
+      if getattr(self, name) < 1:
+        raise ValueError(f'{name} must be at least 1.')
 
 
 @dataclasses.dataclass(frozen=True)

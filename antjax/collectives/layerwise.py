@@ -59,13 +59,13 @@ class LayerPiece:
 
   def gather(self) -> jax.Array:
     """The whole layer; call it on one layer, in `shard_map`."""
-    how = self.spec, self.params_level, self.grads_level, self.how
     if self.slot is None:
       whole = transition.gather(
         self.piece, self.spec, self.params_level, self.how
       )
     else:
-      whole = _gather(self.piece, self.slot, *how)
+      static = dataclasses.replace(self, piece=None, slot=None)
+      whole = _gather(self.piece, self.slot, static)
     return checkpoint_name(whole, _GATHERED) if self.is_kept else whole
 
   def __jax_array__(self) -> NoReturn:
@@ -76,43 +76,24 @@ class LayerPiece:
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
-def _gather(
-  piece: jax.Array,
-  slot: jax.Array,
-  spec: LeafSpec,
-  params_level: Level,
-  grads_level: Level,
-  how: Collectives,
-) -> jax.Array:
-  del slot, grads_level
-  return transition.gather(piece, spec, params_level, how)
+# `static` is a LayerPiece without arrays.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _gather(piece: jax.Array, slot: jax.Array, static: LayerPiece) -> jax.Array:
+  del slot
+  return transition.gather(piece, static.spec, static.params_level, static.how)
 
 
 def _gather_fwd(
-  piece: jax.Array,
-  slot: jax.Array,
-  spec: LeafSpec,
-  params_level: Level,
-  grads_level: Level,
-  how: Collectives,
+  piece: jax.Array, slot: jax.Array, static: LayerPiece
 ) -> tuple[jax.Array, jax.Array]:
-  return _gather(piece, slot, spec, params_level, grads_level, how), jnp.empty(
-    0, slot.dtype
-  )
+  return _gather(piece, slot, static), jnp.empty(0, slot.dtype)
 
 
 def _gather_bwd(
-  spec: LeafSpec,
-  params_level: Level,
-  grads_level: Level,
-  how: Collectives,
-  like: jax.Array,
-  grad: jax.Array,
+  static: LayerPiece, like: jax.Array, grad: jax.Array
 ) -> tuple[None, jax.Array]:
-  del params_level
   addend = transition.reduce_addend(
-    grad.astype(like.dtype), spec, grads_level, how
+    grad.astype(like.dtype), static.spec, static.grads_level, static.how
   )
   return None, addend
 

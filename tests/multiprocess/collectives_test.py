@@ -2,16 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The collectives between real processes, in chunks of a MiB too."""
 
-import json
-import pathlib
-import re
-import subprocess
-import sys
-
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
-WORKER = pathlib.Path(__file__).with_name('collectives_worker.py')
+from tests.multiprocess.run_workers import run_workers
 
 pytestmark = pytest.mark.multiprocess
 
@@ -30,23 +23,9 @@ def test_every_device_of_every_process_gets_the_right_result(
   hosts, lanes, size
 ):
   devices = 4 if size == 301 else 8
-  done = subprocess.run(
-    [
-      *(sys.executable, '-m', 'launch.local_cluster'),
-      *(f'--hosts={hosts}', f'--devices_per_host={devices // hosts}', '--'),
-      *(WORKER, str(lanes), str(size)),
-    ],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=300,
-    check=False,
+  results = run_workers(
+    'collectives_worker.py', lanes, size, hosts=hosts, num_devices=devices
   )
-  assert done.returncode == 0, done.stdout + done.stderr
-  results = [
-    json.loads(line) for line in re.findall(r'RESULT (\{.*\})', done.stdout)
-  ]
-  assert len(results) == hosts
   for result in results:
     assert len(result['counts']) == 9
     assert set(result['counts'].values()) == {devices}, result

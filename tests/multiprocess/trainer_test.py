@@ -2,17 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two real processes of four devices train like one process of eight."""
 
-import json
-import pathlib
-import re
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
-WORKER = pathlib.Path(__file__).with_name('train_worker.py')
+from tests.multiprocess.run_workers import run_workers
+
 # The same sums over devices, in gloo's order instead of XLA's own.
 SUM_ORDER_RTOL = 1e-4
 
@@ -21,22 +15,9 @@ pytestmark = pytest.mark.multiprocess
 
 def run(code, intra, folder, *, hosts, counts):
   """Results of every process."""
-  done = subprocess.run(
-    [
-      *(sys.executable, '-m', 'launch.local_cluster'),
-      *(f'--hosts={hosts}', f'--devices_per_host={8 // hosts}', '--'),
-      *(WORKER, code, str(intra), str(folder), counts),
-    ],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=300,
-    check=False,
+  return run_workers(
+    'train_worker.py', code, intra, folder, counts, hosts=hosts, num_devices=8
   )
-  assert done.returncode == 0, done.stdout + done.stderr
-  lines = re.findall(r'RESULT (\{.*\})', done.stdout)
-  assert len(lines) == hosts
-  return [json.loads(line) for line in lines]
 
 
 def assert_same(actual, expected):
