@@ -62,7 +62,7 @@ def reduce_scatter(
     if blocks.narrows(x.dtype, payload_dtype):
       x = _exchange_and_sum(x, axis, dim, payload_dtype)
     else:
-      x = lax.psum_scatter(x, axis, scatter_dimension=dim, tiled=True)
+      x = blocks.scatter_sum(x, axis, dim)
   return x
 
 
@@ -83,7 +83,7 @@ def all_reduce(x: jax.Array, *, payload_dtype: Any = None) -> jax.Array:
     whole = all_gather(mine, payload_dtype=payload_dtype)
   else:
     flat = blocks.flatten(to_varying(x), m).reshape(-1)
-    mine = lax.psum_scatter(flat, INTRA, scatter_dimension=0, tiled=True)
+    mine = blocks.scatter_sum(flat, INTRA, 0)
     mine = lax.psum(mine, INTER)
     whole = lax.all_gather(mine, INTRA, axis=0, tiled=True, to='invarying')
   return blocks.unflatten(whole, x.shape)
@@ -93,9 +93,6 @@ def _exchange_and_sum(
   x: jax.Array, axis: str, dim: int, payload_dtype: Any
 ) -> jax.Array:
   """A reduce-scatter that sends narrow addends and sums them wide."""
-  size = lax.axis_size(axis)
-  wire = blocks.to_wire(x, payload_dtype)
-  wire = wire.reshape(*x.shape[:dim], size, -1, *x.shape[dim + 1 :])
-  wire = lax.all_to_all(wire, axis, split_axis=dim, concat_axis=dim, tiled=True)
+  wire = blocks.exchange(blocks.to_wire(x, payload_dtype), axis, dim)
   addends = blocks.from_wire(wire, jnp.float32, payload_dtype)
   return jnp.sum(addends, dim).astype(x.dtype)

@@ -241,7 +241,7 @@ def _scatter_all(x: jax.Array, spec: LeafSpec, how: Collectives) -> jax.Array:
 
 
 def _scatter(x: jax.Array, spec: LeafSpec, axis: str) -> jax.Array:
-  return lax.psum_scatter(x, axis, scatter_dimension=_dim(spec), tiled=True)
+  return blocks.scatter_sum(x, axis, _dim(spec))
 
 
 def _spread(x: jax.Array, spec: LeafSpec, axis: str) -> jax.Array:

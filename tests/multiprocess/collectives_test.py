@@ -27,7 +27,7 @@ def test_every_device_of_every_process_gets_the_right_result(
     'collectives_worker.py', lanes, size, hosts=hosts, num_devices=devices
   )
   for result in results:
-    assert len(result['counts']) == 9
+    assert len(result['counts']) == 10
     assert set(result['counts'].values()) == {devices}, result
     # Measured by one, known to all.
     assert result['seconds'] == results[0]['seconds']
