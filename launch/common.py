@@ -17,39 +17,31 @@ A launch script is a config, a `main` and three lines:
 
 The order is fixed: flags, then `jax.distributed` (before anything touches a
 device), then the mesh, then the run folder (so that a wrong flag leaves nothing
-behind), then logging and signals. A script without devices uses `run` alone.
+behind), then logging and signals. A script without devices uses `script.run`.
 
 This is the one module that reads environment variables.
 """
 
-from collections.abc import Callable, Iterator
-import contextlib
+from collections.abc import Callable
 import dataclasses
 import logging as python_logging
 import os
 import pathlib
 import shlex
-import signal
-import sys
 import threading
-import types
 from typing import Annotated, Any, NoReturn, TypeVar
 
-from absl import app, flags, logging
+from absl import flags, logging
 import jax
 
 from antjax import config as config_lib
 from antjax.mesh import mesh as mesh_lib
+from launch import script
 
 flags.disclaim_key_flags()  # They are the script's.
 
 _T = TypeVar('_T')
 
-# Errors raised in these folders are ours: a sentence to the user.
-_OWN_FOLDERS = (
-  str(pathlib.Path(config_lib.__file__).parent),
-  str(pathlib.Path(__file__).parent),
-)
 _DISTRIBUTED = ('coordinator_address', 'num_processes', 'process_id')
 # Set by launch/local_cluster.py; the first is JAX's own.
 _ENVIRONMENT = {name: f'JAX_{name.upper()}' for name in _DISTRIBUTED}
@@ -77,49 +69,6 @@ class JobConfig:
       raise ValueError(f'intra must be at least 1 or none; got {self.intra}.')
 
 
-class StopRequest:
-  """Says whether SIGINT or SIGTERM asked this process to stop.
-
-  Inside `deferred()` the first signal only sets the answer, so that the loop
-  can save and leave; a second one, or any outside, raises KeyboardInterrupt
-  where the program stands. Processes of one job get their signals at different
-  steps: agree on the step to stop at.
-  """
-
-  def __init__(self) -> None:
-    self.signal: signal.Signals | None = None
-    self._is_deferred = False
-
-  @contextlib.contextmanager
-  def deferred(self) -> Iterator[None]:
-    """Around a loop that asks for the answer at each step."""
-    self._is_deferred = True
-    try:
-      yield
-    finally:
-      self._is_deferred = False
-
-  def __call__(self) -> bool:
-    return self.signal is not None
-
-  def install(self) -> None:
-    """Takes both signals over; call in the main thread.
-
-    Call after `jax.distributed.initialize`: JAX's preemption service takes
-    SIGTERM and would swallow it.
-    """
-    signal.signal(signal.SIGINT, self._handle)
-    signal.signal(signal.SIGTERM, self._handle)
-
-  def _handle(self, number: int, frame: types.FrameType | None) -> None:
-    del frame
-    is_second, self.signal = self.signal is not None, signal.Signals(number)
-    if is_second or not self._is_deferred:
-      raise KeyboardInterrupt
-    # Not by logging: a handler must not take a lock that its thread may hold.
-    os.write(2, b'Stopping after this step. Once more: stop at once.\n')
-
-
 @dataclasses.dataclass(frozen=True)
 class Job:
   """What `start` made.
@@ -132,7 +81,7 @@ class Job:
 
   mesh: jax.sharding.Mesh
   run_dir: pathlib.Path
-  should_stop: StopRequest
+  should_stop: script.StopRequest
   config: JobConfig
 
   def save_config(self) -> None:
@@ -150,15 +99,15 @@ class Job:
     if saved != self.config:
       config_lib.save(self.config, self.run_dir)
 
-  def repeat_command(self, script: str) -> str:
+  def repeat_command(self, path: str) -> str:
     """The command that repeats this run, in a run folder of its own.
 
     Args:
-      script: The job's, e.g. 'launch/train_lm.py'.
+      path: The job's script, e.g. 'launch/train_lm.py'.
     """
     call = shlex.join(
       [
-        script,
+        path,
         f'--config={self.run_dir}/config.json',
         f'--run_dir={self.run_dir}-again',
       ]
@@ -176,83 +125,15 @@ class Job:
     return jax.process_index() == 0
 
 
-_stop_request = StopRequest()
-
-
 def run(main: Callable[[_T], None], default_config: _T) -> NoReturn:
-  """Parses flags, runs `main(config)` and exits.
+  """See `script.run`; jobs also get the flags of clusters and of JAX."""
 
-  Exit codes: 0; 1 after an error; 128 + signal after a stop asked by SIGINT or
-  SIGTERM, also if `main` stopped cleanly. An error that antjax itself raises
-  (bad flag, missing file, mesh that does not divide) is shown as one line;
-  `--verbosity=1` adds the traceback. Anything else keeps its traceback.
+  def define_flags() -> None:
+    if isinstance(default_config, JobConfig):
+      _define_cluster_flags()
+      jax.config.config_with_absl()
 
-  Args:
-    main: The job; gets the config that the flags give.
-    default_config: Frozen dataclass whose fields become the flags.
-  """
-  config_lib.define_flags(default_config)
-  if isinstance(default_config, JobConfig):
-    _define_cluster_flags()
-    jax.config.config_with_absl()
-
-  def parse(argv: list[str]) -> _T:
-    rest = app.parse_flags_with_usage(argv)
-    try:
-      if rest[1:]:
-        raise flags.Error(f'unknown arguments: {" ".join(rest[1:])}')
-      return config_lib.parse_flags(default_config)
-    except flags.Error as error:
-      _exit(f'flags: {error}', 1)  # Nothing has started yet.
-
-  def guarded(config: _T) -> None:
-    try:
-      main(config)
-    except KeyboardInterrupt:
-      _abort('interrupted.', 128 + (_stop_request.signal or signal.SIGINT))
-    except Exception as error:
-      if not _is_own(error) or logging.level_debug():
-        logging.exception('The job failed.')
-      _abort(f'error: {" ".join(str(error).split())}', 1)
-    if _stop_request.signal is not None:
-      _exit('stopped as asked.', 128 + _stop_request.signal)
-
-  app.run(guarded, flags_parser=parse)
-  raise AssertionError('app.run exits.')
-
-
-def _is_own(error: Exception) -> bool:
-  """Whether antjax raised the error on purpose, as a sentence to the user."""
-  if not isinstance(error, (ValueError, RuntimeError, OSError)):
-    return False
-  trace = error.__traceback__
-  while trace is not None and trace.tb_next is not None:
-    trace = trace.tb_next
-  return trace is not None and trace.tb_frame.f_code.co_filename.startswith(
-    _OWN_FOLDERS
-  )
-
-
-def _exit(message: str, code: int) -> NoReturn:
-  """Ends the program with one line on stderr."""
-  program = pathlib.Path(sys.argv[0]).stem
-  print(f'{program}: {message}', file=sys.stderr, flush=True)
-  sys.exit(code)
-
-
-def _abort(message: str, code: int) -> NoReturn:
-  """Ends the program in the middle of its work.
-
-  The other processes of the job may wait for this one in a collective, and JAX
-  would wait for them at exit: leave without that, so that the launcher sees it.
-  """
-  try:
-    _exit(message, code)
-  finally:
-    # Nor tear down what computations in flight still use.
-    python_logging.shutdown()
-    sys.stdout.flush()
-    os._exit(code)
+  script.run(main, default_config, define_flags)
 
 
 def _define_cluster_flags() -> None:
@@ -353,7 +234,7 @@ def start(config: JobConfig) -> Job:
     ) from error
   _start_logging(run_dir)
   if threading.current_thread() is threading.main_thread():
-    _stop_request.install()
+    script.stop_request.install()
   logging.info(
     '%d processes, %d %s devices: mesh inter=%d x intra=%d; run folder %s',
     jax.process_count(),
@@ -363,7 +244,7 @@ def start(config: JobConfig) -> Job:
     mesh.shape[mesh_lib.INTRA],
     run_dir,
   )
-  return Job(mesh, run_dir, _stop_request, config)
+  return Job(mesh, run_dir, script.stop_request, config)
 
 
 def _start_logging(run_dir: pathlib.Path) -> None:
@@ -377,7 +258,7 @@ def _start_logging(run_dir: pathlib.Path) -> None:
   def shows(record: python_logging.LogRecord) -> bool:
     if record.levelno >= python_logging.WARNING:
       return True
-    return index == 0 and record.pathname.startswith(_OWN_FOLDERS)
+    return index == 0 and record.pathname.startswith(script.OWN_FOLDERS)
 
   if not logging.level_debug():
     terminal.addFilter(shows)

@@ -18,7 +18,7 @@ import rich
 import rich.table
 
 from antjax.input import movielens, movielens_files
-from launch import common
+from launch import script
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,4 +74,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == '__main__':
-  common.run(main, Config())
+  script.run(main, Config())

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 import rich
 import rich.table
 
-from launch import common, text_folder
+from launch import script, text_folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,4 +88,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == '__main__':
-  common.run(main, Config())
+  script.run(main, Config())

@@ -38,23 +38,49 @@ OPS: tuple[Op, ...] = ('all_gather', 'reduce_scatter', 'all_reduce')
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-  """What a collective over both axes took on one mesh, as a + b * bytes.
+  """What a collective over both axes took on one mesh.
 
   Attributes:
     op: The collective.
     algorithm: How it was done.
     num_groups: Groups of the mesh.
     group_size: Devices of a group.
-    alpha_s: Seconds of an empty one.
-    beta_s_per_byte: Seconds for each byte of the whole array.
+    sizes_bytes: Of the whole array, ascending.
+    seconds: What each size took.
   """
 
   op: Op
   algorithm: Algorithm
   num_groups: int
   group_size: int
-  alpha_s: float
-  beta_s_per_byte: float
+  sizes_bytes: tuple[int, ...]
+  seconds: tuple[float, ...]
+
+  def __post_init__(self) -> None:
+    sizes, times = tuple(self.sizes_bytes), tuple(self.seconds)
+    object.__setattr__(self, 'sizes_bytes', sizes)  # Lists, where JSON had it.
+    object.__setattr__(self, 'seconds', times)
+    ascending = all(a < b for a, b in zip(sizes, sizes[1:], strict=False))
+    if not sizes or len(sizes) != len(times) or not ascending or min(times) < 0:
+      raise ValueError(
+        f'Timing(sizes_bytes={sizes}, seconds={times}): needed are ascending '
+        'sizes and as many times, at least one.'
+      )
+
+  def at(self, num_bytes: float) -> float:
+    """Seconds for an array of `num_bytes`: on the lines between the points.
+
+    Below the smallest size it takes as long as that; beyond the largest, time
+    grows as it did up to it. An algorithm may change with the size, so that one
+    line does not tell it.
+    """
+    sizes, times = self.sizes_bytes, self.seconds
+    if num_bytes <= sizes[-1]:
+      return float(np.interp(num_bytes, sizes, times))
+    if len(sizes) == 1:
+      return times[0] * num_bytes / sizes[0]
+    slope = (times[-1] - times[-2]) / (sizes[-1] - sizes[-2])
+    return times[-1] + max(slope, 0.0) * (num_bytes - sizes[-1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +183,7 @@ def seconds(
   for t in links.timings:
     if (t.op, t.algorithm) == (op, algorithm):
       if (t.num_groups, t.group_size) == (n, m):
-        return t.alpha_s + t.beta_s_per_byte * num_bytes
+        return t.at(num_bytes)
   piece = num_bytes / (n * m)
   if algorithm in ('xla', 'ring'):
     in_block_order = algorithm == 'xla' and op != 'all_reduce'

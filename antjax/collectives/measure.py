@@ -29,8 +29,8 @@ from antjax.mesh.mesh import (
 
 def measure(
   mesh: Mesh,
-  sizes_bytes: Sequence[int] = (1 << 16, 1 << 20, 1 << 23),
-  repeats: int = 2,
+  sizes_bytes: Sequence[int] = (1 << 16, 1 << 20, 1 << 22, 1 << 24),
+  repeats: int = 3,
 ) -> cost_model.Links:
   """Fits the links of a mesh, and times every algorithm on it.
 
@@ -53,7 +53,7 @@ def measure(
 def timings(
   mesh: Mesh, sizes_bytes: Sequence[int], repeats: int
 ) -> tuple[cost_model.Timing, ...]:
-  """Alpha and beta of every algorithm; the same in every process.
+  """What every algorithm takes; the same in every process.
 
   Algorithms take turns, so that what else the machine does hits all alike.
   """
@@ -63,8 +63,10 @@ def timings(
     for op in cost_model.OPS
     for algorithm in cost_model.ALGORITHMS
   ]
-  # At least a few elements for each device, and two sizes to draw a line.
-  sizes = [max(size // (4 * n * m), 1) * 4 * n * m for size in sizes_bytes]
+  # A few elements for each device at least.
+  sizes = sorted(
+    {max(size // (4 * n * m), 1) * 4 * n * m for size in sizes_bytes}
+  )
   table = np.zeros((len(keys), len(sizes)), np.float32)
   for column, size in enumerate(sizes):
     for op in cost_model.OPS:
@@ -81,7 +83,8 @@ def timings(
       algorithm,
       n,
       m,
-      *cost_model.fit_line([1] * len(sizes), sizes, times.tolist()),
+      tuple(sizes),
+      tuple(times.tolist()),
     )
     for (op, algorithm), times in zip(keys, table, strict=True)
   )

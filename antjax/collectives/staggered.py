@@ -114,7 +114,7 @@ def all_reduce(
   Args:
     x: This device's addend.
     num_rounds: Chunks of each lane; more of them fill the uplink sooner and
-      cost more latencies. None: chunks of about 256 KiB, 4 to 16 a lane.
+      cost more latencies. None: chunks of about 256 KiB, 4 to 64 a lane.
     payload_dtype: Floating-point addends and sums wider than this are rounded
       to it to be sent; sums are formed in at least fp32.
 
@@ -129,7 +129,7 @@ def all_reduce(
     )
   if num_rounds is None:
     num_bytes = x.size * x.dtype.itemsize
-    num_rounds = min(max(num_bytes // (m * _CHUNK_BYTES), 4), 16)
+    num_rounds = min(max(num_bytes // (m * _CHUNK_BYTES), 4), 64)
   num_chunks = num_rounds * m
   size = -(-x.size // (num_chunks * n)) * n  # Of a chunk.
   flat = to_varying(x).reshape(-1)

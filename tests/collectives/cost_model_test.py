@@ -5,6 +5,7 @@
 import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 
 from antjax.collectives import cost_model
@@ -124,7 +125,9 @@ def test_fit_bears_noise_and_one_axis_only():
 
 
 def test_what_was_measured_goes_before_the_formula():
-  slow = cost_model.Timing('all_gather', 'ho_ring', 2, 4, 1.0, 1e-6)
+  slow = cost_model.Timing(
+    'all_gather', 'ho_ring', 2, 4, (0, 10**6), (1.0, 2.0)
+  )
   links = Links(3e9, 1e8, timings=(slow,))
   seconds = cost_model.seconds
   assert seconds('all_gather', 'ho_ring', 1e6, links, 2, 4) == 2.0
@@ -134,8 +137,24 @@ def test_what_was_measured_goes_before_the_formula():
   assert cost_model.fastest('all_gather', 1e8, links, 4, 2) == 'ho_ring'
 
 
+def test_times_lie_on_the_lines_between_what_was_measured():
+  timing = cost_model.Timing(
+    'all_reduce', 'xla', 2, 4, (10, 20, 40), (1.0, 3.0, 4.0)
+  )
+  sizes = (1, 10, 15, 20, 30, 40, 80)
+  want = [1.0, 1.0, 2.0, 3.0, 3.5, 4.0, 6.0]
+  np.testing.assert_allclose([timing.at(size) for size in sizes], want)
+  faster_beyond = dataclasses.replace(timing, seconds=(1.0, 3.0, 2.0))
+  assert faster_beyond.at(80) == 2.0
+  single = dataclasses.replace(timing, sizes_bytes=[10], seconds=[1.0])
+  assert single.at(30) == 3.0
+  for sizes, times in (((), ()), ((2, 1), (1.0, 1.0)), ((1,), (1.0, 2.0))):
+    with pytest.raises(ValueError, match='ascending sizes and as many times'):
+      dataclasses.replace(timing, sizes_bytes=sizes, seconds=times)
+
+
 def test_links_survive_a_file_and_bad_ones_are_named(tmp_path):
-  timing = cost_model.Timing('all_reduce', 'xla', 2, 4, 1e-3, 1e-9)
+  timing = cost_model.Timing('all_reduce', 'xla', 2, 4, (9, 99), (1e-3, 1.0))
   links = Links(2.5e9, 1e8, 3e-5, 4e-4, 5e7, (timing, timing))
   path = tmp_path / 'links.json'
   cost_model.save(links, path)
