@@ -40,7 +40,7 @@ from typing import IO
 from absl import app, flags
 
 from benchmarks import virtual_network
-from launch import local_cluster
+from launch import worker_env
 
 missing = virtual_network.missing
 
@@ -239,18 +239,14 @@ class Cluster:
   ) -> dict[str, str]:
     """Variables by which a JAX process on a host finds its job."""
     port = _FIRST_PORT + self._runs
-    env = local_cluster.worker_env(
+    return worker_env.worker_env(
       host,
       hosts=self.num_hosts,
       devices_per_host=self.devices_per_host,
-      port=port,
+      coordinator=f'{virtual_network.address(0)}:{port}',
       platform='cpu',
       base=dict(os.environ) | dict(base or {}),
     )
-    coordinator = f'{virtual_network.address(0)}:{port}'
-    env['JAX_COORDINATOR_ADDRESS'] = coordinator
-    env['JAX_COORDINATOR_BIND_ADDRESS'] = coordinator
-    return env
 
   def run(
     self,

@@ -24,25 +24,32 @@ This is the one module that reads environment variables.
 
 from collections.abc import Callable
 import dataclasses
+import json
 import logging as python_logging
 import os
 import pathlib
 import shlex
 import threading
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TYPE_CHECKING, TypeVar
 
 from absl import flags, logging
 import jax
+from jax.experimental import multihost_utils
 
 from antjax import config as config_lib
+from antjax.input import data_shard, dataset, ledger_client, records
 from antjax.mesh import mesh as mesh_lib
 from launch import script
+
+if TYPE_CHECKING:
+  from antjax.elastic.worker import Agent
 
 flags.disclaim_key_flags()  # They are the script's.
 
 _T = TypeVar('_T')
 
 _DISTRIBUTED = ('coordinator_address', 'num_processes', 'process_id')
+_ROWS_FILE = 'elastic.json'  # In the run folder of a job under agents.
 # Set by launch/local_cluster.py; the first is JAX's own.
 _ENVIRONMENT = {name: f'JAX_{name.upper()}' for name in _DISTRIBUTED}
 
@@ -77,12 +84,14 @@ class Job:
     mesh: All devices of the job, axes ('inter', 'intra').
     run_dir: The folder of the run; shared by all processes.
     should_stop: True once this process was asked to stop.
+    agent: Where a launch/agent.py runs this process: its data, plan and pulse.
   """
 
   mesh: jax.sharding.Mesh
   run_dir: pathlib.Path
   should_stop: script.StopRequest
   config: JobConfig
+  agent: 'Agent | None' = None
 
   def save_config(self) -> None:
     """Writes `<run_dir>/config.json`, on process 0; again changes nothing.
@@ -119,6 +128,56 @@ class Job:
       f' --devices_per_host={jax.local_device_count()} -- {call}'
     )
 
+  def dataset(
+    self,
+    source: records.RecordSource,
+    *,
+    name: str = 'train',
+    shard_size: int,
+    seed: int = 0,
+    num_epochs: int | None = None,
+    key_field: str | None = None,
+  ) -> dataset.LeasedDataset:
+    """Records of a source: each is read by one process, once an epoch.
+
+    Under an agent shards are leased from the coordinator; else each process has
+    a fixed share. See `antjax.Agent.dataset` for the arguments.
+    """
+    if self.agent is not None:
+      return self.agent.dataset(
+        source,
+        name=name,
+        shard_size=shard_size,
+        seed=seed,
+        num_epochs=num_epochs,
+        key_field=key_field,
+      )
+    ledger = data_shard.ShardLedger(
+      len(source), shard_size, seed=seed, num_epochs=num_epochs
+    )
+    client = ledger_client.LocalLedgerClient(
+      ledger, worker=jax.process_index(), num_workers=jax.process_count()
+    )
+    return dataset.LeasedDataset(source, client, key_field=key_field)
+
+  def rows_of_micro_batch(self, batch_size: int, num_micro_batches: int) -> int:
+    """Rows of this process's micro-batch, the same when other hosts have come.
+
+    Args:
+      batch_size: Rows of a step of all processes that the job begins with.
+      num_micro_batches: Of each of them in a step.
+    """
+    path = self.run_dir / _ROWS_FILE
+    if path.exists():
+      return int(json.loads(path.read_text(encoding='utf-8'))['rows'])
+    rows = batch_size // jax.process_count() // num_micro_batches
+    multihost_utils.sync_global_devices('rows_of_micro_batch')  # All looked.
+    if self.is_main:
+      temporary = path.with_suffix('.new')
+      temporary.write_text(json.dumps({'rows': rows}), encoding='utf-8')
+      os.replace(temporary, path)
+    return rows
+
   @property
   def is_main(self) -> bool:
     """Whether this is process 0: the one that writes and shows progress."""
@@ -133,7 +192,12 @@ def run(main: Callable[[_T], None], default_config: _T) -> NoReturn:
       _define_cluster_flags()
       jax.config.config_with_absl()
 
-  script.run(main, default_config, define_flags)
+  def main_and_close(config: _T) -> None:
+    main(config)
+    if _agents:
+      _agents.pop().close()
+
+  script.run(main_and_close, default_config, define_flags)
 
 
 def _define_cluster_flags() -> None:
@@ -244,7 +308,37 @@ def start(config: JobConfig) -> Job:
     mesh.shape[mesh_lib.INTRA],
     run_dir,
   )
-  return Job(mesh, run_dir, script.stop_request, config)
+  agent = agent_from_environment()
+  if agent is not None:
+    _agents.append(agent.__enter__())
+    agent.describe(
+      device_kind=jax.devices()[0].device_kind,
+      num_devices=jax.local_device_count(),
+    )
+  return Job(mesh, run_dir, script.stop_request, config, agent)
+
+
+_agents: 'list[Agent]' = []  # To be closed when main has ended.
+
+
+def agent_from_environment() -> 'Agent | None':
+  """This process's `antjax.Agent`, where launch/agent.py started it."""
+  address = os.environ.get('ANTJAX_COORDINATOR')
+  if not address:
+    return None
+  from antjax.elastic import security, worker  # Others need no grpc.
+
+  token_file = os.environ.get('ANTJAX_TOKEN_FILE', '')
+  return worker.Agent(
+    address,
+    job=os.environ.get('ANTJAX_JOB', 'job'),
+    worker=os.environ.get('ANTJAX_WORKER', f'worker-{jax.process_index()}'),
+    generation=int(os.environ.get('ANTJAX_GENERATION', '0')),
+    rank=jax.process_index(),
+    num_workers=jax.process_count(),
+    token=security.read_token(token_file, 'worker') if token_file else '',
+    tls_dir=os.environ.get('ANTJAX_TLS_DIR', ''),
+  )
 
 
 def _start_logging(run_dir: pathlib.Path) -> None:

@@ -12,8 +12,6 @@ import grain
 import jax
 
 from antjax.input import dataset, movielens, records
-from antjax.input.data_shard import ShardLedger
-from antjax.input.ledger_client import LocalLedgerClient
 from antjax.mesh.paro import PaRO
 from antjax.meta import episodes, evaluate, maml, meta_io, meta_loss
 from antjax.meta.recommender import Recommender
@@ -100,7 +98,7 @@ class Tasks:
 
       state = trainer.fit(
         state,
-        self._batches(),
+        self._batches(name),
         num_steps,
         checkpoint_dir=str((folder / 'checkpoints').absolute()),
         checkpoint_every=config.checkpoint_every,
@@ -109,6 +107,7 @@ class Tasks:
         count_examples=episodes.count_rows,
         on_step=on_step,
         should_stop=self._job.should_stop,
+        elastic=self._job.agent,
       )
     return trainer, state
 
@@ -163,18 +162,15 @@ class Tasks:
       seed=config.seed,
     )
 
-  def _batches(self) -> grain.IterDataset:
+  def _batches(self, name: str) -> grain.IterDataset:
     """Endless training batches of this process: a plain Grain data set."""
-    ledger = ShardLedger(
-      len(self._train),
-      self._config.shard_size,
+    tasks = self._job.dataset(
+      self._train,
+      name=name,
+      shard_size=self._config.shard_size,
       seed=self._config.seed,
-      num_epochs=None,
+      key_field='record_key',
     )
-    client = LocalLedgerClient(
-      ledger, worker=jax.process_index(), num_workers=jax.process_count()
-    )
-    tasks = dataset.LeasedDataset(self._train, client, key_field='record_key')
     batches = meta_io.EpisodeBatches(
       tasks,
       self._episode_config(is_training=True),

@@ -22,8 +22,6 @@ import numpy as np
 
 from antjax.collectives.choose import Collectives
 from antjax.input import dataset, output_folder, records, text
-from antjax.input.data_shard import ShardLedger
-from antjax.input.ledger_client import LocalLedgerClient
 from antjax.lm import cost, generate, transformer
 from antjax.lm import tokenizer as tokenizer_lib
 from antjax.train import checkpoint, metrics, progress, warm_start
@@ -188,19 +186,19 @@ class LMJob:
         count_examples=lambda batch: int(np.sum(batch['segment_ids'] > 0)),
         on_step=on_step,
         should_stop=self._job.should_stop,
+        elastic=self._job.agent,
       )
 
   def _batches(self) -> grain.IterDataset:
     """Endless training batches of this process: a plain Grain data set."""
-    config, source = self._config, self._sources['train']
-    ledger = ShardLedger(
-      len(source), config.shard_size, seed=config.seed, num_epochs=None
+    config, job = self._config, self._job
+    data = job.dataset(
+      self._sources['train'], shard_size=config.shard_size, seed=config.seed
     )
-    client = LocalLedgerClient(
-      ledger, worker=jax.process_index(), num_workers=jax.process_count()
-    )
-    local_size = config.batch_size // jax.process_count()
-    return dataset.LeasedDataset(source, client).batch(local_size)
+    if job.agent is None:
+      return data.batch(config.batch_size // jax.process_count())
+    rows = job.rows_of_micro_batch(config.batch_size, config.num_micro_batches)
+    return data.batch(rows)
 
   # What comes of it.
 

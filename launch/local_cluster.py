@@ -7,7 +7,7 @@ r"""Runs a job on this machine as if on several hosts: one process a host.
 
 After `--` comes what follows `python` on a command line: a script, or `-m` and
 a module, and its flags. Each host gets the address of the coordinator, its
-index and its number of devices by environment variables (`worker_env`).
+index and its number of devices by environment variables (launch/worker_env.py).
 
 Lines of output carry their host's index, `[0] ...`. On a terminal, host 0's
 carry none and its stderr is the terminal, so that a progress bar works. When a
@@ -16,228 +16,69 @@ that failed. The first Ctrl-C is passed on, so that the job can save; a second
 one kills. Whatever ends this program, `kill -9` included, ends the hosts and
 what they started.
 
+With --elastic the job survives its hosts: launch/coordinator.py and one
+launch/agent.py a host run here too, a dead worker starts all of them again from
+the last checkpoint, and a dead agent or coordinator is started again. Lines
+carry their worker's rank. See docs/elastic_jobs.md.
+
 Start-up needs no JAX here: this program only minds processes.
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import os
-import pathlib
-import re
 import signal
-import socket
-import subprocess
 import sys
-import threading
+import tempfile
 import time
 import types
 
 from absl import app, flags
 
-_ROOT = pathlib.Path(__file__).resolve().parent.parent
+from antjax.elastic.process_group import (
+  describe_exit,
+  describe_signal,
+  Guard,
+  Output,
+  ProcessGroup,
+)
+from launch import worker_env
+
 _POLL_S = 0.05
 # Hosts whose peer has died wait in a collective and do not hear a SIGTERM.
 _GRACE_AFTER_FAILURE_S = 5.0
+_REPLACED = 75  # What an agent says whose host is to be replaced.
 
 
-def worker_env(
-  host: int,
-  *,
-  hosts: int,
-  devices_per_host: int,
-  port: int,
-  platform: str,
-  base: Mapping[str, str],
-) -> dict[str, str]:
-  """Returns the environment of one host's process.
+@dataclasses.dataclass
+class _Program:
+  """One process to run, and to run again where that is right.
 
-  Args:
-    host: Index of the host, from 0.
-    hosts: Number of hosts.
-    devices_per_host: Virtual CPU devices of each.
-    port: Free loopback port for JAX's coordinator, which host 0 runs.
-    platform: JAX platform, such as 'cpu'; '' leaves it to JAX.
-    base: Environment to start from.
-  """
-  address = f'127.0.0.1:{port}'
-  env = dict(base)
-  # Read by jax.distributed.initialize, and by launch/common.py:
-  env['JAX_COORDINATOR_ADDRESS'] = address
-  # Loopback only; JAX's default binds all addresses and needs IPv6.
-  env['JAX_COORDINATOR_BIND_ADDRESS'] = address
-  env['JAX_NUM_PROCESSES'] = str(hosts)
-  env['JAX_PROCESS_ID'] = str(host)
-  env['JAX_NUM_CPU_DEVICES'] = str(devices_per_host)
-  # An inherited device count would win over JAX_NUM_CPU_DEVICES.
-  xla_flags = re.sub(
-    r'--xla_force_host_platform_device_count=\d+', '', env.get('XLA_FLAGS', '')
-  ).split()
-  if platform:
-    env['JAX_PLATFORMS'] = platform
-  terminate = '--xla_cpu_collective_call_terminate_timeout_seconds'
-  if not any(flag.startswith(terminate) for flag in xla_flags):
-    # All devices share this machine's cores: one may be late by far.
-    xla_flags.append(f'{terminate}=300')
-  env['XLA_FLAGS'] = ' '.join(xla_flags)
-  # A script in a folder finds `launch` and `antjax` without installation.
-  paths = [str(_ROOT), *filter(None, [env.get('PYTHONPATH')])]
-  env['PYTHONPATH'] = os.pathsep.join(paths)
-  env['PYTHONUNBUFFERED'] = '1'
-  return env
-
-
-def free_port() -> int:
-  """Returns a loopback port that nobody uses now."""
-  with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-    probe.bind(('127.0.0.1', 0))
-    return int(probe.getsockname()[1])
-
-
-# Gloo announces each connection of each group of devices, on stdout.
-_NOISE = re.compile(rb'\[Gloo\] Rank \d+ is connected to \d+ peer ranks')
-
-
-class _Guard:
-  """A small process that kills the hosts' process groups if we vanish.
-
-  It sleeps on a pipe whose other end only we hold: the kernel closes that end
-  whatever way we die.
+  Attributes:
+    name: For people.
+    index: Of its host.
+    command: What follows `python`.
+    env: Its environment.
+    prefix: Before its lines.
+    direct: It has our stderr.
   """
 
-  def __init__(self) -> None:
-    read_end, self._write_end = os.pipe()
-    self._pid = os.fork()  # There are no threads yet.
-    if self._pid == 0:
-      os.close(self._write_end)
-      self._watch(read_end)
-    os.close(read_end)
+  name: str
+  index: int
+  command: Sequence[str]
+  env: Mapping[str, str]
+  prefix: bytes
+  direct: bool
 
-  def _watch(self, read_end: int) -> None:
-    try:
-      os.setsid()  # What kills our group must not kill the guard.
-      for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-      null = os.open(os.devnull, os.O_RDWR)
-      for descriptor in (0, 1, 2):
-        os.dup2(null, descriptor)
-      groups: set[int] = set()
-      with os.fdopen(read_end) as lines:
-        for line in lines:
-          action, pid = line[0], int(line[1:])
-          (groups.add if action == '+' else groups.discard)(pid)
-      for group in groups:
-        _kill_group(group)
-    finally:
-      os._exit(0)
-
-  def add(self, pid: int) -> None:
-    os.write(self._write_end, b'+%d\n' % pid)
-
-  def remove(self, pid: int) -> None:
-    os.write(self._write_end, b'-%d\n' % pid)
-
-  def close(self) -> None:
-    os.close(self._write_end)
-    os.waitpid(self._pid, 0)
-
-
-def _kill_group(group: int) -> None:
-  try:
-    os.killpg(group, signal.SIGKILL)
-  except ProcessLookupError:
-    pass
-
-
-class _Output:
-  """Prints lines of several hosts, each with its host's index."""
-
-  def __init__(self, terminal: bool) -> None:
-    self._lock = threading.Lock()
-    # Wipes host 0's progress bar off the line; the bar draws itself again.
-    self._before = b'\r\x1b[K' if terminal else b''
-    self.closed = False
-
-  def pump(self, pipe: int, prefix: bytes) -> None:
-    """Copies a host's pipe until its end; runs in a thread."""
-    rest = b''
-    while chunk := os.read(pipe, 1 << 16):
-      # A carriage return ends a line too: what is no terminal cannot go back.
-      *lines, rest = re.split(rb'\r\n|\n|\r(?!$)', rest + chunk)
-      self._write(prefix, lines)
-    self._write(prefix, [rest])
-    os.close(pipe)
-
-  def _write(self, prefix: bytes, lines: Sequence[bytes]) -> None:
-    text = b''.join(
-      self._before + prefix + line + b'\n'
-      for line in lines
-      if line.strip() and not _NOISE.match(line)
+  def start(self, guard: Guard, output: Output) -> None:
+    self.process = ProcessGroup(
+      [sys.executable, *self.command],
+      self.env,
+      guard,
+      output,
+      prefix=self.prefix,
+      direct=self.direct,
     )
-    with self._lock:
-      if self.closed:
-        return
-      try:
-        sys.stdout.buffer.write(text)
-        sys.stdout.buffer.flush()
-      except (BrokenPipeError, ValueError):
-        self.closed = True
-
-
-class _Host:
-  """The process of one host, leader of its own process group."""
-
-  def __init__(
-    self,
-    index: int,
-    command: Sequence[str],
-    env: Mapping[str, str],
-    output: _Output,
-    direct: bool,
-  ) -> None:
-    self.index = index
-    # An own session: a terminal's Ctrl-C reaches only us, and we pass it on.
-    self._process = subprocess.Popen(
-      [sys.executable, *command],
-      env=env,
-      stdin=subprocess.DEVNULL,
-      stdout=subprocess.PIPE,
-      # On a terminal, host 0's progress bar is drawn there by itself.
-      stderr=None if direct else subprocess.STDOUT,
-      start_new_session=True,
-    )
-    self.pid = self._process.pid
-    assert self._process.stdout is not None
-    pipe = os.dup(self._process.stdout.fileno())
-    self._process.stdout.close()
-    prefix = b'' if direct else b'[%d] ' % index
-    self._thread = threading.Thread(
-      target=output.pump, args=(pipe, prefix), daemon=True
-    )
-
-  def start_output(self) -> None:
-    self._thread.start()
-
-  def has_exited(self) -> bool:
-    # Without reaping, so that the group's number stays ours.
-    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
-    return os.waitid(os.P_PID, self.pid, options) is not None
-
-  def send(self, number: int) -> None:
-    """Signals the process alone: its helpers are its own business."""
-    os.kill(self.pid, number)
-
-  def kill(self) -> None:
-    _kill_group(self.pid)
-
-  def reap(self) -> int:
-    """Ends what the process left behind; returns its code, < 0: a signal."""
-    self.kill()
-    code = self._process.wait()
-    self._thread.join(timeout=_GRACE_AFTER_FAILURE_S)
-    return code
-
-
-def _name(number: int) -> str:
-  return f'signal {number} ({signal.Signals(number).name})'
 
 
 def _say(message: str) -> None:
@@ -245,10 +86,18 @@ def _say(message: str) -> None:
 
 
 class _Cluster:
-  """Runs the hosts to their end and decides who is stopped when."""
+  """Runs the hosts to their end and decides who is stopped when.
 
-  def __init__(self, grace_s: float) -> None:
+  Args:
+    grace_s: What the hosts have after a SIGTERM.
+    service: A program that the hosts need, ended after them. With one, hosts
+      are agents: what was killed is started again, and they kill by
+      themselves when asked twice.
+  """
+
+  def __init__(self, grace_s: float, service: _Program | None = None) -> None:
     self._grace_s = grace_s
+    self._service = service
     self._received: list[int] = []
     self._stop_signal: int | None = None
     self._kill_at = float('inf')
@@ -258,66 +107,98 @@ class _Cluster:
     del frame
     self._received.append(number)
 
-  def run(
-    self, command: Sequence[str], envs: Sequence[Mapping[str, str]]
-  ) -> int:
-    """Starts one process for each environment; returns the exit code."""
-    guard = _Guard()
+  def run(self, hosts: Sequence[_Program]) -> int:
+    """Starts the programs; returns the exit code."""
+    self._guard = Guard()
+    self._output = Output(sys.stdout.isatty())
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
       signal.signal(number, self._receive)
-    terminal = sys.stdout.isatty()
-    output = _Output(terminal)
-    running: list[_Host] = []
-    for index, env in enumerate(envs):
-      host = _Host(index, command, env, output, terminal and index == 0)
-      guard.add(host.pid)
-      running.append(host)
+    if self._service is not None:
+      self._service.start(self._guard, self._output)
+    running = list(hosts)
     for host in running:
-      host.start_output()
+      host.start(self._guard, self._output)
     while running:
-      for host in [host for host in running if host.has_exited()]:
-        running.remove(host)
-        self._ended(host, host.reap(), running)
-        guard.remove(host.pid)
-      if output.closed and self._stop_signal is None:
+      for host in [host for host in running if host.process.has_exited()]:
+        self._ended(host, host.process.reap(), running)
+      if self._service is not None and self._service.process.has_exited():
+        self._service_ended(self._service, running)
+      if self._output.closed and self._stop_signal is None:
         self._received.append(signal.SIGTERM)
       self._pass_on(running)
       if time.monotonic() > self._kill_at:
         _say(f'killing hosts {[host.index for host in running]}.')
         self._kill(running)
       time.sleep(_POLL_S if running else 0)
-    guard.close()
+    if self._service is not None:
+      self._end_service(self._service.process)
+    self._guard.close()
     if self._exit_code == 0 and self._stop_signal is not None:
       return 128 + self._stop_signal  # A stopped job is no finished job.
     return self._exit_code
 
-  def _kill(self, running: Sequence[_Host]) -> None:
+  def _kill(self, running: Sequence[_Program]) -> None:
     self._kill_at = float('inf')
     for host in running:
-      host.kill()
+      host.process.kill()
 
-  def _ended(self, host: _Host, code: int, running: Sequence[_Host]) -> None:
+  def _is_ending(self) -> bool:
+    return self._stop_signal is not None or self._exit_code != 0
+
+  def _ended(self, host: _Program, code: int, running: list[_Program]) -> None:
+    if self._service is not None and not self._is_ending():
+      if code < 0 or code == _REPLACED:
+        _say(f'{host.name} {describe_exit(code)}; starting it again.')
+        host.start(self._guard, self._output)
+        return
+    running.remove(host)
     asked = self._stop_signal
     if code == 0 or self._exit_code or asked in (code - 128, -code):
       return
-    how = f'exited with code {code}' if code > 0 else f'died of {_name(-code)}'
+    self._fail(f'{host.name} {describe_exit(code)}', code, running)
+
+  def _fail(self, how: str, code: int, running: Sequence[_Program]) -> None:
     others = [other.index for other in running]
-    _say(
-      f'host {host.index} {how}'
-      + (f'; stopping hosts {others}.' if others else '.')
-    )
     self._exit_code = code if code > 0 else 128 - code
-    for other in running:
-      other.send(signal.SIGTERM)
+    if self._service is None:
+      _say(how + (f'; stopping hosts {others}.' if others else '.'))
+      for other in running:
+        other.process.send(signal.SIGTERM)
+    else:
+      _say(f'{how}; the job is over.')  # The other agents hear of it too.
     self._kill_at = time.monotonic() + _GRACE_AFTER_FAILURE_S
 
-  def _pass_on(self, running: Sequence[_Host]) -> None:
+  def _service_ended(
+    self, service: _Program, running: Sequence[_Program]
+  ) -> None:
+    code = service.process.reap()
+    if code < 0:
+      _say(f'{service.name} {describe_exit(code)}; starting it again.')
+      service.start(self._guard, self._output)
+      return
+    self._service = None
+    if self._exit_code == 0:
+      self._fail(f'{service.name} {describe_exit(code)}', code or 1, running)
+
+  def _end_service(self, process: ProcessGroup) -> None:
+    process.send(signal.SIGTERM)
+    end = time.monotonic() + _GRACE_AFTER_FAILURE_S
+    while not process.has_exited() and time.monotonic() < end:
+      time.sleep(_POLL_S)
+    process.reap()
+
+  def _pass_on(self, running: Sequence[_Program]) -> None:
     while self._received:
       number = self._received.pop(0)
       if self._stop_signal is not None:
         if number == signal.SIGINT:
           _say('asked twice; killing the hosts.')
-          self._kill(running)
+          if self._service is None:
+            self._kill(running)
+          else:
+            self._kill_at = time.monotonic() + _GRACE_AFTER_FAILURE_S
+            for host in running:
+              host.process.send(signal.SIGINT)
         continue
       if self._exit_code:
         continue  # Being stopped already.
@@ -326,13 +207,88 @@ class _Cluster:
         signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
       )
       _say(
-        f'passing {_name(self._stop_signal)} on; the hosts may save and stop.'
+        f'passing {describe_signal(self._stop_signal)} on; the hosts may save'
+        ' and stop.'
         + (' Once more kills them.' if number == signal.SIGINT else '')
       )
       if number != signal.SIGINT:
         self._kill_at = time.monotonic() + self._grace_s
+        if self._service is not None:  # Agents keep the limit themselves.
+          self._kill_at += 2 * _GRACE_AFTER_FAILURE_S
       for host in running:
-        host.send(self._stop_signal)
+        host.process.send(self._stop_signal)
+
+
+def _run_plain(command: Sequence[str]) -> int:
+  values = flags.FLAGS
+  is_terminal = sys.stdout.isatty()
+  coordinator = f'127.0.0.1:{worker_env.free_port()}'
+  hosts = [
+    _Program(
+      f'host {host}',
+      host,
+      command,
+      worker_env.worker_env(
+        host,
+        hosts=values.hosts,
+        devices_per_host=values.devices_per_host,
+        coordinator=coordinator,
+        platform=values.platform,
+        base=os.environ,
+      ),
+      # On a terminal, host 0's progress bar is drawn there by itself.
+      prefix=b'' if is_terminal and host == 0 else b'[%d] ' % host,
+      direct=is_terminal and host == 0,
+    )
+    for host in range(values.hosts)
+  ]
+  return _Cluster(values.grace_s).run(hosts)
+
+
+def _run_elastic(command: Sequence[str], folder: str) -> int:
+  values = flags.FLAGS
+  port = worker_env.free_port()
+  address = f'127.0.0.1:{port}'
+  status_port = values.status_port or worker_env.free_port()
+  min_hosts = values.min_hosts or values.hosts
+  env = worker_env.checkout_env(os.environ)
+  coordinator = _Program(
+    'the coordinator',
+    -1,
+    [
+      *('-m', 'launch.coordinator', '--address=127.0.0.1', f'--port={port}'),
+      f'--journal={values.journal or os.path.join(folder, "journal.db")}',
+      f'--min_hosts={min_hosts}',
+      f'--max_hosts={values.hosts}',
+      f'--max_restarts={values.max_restarts}',
+      f'--policy={values.policy}',
+      f'--status_port={status_port}',
+    ],
+    env,
+    prefix=b'[coordinator] ',
+    direct=True,
+  )
+  agents = [
+    _Program(
+      f'agent {host}',
+      host,
+      [
+        *('-m', 'launch.agent', f'--coordinator={address}', '--job=job'),
+        f'--name=host-{host}',
+        f'--devices_per_host={values.devices_per_host}',
+        f'--platform={values.platform}',
+        f'--grace_s={values.grace_s}',
+        f'--compilation_cache={os.path.join(folder, "compilation_cache")}',
+        '--',
+        *command,
+      ],
+      env,
+      prefix=b'',  # The agent writes its worker's rank.
+      direct=True,
+    )
+    for host in range(values.hosts)
+  ]
+  return _Cluster(values.grace_s, coordinator).run(agents)
 
 
 def _define_flags() -> None:
@@ -349,29 +305,52 @@ def _define_flags() -> None:
     'Seconds that the hosts have to stop after a SIGTERM, before SIGKILL.',
     lower_bound=0.0,
   )
+  flags.DEFINE_bool(
+    'elastic',
+    False,
+    'Run the hosts under launch/coordinator.py and launch/agent.py. The flags'
+    ' below are for this.',
+  )
+  flags.DEFINE_integer(
+    'min_hosts',
+    0,
+    'Elastic: the job goes on with so many of the hosts; 0: with all only.',
+    lower_bound=0,
+  )
+  flags.DEFINE_integer(
+    'max_restarts',
+    10,
+    'Elastic: restarts after faults before the job is given up.',
+    lower_bound=0,
+  )
+  flags.DEFINE_string(
+    'policy',
+    'antdt_nd',
+    'Elastic: what is done about slow workers; see launch/coordinator.py.',
+  )
+  flags.DEFINE_integer(
+    'status_port',
+    0,
+    'Elastic: loopback port of the status page; 0: a free one.',
+    lower_bound=0,
+  )
+  flags.DEFINE_string(
+    'journal',
+    '',
+    "Elastic: the coordinator's journal; with the same one a job goes on where"
+    ' it was. Empty: a temporary one.',
+  )
 
 
 def main(argv: Sequence[str]) -> int:
   command = list(argv[1:])
-  if not command:
-    _say('nothing to run; give a script and its flags after --.')
+  if problem := worker_env.command_problem(command):
+    _say(problem)
     return 2
-  if not command[0].startswith('-') and not os.path.isfile(command[0]):
-    _say(f'no such script: {command[0]}; give its path, or -m and a module.')
-    return 2
-  port = free_port()
-  envs = [
-    worker_env(
-      host,
-      hosts=flags.FLAGS.hosts,
-      devices_per_host=flags.FLAGS.devices_per_host,
-      port=port,
-      platform=flags.FLAGS.platform,
-      base=os.environ,
-    )
-    for host in range(flags.FLAGS.hosts)
-  ]
-  return _Cluster(flags.FLAGS.grace_s).run(command, envs)
+  if not flags.FLAGS.elastic:
+    return _run_plain(command)
+  with tempfile.TemporaryDirectory(prefix='antjax-cluster-') as folder:
+    return _run_elastic(command, folder)
 
 
 if __name__ == '__main__':

@@ -19,6 +19,8 @@ from absl import app, flags, logging
 
 from antjax import config as config_lib
 
+flags.disclaim_key_flags()  # They are the script's.
+
 _T = TypeVar('_T')
 
 # Errors raised in these folders are ours: a sentence to the user.

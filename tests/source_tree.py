@@ -20,6 +20,7 @@ _IMPORT_NAMES = {
   'ibis-framework': ['ibis', 'duckdb'],  # With its extra duckdb.
   'orbax-checkpoint': ['orbax'],
   'pytest-xdist': ['xdist'],
+  'pyyaml': ['yaml'],
   'tensorboardx': ['tensorboardX'],
 }
 

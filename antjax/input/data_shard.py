@@ -59,13 +59,13 @@ class _Epoch:
 
   def to_json(self, epoch: int) -> ledger_state.State:
     """Returns the run of a state that is this epoch alone."""
-    to_hex = ledger_state.to_hex
+    encode = ledger_state.encode
     return {
       'start': epoch,
       'stop': epoch + 1,
-      'done': to_hex(self.done),
-      'assigned': None if self.assigned is None else to_hex(self.assigned),
-      'marks': {str(p): to_hex(m) for p, m in self.marks.items()},
+      'done': encode(self.done),
+      'assigned': None if self.assigned is None else encode(self.assigned),
+      'marks': {str(p): encode(m) for p, m in self.marks.items()},
       'doing': {str(p): worker for p, worker in self.doing.items()},
     }
 
@@ -165,7 +165,9 @@ class ShardLedger:
     ledger_state.check(state)
     ledger_state.check_same_data([self.to_json(), state])
     whole = state['share'] is None or state['share'][1] == 1
-    if not whole and tuple(state['share']) != self.share:
+    if not whole and (
+      tuple(state['share']) != self.share or ledger_state.is_dynamic(state)
+    ):
       worker, num_workers = state['share']
       raise ValueError(
         f'The state of worker {worker} of {num_workers} was given to worker'
@@ -175,10 +177,9 @@ class ShardLedger:
     self._first_epoch = self._next_epoch = state['first_epoch']
     self._active, self._left = {}, []
     for run in state['epochs']:
-      if not whole and not ledger_state.remaining(
-        run
-      ):  # Epochs that wait for other workers.
-        self._left.append({**run, 'doing': {}})
+      if not whole and not ledger_state.remaining(run):
+        # These epochs wait for other workers.
+        self._left.append({**ledger_state.rewritten(run), 'doing': {}})
         self._next_epoch = run['stop']
         continue
       for epoch in range(run['start'], run['stop']):
@@ -318,7 +319,7 @@ class ShardLedger:
     self, epoch: int, run: ledger_state.State, whole: bool
   ) -> None:
     """Takes over an epoch of a state, all of whose shards are `whole`."""
-    done = ledger_state.from_hex(run['done'])
+    done = ledger_state.decode(run['done'])
     every = (1 << self._num_shards) - 1
     worker, num_workers = self.share
     assigned: int | None = None
@@ -327,7 +328,7 @@ class ShardLedger:
       if num_workers > 1:
         assigned = ledger_state.bits(todo)
     else:
-      assigned = ledger_state.from_hex(run['assigned'])
+      assigned = ledger_state.decode(run['assigned'])
       todo = ledger_state.members(ledger_state.remaining(run))
     doing = {int(p): w for p, w in run['doing'].items()}
     mine = set(todo.tolist())
@@ -337,7 +338,7 @@ class ShardLedger:
       assigned=assigned,
       done=done,
       doing={p: w for p, w in doing.items() if p in mine},
-      marks={int(p): ledger_state.from_hex(m) for p, m in run['marks'].items()},
+      marks={int(p): ledger_state.decode(m) for p, m in run['marks'].items()},
     )
     self._next_epoch = epoch + 1
     self._leave_if_over(epoch)
@@ -389,10 +390,10 @@ class ShardLedger:
     del self._active[epoch]
     self._left.append(progress.to_json(epoch))
     self._left = ledger_state.joined(self._left)
-    every = ledger_state.to_hex((1 << self._num_shards) - 1)
+    every = (1 << self._num_shards) - 1
     while (
       self._left
       and self._left[0]['start'] == self._first_epoch
-      and self._left[0]['done'] == every
+      and ledger_state.decode(self._left[0]['done']) == every
     ):
       self._first_epoch = self._left.pop(0)['stop']

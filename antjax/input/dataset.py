@@ -2,31 +2,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """A grain data set over leased data shards."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+import threading
 from typing import Any
 import weakref
 
 import grain
 import numpy as np
 
-from antjax.input import ledger_state
+from antjax.input import position
 from antjax.input.data_shard import DataShard
 from antjax.input.ledger_client import LedgerClient
 from antjax.input.records import RecordSource
 
-LEDGER = 'ledger'  # Key of the ledger's state in an iterator's state.
-# Counter of grain's random_map: it need not be the same on all processes.
-_COUNTER = 'index_for_rng'
-_PARENT = 'parent'
+fitted_state = position.fitted_state
+ledger_states = position.ledger_states
+merge_states = position.merge_states
+unmark_state = position.unmark_state
+
+LEDGER, DATA_SET = position.LEDGER, position.DATA_SET
+_CHUNK = 256  # Records whose use is noted in one go.
+# grain makes iterators in threads, some only to ask for their first state.
+_beginning = threading.Lock()
 
 
 class LeasedDataset(grain.IterDataset):
   """The records of the shards that a ledger client leases.
 
-  A plain `grain.IterDataset`: put `.map`, `.filter`, `.batch` and
-  `grain.experimental.ThreadPrefetchIterDataset` on it. Every record is read
-  once an epoch, in the ledger's seeded order, and a shard is read from the
-  source as one block.
+  A plain `grain.IterDataset`: put `.map`, `.filter`, `.batch`, `.mp_prefetch`,
+  `grain.experimental.ThreadPrefetchIterDataset` and `grain.IterDataset.mix` on
+  it. Every record is read once an epoch, in the ledger's seeded order, and a
+  shard is read from the source as one block.
 
   `get_state` and `set_state` of the iterator, and of any of these transforms,
   save and restore the position exactly: what was yielded, including all of a
@@ -34,9 +40,15 @@ class LeasedDataset(grain.IterDataset):
   dict that holds the ledger's state at 'ledger'. To continue with another
   number of processes, unite the states of all of them with `merge_states`.
 
+  With a coordinator's ledger, `.mp_prefetch` lets each of its processes lease
+  shards of its own through this one; source and transforms are sent to them, so
+  they must be picklable. A shard that cannot be read is reported to the
+  coordinator, and the next one is read.
+
   What does not work: `mp_prefetch` with a `LocalLedgerClient` (the worker
   processes would lease the same records: a TypeError); two live iterators on
-  one data set or client (the older one raises RuntimeError); transforms that
+  one data set or client (once the newer is used, the older raises RuntimeError);
+  `set_state` under `mp_prefetch` after the first element; transforms that
   hold back records but do not save them, such as grain's window shuffle, make
   those count as consumed; `batch(drop_remainder=True)` drops the last records
   of this process after the last epoch.
@@ -62,7 +74,7 @@ class LeasedDataset(grain.IterDataset):
       ValueError: Source and ledger have different numbers of records.
     """
     super().__init__()
-    if len(source) != client.num_records:
+    if not client.is_stream and len(source) != client.num_records:
       raise ValueError(
         f'LeasedDataset: the source has {len(source)} records, the ledger'
         f' {client.num_records}; make the ledger with'
@@ -71,156 +83,174 @@ class LeasedDataset(grain.IterDataset):
     self._source = source
     self._client = client
     self._key_field = key_field
-    self._newest: weakref.ref[Any] | None = None
+    self._newest: weakref.ref[_LeasedIterator] | None = None
 
   def __iter__(self) -> '_LeasedIterator':
-    iterator = _LeasedIterator(self)
-    self._client.start()
-    self._newest = weakref.ref(iterator)
-    return iterator
+    return _LeasedIterator(self)
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {**self.__dict__, '_newest': None}
+
+  def set_slice(self, sl: slice, sequential_slice: bool = False) -> None:
+    """Takes part `sl` of grain's prefetch processes, in one of them.
+
+    Which records that means is up to the ledger: each process leases its own.
+    """
+    del sequential_slice
+    set_slice = getattr(self._client, 'set_slice', None)
+    if set_slice is None:
+      raise TypeError(
+        'LeasedDataset: this ledger client serves one iterator only; instead of'
+        ' slices use grain.experimental.ThreadPrefetchIterDataset.'
+      )
+    set_slice(sl.start, sl.step)
 
   def __str__(self) -> str:
     return f'LeasedDataset(num_records={len(self._source)})'
 
 
 class _LeasedIterator(grain.DatasetIterator):
-  """Iterator of a `LeasedDataset`."""
+  """Iterator of a `LeasedDataset`.
+
+  A record costs two tests and a pop. What was used is noted once a chunk, and
+  when a state is taken.
+  """
 
   def __init__(self, dataset: LeasedDataset):
     super().__init__()
     self._dataset = dataset
-    self._shard: DataShard | None = None
-    self._block: Sequence[Any] = ()  # Records of the shard, in file order.
-    self._order: list[int] = []  # Records still to yield, the next one last.
+    self._has_begun = False
+    self._is_retired = False
+    self._forget()
 
   def __next__(self) -> Any:
-    self._check_newest()
-    client = self._dataset._client
-    while not self._order:
-      shard = client.lease()
-      if shard is None:
-        raise StopIteration
-      self._shard = shard
-      self._order = client.unconsumed(shard)[::-1].tolist()
-      # One block: a shard that comes back may have marks anywhere in it.
-      self._block = self._dataset._source.read(shard.start, shard.stop)
-    assert self._shard is not None
-    index = self._order.pop()
-    record = self._block[index - self._shard.start]
-    client.mark(self._shard, index)
-    shard = self._shard
-    if not self._order:  # Consumed with this record, so a state says so.
-      client.ack(self._shard)
-      self._shard, self._block = None, ()
-    return self._with_key(record, shard, index)
+    records = self._records
+    if not records:
+      records = self._next_chunk()
+    record = records.pop()
+    if not records:  # Noted with its last record, so that a state says so.
+      self._end_chunk()
+    return record
 
   def get_state(self) -> dict[str, Any]:
-    self._check_newest()
-    return {LEDGER: self._dataset._client.state()}
+    client = self._dataset._client
+    with _beginning:
+      self._begin()
+      self._mark()
+      state = {LEDGER: client.state()}
+    return {**state, DATA_SET: client.name} if client.name else state
 
   def set_state(self, state: dict[str, Any]) -> None:
-    self._check_newest()
     if LEDGER not in state:
       raise ValueError(
         f'LeasedDataset: the state has no {LEDGER!r} but'
         f' {", ".join(map(str, state)) or "nothing"}: it was saved by another'
         ' data set.'
       )
-    self._dataset._client.load(state[LEDGER])
-    self._shard, self._block, self._order = None, (), []
+    with _beginning:
+      self._begin()
+      self._dataset._client.load(state[LEDGER])
+      self._forget()
 
   def __str__(self) -> str:
     return f'LeasedIterator(num_records={self._dataset._client.num_records})'
 
-  def _check_newest(self) -> None:
-    newest = self._dataset._newest
-    if newest is None or newest() is not self:
+  def _forget(self) -> None:
+    self._shard: DataShard | None = None
+    self._block: Sequence[Any] = ()  # Records of the shard, in file order.
+    self._order = np.empty(0, np.int64)  # Records to yield, in order.
+    self._num_marked = 0  # Of `_order`, noted as consumed.
+    self._num_loaded = 0  # Of `_order`, yielded or in `_records`.
+    self._records: list[Any] = []  # The rest of the chunk, the next one last.
+
+  def _begin(self) -> None:
+    """Takes the client over from an older iterator, once.
+
+    Raises:
+      RuntimeError: A newer one has taken it over.
+    """
+    if self._is_retired:
       raise RuntimeError(
         'LeasedDataset: a newer iterator of this data set leases its shards'
         ' now; use that one, or a data set of its own.'
       )
+    if self._has_begun:
+      return
+    newest = self._dataset._newest
+    older = None if newest is None else newest()
+    if older is not None:
+      older._is_retired = True
+      older._forget()
+    self._dataset._client.start()
+    self._dataset._newest = weakref.ref(self)
+    self._has_begun = True
 
-  def _with_key(self, record: Any, shard: DataShard, index: int) -> Any:
+  def _next_chunk(self) -> list[Any]:
+    if self._shard is None:
+      with _beginning:
+        self._begin()
+      self._next_shard()
+    assert self._shard is not None
+    start, size = self._num_loaded, self._order.size
+    stop = min(start + _CHUNK, size)
+    offsets = self._order[start:stop] - self._shard.start
+    self._records = [self._block[i] for i in offsets[::-1].tolist()]
+    if self._dataset._key_field is not None:
+      self._add_keys(self._order[start:stop][::-1])
+    self._num_loaded = stop
+    return self._records
+
+  def _next_shard(self) -> None:
+    client, source = self._dataset._client, self._dataset._source
+    while True:
+      shard = client.lease()
+      if shard is None:
+        raise StopIteration
+      order = client.unconsumed(shard)
+      if not order.size:
+        client.ack(shard)
+        continue
+      try:
+        # One block: a shard that comes back may have marks anywhere in it.
+        block = source.read(shard.start, shard.stop)
+        if len(block) != len(shard):
+          raise ValueError(
+            f'read({shard.start}, {shard.stop}) gave {len(block)} records.'
+          )
+      except Exception as error:
+        client.fail(shard, error)
+        continue
+      self._forget()
+      self._shard, self._block, self._order = shard, block, order
+      return
+
+  def _end_chunk(self) -> None:
+    if self._num_loaded < self._order.size:
+      self._mark()
+      return
+    assert self._shard is not None
+    self._dataset._client.ack(self._shard)
+    self._forget()
+
+  def _mark(self) -> None:
+    """Notes what was yielded and is not noted yet."""
+    stop = self._num_loaded - len(self._records)
+    if self._shard is not None and stop > self._num_marked:
+      self._dataset._client.mark(
+        self._shard, self._order[self._num_marked : stop]
+      )
+      self._num_marked = stop
+
+  def _add_keys(self, indices: np.ndarray) -> None:
     name = self._dataset._key_field
-    if name is None:
-      return record
-    if name in record:
+    assert name is not None and self._shard is not None
+    if any(name in record for record in self._records):
       raise ValueError(
         f'LeasedDataset: key_field={name!r} is a field of the records too;'
         ' choose another name.'
       )
-    key = shard.epoch * self._dataset._client.num_records + index
-    return {**record, name: np.int64(key)}
-
-
-def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-  """Unites the states of the iterators of all processes of a run.
-
-  Args:
-    states: `get_state()` of each process' iterator, all at the same step, in
-      any order. The iterators may have transforms on a `LeasedDataset`.
-
-  Returns:
-    A state for `set_state` on each of any number of processes.
-
-  Raises:
-    ValueError: A process' state is missing, or the states are of different
-      pipelines.
-  """
-  if not states:
-    raise ValueError('merge_states() needs the state of at least one process.')
-  merged = _merge_values(list(states), 'state')
-  assert isinstance(merged, dict)
-  return merged
-
-
-def unmark_state(
-  state: Mapping[str, Any], record_keys: Iterable[int]
-) -> dict[str, Any]:
-  """Returns an iterator's state in which some records are to be read again.
-
-  For a transform that holds records back when its state is saved.
-
-  Args:
-    state: `get_state()` of an iterator over a `LeasedDataset`; not changed.
-    record_keys: What `key_field` was in these records.
-
-  Raises:
-    ValueError: The state has no ledger, or a record was not consumed.
-  """
-  if LEDGER in state:
-    ledger = ledger_state.unmark(state[LEDGER], record_keys)
-    return {**state, LEDGER: ledger}
-  if isinstance(state.get(_PARENT), Mapping):  # grain's random_map.
-    return {**state, _PARENT: unmark_state(state[_PARENT], record_keys)}
-  raise ValueError(
-    f'unmark_state(): the state has no {LEDGER!r}: it is not that of an'
-    ' iterator over a LeasedDataset.'
-  )
-
-
-def _merge_values(values: list[Any], path: str) -> Any:
-  """Unites what is at `path` in each state."""
-  first = values[0]
-  if all(isinstance(value, Mapping) for value in values):
-    if any(value.keys() != first.keys() for value in values):
-      raise ValueError(
-        f'merge_states(): {path} has different keys on different processes;'
-        ' give states of one pipeline.'
-      )
-    return {
-      key: (
-        ledger_state.merge([value[key] for value in values])
-        if key == LEDGER
-        else _merge_values([v[key] for v in values], f'{path}.{key}')
-      )
-      for key in first
-    }
-  if path.endswith(f'.{_COUNTER}'):
-    return max(values)
-  if any(value != first for value in values):
-    raise ValueError(
-      f'merge_states(): {path} differs between processes and is not part of'
-      ' a ledger; only the ledger can be united.'
-    )
-  return first
+    base = self._shard.epoch * self._dataset._client.num_records
+    keys = (base + indices).astype(np.int64)
+    self._records = [
+      {**record, name: key} for record, key in zip(self._records, keys)
+    ]

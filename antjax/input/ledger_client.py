@@ -3,8 +3,9 @@
 """How a worker talks to the ledger of its data set.
 
 `LedgerClient` is the seam between a data set and whoever keeps its ledger: a
-ledger in this process (`LocalLedgerClient`), or a service on another host.
-Neither jax nor grain is imported here.
+ledger in this process (`LocalLedgerClient`), or the coordinator
+(`antjax.elastic.service_ledger.ServiceLedgerClient`). Neither jax nor grain is
+imported here.
 """
 
 from typing import NoReturn, Protocol
@@ -19,8 +20,16 @@ class LedgerClient(Protocol):
   """One worker's access to a ledger; used by one thread at a time."""
 
   @property
+  def name(self) -> str:
+    """Name of the data set in its job; empty where there is only one."""
+
+  @property
   def num_records(self) -> int:
-    """Number of records of the data set."""
+    """Number of records of the data set; of a stream: so far."""
+
+  @property
+  def is_stream(self) -> bool:
+    """Whether the data set grows while it is read."""
 
   def start(self) -> None:
     """Begins a pass: gives back what is held, see the implementation."""
@@ -29,20 +38,27 @@ class LedgerClient(Protocol):
     """Returns the next shard; None: there is and will be none for this worker.
 
     Where the ledger is shared, waits while another worker's shard may come
-    back.
+    back, or, in a lockstep job, returns None then too.
     """
 
   def unconsumed(self, shard: DataShard) -> np.ndarray:
     """Returns the records of a leased shard to consume, in order."""
 
-  def mark(self, shard: DataShard, record: int) -> None:
-    """Notes that a record of a leased shard is consumed."""
+  def mark(self, shard: DataShard, records: np.ndarray) -> None:
+    """Notes that some records of a leased shard are consumed."""
 
   def ack(self, shard: DataShard) -> None:
     """Notes that all records of a leased shard are consumed."""
 
   def requeue(self, shard: DataShard) -> None:
     """Gives a leased shard back; its unmarked records are still to do."""
+
+  def fail(self, shard: DataShard, error: Exception) -> None:
+    """Gives a shard back that could not be read.
+
+    Raises:
+      Exception: `error`, where going on with the next shard is no help.
+    """
 
   def state(self) -> ledger_state.State:
     """Returns the progress of this worker, as plain JSON types."""
@@ -94,8 +110,16 @@ class LocalLedgerClient:
     self._first_state = self.state()
 
   @property
+  def name(self) -> str:
+    return ''
+
+  @property
   def num_records(self) -> int:
     return self._ledger.num_records
+
+  @property
+  def is_stream(self) -> bool:
+    return False
 
   def start(self) -> None:
     """Begins again at the state that the client was built with."""
@@ -109,9 +133,10 @@ class LocalLedgerClient:
     """See `LedgerClient`."""
     return self._ledger.unconsumed(shard)
 
-  def mark(self, shard: DataShard, record: int) -> None:
+  def mark(self, shard: DataShard, records: np.ndarray) -> None:
     """See `LedgerClient`."""
-    self._ledger.mark(self._name, shard, record)
+    for record in np.atleast_1d(records).tolist():
+      self._ledger.mark(self._name, shard, record)
 
   def ack(self, shard: DataShard) -> None:
     """See `LedgerClient`."""
@@ -120,6 +145,11 @@ class LocalLedgerClient:
   def requeue(self, shard: DataShard) -> None:
     """See `LedgerClient`."""
     self._ledger.requeue(self._name, shard)
+
+  def fail(self, shard: DataShard, error: Exception) -> None:
+    """Gives the shard back and raises `error`: nobody else could read it."""
+    self.requeue(shard)
+    raise error
 
   def state(self) -> ledger_state.State:
     """See `LedgerClient`."""
@@ -139,5 +169,5 @@ class LocalLedgerClient:
     raise TypeError(
       'LocalLedgerClient cannot be pickled or copied: two copies would lease'
       ' the same records. Instead of mp_prefetch use'
-      ' grain.experimental.ThreadPrefetchIterDataset.'
+      ' grain.experimental.ThreadPrefetchIterDataset, or a coordinator.'
     )

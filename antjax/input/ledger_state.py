@@ -13,12 +13,15 @@ A state is a dict:
     assigned: Set of the positions that are this worker's; None: all.
     marks: position -> set of consumed records (offsets) of a shard not done.
     doing: position -> worker that holds the shard.
+  dynamic (where true): The worker leases from a ledger that all share, so that
+    no shard is its own: `done` and `marks` are what it knows to be consumed, by
+    itself or before it began.
+  is_stream (where true): The data set grows, and its order is not shuffled.
 Epochs from the last `stop` on have not begun.
 
-The position of a shard is its place in the epoch's shuffled order. A set of
-small numbers is a hexadecimal number with those bits set: 25 kB for 100,000
-shards. Positions, not shard indices, make epochs that are finished in the same
-way equal, so that a run of them takes the space of one.
+The position of a shard is its place in the epoch's shuffled order. Sets are
+text, see `index_set`. Positions, not shard indices, make epochs that are
+finished in the same way equal, so that a run of them takes the space of one.
 
 Neither jax nor grain is imported here.
 """
@@ -30,10 +33,16 @@ from typing import Any
 
 import numpy as np
 
+from antjax.input.index_set import bits as bits
+from antjax.input.index_set import decode
+from antjax.input.index_set import encode
+from antjax.input.index_set import members as members
+
 State = dict[str, Any]
 
 VERSION = 1
 _IDENTITY = ('version', 'num_records', 'shard_size', 'seed')
+_CACHED = 1 << 20  # Larger orders take too much memory to keep.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -42,7 +51,6 @@ def num_shards(num_records: int, shard_size: int) -> int:
   return -(-num_records // shard_size)
 
 
-@functools.lru_cache(maxsize=8)
 def shard_order(
   shards: int, seed: int, epoch: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -56,43 +64,31 @@ def shard_order(
   Returns:
     Arrays [S]: shard index at each position, and position of each shard index.
   """
+  return (_cached_order if shards <= _CACHED else _order)(shards, seed, epoch)
+
+
+def _order(
+  shards: int, seed: int, epoch: int
+) -> tuple[np.ndarray, np.ndarray]:
   order = _seeded_order(np.arange(shards), seed, epoch, 0)
   inverse = np.empty_like(order)
   inverse[order] = np.arange(shards)
   return order, inverse
 
 
+_cached_order = functools.lru_cache(maxsize=8)(_order)
+
+
+def only_order(shards: int, seed: int, epoch: int) -> np.ndarray:
+  """Returns the order of `shard_order` alone, as int32: 4 bytes a shard."""
+  if shards <= _CACHED:
+    return shard_order(shards, seed, epoch)[0].astype(np.int32)
+  return _seeded_order(np.arange(shards), seed, epoch, 0).astype(np.int32)
+
+
 def record_order(start: int, stop: int, seed: int, epoch: int) -> np.ndarray:
   """Returns the records start <= index < stop in their seeded order."""
   return start + _seeded_order(np.arange(start, stop), seed, epoch, 1)
-
-
-def bits(members: Iterable[int]) -> int:
-  """Returns a set of small numbers as an int with those bits set."""
-  array = np.fromiter(members, np.int64)
-  if not array.size:
-    return 0
-  flags = np.zeros(int(array.max()) + 1, np.uint8)
-  flags[array] = 1
-  packed = np.packbits(flags, bitorder='little')
-  return int.from_bytes(packed.tobytes(), 'little')
-
-
-def members(bitset: int) -> np.ndarray:
-  """Returns the sorted members of a set made by `bits`."""
-  raw = bitset.to_bytes((bitset.bit_length() + 7) // 8, 'little')
-  flags = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder='little')
-  return np.flatnonzero(flags)
-
-
-def to_hex(bitset: int) -> str:
-  """Returns a set as it is stored in a state."""
-  return f'{bitset:x}'
-
-
-def from_hex(text: str) -> int:
-  """Reads what `to_hex` made."""
-  return int(text, 16)
 
 
 def joined(runs: Iterable[State]) -> list[State]:
@@ -111,7 +107,18 @@ def joined(runs: Iterable[State]) -> list[State]:
 
 def remaining(run: State) -> int:
   """Returns the set of a worker's positions in a run that are not done."""
-  return from_hex(run['assigned']) & ~from_hex(run['done'])
+  return decode(run['assigned']) & ~decode(run['done'])
+
+
+def rewritten(run: State) -> State:
+  """Returns a run with its sets as `encode` writes them: equal if alike."""
+  assigned = run['assigned']
+  return {
+    **run,
+    'done': encode(decode(run['done'])),
+    'assigned': None if assigned is None else encode(decode(assigned)),
+    'marks': {p: encode(decode(m)) for p, m in run['marks'].items()},
+  }
 
 
 def check(state: Any) -> State:
@@ -129,16 +136,16 @@ def check(state: Any) -> State:
     for run in state['epochs']:
       if run['start'] != expected or run['stop'] <= run['start']:
         raise ValueError(f'epoch {expected} is missing')
-      if not whole and run['assigned'] is None:
+      if run['assigned'] is None and not whole and not is_dynamic(state):
         raise ValueError(f'epoch {expected} does not say what is assigned')
       expected = run['stop']
-      sets = [from_hex(run['done']), from_hex(run['assigned'] or '0')]
+      for text in (run['done'], run['assigned'] or '0'):
+        decode(text, shards)
       named = [int(p) for p in (*run['marks'], *run['doing'])]
-      if max(sets).bit_length() > shards or max(named, default=0) >= shards:
+      if max(named, default=0) >= shards or min(named, default=0) < 0:
         raise ValueError(f'epoch {run["start"]} has more than {shards} shards')
       for text in run['marks'].values():
-        if from_hex(text).bit_length() > state['shard_size']:
-          raise ValueError(f'epoch {run["start"]} has marks outside its shard')
+        decode(text, state['shard_size'])
     if missing := {'seed', 'num_epochs'} - state.keys():
       raise ValueError(f'no {", ".join(sorted(missing))}')
   except (AttributeError, KeyError, TypeError, ValueError) as e:
@@ -148,14 +155,29 @@ def check(state: Any) -> State:
   return checked
 
 
+def is_dynamic(state: State) -> bool:
+  """Whether the state is of a worker that leases from a shared ledger."""
+  return bool(state.get('dynamic'))
+
+
+def is_stream(state: State) -> bool:
+  """Whether the data set grows."""
+  return bool(state.get('is_stream'))
+
+
 def check_same_data(states: Sequence[State]) -> None:
   """Raises ValueError unless all states are of one data set."""
+  names = [*_IDENTITY, 'is_stream']
+  if all(map(is_stream, states)):  # Each saw it at another length.
+    names.remove('num_records')
+  first = states[0]
   for state in states:
-    for name in _IDENTITY:
-      if state[name] != states[0][name]:
+    for name in names:
+      one, other = first.get(name, False), state.get(name, False)
+      if one != other:
         raise ValueError(
-          f'Ledger states of different data sets: {name}={states[0][name]}'
-          f' and {name}={state[name]}; give states of one run.'
+          f'Ledger states of different data sets: {name}={one} and'
+          f' {name}={other}; give states of one run.'
         )
 
 
@@ -177,6 +199,11 @@ def merge(states: Sequence[State]) -> State:
   if not states:
     raise ValueError('merge() needs the state of at least one worker.')
   check_same_data(states)
+  if len({is_dynamic(state) for state in states}) > 1:
+    raise ValueError(
+      'merge(): some states are of workers that share one ledger, and some of'
+      ' workers with a share of their own; give states of one run.'
+    )
   _check_shares([state['share'] for state in states])
   first = max(state['first_epoch'] for state in states)
   edges = {first}
@@ -194,6 +221,9 @@ def merge(states: Sequence[State]) -> State:
     'first_epoch': first,
     'epochs': runs,
   }
+  if is_stream(states[0]):
+    sizes = [state['num_records'] for state in states]
+    return {**merged, 'is_stream': True, 'num_records': max(sizes)}
   return _without_done(merged)
 
 
@@ -218,8 +248,9 @@ def unmark(state: State, record_keys: Iterable[int]) -> State:
   runs = [dict(run, marks=dict(run['marks'])) for run in state['epochs']]
   first = min([state['first_epoch'], *by_epoch])
   if first < state['first_epoch']:
-    assigned = None if _is_whole(state['share']) else to_hex(0)
-    full = to_hex((1 << shards) - 1)
+    own_share = not _is_whole(state['share']) and not is_dynamic(state)
+    assigned = encode(0) if own_share else None
+    full = encode((1 << shards) - 1)
     runs.insert(0, _run(first, state['first_epoch'], full, assigned))
   for epoch, indices in by_epoch.items():
     run = _cut_out(runs, epoch)
@@ -227,7 +258,8 @@ def unmark(state: State, record_keys: Iterable[int]) -> State:
     for index in indices:
       shard, offset = divmod(index, shard_size)
       length = min(shard_size, size - shard * shard_size)
-      if not _unmark_in_run(run, int(position_of[shard]), offset, length):
+      place = shard if is_stream(state) else int(position_of[shard])
+      if not _unmark_in_run(run, place, offset, length):
         raise ValueError(
           f'unmark(): record {index} of epoch {epoch} was not consumed, or is'
           ' given twice.'
@@ -238,17 +270,17 @@ def unmark(state: State, record_keys: Iterable[int]) -> State:
 def _unmark_in_run(run: State, position: int, offset: int, length: int) -> bool:
   """Unmarks a record of a shard of `length`; False if it was not consumed."""
   bit = 1 << position
-  done = from_hex(run['done'])
-  marks = from_hex(run['marks'].pop(str(position), '0'))
+  done = decode(run['done'])
+  marks = decode(run['marks'].pop(str(position), '0'))
   if done & bit:
     marks = (1 << length) - 1
-    run['done'] = to_hex(done ^ bit)
+    run['done'] = encode(done ^ bit)
     if run['assigned'] is not None:  # Also where the epoch was over.
-      run['assigned'] = to_hex(from_hex(run['assigned']) | bit)
+      run['assigned'] = encode(decode(run['assigned']) | bit)
   if not marks >> offset & 1:
     return False
   if marks := marks ^ 1 << offset:
-    run['marks'][str(position)] = to_hex(marks)
+    run['marks'][str(position)] = encode(marks)
   return True
 
 
@@ -308,8 +340,8 @@ def _united_run(states: Sequence[State], start: int, stop: int) -> State:
     for run in state['epochs']:
       if not run['start'] <= start < run['stop']:
         continue
-      done |= from_hex(run['done'])
-      mine = from_hex(run['assigned'] or '0')
+      done |= decode(run['done'])
+      mine = decode(run['assigned'] or '0')
       if mine & assigned:
         raise ValueError(
           f'merge(): two workers own the same shards of epoch {start}: the'
@@ -317,12 +349,12 @@ def _united_run(states: Sequence[State], start: int, stop: int) -> State:
         )
       assigned |= mine
       for position, text in run['marks'].items():
-        marks[position] = marks.get(position, 0) | from_hex(text)
+        marks[position] = marks.get(position, 0) | decode(text)
   result = _run(start, stop, '', None)
   result['marks'] = {
-    p: to_hex(m) for p, m in marks.items() if not done >> int(p) & 1
+    p: encode(m) for p, m in marks.items() if not done >> int(p) & 1
   }
-  result['done'] = to_hex(done)
+  result['done'] = encode(done)
   return result
 
 
@@ -331,7 +363,7 @@ def _without_done(state: State) -> State:
   shards = num_shards(state['num_records'], state['shard_size'])
   runs = list(state['epochs'])
   first = state['first_epoch']
-  while runs and from_hex(runs[0]['done']) == (1 << shards) - 1:
+  while runs and decode(runs[0]['done']) == (1 << shards) - 1:
     first = runs.pop(0)['stop']
   return {**state, 'first_epoch': first, 'epochs': runs}
 

@@ -112,6 +112,7 @@ class ParquetSource:
       ValueError: Not a Parquet file, or a column is missing or of another type.
     """
     self._path = _existing_file('ParquetSource', path)
+    self._schema = schema
     try:
       self._file = pq.ParquetFile(self._path)
     except (pa.ArrowInvalid, OSError) as e:
@@ -134,6 +135,9 @@ class ParquetSource:
       for i in range(self._file.num_row_groups)
     ]
     self._starts = np.cumsum([0, *sizes])
+
+  def __reduce__(self) -> tuple[Any, ...]:  # Another process opens it anew.
+    return type(self), (self._path, self._schema)
 
   def __len__(self) -> int:
     return int(self._starts[-1])
@@ -173,6 +177,7 @@ class ArrayRecordSource:
         another type.
     """
     self._path = _existing_file('ArrayRecordSource', path)
+    self._schema = schema
     self._reader = array_record_module.ArrayRecordReader(
       self._path, options='readahead_buffer_size:0'
     )
@@ -189,6 +194,9 @@ class ArrayRecordSource:
         for name, value in self._decode(self._reader.read([0])[0], 0).items()
       }
       _check_schema('ArrayRecordSource', self._path, schema, kinds)
+
+  def __reduce__(self) -> tuple[Any, ...]:  # Another process opens it anew.
+    return type(self), (self._path, self._schema)
 
   def __len__(self) -> int:
     return self._num_records

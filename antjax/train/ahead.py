@@ -13,6 +13,7 @@ import optax
 
 from antjax.mesh.mesh import BATCH_AXES
 from antjax.train import step as step_lib
+from antjax.train.gradient import StepSpec
 from antjax.train.state import Layout, new_state, PyTree, state_shardings
 
 
@@ -39,7 +40,7 @@ def lower_step(
       micro-batches.
     num_micro_batches: As for `Trainer`.
     has_counts: Whether each group does its own number of micro-batches.
-    **options: Of `make_step`: loss_scale, regather ...
+    **options: Of `StepSpec`: loss_scale, regather ...
 
   Returns:
     A `jax.stages.Lowered`; its `compile()` allocates nothing on devices.
@@ -73,6 +74,6 @@ def lower_step(
     num_examples=flags[2],
   )
   step: Any = step_lib.make_step(
-    layout, loss_fn, optimizer, None, num_micro_batches, **options
+    StepSpec(layout, loss_fn, optimizer, None, num_micro_batches, **options)
   )
   return step.lower(state, inputs)

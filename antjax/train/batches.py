@@ -60,7 +60,7 @@ class BatchPlacer:
       ValueError: A batch or counts that do not fit.
     """
     parts = self._num_micro_batches if num_parts is None else num_parts
-    self._check_batch(batch, self._num_local * parts)
+    check_batch(batch, self._num_local * parts, 'local devices x micro-batches')
     local_counts = self._local_counts(counts)
     routing: PyTree = {}
     if self._tables is not None:
@@ -87,16 +87,6 @@ class BatchPlacer:
         num_examples=once,
       )
     )
-
-  def _check_batch(self, batch: PyTree, multiple: int) -> None:
-    for path, x in jax.tree.leaves_with_path(batch):
-      shape = np.shape(x)
-      if not shape or shape[0] % multiple or not shape[0]:
-        raise ValueError(
-          f'Trainer: batch{jax.tree_util.keystr(path)} has shape {shape}; its '
-          f'leading dim must be a positive multiple of {multiple} (local '
-          'devices x micro-batches). Pad the batch with examples of weight 0.'
-        )
 
   def _local_counts(self, counts: Sequence[int] | None) -> np.ndarray | None:
     """Micro-batches of each local device, or None for all of them."""
@@ -142,6 +132,75 @@ class BatchPlacer:
     )
 
 
+def check_batch(batch: PyTree, multiple: int, what: str) -> None:
+  """Raises ValueError unless each leading dim is a multiple of `multiple`."""
+  for path, x in jax.tree.leaves_with_path(batch):
+    shape = np.shape(x)
+    if not shape or shape[0] % multiple or not shape[0]:
+      raise ValueError(
+        f'Trainer: batch{jax.tree_util.keystr(path)} has shape {shape}; its '
+        f'leading dim must be a positive multiple of {multiple} ({what}). '
+        'Pad the batch with examples of weight 0.'
+      )
+
+
+def join_ids(
+  micro_batches: Sequence[PyTree], like: PyTree, num_devices: int, most: int
+) -> tuple[PyTree, Callable[[PyTree], list[PyTree]]]:
+  """One tree of ids for several micro-batches, of a shape that never changes.
+
+  Args:
+    micro_batches: Ids of each, like `like` or of fewer rows.
+    like: Arrays of the largest shapes that occur.
+    num_devices: Devices of this process.
+    most: Micro-batches that there is room for; what is free is padding (-1).
+
+  Returns:
+    (ids, split): leaves [num_devices * most * rows, ...], and the function
+    that takes a tree of such leaves apart into micro-batches again.
+
+  Raises:
+    ValueError: A micro-batch is larger than `like`.
+  """
+  sizes = [
+    [np.shape(x)[0] // num_devices for x in jax.tree.leaves(ids)]
+    for ids in micro_batches
+  ]
+
+  def join(whole: np.ndarray, *parts: Any) -> np.ndarray:
+    rows = np.shape(whole)[0] // num_devices
+    rest = np.shape(whole)[1:]
+    room = np.full(
+      (num_devices, most, rows, *rest), -1, np.asarray(whole).dtype
+    )
+    for i, part in enumerate(parts):
+      part = np.asarray(part).reshape(num_devices, -1, *rest)
+      if part.shape[1] > rows:
+        raise ValueError(
+          f'Trainer.fit(elastic=...): a micro-batch has {part.shape[1]} rows of'
+          f' ids a device and the first ones had at most {rows}. With tables'
+          ' the first micro-batch must be the largest.'
+        )
+      room[:, i, : part.shape[1]] = part
+    return room.reshape(-1, *rest)
+
+  def split(tree: PyTree) -> list[PyTree]:
+    leaves, treedef = jax.tree.flatten(tree)
+    rooms = [x.reshape(num_devices, most, -1, *x.shape[1:]) for x in leaves]
+    return [
+      jax.tree.unflatten(
+        treedef,
+        [
+          x[:, i, :size].reshape(-1, *x.shape[3:])
+          for x, size in zip(rooms, mine, strict=True)
+        ],
+      )
+      for i, mine in enumerate(sizes)
+    ]
+
+  return jax.tree.map(join, like, *micro_batches), split
+
+
 def _leave_out(ids: PyTree, counts: Any, num_parts: int) -> PyTree:
   """Ids with padding (-1) in the micro-batches that a device leaves out."""
   is_done = np.arange(num_parts)[None, :] < np.asarray(counts)[:, None]
@@ -176,10 +235,10 @@ class Feed:
     self._last = self._first
     if jax.process_count() == 1:
       return self._first is not None
-    shapes = gather_json(_describe(self._first))
+    shapes = gather_json(describe(self._first))
     known = [s for s in shapes if s is not None]
     if known and self._last is None:
-      self._last = _zeros(known[0])
+      self._last = zeros_of(known[0])
     return bool(known)
 
   def next(self) -> PyTree | None:
@@ -196,21 +255,22 @@ class Feed:
     return self._last
 
 
-def _describe(batch: PyTree | None) -> Any:
+def describe(batch: PyTree | None) -> Any:
   """Shapes and dtypes of a nested dict of arrays, as JSON."""
   if batch is None:
     return None
   if isinstance(batch, dict):
-    return {name: _describe(part) for name, part in batch.items()}
+    return {name: describe(part) for name, part in batch.items()}
   if isinstance(batch, (list, tuple)):
     return ['container', type(batch).__name__, '']
   x = np.asarray(batch)
   return ['array', list(x.shape), x.dtype.str]
 
 
-def _zeros(description: Any) -> PyTree:
+def zeros_of(description: Any) -> PyTree:
+  """Zeros of what `describe` described."""
   if isinstance(description, dict):
-    return {name: _zeros(part) for name, part in description.items()}
+    return {name: zeros_of(part) for name, part in description.items()}
   kind, shape, dtype = description
   if kind != 'array':
     raise RuntimeError(

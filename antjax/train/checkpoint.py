@@ -103,8 +103,32 @@ class Checkpointer:
     self._manager.close()
 
   def latest_step(self) -> int | None:
-    """Step of the newest committed checkpoint, or None."""
+    """Step of the newest checkpoint, perhaps still being written; or None."""
     return self._manager.latest_step()
+
+  def newest(self) -> int | None:
+    """Step of the newest whole checkpoint in the folder, or None.
+
+    What process 0 sees there, so that all processes restore the same one. A
+    collective call; nothing may be being written.
+    """
+    return gather_json(self._manager.latest_step())[0]
+
+  def is_committed(self, step: int) -> bool:
+    """Whether the checkpoint that `save` began is whole; returns at once.
+
+    Raises:
+      RuntimeError: It could not be written.
+    """
+    if self._manager.is_saving_in_progress():
+      return False
+    self._manager.check_for_errors()
+    if step not in ocp.utils.checkpoint_steps(self.directory):
+      raise RuntimeError(
+        f'Checkpointer: step {step} was not written to {self.directory}; see'
+        ' the log, and whether there is room.'
+      )
+    return True
 
   def best_step(self) -> int | None:
     """Step of the best checkpoint by `best_metric`, or None."""
@@ -122,7 +146,7 @@ class Checkpointer:
     input_state: Any = None,
     config: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
-  ) -> None:
+  ) -> list[Any]:
     """Starts a write and returns once the state may change again.
 
     Call it on all processes at the same step.
@@ -133,13 +157,17 @@ class Checkpointer:
       input_state: This process's input position, JSON-able; None without one.
       config: The run's configuration, JSON-able.
       metrics: For `best_metric`.
+
+    Returns:
+      The input positions of all processes.
     """
+    input_states = gather_json(input_state)
     meta = {
       'model': self._describe(),
       'paro': self._layout.paro.code,
       'mesh': dict(self._layout.mesh.shape),
       'num_processes': jax.process_count(),
-      'input_states': gather_json(input_state),
+      'input_states': input_states,
       'config': dict(config or {}),
     }
     self._manager.save(
@@ -150,6 +178,7 @@ class Checkpointer:
       ),
       metrics=None if metrics is None else dict(metrics),
     )
+    return input_states
 
   def restore(self, step: int | None = None) -> tuple[TrainState, list[Any]]:
     """Reads a checkpoint, the newest by default.
@@ -161,7 +190,7 @@ class Checkpointer:
     Raises:
       ValueError: No checkpoint, or one of another model.
     """
-    step = self.latest_step() if step is None else step
+    step = self.newest() if step is None else step
     if step is None:
       raise ValueError(f'Checkpointer: {self.directory} has no checkpoint.')
     meta = self._manager.restore(

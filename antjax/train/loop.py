@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training loop behind `Trainer.fit`."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
+import dataclasses
 import math
 import time
 from typing import Any, TYPE_CHECKING
@@ -22,54 +23,123 @@ Metrics = dict[str, float]
 _LEAST_LOSS_SCALE = 2.0**-14
 
 
+@dataclasses.dataclass(frozen=True)
+class FitOptions:
+  """Arguments of `Trainer.fit`, which says what they are."""
+
+  checkpoint_dir: str | None
+  checkpoint_every: int
+  keep: int
+  best_metric: str | None
+  best_mode: str
+  evaluate_fn: Callable[[TrainState], Metrics] | None
+  evaluate_every: int
+  config: Mapping[str, Any] | None
+  merge_input_states: Callable[[list[Any]], Any] | None
+  num_micro_batches_fn: Callable[[int], Sequence[int]] | None
+  count_examples: Callable[[PyTree], int] | None
+  on_step: Callable[[int, Metrics], None] | None
+  should_stop: Callable[[], bool] | None
+
+  def __post_init__(self) -> None:
+    if self.best_metric is not None and self.evaluate_fn is None:
+      raise ValueError(
+        f'Trainer.fit(best_metric={self.best_metric!r}) needs an evaluate_fn'
+        ' that gives it.'
+      )
+
+  def is_evaluation(self, number: int) -> bool:
+    """Whether `evaluate_fn` is due after this step, the last one aside."""
+    return bool(self.evaluate_every) and number % self.evaluate_every == 0
+
+  def is_pause(self, number: int) -> bool:
+    """Whether to evaluate or save after this step, the last one aside."""
+    return self.is_evaluation(number) or number % self.checkpoint_every == 0
+
+
+@contextlib.contextmanager
+def opened(
+  trainer: 'Trainer',
+  state: TrainState,
+  iterator: Iterator[PyTree],
+  options: FitOptions,
+) -> Iterator[tuple[Checkpointer | None, TrainState]]:
+  """Opens the folder; state and input position are those of its newest step."""
+  if options.checkpoint_dir is None:
+    yield None, state
+    return
+  with Checkpointer(
+    options.checkpoint_dir,
+    trainer.layout,
+    trainer.optimizer,
+    trainer.tables,
+    keep=options.keep,
+    best_metric=options.best_metric,
+    best_mode=options.best_mode,
+  ) as saver:
+    if (step := saver.newest()) is not None:
+      state, positions = saver.restore(step)
+      set_position(iterator, positions, options.merge_input_states)
+    yield saver, state
+
+
+class Reporter:
+  """Tells the user of steps, and ends a run whose parameters are lost."""
+
+  def __init__(self, options: FitOptions):
+    """Takes the arguments of `Trainer.fit`."""
+    self._options = options
+    self._last: float | None = None
+
+  def tell(
+    self, number: int, values: Metrics, extra: Metrics | None = None
+  ) -> None:
+    """Reports a step.
+
+    Args:
+      number: Of the step.
+      values: Its metrics; examples per second are added, but for the first
+        step, which compiles.
+      extra: Results of `evaluate_fn`.
+
+    Raises:
+      RuntimeError: The loss or the gradient is not finite.
+    """
+    values['num_examples'] = values['num_examples'] or values['weight']
+    now, last = time.perf_counter(), self._last
+    self._last = now
+    if last is not None:
+      values['examples_per_s'] = values['num_examples'] / (now - last)
+    if self._options.on_step is not None:
+      self._options.on_step(number, values | (extra or {}))
+    # A gradient that overflows is what a dynamic loss scale is for.
+    is_scaling = values.get('loss_scale', 0) > _LEAST_LOSS_SCALE
+    norm = 0 if is_scaling else values['grad_norm']
+    if not math.isfinite(values['loss'] + norm):
+      raise RuntimeError(
+        f'Trainer.fit: the loss of step {number} is {values["loss"]}, the'
+        f' norm of its gradient {values["grad_norm"]}: the parameters are'
+        ' lost. Go on from the newest checkpoint'
+        f' ({self._options.checkpoint_dir}) with a smaller learning rate or'
+        ' gradient clipping, and look at the data of that step.'
+      )
+
+
 def fit(
   trainer: 'Trainer',
   state: TrainState,
   batches: Iterable[PyTree],
   num_steps: int,
-  *,
-  checkpoint_dir: str | None,
-  checkpoint_every: int,
-  keep: int,
-  best_metric: str | None,
-  best_mode: str,
-  evaluate_fn: Callable[[TrainState], Metrics] | None,
-  evaluate_every: int,
-  config: Mapping[str, Any] | None,
-  merge_input_states: Callable[[list[Any]], Any] | None,
-  num_micro_batches_fn: Callable[[int], Sequence[int]] | None,
-  count_examples: Callable[[PyTree], int] | None,
-  on_step: Callable[[int, Metrics], None] | None,
-  should_stop: Callable[[], bool] | None,
+  options: FitOptions,
 ) -> TrainState:
   """See `Trainer.fit`."""
-  if best_metric is not None and evaluate_fn is None:
-    raise ValueError(
-      f'Trainer.fit(best_metric={best_metric!r}) needs an evaluate_fn that'
-      ' gives it.'
-    )
   iterator = iter(batches)
-  with contextlib.ExitStack() as stack:
-    saver = None
-    if checkpoint_dir is not None:
-      saver = stack.enter_context(
-        Checkpointer(
-          checkpoint_dir,
-          trainer.layout,
-          trainer.optimizer,
-          trainer.tables,
-          keep=keep,
-          best_metric=best_metric,
-          best_mode=best_mode,
-        )
-      )
-      if saver.latest_step() is not None:
-        state, positions = saver.restore()
-        set_position(iterator, positions, merge_input_states)
+  evaluate_fn, count_examples = options.evaluate_fn, options.count_examples
+  with opened(trainer, state, iterator, options) as (saver, state):
     start = done = int(state.step)
     # The feed reads a batch ahead of the first step.
     start_position = get_position(iterator)
-    feed, clock = Feed(iterator), _Clock()
+    feed, reporter = Feed(iterator), Reporter(options)
     has_data = done < num_steps and feed.open()
     is_stopping = False
     pending: tuple[int, Any] | None = None  # Dispatched, not yet fetched.
@@ -82,7 +152,7 @@ def fit(
           input_state=start_position
           if done == start
           else get_position(iterator),
-          config=config,
+          config=options.config,
           metrics=metrics,
         )
 
@@ -93,30 +163,18 @@ def fit(
       values = {k: float(v) for k, v in jax.device_get(on_device).items()}
       is_stopping = values.pop('is_stopping') > 0
       has_data = values.pop('num_valid') > 0
-      values['num_examples'] = values['num_examples'] or values['weight']
-      values |= clock.tick(values['num_examples'])
-      if has_data and on_step is not None:
-        on_step(number, values | (extra or {}))
-      # A gradient that overflows is what a dynamic loss scale is for.
-      is_scaling = values.get('loss_scale', 0) > _LEAST_LOSS_SCALE
-      norm = 0 if is_scaling else values['grad_norm']
-      if not math.isfinite(values['loss'] + norm):
-        raise RuntimeError(
-          f'Trainer.fit: the loss of step {number} is {values["loss"]}, the'
-          f' norm of its gradient {values["grad_norm"]}: the parameters are'
-          ' lost. Go on from the newest checkpoint'
-          f' ({checkpoint_dir}) with a smaller learning rate or gradient'
-          ' clipping, and look at the data of that step.'
-        )
+      if has_data:
+        reporter.tell(number, values, extra)
       return has_data and not is_stopping
 
     while has_data and done < num_steps:
       batch = feed.next()
       if batch is None and jax.process_count() == 1:
         break
+      counts_fn, should_stop = options.num_micro_batches_fn, options.should_stop
       inputs = trainer.placer.place(
         feed.filler() if batch is None else batch,
-        counts=num_micro_batches_fn(done) if num_micro_batches_fn else None,
+        counts=counts_fn(done) if counts_fn else None,
         is_valid=batch is not None,
         is_stopping=should_stop is not None and should_stop(),
         num_examples=0
@@ -129,9 +187,10 @@ def fit(
       older, pending = pending, (done, on_device)
       if older is not None and not report(older):
         break
-      is_evaluation = evaluate_every and done % evaluate_every == 0
-      if done < num_steps and (is_evaluation or done % checkpoint_every == 0):
-        extra = evaluate_fn(state) if is_evaluation and evaluate_fn else None
+      if done < num_steps and options.is_pause(done):
+        extra = None
+        if options.is_evaluation(done) and evaluate_fn:
+          extra = evaluate_fn(state)
         # Reported before it is saved: a lost state must not be.
         goes_on, pending = report(pending, extra), None
         save(extra)
@@ -145,21 +204,7 @@ def fit(
     final: Metrics | None = None
     if evaluate_fn and int(state.step) > start:
       final = evaluate_fn(state)
-      if on_step is not None:
-        on_step(int(state.step), final)
+      if options.on_step is not None:
+        options.on_step(int(state.step), final)
     save(final)
   return state
-
-
-class _Clock:
-  """Examples per second between reports; silent on the first (compilation)."""
-
-  def __init__(self) -> None:
-    self._last: float | None = None
-
-  def tick(self, num_examples: float) -> Metrics:
-    now, last = time.perf_counter(), self._last
-    self._last = now
-    if last is None:
-      return {}
-    return {'examples_per_s': num_examples / (now - last)}

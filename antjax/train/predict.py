@@ -13,9 +13,10 @@ from jax.sharding import PartitionSpec as P
 from antjax.collectives import transition
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.mesh.paro import Level
+from antjax.train.gradient import device_key
 from antjax.train.leaves import open_leaves
 from antjax.train.state import Layout, PyTree, SparseTables, TrainState
-from antjax.train.step import device_key, StepInput
+from antjax.train.step import StepInput
 
 _BATCH = P(BATCH_AXES)
 

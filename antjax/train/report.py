@@ -18,7 +18,8 @@ from typing import Any
 import jax
 
 from antjax.train import report_page as page
-from antjax.train import report_plots, report_results
+from antjax.train import report_plots, report_results, timeline
+from antjax.train.timeline import Timeline
 
 FILE_NAME = 'report.html'
 
@@ -45,6 +46,7 @@ class Report:
     machine: Facts by name; see `describe_machine`.
     date: When the run ended, as it should be shown.
     notes: Further sentences, e.g. where the data comes from.
+    timeline: Who waited for whom; `write_report` reads it from the run folder.
   """
 
   title: str
@@ -63,6 +65,7 @@ class Report:
   machine: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   date: str = ''
   notes: Sequence[str] = ()
+  timeline: Timeline | None = None
 
 
 def describe_machine() -> dict[str, str]:
@@ -84,6 +87,9 @@ def write_report(
   """Writes `report.html` into the run folder; returns its path."""
   path = pathlib.Path(folder) / FILE_NAME
   path.parent.mkdir(parents=True, exist_ok=True)
+  steps = path.with_name(timeline.FILE_NAME)
+  if report.timeline is None and steps.exists():
+    report = dataclasses.replace(report, timeline=timeline.read(steps))
   # Beside the old page, then renamed: a reader never sees half a page.
   new = path.with_suffix('.tmp')
   new.write_text(render(report), encoding='utf-8')
@@ -105,6 +111,7 @@ def render(report: Report) -> str:
     report_results.section(results) if results.rows else '',
     _curves_section(report),
     _throughput_section(report),
+    timeline.section(report.timeline) if report.timeline else '',
     _memory_section(report),
     _repeat_section(report),
     _config_section(report),

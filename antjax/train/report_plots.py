@@ -31,7 +31,7 @@ def _figure(title: str, height: float):
   return figure, axes
 
 
-def _svg(figure: matplotlib.figure.Figure, salt: str) -> str:
+def svg(figure: matplotlib.figure.Figure, salt: str) -> str:
   """Returns the figure as an <svg> element; equal input, equal text."""
   out = io.StringIO()
   # The salt keeps the ids of two figures on one page apart.
@@ -81,7 +81,7 @@ def curves(
     matplotlib.ticker.MaxNLocator(nbins=6, integer=True)
   )
   axes.legend(frameon=False, fontsize=9, labelcolor=_INK)
-  return _svg(figure, f'curves {title}')
+  return svg(figure, f'curves {title}')
 
 
 def memory(
@@ -121,4 +121,4 @@ def memory(
     loc='upper left',
     bbox_to_anchor=(0, -0.12 - 0.3 / len(devices)),
   )
-  return _svg(figure, 'memory')
+  return svg(figure, 'memory')

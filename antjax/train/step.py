@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The PaRO training step.
+"""The PaRO training step, in one program; `elastic_step` is its other form.
 
 Manual inside, automatic outside: `shard_map` holds what PaRO decides (gather,
 differentiate, accumulate, sync); the optax update runs in the same `jit` on
@@ -10,10 +10,9 @@ micro-batch loop or sinking the reductions out of it, which would silently turn
 one code into another.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 from jax import lax
@@ -24,27 +23,16 @@ import numpy as np
 import optax
 
 from antjax.collectives import transition
-from antjax.collectives.choose import Collectives, XLA
-from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
+from antjax.mesh.mesh import BATCH_AXES
+from antjax.train import gradient
 from antjax.train import loss_scale as loss_scale_lib
-from antjax.train.leaves import (
-  empty_accumulator,
-  open_leaves,
-  trained_args,
-  with_trained,
-)
+from antjax.train.gradient import StepSpec
 from antjax.train.loss_scale import LossScaleState
-from antjax.train.state import (
-  Layout,
-  PyTree,
-  SparseTables,
-  state_shardings,
-  stored,
-  TrainState,
-)
+from antjax.train.state import PyTree, state_shardings, stored, TrainState
 
-LossFn = Callable[..., Any]
 Array = jax.Array | np.ndarray
+Metrics = dict[str, jax.Array]
+Step = Callable[[TrainState, 'StepInput'], tuple[TrainState, Metrics]]
 _BATCH = P(BATCH_AXES)
 
 
@@ -70,64 +58,80 @@ class StepInput:
   num_examples: Array
 
 
-def make_step(
-  layout: Layout,
-  loss_fn: LossFn,
-  optimizer: optax.GradientTransformation,
-  tables: SparseTables | None,
-  num_micro_batches: int,
-  *,
-  how: Collectives = XLA,
-  loss_scale: float = 1.0,
-  regather: bool = True,
-) -> Callable[[TrainState, StepInput], tuple[TrainState, dict[str, jax.Array]]]:
+def make_step(spec: StepSpec) -> Step:
   """Compiles lazily to `step(state, step_input) -> (state, metrics)`.
 
   The state is donated. Metrics are replicated scalars: the weighted mean
   `loss`, the sum of weights `weight`, `grad_norm`, `num_examples`, and how
   many devices have data (`num_valid`) or want to stop (`is_stopping`). An
   optimizer of `with_loss_scale` adds its `loss_scale`.
-
-  Args:
-    layout: Of the state.
-    loss_fn: See `Trainer`.
-    optimizer: See `Trainer`.
-    tables: See `Trainer`.
-    num_micro_batches: Parts of a device's batch.
-    how: How arrays move over both mesh axes at once.
-    loss_scale: Constant factor of the loss that is differentiated, times the
-      optimizer's own where it has one.
-    regather: Whether stacked layers are gathered again in the backward pass.
   """
-  mesh, paro = layout.mesh, layout.paro
-  shardings = state_shardings(layout, optimizer, tables)
-  trained_specs = layout.trained(list(layout.specs))
-  grad_partition = layout.level_specs(paro.opt_state, trained=True)
+  layout, tables = spec.layout, spec.tables
   table_partition = {} if tables is None else tables.partition_specs()
   backward = jax.shard_map(
-    functools.partial(
-      _accumulate, layout, loss_fn, tables, num_micro_batches, how, regather
-    ),
-    mesh=mesh,
+    functools.partial(_accumulate, spec),
+    mesh=layout.mesh,
     in_specs=(
-      layout.level_specs(paro.params, trained=False),
+      layout.level_specs(layout.paro.params, trained=False),
       table_partition,
       P(),
       P(),
       P(),
       _BATCH,
     ),
-    out_specs=(grad_partition, table_partition, P()),
-    check_vma=how.is_typed,
+    out_specs=(
+      layout.level_specs(layout.paro.opt_state, trained=True),
+      table_partition,
+      P(),
+    ),
+    check_vma=spec.how.is_typed,
   )
+  update = make_update(spec)
+
+  def step(state: TrainState, inputs: StepInput) -> tuple[TrainState, Metrics]:
+    grads, new_tables, sums = backward(
+      jax.tree.leaves(state.params),
+      state.tables,
+      state.step,
+      state.rng,
+      spec.factor(state.opt_state),
+      inputs,
+    )
+    return update(state, grads, new_tables, sums, None)
+
+  return jit_step(spec, step)
+
+
+def jit_step(spec: StepSpec, step: Callable[..., object]) -> Step:
+  """Compiles `(state, ...) -> (state, metrics)`; the state is donated."""
+  shardings = state_shardings(spec.layout, spec.optimizer, spec.tables)
+  return jax.jit(
+    step,
+    donate_argnums=0,
+    out_shardings=(shardings, NamedSharding(spec.layout.mesh, P())),
+  )
+
+
+def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
+  """The automatic part of a step, to be called in `jit`.
+
+  Returns:
+    `(state, grads, new tables, sums, lr_scale) -> (state, metrics)`; grads and
+    sums are those of `gradient.sync`, `lr_scale` is a factor of the updates or
+    None.
+  """
+  layout, optimizer = spec.layout, spec.optimizer
+  mesh, paro = layout.mesh, layout.paro
+  trained_specs = layout.trained(list(layout.specs))
+  grad_partition = layout.level_specs(paro.opt_state, trained=True)
   coarsen = jax.shard_map(
     lambda leaves: transition.coarsen_all(
-      leaves, trained_specs, paro.opt_state, paro.params, how
+      leaves, trained_specs, paro.opt_state, paro.params, spec.how
     ),
     mesh=mesh,
     in_specs=(grad_partition,),
     out_specs=layout.level_specs(paro.params, trained=True),
-    check_vma=how.is_typed,
+    check_vma=spec.how.is_typed,
   )
   opt_shardings = [
     NamedSharding(mesh, partition) for partition in grad_partition
@@ -136,22 +140,24 @@ def make_step(
   def at_opt_level(leaves: list[jax.Array]) -> list[jax.Array]:
     return lax.with_sharding_constraint(leaves, opt_shardings)
 
-  def step(state: TrainState, inputs: StepInput):
+  def update(
+    state: TrainState,
+    grads: list[jax.Array],
+    new_tables: PyTree,
+    sums: Mapping[str, jax.Array],
+    lr_scale: jax.Array | None,
+  ) -> tuple[TrainState, Metrics]:
     leaves = jax.tree.leaves(state.params)
     scaling = state.opt_state
     is_scaled = isinstance(scaling, LossScaleState)
-    factor = jnp.float32(loss_scale) * (scaling.scale if is_scaled else 1)
-    grads, new_tables, sums = backward(
-      leaves, state.tables, state.step, state.rng, factor, inputs
-    )
     total = sums['weight']
     is_finite = sums['num_bad'] == 0
     is_active = (total > 0) & (is_finite | (not is_scaled))
     if state.master is None:
       # Going finer is a local slice.
       master = [
-        stored(spec, x, paro.opt_state)
-        for spec, x in zip(trained_specs, layout.trained(leaves), strict=True)
+        stored(s, x, paro.opt_state)
+        for s, x in zip(trained_specs, layout.trained(leaves), strict=True)
       ]
     else:
       master = jax.tree.leaves(state.master)
@@ -165,6 +171,8 @@ def make_step(
     updates, opt_state = optimizer.update(
       grads_tree, state.opt_state, layout.trained_tree(master)
     )
+    if lr_scale is not None:
+      updates = jax.tree.map(lambda u: u * lr_scale.astype(u.dtype), updates)
     new_master = optax.apply_updates(layout.trained_tree(master), updates)
 
     # Without a gradient nothing changes: no decay either.
@@ -178,8 +186,8 @@ def make_step(
       [keep(n, o) for n, o in zip(jax.tree.leaves(new_master), master)]
     )
     kept = [
-      x.astype(layout.compute_type(spec))
-      for x, spec in zip(new_leaves, trained_specs, strict=True)
+      x.astype(layout.compute_type(s))
+      for x, s in zip(new_leaves, trained_specs, strict=True)
     ]
     changed = iter(coarsen(kept))
     params = [
@@ -206,89 +214,44 @@ def make_step(
       metrics['loss_scale'] = scaling.scale
     return new_state, metrics
 
-  return jax.jit(
-    step,
-    donate_argnums=0,
-    out_shardings=(shardings, NamedSharding(mesh, P())),
-  )
+  return update
 
 
 def _accumulate(
-  layout: Layout,
-  loss_fn: LossFn,
-  tables: SparseTables | None,
-  num_micro_batches: int,
-  how: Collectives,
-  regather: bool,
+  spec: StepSpec,
   leaves: list[jax.Array],
   table_state: PyTree,
   step: jax.Array,
   rng: jax.Array,
   factor: jax.Array,
   inputs: StepInput,
-):
+) -> tuple[list[jax.Array], PyTree, dict[str, jax.Array]]:
   """One device's part: gradients of the weighted mean loss, synced.
 
   Returns:
     (grads at the optimizer's level, new tables, sums replicated).
   """
-  paro = layout.paro
-  specs = layout.trained(list(layout.specs))
-  stacked = layout.trained(list(layout.scanned))
+  num_micro_batches = spec.num_micro_batches
   batch = _split(inputs.batch, num_micro_batches)
   rows: PyTree = {}
   rounds: PyTree = {}
-  if tables is not None:
+  if spec.tables is not None:
     # One exchange for all micro-batches of the step.
-    rows, rounds = tables.fetch(table_state, inputs.routing)
+    rows, rounds = spec.tables.fetch(table_state, inputs.routing)
 
   def add_micro_batch(i, carry):
-    acc, row_acc, loss_sum, weight_sum = carry
-    pieces, micro = lax.optimization_barrier(
-      (leaves, jax.tree.map(lambda x: x[i], batch))
-    )
-    whole = open_leaves(layout, pieces, how, regather=regather)
-    key = device_key(rng, step, num_micro_batches, i)
-
-    def loss_of(trained, rows):
-      params = jax.tree.unflatten(
-        layout.treedef, with_trained(layout, whole, trained)
-      )
-      args = (params,) if tables is None else (params, rows)
-      losses, weights = _losses_and_weights(loss_fn(*args, micro, key))
-      weights = weights * inputs.is_valid[0]
-      # Padding may have any loss; its gradient should be finite all the same.
-      losses = jnp.where(weights > 0, losses, 0)
-      loss = jnp.sum(losses * weights)
-      return loss * factor, (loss, jnp.sum(weights))
-
-    (_, (loss, weight)), (grads, row_grads) = jax.value_and_grad(
-      loss_of, argnums=(0, 1), has_aux=True
-    )(trained_args(layout, whole), rows)
-    addends = [
-      # A stack's gradient comes reduced, layer by layer.
-      g
-      if is_stack
-      else transition.reduce_addend(g.astype(a.dtype), spec, paro.grads, how)
-      for g, a, spec, is_stack in zip(grads, acc, specs, stacked, strict=True)
-    ]
-    addends, acc = lax.optimization_barrier((addends, acc))
-    return (
-      [a + g for a, g in zip(acc, addends, strict=True)],
-      jax.tree.map(jnp.add, row_acc, row_grads),
-      loss_sum + loss,
-      weight_sum + weight,
+    return gradient.add_micro_batch(
+      spec,
+      carry,
+      leaves,
+      rows,
+      jax.tree.map(lambda x: x[i], batch),
+      gradient.device_key(rng, step, num_micro_batches, i),
+      factor,
+      inputs.is_valid[0],
     )
 
-  carry = jax.tree.map(
-    transition.to_varying,
-    (
-      [empty_accumulator(layout, spec) for spec in specs],
-      jax.tree.map(jnp.zeros_like, rows),
-      jnp.zeros((), jnp.float32),
-      jnp.zeros((), jnp.float32),
-    ),
-  )
+  carry = gradient.empty_carry(spec, rows)
   if inputs.num_micro_batches is not None:
     count = inputs.num_micro_batches[0]
     carry = lax.fori_loop(0, count, add_micro_batch, carry)
@@ -296,36 +259,14 @@ def _accumulate(
     carry = add_micro_batch(0, carry)
   else:
     carry = lax.fori_loop(0, num_micro_batches, add_micro_batch, carry)
-  acc, row_acc, loss_sum, weight_sum = carry
-
-  # Sums and weights cross the wire, never means.
-  sums = lax.psum(
-    {
-      'loss': loss_sum,
-      'weight': weight_sum,
-      'num_valid': inputs.is_valid[0],
-      'is_stopping': inputs.is_stopping[0],
-      'num_examples': inputs.num_examples[0],
-      'num_bad': sum(
-        jnp.sum(~jnp.isfinite(a), dtype=jnp.float32)
-        for a in jax.tree.leaves((acc, row_acc))
-      ),
-    },
-    (INTER, INTRA),
+  flags = {
+    'num_valid': inputs.is_valid[0],
+    'is_stopping': inputs.is_stopping[0],
+    'num_examples': inputs.num_examples[0],
+  }
+  return gradient.sync(
+    spec, carry, table_state, inputs.routing, rounds, step, factor, flags
   )
-  scale = jnp.where(sums['weight'] > 0, 1 / (sums['weight'] * factor), 0.0)
-  synced = transition.sync_all(acc, specs, paro.grads, paro.opt_state, how)
-  grads = [g * scale for g in synced]
-  if tables is not None:
-    table_state = tables.push(
-      table_state,
-      inputs.routing,
-      rounds,
-      jax.tree.map(lambda g: g * scale, row_acc),
-      step,
-      (sums['weight'] > 0) & (sums['num_bad'] == 0),
-    )
-  return grads, table_state, sums
 
 
 def _split(batch: PyTree, num_micro_batches: int) -> PyTree:
@@ -333,31 +274,3 @@ def _split(batch: PyTree, num_micro_batches: int) -> PyTree:
   return jax.tree.map(
     lambda x: x.reshape(num_micro_batches, -1, *x.shape[1:]), batch
   )
-
-
-def device_key(
-  rng: jax.Array, step: jax.Array, num_micro_batches: int, i: Any
-) -> jax.Array:
-  """A key for this device's micro-batch i; the same on any mesh shape."""
-  device = lax.axis_index(INTER) * lax.axis_size(INTRA) + lax.axis_index(INTRA)
-  key = jax.random.fold_in(jax.random.wrap_key_data(rng), step)
-  return jax.random.fold_in(key, device * num_micro_batches + i)
-
-
-def _losses_and_weights(result: Any) -> tuple[jax.Array, jax.Array]:
-  """Checks what the user's loss returned; weights are 1 by default."""
-  losses, weights = result if isinstance(result, tuple) else (result, None)
-  if losses.ndim != 1:
-    raise ValueError(
-      f'loss_fn returned losses of shape {losses.shape}; needed is one loss '
-      'for each example, [B]. Do not take their mean: antjax weighs them.'
-    )
-  if weights is None:
-    weights = jnp.ones_like(losses)
-  if weights.shape != losses.shape:
-    raise ValueError(
-      f'loss_fn returned weights of shape {weights.shape} for losses of shape '
-      f'{losses.shape}; they must be equal.'
-    )
-  weights = lax.stop_gradient(weights.astype(jnp.float32))
-  return losses.astype(jnp.float32), weights

@@ -13,7 +13,7 @@ import optax
 from antjax.collectives.choose import Collectives
 from antjax.mesh.mesh import check_mesh
 from antjax.mesh.paro import PaRO
-from antjax.train import loop
+from antjax.train import elastic_loop, loop
 from antjax.train import loss_scale as loss_scale_lib
 from antjax.train import predict as predict_lib
 from antjax.train import step as step_lib
@@ -22,6 +22,9 @@ from antjax.train.batches import (
   Feed,
   local_flat,
 )
+from antjax.train.elastic import ElasticControl
+from antjax.train.elastic_step import ElasticStep
+from antjax.train.gradient import StepSpec
 from antjax.train.loop import Metrics
 from antjax.train.metrics import merge_across_processes, Metric
 from antjax.train.state import (
@@ -127,6 +130,7 @@ class Trainer:
     self._min_shard_size = min_shard_size
     self._layout: Layout | None = None
     self._step: Callable[..., Any] | None = None
+    self._elastic_step: ElasticStep | None = None
     self._predict: dict[Any, Callable[..., Any]] = {}
     self.placer = BatchPlacer(mesh, self.paro, tables, num_micro_batches)
 
@@ -154,7 +158,7 @@ class Trainer:
       compute_dtype=self._compute_dtype,
       min_shard_size=self._min_shard_size,
     )
-    self._step, self._predict = None, {}
+    self._step, self._elastic_step, self._predict = None, None, {}
     layout = self._layout
     make = jax.jit(
       lambda key: new_state(
@@ -215,17 +219,27 @@ class Trainer:
   def compiled_step(self) -> Callable[..., Any]:
     """The jitted step: `(state, StepInput) -> (state, metrics)`."""
     if self._step is None:
-      self._step = step_lib.make_step(
-        self.layout,
-        self._loss_fn,
-        self.optimizer,
-        self.tables,
-        self.num_micro_batches,
-        how=self.collectives,
-        loss_scale=self._loss_scale,
-        regather=self._regather,
-      )
+      self._step = step_lib.make_step(self.step_spec())
     return self._step
+
+  def step_spec(self) -> StepSpec:
+    """What the step is made of; known after `init`."""
+    return StepSpec(
+      self.layout,
+      self._loss_fn,
+      self.optimizer,
+      self.tables,
+      self.num_micro_batches,
+      how=self.collectives,
+      loss_scale=self._loss_scale,
+      regather=self._regather,
+    )
+
+  def elastic_step(self) -> ElasticStep:
+    """The step in its host-loop form; `fit(elastic=...)` runs it."""
+    if self._elastic_step is None:
+      self._elastic_step = ElasticStep(self.step_spec())
+    return self._elastic_step
 
   def step_inputs(
     self, batch: PyTree, num_micro_batches: Sequence[int] | None = None
@@ -252,6 +266,7 @@ class Trainer:
     count_examples: Callable[[PyTree], int] | None = None,
     on_step: Callable[[int, Metrics], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    elastic: ElasticControl | None = None,
   ) -> TrainState:
     """Trains to step `num_steps`, or until no process has data left.
 
@@ -285,19 +300,19 @@ class Trainer:
         grad_norm, num_examples and examples_per_s, and the results of
         `evaluate_fn` when there are any.
       should_stop: Asked before each step; e.g. whether a signal came.
+      elastic: The job's control, e.g. an `antjax.Agent`: then an element of
+        `batches` is ONE micro-batch of this process, [local devices x
+        examples, ...], and each process does its own number of them in a step
+        (`elastic_loop`). Metrics have `num_micro_batches` of all processes.
 
     Raises:
       KeyboardInterrupt: Stopped by `should_stop`; what was done is saved.
       RuntimeError: Loss or gradient became nan or infinite; nothing later is
         saved.
-      ValueError: A checkpoint of another model, or an input position that
-        cannot be restored here.
+      ValueError: A checkpoint of another model, an input position that cannot
+        be restored here, or `elastic` with a code or mesh that is not.
     """
-    return loop.fit(
-      self,
-      state,
-      batches,
-      num_steps,
+    options = loop.FitOptions(
       checkpoint_dir=checkpoint_dir,
       checkpoint_every=checkpoint_every,
       keep=keep,
@@ -312,6 +327,9 @@ class Trainer:
       on_step=on_step,
       should_stop=should_stop,
     )
+    if elastic is not None:
+      return elastic_loop.fit(self, state, batches, num_steps, options, elastic)
+    return loop.fit(self, state, batches, num_steps, options)
 
   # Evaluation.
 

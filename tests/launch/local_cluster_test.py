@@ -334,6 +334,172 @@ def test_bad_number_of_hosts():
   assert 'hosts' in done.stderr and 'Traceback' not in done.stderr
 
 
+# --- Elastic: a coordinator, and an agent a host. -----------------------------
+
+_GENERATION = "generation = int(os.environ['ANTJAX_GENERATION'])\n"
+
+
+def _run_elastic(*arguments: str):
+  return _run('--elastic', *arguments)
+
+
+def _worker_of(pid: int) -> int:
+  """The agent that has started a worker."""
+  stat = pathlib.Path(f'/proc/{pid}/stat').read_text()
+  return int(stat.rsplit(')', 1)[1].split()[1])
+
+
+@pytest.mark.slow
+def test_elastic_a_dead_worker_starts_all_again(script, tmp_path):
+  path = script(
+    _GENERATION + "print('generation', generation, os.environ['ANTJAX_WORKER'],"
+    " os.environ['JAX_NUM_PROCESSES'])\n"
+    'if generation == 1:\n'
+    "  note(f'pid{host}')\n"
+    '  if host == 1: os.kill(os.getpid(), signal.SIGKILL)\n'
+    '  time.sleep(600)\n'
+  )
+  done = _run_elastic('--', path)
+  assert done.returncode == 0, done.stderr
+  lines = [
+    line for line in done.stdout.splitlines() if 'coordinator' not in line
+  ]
+  assert sorted(lines) == [
+    '[0] generation 1 host-0 2',
+    '[0] generation 2 host-0 2',
+    '[1] generation 1 host-1 2',
+    '[1] generation 2 host-1 2',
+  ]
+  assert re.search(
+    r'^\[coordinator\] status: http://127\.0\.0\.1:\d+/', done.stdout, re.M
+  )
+  assert 'the worker died of signal 9 (SIGKILL)' in done.stderr
+  assert not any(map(_is_alive, _read_pids(tmp_path, 'pid0', 'pid1')))
+
+
+@pytest.mark.slow
+def test_elastic_the_budget_ends_the_job(script):
+  path = script("print('no such table')\nsys.exit(5)\n")
+  done = _run_elastic('--max_restarts=1', '--', path)
+  assert done.returncode == 1
+  assert 'restart budget of 1 is used up' in done.stderr
+  assert re.search(r'host-\d: its worker exited with code 5', done.stderr)
+  assert 'Its last lines:\nno such table' in done.stderr
+
+
+@pytest.mark.slow
+def test_elastic_dead_agents_and_coordinators_start_again(script, tmp_path):
+  path = script(
+    _GENERATION + "note(f'pid{host}.{generation}')\n"
+    "while not os.path.exists(os.path.join(here, 'go')): time.sleep(0.02)\n"
+  )
+  launcher = _start('--elastic', '--', path)
+  pids = _read_pids(tmp_path, 'pid0.1', 'pid1.1')
+  os.kill(_worker_of(pids[0]), signal.SIGKILL)
+  again = _read_pids(tmp_path, 'pid0.2', 'pid1.2')
+  assert not any(map(_is_alive, pids))
+  children = pathlib.Path(f'/proc/{launcher.pid}/task/{launcher.pid}/children')
+  (coordinator,) = [
+    int(pid)
+    for pid in children.read_text().split()
+    if b'launch.coordinator'
+    in pathlib.Path(f'/proc/{pid}/cmdline').read_bytes()
+  ]
+  os.kill(coordinator, signal.SIGKILL)
+  (tmp_path / 'go').touch()
+  _, err = launcher.communicate(timeout=_DEADLINE_S)
+  assert launcher.returncode == 0, err
+  assert 'agent 0 died of signal 9 (SIGKILL); starting it again' in err
+  assert 'the coordinator died of signal 9 (SIGKILL); starting it again' in err
+  assert not any(map(_is_alive, again))
+  assert not (tmp_path / 'pid0.3').exists()
+
+
+@pytest.mark.slow
+def test_elastic_ctrl_c_saves_and_the_journal_goes_on(script, tmp_path):
+  path = script(
+    _GENERATION + 'def save(number, frame):\n'
+    "  print('saved', flush=True)\n"
+    '  sys.exit(130)\n'
+    'signal.signal(signal.SIGINT, save)\n'
+    "print('generation', generation)\n"
+    'if generation == 1:\n'
+    "  note(f'pid{host}')\n"
+    '  time.sleep(600)\n'
+  )
+  journal = f'--journal={tmp_path / "journal"}'
+  launcher = _start('--elastic', journal, '--', path)
+  _read_pids(tmp_path, 'pid0', 'pid1')
+  launcher.send_signal(signal.SIGINT)
+  out, err = launcher.communicate(timeout=_DEADLINE_S)
+  assert launcher.returncode == 130, err
+  assert '[0] saved' in out and '[1] saved' in out
+  done = _run_elastic(journal, '--', path)
+  assert done.returncode == 0, done.stderr
+  assert '[0] generation 2' in done.stdout
+
+
+@pytest.mark.slow
+def test_elastic_second_interrupt_kills(script, tmp_path):
+  path = script(
+    'def hear(number, frame):\n'
+    "  note(f'heard{host}')\n"
+    'signal.signal(signal.SIGINT, hear)\n'
+    "note(f'pid{host}')\n"
+    'while True: time.sleep(0.05)\n'
+  )
+  launcher = _start('--elastic', '--', path)
+  pids = _read_pids(tmp_path, 'pid0', 'pid1')
+  launcher.send_signal(signal.SIGINT)
+  _read_pids(tmp_path, 'heard0', 'heard1')
+  assert launcher.poll() is None
+  launcher.send_signal(signal.SIGINT)
+  launcher.communicate(timeout=_DEADLINE_S)
+  assert launcher.returncode == 137
+  assert not any(map(_is_alive, pids))
+
+
+@pytest.mark.slow
+def test_elastic_sigterm_has_a_time_limit(script, tmp_path):
+  path = script(
+    'signal.signal(signal.SIGTERM, signal.SIG_IGN)\n'
+    "note(f'pid{host}')\n"
+    'while True: time.sleep(0.05)\n'
+  )
+  launcher = _start('--elastic', '--', path, grace_s=0.3)
+  pids = _read_pids(tmp_path, 'pid0', 'pid1')
+  launcher.send_signal(signal.SIGTERM)
+  _, err = launcher.communicate(timeout=_DEADLINE_S)
+  assert launcher.returncode == 137, err
+  assert not any(map(_is_alive, pids))
+
+
+@pytest.mark.slow
+def test_elastic_kill_9_of_the_launcher_leaves_no_orphans(script, tmp_path):
+  path = script(
+    "child = subprocess.Popen(['sleep', '600'])\n"
+    "open(os.path.join(here, f'child{host}'), 'w').write(str(child.pid))\n"
+    "note(f'pid{host}')\n"
+    'signal.signal(signal.SIGTERM, signal.SIG_IGN)\n'
+    'child.wait()\n'
+  )
+  launcher = _start('--elastic', '--', path)
+  pids = _read_pids(tmp_path, 'pid0', 'pid1', 'child0', 'child1')
+  pids += [_worker_of(pid) for pid in pids[:2]]
+  assert all(map(_is_alive, pids))
+  launcher.kill()
+  launcher.communicate(timeout=_DEADLINE_S)
+  _wait_for(lambda: not any(map(_is_alive, pids)), 'the end of the orphans')
+
+
+@pytest.mark.slow
+def test_elastic_a_wrong_policy_ends_it_all(script):
+  done = _run_elastic('--policy=nonsense', '--', script(''))
+  assert done.returncode == 1
+  assert 'nonsense' in done.stderr
+  assert 'the coordinator exited with code 1' in done.stderr
+
+
 @pytest.mark.multiprocess
 def test_psum_over_two_hosts_of_four_devices(script):
   path = script(

@@ -1,0 +1,398 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The supervisor of one host: runs its worker as the coordinator says.
+
+It tells the coordinator twice a second how its worker is, and obeys the
+answer: run this generation, kill, ask to save, or leave. Without an answer it
+goes on with what it has: a coordinator that is away stops nobody.
+
+  supervisor = Supervisor(client, ['train.py'], worker_env=..., address=...)
+  signal.signal(signal.SIGTERM, lambda number, _: supervisor.signal(number))
+  sys.exit(supervisor.run())
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import functools
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import Any, Protocol
+
+import psutil
+
+from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic.client import CoordinatorGoneError
+from antjax.elastic.process_group import (
+  describe_exit,
+  describe_signal,
+  Guard,
+  Output,
+  ProcessGroup,
+)
+
+_POLL_S = 0.1
+# One beat is tried for so long; then a newer one says what is true by then.
+_TRY_S = 2.0
+_QUIET_S = 5.0
+_FLUSH_S = 1.0
+_RESOURCES_S = 2.0
+_MAX_TAIL = 4000
+_Beat = pb.AgentBeatRequest
+
+
+class Caller(Protocol):
+  """What a supervisor needs of a CoordinatorClient."""
+
+  def call(
+    self, name: str, request: Any, *, give_up_s: float | None = None
+  ) -> Any: ...
+
+
+def free_port(address: str) -> int:
+  """Returns a port of this host's address that nobody uses now.
+
+  Raises:
+    RuntimeError: The address is not this host's.
+  """
+  try:
+    family, *_, target = socket.getaddrinfo(
+      address, 0, type=socket.SOCK_STREAM
+    )[0]
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+      probe.bind(target)
+      return int(probe.getsockname()[1])
+  except OSError as error:
+    raise RuntimeError(
+      f'address={address} is none of this host ({error.strerror}); the other'
+      ' hosts could not reach its worker there.'
+    ) from error
+
+
+def hold_name(key: str, *, wait_s: float = 10.0) -> socket.socket:
+  """Takes a name on this host, until the socket is closed by all who have it.
+
+  An agent's guard keeps it too, so that a new agent of the same name starts
+  only once the worker of a killed one is dead.
+
+  Args:
+    key: Job, name and address.
+    wait_s: How long to wait for the one that has it.
+
+  Raises:
+    RuntimeError: Another process keeps it.
+  """
+  held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+  end = time.monotonic() + wait_s
+  while True:
+    try:
+      held.bind(f'\0antjax-agent/{key}'[:107])  # Abstract: leaves no file.
+      return held
+    except OSError as error:
+      if time.monotonic() > end:
+        held.close()
+        raise RuntimeError(
+          f'an agent {key} runs on this host already; end it, or give this one'
+          ' another --name.'
+        ) from error
+      time.sleep(_POLL_S)
+
+
+class Supervisor:
+  """Runs workers of one host, one at a time, until the job is over.
+
+  Args:
+    client: Calls the coordinator under this host's name.
+    command: What follows `python` on a command line.
+    worker_env: Gives the environment of a worker for its assignment.
+    address: Where other hosts reach this one.
+    grace_s: How long a worker may take to save after a SIGTERM to us.
+    output: Where the worker's lines go.
+    guard: Kills the worker when we vanish.
+    say: Shows a message to people.
+    is_direct: Rank 0 writes its stderr where we do, without a prefix.
+    beat_s: Seconds between beats.
+    give_up_s: Leaves after so long without the coordinator.
+  """
+
+  def __init__(
+    self,
+    client: Caller,
+    command: Sequence[str],
+    *,
+    worker_env: Callable[[pb.Assignment], Mapping[str, str]],
+    address: str,
+    output: Output,
+    guard: Guard,
+    say: Callable[[str], None],
+    grace_s: float = 30.0,
+    is_direct: bool = False,
+    beat_s: float = 0.5,
+    give_up_s: float = 600.0,
+  ) -> None:
+    self._client = client
+    self._command = [sys.executable, *command]
+    self._worker_env = worker_env
+    self._address = address
+    self._output = output
+    self._guard = guard
+    self._say = say
+    self._grace_s = grace_s
+    self._is_direct = is_direct
+    self._beat_s = beat_s
+    self._give_up_s = give_up_s
+    # What the main thread has to do; a signal handler may put something in.
+    self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+    self._worker: ProcessGroup | None = None
+    self._exit_code: int | None = None
+    self._stop_signal: int | None = None
+    self._kill_at = float('inf')
+    self._is_asked_to_stop = False
+    # What the next beat says; the lock also guards the two versions.
+    self._changed = threading.Condition()
+    self._version = 1
+    self._reported = 0
+    self._is_over = False
+    self._status = _Beat.IDLE
+    self._generation = 0
+    self._worker_code = 0
+    self._tail = ''
+
+  @property
+  def worker_pid(self) -> int | None:
+    """The running worker's process."""
+    worker = self._worker
+    return worker.pid if worker else None
+
+  def signal(self, number: int) -> None:
+    """Passes a signal on; may be called in a signal handler.
+
+    After the first one the worker may save, and we leave. After a second
+    SIGINT it is killed.
+    """
+    self._events.put(functools.partial(self._on_signal, number))
+
+  def run(self) -> int:
+    """Runs until the job is over or this host leaves; returns an exit code.
+
+    0: the job succeeded; 1: it failed; 75: this host is to be replaced; 128 +
+    signal: it was stopped.
+    """
+    beats = threading.Thread(target=self._beat, daemon=True)
+    beats.start()
+    try:
+      while self._exit_code is None:
+        with contextlib.suppress(queue.Empty):
+          self._events.get(timeout=_POLL_S)()
+        if self._output.closed and self._stop_signal is None:
+          self._on_signal(signal.SIGTERM)
+        if time.monotonic() > self._kill_at and self._worker is not None:
+          self._say('the worker has had its time to save; killing it.')
+          self._worker.kill()
+          self._kill_at = float('inf')
+    finally:
+      self._kill()
+      with self._changed:
+        self._is_over = True
+        self._changed.notify_all()
+      beats.join(_POLL_S)  # It may wait for a coordinator that is away.
+    return self._exit_code
+
+  # --- What the coordinator says. ---------------------------------------------
+
+  def _on_reply(self, request: Any, reply: Any) -> None:
+    command = reply.command
+    if command == pb.AgentBeatReply.EXIT:
+      self._kill()
+      self._leave(reply.exit_code)
+      self._say(
+        f'leaving: {reply.reason or "the job is over"}'.rstrip('.') + '.'
+      )
+      return
+    said = (request.status, request.generation)
+    if said != (self._status, self._generation):
+      return  # An answer to what is no longer so.
+    if command == pb.AgentBeatReply.RUN:
+      if self._stop_signal is None:
+        self._start(reply.assignment)
+    elif command == pb.AgentBeatReply.KILL:
+      self._kill()
+      self._note(_Beat.IDLE)
+    elif command == pb.AgentBeatReply.STOP:
+      if self._worker is not None and not self._is_asked_to_stop:
+        self._say(f'asking the worker to save and end: {reply.reason}.')
+        self._is_asked_to_stop = True
+        self._worker.send(signal.SIGTERM)
+
+  def _start(self, assignment: pb.Assignment) -> None:
+    is_direct = self._is_direct and assignment.rank == 0
+    self._is_asked_to_stop = False
+    self._worker = worker = ProcessGroup(
+      self._command,
+      self._worker_env(assignment),
+      self._guard,
+      self._output,
+      prefix=b'' if is_direct else b'[%d] ' % assignment.rank,
+      direct=is_direct,
+    )
+    self._note(_Beat.RUNNING, generation=assignment.generation)
+    self._say(
+      f'generation {assignment.generation}: rank {assignment.rank} of'
+      f' {assignment.num_hosts}.'
+    )
+    threading.Thread(target=self._watch, args=(worker,), daemon=True).start()
+
+  def _watch(self, worker: ProcessGroup) -> None:
+    worker.wait()
+    self._events.put(functools.partial(self._on_exit, worker))
+
+  def _on_exit(self, worker: ProcessGroup) -> None:
+    if worker is not self._worker:
+      return  # We have killed it.
+    code = worker.reap()
+    self._worker = None
+    if code:
+      self._say(f'the worker {describe_exit(code)}.')
+    self._note(_Beat.EXITED, code=code, tail=worker.tail[-_MAX_TAIL:])
+    if self._stop_signal is not None:
+      was_killed = code == -signal.SIGKILL
+      self._leave(128 + (signal.SIGKILL if was_killed else self._stop_signal))
+
+  def _kill(self) -> None:
+    """Kills the worker and all that it has started."""
+    worker, self._worker = self._worker, None
+    if worker is not None:
+      worker.kill()
+      worker.reap()
+
+  # --- What this host says. ---------------------------------------------------
+
+  def _on_signal(self, number: int) -> None:
+    if self._stop_signal is not None:
+      if number == signal.SIGINT:
+        self._say('asked twice; killing the worker.')
+        self._kill()
+        self._leave(128 + signal.SIGKILL, flush_s=0.0)
+      return
+    # A lost terminal is a polite request to end.
+    self._stop_signal = (
+      signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
+    )
+    self._note(self._status)  # From now on without a port.
+    if self._worker is None:
+      self._leave(128 + self._stop_signal)
+      return
+    self._say(
+      f'passing {describe_signal(self._stop_signal)} on; the worker may save.'
+    )
+    if number != signal.SIGINT:
+      self._kill_at = time.monotonic() + self._grace_s
+    self._worker.send(self._stop_signal)
+
+  def _leave(self, code: int, flush_s: float = _FLUSH_S) -> None:
+    """Ends `run`, and tries to say good-bye."""
+    if self._stop_signal is None:
+      self._stop_signal = signal.SIGTERM
+    self._flush(flush_s)  # How the worker ended.
+    self._note(_Beat.IDLE)
+    self._flush(flush_s)
+    self._exit_code = code
+
+  def _note(
+    self,
+    status: int,
+    *,
+    generation: int | None = None,
+    code: int = 0,
+    tail: str = '',
+  ) -> None:
+    """Sets what the next beat says, and sends it now."""
+    with self._changed:
+      self._status = status  # type: ignore[assignment]
+      if generation is not None:
+        self._generation = generation
+      self._worker_code, self._tail = code, tail
+      self._version += 1
+      self._changed.notify_all()
+
+  def _flush(self, wait_s: float) -> None:
+    """Waits until the coordinator knows how things are."""
+    with self._changed:
+      self._changed.wait_for(
+        lambda: self._is_over or self._reported >= self._version, wait_s
+      )
+
+  def _beat(self) -> None:
+    """Sends beats until the end; runs in a thread of its own."""
+    answered, was_said = time.monotonic(), False
+    resources, measured = pb.Resources(), float('-inf')
+    port = 0
+    while True:
+      if time.monotonic() - measured > _RESOURCES_S:
+        resources, measured = self._resources(), time.monotonic()
+      with self._changed:
+        if self._is_over:
+          return
+        version = self._version
+        request = _Beat(
+          address=self._address,
+          status=self._status,
+          generation=self._generation,
+          exit_code=self._worker_code,
+          log_tail=self._tail,
+          resources=resources,
+        )
+      try:
+        if request.status == _Beat.IDLE or not port:
+          port = free_port(self._address)
+        request.free_port = 0 if self._stop_signal is not None else port
+        reply = self._client.call('AgentBeat', request, give_up_s=_TRY_S)
+      except CoordinatorGoneError as error:
+        silent_s = time.monotonic() - answered
+        if silent_s > self._give_up_s:
+          self._fail(str(error))
+          return
+        if silent_s > _QUIET_S and not was_said:
+          self._say('the coordinator does not answer; going on meanwhile.')
+          was_said = True
+        continue
+      except Exception as error:
+        # Whatever it is: an agent that does not beat must not seem to work.
+        self._fail(f'{type(error).__name__}: {error}')
+        return
+      if was_said:
+        self._say('the coordinator is there again.')
+      answered, was_said = time.monotonic(), False
+      self._events.put(functools.partial(self._on_reply, request, reply))
+      with self._changed:
+        self._reported = version
+        self._changed.notify_all()
+        self._changed.wait_for(
+          lambda: self._is_over or self._version > version, self._beat_s
+        )
+
+  def _fail(self, message: str) -> None:
+    def end() -> None:
+      self._say(f'{message.rstrip(".")}; leaving.')
+      self._kill()
+      self._exit_code = 1
+
+    with self._changed:
+      self._is_over = True
+      self._changed.notify_all()
+    self._events.put(end)
+
+  def _resources(self) -> pb.Resources:
+    memory = psutil.virtual_memory()
+    rss = 0
+    if (pid := self.worker_pid) is not None:
+      with contextlib.suppress(psutil.Error):
+        rss = psutil.Process(pid).memory_info().rss
+    return pb.Resources(
+      cpu_share=psutil.cpu_percent() / 100,
+      rss_bytes=rss,
+      memory_bytes=memory.total,
+    )

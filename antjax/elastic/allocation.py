@@ -1,0 +1,351 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""How much work each worker gets in a step, so that all end together.
+
+Pure functions on counts and costs. Every worker computes alone and one exchange
+ends the step, so a step takes as long as its slowest worker. Three forms:
+
+  proportional  shares by speed, rounded by largest remainder; what is clamped
+                goes to the others.
+  greedy        the micro-batch is a compiled shape and only counts are free:
+                one micro-batch at a time to who would end it first. Optimal.
+  solve         batch size and number of micro-batches are both free, under
+                memory limits (AntDT-DD's problem): exact.
+
+The derivations are ours: docs/design/antdt_policies.md.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import heapq
+import itertools
+import math
+
+from antjax.elastic.cost import Cost
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """What a worker does in a step: its micro-batches, and samples in each."""
+
+  num_micro_batches: int
+  micro_batch: int
+
+  @property
+  def num_samples(self) -> int:
+    return self.num_micro_batches * self.micro_batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """What `solve` may choose for a worker.
+
+  Attributes:
+    max_micro_batch: Largest batch that its memory holds.
+    min_micro_batch: Smallest batch that is asked for.
+    max_micro_batches: Most of them in a step.
+  """
+
+  max_micro_batch: int
+  min_micro_batch: int = 1
+  max_micro_batches: int = 1
+
+  def __post_init__(self) -> None:
+    if not (
+      1 <= self.min_micro_batch <= self.max_micro_batch
+      and self.max_micro_batches >= 1
+    ):
+      raise ValueError(
+        f'Limits: {self} needs 1 <= min_micro_batch <= max_micro_batch and'
+        ' max_micro_batches >= 1'
+      )
+
+
+def _check_bounds(
+  call: str,
+  total: int,
+  num_workers: int,
+  minima: Sequence[int],
+  maxima: Sequence[int | None],
+) -> None:
+  if total < 0 or num_workers == 0:
+    raise ValueError(
+      f'{call}: {total} units for {num_workers} workers; the units must not be'
+      ' negative and there must be a worker'
+    )
+  if not num_workers == len(minima) == len(maxima):
+    raise ValueError(
+      f'{call}: {num_workers} workers, {len(minima)} minima and {len(maxima)}'
+      ' maxima; their numbers must be equal'
+    )
+  for at, (low, high) in enumerate(zip(minima, maxima)):
+    if low < 0 or (high is not None and high < low):
+      raise ValueError(
+        f'{call}: worker {at} has minimum {low} and maximum {high}; needed is'
+        ' 0 <= minimum <= maximum'
+      )
+
+
+def proportional(
+  total: int,
+  speeds: Sequence[float],
+  minima: Sequence[int],
+  maxima: Sequence[int | None],
+) -> list[int]:
+  """Shares `total` units by speed, rounded by largest remainder.
+
+  Who would fall out of its bounds is put at them, and the others share what is
+  left or lacking. O(n^2) at worst.
+
+  Args:
+    total: Units.
+    speeds: Of the workers, > 0, in any unit.
+    minima: Fewest units of each.
+    maxima: Most units of each; None: no limit.
+
+  Returns:
+    Units of each worker. Their sum is `total` where the bounds allow it, else
+    the sum of the bounds that do not.
+
+  Raises:
+    ValueError: Numbers differ, a bound is wrong or a speed is not > 0.
+  """
+  _check_bounds('proportional', total, len(speeds), minima, maxima)
+  for at, speed in enumerate(speeds):
+    if not 0 < speed < math.inf:
+      raise ValueError(
+        f'proportional: worker {at} has speed {speed}; it must be > 0'
+      )
+  tops = [total if top is None else min(top, total) for top in maxima]
+  tops = [max(low, top) for low, top in zip(minima, tops)]
+  if sum(minima) >= total:
+    return list(minima)
+  if sum(tops) <= total:
+    return tops
+  # Fix first the side whose clamps move more work: by then the others' shares
+  # can only move away from the bounds of the other side.
+  fixed: dict[int, int] = {}
+  while True:
+    free = [at for at in range(len(speeds)) if at not in fixed]
+    left = total - sum(fixed.values())
+    speed = sum(speeds[at] for at in free)
+    share = {at: left * speeds[at] / speed for at in free}
+    above = {at: tops[at] for at in free if share[at] > tops[at]}
+    below = {at: minima[at] for at in free if share[at] < minima[at]}
+    excess = sum(share[at] - tops[at] for at in above)
+    lack = sum(minima[at] - share[at] for at in below)
+    if not above and not below:
+      break
+    fixed.update(above if excess >= lack else below)
+  counts = {at: math.floor(share[at]) for at in free}
+  rest = left - sum(counts.values())
+  by_remainder = sorted(free, key=lambda at: (counts[at] - share[at], at))
+  for at in itertools.islice(itertools.cycle(by_remainder), len(free) * 2):
+    if rest == 0:
+      break
+    if counts[at] < tops[at]:
+      counts[at] += 1
+      rest -= 1
+  assert rest == 0, (total, speeds, minima, maxima)
+  return [(fixed | counts)[at] for at in range(len(speeds))]
+
+
+def greedy(
+  total: int,
+  costs: Sequence[Cost],
+  minima: Sequence[int],
+  maxima: Sequence[int | None],
+) -> list[int]:
+  """Shares `total` micro-batches so that the last worker ends soonest.
+
+  Each goes to the worker that would end it first, from a heap:
+  O(total * log n). Optimal, because a worker's time grows with its count: were
+  there a better sharing, some worker would have fewer than here, and its last
+  one here was given when none ended sooner.
+
+  Args:
+    total: Micro-batches.
+    costs: Seconds of a step over micro-batches, of each worker.
+    minima: Fewest of each worker.
+    maxima: Most of each; None: no limit.
+
+  Returns:
+    Micro-batches of each worker. Their sum is `total` where the bounds allow
+    it, else the sum of the bounds that do not.
+
+  Raises:
+    ValueError: Numbers differ or a bound is wrong.
+  """
+  _check_bounds('greedy', total, len(costs), minima, maxima)
+  counts = list(minima)
+
+  def has_room(at: int) -> bool:
+    top = maxima[at]
+    return top is None or counts[at] < top
+
+  heap = [
+    (cost(counts[at] + 1), at) for at, cost in enumerate(costs) if has_room(at)
+  ]
+  heapq.heapify(heap)
+  for _ in range(total - sum(counts)):
+    if not heap:
+      break
+    at = heap[0][1]
+    counts[at] += 1
+    if has_room(at):
+      heapq.heapreplace(heap, (costs[at](counts[at] + 1), at))
+    else:
+      heapq.heappop(heap)
+  return counts
+
+
+def _largest_batch(
+  time_s: float, cost: Cost, limits: Limits, num_micro_batches: int
+) -> int:
+  """Largest batch with num_micro_batches * cost <= time_s; 0: none."""
+  top = limits.max_micro_batch
+  if cost.beta_s > 0:
+    each = time_s / num_micro_batches - cost.alpha_s
+    top = min(top, max(0, int(each / cost.beta_s) + 1))
+  # The division rounds; the product is what counts.
+  while top > 0 and num_micro_batches * cost(top) > time_s:
+    top -= 1
+  return top if top >= limits.min_micro_batch else 0
+
+
+def _choices(
+  time_s: float, cost: Cost, limits: Limits, num_samples: int
+) -> list[tuple[int, Split]]:
+  """(samples, quickest split) of at least num_samples that end in time.
+
+  Most samples first.
+  """
+  best: dict[int, Split] = {}
+  for num in range(1, limits.max_micro_batches + 1):
+    top = _largest_batch(time_s, cost, limits, num)
+    low = max(limits.min_micro_batch, math.ceil(num_samples / num))
+    for batch in range(low, top + 1):
+      split = Split(num, batch)
+      # In order of num: the first has the fewest launches.
+      best.setdefault(split.num_samples, split)
+  return sorted(best.items(), key=lambda item: -item[0])
+
+
+def _capacity(time_s: float, cost: Cost, limits: Limits) -> int:
+  return max(
+    num * _largest_batch(time_s, cost, limits, num)
+    for num in range(1, limits.max_micro_batches + 1)
+  )
+
+
+def _split_in(
+  time_s: float, total: int, costs: Sequence[Cost], limits: Sequence[Limits]
+) -> list[Split] | None:
+  """Splits of exactly `total` samples that end in time; None: there are none.
+
+  From the most that each worker can do, the surplus is cut by a subset sum
+  over what each can leave out: bit s of `reach` says that the workers so far
+  can leave out s together.
+  """
+  tops = [_capacity(time_s, c, lim) for c, lim in zip(costs, limits)]
+  surplus = sum(tops) - total
+  if surplus < 0 or min(tops) == 0:
+    return None
+  mask = (1 << (surplus + 1)) - 1
+  reach, reaches, cuts = 1, [], []
+  for cost, limit, top in zip(costs, limits, tops):
+    cut = {
+      top - samples: split
+      for samples, split in _choices(time_s, cost, limit, top - surplus)
+    }
+    reaches.append(reach)
+    cuts.append(cut)
+    new = 0
+    for left_out in cut:
+      new |= reach << left_out
+    reach = new & mask
+  if not reach >> surplus & 1:
+    return None
+  splits = []
+  for before, cut in zip(reversed(reaches), reversed(cuts)):
+    left_out = next(
+      out for out in cut if out <= surplus and before >> (surplus - out) & 1
+    )
+    splits.append(cut[left_out])
+    surplus -= left_out
+  return splits[::-1]
+
+
+def step_s(splits: Sequence[Split], costs: Sequence[Cost]) -> float:
+  """Seconds of a step: the slowest worker's micro-batches."""
+  return max(
+    split.num_micro_batches * cost(split.micro_batch)
+    for split, cost in zip(splits, costs)
+  )
+
+
+def solve(
+  total: int, costs: Sequence[Cost], limits: Sequence[Limits]
+) -> list[Split]:
+  """Splits `total` samples for the shortest step, batch sizes free as well.
+
+  Minimises max_i c_i * (alpha_i + beta_i * b_i) over integers with
+  sum_i c_i * b_i = total, by bisection over the step time. First it finds the
+  least time in which the workers can do `total` or more; from there the least
+  in which they can do exactly `total`, which is seldom far. A feasible time is
+  replaced by the step time of the splits found, so that the bisection ends at
+  an optimum and not near one.
+
+  Args:
+    total: Samples of the global batch.
+    costs: Seconds of ONE micro-batch over its samples, of each worker.
+    limits: What each worker may do.
+
+  Returns:
+    A split for each worker.
+
+  Raises:
+    ValueError: Numbers differ, or no splits within the limits have this sum.
+  """
+  if not costs or len(costs) != len(limits):
+    raise ValueError(
+      f'solve: {len(costs)} costs and {len(limits)} limits; there must be one'
+      ' of each for every worker'
+    )
+  longest = max(
+    limit.max_micro_batches * cost(limit.max_micro_batch)
+    for cost, limit in zip(costs, limits)
+  )
+  low_s, high_s = 0.0, longest
+  while high_s - low_s > 1e-6 * high_s:
+    middle_s = (low_s + high_s) / 2
+    caps = [_capacity(middle_s, c, lim) for c, lim in zip(costs, limits)]
+    if min(caps) > 0 and sum(caps) >= total:
+      high_s = middle_s
+    else:
+      low_s = middle_s
+  best, stride_s = _split_in(high_s, total, costs, limits), high_s - low_s
+  while best is None and high_s < longest:
+    low_s, stride_s = high_s, stride_s * 2
+    high_s = min(longest, high_s + stride_s)
+    best = _split_in(high_s, total, costs, limits)
+  if best is None:
+    low = sum(limit.min_micro_batch for limit in limits)
+    high = sum(lim.max_micro_batches * lim.max_micro_batch for lim in limits)
+    raise ValueError(
+      f'solve: no micro-batches of the allowed sizes add up to {total} samples'
+      f' (the {len(costs)} workers can do {low} to {high}); change the global'
+      ' batch, max_micro_batches or the limits of the micro-batch'
+    )
+  while True:
+    high_s = step_s(best, costs)
+    is_last = high_s - low_s <= 1e-9 * high_s
+    # Nothing is left between but rounding, or an optimum just below.
+    try_s = math.nextafter(high_s, 0) if is_last else (low_s + high_s) / 2
+    found = _split_in(try_s, total, costs, limits)
+    if found is not None:
+      best = found
+    elif is_last:
+      return best
+    else:
+      low_s = try_s

@@ -1,0 +1,263 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""How workers, agents and operators call the coordinator.
+
+A request that changes the coordinator's state has a sequence number and is
+repeated with the same one until it is answered, so that it takes effect once:
+a coordinator that is killed and comes back is only waited for.
+"""
+
+from collections.abc import Sequence
+import os
+import pathlib
+import random
+import secrets
+import threading
+import time
+from typing import Any, NoReturn
+
+from absl import logging
+from google.protobuf.message import Message
+import grpc
+
+from antjax.elastic import coordinator_pb2 as pb
+
+SERVICE = 'antjax.v1.Coordinator'
+MAX_MESSAGE_BYTES = 64 << 20
+
+_REPLIES: dict[str, type[Message]] = {
+  'CreateDataSet': pb.Empty,
+  'Begin': pb.Empty,
+  'Exchange': pb.ExchangeReply,
+  'Commit': pb.Empty,
+  'ExtendStream': pb.Empty,
+  'Heartbeat': pb.HeartbeatReply,
+  'AgentBeat': pb.AgentBeatReply,
+  'Status': pb.StatusReply,
+  'Operate': pb.Empty,
+}
+# Soft state: the newest one counts, a repeat does no harm.
+_UNSEQUENCED = ('Heartbeat', 'AgentBeat', 'Status')
+_FIRST_DELAY_S, _MAX_DELAY_S = 0.1, 2.0
+_QUIET_S = 5.0  # A coordinator that restarts is no news.
+_LOST = ('rst_stream', 'stream removed', 'socket closed', 'connection reset')
+
+
+class StaleError(RuntimeError):
+  """This process is fenced off: another one has taken its place; it must end.
+
+  Its generation of the job is over, or another process has its name.
+  """
+
+
+class CoordinatorGoneError(RuntimeError):
+  """The coordinator did not answer for as long as the client was to wait."""
+
+
+class CoordinatorClient:
+  """Calls to one coordinator under one name; for any number of threads.
+
+  A forked child must make its own: the two would use the same numbers.
+  """
+
+  def __init__(
+    self,
+    address: str,
+    *,
+    job: str,
+    client: str,
+    generation: int = 0,
+    token: str = '',
+    tls_dir: str = '',
+    give_up_s: float = 600.0,
+    try_timeout_s: float = 10.0,
+  ):
+    """Connects in the background; nobody needs to be there yet.
+
+    Args:
+      address: host:port.
+      job: Name of the job.
+      client: Name of the worker, agent or operator.
+      generation: Of the job; 0 where there is none.
+      token: Bearer token; empty for none.
+      tls_dir: Folder with ca.pem, cert.pem and key.pem; empty: no TLS.
+      give_up_s: How long a call waits for a coordinator that is not there.
+      try_timeout_s: How long it waits for one answer.
+
+    Raises:
+      FileNotFoundError: A file of `tls_dir` is missing.
+    """
+    self.address = address
+    self.job = job
+    self.client = client
+    self.generation = generation
+    self.incarnation = secrets.randbits(63) | 1
+    self._give_up_s = give_up_s
+    self._try_timeout_s = try_timeout_s
+    self._metadata = [('authorization', f'Bearer {token}')] if token else None
+    self._pid = os.getpid()
+    self._order = threading.Lock()  # Held for a sequenced call, repeats too.
+    self._sequence = 0
+    self._closed = threading.Event()
+    self._channel = _channel(address, tls_dir)
+    self._methods = {
+      name: self._channel.unary_unary(
+        f'/{SERVICE}/{name}',
+        request_serializer=lambda message: message.SerializeToString(),
+        response_deserializer=reply.FromString,
+      )
+      for name, reply in _REPLIES.items()
+    }
+
+  def __enter__(self) -> 'CoordinatorClient':
+    return self
+
+  def __exit__(self, *exc: object) -> None:
+    self.close()
+
+  def close(self) -> None:
+    """Ends calls that wait, with CoordinatorGoneError, and disconnects."""
+    self._closed.set()
+    if os.getpid() == self._pid:
+      self._channel.close()
+
+  def call(
+    self, name: str, request: Any, *, give_up_s: float | None = None
+  ) -> Any:
+    """Sends a request and returns its reply, however often it takes.
+
+    Args:
+      name: Of the call, such as 'Exchange'.
+      request: Its message; `head` is filled in.
+      give_up_s: Another time to wait than the client's.
+
+    Raises:
+      StaleError: This process is fenced off.
+      ValueError: The coordinator refused the request as wrong.
+      LookupError: It does not know the job or data set.
+      PermissionError: It does not know the token, or the role may not do this.
+      CoordinatorGoneError: It did not answer in time, or `close` was called.
+    """
+    if os.getpid() != self._pid:
+      raise RuntimeError(
+        f'CoordinatorClient.call({name!r}): made in process {self._pid} and'
+        f' used in {os.getpid()}; make one after the fork.'
+      )
+    head = request.head
+    head.job, head.client = self.job, self.client
+    head.incarnation, head.generation = self.incarnation, self.generation
+    patience = self._give_up_s if give_up_s is None else give_up_s
+    if name in _UNSEQUENCED:
+      head.sequence = 0
+      return self._call_until_answered(name, request, patience)
+    with self._order:
+      self._sequence += 1
+      head.sequence = self._sequence
+      return self._call_until_answered(name, request, patience)
+
+  def _call_until_answered(
+    self, name: str, request: Any, give_up_s: float
+  ) -> Any:
+    began = time.monotonic()
+    delay, was_logged = _FIRST_DELAY_S, False
+    while not self._closed.is_set():
+      left = began + give_up_s - time.monotonic()
+      try:
+        reply = self._methods[name](
+          request,
+          timeout=max(0.05, min(self._try_timeout_s, left)),
+          metadata=self._metadata,
+        )
+        if was_logged:
+          logging.info('The coordinator at %s is there again.', self.address)
+        return reply
+      except grpc.RpcError as error:
+        code, text = error.code(), error.details() or ''
+        if not _is_lost(code, text):
+          self._refused(name, code, text)
+      except ValueError:  # grpc's, of a channel that was closed meanwhile.
+        if not self._closed.is_set():
+          raise
+        break
+      waited = time.monotonic() - began
+      reason = f'{code.name}: {text}'
+      if waited >= give_up_s:
+        raise CoordinatorGoneError(
+          f'{name}: the coordinator at {self.address} did not answer for'
+          f' {waited:.0f} s ({reason}); check that it runs and can be reached.'
+        )
+      if waited >= _QUIET_S and not was_logged:
+        logging.warning(
+          'The coordinator at %s is not there; waiting (%s).',
+          self.address,
+          reason,
+        )
+        was_logged = True
+      self._closed.wait(delay * random.uniform(0.5, 1.0))
+      delay = min(2 * delay, _MAX_DELAY_S)
+    raise CoordinatorGoneError(
+      f'{name}: the client was closed while it waited for the coordinator at'
+      f' {self.address}.'
+    )
+
+  def _refused(self, name: str, code: grpc.StatusCode, text: str) -> NoReturn:
+    message = f'{name}: {text}'
+    if code is grpc.StatusCode.FAILED_PRECONDITION:
+      raise StaleError(message)
+    if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE):
+      raise ValueError(message)
+    if code is grpc.StatusCode.NOT_FOUND:
+      raise LookupError(message)
+    if code is grpc.StatusCode.UNAUTHENTICATED:
+      raise PermissionError(
+        f'{message} The coordinator at {self.address} wants another token; see'
+        ' the token file.'
+      )
+    if code is grpc.StatusCode.PERMISSION_DENIED:
+      raise PermissionError(message)
+    raise RuntimeError(
+      f'{name}: the coordinator at {self.address} failed ({code.name}: {text}).'
+    )
+
+
+def _is_lost(code: grpc.StatusCode, text: str) -> bool:
+  """Whether the request may not have arrived, or its reply was lost."""
+  if code in (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,  # By a server that ends.
+    grpc.StatusCode.ABORTED,
+  ):
+    return True
+  return code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN) and any(
+    word in text.lower() for word in _LOST
+  )
+
+
+def _channel(address: str, tls_dir: str) -> Any:
+  options: Sequence[tuple[str, Any]] = (
+    ('grpc.max_send_message_length', MAX_MESSAGE_BYTES),
+    ('grpc.max_receive_message_length', MAX_MESSAGE_BYTES),
+    # A coordinator that comes back is found at once.
+    ('grpc.initial_reconnect_backoff_ms', 100),
+    ('grpc.min_reconnect_backoff_ms', 5000),  # Of one attempt, in fact.
+    ('grpc.max_reconnect_backoff_ms', 1000),
+    ('grpc.enable_http_proxy', 0),
+    ('grpc.enable_retries', 0),  # `call` does them, with the same head.
+    ('grpc.use_local_subchannel_pool', 1),
+  )
+  if not tls_dir:
+    return grpc.insecure_channel(address, options)
+  files = {}
+  for name in ('ca', 'cert', 'key'):
+    path = pathlib.Path(tls_dir) / f'{name}.pem'
+    if not path.is_file():
+      raise FileNotFoundError(
+        f'CoordinatorClient: no {path}; tls_dir needs ca.pem, cert.pem and'
+        ' key.pem.'
+      )
+    files[name] = path.read_bytes()
+  credentials = grpc.ssl_channel_credentials(
+    files['ca'], files['key'], files['cert']
+  )
+  return grpc.secure_channel(address, credentials, options)

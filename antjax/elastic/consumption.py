@@ -1,0 +1,229 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What one worker knows to be consumed: the position in its checkpoint.
+
+It is the position that the worker's pass began with and all that it has
+consumed since itself. What other workers consumed is in their own; `merge` of
+`ledger_state` unites them. Pure: no clock, no network.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+
+import numpy as np
+
+from antjax.input import index_set, ledger_state
+from antjax.input.data_shard import DataShard
+
+
+@dataclasses.dataclass
+class _Epoch:
+  """An epoch that this worker has a shard of.
+
+  Attributes:
+    done: [S] uint8 by position: all records are known to be consumed.
+    marks: Position -> [n] uint8, consumed records of a shard that is not done.
+    place: [S] position of each shard index; None: its own index.
+    text: `done` as text; None where it has changed.
+  """
+
+  done: np.ndarray
+  marks: dict[int, np.ndarray]
+  place: np.ndarray | None
+  text: str | None = None
+
+
+class Consumption:
+  """Base position and own consumption since; cheap to write at every batch.
+
+  Memory: 5 bytes a shard and epoch that is open.
+  """
+
+  def __init__(
+    self,
+    num_records: int,
+    shard_size: int,
+    *,
+    seed: int = 0,
+    num_epochs: int | None = 1,
+    is_stream: bool = False,
+    share: tuple[int, int] = (0, 1),
+  ):
+    """Begins with nothing consumed.
+
+    Args:
+      num_records: Records of the data set; of a stream: so far.
+      shard_size: Records in a shard.
+      seed: Seed of the order.
+      num_epochs: Passes over the data in all; None for no end.
+      is_stream: Whether it grows; then it is read in order.
+      share: (rank of this worker, number of workers).
+    """
+    self.num_records = num_records
+    self._shard_size = shard_size
+    self._seed = seed
+    self._num_epochs = num_epochs
+    self._is_stream = is_stream
+    self._share = share
+    self._first = 0
+    self._base: list[ledger_state.State] = []
+    self._epochs: dict[int, _Epoch] = {}
+
+  def load(self, state: ledger_state.State | None) -> None:
+    """Takes over a position; None: nothing is consumed.
+
+    Raises:
+      ValueError: It is malformed, of another data set, or of one worker among
+        several (unite the positions of all with `merge` first).
+    """
+    self._first, self._base, self._epochs = 0, [], {}
+    if state is None:
+      return
+    ledger_state.check(state)
+    ledger_state.check_same_data([self.state(), state])
+    share = state['share']
+    if share is not None and share[1] > 1:
+      raise ValueError(
+        f'This is the position of worker {share[0]} of {share[1]} alone; unite'
+        f' those of all {share[1]} workers with merge() first.'
+      )
+    self.num_records = max(self.num_records, state['num_records'])
+    self._first = state['first_epoch']
+    self._base = [
+      {**run, 'assigned': None, 'doing': {}} for run in state['epochs']
+    ]
+
+  def order(self, shard: DataShard, consumed: np.ndarray) -> np.ndarray:
+    """Returns the records of a shard to consume, in order.
+
+    Args:
+      shard: A leased shard.
+      consumed: [n] Flags of its records that are consumed, by whomever.
+    """
+    if self._is_stream:
+      order = np.arange(shard.start, shard.stop)
+    else:
+      order = ledger_state.record_order(
+        shard.start, shard.stop, self._seed, shard.epoch
+      )
+    if not consumed.any():
+      return order
+    return order[consumed[order - shard.start] == 0]
+
+  def mark(self, shard: DataShard, records: np.ndarray) -> None:
+    """Notes that these records of a shard are consumed by this worker."""
+    epoch, position = self._find(shard)
+    if epoch.done[position]:
+      return
+    marks = epoch.marks.get(position)
+    if marks is None:
+      marks = np.zeros(len(shard), np.uint8)
+    epoch.marks[position] = marks = marks[: len(shard)]  # The last is smaller.
+    marks[np.asarray(records) - shard.start] = 1
+    if marks.all():
+      del epoch.marks[position]
+      epoch.done[position] = 1
+      epoch.text = None
+
+  def consumed(self, shard: DataShard) -> np.ndarray:
+    """Returns flags [n] of a shard's records that are known to be consumed."""
+    epoch, position = self._find(shard)
+    marks = epoch.marks.get(position)
+    if marks is None:
+      return np.full(len(shard), epoch.done[position], np.uint8)
+    return marks[: len(shard)].copy()
+
+  def drop_before(self, epoch: int) -> None:
+    """Forgets earlier epochs: they are in a committed checkpoint."""
+    if epoch <= self._first:
+      return
+    self._first = epoch
+    for old in [e for e in self._epochs if e < epoch]:
+      del self._epochs[old]
+    self._base = [run for run in self._base if run['stop'] > epoch]
+
+  def state(self) -> ledger_state.State:
+    """Returns the position as plain JSON types, see `ledger_state`."""
+    runs: list[ledger_state.State] = []
+    at = self._first
+    for number in sorted(self._epochs):
+      runs += self._untouched(at, number)
+      runs.append(self._run(number))
+      at = number + 1
+    stop = max([at, *(run['stop'] for run in self._base)])
+    runs += self._untouched(at, stop)
+    state = {
+      'version': ledger_state.VERSION,
+      'num_records': self.num_records,
+      'shard_size': self._shard_size,
+      'seed': self._seed,
+      'num_epochs': self._num_epochs,
+      'share': list(self._share),
+      'dynamic': True,
+      'first_epoch': self._first,
+      'epochs': runs,
+    }
+    return {**state, 'is_stream': True} if self._is_stream else state
+
+  def _run(self, number: int) -> ledger_state.State:
+    epoch = self._epochs[number]
+    if epoch.text is None:
+      epoch.text = index_set.encode_flags(epoch.done)
+    marks = {
+      str(position): index_set.encode_flags(flags)
+      for position, flags in epoch.marks.items()
+    }
+    return _run(number, number + 1, epoch.text, marks)
+
+  def _untouched(self, start: int, stop: int) -> Iterator[ledger_state.State]:
+    """Yields what the base says of the epochs from start to before stop."""
+    for run in self._base:
+      first, last = max(start, run['start']), min(stop, run['stop'])
+      if first < last:
+        yield {**run, 'start': first, 'stop': last}
+        start = last
+    if start < stop:  # Not begun in the base.
+      yield _run(start, stop, '0', {})
+
+  def _find(self, shard: DataShard) -> tuple[_Epoch, int]:
+    epoch = self._epochs.get(shard.epoch)
+    if epoch is None:
+      epoch = self._open(shard.epoch)
+    if epoch.place is not None:
+      return epoch, int(epoch.place[shard.index])
+    if shard.index >= epoch.done.size:  # A stream that has grown.
+      grown = np.zeros(max(64, 2 * (shard.index + 1)), np.uint8)
+      grown[: epoch.done.size] = epoch.done
+      epoch.done = grown
+    self.num_records = max(self.num_records, shard.stop)
+    return epoch, shard.index
+
+  def _open(self, number: int) -> _Epoch:
+    shards = ledger_state.num_shards(self.num_records, self._shard_size)
+    place = None
+    if not self._is_stream:
+      _, places = ledger_state.shard_order(shards, self._seed, number)
+      place = places.astype(np.int32)
+    epoch = _Epoch(np.zeros(shards, np.uint8), {}, place)
+    for run in self._base:
+      if run['start'] <= number < run['stop']:
+        epoch.done = index_set.decode_flags(run['done'], shards)
+        epoch.marks = {
+          int(position): index_set.decode_flags(text, self._shard_size)
+          for position, text in run['marks'].items()
+        }
+    self._epochs[number] = epoch
+    return epoch
+
+
+def _run(
+  start: int, stop: int, done: str, marks: dict[str, str]
+) -> ledger_state.State:
+  return {
+    'start': start,
+    'stop': stop,
+    'done': done,
+    'assigned': None,
+    'marks': marks,
+    'doing': {},
+  }

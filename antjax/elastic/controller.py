@@ -1,0 +1,250 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""When to act: holds a policy back until acting is worth it.
+
+A policy says what is best now. The Controller asks it once a period, waits for
+enough steps, ignores changes too small to matter, and spends restarts from a
+budget with a cooldown. What it let pass is kept, for people, in a bounded log.
+"""
+
+from collections import deque
+import dataclasses
+import math
+
+from antjax.elastic import actions
+from antjax.elastic.policy import Policy
+from antjax.elastic.view import ClusterView
+
+
+@dataclasses.dataclass(frozen=True)
+class ControllerConfig:
+  """When a Controller lets actions pass.
+
+  Attributes:
+    period_s: Between decisions on a job.
+    min_samples: Steps of every worker before the first decision in a
+      generation; a worker whose speed is known from before needs none.
+    cooldown_s: After a KILL_RESTART no other for so long.
+    max_restarts: That a job may spend on slow workers.
+    min_change: An ADJUST_BS or BACKUP_WORKERS that changes the predicted step
+      time, or the deadline, by less than this share is ignored.
+    log_size: Entries kept of a job.
+  """
+
+  period_s: float = 10.0
+  min_samples: int = 5
+  cooldown_s: float = 300.0
+  max_restarts: int = 3
+  min_change: float = 0.03
+  log_size: int = 256
+
+  def __post_init__(self) -> None:
+    if not (
+      self.period_s >= 0
+      and self.cooldown_s >= 0
+      and self.min_change >= 0
+      and self.max_restarts >= 0
+      and self.min_samples >= 1
+      and self.log_size >= 1
+    ):
+      raise ValueError(
+        f'{self}: min_samples and log_size must be at least 1, all else not'
+        ' negative'
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class LogEntry:
+  """An action that was taken, or a policy that failed (action None)."""
+
+  now: float
+  generation: int
+  action: actions.Action | None
+  reason: str
+
+
+@dataclasses.dataclass
+class _Job:
+  log: deque[LogEntry]
+  decided_at: float = -math.inf
+  restarted_at: float = -math.inf
+  num_restarts: int = 0
+  idle_reason: str = 'no decision yet'
+
+
+class Controller:
+  """Turns views of jobs into the actions to take. Not thread-safe."""
+
+  def __init__(
+    self,
+    policy: Policy,
+    config: ControllerConfig = ControllerConfig(),
+  ):
+    self._policy = policy
+    self._config = config
+    self._jobs: dict[str, _Job] = {}
+
+  def decide(
+    self, view: ClusterView, now: float, restarts_used: int | None = None
+  ) -> list[actions.Action]:
+    """Returns what is to be done now; empty: nothing.
+
+    May be called at any time; it decides once a period. A KILL_RESTART comes
+    alone (or with others of its kind, for one restart): all else would be
+    undone by the new generation. An exception or a wrong answer of a policy is
+    logged, and nothing is done.
+
+    Args:
+      view: Of one job.
+      now: Seconds, of the Monitor's clock.
+      restarts_used: Of the job's budget, where something lasting counts them;
+        None: those that this Controller has decided on.
+    """
+    job = self._jobs.setdefault(
+      view.job, _Job(deque(maxlen=self._config.log_size))
+    )
+    if not self.is_due(view.job, now):
+      return []
+    job.decided_at = now
+    waiting = self._waiting(view)
+    if waiting:
+      job.idle_reason = waiting
+      return []
+    left = self.restarts_left(view.job, now, restarts_used)
+    view = dataclasses.replace(view, restarts_left=left)
+    try:
+      wanted = self._policy(view)
+      for action in wanted:
+        _check(action, view)
+    # A user's policy may raise anything; the coordinator must go on.
+    except Exception as error:  # pylint: disable=broad-except
+      self._log_failure(job, view, now, error)
+      return []
+    passed: list[actions.Action] = []
+    for action in wanted:
+      held = self._held(action, view)
+      if held is None:
+        passed.append(action)
+      else:
+        job.idle_reason = held
+    restarts = [a for a in passed if isinstance(a, actions.KillRestart)]
+    if restarts:
+      passed = [*restarts]
+      job.restarted_at = now
+      job.num_restarts += 1
+    for action in passed:
+      job.log.append(LogEntry(now, view.generation, action, action.reason))
+    return passed
+
+  def is_due(self, job: str, now: float) -> bool:
+    """False while `decide` would do nothing: no need to make a view."""
+    known = self._jobs.get(job)
+    return known is None or now - known.decided_at >= self._config.period_s
+
+  def restarts_left(
+    self, job: str, now: float, restarts_used: int | None = None
+  ) -> int:
+    """Restarts that may be asked for now; 0 during the cooldown."""
+    known = self._jobs.get(job)
+    if restarts_used is None:
+      restarts_used = known.num_restarts if known else 0
+    if known and now - known.restarted_at < self._config.cooldown_s:
+      return 0
+    return max(0, self._config.max_restarts - restarts_used)
+
+  def log(self, job: str) -> list[LogEntry]:
+    """What was done to a job, oldest first."""
+    return list(self._jobs[job].log) if job in self._jobs else []
+
+  def idle_reason(self, job: str) -> str:
+    """Why the last action was held back, or none was asked for."""
+    return self._jobs[job].idle_reason if job in self._jobs else ''
+
+  def forget_job(self, job: str) -> None:
+    """Drops a job that is over."""
+    self._jobs.pop(job, None)
+
+  def _waiting(self, view: ClusterView) -> str:
+    """What there is too little of to decide; empty: nothing."""
+    if not view.workers:
+      return 'no workers'
+    unknown = [
+      w.worker
+      for w in view.workers
+      if (not w.is_measured or w.num_steps < self._config.min_samples)
+      and w.prior_s_per_sample is None
+    ]
+    if not unknown:
+      return ''
+    return (
+      f'{len(unknown)} of {len(view.workers)} workers have made fewer than'
+      f' {self._config.min_samples} steps: {", ".join(unknown[:3])}'
+    )
+
+  def _held(self, action: actions.Action, view: ClusterView) -> str | None:
+    """Why an action is not to pass; None: it is."""
+    if isinstance(action, actions.Nothing):
+      return action.reason
+    if isinstance(action, actions.KillRestart):
+      if view.restarts_left < 1:
+        return f'no restart is left, or it is too soon: {action.reason}'
+    elif isinstance(action, actions.AdjustLR):
+      if math.isclose(action.lr_scale, view.lr_scale, rel_tol=1e-6):
+        return 'the learning rate is as asked for'
+    elif isinstance(action, actions.BackupWorkers):
+      if self._is_small(view.deadline_s, action.deadline_s):
+        return 'the deadline is about as asked for'
+    else:
+      old = view.num_micro_batches
+      new = {**old, **action.num_micro_batches}
+      old_s, new_s = view.step_s(old), view.step_s(new)
+      # A sum that is wrong is put right at any price.
+      if new == old or (
+        sum(new.values()) == sum(old.values())
+        and old_s is not None
+        and new_s is not None
+        and self._is_small(old_s, new_s)
+      ):
+        return f'too small a change: {action.reason}'
+    return None
+
+  def _is_small(self, old: float, new: float) -> bool:
+    return old == new or abs(new - old) < self._config.min_change * old
+
+  def _log_failure(
+    self, job: _Job, view: ClusterView, now: float, error: Exception
+  ) -> None:
+    job.idle_reason = f'the policy failed: {type(error).__name__}: {error}'
+    # It will fail again a period later: once is enough.
+    if not job.log or job.log[-1].reason != job.idle_reason:
+      job.log.append(LogEntry(now, view.generation, None, job.idle_reason))
+
+
+def _check(action: actions.Action, view: ClusterView) -> None:
+  """Raises ValueError for what cannot be carried out."""
+  workers = {w.worker: w for w in view.workers}
+  if isinstance(action, actions.AdjustBatch):
+    for name, count in action.num_micro_batches.items():
+      if name not in workers:
+        raise ValueError(f'AdjustBatch: {name!r} is no worker of {view.job!r}')
+      top = workers[name].max_micro_batches
+      if count < 0 or count != int(count) or (top and count > top):
+        raise ValueError(
+          f'AdjustBatch: {count} micro-batches for {name!r}; needed is a whole'
+          f' number from 0 to {top or "any"}'
+        )
+    if not sum({**view.num_micro_batches, **action.num_micro_batches}.values()):
+      raise ValueError('AdjustBatch: no worker would have a micro-batch')
+  elif isinstance(action, actions.BackupWorkers):
+    if not 0 <= action.deadline_s < math.inf:
+      raise ValueError(f'BackupWorkers: deadline_s={action.deadline_s}')
+  elif isinstance(action, actions.AdjustLR):
+    if not 0 < action.lr_scale < math.inf:
+      raise ValueError(f'AdjustLR: lr_scale={action.lr_scale} must be > 0')
+  elif isinstance(action, actions.KillRestart):
+    if action.worker not in workers:
+      raise ValueError(
+        f'KillRestart: {action.worker!r} is no worker of {view.job!r}'
+      )
+  elif not isinstance(action, actions.Nothing):
+    raise ValueError(f'{action!r} is no action of antjax.elastic.actions')

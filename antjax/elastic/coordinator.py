@@ -1,0 +1,461 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The coordinator process: durable jobs, soft views of them, one event loop.
+
+Requests that change a job go through `writer.Writer`; heartbeats and agents'
+beats only to what is soft and comes again after a restart: Monitor, Rendezvous
+and Liveness. A tick, twice a second, asks these and the Controller what is to
+be done, and applies it like a request.
+"""
+
+import asyncio
+from collections.abc import Callable
+import dataclasses
+import json
+import time
+from typing import Any
+
+from absl import logging
+from google.protobuf.message import Message
+
+from antjax.elastic import actions, policy, security, status, writer
+from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic.controller import Controller, ControllerConfig
+from antjax.elastic.job_state import JobState
+from antjax.elastic.liveness import Liveness
+from antjax.elastic.monitor import Monitor, MonitorConfig
+from antjax.elastic.refused import Refused
+from antjax.elastic.rendezvous import Rendezvous, RendezvousConfig
+from antjax.elastic.service import make_server, Service
+from antjax.elastic.status_page import StatusPage
+from antjax.input.journal import Journal
+
+_TICK_S = 0.5
+_MAX_BEATEN = 1000  # Jobs of which only agents speak.
+_GRACE_S = 2.0  # For calls in progress when it ends.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CoordinatorConfig:
+  """Where a coordinator listens, and when it acts.
+
+  Attributes:
+    journal: Its file.
+    address: Where it listens.
+    port: 0 picks a free one.
+    status_port: Of the status page; 0 picks one; None: no page.
+    token_file: Lines `role token`; empty: none needed.
+    tls_dir: Folder with ca.pem, cert.pem, key.pem; empty: no TLS.
+    is_insecure: It may be open to other machines without them.
+    policy: What the Controller does, see `policy.resolve`.
+    lease_timeout_s: A worker silent for so long is given up.
+    progress_timeout_s: So is one that makes no step for so long.
+    rendezvous: When generations start and end.
+    monitor: What is slow.
+    controller: When it acts.
+  """
+
+  journal: str
+  address: str = '127.0.0.1'
+  port: int = 0
+  status_port: int | None = None
+  token_file: str = ''
+  tls_dir: str = ''
+  is_insecure: bool = False
+  policy: str = 'static'
+  lease_timeout_s: float = 30.0
+  progress_timeout_s: float = 600.0
+  rendezvous: RendezvousConfig = RendezvousConfig()
+  monitor: MonitorConfig = MonitorConfig()
+  controller: ControllerConfig = ControllerConfig()
+
+  def __post_init__(self) -> None:
+    if not self.journal:
+      raise ValueError('journal must name a file; it is empty.')
+    for name in ('lease_timeout_s', 'progress_timeout_s'):
+      if getattr(self, name) <= 0:
+        raise ValueError(
+          f'{name} must be positive; got {getattr(self, name)}.'
+        )
+    security.check_address(
+      self.address,
+      has_tokens=bool(self.token_file),
+      has_tls=bool(self.tls_dir),
+      is_insecure=self.is_insecure,
+    )
+
+
+async def serve(
+  config: CoordinatorConfig,
+  until: asyncio.Event,
+  on_start: Callable[[int, str], None] = lambda port, url: None,
+) -> None:
+  """Runs a coordinator.
+
+  Args:
+    config: How.
+    until: It ends, cleanly, when this is set.
+    on_start: Called when it serves, with its port and the status page's
+      address (empty: none).
+
+  Raises:
+    ValueError: The token file, the TLS files or the policy is wrong.
+    RuntimeError: The journal or the port cannot be had, or the journal not be
+      written any more.
+  """
+  tokens = (
+    security.read_tokens(config.token_file)
+    if config.token_file
+    else security.Tokens()
+  )
+  tls = security.read_tls(config.tls_dir) if config.tls_dir else None
+  policy_fn = policy.resolve(config.policy)
+  with Journal(config.journal) as journal:
+    jobs = writer.load(journal)
+    if jobs.names():
+      logging.info(
+        'Going on with %d jobs of %s.', len(jobs.names()), config.journal
+      )
+    coordinator = Coordinator(
+      config,
+      writer.Writer(jobs, journal),
+      Controller(policy_fn, config.controller),
+    )
+    server, port = make_server(
+      Service(coordinator.handlers(), tokens), config.address, config.port, tls
+    )
+    page = _status_page(config, coordinator, tokens)
+    try:
+      await server.start()
+      if page is not None:
+        await page.start()
+      on_start(port, page.url if page is not None else '')
+      await coordinator.run(until)
+    finally:
+      await server.stop(_GRACE_S)
+      if page is not None:
+        await page.close()
+      if coordinator.writer.error is None:
+        await coordinator.writer.close()
+
+
+def _status_page(
+  config: CoordinatorConfig, coordinator: 'Coordinator', tokens: security.Tokens
+) -> StatusPage | None:
+  if config.status_port is None:
+    return None
+  token = next(
+    (token for token, role in tokens.roles if role == security.OPERATOR), b''
+  )
+  return StatusPage(
+    coordinator.snapshot,
+    address=config.address,
+    port=config.status_port,
+    token=token.decode(),
+  )
+
+
+class Coordinator:
+  """Answers requests and decides; for one event loop.
+
+  Attributes:
+    writer: Has the jobs.
+  """
+
+  def __init__(
+    self,
+    config: CoordinatorConfig,
+    durable: writer.Writer,
+    controller: Controller,
+    clock: Callable[[], float] = time.monotonic,
+  ):
+    """Takes over the jobs of a writer.
+
+    Args:
+      config: When to act.
+      durable: Has the jobs.
+      controller: Decides about slow workers.
+      clock: Seconds that only go forward.
+    """
+    self.writer = durable
+    self._config = config
+    self._controller = controller
+    self._clock = clock
+    self._monitor = Monitor(config.monitor)
+    self._rendezvous = Rendezvous(config.rendezvous)
+    self._liveness = Liveness(
+      config.lease_timeout_s, config.progress_timeout_s
+    )
+    self._log = status.ActionLog()
+    self._rates = status.Rates()
+    self._beaten: dict[str, float] = {}  # Job -> last beat of an agent.
+    self._waiting_since: dict[str, float] = {}
+    self._exits: dict[tuple[str, str], tuple[int, int]] = {}
+    for name in durable.jobs.names():
+      self._monitor.note_plan(name, durable.jobs.job(name).plan, clock())
+
+  def handlers(self) -> dict[str, Any]:
+    """Returns what answers each method of the service."""
+    return {
+      'CreateDataSet': self.writer.answer,
+      'Begin': self._begin,
+      'Exchange': self._exchange,
+      'Commit': self._commit,
+      'ExtendStream': self.writer.answer,
+      'Heartbeat': self._heartbeat,
+      'AgentBeat': self._agent_beat,
+      'Status': self._status,
+      'Operate': self._operate,
+    }
+
+  async def run(self, until: asyncio.Event) -> None:
+    """Ticks until the event is set.
+
+    Raises:
+      RuntimeError: The journal could not be written.
+    """
+    waits = {
+      asyncio.ensure_future(until.wait()),
+      asyncio.ensure_future(self.writer.has_failed.wait()),
+    }
+    try:
+      while not (await asyncio.wait(
+        waits, timeout=_TICK_S, return_when=asyncio.FIRST_COMPLETED
+      ))[0]:
+        self.tick()
+    finally:
+      for wait in waits:
+        wait.cancel()
+    if self.writer.error is not None:
+      raise self.writer.error
+
+  def tick(self) -> None:
+    """Decides about every job, once."""
+    now = self._clock()
+    jobs = self.writer.jobs
+    self._beaten = {
+      name: at for name, at in self._beaten.items() if now - at < 600
+    }
+    for name in {*jobs.names(), *self._beaten}:
+      try:
+        self._tick_job(jobs.job(name), now)
+      except Refused as error:
+        logging.warning('Job %s: %s', name, error.text)
+      # One job's trouble must not be that of the others.
+      except Exception:
+        logging.exception('Deciding about job %s failed.', name)
+    self._liveness.keep(jobs.names())
+
+  def snapshot(self) -> dict[str, Any]:
+    """Returns everything that is known, see `status.snapshot`."""
+    durable = self.writer
+    return status.snapshot(
+      durable.jobs,
+      self._monitor,
+      self._log,
+      self._rendezvous,
+      time.time(),
+      steady_s=self._clock(),
+      rates=self._rates,
+      journal={
+        'num_commits': durable.num_commits,
+        'commit_s': durable.commit_s,
+        'num_changes': durable.num_changes,
+        'num_bytes': durable.num_bytes,
+      },
+    )
+
+  # --- Requests. --------------------------------------------------------------
+
+  async def _begin(self, request: pb.BeginRequest, data: bytes) -> bytes:
+    head = request.head
+    reply = await self.writer.answer(request, data)
+    self._liveness.note_progress(
+      head.job, head.client, head.generation, self._clock()
+    )
+    return reply
+
+  async def _exchange(self, request: pb.ExchangeRequest, data: bytes) -> bytes:
+    head = request.head
+    reply = await self.writer.answer(request, data)
+    now = self._clock()
+    if request.consumed:
+      self._liveness.note_progress(head.job, head.client, head.generation, now)
+    else:
+      self._liveness.hear(head.job, head.client, head.generation, now)
+    return reply
+
+  async def _commit(self, request: pb.CommitRequest, data: bytes) -> bytes:
+    reply = await self.writer.answer(request, data)
+    self._monitor.note_commit(request.head.job, self._clock())
+    return reply
+
+  async def _operate(self, request: pb.OperateRequest, data: bytes) -> bytes:
+    reply = await self.writer.answer(request, data)
+    name = request.head.job
+    logging.info(
+      'Job %s: %s %s by %s. %s',
+      name,
+      request.action,
+      request.target,
+      request.head.client,
+      request.reason,
+    )
+    self._monitor.note_plan(
+      name, self.writer.jobs.job(name).plan, self._clock()
+    )
+    return reply
+
+  async def _heartbeat(
+    self, request: pb.HeartbeatRequest, data: bytes
+  ) -> bytes:
+    del data
+    head = request.head
+    job = self.writer.jobs.job(head.job)
+    self.writer.jobs.check_alive(head)
+    now = self._clock()
+    self._monitor.record_heartbeat(request, now)
+    self._liveness.note_progress(
+      head.job,
+      head.client,
+      head.generation,
+      now,
+      (request.step, request.num_samples),
+    )
+    await self.writer.settled()
+    return pb.HeartbeatReply(
+      plan=job.plan, is_stopping=job.is_stopping
+    ).SerializeToString()
+
+  async def _agent_beat(
+    self, request: pb.AgentBeatRequest, data: bytes
+  ) -> bytes:
+    del data
+    head, now = request.head, self._clock()
+    if head.job not in self._beaten and len(self._beaten) >= _MAX_BEATEN:
+      raise Refused(
+        'RESOURCE_EXHAUSTED', f'agents of {_MAX_BEATEN} jobs are here already.'
+      )
+    self._beaten[head.job] = now
+    self._note_exit(request, now)
+    job = self.writer.jobs.job(head.job)
+    reply = self._rendezvous.beat(request, job, now)
+    await self.writer.settled()
+    return reply.SerializeToString()
+
+  async def _status(self, request: pb.StatusRequest, data: bytes) -> bytes:
+    del request, data
+    await self.writer.settled()
+    text = json.dumps(self.snapshot()).encode()
+    return pb.StatusReply(json=text).SerializeToString()
+
+  def _note_exit(self, request: pb.AgentBeatRequest, now: float) -> None:
+    """Counts each exit of a worker once."""
+    if request.status != pb.AgentBeatRequest.EXITED:
+      return
+    key = (request.head.job, request.head.client)
+    exit_of = (request.generation, request.head.incarnation)
+    if self._exits.get(key) == exit_of:
+      return
+    if len(self._exits) >= 100_000:
+      self._exits.clear()
+    self._exits[key] = exit_of
+    self._monitor.record_exit(*key, request.exit_code, now)
+
+  # --- Decisions. -------------------------------------------------------------
+
+  def _tick_job(self, job: JobState, now: float) -> None:
+    if job.phase == 'ended':
+      self._monitor.forget_job(job.name)
+      self._controller.forget_job(job.name)
+      return
+    hung = self._liveness.hung(job, now)
+    if job.phase == 'waiting' and job.name in self._beaten:
+      self._waiting_since.setdefault(job.name, now)
+    for message in self._rendezvous.decide(job, now, hung):
+      self._apply(message, job.name, now)
+    if job.phase == 'running' or not job.is_managed:
+      self._monitor.note_remaining(job.name, _remaining(job))
+      self._control(job, now)
+
+  def _apply(self, message: Message, name: str, now: float) -> None:
+    if not self.writer.decide(message):
+      return
+    job = self.writer.jobs.job(name)
+    if isinstance(message, pb.StartGeneration):
+      logging.info(
+        'Job %s: generation %d of %d hosts starts.',
+        name,
+        job.generation,
+        len(job.members),
+      )
+      since = self._waiting_since.pop(name, now)
+      self._monitor.note_pending(name, now - since, now)
+      self._monitor.note_plan(name, job.plan, now)
+    elif isinstance(message, pb.EndGeneration):
+      logging.info(
+        'Job %s: generation %d ended: %s', name, job.generation, message.reason
+      )
+      for worker in message.replaced:
+        self._monitor.forget(name, worker)
+    elif isinstance(message, pb.ExpireWorkers):
+      logging.warning(
+        'Job %s: the leases of %s expired.', name, ', '.join(message.workers)
+      )
+      self._liveness.forget(name, message.workers)
+
+  def _control(self, job: JobState, now: float) -> None:
+    """Asks the policy, and does what it wants."""
+    view = self._monitor.view(job.name, now)
+    decided = self._controller.decide(view, now, job.policy_restarts)
+    plan = pb.Plan()
+    plan.CopyFrom(job.plan)
+    reasons = []
+    for action in decided:
+      if isinstance(action, actions.Nothing):
+        continue
+      name = _ACTION_NAMES[type(action)]
+      self._log.record(job.name, time.time(), name, action.reason)
+      logging.info('Job %s: %s: %s', job.name, name, action.reason)
+      if isinstance(action, actions.KillRestart):
+        asked = pb.OperateRequest(
+          head=pb.Head(job=job.name, client='controller'),
+          action='replace',
+          target=action.worker,
+          reason=action.reason,
+        )
+        self.writer.decide(asked)
+        continue
+      reasons.append(action.reason)
+      if isinstance(action, actions.AdjustBatch):
+        for worker, count in action.num_micro_batches.items():
+          plan.num_micro_batches[worker] = count
+      elif isinstance(action, actions.BackupWorkers):
+        plan.deadline_s = action.deadline_s
+      else:
+        plan.lr_scale = action.lr_scale
+    if reasons:
+      plan.reason = '; '.join(reasons)
+      self.writer.decide(pb.SetPlan(job=job.name, plan=plan))
+      self._monitor.note_plan(job.name, job.plan, now)
+
+
+_ACTION_NAMES = {
+  actions.AdjustBatch: 'ADJUST_BS',
+  actions.BackupWorkers: 'BACKUP_WORKERS',
+  actions.KillRestart: 'KILL_RESTART',
+  actions.AdjustLR: 'ADJUST_LR',
+}
+
+
+def _remaining(job: JobState) -> float | None:
+  """Returns the records that are still to be consumed; None: no end."""
+  total = 0.0
+  for data in job.sets.values():
+    if data.generation != job.generation:
+      continue
+    left = data.ledger.num_remaining()
+    if left is None:
+      return None
+    total += left
+  return total or None

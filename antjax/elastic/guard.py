@@ -1,0 +1,30 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A process that kills process groups once the one that started it is gone.
+
+It reads lines `+<group>` and `-<group>` from a pipe whose other end only its
+parent holds: the kernel closes that end whatever way the parent dies. Started
+by `process_group.Guard`, as a script, so that it is there within milliseconds.
+"""
+
+import os
+import signal
+import sys
+
+
+def main() -> None:
+  """Reads lines until the parent is gone; then kills."""
+  for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+  groups: set[int] = set()
+  for line in sys.stdin:
+    (groups.add if line[0] == '+' else groups.discard)(int(line[1:]))
+  for group in groups:
+    try:
+      os.killpg(group, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+      pass
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,277 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What requests of workers do to the data sets of a job.
+
+Each function checks all of a request before it changes anything, and returns
+whether it has changed something.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from absl import logging
+
+from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic.job_state import DataSetState, JobState
+from antjax.elastic.refused import Refused
+from antjax.input.data_shard import DataShard
+from antjax.input.shared_ledger import LedgerSpec, SharedLedger
+
+MAX_DATA_SETS = 100  # Of a job.
+MAX_HELD = 10_000  # Leases of a worker in a data set.
+# What a later generation may say anew.
+_CHANGEABLE = ('num_epochs', 'max_data_errors')
+_OUTCOMES = {
+  'LEASED': pb.ExchangeReply.LEASED,
+  'WAIT': pb.ExchangeReply.WAIT,
+  'FINISHED': pb.ExchangeReply.FINISHED,
+}
+
+
+def create_data_set(job: JobState, request: pb.CreateDataSetRequest) -> bool:
+  """Adds a data set; the workers after the first only confirm it."""
+  name, spec = request.data_set.name, _ledger_spec(request.data_set)
+  known = job.sets.get(name)
+  if known is None:
+    if len(job.sets) >= MAX_DATA_SETS:
+      raise Refused(
+        'RESOURCE_EXHAUSTED',
+        f'job {job.name!r} has {MAX_DATA_SETS} data sets already.',
+      )
+    job.sets[name] = DataSetState(
+      request.data_set, SharedLedger(spec), spec_generation=job.generation
+    )
+    return True
+  changed = []
+  for field in pb.DataSet.DESCRIPTOR.fields:
+    mine, theirs = (
+      getattr(one, field.name) for one in (known.spec, request.data_set)
+    )
+    if mine == theirs or (field.name == 'num_records' and spec.is_stream):
+      continue
+    is_changeable = field.name in _CHANGEABLE and not (
+      spec.is_stream or known.spec_generation == job.generation
+    )
+    if not is_changeable:
+      raise Refused(
+        'INVALID_ARGUMENT',
+        f'data set {name!r} was created with {field.name}={mine}; got'
+        f' {theirs}: all workers of a job must say the same of it.',
+      )
+    changed.append(field.name)
+  if changed:
+    known.spec = request.data_set
+    known.spec_generation = job.generation
+    known.ledger.change_limits(spec.num_epochs, spec.max_data_errors)
+  return bool(changed)
+
+
+def begin(job: JobState, request: pb.BeginRequest) -> bool:
+  """Makes the ledger what the restored checkpoint says, once in a pass."""
+  data = data_set(job, request.data_set)
+  digest = hashlib.sha256(request.state).digest()
+  if data.generation == job.generation:
+    if request.pass_number < data.pass_number:
+      raise Refused(
+        'FAILED_PRECONDITION',
+        f'pass {request.pass_number} of data set {request.data_set!r} is over:'
+        f' pass {data.pass_number} has begun.',
+      )
+    if request.pass_number == data.pass_number:
+      if digest != data.digest:
+        raise Refused(
+          'FAILED_PRECONDITION',
+          f'another worker has begun pass {request.pass_number} of data set'
+          f' {request.data_set!r} with another state: the workers have restored'
+          ' different checkpoints.',
+        )
+      return False
+  state = _parsed(request.data_set, request.state) if request.state else None
+  try:
+    data.ledger.begin(state)
+  except ValueError as error:
+    raise Refused('INVALID_ARGUMENT', str(error)) from error
+  data.generation, data.pass_number = job.generation, request.pass_number
+  data.digest = digest
+  data.spec.num_records = data.ledger.spec.num_records
+  return True
+
+
+def exchange(
+  job: JobState, request: pb.ExchangeRequest, reply: pb.ExchangeReply
+) -> bool:
+  """Notes what a worker says of its shards, and leases it the next ones."""
+  worker = request.head.client
+  data = data_set(job, request.data_set)
+  if (
+    data.pass_number != request.pass_number or data.generation != job.generation
+  ):
+    now = (
+      f'pass {data.pass_number} has begun'
+      if data.generation == job.generation
+      else 'none has begun in this generation'
+    )
+    raise Refused(
+      'FAILED_PRECONDITION',
+      f'Exchange in pass {request.pass_number} of data set'
+      f' {request.data_set!r}: {now}; call Begin first.',
+    )
+  ledger = data.ledger
+  is_changed = _report(job, ledger, worker, request)
+  num_epochs = ledger.num_begun_epochs
+  if request.num_wanted:
+    room = MAX_HELD - ledger.num_held(worker)
+    for shard, bits in ledger.lease(worker, min(request.num_wanted, room)):
+      lease = reply.leases.add()
+      one = lease.shard
+      one.epoch, one.index = shard.epoch, shard.index
+      one.start, one.stop = shard.start, shard.stop
+      if bits:
+        lease.consumed = bits.to_bytes((bits.bit_length() + 7) // 8, 'little')
+  if not reply.leases:
+    reply.outcome = _OUTCOMES[ledger.outcome()]
+  reply.first_open_epoch = ledger.first_open_epoch
+  return (
+    is_changed or bool(reply.leases) or num_epochs != ledger.num_begun_epochs
+  )
+
+
+def commit(job: JobState, request: pb.CommitRequest, now: float) -> bool:
+  """Notes that what a checkpoint's positions have is in a committed model."""
+  states = []
+  for name, text in request.states.items():
+    data = data_set(job, name)
+    if data.generation != job.generation:
+      raise Refused(
+        'FAILED_PRECONDITION',
+        f'Commit: data set {name!r} has not begun in this generation; call'
+        ' Begin first.',
+      )
+    states.append((data.ledger, _parsed(name, text)))
+  try:
+    for ledger, state in states[: len(states) if len(states) > 1 else 0]:
+      ledger.check_commit(state)
+    for ledger, state in states:
+      ledger.commit(state)
+  except ValueError as error:
+    raise Refused('INVALID_ARGUMENT', str(error)) from error
+  job.last_step, job.committed_unix_s = request.step, now
+  return True
+
+
+def extend_stream(job: JobState, request: pb.ExtendStreamRequest) -> bool:
+  """Notes that a stream has grown; several may say so in any order."""
+  data = data_set(job, request.data_set)
+  ledger = data.ledger
+  known = (ledger.spec.num_records, ledger.is_closed)
+  is_late = ledger.spec.is_stream and request.num_records < known[0]
+  if (is_late and not request.is_closed) or known == (
+    request.num_records,
+    request.is_closed,
+  ):
+    return False
+  try:
+    ledger.extend(request.num_records, request.is_closed)
+  except ValueError as error:
+    raise Refused(
+      'INVALID_ARGUMENT', f'data set {request.data_set!r}: {error}'
+    ) from error
+  data.spec.num_records = request.num_records
+  return True
+
+
+def data_set(job: JobState, name: str) -> DataSetState:
+  """Returns a data set; refuses where there is none of that name."""
+  data = job.sets.get(name)
+  if data is None:
+    raise Refused(
+      'NOT_FOUND',
+      f'job {job.name!r} has no data set {name!r}; call CreateDataSet first.',
+    )
+  return data
+
+
+def _report(
+  job: JobState,
+  ledger: SharedLedger,
+  worker: str,
+  request: pb.ExchangeRequest,
+) -> bool:
+  """Applies what is said of held shards: all of it or nothing."""
+  consumed = [_shard(one) for one in request.consumed]
+  progress = [_lease(one) for one in request.progress]
+  returned = [_lease(one) for one in request.returned]
+  failed = [(_shard(one.shard), one.message) for one in request.failed]
+  if not (consumed or progress or returned or failed):
+    return False
+  seen = set()
+  try:
+    for shard, bits in (
+      *((shard, 0) for shard in consumed),
+      *progress,
+      *returned,
+      *((shard, 0) for shard, _ in failed),
+    ):
+      ledger.check_held(worker, shard, bits)
+      if (shard.epoch, shard.index) in seen:
+        raise ValueError(f'Exchange: {shard} is named twice.')
+      seen.add((shard.epoch, shard.index))
+    ledger.check_failures(len(failed))
+  except ValueError as error:
+    raise Refused('INVALID_ARGUMENT', str(error)) from error
+  for shard in consumed:
+    ledger.consume(worker, shard)
+  for shard, bits in progress:
+    ledger.progress(worker, shard, bits)
+  for shard, bits in returned:
+    ledger.give_back(worker, shard, bits)
+  for shard, message in failed:
+    is_aside = ledger.fail(worker, shard, message)
+    logging.warning(
+      'Job %s, data set %s: %s could not read records %d to %d of epoch %d'
+      ' (%s).%s',
+      job.name,
+      request.data_set,
+      worker,
+      shard.start,
+      shard.stop - 1,
+      shard.epoch,
+      message[:200],
+      ' They are set aside.' if is_aside else '',
+    )
+  return True
+
+
+def _shard(shard: pb.Shard) -> DataShard:
+  return DataShard(shard.index, shard.start, shard.stop, shard.epoch)
+
+
+def _lease(lease: pb.Lease) -> tuple[DataShard, int]:
+  return _shard(lease.shard), int.from_bytes(lease.consumed, 'little')
+
+
+def _ledger_spec(data_set: pb.DataSet) -> LedgerSpec:
+  try:
+    return LedgerSpec(
+      num_records=data_set.num_records,
+      shard_size=data_set.shard_size,
+      seed=data_set.seed,
+      num_epochs=1 if data_set.is_stream else data_set.num_epochs or None,
+      is_stream=data_set.is_stream,
+      max_data_errors=data_set.max_data_errors or 3,
+      at_most_once=data_set.delivery == pb.AT_MOST_ONCE,
+    )
+  except ValueError as error:
+    raise Refused(
+      'INVALID_ARGUMENT', f'data set {data_set.name!r}: {error}'
+    ) from error
+
+
+def _parsed(name: str, text: bytes) -> Any:
+  try:
+    return json.loads(text)
+  except (ValueError, RecursionError) as error:
+    raise Refused(
+      'INVALID_ARGUMENT', f'the state of data set {name!r} is no JSON: {error}.'
+    ) from error

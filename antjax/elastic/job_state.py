@@ -1,0 +1,210 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the coordinator knows for certain of one job: members, plan, data."""
+
+import base64
+from collections import deque
+import dataclasses
+from typing import Any
+
+from antjax.elastic import coordinator_pb2 as pb
+from antjax.input.shared_ledger import SharedLedger
+
+MAX_HISTORY = 100
+MAX_ACTIONS = 200
+
+
+@dataclasses.dataclass
+class GenerationRecord:
+  """A generation of a job, for people.
+
+  Attributes:
+    generation: 1, 2, ...
+    members: Names of its workers, by rank.
+    started_unix_s: When it was decided.
+    ended_unix_s: When it was ended; None: it runs.
+    reason: Why it ended.
+    counts: Whether the end counts against the restart budget.
+  """
+
+  generation: int
+  members: list[str]
+  started_unix_s: float
+  ended_unix_s: float | None = None
+  reason: str = ''
+  counts: bool = False
+
+
+@dataclasses.dataclass
+class Client:
+  """The last request of a worker, agent or operator.
+
+  Attributes:
+    incarnation: Of the process that has the name now.
+    sequence: Its last request.
+    reply: What it was answered, serialized.
+    fenced: The last incarnations that had the name before.
+    is_expired: It was given up: its shards went back.
+  """
+
+  incarnation: int
+  sequence: int = 0
+  reply: bytes = b''
+  fenced: list[int] = dataclasses.field(default_factory=list)
+  is_expired: bool = False
+
+
+@dataclasses.dataclass
+class DataSetState:
+  """A data set of a job.
+
+  Attributes:
+    spec: As its workers created it.
+    ledger: Where each shard is.
+    generation: That began the pass; -1: none has.
+    pass_number: In that generation.
+    digest: SHA-256 of the state that the pass began with.
+    spec_generation: In which `spec` was said last.
+  """
+
+  spec: pb.DataSet
+  ledger: SharedLedger
+  generation: int = -1
+  pass_number: int = 0
+  digest: bytes = b''
+  spec_generation: int = 0
+
+
+@dataclasses.dataclass
+class JobState:
+  """A job; changed by `jobs.Jobs.apply` only.
+
+  Attributes:
+    name: Name of the job.
+    generation: The newest; 0: none yet, or the job has no agents.
+    phase: 'waiting' (for hosts), 'running' or 'ended'.
+    members: Names of the generation's workers by rank.
+    jax_coordinator: address:port of rank 0.
+    restarts_used: Ends of generations that counted.
+    policy_restarts: Replacements that the policy has asked for.
+    is_managed: Whether agents run it: it had a StartGeneration.
+    is_success: How it ended.
+    is_stopping: It was asked to save and end.
+    is_restart_asked: An operator wants a new generation.
+    replace_asked: Workers that an operator wants replaced in a new generation.
+    replaced: Hosts that are to leave (their agents are told to exit).
+    plan: How much each worker is to do.
+    sets: Name -> data set; `data_sets` has the ledgers alone.
+    clients: Name -> worker, agent or operator.
+    history: The last generations.
+    actions: The last (unix time, text) of what was done and why.
+    last_step: Of the last committed checkpoint; -1: none.
+    committed_unix_s: When it was committed.
+  """
+
+  name: str
+  generation: int = 0
+  phase: str = 'waiting'
+  members: list[str] = dataclasses.field(default_factory=list)
+  jax_coordinator: str = ''
+  restarts_used: int = 0
+  policy_restarts: int = 0
+  is_managed: bool = False
+  is_success: bool = False
+  is_stopping: bool = False
+  is_restart_asked: bool = False
+  replace_asked: list[str] = dataclasses.field(default_factory=list)
+  replaced: list[str] = dataclasses.field(default_factory=list)
+  plan: pb.Plan = dataclasses.field(
+    default_factory=lambda: pb.Plan(lr_scale=1.0)
+  )
+  sets: dict[str, DataSetState] = dataclasses.field(default_factory=dict)
+  clients: dict[str, Client] = dataclasses.field(default_factory=dict)
+  history: deque[GenerationRecord] = dataclasses.field(
+    default_factory=lambda: deque(maxlen=MAX_HISTORY)
+  )
+  actions: deque[tuple[float, str]] = dataclasses.field(
+    default_factory=lambda: deque(maxlen=MAX_ACTIONS)
+  )
+  last_step: int = -1
+  committed_unix_s: float = 0.0
+
+  @property
+  def data_sets(self) -> dict[str, SharedLedger]:
+    """The ledgers by name."""
+    return {name: one.ledger for name, one in self.sets.items()}
+
+  def to_json(self, blobs: list[bytes]) -> dict[str, Any]:
+    """Returns the job as plain types; its ledgers are added to `blobs`."""
+    fields = {name: getattr(self, name) for name in _PLAIN}
+    sets = {}
+    for name, data in self.sets.items():
+      sets[name] = {
+        'spec': _text(data.spec.SerializeToString(deterministic=True)),
+        'ledger': len(blobs),
+        'generation': data.generation,
+        'pass_number': data.pass_number,
+        'digest': _text(data.digest),
+        'spec_generation': data.spec_generation,
+      }
+      blobs.append(data.ledger.to_bytes())
+    return {
+      **fields,
+      'plan': _text(self.plan.SerializeToString(deterministic=True)),
+      'sets': sets,
+      'clients': {
+        name: [c.incarnation, c.sequence, _text(c.reply), c.fenced, c.is_expired]
+        for name, c in self.clients.items()
+      },
+      'history': [dataclasses.asdict(record) for record in self.history],
+      'actions': list(self.actions),
+    }
+
+  @classmethod
+  def from_json(cls, fields: dict[str, Any], blobs: list[bytes]) -> 'JobState':
+    """Makes the job that `to_json` has stored."""
+    job = cls(**{name: fields[name] for name in _PLAIN})
+    job.plan = pb.Plan.FromString(_bytes(fields['plan']))
+    for name, data in fields['sets'].items():
+      job.sets[name] = DataSetState(
+        pb.DataSet.FromString(_bytes(data['spec'])),
+        SharedLedger.from_bytes(blobs[data['ledger']]),
+        data['generation'],
+        data['pass_number'],
+        _bytes(data['digest']),
+        data['spec_generation'],
+      )
+    for name, (incarnation, sequence, reply, *rest) in fields[
+      'clients'
+    ].items():
+      job.clients[name] = Client(incarnation, sequence, _bytes(reply), *rest)
+    job.history.extend(GenerationRecord(**one) for one in fields['history'])
+    job.actions.extend((at, text) for at, text in fields['actions'])
+    return job
+
+
+_PLAIN = (
+  'name',
+  'generation',
+  'phase',
+  'members',
+  'jax_coordinator',
+  'restarts_used',
+  'policy_restarts',
+  'is_managed',
+  'is_success',
+  'is_stopping',
+  'is_restart_asked',
+  'replace_asked',
+  'replaced',
+  'last_step',
+  'committed_unix_s',
+)
+
+
+def _text(data: bytes) -> str:
+  return base64.b64encode(data).decode()
+
+
+def _bytes(text: str) -> bytes:
+  return base64.b64decode(text)

@@ -1,0 +1,324 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Leases for the prefetch processes of a worker, through the worker itself.
+
+grain's `mp_prefetch` sends the data set to processes that each read a part of
+it. There `RemoteLeases` stands for the worker's lease queue: it asks a `Hub` in
+the worker's process over a local socket. So the coordinator sees one client a
+worker, and a pass is one pass for all its processes.
+
+Messages are a letter and bytes; no pickle. A prefetch process says who it is
+('H'), then begins passes ('B'), takes leases ('T') and reports ('C', 'P', 'G',
+'F'); only 'B' and 'T' are answered.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import json
+from multiprocessing import connection
+import secrets
+import threading
+from typing import Any
+
+from absl import logging
+
+from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic.client import CoordinatorGoneError, StaleError
+from antjax.elastic.lease_queue import from_proto, LeaseQueue, to_proto
+from antjax.input.data_shard import DataShard
+
+_ERRORS: dict[str, type[Exception]] = {
+  error.__name__: error
+  for error in (
+    CoordinatorGoneError,
+    LookupError,
+    PermissionError,
+    StaleError,
+    ValueError,
+  )
+}
+
+
+@dataclasses.dataclass
+class _Group:
+  """The prefetch processes of one iterator.
+
+  grain does not say which iterator a process is of. An index that comes again
+  is of a later one, and so are all that are made after one was ended early.
+
+  Attributes:
+    members: Index of each process among them, once it has begun.
+    end: Tickets from this one on are of later iterators; None: not known yet.
+    round: How often its processes were set to a position.
+    state: The position that the pass began at.
+    number: Of the pass.
+  """
+
+  members: set[int] = dataclasses.field(default_factory=set)
+  end: int | None = None
+  round: int = 0
+  state: bytes = b''
+  number: int = 0
+
+
+@dataclasses.dataclass(eq=False)
+class _Process:
+  """A prefetch process as the hub knows it."""
+
+  connection: Any
+  ticket: int
+  index: int
+  group: _Group | None = None
+  number: int = 0  # Of the pass it reads; 0: none now.
+  is_at_end: bool = False
+  held: dict[tuple[int, int], pb.Lease] = dataclasses.field(
+    default_factory=dict
+  )
+
+
+class Hub:
+  """Serves the prefetch processes of one data set from its lease queue."""
+
+  def __init__(self, leases: LeaseQueue):
+    """Listens on a local socket, for whoever has the key."""
+    self._leases = leases
+    self._key = secrets.token_bytes(32)
+    self._listener = connection.Listener(authkey=self._key)
+    self._lock = threading.Lock()
+    self._num_tickets = 0
+    self._group = _Group(end=0)
+    self._processes: list[_Process] = []
+    self._is_closed = False
+    threading.Thread(target=self._accept, name='hub', daemon=True).start()
+
+  def ticket(self) -> tuple[Any, bytes, int]:
+    """What a `RemoteLeases` needs; one for each process, in order."""
+    with self._lock:
+      self._num_tickets += 1
+      return self._listener.address, self._key, self._num_tickets - 1
+
+  def close(self) -> None:
+    """Serves no more."""
+    self._is_closed = True
+    try:  # Wake the thread that accepts.
+      connection.Client(self._listener.address, authkey=self._key).close()
+    except (OSError, EOFError):
+      pass
+    self._listener.close()
+    for process in list(self._processes):
+      self._leave(process)
+
+  def _accept(self) -> None:
+    while not self._is_closed:
+      try:
+        accepted = self._listener.accept()
+      except Exception as error:  # A process that died in the handshake.
+        if not self._is_closed:
+          logging.warning('A prefetch process did not connect: %s', error)
+        continue
+      threading.Thread(
+        target=self._serve, args=(accepted,), name='hub', daemon=True
+      ).start()
+
+  def _serve(self, accepted: Any) -> None:
+    process: _Process | None = None
+    try:
+      while not self._is_closed:
+        message = accepted.recv_bytes()
+        letter, body = message[:1], message[1:]
+        if letter == b'H':
+          process = _Process(accepted, **json.loads(body))
+          with self._lock:
+            self._processes.append(process)
+        else:
+          assert process is not None
+          self._answer(process, letter, body)
+    except (EOFError, OSError):
+      pass  # It has ended.
+    finally:
+      accepted.close()
+      if process is not None:
+        self._leave(process)
+
+  def _answer(self, process: _Process, letter: bytes, body: bytes) -> None:
+    if letter == b'B':
+      round_number = int.from_bytes(body[:8], 'little')
+      reply = self._guarded(
+        lambda: self._begin(process, round_number, body[8:])
+      )
+      process.connection.send_bytes(reply)
+    elif letter == b'T':
+      process.connection.send_bytes(self._guarded(lambda: self._take(process)))
+    elif process.number:
+      self._report(process, letter, body)
+
+  def _guarded(self, call: Callable[[], bytes]) -> bytes:
+    try:
+      return b'K' + call()
+    except Exception as error:  # Raised again in the prefetch process.
+      text = {'error': type(error).__name__, 'text': str(error)}
+      return b'E' + json.dumps(text).encode()
+
+  def _begin(self, process: _Process, round_number: int, state: bytes) -> bytes:
+    """Joins the pass of the process's group, or begins it."""
+    with self._lock:
+      process.held, process.is_at_end = {}, False
+      group = process.group
+      if group is None:
+        newest = self._group
+        is_later = newest.end is not None and process.ticket >= newest.end
+        if is_later or process.index in newest.members:
+          self._group = newest = _Group()
+        group = process.group = newest
+        group.members.add(process.index)
+      process.number = 0
+      self._check_newest(process)
+      if round_number < group.round:
+        return b''  # The next position is on the way to it.
+      if round_number > group.round:
+        group.number = self._leases.begin(state)
+        group.round, group.state = round_number, state
+      elif state != group.state:
+        raise ValueError(
+          'mp_prefetch: its processes were set to different positions; give'
+          ' all of them one that merge_states has made.'
+        )
+      process.number = group.number
+      return b''
+
+  def _take(self, process: _Process) -> bytes:
+    reply = pb.ExchangeReply(outcome=pb.ExchangeReply.FINISHED)
+    with self._lock:
+      self._check_newest(process)
+      others = [one for one in self._processes if one is not process]
+      number = process.number
+    if not number:
+      return reply.SerializeToString()
+    # grain takes from its processes in turn. One that waited for another of
+    # them, which waits for its turn, would wait forever: it ends.
+    may_wait = not any(one.held for one in others if one.number == number)
+    lease, is_waiting, first_open = self._leases.take(
+      number, may_wait=may_wait
+    )
+    reply.first_open_epoch = first_open
+    if is_waiting:
+      reply.outcome = pb.ExchangeReply.WAIT
+    process.is_at_end = lease is None
+    if lease is not None:
+      reply.leases.append(lease)
+      process.held[lease.shard.epoch, lease.shard.index] = lease
+    return reply.SerializeToString()
+
+  def _check_newest(self, process: _Process) -> None:
+    if process.group is not self._group:
+      raise RuntimeError(
+        'LeasedDataset: a newer iterator of this data set leases its shards'
+        ' now; close an iterator before the next one, and set its state before'
+        ' its first element.'
+      )
+
+  def _report(self, process: _Process, letter: bytes, body: bytes) -> None:
+    leases, number = self._leases, process.number
+    if letter == b'C':
+      shard = pb.Shard.FromString(body)
+      process.held.pop((shard.epoch, shard.index), None)
+      leases.consumed(number, from_proto(shard))
+    elif letter in (b'P', b'G'):
+      lease = pb.Lease.FromString(body)
+      key = (lease.shard.epoch, lease.shard.index)
+      if letter == b'P':
+        process.held[key] = lease
+        leases.progress(number, lease)
+      else:
+        process.held.pop(key, None)
+        leases.give_back(number, lease)
+    else:
+      error = pb.DataError.FromString(body)
+      process.held.pop((error.shard.epoch, error.shard.index), None)
+      leases.fail(number, from_proto(error.shard), error.message)
+
+  def _leave(self, process: _Process) -> None:
+    """Gives back what a process held; its iterator has come to its end."""
+    with self._lock:
+      if process in self._processes:
+        self._processes.remove(process)
+      group = process.group
+      if group is not None and group.end is None and not process.is_at_end:
+        group.end = self._num_tickets
+      number, process.number = process.number, 0
+      held, process.held = process.held, {}
+    for lease in held.values():
+      self._leases.give_back(number, lease)
+
+
+class RemoteLeases:
+  """The lease queue of the worker, from one of its prefetch processes."""
+
+  def __init__(self, address: Any, key: bytes, ticket: int):
+    """Connects with the first `begin`.
+
+    Args:
+      address: Of the hub.
+      key: Its key.
+      ticket: Of this process.
+    """
+    self._address, self._key, self._ticket = address, key, ticket
+    self._index = 0
+    self._number = 0
+    self._connection: Any = None
+
+  def set_index(self, index: int) -> None:
+    """Says which of the prefetch processes this is."""
+    self._index = index
+
+  def begin(self, state: bytes, round_number: int) -> int:
+    """See `Leases`."""
+    if self._connection is None:
+      self._connection = connection.Client(self._address, authkey=self._key)
+      hello = {'ticket': self._ticket, 'index': self._index}
+      self._connection.send_bytes(b'H' + json.dumps(hello).encode())
+    self._ask(b'B' + round_number.to_bytes(8, 'little') + state)
+    self._number = round_number
+    return round_number
+
+  def take(self, number: int) -> tuple[pb.Lease | None, bool, int]:
+    """See `Leases`."""
+    del number  # A process has one pass at a time.
+    reply = pb.ExchangeReply.FromString(self._ask(b'T'))
+    lease = reply.leases[0] if reply.leases else None
+    is_waiting = reply.outcome == pb.ExchangeReply.WAIT
+    return lease, is_waiting, reply.first_open_epoch
+
+  def consumed(self, number: int, shard: DataShard) -> None:
+    """See `Leases`."""
+    self._say(number, b'C', to_proto(shard))
+
+  def progress(self, number: int, lease: pb.Lease) -> None:
+    """See `Leases`."""
+    self._say(number, b'P', lease)
+
+  def give_back(self, number: int, lease: pb.Lease) -> None:
+    """See `Leases`."""
+    self._say(number, b'G', lease)
+
+  def fail(self, number: int, shard: DataShard, message: str) -> None:
+    """See `Leases`."""
+    error = pb.DataError(shard=to_proto(shard), message=message)
+    self._say(number, b'F', error)
+
+  def close(self) -> None:
+    """Disconnects; what is held goes back."""
+    if self._connection is not None:
+      self._connection.close()
+
+  def _say(self, number: int, letter: bytes, message: Any) -> None:
+    if number == self._number:
+      self._connection.send_bytes(letter + message.SerializeToString())
+
+  def _ask(self, message: bytes) -> bytes:
+    self._connection.send_bytes(message)
+    reply = self._connection.recv_bytes()
+    if reply[:1] == b'K':
+      return reply[1:]
+    error = json.loads(reply[1:])
+    raise _ERRORS.get(error['error'], RuntimeError)(error['text'])

@@ -1,0 +1,374 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A worker's leases of one data set: fetched ahead, reported in the background.
+
+One thread talks to the coordinator. Each of its calls says everything there is
+to say and asks for the next leases, so that a worker seldom waits for one.
+"""
+
+from collections import deque
+from collections.abc import Callable
+import dataclasses
+import threading
+import time
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic.client import CoordinatorClient
+from antjax.input.data_shard import DataShard
+
+_T = TypeVar('_T')
+_OUTCOME = pb.ExchangeReply
+
+
+class Leases(Protocol):
+  """Where a ledger client gets its leases from and reports them to.
+
+  What is said of a pass that is no longer the newest is ignored.
+  """
+
+  def begin(self, state: bytes, round_number: int) -> int:
+    """Begins the next pass.
+
+    Args:
+      state: Position as JSON; empty: at the beginning.
+      round_number: How often the ledger client was set to a position.
+
+    Returns:
+      Its number, for the other calls.
+    """
+
+  def take(self, number: int) -> tuple[pb.Lease | None, bool, int]:
+    """Returns (the next lease or None, is waiting, first open epoch).
+
+    None: the pass is over; or, where it `is waiting`, there is none just now.
+    All epochs before the first open one are in a committed checkpoint.
+    """
+
+  def consumed(self, number: int, shard: DataShard) -> None:
+    """Notes that a shard is consumed."""
+
+  def progress(self, number: int, lease: pb.Lease) -> None:
+    """Notes which records of a held shard are consumed."""
+
+  def give_back(self, number: int, lease: pb.Lease) -> None:
+    """Gives a shard back, of which some records are consumed."""
+
+  def fail(self, number: int, shard: DataShard, message: str) -> None:
+    """Gives a shard back that could not be read."""
+
+  def close(self) -> None:
+    """Ends the work; leases that were not taken are given back."""
+
+
+@dataclasses.dataclass
+class _Pass:
+  """One pass over the data set: its leases, and what is to be reported."""
+
+  number: int
+  leases: deque[pb.Lease] = dataclasses.field(default_factory=deque)
+  consumed: list[pb.Shard] = dataclasses.field(default_factory=list)
+  progress: dict[tuple[int, int], pb.Lease] = dataclasses.field(
+    default_factory=dict
+  )
+  returned: list[pb.Lease] = dataclasses.field(default_factory=list)
+  failed: list[pb.DataError] = dataclasses.field(default_factory=list)
+  first_open_epoch: int = 0
+  outcome: int = _OUTCOME.LEASED
+  num_asked: int = 0  # Calls that asked for leases and were answered.
+  asked_s: float = -1e9  # When the last one was answered.
+  said_s: float = 0.0  # Since when there is something to report.
+  error: Exception | None = None
+
+  def has_news(self) -> bool:
+    return bool(self.consumed or self.returned or self.failed)
+
+
+class LeaseQueue:
+  """Leases of one data set for this process; for any number of threads."""
+
+  def __init__(
+    self,
+    client: CoordinatorClient,
+    data_set: pb.DataSet,
+    *,
+    read_ahead: int = 2,
+    lockstep: bool = False,
+    stream_wait_s: float = 1.0,
+    flush_s: float = 1.0,
+    progress_s: float = 5.0,
+    poll_s: float = 0.2,
+    check: Callable[[], None] | None = None,
+  ):
+    """Asks for nothing before `begin`.
+
+    Args:
+      client: To the coordinator.
+      data_set: What it is.
+      read_ahead: Leases to hold beside those that were taken.
+      lockstep: Whether the worker must not wait here for others: `take` then
+        returns None where nothing is to be had now.
+      stream_wait_s: How long it may wait in lockstep for a stream to grow.
+      flush_s: Consumed shards are reported within this time.
+      progress_s: And the use of the shards that are held within this.
+      poll_s: Between two questions whether there is something again.
+      check: Called before each wait; raises where the process is to end.
+    """
+    self._lockstep = lockstep
+    self._client = client
+    self._data_set = data_set
+    self._read_ahead = read_ahead
+    self._stream_wait_s = stream_wait_s if data_set.is_stream else 0.0
+    self._flush_s, self._progress_s = flush_s, progress_s
+    self._poll_s = poll_s
+    self._check = check or (lambda: None)
+    self._changed = threading.Condition()
+    self._pass: _Pass | None = None
+    self._number = 0
+    self._num_takers = 0
+    self._is_asked = False  # A taker wants an answer now.
+    self._is_flushing = False
+    self._is_closed = False
+    self._thread: threading.Thread | None = None
+
+  def begin(self, state: bytes, round_number: int = 0) -> int:
+    """See `Leases`; blocks until the coordinator has heard it.
+
+    Raises:
+      StaleError: This process is fenced off, or another worker began another
+        pass or at another position.
+    """
+    del round_number
+    with self._changed:
+      self._number += 1
+      number, self._pass = self._number, None  # What it would report is void.
+    if number == 1:
+      self._client.call(
+        'CreateDataSet', pb.CreateDataSetRequest(data_set=self._data_set)
+      )
+    self._client.call(
+      'Begin',
+      pb.BeginRequest(
+        data_set=self._data_set.name, state=state, pass_number=number
+      ),
+    )
+    with self._changed:
+      if self._is_closed:
+        raise RuntimeError(f'data set {self._data_set.name!r} was closed.')
+      self._pass = _Pass(number)
+      if self._thread is None:
+        self._thread = threading.Thread(
+          target=self._run,
+          name=f'leases of {self._data_set.name}',
+          daemon=True,
+        )
+        self._thread.start()
+      self._changed.notify_all()
+    return number
+
+  def take(
+    self, number: int, *, may_wait: bool = True
+  ) -> tuple[pb.Lease | None, bool, int]:
+    """See `Leases`.
+
+    Args:
+      number: Of the pass.
+      may_wait: Whether to wait while a shard may come back or a stream grow;
+        in `lockstep` it does not, or not long.
+    """
+    began = time.monotonic()
+    with self._changed:
+      this = self._newest(number)
+      if this is None:
+        return None, False, 0
+      num_asked = this.num_asked
+      self._num_takers += 1
+      try:
+        while True:
+          self._check()
+          if self._is_closed or self._pass is not this:
+            return None, False, 0
+          if this.error is not None:
+            raise this.error
+          if this.leases:
+            self._changed.notify_all()
+            return this.leases.popleft(), False, this.first_open_epoch
+          if this.outcome == _OUTCOME.FINISHED:
+            return None, False, this.first_open_epoch
+          now = time.monotonic()
+          is_fresh = (
+            this.num_asked > num_asked or now - this.asked_s < self._poll_s
+          )
+          if (
+            (self._lockstep or not may_wait)
+            and this.outcome == _OUTCOME.WAIT
+            and is_fresh
+            and now - began >= self._stream_wait_s
+          ):
+            return None, True, this.first_open_epoch
+          self._is_asked = True
+          self._changed.notify_all()
+          self._changed.wait(0.5 * self._poll_s)
+      finally:
+        self._num_takers -= 1
+
+  def consumed(self, number: int, shard: DataShard) -> None:
+    """See `Leases`."""
+    with self._changed:
+      if this := self._newest(number):
+        this.progress.pop((shard.epoch, shard.index), None)
+        self._say(this, this.consumed, to_proto(shard))
+
+  def progress(self, number: int, lease: pb.Lease) -> None:
+    """See `Leases`."""
+    with self._changed:
+      if this := self._newest(number):
+        this.progress[lease.shard.epoch, lease.shard.index] = lease
+
+  def give_back(self, number: int, lease: pb.Lease) -> None:
+    """See `Leases`."""
+    with self._changed:
+      if this := self._newest(number):
+        this.progress.pop((lease.shard.epoch, lease.shard.index), None)
+        self._say(this, this.returned, lease)
+
+  def fail(self, number: int, shard: DataShard, message: str) -> None:
+    """See `Leases`."""
+    with self._changed:
+      if this := self._newest(number):
+        this.progress.pop((shard.epoch, shard.index), None)
+        error = pb.DataError(shard=to_proto(shard), message=message[:1000])
+        self._say(this, this.failed, error)
+
+  def close(self, give_up_s: float = 5.0) -> None:
+    """Reports what is left and gives back what was not taken."""
+    with self._changed:
+      if self._is_closed:
+        return
+      self._is_closed = True
+      self._changed.notify_all()
+      this, thread = self._pass, self._thread
+    if thread is not None and thread is not threading.current_thread():
+      thread.join(give_up_s)
+      if thread.is_alive():
+        return  # It waits for a coordinator that is not there.
+    if this is None or this.error is not None:
+      return
+    this.returned += this.leases
+    this.leases.clear()
+    if this.has_news():
+      self._exchange(this, self._request(this, 0), give_up_s)
+
+  def _newest(self, number: int) -> _Pass | None:
+    this = self._pass
+    return this if this is not None and this.number == number else None
+
+  def _say(self, this: _Pass, where: list[_T], what: _T) -> None:
+    if not this.has_news():
+      this.said_s = time.monotonic()
+    where.append(what)
+    self._changed.notify_all()
+
+  def _run(self) -> None:
+    """The thread: one call after the other, each with all there is to say."""
+    while True:
+      with self._changed:
+        while not self._is_closed and (wait_s := self._idle_s()) > 0:
+          self._changed.wait(wait_s)
+        if self._is_closed:
+          return
+        this = self._pass
+        assert this is not None
+        num_wanted = self._num_wanted(this)
+        request = self._request(this, num_wanted)
+        self._is_asked = False
+      self._exchange(this, request, None)
+
+  def _idle_s(self) -> float:
+    """How long the thread may sleep; 0: there is something to do."""
+    this = self._pass
+    if this is None or this.error is not None:
+      return 3600.0
+    now = time.monotonic()
+    until = [3600.0]
+    if this.has_news():
+      until.append(this.said_s + self._flush_s - now)
+    if this.progress:
+      until.append(max(this.asked_s, this.said_s) + self._progress_s - now)
+    if self._num_wanted(this):
+      if this.outcome == _OUTCOME.LEASED:
+        return 0.0
+      if self._is_asked:  # Others may need a while to be done.
+        until.append(this.asked_s + self._poll_s - now)
+    return max(0.0, min(until))
+
+  def _num_wanted(self, this: _Pass) -> int:
+    if this.outcome == _OUTCOME.FINISHED:
+      return 0
+    if this.outcome == _OUTCOME.WAIT and not self._is_asked:
+      return 0
+    return max(0, self._read_ahead + self._num_takers - len(this.leases))
+
+  def _request(self, this: _Pass, num_wanted: int) -> pb.ExchangeRequest:
+    request = pb.ExchangeRequest(
+      data_set=self._data_set.name,
+      pass_number=this.number,
+      consumed=this.consumed,
+      progress=this.progress.values(),
+      returned=this.returned,
+      failed=this.failed,
+      num_wanted=num_wanted,
+    )
+    this.consumed, this.returned, this.failed = [], [], []
+    this.progress = {}
+    this.said_s = time.monotonic()
+    return request
+
+  def _exchange(
+    self, this: _Pass, request: pb.ExchangeRequest, give_up_s: float | None
+  ) -> None:
+    try:
+      reply = self._client.call('Exchange', request, give_up_s=give_up_s)
+    except Exception as error:  # Raised where the worker next asks.
+      with self._changed:
+        this.error = error
+        self._changed.notify_all()
+      return
+    with self._changed:
+      this.first_open_epoch = reply.first_open_epoch
+      this.leases.extend(reply.leases)
+      if request.num_wanted:
+        this.num_asked += 1
+        this.asked_s = time.monotonic()
+        this.outcome = _OUTCOME.LEASED if reply.leases else reply.outcome
+      self._changed.notify_all()
+
+
+def to_proto(shard: DataShard) -> pb.Shard:
+  """A shard as a message."""
+  return pb.Shard(
+    epoch=shard.epoch, index=shard.index, start=shard.start, stop=shard.stop
+  )
+
+
+def from_proto(shard: pb.Shard) -> DataShard:
+  """A shard from a message."""
+  return DataShard(shard.index, shard.start, shard.stop, shard.epoch)
+
+
+def to_lease(shard: DataShard, flags: np.ndarray) -> pb.Lease:
+  """A shard and the flags [n] of its consumed records as a message."""
+  packed = np.packbits(flags, bitorder='little').tobytes().rstrip(b'\0')
+  return pb.Lease(shard=to_proto(shard), consumed=packed)
+
+
+def consumed_flags(lease: pb.Lease) -> np.ndarray:
+  """Flags [n] of the records of a lease that are consumed."""
+  size = lease.shard.stop - lease.shard.start
+  raw = np.frombuffer(lease.consumed, np.uint8)
+  flags = np.zeros(size, np.uint8)
+  bits = np.unpackbits(raw, bitorder='little')[:size]
+  flags[: bits.size] = bits
+  return flags

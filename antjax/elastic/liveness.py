@@ -1,0 +1,116 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Which workers are silent, or live and make no progress. Soft and pure.
+
+A worker is known from its first word in the coordinator's life, so that one
+that restarts gives all workers their full time again.
+"""
+
+from collections.abc import Collection
+import dataclasses
+
+from antjax.elastic.job_state import JobState
+
+
+@dataclasses.dataclass
+class _Pulse:
+  generation: int
+  heard: float
+  progressed: float
+  progress: tuple[int, int] = (-1, -1)
+
+
+class Liveness:
+  """The last words of all workers."""
+
+  def __init__(self, lease_timeout_s: float, progress_timeout_s: float):
+    """Nobody is known.
+
+    Args:
+      lease_timeout_s: A worker silent for so long is given up.
+      progress_timeout_s: So is one that makes no step for so long.
+    """
+    self._lease_timeout_s = lease_timeout_s
+    self._progress_timeout_s = progress_timeout_s
+    self._pulses: dict[str, dict[str, _Pulse]] = {}
+
+  def hear(self, job: str, worker: str, generation: int, now: float) -> None:
+    """Notes a word of a worker, of whatever kind."""
+    self._pulse(job, worker, generation, now).heard = now
+
+  def note_progress(
+    self,
+    job: str,
+    worker: str,
+    generation: int,
+    now: float,
+    progress: tuple[int, int] | None = None,
+  ) -> None:
+    """Notes how far a worker is.
+
+    Args:
+      job: Name of the job.
+      worker: Name of the worker.
+      generation: That it is of.
+      now: Seconds.
+      progress: Step and samples: only another value than before counts. None:
+        there is progress.
+    """
+    pulse = self._pulse(job, worker, generation, now)
+    pulse.heard = now
+    if progress is None or progress != pulse.progress:
+      pulse.progressed = now
+      pulse.progress = progress or pulse.progress
+
+  def hung(self, job: JobState, now: float) -> list[str]:
+    """Returns the workers of a job that are to be given up.
+
+    Without agents only workers that hold shards: another one may just wait.
+    """
+    if job.is_managed:
+      if job.phase != 'running':
+        return []
+      suspects: Collection[str] = job.members
+    else:
+      suspects = holders(job)
+    found = []
+    for name in suspects:
+      pulse = self._pulses.get(job.name, {}).get(name)
+      if pulse is None or pulse.generation != job.generation:
+        # Its time begins now: it may still be starting.
+        pulse = self._pulse(job.name, name, job.generation, now)
+      if (
+        not job.is_managed and now - pulse.heard > self._lease_timeout_s
+      ) or now - pulse.progressed > self._progress_timeout_s:
+        found.append(name)
+      elif (
+        pulse.progress != (-1, -1) and now - pulse.heard > self._lease_timeout_s
+      ):
+        found.append(name)
+    return found
+
+  def keep(self, jobs: Collection[str]) -> None:
+    """Forgets all other jobs."""
+    for name in self._pulses.keys() - set(jobs):
+      del self._pulses[name]
+
+  def forget(self, job: str, workers: Collection[str]) -> None:
+    """Forgets workers that were given up."""
+    for name in workers:
+      self._pulses.get(job, {}).pop(name, None)
+
+  def _pulse(
+    self, job: str, worker: str, generation: int, now: float
+  ) -> _Pulse:
+    workers = self._pulses.setdefault(job, {})
+    pulse = workers.get(worker)
+    if pulse is None or pulse.generation != generation:
+      pulse = workers[worker] = _Pulse(generation, now, now)
+    return pulse
+
+
+def holders(job: JobState) -> set[str]:
+  """Returns the workers that hold a shard of a job."""
+  return {
+    worker for ledger in job.data_sets.values() for worker in ledger.holders()
+  }

@@ -1,0 +1,373 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Which hosts make the next generation of a job, and when one is over.
+
+Agents beat; `Rendezvous.beat` answers each what to do, and `decide`, asked a
+few times a second, says which generation starts or ends. What it decides is
+made durable by `jobs.Jobs`; what it remembers itself are the agents' last
+beats, which come again within a second after a restart of the coordinator.
+
+  waiting --StartGeneration--> running --EndGeneration--> waiting | ended
+
+A generation starts when enough agents are idle *and* nobody runs anything any
+more: each agent was told to kill, and said that it has, or is silent for
+`agent_timeout_s`. What a silent host still runs is fenced off by its
+generation. A generation ends
+
+  at a fault     a worker's exit, a lost agent, a worker without progress: at
+                 once, for its peers wait in a collective for ever;
+  when asked to  by an operator, the controller, a host that leaves, or to take
+                 more hosts in: the workers save first.
+
+Pure: no clock, no threads. `now` is any clock that only goes forward.
+"""
+
+from collections.abc import Collection, Iterable
+import dataclasses
+
+from google.protobuf.message import Message
+
+from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic.job_state import JobState
+from antjax.elastic.rendezvous_config import (
+  RendezvousConfig as RendezvousConfig,
+)
+from antjax.elastic.rendezvous_room import Agent, natural_order, Room
+
+# Exit codes of an agent's process, for what started it.
+EXIT_FAILED = 1
+EXIT_REPLACED = 75  # Start another one, elsewhere if possible.
+
+# A worker that was asked to stop: 128 + signal or the signal itself.
+_STOPPED = {130, 143, -2, -15}
+_MAX_TAIL = 600  # With the rest within what a job keeps of a reason.
+
+
+@dataclasses.dataclass(frozen=True)
+class _Problem:
+  """Why a generation cannot go on; is_fault: nobody asked for it."""
+
+  at: float
+  is_fault: bool
+  reason: str
+  tail: str = ''
+
+
+class Rendezvous:
+  """The agents of all jobs of a coordinator."""
+
+  def __init__(self, config: RendezvousConfig | None = None) -> None:
+    self._config = config or RendezvousConfig()
+    self._rooms: dict[str, Room] = {}
+
+  def agents(self, job: str, now: float) -> list[Agent]:
+    """The agents of a job that are not lost, by name; for the status page."""
+    room = self._rooms.get(job)
+    if room is None:
+      return []
+    living = [agent for agent in room.agents() if self._is_living(agent, now)]
+    return sorted(living, key=lambda agent: natural_order(agent.name))
+
+  def beat(
+    self, request: pb.AgentBeatRequest, job: JobState, now: float
+  ) -> pb.AgentBeatReply:
+    """Notes what an agent says of itself; returns what it is to do.
+
+    Args:
+      request: The beat. `generation` is what runs there, or ran last; 0 in a
+        new agent. An agent without `free_port` leaves: its host goes away.
+      job: The job as it is now.
+      now: Seconds.
+    """
+    room = self._room(job.name, now)
+    agent = room.note(request, job.generation, now)
+    reply = pb.AgentBeatReply()
+    if agent is None:
+      reply.command = pb.AgentBeatReply.EXIT
+      reply.exit_code = EXIT_FAILED
+      reply.reason = (
+        f'another agent joined job {job.name} as {request.head.client}; give'
+        ' each host its own --name.'
+      )
+    elif job.phase == 'ended':
+      reply.command = pb.AgentBeatReply.EXIT
+      reply.exit_code = 0 if job.is_success else EXIT_FAILED
+      reply.reason = job.history[-1].reason if job.history else ''
+    elif (
+      agent.name in job.replaced
+      and agent.generation  # A new one of that name has run nothing yet.
+      and not (job.phase == 'running' and agent.name in job.members)
+    ):
+      reply.command = pb.AgentBeatReply.EXIT
+      reply.exit_code = EXIT_REPLACED
+      reply.reason = 'this host is replaced: ' + (
+        job.history[-1].reason if job.history else ''
+      )
+    elif job.phase == 'running' and agent.name in job.members:
+      self._answer_member(agent, job, room, reply)
+    elif agent.status != pb.AgentBeatRequest.IDLE:
+      reply.command = pb.AgentBeatReply.KILL
+      reply.reason = f'generation {agent.generation} is over.'
+    return reply
+
+  def decide(
+    self, job: JobState, now: float, hung: Collection[str] = ()
+  ) -> list[Message]:
+    """Returns what is to be applied to the job now; mostly nothing.
+
+    Args:
+      job: The job as it is now.
+      now: Seconds.
+      hung: Workers that live and make no progress, or do not say so any more.
+    """
+    room = self._room(job.name, now)
+    room.forget_lost(now - 10 * self._config.agent_timeout_s)
+    if job.phase == 'running':
+      return self._end(job, room, now, hung)
+    if job.phase == 'ended':
+      return []
+    decisions: list[Message] = []
+    if hung and not job.is_managed:
+      # Workers without agents: only their leases are ours.
+      decisions.append(
+        pb.ExpireWorkers(
+          job=job.name, workers=sorted(hung), reason='no progress'
+        )
+      )
+    if job.is_stopping and (job.is_managed or room.agents()):
+      return [*decisions, self._end_message(job, 'stopped as asked')]
+    return [*decisions, *self._start(job, room, now)]
+
+  def _room(self, name: str, now: float) -> Room:
+    return self._rooms.setdefault(name, Room(now))
+
+  def _is_living(self, agent: Agent, now: float) -> bool:
+    return now - agent.last_seen <= self._config.agent_timeout_s
+
+  # --- Running. ---------------------------------------------------------------
+
+  def _answer_member(
+    self, agent: Agent, job: JobState, room: Room, reply: pb.AgentBeatReply
+  ) -> None:
+    """What a member of the running generation is to do."""
+    if agent.generation == job.generation and not agent.is_idle:
+      stop = room.stop(job.generation)
+      if agent.is_running and stop:
+        reply.command = pb.AgentBeatReply.STOP
+        reply.reason = stop[0]
+    elif not agent.is_idle:
+      reply.command = pb.AgentBeatReply.KILL
+      reply.reason = f'generation {agent.generation} is over.'
+    elif not agent.is_leaving and self._may_start(agent, job, room):
+      agent.is_told_to_run = True
+      reply.command = pb.AgentBeatReply.RUN
+      reply.assignment.generation = job.generation
+      reply.assignment.rank = job.members.index(agent.name)
+      reply.assignment.num_hosts = len(job.members)
+      reply.assignment.jax_coordinator = job.jax_coordinator
+
+  def _may_start(self, agent: Agent, job: JobState, room: Room) -> bool:
+    """Whether a worker of the generation was certainly not there before.
+
+    A second one under the same generation would take the first one's word for
+    what has been consumed since the checkpoint.
+    """
+    return room.started == job.generation and agent.took_over != job.generation
+
+  def _end(
+    self, job: JobState, room: Room, now: float, hung: Collection[str]
+  ) -> list[Message]:
+    """EndGeneration if this one is over; else asks it to stop where needed."""
+    problems = sorted(
+      self._problems(job, room, now, hung), key=lambda one: one.at
+    )
+    stop = room.stop(job.generation)
+    if any(one.is_fault for one in problems):
+      return [self._fault(job, stop[0] if stop else '', problems[0])]
+    is_over = all(
+      agent is not None and agent.is_out(job.generation)
+      for agent in map(room.current, job.members)
+    )
+    reasons = [stop] if stop else []
+    reasons += [(one.reason, one.at) for one in problems]
+    if is_over and not reasons:
+      reason = 'all workers finished'
+      return [self._end_message(job, reason, is_success=True, is_final=True)]
+    if reasons and (
+      is_over or now > min(at for _, at in reasons) + self._config.stop_grace_s
+    ):
+      return [self._end_message(job, reasons[0][0])]
+    if not stop and (reason := self._why_stop(job, room, now)):
+      room.ask_to_stop(job.generation, reason, now)
+    return []
+
+  def _problems(
+    self, job: JobState, room: Room, now: float, hung: Collection[str]
+  ) -> Iterable[_Problem]:
+    for name in job.members:
+      agent = room.current(name)
+      if agent is None or not self._is_living(agent, now):
+        since = room.since if agent is None else agent.last_seen
+        if now - since > self._config.agent_timeout_s:
+          if agent is not None and agent.is_leaving:
+            yield _Problem(agent.last_seen, False, f'{name}: its host left')
+          else:
+            reason = f'{name}: no beat of its agent for {now - since:.0f} s'
+            yield _Problem(now, True, reason)
+      elif agent.has_left:
+        yield _Problem(agent.changed_at, False, f'{name}: its host left')
+      elif agent.took_over == job.generation:
+        yield _Problem(
+          agent.first_seen,
+          not agent.is_after_leaver,
+          f'{name}: its agent was started anew',
+        )
+      elif agent.is_idle and not self._may_start(agent, job, room):
+        reason = f'{name}: its worker was gone when the coordinator came back'
+        yield _Problem(agent.first_seen, True, reason)
+      elif agent.has_exited_from(job.generation):
+        code = agent.exit_code
+        if code in _STOPPED or agent.is_leaving:
+          reason = f'{name}: its host is leaving or its worker was stopped'
+          yield _Problem(agent.changed_at, False, reason)
+        elif code:
+          yield _Problem(
+            agent.changed_at,
+            True,
+            f'{name}: its worker {agent.exit_text}',
+            agent.log_tail,
+          )
+      elif name in hung and agent.generation == job.generation:
+        reason = f'{name}: its worker is silent or makes no progress'
+        yield _Problem(now, True, reason)
+
+  def _why_stop(self, job: JobState, room: Room, now: float) -> str:
+    if job.is_stopping:
+      return 'stopped as asked'
+    if job.replace_asked:
+      return f'replacing {", ".join(job.replace_asked)} as asked'
+    if job.is_restart_asked:
+      return 'restarted as asked'
+    config = self._config
+    if config.grow_after_s and (
+      not config.max_hosts or len(job.members) < config.max_hosts
+    ):
+      waiting = [
+        agent.name
+        for agent in self._candidates(job, room, now)
+        if agent.name not in job.members
+        and now - agent.changed_at >= config.grow_after_s
+      ]
+      if waiting:
+        return f'taking in {", ".join(waiting)}'
+    return ''
+
+  def _fault(
+    self, job: JobState, stop: str, problem: _Problem
+  ) -> pb.EndGeneration:
+    """Ends a generation at once; the first problem is the cause."""
+    counts = problem.is_fault and not stop
+    reason = stop or problem.reason
+    if counts and job.restarts_used >= self._config.max_restarts:
+      reason += (
+        f'; the restart budget of {self._config.max_restarts} is used up'
+      )
+      if problem.tail:
+        reason += f'. Its last lines:\n{problem.tail[-_MAX_TAIL:]}'
+      return self._end_message(job, reason, counts=True, is_final=True)
+    return self._end_message(job, reason, counts=counts)
+
+  def _end_message(
+    self,
+    job: JobState,
+    reason: str,
+    *,
+    counts: bool = False,
+    is_final: bool = False,
+    is_success: bool = False,
+  ) -> pb.EndGeneration:
+    return pb.EndGeneration(
+      job=job.name,
+      generation=job.generation,
+      is_success=is_success,
+      is_final=is_final or job.is_stopping,
+      counts=counts,
+      reason=reason,
+      replaced=job.replace_asked,
+    )
+
+  # --- Waiting. ---------------------------------------------------------------
+
+  def _candidates(self, job: JobState, room: Room, now: float) -> list[Agent]:
+    """Agents that could run a worker now, by name."""
+    fresh_s = self._config.agent_timeout_s / 3
+    return sorted(
+      (
+        agent
+        for agent in room.current_agents()
+        if not agent.may_run
+        and not agent.is_leaving
+        and now - agent.last_seen <= fresh_s
+        and not (agent.name in job.replaced and agent.generation)
+      ),
+      key=lambda agent: natural_order(agent.name),
+    )
+
+  def _start(self, job: JobState, room: Room, now: float) -> list[Message]:
+    """StartGeneration if all that is needed for it is there."""
+    config = self._config
+    over_s = now - room.over_since(job.generation, now)
+    if over_s < config.kill_timeout_s and any(
+      agent.may_run and self._is_living(agent, now) for agent in room.agents()
+    ):
+      return []  # The last generation still runs somewhere.
+    last = set(job.history[-1].members) if job.history else set()
+    if (
+      not all(room.current(name) for name in last)
+      and now - room.since <= config.agent_timeout_s
+    ):
+      return []  # The coordinator is new: the others will speak up.
+    candidates = self._candidates(job, room, now)
+    if len(candidates) < config.min_hosts:
+      room.enough_since = None
+      return []
+    if room.enough_since is None:
+      room.enough_since = now
+    is_full = 0 < config.max_hosts <= len(candidates)
+    # After a fault those that ran before need not wait for others.
+    is_as_before = bool(last) and last <= {one.name for one in candidates}
+    if not (is_full or is_as_before) and (
+      now - room.enough_since < config.join_wait_s
+    ):
+      return []
+    if over_s < self._backoff_s(job):
+      return []
+    room.enough_since = None
+    room.started = job.generation + 1
+    chosen = candidates[: config.max_hosts or None]
+    first = chosen[0]
+    host = f'[{first.address}]' if ':' in first.address else first.address
+    return [
+      pb.StartGeneration(
+        job=job.name,
+        members=[agent.name for agent in chosen],
+        jax_coordinator=f'{host}:{first.free_port}',
+      )
+    ]
+
+  def _backoff_s(self, job: JobState) -> float:
+    """The wait before the next start; it grows with quick faults in a row."""
+    in_a_row = 0
+    for record in reversed(job.history):
+      ended = record.ended_unix_s
+      if not record.counts or ended is None:
+        break
+      in_a_row += 1
+      if ended - record.started_unix_s >= self._config.healthy_s:
+        break
+    if in_a_row < 2:
+      return 0.0
+    return min(
+      self._config.backoff_s * 2.0 ** min(in_a_row - 2, 30),
+      self._config.max_backoff_s,
+    )

@@ -1,0 +1,210 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the agents of one job said last: the memory of `rendezvous`."""
+
+from collections.abc import Iterable
+import dataclasses
+import re
+
+from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic.process_group import describe_exit
+
+_MAX_FENCED = 16  # Of one name; a host does not come back so often in minutes.
+
+
+def natural_order(name: str) -> tuple[list[tuple[int, int | str]], str]:
+  """A sort key that puts host-2 before host-10."""
+  parts = re.split(r'(\d+)', name)
+  return [
+    (0, int(part)) if part.isdecimal() else (1, part) for part in parts
+  ], name
+
+
+@dataclasses.dataclass
+class Agent:
+  """One agent process, as it said last.
+
+  Attributes:
+    name: Of the agent, its host and its worker.
+    incarnation: Of the process that has the name.
+    address: Where other hosts reach it.
+    free_port: A port nobody uses there; 0: the host leaves.
+    status: IDLE, RUNNING or EXITED.
+    generation: What runs there or ran last; 0: nothing yet.
+    exit_code: Of the worker that exited.
+    log_tail: The last lines of that worker.
+    first_seen: When it joined.
+    last_seen: When it beat last.
+    changed_at: When its status changed last.
+    is_told_to_run: It was, and has not beaten since.
+    took_over: The generation of the job when it took its name from another
+      agent, whose worker is gone; -1: it did not.
+    is_after_leaver: That one was leaving.
+  """
+
+  name: str
+  incarnation: int
+  address: str = ''
+  free_port: int = 0
+  status: int = pb.AgentBeatRequest.IDLE
+  generation: int = 0
+  exit_code: int = 0
+  log_tail: str = ''
+  device_kind: str = ''
+  resources: pb.Resources = dataclasses.field(default_factory=pb.Resources)
+  first_seen: float = 0.0
+  last_seen: float = 0.0
+  changed_at: float = 0.0
+  is_told_to_run: bool = False
+  took_over: int = -1
+  is_after_leaver: bool = False
+
+  @property
+  def is_idle(self) -> bool:
+    return self.status == pb.AgentBeatRequest.IDLE
+
+  @property
+  def may_run(self) -> bool:
+    """Whether a worker may be alive there."""
+    return not self.is_idle or self.is_told_to_run
+
+  @property
+  def is_running(self) -> bool:
+    return self.status == pb.AgentBeatRequest.RUNNING
+
+  @property
+  def is_leaving(self) -> bool:
+    return self.free_port == 0
+
+  @property
+  def has_left(self) -> bool:
+    """Whether it said good-bye."""
+    return self.is_leaving and self.is_idle
+
+  @property
+  def exit_text(self) -> str:
+    return describe_exit(self.exit_code)
+
+  def has_exited_from(self, generation: int) -> bool:
+    return (
+      self.status == pb.AgentBeatRequest.EXITED
+      and self.generation == generation
+    )
+
+  def is_out(self, generation: int) -> bool:
+    """Whether nothing of a generation runs there any more."""
+    return (
+      self.has_exited_from(generation)
+      or self.has_left
+      or self.took_over == generation
+    )
+
+  def update(self, request: pb.AgentBeatRequest, now: float) -> None:
+    state = (request.status, request.generation, request.free_port == 0)
+    if state != (self.status, self.generation, self.is_leaving):
+      self.changed_at = now
+    self.address = request.address
+    self.free_port = request.free_port
+    self.status = request.status
+    self.generation = request.generation
+    self.exit_code = request.exit_code
+    self.log_tail = request.log_tail
+    self.device_kind = request.device_kind
+    self.resources.CopyFrom(request.resources)
+    self.last_seen = now
+    self.is_told_to_run = False
+
+
+class Room:
+  """The agents of one job.
+
+  Attributes:
+    since: When the coordinator first heard of the job in its own life.
+    started: The last generation that this coordinator, in its own life, has
+      started.
+    enough_since: When there were first enough idle agents.
+  """
+
+  def __init__(self, now: float) -> None:
+    self.since = now
+    self.started = -1
+    self.enough_since: float | None = None
+    self._stop = (-1, '', 0.0)
+    self._over = (-1, 0.0)
+    self._current: dict[str, Agent] = {}
+    # Agents whose name another one has taken; they may still run a worker.
+    self._former: dict[tuple[str, int], Agent] = {}
+    self._fenced: dict[str, list[int]] = {}
+
+  def agents(self) -> Iterable[Agent]:
+    """All, also those whose name another one has taken."""
+    return [*self._current.values(), *self._former.values()]
+
+  def current_agents(self) -> Iterable[Agent]:
+    return self._current.values()
+
+  def current(self, name: str) -> Agent | None:
+    """The agent that has the name now."""
+    return self._current.get(name)
+
+  def note(
+    self, request: pb.AgentBeatRequest, generation: int, now: float
+  ) -> Agent | None:
+    """Notes a beat; returns None to an agent whose name another one took.
+
+    Args:
+      request: The beat.
+      generation: Of the job.
+      now: Seconds.
+    """
+    name, incarnation = request.head.client, request.head.incarnation
+    fenced = self._fenced.setdefault(name, [])
+    if incarnation in fenced:
+      former = self._former.get((name, incarnation))
+      if former is not None:
+        former.update(request, now)
+        if former.is_idle:
+          del self._former[name, incarnation]
+      return None
+    agent = self._current.get(name)
+    if agent is None or agent.incarnation != incarnation:
+      before = agent
+      agent = Agent(name, incarnation, first_seen=now, changed_at=now)
+      self._current[name] = agent
+      if before is not None:
+        fenced.append(before.incarnation)
+        del fenced[:-_MAX_FENCED]
+        agent.took_over = generation
+        agent.is_after_leaver = before.is_leaving
+        # An agent holds its name on its host until its worker is dead: the
+        # same host twice means that the first one is gone.
+        if before.may_run and before.address != request.address:
+          self._former[name, before.incarnation] = before
+    agent.update(request, now)
+    return agent
+
+  def forget_lost(self, before: float) -> None:
+    """Forgets agents that have been silent since `before`."""
+    for name in [
+      name for name, one in self._current.items() if one.last_seen < before
+    ]:
+      del self._current[name]
+      self._fenced.pop(name, None)
+    for key in [
+      key for key, one in self._former.items() if one.last_seen < before
+    ]:
+      del self._former[key]
+
+  def ask_to_stop(self, generation: int, reason: str, now: float) -> None:
+    """From now on the answers to the generation's agents are STOP."""
+    self._stop = (generation, reason, now)
+
+  def stop(self, generation: int) -> tuple[str, float] | None:
+    """Why and when a generation was asked to save and end."""
+    return self._stop[1:] if self._stop[0] == generation else None
+
+  def over_since(self, generation: int, now: float) -> float:
+    """When it was first asked after the end of a generation."""
+    if self._over[0] != generation:
+      self._over = (generation, now)
+    return self._over[1]

@@ -1,0 +1,194 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Who may call what: roles, tokens, TLS, and where a coordinator may listen."""
+
+import dataclasses
+import hmac
+import ipaddress
+import os
+import pathlib
+import re
+import stat
+
+from absl import logging
+import grpc
+
+OPERATOR = 'operator'
+ROLES = ('worker', 'agent', OPERATOR)
+# The lowest role that may call it; an operator may call all.
+METHOD_ROLES = {
+  'CreateDataSet': 'worker',
+  'Begin': 'worker',
+  'Exchange': 'worker',
+  'Commit': 'worker',
+  'ExtendStream': 'worker',
+  'Heartbeat': 'worker',
+  'AgentBeat': 'agent',
+  'Status': OPERATOR,
+  'Operate': OPERATOR,
+}
+_MIN_TOKEN = 16
+_TOKEN = re.compile(r'[\x21-\x7e]+')
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+  """The tokens that a coordinator knows.
+
+  Attributes:
+    roles: Pairs of a token and its role; empty: all may do all.
+  """
+
+  roles: tuple[tuple[bytes, str], ...] = ()
+
+  def role(self, authorization: str | bytes | None) -> str | None:
+    """Returns the role of who sent the metadata `authorization`.
+
+    Takes as long whichever token is wrong, and wherever it is.
+
+    Args:
+      authorization: 'Bearer <token>'.
+
+    Returns:
+      The role; None: the token is not known.
+    """
+    if not self.roles:
+      return OPERATOR
+    if isinstance(authorization, str):
+      authorization = authorization.encode(errors='replace')
+    scheme, _, given = (authorization or b'').partition(b' ')
+    found = None
+    for token, role in self.roles:
+      if hmac.compare_digest(token, given):
+        found = role
+    return found if scheme.lower() == b'bearer' else None
+
+
+def may_call(role: str, method: str) -> bool:
+  """Whether a role may call a method of METHOD_ROLES."""
+  return role in (OPERATOR, METHOD_ROLES[method])
+
+
+def read_tokens(path: str | os.PathLike[str]) -> Tokens:
+  """Reads a token file: lines `role token`; # begins a comment.
+
+  Raises:
+    ValueError: A line is wrong, or a token is short or given twice.
+  """
+  roles: list[tuple[bytes, str]] = []
+  for number, line in enumerate(_lines(path), 1):
+    words = line.partition('#')[0].split()
+    if not words:
+      continue
+    where = f'token file {path}, line {number}'
+    if len(words) != 2 or words[0] not in ROLES:
+      raise ValueError(
+        f'{where}: must be a role ({", ".join(ROLES)}) and a token.'
+      )
+    role, token = words
+    if len(token) < _MIN_TOKEN or not _TOKEN.fullmatch(token):
+      raise ValueError(
+        f'{where}: a token needs at least {_MIN_TOKEN} printable ASCII'
+        " characters; make one with `python -c 'import secrets;"
+        " print(secrets.token_urlsafe())'`."
+      )
+    if any(token.encode() == other for other, _ in roles):
+      raise ValueError(f'{where}: this token was given before.')
+    roles.append((token.encode(), role))
+  if not roles:
+    raise ValueError(f'token file {path} has no line `role token`.')
+  return Tokens(tuple(roles))
+
+
+def read_token(path: str | os.PathLike[str], role: str) -> str:
+  """Returns the token of a role from a token file; a client's has one line.
+
+  Raises:
+    ValueError: The file is malformed, or has no token of the role.
+  """
+  roles = read_tokens(path).roles
+  for token, its_role in roles:
+    if its_role == role or len(roles) == 1:
+      return token.decode()
+  raise ValueError(f'token file {path} has no line for the role {role}.')
+
+
+def _lines(path: str | os.PathLike[str]) -> list[str]:
+  try:
+    if os.stat(path).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+      logging.warning(
+        'Token file %s can be read by others; better: chmod 600.', path
+      )
+    return pathlib.Path(path).read_text(encoding='ascii').splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise ValueError(f'token file {path}: {error}.') from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Tls:
+  """Certificates for mutual TLS, in PEM."""
+
+  ca: bytes
+  cert: bytes
+  key: bytes
+
+
+def read_tls(folder: str | os.PathLike[str]) -> Tls:
+  """Reads ca.pem, cert.pem and key.pem.
+
+  Raises:
+    ValueError: One is missing.
+  """
+  parts = []
+  for name in ('ca.pem', 'cert.pem', 'key.pem'):
+    path = pathlib.Path(folder) / name
+    try:
+      parts.append(path.read_bytes())
+    except OSError as error:
+      raise ValueError(
+        f'tls_dir={folder}: {path} cannot be read ({error.strerror}); the'
+        ' folder needs ca.pem, cert.pem and key.pem.'
+      ) from error
+  return Tls(*parts)
+
+
+def server_credentials(tls: Tls) -> grpc.ServerCredentials:
+  """For a server that takes only clients with a certificate of the CA."""
+  return grpc.ssl_server_credentials(
+    [(tls.key, tls.cert)], root_certificates=tls.ca, require_client_auth=True
+  )
+
+
+def check_address(
+  address: str, *, has_tokens: bool, has_tls: bool, is_insecure: bool
+) -> None:
+  """Raises ValueError where a coordinator must not listen there so openly.
+
+  Args:
+    address: IP address or host name to listen on.
+    has_tokens: Whether callers need a token.
+    has_tls: Whether they need a certificate.
+    is_insecure: Whether the user has taken the risk.
+  """
+  if is_loopback(address) or (has_tokens and has_tls) or is_insecure:
+    return
+  missing = [
+    flag
+    for flag, there in (('--token_file', has_tokens), ('--tls_dir', has_tls))
+    if not there
+  ]
+  raise ValueError(
+    f'address={address} can be reached from other machines: anyone there could'
+    f' change or stop jobs. Give {" and ".join(missing)} too, listen on'
+    ' 127.0.0.1, or, in a network where you trust every machine, --insecure.'
+  )
+
+
+def is_loopback(address: str) -> bool:
+  """Whether only this machine reaches an address."""
+  if address == 'localhost':
+    return True
+  try:
+    return ipaddress.ip_address(address.strip('[]')).is_loopback
+  except ValueError:
+    return False

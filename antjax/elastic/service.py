@@ -1,0 +1,195 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The coordinator's gRPC service: methods, who may call them, and limits."""
+
+from collections.abc import Awaitable, Callable, Sequence
+import dataclasses
+from typing import Any
+
+from absl import logging
+from google.protobuf.message import Message
+import grpc
+import grpc.aio
+
+from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic import requests, security
+from antjax.elastic.refused import Refused
+from antjax.elastic.security import Tokens
+
+SERVICE = 'antjax.v1.Coordinator'
+_MAX_CALLS = 20_000  # At once.
+_MAX_CONNECTIONS = 20_000
+
+# Takes a checked request and its bytes, and returns the serialized reply.
+HandlerFn = Callable[[Any, bytes], Awaitable[bytes]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """A method of the service; its role is in security.METHOD_ROLES.
+
+  Attributes:
+    request: Message type.
+    reply: Message type.
+    is_journaled: It changes durable state, so that its requests have numbers.
+  """
+
+  request: type[Message]
+  reply: type[Message]
+  is_journaled: bool
+
+
+METHODS = {
+  'CreateDataSet': Method(pb.CreateDataSetRequest, pb.Empty, True),
+  'Begin': Method(pb.BeginRequest, pb.Empty, True),
+  'Exchange': Method(pb.ExchangeRequest, pb.ExchangeReply, True),
+  'Commit': Method(pb.CommitRequest, pb.Empty, True),
+  'ExtendStream': Method(pb.ExtendStreamRequest, pb.Empty, True),
+  'Heartbeat': Method(pb.HeartbeatRequest, pb.HeartbeatReply, False),
+  'AgentBeat': Method(pb.AgentBeatRequest, pb.AgentBeatReply, False),
+  'Status': Method(pb.StatusRequest, pb.StatusReply, False),
+  'Operate': Method(pb.OperateRequest, pb.Empty, True),
+}
+
+
+class Service(grpc.GenericRpcHandler):  # type: ignore[misc]
+  """Finds the handler of a call; who may not call is refused unread."""
+
+  def __init__(self, handlers: dict[str, HandlerFn], tokens: Tokens):
+    """Serves METHODS.
+
+    Args:
+      handlers: Method name -> what answers it.
+      tokens: Who may call what.
+    """
+    self._tokens = tokens
+    self._handlers = {
+      f'/{SERVICE}/{name}': (name, _handler(METHODS[name].request, handler))
+      for name, handler in handlers.items()
+    }
+    self._unknown = _refusal(
+      Refused('UNAUTHENTICATED', 'the token is missing or not known.')
+    )
+    self._denied = {
+      (role, name): _refusal(
+        Refused(
+          'PERMISSION_DENIED',
+          f'{name} is for the role {security.METHOD_ROLES[name]}; this token is'
+          f' of the role {role}.',
+        )
+      )
+      for role in security.ROLES
+      for name in METHODS
+    }
+
+  def service(
+    self, handler_call_details: grpc.HandlerCallDetails
+  ) -> grpc.RpcMethodHandler | None:
+    """See the base class."""
+    found = self._handlers.get(handler_call_details.method)
+    if found is None:
+      return None
+    authorization = None
+    if self._tokens.roles:
+      for key, value in handler_call_details.invocation_metadata:
+        if key == 'authorization':
+          authorization = value
+    role = self._tokens.role(authorization)
+    name, handler = found
+    if role is None:
+      return self._unknown
+    if not security.may_call(role, name):
+      return self._denied[role, name]
+    return handler
+
+
+def make_server(
+  service: Service, address: str, port: int, tls: security.Tls | None
+) -> tuple[grpc.aio.Server, int]:
+  """Makes a server that is bound and not started.
+
+  Args:
+    service: What it serves.
+    address: IP address or host name.
+    port: 0 picks a free one.
+    tls: For mutual TLS; None: none.
+
+  Returns:
+    The server and its port.
+
+  Raises:
+    RuntimeError: The address or port cannot be had.
+  """
+  options: Sequence[tuple[str, Any]] = (
+    ('grpc.max_receive_message_length', requests.MAX_STATE_BYTES + 4096),
+    ('grpc.max_send_message_length', requests.MAX_STATE_BYTES),
+    ('grpc.max_metadata_size', 16 << 10),
+    ('grpc.absolute_max_metadata_size', 32 << 10),
+    ('grpc.max_concurrent_streams', 1000),
+    ('grpc.max_allowed_incoming_connections', _MAX_CONNECTIONS),
+    ('grpc.server_handshake_timeout_ms', 10_000),
+    # Half-open connections are found, and idle ones closed.
+    ('grpc.keepalive_time_ms', 30_000),
+    ('grpc.keepalive_timeout_ms', 10_000),
+    ('grpc.keepalive_permit_without_calls', 1),
+    ('grpc.http2.min_ping_interval_without_data_ms', 5_000),
+    ('grpc.max_connection_idle_ms', 600_000),
+    # Two coordinators must not share a port.
+    ('grpc.so_reuseport', 0),
+  )
+  server = grpc.aio.server(
+    handlers=(service,),
+    options=options,
+    maximum_concurrent_rpcs=_MAX_CALLS,
+  )
+  where = f'[{address}]:{port}' if ':' in address else f'{address}:{port}'
+  try:
+    if tls is None:
+      bound = server.add_insecure_port(where)
+    else:
+      bound = server.add_secure_port(where, security.server_credentials(tls))
+  except RuntimeError as error:
+    raise RuntimeError(
+      f'the coordinator cannot listen on {where}: {error}. Is the port taken?'
+    ) from error
+  if not bound:
+    raise RuntimeError(
+      f'the coordinator cannot listen on {where}; is the port taken, or a file'
+      ' of tls_dir wrong?'
+    )
+  return server, bound
+
+
+def _handler(
+  kind: type[Message], handle: HandlerFn
+) -> grpc.RpcMethodHandler:
+  async def answer(
+    data: bytes, context: 'grpc.aio.ServicerContext[bytes, bytes]'
+  ) -> bytes:
+    try:
+      return await handle(requests.parse(kind, data), data)
+    except Refused as error:
+      code, text = error.code, error.text
+    except RuntimeError as error:  # The journal's.
+      code, text = 'UNAVAILABLE', str(error)
+    # A bug of ours must not end the service, nor tell strangers of its inside.
+    except Exception:
+      logging.exception('A %s failed.', kind.DESCRIPTOR.name)
+      code, text = 'UNKNOWN', 'the coordinator failed; see its log.'
+    await context.abort(grpc.StatusCode[code], text)
+    raise AssertionError('abort raises.')
+
+  return grpc.unary_unary_rpc_method_handler(answer)
+
+
+def _refusal(error: Refused) -> grpc.RpcMethodHandler:
+  """A handler that ends a call before it reads the request."""
+
+  async def refuse(
+    messages: object, context: 'grpc.aio.ServicerContext[bytes, bytes]'
+  ) -> bytes:
+    del messages
+    await context.abort(grpc.StatusCode[error.code], error.text)
+    raise AssertionError('abort raises.')
+
+  return grpc.stream_unary_rpc_method_handler(refuse)

@@ -1,0 +1,261 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A ledger client whose ledger is kept by the coordinator."""
+
+import json
+import threading
+from typing import Any
+
+from absl import logging
+import numpy as np
+
+from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic.client import CoordinatorClient
+from antjax.elastic.consumption import Consumption
+from antjax.elastic.lease_hub import Hub, RemoteLeases
+from antjax.elastic.lease_queue import (
+  consumed_flags,
+  from_proto,
+  LeaseQueue,
+  Leases,
+  to_lease,
+)
+from antjax.input import ledger_state
+from antjax.input.data_shard import DataShard
+
+# Shards in a row that one worker cannot read, and then it is not the data.
+_MAX_UNREADABLE = 8
+
+
+class ServiceLedgerClient:
+  """One worker's access to a data set that many workers share.
+
+  A `LedgerClient`. Its state is the position that the pass began with and what
+  this worker has consumed since; those of all workers, taken at the same step,
+  are united by `ledger_state.merge`. What is leased ahead is not consumed.
+
+  All workers begin their passes in the same order and at the same position: a
+  pass begins with the first `lease` after `start` or `load`.
+  """
+
+  def __init__(
+    self,
+    leases: Leases,
+    data_set: pb.DataSet,
+    *,
+    share: tuple[int, int] = (0, 1),
+  ):
+    """Begins no pass yet.
+
+    Args:
+      leases: From where; see `connect`.
+      data_set: What it is.
+      share: (rank of this worker, number of workers).
+    """
+    self.name = data_set.name
+    self._data_set, self._share = data_set, share
+    self._leases = leases
+    self._hub: Hub | None = None
+    self._hub_lock = threading.Lock()
+    self._consumption = Consumption(
+      data_set.num_records,
+      data_set.shard_size,
+      seed=data_set.seed,
+      num_epochs=data_set.num_epochs or None,
+      is_stream=data_set.is_stream,
+      share=share,
+    )
+    self._is_stream = data_set.is_stream
+    self._base: ledger_state.State | None = None  # Of the next pass.
+    self._round = 0  # How often `start` and `load` were called.
+    self._number = 0  # Of the pass that goes on; 0: none.
+    self._is_waiting = False
+    self._held: dict[DataShard, np.ndarray] = {}  # Consumed, by whomever.
+    self._unreadable: set[DataShard] = set()
+
+  @classmethod
+  def connect(
+    cls,
+    client: CoordinatorClient,
+    data_set: pb.DataSet,
+    *,
+    share: tuple[int, int] = (0, 1),
+    **options: Any,
+  ) -> 'ServiceLedgerClient':
+    """Makes one with a lease queue of its own; `options` are LeaseQueue's."""
+    return cls(LeaseQueue(client, data_set, **options), data_set, share=share)
+
+  @property
+  def num_records(self) -> int:
+    """Records of the data set; of a stream: as far as this worker knows."""
+    return self._consumption.num_records
+
+  @property
+  def is_stream(self) -> bool:
+    """Whether the data set grows while it is read."""
+    return self._is_stream
+
+  @property
+  def is_waiting(self) -> bool:
+    """Whether `lease` gave None only because there was nothing just then.
+
+    In a lockstep job no worker waits for another outside the collectives, so
+    `lease` returns None where a shard may still come back, or a stream grow.
+    """
+    return self._is_waiting
+
+  def start(self) -> None:
+    """Lets the next `lease` begin a new pass, with nothing consumed."""
+    self._next_pass(None)
+
+  def load(self, state: ledger_state.State) -> None:
+    """Lets the next `lease` begin a new pass at a position.
+
+    Raises:
+      ValueError: The state is malformed, of another data set, or of one of
+        several workers (unite the states of all with `merge` first).
+    """
+    self._next_pass(state)
+
+  def lease(self) -> DataShard | None:
+    """Returns the next shard, or None: this pass is over, or `is_waiting`."""
+    if not self._number:
+      base = b''
+      if self._base is not None:  # The same bytes on every worker.
+        base = json.dumps(self._base, sort_keys=True).encode()
+      self._number = self._leases.begin(base, self._round)
+    lease, self._is_waiting, first_open = self._leases.take(self._number)
+    self._consumption.drop_before(first_open)
+    if lease is None:
+      return None
+    shard = from_proto(lease.shard)
+    self._held[shard] = consumed_flags(lease)
+    return shard
+
+  def unconsumed(self, shard: DataShard) -> np.ndarray:
+    """Returns the records of a leased shard to consume, in order."""
+    return self._consumption.order(shard, self._flags(shard))
+
+  def mark(self, shard: DataShard, records: np.ndarray) -> None:
+    """Notes that these records of a leased shard are consumed."""
+    flags = self._flags(shard)
+    flags[np.asarray(records) - shard.start] = 1
+    self._consumption.mark(shard, records)
+    self._leases.progress(self._number, to_lease(shard, flags))
+    self._unreadable.clear()
+
+  def ack(self, shard: DataShard) -> None:
+    """Notes that all records of a leased shard are consumed."""
+    flags = self._flags(shard)
+    self._consumption.mark(shard, shard.start + np.flatnonzero(flags == 0))
+    del self._held[shard]
+    self._leases.consumed(self._number, shard)
+    self._unreadable.clear()
+
+  def requeue(self, shard: DataShard) -> None:
+    """Gives a leased shard back; its unmarked records are still to do."""
+    lease = to_lease(shard, self._flags(shard))
+    self._leases.give_back(self._number, lease)
+    del self._held[shard]
+
+  def fail(self, shard: DataShard, error: Exception) -> None:
+    """Gives a shard back that could not be read, and reports the error.
+
+    After `max_data_errors` such reports the coordinator sets it aside.
+
+    Raises:
+      Exception: `error`, where shard after shard cannot be read here: then this
+        worker's way to the data is broken, not the data.
+    """
+    self._unreadable.add(shard)
+    text = ' '.join(f'{type(error).__name__}: {error}'.split())
+    logging.error(
+      'Data set %s: the records %d to %d of epoch %d cannot be read (%s); going'
+      ' on with the next shard.',
+      self.name,
+      shard.start,
+      shard.stop,
+      shard.epoch,
+      text,
+    )
+    self._flags(shard)
+    del self._held[shard]
+    self._leases.fail(self._number, shard, text)
+    if len(self._unreadable) >= _MAX_UNREADABLE:
+      raise error
+
+  def state(self) -> ledger_state.State:
+    """Returns the position of this worker, as plain JSON types."""
+    return self._consumption.state()
+
+  def close(self) -> None:
+    """Gives back what is held and not consumed; the client is then over."""
+    for shard in list(self._held):
+      self.requeue(shard)
+    if self._hub is not None:
+      self._hub.close()
+    self._leases.close()
+
+  def _next_pass(self, state: ledger_state.State | None) -> None:
+    self._consumption.load(state)
+    self._base = state
+    self._round += 1
+    self._number = 0
+    self._is_waiting = False
+    self._held.clear()
+    self._unreadable.clear()
+
+  def _flags(self, shard: DataShard) -> np.ndarray:
+    flags = self._held.get(shard)
+    if flags is None:
+      raise ValueError(
+        f'data set {self.name!r}: {shard} is not leased to this worker.'
+      )
+    return flags
+
+  def set_slice(self, index: int, count: int) -> None:
+    """Says which of grain's `count` prefetch processes this one is.
+
+    Raises:
+      TypeError: It is none.
+    """
+    del count  # Each leases as much as it can use.
+    if not isinstance(self._leases, RemoteLeases):
+      raise TypeError(
+        f'data set {self.name!r}: only mp_prefetch may slice it, in its'
+        ' processes; there is no slice of leased records.'
+      )
+    self._leases.set_index(index)
+
+  def __reduce__(self) -> tuple[Any, ...]:
+    """For grain's prefetch processes: they lease through this client."""
+    if self._is_stream:
+      raise TypeError(
+        f'data set {self.name!r} is a stream: its end is not known, so that'
+        ' mp_prefetch would stop where it is empty; use'
+        ' grain.experimental.ThreadPrefetchIterDataset.'
+      )
+    if not isinstance(self._leases, LeaseQueue):
+      raise TypeError(
+        f'data set {self.name!r}: a prefetch process cannot have prefetch'
+        ' processes of its own; use one mp_prefetch.'
+      )
+    with self._hub_lock:  # grain starts its processes in threads.
+      if self._hub is None:
+        self._hub = Hub(self._leases)
+    what = self._data_set.SerializeToString()
+    return _in_prefetch_process, (what, self._share, *self._hub.ticket())
+
+
+def _in_prefetch_process(
+  data_set: bytes,
+  share: tuple[int, int],
+  address: Any,
+  key: bytes,
+  ticket: int,
+) -> ServiceLedgerClient:
+  """What a pickled client is in another process."""
+  leases = RemoteLeases(address, key, ticket)
+  return ServiceLedgerClient(
+    leases, pb.DataSet.FromString(data_set), share=share
+  )

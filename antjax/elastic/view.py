@@ -1,0 +1,196 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the Monitor knows of a job at one instant: all that a policy may see.
+
+Plain frozen values, so that a policy is a pure function of them and a test
+writes them by hand.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Literal
+
+# leader: faster than the median. transient: slow now. persistent: slow now and
+# for most of the long window. deterministic: slow by its device kind, or
+# persistent again after a restart, so that another restart is of no use.
+State = Literal['leader', 'normal', 'transient', 'persistent', 'deterministic']
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+  """Sums over steps: a line of seconds over micro-batches is fitted to them.
+
+  Attributes:
+    num: Steps.
+    x: Sum of micro-batches in a step.
+    xx: Sum of their squares.
+    t: Sum of busy seconds in a step.
+    xt: Sum of products.
+  """
+
+  num: int = 0
+  x: float = 0.0
+  xx: float = 0.0
+  t: float = 0.0
+  xt: float = 0.0
+
+  def __add__(self, other: 'Moments') -> 'Moments':
+    return Moments(
+      self.num + other.num,
+      self.x + other.x,
+      self.xx + other.xx,
+      self.t + other.t,
+      self.xt + other.xt,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkerView:
+  """One worker of the running generation.
+
+  Times are busy times: computing, and for an input-bound worker also waiting
+  for its own input; never waiting for other workers. They are per sample, so
+  that a worker that was just given more work does not look slow.
+
+  Figures of a worker that has no work any more are the last ones known.
+
+  Attributes:
+    worker: Name.
+    num_micro_batches: Its quota in a step.
+    state: See State.
+    short_s_per_sample: Mean over the short window, or the median of the newest
+      steps where the speed has jumped in it; None: no step yet.
+    long_s_per_sample: Median over the time slices of the long window, so that
+      a short bad spell does not show; None: no step yet.
+    last_s_per_sample: Of the newest step; None: none yet.
+    prior_s_per_sample: Before it is measured: its own figure of an earlier
+      generation, or that of its device kind; None: neither is known.
+    is_measured: It has made the minimum number of steps in this generation.
+    is_idle: Its quota is zero and the long window is empty: only a probe can
+      tell whether it is still slow.
+    short_slowness: short_s_per_sample over the workers' low median; 1 if
+      unknown.
+    long_slowness: The same of long_s_per_sample.
+    input_share: Share of the steps in the short window in which it took longer
+      to get its input, beyond what all workers take, than to compute.
+    is_input_bound: input_share is at least a half.
+    num_steps: In this generation, without its warm-up.
+    num_samples: In the long window.
+    samples_per_micro_batch: Mean over the long window; 0: unknown.
+    max_micro_batches: What it can take in a step; 0: no limit.
+    moments: Of the steps in the long window.
+    device_kind: As the device names itself.
+    num_devices: Local devices.
+    restarts: Generations begun after its first one.
+    cpu_share: Of all cores of its host, 0 to 1.
+    rss_bytes: Memory that the worker uses.
+    memory_bytes: Memory of its host.
+    step: Newest step.
+    silent_s: Since its last heartbeat.
+  """
+
+  worker: str
+  num_micro_batches: int
+  state: State = 'normal'
+  short_s_per_sample: float | None = None
+  long_s_per_sample: float | None = None
+  last_s_per_sample: float | None = None
+  prior_s_per_sample: float | None = None
+  is_measured: bool = False
+  is_idle: bool = False
+  short_slowness: float = 1.0
+  long_slowness: float = 1.0
+  input_share: float = 0.0
+  is_input_bound: bool = False
+  num_steps: int = 0
+  num_samples: int = 0
+  samples_per_micro_batch: float = 0.0
+  max_micro_batches: int = 0
+  moments: Moments = Moments()
+  device_kind: str = ''
+  num_devices: int = 0
+  restarts: int = 0
+  cpu_share: float = 0.0
+  rss_bytes: int = 0
+  memory_bytes: int = 0
+  step: int = 0
+  silent_s: float = 0.0
+
+  @property
+  def s_per_sample(self) -> float | None:
+    """The best figure of its speed now; None: nothing is known yet."""
+    if self.is_measured:
+      return self.short_s_per_sample or self.long_s_per_sample
+    return self.prior_s_per_sample
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterView:
+  """A job: its workers, its work, and what a restart would cost.
+
+  Attributes:
+    job: Name.
+    generation: That runs.
+    workers: Of that generation, by name.
+    global_micro_batches: Of a step, over all workers, as the job was set up;
+      0: unknown yet.
+    lr_scale: In force.
+    deadline_s: In force; 0: none.
+    remaining_samples: To the end of the job; None: unknown.
+    samples_per_s: Of all workers, over the short window; 0: unknown.
+    restart_cost_s: Median of the restarts seen, or a default, plus the work
+      since the last commit, which a restart repeats.
+    pending_s: The longest that hosts waited to be placed, lately.
+    restarts_left: Restarts that a policy may still ask for now.
+    exit_codes: Exit code of a worker -> how often.
+  """
+
+  job: str
+  generation: int = 1
+  workers: tuple[WorkerView, ...] = ()
+  global_micro_batches: int = 0
+  lr_scale: float = 1.0
+  deadline_s: float = 0.0
+  remaining_samples: float | None = None
+  samples_per_s: float = 0.0
+  restart_cost_s: float = 0.0
+  pending_s: float = 0.0
+  restarts_left: int = 0
+  exit_codes: Mapping[int, int] = dataclasses.field(default_factory=dict)
+
+  @property
+  def num_micro_batches(self) -> dict[str, int]:
+    """Worker -> its quota in force."""
+    return {w.worker: w.num_micro_batches for w in self.workers}
+
+  @property
+  def samples_per_micro_batch(self) -> float:
+    """Mean over the workers that know it; 1 if none does."""
+    sizes = [w.samples_per_micro_batch for w in self.workers]
+    sizes = [size for size in sizes if size > 0]
+    return sum(sizes) / len(sizes) if sizes else 1.0
+
+  @property
+  def remaining_s(self) -> float | None:
+    """Time to the end of the job at today's speed; None: unknown."""
+    if self.remaining_samples is None or self.samples_per_s <= 0:
+      return None
+    return self.remaining_samples / self.samples_per_s
+
+  def s_per_micro_batch(self, worker: WorkerView) -> float | None:
+    """Seconds of a micro-batch of `worker`; None: nothing is known yet."""
+    if worker.s_per_sample is None:
+      return None
+    size = worker.samples_per_micro_batch or self.samples_per_micro_batch
+    return max(1e-9, worker.s_per_sample * size)  # Clocks are coarse.
+
+  def step_s(self, num_micro_batches: Mapping[str, int]) -> float | None:
+    """Predicted seconds of a step: the slowest worker's; None: unknown."""
+    longest = 0.0
+    for worker in self.workers:
+      count = num_micro_batches.get(worker.worker, worker.num_micro_batches)
+      each = self.s_per_micro_batch(worker)
+      if each is None:
+        return None
+      longest = max(longest, count * each)
+    return longest

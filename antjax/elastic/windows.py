@@ -1,0 +1,333 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What one worker did of late, in bounded memory.
+
+A ring of time slices spans the long window, whatever the length of the job. A
+batch time goes into the slice of the moment it comes, so that clocks of hosts
+need not agree; `end_unix_s` is only ever compared with the same worker's.
+"""
+
+from collections import deque
+import dataclasses
+import math
+import statistics
+
+from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic.view import Moments, State, WorkerView
+
+_SHORT_SLICES = 4  # In the short window: its reach is known to a quarter.
+_NUM_NEWEST = 3  # Steps that tell of a jump: their median bears one bad step.
+_MAX_KIND = 128  # Characters.
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+  """Lengths of the windows.
+
+  Attributes:
+    short_s: Of the short one.
+    long_s: Of the long one.
+    num_warmup_steps: First steps of a generation that are left out.
+    min_steps: After which a worker counts as measured.
+    jump: Where the newest steps are so many times slower or faster than the
+      short window, the speed has changed within it.
+  """
+
+  short_s: float
+  long_s: float
+  num_warmup_steps: int
+  min_steps: int
+  jump: float
+
+  @property
+  def slice_s(self) -> float:
+    return self.short_s / _SHORT_SLICES
+
+  @property
+  def num_slices(self) -> int:
+    return math.ceil(self.long_s / self.slice_s)
+
+  def number(self, now: float) -> int:
+    return int(now // self.slice_s)
+
+
+@dataclasses.dataclass(slots=True)
+class Slice:
+  """What a worker did in one stretch of time.
+
+  Attributes:
+    number: Slice n begins at n * Monitor.slice_s.
+    num_steps: Steps in which it had micro-batches.
+    num_input_steps: Those that took longer to get input than to compute.
+    num_samples: In these steps.
+    compute_s: Before the collective.
+    wait_s: In the collective, for other workers.
+    rest_s: Neither: to get input, to update, to save.
+    input_s: The part of rest_s that other workers did not take as well: to get
+      input, as far as can be told.
+    x: Micro-batches of these steps.
+    xx: Squares of them.
+    t: Busy seconds.
+    xt: Products of both.
+  """
+
+  number: int
+  num_steps: int = 0
+  num_input_steps: int = 0
+  num_samples: int = 0
+  compute_s: float = 0.0
+  wait_s: float = 0.0
+  rest_s: float = 0.0
+  input_s: float = 0.0
+  x: float = 0.0
+  xx: float = 0.0
+  t: float = 0.0
+  xt: float = 0.0
+
+  @property
+  def busy_s(self) -> float:
+    """Seconds that are the worker's own."""
+    is_input_bound = 0 < self.num_steps <= 2 * self.num_input_steps
+    return self.compute_s + (self.input_s if is_input_bound else 0.0)
+
+
+class WorkerRecord:
+  """A worker in one generation; what outlives it is handed on.
+
+  Attributes:
+    generation: Of the job.
+    heard_at: Time of the last heartbeat.
+    restarts: Generations before, since it was first heard of.
+    was_persistent: Persistently slow in the generation before, and not yet
+      seen to be well since.
+    is_short_slow: In the short window; moves with hysteresis.
+    is_long_slow: The same in the long one.
+    state: The last verdict.
+    reported_micro_batches: Most in a step. The last steps of the data, and
+      those with a deadline, make fewer.
+    device_kind: As the device names itself.
+    first_at: When the first step came that counts.
+    samples_per_s: In whole steps, the waiting for others among them; as
+      measured last.
+    rest_s: Of a step, neither computing nor waiting for others; as measured
+      last, None: unknown.
+  """
+
+  def __init__(
+    self,
+    windows: Windows,
+    generation: int,
+    now: float,
+    before: 'WorkerRecord | None' = None,
+  ):
+    self.generation = generation
+    self.heard_at = now
+    self.restarts = 0
+    self.was_persistent = False
+    self.is_short_slow = False
+    self.is_long_slow = False
+    self.state: State = 'normal'
+    self.reported_micro_batches = 0
+    self.device_kind = ''
+    self.first_at: float | None = None
+    self.samples_per_s = 0.0
+    self.rest_s: float | None = None
+    self._windows = windows
+    self._slices: deque[Slice] = deque(maxlen=windows.num_slices + 1)
+    self._prior_s_per_sample: float | None = None
+    self._num_steps = 0
+    self._last_step: tuple[int, float] | None = None  # Number and end.
+    # Seconds per sample of the newest steps, and the slice of the last.
+    self._newest: deque[float] = deque(maxlen=_NUM_NEWEST)
+    self._worked_in = 0
+    # As long as the windows were not empty.
+    self._short_s_per_sample: float | None = None
+    self._long_s_per_sample: float | None = None
+    self._beat = pb.HeartbeatRequest()
+    if before is not None:
+      self.restarts = before.restarts + 1
+      self.was_persistent = (
+        before.was_persistent or before.state == 'persistent'
+      )
+      self._prior_s_per_sample = (
+        before._short_s_per_sample or before._prior_s_per_sample
+      )
+
+  def hear(self, beat: pb.HeartbeatRequest, now: float) -> None:
+    """Takes in all of a heartbeat but its batch times."""
+    self.heard_at = now
+    self.device_kind = beat.device_kind[:_MAX_KIND]
+    self._beat = pb.HeartbeatRequest(
+      step=beat.step,
+      resources=beat.resources,
+      num_devices=beat.num_devices,
+      max_micro_batches=beat.max_micro_batches,
+    )
+
+  def record(self, time: pb.BatchTime, now: float, usual_rest_s: float) -> bool:
+    """Takes in a step; False: it was known, or no clock can say it.
+
+    Args:
+      time: The step.
+      now: When it was told.
+      usual_rest_s: Of a step, neither computing nor waiting for others, for
+        the worker that has least of it.
+    """
+    last = self._last_step
+    if not _is_sound(time) or (
+      last and time.step <= last[0] and time.end_unix_s <= last[1]
+    ):
+      return False
+    self._last_step = (time.step, time.end_unix_s)
+    self.reported_micro_batches = max(
+      self.reported_micro_batches, time.num_micro_batches
+    )
+    has_work = time.num_micro_batches > 0 and time.num_samples > 0
+    self._num_steps += has_work
+    if self._num_steps <= self._windows.num_warmup_steps:
+      return True
+    if self.first_at is None:
+      self.first_at = now
+    number = self._windows.number(now)
+    if not self._slices or self._slices[-1].number != number:
+      self._slices.append(Slice(number))
+    at = self._slices[-1]
+    rest_s = 0.0
+    if last and time.step == last[0] + 1:
+      period_s = time.end_unix_s - last[1]
+      rest_s = max(0.0, period_s - time.compute_s - time.wait_s)
+    input_s = max(0.0, rest_s - usual_rest_s)
+    at.compute_s += time.compute_s
+    at.wait_s += time.wait_s
+    at.rest_s += rest_s
+    at.input_s += input_s
+    if has_work:
+      is_input = input_s > time.compute_s
+      busy_s = time.compute_s + (input_s if is_input else 0.0)
+      num = time.num_micro_batches
+      if number - self._worked_in > self._windows.num_slices:
+        self._newest.clear()  # It had no work for long.
+      self._worked_in = number
+      self._newest.append(busy_s / time.num_samples)
+      at.num_steps += 1
+      at.num_input_steps += is_input
+      at.num_samples += time.num_samples
+      at.x += num
+      at.xx += num * num
+      at.t += busy_s
+      at.xt += num * busy_s
+    return True
+
+  def slices(self, now: float) -> list[Slice]:
+    """Slices of the long window, oldest first."""
+    oldest = self._windows.number(now) - self._windows.num_slices
+    return [s for s in self._slices if s.number >= oldest]
+
+  def is_full(self, now: float) -> bool:
+    """True once the long window has been watched from end to end."""
+    reach_s = self._windows.long_s - self._windows.slice_s
+    return self.first_at is not None and now - self.first_at >= reach_s
+
+  def measure(
+    self,
+    name: str,
+    quota: int | None,
+    default_quota: int,
+    kind_s_per_sample: float | None,
+    now: float,
+  ) -> WorkerView:
+    """Measures it; returns all figures, the state being the last verdict.
+
+    Args:
+      name: Of the worker.
+      quota: Of the plan in force; None: it does not name this worker.
+      default_quota: Of workers that no plan names.
+      kind_s_per_sample: Of its device kind, if known.
+      now: Time.
+    """
+    filled = [s for s in self.slices(now) if s.num_steps]
+    oldest = self._windows.number(now) - _SHORT_SLICES
+    # Where a step takes longer than the short window: the newest one.
+    short = [s for s in filled if s.number >= oldest] or filled[-1:]
+    short_steps = sum(s.num_steps for s in short)
+    short_samples = sum(s.num_samples for s in short)
+    input_share = sum(s.num_input_steps for s in short) / max(1, short_steps)
+    if filled:
+      self._long_s_per_sample = statistics.median(
+        [s.busy_s / s.num_samples for s in filled]
+      )
+      mean = sum(s.busy_s for s in short) / short_samples
+      self._short_s_per_sample = self._follow_jump(mean)
+    rest_s = sum(s.rest_s for s in short)
+    whole_s = sum(s.compute_s + s.wait_s for s in short) + rest_s
+    self.samples_per_s = short_samples / whole_s if whole_s else 0.0
+    self.rest_s = rest_s / short_steps if short_steps else None
+    moments = _moments(filled)
+    num_samples = sum(s.num_samples for s in filled)
+    num_steps = max(0, self._num_steps - self._windows.num_warmup_steps)
+    if quota is None:
+      count = max(self.reported_micro_batches, default_quota)
+    else:
+      count = quota
+    resources = self._beat.resources
+    return WorkerView(
+      worker=name,
+      num_micro_batches=count,
+      state=self.state,
+      short_s_per_sample=self._short_s_per_sample,
+      long_s_per_sample=self._long_s_per_sample,
+      last_s_per_sample=self._newest[-1] if self._newest else None,
+      prior_s_per_sample=self._prior_s_per_sample or kind_s_per_sample,
+      is_measured=num_steps >= self._windows.min_steps,
+      is_idle=quota == 0 and not filled,
+      input_share=input_share,
+      is_input_bound=input_share >= 0.5,
+      num_steps=num_steps,
+      num_samples=num_samples,
+      samples_per_micro_batch=num_samples / moments.x if moments.x else 0.0,
+      max_micro_batches=max(0, self._beat.max_micro_batches),
+      moments=moments,
+      device_kind=self.device_kind,
+      num_devices=max(0, self._beat.num_devices),
+      restarts=self.restarts,
+      cpu_share=_share(resources.cpu_share),
+      rss_bytes=max(0, resources.rss_bytes),
+      memory_bytes=max(0, resources.memory_bytes),
+      step=self._beat.step,
+      silent_s=max(0.0, now - self.heard_at),
+    )
+
+  def _follow_jump(self, mean: float) -> float:
+    """The mean of the short window, or what came after a jump.
+
+    The mean would lag behind a sudden change; the median of the newest steps
+    follows it, and one bad step does not move it.
+    """
+    if len(self._newest) < _NUM_NEWEST:
+      return mean
+    newest, jump = statistics.median(self._newest), self._windows.jump
+    return mean if mean < newest * jump and newest < mean * jump else newest
+
+
+def _moments(slices: list[Slice]) -> Moments:
+  num, x, xx, t, xt = 0, 0.0, 0.0, 0.0, 0.0
+  for s in slices:
+    num += s.num_steps
+    x += s.x
+    xx += s.xx
+    t += s.t
+    xt += s.xt
+  return Moments(num, x, xx, t, xt)
+
+
+def _is_sound(time: pb.BatchTime) -> bool:
+  times = (time.compute_s, time.wait_s, time.end_unix_s)
+  return (
+    all(0 <= x < math.inf for x in times)
+    and time.num_micro_batches >= 0
+    and time.num_samples >= 0
+  )
+
+
+def _share(x: float) -> float:
+  return min(max(x, 0.0), 1.0) if math.isfinite(x) else 0.0

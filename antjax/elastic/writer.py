@@ -1,0 +1,201 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Makes what happens to jobs durable before anybody is told of it.
+
+Requests are applied one after the other, as they come, on the event loop; a
+thread writes what has changed to the journal, with one fsync for all that came
+while it wrote the last group. Nobody gets an answer before all that it may rest
+on is on disk.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent import futures
+import time
+
+from absl import logging
+from google.protobuf.message import Message
+
+from antjax.elastic.jobs import Jobs, MESSAGES
+from antjax.elastic.refused import Refused
+from antjax.input.journal import Command, Journal
+
+_NUMBER = {kind: number for number, kind in enumerate(MESSAGES)}
+# A snapshot is due after so many commands, if they are as large as the last
+# one was, twice; or after so many in any case.
+_SNAPSHOT_COMMANDS = 20_000
+_MOST_COMMANDS = 200_000
+
+
+def load(journal: Journal) -> Jobs:
+  """Returns the jobs that a journal has.
+
+  Raises:
+    RuntimeError: The journal is damaged, or of another version.
+  """
+  snapshot, commands = journal.load()
+  try:
+    jobs = Jobs() if snapshot is None else Jobs.from_bytes(snapshot)
+    for kind, body, now in commands:
+      jobs.replay(MESSAGES[kind].FromString(body), now)
+  except (ValueError, LookupError, Refused) as error:
+    raise RuntimeError(
+      f'Journal({journal.path}): it cannot be replayed: {error}'
+    ) from error
+  return jobs
+
+
+class Writer:
+  """Applies messages to jobs and stores them; for one event loop.
+
+  Attributes:
+    jobs: All jobs, with what is applied and not on disk yet.
+    num_commits: Groups written.
+    num_changes: Messages written.
+    num_bytes: Bytes written.
+    commit_s: Seconds that this took.
+    error: Why the journal could not be written; nothing may go on then.
+    has_failed: Set then.
+  """
+
+  def __init__(
+    self,
+    jobs: Jobs,
+    journal: Journal,
+    clock: Callable[[], float] = time.time,
+  ):
+    """Takes over jobs that `load` made from the journal."""
+    self.jobs = jobs
+    self.num_commits = 0
+    self.num_changes = 0
+    self.num_bytes = 0
+    self.commit_s = 0.0
+    self._journal = journal
+    self._clock = clock
+    self._loop = asyncio.get_running_loop()
+    self._thread = futures.ThreadPoolExecutor(1, 'journal')
+    self._rows: list[Command] = []
+    self._group: asyncio.Future[None] | None = None  # Of `_rows`.
+    self._writing: asyncio.Future[None] | None = None
+    self._last_snapshot_bytes = 0
+    self.error: RuntimeError | None = None
+    self.has_failed = asyncio.Event()
+
+  async def answer(self, request: Message, data: bytes) -> bytes:
+    """Applies a request.
+
+    Args:
+      request: One of jobs.REQUESTS, checked.
+      data: The same, serialized.
+
+    Returns:
+      The serialized reply, once it is durable.
+
+    Raises:
+      Refused: It changes nothing.
+      RuntimeError: The journal could not be written.
+    """
+    if self.error is not None:
+      raise self.error
+    now = self._clock()
+    try:
+      reply, is_changed = self.jobs.answer(request, now)
+    except Refused:
+      await self.settled()
+      raise
+    if is_changed:
+      self._add(request, data, now)
+    if self._group is not None:
+      await asyncio.shield(self._group)
+    elif self._writing is not None:
+      await asyncio.shield(self._writing)
+    return reply
+
+  def decide(self, message: Message) -> bool:
+    """Applies a decision; returns whether it changed anything.
+
+    Nobody waits for it: what rests on it will.
+    """
+    if self.error is not None:
+      raise self.error
+    now = self._clock()
+    is_changed = self.jobs.decide(message, now)
+    if is_changed:
+      self._add(message, message.SerializeToString(), now)
+    return is_changed
+
+  async def settled(self) -> None:
+    """Returns when all that was applied so far is on disk."""
+    pending = self._group or self._writing
+    if pending is not None:
+      await asyncio.shield(pending)
+
+  async def close(self) -> None:
+    """Stores a snapshot and lets go of the journal's thread."""
+    try:
+      await self.settled()
+      body = self.jobs.to_bytes()
+      await self._loop.run_in_executor(
+        self._thread, self._journal.snapshot, body
+      )
+    finally:
+      self._thread.shutdown()
+
+  def _add(self, message: Message, data: bytes, now: float) -> None:
+    self._rows.append((_NUMBER[type(message)], data, now))
+    if self._group is None:
+      self._group = self._loop.create_future()
+      if self._writing is None:
+        # Others that are ready now go with it.
+        self._loop.call_soon(self._write)
+
+  def _write(self) -> None:
+    """Starts to write the group that has gathered."""
+    rows, self._rows = self._rows, []
+    group, self._group = self._group, None
+    assert group is not None
+    self._writing = group
+    snapshot = self.jobs.to_bytes() if self._snapshot_is_due() else None
+    task = self._loop.run_in_executor(
+      self._thread, self._store, rows, snapshot
+    )
+    task.add_done_callback(lambda done: self._written(group, done))
+
+  def _written(
+    self, group: 'asyncio.Future[None]', done: 'asyncio.Future[None]'
+  ) -> None:
+    self._writing = None
+    error = done.exception()
+    if error is not None:
+      # What is in memory is ahead of what is on disk: it must not go on.
+      self.error = RuntimeError(f'the journal cannot be written: {error}')
+      group.set_exception(self.error)
+      group.exception()  # Also if nobody waits.
+      if self._group is not None:
+        self._group.set_exception(self.error)
+        self._group.exception()
+      self.has_failed.set()
+      return
+    group.set_result(None)
+    if self._group is not None:
+      self._write()
+
+  def _store(self, rows: list[Command], snapshot: bytes | None) -> None:
+    """In the thread: writes a group and, if one is due, a snapshot."""
+    began = time.perf_counter()
+    self._journal.append(rows)
+    if snapshot is not None:
+      self._journal.snapshot(snapshot)
+      self._last_snapshot_bytes = len(snapshot)
+    self.num_commits += 1
+    self.num_changes += len(rows)
+    self.num_bytes += sum(len(data) for _, data, _ in rows)
+    self.commit_s += time.perf_counter() - began
+
+  def _snapshot_is_due(self) -> bool:
+    journal = self._journal
+    return journal.num_commands >= _MOST_COMMANDS or (
+      journal.num_commands >= _SNAPSHOT_COMMANDS
+      and journal.num_bytes >= 2 * self._last_snapshot_bytes
+    )
+

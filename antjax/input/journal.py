@@ -1,0 +1,229 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A durable list of commands since a snapshot, in one SQLite file.
+
+What `append` was given is on disk when it returns: it is there after a crash of
+the process or of the machine, wholly or not at all. A group of commands is one
+row with a checksum and one fsync, so that many commands cost as much as one.
+
+  table snapshot  last_row (the newest row of `commands` in it), crc, body
+  table commands  id (1, 2, ... without gaps after last_row), crc, body
+"""
+
+from collections.abc import Iterator, Sequence
+import fcntl
+import os
+import pathlib
+import sqlite3
+import struct
+from types import TracebackType
+import zlib
+
+VERSION = 1
+_APPLICATION_ID = 0x616A6A31  # 'ajj1'
+_ENTRY = struct.Struct('<BdI')  # Type, time, length.
+_TABLES = """
+CREATE TABLE snapshot (
+  last_row INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL
+);
+CREATE TABLE commands (
+  id INTEGER PRIMARY KEY, crc INTEGER NOT NULL, body BLOB NOT NULL
+);
+"""
+
+# Type (0 to 255), body, time.
+Command = tuple[int, bytes, float]
+
+
+class Journal:
+  """The journal of one coordinator; nobody else may have it open.
+
+  For one thread at a time.
+
+  Attributes:
+    path: The file; `<path>-wal` and `<path>.lock` belong to it.
+    num_commands: Commands since the snapshot.
+    num_bytes: Of these commands.
+  """
+
+  def __init__(self, path: str | os.PathLike[str]):
+    """Opens the journal, or makes an empty one.
+
+    Raises:
+      RuntimeError: It is open elsewhere, is damaged, or is no journal of this
+        version.
+    """
+    self.path = pathlib.Path(path)
+    self.num_commands = 0
+    self.num_bytes = 0
+    self._last_row = 0
+    self._lock = self._locked()
+    try:
+      self._db = self._opened()
+    except BaseException:
+      os.close(self._lock)
+      raise
+
+  def __enter__(self) -> 'Journal':
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+  ) -> None:
+    self.close()
+
+  def close(self) -> None:
+    """Closes the file and lets go of it; a second time does nothing."""
+    if self._lock >= 0:
+      self._db.close()
+      os.close(self._lock)
+      self._lock = -1
+
+  def load(self) -> tuple[bytes | None, Iterator[Command]]:
+    """Returns the snapshot and the commands after it.
+
+    Raises:
+      RuntimeError: What is stored is not what was written; also while the
+        commands are read.
+    """
+    row = self._db.execute('SELECT last_row, crc, body FROM snapshot').fetchone()
+    self._last_row, snapshot = 0, None
+    self.num_commands = self.num_bytes = 0
+    if row is not None:
+      self._last_row, crc, snapshot = row
+      if zlib.crc32(snapshot) != crc:
+        raise self._damaged('the snapshot does not have its checksum')
+    return snapshot, self._commands()
+
+  def append(self, commands: Sequence[Command]) -> None:
+    """Stores commands; they are on disk when this returns."""
+    body = b''.join(
+      part
+      for kind, data, time in commands
+      for part in (_ENTRY.pack(kind, time, len(data)), data)
+    )
+    self._db.execute(
+      'INSERT INTO commands VALUES (?, ?, ?)',
+      (self._last_row + 1, zlib.crc32(body), body),
+    )
+    self._last_row += 1
+    self.num_commands += len(commands)
+    self.num_bytes += len(body)
+
+  def snapshot(self, body: bytes) -> None:
+    """Stores what all commands so far have led to, in their place."""
+    self._db.execute('BEGIN IMMEDIATE')
+    try:
+      self._db.execute('DELETE FROM snapshot')
+      self._db.execute('DELETE FROM commands')
+      self._db.execute(
+        'INSERT INTO snapshot VALUES (?, ?, ?)',
+        (self._last_row, zlib.crc32(body), body),
+      )
+      self._db.execute('COMMIT')
+    except BaseException:
+      self._db.execute('ROLLBACK')
+      raise
+    self.num_commands = self.num_bytes = 0
+
+  def _commands(self) -> Iterator[Command]:
+    expected = self._last_row
+    rows = self._db.execute('SELECT id, crc, body FROM commands ORDER BY id')
+    for row, crc, body in rows:
+      expected += 1
+      if row != expected:
+        raise self._damaged(f'group {expected} of commands is missing')
+      if zlib.crc32(body) != crc:
+        raise self._damaged(f'group {row} does not have its checksum')
+      at = 0
+      while at < len(body):
+        kind, time, length = _ENTRY.unpack_from(body, at)
+        at += _ENTRY.size + length
+        self.num_commands += 1
+        yield kind, body[at - length : at], time
+      self.num_bytes += len(body)
+      self._last_row = expected
+
+  def _locked(self) -> int:
+    """Takes the lock; it ends with the process, however that ends."""
+    path = f'{self.path}.lock'
+    try:
+      self.path.parent.mkdir(parents=True, exist_ok=True)
+      lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+      raise RuntimeError(
+        f'Journal({self.path}): cannot make {path} ({error.strerror}); choose a'
+        ' folder that you may write to.'
+      ) from error
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      owner = os.pread(lock, 20, 0).decode(errors='replace').strip()
+      os.close(lock)
+      raise RuntimeError(
+        f'Journal({self.path}): another coordinator (process {owner}) has it'
+        ' open; end that one first, or give this one another journal.'
+      ) from error
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, str(os.getpid()).encode(), 0)
+    return lock
+
+  def _opened(self) -> sqlite3.Connection:
+    is_new = not self.path.exists() or not self.path.stat().st_size
+    if not is_new:
+      with self.path.open('rb') as file:
+        if file.read(16) != b'SQLite format 3\0':
+          raise self._damaged('it is no SQLite file')
+    db = sqlite3.connect(
+      self.path, isolation_level=None, check_same_thread=False
+    )
+    try:
+      # Without other readers the index of the log is in memory, not in a file.
+      db.execute('PRAGMA locking_mode = EXCLUSIVE')
+      db.execute('PRAGMA journal_mode = WAL')
+      db.execute('PRAGMA synchronous = FULL')
+      (application,) = db.execute('PRAGMA application_id').fetchone()
+      (version,) = db.execute('PRAGMA user_version').fetchone()
+      (num_tables,) = db.execute('SELECT count(*) FROM sqlite_master').fetchone()
+      if not application and not num_tables:
+        db.executescript(
+          f'BEGIN; PRAGMA application_id = {_APPLICATION_ID};'
+          f'PRAGMA user_version = {VERSION}; {_TABLES} COMMIT;'
+        )
+        self._sync_folder()
+      elif application != _APPLICATION_ID:
+        raise self._damaged('it is the SQLite file of another program')
+      elif version != VERSION:
+        raise RuntimeError(
+          f'Journal({self.path}): it has version {version}, needed: {VERSION};'
+          ' use the antjax that made it, or another file.'
+        )
+      problems = [text for (text,) in db.execute('PRAGMA quick_check(3)')]
+      if problems != ['ok']:
+        raise self._damaged('; '.join(problems))
+    except sqlite3.DatabaseError as error:
+      db.close()
+      raise self._damaged(str(error)) from error
+    except BaseException:
+      db.close()
+      raise
+    os.chmod(self.path, 0o600)
+    return db
+
+  def _sync_folder(self) -> None:
+    """Makes sure that a new file is found after a crash of the machine."""
+    folder = os.open(self.path.parent, os.O_RDONLY)
+    try:
+      os.fsync(folder)
+    finally:
+      os.close(folder)
+
+  def _damaged(self, reason: str) -> RuntimeError:
+    return RuntimeError(
+      f'Journal({self.path}): this is no whole journal: {reason}. Restore it'
+      ' from a copy, or begin with another file: a job then goes on from its'
+      ' last checkpoint.'
+    )

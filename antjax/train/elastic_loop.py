@@ -1,0 +1,374 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The loop behind `Trainer.fit(elastic=...)`: the host-loop form of the step.
+
+A step is: micro-batches of this process, as many as the plan says and the input
+gives, then one exchange with all others. The first micro-batch of a step is
+pulled and dispatched while the exchange of the step before is still under way;
+only then are that step's metrics fetched, so that the devices never wait for
+the host. At most two micro-batches are dispatched ahead.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+import dataclasses
+import time
+from typing import Any, TYPE_CHECKING
+
+import jax
+import numpy as np
+
+from antjax.train import loop
+from antjax.train.batches import (
+  describe,
+  gather_json,
+  get_position,
+  zeros_of,
+)
+from antjax.train.checkpoint import Checkpointer
+from antjax.train.elastic import ElasticControl, Plan
+from antjax.train.elastic_timer import StepTimer
+from antjax.train.loop import FitOptions, Metrics
+from antjax.train.state import PyTree, TrainState
+
+if TYPE_CHECKING:
+  from antjax.train.trainer import Trainer
+
+# Between two looks at an input that nobody has anything of.
+_POLL_S = 0.05
+
+
+def fit(
+  trainer: 'Trainer',
+  state: TrainState,
+  batches: Iterable[PyTree],
+  num_steps: int,
+  options: FitOptions,
+  elastic: ElasticControl,
+  *,
+  clock: Callable[[], float] = time.perf_counter,
+) -> TrainState:
+  """See `Trainer.fit`; `clock` gives seconds."""
+  if options.num_micro_batches_fn is not None:
+    raise ValueError(
+      'Trainer.fit(elastic=..., num_micro_batches_fn=...): the plan of the'
+      ' elastic control says how many micro-batches a worker does; give one of'
+      ' the two.'
+    )
+  if (
+    options.checkpoint_dir is not None
+    and options.merge_input_states is None
+    and jax.process_count() > 1
+  ):
+    raise ValueError(
+      'Trainer.fit(elastic=..., checkpoint_dir=...): the number of processes'
+      ' may change between a save and a restore; pass merge_input_states, e.g.'
+      ' antjax.input.dataset.merge_states.'
+    )
+  trainer.elastic_step()  # Says at once what cannot be.
+  iterator = iter(batches)
+  with loop.opened(trainer, state, iterator, options) as (saver, state):
+    run = _Run(trainer, elastic, iterator, saver, options, clock)
+    return run.train(state, num_steps)
+
+
+@dataclasses.dataclass
+class _Pending:
+  """A step that is dispatched; its metrics are not fetched yet."""
+
+  number: int
+  on_device: dict[str, Any]
+  compute_s: float
+  done_at: float  # The clock, when its micro-batches were done.
+  num_micro_batches: int
+  num_samples: int
+
+
+class _Run:
+  """One call of `fit`."""
+
+  def __init__(
+    self,
+    trainer: 'Trainer',
+    elastic: ElasticControl,
+    iterator: Iterator[PyTree],
+    saver: Checkpointer | None,
+    options: FitOptions,
+    clock: Callable[[], float],
+  ):
+    self._trainer, self._elastic = trainer, elastic
+    self._saver, self._options = saver, options
+    self._step = trainer.elastic_step()
+    self._input = _Input(iterator, getattr(elastic, 'may_get_more', None))
+    self._timer = StepTimer(clock)
+    self._reporter = loop.Reporter(options)
+    self._plan = Plan()  # In use; equal on all processes.
+    self._newest = Plan()  # That this process last said it has.
+    self._ids_like: PyTree = None
+    self._most = trainer.num_micro_batches
+    self._pending: _Pending | None = None
+    self._saved: tuple[int, list[Any]] | None = None  # Perhaps not committed.
+    self._done = self._start = 0
+    self._is_over = self._is_stopping = self._is_waiting = False
+
+  def train(self, state: TrainState, num_steps: int) -> TrainState:
+    self._done = self._start = int(state.step)
+    self._agree_on_first_plan()
+    evaluate_fn = self._options.evaluate_fn
+    while not self._is_over:
+      if self._last_number() == num_steps:
+        if self._pending is None:
+          break
+        self._flush()  # It may turn out that nobody had any data.
+        continue
+      state = self._advance(state)
+      self._tell_committed()
+      number = self._last_number()
+      if number < num_steps and self._options.is_pause(number):
+        extra = None
+        if values := self._fetch():
+          if self._options.is_evaluation(number) and evaluate_fn:
+            extra = evaluate_fn(state)
+          # Reported before it is saved: a lost state must not be.
+          self._reporter.tell(number, values, extra)
+          self._save(state, extra)
+    self._flush()
+    if self._is_stopping:
+      self._save(state)
+      self._tell_committed(wait=True)
+      raise KeyboardInterrupt(f'stopped at step {self._done}')
+    final: Metrics | None = None
+    if evaluate_fn and self._done > self._start:
+      final = evaluate_fn(state)
+      if self._options.on_step is not None:
+        self._options.on_step(self._done, final)
+    self._save(state, final)
+    self._tell_committed(wait=True)
+    return state
+
+  def _last_number(self) -> int:
+    """Number of the newest step, dispatched or done."""
+    return self._done + (self._pending is not None)
+
+  # One step.
+
+  def _advance(self, state: TrainState) -> TrainState:
+    """Does a step; the metrics of the one before are fetched on the way."""
+    plan = self._plan
+    quota = plan.num_micro_batches.get(
+      self._elastic.worker, self._trainer.num_micro_batches
+    )
+    if self._is_waiting:
+      quota = max(quota, 1)  # Nobody had data: whoever has some goes on.
+    if self._trainer.tables is None:
+      examples, samples = self._do_micro_batches(state, quota, plan)
+    else:
+      examples, samples = self._do_routed(state, quota, plan)
+    if self._is_over and not self._is_stopping:
+      return state  # The step before was the end of all data.
+    self._newest = Plan.of(self._elastic.plan())
+    num = self._step.local.num_micro_batches
+    should_stop = self._options.should_stop
+    wants_stop = self._elastic.is_stopping() or (
+      should_stop is not None and should_stop()
+    )
+    flags = {
+      'num_valid': float(num > 0),
+      'is_stopping': float(wants_stop),
+      'num_examples': examples,
+      'may_get_more': float(not self._input.is_over),
+      # A small number, exact in float32.
+      'plan': self._newest.version - plan.version,
+    }
+    state, on_device = self._step.finish(state, flags, lr_scale=plan.lr_scale)
+    compute_s, done_at = self._timer.end()
+    self._pending = _Pending(
+      self._done + 1, on_device, compute_s, done_at, num, samples
+    )
+    return state
+
+  def _do_micro_batches(
+    self, state: TrainState, quota: int, plan: Plan
+  ) -> tuple[float, int]:
+    """Pulls and dispatches up to `quota`; returns (examples, samples)."""
+    local, timer = self._step.local, self._timer
+    self._step.begin(state)
+    examples, samples = 0.0, 0
+    for i in range(max(quota, 1)):
+      if i == 0:
+        timer.pulling()
+      elif not timer.may_pull(plan.deadline_s):
+        break
+      batch = self._input.pull() if i < quota else None
+      if batch is not None:
+        micro = local.place(batch)
+        timer.dispatch(lambda: local.add(micro))
+        examples += self._count(batch)
+        samples += _num_rows(batch)
+      if i == 0:
+        self._flush(is_in_step=True)
+      if batch is None or self._is_over:
+        break
+    return examples, samples
+
+  def _do_routed(
+    self, state: TrainState, quota: int, plan: Plan
+  ) -> tuple[float, int]:
+    """As `_do_micro_batches`; with tables all rows are fetched at once."""
+    if plan.deadline_s:
+      raise ValueError(
+        f'Plan {plan.version} has deadline_s={plan.deadline_s}, and this job'
+        ' has embedding tables: the rows of all micro-batches of a step are'
+        ' fetched in one exchange before the first of them runs, so none can'
+        ' be left out later. Use a plan that changes num_micro_batches.'
+      )
+    batches: list[PyTree] = []
+    self._timer.pulling()
+    while len(batches) < quota and (b := self._input.pull()) is not None:
+      batches.append(b)
+    self._flush(is_in_step=True)
+    if self._is_over and not self._is_stopping:
+      return 0.0, 0
+    self._agree_on_ids(batches)
+    if self._ids_like is None:
+      self._is_over = True
+      return 0.0, 0
+    # Room for the largest number of any worker, equal on all processes; a
+    # larger one than before compiles once more.
+    while self._most < max(plan.num_micro_batches.values(), default=0):
+      self._most *= 2
+    (placed,) = self._step.route(state, [batches], self._ids_like, self._most)
+    self._timer.begin(is_late=False)
+    for micro in placed:
+      self._timer.dispatch(lambda: self._step.local.add(micro))
+    return sum(map(self._count, batches)), sum(map(_num_rows, batches))
+
+  def _agree_on_ids(self, batches: list[PyTree]) -> None:
+    """Learns the shapes of ids, from the others if there is no data here."""
+    while self._ids_like is None:
+      mine = describe(batches[0]['ids']) if batches else None
+      said = gather_json([mine, not self._input.is_over])
+      known = [shapes for shapes, _ in said if shapes is not None]
+      if known:
+        trees = [zeros_of(shapes) for shapes in known]
+        self._ids_like = jax.tree.map(
+          lambda *xs: max(xs, key=lambda x: x.shape[0]), *trees
+        )
+      elif not any(may_get_more for _, may_get_more in said):
+        return
+      else:
+        time.sleep(_POLL_S)
+        if (batch := self._input.pull()) is not None:
+          batches.append(batch)
+
+  def _count(self, batch: PyTree) -> float:
+    count = self._options.count_examples
+    return 0.0 if count is None else count(batch)
+
+  # What all processes have said in a step.
+
+  def _flush(self, *, is_in_step: bool = False) -> None:
+    """Fetches and reports the step before, if that is not done yet."""
+    values = self._fetch(is_in_step=is_in_step)
+    if values:
+      self._reporter.tell(self._done, values)
+
+  def _fetch(self, *, is_in_step: bool = False) -> Metrics:
+    """Waits for the step before; its metrics, or {} if it was none.
+
+    Args:
+      is_in_step: Whether the next step's first micro-batch is dispatched.
+    """
+    item, self._pending = self._pending, None
+    if item is None:
+      self._timer.begin(is_late=True)
+      return {}
+    is_late = is_in_step and item.on_device['loss'].is_ready()
+    fetched = jax.device_get(item.on_device)
+    ended_at = self._timer.pulling_at if is_late else self._timer.clock()
+    if is_in_step:
+      self._timer.begin(is_late=is_late)
+    least, minus_most = fetched.pop('plans')
+    if least == -minus_most and least > 0:
+      self._plan = self._newest
+    values = {k: float(v) for k, v in fetched.items()}
+    has_data = values.pop('num_valid') > 0
+    may_get_more = values.pop('may_get_more') > 0
+    self._is_stopping |= values.pop('is_stopping') > 0
+    self._is_over = self._is_stopping or not (has_data or may_get_more)
+    self._is_waiting = not has_data
+    if not has_data:
+      time.sleep(0 if self._is_over else _POLL_S)
+      return {}
+    self._done += 1
+    if self._done > self._start + 1:
+      self._elastic.on_batch_time(
+        item.number,
+        item.compute_s,
+        max(0.0, ended_at - item.done_at),
+        item.num_micro_batches,
+        item.num_samples,
+      )
+    return values
+
+  def _agree_on_first_plan(self) -> None:
+    """Takes the newest plan that any process has before the first step."""
+    plan = Plan.of(self._elastic.plan())
+    said = gather_json(dataclasses.asdict(plan))
+    self._plan = Plan(**max(said, key=lambda p: p['version']))
+
+  # Checkpoints.
+
+  def _save(self, state: TrainState, metrics: Metrics | None = None) -> None:
+    if self._saver is None or self._saver.latest_step() == self._done:
+      return
+    self._tell_committed(wait=True)
+    positions = self._saver.save(
+      self._done,
+      state,
+      input_state=get_position(self._input.iterator),
+      config=self._options.config,
+      metrics=metrics,
+    )
+    self._saved = self._done, positions
+
+  def _tell_committed(self, *, wait: bool = False) -> None:
+    """Tells the control of a checkpoint once it is committed."""
+    if self._saver is None or self._saved is None:
+      return
+    if wait:
+      self._saver.wait()
+    step, positions = self._saved
+    if jax.process_index() == 0:
+      if not self._saver.is_committed(step):
+        return
+      merge = self._options.merge_input_states
+      merged = positions[0]
+      if merge is not None and any(p is not None for p in positions):
+        merged = merge(positions)
+      self._elastic.on_commit(step, merged)
+    self._saved = None
+
+
+class _Input:
+  """This process's micro-batches, to their end or beyond it."""
+
+  def __init__(
+    self, iterator: Iterator[PyTree], may_get_more: Callable[[], bool] | None
+  ):
+    self.iterator = iterator
+    self.is_over = False  # For good.
+    self._may_get_more = may_get_more
+
+  def pull(self) -> PyTree | None:
+    """The next micro-batch; None: there is none now."""
+    if self.is_over:
+      return None
+    batch = next(self.iterator, None)
+    if batch is None:
+      may_get_more = self._may_get_more
+      self.is_over = may_get_more is None or not may_get_more()
+    return batch
+
+
+def _num_rows(batch: PyTree) -> int:
+  return int(np.shape(jax.tree.leaves(batch)[0])[0])

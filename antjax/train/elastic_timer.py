@@ -1,0 +1,92 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""How long a process computed in a step, seen from the host.
+
+Micro-batches run behind the host's back: it pulls and dispatches one while the
+one before still runs. Here it waits until no more than that one is left, looks
+at the clock, and takes out the time in which the devices had nothing to do
+because the input was late.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Result(Protocol):
+  """What a dispatched micro-batch makes ready: a `jax.Array`."""
+
+  def is_ready(self) -> bool: ...
+  def block_until_ready(self) -> object: ...
+
+
+class StepTimer:
+  """Times the micro-batches of step after step.
+
+  In each step: `pulling`, `dispatch`, `begin`, then for each further
+  micro-batch `may_pull`, `dispatch`, at last `end`.
+
+  Attributes:
+    pulling_at: When the input was last asked.
+  """
+
+  def __init__(self, clock: Callable[[], float]):
+    """Takes a clock that gives seconds."""
+    self.clock = clock
+    self.pulling_at = 0.0
+    self._dispatched_at = 0.0
+    self._begun = self._idle_s = 0.0
+    self._running: list[Result] = []  # Dispatched, not seen to be done.
+    self._started = 0.0  # When the newest of them began, as far as known.
+    self._each_s = 0.0  # The last one that was seen from its start to its end.
+
+  def pulling(self) -> None:
+    """The input is about to be asked."""
+    self.pulling_at = self._dispatched_at = self.clock()
+
+  def may_pull(self, deadline_s: float) -> bool:
+    """Waits until at most one micro-batch runs; False if time is up then.
+
+    Args:
+      deadline_s: Seconds of the step in which micro-batches may begin; 0: no
+        limit.
+    """
+    self._wait(1)
+    ends_at = self.clock() + len(self._running) * self._each_s
+    if deadline_s and ends_at >= self._begun + deadline_s:
+      return False
+    self.pulling()
+    return True
+
+  def dispatch(self, run: Callable[[], Result]) -> None:
+    """Dispatches a micro-batch; `run` returns what it makes ready."""
+    now = self.clock()
+    if self._running and self._running[-1].is_ready():
+      # When it was done is not known; about then, if it took what others take.
+      done = min(now, self._started + self._each_s)
+      self._idle_s += now - max(self.pulling_at, done)
+      self._running.clear()
+    if not self._running:
+      self._started = now
+    self._dispatched_at = now
+    self._running.append(run())
+
+  def begin(self, *, is_late: bool) -> None:
+    """The step before has ended: now, or already before the first dispatch."""
+    self._begun = self._dispatched_at if is_late else self.clock()
+    self._started, self._idle_s = self._begun, 0.0
+
+  def end(self) -> tuple[float, float]:
+    """Waits for all; returns (seconds of computation, when it was done)."""
+    has_run = bool(self._running)
+    self._wait(0)
+    now = self.clock()
+    if not has_run:
+      return 0.0, now
+    self._each_s = now - self._started
+    return max(0.0, now - self._begun - self._idle_s), now
+
+  def _wait(self, num_left: int) -> None:
+    while len(self._running) > num_left:
+      self._running.pop(0).block_until_ready()
+      if self._running:
+        self._started = self.clock()

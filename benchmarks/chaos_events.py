@@ -1,0 +1,112 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Which blows `benchmarks.chaos_bench` deals out, and when: pure and seeded.
+
+An event strikes when the run has made a number of new steps since the last one
+(so that it always gets on), or at once (so that it strikes a job that is just
+about to start again), each a random moment later.
+"""
+
+import dataclasses
+import random
+from typing import Literal
+
+Kind = Literal[
+  'worker', 'save', 'agent', 'coordinator', 'hang', 'freeze', 'drop'
+]
+# What each kind is:
+#   worker       SIGKILL of a worker
+#   save         the same while a checkpoint is being written, once a random
+#                share of its bytes is there
+#   agent        SIGKILL of an agent; another one is started in its place
+#   coordinator  SIGKILL of the coordinator; started again with its journal
+#   hang         SIGSTOP of a worker, for ever: the system has to find it
+#   freeze       SIGSTOP of a whole host, agent and all; the job goes on without
+#                it, and when it goes on itself nobody must listen
+#   drop         replies of the coordinator that are lost; kills nobody
+KILLS: tuple[Kind, ...] = (
+  *('worker', 'save', 'agent', 'coordinator', 'hang', 'freeze'),
+)
+# Those after which all workers start again.
+ENDING: tuple[Kind, ...] = ('worker', 'save', 'agent', 'hang', 'freeze')
+_DECK: tuple[Kind, ...] = (
+  *(['worker'] * 6),
+  *(['save'] * 5),
+  *(['coordinator'] * 4),
+  *(['agent'] * 3),
+  *(['hang', 'freeze'] * 2),
+)
+_DROP_SHARE = 0.5  # Of the kills have dropped replies before them.
+_CHAIN_SHARE = 0.2  # Of the kills strike while the job is still down.
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+  """A blow.
+
+  Attributes:
+    kind: See above.
+    host: Whom it hits.
+    after_steps: New steps of the run since the last event; 0: at once.
+    delay_s: After these.
+    share: Of the bytes of a checkpoint; of `drop`: below 0.5 replies about data
+      are lost, else any.
+    count: Replies to lose.
+  """
+
+  kind: Kind
+  host: int
+  after_steps: int
+  delay_s: float
+  share: float
+  count: int = 1
+
+
+def schedule(
+  seed: int, num_kills: int, num_hosts: int, steps_per_kill: int
+) -> list[Event]:
+  """Returns the events of a run in order: so many kills, and drops between.
+
+  Each kind of kill comes once before any comes twice.
+
+  Args:
+    seed: The same one gives the same events.
+    num_kills: Events of the kinds in KILLS.
+    num_hosts: Hosts of the job.
+    steps_per_kill: New steps before an event, on average.
+  """
+  rng = random.Random(seed)
+  kinds = list(rng.sample(KILLS, len(KILLS)))
+  while len(kinds) < num_kills:
+    kinds += rng.sample(_DECK, len(_DECK))
+  events: list[Event] = []
+  was_chained = True  # The first one waits for the job.
+  for kind in kinds[:num_kills]:
+    if rng.random() < _DROP_SHARE:
+      events.append(_event(rng, 'drop', num_hosts, steps_per_kill))
+    event = _event(rng, kind, num_hosts, steps_per_kill)
+    was_chained = not was_chained and rng.random() < _CHAIN_SHARE
+    if was_chained:
+      event = dataclasses.replace(
+        event, after_steps=0, delay_s=rng.uniform(0, 3)
+      )
+    events.append(event)
+  return events
+
+
+def _event(
+  rng: random.Random, kind: Kind, num_hosts: int, steps_per_kill: int
+) -> Event:
+  return Event(
+    kind,
+    rng.randrange(num_hosts),
+    rng.randint(1, 2 * steps_per_kill - 1),
+    rng.uniform(0, 0.3),
+    rng.random(),
+    rng.randint(1, 3),
+  )
+
+
+def num_steps(events: list[Event]) -> int:
+  """Steps that suffice: the system acts late, and the run goes on meanwhile."""
+  return 60 + sum(event.after_steps + 16 for event in events)

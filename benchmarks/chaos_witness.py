@@ -1,0 +1,91 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A model that is its own witness: it counts what went into it.
+
+Beside a model's parameters there is one for each record, whose gradient is that
+of `marked`: the record's number of uses in the step over the step's number of
+rows. An optax transform turns it into whole numbers. So the final model itself
+says how often each record went into it, in which step last, and which
+generation of the job made each step, whatever workers and coordinator believe.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+PyTree = Any
+
+NAME = 'witness'  # Of its part of the parameters.
+
+
+class WitnessState(NamedTuple):
+  """What the transform keeps.
+
+  Attributes:
+    step: Steps so far.
+    steps: Like the parameters: of each record the last step it was used in.
+    generations: [S] of each step, from the first.
+  """
+
+  step: jax.Array
+  steps: PyTree
+  generations: jax.Array
+
+
+def init(num_keys: int) -> PyTree:
+  """Returns the parameters for records with keys 0, 1, ..."""
+  return {'keys': jnp.zeros((num_keys,)), 'generation': jnp.zeros(())}
+
+
+def marked(
+  params: PyTree, losses: jax.Array, keys: jax.Array, generation: jax.Array
+) -> jax.Array:
+  """Returns the losses as they are, with the use of the records in them.
+
+  Args:
+    params: From `init`.
+    losses: [B] of rows, each of weight 1, or of weight 0 for padding.
+    keys: [B] of their records.
+    generation: [B] that works them off.
+  """
+  used = params['keys'][keys] + generation * params['generation']
+  return losses + used - lax.stop_gradient(used)
+
+
+def transform(max_steps: int) -> optax.GradientTransformation:
+  """Returns the transform of the parameters at 'witness' in a tree.
+
+  Args:
+    max_steps: Of which generations are kept; later ones are not.
+  """
+
+  def init_fn(params: PyTree) -> WitnessState:
+    return WitnessState(
+      jnp.zeros((), jnp.int32),
+      jax.tree.map(jnp.zeros_like, params),
+      jnp.zeros((max_steps,), jnp.int32),
+    )
+
+  def update_fn(
+    grads: PyTree, state: WitnessState, params: PyTree = None
+  ) -> tuple[PyTree, WitnessState]:
+    del params
+    shares = grads[NAME]['keys']
+    # The least is one use: no step has all its records twice.
+    one = jnp.min(jnp.where(shares > 0, shares, jnp.inf))
+    uses = jnp.round(jnp.where(shares > 0, shares / one, 0))
+    generation = jnp.round(grads[NAME]['generation'] / jnp.sum(shares))
+    step = state.step + 1
+    last = state.steps[NAME]
+    keys = jnp.where(uses > 0, step.astype(jnp.float32), last['keys'])
+    generations = state.generations.at[state.step].set(
+      generation.astype(jnp.int32), mode='drop'
+    )
+    updates = {'keys': uses, 'generation': jnp.zeros(())}
+    steps = {**state.steps, NAME: {**last, 'keys': keys}}
+    return {**grads, NAME: updates}, WitnessState(step, steps, generations)
+
+  return optax.GradientTransformation(init_fn, update_fn)

@@ -1,0 +1,364 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The worker of `benchmarks.chaos_bench`: a small LM on real text.
+
+Under launch/agent.py it trains on leased sequences, with frequent checkpoints,
+and notes what it puts into which step (see `chaos_lineage`). Under
+launch/local_cluster.py, with a file of such steps, it repeats them: the run
+that nothing disturbed. Either way each process writes its final parameters'
+digest to `<out>/final/`, and rank 0 the whole arrays.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import sys
+import time
+from typing import Any, TextIO
+
+import grain
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+import optax
+
+from antjax.elastic.worker import Agent
+from antjax.input import output_folder, position, records, text
+from antjax.lm import tokenizer as tokenizer_lib
+from antjax.lm import transformer
+from antjax.mesh.mesh import make_mesh
+from antjax.train.elastic import Plan
+from antjax.train.state import TrainState
+from antjax.train.trainer import Trainer
+from benchmarks import chaos_witness
+from launch import common
+
+Batch = dict[str, np.ndarray]
+_KEY = 'record_key'
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """What a worker does.
+
+  Attributes:
+    data: Folder of launch/prepare_text.py.
+    out: Folder for what workers write.
+    num_sequences: In an epoch.
+    num_epochs: Of them.
+    replay: File with the steps to repeat; empty: train.
+    paro: PaRO code, an elastic one.
+    seq_len: Tokens of a sequence.
+    rows: Sequences of a micro-batch.
+    num_micro_batches: Of each worker in a step.
+    dim: Width of the model.
+    num_layers: Its depth.
+    shard_size: Sequences of a lease.
+    checkpoint_every: Steps between checkpoints.
+    step_s: A step takes at least so long, until `<out>/over` is there.
+  """
+
+  data: str
+  out: str
+  num_sequences: int
+  num_epochs: int = 1
+  replay: str = ''
+  paro: str = 'NNG'
+  seq_len: int = 32
+  rows: int = 2
+  num_micro_batches: int = 2
+  dim: int = 32
+  num_layers: int = 1
+  shard_size: int = 16
+  checkpoint_every: int = 5
+  step_s: float = 0.03
+
+  @property
+  def num_keys(self) -> int:
+    return self.num_sequences * self.num_epochs
+
+  @property
+  def max_steps(self) -> int:
+    return self.num_keys  # More than enough.
+
+
+def open_source(job: Job) -> records.RecordSource:
+  """The sequences of an epoch."""
+  folder = pathlib.Path(job.data)
+  description = output_folder.load_description(folder)
+  path = folder / description['files']['train']['path']
+  source = text.PackedSource(
+    records.open_source(path, text.SCHEMA),
+    job.seq_len,
+    lengths=records.open_source(path, text.LENGTHS_SCHEMA),
+  )
+  return records.SourceRange(source, 0, job.num_sequences)
+
+
+def padded(batch: Batch, rows: int, generation: int) -> Batch:
+  """Returns a batch of the full size, with weights and the generation."""
+  num = len(batch[_KEY])
+  full = {k: np.resize(v, (rows, *v.shape[1:])) for k, v in batch.items()}
+  return {
+    **full,
+    _KEY: full[_KEY].astype(np.int32),
+    'weight': (np.arange(rows) < num).astype(np.float32),
+    'generation': np.full((rows,), generation, np.float32),
+  }
+
+
+class Notes:
+  """What a worker writes down; each line is there once it is written."""
+
+  def __init__(self, path: pathlib.Path, **head: Any):
+    """Begins a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    self._file: TextIO = path.open('w', buffering=1)
+    self.add(**head)
+
+  def add(self, **note: Any) -> None:
+    self._file.write(json.dumps(note) + '\n')
+
+
+class _Note(grain.transforms.Map):
+  """Notes the keys of each micro-batch, and pads it."""
+
+  def __init__(self, notes: Notes, job: Job, generation: int):
+    self._notes, self._job, self._generation = notes, job, generation
+
+  def map(self, batch: Batch) -> Batch:
+    self._notes.add(keys=batch[_KEY].tolist())
+    return padded(batch, self._job.rows, self._generation)
+
+
+class _Noting:
+  """An agent that also notes where a step has all its micro-batches.
+
+  The loop asks for the newest plan just then, and once before the first step.
+  """
+
+  def __init__(self, agent: Agent, notes: Notes, job: Job):
+    self._agent, self._notes, self._job = agent, notes, job
+    self._over = pathlib.Path(job.out) / 'over'
+    self._last = 0.0
+    self.worker = agent.worker
+
+  def plan(self) -> Any:
+    self._notes.add(ends=1)
+    wait_s = self._last + self._job.step_s - time.monotonic()
+    if wait_s > 0 and not self._over.exists():
+      time.sleep(wait_s)
+    self._last = time.monotonic()
+    return self._agent.plan()
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._agent, name)
+
+
+class Replay:
+  """Repeats the steps of one worker: its input and its control in one."""
+
+  def __init__(
+    self,
+    job: Job,
+    worker: str,
+    steps: list[dict[str, list[list[int]]]],
+    generations: list[int],
+  ):
+    """Takes the steps of all workers; `worker` is the one to be."""
+    self.worker = worker
+    self._job = job
+    self._source = open_source(job)
+    self._items = self._parts(
+      [step.get(worker, []) for step in steps], generations
+    )
+    self._num_left = len(steps)
+
+  def _parts(
+    self, steps: list[list[list[int]]], generations: list[int]
+  ) -> Iterator[Batch | None]:
+    """Yields micro-batches, and None where a step has no more than that."""
+    for micros, generation in zip(steps, generations, strict=True):
+      for keys in micros:
+        yield self._read(keys, generation)
+      if len(micros) < self._job.num_micro_batches:
+        yield None
+
+  def _read(self, keys: list[int], generation: int) -> Batch:
+    indices = [key % self._job.num_sequences for key in keys]
+    rows = [self._source.read(i, i + 1)[0] for i in indices]
+    batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    batch[_KEY] = np.array(keys)
+    return padded(batch, self._job.rows, generation)
+
+  def __iter__(self) -> 'Replay':
+    return self
+
+  def __next__(self) -> Batch:
+    batch = next(self._items, None)
+    if batch is None:
+      raise StopIteration
+    return batch
+
+  def plan(self) -> Plan:
+    return Plan()
+
+  def may_get_more(self) -> bool:
+    return self._num_left > 0
+
+  def on_step(self, step: int, values: dict[str, float]) -> None:
+    del step, values
+    self._num_left -= 1
+
+  def on_batch_time(self, *args: Any) -> None:
+    del args
+
+  def on_commit(self, step: int, input_state: Any) -> None:
+    del step, input_state
+
+  def is_stopping(self) -> bool:
+    return False
+
+
+def make_trainer(job: Job) -> tuple[Trainer, TrainState]:
+  """The model with its witness, and its initial state."""
+  path = pathlib.Path(job.data) / tokenizer_lib.FILE_NAME
+  config = transformer.Config(
+    vocab_size=tokenizer_lib.load(path).vocab_size,
+    embed_dim=job.dim,
+    mlp_dim=2 * job.dim,
+    num_layers=job.num_layers,
+    remat='none',
+  )
+
+  def loss_fn(params: Any, batch: Any, rng: Any) -> tuple[jax.Array, jax.Array]:
+    del rng
+    losses, _ = transformer.loss(config, params['model'], batch)
+    losses = chaos_witness.marked(
+      params['witness'], losses, batch[_KEY], batch['generation']
+    )
+    return losses, batch['weight']
+
+  parts = {
+    'model': optax.adamw(1e-3),
+    'witness': chaos_witness.transform(job.max_steps),
+  }
+  trainer = Trainer(
+    loss_fn,
+    optax.partition(parts, {name: name for name in parts}),
+    mesh=make_mesh(intra=jax.local_device_count()),
+    paro=job.paro,
+    num_micro_batches=job.num_micro_batches,
+  )
+  state = trainer.init(
+    lambda key: {
+      'model': transformer.init(config, key),
+      'witness': chaos_witness.init(job.num_keys),
+    }
+  )
+  return trainer, state
+
+
+def write_final(
+  job: Job, trainer: Trainer, state: TrainState, generation: int, worker: str
+) -> None:
+  """Writes the digest of the final parameters; on rank 0 also the arrays."""
+  (witness,) = (
+    x
+    for x in jax.tree.leaves(state.opt_state, is_leaf=_is_witness)
+    if _is_witness(x)
+  )
+  whole = jax.jit(
+    lambda x: x, out_shardings=jax.NamedSharding(trainer.mesh, jax.P())
+  )((trainer.params(state), witness))
+  params, witness = jax.device_get(whole)
+  arrays = {
+    jax.tree_util.keystr(path, simple=True, separator='.'): x
+    for path, x in jax.tree.leaves_with_path(params)
+  }
+  used = witness.steps[chaos_witness.NAME]['keys'][: job.num_keys]
+  arrays |= {'steps': used, 'generations': witness.generations}
+  digest = hashlib.sha256()
+  for name in sorted(arrays):
+    digest.update(name.encode() + arrays[name].tobytes())
+  path = pathlib.Path(job.out) / 'final' / f'{generation}.{worker}'
+  path.parent.mkdir(parents=True, exist_ok=True)
+  if jax.process_index() == 0:
+    np.savez(f'{path}.npz', **arrays)
+  said = {'step': int(state.step), 'digest': digest.hexdigest()}
+  path.with_suffix('.json').write_text(json.dumps(said))
+
+
+def _is_witness(x: Any) -> bool:
+  return isinstance(x, chaos_witness.WitnessState)
+
+
+def train(job: Job, agent: Agent, generation: int) -> None:
+  """Trains under an agent, to the end of the last epoch."""
+  out = pathlib.Path(job.out)
+  notes = Notes(
+    out / 'notes' / f'{generation}.{agent.worker}.jsonl',
+    generation=generation,
+    worker=agent.worker,
+    num_workers=jax.process_count(),
+  )
+  progress = (out / 'progress.jsonl').open('a', buffering=1)
+  trainer, state = make_trainer(job)
+  with agent:
+    agent.describe(
+      device_kind=jax.devices()[0].device_kind,
+      num_devices=jax.local_device_count(),
+    )
+    dataset = agent.dataset(
+      open_source(job),
+      shard_size=job.shard_size,
+      num_epochs=job.num_epochs,
+      key_field=_KEY,
+    )
+
+    def on_step(step: int, values: dict[str, float]) -> None:
+      notes.add(step=step)
+      if jax.process_index() == 0:
+        line = {'step': step, 'generation': generation, 'now': time.time()}
+        progress.write(json.dumps(line | {'loss': values['loss']}) + '\n')
+
+    state = trainer.fit(
+      state,
+      dataset.batch(job.rows).map(_Note(notes, job, generation)),
+      10**9,
+      checkpoint_dir=str(out / 'checkpoints'),
+      checkpoint_every=job.checkpoint_every,
+      merge_input_states=position.merge_states,
+      on_step=on_step,
+      elastic=_Noting(agent, notes, job),
+    )
+  write_final(job, trainer, state, generation, agent.worker)
+
+
+def replay(job: Job) -> None:
+  """Repeats the steps of a run, each worker those of one of its hosts."""
+  noted = json.loads(pathlib.Path(job.replay).read_text())
+  worker = noted['workers'][jax.process_index()]
+  control = Replay(job, worker, noted['steps'], noted['generations'])
+  trainer, state = make_trainer(job)
+  state = trainer.fit(
+    state, control, 10**9, on_step=control.on_step, elastic=control
+  )
+  write_final(job, trainer, state, 0, worker)
+
+
+def main() -> None:
+  job = Job(**json.loads(sys.argv[1]))
+  common.initialize_distributed()
+  agent = common.agent_from_environment()
+  if agent is None:
+    replay(job)
+  else:
+    train(job, agent, int(os.environ['ANTJAX_GENERATION']))
+
+
+if __name__ == '__main__':
+  main()

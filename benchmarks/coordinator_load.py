@@ -1,0 +1,175 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Fake workers that load a coordinator, the same way for every side.
+
+A process of fake workers takes orders, a JSON line each, on its standard input
+and answers on its standard output; `Orders` is the other end. What a worker
+says to its coordinator is given by the side (`coordinator_workers` ours,
+`coordinator_peers` the peer's); how often, and how it is timed, is here. Needs
+nothing but grpc: the peer's environment has not our packages.
+
+Every worker has a connection of its own, as workers on hosts of their own have,
+and one round trip under way at a time.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from typing import Any, Protocol
+
+# Without it grpc shares one connection among the channels of a process.
+CHANNEL_OPTIONS = (('grpc.use_local_subchannel_pool', 1),)
+
+
+_AT_ONCE = 50  # Connections: a listen queue is finite.
+
+
+class Worker(Protocol):
+  """One fake worker."""
+
+  async def open(self) -> None:
+    """Connects, and leases the first shard."""
+
+  async def round_trip(self) -> int:
+    """Reports the shard it has, leases the next; the number of shards."""
+
+  async def close(self) -> None:
+    """Disconnects."""
+
+
+async def drive(
+  workers: Sequence[Worker],
+  seconds: float,
+  interval_s: float = 0.0,
+  num_shards: int | None = None,
+) -> dict[str, Any]:
+  """Lets all workers make round trips for a while.
+
+  Args:
+    workers: Open workers.
+    seconds: How long new round trips begin.
+    interval_s: One a worker in so many seconds, at random first times; a late
+      one is timed from when it was due. 0: the next begins when the last ends.
+    num_shards: None begins once so many shards are reported.
+
+  Returns:
+    Number of round trips and shards, wall and CPU seconds, latencies in ms.
+  """
+  latencies: list[float] = []
+  shards = 0
+  draw = random.Random(0)
+  start = time.perf_counter()
+  stop = start + seconds
+
+  async def work(worker: Worker, due: float) -> None:
+    nonlocal shards
+    while True:
+      now = time.perf_counter()
+      if interval_s and due > now:
+        await asyncio.sleep(due - now)
+      began = due if interval_s else now
+      if began >= stop or (num_shards is not None and shards >= num_shards):
+        return
+      reported = await worker.round_trip()
+      shards += reported
+      latencies.append((time.perf_counter() - began) * 1e3)
+      due += interval_s
+
+  cpu = time.process_time()
+  await asyncio.gather(
+    *(work(w, start + draw.random() * interval_s) for w in workers)
+  )
+  wall_s = time.perf_counter() - start
+  return {
+    'round_trips': len(latencies),
+    'shards': shards,
+    'wall_s': wall_s,
+    'cpu_s': time.process_time() - cpu,
+    'latencies_ms': [round(t, 3) for t in latencies],
+  }
+
+
+async def _serve(
+  make_workers: Callable[..., Awaitable[Sequence[Worker]]],
+) -> None:
+  out = os.fdopen(os.dup(1), 'w')
+  os.dup2(2, 1)  # What libraries print must not get between the replies.
+  workers: Sequence[Worker] = ()
+  loop = asyncio.get_running_loop()
+  while line := await loop.run_in_executor(None, sys.stdin.readline):
+    order = json.loads(line)
+    do = order.pop('do')
+    reply: Any = None
+    if do == 'open':
+      workers = await make_workers(**order)
+      for i in range(0, len(workers), _AT_ONCE):
+        some = workers[i : i + _AT_ONCE]
+        await asyncio.gather(*(worker.open() for worker in some))
+    elif do == 'drive':
+      reply = await drive(workers, **order)
+    elif do == 'first':
+      await getattr(workers[0], order['method'])()
+    elif do == 'close':
+      await asyncio.gather(*(worker.close() for worker in workers))
+      workers = ()
+    print(json.dumps(reply), file=out, flush=True)
+
+
+def serve(make_workers: Callable[..., Awaitable[Sequence[Worker]]]) -> None:
+  """Takes orders until the standard input ends.
+
+  Args:
+    make_workers: Returns the workers of an order 'open' with these fields.
+  """
+  asyncio.run(_serve(make_workers))
+
+
+class Orders:
+  """A process of fake workers, from the other end."""
+
+  def __init__(self, command: Sequence[str], **options: Any):
+    """Starts it; `options` are those of subprocess.Popen."""
+    self._command = command
+    self._process = subprocess.Popen(
+      command,
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+      **options,
+    )
+
+  def send(self, do: str, **fields: Any) -> None:
+    """Sends an order."""
+    assert self._process.stdin is not None
+    self._process.stdin.write(json.dumps({'do': do} | fields) + '\n')
+    self._process.stdin.flush()
+
+  def receive(self) -> Any:
+    """Waits for the answer to an order.
+
+    Raises:
+      RuntimeError: The process has died.
+    """
+    assert self._process.stdout is not None
+    line = self._process.stdout.readline()
+    if not line:
+      raise RuntimeError(
+        f'{" ".join(self._command)} has died; its output is above.'
+      )
+    return json.loads(line)
+
+  def order(self, do: str, **fields: Any) -> Any:
+    """Sends an order and waits for the answer."""
+    self.send(do, **fields)
+    return self.receive()
+
+  def close(self) -> None:
+    """Ends the process."""
+    assert self._process.stdin is not None
+    self._process.stdin.close()
+    self._process.wait()

@@ -1,0 +1,159 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the coordinator of elastic jobs, or shows what one is doing.
+
+  python -m launch.coordinator --journal=run/coordinator.db --port=7070
+  python -m launch.coordinator --port=7070 --status
+
+Killed at any instant and started again with the same journal, it goes on;
+workers and agents wait for it. It needs no accelerator and imports no jax.
+"""
+
+import asyncio
+import dataclasses
+import signal
+from typing import Annotated
+
+from antjax.elastic import coordinator, security, status_table
+from antjax.elastic.client import CoordinatorClient
+from antjax.elastic.controller import ControllerConfig
+from antjax.elastic.monitor import MonitorConfig
+from antjax.elastic.rendezvous import RendezvousConfig
+from launch import script
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Where the coordinator listens, and when it acts."""
+
+  journal: Annotated[
+    str, 'File that holds all state; made if it is not there.'
+  ] = ''
+  address: Annotated[str, 'Where to listen, or with --status: whom to ask.'] = (
+    '127.0.0.1'
+  )
+  port: Annotated[int, 'Port; 0: pick a free one and say which.'] = 0
+  status_port: Annotated[
+    int | None, 'Port of the status page; 0: pick one. none: no page.'
+  ] = None
+  token_file: Annotated[
+    str, 'Lines `role token`, roles worker, agent, operator. Empty: no tokens.'
+  ] = ''
+  tls_dir: Annotated[
+    str, 'Folder with ca.pem, cert.pem, key.pem: mutual TLS. Empty: none.'
+  ] = ''
+  insecure: Annotated[
+    bool,
+    'Listen for other machines without tokens or TLS: anyone there can change'
+    ' and stop jobs.',
+  ] = False
+  policy: Annotated[
+    str,
+    'What is done about slow workers: a policy of antjax.elastic.policy, or'
+    ' module:function.',
+  ] = 'antdt_nd'
+  lease_timeout_s: Annotated[
+    float, 'A worker that is silent for so long is given up.'
+  ] = 30.0
+  progress_timeout_s: Annotated[
+    float, 'So is one that lives, but makes no step for so long.'
+  ] = 600.0
+  short_window_s: Annotated[
+    float, 'A worker slow for so long is slow now: a transient straggler.'
+  ] = 30.0
+  long_window_s: Annotated[
+    float, 'One slow for most of so long is a persistent one.'
+  ] = 300.0
+  decide_every_s: Annotated[float, 'Seconds between decisions on a job.'] = 10.0
+  min_steps: Annotated[
+    int, 'Steps of each worker before the first decision; 2 more warm it up.'
+  ] = 5
+  restart_cooldown_s: Annotated[
+    float, 'After a restart for a slow worker no other for so long.'
+  ] = 300.0
+  min_hosts: Annotated[int, 'A job waits for so many hosts.'] = 1
+  max_hosts: Annotated[int, 'It takes no more; 0: no limit.'] = 0
+  max_restarts: Annotated[
+    int, 'After so many failures a further one ends the job.'
+  ] = 10
+  status: Annotated[
+    bool, 'Show the status of a running coordinator instead.'
+  ] = False
+  once: Annotated[bool, 'With --status: show it once.'] = False
+
+
+def main(config: Config) -> None:
+  """Serves until SIGINT or SIGTERM."""
+  if config.status:
+    _show(config)
+    return
+  settings = coordinator.CoordinatorConfig(
+    journal=config.journal,
+    address=config.address,
+    port=config.port,
+    status_port=config.status_port,
+    token_file=config.token_file,
+    tls_dir=config.tls_dir,
+    is_insecure=config.insecure,
+    policy=config.policy,
+    lease_timeout_s=config.lease_timeout_s,
+    progress_timeout_s=config.progress_timeout_s,
+    monitor=MonitorConfig(
+      short_s=config.short_window_s,
+      long_s=config.long_window_s,
+      min_steps=config.min_steps,
+    ),
+    controller=ControllerConfig(
+      period_s=config.decide_every_s,
+      min_samples=config.min_steps,
+      cooldown_s=config.restart_cooldown_s,
+    ),
+    rendezvous=RendezvousConfig(
+      min_hosts=config.min_hosts,
+      max_hosts=config.max_hosts,
+      max_restarts=config.max_restarts,
+    ),
+  )
+  asyncio.run(_serve(settings))
+
+
+async def _serve(settings: coordinator.CoordinatorConfig) -> None:
+  until = asyncio.Event()
+
+  def stop(number: signal.Signals) -> None:
+    script.stop_request.signal = number
+    until.set()
+
+  loop = asyncio.get_running_loop()
+  for number in (signal.SIGINT, signal.SIGTERM):
+    loop.add_signal_handler(number, stop, number)
+
+  def say(port: int, url: str) -> None:
+    print(f'coordinator: {settings.address}:{port}', flush=True)
+    if url:
+      print(f'status: {url}', flush=True)
+
+  await coordinator.serve(settings, until, say)
+
+
+def _show(config: Config) -> None:
+  if not config.port:
+    raise ValueError('--status needs the --port of the coordinator.')
+  token = (
+    security.read_token(config.token_file, security.OPERATOR)
+    if config.token_file
+    else ''
+  )
+  with CoordinatorClient(
+    f'{config.address}:{config.port}',
+    job='',
+    client='status',
+    token=token,
+    tls_dir=config.tls_dir,
+    give_up_s=10.0,
+  ) as client:
+    status_table.show(client, config.once)
+
+
+if __name__ == '__main__':
+  script.run(main, Config())

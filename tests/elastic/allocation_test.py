@@ -1,0 +1,289 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Splits of a step's work, compared with trying all of them."""
+
+import itertools
+import math
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import pytest
+
+from antjax.elastic import allocation
+from antjax.elastic.allocation import Limits, Split
+from antjax.elastic.cost import Cost, fit, moments
+
+_COST = st.builds(
+  Cost,
+  st.sampled_from([0.0, 0.1, 0.5, 2.0]),
+  st.floats(0.05, 4.0).map(lambda x: round(x, 2)),
+)
+
+
+def _makespan(counts, costs):
+  return max(cost(count) for cost, count in zip(costs, counts))
+
+
+# --- Proportional. -----------------------------------------------------------
+
+
+def test_proportional_shares_by_speed():
+  shares = allocation.proportional(
+    13, [4.0, 4.0, 4.0, 1.0], [1] * 4, [None] * 4
+  )
+  assert shares == [4, 4, 4, 1]
+
+
+def test_proportional_rounds_by_largest_remainder():
+  # Shares 4.67, 2.8, 0.53: two are left over.
+  assert allocation.proportional(8, [5.0, 3.0, 0.572], [0] * 3, [None] * 3) == [
+    5,
+    3,
+    0,
+  ]
+
+
+def test_what_is_clamped_goes_to_the_others():
+  assert allocation.proportional(
+    16, [1.0, 1.0, 1.0, 1.0], [1] * 4, [2, None, None, None]
+  ) == [2, 5, 5, 4]
+  assert allocation.proportional(
+    12, [100.0, 1.0, 1.0], [1, 3, 1], [None, None, None]
+  ) == [8, 3, 1]
+
+
+@given(
+  st.integers(0, 60),
+  st.lists(
+    st.tuples(
+      st.floats(0.01, 100.0), st.integers(0, 8), st.none() | st.integers(0, 20)
+    ),
+    min_size=1,
+    max_size=7,
+  ),
+)
+def test_proportional_keeps_sum_and_bounds(total, workers):
+  speeds, minima, extras = zip(*workers)
+  maxima = [
+    None if extra is None else low + extra for low, extra in zip(minima, extras)
+  ]
+  counts = allocation.proportional(total, speeds, minima, maxima)
+  tops = [math.inf if top is None else top for top in maxima]
+  assert all(a <= c <= b for a, c, b in zip(minima, counts, tops))
+  assert sum(counts) == max(sum(minima), min(total, sum(tops)))
+
+
+@given(
+  st.integers(0, 60), st.lists(st.floats(0.01, 100), min_size=1, max_size=7)
+)
+def test_free_shares_are_within_one_of_exact(total, speeds):
+  n = len(speeds)
+  counts = allocation.proportional(total, speeds, [0] * n, [None] * n)
+  for count, speed in zip(counts, speeds):
+    assert abs(count - total * speed / sum(speeds)) < 1 + 1e-9
+
+
+# --- Greedy. -----------------------------------------------------------------
+
+
+def test_greedy_on_one_slow_worker():
+  costs = [Cost(0.0, 1.0)] * 3 + [Cost(0.0, 4.0)]
+  assert sum(allocation.greedy(32, costs, [1] * 4, [None] * 4)) == 32
+  assert (
+    _makespan(allocation.greedy(32, costs, [1] * 4, [None] * 4), costs) == 10
+  )
+
+
+def test_greedy_leaves_a_hopeless_worker_out_if_it_may():
+  costs = [Cost(0.0, 1.0)] * 3 + [Cost(0.0, 50.0)]
+  assert allocation.greedy(12, costs, [0] * 4, [None] * 4) == [4, 4, 4, 0]
+  assert allocation.greedy(12, costs, [1] * 4, [None] * 4)[3] == 1
+
+
+@given(
+  st.integers(0, 9),
+  st.lists(
+    st.tuples(_COST, st.integers(0, 2), st.none() | st.integers(0, 4)),
+    min_size=1,
+    max_size=4,
+  ),
+)
+def test_greedy_is_optimal(total, workers):
+  costs, minima, extras = zip(*workers)
+  maxima = [
+    None if extra is None else low + extra for low, extra in zip(minima, extras)
+  ]
+  counts = allocation.greedy(total, costs, minima, maxima)
+  tops = [total + 2 if top is None else top for top in maxima]
+  reached = max(sum(minima), min(total, sum(tops)))
+  assert sum(counts) == reached
+  best = min(
+    _makespan(other, costs)
+    for other in itertools.product(
+      *(range(a, b + 1) for a, b in zip(minima, tops))
+    )
+    if sum(other) == reached
+  )
+  assert _makespan(counts, costs) == best
+
+
+def test_greedy_on_a_thousand_workers():
+  noise = random.Random(0)
+  costs = [Cost(0.0, 1 + noise.random()) for _ in range(1000)]
+  counts = allocation.greedy(16_000, costs, [1] * 1000, [None] * 1000)
+  # Nobody would end sooner with a micro-batch of the last to end.
+  longest = _makespan(counts, costs)
+  assert min(c(n + 1) for c, n in zip(costs, counts)) >= longest - 1e-9
+
+
+# --- Batch size and count both free. -----------------------------------------
+
+
+def _brute_force(total, costs, limits):
+  choices = [
+    [
+      Split(num, batch)
+      for num in range(1, limit.max_micro_batches + 1)
+      for batch in range(limit.min_micro_batch, limit.max_micro_batch + 1)
+    ]
+    for limit in limits
+  ]
+  times = [
+    allocation.step_s(splits, costs)
+    for splits in itertools.product(*choices)
+    if sum(split.num_samples for split in splits) == total
+  ]
+  return min(times, default=None)
+
+
+@settings(max_examples=150)
+@given(
+  st.integers(1, 24),
+  st.lists(
+    st.tuples(_COST, st.integers(1, 2), st.integers(0, 3), st.integers(1, 3)),
+    min_size=1,
+    max_size=3,
+  ),
+)
+def test_solve_is_optimal(total, workers):
+  costs = [worker[0] for worker in workers]
+  limits = [Limits(low + more, low, num) for _, low, more, num in workers]
+  best = _brute_force(total, costs, limits)
+  if best is None:
+    with pytest.raises(ValueError, match='no micro-batches of the allowed'):
+      allocation.solve(total, costs, limits)
+    return
+  splits = allocation.solve(total, costs, limits)
+  assert sum(split.num_samples for split in splits) == total
+  for split, limit in zip(splits, limits):
+    assert limit.min_micro_batch <= split.micro_batch <= limit.max_micro_batch
+    assert 1 <= split.num_micro_batches <= limit.max_micro_batches
+  assert allocation.step_s(splits, costs) == best
+
+
+def test_solve_accumulates_where_memory_is_small():
+  # As fast, but it holds 64 samples at once: twice, or the other does it all.
+  costs = [Cost(1.0, 0.1), Cost(1.0, 0.1)]
+  splits = allocation.solve(256, costs, [Limits(256), Limits(64, 1, 4)])
+  assert splits[1].num_micro_batches == 2
+  assert sum(split.num_samples for split in splits) == 256
+
+
+def test_solve_on_a_real_size_is_near_the_bound():
+  noise = random.Random(1)
+  n, total = 48, 8192
+  costs = [
+    Cost(0.02 * noise.random(), 1e-3 * (1 + 3 * noise.random()))
+    for _ in range(n)
+  ]
+  splits = allocation.solve(total, costs, [Limits(128, 8, 8)] * n)
+  assert sum(split.num_samples for split in splits) == total
+  step_s = allocation.step_s(splits, costs)
+  # No split of real numbers is quicker than this.
+  bound_s = (total + sum(c.alpha_s / c.beta_s for c in costs)) / sum(
+    1 / c.beta_s for c in costs
+  )
+  assert bound_s <= step_s <= 1.05 * bound_s
+
+
+# --- The line. ---------------------------------------------------------------
+
+
+def test_fit_finds_the_line():
+  line = fit(moments([(b, 0.5 + 0.25 * b) for b in (2, 4, 8, 8)]))
+  assert line.alpha_s == pytest.approx(0.5)
+  assert line.beta_s == pytest.approx(0.25)
+
+
+def test_fit_bears_noise():
+  noise = random.Random(0)
+  steps = [
+    (b, (0.5 + 0.25 * b) * (1 + 0.02 * (noise.random() - 0.5)))
+    for b in [4, 8, 12, 16] * 50
+  ]
+  line = fit(moments(steps))
+  assert line.alpha_s == pytest.approx(0.5, rel=0.05)
+  assert line.beta_s == pytest.approx(0.25, rel=0.01)
+
+
+def test_one_size_tells_only_the_proportion():
+  assert fit(moments([(8, 2.0), (8, 2.2)])) == Cost(0.0, 2.1 / 8)
+
+
+def test_fit_has_no_negative_parts():
+  line = fit(moments([(1, 0.1), (2, 1.0), (4, 3.0)]))
+  assert line.alpha_s == 0 and line.beta_s > 0
+  line = fit(moments([(1, 3.0), (2, 2.0), (4, 1.0)]))
+  assert line == Cost(2.0, 0.0)
+  assert fit(moments([])) is None
+
+
+@given(
+  st.lists(
+    st.tuples(st.integers(1, 64), st.floats(1e-4, 1e3)), min_size=1, max_size=20
+  )
+)
+def test_fit_of_anything_is_a_cost(steps):
+  line = fit(moments(steps))
+  assert line is not None and line.alpha_s >= 0 and line.beta_s >= 0
+
+
+def test_work_of_nothing_takes_no_time():
+  assert Cost(1.0, 2.0)(0) == 0.0
+
+
+# --- Errors. -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  'call, message',
+  [
+    (lambda: Cost(-1.0, 1.0), 'alpha_s=-1.0'),
+    (lambda: Cost(0.0, 0.0), 'not both zero'),
+    (lambda: Cost(0.0, math.nan), 'finite'),
+    (lambda: Limits(4, 5), '1 <= min_micro_batch <= max_micro_batch'),
+    (lambda: Limits(4, 1, 0), 'max_micro_batches >= 1'),
+    (
+      lambda: allocation.greedy(4, [Cost(0.0, 1.0)], [0, 0], [None]),
+      '1 workers, 2 minima and 1 maxima',
+    ),
+    (
+      lambda: allocation.greedy(4, [Cost(0.0, 1.0)], [3], [2]),
+      'worker 0 has minimum 3 and maximum 2',
+    ),
+    (
+      lambda: allocation.proportional(4, [0.0], [0], [None]),
+      'worker 0 has speed 0.0',
+    ),
+    (lambda: allocation.proportional(-1, [1.0], [0], [None]), '-1 units'),
+    (lambda: allocation.solve(4, [], []), '0 costs and 0 limits'),
+    (
+      lambda: allocation.solve(7, [Cost(0.0, 1.0)], [Limits(4, 1, 2)]),
+      'can do 1 to 8',
+    ),
+  ],
+)
+def test_errors_say_what_is_wrong(call, message):
+  with pytest.raises(ValueError, match=message):
+    call()
