@@ -11,6 +11,9 @@ import dataclasses
 import random
 from typing import Literal
 
+from antjax.elastic.actions import Action, AdjustBatch
+from antjax.elastic.view import ClusterView
+
 Kind = Literal[
   'worker', 'save', 'agent', 'coordinator', 'hang', 'freeze', 'drop'
 ]
@@ -110,3 +113,15 @@ def _event(
 def num_steps(events: list[Event]) -> int:
   """Steps that suffice: the system acts late, and the run goes on meanwhile."""
   return 60 + sum(event.after_steps + 16 for event in events)
+
+
+def shuffle_work(view: ClusterView) -> list[Action]:
+  """A policy that gives out work at random, so that plans change all the time.
+
+  Args:
+    view: Of the job; the same one gives the same work.
+  """
+  steps = [worker.step for worker in view.workers]
+  rng = random.Random(f'{view.generation} {steps}')
+  counts = {worker.worker: rng.randint(1, 3) for worker in view.workers}
+  return [AdjustBatch(counts, 'at random')]

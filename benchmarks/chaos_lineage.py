@@ -116,7 +116,9 @@ def steps_of(
   result = []
   for step in sorted(owner):
     members = by_generation[owner[step]]
-    noted = {run.worker: run.steps[step] for run in members if step in run.steps}
+    noted = {
+      run.worker: run.steps[step] for run in members if step in run.steps
+    }
     if len(noted) != members[0].num_workers:
       raise ValueError(
         f'step {step} of generation {owner[step]} had {members[0].num_workers}'

@@ -189,9 +189,7 @@ async def _run(listen: str, target: str, mark: str) -> None:
   loop = asyncio.get_running_loop()
   loop.add_signal_handler(signal.SIGUSR1, saboteur.arm, False)
   loop.add_signal_handler(signal.SIGUSR2, saboteur.arm, True)
-  server = await serve(
-    listen, target, saboteur, lambda: print(CUT, flush=True)
-  )
+  server = await serve(listen, target, saboteur, lambda: print(CUT, flush=True))
   print('READY', flush=True)
   await server.serve_forever()
 

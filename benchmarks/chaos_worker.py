@@ -9,8 +9,7 @@ that nothing disturbed. Either way each process writes its final parameters'
 digest to `<out>/final/`, and rank 0 the whole arrays.
 """
 
-from collections.abc import Iterator
-import dataclasses
+from collections.abc import Callable, Iterator
 import hashlib
 import json
 import os
@@ -21,12 +20,11 @@ from typing import Any, TextIO
 
 import grain
 import jax
-from jax.experimental import multihost_utils
 import numpy as np
 import optax
 
 from antjax.elastic.worker import Agent
-from antjax.input import output_folder, position, records, text
+from antjax.input import position
 from antjax.lm import tokenizer as tokenizer_lib
 from antjax.lm import transformer
 from antjax.mesh.mesh import make_mesh
@@ -34,68 +32,11 @@ from antjax.train.elastic import Plan
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
 from benchmarks import chaos_witness
+from benchmarks.chaos_job import Job, open_source
 from launch import common
 
 Batch = dict[str, np.ndarray]
 _KEY = 'record_key'
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-  """What a worker does.
-
-  Attributes:
-    data: Folder of launch/prepare_text.py.
-    out: Folder for what workers write.
-    num_sequences: In an epoch.
-    num_epochs: Of them.
-    replay: File with the steps to repeat; empty: train.
-    paro: PaRO code, an elastic one.
-    seq_len: Tokens of a sequence.
-    rows: Sequences of a micro-batch.
-    num_micro_batches: Of each worker in a step.
-    dim: Width of the model.
-    num_layers: Its depth.
-    shard_size: Sequences of a lease.
-    checkpoint_every: Steps between checkpoints.
-    step_s: A step takes at least so long, until `<out>/over` is there.
-  """
-
-  data: str
-  out: str
-  num_sequences: int
-  num_epochs: int = 1
-  replay: str = ''
-  paro: str = 'NNG'
-  seq_len: int = 32
-  rows: int = 2
-  num_micro_batches: int = 2
-  dim: int = 32
-  num_layers: int = 1
-  shard_size: int = 16
-  checkpoint_every: int = 5
-  step_s: float = 0.03
-
-  @property
-  def num_keys(self) -> int:
-    return self.num_sequences * self.num_epochs
-
-  @property
-  def max_steps(self) -> int:
-    return self.num_keys  # More than enough.
-
-
-def open_source(job: Job) -> records.RecordSource:
-  """The sequences of an epoch."""
-  folder = pathlib.Path(job.data)
-  description = output_folder.load_description(folder)
-  path = folder / description['files']['train']['path']
-  source = text.PackedSource(
-    records.open_source(path, text.SCHEMA),
-    job.seq_len,
-    lengths=records.open_source(path, text.LENGTHS_SCHEMA),
-  )
-  return records.SourceRange(source, 0, job.num_sequences)
 
 
 def padded(batch: Batch, rows: int, generation: int) -> Batch:
@@ -164,28 +105,30 @@ class Replay:
   def __init__(
     self,
     job: Job,
-    worker: str,
+    workers: list[str],
+    rank: int,
     steps: list[dict[str, list[list[int]]]],
     generations: list[int],
   ):
-    """Takes the steps of all workers; `worker` is the one to be."""
-    self.worker = worker
+    """Takes the steps of all workers, to repeat those of one of them."""
+    self.worker = worker = workers[rank]
+    self._workers = workers
     self._job = job
     self._source = open_source(job)
     self._items = self._parts(
       [step.get(worker, []) for step in steps], generations
     )
     self._num_left = len(steps)
+    self._tell = _progress(job, 0)
 
   def _parts(
     self, steps: list[list[list[int]]], generations: list[int]
   ) -> Iterator[Batch | None]:
-    """Yields micro-batches, and None where a step has no more than that."""
+    """Yields the micro-batches of each step, and then None."""
     for micros, generation in zip(steps, generations, strict=True):
       for keys in micros:
         yield self._read(keys, generation)
-      if len(micros) < self._job.num_micro_batches:
-        yield None
+      yield None
 
   def _read(self, keys: list[int], generation: int) -> Batch:
     indices = [key % self._job.num_sequences for key in keys]
@@ -204,14 +147,15 @@ class Replay:
     return batch
 
   def plan(self) -> Plan:
-    return Plan()
+    # More than any step has: each ends where its input has none just now.
+    return Plan(1, dict.fromkeys(self._workers, 1000))
 
   def may_get_more(self) -> bool:
     return self._num_left > 0
 
   def on_step(self, step: int, values: dict[str, float]) -> None:
-    del step, values
     self._num_left -= 1
+    self._tell(step, values)
 
   def on_batch_time(self, *args: Any) -> None:
     del args
@@ -289,11 +233,27 @@ def write_final(
   if jax.process_index() == 0:
     np.savez(f'{path}.npz', **arrays)
   said = {'step': int(state.step), 'digest': digest.hexdigest()}
-  path.with_suffix('.json').write_text(json.dumps(said))
+  pathlib.Path(f'{path}.json').write_text(json.dumps(said))
 
 
 def _is_witness(x: Any) -> bool:
   return isinstance(x, chaos_witness.WitnessState)
+
+
+def _progress(
+  job: Job, generation: int
+) -> Callable[[int, dict[str, float]], None]:
+  """What tells of a step, on rank 0; others say nothing."""
+  if jax.process_index():
+    return lambda step, values: None
+  file = (pathlib.Path(job.out) / 'progress.jsonl').open('a', buffering=1)
+
+  def tell(step: int, values: dict[str, float]) -> None:
+    line = {'step': step, 'generation': generation, 'now': time.time()}
+    names = ('loss', 'weight', 'grad_norm')
+    file.write(json.dumps(line | {n: values[n] for n in names}) + '\n')
+
+  return tell
 
 
 def train(job: Job, agent: Agent, generation: int) -> None:
@@ -305,7 +265,7 @@ def train(job: Job, agent: Agent, generation: int) -> None:
     worker=agent.worker,
     num_workers=jax.process_count(),
   )
-  progress = (out / 'progress.jsonl').open('a', buffering=1)
+  tell = _progress(job, generation)
   trainer, state = make_trainer(job)
   with agent:
     agent.describe(
@@ -321,9 +281,7 @@ def train(job: Job, agent: Agent, generation: int) -> None:
 
     def on_step(step: int, values: dict[str, float]) -> None:
       notes.add(step=step)
-      if jax.process_index() == 0:
-        line = {'step': step, 'generation': generation, 'now': time.time()}
-        progress.write(json.dumps(line | {'loss': values['loss']}) + '\n')
+      tell(step, values)
 
     state = trainer.fit(
       state,
@@ -335,19 +293,24 @@ def train(job: Job, agent: Agent, generation: int) -> None:
       on_step=on_step,
       elastic=_Noting(agent, notes, job),
     )
-  write_final(job, trainer, state, generation, agent.worker)
+    write_final(job, trainer, state, generation, agent.worker)
 
 
 def replay(job: Job) -> None:
   """Repeats the steps of a run, each worker those of one of its hosts."""
   noted = json.loads(pathlib.Path(job.replay).read_text())
-  worker = noted['workers'][jax.process_index()]
-  control = Replay(job, worker, noted['steps'], noted['generations'])
+  control = Replay(
+    job,
+    noted['workers'],
+    jax.process_index(),
+    noted['steps'],
+    noted['generations'],
+  )
   trainer, state = make_trainer(job)
   state = trainer.fit(
     state, control, 10**9, on_step=control.on_step, elastic=control
   )
-  write_final(job, trainer, state, 0, worker)
+  write_final(job, trainer, state, 0, control.worker)
 
 
 def main() -> None:

@@ -68,13 +68,12 @@ async def drive(
 
   async def work(worker: Worker, due: float) -> None:
     nonlocal shards
-    while True:
-      now = time.perf_counter()
-      if interval_s and due > now:
-        await asyncio.sleep(due - now)
-      began = due if interval_s else now
-      if began >= stop or (num_shards is not None and shards >= num_shards):
+    while num_shards is None or shards < num_shards:
+      began = due if interval_s else time.perf_counter()
+      if began >= stop:
         return
+      if interval_s:
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
       reported = await worker.round_trip()
       shards += reported
       latencies.append((time.perf_counter() - began) * 1e3)

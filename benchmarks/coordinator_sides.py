@@ -194,15 +194,19 @@ class Antjax(Side):
   def target(self) -> dict[str, Any]:
     return {'address': self.address, 'token': self._tokens['worker']}
 
+  def client(self, role: str, name: str) -> CoordinatorClient:
+    """Returns a client with the token of a role."""
+    return CoordinatorClient(
+      self.address, job=name, client=name, token=self._tokens[role]
+    )
+
   def commit_epoch(self) -> None:
     """Commits a checkpoint with all of the first epoch."""
     self._order('first', method='commit_epoch')
 
   def counts(self, data_set: str) -> dict[str, int]:
     """Returns how many shards of a data set are what."""
-    with CoordinatorClient(
-      self.address, job='', client='bench', token=self._tokens['operator']
-    ) as client:
+    with self.client('operator', 'bench') as client:
       status = json.loads(client.call('Status', pb.StatusRequest()).json)
     jobs = [
       job for job in status['jobs'] if job['name'] == coordinator_workers.JOB

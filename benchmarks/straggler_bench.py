@@ -133,7 +133,7 @@ class _Run:
         ],
       )
       for host in range(HOSTS):
-        cluster.set_cpu_share(host, _CPU.value)
+        cluster.set_cpu_share(host, None)  # To start and compile.
       agents = [
         cluster.start(
           host,
@@ -180,7 +180,7 @@ class _Run:
         self._started.set()
 
   def _shape(self, cluster: cluster_lib.Cluster) -> None:
-    """Makes hosts slow once all have compiled."""
+    """Gives hosts their shares once all have compiled."""
     self._started.wait()
     slowness = SCENARIOS[self.scenario]
 
@@ -189,6 +189,7 @@ class _Run:
         cluster.set_cpu_share(host, _CPU.value / factor)
 
     if self.scenario == 'transient_x4':
+      slow([1] * HOSTS)
       # A quarter of the time, as often as it takes.
       while not self._ended.wait(6.0):
         slow(slowness)

@@ -76,6 +76,19 @@ class Config:
   max_restarts: Annotated[
     int, 'After so many failures a further one ends the job.'
   ] = 10
+  agent_timeout_s: Annotated[
+    float, 'A host whose agent is silent for so long is given up.'
+  ] = 10.0
+  join_wait_s: Annotated[
+    float, 'With min_hosts there, wait so long for max_hosts.'
+  ] = 2.0
+  grow_after_s: Annotated[
+    float,
+    'Take in a host that has waited for so long where there is room; 0: never.',
+  ] = 60.0
+  restart_backoff_s: Annotated[
+    float, 'Wait before the second restart in a row; doubles each time.'
+  ] = 1.0
   status: Annotated[
     bool, 'Show the status of a running coordinator instead.'
   ] = False
@@ -112,6 +125,10 @@ def main(config: Config) -> None:
       min_hosts=config.min_hosts,
       max_hosts=config.max_hosts,
       max_restarts=config.max_restarts,
+      agent_timeout_s=config.agent_timeout_s,
+      join_wait_s=config.join_wait_s,
+      grow_after_s=config.grow_after_s,
+      backoff_s=config.restart_backoff_s,
     ),
   )
   asyncio.run(_serve(settings))

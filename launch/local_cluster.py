@@ -160,12 +160,9 @@ class _Cluster:
   def _fail(self, how: str, code: int, running: Sequence[_Program]) -> None:
     others = [other.index for other in running]
     self._exit_code = code if code > 0 else 128 - code
-    if self._service is None:
-      _say(how + (f'; stopping hosts {others}.' if others else '.'))
-      for other in running:
-        other.process.send(signal.SIGTERM)
-    else:
-      _say(f'{how}; the job is over.')  # The other agents hear of it too.
+    _say(how + (f'; stopping hosts {others}.' if others else '.'))
+    for other in running:
+      other.process.send(signal.SIGTERM)
     self._kill_at = time.monotonic() + _GRACE_AFTER_FAILURE_S
 
   def _service_ended(
@@ -262,6 +259,8 @@ def _run_elastic(command: Sequence[str], folder: str) -> int:
       f'--max_hosts={values.hosts}',
       f'--max_restarts={values.max_restarts}',
       f'--policy={values.policy}',
+      f'--lease_timeout_s={values.lease_timeout_s}',
+      f'--progress_timeout_s={values.progress_timeout_s}',
       f'--status_port={status_port}',
     ],
     env,
@@ -319,9 +318,21 @@ def _define_flags() -> None:
   )
   flags.DEFINE_integer(
     'max_restarts',
-    10,
+    3,
     'Elastic: restarts after faults before the job is given up.',
     lower_bound=0,
+  )
+  flags.DEFINE_float(
+    'lease_timeout_s',
+    30.0,
+    'Elastic: a worker that is silent for so long is given up.',
+    lower_bound=0.1,
+  )
+  flags.DEFINE_float(
+    'progress_timeout_s',
+    600.0,
+    'Elastic: so is one that lives, but makes no step for so long.',
+    lower_bound=0.1,
   )
   flags.DEFINE_string(
     'policy',

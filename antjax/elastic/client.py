@@ -9,7 +9,6 @@ a coordinator that is killed and comes back is only waited for.
 
 from collections.abc import Sequence
 import os
-import pathlib
 import random
 import secrets
 import threading
@@ -21,6 +20,7 @@ from google.protobuf.message import Message
 import grpc
 
 from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic import security
 
 SERVICE = 'antjax.v1.Coordinator'
 MAX_MESSAGE_BYTES = 64 << 20
@@ -85,7 +85,7 @@ class CoordinatorClient:
       try_timeout_s: How long it waits for one answer.
 
     Raises:
-      FileNotFoundError: A file of `tls_dir` is missing.
+      ValueError: A file of `tls_dir` is missing.
     """
     self.address = address
     self.job = job
@@ -248,16 +248,6 @@ def _channel(address: str, tls_dir: str) -> Any:
   )
   if not tls_dir:
     return grpc.insecure_channel(address, options)
-  files = {}
-  for name in ('ca', 'cert', 'key'):
-    path = pathlib.Path(tls_dir) / f'{name}.pem'
-    if not path.is_file():
-      raise FileNotFoundError(
-        f'CoordinatorClient: no {path}; tls_dir needs ca.pem, cert.pem and'
-        ' key.pem.'
-      )
-    files[name] = path.read_bytes()
-  credentials = grpc.ssl_channel_credentials(
-    files['ca'], files['key'], files['cert']
-  )
+  tls = security.read_tls(tls_dir)
+  credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.cert)
   return grpc.secure_channel(address, credentials, options)

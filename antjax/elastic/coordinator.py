@@ -4,8 +4,7 @@
 
 Requests that change a job go through `writer.Writer`; heartbeats and agents'
 beats only to what is soft and comes again after a restart: Monitor, Rendezvous
-and Liveness. A tick, twice a second, asks these and the Controller what is to
-be done, and applies it like a request.
+and Liveness. A tick, twice a second, lets `decisions.Decisions` decide.
 """
 
 import asyncio
@@ -16,12 +15,11 @@ import time
 from typing import Any
 
 from absl import logging
-from google.protobuf.message import Message
 
-from antjax.elastic import actions, policy, security, status, writer
 from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic import policy, security, status, writer
 from antjax.elastic.controller import Controller, ControllerConfig
-from antjax.elastic.job_state import JobState
+from antjax.elastic.decisions import Decisions
 from antjax.elastic.liveness import Liveness
 from antjax.elastic.monitor import Monitor, MonitorConfig
 from antjax.elastic.refused import Refused
@@ -31,7 +29,8 @@ from antjax.elastic.status_page import StatusPage
 from antjax.input.journal import Journal
 
 _TICK_S = 0.5
-_MAX_BEATEN = 1000  # Jobs of which only agents speak.
+_MAX_BEATEN = 1000  # Jobs with agents.
+_BEATEN_S = 600.0  # A job whose agents are silent for so long has none.
 _GRACE_S = 2.0  # For calls in progress when it ends.
 
 
@@ -74,9 +73,7 @@ class CoordinatorConfig:
       raise ValueError('journal must name a file; it is empty.')
     for name in ('lease_timeout_s', 'progress_timeout_s'):
       if getattr(self, name) <= 0:
-        raise ValueError(
-          f'{name} must be positive; got {getattr(self, name)}.'
-        )
+        raise ValueError(f'{name} must be positive; got {getattr(self, name)}.')
     security.check_address(
       self.address,
       has_tokens=bool(self.token_file),
@@ -179,17 +176,15 @@ class Coordinator:
     """
     self.writer = durable
     self._config = config
-    self._controller = controller
     self._clock = clock
     self._monitor = Monitor(config.monitor)
     self._rendezvous = Rendezvous(config.rendezvous)
-    self._liveness = Liveness(
-      config.lease_timeout_s, config.progress_timeout_s
+    self._liveness = Liveness(config.lease_timeout_s, config.progress_timeout_s)
+    self._decisions = Decisions(
+      durable, self._monitor, self._rendezvous, self._liveness, controller
     )
-    self._log = status.ActionLog()
     self._rates = status.Rates()
     self._beaten: dict[str, float] = {}  # Job -> last beat of an agent.
-    self._waiting_since: dict[str, float] = {}
     self._exits: dict[tuple[str, str], tuple[int, int]] = {}
     for name in durable.jobs.names():
       self._monitor.note_plan(name, durable.jobs.job(name).plan, clock())
@@ -219,9 +214,11 @@ class Coordinator:
       asyncio.ensure_future(self.writer.has_failed.wait()),
     }
     try:
-      while not (await asyncio.wait(
-        waits, timeout=_TICK_S, return_when=asyncio.FIRST_COMPLETED
-      ))[0]:
+      while not (
+        await asyncio.wait(
+          waits, timeout=_TICK_S, return_when=asyncio.FIRST_COMPLETED
+        )
+      )[0]:
         self.tick()
     finally:
       for wait in waits:
@@ -232,19 +229,10 @@ class Coordinator:
   def tick(self) -> None:
     """Decides about every job, once."""
     now = self._clock()
-    jobs = self.writer.jobs
     self._beaten = {
-      name: at for name, at in self._beaten.items() if now - at < 600
+      name: at for name, at in self._beaten.items() if now - at < _BEATEN_S
     }
-    for name in {*jobs.names(), *self._beaten}:
-      try:
-        self._tick_job(jobs.job(name), now)
-      except Refused as error:
-        logging.warning('Job %s: %s', name, error.text)
-      # One job's trouble must not be that of the others.
-      except Exception:
-        logging.exception('Deciding about job %s failed.', name)
-    self._liveness.keep(jobs.names())
+    self._decisions.tick(set(self._beaten), now)
 
   def snapshot(self) -> dict[str, Any]:
     """Returns everything that is known, see `status.snapshot`."""
@@ -252,7 +240,7 @@ class Coordinator:
     return status.snapshot(
       durable.jobs,
       self._monitor,
-      self._log,
+      self._decisions.log,
       self._rendezvous,
       time.time(),
       steady_s=self._clock(),
@@ -361,101 +349,3 @@ class Coordinator:
       self._exits.clear()
     self._exits[key] = exit_of
     self._monitor.record_exit(*key, request.exit_code, now)
-
-  # --- Decisions. -------------------------------------------------------------
-
-  def _tick_job(self, job: JobState, now: float) -> None:
-    if job.phase == 'ended':
-      self._monitor.forget_job(job.name)
-      self._controller.forget_job(job.name)
-      return
-    hung = self._liveness.hung(job, now)
-    if job.phase == 'waiting' and job.name in self._beaten:
-      self._waiting_since.setdefault(job.name, now)
-    for message in self._rendezvous.decide(job, now, hung):
-      self._apply(message, job.name, now)
-    if job.phase == 'running' or not job.is_managed:
-      self._monitor.note_remaining(job.name, _remaining(job))
-      self._control(job, now)
-
-  def _apply(self, message: Message, name: str, now: float) -> None:
-    if not self.writer.decide(message):
-      return
-    job = self.writer.jobs.job(name)
-    if isinstance(message, pb.StartGeneration):
-      logging.info(
-        'Job %s: generation %d of %d hosts starts.',
-        name,
-        job.generation,
-        len(job.members),
-      )
-      since = self._waiting_since.pop(name, now)
-      self._monitor.note_pending(name, now - since, now)
-      self._monitor.note_plan(name, job.plan, now)
-    elif isinstance(message, pb.EndGeneration):
-      logging.info(
-        'Job %s: generation %d ended: %s', name, job.generation, message.reason
-      )
-      for worker in message.replaced:
-        self._monitor.forget(name, worker)
-    elif isinstance(message, pb.ExpireWorkers):
-      logging.warning(
-        'Job %s: the leases of %s expired.', name, ', '.join(message.workers)
-      )
-      self._liveness.forget(name, message.workers)
-
-  def _control(self, job: JobState, now: float) -> None:
-    """Asks the policy, and does what it wants."""
-    view = self._monitor.view(job.name, now)
-    decided = self._controller.decide(view, now, job.policy_restarts)
-    plan = pb.Plan()
-    plan.CopyFrom(job.plan)
-    reasons = []
-    for action in decided:
-      if isinstance(action, actions.Nothing):
-        continue
-      name = _ACTION_NAMES[type(action)]
-      self._log.record(job.name, time.time(), name, action.reason)
-      logging.info('Job %s: %s: %s', job.name, name, action.reason)
-      if isinstance(action, actions.KillRestart):
-        asked = pb.OperateRequest(
-          head=pb.Head(job=job.name, client='controller'),
-          action='replace',
-          target=action.worker,
-          reason=action.reason,
-        )
-        self.writer.decide(asked)
-        continue
-      reasons.append(action.reason)
-      if isinstance(action, actions.AdjustBatch):
-        for worker, count in action.num_micro_batches.items():
-          plan.num_micro_batches[worker] = count
-      elif isinstance(action, actions.BackupWorkers):
-        plan.deadline_s = action.deadline_s
-      else:
-        plan.lr_scale = action.lr_scale
-    if reasons:
-      plan.reason = '; '.join(reasons)
-      self.writer.decide(pb.SetPlan(job=job.name, plan=plan))
-      self._monitor.note_plan(job.name, job.plan, now)
-
-
-_ACTION_NAMES = {
-  actions.AdjustBatch: 'ADJUST_BS',
-  actions.BackupWorkers: 'BACKUP_WORKERS',
-  actions.KillRestart: 'KILL_RESTART',
-  actions.AdjustLR: 'ADJUST_LR',
-}
-
-
-def _remaining(job: JobState) -> float | None:
-  """Returns the records that are still to be consumed; None: no end."""
-  total = 0.0
-  for data in job.sets.values():
-    if data.generation != job.generation:
-      continue
-    left = data.ledger.num_remaining()
-    if left is None:
-      return None
-    total += left
-  return total or None

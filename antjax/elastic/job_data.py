@@ -70,6 +70,7 @@ def create_data_set(job: JobState, request: pb.CreateDataSetRequest) -> bool:
 def begin(job: JobState, request: pb.BeginRequest) -> bool:
   """Makes the ledger what the restored checkpoint says, once in a pass."""
   data = data_set(job, request.data_set)
+  client = request.head.client
   digest = hashlib.sha256(request.state).digest()
   if data.generation == job.generation:
     if request.pass_number < data.pass_number:
@@ -86,6 +87,7 @@ def begin(job: JobState, request: pb.BeginRequest) -> bool:
           f' {request.data_set!r} with another state: the workers have restored'
           ' different checkpoints.',
         )
+      data.begun_by.add(client)
       return False
   state = _parsed(request.data_set, request.state) if request.state else None
   try:
@@ -93,7 +95,7 @@ def begin(job: JobState, request: pb.BeginRequest) -> bool:
   except ValueError as error:
     raise Refused('INVALID_ARGUMENT', str(error)) from error
   data.generation, data.pass_number = job.generation, request.pass_number
-  data.digest = digest
+  data.digest, data.begun_by = digest, {client}
   data.spec.num_records = data.ledger.spec.num_records
   return True
 
@@ -138,17 +140,17 @@ def exchange(
 
 
 def commit(job: JobState, request: pb.CommitRequest, now: float) -> bool:
-  """Notes that what a checkpoint's positions have is in a committed model."""
+  """Notes that what a checkpoint's positions have is in a committed model.
+
+  Data sets that have not begun since the model was restored are as they were,
+  and where another pass has begun meanwhile the position is not one in it.
+  """
   states = []
   for name, text in request.states.items():
     data = data_set(job, name)
-    if data.generation != job.generation:
-      raise Refused(
-        'FAILED_PRECONDITION',
-        f'Commit: data set {name!r} has not begun in this generation; call'
-        ' Begin first.',
-      )
-    states.append((data.ledger, _parsed(name, text)))
+    has_begun = request.head.client in data.begun_by
+    if has_begun and data.generation == job.generation:
+      states.append((data.ledger, _parsed(name, text)))
   try:
     for ledger, state in states[: len(states) if len(states) > 1 else 0]:
       ledger.check_commit(state)

@@ -64,6 +64,7 @@ class DataSetState:
     generation: That began the pass; -1: none has.
     pass_number: In that generation.
     digest: SHA-256 of the state that the pass began with.
+    begun_by: Workers that have begun it.
     spec_generation: In which `spec` was said last.
   """
 
@@ -73,6 +74,7 @@ class DataSetState:
   pass_number: int = 0
   digest: bytes = b''
   spec_generation: int = 0
+  begun_by: set[str] = dataclasses.field(default_factory=set)
 
 
 @dataclasses.dataclass
@@ -146,6 +148,7 @@ class JobState:
         'pass_number': data.pass_number,
         'digest': _text(data.digest),
         'spec_generation': data.spec_generation,
+        'begun_by': sorted(data.begun_by),
       }
       blobs.append(data.ledger.to_bytes())
     return {
@@ -153,7 +156,13 @@ class JobState:
       'plan': _text(self.plan.SerializeToString(deterministic=True)),
       'sets': sets,
       'clients': {
-        name: [c.incarnation, c.sequence, _text(c.reply), c.fenced, c.is_expired]
+        name: [
+          c.incarnation,
+          c.sequence,
+          _text(c.reply),
+          c.fenced,
+          c.is_expired,
+        ]
         for name, c in self.clients.items()
       },
       'history': [dataclasses.asdict(record) for record in self.history],
@@ -173,6 +182,7 @@ class JobState:
         data['pass_number'],
         _bytes(data['digest']),
         data['spec_generation'],
+        set(data['begun_by']),
       )
     for name, (incarnation, sequence, reply, *rest) in fields[
       'clients'

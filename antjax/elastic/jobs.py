@@ -14,7 +14,6 @@ them is enough to go on after a crash. Who may change a job:
                older one is refused.
 """
 
-from collections.abc import Callable
 import json
 import struct
 
@@ -22,16 +21,13 @@ from absl import logging
 from google.protobuf.message import Message
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import job_data
-from antjax.elastic.job_state import Client
-from antjax.elastic.job_state import GenerationRecord
-from antjax.elastic.job_state import JobState
+from antjax.elastic import job_control, job_data
+from antjax.elastic.job_state import Client, JobState
 from antjax.elastic.refused import Refused
 
 MAX_JOBS = 1000
 MAX_CLIENTS = 20_000  # Of a job.
 _MAX_FENCED = 8
-_MAX_TEXT = 1000
 _VERSION = 1
 
 REQUESTS: tuple[type[Message], ...] = (
@@ -51,7 +47,6 @@ DECISIONS: tuple[type[Message], ...] = (
 # The place of a type here is its number in the journal.
 MESSAGES = (*REQUESTS, *DECISIONS)
 _WITHOUT = (pb.OperateRequest, pb.ExtendStreamRequest)  # A generation.
-ACTIONS = ('stop', 'restart', 'replace', 'set_plan', 'retry_set_aside')
 
 
 class Jobs:
@@ -132,7 +127,7 @@ class Jobs:
     except Refused:
       job.generation = before
       raise
-    self._jobs.setdefault(job.name, job)
+    self._keep(job)
     if client is None:
       client = job.clients[head.client] = Client(head.incarnation)
     elif is_new and client.incarnation != head.incarnation:
@@ -140,11 +135,14 @@ class Jobs:
       client.incarnation, client.is_expired = head.incarnation, False
     client.sequence = head.sequence
     client.reply = reply.SerializeToString()
-    return client.reply, is_changed or is_new
+    # A worker that only asks whether there is something again may ask often.
+    is_poll = isinstance(request, pb.ExchangeRequest) and not is_changed
+    return client.reply, is_new or not is_poll
 
   def replay(self, message: Message, now: float) -> None:
     """Applies a message of the journal; it was one that changed the state."""
-    if isinstance(message, REQUESTS) and message.head.sequence:
+    head: pb.Head | None = getattr(message, 'head', None)
+    if head is not None and head.sequence:
       self.answer(message, now)
     else:
       self.decide(message, now)
@@ -166,7 +164,7 @@ class Jobs:
       is_changed = job_data.extend_stream(job, request)
     else:
       assert isinstance(request, pb.OperateRequest), type(request)
-      is_changed = self._operate(job, request, now)
+      is_changed = job_control.operate(job, request, now)
     return pb.Empty(), is_changed
 
   def check_alive(self, head: pb.Head) -> None:
@@ -197,24 +195,25 @@ class Jobs:
       Whether the state has changed: not if the decision came too late.
     """
     if isinstance(message, pb.StartGeneration):
-      return self._start_generation(message, now)
+      return self._start(message, now)
     if isinstance(message, pb.OperateRequest):  # By the controller.
       asked = self._jobs.get(message.head.job)
       if asked is None:
         return False
+      is_changed = job_control.operate(asked, message, now)
       asked.policy_restarts += message.action == 'replace'
-      return self._operate(asked, message, now)
+      return is_changed
     job = self._jobs.get(message.job)  # type: ignore[attr-defined]
     if job is None:
       return False
     if isinstance(message, pb.EndGeneration):
-      return _end_generation(job, message, now)
+      return job_control.end_generation(job, message, now)
     if isinstance(message, pb.ExpireWorkers):
-      return _expire_workers(job, message, now)
+      return job_control.expire_workers(job, message, now)
     assert isinstance(message, pb.SetPlan), type(message)
     if job.phase == 'ended':
       return False
-    _set_plan(job, message.plan)
+    job_control.set_plan(job, message.plan)
     return True
 
   def to_bytes(self) -> bytes:
@@ -264,15 +263,28 @@ class Jobs:
     return self._new_job(head.job)
 
   def _new_job(self, name: str) -> JobState:
-    if len(self._jobs) >= MAX_JOBS:
-      ended = [job for job in self._jobs.values() if job.phase == 'ended']
-      if not ended:
-        raise Refused(
-          'RESOURCE_EXHAUSTED', f'there are {MAX_JOBS} jobs already.'
-        )
-      logging.info('Job %s has ended and makes room.', ended[0].name)
-      del self._jobs[ended[0].name]
+    if len(self._jobs) >= MAX_JOBS and self._first_ended() is None:
+      raise Refused('RESOURCE_EXHAUSTED', f'there are {MAX_JOBS} jobs already.')
     return JobState(name)
+
+  def _first_ended(self) -> str | None:
+    names = (job.name for job in self._jobs.values() if job.phase == 'ended')
+    return next(names, None)
+
+  def _keep(self, job: JobState) -> None:
+    """Keeps a job that is new."""
+    if job.name not in self._jobs:
+      if len(self._jobs) >= MAX_JOBS and (ended := self._first_ended()):
+        logging.info('Job %s has ended and makes room.', ended)
+        del self._jobs[ended]
+      self._jobs[job.name] = job
+
+  def _start(self, message: pb.StartGeneration, now: float) -> bool:
+    job = self._jobs.get(message.job)
+    if job is None:
+      job = self._new_job(message.job)
+      self._keep(job)
+    return job_control.start_generation(job, message, now)
 
   def _check_generation(
     self, job: JobState, request: Message, head: pb.Head
@@ -302,50 +314,6 @@ class Jobs:
       f' generation {head.generation}.',
     )
 
-  def _start_generation(self, message: pb.StartGeneration, now: float) -> bool:
-    known = self._jobs.get(message.job)
-    if known is not None and known.phase != 'waiting':
-      return False
-    job = known or self._new_job(message.job)
-    self._jobs[job.name] = job
-    members = list(message.members)
-    last = job.history[-1].members if job.history else members
-    if set(last) != set(members) or set(job.replaced) & set(members):
-      if job.plan.version:  # It was made for other hosts.
-        _set_plan(job, pb.Plan(reason='other hosts: as set up'))
-    job.generation += 1
-    job.is_managed = True
-    job.phase = 'running'
-    job.members, job.jax_coordinator = members, message.jax_coordinator
-    _forget_requests(job)
-    job.replaced = [name for name in job.replaced if name not in members]
-    _release_all(job)
-    job.history.append(GenerationRecord(job.generation, members, now))
-    return True
-
-  def _operate(
-    self, job: JobState, request: pb.OperateRequest, now: float
-  ) -> bool:
-    action, target = request.action, request.target
-    handlers: dict[str, Callable[[JobState, pb.OperateRequest], None]] = {
-      'stop': _stop,
-      'restart': _restart,
-      'replace': _replace,
-      'set_plan': lambda job, request: _set_plan(job, request.plan),
-      'retry_set_aside': _retry_set_aside,
-    }
-    if action not in handlers:
-      raise Refused(
-        'INVALID_ARGUMENT',
-        f'Operate: action must be one of {", ".join(ACTIONS)}; got {action!r}.',
-      )
-    handlers[action](job, request)
-    text = f'{action} {target}'.strip() + f' by {request.head.client}'
-    if request.reason:
-      text += f': {request.reason}'
-    job.actions.append((now, text[:_MAX_TEXT]))
-    return True
-
 
 def _check_client(job: JobState, client: Client, head: pb.Head) -> None:
   """Raises Refused where another process has the name, or it was given up."""
@@ -362,103 +330,4 @@ def _check_client(job: JobState, client: Client, head: pb.Head) -> None:
     )
 
 
-def _stop(job: JobState, request: pb.OperateRequest) -> None:
-  del request
-  job.is_stopping = True
-
-
-def _restart(job: JobState, request: pb.OperateRequest) -> None:
-  del request
-  if not job.is_managed:
-    raise Refused(
-      'INVALID_ARGUMENT', f'restart: no agents run job {job.name!r}.'
-    )
-  job.is_stopping = False
-  if job.phase == 'running':
-    job.is_restart_asked = True
-  elif job.phase == 'ended':
-    job.phase, job.is_success = 'waiting', False
-    job.restarts_used = 0
-
-
-def _replace(job: JobState, request: pb.OperateRequest) -> None:
-  if job.phase != 'running' or request.target not in job.members:
-    raise Refused(
-      'INVALID_ARGUMENT',
-      f'replace: {request.target!r} is no worker of job {job.name!r} now; it'
-      f' has {", ".join(job.members[:20]) or "none"}.',
-    )
-  if request.target not in job.replace_asked:
-    job.replace_asked.append(request.target)
-
-
-def _retry_set_aside(job: JobState, request: pb.OperateRequest) -> None:
-  names = [request.target] if request.target else list(job.sets)
-  chosen = [job_data.data_set(job, name) for name in names]
-  for data in chosen:
-    data.ledger.retry_set_aside()
-
-
-def _set_plan(job: JobState, plan: pb.Plan) -> None:
-  """Takes a plan over; its version is the next one, whatever it says."""
-  version = job.plan.version + 1
-  job.plan = pb.Plan()
-  job.plan.CopyFrom(plan)
-  job.plan.version = version
-  job.plan.lr_scale = plan.lr_scale or 1.0
-
-
-def _forget_requests(job: JobState) -> None:
-  job.is_restart_asked, job.replace_asked = False, []
-
-
-def _release_all(job: JobState) -> int:
-  return sum(ledger.release() for ledger in job.data_sets.values())
-
-
-def _end_generation(
-  job: JobState, message: pb.EndGeneration, now: float
-) -> bool:
-  if job.phase == 'ended' or message.generation != job.generation:
-    return False
-  was_running = job.phase == 'running'
-  if not was_running and not message.is_final:
-    return False
-  reason = message.reason[:_MAX_TEXT]
-  job.phase = 'ended' if message.is_final else 'waiting'
-  job.is_success = message.is_final and message.is_success
-  if was_running:
-    job.restarts_used += message.counts
-    gone = [name for name in message.replaced if name not in job.replaced]
-    job.replaced += gone
-    _release_all(job)
-    if job.history:
-      last = job.history[-1]
-      last.ended_unix_s = now
-      last.reason, last.counts = reason, message.counts
-  _forget_requests(job)
-  text = f'generation {job.generation} ended: {reason}'
-  job.actions.append((now, text))
-  return True
-
-
-def _expire_workers(
-  job: JobState, message: pb.ExpireWorkers, now: float
-) -> bool:
-  """Gives the shards of workers back, and fences the workers off."""
-  gone = set(message.workers)
-  count = sum(ledger.release(gone) for ledger in job.data_sets.values())
-  clients = [job.clients[name] for name in gone if name in job.clients]
-  if not count and all(client.is_expired for client in clients):
-    return False
-  for client in clients:
-    client.is_expired = True
-  text = (
-    f'{", ".join(sorted(gone))[:200]} expired ({message.reason[:200]}):'
-    f' {count} shards go to others'
-  )
-  job.actions.append((now, text))
-  return True
-
-
-__all__ = ['ACTIONS', 'DECISIONS', 'Jobs', 'MESSAGES', 'REQUESTS', 'Refused']
+__all__ = ['DECISIONS', 'Jobs', 'MESSAGES', 'REQUESTS', 'Refused']

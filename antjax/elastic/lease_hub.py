@@ -197,9 +197,7 @@ class Hub:
     # grain takes from its processes in turn. One that waited for another of
     # them, which waits for its turn, would wait forever: it ends.
     may_wait = not any(one.held for one in others if one.number == number)
-    lease, is_waiting, first_open = self._leases.take(
-      number, may_wait=may_wait
-    )
+    lease, is_waiting, first_open = self._leases.take(number, may_wait=may_wait)
     reply.first_open_epoch = first_open
     if is_waiting:
       reply.outcome = pb.ExchangeReply.WAIT

@@ -198,8 +198,9 @@ class LeaseQueue:
           if this.outcome == _OUTCOME.FINISHED:
             return None, False, this.first_open_epoch
           now = time.monotonic()
-          is_fresh = (
-            this.num_asked > num_asked or now - this.asked_s < self._poll_s
+          is_fresh = this.num_asked > num_asked or (
+            # It may be what is still to be reported that others wait for.
+            now - this.asked_s < self._poll_s and not this.has_news()
           )
           if (
             (self._lockstep or not may_wait)
@@ -301,7 +302,8 @@ class LeaseQueue:
       if this.outcome == _OUTCOME.LEASED:
         return 0.0
       if self._is_asked:  # Others may need a while to be done.
-        until.append(this.asked_s + self._poll_s - now)
+        wait_s = 0.0 if this.has_news() else this.asked_s + self._poll_s - now
+        until.append(wait_s)
     return max(0.0, min(until))
 
   def _num_wanted(self, this: _Pass) -> int:

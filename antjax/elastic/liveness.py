@@ -11,13 +11,15 @@ import dataclasses
 
 from antjax.elastic.job_state import JobState
 
+_MAX_WORKERS = 20_000  # Of a job.
+
 
 @dataclasses.dataclass
 class _Pulse:
   generation: int
   heard: float
   progressed: float
-  progress: tuple[int, int] = (-1, -1)
+  progress: tuple[int, int] | None = None  # None: no heartbeat yet.
 
 
 class Liveness:
@@ -75,17 +77,11 @@ class Liveness:
       suspects = holders(job)
     found = []
     for name in suspects:
-      pulse = self._pulses.get(job.name, {}).get(name)
-      if pulse is None or pulse.generation != job.generation:
-        # Its time begins now: it may still be starting.
-        pulse = self._pulse(job.name, name, job.generation, now)
-      if (
-        not job.is_managed and now - pulse.heard > self._lease_timeout_s
-      ) or now - pulse.progressed > self._progress_timeout_s:
-        found.append(name)
-      elif (
-        pulse.progress != (-1, -1) and now - pulse.heard > self._lease_timeout_s
-      ):
+      # One that has not said anything yet may still be starting.
+      pulse = self._pulse(job.name, name, job.generation, now)
+      is_known = pulse.progress is not None or not job.is_managed
+      is_silent = is_known and now - pulse.heard > self._lease_timeout_s
+      if is_silent or now - pulse.progressed > self._progress_timeout_s:
         found.append(name)
     return found
 
@@ -105,7 +101,9 @@ class Liveness:
     workers = self._pulses.setdefault(job, {})
     pulse = workers.get(worker)
     if pulse is None or pulse.generation != generation:
-      pulse = workers[worker] = _Pulse(generation, now, now)
+      pulse = _Pulse(generation, now, now)
+      if worker in workers or len(workers) < _MAX_WORKERS:
+        workers[worker] = pulse
     return pulse
 
 

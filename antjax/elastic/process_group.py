@@ -163,7 +163,14 @@ class ProcessGroup:
       start_new_session=True,
     )
     self.pid = self._process.pid
-    guard.add(self.pid)
+    try:
+      guard.add(self.pid)
+    except BrokenPipeError as error:
+      self.kill()
+      self._process.wait()
+      raise RuntimeError(
+        'the guard process was killed; without it nothing is started.'
+      ) from error
     assert self._process.stdout is not None
     pipe = os.dup(self._process.stdout.fileno())
     self._process.stdout.close()
@@ -199,6 +206,7 @@ class ProcessGroup:
     """Ends what the program left behind; returns its code, < 0: a signal."""
     self.kill()
     code = self._process.wait()
-    self._guard.remove(self.pid)
+    with contextlib.suppress(BrokenPipeError):
+      self._guard.remove(self.pid)
     self._thread.join(timeout=_DRAIN_S)
     return code

@@ -45,12 +45,25 @@ _MAX_TAIL = 600  # With the rest within what a job keeps of a reason.
 
 @dataclasses.dataclass(frozen=True)
 class _Problem:
-  """Why a generation cannot go on; is_fault: nobody asked for it."""
+  """Why a generation cannot go on.
+
+  Attributes:
+    at: When it came.
+    is_fault: The peers hang: they are killed at once. Else they may save.
+    counts: Nobody asked for it: it counts against the budget.
+    reason: For people.
+    tail: Last lines of the worker.
+  """
 
   at: float
   is_fault: bool
   reason: str
   tail: str = ''
+  counts: bool = True
+
+
+def _left(name: str, at: float) -> _Problem:
+  return _Problem(at, False, f'{name}: its host left', counts=False)
 
 
 class Rendezvous:
@@ -88,6 +101,8 @@ class Rendezvous:
       reply.reason = (
         f'another agent joined job {job.name} as {request.head.client}; give'
         ' each host its own --name.'
+        if room.current(request.head.client)
+        else f'job {job.name} has too many agents.'
       )
     elif job.phase == 'ended':
       reply.command = pb.AgentBeatReply.EXIT
@@ -183,20 +198,17 @@ class Rendezvous:
     )
     stop = room.stop(job.generation)
     if any(one.is_fault for one in problems):
-      return [self._fault(job, stop[0] if stop else '', problems[0])]
+      return [self._end_after(job, problems, stop)]
     is_over = all(
       agent is not None and agent.is_out(job.generation)
       for agent in map(room.current, job.members)
     )
-    reasons = [stop] if stop else []
-    reasons += [(one.reason, one.at) for one in problems]
-    if is_over and not reasons:
+    since = [one.at for one in problems] + ([stop[1]] if stop else [])
+    if is_over and not since:
       reason = 'all workers finished'
       return [self._end_message(job, reason, is_success=True, is_final=True)]
-    if reasons and (
-      is_over or now > min(at for _, at in reasons) + self._config.stop_grace_s
-    ):
-      return [self._end_message(job, reasons[0][0])]
+    if since and (is_over or now > min(since) + self._config.stop_grace_s):
+      return [self._end_after(job, problems, stop)]
     if not stop and (reason := self._why_stop(job, room, now)):
       room.ask_to_stop(job.generation, reason, now)
     return []
@@ -204,38 +216,42 @@ class Rendezvous:
   def _problems(
     self, job: JobState, room: Room, now: float, hung: Collection[str]
   ) -> Iterable[_Problem]:
+    is_asked = room.stop(job.generation) is not None or any(
+      agent is not None and agent.is_leaving
+      for agent in map(room.current, job.members)
+    )
     for name in job.members:
       agent = room.current(name)
       if agent is None or not self._is_living(agent, now):
         since = room.since if agent is None else agent.last_seen
         if now - since > self._config.agent_timeout_s:
           if agent is not None and agent.is_leaving:
-            yield _Problem(agent.last_seen, False, f'{name}: its host left')
+            yield _left(name, agent.last_seen)
           else:
             reason = f'{name}: no beat of its agent for {now - since:.0f} s'
             yield _Problem(now, True, reason)
       elif agent.has_left:
-        yield _Problem(agent.changed_at, False, f'{name}: its host left')
+        yield _left(name, agent.changed_at)
       elif agent.took_over == job.generation:
-        yield _Problem(
-          agent.first_seen,
-          not agent.is_after_leaver,
-          f'{name}: its agent was started anew',
-        )
+        if agent.is_after_leaver:
+          yield _left(name, agent.first_seen)
+        else:
+          reason = f'{name}: its agent was started anew'
+          yield _Problem(agent.first_seen, True, reason)
       elif agent.is_idle and not self._may_start(agent, job, room):
         reason = f'{name}: its worker was gone when the coordinator came back'
         yield _Problem(agent.first_seen, True, reason)
       elif agent.has_exited_from(job.generation):
-        code = agent.exit_code
-        if code in _STOPPED or agent.is_leaving:
-          reason = f'{name}: its host is leaving or its worker was stopped'
-          yield _Problem(agent.changed_at, False, reason)
-        elif code:
+        if agent.is_leaving:
+          yield _left(name, agent.changed_at)
+        elif agent.exit_code:
+          was_stopped = agent.exit_code in _STOPPED
           yield _Problem(
             agent.changed_at,
-            True,
+            not was_stopped,
             f'{name}: its worker {agent.exit_text}',
             agent.log_tail,
+            counts=not (was_stopped and is_asked),
           )
       elif name in hung and agent.generation == job.generation:
         reason = f'{name}: its worker is silent or makes no progress'
@@ -262,12 +278,17 @@ class Rendezvous:
         return f'taking in {", ".join(waiting)}'
     return ''
 
-  def _fault(
-    self, job: JobState, stop: str, problem: _Problem
+  def _end_after(
+    self,
+    job: JobState,
+    problems: list[_Problem],
+    stop: tuple[str, float] | None,
   ) -> pb.EndGeneration:
-    """Ends a generation at once; the first problem is the cause."""
-    counts = problem.is_fault and not stop
-    reason = stop or problem.reason
+    """Ends a generation: as it was asked to, or by its first problem."""
+    if stop:
+      return self._end_message(job, stop[0])
+    problem = problems[0]
+    counts, reason = problem.counts, problem.reason
     if counts and job.restarts_used >= self._config.max_restarts:
       reason += (
         f'; the restart budget of {self._config.max_restarts} is used up'

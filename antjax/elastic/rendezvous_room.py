@@ -9,6 +9,8 @@ import re
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.process_group import describe_exit
 
+_MAX_AGENTS = 20_000  # Of one job.
+_MAX_TAIL = 4000
 _MAX_FENCED = 16  # Of one name; a host does not come back so often in minutes.
 
 
@@ -108,7 +110,7 @@ class Agent:
     self.status = request.status
     self.generation = request.generation
     self.exit_code = request.exit_code
-    self.log_tail = request.log_tail
+    self.log_tail = request.log_tail[-_MAX_TAIL:]
     self.device_kind = request.device_kind
     self.resources.CopyFrom(request.resources)
     self.last_seen = now
@@ -150,7 +152,9 @@ class Room:
   def note(
     self, request: pb.AgentBeatRequest, generation: int, now: float
   ) -> Agent | None:
-    """Notes a beat; returns None to an agent whose name another one took.
+    """Notes a beat; returns None for an agent that has to leave.
+
+    Another one took its name, or there are too many.
 
     Args:
       request: The beat.
@@ -167,6 +171,8 @@ class Room:
           del self._former[name, incarnation]
       return None
     agent = self._current.get(name)
+    if agent is None and len(self._current) >= _MAX_AGENTS:
+      return None
     if agent is None or agent.incarnation != incarnation:
       before = agent
       agent = Agent(name, incarnation, first_seen=now, changed_at=now)

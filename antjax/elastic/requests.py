@@ -6,8 +6,10 @@ What passes has bounded sizes and values in range; whether it fits the state of
 its job is for `jobs.Jobs` to say.
 """
 
+from collections.abc import Callable
 import math
 import re
+from typing import Any
 
 from google.protobuf.message import DecodeError, Message
 
@@ -40,7 +42,8 @@ def parse(kind: type[Message], data: bytes) -> Message:
   if len(data) > limit:
     raise Refused(
       'INVALID_ARGUMENT',
-      f'{kind.DESCRIPTOR.name} of {len(data)} bytes; at most {limit} are taken.',
+      f'{kind.DESCRIPTOR.name} has {len(data)} bytes; at most {limit} are'
+      ' taken.',
     )
   try:
     request = kind.FromString(data)
@@ -202,7 +205,7 @@ def _refused(field: str, value: object, needed: str) -> Refused:
   return Refused('INVALID_ARGUMENT', f'{field}={value!r} must be {needed}.')
 
 
-_CHECKS = {
+_CHECKS: dict[type[Message], Callable[[Any], None]] = {
   pb.CreateDataSetRequest: _check_data_set,
   pb.BeginRequest: _check_begin,
   pb.ExchangeRequest: _check_exchange,

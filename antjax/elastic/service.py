@@ -52,7 +52,7 @@ METHODS = {
 }
 
 
-class Service(grpc.GenericRpcHandler):  # type: ignore[misc]
+class Service(grpc.GenericRpcHandler):
   """Finds the handler of a call; who may not call is refused unread."""
 
   def __init__(self, handlers: dict[str, HandlerFn], tokens: Tokens):
@@ -160,16 +160,15 @@ def make_server(
   return server, bound
 
 
-def _handler(
-  kind: type[Message], handle: HandlerFn
-) -> grpc.RpcMethodHandler:
+def _handler(kind: type[Message], handle: HandlerFn) -> grpc.RpcMethodHandler:
   async def answer(
     data: bytes, context: 'grpc.aio.ServicerContext[bytes, bytes]'
   ) -> bytes:
     try:
       return await handle(requests.parse(kind, data), data)
     except Refused as error:
-      code, text = error.code, error.text
+      code: str = error.code
+      text = error.text
     except RuntimeError as error:  # The journal's.
       code, text = 'UNAVAILABLE', str(error)
     # A bug of ours must not end the service, nor tell strangers of its inside.

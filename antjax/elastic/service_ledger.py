@@ -4,6 +4,7 @@
 
 import json
 import threading
+import time
 from typing import Any
 
 from absl import logging
@@ -70,6 +71,7 @@ class ServiceLedgerClient:
     self._round = 0  # How often `start` and `load` were called.
     self._number = 0  # Of the pass that goes on; 0: none.
     self._is_waiting = False
+    self.ended_s = 0.0  # When `lease` last gave None, by the steady clock.
     self._held: dict[DataShard, np.ndarray] = {}  # Consumed, by whomever.
     self._unreadable: set[DataShard] = set()
 
@@ -94,6 +96,11 @@ class ServiceLedgerClient:
   def is_stream(self) -> bool:
     """Whether the data set grows while it is read."""
     return self._is_stream
+
+  @property
+  def has_begun(self) -> bool:
+    """Whether the coordinator knows of the data set and the generation."""
+    return self._number > 0
 
   @property
   def is_waiting(self) -> bool:
@@ -127,6 +134,7 @@ class ServiceLedgerClient:
     lease, self._is_waiting, first_open = self._leases.take(self._number)
     self._consumption.drop_before(first_open)
     if lease is None:
+      self.ended_s = time.monotonic()
       return None
     shard = from_proto(lease.shard)
     self._held[shard] = consumed_flags(lease)

@@ -3,7 +3,7 @@
 """A training process's side of an elastic job: data, plan and pulse."""
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import json
 import os
 import threading
@@ -16,7 +16,6 @@ import psutil
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import (
   CoordinatorClient,
-  CoordinatorGoneError,
   StaleError,
 )
 from antjax.elastic.lease_queue import LeaseQueue
@@ -40,8 +39,8 @@ class Agent:
 
   A thread sends a heartbeat a second. Where the coordinator says that this
   process is fenced off (its generation is over), the next call of the agent
-  raises StaleError; if the process is still there `grace_s` later, for instance
-  in a collective that never ends, it exits with code 75.
+  raises StaleError; if the process is still there `grace_s` later, as in a
+  collective that never ends, it exits with code 75.
   """
 
   def __init__(
@@ -99,11 +98,13 @@ class Agent:
       give_up_s=give_up_s,
     )
     self._lock = threading.Lock()
+    self._delivering = threading.Lock()
     self._beat_now = threading.Event()
     self._is_ending = False
     self._thread: threading.Thread | None = None
     self._fatal: Exception | None = None
     self._ledgers: dict[str, ServiceLedgerClient] = {}
+    self._datasets: list[LeasedDataset] = []
     self._streams: dict[str, Callable[[], tuple[int, bool]]] = {}
     self._extended: dict[str, tuple[int, bool]] = {}
     self._plan = pb.Plan(lr_scale=1.0)
@@ -140,9 +141,13 @@ class Agent:
     try:
       if self._fatal is None:
         self._deliver_commit()
-    except StaleError:
-      pass  # The next generation says what it restored.
+    except StaleError:  # The next generation says what it restored.
+      pass
     finally:
+      if self._fatal is not None:
+        self._client.close()  # Nobody waits any more.
+      for dataset in self._datasets:
+        dataset.close()
       for ledger in self._ledgers.values():
         ledger.close()
       self._client.close()
@@ -225,7 +230,9 @@ class Agent:
     self._ledgers[name] = ledger
     if poll is not None and self._rank == 0:
       self._streams[name] = poll
-    return LeasedDataset(source, ledger, key_field=key_field)
+    dataset = LeasedDataset(source, ledger, key_field=key_field)
+    self._datasets.append(dataset)
+    return dataset
 
   # --- What the training loop asks and says: train/elastic.py. ---------------
 
@@ -245,9 +252,10 @@ class Agent:
     return self._is_stopping
 
   def may_get_more(self) -> bool:
-    """Whether data may still come after an iterator has ended."""
+    """Whether data may still come from the iterator that has just ended."""
     self._raise_if_fatal()
-    return any(ledger.is_waiting for ledger in self._ledgers.values())
+    ended = [ledger for ledger in self._ledgers.values() if ledger.ended_s]
+    return bool(ended) and max(ended, key=lambda one: one.ended_s).is_waiting
 
   def on_batch_time(
     self,
@@ -259,23 +267,18 @@ class Agent:
   ) -> None:
     """Notes the times of a step, for the next heartbeat."""
     self._raise_if_fatal()
-    self.on_progress(step, num_samples)
-    self._batch_times.append(
-      pb.BatchTime(
-        step=step,
-        end_unix_s=time.time(),
-        compute_s=compute_s,
-        wait_s=wait_s,
-        num_micro_batches=num_micro_batches,
-        num_samples=num_samples,
-      )
+    times = pb.BatchTime(
+      step=step,
+      end_unix_s=time.time(),
+      compute_s=compute_s,
+      wait_s=wait_s,
+      num_micro_batches=num_micro_batches,
+      num_samples=num_samples,
     )
-
-  def on_progress(self, step: int, num_samples: int = 0) -> None:
-    """Notes that a step is done: a sign of life, also without times."""
     with self._lock:
       self._step = max(self._step, step)
       self._num_samples += num_samples
+      self._batch_times.append(times)
 
   def on_commit(self, step: int, input_state: Any) -> None:
     """Reports that a checkpoint is committed; returns at once.
@@ -301,28 +304,20 @@ class Agent:
     self._beat_now.set()
 
   def describe(
-    self,
-    *,
-    device_kind: str,
-    num_devices: int,
-    max_micro_batches: int = 0,
+    self, *, device_kind: str, num_devices: int, max_micro_batches: int = 0
   ) -> None:
     """Says what this worker is, for the monitor and the policies.
 
     Args:
       device_kind: Such as 'cpu' or 'TPU v5e'.
       num_devices: Of this process.
-      max_micro_batches: That it can do in a step; 0: no limit is known.
+      max_micro_batches: That it can do in a step; 0: not known.
     """
     self._description = {
       'device_kind': device_kind,
       'num_devices': num_devices,
       'max_micro_batches': max_micro_batches,
     }
-
-  def merge_states(self, states: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """Unites the input states of all workers, see `position.merge_states`."""
-    return position.merge_states(states)
 
   # --- The heartbeat thread. -------------------------------------------------
 
@@ -339,10 +334,7 @@ class Agent:
       if self._is_ending:
         return
       self._fatal = error
-      if isinstance(error, StaleError):
-        logging.error('Fenced off: %s This process ends.', error)
-      else:
-        logging.error('The heartbeat failed: %s', error)
+      logging.error('This process ends: %s', error)
       self._end_unless_ending()
 
   def _end_unless_ending(self) -> None:
@@ -354,9 +346,10 @@ class Agent:
       self._exit_process(EXIT_STALE)
 
   def _beat(self) -> None:
-    times = list(self._batch_times)
     with self._lock:
       step, num_samples = self._step, self._num_samples
+      times = list(self._batch_times)
+      self._batch_times.clear()
     memory = psutil.virtual_memory()
     reply = self._client.call(
       'Heartbeat',
@@ -373,36 +366,33 @@ class Agent:
         **self._description,
       ),
     )
-    for _ in times:  # The thread of the loop only adds at the other end.
-      self._batch_times.popleft()
     if reply.plan.version > self._plan.version:
       self._plan = reply.plan
     self._is_stopping = self._is_stopping or reply.is_stopping
 
   def _deliver_commit(self) -> None:
-    with self._lock:
-      request, self._commit = self._commit, None
-    if request is not None:
-      try:
-        self._client.call('Commit', request)
-      except CoordinatorGoneError:
-        with self._lock:
-          self._commit = self._commit or request
-        raise
+    """Returns once every commit so far is delivered, by whichever thread."""
+    with self._delivering:
+      with self._lock:
+        request = self._commit
+      if request is None:
+        return
+      self._client.call('Commit', request)
+      with self._lock:
+        if self._commit is request:
+          self._commit = None
 
   def _extend(self, name: str, poll: Callable[[], tuple[int, bool]]) -> None:
     """Reports that a stream has grown."""
+    if not self._ledgers[name].has_begun:
+      return  # It is not created before its first lease.
     now = poll()
-    if now == self._extended.get(name):
-      return
-    request = pb.ExtendStreamRequest(
-      data_set=name, num_records=now[0], is_closed=now[1]
-    )
-    try:
+    if now != self._extended.get(name):
+      request = pb.ExtendStreamRequest(
+        data_set=name, num_records=now[0], is_closed=now[1]
+      )
       self._client.call('ExtendStream', request)
-    except LookupError:  # Not created before its first lease.
-      return
-    self._extended[name] = now
+      self._extended[name] = now
 
   def _raise_if_fatal(self) -> None:
     if self._fatal is not None:

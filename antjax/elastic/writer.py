@@ -13,7 +13,6 @@ from collections.abc import Callable
 from concurrent import futures
 import time
 
-from absl import logging
 from google.protobuf.message import Message
 
 from antjax.elastic.jobs import Jobs, MESSAGES
@@ -156,9 +155,7 @@ class Writer:
     assert group is not None
     self._writing = group
     snapshot = self.jobs.to_bytes() if self._snapshot_is_due() else None
-    task = self._loop.run_in_executor(
-      self._thread, self._store, rows, snapshot
-    )
+    task = self._loop.run_in_executor(self._thread, self._store, rows, snapshot)
     task.add_done_callback(lambda done: self._written(group, done))
 
   def _written(
@@ -198,4 +195,3 @@ class Writer:
       journal.num_commands >= _SNAPSHOT_COMMANDS
       and journal.num_bytes >= 2 * self._last_snapshot_bytes
     )
-

@@ -47,11 +47,11 @@ class LeasedDataset(grain.IterDataset):
 
   What does not work: `mp_prefetch` with a `LocalLedgerClient` (the worker
   processes would lease the same records: a TypeError); two live iterators on
-  one data set or client (once the newer is used, the older raises RuntimeError);
-  `set_state` under `mp_prefetch` after the first element; transforms that
-  hold back records but do not save them, such as grain's window shuffle, make
-  those count as consumed; `batch(drop_remainder=True)` drops the last records
-  of this process after the last epoch.
+  one data set or client (once the newer is used, the older one raises a
+  RuntimeError); `set_state` under `mp_prefetch` after the first element;
+  transforms that hold back records unsaved, such as grain's window shuffle,
+  make those count as consumed; `batch(drop_remainder=True)` drops the last
+  records of this process after the last epoch.
   """
 
   def __init__(
@@ -87,6 +87,12 @@ class LeasedDataset(grain.IterDataset):
 
   def __iter__(self) -> '_LeasedIterator':
     return _LeasedIterator(self)
+
+  def close(self) -> None:
+    """Gives back the rest of the shard in use; no iterator goes on after it."""
+    iterator = None if self._newest is None else self._newest()
+    if iterator is not None:
+      iterator.give_back()
 
   def __getstate__(self) -> dict[str, Any]:
     return {**self.__dict__, '_newest': None}
@@ -154,6 +160,15 @@ class _LeasedIterator(grain.DatasetIterator):
 
   def __str__(self) -> str:
     return f'LeasedIterator(num_records={self._dataset._client.num_records})'
+
+  def give_back(self) -> None:
+    """Ends this iterator; what it has not yielded is to be read by others."""
+    with _beginning:
+      if self._shard is not None and not self._is_retired:
+        self._mark()
+        self._dataset._client.requeue(self._shard)
+      self._is_retired = True
+      self._forget()
 
   def _forget(self) -> None:
     self._shard: DataShard | None = None

@@ -99,7 +99,7 @@ def _unpacked(raw: bytes) -> np.ndarray:
 
 
 def _shorter(text: str, raw: bytes) -> str:
-  packed = base64.b64encode(zlib.compress(raw, 1)).decode()
+  packed = base64.b64encode(zlib.compress(raw)).decode()
   return f'z{packed}' if len(packed) < len(text) else text
 
 

@@ -17,6 +17,7 @@ import pathlib
 import sqlite3
 import struct
 from types import TracebackType
+from typing import Any
 import zlib
 
 VERSION = 1
@@ -89,11 +90,10 @@ class Journal:
       RuntimeError: What is stored is not what was written; also while the
         commands are read.
     """
-    row = self._db.execute('SELECT last_row, crc, body FROM snapshot').fetchone()
+    rows = self._read('SELECT last_row, crc, body FROM snapshot')
     self._last_row, snapshot = 0, None
     self.num_commands = self.num_bytes = 0
-    if row is not None:
-      self._last_row, crc, snapshot = row
+    for self._last_row, crc, snapshot in rows:
       if zlib.crc32(snapshot) != crc:
         raise self._damaged('the snapshot does not have its checksum')
     return snapshot, self._commands()
@@ -131,7 +131,7 @@ class Journal:
 
   def _commands(self) -> Iterator[Command]:
     expected = self._last_row
-    rows = self._db.execute('SELECT id, crc, body FROM commands ORDER BY id')
+    rows = self._read('SELECT id, crc, body FROM commands ORDER BY id')
     for row, crc, body in rows:
       expected += 1
       if row != expected:
@@ -146,6 +146,12 @@ class Journal:
         yield kind, body[at - length : at], time
       self.num_bytes += len(body)
       self._last_row = expected
+
+  def _read(self, query: str) -> list[Any]:
+    try:
+      return self._db.execute(query).fetchall()
+    except sqlite3.DatabaseError as error:
+      raise self._damaged(str(error)) from error
 
   def _locked(self) -> int:
     """Takes the lock; it ends with the process, however that ends."""
@@ -185,9 +191,12 @@ class Journal:
       db.execute('PRAGMA locking_mode = EXCLUSIVE')
       db.execute('PRAGMA journal_mode = WAL')
       db.execute('PRAGMA synchronous = FULL')
+      db.execute(f'PRAGMA journal_size_limit = {16 << 20}')
       (application,) = db.execute('PRAGMA application_id').fetchone()
       (version,) = db.execute('PRAGMA user_version').fetchone()
-      (num_tables,) = db.execute('SELECT count(*) FROM sqlite_master').fetchone()
+      (num_tables,) = db.execute(
+        'SELECT count(*) FROM sqlite_master'
+      ).fetchone()
       if not application and not num_tables:
         db.executescript(
           f'BEGIN; PRAGMA application_id = {_APPLICATION_ID};'

@@ -227,5 +227,5 @@ def test_a_forked_child_is_refused(server):
 
 
 def test_tls_needs_its_files(server, tmp_path):
-  with pytest.raises(FileNotFoundError, match='ca.pem'):
+  with pytest.raises(ValueError, match='ca.pem'):
     connect(server, tls_dir=str(tmp_path))

@@ -8,8 +8,9 @@ import random
 import numpy as np
 import pytest
 
+from antjax.elastic import consumption
 from antjax.elastic.consumption import Consumption
-from antjax.input import ledger_state
+from antjax.input import index_set, ledger_state
 from antjax.input.data_shard import DataShard, ShardLedger
 
 
@@ -84,14 +85,19 @@ def test_committed_epochs_are_forgotten():
   assert worker.state() == state
 
 
-def test_a_state_is_cheap_at_every_batch():
-  """The text of what is done is made anew only where it has changed."""
-  worker = Consumption(10**6, 10, num_epochs=1)
-  shard = shard_of(0, 0, 10**6, 10)
-  worker.mark(shard, np.array([0]))
-  first = worker.state()['epochs'][0]['done']
-  worker.mark(shard, np.array([1]))
-  assert worker.state()['epochs'][0]['done'] is first
+@pytest.mark.parametrize('text', ['0', 'f0f', index_set.encode(7 << 900)])
+def test_positions_are_text_all_along(text):
+  draw = random.Random(0)
+  size = 1000
+  expected = index_set.decode(text)
+  positions = consumption._Positions(text, size)
+  for _ in range(200):
+    number = draw.randrange(size + 500)
+    assert (number in positions) == bool(expected >> number & 1)
+    positions.add(number)
+    expected |= 1 << number
+    assert index_set.decode(positions.text()) == expected
+  assert positions.text() is positions.text()
 
 
 def test_a_stream_grows_in_order():

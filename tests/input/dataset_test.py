@@ -224,6 +224,77 @@ def test_worker_processes_are_refused(num_workers):
     next(iter(dataset))
 
 
+def test_an_iterator_that_is_not_used_disturbs_nobody():
+  dataset = leased()
+  iterator = iter(dataset)
+  before = numbers(take(iterator, 13))
+  iter(dataset)
+  assert before + numbers(iterator) == numbers(leased())
+
+
+def test_states_within_and_between_chunks():
+  """What is used is noted in bulk; a state has it all the same."""
+  size = 2 * dataset_lib._CHUNK + 44
+  whole = None
+  for num_before in (1, dataset_lib._CHUNK, dataset_lib._CHUNK + 1, size, 700):
+
+    def iterate():
+      ledger = ShardLedger(1000, size, seed=3)
+      return iter(LeasedDataset(Source(1000), LocalLedgerClient(ledger)))
+
+    whole = whole or numbers(iterate())
+    iterator = iterate()
+    before = numbers(take(iterator, num_before))
+    restored = iterate()
+    for _ in range(2):  # Taking a state twice changes nothing.
+      state = through_json(iterator.get_state())
+    restored.set_state(state)
+    assert before + numbers(restored) == whole
+    assert before + numbers(iterator) == whole
+
+
+def test_a_local_reader_raises_and_can_go_on():
+  class Broken(Source):
+    def read(self, start, stop):
+      if start == 40:
+        raise OSError('damaged')
+      return super().read(start, stop)
+
+  source = Broken()
+  iterator = iter(LeasedDataset(source, leased()._client))
+  seen = []
+  with pytest.raises(OSError, match='damaged'):
+    while True:
+      seen += numbers([next(iterator)])
+  source.read = super(Broken, source).read  # Repaired.
+  assert sorted(seen + numbers(iterator)) == list(range(NUM_RECORDS))
+
+
+def test_a_source_that_gives_too_few_records():
+  class Short(Source):
+    def read(self, start, stop):
+      return super().read(start, stop)[:-1]
+
+  with pytest.raises(ValueError, match='gave 9 records'):
+    next(iter(LeasedDataset(Short(), leased()._client)))
+
+
+def test_close_gives_the_rest_of_a_shard_back():
+  dataset = leased()
+  iterator = iter(dataset)
+  before = numbers(take(iterator, 13))
+  dataset.close()
+  with pytest.raises(RuntimeError, match='a newer iterator'):
+    next(iterator)
+  rest = iter(
+    LeasedDataset(
+      Source(),
+      LocalLedgerClient(ShardLedger.from_json(dataset._client.state())),
+    )
+  )
+  assert sorted(before + numbers(rest)) == list(range(NUM_RECORDS))
+
+
 def test_client_is_not_copied():
   with pytest.raises(TypeError, match='cannot be pickled or copied'):
     copy.deepcopy(leased()._client)

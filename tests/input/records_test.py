@@ -3,6 +3,7 @@
 """Parquet and ArrayRecord files: equal records, clear errors."""
 
 import os
+import pickle
 
 import hypothesis
 from hypothesis import strategies as st
@@ -51,6 +52,12 @@ def _path(request, tmp_path):
   path = tmp_path / f'r.{request.param}'
   assert _write(path, _table()) == 10
   return path
+
+
+def test_another_process_gets_a_source_of_the_same_file(path):
+  source = pickle.loads(pickle.dumps(records.open_source(path, SCHEMA)))
+  assert len(source) == 10
+  assert set(source.read(4, 5)[0]) == set(SCHEMA)
 
 
 def test_records(path):

@@ -1,0 +1,167 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the coordinator decides by itself, asked twice a second.
+
+Rendezvous says which generation starts or ends, Liveness who is given up, and
+the Controller what is done about slow workers; all of it becomes messages that
+are applied and stored like requests.
+"""
+
+from collections.abc import Callable
+import time
+
+from absl import logging
+from google.protobuf.message import Message
+
+from antjax.elastic import actions, status
+from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic.controller import Controller
+from antjax.elastic.job_state import JobState
+from antjax.elastic.liveness import Liveness
+from antjax.elastic.monitor import Monitor
+from antjax.elastic.refused import Refused
+from antjax.elastic.rendezvous import Rendezvous
+from antjax.elastic.writer import Writer
+
+_NAMES = {
+  actions.AdjustBatch: 'ADJUST_BS',
+  actions.BackupWorkers: 'BACKUP_WORKERS',
+  actions.KillRestart: 'KILL_RESTART',
+  actions.AdjustLR: 'ADJUST_LR',
+}
+
+
+class Decisions:
+  """Decides about jobs, and applies it.
+
+  Attributes:
+    log: What the Controller did.
+  """
+
+  def __init__(
+    self,
+    writer: Writer,
+    monitor: Monitor,
+    rendezvous: Rendezvous,
+    liveness: Liveness,
+    controller: Controller,
+    wall_clock: Callable[[], float] = time.time,
+  ):
+    """Takes over the jobs of a writer, and asks the others about them."""
+    self.log = status.ActionLog()
+    self._writer = writer
+    self._monitor = monitor
+    self._rendezvous = rendezvous
+    self._liveness = liveness
+    self._controller = controller
+    self._wall_clock = wall_clock
+    self._waiting_since: dict[str, float] = {}
+
+  def tick(self, names: set[str], now: float) -> None:
+    """Decides about jobs, once.
+
+    Args:
+      names: Jobs with agents; known ones are decided on in any case.
+      now: Seconds that only go forward.
+    """
+    jobs = self._writer.jobs
+    known = jobs.names()
+    for name in {*known, *names}:
+      try:
+        self._tick_job(jobs.job(name), now, name in names)
+      except Refused as error:
+        logging.warning('Job %s: %s', name, error.text)
+      # One job's trouble must not be that of the others.
+      except Exception:
+        if self._writer.error is not None:
+          raise
+        logging.exception('Deciding about job %s failed.', name)
+    self._liveness.keep(known)
+    for name in self._waiting_since.keys() - {*known, *names}:
+      del self._waiting_since[name]
+
+  def _tick_job(self, job: JobState, now: float, has_agents: bool) -> None:
+    if job.phase == 'ended':
+      self._controller.forget_job(job.name)
+      return
+    if job.phase == 'waiting' and has_agents:
+      self._waiting_since.setdefault(job.name, now)
+    hung = self._liveness.hung(job, now)
+    for message in self._rendezvous.decide(job, now, hung):
+      self._apply(message, job.name, now)
+    if job.sets and (job.phase == 'running' or not job.is_managed):
+      self._monitor.note_remaining(job.name, _remaining(job))
+      self._control(job, now)
+
+  def _apply(self, message: Message, name: str, now: float) -> None:
+    if not self._writer.decide(message):
+      return
+    job = self._writer.jobs.job(name)
+    if isinstance(message, pb.StartGeneration):
+      logging.info(
+        'Job %s: generation %d of %d hosts starts.',
+        name,
+        job.generation,
+        len(job.members),
+      )
+      since = self._waiting_since.pop(name, now)
+      self._monitor.note_pending(name, now - since, now)
+      self._monitor.note_plan(name, job.plan, now)
+    elif isinstance(message, pb.EndGeneration):
+      logging.info(
+        'Job %s: generation %d ended: %s', name, job.generation, message.reason
+      )
+      for worker in message.replaced:
+        self._monitor.forget(name, worker)
+    elif isinstance(message, pb.ExpireWorkers):
+      workers = ', '.join(message.workers)
+      logging.warning('Job %s: the leases of %s expired.', name, workers)
+      self._liveness.forget(name, message.workers)
+
+  def _control(self, job: JobState, now: float) -> None:
+    """Asks the policy, and does what it wants."""
+    view = self._monitor.view(job.name, now)
+    decided = self._controller.decide(view, now, job.policy_restarts)
+    plan = pb.Plan()
+    plan.CopyFrom(job.plan)
+    reasons = []
+    for action in decided:
+      if isinstance(action, actions.Nothing):
+        continue
+      name = _NAMES[type(action)]
+      self.log.record(job.name, self._wall_clock(), name, action.reason)
+      logging.info('Job %s: %s: %s', job.name, name, action.reason)
+      if isinstance(action, actions.KillRestart):
+        self._writer.decide(
+          pb.OperateRequest(
+            head=pb.Head(job=job.name, client='controller'),
+            action='replace',
+            target=action.worker,
+            reason=action.reason,
+          )
+        )
+        continue
+      reasons.append(action.reason)
+      if isinstance(action, actions.AdjustBatch):
+        for worker, count in action.num_micro_batches.items():
+          plan.num_micro_batches[worker] = count
+      elif isinstance(action, actions.BackupWorkers):
+        plan.deadline_s = action.deadline_s
+      else:
+        plan.lr_scale = action.lr_scale
+    if reasons:
+      plan.reason = '; '.join(reasons)
+      self._writer.decide(pb.SetPlan(job=job.name, plan=plan))
+      self._monitor.note_plan(job.name, job.plan, now)
+
+
+def _remaining(job: JobState) -> float | None:
+  """Returns the records that are still to be consumed; None: no end."""
+  total = 0
+  for data in job.sets.values():
+    if data.generation == job.generation:
+      left = data.ledger.num_remaining()
+      if left is None:
+        return None
+      total += left
+  return float(total) or None

@@ -1,0 +1,161 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What decisions and operators do to a job: generations, plans, fences.
+
+Each function returns whether it has changed something.
+"""
+
+from collections.abc import Callable
+
+from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic import job_data
+from antjax.elastic.job_state import GenerationRecord, JobState
+from antjax.elastic.refused import Refused
+
+_MAX_TEXT = 1000
+_MAX_REPLACED = 1000
+
+
+def start_generation(
+  job: JobState, message: pb.StartGeneration, now: float
+) -> bool:
+  """Begins the next generation of a job that waits."""
+  if job.phase != 'waiting':
+    return False
+  members = list(message.members)
+  last = job.history[-1].members if job.history else members
+  if set(last) != set(members) or set(job.replaced) & set(members):
+    if job.plan.version:  # It was made for other hosts.
+      set_plan(job, pb.Plan(reason='other hosts: as set up'))
+  job.generation += 1
+  job.is_managed = True
+  job.phase = 'running'
+  job.members, job.jax_coordinator = members, message.jax_coordinator
+  job.is_restart_asked, job.replace_asked = False, []
+  job.replaced = [name for name in job.replaced if name not in members]
+  _release_all(job)
+  job.history.append(GenerationRecord(job.generation, members, now))
+  return True
+
+
+def end_generation(
+  job: JobState, message: pb.EndGeneration, now: float
+) -> bool:
+  """Ends the running generation, or a job that waits for good."""
+  if job.phase == 'ended' or message.generation != job.generation:
+    return False
+  was_running = job.phase == 'running'
+  if not was_running and not message.is_final:
+    return False
+  reason = message.reason[:_MAX_TEXT]
+  job.phase = 'ended' if message.is_final else 'waiting'
+  job.is_success = message.is_final and message.is_success
+  if was_running:
+    job.restarts_used += message.counts
+    gone = [name for name in message.replaced if name not in job.replaced]
+    job.replaced = [*job.replaced, *gone][-_MAX_REPLACED:]
+    _release_all(job)
+    last = job.history[-1]
+    last.ended_unix_s = now
+    last.reason, last.counts = reason, message.counts
+  job.is_restart_asked, job.replace_asked = False, []
+  job.actions.append((now, f'generation {job.generation} ended: {reason}'))
+  return True
+
+
+def expire_workers(
+  job: JobState, message: pb.ExpireWorkers, now: float
+) -> bool:
+  """Gives the shards of workers back, and fences the workers off."""
+  gone = set(message.workers)
+  count = sum(ledger.release(gone) for ledger in job.data_sets.values())
+  clients = [job.clients[name] for name in gone if name in job.clients]
+  if not count and all(client.is_expired for client in clients):
+    return False
+  for client in clients:
+    client.is_expired = True
+  text = (
+    f'{", ".join(sorted(gone))[:200]} expired ({message.reason[:200]}):'
+    f' {count} shards go to others'
+  )
+  job.actions.append((now, text))
+  return True
+
+
+def set_plan(job: JobState, plan: pb.Plan) -> None:
+  """Takes a plan over; its version is the next one, whatever it says."""
+  version = job.plan.version + 1
+  job.plan = pb.Plan()
+  job.plan.CopyFrom(plan)
+  job.plan.version = version
+  job.plan.lr_scale = plan.lr_scale or 1.0
+
+
+def operate(job: JobState, request: pb.OperateRequest, now: float) -> bool:
+  """Does what an operator, or the controller, asks for.
+
+  Raises:
+    Refused: There is no such action, or nothing that it could be done to.
+  """
+  action, target = request.action, request.target
+  if action not in _ACTIONS:
+    raise Refused(
+      'INVALID_ARGUMENT',
+      f'Operate: action must be one of {", ".join(_ACTIONS)}; got {action!r}.',
+    )
+  _ACTIONS[action](job, request)
+  text = f'{action} {target}'.strip() + f' by {request.head.client}'
+  if request.reason:
+    text += f': {request.reason}'
+  job.actions.append((now, text[:_MAX_TEXT]))
+  return True
+
+
+def _stop(job: JobState, request: pb.OperateRequest) -> None:
+  del request
+  job.is_stopping = True
+
+
+def _restart(job: JobState, request: pb.OperateRequest) -> None:
+  del request
+  if not job.is_managed:
+    raise Refused(
+      'INVALID_ARGUMENT', f'restart: no agents run job {job.name!r}.'
+    )
+  job.is_stopping = False
+  if job.phase == 'running':
+    job.is_restart_asked = True
+  elif job.phase == 'ended':
+    job.phase, job.is_success = 'waiting', False
+    job.restarts_used = 0
+
+
+def _replace(job: JobState, request: pb.OperateRequest) -> None:
+  if job.phase != 'running' or request.target not in job.members:
+    raise Refused(
+      'INVALID_ARGUMENT',
+      f'replace: {request.target!r} is no worker of job {job.name!r} now; it'
+      f' has {", ".join(job.members[:20]) or "none"}.',
+    )
+  if request.target not in job.replace_asked:
+    job.replace_asked.append(request.target)
+
+
+def _retry_set_aside(job: JobState, request: pb.OperateRequest) -> None:
+  names = [request.target] if request.target else list(job.sets)
+  for data in [job_data.data_set(job, name) for name in names]:
+    data.ledger.retry_set_aside()
+
+
+_ACTIONS: dict[str, Callable[[JobState, pb.OperateRequest], None]] = {
+  'stop': _stop,
+  'restart': _restart,
+  'replace': _replace,
+  'set_plan': lambda job, request: set_plan(job, request.plan),
+  'retry_set_aside': _retry_set_aside,
+}
+
+
+def _release_all(job: JobState) -> None:
+  for ledger in job.data_sets.values():
+    ledger.release()

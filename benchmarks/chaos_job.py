@@ -1,0 +1,70 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the workers of `benchmarks.chaos_bench` do; imports no jax."""
+
+import dataclasses
+import pathlib
+
+from antjax.input import output_folder, records, text
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """What a worker does.
+
+  Attributes:
+    data: Folder of launch/prepare_text.py.
+    out: Folder for what workers write.
+    num_sequences: In an epoch.
+    num_epochs: Of them.
+    replay: File with the steps to repeat; empty: train.
+    paro: PaRO code, an elastic one.
+    seq_len: Tokens of a sequence.
+    rows: Sequences of a micro-batch.
+    num_micro_batches: Of each worker in a step.
+    dim: Width of the model.
+    num_layers: Its depth.
+    shard_size: Sequences of a lease.
+    checkpoint_every: Steps between checkpoints.
+    step_s: A step takes at least so long, until `<out>/over` is there.
+  """
+
+  data: str
+  out: str
+  num_sequences: int
+  num_epochs: int = 1
+  replay: str = ''
+  paro: str = 'NNG'
+  seq_len: int = 32
+  rows: int = 2
+  num_micro_batches: int = 2
+  dim: int = 32
+  num_layers: int = 1
+  shard_size: int = 16
+  checkpoint_every: int = 5
+  step_s: float = 0.03
+
+  @property
+  def num_keys(self) -> int:
+    return self.num_sequences * self.num_epochs
+
+  @property
+  def max_steps(self) -> int:
+    return self.num_keys  # More than enough.
+
+
+def all_sequences(job: Job) -> records.RecordSource:
+  """All sequences that there are."""
+  folder = pathlib.Path(job.data)
+  description = output_folder.load_description(folder)
+  path = folder / description['files']['train']['path']
+  return text.PackedSource(
+    records.open_source(path, text.SCHEMA),
+    job.seq_len,
+    lengths=records.open_source(path, text.LENGTHS_SCHEMA),
+  )
+
+
+def open_source(job: Job) -> records.RecordSource:
+  """The sequences of an epoch."""
+  return records.SourceRange(all_sequences(job), 0, job.num_sequences)

@@ -1,0 +1,256 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Samples a second of LeasedDataset, beside plain Grain on the same file.
+
+  python -m benchmarks.input_bench > results.jsonl
+
+prints one JSON line for each kind of ledger and file. All sides read the same
+ArrayRecord file of made-up click records (ids [16] int32, dense [8] float32,
+label), decode with the same function, and give the same batches of numpy
+arrays, in a seeded order, epoch after epoch:
+
+- `local`: LeasedDataset over a ledger in this process.
+- `service`: LeasedDataset over a ledger that a coordinator keeps, in a process
+  of its own, with its journal on disk.
+- `grain`: MapDataset.source().shuffle().repeat().map(decode).to_iter_dataset()
+  .batch(), with the fastest of Grain's `ReadOptions` in `--grain_threads`, which
+  are tried first.
+- `grain_in_order`: the same without shuffle.
+
+Grain shuffles records, LeasedDataset shards and the records in them: so it
+reads blocks. `group_size` is how many records of the file are compressed
+together: 1 suits single reads, 16 is what antjax writes.
+
+The sides take turns in one process, each time with a new iterator that is
+warmed up before the clock starts; medians over the turns are compared.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import gc
+import json
+import os
+import pathlib
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from typing import Any
+
+from absl import app, flags
+from array_record.python import array_record_module
+import grain
+import numpy as np
+
+from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic.client import CoordinatorClient
+from antjax.elastic.service_ledger import ServiceLedgerClient
+from antjax.input import record_codec
+from antjax.input.data_shard import ShardLedger
+from antjax.input.dataset import LeasedDataset
+from antjax.input.ledger_client import LocalLedgerClient
+from antjax.input.records import ArrayRecordSource
+from benchmarks import coordinator_sides
+
+_RECORDS = flags.DEFINE_integer('records', 200_000, 'In the file.', 1)
+_BATCH = flags.DEFINE_integer('batch', 1024, 'Records in a batch.', 1)
+_SHARD = flags.DEFINE_integer('shard_size', 4096, 'Records in a shard.', 1)
+_SECONDS = flags.DEFINE_float('seconds', 1.0, 'Of a turn.', 0.01)
+_ROUNDS = flags.DEFINE_integer('rounds', 9, 'Turns of each side.', 1)
+_GROUP_SIZES = flags.DEFINE_list('group_sizes', ['1', '16'], 'See above.')
+_THREADS = flags.DEFINE_list(
+  'grain_threads', ['0', '2', '16'], "Grain's reading threads to try."
+)
+_SEED = 7
+
+# Makes a new iterator of batches.
+MakeFn = Callable[[], Iterator[Any]]
+
+
+def write_file(path: pathlib.Path, num_records: int, group_size: int) -> None:
+  """Writes made-up records."""
+  rng = np.random.default_rng(_SEED)
+  writer = array_record_module.ArrayRecordWriter(
+    str(path), f'group_size:{group_size}'
+  )
+  for number in range(num_records):
+    ids = rng.integers(0, 1 << 20, 16, np.int32)
+    ids[0] = number
+    record = {
+      'ids': ids,
+      'dense': rng.random(8, np.float32),
+      'label': np.float32(number % 2),
+    }
+    writer.write(record_codec.encode(record))
+  writer.close()
+
+
+def local(path: pathlib.Path, batch: int, shard_size: int) -> MakeFn:
+  """LeasedDataset over a ledger in this process."""
+  source = ArrayRecordSource(path)
+
+  def make() -> Iterator[Any]:
+    ledger = ShardLedger(len(source), shard_size, seed=_SEED, num_epochs=None)
+    dataset = LeasedDataset(source, LocalLedgerClient(ledger))
+    return iter(dataset.batch(batch))
+
+  return make
+
+
+def service(
+  path: pathlib.Path,
+  batch: int,
+  shard_size: int,
+  client: CoordinatorClient,
+) -> MakeFn:
+  """LeasedDataset over a coordinator's ledger."""
+  source = ArrayRecordSource(path)
+  ledger = ServiceLedgerClient.connect(
+    client,
+    pb.DataSet(
+      name=path.stem,
+      num_records=len(source),
+      shard_size=shard_size,
+      seed=_SEED,
+    ),
+  )
+  dataset = LeasedDataset(source, ledger)
+  return lambda: iter(dataset.batch(batch))
+
+
+def plain_grain(
+  path: pathlib.Path, batch: int, num_threads: int, is_shuffled: bool = True
+) -> MakeFn:
+  """Grain as its users write it."""
+  source = grain.sources.ArrayRecordDataSource(str(path))
+
+  def make() -> Iterator[Any]:
+    dataset = grain.MapDataset.source(source)
+    if is_shuffled:
+      dataset = dataset.shuffle(seed=_SEED)
+    options = grain.ReadOptions(
+      num_threads=num_threads,
+      prefetch_buffer_size=500 if num_threads else 0,
+    )
+    return iter(
+      dataset.repeat()
+      .map(record_codec.decode)
+      .to_iter_dataset(options)
+      .batch(batch)
+    )
+
+  return make
+
+
+def samples_per_s(make: MakeFn, batch: int, seconds: float) -> float:
+  """Returns the rate of a new iterator, once it is warm."""
+  batches = make()
+  for _ in range(3):
+    next(batches)
+  count, start = 0, time.perf_counter()
+  while (took := time.perf_counter() - start) < seconds:
+    assert next(batches)['ids'].shape == (batch, 16)
+    count += batch
+  del batches
+  gc.collect()  # Ends its threads.
+  return count / took
+
+
+def compare(
+  sides: dict[str, MakeFn], batch: int, seconds: float, rounds: int
+) -> dict[str, list[float]]:
+  """Lets the sides take turns; returns their rates."""
+  rates: dict[str, list[float]] = {name: [] for name in sides}
+  for turn in range(rounds):
+    names = list(sides)
+    for name in names if turn % 2 else names[::-1]:
+      rates[name].append(samples_per_s(sides[name], batch, seconds))
+  return rates
+
+
+def lines_of(rates: dict[str, list[float]]) -> list[dict[str, Any]]:
+  """Returns a line for each ledger."""
+  medians = {name: statistics.median(of) for name, of in rates.items()}
+  return [
+    {
+      'ledger': name,
+      'samples_per_s': round(medians[name]),
+      'grain_samples_per_s': round(medians['grain']),
+      'ratio': round(medians[name] / medians['grain'], 3),
+      'grain_in_order_samples_per_s': round(medians['grain_in_order']),
+      'ratio_in_order': round(medians[name] / medians['grain_in_order'], 3),
+      'min_max': [round(min(rates[name])), round(max(rates[name]))],
+      'grain_min_max': [round(min(rates['grain'])), round(max(rates['grain']))],
+    }
+    for name in ('local', 'service')
+  ]
+
+
+def fastest_grain(
+  path: pathlib.Path, batch: int, seconds: float, threads: Sequence[int]
+) -> int:
+  """Returns the number of reading threads with which Grain is fastest."""
+  rates = compare(
+    {str(n): plain_grain(path, batch, n) for n in threads},
+    batch,
+    seconds,
+    rounds=3,
+  )
+  return int(max(rates, key=lambda name: statistics.median(rates[name])))
+
+
+def main(argv: Sequence[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'got {argv[1:]}; input_bench takes flags only.')
+  load = os.getloadavg()[0]
+  if load > 1:
+    print(
+      f'input_bench: load average {load:.1f}: other work on these cores makes'
+      ' every figure worse. Do not quote them.',
+      file=sys.stderr,
+    )
+  batch, seconds = _BATCH.value, _SECONDS.value
+  facts = {
+    'records': _RECORDS.value,
+    'batch': batch,
+    'shard_size': _SHARD.value,
+    'cores': os.cpu_count(),
+    'python': platform.python_version(),
+    'grain': grain.__version__,
+    'load_average_before': round(load, 2),
+  }
+  worst: dict[str, float] = {}
+  with contextlib.ExitStack() as stack:
+    folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    coordinator = coordinator_sides.Antjax(folder / 'coordinator')
+    stack.callback(coordinator.kill_server)
+    coordinator.start_server()
+    client = stack.enter_context(coordinator.client('worker', 'input_bench'))
+    for group_size in map(int, _GROUP_SIZES.value):
+      path = folder / f'group-{group_size}.array_record'
+      write_file(path, _RECORDS.value, group_size)
+      threads = fastest_grain(
+        path, batch, seconds, list(map(int, _THREADS.value))
+      )
+      rates = compare(
+        {
+          'local': local(path, batch, _SHARD.value),
+          'service': service(path, batch, _SHARD.value, client),
+          'grain': plain_grain(path, batch, threads),
+          'grain_in_order': plain_grain(path, batch, threads, False),
+        },
+        batch,
+        seconds,
+        _ROUNDS.value,
+      )
+      for line in lines_of(rates):
+        line |= {'group_size': group_size, 'grain_threads': threads}
+        print(json.dumps(line | facts), flush=True)
+        key = f'{line["ledger"]}_ratio'
+        worst[key] = min(worst.get(key, line['ratio']), line['ratio'])
+  print(json.dumps({'case': 'summary'} | worst | facts), flush=True)
+
+
+if __name__ == '__main__':
+  app.run(main)

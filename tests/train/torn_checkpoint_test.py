@@ -1,0 +1,132 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint whose write was cut off is never restored."""
+
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from antjax.train import checkpoint
+from tests.train import save_worker
+
+
+def restored(folder):
+  """The newest step, after a look that its parameters and position are its."""
+  trainer = save_worker.make_trainer()
+  trainer.init({'w': np.zeros(save_worker.SIZE, np.float32)})
+  with save_worker.checkpointer(str(folder), trainer) as saver:
+    step = saver.newest()
+    assert step == checkpoint.latest_step(folder)
+    state, positions = saver.restore()
+  np.testing.assert_array_equal(state.params['w'], np.float32(step))
+  assert positions == [{'next': step}]
+  return step
+
+
+def size_of(folder):
+  total = 0
+  for root, _, names in os.walk(folder):
+    for name in names:
+      try:
+        total += os.path.getsize(os.path.join(root, name))
+      except FileNotFoundError:  # Renamed or cleared away meanwhile.
+        pass
+  return total
+
+
+def torn(folder):
+  """Folders of steps that are still being written."""
+  return [p for p in folder.iterdir() if p.is_dir() and not p.name.isdigit()]
+
+
+def save(folder, steps):
+  trainer = save_worker.make_trainer()
+  state = trainer.init({'w': np.zeros(save_worker.SIZE, np.float32)})
+  with save_worker.checkpointer(str(folder), trainer) as saver:
+    for step in steps:
+      state.params['w'] = state.params['w'] * 0 + step
+      saver.save(step, state, input_state={'next': step})
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_a_step_cut_off_at_any_byte_is_not_chosen(tmp_path, seed):
+  """Folders as a kill leaves them: some files whole, one cut, some absent."""
+  folder = tmp_path / 'run'
+  save(folder, [2, 4])
+  rng = random.Random(seed)
+  files = sorted(p for p in (folder / '4').rglob('*') if p.is_file())
+  rng.shuffle(files)
+  left = rng.randrange(sum(p.stat().st_size for p in files))
+  cut = folder / '6.orbax-checkpoint-tmp'
+  for path in files:
+    to = cut / path.relative_to(folder / '4')
+    to.parent.mkdir(parents=True, exist_ok=True)
+    to.write_bytes(path.read_bytes()[:left])
+    left = max(0, left - path.stat().st_size)
+  # A later one that was being written beside it, of which nothing is there.
+  (folder / '7.orbax-checkpoint-tmp').mkdir()
+  assert restored(folder) == 4
+  shutil.rmtree(folder / '4')
+  assert restored(folder) == 2
+
+
+def test_all_processes_restore_what_the_first_one_sees(tmp_path, monkeypatch):
+  save(tmp_path, [2, 4])
+  # This process's listing is ahead of that of process 0, which decides.
+  monkeypatch.setattr(checkpoint, 'gather_json', lambda step: [2, step])
+  trainer = save_worker.make_trainer()
+  trainer.init({'w': np.zeros(save_worker.SIZE, np.float32)})
+  with save_worker.checkpointer(str(tmp_path), trainer) as saver:
+    assert saver.newest() == 2
+    state, _ = saver.restore()
+  np.testing.assert_array_equal(state.params['w'], np.float32(2))
+
+
+def test_a_checkpoint_that_could_not_be_written_is_no_commit(tmp_path):
+  save(tmp_path, [2])
+  trainer = save_worker.make_trainer()
+  trainer.init({'w': np.zeros(save_worker.SIZE, np.float32)})
+  with save_worker.checkpointer(str(tmp_path), trainer) as saver:
+    assert saver.is_committed(2)
+    with pytest.raises(RuntimeError, match='step 3 was not written'):
+      saver.is_committed(3)
+
+
+@pytest.mark.slow
+def test_kills_during_a_save_at_random_offsets_lose_no_committed_step(tmp_path):
+  rng = random.Random(0)
+  newest, num_torn = 0, 0
+  for _ in range(6):
+    worker = subprocess.Popen(
+      [sys.executable, '-m', 'tests.train.save_worker', str(tmp_path)],
+      cwd=pathlib.Path(__file__).parents[2],
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    try:
+      said = [int(worker.stdout.readline()) for _ in range(2)]
+      target = rng.randrange(2 * 4 * save_worker.SIZE)
+      while worker.poll() is None:
+        if any(size_of(path) >= target for path in torn(tmp_path)):
+          worker.send_signal(signal.SIGKILL)
+          break
+      rest = worker.stdout.read().split()
+    finally:
+      worker.kill()
+      worker.wait()
+      worker.stdout.close()
+    committed = max([*said, *map(int, rest)])
+    num_torn += bool(torn(tmp_path))
+    step = restored(tmp_path)
+    # It may have been committed without having been said.
+    assert step in (committed, committed + 1)
+    assert step > newest
+    newest = step
+  assert num_torn > 0  # Some were really cut off.
