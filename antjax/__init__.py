@@ -3,8 +3,7 @@
 """antjax: a JAX training system for recommenders and their language models.
 
 The names below are the public ones. They are imported when first used, so that
-a host without JAX can import `antjax.input.data_shard` and, later, the
-coordinator.
+a host without JAX can run the coordinator.
 """
 
 import importlib
@@ -13,6 +12,7 @@ from typing import Any, TYPE_CHECKING
 if TYPE_CHECKING:
   from antjax.collectives.choose import Collectives as Collectives
   from antjax.collectives.layerwise import scan_layers as scan_layers
+  from antjax.elastic.worker import Agent as Agent
   from antjax.embedding.layout import TableSpec as TableSpec
   from antjax.embedding.optimizer import Adagrad as Adagrad
   from antjax.embedding.optimizer import Adam as Adam
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _HOMES = {
   'Adagrad': 'embedding.optimizer',
   'Adam': 'embedding.optimizer',
+  'Agent': 'elastic.worker',
   'Checkpointer': 'train.checkpoint',
   'Collectives': 'collectives.choose',
   'DataShard': 'input.data_shard',

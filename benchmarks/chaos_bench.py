@@ -26,12 +26,11 @@ first; hangs and frozen hosts have to be found out. Exit code 1: a check failed.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import contextlib
 import json
 import os
 import pathlib
-import signal
 import statistics
 import subprocess
 import sys
@@ -41,404 +40,12 @@ from typing import Any
 
 from absl import app, flags
 import numpy as np
-import psutil
 
-from antjax.elastic import agent, writer
-from antjax.elastic.process_group import Guard
+from antjax.elastic import writer
 from antjax.input.journal import Journal
-from benchmarks import (
-  chaos_events,
-  chaos_job,
-  chaos_lineage,
-  chaos_proxy,
-  virtual_network,
-)
+from benchmarks import chaos_events, chaos_job, chaos_lineage, chaos_storm
 from benchmarks import cluster as cluster_lib
-from benchmarks.chaos_events import Event
-
-
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
-_WORKER = 'benchmarks.chaos_worker'
-_JOB = 'job'
-_POLL_S = 0.01
-_STALL_S = 180.0  # Without a step; then something is wrong.
-_SAVE_TRIES = 6
-_TEMPORARY = '.orbax-checkpoint-tmp'
-# A test takes seconds, not hours: silence is found out soon, and the restart
-# budget is no limit here. A worker that compiles makes no step for a while.
-COORDINATOR_FLAGS = (
-  '--policy=benchmarks.chaos_events:shuffle_work',
-  '--decide_every_s=1',
-  '--min_steps=2',
-  '--lease_timeout_s=8',
-  '--progress_timeout_s=45',
-  '--max_restarts=1000000',
-  '--agent_timeout_s=4',
-  '--join_wait_s=1',
-  '--restart_backoff_s=0',
-  '--grow_after_s=1',
-)
-
-
-class _Hosts:
-  """Where processes run: virtual hosts, or all on loopback."""
-
-  def __init__(self, num_hosts: int, cluster: cluster_lib.Cluster | None):
-    self._cluster = cluster
-    self._guard = Guard()  # Ends what is on loopback when we vanish.
-    self._num_hosts = num_hosts
-    self._ports = (agent.free_port('127.0.0.1'), agent.free_port('127.0.0.1'))
-
-  def coordinator(self) -> tuple[str, str]:
-    """address:port of the proxy, and of the coordinator behind it."""
-    if self._cluster is None:
-      return f'127.0.0.1:{self._ports[0]}', f'127.0.0.1:{self._ports[1]}'
-    address = virtual_network.address(self._num_hosts)
-    return f'{address}:8476', '127.0.0.1:8477'
-
-  def start(
-    self, host: int, argv: Sequence[str], on_line: Callable[[int, str], None]
-  ) -> cluster_lib.Process:
-    env = {'PYTHONUNBUFFERED': '1', 'PYTHONPATH': str(_ROOT)}
-    argv = [sys.executable, *argv]
-    if self._cluster is not None:
-      return self._cluster.start(host, argv, env, on_line)
-    env = {**os.environ, **env}
-    process = cluster_lib.Process(host, argv, env, on_line)
-    self._guard.add(process.pid)
-    return process
-
-
-class Storm:
-  """One job, and what befalls it."""
-
-  def __init__(
-    self,
-    hosts: _Hosts,
-    job: dict[str, Any],
-    events: Sequence[Event],
-    num_hosts: int,
-    say: Callable[[str], None],
-  ):
-    """Starts nothing yet."""
-    self._hosts, self._job, self._say = hosts, job, say
-    self._out = pathlib.Path(job['out'])
-    self._events = list(events)
-    self._num_hosts = num_hosts
-    self._agents: dict[int, cluster_lib.Process] = {}
-    self._frozen: dict[int, tuple[float, int, list[psutil.Process]]] = {}
-    self._hung: list[tuple[float, psutil.Process]] = []
-    self._unlocked_at: dict[int, float] = {}  # Host -> start of a new agent.
-    self._generation = 0  # The newest that an agent spoke of.
-    self._progress: list[dict[str, Any]] = []
-    self._progress_file = self._out / 'progress.jsonl'
-    self._offset = 0
-    self._last_step = 0
-    self._whole_bytes = 0  # Of a checkpoint.
-    self.struck: list[dict[str, Any]] = []
-    self.num_dropped = 0
-    self.coordinator_back_s: list[float] = []
-    self._coordinator_killed_at = 0.0
-
-  # --- Processes. ---
-
-  def run(self) -> None:
-    """Runs the job to its end.
-
-    Raises:
-      RuntimeError: It stood still, or an agent ended as it should not.
-    """
-    self._progress_file.touch()
-    try:
-      self._start_coordinator()
-      proxy, target = self._hosts.coordinator()
-      self._proxy = self._hosts.start(
-        self._num_hosts,
-        [
-          *('-m', 'benchmarks.chaos_proxy', f'--listen={proxy}'),
-          *(f'--target={target}', '--mark=train'),
-        ],
-        self._on_line,
-      )
-      for host in range(self._num_hosts):
-        self._start_agent(host)
-      self._watch()
-    finally:
-      self._thaw(everything=True)
-      for process in [*self._agents.values(), self._proxy, self._coordinator]:
-        process.kill()
-        process.join()
-
-  def _start_coordinator(self) -> None:
-    address, _, port = self._hosts.coordinator()[1].rpartition(':')
-    self._coordinator = self._hosts.start(
-      self._num_hosts,
-      [
-        *('-m', 'launch.coordinator', f'--address={address}', f'--port={port}'),
-        f'--journal={self._out}/journal.db',
-        f'--min_hosts={max(1, self._num_hosts - 1)}',
-        f'--max_hosts={self._num_hosts}',
-        *COORDINATOR_FLAGS,
-      ],
-      self._on_line,
-    )
-
-  def _start_agent(self, host: int) -> None:
-    self._agents[host] = self._hosts.start(
-      host,
-      [
-        *(
-          '-m',
-          'launch.agent',
-          f'--coordinator={self._hosts.coordinator()[0]}',
-        ),
-        *(f'--job={_JOB}', f'--name=host{host}', '--devices_per_host=1'),
-        f'--compilation_cache={self._out}/cache',
-        *('--platform=cpu', '--', '-m', _WORKER, json.dumps(self._job)),
-      ],
-      self._on_line,
-    )
-
-  def _on_line(self, host: int, line: str) -> None:
-    """Sees a line of any process; in a thread of its own."""
-    if line == chaos_proxy.CUT:
-      self.num_dropped += 1
-    elif line.startswith('coordinator: ') and self._coordinator_killed_at:
-      now = time.monotonic()
-      self.coordinator_back_s.append(now - self._coordinator_killed_at)
-    elif ': generation ' in line and line.startswith('agent '):
-      number = line.split(': generation ')[1].split(':')[0]
-      self._generation = max(self._generation, int(number))
-    with (self._out / 'log.txt').open('a') as file:
-      file.write(f'{time.time():.3f} [{host}] {line}\n')
-
-  def _worker(self, host: int) -> psutil.Process | None:
-    """The worker on a host, if one runs."""
-    return next(
-      (one for one in self._children(host) if _WORKER in one.cmdline()), None
-    )
-
-  def _children(self, host: int) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.Error):
-      found = psutil.Process(self._agents[host].pid).children()
-      return [one for one in found if one.cmdline()]
-    return []
-
-  # --- The loop. ---
-
-  def _watch(self) -> None:
-    """Strikes when it is time, and repairs, until all agents have ended."""
-    waiting = list(self._events)
-    ready_at: float | None = None
-    mark = 0  # Steps at the last blow.
-    moved_at = time.monotonic()
-    while True:
-      now = time.monotonic()
-      if self._read_progress():
-        moved_at = now
-      self._repair(now)
-      if self._is_over(bool(waiting)):
-        return
-      if now - moved_at > _STALL_S:
-        raise RuntimeError(f'no step for {_STALL_S:.0f} s.')
-      if waiting and self._last_step >= mark + waiting[0].after_steps:
-        ready_at = ready_at or now + waiting[0].delay_s
-        if now >= ready_at and self._strike(waiting[0]):
-          waiting.pop(0)
-          ready_at, mark = None, self._last_step
-          if not waiting:
-            (self._out / 'over').touch()
-      time.sleep(_POLL_S)
-
-  def _read_progress(self) -> bool:
-    """Reads what rank 0 of the generations has noted; whether it got on."""
-    with self._progress_file.open() as file:
-      file.seek(self._offset)
-      text = file.read()
-    end = text.rfind('\n') + 1
-    self._offset += len(text[:end].encode())
-    before = self._last_step
-    for line in text[:end].splitlines():
-      self._progress.append(json.loads(line))
-      self._last_step = max(self._last_step, self._progress[-1]['step'])
-    return bool(end) and self._last_step > before
-
-  def _repair(self, now: float) -> None:
-    """Starts what a cluster would start again, and thaws hosts."""
-    if self._coordinator.poll() is not None:
-      if self._coordinator.poll() != -signal.SIGKILL:
-        raise RuntimeError(
-          f'the coordinator ended by itself, code {self._coordinator.poll()}.'
-        )
-      self._coordinator.join()
-      self._start_coordinator()
-    for host, at in list(self._unlocked_at.items()):
-      if now >= at:
-        del self._unlocked_at[host]
-        self._agents[host].join()
-        self._start_agent(host)
-    self._thaw()
-    for at, process in list(self._hung):
-      if not process.is_running():
-        self._hung.remove((at, process))
-      elif now - at > 2 * 45:
-        raise RuntimeError(f'worker {process.pid} hangs and nobody cares.')
-
-  def _is_over(self, is_waiting: bool) -> bool:
-    """Whether all agents have ended, as they should."""
-    codes = {
-      host: agent.poll()
-      for host, agent in self._agents.items()
-      if host not in self._unlocked_at
-    }
-    bad = {host: code for host, code in codes.items() if code}
-    if bad:
-      raise RuntimeError(f'agents ended by themselves, codes {bad}.')
-    if len(codes) == self._num_hosts and all(c == 0 for c in codes.values()):
-      if is_waiting:
-        self._say('the data ended before all events had struck.')
-      return True
-    return False
-
-  # --- Blows. ---
-
-  def _strike(self, event: Event) -> bool:
-    """Deals an event out; False: its victim is not there at present."""
-    if event.kind == 'drop':
-      number = signal.SIGUSR1 if event.share < 0.5 else signal.SIGUSR2
-      for _ in range(event.count):
-        os.kill(self._proxy.pid, number)
-        time.sleep(_POLL_S)  # Signals of a kind do not queue up.
-    elif event.kind == 'coordinator':
-      self._coordinator_killed_at = time.monotonic()
-      os.kill(self._coordinator.pid, signal.SIGKILL)
-    else:
-      # Most of the hosts always live.
-      host = event.host
-      while host in self._frozen or host in self._unlocked_at:
-        host = (host + 1) % self._num_hosts
-        if host == event.host:
-          return False
-      if not self._strike_host(event, host):
-        return False
-      event = Event(**vars(event) | {'host': host})
-    self.struck.append(
-      {
-        **vars(event),
-        'step': self._last_step,
-        'generation': self._generation,
-        'now': time.time(),
-      }
-    )
-    self._say(
-      f'{len(self.struck)}: {event.kind} of host {event.host} at step'
-      f' {self._last_step}, generation {self._generation}'
-    )
-    return True
-
-  def _strike_host(self, event: Event, host: int) -> bool:
-    try:
-      if event.kind == 'agent':
-        os.kill(self._agents[host].pid, signal.SIGKILL)
-        self._unlocked_at[host] = time.monotonic() + event.share / 2
-        return True
-      if self._frozen and event.kind == 'freeze':
-        return False
-      worker = self._worker(host)
-      if worker is None:
-        return False
-      if event.kind == 'save' and not self._wait_for_save(event.share):
-        return False
-      if event.kind == 'hang':
-        worker.suspend()
-        self._hung.append((time.monotonic(), worker))
-      elif event.kind == 'freeze':
-        processes = [psutil.Process(self._agents[host].pid)]
-        processes += self._children(host)
-        for process in processes:
-          process.suspend()
-        self._frozen[host] = (time.monotonic(), self._generation, processes)
-      else:
-        worker.kill()
-    except (psutil.Error, ProcessLookupError):
-      return False  # It has just ended.
-    return True
-
-  def _wait_for_save(self, share: float) -> bool:
-    """Returns when a checkpoint's unfinished folder has its share of bytes."""
-    folder = self._out / 'checkpoints'
-    if not self._whole_bytes:
-      done = [p for p in folder.glob('[0-9]*') if _TEMPORARY not in p.name]
-      self._whole_bytes = max(map(_num_bytes, done), default=0)
-    seen: set[str] = set()
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-      for name in _names(folder):
-        if _TEMPORARY not in name:
-          continue
-        seen.add(name)
-        # Rather some save than none.
-        is_late = len(seen) > _SAVE_TRIES
-        if is_late or (_num_bytes(folder / name) >= share * self._whole_bytes):
-          return True
-      time.sleep(0.0005)
-      if len(seen) % 2:
-        self._read_progress()
-    return False
-
-  def _thaw(self, everything: bool = False) -> None:
-    """Wakes frozen hosts once the others have gone on without them."""
-    for host, (at, generation, processes) in list(self._frozen.items()):
-      has_gone_on = any(
-        line['generation'] > generation for line in self._progress[-5:]
-      )
-      if everything or has_gone_on or time.monotonic() > at + 30:
-        del self._frozen[host]
-        for process in processes:
-          with contextlib.suppress(psutil.Error):
-            process.resume()
-        if not everything:
-          self._say(f'host {host} goes on where it was.')
-
-  # --- What came of it. ---
-
-  def recoveries(self) -> dict[str, list[float]]:
-    """Seconds from a blow to the first step of a later generation, by kind."""
-    found: dict[str, list[float]] = {}
-    ending = [one for one in self.struck if one['kind'] in chaos_events.ENDING]
-    for one, following in zip(ending, [*ending[1:], None]):
-      step = next(
-        (
-          line
-          for line in self._progress
-          if line['generation'] > one['generation'] and line['now'] > one['now']
-        ),
-        None,
-      )
-      if step and (following is None or following['now'] > step['now']):
-        seconds = step['now'] - one['now']
-        found.setdefault(one['kind'], []).append(seconds)
-    return found
-
-
-def _names(folder: pathlib.Path) -> list[str]:
-  try:
-    return os.listdir(folder)
-  except OSError:
-    return []
-
-
-def _num_bytes(folder: pathlib.Path) -> int:
-  """Bytes of the files in a folder that may be changing."""
-  total = 0
-  for parent, _, files in os.walk(folder):
-    for name in files:
-      with contextlib.suppress(OSError):
-        total += os.stat(os.path.join(parent, name)).st_size
-  return total
-
-
-# --- Checks. ---
+from benchmarks.chaos_lineage import Micro
 
 
 def check(
@@ -506,7 +113,7 @@ def check(
 def _books(out: pathlib.Path) -> dict[str, Any]:
   """What the coordinator's journal says in the end."""
   with Journal(out / 'journal.db') as journal:
-    job = writer.load(journal).job(_JOB)
+    job = writer.load(journal).job(chaos_storm.JOB)
   counts: Counter[str] = Counter()
   for ledger in job.data_sets.values():
     counts.update(ledger.counts())
@@ -521,7 +128,7 @@ def _replay(
   out: pathlib.Path,
   job: dict[str, Any],
   num_hosts: int,
-  steps: list[dict[str, list[list[int]]]],
+  steps: list[list[list[Micro]]],
   owner: dict[int, int],
 ) -> dict[str, np.ndarray]:
   """Final arrays of a job without faults that repeats the steps."""
@@ -529,7 +136,6 @@ def _replay(
   folder.mkdir()
   file = folder / 'steps.json'
   noted = {
-    'workers': [f'host{host}' for host in range(num_hosts)],
     'steps': steps,
     'generations': [owner[step] for step in sorted(owner)],
   }
@@ -538,9 +144,15 @@ def _replay(
   done = subprocess.run(
     [
       *(sys.executable, '-m', 'launch.local_cluster', f'--hosts={num_hosts}'),
-      *('--devices_per_host=1', '--', '-m', _WORKER, json.dumps(again)),
+      *(
+        '--devices_per_host=1',
+        '--',
+        '-m',
+        chaos_storm.WORKER,
+        json.dumps(again),
+      ),
     ],
-    cwd=_ROOT,
+    cwd=chaos_storm.ROOT,
     capture_output=True,
     text=True,
     check=False,
@@ -575,6 +187,12 @@ def failures(line: dict[str, Any], num_kills: int) -> list[str]:
 def _define_flags() -> None:
   flags.DEFINE_integer('kills', 200, 'Kills and stops.', lower_bound=1)
   flags.DEFINE_integer('hosts', 3, 'Hosts of the job.', lower_bound=2)
+  flags.DEFINE_integer(
+    'spares',
+    1,
+    'Hosts beside them, so that their number stays; 0: it may be one less.',
+    lower_bound=0,
+  )
   flags.DEFINE_integer('seed', 0, 'Of the schedule.')
   flags.DEFINE_integer(
     'steps_per_kill', 8, 'New steps before a blow, on average.', lower_bound=1
@@ -633,9 +251,16 @@ def run(out: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
   with contextlib.ExitStack() as stack:
     cluster = None
     if is_virtual:
-      cluster = stack.enter_context(cluster_lib.Cluster(values.hosts + 1, 1))
-    hosts = _Hosts(values.hosts, cluster)
-    storm = Storm(hosts, job, events, values.hosts, say)
+      num_hosts = values.hosts + values.spares + 1
+      cluster = stack.enter_context(cluster_lib.Cluster(num_hosts, 1))
+    storm = chaos_storm.Storm(
+      chaos_storm.Hosts(cluster),
+      job,
+      events,
+      num_workers=values.hosts,
+      num_spares=values.spares,
+      say=say,
+    )
     storm.run()
   say('all agents have ended; repeating the run without faults.')
   ran_s = time.monotonic() - began
@@ -652,7 +277,9 @@ def run(out: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
     'kills_by_kind': dict(kinds),
     'drops_asked': num_drops,
     'dropped_replies': storm.num_dropped,
+    'saves_torn': storm.num_torn,
     'hosts': values.hosts,
+    'spares': values.spares,
     'virtual_hosts': is_virtual,
     'seed': values.seed,
     'paro': values.paro,

@@ -25,20 +25,23 @@ Kind = Literal[
 #   coordinator  SIGKILL of the coordinator; started again with its journal
 #   hang         SIGSTOP of a worker, for ever: the system has to find it
 #   freeze       SIGSTOP of a whole host, agent and all; the job goes on without
-#                it, and when it goes on itself nobody must listen
+#                it, and when it wakes up nobody must listen. Every other time it
+#                is the host of rank 0 in the midst of a save, and it wakes up
+#                when its successors write the same one
 #   drop         replies of the coordinator that are lost; kills nobody
 KILLS: tuple[Kind, ...] = (
   *('worker', 'save', 'agent', 'coordinator', 'hang', 'freeze'),
 )
 # Those after which all workers start again.
 ENDING: tuple[Kind, ...] = ('worker', 'save', 'agent', 'hang', 'freeze')
-_DECK: tuple[Kind, ...] = (
-  *(['worker'] * 6),
-  *(['save'] * 5),
-  *(['coordinator'] * 4),
-  *(['agent'] * 3),
-  *(['hang', 'freeze'] * 2),
-)
+_WEIGHTS: dict[Kind, int] = {
+  'worker': 6,
+  'save': 5,
+  'coordinator': 4,
+  'agent': 3,
+  'hang': 2,
+  'freeze': 2,
+}
 _DROP_SHARE = 0.5  # Of the kills have dropped replies before them.
 _CHAIN_SHARE = 0.2  # Of the kills strike while the job is still down.
 
@@ -52,8 +55,8 @@ class Event:
     host: Whom it hits.
     after_steps: New steps of the run since the last event; 0: at once.
     delay_s: After these.
-    share: Of the bytes of a checkpoint; of `drop`: below 0.5 replies about data
-      are lost, else any.
+    share: Of the bytes of a checkpoint; of `freeze`: in a save if it is below
+      0.5; of `drop`: replies about data if it is, else any.
     count: Replies to lose.
   """
 
@@ -81,7 +84,8 @@ def schedule(
   rng = random.Random(seed)
   kinds = list(rng.sample(KILLS, len(KILLS)))
   while len(kinds) < num_kills:
-    kinds += rng.sample(_DECK, len(_DECK))
+    deck = [kind for kind, weight in _WEIGHTS.items() for _ in range(weight)]
+    kinds += rng.sample(deck, len(deck))
   events: list[Event] = []
   was_chained = True  # The first one waits for the job.
   for kind in kinds[:num_kills]:

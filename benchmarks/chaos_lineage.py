@@ -24,14 +24,14 @@ class Run:
 
   Attributes:
     generation: Of the job.
-    worker: Its name.
+    rank: Of the worker in it.
     num_workers: Of the generation.
     steps: Step -> the worker's micro-batches in it, for each step that the
       worker saw the end of.
   """
 
   generation: int
-  worker: str
+  rank: int
   num_workers: int
   steps: dict[int, list[Micro]] = dataclasses.field(default_factory=dict)
 
@@ -52,7 +52,7 @@ def read_run(lines: Iterable[str]) -> Run | None:
     except ValueError:  # Its writer was killed: the last one.
       break
     if 'generation' in note:
-      run = Run(note['generation'], note['worker'], note['num_workers'])
+      run = Run(note['generation'], note['rank'], note['num_workers'])
     elif 'keys' in note:
       taken.append(note['keys'])
     elif 'ends' in note:
@@ -104,8 +104,8 @@ def lineage(
 
 def steps_of(
   runs: Sequence[Run], owner: Mapping[int, int]
-) -> list[dict[str, list[Micro]]]:
-  """Returns, for each step in order, the micro-batches of each worker.
+) -> list[list[list[Micro]]]:
+  """Returns, for each step in order, the micro-batches of each rank.
 
   Raises:
     ValueError: A worker that took part in a step has not noted it.
@@ -116,26 +116,24 @@ def steps_of(
   result = []
   for step in sorted(owner):
     members = by_generation[owner[step]]
-    noted = {
-      run.worker: run.steps[step] for run in members if step in run.steps
-    }
+    noted = {run.rank: run.steps[step] for run in members if step in run.steps}
     if len(noted) != members[0].num_workers:
       raise ValueError(
         f'step {step} of generation {owner[step]} had {members[0].num_workers}'
-        f' workers; noted by {sorted(noted)}.'
+        f' workers; noted by those of ranks {sorted(noted)}.'
       )
-    result.append(noted)
+    result.append([noted[rank] for rank in sorted(noted)])
   return result
 
 
 def count(
-  steps: Iterable[Mapping[str, list[Micro]]], num_keys: int
+  steps: Iterable[Sequence[list[Micro]]], num_keys: int
 ) -> tuple[int, int]:
   """Returns (records lost, repeats of records) in a lineage."""
   used = Counter(
     key
     for step in steps
-    for micros in step.values()
+    for micros in step
     for micro in micros
     for key in micro
   )
@@ -145,7 +143,7 @@ def count(
 
 
 def disagreement(
-  steps: Sequence[Mapping[str, list[Micro]]],
+  steps: Sequence[Sequence[list[Micro]]],
   owner: Mapping[int, int],
   model: Mapping[str, Any],
 ) -> str:
@@ -162,7 +160,7 @@ def disagreement(
   """
   counts, last = [0] * len(model['counts']), [0] * len(model['counts'])
   for number, step in enumerate(steps, start=1):
-    for micros in step.values():
+    for micros in step:
       for micro in micros:
         for key in micro:
           counts[key] += 1

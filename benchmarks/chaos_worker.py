@@ -105,18 +105,19 @@ class Replay:
   def __init__(
     self,
     job: Job,
-    workers: list[str],
-    rank: int,
-    steps: list[dict[str, list[list[int]]]],
+    steps: list[list[list[list[int]]]],
     generations: list[int],
+    *,
+    rank: int,
+    num_workers: int,
   ):
-    """Takes the steps of all workers, to repeat those of one of them."""
-    self.worker = worker = workers[rank]
-    self._workers = workers
+    """Takes the micro-batches of all ranks in each step."""
+    self.worker = str(rank)
+    self._num_workers = num_workers
     self._job = job
     self._source = open_source(job)
     self._items = self._parts(
-      [step.get(worker, []) for step in steps], generations
+      [step[rank] if rank < len(step) else [] for step in steps], generations
     )
     self._num_left = len(steps)
     self._tell = _progress(job, 0)
@@ -148,7 +149,7 @@ class Replay:
 
   def plan(self) -> Plan:
     # More than any step has: each ends where its input has none just now.
-    return Plan(1, dict.fromkeys(self._workers, 1000))
+    return Plan(1, {str(rank): 1000 for rank in range(self._num_workers)})
 
   def may_get_more(self) -> bool:
     return self._num_left > 0
@@ -187,7 +188,7 @@ def make_trainer(job: Job) -> tuple[Trainer, TrainState]:
     return losses, batch['weight']
 
   parts = {
-    'model': optax.adamw(1e-3),
+    'model': optax.sgd(0.1, momentum=0.9),
     'witness': chaos_witness.transform(job.max_steps),
   }
   trainer = Trainer(
@@ -262,7 +263,7 @@ def train(job: Job, agent: Agent, generation: int) -> None:
   notes = Notes(
     out / 'notes' / f'{generation}.{agent.worker}.jsonl',
     generation=generation,
-    worker=agent.worker,
+    rank=jax.process_index(),
     num_workers=jax.process_count(),
   )
   tell = _progress(job, generation)
@@ -301,10 +302,10 @@ def replay(job: Job) -> None:
   noted = json.loads(pathlib.Path(job.replay).read_text())
   control = Replay(
     job,
-    noted['workers'],
-    jax.process_index(),
     noted['steps'],
     noted['generations'],
+    rank=jax.process_index(),
+    num_workers=jax.process_count(),
   )
   trainer, state = make_trainer(job)
   state = trainer.fit(

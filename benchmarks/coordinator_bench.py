@@ -25,7 +25,8 @@ turns in blocks after a warm-up; medians over blocks are compared. Cases:
   workers and R round trips a second each one takes W / R seconds, whatever the
   server does.
 - `paced`: each worker asks once in `--interval_s`, timed from when it was due.
-- `batch`: `closed`, with 8 shards in a round trip of antjax.
+- `batch`: `closed`, with 8 shards in a round trip of antjax; the peer gives and
+  takes one. Workers that lease ahead do so (`antjax/elastic/lease_queue.py`).
 - `million`: 10^6 shards go through antjax, sped up by 1,000 in a round trip;
   `peak_bytes` is the most memory that the coordinator ever had.
 - `kill`: SIGKILL to the server in the middle of a block, and the same command
@@ -60,12 +61,12 @@ _PACED_CLIENTS = flags.DEFINE_integer(
 )
 _INTERVAL_S = flags.DEFINE_float('interval_s', 1.0, 'Of paced workers.', 0.01)
 _SECONDS = flags.DEFINE_float('seconds', 4.0, 'Of a block.', 0.01)
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Blocks of each side.', 1)
+_NUM_BLOCKS = flags.DEFINE_integer('num_blocks', 5, 'Blocks of each side.', 1)
 _MILLION = flags.DEFINE_integer(
   'million', 1_000_000, 'Shards of that case; 0: leave it out.', 0
 )
-_KILL = flags.DEFINE_bool('kill', True, 'Run that case.')
-_PEER = flags.DEFINE_bool('peer', True, 'Run the peer.')
+_WITH_KILL = flags.DEFINE_bool('with_kill', True, 'Run that case.')
+_WITH_PEER = flags.DEFINE_bool('with_peer', True, 'Run the peer.')
 _PEER_VENV = flags.DEFINE_string(
   'peer_venv', '.cache/dlrover', "Folder of the peer's environment; is made."
 )
@@ -113,7 +114,10 @@ def line_of(
     prefix = '' if side == 'antjax' else f'{side}_'
     line |= {f'{prefix}{key}': value for key, value in figures(its).items()}
   ours = line.get('round_trips_per_s')
-  if ours and case != 'paced':  # There all do what they are asked to.
+  if 'peer' in blocks and case == 'batch':
+    ratio = line['shards_per_s'] / line['peer_shards_per_s']
+    line['shards_ratio'] = round(ratio, 3)
+  elif ours and case != 'paced':  # There all do what they are asked to.
     for side, key in (
       ('peer', 'ratio'),
       ('quiet_peer', 'quiet_ratio'),
@@ -151,7 +155,7 @@ def _alternate(
   for side in sides:
     side.open(num_clients, num_shards=_NUM_SHARDS, num_wanted=num_wanted)
     side.drive(seconds=min(2.0, _SECONDS.value), **drive)  # Warms up.
-  for _ in range(_ROUNDS.value):
+  for _ in range(_NUM_BLOCKS.value):
     for side in sides:
       blocks[side.name].append(side.drive(seconds=_SECONDS.value, **drive))
   for side in sides:
@@ -231,7 +235,7 @@ def main(argv: Sequence[str]) -> None:
 
     antjax = coordinator_sides.Antjax(folder / 'antjax')
     sides: list[Side] = [antjax, coordinator_sides.Echo(folder / 'echo')]
-    if _PEER.value:
+    if _WITH_PEER.value:
       python = coordinator_sides.peer_python(pathlib.Path(_PEER_VENV.value))
       for name, level in (('peer', 'INFO'), ('quiet_peer', 'ERROR')):
         sides.append(coordinator_sides.Peer(folder / name, name, python, level))
@@ -260,19 +264,19 @@ def main(argv: Sequence[str]) -> None:
         f'{_PACED_CLIENTS.value} workers, paced,'
         f' {line["offered_per_s"]:g} round trips a second in all'
       )
-    emit(
-      line_of(
-        'batch',
-        _HEADLINE,
-        _alternate([antjax], _HEADLINE, num_wanted=_BATCH),
-      )
-      | {'num_wanted': _BATCH}
+    batch_sides = [side for side in sides if side.name in ('antjax', 'peer')]
+    line = line_of(
+      'batch', _HEADLINE, _alternate(batch_sides, _HEADLINE, num_wanted=_BATCH)
     )
+    emit(line | {'num_wanted': _BATCH})
+    summary['batch_shards_per_s'] = line['shards_per_s']
+    if 'shards_ratio' in line:
+      summary['batch_shards_ratio'] = line['shards_ratio']
     if _MILLION.value:
       line = _million(antjax)
       emit(line)
       summary['peak_bytes'] = line['peak_bytes']
-    if _KILL.value:
+    if _WITH_KILL.value:
       line = _kill(sides)
       emit(line)
       keys = ('kept_after_kill', 'peer_kept_after_kill', 'back_after_s')

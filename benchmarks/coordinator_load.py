@@ -170,5 +170,7 @@ class Orders:
   def close(self) -> None:
     """Ends the process."""
     assert self._process.stdin is not None
+    assert self._process.stdout is not None
     self._process.stdin.close()
     self._process.wait()
+    self._process.stdout.close()

@@ -334,7 +334,7 @@ def _run(command: Sequence[str]) -> None:
   if done.returncode:
     raise RuntimeError(
       f'{" ".join(command)} failed with exit code {done.returncode}; its output'
-      ' is above. Without DLRover: --nopeer.'
+      ' is above. Without DLRover: --nowith_peer.'
     )
 
 

@@ -12,9 +12,9 @@ arrays, in a seeded order, epoch after epoch:
 - `local`: LeasedDataset over a ledger in this process.
 - `service`: LeasedDataset over a ledger that a coordinator keeps, in a process
   of its own, with its journal on disk.
-- `grain`: MapDataset.source().shuffle().repeat().map(decode).to_iter_dataset()
-  .batch(), with the fastest of Grain's `ReadOptions` in `--grain_threads`, which
-  are tried first.
+- `grain`: MapDataset.source().shuffle().repeat().map(decode), to_iter_dataset()
+  and batch(), with the fastest number of reading threads in `--grain_threads`,
+  which are tried first.
 - `grain_in_order`: the same without shuffle.
 
 Grain shuffles records, LeasedDataset shards and the records in them: so it
@@ -53,11 +53,13 @@ from antjax.input.ledger_client import LocalLedgerClient
 from antjax.input.records import ArrayRecordSource
 from benchmarks import coordinator_sides
 
-_RECORDS = flags.DEFINE_integer('records', 200_000, 'In the file.', 1)
-_BATCH = flags.DEFINE_integer('batch', 1024, 'Records in a batch.', 1)
-_SHARD = flags.DEFINE_integer('shard_size', 4096, 'Records in a shard.', 1)
-_SECONDS = flags.DEFINE_float('seconds', 1.0, 'Of a turn.', 0.01)
-_ROUNDS = flags.DEFINE_integer('rounds', 9, 'Turns of each side.', 1)
+_RECORDS = flags.DEFINE_integer('num_records', 200_000, 'In the file.', 1)
+_BATCH = flags.DEFINE_integer('batch_size', 1024, 'Records in a batch.', 1)
+_SHARD = flags.DEFINE_integer(
+  'records_in_shard', 4096, 'Records in a shard.', 1
+)
+_SECONDS = flags.DEFINE_float('turn_s', 1.0, 'Of a turn.', 0.01)
+_ROUNDS = flags.DEFINE_integer('num_turns', 9, 'Turns of each side.', 1)
 _GROUP_SIZES = flags.DEFINE_list('group_sizes', ['1', '16'], 'See above.')
 _THREADS = flags.DEFINE_list(
   'grain_threads', ['0', '2', '16'], "Grain's reading threads to try."

@@ -134,8 +134,9 @@ def main(argv: Sequence[str]) -> int:
   except (OSError, RuntimeError, ValueError) as error:
     say(f'{error}')
     return 2
-  guard = Guard(keep=[held.fileno()])
-  with tempfile.TemporaryDirectory(prefix='antjax-cache-') as folder, client:
+  folder = tempfile.mkdtemp(prefix='antjax-cache-')
+  guard = Guard(keep=[held.fileno()], folders=[folder])
+  with client:
     supervisor = agent_lib.Supervisor(
       client,
       command,

@@ -31,6 +31,7 @@ import pathlib
 import shlex
 import threading
 from typing import Annotated, Any, NoReturn, TYPE_CHECKING, TypeVar
+import urllib.parse
 
 from absl import flags, logging
 import jax
@@ -39,7 +40,7 @@ from jax.experimental import multihost_utils
 from antjax import config as config_lib
 from antjax.input import data_shard, dataset, ledger_client, records
 from antjax.mesh import mesh as mesh_lib
-from launch import script
+from launch import compilation_cache, script
 
 if TYPE_CHECKING:
   from antjax.elastic.worker import Agent
@@ -260,6 +261,7 @@ def initialize_distributed() -> None:
     jax.distributed.initialize(
       **settings, cluster_detection_method='deactivate'
     )
+    compilation_cache.keep_on_every_process()
     return
   try:
     jax.distributed.initialize()
@@ -308,7 +310,7 @@ def start(config: JobConfig) -> Job:
     mesh.shape[mesh_lib.INTRA],
     run_dir,
   )
-  agent = agent_from_environment()
+  agent = agent_from_environment(run_dir)
   if agent is not None:
     _agents.append(agent.__enter__())
     agent.describe(
@@ -321,23 +323,33 @@ def start(config: JobConfig) -> Job:
 _agents: 'list[Agent]' = []  # To be closed when main has ended.
 
 
-def agent_from_environment() -> 'Agent | None':
-  """This process's `antjax.Agent`, where launch/agent.py started it."""
+def agent_from_environment(
+  run_dir: pathlib.Path | None = None,
+) -> 'Agent | None':
+  """This process's `antjax.Agent`, where launch/agent.py started it.
+
+  Args:
+    run_dir: Gets the timeline of steps; None: none is kept.
+  """
   address = os.environ.get('ANTJAX_COORDINATOR')
   if not address:
     return None
   from antjax.elastic import security, worker  # Others need no grpc.
 
   token_file = os.environ.get('ANTJAX_TOKEN_FILE', '')
+  name = os.environ.get('ANTJAX_WORKER', f'worker-{jax.process_index()}')
   return worker.Agent(
     address,
     job=os.environ.get('ANTJAX_JOB', 'job'),
-    worker=os.environ.get('ANTJAX_WORKER', f'worker-{jax.process_index()}'),
+    worker=name,
     generation=int(os.environ.get('ANTJAX_GENERATION', '0')),
     rank=jax.process_index(),
     num_workers=jax.process_count(),
     token=security.read_token(token_file, 'worker') if token_file else '',
     tls_dir=os.environ.get('ANTJAX_TLS_DIR', ''),
+    timeline=run_dir / f'timeline.{urllib.parse.quote(name, "")}.jsonl'
+    if run_dir
+    else None,
   )
 
 

@@ -93,10 +93,17 @@ class _Cluster:
     service: A program that the hosts need, ended after them. With one, hosts
       are agents: what was killed is started again, and they kill by
       themselves when asked twice.
+    folders: Removed at the end, whatever way it comes.
   """
 
-  def __init__(self, grace_s: float, service: _Program | None = None) -> None:
+  def __init__(
+    self,
+    grace_s: float,
+    service: _Program | None = None,
+    folders: Sequence[str] = (),
+  ) -> None:
     self._grace_s = grace_s
+    self._folders = folders
     self._service = service
     self._received: list[int] = []
     self._stop_signal: int | None = None
@@ -109,7 +116,7 @@ class _Cluster:
 
   def run(self, hosts: Sequence[_Program]) -> int:
     """Starts the programs; returns the exit code."""
-    self._guard = Guard()
+    self._guard = Guard(folders=self._folders)
     self._output = Output(sys.stdout.isatty())
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
       signal.signal(number, self._receive)
@@ -287,7 +294,7 @@ def _run_elastic(command: Sequence[str], folder: str) -> int:
     )
     for host in range(values.hosts)
   ]
-  return _Cluster(values.grace_s, coordinator).run(agents)
+  return _Cluster(values.grace_s, coordinator, [folder]).run(agents)
 
 
 def _define_flags() -> None:
@@ -360,8 +367,7 @@ def main(argv: Sequence[str]) -> int:
     return 2
   if not flags.FLAGS.elastic:
     return _run_plain(command)
-  with tempfile.TemporaryDirectory(prefix='antjax-cluster-') as folder:
-    return _run_elastic(command, folder)
+  return _run_elastic(command, tempfile.mkdtemp(prefix='antjax-cluster-'))
 
 
 if __name__ == '__main__':

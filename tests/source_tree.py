@@ -17,8 +17,11 @@ FOLDERS = ('antjax', 'benchmarks', 'launch', 'tests')
 _IMPORT_NAMES = {
   'absl-py': ['absl'],
   'array-record': ['array_record'],
+  'grpcio': ['grpc'],
+  'grpcio-tools': ['grpc_tools'],
   'ibis-framework': ['ibis', 'duckdb'],  # With its extra duckdb.
   'orbax-checkpoint': ['orbax'],
+  'protobuf': ['google'],
   'pytest-xdist': ['xdist'],
   'pyyaml': ['yaml'],
   'tensorboardx': ['tensorboardX'],

@@ -3,17 +3,19 @@
 """A process that kills process groups once the one that started it is gone.
 
 It reads lines `+<group>` and `-<group>` from a pipe whose other end only its
-parent holds: the kernel closes that end whatever way the parent dies. Started
-by `process_group.Guard`, as a script, so that it is there within milliseconds.
+parent holds: the kernel closes that end whatever way the parent dies. Then it
+also removes the folders that its arguments name. `process_group.Guard` starts
+it, as a script, so that it is there within milliseconds.
 """
 
 import os
+import shutil
 import signal
 import sys
 
 
 def main() -> None:
-  """Reads lines until the parent is gone; then kills."""
+  """Reads lines until the parent is gone; then kills and removes."""
   for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.SIG_IGN)
   groups: set[int] = set()
@@ -24,6 +26,8 @@ def main() -> None:
       os.killpg(group, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
       pass
+  for folder in sys.argv[1:]:
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == '__main__':

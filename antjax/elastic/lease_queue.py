@@ -77,9 +77,10 @@ class _Pass:
   failed: list[pb.DataError] = dataclasses.field(default_factory=list)
   first_open_epoch: int = 0
   outcome: int = _OUTCOME.LEASED
-  num_asked: int = 0  # Calls that asked for leases and were answered.
-  asked_s: float = -1e9  # When the last one was answered.
+  built_s: float = 0.0  # When the last call was, with all there was to say.
+  asked_s: float = -1e9  # The same of the last that asked and was answered.
   said_s: float = 0.0  # Since when there is something to report.
+  news_s: float = 0.0  # When there last came something to report.
   error: Exception | None = None
 
   def has_news(self) -> bool:
@@ -183,7 +184,6 @@ class LeaseQueue:
       this = self._newest(number)
       if this is None:
         return None, False, 0
-      num_asked = this.num_asked
       self._num_takers += 1
       try:
         while True:
@@ -198,9 +198,9 @@ class LeaseQueue:
           if this.outcome == _OUTCOME.FINISHED:
             return None, False, this.first_open_epoch
           now = time.monotonic()
-          is_fresh = this.num_asked > num_asked or (
-            # It may be what is still to be reported that others wait for.
-            now - this.asked_s < self._poll_s and not this.has_news()
+          # It may be what this worker had not reported that others wait for.
+          is_fresh = this.asked_s > this.news_s and (
+            this.asked_s > began or now - this.asked_s < self._poll_s
           )
           if (
             (self._lockstep or not may_wait)
@@ -267,8 +267,9 @@ class LeaseQueue:
     return this if this is not None and this.number == number else None
 
   def _say(self, this: _Pass, where: list[_T], what: _T) -> None:
+    this.news_s = time.monotonic()
     if not this.has_news():
-      this.said_s = time.monotonic()
+      this.said_s = this.news_s
     where.append(what)
     self._changed.notify_all()
 
@@ -302,8 +303,8 @@ class LeaseQueue:
       if this.outcome == _OUTCOME.LEASED:
         return 0.0
       if self._is_asked:  # Others may need a while to be done.
-        wait_s = 0.0 if this.has_news() else this.asked_s + self._poll_s - now
-        until.append(wait_s)
+        is_old = this.asked_s < this.news_s
+        until.append(0.0 if is_old else this.asked_s + self._poll_s - now)
     return max(0.0, min(until))
 
   def _num_wanted(self, this: _Pass) -> int:
@@ -325,7 +326,7 @@ class LeaseQueue:
     )
     this.consumed, this.returned, this.failed = [], [], []
     this.progress = {}
-    this.said_s = time.monotonic()
+    this.said_s = this.built_s = time.monotonic()
     return request
 
   def _exchange(
@@ -342,9 +343,10 @@ class LeaseQueue:
       this.first_open_epoch = reply.first_open_epoch
       this.leases.extend(reply.leases)
       if request.num_wanted:
-        this.num_asked += 1
-        this.asked_s = time.monotonic()
-        this.outcome = _OUTCOME.LEASED if reply.leases else reply.outcome
+        this.asked_s = this.built_s
+        this.outcome = reply.outcome
+        if not reply.leases and reply.outcome == _OUTCOME.LEASED:
+          this.outcome = _OUTCOME.WAIT  # It holds all that it may.
       self._changed.notify_all()
 
 

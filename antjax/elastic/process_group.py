@@ -55,12 +55,15 @@ class Guard:
   Args:
     keep: Descriptors that stay open until that is done, such as a lock that
       says that something still runs.
+    folders: Removed then.
   """
 
-  def __init__(self, keep: Sequence[int] = ()) -> None:
+  def __init__(
+    self, keep: Sequence[int] = (), folders: Sequence[str] = ()
+  ) -> None:
     self._process = subprocess.Popen(
       # Isolated and without site-packages: starts in some 10 ms.
-      [sys.executable, '-I', '-S', guard.__file__],
+      [sys.executable, '-I', '-S', guard.__file__, *folders],
       stdin=subprocess.PIPE,
       stdout=subprocess.DEVNULL,
       stderr=subprocess.DEVNULL,
@@ -79,7 +82,7 @@ class Guard:
     os.write(self._process.stdin.fileno(), line)
 
   def close(self) -> None:
-    """Kills what is left, and ends the guard."""
+    """Kills what is left, removes the folders, and ends the guard."""
     assert self._process.stdin is not None
     self._process.stdin.close()
     self._process.wait()

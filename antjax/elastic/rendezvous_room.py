@@ -11,6 +11,7 @@ from antjax.elastic.process_group import describe_exit
 
 _MAX_AGENTS = 20_000  # Of one job.
 _MAX_TAIL = 4000
+_MAX_TAIL = 2000  # Characters; an agent may send more than is shown.
 _MAX_FENCED = 16  # Of one name; a host does not come back so often in minutes.
 
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 import json
 import os
+import pathlib
 import threading
 import time
 from typing import Any, TYPE_CHECKING
@@ -58,6 +59,7 @@ class Agent:
     give_up_s: float = 600.0,
     heartbeat_s: float = 1.0,
     grace_s: float = 10.0,
+    timeline: str | os.PathLike[str] | None = None,
     exit_process: Callable[[int], None] = os._exit,
   ):
     """Sends nothing before the context is entered.
@@ -76,6 +78,8 @@ class Agent:
       give_up_s: How long to wait for a coordinator that is not there.
       heartbeat_s: Between two heartbeats.
       grace_s: From being fenced off to the exit.
+      timeline: File to which steps and plans are added, for the report's plot
+        of who waited for whom (`train/timeline.py`).
       exit_process: Ends the process; for tests.
     """
     if not 0 <= rank < num_workers:
@@ -113,6 +117,8 @@ class Agent:
     self._batch_times: deque[pb.BatchTime] = deque(maxlen=_MAX_BATCH_TIMES)
     self._commit: pb.CommitRequest | None = None
     self._description: dict[str, Any] = {}
+    self._timeline = pathlib.Path(timeline) if timeline else None
+    self._generation = generation
     self._process = psutil.Process()
     self._cores = psutil.cpu_count() or 1
 
@@ -323,6 +329,9 @@ class Agent:
 
   def _run(self) -> None:
     try:
+      if self._timeline is not None and self._rank == 0:
+        with self._timeline.open('a', encoding='utf-8') as file:
+          file.write(self._mark('START', f'generation {self._generation}'))
       while not self._is_ending:
         self._beat_now.clear()
         self._deliver_commit()
@@ -366,9 +375,26 @@ class Agent:
         **self._description,
       ),
     )
+    lines = [_timeline_line(self._worker, one) for one in times]
     if reply.plan.version > self._plan.version:
       self._plan = reply.plan
+      lines.append(self._mark('PLAN', self._plan.reason))
+    if self._timeline is not None and lines:
+      with self._timeline.open('a', encoding='utf-8') as file:
+        file.writelines(lines)
     self._is_stopping = self._is_stopping or reply.is_stopping
+
+  def _mark(self, action: str, reason: str) -> str:
+    """A line of the timeline; rank 0 notes what all get, once."""
+    if self._rank:
+      return ''
+    mark = {
+      'time': time.time(),
+      'action': action,
+      'reason': reason,
+      'generation': self._generation,
+    }
+    return json.dumps(mark) + '\n'
 
   def _deliver_commit(self) -> None:
     """Returns once every commit so far is delivered, by whichever thread."""
@@ -397,3 +423,15 @@ class Agent:
   def _raise_if_fatal(self) -> None:
     if self._fatal is not None:
       raise self._fatal
+
+
+def _timeline_line(worker: str, batch: pb.BatchTime) -> str:
+  step = {
+    'step': batch.step,
+    'worker': worker,
+    'end_unix_s': batch.end_unix_s,
+    'compute_s': batch.compute_s,
+    'wait_s': batch.wait_s,
+    'num_micro_batches': batch.num_micro_batches,
+  }
+  return json.dumps(step) + '\n'

@@ -120,6 +120,7 @@ def apply_to_rows(
   ids: jax.Array,
   grads: jax.Array,
   step: jax.Array,
+  lr_scale: jax.Array | None = None,
 ) -> tuple[jax.Array, Slots]:
   """One optimizer step on each distinct row named in `ids`.
 
@@ -134,6 +135,7 @@ def apply_to_rows(
     ids: int32 [n]; values outside [0, V) are ignored.
     grads: [n, D].
     step: int32 scalar, steps done so far.
+    lr_scale: Factor of the rows' changes; None is 1.
   """
   num_rows, n = table.shape[0], ids.shape[0]
   order = jnp.arange(n, dtype=jnp.int32)
@@ -151,10 +153,13 @@ def apply_to_rows(
     new = new.astype(x.dtype)
     return x.at[target].set(new, mode='drop', unique_indices=True)
 
+  old = read(table)
   rows, new_slots = optimizer.update(
-    read(table), total, jax.tree.map(read, slots), step
+    old, total, jax.tree.map(read, slots), step
   )
-  return write(table, rows), jax.tree.map(write, slots, new_slots)
+  return write(table, _scaled(old, rows, lr_scale)), jax.tree.map(
+    write, slots, new_slots
+  )
 
 
 def apply_to_table(
@@ -164,6 +169,7 @@ def apply_to_table(
   grads: jax.Array,
   touched: jax.Array,
   step: jax.Array,
+  lr_scale: jax.Array | None = None,
 ) -> tuple[jax.Array, Slots]:
   """As `apply_to_rows` for a small table with a dense gradient.
 
@@ -174,11 +180,20 @@ def apply_to_table(
     grads: [V, D].
     touched: bool [V]; other rows and their slots stay as they are.
     step: int32 scalar, steps done so far.
+    lr_scale: Factor of the rows' changes; None is 1.
   """
   rows, new_slots = optimizer.update(table, grads, slots, step)
+  rows = _scaled(table, rows, lr_scale)
 
   def keep(new, old):
     mask = touched.reshape(touched.shape + (1,) * (old.ndim - 1))
     return jnp.where(mask, new.astype(old.dtype), old)
 
   return keep(rows, table), jax.tree.map(keep, new_slots, slots)
+
+
+def _scaled(
+  old: jax.Array, new: jax.Array, lr_scale: jax.Array | None
+) -> jax.Array:
+  """Goes only `lr_scale` of the way."""
+  return new if lr_scale is None else old + lr_scale * (new - old)

@@ -258,6 +258,7 @@ class EmbeddingTables:
     grads: Mapping[str, jax.Array],
     step: jax.Array,
     is_active: jax.Array,
+    lr_scale: jax.Array | None = None,
   ) -> Any:
     """Steps every touched row once, with the sum of all devices' gradients.
 
@@ -268,6 +269,7 @@ class EmbeddingTables:
       grads: Gradients of the fetched rows, as `rows`.
       step: int32 scalar, steps done so far.
       is_active: bool scalar, the same on all devices; False changes nothing.
+      lr_scale: Factor of the rows' changes; None is 1.
     """
     state = dict(state)
     for name, route in routing.items():
@@ -282,26 +284,35 @@ class EmbeddingTables:
         grads[name],
         step,
         is_active,
+        lr_scale,
       )
       state[name] = {'table': table, 'slots': slots}
     return state
 
-  def _push_whole(self, stack, old, positions, _, grads, step, is_active):
+  def _push_whole(
+    self, stack, old, positions, _, grads, step, is_active, lr_scale
+  ):
     touched = jnp.zeros((stack.num_positions,), jnp.int32)
     touched = touched.at[positions].set(1, mode='drop')
     touched = lax.psum(touched, (INTER, INTRA)) > 0
     grads = lax.psum(grads, (INTER, INTRA))
     touched &= is_active
     table, slots = old
-    return apply_to_table(stack.optimizer, table, slots, grads, touched, step)
+    return apply_to_table(
+      stack.optimizer, table, slots, grads, touched, step, lr_scale
+    )
 
-  def _push(self, stack, old, positions, shift, grads, step, is_active):
+  def _push(
+    self, stack, old, positions, shift, grads, step, is_active, lr_scale
+  ):
     ex = stack.exchange(positions.shape[0], self._factor)
 
     def apply_fn(table_and_slots, ids, row_grads):
       ids = jnp.where(is_active, ids, stack.rows_per_device)
       table, slots = table_and_slots
-      return apply_to_rows(stack.optimizer, table, slots, ids, row_grads, step)
+      return apply_to_rows(
+        stack.optimizer, table, slots, ids, row_grads, step, lr_scale
+      )
 
     return exchange.push(ex, positions, shift, grads, apply_fn, old)
 

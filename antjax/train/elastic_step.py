@@ -366,7 +366,7 @@ class ElasticStep:
     layout = spec.layout
     table_partition = {} if tables is None else tables.partition_specs()
 
-    def sync(carry, table_state, said, routing, rounds, step, factor):
+    def sync(carry, table_state, said, routing, rounds, step, factor, lr_scale):
       acc, row_acc, loss, weight = carry
       grads, table_state, sums = gradient.sync(
         spec,
@@ -377,6 +377,7 @@ class ElasticStep:
         step,
         factor,
         {name: said[0, i] for i, name in enumerate(FLAGS)},
+        lr_scale,
       )
       plan = said[0, -1]
       sums['plans'] = lax.pmin(jnp.stack([plan, -plan]), (INTER, INTRA))
@@ -385,7 +386,7 @@ class ElasticStep:
     mapped = jax.shard_map(
       sync,
       mesh=layout.mesh,
-      in_specs=(_BATCH, table_partition, _BATCH, _BATCH, P(), P(), P()),
+      in_specs=(_BATCH, table_partition, _BATCH, _BATCH, P(), P(), P(), P()),
       out_specs=(
         layout.level_specs(layout.paro.opt_state, trained=True),
         table_partition,
@@ -411,6 +412,7 @@ class ElasticStep:
         rounds,
         state.step,
         spec.factor(state.opt_state),
+        lr_scale,
       )
       new_state, metrics = update(state, grads, new_tables, sums, lr_scale)
       more = {'num_micro_batches', 'may_get_more', 'plans'}

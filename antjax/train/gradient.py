@@ -154,6 +154,7 @@ def sync(
   step: jax.Array,
   factor: jax.Array,
   flags: Mapping[str, jax.Array],
+  lr_scale: jax.Array | None = None,
 ) -> tuple[list[jax.Array], PyTree, dict[str, jax.Array]]:
   """The step's exchange: gradients of the weighted mean loss over all devices.
 
@@ -166,6 +167,7 @@ def sync(
     step: Steps done so far.
     factor: That the losses were multiplied by.
     flags: Scalars of this device, to be summed as well.
+    lr_scale: Factor of the rows' changes.
 
   Returns:
     (grads at the optimizer's level, new tables, sums replicated).
@@ -197,6 +199,7 @@ def sync(
       jax.tree.map(lambda g: g * scale, row_acc),
       step,
       (sums['weight'] > 0) & (sums['num_bad'] == 0),
+      lr_scale,
     )
   return grads, table_state, sums
 

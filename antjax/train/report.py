@@ -87,9 +87,8 @@ def write_report(
   """Writes `report.html` into the run folder; returns its path."""
   path = pathlib.Path(folder) / FILE_NAME
   path.parent.mkdir(parents=True, exist_ok=True)
-  steps = path.with_name(timeline.FILE_NAME)
-  if report.timeline is None and steps.exists():
-    report = dataclasses.replace(report, timeline=timeline.read(steps))
+  if report.timeline is None and any(path.parent.glob(timeline.FILE_NAMES)):
+    report = dataclasses.replace(report, timeline=timeline.read(path.parent))
   # Beside the old page, then renamed: a reader never sees half a page.
   new = path.with_suffix('.tmp')
   new.write_text(render(report), encoding='utf-8')

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who waited for whom, and when an action came: a section of the report.
 
-The file `timeline.jsonl` of a run folder holds a JSON object a line: of a step
+Each worker has a file `timeline.<worker>.jsonl` in the run folder, that
+`antjax.Agent` writes. It holds a JSON object a line: of a step
 of a worker (`step worker end_unix_s compute_s wait_s num_micro_batches`; it
 computed for `compute_s`, then waited for the others for `wait_s`, until
 `end_unix_s`), or of an action (`time action reason generation`).
@@ -26,7 +27,7 @@ import numpy as np
 from antjax.train import report_page as page
 from antjax.train import report_plots
 
-FILE_NAME = 'timeline.jsonl'
+FILE_NAMES = 'timeline*.jsonl'
 # More make the page large, and none of them wide enough to be seen.
 _MAX_BLOCKS = 4000
 _MAX_WORKERS = 40
@@ -117,14 +118,15 @@ def _parse(line: str) -> _Step | Mark:
   return _Step(str(record['worker'])[:80], start_s, end_s, compute_s, wait_s)
 
 
-def _lines(path: pathlib.Path) -> Iterator[_Step | Mark | None]:
+def _lines(folder: pathlib.Path) -> Iterator[_Step | Mark | None]:
   """Yields what the lines say; None for one that says nothing."""
-  with path.open(encoding='utf-8', errors='replace') as file:
-    for line in file:
-      try:
-        yield _parse(line)
-      except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-        yield None
+  for path in sorted(folder.glob(FILE_NAMES)):
+    with path.open(encoding='utf-8', errors='replace') as file:
+      for line in file:
+        try:
+          yield _parse(line)
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+          yield None
 
 
 @dataclasses.dataclass
@@ -137,21 +139,21 @@ class _Sums:
   wait_s: float = 0.0
 
 
-def read(path: str | os.PathLike[str]) -> Timeline:
+def read(folder: str | os.PathLike[str]) -> Timeline:
   """Reads a timeline; cost: two passes over the file, memory bounded.
 
   A line that a killed process left unfinished is counted and left out. A long
   run's steps are joined by time: each block then shows their mean.
 
   Args:
-    path: A `timeline.jsonl`.
+    folder: Of the run; its `timeline*.jsonl` count.
   """
-  path = pathlib.Path(path)
+  folder = pathlib.Path(folder)
   waits: dict[str, list[float]] = {}  # Worker -> compute, wait, steps.
   marks: list[Mark] = []
   first_s, last_s = math.inf, -math.inf
   num_damaged = num_marks = generation = 0
-  for entry in _lines(path):
+  for entry in _lines(folder):
     if isinstance(entry, _Step):
       sums = waits.setdefault(entry.worker, [0.0, 0.0, 0.0])
       sums[0] += entry.compute_s
@@ -179,14 +181,14 @@ def read(path: str | os.PathLike[str]) -> Timeline:
   num_steps = sum(waits[worker][2] for worker in shown)
   blocks: dict[str, list[Block]] = {w: [] for w in sorted(shown, key=_natural)}
   if num_steps <= _MAX_BLOCKS:
-    for entry in _lines(path):
+    for entry in _lines(folder):
       if isinstance(entry, _Step) and entry.worker in blocks:
         blocks[entry.worker].append(_block(entry, first_s))
   else:
     num_bins = max(_MAX_BLOCKS // len(shown), 1)
     bin_s = max(last_s - first_s, 1e-9) / num_bins
     bins: dict[tuple[str, int], _Sums] = {}
-    for entry in _lines(path):
+    for entry in _lines(folder):
       if isinstance(entry, _Step) and entry.worker in blocks:
         number = min(int((entry.end_s - first_s) / bin_s), num_bins - 1)
         of = bins.setdefault(

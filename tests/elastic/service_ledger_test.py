@@ -68,7 +68,7 @@ def test_workers_that_wait_for_each_other_in_threads(server):
 @pytest.mark.parametrize('before, after', [(1, 3), (3, 1), (2, 2), (3, 4)])
 def test_saved_at_every_step_restored_by_other_workers(server, before, after):
   generation = 0
-  for step in range(0, 12, 2):
+  for step in (0, 1, 4, 7, 11):
     generation += 1
     with Workers(server, before, generation) as workers:
       seen = [x for _ in range(step) for x in workers.step()]
@@ -237,7 +237,7 @@ def test_coordinator_restarts_many_times(server):
   assert_each(seen, 2)
 
 
-@pytest.mark.parametrize('seed', range(3))
+@pytest.mark.parametrize('seed', range(2))
 def test_lost_replies(server, seed):
   draw = np.random.default_rng(seed)
   server.break_call = lambda name, message: (

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker's pulse: what it says and hears, and how it ends."""
 
+import json
 import threading
 import time
 
@@ -92,6 +93,22 @@ def test_the_newest_plan_is_known(server):
     server.plan = pb.Plan(version=2)  # Late.
     eventually(lambda: heartbeats(server)[-1].plan_version == 3)
     assert agent.plan().version == 3
+
+
+@pytest.mark.parametrize('rank', [0, 1])
+def test_steps_and_plans_are_kept_for_the_report(server, tmp_path, rank):
+  file = tmp_path / 'timeline.w.jsonl'
+  options = {'rank': rank, 'num_workers': 2, 'timeline': file}
+  with agent_of(server, generation=1, **options) as agent:
+    server.plan = pb.Plan(version=1, reason='w is slow')
+    agent.on_batch_time(7, 0.25, 0.05, 4, 128)
+    eventually(lambda: agent.plan().version == 1)
+  lines = [json.loads(line) for line in file.read_text().splitlines()]
+  (step,) = [line for line in lines if 'step' in line]
+  assert (step['step'], step['worker'], step['compute_s']) == (7, 'w', 0.25)
+  marks = [(m['action'], m['reason']) for m in lines if 'action' in m]
+  said_once = [('START', 'generation 1'), ('PLAN', 'w is slow')]
+  assert marks == ([] if rank else said_once)
 
 
 def test_is_stopping(server):

@@ -68,6 +68,11 @@ def _read_pid(path: pathlib.Path) -> int:
   return int(path.read_text())
 
 
+def _environment(pid: int) -> dict[str, str]:
+  text = pathlib.Path(f'/proc/{pid}/environ').read_text()
+  return dict(item.split('=', 1) for item in text.split('\0') if item)
+
+
 def _is_alive(pid: int) -> bool:
   try:
     stat = pathlib.Path(f'/proc/{pid}/stat').read_text()
@@ -164,10 +169,12 @@ def test_kill_9_of_the_agent_ends_its_worker_and_a_new_one_goes_on(
   first = start('agent', *flags)
   pid = _read_pid(tmp_path / 'up.1')
   child = int((tmp_path / 'child').read_text())
+  cache = _environment(pid)['JAX_COMPILATION_CACHE_DIR']
   first.kill()
   code, _, err = _end(start('agent', *flags))
   assert code == 0, err
   assert 'generation 2' in err
+  assert not os.path.exists(cache)
   assert not _is_alive(pid) and not _is_alive(child)
 
 

@@ -440,3 +440,25 @@ def test_tables_equal_the_in_graph_form(level):
     (state.params, state.tables),
     (expected.params, expected.tables),
   )
+
+
+@pytest.mark.parametrize('level', ['global', 'none'])
+def test_lr_scale_multiplies_the_changes_of_rows(level):
+  trainer = make_table_trainer(level)
+  batch = {
+    'ids': {'item': np.arange(16) % 5},
+    'y': np.arange(16, dtype=np.float32),
+  }
+
+  def change(scale):
+    state = trainer.init({'w': np.ones(4, np.float32)})
+    before = jax.tree.map(np.asarray, state.tables)
+    step = trainer.elastic_step()
+    ((micro,),) = step.route(state, [[batch]], batch['ids'], 2)
+    step.local.add(micro)
+    state, _ = step.finish(state, {'num_valid': 1.0}, lr_scale=scale)
+    (before,), (after,) = before.values(), state.tables.values()
+    return np.asarray(after['table']) - before['table']
+
+  np.testing.assert_allclose(change(0.5), 0.5 * change(1.0), atol=1e-6)
+  assert np.abs(change(0.5)).max() > 0.01

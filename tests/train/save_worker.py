@@ -5,6 +5,7 @@
 save_worker.py <folder>; prints the steps that are committed.
 """
 
+import dataclasses
 import itertools
 import sys
 
@@ -16,7 +17,7 @@ from antjax.mesh.mesh import make_mesh
 from antjax.train.checkpoint import Checkpointer
 from antjax.train.trainer import Trainer
 
-SIZE = 1 << 20
+SIZE = 1 << 20  # Elements: 4 MiB.
 
 
 def make_trainer():
@@ -31,17 +32,22 @@ def checkpointer(folder, trainer):
   return Checkpointer(folder, trainer.layout, trainer.optimizer, None, keep=2)
 
 
+def params_at(step):
+  """What a step's checkpoint holds; random, so that it cannot be packed."""
+  rng = np.random.default_rng(step)
+  return {'w': rng.normal(size=SIZE).astype(np.float32)}
+
+
 def main(folder):
   trainer = make_trainer()
-  state = trainer.init({'w': np.zeros(SIZE, np.float32)})
+  state = trainer.init(params_at(0))
   with checkpointer(folder, trainer) as saver:
     first = saver.newest()
     if first is not None:
       state, _ = saver.restore(first)
     for step in itertools.count((first or 0) + 1):
-      # What is in a step's checkpoint is that step's number everywhere.
-      fill = jax.tree.map(lambda x: x * 0 + step, (state.params, state.step))
-      state.params['w'] = fill[0]['w']
+      params = jax.device_put(params_at(step))
+      state = dataclasses.replace(state, params=params)
       saver.save(step, state, input_state={'next': step})
       saver.wait()
       assert saver.is_committed(step)

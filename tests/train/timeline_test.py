@@ -34,9 +34,9 @@ def _action(time_s, action, reason='', generation=1):
 
 
 def _write(folder, lines, tail=''):
-  path = folder / timeline.FILE_NAME
+  path = folder / 'timeline.w0.jsonl'
   path.write_text(''.join(json.dumps(x) + '\n' for x in lines) + tail)
-  return path
+  return folder
 
 
 def _straggler(num_steps, num_workers=3):
@@ -137,9 +137,8 @@ def test_damaged_lines_are_counted(tmp_path):
   'text', ['', '\n', 'no json\n', '{"action": "x", "time": 5}\n']
 )
 def test_without_steps_there_is_no_section(tmp_path, text):
-  path = tmp_path / timeline.FILE_NAME
-  path.write_text(text)
-  assert timeline.section(timeline.read(path)) == ''
+  (tmp_path / 'timeline.w0.jsonl').write_text(text)
+  assert timeline.section(timeline.read(tmp_path)) == ''
 
 
 def test_steps_without_length(tmp_path):

@@ -1,0 +1,451 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a job of `benchmarks.chaos_bench`, and lets its events befall it."""
+
+from collections.abc import Callable, Sequence
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import sys
+import time
+from typing import Any
+
+import psutil
+
+from antjax.elastic import agent
+from antjax.elastic.process_group import Guard
+from benchmarks import chaos_events, chaos_proxy, virtual_network
+from benchmarks import cluster as cluster_lib
+from benchmarks.chaos_events import Event
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+WORKER = 'benchmarks.chaos_worker'
+JOB = 'job'
+_POLL_S = 0.01
+_STALL_S = 240.0  # Without a step; then something is wrong.
+_FROZEN_S = 60.0  # At most.
+_PROGRESS_TIMEOUT_S = 45.0
+_SAVE_WAIT_S = 20.0
+_SAVE_TRIES = 6
+_TEMPORARY = '.orbax-checkpoint-tmp'
+# A test takes minutes, not days: silence is found out soon, and the restart
+# budget is no limit here. A worker that compiles makes no step for a while.
+_COORDINATOR_FLAGS = (
+  '--policy=benchmarks.chaos_events:shuffle_work',
+  '--decide_every_s=1',
+  '--min_steps=2',
+  '--lease_timeout_s=6',
+  f'--progress_timeout_s={_PROGRESS_TIMEOUT_S}',
+  '--max_restarts=1000000',
+  '--agent_timeout_s=4',
+  '--join_wait_s=1',
+  '--restart_backoff_s=0',
+  '--grow_after_s=1',
+)
+
+
+@dataclasses.dataclass
+class _Frozen:
+  """A host that stands still.
+
+  Attributes:
+    at: Since when.
+    generation: That it is of.
+    processes: Its own.
+    saves: Unfinished checkpoints that it was writing.
+  """
+
+  at: float
+  generation: int
+  processes: list[psutil.Process]
+  saves: set[str]
+
+
+class Hosts:
+  """Where processes run: virtual hosts, or all on loopback."""
+
+  def __init__(self, cluster: cluster_lib.Cluster | None):
+    """Takes the virtual hosts; the last one is the coordinator's."""
+    self._cluster = cluster
+    self._guard = Guard()  # Ends what is on loopback when we vanish.
+    ports = (agent.free_port('127.0.0.1'), agent.free_port('127.0.0.1'))
+    self.proxy, self.coordinator = (f'127.0.0.1:{port}' for port in ports)
+    if cluster is not None:
+      address = virtual_network.address(cluster.num_hosts - 1)
+      self.proxy, self.coordinator = f'{address}:8476', '127.0.0.1:8477'
+
+  def start(
+    self, host: int, argv: Sequence[str], on_line: Callable[[int, str], None]
+  ) -> cluster_lib.Process:
+    """Starts a Python program on a host."""
+    env = {'PYTHONUNBUFFERED': '1', 'PYTHONPATH': str(ROOT)}
+    argv = [sys.executable, *argv]
+    if self._cluster is not None:
+      return self._cluster.start(host, argv, env, on_line)
+    process = cluster_lib.Process(host, argv, {**os.environ, **env}, on_line)
+    self._guard.add(process.pid)
+    return process
+
+
+class Storm:
+  """One job, and what befalls it.
+
+  Attributes:
+    struck: The events, with `step`, `generation` and time (`now`) of the run.
+    num_dropped: Replies that were lost.
+    num_torn: Kills that left the unfinished folder of a checkpoint.
+    coordinator_back_s: From each kill of a coordinator to its service.
+  """
+
+  def __init__(
+    self,
+    hosts: Hosts,
+    job: dict[str, Any],
+    events: Sequence[Event],
+    *,
+    num_workers: int,
+    num_spares: int,
+    say: Callable[[str], None],
+  ):
+    """Starts nothing yet.
+
+    Args:
+      hosts: Where to run.
+      job: Fields of `chaos_job.Job`.
+      events: What is to befall it.
+      num_workers: Hosts that the job runs on; without spares also one less.
+      num_spares: Hosts beside them, that take the place of lost ones.
+      say: Shows a message.
+    """
+    self._hosts, self._job, self._say = hosts, job, say
+    self._out = pathlib.Path(job['out'])
+    self._events = list(events)
+    self._num_workers, self._num_spares = num_workers, num_spares
+    self._num_hosts = num_workers + num_spares
+    self._running: list[cluster_lib.Process] = []
+    self._agents: dict[int, cluster_lib.Process] = {}
+    self._coordinator: cluster_lib.Process | None = None
+    self._proxy: cluster_lib.Process | None = None
+    self._dead_until: dict[int, float] = {}  # Host -> start of a new agent.
+    self._frozen: dict[int, _Frozen] = {}
+    self._first = -1  # Host of rank 0.
+    self._hung: list[tuple[float, psutil.Process]] = []
+    self._generation = 0  # The newest that an agent spoke of.
+    self._progress: list[dict[str, Any]] = []
+    self._offset = 0
+    self._last_step = 0
+    self._killed_at = 0.0  # The coordinator.
+    self.struck: list[dict[str, Any]] = []
+    self.num_dropped = self.num_torn = 0
+    self.coordinator_back_s: list[float] = []
+
+  def run(self) -> None:
+    """Runs the job to its end.
+
+    Raises:
+      RuntimeError: It stood still, or something ended as it should not.
+    """
+    (self._out / 'progress.jsonl').touch()
+    try:
+      self._start_coordinator()
+      self._proxy = self._start(
+        self._num_hosts,
+        *('-m', 'benchmarks.chaos_proxy', f'--listen={self._hosts.proxy}'),
+        *(f'--target={self._hosts.coordinator}', '--mark=train'),
+      )
+      for host in range(self._num_hosts):
+        self._start_agent(host)
+      self._watch()
+    finally:
+      self._thaw(everything=True)
+      for process in self._running:
+        process.kill()
+        process.join()
+
+  # --- Processes. ---
+
+  def _start(self, host: int, *argv: str) -> cluster_lib.Process:
+    process = self._hosts.start(host, argv, self._on_line)
+    self._running = [p for p in self._running if p.poll() is None]
+    self._running.append(process)
+    return process
+
+  def _start_coordinator(self) -> None:
+    address, _, port = self._hosts.coordinator.rpartition(':')
+    least = self._num_workers - (not self._num_spares)
+    self._coordinator = self._start(
+      self._num_hosts,
+      *('-m', 'launch.coordinator', f'--address={address}', f'--port={port}'),
+      *(f'--journal={self._out}/journal.db', f'--min_hosts={max(1, least)}'),
+      *(f'--max_hosts={self._num_workers}', *_COORDINATOR_FLAGS),
+    )
+
+  def _start_agent(self, host: int) -> None:
+    self._agents[host] = self._start(
+      host,
+      *('-m', 'launch.agent', f'--coordinator={self._hosts.proxy}'),
+      *(f'--job={JOB}', f'--name=host{host}', '--devices_per_host=1'),
+      f'--compilation_cache={self._out}/cache',
+      *('--platform=cpu', '--', '-m', WORKER, json.dumps(self._job)),
+    )
+
+  def _on_line(self, host: int, line: str) -> None:
+    """Sees a line of any process; in a thread of its own."""
+    if line == chaos_proxy.CUT:
+      self.num_dropped += 1
+    elif line.startswith('coordinator: ') and self._killed_at:
+      self.coordinator_back_s.append(time.monotonic() - self._killed_at)
+    elif line.startswith('agent ') and ': generation ' in line:
+      number, rank = line.split(': generation ')[1].split(': rank ')
+      self._generation = max(self._generation, int(number))
+      if rank.startswith('0 '):
+        self._first = host
+    with (self._out / 'log.txt').open('a') as file:
+      file.write(f'{time.time():.3f} [{host}] {line}\n')
+
+  def _children(self, host: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.Error):
+      return list(psutil.Process(self._agents[host].pid).children())
+    return []
+
+  def _worker(self, host: int) -> psutil.Process | None:
+    """The worker on a host, if one runs."""
+    for child in self._children(host):
+      with contextlib.suppress(psutil.Error):
+        if WORKER in child.cmdline():
+          return child
+    return None
+
+  # --- The loop. ---
+
+  def _watch(self) -> None:
+    """Strikes when it is time, and repairs, until all agents have ended."""
+    waiting = list(self._events)
+    ready_at: float | None = None
+    mark = 0  # Steps at the last event.
+    moved_at = time.monotonic()
+    while True:
+      now = time.monotonic()
+      if self._read_progress():
+        moved_at = now
+      self._repair(now)
+      if self._has_ended():
+        if waiting:
+          self._say(f'the data ended before {len(waiting)} events.')
+        return
+      if now - moved_at > _STALL_S:
+        raise RuntimeError(f'no step for {_STALL_S:.0f} s.')
+      if waiting and self._last_step >= mark + waiting[0].after_steps:
+        ready_at = ready_at or now + waiting[0].delay_s
+        if now >= ready_at and self._strike(waiting[0]):
+          waiting.pop(0)
+          ready_at, mark = None, self._last_step
+          if not waiting:
+            (self._out / 'over').touch()
+      time.sleep(_POLL_S)
+
+  def _read_progress(self) -> bool:
+    """Reads what rank 0 of the generations has noted; whether it got on."""
+    with (self._out / 'progress.jsonl').open('rb') as file:
+      file.seek(self._offset)
+      data = file.read()
+    lines = data[: data.rfind(b'\n') + 1]
+    self._offset += len(lines)
+    before = self._last_step
+    for line in lines.splitlines():
+      self._progress.append(json.loads(line))
+      self._last_step = max(self._last_step, self._progress[-1]['step'])
+    return self._last_step > before
+
+  def _repair(self, now: float) -> None:
+    """Starts what a cluster would start again, and thaws hosts."""
+    assert self._coordinator is not None
+    if (code := self._coordinator.poll()) is not None:
+      if code != -signal.SIGKILL:
+        raise RuntimeError(f'the coordinator ended by itself, code {code}.')
+      self._start_coordinator()
+    for host, at in list(self._dead_until.items()):
+      if now >= at and self._agents[host].poll() is not None:
+        del self._dead_until[host]
+        self._start_agent(host)
+    self._thaw()
+    for at, process in list(self._hung):
+      if not process.is_running():
+        self._hung.remove((at, process))
+      elif now - at > 2 * _PROGRESS_TIMEOUT_S:
+        raise RuntimeError(f'worker {process.pid} hangs, and nobody cares.')
+
+  def _has_ended(self) -> bool:
+    """Whether all agents have ended, as they should."""
+    codes = [
+      process.poll()
+      for host, process in self._agents.items()
+      if host not in self._dead_until
+    ]
+    if bad := [code for code in codes if code]:
+      raise RuntimeError(f'agents ended by themselves, codes {bad}.')
+    return codes == [0] * self._num_hosts
+
+  # --- Events. ---
+
+  def _strike(self, event: Event) -> bool:
+    """Deals an event out; False: its victim is not there at present."""
+    assert self._proxy is not None and self._coordinator is not None
+    if event.kind == 'drop':
+      number = signal.SIGUSR1 if event.share < 0.5 else signal.SIGUSR2
+      for _ in range(event.count):
+        os.kill(self._proxy.pid, number)
+        time.sleep(_POLL_S)  # Signals of a kind do not queue up.
+    elif event.kind == 'coordinator':
+      self._killed_at = time.monotonic()
+      os.kill(self._coordinator.pid, signal.SIGKILL)
+    else:
+      try:
+        host = self._strike_host(event)
+      except (psutil.Error, ProcessLookupError):
+        return False  # It has just ended.
+      if host is None:
+        return False
+      event = Event(**vars(event) | {'host': host})
+    found = {
+      'step': self._last_step,
+      'generation': self._generation,
+      'now': time.time(),
+    }
+    self.struck.append(vars(event) | found)
+    self._say(
+      f'{len(self.struck)}: {event.kind}, host {event.host}, step'
+      f' {self._last_step}, generation {self._generation}'
+    )
+    return True
+
+  def _strike_host(self, event: Event) -> int | None:
+    """Strikes a host that works; returns which one, or None."""
+    awake = [
+      host
+      for host in range(self._num_hosts)
+      if host not in self._frozen and host not in self._dead_until
+    ]
+    workers = {h: one for h in awake if (one := self._worker(h)) is not None}
+    hosts = list(workers)
+    if event.kind == 'agent' and not hosts:
+      hosts = awake
+    if not hosts or (event.kind == 'freeze' and self._frozen):
+      return None
+    host = hosts[event.host % len(hosts)]
+    is_in_save = event.kind == 'save'
+    if event.kind == 'freeze' and event.share < 0.5:
+      host, is_in_save = self._first, True
+    if host not in hosts or (
+      is_in_save and not self._wait_for_save(2 * event.share % 1)
+    ):
+      return None
+    now = time.monotonic()
+    if event.kind == 'agent':
+      os.kill(self._agents[host].pid, signal.SIGKILL)
+      self._dead_until[host] = now + event.share / 2
+    elif event.kind == 'hang':
+      workers[host].suspend()
+      self._hung.append((now, workers[host]))
+    elif event.kind == 'freeze':
+      processes = [psutil.Process(self._agents[host].pid)]
+      processes += self._children(host)
+      for process in processes:
+        process.suspend()
+      saves = self._unfinished() if is_in_save else set()
+      self._frozen[host] = _Frozen(now, self._generation, processes, saves)
+    elif event.kind == 'save':
+      workers[host].kill()
+      workers[host].wait()
+      self.num_torn += bool(self._unfinished())
+    else:
+      workers[host].kill()
+    return host
+
+  def _checkpoints(self) -> list[str]:
+    with contextlib.suppress(OSError):
+      return os.listdir(self._out / 'checkpoints')
+    return []
+
+  def _unfinished(self) -> set[str]:
+    return {name for name in self._checkpoints() if _TEMPORARY in name}
+
+  def _wait_for_save(self, share: float) -> bool:
+    """Returns when a checkpoint's unfinished folder has its share of bytes."""
+    folder = self._out / 'checkpoints'
+    whole = max(
+      (
+        _num_bytes(folder / name)
+        for name in self._checkpoints()
+        if _TEMPORARY not in name
+      ),
+      default=0,
+    )
+    seen: set[str] = set()
+    end = time.monotonic() + _SAVE_WAIT_S
+    while time.monotonic() < end:
+      for name in self._checkpoints():
+        if _TEMPORARY in name:
+          seen.add(name)
+          # Rather some save than none.
+          is_late = len(seen) > _SAVE_TRIES
+          if is_late or _num_bytes(folder / name) >= share * whole:
+            return True
+      time.sleep(0.0005)
+    return False
+
+  def _thaw(self, everything: bool = False) -> None:
+    """Wakes frozen hosts once the others have gone on without them."""
+    for host, frozen in list(self._frozen.items()):
+      late = [
+        line
+        for line in self._progress
+        if line['generation'] > frozen.generation
+      ]
+      has_gone_on = bool(late)
+      if late and frozen.saves:
+        numbers = [int(name.split('.')[0]) for name in frozen.saves]
+        has_gone_on = bool(self._unfinished() & frozen.saves) or (
+          late[-1]['step'] > max(numbers)
+        )
+      if everything or has_gone_on or time.monotonic() > frozen.at + _FROZEN_S:
+        del self._frozen[host]
+        for process in frozen.processes:
+          with contextlib.suppress(psutil.Error):
+            process.resume()
+        in_save = ', in the same save' if frozen.saves else ''
+        self._say(f'host {host} wakes up{in_save}.')
+
+  def recoveries(self) -> dict[str, list[float]]:
+    """Seconds from an event to the first step of a later generation, by kind.
+
+    Of events that end a generation and were not followed by another one first.
+    """
+    found: dict[str, list[float]] = {}
+    ending = [one for one in self.struck if one['kind'] in chaos_events.ENDING]
+    for one, following in zip(ending, [*ending[1:], None], strict=True):
+      step = next(
+        (
+          line
+          for line in self._progress
+          if line['generation'] > one['generation'] and line['now'] > one['now']
+        ),
+        None,
+      )
+      if step and (following is None or following['now'] > step['now']):
+        seconds = step['now'] - one['now']
+        found.setdefault(one['kind'], []).append(seconds)
+    return found
+
+
+def _num_bytes(folder: pathlib.Path) -> int:
+  """Bytes of the files in a folder that may be changing."""
+  total = 0
+  for parent, _, files in os.walk(folder):
+    for name in files:
+      with contextlib.suppress(OSError):
+        total += os.stat(os.path.join(parent, name)).st_size
+  return total

@@ -1,0 +1,91 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The input benchmark: its sides read the same, and a small run of it."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks import input_bench
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_TIMEOUT_S = 240
+
+
+@pytest.mark.parametrize('group_size', [1, 16])
+def test_sides_give_the_same_records_in_other_orders(tmp_path, group_size):
+  path = tmp_path / 'a.array_record'
+  input_bench.write_file(path, 600, group_size)
+  orders = {}
+  for name, make in (
+    ('local', input_bench.local(path, 100, 64)),
+    ('grain', input_bench.plain_grain(path, 100, 2)),
+    ('in_order', input_bench.plain_grain(path, 100, 0, False)),
+  ):
+    batches = make()
+    epoch = [next(batches) for _ in range(6)]
+    assert epoch[0]['dense'].shape == (100, 8)
+    assert epoch[0]['label'].dtype == np.float32
+    orders[name] = np.concatenate([batch['ids'][:, 0] for batch in epoch])
+    assert sorted(orders[name]) == list(range(600)), name
+    assert next(batches)['ids'].shape == (100, 16)  # The next epoch.
+  assert list(orders['in_order']) == list(range(600))
+  assert list(orders['local']) != list(orders['grain'])
+
+
+def test_lines_compare_medians():
+  rates = {
+    'local': [50.0, 200.0, 100.0],
+    'service': [90.0] * 3,
+    'grain': [100.0, 10.0, 100.0],
+    'grain_in_order': [200.0] * 3,
+  }
+  local, service = input_bench.lines_of(rates)
+  assert local['ratio'] == 1.0 and local['ratio_in_order'] == 0.5
+  assert service['ratio'] == 0.9
+  assert local['min_max'] == [50, 200]
+
+
+def test_turns_alternate(tmp_path):
+  path = tmp_path / 'a.array_record'
+  input_bench.write_file(path, 64, 1)
+  made = []
+
+  def side(name):
+    make = input_bench.local(path, 8, 16)
+    return lambda: (made.append(name), make())[1]
+
+  rates = input_bench.compare({'a': side('a'), 'b': side('b')}, 8, 0.01, 2)
+  assert made == ['b', 'a', 'a', 'b']
+  assert all(len(of) == 2 and min(of) > 0 for of in rates.values())
+
+
+@pytest.mark.slow
+def test_a_small_run():
+  done = subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'benchmarks.input_bench',
+      '--num_records=4096',
+      '--batch_size=64',
+      '--records_in_shard=256',
+      '--turn_s=0.1',
+      '--num_turns=1',
+      '--group_sizes=1',
+      '--grain_threads=0,2',
+    ],
+    cwd=_ROOT,
+    capture_output=True,
+    text=True,
+    timeout=_TIMEOUT_S,
+  )
+  assert done.returncode == 0, done.stderr
+  lines = [json.loads(line) for line in done.stdout.splitlines()]
+  assert [line.get('ledger') for line in lines] == ['local', 'service', None]
+  assert {'samples_per_s', 'grain_samples_per_s', 'ratio'} <= lines[0].keys()
+  assert {'local_ratio', 'service_ratio'} <= lines[-1].keys()

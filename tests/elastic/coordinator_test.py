@@ -1,0 +1,762 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The coordinator's server, in this process and as one that is killed."""
+
+import ast
+import asyncio
+import contextlib
+import json
+import os
+import pathlib
+import pickle
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import grpc
+import grpc.aio
+import pytest
+
+from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic import requests, security, service, writer
+from antjax.elastic.client import CoordinatorClient
+from antjax.elastic.controller import Controller
+from antjax.elastic.coordinator import (
+  Coordinator,
+  CoordinatorConfig,
+  serve,
+)
+from antjax.elastic.jobs import Jobs
+from antjax.elastic.policy import resolve
+from antjax.elastic.refused import Refused
+from antjax.elastic.rendezvous import RendezvousConfig
+from antjax.input.journal import Journal
+from tests import source_tree
+
+DATA_SET = pb.DataSet(name='d', num_records=400, shard_size=4, num_epochs=1)
+TOKENS = {role: f'token-of-the-{role}' for role in security.ROLES}
+
+
+class Clock:
+  def __init__(self):
+    self.now = 1000.0
+
+  def __call__(self):
+    return self.now
+
+
+class Server:
+  """A coordinator on this event loop; ticks when told."""
+
+  def __init__(self, folder, **fields):
+    self.clock = Clock()
+    self.config = CoordinatorConfig(
+      journal=str(folder / 'journal.db'), policy='static', **fields
+    )
+
+  async def __aenter__(self):
+    self.journal = Journal(self.config.journal)
+    self.writer = writer.Writer(writer.load(self.journal), self.journal)
+    self.coordinator = Coordinator(
+      self.config,
+      self.writer,
+      Controller(resolve('static'), self.config.controller),
+      self.clock,
+    )
+    tokens = security.Tokens()
+    if self.config.token_file:
+      tokens = security.read_tokens(self.config.token_file)
+    self.server, port = service.make_server(
+      service.Service(self.coordinator.handlers(), tokens),
+      self.config.address,
+      0,
+      None,
+    )
+    await self.server.start()
+    self.channel = grpc.aio.insecure_channel(
+      f'127.0.0.1:{port}',
+      options=[
+        ('grpc.max_send_message_length', -1),
+        ('grpc.use_local_subchannel_pool', 1),
+      ],
+    )
+    return self
+
+  async def __aexit__(self, *exc):
+    await self.channel.close()
+    await self.server.stop(0)
+    if self.writer.error is None:
+      await self.writer.close()
+    self.journal.close()
+
+  @property
+  def jobs(self):
+    return self.writer.jobs
+
+  async def send(self, name, data, token=None):
+    if not isinstance(data, bytes):
+      data = data.SerializeToString()
+    metadata = [('authorization', f'Bearer {token}')] if token else None
+    call = self.channel.unary_unary(f'/{service.SERVICE}/{name}')
+    reply = await call(data, metadata=metadata, timeout=20)
+    return service.METHODS[name].reply.FromString(reply)
+
+  async def refused(self, name, data, code, match='', token=None):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+      await self.send(name, data, token)
+    assert caught.value.code() == grpc.StatusCode[code], caught.value.details()
+    assert match in caught.value.details()
+
+
+def run(test):
+  """Runs an asynchronous test."""
+
+  def wrapped(tmp_path):
+    asyncio.run(asyncio.wait_for(test(tmp_path), 60))
+
+  wrapped.__name__ = test.__name__
+  wrapped.__doc__ = test.__doc__
+  return wrapped
+
+
+def head(sequence=1, client='a', job='j', incarnation=7, generation=0):
+  return pb.Head(
+    job=job,
+    client=client,
+    incarnation=incarnation,
+    sequence=sequence,
+    generation=generation,
+  )
+
+
+async def join(server, client='a', **fields):
+  await server.send(
+    'CreateDataSet',
+    pb.CreateDataSetRequest(head=head(1, client, **fields), data_set=DATA_SET),
+  )
+  await server.send(
+    'Begin',
+    pb.BeginRequest(head=head(2, client, **fields), data_set='d', pass_number=1),
+  )
+
+
+def exchange(sequence, client='a', num_wanted=1, **fields):
+  return pb.ExchangeRequest(
+    head=head(sequence, client),
+    data_set='d',
+    pass_number=1,
+    num_wanted=num_wanted,
+    **fields,
+  )
+
+
+# --- Answers. -----------------------------------------------------------------
+
+
+@run
+async def test_workers_get_leases(tmp_path):
+  async with Server(tmp_path) as server:
+    await join(server)
+    reply = await server.send('Exchange', exchange(3, num_wanted=3))
+    assert len(reply.leases) == 3
+    assert await server.send('Exchange', exchange(3, num_wanted=3)) == reply
+    await server.refused(
+      'Exchange', exchange(2), 'FAILED_PRECONDITION', 'older than'
+    )
+
+
+@run
+async def test_requests_are_written_in_groups_before_they_are_answered(
+  tmp_path,
+):
+  async with Server(tmp_path) as server:
+    for n in range(40):
+      await join(server, f'w{n}')
+    may_write = threading.Event()
+    append = server.journal.append
+
+    def slow_append(rows):
+      may_write.wait(30)
+      append(rows)
+
+    server.journal.append = slow_append
+    num_commits = server.writer.num_commits
+    calls = [
+      asyncio.ensure_future(server.send('Exchange', exchange(3, f'w{n}')))
+      for n in range(40)
+    ]
+    while server.jobs.job('j').data_sets['d'].counts()['doing'] < 40:
+      await asyncio.sleep(0.01)
+    # All is applied, nothing is on disk, and nobody has an answer; nor has
+    # who asks about it.
+    status = asyncio.ensure_future(server.send('Status', pb.StatusRequest()))
+    done, _ = await asyncio.wait([*calls, status], timeout=0.2)
+    assert not done
+    may_write.set()
+    await asyncio.gather(*calls, status)
+    assert 1 <= server.writer.num_commits - num_commits <= 40
+    assert server.writer.num_changes >= 40
+
+
+@run
+async def test_what_was_answered_is_in_the_journal(tmp_path):
+  async with Server(tmp_path) as server:
+    await join(server)
+    await server.send('Exchange', exchange(3, num_wanted=5))
+    copy = tmp_path / 'copy.db'
+    shutil.copy(server.config.journal, copy)
+    shutil.copy(f'{server.config.journal}-wal', f'{copy}-wal')
+    with Journal(copy) as journal:
+      assert writer.load(journal).to_bytes() == server.jobs.to_bytes()
+
+
+@run
+async def test_a_journal_that_cannot_be_written_ends_the_coordinator(tmp_path):
+  async with Server(tmp_path) as server:
+    await join(server)
+
+    def full(rows):
+      raise OSError('No space left on device')
+
+    server.journal.append = full
+    await server.refused(
+      'Exchange', exchange(3), 'UNAVAILABLE', 'No space left on device'
+    )
+    await server.refused('Exchange', exchange(4), 'UNAVAILABLE')
+    with pytest.raises(RuntimeError, match='No space left'):
+      await server.coordinator.run(asyncio.Event())
+
+
+@run
+async def test_a_snapshot_takes_the_place_of_many_requests(tmp_path):
+  async with Server(tmp_path) as server:
+    await join(server)
+    server.journal.num_commands = 10**6
+    reply = await server.send('Exchange', exchange(3, num_wanted=5))
+    await server.send(
+      'Exchange',
+      exchange(4, num_wanted=0, consumed=[reply.leases[0].shard]),
+    )
+    assert server.journal.num_commands == 1
+    expected = server.jobs.to_bytes()
+  with Journal(server.config.journal) as journal:
+    assert writer.load(journal).to_bytes() == expected
+
+
+@run
+async def test_an_inner_error_tells_nothing_and_ends_nothing(tmp_path):
+  async with Server(tmp_path) as server:
+    await join(server)
+
+    def broken(request, now):
+      raise KeyError('a secret')
+
+    answer, server.jobs.answer = server.jobs.answer, broken
+    await server.refused('Exchange', exchange(3), 'UNKNOWN', 'see its log')
+    server.jobs.answer = answer
+    assert (await server.send('Exchange', exchange(3))).leases
+
+
+# --- Who may call, and what is taken. -----------------------------------------
+
+
+@run
+async def test_roles_hold(tmp_path):
+  path = tmp_path / 'tokens'
+  path.write_text(''.join(f'{r} {token}\n' for r, token in TOKENS.items()))
+  path.chmod(0o600)
+  async with Server(tmp_path, token_file=str(path)) as server:
+    for name, method in service.METHODS.items():
+      for token in (None, 'another-token-of-nobody', TOKENS['worker'][:-1]):
+        await server.refused(
+          name, method.request(), 'UNAUTHENTICATED', 'token', token
+        )
+      for role, token in TOKENS.items():
+        if security.may_call(role, name):
+          continue
+        await server.refused(
+          name, method.request(), 'PERMISSION_DENIED', role, token
+        )
+    await server.send('Status', pb.StatusRequest(), TOKENS['operator'])
+    assert server.jobs.names() == []
+
+
+@run
+async def test_an_unknown_method_is_unimplemented(tmp_path):
+  async with Server(tmp_path) as server:
+    call = server.channel.unary_unary(f'/{service.SERVICE}/Explode')
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+      await call(b'')
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+@run
+async def test_what_is_too_large_is_refused(tmp_path):
+  async with Server(tmp_path) as server:
+    await join(server)
+    before = server.jobs.to_bytes()
+    large = exchange(3)
+    large.data_set = 'x' * (requests.MAX_BYTES + 1)
+    await server.refused('Exchange', large, 'INVALID_ARGUMENT', 'at most')
+    huge = pb.BeginRequest(
+      head=head(3), data_set='d', state=b' ' * (33 << 20), pass_number=2
+    )
+    await server.refused('Begin', huge, 'RESOURCE_EXHAUSTED')
+    assert server.jobs.to_bytes() == before
+
+
+BAD = [
+  ('CreateDataSet', {'data_set': {'shard_size': 0}}, 'shard_size=0'),
+  ('CreateDataSet', {'data_set': {'num_records': 0}}, 'num_records must'),
+  ('CreateDataSet', {'data_set': {'num_records': -1}}, 'num_records=-1'),
+  ('CreateDataSet', {'data_set': {'name': ''}}, 'data_set.name'),
+  ('CreateDataSet', {'data_set': {'name': 'a b'}}, 'data_set.name'),
+  ('CreateDataSet', {'data_set': {'name': 'x' * 129}}, 'data_set.name'),
+  ('CreateDataSet', {'data_set': {'num_epochs': -2}}, 'num_epochs=-2'),
+  ('CreateDataSet', {'data_set': {'delivery': 9}}, 'delivery=9'),
+  (
+    'CreateDataSet',
+    {'data_set': {'num_records': 2**40, 'shard_size': 1}},
+    'use 16384 or more',
+  ),
+  ('Begin', {'pass_number': 0}, 'pass_number=0'),
+  ('Exchange', {'num_wanted': -1}, 'num_wanted=-1'),
+  ('Exchange', {'num_wanted': 1001}, 'num_wanted=1001'),
+  ('Exchange', {'consumed': [{}] * 10_001}, 'number of consumed=10001'),
+  ('Exchange', {'failed': [{'message': 'x' * 5000}]}, 'failed.message'),
+  ('Commit', {'step': -1}, 'step=-1'),
+  ('Commit', {'states': {'a b': b'{}'}}, 'name in states'),
+  ('ExtendStream', {'num_records': -5}, 'num_records=-5'),
+  ('Heartbeat', {'resources': {'cpu_share': float('nan')}}, 'cpu_share=nan'),
+  ('Heartbeat', {'batch_times': [{'compute_s': -1.0}]}, 'compute_s=-1.0'),
+  ('Heartbeat', {'num_samples': -1}, 'num_samples=-1'),
+  ('AgentBeat', {'free_port': 70_000}, 'free_port=70000'),
+  ('AgentBeat', {'status': 7}, 'status=7'),
+  ('AgentBeat', {'log_tail': 'x' * 70_000}, 'log_tail'),
+  ('AgentBeat', {'address': 'a\nb'}, 'address'),
+  ('Operate', {'plan': {'lr_scale': float('inf')}}, 'lr_scale=inf'),
+  ('Operate', {'plan': {'num_micro_batches': {'a': -1}}}, 'num_micro_batches'),
+  ('Operate', {'reason': 'x' * 5000}, 'reason'),
+  ('Begin', {'head': {'job': ''}}, 'head.job'),
+  ('Begin', {'head': {'client': 'a\n'}}, 'head.client'),
+  ('Begin', {'head': {'sequence': 0}}, 'head.sequence=0'),
+  ('Begin', {'head': {'generation': -1}}, 'head.generation=-1'),
+]
+
+
+@pytest.mark.parametrize('name, fields, message', BAD)
+def test_a_field_out_of_range_is_named(name, fields, message):
+  request = service.METHODS[name].request(head=head())
+  for field, value in (
+    ('data_set', 'd'),
+    ('pass_number', 1),
+  ):
+    if field in request.DESCRIPTOR.fields_by_name and name != 'CreateDataSet':
+      setattr(request, field, value)
+  if name == 'CreateDataSet':
+    request.data_set.CopyFrom(DATA_SET)
+  for field, value in fields.items():
+    if isinstance(value, dict) and field in ('head', 'data_set'):
+      for key, one in value.items():
+        setattr(getattr(request, field), key, one)
+    else:
+      request.ClearField(field)
+      request.MergeFrom(type(request)(**{field: value}))
+  with pytest.raises(Refused) as caught:
+    parsed = requests.parse(type(request), request.SerializeToString())
+    Jobs().apply(parsed, 0.0)
+  assert caught.value.code == 'INVALID_ARGUMENT'
+  assert message in caught.value.text
+
+
+@run
+async def test_dlrover_defect_11_nothing_that_is_sent_is_run(tmp_path):
+  """Pickles are bytes like others; without a token nothing is even read."""
+
+  class Bomb:
+    def __reduce__(self):
+      return (os.mkdir, (str(tmp_path / 'exploded'),))
+
+  async with Server(tmp_path) as server:
+    for name in service.METHODS:
+      for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        await server.refused(
+          name, pickle.dumps(Bomb(), protocol), 'INVALID_ARGUMENT'
+        )
+    assert server.jobs.names() == []
+  assert not (tmp_path / 'exploded').exists()
+  for path in (source_tree.ROOT / 'antjax' / 'elastic').glob('*.py'):
+    for node in ast.walk(ast.parse(path.read_text())):
+      names = []
+      if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+      elif isinstance(node, ast.ImportFrom):
+        names = [node.module or '']
+      assert not {'pickle', 'marshal', 'shelve', 'dill'} & set(names), path
+
+
+# --- Decisions. ---------------------------------------------------------------
+
+
+@run
+async def test_leases_of_a_silent_worker_go_to_others(tmp_path):
+  async with Server(tmp_path, lease_timeout_s=30) as server:
+    await join(server, 'a')
+    await join(server, 'b')
+    [lost] = (await server.send('Exchange', exchange(3, 'a'))).leases
+    for _ in range(40):
+      server.clock.now += 1
+      server.coordinator.tick()
+      await server.send('Heartbeat', pb.HeartbeatRequest(head=head(0, 'b')))
+    await server.refused(
+      'Exchange', exchange(4, 'a'), 'FAILED_PRECONDITION', 'fenced off'
+    )
+    await server.refused(
+      'Heartbeat',
+      pb.HeartbeatRequest(head=head(0, 'a')),
+      'FAILED_PRECONDITION',
+    )
+    [found] = (await server.send('Exchange', exchange(3, 'b'))).leases
+    assert found == lost
+
+
+@run
+async def test_leases_of_a_worker_that_only_lives_go_to_others(tmp_path):
+  fields = {'lease_timeout_s': 30, 'progress_timeout_s': 100}
+  async with Server(tmp_path, **fields) as server:
+    await join(server, 'a')
+    await server.send('Exchange', exchange(3, 'a'))
+    beat = pb.HeartbeatRequest(head=head(0, 'a'), step=5, num_samples=50)
+    for _ in range(90):
+      server.clock.now += 1
+      await server.send('Heartbeat', beat)
+      server.coordinator.tick()
+    assert server.jobs.job('j').data_sets['d'].holders() == {'a'}
+    server.clock.now += 20
+    server.coordinator.tick()
+    assert server.jobs.job('j').data_sets['d'].holders() == set()
+
+
+def agent_beat(name='h0', **fields):
+  return pb.AgentBeatRequest(
+    head=head(0, name), address='127.0.0.1', free_port=4321, **fields
+  )
+
+
+@run
+async def test_agents_run_generations(tmp_path):
+  rendezvous = RendezvousConfig(join_wait_s=1.0)
+  async with Server(tmp_path, rendezvous=rendezvous) as server:
+
+    async def beat(**fields):
+      server.clock.now += 0.5
+      server.coordinator.tick()
+      return await server.send('AgentBeat', agent_beat(**fields))
+
+    for _ in range(40):
+      reply = await beat()
+      if reply.command == pb.AgentBeatReply.RUN:
+        break
+    assert reply.assignment.generation == 1
+    assert reply.assignment.jax_coordinator == '127.0.0.1:4321'
+    await join(server, 'h0', generation=1)
+    running = pb.AgentBeatRequest.RUNNING
+    await beat(status=running, generation=1)
+    exited = {'status': pb.AgentBeatRequest.EXITED, 'generation': 1}
+    await beat(**exited, exit_code=-9)
+    server.coordinator.tick()
+    assert server.jobs.job('j').phase == 'waiting'
+    assert server.jobs.job('j').restarts_used == 1
+    await server.refused(
+      'Heartbeat',
+      pb.HeartbeatRequest(head=head(0, 'h0', generation=1)),
+      'FAILED_PRECONDITION',
+      'over',
+    )
+    for _ in range(40):
+      reply = await beat()
+      if reply.command == pb.AgentBeatReply.RUN:
+        break
+    assert reply.assignment.generation == 2
+    snapshot = server.coordinator.snapshot()
+    assert [g['generation'] for g in snapshot['jobs'][0]['generations']] == [
+      2,
+      1,
+    ]
+
+
+@run
+async def test_jobs_of_agents_alone_are_bounded(tmp_path, monkeypatch=None):
+  del monkeypatch
+  async with Server(tmp_path) as server:
+    for n in range(1000):
+      server.coordinator._beaten[f'job{n}'] = server.clock.now
+    await server.refused('AgentBeat', agent_beat(), 'RESOURCE_EXHAUSTED')
+    server.clock.now += 1000
+    server.coordinator.tick()
+    await server.send('AgentBeat', agent_beat())
+
+
+@run
+async def test_heartbeats_bring_the_plan_and_the_stop(tmp_path):
+  async with Server(tmp_path) as server:
+    beat = pb.HeartbeatRequest(head=head(0, 'a'))
+    assert (await server.send('Heartbeat', beat)).plan.lr_scale == 1.0
+    await join(server)
+    plan = pb.Plan(num_micro_batches={'a': 3}, lr_scale=1.5)
+    for sequence, action in ((1, 'set_plan'), (2, 'stop')):
+      await server.send(
+        'Operate',
+        pb.OperateRequest(head=head(sequence, 'op'), action=action, plan=plan),
+      )
+    reply = await server.send('Heartbeat', beat)
+    assert reply.plan.num_micro_batches['a'] == 3
+    assert reply.is_stopping and reply.plan.version == 1
+
+
+# --- The process. -------------------------------------------------------------
+
+
+class Process:
+  """A coordinator process that can be killed and started again."""
+
+  def __init__(self, folder, *flags):
+    self.flags = [f'--journal={folder}/journal.db', '--policy=static', *flags]
+    self.port = 0
+
+  def start(self):
+    self.process = subprocess.Popen(
+      [
+        sys.executable,
+        '-m',
+        'launch.coordinator',
+        f'--port={self.port}',
+        *self.flags,
+      ],
+      cwd=source_tree.ROOT,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    line = self.process.stdout.readline()
+    assert line.startswith('coordinator: '), line + self.process.stdout.read()
+    self.port = int(line.rpartition(':')[2])
+    return self
+
+  @property
+  def address(self):
+    return f'127.0.0.1:{self.port}'
+
+  def end(self, number=signal.SIGKILL):
+    self.process.send_signal(number)
+    text, _ = self.process.communicate(timeout=30)
+    return self.process.returncode, text
+
+
+@contextlib.contextmanager
+def coordinator(folder, *flags):
+  process = Process(folder, *flags).start()
+  try:
+    yield process
+  finally:
+    if process.process.poll() is None:
+      process.end()
+
+
+def test_the_coordinator_runs_without_jax():
+  code = (
+    'import sys\n'
+    'import launch.coordinator\n'
+    'from antjax.elastic.policy import resolve\n'
+    'resolve("antdt_nd"), resolve("antdt_dd")\n'
+    'found = {"jax", "jaxlib", "grain", "flax"} & set(sys.modules)\n'
+    'assert not found, found\n'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', code],
+    cwd=source_tree.ROOT,
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_every_shard_is_leased_once_whatever_is_killed(tmp_path):
+  """kill -9 in the middle of many exchanges, three times."""
+  num_workers, leased, lock = 8, [], threading.Lock()
+  data_set = pb.DataSet(
+    name='d', num_records=12_000, shard_size=2, num_epochs=1
+  )
+  with coordinator(tmp_path) as process:
+
+    def work(n):
+      with CoordinatorClient(
+        process.address, job='j', client=f'w{n}', give_up_s=60
+      ) as client:
+        client.call('CreateDataSet', pb.CreateDataSetRequest(data_set=data_set))
+        client.call('Begin', pb.BeginRequest(data_set='d', pass_number=1))
+        consumed = []
+        while True:
+          reply = client.call(
+            'Exchange',
+            pb.ExchangeRequest(
+              data_set='d', pass_number=1, num_wanted=1, consumed=consumed
+            ),
+          )
+          consumed = [lease.shard for lease in reply.leases]
+          if reply.outcome == pb.ExchangeReply.FINISHED:
+            return
+          with lock:
+            leased.extend(shard.index for shard in consumed)
+
+    threads = [
+      threading.Thread(target=work, args=(n,)) for n in range(num_workers)
+    ]
+    for thread in threads:
+      thread.start()
+    for kill in range(1, 4):
+      while len(leased) < 1000 * kill:
+        assert any(thread.is_alive() for thread in threads)
+        threading.Event().wait(0.01)
+      process.end(signal.SIGKILL)
+      process.start()
+    for thread in threads:
+      thread.join(120)
+    assert sorted(leased) == list(range(6000))
+    with CoordinatorClient(process.address, job='', client='op') as client:
+      status = json.loads(client.call('Status', pb.StatusRequest()).json)
+    [shown] = status['jobs'][0]['data_sets']
+    assert shown['shards']['consumed'] == 6000
+    assert process.end(signal.SIGTERM)[0] == 128 + signal.SIGTERM
+
+
+@pytest.mark.slow
+def test_a_coordinator_says_what_is_wrong_and_ends(tmp_path):
+  with coordinator(tmp_path) as process:
+
+    def fails(*flags):
+      done = subprocess.run(
+        [sys.executable, '-m', 'launch.coordinator', *flags],
+        cwd=source_tree.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+      )
+      assert done.returncode == 1 and 'Traceback' not in done.stderr
+      return done.stderr
+
+    journal = f'--journal={tmp_path}/journal.db'
+    other = f'--journal={tmp_path}/other.db'
+    assert 'another coordinator (process' in fails(journal)
+    assert 'Is the port taken?' in fails(other, f'--port={process.port}')
+    assert 'journal must name a file' in fails()
+    assert 'reached from other machines' in fails(other, '--address=0.0.0.0')
+    assert 'policy' in fails(other, '--policy=nothing')
+    assert 'needs the --port' in fails('--status')
+    shown = subprocess.run(
+      [
+        sys.executable,
+        '-m',
+        'launch.coordinator',
+        '--status',
+        '--once',
+        f'--port={process.port}',
+      ],
+      cwd=source_tree.ROOT,
+      capture_output=True,
+      text=True,
+      timeout=60,
+    )
+    assert shown.returncode == 0, shown.stderr
+
+
+def certificates(folder, *names):
+  """Makes a CA and folders with certificates that it has signed."""
+
+  def openssl(*arguments):
+    subprocess.run(
+      ['openssl', *arguments], check=True, capture_output=True, cwd=folder
+    )
+
+  openssl(
+    *('req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2'),
+    *('-subj', '/CN=test CA', '-keyout', 'ca.key', '-out', 'ca.pem'),
+  )
+  (folder / 'san').write_text('subjectAltName=DNS:localhost,IP:127.0.0.1')
+  for name in names:
+    target = folder / name
+    target.mkdir()
+    openssl(
+      *('req', '-newkey', 'rsa:2048', '-nodes', '-subj', f'/CN={name}'),
+      *('-keyout', f'{name}/key.pem', '-out', f'{name}.csr'),
+    )
+    openssl(
+      *('x509', '-req', '-in', f'{name}.csr', '-CA', 'ca.pem'),
+      *('-CAkey', 'ca.key', '-CAcreateserial', '-days', '2'),
+      *('-extfile', 'san', '-out', f'{name}/cert.pem'),
+    )
+    shutil.copy(folder / 'ca.pem', target / 'ca.pem')
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which('openssl'), reason='needs openssl')
+def test_only_who_has_a_certificate_is_served(tmp_path):
+  ours, theirs = tmp_path / 'ours', tmp_path / 'theirs'
+  ours.mkdir()
+  theirs.mkdir()
+  certificates(ours, 'server', 'client')
+  certificates(theirs, 'client')
+  tokens = tmp_path / 'tokens'
+  tokens.write_text(f'operator {TOKENS["operator"]}\n')
+  tokens.chmod(0o600)
+  with coordinator(
+    tmp_path, f'--tls_dir={ours}/server', f'--token_file={tokens}'
+  ) as process:
+
+    def ask(tls_dir, token):
+      with CoordinatorClient(
+        process.address,
+        job='',
+        client='op',
+        token=token,
+        tls_dir=str(tls_dir) if tls_dir else '',
+        give_up_s=1.5,
+      ) as client:
+        return client.call('Status', pb.StatusRequest()).json
+
+    assert ask(ours / 'client', TOKENS['operator'])
+    with pytest.raises(PermissionError):
+      ask(ours / 'client', 'another-token-of-nobody')
+    for folder in (theirs / 'client', None):
+      with pytest.raises(RuntimeError, match='did not answer'):
+        ask(folder, TOKENS['operator'])
+
+
+@run
+async def test_serve_says_where_and_stops_when_told(tmp_path):
+  config = CoordinatorConfig(
+    journal=str(tmp_path / 'j.db'), policy='static', status_port=0
+  )
+  until, started = asyncio.Event(), asyncio.Event()
+  said = []
+
+  def on_start(port, url):
+    said.extend([port, url])
+    started.set()
+
+  task = asyncio.ensure_future(serve(config, until, on_start))
+  await started.wait()
+  port, url = said
+  assert url.startswith('http://127.0.0.1:')
+  with socket.create_connection(('127.0.0.1', port)):
+    pass
+  until.set()
+  await task
+  assert pathlib.Path(config.journal).exists()
+  with Journal(config.journal) as journal:
+    assert journal.load()[0] is not None
