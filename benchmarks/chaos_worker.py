@@ -188,7 +188,9 @@ def make_trainer(job: Job) -> tuple[Trainer, TrainState]:
     return losses, batch['weight']
 
   parts = {
-    'model': optax.sgd(0.1, momentum=0.9),
+    'model': optax.chain(
+      optax.clip_by_global_norm(1.0), optax.sgd(0.05, momentum=0.9)
+    ),
     'witness': chaos_witness.transform(job.max_steps),
   }
   trainer = Trainer(

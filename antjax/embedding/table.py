@@ -282,36 +282,28 @@ class EmbeddingTables:
         route['positions'],
         rounds.get(name),
         grads[name],
-        step,
-        is_active,
-        lr_scale,
+        (step, is_active, lr_scale),
       )
       state[name] = {'table': table, 'slots': slots}
     return state
 
-  def _push_whole(
-    self, stack, old, positions, _, grads, step, is_active, lr_scale
-  ):
+  def _push_whole(self, stack, old, positions, _, grads, how):
+    step, is_active, lr_scale = how
     touched = jnp.zeros((stack.num_positions,), jnp.int32)
     touched = touched.at[positions].set(1, mode='drop')
     touched = lax.psum(touched, (INTER, INTRA)) > 0
     grads = lax.psum(grads, (INTER, INTRA))
     touched &= is_active
-    table, slots = old
-    return apply_to_table(
-      stack.optimizer, table, slots, grads, touched, step, lr_scale
-    )
+    return apply_to_table(stack.optimizer, *old, grads, touched, step, lr_scale)
 
-  def _push(
-    self, stack, old, positions, shift, grads, step, is_active, lr_scale
-  ):
+  def _push(self, stack, old, positions, shift, grads, how):
+    step, is_active, lr_scale = how
     ex = stack.exchange(positions.shape[0], self._factor)
 
     def apply_fn(table_and_slots, ids, row_grads):
       ids = jnp.where(is_active, ids, stack.rows_per_device)
-      table, slots = table_and_slots
       return apply_to_rows(
-        stack.optimizer, table, slots, ids, row_grads, step, lr_scale
+        stack.optimizer, *table_and_slots, ids, row_grads, step, lr_scale
       )
 
     return exchange.push(ex, positions, shift, grads, apply_fn, old)

@@ -107,11 +107,8 @@ class Checkpointer:
     return self._manager.latest_step()
 
   def newest(self) -> int | None:
-    """Step of the newest whole checkpoint in the folder, or None.
-
-    What process 0 sees there, so that all processes restore the same one. A
-    collective call; nothing may be being written.
-    """
+    """Step of the newest whole checkpoint, or None; the same everywhere."""
+    # As process 0 sees it.
     return gather_json(self._manager.latest_step())[0]
 
   def is_committed(self, step: int) -> bool:

@@ -218,9 +218,7 @@ def test_a_commit_to_two_data_sets_is_wholly_or_not_at_all(jobs):
   bad = json.dumps(state_of({(3, 1)}, SPEC)).encode()
   for states in ({'d': good, 'e': bad}, {'d': bad, 'e': good}):
     request = pb.CommitRequest(states=states)
-    refused(
-      jobs, 'INVALID_ARGUMENT', 'only 0', lambda: worker.send(request)
-    )
+    refused(jobs, 'INVALID_ARGUMENT', 'only 0', lambda: worker.send(request))
 
 
 def test_workers_must_say_the_same_of_a_data_set(jobs):

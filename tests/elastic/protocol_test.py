@@ -20,9 +20,7 @@ _PROTO = 'antjax/elastic/coordinator.proto'
 
 def generate(folder: pathlib.Path) -> None:
   arguments = [f'--{kind}_out={folder}' for kind in ('python', 'pyi')]
-  code = protoc.main(
-    ['protoc', f'-I{source_tree.ROOT}', *arguments, _PROTO]
-  )
+  code = protoc.main(['protoc', f'-I{source_tree.ROOT}', *arguments, _PROTO])
   assert code == 0, f'protoc failed with {code}'
 
 
@@ -31,7 +29,11 @@ def test_the_generated_code_is_of_this_proto(tmp_path):
   for name in ('coordinator_pb2.py', 'coordinator_pb2.pyi'):
     path = pathlib.Path('antjax/elastic') / name
     made, kept = (
-      [line for line in (root / path).read_text().splitlines() if '#' not in line]
+      [
+        line
+        for line in (root / path).read_text().splitlines()
+        if '#' not in line
+      ]
       for root in (tmp_path, source_tree.ROOT)
     )
     # The runtime version is that of the compiler.

@@ -192,7 +192,9 @@ def test_a_commit_may_come_before_the_report():
 
 def test_begin_takes_states_of_local_ledgers_and_they_its():
   local = ShardLedger(45, 4, seed=2, num_epochs=2)
-  clients = [LocalLedgerClient(local, worker=p, num_workers=3) for p in range(3)]
+  clients = [
+    LocalLedgerClient(local, worker=p, num_workers=3) for p in range(3)
+  ]
   used = []
   for p, client in enumerate(clients):
     for _ in range(p + 1):

@@ -1,0 +1,199 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The part of a host-loop step that a process does alone.
+
+Micro-batches run on a mesh of the process's own devices, one program call each;
+nothing crosses groups and no other process need know. Arrays go from the global
+mesh to this one by their single-device pieces, without copies.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+
+from antjax.mesh.mesh import BATCH_AXES
+from antjax.train import gradient
+from antjax.train.batches import check_batch
+from antjax.train.gradient import StepSpec
+from antjax.train.loss_scale import LossScaleState
+from antjax.train.state import PyTree, TrainState
+
+_BATCH = P(BATCH_AXES)
+
+
+def local_groups(mesh: Mesh) -> list[int]:
+  """Indices of this process's groups.
+
+  Raises:
+    ValueError: A group is spread over several processes.
+  """
+  owners = [sorted({d.process_index for d in row}) for row in mesh.devices]
+  for i, processes in enumerate(owners):
+    if len(processes) > 1:
+      num = sum(d.process_index == processes[0] for d in mesh.devices.ravel())
+      raise ValueError(
+        f'Trainer.fit(elastic=...): group {i} of {mesh.devices.shape[1]}'
+        f' devices is spread over processes {processes}; each group must lie'
+        ' inside one process, which then does its own number of micro-batches.'
+        f' Use make_mesh(intra=...) with a divisor of {num}, the devices of a'
+        ' process.'
+      )
+  return [i for i, p in enumerate(owners) if p == [jax.process_index()]]
+
+
+class MicroSteps:
+  """The part of a step that a process does alone, on its own devices."""
+
+  def __init__(self, spec: StepSpec, groups: Sequence[int]):
+    """Compiles nothing yet.
+
+    Args:
+      spec: Of the step.
+      groups: Indices of this process's groups.
+    """
+    layout = spec.layout
+    devices = layout.mesh.devices[list(groups)]
+    self.mesh = Mesh(
+      devices, layout.mesh.axis_names, axis_types=(AxisType.Auto,) * 2
+    )
+    self.num_devices = devices.size
+    self.num_micro_batches = 0  # Added in this step.
+    self._spec = spec
+    self._devices = set(devices.ravel())
+    self._is_whole = self.mesh == layout.mesh
+    self._batch = NamedSharding(self.mesh, _BATCH)
+    self._whole = NamedSharding(self.mesh, P())
+    self._pieces = [
+      NamedSharding(self.mesh, p)
+      for p in layout.level_specs(layout.paro.params, trained=False)
+    ]
+    index = np.arange(layout.mesh.size, dtype=np.int32)
+    index = index.reshape(layout.mesh.devices.shape)[list(groups)]
+    self._device = jax.device_put(index.ravel(), self._batch)
+    self._numbers: list[jax.Array] = []  # 0, 1, ... on the devices.
+    self._add = self._compile_add()
+    self._reset = jax.jit(
+      lambda carry: jax.tree.map(jnp.zeros_like, carry),
+      donate_argnums=0,
+      keep_unused=True,
+      out_shardings=self._batch,
+    )
+    self._view: PyTree = None
+    self._carry: PyTree = None
+
+  def begin(self, state: TrainState, rows: PyTree = None) -> None:
+    """Starts a step's sums at zero.
+
+    Args:
+      state: The global state; it must stay until the last micro-batch.
+      rows: Global table rows from `ElasticStep.fetch`.
+    """
+    scaling = state.opt_state
+    scale = scaling.scale if isinstance(scaling, LossScaleState) else None
+    local_rows = jax.tree.map(lambda x: self.local(x, self._batch), rows or {})
+    leaves = [
+      self.local(x, sharding)
+      for x, sharding in zip(
+        jax.tree.leaves(state.params), self._pieces, strict=True
+      )
+    ]
+    small = [
+      None if x is None else self.local(x, self._whole)
+      for x in (state.step, state.rng, scale)
+    ]
+    self._view = (leaves, local_rows, *small)
+    self.num_micro_batches = 0
+    if self._carry is None or not _same_shapes(self._carry[1], local_rows):
+      self._carry = self._empty(local_rows)
+    else:
+      self._carry = self._reset(self._carry)
+
+  def place(self, batch: PyTree) -> PyTree:
+    """Puts a micro-batch on the devices; each leading dim is split."""
+    check_batch(batch, self.num_devices, 'local devices')
+    return jax.device_put(batch, self._batch)
+
+  def add(self, micro: PyTree) -> Any:
+    """Dispatches a micro-batch; returns what is ready when it is done."""
+    i = self.num_micro_batches
+    while len(self._numbers) <= i:
+      number = np.int32(len(self._numbers))
+      self._numbers.append(jax.device_put(number, self._whole))
+    self._carry, done = self._add(
+      self._carry, self._view, self._device, micro, self._numbers[i]
+    )
+    self.num_micro_batches += 1
+    return done
+
+  def end(self) -> PyTree:
+    """The step's sums; the next `begin` uses their memory again."""
+    self._view = None
+    return self._carry
+
+  def local(self, x: jax.Array, sharding: NamedSharding) -> jax.Array:
+    """This process's part of a global array, on its mesh."""
+    if self._is_whole:
+      return x
+    pieces = [s.data for s in x.addressable_shards if s.device in self._devices]
+    shape = x.shape
+    if sharding.spec == _BATCH:
+      rows = shape[0] // self._spec.layout.mesh.size * self.num_devices
+      shape = (rows, *shape[1:])
+    return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
+
+  def _compile_add(self) -> Callable[..., tuple[PyTree, jax.Array]]:
+    spec = self._spec
+    layout, most = spec.layout, spec.num_micro_batches
+
+    def add(carry, view, device, micro, i):
+      acc, row_acc, loss, weight = carry
+      leaves, rows, step, rng, scale = view
+      factor = jnp.float32(spec.loss_scale) * (1 if scale is None else scale)
+      # Numbers as in the other form; those beyond it come after all of them.
+      index = jnp.where(
+        i < most, device[0] * most + i, i * layout.mesh.size + device[0]
+      )
+      acc, row_acc, new_loss, new_weight = gradient.add_micro_batch(
+        spec,
+        ([a[0] for a in acc], row_acc, loss[0], weight[0]),
+        leaves,
+        rows,
+        micro,
+        gradient.key_of(rng, step, index),
+        factor,
+      )
+      carry = [a[None] for a in acc], row_acc, new_loss[None], new_weight[None]
+      # Not one of the sums: they are donated to the next call.
+      return carry, new_loss[None] - loss
+
+    pieces = layout.level_specs(layout.paro.params, trained=False)
+    mapped = jax.shard_map(
+      add,
+      mesh=self.mesh,
+      in_specs=(_BATCH, (pieces, _BATCH, P(), P(), P()), _BATCH, _BATCH, P()),
+      out_specs=(_BATCH, _BATCH),
+      check_vma=spec.how.is_typed,
+    )
+    return jax.jit(mapped, donate_argnums=0)
+
+  def _empty(self, rows: PyTree) -> PyTree:
+    def empty(rows):
+      acc, row_acc, loss, weight = gradient.empty_carry(self._spec, rows)
+      return [a[None] for a in acc], row_acc, loss[None], weight[None]
+
+    mapped = jax.shard_map(
+      empty, mesh=self.mesh, in_specs=(_BATCH,), out_specs=_BATCH
+    )
+    return jax.jit(mapped)(rows)
+
+
+def _same_shapes(a: PyTree, b: PyTree) -> bool:
+  shapes_a, shapes_b = (
+    [x.shape for x in jax.tree.leaves(tree)] for tree in (a, b)
+  )
+  return shapes_a == shapes_b

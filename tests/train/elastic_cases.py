@@ -1,0 +1,157 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A model, its data and its runs for the tests of the host-loop form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from antjax.collectives.layerwise import scan_layers
+from antjax.mesh.mesh import make_mesh
+from antjax.train.elastic_step import ElasticStep
+from antjax.train.trainer import Trainer
+
+# Sums in another order, through 3 AdamW steps; see paro_step_test.
+SUM_ORDER_ATOL = 2e-5
+NUM_STEPS = 3
+L, D = 3, 12  # D does not divide by 8 devices.
+MOST, ROWS = 4, 2  # Micro-batches of a device; rows of each.
+
+
+def init_params():
+  rng = np.random.default_rng(0)
+
+  def normal(*shape):
+    return rng.normal(size=shape).astype(np.float32) * 0.4
+
+  return {
+    'first': normal(6, D),
+    'layers': {'w': normal(L, D, 2 * D), 'v': normal(L, 2 * D, D)},
+    'frozen': normal(D, D),
+    'bias': normal(D),
+  }
+
+
+def loss_fn(params, batch, rng):
+  del rng
+
+  def body(h, layer):
+    return h + jnp.tanh(h @ layer['w']) @ layer['v']
+
+  h = scan_layers(body, batch['x'] @ params['first'], params['layers'])
+  y = h @ params['frozen'] + params['bias'][None]
+  return jnp.mean(jnp.square(y - batch['y']), axis=-1), batch['weight']
+
+
+def noisy_loss_fn(params, batch, rng):
+  keep = jax.random.bernoulli(rng, 0.5, batch['x'].shape)
+  return loss_fn(params, batch | {'x': batch['x'] * keep}, None)
+
+
+def optimizer():
+  return optax.chain(
+    optax.clip_by_global_norm(0.05), optax.adamw(1e-2, weight_decay=0.1)
+  )
+
+
+def make_trainer(code, intra, loss=loss_fn, is_scanned=True, **kwargs):
+  return Trainer(
+    loss,
+    optimizer(),
+    mesh=make_mesh(intra=intra),
+    paro=code,
+    num_micro_batches=MOST,
+    trainable=lambda name: name != 'frozen',
+    scanned=(lambda name: name.startswith('layers')) if is_scanned else None,
+    min_shard_size=8,
+    **kwargs,
+  )
+
+
+def batches(num=NUM_STEPS):
+  """As the in-graph form takes them: [8 devices x 4 micro-batches x 2]."""
+  rng = np.random.default_rng(1)
+  size = 8 * MOST * ROWS
+  for _ in range(num):
+    yield {
+      'x': rng.normal(size=(size, 6)).astype(np.float32),
+      'y': rng.normal(size=(size, D)).astype(np.float32),
+      'weight': rng.uniform(0.5, 2, size=size).astype(np.float32),
+    }
+
+
+def micro_batch(batch, devices, i):
+  """Micro-batch i of some devices."""
+  return jax.tree.map(
+    lambda x: x.reshape(8, MOST, ROWS, *x.shape[1:])[devices, i].reshape(
+      -1, *x.shape[1:]
+    ),
+    batch,
+  )
+
+
+def parts_of(intra, num_parts):
+  """(groups, devices) of each part."""
+  groups = np.arange(8 // intra).reshape(num_parts, -1)
+  devices = np.arange(8).reshape(num_parts, -1)
+  return [list(map(int, g)) for g in groups], list(devices)
+
+
+def run(trainer, counts, all_batches=None, lr_scale=1.0):
+  """Trains with a part for each count."""
+  state = trainer.init(init_params(), seed=3)
+  groups, devices = parts_of(trainer.mesh.shape['intra'], len(counts))
+  step = ElasticStep(trainer.step_spec(), groups)
+  metrics = []
+  for batch in all_batches or batches():
+    step.begin(state)
+    for part, mine, count in zip(step.parts, devices, counts, strict=True):
+      for i in range(count):
+        part.add(part.place(micro_batch(batch, mine, i)))
+    flags = [{'num_valid': float(c > 0)} for c in counts]
+    state, m = step.finish(state, *flags, lr_scale=lr_scale)
+    metrics.append(jax.device_get(m))
+  return trainer.params(state), metrics, state
+
+
+def reference(counts, all_batches=None):
+  """One device, no antjax, the same rows."""
+  params = init_params()
+  frozen = params.pop('frozen')
+  tx = optimizer()
+  devices = np.arange(8).reshape(len(counts), -1)
+
+  def mean_loss(params, batch):
+    losses, w = loss_fn(params | {'frozen': frozen}, batch, None)
+    return jnp.sum(losses * w) / jnp.sum(w)
+
+  @jax.jit
+  def step(params, opt_state, batch):
+    loss, grads = jax.value_and_grad(mean_loss)(params, batch)
+    updates, opt_state = tx.update(grads, opt_state, params)
+    norm = optax.tree.norm(grads)
+    return optax.apply_updates(params, updates), opt_state, loss, norm
+
+  opt_state, metrics = tx.init(params), []
+  for batch in all_batches or batches():
+    used = [
+      micro_batch(batch, mine, i)
+      for mine, count in zip(devices, counts, strict=True)
+      for i in range(count)
+    ]
+    whole = jax.tree.map(lambda *xs: np.concatenate(xs), *used)
+    params, opt_state, loss, norm = step(params, opt_state, whole)
+    metrics.append({'loss': float(loss), 'grad_norm': float(norm)})
+  return params | {'frozen': frozen}, metrics
+
+
+def assert_same(actual, expected, atol=SUM_ORDER_ATOL):
+  for a, e in zip(actual[1], expected[1], strict=True):
+    np.testing.assert_allclose(a['loss'], e['loss'], rtol=1e-5)
+    np.testing.assert_allclose(a['grad_norm'], e['grad_norm'], rtol=1e-4)
+  jax.tree.map(
+    lambda a, e: np.testing.assert_allclose(a, e, atol=atol),
+    actual[0],
+    expected[0],
+  )
