@@ -25,9 +25,9 @@ Kind = Literal[
 #   coordinator  SIGKILL of the coordinator; started again with its journal
 #   hang         SIGSTOP of a worker, for ever: the system has to find it
 #   freeze       SIGSTOP of a whole host, agent and all; the job goes on without
-#                it, and when it wakes up nobody must listen. Every second time
-#                it is the host of rank 0 in the midst of a save, and it wakes up
-#                when its successors write the same one
+#                it, and when it wakes up, its worker first, nobody must listen.
+#                Every second time it is the host of rank 0 in the midst of a
+#                save, and it wakes up when its successors write the same one
 #   drop         replies of the coordinator that are lost; kills nobody
 KILLS: tuple[Kind, ...] = (
   *('worker', 'save', 'agent', 'coordinator', 'hang', 'freeze'),

@@ -27,6 +27,7 @@ JOB = 'job'
 _POLL_S = 0.01
 _STALL_S = 240.0  # Without a step; then something is wrong.
 _FROZEN_S = 60.0  # At most.
+_HEAD_START_S = 1.0  # Of a worker that wakes up, before its agent does.
 _PROGRESS_TIMEOUT_S = 45.0
 _SAVE_WAIT_S = 20.0
 _SAVE_TRIES = 6
@@ -54,14 +55,16 @@ class _Frozen:
   Attributes:
     at: Since when.
     generation: That it is of.
-    processes: Its own.
-    saves: Unfinished checkpoints that it was writing.
+    processes: Its own, the worker last.
+    saves: Unfinished checkpoints that it was writing, with their inodes.
+    wakes_at: Then its agent wakes up; the worker has before.
   """
 
   at: float
   generation: int
   processes: list[psutil.Process]
-  saves: set[str]
+  saves: dict[str, int]
+  wakes_at: float = float('inf')
 
 
 class Hosts:
@@ -351,11 +354,12 @@ class Storm:
       workers[host].suspend()
       self._hung.append((now, workers[host]))
     elif event.kind == 'freeze':
+      workers[host].suspend()  # At once, lest the save be over.
+      saves = self._unfinished() if is_in_save else {}
       processes = [psutil.Process(self._agents[host].pid)]
       processes += self._children(host)
       for process in processes:
         process.suspend()
-      saves = self._unfinished() if is_in_save else set()
       self._frozen[host] = _Frozen(now, self._generation, processes, saves)
     elif event.kind == 'save':
       workers[host].kill()
@@ -370,8 +374,14 @@ class Storm:
       return os.listdir(self._out / 'checkpoints')
     return []
 
-  def _unfinished(self) -> set[str]:
-    return {name for name in self._checkpoints() if _TEMPORARY in name}
+  def _unfinished(self) -> dict[str, int]:
+    """Unfinished checkpoints, with their folders' inodes."""
+    found = {}
+    for name in self._checkpoints():
+      if _TEMPORARY in name:
+        with contextlib.suppress(OSError):
+          found[name] = (self._out / 'checkpoints' / name).stat().st_ino
+    return found
 
   def _wait_for_save(self, share: float) -> bool:
     """Returns when a checkpoint's unfinished folder has its share of bytes."""
@@ -399,25 +409,33 @@ class Storm:
 
   def _thaw(self, everything: bool = False) -> None:
     """Wakes frozen hosts once the others have gone on without them."""
+    now = time.monotonic()
     for host, frozen in list(self._frozen.items()):
-      late = [
-        line
-        for line in self._progress
-        if line['generation'] > frozen.generation
-      ]
-      has_gone_on = bool(late)
-      if late and frozen.saves:
-        numbers = [int(name.split('.')[0]) for name in frozen.saves]
-        has_gone_on = bool(self._unfinished() & frozen.saves) or (
-          late[-1]['step'] > max(numbers)
-        )
-      if everything or has_gone_on or time.monotonic() > frozen.at + _FROZEN_S:
-        del self._frozen[host]
-        for process in frozen.processes:
-          with contextlib.suppress(psutil.Error):
-            process.resume()
-        in_save = ', in the same save' if frozen.saves else ''
-        self._say(f'host {host} wakes up{in_save}.')
+      if now < frozen.wakes_at < float('inf') and not everything:
+        continue
+      if frozen.wakes_at == float('inf') and not everything:
+        if self._has_gone_on(frozen) or now > frozen.at + _FROZEN_S:
+          _resume(frozen.processes[-1:])
+          frozen.wakes_at = now + _HEAD_START_S
+          in_save = ', in the same save' if frozen.saves else ''
+          self._say(f'host {host} wakes up{in_save}.')
+        continue
+      del self._frozen[host]
+      _resume(frozen.processes)
+
+  def _has_gone_on(self, frozen: _Frozen) -> bool:
+    late = [
+      line for line in self._progress if line['generation'] > frozen.generation
+    ]
+    if not late or not frozen.saves:
+      return bool(late)
+    now = self._unfinished()
+    # Another folder of the same name is the successors'.
+    return late[-1]['step'] > max(
+      _step_of(name) for name in frozen.saves
+    ) or any(
+      now.get(name, inode) != inode for name, inode in frozen.saves.items()
+    )
 
   def recoveries(self) -> dict[str, list[float]]:
     """Seconds from an event to the first step of a later generation, by kind.
@@ -439,6 +457,16 @@ class Storm:
         seconds = step['now'] - one['now']
         found.setdefault(one['kind'], []).append(seconds)
     return found
+
+
+def _step_of(name: str) -> int:
+  return int(name.partition('.')[0])
+
+
+def _resume(processes: Sequence[psutil.Process]) -> None:
+  for process in processes:
+    with contextlib.suppress(psutil.Error):
+      process.resume()
 
 
 def _num_bytes(folder: pathlib.Path) -> int:

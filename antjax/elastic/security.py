@@ -8,6 +8,7 @@ import ipaddress
 import os
 import pathlib
 import re
+import ssl
 import stat
 
 from absl import logging
@@ -20,6 +21,7 @@ METHOD_ROLES = {
   'CreateDataSet': 'worker',
   'Begin': 'worker',
   'Exchange': 'worker',
+  'Exchanges': 'worker',
   'Commit': 'worker',
   'ExtendStream': 'worker',
   'Heartbeat': 'worker',
@@ -157,6 +159,22 @@ def server_credentials(tls: Tls) -> grpc.ServerCredentials:
   return grpc.ssl_server_credentials(
     [(tls.key, tls.cert)], root_certificates=tls.ca, require_client_auth=True
   )
+
+
+def page_tls(folder: str | os.PathLike[str]) -> ssl.SSLContext:
+  """For a status page: a browser needs the token, and no certificate.
+
+  Raises:
+    ValueError: cert.pem or key.pem is wrong.
+  """
+  context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+  try:
+    context.load_cert_chain(
+      pathlib.Path(folder) / 'cert.pem', pathlib.Path(folder) / 'key.pem'
+    )
+  except (OSError, ssl.SSLError) as error:
+    raise ValueError(f'tls_dir={folder}: {error}.') from error
+  return context
 
 
 def check_address(

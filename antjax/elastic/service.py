@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The coordinator's gRPC service: methods, who may call them, and limits."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 import dataclasses
-from typing import Any
+import resource
+from typing import Any, TypeAlias
 
 from absl import logging
 from google.protobuf.message import Message
@@ -18,8 +19,8 @@ from antjax.elastic.security import Tokens
 
 SERVICE = 'antjax.v1.Coordinator'
 _MAX_CALLS = 20_000  # At once.
-_MAX_CONNECTIONS = 20_000
 
+_Context: TypeAlias = 'grpc.aio.ServicerContext[bytes, bytes]'
 # Takes a checked request and its bytes, and returns the serialized reply.
 HandlerFn = Callable[[Any, bytes], Awaitable[bytes]]
 
@@ -32,17 +33,21 @@ class Method:
     request: Message type.
     reply: Message type.
     is_journaled: It changes durable state, so that its requests have numbers.
+    is_stream: One call takes any number of requests and answers each in turn,
+      for a third of the cost; the first that is refused ends it.
   """
 
   request: type[Message]
   reply: type[Message]
   is_journaled: bool
+  is_stream: bool = False
 
 
 METHODS = {
   'CreateDataSet': Method(pb.CreateDataSetRequest, pb.Empty, True),
   'Begin': Method(pb.BeginRequest, pb.Empty, True),
   'Exchange': Method(pb.ExchangeRequest, pb.ExchangeReply, True),
+  'Exchanges': Method(pb.ExchangeRequest, pb.ExchangeReply, True, True),
   'Commit': Method(pb.CommitRequest, pb.Empty, True),
   'ExtendStream': Method(pb.ExtendStreamRequest, pb.Empty, True),
   'Heartbeat': Method(pb.HeartbeatRequest, pb.HeartbeatReply, False),
@@ -64,7 +69,7 @@ class Service(grpc.GenericRpcHandler):
     """
     self._tokens = tokens
     self._handlers = {
-      f'/{SERVICE}/{name}': (name, _handler(METHODS[name].request, handler))
+      f'/{SERVICE}/{name}': (name, _handler(METHODS[name], handler))
       for name, handler in handlers.items()
     }
     self._unknown = _refusal(
@@ -126,7 +131,7 @@ def make_server(
     ('grpc.max_metadata_size', 16 << 10),
     ('grpc.absolute_max_metadata_size', 32 << 10),
     ('grpc.max_concurrent_streams', 1000),
-    ('grpc.max_allowed_incoming_connections', _MAX_CONNECTIONS),
+    ('grpc.max_allowed_incoming_connections', _max_connections()),
     ('grpc.server_handshake_timeout_ms', 10_000),
     # Half-open connections are found, and idle ones closed.
     ('grpc.keepalive_time_ms', 30_000),
@@ -160,10 +165,23 @@ def make_server(
   return server, bound
 
 
-def _handler(kind: type[Message], handle: HandlerFn) -> grpc.RpcMethodHandler:
-  async def answer(
-    data: bytes, context: 'grpc.aio.ServicerContext[bytes, bytes]'
-  ) -> bytes:
+def _max_connections() -> int:
+  """As many as there are files to be opened, less some for the journal."""
+  limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  if limit == resource.RLIM_INFINITY:
+    return _MAX_CALLS
+  wanted = _MAX_CALLS + 200
+  more = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+  if more > limit:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+    limit = more
+  return min(_MAX_CALLS, max(limit - 200, limit // 2))
+
+
+def _handler(method: Method, handle: HandlerFn) -> grpc.RpcMethodHandler:
+  kind = method.request
+
+  async def answer(data: bytes, context: _Context) -> bytes:
     try:
       return await handle(requests.parse(kind, data), data)
     except Refused as error:
@@ -178,15 +196,21 @@ def _handler(kind: type[Message], handle: HandlerFn) -> grpc.RpcMethodHandler:
     await context.abort(grpc.StatusCode[code], text)
     raise AssertionError('abort raises.')
 
+  async def answer_all(
+    stream: AsyncIterator[bytes], context: _Context
+  ) -> AsyncIterator[bytes]:
+    async for data in stream:
+      yield await answer(data, context)
+
+  if method.is_stream:
+    return grpc.stream_stream_rpc_method_handler(answer_all)
   return grpc.unary_unary_rpc_method_handler(answer)
 
 
 def _refusal(error: Refused) -> grpc.RpcMethodHandler:
   """A handler that ends a call before it reads the request."""
 
-  async def refuse(
-    messages: object, context: 'grpc.aio.ServicerContext[bytes, bytes]'
-  ) -> bytes:
+  async def refuse(messages: object, context: _Context) -> bytes:
     del messages
     await context.abort(grpc.StatusCode[error.code], error.text)
     raise AssertionError('abort raises.')

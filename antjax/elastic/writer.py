@@ -24,6 +24,8 @@ _NUMBER = {kind: number for number, kind in enumerate(MESSAGES)}
 # one was, twice; or after so many in any case.
 _SNAPSHOT_COMMANDS = 20_000
 _MOST_COMMANDS = 200_000
+_MANY = 4
+_GATHER_S = 0.002
 
 
 def load(journal: Journal) -> Jobs:
@@ -74,8 +76,10 @@ class Writer:
     self._loop = asyncio.get_running_loop()
     self._thread = futures.ThreadPoolExecutor(1, 'journal')
     self._rows: list[Command] = []
-    self._group: asyncio.Future[None] | None = None  # Of `_rows`.
-    self._writing: asyncio.Future[None] | None = None
+    # Who waits for `_rows`, and for those that are being written, if any.
+    self._waiting: list[asyncio.Future[None]] = []
+    self._writing: list[asyncio.Future[None]] | None = None
+    self._last_group = 0
     self._last_snapshot_bytes = 0
     self.error: RuntimeError | None = None
     self.has_failed = asyncio.Event()
@@ -104,10 +108,7 @@ class Writer:
       raise
     if is_changed:
       self._add(request, data, now)
-    if self._group is not None:
-      await asyncio.shield(self._group)
-    elif self._writing is not None:
-      await asyncio.shield(self._writing)
+    await self.settled()
     return reply
 
   def decide(self, message: Message) -> bool:
@@ -125,9 +126,12 @@ class Writer:
 
   async def settled(self) -> None:
     """Returns when all that was applied so far is on disk."""
-    pending = self._group or self._writing
-    if pending is not None:
-      await asyncio.shield(pending)
+    waiting = self._waiting if self._rows else self._writing
+    if waiting is not None:
+      # One each: who hangs up must not cancel the others'.
+      done = self._loop.create_future()
+      waiting.append(done)
+      await done
 
   async def close(self) -> None:
     """Stores a snapshot and lets go of the journal's thread."""
@@ -142,40 +146,47 @@ class Writer:
 
   def _add(self, message: Message, data: bytes, now: float) -> None:
     self._rows.append((_NUMBER[type(message)], data, now))
-    if self._group is None:
-      self._group = self._loop.create_future()
-      if self._writing is None:
-        # Others that are ready now go with it.
-        self._loop.call_soon(self._write)
+    if len(self._rows) == 1 and self._writing is None:
+      self._schedule()
+
+  def _schedule(self) -> None:
+    """Writes what has gathered, soon: the more there is to do, the later.
+
+    A group costs about as much as ten requests, so that where many come a short
+    wait lets all of them be answered sooner; a single client waits for nobody.
+    """
+    if self._last_group < _MANY:
+      self._loop.call_soon(self._write)
+    else:
+      self._loop.call_later(_GATHER_S, self._write)
 
   def _write(self) -> None:
     """Starts to write the group that has gathered."""
     rows, self._rows = self._rows, []
-    group, self._group = self._group, None
-    assert group is not None
-    self._writing = group
+    self._writing, self._waiting = self._waiting, []
+    self._last_group = len(rows)
     snapshot = self.jobs.to_bytes() if self._snapshot_is_due() else None
     task = self._loop.run_in_executor(self._thread, self._store, rows, snapshot)
-    task.add_done_callback(lambda done: self._written(group, done))
+    task.add_done_callback(self._written)
 
-  def _written(
-    self, group: 'asyncio.Future[None]', done: 'asyncio.Future[None]'
-  ) -> None:
-    self._writing = None
+  def _written(self, done: 'asyncio.Future[None]') -> None:
+    """Tells all who wait, and starts to write the next group."""
+    waiting, self._writing = self._writing or [], None
     error = done.exception()
     if error is not None:
       # What is in memory is ahead of what is on disk: it must not go on.
       self.error = RuntimeError(f'the journal cannot be written: {error}')
-      group.set_exception(self.error)
-      group.exception()  # Also if nobody waits.
-      if self._group is not None:
-        self._group.set_exception(self.error)
-        self._group.exception()
       self.has_failed.set()
-      return
-    group.set_result(None)
-    if self._group is not None:
-      self._write()
+      waiting += self._waiting
+    elif self._rows:
+      self._schedule()
+    for one in waiting:
+      if one.done():
+        continue
+      if self.error is None:
+        one.set_result(None)
+      else:
+        one.set_exception(self.error)
 
   def _store(self, rows: list[Command], snapshot: bytes | None) -> None:
     """In the thread: writes a group and, if one is due, a snapshot."""

@@ -294,17 +294,17 @@ class EmbeddingTables:
     touched = lax.psum(touched, (INTER, INTRA)) > 0
     grads = lax.psum(grads, (INTER, INTRA))
     touched &= is_active
-    return apply_to_table(stack.optimizer, *old, grads, touched, step, lr_scale)
+    args = grads, touched, step, lr_scale
+    return apply_to_table(stack.optimizer, old[0], old[1], *args)
 
   def _push(self, stack, old, positions, shift, grads, how):
     step, is_active, lr_scale = how
     ex = stack.exchange(positions.shape[0], self._factor)
 
-    def apply_fn(table_and_slots, ids, row_grads):
+    def apply_fn(state, ids, row_grads):
       ids = jnp.where(is_active, ids, stack.rows_per_device)
-      return apply_to_rows(
-        stack.optimizer, *table_and_slots, ids, row_grads, step, lr_scale
-      )
+      args = ids, row_grads, step, lr_scale
+      return apply_to_rows(stack.optimizer, state[0], state[1], *args)
 
     return exchange.push(ex, positions, shift, grads, apply_fn, old)
 

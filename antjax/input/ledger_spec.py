@@ -69,6 +69,26 @@ class LedgerSpec:
       return self.num_records // self.shard_size
     return ledger_state.num_shards(self.num_records, self.shard_size)
 
+  def grown(self, num_records: int, is_closed: bool) -> 'LedgerSpec':
+    """Returns a stream that has grown, or has ended.
+
+    Raises:
+      ValueError: It is no stream, shrinks, or grows after its end.
+    """
+    known = self.num_records
+    if not self.is_stream:
+      raise ValueError('extend(): the data set is no stream.')
+    if num_records < known:
+      raise ValueError(
+        f'extend(): the stream has {known} records already; got {num_records}.'
+      )
+    if self.is_closed and (num_records > known or not is_closed):
+      raise ValueError(f'extend(): the stream was closed with {known} records.')
+    self.check_growth(num_records)
+    return dataclasses.replace(
+      self, num_records=num_records, is_closed=is_closed
+    )
+
   def check(self, state: ledger_state.State) -> None:
     """Raises ValueError unless a state is of this data set and its epochs.
 

@@ -67,13 +67,30 @@ class SharedEpochs:
     """No epoch has begun."""
     self.spec = spec
     self.set_aside: dict[tuple[int, int], SetAside] = {}
-    self.reset(0)
-
-  def reset(self, first_open: int) -> None:
-    """Forgets all epochs; the earlier ones than this are done."""
-    self.first_open = self.next = first_open
+    self.first_open = self.next = 0
     self.open: dict[int, SharedEpoch] = {}
     self._over: list[_Over] = []  # In order.
+
+  def load(self, first: int, runs: list[Run]) -> None:
+    """Makes the epochs what a state says of them.
+
+    Args:
+      first: All earlier epochs are done.
+      runs: The others that have begun.
+    """
+    self.first_open = self.next = first
+    self.open, self._over = {}, []
+    for run in runs:
+      if run.done.all() and not self.spec.is_growing:
+        self._begin_done(run)  # All at once, without arrays.
+        continue
+      for _ in range(run.length):
+        number = self.begin_next()
+        self.set_done(number, run.done, run.marks)
+        self.close_if_over(number)
+    if self.spec.is_stream and not self.next:
+      self.close_if_over(self.begin_next())
+    self.advance()
 
   def shard(self, epoch: int, index: int) -> DataShard:
     """Returns a shard of an epoch."""
@@ -81,11 +98,9 @@ class SharedEpochs:
     stop = min(start + self.spec.shard_size, self.spec.num_records)
     return DataShard(index, start, stop, epoch)
 
-  def grow(self, num_records: int, is_closed: bool) -> None:
-    """Takes a new length of a stream over."""
-    self.spec = dataclasses.replace(
-      self.spec, num_records=num_records, is_closed=is_closed
-    )
+  def grow(self, spec: LedgerSpec) -> None:
+    """Takes over how a stream is now."""
+    self.spec = spec
     if 0 in self.open and self.spec.num_shards > self.open[0].size:
       self.open[0].grow(self.spec.num_shards)
     self.close_if_over(0)
@@ -118,11 +133,11 @@ class SharedEpochs:
     self.next = number + 1
     return number
 
-  def begin_done(self, start: int, stop: int) -> None:
+  def _begin_done(self, run: Run) -> None:
     """Notes that these epochs, the next ones, are done as a whole."""
-    self._over.append(_Over(start, stop, self.spec.num_shards, 0))
-    self.next = stop
-    for key in [k for k in self.set_aside if start <= k[0] < stop]:
+    self._over.append(_Over(run.start, run.stop, self.spec.num_shards, 0))
+    self.next = run.stop
+    for key in [k for k in self.set_aside if run.start <= k[0] < run.stop]:
       del self.set_aside[key]
 
   def _reopened(self, number: int) -> SharedEpoch:

@@ -248,7 +248,7 @@ class SharedLedger:
         sum(run.length for run in runs if not run.done.all())
       )
     if num_records > self.spec.num_records:
-      self._epochs.grow(num_records, False)
+      self._epochs.grow(self.spec.grown(num_records, False))
     if self.spec.at_most_once:
       self.release()
       self._epochs.spend()
@@ -257,18 +257,7 @@ class SharedLedger:
       self._note_done(self._epochs.commit(first, runs))
       return
     self._early = {}
-    self._epochs.reset(first)
-    for run in runs:
-      if run.done.all() and not self.spec.is_growing:
-        self._epochs.begin_done(run.start, run.stop)
-        continue
-      for _ in range(run.length):
-        number = self._epochs.begin_next()
-        self._epochs.set_done(number, run.done, run.marks)
-        self._epochs.close_if_over(number)
-    if self.spec.is_stream and not self._epochs.next:
-      self._epochs.close_if_over(self._epochs.begin_next())
-    self._epochs.advance()
+    self._epochs.load(first, runs)
 
   def commit(self, state: ledger_state.State) -> None:
     """Notes that a checkpoint with this state is committed.
@@ -301,17 +290,7 @@ class SharedLedger:
     Raises:
       ValueError: It is no stream, shrinks, or grows after its end.
     """
-    known = self.spec.num_records
-    if not self.spec.is_stream:
-      raise ValueError('extend(): the data set is no stream.')
-    if num_records < known:
-      raise ValueError(
-        f'extend(): the stream has {known} records already; got {num_records}.'
-      )
-    if self.is_closed and (num_records > known or not is_closed):
-      raise ValueError(f'extend(): the stream was closed with {known} records.')
-    self.spec.check_growth(num_records)
-    self._epochs.grow(num_records, is_closed)
+    self._epochs.grow(self.spec.grown(num_records, is_closed))
 
   def change_limits(self, num_epochs: int | None, max_data_errors: int) -> None:
     """Takes what a later start of the job says of these."""
@@ -320,15 +299,11 @@ class SharedLedger:
     )
 
   def counts(self) -> dict[str, int]:
-    """Returns how many shards of the epochs begun so far are what.
-
-    Returns:
-      Numbers of 'todo', 'doing', 'consumed', 'done', 'set_aside'.
-    """
+    """Numbers of 'todo', 'doing', 'consumed', 'done', 'set_aside' shards."""
     return self._epochs.counts()
 
   def num_remaining(self) -> int | None:
-    """Returns about how many records are not consumed; None: no end."""
+    """About how many records are not consumed; None: no end."""
     return self._epochs.num_remaining()
 
   def num_held(self, worker: str) -> int:
@@ -385,8 +360,6 @@ class SharedLedger:
     ledger._errors = {(e, i): count for e, i, count in head['errors']}
     ledger._early = {(e, i): worker for e, i, worker in head['early']}
     return ledger
-
-  # --- Inside. ----------------------------------------------------------------
 
   def _note_done(self, ended: list[tuple[DataShard, str]]) -> None:
     for shard, worker in ended:

@@ -64,10 +64,7 @@ class BatchPlacer:
     local_counts = self._local_counts(counts)
     routing: PyTree = {}
     if self._tables is not None:
-      if not isinstance(batch, dict) or 'ids' not in batch:
-        raise ValueError(
-          "Trainer(tables=...): the batch must be a dict with ids under 'ids'."
-        )
+      check_has_ids(batch)
       ids = batch['ids']
       if not is_valid or local_counts is not None:
         # What is left out is not even touched: a lazy optimizer would move it.
@@ -142,6 +139,14 @@ def check_batch(batch: PyTree, multiple: int, what: str) -> None:
         f'leading dim must be a positive multiple of {multiple} ({what}). '
         'Pad the batch with examples of weight 0.'
       )
+
+
+def check_has_ids(batch: PyTree) -> None:
+  """Raises ValueError unless a batch has ids to look up in tables."""
+  if not isinstance(batch, dict) or 'ids' not in batch:
+    raise ValueError(
+      "Trainer(tables=...): the batch must be a dict with ids under 'ids'."
+    )
 
 
 def join_ids(

@@ -23,6 +23,7 @@ from orbax.checkpoint import checkpoint_managers
 from antjax.collectives import transition
 from antjax.mesh.paro import Level
 from antjax.train.batches import gather_json
+from antjax.train.checkpoint_folder import Claim
 from antjax.train.state import (
   Layout,
   leaf_names,
@@ -70,8 +71,10 @@ class Checkpointer:
         f'Checkpointer(keep={keep}, best_mode={best_mode!r}): keep must be at'
         " least 1 and best_mode 'min' or 'max'."
       )
+    self._claim: Claim | None = None
     if '://' not in directory:
       directory = os.path.abspath(directory)
+      self._claim = Claim(directory)
     self.directory = directory
     self._layout = layout
     self._optimizer = optimizer
@@ -90,7 +93,9 @@ class Checkpointer:
     self._manager = ocp.CheckpointManager(
       directory,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=preserve, enable_async_checkpointing=True
+        preservation_policy=preserve,
+        enable_async_checkpointing=True,
+        temporary_path_class=self._claim and self._claim.path_class(),
       ),
       item_names=('state', 'meta'),
     )
@@ -158,7 +163,7 @@ class Checkpointer:
     Returns:
       The input positions of all processes.
     """
-    input_states = gather_json(input_state)
+    input_states = self._gather(input_state)
     meta = {
       'model': self._describe(),
       'paro': self._layout.paro.code,
@@ -176,6 +181,16 @@ class Checkpointer:
       metrics=None if metrics is None else dict(metrics),
     )
     return input_states
+
+  def _gather(self, input_state: Any) -> list[Any]:
+    """The positions of all processes; the folder is this run's from now on."""
+    if self._claim is None:
+      return gather_json(input_state)
+    if jax.process_index() == 0:
+      self._claim.take(self._manager.all_steps())
+    said = gather_json([input_state, self._claim.token])
+    self._claim.token = said[0][1]
+    return [position for position, _ in said]
 
   def restore(self, step: int | None = None) -> tuple[TrainState, list[Any]]:
     """Reads a checkpoint, the newest by default.

@@ -19,6 +19,7 @@ import numpy as np
 
 from antjax.train import loop
 from antjax.train.batches import (
+  check_has_ids,
   describe,
   gather_json,
   get_position,
@@ -224,6 +225,7 @@ class _Run:
     batches: list[PyTree] = []
     self._timer.pulling()
     while len(batches) < quota and (b := self._input.pull()) is not None:
+      check_has_ids(b)
       batches.append(b)
     self._flush(is_in_step=True)
     if self._is_over and not self._is_stopping:
@@ -245,7 +247,9 @@ class _Run:
   def _agree_on_ids(self, batches: list[PyTree]) -> None:
     """Learns the shapes of ids, from the others if there is no data here."""
     while self._ids_like is None:
-      mine = describe(batches[0]['ids']) if batches else None
+      filled = [self._step.local.fill(batch)[0] for batch in batches]
+      largest = max(filled, key=_num_rows, default=None)
+      mine = None if largest is None else describe(largest['ids'])
       said = gather_json([mine, not self._input.is_over])
       known = [shapes for shapes, _ in said if shapes is not None]
       if known:

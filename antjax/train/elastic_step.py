@@ -19,7 +19,7 @@ import numpy as np
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.mesh.paro import ELASTIC_CODES
 from antjax.train import gradient
-from antjax.train.batches import check_batch, join_ids
+from antjax.train.batches import join_ids
 from antjax.train.gradient import StepSpec
 from antjax.train.micro_steps import local_groups, MicroSteps
 from antjax.train.state import PyTree, TrainState
@@ -110,17 +110,18 @@ class ElasticStep:
     placed, routing = [], []
     for part, micros in zip(self.parts, batches, strict=True):
       num = part.num_devices
-      for batch in micros:
-        check_batch(batch, num, 'local devices')
-      joined, split = join_ids([b['ids'] for b in micros], ids_like, num, most)
+      filled = [part.fill(batch) for batch in micros]
+      joined, split = join_ids(
+        [batch['ids'] for batch, _ in filled], ids_like, num, most
+      )
       indices, routes = tables.prepare(joined, num)
       placed.append(
         [
-          part.place(b | {'ids': ids})
-          for b, ids in zip(micros, split(indices), strict=True)
+          (part.put(batch | {'ids': ids}), part.put_rows(is_row))
+          for (batch, is_row), ids in zip(filled, split(indices), strict=True)
         ]
       )
-      routing.append(part.place(routes))
+      routing.append(part.put(routes))
     joined_routing = self._join(routing)
     rows, rounds = self._fetch(state.tables, joined_routing)
     self._routed = joined_routing, rounds
@@ -158,7 +159,7 @@ class ElasticStep:
       said[0, : len(FLAGS)] = [named.get(name, 0) for name in FLAGS]
       said[0, FLAGS.index('num_micro_batches')] = part.num_micro_batches
       said[:, -1] = named.get('plan', 0)
-      columns.append(part.place(said))
+      columns.append(part.put(said))
     return self._finish(
       state,
       self._join(carries),

@@ -109,7 +109,7 @@ def add_micro_batch(
       layout.treedef, with_trained(layout, whole, trained)
     )
     args = (params,) if spec.tables is None else (params, rows)
-    losses, weights = _losses_and_weights(spec.loss_fn(*args, micro, key))
+    losses, weights = losses_and_weights(spec.loss_fn(*args, micro, key))
     if is_valid is not None:
       weights = weights * is_valid
     # Padding may have any loss; its gradient should be finite all the same.
@@ -218,7 +218,7 @@ def key_of(rng: jax.Array, step: jax.Array, index: Any) -> jax.Array:
   return jax.random.fold_in(key, index)
 
 
-def _losses_and_weights(result: Any) -> tuple[jax.Array, jax.Array]:
+def losses_and_weights(result: Any) -> tuple[jax.Array, jax.Array]:
   """Checks what the user's loss returned; weights are 1 by default."""
   losses, weights = result if isinstance(result, tuple) else (result, None)
   if losses.ndim != 1:

@@ -8,8 +8,10 @@ mesh to this one by their single-device pieces, without copies.
 """
 
 from collections.abc import Callable, Sequence
+import dataclasses
 from typing import Any
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -24,6 +26,7 @@ from antjax.train.loss_scale import LossScaleState
 from antjax.train.state import PyTree, TrainState
 
 _BATCH = P(BATCH_AXES)
+_IDS = (jax.tree_util.DictKey('ids'),)
 
 
 def local_groups(mesh: Mesh) -> list[int]:
@@ -85,6 +88,10 @@ class MicroSteps:
     )
     self._view: PyTree = None
     self._carry: PyTree = None
+    self._num_rows = 0  # Most rows of a micro-batch so far.
+    self._all_rows: dict[int, jax.Array] = {}
+    self._has_filled = False
+    self._has_row_losses: bool | None = None  # Known once it is traced.
 
   def begin(self, state: TrainState, rows: PyTree = None) -> None:
     """Starts a step's sums at zero.
@@ -114,9 +121,56 @@ class MicroSteps:
       self._carry = self._reset(self._carry)
 
   def place(self, batch: PyTree) -> PyTree:
-    """Puts a micro-batch on the devices; each leading dim is split."""
-    check_batch(batch, self.num_devices, 'local devices')
-    return jax.device_put(batch, self._batch)
+    """Puts a micro-batch on the devices, for `add`."""
+    batch, is_row = self.fill(batch)
+    return self.put(batch), self.put_rows(is_row)
+
+  def put(self, tree: PyTree) -> PyTree:
+    """Splits each leading dim over the devices."""
+    return jax.device_put(tree, self._batch)
+
+  def put_rows(self, is_row: np.ndarray) -> jax.Array:
+    """Puts the second result of `fill` on the devices."""
+    if not is_row.all():
+      return self.put(is_row)
+    if is_row.size not in self._all_rows:
+      self._all_rows[is_row.size] = self.put(is_row)
+    return self._all_rows[is_row.size]
+
+  def fill(self, batch: PyTree) -> tuple[PyTree, np.ndarray]:
+    """Fills a micro-batch up to the rows that others had, for one shape.
+
+    The input's end, and each wait for more, cuts one short. What is added is
+    its first row again, with weight 0; and with tables no ids.
+
+    Returns:
+      (batch, float32 [rows]: 1 for its own rows, 0 for others).
+
+    Raises:
+      ValueError: It does not divide by the devices, and cannot be filled up:
+        its leaves have several leading dims, or the losses are not by row.
+    """
+    sizes = {np.shape(x)[:1] for x in jax.tree.leaves(batch)}
+    size = next(iter(sizes))[0] if len(sizes) == 1 and () not in sizes else 0
+    full = max(self._num_rows, -(-size // self.num_devices) * self.num_devices)
+    is_row = (np.arange(full) < size).astype(np.float32)
+    if size == 0 or size == full or self._has_row_losses is False:
+      check_batch(batch, self.num_devices, 'local devices')
+      self._num_rows = max(self._num_rows, size)
+      return batch, np.ones(size or self.num_devices, np.float32)
+    if not self._has_filled:
+      logging.info(
+        'Micro-batches of fewer than %d rows are filled up with weight 0.', full
+      )
+    self._num_rows, self._has_filled = full, True
+
+    def filled(path: Any, x: Any) -> np.ndarray:
+      x = np.asarray(x)
+      more = np.repeat(x[:1], full - size, axis=0)
+      is_id = self._spec.tables is not None and path[:1] == _IDS
+      return np.concatenate([x, np.full_like(more, -1) if is_id else more])
+
+    return jax.tree.map_with_path(filled, batch), is_row
 
   def add(self, micro: PyTree) -> Any:
     """Dispatches a micro-batch; returns what is ready when it is done."""
@@ -146,8 +200,25 @@ class MicroSteps:
       shape = (rows, *shape[1:])
     return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
 
+  def _loss_fn(self, *args: Any) -> tuple[jax.Array, jax.Array]:
+    """The user's loss, with weight 0 for what `fill` added."""
+    *front, (batch, is_row), rng = args
+    losses, weights = gradient.losses_and_weights(
+      self._spec.loss_fn(*front, batch, rng)
+    )
+    self._has_row_losses = losses.shape == is_row.shape
+    if self._has_row_losses:
+      weights = weights * is_row
+    elif self._has_filled:
+      raise ValueError(
+        f'Trainer.fit(elastic=...): loss_fn returned {losses.shape[0]} losses'
+        f' for {is_row.shape[0]} rows, so a micro-batch of fewer rows than the'
+        ' others cannot be filled up. Pad the batch with examples of weight 0.'
+      )
+    return losses, weights
+
   def _compile_add(self) -> Callable[..., tuple[PyTree, jax.Array]]:
-    spec = self._spec
+    spec = dataclasses.replace(self._spec, loss_fn=self._loss_fn)
     layout, most = spec.layout, spec.num_micro_batches
 
     def add(carry, view, device, micro, i):

@@ -98,11 +98,11 @@ def parts_of(intra, num_parts):
   return [list(map(int, g)) for g in groups], list(devices)
 
 
-def run(trainer, counts, all_batches=None, lr_scale=1.0):
+def run(trainer, counts, all_batches=None, step=None):
   """Trains with a part for each count."""
   state = trainer.init(init_params(), seed=3)
   groups, devices = parts_of(trainer.mesh.shape['intra'], len(counts))
-  step = ElasticStep(trainer.step_spec(), groups)
+  step = step or ElasticStep(trainer.step_spec(), groups)
   metrics = []
   for batch in all_batches or batches():
     step.begin(state)
@@ -110,7 +110,7 @@ def run(trainer, counts, all_batches=None, lr_scale=1.0):
       for i in range(count):
         part.add(part.place(micro_batch(batch, mine, i)))
     flags = [{'num_valid': float(c > 0)} for c in counts]
-    state, m = step.finish(state, *flags, lr_scale=lr_scale)
+    state, m = step.finish(state, *flags)
     metrics.append(jax.device_get(m))
   return trainer.params(state), metrics, state
 

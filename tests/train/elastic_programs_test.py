@@ -51,7 +51,7 @@ def test_micro_batches_never_cross_groups_and_finish_does_all_the_rest(code):
   local.add(micro)
   args = local._carry, local._view, local._device, micro, local._numbers[0]
   in_micro = census(local._add.lower(*args).compile().as_text(), 0)
-  said = local.place(np.zeros((8, 6), np.float32))
+  said = local.put(np.zeros((8, 6), np.float32))
   lowered = step._finish.lower(
     state, step._join([local.end()]), said, {}, {}, step._scale(1.0)
   )
@@ -148,8 +148,9 @@ def test_codes_that_are_not_elastic_are_refused(code):
     trainer.elastic_step()
 
 
-def test_a_micro_batch_that_does_not_divide_is_refused():
+def test_a_micro_batch_that_cannot_be_split_is_refused():
   trainer = make_trainer('IIG', 4)
   trainer.init(init_params())
+  batch = {'tasks': np.zeros((8, 6)), 'x': np.zeros((12, 6))}
   with pytest.raises(ValueError, match=r"batch\['x'\] has shape \(12, 6\)"):
-    trainer.elastic_step().local.place({'x': np.zeros((12, 6))})
+    trainer.elastic_step().local.place(batch)

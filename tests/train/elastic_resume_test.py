@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of `Trainer.fit(elastic=...)`: commits, stops, exact resumption."""
+"""Checkpoints of `Trainer.fit(elastic=...)`: commits, stops, exactness."""
 
 import numpy as np
 import pytest

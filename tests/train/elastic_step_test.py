@@ -14,15 +14,18 @@ import pytest
 
 from antjax.mesh.mesh import make_mesh
 from antjax.mesh.paro import ELASTIC_CODES
+from antjax.train.elastic_step import ElasticStep
 from antjax.train.trainer import Trainer
 from tests.train.elastic_cases import (
   assert_same,
   batches,
+  D,
   init_params,
   make_trainer,
   MOST,
   noisy_loss_fn,
   NUM_STEPS,
+  parts_of,
   reference,
   ROWS,
   run,
@@ -107,6 +110,54 @@ def test_both_forms_give_the_same_numbers(code, counts, kwargs):
   )
 
 
+def test_a_micro_batch_of_fewer_rows_is_filled_up_and_weighs_what_it_has():
+  """The end of the input, and each wait for more of it, cuts one short."""
+  trainer = make_trainer('IIG', 4, is_scanned=False)
+  (batch,) = batches(1)
+
+  def train(num_rows, weight):
+    state = trainer.init(init_params(), seed=3)
+    step = trainer.elastic_step()
+    step.begin(state)
+    rows = batch | {'weight': weight}
+    for start in (0, 16, 32):
+      stop = min(start + 16, num_rows)
+      part = jax.tree.map(lambda x: x[start:stop], rows)
+      step.local.add(step.local.place(part))
+    state, m = step.finish(state, {'num_valid': 1.0})
+    assert step.local._add._cache_size() == 1
+    return trainer.params(state), [jax.device_get(m)]
+
+  actual = train(37, batch['weight'])
+  is_used = np.arange(len(batch['weight'])) < 37
+  assert_same(actual, train(48, np.where(is_used, batch['weight'], 0)))
+  np.testing.assert_allclose(
+    actual[1][0]['weight'], batch['weight'][:37].sum(), rtol=1e-6
+  )
+
+
+def test_losses_that_are_not_by_row_are_never_filled_up():
+  trainer = make_trainer(
+    'IIG',
+    4,
+    loss=lambda params, batch, rng: jnp.repeat(batch['x'] @ params['bias'], 2),
+    is_scanned=False,
+  )
+  state = trainer.init(init_params())
+  step = trainer.elastic_step()
+  step.begin(state)
+  step.local.add(step.local.place({'x': np.ones((16, D), np.float32)}))
+  with pytest.raises(ValueError, match=r"\['x'\] has shape \(12, 12\)"):
+    step.local.place({'x': np.ones((12, D), np.float32)})
+  # Where that is not known yet, it is found when it is compiled.
+  trainer.init(init_params())
+  step = trainer.elastic_step()
+  step.begin(state)
+  micro = step.local.place({'x': np.ones((12, D), np.float32)})
+  with pytest.raises(ValueError, match='4 losses for 2 rows'):
+    step.local.add(micro)
+
+
 def test_nobody_with_data_changes_nothing():
   trainer = make_trainer('IIG', 4)
   before, metrics, state = run(trainer, (0, 0), list(batches(1)))
@@ -142,16 +193,18 @@ def test_a_worker_with_other_counts_does_not_weigh_otherwise():
   each example weighs the same, whoever does it and in however many parts.
   """
   trainer = make_trainer('IIG', 4)
+  trainer.init(init_params())
+  step = ElasticStep(trainer.step_spec(), parts_of(4, 2)[0])
   (batch,) = batches(1)
 
   def parts(x):  # A view: worker, device, micro-batch, row.
     return x.reshape(2, 4, MOST, ROWS, *x.shape[1:])
 
-  even = run(trainer, (2, 2), [batch])
+  even = run(trainer, (2, 2), [batch], step)
   # Worker 1 hands its second micro-batch to worker 0, as its third.
   moved = jax.tree.map(np.copy, batch)
   jax.tree.map(lambda x: _copy(parts(x), (0, 2), (1, 1)), moved)
-  assert_same(run(trainer, (3, 1), [moved]), even)
+  assert_same(run(trainer, (3, 1), [moved], step), even)
   # Twice as many micro-batches of the same rows are the same gradient.
   twice = jax.tree.map(np.copy, batch)
   for worker in (0, 1):
@@ -159,7 +212,7 @@ def test_a_worker_with_other_counts_does_not_weigh_otherwise():
       jax.tree.map(
         lambda x: _copy(parts(x), (worker, i + 2), (worker, i)), twice
       )
-  assert_same(run(trainer, (4, 4), [twice]), even)
+  assert_same(run(trainer, (4, 4), [twice], step), even)
 
 
 def _copy(x, to, source):

@@ -57,7 +57,7 @@ def test_tables_follow_a_plan_beyond_the_trainers_number():
   trainer, seen = make_table_trainer(), {}
   state = trainer.fit(
     trainer.init({'w': np.ones(4, np.float32)}),
-    table_batches(22, last=8),  # The last one is smaller.
+    table_batches(22, last=5),  # The last one is smaller.
     100,
     elastic=control,
     on_step=lambda step, values: seen.setdefault(step, values),
@@ -65,7 +65,7 @@ def test_tables_follow_a_plan_beyond_the_trainers_number():
   counts = [v['num_micro_batches'] for v in seen.values()]
   assert counts == [2, 2, 2, 2, 3, 3, 3, 1, 1, 1, 1, 1]
   assert int(state.step) == len(counts)
-  assert seen[12]['weight'] == 8
+  assert seen[12]['weight'] == 5
   assert seen[12]['loss'] < seen[1]['loss']
 
 
@@ -90,4 +90,15 @@ def test_a_deadline_with_tables_is_refused():
       table_batches(4),
       100,
       elastic=control,
+    )
+
+
+def test_a_batch_without_ids_is_refused():
+  trainer = make_table_trainer()
+  with pytest.raises(ValueError, match="ids under 'ids'"):
+    trainer.fit(
+      trainer.init({'w': np.ones(4, np.float32)}),
+      [{'y': np.zeros(16, np.float32)}],
+      100,
+      elastic=Control(),
     )
