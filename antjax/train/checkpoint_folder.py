@@ -42,8 +42,8 @@ class Claim:
     """Takes the folder over, on the process that publishes; again: nothing.
 
     Args:
-      known_steps: Checkpoints that the run has found there when it began. Later
-        ones are of a run that had lost the folder; they are removed.
+      known_steps: Checkpoints that the run found there when it began; others
+        came since from a run that had lost the folder, and are renamed.
     """
     if self.token:
       return
@@ -52,16 +52,28 @@ class Claim:
     owner.write_text(self.token)
     owner.replace(self._directory / _OWNER)
     for path in list(self._directory.iterdir()):
-      is_late = path.name.isdecimal() and int(path.name) not in known_steps
-      if is_late or _MARK in path.name:
-        logging.warning('Removing %s: a run that is over left it.', path)
+      name = path.name
+      if _MARK in name:
         # Renamed first: at once it has no name that could be published.
-        aside = self._directory / f'{path.name}{_MARK}-{self.token}-old'
-        try:
-          path.rename(aside)
-        except FileNotFoundError:
-          continue
+        aside = self._directory / f'{name}-{self.token}-old'
+      elif name.isdecimal() and int(name) not in known_steps:
+        aside = self._directory / f'{name}.orphan-{self.token}'
+      else:
+        continue
+      try:
+        path.rename(aside)
+      except FileNotFoundError:  # Published or given up just now.
+        continue
+      if _MARK in name:
+        logging.info('Removing %s, which was not finished.', path)
         shutil.rmtree(aside, ignore_errors=True)
+      else:
+        logging.warning(
+          'Checkpoint %s was written by a run that had lost this folder; it is'
+          ' now %s, and may be deleted.',
+          name,
+          aside,
+        )
 
   def check(self) -> None:
     """Raises RuntimeError where another run has taken the folder over."""

@@ -24,7 +24,8 @@ def test_sides_give_the_same_records_in_other_orders(tmp_path, group_size):
   for name, make in (
     ('local', input_bench.local(path, 100, 64)),
     ('grain', input_bench.plain_grain(path, 100, 2)),
-    ('in_order', input_bench.plain_grain(path, 100, 0, False)),
+    ('batch_first', input_bench.plain_grain(path, 100, 2, batch_first=True)),
+    ('in_order', input_bench.plain_grain(path, 100, 0, is_shuffled=False)),
   ):
     batches = make()
     epoch = [next(batches) for _ in range(6)]
@@ -35,6 +36,7 @@ def test_sides_give_the_same_records_in_other_orders(tmp_path, group_size):
     assert next(batches)['ids'].shape == (100, 16)  # The next epoch.
   assert list(orders['in_order']) == list(range(600))
   assert list(orders['local']) != list(orders['grain'])
+  assert list(orders['batch_first']) == list(orders['grain'])
 
 
 def test_lines_compare_medians():

@@ -630,7 +630,7 @@ def test_the_coordinator_runs_without_jax():
 
 @pytest.mark.slow
 def test_every_shard_is_leased_once_whatever_is_killed(tmp_path):
-  """kill -9 in the middle of many exchanges, three times."""
+  """`kill -9` in the middle of many exchanges, three times."""
   num_workers, leased, lock = 8, [], threading.Lock()
   data_set = pb.DataSet(
     name='d', num_records=12_000, shard_size=2, num_epochs=1

@@ -541,7 +541,7 @@ def test_dlrover_defect_8_a_hung_worker_loses_its_shards_and_is_fenced(jobs):
 
 
 def test_dlrover_defect_10_data_sets_are_there_once_and_leases_end(jobs):
-  """Registering twice is once; what was read ahead does not outlive a restore."""
+  """Registering twice is once; what was read ahead ends with a restore."""
   worker = Worker(jobs).join()
   worker.create()
   ahead = worker.exchange(3).leases
