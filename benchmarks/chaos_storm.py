@@ -98,6 +98,7 @@ class Storm:
 
   Attributes:
     struck: The events, with `step`, `generation` and time (`now`) of the run.
+    progress: Lines of the workers, one a step that was done.
     num_dropped: Replies that were lost.
     num_torn: Kills that left the unfinished folder of a checkpoint.
     coordinator_back_s: From each kill of a coordinator to its service.
@@ -137,7 +138,7 @@ class Storm:
     self._first = -1  # Host of rank 0.
     self._hung: list[tuple[float, psutil.Process]] = []
     self._generation = 0  # The newest that an agent spoke of.
-    self._progress: list[dict[str, Any]] = []
+    self.progress: list[dict[str, Any]] = []
     self._offset = 0
     self._last_step = 0
     self._killed_at = 0.0  # The coordinator.
@@ -259,8 +260,8 @@ class Storm:
     self._offset += len(lines)
     before = self._last_step
     for line in lines.splitlines():
-      self._progress.append(json.loads(line))
-      self._last_step = max(self._last_step, self._progress[-1]['step'])
+      self.progress.append(json.loads(line))
+      self._last_step = max(self._last_step, self.progress[-1]['step'])
     return self._last_step > before
 
   def _repair(self, now: float) -> None:
@@ -425,7 +426,7 @@ class Storm:
 
   def _has_gone_on(self, frozen: _Frozen) -> bool:
     late = [
-      line for line in self._progress if line['generation'] > frozen.generation
+      line for line in self.progress if line['generation'] > frozen.generation
     ]
     if not late or not frozen.saves:
       return bool(late)
@@ -437,26 +438,33 @@ class Storm:
       now.get(name, inode) != inode for name, inode in frozen.saves.items()
     )
 
-  def recoveries(self) -> dict[str, list[float]]:
-    """Seconds from an event to the first step of a later generation, by kind.
 
-    Of events that end a generation and were not followed by another one first.
-    """
-    found: dict[str, list[float]] = {}
-    ending = [one for one in self.struck if one['kind'] in chaos_events.ENDING]
-    for one, following in zip(ending, [*ending[1:], None], strict=True):
-      step = next(
-        (
-          line
-          for line in self._progress
-          if line['generation'] > one['generation'] and line['now'] > one['now']
-        ),
-        None,
-      )
-      if step and (following is None or following['now'] > step['now']):
-        seconds = step['now'] - one['now']
-        found.setdefault(one['kind'], []).append(seconds)
-    return found
+def recoveries(
+  struck: Sequence[dict[str, Any]], progress: Sequence[dict[str, Any]]
+) -> dict[str, list[float]]:
+  """Seconds from an event to the first step of a later generation, by kind.
+
+  Of events that end a generation and were not followed by another one first.
+
+  Args:
+    struck: `Storm.struck`.
+    progress: `Storm.progress`.
+  """
+  found: dict[str, list[float]] = {}
+  ending = [one for one in struck if one['kind'] in chaos_events.ENDING]
+  for one, following in zip(ending, [*ending[1:], None], strict=True):
+    step = next(
+      (
+        line
+        for line in progress
+        if line['generation'] > one['generation'] and line['now'] > one['now']
+      ),
+      None,
+    )
+    if step and (following is None or following['now'] > step['now']):
+      seconds = step['now'] - one['now']
+      found.setdefault(one['kind'], []).append(seconds)
+  return found
 
 
 def _step_of(name: str) -> int:

@@ -264,6 +264,8 @@ class Coordinator:
         'num_changes': durable.num_changes,
         'num_bytes': durable.num_bytes,
       },
+      idle_reason_fn=self._decisions.idle_reason,
+      more_names=self._beaten,
     )
 
   # --- Requests. --------------------------------------------------------------

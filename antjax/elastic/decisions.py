@@ -80,6 +80,10 @@ class Decisions:
     for name in self._waiting_since.keys() - {*known, *names}:
       del self._waiting_since[name]
 
+  def idle_reason(self, job: str) -> str:
+    """Why the controller last did nothing about a job."""
+    return self._controller.idle_reason(job)
+
   def _tick_job(self, job: JobState, now: float, has_agents: bool) -> None:
     if job.phase == 'ended':
       self._controller.forget_job(job.name)
@@ -117,9 +121,14 @@ class Decisions:
       workers = ', '.join(message.workers)
       logging.warning('Job %s: the leases of %s expired.', name, workers)
       self._liveness.forget(name, message.workers)
+      if not job.is_managed:  # Its part of the work is the others' now.
+        for worker in message.workers:
+          self._monitor.forget(name, worker)
 
   def _control(self, job: JobState, now: float) -> None:
     """Asks the policy, and does what it wants."""
+    if not self._controller.is_due(job.name, now):
+      return  # A view of many workers takes long.
     view = self._monitor.view(job.name, now)
     decided = self._controller.decide(view, now, job.policy_restarts)
     plan = pb.Plan()
@@ -143,6 +152,7 @@ class Decisions:
         continue
       reasons.append(action.reason)
       if isinstance(action, actions.AdjustBatch):
+        plan.num_micro_batches.clear()  # Of those who have left.
         for worker, count in action.num_micro_batches.items():
           plan.num_micro_batches[worker] = count
       elif isinstance(action, actions.BackupWorkers):

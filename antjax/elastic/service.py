@@ -132,6 +132,9 @@ def make_server(
     ('grpc.absolute_max_metadata_size', 32 << 10),
     ('grpc.max_concurrent_streams', 1000),
     ('grpc.max_allowed_incoming_connections', _max_connections()),
+    # Thousands of workers may come back at once.
+    ('grpc.server.max_pending_requests', 20_000),
+    ('grpc.server.max_pending_requests_hard_limit', 30_000),
     ('grpc.server_handshake_timeout_ms', 10_000),
     # Half-open connections are found, and idle ones closed.
     ('grpc.keepalive_time_ms', 30_000),

@@ -79,7 +79,7 @@ class JobMachine(stateful.RuleBasedStateMachine):
     self.num_incarnations = 0
     self.processes = []
     self.zombies = []
-    self.saved = b''
+    self.saved = self.restored = b''
     self.base = set()  # Consumed in the restored checkpoint.
     self.saved_set = set()
 
@@ -159,6 +159,7 @@ class JobMachine(stateful.RuleBasedStateMachine):
       pb.StartGeneration(job='j', members=names, jax_coordinator='h:1')
     )
     generation = self.jobs.job('j').generation
+    self.restored = self.saved
     for name in names:
       self.num_incarnations += 1
       process = Process(name, self.num_incarnations, generation)
@@ -171,7 +172,7 @@ class JobMachine(stateful.RuleBasedStateMachine):
     self.ask(
       process,
       pb.BeginRequest(
-        data_set='d', state=self.saved, pass_number=process.pass_number
+        data_set='d', state=self.restored, pass_number=process.pass_number
       ),
     )
 
@@ -189,6 +190,7 @@ class JobMachine(stateful.RuleBasedStateMachine):
   @stateful.rule()
   def next_pass(self):
     """All go back to the last checkpoint without a new generation."""
+    self.restored = self.saved
     for process in self.processes:
       process.pass_number += 1
       process.held, process.own = {}, set()
@@ -288,6 +290,16 @@ class JobMachine(stateful.RuleBasedStateMachine):
       with pytest.raises(Refused, match='FAILED_PRECONDITION'):
         self.answer(older)
     assert _without_clients(self.jobs) == before
+
+  @stateful.precondition(lambda self: self.processes)
+  @stateful.rule(data=st.data())
+  def begin_again(self, data):
+    """A worker that is late begins the pass in which others are at work."""
+    process = data.draw(st.sampled_from(self.processes))
+    ledger = self.jobs.job('j').data_sets['d']
+    before = ledger.to_bytes()
+    self.begin(process)
+    assert ledger.to_bytes() == before
 
   @stateful.precondition(lambda self: self.zombies)
   @stateful.rule(data=st.data())

@@ -85,10 +85,34 @@ class LedgerMachine(stateful.RuleBasedStateMachine):
     self.lineage = Counter()
     self.saved = (None, Counter())
 
+  def length(self, index):
+    return min(4, self.SPEC.num_records - 4 * index)
+
   def bits(self, shard, records):
     return index_set.bits(record - shard.start for record in records)
 
-  @stateful.rule(worker=st.sampled_from(_WORKERS), count=st.integers(1, 3))
+  @stateful.rule(
+    plan=st.lists(
+      st.tuples(
+        st.sampled_from(_WORKERS),
+        st.sampled_from(['lease', 'use', 'use', 'say', 'say', 'back', 'fail']),
+        st.integers(1, 4),
+      ),
+      min_size=4,
+      max_size=16,
+    )
+  )
+  def run(self, plan):
+    """Workers lease shards, consume records, and say so now or later."""
+    for worker, what, count in plan:
+      mine = [key for key in self.held if key[0] == worker]
+      if what == 'lease' or not mine:
+        self.lease(worker, count)
+      elif what == 'use':
+        self.use(mine[0], count)
+      else:
+        self.report(mine[-1] if what == 'back' else mine[0], what)
+
   def lease(self, worker, count):
     for _ in range(count):
       todo, begun = self.ledger.counts()['todo'], self.ledger.num_begun_epochs
@@ -97,9 +121,10 @@ class LedgerMachine(stateful.RuleBasedStateMachine):
       if self.ledger.num_begun_epochs > begun:
         assert not todo, 'an epoch began while shards were to do'
       if not leases:
-        assert outcome == ('WAIT' if self.held else 'FINISHED')
+        assert outcome == ('WAIT' if self.doing() else self.at_the_end())
         continue
       [(shard, bits)] = leases
+      assert outcome == 'LEASED'
       consumed = {shard.start + int(o) for o in index_set.members(bits)}
       before = {r for e, r in self.lineage if e == shard.epoch}
       assert consumed == before & set(range(shard.start, shard.stop))
@@ -107,21 +132,20 @@ class LedgerMachine(stateful.RuleBasedStateMachine):
       self.held[worker, shard] = set(consumed)
       self.reported[worker, shard] = set(consumed)
 
-  @stateful.precondition(lambda self: self.held)
-  @stateful.rule(data=st.data(), count=st.integers(1, 4))
-  def use(self, data, count):
-    """A worker consumes records of a shard, and says so later."""
-    key = data.draw(st.sampled_from(sorted(self.held, key=str)))
+  def at_the_end(self):
+    return 'FINISHED'
+
+  def doing(self):
+    return self.ledger.counts()['doing']
+
+  def use(self, key, count):
     _, shard = key
     left = sorted(set(range(shard.start, shard.stop)) - self.held[key])
     for record in left[:count]:
       self.lineage[shard.epoch, record] += 1
       self.held[key].add(record)
 
-  @stateful.precondition(lambda self: self.held)
-  @stateful.rule(data=st.data(), what=st.sampled_from(['say', 'back', 'fail']))
-  def report(self, data, what):
-    key = data.draw(st.sampled_from(sorted(self.held, key=str)))
+  def report(self, key, what):
     worker, shard = key
     bits = self.bits(shard, self.held[key])
     self.reported[key] = set(self.held[key])
@@ -158,7 +182,13 @@ class LedgerMachine(stateful.RuleBasedStateMachine):
     ]
     merged = ledger_state.merge(states)
     self.ledger.commit(merged)
-    self.ledger.commit(merged)  # Once more changes nothing.
+    once = self.ledger.to_bytes()
+    self.ledger.commit(merged)
+    assert self.ledger.to_bytes() == once
+    done = Counter((e, r // 4) for e, r in self.lineage)
+    sizes = [self.length(index) for _, index in done]
+    whole = sum(n == size for n, size in zip(done.values(), sizes))
+    assert self.ledger.counts()['done'] == whole
     self.saved = json.loads(json.dumps(merged)), Counter(self.lineage)
     for key, records in self.held.items():
       self.reported[key] = set(records)
@@ -174,16 +204,16 @@ class LedgerMachine(stateful.RuleBasedStateMachine):
     self.held, self.reported = {}, {}
     assert not self.ledger.counts()['doing']
 
-  @stateful.rule()
-  def restore_the_beginning(self):
-    self.saved = (None, Counter())
-    self.restore()
-
-  @stateful.rule()
-  def crash(self):
+  @stateful.rule(then=st.booleans())
+  def crash(self, then):
     data = self.ledger.to_bytes()
-    self.ledger = SharedLedger.from_bytes(data)
-    assert self.ledger.to_bytes() == data
+    again = SharedLedger.from_bytes(data)
+    assert again.to_bytes() == data
+    if then:  # The next leases are those that it would have given.
+      leases = self.ledger.lease('last', 2)
+      assert again.lease('last', 2) == leases
+      again.release(['last'])
+    self.ledger = again
 
   @stateful.rule()
   def retry(self):
@@ -350,17 +380,8 @@ class StreamMachine(LedgerMachine):
     assert sum(counts.values()) == self.size // 4
     assert counts['doing'] <= len(self.held)
 
-  @stateful.rule(worker=st.sampled_from(_WORKERS), count=st.integers(1, 3))
-  def lease(self, worker, count):
-    for _ in range(count):
-      outcome = self.ledger.outcome()
-      leases = self.ledger.lease(worker, 1)
-      assert outcome == ('LEASED' if leases else 'WAIT')
-      for shard, bits in leases:
-        consumed = {shard.start + int(o) for o in index_set.members(bits)}
-        assert len(shard) == 4
-        self.held[worker, shard] = set(consumed)
-        self.reported[worker, shard] = set(consumed)
+  def at_the_end(self):
+    return 'WAIT'
 
   @stateful.rule()
   def restore(self):

@@ -1,0 +1,373 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The chaos benchmark: schedule, proxy, lineage, witness; and a short run."""
+
+import asyncio
+from collections import Counter
+import contextlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from antjax.elastic import view
+from antjax.elastic.actions import AdjustBatch
+from benchmarks import (
+  chaos_bench,
+  chaos_events,
+  chaos_lineage,
+  chaos_proxy,
+  chaos_storm,
+  chaos_witness,
+)
+from benchmarks.chaos_lineage import Run
+
+_ROOT = pathlib.Path(__file__).parents[2]
+
+
+# --- The schedule. ---
+
+
+def test_a_seed_gives_one_schedule():
+  first = chaos_events.schedule(7, 200, 3, 8)
+  assert first == chaos_events.schedule(7, 200, 3, 8)
+  assert first != chaos_events.schedule(8, 200, 3, 8)
+
+
+@pytest.mark.parametrize('num_kills', [1, 6, 200])
+def test_a_schedule_has_so_many_kills_of_all_kinds(num_kills):
+  events = chaos_events.schedule(0, num_kills, 3, 8)
+  kills = [event for event in events if event.kind != 'drop']
+  assert len(kills) == num_kills
+  kinds = Counter(event.kind for event in kills)
+  if num_kills >= len(chaos_events.KILLS):
+    assert set(kinds) == set(chaos_events.KILLS)
+  assert all(0 <= event.host < 3 and 0 <= event.share < 1 for event in events)
+  assert all(event.count >= 1 for event in events)
+
+
+def test_a_run_gets_on_between_blows():
+  events = chaos_events.schedule(3, 500, 3, 8)
+  at_once = [event.after_steps == 0 for event in events]
+  assert any(at_once) and not at_once[0]
+  # After one that struck at once, the next one waits for steps.
+  assert not any(a and b for a, b in zip(at_once, at_once[1:], strict=False))
+  assert chaos_events.num_steps(events) > sum(e.after_steps for e in events)
+
+
+def test_the_policy_gives_each_worker_work():
+  workers = tuple(view.WorkerView(name, 2, step=3) for name in ('a', 'b'))
+  seen = view.ClusterView('job', generation=1, workers=workers)
+  (action,) = chaos_events.shuffle_work(seen)
+  assert isinstance(action, AdjustBatch)
+  assert action.num_micro_batches.keys() == {'a', 'b'}
+  assert min(action.num_micro_batches.values()) >= 1
+  assert chaos_events.shuffle_work(seen) == [action]
+
+
+# --- The proxy. ---
+
+
+def frame(kind, stream, payload=b''):
+  return (
+    len(payload).to_bytes(3, 'big')
+    + bytes([kind, 0])
+    + stream.to_bytes(4, 'big')
+    + payload
+  )
+
+
+def test_frames_are_found_however_bytes_are_cut():
+  data = chaos_proxy.PREFACE + frame(4, 0, b'x' * 300) + frame(0, 5, b'train')
+  whole = list(chaos_proxy.Frames(True).feed(data))
+  assert [(f.kind, f.stream) for f in whole] == [(4, 0), (0, 5)]
+  assert whole[1].payload == b'train'
+  frames = chaos_proxy.Frames(True)
+  bytewise = [f for i in range(len(data)) for f in frames.feed(data[i : i + 1])]
+  assert bytewise == whole
+
+
+def test_only_the_reply_to_a_marked_request_is_cut():
+  saboteur = chaos_proxy.Saboteur(b'train')
+  link = chaos_proxy.Link(saboteur)
+  link.on_request(chaos_proxy.PREFACE + frame(1, 1) + frame(0, 1, b'train'))
+  assert not link.on_reply(frame(1, 1) + frame(0, 1, b'ok'))  # Not armed.
+  saboteur.arm(is_any=False)
+  link.on_request(frame(1, 3) + frame(0, 3, b'beat'))
+  assert not link.on_reply(frame(1, 3))
+  link.on_request(frame(1, 5) + frame(0, 5, b'1 train'))
+  link.on_request(frame(1, 7) + frame(0, 7, b'2 train'))
+  assert not link.on_reply(frame(8, 5, b'0000') + frame(1, 7))  # Of others.
+  assert link.on_reply(frame(1, 5))
+  saboteur.arm(is_any=True)
+  link.on_request(frame(1, 9) + frame(0, 9, b'beat'))
+  assert link.on_reply(frame(1, 9))
+
+
+def test_the_server_gets_the_request_and_the_client_no_reply():
+  async def run():
+    requests = []
+
+    async def answer(reader, writer):
+      with contextlib.suppress(asyncio.IncompleteReadError):
+        await reader.readexactly(len(chaos_proxy.PREFACE))
+        while True:
+          head = await reader.readexactly(9)
+          requests.append(await reader.readexactly(head[2]))
+          writer.write(frame(1, head[8], b'reply'))
+      writer.close()
+
+    server = await asyncio.start_server(answer, '127.0.0.1', 0)
+    target = f'127.0.0.1:{server.sockets[0].getsockname()[1]}'
+    saboteur, cuts = chaos_proxy.Saboteur(b'train'), []
+    proxy = await chaos_proxy.serve(
+      '127.0.0.1:0', target, saboteur, lambda: cuts.append(1)
+    )
+    port = proxy.sockets[0].getsockname()[1]
+    reader, writer = await asyncio.open_connection('127.0.0.1', port)
+    writer.write(chaos_proxy.PREFACE + frame(0, 1, b'train 1'))
+    reply = frame(1, 1, b'reply')
+    assert await reader.readexactly(len(reply)) == reply
+    saboteur.arm(is_any=False)
+    writer.write(frame(0, 3, b'train 2'))
+    with contextlib.suppress(ConnectionError):
+      assert await reader.read() == b''
+    assert (requests, cuts) == ([b'train 1', b'train 2'], [1])
+    writer.close()
+    proxy.close()
+    server.close()
+    await asyncio.sleep(0)
+
+  asyncio.run(run())
+
+
+# --- The lineage. ---
+
+
+def run_of(generation, rank, steps, num_workers=2):
+  return Run(
+    generation,
+    rank,
+    num_workers,
+    {step: [[100 * generation + 10 * rank + step]] for step in steps},
+  )
+
+
+def runs_of(generation, steps):
+  return [run_of(generation, rank, steps) for rank in range(2)]
+
+
+def test_notes_say_what_went_into_which_step():
+  lines = [
+    {'generation': 3, 'rank': 1, 'num_workers': 2},
+    {'ends': 1},  # Before the first step.
+    {'keys': [4, 5]},
+    {'keys': [6]},
+    {'ends': 1},
+    {'keys': [7, 8]},  # Taken ahead.
+    {'step': 21},
+    {'ends': 1},
+    {'step': 22},
+    {'ends': 1},
+    {'step': 23},
+    {'keys': [9]},
+  ]
+  text = [json.dumps(line) for line in lines]
+  run = chaos_lineage.read_run([*text, '{"ste'])
+  assert run == Run(3, 1, 2, {21: [[4, 5], [6]], 22: [[7, 8]], 23: []})
+  assert chaos_lineage.read_run([]) is None
+  assert chaos_lineage.read_run(['{"gen']) is None
+
+
+def test_a_step_is_of_the_generation_that_the_model_stands_on():
+  runs = [
+    *runs_of(1, range(1, 8)),  # Its checkpoint of step 5 is the last one.
+    *runs_of(2, range(6, 10)),  # Killed before it saved any.
+    *runs_of(3, range(6, 13)),
+    *runs_of(5, range(11, 15)),  # Of 4 there is nothing.
+  ]
+  owner = chaos_lineage.lineage(runs, last_generation=5, last_step=14)
+  expected = [1] * 5 + [3] * 5 + [5] * 4
+  assert [owner[step] for step in range(1, 15)] == expected
+  steps = chaos_lineage.steps_of(runs, owner)
+  assert steps[5] == [[[306]], [[316]]]
+  # The last generation may find nothing left to do.
+  owner = chaos_lineage.lineage(runs, last_generation=6, last_step=14)
+  assert owner[14] == 5
+
+
+def test_a_checkpoint_that_nobody_made_is_an_error():
+  runs = [*runs_of(1, range(1, 4)), *runs_of(2, range(6, 8))]
+  with pytest.raises(ValueError, match='generation 2 began at step 5'):
+    chaos_lineage.lineage(runs, 2, 7)
+
+
+def test_a_worker_without_notes_is_an_error():
+  runs = runs_of(1, range(1, 4))
+  del runs[1].steps[3]
+  owner = chaos_lineage.lineage(runs, 1, 3)
+  with pytest.raises(ValueError, match=r'step 3 .* had 2 workers.*\[0\]'):
+    chaos_lineage.steps_of(runs, owner)
+
+
+def test_losses_and_repeats_are_counted():
+  steps = [[[[0, 1]], [[2]]], [[], [[1, 1, 4]]]]
+  assert chaos_lineage.count(steps, 6) == (2, 2)
+  with pytest.raises(ValueError, match='1 keys of no record'):
+    chaos_lineage.count(steps, 4)
+
+
+def test_model_and_notes_must_agree():
+  steps, owner = [[[[0, 1]]], [[[2]], [[0]]]], {1: 1, 2: 3}
+  model = {
+    'counts': [2, 1, 1],
+    'steps': [2, 1, 2],
+    'generations': [1, 3, 0, 0],
+  }
+  assert chaos_lineage.disagreement(steps, owner, model) == ''
+  for name, wrong in (
+    ('counts', [1, 1, 1]),
+    ('steps', [1, 1, 2]),
+    ('generations', [1, 2, 0, 0]),
+  ):
+    text = chaos_lineage.disagreement(steps, owner, model | {name: wrong})
+    assert text.startswith(f'{name}: 1 differ')
+
+
+# --- The witness. ---
+
+
+def test_the_model_counts_what_goes_into_it():
+  tx = chaos_witness.transform(max_steps=8)
+  params = {'witness': chaos_witness.init(5)}
+  state = tx.init(params)
+
+  def loss(params, keys, weights, generation):
+    losses = chaos_witness.marked(
+      params['witness'],
+      jnp.ones(len(keys)),
+      jnp.array(keys),
+      jnp.full((len(keys),), generation, jnp.float32),
+    )
+    weights = jnp.array(weights)
+    return jnp.sum(losses * weights) / jnp.sum(weights)
+
+  # The last row of the first step is padding; record 2 comes twice in a step.
+  for keys, weights, generation in (
+    ([0, 1, 1], [1.0, 1.0, 0.0], 1),
+    ([2, 3, 2], [1.0, 1.0, 1.0], 1),
+    ([0], [1.0], 4),
+  ):
+    value, grads = jax.value_and_grad(loss)(params, keys, weights, generation)
+    assert value == 1
+    updates, state = tx.update(grads, state)
+    params = optax.apply_updates(params, updates)
+  assert params['witness']['keys'].tolist() == [2, 1, 2, 1, 0]
+  assert state.steps['witness']['keys'].tolist() == [3, 1, 2, 2, 0]
+  assert state.generations.tolist() == [1, 1, 4, 0, 0, 0, 0, 0]
+
+
+# --- The result. ---
+
+
+def result(**changes):
+  line = {
+    'kills': 6,
+    'records_lost': 0,
+    'committed_twice': 0,
+    'lost_in_model': 0,
+    'twice_in_model': 0,
+    'notes_and_model_differ': '',
+    'workers_equal': True,
+    'is_success': True,
+    'shards_not_done': 0,
+    'bit_equal': True,
+    'final_difference': 0.0,
+    'workers_in_steps': [3],
+    'hosts': 3,
+  }
+  return chaos_bench.failures(line | changes, 6)
+
+
+def test_each_check_can_fail():
+  assert result() == []
+  for changes in (
+    {'kills': 5},
+    {'records_lost': 1},
+    {'committed_twice': 1},
+    {'twice_in_model': 1},
+    {'notes_and_model_differ': 'steps'},
+    {'workers_equal': False},
+    {'shards_not_done': 2},
+    {'bit_equal': False},
+    {'final_difference': 0.1},
+    {'final_difference': float('nan')},
+  ):
+    (wrong,) = result(**changes)
+    assert wrong.startswith(next(iter(changes)))
+  # Fewer workers round sums in another way.
+  changed = {'workers_in_steps': [2, 3], 'bit_equal': False}
+  assert result(**changed, final_difference=1e-6) == []
+
+
+def test_recovery_is_up_to_the_first_step_of_a_later_generation():
+  struck = [
+    {'kind': 'worker', 'generation': 1, 'now': 10.0},
+    {'kind': 'coordinator', 'generation': 1, 'now': 11.0},
+    {'kind': 'hang', 'generation': 2, 'now': 20.0},
+    {'kind': 'agent', 'generation': 2, 'now': 21.0},  # Before it was over.
+  ]
+  progress = [
+    {'generation': 1, 'now': 10.1},
+    {'generation': 2, 'now': 13.0},
+    {'generation': 2, 'now': 20.1},
+    {'generation': 4, 'now': 25.0},
+  ]
+  found = chaos_storm.recoveries(struck, progress)
+  assert found == {'worker': [3.0], 'agent': [4.0]}
+
+
+# --- All of it. ---
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_six_kills_lose_nothing(tmp_path):
+  """One of each kind, and lost replies; on loopback, with a text of ours."""
+  text = tmp_path / 'text.txt'
+  pages = sorted((_ROOT / 'docs').rglob('*.md'))
+  text.write_text('\n\n'.join(page.read_text() for page in pages))
+  env = {**os.environ, 'PYTHONPATH': str(_ROOT)}
+  env.pop('XLA_FLAGS', None)
+
+  def call(*argv):
+    return subprocess.run(
+      [sys.executable, '-m', *argv],
+      cwd=_ROOT,
+      env=env,
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+
+  done = call(
+    *('launch.prepare_text', f'--out={tmp_path}/data', f'--source={text}'),
+    *('--documents=paragraph', '--vocab_size=512'),
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  done = call(
+    *('benchmarks.chaos_bench', '--kills=6', '--seed=2', '--novirtual_hosts'),
+    *(f'--text={tmp_path}/data', f'--out={tmp_path}/run'),
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  line = json.loads(done.stdout.splitlines()[-1])
+  assert line['kills'] == 6
+  assert line['records_lost'] == line['committed_twice'] == 0
+  assert line['recovery_s_median'] > 0
+  assert set(line['kills_by_kind']) == set(chaos_events.KILLS)
