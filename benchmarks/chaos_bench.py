@@ -43,7 +43,13 @@ import numpy as np
 
 from antjax.elastic import writer
 from antjax.input.journal import Journal
-from benchmarks import chaos_events, chaos_job, chaos_lineage, chaos_storm
+from benchmarks import (
+  chaos_events,
+  chaos_hosts,
+  chaos_job,
+  chaos_lineage,
+  chaos_storm,
+)
 from benchmarks import cluster as cluster_lib
 from benchmarks.chaos_lineage import Micro
 
@@ -157,7 +163,7 @@ def _replay(
         json.dumps(again),
       ),
     ],
-    cwd=chaos_storm.ROOT,
+    cwd=chaos_hosts.ROOT,
     capture_output=True,
     text=True,
     check=False,
@@ -267,7 +273,7 @@ def run(out: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
       num_hosts = values.hosts + values.spares + 1
       cluster = stack.enter_context(cluster_lib.Cluster(num_hosts, 1))
     storm = chaos_storm.Storm(
-      chaos_storm.Hosts(cluster),
+      chaos_hosts.Hosts(cluster),
       job,
       events,
       num_workers=values.hosts,
@@ -280,7 +286,7 @@ def run(out: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
   found = check(out, job, values.hosts)
   kinds = Counter(one['kind'] for one in storm.struck)
   num_drops = kinds.pop('drop', 0)
-  recoveries = chaos_storm.recoveries(storm.struck, storm.progress)
+  recoveries = chaos_events.recoveries(storm.struck, storm.progress)
   line = {
     'kills': sum(kinds.values()),
     **found,

@@ -7,20 +7,22 @@ An event strikes when the run has made a number of new steps since the last one
 about to start again), each a random moment later.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import random
-from typing import Literal
+from typing import Any, Literal
 
 from antjax.elastic.actions import Action, AdjustBatch
 from antjax.elastic.view import ClusterView
 
 Kind = Literal[
-  'worker', 'save', 'agent', 'coordinator', 'hang', 'freeze', 'drop'
+  'worker', 'save', 'error', 'agent', 'coordinator', 'hang', 'freeze', 'drop'
 ]
 # What each kind is:
 #   worker       SIGKILL of a worker
 #   save         the same while a checkpoint is being written, once a random
 #                share of its bytes is there
+#   error        an exception in a worker, which the others do not have
 #   agent        SIGKILL of an agent; another one is started in its place
 #   coordinator  SIGKILL of the coordinator; started again with its journal
 #   hang         SIGSTOP of a worker, for ever: the system has to find it
@@ -30,14 +32,17 @@ Kind = Literal[
 #                save, and it wakes up when its successors write the same one
 #   drop         replies of the coordinator that are lost; kills nobody
 KILLS: tuple[Kind, ...] = (
-  *('worker', 'save', 'agent', 'coordinator', 'hang', 'freeze'),
+  *('worker', 'save', 'error', 'agent', 'coordinator', 'hang', 'freeze'),
 )
 # Those after which all workers start again.
-ENDING: tuple[Kind, ...] = ('worker', 'save', 'agent', 'hang', 'freeze')
+ENDING: tuple[Kind, ...] = (
+  *('worker', 'save', 'error', 'agent', 'hang', 'freeze'),
+)
 _WEIGHTS: dict[Kind, int] = {
   'worker': 6,
   'save': 5,
   'coordinator': 4,
+  'error': 2,
   'agent': 3,
   'hang': 2,
   'freeze': 2,
@@ -129,3 +134,31 @@ def shuffle_work(view: ClusterView) -> list[Action]:
   rng = random.Random(f'{view.generation} {steps}')
   counts = {worker.worker: rng.randint(1, 3) for worker in view.workers}
   return [AdjustBatch(counts, 'at random')]
+
+
+def recoveries(
+  struck: Sequence[dict[str, Any]], progress: Sequence[dict[str, Any]]
+) -> dict[str, list[float]]:
+  """Seconds from an event to the first step of a later generation, by kind.
+
+  Of events that end a generation and were not followed by another one first.
+
+  Args:
+    struck: `Storm.struck` of `chaos_storm`.
+    progress: `Storm.progress`.
+  """
+  found: dict[str, list[float]] = {}
+  ending = [one for one in struck if one['kind'] in ENDING]
+  for one, following in zip(ending, [*ending[1:], None], strict=True):
+    step = next(
+      (
+        line
+        for line in progress
+        if line['generation'] > one['generation'] and line['now'] > one['now']
+      ),
+      None,
+    )
+    if step and (following is None or following['now'] > step['now']):
+      seconds = step['now'] - one['now']
+      found.setdefault(one['kind'], []).append(seconds)
+  return found

@@ -7,6 +7,9 @@ import pathlib
 
 from antjax.input import output_folder, records, text
 
+# Files in the folder of a run: a worker is to raise; the storm is over.
+RAISE, OVER = 'raise', 'over'
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -26,7 +29,7 @@ class Job:
     num_layers: Its depth.
     shard_size: Sequences of a lease.
     checkpoint_every: Steps between checkpoints.
-    step_s: A step takes at least so long, until `<out>/over` is there.
+    step_s: A step takes at least so long, until the storm is over.
   """
 
   data: str

@@ -9,19 +9,16 @@ import json
 import os
 import pathlib
 import signal
-import sys
 import time
 from typing import Any
 
 import psutil
 
-from antjax.elastic import agent
-from antjax.elastic.process_group import Guard
-from benchmarks import chaos_events, chaos_proxy, virtual_network
+from benchmarks import chaos_job, chaos_proxy
 from benchmarks import cluster as cluster_lib
 from benchmarks.chaos_events import Event
+from benchmarks.chaos_hosts import Hosts, Saves, step_of
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 WORKER = 'benchmarks.chaos_worker'
 JOB = 'job'
 _POLL_S = 0.01
@@ -29,9 +26,6 @@ _STALL_S = 240.0  # Without a step; then something is wrong.
 _FROZEN_S = 60.0  # At most.
 _HEAD_START_S = 1.0  # Of a worker that wakes up, before its agent does.
 _PROGRESS_TIMEOUT_S = 45.0
-_SAVE_WAIT_S = 20.0
-_SAVE_TRIES = 6
-_TEMPORARY = '.orbax-checkpoint-tmp'
 # A test takes minutes, not days: silence is found out soon, and the restart
 # budget is no limit here. A worker that compiles makes no step for a while.
 _COORDINATOR_FLAGS = (
@@ -67,32 +61,6 @@ class _Frozen:
   wakes_at: float = float('inf')
 
 
-class Hosts:
-  """Where processes run: virtual hosts, or all on loopback."""
-
-  def __init__(self, cluster: cluster_lib.Cluster | None):
-    """Takes the virtual hosts; the last one is the coordinator's."""
-    self._cluster = cluster
-    self._guard = Guard()  # Ends what is on loopback when we vanish.
-    ports = (agent.free_port('127.0.0.1'), agent.free_port('127.0.0.1'))
-    self.proxy, self.coordinator = (f'127.0.0.1:{port}' for port in ports)
-    if cluster is not None:
-      address = virtual_network.address(cluster.num_hosts - 1)
-      self.proxy, self.coordinator = f'{address}:8476', '127.0.0.1:8477'
-
-  def start(
-    self, host: int, argv: Sequence[str], on_line: Callable[[int, str], None]
-  ) -> cluster_lib.Process:
-    """Starts a Python program on a host."""
-    env = {'PYTHONUNBUFFERED': '1', 'PYTHONPATH': str(ROOT)}
-    argv = [sys.executable, *argv]
-    if self._cluster is not None:
-      return self._cluster.start(host, argv, env, on_line)
-    process = cluster_lib.Process(host, argv, {**os.environ, **env}, on_line)
-    self._guard.add(process.pid)
-    return process
-
-
 class Storm:
   """One job, and what befalls it.
 
@@ -126,6 +94,7 @@ class Storm:
     """
     self._hosts, self._job, self._say = hosts, job, say
     self._out = pathlib.Path(job['out'])
+    self._saves = Saves(self._out / 'checkpoints')
     self._events = list(events)
     self._num_workers, self._num_spares = num_workers, num_spares
     self._num_hosts = num_workers + num_spares
@@ -248,7 +217,7 @@ class Storm:
           waiting.pop(0)
           ready_at, mark = None, self._last_step
           if not waiting:
-            (self._out / 'over').touch()
+            (self._out / chaos_job.OVER).touch()
       time.sleep(_POLL_S)
 
   def _read_progress(self) -> bool:
@@ -344,19 +313,21 @@ class Storm:
     if event.kind == 'freeze' and event.share < 0.5:
       host, is_in_save = self._first, True
     if host not in hosts or (
-      is_in_save and not self._wait_for_save(2 * event.share % 1)
+      is_in_save and not self._saves.wait_for(2 * event.share % 1)
     ):
       return None
     now = time.monotonic()
     if event.kind == 'agent':
       os.kill(self._agents[host].pid, signal.SIGKILL)
       self._dead_until[host] = now + event.share / 2
+    elif event.kind == 'error':
+      (self._out / f'{chaos_job.RAISE}.host{host}').touch()
     elif event.kind == 'hang':
       workers[host].suspend()
       self._hung.append((now, workers[host]))
     elif event.kind == 'freeze':
       workers[host].suspend()  # At once, lest the save be over.
-      saves = self._unfinished() if is_in_save else {}
+      saves = self._saves.unfinished() if is_in_save else {}
       processes = [psutil.Process(self._agents[host].pid)]
       processes += self._children(host)
       for process in processes:
@@ -365,48 +336,10 @@ class Storm:
     elif event.kind == 'save':
       workers[host].kill()
       workers[host].wait()
-      self.num_torn += bool(self._unfinished())
+      self.num_torn += bool(self._saves.unfinished())
     else:
       workers[host].kill()
     return host
-
-  def _checkpoints(self) -> list[str]:
-    with contextlib.suppress(OSError):
-      return os.listdir(self._out / 'checkpoints')
-    return []
-
-  def _unfinished(self) -> dict[str, int]:
-    """Unfinished checkpoints, with their folders' inodes."""
-    found = {}
-    for name in self._checkpoints():
-      if _TEMPORARY in name:
-        with contextlib.suppress(OSError):
-          found[name] = (self._out / 'checkpoints' / name).stat().st_ino
-    return found
-
-  def _wait_for_save(self, share: float) -> bool:
-    """Returns when a checkpoint's unfinished folder has its share of bytes."""
-    folder = self._out / 'checkpoints'
-    whole = max(
-      (
-        _num_bytes(folder / name)
-        for name in self._checkpoints()
-        if _TEMPORARY not in name
-      ),
-      default=0,
-    )
-    seen: set[str] = set()
-    end = time.monotonic() + _SAVE_WAIT_S
-    while time.monotonic() < end:
-      for name in self._checkpoints():
-        if _TEMPORARY in name:
-          seen.add(name)
-          # Rather some save than none.
-          is_late = len(seen) > _SAVE_TRIES
-          if is_late or _num_bytes(folder / name) >= share * whole:
-            return True
-      time.sleep(0.0005)
-    return False
 
   def _thaw(self, everything: bool = False) -> None:
     """Wakes frozen hosts once the others have gone on without them."""
@@ -430,58 +363,16 @@ class Storm:
     ]
     if not late or not frozen.saves:
       return bool(late)
-    now = self._unfinished()
+    now = self._saves.unfinished()
     # Another folder of the same name is the successors'.
     return late[-1]['step'] > max(
-      _step_of(name) for name in frozen.saves
+      step_of(name) for name in frozen.saves
     ) or any(
       now.get(name, inode) != inode for name, inode in frozen.saves.items()
     )
-
-
-def recoveries(
-  struck: Sequence[dict[str, Any]], progress: Sequence[dict[str, Any]]
-) -> dict[str, list[float]]:
-  """Seconds from an event to the first step of a later generation, by kind.
-
-  Of events that end a generation and were not followed by another one first.
-
-  Args:
-    struck: `Storm.struck`.
-    progress: `Storm.progress`.
-  """
-  found: dict[str, list[float]] = {}
-  ending = [one for one in struck if one['kind'] in chaos_events.ENDING]
-  for one, following in zip(ending, [*ending[1:], None], strict=True):
-    step = next(
-      (
-        line
-        for line in progress
-        if line['generation'] > one['generation'] and line['now'] > one['now']
-      ),
-      None,
-    )
-    if step and (following is None or following['now'] > step['now']):
-      seconds = step['now'] - one['now']
-      found.setdefault(one['kind'], []).append(seconds)
-  return found
-
-
-def _step_of(name: str) -> int:
-  return int(name.partition('.')[0])
 
 
 def _resume(processes: Sequence[psutil.Process]) -> None:
   for process in processes:
     with contextlib.suppress(psutil.Error):
       process.resume()
-
-
-def _num_bytes(folder: pathlib.Path) -> int:
-  """Bytes of the files in a folder that may be changing."""
-  total = 0
-  for parent, _, files in os.walk(folder):
-    for name in files:
-      with contextlib.suppress(OSError):
-        total += os.stat(os.path.join(parent, name)).st_size
-  return total

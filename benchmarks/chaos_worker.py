@@ -16,6 +16,7 @@ import os
 import pathlib
 import sys
 import time
+import traceback
 from typing import Any, TextIO
 
 import grain
@@ -32,7 +33,7 @@ from antjax.train.elastic import Plan
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
 from benchmarks import chaos_witness
-from benchmarks.chaos_job import Job, open_source
+from benchmarks.chaos_job import Job, open_source, OVER, RAISE
 from launch import common
 
 Batch = dict[str, np.ndarray]
@@ -83,12 +84,16 @@ class _Noting:
 
   def __init__(self, agent: Agent, notes: Notes, job: Job):
     self._agent, self._notes, self._job = agent, notes, job
-    self._over = pathlib.Path(job.out) / 'over'
+    self._over = pathlib.Path(job.out) / OVER
+    self._raise = pathlib.Path(job.out) / f'{RAISE}.{agent.worker}'
     self._last = 0.0
     self.worker = agent.worker
 
   def plan(self) -> Any:
     self._notes.add(ends=1)
+    if self._raise.exists():
+      self._raise.unlink()
+      raise RuntimeError('raised as asked')
     wait_s = self._last + self._job.step_s - time.monotonic()
     if wait_s > 0 and not self._over.exists():
       time.sleep(wait_s)
@@ -327,4 +332,9 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  try:
+    main()
+  except Exception:
+    traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(1)  # At exit JAX would wait for the others, and they for us.

@@ -52,8 +52,8 @@ class SharedEpoch:
     self.held: dict[int, Held] = {}
     self.num_held: dict[str, int] = {}
     self.marks: dict[int, int] = {}
-    # To do are the positions >= cursor with that status, and of the earlier
-    # ones (position, index) those that came back, and those to try again last.
+    # To do are the positions >= cursor with that status, and of the others
+    # (position, index) those that came back, and those to try again last.
     self.cursor = 0
     self.returned: list[tuple[int, int]] = []
     self.failed: deque[tuple[int, int]] = deque()
@@ -149,11 +149,7 @@ class SharedEpoch:
   def put_back(self, position: int, index: int) -> None:
     """Makes a position the next that is to do; it has another status now."""
     self.set(position, TODO)
-    if position < self.cursor:
-      heapq.heappush(self.returned, (position, index))
-    else:
-      self._ready.clear()
-      self._scanned = -1
+    heapq.heappush(self.returned, (position, index))
 
   def to_json(self) -> tuple[dict[str, Any], bytes]:
     """Returns all but the status as plain types, and the status."""

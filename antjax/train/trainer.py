@@ -302,8 +302,9 @@ class Trainer:
       should_stop: Asked before each step; e.g. whether a signal came.
       elastic: The job's control, e.g. an `antjax.Agent`: then an element of
         `batches` is ONE micro-batch of this process, [local devices x
-        examples, ...], and each process does its own number of them in a step
-        (`elastic_loop`). Metrics have `num_micro_batches` of all processes.
+        examples, ...], and each process does its own number of them in a step,
+        the Trainer's where there is no plan (`elastic_loop`). Metrics have
+        `num_micro_batches` of all processes.
 
     Raises:
       KeyboardInterrupt: Stopped by `should_stop`; what was done is saved.

@@ -23,7 +23,6 @@ from benchmarks import (
   chaos_events,
   chaos_lineage,
   chaos_proxy,
-  chaos_storm,
   chaos_witness,
 )
 from benchmarks.chaos_lineage import Run
@@ -329,7 +328,7 @@ def test_recovery_is_up_to_the_first_step_of_a_later_generation():
     {'generation': 2, 'now': 20.1},
     {'generation': 4, 'now': 25.0},
   ]
-  found = chaos_storm.recoveries(struck, progress)
+  found = chaos_events.recoveries(struck, progress)
   assert found == {'worker': [3.0], 'agent': [4.0]}
 
 

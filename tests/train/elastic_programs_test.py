@@ -79,24 +79,38 @@ def counted(found):
   return collections.Counter((c.kind, c.axis) for c in found)
 
 
-def test_arrays_go_from_mesh_to_mesh_without_copies():
-  trainer = make_trainer('IIG', 2)
+def test_arrays_go_from_mesh_to_mesh_without_copies_and_stay_in_place():
+  trainer = make_trainer('IIG', 2, is_scanned=False)
   state = trainer.init(init_params(), seed=3)
   step = ElasticStep(trainer.step_spec(), parts_of(2, 2)[0])
+  (batch,) = batches(1)
+
+  def places(tree):
+    return [
+      {s.data.unsafe_buffer_pointer() for s in x.addressable_shards}
+      for x in jax.tree.leaves(tree)
+    ]
+
   step.begin(state)
-
-  def places(x):
-    return {s.data.unsafe_buffer_pointer() for s in x.addressable_shards}
-
+  before = places((state.params, state.opt_state))
+  carries = [part._carry for part in step.parts]
+  sums = places(carries)
   for part in step.parts:
-    views = part._view[0]
-    for view, whole in zip(views, jax.tree.leaves(state.params), strict=True):
-      assert len(places(view)) == 4
-      assert places(view) <= places(whole)
-  carries = [part.end() for part in step.parts]
-  joined = jax.tree.leaves(step._join(carries))
-  for whole, *parts in zip(joined, *map(jax.tree.leaves, carries), strict=True):
-    assert places(whole) == set().union(*map(places, parts))
+    for view, whole in zip(
+      places(part._view[0]), places(state.params), strict=True
+    ):
+      assert len(view) == 4
+      assert view <= whole
+  for part in step.parts:
+    part.add(part.place(micro_batch(batch, np.arange(4), 0)))
+  joined = places(step._join([part._carry for part in step.parts]))
+  state, _ = step.finish(state, {'num_valid': 1.0}, {})
+  assert places((state.params, state.opt_state)) == before
+  step.begin(state)
+  assert places([part._carry for part in step.parts]) == sums
+  half = len(sums) // 2
+  for whole, one, two in zip(joined, sums[:half], sums[half:], strict=True):
+    assert whole == one | two
 
 
 def test_other_counts_and_scales_compile_nothing_again():
