@@ -26,6 +26,8 @@ endif
 
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 PYTEST_FLAGS ?=
+# Files of tests side by side; PARALLEL= turns it off.
+PARALLEL ?= -n 2 --dist loadfile
 
 .PHONY: help quickstart test test-fast test-slow lint bench clean
 .DELETE_ON_ERROR:
@@ -41,10 +43,10 @@ quickstart: $(VENV)/.run-stamp
 test: lint test-fast
 
 test-fast: $(VENV)/.dev-stamp
-	$(VENV)/bin/python -m pytest -m 'not slow' $(PYTEST_FLAGS)
+	$(VENV)/bin/python -m pytest -m 'not slow' $(PARALLEL) $(PYTEST_FLAGS)
 
 test-slow: lint
-	$(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
+	$(VENV)/bin/python -m pytest $(PARALLEL) $(PYTEST_FLAGS)
 
 lint: $(VENV)/.dev-stamp
 	$(VENV)/bin/python -m ruff check .

@@ -23,6 +23,7 @@ WORKER = 'benchmarks.chaos_worker'
 JOB = 'job'
 _POLL_S = 0.01
 _STALL_S = 240.0  # Without a step; then something is wrong.
+_MAX_IN_VAIN = 25  # Generations.
 _FROZEN_S = 60.0  # At most.
 _HEAD_START_S = 1.0  # Of a worker that wakes up, before its agent does.
 _PROGRESS_TIMEOUT_S = 45.0
@@ -199,11 +200,11 @@ class Storm:
     waiting = list(self._events)
     ready_at: float | None = None
     mark = 0  # Steps at the last event.
-    moved_at = time.monotonic()
+    moved_at, last = time.monotonic(), 0  # Time and generation of a step.
     while True:
       now = time.monotonic()
       if self._read_progress():
-        moved_at = now
+        moved_at, last = now, self._generation
       self._repair(now)
       if self._has_ended():
         if waiting:
@@ -211,6 +212,8 @@ class Storm:
         return
       if now - moved_at > _STALL_S:
         raise RuntimeError(f'no step for {_STALL_S:.0f} s.')
+      if self._generation > last + _MAX_IN_VAIN:
+        raise RuntimeError(f'{_MAX_IN_VAIN} generations without a step.')
       if waiting and self._last_step >= mark + waiting[0].after_steps:
         ready_at = ready_at or now + waiting[0].delay_s
         if now >= ready_at and self._strike(waiting[0]):
