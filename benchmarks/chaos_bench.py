@@ -19,10 +19,11 @@ coordinator's books say so too; the parameters are bit-equal on all workers; and
 a job without any fault that is fed the same micro-batches in the same order
 ends with the same parameters.
 
-The last line is JSON. `kills` counts SIGKILLs and SIGSTOPs; `dropped_replies`
-come on top. `recovery_s_median` is from the blow to the end of the first step
-after it, of blows that end a generation and were not followed by another one
-first; hangs and frozen hosts have to be found out. Exit code 1: a check failed.
+The last line is JSON. `kills` counts SIGKILLs, SIGSTOPs and exceptions in a
+worker; `dropped_replies` come on top. `recovery_s_median` is from the blow to
+the end of the first step of a later generation, of blows that end one and were
+not followed by another first; hangs and frozen hosts have to be found out. Exit
+code 1: a check failed.
 """
 
 from collections import Counter
@@ -273,7 +274,7 @@ def run(out: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
       num_hosts = values.hosts + values.spares + 1
       cluster = stack.enter_context(cluster_lib.Cluster(num_hosts, 1))
     storm = chaos_storm.Storm(
-      chaos_hosts.Hosts(cluster),
+      stack.enter_context(chaos_hosts.Hosts(cluster)),
       job,
       events,
       num_workers=values.hosts,

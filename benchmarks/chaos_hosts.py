@@ -21,7 +21,10 @@ _TEMPORARY = '.orbax-checkpoint-tmp'
 
 
 class Hosts:
-  """Where processes run: virtual hosts, or all on loopback."""
+  """Where processes run: virtual hosts, or all on loopback.
+
+  A context manager; what still runs on loopback at its end is ended.
+  """
 
   def __init__(self, cluster: cluster_lib.Cluster | None):
     """Takes the virtual hosts; the last one is the coordinator's."""
@@ -32,6 +35,12 @@ class Hosts:
     if cluster is not None:
       address = virtual_network.address(cluster.num_hosts - 1)
       self.proxy, self.coordinator = f'{address}:8476', '127.0.0.1:8477'
+
+  def __enter__(self) -> 'Hosts':
+    return self
+
+  def __exit__(self, *exc: object) -> None:
+    self._guard.close()
 
   def start(
     self, host: int, argv: Sequence[str], on_line: Callable[[int, str], None]

@@ -130,6 +130,8 @@ class Decisions:
     if not self._controller.is_due(job.name, now):
       return  # A view of many workers takes long.
     view = self._monitor.view(job.name, now)
+    if job.is_managed and len(view.workers) < len(job.members):
+      return  # Who has not spoken yet would get no work, and the others all.
     decided = self._controller.decide(view, now, job.policy_restarts)
     plan = pb.Plan()
     plan.CopyFrom(job.plan)

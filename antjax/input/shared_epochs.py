@@ -80,6 +80,8 @@ class SharedEpochs:
     """
     self.first_open = self.next = first
     self.open, self._over = {}, []
+    for one in self.set_aside.values():
+      one.bits = 0  # What was used of it since is lost with the model.
     for run in runs:
       if run.done.all() and not self.spec.is_growing:
         self._begin_done(run)  # All at once, without arrays.

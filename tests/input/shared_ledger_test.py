@@ -585,3 +585,14 @@ def test_sets_are_read_as_they_were_written(members):
   assert index_set.encode_flags(flags) == text
   for form in (text, f'{bitset:x}'):
     assert np.array_equal(index_set.decode_flags(form, 100_000), flags)
+
+
+def test_what_was_used_of_a_shard_set_aside_is_lost_with_the_model():
+  ledger = SharedLedger(LedgerSpec(8, 4, max_data_errors=1))
+  ((shard, _),) = ledger.lease('a', 1)
+  ledger.progress('a', shard, 0b1)
+  assert ledger.fail('a', shard, 'bad')
+  ledger.begin(None)  # Restored: its first record is to be used again.
+  assert len(ledger.lease('a', 2)) == 1  # The other one.
+  assert ledger.retry_set_aside() == 1
+  assert ledger.lease('a', 1) == [(shard, 0)]

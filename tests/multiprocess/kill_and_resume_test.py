@@ -48,15 +48,11 @@ def test_fewer_hosts_and_more_again(tmp_path, text, paro):
     )
   )
   events = [event('worker', 6), event('freeze', 12), event('drop', 12, 0.2)]
-  storm = chaos_storm.Storm(
-    chaos_hosts.Hosts(None),
-    job,
-    events,
-    num_workers=3,
-    num_spares=0,
-    say=print,
-  )
-  storm.run()
+  with chaos_hosts.Hosts(None) as hosts:
+    storm = chaos_storm.Storm(
+      hosts, job, events, num_workers=3, num_spares=0, say=print
+    )
+    storm.run()
   assert [one['kind'] for one in storm.struck] == ['worker', 'freeze', 'drop']
   assert storm.num_dropped == 1
   found = chaos_bench.check(tmp_path, job, 3)
