@@ -61,6 +61,7 @@ SCENARIOS: dict[str, tuple[float, ...]] = {
   'rotating_x4': (1, 1, 1, 4),
 }
 _PORT = 8476
+_REPLACE = 75  # Exit code of an agent whose host is to be replaced.
 
 _SCENARIOS = flags.DEFINE_multi_enum(
   'scenario', list(SCENARIOS), list(SCENARIOS), 'Scenarios to run.'
@@ -105,6 +106,7 @@ class _Run:
     self.steps: list[dict[str, Any]] = []
     self._started = threading.Event()
     self._ended = threading.Event()
+    self._moved: set[int] = set()  # Places that another host has taken.
 
   def run(self) -> None:
     out = pathlib.Path(self.job.out)
@@ -134,13 +136,14 @@ class _Run:
       )
       for host in range(HOSTS):
         cluster.set_cpu_share(host, None)  # To start and compile.
-      agents = [
-        cluster.start(
+
+      def start_agent(host: int, name: str) -> cluster_lib.Process:
+        return cluster.start(
           host,
           [
             *(sys.executable, '-m', 'launch.agent'),
             f'--coordinator={address}:{_PORT}',
-            f'--name=host{host}',
+            f'--name={name}',
             '--devices_per_host=1',
             '--platform=cpu',
             f'--token_file={tokens}',
@@ -152,15 +155,27 @@ class _Run:
           ],
           on_line=self._line,
         )
-        for host in range(HOSTS)
-      ]
+
+      agents = {h: start_agent(h, f'host{h}') for h in range(HOSTS)}
       shaper = threading.Thread(target=self._shape, args=(cluster,))
       shaper.start()
-      codes = []
+      codes: list[int] = []
       try:
-        for agent in agents:
-          agent.join()
-          codes.append(agent.poll())
+        while agents:
+          for host, agent in list(agents.items()):
+            code = agent.poll()
+            if code == _REPLACE:
+              # As a cluster does: its place is taken by a host that is not
+              # slow, here the same one without its small quota.
+              agent.join()
+              self._moved.add(host)
+              cluster.set_cpu_share(host, _CPU.value)
+              agents[host] = start_agent(host, f'host{host}-next')
+            elif code is not None:
+              codes.append(code)
+              last = agents.pop(host)
+              last.join()
+          time.sleep(0.1)
       finally:
         self._ended.set()
         self._started.set()
@@ -168,7 +183,7 @@ class _Run:
         coordinator.kill()
         coordinator.join()
       if any(codes):
-        log = '\n'.join(agents[0].log[-20:] + coordinator.log[-20:])
+        log = '\n'.join(last.log[-20:] + coordinator.log[-20:])
         raise RuntimeError(f'agents ended with {codes}:\n{log}')
 
   def _line(self, host: int, line: str) -> None:
@@ -186,7 +201,8 @@ class _Run:
 
     def slow(victims: Sequence[float]) -> None:
       for host, factor in enumerate(victims):
-        cluster.set_cpu_share(host, _CPU.value / factor)
+        if host not in self._moved:
+          cluster.set_cpu_share(host, _CPU.value / factor)
 
     if self.scenario == 'transient_x4':
       slow([1] * HOSTS)

@@ -54,7 +54,7 @@ class Job:
   dim: int = 64
   num_layers: int = 2
   shard_size: int = 8
-  checkpoint_every: int = 0
+  checkpoint_every: int = 5
 
 
 class _Log(grain.transforms.Map):
