@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable
 import json
 import os
-import pathlib
 import threading
 import time
 from typing import Any, TYPE_CHECKING
@@ -21,6 +20,7 @@ from antjax.elastic.client import (
 )
 from antjax.elastic.lease_queue import LeaseQueue
 from antjax.elastic.service_ledger import ServiceLedgerClient
+from antjax.elastic.step_log import StepLog
 from antjax.input import position
 from antjax.input.records import RecordSource
 
@@ -117,8 +117,7 @@ class Agent:
     self._batch_times: deque[pb.BatchTime] = deque(maxlen=_MAX_BATCH_TIMES)
     self._commit: pb.CommitRequest | None = None
     self._description: dict[str, Any] = {}
-    self._timeline = pathlib.Path(timeline) if timeline else None
-    self._generation = generation
+    self._log = StepLog(timeline, worker, generation)
     self._process = psutil.Process()
     self._cores = psutil.cpu_count() or 1
 
@@ -329,9 +328,8 @@ class Agent:
 
   def _run(self) -> None:
     try:
-      if self._timeline is not None and self._rank == 0:
-        with self._timeline.open('a', encoding='utf-8') as file:
-          file.write(self._mark('START', f'generation {self._generation}'))
+      if self._rank == 0:
+        self._log.add_mark('START', f'generation {self._client.generation}')
       while not self._is_ending:
         self._beat_now.clear()
         self._deliver_commit()
@@ -375,26 +373,12 @@ class Agent:
         **self._description,
       ),
     )
-    lines = [_timeline_line(self._worker, one) for one in times]
+    self._log.add_steps(times)
     if reply.plan.version > self._plan.version:
       self._plan = reply.plan
-      lines.append(self._mark('PLAN', self._plan.reason))
-    if self._timeline is not None and lines:
-      with self._timeline.open('a', encoding='utf-8') as file:
-        file.writelines(lines)
+      if self._rank == 0:
+        self._log.add_mark('PLAN', self._plan.reason)
     self._is_stopping = self._is_stopping or reply.is_stopping
-
-  def _mark(self, action: str, reason: str) -> str:
-    """A line of the timeline; rank 0 notes what all get, once."""
-    if self._rank:
-      return ''
-    mark = {
-      'time': time.time(),
-      'action': action,
-      'reason': reason,
-      'generation': self._generation,
-    }
-    return json.dumps(mark) + '\n'
 
   def _deliver_commit(self) -> None:
     """Returns once every commit so far is delivered, by whichever thread."""
@@ -423,15 +407,3 @@ class Agent:
   def _raise_if_fatal(self) -> None:
     if self._fatal is not None:
       raise self._fatal
-
-
-def _timeline_line(worker: str, batch: pb.BatchTime) -> str:
-  step = {
-    'step': batch.step,
-    'worker': worker,
-    'end_unix_s': batch.end_unix_s,
-    'compute_s': batch.compute_s,
-    'wait_s': batch.wait_s,
-    'num_micro_batches': batch.num_micro_batches,
-  }
-  return json.dumps(step) + '\n'
