@@ -46,7 +46,7 @@ test-fast: $(VENV)/.dev-stamp
 	$(VENV)/bin/python -m pytest -m 'not slow' $(PARALLEL) $(PYTEST_FLAGS)
 
 test-slow: lint
-	$(VENV)/bin/python -m pytest $(PARALLEL) $(PYTEST_FLAGS)
+	$(VENV)/bin/python -m pytest --hypothesis-profile=search $(PARALLEL) $(PYTEST_FLAGS)
 
 lint: $(VENV)/.dev-stamp
 	$(VENV)/bin/python -m ruff check .

@@ -342,13 +342,13 @@ _CONFIGS = st.builds(
 
 
 @hypothesis.given(config=_CONFIGS)
-@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.settings(max_examples=40)
 def test_flags_round_trip(config):
   assert parse(*config_lib.to_flags(config)) == config
 
 
 @hypothesis.given(config=_CONFIGS)
-@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.settings(max_examples=40)
 def test_json_round_trip(config):
   data = json.loads(json.dumps(config_lib.to_dict(config)))
   assert config_lib.from_dict(Config, data) == config

@@ -21,5 +21,7 @@ import jax
 # Silent broadcasting of [B] with [B, 1] is the commonest wrong loss.
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 # A loaded machine is no bug: hypothesis would call a slow example a failure.
-hypothesis.settings.register_profile('antjax', deadline=None)
+# The same examples in every run, unless --hypothesis-profile=search.
+hypothesis.settings.register_profile('search', deadline=None)
+hypothesis.settings.register_profile('antjax', deadline=None, derandomize=True)
 hypothesis.settings.load_profile('antjax')

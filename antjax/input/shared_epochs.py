@@ -143,11 +143,15 @@ class SharedEpochs:
       del self.set_aside[key]
 
   def _reopened(self, number: int) -> SharedEpoch:
-    """Returns an epoch in which a shard is set aside, open again if over."""
+    """Returns an epoch that has begun, open again if it is over."""
     if number in self.open:
       return self.open[number]
     over = next(o for o in self._over if o.start <= number < o.stop)
     self._over.remove(over)
+    for start, stop in ((over.start, number), (number + 1, over.stop)):
+      if start < stop:
+        rest = dataclasses.replace(over, start=start, stop=stop)
+        self._over.append(rest)
     epoch = self._new(number, self.spec.num_shards)
     all_done = over.num_done + over.num_set_aside == epoch.size
     epoch.flags[:] = DONE if all_done else CONSUMED
@@ -245,7 +249,10 @@ class SharedEpochs:
     """
     everything = np.ones(self.spec.num_shards, np.uint8)
     ended = []
-    for number in list(self.open):
+    for number in sorted(self.open.keys() | self._over_with_marks(runs)):
+      if number < self.first_open:
+        continue
+      self._reopened(number)
       if number < first:
         ended += self.set_done(number, everything, {})
       for run in runs:
@@ -254,6 +261,19 @@ class SharedEpochs:
       self.close_if_over(number)
     self._commit_over(first, runs)
     return ended
+
+  def _over_with_marks(self, runs: list[Run]) -> set[int]:
+    """Returns epochs that are over in which a state has shards in part.
+
+    Such a shard may be done, if its parts are all of it, or set aside.
+    """
+    return {
+      number
+      for run in runs
+      if run.marks
+      for over in self._over
+      for number in range(max(run.start, over.start), min(run.stop, over.stop))
+    }
 
   def _commit_over(self, first: int, runs: list[Run]) -> None:
     """Notes what a state says of the epochs that are over."""

@@ -22,9 +22,7 @@ from antjax.input.journal import Journal
 from antjax.input.ledger_spec import LedgerSpec
 from tests.input.shared_ledger_machine_test import state_of
 
-_SETTINGS = hypothesis.settings(
-  max_examples=60, stateful_step_count=40, deadline=None
-)
+_SETTINGS = hypothesis.settings(max_examples=60, stateful_step_count=40)
 _SPEC = LedgerSpec(num_records=22, shard_size=4, seed=3, num_epochs=2)
 _DATA_SET = pb.DataSet(
   name='d', num_records=22, shard_size=4, seed=3, num_epochs=2

@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from antjax.input import data_shard
 from antjax.input.ledger_client import LocalLedgerClient
 
-_SETTINGS = hypothesis.settings(
-  max_examples=60, stateful_step_count=40, deadline=None
-)
+_SETTINGS = hypothesis.settings(max_examples=60, stateful_step_count=40)
 _WORKERS = ('a', 'b', 'c')
 
 

@@ -253,7 +253,6 @@ _RECORDS = st.dictionaries(
 )
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(_RECORDS)
 def test_codec_round_trip(record):
   decoded = record_codec.decode(record_codec.encode(record))
@@ -267,7 +266,6 @@ def test_codec_round_trip(record):
       assert decoded[name].tobytes() == value.tobytes()  # NaN too.
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(_RECORDS, st.data())
 def test_codec_refuses_damage(record, data):
   """Cut or with a changed byte: the right type of error, or a record."""

@@ -16,9 +16,7 @@ from hypothesis import strategies as st
 from antjax.input import data_shard, index_set, ledger_state
 from antjax.input.shared_ledger import LedgerSpec, SharedLedger
 
-_SETTINGS = hypothesis.settings(
-  max_examples=60, stateful_step_count=40, deadline=None
-)
+_SETTINGS = hypothesis.settings(max_examples=60, stateful_step_count=40)
 _WORKERS = ('a', 'b', 'c')
 
 

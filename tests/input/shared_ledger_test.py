@@ -596,3 +596,61 @@ def test_what_was_used_of_a_shard_set_aside_is_lost_with_the_model():
   assert len(ledger.lease('a', 2)) == 1  # The other one.
   assert ledger.retry_set_aside() == 1
   assert ledger.lease('a', 1) == [(shard, 0)]
+
+
+@pytest.mark.parametrize('num_records', [8, 7])
+def test_shards_whose_parts_make_a_whole_are_done_in_an_epoch_that_is_over(
+  num_records,
+):
+  ledger = make(num_records, 4, max_data_errors=1)
+  [(bad, _), (good, _)] = ledger.lease('a', 2)
+  ledger.fail('a', bad, 'torn')
+  ledger.consume('a', good)
+  used = [(0, record) for record in range(good.start, good.stop)]
+  states = [
+    state_of(part, ledger.spec, (worker, 2))
+    for worker, part in enumerate([used[:1], used[1:]])
+  ]
+  merged = ledger_state.merge(states)
+  assert merged['epochs'][0]['marks']  # The test is of these.
+  ledger.commit(merged)
+  assert ledger.counts()['done'] == 1
+  assert ledger.first_open_epoch == 1
+
+
+def test_a_commit_tells_what_is_consumed_of_a_shard_set_aside_before():
+  ledger = make(8, 4, num_epochs=2, max_data_errors=1)
+  [(bad, _), (good, _)] = ledger.lease('a', 2)
+  ledger.fail('a', bad, 'torn')  # Its first record was used: not yet said.
+  ledger.consume('a', good)
+  ledger.commit(state_of({(0, bad.start)}, ledger.spec))
+  assert ledger.counts() == {
+    'todo': 0,
+    'doing': 0,
+    'consumed': 1,
+    'done': 0,
+    'set_aside': 1,
+  }
+  assert ledger.retry_set_aside() == 1
+  assert ledger.lease('b', 1) == [(bad, 0b0001)]
+
+
+def test_a_later_epoch_whose_parts_are_done_is_over_with_the_earlier_one():
+  ledger = make(8, 4, num_epochs=2)
+  lease_all(ledger)
+  shards = [(s, e) for e in (0, 1) for s in ((0, 4), (4, 8))]
+  for (start, stop), epoch in shards:
+    ledger.consume('a', DataShard(start // 4, start, stop, epoch))
+
+  def commit(used):
+    states = [
+      state_of(part, ledger.spec, (worker, 2))
+      for worker, part in enumerate([used[::2], used[1::2]])
+    ]
+    ledger.commit(ledger_state.merge(states))
+
+  later = [(1, record) for record in range(8)]
+  commit(later)
+  assert ledger.counts()['done'] == 2
+  commit([(0, record) for record in range(8)] + later)
+  assert ledger.first_open_epoch == 2

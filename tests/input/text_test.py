@@ -35,7 +35,7 @@ class Documents:
     return self.records[start:stop]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
   st.lists(st.integers(1, 40), min_size=1, max_size=12),
   st.integers(2, 17),

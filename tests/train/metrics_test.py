@@ -244,7 +244,7 @@ def _three_parts(draw):
 
 
 @pytest.mark.parametrize('name', _METRICS)
-@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.settings(max_examples=25)
 @hypothesis.given(parts=_three_parts())
 def test_merge_is_associative_commutative_and_equals_one_pass(name, parts):
   a, b, c = (_updated(_METRICS[name](), part) for part in parts)
