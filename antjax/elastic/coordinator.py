@@ -325,6 +325,8 @@ class Coordinator:
       now,
       (request.step, request.num_samples),
     )
+    if request.is_last:
+      self._liveness.leave(head.job, head.client, head.generation, now)
     await self.writer.settled()
     return pb.HeartbeatReply(
       plan=job.plan, is_stopping=job.is_stopping

@@ -194,7 +194,7 @@ class Resources(_message.Message):
     def __init__(self, cpu_share: _Optional[float] = ..., rss_bytes: _Optional[int] = ..., memory_bytes: _Optional[int] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("head", "step", "num_samples", "batch_times", "resources", "device_kind", "num_devices", "max_micro_batches", "plan_version")
+    __slots__ = ("head", "step", "num_samples", "batch_times", "resources", "device_kind", "num_devices", "max_micro_batches", "plan_version", "is_last")
     HEAD_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
@@ -204,6 +204,7 @@ class HeartbeatRequest(_message.Message):
     NUM_DEVICES_FIELD_NUMBER: _ClassVar[int]
     MAX_MICRO_BATCHES_FIELD_NUMBER: _ClassVar[int]
     PLAN_VERSION_FIELD_NUMBER: _ClassVar[int]
+    IS_LAST_FIELD_NUMBER: _ClassVar[int]
     head: Head
     step: int
     num_samples: int
@@ -213,7 +214,8 @@ class HeartbeatRequest(_message.Message):
     num_devices: int
     max_micro_batches: int
     plan_version: int
-    def __init__(self, head: _Optional[_Union[Head, _Mapping]] = ..., step: _Optional[int] = ..., num_samples: _Optional[int] = ..., batch_times: _Optional[_Iterable[_Union[BatchTime, _Mapping]]] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., device_kind: _Optional[str] = ..., num_devices: _Optional[int] = ..., max_micro_batches: _Optional[int] = ..., plan_version: _Optional[int] = ...) -> None: ...
+    is_last: bool
+    def __init__(self, head: _Optional[_Union[Head, _Mapping]] = ..., step: _Optional[int] = ..., num_samples: _Optional[int] = ..., batch_times: _Optional[_Iterable[_Union[BatchTime, _Mapping]]] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., device_kind: _Optional[str] = ..., num_devices: _Optional[int] = ..., max_micro_batches: _Optional[int] = ..., plan_version: _Optional[int] = ..., is_last: _Optional[bool] = ...) -> None: ...
 
 class Plan(_message.Message):
     __slots__ = ("version", "num_micro_batches", "lr_scale", "deadline_s", "reason")

@@ -20,6 +20,7 @@ class _Pulse:
   heard: float
   progressed: float
   progress: tuple[int, int] | None = None  # None: no heartbeat yet.
+  has_left: bool = False
 
 
 class Liveness:
@@ -64,6 +65,13 @@ class Liveness:
       pulse.progressed = now
       pulse.progress = progress or pulse.progress
 
+  def leave(self, job: str, worker: str, generation: int, now: float) -> None:
+    """Notes that a worker trains no more: its process may do so in silence.
+
+    As in a last evaluation. Whether it ends, and how, is its agent's to say.
+    """
+    self._pulse(job, worker, generation, now).has_left = True
+
   def hung(self, job: JobState, now: float) -> list[str]:
     """Returns the workers of a job that are to be given up.
 
@@ -79,6 +87,8 @@ class Liveness:
     for name in suspects:
       # One that has not said anything yet may still be starting.
       pulse = self._pulse(job.name, name, job.generation, now)
+      if pulse.has_left:
+        continue
       is_known = pulse.progress is not None or not job.is_managed
       is_silent = is_known and now - pulse.heard > self._lease_timeout_s
       if is_silent or now - pulse.progressed > self._progress_timeout_s:

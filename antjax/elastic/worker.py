@@ -16,6 +16,7 @@ import psutil
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import (
   CoordinatorClient,
+  CoordinatorGoneError,
   StaleError,
 )
 from antjax.elastic.lease_queue import LeaseQueue
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
   from antjax.input.dataset import LeasedDataset
 
 EXIT_STALE = 75  # Exit code of a process that is fenced off.
+_GOODBYE_S = 5.0
 _MAX_BATCH_TIMES = 1000  # Kept while the coordinator is away.
 
 
@@ -133,7 +135,9 @@ class Agent:
     self.close()
 
   def close(self) -> None:
-    """Delivers the last commit, gives leases back and disconnects.
+    """Delivers the last commit, gives leases back and says good-bye.
+
+    What the process does afterwards, such as an evaluation, may take any time.
 
     Raises:
       CoordinatorGoneError: The commit of the last checkpoint could not be
@@ -155,9 +159,18 @@ class Agent:
         dataset.close()
       for ledger in self._ledgers.values():
         ledger.close()
+      if self._fatal is None and self._thread is not None:
+        self._say_goodbye()
       self._client.close()
       if self._thread is not None:
         self._thread.join(self._grace_s)
+
+  def _say_goodbye(self) -> None:
+    try:
+      # A coordinator that is away asks a newer generation, or times out.
+      self._beat(is_last=True, give_up_s=_GOODBYE_S)
+    except (CoordinatorGoneError, StaleError) as error:
+      logging.warning('Left without a good-bye: %s', error)
 
   # --- Data. -----------------------------------------------------------------
 
@@ -352,7 +365,9 @@ class Agent:
     if not self._is_ending:
       self._exit_process(EXIT_STALE)
 
-  def _beat(self) -> None:
+  def _beat(
+    self, *, is_last: bool = False, give_up_s: float | None = None
+  ) -> None:
     with self._lock:
       step, num_samples = self._step, self._num_samples
       times = list(self._batch_times)
@@ -370,8 +385,10 @@ class Agent:
           memory_bytes=memory.total,
         ),
         plan_version=self._plan.version,
+        is_last=is_last,
         **self._description,
       ),
+      give_up_s=give_up_s,
     )
     self._log.add_steps(times)
     if reply.plan.version > self._plan.version:

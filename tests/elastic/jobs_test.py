@@ -489,6 +489,21 @@ def test_a_worker_that_starts_has_time_to_compile(jobs):
   assert liveness.hung(jobs.job('j'), 101) == ['a']
 
 
+def test_a_worker_that_has_left_may_be_silent(jobs):
+  """It evaluates, say; the next generation's worker of that name may not."""
+  generation = start(jobs, 'a', 'b')
+  liveness = Liveness(lease_timeout_s=30, progress_timeout_s=100)
+  for name in 'ab':
+    liveness.note_progress('j', name, generation, 0, (1, 1))
+  liveness.leave('j', 'a', generation, 1)
+  liveness.hear('j', 'a', generation, 2)  # Was on its way.
+  assert liveness.hung(jobs.job('j'), 1000) == ['b']
+  end(jobs)
+  start(jobs, 'a', 'b')
+  assert liveness.hung(jobs.job('j'), 1000) == []
+  assert liveness.hung(jobs.job('j'), 1101) == ['a', 'b']
+
+
 def test_without_agents_only_holders_are_given_up(jobs):
   a, b = Worker(jobs, 'a').join(), Worker(jobs, 'b').join()
   a.exchange(1)

@@ -148,6 +148,23 @@ def test_the_last_commit_is_delivered_at_the_end(server):
   assert server.jobs.job('job').last_step == 9
 
 
+def test_the_last_heartbeat_says_so(server):
+  with agent_of(server) as agent:
+    eventually(lambda: heartbeats(server))
+    agent.on_batch_time(3, 0.1, 0.0, 1, 8)
+  *others, last = heartbeats(server)
+  assert last.is_last and last.step == 3
+  assert not any(beat.is_last for beat in others)
+
+
+def test_a_worker_leaves_without_a_coordinator_too(server):
+  with agent_of(server):
+    eventually(lambda: heartbeats(server))
+    server.break_call = lambda name, message: grpc.StatusCode.UNAVAILABLE
+    began = time.monotonic()
+  assert time.monotonic() - began < 20
+
+
 def test_a_stale_worker_ends_itself(server):
   exits = []
   agent = agent_of(server, generation=1, grace_s=0.2, exit_process=exits.append)
