@@ -2,24 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A training process's side of an elastic job: data, plan and pulse."""
 
-from collections import deque
 from collections.abc import Callable
 import json
 import os
-import threading
 import time
 from typing import Any, TYPE_CHECKING
 
-from absl import logging
-import psutil
-
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic.client import (
-  CoordinatorClient,
-  CoordinatorGoneError,
-  StaleError,
-)
+from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.lease_queue import LeaseQueue
+from antjax.elastic.pulse import Pulse
 from antjax.elastic.service_ledger import ServiceLedgerClient
 from antjax.elastic.step_log import StepLog
 from antjax.input import position
@@ -27,10 +19,6 @@ from antjax.input.records import RecordSource
 
 if TYPE_CHECKING:
   from antjax.input.dataset import LeasedDataset
-
-EXIT_STALE = 75  # Exit code of a process that is fenced off.
-_GOODBYE_S = 5.0
-_MAX_BATCH_TIMES = 1000  # Kept while the coordinator is away.
 
 
 class Agent:
@@ -92,8 +80,6 @@ class Agent:
     self._worker = worker
     self._rank, self._num_workers = rank, num_workers
     self._lockstep = num_workers > 1 if lockstep is None else lockstep
-    self._heartbeat_s, self._grace_s = heartbeat_s, grace_s
-    self._exit_process = exit_process
     self._client = CoordinatorClient(
       address,
       job=job,
@@ -103,32 +89,22 @@ class Agent:
       tls_dir=tls_dir,
       give_up_s=give_up_s,
     )
-    self._lock = threading.Lock()
-    self._delivering = threading.Lock()
-    self._beat_now = threading.Event()
-    self._is_ending = False
-    self._thread: threading.Thread | None = None
-    self._fatal: Exception | None = None
     self._ledgers: dict[str, ServiceLedgerClient] = {}
     self._datasets: list[LeasedDataset] = []
     self._streams: dict[str, Callable[[], tuple[int, bool]]] = {}
     self._extended: dict[str, tuple[int, bool]] = {}
-    self._plan = pb.Plan(lr_scale=1.0)
-    self._is_stopping = False
-    self._step, self._num_samples = 0, 0
-    self._batch_times: deque[pb.BatchTime] = deque(maxlen=_MAX_BATCH_TIMES)
-    self._commit: pb.CommitRequest | None = None
-    self._description: dict[str, Any] = {}
-    self._log = StepLog(timeline, worker, generation)
-    self._process = psutil.Process()
-    self._cores = psutil.cpu_count() or 1
+    self._pulse = Pulse(
+      self._client,
+      StepLog(timeline, worker, generation),
+      keeps_marks=rank == 0,
+      before_beat=self._extend_streams,
+      heartbeat_s=heartbeat_s,
+      grace_s=grace_s,
+      exit_process=exit_process,
+    )
 
   def __enter__(self) -> 'Agent':
-    self._process.cpu_percent()  # The first one is meaningless.
-    self._thread = threading.Thread(
-      target=self._run, name='heartbeat', daemon=True
-    )
-    self._thread.start()
+    self._pulse.start()
     return self
 
   def __exit__(self, *exc: object) -> None:
@@ -143,34 +119,16 @@ class Agent:
       CoordinatorGoneError: The commit of the last checkpoint could not be
         delivered; the checkpoint is there, and a restart goes on from it.
     """
-    if self._is_ending:
+    if self._pulse.is_ending:
       return
-    self._is_ending = True
-    self._beat_now.set()
     try:
-      if self._fatal is None:
-        self._deliver_commit()
-    except StaleError:  # The next generation says what it restored.
-      pass
+      self._pulse.end()
     finally:
-      if self._fatal is not None:
-        self._client.close()  # Nobody waits any more.
       for dataset in self._datasets:
         dataset.close()
       for ledger in self._ledgers.values():
         ledger.close()
-      if self._fatal is None and self._thread is not None:
-        self._say_goodbye()
-      self._client.close()
-      if self._thread is not None:
-        self._thread.join(self._grace_s)
-
-  def _say_goodbye(self) -> None:
-    try:
-      # A coordinator that is away asks a newer generation, or times out.
-      self._beat(is_last=True, give_up_s=_GOODBYE_S)
-    except (CoordinatorGoneError, StaleError) as error:
-      logging.warning('Left without a good-bye: %s', error)
+      self._pulse.stop()
 
   # --- Data. -----------------------------------------------------------------
 
@@ -211,7 +169,7 @@ class Agent:
     """
     from antjax.input.dataset import LeasedDataset
 
-    self._raise_if_fatal()
+    self._pulse.check()
     if shard_size < 1 or (num_epochs is not None and num_epochs < 1):
       raise ValueError(
         f'Agent.dataset(shard_size={shard_size}, num_epochs={num_epochs}): both'
@@ -240,7 +198,7 @@ class Agent:
         # A lease that dies unread would be lost.
         read_ahead=0 if at_most_once else read_ahead,
         lockstep=self._lockstep,
-        check=self._raise_if_fatal,
+        check=self._pulse.check,
       ),
       data_set,
       share=(self._rank, self._num_workers),
@@ -261,17 +219,17 @@ class Agent:
 
   def plan(self) -> pb.Plan:
     """The newest plan of this job that is known here; do not change it."""
-    self._raise_if_fatal()
-    return self._plan
+    self._pulse.check()
+    return self._pulse.plan
 
   def is_stopping(self) -> bool:
     """Whether the coordinator wants the run to save and end."""
-    self._raise_if_fatal()
-    return self._is_stopping
+    self._pulse.check()
+    return self._pulse.is_stopping
 
   def may_get_more(self) -> bool:
     """Whether data may still come from the iterator that has just ended."""
-    self._raise_if_fatal()
+    self._pulse.check()
     ended = [ledger for ledger in self._ledgers.values() if ledger.ended_s]
     return bool(ended) and max(ended, key=lambda one: one.ended_s).is_waiting
 
@@ -284,7 +242,7 @@ class Agent:
     num_samples: int,
   ) -> None:
     """Notes the times of a step, for the next heartbeat."""
-    self._raise_if_fatal()
+    self._pulse.check()
     times = pb.BatchTime(
       step=step,
       end_unix_s=time.time(),
@@ -293,10 +251,7 @@ class Agent:
       num_micro_batches=num_micro_batches,
       num_samples=num_samples,
     )
-    with self._lock:
-      self._step = max(self._step, step)
-      self._num_samples += num_samples
-      self._batch_times.append(times)
+    self._pulse.note(times)
 
   def on_commit(self, step: int, input_state: Any) -> None:
     """Reports that a checkpoint is committed; returns at once.
@@ -305,7 +260,7 @@ class Agent:
       step: Of the checkpoint.
       input_state: The merged state of the whole input pipeline in it.
     """
-    self._raise_if_fatal()
+    self._pulse.check()
     if self._rank != 0:
       return
     states = position.ledger_states(input_state)
@@ -317,9 +272,7 @@ class Agent:
         if name in self._ledgers
       },
     )
-    with self._lock:
-      self._commit = request  # A later one says all that an earlier one does.
-    self._beat_now.set()
+    self._pulse.commit(request)
 
   def describe(
     self, *, device_kind: str, num_devices: int, max_micro_batches: int = 0
@@ -331,96 +284,23 @@ class Agent:
       num_devices: Of this process.
       max_micro_batches: That it can do in a step; 0: not known.
     """
-    self._description = {
+    self._pulse.description = {
       'device_kind': device_kind,
       'num_devices': num_devices,
       'max_micro_batches': max_micro_batches,
     }
 
-  # --- The heartbeat thread. -------------------------------------------------
+  # --- Before each heartbeat, in its thread. ----------------------------------
 
-  def _run(self) -> None:
-    try:
-      if self._rank == 0:
-        self._log.add_mark('START', f'generation {self._client.generation}')
-      while not self._is_ending:
-        self._beat_now.clear()
-        self._deliver_commit()
-        for name, poll in list(self._streams.items()):
-          self._extend(name, poll)
-        self._beat()
-        self._beat_now.wait(self._heartbeat_s)
-    except Exception as error:
-      if self._is_ending:
-        return
-      self._fatal = error
-      logging.error('This process ends: %s', error)
-      self._end_unless_ending()
-
-  def _end_unless_ending(self) -> None:
-    """Leaves even if the main thread hangs, as in a collective."""
-    deadline = time.monotonic() + self._grace_s
-    while time.monotonic() < deadline and not self._is_ending:
-      time.sleep(0.05)
-    if not self._is_ending:
-      self._exit_process(EXIT_STALE)
-
-  def _beat(
-    self, *, is_last: bool = False, give_up_s: float | None = None
-  ) -> None:
-    with self._lock:
-      step, num_samples = self._step, self._num_samples
-      times = list(self._batch_times)
-      self._batch_times.clear()
-    memory = psutil.virtual_memory()
-    reply = self._client.call(
-      'Heartbeat',
-      pb.HeartbeatRequest(
-        step=step,
-        num_samples=num_samples,
-        batch_times=times,
-        resources=pb.Resources(
-          cpu_share=self._process.cpu_percent() / 100 / self._cores,
-          rss_bytes=self._process.memory_info().rss,
-          memory_bytes=memory.total,
-        ),
-        plan_version=self._plan.version,
-        is_last=is_last,
-        **self._description,
-      ),
-      give_up_s=give_up_s,
-    )
-    self._log.add_steps(times)
-    if reply.plan.version > self._plan.version:
-      self._plan = reply.plan
-      if self._rank == 0:
-        self._log.add_mark('PLAN', self._plan.reason)
-    self._is_stopping = self._is_stopping or reply.is_stopping
-
-  def _deliver_commit(self) -> None:
-    """Returns once every commit so far is delivered, by whichever thread."""
-    with self._delivering:
-      with self._lock:
-        request = self._commit
-      if request is None:
-        return
-      self._client.call('Commit', request)
-      with self._lock:
-        if self._commit is request:
-          self._commit = None
-
-  def _extend(self, name: str, poll: Callable[[], tuple[int, bool]]) -> None:
-    """Reports that a stream has grown."""
-    if not self._ledgers[name].has_begun:
-      return  # It is not created before its first lease.
-    now = poll()
-    if now != self._extended.get(name):
-      request = pb.ExtendStreamRequest(
-        data_set=name, num_records=now[0], is_closed=now[1]
-      )
-      self._client.call('ExtendStream', request)
-      self._extended[name] = now
-
-  def _raise_if_fatal(self) -> None:
-    if self._fatal is not None:
-      raise self._fatal
+  def _extend_streams(self) -> None:
+    """Reports that streams have grown."""
+    for name, poll in list(self._streams.items()):
+      if not self._ledgers[name].has_begun:
+        continue  # It is not created before its first lease.
+      now = poll()
+      if now != self._extended.get(name):
+        request = pb.ExtendStreamRequest(
+          data_set=name, num_records=now[0], is_closed=now[1]
+        )
+        self._client.call('ExtendStream', request)
+        self._extended[name] = now

@@ -12,7 +12,8 @@ import pytest
 
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorGoneError, StaleError
-from antjax.elastic.worker import Agent, EXIT_STALE
+from antjax.elastic.pulse import EXIT_STALE
+from antjax.elastic.worker import Agent
 from antjax.input.dataset import merge_states
 from tests.elastic.jobs_server import JobsServer
 
@@ -79,7 +80,7 @@ def test_times_are_kept_while_the_coordinator_is_away_but_not_all(server):
       agent.on_batch_time(step, 0.1, 0.0, 1, 1)
     server.break_call = lambda name, message: None
     eventually(lambda: any(m.step == 4999 for m in heartbeats(server)))
-    assert len(agent._batch_times) <= 1000
+    assert len(agent._pulse._batch_times) <= 1000
 
 
 def test_the_newest_plan_is_known(server):

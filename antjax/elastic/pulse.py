@@ -1,0 +1,206 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A worker's heartbeat: a thread that says how it is, and hears what to do."""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+import threading
+import time
+from typing import Any
+
+from absl import logging
+import psutil
+
+from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic.client import (
+  CoordinatorClient,
+  CoordinatorGoneError,
+  StaleError,
+)
+from antjax.elastic.step_log import StepLog
+
+EXIT_STALE = 75  # Exit code of a process that is fenced off.
+_GOODBYE_S = 5.0
+_MAX_BATCH_TIMES = 1000  # Kept while the coordinator is away.
+
+
+class Pulse:
+  """Heartbeats of one worker, and the commits that go out before them.
+
+  Where the coordinator says that this process is fenced off, `check` raises;
+  if the process is still there `grace_s` later, as in a collective that never
+  ends, it exits with code 75.
+
+  Attributes:
+    plan: The newest that is known; do not change it.
+    is_ending: Whether `end` was called.
+    is_stopping: Whether the coordinator wants the run to save and end.
+    description: Fields of the next heartbeats: what this worker is.
+  """
+
+  def __init__(
+    self,
+    client: CoordinatorClient,
+    log: StepLog,
+    *,
+    keeps_marks: bool,
+    before_beat: Callable[[], None],
+    heartbeat_s: float,
+    grace_s: float,
+    exit_process: Callable[[int], None],
+  ):
+    """Sends nothing before `start`.
+
+    Args:
+      client: Of this worker; closed by `stop`.
+      log: Gets steps, and as one worker of all does, plans too.
+      keeps_marks: Whether this is that worker.
+      before_beat: Called in the thread, once a beat.
+      heartbeat_s: Between two heartbeats.
+      grace_s: From being fenced off to the exit.
+      exit_process: Ends the process.
+    """
+    self._client = client
+    self._log, self._keeps_marks = log, keeps_marks
+    self._before_beat = before_beat
+    self._heartbeat_s, self._grace_s = heartbeat_s, grace_s
+    self._exit_process = exit_process
+    self.plan = pb.Plan(lr_scale=1.0)
+    self.is_stopping = False
+    self.description: Mapping[str, Any] = {}
+    self._lock = threading.Lock()
+    self._delivering = threading.Lock()
+    self._beat_now = threading.Event()
+    self.is_ending = False
+    self._thread: threading.Thread | None = None
+    self._fatal: Exception | None = None
+    self._step, self._num_samples = 0, 0
+    self._batch_times: deque[pb.BatchTime] = deque(maxlen=_MAX_BATCH_TIMES)
+    self._commit: pb.CommitRequest | None = None
+    self._process = psutil.Process()
+    self._cores = psutil.cpu_count() or 1
+
+  def start(self) -> None:
+    """Begins to beat."""
+    self._process.cpu_percent()  # The first one is meaningless.
+    self._thread = threading.Thread(
+      target=self._run, name='heartbeat', daemon=True
+    )
+    self._thread.start()
+
+  def check(self) -> None:
+    """Raises what has ended this worker, if anything has."""
+    if self._fatal is not None:
+      raise self._fatal
+
+  def note(self, times: pb.BatchTime) -> None:
+    """Takes the times of a step, for the next heartbeat."""
+    with self._lock:
+      self._step = max(self._step, times.step)
+      self._num_samples += times.num_samples
+      self._batch_times.append(times)
+
+  def commit(self, request: pb.CommitRequest) -> None:
+    """Sends it soon; a later one says all that an earlier one does."""
+    with self._lock:
+      self._commit = request
+    self._beat_now.set()
+
+  def end(self) -> None:
+    """Ends the beats once the last commit is delivered.
+
+    Raises:
+      CoordinatorGoneError: It could not be delivered.
+    """
+    self.is_ending = True
+    self._beat_now.set()
+    if self._fatal is not None:
+      self._client.close()  # Nobody waits any more.
+      return
+    try:
+      self._deliver_commit()
+    except StaleError:  # The next generation says what it restored.
+      pass
+
+  def stop(self) -> None:
+    """Says good-bye and disconnects; `end` comes first."""
+    if self._fatal is None and self._thread is not None:
+      try:
+        # Without one, a newer generation says it, or a timeout.
+        self._beat(is_last=True, give_up_s=_GOODBYE_S)
+      except (CoordinatorGoneError, StaleError) as error:
+        logging.warning('Left without a good-bye: %s', error)
+    self._client.close()
+    if self._thread is not None:
+      self._thread.join(self._grace_s)
+
+  # --- The thread. -----------------------------------------------------------
+
+  def _run(self) -> None:
+    try:
+      if self._keeps_marks:
+        self._log.add_mark('START', f'generation {self._client.generation}')
+      while not self.is_ending:
+        self._beat_now.clear()
+        self._deliver_commit()
+        self._before_beat()
+        self._beat()
+        self._beat_now.wait(self._heartbeat_s)
+    except Exception as error:
+      if self.is_ending:
+        return
+      self._fatal = error
+      logging.error('This process ends: %s', error)
+      self._end_unless_ending()
+
+  def _end_unless_ending(self) -> None:
+    """Leaves even if the main thread hangs, as in a collective."""
+    deadline = time.monotonic() + self._grace_s
+    while time.monotonic() < deadline and not self.is_ending:
+      time.sleep(0.05)
+    if not self.is_ending:
+      self._exit_process(EXIT_STALE)
+
+  def _beat(
+    self, *, is_last: bool = False, give_up_s: float | None = None
+  ) -> None:
+    with self._lock:
+      step, num_samples = self._step, self._num_samples
+      times = list(self._batch_times)
+      self._batch_times.clear()
+    memory = psutil.virtual_memory()
+    reply = self._client.call(
+      'Heartbeat',
+      pb.HeartbeatRequest(
+        step=step,
+        num_samples=num_samples,
+        batch_times=times,
+        resources=pb.Resources(
+          cpu_share=self._process.cpu_percent() / 100 / self._cores,
+          rss_bytes=self._process.memory_info().rss,
+          memory_bytes=memory.total,
+        ),
+        plan_version=self.plan.version,
+        is_last=is_last,
+        **self.description,
+      ),
+      give_up_s=give_up_s,
+    )
+    self._log.add_steps(times)
+    if reply.plan.version > self.plan.version:
+      self.plan = reply.plan
+      if self._keeps_marks:
+        self._log.add_mark('PLAN', self.plan.reason)
+    self.is_stopping = self.is_stopping or reply.is_stopping
+
+  def _deliver_commit(self) -> None:
+    """Returns once every commit so far is delivered, by whichever thread."""
+    with self._delivering:
+      with self._lock:
+        request = self._commit
+      if request is None:
+        return
+      self._client.call('Commit', request)
+      with self._lock:
+        if self._commit is request:
+          self._commit = None
