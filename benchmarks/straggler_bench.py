@@ -228,6 +228,7 @@ _QUICK = (
   '--decide_every_s=0.5',
   '--min_steps=2',
   '--restart_cooldown_s=30',
+  '--settle_s=5',
 )
 
 

@@ -74,6 +74,11 @@ class Config:
   restart_cooldown_s: Annotated[
     float, 'After a restart for a slow worker no other for so long.'
   ] = 300.0
+  settle_s: Annotated[
+    float,
+    'After a change of micro-batches no small one for so long: small gains are'
+    ' mostly noise.',
+  ] = 60.0
   min_hosts: Annotated[int, 'A job waits for so many hosts.'] = 1
   max_hosts: Annotated[int, 'It takes no more; 0: no limit.'] = 0
   max_restarts: Annotated[
@@ -123,6 +128,7 @@ def main(config: Config) -> None:
       period_s=config.decide_every_s,
       min_samples=config.min_steps,
       cooldown_s=config.restart_cooldown_s,
+      settle_s=config.settle_s,
     ),
     rendezvous=RendezvousConfig(
       min_hosts=config.min_hosts,

@@ -28,6 +28,10 @@ class ControllerConfig:
     max_restarts: That a job may spend on slow workers.
     min_change: An ADJUST_BS or BACKUP_WORKERS that changes the predicted step
       time, or the deadline, by less than this share is ignored.
+    settle_s: After an ADJUST_BS one that changes the predicted step time by
+      less than `large_change` waits for so long: measured times are noisy, and
+      small gains mostly that noise.
+    large_change: A share of the step time.
     log_size: Entries kept of a job.
   """
 
@@ -36,6 +40,8 @@ class ControllerConfig:
   cooldown_s: float = 300.0
   max_restarts: int = 3
   min_change: float = 0.03
+  settle_s: float = 60.0
+  large_change: float = 0.15
   log_size: int = 256
 
   def __post_init__(self) -> None:
@@ -43,6 +49,8 @@ class ControllerConfig:
       self.period_s >= 0
       and self.cooldown_s >= 0
       and self.min_change >= 0
+      and self.settle_s >= 0
+      and self.large_change >= 0
       and self.max_restarts >= 0
       and self.min_samples >= 1
       and self.log_size >= 1
@@ -68,6 +76,7 @@ class _Job:
   log: deque[LogEntry]
   decided_at: float = -math.inf
   restarted_at: float = -math.inf
+  adjusted_at: float = -math.inf
   num_restarts: int = 0
   idle_reason: str = 'no decision yet'
 
@@ -122,7 +131,7 @@ class Controller:
       return []
     passed: list[actions.Action] = []
     for action in wanted:
-      held = self._held(action, view)
+      held = self._held(action, view, now - job.adjusted_at)
       if held is None:
         passed.append(action)
       else:
@@ -132,6 +141,8 @@ class Controller:
       passed = [*restarts]
       job.restarted_at = now
       job.num_restarts += 1
+    if any(isinstance(a, actions.AdjustBatch) for a in passed):
+      job.adjusted_at = now
     for action in passed:
       job.log.append(LogEntry(now, view.generation, action, action.reason))
     return passed
@@ -181,8 +192,16 @@ class Controller:
       f' {self._config.min_samples} steps: {", ".join(unknown[:3])}'
     )
 
-  def _held(self, action: actions.Action, view: ClusterView) -> str | None:
-    """Why an action is not to pass; None: it is."""
+  def _held(
+    self, action: actions.Action, view: ClusterView, adjusted_s: float
+  ) -> str | None:
+    """Why an action is not to pass; None: it is.
+
+    Args:
+      action: That a policy wants.
+      view: That it saw.
+      adjusted_s: Since the last ADJUST_BS.
+    """
     if isinstance(action, actions.Nothing):
       return action.reason
     if isinstance(action, actions.KillRestart):
@@ -198,14 +217,19 @@ class Controller:
       old = view.num_micro_batches
       new = {**old, **action.num_micro_batches}
       old_s, new_s = view.step_s(old), view.step_s(new)
-      # A sum that is wrong is put right at any price.
-      if new == old or (
-        sum(new.values()) == sum(old.values())
-        and old_s is not None
-        and new_s is not None
-        and self._is_small(old_s, new_s)
+      if new == old:
+        return 'the counts are as asked for'
+      if (
+        sum(new.values()) != sum(old.values()) or old_s is None or new_s is None
       ):
+        return None  # A sum that is wrong is put right at any price.
+      if self._is_small(old_s, new_s):
         return f'too small a change: {action.reason}'
+      if (
+        adjusted_s < self._config.settle_s
+        and abs(new_s - old_s) < self._config.large_change * old_s
+      ):
+        return f'a small change, so soon after the last: {action.reason}'
     return None
 
   def _is_small(self, old: float, new: float) -> bool:

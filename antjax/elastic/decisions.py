@@ -168,12 +168,12 @@ class Decisions:
 
 
 def _remaining(job: JobState) -> float | None:
-  """Returns the records that are still to be consumed; None: no end."""
-  total = 0
-  for data in job.sets.values():
-    if data.generation == job.generation:
-      left = data.ledger.num_remaining()
-      if left is None:
-        return None
-      total += left
-  return float(total) or None
+  """Records that are still to be consumed; None: no end, or not known yet."""
+  ledgers = [
+    data.ledger
+    for data in job.sets.values()
+    if data.generation == job.generation
+  ]
+  left = [ledger.num_remaining() for ledger in ledgers]
+  known = [number for number in left if number is not None]
+  return float(sum(known)) if left and len(known) == len(left) else None

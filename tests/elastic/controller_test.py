@@ -107,6 +107,33 @@ def test_small_gains_are_ignored():
   assert _controller(large).decide(view, 0.0) == [large]
 
 
+def test_a_small_gain_waits_until_the_last_change_has_settled():
+  def view(a, b):
+    workers = (
+      WorkerView('a', a, prior_s_per_sample=0.1),
+      WorkerView('b', b, prior_s_per_sample=0.1),
+    )
+    return ClusterView('job', workers=workers)
+
+  moves = iter([{'a': 104, 'b': 96}, {'a': 100, 'b': 100}] * 3)
+  asked = []
+
+  def policy(seen):
+    asked.append(AdjustBatch(next(moves), 'a gain of 4 %'))
+    return asked[-1:]
+
+  config = ControllerConfig(period_s=1.0, settle_s=60.0, large_change=0.15)
+  controller = Controller(policy, config)
+  assert controller.decide(view(100, 100), 0.0) == asked
+  assert controller.decide(view(104, 96), 59.0) == []
+  assert 'so soon' in controller.idle_reason('job')
+  next(moves)
+  assert controller.decide(view(104, 96), 60.0) == asked[-1:]
+  # A large one does not wait.
+  large = Controller(lambda _: [AdjustBatch({'a': 100, 'b': 100})], config)
+  assert large.decide(view(120, 80), 0.0) and large.decide(view(120, 80), 1.0)
+
+
 def test_a_wrong_sum_is_put_right_at_any_price():
   small = AdjustBatch({'a': 9}, 'the sum')
   assert _controller(small).decide(_view(4.0), 0.0) == [small]

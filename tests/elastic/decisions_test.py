@@ -54,7 +54,9 @@ class Job:
         head=pb.Head(
           job='j', client='host0', incarnation=1, sequence=1, generation=1
         ),
-        data_set=pb.DataSet(name='train', num_records=100, shard_size=10),
+        data_set=pb.DataSet(
+          name='train', num_records=100, shard_size=10, num_epochs=1
+        ),
       ),
       0.0,
     )
@@ -112,3 +114,23 @@ def test_nothing_is_done_before_all_workers_have_spoken():
   job.beat('host2', now + 2)
   job.tick(now + 2)
   assert job.writer.plans == []
+
+
+def test_what_remains_is_known_to_the_end():
+  """Else a restart would be weighed against an endless job."""
+  job, now = Job(), 100.0
+  head = pb.Head(
+    job='j', client='host0', incarnation=1, sequence=2, generation=1
+  )
+  begin = pb.BeginRequest(head=head, data_set='train', pass_number=1)
+  job.writer.jobs.apply(begin, 0.0)
+  ledger = job.writer.jobs.job('j').data_sets['train']
+  for left in range(100, -1, -10):
+    for step in range(1, 4):
+      now += 1
+      for host in HOSTS:
+        job.beat(host, now, step)
+      job.tick(now)
+    assert job.monitor.view('j', now).remaining_samples == left
+    for shard, _ in ledger.lease('host0', 1):
+      ledger.consume('host0', shard)
