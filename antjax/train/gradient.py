@@ -18,6 +18,7 @@ import optax
 
 from antjax.collectives import transition
 from antjax.collectives.choose import Collectives, XLA
+from antjax.collectives.varying import to_varying
 from antjax.mesh.mesh import INTER, INTRA
 from antjax.mesh.sharding import LeafSpec
 from antjax.train.leaves import (
@@ -175,7 +176,7 @@ def sync(
   layout, paro = spec.layout, spec.layout.paro
   acc, row_acc, loss_sum, weight_sum = carry
   # Sums and weights cross the wire, never means.
-  sums = lax.psum(
+  sums = _sum_scalars(
     {
       'loss': loss_sum,
       'weight': weight_sum,
@@ -184,8 +185,7 @@ def sync(
         for a in jax.tree.leaves((acc, row_acc))
       ),
       **flags,
-    },
-    (INTER, INTRA),
+    }
   )
   scale = jnp.where(sums['weight'] > 0, 1 / (sums['weight'] * factor), 0.0)
   specs = layout.trained(list(layout.specs))
@@ -202,6 +202,13 @@ def sync(
       lr_scale,
     )
   return grads, table_state, sums
+
+
+def _sum_scalars(scalars: Mapping[str, Any]) -> dict[str, jax.Array]:
+  """Sums fp32 scalars over all devices, in one message."""
+  each = [to_varying(jnp.asarray(x, jnp.float32)) for x in scalars.values()]
+  total = lax.psum(jnp.stack(each), (INTER, INTRA))
+  return {name: total[i] for i, name in enumerate(scalars)}
 
 
 def device_key(
