@@ -25,6 +25,7 @@ from antjax.mesh.mesh import GLOBAL_AXES, INTER, INTRA
 # messages cost more latencies than they overlap.
 _MIN_STAGGERED_LANES = 4
 _MIN_STAGGERED_BYTES = 8 << 20
+_CPU_BUCKET_BYTES = 4 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +173,16 @@ class Collectives:
 
 
 XLA = Collectives()
+
+
+def for_mesh(algorithm: str, mesh: jax.sharding.Mesh) -> Collectives:
+  """The algorithm with what suits the devices of a mesh.
+
+  XLA joins small messages on GPU and TPU; on CPU nobody does, and each message
+  waits for the slowest host several times: there leaves share messages.
+  """
+  is_cpu = mesh.devices.flat[0].platform == 'cpu'
+  return Collectives(algorithm, bucket_bytes=_CPU_BUCKET_BYTES if is_cpu else 0)
 
 
 def _bytes(x: jax.Array) -> int:

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 import optax
 
-from antjax.collectives.choose import Collectives
+from antjax.collectives.choose import Collectives, for_mesh
 from antjax.mesh.mesh import check_mesh
 from antjax.mesh.paro import PaRO
 from antjax.train import elastic_loop, loop
@@ -77,7 +77,7 @@ class Trainer:
       paro: PaRO code: levels of parameters, gradients, optimizer state.
       tables: Embedding tables; they have their own row optimizers.
       collectives: How arrays move over both mesh axes at once: a `Collectives`,
-        or the name of its algorithm.
+        or the name of its algorithm (`for_mesh`).
       num_micro_batches: Parts that a device's batch is worked off in.
       compute_dtype: E.g. bfloat16: the step's copy of the parameters has it,
         and an fp32 master is kept with the optimizer state.
@@ -105,7 +105,9 @@ class Trainer:
     self.mesh = mesh
     self.paro = PaRO.from_code(paro)
     self.collectives = (
-      Collectives(collectives) if isinstance(collectives, str) else collectives
+      for_mesh(collectives, mesh)
+      if isinstance(collectives, str)
+      else collectives
     )
     self.tables = tables
     self._loss_scale = 1.0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from antjax.collectives import cost_model, measure
-from antjax.collectives.choose import Collectives
+from antjax.collectives.choose import Collectives, for_mesh
 from antjax.mesh.mesh import make_mesh
 from tests.collectives import algorithms_check
 
@@ -100,3 +100,8 @@ def test_measuring_gives_links_and_times_of_algorithms(intra):
 def test_one_device_has_no_links():
   with pytest.raises(ValueError, match='at least two'):
     measure.measure(make_mesh(intra=1, devices=jax.devices()[:1]))
+
+
+def test_leaves_share_messages_on_cpu():
+  how = for_mesh('ho_ring', make_mesh(intra=4))
+  assert how.algorithm == 'ho_ring' and how.bucket_bytes > 0

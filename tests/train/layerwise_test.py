@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import antjax
+from antjax.collectives.choose import XLA
 from antjax.mesh.paro import ELASTIC_CODES, VALID_CODES
 
 L, D = 4, 12  # D does not divide by 8 devices.
@@ -135,7 +136,8 @@ def test_loss_scales_change_no_number(want):
 
 
 def compiled_text(code, **kwargs):
-  trainer = trainer_of(code, scanned=scanned, **kwargs)
+  # Each leaf by itself, to be counted.
+  trainer = trainer_of(code, scanned=scanned, collectives=XLA, **kwargs)
   state = trainer.init(init_params())
   inputs = trainer.step_inputs(next(batches()))
   return trainer.compiled_step().lower(state, inputs).compile().as_text()
