@@ -70,7 +70,7 @@ _POLICIES = flags.DEFINE_multi_enum(
   'policy', list(POLICIES), list(POLICIES), 'Policies to run.'
 )
 _STEPS = flags.DEFINE_integer(
-  'straggler_steps', 60, 'Steps of an epoch with equal parts.', 8
+  'straggler_steps', 150, 'Steps of an epoch with equal parts.', 8
 )
 _CPU = flags.DEFINE_float('cpu_share', 0.4, 'Cores of a host that is not slow.')
 _REPEATS = flags.DEFINE_integer('straggler_repeats', 1, 'Runs of each.', 1)

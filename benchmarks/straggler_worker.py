@@ -48,10 +48,10 @@ class Job:
   data: str
   out: str
   num_sequences: int
-  seq_len: int = 128
+  seq_len: int = 64
   rows: int = 4
   num_micro_batches: int = 8
-  dim: int = 64
+  dim: int = 96
   num_layers: int = 2
   shard_size: int = 8
   checkpoint_every: int = 20

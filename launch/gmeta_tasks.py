@@ -76,6 +76,7 @@ class Tasks:
       config.optimizer.build(num_steps),
       paro=self._paro,
       min_shard_size=config.min_shard_size,
+      num_micro_batches=config.num_micro_batches,
     )
     state = trainer.init(recommender.init_params(inner), seed=config.seed)
     start = checkpoint.latest_step(folder / 'checkpoints') or 0
@@ -148,10 +149,13 @@ class Tasks:
   def _episode_config(self, *, is_training: bool) -> episodes.EpisodeConfig:
     config = self._config
     model = config.model
-    num_local = len(self._job.mesh.local_devices)
+    num_parts = len(self._job.mesh.local_devices)
+    if is_training and self._job.agent is None:
+      # Of a whole step; else of a micro-batch, as many as a plan says.
+      num_parts *= config.num_micro_batches
     return episodes.EpisodeConfig(
       buckets=tuple(
-        episodes.Bucket(size, slots * num_local)
+        episodes.Bucket(size, slots * num_parts)
         for size, slots in zip(
           config.support_sizes, config.slots_per_device, strict=True
         )

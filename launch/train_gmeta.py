@@ -61,6 +61,11 @@ class Config(common.JobConfig):
   slots_per_device: Annotated[
     tuple[int, ...], 'Task slots of each size on a device, in a step.'
   ] = (3, 3, 4)
+  num_micro_batches: Annotated[
+    int,
+    'Parts of a step, of slots_per_device each, whose gradients are summed.'
+    ' Under agents a slow worker does fewer of them and a fast one more.',
+  ] = 1
   shard_size: Annotated[int, 'Tasks in a DataShard.'] = 32
   validation_tasks: Annotated[
     int, 'Training tasks held out to choose how the joint model is fine-tuned.'
@@ -75,6 +80,10 @@ class Config(common.JobConfig):
     super().__post_init__()
     if self.paro != 'auto':
       PaRO.from_code(self.paro)
+    if self.num_micro_batches < 1:
+      raise ValueError(
+        f'num_micro_batches must be at least 1; got {self.num_micro_batches}.'
+      )
     if len(self.support_sizes) != len(self.slots_per_device):
       raise ValueError(
         f'support_sizes={self.support_sizes} and slots_per_device='
@@ -105,6 +114,7 @@ def train(config: Config, job: common.Job) -> list[dict[str, Any]]:
     config.optimizer.build(config.num_steps),
     job.mesh,
     links_file=config.links,
+    num_micro_batches=config.num_micro_batches,
     min_shard_size=config.min_shard_size,
   )
   tasks = Tasks(config, description, job, paro)
