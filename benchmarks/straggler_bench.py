@@ -4,8 +4,8 @@
 
   python -m benchmarks.straggler_bench > results.jsonl
 
-Four hosts of a virtual cluster train a small language model on real text (one
-epoch of the same sequences in every run) under launch/agent.py, a fifth one
+Four hosts of a virtual cluster train a small language model on real text (two
+epochs of the same sequences in every run) under launch/agent.py, a fifth one
 runs launch/coordinator.py. Slow hosts are slow by their CPU quota: what they
 compute takes longer, nothing sleeps. Needs Linux and root (see
 `benchmarks.cluster`).
@@ -70,7 +70,7 @@ _POLICIES = flags.DEFINE_multi_enum(
   'policy', list(POLICIES), list(POLICIES), 'Policies to run.'
 )
 _STEPS = flags.DEFINE_integer(
-  'straggler_steps', 150, 'Steps of an epoch with equal parts.', 8
+  'straggler_steps', 150, 'Steps of the job with equal parts.', 8
 )
 _CPU = flags.DEFINE_float('cpu_share', 0.4, 'Cores of a host that is not slow.')
 _REPEATS = flags.DEFINE_integer('straggler_repeats', 1, 'Runs of each.', 1)
@@ -90,7 +90,7 @@ def ideal_s(
 
 
 def count_records(folder: pathlib.Path, num_records: int) -> tuple[int, int]:
-  """(lost, repeated) records of an epoch, from the workers' own notes."""
+  """(lost, repeated) records of all epochs, from the workers' own notes."""
   used: Counter[int] = Counter()
   for path in folder.glob('records.*.txt'):
     used.update(int(word) for word in path.read_text().split())
@@ -229,6 +229,7 @@ _QUICK = (
   '--min_steps=2',
   '--restart_cooldown_s=30',
   '--settle_s=5',
+  '--restart_cost_s=15',
 )
 
 
@@ -255,12 +256,13 @@ def main(argv: Sequence[str]) -> int:
             out=str(out),
             num_sequences=0,
           )
-          size = _STEPS.value * HOSTS * job.num_micro_batches * job.rows
+          per_step = HOSTS * job.num_micro_batches * job.rows
+          size = _STEPS.value * per_step // job.num_epochs
           job = straggler_worker.Job(**vars(job) | {'num_sequences': size})
           run = _Run(scenario, policy, job)
           start = time.monotonic()
           run.run()
-          lost, repeated = count_records(out, size)
+          lost, repeated = count_records(out, size * job.num_epochs)
           found.append(
             {
               'job_s': run.steps[-1]['now'] - run.steps[1]['now'],

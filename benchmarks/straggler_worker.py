@@ -3,8 +3,8 @@
 """The worker of `benchmarks.straggler_bench`: trains a small LM on real text.
 
 Started by launch/agent.py on each virtual host. Sequences come by leases from
-the coordinator, exactly one epoch of them. Rank 0 prints when each step ended
-(`STEP`) and what it cost; all append what they used to `records.<name>.txt`.
+the coordinator, all of them as often as asked. Rank 0 prints when each step
+ended (`STEP`) and what it cost; all append what they used to `records.<name>.txt`.
 """
 
 import dataclasses
@@ -35,7 +35,8 @@ class Job:
   Attributes:
     data: Folder of launch/prepare_text.py.
     out: Folder for what workers write.
-    num_sequences: In the epoch.
+    num_sequences: In an epoch.
+    num_epochs: Passes over them.
     seq_len: Tokens of a sequence.
     rows: Sequences of a micro-batch.
     num_micro_batches: Of each worker in a step, where no plan says otherwise.
@@ -48,10 +49,11 @@ class Job:
   data: str
   out: str
   num_sequences: int
+  num_epochs: int = 2
   seq_len: int = 64
   rows: int = 4
-  num_micro_batches: int = 8
-  dim: int = 96
+  num_micro_batches: int = 16
+  dim: int = 64
   num_layers: int = 2
   shard_size: int = 8
   checkpoint_every: int = 20
@@ -108,7 +110,12 @@ def main() -> None:
       num_devices=jax.local_device_count(),
     )
     batches = (
-      agent.dataset(source, shard_size=job.shard_size, key_field='record_key')
+      agent.dataset(
+        source,
+        shard_size=job.shard_size,
+        num_epochs=job.num_epochs,
+        key_field='record_key',
+      )
       .batch(job.rows)
       .map(_Log(out / f'records.{agent.worker}.txt'))
     )

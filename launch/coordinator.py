@@ -69,11 +69,14 @@ class Config:
   ] = 300.0
   decide_every_s: Annotated[float, 'Seconds between decisions on a job.'] = 10.0
   min_steps: Annotated[
-    int, 'Steps of each worker before the first decision; 2 more warm it up.'
+    int, 'Steps of each worker before the first decision, after two of warm-up.'
   ] = 5
   restart_cooldown_s: Annotated[
     float, 'After a restart for a slow worker no other for so long.'
   ] = 300.0
+  restart_cost_s: Annotated[
+    float, 'What a restart is taken to cost before one was seen.'
+  ] = 60.0
   settle_s: Annotated[
     float,
     'After a change of micro-batches no small one for so long: small gains are'
@@ -123,6 +126,7 @@ def main(config: Config) -> None:
       short_s=config.short_window_s,
       long_s=config.long_window_s,
       min_steps=config.min_steps,
+      restart_cost_s=config.restart_cost_s,
     ),
     controller=ControllerConfig(
       period_s=config.decide_every_s,

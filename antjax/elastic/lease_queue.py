@@ -77,6 +77,7 @@ class _Pass:
   failed: list[pb.DataError] = dataclasses.field(default_factory=list)
   first_open_epoch: int = 0
   outcome: int = _OUTCOME.LEASED
+  is_ending: bool = False  # Nothing is to be had but what others hold.
   built_s: float = 0.0  # When the last call was, with all there was to say.
   asked_s: float = -1e9  # The same of the last that asked and was answered.
   said_s: float = 0.0  # Since when there is something to report.
@@ -113,7 +114,8 @@ class LeaseQueue:
         returns None where nothing is to be had now.
       stream_wait_s: How long it may wait in lockstep for a stream to grow.
       flush_s: Consumed shards are reported within this time.
-      progress_s: And the use of the shards that are held within this.
+      progress_s: And the use of the shards that are held within this; so soon
+        a worker also hears that others wait for those in reserve.
       poll_s: Between two questions whether there is something again.
       check: Called before each wait; raises where the process is to end.
     """
@@ -297,8 +299,10 @@ class LeaseQueue:
     until = [3600.0]
     if this.has_news():
       until.append(this.said_s + self._flush_s - now)
-    if this.progress:
-      until.append(max(this.asked_s, this.said_s) + self._progress_s - now)
+    if this.progress or this.leases:  # Others may need those in reserve.
+      until.append(this.built_s + self._progress_s - now)
+    if this.returned:
+      return 0.0  # Somebody may be waiting for it.
     if self._num_wanted(this):
       if this.outcome == _OUTCOME.LEASED:
         return 0.0
@@ -312,7 +316,8 @@ class LeaseQueue:
       return 0
     if this.outcome == _OUTCOME.WAIT and not self._is_asked:
       return 0
-    return max(0, self._read_ahead + self._num_takers - len(this.leases))
+    read_ahead = 0 if this.is_ending else self._read_ahead
+    return max(0, read_ahead + self._num_takers - len(this.leases))
 
   def _request(self, this: _Pass, num_wanted: int) -> pb.ExchangeRequest:
     request = pb.ExchangeRequest(
@@ -347,6 +352,11 @@ class LeaseQueue:
         this.outcome = reply.outcome
         if not reply.leases and reply.outcome == _OUTCOME.LEASED:
           this.outcome = _OUTCOME.WAIT  # It holds all that it may.
+      if reply.outcome == _OUTCOME.WAIT and not self._data_set.is_stream:
+        # Faster workers would stand idle for what is held in reserve here.
+        this.is_ending = True
+        while len(this.leases) > self._num_takers:
+          self._say(this, this.returned, this.leases.pop())
       self._changed.notify_all()
 
 

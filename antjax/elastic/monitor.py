@@ -30,8 +30,8 @@ class MonitorConfig:
     enter_slowness: A worker this many times slower than the median is slow.
     leave_slowness: Below this it no longer is.
     min_steps: Steps before a worker's figures count.
-    num_warmup_steps: First steps of a generation that are left out: they
-      compile.
+    num_warmup_steps: First steps of a generation that are left out, beside the
+      very first one, which compiles and which no worker reports.
     restart_cost_s: Of a restart, before one has been seen.
     pending_memory_s: For how long a wait for hosts is remembered.
     max_workers: Of a job; beyond, the one not heard of for longest goes.
@@ -43,7 +43,7 @@ class MonitorConfig:
   enter_slowness: float = 1.3
   leave_slowness: float = 1.15
   min_steps: int = 5
-  num_warmup_steps: int = 2
+  num_warmup_steps: int = 1
   restart_cost_s: float = 60.0
   pending_memory_s: float = 1800.0
   max_workers: int = 4096

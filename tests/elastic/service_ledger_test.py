@@ -183,6 +183,32 @@ def test_an_idle_worker_waits_for_a_shard_that_may_come_back(server):
   assert_each(first + seen, 1)  # Also the rest of the shard in use.
 
 
+def test_at_the_end_a_slow_worker_holds_nothing_in_reserve(server):
+  agents = [
+    Agent(server.address, job='job', worker=name, heartbeat_s=0.1)
+    for name in ('slow', 'fast')
+  ]
+  with agents[0] as slow, agents[1] as fast:
+    source = Source(60)
+    first = iter(slow.dataset(source, shard_size=10, read_ahead=3))
+    seen = [next(first)['x']]
+    eventually(lambda: server.ledger().num_held('slow') == 4)
+    second = iter(fast.dataset(source, shard_size=10, read_ahead=3))
+    others = []
+
+    def read():
+      others.extend(int(record['x']) for record in second)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    # Only the shard that the slow one is in is not for the fast one.
+    eventually(lambda: len(others) == 50)
+    assert server.ledger().num_held('slow') == 1
+    seen += [record['x'] for record in first]
+    thread.join(30)
+  assert sorted([*map(int, seen), *others]) == list(range(60))
+
+
 def test_in_lockstep_nobody_waits(server):
   with Workers(server, 2, 0, num_epochs=1) as workers:
     agents, (slow, fast) = workers.agents, workers.iterators
