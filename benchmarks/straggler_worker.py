@@ -4,7 +4,8 @@
 
 Started by launch/agent.py on each virtual host. Sequences come by leases from
 the coordinator, all of them as often as asked. Rank 0 prints when each step
-ended (`STEP`) and what it cost; all append what they used to `records.<name>.txt`.
+ended (`STEP`) and what it cost; all append what they used to
+`records.<name>.txt`.
 """
 
 import dataclasses
