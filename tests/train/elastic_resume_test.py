@@ -105,8 +105,11 @@ def test_a_lost_loss_ends_the_run_unsaved(tmp_path):
   assert kept == [2]
 
 
-def test_resume_uses_each_record_exactly_once(tmp_path):
-  """Two workers' ledgers, then three; record ids are in the batches."""
+def test_dlrover_defect_6_the_ledgers_are_in_the_checkpoint(tmp_path):
+  """Two workers, then three: each record once; its ids are in the batches.
+
+  DLRover's TensorFlow trainer writes its checkpoints without the shards.
+  """
   num_records, used = 96, []
   source = Records(num_records)
 
