@@ -188,9 +188,10 @@ def test_lr_scale_multiplies_the_updates():
 def test_dlrover_defect_9_other_counts_do_not_weigh_otherwise():
   """A worker with other counts than the others.
 
-  In DLRover a worker's gradient is the sum over its m_i micro-batches and workers
-  are averaged alike, so the update grows with the number of micro-batches. Here
-  each example weighs the same, whoever does it and in however many parts.
+  In DLRover a worker's gradient is the sum over its m_i micro-batches and
+  workers are averaged alike, so the update grows with the number of
+  micro-batches. Here each example weighs the same, whoever does it and in
+  however many parts.
   """
   trainer = make_trainer('IIG', 4)
   trainer.init(init_params())
