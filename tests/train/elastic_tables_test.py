@@ -3,43 +3,12 @@
 """Tables in the host-loop form of the step."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from antjax.embedding.layout import TableSpec
-from antjax.embedding.optimizer import Adam
-from antjax.embedding.table import EmbeddingTables
-from antjax.mesh.mesh import make_mesh
 from antjax.train.elastic_step import ElasticStep
-from antjax.train.trainer import Trainer
-from tests.train.elastic_cases import (
-  SUM_ORDER_ATOL,
-)
-
-
-def make_table_trainer(level, code='IIG'):
-  mesh = make_mesh(intra=4)
-  tables = EmbeddingTables(
-    [TableSpec('item', 97, 4, level, Adam(0.1), init_scale=1.0)],
-    {'item': 'item'},
-    mesh=mesh,
-  )
-
-  def loss_fn(params, rows, batch, rng):
-    del rng
-    x = tables.lookup(rows, batch['ids'])['item']
-    return jnp.square(jnp.tanh(x) @ params['w'] - batch['y'])
-
-  return Trainer(
-    loss_fn,
-    optax.adam(0.1),
-    mesh=mesh,
-    paro=code,
-    tables=tables,
-    num_micro_batches=2,
-  )
+from tests.train.elastic_cases import SUM_ORDER_ATOL
+from tests.train.tables_step_test import make_trainer
 
 
 @pytest.mark.parametrize(
@@ -50,7 +19,7 @@ def make_table_trainer(level, code='IIG'):
   ],
 )
 def test_tables_equal_the_in_graph_form(level):
-  trainer = make_table_trainer(level)
+  trainer = make_trainer(level)
   params = {'w': np.ones(4, np.float32)}
   rng = np.random.default_rng(0)
   data = [
@@ -93,7 +62,7 @@ def test_tables_equal_the_in_graph_form(level):
   'level', [pytest.param('global', marks=pytest.mark.slow), 'none']
 )
 def test_lr_scale_multiplies_the_changes_of_rows(level):
-  trainer = make_table_trainer(level)
+  trainer = make_trainer(level)
   batch = {
     'ids': {'item': np.arange(16) % 5},
     'y': np.arange(16, dtype=np.float32),

@@ -18,7 +18,7 @@ from antjax.train.trainer import Trainer
 SUM_ORDER_ATOL = 2e-5
 
 
-def make_trainer(level):
+def make_trainer(level, code='IIG'):
   mesh = make_mesh(intra=4)
   tables = EmbeddingTables(
     [TableSpec('item', 97, 4, level, Adam(0.1), init_scale=1.0)],
@@ -35,7 +35,7 @@ def make_trainer(level):
     loss_fn,
     optax.adam(0.1),
     mesh=mesh,
-    paro='IIG',
+    paro=code,
     tables=tables,
     num_micro_batches=2,
   )
