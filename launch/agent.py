@@ -68,6 +68,19 @@ def _define_flags() -> None:
     'Name of this host in the job, its own there; ranks follow the names.',
   )
   flags.DEFINE_integer(
+    'min_hosts',
+    0,
+    'The job starts with so many hosts, the same flag on each of them; 0: as'
+    ' launch/coordinator.py says for all jobs.',
+    lower_bound=0,
+  )
+  flags.DEFINE_integer(
+    'max_hosts',
+    0,
+    'With --min_hosts: the job takes no more; 0: no limit.',
+    lower_bound=0,
+  )
+  flags.DEFINE_integer(
     'devices_per_host',
     0,
     'Virtual CPU devices of the worker; 0 leaves the devices to JAX.',
@@ -115,6 +128,12 @@ def main(argv: Sequence[str]) -> int:
   if problem := worker_env.command_problem(command):
     say(problem)
     return 2
+  if values.max_hosts and not 0 < values.min_hosts <= values.max_hosts:
+    say(
+      f'--max_hosts={values.max_hosts} needs a --min_hosts from 1 to'
+      f' {values.max_hosts}; got {values.min_hosts}.'
+    )
+    return 2
   try:
     address = values.address or own_address(values.coordinator)
     agent_lib.free_port(address)
@@ -160,6 +179,8 @@ def main(argv: Sequence[str]) -> int:
       say=say,
       grace_s=values.grace_s,
       is_direct=sys.stderr.isatty(),
+      min_hosts=values.min_hosts,
+      max_hosts=values.max_hosts,
     )
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
       signal.signal(number, lambda number, _: supervisor.signal(number))

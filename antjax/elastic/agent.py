@@ -115,6 +115,8 @@ class Supervisor:
     say: Shows a message to people.
     is_direct: Rank 0 writes its stderr where we do, without a prefix.
     beat_s: Seconds between beats.
+    min_hosts: The job starts with so many; 0: as the coordinator says.
+    max_hosts: It takes no more; 0: no limit.
     give_up_s: Leaves after so long without the coordinator.
   """
 
@@ -131,6 +133,8 @@ class Supervisor:
     grace_s: float = 30.0,
     is_direct: bool = False,
     beat_s: float = 0.5,
+    min_hosts: int = 0,
+    max_hosts: int = 0,
     give_up_s: float = 600.0,
   ) -> None:
     self._client = client
@@ -144,6 +148,7 @@ class Supervisor:
     self._is_direct = is_direct
     self._beat_s = beat_s
     self._give_up_s = give_up_s
+    self._min_hosts, self._max_hosts = min_hosts, max_hosts
     # What the main thread has to do; a signal handler may put something in.
     self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
     self._worker: ProcessGroup | None = None
@@ -344,6 +349,8 @@ class Supervisor:
           exit_code=self._worker_code,
           log_tail=self._tail,
           resources=resources,
+          min_hosts=self._min_hosts,
+          max_hosts=self._max_hosts,
         )
       try:
         if request.status == _Beat.IDLE or not port:

@@ -247,7 +247,7 @@ class HeartbeatReply(_message.Message):
     def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ..., is_stopping: _Optional[bool] = ...) -> None: ...
 
 class AgentBeatRequest(_message.Message):
-    __slots__ = ("head", "address", "free_port", "status", "generation", "exit_code", "log_tail", "resources", "device_kind")
+    __slots__ = ("head", "address", "free_port", "status", "generation", "exit_code", "log_tail", "resources", "device_kind", "min_hosts", "max_hosts")
     class Status(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         IDLE: _ClassVar[AgentBeatRequest.Status]
@@ -265,6 +265,8 @@ class AgentBeatRequest(_message.Message):
     LOG_TAIL_FIELD_NUMBER: _ClassVar[int]
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
     DEVICE_KIND_FIELD_NUMBER: _ClassVar[int]
+    MIN_HOSTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_HOSTS_FIELD_NUMBER: _ClassVar[int]
     head: Head
     address: str
     free_port: int
@@ -274,7 +276,9 @@ class AgentBeatRequest(_message.Message):
     log_tail: str
     resources: Resources
     device_kind: str
-    def __init__(self, head: _Optional[_Union[Head, _Mapping]] = ..., address: _Optional[str] = ..., free_port: _Optional[int] = ..., status: _Optional[_Union[AgentBeatRequest.Status, str]] = ..., generation: _Optional[int] = ..., exit_code: _Optional[int] = ..., log_tail: _Optional[str] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., device_kind: _Optional[str] = ...) -> None: ...
+    min_hosts: int
+    max_hosts: int
+    def __init__(self, head: _Optional[_Union[Head, _Mapping]] = ..., address: _Optional[str] = ..., free_port: _Optional[int] = ..., status: _Optional[_Union[AgentBeatRequest.Status, str]] = ..., generation: _Optional[int] = ..., exit_code: _Optional[int] = ..., log_tail: _Optional[str] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., device_kind: _Optional[str] = ..., min_hosts: _Optional[int] = ..., max_hosts: _Optional[int] = ...) -> None: ...
 
 class Assignment(_message.Message):
     __slots__ = ("generation", "rank", "num_hosts", "jax_coordinator")

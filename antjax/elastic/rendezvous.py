@@ -159,6 +159,10 @@ class Rendezvous:
   def _is_living(self, agent: Agent, now: float) -> bool:
     return now - agent.last_seen <= self._config.agent_timeout_s
 
+  def _num_hosts(self, room: Room) -> tuple[int, int]:
+    """(minimum, maximum) of a job; 0: no maximum."""
+    return room.num_hosts or (self._config.min_hosts, self._config.max_hosts)
+
   # --- Running. ---------------------------------------------------------------
 
   def _answer_member(
@@ -264,10 +268,8 @@ class Rendezvous:
       return f'replacing {", ".join(job.replace_asked)} as asked'
     if job.is_restart_asked:
       return 'restarted as asked'
-    config = self._config
-    if config.grow_after_s and (
-      not config.max_hosts or len(job.members) < config.max_hosts
-    ):
+    config, (_, max_hosts) = self._config, self._num_hosts(room)
+    if config.grow_after_s and (not max_hosts or len(job.members) < max_hosts):
       waiting = [
         agent.name
         for agent in self._candidates(job, room, now)
@@ -349,12 +351,13 @@ class Rendezvous:
     ):
       return []  # The coordinator is new: the others will speak up.
     candidates = self._candidates(job, room, now)
-    if len(candidates) < config.min_hosts:
+    min_hosts, max_hosts = self._num_hosts(room)
+    if len(candidates) < min_hosts:
       room.enough_since = None
       return []
     if room.enough_since is None:
       room.enough_since = now
-    is_full = 0 < config.max_hosts <= len(candidates)
+    is_full = 0 < max_hosts <= len(candidates)
     # After a fault those that ran before need not wait for others.
     is_as_before = bool(last) and last <= {one.name for one in candidates}
     if not (is_full or is_as_before) and (
@@ -365,7 +368,7 @@ class Rendezvous:
       return []
     room.enough_since = None
     room.started = job.generation + 1
-    chosen = candidates[: config.max_hosts or None]
+    chosen = candidates[: max_hosts or None]
     first = chosen[0]
     host = f'[{first.address}]' if ':' in first.address else first.address
     return [

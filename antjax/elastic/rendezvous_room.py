@@ -10,7 +10,6 @@ from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.process_group import describe_exit
 
 _MAX_AGENTS = 20_000  # Of one job.
-_MAX_TAIL = 4000
 _MAX_TAIL = 2000  # Characters; an agent may send more than is shown.
 _MAX_FENCED = 16  # Of one name; a host does not come back so often in minutes.
 
@@ -126,12 +125,15 @@ class Room:
     started: The last generation that this coordinator, in its own life, has
       started.
     enough_since: When there were first enough idle agents.
+    num_hosts: (minimum, maximum) that its agents want, as said last; None:
+      they leave it to the coordinator.
   """
 
   def __init__(self, now: float) -> None:
     self.since = now
     self.started = -1
     self.enough_since: float | None = None
+    self.num_hosts: tuple[int, int] | None = None
     self._stop = (-1, '', 0.0)
     self._over = (-1, 0.0)
     self._current: dict[str, Agent] = {}
@@ -188,6 +190,8 @@ class Room:
         if before.may_run and before.address != request.address:
           self._former[name, before.incarnation] = before
     agent.update(request, now)
+    if request.min_hosts:
+      self.num_hosts = request.min_hosts, request.max_hosts
     return agent
 
   def forget_lost(self, before: float) -> None:

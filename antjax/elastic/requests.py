@@ -139,6 +139,10 @@ def _check_agent_beat(request: pb.AgentBeatRequest) -> None:
   _check_range('free_port', request.free_port, 0, 65535)
   if request.status not in pb.AgentBeatRequest.Status.values():
     raise _refused('status', request.status, 'a value of Status')
+  _check_range('min_hosts', request.min_hosts, 0, 1 << 20)
+  if request.max_hosts:
+    least = max(1, request.min_hosts)
+    _check_range('max_hosts', request.max_hosts, least, 1 << 20)
   _check_range('generation', request.generation, 0, _MAX_INT)
   _check_text('log_tail', request.log_tail, _MAX_LOG)
   _check_text('device_kind', request.device_kind)

@@ -28,6 +28,7 @@ class _Host:
   def __init__(self, name: str, address: str = '') -> None:
     self.name = name
     self.address = address or f'addr-{name}'
+    self.num_hosts = (0, 0)
     self.restart()
 
   def restart(self) -> None:
@@ -53,6 +54,8 @@ class _Host:
       generation=self.generation,
       exit_code=self.code,
       log_tail=f'tail of {self.name}' if self.code else '',
+      min_hosts=self.num_hosts[0],
+      max_hosts=self.num_hosts[1],
     )
     request.head.client, request.head.incarnation = self.name, self.incarnation
     self.seen = now
@@ -213,6 +216,23 @@ def test_the_maximum_starts_at_once_and_is_not_exceeded():
   world.hosts.pop('a')  # Gone; the spare one takes its place.
   world.run(2)
   assert world.job.members == ['b', 'c']
+
+
+def test_agents_may_want_another_number_of_hosts_for_their_job():
+  world = _World('a', 'b', 'c', 'd', min_hosts=1, max_hosts=1, grow_after_s=5)
+  for host in world.hosts.values():
+    host.num_hosts = (2, 3)
+  d = world.hosts.pop('d')
+  c = world.hosts.pop('c')
+  world.run(1)
+  assert world.job.members == ['a', 'b']
+  world.hosts['c'] = c  # There is room for it,
+  world.run(2)
+  assert world.job.members == ['a', 'b', 'c']
+  world.restart_coordinator()
+  world.hosts['d'] = d  # and for no more.
+  world.tick(100)
+  assert world.job.generation == 2
 
 
 @pytest.mark.parametrize('code', [1, 3, -9, -11])
