@@ -59,7 +59,9 @@ class Config:
     float, 'A worker that is silent for so long is given up.'
   ] = 30.0
   progress_timeout_s: Annotated[
-    float, 'So is one that lives, but makes no step for so long.'
+    float,
+    'So is one that lives, but makes no step for so long: more than the longest'
+    ' compilation or evaluation takes.',
   ] = 600.0
   short_window_s: Annotated[
     float, 'A worker slow for so long is slow now: a transient straggler.'
