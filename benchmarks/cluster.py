@@ -151,10 +151,10 @@ class Cluster:
     if cpu_share is None or isinstance(cpu_share, int | float):
       cpu_share = [cpu_share] * num_hosts
     if len(cpu_share) != num_hosts or any(
-      share is not None and share < 0.05 for share in cpu_share
+      share is not None and share < 0.01 for share in cpu_share
     ):
       raise ValueError(
-        f'Cluster(cpu_share={list(cpu_share)}) must be cores of at least 0.05,'
+        f'Cluster(cpu_share={list(cpu_share)}) must be cores of at least 0.01,'
         f' or None, one for each of {num_hosts} hosts or one for all.'
       )
     self.num_hosts = num_hosts

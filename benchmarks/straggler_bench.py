@@ -106,6 +106,7 @@ class _Run:
     self.steps: list[dict[str, Any]] = []
     self._started = threading.Event()
     self._ended = threading.Event()
+    self._failure: Exception | None = None  # Of the thread that slows hosts.
     self._moved: set[int] = set()  # Places that another host has taken.
 
   def run(self) -> None:
@@ -182,6 +183,8 @@ class _Run:
         shaper.join()
         coordinator.kill()
         coordinator.join()
+      if self._failure is not None:
+        raise self._failure
       if any(codes):
         log = '\n'.join(last.log[-20:] + coordinator.log[-20:])
         raise RuntimeError(f'agents ended with {codes}:\n{log}')
@@ -196,6 +199,12 @@ class _Run:
 
   def _shape(self, cluster: cluster_lib.Cluster) -> None:
     """Gives hosts their shares once all have compiled."""
+    try:
+      self._slow_down(cluster)
+    except Exception as error:  # Raised where the run ends.
+      self._failure = error
+
+  def _slow_down(self, cluster: cluster_lib.Cluster) -> None:
     self._started.wait()
     slowness = SCENARIOS[self.scenario]
 

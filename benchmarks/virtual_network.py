@@ -14,6 +14,7 @@ removes NAME: it is the guard that outlives an owner that was killed.
 """
 
 from collections.abc import Sequence
+import math
 import os
 import pathlib
 import re
@@ -27,6 +28,7 @@ import time
 _NAME = re.compile(r'antjax(\d+)x\d+')
 _ETC = pathlib.Path('/etc/netns')
 _CPU_PERIOD_US = 20_000
+_MIN_CPU_QUOTA_US = 1000  # Of the kernel.
 _KILL_WAIT_S = 10.0
 # A token bucket must hold a whole segment that the kernel hands over at once
 # (64 KiB), or it is cut up, which costs CPU time.
@@ -160,12 +162,16 @@ def cpu_cgroup(name: str, host: int) -> pathlib.Path:
 
 def set_cpu_quota(cgroup: pathlib.Path, num_cores: float | None) -> None:
   """Caps what all processes of a cgroup may use; None lifts the cap."""
-  quota = -1 if num_cores is None else int(num_cores * _CPU_PERIOD_US)
+  quota, period = -1, _CPU_PERIOD_US
+  if num_cores is not None:
+    period = max(period, math.ceil(_MIN_CPU_QUOTA_US / num_cores))
+    quota = int(num_cores * period)
   if (cgroup / 'cpu.max').exists():
     text = 'max' if quota < 0 else str(quota)
-    (cgroup / 'cpu.max').write_text(f'{text} {_CPU_PERIOD_US}')
+    (cgroup / 'cpu.max').write_text(f'{text} {period}')
     return
-  (cgroup / 'cpu.cfs_period_us').write_text(str(_CPU_PERIOD_US))
+  (cgroup / 'cpu.cfs_quota_us').write_text('-1')  # Else it may not fit.
+  (cgroup / 'cpu.cfs_period_us').write_text(str(period))
   (cgroup / 'cpu.cfs_quota_us').write_text(str(quota))
 
 

@@ -90,6 +90,14 @@ def test_cpu_share_slows_one_host():
 
 
 @needs_hosts
+def test_very_small_shares_of_a_cpu():
+  """The kernel takes no quota below a millisecond."""
+  with Cluster(1, 1, cpu_share=0.04) as hosts:
+    for share in (0.01, 1, 0.02, None):
+      hosts.set_cpu_share(0, share)
+
+
+@needs_hosts
 def test_nothing_is_left_after_an_exception_and_a_failed_host():
   with pytest.raises(RuntimeError, match='(?s)host 1 ended with code 3.*Oh no'):
     with Cluster(2, 1, uplink_mbps=100, cpu_share=1) as hosts:
