@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import json
 import math
 import os
+import time
 from typing import Any
 
 from absl import logging
@@ -32,6 +33,9 @@ from antjax.train.state import (
   state_shardings,
   TrainState,
 )
+from antjax.train.watched_handler import WatchedHandler
+
+_POLL_S = 0.01
 
 
 def latest_step(directory: str | os.PathLike[str]) -> int | None:
@@ -90,6 +94,10 @@ class Checkpointer:
         keep_checkpoints_without_metrics=False,
       )
       preserve = policies.AnyPreservationPolicy([preserve, best])
+    self._handler = WatchedHandler()
+    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    for args in (ocp.args.PyTreeSave, ocp.args.PyTreeRestore):
+      registry.add('state', args, self._handler)
     self._manager = ocp.CheckpointManager(
       directory,
       options=ocp.CheckpointManagerOptions(
@@ -97,14 +105,16 @@ class Checkpointer:
         enable_async_checkpointing=True,
         temporary_path_class=self._claim and self._claim.path_class(),
       ),
-      item_names=('state', 'meta'),
+      handler_registry=registry,
     )
 
   def __enter__(self) -> 'Checkpointer':
     return self
 
   def __exit__(self, *exc: Any) -> None:
-    self._manager.wait_until_finished()
+    if any(exc) and jax.process_count() > 1:
+      return  # The others may never come to what a wait would wait for.
+    self.wait()
     self._manager.close()
 
   def latest_step(self) -> int | None:
@@ -119,25 +129,47 @@ class Checkpointer:
   def is_committed(self, step: int) -> bool:
     """Whether the checkpoint that `save` began is whole; returns at once.
 
+    Only process 0 looks at the folder: the others may see it late.
+
     Raises:
-      RuntimeError: It could not be written.
+      RuntimeError: It could not be written, as far as this process knows.
     """
+    self._check()
     if self._manager.is_saving_in_progress():
       return False
-    self._manager.check_for_errors()
-    if step not in ocp.utils.checkpoint_steps(self.directory):
+    self._check()
+    if jax.process_index() == 0 and step not in ocp.utils.checkpoint_steps(
+      self.directory
+    ):
       raise RuntimeError(
         f'Checkpointer: step {step} was not written to {self.directory}; see'
         ' the log, and whether there is room.'
       )
     return True
 
+  def _check(self) -> None:
+    error = self._handler.error
+    if error is not None:
+      raise RuntimeError(
+        f'Checkpointer: a checkpoint could not be written to {self.directory};'
+        f' see whether there is room: {error}'
+      ) from error
+    self._manager.check_for_errors()
+
   def best_step(self) -> int | None:
     """Step of the best checkpoint by `best_metric`, or None."""
     return self._manager.best_step()
 
   def wait(self) -> None:
-    """Blocks until the last `save` is committed."""
+    """Blocks until the last `save` is committed.
+
+    Raises:
+      RuntimeError: This process could not write its part. It then waits for no
+        other one, as they wait for it.
+    """
+    while self._manager.is_saving_in_progress():
+      self._check()
+      time.sleep(_POLL_S)
     self._manager.wait_until_finished()
 
   def save(
@@ -163,6 +195,7 @@ class Checkpointer:
     Returns:
       The input positions of all processes.
     """
+    self.wait()
     input_states = self._gather(input_state)
     meta = {
       'model': self._describe(),

@@ -342,9 +342,9 @@ class _Run:
     if wait:
       self._saver.wait()
     step, positions = self._saved
+    if not self._saver.is_committed(step):
+      return
     if jax.process_index() == 0:
-      if not self._saver.is_committed(step):
-        return
       merge = self._options.merge_input_states
       merged = positions[0]
       if merge is not None and any(p is not None for p in positions):

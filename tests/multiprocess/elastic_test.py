@@ -3,6 +3,7 @@
 """`Trainer.fit(elastic=...)` in real processes: each does its own number."""
 
 import json
+import time
 
 import jax
 import jax.numpy as jnp
@@ -180,3 +181,12 @@ def test_a_group_over_two_processes_is_refused():
     AssertionError, match='make_mesh.intra=....* divisor of 2'
   ):
     run(2, intra=4, totals=[5, 1])
+
+
+def test_a_full_disk_of_one_process_ends_the_job_soon(tmp_path):
+  """The others wait for it in the commit, and it for them in the next step."""
+  began = time.monotonic()
+  with pytest.raises(AssertionError, match='could not be written'):
+    run(2, folder=str(tmp_path), totals=[500, 500], full_after=5)
+  assert time.monotonic() - began < 120
+  assert (tmp_path / '2').exists()

@@ -7,6 +7,8 @@ elastic_worker.py <settings as JSON>, see `Settings`.
 
 import dataclasses
 import json
+import os
+import resource
 import sys
 
 import jax
@@ -41,6 +43,7 @@ class Settings:
       is before the first.
     totals: Micro-batches that each process has; None: the records of a ledger.
     folder: For checkpoints, every 2 steps; empty for none.
+    full_after: After this step process 1 can write no file any more.
     has_tables: Whether the model has an embedding table.
   """
 
@@ -50,6 +53,7 @@ class Settings:
   plans: dict = dataclasses.field(default_factory=dict)
   totals: list | None = None
   folder: str = ''
+  full_after: int = 0
   has_tables: bool = False
 
 
@@ -187,6 +191,12 @@ def main(text):
   trainer = make_trainer(settings)
   control = Control(settings.plans.get(str(jax.process_index()), {}))
   used, seen = [], {}
+
+  def on_step(step, values):
+    seen.setdefault(step, values)
+    if step == settings.full_after and jax.process_index() == 1:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
   state = trainer.fit(
     trainer.init(init_params()),
     micro_batches(settings, used),
@@ -195,7 +205,7 @@ def main(text):
     checkpoint_dir=settings.folder or None,
     checkpoint_every=2,
     merge_input_states=merge_states,
-    on_step=lambda step, values: seen.setdefault(step, values),
+    on_step=on_step,
   )
   params = trainer.params(state)
   result = {
@@ -212,4 +222,8 @@ def main(text):
 
 
 if __name__ == '__main__':
-  main(sys.argv[1])
+  try:
+    main(sys.argv[1])
+  except RuntimeError as error:  # As a launch script does.
+    print(error, flush=True)
+    os._exit(3)
