@@ -9,6 +9,7 @@ from absl import logging
 import jax
 import orbax.checkpoint as ocp
 
+from antjax.train.canonical import Canonical
 from antjax.train.checkpoint import Checkpointer, latest_step
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
@@ -52,6 +53,7 @@ def warm_start(
     )['meta']
     saved = {n: x[0] for n, x in meta['model']['params'].items()}
     layout = trainer.layout
+    canonical = Canonical(layout, trainer.optimizer, trainer.tables)
     wanted = {
       n: list(s.shape) for n, s in zip(layout.names, layout.specs, strict=True)
     }
@@ -62,7 +64,7 @@ def warm_start(
           f' {directory} and {wanted.get(name, "absent")} here; needed is the'
           ' same model.'
         )
-    target, restore_args = reader._canonical_target()
+    target, restore_args = canonical.target()
     restored = manager.restore(
       step,
       args=ocp.args.Composite(
@@ -73,9 +75,9 @@ def warm_start(
         )
       ),
     )['state']
-    canonical = reader._to_canonical(state) | {'params': restored['params']}
-    # The old copies are let go first; the rest of `canonical` stays.
+    parts = canonical.of(state) | {'params': restored['params']}
+    # The old copies are let go first; the rest of `parts` stays.
     del state
-    new = reader._from_canonical(canonical)
+    new = canonical.state(parts)
   logging.info('Parameters are those of step %d of %s.', step, directory)
   return dataclasses.replace(new, step=jax.numpy.zeros_like(new.step))
