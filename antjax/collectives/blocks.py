@@ -18,6 +18,32 @@ from antjax.collectives.varying import to_varying
 from antjax.mesh.mesh import INTER, INTRA
 
 
+def dim_of(x: jax.Array, dim: int, where: str) -> int:
+  """A dim of an array, from 0; as in `lax`, -1 is the last one.
+
+  Args:
+    x: The array.
+    dim: The dim.
+    where: The caller, for errors.
+
+  Raises:
+    ValueError: There is no such dim.
+  """
+  if not -x.ndim <= dim < x.ndim:
+    raise ValueError(
+      f'{where}: dim={dim} of an array of shape {x.shape}; needed is'
+      f' {-x.ndim} to {x.ndim - 1}.'
+      if x.ndim
+      else f'{where}: a scalar has no dim; reshape it to [1].'
+    )
+  return dim % x.ndim
+
+
+def addend(x: jax.Array) -> jax.Array:
+  """An array to be summed, marked varying; bools count as int32, as in lax."""
+  return to_varying(x.astype(jnp.int32) if x.dtype == jnp.bool_ else x)
+
+
 def split(x: jax.Array, dim: int, num_blocks: int, where: str) -> jax.Array:
   """Cuts an array along `dim` into flat blocks.
 
@@ -31,22 +57,18 @@ def split(x: jax.Array, dim: int, num_blocks: int, where: str) -> jax.Array:
     [num_blocks, size / num_blocks].
 
   Raises:
-    ValueError: There is no such dim, or it does not divide.
+    ValueError: It does not divide.
   """
-  if not 0 <= dim < x.ndim:
-    raise ValueError(
-      f'{where}: dim={dim} of an array of shape {x.shape}; needed is 0 to '
-      f'{x.ndim - 1}.'
-    )
   if x.shape[dim] % num_blocks:
     raise ValueError(
       f'{where}: dim {dim} of shape {x.shape} does not divide among '
       f'{num_blocks} devices; pad it to '
       f'{-(-x.shape[dim] // num_blocks) * num_blocks}, as LeafSpec.pad does.'
     )
-  shape = x.shape
-  x = x.reshape(*shape[:dim], num_blocks, -1, *shape[dim + 1 :])
-  return jnp.moveaxis(x, dim, 0).reshape(num_blocks, -1)
+  shape, size = x.shape, x.size
+  part = shape[dim] // num_blocks
+  x = x.reshape(*shape[:dim], num_blocks, part, *shape[dim + 1 :])
+  return jnp.moveaxis(x, dim, 0).reshape(num_blocks, size // num_blocks)
 
 
 def join(blocks: jax.Array, shape: Sequence[int], dim: int) -> jax.Array:
@@ -62,7 +84,7 @@ def flatten(x: jax.Array, num_blocks: int) -> jax.Array:
   flat = x.reshape(-1)
   if size != x.size:
     flat = jnp.pad(flat, (0, size - x.size))
-  return flat.reshape(num_blocks, -1)
+  return flat.reshape(num_blocks, size // num_blocks)
 
 
 def unflatten(blocks: jax.Array, shape: Sequence[int]) -> jax.Array:
@@ -95,7 +117,12 @@ def chunks(blocks: jax.Array, num_chunks: int) -> list[jax.Array]:
   """[num, size] as `num_chunks` such matrices, cut along the size.
 
   The last ones may be narrower, or missing.
+
+  Raises:
+    ValueError: num_chunks is less than 1.
   """
+  if num_chunks < 1:
+    raise ValueError(f'ho_ring: num_chunks={num_chunks}; needed is 1 or more.')
   width = -(-blocks.shape[1] // num_chunks) or 1
   starts = range(0, max(blocks.shape[1], 1), width)
   if len(starts) == 1:
@@ -192,7 +219,10 @@ def exchange(x: jax.Array, axis: str, dim: int) -> jax.Array:
     [..., size of the axis, d / size, ...]: this device's part of every array.
   """
   parts = x.reshape(
-    *x.shape[:dim], lax.axis_size(axis), -1, *x.shape[dim + 1 :]
+    *x.shape[:dim],
+    lax.axis_size(axis),
+    x.shape[dim] // lax.axis_size(axis),
+    *x.shape[dim + 1 :],
   )
   return lax.all_to_all(parts, axis, dim, dim, tiled=True)
 
@@ -210,7 +240,8 @@ def all_reduce_flat(
 ) -> jax.Array:
   """A reduce-scatter of blocks [N, q] -> [q] and its all-gather."""
   num_devices = lax.axis_size(INTER) * lax.axis_size(INTRA)
-  mine = reduce_scatter(flatten(to_varying(x), num_devices))
+  x = addend(x)
+  mine = reduce_scatter(flatten(x, num_devices))
   return unflatten(all_gather(mine.astype(x.dtype)), x.shape)
 
 

@@ -12,6 +12,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from antjax.collectives import (
+  blocks,
   cost_model,
   hierarchical,
   ho_ring,
@@ -108,6 +109,7 @@ class Collectives:
       x: This device's piece.
       dim: The dim that is split.
     """
+    dim = blocks.dim_of(x, dim, 'all_gather')
     n, m = lax.axis_size(INTER), lax.axis_size(INTRA)
     picked = self.pick('all_gather', _bytes(x) * n * m, n, m)
     if picked == 'xla':
@@ -128,11 +130,12 @@ class Collectives:
       x: This device's addend, whole.
       dim: The dim to split; must divide among all devices.
     """
+    dim = blocks.dim_of(x, dim, 'reduce_scatter')
     n, m = lax.axis_size(INTER), lax.axis_size(INTRA)
     picked = self.pick('reduce_scatter', _bytes(x), n, m)
     if picked == 'xla':
       return lax.psum_scatter(
-        to_varying(x), GLOBAL_AXES, scatter_dimension=dim, tiled=True
+        blocks.addend(x), GLOBAL_AXES, scatter_dimension=dim, tiled=True
       )
     scatter = {
       'ring': ring.reduce_scatter,
@@ -150,7 +153,7 @@ class Collectives:
     n, m = lax.axis_size(INTER), lax.axis_size(INTRA)
     picked = self.pick('all_reduce', _bytes(x), n, m)
     if picked == 'xla':
-      return lax.psum(to_varying(x), (INTER, INTRA))
+      return lax.psum(blocks.addend(x), (INTER, INTRA))
     options: dict[str, Any] = {'payload_dtype': self.payload_dtype}
     if picked == 'ho_ring':
 
@@ -161,7 +164,7 @@ class Collectives:
         return plain(x)
       # XLA:CPU runs a device's collectives one after the other.
       return lax.platform_dependent(
-        to_varying(x),
+        blocks.addend(x),
         cpu=functools.partial(staggered.all_reduce, **options),
         default=plain,
       )

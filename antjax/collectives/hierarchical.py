@@ -35,6 +35,7 @@ def all_gather(
   Returns:
     The whole array, equal on all devices, of the dtype of `x`.
   """
+  dim = blocks.dim_of(x, dim, 'hierarchical.all_gather')
   wire = blocks.to_wire(to_varying(x), payload_dtype)
   for axis in (INTER, INTRA):
     wire = lax.all_gather(wire, axis, axis=dim, tiled=True, to='invarying')
@@ -56,7 +57,8 @@ def reduce_scatter(
     This device's piece of the sum, of the dtype of `x`.
   """
   num = lax.axis_size(INTER) * lax.axis_size(INTRA)
-  x = to_varying(x)
+  x = blocks.addend(x)
+  dim = blocks.dim_of(x, dim, 'hierarchical.reduce_scatter')
   blocks.split(x, dim, num, 'hierarchical.reduce_scatter')  # For its errors.
   for axis in (INTRA, INTER):
     if blocks.narrows(x.dtype, payload_dtype):
@@ -77,12 +79,15 @@ def all_reduce(x: jax.Array, *, payload_dtype: Any = None) -> jax.Array:
     The sum, equal on all devices, of the shape and dtype of `x`.
   """
   n, m = lax.axis_size(INTER), lax.axis_size(INTRA)
+  x = blocks.addend(x)
+  if not x.size:
+    return lax.psum(x, (INTER, INTRA))
   if blocks.narrows(x.dtype, payload_dtype):
-    flat = blocks.flatten(to_varying(x), n * m).reshape(-1)
+    flat = blocks.flatten(x, n * m).reshape(-1)
     mine = reduce_scatter(flat, payload_dtype=payload_dtype)
     whole = all_gather(mine, payload_dtype=payload_dtype)
   else:
-    flat = blocks.flatten(to_varying(x), m).reshape(-1)
+    flat = blocks.flatten(x, m).reshape(-1)
     mine = blocks.scatter_sum(flat, INTRA, 0)
     mine = lax.psum(mine, INTER)
     whole = lax.all_gather(mine, INTRA, axis=0, tiled=True, to='invarying')

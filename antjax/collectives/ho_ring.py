@@ -45,7 +45,8 @@ def all_gather(
   Returns:
     The whole array, equal on all devices, of the dtype of `x`.
   """
-  mine = to_varying(x).reshape(1, -1)
+  dim = blocks.dim_of(x, dim, 'ho_ring.all_gather')
+  mine = to_varying(x).reshape(1, x.size)
   parts = [
     _gather(part[0], payload_dtype) for part in blocks.chunks(mine, num_chunks)
   ]
@@ -68,7 +69,8 @@ def reduce_scatter(
     This device's piece of the sum, of the dtype of `x`.
   """
   num = lax.axis_size(INTER) * lax.axis_size(INTRA)
-  whole = blocks.split(to_varying(x), dim, num, 'ho_ring.reduce_scatter')
+  x, dim = blocks.addend(x), blocks.dim_of(x, dim, 'ho_ring.reduce_scatter')
+  whole = blocks.split(x, dim, num, 'ho_ring.reduce_scatter')
   parts = [
     _scatter(part, payload_dtype).astype(x.dtype)[None]
     for part in blocks.chunks(whole, num_chunks)
@@ -91,7 +93,8 @@ def all_reduce(
     The sum, equal on all devices, of the shape and dtype of `x`.
   """
   num = lax.axis_size(INTER) * lax.axis_size(INTRA)
-  whole = blocks.flatten(to_varying(x), num)
+  x = blocks.addend(x)
+  whole = blocks.flatten(x, num)
   parts = [
     _gather(_scatter(part, payload_dtype).astype(x.dtype), payload_dtype)
     for part in blocks.chunks(whole, num_chunks)

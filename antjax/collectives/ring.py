@@ -38,6 +38,7 @@ def all_gather(
   Returns:
     The whole array, equal on all devices, of the dtype of `x`.
   """
+  dim = blocks.dim_of(x, dim, 'ring.all_gather')
   whole = _gather(to_varying(x).reshape(-1), payload_dtype)
   return blocks.join(whole, x.shape, dim)
 
@@ -57,7 +58,8 @@ def reduce_scatter(
     This device's piece of the sum, of the dtype of `x`.
   """
   num = lax.axis_size(INTER) * lax.axis_size(INTRA)
-  whole = blocks.split(to_varying(x), dim, num, 'ring.reduce_scatter')
+  x, dim = blocks.addend(x), blocks.dim_of(x, dim, 'ring.reduce_scatter')
+  whole = blocks.split(x, dim, num, 'ring.reduce_scatter')
   shape = [d // num if i == dim else d for i, d in enumerate(x.shape)]
   return _scatter(whole, payload_dtype).astype(x.dtype).reshape(shape)
 

@@ -122,6 +122,7 @@ def all_reduce(
     The sum, equal on all devices, of the shape and dtype of `x`.
   """
   n, m, _, lane = blocks.grid()
+  x = blocks.addend(x)
   if m < 2 or x.size > np.iinfo(np.int32).max:
     raise ValueError(
       f'staggered.all_reduce: groups of {m} and {x.size} elements; needed are '
@@ -132,7 +133,7 @@ def all_reduce(
     num_rounds = min(max(num_bytes // (m * _CHUNK_BYTES), 4), 64)
   num_chunks = num_rounds * m
   size = -(-x.size // (num_chunks * n)) * n  # Of a chunk.
-  flat = to_varying(x).reshape(-1)
+  flat = x.reshape(-1)
   if size * num_chunks != x.size:
     flat = jnp.pad(flat, (0, size * num_chunks - x.size))
   run = _Run(flat, size, n, m, lane, payload_dtype)

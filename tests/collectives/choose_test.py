@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from antjax.collectives import cost_model, measure
+from antjax.collectives import cost_model, ho_ring, measure
 from antjax.collectives.choose import Collectives, for_mesh
 from antjax.mesh.mesh import make_mesh
 from tests.collectives import algorithms_check
@@ -105,3 +105,66 @@ def test_one_device_has_no_links():
 def test_leaves_share_messages_on_cpu():
   how = for_mesh('ho_ring', make_mesh(intra=4))
   assert how.algorithm == 'ho_ring' and how.bucket_bytes > 0
+
+
+def run(fn, x, n=2, m=2):
+  """What devices make of x, [N, ...] with a row for each device."""
+  mesh = make_mesh(intra=m, devices=jax.devices()[: n * m])
+  spec = jax.sharding.PartitionSpec(('inter', 'intra'))
+  mapped = jax.shard_map(
+    lambda x: fn(x[0])[None],
+    mesh=mesh,
+    in_specs=spec,
+    out_specs=spec,
+    check_vma=False,
+  )
+  return np.asarray(jax.jit(mapped)(x))
+
+
+ALGORITHMS = ['ring', 'hierarchical', 'ho_ring']
+
+
+@pytest.mark.parametrize('algorithm', ALGORITHMS)
+@pytest.mark.parametrize('dim', [-1, -2, -3])
+def test_dims_from_the_end_are_those_of_lax(algorithm, dim):
+  x = np.arange(4 * 4 * 8 * 12, dtype=np.float32).reshape(4, 4, 8, 12)
+  how, xla = Collectives(algorithm), Collectives()
+  for op in ('all_gather', 'reduce_scatter'):
+    expected = run(lambda x: getattr(xla, op)(x, dim), x)
+    got = run(lambda x: getattr(how, op)(x, dim), x)
+    np.testing.assert_array_equal(got, expected)
+  got = run(lambda x: how.all_gather(x, -1), x[:, 0, 0, :1])
+  assert got.shape == (4, 4)
+
+
+@pytest.mark.parametrize('algorithm', ALGORITHMS)
+@pytest.mark.parametrize('op', ['all_gather', 'reduce_scatter'])
+def test_a_dim_that_is_not_there_is_refused(algorithm, op):
+  how = Collectives(algorithm)
+  for dim in (2, -3):
+    with pytest.raises(ValueError, match=r'needed is -2 to 1'):
+      run(lambda x: getattr(how, op)(x, dim), np.zeros((4, 4, 4), np.float32))
+  with pytest.raises(ValueError, match='a scalar has no dim'):
+    run(getattr(how, op), np.zeros(4, np.float32))
+
+
+@pytest.mark.parametrize('algorithm', ALGORITHMS)
+def test_empty_arrays_and_bools_are_those_of_lax(algorithm):
+  how, xla = Collectives(algorithm), Collectives()
+  cases = [
+    ('all_gather', np.zeros((4, 3, 0), np.float32)),
+    ('reduce_scatter', np.zeros((4, 8, 0), np.float32)),
+    ('all_reduce', np.zeros((4, 0, 3), np.float32)),
+    ('all_gather', np.eye(4, dtype=bool)),
+    ('reduce_scatter', np.eye(4, dtype=bool)),
+    ('all_reduce', np.eye(4, dtype=bool)),
+  ]
+  for op, x in cases:
+    expected, got = (run(getattr(one, op), x) for one in (xla, how))
+    assert got.dtype == expected.dtype, (op, x.dtype)
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_less_than_one_chunk_is_refused():
+  with pytest.raises(ValueError, match='num_chunks=0; needed is 1 or more'):
+    run(lambda x: ho_ring.all_reduce(x, num_chunks=0), np.ones((4, 4)))
