@@ -47,6 +47,7 @@ missing = virtual_network.missing
 _POLL_S = 0.02
 _FIRST_PORT = 21_000
 _TAIL_LINES = 30
+_DAEMON_WAIT_S = 2.0
 # Gloo announces each connection of each group of devices, on stdout, at times
 # in the middle of another such line.
 _NOISE = re.compile(r'\[Gloo\] Rank |\d+ is connected to \d+ peer ranks')
@@ -106,11 +107,15 @@ class Process:
       os.killpg(self.pid, signal.SIGKILL)
 
   def join(self) -> str:
-    """Waits for the end; returns the text of stdout."""
+    """Waits for the end; returns the text of stdout.
+
+    A daemon that it left keeps its streams open, and ends with its cluster:
+    nobody waits for that.
+    """
     self._popen.wait()
     self.kill()  # What it left in the background.
     for thread in self._threads:
-      thread.join()
+      thread.join(_DAEMON_WAIT_S)
     return ''.join(f'{line}\n' for line in self.stdout)
 
 
@@ -143,15 +148,15 @@ class Cluster:
       raise ValueError(
         f'Cluster(devices_per_host={devices_per_host}) must be at least 1.'
       )
-    if uplink_mbps is not None and uplink_mbps <= 0:
+    if uplink_mbps is not None and not 0.01 <= uplink_mbps <= 400_000:
       raise ValueError(
-        f'Cluster(uplink_mbps={uplink_mbps}) must be positive, or None for no'
-        ' limit.'
+        f'Cluster(uplink_mbps={uplink_mbps}) must be from 0.01 to 400000, or'
+        ' None for no limit.'
       )
     if cpu_share is None or isinstance(cpu_share, int | float):
       cpu_share = [cpu_share] * num_hosts
     if len(cpu_share) != num_hosts or any(
-      share is not None and share < 0.01 for share in cpu_share
+      share is not None and not 0.01 <= share < 1e6 for share in cpu_share
     ):
       raise ValueError(
         f'Cluster(cpu_share={list(cpu_share)}) must be cores of at least 0.01,'

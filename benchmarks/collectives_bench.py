@@ -26,6 +26,8 @@ relative errors over the sizes; a line with `links` holds what was measured for
 from collections.abc import Callable, Sequence
 import dataclasses
 import json
+import math
+import re
 import statistics
 import sys
 import time
@@ -323,12 +325,42 @@ def _show(host: int, line: str) -> None:
     print(line[len(_MARK) :], flush=True)
 
 
+def _shapes() -> list[tuple[int, int]]:
+  """(hosts, devices of each) of each cluster, once all flags are checked."""
+  for flag in (_UPLINKS, _SIZES):
+    for text in flag.value or ['']:
+      if not _is_positive(text):
+        raise app.UsageError(
+          f'--{flag.name}={",".join(flag.value)}: needed are positive numbers,'
+          ' such as 16,64.'
+        )
+  shapes = []
+  for text in _CLUSTERS.value or ['']:
+    found = re.fullmatch(r'(\d+)x(\d+)', text)
+    hosts, devices = map(int, found.groups()) if found else (0, 0)
+    if hosts * devices < 2:
+      raise app.UsageError(
+        f'--clusters={",".join(_CLUSTERS.value)}: needed is hosts x devices, at'
+        ' least two devices in all, such as 2x4,4x2.'
+      )
+    shapes.append((hosts, devices))
+  return shapes
+
+
+def _is_positive(text: str) -> bool:
+  try:
+    return 0 < float(text) < math.inf
+  except ValueError:
+    return False
+
+
 def main(argv: Sequence[str]) -> int:
   if len(argv) > 1:
     raise app.UsageError(f'got {argv[1:]}; collectives_bench takes flags only.')
   if _WORKER.value:
     _work()
     return 0
+  shapes = _shapes()
   command = [sys.executable, '-m', 'benchmarks.collectives_bench', '--worker']
   for flag in (_SIZES, _REPEATS, _CASE_S, _MAX_UPLINK_S):
     value = flag.value
@@ -342,8 +374,7 @@ def main(argv: Sequence[str]) -> int:
   if reason is not None:
     print(f'collectives_bench: {reason}', file=sys.stderr)
     return 1
-  for shape in _CLUSTERS.value:
-    hosts, devices = map(int, shape.split('x'))
+  for shape, (hosts, devices) in zip(_CLUSTERS.value, shapes, strict=True):
     for uplink in _UPLINKS.value:
       try:
         with cluster_lib.Cluster(hosts, devices, float(uplink)) as cluster:

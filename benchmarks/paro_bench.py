@@ -244,6 +244,10 @@ def _job(hosts: Sequence[int], sizes: paro_problem.Sizes) -> paro_worker.Job:
     if peer not in paro_peers.PEERS:
       sys.exit(f'--peers={peer}: use some of {" ".join(paro_peers.PEERS)}.')
   for n in hosts:
+    if n < 1:
+      sys.exit(
+        f'--hosts={",".join(map(str, hosts))}: hosts must be at least 1.'
+      )
     if max(hosts) % n:
       sys.exit(
         f'--hosts={",".join(map(str, hosts))}: {n} does not divide'

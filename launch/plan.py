@@ -98,6 +98,20 @@ class Config(common.JobConfig, plan_models.StepConfig):
   def __post_init__(self) -> None:
     common.JobConfig.__post_init__(self)
     plan_models.StepConfig.__post_init__(self)
+    if self.inter is not None and self.inter < 1:
+      raise ValueError(
+        f'inter={self.inter} must be at least 1 group, or none: those of the'
+        ' devices at hand.'
+      )
+    for name in ('lora_rank', 'device_gb', 'compute_s', 'activation_gb'):
+      value = getattr(self, name)
+      if value is not None and not value >= 0:
+        raise ValueError(f'{name}={value} must not be negative.')
+    if not self.model and not self.measure:
+      raise ValueError(
+        'model is empty, so there is nothing to plan; name one, or give'
+        ' --measure to time links only.'
+      )
     if self.inter is not None and self.intra is None:
       raise ValueError(f'inter={self.inter} needs intra, the size of a group.')
     if not 0 < self.efficiency <= 1:

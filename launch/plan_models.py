@@ -192,7 +192,7 @@ def _own(name: str) -> Model:
   module_name, _, function = name.partition(':')
   try:
     made = getattr(importlib.import_module(module_name), function)()
-  except (ImportError, AttributeError) as error:
+  except (ImportError, AttributeError, TypeError) as error:
     raise ValueError(
       f'model={name}: {error}; needed is package.module:function, importable'
       ' from here, that takes nothing and returns a Model or a tree of shapes.'

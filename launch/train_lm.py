@@ -13,6 +13,7 @@ samples.txt and report.html. The same command goes on where a run was stopped.
 """
 
 import dataclasses
+import math
 import re
 from typing import Annotated, Any, Literal
 
@@ -104,6 +105,10 @@ class Config(common.JobConfig):
     for name in ('num_steps', 'batch_size', 'num_micro_batches', 'shard_size'):
       if getattr(self, name) < 1:
         raise ValueError(f'{name} must be at least 1.')
+    if not 0 <= self.peak_tflops < math.inf:
+      raise ValueError(
+        f'peak_tflops={self.peak_tflops} must be positive, or 0 to measure it.'
+      )
     try:
       re.compile(self.train_on)
     except re.error as error:

@@ -349,9 +349,15 @@ def load(path: str | pathlib.Path) -> Links:
   """Reads what `save` wrote.
 
   Raises:
-    ValueError: The file holds something else.
+    ValueError: There is no such file, or it holds something else.
   """
-  text = pathlib.Path(path).read_text()
+  try:
+    text = pathlib.Path(path).read_text()
+  except OSError as error:
+    raise ValueError(
+      f'links={path}: cannot be read ({error.strerror}); launch/plan.py'
+      ' --measure writes such a file.'
+    ) from error
   try:
     fields = json.loads(text)
     timings = tuple(Timing(**t) for t in fields.pop('timings', ()))

@@ -109,6 +109,18 @@ def test_nothing_is_left_after_an_exception_and_a_failed_host():
   assert processes_with(name) == []
 
 
+@needs_hosts
+def test_a_daemon_of_a_job_ends_with_the_cluster():
+  began = time.monotonic()
+  with Cluster(1, 1) as hosts:
+    name = hosts.name
+    shell = ['sh', '-c', 'setsid sleep 600 & echo done']
+    [said] = hosts.run(shell, {'CLUSTER_UNDER_TEST': name}, timeout_s=_WAIT_S)
+  assert said == 'done\n'
+  assert left_over(name) == [] and processes_with(name) == []
+  assert time.monotonic() - began < 30
+
+
 def processes_with(name):
   """Processes that carry the name of a cluster in their environment."""
   found = []
@@ -204,6 +216,9 @@ def test_without_the_tools_one_line_says_what_is_missing(monkeypatch):
     ({'num_hosts': 0}, 'num_hosts=0'),
     ({'devices_per_host': 0}, 'devices_per_host=0'),
     ({'uplink_mbps': 0}, 'uplink_mbps=0'),
+    ({'uplink_mbps': float('nan')}, 'uplink_mbps=nan'),
+    ({'uplink_mbps': 1e9}, r'uplink_mbps=1000000000.0\) must be from'),
+    ({'cpu_share': float('nan')}, r'cpu_share=\[nan, nan\]\) must be'),
     ({'cpu_share': [1.0]}, r'cpu_share=\[1.0\]'),
   ],
 )

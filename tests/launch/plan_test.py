@@ -67,6 +67,11 @@ def test_links_in_units_of_the_flags():
   assert links.inter_latency_s == pytest.approx(20e-6)
 
 
+def test_links_from_a_file_that_is_not_there():
+  with pytest.raises(ValueError, match='links=nothere.json.*--measure writes'):
+    make(links='nothere.json')
+
+
 def test_links_from_a_file(tmp_path):
   links = cost_model.Links(1e9, 2e8)
   cost_model.save(links, tmp_path / 'links.json')
@@ -85,7 +90,8 @@ def test_a_model_that_does_not_tell_its_operations():
 
 
 @pytest.mark.parametrize(
-  'model', ['nowhere.at_all:model', f'{TOY}:no_such_function']
+  'model',
+  ['nowhere.at_all:model', f'{TOY}:no_such_function', 'json:loads'],
 )
 def test_a_model_that_is_not_there(model):
   with pytest.raises(ValueError, match=re.escape(model)):
@@ -94,7 +100,16 @@ def test_a_model_that_is_not_there(model):
 
 @pytest.mark.parametrize(
   'kwargs',
-  [{'efficiency': 0.0}, {'seq_len': 0}, {'inter': 2, 'intra': None}],
+  [
+    {'efficiency': 0.0},
+    {'seq_len': 0},
+    {'inter': 2, 'intra': None},
+    {'inter': 0},
+    {'lora_rank': -1},
+    {'device_gb': -5.0},
+    {'compute_s': float('nan')},
+    {'model': ''},
+  ],
 )
 def test_bad_flags(kwargs):
   with pytest.raises(ValueError, match=next(iter(kwargs))):
