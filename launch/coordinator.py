@@ -102,6 +102,9 @@ class Config:
   restart_backoff_s: Annotated[
     float, 'Wait before the second restart in a row; doubles each time.'
   ] = 1.0
+  restart_ended: Annotated[
+    bool, 'Jobs of the journal that have ended go on, with a new budget.'
+  ] = False
   status: Annotated[
     bool, 'Show the status of a running coordinator instead.'
   ] = False
@@ -124,6 +127,7 @@ def main(config: Config) -> None:
     policy=config.policy,
     lease_timeout_s=config.lease_timeout_s,
     progress_timeout_s=config.progress_timeout_s,
+    is_restarting_ended=config.restart_ended,
     monitor=MonitorConfig(
       short_s=config.short_window_s,
       long_s=config.long_window_s,

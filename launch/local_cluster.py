@@ -47,6 +47,7 @@ from launch import worker_env
 _POLL_S = 0.05
 # Hosts whose peer has died wait in a collective and do not hear a SIGTERM.
 _GRACE_AFTER_FAILURE_S = 5.0
+_RESTART_ENDED = '--restart_ended'
 _REPLACED = 75  # What an agent says whose host is to be replaced.
 
 
@@ -178,6 +179,10 @@ class _Cluster:
     code = service.process.reap()
     if code < 0:
       _say(f'{service.name} {describe_exit(code)}; starting it again.')
+      # What has ended meanwhile has ended: only we are a new start.
+      service.command = [
+        one for one in service.command if one != _RESTART_ENDED
+      ]
       service.start(self._guard, self._output)
       return
     self._service = None
@@ -269,6 +274,7 @@ def _run_elastic(command: Sequence[str], folder: str) -> int:
       f'--lease_timeout_s={values.lease_timeout_s}',
       f'--progress_timeout_s={values.progress_timeout_s}',
       f'--status_port={status_port}',
+      _RESTART_ENDED,
     ],
     env,
     prefix=b'[coordinator] ',

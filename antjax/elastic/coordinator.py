@@ -49,6 +49,7 @@ class CoordinatorConfig:
     policy: What the Controller does, see `policy.resolve`.
     lease_timeout_s: A worker silent for so long is given up.
     progress_timeout_s: So is one that makes no step for so long.
+    is_restarting_ended: Jobs that have ended go on, as if started anew.
     rendezvous: When generations start and end.
     monitor: What is slow.
     controller: When it acts.
@@ -64,6 +65,7 @@ class CoordinatorConfig:
   policy: str = 'static'
   lease_timeout_s: float = 30.0
   progress_timeout_s: float = 600.0
+  is_restarting_ended: bool = False
   rendezvous: RendezvousConfig = RendezvousConfig()
   monitor: MonitorConfig = MonitorConfig()
   controller: ControllerConfig = ControllerConfig()
@@ -118,6 +120,8 @@ async def serve(
       writer.Writer(jobs, journal),
       Controller(policy_fn, config.controller),
     )
+    if config.is_restarting_ended:
+      coordinator.restart_ended()
     server, port = make_server(
       Service(coordinator.handlers(), tokens), config.address, config.port, tls
     )
@@ -238,6 +242,13 @@ class Coordinator:
         wait.cancel()
     if self.writer.error is not None:
       raise self.writer.error
+
+  def restart_ended(self) -> None:
+    """Lets jobs that have ended go on, with a new restart budget."""
+    for name in self.writer.jobs.names():
+      if self.writer.jobs.job(name).phase == 'ended':
+        head = pb.Head(job=name, client='coordinator')
+        self.writer.decide(pb.OperateRequest(head=head, action='restart'))
 
   def tick(self) -> None:
     """Decides about every job, once."""

@@ -440,6 +440,20 @@ def test_elastic_ctrl_c_saves_and_the_journal_goes_on(script, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('code', [0, 3])
+def test_elastic_an_ended_job_goes_on_as_a_new_start(script, tmp_path, code):
+  path = script(
+    _GENERATION + "print('generation', generation)\n"
+    f'sys.exit({code} if generation < 2 else 0)\n'
+  )
+  flags = [f'--journal={tmp_path / "journal"}', '--max_restarts=0', '--', path]
+  assert _run_elastic(*flags).returncode == bool(code)
+  again = _run_elastic(*flags)
+  assert again.returncode == 0, again.stderr
+  assert '[0] generation 2' in again.stdout
+
+
+@pytest.mark.slow
 def test_elastic_second_interrupt_kills(script, tmp_path):
   path = script(
     'def hear(number, frame):\n'
