@@ -133,6 +133,15 @@ class Config:
     ' empty: all.',
   ] = ''
 
+  def __post_init__(self) -> None:
+    # What else is out of range the parts say themselves, in the same words.
+    if not self.decide_every_s > 0:
+      raise ValueError(
+        f'decide_every_s must be positive; got {self.decide_every_s}.'
+      )
+    if not 0 <= self.port <= 65535:
+      raise ValueError(f'port must be 0 to 65535; got {self.port}.')
+
 
 def main(config: Config) -> None:
   """Serves until SIGINT or SIGTERM."""

@@ -47,6 +47,15 @@ from launch import worker_env
 _POLL_S = 0.05
 # Hosts whose peer has died wait in a collective and do not hear a SIGTERM.
 _GRACE_AFTER_FAILURE_S = 5.0
+_ELASTIC = (  # Flags that need --elastic.
+  'min_hosts',
+  'max_restarts',
+  'lease_timeout_s',
+  'progress_timeout_s',
+  'policy',
+  'status_port',
+  'journal',
+)
 _RESTART_ENDED = '--restart_ended'
 _REPLACED = 75  # What an agent says whose host is to be replaced.
 
@@ -357,6 +366,7 @@ def _define_flags() -> None:
     0,
     'Elastic: loopback port of the status page; 0: a free one.',
     lower_bound=0,
+    upper_bound=65535,
   )
   flags.DEFINE_string(
     'journal',
@@ -372,6 +382,10 @@ def main(argv: Sequence[str]) -> int:
     _say(problem)
     return 2
   if not flags.FLAGS.elastic:
+    given = [f'--{name}' for name in _ELASTIC if flags.FLAGS[name].present]
+    if given:
+      _say(f'{", ".join(given)}: without --elastic nothing heeds this; add it.')
+      return 2
     return _run_plain(command)
   return _run_elastic(command, tempfile.mkdtemp(prefix='antjax-cluster-'))
 

@@ -74,8 +74,14 @@ class CoordinatorConfig:
     if not self.journal:
       raise ValueError('journal must name a file; it is empty.')
     for name in ('lease_timeout_s', 'progress_timeout_s'):
-      if getattr(self, name) <= 0:
+      if not getattr(self, name) > 0:  # Nor nan.
         raise ValueError(f'{name} must be positive; got {getattr(self, name)}.')
+    for name in ('port', 'status_port'):
+      if not 0 <= (getattr(self, name) or 0) <= 65535:
+        raise ValueError(
+          f'{name} must be 0, for a free one, to 65535; got'
+          f' {getattr(self, name)}.'
+        )
     security.check_address(
       self.address,
       has_tokens=bool(self.token_file),

@@ -112,3 +112,25 @@ def test_it_needs_the_port_and_the_operators_token(server):
     main(Config(operate='stop', job='j'))
   with pytest.raises(PermissionError, match='see the token file'):
     main(Config(operate='stop', job='j', port=server.port))
+
+
+@pytest.mark.parametrize(
+  'name, value, needed',
+  [
+    ('port', 99_999, 'must be 0'),
+    ('port', -1, 'must be 0'),
+    ('status_port', 65_536, 'must be 0'),
+    ('status_port', -1, 'must be 0'),
+    ('lease_timeout_s', float('nan'), 'must be positive'),
+    ('progress_timeout_s', float('nan'), 'must be positive'),
+    ('agent_timeout_s', float('nan'), 'must be positive'),
+    ('decide_every_s', 0.0, 'must be positive'),
+    ('decide_every_s', float('nan'), 'must be positive'),
+    ('join_wait_s', -1.0, 'must be at least 0'),
+    ('grow_after_s', float('nan'), 'must be at least 0'),
+    ('restart_cost_s', float('nan'), 'must be at least 0'),
+  ],
+)
+def test_a_number_out_of_range_is_refused(tmp_path, name, value, needed):
+  with pytest.raises(ValueError, match=f'{name[-9:]}.*{needed}'):
+    main(Config(journal=str(tmp_path / 'j.db'), **{name: value}))

@@ -320,6 +320,10 @@ def test_a_reader_that_leaves_ends_the_job(script, tmp_path):
   [
     ([], 'nothing to run; give a script'),
     (['--', 'no/such.py'], 'no such script: no/such.py'),
+    (
+      ['--policy=static', '--journal=j.db', '--', '-c', ''],
+      '--policy, --journal: without --elastic nothing heeds this',
+    ),
   ],
 )
 def test_bad_command_is_one_line(arguments, message):
