@@ -1,9 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the coordinator of elastic jobs, or shows what one is doing.
+"""Runs the coordinator of elastic jobs, or asks a running one.
 
   python -m launch.coordinator --journal=run/coordinator.db --port=7070
   python -m launch.coordinator --port=7070 --status
+  python -m launch.coordinator --port=7070 --operate=restart --job=ctr
 
 Killed at any instant and started again with the same journal, it goes on;
 workers and agents wait for it. It needs no accelerator and imports no jax.
@@ -18,11 +19,22 @@ from typing import Annotated
 import uvloop
 
 from antjax.elastic import coordinator, security, status_table
+from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.controller import ControllerConfig
 from antjax.elastic.monitor import MonitorConfig
 from antjax.elastic.rendezvous import RendezvousConfig
 from launch import script
+
+# What an operator may ask for, and what happens then.
+_OPERATIONS = {
+  'stop': 'its workers save and end, and it has ended.',
+  'restart': 'its workers save and start again; one that has ended waits for'
+  ' its agents.',
+  'replace': 'its workers save and start again without the host replaced.',
+  'retry_set_aside': 'shards set aside in epochs that are not over are to do'
+  ' again.',
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,9 +44,9 @@ class Config:
   journal: Annotated[
     str, 'File that holds all state; made if it is not there.'
   ] = ''
-  address: Annotated[str, 'Where to listen, or with --status: whom to ask.'] = (
-    '127.0.0.1'
-  )
+  address: Annotated[
+    str, 'Where to listen, or with --status or --operate: whom to ask.'
+  ] = '127.0.0.1'
   port: Annotated[int, 'Port; 0: pick a free one and say which.'] = 0
   status_port: Annotated[
     int | None, 'Port of the status page; 0: pick one. none: no page.'
@@ -102,16 +114,42 @@ class Config:
   restart_backoff_s: Annotated[
     float, 'Wait before the second restart in a row; doubles each time.'
   ] = 1.0
+  restart_ended: Annotated[
+    bool, 'Jobs of the journal that have ended go on, with a new budget.'
+  ] = False
   status: Annotated[
     bool, 'Show the status of a running coordinator instead.'
   ] = False
   once: Annotated[bool, 'With --status: show it once.'] = False
+  operate: Annotated[
+    str,
+    'Ask a running coordinator to stop, restart, replace or retry_set_aside a'
+    ' --job instead.',
+  ] = ''
+  job: Annotated[str, 'With --operate: the job.'] = ''
+  target: Annotated[
+    str,
+    'With --operate=replace: the worker; with retry_set_aside: the data set;'
+    ' empty: all.',
+  ] = ''
+
+  def __post_init__(self) -> None:
+    # What else is out of range the parts say themselves, in the same words.
+    if not self.decide_every_s > 0:
+      raise ValueError(
+        f'decide_every_s must be positive; got {self.decide_every_s}.'
+      )
+    if not 0 <= self.port <= 65535:
+      raise ValueError(f'port must be 0 to 65535; got {self.port}.')
 
 
 def main(config: Config) -> None:
   """Serves until SIGINT or SIGTERM."""
   if config.status:
     _show(config)
+    return
+  if config.operate or config.job or config.target:
+    _operate(config)
     return
   settings = coordinator.CoordinatorConfig(
     journal=config.journal,
@@ -124,6 +162,7 @@ def main(config: Config) -> None:
     policy=config.policy,
     lease_timeout_s=config.lease_timeout_s,
     progress_timeout_s=config.progress_timeout_s,
+    is_restarting_ended=config.restart_ended,
     monitor=MonitorConfig(
       short_s=config.short_window_s,
       long_s=config.long_window_s,
@@ -171,22 +210,53 @@ async def _serve(settings: coordinator.CoordinatorConfig) -> None:
 
 
 def _show(config: Config) -> None:
+  with _client(config, '--status', 'status') as client:
+    status_table.show(client, config.once)
+
+
+def _operate(config: Config) -> None:
+  action, job, target = config.operate, config.job, config.target
+  if action not in _OPERATIONS:
+    raise ValueError(
+      f'--operate={action} must be one of {", ".join(_OPERATIONS)}.'
+    )
+  if not job:
+    raise ValueError(
+      f'--operate={action} needs a --job; --status shows which there are.'
+    )
+  if action == 'replace' and not target:
+    raise ValueError('--operate=replace needs the worker as --target.')
+  if action in ('stop', 'restart') and target:
+    raise ValueError(
+      f'--target={target}: --operate={action} is for a whole job; leave it out.'
+    )
+  request = pb.OperateRequest(action=action, target=target)
+  with _client(config, f'--operate={action}', 'operator', job) as client:
+    try:
+      client.call('Operate', request)
+    except LookupError as error:
+      raise ValueError(f'{error} --status shows what there is.') from error
+  print(f'job {job}: {_OPERATIONS[action]}', flush=True)
+
+
+def _client(
+  config: Config, flag: str, name: str, job: str = ''
+) -> CoordinatorClient:
   if not config.port:
-    raise ValueError('--status needs the --port of the coordinator.')
+    raise ValueError(f'{flag} needs the --port of the coordinator.')
   token = (
     security.read_token(config.token_file, security.OPERATOR)
     if config.token_file
     else ''
   )
-  with CoordinatorClient(
+  return CoordinatorClient(
     f'{config.address}:{config.port}',
-    job='',
-    client='status',
+    job=job,
+    client=name,
     token=token,
     tls_dir=config.tls_dir,
     give_up_s=10.0,
-  ) as client:
-    status_table.show(client, config.once)
+  )
 
 
 if __name__ == '__main__':

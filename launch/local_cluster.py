@@ -47,6 +47,16 @@ from launch import worker_env
 _POLL_S = 0.05
 # Hosts whose peer has died wait in a collective and do not hear a SIGTERM.
 _GRACE_AFTER_FAILURE_S = 5.0
+_ELASTIC = (  # Flags that need --elastic.
+  'min_hosts',
+  'max_restarts',
+  'lease_timeout_s',
+  'progress_timeout_s',
+  'policy',
+  'status_port',
+  'journal',
+)
+_RESTART_ENDED = '--restart_ended'
 _REPLACED = 75  # What an agent says whose host is to be replaced.
 
 
@@ -178,6 +188,10 @@ class _Cluster:
     code = service.process.reap()
     if code < 0:
       _say(f'{service.name} {describe_exit(code)}; starting it again.')
+      # What has ended meanwhile has ended: only we are a new start.
+      service.command = [
+        one for one in service.command if one != _RESTART_ENDED
+      ]
       service.start(self._guard, self._output)
       return
     self._service = None
@@ -269,6 +283,7 @@ def _run_elastic(command: Sequence[str], folder: str) -> int:
       f'--lease_timeout_s={values.lease_timeout_s}',
       f'--progress_timeout_s={values.progress_timeout_s}',
       f'--status_port={status_port}',
+      _RESTART_ENDED,
     ],
     env,
     prefix=b'[coordinator] ',
@@ -351,6 +366,7 @@ def _define_flags() -> None:
     0,
     'Elastic: loopback port of the status page; 0: a free one.',
     lower_bound=0,
+    upper_bound=65535,
   )
   flags.DEFINE_string(
     'journal',
@@ -366,6 +382,10 @@ def main(argv: Sequence[str]) -> int:
     _say(problem)
     return 2
   if not flags.FLAGS.elastic:
+    given = [f'--{name}' for name in _ELASTIC if flags.FLAGS[name].present]
+    if given:
+      _say(f'{", ".join(given)}: without --elastic nothing heeds this; add it.')
+      return 2
     return _run_plain(command)
   return _run_elastic(command, tempfile.mkdtemp(prefix='antjax-cluster-'))
 

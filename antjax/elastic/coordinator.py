@@ -49,6 +49,7 @@ class CoordinatorConfig:
     policy: What the Controller does, see `policy.resolve`.
     lease_timeout_s: A worker silent for so long is given up.
     progress_timeout_s: So is one that makes no step for so long.
+    is_restarting_ended: Jobs that have ended go on, as if started anew.
     rendezvous: When generations start and end.
     monitor: What is slow.
     controller: When it acts.
@@ -64,6 +65,7 @@ class CoordinatorConfig:
   policy: str = 'static'
   lease_timeout_s: float = 30.0
   progress_timeout_s: float = 600.0
+  is_restarting_ended: bool = False
   rendezvous: RendezvousConfig = RendezvousConfig()
   monitor: MonitorConfig = MonitorConfig()
   controller: ControllerConfig = ControllerConfig()
@@ -72,8 +74,14 @@ class CoordinatorConfig:
     if not self.journal:
       raise ValueError('journal must name a file; it is empty.')
     for name in ('lease_timeout_s', 'progress_timeout_s'):
-      if getattr(self, name) <= 0:
+      if not getattr(self, name) > 0:  # Nor nan.
         raise ValueError(f'{name} must be positive; got {getattr(self, name)}.')
+    for name in ('port', 'status_port'):
+      if not 0 <= (getattr(self, name) or 0) <= 65535:
+        raise ValueError(
+          f'{name} must be 0, for a free one, to 65535; got'
+          f' {getattr(self, name)}.'
+        )
     security.check_address(
       self.address,
       has_tokens=bool(self.token_file),
@@ -118,6 +126,8 @@ async def serve(
       writer.Writer(jobs, journal),
       Controller(policy_fn, config.controller),
     )
+    if config.is_restarting_ended:
+      coordinator.restart_ended()
     server, port = make_server(
       Service(coordinator.handlers(), tokens), config.address, config.port, tls
     )
@@ -238,6 +248,13 @@ class Coordinator:
         wait.cancel()
     if self.writer.error is not None:
       raise self.writer.error
+
+  def restart_ended(self) -> None:
+    """Lets jobs that have ended go on, with a new restart budget."""
+    for name in self.writer.jobs.names():
+      if self.writer.jobs.job(name).phase == 'ended':
+        head = pb.Head(job=name, client='coordinator')
+        self.writer.decide(pb.OperateRequest(head=head, action='restart'))
 
   def tick(self) -> None:
     """Decides about every job, once."""

@@ -91,6 +91,23 @@ def set_plan(job: JobState, plan: pb.Plan) -> None:
   job.plan.lr_scale = plan.lr_scale or 1.0
 
 
+def why_ended(job: JobState, *, is_new: bool) -> str:
+  """What an agent of an ended job says as it leaves.
+
+  Args:
+    job: The job.
+    is_new: The agent came after the end.
+  """
+  reason = job.history[-1].reason if job.history else 'stopped as asked'
+  if not is_new:
+    return reason
+  return (
+    f'job {job.name} has ended already; `python -m launch.coordinator'
+    f' --operate=restart --job={job.name}`, with the --address and --port of'
+    f' the coordinator, lets it go on. It had ended so: {reason}'
+  )
+
+
 def operate(job: JobState, request: pb.OperateRequest, now: float) -> bool:
   """Does what an operator, or the controller, asks for.
 
@@ -118,7 +135,8 @@ def _stop(job: JobState, request: pb.OperateRequest) -> None:
 
 def _restart(job: JobState, request: pb.OperateRequest) -> None:
   del request
-  if not job.is_managed:
+  # Only agents end a job, were it before its first generation.
+  if not job.is_managed and job.phase != 'ended':
     raise Refused(
       'INVALID_ARGUMENT', f'restart: no agents run job {job.name!r}.'
     )

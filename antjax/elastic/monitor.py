@@ -61,6 +61,11 @@ class MonitorConfig:
         f' leave_slowness={self.leave_slowness}; needed is 1 <= leave <= enter,'
         ' with room between, so that noise does not switch states'
       )
+    if not self.restart_cost_s >= 0:  # Nor nan.
+      raise ValueError(
+        f'MonitorConfig: restart_cost_s={self.restart_cost_s} must be at least'
+        ' 0'
+      )
     if min(self.min_steps, self.max_workers, self.max_jobs) < 1:
       raise ValueError(
         f'MonitorConfig: min_steps={self.min_steps},'

@@ -28,6 +28,7 @@ import dataclasses
 from google.protobuf.message import Message
 
 from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic import job_control
 from antjax.elastic.job_state import JobState
 from antjax.elastic.rendezvous_config import (
   RendezvousConfig as RendezvousConfig,
@@ -107,7 +108,7 @@ class Rendezvous:
     elif job.phase == 'ended':
       reply.command = pb.AgentBeatReply.EXIT
       reply.exit_code = 0 if job.is_success else EXIT_FAILED
-      reply.reason = job.history[-1].reason if job.history else ''
+      reply.reason = job_control.why_ended(job, is_new=not agent.generation)
     elif (
       agent.name in job.replaced
       and agent.generation  # A new one of that name has run nothing yet.
@@ -244,7 +245,7 @@ class Rendezvous:
           yield _Problem(agent.first_seen, True, reason)
       elif agent.is_idle and not self._may_start(agent, job, room):
         reason = f'{name}: its worker was gone when the coordinator came back'
-        yield _Problem(agent.first_seen, True, reason)
+        yield _Problem(agent.first_seen, True, reason, counts=False)
       elif agent.has_exited_from(job.generation):
         if agent.is_leaving:
           yield _left(name, agent.changed_at)
@@ -389,6 +390,8 @@ class Rendezvous:
       in_a_row += 1
       if ended - record.started_unix_s >= self._config.healthy_s:
         break
+    # An operator's restart of an ended job starts the row anew, too.
+    in_a_row = min(in_a_row, job.restarts_used)
     if in_a_row < 2:
       return 0.0
     return min(

@@ -50,7 +50,20 @@ class RendezvousConfig:
       raise ValueError(
         f'max_restarts must be at least 0; got {self.max_restarts}.'
       )
-    if self.agent_timeout_s <= 0:
+    for name in (
+      'join_wait_s',
+      'stop_grace_s',
+      'kill_timeout_s',
+      'backoff_s',
+      'max_backoff_s',
+      'healthy_s',
+      'grow_after_s',
+    ):
+      if not getattr(self, name) >= 0:  # Nor nan.
+        raise ValueError(
+          f'{name} must be at least 0; got {getattr(self, name)}.'
+        )
+    if not self.agent_timeout_s > 0:
       raise ValueError(
         f'agent_timeout_s must be positive; got {self.agent_timeout_s}.'
       )

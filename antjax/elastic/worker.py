@@ -175,6 +175,12 @@ class Agent:
         f'Agent.dataset(shard_size={shard_size}, num_epochs={num_epochs}): both'
         ' must be at least 1.'
       )
+    if not 1 <= max_data_errors <= 1000 or not 0 <= read_ahead <= 900:
+      raise ValueError(
+        f'Agent.dataset(max_data_errors={max_data_errors}, read_ahead='
+        f'{read_ahead}): max_data_errors must be 1 to 1000, read_ahead 0 to'
+        ' 900.'
+      )
     if name in self._ledgers:
       raise ValueError(
         f'Agent.dataset(name={name!r}): this name is taken; data sets of a job'

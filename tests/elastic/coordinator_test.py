@@ -443,6 +443,23 @@ async def test_dlrover_defect_11_nothing_that_is_sent_is_run(tmp_path):
 
 
 @run
+async def test_ended_jobs_go_on_when_asked_to(tmp_path):
+  async with Server(tmp_path) as server:
+    for job in ('j', 'k'):
+      server.writer.decide(pb.StartGeneration(job=job, members=['a']))
+    server.writer.decide(
+      pb.EndGeneration(job='j', generation=1, is_final=True, counts=True)
+    )
+    assert server.jobs.job('j').restarts_used == 1
+    server.coordinator.restart_ended()
+  async with Server(tmp_path) as server:
+    job = server.jobs.job('j')
+    assert (job.phase, job.restarts_used) == ('waiting', 0)
+    assert job.actions[-1][1] == 'restart by coordinator'
+    assert not server.jobs.job('k').is_restart_asked
+
+
+@run
 async def test_leases_of_a_silent_worker_go_to_others(tmp_path):
   async with Server(tmp_path, lease_timeout_s=30) as server:
     await join(server, 'a')

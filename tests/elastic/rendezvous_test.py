@@ -371,6 +371,22 @@ def test_the_budget_ends_the_job_with_the_cause():
   late = world.add('c')
   world.tick()
   assert late.exit[0] == 1
+  assert '--operate=restart --job=job`' in late.exit[1]
+  assert 'b: its worker exited with code 7' in late.exit[1]
+
+
+def test_an_ended_job_that_is_restarted_has_all_its_budget_again():
+  world = _World('a', min_hosts=1, max_hosts=1, max_restarts=3, backoff_s=40)
+  for generation in (1, 2, 3, 4):
+    world.run(generation)
+    world.hosts['a'].die(7)
+  world.until(lambda: world.hosts['a'].exit)
+  world.operate('restart')
+  world.hosts['a'].restart()
+  assert world.run(5) < 10
+  world.hosts['a'].die(7)
+  assert world.run(6) < 10
+  assert world.job.restarts_used == 1
 
 
 def test_restarts_in_a_row_come_slower_until_one_was_healthy():
@@ -521,6 +537,22 @@ def test_stop_while_waiting_ends_the_job():
   assert world.job.phase == 'ended'
 
 
+def test_a_job_that_was_stopped_before_it_ran_can_be_restarted():
+  world = _World('a', min_hosts=2, max_hosts=2)
+  world.tick()
+  world.jobs.apply(  # What makes the job known without a generation.
+    pb.CreateDataSetRequest(
+      head=pb.Head(job='job', client='x', incarnation=1, sequence=1),
+      data_set=pb.DataSet(name='d', num_records=4, shard_size=1),
+    ),
+    world.now,
+  )
+  world.operate('stop')
+  world.until(lambda: world.job.phase == 'ended')
+  world.operate('restart')
+  assert world.job.phase == 'waiting'
+
+
 def test_a_new_coordinator_changes_nothing():
   world = _World('a', 'b', min_hosts=1, max_hosts=2)
   world.run(1)
@@ -562,6 +594,7 @@ def test_all_come_back_after_a_power_cut_as_a_new_generation():
   world.run(2)
   assert all(host.generation == 2 for host in world.hosts.values())
   assert 'gone when the coordinator came back' in world.ends[0].reason
+  assert world.job.restarts_used == 0
 
 
 def test_a_coordinator_that_dies_while_it_starts_a_generation():

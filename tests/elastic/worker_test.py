@@ -239,5 +239,13 @@ def test_wrong_arguments(server):
     agent.dataset(Source(), shard_size=5)
   with pytest.raises(ValueError, match='must be at least 1'):
     agent.dataset(Source(), shard_size=0, name='other')
+  for options in (
+    {'read_ahead': -1},
+    {'read_ahead': 901},
+    {'max_data_errors': 0},
+    {'max_data_errors': 1001},
+  ):
+    with pytest.raises(ValueError, match='read_ahead 0 to 900'):
+      agent.dataset(Source(), shard_size=5, name='other', **options)
   agent.close()
   agent.close()  # Again does nothing.

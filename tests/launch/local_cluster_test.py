@@ -320,6 +320,10 @@ def test_a_reader_that_leaves_ends_the_job(script, tmp_path):
   [
     ([], 'nothing to run; give a script'),
     (['--', 'no/such.py'], 'no such script: no/such.py'),
+    (
+      ['--policy=static', '--journal=j.db', '--', '-c', ''],
+      '--policy, --journal: without --elastic nothing heeds this',
+    ),
   ],
 )
 def test_bad_command_is_one_line(arguments, message):
@@ -437,6 +441,20 @@ def test_elastic_ctrl_c_saves_and_the_journal_goes_on(script, tmp_path):
   done = _run_elastic(journal, '--', path)
   assert done.returncode == 0, done.stderr
   assert '[0] generation 2' in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('code', [0, 3])
+def test_elastic_an_ended_job_goes_on_as_a_new_start(script, tmp_path, code):
+  path = script(
+    _GENERATION + "print('generation', generation)\n"
+    f'sys.exit({code} if generation < 2 else 0)\n'
+  )
+  flags = [f'--journal={tmp_path / "journal"}', '--max_restarts=0', '--', path]
+  assert _run_elastic(*flags).returncode == bool(code)
+  again = _run_elastic(*flags)
+  assert again.returncode == 0, again.stderr
+  assert '[0] generation 2' in again.stdout
 
 
 @pytest.mark.slow
