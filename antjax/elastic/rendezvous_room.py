@@ -152,6 +152,14 @@ class Room:
     """The agent that has the name now."""
     return self._current.get(name)
 
+  def may_start(self, agent: Agent, generation: int) -> bool:
+    """Whether a worker of the generation was certainly not there before.
+
+    A second one under the same generation would take the first one's word for
+    what has been consumed since the checkpoint.
+    """
+    return self.started == generation and agent.took_over != generation
+
   def note(
     self, request: pb.AgentBeatRequest, generation: int, now: float
   ) -> Agent | None:
