@@ -22,6 +22,7 @@ class Problem:
     counts: Nobody asked for it: it counts against the budget.
     reason: For people.
     tail: Last lines of the worker.
+    is_exit: A worker's process ended.
   """
 
   at: float
@@ -29,6 +30,7 @@ class Problem:
   reason: str
   tail: str = ''
   counts: bool = True
+  is_exit: bool = False
 
 
 def _left(name: str, at: float) -> Problem:
@@ -64,7 +66,7 @@ def problems_of(
           yield _left(name, agent.last_seen)
         else:
           reason = f'{name}: no beat of its agent for {now - since:.0f} s'
-          yield Problem(now, True, reason)
+          yield Problem(since, True, reason)
     elif agent.has_left:
       yield _left(name, agent.changed_at)
     elif agent.took_over == job.generation:
@@ -72,7 +74,7 @@ def problems_of(
         yield _left(name, agent.first_seen)
       else:
         reason = f'{name}: its agent was started anew'
-        yield Problem(agent.first_seen, True, reason)
+        yield Problem(agent.took_over_at, True, reason)
     elif agent.is_idle and not room.may_start(agent, job.generation):
       reason = f'{name}: its worker was gone when the coordinator came back'
       yield Problem(agent.first_seen, True, reason)
@@ -87,7 +89,18 @@ def problems_of(
           f'{name}: its worker {agent.exit_text}',
           agent.log_tail,
           counts=not (was_stopped and is_asked),
+          is_exit=True,
         )
     elif name in hung and agent.generation == job.generation:
       reason = f'{name}: its worker is silent or makes no progress'
       yield Problem(now, True, reason)
+
+
+def silent_members(job: JobState, room: Room, since: float) -> dict[str, float]:
+  """Members whose agents have not beaten since then -> when they did last."""
+  agents = {name: room.current(name) for name in job.members}
+  last = {
+    name: room.since if agent is None else agent.last_seen
+    for name, agent in agents.items()
+  }
+  return {name: at for name, at in last.items() if at < since}

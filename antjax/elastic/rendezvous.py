@@ -23,12 +23,13 @@ Pure: no clock, no threads. `now` is any clock that only goes forward.
 """
 
 from collections.abc import Collection
+import dataclasses
 
 from google.protobuf.message import Message
 
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.job_state import JobState
-from antjax.elastic.problems import Problem, problems_of
+from antjax.elastic.problems import Problem, problems_of, silent_members
 from antjax.elastic.rendezvous_config import (
   RendezvousConfig as RendezvousConfig,
 )
@@ -38,6 +39,7 @@ from antjax.elastic.rendezvous_room import Agent, natural_order, Room
 EXIT_FAILED = 1
 EXIT_REPLACED = 75  # Start another one, elsewhere if possible.
 
+_MAX_CAUSES = 3  # Hosts named beside the one whose worker died first.
 _MAX_TAIL = 600  # With the rest within what a job keeps of a reason.
 
 
@@ -138,6 +140,11 @@ class Rendezvous:
   def _is_living(self, agent: Agent, now: float) -> bool:
     return now - agent.last_seen <= self._config.agent_timeout_s
 
+  @property
+  def _fresh_s(self) -> float:
+    """An agent that is well beats several times in so long."""
+    return self._config.agent_timeout_s / 3
+
   def _num_hosts(self, room: Room) -> tuple[int, int]:
     """(minimum, maximum) of a job; 0: no maximum."""
     return room.num_hosts or (self._config.min_hosts, self._config.max_hosts)
@@ -174,6 +181,19 @@ class Rendezvous:
     )
     stop = room.stop(job.generation)
     if any(one.is_fault for one in problems):
+      first = problems[0]
+      if not stop and first.is_exit:
+        # A host that died breaks its peers' connections before it is missed.
+        silent = silent_members(job, room, first.at)
+        if silent and now - first.at < self._fresh_s:
+          return []
+        causes = [
+          f'; {name}: no beat of its agent for {now - at:.0f} s, which may be'
+          ' the cause'
+          for name, at in silent.items()
+        ]
+        reason = first.reason + ''.join(causes[:_MAX_CAUSES])
+        problems[0] = dataclasses.replace(first, reason=reason)
       return [self._end_after(job, problems, stop)]
     is_over = all(
       agent is not None and agent.is_out(job.generation)
@@ -251,14 +271,13 @@ class Rendezvous:
 
   def _candidates(self, job: JobState, room: Room, now: float) -> list[Agent]:
     """Agents that could run a worker now, by name."""
-    fresh_s = self._config.agent_timeout_s / 3
     return sorted(
       (
         agent
         for agent in room.current_agents()
         if not agent.may_run
         and not agent.is_leaving
-        and now - agent.last_seen <= fresh_s
+        and now - agent.last_seen <= self._fresh_s
         and not (agent.name in job.replaced and agent.generation)
       ),
       key=lambda agent: natural_order(agent.name),
