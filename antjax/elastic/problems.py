@@ -8,6 +8,9 @@ import dataclasses
 from antjax.elastic.job_state import JobState
 from antjax.elastic.rendezvous_room import Room
 
+# Of a worker whose settings are wrong: EX_USAGE of sysexits.h.
+EXIT_WRONG_USAGE = 64
+
 # A worker that was asked to stop: 128 + signal or the signal itself.
 _STOPPED = {130, 143, -2, -15}
 
@@ -23,6 +26,7 @@ class Problem:
     reason: For people.
     tail: Last lines of the worker.
     is_exit: A worker's process ended.
+    is_final: It would come again: the job ends.
   """
 
   at: float
@@ -31,6 +35,7 @@ class Problem:
   tail: str = ''
   counts: bool = True
   is_exit: bool = False
+  is_final: bool = False
 
 
 def _left(name: str, at: float) -> Problem:
@@ -90,6 +95,8 @@ def problems_of(
           agent.log_tail,
           counts=not (was_stopped and is_asked),
           is_exit=True,
+          # Where a job has run before, another host may be the odd one.
+          is_final=agent.exit_code == EXIT_WRONG_USAGE and job.last_step < 0,
         )
     elif name in hung and agent.generation == job.generation:
       reason = f'{name}: its worker is silent or makes no progress'

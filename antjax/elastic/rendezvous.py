@@ -237,11 +237,14 @@ class Rendezvous:
     """Ends a generation: as it was asked to, or by its first problem."""
     if stop:
       return self._end_message(job, stop[0])
-    problem = problems[0]
+    problem = next((one for one in problems if one.is_final), problems[0])
     counts, reason = problem.counts, problem.reason
-    if counts and job.restarts_used >= self._config.max_restarts:
+    is_used_up = counts and job.restarts_used >= self._config.max_restarts
+    if is_used_up or problem.is_final:
       reason += (
-        f'; the restart budget of {self._config.max_restarts} is used up'
+        ', which a restart does not mend'
+        if problem.is_final
+        else f'; the restart budget of {self._config.max_restarts} is used up'
       )
       if problem.tail:
         reason += f'. Its last lines:\n{problem.tail[-_MAX_TAIL:]}'

@@ -420,6 +420,27 @@ def test_the_budget_ends_the_job_with_the_cause():
   assert late.exit[0] == 1
 
 
+def test_wrong_settings_end_the_job_at_once():
+  world = _World('a', 'b', min_hosts=2, max_hosts=2)
+  world.run(1)
+  world.hosts['a'].die(-6)  # By the end of the other one.
+  world.hosts['b'].die(64)
+  world.tick()
+  assert world.job.phase == 'ended' and world.job.generation == 1
+  assert world.ends[0].reason == (
+    'b: its worker exited with code 64, which a restart does not mend. Its last'
+    ' lines:\ntail of b'
+  )
+
+
+def test_a_host_of_wrong_settings_does_not_end_a_job_that_has_run():
+  world = _World('a', 'b', min_hosts=2, max_hosts=2)
+  world.run(1)
+  world.job.last_step = 7
+  world.hosts['b'].die(64)
+  world.run(2)
+
+
 def test_restarts_in_a_row_come_slower_until_one_was_healthy():
   world = _World(
     'a',
