@@ -40,6 +40,7 @@ from jax.experimental import multihost_utils
 from antjax import config as config_lib
 from antjax.input import data_shard, dataset, ledger_client, records
 from antjax.mesh import mesh as mesh_lib
+from antjax.mesh.paro import NotElasticError
 from launch import compilation_cache, script
 
 if TYPE_CHECKING:
@@ -198,7 +199,17 @@ def run(main: Callable[[_T], None], default_config: _T) -> NoReturn:
     if _agents:
       _agents.pop().close()
 
-  script.run(main_and_close, default_config, define_flags)
+  script.run(main_and_close, default_config, define_flags, _exit_code_of)
+
+
+def _exit_code_of(error: Exception) -> int:
+  """Tells an agent which errors a restart does not mend."""
+  if not os.environ.get('ANTJAX_COORDINATOR'):
+    return 1
+  from antjax.elastic import problems  # Others need no protobuf.
+
+  is_final = isinstance(error, (flags.Error, NotElasticError))
+  return problems.EXIT_WRONG_USAGE if is_final else 1
 
 
 def _define_cluster_flags() -> None:

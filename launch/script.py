@@ -80,30 +80,36 @@ def run(
   main: Callable[[_T], None],
   default_config: _T,
   define_flags: Callable[[], None] = lambda: None,
+  exit_code_of: Callable[[Exception], int] = lambda error: 1,
 ) -> NoReturn:
   """Parses flags, runs `main(config)` and exits.
 
-  Exit codes: 0; 1 after an error; 128 + signal after a stop asked by SIGINT or
-  SIGTERM, also if `main` stopped cleanly. An error that antjax itself raises
-  (bad flag, missing file, mesh that does not divide) is shown as one line;
-  `--verbosity=1` adds the traceback. Anything else keeps its traceback.
+  Exit codes: 0; `exit_code_of` after an error; 128 + signal after a stop asked
+  by SIGINT or SIGTERM, also if `main` stopped cleanly. An error that antjax
+  itself raises (bad flag, missing file, mesh that does not divide) is shown as
+  one line; `--verbosity=1` adds the traceback. Anything else keeps its
+  traceback.
 
   Args:
     main: The job; gets the config that the flags give.
     default_config: Frozen dataclass whose fields become the flags.
     define_flags: Defines flags that are no part of the config.
+    exit_code_of: Error -> exit code; a `flags.Error` stands for all flags.
   """
   config_lib.define_flags(default_config)
   define_flags()
 
   def parse(argv: list[str]) -> _T:
-    rest = app.parse_flags_with_usage(argv)
+    try:
+      rest = app.parse_flags_with_usage(argv)
+    except SystemExit:  # It has said why.
+      sys.exit(exit_code_of(flags.Error()))
     try:
       if rest[1:]:
         raise flags.Error(f'unknown arguments: {" ".join(rest[1:])}')
       return config_lib.parse_flags(default_config)
     except flags.Error as error:
-      _exit(f'flags: {error}', 1)  # Nothing has started yet.
+      _exit(f'flags: {error}', exit_code_of(error))  # Nothing has started yet.
 
   def guarded(config: _T) -> None:
     try:
@@ -113,7 +119,8 @@ def run(
     except Exception as error:
       if not _is_own(error) or logging.level_debug():
         logging.exception('The job failed.')
-      _abort(f'error: {" ".join(str(error).split())}', 1)
+      code = exit_code_of(error)
+      _abort(f'error: {" ".join(str(error).split())}', code)
     if stop_request.signal is not None:
       _exit('stopped as asked.', 128 + stop_request.signal)
 

@@ -15,6 +15,9 @@ from antjax.elastic import actions
 from antjax.elastic.policy import Policy
 from antjax.elastic.view import ClusterView
 
+# A step of more than so many times the job's micro-batches is a mistake.
+_MAX_GROWTH = 4
+
 
 @dataclasses.dataclass(frozen=True)
 class ControllerConfig:
@@ -79,6 +82,7 @@ class _Job:
   adjusted_at: float = -math.inf
   num_restarts: int = 0
   idle_reason: str = 'no decision yet'
+  new_failure: Exception | None = None
 
 
 class Controller:
@@ -122,7 +126,7 @@ class Controller:
     left = self.restarts_left(view.job, now, restarts_used)
     view = dataclasses.replace(view, restarts_left=left)
     try:
-      wanted = self._policy(view)
+      wanted = list(self._policy(view))
       for action in wanted:
         _check(action, view)
     # A user's policy may raise anything; the coordinator must go on.
@@ -170,6 +174,14 @@ class Controller:
   def idle_reason(self, job: str) -> str:
     """Why the last action was held back, or none was asked for."""
     return self._jobs[job].idle_reason if job in self._jobs else ''
+
+  def take_failure(self, job: str) -> Exception | None:
+    """What the policy failed with; once for the same reason."""
+    if job not in self._jobs:
+      return None
+    known = self._jobs[job]
+    failure, known.new_failure = known.new_failure, None
+    return failure
 
   def forget_job(self, job: str) -> None:
     """Drops a job that is over."""
@@ -242,6 +254,7 @@ class Controller:
     # It will fail again a period later: once is enough.
     if not job.log or job.log[-1].reason != job.idle_reason:
       job.log.append(LogEntry(now, view.generation, None, job.idle_reason))
+      job.new_failure = error
 
 
 def _check(action: actions.Action, view: ClusterView) -> None:
@@ -257,8 +270,16 @@ def _check(action: actions.Action, view: ClusterView) -> None:
           f'AdjustBatch: {count} micro-batches for {name!r}; needed is a whole'
           f' number from 0 to {top or "any"}'
         )
-    if not sum({**view.num_micro_batches, **action.num_micro_batches}.values()):
+    old = view.num_micro_batches
+    total = sum({**old, **action.num_micro_batches}.values())
+    if not total:
       raise ValueError('AdjustBatch: no worker would have a micro-batch')
+    most = _MAX_GROWTH * (view.global_micro_batches or sum(old.values()))
+    if most and total > max(most, sum(old.values())):
+      raise ValueError(
+        f'AdjustBatch: {total} micro-batches a step; needed are at most {most},'
+        f' {_MAX_GROWTH} times those of the job'
+      )
   elif isinstance(action, actions.BackupWorkers):
     if not 0 <= action.deadline_s < math.inf:
       raise ValueError(f'BackupWorkers: deadline_s={action.deadline_s}')

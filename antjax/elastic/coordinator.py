@@ -282,6 +282,9 @@ class Coordinator:
         'num_bytes': durable.num_bytes,
       },
       idle_reason_fn=self._decisions.idle_reason,
+      policy_restarts_left_fn=lambda job: self._decisions.restarts_left(
+        job, self._clock()
+      ),
       more_names=self._beaten,
     )
 

@@ -84,6 +84,10 @@ class Decisions:
     """Why the controller last did nothing about a job."""
     return self._controller.idle_reason(job)
 
+  def restarts_left(self, job: JobState, now: float) -> int:
+    """Restarts of slow workers that the policy may ask for now."""
+    return self._controller.restarts_left(job.name, now, job.policy_restarts)
+
   def _tick_job(self, job: JobState, now: float, has_agents: bool) -> None:
     if job.phase == 'ended':
       self._controller.forget_job(job.name)
@@ -133,6 +137,11 @@ class Decisions:
     if job.is_managed and len(view.workers) < len(job.members):
       return  # Who has not spoken yet would get no work, and the others all.
     decided = self._controller.decide(view, now, job.policy_restarts)
+    failure = self._controller.take_failure(job.name)
+    if failure is not None:
+      reason = self._controller.idle_reason(job.name)
+      self.log.record(job.name, self._wall_clock(), 'POLICY_FAILED', reason)
+      logging.error('Job %s: %s', job.name, reason, exc_info=failure)
     plan = pb.Plan()
     plan.CopyFrom(job.plan)
     reasons = []

@@ -44,7 +44,12 @@ _JOB_GAUGES = (
   (
     'restarts_left',
     'antjax_job_restarts_left',
-    'Restarts that a policy may still ask for now.',
+    'Faults after which the job still starts again.',
+  ),
+  (
+    'policy_restarts_left',
+    'antjax_job_policy_restarts_left',
+    'Restarts of slow workers that the policy may ask for now.',
   ),
   (
     'pending_s',

@@ -16,6 +16,7 @@ deadline do not let them, the learning rate follows by the linear rule.
 
 from collections.abc import Callable, Mapping, Sequence
 import importlib
+import inspect
 import math
 
 from antjax.elastic import allocation
@@ -30,7 +31,6 @@ from antjax.elastic.view import ClusterView, WorkerView
 
 # An equal split that costs no more than this is preferred: it is the plain one.
 _EQUAL_IS_FINE = 0.03
-
 
 Policy = Callable[[ClusterView], list[Action]]
 
@@ -352,11 +352,8 @@ def antdt_dd(view: ClusterView) -> list[Action]:
 
 
 BUILT_IN: Mapping[str, Policy] = {
-  'static': static,
-  'drop_slowest': drop_slowest,
-  'lb_bsp': lb_bsp,
-  'antdt_nd': antdt_nd,
-  'antdt_dd': antdt_dd,
+  one.__name__: one
+  for one in (static, drop_slowest, lb_bsp, antdt_nd, antdt_dd)
 }
 
 
@@ -384,8 +381,19 @@ def resolve(name: str) -> Policy:
   found = getattr(module, function, None)
   if not callable(found):
     what = 'is not a function' if hasattr(module, function) else 'is not there'
-    raise ValueError(
-      f'policy={name!r}: {function!r} {what} in {path} ({module.__file__});'
-      ' needed is a function of a ClusterView that returns a list of actions'
-    )
-  return found
+  elif not _takes_one(found):
+    what = 'cannot be called with one argument'
+  else:
+    return found
+  raise ValueError(
+    f'policy={name!r}: {function!r} {what} in {path} ({module.__file__});'
+    ' needed is a function of a ClusterView that returns a list of actions'
+  )
+
+
+def _takes_one(function: Callable[..., object]) -> bool:
+  try:
+    inspect.signature(function).bind(None)
+  except (TypeError, ValueError) as error:
+    return isinstance(error, ValueError)  # Some of C do not say what they take.
+  return True

@@ -22,7 +22,7 @@ generation. A generation ends
 Pure: no clock, no threads. `now` is any clock that only goes forward.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 import dataclasses
 
 from google.protobuf.message import Message
@@ -30,6 +30,7 @@ from google.protobuf.message import Message
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import job_control
 from antjax.elastic.job_state import JobState
+from antjax.elastic.problems import Problem, problems_of, silent_members
 from antjax.elastic.rendezvous_config import (
   RendezvousConfig as RendezvousConfig,
 )
@@ -39,32 +40,8 @@ from antjax.elastic.rendezvous_room import Agent, natural_order, Room
 EXIT_FAILED = 1
 EXIT_REPLACED = 75  # Start another one, elsewhere if possible.
 
-# A worker that was asked to stop: 128 + signal or the signal itself.
-_STOPPED = {130, 143, -2, -15}
+_MAX_CAUSES = 3  # Hosts named beside the one whose worker died first.
 _MAX_TAIL = 600  # With the rest within what a job keeps of a reason.
-
-
-@dataclasses.dataclass(frozen=True)
-class _Problem:
-  """Why a generation cannot go on.
-
-  Attributes:
-    at: When it came.
-    is_fault: The peers hang: they are killed at once. Else they may save.
-    counts: Nobody asked for it: it counts against the budget.
-    reason: For people.
-    tail: Last lines of the worker.
-  """
-
-  at: float
-  is_fault: bool
-  reason: str
-  tail: str = ''
-  counts: bool = True
-
-
-def _left(name: str, at: float) -> _Problem:
-  return _Problem(at, False, f'{name}: its host left', counts=False)
 
 
 class Rendezvous:
@@ -81,6 +58,10 @@ class Rendezvous:
       return []
     living = [agent for agent in room.agents() if self._is_living(agent, now)]
     return sorted(living, key=lambda agent: natural_order(agent.name))
+
+  def restarts_left(self, job: JobState) -> int:
+    """Faults after which the job still starts again."""
+    return max(0, self._config.max_restarts - job.restarts_used)
 
   def beat(
     self, request: pb.AgentBeatRequest, job: JobState, now: float
@@ -160,6 +141,11 @@ class Rendezvous:
   def _is_living(self, agent: Agent, now: float) -> bool:
     return now - agent.last_seen <= self._config.agent_timeout_s
 
+  @property
+  def _fresh_s(self) -> float:
+    """An agent that is well beats several times in so long."""
+    return self._config.agent_timeout_s / 3
+
   def _num_hosts(self, room: Room) -> tuple[int, int]:
     """(minimum, maximum) of a job; 0: no maximum."""
     return room.num_hosts or (self._config.min_hosts, self._config.max_hosts)
@@ -178,7 +164,7 @@ class Rendezvous:
     elif not agent.is_idle:
       reply.command = pb.AgentBeatReply.KILL
       reply.reason = f'generation {agent.generation} is over.'
-    elif not agent.is_leaving and self._may_start(agent, job, room):
+    elif not agent.is_leaving and room.may_start(agent, job.generation):
       agent.is_told_to_run = True
       reply.command = pb.AgentBeatReply.RUN
       reply.assignment.generation = job.generation
@@ -186,23 +172,29 @@ class Rendezvous:
       reply.assignment.num_hosts = len(job.members)
       reply.assignment.jax_coordinator = job.jax_coordinator
 
-  def _may_start(self, agent: Agent, job: JobState, room: Room) -> bool:
-    """Whether a worker of the generation was certainly not there before.
-
-    A second one under the same generation would take the first one's word for
-    what has been consumed since the checkpoint.
-    """
-    return room.started == job.generation and agent.took_over != job.generation
-
   def _end(
     self, job: JobState, room: Room, now: float, hung: Collection[str]
   ) -> list[Message]:
     """EndGeneration if this one is over; else asks it to stop where needed."""
     problems = sorted(
-      self._problems(job, room, now, hung), key=lambda one: one.at
+      problems_of(job, room, self._config.agent_timeout_s, now, hung),
+      key=lambda one: one.at,
     )
     stop = room.stop(job.generation)
     if any(one.is_fault for one in problems):
+      first = problems[0]
+      if not stop and first.is_exit:
+        # A host that died breaks its peers' connections before it is missed.
+        silent = silent_members(job, room, first.at)
+        if silent and now - first.at < self._fresh_s:
+          return []
+        causes = [
+          f'; {name}: no beat of its agent for {now - at:.0f} s, which may be'
+          ' the cause'
+          for name, at in silent.items()
+        ]
+        reason = first.reason + ''.join(causes[:_MAX_CAUSES])
+        problems[0] = dataclasses.replace(first, reason=reason)
       return [self._end_after(job, problems, stop)]
     is_over = all(
       agent is not None and agent.is_out(job.generation)
@@ -217,50 +209,6 @@ class Rendezvous:
     if not stop and (reason := self._why_stop(job, room, now)):
       room.ask_to_stop(job.generation, reason, now)
     return []
-
-  def _problems(
-    self, job: JobState, room: Room, now: float, hung: Collection[str]
-  ) -> Iterable[_Problem]:
-    is_asked = room.stop(job.generation) is not None or any(
-      agent is not None and agent.is_leaving
-      for agent in map(room.current, job.members)
-    )
-    for name in job.members:
-      agent = room.current(name)
-      if agent is None or not self._is_living(agent, now):
-        since = room.since if agent is None else agent.last_seen
-        if now - since > self._config.agent_timeout_s:
-          if agent is not None and agent.is_leaving:
-            yield _left(name, agent.last_seen)
-          else:
-            reason = f'{name}: no beat of its agent for {now - since:.0f} s'
-            yield _Problem(now, True, reason)
-      elif agent.has_left:
-        yield _left(name, agent.changed_at)
-      elif agent.took_over == job.generation:
-        if agent.is_after_leaver:
-          yield _left(name, agent.first_seen)
-        else:
-          reason = f'{name}: its agent was started anew'
-          yield _Problem(agent.first_seen, True, reason)
-      elif agent.is_idle and not self._may_start(agent, job, room):
-        reason = f'{name}: its worker was gone when the coordinator came back'
-        yield _Problem(agent.first_seen, True, reason, counts=False)
-      elif agent.has_exited_from(job.generation):
-        if agent.is_leaving:
-          yield _left(name, agent.changed_at)
-        elif agent.exit_code:
-          was_stopped = agent.exit_code in _STOPPED
-          yield _Problem(
-            agent.changed_at,
-            not was_stopped,
-            f'{name}: its worker {agent.exit_text}',
-            agent.log_tail,
-            counts=not (was_stopped and is_asked),
-          )
-      elif name in hung and agent.generation == job.generation:
-        reason = f'{name}: its worker is silent or makes no progress'
-        yield _Problem(now, True, reason)
 
   def _why_stop(self, job: JobState, room: Room, now: float) -> str:
     if job.is_stopping:
@@ -284,17 +232,20 @@ class Rendezvous:
   def _end_after(
     self,
     job: JobState,
-    problems: list[_Problem],
+    problems: list[Problem],
     stop: tuple[str, float] | None,
   ) -> pb.EndGeneration:
     """Ends a generation: as it was asked to, or by its first problem."""
     if stop:
       return self._end_message(job, stop[0])
-    problem = problems[0]
+    problem = next((one for one in problems if one.is_final), problems[0])
     counts, reason = problem.counts, problem.reason
-    if counts and job.restarts_used >= self._config.max_restarts:
+    is_used_up = counts and job.restarts_used >= self._config.max_restarts
+    if is_used_up or problem.is_final:
       reason += (
-        f'; the restart budget of {self._config.max_restarts} is used up'
+        ', which a restart does not mend'
+        if problem.is_final
+        else f'; the restart budget of {self._config.max_restarts} is used up'
       )
       if problem.tail:
         reason += f'. Its last lines:\n{problem.tail[-_MAX_TAIL:]}'
@@ -324,14 +275,13 @@ class Rendezvous:
 
   def _candidates(self, job: JobState, room: Room, now: float) -> list[Agent]:
     """Agents that could run a worker now, by name."""
-    fresh_s = self._config.agent_timeout_s / 3
     return sorted(
       (
         agent
         for agent in room.current_agents()
         if not agent.may_run
         and not agent.is_leaving
-        and now - agent.last_seen <= fresh_s
+        and now - agent.last_seen <= self._fresh_s
         and not (agent.name in job.replaced and agent.generation)
       ),
       key=lambda agent: natural_order(agent.name),

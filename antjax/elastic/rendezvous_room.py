@@ -41,6 +41,7 @@ class Agent:
     is_told_to_run: It was, and has not beaten since.
     took_over: The generation of the job when it took its name from another
       agent, whose worker is gone; -1: it did not.
+    took_over_at: When that one was last heard.
     is_after_leaver: That one was leaving.
   """
 
@@ -59,6 +60,7 @@ class Agent:
   changed_at: float = 0.0
   is_told_to_run: bool = False
   took_over: int = -1
+  took_over_at: float = 0.0
   is_after_leaver: bool = False
 
   @property
@@ -152,6 +154,14 @@ class Room:
     """The agent that has the name now."""
     return self._current.get(name)
 
+  def may_start(self, agent: Agent, generation: int) -> bool:
+    """Whether a worker of the generation was certainly not there before.
+
+    A second one under the same generation would take the first one's word for
+    what has been consumed since the checkpoint.
+    """
+    return self.started == generation and agent.took_over != generation
+
   def note(
     self, request: pb.AgentBeatRequest, generation: int, now: float
   ) -> Agent | None:
@@ -184,6 +194,7 @@ class Room:
         fenced.append(before.incarnation)
         del fenced[:-_MAX_FENCED]
         agent.took_over = generation
+        agent.took_over_at = before.last_seen
         agent.is_after_leaver = before.is_leaving
         # An agent holds its name on its host until its worker is dead: the
         # same host twice means that the first one is gone.

@@ -53,6 +53,7 @@ def snapshot(
   rates: Rates | None = None,
   journal: Mapping[str, float] | None = None,
   idle_reason_fn: Callable[[str], str] | None = None,
+  policy_restarts_left_fn: Callable[[JobState], int] | None = None,
   more_names: Iterable[str] = (),
 ) -> dict[str, Any]:
   """Returns the state of everything as plain values for JSON.
@@ -67,6 +68,7 @@ def snapshot(
     rates: Kept from one snapshot to the next, for records a second.
     journal: 'num_commits', 'commit_s' (sum), 'num_changes', 'num_bytes'.
     idle_reason_fn: Job -> why the controller last did nothing.
+    policy_restarts_left_fn: Job -> restarts that the policy may ask for now.
     more_names: Jobs that only agents have spoken of.
   """
   steady_s = now if steady_s is None else steady_s
@@ -88,6 +90,7 @@ def snapshot(
         steady_s,
         rates or Rates(),
         idle_reason_fn(state.name) if idle_reason_fn else '',
+        policy_restarts_left_fn(state) if policy_restarts_left_fn else None,
         _Shares(len(shown)),
       )
       for state in shown
@@ -116,6 +119,7 @@ def _job(
   steady_s: float,
   rates: Rates,
   idle_reason: str,
+  policy_restarts_left: int | None,
   shares: _Shares,
 ) -> dict[str, Any]:
   view = monitor.view(job.name, steady_s)
@@ -153,7 +157,8 @@ def _job(
     'generation': job.generation,
     'jax_coordinator': _text(job.jax_coordinator),
     'restarts_used': job.restarts_used,
-    'restarts_left': view.restarts_left,
+    'restarts_left': rendezvous.restarts_left(job),
+    'policy_restarts_left': policy_restarts_left,
     'step': max((w.step for w in view.workers), default=None),
     'committed_step': job.last_step if job.last_step >= 0 else None,
     'committed_unix_s': job.committed_unix_s or None,

@@ -247,7 +247,8 @@ function cards(job) {
       known(job.remaining_s) && card(seconds(job.remaining_s), 'left'),
       card(count(job.num_workers), 'workers'),
       card(job.generation ? String(job.generation) : '–', 'generation'),
-      card(count(job.restarts_used), 'restarts used'),
+      card(count(job.restarts_used), 'restarts used',
+        ` · ${count(job.restarts_left)} left`),
       card(plan.version ? String(plan.version) : '–', 'plan')),
     plan.version > 0 && el('p', {class: 'note'}, [
       plan.reason || 'Plan without a stated reason', `learning rate × ` +

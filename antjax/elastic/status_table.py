@@ -99,7 +99,7 @@ def _head(job: _Json) -> rich.text.Text:
     f'step {_count(job["step"])}',
     f'{_count(job["samples_per_s"])} samples/s',
     f'{job["num_workers"]:,} workers',
-    f'{job["restarts_used"]} restarts used',
+    f'{job["restarts_used"]} restarts used, {job["restarts_left"]} left',
   ]
   if job['remaining_s'] is not None:
     facts.append(f'{duration(job["remaining_s"])} left')

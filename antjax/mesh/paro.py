@@ -124,6 +124,10 @@ def _valid_codes() -> tuple[str, ...]:
   )
 
 
+class NotElasticError(ValueError):
+  """The code does not let groups do unequal numbers of micro-batches."""
+
+
 VALID_CODES: tuple[str, ...] = _valid_codes()
 ELASTIC_CODES: tuple[str, ...] = tuple(
   code for code in VALID_CODES if PaRO.from_code(code).is_elastic

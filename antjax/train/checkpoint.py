@@ -25,6 +25,7 @@ from antjax.train.state import Layout, SparseTables, TrainState
 from antjax.train.watched_handler import WatchedHandler
 
 _POLL_S = 0.01
+_MAX_CAUSE = 240  # Characters; a script's --verbosity=1 shows the whole.
 
 
 def latest_step(directory: str | os.PathLike[str]) -> int | None:
@@ -221,23 +222,20 @@ class Checkpointer:
       the processes that saved it).
 
     Raises:
-      ValueError: No checkpoint, or one of another model.
+      ValueError: No checkpoint, or one of another model, or a damaged one.
     """
     step = self.newest() if step is None else step
     if step is None:
       raise ValueError(f'Checkpointer: {self.directory} has no checkpoint.')
-    meta = self._manager.restore(
-      step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
-    )['meta']
+    meta = self._read(step, 'meta', ocp.args.JsonRestore())
     where = f'step {step} of {self.directory}'
     self._canonical.check_model(meta['model'], where)
     abstract, restore_args = self._canonical.target()
-    canonical = self._manager.restore(
+    canonical = self._read(
       step,
-      args=ocp.args.Composite(
-        state=ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args)
-      ),
-    )['state']
+      'state',
+      ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args),
+    )
     logging.info(
       'Restored step %d of %s (saved as %s on mesh %s).',
       step,
@@ -246,6 +244,26 @@ class Checkpointer:
       meta['mesh'],
     )
     return self._canonical.state(canonical), meta['input_states']
+
+  def _read(self, step: int, item: str, args: Any) -> Any:
+    """Reads a part of a step; says what to do where it cannot be read."""
+    try:
+      return self._manager.restore(
+        step, args=ocp.args.Composite(**{item: args})
+      )[item]
+    except (MemoryError, jax.errors.JaxRuntimeError):
+      raise  # The files may be well.
+    # Damage shows in many ways, a bare Exception of TensorStore for one.
+    except Exception as error:
+      older = sorted(one for one in self._manager.all_steps() if one < step)
+      then = f'goes on from step {older[-1]}' if older else 'begins anew'
+      cause = ' '.join(f'{type(error).__name__}: {error}'.split())
+      raise ValueError(
+        f'Checkpointer: step {step} of {self.directory} cannot be read'
+        f' ({cause[:_MAX_CAUSE]}). Older steps there:'
+        f' {", ".join(map(str, older)) or "none"}. If step {step} is damaged,'
+        f' move {self.directory}/{step} away: the run then {then}.'
+      ) from error
 
 
 def _rank(metrics: Mapping[str, float], name: str, mode: str) -> float:

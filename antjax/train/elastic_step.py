@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
-from antjax.mesh.paro import ELASTIC_CODES
+from antjax.mesh.paro import ELASTIC_CODES, NotElasticError
 from antjax.train import gradient
 from antjax.train.batches import join_ids
 from antjax.train.gradient import StepSpec
@@ -56,11 +56,12 @@ class ElasticStep:
         this process; by default one part, of all groups of the process.
 
     Raises:
-      ValueError: Another code, or a group over several processes.
+      NotElasticError: Another code.
+      ValueError: A group over several processes.
     """
     layout = spec.layout
     if not layout.paro.is_elastic:
-      raise ValueError(
+      raise NotElasticError(
         f'Trainer.fit(elastic=...): code {layout.paro.code} communicates'
         ' between groups inside the micro-batch loop, so all groups must do'
         f' the same number. Elastic codes are {" ".join(ELASTIC_CODES)}.'

@@ -211,6 +211,18 @@ def test_a_policy_that_fails_does_no_harm_and_is_logged_once():
   (entry,) = controller.log('job')
   assert entry.action is None
   assert entry.reason == "the policy failed: KeyError: 'a bug'"
+  assert isinstance(controller.take_failure('job'), KeyError)
+  assert controller.take_failure('job') is None
+  assert controller.take_failure('unknown') is None
+
+
+def test_a_policy_may_yield_its_actions():
+  def policy(view):
+    del view
+    yield _SHIFT
+
+  controller = Controller(policy, ControllerConfig())
+  assert controller.decide(_view(3.0), 0.0) == [_SHIFT]
 
 
 @pytest.mark.parametrize(
@@ -232,6 +244,22 @@ def test_actions_that_cannot_be_carried_out(action, message):
   controller = _controller(_SHIFT, action)
   assert controller.decide(_view(3.0), 0.0) == []
   assert message in controller.log('job')[0].reason
+
+
+def test_a_batch_is_bounded_where_the_workers_name_no_bound():
+  workers = tuple(
+    WorkerView(name, 8, prior_s_per_sample=0.1 * slow)
+    for name, slow in (('a', 1.0), ('b', 4.0))
+  )
+  view = ClusterView('job', workers=workers, global_micro_batches=16)
+  controller = _controller(AdjustBatch({'a': 10**6, 'b': 10**6}))
+  assert controller.decide(view, 0.0) == []
+  assert controller.idle_reason('job') == (
+    'the policy failed: ValueError: AdjustBatch: 2000000 micro-batches a step;'
+    ' needed are at most 64, 4 times those of the job'
+  )
+  most = AdjustBatch({'a': 60, 'b': 4})
+  assert _controller(most).decide(view, 0.0) == [most]
 
 
 def test_config_errors():

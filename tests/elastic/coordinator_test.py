@@ -539,11 +539,11 @@ async def test_agents_run_generations(tmp_path):
       if reply.command == pb.AgentBeatReply.RUN:
         break
     assert reply.assignment.generation == 2
-    snapshot = server.coordinator.snapshot()
-    assert [g['generation'] for g in snapshot['jobs'][0]['generations']] == [
-      2,
-      1,
-    ]
+    (job,) = server.coordinator.snapshot()['jobs']
+    assert [g['generation'] for g in job['generations']] == [2, 1]
+    # The budgets of faults and of slow workers are two.
+    assert (job['restarts_used'], job['restarts_left']) == (1, 9)
+    assert job['policy_restarts_left'] == 3
 
 
 @run

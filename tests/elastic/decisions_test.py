@@ -8,7 +8,7 @@ from antjax.elastic.decisions import Decisions
 from antjax.elastic.jobs import Jobs
 from antjax.elastic.liveness import Liveness
 from antjax.elastic.monitor import Monitor
-from antjax.elastic.policy import resolve
+from antjax.elastic.policy import static
 
 HOSTS = ('host0', 'host1', 'host2')
 
@@ -37,14 +37,14 @@ class NoRendezvous:
 class Job:
   """A managed job whose workers all compute alike."""
 
-  def __init__(self):
+  def __init__(self, policy=static):
     self.writer, self.monitor = Writer(), Monitor()
     self.decisions = Decisions(
       self.writer,
       self.monitor,
       NoRendezvous(),
       Liveness(1e9, 1e9),
-      Controller(resolve('static'), ControllerConfig()),
+      Controller(policy, ControllerConfig()),
       lambda: 0.0,
     )
     self.generation = 0
@@ -114,6 +114,23 @@ def test_nothing_is_done_before_all_workers_have_spoken():
   job.beat('host2', now + 2)
   job.tick(now + 2)
   assert job.writer.plans == []
+
+
+def test_a_policy_that_fails_is_seen_in_the_log_and_on_the_page(caplog):
+  def policy(view):
+    raise KeyError('boom')
+
+  job, now = Job(policy), 100.0
+  for step in range(1, 60):
+    now += 1
+    for host in HOSTS:
+      job.beat(host, now, step)
+    job.tick(now)
+  reason = "the policy failed: KeyError: 'boom'"
+  assert job.decisions.log.entries('j') == ((0.0, 'POLICY_FAILED', reason),)
+  (record,) = [r for r in caplog.records if 'boom' in r.getMessage()]
+  assert record.getMessage() == f'Job j: {reason}'
+  assert record.exc_info[1].__traceback__ is not None  # Where it failed.
 
 
 def test_what_remains_is_known_to_the_end():

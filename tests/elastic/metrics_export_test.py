@@ -28,7 +28,9 @@ def _parse(text):
 
 
 def _lively():
-  snapshot = status_examples.lively().snapshot(journal=_JOURNAL)
+  snapshot = status_examples.lively().snapshot(
+    journal=_JOURNAL, policy_restarts_left_fn=lambda job: 1
+  )
   return _parse(metrics_export.render(snapshot))
 
 
@@ -64,6 +66,8 @@ def test_values():
       {**of, 'data_set': 'train', 'state': 'consumed'},
     ),
     (1, 'antjax_job_restarts_total', of),
+    (2, 'antjax_job_restarts_left', of),
+    (1, 'antjax_job_policy_restarts_left', of),
     (1, 'antjax_job_actions_total', {**of, 'action': 'ADJUST_BS'}),
     (2, 'antjax_job_worker_exits_total', {**of, 'exit_code': '-9'}),
     (0.25, 'antjax_journal_commit_seconds_sum', {}),

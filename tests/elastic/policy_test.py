@@ -369,6 +369,13 @@ def test_a_policy_by_import_path(monkeypatch):
     policy.resolve('my_policies:hasty')
   with pytest.raises(ValueError, match="'number' is not a function"):
     policy.resolve('my_policies:number')
+  module.two = lambda view, more: []
+  module.more = lambda view, more=3: []
+  assert policy.resolve('my_policies:more') is module.more
+  with pytest.raises(ValueError, match="'two' cannot be called with one"):
+    policy.resolve('my_policies:two')
+  with pytest.raises(ValueError, match="'getcwd' cannot be called with one"):
+    policy.resolve('os:getcwd')
 
 
 @pytest.mark.parametrize(

@@ -259,6 +259,53 @@ def test_the_cause_is_the_first_death():
   assert world.ends[0].reason == 'b: its worker died of signal 9 (SIGKILL)'
 
 
+def _lose_an_agent(world):
+  """The agent of b is killed; a's worker fails at a broken connection."""
+  world.run(1)
+  world.hosts['b'].is_cut_off = True
+  world.hosts['a'].die(1)
+
+
+def test_a_silent_agent_is_named_beside_what_it_broke():
+  world = _World('a', 'b', min_hosts=2, agent_timeout_s=9)
+  _lose_an_agent(world)
+  took_s = world.until(lambda: world.ends)
+  assert world.ends[0].reason == (
+    'a: its worker exited with code 1; b: no beat of its agent for 4 s, which'
+    ' may be the cause'
+  )
+  assert 3 <= took_s <= 4 and world.ends[0].counts
+
+
+def test_an_agent_that_comes_back_is_the_cause_of_what_broke():
+  world = _World('a', 'b', min_hosts=2, max_hosts=2, agent_timeout_s=9)
+  _lose_an_agent(world)
+  world.tick(3)
+  assert not world.ends  # Others are to speak first.
+  world.hosts['b'].restart()
+  assert world.run(2) <= 4 * _TICK_S
+  assert [end.reason for end in world.ends] == ['b: its agent was started anew']
+
+
+def test_an_agent_that_speaks_again_is_not_the_cause():
+  world = _World('a', 'b', min_hosts=2, max_hosts=2, agent_timeout_s=9)
+  _lose_an_agent(world)
+  world.tick(3)
+  world.hosts['b'].is_cut_off = False
+  world.tick()
+  assert world.ends[0].reason == 'a: its worker exited with code 1'
+
+
+def test_a_lost_agent_is_the_cause_of_what_breaks_later():
+  world = _World('a', 'b', min_hosts=2, agent_timeout_s=9)
+  world.run(1)
+  world.hosts['b'].is_cut_off = True
+  world.tick(17)
+  world.hosts['a'].die(1)
+  world.until(lambda: world.ends)
+  assert world.ends[0].reason == 'b: no beat of its agent for 10 s'
+
+
 def test_no_generation_starts_before_all_have_killed():
   world = _World('a', 'b', 'c', min_hosts=1, join_wait_s=0, kill_timeout_s=60)
   world.run(1)
@@ -387,6 +434,27 @@ def test_an_ended_job_that_is_restarted_has_all_its_budget_again():
   world.hosts['a'].die(7)
   assert world.run(6) < 10
   assert world.job.restarts_used == 1
+
+
+def test_wrong_settings_end_the_job_at_once():
+  world = _World('a', 'b', min_hosts=2, max_hosts=2)
+  world.run(1)
+  world.hosts['a'].die(-6)  # By the end of the other one.
+  world.hosts['b'].die(64)
+  world.tick()
+  assert world.job.phase == 'ended' and world.job.generation == 1
+  assert world.ends[0].reason == (
+    'b: its worker exited with code 64, which a restart does not mend. Its last'
+    ' lines:\ntail of b'
+  )
+
+
+def test_a_host_of_wrong_settings_does_not_end_a_job_that_has_run():
+  world = _World('a', 'b', min_hosts=2, max_hosts=2)
+  world.run(1)
+  world.job.last_step = 7
+  world.hosts['b'].die(64)
+  world.run(2)
 
 
 def test_restarts_in_a_row_come_slower_until_one_was_healthy():

@@ -68,6 +68,9 @@ class Known:
     self.times.add(now)
     return self._agents
 
+  def restarts_left(self, job):
+    return 3 - job.restarts_used
+
   def snapshot(self, now=NOW, **options):
     log = status.ActionLog()
     for entry in self._log:
@@ -156,7 +159,6 @@ def lively(now=NOW):
     workers,
     remaining_samples=180_000,
     samples_per_s=1500.0,
-    restarts_left=2,
     exit_codes={-9: 2},
   )
   slices = {

@@ -260,3 +260,4 @@ def test_of_the_real_parts():
   assert data['set_aside'][0]['message'] == 'CRC is wrong'
   assert (data['epoch'], data['num_epochs']) == (0, 2)
   assert job['generations'][0]['members'] == ['h0']
+  assert (job['restarts_used'], job['restarts_left']) == (0, 10)

@@ -149,6 +149,16 @@ def test_a_typo_gets_a_hint(job):
   assert 'Traceback' not in done.stderr
 
 
+@pytest.mark.parametrize('flag', ['--num_step=3', '--num_steps=0', 'more'])
+def test_an_agent_hears_that_a_restart_does_not_mend_flags(
+  job, flag, monkeypatch
+):
+  monkeypatch.setenv('ANTJAX_COORDINATOR', 'localhost:1')
+  done = _run(job, flag)
+  assert done.returncode == 64
+  assert 'Traceback' not in done.stderr
+
+
 def test_verbosity_adds_the_traceback(job):
   done = _run(job, '--intra=3', '--verbosity=1')
   assert 'Traceback' in done.stderr

@@ -64,6 +64,47 @@ def test_a_step_cut_off_at_any_byte_is_not_chosen(tmp_path, seed):
   assert restored(folder) == 2
 
 
+@pytest.mark.parametrize(
+  'part', ['state/d', 'state/ocdbt', 'state/_METADATA', 'meta/metadata']
+)
+def test_a_damaged_step_is_named_and_what_to_do(tmp_path, part):
+  save(tmp_path, [2, 4])
+  for path in (tmp_path / '4').rglob('*'):
+    if path.is_file() and f'4/{part}' in str(path):
+      path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+  with pytest.raises(ValueError) as info:
+    restored(tmp_path)
+  message = str(info.value)
+  assert message.startswith(
+    f'Checkpointer: step 4 of {tmp_path} cannot be read ('
+  )
+  assert message.endswith(
+    f'Older steps there: 2. If step 4 is damaged, move {tmp_path}/4 away: the'
+    ' run then goes on from step 2.'
+  )
+  assert '\n' not in message and len(message) < 700
+  (tmp_path / '4').rename(tmp_path.with_suffix('.away'))
+  assert restored(tmp_path) == 2
+
+
+def test_a_damaged_step_without_an_older_one(tmp_path):
+  save(tmp_path, [4])
+  (tmp_path / '4/meta/metadata').write_text('{')
+  with pytest.raises(ValueError, match='4 away: the run then begins anew'):
+    restored(tmp_path)
+
+
+def test_no_memory_for_a_step_is_no_damage(tmp_path, monkeypatch):
+  save(tmp_path, [4])
+
+  def fail(*args, **kwargs):
+    raise MemoryError
+
+  monkeypatch.setattr(checkpoint.ocp.CheckpointManager, 'restore', fail)
+  with pytest.raises(MemoryError):
+    restored(tmp_path)
+
+
 def test_all_processes_restore_what_the_first_one_sees(tmp_path, monkeypatch):
   save(tmp_path, [2, 4])
   # This process's listing is ahead of that of process 0, which decides.
