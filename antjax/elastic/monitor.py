@@ -95,6 +95,7 @@ class _Job:
   global_micro_batches: int = 0
   learned_in: int | None = None  # Generation of global_micro_batches.
   usual_rest_s: float = 0.0  # Least of the workers; see windows.py.
+  usual_exchange_s: float | None = None  # While no worker is slow.
   remaining_samples: float | None = None
   exit_codes: Counter[int] = dataclasses.field(default_factory=Counter)
   kinds: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -217,6 +218,10 @@ class Monitor:
     _remember_kinds(known, views.values())
     rests = [w.rest_s for w in members.values() if w.rest_s is not None]
     known.usual_rest_s = min(rests, default=0.0)
+    waits = [w.wait_s for w in members.values() if w.wait_s is not None]
+    exchange_s = min(waits, default=0.0)  # The last one waits for nobody.
+    if waits and all(v.state in ('normal', 'leader') for v in views.values()):
+      known.usual_exchange_s = exchange_s
     costs = known.restart_costs
     cost_s = statistics.median(costs) if costs else self._config.restart_cost_s
     since = [t for t in (known.committed_at,) if t is not None]
@@ -238,6 +243,8 @@ class Monitor:
       samples_per_s=sum(w.samples_per_s for w in members.values()),
       restart_cost_s=cost_s + (max(0.0, now - max(since)) if since else 0.0),
       pending_s=max(pending, default=0.0),
+      exchange_s=exchange_s,
+      usual_exchange_s=known.usual_exchange_s,
       exit_codes=dict(known.exit_codes),
     )
 

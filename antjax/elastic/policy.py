@@ -243,7 +243,7 @@ def _restart(
   """KILL_RESTART of the persistently slow, when it pays; else nothing.
 
   The alternative is not to bear the slow worker but to give it less work: what
-  a restart wins is measured against that.
+  a restart wins is measured against that. Its part of the exchange stays slow.
   """
   slow = [at for at, w in enumerate(view.workers) if w.state == 'persistent']
   slow.sort(key=lambda at: -view.workers[at].short_slowness)
@@ -253,7 +253,7 @@ def _restart(
   def shortest_s(costs: Sequence[Cost]) -> float:
     return _longest(costs, _shortest(view, costs))
 
-  now_s = shortest_s(costs)
+  now_s = shortest_s(costs) + view.exchange_s
   if view.remaining_samples is None:
     remaining_s = horizon_s
   else:
@@ -266,7 +266,10 @@ def _restart(
     cured[at] = Cost(0.0, beta)
     if num > 8 and num & (num - 1) and num < len(slow):
       continue  # Of very many, not every number is tried.
-    gain_s = remaining_s * (1 - shortest_s(cured) / now_s)
+    left = [w for i, w in enumerate(view.workers) if i not in slow[:num]]
+    worst = max((w.short_slowness for w in left), default=1.0)
+    cured_s = shortest_s(cured) + view.exchange_s_at(worst)
+    gain_s = remaining_s * (1 - cured_s / now_s)
     # One restart replaces any number of hosts: the rest is worth a surplus.
     if gain_s > best[0] * 1.01:
       best = gain_s, num

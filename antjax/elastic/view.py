@@ -142,6 +142,9 @@ class ClusterView:
       since the last commit, which a restart repeats.
     pending_s: The longest that hosts waited to be placed, lately.
     restarts_left: Restarts that a policy may still ask for now.
+    exchange_s: Of a step, from the last worker's micro-batches to its end: the
+      exchange and the update; 0: unknown.
+    usual_exchange_s: The same while no worker was slow; None: it was never so.
     exit_codes: Exit code of a worker -> how often.
   """
 
@@ -156,6 +159,8 @@ class ClusterView:
   restart_cost_s: float = 0.0
   pending_s: float = 0.0
   restarts_left: int = 0
+  exchange_s: float = 0.0
+  usual_exchange_s: float | None = None
   exit_codes: Mapping[int, int] = dataclasses.field(default_factory=dict)
 
   @property
@@ -183,6 +188,21 @@ class ClusterView:
       return None
     size = worker.samples_per_micro_batch or self.samples_per_micro_batch
     return max(1e-9, worker.s_per_sample * size)  # Clocks are coarse.
+
+  def exchange_s_at(self, slowness: float) -> float:
+    """Seconds of the exchange if no worker were slower than that.
+
+    A slow worker does its part of it slowly, too, however few micro-batches it
+    has. Where it was never seen without one, all of it counts as such work.
+    """
+    worst = max([1.0, *(w.short_slowness for w in self.workers)])
+    usual = self.usual_exchange_s
+    least = self.exchange_s / worst if usual is None else usual
+    least = min(least, self.exchange_s)
+    if slowness >= worst:
+      return self.exchange_s
+    share = (max(1.0, slowness) - 1) / (worst - 1)
+    return least + (self.exchange_s - least) * share
 
   def step_s(self, num_micro_batches: Mapping[str, int]) -> float | None:
     """Predicted seconds of a step: the slowest worker's; None: unknown."""

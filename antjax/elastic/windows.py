@@ -132,6 +132,7 @@ class WorkerRecord:
     self.first_at: float | None = None
     self.samples_per_s = 0.0
     self.rest_s: float | None = None
+    self.wait_s: float | None = None
     self._windows = windows
     self._slices: deque[Slice] = deque(maxlen=windows.num_slices + 1)
     self._prior_s_per_sample: float | None = None
@@ -262,6 +263,8 @@ class WorkerRecord:
     whole_s = sum(s.compute_s + s.wait_s for s in short) + rest_s
     self.samples_per_s = short_samples / whole_s if whole_s else 0.0
     self.rest_s = rest_s / short_steps if short_steps else None
+    wait_s = sum(s.wait_s for s in short)
+    self.wait_s = wait_s / short_steps if short_steps else None
     moments = _moments(filled)
     num_samples = sum(s.num_samples for s in filled)
     num_steps = max(0, self._num_steps - self._windows.num_warmup_steps)

@@ -211,6 +211,27 @@ def test_nd_with_unknown_work_looks_an_hour_ahead():
   assert _kinds(policy.antdt_nd(view)) == [AdjustBatch]
 
 
+def test_nd_sees_that_a_slow_host_is_slow_in_the_exchange_too():
+  """With one micro-batch at x10 it still takes the whole step's time there."""
+  fields = {'remaining_samples': 3.2e4, 'restart_cost_s': 400.0}
+  workers = _four(10.0, 'persistent')
+  assert _kinds(policy.antdt_nd(_view(*workers, **fields))) == [AdjustBatch]
+  view = _view(*workers, exchange_s=20.0, **fields)
+  assert _kinds(policy.antdt_nd(view)) == [KillRestart]
+  # Where the exchange is as long without a slow host, a new one wins nothing.
+  view = _view(*workers, exchange_s=20.0, usual_exchange_s=20.0, **fields)
+  assert _kinds(policy.antdt_nd(view)) == [AdjustBatch]
+
+
+@pytest.mark.parametrize(
+  ('slowness', 'usual', 'expected'),
+  [(1.0, None, 2.0), (10.0, None, 20.0), (5.5, None, 11.0), (1.0, 15.0, 15.0)],
+)
+def test_the_exchange_of_the_workers_that_stay(slowness, usual, expected):
+  view = _view(*_four(10.0), exchange_s=20.0, usual_exchange_s=usual)
+  assert view.exchange_s_at(slowness) == pytest.approx(expected)
+
+
 def test_nd_replaces_several_in_one_restart():
   workers = [_worker('a'), _worker('b'), _worker('c')] + [
     _worker(name, slow, state='persistent')
