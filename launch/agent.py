@@ -45,7 +45,8 @@ def own_address(coordinator: str) -> str:
     OSError: Its host is not known.
   """
   host, separator, port = coordinator.rpartition(':')
-  if not separator or not port.isdecimal():
+  is_port = port.isdecimal() and 0 < int(port) <= 65535
+  if not separator or not is_port:
     raise ValueError(
       f'--coordinator={coordinator} must be host:port, such as 10.0.0.1:8476.'
     )

@@ -99,6 +99,11 @@ class CoordinatorClient:
     self._order = threading.Lock()  # Held for a sequenced call, repeats too.
     self._sequence = 0
     self._closed = threading.Event()
+    self._check_tls = (
+      f'that it has TLS too, of the ca.pem in {tls_dir}'
+      if tls_dir
+      else 'whether it has TLS: then give --tls_dir'
+    )
     self._channel = _channel(address, tls_dir)
     self._methods = {
       name: self._channel.unary_unary(
@@ -184,7 +189,8 @@ class CoordinatorClient:
       if waited >= give_up_s:
         raise CoordinatorGoneError(
           f'{name}: the coordinator at {self.address} did not answer for'
-          f' {waited:.0f} s ({reason}); check that it runs and can be reached.'
+          f' {waited:.0f} s ({reason}); check that it runs there and can be'
+          f' reached, that the port is its own, and {self._check_tls}.'
         )
       if waited >= _QUIET_S and not was_logged:
         logging.warning(

@@ -340,8 +340,7 @@ class Rendezvous:
       in_a_row += 1
       if ended - record.started_unix_s >= self._config.healthy_s:
         break
-    # An operator's restart of an ended job starts the row anew, too.
-    in_a_row = min(in_a_row, job.restarts_used)
+    in_a_row = min(in_a_row, job.restarts_used)  # Not before a new start.
     if in_a_row < 2:
       return 0.0
     return min(

@@ -51,13 +51,18 @@ class Journal:
     """Opens the journal, or makes an empty one.
 
     Raises:
-      RuntimeError: It is open elsewhere, is damaged, or is no journal of this
-        version.
+      RuntimeError: It is open elsewhere, is damaged, is a folder, or is no
+        journal of this version.
     """
     self.path = pathlib.Path(path)
     self.num_commands = 0
     self.num_bytes = 0
     self._last_row = 0
+    if self.path.is_dir():
+      raise RuntimeError(
+        f'Journal({self.path}): this is a folder; name a file in it, such as'
+        f' {self.path / "coordinator.db"}.'
+      )
     self._lock = self._locked()
     try:
       self._db = self._opened()

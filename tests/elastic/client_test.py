@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calls to a coordinator that dies, stalls, repeats and refuses."""
 
+import contextlib
 import os
+import socket
 import threading
 
 import grpc
@@ -111,6 +113,24 @@ def test_gives_up(server):
   with connect(server, give_up_s=0.3) as client:
     with pytest.raises(CoordinatorGoneError, match='did not answer for'):
       create(client)
+
+
+def test_of_a_port_that_hangs_up_it_says_what_may_be_wrong():
+  with socket.create_server(('127.0.0.1', 0)) as listener:
+
+    def hang_up():
+      with contextlib.suppress(OSError):
+        while True:
+          listener.accept()[0].close()
+
+    threading.Thread(target=hang_up, daemon=True).start()
+    address = f'127.0.0.1:{listener.getsockname()[1]}'
+    with CoordinatorClient(
+      address, job='job', client='a', give_up_s=0.3
+    ) as client:
+      with pytest.raises(CoordinatorGoneError, match='port .* give --tls_dir'):
+        create(client)
+    listener.shutdown(socket.SHUT_RDWR)
 
 
 def test_close_ends_a_call_that_waits(server):

@@ -182,6 +182,14 @@ def test_a_cut_file_is_refused(path):
     read(path)
 
 
+def test_a_folder_is_no_journal_and_left_alone(tmp_path):
+  folder = tmp_path / 'run'
+  folder.mkdir()
+  with pytest.raises(RuntimeError, match='is a folder; name a file in it'):
+    Journal(folder)
+  assert list(tmp_path.iterdir()) == [folder]
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(RuntimeError, match='choose a folder'):

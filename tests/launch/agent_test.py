@@ -117,8 +117,9 @@ def test_the_worker_gets_what_jax_and_antjax_need():
 
 def test_own_address_is_that_towards_the_coordinator():
   assert agent.own_address('127.0.0.1:7070') == '127.0.0.1'
-  with pytest.raises(ValueError, match='must be host:port'):
-    agent.own_address('somewhere')
+  for wrong in ('somewhere', 'here:99999', 'here:0', 'here:x'):
+    with pytest.raises(ValueError, match='must be host:port'):
+      agent.own_address(wrong)
 
 
 @pytest.mark.parametrize(
