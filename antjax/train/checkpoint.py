@@ -100,8 +100,9 @@ class Checkpointer:
   def __enter__(self) -> 'Checkpointer':
     return self
 
-  def __exit__(self, *exc: Any) -> None:
-    if any(exc) and jax.process_count() > 1:
+  def __exit__(self, kind: Any = None, *rest: Any) -> None:
+    is_fault = kind is not None and not issubclass(kind, KeyboardInterrupt)
+    if is_fault and jax.process_count() > 1:
       return  # The others may never come to what a wait would wait for.
     self.wait()
     self._manager.close()

@@ -222,7 +222,7 @@ def test_what_does_not_divide_is_named(module):
     algorithms_check.in_shard_map(
       module.reduce_scatter, 2, 4, jnp.zeros((8, 7))
     )
-  with pytest.raises(ValueError, match='dim=1.*needed is 0 to 0'):
+  with pytest.raises(ValueError, match='dim=1.*needed is -1 to 0'):
     algorithms_check.in_shard_map(
       lambda x: module.reduce_scatter(x, 1), 2, 4, jnp.zeros((8, 8))
     )

@@ -64,6 +64,8 @@ def test_a_step_cut_off_at_any_byte_is_not_chosen(tmp_path, seed):
   assert restored(folder) == 2
 
 
+# Left by the asyncio loop of TensorStore.
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 @pytest.mark.parametrize(
   'part', ['state/d', 'state/ocdbt', 'state/_METADATA', 'meta/metadata']
 )
