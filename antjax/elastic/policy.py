@@ -259,6 +259,9 @@ def _restart(
   else:
     step = _total(view) * view.samples_per_micro_batch
     remaining_s = view.remaining_samples / step * now_s
+  others = max(
+    [1.0, *(w.short_slowness for w in view.workers if w.state != 'persistent')]
+  )
   cured = list(costs)
   best: tuple[float, int] = (0.0, 0)
   for num, at in enumerate(slow, 1):
@@ -266,9 +269,11 @@ def _restart(
     cured[at] = Cost(0.0, beta)
     if num > 8 and num & (num - 1) and num < len(slow):
       continue  # Of very many, not every number is tried.
-    left = [w for i, w in enumerate(view.workers) if i not in slow[:num]]
-    worst = max((w.short_slowness for w in left), default=1.0)
-    cured_s = shortest_s(cured) + view.exchange_s_at(worst)
+    left = [
+      others,
+      *(view.workers[i].short_slowness for i in slow[num : num + 1]),
+    ]
+    cured_s = shortest_s(cured) + view.exchange_s_at(max(left))
     gain_s = remaining_s * (1 - cured_s / now_s)
     # One restart replaces any number of hosts: the rest is worth a surplus.
     if gain_s > best[0] * 1.01:
