@@ -86,6 +86,9 @@ $(VENV)/.dev-stamp: requirements-dev.txt $(VENV)/.run-stamp
 	$(PIP) install --quiet -r requirements-dev.txt
 	@touch $@
 
-$(VENV)/.bench-stamp: requirements-bench.txt $(VENV)/.run-stamp
+# TorchRec names a GPU build of fbgemm as its dependency; the CPU one will do.
+$(VENV)/.bench-stamp: requirements-bench.txt requirements-bench-no-deps.txt \
+  $(VENV)/.run-stamp
 	$(PIP) install --quiet -r requirements-bench.txt
+	$(PIP) install --quiet --no-deps -r requirements-bench-no-deps.txt
 	@touch $@

@@ -4,20 +4,25 @@
 
   python -m benchmarks.meta_bench > results.jsonl
 
-prints one JSON line a case and peer (see `benchmarks.meta_peers`). Needs the
-extra `bench`.
+prints one JSON line a case and peer (see `benchmarks.meta_peers` and
+`benchmarks.dlrm_peers`). Needs the extra `bench`.
 
-What the clock sees, on both sides: a call with all inputs in place, that
+What the clock sees in a meta-learning case, on both sides: a call with all
+inputs in place, that
 gathers the embedding rows of the batch from its row buffer, adapts to each
 task, and returns the mean query loss and its gradients with respect to the
 dense parameters and to the row buffer, all of them ready. Outside of it, on
 both sides: making the batch, distinct ids and routing, the optimizer. An
 example is one support or query row. float32 throughout.
 
+In a DLRM case (`benchmarks.dlrm_problem`) it sees a whole training step, the
+optimizers included, from the ids in memory on; finding the distinct ids, which
+only antjax needs, is counted.
+
 First both sides must agree, from the same weights, on the loss and on every
-gradient; otherwise an error line is printed and the exit status is 1. Then
-after a warm-up at full size they alternate in blocks, and medians over all
-calls are compared.
+gradient, or on the new weights; otherwise an error line is printed and the exit
+status is 1. Then after a warm-up at full size they alternate in blocks, and
+medians over all calls are compared.
 
 Each side runs in a process of its own, started with the memory settings that
 suit it, and only one works at a time: the other one waits for its next order in
@@ -28,7 +33,7 @@ antjax splits the tasks over `--devices` virtual devices of one thread each,
 bound to a core, and sums the gradients in one message.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
 import importlib.metadata
@@ -45,19 +50,23 @@ from typing import Any
 from absl import app, flags
 import numpy as np
 
-from benchmarks import meta_problem
+from benchmarks import dlrm_problem, meta_problem
 
+_META_PEERS = ('loop', 'functional', 'compiled')
+_DLRM_PEERS = ('tbe', 'torchrec')
 _SMOKE = flags.DEFINE_bool('smoke', False, 'A tiny problem, a few calls.')
 _PEERS = flags.DEFINE_multi_enum(
   'peer',
-  ['loop', 'functional', 'compiled'],
-  ['loop', 'functional', 'compiled'],
-  'Peers to run against.',
+  [*_META_PEERS, *_DLRM_PEERS],
+  [*_META_PEERS, *_DLRM_PEERS],
+  'Peers to run against; the last two in the DLRM cases, the others in the'
+  ' meta-learning ones.',
 )
 _CASES = flags.DEFINE_list(
   'cases',
   [],
-  'Only these, as adapted-order-steps, for example mlp-2-1; empty: all.',
+  'Only these: adapted-order-steps, for example mlp-2-1, or dlrm-<rows>; empty:'
+  ' all.',
 )
 _BLOCKS = flags.DEFINE_integer('blocks', 15, 'Blocks of each side.', 1)
 _BLOCK_S = flags.DEFINE_float('block_s', 0.3, 'Seconds of a block.', 0.0)
@@ -104,40 +113,62 @@ def _bind_threads() -> None:
     os.sched_setaffinity(worker, {cores[i % len(cores)]})
 
 
-def _work(side: str) -> None:
-  """Serves orders, a JSON line each, until stdin ends."""
-  out = os.fdopen(os.dup(1), 'w')
-  os.dup2(2, 1)  # What libraries print must not get between the replies.
-  run = None
-  # Only the worker of a side imports its framework.
+def _make_step(
+  side: str, order: dict[str, Any]
+) -> tuple[Callable[[], Any], Callable[[], dict[str, np.ndarray]]]:
+  """Returns a step, and what reads loss and gradients or weights after it."""
+  problem = meta_problem.load(order['problem'])
+  peer = order['peer']
+  if peer in _DLRM_PEERS:
+    dlrm_case = dlrm_problem.DLRMCase(**order['case'])
+    if side == 'torch':
+      from benchmarks import dlrm_peers
+
+      return dlrm_peers.make_step(peer, dlrm_case, problem)
+    from benchmarks import dlrm_step
+
+    return dlrm_step.make_step(dlrm_case, problem)
+  args = meta_problem.Case(**order['case']), order['num_support'], problem
   if side == 'torch':
     import torch
 
     from benchmarks import meta_peers
 
-    torch.set_num_threads(_THREADS.value)
-    torch.set_num_interop_threads(1)
+    torch.compiler.reset()
+    run = meta_peers.make_step(peer, *args)
   else:
     from benchmarks import meta_step
+
+    run = meta_step.make_step(*args)
+
+  def answer() -> dict[str, np.ndarray]:
+    value, grads = run()
+    arrays = {name: np.asarray(grad) for name, grad in grads.items()}
+    return {'loss': np.asarray(value)} | arrays
+
+  return run, answer
+
+
+def _work(side: str) -> None:
+  """Serves orders, a JSON line each, until stdin ends."""
+  out = os.fdopen(os.dup(1), 'w')
+  os.dup2(2, 1)  # What libraries print must not get between the replies.
+  run: Callable[[], Any] | None = None
+  if side == 'torch':  # Only the worker of a side imports its framework.
+    import torch
+
+    torch.set_num_threads(_THREADS.value)
+    torch.set_num_interop_threads(1)
   for line in sys.stdin:
     order = json.loads(line)
     reply: Any = None
     if order['do'] == 'prepare':
-      case = meta_problem.Case(**order['case'])
-      args = case, order['num_support'], meta_problem.load(order['problem'])
-      if side == 'torch':
-        torch.compiler.reset()
-        run = meta_peers.make_step(order['peer'], *args)
-      else:
-        run = meta_step.make_step(*args)
+      del run  # The tables of the last case may be large.
+      run, answer = _make_step(side, order)
       start = time.perf_counter()
-      value, grads = run()
+      run()
       reply = {'first_call_s': time.perf_counter() - start}
-      meta_problem.save(
-        {'loss': np.asarray(value)}
-        | {name: np.asarray(grad) for name, grad in grads.items()},
-        pathlib.Path(order['answer']),
-      )
+      meta_problem.save(answer(), pathlib.Path(order['answer']))
       for _ in range(_WARM_UP_CALLS):
         run()
       if side == 'antjax' and _DEVICES.value > 1:
@@ -212,12 +243,15 @@ def _rates(num_examples: int, seconds: Sequence[float]) -> tuple[float, list]:
 
 def _compare(sides, case, peer, sizes, folder) -> dict[str, Any]:
   """Runs one case against one peer; returns its line."""
-  common = {
-    'case': dataclasses.asdict(case),
-    'num_support': sizes.num_support,
-    'problem': str(folder / 'problem.npz'),
-    'peer': peer,
-  }
+  common = {'case': dataclasses.asdict(case), 'peer': peer}
+  if isinstance(case, dlrm_problem.DLRMCase):
+    num_examples = case.batch_size
+    common['problem'] = str(folder / f'{case.name}.npz')
+    meta_problem.save(dlrm_problem.make(case), common['problem'])
+  else:
+    num_examples = sizes.num_examples
+    common['num_support'] = sizes.num_support
+    common['problem'] = str(folder / 'problem.npz')
   line: dict[str, Any] = {'case': common['case'], 'peer': peer}
   answers, first_s = [], []
   for name, side in sides.items():
@@ -236,8 +270,8 @@ def _compare(sides, case, peer, sizes, folder) -> dict[str, Any]:
     for name, side in sides.items():
       time.sleep(_PAUSE_S)
       seconds[name] += side.order('time', block_s=block_s)
-  ours, our_spread = _rates(sizes.num_examples, seconds['antjax'])
-  theirs, their_spread = _rates(sizes.num_examples, seconds['torch'])
+  ours, our_spread = _rates(num_examples, seconds['antjax'])
+  theirs, their_spread = _rates(num_examples, seconds['torch'])
   return line | {
     'examples_per_s': ours,
     'peer_examples_per_s': theirs,
@@ -269,15 +303,20 @@ def _machine() -> dict[str, Any]:
   }
 
 
-def _selected_cases() -> list[meta_problem.Case]:
+def _selected_cases() -> list[meta_problem.Case | dlrm_problem.DLRMCase]:
   """Returns the cases that --cases names; exits at a name that is none."""
-  by_name = {
-    f'{c.adapted}-{c.order}-{c.inner_steps}': c for c in meta_problem.CASES
-  }
+  dlrm = dlrm_problem.SMOKE_CASES if _SMOKE.value else dlrm_problem.CASES
+  by_name = {case.name: case for case in (*meta_problem.CASES, *dlrm)}
   for name in _CASES.value:
     if name not in by_name:
       sys.exit(f'--cases={name}: use some of {", ".join(by_name)}.')
   return [by_name[name] for name in _CASES.value or by_name]
+
+
+def _peers_of(case: meta_problem.Case | dlrm_problem.DLRMCase) -> list[str]:
+  is_dlrm = isinstance(case, dlrm_problem.DLRMCase)
+  fitting = _DLRM_PEERS if is_dlrm else _META_PEERS
+  return [peer for peer in _PEERS.value if peer in fitting]
 
 
 def main(argv: Sequence[str]) -> None:
@@ -312,7 +351,7 @@ def main(argv: Sequence[str]) -> None:
     for side in sides.values():
       stack.callback(side.close)
     for case in cases:
-      for peer in _PEERS.value:
+      for peer in _peers_of(case):
         line = _compare(sides, case, peer, sizes, folder)
         failed |= 'error' in line
         print(json.dumps(line | facts), flush=True)

@@ -64,6 +64,11 @@ class Case:
   order: int
   inner_steps: int
 
+  @property
+  def name(self) -> str:
+    """The case's name on the command line."""
+    return f'{self.adapted}-{self.order}-{self.inner_steps}'
+
 
 CASES = tuple(
   Case(adapted=adapted, order=order, inner_steps=inner_steps)
@@ -125,7 +130,7 @@ def make(sizes: Sizes, seed: int = 0) -> dict[str, np.ndarray]:
   }
 
 
-def save(problem: dict[str, np.ndarray], path: pathlib.Path) -> None:
+def save(problem: dict[str, np.ndarray], path: str | pathlib.Path) -> None:
   """Writes arrays to an .npz file."""
   np.savez(path, **problem)
 

@@ -27,6 +27,7 @@ _ROOT_BUILD = (
 exports_files([
     "LICENSE",
     "pyproject.toml",
+    "requirements-bench-no-deps.txt",
     "requirements-bench.txt",
     "requirements-dev.txt",
     "requirements.txt",
@@ -51,7 +52,7 @@ def expected_target(
   text = path.read_text()
   is_test = path.name.endswith('_test.py')
   is_binary = bool(_MAIN.search(text)) and not is_test
-  distributions = source_tree.requirements('dev', 'bench')
+  distributions = source_tree.requirements('dev', 'bench', 'bench_tables')
   deps = set()
   for item in source_tree.imports(path, root):
     file = source_tree.module_path(item.module, root)

@@ -15,6 +15,7 @@ FOLDERS = ('antjax', 'benchmarks', 'launch', 'tests')
 
 # Where the name to import is not the name to install.
 _IMPORT_NAMES = {
+  'fbgemm-gpu-cpu': ['fbgemm_gpu'],
   'absl-py': ['absl'],
   'array-record': ['array_record'],
   'grpcio': ['grpc'],

@@ -113,6 +113,8 @@ def fetch(
   Returns:
     [U, D]; zeros where padded.
   """
+  if ex.num_owners == 1:
+    return table.at[positions].get(mode='fill', fill_value=0)
 
   def one_round(r, rows):
     slot, ids = _address(ex, positions, shift, r)
@@ -145,21 +147,33 @@ def push(
     positions: As in `fetch`.
     shift: As in `fetch`.
     grads: float32 [U, D], gradients of the fetched rows.
-    apply_fn: (state, ids [n], grads [n, D]) -> state, on the owner; ids out of
-      range are to be ignored, an id may come several times.
+    apply_fn: (state, ids [L, C], grads [L C, D]) -> state, on the owner: a
+      rising list of distinct ids from each of L devices, `rows_per_device` at
+      its end standing for no row. An id may be in several lists.
     state: The owner's table and slots.
   """
   dim = grads.shape[1]
+
+  def apply_all(state, ids, grads):
+    """Ids [W, C], gradients [W, C, D]; of all groups if each has a copy."""
+    if INTER not in ex.axes:
+      bits = lax.bitcast_convert_type(grads, jnp.int32)
+      message = jnp.concatenate([ids[..., None], bits], axis=-1)
+      message = lax.all_gather(message, INTER, tiled=True, to='invarying')
+      ids = message[..., 0]
+      grads = lax.bitcast_convert_type(message[..., 1:], jnp.float32)
+    return apply_fn(state, ids, grads.reshape(-1, dim))
+
+  if ex.num_owners == 1:
+    return apply_all(state, positions[None], grads[None])
 
   def one_round(r, state):
     slot, ids = _address(ex, positions, shift, r)
     sent = grads.at[slot].get(mode='fill', fill_value=0)
     bits = lax.bitcast_convert_type(sent, jnp.int32)
     message = jnp.concatenate([ids[..., None], bits], axis=-1)
-    message = _all_to_all(ex, message).reshape(-1, dim + 1)
-    if INTER not in ex.axes:
-      message = lax.all_gather(message, INTER, tiled=True, to='invarying')
-    received = lax.bitcast_convert_type(message[:, 1:], jnp.float32)
-    return apply_fn(state, message[:, 0], received)
+    message = _all_to_all(ex, message)
+    received = lax.bitcast_convert_type(message[..., 1:], jnp.float32)
+    return apply_all(state, message[..., 0], received)
 
   return lax.fori_loop(0, _num_rounds(ex, shift), one_round, state)

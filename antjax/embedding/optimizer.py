@@ -7,6 +7,7 @@ import dataclasses
 from typing import Protocol
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 Slots = dict[str, jax.Array]
@@ -14,15 +15,15 @@ LearningRate = float | Callable[[jax.Array], jax.Array]
 
 
 class RowOptimizer(Protocol):
-  """One step on rows [n, D] with their gradients and optimizer slots."""
+  """One step on rows [n, D], in optax's terms: gradients become updates."""
 
   def init(self, num_rows: int, dim: int) -> Slots:
     """Slots for a whole table: arrays [num_rows] or [num_rows, dim]."""
 
   def update(
-    self, rows: jax.Array, grads: jax.Array, slots: Slots, step: jax.Array
+    self, grads: jax.Array, slots: Slots, rows: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Slots]:
-    """New rows and slots; `step` counts from 0."""
+    """What is to be added to the rows, and new slots; `step` counts from 0."""
 
 
 def _rate(learning_rate: LearningRate, step: jax.Array) -> jax.Array:
@@ -41,8 +42,8 @@ class SGD:
     del num_rows, dim
     return {}
 
-  def update(self, rows, grads, slots, step):
-    return rows - _rate(self.learning_rate, step) * grads, slots
+  def update(self, grads, slots, rows, step):
+    return -_rate(self.learning_rate, step) * grads, slots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +56,10 @@ class Adagrad:
   def init(self, num_rows: int, dim: int) -> Slots:
     return {'accumulator': jnp.zeros((num_rows, dim), jnp.float32)}
 
-  def update(self, rows, grads, slots, step):
+  def update(self, grads, slots, rows, step):
     acc = slots['accumulator'] + jnp.square(grads)
     delta = grads / (jnp.sqrt(acc) + self.eps)
-    rows = rows - _rate(self.learning_rate, step) * delta
-    return rows, {'accumulator': acc}
+    return -_rate(self.learning_rate, step) * delta, {'accumulator': acc}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +76,10 @@ class RowWiseAdagrad:
     del dim
     return {'accumulator': jnp.zeros((num_rows,), jnp.float32)}
 
-  def update(self, rows, grads, slots, step):
+  def update(self, grads, slots, rows, step):
     acc = slots['accumulator'] + jnp.mean(jnp.square(grads), axis=1)
-    delta = grads / (jnp.sqrt(acc)[:, None] + self.eps)
-    rows = rows - _rate(self.learning_rate, step) * delta
-    return rows, {'accumulator': acc}
+    rate = _rate(self.learning_rate, step) / (jnp.sqrt(acc) + self.eps)
+    return -rate[:, None] * grads, {'accumulator': acc}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,14 +102,14 @@ class Adam:
       'nu': jnp.zeros((num_rows, dim), jnp.float32),
     }
 
-  def update(self, rows, grads, slots, step):
+  def update(self, grads, slots, rows, step):
     count = (step + 1).astype(jnp.float32)
     mu = self.b1 * slots['mu'] + (1 - self.b1) * grads
     nu = self.b2 * slots['nu'] + (1 - self.b2) * jnp.square(grads)
     mu_hat = mu / (1 - self.b1**count)
     nu_hat = nu / (1 - self.b2**count)
     delta = mu_hat / (jnp.sqrt(nu_hat) + self.eps)
-    return rows - _rate(self.learning_rate, step) * delta, {'mu': mu, 'nu': nu}
+    return -_rate(self.learning_rate, step) * delta, {'mu': mu, 'nu': nu}
 
 
 def apply_to_rows(
@@ -124,27 +123,31 @@ def apply_to_rows(
 ) -> tuple[jax.Array, Slots]:
   """One optimizer step on each distinct row named in `ids`.
 
-  Gradients of a row that is named several times are summed first. Costs
-  O(n D) and 4 bytes of scratch per row of the table; with donated arguments
-  the table is changed in place, so the cost does not grow with its width.
+  Gradients of a row that several lists name are summed first. Costs O(n D),
+  whatever the number of rows of the table; with donated arguments the table is
+  changed in place.
 
   Args:
     optimizer: The row optimizer.
     table: [V, D].
     slots: Its slots, [V] or [V, D] each.
-    ids: int32 [n]; values outside [0, V) are ignored.
+    ids: int32 [L, C], n = L C: L lists, each rising and without repetition but
+      for its end, where V stands for no row.
     grads: [n, D].
     step: int32 scalar, steps done so far.
     lr_scale: Factor of the rows' changes; None is 1.
   """
-  num_rows, n = table.shape[0], ids.shape[0]
-  order = jnp.arange(n, dtype=jnp.int32)
-  # The first mention of a row stands for all: no sort, which is slow on CPU.
-  first = jnp.full((num_rows,), n, jnp.int32).at[ids].min(order, mode='drop')
-  leader = first.at[ids].get(mode='fill', fill_value=n)
-  total = jnp.zeros_like(grads).at[leader].add(grads, mode='drop')
+  num_rows = table.shape[0]
+  order = jnp.arange(ids.size, dtype=jnp.int32)
+  if len(ids) > 1:
+    leader = first_mentions(ids)
+    grads = jnp.zeros_like(grads).at[leader].add(grads, mode='drop')
+    is_leader = leader == order
+  else:
+    is_leader = jnp.ones_like(order, bool)
+  ids = ids.reshape(-1)
   # Out-of-range targets stay distinct, as `unique_indices` promises.
-  target = jnp.where(leader == order, ids, num_rows + order)
+  target = jnp.where(is_leader & (ids < num_rows), ids, num_rows + order)
 
   def read(x):
     return x.at[target].get(mode='fill', fill_value=0, unique_indices=True)
@@ -153,13 +156,44 @@ def apply_to_rows(
     new = new.astype(x.dtype)
     return x.at[target].set(new, mode='drop', unique_indices=True)
 
-  old = read(table)
-  rows, new_slots = optimizer.update(
-    old, total, jax.tree.map(read, slots), step
+  updates, new_slots = optimizer.update(
+    grads, jax.tree.map(read, slots), read(table), step
   )
-  return write(table, _scaled(old, rows, lr_scale)), jax.tree.map(
-    write, slots, new_slots
+  # Added, not set: the old rows are then read only where an optimizer does.
+  table = table.at[target].add(
+    _scaled(updates, lr_scale), mode='drop', unique_indices=True
   )
+  return table, jax.tree.map(write, slots, new_slots)
+
+
+# Lists that are searched one in another; more are sorted together.
+_MAX_SEARCHED_LISTS = 8
+
+
+def first_mentions(ids: jax.Array) -> jax.Array:
+  """Where in rising lists [L, C] each id stands first, int32 [L C].
+
+  Takes O(L^2 C log C) for few lists, which beats the sort of all on CPU, and
+  O(L C log(L C)) for many.
+  """
+  num_lists, size = ids.shape
+  place = jnp.arange(num_lists * size, dtype=jnp.int32).reshape(ids.shape)
+  if num_lists > _MAX_SEARCHED_LISTS:
+    flat, place = ids.reshape(-1), place.reshape(-1)
+    ordered, origin = lax.sort((flat, place), num_keys=1, is_stable=True)
+    is_new = jnp.r_[True, ordered[1:] != ordered[:-1]]
+    start = lax.cummax(jnp.where(is_new, place, 0))
+    return (
+      jnp.zeros_like(place).at[origin].set(origin[start], unique_indices=True)
+    )
+  first = [place[0]]
+  for i in range(1, num_lists):
+    mine = place[i]
+    for j in reversed(range(i)):  # So that the earliest list has the last word.
+      at = jnp.minimum(jnp.searchsorted(ids[j], ids[i]), size - 1)
+      mine = jnp.where(ids[j][at] == ids[i], place[j][at], mine)
+    first.append(mine)
+  return jnp.concatenate(first)
 
 
 def apply_to_table(
@@ -182,18 +216,15 @@ def apply_to_table(
     step: int32 scalar, steps done so far.
     lr_scale: Factor of the rows' changes; None is 1.
   """
-  rows, new_slots = optimizer.update(table, grads, slots, step)
-  rows = _scaled(table, rows, lr_scale)
+  updates, new_slots = optimizer.update(grads, slots, table, step)
 
   def keep(new, old):
     mask = touched.reshape(touched.shape + (1,) * (old.ndim - 1))
     return jnp.where(mask, new.astype(old.dtype), old)
 
-  return keep(rows, table), jax.tree.map(keep, new_slots, slots)
+  table = keep(table + _scaled(updates, lr_scale), table)
+  return table, jax.tree.map(keep, new_slots, slots)
 
 
-def _scaled(
-  old: jax.Array, new: jax.Array, lr_scale: jax.Array | None
-) -> jax.Array:
-  """Goes only `lr_scale` of the way."""
-  return new if lr_scale is None else old + lr_scale * (new - old)
+def _scaled(updates: jax.Array, lr_scale: jax.Array | None) -> jax.Array:
+  return updates if lr_scale is None else lr_scale * updates

@@ -5,6 +5,8 @@
 Done with numpy in the input pipeline: XLA sorts ten times slower on CPU.
 """
 
+import threading
+
 import numpy as np
 
 from antjax.embedding.layout import Stack
@@ -65,14 +67,35 @@ def _unique(
   positions: np.ndarray, num_positions: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Sorted distinct positions without PAD, and the index of each (or PAD)."""
-  if num_positions <= 8 * positions.size + 65_536:
-    # Marking beats sorting while the table is not far larger than the batch.
-    index = np.full((num_positions + 1,), PAD, np.int32)
-    index[positions] = 0  # PAD marks the spare last entry.
-    index[num_positions] = PAD
-    unique = np.flatnonzero(index[:num_positions] == 0).astype(np.int32)
-    index[unique] = np.arange(len(unique), dtype=np.int32)
-    return unique, index[positions]
-  unique, inverse = np.unique(positions, return_inverse=True)
-  num_pad = int(len(unique) > 0 and unique[0] == PAD)
-  return unique[num_pad:], (inverse - num_pad).astype(np.int32)
+  ordered = np.sort(positions)
+  is_new = np.empty(ordered.shape, bool)
+  is_new[:1] = True
+  np.not_equal(ordered[1:], ordered[:-1], out=is_new[1:])
+  unique = ordered[is_new]
+  first = int(len(unique) > 0 and unique[0] == PAD)
+  order = np.arange(-first, len(unique) - first, dtype=np.int32)  # PAD is -1.
+  if num_positions <= _MAX_SCRATCH:
+    index = _scratch.of(num_positions + 1)  # PAD marks the spare last entry.
+    index[unique] = order
+    return unique[first:], index[positions]
+  index = order[np.searchsorted(unique, positions)]
+  return unique[first:], index
+
+
+# Up to so many rows a table of indices (4 bytes a row) beats a search.
+_MAX_SCRATCH = 1 << 26
+
+
+class _Scratch(threading.local):
+  """Memory that is kept from batch to batch: touching it anew costs more."""
+
+  array = np.empty((0,), np.int32)
+
+  def of(self, size: int) -> np.ndarray:
+    """An array int32 [size] of any content."""
+    if len(self.array) < size:
+      self.array = np.empty((size,), np.int32)
+    return self.array[:size]
+
+
+_scratch = _Scratch()

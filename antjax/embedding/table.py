@@ -15,9 +15,9 @@ import numpy as np
 
 from antjax.embedding import exchange
 from antjax.embedding import routing as routing_lib
+from antjax.embedding.feature import Feature
 from antjax.embedding.layout import init_rows, reorder, Stack, TableSpec
 from antjax.embedding.optimizer import apply_to_rows, apply_to_table
-from antjax.embedding.routing import PAD
 from antjax.mesh.mesh import check_mesh, INTER, INTRA
 from antjax.mesh.paro import Level
 
@@ -37,7 +37,7 @@ class EmbeddingTables:
   def __init__(
     self,
     specs: Sequence[TableSpec],
-    features: Mapping[str, str],
+    features: Mapping[str, str | Sequence[str]],
     *,
     mesh: Mesh,
     max_unique: int | None = None,
@@ -47,7 +47,10 @@ class EmbeddingTables:
 
     Args:
       specs: The tables.
-      features: Feature name to the name of the table that it looks up.
+      features: Feature name to the name of the table that it looks up, or to
+        several names: then the feature is an array of ids [..., F] whose
+        columns look up a table each, all of one stack. Many one-id features
+        are far cheaper as the columns of one.
       mesh: From `make_mesh`.
       max_unique: Most distinct rows of one stack that a device may need in a
         step; the number of its ids by default, which is always enough. A
@@ -56,7 +59,8 @@ class EmbeddingTables:
         spread. Skewed batches take more rounds, never lose rows.
 
     Raises:
-      ValueError: Duplicate names, or a feature of an unknown table.
+      ValueError: Duplicate names, a feature of an unknown table, or one of
+        tables of several stacks.
     """
     check_mesh(mesh, 'EmbeddingTables')
     if not capacity_factor > 0 or (max_unique is not None and max_unique < 1):
@@ -68,13 +72,6 @@ class EmbeddingTables:
     if len(self.specs) != len(specs):
       names = sorted(s.name for s in specs)
       raise ValueError(f'EmbeddingTables: table names repeat: {names}.')
-    for feature, table in features.items():
-      if table not in self.specs:
-        raise ValueError(
-          f'EmbeddingTables: feature {feature!r} looks up table {table!r}, '
-          f'which is not among {sorted(self.specs)}.'
-        )
-    self.features = dict(features)
     self.mesh = mesh
     self._max_unique = max_unique
     self._factor = capacity_factor
@@ -100,6 +97,10 @@ class EmbeddingTables:
       spec.name: stack
       for stack in self._stacks.values()
       for spec in stack.specs
+    }
+    self.features = {
+      name: Feature(name, tables, self.specs, self._stack_of)
+      for name, tables in features.items()
     }
     self._log_layout()
 
@@ -181,10 +182,12 @@ class EmbeddingTables:
     positions: dict[str, list[np.ndarray]] = {s: [] for s in self._stacks}
     where: list[tuple[str, int]] = []
     for path, leaf in by_path:
-      feature = path[-1].key
-      stack, pos = self._positions(feature, np.asarray(leaf), num_devices)
+      feature = self._feature(path[-1].key)
+      stack = feature.stack.name
       where.append((stack, len(positions[stack])))
-      positions[stack].append(pos)
+      positions[stack].append(
+        feature.positions(np.asarray(leaf)).reshape(num_devices, -1)
+      )
     indices: dict[str, list[np.ndarray]] = {}
     routing = {}
     for name, arrays in positions.items():
@@ -201,33 +204,13 @@ class EmbeddingTables:
     ]
     return jax.tree.unflatten(treedef, leaves), routing
 
-  def _positions(
-    self, feature: str, ids: np.ndarray, num_devices: int
-  ) -> tuple[str, np.ndarray]:
-    """The stack's name, and positions [num_devices, n] (PAD stays PAD)."""
-    if feature not in self.features:
+  def _feature(self, name: str) -> Feature:
+    if name not in self.features:
       raise ValueError(
-        f"batch['ids']: feature {feature!r} is unknown; the tables have "
+        f"batch['ids']: feature {name!r} is unknown; the tables have "
         f'features {sorted(self.features)}.'
       )
-    spec = self.specs[self.features[feature]]
-    if not np.issubdtype(ids.dtype, np.integer):
-      raise ValueError(
-        f"batch['ids'][...][{feature!r}] has dtype {ids.dtype}; ids must be "
-        'integers.'
-      )
-    if ids.size and ids.max() >= spec.num_embeddings:
-      raise ValueError(
-        f"batch['ids'][...][{feature!r}] has id {ids.max()}; table "
-        f'{spec.name!r} has {spec.num_embeddings} rows. Map unknown ids to an '
-        'OOV id, or make the table larger.'
-      )
-    stack = self._stack_of[spec.name]
-    # In 64 bits: positions may not fit the ids' own type.
-    row, owner = np.divmod(ids.astype(np.int64), stack.num_owners)
-    row = row + stack.offset(spec.name)
-    pos = np.where(ids < 0, PAD, owner * stack.rows_per_device + row)
-    return stack.name, pos.astype(np.int32).reshape(num_devices, -1)
+    return self.features[name]
 
   # In shard_map.
 
@@ -318,13 +301,20 @@ class EmbeddingTables:
     Returns:
       The same nested dict with vectors [..., D]; zeros for padding.
     """
-
-    def one(path, index):
-      table = rows[self._stack_of[self.features[path[-1].key]].name]
-      index = jnp.where(index < 0, table.shape[0], index)
-      return table.at[index].get(mode='fill', fill_value=0)
-
-    return jax.tree.map_with_path(one, ids)
+    by_path, treedef = jax.tree.flatten_with_path(ids)
+    stacks = [self.features[path[-1].key].stack.name for path, _ in by_path]
+    vectors: list[jax.Array | None] = [None] * len(by_path)
+    for name in dict.fromkeys(stacks):
+      # One gather a stack: its transpose is one scatter, not one a feature.
+      mine = [i for i, stack in enumerate(stacks) if stack == name]
+      index = [by_path[i][1] for i in mine]
+      flat = jnp.concatenate([x.reshape(-1) for x in index])
+      flat = jnp.where(flat < 0, rows[name].shape[0], flat)
+      found = rows[name].at[flat].get(mode='fill', fill_value=0)
+      ends = np.cumsum([x.size for x in index])[:-1]
+      for i, x, part in zip(mine, index, jnp.split(found, ends), strict=True):
+        vectors[i] = part.reshape(*x.shape, -1)
+    return jax.tree.unflatten(treedef, vectors)
 
   # Checkpoints: table name -> rows in the order of their ids.
 

@@ -107,9 +107,10 @@ def dense_step(tables, dense, ids, step):
     for path, i in jax.tree.leaves_with_path(ids):
       if FEATURES[path[-1].key] == name:
         touched[i[i >= 0]] = True
-    table, slots = spec.optimizer.update(
-      whole[name], grads[name], dense[name]['slots'], jnp.int32(step)
+    updates, slots = spec.optimizer.update(
+      grads[name], dense[name]['slots'], whole[name], jnp.int32(step)
     )
+    table = whole[name] + updates
 
     def keep(a, b, touched=touched):
       return np.where(touched.reshape(-1, *[1] * (b.ndim - 1)), a, b)
@@ -294,3 +295,62 @@ def test_bad_table_specs_are_refused():
     TableSpec('a', 0, 4)
   with pytest.raises(ValueError, match='unknown level'):
     TableSpec('a', 4, 4, 'group')
+
+
+def test_columns_of_one_feature_look_up_a_table_each():
+  """As the same ids given feature by feature, in values and in updates."""
+  ids = make_ids()
+  item, city = ids['query']['seen'][:, 0], ids['support']['city']
+  specs = [
+    TableSpec('item', 100, 4, 'global'),
+    TableSpec('city', 37, 4, 'global'),
+  ]
+  mesh = make_mesh(intra=4)
+  apart = EmbeddingTables(specs, {'item': 'item', 'city': 'city'}, mesh=mesh)
+  together = EmbeddingTables(specs, {'both': ('item', 'city')}, mesh=mesh)
+  results = []
+  for tables, ids in (
+    (apart, {'item': item, 'city': city}),
+    (together, {'both': np.stack([item, city], axis=1)}),
+  ):
+    indices, routing = tables.prepare(ids, 8)
+    state = start(tables)
+    rows = jax.jit(
+      jax.shard_map(
+        lambda s, i, r, t=tables: t.lookup(t.fetch(s, r)[0], i),
+        mesh=mesh,
+        in_specs=(tables.partition_specs(), P(BATCH_AXES), P(BATCH_AXES)),
+        out_specs=P(BATCH_AXES),
+      )
+    )(state, indices, routing)
+    results.append(rows)
+  np.testing.assert_array_equal(results[0]['item'], results[1]['both'][:, 0])
+  np.testing.assert_array_equal(results[0]['city'], results[1]['both'][:, 1])
+  assert np.abs(results[1]['both']).max() > 0
+
+
+@pytest.mark.parametrize(
+  ('ids', 'message'),
+  [
+    (np.zeros((8, 3), np.int32), r'shape \(8, 3\); its last dim must be 2'),
+    (np.array([[0, 37]] * 8), "id 37; table 'city' has 37 rows"),
+    (np.array([[100, 0]] * 8), "id 100; table 'item' has 100 rows"),
+  ],
+)
+def test_bad_columns_are_refused(ids, message):
+  tables = EmbeddingTables(
+    [TableSpec('item', 100, 4), TableSpec('city', 37, 4)],
+    {'both': ('item', 'city')},
+    mesh=make_mesh(intra=4),
+  )
+  with pytest.raises(ValueError, match=message):
+    tables.prepare({'both': ids}, 8)
+
+
+def test_columns_need_one_stack():
+  with pytest.raises(ValueError, match='are in 2 stacks'):
+    EmbeddingTables(
+      [TableSpec('item', 100, 4), TableSpec('city', 37, 8)],
+      {'both': ('item', 'city')},
+      mesh=make_mesh(intra=4),
+    )

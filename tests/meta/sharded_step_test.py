@@ -101,9 +101,10 @@ def dense_steps(inner, batches, whole, params):
     updates, opt_state = tx.update(grads, opt_state, params)
     new_rows, new_slots = {}, {}
     for name in rows:  # Adagrad leaves rows without gradient as they are.
-      new_rows[name], new_slots[name] = rows_tx.update(
-        rows[name], row_grads[name], slots[name], jnp.int32(0)
+      change, new_slots[name] = rows_tx.update(
+        row_grads[name], slots[name], rows[name], jnp.int32(0)
       )
+      new_rows[name] = rows[name] + change
     return (
       optax.apply_updates(params, updates),
       opt_state,

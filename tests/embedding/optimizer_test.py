@@ -1,0 +1,69 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Updates of rows that several lists name."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from antjax.embedding import optimizer as optimizer_lib
+
+NUM_ROWS = 40
+
+
+def rising_lists(num_lists, size, seed=0):
+  """Lists [L, C] of distinct rising ids; NUM_ROWS stands for none."""
+  rng = np.random.default_rng(seed)
+  ids = np.full((num_lists, size), NUM_ROWS, np.int32)
+  for row in ids:
+    count = rng.integers(0, size + 1)
+    row[:count] = np.sort(rng.choice(NUM_ROWS, count, replace=False))
+  return ids
+
+
+@pytest.mark.parametrize('num_lists', [1, 2, 5, 8, 9, 16])
+def test_first_mention_of_each_id(num_lists):
+  """By searches (few lists) and by a sort (many)."""
+  ids = rising_lists(num_lists, 7)
+  first = np.asarray(jax.jit(optimizer_lib.first_mentions)(ids))
+  flat = ids.reshape(-1)
+  expected = [np.flatnonzero(flat == i)[0] for i in flat]
+  used = flat < NUM_ROWS
+  np.testing.assert_array_equal(first[used], np.array(expected)[used])
+  # What stands for no row never leads to one.
+  assert np.all(flat[first[~used]] == NUM_ROWS)
+
+
+@pytest.mark.parametrize('num_lists', [1, 3, 12])
+@pytest.mark.parametrize(
+  'optimizer',
+  [
+    optimizer_lib.SGD(0.1),
+    optimizer_lib.Adagrad(0.1),
+    optimizer_lib.RowWiseAdagrad(0.1),
+    optimizer_lib.Adam(0.1),
+  ],
+  ids=lambda o: type(o).__name__,
+)
+def test_a_row_takes_one_step_with_its_whole_gradient(optimizer, num_lists):
+  ids = rising_lists(num_lists, 9, seed=3)
+  rng = np.random.default_rng(1)
+  grads = rng.normal(size=(ids.size, 4)).astype(np.float32)
+  table = rng.normal(size=(NUM_ROWS, 4)).astype(np.float32)
+  slots = optimizer.init(NUM_ROWS, 4)
+  new, new_slots = jax.jit(
+    lambda *a: optimizer_lib.apply_to_rows(optimizer, *a)
+  )(table, slots, ids, grads, jnp.int32(2))
+  dense = np.zeros((NUM_ROWS + 1, 4), np.float32)
+  np.add.at(dense, ids.reshape(-1), grads)
+  touched = np.isin(np.arange(NUM_ROWS), ids)
+  want, want_slots = optimizer_lib.apply_to_table(
+    optimizer, table, slots, dense[:NUM_ROWS], touched, jnp.int32(2)
+  )
+  # Sums of a few float32 gradients in another order.
+  np.testing.assert_allclose(new, want, atol=1e-6)
+  for name, slot in want_slots.items():
+    np.testing.assert_allclose(new_slots[name], slot, atol=1e-6)
+  np.testing.assert_array_equal(new[~touched], table[~touched])
+  assert 0 < touched.sum() < NUM_ROWS
