@@ -1,0 +1,259 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Decides for each table where its rows live, from bytes and traffic.
+
+Our own derivation, for n groups of m devices, a table of V rows of width D and
+u distinct rows that a device looks up in a step (floats and ids of 4 bytes):
+
+  level    bytes a device    sent by a device in a step
+  none     V (4 D + slots)   all-reduce of the dense gradient and of what is
+                             touched, V (4 D + 4), and the optimizer passes over
+                             the whole table
+  intra    1 / m of that     u (8 D + 8) inside its group, and each group's
+                             gradients to the others, u (4 D + 4) (n - 1)
+  global   1 / (n m)         u (8 D + 8), of which (n - 1) / n to other groups
+
+A table pays the latencies of its messages as if it were a stack of its own.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+import math
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from antjax.collectives import cost_model
+from antjax.embedding.layout import TableSpec
+from antjax.mesh.mesh import INTER
+from antjax.mesh.paro import Level
+
+# Times that a dense step reads or writes the table, its gradient and slots.
+_DENSE_PASSES = 6
+# The same for a touched row, in dense rows: gathers and scatters, the exchange's
+# own copies. On CPU a dense step over 100,000 rows took as long as a sparse one
+# with 11,000 distinct rows.
+_TOUCHED_PASSES = 50
+_ALL_TO_ALLS = 3
+_NAMES: dict[Level, Literal['none', 'intra', 'global']] = {
+  Level.NONE: 'none',
+  Level.INTRA: 'intra',
+  Level.GLOBAL: 'global',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+  """What a table costs at one level.
+
+  Attributes:
+    level: The level.
+    state_bytes: Of the table and its slots on each device.
+    inter_bytes: Sent to other groups by a device in a step.
+    intra_bytes: Sent inside its group by a device in a step.
+    step_s: Seconds of a step that the table takes.
+  """
+
+  level: Level
+  state_bytes: float
+  inter_bytes: float
+  intra_bytes: float
+  step_s: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TablePlan:
+  """Where a table is to live.
+
+  Attributes:
+    spec: The table, at the level chosen.
+    chosen: What it costs there.
+    others: What it would cost at the other levels.
+    reason: Why, in one sentence.
+  """
+
+  spec: TableSpec
+  chosen: Placement
+  others: tuple[Placement, ...]
+  reason: str
+
+
+def plan_tables(
+  specs: Sequence[TableSpec],
+  distinct_rows: Mapping[str, float],
+  links: cost_model.Links,
+  *,
+  num_groups: int,
+  group_size: int,
+  device_bytes: float = math.inf,
+  memory_bytes_per_s: float = 2e10,
+) -> list[TablePlan]:
+  """Chooses the level of each table whose own says 'auto'.
+
+  Each table gets the level of the least time; while they do not fit together,
+  the one moves to a finer level that pays the least time a byte saved.
+
+  Args:
+    specs: The tables.
+    distinct_rows: Table name -> distinct rows that a device looks up in a step;
+      see `count_distinct`.
+    links: Speeds of the cluster's links.
+    num_groups: Groups, n.
+    group_size: Devices of a group, m.
+    device_bytes: Memory for tables and slots on a device.
+    memory_bytes_per_s: At which a device passes over a dense table.
+
+  Returns:
+    One plan a table, in the order of `specs`.
+
+  Raises:
+    ValueError: A table without a count, or tables that do not fit even at level
+      global.
+  """
+  if missing := [s.name for s in specs if s.name not in distinct_rows]:
+    raise ValueError(
+      f'plan_tables(distinct_rows=...): no count for {missing}; count them on'
+      ' a few batches with count_distinct.'
+    )
+  options: list[dict[Level, Placement]] = []
+  for spec in specs:
+    levels = list(Level) if spec.level == 'auto' else [spec.resolved_level()]
+    options.append(
+      {
+        level: placement(
+          spec,
+          level,
+          distinct_rows[spec.name],
+          links,
+          num_groups,
+          group_size,
+          memory_bytes_per_s,
+        )
+        for level in levels
+      }
+    )
+  fastest = [min(o.values(), key=_by_time) for o in options]
+  chosen = list(fastest)
+  while (excess := sum(p.state_bytes for p in chosen) - device_bytes) > 0:
+    moves = [
+      (_price(p, finer), i, finer)
+      for i, p in enumerate(chosen)
+      for finer in options[i].values()
+      if finer.state_bytes < p.state_bytes
+    ]
+    if not moves:
+      raise ValueError(
+        f'plan_tables: the tables take {excess:.4g} bytes a device more than'
+        f' device_bytes={device_bytes:.4g} even at the finest levels they may'
+        f' have on {num_groups} x {group_size} devices. Use more devices, fewer'
+        ' or narrower rows, or an optimizer with fewer slots.'
+      )
+    _, i, finer = min(moves, key=lambda move: move[:2])
+    chosen[i] = finer
+  return [
+    TablePlan(
+      dataclasses.replace(spec, level=_NAMES[p.level]),
+      p,
+      tuple(q for q in o.values() if q.level is not p.level),
+      _reason(spec, p, best),
+    )
+    for spec, p, best, o in zip(specs, chosen, fastest, options, strict=True)
+  ]
+
+
+def placement(
+  spec: TableSpec,
+  level: Level,
+  distinct_rows: float,
+  links: cost_model.Links,
+  num_groups: int,
+  group_size: int,
+  memory_bytes_per_s: float = 2e10,
+) -> Placement:
+  """What a table costs at a level; see the module."""
+  n, m = num_groups, group_size
+  width = 4.0 * spec.embedding_dim
+  dense_bytes = spec.num_embeddings * (width + 4)
+  row = distinct_rows * (width + 4)
+  state = _state_bytes(spec, level.num_pieces(n, m))
+  if level is Level.NONE:
+    step_s = cost_model.seconds('all_reduce', 'xla', dense_bytes, links, n, m)
+    step_s += _DENSE_PASSES * dense_bytes / memory_bytes_per_s
+    once = 2 * dense_bytes / (n * m)
+    inter = once * (n - 1) if n > 1 else 0.0
+    return Placement(level, state, inter, once * (n * m - 1) - inter, step_s)
+  step_s = _TOUCHED_PASSES * row / memory_bytes_per_s
+  if level is Level.INTRA:
+    intra = 2 * row * (m - 1) / m
+    inter = row * (n - 1)
+    step_s += cost_model.axis_seconds('all_gather', INTER, row * n, links, n, m)
+  else:
+    intra = 2 * row * (m - 1) / (n * m)
+    inter = 2 * row * (n - 1) / n
+    step_s += inter / links.lane_bytes_per_s(m)
+    step_s += _ALL_TO_ALLS * links.inter_latency_s * (n > 1)
+  step_s += intra / links.intra_bytes_per_s
+  step_s += _ALL_TO_ALLS * links.intra_latency_s * (m > 1)
+  return Placement(level, state, inter, intra, step_s)
+
+
+def count_distinct(
+  ids: Iterable[Any], features: Mapping[str, str], num_devices: int
+) -> dict[str, float]:
+  """Mean number of distinct rows of each table that a device looks up.
+
+  Args:
+    ids: batch['ids'] of a few steps of a process, as `EmbeddingTables.prepare`
+      takes them.
+    features: Feature name -> table name.
+    num_devices: Devices of the process.
+
+  Returns:
+    Table name -> rows a device and step.
+  """
+  totals = dict.fromkeys(features.values(), 0)
+  num_batches = 0
+  for batch in ids:
+    num_batches += 1
+    for device in range(num_devices):
+      seen: dict[str, list[np.ndarray]] = {}
+      for path, leaf in jax.tree.leaves_with_path(batch):
+        part = np.split(np.asarray(leaf), num_devices)[device]
+        table = features[path[-1].key]
+        seen.setdefault(table, []).append(part[part >= 0])
+      for table, parts in seen.items():
+        totals[table] += len(np.unique(np.concatenate(parts)))
+  if not num_batches:
+    raise ValueError('count_distinct: there is no batch to count in.')
+  steps = num_batches * num_devices
+  return {table: total / steps for table, total in totals.items()}
+
+
+def _state_bytes(spec: TableSpec, num_pieces: int) -> float:
+  rows = -(-spec.num_embeddings // num_pieces)
+  slots = jax.eval_shape(lambda: spec.optimizer.init(rows, spec.embedding_dim))
+  size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(slots))
+  return float(rows * spec.embedding_dim * 4 + size)
+
+
+def _by_time(place: Placement) -> tuple[float, float]:
+  return place.step_s, place.state_bytes
+
+
+def _price(old: Placement, new: Placement) -> float:
+  """Seconds paid for each byte saved."""
+  return (new.step_s - old.step_s) / (old.state_bytes - new.state_bytes)
+
+
+def _reason(spec: TableSpec, chosen: Placement, fastest: Placement) -> str:
+  level = _NAMES[chosen.level]
+  if spec.level != 'auto':
+    return f'{level}: as asked for.'
+  cost = f'{chosen.step_s * 1e3:.3g} ms a step'
+  if chosen.level is fastest.level:
+    return f'{level}: the least time, {cost}.'
+  return (
+    f'{level}: {cost}; {_NAMES[fastest.level]} would take'
+    f' {fastest.step_s * 1e3:.3g} ms, but all tables do not fit then.'
+  )
