@@ -31,7 +31,7 @@ from antjax.mesh.paro import Level
 
 # Times that a dense step reads or writes the table, its gradient and slots.
 _DENSE_PASSES = 6
-# The same for a touched row: gathers, scatters and the exchange's own copies. On
+# The same for a touched row: gathers, scatters, the exchange's own copies. On
 # CPU a dense step over 100,000 rows took as long as a sparse one with 11,000
 # distinct rows.
 _TOUCHED_PASSES = 50
