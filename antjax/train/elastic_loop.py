@@ -65,6 +65,11 @@ def fit(
       ' may change between a save and a restore; pass merge_input_states, e.g.'
       ' antjax.input.dataset.merge_states.'
     )
+  if trainer.row_staleness:
+    raise ValueError(
+      'Trainer(row_staleness=1).fit(elastic=...): which rows the next step'
+      ' needs is not known before it begins; use row_staleness=0.'
+    )
   trainer.elastic_step()  # Says at once what cannot be.
   iterator = iter(batches)
   with loop.opened(trainer, state, iterator, options) as (saver, state):

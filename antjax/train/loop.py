@@ -13,7 +13,9 @@ import jax
 
 from antjax.train.batches import Feed, get_position, set_position
 from antjax.train.checkpoint import Checkpointer
+from antjax.train.rows_ahead import RowsAhead
 from antjax.train.state import PyTree, TrainState
+from antjax.train.step import StepInput
 
 if TYPE_CHECKING:
   from antjax.train.trainer import Trainer
@@ -143,18 +145,42 @@ def fit(
     has_data = done < num_steps and feed.open()
     is_stopping = False
     pending: tuple[int, Any] | None = None  # Dispatched, not yet fetched.
+    rows_ahead = None
+    if trainer.row_staleness:
+      rows_ahead = RowsAhead(trainer.step_spec())
+    rows: PyTree | None = None  # Of the next step, on their way.
+    ahead: StepInput | None = None  # The next step's inputs, already read,
+    before_ahead: Any = None  # and the position before they were.
 
     def save(metrics: Metrics | None = None) -> None:
       if saver is not None and saver.latest_step() != int(state.step):
+        if done == start:
+          position = start_position
+        else:
+          position = before_ahead if ahead else get_position(iterator)
         saver.save(
           int(state.step),
           state,
-          input_state=start_position
-          if done == start
-          else get_position(iterator),
+          input_state=position,
           config=options.config,
           metrics=metrics,
         )
+
+    def place(number: int) -> StepInput | None:
+      """Inputs of the step after `number` others; None where all data end."""
+      batch = feed.next()
+      if batch is None and jax.process_count() == 1:
+        return None
+      counts_fn, should_stop = options.num_micro_batches_fn, options.should_stop
+      return trainer.placer.place(
+        feed.filler() if batch is None else batch,
+        counts=counts_fn(number) if counts_fn else None,
+        is_valid=batch is not None,
+        is_stopping=should_stop is not None and should_stop(),
+        num_examples=0
+        if batch is None or count_examples is None
+        else count_examples(batch),
+      )
 
     def report(item: tuple[int, Any], extra: Metrics | None = None) -> bool:
       """Fetches a step's metrics; False if training is to end here."""
@@ -168,20 +194,21 @@ def fit(
       return has_data and not is_stopping
 
     while has_data and done < num_steps:
-      batch = feed.next()
-      if batch is None and jax.process_count() == 1:
+      inputs = place(done) if ahead is None else ahead
+      if inputs is None:
         break
-      counts_fn, should_stop = options.num_micro_batches_fn, options.should_stop
-      inputs = trainer.placer.place(
-        feed.filler() if batch is None else batch,
-        counts=counts_fn(done) if counts_fn else None,
-        is_valid=batch is not None,
-        is_stopping=should_stop is not None and should_stop(),
-        num_examples=0
-        if batch is None or count_examples is None
-        else count_examples(batch),
-      )
-      state, on_device = trainer.compiled_step()(state, inputs)
+      ahead = None
+      if rows_ahead is None:
+        state, on_device = trainer.compiled_step()(state, inputs)
+      else:
+        if rows is None:
+          rows = rows_ahead.fetch(state, inputs)
+        if done + 1 < num_steps and not options.is_pause(done + 1):
+          before_ahead = get_position(iterator)
+          ahead = place(done + 1)
+        state, on_device, rows = rows_ahead.step(
+          state, inputs, rows, None if ahead is None else ahead.routing
+        )
       done += 1
       # Step n - 1 is fetched while step n runs: the devices never wait.
       older, pending = pending, (done, on_device)

@@ -69,7 +69,7 @@ def make_step(spec: StepSpec) -> Step:
   layout, tables = spec.layout, spec.tables
   table_partition = {} if tables is None else tables.partition_specs()
   backward = jax.shard_map(
-    functools.partial(_accumulate, spec),
+    functools.partial(accumulate, spec),
     mesh=layout.mesh,
     in_specs=(
       layout.level_specs(layout.paro.params, trained=False),
@@ -217,7 +217,7 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
   return update
 
 
-def _accumulate(
+def accumulate(
   spec: StepSpec,
   leaves: list[jax.Array],
   table_state: PyTree,
@@ -225,8 +225,19 @@ def _accumulate(
   rng: jax.Array,
   factor: jax.Array,
   inputs: StepInput,
+  fetched: PyTree = None,
 ) -> tuple[list[jax.Array], PyTree, dict[str, jax.Array]]:
   """One device's part: gradients of the weighted mean loss, synced.
+
+  Args:
+    spec: Of the step.
+    leaves: This device's pieces of the parameters.
+    table_state: Of the tables.
+    step: Steps done so far.
+    rng: Key data of the run.
+    factor: Of the loss.
+    inputs: The step's.
+    fetched: `(rows, rounds)` where the rows are at hand; None fetches them.
 
   Returns:
     (grads at the optimizer's level, new tables, sums replicated).
@@ -235,7 +246,9 @@ def _accumulate(
   batch = _split(inputs.batch, num_micro_batches)
   rows: PyTree = {}
   rounds: PyTree = {}
-  if spec.tables is not None:
+  if fetched is not None:
+    rows, rounds = fetched
+  elif spec.tables is not None:
     # One exchange for all micro-batches of the step.
     rows, rounds = spec.tables.fetch(table_state, inputs.routing)
 

@@ -62,6 +62,7 @@ class Trainer:
     loss_scale: float | Literal['dynamic'] | None = None,
     remat_policy: Callable[..., bool] | bool = False,
     min_shard_size: int = 1024,
+    row_staleness: Literal[0, 1] = 0,
   ):
     """Describes a training job; nothing is compiled or allocated yet.
 
@@ -93,6 +94,8 @@ class Trainer:
       remat_policy: True recomputes the whole loss in the backward pass; a
         `jax.checkpoint_policies` policy saves what it names.
       min_shard_size: Leaves with fewer elements stay whole everywhere.
+      row_staleness: 1 lets `fit` bring the next step's rows while this one
+        computes: they lack its updates, but not after a save or evaluation.
 
     Raises:
       ValueError: A mesh of other axes, or an invalid code or count.
@@ -102,13 +105,15 @@ class Trainer:
       raise ValueError(
         f'Trainer(num_micro_batches={num_micro_batches}) must be at least 1.'
       )
+    if row_staleness not in (0, 1) or (row_staleness and tables is None):
+      raise ValueError(
+        f'Trainer(row_staleness={row_staleness}): use 0, or 1 with tables.'
+      )
     self.mesh = mesh
     self.paro = PaRO.from_code(paro)
-    self.collectives = (
-      for_mesh(collectives, mesh)
-      if isinstance(collectives, str)
-      else collectives
-    )
+    if isinstance(collectives, str):
+      collectives = for_mesh(collectives, mesh)
+    self.collectives = collectives
     self.tables = tables
     self._loss_scale = 1.0
     if loss_scale == 'dynamic':
@@ -121,6 +126,7 @@ class Trainer:
       self._loss_scale = float(loss_scale)
     self.optimizer = optimizer
     self.num_micro_batches = num_micro_batches
+    self.row_staleness = row_staleness
     if remat_policy:
       policy = None if remat_policy is True else remat_policy
       loss_fn = jax.checkpoint(loss_fn, policy=policy)

@@ -83,7 +83,8 @@ def test_unequal_counts_equal_a_dense_step_on_the_used_rows(level):
     grads, row_grads = jax.grad(loss, (0, 1))(params, table, ids, y)
     updates, opt_state = tx.update(grads, opt_state)
     params = optax.apply_updates(params, updates)
-    new, new_slots = rows_tx.update(table, row_grads, slots, jnp.int32(i))
+    change, new_slots = rows_tx.update(row_grads, slots, table, jnp.int32(i))
+    new = table + change
     touched = np.isin(np.arange(97), ids)[:, None]
     table = np.where(touched, new, table)
     slots = {k: np.where(touched, new_slots[k], v) for k, v in slots.items()}

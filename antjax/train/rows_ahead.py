@@ -1,0 +1,163 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The step with the rows of the next one fetched beside its computation.
+
+The exchange that brings rows then no longer stands between two computations.
+What it brings lacks the updates of the step that it runs beside: rows are one
+step stale, as in TorchRec's semi-synchronous and jax-tpu-embedding's pipelined
+training. Dense parameters are not.
+"""
+
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
+from antjax.train import step as step_lib
+from antjax.train.gradient import StepSpec
+from antjax.train.state import PyTree, state_shardings, TrainState
+from antjax.train.step import Metrics, StepInput
+
+_BATCH = P(BATCH_AXES)
+
+
+class RowsAhead:
+  """A training step that takes its rows, and gives those of the next one.
+
+  `fetch` brings the rows of a first step, fresh; then `step` each, with the
+  routing of the step after it or, where that is not known, with None: the rows
+  are then to be fetched again.
+  """
+
+  def __init__(self, spec: StepSpec):
+    """Compiles nothing yet."""
+    assert spec.tables is not None
+    self._spec, self._tables = spec, spec.tables
+    self._last = self._compile(is_last=True)
+    self._inner = self._compile(is_last=False)
+    self._fetch = jax.jit(
+      jax.shard_map(
+        self._fetch_ahead,
+        mesh=spec.layout.mesh,
+        in_specs=(self._tables.partition_specs(), _BATCH),
+        out_specs=_BATCH,
+      )
+    )
+
+  def fetch(self, state: TrainState, inputs: StepInput) -> PyTree:
+    """The rows of a step, as they are in the tables now."""
+    return self._fetch(state.tables, inputs.routing)
+
+  def step(
+    self,
+    state: TrainState,
+    inputs: StepInput,
+    rows: PyTree,
+    next_routing: PyTree | None,
+  ) -> tuple[TrainState, Metrics, PyTree | None]:
+    """One optimizer step; `state` is donated.
+
+    Args:
+      state: The state.
+      inputs: The step's inputs.
+      rows: Its rows, from `fetch` or from the step before.
+      next_routing: Routing of the next step's inputs, or None.
+
+    Returns:
+      (state, metrics, the next step's rows or None).
+    """
+    if next_routing is None:
+      return *self._last(state, inputs, rows), None
+    return self._inner(state, inputs, rows, next_routing)
+
+  def _fetch_ahead(self, tables: PyTree, routing: PyTree) -> PyTree:
+    """Rows that an exchange brings; other tables are at hand in the step."""
+    rows, rounds = self._tables.fetch(tables, routing)
+    return {name: rows[name] for name in rounds}
+
+  def lower(self, *args: Any) -> Any:
+    """The lowered step with a next one; for inspection."""
+    return self._inner.lower(*args)
+
+  def _compile(self, *, is_last: bool) -> Any:
+    spec = self._spec
+    layout, tables = spec.layout, self._tables
+    partition = tables.partition_specs()
+
+    def local(leaves, table_state, step, rng, factor, inputs, rows, ahead):
+      at_hand, rounds = tables.fetch(table_state, inputs.routing)
+      rows = at_hand | rows  # XLA drops the exchange whose rows nobody reads.
+      next_rows = None
+      if ahead is not None:
+        next_rows = self._fetch_ahead(table_state, ahead)
+        rounds = _after(rounds, next_rows)
+      result = step_lib.accumulate(
+        spec, leaves, table_state, step, rng, factor, inputs, (rows, rounds)
+      )
+      return *result, next_rows
+
+    backward = jax.shard_map(
+      local,
+      mesh=layout.mesh,
+      in_specs=(
+        layout.level_specs(layout.paro.params, trained=False),
+        partition,
+        P(),
+        P(),
+        P(),
+        _BATCH,
+        _BATCH,
+        _BATCH,
+      ),
+      out_specs=(
+        layout.level_specs(layout.paro.opt_state, trained=True),
+        partition,
+        P(),
+        _BATCH,
+      ),
+      check_vma=spec.how.is_typed,
+    )
+    update = step_lib.make_update(spec)
+
+    def step(state, inputs, rows, ahead=None):
+      grads, new_tables, sums, next_rows = backward(
+        jax.tree.leaves(state.params),
+        state.tables,
+        state.step,
+        state.rng,
+        spec.factor(state.opt_state),
+        inputs,
+        rows,
+        ahead,
+      )
+      state, metrics = update(state, grads, new_tables, sums, None)
+      return (state, metrics) if is_last else (state, metrics, next_rows)
+
+    replicated = NamedSharding(layout.mesh, P())
+    out: tuple[Any, ...] = (
+      state_shardings(layout, spec.optimizer, tables),
+      replicated,
+    )
+    if not is_last:
+      out += (NamedSharding(layout.mesh, _BATCH),)
+    return jax.jit(step, donate_argnums=0, out_shardings=out)
+
+
+def _after(rounds: PyTree, rows: PyTree) -> PyTree:
+  """Rounds that are known only once `rows` are.
+
+  The push then writes to a table when the fetch has read it, in its own buffer;
+  with no order between them XLA would copy the table. A barrier does not do:
+  XLA drops it before it looks for copies.
+  """
+  is_never = lax.axis_index(INTRA) >= lax.axis_size(INTRA)
+  zero = jnp.zeros((), jnp.int32)
+  for row in jax.tree.leaves(rows):
+    seen = lax.bitcast_convert_type(row.reshape(-1)[0], jnp.int32)
+    zero += jnp.where(is_never, seen, 0)
+  axes = (INTER, INTRA)
+  return {name: lax.pmin(shift + zero, axes) for name, shift in rounds.items()}
