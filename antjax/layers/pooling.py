@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pooling of multi-hot features."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import jax
@@ -13,7 +14,10 @@ Pooling = Literal['mean', 'sum']
 
 
 def pool(
-  vectors_BKD: jax.Array, ids_BK: jax.Array, how: Pooling = 'mean'
+  vectors_BKD: jax.Array,
+  ids_BK: jax.Array,
+  how: Pooling = 'mean',
+  weights_BK: jax.Array | None = None,
 ) -> jax.Array:
   """Pools the vectors of a multi-hot feature; ids below zero are padding.
 
@@ -21,9 +25,12 @@ def pool(
     vectors_BKD: float [..., K, D], one vector a value.
     ids_BK: int [..., K]; a negative id marks padding, whatever its vector.
     how: 'mean' over the values present, or their 'sum'.
+    weights_BK: float [..., K], a factor of each value; None is 1. The mean is
+      then the weighted one, which divides by the sum of weights.
 
   Returns:
-    float [..., D]; zero where a row has no value at all.
+    float [..., D]; zero where a row has no value at all, and where the weights
+    of a mean add up to zero.
 
   Raises:
     ValueError: If `how` is unknown or the shapes do not fit.
@@ -35,39 +42,59 @@ def pool(
       f'pool: vectors {vectors_BKD.shape} need ids'
       f' {vectors_BKD.shape[:-1]}; got {ids_BK.shape}.'
     )
-  present_BK = ids_BK >= 0
-  total = jnp.where(present_BK[..., None], vectors_BKD, 0).sum(axis=-2)
+  if weights_BK is not None and weights_BK.shape != ids_BK.shape:
+    raise ValueError(
+      f'pool: ids {ids_BK.shape} need weights of that shape; got'
+      f' {weights_BK.shape}.'
+    )
+  weight_BK = (ids_BK >= 0).astype(vectors_BKD.dtype)
+  if weights_BK is not None:
+    weight_BK = jnp.where(ids_BK >= 0, weights_BK, 0).astype(weight_BK.dtype)
+  present_BKD = jnp.where((ids_BK >= 0)[..., None], vectors_BKD, 0)
+  total = (present_BKD * weight_BK[..., None]).sum(axis=-2)
   if how == 'sum':
     return total
-  count = jnp.maximum(present_BK.sum(axis=-1, keepdims=True), 1)
-  return total / count.astype(total.dtype)
+  count = weight_BK.sum(axis=-1, keepdims=True)
+  is_zero = count == 0
+  return jnp.where(is_zero, 0, total / jnp.where(is_zero, 1, count))
 
 
 def pool_features(
-  vectors: dict[str, jax.Array],
-  ids: dict[str, jax.Array],
-  how: Pooling = 'mean',
+  vectors: Mapping[str, jax.Array],
+  ids: Mapping[str, jax.Array],
+  how: Pooling | Mapping[str, Pooling] = 'mean',
+  weights: Mapping[str, jax.Array] | None = None,
 ) -> dict[str, jax.Array]:
   """Pools the multi-hot features (2-D ids); passes one-hot ones through.
 
   Args:
     vectors: feature -> float [rows, D] or [rows, K, D].
     ids: feature -> int [rows] or [rows, K]; -1 is padding.
-    how: see `pool`.
+    how: see `pool`; of all features, or feature -> of this one ('mean' where
+      it is not named).
+    weights: feature -> float [rows, K]; features without have none.
 
   Returns:
     feature -> float [rows, D]. An id of -1 in a one-hot feature gives a zero
     vector.
 
   Raises:
-    ValueError: If ids are neither [rows] nor [rows, K].
+    ValueError: If ids are neither [rows] nor [rows, K], or weights are given
+      for a feature that is not pooled.
   """
+  weights = weights or {}
   pooled = {}
   for name, id_array in ids.items():
     if id_array.ndim == 1:
+      if name in weights:
+        raise ValueError(
+          f'pool_features: {name!r} has weights and one id a row; weights need'
+          ' ids [rows, values].'
+        )
       pooled[name] = jnp.where((id_array >= 0)[:, None], vectors[name], 0)
     elif id_array.ndim == 2:
-      pooled[name] = pool(vectors[name], id_array, how)
+      way = how if isinstance(how, str) else how.get(name, 'mean')
+      pooled[name] = pool(vectors[name], id_array, way, weights.get(name))
     else:
       raise ValueError(
         f'pool_features: ids of {name!r} have shape {id_array.shape};'

@@ -1,0 +1,78 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Weighted pooling against a loop over the values."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from antjax.layers import pooling
+
+IDS_BK = np.array([[3, 1, -1], [2, -1, -1], [-1, -1, -1], [0, 1, 2]])
+# float32 sums of three terms.
+ROUNDING = 1e-6
+
+
+def given(seed=0):
+  rng = np.random.default_rng(seed)
+  vectors = rng.normal(size=(4, 3, 5)).astype(np.float32)
+  vectors[IDS_BK < 0] = np.nan  # Padding may hold anything.
+  weights = rng.normal(size=(4, 3)).astype(np.float32)
+  weights[IDS_BK < 0] = 7
+  return vectors, weights
+
+
+@pytest.mark.parametrize('how', ['mean', 'sum'])
+def test_weights_scale_each_value(how):
+  vectors, weights = given()
+  found = pooling.pool(vectors, IDS_BK, how, weights)
+  for row, vector, weight, result in zip(IDS_BK, vectors, weights, found):
+    used = row >= 0
+    want = (vector[used] * weight[used, None]).sum(0)
+    if how == 'mean' and used.any():
+      want = want / weight[used].sum()
+    np.testing.assert_allclose(result, want, rtol=1e-4, atol=ROUNDING)
+
+
+def test_equal_weights_change_no_mean_and_zero_weights_give_no_nan():
+  vectors, _ = given()
+  plain = pooling.pool(vectors, IDS_BK)
+  same = pooling.pool(vectors, IDS_BK, 'mean', np.full(IDS_BK.shape, 3.0))
+  np.testing.assert_allclose(same, plain, rtol=1e-5, atol=ROUNDING)
+  clean = np.nan_to_num(vectors)
+
+  def total(weights):
+    return pooling.pool(clean, IDS_BK, 'mean', weights).sum()
+
+  value, grad = jax.value_and_grad(total)(jnp.zeros(IDS_BK.shape))
+  assert value == 0
+  assert np.all(np.isfinite(grad))
+
+
+def test_each_feature_has_its_own_way():
+  vectors, weights = given()
+  names = {'a': vectors, 'b': vectors, 'c': vectors}
+  found = pooling.pool_features(
+    names,
+    dict.fromkeys(names, IDS_BK),
+    {'a': 'sum', 'c': 'sum'},
+    {'c': weights},
+  )
+  np.testing.assert_array_equal(
+    found['a'], pooling.pool(vectors, IDS_BK, 'sum')
+  )
+  np.testing.assert_array_equal(found['b'], pooling.pool(vectors, IDS_BK))
+  np.testing.assert_array_equal(
+    found['c'], pooling.pool(vectors, IDS_BK, 'sum', weights)
+  )
+
+
+def test_weights_that_do_not_fit_are_refused():
+  vectors, weights = given()
+  with pytest.raises(ValueError, match='need weights of that shape'):
+    pooling.pool(vectors, IDS_BK, 'sum', weights[:2])
+  with pytest.raises(ValueError, match='one id a row'):
+    pooling.pool_features(
+      {'a': vectors[:, 0]}, {'a': IDS_BK[:, 0]}, 'sum', {'a': weights}
+    )
