@@ -1,0 +1,202 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A meta step with dense tables on one device, and the real one to hold to it.
+
+Shared by tests of one process and of several.
+"""
+
+import functools
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from antjax.embedding.layout import TableSpec
+from antjax.embedding.optimizer import Adagrad
+from antjax.embedding.table import EmbeddingTables
+from antjax.mesh.mesh import make_mesh
+from antjax.meta import episodes as episodes_lib
+from antjax.meta import maml, meta_io, meta_loss, models
+from antjax.train.trainer import Trainer
+
+# Sums over tasks and devices in another order, through Adagrad and AdamW.
+SUM_ORDER_ATOL = 3e-5
+FEATURES = {'item': (60, 1), 'genres': (18, 3), 'city': (12, 1)}
+DIM = 8
+
+
+def make_batches(num_batches=2):
+  """Real episode batches of made-up tasks, some slots empty."""
+  rng = np.random.default_rng(0)
+  records = [
+    {
+      'task': task,
+      'num_query': 4,
+      'item': rng.integers(0, 60, n),
+      'genres': rng.integers(-1, 18, (n, 3)),
+      'city': rng.integers(0, 12),
+      'rating': rng.integers(1, 6, n).astype(np.float32),
+    }
+    for task, n in enumerate(rng.integers(6, 16, 20 * num_batches))
+  ]
+  config = episodes_lib.EpisodeConfig(
+    buckets=(episodes_lib.Bucket(6, 16), episodes_lib.Bucket(12, 8)),
+    features={name: k for name, (_, k) in FEATURES.items()},
+    query_size=4,
+  )
+  return list(meta_io.iter_episode_batches(records, config))
+
+
+def make_model(tables):
+  make = functools.partial(
+    models.DLRM,
+    models.DLRMConfig(
+      features=tuple(FEATURES), embedding_dim=DIM, top_widths=(16, 16)
+    ),
+  )
+  graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
+  return (
+    meta_loss.TaskModel(
+      apply_fn=lambda model, embeddings, part: model(embeddings),
+      loss_fn=lambda y, label: jnp.square(y - label),
+      merge_fn=functools.partial(nnx.merge, graphdef),
+      tables=tables,
+    ),
+    nnx.to_pure_dict(nnx.state(make(rngs=nnx.Rngs(1)))),
+  )
+
+
+class DenseTables:
+  """The oracle: whole tables on one device; ids are the rows' indices."""
+
+  def lookup(self, rows, ids):
+    def one(path, index):
+      table = rows[path[-1].key]
+      index = jnp.where(index < 0, table.shape[0], index)
+      return table.at[index].get(mode='fill', fill_value=0)
+
+    return jax.tree.map_with_path(one, ids)
+
+
+def optimizer():
+  return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2))
+
+
+def dense_steps(inner, batches, whole, params):
+  """Plain jax.grad and optax; Adagrad on rows that the batch names."""
+  model, _ = make_model(DenseTables())
+  loss_fn = meta_loss.meta_loss_fn(model, inner)
+  tx, rows_tx = optimizer(), Adagrad(0.1)
+
+  def mean_loss(params, rows, batch):
+    losses, weights = loss_fn(params, rows, batch, None)
+    return jnp.sum(losses * weights) / jnp.sum(weights)
+
+  @jax.jit
+  def step(params, opt_state, rows, slots, batch):
+    loss, (grads, row_grads) = jax.value_and_grad(mean_loss, (0, 1))(
+      params, rows, batch
+    )
+    updates, opt_state = tx.update(grads, opt_state, params)
+    new_rows, new_slots = {}, {}
+    for name in rows:  # Adagrad leaves rows without gradient as they are.
+      change, new_slots[name] = rows_tx.update(
+        row_grads[name], slots[name], rows[name], jnp.int32(0)
+      )
+      new_rows[name] = rows[name] + change
+    return (
+      optax.apply_updates(params, updates),
+      opt_state,
+      new_rows,
+      new_slots,
+      loss,
+    )
+
+  slots = {n: rows_tx.init(*t.shape) for n, t in whole.items()}
+  opt_state, losses = tx.init(params), []
+  for batch in batches:
+    params, opt_state, whole, slots, loss = step(
+      params, opt_state, whole, slots, batch
+    )
+    losses.append(float(loss))
+  return params, whole, losses
+
+
+def inner_loop(adapt, order, num_steps):
+  return maml.InnerLoop(
+    adapt=adapt, order=order, num_steps=num_steps, learning_rate=0.05
+  )
+
+
+def batches_for(inner):
+  batches = make_batches()
+  if inner.adapt == 'all':
+    batches = [episodes_lib.with_task_rows(b) for b in batches]
+  return batches
+
+
+class Sharded:
+  """The same steps by a Trainer with tables over a mesh."""
+
+  def __init__(self, inner, mesh, code, level):
+    self.tables = EmbeddingTables(
+      [
+        TableSpec(name, v, DIM, level, Adagrad(0.1), init_scale=0.5)
+        for name, (v, _) in FEATURES.items()
+      ],
+      {name: name for name in FEATURES},
+      mesh=mesh,
+    )
+    model, self.params = make_model(self.tables)
+    self.trainer = Trainer(
+      meta_loss.meta_loss_fn(model, inner),
+      optimizer(),
+      mesh=mesh,
+      paro=code,
+      tables=self.tables,
+      min_shard_size=8,
+    )
+    self.state = self.trainer.init(self.params)
+
+  def rows(self):
+    """Feature -> the table's rows by id; a collective call."""
+    whole = jax.jit(
+      lambda state: {
+        name: part['table']
+        for name, part in self.tables.to_canonical(state).items()
+      },
+      out_shardings=jax.NamedSharding(self.tables.mesh, jax.P()),
+    )(self.state.tables)
+    return {n: np.array(t)[: FEATURES[n][0]] for n, t in whole.items()}
+
+  def step(self, batch):
+    """One step; returns its loss."""
+    self.state, metrics = self.trainer.step(self.state, batch)
+    return float(metrics['loss'])
+
+
+@functools.cache
+def expected(adapt, order, num_steps):
+  """(first rows, parameters, last rows, losses) of the dense steps."""
+  inner = inner_loop(adapt, order, num_steps)
+  # New rows depend on the seed, the table and the id only.
+  first = Sharded(
+    inner, make_mesh(intra=1, devices=jax.devices()[:1]), 'NNN', 'none'
+  )
+  start = first.rows()
+  return start, *dense_steps(inner, batches_for(inner), start, first.params)
+
+
+def assert_as_expected(adapt, order, num_steps, params, rows, losses):
+  start, want_params, want_rows, want_losses = expected(adapt, order, num_steps)
+  np.testing.assert_allclose(losses, want_losses, rtol=1e-5)
+  for name, want in want_rows.items():
+    np.testing.assert_allclose(rows[name], want, atol=SUM_ORDER_ATOL)
+    assert np.abs(rows[name] - start[name]).max() > 100 * SUM_ORDER_ATOL
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=SUM_ORDER_ATOL),
+    params,
+    want_params,
+  )
