@@ -230,3 +230,28 @@ def test_should_stop_saves_and_raises_and_resumes(tmp_path):
     on_step=lambda step, _: again.append(step),
   )
   assert seen + again == list(range(1, 11))
+
+
+@pytest.mark.parametrize(
+  ('code', 'intra', 'level'),
+  [('GGG', 2, 'intra'), ('NNN', 1, 'none'), ('IIG', 8, 'global')],
+)
+def test_tables_restore_on_another_mesh_and_level_bit_for_bit(
+  tmp_path, code, intra, level
+):
+  """Rows and their slots, in the order of ids."""
+
+  def canonical(trainer, state):
+    whole = jax.jit(trainer.tables.to_canonical)(state.tables)
+    return jax.tree.map(lambda x: np.array(x)[:53], whole)
+
+  first, state = train(tmp_path, 'IIG', 4, 3, {}, level='global')
+  other, _ = make_trainer(code, intra, level)
+  with Checkpointer(
+    str(tmp_path), other.layout, other.optimizer, other.tables
+  ) as saver:
+    restored, _ = saver.restore(3)
+  want = canonical(first, state)
+  jax.tree.map(np.testing.assert_array_equal, canonical(other, restored), want)
+  untrained = canonical(*make_trainer(code, intra, level))
+  assert np.any(untrained['item']['table'] != want['item']['table'])
