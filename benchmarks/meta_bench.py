@@ -15,7 +15,8 @@ dense parameters and to the row buffer, all of them ready. Outside of it, on
 both sides: making the batch, distinct ids and routing, the optimizer. An
 example is one support or query row. float32 throughout.
 
-In a DLRM case (`benchmarks.dlrm_problem`) it sees a whole training step, the
+In the case with a table (`mlp-2-1-1e7`) and in a DLRM case
+(`benchmarks.dlrm_problem`) it sees a whole training step, the
 optimizers included, from the ids in memory on; finding the distinct ids, which
 only antjax needs, is counted.
 
@@ -135,7 +136,13 @@ def _make_step(
     from benchmarks import meta_peers
 
     torch.compiler.reset()
+    if args[0].num_rows:
+      return meta_peers.make_table_step(peer, *args)
     run = meta_peers.make_step(peer, *args)
+  elif args[0].num_rows:
+    from benchmarks import meta_table_step
+
+    return meta_table_step.make_step(*args)
   else:
     from benchmarks import meta_step
 
@@ -305,8 +312,11 @@ def _machine() -> dict[str, Any]:
 
 def _selected_cases() -> list[meta_problem.Case | dlrm_problem.DLRMCase]:
   """Returns the cases that --cases names; exits at a name that is none."""
-  dlrm = dlrm_problem.SMOKE_CASES if _SMOKE.value else dlrm_problem.CASES
-  by_name = {case.name: case for case in (*meta_problem.CASES, *dlrm)}
+  others: tuple[meta_problem.Case | dlrm_problem.DLRMCase, ...]
+  others = (meta_problem.TABLE_CASE, *dlrm_problem.CASES)
+  if _SMOKE.value:
+    others = (meta_problem.SMOKE_TABLE_CASE, *dlrm_problem.SMOKE_CASES)
+  by_name = {case.name: case for case in (*meta_problem.CASES, *others)}
   for name in _CASES.value:
     if name not in by_name:
       sys.exit(f'--cases={name}: use some of {", ".join(by_name)}.')

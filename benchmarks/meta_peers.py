@@ -23,8 +23,6 @@ PEERS = ('loop', 'functional', 'compiled')
 
 Leaves = dict[str, torch.Tensor]  # 'w0', 'b0', ..., and 'rows' if they adapt.
 GradFn = Callable[[Callable[[Leaves], torch.Tensor], Leaves], Leaves]
-# Returns the loss and its gradients by name.
-StepFn = Callable[[], tuple[torch.Tensor, Leaves]]
 
 
 def _loss(leaves: Leaves, x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
@@ -122,9 +120,63 @@ def _mean_loss(case, num_support, params, rows, batch):
   return losses.mean()
 
 
+def make_table_step(
+  peer: str, case: meta_problem.Case, num_support: int, arrays: dict
+) -> tuple[Callable[[], torch.Tensor], Callable[[], dict[str, np.ndarray]]]:
+  """The step of a peer on a table: rows out, gradients, both optimizers.
+
+  Row-wise Adagrad by hand, on the distinct rows only, which were found before
+  any clock; SGD of the MLP.
+  """
+  dim = arrays['rows'].shape[1]
+  table = torch.from_numpy(meta_problem.table(case, dim))
+  accumulator = torch.zeros(case.num_rows)
+  places = torch.from_numpy(meta_problem.places(case, len(arrays['rows'])))
+  gradients = make_step(peer, case, num_support, arrays)
+  tensors = gradients.tensors
+  state = {}
+
+  @torch.no_grad()
+  def update(grads: Leaves) -> None:
+    rows = grads.pop('rows')
+    sums = accumulator[places] + rows.square().mean(dim=1)
+    accumulator[places] = sums
+    rates = meta_problem.TABLE_RATE / (sums.sqrt() + meta_problem.EPS)
+    table.index_add_(0, places, rows * -rates[:, None])
+    for name, grad in grads.items():
+      tensors[name] -= meta_problem.DENSE_RATE * grad
+
+  def run() -> torch.Tensor:
+    gradients.rows = table[places]
+    state['loss'], grads = gradients()
+    update(dict(grads))
+    return state['loss']
+
+  def answer() -> dict[str, np.ndarray]:
+    return {
+      'loss': state['loss'].numpy(),
+      'rows': table[places].numpy(),
+      'w0': tensors['w0'].numpy(),
+    }
+
+  return run, answer
+
+
+class _Step:
+  """A compiled step with its tensors."""
+
+  def __init__(self, step: Callable, tensors: Leaves, batch: Leaves):
+    self.tensors, self.rows = tensors, tensors.pop('rows')
+    self._step, self._batch = step, batch
+
+  def __call__(self) -> tuple[torch.Tensor, Leaves]:
+    grads, loss = self._step(self.tensors, self.rows, self._batch)
+    return loss, grads
+
+
 def make_step(
   peer: str, case: meta_problem.Case, num_support: int, arrays: dict
-) -> StepFn:
+) -> _Step:
   """Returns the step of one peer on a problem of `meta_problem.make`.
 
   Args:
@@ -134,7 +186,6 @@ def make_step(
     arrays: the problem.
   """
   tensors = {k: torch.from_numpy(np.array(v)) for k, v in arrays.items()}
-  rows = tensors.pop('rows')
   batch = {
     name: tensors.pop(name)
     for name in ('index', 'task_rows', 'task_index', 'label')
@@ -154,8 +205,4 @@ def make_step(
       # Sizes are constants: dynamic shapes would only slow the code down.
       step = torch.compile(step, dynamic=False, fullgraph=True)
 
-  def run():
-    grads, loss = step(tensors, rows, batch)
-    return loss, grads
-
-  return run
+  return _Step(step, tensors, batch)

@@ -63,11 +63,13 @@ class Case:
   adapted: str  # 'mlp' or 'all'.
   order: int
   inner_steps: int
+  num_rows: int = 0  # Of the table; 0: the rows of the batch alone.
 
   @property
   def name(self) -> str:
     """The case's name on the command line."""
-    return f'{self.adapted}-{self.order}-{self.inner_steps}'
+    name = f'{self.adapted}-{self.order}-{self.inner_steps}'
+    return f'{name}-1e{len(str(self.num_rows)) - 1}' if self.num_rows else name
 
 
 CASES = tuple(
@@ -76,6 +78,12 @@ CASES = tuple(
   for inner_steps in (1, 3)
   for order in (2, 1)
 )
+# A whole step on a large table, the optimizers included.
+TABLE_CASE = Case(adapted='mlp', order=2, inner_steps=1, num_rows=10_000_000)
+SMOKE_TABLE_CASE = dataclasses.replace(TABLE_CASE, num_rows=1000)
+TABLE_RATE = 0.02
+DENSE_RATE = 0.05
+EPS = 1e-8
 
 
 def make(sizes: Sizes, seed: int = 0) -> dict[str, np.ndarray]:
@@ -128,6 +136,20 @@ def make(sizes: Sizes, seed: int = 0) -> dict[str, np.ndarray]:
     )
     for name, array in problem.items()
   }
+
+
+def table(case: Case, embedding_dim: int) -> np.ndarray:
+  """The table's first values, float32 [num_rows, D]."""
+  rng = np.random.default_rng(case.num_rows)
+  whole = rng.random((case.num_rows, embedding_dim), np.float32)
+  whole -= np.float32(0.5)
+  return whole
+
+
+def places(case: Case, num_distinct: int) -> np.ndarray:
+  """Which row of the table each distinct row of the batch is, int64 [U]."""
+  rng = np.random.default_rng(1)
+  return rng.choice(case.num_rows, num_distinct, replace=False)
 
 
 def save(problem: dict[str, np.ndarray], path: str | pathlib.Path) -> None:

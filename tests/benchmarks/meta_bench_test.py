@@ -62,7 +62,8 @@ def test_unknown_case_is_a_one_line_error():
   assert result.returncode == 1
   assert result.stderr.strip() == (
     '--cases=mlp-9-9: use some of mlp-2-1, mlp-1-1, mlp-2-3, mlp-1-3, '
-    'all-2-1, all-1-1, all-2-3, all-1-3, dlrm-1e6, dlrm-1e7.'
+    'all-2-1, all-1-1, all-2-3, all-1-3, '
+    'mlp-2-1-1e7, dlrm-1e6, dlrm-1e7.'
   )
 
 
