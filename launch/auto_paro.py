@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`--paro=auto`: the code that the planner finds best for a job."""
 
+import functools
 from typing import Any
 
 from absl import logging
@@ -14,6 +15,21 @@ from antjax.mesh import mesh as mesh_lib
 from antjax.mesh.paro import PaRO
 from antjax.train import planner
 from antjax.train.batches import gather_json
+
+
+@functools.cache
+def links_of(mesh: Mesh, links_file: str = '') -> cost_model.Links:
+  """Speeds of a mesh's links: from a file, or timed now by all processes."""
+  if links_file:
+    return cost_model.load(links_file)
+  if mesh.size > 1:
+    return measure.measure(mesh)
+  return cost_model.Links(1e9, 1e9)  # Nothing moves.
+
+
+def memory_of_device() -> int | None:
+  """Bytes of memory of a device; None if it does not say."""
+  return (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit')
 
 
 def choose_paro(
@@ -50,15 +66,9 @@ def choose_paro(
   """
   if code != 'auto':
     return PaRO.from_code(code)
-  if links_file:
-    links = cost_model.load(links_file)
-  elif mesh.size > 1:
-    links = measure.measure(mesh)
-  else:
-    links = cost_model.Links(1e9, 1e9)  # Nothing moves.
-  device = jax.local_devices()[0]
+  links = links_of(mesh, links_file)
   if device_bytes is None:
-    device_bytes = (device.memory_stats() or {}).get('bytes_limit')
+    device_bytes = memory_of_device()
   plan = planner.plan(
     params,
     optimizer,
@@ -68,7 +78,7 @@ def choose_paro(
     num_micro_batches=num_micro_batches,
     compute_s=compute_s,
     device_bytes=device_bytes,
-    overlap=device.platform != 'cpu',
+    overlap=jax.default_backend() != 'cpu',
     **options,
   )
   # Devices may state a little more or less memory: process 0 decides for all.

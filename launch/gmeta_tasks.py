@@ -5,6 +5,7 @@
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
+import itertools
 import pathlib
 from typing import Any, TYPE_CHECKING
 
@@ -32,13 +33,11 @@ class Tasks:
     config: 'Config',
     description: Mapping[str, Any],
     job: common.Job,
-    paro: PaRO,
   ):
-    self._config, self._job, self._paro = config, job, paro
-    described = description['features']
-    names = config.model.features or tuple(described)
-    self._features = {name: described[name]['max_values'] for name in names}
-    self._num_ids = {name: described[name]['num_ids'] for name in names}
+    self._config, self._job = config, job
+    described = config.model.chosen(description['features'])
+    self._features = {k: v['max_values'] for k, v in described.items()}
+    self._num_ids = {k: v['num_ids'] for k, v in described.items()}
     files = description['files']
     self._sources = {
       split: records.open_source(
@@ -67,6 +66,7 @@ class Tasks:
     loss_fn: Callable[..., Any],
     num_steps: int,
     inner: maml.InnerLoop,
+    paro: PaRO,
   ) -> tuple[Trainer, TrainState]:
     """Trains one model, or goes on with it, in run_dir/<name>."""
     config = self._config
@@ -74,7 +74,7 @@ class Tasks:
     trainer = recommender.trainer(
       loss_fn,
       config.optimizer.build(num_steps),
-      paro=self._paro,
+      paro=paro,
       min_shard_size=config.min_shard_size,
       num_micro_batches=config.num_micro_batches,
     )
@@ -111,6 +111,16 @@ class Tasks:
         elastic=self._job.agent,
       )
     return trainer, state
+
+  def sample_ids(self, num_batches: int) -> Iterator[Mapping[str, Any]]:
+    """batch['ids'] of training batches, this process's share of them."""
+    index, count = jax.process_index(), jax.process_count()
+    batches = meta_io.iter_episode_batches(
+      self._train.read(0, len(self._train))[index::count],
+      self._episode_config(is_training=True),
+    )
+    for batch in itertools.islice(batches, num_batches):
+      yield self._with_rows(batch)['ids']
 
   def validation(self) -> Iterator[episodes.Batch]:
     """Episodes of the held-out training tasks, this process's share."""

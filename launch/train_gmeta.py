@@ -13,6 +13,7 @@ report.html. The same command goes on where a run was stopped.
 """
 
 import dataclasses
+import math
 from typing import Annotated, Any
 
 from absl import logging
@@ -22,8 +23,13 @@ from antjax.input import output_folder
 from antjax.mesh.paro import PaRO
 from antjax.meta import evaluate, maml, meta_loss
 from antjax.meta import recommender as recommender_lib
-from launch import auto_paro, common, gmeta_report
+from launch import auto_paro, common, gmeta_report, table_levels
 from launch.gmeta_tasks import Tasks
+
+# A plan of the tables counts the distinct rows of so many batches, and may give
+# the tables that much of a device's memory.
+_PLAN_BATCHES = 8
+_TABLE_SHARE = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,8 +51,8 @@ class Config(common.JobConfig):
   ] = 'IIG'
   links: Annotated[
     str,
-    'For --paro=auto: link speeds that launch/plan.py --measure wrote. Empty:'
-    ' measured at the start.',
+    'For --paro=auto and --model.table_level=plan: link speeds that'
+    ' launch/plan.py --measure wrote. Empty: measured at the start.',
   ] = ''
   min_shard_size: Annotated[
     int, 'Dense leaves with fewer elements stay whole on every device.'
@@ -99,12 +105,20 @@ def main(config: Config) -> None:
 def train(config: Config, job: common.Job) -> list[dict[str, Any]]:
   """Trains, evaluates and reports; returns the rows of the result table."""
   description = output_folder.load_description(config.data)
+  tasks = Tasks(config, description, job)
   recommender = recommender_lib.build(
     description['features'],
     config.model,
     job.mesh,
     config.optimizer.schedule(
       config.model.table_learning_rate, config.num_steps
+    ),
+    place_fn=lambda specs: table_levels.place_tables(
+      specs,
+      tasks.sample_ids(_PLAN_BATCHES),
+      job.mesh,
+      auto_paro.links_of(job.mesh, config.links),
+      _TABLE_SHARE * (auto_paro.memory_of_device() or math.inf),
     ),
   )
   inner = config.inner.loop()
@@ -117,17 +131,16 @@ def train(config: Config, job: common.Job) -> list[dict[str, Any]]:
     num_micro_batches=config.num_micro_batches,
     min_shard_size=config.min_shard_size,
   )
-  tasks = Tasks(config, description, job, paro)
   meta_loss_fn = meta_loss.meta_loss_fn(recommender.task_model, inner)
   trainer, state = tasks.fit(
-    'meta', recommender, meta_loss_fn, config.num_steps, inner
+    'meta', recommender, meta_loss_fn, config.num_steps, inner, paro
   )
   methods = {'meta-learned': (trainer, state, inner)}
   if config.joint_steps:
     still = maml.InnerLoop(num_steps=0)
     joint_loss_fn = meta_loss.joint_loss_fn(recommender.task_model)
     joint, joint_state = tasks.fit(
-      'joint', recommender, joint_loss_fn, config.joint_steps, still
+      'joint', recommender, joint_loss_fn, config.joint_steps, still, paro
     )
     tuned = evaluate.choose_fine_tuning(
       lambda predict, metrics: joint.evaluate(

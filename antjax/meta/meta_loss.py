@@ -42,7 +42,8 @@ class TaskModel:
   Attributes:
     apply_fn: (model, embeddings, part) -> outputs [S, ...]. `embeddings` is
       feature -> float [S, D], multi-hot features pooled; `part` holds the other
-      arrays of the support or query: 'label', 'mask' and any numeric inputs.
+      arrays of the support or query: 'label', 'mask', any numeric inputs, and
+      'weights', feature -> float [S, K], if values of a feature have weights.
     loss_fn: (outputs [S, ...], labels [S]) -> losses [S].
     output_fn: outputs [S, ...] -> {'prediction': [S], and any other column
       that a metric reads, e.g. 'median': [S]}; None: the outputs are the
@@ -50,7 +51,8 @@ class TaskModel:
     merge_fn: params -> a fresh `nnx.Module`, which is then `apply_fn`'s model:
       the fast form. None: the model is the parameters, of any framework.
     tables: the embedding tables, or None for a model without.
-    pooling: 'mean' or 'sum' of the values of a multi-hot feature.
+    pooling: 'mean' or 'sum' of the values of a multi-hot feature, weighted
+      where the batch has weights; or feature -> which of them.
   """
 
   apply_fn: Callable[[Any, Mapping[str, jax.Array], PyTree], jax.Array]
@@ -58,7 +60,7 @@ class TaskModel:
   output_fn: Callable[[jax.Array], dict[str, jax.Array]] | None = None
   merge_fn: fast_weights.MergeFn | None = None
   tables: Tables | None = None
-  pooling: pooling_lib.Pooling = 'mean'
+  pooling: pooling_lib.Pooling | Mapping[str, pooling_lib.Pooling] = 'mean'
 
 
 def meta_loss_fn(
@@ -326,7 +328,9 @@ def _predict(model, adapted, task_rows, part):
         ids[name] = index
         # Padding (-1) reads row 0 here and is masked by the pooling.
         vectors[name] = task_rows[first][jnp.maximum(index, 0)]
-  embeddings = pooling_lib.pool_features(vectors, ids, model.pooling)
+  embeddings = pooling_lib.pool_features(
+    vectors, ids, model.pooling, part['part'].get('weights')
+  )
   return model.apply_fn(adapted, embeddings, part['part'])
 
 

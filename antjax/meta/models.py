@@ -27,7 +27,9 @@ class DLRMConfig:
 
   Attributes:
     features: names of the embedded features, in the order of the interaction.
-    embedding_dim: width of every feature's vector, D.
+    embedding_dim: width of the vectors that interact, D.
+    feature_dims: width of each feature's vector; empty: all D. A learned
+      linear map without bias takes another width to D (Ginart et al. 2019).
     num_numeric: numeric inputs a row, N; 0 leaves the bottom MLP out.
     bottom_widths: hidden widths of the bottom MLP, before its last layer of
       width D.
@@ -41,6 +43,7 @@ class DLRMConfig:
 
   features: tuple[str, ...]
   embedding_dim: int = 32
+  feature_dims: tuple[int, ...] = ()
   num_numeric: int = 0
   bottom_widths: tuple[int, ...] = (64,)
   top_widths: tuple[int, ...] = (64, 64)
@@ -56,7 +59,8 @@ class MeLUConfig:
   Attributes:
     features: names of the embedded features, in the order they are
       concatenated.
-    embedding_dim: width of every feature's vector, D.
+    embedding_dim: width of a feature's vector, D.
+    feature_dims: width of each feature's vector; empty: all D.
     widths: hidden widths of the decision layers (the paper: 64-64).
     num_outputs: see `DLRMConfig`.
     output_offset: see `DLRMConfig`.
@@ -64,6 +68,7 @@ class MeLUConfig:
 
   features: tuple[str, ...]
   embedding_dim: int = 32
+  feature_dims: tuple[int, ...] = ()
   widths: tuple[int, ...] = (64, 64)
   num_outputs: int = 1
   output_offset: float = 0.0
@@ -89,6 +94,13 @@ class DLRM(nnx.Module):
         )
       width += num_vectors * (num_vectors - 1) // 2
     self.config = config
+    self.project = nnx.Dict(
+      {
+        name: nnx.Linear(dim, config.embedding_dim, use_bias=False, rngs=rngs)
+        for name, dim in zip(config.features, _dims(config), strict=True)
+        if dim != config.embedding_dim
+      }
+    )
     if config.num_numeric:
       self.bottom = mlp.MLP(
         config.num_numeric,
@@ -106,13 +118,18 @@ class DLRM(nnx.Module):
     """Scores rows.
 
     Args:
-      embeddings: feature -> float [B, D].
+      embeddings: feature -> float [B, D], or of the width in `feature_dims`.
       numeric_BN: float [B, N], needed if `num_numeric` is not 0.
 
     Returns:
       float [B], or [B, num_outputs] if that is more than one.
     """
-    vectors = [embeddings[name] for name in self.config.features]
+    vectors = [
+      self.project[name](embeddings[name])
+      if name in self.project
+      else embeddings[name]
+      for name in self.config.features
+    ]
     if self.config.num_numeric:
       if numeric_BN is None:
         raise ValueError(
@@ -135,15 +152,13 @@ class MeLU(nnx.Module):
     """Makes the layers."""
     _check_features(config)
     self.config = config
-    self.decision = mlp.MLP(
-      len(config.features) * config.embedding_dim, config.widths, rngs=rngs
-    )
+    self.decision = mlp.MLP(sum(_dims(config)), config.widths, rngs=rngs)
     self.head = nnx.Linear(
       self.decision.out_features, config.num_outputs, rngs=rngs
     )
 
   def __call__(self, embeddings: Mapping[str, jax.Array]) -> jax.Array:
-    """Scores rows: feature -> float [B, D]; returns as `DLRM`."""
+    """Scores rows: feature -> float [B, its width]; returns as `DLRM`."""
     x = jnp.concatenate(
       [embeddings[name] for name in self.config.features], axis=-1
     )
@@ -161,6 +176,15 @@ def _check_features(config):
       f'{type(config).__name__}(features={config.features}): the names must'
       ' differ and there must be at least one.'
     )
+  if len(_dims(config)) != len(config.features):
+    raise ValueError(
+      f'{type(config).__name__}(feature_dims={config.feature_dims}): one width'
+      f' is needed for each of the features {config.features}, or none.'
+    )
+
+
+def _dims(config):
+  return config.feature_dims or (config.embedding_dim,) * len(config.features)
 
 
 @dataclasses.dataclass(frozen=True)

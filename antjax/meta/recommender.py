@@ -7,10 +7,10 @@ This is the job of `launch/train_gmeta.py`; it puts the parts of `antjax.meta`,
 names the features (see docs/data.md).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from flax import nnx
 import jax
@@ -20,10 +20,14 @@ import optax
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adam, RowWiseAdagrad
 from antjax.embedding.table import EmbeddingTables
+from antjax.layers.pooling import Pooling
 from antjax.meta import maml, meta_loss, models
 from antjax.train.trainer import Trainer
 
 PyTree = Any
+_T = TypeVar('_T')
+
+_WAYS: Mapping[str, Pooling] = {'mean': 'mean', 'sum': 'sum'}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,14 +42,24 @@ class ModelConfig:
   features: Annotated[
     tuple[str, ...], 'Features to use; none named: all of the data set.'
   ] = ()
-  embedding_dim: Annotated[int, 'Width of every embedding.'] = 16
+  embedding_dim: Annotated[int, 'Width of an embedding.'] = 16
+  embedding_dims: Annotated[
+    tuple[str, ...],
+    'Other widths, e.g. gender=4,age=4; a dlrm maps them to embedding_dim.',
+  ] = ()
+  pooling: Annotated[
+    tuple[str, ...],
+    'How the values of a multi-hot feature are pooled where it is not their'
+    ' mean, e.g. genres=sum.',
+  ] = ()
   widths: Annotated[
     tuple[int, ...], 'Hidden widths of the top MLP or the decision layers.'
   ] = (64, 64)
   table_level: Annotated[
-    Literal['auto', 'none', 'intra', 'global'],
+    Literal['auto', 'plan', 'none', 'intra', 'global'],
     'Where rows live: a copy on every device (none), rows over the devices of a'
-    ' group (intra) or of the job (global); auto decides by size.',
+    ' group (intra) or of the job (global). auto decides by size; plan weighs'
+    ' the distinct rows of a few batches against the speeds of the links.',
   ] = 'auto'
   table_optimizer: Annotated[
     Literal['adam', 'rowwise_adagrad'], 'Steps the touched rows.'
@@ -73,6 +87,49 @@ class ModelConfig:
     for name in ('id_dropout', 'task_id_dropout'):
       if not 0 <= getattr(self, name) < 1:
         raise ValueError(f'{name}={getattr(self, name)} must be in [0, 1).')
+
+  def chosen(self, features: Mapping[str, _T]) -> dict[str, _T]:
+    """Those of a data set's features that the model uses."""
+    if unknown := set(self.features) - set(features):
+      raise ValueError(
+        f'model.features={self.features}: the data set has no'
+        f' {sorted(unknown)}; it has {sorted(features)}.'
+      )
+    return {name: features[name] for name in self.features or features}
+
+  def dims(self, features: Sequence[str]) -> dict[str, int]:
+    """Feature -> width of its embedding."""
+    chosen = dict.fromkeys(features, self.embedding_dim)
+    for name, value in _pairs(self.embedding_dims, 'embedding_dims', features):
+      if not value.isdecimal() or int(value) < 1:
+        raise ValueError(
+          f'embedding_dims: {name}={value} is no positive width.'
+        )
+      chosen[name] = int(value)
+    return chosen
+
+  def ways(self, features: Sequence[str]) -> dict[str, Pooling]:
+    """Feature -> how it is pooled, where it is not by the mean."""
+    chosen: dict[str, Pooling] = {}
+    for name, value in _pairs(self.pooling, 'pooling', features):
+      if value not in _WAYS:
+        raise ValueError(f'pooling: {name}={value}; use mean or sum.')
+      chosen[name] = _WAYS[value]
+    return chosen
+
+
+def _pairs(
+  texts: Sequence[str], flag: str, features: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+  """Splits 'feature=value'."""
+  for text in texts:
+    name, equals, value = text.partition('=')
+    if not equals or name not in features:
+      raise ValueError(
+        f'{flag}={text}: say feature=value with one of the features'
+        f' {", ".join(features)}.'
+      )
+    yield name, value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -173,6 +230,7 @@ def build(
   config: ModelConfig,
   mesh: Mesh,
   table_rate: float | optax.Schedule | None = None,
+  place_fn: Callable[[list[TableSpec]], list[TableSpec]] | None = None,
 ) -> Recommender:
   """Makes a model for the features that a data set describes.
 
@@ -181,57 +239,37 @@ def build(
     config: The model.
     mesh: From `make_mesh`.
     table_rate: Rate of the tables' optimizer; the config's by default.
+    place_fn: Chooses the level of each table, for table_level='plan'; e.g. by
+      `antjax.embedding.planner.plan_tables`.
 
   Raises:
-    ValueError: The config names a feature that the data set has not.
+    ValueError: The config names a feature that the data set has not, or wants
+      a plan and there is no `place_fn`.
   """
-  unknown = set(config.features) - set(features)
-  if unknown:
-    raise ValueError(
-      f'model.features={config.features}: the data set has no'
-      f' {sorted(unknown)}; it has {sorted(features)}.'
-    )
-  names = config.features or tuple(features)
-  features = {name: features[name] for name in names}
-  optimizer = {'adam': Adam, 'rowwise_adagrad': RowWiseAdagrad}[
-    config.table_optimizer
-  ](config.table_learning_rate if table_rate is None else table_rate)
-  tables = EmbeddingTables(
-    [
-      TableSpec(
-        name,
-        facts['num_ids'],
-        config.embedding_dim,
-        config.table_level,
-        optimizer,
-        init_scale=0.1,
-      )
-      for name, facts in features.items()
-    ],
-    {name: name for name in features},
-    mesh=mesh,
-  )
+  features = config.chosen(features)
+  names = tuple(features)
+  dims, ways = config.dims(names), config.ways(names)
+  specs = _table_specs(features, config, table_rate)
+  if config.table_level == 'plan':
+    if place_fn is None:
+      raise ValueError("build(table_level='plan'): pass a place_fn.")
+    specs = place_fn(specs)
+  tables = EmbeddingTables(specs, {name: name for name in names}, mesh=mesh)
   levels = models.RatingLevels()
+  sizes: dict[str, Any] = {
+    'features': names,
+    'embedding_dim': config.embedding_dim,
+    'feature_dims': tuple(dims.values()),
+    'num_outputs': len(levels.levels),
+  }
   make: Callable[..., nnx.Module]
   if config.kind == 'dlrm':
     make = functools.partial(
-      models.DLRM,
-      models.DLRMConfig(
-        features=names,
-        embedding_dim=config.embedding_dim,
-        top_widths=config.widths,
-        num_outputs=len(levels.levels),
-      ),
+      models.DLRM, models.DLRMConfig(top_widths=config.widths, **sizes)
     )
   else:
     make = functools.partial(
-      models.MeLU,
-      models.MeLUConfig(
-        features=names,
-        embedding_dim=config.embedding_dim,
-        widths=config.widths,
-        num_outputs=len(levels.levels),
-      ),
+      models.MeLU, models.MeLUConfig(widths=config.widths, **sizes)
     )
   graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
   task_model = meta_loss.TaskModel(
@@ -240,6 +278,7 @@ def build(
     output_fn=levels.predictions,
     merge_fn=functools.partial(nnx.merge, graphdef),
     tables=tables,
+    pooling=ways,
   )
   return Recommender(
     tables,
@@ -247,3 +286,25 @@ def build(
     lambda key: nnx.to_pure_dict(nnx.state(make(rngs=nnx.Rngs(key)))),
     {name: facts['max_values'] for name, facts in features.items()},
   )
+
+
+def _table_specs(
+  features: Mapping[str, Mapping[str, int]],
+  config: ModelConfig,
+  table_rate: float | optax.Schedule | None,
+) -> list[TableSpec]:
+  optimizer = {'adam': Adam, 'rowwise_adagrad': RowWiseAdagrad}[
+    config.table_optimizer
+  ](config.table_learning_rate if table_rate is None else table_rate)
+  dims = config.dims(tuple(features))
+  return [
+    TableSpec(
+      name,
+      facts['num_ids'],
+      dims[name],
+      'auto' if config.table_level == 'plan' else config.table_level,
+      optimizer,
+      init_scale=0.1,
+    )
+    for name, facts in features.items()
+  ]

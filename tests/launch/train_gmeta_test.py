@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from antjax.collectives import cost_model
 from tests.input import movielens_fixture
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -168,6 +169,9 @@ def test_a_config_file_repeats_the_run_on_one_process(data, tmp_path):
     (['--optimizer.lr=1'], 'Did you mean'),
     (['--slots_per_device=1'], 'equally long'),
     (['--model.features=gender,foo'], "the data set has no ['foo']"),
+    (['--model.embedding_dims=foo=4'], 'embedding_dims=foo=4: say feature='),
+    (['--model.embedding_dims=age=0'], 'age=0 is no positive width'),
+    (['--model.pooling=genres=max'], 'genres=max; use mean or sum'),
     (['--run_dir=/proc/x'], 'choose one that you may write to'),
   ],
 )
@@ -180,6 +184,31 @@ def test_bad_flags_are_one_line(data, tmp_path, flags, message):
   assert message in done.stdout
   assert 'Traceback' not in done.stdout
   assert not (run_dir / 'meta').exists()
+
+
+def test_tables_may_be_planned_and_of_several_widths(data, tmp_path):
+  links = tmp_path / 'links.json'
+  cost_model.save(cost_model.Links(1e9, 1e8, 1e-5, 1e-4), links)
+  done = run(
+    *(*FLAGS, f'--data={data}', f'--run_dir={tmp_path / "run"}'),
+    *('--num_steps=2', '--joint_steps=0', f'--links={links}'),
+    *('--model.table_level=plan', '--model.embedding_dims=gender=4,age=2'),
+    '--model.pooling=genres=sum',
+    hosts=1,
+  )
+  assert done.returncode == 0, done.stdout
+  planned = re.findall(
+    r'Table (\w+) \[\d+ x (\d+)\], .* rows a dev', done.stdout
+  )
+  assert dict(planned) == {
+    'gender': '4',
+    'age': '2',
+    'occupation': '8',
+    'zip': '8',
+    'item': '8',
+    'genres': '8',
+  }
+  assert steps(tmp_path / 'run') == [0, 1]
 
 
 def test_a_checkpoint_of_another_model_is_refused(data, tmp_path):

@@ -348,3 +348,34 @@ def test_a_model_without_tables_has_no_rows():
   )
   np.testing.assert_allclose(losses, [0.0], atol=1e-6)
   np.testing.assert_array_equal(weights, [1.0])
+
+
+def with_weights(batch, weight):
+  """The batch with this weight on the last of each row's two genres."""
+  for part in (batch['episodes']['s8'][name] for name in ('support', 'query')):
+    shape = (*part['mask'].shape, FEATURES['genres'])
+    weights = np.ones(shape, np.float32)
+    weights[..., -1] = weight
+    part['weights'] = {'genres': weights}
+  return batch
+
+
+def test_values_of_a_feature_may_have_weights():
+  def without_last(batch):
+    for ids in (batch['ids']['s8'][name] for name in ('support', 'query')):
+      ids['genres'][..., -1] = -1
+    return batch
+
+  expected = losses_of(without_last(make_batch()))[0]
+  assert_same(losses_of(with_weights(make_batch(), 0.0))[0], expected)
+  weighted = losses_of(with_weights(make_batch(), 1.0))[0]
+  assert_same(weighted, losses_of(make_batch())[0])
+  assert any(abs(weighted[key] - expected[key]) > 1e-3 for key in expected)
+
+
+def test_features_may_be_pooled_each_in_its_way():
+  by_sum = losses_of(make_batch(), pooling='sum')[0]
+  assert_same(losses_of(make_batch(), pooling={'genres': 'sum'})[0], by_sum)
+  by_mean = losses_of(make_batch(), pooling={'item': 'sum'})[0]
+  assert_same(by_mean, losses_of(make_batch())[0])
+  assert any(abs(by_sum[key] - by_mean[key]) > 1e-3 for key in by_sum)

@@ -86,3 +86,34 @@ def test_the_loss_is_the_cross_entropy_of_the_nearest_level():
   np.testing.assert_allclose(
     loss, [-log_shares[0, 0], -log_shares[1, 2], -log_shares[2, 4]], rtol=1e-6
   )
+
+
+@pytest.mark.parametrize('kind', ['dlrm', 'melu'])
+def test_features_may_have_widths_of_their_own(kind):
+  make, config = {
+    'dlrm': (models.DLRM, models.DLRMConfig),
+    'melu': (models.MeLU, models.MeLUConfig),
+  }[kind]
+  model = make(
+    config(features=('a', 'b'), embedding_dim=4, feature_dims=(4, 2)),
+    rngs=nnx.Rngs(0),
+  )
+  mixed = {**vectors('a'), **vectors('b', dim=2)}
+  assert model(mixed).shape == (5,)
+  if kind == 'dlrm':
+    # The same as a model of one width that gets the mapped vector.
+    plain = models.DLRM(
+      models.DLRMConfig(features=('a', 'b'), embedding_dim=4),
+      rngs=nnx.Rngs(0),
+    )
+    plain.top, plain.head = model.top, model.head
+    mapped = {**mixed, 'b': mixed['b'] @ model.project['b'].kernel}
+    np.testing.assert_allclose(model(mixed), plain(mapped), rtol=1e-6)
+
+
+def test_widths_must_match_the_features():
+  with pytest.raises(ValueError, match='one width is needed for each'):
+    models.MeLU(
+      models.MeLUConfig(features=('a', 'b'), feature_dims=(4,)),
+      rngs=nnx.Rngs(0),
+    )
