@@ -26,6 +26,8 @@ from antjax.mesh.paro import Level
 
 # Below this a dense copy on every device is as fast as an exchange.
 _MAX_REPLICATED_ROWS = 16_384
+# Rows made at once, so that new tables take little memory beside their own.
+_INIT_BLOCK = 65_536
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,23 +128,54 @@ class Stack:
     )
 
 
-def init_rows(stack: Stack, key: jax.Array) -> jax.Array:
-  """A stack's new rows [W * rows_per_device, D], owner-major."""
-  owners = jnp.arange(stack.num_owners)[:, None]
-  parts = []
-  for spec in stack.specs:
-    seed = zlib.crc32(spec.name.encode())
-    table_key = jax.random.fold_in(key, seed)
-    local = jnp.arange(stack.local_rows(spec))[None]
-    ids = owners + local * stack.num_owners
+def new_rows(spec: TableSpec, key: jax.Array, ids: jax.Array) -> jax.Array:
+  """A table's rows as they are born, float32 [..., D].
 
-    def new_row(row_id, table_key=table_key, spec=spec):
-      row_key = jax.random.fold_in(table_key, row_id)
-      row = jax.random.normal(row_key, (spec.embedding_dim,), jnp.float32)
-      return jnp.where(row_id < spec.num_embeddings, row, 0) * spec.init_scale
+  Args:
+    spec: The table.
+    key: Of all tables; a row depends on it, the table's name and its id only.
+    ids: int [...]; a row beyond the table is zero.
+  """
+  table_key = jax.random.fold_in(key, zlib.crc32(spec.name.encode()))
 
-    parts.append(jax.vmap(jax.vmap(new_row))(ids))
-  return jnp.concatenate(parts, 1).reshape(-1, stack.dim)
+  def new_row(row_id):
+    row_key = jax.random.fold_in(table_key, row_id)
+    row = jax.random.normal(row_key, (spec.embedding_dim,), jnp.float32)
+    return jnp.where(row_id < spec.num_embeddings, row, 0) * spec.init_scale
+
+  rows = jax.vmap(new_row)(ids.reshape(-1))
+  return rows.reshape(*ids.shape, spec.embedding_dim)
+
+
+def init_rows(mesh: Mesh, stack: Stack, key: jax.Array) -> jax.Array:
+  """A stack's new rows [W * rows_per_device, D], owner-major; in `jit`.
+
+  Each owner makes its own, a block after another: what this takes of memory
+  beside the rows does not depend on their number.
+  """
+
+  def local(key):
+    rows = jnp.zeros((stack.rows_per_device, stack.dim))
+    owner = jnp.int32(0)
+    if stack.axes:
+      owner = lax.axis_index(stack.axes)
+      rows = lax.pcast(rows, stack.axes, to='varying')
+    for spec in stack.specs:
+      count, offset = stack.local_rows(spec), stack.offset(spec.name)
+      block = min(count, _INIT_BLOCK)
+
+      def write(i, rows, spec=spec, offset=offset, last=count - block):
+        start = jnp.minimum(i * block, last)  # The last two may overlap.
+        ids = owner + (start + jnp.arange(block)) * stack.num_owners
+        new = new_rows(spec, key, ids)
+        return lax.dynamic_update_slice_in_dim(rows, new, offset + start, 0)
+
+      rows = lax.fori_loop(0, -(-count // block), write, rows)
+    return rows
+
+  return jax.shard_map(
+    local, mesh=mesh, in_specs=P(), out_specs=stack.partition_spec
+  )(key)
 
 
 def reorder(

@@ -125,7 +125,7 @@ class EmbeddingTables:
     on the mesh.
     """
     return {
-      name: {'table': init_rows(stack, key)}
+      name: {'table': init_rows(self.mesh, stack, key)}
       | {'slots': stack.optimizer.init(stack.num_positions, stack.dim)}
       for name, stack in self._stacks.items()
     }

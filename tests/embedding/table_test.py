@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
+from antjax.embedding import layout
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adagrad, Adam, RowWiseAdagrad, SGD
 from antjax.embedding.table import EmbeddingTables
@@ -354,3 +355,10 @@ def test_columns_need_one_stack():
       {'both': ('item', 'city')},
       mesh=make_mesh(intra=4),
     )
+
+
+def test_new_rows_do_not_depend_on_the_block_they_are_made_in(monkeypatch):
+  expected = canonical(make_tables(), start(make_tables()))
+  monkeypatch.setattr(layout, '_INIT_BLOCK', 4)
+  found = canonical(make_tables(), start(make_tables()))
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
