@@ -19,12 +19,14 @@ tasks; the layout is our own: a batch never mixes rows of a task
 with another's, and the reader does all grouping off the device.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from absl import logging
 import numpy as np
+
+from antjax.meta import task_block
 
 Record = Mapping[str, Any]
 Batch = dict[str, Any]
@@ -60,6 +62,8 @@ class EpisodeConfig:
     numeric: names of float columns, joined to the input 'numeric' [T, S, N].
     label: name of the label column.
     query_size: query rows of an episode, Q; fewer where a task is short.
+    split: 'random', or 'time': the support before the query in `time`.
+    time: name of the column by which 'time' splits; it need be no feature.
     min_support: a training record too short for this many support rows and one
       query row is left out (counted and logged).
     id_dropout: feature -> share of training rows whose id becomes 0, the
@@ -76,6 +80,8 @@ class EpisodeConfig:
   label: str = 'rating'
   query_size: int = 10
   min_support: int = 3
+  split: Literal['random', 'time'] = 'random'
+  time: str = 'timestamp'
   id_dropout: Mapping[str, float] = dataclasses.field(default_factory=dict)
   task_id_dropout: Mapping[str, float] = dataclasses.field(default_factory=dict)
   seed: int = 0
@@ -96,6 +102,10 @@ class EpisodeConfig:
         f'EpisodeConfig(query_size={self.query_size}, min_support='
         f'{self.min_support}): a query needs a row, and min_support must be'
         f' 0 to {sizes[-1]}, the largest bucket.'
+      )
+    if self.split not in ('random', 'time'):
+      raise ValueError(
+        f"EpisodeConfig(split={self.split!r}): needed: 'random' or 'time'."
       )
     for field in ('id_dropout', 'task_id_dropout'):
       shares = getattr(self, field)
@@ -132,6 +142,15 @@ class Episode:
   num_support: int
   key: int = -1
 
+  @property
+  def num_tasks(self) -> int:
+    """1: an episode is one task."""
+    return 1
+
+
+# What a batch is made of: single episodes, or tasks of a block.
+Piece = Episode | task_block.Tasks
+
 
 def make_episode(
   record: Record, config: EpisodeConfig, *, key: int = -1
@@ -139,8 +158,10 @@ def make_episode(
   """Splits a record into support and query.
 
   A record with `num_query` > 0 keeps its split: its last rows are the query.
-  Otherwise the split is random, anew in each epoch. A record with more support
-  rows than the largest bucket gives a random subset of them.
+  Otherwise the split is random, anew in each epoch, or in time: the latest rows
+  are the query, and of rows of equal time those that stand later. A record with
+  more support rows than the largest bucket gives a random subset of them, or
+  in time the latest.
 
   Args:
     record: {'task': int, 'num_query': int, label: [n], features: [n], [n, K]
@@ -167,14 +188,19 @@ def make_episode(
     num_query = min(config.query_size, num_rows - config.min_support)
     if num_query < 1:
       return None
-    order = rng.permutation(num_rows)
-    query, support = order[:num_query], order[num_query:]
+    if config.split == 'time':
+      order = np.argsort(_time(record, config, num_rows), kind='stable')
+      support, query = order[:-num_query], order[-num_query:]
+    else:
+      order = rng.permutation(num_rows)
+      query, support = order[:num_query], order[num_query:]
   if len(support) > max_support or len(query) < num_query:
     logging.log_first_n(
       logging.INFO,
       'make_episode: task %d has %d support and %d query rows; slots hold %d'
-      ' and %d. A random subset of the support is used, and the last rows of'
-      ' the query (said once; other tasks may be cut too).',
+      ' and %d. A subset of the support is used (random, or the latest rows'
+      ' with split=time), and the last rows of the query (said once; other'
+      ' tasks may be cut too).',
       1,
       int(record['task']),
       len(support),
@@ -182,7 +208,9 @@ def make_episode(
       max_support,
       config.query_size,
     )
-  if len(support) > max_support:
+  if len(support) > max_support and config.split == 'time':
+    support = support[-max_support:]
+  elif len(support) > max_support:
     support = np.sort(rng.permutation(support)[:max_support])
   rows = np.concatenate([support, query])
   columns = {name: column[rows] for name, column in columns.items()}
@@ -194,12 +222,19 @@ def make_episode(
       if share:
         dropped = rng.random(len(rows)) < share
         columns[name] = columns[name].copy()
-        columns[name][dropped] = _unknown(width)
+        columns[name][dropped] = task_block.unknown(width)
   return Episode(int(record['task']), columns, len(support), key)
 
 
-def _unknown(max_values):
-  return 0 if max_values == 1 else np.r_[0, np.full(max_values - 1, -1)]
+def _time(record, config, num_rows):
+  time = np.asarray(record.get(config.time))
+  if time.shape != (num_rows,):
+    raise ValueError(
+      f'make_episode: split=time needs the times {config.time!r} of the'
+      f' {num_rows} rows of task {record["task"]}; the record has'
+      f' {", ".join(sorted(record))}. Name the column in EpisodeConfig.time.'
+    )
+  return time
 
 
 def _columns(record, config):
@@ -230,54 +265,41 @@ def _columns(record, config):
 
 
 def make_batch(
-  slots: Mapping[str, list[Episode]], config: EpisodeConfig
+  slots: Mapping[str, Sequence[Piece]], config: EpisodeConfig
 ) -> Batch:
-  """Lays out episodes, given by bucket, as one batch; see the module."""
+  """Lays out tasks, given by bucket, as one batch; see the module."""
   ids, episodes = {}, {}
   for bucket in config.buckets:
-    tasks = slots.get(bucket.name, [])
-    shape = (bucket.num_slots, bucket.support_size)
-    query_shape = (bucket.num_slots, config.query_size)
-    support_ids, support = _fill(
-      config, shape, [(e, slice(0, e.num_support)) for e in tasks]
+    pieces = slots.get(bucket.name, [])
+    tasks = [p for p in pieces if isinstance(p, task_block.Tasks)]
+    single = [p for p in pieces if isinstance(p, Episode)]
+    if single:
+      tasks.append(_as_tasks(single, config))
+    ids[bucket.name], episodes[bucket.name] = task_block.fill(
+      tasks, bucket, config
     )
-    query_ids, query = _fill(
-      config, query_shape, [(e, slice(e.num_support, None)) for e in tasks]
-    )
-    task = np.full(bucket.num_slots, -1, np.int32)
-    task[: len(tasks)] = [episode.task for episode in tasks]
-    weight = np.zeros(bucket.num_slots, np.float32)
-    weight[: len(tasks)] = 1
-    ids[bucket.name] = {'support': support_ids, 'query': query_ids}
-    episodes[bucket.name] = {
-      'support': support,
-      'query': query,
-      'task': task,
-      'weight': weight,
-    }
   return {'ids': ids, 'episodes': episodes}
 
 
-def _fill(config, shape, pieces):
-  ids = {}
-  for name, width in config.features.items():
-    full = shape if width == 1 else (*shape, width)
-    ids[name] = np.full(full, -1, np.int32)
-  part = {
-    'label': np.zeros(shape, np.float32),
-    'mask': np.zeros(shape, np.float32),
-  }
-  if config.numeric:
-    part['numeric'] = np.zeros((*shape, len(config.numeric)), np.float32)
-  for slot, (episode, rows) in enumerate(pieces):
-    label = episode.columns[config.label][rows]
-    part['label'][slot, : len(label)] = label
-    part['mask'][slot, : len(label)] = 1
-    for name, array in ids.items():
-      array[slot, : len(label)] = episode.columns[name][rows]
-    for i, name in enumerate(config.numeric):
-      part['numeric'][slot, : len(label), i] = episode.columns[name][rows]
-  return ids, part
+def _as_tasks(episodes, config):
+  """Returns episodes, at least one, as tasks of a block of their own."""
+  sizes = np.array([len(e.columns[config.label]) for e in episodes])
+  num_support = np.array([e.num_support for e in episodes])
+  first = np.cumsum(sizes) - sizes
+  return task_block.Tasks(
+    rows={
+      name: np.concatenate([e.columns[name] for e in episodes])
+      for name in episodes[0].columns
+    },
+    values={},
+    task=np.array([e.task for e in episodes]),
+    key=np.array([e.key for e in episodes]),
+    support=first,
+    num_support=num_support,
+    query=first + num_support,
+    num_query=sizes - num_support,
+    draws=np.zeros(len(episodes), np.uint64),  # The ids are dropped already.
+  )
 
 
 def with_task_rows(

@@ -3,16 +3,20 @@
 """Meta-IO: a stream of task records becomes a stream of episode batches.
 
 After the idea of Meta-IO in G-Meta (Xiao et al. 2023): batches are made of
-whole tasks by the reader, off the device.
+whole tasks by the reader, off the device. The stream may also be one of blocks
+of tasks (see `task_block`): these are not taken apart, and so cost little.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from absl import logging
 import grain
+import numpy as np
 
 from antjax.meta import episodes as episodes_lib
+from antjax.meta import task_block
 
 State = dict[str, Any]
 
@@ -21,7 +25,7 @@ _PENDING_BATCHES = 3
 
 
 class Packer:
-  """Collects episodes until they fill a batch well.
+  """Collects tasks until they fill a batch well.
 
   A batch is ready when its slots can all be filled, or when several batches of
   tasks wait because their sizes do not fit the slots.
@@ -29,57 +33,83 @@ class Packer:
 
   def __init__(self, config: episodes_lib.EpisodeConfig):
     self._config = config
-    self._pending: dict[str, list[episodes_lib.Episode]] = {
-      bucket.name: [] for bucket in config.buckets
+    self._pending: dict[str, deque[episodes_lib.Piece]] = {
+      bucket.name: deque() for bucket in config.buckets
     }
+    self._num_waiting = dict.fromkeys(self._pending, 0)  # Tasks.
 
   @property
-  def pending(self) -> list[episodes_lib.Episode]:
-    """Episodes added and not yet in a batch."""
-    return [episode for queue in self._pending.values() for episode in queue]
+  def pending(self) -> list[episodes_lib.Piece]:
+    """Episodes and tasks added and not yet in a batch."""
+    return [piece for queue in self._pending.values() for piece in queue]
 
-  def add(self, episode: episodes_lib.Episode) -> None:
-    """Queues an episode in the smallest bucket that holds it."""
-    for bucket in self._config.buckets:
-      if episode.num_support <= bucket.support_size:
-        self._pending[bucket.name].append(episode)
-        return
-    raise ValueError(
-      f'Packer.add: {episode.num_support} support rows do not fit the largest'
-      f' bucket, {self._config.buckets[-1]}.'
-    )
+  def add(self, piece: episodes_lib.Piece) -> None:
+    """Queues an episode, or tasks each, in the smallest bucket that holds it.
+
+    Raises:
+      ValueError: It has more support rows than the largest bucket.
+    """
+    buckets = self._config.buckets
+    if isinstance(piece, episodes_lib.Episode):  # The same, without arrays.
+      for bucket in buckets:
+        if piece.num_support <= bucket.support_size:
+          self._append(bucket.name, piece)
+          return
+    largest = np.max(piece.num_support, initial=0)
+    if largest > buckets[-1].support_size:
+      raise ValueError(
+        f'Packer.add: {largest} support rows do not fit the largest bucket,'
+        f' {buckets[-1]}.'
+      )
+    assert isinstance(piece, task_block.Tasks)
+    sizes = [bucket.support_size for bucket in buckets]
+    chosen = np.searchsorted(sizes, piece.num_support)
+    for i, bucket in enumerate(buckets):
+      self._append(bucket.name, piece[chosen == i])
 
   def ready(self) -> bool:
     """Says whether a batch should be taken now."""
     waiting = slots = 0
     full = True
     for bucket in self._config.buckets:
-      waiting += len(self._pending[bucket.name])
+      waiting += self._num_waiting[bucket.name]
       slots += bucket.num_slots
       full = full and waiting >= slots
     return full or waiting >= _PENDING_BATCHES * slots
 
-  def take(self) -> dict[str, list[episodes_lib.Episode]]:
-    """Takes a batch's episodes by bucket: as many as fit, oldest first."""
+  def take(self) -> dict[str, list[episodes_lib.Piece]]:
+    """Takes a batch's tasks by bucket: as many as fit, oldest first."""
     slots = {}
     buckets = self._config.buckets
     # A slot takes a task of its own size first and then, since a larger slot
     # holds a smaller task, the largest of the smaller ones.
     free = {bucket.name: bucket.num_slots for bucket in buckets}
     for i in reversed(range(len(buckets))):
-      slots[buckets[i].name] = self._pop(buckets[i].name, free[buckets[i].name])
-      free[buckets[i].name] -= len(slots[buckets[i].name])
+      slots[buckets[i].name] = self._pop(buckets[i].name, free)
     for i in reversed(range(len(buckets))):
       name = buckets[i].name
       for smaller in reversed(buckets[:i]):
-        moved = self._pop(smaller.name, free[name])
-        slots[name] += moved
-        free[name] -= len(moved)
+        slots[name] += self._pop(smaller.name, free, into=name)
     return slots
 
-  def _pop(self, name, count):
-    queue = self._pending[name]
-    taken, self._pending[name] = queue[:count], queue[count:]
+  def _append(self, name, piece):
+    if piece.num_tasks:
+      self._pending[name].append(piece)
+      self._num_waiting[name] += piece.num_tasks
+
+  def _pop(self, name, free, into=None):
+    """Takes tasks of a bucket into the free slots of one, its own or `into`."""
+    into = into or name
+    queue, taken = self._pending[name], []
+    while free[into] and queue:
+      piece = queue.popleft()
+      if piece.num_tasks > free[into]:
+        assert isinstance(piece, task_block.Tasks)
+        queue.appendleft(piece[free[into] :])
+        piece = piece[: free[into]]
+      taken.append(piece)
+      free[into] -= piece.num_tasks
+      self._num_waiting[name] -= piece.num_tasks
     return taken
 
 
@@ -102,7 +132,8 @@ class EpisodeBatches(grain.IterDataset):
     """Makes the dataset.
 
     Args:
-      parent: a dataset of records (see `make_episode`).
+      parent: a dataset of records (see `make_episode`) or of blocks of them
+        (see `task_block`).
       config: the layout and the split.
       unmark_fn: (parent's state, record keys) -> the state as if those records
         had not been read, e.g. `antjax.input.dataset.unmark_state`. None: the
@@ -149,24 +180,32 @@ class _EpisodeIterator(grain.DatasetIterator):
           )
           self._num_short = 0
         raise
-      episode = episodes_lib.make_episode(
-        record, self._config, key=int(record.get(self._key_field, -1))
-      )
-      if episode is None:
-        self._num_short += 1
-      else:
-        self._packer.add(episode)
+      self._add(record)
     return episodes_lib.make_batch(self._packer.take(), self._config)
+
+  def _add(self, record):
+    if task_block.is_block(record):
+      tasks = task_block.split(record, self._config, key_field=self._key_field)
+      self._num_short += len(record['tasks']['task']) - tasks.num_tasks
+      self._packer.add(tasks)
+      return
+    episode = episodes_lib.make_episode(
+      record, self._config, key=int(record.get(self._key_field, -1))
+    )
+    if episode is None:
+      self._num_short += 1
+    else:
+      self._packer.add(episode)
 
   def get_state(self) -> State:
     state = self._parent.get_state()
     pending = self._packer.pending
     if not pending:
       return state
-    keys = [episode.key for episode in pending]
+    keys = np.concatenate([np.atleast_1d(p.key) for p in pending]).tolist()
     if self._unmark_fn is None or min(keys) < 0:
       raise ValueError(
-        f'EpisodeBatches.get_state: {len(pending)} tasks wait for a batch and'
+        f'EpisodeBatches.get_state: {len(keys)} tasks wait for a batch and'
         ' would be lost; pass unmark_fn, and records that hold their key'
         f' as {self._key_field!r}, as LeasedDataset(key_field=...) gives.'
       )

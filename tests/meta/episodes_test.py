@@ -67,6 +67,23 @@ def test_a_long_support_is_a_random_subset():
   assert len(supports) == 3
 
 
+def test_a_split_in_time_takes_the_latest_rows_in_stable_order():
+  times = np.array([5, 1, 9, 5, 5, 0, 9, 2, 1])
+  episode = episodes.make_episode(
+    record(when=times), config(split='time', time='when'), key=3
+  )
+  items = episode.columns['item'].tolist()
+  assert items == [105, 101, 108, 107, 100, 103, 104, 102, 106]
+  assert episode.num_support == 6
+  # Of a long support the rows nearest to the query.
+  episode = episodes.make_episode(
+    record(40, when=np.arange(40)), config(split='time', time='when')
+  )
+  assert episode.columns['item'].tolist() == [*range(129, 140)]
+  with pytest.raises(ValueError, match="needs the times 'timestamp' of the 9"):
+    episodes.make_episode(record(), config(split='time'))
+
+
 def test_dropout_makes_ids_unknown_in_training_only():
   dropping = config(id_dropout={'item': 0.5, 'genres': 1.0})
   episode = episodes.make_episode(record(200), dropping)
@@ -173,6 +190,7 @@ def test_features_of_one_table_share_their_rows():
     ({'buckets': ()}, 'at least one bucket'),
     ({'buckets': (Bucket(8, 1), Bucket(4, 1))}, 'by rising support_size'),
     ({'buckets': (Bucket(4, 0),)}, 'num_slots must be positive'),
+    ({'split': 'tme'}, "'tme'.: needed: 'random' or 'time'"),
     ({'query_size': 0}, 'a query needs a row'),
     ({'min_support': 9}, 'must be 0 to 8'),
     ({'id_dropout': {'film': 0.1}}, "'film'.* are not features"),

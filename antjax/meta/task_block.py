@@ -1,0 +1,329 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Blocks of tasks, split and laid out column by column.
+
+A block holds many tasks as numpy columns, such as `antjax.input.arrow_file`
+gives them without copies:
+
+    {'rows': {column: [R] or [R, K]},
+     'tasks': {'task', 'first_row', 'num_rows': [N], column: [N],
+               and if known 'num_query', 'record_key': [N]}}
+
+The rows of a task stand together, from `first_row` on; a column of 'tasks'
+holds for all rows of a task. Nothing here loops over rows or, but for the last
+few of a block, over tasks. Shape suffixes: R = rows of a block, N = its tasks,
+T = slots of a bucket, S = rows of a slot, K = values of a feature.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any, TYPE_CHECKING
+
+import numpy as np
+
+from antjax.meta import task_draws
+
+if TYPE_CHECKING:
+  from antjax.meta.episodes import Bucket, EpisodeConfig
+
+_PARTS = ('support', 'query')
+
+Block = Mapping[str, Mapping[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tasks:
+  """Tasks whose rows are split into support and query.
+
+  Attributes:
+    rows: column -> [R] or [R, K].
+    values: column of the tasks -> [N].
+    task: their ids, [N].
+    key: keys of their records, which name the epoch too, or -1, [N].
+    support, num_support: first row and number of rows of the support, [N].
+    query, num_query: the same of the query, [N].
+    draws: what the dropout of ids is drawn from, uint64 [N]; 0 means none.
+  """
+
+  rows: Mapping[str, np.ndarray]
+  values: Mapping[str, np.ndarray]
+  task: np.ndarray
+  key: np.ndarray
+  support: np.ndarray
+  num_support: np.ndarray
+  query: np.ndarray
+  num_query: np.ndarray
+  draws: np.ndarray
+
+  @property
+  def num_tasks(self) -> int:
+    """How many, N."""
+    return len(self.task)
+
+  def __getitem__(self, chosen: Any) -> 'Tasks':
+    """Some of the tasks, by a slice, a mask or indices; rows stay in place."""
+    fields = {
+      field.name: getattr(self, field.name)[chosen]
+      for field in dataclasses.fields(self)
+      if field.name not in ('rows', 'values')
+    }
+    values = {name: column[chosen] for name, column in self.values.items()}
+    return dataclasses.replace(self, values=values, **fields)
+
+
+def is_block(record: Mapping[str, Any]) -> bool:
+  """Tells a block from the record of one task."""
+  return isinstance(record.get('rows'), Mapping)
+
+
+def split(
+  block: Block, config: 'EpisodeConfig', *, key_field: str = 'record_key'
+) -> Tasks:
+  """Splits the tasks of a block as `episodes.make_episode` does one.
+
+  Given splits and splits in time are the same as there. Random ones are drawn
+  otherwise, from (seed, record key, task) too: all tasks of a block at once.
+
+  Args:
+    block: see the module.
+    config: what to make of it.
+    key_field: column of the tasks with the keys of their records.
+
+  Returns:
+    The tasks that are long enough for an episode.
+
+  Raises:
+    ValueError: A column is missing or has another shape.
+  """
+  tasks = block['tasks']
+  task, num_rows = tasks['task'], tasks['num_rows'].astype(np.int64)
+  given = tasks.get('num_query', np.zeros_like(num_rows))
+  key = tasks.get(key_field, np.full_like(num_rows, -1))
+  is_given = given > 0
+  rows = _row_columns(block, config, needs_time=not is_given.all())
+  max_support = config.buckets[-1].support_size
+  room = np.where(is_given, given, num_rows - config.min_support)
+  num_query = np.minimum(room, config.query_size)
+  held = np.where(is_given, given, num_query)  # Rows that are no support.
+  total = num_rows - held
+  num_support = np.minimum(total, max_support)
+  draws = task_draws.seeds(config.seed, key, task)
+  stop = tasks['first_row'] + num_rows
+  if config.split == 'time':
+    order = _time_order(rows.get(config.time), tasks, is_given)
+  else:
+    # All rows of a task, or of a given support that is too long.
+    shuffled = np.where(is_given, total * (total > max_support), num_rows)
+    order = task_draws.shuffle(
+      len(rows[config.label]), tasks['first_row'], shuffled, draws
+    )
+  if order is not None:
+    rows = {name: _gather(column, order) for name, column in rows.items()}
+  return Tasks(
+    rows,
+    {name: tasks[name] for name in _names(config) if name not in rows},
+    task,
+    key,
+    support=stop - held - num_support,
+    num_support=num_support,
+    query=stop - num_query,
+    num_query=num_query,
+    draws=np.where(is_given, np.uint64(0), draws),
+  )[num_query > 0]
+
+
+def _names(config: 'EpisodeConfig') -> list[str]:
+  return [*config.features, *config.numeric, config.label]
+
+
+def _row_columns(
+  block: Block, config: 'EpisodeConfig', *, needs_time: bool
+) -> dict[str, np.ndarray]:
+  """Returns the block's columns of rows that `config` uses, checked."""
+  tasks, rows = block['tasks'], block['rows']
+  wanted = _names(config)
+  if config.split == 'time' and needs_time:
+    wanted.append(config.time)
+  missing = [name for name in wanted if name not in {**rows, **tasks}]
+  if missing:
+    raise ValueError(
+      f'task_block.split: the block has no {", ".join(missing)}; it has'
+      f' {", ".join(sorted({**rows, **tasks}))}. Name its columns in'
+      ' EpisodeConfig.'
+    )
+  for name in wanted:
+    width = config.features.get(name, 1)
+    needed = () if width == 1 else (width,)
+    found = {**tasks, **rows}[name].shape[1:]
+    if found != needed or (name == config.label and name not in rows):
+      raise ValueError(
+        f'task_block.split: column {name!r} holds values of shape'
+        f' {found}; needed: {needed}, as EpisodeConfig says, and one label a'
+        ' row.'
+      )
+  return {name: rows[name] for name in dict.fromkeys(wanted) if name in rows}
+
+
+def _time_order(time, tasks, is_given):
+  """Returns the rows by task and time, or None if that is how they stand."""
+  if time is None:
+    return None
+  first, num_rows = tasks['first_row'][~is_given], tasks['num_rows'][~is_given]
+  falls = np.flatnonzero(time[1:] < time[:-1]) + 1
+  if np.isin(falls, tasks['first_row']).all():
+    return None
+  # Rows of other tasks, or of a given split, keep their places.
+  group = np.arange(len(time))
+  group[task_draws.ranges(first, num_rows)] = np.repeat(first, num_rows)
+  return np.lexsort((time, group))
+
+
+def _gather(column, order):
+  """Returns column[order]; the values of a row move as one."""
+  whole = _as_scalars(column)
+  if whole is None:
+    return column[order]
+  moved = np.take(whole, order, mode='clip')
+  return moved.view(column.dtype).reshape(column.shape)
+
+
+def _as_scalars(array):
+  """Views the last dim of [R, K] as one value, or returns None if it cannot."""
+  if array.ndim == 1:
+    return array
+  if not array.flags.c_contiguous:
+    return None
+  whole = np.dtype((np.void, array.shape[-1] * array.itemsize))
+  return array.view(whole)[..., 0]
+
+
+def fill(
+  pieces: Sequence[Tasks], bucket: 'Bucket', config: 'EpisodeConfig'
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Lays out tasks in the slots of a bucket.
+
+  Args:
+    pieces: together at most `bucket.num_slots` tasks.
+    bucket: the slots.
+    config: what to lay out.
+
+  Returns:
+    What `episodes` calls ids[bucket] and episodes[bucket].
+  """
+  ids: dict[str, Any] = {}
+  laid: dict[str, Any] = {}
+  for part, size in zip(_PARTS, (bucket.support_size, config.query_size)):
+    ids[part], laid[part] = _fill_part(
+      pieces, part, (bucket.num_slots, size), config
+    )
+  num_tasks = sum(piece.num_tasks for piece in pieces)
+  laid['task'] = np.full(bucket.num_slots, -1, np.int32)
+  laid['weight'] = np.zeros(bucket.num_slots, np.float32)
+  if num_tasks:
+    laid['task'][:num_tasks] = np.concatenate([p.task for p in pieces])
+    laid['weight'][:num_tasks] = 1
+  return ids, laid
+
+
+def _fill_part(pieces, part, shape, config):
+  ids = {
+    name: np.empty(shape if width == 1 else (*shape, width), np.int32)
+    for name, width in config.features.items()
+  }
+  laid = {name: np.empty(shape, np.float32) for name in ('label', 'mask')}
+  # (column, where it goes, what an empty place holds).
+  targets = [(name, array, -1) for name, array in ids.items()]
+  targets.append((config.label, laid['label'], 0))
+  if config.numeric:
+    laid['numeric'] = np.empty((*shape, len(config.numeric)), np.float32)
+    targets += [
+      (name, laid['numeric'][..., i], 0)
+      for i, name in enumerate(config.numeric)
+    ]
+  start = 0
+  for tasks in pieces:
+    slots = slice(start, start + tasks.num_tasks)
+    start = slots.stop
+    first, size = getattr(tasks, part), getattr(tasks, f'num_{part}')
+    places = np.arange(shape[1], dtype=np.int32)
+    is_filled = places < size.astype(np.int32)[:, None]
+    laid['mask'][slots] = is_filled
+    is_empty = ~is_filled
+    has_window = first + shape[1] <= len(tasks.rows[config.label])
+    if has_window.all():
+      has_window = None
+    for name, array, _ in targets:
+      _fill_column(array[slots], tasks, name, first, size, has_window)
+    _drop_ids(ids, slots, tasks, part, config)
+    for _, array, nothing in targets:
+      _blank(array[slots], is_empty, nothing)
+  for _, array, nothing in (*targets, ('mask', laid['mask'], 0)):
+    array[start:] = nothing
+  return ids, laid
+
+
+def _fill_column(out, tasks, name, first, size, has_window):
+  """Fills out [T, S] or [T, S, K] by rows from `first` [T] on.
+
+  A slot gets as many rows as it holds, whether they are its task's or not: the
+  caller blanks those after `size`. So all slots are one copy of windows. Those
+  without a window, the last ones of a block, are filled one by one.
+  """
+  if name in tasks.values:
+    out[:] = tasks.values[name][:, None]
+    return
+  column = tasks.rows[name]
+  length = out.shape[1]
+  if has_window is None:
+    out[:] = _windows(column, length)[first]
+    return
+  for slot in np.flatnonzero(~has_window):
+    rows = slice(first[slot], first[slot] + size[slot])
+    out[slot, : size[slot]] = column[rows]
+  if has_window.any():
+    out[has_window] = _windows(column, length)[first[has_window]]
+
+
+def _windows(column, length):
+  """Views [R] or [R, K] as all its windows, [R - S + 1, S] or [.., S, K]."""
+  # As numpy's sliding_window_view has them, at a tenth of its fixed cost.
+  column = np.ascontiguousarray(column)
+  return np.ndarray(
+    (len(column) - length + 1, length, *column.shape[1:]),
+    column.dtype,
+    column,
+    strides=(column.strides[0], *column.strides),
+  )
+
+
+def _blank(array, is_empty, nothing):
+  """Sets array [T, S] or [T, S, K] to `nothing` where is_empty [T, S]."""
+  if array.ndim == 3:  # As one value: a mask that is broadcast is slow.
+    whole = _as_scalars(array)
+    blank = _as_scalars(np.full_like(array[:1, :1], nothing))
+    np.copyto(whole, blank, where=is_empty)
+  else:
+    np.copyto(array, nothing, where=is_empty)
+
+
+def _drop_ids(ids, slots, tasks, part, config):
+  """Makes ids unknown, as `EpisodeConfig` says, in tasks with draws."""
+  if not tasks.draws.any():
+    return
+  drawn = tasks.draws[:, None]
+  for number, (name, width) in enumerate(config.features.items(), 1):
+    share = config.id_dropout.get(name, 0.0)
+    task_share = config.task_id_dropout.get(name, 0.0)
+    if not (share or task_share):
+      continue
+    # Each use has numbers of its own: 2**32 a feature, 2**30 a part of it.
+    base = number << 32
+    places = base + (_PARTS.index(part) << 30) + np.arange(ids[name].shape[1])
+    whole = task_draws.uniform(drawn, np.array([base + (3 << 30)])) < task_share
+    dropped = whole | (task_draws.uniform(drawn, places) < share)
+    ids[name][slots][dropped & (drawn > 0)] = unknown(width)
+
+
+def unknown(width: int) -> Any:
+  """Returns the unknown id 0 as the value of a feature of `width` ids."""
+  return 0 if width == 1 else np.r_[0, np.full(width - 1, -1)]

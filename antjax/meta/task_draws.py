@@ -1,0 +1,78 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Random numbers of many tasks at once, each fixed by what names the task.
+
+A generator a task, as numpy has them, costs more than all else that is done to
+a task. Here number i of a task is the i-th of SplitMix64 (Steele et al., 2014,
+https://doi.org/10.1145/2660193.2660195), started at a hash of (seed, key,
+task): it does not depend on which tasks are drawn together.
+"""
+
+import numpy as np
+
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+
+
+def seeds(seed: int, key: np.ndarray, task: np.ndarray) -> np.ndarray:
+  """Returns a seed for each (key, task), uint64 [N], never 0."""
+  result: np.ndarray = np.full(len(task), seed % 2**64, np.uint64)
+  for part in (key, task):
+    result = _mix(result + _STEP) ^ part.astype(np.int64).astype(np.uint64)
+  return _mix(result + _STEP) | np.uint64(1)
+
+
+def uniform(seed: np.ndarray, index: np.ndarray) -> np.ndarray:
+  """Returns number `index` of each seed, float64 in [0, 1), broadcast."""
+  # The top 53 bits: as many as a float64 holds.
+  return (_bits(seed, index.astype(np.uint64)) >> np.uint64(11)) * 2.0**-53
+
+
+def shuffle(
+  num_rows: int, first: np.ndarray, size: np.ndarray, seed: np.ndarray
+) -> np.ndarray | None:
+  """Puts the rows of each range in a random order, all by one sort.
+
+  Args:
+    num_rows: of all, R.
+    first: first row of each range, [N]; ranges do not overlap.
+    size: rows of each range, [N].
+    seed: from `seeds`, [N].
+
+  Returns:
+    The row at each place, [R]; None if there is nothing to shuffle.
+  """
+  if not size.sum():
+    return None
+  order = np.arange(num_rows, dtype=np.uint64)
+  by_row = np.argsort(first)
+  first, size, seed = first[by_row], size[by_row], seed[by_row]
+  places = ranges(first, size)
+  # (range, number, row) in 64 bits: a plain sort of them is fast. The number
+  # gets what the others leave, 40 bits for a block of 2**16 rows in 2**8 tasks.
+  row_bits, range_bits = num_rows.bit_length(), len(first).bit_length()
+  owner = np.repeat(np.arange(len(first), dtype=np.uint64), size)
+  number = _bits(
+    np.repeat(seed, size), (places - np.repeat(first, size)).astype(np.uint64)
+  ) >> np.uint64(row_bits + range_bits)
+  packed = owner << np.uint64(64 - range_bits)
+  packed |= number << np.uint64(row_bits)
+  packed |= places.astype(np.uint64)
+  packed.sort()
+  order[places] = packed & np.uint64((1 << row_bits) - 1)
+  return order.astype(np.int64)
+
+
+def ranges(first: np.ndarray, size: np.ndarray) -> np.ndarray:
+  """Returns all rows of ranges: first[0], first[0] + 1, ..., first[1], ..."""
+  before = np.cumsum(size) - size
+  return np.arange(size.sum()) + np.repeat(first - before, size)
+
+
+def _bits(seed: np.ndarray, index: np.ndarray) -> np.ndarray:
+  return _mix(seed + _STEP * (index + np.uint64(1)))
+
+
+def _mix(bits: np.ndarray) -> np.ndarray:
+  bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+  bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+  return bits ^ (bits >> np.uint64(31))
