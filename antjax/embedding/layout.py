@@ -126,22 +126,32 @@ class Stack:
     )
 
 
+def new_rows(spec: TableSpec, key: jax.Array, ids: jax.Array) -> jax.Array:
+  """A table's rows as they are born, float32 [..., D].
+
+  Args:
+    spec: The table.
+    key: Of all tables; a row depends on it, the table's name and its id only.
+    ids: int [...]; a row beyond the table is zero.
+  """
+  table_key = jax.random.fold_in(key, zlib.crc32(spec.name.encode()))
+
+  def new_row(row_id):
+    row_key = jax.random.fold_in(table_key, row_id)
+    row = jax.random.normal(row_key, (spec.embedding_dim,), jnp.float32)
+    return jnp.where(row_id < spec.num_embeddings, row, 0) * spec.init_scale
+
+  rows = jax.vmap(new_row)(ids.reshape(-1))
+  return rows.reshape(*ids.shape, spec.embedding_dim)
+
+
 def init_rows(stack: Stack, key: jax.Array) -> jax.Array:
   """A stack's new rows [W * rows_per_device, D], owner-major."""
   owners = jnp.arange(stack.num_owners)[:, None]
   parts = []
   for spec in stack.specs:
-    seed = zlib.crc32(spec.name.encode())
-    table_key = jax.random.fold_in(key, seed)
     local = jnp.arange(stack.local_rows(spec))[None]
-    ids = owners + local * stack.num_owners
-
-    def new_row(row_id, table_key=table_key, spec=spec):
-      row_key = jax.random.fold_in(table_key, row_id)
-      row = jax.random.normal(row_key, (spec.embedding_dim,), jnp.float32)
-      return jnp.where(row_id < spec.num_embeddings, row, 0) * spec.init_scale
-
-    parts.append(jax.vmap(jax.vmap(new_row))(ids))
+    parts.append(new_rows(spec, key, owners + local * stack.num_owners))
   return jnp.concatenate(parts, 1).reshape(-1, stack.dim)
 
 
