@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from antjax.embedding import exchange
+from antjax.embedding import exchange, reset
 from antjax.embedding import routing as routing_lib
 from antjax.embedding.feature import Feature
 from antjax.embedding.layout import init_rows, reorder, Stack, TableSpec
@@ -129,6 +129,16 @@ class EmbeddingTables:
       | {'slots': stack.optimizer.init(stack.num_positions, stack.dim)}
       for name, stack in self._stacks.items()
     }
+
+  def reset_rows(
+    self, state: Any, ids: Mapping[str, np.ndarray], key: jax.Array
+  ) -> dict[str, Any]:
+    """Makes rows [n] of tables new again; donates, see `reset.reset_rows`."""
+    for name, rows in ids.items():
+      stack = self._stack_of[name]
+      args = self.mesh, stack, self.specs[name], state[stack.name], rows, key
+      state = {**state, stack.name: reset.reset_rows(*args)}
+    return state
 
   def partition_specs(self) -> dict[str, Any]:
     """The state's tree with a PartitionSpec for each leaf."""

@@ -49,6 +49,9 @@ class SparseTables(Protocol):
   """What a step needs of embedding tables; see `antjax.embedding`."""
 
   def init(self, key: jax.Array) -> PyTree: ...
+  def reset_rows(
+    self, state: PyTree, ids: Mapping[str, np.ndarray], key: jax.Array
+  ) -> PyTree: ...
   def partition_specs(self) -> PyTree: ...
   def shardings(self) -> PyTree: ...
   def prepare(self, ids: PyTree, num_devices: int) -> tuple[PyTree, PyTree]: ...
@@ -329,9 +332,30 @@ def new_state(
     params=jax.tree.unflatten(layout.treedef, kept),
     master=None if layout.compute_dtype is None else master,
     opt_state=optimizer.init(master),
-    tables={} if tables is None else tables.init(jax.random.fold_in(key, 1)),
+    tables={} if tables is None else tables.init(_tables_key(key)),
     rng=jax.random.key_data(key),
   )
+
+
+def reset_rows(
+  tables: SparseTables, state: TrainState, ids: Mapping[str, np.ndarray]
+) -> TrainState:
+  """Gives rows of the tables the values and slots that they were born with.
+
+  For ids that a `Vocabulary` has given to another key; the tables are donated.
+
+  Args:
+    tables: The Trainer's tables.
+    state: From `Trainer.init`, a step or a restore.
+    ids: Table name -> ids [n], the same on every process.
+  """
+  key = _tables_key(jax.random.wrap_key_data(state.rng))
+  new = tables.reset_rows(state.tables, ids, key)
+  return dataclasses.replace(state, tables=new)
+
+
+def _tables_key(key: jax.Array) -> jax.Array:
+  return jax.random.fold_in(key, 1)
 
 
 def stored(spec: LeafSpec, x: jax.Array, level: Level) -> jax.Array:

@@ -1,0 +1,298 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Growing vocabularies: keys become rows of a table of fixed size.
+
+A `Vocabulary` stands in the input pipeline: it admits a key once it was seen
+often enough, gives it a row (a slot), and takes the row from a key that is no
+longer worth one. A row that is given a second time has to be made new on the
+devices: `antjax.train.state.reset_rows`. `hash_ids` is the alternative without
+any state, in which keys share rows.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import os
+from typing import Any, Literal
+
+import numpy as np
+
+from antjax.embedding.key_index import KeyIndex, mix, to_keys
+
+UNKNOWN = 0  # The id of every key without a slot; its row is trained too.
+
+
+def hash_ids(values: np.ndarray, num_ids: int, *, seed: int = 0) -> np.ndarray:
+  """Ids from 1 on by hash: no state, and keys may share a row.
+
+  The same in every process and version. Two keys share a row with probability
+  1 / (num_ids - 1); of n keys about 1 - exp(-n / (num_ids - 1)) do.
+
+  Args:
+    values: integers, str or bytes, of any shape.
+    num_ids: rows of the table; id 0 stays free for what is unknown.
+    seed: another one gives an independent hash.
+
+  Returns:
+    int32 of the same shape, 1 to num_ids - 1.
+  """
+  if not 2 <= num_ids <= 2**31:
+    raise ValueError(
+      f'hash_ids(num_ids={num_ids}): must be 2 to 2^31; id 0 is for what is'
+      ' unknown.'
+    )
+  salt = mix(np.array(seed, np.int64))
+  hashed = mix(to_keys(values).view(np.uint64) ^ salt)
+  return (hashed % np.uint64(num_ids - 1)).astype(np.int32) + np.int32(1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VocabularyConfig:
+  """How keys come and go.
+
+  Attributes:
+    num_ids: rows of the table: ids 1 to num_ids - 1 are slots, 0 is unknown.
+    min_count: a key gets a slot when it was seen so often.
+    eviction: what happens when all slots are taken. 'none': nothing; new keys
+      stay unknown. 'ttl': keys not seen for `ttl` steps lose theirs. 'lfu':
+      the keys seen least often lose theirs to keys seen more often.
+    ttl: steps, for 'ttl'.
+    max_candidates: keys without a slot whose counts are kept; of more, those
+      seen longest ago are forgotten.
+  """
+
+  num_ids: int
+  min_count: int = 1
+  eviction: Literal['none', 'ttl', 'lfu'] = 'none'
+  ttl: int = 0
+  max_candidates: int = 1 << 20
+
+  def __post_init__(self) -> None:
+    if not 2 <= self.num_ids <= 2**31:
+      raise ValueError(
+        f'VocabularyConfig(num_ids={self.num_ids}): must be 2 to 2^31; id 0 is'
+        ' for what is unknown.'
+      )
+    if self.min_count < 1 or self.max_candidates < 1:
+      raise ValueError(
+        f'VocabularyConfig(min_count={self.min_count}, max_candidates='
+        f'{self.max_candidates}): both must be at least 1.'
+      )
+    if self.eviction not in ('none', 'ttl', 'lfu'):
+      raise ValueError(
+        f'VocabularyConfig(eviction={self.eviction!r}): use none, ttl or lfu.'
+      )
+    if (self.eviction == 'ttl') != (self.ttl > 0):
+      raise ValueError(
+        f'VocabularyConfig(eviction={self.eviction!r}, ttl={self.ttl}): a ttl'
+        " of at least 1 step goes with eviction='ttl', and only with that."
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+  """What `Vocabulary.update` gives.
+
+  Attributes:
+    ids: int32, like the keys.
+    reset: int32 [n], rising: ids that belonged to another key before. Their
+      rows and optimizer slots are to be reset before the ids are used.
+  """
+
+  ids: np.ndarray
+  reset: np.ndarray
+
+
+class _Store:
+  """Rows for keys, with counts and the step when each was last seen."""
+
+  def __init__(self, capacity: int, first: int = 0):
+    self.index = KeyIndex(capacity)
+    self.is_used = np.zeros(capacity, bool)
+    self.count = np.zeros(capacity, np.int64)
+    self.last_seen = np.zeros(capacity, np.int64)
+    self.top = first  # From here on no row was ever used.
+    self._freed = np.zeros(0, np.int64)  # Below the top, rising.
+
+  @property
+  def num_free(self) -> int:
+    return len(self._freed) + len(self.is_used) - self.top
+
+  def add(self, keys, count, last_seen) -> np.ndarray:
+    """Gives keys the lowest free rows."""
+    again, self._freed = np.split(
+      self._freed, [min(len(keys), self._freed.size)]
+    )
+    old_top, self.top = self.top, self.top + len(keys) - len(again)
+    rows = np.concatenate([again, np.arange(old_top, self.top)])
+    self.put(keys, rows, count, last_seen)
+    return rows
+
+  def put(self, keys, rows, count, last_seen) -> None:
+    self.index.insert(keys, rows.astype(np.int32))
+    self.is_used[rows] = True
+    self.count[rows] = count
+    self.last_seen[rows] = last_seen
+
+  def remove(self, rows) -> None:
+    self.index.remove(rows.astype(np.int32))
+    self.is_used[rows] = False
+    self._freed = np.sort(np.concatenate([self._freed, rows]))
+
+  def state(self, prefix: str) -> dict[str, np.ndarray]:
+    rows = np.flatnonzero(self.is_used)
+    return {
+      f'{prefix}_top': np.array(self.top),
+      f'{prefix}_row': rows,
+      f'{prefix}_key': self.index.keys[rows],
+      f'{prefix}_count': self.count[rows],
+      f'{prefix}_last_seen': self.last_seen[rows],
+    }
+
+  def set_state(self, prefix: str, state: Mapping[str, np.ndarray]) -> None:
+    columns = ('key', 'row', 'count', 'last_seen')
+    self.put(*(state[f'{prefix}_{name}'] for name in columns))
+    first, self.top = self.top, int(state[f'{prefix}_top'])
+    self._freed = first + np.flatnonzero(~self.is_used[first : self.top])
+
+
+class Vocabulary:
+  """Key -> id of a table, changing as data come in.
+
+  Deterministic: what it does depends on the distinct keys of each update and
+  their counts only, not on their order. Processes that make the same updates
+  have the same ids: let each of them see the keys of all.
+
+  An update takes O(keys) time; one that needs a slot when none is free, O(ids)
+  besides. Memory is about 45 bytes an id and a candidate.
+  """
+
+  def __init__(self, config: VocabularyConfig):
+    """Makes an empty one."""
+    self.config = config
+    self._slots = _Store(config.num_ids, first=UNKNOWN + 1)
+    self._candidates = _Store(config.max_candidates)
+
+  def __len__(self) -> int:
+    """Number of keys that have an id."""
+    return self.config.num_ids - 1 - self._slots.num_free
+
+  def lookup(self, values: np.ndarray) -> np.ndarray:
+    """Ids of integers, str or bytes, int32 of the same shape; 0 is unknown."""
+    keys = to_keys(values)
+    found = self._slots.index.find(keys.ravel())
+    return np.maximum(found, UNKNOWN).reshape(keys.shape)
+
+  def update(
+    self, values: np.ndarray, step: int, mask: np.ndarray | None = None
+  ) -> Update:
+    """Counts keys, gives and takes slots, and looks the keys up.
+
+    Args:
+      values: keys of a batch: integers, str or bytes, of any shape.
+      step: number of the step; never less than in the last update.
+      mask: bool, like `values`: False is padding, whose id is -1.
+
+    Returns:
+      The ids, and those to reset.
+    """
+    keys = to_keys(values)
+    shown = np.ones(keys.shape, bool) if mask is None else mask.astype(bool)
+    distinct, position, count = np.unique(
+      keys[shown], return_inverse=True, return_counts=True
+    )
+    rows = self._slots.index.find(distinct)
+    is_known = rows >= 0
+    known = rows[is_known]
+    self._slots.count[known] += count[is_known]
+    self._slots.last_seen[known] = step
+    reset = self._admit(distinct[~is_known], count[~is_known], step)
+    ids = np.full(keys.shape, -1, np.int32)
+    rows = np.maximum(self._slots.index.find(distinct), UNKNOWN)
+    ids[shown] = rows[position]
+    return Update(ids, reset)
+
+  def _admit(self, keys, count, step):
+    """Gives slots to those of the distinct unknown keys that deserve one."""
+    slots, candidates = self._slots, self._candidates
+    seen = candidates.index.find(keys)
+    is_seen = seen >= 0
+    total = count + np.where(is_seen, candidates.count[seen], 0)
+    # The most counted first, by key where counts are equal.
+    order = np.lexsort((keys, -total))
+    order = order[total[order] >= self.config.min_count]
+    if len(order) > slots.num_free:
+      self._make_room(total[order], step)
+    winners = order[: slots.num_free]
+    old_top = slots.top
+    given = slots.add(keys[winners], total[winners], step)
+    is_left = np.ones(len(keys), bool)
+    is_left[winners] = False
+    candidates.remove(seen[is_seen & ~is_left])
+    candidates.count[seen[is_seen & is_left]] = total[is_seen & is_left]
+    candidates.last_seen[seen[is_seen & is_left]] = step
+    is_new = is_left & ~is_seen
+    self._remember(keys[is_new], total[is_new], step)
+    return given[given < old_top].astype(np.int32)
+
+  def _make_room(self, counts, step):
+    """Takes slots from keys, for newcomers of falling counts."""
+    slots = self._slots
+    if self.config.eviction == 'none':
+      return
+    # Those seen in this step are in use by this very batch.
+    old = np.flatnonzero(slots.is_used & (slots.last_seen < step))
+    if self.config.eviction == 'ttl':
+      old = old[slots.last_seen[old] <= step - self.config.ttl]
+    else:
+      rivals = counts[slots.num_free :]
+      order = np.lexsort((old, slots.last_seen[old], slots.count[old]))
+      old = old[order][: len(rivals)]
+      old = old[slots.count[old] < rivals[: len(old)]]
+    slots.remove(old)
+
+  def _remember(self, keys, counts, step):
+    """Keeps counts of new candidates, in the place of the oldest ones."""
+    store, most = self._candidates, self.config.max_candidates
+    excess = min(len(keys), most) - store.num_free
+    if excess > 0:
+      rows = np.flatnonzero(store.is_used)
+      order = np.lexsort((store.index.keys[rows], store.last_seen[rows]))
+      store.remove(rows[order[:excess]])
+    store.add(keys[:most], counts[:most], step)
+
+  def keys(self) -> tuple[np.ndarray, np.ndarray]:
+    """(keys int64 [n], their ids int32 [n]), by rising id."""
+    rows = np.flatnonzero(self._slots.is_used)
+    return self._slots.index.keys[rows], rows.astype(np.int32)
+
+  # Saved and restored: it goes on exactly as it would have.
+
+  def state(self) -> dict[str, np.ndarray]:
+    """Everything that it knows, as arrays; the config as JSON text."""
+    return {
+      'config': np.array(json.dumps(dataclasses.asdict(self.config))),
+      **self._slots.state('slot'),
+      **self._candidates.state('candidate'),
+    }
+
+  @classmethod
+  def from_state(cls, state: Mapping[str, Any]) -> 'Vocabulary':
+    """The vocabulary of which `state()` was taken."""
+    new = cls(VocabularyConfig(**json.loads(str(state['config']))))
+    new._slots.set_state('slot', state)
+    new._candidates.set_state('candidate', state)
+    return new
+
+  def save(self, path: str | os.PathLike[str]) -> None:
+    """Writes the state as an .npz file, which appears only when whole."""
+    temporary = f'{os.fspath(path)}.new'
+    with open(temporary, 'wb') as file:
+      np.savez(file, **self.state())  # type: ignore[arg-type]
+    os.replace(temporary, path)
+
+  @classmethod
+  def load(cls, path: str | os.PathLike[str]) -> 'Vocabulary':
+    """Reads what `save` wrote."""
+    with np.load(path) as state:
+      return cls.from_state(dict(state))
