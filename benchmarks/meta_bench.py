@@ -8,17 +8,16 @@ prints one JSON line a case and peer (see `benchmarks.meta_peers` and
 `benchmarks.dlrm_peers`). Needs the extra `bench`.
 
 What the clock sees in a meta-learning case, on both sides: a call with all
-inputs in place, that
-gathers the embedding rows of the batch from its row buffer, adapts to each
-task, and returns the mean query loss and its gradients with respect to the
-dense parameters and to the row buffer, all of them ready. Outside of it, on
-both sides: making the batch, distinct ids and routing, the optimizer. An
-example is one support or query row. float32 throughout.
+inputs in place, that gathers the embedding rows of the batch from its row
+buffer, adapts to each task, and returns the mean query loss and its gradients
+with respect to the dense parameters and to the row buffer, all of them ready.
+Outside of it, on both sides: making the batch, distinct ids and routing, the
+optimizer. An example is one support or query row. float32 throughout.
 
 In the case with a table (`mlp-2-1-1e7`) and in a DLRM case
-(`benchmarks.dlrm_problem`) it sees a whole training step, the
-optimizers included, from the ids in memory on; finding the distinct ids, which
-only antjax needs, is counted.
+(`benchmarks.dlrm_problem`) it sees a whole training step, the optimizers
+included. A DLRM step begins with the ids in memory, and finding the distinct
+ones, which only antjax needs, is counted.
 
 First both sides must agree, from the same weights, on the loss and on every
 gradient, or on the new weights; otherwise an error line is printed and the exit

@@ -77,6 +77,7 @@ class Tasks:
       paro=paro,
       min_shard_size=config.min_shard_size,
       num_micro_batches=config.num_micro_batches,
+      row_staleness=config.row_staleness,
     )
     state = trainer.init(recommender.init_params(inner), seed=config.seed)
     start = checkpoint.latest_step(folder / 'checkpoints') or 0

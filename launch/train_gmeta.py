@@ -14,7 +14,7 @@ report.html. The same command goes on where a run was stopped.
 
 import dataclasses
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from absl import logging
 import jax
@@ -72,6 +72,11 @@ class Config(common.JobConfig):
     'Parts of a step, of slots_per_device each, whose gradients are summed.'
     ' Under agents a slow worker does fewer of them and a fast one more.',
   ] = 1
+  row_staleness: Annotated[
+    Literal[0, 1],
+    '1 fetches the rows of the next step beside the computation of this one,'
+    ' whose updates they then lack; not under agents.',
+  ] = 0
   shard_size: Annotated[int, 'Tasks in a DataShard.'] = 32
   validation_tasks: Annotated[
     int, 'Training tasks held out to choose how the joint model is fine-tuned.'

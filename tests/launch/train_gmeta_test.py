@@ -193,7 +193,7 @@ def test_tables_may_be_planned_and_of_several_widths(data, tmp_path):
     *(*FLAGS, f'--data={data}', f'--run_dir={tmp_path / "run"}'),
     *('--num_steps=2', '--joint_steps=0', f'--links={links}'),
     *('--model.table_level=plan', '--model.embedding_dims=gender=4,age=2'),
-    '--model.pooling=genres=sum',
+    *('--model.pooling=genres=sum', '--row_staleness=1'),
     hosts=1,
   )
   assert done.returncode == 0, done.stdout
