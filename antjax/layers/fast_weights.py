@@ -77,11 +77,13 @@ class FastWeights:
   Attributes:
     leaves: path -> adapted copy of a leaf that adapts plainly.
     rows: adapted embedding rows of the task, or whatever was passed for them.
-    rates: name of an adapted leaf -> its inner rate; rows are named
-      'rows/<feature>'.
-    pairs: path of a kernel -> one (H [S, I], D [S, O]) per step and call, or
-      one for all of them if the layer's input is constant.
+    rates: name of an adapted leaf -> its inner rate, [] or one a step [K]; rows
+      are named 'rows/<feature>'.
+    pairs: path of a kernel -> one (H [S, I], D [S, O]) per step and call. A
+      layer with constant input has one a step, or one for all steps if its
+      rate is the same at each.
     calls: path of a kernel with constant input -> its calls on the support.
+    num_steps: steps taken so far; static.
   """
 
   leaves: dict[str, jax.Array]
@@ -89,6 +91,7 @@ class FastWeights:
   rates: dict[str, jax.Array | float]
   pairs: dict[str, tuple[tuple[jax.Array, jax.Array], ...]]
   calls: dict[str, tuple[Call, ...]]
+  num_steps: int = dataclasses.field(default=0, metadata={'static': True})
 
 
 def match_varying(tree: PyTree, reference: PyTree) -> PyTree:
@@ -115,6 +118,16 @@ def descend(
   return value - jnp.asarray(rate, value.dtype) * grad.astype(value.dtype)
 
 
+def rate_at(
+  rate: jax.Array | float, step: jax.Array | int
+) -> jax.Array | float:
+  """Returns the rate of a step: of one a step [K], the last one from K on."""
+  if jnp.ndim(rate) == 0:
+    return rate
+  rates = jnp.asarray(rate)
+  return rates[jnp.minimum(step, len(rates) - 1)]
+
+
 def start(
   plan: Plan, params: PyTree, rows: PyTree, data: PyTree, *, rate_fn: RateFn
 ) -> FastWeights:
@@ -125,8 +138,8 @@ def start(
     params: the parameters before any step.
     rows: embedding rows of the task, or an empty pytree.
     data: support data of the task.
-    rate_fn: name of a leaf -> its inner learning rate; rows are named
-      'rows/<feature>'.
+    rate_fn: name of a leaf -> its inner learning rate, [] or one a step [K];
+      rows are named 'rows/<feature>'.
   """
   leaves = named_leaves(params)
   names = [*plan.plain, *plan.low_rank]
@@ -194,15 +207,18 @@ def step(
   if order == 1:
     grads, notes = jax.lax.stop_gradient((grads, notes))
 
+  rates = {
+    name: rate_at(rate, fast.num_steps) for name, rate in fast.rates.items()
+  }
   leaves = {
-    path: descend(value, grads['leaves'][path], fast.rates[path])
+    path: descend(value, grads['leaves'][path], rates[path])
     for path, value in fast.leaves.items()
   }
   rows = fast.rows
   if plan.adapt_rows:
     rows = jax.tree_util.tree_map_with_path(
       lambda path, value, grad: descend(
-        value, grad, fast.rates[f'rows/{path_name(path)}']
+        value, grad, rates[f'rows/{path_name(path)}']
       ),
       rows,
       grads['rows'],
@@ -216,10 +232,18 @@ def step(
       pairs[path] = (*old, *zip(inputs, new, strict=True))
       continue
     calls[path] = tuple(noted)
-    h_SI, d_SO = old[0] if old else (jnp.concatenate(inputs), 0)
-    pairs[path] = ((h_SI, d_SO + jnp.concatenate(new)),)
+    d_SO = jnp.concatenate(new)
+    if old and not _by_step(fast, path, layer):
+      pairs[path] = ((old[0][0], old[0][1] + d_SO),)
+    else:
+      pairs[path] = (*old, (jnp.concatenate(inputs), d_SO))
   return FastWeights(
-    leaves=leaves, rows=rows, rates=fast.rates, pairs=pairs, calls=calls
+    leaves=leaves,
+    rows=rows,
+    rates=fast.rates,
+    pairs=pairs,
+    calls=calls,
+    num_steps=fast.num_steps + 1,
   )
 
 
@@ -234,6 +258,48 @@ def bind(
   return model
 
 
+def pull(plan: Plan, params: PyTree, fast: FastWeights) -> jax.Array:
+  """Returns a number whose gradient in `params` is what the steps took off.
+
+  That is, `params` before the steps minus `params` after them; all else is
+  taken for constant. A kernel's part, sum_k a_k H_k^T D_k, is the gradient of
+  sum_k <a_k D_k, H_k W>, so no change of a task is ever written out.
+  """
+  leaves = named_leaves(params)
+  fast = jax.lax.stop_gradient(fast)
+  total = jnp.zeros(())
+  for path, value in fast.leaves.items():
+    change = jax.lax.stop_gradient(leaves[path]) - value
+    total += jnp.vdot(change, leaves[path])
+  for path, layer in plan.low_rank.items():
+    for (h_SI, d_SO), (kernel_rate, bias_rate) in zip(
+      fast.pairs[path], _rates(fast, path, layer), strict=True
+    ):
+      total += kernel_rate * jnp.vdot(d_SO, h_SI @ leaves[path])
+      if layer.bias is not None:
+        total += bias_rate * jnp.vdot(d_SO.sum(axis=0), leaves[layer.bias])
+  return total
+
+
+def _by_step(fast, path, layer):
+  """Says whether a layer's rates differ from step to step."""
+  names = [path] if layer.bias is None else [path, layer.bias]
+  return any(jnp.ndim(fast.rates[name]) for name in names)
+
+
+def _rates(fast, path, layer):
+  """Returns the rates of kernel and bias of each of a layer's pairs."""
+  pairs_a_step = 1 if layer.constant else len(layer.outputs)
+  rates = []
+  for i in range(len(fast.pairs[path])):
+    step = i // pairs_a_step
+    bias_rate = None
+    if layer.bias is not None:
+      bias_rate = rate_at(fast.rates[layer.bias], step)
+    rates.append((rate_at(fast.rates[path], step), bias_rate))
+  return rates
+
+
 def _bind(merge_fn, plan, params, fast, probes):
   """Returns a module and what its calls will note: path -> inputs, calls."""
   model = merge_fn(replace_leaves(params, fast.leaves))
@@ -241,14 +307,12 @@ def _bind(merge_fn, plan, params, fast, probes):
     path: ([], []) for path in plan.low_rank
   }
   for path, layer in fast_plan.linear_layers(model, plan.low_rank):
-    bias = plan.low_rank[path].bias
-    rates = fast.rates[path], None if bias is None else fast.rates[bias]
     # Other data than the support's gives other products.
     known = () if probes is None else fast.calls.get(path, ())
     layer.dot_general = _fast_dot(
       layer.dot_general,
       fast.pairs[path],
-      rates,
+      _rates(fast, path, plan.low_rank[path]),
       known,
       None if probes is None else probes[path],
       notes[path],
@@ -267,12 +331,15 @@ def _fast_dot(dot_general, pairs, rates, known, probes, notes):
       product = dot_general(x, kernel, dimension_numbers, **kwargs)
     y = product
     precision = kwargs.get('precision')
-    for h_SI, d_SO in pairs:
-      # A call that is known has one pair.
+    for (h_SI, d_SO), (kernel_rate, bias_rate) in zip(pairs, rates):
+      # The pairs of a call that is known have one H.
       if call.scores is None:
         scores = jnp.einsum('...i,si->...s', x, h_SI, precision=precision)
       change = jnp.einsum(
-        '...s,so->...o', _weigh(scores, *rates), d_SO, precision=precision
+        '...s,so->...o',
+        _weigh(scores, kernel_rate, bias_rate),
+        d_SO,
+        precision=precision,
       )
       y = y - change.astype(y.dtype)
     if probes is not None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from antjax.meta import maml, meta_loss
+from antjax.meta import maml, meta_loss, predictions
 from antjax.meta.episodes import Batch, Record
 from antjax.train import metrics as metrics_lib
 
@@ -186,7 +186,7 @@ def choose_fine_tuning(
   best, best_error = None, np.inf
   for leaves in adapt:
     inner = maml.InnerLoop(order=1, adapt=leaves)
-    predict = meta_loss.fine_tune_predict_fn(
+    predict = predictions.fine_tune_predict_fn(
       model,
       inner,
       num_steps=num_steps,
@@ -196,7 +196,7 @@ def choose_fine_tuning(
     candidates, metrics = {}, {}
     for steps in num_steps:
       for rate in learning_rates:
-        name = meta_loss.fine_tune_name(steps, rate)
+        name = predictions.fine_tune_name(steps, rate)
         candidates[name] = dataclasses.replace(
           inner, num_steps=steps, learning_rate=rate
         )

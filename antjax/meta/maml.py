@@ -3,8 +3,10 @@
 """MAML: adapt to a task on its support rows, learn from its query rows.
 
 Sources: Finn et al. 2017 (MAML), Raghu et al. 2020 (ANIL), Lee et al. 2019
-(MeLU), Li et al. 2017 (Meta-SGD, the learned rates); Xiao et al. 2023 (G-Meta,
-sections 3 and 4) for one row buffer that support and query share.
+(MeLU), Li et al. 2017 (Meta-SGD, the learned rates), Antoniou et al. 2019
+(MAML++: a rate a step, weighted losses of all steps, order annealing), Nichol
+et al. 2018 (Reptile). The row buffer that support and query share is described
+in docs/design/gmeta.md.
 
 Two forms compute the same: the plain form takes any loss over any pytree; the
 low-rank form (`antjax.layers.fast_weights`) takes Flax NNX modules and is
@@ -20,10 +22,13 @@ import jax
 import jax.numpy as jnp
 
 from antjax.layers import fast_weights
+from antjax.meta import adaptation
 
 PyTree = Any
 
 _PRESETS = ('all', 'mlp', 'decision', 'head')
+# More steps run as a loop, in the plain form: a program of each would be long.
+_MAX_UNROLLED = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,8 +45,17 @@ class InnerLoop:
       leaves under a part named 'decision', 'top' or 'head'), 'head' (ANIL:
       leaves under a part named 'head'), or a function of the leaf's name, e.g.
       `lambda name: name.endswith('bias')`; rows are named 'rows/<feature>'.
-    learn_rates: True learns one rate a leaf with the outer loop (Meta-SGD);
-      see `init_rates`.
+    learn_rates: True learns the inner rates with the outer loop (Meta-SGD); see
+      `init_rates`.
+    rates: what has a learned rate of its own: each 'leaf', each leaf at each
+      'step' (MAML++), or each 'element' of a leaf (Meta-SGD as published; the
+      rows of a feature share one). Kernels with a rate an element adapt as
+      copies: their change has no low rank.
+    step_weights: weights of the query loss after each of the `num_steps` steps
+      (MAML++); () counts the last one only.
+    derivative: how order 2 differentiates an inner gradient: 'reverse' over
+      reverse, or 'mixed', forward over reverse, which uses the plain form (see
+      `antjax.meta.inner_gradient`).
     remat: recompute each inner step in the backward pass, so that memory no
       longer grows with the width of the model times `num_steps`.
     map_size: number of tasks that adapt at once; 0 takes all of them.
@@ -52,6 +66,9 @@ class InnerLoop:
   order: Literal[1, 2] = 2
   adapt: str | Callable[[str], bool] = 'mlp'
   learn_rates: bool = False
+  rates: Literal['leaf', 'step', 'element'] = 'leaf'
+  step_weights: tuple[float, ...] = ()
+  derivative: Literal['reverse', 'mixed'] = 'reverse'
   remat: bool = False
   map_size: int = 0
 
@@ -73,6 +90,20 @@ class InnerLoop:
       raise ValueError(
         f'InnerLoop(adapt={self.adapt!r}): use one of {_PRESETS} or a'
         ' function of the name of a leaf.'
+      )
+    for field, choices in (
+      ('rates', ('leaf', 'step', 'element')),
+      ('derivative', ('reverse', 'mixed')),
+    ):
+      if getattr(self, field) not in choices:
+        raise ValueError(
+          f'InnerLoop({field}={getattr(self, field)!r}): use one of {choices}.'
+        )
+    weights = self.step_weights
+    if weights and (len(weights) != self.num_steps or not sum(weights) > 0):
+      raise ValueError(
+        f'InnerLoop(step_weights={weights}): one weight for each of the'
+        f' {self.num_steps} steps is needed, and a positive sum.'
       )
     if self.map_size < 0:
       raise ValueError(
@@ -109,6 +140,15 @@ class InnerLoop:
         f' are {names}. Pass a function of the name of a leaf.'
       )
 
+  @property
+  def needs_copies(self) -> bool:
+    """Whether leaves adapt as copies even where pairs could stand for them."""
+    return (
+      self.derivative == 'mixed'
+      or (self.learn_rates and self.rates == 'element')
+      or self.num_steps > _MAX_UNROLLED
+    )
+
 
 def init_rates(
   params: PyTree, inner: InnerLoop, features: tuple[str, ...] = ()
@@ -121,14 +161,23 @@ def init_rates(
     features: features with adapted rows, each with a rate of its own.
 
   Returns:
-    {'model': params, 'log_rates': {name of an adapted leaf: float32 []}}. The
+    {'model': params, 'log_rates': {name of an adapted leaf: float32}}, [] each,
+    [num_steps] with `rates='step'`, or of the leaf's shape with 'element'. The
     logarithm is learned, so a rate stays positive.
   """
-  names = [*inner.adapted_names(params)]
-  names += [f'rows/{f}' for f in features if inner.adapts(f'rows/{f}')]
+  leaves = fast_weights.named_leaves(params)
+  shapes: dict[str, tuple[int, ...]] = {
+    name: leaves[name].shape if inner.rates == 'element' else ()
+    for name in inner.adapted_names(params)
+  }
+  shapes |= {f'rows/{f}': () for f in features if inner.adapts(f'rows/{f}')}
+  if inner.rates == 'step':
+    shapes = dict.fromkeys(shapes, (inner.num_steps,))
   start = math.log(inner.learning_rate)
   # A buffer of its own for each rate: a donated state may hold none twice.
-  log_rates = {name: jnp.full((), start, jnp.float32) for name in names}
+  log_rates = {
+    name: jnp.full(shape, start, jnp.float32) for name, shape in shapes.items()
+  }
   return {'model': params, 'log_rates': log_rates}
 
 
@@ -217,92 +266,99 @@ def adapt_task(
   Raises:
     ValueError: If no leaf adapts, or `merge_fn` does not return a module.
   """
-  rows = dict(rows)
   if not inner.num_steps:
-    return (params if merge_fn is None else merge_fn(params)), rows
-  rate_fn = rate_function(inner, log_rates)
+    return (params if merge_fn is None else merge_fn(params)), dict(rows)
+  form, fast = _start(
+    loss_fn, params, rows, support, inner, merge_fn, log_rates
+  )
+  return form.bind(_all_steps(form, fast, inner))
+
+
+def adapt_by_step(
+  loss_fn: Callable[[Any, PyTree, PyTree], jax.Array],
+  params: PyTree,
+  rows: Mapping[str, jax.Array],
+  support: PyTree,
+  inner: InnerLoop,
+  *,
+  merge_fn: fast_weights.MergeFn | None = None,
+  log_rates: Mapping[str, jax.Array] | None = None,
+) -> list[tuple[Any, dict[str, jax.Array]]]:
+  """As `adapt_task`; returns (model, rows) after 0, 1, .. num_steps steps."""
+  first = params if merge_fn is None else merge_fn(params)
+  states: list[tuple[Any, dict[str, jax.Array]]] = [(first, dict(rows))]
+  if inner.num_steps:
+    form, fast = _start(
+      loss_fn, params, rows, support, inner, merge_fn, log_rates
+    )
+    for index in range(inner.num_steps):
+      fast = form.step(fast, index)
+      states.append(form.bind(fast))
+  return states
+
+
+def reptile_pull(
+  loss_fn: Callable[[Any, PyTree, PyTree], jax.Array],
+  params: PyTree,
+  rows: Mapping[str, jax.Array],
+  data: PyTree,
+  inner: InnerLoop,
+  *,
+  merge_fn: fast_weights.MergeFn | None = None,
+) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
+  """Reptile's outer gradient, as the gradient of a number.
+
+  Args:
+    loss_fn: (model, rows, data) -> scalar.
+    params: the model's parameters.
+    rows: feature -> embedding rows of the task.
+    data: what `loss_fn` takes as its data.
+    inner: the loop, at least one step; its order does not matter.
+    merge_fn: see `adapt_task`.
+
+  Returns:
+    (pull [], model, rows) after the steps. The gradient of `pull` in `params`
+    and `rows` is what they were minus what they are; that of a leaf that does
+    not adapt is zero.
+  """
+  inner = dataclasses.replace(inner, order=1)
+  form, fast = _start(loss_fn, params, rows, data, inner, merge_fn, None)
+  fast = _all_steps(form, fast, inner)
+  model, adapted = form.bind(fast)
+  pull = form.pull(fast)
+  for name, value in rows.items():
+    change = jax.lax.stop_gradient(value - adapted[name])
+    pull += jnp.vdot(change, value)
+  return pull, model, adapted
+
+
+def _start(loss_fn, params, rows, support, inner, merge_fn, log_rates):
+  """Returns the form that a loop takes, and its state before any step."""
   moving = {name: x for name, x in rows.items() if inner.adapts(f'rows/{name}')}
   if not moving:
     inner.require_adapted(params)
-  if merge_fn is None:
-    return _adapt_plain(loss_fn, params, rows, moving, support, inner, rate_fn)
-  return _adapt_low_rank(
-    loss_fn, params, rows, moving, support, inner, rate_fn, merge_fn
+  problem = adaptation.Problem(
+    loss_fn=loss_fn,
+    params=params,
+    rows=dict(rows),
+    moving=moving,
+    support=support,
+    inner=inner,
+    rate_fn=rate_function(inner, log_rates),
+    merge_fn=merge_fn,
   )
+  make: type[adaptation.Copies] | type[adaptation.Pairs] = adaptation.Pairs
+  if merge_fn is None or inner.needs_copies:
+    make = adaptation.Copies
+  form = make(problem)
+  return form, form.start()
 
 
-def _adapt_plain(loss_fn, params, rows, moving, support, inner, rate_fn):
-  leaves = fast_weights.named_leaves(params)
-  fast = {
-    'params': {name: leaves[name] for name in inner.adapted_names(params)},
-    'rows': moving,
-  }
-  fast = fast_weights.match_varying(fast, support)
-
-  def merged(params, rows, fast):
-    return (
-      fast_weights.replace_leaves(params, fast['params']),
-      {**rows, **fast['rows']},
+def _all_steps(form, fast, inner):
+  if inner.num_steps > _MAX_UNROLLED:
+    return jax.lax.fori_loop(
+      0, inner.num_steps, lambda index, fast: form.step(fast, index), fast
     )
-
-  def step(params, rows, fast, support):
-    grads = jax.grad(
-      lambda fast: loss_fn(*merged(params, rows, fast), support)
-    )(fast)
-    if inner.order == 1:
-      grads = jax.lax.stop_gradient(grads)
-    return {
-      part: {
-        name: fast_weights.descend(
-          value,
-          grads[part][name],
-          rate_fn(name if part == 'params' else f'rows/{name}'),
-        )
-        for name, value in leaves.items()
-      }
-      for part, leaves in fast.items()
-    }
-
-  if inner.remat:
-    step = jax.checkpoint(step)
-  for _ in range(inner.num_steps):
-    fast = step(params, rows, fast, support)
-  return merged(params, rows, fast)
-
-
-def _adapt_low_rank(
-  loss_fn, params, rows, moving, support, inner, rate_fn, merge_fn
-):
-  def loss(model, moving, support, rows=rows):
-    return loss_fn(model, {**rows, **moving}, support)
-
-  plan = fast_weights.make_plan(
-    loss,
-    merge_fn,
-    params,
-    moving,
-    support,
-    adapted=inner.adapted_names(params),
-    adapt_rows=bool(moving),
-  )
-
-  def step(params, rows, fast, support):
-    if inner.order == 1:
-      rows = jax.lax.stop_gradient(rows)
-    return fast_weights.step(
-      lambda model, moving, support: loss(model, moving, support, rows),
-      merge_fn,
-      plan,
-      params,
-      fast,
-      support,
-      order=inner.order,
-    )
-
-  if inner.remat:
-    step = jax.checkpoint(step)
-  fast = fast_weights.start(plan, params, moving, support, rate_fn=rate_fn)
-  for _ in range(inner.num_steps):
-    fast = step(params, rows, fast, support)
-  model = fast_weights.bind(merge_fn, plan, params, fast)
-  return model, {**rows, **fast.rows}
+  for index in range(inner.num_steps):
+    fast = form.step(fast, index)
+  return fast

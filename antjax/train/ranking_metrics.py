@@ -177,9 +177,16 @@ class GAUC(_Rows):
     self.label_threshold = float(label_threshold)
 
   def compute(self) -> float:
+    _, auc, impressions = self.by_group()
+    if not len(auc):
+      return float('nan')
+    return float(np.sum(auc * impressions) / np.sum(impressions))
+
+  def by_group(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns (group, AUC, weight of rows) of the groups with both classes."""
     group, score, label, weight = self._columns()
     if not len(group):
-      return float('nan')
+      return group, np.zeros(0), np.zeros(0)
     positive = np.where(label >= self.label_threshold, weight, 0)
     negative = weight - positive
     # A run = the rows of one group with one score; they are tied.
@@ -187,7 +194,8 @@ class GAUC(_Rows):
     run_positive = np.bincount(run, positive)
     run_negative = np.bincount(run, negative)
     first_row = np.flatnonzero(_run_starts(group, score))
-    run_group = (np.cumsum(_run_starts(group)) - 1)[first_row]
+    starts = _run_starts(group)
+    run_group = (np.cumsum(starts) - 1)[first_row]
     group_positive = np.bincount(run_group, run_positive)
     group_negative = np.bincount(run_group, run_negative)
     below = np.cumsum(run_negative) - 0.5 * run_negative
@@ -195,11 +203,8 @@ class GAUC(_Rows):
     ordered = np.bincount(run_group, run_positive * below)
     pairs = group_positive * group_negative
     both = pairs > 0
-    if not both.any():
-      return float('nan')
     impressions = (group_positive + group_negative)[both]
-    auc = ordered[both] / pairs[both]
-    return float(np.sum(auc * impressions) / np.sum(impressions))
+    return group[starts][both], ordered[both] / pairs[both], impressions
 
 
 class NDCG(_Rows):
@@ -238,14 +243,19 @@ class NDCG(_Rows):
     super()._update(prediction, label, weight, group)
 
   def compute(self) -> float:
+    _, ndcg = self.by_group()
+    return float(np.mean(ndcg)) if len(ndcg) else float('nan')
+
+  def by_group(self) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (group, nDCG) of the groups that have an ideal order."""
     group, score, label, _ = self._columns()
     if not len(group):
-      return float('nan')
+      return group, np.zeros(0)
     gain = np.exp2(label) - 1
     by_score = np.lexsort((-score, group))  # Best score first in each group.
     by_label = np.lexsort((-label, group))
     starts = _run_starts(group)
-    group = np.cumsum(starts) - 1
+    names, group = group[starts], np.cumsum(starts) - 1
     rank = np.arange(len(group)) - np.flatnonzero(starts)[group]
     discount = np.where(rank < self.k, 1 / np.log2(rank + 2), 0)
     run = np.cumsum(_run_starts(group, score[by_score])) - 1
@@ -253,6 +263,4 @@ class NDCG(_Rows):
     dcg = np.bincount(group, run_gain[run] * discount)
     ideal = np.bincount(group, gain[by_label] * discount)
     ranked = ideal > 0
-    if not ranked.any():
-      return float('nan')
-    return float(np.mean(dcg[ranked] / ideal[ranked]))
+    return names[ranked], dcg[ranked] / ideal[ranked]

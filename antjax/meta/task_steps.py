@@ -1,0 +1,262 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What every loss and prediction does with the tasks of a batch.
+
+The layout of a batch is in `antjax.meta.episodes`; `antjax.meta.meta_loss` and
+`antjax.meta.predictions` are made of these parts.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from antjax.layers import fast_weights
+from antjax.layers import pooling as pooling_lib
+from antjax.meta import maml
+
+# Shape suffixes: T = tasks, S = support or query rows of a task, D = embedding
+# width, K = values of a multi-hot feature, U = distinct rows of a task.
+
+PyTree = Any
+Batch = Mapping[str, Any]
+
+
+class Tables(Protocol):
+  """What is needed of `antjax.embedding.EmbeddingTables`."""
+
+  def lookup(self, rows: Mapping[str, jax.Array], ids: PyTree) -> PyTree:
+    """Returns the vectors of a nested dict of ids."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskModel:
+  """A model and its loss, as the meta-learner sees them.
+
+  Attributes:
+    apply_fn: (model, embeddings, part) -> outputs [S, ...]. `embeddings` is
+      feature -> float [S, D], multi-hot features pooled; `part` holds the other
+      arrays of the support or query: 'label', 'mask', any numeric inputs, and
+      'weights', feature -> float [S, K], if values of a feature have weights.
+    loss_fn: (outputs [S, ...], labels [S]) -> losses [S].
+    output_fn: outputs [S, ...] -> {'prediction': [S], and any other column
+      that a metric reads, e.g. 'median': [S]}; None: the outputs are the
+      predictions.
+    context_fn: (model, embeddings, part of the support) -> what the support
+      says of the task, e.g. the gates of `antjax.meta.models.CBML`. It is
+      computed once, before the inner steps, with the parameters as they are;
+      `apply_fn` finds it as part['context'], the same for every row.
+    merge_fn: params -> a fresh `nnx.Module`, which is then `apply_fn`'s model:
+      the fast form. None: the model is the parameters, of any framework.
+    tables: the embedding tables, or None for a model without.
+    pooling: 'mean' or 'sum' of the values of a multi-hot feature, weighted
+      where the batch has weights; or feature -> which of them.
+  """
+
+  apply_fn: Callable[[Any, Mapping[str, jax.Array], PyTree], jax.Array]
+  loss_fn: Callable[[jax.Array, jax.Array], jax.Array]
+  output_fn: Callable[[jax.Array], dict[str, jax.Array]] | None = None
+  context_fn: (
+    Callable[[Any, Mapping[str, jax.Array], PyTree], PyTree] | None
+  ) = None
+  merge_fn: fast_weights.MergeFn | None = None
+  tables: Tables | None = None
+  pooling: pooling_lib.Pooling | Mapping[str, pooling_lib.Pooling] = 'mean'
+
+
+def columns(model: TaskModel, outputs: jax.Array) -> dict[str, jax.Array]:
+  """Returns the columns that a model's outputs give, 'prediction' at least."""
+  if model.output_fn is None:
+    return {'prediction': outputs}
+  return model.output_fn(outputs)
+
+
+def labels(data: PyTree) -> dict[str, jax.Array]:
+  """Returns label, weight and group of the query rows of a task."""
+  part = data['query']['part']
+  shown = (part['mask'] > 0) & (data['weight'] > 0)
+  return {
+    'label': part['label'],
+    'weight': shown.astype(part['label'].dtype),
+    'group': jnp.broadcast_to(data['task'], part['label'].shape),
+  }
+
+
+def signature(model: TaskModel, fn: Callable[..., Any]) -> Callable[..., Any]:
+  """Returns `fn(params, rows, batch, rng)` as the Trainer calls it."""
+  if model.tables is not None:
+    return fn
+  return lambda params, batch, rng: fn(params, {}, batch, rng)
+
+
+def over_tasks(
+  model: TaskModel,
+  inner: maml.InnerLoop,
+  task: Callable[[PyTree, PyTree, PyTree], PyTree],
+  params: PyTree,
+  rows: PyTree,
+  batch: Batch,
+  *,
+  flatten: bool = False,
+) -> PyTree:
+  """Runs `task` on every task of every bucket and joins the buckets.
+
+  Args:
+    model: the model.
+    inner: the loop; says whether rates are learned and how many tasks run at
+      once.
+    task: (params, log_rates or None, data of one task) -> arrays.
+    params: the outer parameters.
+    rows: fetched rows.
+    batch: the batch.
+    flatten: whether the results are by row, to be joined in one dim.
+
+  Returns:
+    What `task` returns, with the tasks in the leading dim.
+  """
+  log_rates = None
+  if inner.learn_rates:
+    if not (isinstance(params, Mapping) and 'log_rates' in params):
+      raise ValueError(
+        'InnerLoop(learn_rates=True): the parameters hold no inner rates;'
+        ' pass maml.init_rates(params, inner) as the initial parameters.'
+      )
+    params, log_rates = params['model'], params['log_rates']
+  ids, vectors = {}, {}
+  if model.tables is not None:
+    ids = batch['ids']
+    vectors = model.tables.lookup(rows, ids)
+
+  def one(data):
+    return task(params, log_rates, _with_context(model, params, data))
+
+  results = []
+  for bucket, episodes in batch['episodes'].items():
+    data = _task_data(ids.get(bucket, {}), vectors.get(bucket, {}), episodes)
+    if inner.map_size:
+      result = jax.lax.map(one, data, batch_size=inner.map_size)
+    else:
+      result = jax.vmap(one)(data)
+    if flatten:
+      result = jax.tree.map(jnp.ravel, result)
+    results.append(result)
+  return jax.tree.map(lambda *xs: jnp.concatenate(xs), *results)
+
+
+def _task_data(ids, vectors, episodes):
+  """Gathers what a task needs: arrays with the leading dim T."""
+  data = {
+    'task': episodes['task'],
+    'weight': episodes['weight'],
+    'rows': vectors.get('task_rows', {}),
+  }
+  for name in ('support', 'query'):
+    part = dict(episodes[name])
+    data[name] = {
+      'index': part.pop('index', {}),
+      'part': part,
+      'ids': ids.get(name, {}),
+      'vectors': vectors.get(name, {}),
+    }
+  return data
+
+
+def task_loss(
+  model: TaskModel, adapted: Any, rows: PyTree, part: PyTree
+) -> jax.Array:
+  """Returns the mean loss over the rows of a part; 0 without a row."""
+  return masked_mean(model.loss_fn, predict(model, adapted, rows, part), part)
+
+
+def adapt_args(
+  model: TaskModel,
+  inner: maml.InnerLoop,
+  params: PyTree,
+  data: PyTree,
+  part: PyTree,
+) -> tuple[Any, ...]:
+  """Returns the first arguments of `maml.adapt_task` and its kin.
+
+  Raises:
+    ValueError: If rows are to adapt and the batch does not say whose they are.
+  """
+  if inner.num_steps and inner.adapt == 'all':
+    if part['ids'] and not data['rows']:
+      raise ValueError(
+        "InnerLoop(adapt='all'): the batch does not say which rows belong to"
+        ' which task; pass it through episodes.with_task_rows, or adapt'
+        " 'mlp' only."
+      )
+
+  def loss(adapted, rows, part):
+    return task_loss(model, adapted, rows, part)
+
+  return loss, params, data['rows'], part, inner
+
+
+def adapt(
+  model: TaskModel,
+  inner: maml.InnerLoop,
+  params: PyTree,
+  log_rates: PyTree,
+  data: PyTree,
+) -> tuple[Any, PyTree]:
+  """Returns (model, rows) of a task after the steps on its support."""
+  return maml.adapt_task(
+    *adapt_args(model, inner, params, data, data['support']),
+    merge_fn=model.merge_fn,
+    log_rates=log_rates,
+  )
+
+
+def _with_context(model, params, data):
+  """Adds what the support says of a task to its support and its query."""
+  if model.context_fn is None:
+    return data
+  merged = params if model.merge_fn is None else model.merge_fn(params)
+  support = data['support']
+  embeddings = _embeddings(model, data['rows'], support)
+  context = model.context_fn(merged, embeddings, support['part'])
+  parts = {
+    name: data[name] | {'part': data[name]['part'] | {'context': context}}
+    for name in ('support', 'query')
+  }
+  return data | parts
+
+
+def predict(
+  model: TaskModel, adapted: Any, task_rows: PyTree, part: PyTree
+) -> jax.Array:
+  """Returns the model's outputs [S, ...] for the rows of a part."""
+  embeddings = _embeddings(model, task_rows, part)
+  return model.apply_fn(adapted, embeddings, part['part'])
+
+
+def _embeddings(model, task_rows, part):
+  vectors = part['vectors']
+  ids = part['ids']
+  if part['index']:
+    ids, vectors = {}, {}
+    for first, features in part['index'].items():
+      for name, index in features.items():
+        ids[name] = index
+        # Padding (-1) reads row 0 here and is masked by the pooling.
+        vectors[name] = task_rows[first][jnp.maximum(index, 0)]
+  return pooling_lib.pool_features(
+    vectors, ids, model.pooling, part['part'].get('weights')
+  )
+
+
+def masked_mean(
+  loss_fn: Callable[[jax.Array, jax.Array], jax.Array],
+  prediction: jax.Array,
+  part: PyTree,
+) -> jax.Array:
+  """Returns the mean of a loss over the rows of a part that are there."""
+  mask = part['part']['mask'] > 0
+  loss = loss_fn(prediction, part['part']['label'])
+  # Without a row the mean is 0, and so is its gradient: nothing adapts.
+  count = jnp.maximum(mask.sum(), 1).astype(loss.dtype)
+  return jnp.where(mask, loss, 0).sum() / count

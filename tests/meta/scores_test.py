@@ -1,0 +1,133 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics against the streaming ones, and the coverage of their intervals."""
+
+import numpy as np
+import pytest
+
+from antjax.meta import scores
+from antjax.train import metrics as metrics_lib
+
+
+def ratings(num_tasks=40, rows=10, seed=0):
+  rng = np.random.default_rng(seed)
+  n = num_tasks * rows
+  label = rng.integers(1, 6, n).astype(float)
+  guess = np.round(label + rng.normal(0, 2, n), 1)  # With ties.
+  return {
+    'group': np.repeat(np.arange(num_tasks) * 3, rows),
+    'label': label,
+    'prediction': guess,
+    'median': np.round(guess),
+    'positive': 1 / (1 + np.exp(4 - guess)),
+  }
+
+
+def streamed(metric, columns, prediction='prediction', label=None):
+  metric.update(
+    columns[prediction],
+    columns['label'] if label is None else label,
+    None,
+    columns['group'],
+  )
+  return metric.compute()
+
+
+def test_values_are_those_of_the_streaming_metrics():
+  columns = ratings()
+  found = scores.estimate(columns, 'rating')
+  positive = (columns['label'] >= 4).astype(float)
+  log_loss = streamed(
+    metrics_lib.LogLoss(from_logits=False), columns, 'positive', positive
+  )
+  rate = positive.mean()
+  entropy = -rate * np.log(rate) - (1 - rate) * np.log(1 - rate)
+  expected = {
+    'MAE': streamed(metrics_lib.MAE(), columns, 'median'),
+    'RMSE': streamed(metrics_lib.RMSE(), columns),
+    'nDCG@3': streamed(metrics_lib.NDCG(3), columns),
+    'AUC': streamed(metrics_lib.AUC(4.0), columns),
+    'GAUC': streamed(metrics_lib.GAUC(4.0), columns),
+    'log-loss': log_loss,
+    'NE': log_loss / entropy,
+  }
+  assert list(found) == list(expected)
+  for name, value in expected.items():
+    assert found[name].value == pytest.approx(value, rel=1e-9)
+    assert found[name].low < found[name].value < found[name].high
+
+
+def test_clicks_have_their_own_metrics():
+  columns = ratings()
+  clicks = {
+    'group': columns['group'],
+    'label': (columns['label'] >= 4).astype(float),
+    'prediction': columns['positive'],
+  }
+  found = scores.estimate(clicks, 'click')
+  same = scores.estimate(columns, 'rating')
+  assert list(found) == ['AUC', 'GAUC', 'NE', 'log-loss']
+  for name, estimate in found.items():
+    np.testing.assert_allclose(estimate, same[name])
+  base = clicks | {'prediction': np.full(len(clicks['label']), 0.0)}
+  base['prediction'] += clicks['label'].mean()
+  assert scores.estimate(base, 'click')['NE'].value == pytest.approx(1)
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+  """Tasks with errors of their own: drawing rows would give far less cover."""
+  rng = np.random.default_rng(0)
+  covered = 0
+  for _ in range(200):
+    error = np.repeat(rng.exponential(size=30), 10)
+    columns = {
+      'group': np.repeat(np.arange(30), 10),
+      'label': np.ones(300),
+      'prediction': 1 + error,
+    }
+    interval = scores.estimate(columns, 'rating', num_resamples=100)['MAE']
+    covered += interval.low <= 1.0 <= interval.high
+  assert 170 <= covered <= 199
+
+
+def test_draws_repeat_by_seed():
+  columns = ratings()
+  first = scores.estimate(columns, 'rating', seed=1)
+  assert first == scores.estimate(columns, 'rating', seed=1)
+  assert first != scores.estimate(columns, 'rating', seed=2)
+
+
+def test_what_has_no_value_is_nan():
+  columns = ratings()
+  del columns['positive']
+  found = scores.estimate(columns, 'rating', num_resamples=0)
+  assert np.isnan(found['NE']).all() and np.isnan(found['MAE'].low)
+  assert np.isnan(scores.estimate({}, 'click')['AUC'].value)
+  one_class = columns | {'label': np.full(400, 5.0)}
+  assert np.isnan(scores.estimate(one_class, 'rating')['AUC'].value)
+
+
+def test_rows_are_gathered_in_one_order_without_padding():
+  columns = ratings()
+  weight = np.arange(400) % 4 > 0
+  whole = scores.QueryRows()
+  whole.update(**columns, weight=weight)
+  parts = [scores.QueryRows(), scores.QueryRows()]
+  for part, rows in zip(parts, (slice(200, None), slice(200))):
+    part.update(**{k: x[rows] for k, x in columns.items()}, weight=weight[rows])
+  merged = parts[0].merge(scores.QueryRows.from_state(parts[1].state()))
+  assert len(whole.compute()['label']) == 300
+  for name, column in merged.compute().items():
+    np.testing.assert_array_equal(column, whole.compute()[name])
+
+
+def test_columns_of_a_step_are_found_by_name():
+  columns = {
+    'label': np.ones(2),
+    'group': np.arange(2),
+    'prediction_1': np.zeros(2),
+    'prediction_11': np.ones(2),
+  }
+  found = scores.after_step(columns, 1)
+  assert set(found) == {'label', 'group', 'prediction'}
+  np.testing.assert_array_equal(found['prediction'], np.zeros(2))
