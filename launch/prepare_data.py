@@ -33,7 +33,8 @@ class Config:
     ' ml-1m.user, ml-1m.item. Empty: download.',
   ] = ''
   format: Annotated[
-    Literal['parquet', 'array_record'], 'Format of the record files.'
+    Literal['arrow', 'parquet', 'array_record'],
+    'Format of the record files; arrow is read without copies.',
   ] = 'parquet'
   split: movielens.SplitConfig = movielens.SplitConfig()
   max_rejected_share: Annotated[

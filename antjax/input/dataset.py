@@ -13,7 +13,7 @@ import numpy as np
 from antjax.input import position
 from antjax.input.data_shard import DataShard
 from antjax.input.ledger_client import LedgerClient
-from antjax.input.records import RecordSource
+from antjax.input.records import Block, RecordSource
 
 fitted_state = position.fitted_state
 ledger_states = position.ledger_states
@@ -44,6 +44,10 @@ class LeasedDataset(grain.IterDataset):
   shards of its own through this one; source and transforms are sent to them, so
   they must be picklable. A shard that cannot be read is reported to the
   coordinator, and the next one is read.
+
+  A source that reads blocks (`records.open_source(..., as_blocks=True)`) makes
+  each element a block: {'rows': columns of rows, 'tasks': columns of records},
+  with all records of a shard that are still to be read, in its shuffled order.
 
   What does not work: `mp_prefetch` with a `LocalLedgerClient` (the worker
   processes would lease the same records: a TypeError); two live iterators on
@@ -172,7 +176,9 @@ class _LeasedIterator(grain.DatasetIterator):
 
   def _forget(self) -> None:
     self._shard: DataShard | None = None
-    self._block: Sequence[Any] = ()  # Records of the shard, in file order.
+    self._block: (
+      Sequence[Any] | Block
+    ) = ()  # Records of the shard, in file order.
     self._order = np.empty(0, np.int64)  # Records to yield, in order.
     self._num_marked = 0  # Of `_order`, noted as consumed.
     self._num_loaded = 0  # Of `_order`, yielded or in `_records`.
@@ -207,12 +213,26 @@ class _LeasedIterator(grain.DatasetIterator):
       self._next_shard()
     assert self._shard is not None
     start, size = self._num_loaded, self._order.size
+    if isinstance(self._block, Block):
+      return self._take_block(self._block)
     stop = min(start + _CHUNK, size)
     offsets = self._order[start:stop] - self._shard.start
     self._records = [self._block[i] for i in offsets[::-1].tolist()]
     if self._dataset._key_field is not None:
       self._add_keys(self._order[start:stop][::-1])
     self._num_loaded = stop
+    return self._records
+
+  def _take_block(self, block: Block) -> list[Any]:
+    """Takes all of the shard that is to be yielded, as one element."""
+    assert self._shard is not None
+    keys = {}
+    if (name := self._dataset._key_field) is not None:
+      if name in block.tasks:
+        raise ValueError(_same_field(name))
+      keys[name] = self._keys(self._order)
+    self._num_loaded = self._order.size
+    self._records = [block.take(self._order - self._shard.start, **keys)]
     return self._records
 
   def _next_shard(self) -> None:
@@ -258,14 +278,22 @@ class _LeasedIterator(grain.DatasetIterator):
 
   def _add_keys(self, indices: np.ndarray) -> None:
     name = self._dataset._key_field
-    assert name is not None and self._shard is not None
+    assert name is not None
     if any(name in record for record in self._records):
-      raise ValueError(
-        f'LeasedDataset: key_field={name!r} is a field of the records too;'
-        ' choose another name.'
-      )
-    base = self._shard.epoch * self._dataset._client.num_records
-    keys = (base + indices).astype(np.int64)
+      raise ValueError(_same_field(name))
     self._records = [
-      {**record, name: key} for record, key in zip(self._records, keys)
+      {**record, name: key}
+      for record, key in zip(self._records, self._keys(indices))
     ]
+
+  def _keys(self, indices: np.ndarray) -> np.ndarray:
+    assert self._shard is not None
+    base = self._shard.epoch * self._dataset._client.num_records
+    return (base + indices).astype(np.int64)
+
+
+def _same_field(name: str) -> str:
+  return (
+    f'LeasedDataset: key_field={name!r} is a field of the records too; choose'
+    ' another name.'
+  )

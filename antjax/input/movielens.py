@@ -10,9 +10,9 @@ KDD 2019, https://doi.org/10.1145/3292500.3330859):
   item_cold  warm users x new items        both_cold   cold users x new items
 
 A user with 13 to 100 ratings in a state is a task of it; the ratings are put in
-a seeded random order and the last 10 are the query. `train` has all ratings of
-warm users for old items, except the queries of `warm`: those are never trained
-on. Ids come from `train` alone; 0 stands for what `train` does not have.
+a seeded random order, or in time, and the last 10 are the query. `train` has
+all ratings of warm users for old items, except the queries of `warm`: those are
+never trained on. Ids come from `train` alone; 0 stands for what it lacks.
 
 `movielens_raw` reads the ratings, `movielens_tasks` makes tasks of them,
 `movielens_files` writes these.
@@ -20,7 +20,7 @@ on. Ids come from `train` alone; 0 stands for what `train` does not have.
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Literal
 
 from antjax.input.records import Field
 
@@ -66,6 +66,11 @@ class SplitConfig:
   seed: Annotated[
     int, "Seed of the user split and of the order of each user's ratings."
   ] = 0
+  order: Annotated[
+    Literal['random', 'time'],
+    "Order of a user's ratings in a state: random by seed, or in time, so that"
+    ' the queries of evaluation tasks come after their supports.',
+  ] = 'random'
   warm_share: Annotated[float, 'Share of the users that are warm.'] = 0.8
   last_old_year: Annotated[
     int, 'Items released up to this year are old, later ones new.'

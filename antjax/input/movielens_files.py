@@ -23,9 +23,10 @@ from antjax.input import (
   movielens_tasks,
   output_folder,
   prepare,
+  records,
 )
 
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 NUM_STEPS = 3 + len(movielens.SPLITS)  # Calls of `progress` after the fetch.
 
 
@@ -34,7 +35,7 @@ def prepare_movielens(
   config: movielens.SplitConfig,
   *,
   source: str | os.PathLike[str] = '',
-  file_format: Literal['parquet', 'array_record'] = 'parquet',
+  file_format: Literal['arrow', 'parquet', 'array_record'] = 'parquet',
   max_rejected_share: float = 0.001,
   allow_other_counts: bool = False,
   overwrite: bool = False,
@@ -110,6 +111,12 @@ def prepare_movielens(
           'query_size': config.query_size,
           'counts': counts,
           'states': _states(tasks),
+          'kind': 'rating',
+          'label': 'rating',
+          'numeric': [],
+          'task_feature': None,  # The user; no feature names it.
+          'scenarios': list(movielens.SPLITS[1:]),
+          'format': file_format,
           **_write(tasks, stage, file_format, progress),
           'config': made_of,
         }
@@ -197,7 +204,7 @@ def _write(
   file_format: str,
   progress: Callable[[str], None],
 ) -> dict[str, Any]:
-  """Writes all files; returns 'splits', 'features' and 'files'."""
+  """Writes all files; returns 'schema', 'splits', 'features' and 'files'."""
   schema = dict(movielens.SCHEMA)
   schema['genres'] = dataclasses.replace(
     schema['genres'], width=tasks.max_genres
@@ -219,7 +226,12 @@ def _write(
     num_ids = int(ids.count().to_pyarrow().as_py()) + (feature != 'genres')
     max_values = tasks.max_genres if feature == 'genres' else 1
     features[feature] = {'num_ids': num_ids, 'max_values': max_values}
-  return {'splits': splits, 'features': features, 'files': files}
+  return {
+    'schema': records.schema_to_json(schema),
+    'splits': splits,
+    'features': features,
+    'files': files,
+  }
 
 
 class _RatingCounter:

@@ -102,8 +102,10 @@ def _state_ratings(
     order=prepare.digest(config.seed, 'rating', ratings.user, ratings.item),
   )
   task = ibis.window(group_by=['state', 'task'])
+  in_time = [ratings.timestamp] if config.order == 'time' else []
   in_order = ibis.window(
-    group_by=['state', 'task'], order_by=[ratings.order, ratings.item]
+    group_by=['state', 'task'],
+    order_by=[*in_time, ratings.order, ratings.item],
   )
   ratings = ratings.mutate(
     rank=ibis.row_number().over(in_order),
@@ -143,7 +145,7 @@ def _coded_ratings(
 
 
 def _tasks(rows: ir.Table, users: ir.Table, *, num_query: int) -> ir.Table:
-  """Groups ratings by task, in their seeded order, and adds the user."""
+  """Groups ratings by task, in their order, and adds the user."""
   lists = ['item', 'genres', 'rating', 'timestamp']
   tasks = prepare.group_into_lists(rows, ['task'], lists, ['rank'])
   tasks = tasks.join(users.select('task', *movielens.USER_FEATURES), 'task')

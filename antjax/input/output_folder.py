@@ -17,6 +17,8 @@ from typing import Any
 
 from absl import logging
 
+from antjax.input import records
+
 DESCRIPTION = 'dataset.json'
 REJECTED = 'rejected.csv'
 
@@ -43,6 +45,39 @@ def load_description(folder: str | os.PathLike[str]) -> dict[str, Any]:
       f'{path} was not written by launch/prepare_data.py ({e}).'
     ) from e
   return description
+
+
+def open_split(
+  folder: str | os.PathLike[str], split: str, *, as_blocks: bool = False
+) -> records.RecordSource:
+  """Opens the records of a split as the `dataset.json` of the folder says.
+
+  Args:
+    folder: Folder with prepared data.
+    split: Name of a split, such as 'train'.
+    as_blocks: See `records.open_source`.
+
+  Raises:
+    FileNotFoundError: The folder holds no prepared data.
+    ValueError: It has no such split, or was prepared by an older version.
+  """
+  description = load_description(folder)
+  splits = description.get('splits', {})
+  if split not in splits:
+    raise ValueError(
+      f'open_split: {folder} has no split {split!r}; it has'
+      f' {", ".join(splits)}.'
+    )
+  if 'schema' not in description:
+    raise ValueError(
+      f'open_split: {folder}/{DESCRIPTION} has no schema: it was made by an'
+      ' older version; make it again with --overwrite.'
+    )
+  return records.open_source(
+    pathlib.Path(folder) / description['files'][split]['path'],
+    records.schema_from_json(description['schema']),
+    as_blocks=as_blocks,
+  )
 
 
 def is_current(

@@ -12,7 +12,7 @@ from array_record.python import array_record_module
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from antjax.input import record_codec, records
+from antjax.input import arrow_columns, arrow_file, record_codec, records
 
 
 def write(
@@ -20,16 +20,58 @@ def write(
   batches: Iterable[pa.RecordBatch],
   schema: records.Schema,
 ) -> int:
-  """Writes a file by its suffix, .parquet or .array_record; see below."""
+  """Writes a file by its suffix, .arrow, .parquet or .array_record."""
   suffix = os.path.splitext(os.fspath(path))[1]
+  if suffix == '.arrow':
+    return write_arrow(path, batches, schema)
   if suffix == '.parquet':
     return write_parquet(path, batches, schema)
   if suffix == '.array_record':
     return write_array_record(path, batches, schema)
   raise ValueError(
-    f'write: {os.fspath(path)}: unknown suffix {suffix!r}; needed: .parquet or'
-    ' .array_record.'
+    f'write: {os.fspath(path)}: unknown suffix {suffix!r}; needed: .arrow,'
+    ' .parquet or .array_record.'
   )
+
+
+def write_arrow(
+  path: str | os.PathLike[str],
+  batches: Iterable[pa.RecordBatch],
+  schema: records.Schema,
+  *,
+  block_size: int = 256,
+) -> int:
+  """Writes Arrow batches to an Arrow file that appears only when whole.
+
+  Args:
+    path: File to write; an existing file is replaced at the end.
+    batches: Columns of at least `schema`; integers are cast with a check.
+    schema: Columns to write and their types. A list of lists needs its width:
+      it is written padded, so that it is read without decoding.
+    block_size: Records in a block, the unit of reading.
+
+  Returns:
+    Number of records written.
+  """
+  widths = {n: f.width for n, f in schema.items() if f.ndim == 2}
+  given = pa.schema([(n, f.arrow_type()) for n, f in schema.items()])
+  written = pa.schema(
+    [(n, f.arrow_type(is_padded=True)) for n, f in schema.items()],
+    metadata={arrow_file.BLOCK_SIZE_KEY: str(block_size).encode()},
+  )
+  num_records = 0
+  with _replacing(path) as temporary:
+    with pa.ipc.new_file(temporary, written) as file:
+      for table in _regroup(batches, given, block_size):
+        columns = [
+          arrow_columns.padded_lists(column.combine_chunks(), widths[name])
+          if name in widths
+          else column.combine_chunks()
+          for name, column in zip(table.column_names, table.columns)
+        ]
+        file.write_batch(pa.record_batch(columns, schema=written))
+        num_records += table.num_rows
+  return num_records
 
 
 def write_parquet(
@@ -92,7 +134,7 @@ def write_array_record(
     )
     try:
       for table in _regroup(batches, arrow_schema, 1024):
-        for record in records.records_from_arrow(table, widths):
+        for record in arrow_columns.records_from_arrow(table, widths):
           writer.write(record_codec.encode(record))
           num_records += 1
     finally:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The split rule, both layouts, and all that can be wrong with a source."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -174,16 +175,52 @@ def test_threads_do_not_matter_and_the_seed_does(original, tmp_path):
   assert tasks[0] != tasks[1]
 
 
-def test_array_record_holds_the_same(original, tmp_path):
-  make(tmp_path / 'p', original)
-  make(tmp_path / 'a', original, file_format='array_record')
+def test_in_time_the_query_comes_after_the_support(original, tmp_path):
+  config = dataclasses.replace(CONFIG, order='time')
+  make(out := tmp_path / 'time', original, config)
+  make(tmp_path / 'random', original)
+  is_in_time = []
   for split in SPLITS:
-    pairs = zip(
-      read(tmp_path / 'p', split), read(tmp_path / 'a', split, 'array_record')
-    )
-    for a, b in pairs:
-      for name in movielens.SCHEMA:
-        np.testing.assert_array_equal(a[name], b[name])
+    for record, other in zip(
+      read(out, split), read(tmp_path / 'random', split)
+    ):
+      assert (np.diff(record['timestamp']) >= 0).all()
+      is_in_time.append((np.diff(other['timestamp']) >= 0).all())
+      if split not in ('train', 'warm'):  # The same ratings.
+        for name in ('timestamp', 'rating'):
+          np.testing.assert_array_equal(
+            *map(np.sort, (record[name], other[name]))
+          )
+  assert not any(is_in_time)
+
+
+def test_a_folder_says_how_its_files_are_opened(original, tmp_path):
+  by_format = {}
+  for file_format in ('arrow', 'parquet', 'array_record'):
+    out = tmp_path / file_format
+    description, _ = make(out, original, file_format=file_format)
+    assert description['format'] == file_format
+    assert description['scenarios'] == list(SPLITS[1:])
+    source = output_folder.open_split(out, 'item_cold')
+    by_format[file_format] = source.read(0, len(source))
+  for a, b, c in zip(*by_format.values(), strict=True):
+    for name in movielens.SCHEMA:
+      np.testing.assert_array_equal(a[name], b[name])
+      np.testing.assert_array_equal(a[name], c[name])
+  block = output_folder.open_split(
+    tmp_path / 'arrow', 'train', as_blocks=True
+  ).read(0, 8)
+  assert block.rows['genres'].shape[1] == 3
+  with pytest.raises(ValueError, match="no split 'dev'; it has train, warm"):
+    output_folder.open_split(tmp_path / 'arrow', 'dev')
+  path = tmp_path / 'arrow' / output_folder.DESCRIPTION
+  old = json.loads(path.read_text())
+  del old['schema']
+  path.write_text(json.dumps(old))
+  with pytest.raises(
+    ValueError, match='has no schema: it was made by an older'
+  ):
+    output_folder.open_split(tmp_path / 'arrow', 'train')
 
 
 def test_second_run_does_nothing(original, tmp_path):

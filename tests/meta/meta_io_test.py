@@ -5,11 +5,14 @@
 import collections
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from antjax.input import dataset
+from antjax.input import dataset, record_writer
+from antjax.input import records as records_lib
 from antjax.input.data_shard import ShardLedger
 from antjax.input.ledger_client import LocalLedgerClient
+from antjax.input.records import Field
 from antjax.meta import episodes, meta_io
 from antjax.meta.episodes import Bucket, EpisodeConfig
 
@@ -44,10 +47,26 @@ class Source:
     return [make_record(i, self._sizes[i]) for i in range(start, stop)]
 
 
-def leased(sizes, num_epochs=1, **kwargs):
+SCHEMA = {
+  'task': Field('int32'),
+  'item': Field('int32', 1),
+  'rating': Field('float32', 1),
+  'num_query': Field('int32'),
+}
+
+
+def block_source(sizes, folder):
+  """The same records in an Arrow file, read by blocks."""
+  path = folder / 'tasks.arrow'
+  table = pa.Table.from_pylist(Source(sizes).read(0, len(sizes)))
+  record_writer.write_arrow(path, table.to_batches(), SCHEMA, block_size=3)
+  return records_lib.open_source(path, SCHEMA, as_blocks=True)
+
+
+def leased(sizes, num_epochs=1, source=None, **kwargs):
   ledger = ShardLedger(len(sizes), 3, seed=0, num_epochs=num_epochs)
   records = dataset.LeasedDataset(
-    Source(sizes), LocalLedgerClient(ledger), key_field='record_key'
+    source or Source(sizes), LocalLedgerClient(ledger), key_field='record_key'
   )
   kwargs.setdefault('unmark_fn', dataset.unmark_state)
   return meta_io.EpisodeBatches(records, CONFIG, **kwargs)
@@ -105,15 +124,54 @@ def test_every_task_is_in_one_batch_an_epoch():
   assert shapes == {(2, 8)}
 
 
+@pytest.mark.parametrize('as_blocks', [False, True])
 @pytest.mark.parametrize('num_batches', [1, 3, 5])
-def test_a_restored_iterator_goes_on_exactly(num_batches):
+def test_a_restored_iterator_goes_on_exactly(num_batches, as_blocks, tmp_path):
   sizes = np.random.default_rng(1).integers(3, 14, 29).tolist()
-  iterator = iter(leased(sizes))
+  source = block_source(sizes, tmp_path) if as_blocks else None
+  iterator = iter(leased(sizes, source=source))
   before = [next(iterator) for _ in range(num_batches)]
   state = iterator.get_state()
-  restored = iter(leased(sizes))
+  restored = iter(leased(sizes, source=source))
   restored.set_state(state)
   assert count([*before, *restored]) == dict.fromkeys(range(29), 1)
+
+
+def test_blocks_give_the_batches_of_their_records(tmp_path):
+  sizes = np.random.default_rng(2).integers(3, 11, 29).tolist()
+  blocks = leased(sizes, 2, block_source(sizes, tmp_path))
+  found, expected = list(blocks), list(leased(sizes, 2))
+  assert count(found) == count(expected) == dict.fromkeys(range(29), 2)
+  # A block is packed at once: its tasks may meet others in a batch.
+  supports = [
+    {
+      (int(task), tuple(ids[ids >= 0]))
+      for batch in batches
+      for name, bucket in batch['episodes'].items()
+      for task, ids in zip(
+        bucket['task'], batch['ids'][name]['support']['item']
+      )
+    }
+    for batches in (found, expected)
+  ]
+  assert supports[0] == supports[1]
+  assert len(supports[0] - {(-1, ())}) == 29
+
+
+def test_keys_of_blocks_name_record_and_epoch(tmp_path):
+  sizes = [3, 4, 5, 6, 7]
+  ledger = ShardLedger(5, 3, seed=0, num_epochs=2)
+  elements = dataset.LeasedDataset(
+    block_source(sizes, tmp_path),
+    LocalLedgerClient(ledger),
+    key_field='record_key',
+  )
+  tasks = [element['tasks'] for element in elements]
+  assert [len(t['task']) for t in tasks[:2]] in ([3, 2], [2, 3])
+  for t in tasks:
+    np.testing.assert_array_equal(t['record_key'] % 5, t['task'])
+  keys = np.concatenate([t['record_key'] for t in tasks])
+  assert sorted(keys.tolist()) == list(range(10))
 
 
 def test_splits_change_with_the_epoch():

@@ -1,0 +1,118 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Types of the fields of records, and the checks that all formats share."""
+
+from collections.abc import Mapping
+import dataclasses
+import os
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """Type of one value of a record.
+
+  Attributes:
+    dtype: Name of a numpy dtype, or 'str'.
+    ndim: 0 for a scalar, 1 for a list, 2 for a list of lists.
+    width: For ndim=2, the length each inner list is padded to with -1.
+  """
+
+  dtype: str
+  ndim: int = 0
+  width: int = 0
+
+  def arrow_type(self, *, is_padded: bool = False) -> pa.DataType:
+    """Returns the Arrow type of the column.
+
+    Args:
+      is_padded: Whether the inner lists of ndim=2 have `width` values each.
+    """
+    kind = (
+      pa.string()
+      if self.dtype == 'str'
+      else pa.from_numpy_dtype(np.dtype(self.dtype))
+    )
+    if self.ndim == 2:
+      kind = pa.list_(kind, self.width if is_padded else -1)
+    return pa.list_(kind) if self.ndim else kind
+
+  def __str__(self) -> str:
+    return 'list of ' * self.ndim + self.dtype
+
+
+Schema = Mapping[str, Field]
+
+
+def schema_to_json(schema: Schema) -> dict[str, dict[str, Any]]:
+  """Returns a schema as `dataset.json` holds it."""
+  return {name: dataclasses.asdict(field) for name, field in schema.items()}
+
+
+def schema_from_json(
+  value: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Field]:
+  """Returns the schema that `schema_to_json` wrote."""
+  return {name: Field(**field) for name, field in value.items()}
+
+
+def existing_file(call: str, path: str | os.PathLike[str]) -> str:
+  """Returns the path of a file that exists."""
+  path = os.fspath(path)
+  if not os.path.isfile(path):
+    raise FileNotFoundError(
+      f'{call}: no such file: {path}; launch/prepare_data.py writes it.'
+    )
+  return path
+
+
+def damaged(path: str, start: int, stop: int, error: Exception) -> ValueError:
+  """Returns the error of records that cannot be read."""
+  return ValueError(
+    f'{path}: the records {start} to {stop} cannot be read'
+    f' ({one_line(error)}): the file is damaged; make it again.'
+  )
+
+
+def check_block(path: str, start: int, stop: int, size: int) -> None:
+  """Raises ValueError unless a block lies inside a source."""
+  if not 0 <= start <= stop <= size:
+    raise ValueError(
+      f'read({start}, {stop}) of {path}: needed 0 <= start <= stop <= {size}.'
+    )
+
+
+def check_schema(
+  call: str, path: str, schema: Schema, found: Mapping[str, Field]
+) -> None:
+  """Raises ValueError where a field is missing or of another type."""
+  for name, field in schema.items():
+    if name not in found:
+      raise ValueError(
+        f'{call}: {path} has no column {name!r}; it has: {", ".join(found)}.'
+      )
+    if (found[name].dtype, found[name].ndim) != (field.dtype, field.ndim):
+      raise ValueError(
+        f'{call}: {path}: column {name!r} is {found[name]}; needed: {field}.'
+      )
+
+
+def numpy_type(kind: pa.DataType) -> tuple[str, int]:
+  """Returns (dtype name, ndim) of an Arrow type."""
+  ndim = 0
+  while pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+    kind, ndim = kind.value_type, ndim + 1
+  if pa.types.is_string(kind):
+    return 'str', ndim
+  try:
+    return np.dtype(kind.to_pandas_dtype()).name, ndim
+  except (NotImplementedError, TypeError):
+    return str(kind), ndim
+
+
+def one_line(error: BaseException) -> str:
+  """Returns an error as one line."""
+  return ' '.join(str(error).split())
