@@ -20,7 +20,8 @@ Modes:
   ablation  `full`, every id sent instead of the distinct ones (no_dedup),
             support and query looked up apart (two_exchanges; a row of both then
             takes two optimizer steps), gradients summed at one device instead
-            of an all-reduce (central_gather), tables not donated (no_donation);
+            of an all-reduce (central_gather), tables not donated (no_donation),
+            rows and gradients rounded to bf16 on the wire (bf16_rows);
             `slowdown` is over `full`
   rows      10^5, 10^6 and 10^7 rows on one host: `over_smallest`
 """

@@ -36,6 +36,7 @@ VARIANTS = (
   'two_exchanges',
   'central_gather',
   'no_donation',
+  'bf16_rows',
 )
 
 
@@ -137,6 +138,7 @@ def make_tables(case: Case, mesh: jax.sharding.Mesh) -> Any:
     {name: name for name in case.features},
     mesh=mesh,
     max_unique=_most_distinct(case, mesh.size),
+    payload_dtype='bfloat16' if case.variant == 'bf16_rows' else None,
   )
 
 

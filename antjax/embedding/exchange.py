@@ -9,7 +9,8 @@ one owner, all devices go through several rounds, each covering 2**shift local
 rows; every row belongs to exactly one round, so nothing is dropped and each
 row takes one optimizer step whatever the skew. All functions run in
 `shard_map`; with W owners and C the capacity, a round moves W C (4 + 8 D)
-bytes and 4 W C more per device in three all-to-alls.
+bytes and 4 W C more per device in three all-to-alls; with a payload of bf16,
+4 D instead of 8 D.
 """
 
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from antjax.collectives import blocks
 from antjax.mesh.mesh import INTER, INTRA
 
 
@@ -33,12 +35,15 @@ class Exchange:
     num_owners: Product of the sizes of `axes`.
     rows_per_device: Local rows of the table on every device.
     capacity: Ids that a device sends to one owner in a round.
+    payload_dtype: Rows and gradients are rounded to it on the wire; None sends
+      them as they are.
   """
 
   axes: tuple[str, ...]
   num_owners: int
   rows_per_device: int
   capacity: int
+  payload_dtype: Any = None
 
   @property
   def num_positions(self) -> int:
@@ -99,6 +104,25 @@ def _all_to_all(ex: Exchange, x: jax.Array) -> jax.Array:
   return lax.all_to_all(x, ex.axes, split_axis=0, concat_axis=0, tiled=True)
 
 
+def _join(ex: Exchange, ids: jax.Array, grads: jax.Array) -> jax.Array:
+  """Ids int32 [...] and gradients float32 [..., D] as one array of integers."""
+  bits = blocks.to_wire(grads, ex.payload_dtype)
+  if jnp.issubdtype(bits.dtype, jnp.floating):
+    bits = lax.bitcast_convert_type(bits, jnp.int32)
+  words = lax.bitcast_convert_type(ids[..., None], bits.dtype)
+  return jnp.concatenate([words.reshape(*ids.shape, -1), bits], axis=-1)
+
+
+def _split(ex: Exchange, message: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Undoes `_join`, up to the rounding."""
+  num_words = 4 // message.dtype.itemsize
+  words, bits = message[..., :num_words], message[..., num_words:]
+  if num_words == 1:
+    return words[..., 0], lax.bitcast_convert_type(bits, jnp.float32)
+  grads = blocks.from_wire(bits, jnp.float32, ex.payload_dtype)
+  return lax.bitcast_convert_type(words, jnp.int32), grads
+
+
 def fetch(
   ex: Exchange, table: jax.Array, positions: jax.Array, shift: jax.Array
 ) -> jax.Array:
@@ -120,7 +144,10 @@ def fetch(
     slot, ids = _address(ex, positions, shift, r)
     asked = _all_to_all(ex, ids)
     found = table.at[asked].get(mode='fill', fill_value=0)
-    return rows.at[slot].set(_all_to_all(ex, found), mode='drop')
+    sent = blocks.to_wire(found, ex.payload_dtype)
+    brought = _all_to_all(ex, sent)
+    brought = blocks.from_wire(brought, table.dtype, ex.payload_dtype)
+    return rows.at[slot].set(brought, mode='drop')
 
   rows = jnp.zeros((positions.shape[0], table.shape[1]), table.dtype)
   rows = lax.pcast(rows, (INTER, INTRA), to='varying')
@@ -157,11 +184,9 @@ def push(
   def apply_all(state, ids, grads):
     """Ids [W, C], gradients [W, C, D]; of all groups if each has a copy."""
     if INTER not in ex.axes:
-      bits = lax.bitcast_convert_type(grads, jnp.int32)
-      message = jnp.concatenate([ids[..., None], bits], axis=-1)
+      message = _join(ex, ids, grads)
       message = lax.all_gather(message, INTER, tiled=True, to='invarying')
-      ids = message[..., 0]
-      grads = lax.bitcast_convert_type(message[..., 1:], jnp.float32)
+      ids, grads = _split(ex, message)
     return apply_fn(state, ids, grads.reshape(-1, dim))
 
   if ex.num_owners == 1:
@@ -170,10 +195,6 @@ def push(
   def one_round(r, state):
     slot, ids = _address(ex, positions, shift, r)
     sent = grads.at[slot].get(mode='fill', fill_value=0)
-    bits = lax.bitcast_convert_type(sent, jnp.int32)
-    message = jnp.concatenate([ids[..., None], bits], axis=-1)
-    message = _all_to_all(ex, message)
-    received = lax.bitcast_convert_type(message[..., 1:], jnp.float32)
-    return apply_all(state, message[..., 0], received)
+    return apply_all(state, *_split(ex, _all_to_all(ex, _join(ex, ids, sent))))
 
   return lax.fori_loop(0, _num_rounds(ex, shift), one_round, state)

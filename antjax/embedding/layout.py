@@ -10,7 +10,7 @@ batch needs one exchange for all of them. Row `id` of a table belongs to owner
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 import zlib
 
 import jax
@@ -118,13 +118,16 @@ class Stack:
   def num_positions(self) -> int:
     return self.num_owners * self.rows_per_device
 
-  def exchange(self, num_unique: int, factor: float) -> exchange.Exchange:
+  def exchange(
+    self, num_unique: int, factor: float, payload_dtype: Any = None
+  ) -> exchange.Exchange:
     capacity = math.ceil(factor * num_unique / self.num_owners)
     return exchange.Exchange(
       self.axes,
       self.num_owners,
       self.rows_per_device,
       max(1, min(capacity, num_unique, self.rows_per_device)),
+      payload_dtype,
     )
 
 

@@ -42,6 +42,7 @@ class EmbeddingTables:
     mesh: Mesh,
     max_unique: int | None = None,
     capacity_factor: float = 1.25,
+    payload_dtype: Any = None,
   ):
     """Lays the tables out.
 
@@ -57,6 +58,9 @@ class EmbeddingTables:
         smaller one saves memory and messages; a batch with more is refused.
       capacity_factor: Size of a message to one owner, relative to an even
         spread. Skewed batches take more rounds, never lose rows.
+      payload_dtype: Rows and their gradients are rounded to it, e.g. bfloat16,
+        while they travel; tables, sums and slots stay float32. None rounds
+        nothing.
 
     Raises:
       ValueError: Duplicate names, a feature of an unknown table, or one of
@@ -75,6 +79,7 @@ class EmbeddingTables:
     self.mesh = mesh
     self._max_unique = max_unique
     self._factor = capacity_factor
+    self._payload_dtype = payload_dtype
     groups: dict[Any, list[TableSpec]] = {}
     for spec in specs:
       key = (spec.embedding_dim, spec.resolved_level(), spec.optimizer)
@@ -239,7 +244,7 @@ class EmbeddingTables:
         continue
       positions = route['positions']
       rounds[name] = exchange.agree_on_rounds(route['shift'][0])
-      ex = stack.exchange(positions.shape[0], self._factor)
+      ex = self._exchange(stack, positions)
       rows[name] = exchange.fetch(ex, table, positions, rounds[name])
     return rows, rounds
 
@@ -292,7 +297,7 @@ class EmbeddingTables:
 
   def _push(self, stack, old, positions, shift, grads, how):
     step, is_active, lr_scale = how
-    ex = stack.exchange(positions.shape[0], self._factor)
+    ex = self._exchange(stack, positions)
 
     def apply_fn(state, ids, row_grads):
       ids = jnp.where(is_active, ids, stack.rows_per_device)
@@ -300,6 +305,10 @@ class EmbeddingTables:
       return apply_to_rows(stack.optimizer, state[0], state[1], *args)
 
     return exchange.push(ex, positions, shift, grads, apply_fn, old)
+
+  def _exchange(self, stack, positions):
+    num_unique = positions.shape[0]
+    return stack.exchange(num_unique, self._factor, self._payload_dtype)
 
   def lookup(self, rows: Mapping[str, jax.Array], ids: Any) -> Any:
     """Vectors of prepared ids; differentiable with respect to `rows`.

@@ -61,6 +61,11 @@ class ModelConfig:
     ' group (intra) or of the job (global). auto decides by size; plan weighs'
     ' the distinct rows of a few batches against the speeds of the links.',
   ] = 'auto'
+  table_payload: Annotated[
+    Literal['float32', 'bfloat16'],
+    'What rows and their gradients are rounded to while they travel between'
+    ' devices.',
+  ] = 'float32'
   table_optimizer: Annotated[
     Literal['adam', 'rowwise_adagrad'], 'Steps the touched rows.'
   ] = 'adam'
@@ -254,7 +259,12 @@ def build(
     if place_fn is None:
       raise ValueError("build(table_level='plan'): pass a place_fn.")
     specs = place_fn(specs)
-  tables = EmbeddingTables(specs, {name: name for name in names}, mesh=mesh)
+  tables = EmbeddingTables(
+    specs,
+    {name: name for name in names},
+    mesh=mesh,
+    payload_dtype=config.table_payload,
+  )
   levels = models.RatingLevels()
   sizes: dict[str, Any] = {
     'features': names,

@@ -362,3 +362,23 @@ def test_new_rows_do_not_depend_on_the_block_they_are_made_in(monkeypatch):
   monkeypatch.setattr(layout, '_INIT_BLOCK', 4)
   found = canonical(make_tables(), start(make_tables()))
   jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize('level', ['global', 'intra'])
+def test_a_narrow_payload_rounds_what_travels_and_nothing_else(level):
+  tables = make_tables(level, 4, SGD(1.0), payload_dtype=jnp.bfloat16)
+  state = start(tables)
+  before = canonical(tables, state)['item']['table']
+  # Each row is used by one device: its gradient is no sum.
+  ids = {'item': np.arange(96).reshape(8, 12)}
+  indices, routing = tables.prepare(ids, 8)
+  step = make_step(tables).lower(state, indices, routing, jnp.int32(0))
+  assert 'xui16>' in step.as_text()  # The messages.
+  state, vectors = step.compile()(state, indices, routing, jnp.int32(0))
+  rounded = np.float32(before[:96].astype(jnp.bfloat16))
+  np.testing.assert_array_equal(vectors['item'].reshape(96, 4), rounded)
+  after = canonical(tables, state)['item']['table']
+  grads, exact = before[:96] - after[:96], np.cos(rounded)
+  np.testing.assert_allclose(grads, exact, rtol=2**-8, atol=1e-6)
+  assert np.abs(grads - exact).max() > 1e-4  # They were rounded.
+  np.testing.assert_array_equal(after[96:], before[96:])
