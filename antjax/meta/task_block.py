@@ -169,8 +169,9 @@ def _time_order(time, tasks, is_given):
   if time is None:
     return None
   first, num_rows = tasks['first_row'][~is_given], tasks['num_rows'][~is_given]
-  falls = np.flatnonzero(time[1:] < time[:-1]) + 1
-  if np.isin(falls, tasks['first_row']).all():
+  is_first = np.zeros(len(time), bool)
+  is_first[tasks['first_row'][tasks['num_rows'] > 0]] = True
+  if not ((time[1:] < time[:-1]) & ~is_first[1:]).any():
     return None
   # Rows of other tasks, or of a given split, keep their places.
   group = np.arange(len(time))
@@ -226,40 +227,42 @@ def fill(
 
 
 def _fill_part(pieces, part, shape, config):
-  ids = {
-    name: np.empty(shape if width == 1 else (*shape, width), np.int32)
-    for name, width in config.features.items()
-  }
-  laid = {name: np.empty(shape, np.float32) for name in ('label', 'mask')}
-  # (column, where it goes, what an empty place holds).
-  targets = [(name, array, -1) for name, array in ids.items()]
-  targets.append((config.label, laid['label'], 0))
-  if config.numeric:
-    laid['numeric'] = np.empty((*shape, len(config.numeric)), np.float32)
-    targets += [
-      (name, laid['numeric'][..., i], 0)
-      for i, name in enumerate(config.numeric)
-    ]
+  # The features of one id are one array, so that one call blanks them all.
+  single = [name for name, width in config.features.items() if width == 1]
+  stack = np.empty((len(single), *shape), np.int32)
+  ids = dict(zip(single, stack))
+  for name, width in config.features.items():
+    if width > 1:
+      ids[name] = np.empty((*shape, width), np.int32)
+  label = np.empty(shape, np.float32)
+  numeric = np.empty((*shape, len(config.numeric)), np.float32)
+  targets = {**ids, config.label: label}
+  targets |= {n: numeric[..., i] for i, n in enumerate(config.numeric)}
+  sizes = np.zeros(shape[0], np.int32)
   start = 0
   for tasks in pieces:
     slots = slice(start, start + tasks.num_tasks)
     start = slots.stop
-    first, size = getattr(tasks, part), getattr(tasks, f'num_{part}')
-    places = np.arange(shape[1], dtype=np.int32)
-    is_filled = places < size.astype(np.int32)[:, None]
-    laid['mask'][slots] = is_filled
-    is_empty = ~is_filled
+    first, sizes[slots] = getattr(tasks, part), getattr(tasks, f'num_{part}')
     has_window = first + shape[1] <= len(tasks.rows[config.label])
     if has_window.all():
       has_window = None
-    for name, array, _ in targets:
-      _fill_column(array[slots], tasks, name, first, size, has_window)
+    for name, array in targets.items():
+      _fill_column(array[slots], tasks, name, first, sizes[slots], has_window)
     _drop_ids(ids, slots, tasks, part, config)
-    for _, array, nothing in targets:
-      _blank(array[slots], is_empty, nothing)
-  for _, array, nothing in (*targets, ('mask', laid['mask'], 0)):
-    array[start:] = nothing
-  return ids, laid
+  is_filled = np.arange(shape[1], dtype=np.int32) < sizes[:, None]
+  is_empty = ~is_filled
+  np.copyto(stack, -1, where=is_empty)
+  np.copyto(label, 0, where=is_empty)
+  for name, width in config.features.items():
+    if width > 1:  # As one value: a mask that is broadcast is slow.
+      blank = _as_scalars(np.full((1, width), -1, np.int32))
+      np.copyto(_as_scalars(ids[name]), blank, where=is_empty)
+  laid = {'label': label, 'mask': is_filled.astype(np.float32)}
+  if config.numeric:
+    numeric[is_empty] = 0
+    laid['numeric'] = numeric
+  return {name: ids[name] for name in config.features}, laid
 
 
 def _fill_column(out, tasks, name, first, size, has_window):
@@ -294,16 +297,6 @@ def _windows(column, length):
     column,
     strides=(column.strides[0], *column.strides),
   )
-
-
-def _blank(array, is_empty, nothing):
-  """Sets array [T, S] or [T, S, K] to `nothing` where is_empty [T, S]."""
-  if array.ndim == 3:  # As one value: a mask that is broadcast is slow.
-    whole = _as_scalars(array)
-    blank = _as_scalars(np.full_like(array[:1, :1], nothing))
-    np.copyto(whole, blank, where=is_empty)
-  else:
-    np.copyto(array, nothing, where=is_empty)
 
 
 def _drop_ids(ids, slots, tasks, part, config):

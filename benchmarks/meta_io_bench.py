@@ -1,0 +1,393 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Records a second of Meta-IO, beside the raw read of its bytes and row reads.
+
+  python -m launch.prepare_data --out=data/ml-1m-time --format=arrow \
+    --split.order=time
+  python -m benchmarks.meta_io_bench --data=data/ml-1m-time > results.jsonl
+
+reads the training tasks of MovieLens-1M, repeated under new task ids until the
+file is large enough to time (`--copies`), and prints a JSON line for each side
+and state of the page cache; the last line is the summary. A record is a task.
+
+- `raw`: read() of the same file in pieces of 1 MiB, nothing else.
+- `meta_io`: LeasedDataset over the file's blocks in shuffled order, two blocks
+  ahead in a thread, and EpisodeBatches: whole padded batches of support and
+  query on the host.
+- `meta_io_random`: the same with random splits, anew each epoch.
+- `records`: the same as `meta_io`, but record by record.
+- `parquet`: the same as `meta_io` from a Parquet file, which is decoded.
+- `row_text`: rows as lines of a text file in shuffled order, with an index of
+  the lines of each task: a task's lines are read one by one and parsed, and
+  then go the way of `records`. What a row-wise store costs; a part of the
+  tasks is read.
+
+A turn reads all tasks once (`row_text`: some). The sides take turns; before a
+turn the file is dropped from the page cache (`cold`) or has just been read
+(`warm`). `share_of_raw` is the time of `raw` over that of `meta_io`, both cold:
+the case of data larger than the memory; `share_of_raw_warm` is both warm.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import gc
+import json
+import os
+import pathlib
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from typing import Any
+
+from absl import app, flags, logging
+import grain
+import numpy as np
+import pyarrow as pa
+
+from antjax.input import (
+  dataset,
+  movielens,
+  output_folder,
+  record_writer,
+  records,
+)
+from antjax.input.data_shard import ShardLedger
+from antjax.input.ledger_client import LocalLedgerClient
+from antjax.meta import episodes, meta_io
+
+_DATA = flags.DEFINE_string('data', 'data/ml-1m-time', 'See above.')
+_COPIES = flags.DEFINE_integer('copies', 16, 'Of the tasks.', 1)
+_TURNS = flags.DEFINE_integer('num_turns', 5, 'Turns of each side.', 1)
+_BLOCK = flags.DEFINE_integer('block_size', 1024, 'Tasks in a block.', 1)
+_TASKS = flags.DEFINE_integer('num_slots', 512, 'Task slots in a batch.', 8)
+_ROW_TASKS = flags.DEFINE_integer(
+  'row_text_tasks', 500, 'Tasks of a turn of row_text.', 1
+)
+_SEED = 7
+_QUERY_SIZE = 10
+_SUPPORT_SIZES = (16, 32, 64, 128, 256, 512)
+
+# A turn: reads the data, and returns (seconds, tasks, rows laid out).
+Turn = Callable[[], tuple[float, int, int]]
+
+
+def repeated(
+  tasks: Sequence[records.Record], copies: int
+) -> Iterator[pa.RecordBatch]:
+  """Yields the tasks over and over, each time under ids of their own."""
+  schema = pa.schema([(n, f.arrow_type()) for n, f in _schema(tasks).items()])
+  for copy in range(copies):
+    for start in range(0, len(tasks), 256):
+      part = [
+        r
+        | {'task': r['task'] + copy * movielens.NUM_USERS, 'genres': _lists(r)}
+        for r in tasks[start : start + 256]
+      ]
+      yield pa.RecordBatch.from_pylist(part, schema=schema)
+
+
+def _lists(record: records.Record) -> list[np.ndarray]:
+  return [row[row >= 0] for row in record['genres']]
+
+
+def _schema(tasks: Sequence[records.Record]) -> dict[str, records.Field]:
+  width = tasks[0]['genres'].shape[1]
+  return dict(movielens.SCHEMA) | {'genres': records.Field('int32', 2, width)}
+
+
+def episode_config(
+  tasks: Sequence[records.Record], num_slots: int, split: str
+) -> episodes.EpisodeConfig:
+  """Returns buckets in the proportions of the tasks' sizes."""
+  sizes = np.array([len(r['rating']) for r in tasks]) - _QUERY_SIZE
+  bucket = np.searchsorted(_SUPPORT_SIZES[:-1], sizes)
+  share = np.bincount(bucket, minlength=len(_SUPPORT_SIZES)) / len(tasks)
+  return episodes.EpisodeConfig(
+    buckets=tuple(
+      episodes.Bucket(size, max(1, round(num_slots * part)))
+      for size, part in zip(_SUPPORT_SIZES, share)
+    ),
+    features={'item': 1, 'genres': tasks[0]['genres'].shape[1]}
+    | dict.fromkeys(movielens.USER_FEATURES, 1),
+    query_size=_QUERY_SIZE,
+    split=split,
+    seed=_SEED,
+  )
+
+
+class RowText:
+  """Rows as lines in shuffled order, and where the lines of each task are."""
+
+  _COLUMNS = (*movielens.USER_FEATURES, 'item', 'rating', 'timestamp')
+
+  def __init__(self, path: pathlib.Path, tasks: Sequence[records.Record]):
+    self.path = path
+    rng = np.random.default_rng(_SEED)
+    counts = [len(r['rating']) for r in tasks]
+    owner = np.repeat(np.arange(len(tasks)), counts)
+    row = np.concatenate([np.arange(n) for n in counts])
+    self.places: list[list[tuple[int, int]]] = [[] for _ in tasks]
+    offset = 0
+    with open(path, 'wb') as file:
+      for i in rng.permutation(len(owner)).tolist():
+        task, at = int(owner[i]), int(row[i])
+        line = self._line(tasks[task], at).encode()
+        file.write(line)
+        self.places[task].append((offset, len(line)))
+        offset += len(line)
+
+  def _line(self, record: records.Record, row: int) -> str:
+    values = [str(record[name]) for name in movielens.USER_FEATURES]
+    values += [str(record[n][row]) for n in ('item', 'rating', 'timestamp')]
+    genres = record['genres'][row]
+    values.append('|'.join(map(str, genres[genres >= 0])))
+    return ','.join([str(record['task']), *values]) + '\n'
+
+  def read(self, file: int, task: int, width: int) -> records.Record:
+    """Returns the record of a task."""
+    lines = [
+      os.pread(file, size, offset).decode().split(',')
+      for offset, size in self.places[task]
+    ]
+    columns = list(zip(*lines))
+    genres = np.full((len(lines), width), -1, np.int32)
+    for row, text in zip(genres, columns[8]):
+      ids = text.split('|')
+      row[: len(ids)] = [int(i) for i in ids]
+    record = {
+      n: np.int32(columns[1 + i][0]) for i, n in enumerate(self._COLUMNS[:4])
+    }
+    return record | {
+      'task': int(columns[0][0]),
+      'item': np.array(columns[5], np.int32),
+      'rating': np.array(columns[6], np.float32),
+      'timestamp': np.array(columns[7], np.int64),
+      'genres': genres,
+      'num_query': 0,
+    }
+
+
+def raw(path: pathlib.Path, num_tasks: int, num_rows: int) -> Turn:
+  def turn() -> tuple[float, int, int]:
+    start = time.perf_counter()
+    with open(path, 'rb', buffering=0) as file:
+      while file.read(1 << 20):
+        pass
+    return time.perf_counter() - start, num_tasks, num_rows
+
+  return turn
+
+
+def through_episodes(
+  path: pathlib.Path,
+  config: episodes.EpisodeConfig,
+  block_size: int,
+  *,
+  as_blocks: bool = True,
+) -> Turn:
+  def turn() -> tuple[float, int, int]:
+    start = time.perf_counter()
+    source = records.open_source(path, as_blocks=as_blocks)
+    ledger = ShardLedger(len(source), block_size, seed=_SEED, num_epochs=1)
+    tasks = dataset.LeasedDataset(
+      source, LocalLedgerClient(ledger), key_field='record_key'
+    )
+    if as_blocks:  # The kernel reads the next blocks beside this one's work.
+      tasks = grain.experimental.ThreadPrefetchIterDataset(
+        tasks, prefetch_buffer_size=2
+      )
+    return _drain(iter(meta_io.EpisodeBatches(tasks, config)), start)
+
+  return turn
+
+
+def row_text(
+  text: RowText, config: episodes.EpisodeConfig, num_tasks: int
+) -> Turn:
+  def turn() -> tuple[float, int, int]:
+    order = np.random.default_rng(_SEED).permutation(len(text.places))
+    start = time.perf_counter()
+    file = os.open(text.path, os.O_RDONLY)
+    tasks = (
+      text.read(file, task, config.features['genres'])
+      for task in order[:num_tasks].tolist()
+    )
+    result = _drain(meta_io.iter_episode_batches(tasks, config), start)
+    os.close(file)
+    return result
+
+  return turn
+
+
+def _drain(
+  batches: Iterator[episodes.Batch], start: float
+) -> tuple[float, int, int]:
+  num_tasks = num_rows = 0
+  counting = 0.0
+  for batch in batches:
+    before = time.perf_counter()
+    num_rows += episodes.count_rows(batch)
+    num_tasks += sum(int(b['weight'].sum()) for b in batch['episodes'].values())
+    counting += time.perf_counter() - before
+  return time.perf_counter() - start - counting, num_tasks, num_rows
+
+
+def set_cache(path: pathlib.Path, state: str) -> None:
+  """Drops a file from the page cache, or reads it into it.
+
+  Raises:
+    RuntimeError: It did not work, so that a turn would time something else.
+  """
+  gc.collect()  # Pages that are still mapped cannot be dropped.
+  with open(path, 'rb', buffering=0) as file:
+    if state == 'cold':
+      os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    else:
+      while file.read(1 << 20):
+        pass
+    share = _cached_share(file.fileno(), path.stat().st_size)
+  if not (share < 0.05 if state == 'cold' else share > 0.95):
+    raise RuntimeError(
+      f'{path}: {share:.0%} of it is in the page cache; needed: {state}. Use a'
+      ' folder on a disk (--data), and copies that fit the memory.'
+    )
+
+
+def _cached_share(file: int, size: int) -> float:
+  """Asks for places of a file without waiting for the disk."""
+  found = 0
+  places = range(0, size, max(1, size // 200))
+  for place in places:
+    try:
+      os.preadv(file, [bytearray(1)], place, os.RWF_NOWAIT)
+      found += 1
+    except BlockingIOError:
+      pass
+  return found / len(places)
+
+
+def compare(
+  sides: Mapping[str, tuple[Turn, pathlib.Path]], num_turns: int, state: str
+) -> dict[str, dict[str, Any]]:
+  """Lets the sides take turns; returns the medians of each."""
+  seconds: dict[str, list[float]] = {name: [] for name in sides}
+  counts: dict[str, tuple[int, int]] = {}
+  for number in range(num_turns):
+    for name in list(sides) if number % 2 else list(sides)[::-1]:
+      turn, path = sides[name]
+      set_cache(path, state)
+      took, *count = turn()
+      seconds[name].append(took)
+      counts[name] = count[0], count[1]
+  result = {}
+  for name, (_, path) in sides.items():
+    took = statistics.median(seconds[name])
+    num_tasks, num_rows = counts[name]
+    result[name] = {
+      'side': name,
+      'cache': state,
+      'seconds': round(took, 4),
+      'min_max_s': [round(min(seconds[name]), 4), round(max(seconds[name]), 4)],
+      'records_per_s': round(num_tasks / took),
+      'rows_per_s': round(num_rows / took),
+      'file_bytes': path.stat().st_size,
+    }
+    if name != 'row_text':
+      rate = path.stat().st_size / took
+      result[name]['mb_per_s'] = round(rate / 1e6, 1)
+  return result
+
+
+def main(argv: Sequence[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'got {argv[1:]}; meta_io_bench takes flags only.')
+  logging.set_verbosity(logging.WARNING)
+  load = os.getloadavg()[0]
+  if load > 1:
+    print(
+      f'meta_io_bench: load average {load:.1f}: other work on these cores makes'
+      ' every figure worse.',
+      file=sys.stderr,
+    )
+  source = output_folder.open_split(_DATA.value, 'train')
+  tasks = source.read(0, len(source))
+  in_time = episode_config(tasks, _TASKS.value, 'time')
+  at_random = episode_config(tasks, _TASKS.value, 'random')
+  facts = {
+    'tasks': len(tasks) * _COPIES.value,
+    'rows': sum(len(r['rating']) for r in tasks) * _COPIES.value,
+    'copies': _COPIES.value,
+    'block_size': _BLOCK.value,
+    'slots': {b.name: b.num_slots for b in in_time.buckets},
+    'cores': os.cpu_count(),
+    'python': platform.python_version(),
+    'load_average_before': round(load, 2),
+  }
+  # On the disk that the data are on: /tmp may be memory.
+  with tempfile.TemporaryDirectory(dir=_DATA.value, prefix='.bench-') as folder:
+    arrow = pathlib.Path(folder) / 'tasks.arrow'
+    parquet = pathlib.Path(folder) / 'tasks.parquet'
+    record_writer.write_arrow(
+      arrow,
+      repeated(tasks, _COPIES.value),
+      _schema(tasks),
+      block_size=_BLOCK.value,
+    )
+    record_writer.write_parquet(
+      parquet,
+      repeated(tasks, _COPIES.value),
+      _schema(tasks),
+      row_group_size=_BLOCK.value,
+    )
+    text = RowText(pathlib.Path(folder) / 'rows.txt', tasks)
+    os.sync()  # What is not on the disk yet cannot be dropped.
+    size = _BLOCK.value
+    sides = {
+      'raw': (raw(arrow, facts['tasks'], facts['rows']), arrow),
+      'meta_io': (through_episodes(arrow, in_time, size), arrow),
+      'meta_io_random': (through_episodes(arrow, at_random, size), arrow),
+      'parquet': (through_episodes(parquet, in_time, size), parquet),
+      'records': (
+        through_episodes(arrow, in_time, size, as_blocks=False),
+        arrow,
+      ),
+      'row_text': (row_text(text, in_time, _ROW_TASKS.value), text.path),
+    }
+    lines = {
+      state: compare(sides, _TURNS.value, state) for state in ('cold', 'warm')
+    }
+  for by_side in lines.values():
+    for line in by_side.values():
+      print(json.dumps(line), flush=True)
+
+  def ratio(side: str, state: str) -> float:
+    return lines[state]['raw']['seconds'] / lines[state][side]['seconds']
+
+  def times_row_text(state: str) -> float:
+    rates = lines[state]
+    return rates['meta_io']['rows_per_s'] / rates['row_text']['rows_per_s']
+
+  print(
+    json.dumps(
+      {
+        'case': 'summary',
+        'records_per_s': lines['cold']['meta_io']['records_per_s'],
+        'rows_per_s': lines['cold']['meta_io']['rows_per_s'],
+        'share_of_raw': round(ratio('meta_io', 'cold'), 3),
+        'cache': 'cold',
+        'raw_mb_per_s': lines['cold']['raw']['mb_per_s'],
+        'times_row_text': round(times_row_text('cold'), 1),
+        'records_per_s_warm': lines['warm']['meta_io']['records_per_s'],
+        'share_of_raw_warm': round(ratio('meta_io', 'warm'), 3),
+        'raw_mb_per_s_warm': lines['warm']['raw']['mb_per_s'],
+        'times_row_text_warm': round(times_row_text('warm'), 1),
+      }
+      | facts
+    ),
+    flush=True,
+  )
+
+
+if __name__ == '__main__':
+  app.run(main)
