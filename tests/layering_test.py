@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who may import whom, and what: the rules of the house, from the sources.
 
-launch -> meta | ctr -> lm, layers, embedding, train -> collectives -> mesh
+launch -> serving -> meta | ctr -> lm, layers, embedding, train -> collectives
+          -> mesh
           elastic -> input                  config: a leaf anyone may use
 """
 
@@ -29,6 +30,7 @@ _ALLOWED = {
   'lm': {'collectives', 'layers', 'mesh'},
   'mesh': set(),
   'meta': _MIDDLE,
+  'serving': _MIDDLE | {'meta'},
   # The step looks rows up and pushes their gradients.
   'train': {'collectives', 'embedding', 'mesh'},
 }

@@ -1,0 +1,188 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Writes a model as files that `antjax.serving.loader` reads."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from typing import Any, Literal
+
+import numpy as np
+
+from antjax.serving import loader
+
+Quantize = Literal['none', 'int8']
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exported:
+  """A model to be written.
+
+  Attributes:
+    functions: name -> serialised function, see `functions.export_functions`.
+    params: dense parameters by name.
+    tables: name -> float32 [V, D], rows by id.
+    features: feature -> {'table', 'num_ids', 'max_values', 'embedding_dim'}.
+    vocabularies: feature -> (values [n], ids int [n]): text or integers and
+      their ids. Features without one are known by ids only.
+    support_sizes: support rows that 'adapt_<size>' take, rising.
+    query_size: query rows of the training tasks; fewer are padded to it.
+    info: anything else for the manifest, JSON-able: step, name of the data.
+  """
+
+  functions: Mapping[str, bytes]
+  params: Mapping[str, np.ndarray]
+  tables: Mapping[str, np.ndarray]
+  features: Mapping[str, Mapping[str, Any]]
+  vocabularies: Mapping[str, tuple[np.ndarray, np.ndarray]]
+  support_sizes: Sequence[int]
+  query_size: int
+  info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def quantize_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Rows as int8 with one scale each.
+
+  An element differs by at most half its row's scale: 1 / 254 of the largest
+  magnitude of the row, and float32 rounding.
+
+  Args:
+    table: float32 [V, D].
+
+  Returns:
+    (int8 [V, D], scale float32 [V]): row ~ int8 * scale.
+
+  Raises:
+    ValueError: An element is not finite.
+  """
+  scale = np.abs(table).max(axis=1, initial=0) / np.float32(127)
+  if not np.isfinite(scale).all():
+    row = int(np.argmin(np.isfinite(scale)))
+    raise ValueError(
+      f'quantize_rows: row {row} holds nan or an infinity; the model is not fit'
+      ' to be served.'
+    )
+  scaled = table / np.where(scale > 0, scale, 1)[:, None]
+  return np.rint(scaled).astype(np.int8), scale.astype(np.float32)
+
+
+def write(
+  folder: str | os.PathLike[str], model: Exported, quantize: Quantize = 'none'
+) -> dict[str, Any]:
+  """Writes a full export; the folder appears only when it is whole.
+
+  The same model gives the same bytes.
+
+  Args:
+    folder: To make; must not exist.
+    model: What to write.
+    quantize: How tables are stored: 'none' is float32.
+
+  Returns:
+    The manifest.
+
+  Raises:
+    ValueError: The folder exists.
+  """
+  with new_folder(folder) as stage:
+    for name in ('functions', 'tables', 'vocabularies'):
+      (stage / name).mkdir()
+    manifest: dict[str, Any] = {
+      'format': loader.FORMAT,
+      'format_version': loader.FORMAT_VERSION,
+      **model.info,
+      'support_sizes': list(model.support_sizes),
+      'query_size': model.query_size,
+      'features': {n: dict(f) for n, f in model.features.items()},
+      'functions': {},
+      'tables': {},
+      'vocabularies': {},
+    }
+    for name, data in model.functions.items():
+      path = f'functions/{name}.jax_export'
+      (stage / path).write_bytes(data)
+      manifest['functions'][name] = path
+    write_params(stage, model.params)
+    for name, table in model.tables.items():
+      manifest['tables'][name] = _write_table(stage, name, table, quantize)
+    for name, (values, ids) in model.vocabularies.items():
+      manifest['vocabularies'][name] = _write_vocabulary(
+        stage, name, values, ids
+      )
+    seal(stage, manifest)
+  return manifest
+
+
+@contextlib.contextmanager
+def new_folder(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+  """Gives an empty folder that becomes `folder` at a clean end."""
+  folder = pathlib.Path(os.path.abspath(folder))
+  if folder.exists():
+    raise ValueError(f'out={folder} exists already; choose another folder.')
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  prefix = f'.{folder.name}.partial-'
+  stage = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+  try:
+    yield stage
+    stage.chmod(0o755)
+    stage.rename(folder)
+  finally:
+    shutil.rmtree(stage, ignore_errors=True)
+
+
+def write_params(stage: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
+  """Writes the dense parameters."""
+  np.savez(stage / loader.PARAMS, **params)  # type: ignore[arg-type]
+
+
+def seal(stage: pathlib.Path, manifest: dict[str, Any]) -> None:
+  """Adds size and SHA-256 of each file to the manifest, and writes it."""
+  manifest['files'] = {
+    path.relative_to(stage).as_posix(): {
+      'bytes': path.stat().st_size,
+      'sha256': sha256(path),
+    }
+    for path in sorted(stage.rglob('*'))
+    if path.is_file()
+  }
+  text = json.dumps(manifest, indent=2, ensure_ascii=False) + '\n'
+  (stage / loader.MANIFEST).write_text(text, encoding='utf-8')
+
+
+def sha256(path: pathlib.Path) -> str:
+  """SHA-256 of a file, hexadecimal."""
+  with path.open('rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def _write_table(stage, name, table, quantize):
+  """Writes one table; returns what the manifest says of it."""
+  facts: dict[str, Any] = {'rows': len(table), 'dim': table.shape[1]}
+  facts['values'], facts['scale'] = f'tables/{name}.npy', None
+  values = np.ascontiguousarray(table, np.float32)
+  if quantize == 'int8':
+    values, scale = quantize_rows(values)
+    facts['scale'] = f'tables/{name}.scale.npy'
+    np.save(stage / facts['scale'], scale)
+  np.save(stage / facts['values'], values)
+  return facts
+
+
+def _write_vocabulary(stage, name, values, ids):
+  values = np.asarray(values)
+  if values.dtype.kind == 'U':
+    values = np.strings.encode(values, 'utf-8')
+  order = np.argsort(values)
+  files = {
+    'values': f'vocabularies/{name}.values.npy',
+    'ids': f'vocabularies/{name}.ids.npy',
+  }
+  np.save(stage / files['values'], values[order])
+  np.save(stage / files['ids'], np.asarray(ids, np.int32)[order])
+  return files

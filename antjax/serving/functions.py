@@ -1,0 +1,205 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A meta-learned model as pure functions of vectors, ready to be exported.
+
+The tables stay outside: who serves looks rows up, and what is compiled gets
+their vectors. Both functions take a batch of tasks (users).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+import dataclasses
+from typing import Any
+
+import jax
+from jax import export
+import jax.numpy as jnp
+import numpy as np
+
+from antjax.meta import maml, meta_loss
+from antjax.train.state import leaf_names
+
+# Shape suffixes: T = tasks, S = support rows, Q = query rows, K = values of a
+# multi-hot feature, D = embedding width, N = ids of a task.
+
+PyTree = Any
+Rows = Mapping[str, Any]
+# They can be lowered for all of these on any machine.
+PLATFORMS = ('cpu', 'cuda', 'tpu')
+_BUCKET = 'tasks'
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureSpec:
+  """What the exported functions know of a feature.
+
+  Attributes:
+    max_values: values it has in a row, K; 1 is one id a row.
+    embedding_dim: width of its vectors, D.
+  """
+
+  max_values: int
+  embedding_dim: int
+
+
+class _GivenVectors:
+  """Stands for the tables: the vectors were looked up before."""
+
+  def lookup(self, rows: Mapping[str, Any], ids: PyTree) -> PyTree:
+    del ids
+    return rows
+
+
+def serving_functions(
+  model: meta_loss.TaskModel, inner: maml.InnerLoop, params: PyTree
+) -> tuple[dict[str, Callable[..., Any]], dict[str, np.ndarray]]:
+  """The model's functions, and its dense parameters by name.
+
+  Args:
+    model: the model.
+    inner: how a task adapts.
+    params: its parameters, whole, as `Trainer.params` gives them.
+
+  Returns:
+    ({'adapt': f, 'predict': g}, parameters). With `rows` = {'ids': {feature:
+    int32 [T, R] or [T, R, K]}, 'vectors': {feature: float32 [T, R(, K), D]}},
+    `f(parameters, support, query)` gives column -> [T, Q], where `support`
+    holds 'label' and 'mask' [T, S] besides; `g(parameters, query)` does the
+    same without adaptation.
+  """
+  by_path, treedef = jax.tree.flatten_with_path(params)
+  names = leaf_names([path for path, _ in by_path])
+  model = dataclasses.replace(model, tables=_GivenVectors())
+  still = dataclasses.replace(inner, num_steps=0)
+  adapted_fn = meta_loss.predict_fn(model, inner)
+  still_fn = meta_loss.predict_fn(model, still)
+
+  def run(predict_fn, flat, support, query, adapt_rows):
+    ids = {'support': support['ids'], 'query': query['ids']}
+    vectors = {'support': support['vectors'], 'query': query['vectors']}
+    shape = next(iter(query['ids'].values())).shape[:2]
+    episodes: dict[str, Any] = {
+      'support': {'label': support['label'], 'mask': support['mask']},
+      'query': {'label': jnp.zeros(shape), 'mask': jnp.ones(shape)},
+      'task': jnp.zeros(shape[0], jnp.int32),
+      'weight': jnp.ones(shape[0]),
+    }
+    if adapt_rows:
+      ids, vectors, index = _by_task(ids, vectors)
+      episodes |= {n: episodes[n] | {'index': index[n]} for n in index}
+    batch = {'ids': {_BUCKET: ids}, 'episodes': {_BUCKET: episodes}}
+    tree = jax.tree.unflatten(treedef, [flat[name] for name in names])
+    columns = predict_fn(tree, {_BUCKET: vectors}, batch, None)
+    return {
+      name: column.reshape(shape)
+      for name, column in columns.items()
+      if name not in ('label', 'weight', 'group')
+    }
+
+  def adapt(flat, support, query):
+    adapt_rows = any(inner.adapts(f'rows/{name}') for name in query['ids'])
+    return run(adapted_fn, flat, support, query, adapt_rows)
+
+  def predict(flat, query):
+    nobody: dict[str, Any] = {
+      'ids': {name: x[:, :1] for name, x in query['ids'].items()},
+      'vectors': {name: x[:, :1] for name, x in query['vectors'].items()},
+    }
+    first = next(iter(nobody['ids'].values()))
+    zero = jnp.zeros(first.shape[:2])
+    nobody |= {'label': zero, 'mask': zero}
+    return run(still_fn, flat, nobody, query, False)
+
+  leaves = [np.asarray(leaf) for _, leaf in by_path]
+  functions: dict[str, Callable[..., Any]] = {
+    'adapt': adapt,
+    'predict': predict,
+  }
+  return functions, dict(zip(names, leaves, strict=True))
+
+
+def _by_task(ids, vectors):
+  """Lets equal ids of a task share one vector, which the inner loop moves."""
+  rows: dict[str, Any] = {}
+  index: dict[str, Any] = {'support': {}, 'query': {}}
+  for name, support in ids['support'].items():
+    parts = {'support': support, 'query': ids['query'][name]}
+    flat_TN = jnp.concatenate([_flat(x) for x in parts.values()], axis=1)
+    # Each id's vector stands where the task has it first.
+    first_TN = jnp.argmax(flat_TN[:, :, None] == flat_TN[:, None, :], axis=2)
+    first_TN = jnp.where(flat_TN < 0, -1, first_TN).astype(jnp.int32)
+    dim = vectors['support'][name].shape[-1]
+    parts_TND = [
+      vectors[part][name].reshape(flat_TN.shape[0], -1, dim) for part in parts
+    ]
+    rows[name] = jnp.concatenate(parts_TND, axis=1)
+    start = 0
+    for part, x in parts.items():
+      size = _flat(x).shape[1]
+      piece = first_TN[:, start : start + size]
+      index[part][name] = {name: piece.reshape(x.shape)}
+      start += size
+  return {'task_rows': dict.fromkeys(rows)}, {'task_rows': rows}, index
+
+
+def _flat(ids):
+  return ids.reshape(ids.shape[0], -1)
+
+
+def export_functions(
+  functions: Mapping[str, Callable[..., Any]],
+  params: Mapping[str, np.ndarray],
+  features: Mapping[str, FeatureSpec],
+  support_sizes: Sequence[int],
+  platforms: tuple[str, ...] = PLATFORMS,
+) -> dict[str, bytes]:
+  """Lowers the functions to StableHLO for any number of tasks and query rows.
+
+  The number of support rows is fixed, as it decides how a layer adapts.
+
+  Args:
+    functions: from `serving_functions`.
+    params: from there too.
+    features: what the model reads.
+    support_sizes: support rows, padded, of the tasks to come.
+    platforms: where it is to run.
+
+  Returns:
+    'predict' and 'adapt_<size>' -> what `jax.export.deserialize` reads.
+  """
+  t, q = export.symbolic_shape('t, q')
+
+  def struct(shape, dtype=np.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+  def rows(size):
+    ids, vectors = {}, {}
+    for name, spec in features.items():
+      values = (spec.max_values,) if spec.max_values > 1 else ()
+      ids[name] = struct((t, size, *values), np.int32)
+      vectors[name] = struct((t, size, *values, spec.embedding_dim))
+    return {'ids': ids, 'vectors': vectors}
+
+  def lower(function, *arguments):
+    lowered = export.export(jax.jit(function), platforms=platforms)
+    return bytes(lowered(flat, *arguments).serialize())
+
+  flat = {name: struct(x.shape, x.dtype) for name, x in params.items()}
+  with _no_source_lines():
+    lowered = {'predict': lower(functions['predict'], rows(q))}
+    for s in support_sizes:
+      support = rows(s) | {'label': struct((t, s)), 'mask': struct((t, s))}
+      lowered[f'adapt_{s}'] = lower(functions['adapt'], support, rows(q))
+  return lowered
+
+
+@contextlib.contextmanager
+def _no_source_lines() -> Iterator[None]:
+  """Keeps this machine's paths out of what is lowered: equal bytes anywhere."""
+  name = 'jax_traceback_in_locations_limit'
+  before = getattr(jax.config, name)
+  jax.config.update(name, 0)
+  try:
+    yield
+  finally:
+    jax.config.update(name, before)

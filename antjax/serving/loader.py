@@ -1,0 +1,280 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Scores with an exported model; needs numpy, jax and flatbuffers, no more.
+
+This file stands alone: it imports nothing of antjax and may be copied to where
+a model is served. What it reads is described in docs/delivery.md.
+
+  model = Model('model')
+  items = model.ids('item', ['Toy Story (1995)', 'Heat (1995)'])
+  model.adapt_user({'item': items, ...}, [5.0, 2.0], {'item': others, ...})
+"""
+
+from collections.abc import Mapping, Sequence
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+from jax import export
+import numpy as np
+
+MANIFEST = 'manifest.json'
+FORMAT = 'antjax.serving'
+FORMAT_VERSION = 1
+PARAMS = 'params.npz'
+
+# Shape suffixes: T = tasks (users), R = rows, support or query, K = values of a
+# multi-hot feature.
+
+Features = Mapping[str, Any]
+
+
+class Model:
+  """An exported model; its tables stay on disk and are mapped into memory.
+
+  Attributes:
+    manifest: what manifest.json says: features, tables, sizes, step.
+  """
+
+  def __init__(self, folder: str | os.PathLike[str]):
+    """Opens a folder that launch/export_gmeta.py wrote.
+
+    Raises:
+      FileNotFoundError: It holds no model.
+      ValueError: The model is not whole, or of another format.
+    """
+    folder = pathlib.Path(folder)
+    self.manifest = read_manifest(folder)
+    self._functions = {
+      name: jax.jit(export.deserialize((folder / path).read_bytes()).call)
+      for name, path in self.manifest['functions'].items()
+    }
+    with np.load(folder / PARAMS) as arrays:
+      self._params = jax.device_put(dict(arrays))
+    self._tables = {
+      name: Table(folder, table)
+      for name, table in self.manifest['tables'].items()
+    }
+    self._vocabularies = {
+      name: {part: np.load(folder / path) for part, path in files.items()}
+      for name, files in self.manifest['vocabularies'].items()
+    }
+
+  def ids(self, feature: str, values: Any) -> np.ndarray:
+    """Ids int32 of a feature's values (texts or integers); 0 is unknown."""
+    if feature not in self._vocabularies:
+      raise ValueError(
+        f'Model.ids: there is no vocabulary of {feature!r}, only of'
+        f' {sorted(self._vocabularies)}.'
+      )
+    keys, ids = self._vocabularies[feature].values()
+    values = np.asarray(values)
+    if values.dtype.kind == 'U':
+      values = np.strings.encode(values, 'utf-8')
+    at = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
+    return np.where(keys[at] == values, ids[at], 0).astype(np.int32)
+
+  def predict(self, query: Features) -> dict[str, np.ndarray]:
+    """Scores rows of many users, unadapted.
+
+    Args:
+      query: feature -> int ids [T, R], or [T, R, K] if multi-hot; [T] for what
+        is the same in all rows of a user. -1 is padding.
+
+    Returns:
+      Column, such as 'prediction', -> float32 [T, R].
+    """
+    rows, shape = self._rows('query', query)
+    padded = (_power_of_two(shape[0]), _power_of_two(shape[1]))
+    arguments = self._arguments(rows, padded)
+    return _cut(self._functions['predict'](self._params, arguments), shape)
+
+  def adapt_and_predict(
+    self,
+    support: Features,
+    labels: Any,
+    query: Features,
+    mask: Any = None,
+  ) -> dict[str, np.ndarray]:
+    """Adapts the model to each of many users and scores rows of theirs.
+
+    Args:
+      support: as `query` of `predict`: what the users have rated.
+      labels: float [T, S], their ratings.
+      query: what is to be scored.
+      mask: [T, S], 0 for padding of users with fewer ratings; None: no padding.
+
+    Returns:
+      Column -> float32 [T, R] of the query.
+
+    Raises:
+      ValueError: Shapes that do not fit, ids beyond their table, or more
+        support rows than the model was exported for.
+    """
+    rows, shape = self._rows('support', support)
+    labels = np.asarray(labels, np.float32)
+    mask = np.ones(shape) if mask is None else np.asarray(mask)
+    for name, array in (('labels', labels), ('mask', mask)):
+      if array.shape != shape:
+        raise ValueError(
+          f'Model.adapt_and_predict: {name} has shape {array.shape}; the'
+          f' support has {shape} (users, rows).'
+        )
+    sizes = self.manifest['support_sizes']
+    size = next((n for n in sizes if n >= shape[1]), None)
+    if size is None:
+      raise ValueError(
+        f'Model.adapt_and_predict: {shape[1]} support rows; this model takes'
+        f' up to {sizes[-1]}. Choose some, or export it for more.'
+      )
+    query_rows, query_shape = self._rows('query', query)
+    if query_shape[0] != shape[0]:
+      raise ValueError(
+        f'Model.adapt_and_predict: support of {shape[0]} users, query of'
+        f' {query_shape[0]}.'
+      )
+    num_tasks = _power_of_two(shape[0])
+    arguments = self._arguments(rows, (num_tasks, size))
+    arguments |= {
+      'label': _pad(labels, (num_tasks, size), 0),
+      'mask': _pad(mask.astype(np.float32), (num_tasks, size), 0),
+    }
+    num_rows = max(_power_of_two(query_shape[1]), self.manifest['query_size'])
+    queries = self._arguments(query_rows, (num_tasks, num_rows))
+    run = self._functions[f'adapt_{size}']
+    return _cut(run(self._params, arguments, queries), query_shape)
+
+  def adapt_user(
+    self, support: Features, labels: Any, query: Features
+  ) -> dict[str, np.ndarray]:
+    """Adapts to one user: as `adapt_and_predict` without the dim of users.
+
+    Args:
+      support: feature -> ids [S] or [S, K]; a scalar holds for all rows.
+      labels: float [S].
+      query: feature -> ids [R] or [R, K], or a scalar.
+
+    Returns:
+      Column -> float32 [R].
+    """
+    support = {name: np.asarray(x)[None] for name, x in support.items()}
+    query = {name: np.asarray(x)[None] for name, x in query.items()}
+    labels = np.asarray(labels)[None]
+    columns = self.adapt_and_predict(support, labels, query)
+    return {name: column[0] for name, column in columns.items()}
+
+  def _rows(self, what: str, given: Features):
+    """Checks ids; returns them at full shape, and (users, rows)."""
+    features = self.manifest['features']
+    if set(given) != set(features):
+      raise ValueError(
+        f'Model: the {what} has the features {sorted(given)}; needed are'
+        f' {sorted(features)}.'
+      )
+    arrays = {name: np.asarray(given[name]) for name in features}
+    ranks = {n: 2 + (f['max_values'] > 1) for n, f in features.items()}
+    full = [x.shape[:2] for n, x in arrays.items() if x.ndim == ranks[n]]
+    if not full:
+      raise ValueError(
+        f'Model: no feature of the {what} has a dim of rows; needed is [users,'
+        ' rows] at least once.'
+      )
+    rows = {}
+    for name, array in arrays.items():
+      feature = features[name]
+      if array.ndim == ranks[name] - 1:
+        array = np.expand_dims(array, 1)
+      tail = (feature['max_values'],) if ranks[name] == 3 else ()
+      try:
+        rows[name] = np.broadcast_to(array, (*full[0], *tail))
+      except ValueError as error:
+        raise ValueError(
+          f'Model: {name!r} of the {what} has shape'
+          f' {np.shape(given[name])}; needed is {(*full[0], *tail)}.'
+        ) from error
+      if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(
+          f'Model: {name!r} of the {what} is {array.dtype}; ids are integers'
+          ' (see Model.ids).'
+        )
+      if array.max(initial=-1) >= feature['num_ids']:
+        raise ValueError(
+          f'Model: {name!r} of the {what} has id {array.max()}; the model'
+          f' knows {feature["num_ids"]} ids. Give 0 for what it does not know.'
+        )
+    return rows, full[0]
+
+  def _arguments(self, rows, shape):
+    """Ids and their vectors, padded to a shape that is compiled already."""
+    ids, vectors = {}, {}
+    for name, array in rows.items():
+      ids[name] = _pad(array.astype(np.int32), shape, -1)
+      table = self.manifest['features'][name]['table']
+      vectors[name] = self._tables[table].read(ids[name])
+    return {'ids': ids, 'vectors': vectors}
+
+
+class Table:
+  """A table in a model's folder, float32 or int8 with a scale a row."""
+
+  def __init__(
+    self, folder: pathlib.Path, description: Mapping[str, Any]
+  ) -> None:
+    """Maps its files into memory, read-only."""
+    self._values = np.load(folder / description['values'], mmap_mode='r')
+    self._scale: np.ndarray | None = None
+    if description['scale']:
+      self._scale = np.load(folder / description['scale'], mmap_mode='r')
+
+  def read(self, ids: np.ndarray) -> np.ndarray:
+    """Vectors float32 [..., D] of ids; zero where an id is negative."""
+    at = np.maximum(ids, 0)
+    vectors = self._values[at].astype(np.float32, copy=False)
+    if self._scale is not None:
+      vectors *= self._scale[at][..., None]
+    vectors[ids < 0] = 0
+    return vectors
+
+
+def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
+  """Reads a model's manifest.json, and looks whether its files are there."""
+  folder = pathlib.Path(folder)
+  path = folder / MANIFEST
+  if not path.is_file():
+    raise FileNotFoundError(
+      f'{folder} holds no {MANIFEST}; launch/export_gmeta.py writes a model.'
+    )
+  manifest: dict[str, Any] = json.loads(path.read_text(encoding='utf-8'))
+  version = (manifest.get('format'), manifest.get('format_version'))
+  if version != (FORMAT, FORMAT_VERSION):
+    raise ValueError(
+      f'{path} is of format {version[0]} {version[1]}; this code reads {FORMAT}'
+      f' {FORMAT_VERSION}. Export the model with the same release of antjax.'
+    )
+  for name, facts in manifest['files'].items():
+    file = folder / name
+    if not file.is_file() or file.stat().st_size != facts['bytes']:
+      raise ValueError(
+        f'{file} is missing or not of {facts["bytes"]} bytes: the model is not'
+        ' whole; copy it again.'
+      )
+  return manifest
+
+
+def _power_of_two(size: int) -> int:
+  return 1 << max(size - 1, 0).bit_length()
+
+
+def _pad(array: np.ndarray, shape: Sequence[int], value: float) -> np.ndarray:
+  widths = [(0, n - have) for n, have in zip(shape, array.shape)]
+  widths += [(0, 0)] * (array.ndim - len(widths))
+  return np.pad(array, widths, constant_values=value)
+
+
+def _cut(columns: Mapping[str, Any], shape: Sequence[int]):
+  return {
+    name: np.asarray(column)[: shape[0], : shape[1]]
+    for name, column in columns.items()
+  }

@@ -1,0 +1,138 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A small recommender, batches for it, and the trainer's own predictions."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from antjax.mesh.mesh import make_mesh
+from antjax.meta import episodes, meta_io, meta_loss
+from antjax.meta import recommender as recommender_lib
+from antjax.serving import recommender as serving
+from antjax.train import predict
+
+FEATURES = {
+  'gender': {'num_ids': 3, 'max_values': 1},
+  'item': {'num_ids': 40, 'max_values': 1},
+  'genres': {'num_ids': 9, 'max_values': 3},
+}
+SUPPORT_SIZES = (4, 8)
+QUERY_SIZE = 4
+TITLES = np.array([f'Amélie {i}' for i in range(1, 40)])
+
+
+class Case:
+  """A recommender and its state."""
+
+  def __init__(
+    self, kind='dlrm', adapt='decision', num_items=40, seed=0, num_devices=1
+  ):
+    features = FEATURES | {'item': {'num_ids': num_items, 'max_values': 1}}
+    config = recommender_lib.ModelConfig(
+      kind=kind,
+      embedding_dim=8,
+      widths=(16,),
+      embedding_dims=('gender=4',) if kind == 'dlrm' else (),
+      table_level='global',
+    )
+    mesh = make_mesh(intra=num_devices, devices=jax.devices()[:num_devices])
+    self.recommender = recommender_lib.build(features, config, mesh)
+    self.inner = recommender_lib.InnerConfig(adapt=adapt, num_steps=2).loop()
+    self.adapt = adapt
+    self.trainer = self.recommender.trainer(
+      meta_loss.meta_loss_fn(self.recommender.task_model, self.inner),
+      recommender_lib.OptimizerConfig().build(10),
+      min_shard_size=64,
+    )
+    state = self.trainer.init(
+      self.recommender.init_params(self.inner), seed=seed
+    )
+    # As if trained: rows are told apart.
+    self.state = dataclasses.replace(
+      state, tables=jax.tree.map(lambda x: 10 * x, state.tables)
+    )
+
+  def batches(self, num_tasks=8, seed=0, first_item=0):
+    rng = np.random.default_rng(seed)
+    num_items = self.recommender.tables.specs['item'].num_embeddings
+
+    def record(task):
+      n = int(rng.integers(QUERY_SIZE + 2, QUERY_SIZE + 9))
+      genres = rng.integers(0, 9, (n, 3))
+      genres[:, 1:][rng.random((n, 2)) < 0.5] = -1
+      return {
+        'task': task,
+        'num_query': QUERY_SIZE,
+        'gender': int(rng.integers(0, 3)),
+        'item': rng.integers(first_item, num_items, n),
+        'genres': genres,
+        'rating': rng.integers(1, 6, n).astype(np.float32),
+      }
+
+    config = episodes.EpisodeConfig(
+      buckets=tuple(episodes.Bucket(s, 4) for s in SUPPORT_SIZES),
+      features=self.recommender.features,
+      query_size=QUERY_SIZE,
+      min_support=1,
+    )
+    records = [record(task) for task in range(num_tasks)]
+    for batch in meta_io.iter_episode_batches(records, config):
+      yield episodes.with_task_rows(batch) if self.adapt == 'all' else batch
+
+  def predictions(self, batches, inner=None):
+    """The trainer's: one dict of columns a batch, [tasks * rows]."""
+    fn = predict.make_predict(
+      self.trainer.layout,
+      meta_loss.predict_fn(self.recommender.task_model, inner or self.inner),
+      self.recommender.tables,
+    )
+    return [
+      jax.tree.map(np.asarray, fn(self.state, self.trainer.step_inputs(b))[0])
+      for b in batches
+    ]
+
+  def exported(self, **info):
+    return serving.exported(
+      self.recommender,
+      self.inner,
+      self.trainer.params(self.state),
+      serving.table_rows(self.recommender.tables, self.state.tables),
+      vocabularies={'item': (TITLES, np.arange(1, 40))},
+      support_sizes=SUPPORT_SIZES,
+      query_size=QUERY_SIZE,
+      info=info,
+    )
+
+
+def loader_inputs(case, seed=0):
+  """What a loader is to be asked, for each bucket, and the trainer's answer."""
+  raw = Case.batches  # Ids as they were before with_task_rows.
+  adapt, case.adapt = case.adapt, 'none'
+  batches = list(raw(case, seed=seed))
+  case.adapt = adapt
+  columns = case.predictions(case.batches(seed=seed))
+  asked = []
+  for batch, column in zip(batches, columns, strict=True):
+    start = 0
+    for bucket, parts in batch['ids'].items():
+      episode = batch['episodes'][bucket]
+      tasks, rows = episode['query']['label'].shape
+      stop = start + tasks * rows
+      asked.append(
+        {
+          'support': parts['support'],
+          'labels': episode['support']['label'],
+          'mask': episode['support']['mask'],
+          'query': parts['query'],
+          'shown': column['weight'][start:stop].reshape(tasks, rows) > 0,
+          'expected': {
+            name: x[start:stop].reshape(tasks, rows)
+            for name, x in column.items()
+            if name in ('prediction', 'median')
+          },
+        }
+      )
+      start = stop
+  return asked
