@@ -8,6 +8,7 @@ batch needs one exchange for all of them. Row `id` of a table belongs to owner
 `offset + id // W`.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import math
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 from antjax.embedding import exchange
 from antjax.embedding.optimizer import RowOptimizer, RowWiseAdagrad
-from antjax.mesh.mesh import GLOBAL_AXES, INTRA
+from antjax.mesh.mesh import GLOBAL_AXES, INTER, INTRA
 from antjax.mesh.paro import Level
 
 # Below this a dense copy on every device is as fast as an exchange.
@@ -129,6 +130,33 @@ class Stack:
       max(1, min(capacity, num_unique, self.rows_per_device)),
       payload_dtype,
     )
+
+
+def make_stacks(specs: Sequence[TableSpec], mesh: Mesh) -> dict[str, Stack]:
+  """Stacks tables of one width, level and optimizer; stack name -> stack.
+
+  Raises:
+    ValueError: A stack of more rows than an int32 can number.
+  """
+  groups: dict[Any, list[TableSpec]] = {}
+  for spec in specs:
+    key = (spec.embedding_dim, spec.resolved_level(), spec.optimizer)
+    groups.setdefault(key, []).append(spec)
+  stacks: dict[str, Stack] = {}
+  for (dim, level, _), members in groups.items():
+    name = f'{level.name.lower()}_{dim}'
+    if name in stacks:
+      name += f'_{members[0].name}'
+    pieces = level.num_pieces(mesh.shape[INTER], mesh.shape[INTRA])
+    stack = Stack(name, tuple(members), level, pieces)
+    if stack.num_positions >= 2**31:
+      raise ValueError(
+        f'EmbeddingTables: stack {name} has {stack.num_positions} rows; '
+        'positions are int32, so at most 2^31 - 1 fit. Use several widths '
+        'or optimizers to split it.'
+      )
+    stacks[name] = stack
+  return stacks
 
 
 def new_rows(spec: TableSpec, key: jax.Array, ids: jax.Array) -> jax.Array:

@@ -16,7 +16,13 @@ import numpy as np
 from antjax.embedding import exchange, reset
 from antjax.embedding import routing as routing_lib
 from antjax.embedding.feature import Feature
-from antjax.embedding.layout import init_rows, reorder, Stack, TableSpec
+from antjax.embedding.layout import (
+  init_rows,
+  make_stacks,
+  reorder,
+  Stack,
+  TableSpec,
+)
 from antjax.embedding.optimizer import apply_to_rows, apply_to_table
 from antjax.mesh.mesh import check_mesh, INTER, INTRA
 from antjax.mesh.paro import Level
@@ -80,24 +86,7 @@ class EmbeddingTables:
     self._max_unique = max_unique
     self._factor = capacity_factor
     self._payload_dtype = payload_dtype
-    groups: dict[Any, list[TableSpec]] = {}
-    for spec in specs:
-      key = (spec.embedding_dim, spec.resolved_level(), spec.optimizer)
-      groups.setdefault(key, []).append(spec)
-    self._stacks: dict[str, Stack] = {}
-    for (dim, level, _), members in groups.items():
-      name = f'{level.name.lower()}_{dim}'
-      if name in self._stacks:
-        name += f'_{members[0].name}'
-      pieces = level.num_pieces(mesh.shape[INTER], mesh.shape[INTRA])
-      stack = Stack(name, tuple(members), level, pieces)
-      if stack.num_positions >= 2**31:
-        raise ValueError(
-          f'EmbeddingTables: stack {name} has {stack.num_positions} rows; '
-          'positions are int32, so at most 2^31 - 1 fit. Use several widths '
-          'or optimizers to split it.'
-        )
-      self._stacks[name] = stack
+    self._stacks = make_stacks(specs, mesh)
     self._stack_of = {
       spec.name: stack
       for stack in self._stacks.values()

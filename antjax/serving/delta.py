@@ -64,7 +64,7 @@ def write(
       is_moved = not np.array_equal(source, np.arange(len(source)))
       if is_moved:
         parts['source'] = source
-      np.savez(stage / _path(name), **parts)  # type: ignore[arg-type]
+      np.savez(stage / _path(name), **parts)
       description['tables'][name] = {
         'rows': table['rows'],
         'changed': changed,
