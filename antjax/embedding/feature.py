@@ -33,7 +33,7 @@ class Feature:
     """
     self.name = name
     self.tables = (tables,) if isinstance(tables, str) else tuple(tables)
-    self._has_columns = not isinstance(tables, str)
+    self.has_columns = not isinstance(tables, str)
     for table in self.tables:
       if table not in specs:
         raise ValueError(
@@ -63,7 +63,7 @@ class Feature:
     where = f"batch['ids'][...][{self.name!r}] has"
     if not np.issubdtype(ids.dtype, np.integer):
       raise ValueError(f'{where} dtype {ids.dtype}; ids must be integers.')
-    if not self._has_columns:
+    if not self.has_columns:
       columns = ids.reshape(-1, 1)
     elif ids.ndim > 1 and ids.shape[-1] == len(self.tables):
       columns = ids.reshape(-1, len(self.tables))

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import dataclasses
 import json
 import os
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -201,16 +201,31 @@ class Vocabulary:
     distinct, position, count = np.unique(
       keys[shown], return_inverse=True, return_counts=True
     )
-    rows = self._slots.index.find(distinct)
-    is_known = rows >= 0
-    known = rows[is_known]
-    self._slots.count[known] += count[is_known]
-    self._slots.last_seen[known] = step
-    reset = self._admit(distinct[~is_known], count[~is_known], step)
+    reset = self.count(distinct, count, step)
     ids = np.full(keys.shape, -1, np.int32)
     rows = np.maximum(self._slots.index.find(distinct), UNKNOWN)
     ids[shown] = rows[position]
     return Update(ids, reset)
+
+  def count(
+    self, keys: np.ndarray, counts: np.ndarray, step: int
+  ) -> np.ndarray:
+    """Counts keys, gives and takes slots.
+
+    Args:
+      keys: int64 [n], distinct, as `to_keys` gives.
+      counts: int64 [n], how often each was seen.
+      step: See `update`.
+
+    Returns:
+      Ids to reset; see `Update`.
+    """
+    rows = self._slots.index.find(keys)
+    is_known = rows >= 0
+    known = rows[is_known]
+    self._slots.count[known] += counts[is_known]
+    self._slots.last_seen[known] = step
+    return self._admit(keys[~is_known], counts[~is_known], step)
 
   def _admit(self, keys, count, step):
     """Gives slots to those of the distinct unknown keys that deserve one."""
@@ -288,8 +303,12 @@ class Vocabulary:
     """Writes the state as an .npz file, which appears only when whole."""
     temporary = f'{os.fspath(path)}.new'
     with open(temporary, 'wb') as file:
-      np.savez(file, **self.state())  # type: ignore[arg-type]
+      self.write(file)
     os.replace(temporary, path)
+
+  def write(self, file: BinaryIO, **more: Any) -> None:
+    """Writes the state to an open file, with other arrays if wished."""
+    np.savez(file, **self.state(), **more)  # type: ignore[arg-type]
 
   @classmethod
   def load(cls, path: str | os.PathLike[str]) -> 'Vocabulary':

@@ -4,7 +4,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 import json
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import jax
 from jax.experimental import multihost_utils
@@ -17,6 +17,9 @@ from antjax.mesh.paro import ELASTIC_CODES, PaRO
 from antjax.train.state import PyTree, SparseTables
 from antjax.train.step import StepInput
 
+if TYPE_CHECKING:
+  from antjax.train.keys import Keys
+
 
 class BatchPlacer:
   """Puts a process's batches on the devices of a mesh."""
@@ -27,12 +30,16 @@ class BatchPlacer:
     paro: PaRO,
     tables: SparseTables | None,
     num_micro_batches: int,
+    keys: 'Keys | None' = None,
   ):
     self._mesh = mesh
     self._paro = paro
     self._tables = tables
     self._num_micro_batches = num_micro_batches
     self._num_local = len(mesh.local_devices)
+    self._keys = keys
+    # Rows that the last batch placed wants new, by table.
+    self.reset: dict[str, np.ndarray] = {}
     self._is_elastic = False  # Until counts are given; then for good.
 
   def place(
@@ -44,6 +51,7 @@ class BatchPlacer:
     is_stopping: bool = False,
     num_examples: float = 0,
     num_parts: int | None = None,
+    is_training: bool = True,
   ) -> StepInput:
     """Checks a local batch, routes its ids, and forms global arrays.
 
@@ -55,6 +63,7 @@ class BatchPlacer:
       num_examples: Examples in the batch, for throughput.
       num_parts: Micro-batches that the batch is split into; the Trainer's by
         default.
+      is_training: False looks keys up without counting them.
 
     Raises:
       ValueError: A batch or counts that do not fit.
@@ -66,10 +75,14 @@ class BatchPlacer:
     if self._tables is not None:
       check_has_ids(batch)
       ids = batch['ids']
+      if self._keys is not None:
+        ids = self._keys.read(ids)
       if not is_valid or local_counts is not None:
         # What is left out is not even touched: a lazy optimizer would move it.
         none = np.zeros((self._num_local,), np.int32)
         ids = _leave_out(ids, local_counts if is_valid else none, parts)
+      if self._keys is not None:
+        ids, self.reset = self._keys.ids(ids, is_training=is_training)
       ids, routing = self._tables.prepare(ids, self._num_local)
       batch = batch | {'ids': ids}
     once = np.zeros((self._num_local,), np.float32)
@@ -325,15 +338,16 @@ def local_flat(x: jax.Array) -> np.ndarray:
 
 def gather_json(value: Any) -> list[Any]:
   """Every process's JSON value, in the order of processes."""
-  text = json.dumps(value)
+  return [json.loads(x) for x in gather_bytes(json.dumps(value).encode())]
+
+
+def gather_bytes(data: bytes) -> list[bytes]:
+  """Every process's bytes, in the order of processes; a collective call."""
   if jax.process_count() == 1:
-    return [json.loads(text)]
-  data = np.frombuffer(text.encode(), np.uint8)
-  sizes = multihost_utils.process_allgather(np.int32(data.size))
+    return [data]
+  mine = np.frombuffer(data, np.uint8)
+  sizes = multihost_utils.process_allgather(np.int32(mine.size))
   padded = np.zeros(int(sizes.max()), np.uint8)
-  padded[: data.size] = data
+  padded[: mine.size] = mine
   every = multihost_utils.process_allgather(padded)
-  return [
-    json.loads(row[:size].tobytes())
-    for row, size in zip(every, sizes, strict=True)
-  ]
+  return [row[:size].tobytes() for row, size in zip(every, sizes, strict=True)]

@@ -14,6 +14,7 @@ from typing import Any
 
 from absl import logging
 import jax
+import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
@@ -170,6 +171,7 @@ class Checkpointer:
     input_state: Any = None,
     config: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
+    keys: Mapping[str, np.ndarray] | None = None,
   ) -> list[Any]:
     """Starts a write and returns once the state may change again.
 
@@ -181,6 +183,7 @@ class Checkpointer:
       input_state: This process's input position, JSON-able; None without one.
       config: The run's configuration, JSON-able.
       metrics: For `best_metric`.
+      keys: Vocabularies (`Keys.state`), the same on all processes.
 
     Returns:
       The input positions of all processes.
@@ -195,12 +198,17 @@ class Checkpointer:
       'input_states': input_states,
       'config': dict(config or {}),
     }
+    if keys:
+      meta['keys'] = sorted(keys)
+    items: dict[str, Any] = {
+      'state': ocp.args.PyTreeSave(self._canonical.of(state)),
+      'meta': ocp.args.JsonSave(meta),
+    }
+    if keys:
+      items['keys'] = ocp.args.PyTreeSave(dict(keys))
     self._manager.save(
       step,
-      args=ocp.args.Composite(
-        state=ocp.args.PyTreeSave(self._canonical.of(state)),
-        meta=ocp.args.JsonSave(meta),
-      ),
+      args=ocp.args.Composite(**items),
       metrics=None if metrics is None else dict(metrics),
     )
     return input_states
@@ -245,6 +253,12 @@ class Checkpointer:
       meta['mesh'],
     )
     return self._canonical.state(canonical), meta['input_states']
+
+  def restore_keys(self, step: int) -> dict[str, np.ndarray]:
+    """The vocabularies of a checkpoint; none where it was saved without."""
+    if 'keys' not in self._read(step, 'meta', ocp.args.JsonRestore()):
+      return {}
+    return self._read(step, 'keys', ocp.args.PyTreeRestore())
 
   def _read(self, step: int, item: str, args: Any) -> Any:
     """Reads a part of a step; says what to do where it cannot be read."""

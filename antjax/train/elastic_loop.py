@@ -70,6 +70,11 @@ def fit(
       'Trainer(row_staleness=1).fit(elastic=...): which rows the next step'
       ' needs is not known before it begins; use row_staleness=0.'
     )
+  if trainer.keys is not None:
+    raise ValueError(
+      'Trainer(vocabularies=...).fit(elastic=...): not supported; turn keys'
+      ' into ids before the job, or train without agents.'
+    )
   trainer.elastic_step()  # Says at once what cannot be.
   iterator = iter(batches)
   with loop.opened(trainer, state, iterator, options) as (saver, state):

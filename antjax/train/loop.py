@@ -13,6 +13,7 @@ import jax
 
 from antjax.train.batches import Feed, get_position, set_position
 from antjax.train.checkpoint import Checkpointer
+from antjax.train.keys import Keys
 from antjax.train.rows_ahead import RowsAhead
 from antjax.train.state import PyTree, TrainState
 from antjax.train.step import StepInput
@@ -82,6 +83,9 @@ def opened(
     if (step := saver.newest()) is not None:
       state, positions = saver.restore(step)
       set_position(iterator, positions, options.merge_input_states)
+      # A Trainer without vocabularies refuses a checkpoint with some.
+      keys = trainer.keys or Keys({}, {}, {})
+      keys.set_state(saver.restore_keys(step))
     yield saver, state
 
 
@@ -164,6 +168,7 @@ def fit(
           input_state=position,
           config=options.config,
           metrics=metrics,
+          keys=None if trainer.keys is None else trainer.keys.state(),
         )
 
     def place(number: int) -> StepInput | None:
@@ -199,6 +204,7 @@ def fit(
         break
       ahead = None
       if rows_ahead is None:
+        state = trainer.with_new_rows(state)
         state, on_device = trainer.compiled_step()(state, inputs)
       else:
         if rows is None:

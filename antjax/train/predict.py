@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What reads a training state: predictions, and the parameters themselves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -13,8 +13,10 @@ from jax.sharding import PartitionSpec as P
 from antjax.collectives import transition
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.mesh.paro import Level
+from antjax.train.batches import BatchPlacer, Feed, local_flat
 from antjax.train.gradient import device_key
 from antjax.train.leaves import open_leaves
+from antjax.train.metrics import merge_across_processes, Metric
 from antjax.train.state import Layout, PyTree, SparseTables, TrainState
 from antjax.train.step import StepInput
 
@@ -85,3 +87,43 @@ def whole_params(layout: Layout, state: TrainState) -> PyTree:
     out_specs=P(),
   )
   return jax.tree.unflatten(layout.treedef, jax.jit(gather)(leaves))
+
+
+def evaluate(
+  predict: Callable[[TrainState, StepInput], tuple[PyTree, jax.Array]],
+  placer: BatchPlacer,
+  state: TrainState,
+  batches: Iterable[PyTree],
+  metrics: Mapping[str, Metric],
+) -> dict[str, float]:
+  """See `Trainer.evaluate`; `predict` is from `make_predict`."""
+  feed, metrics = Feed(iter(batches)), dict(metrics)
+  has_data = feed.open()
+
+  def consume(outputs: Any, num_valid: jax.Array, is_mine: bool) -> bool:
+    if is_mine:
+      arrays = {k: local_flat(x) for k, x in outputs.items()}
+      for metric in metrics.values():
+        metric.update(**arrays)
+    return float(num_valid) > 0
+
+  pending: tuple[Any, Any, bool] | None = None
+  while has_data:
+    batch = feed.next()
+    if batch is None and jax.process_count() == 1:
+      break
+    inputs = placer.place(
+      feed.filler() if batch is None else batch,
+      is_valid=batch is not None,
+      num_parts=1,
+      is_training=False,
+    )
+    older = pending
+    pending = (*predict(state, inputs), batch is not None)
+    if older is not None and not consume(*older):
+      pending = None
+      break
+  if pending is not None:
+    consume(*pending)
+  merged = merge_across_processes(metrics)
+  return {name: metric.compute() for name, metric in merged.items()}

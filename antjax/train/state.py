@@ -48,6 +48,8 @@ class TrainState:
 class SparseTables(Protocol):
   """What a step needs of embedding tables; see `antjax.embedding`."""
 
+  @property
+  def features(self) -> Mapping[str, Any]: ...
   def init(self, key: jax.Array) -> PyTree: ...
   def reset_rows(
     self, state: PyTree, ids: Mapping[str, np.ndarray], key: jax.Array

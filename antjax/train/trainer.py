@@ -11,26 +11,25 @@ from jax.sharding import Mesh
 import optax
 
 from antjax.collectives.choose import Collectives, for_mesh
+from antjax.embedding.vocabulary import Vocabulary
 from antjax.mesh.mesh import check_mesh
 from antjax.mesh.paro import PaRO
 from antjax.train import elastic_loop, loop
 from antjax.train import loss_scale as loss_scale_lib
 from antjax.train import predict as predict_lib
 from antjax.train import step as step_lib
-from antjax.train.batches import (
-  BatchPlacer,
-  Feed,
-  local_flat,
-)
+from antjax.train.batches import BatchPlacer
 from antjax.train.elastic import ElasticControl
 from antjax.train.elastic_step import ElasticStep
 from antjax.train.gradient import StepSpec
+from antjax.train.keys import Keys
 from antjax.train.loop import Metrics
-from antjax.train.metrics import merge_across_processes, Metric
+from antjax.train.metrics import Metric
 from antjax.train.state import (
   Layout,
   new_state,
   PyTree,
+  reset_rows,
   SparseTables,
   state_shardings,
   TrainState,
@@ -63,6 +62,7 @@ class Trainer:
     remat_policy: Callable[..., bool] | bool = False,
     min_shard_size: int = 1024,
     row_staleness: Literal[0, 1] = 0,
+    vocabularies: Mapping[str, Vocabulary] | None = None,
   ):
     """Describes a training job; nothing is compiled or allocated yet.
 
@@ -96,6 +96,10 @@ class Trainer:
       min_shard_size: Leaves with fewer elements stay whole everywhere.
       row_staleness: 1 lets `fit` bring the next step's rows while this one
         computes: they lack its updates, but not after a save or evaluation.
+      vocabularies: Table name -> vocabulary: features of these tables hold keys
+        (integers or texts) instead of ids. A step admits the keys of all
+        processes and makes rows new that have changed hands; checkpoints hold
+        the vocabularies. They change: read them at `Trainer.vocabularies`.
 
     Raises:
       ValueError: A mesh of other axes, or an invalid code or count.
@@ -108,6 +112,11 @@ class Trainer:
     if row_staleness not in (0, 1) or (row_staleness and tables is None):
       raise ValueError(
         f'Trainer(row_staleness={row_staleness}): use 0, or 1 with tables.'
+      )
+    if vocabularies and (tables is None or row_staleness):
+      raise ValueError(
+        'Trainer(vocabularies=...): needs tables, and row_staleness=0, as the'
+        ' rows of a key are not known before its step.'
       )
     self.mesh = mesh
     self.paro = PaRO.from_code(paro)
@@ -140,7 +149,14 @@ class Trainer:
     self._step: Callable[..., Any] | None = None
     self._elastic_step: ElasticStep | None = None
     self._predict: dict[Any, Callable[..., Any]] = {}
-    self.placer = BatchPlacer(mesh, self.paro, tables, num_micro_batches)
+    self.keys: Keys | None = None
+    if vocabularies and tables is not None:
+      shapes = tables.canonical_shapes()
+      num_rows = {name: x['table'].shape[0] for name, x in shapes.items()}
+      self.keys = Keys(vocabularies, tables.features, num_rows)
+    self.placer = BatchPlacer(
+      mesh, self.paro, tables, num_micro_batches, self.keys
+    )
 
   # State.
 
@@ -187,6 +203,11 @@ class Trainer:
     """The user's tree, whole on every device; trained leaves as masters."""
     return predict_lib.whole_params(self.layout, state)
 
+  @property
+  def vocabularies(self) -> dict[str, Vocabulary]:
+    """Table name -> its vocabulary as it is now."""
+    return {} if self.keys is None else self.keys.vocabularies
+
   def bytes_per_device(self) -> dict[str, int]:
     """Bytes of state on each device, by part; tables by stack."""
     parts = self.layout.bytes_per_device(self.optimizer)
@@ -222,7 +243,14 @@ class Trainer:
         needs all groups in step inside the micro-batch loop.
     """
     inputs = self.placer.place(batch, counts=num_micro_batches)
-    return self.compiled_step()(state, inputs)
+    return self.compiled_step()(self.with_new_rows(state), inputs)
+
+  def with_new_rows(self, state: TrainState) -> TrainState:
+    """The state with the rows made new that the last batch placed asks for."""
+    reset, self.placer.reset = self.placer.reset, {}
+    if self.tables is None or not reset:
+      return state
+    return reset_rows(self.tables, state, reset)
 
   def compiled_step(self) -> Callable[..., Any]:
     """The jitted step: `(state, StepInput) -> (state, metrics)`."""
@@ -368,33 +396,6 @@ class Trainer:
       self._predict[predict_fn] = predict_lib.make_predict(
         self.layout, predict_fn, self.tables
       )
-    predict = self._predict[predict_fn]
-    feed, metrics = Feed(iter(batches)), dict(metrics)
-    has_data = feed.open()
-
-    def consume(outputs: Any, num_valid: jax.Array, is_mine: bool) -> bool:
-      if is_mine:
-        arrays = {k: local_flat(x) for k, x in outputs.items()}
-        for metric in metrics.values():
-          metric.update(**arrays)
-      return float(num_valid) > 0
-
-    pending: tuple[Any, Any, bool] | None = None
-    while has_data:
-      batch = feed.next()
-      if batch is None and jax.process_count() == 1:
-        break
-      inputs = self.placer.place(
-        feed.filler() if batch is None else batch,
-        is_valid=batch is not None,
-        num_parts=1,
-      )
-      older = pending
-      pending = (*predict(state, inputs), batch is not None)
-      if older is not None and not consume(*older):
-        pending = None
-        break
-    if pending is not None:
-      consume(*pending)
-    merged = merge_across_processes(metrics)
-    return {name: metric.compute() for name, metric in merged.items()}
+    return predict_lib.evaluate(
+      self._predict[predict_fn], self.placer, state, batches, metrics
+    )

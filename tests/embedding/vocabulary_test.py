@@ -190,7 +190,7 @@ def test_mix_is_splitmix64():
 def test_a_text_key_is_fnv_1a():
   # FNV-1a of 'foobar' is 0x85944171f73967e8 (Fowler, Noll and Vo).
   expected = key_index.mix(np.array([0x85944171F73967E8], np.uint64))
-  assert key_index.to_keys(np.array(['foobar'])).view(np.uint64) == expected
+  assert key_index.to_keys(np.array(['foobar'])) == expected >> np.uint64(1)
 
 
 def test_hash_ids_is_the_same_in_another_process():
@@ -207,7 +207,7 @@ def test_hash_ids_is_the_same_in_another_process():
   assert done.stdout.strip() == PINNED, done.stderr
 
 
-PINNED = '[413, 179] [699, 297, 116]'
+PINNED = '[552, 607] [699, 297, 116]'
 
 
 def test_hash_ids_spreads():

@@ -1,0 +1,193 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Keys in the batches of a job: vocabularies that all its processes share.
+
+Each step the distinct keys of all processes are counted together, so that every
+process makes the same update and has the same vocabularies. On one process
+nothing is sent; on several it takes two small all-gathers of the hosts.
+"""
+
+from collections.abc import Mapping
+import io
+from typing import Any
+
+import jax
+import numpy as np
+
+from antjax.embedding.feature import Feature
+from antjax.embedding.key_index import to_keys
+from antjax.embedding.vocabulary import Vocabulary
+from antjax.train.batches import gather_bytes
+
+PyTree = Any
+# Distinct keys of a table, rising, and how often each was seen.
+Counts = tuple[np.ndarray, np.ndarray]
+
+
+class Keys:
+  """Turns keys into ids, and says which rows have changed hands."""
+
+  def __init__(
+    self,
+    vocabularies: Mapping[str, Vocabulary],
+    features: Mapping[str, Feature],
+    num_rows: Mapping[str, int],
+  ):
+    """Checks that they go together.
+
+    Args:
+      vocabularies: Table name -> its vocabulary.
+      features: Feature name -> feature, of all tables.
+      num_rows: Table name -> rows, of all tables.
+
+    Raises:
+      ValueError: An unknown table, or one of another size.
+    """
+    for table, vocabulary in vocabularies.items():
+      if num_rows.get(table) != vocabulary.config.num_ids:
+        raise ValueError(
+          f'Trainer(vocabularies=...): the vocabulary of {table!r} has'
+          f' num_ids={vocabulary.config.num_ids}; the rows of the tables are'
+          f' {dict(num_rows)}.'
+        )
+    self.vocabularies = dict(vocabularies)
+    self._features = features
+    self._num_updates = 0
+
+  def read(self, ids: PyTree) -> PyTree:
+    """Integers or texts as keys: int64, negative for padding.
+
+    Args:
+      ids: batch['ids']: nested dict whose innermost keys are feature names. A
+        negative integer or an empty text is padding. Features of tables without
+        a vocabulary hold ids and stay as they are.
+    """
+
+    def one(path, x):
+      x = np.asarray(x)
+      if not self._columns(path):
+        return x
+      is_text = not np.issubdtype(x.dtype, np.integer)
+      is_padding = np.strings.str_len(x) == 0 if is_text else x < 0
+      return np.where(is_padding, -1, to_keys(x))
+
+    return jax.tree.map_with_path(one, ids)
+
+  def ids(
+    self, keys: PyTree, *, is_training: bool
+  ) -> tuple[PyTree, dict[str, np.ndarray]]:
+    """Looks keys up; in training counts and admits them first, collectively.
+
+    Args:
+      keys: From `read`; what is left out is negative.
+      is_training: False changes nothing.
+
+    Returns:
+      (ids, int32 with -1 for padding; table -> rows that have changed hands and
+      are to be made new before the ids are used).
+    """
+    by_path, treedef = jax.tree.flatten_with_path(keys)
+    leaves = [x for _, x in by_path]
+    places: dict[str, list[tuple[int, Any]]] = {}
+    for i, (path, _) in enumerate(by_path):
+      for table, column in self._columns(path):
+        places.setdefault(table, []).append((i, column))
+    found, counts = {}, {}
+    for table, where in places.items():
+      flat = np.concatenate([leaves[i][column].ravel() for i, column in where])
+      distinct, position, count = np.unique(
+        flat, return_inverse=True, return_counts=True
+      )
+      first = np.searchsorted(distinct, 0)  # Before it is padding.
+      found[table] = distinct[first:], position - first
+      counts[table] = distinct[first:], count[first:]
+    reset = self._count(counts) if is_training else {}
+    for i in {i for where in places.values() for i, _ in where}:
+      leaves[i] = leaves[i].astype(np.int32)  # Other columns hold ids.
+    for table, where in places.items():
+      distinct, position = found[table]
+      # Its last row stands for padding, whose position is negative.
+      rows = np.append(self.vocabularies[table].lookup(distinct), np.int32(-1))
+      flat = rows[np.maximum(position, -1)]
+      for i, column in where:
+        shape = leaves[i][column].shape
+        part, flat = np.split(flat, [int(np.prod(shape))])
+        leaves[i][column] = part.reshape(shape)
+    return jax.tree.unflatten(treedef, leaves), reset
+
+  def _columns(self, path) -> list[tuple[str, Any]]:
+    """(table, index into the leaf) of what a leaf looks up by key."""
+    feature = self._features.get(getattr(path[-1], 'key', ''))
+    if feature is None:
+      return []  # `prepare` says what is wrong.
+    return [
+      (table, (..., j) if feature.has_columns else ...)
+      for j, table in enumerate(feature.tables)
+      if table in self.vocabularies
+    ]
+
+  def _count(self, counts: dict[str, Counts]) -> dict[str, np.ndarray]:
+    self._num_updates += 1
+    reset = {
+      table: self.vocabularies[table].count(*both, self._num_updates)
+      for table, both in _of_all_processes(counts).items()
+    }
+    return {table: rows for table, rows in reset.items() if len(rows)}
+
+  # In checkpoints: one array of bytes a table.
+
+  def state(self) -> dict[str, np.ndarray]:
+    """Table name -> its vocabulary as bytes, uint8."""
+    saved = {}
+    for table, vocabulary in self.vocabularies.items():
+      file = io.BytesIO()
+      vocabulary.write(file, num_updates=self._num_updates)
+      saved[table] = np.frombuffer(file.getvalue(), np.uint8)
+    return saved
+
+  def set_state(self, saved: Mapping[str, np.ndarray]) -> None:
+    """Takes what `state` gave.
+
+    Raises:
+      ValueError: It is of other tables, or of vocabularies of another kind.
+    """
+    if set(saved) != set(self.vocabularies):
+      raise ValueError(
+        f'Trainer.fit: the checkpoint has vocabularies of {sorted(saved)}, this'
+        f' Trainer of {sorted(self.vocabularies)}: rows would be taken for'
+        ' others. Pass the same tables in Trainer(vocabularies=...).'
+      )
+    for table, data in saved.items():
+      with np.load(io.BytesIO(np.asarray(data).tobytes())) as arrays:
+        vocabulary = Vocabulary.from_state(arrays)
+        num_updates = int(arrays['num_updates'])
+      mine = self.vocabularies[table].config
+      if vocabulary.config != mine:
+        raise ValueError(
+          f'Trainer.fit: the vocabulary of {table!r} in the checkpoint is'
+          f' {vocabulary.config}, that of this Trainer {mine}.'
+        )
+      self.vocabularies[table] = vocabulary
+      self._num_updates = num_updates
+
+
+def _of_all_processes(counts: dict[str, Counts]) -> dict[str, Counts]:
+  """Sums the counts of all processes; a collective call."""
+  if jax.process_count() == 1:
+    return counts
+  sizes = np.array([len(keys) for keys, _ in counts.values()], np.int64)
+  mine = [x for both in counts.values() for x in both]
+  parts: dict[str, list[Counts]] = {table: [] for table in counts}
+  for data in gather_bytes(np.concatenate([sizes, *mine]).tobytes()):
+    numbers = np.frombuffer(data, np.int64)
+    sizes, numbers = np.split(numbers, [len(counts)])
+    ends = np.cumsum(np.repeat(sizes, 2))
+    arrays = np.split(numbers, ends[:-1])
+    for i, table in enumerate(counts):
+      parts[table].append((arrays[2 * i], arrays[2 * i + 1]))
+  united = {}
+  for table, of_processes in parts.items():
+    keys, count = (np.concatenate(x) for x in zip(*of_processes, strict=True))
+    distinct, position = np.unique(keys, return_inverse=True)
+    united[table] = distinct, np.bincount(position, count).astype(np.int64)
+  return united
