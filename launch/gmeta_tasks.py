@@ -19,7 +19,7 @@ from antjax.meta.recommender import Recommender
 from antjax.train import checkpoint, progress
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
-from launch import common
+from launch import common, gmeta_vocabulary
 
 if TYPE_CHECKING:
   from launch.train_gmeta import Config
@@ -81,6 +81,10 @@ class Tasks:
     )
     state = trainer.init(recommender.init_params(inner), seed=config.seed)
     start = checkpoint.latest_step(folder / 'checkpoints') or 0
+    if config.init_from and not start:
+      state = gmeta_vocabulary.start_from(
+        config.init_from, name, config.data, self._features, trainer, state
+      )
     with contextlib.ExitStack() as stack:
       bar = stack.enter_context(
         progress.Progress(num_steps, start_step=start, name=name)

@@ -44,6 +44,11 @@ class Config(common.JobConfig):
   data: Annotated[str, 'Folder that launch/prepare_data.py wrote.'] = (
     'data/ml-1m'
   )
+  init_from: Annotated[
+    str,
+    'Run folder, or checkpoint, of the same model on other data to start from:'
+    ' values that both data know keep their rows, others begin anew.',
+  ] = ''
   paro: Annotated[
     str,
     'PaRO code: levels of parameters, gradients, optimizer state; auto takes'

@@ -63,7 +63,10 @@ class Model:
     }
 
   def ids(self, feature: str, values: Any) -> np.ndarray:
-    """Ids int32 of a feature's values (texts or integers); 0 is unknown."""
+    """Ids int32 of a feature's values, texts or integers.
+
+    What is unknown is 0 or, where 0 is the id of a value, -1: left out.
+    """
     if feature not in self._vocabularies:
       raise ValueError(
         f'Model.ids: there is no vocabulary of {feature!r}, only of'
@@ -74,7 +77,8 @@ class Model:
     if values.dtype.kind == 'U':
       values = np.strings.encode(values, 'utf-8')
     at = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
-    return np.where(keys[at] == values, ids[at], 0).astype(np.int32)
+    unknown = 0 if ids.min() > 0 else -1
+    return np.where(keys[at] == values, ids[at], unknown).astype(np.int32)
 
   def predict(self, query: Features) -> dict[str, np.ndarray]:
     """Scores rows of many users, unadapted.

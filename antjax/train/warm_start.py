@@ -2,11 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Starts a run from the parameters of another one."""
 
+from collections.abc import Mapping
 import dataclasses
 import os
+from typing import Any
 
 from absl import logging
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from antjax.train.canonical import Canonical
@@ -20,22 +24,27 @@ def warm_start(
   state: TrainState,
   directory: str | os.PathLike[str],
   step: int | None = None,
+  sources: Mapping[str, np.ndarray] | None = None,
 ) -> TrainState:
   """Replaces the parameters of a new state by those of a checkpoint.
 
   Step, optimizer state and random key stay those of `state`. What the other run
   trained or froze, its optimizer, PaRO code, mesh and dtypes do not matter; the
   names and shapes of the parameters must be the same. Each device reads only
-  its own piece.
+  its own piece. Of the tables, whose sizes may differ, those rows are replaced
+  for which a source is given; a process reads a table whole.
 
   Args:
     trainer: The trainer that made `state`.
     state: From `trainer.init`.
     directory: Folder of checkpoints of the other run.
     step: Which one; the newest by default.
+    sources: Table -> int [V], for each of its rows the row of the saved table
+      that it starts from, or -1 to stay as it is.
 
   Raises:
-    ValueError: No checkpoint, or parameters of other names or shapes.
+    ValueError: No checkpoint, parameters of other names or shapes, or a table
+      that is absent there, or narrower, or too short.
   """
   directory = os.fspath(directory)
   step = latest_step(directory) if step is None else step
@@ -76,8 +85,61 @@ def warm_start(
       ),
     )['state']
     parts = canonical.of(state) | {'params': restored['params']}
+    for name, source in (sources or {}).items():
+      table = parts['tables'][name]
+      saved_rows = _read_table(manager, step, meta, name)
+      table['table'] = _replace_rows(name, table['table'], saved_rows, source)
     # The old copies are let go first; the rest of `parts` stays.
     del state
     new = canonical.state(parts)
   logging.info('Parameters are those of step %d of %s.', step, directory)
   return dataclasses.replace(new, step=jax.numpy.zeros_like(new.step))
+
+
+def _read_table(
+  manager: ocp.CheckpointManager, step: int, meta: Any, name: str
+) -> np.ndarray:
+  """A saved table [V, D] in the memory of this process."""
+  shape = meta['model']['tables'].get(f'{name}.table', [None])[0]
+  if shape is None:
+    raise ValueError(f'warm_start: step {step} has no table {name}.')
+  restored = manager.restore(
+    step,
+    args=ocp.args.Composite(
+      state=ocp.args.PyTreeRestore(
+        item={'tables': {name: {'table': 0}}},
+        restore_args={
+          'tables': {name: {'table': ocp.RestoreArgs(restore_type=np.ndarray)}}
+        },
+        partial_restore=True,
+      )
+    ),
+  )['state']
+  return restored['tables'][name]['table'][: shape[0]]
+
+
+def _replace_rows(
+  name: str, table: jax.Array, saved: np.ndarray, source: np.ndarray
+) -> jax.Array:
+  """A table with rows of a saved one where `source` says which."""
+  if saved.shape[1] != table.shape[1] or source.max(initial=-1) >= len(saved):
+    raise ValueError(
+      f'warm_start: table {name} is {list(saved.shape)} there; needed is width'
+      f' {table.shape[1]} and row {source.max(initial=-1)}.'
+    )
+  padded = np.full(len(table), -1, np.int64)  # Like the rows on the devices.
+  padded[: len(source)] = source
+
+  def rows(index):
+    return saved[np.maximum(padded[index[0]], 0)]
+
+  def is_moved(index):
+    return padded[index[0]][:, None] >= 0
+
+  mask_shape = (len(table), 1)
+  sharding = table.sharding
+  return jnp.where(
+    jax.make_array_from_callback(mask_shape, sharding, is_moved),
+    jax.make_array_from_callback(table.shape, sharding, rows),
+    table,
+  )
