@@ -19,13 +19,12 @@ and state of the page cache; the last line is the summary. A record is a task.
 - `parquet`: the same as `meta_io` from a Parquet file, which is decoded.
 - `row_text`: rows as lines of a text file in shuffled order, with an index of
   the lines of each task: a task's lines are read one by one and parsed, and
-  then go the way of `records`. What a row-wise store costs; a part of the
-  tasks is read.
+  then go the way of `records`. What a row-wise store costs.
 
-A turn reads all tasks once (`row_text`: some). The sides take turns; before a
-turn the file is dropped from the page cache (`cold`) or has just been read
+A turn reads all tasks once (`records` and `row_text` some). The sides take
+turns, each after the file was dropped from the page cache (`cold`) or read
 (`warm`). `share_of_raw` is the time of `raw` over that of `meta_io`, both cold:
-the case of data larger than the memory; `share_of_raw_warm` is both warm.
+the case of data larger than the memory; `share_of_raw_warm`, both warm.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -61,8 +60,8 @@ _COPIES = flags.DEFINE_integer('copies', 16, 'Of the tasks.', 1)
 _TURNS = flags.DEFINE_integer('num_turns', 5, 'Turns of each side.', 1)
 _BLOCK = flags.DEFINE_integer('block_size', 1024, 'Tasks in a block.', 1)
 _TASKS = flags.DEFINE_integer('num_slots', 512, 'Task slots in a batch.', 8)
-_ROW_TASKS = flags.DEFINE_integer(
-  'row_text_tasks', 500, 'Tasks of a turn of row_text.', 1
+_PART = flags.DEFINE_integer(
+  'part', 500, 'Tasks of a turn of row_text; of records 8 times as many.', 1
 )
 _SEED = 7
 _QUERY_SIZE = 10
@@ -184,11 +183,18 @@ def through_episodes(
   config: episodes.EpisodeConfig,
   block_size: int,
   *,
-  as_blocks: bool = True,
+  num_tasks: int | None = None,
 ) -> Turn:
+  """Reads all tasks by blocks; or the first `num_tasks`, record by record."""
+  as_blocks = num_tasks is None
+
   def turn() -> tuple[float, int, int]:
     start = time.perf_counter()
-    source = records.open_source(path, as_blocks=as_blocks)
+    source: records.RecordSource = records.open_source(
+      path, as_blocks=as_blocks
+    )
+    if num_tasks is not None:
+      source = records.SourceRange(source, 0, num_tasks)
     ledger = ShardLedger(len(source), block_size, seed=_SEED, num_epochs=1)
     tasks = dataset.LeasedDataset(
       source, LocalLedgerClient(ledger), key_field='record_key'
@@ -293,7 +299,7 @@ def compare(
       'rows_per_s': round(num_rows / took),
       'file_bytes': path.stat().st_size,
     }
-    if name != 'row_text':
+    if name not in ('records', 'row_text'):  # They read a part.
       rate = path.stat().st_size / took
       result[name]['mb_per_s'] = round(rate / 1e6, 1)
   return result
@@ -349,10 +355,12 @@ def main(argv: Sequence[str]) -> None:
       'meta_io_random': (through_episodes(arrow, at_random, size), arrow),
       'parquet': (through_episodes(parquet, in_time, size), parquet),
       'records': (
-        through_episodes(arrow, in_time, size, as_blocks=False),
+        through_episodes(
+          arrow, in_time, size, num_tasks=min(8 * _PART.value, facts['tasks'])
+        ),
         arrow,
       ),
-      'row_text': (row_text(text, in_time, _ROW_TASKS.value), text.path),
+      'row_text': (row_text(text, in_time, _PART.value), text.path),
     }
     lines = {
       state: compare(sides, _TURNS.value, state) for state in ('cold', 'warm')

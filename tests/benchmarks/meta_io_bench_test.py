@@ -77,8 +77,8 @@ def test_all_sides_lay_out_the_same_rows(tasks, tmp_path):
   config = meta_io_bench.episode_config(tasks, 16, 'time')
   config = dataclasses.replace(config, query_size=4)
   counts = [
-    meta_io_bench.through_episodes(path, config, 8, as_blocks=as_blocks)()[1:]
-    for as_blocks in (True, False)
+    meta_io_bench.through_episodes(path, config, 8, num_tasks=num)()[1:]
+    for num in (None, 2 * len(tasks))
   ]
   text = meta_io_bench.RowText(tmp_path / 'rows.txt', tasks)
   once = meta_io_bench.row_text(text, config, len(tasks))()[1:]
