@@ -21,7 +21,7 @@ from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adam, RowWiseAdagrad
 from antjax.embedding.table import EmbeddingTables
 from antjax.layers.pooling import Pooling
-from antjax.meta import maml, meta_loss, networks
+from antjax.meta import algorithms, maml, meta_loss, networks
 from antjax.train.trainer import Trainer
 
 PyTree = Any
@@ -180,13 +180,19 @@ class InnerConfig:
   block_size: Annotated[int, 'Tasks at once with task_axis=blocks.'] = 8
 
   def loop(self, preset: maml.InnerLoop | None = None) -> maml.InnerLoop:
-    """The algorithm's inner loop with what is set here in its place."""
+    """Returns an algorithm's inner loop with what is set here in its place.
+
+    Args:
+      preset: the algorithm's; None: that of the default algorithm.
+    """
     sizes = {'vmap': 0, 'map': 1, 'blocks': self.block_size}
     axis = self.task_axis
     if axis == 'auto':
       axis = _TASK_AXES.get(jax.default_backend(), 'vmap')
     return dataclasses.replace(
-      preset or maml.InnerLoop(), map_size=sizes[axis], **self._changes()
+      preset or algorithms.ALGORITHMS['default'].inner,
+      map_size=sizes[axis],
+      **self._changes(),
     )
 
   def __post_init__(self) -> None:
