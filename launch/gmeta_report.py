@@ -16,14 +16,18 @@ import rich.table
 
 from antjax import config as config_lib
 from antjax.mesh.paro import PaRO
-from antjax.meta import evaluate
+from antjax.meta import scores
 from antjax.train import progress, report
 from antjax.train.trainer import Trainer
 from launch import common
+from launch.gmeta_methods import FINE_TUNED, JOINT, META
+from launch.gmeta_scores import Results
 
-METRICS = ('MAE', 'RMSE', 'nDCG@3', 'AUC')
-_LOWER = frozenset({'MAE', 'RMSE'})
-META = 'meta-learned'
+# What the verdicts and the plots are about.
+_SHOWN: Mapping[scores.Kind, tuple[str, ...]] = {
+  'rating': ('MAE', 'AUC'),
+  'click': ('NE', 'AUC'),
+}
 
 
 def write(
@@ -31,30 +35,42 @@ def write(
   job: common.Job,
   description: Mapping[str, Any],
   trainer: Trainer,
-  rows: Sequence[Mapping[str, Any]],
+  results: Results,
 ) -> None:
   """Prints the table; writes results.json and report.html. On process 0."""
-  print_table(rows)
+  rows = results.rows
+  kind: scores.Kind = description.get('kind', 'rating')
+  shown = _SHOWN[kind]
+  print_table(rows, scores.METRICS[kind][:4])
+  methods = list(dict.fromkeys(row['method'] for row in rows))
   verdicts = [
-    verdict(rows, 'support median', evaluate.SCENARIOS),
-    verdict(rows, 'joint', evaluate.SCENARIOS),
-    verdict(rows, 'joint + fine-tuning', evaluate.SCENARIOS),
+    verdict(rows, baseline, shown[0])
+    for baseline in ('support median', JOINT, FINE_TUNED)
+    if META in methods
   ]
   for text in verdicts:
     rich.print(text)
   (job.run_dir / 'results.json').write_text(
-    json.dumps({'results': list(rows)}, indent=2), encoding='utf-8'
+    json.dumps(
+      {
+        'algorithm': config.algorithm,
+        'kind': kind,
+        'results': rows,
+        'details': results.details,
+      },
+      indent=2,
+    ),
+    encoding='utf-8',
   )
   revision = config_lib.git_revision() or {'revision': '', 'dirty': False}
   path = report.write_report(
     report.Report(
-      title=f'Meta-learned recommender on {description["name"]}',
+      title=f'{_title(config.algorithm)} on {description["name"]}',
       summary=' '.join(verdicts),
       results=rows,
-      lower_is_better=_LOWER,
-      baselines=[
-        r['method'] for r in rows[: len(rows) // 4] if r['method'] != META
-      ],
+      lower_is_better=scores.LOWER_IS_BETTER,
+      baselines=[method for method in methods if method != META],
+      intervals=_panels(results.details, shown),
       curves=_curves(job.run_dir),
       throughput=_throughput(job.run_dir),
       memory=memory(trainer),
@@ -64,9 +80,14 @@ def write(
       machine=report.describe_machine(),
       date=f'{datetime.datetime.now():%Y-%m-%d %H:%M}',
       notes=[
-        'Ratings that no training step has seen: the last 10 of each user in a'
+        'Rows that no training step has seen: the last of each task in a'
         ' scenario are the query, the others the support to adapt on.',
-        f'Data: {description["acknowledgement"]}',
+        'Bars: 95% bootstrap intervals over tasks.',
+        *(
+          [f'Data: {description["acknowledgement"]}']
+          if 'acknowledgement' in description
+          else []
+        ),
       ],
     ),
     job.run_dir,
@@ -74,31 +95,43 @@ def write(
   rich.print(f'Report: {path}')
 
 
-def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+def _title(algorithm: str) -> str:
+  if algorithm == 'default':
+    return 'Meta-learned recommender'
+  return f'Recommender ({algorithm})'
+
+
+def print_table(
+  rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]
+) -> None:
   """The scenarios' metrics by method, the best of each in bold."""
-  table = rich.table.Table(title='Query ratings, by cold-start scenario')
-  for name in ('scenario', 'method', *METRICS):
+  table = rich.table.Table(title='Query rows, by cold-start scenario')
+  for name in ('scenario', 'method', *metrics):
     table.add_column(
-      name, justify='right' if name in METRICS else 'left', no_wrap=True
+      name, justify='right' if name in metrics else 'left', no_wrap=True
     )
   by_scenario: dict[str, list[Mapping[str, Any]]] = {}
   for row in rows:
     by_scenario.setdefault(row['scenario'], []).append(row)
   for scenario, members in by_scenario.items():
-    best = {
-      m: (min if m in _LOWER else max)(_shown(r[m]) for r in members)
-      for m in METRICS
-    }
+    best = {m: _best(m, [row[m] for row in members]) for m in metrics}
     for i, row in enumerate(members):
       cells = [
         f'[bold]{_shown(row[m])}[/]'
         if _shown(row[m]) == best[m]
         else _shown(row[m])
-        for m in METRICS
+        for m in metrics
       ]
       table.add_row('' if i else scenario, row['method'], *cells)
     table.add_section()
   rich.print(table)
+
+
+def _best(metric: str, values: Sequence[float]) -> str:
+  known = [value for value in values if not math.isnan(value)]
+  if not known:
+    return ''
+  return _shown((min if metric in scores.LOWER_IS_BETTER else max)(known))
 
 
 def _shown(value: float) -> str:
@@ -106,18 +139,20 @@ def _shown(value: float) -> str:
 
 
 def verdict(
-  rows: Sequence[Mapping[str, Any]], baseline: str, scenarios: Sequence[str]
+  rows: Sequence[Mapping[str, Any]], baseline: str, metric: str
 ) -> str:
-  """Says in which scenarios the meta-learner's MAE is below a baseline's."""
-  mae = {(r['scenario'], r['method']): r['MAE'] for r in rows}
+  """Says in which scenarios the meta-learner's error is below a baseline's."""
+  error = {(r['scenario'], r['method']): r[metric] for r in rows}
   known = [
-    s for s in scenarios if not math.isnan(mae.get((s, baseline), math.nan))
+    s
+    for s in dict.fromkeys(row['scenario'] for row in rows)
+    if not math.isnan(error.get((s, baseline), math.nan))
   ]
   if not known:
-    return f'No {baseline} baseline was run.'
-  won = [s for s in known if mae[s, META] < mae[s, baseline]]
+    return f'No {baseline} baseline with {metric} was run.'
+  won = [s for s in known if error[s, META] < error[s, baseline]]
   lost = [s for s in known if s not in won]
-  text = f'MAE against {baseline}: '
+  text = f'{metric} against {baseline}: '
   if won:
     text += f'below it in {", ".join(won)}'
   if won and lost:
@@ -125,6 +160,29 @@ def verdict(
   if lost:
     text += f'NOT below it in {", ".join(lost)}'
   return text + '.'
+
+
+def _panels(
+  details: Sequence[Mapping[str, Any]], metrics: Sequence[str]
+) -> dict[str, report.Panel]:
+  """Metrics by adaptation steps and by support size, a panel a scenario."""
+  panels: dict[str, report.Panel] = {}
+  for key, label in (
+    ('num_steps', 'adaptation steps'),
+    ('mean_support', 'support rows (mean of the tasks)'),
+  ):
+    for metric in metrics:
+      for row in details:
+        if key not in row or row['metric'] != metric:
+          continue
+        if not math.isfinite(row['value']):
+          continue
+        title = f'{metric} by {label.partition(" (")[0]}, {row["scenario"]}'
+        panel = panels.setdefault(title, report.Panel(label, {}))
+        panel.lines.setdefault(row['method'], []).append(
+          (row[key], row['value'], row['low'], row['high'])
+        )
+  return panels
 
 
 def memory(trainer: Trainer) -> list[dict[str, Any]]:

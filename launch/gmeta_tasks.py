@@ -2,19 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data and loops of launch/train_gmeta.py: task records to trained models."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import itertools
-import pathlib
 from typing import Any, TYPE_CHECKING
 
 import grain
 import jax
 
-from antjax.input import dataset, movielens, records
+from antjax.input import dataset, output_folder, records
 from antjax.mesh.paro import PaRO
-from antjax.meta import episodes, evaluate, maml, meta_io, meta_loss
+from antjax.meta import episodes, evaluate, maml, meta_io, scores
 from antjax.meta.recommender import Recommender
 from antjax.train import checkpoint, progress
 from antjax.train.state import TrainState
@@ -23,6 +22,14 @@ from launch import common, gmeta_vocabulary
 
 if TYPE_CHECKING:
   from launch.train_gmeta import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """A loss, and the outer step up to which it is trained on."""
+
+  until: int
+  loss_fn: Callable[..., Any]
 
 
 class Tasks:
@@ -38,12 +45,15 @@ class Tasks:
     described = config.model.chosen(description['features'])
     self._features = {k: v['max_values'] for k, v in described.items()}
     self._num_ids = {k: v['num_ids'] for k, v in described.items()}
-    files = description['files']
+    self.kind: scores.Kind = description.get('kind', 'rating')
+    self.scenarios: tuple[str, ...] = tuple(
+      description.get('scenarios', evaluate.SCENARIOS)
+    )
+    self._label = description.get('label', 'rating')
+    self._numeric = tuple(description.get('numeric', ()))
     self._sources = {
-      split: records.open_source(
-        pathlib.Path(config.data) / files[split]['path'], movielens.SCHEMA
-      )
-      for split in ('train', *evaluate.SCENARIOS)
+      split: output_folder.open_split(config.data, split)
+      for split in ('train', *self.scenarios)
     }
     whole = self._sources['train']
     if not 0 < config.validation_tasks < len(whole):
@@ -63,28 +73,24 @@ class Tasks:
     self,
     name: str,
     recommender: Recommender,
-    loss_fn: Callable[..., Any],
-    num_steps: int,
+    stages: Sequence[Stage],
     inner: maml.InnerLoop,
     paro: PaRO,
   ) -> tuple[Trainer, TrainState]:
-    """Trains one model, or goes on with it, in run_dir/<name>."""
+    """Trains one model, or goes on with it, in run_dir/<name>.
+
+    Args:
+      name: Of the model.
+      recommender: The model.
+      stages: By rising `until`; each goes on from the last one's checkpoint.
+      inner: Of the last stage; says which inner rates are learned.
+      paro: Code.
+    """
     config = self._config
     folder = self._job.run_dir / name
-    trainer = recommender.trainer(
-      loss_fn,
-      config.optimizer.build(num_steps),
-      paro=paro,
-      min_shard_size=config.min_shard_size,
-      num_micro_batches=config.num_micro_batches,
-      row_staleness=config.row_staleness,
-    )
-    state = trainer.init(recommender.init_params(inner), seed=config.seed)
+    num_steps = stages[-1].until
     start = checkpoint.latest_step(folder / 'checkpoints') or 0
-    if config.init_from and not start:
-      state = gmeta_vocabulary.start_from(
-        config.init_from, name, config.data, self._features, trainer, state
-      )
+    batches = self._batches(name, with_rows=inner.adapt == 'all')
     with contextlib.ExitStack() as stack:
       bar = stack.enter_context(
         progress.Progress(num_steps, start_step=start, name=name)
@@ -102,19 +108,34 @@ class Tasks:
         )
         log.write(step - 1, metrics)
 
-      state = trainer.fit(
-        state,
-        self._batches(name),
-        num_steps,
-        checkpoint_dir=str((folder / 'checkpoints').absolute()),
-        checkpoint_every=config.checkpoint_every,
-        config=dataclasses.asdict(config),
-        merge_input_states=dataset.merge_states,
-        count_examples=episodes.count_rows,
-        on_step=on_step,
-        should_stop=self._job.should_stop,
-        elastic=self._job.agent,
-      )
+      # A finished run needs its last stage, to restore.
+      for stage in [s for s in stages if s.until > start] or stages[-1:]:
+        trainer = recommender.trainer(
+          stage.loss_fn,
+          config.optimizer.build(num_steps),
+          paro=paro,
+          min_shard_size=config.min_shard_size,
+          num_micro_batches=config.num_micro_batches,
+          row_staleness=config.row_staleness,
+        )
+        state = trainer.init(recommender.init_params(inner), seed=config.seed)
+        if config.init_from and not start and stage is stages[0]:
+          state = gmeta_vocabulary.start_from(
+            config.init_from, name, config.data, self._features, trainer, state
+          )
+        state = trainer.fit(
+          state,
+          batches,
+          stage.until,
+          checkpoint_dir=str((folder / 'checkpoints').absolute()),
+          checkpoint_every=config.checkpoint_every,
+          config=dataclasses.asdict(config),
+          merge_input_states=dataset.merge_states,
+          count_examples=episodes.count_rows,
+          on_step=on_step,
+          should_stop=self._job.should_stop,
+          elastic=self._job.agent,
+        )
     return trainer, state
 
   def sample_ids(self, num_batches: int) -> Iterator[Mapping[str, Any]]:
@@ -125,41 +146,28 @@ class Tasks:
       self._episode_config(is_training=True),
     )
     for batch in itertools.islice(batches, num_batches):
-      yield self._with_rows(batch)['ids']
+      yield batch['ids']
 
-  def validation(self) -> Iterator[episodes.Batch]:
+  def validation(self, *, with_rows: bool) -> Iterator[episodes.Batch]:
     """Episodes of the held-out training tasks, this process's share."""
-    return self._share(self._validation)
+    return self._share(self._validation, with_rows)
 
-  def score(
-    self,
-    recommender: Recommender,
-    methods: Mapping[str, tuple[Trainer, TrainState, maml.InnerLoop]],
-  ) -> list[dict[str, Any]]:
-    """One row for each scenario and method: metric name -> value."""
-    mean = evaluate.mean_label(self._train.read(0, len(self._train)))
-    predict_fns = {
-      name: meta_loss.predict_fn(recommender.task_model, inner)
-      for name, (_, _, inner) in methods.items()
-    }
-    rows: list[dict[str, Any]] = []
-    for scenario in evaluate.SCENARIOS:
-      source = self._sources[scenario]
-      scores = {
-        name: trainer.evaluate(
-          state,
-          self._share(source),
-          predict_fns[name],
-          evaluate.rating_metrics(),
-        )
-        for name, (trainer, state, _) in methods.items()
-      }
-      scores |= evaluate.baseline_scores(self._share(source), mean)
-      rows += [
-        {'scenario': scenario, 'method': name} | values
-        for name, values in scores.items()
-      ]
-    return rows
+  def scenario(
+    self, name: str, *, with_rows: bool = False
+  ) -> Iterator[episodes.Batch]:
+    """Episodes of an evaluation split, this process's share.
+
+    Args:
+      name: Of the scenario.
+      with_rows: Whether each task's rows are grouped, so that they can adapt.
+    """
+    return self._share(self._sources[name], with_rows)
+
+  def mean_label(self) -> float:
+    """Mean label of the training rows."""
+    return evaluate.mean_label(
+      self._train.read(0, len(self._train)), self._label
+    )
 
   def _episode_config(self, *, is_training: bool) -> episodes.EpisodeConfig:
     config = self._config
@@ -176,12 +184,17 @@ class Tasks:
         )
       ),
       features=self._features,
-      id_dropout={'item': model.id_dropout * is_training},
-      task_id_dropout={'item': model.task_id_dropout * is_training},
+      numeric=self._numeric,
+      label=self._label,
+      id_dropout=self._of_items(model.id_dropout * is_training),
+      task_id_dropout=self._of_items(model.task_id_dropout * is_training),
       seed=config.seed,
     )
 
-  def _batches(self, name: str) -> grain.IterDataset:
+  def _of_items(self, share: float) -> dict[str, float]:
+    return {'item': share} if 'item' in self._features else {}
+
+  def _batches(self, name: str, *, with_rows: bool) -> grain.IterDataset:
     """Endless training batches of this process: a plain Grain data set."""
     tasks = self._job.dataset(
       self._train,
@@ -195,9 +208,11 @@ class Tasks:
       self._episode_config(is_training=True),
       unmark_fn=dataset.unmark_state,
     )
-    return batches.map(self._with_rows)
+    return batches.map(self._with_rows) if with_rows else batches
 
-  def _share(self, source: records.RecordSource) -> Iterator[episodes.Batch]:
+  def _share(
+    self, source: records.RecordSource, with_rows: bool
+  ) -> Iterator[episodes.Batch]:
     """Batches of every P-th record, the same split each time."""
     index, count = jax.process_index(), jax.process_count()
     mine = source.read(0, len(source))[index::count]
@@ -207,9 +222,7 @@ class Tasks:
     batches = meta_io.iter_episode_batches(
       mine, self._episode_config(is_training=False)
     )
-    return map(self._with_rows, batches)
+    return map(self._with_rows, batches) if with_rows else batches
 
   def _with_rows(self, batch: episodes.Batch) -> episodes.Batch:
-    if self._config.inner.adapt != 'all':
-      return batch
     return episodes.with_task_rows(batch, num_ids=self._num_ids)

@@ -1,29 +1,34 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Meta-learns a rating model and scores it in four cold-start scenarios.
+r"""Meta-learns a rating or click model and scores it on cold-start tasks.
 
   python -m launch.local_cluster --hosts=2 --devices_per_host=4 -- \
     launch/train_gmeta.py --flagfile=launch/recipes/quickstart.flags
 
 trains on task records that launch/prepare_data.py wrote: embedding tables by
-rows over all devices, dense parameters under a PaRO code. Beside it the same
-model is trained jointly, as the baseline that a meta-learner has to beat. The
-run folder gets checkpoints, metrics.jsonl, TensorBoard events, results.json and
-report.html. The same command goes on where a run was stopped.
+rows over all devices, dense parameters under a PaRO code. --algorithm chooses
+how to learn (docs/gmeta.md). Beside it the same model is trained jointly, the
+baseline that a meta-learner has to beat. The run folder gets checkpoints,
+metrics.jsonl, TensorBoard events, results.json, report.html. The same command
+goes on where a run was stopped.
 """
 
 import dataclasses
 import math
 from typing import Annotated, Any, Literal
 
-from absl import logging
-import jax
-
 from antjax.input import output_folder
 from antjax.mesh.paro import PaRO
-from antjax.meta import evaluate, maml, meta_loss
+from antjax.meta import algorithms
 from antjax.meta import recommender as recommender_lib
-from launch import auto_paro, common, gmeta_report, table_levels
+from launch import (
+  auto_paro,
+  common,
+  gmeta_report,
+  gmeta_scores,
+  table_levels,
+)
+from launch.gmeta_methods import Methods
 from launch.gmeta_tasks import Tasks
 
 # A plan of the tables counts the distinct rows of so many batches, and may give
@@ -62,10 +67,22 @@ class Config(common.JobConfig):
   min_shard_size: Annotated[
     int, 'Dense leaves with fewer elements stay whole on every device.'
   ] = 256
+  algorithm: Annotated[algorithms.Name, algorithms.HELP] = 'default'
   num_steps: Annotated[int, 'Outer steps of the meta-learner.'] = 600
   joint_steps: Annotated[
     int, 'Steps of the joint baseline; 0 leaves it out.'
   ] = 600
+  per_task_steps: Annotated[
+    int,
+    'Steps of the reference in which each task trains a new model; 0 leaves it'
+    ' out, or is 50 with --algorithm=per_task.',
+  ] = 0
+  eval_steps: Annotated[
+    int, 'Adaptation steps up to which the evaluation shows the metrics.'
+  ] = 3
+  num_resamples: Annotated[
+    int, 'Draws of the tasks behind the 95% intervals; 0: no intervals.'
+  ] = 200
   support_sizes: Annotated[
     tuple[int, ...], 'Support rows of the task slots, by rising size.'
   ] = (16, 32, 96)
@@ -96,6 +113,11 @@ class Config(common.JobConfig):
     super().__post_init__()
     if self.paro != 'auto':
       PaRO.from_code(self.paro)
+    for name in ('per_task_steps', 'eval_steps', 'num_resamples'):
+      if getattr(self, name) < 0:
+        raise ValueError(f'{name}={getattr(self, name)}: not below 0.')
+    if self.algorithm == 'joint' and not self.joint_steps:
+      raise ValueError('algorithm=joint: joint_steps must be above 0.')
     if self.num_micro_batches < 1:
       raise ValueError(
         f'num_micro_batches must be at least 1; got {self.num_micro_batches}.'
@@ -116,9 +138,10 @@ def train(config: Config, job: common.Job) -> list[dict[str, Any]]:
   """Trains, evaluates and reports; returns the rows of the result table."""
   description = output_folder.load_description(config.data)
   tasks = Tasks(config, description, job)
+  network = algorithms.ALGORITHMS[config.algorithm].network
   recommender = recommender_lib.build(
     description['features'],
-    config.model,
+    dataclasses.replace(config.model, kind=network or config.model.kind),
     job.mesh,
     config.optimizer.schedule(
       config.model.table_learning_rate, config.num_steps
@@ -130,42 +153,15 @@ def train(config: Config, job: common.Job) -> list[dict[str, Any]]:
       auto_paro.links_of(job.mesh, config.links),
       _TABLE_SHARE * (auto_paro.memory_of_device() or math.inf),
     ),
+    label_kind=tasks.kind,
+    num_numeric=len(description.get('numeric', ())),
   )
-  inner = config.inner.loop()
-  paro = auto_paro.choose_paro(
-    config.paro,
-    jax.eval_shape(recommender.init_params(inner), jax.random.key(0)),
-    config.optimizer.build(config.num_steps),
-    job.mesh,
-    links_file=config.links,
-    num_micro_batches=config.num_micro_batches,
-    min_shard_size=config.min_shard_size,
-  )
-  meta_loss_fn = meta_loss.meta_loss_fn(recommender.task_model, inner)
-  trainer, state = tasks.fit(
-    'meta', recommender, meta_loss_fn, config.num_steps, inner, paro
-  )
-  methods = {'meta-learned': (trainer, state, inner)}
-  if config.joint_steps:
-    still = maml.InnerLoop(num_steps=0)
-    joint_loss_fn = meta_loss.joint_loss_fn(recommender.task_model)
-    joint, joint_state = tasks.fit(
-      'joint', recommender, joint_loss_fn, config.joint_steps, still, paro
-    )
-    tuned = evaluate.choose_fine_tuning(
-      lambda predict, metrics: joint.evaluate(
-        joint_state, tasks.validation(), predict, metrics
-      ),
-      recommender.task_model,
-      column='median',
-    )
-    logging.info('Fine-tuning chosen on held-out training tasks: %s.', tuned)
-    methods['joint'] = (joint, joint_state, still)
-    methods['joint + fine-tuning'] = (joint, joint_state, tuned)
-  rows = tasks.score(recommender, methods)
+  methods = Methods(config, recommender, tasks).train()
+  results = gmeta_scores.evaluate_methods(config, tasks, recommender, methods)
   if job.is_main:
-    gmeta_report.write(config, job, description, trainer, rows)
-  return rows
+    trainer = next(iter(methods.values())).trainer
+    gmeta_report.write(config, job, description, trainer, results)
+  return results.rows
 
 
 if __name__ == '__main__':

@@ -30,7 +30,8 @@ class CBMLConfig:
   Attributes:
     features: names of the embedded features, in the order they are
       concatenated.
-    embedding_dim: width of every feature's vector, D.
+    embedding_dim: width of a feature's vector, D.
+    feature_dims: width of each feature's vector; empty: all D.
     num_numeric: numeric inputs a row, joined to the vectors.
     widths: hidden widths of the decision layers.
     num_clusters: clusters of tasks, C.
@@ -40,6 +41,7 @@ class CBMLConfig:
 
   features: tuple[str, ...]
   embedding_dim: int = 32
+  feature_dims: tuple[int, ...] = ()
   num_numeric: int = 0
   widths: tuple[int, ...] = (64, 64)
   num_clusters: int = 4
@@ -100,7 +102,8 @@ class CBML(nnx.Module):
 
   def __init__(self, config: CBMLConfig, *, rngs: nnx.Rngs) -> None:
     """Makes the layers."""
-    width = len(config.features) * config.embedding_dim + config.num_numeric
+    dims = config.feature_dims or (config.embedding_dim,) * len(config.features)
+    width = sum(dims) + config.num_numeric
     self.config = config
     self.clusters = SoftClusters(width + 1, config, rngs=rngs)
     self.decision = mlp.MLP(width, config.widths, rngs=rngs)

@@ -7,7 +7,7 @@ others the support. The four scenarios differ in what training has seen: 'warm'
 (users and items seen), 'user_cold', 'item_cold', 'both_cold'.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -18,6 +18,7 @@ from antjax.meta.episodes import Batch, Record
 from antjax.train import metrics as metrics_lib
 
 SCENARIOS = ('warm', 'user_cold', 'item_cold', 'both_cold')
+BASELINES = ('global mean', 'support mean', 'support median')
 
 # Shape suffixes: T = tasks, S = support rows, Q = query rows.
 
@@ -43,6 +44,15 @@ class MAE(_ReadsColumn, metrics_lib.MAE):
   """Mean absolute error, of the column 'median' if there is one."""
 
   column = 'median'
+
+
+class LogLoss(_ReadsColumn, metrics_lib.LogLoss):
+  """Mean binary cross-entropy of the column 'logit'."""
+
+  column = 'logit'
+
+  def __init__(self, *, from_logits: bool = True) -> None:
+    super().__init__(from_logits=from_logits)
 
 
 class RMSE(_ReadsColumn, metrics_lib.RMSE):
@@ -90,40 +100,62 @@ def mean_label(records: Iterable[Record], label: str = 'rating') -> float:
   return total / count
 
 
-def baseline_scores(
-  batches: Iterable[Batch],
-  global_mean: float,
-  make_metrics: Callable[[], dict[str, metrics_lib.Metric]] = rating_metrics,
-) -> dict[str, dict[str, float]]:
-  """Scores the baselines that need no model, on this process's batches.
+def baseline_columns(
+  batches: Iterable[Batch], global_mean: float
+) -> Iterator[dict[str, dict[str, np.ndarray]]]:
+  """Yields what the baselines that need no model predict for each bucket.
 
-  A collective call: every process must make it, with its own batches. A task
-  without support gets the global mean.
+  A task without support gets the global mean.
 
   Args:
     batches: episode batches (see `antjax.meta.episodes`).
     global_mean: mean label of the training rows.
-    make_metrics: makes fresh metrics by name.
 
-  Returns:
-    'global mean', 'support mean', 'support median' -> metric -> value.
+  Yields:
+    'global mean', 'support mean', 'support median' -> columns [T Q] as
+    `meta_loss.predict_fn` gives them, and 'support_size'.
   """
-  names = ('global mean', 'support mean', 'support median')
-  metrics = {name: make_metrics() for name in names}
   for batch in batches:
     for episodes in batch['episodes'].values():
       rows, shape = _baseline_rows(episodes, global_mean)
-      labels = {
+      size_T = (episodes['support']['mask'] > 0).sum(axis=1)
+      shared = {
         'label': episodes['query']['label'].ravel(),
         'weight': (
           episodes['query']['mask'] * (episodes['weight'][:, None] > 0)
         ).ravel(),
         'group': np.broadcast_to(episodes['task'][:, None], shape).ravel(),
+        'support_size': np.broadcast_to(size_T[:, None], shape).ravel(),
       }
-      for name in names:
-        prediction = np.broadcast_to(rows[name][:, None], shape).ravel()
-        for metric in metrics[name].values():
-          metric.update(prediction=prediction, **labels)
+      yield {
+        name: shared
+        | {'prediction': np.broadcast_to(guess_T[:, None], shape).ravel()}
+        for name, guess_T in rows.items()
+      }
+
+
+def baseline_scores(
+  batches: Iterable[Batch],
+  global_mean: float,
+  make_metrics: Callable[[], dict[str, metrics_lib.Metric]] = rating_metrics,
+) -> dict[str, dict[str, Any]]:
+  """Scores the baselines that need no model, on this process's batches.
+
+  A collective call: every process must make it, with its own batches.
+
+  Args:
+    batches: episode batches (see `antjax.meta.episodes`).
+    global_mean: mean label of the training rows.
+    make_metrics: makes fresh metrics by name, of those that read a column.
+
+  Returns:
+    'global mean', 'support mean', 'support median' -> metric -> value.
+  """
+  metrics = {name: make_metrics() for name in BASELINES}
+  for by_name in baseline_columns(batches, global_mean):
+    for name, columns in by_name.items():
+      for metric in metrics[name].values():
+        metric.update(**columns)
   return {
     name: {
       key: metric.compute()
@@ -131,7 +163,7 @@ def baseline_scores(
         metrics[name]
       ).items()
     }
-    for name in names
+    for name in BASELINES
   }
 
 
@@ -144,11 +176,7 @@ def _baseline_rows(episodes, global_mean):
   mean_T, median_T = constant_T.copy(), constant_T.copy()
   mean_T[present_T] = np.nanmean(label_TS[present_T], axis=1)
   median_T[present_T] = np.nanmedian(label_TS[present_T], axis=1)
-  rows = {
-    'global mean': constant_T,
-    'support mean': mean_T,
-    'support median': median_T,
-  }
+  rows = dict(zip(BASELINES, (constant_T, mean_T, median_T), strict=True))
   return rows, episodes['query']['label'].shape
 
 
@@ -162,11 +190,12 @@ def choose_fine_tuning(
   num_steps: Sequence[int] = (1, 3, 5),
   learning_rates: Sequence[float] = (0.01, 0.03, 0.1, 0.3, 1.0),
   column: str = 'prediction',
+  make_metric: Callable[[], '_ReadsColumn'] = MAE,
 ) -> maml.InnerLoop:
   """Chooses how a jointly trained model is fine-tuned on the support.
 
-  The choice is by MAE on the tasks that `evaluate_fn` holds: give it training
-  tasks held out for validation, never test tasks.
+  The choice is by an error on the tasks that `evaluate_fn` holds: give it
+  training tasks held out for validation, never test tasks.
 
   Args:
     evaluate_fn: (predict_fn, metrics) -> name -> value, e.g. `lambda predict,
@@ -176,9 +205,10 @@ def choose_fine_tuning(
     num_steps: step counts to try.
     learning_rates: rates to try.
     column: the prediction column to judge, e.g. 'median'.
+    make_metric: makes the error to judge by, e.g. `LogLoss` of 'logit'.
 
   Returns:
-    The inner loop with the least MAE.
+    The inner loop with the least error.
 
   Raises:
     RuntimeError: If every candidate's error is nan (no rows, or all diverged).
@@ -193,14 +223,15 @@ def choose_fine_tuning(
       learning_rates=learning_rates,
       column=column,
     )
-    candidates, metrics = {}, {}
+    candidates: dict[str, maml.InnerLoop] = {}
+    metrics: dict[str, Any] = {}
     for steps in num_steps:
       for rate in learning_rates:
         name = predictions.fine_tune_name(steps, rate)
         candidates[name] = dataclasses.replace(
           inner, num_steps=steps, learning_rate=rate
         )
-        metrics[name] = MAE()
+        metrics[name] = make_metric()
         metrics[name].column = name
     errors = evaluate_fn(predict, metrics)
     for name, candidate in candidates.items():

@@ -28,7 +28,7 @@ PyTree = Any
 
 _PRESETS = ('all', 'mlp', 'decision', 'head')
 # More steps run as a loop, in the plain form: a program of each would be long.
-_MAX_UNROLLED = 16
+MAX_UNROLLED = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,7 +146,7 @@ class InnerLoop:
     return (
       self.derivative == 'mixed'
       or (self.learn_rates and self.rates == 'element')
-      or self.num_steps > _MAX_UNROLLED
+      or self.num_steps > MAX_UNROLLED
     )
 
 
@@ -355,7 +355,7 @@ def _start(loss_fn, params, rows, support, inner, merge_fn, log_rates):
 
 
 def _all_steps(form, fast, inner):
-  if inner.num_steps > _MAX_UNROLLED:
+  if inner.num_steps > MAX_UNROLLED:
     return jax.lax.fori_loop(
       0, inner.num_steps, lambda index, fast: form.step(fast, index), fast
     )

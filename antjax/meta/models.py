@@ -61,6 +61,7 @@ class MeLUConfig:
       concatenated.
     embedding_dim: width of a feature's vector, D.
     feature_dims: width of each feature's vector; empty: all D.
+    num_numeric: numeric inputs a row, N, joined to the vectors.
     widths: hidden widths of the decision layers (the paper: 64-64).
     num_outputs: see `DLRMConfig`.
     output_offset: see `DLRMConfig`.
@@ -69,6 +70,7 @@ class MeLUConfig:
   features: tuple[str, ...]
   embedding_dim: int = 32
   feature_dims: tuple[int, ...] = ()
+  num_numeric: int = 0
   widths: tuple[int, ...] = (64, 64)
   num_outputs: int = 1
   output_offset: float = 0.0
@@ -152,16 +154,27 @@ class MeLU(nnx.Module):
     """Makes the layers."""
     _check_features(config)
     self.config = config
-    self.decision = mlp.MLP(sum(_dims(config)), config.widths, rngs=rngs)
+    width = sum(_dims(config)) + config.num_numeric
+    self.decision = mlp.MLP(width, config.widths, rngs=rngs)
     self.head = nnx.Linear(
       self.decision.out_features, config.num_outputs, rngs=rngs
     )
 
-  def __call__(self, embeddings: Mapping[str, jax.Array]) -> jax.Array:
-    """Scores rows: feature -> float [B, its width]; returns as `DLRM`."""
-    x = jnp.concatenate(
-      [embeddings[name] for name in self.config.features], axis=-1
-    )
+  def __call__(
+    self,
+    embeddings: Mapping[str, jax.Array],
+    numeric_BN: jax.Array | None = None,
+  ) -> jax.Array:
+    """Scores rows, feature -> float [B, its width]; otherwise as `DLRM`."""
+    columns = [embeddings[name] for name in self.config.features]
+    if self.config.num_numeric:
+      if numeric_BN is None:
+        raise ValueError(
+          f'MeLU(num_numeric={self.config.num_numeric}): called without its'
+          ' numeric inputs; pass numeric_BN.'
+        )
+      columns.append(numeric_BN)
+    x = jnp.concatenate(columns, axis=-1)
     return _output(self.head(self.decision(x)), self.config)
 
 
@@ -196,9 +209,11 @@ class RatingLevels:
 
   Attributes:
     levels: the ratings that can be given, rising; one model output each.
+    positive_rating: ratings from this one on are positive.
   """
 
   levels: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 5.0)
+  positive_rating: float = 4.0
 
   def loss(self, logits_BL: jax.Array, rating_B: jax.Array) -> jax.Array:
     """Cross-entropy [B] of ratings [B], each taken as its nearest level."""
@@ -222,8 +237,15 @@ class RatingLevels:
     return levels[index]
 
   def predictions(self, logits_BL: jax.Array) -> dict[str, jax.Array]:
-    """{'prediction': mean [B], 'median': median [B]}, for `TaskModel`."""
+    """Columns for `TaskModel`: each [B].
+
+    'prediction' is the mean, 'median' the median, 'positive' the probability of
+    a rating from `positive_rating` on.
+    """
+    positive_L = [level >= self.positive_rating for level in self.levels]
     return {
       'prediction': self.mean(logits_BL),
       'median': self.median(logits_BL),
+      'positive': jax.nn.softmax(logits_BL)
+      @ jnp.asarray(positive_L, logits_BL.dtype),
     }

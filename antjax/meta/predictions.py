@@ -14,54 +14,63 @@ _DIVERGED = 1e6
 
 
 def predict_by_step_fn(
-  model: task_steps.TaskModel, inner: maml.InnerLoop, *, extra_steps: int = 0
+  model: task_steps.TaskModel, inner: maml.InnerLoop, *, last_step: int = 0
 ) -> Callable[..., dict[str, jax.Array]]:
   """Returns what predicts the query rows after 0, 1, .. inner steps.
 
   Args:
     model: the model.
     inner: how a task adapts.
-    extra_steps: steps beyond those of `inner`, at the rates of its last one.
+    last_step: step to go on to, at the rates of the last step of `inner`, if
+      that is more than its own number of steps.
 
   Returns:
     As `meta_loss.predict_fn`, after `inner.num_steps` steps; besides,
     '<column>_<k>' for every column that `output_fn` gives after k steps, and
-    'support_size', the number of support rows of the task.
+    'support_size', the number of support rows of the task. Of a loop of very
+    many steps (`maml.MAX_UNROLLED`) only the end is given.
   """
-  longer = dataclasses.replace(
-    inner, num_steps=inner.num_steps + extra_steps, step_weights=()
+  is_long = inner.num_steps > maml.MAX_UNROLLED
+  shown = max(inner.num_steps, last_step) if inner.num_steps else 0
+  # Nothing is differentiated through the steps here.
+  loop = dataclasses.replace(
+    inner,
+    num_steps=inner.num_steps if is_long else shown,
+    step_weights=(),
+    order=1,
   )
 
   def predict(params, rows, batch, rng):
     del rng
 
     def task(params, log_rates, data):
-      states = maml.adapt_by_step(
-        *task_steps.adapt_args(model, longer, params, data, data['support']),
-        merge_fn=model.merge_fn,
-        log_rates=log_rates,
-      )
-      by_step = [
-        task_steps.columns(
+      args = task_steps.adapt_args(model, loop, params, data, data['support'])
+      options = {'merge_fn': model.merge_fn, 'log_rates': log_rates}
+      if is_long:
+        states = {inner.num_steps: maml.adapt_task(*args, **options)}
+      else:
+        states = dict(enumerate(maml.adapt_by_step(*args, **options)))
+      by_step = {
+        step: task_steps.columns(
           model, task_steps.predict(model, adapted, task_rows, data['query'])
         )
-        for adapted, task_rows in states
-      ]
+        for step, (adapted, task_rows) in states.items()
+      }
       size = (data['support']['part']['mask'] > 0).sum()
-      shown = task_steps.labels(data)
+      labels = task_steps.labels(data)
       return {
         **by_step[inner.num_steps],
         **{
           f'{name}_{step}': column
-          for step, columns in enumerate(by_step)
+          for step, columns in by_step.items()
           for name, column in columns.items()
         },
-        'support_size': jnp.broadcast_to(size, shown['label'].shape),
-        **shown,
+        'support_size': jnp.broadcast_to(size, labels['label'].shape),
+        **labels,
       }
 
     return task_steps.over_tasks(
-      model, longer, task, params, rows, batch, flatten=True
+      model, loop, task, params, rows, batch, flatten=True
     )
 
   return task_steps.signature(model, predict)

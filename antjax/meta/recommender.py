@@ -21,12 +21,14 @@ from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adam, RowWiseAdagrad
 from antjax.embedding.table import EmbeddingTables
 from antjax.layers.pooling import Pooling
-from antjax.meta import maml, meta_loss, models
+from antjax.meta import algorithms, maml, meta_loss, networks
 from antjax.train.trainer import Trainer
 
 PyTree = Any
 _T = TypeVar('_T')
 
+# How tasks run at once where nothing else is said; measured on CPU only.
+_TASK_AXES: Mapping[str, Literal['vmap', 'map', 'blocks']] = {'cpu': 'vmap'}
 _WAYS: Mapping[str, Pooling] = {'mean': 'mean', 'sum': 'sum'}
 
 
@@ -35,9 +37,9 @@ class ModelConfig:
   """The network and its tables."""
 
   kind: Annotated[
-    Literal['dlrm', 'melu'],
+    Literal['dlrm', 'melu', 'cbml'],
     'dlrm: pairwise dot products and a top MLP; melu: decision layers on the'
-    ' concatenated vectors.',
+    ' concatenated vectors; cbml: these, gated by soft clusters of tasks.',
   ] = 'dlrm'
   features: Annotated[
     tuple[str, ...], 'Features to use; none named: all of the data set.'
@@ -139,28 +141,73 @@ def _pairs(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InnerConfig:
-  """How a task adapts on its support; see `antjax.meta.maml.InnerLoop`."""
+  """How a task adapts on its support; see `antjax.meta.maml.InnerLoop`.
 
-  num_steps: Annotated[int, 'Gradient steps on the support rows.'] = 1
-  learning_rate: Annotated[float, 'Inner rate; the first, if learned.'] = 0.1
+  What is None is as the algorithm has it.
+  """
+
+  num_steps: Annotated[int | None, 'Gradient steps on the support rows.'] = None
+  learning_rate: Annotated[
+    float | None, 'Inner rate; the first, if learned.'
+  ] = None
   learn_rates: Annotated[
-    bool, 'Learn one inner rate a leaf with the outer loop (Meta-SGD).'
-  ] = True
+    bool | None, 'Learn the inner rates with the outer loop (Meta-SGD).'
+  ] = None
+  rates: Annotated[
+    Literal['leaf', 'step', 'element'] | None,
+    'What has a learned rate of its own: a leaf, a leaf at each step (MAML++),'
+    ' or an element of a leaf (Meta-SGD as published).',
+  ] = None
   order: Annotated[
-    int, '2 differentiates through the inner steps; 1 does not (FOMAML).'
-  ] = 2
+    int | None, '2 differentiates through the inner steps; 1 does not (FOMAML).'
+  ] = None
   adapt: Annotated[
-    Literal['all', 'mlp', 'decision', 'head'],
+    Literal['all', 'mlp', 'decision', 'head'] | None,
     'Leaves that adapt: all with the embedding rows (MAML), all but the rows,'
     ' the decision layers (MeLU), the head (ANIL).',
-  ] = 'decision'
+  ] = None
+  derivative: Annotated[
+    Literal['reverse', 'mixed'] | None,
+    'How order 2 differentiates an inner gradient: reverse over reverse, or'
+    ' mixed, forward over reverse, with a copy of the weights a task.',
+  ] = None
   remat: Annotated[bool, 'Recompute inner steps in the backward pass.'] = False
+  task_axis: Annotated[
+    Literal['auto', 'vmap', 'map', 'blocks'],
+    'Tasks of a bucket at once (vmap), one after another (map), or block_size'
+    ' at once; auto takes what was measured best on the backend.',
+  ] = 'auto'
+  block_size: Annotated[int, 'Tasks at once with task_axis=blocks.'] = 8
 
-  def loop(self) -> maml.InnerLoop:
-    return maml.InnerLoop(**dataclasses.asdict(self))
+  def loop(self, preset: maml.InnerLoop | None = None) -> maml.InnerLoop:
+    """Returns an algorithm's inner loop with what is set here in its place.
+
+    Args:
+      preset: the algorithm's; None: that of the default algorithm.
+    """
+    sizes = {'vmap': 0, 'map': 1, 'blocks': self.block_size}
+    axis = self.task_axis
+    if axis == 'auto':
+      axis = _TASK_AXES.get(jax.default_backend(), 'vmap')
+    return dataclasses.replace(
+      preset or algorithms.ALGORITHMS['default'].inner,
+      map_size=sizes[axis],
+      **self._changes(),
+    )
 
   def __post_init__(self) -> None:
-    self.loop()  # Checks the values.
+    # Checks the values; which backend there is, is not asked yet.
+    dataclasses.replace(maml.InnerLoop(), **self._changes())
+    if self.block_size < 1:
+      raise ValueError(f'block_size={self.block_size}: must be at least 1.')
+
+  def _changes(self) -> dict[str, Any]:
+    return {
+      field.name: getattr(self, field.name)
+      for field in dataclasses.fields(self)
+      if field.name not in ('task_axis', 'block_size')
+      and getattr(self, field.name) is not None
+    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -236,6 +283,9 @@ def build(
   mesh: Mesh,
   table_rate: float | optax.Schedule | None = None,
   place_fn: Callable[[list[TableSpec]], list[TableSpec]] | None = None,
+  *,
+  label_kind: str = 'rating',
+  num_numeric: int = 0,
 ) -> Recommender:
   """Makes a model for the features that a data set describes.
 
@@ -246,10 +296,12 @@ def build(
     table_rate: Rate of the tables' optimizer; the config's by default.
     place_fn: Chooses the level of each table, for table_level='plan'; e.g. by
       `antjax.embedding.planner.plan_tables`.
+    label_kind: 'rating' or 'click'.
+    num_numeric: Numeric inputs of a row.
 
   Raises:
-    ValueError: The config names a feature that the data set has not, or wants
-      a plan and there is no `place_fn`.
+    ValueError: The config names a feature that the data set has not, wants a
+      plan and there is no `place_fn`, or the labels are of another kind.
   """
   features = config.chosen(features)
   names = tuple(features)
@@ -265,27 +317,21 @@ def build(
     mesh=mesh,
     payload_dtype=config.table_payload,
   )
-  levels = models.RatingLevels()
-  sizes: dict[str, Any] = {
-    'features': names,
-    'embedding_dim': config.embedding_dim,
-    'feature_dims': tuple(dims.values()),
-    'num_outputs': len(levels.levels),
-  }
-  make: Callable[..., nnx.Module]
-  if config.kind == 'dlrm':
-    make = functools.partial(
-      models.DLRM, models.DLRMConfig(top_widths=config.widths, **sizes)
-    )
-  else:
-    make = functools.partial(
-      models.MeLU, models.MeLUConfig(widths=config.widths, **sizes)
-    )
+  network = networks.build(
+    config.kind,
+    label_kind,
+    dims,
+    embedding_dim=config.embedding_dim,
+    widths=config.widths,
+    num_numeric=num_numeric,
+  )
+  make = network.make
   graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
   task_model = meta_loss.TaskModel(
-    apply_fn=lambda model, embeddings, part: model(embeddings),
-    loss_fn=levels.loss,
-    output_fn=levels.predictions,
+    apply_fn=network.apply_fn,
+    loss_fn=network.loss_fn,
+    output_fn=network.output_fn,
+    context_fn=network.context_fn,
     merge_fn=functools.partial(nnx.merge, graphdef),
     tables=tables,
     pooling=ways,

@@ -47,12 +47,20 @@ class QueryRows(metrics_lib.Metric):
   def __init__(self) -> None:
     self._chunks: list[dict[str, np.ndarray]] = []
 
-  def update(self, prediction, label, weight=None, group=None, **columns):
+  def update(
+    self,
+    prediction: np.ndarray,
+    label: np.ndarray,
+    weight: np.ndarray | None = None,
+    group: np.ndarray | None = None,
+    **columns: np.ndarray,
+  ) -> None:
     """Folds in rows; see `antjax.train.metric.Metric.update`."""
-    columns = {'prediction': prediction, 'label': label, 'group': group} | (
-      columns
-    )
-    kept = slice(None) if weight is None else np.asarray(weight) > 0
+    label = np.asarray(label)
+    kept = np.ones(len(label), bool) if weight is None else weight > 0
+    columns |= {'prediction': prediction, 'label': label}
+    if group is not None:
+      columns['group'] = group
     self._chunks.append({k: np.asarray(x)[kept] for k, x in columns.items()})
 
   def _update(self, prediction, label, weight, group):
@@ -70,6 +78,8 @@ class QueryRows(metrics_lib.Metric):
       name: np.concatenate([chunk[name] for chunk in self._chunks])
       for name in self._chunks[0]
     }
+    if 'group' not in columns:
+      return columns
     # By task, whatever the number of processes.
     order = np.argsort(columns['group'], kind='stable')
     return {name: column[order] for name, column in columns.items()}

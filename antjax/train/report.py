@@ -24,6 +24,19 @@ from antjax.train.timeline import Timeline
 FILE_NAME = 'report.html'
 
 
+@dataclasses.dataclass(frozen=True)
+class Panel:
+  """Lines with intervals.
+
+  Attributes:
+    x_label: What is on the horizontal axis.
+    lines: Line name -> [(x, value, low, high), ...]; low and high may be nan.
+  """
+
+  x_label: str
+  lines: dict[str, list[tuple[float, float, float, float]]]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
   """Everything on the page. Empty parts leave their section out.
@@ -35,6 +48,7 @@ class Report:
       None or nan where there is no value.
     lower_is_better: Metrics (of `results`) whose smaller value is better.
     baselines: Methods of `results` that the others are measured against.
+    intervals: Title -> panel, of what was reached.
     curves: Panel title -> line name -> [(step, value), ...].
     throughput: Numbers by what they count, e.g. {'examples/s': 12345.0}.
     memory: One dict a piece: 'device', 'level' (none | intra | global), 'part'
@@ -54,6 +68,7 @@ class Report:
   results: Sequence[Mapping[str, Any]] = ()
   lower_is_better: frozenset[str] = frozenset({'MAE', 'RMSE', 'log-loss'})
   baselines: Sequence[str] = ()
+  intervals: Mapping[str, Panel] = dataclasses.field(default_factory=dict)
   curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]] = (
     dataclasses.field(default_factory=dict)
   )
@@ -108,6 +123,7 @@ def render(report: Report) -> str:
   )
   sections = [
     report_results.section(results) if results.rows else '',
+    _intervals_section(report),
     _curves_section(report),
     _throughput_section(report),
     timeline.section(report.timeline) if report.timeline else '',
@@ -124,6 +140,19 @@ def render(report: Report) -> str:
     facts=page.text(' · '.join(fact for fact in facts if fact)),
     sections='\n'.join(section for section in sections if section),
     style=page.STYLE,
+  )
+
+
+def _intervals_section(report: Report) -> str:
+  figures = [
+    '<figure>'
+    f'{report_plots.intervals(title, panel.x_label, panel.lines)}</figure>'
+    for title, panel in report.intervals.items()
+  ]
+  if not figures:
+    return ''
+  return page.section(
+    'Results in detail', f'<div class="grid">{"".join(figures)}</div>'
   )
 
 

@@ -9,6 +9,7 @@ import matplotlib
 import matplotlib.backends.backend_svg
 import matplotlib.figure
 import matplotlib.ticker
+import numpy as np
 
 # Told apart also by readers with a colour vision deficiency (Okabe, Ito 2008).
 _COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#56b4e9', '#e69f00')
@@ -82,6 +83,49 @@ def curves(
   )
   axes.legend(frameon=False, fontsize=9, labelcolor=_INK)
   return svg(figure, f'curves {title}')
+
+
+def intervals(
+  title: str,
+  x_label: str,
+  lines: Mapping[str, Sequence[tuple[float, float, float, float]]],
+) -> str:
+  """Plots lines whose points have an interval.
+
+  Args:
+    title: Title of the panel.
+    x_label: What is on the horizontal axis.
+    lines: Name -> [(x, value, low, high), ...]; a point whose low or high is
+      nan has no bar.
+
+  Returns:
+    An <svg> element.
+  """
+  figure, axes = _figure(title, 3.2)
+  for i, (name, points) in enumerate(lines.items()):
+    columns = np.asarray(points, float).T
+    x, value, low, high = columns
+    axes.errorbar(
+      x,
+      value,
+      # A percentile may lie on the other side of the value.
+      yerr=np.clip([value - low, high - value], 0, None),
+      color=_COLORS[i % len(_COLORS)],
+      linestyle=('-', '--', ':')[i // len(_COLORS) % 3],
+      linewidth=1.6,
+      elinewidth=1,
+      capsize=2.5,
+      marker='o',
+      markersize=3.5,
+      label=f' {name}' if name.startswith('_') else name,
+    )
+  axes.grid(axis='y', color=_LINE, linewidth=0.8)
+  axes.set_xlabel(x_label, fontsize=9, color=_SOFT)
+  axes.xaxis.set_major_locator(
+    matplotlib.ticker.MaxNLocator(nbins=6, integer=True)
+  )
+  axes.legend(frameon=False, fontsize=8, labelcolor=_INK, ncols=2)
+  return svg(figure, f'intervals {title}')
 
 
 def memory(

@@ -188,6 +188,22 @@ def test_curves_with_holes_long_and_empty_ones():
   assert len(page) < 200_000
 
 
+def test_intervals_are_drawn_with_and_without_bars():
+  nan = float('nan')
+  lines = {
+    'meta <1>': [(0, 0.9, 0.8, 1.0), (1, 0.7, 0.6, 0.9)],
+    # A percentile beyond the value, and none at all.
+    'joint': [(0, 0.8, 0.81, 0.9), (1, 0.8, nan, nan)],
+  }
+  panel = report.Panel('adaptation steps', lines)
+  page = report.render(report.Report(title='t', intervals={'MAE': panel}))
+  assert page.count('<figure>') == 1 and 'Results in detail' in page
+  assert page == report.render(
+    report.Report(title='t', intervals={'MAE': panel})
+  )
+  assert 'Results in detail' not in report.render(report.Report(title='t'))
+
+
 def test_write_replaces_the_page_of_the_run(tmp_path):
   path = report.write_report(_REPORT, tmp_path / 'run')
   assert path == tmp_path / 'run' / 'report.html'

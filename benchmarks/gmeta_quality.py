@@ -1,0 +1,198 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Every meta-learning algorithm on MovieLens-1M cold start, beside references.
+
+  python -m launch.prepare_data --out=data/ml-1m
+  python -m benchmarks.gmeta_quality --data=data/ml-1m --out=runs/quality
+  python -m benchmarks.gmeta_quality --out=runs/quality --table
+
+runs launch/train_gmeta.py for each seed and algorithm, seeds outermost so that
+a stopped job leaves whole seeds; what is done is not done again. All take the
+same steps on the same tasks with one outer optimizer and one first inner rate;
+the references choose how they adapt on held-out training tasks. --table prints
+Markdown of what is there, of the seeds in which all listed algorithms are done.
+
+A cell is the mean over seeds, and half the width of the 95% bootstrap interval
+over tasks, mean over seeds. `vs joint` is the difference to `joint +
+fine-tuning` of the same seed with the 95% interval of Student's t over seeds.
+"""
+
+from collections.abc import Mapping, Sequence
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+from absl import app, flags
+
+from antjax.meta import algorithms
+
+_DATA = flags.DEFINE_string('data', 'data/ml-1m', 'Prepared MovieLens-1M.')
+_OUT = flags.DEFINE_string('out', 'runs/quality', 'Folder of the runs.')
+_SEEDS = flags.DEFINE_integer('seeds', 3, 'Seeds, from 0.', 1)
+_STEPS = flags.DEFINE_integer('num_steps', 300, 'Outer steps of each.', 1)
+_PER_TASK = flags.DEFINE_integer(
+  'per_task_steps', 30, 'Steps of the per-task reference.', 1
+)
+_ALGORITHMS = flags.DEFINE_list(
+  'algorithms',
+  [
+    'joint',
+    *(n for n, a in algorithms.ALGORITHMS.items() if a.outer != 'none'),
+  ],
+  'In this order; joint stands for all references.',
+)
+_SLOTS = flags.DEFINE_string(
+  'slots_per_device', '12,12,16', 'Task slots by support size, in a step.'
+)
+_TABLE = flags.DEFINE_bool('table', False, 'Print the table; run nothing.')
+
+_REFERENCE = 'joint + fine-tuning'
+_METRICS = ('MAE', 'RMSE', 'nDCG@3', 'AUC', 'GAUC', 'NE')
+# 97.5th percentile of Student's t by degrees of freedom.
+_STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776}
+
+
+def run(name: str, seed: int) -> None:
+  """One job; its log is log.txt beside its run folder."""
+  folder = pathlib.Path(_OUT.value) / f'{name}_{seed}'
+  if (folder / 'results.json').exists():
+    return
+  folder.mkdir(parents=True, exist_ok=True)
+  options = {
+    'algorithm': name,
+    'seed': seed,
+    'data': _DATA.value,
+    'run_dir': folder,
+    'num_steps': _STEPS.value,
+    'joint_steps': _STEPS.value if name == 'joint' else 0,
+    'per_task_steps': _PER_TASK.value if name == 'joint' else 0,
+    'slots_per_device': _SLOTS.value,
+    'eval_steps': 5 if name in ('joint', 'default') else 0,
+    'model.features': 'gender,age,occupation,item,genres',
+  }
+  start = time.monotonic()
+  with open(folder / 'log.txt', 'w', encoding='utf-8') as log:
+    code = subprocess.run(
+      [
+        *(sys.executable, '-m', 'launch.train_gmeta'),
+        *(f'--{key}={value}' for key, value in options.items()),
+      ],
+      stdout=log,
+      stderr=subprocess.STDOUT,
+      check=False,
+      # Seeds share their compiled programs.
+      env=os.environ | {'JAX_COMPILATION_CACHE_DIR': f'{_OUT.value}/compiled'},
+    ).returncode
+  wall_s = round(time.monotonic() - start, 1)
+  line = {'algorithm': name, 'seed': seed, 'exit_code': code, 'wall_s': wall_s}
+  print(json.dumps(line), flush=True)
+
+
+def load(name: str, seed: int) -> list[dict[str, Any]] | None:
+  """Whole numbers of a run with their intervals, or None if it is not done."""
+  path = pathlib.Path(_OUT.value) / f'{name}_{seed}' / 'results.json'
+  if not path.exists():
+    return None
+  rows = json.loads(path.read_text(encoding='utf-8'))['details']
+  rows = [r for r in rows if 'num_steps' not in r and 'support' not in r]
+  for row in rows:
+    if row['method'] == 'meta-learned':
+      row['method'] = name
+  if name == 'joint':
+    return rows
+  return [row for row in rows if row['method'] == name]
+
+
+Cells = Mapping[tuple[str, str, str], Sequence[dict[str, Any]]]
+
+
+def gather() -> tuple[Cells, list[int]]:
+  """Returns (scenario, method, metric) -> one row a seed, and the seeds."""
+  cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+  seeds = []
+  for seed in range(_SEEDS.value):
+    runs = [load(name, seed) for name in _ALGORITHMS.value]
+    whole = [rows for rows in runs if rows is not None]
+    if len(whole) < len(runs):
+      continue
+    seeds.append(seed)
+    for row in (row for rows in whole for row in rows):
+      key = row['scenario'], row['method'], row['metric']
+      cells.setdefault(key, []).append(row)
+  return cells, seeds
+
+
+def difference(
+  rows: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]
+) -> str:
+  """Mean difference of two methods over seeds, with its 95% interval."""
+  gaps = [a['value'] - b['value'] for a, b in zip(rows, others, strict=True)]
+  mean = statistics.fmean(gaps)
+  if len(gaps) < 2:
+    return f'{mean:+.3f}'
+  spread = statistics.stdev(gaps) / len(gaps) ** 0.5
+  return f'{mean:+.3f} ± {_STUDENT[len(gaps) - 1] * spread:.3f}'
+
+
+def print_table() -> None:
+  """Markdown, a table a scenario; the best of each metric is bold."""
+  cells, seeds = gather()
+  if not seeds:
+    raise RuntimeError(f'{_OUT.value}: no seed is whole yet; run without it.')
+  scenarios = list(dict.fromkeys(key[0] for key in cells))
+  methods = list(dict.fromkeys(key[1] for key in cells))
+  print(f'Seeds: {", ".join(map(str, seeds))}.')
+  for scenario in scenarios:
+    print(f'\n### {scenario}\n')
+    print(f'| method | {" | ".join(_METRICS)} | MAE vs joint | AUC vs joint |')
+    print('|---' * (len(_METRICS) + 3) + '|')
+    means = {
+      (method, metric): statistics.fmean(
+        row['value'] for row in cells[scenario, method, metric]
+      )
+      for method in methods
+      for metric in _METRICS
+    }
+    for method in methods:
+      line = [method]
+      for metric in _METRICS:
+        rows = cells[scenario, method, metric]
+        value = means[method, metric]
+        if value != value:  # nan
+          line.append('-')
+          continue
+        column = [means[m, metric] for m in methods]
+        known = [number for number in column if number == number]
+        best = max(known) if metric in ('nDCG@3', 'AUC', 'GAUC') else min(known)
+        half = statistics.fmean((r['high'] - r['low']) / 2 for r in rows)
+        text = f'{value:.3f} ± {half:.3f}'
+        line.append(f'**{text}**' if value == best else text)
+      for metric in ('MAE', 'AUC'):
+        line.append(
+          ''
+          if method == _REFERENCE
+          else difference(
+            cells[scenario, method, metric],
+            cells[scenario, _REFERENCE, metric],
+          )
+        )
+      print(f'| {" | ".join(line)} |')
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  if _TABLE.value:
+    print_table()
+    return
+  for seed in range(_SEEDS.value):
+    for name in _ALGORITHMS.value:
+      run(name, seed)
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,62 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The named algorithms, and flags in place of their settings."""
+
+import pytest
+
+from antjax.meta import algorithms, episodes, maml
+from antjax.meta.recommender import InnerConfig
+from tests.meta import small_tasks
+
+
+def test_no_flag_and_no_name_is_what_it_always_was():
+  loop = InnerConfig().loop(algorithms.ALGORITHMS['default'].inner)
+  assert loop == maml.InnerLoop(
+    num_steps=1, learning_rate=0.1, adapt='decision', learn_rates=True
+  )
+
+
+@pytest.mark.parametrize('name', algorithms.ALGORITHMS)
+def test_a_flag_overrides_the_preset_and_nothing_else(name):
+  preset = algorithms.ALGORITHMS[name].inner
+  loop = InnerConfig(learning_rate=0.7, task_axis='map').loop(preset)
+  assert loop.learning_rate == 0.7 and loop.map_size == 1
+  assert (loop.num_steps, loop.adapt) == (preset.num_steps, preset.adapt)
+  assert (loop.order, loop.rates) == (preset.order, preset.rates)
+
+
+@pytest.mark.parametrize('name', ['maml++', 'reptile', 'meta_sgd'])
+def test_every_phase_has_a_finite_loss_and_weights(name):
+  algorithm = algorithms.ALGORITHMS[name]
+  model, params, rows = small_tasks.make_model()
+  if algorithm.inner.learn_rates:
+    features = tuple(small_tasks.FEATURES)
+    params = maml.init_rates(params, algorithm.inner, features)
+  batch = episodes.with_task_rows(
+    small_tasks.make_batch(), num_ids=small_tasks.NUM_IDS
+  )
+  phases = algorithm.phases(algorithm.inner, 100)
+  assert phases[-1].until == 100
+  if name == 'maml++':
+    assert [p.inner.order for p in phases][:: len(phases) - 1] == [1, 2]
+    assert phases[0].inner.step_weights and not phases[-1].inner.step_weights
+  for phase in (phases[0], phases[-1]):
+    losses, weights = algorithm.loss_fn(model, phase.inner)(
+      params, rows, batch, None
+    )
+    assert (losses > 0).all() and weights.sum() == 4
+
+
+def test_bad_settings_are_refused():
+  with pytest.raises(ValueError, match='block_size=0'):
+    InnerConfig(block_size=0)
+  with pytest.raises(ValueError, match='num_steps=-1'):
+    InnerConfig(num_steps=-1)
+
+
+def test_blocks_and_axes_become_a_map_size():
+  sizes = [
+    InnerConfig(task_axis=axis, block_size=4).loop().map_size
+    for axis in ('vmap', 'map', 'blocks')
+  ]
+  assert sizes == [0, 1, 4]
