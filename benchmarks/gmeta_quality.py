@@ -18,6 +18,7 @@ fine-tuning` of the same seed with the 95% interval of Student's t over seeds.
 """
 
 from collections.abc import Mapping, Sequence
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -36,7 +37,7 @@ _OUT = flags.DEFINE_string('out', 'runs/quality', 'Folder of the runs.')
 _SEEDS = flags.DEFINE_integer('seeds', 3, 'Seeds, from 0.', 1)
 _STEPS = flags.DEFINE_integer('num_steps', 300, 'Outer steps of each.', 1)
 _PER_TASK = flags.DEFINE_integer(
-  'per_task_steps', 30, 'Steps of the per-task reference.', 1
+  'per_task_steps', 30, 'Steps of the per-task reference; 0 leaves it out.', 0
 )
 _ALGORITHMS = flags.DEFINE_list(
   'algorithms',
@@ -49,6 +50,7 @@ _ALGORITHMS = flags.DEFINE_list(
 _SLOTS = flags.DEFINE_string(
   'slots_per_device', '12,12,16', 'Task slots by support size, in a step.'
 )
+_PARALLEL = flags.DEFINE_integer('parallel', 1, 'Jobs at once.', 1)
 _TABLE = flags.DEFINE_bool('table', False, 'Print the table; run nothing.')
 
 _REFERENCE = 'joint + fine-tuning'
@@ -101,6 +103,7 @@ def load(name: str, seed: int) -> list[dict[str, Any]] | None:
   rows = json.loads(path.read_text(encoding='utf-8'))['details']
   rows = [r for r in rows if 'num_steps' not in r and 'support' not in r]
   for row in rows:
+    row['seed'] = seed
     if row['method'] == 'meta-learned':
       row['method'] = name
   if name == 'joint':
@@ -131,7 +134,8 @@ def difference(
   rows: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]
 ) -> str:
   """Mean difference of two methods over seeds, with its 95% interval."""
-  gaps = [a['value'] - b['value'] for a, b in zip(rows, others, strict=True)]
+  of_seed = {row['seed']: row['value'] for row in others}
+  gaps = [row['value'] - of_seed[row['seed']] for row in rows]
   mean = statistics.fmean(gaps)
   if len(gaps) < 2:
     return f'{mean:+.3f}'
@@ -189,9 +193,14 @@ def main(argv: Sequence[str]) -> None:
   if _TABLE.value:
     print_table()
     return
-  for seed in range(_SEEDS.value):
-    for name in _ALGORITHMS.value:
-      run(name, seed)
+  with concurrent.futures.ThreadPoolExecutor(_PARALLEL.value) as pool:
+    jobs = [
+      pool.submit(run, name, seed)
+      for seed in range(_SEEDS.value)
+      for name in _ALGORITHMS.value
+    ]
+  for job in jobs:
+    job.result()
 
 
 if __name__ == '__main__':
