@@ -140,7 +140,9 @@ def batches_for(inner):
 class Sharded:
   """The same steps by a Trainer with tables over a mesh."""
 
-  def __init__(self, inner, mesh, code, level):
+  def __init__(
+    self, inner, mesh, code, level, make_loss_fn=meta_loss.meta_loss_fn
+  ):
     self.tables = EmbeddingTables(
       [
         TableSpec(name, v, DIM, level, Adagrad(0.1), init_scale=0.5)
@@ -150,8 +152,10 @@ class Sharded:
       mesh=mesh,
     )
     model, self.params = make_model(self.tables)
+    if inner.learn_rates:
+      self.params = maml.init_rates(self.params, inner, tuple(FEATURES))
     self.trainer = Trainer(
-      meta_loss.meta_loss_fn(model, inner),
+      make_loss_fn(model, inner),
       optimizer(),
       mesh=mesh,
       paro=code,
