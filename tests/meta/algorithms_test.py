@@ -26,7 +26,9 @@ INNER = maml.InnerLoop(num_steps=2, learning_rate=0.1, adapt='all')
 quick_jit = functools.partial(
   jax.jit, compiler_options={'xla_backend_optimization_level': 0}
 )
-FORMS = pytest.mark.parametrize('low_rank', [False, True])
+FORMS = pytest.mark.parametrize(
+  'low_rank', [pytest.param(False, marks=pytest.mark.slow), True]
+)
 
 
 @pytest.fixture
@@ -122,7 +124,9 @@ def assert_gradient(fn, params):
 
 
 @pytest.mark.usefixtures('float64')
-@pytest.mark.parametrize('rates', ['step', 'element'])
+@pytest.mark.parametrize(
+  'rates', ['step', pytest.param('element', marks=pytest.mark.slow)]
+)
 def test_rates_a_step_or_an_element_have_true_gradients(rates):
   inner = dataclasses.replace(INNER, learn_rates=True, rates=rates)
   grads = []
@@ -183,7 +187,10 @@ def test_states_by_step_are_those_of_shorter_loops(low_rank):
 
 
 @pytest.mark.usefixtures('float64')
-@pytest.mark.parametrize('low_rank, remat', [(False, False), (True, True)])
+@pytest.mark.parametrize(
+  'low_rank, remat',
+  [(False, False), pytest.param(True, True, marks=pytest.mark.slow)],
+)
 def test_mixed_mode_gives_the_gradient_of_reverse_mode(low_rank, remat):
   reverse = Task(INNER, low_rank=True)
   mixed = Task(
@@ -221,7 +228,9 @@ def test_many_steps_run_as_a_loop():
 
 @pytest.mark.usefixtures('float64')
 @FORMS
-@pytest.mark.parametrize('num_steps', [2, 20])
+@pytest.mark.parametrize(
+  'num_steps', [2, pytest.param(20, marks=pytest.mark.slow)]
+)
 def test_reptile_pulls_to_the_adapted_parameters(num_steps, low_rank):
   inner = dataclasses.replace(INNER, num_steps=num_steps)
   task = Task(inner, low_rank)
