@@ -7,7 +7,6 @@ once, so that a first-order phase costs what first order costs, and a restart
 finds its phase from the step alone.
 """
 
-from collections.abc import Sequence
 import dataclasses
 
 from antjax.meta.maml import InnerLoop
@@ -86,8 +85,3 @@ def step_weights(num_steps: int, progress: float) -> tuple[float, ...]:
   """Returns K weights of sum 1: all alike at progress 0, the last one at 1."""
   share = (1 - progress) / num_steps
   return (*(share for _ in range(num_steps - 1)), 1 - (num_steps - 1) * share)
-
-
-def remaining(phases: Sequence[Phase], step: int) -> list[Phase]:
-  """Returns the phases that are not over at `step`; the last one at least."""
-  return [p for p in phases if p.until > step] or list(phases[-1:])

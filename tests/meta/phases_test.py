@@ -32,14 +32,6 @@ def test_phases_beyond_the_end_are_cut():
   assert [(p.until, p.inner.order) for p in found] == [(10, 1)]
 
 
-def test_a_restart_finds_its_phase():
-  found = phases.anneal(INNER, 100, second_order_from=30)
-  assert phases.remaining(found, 0) == found
-  assert phases.remaining(found, 30) == found[1:]
-  # A finished run still needs the last one, to restore.
-  assert phases.remaining(found, 100) == found[1:]
-
-
 def test_bad_counts_are_refused():
   with pytest.raises(ValueError, match='num_steps=0'):
     phases.anneal(INNER, 0)
