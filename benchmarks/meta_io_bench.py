@@ -14,8 +14,8 @@ and state of the page cache; the last line is the summary. A record is a task.
 - `meta_io`: LeasedDataset over the file's blocks in shuffled order, two blocks
   ahead in a thread, and EpisodeBatches: whole padded batches of support and
   query on the host.
-- `meta_io_random`: the same with random splits, anew each epoch.
-- `records`: the same as `meta_io`, but record by record.
+- `meta_io_random`: with random splits, anew each epoch.
+- `records`: as `meta_io`, but record by record.
 - `parquet`: the same as `meta_io` from a Parquet file, which is decoded.
 - `row_text`: rows as lines of a text file in shuffled order, with an index of
   the lines of each task: a task's lines are read one by one and parsed, and
@@ -311,11 +311,7 @@ def main(argv: Sequence[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   load = os.getloadavg()[0]
   if load > 1:
-    print(
-      f'meta_io_bench: load average {load:.1f}: other work on these cores makes'
-      ' every figure worse.',
-      file=sys.stderr,
-    )
+    print(f'meta_io_bench: load {load:.1f}: not quiet.', file=sys.stderr)
   source = output_folder.open_split(_DATA.value, 'train')
   tasks = source.read(0, len(source))
   in_time = episode_config(tasks, _TASKS.value, 'time')

@@ -19,12 +19,14 @@ from typing import Literal
 from absl import logging
 import ibis
 from ibis.expr import types as ir
+import numpy as np
 import pyarrow as pa
 
 Kind = Literal['int32', 'int64', 'float32', 'float64', 'string']
 
 _DUCKDB_TYPES = {'float32': 'FLOAT', 'float64': 'DOUBLE'}  # Others: text.
 _INTEGER = r'^[+-]?[0-9]+$'
+_FLOAT = r'^[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?$'
 # No text of a field means NULL: an empty number is malformed.
 _NULL_TEXT = '\x1aNULL\x1a'
 # Tables that DuckDB makes in the connection, and ours for integers.
@@ -53,6 +55,7 @@ def read_delimited(
   header: Sequence[str] | None = None,
   encoding: Literal['utf-8', 'latin-1'] = 'utf-8',
   quote: str = '',
+  empty: Mapping[str, float] | None = None,
   max_rejected_share: float = 0.001,
   rejected_path: str | os.PathLike[str],
 ) -> ir.Table:
@@ -72,6 +75,8 @@ def read_delimited(
     header: The first line's fields where the file has a header, else None.
     encoding: Encoding of the file.
     quote: Quote character, or '' where quotes are ordinary text.
+    empty: Column of numbers -> the number that an empty field stands for;
+      without an entry an empty number is malformed.
     max_rejected_share: Largest share of malformed lines to go on with.
     rejected_path: CSV file to write malformed lines to; made only if needed.
 
@@ -88,10 +93,17 @@ def read_delimited(
     raise FileNotFoundError(f'read_delimited: no such file: {path}')
   if header is not None:
     _check_header(path, header, delimiter, encoding)
+  empty = empty or {}
+  checked = {  # Read as text and checked here.
+    n: k for n, k in columns.items() if k.startswith('int') or n in empty
+  }
   lines = con.read_csv(
     path,
     delim=delimiter,
-    columns={n: _DUCKDB_TYPES.get(k, 'VARCHAR') for n, k in columns.items()},
+    columns={
+      n: 'VARCHAR' if n in checked else _DUCKDB_TYPES.get(k, 'VARCHAR')
+      for n, k in columns.items()
+    },
     header=header is not None,
     auto_detect=False,
     quote=quote,
@@ -105,22 +117,23 @@ def read_delimited(
   number = next(_counter)
   # Read whole and once: a count alone would not look into the columns.
   texts = con.create_table(f'texts_{number}', lines)
-  integers = {n: k for n, k in columns.items() if k.startswith('int')}
-  good = _all_integers(texts, integers)
+  good = _all_numbers(texts, checked, empty)
   if bad := _count(texts.filter(~good)):
     found = list(
-      _bad_integers(path, columns, delimiter, encoding, quote, header)
+      _bad_numbers(path, columns, empty, delimiter, encoding, quote, header)
     )
     if len(found) != bad:
       raise RuntimeError(
         f'read_delimited: {path} changed while it was read: {bad} lines without'
-        f' a readable integer, then {len(found)}; try again.'
+        f' a readable number, then {len(found)}; try again.'
       )
     _add_rejected(con, found)
   table = con.create_table(
     f'delimited_{number}',
     texts.filter(good).mutate(
-      **{n: texts[n].cast(k) for n, k in integers.items()}
+      **{
+        n: _or_empty(texts[n], empty.get(n)).cast(k) for n, k in checked.items()
+      }
     ),
   )
   con.raw_sql(f'DROP TABLE texts_{number}')
@@ -157,39 +170,54 @@ def _check_header(
     )
 
 
-def _all_integers(
-  texts: ir.Table, integers: Mapping[str, Kind]
+def _or_empty(text: ir.StringValue, number: float | None) -> ir.StringValue:
+  """Replaces an empty text by that of a number."""
+  if number is None:
+    return text
+  return (text == '').ifelse(f'{number:g}', text)
+
+
+def _pattern(kind: Kind) -> str:
+  return _INTEGER if kind.startswith('int') else _FLOAT
+
+
+def _all_numbers(
+  texts: ir.Table, checked: Mapping[str, Kind], empty: Mapping[str, float]
 ) -> ir.BooleanValue:
-  """Whether all integer columns of a row hold an integer that fits."""
-  checks = [
-    texts[name].re_search(_INTEGER) & texts[name].try_cast(kind).notnull()
-    for name, kind in integers.items()
-  ]
+  """Whether all checked columns of a row hold a number that fits."""
+  checks = []
+  for name, kind in checked.items():
+    text = _or_empty(texts[name], empty.get(name))
+    checks.append(
+      text.re_search(_pattern(kind)) & text.try_cast(kind).notnull()
+    )
   return functools.reduce(operator.and_, checks, ibis.literal(True))
 
 
-def _bad_integers(
+def _bad_numbers(
   path: str,
   columns: Mapping[str, Kind],
+  empty: Mapping[str, float],
   delimiter: str,
   encoding: str,
   quote: str,
   header: Sequence[str] | None,
 ) -> Iterator[dict[str, str | int]]:
-  """Finds the lines whose only fault is an integer column, with their number.
+  """Finds the lines whose only fault is a checked column, with their number.
 
   DuckDB does not say which line a row came from. Slow, but such lines are rare.
   """
-  limits = {'int32': 2**31, 'int64': 2**63}
   for line, text, fields in _split_lines(path, delimiter, encoding, quote):
     if (line == 1 and header is not None) or len(fields) != len(columns):
       continue
     faults = []
     for (name, kind), value in zip(columns.items(), fields):
-      if kind in limits:
-        limit = limits[kind]
-        whole = re.match(_INTEGER, value, re.ASCII)
-        if not whole or not -limit <= int(value) < limit:
+      if kind.startswith('int') or name in empty:
+        if name in empty and not value:
+          continue
+        if not (
+          re.match(_pattern(kind), value, re.ASCII) and _fits(kind, value)
+        ):
           faults.append((name, kind, value))
       elif kind != 'string' and not _is_float(value):
         break  # DuckDB has set this line aside.
@@ -203,6 +231,13 @@ def _bad_integers(
           'message': f'Could not convert "{value}" in "{name}" to {kind}',
           'text': text,
         }
+
+
+def _fits(kind: Kind, number: str) -> bool:
+  if kind.startswith('int'):
+    limit = 2 ** (int(kind[3:]) - 1)
+    return -limit <= int(number) < limit
+  return abs(float(number)) <= float(np.finfo(kind).max)
 
 
 def _split_lines(

@@ -127,7 +127,9 @@ def prepare_movielens(
           text + '\n', encoding='utf-8'
         )
       except ValueError as e:
-        raise ValueError(_keep_rejected(str(e), rejected, out)) from e
+        raise ValueError(
+          output_folder.keep_rejected(str(e), rejected, out)
+        ) from e
       finally:
         con.disconnect()
   return description, True
@@ -216,12 +218,12 @@ def _write(
     counter = _RatingCounter()
     num_tasks = prepare.write_records(table, path, schema, on_batch=counter)
     splits[split] = {'tasks': num_tasks, 'ratings': counter.num_ratings}
-    files[split] = _file_entry(folder, path)
+    files[split] = output_folder.file_entry(folder, path)
   features = {}
   for feature, ids in tasks.vocabularies.items():
     path = folder / f'ids_{feature}.parquet'
     ids.order_by('id').to_parquet(path)
-    files[f'ids_{feature}'] = _file_entry(folder, path)
+    files[f'ids_{feature}'] = output_folder.file_entry(folder, path)
     # Ids of genres start at 0, all others at 1: their 0 is "not in train".
     num_ids = int(ids.count().to_pyarrow().as_py()) + (feature != 'genres')
     max_values = tasks.max_genres if feature == 'genres' else 1
@@ -243,33 +245,3 @@ class _RatingCounter:
   def __call__(self, batch: pa.RecordBatch) -> None:
     lengths = pc.list_value_length(batch.column('rating'))
     self.num_ratings += pc.sum(lengths).as_py() or 0
-
-
-def _file_entry(
-  folder: pathlib.Path, path: pathlib.Path
-) -> Mapping[str, str | int]:
-  return {
-    'path': str(path.relative_to(folder)),
-    'bytes': path.stat().st_size,
-  }
-
-
-def _keep_rejected(
-  message: str, rejected: pathlib.Path, out: str | os.PathLike[str]
-) -> str:
-  """Keeps the malformed lines of a refused run; returns the message for it.
-
-  They go to `out` where that is new or holds only those of an earlier run, and
-  otherwise beside it: data of ours are not changed by a run that is refused.
-  """
-  if not rejected.exists():
-    return message
-  folder = pathlib.Path(os.path.abspath(out))
-  kept = folder / output_folder.REJECTED
-  if (folder / output_folder.DESCRIPTION).exists():
-    kept = folder.with_name(f'{folder.name}.{output_folder.REJECTED}')
-  kept.parent.mkdir(parents=True, exist_ok=True)
-  shutil.copy(rejected, kept)
-  if str(rejected) not in message:
-    message += f' Malformed lines, perhaps the cause, are listed in {kept}.'
-  return message.replace(str(rejected), str(kept))

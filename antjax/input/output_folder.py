@@ -166,3 +166,34 @@ def staged(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     data.rename(folder)
   finally:
     shutil.rmtree(stage)
+
+
+def file_entry(
+  folder: pathlib.Path, path: pathlib.Path
+) -> Mapping[str, str | int]:
+  """Returns what a description says of a file in the folder."""
+  return {
+    'path': str(path.relative_to(folder)),
+    'bytes': path.stat().st_size,
+  }
+
+
+def keep_rejected(
+  message: str, rejected: pathlib.Path, out: str | os.PathLike[str]
+) -> str:
+  """Keeps the malformed lines of a refused run; returns the message for it.
+
+  They go to `out` where that is new or holds only those of an earlier run, and
+  otherwise beside it: data of ours are not changed by a run that is refused.
+  """
+  if not rejected.exists():
+    return message
+  folder = pathlib.Path(os.path.abspath(out))
+  kept = folder / REJECTED
+  if (folder / DESCRIPTION).exists():
+    kept = folder.with_name(f'{folder.name}.{REJECTED}')
+  kept.parent.mkdir(parents=True, exist_ok=True)
+  shutil.copy(rejected, kept)
+  if str(rejected) not in message:
+    message += f' Malformed lines, perhaps the cause, are listed in {kept}.'
+  return message.replace(str(rejected), str(kept))

@@ -15,6 +15,7 @@ is random is ordered by a digest of (seed, key), not by a generator.
 from collections.abc import Callable, Iterator, Sequence
 import os
 import pathlib
+import shutil
 import tempfile
 
 import ibis
@@ -30,6 +31,7 @@ def connect(
   threads: int = 0,
   memory_limit: str = '',
   temp_directory: str | os.PathLike[str] = '',
+  database: str | os.PathLike[str] = ':memory:',
 ) -> ibis.BaseBackend:
   """Opens an in-process DuckDB that spills to disk what exceeds memory.
 
@@ -37,6 +39,7 @@ def connect(
     threads: Number of threads; 0 means all cores.
     memory_limit: Size such as '4GB'; '' means 80% of the memory.
     temp_directory: Folder to spill to; '' means `.tmp` in the working folder.
+    database: File for the tables that are made, for those larger than memory.
 
   Returns:
     An ibis backend. Disconnect it with `con.disconnect()`.
@@ -48,9 +51,58 @@ def connect(
     options['memory_limit'] = memory_limit
   if temp_directory:
     options['temp_directory'] = os.fspath(temp_directory)
-  con = ibis.duckdb.connect(**options)
+  con = ibis.duckdb.connect(os.fspath(database), **options)
   con.raw_sql('SET enable_progress_bar = false')
   return con
+
+
+def connect_spark(
+  *,
+  threads: int = 0,
+  memory_limit: str = '',
+  temp_directory: str | os.PathLike[str],
+  master: str = '',
+) -> ibis.BaseBackend:
+  """Opens Spark: the session that is there, or a new one.
+
+  Args:
+    threads: Threads of a local Spark; 0 means all cores.
+    memory_limit: Memory of a local Spark, such as '4g'; '' means Spark's own.
+    temp_directory: Existing folder to spill to.
+    master: Spark's master; '' means this machine.
+
+  Returns:
+    An ibis backend. Disconnecting it ends the session.
+
+  Raises:
+    RuntimeError: pyspark or Java is missing.
+  """
+  try:
+    from pyspark.sql import SparkSession
+  except ImportError as e:
+    raise RuntimeError(
+      "engine=spark needs pyspark: pip install 'antjax[spark]'."
+    ) from e
+  if not (shutil.which('java') or master):
+    raise RuntimeError(
+      'engine=spark runs Spark on this machine and needs Java 17, such as'
+      ' openjdk-17-jre-headless; or name a cluster with --engine.spark_master.'
+    )
+  folder = os.path.abspath(temp_directory)
+  builder = SparkSession.builder.master(master or f'local[{threads or "*"}]')
+  settings = {
+    'spark.local.dir': folder,
+    'spark.sql.warehouse.dir': os.path.join(folder, 'warehouse'),
+    'spark.sql.session.timeZone': 'UTC',
+    'spark.ui.enabled': 'false',
+  }
+  if memory_limit:
+    settings['spark.driver.memory'] = memory_limit
+  for name, value in settings.items():
+    builder = builder.config(name, value)
+  session = builder.getOrCreate()
+  session.sparkContext.setLogLevel('ERROR')
+  return ibis.pyspark.connect(session)
 
 
 def digest(seed: int, salt: str, *keys: ir.Value) -> ir.StringValue:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.input import movielens_fixture
+from tests.input import movielens_fixture, table_fixture
 
 
 def run(*arguments):
@@ -46,6 +46,47 @@ def test_prepares_a_sample_and_then_does_nothing(tmp_path):
   assert third.returncode == 1
   assert 'seed=0 (now 1); add --overwrite' in third.stderr
   assert 'Traceback' not in third.stderr
+
+
+def test_prepares_a_table_by_its_schema_file(tmp_path):
+  source = table_fixture.write(
+    tmp_path / 'clicks.csv', table_fixture.make_rows(300)
+  )
+  schema = tmp_path / 'clicks.yaml'
+  schema.write_text(
+    'label: click\ntask: user\ntime: when\nlog: [price]\ncolumns:\n'
+    '  user: string\n  item: string\n  price: {type: float32, empty: 0}\n'
+    '  when: int64\n  click: int32\n'
+  )
+  flags = ('--dataset=generic', f'--source={source}', f'--schema={schema}')
+  done = run(
+    *flags,
+    f'--out={tmp_path / "out"}',
+    '--memory_limit=300MB',
+    '--table.cold_share=0.2',
+    '--table.max_rows=32',
+  )
+  assert done.returncode == 0, done.stderr
+  assert 'sorting rows' in done.stderr
+  assert 'task_cold' in done.stdout
+  description = json.loads((tmp_path / 'out' / 'dataset.json').read_text())
+  assert description['config']['tasks.max_rows'] == 32
+  assert description['files']['train']['path'] == 'train.arrow'
+
+
+@pytest.mark.parametrize(
+  'flags, message',
+  [
+    (['--dataset=criteo'], 'is not fetched: name its files with --source'),
+    (['--dataset=generic', '--source=x'], 'generic needs a schema file'),
+    (['--engine=spark'], 'dataset=movielens-1m is small'),
+  ],
+)
+def test_flags_that_do_not_go_together(flags, message):
+  result = run(*flags)
+  assert result.returncode == 1
+  assert message in result.stderr
+  assert len(result.stderr.strip().splitlines()) == 1
 
 
 def test_errors_are_one_line(tmp_path):

@@ -1,0 +1,303 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the tasks of a table of labelled rows and their `dataset.json`.
+
+Splits: `train` has the rows of the warm tasks but their last ones; `warm` has
+queries from those, with the rows before them as support; `task_cold` has the
+same of tasks that are not trained on. Ids come from `train` alone; 0 stands for
+what it lacks.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+from typing import Any, Literal
+
+from absl import logging
+import ibis
+from ibis.expr import types as ir
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from antjax.input import (
+  output_folder,
+  prepare,
+  record_writer,
+  records,
+  table_raw,
+  table_tasks,
+  task_spans,
+)
+from antjax.input.records import Field
+from antjax.input.table_schema import TableSchema
+from antjax.input.table_tasks import TableConfig
+
+_FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Engine:
+  """What does the bulk work, and with how much.
+
+  Attributes:
+    name: 'duckdb', in this process, or 'spark'.
+    memory_limit: Such as '4GB'; '' means the engine's own choice.
+    threads: Of DuckDB or a local Spark; 0 means all cores.
+    spark_master: Spark's master; '' means a local one, or that of the session
+      that is there already.
+  """
+
+  name: Literal['duckdb', 'spark'] = 'duckdb'
+  memory_limit: str = ''
+  threads: int = 0
+  spark_master: str = ''
+
+
+def prepare_table(
+  out: str | os.PathLike[str],
+  source: str | os.PathLike[str],
+  schema: TableSchema,
+  config: TableConfig,
+  *,
+  engine: Engine | None = None,
+  file_format: Literal['arrow', 'parquet', 'array_record'] = 'arrow',
+  max_rejected_share: float = 0.001,
+  overwrite: bool = False,
+  progress: Callable[[str], None] = lambda text: None,
+) -> tuple[dict[str, Any], bool]:
+  """Makes a folder with one record file a split and a `dataset.json`.
+
+  Args:
+    out: Folder to make; intermediate files are beside it.
+    source: See `table_raw.find_files`.
+    schema: Columns of the source.
+    config: How rows become tasks.
+    engine: What does the work; the files do not depend on it.
+    file_format: Format of the record files.
+    max_rejected_share: Largest share of malformed rows to go on with.
+    overwrite: Replace data made with another configuration.
+    progress: Called with a text at the start of each step.
+
+  Returns:
+    The content of `dataset.json`, and whether it was made now.
+
+  Raises:
+    ValueError: `out` holds something else, or the source does not fit the
+      schema.
+    FileNotFoundError: No such source.
+  """
+  engine = engine or Engine()
+  files = table_raw.find_files(source)
+  made_of = {
+    'format_version': _FORMAT_VERSION,
+    'data': _fingerprint(files),
+    'format': file_format,
+    'max_rejected_share': max_rejected_share,
+    **json.loads(json.dumps(dataclasses.asdict(schema))),
+    **{f'tasks.{k}': v for k, v in dataclasses.asdict(config).items()},
+  }
+  if output_folder.is_current(out, made_of, overwrite=overwrite):
+    return output_folder.load_description(out), False
+  parent = pathlib.Path(os.path.abspath(out)).parent
+  parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(dir=parent, prefix='.prepare-') as temporary:
+    work = pathlib.Path(temporary)
+    rejected = work / output_folder.REJECTED
+    try:
+      with output_folder.staged(out) as stage:
+        description = _make(
+          stage,
+          work,
+          files,
+          schema,
+          config,
+          engine,
+          file_format,
+          max_rejected_share,
+          progress,
+        )
+        description['config'] = made_of
+        if rejected.exists():
+          shutil.copy(rejected, stage / output_folder.REJECTED)
+        text = json.dumps(description, indent=2, ensure_ascii=False)
+        (stage / output_folder.DESCRIPTION).write_text(
+          text + '\n', encoding='utf-8'
+        )
+    except ValueError as e:
+      message = output_folder.keep_rejected(str(e), rejected, out)
+      raise ValueError(message) from e
+  return description, True
+
+
+def _make(
+  stage: pathlib.Path,
+  work: pathlib.Path,
+  files: list[pathlib.Path],
+  schema: TableSchema,
+  config: TableConfig,
+  engine: Engine,
+  file_format: str,
+  max_rejected_share: float,
+  progress: Callable[[str], None],
+) -> dict[str, Any]:
+  """Writes all files; returns the description."""
+  for name in ('raw', 'steps', 'spill'):
+    (work / name).mkdir()
+  with _duckdb(work, engine) as con:
+    num_rows, num_rejected = table_raw.write_rows(
+      con,
+      files,
+      schema,
+      work / 'raw',
+      max_rejected_share=max_rejected_share,
+      rejected_path=work / output_folder.REJECTED,
+      progress=progress,
+    )
+  with _backend(work, engine) as con:
+    rows = con.read_parquet(str(work / 'raw' / '*.parquet'))
+    sorted_rows = table_tasks.build(
+      con, rows, schema, config, work / 'steps', progress
+    )
+    written = _write(sorted_rows, stage, schema, config, file_format, progress)
+  scenarios = [split for split in written['splits'] if split != 'train']
+  return {
+    'name': schema.name,
+    'kind': schema.kind,
+    'label': schema.label,
+    'numeric': list(schema.numeric),
+    'task_feature': schema.task if schema.task in schema.features else None,
+    'scenarios': scenarios,
+    'seed': config.seed,
+    'query_size': config.query_size,
+    'counts': {
+      'rows': num_rows,
+      'tasks': len(sorted_rows.num_rows),
+      'cold_tasks': int((~sorted_rows.is_warm).sum()),
+      'rejected_lines': num_rejected,
+    },
+    'format': file_format,
+    **written,
+  }
+
+
+@contextlib.contextmanager
+def _duckdb(work: pathlib.Path, engine: Engine) -> Iterator[ibis.BaseBackend]:
+  con = prepare.connect(
+    threads=engine.threads,
+    memory_limit=engine.memory_limit if engine.name == 'duckdb' else '',
+    temp_directory=work / 'spill',
+    database=work / 'tables.duckdb',
+  )
+  try:
+    yield con
+  finally:
+    con.disconnect()
+    (work / 'tables.duckdb').unlink()
+
+
+@contextlib.contextmanager
+def _backend(work: pathlib.Path, engine: Engine) -> Iterator[ibis.BaseBackend]:
+  if engine.name == 'duckdb':
+    with _duckdb(work, engine) as con:
+      yield con
+    return
+  con = prepare.connect_spark(
+    threads=engine.threads,
+    memory_limit=engine.memory_limit,
+    temp_directory=work / 'spill',
+    master=engine.spark_master,
+  )
+  try:
+    yield con
+  finally:
+    con.disconnect()
+
+
+def _write(
+  rows: table_tasks.SortedRows,
+  folder: pathlib.Path,
+  schema: TableSchema,
+  config: TableConfig,
+  file_format: str,
+  progress: Callable[[str], None],
+) -> dict[str, Any]:
+  """Writes all files; returns 'schema', 'splits', 'features' and 'files'."""
+  fields = {
+    'task': Field('int32'),
+    'num_query': Field('int32'),
+    'timestamp': Field('int64', 1),
+    schema.label: Field('float32', 1),
+    **{name: Field('int32', 1) for name in schema.features},
+    **{name: Field('float32', 1) for name in schema.numeric},
+  }
+  names = {name: name for name in fields if fields[name].ndim}
+  spans = {
+    'train': task_spans.training(rows.num_rows, rows.is_warm, config.spans()),
+    'warm': task_spans.evaluation(rows.num_rows, rows.is_warm, config.spans()),
+    'task_cold': task_spans.evaluation(
+      rows.num_rows, ~rows.is_warm, config.spans()
+    ),
+  }
+  splits, files = {}, {}
+  for split, chosen in spans.items():
+    if not len(chosen):
+      logging.warning('No task for the split %s: it is left out.', split)
+      continue
+    progress(f'writing {split}')
+    path = folder / f'{split}.{file_format}'
+    record_writer.write(
+      path, task_spans.record_batches(rows.path, chosen, names), fields
+    )
+    splits[split] = {
+      'tasks': len(np.unique(chosen.task)),
+      'records': len(chosen),
+      'rows': int((chosen.stop - chosen.start).sum()),
+    }
+    files[split] = output_folder.file_entry(folder, path)
+  features = {}
+  for number, (name, ids) in enumerate(rows.vocabularies.items()):
+    known = re.fullmatch(r'[\w.-]+', name)
+    path = folder / f'ids_{name if known else number}.parquet'
+    num_ids = _write_ids(ids, path)
+    files[f'ids_{name}'] = output_folder.file_entry(folder, path)
+    features[name] = {'num_ids': num_ids + 1, 'max_values': 1}
+  return {
+    'schema': records.schema_to_json(fields),
+    'splits': splits,
+    'features': features,
+    'files': files,
+  }
+
+
+def _write_ids(ids: ir.Table, path: pathlib.Path) -> int:
+  """Writes (feature, id) in the order of ids; returns how many."""
+  table = ids.order_by('id').to_pyarrow()
+  # Engines differ in chunks and in which columns may be NULL.
+  columns = {n: table[n].combine_chunks() for n in table.column_names}
+  pq.write_table(pa.table(columns), path)
+  return table.num_rows
+
+
+def _fingerprint(files: list[pathlib.Path]) -> str:
+  """Returns a SHA-256 over the content of the files."""
+  result = hashlib.sha256()
+  for path in files:
+    with open(path, 'rb') as file:
+      result.update(hashlib.file_digest(file, 'sha256').digest())
+  return f'sha256:{result.hexdigest()}'
+
+
+def counts_table(description: Mapping[str, Any]) -> list[list[str]]:
+  """Returns the counts of each split, the first row is the heading."""
+  table = [['split', 'tasks', 'records', 'rows']]
+  for split, counts in description['splits'].items():
+    table.append([split, *(f'{n:,}' for n in counts.values())])
+  return table

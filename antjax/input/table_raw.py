@@ -1,0 +1,195 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the files of a table strictly and writes their good rows as Parquet.
+
+DuckDB does it, out of core, whatever backend goes on from there.
+"""
+
+from collections.abc import Callable
+import functools
+import operator
+import os
+import pathlib
+
+from absl import logging
+import ibis
+from ibis.expr import types as ir
+import pyarrow.parquet as pq
+
+from antjax.input import delimited
+from antjax.input.table_schema import TableSchema
+from antjax.input.table_tasks import ROW
+
+_TEXT = ('.csv', '.tsv', '.txt')
+
+
+def find_files(source: str | os.PathLike[str]) -> list[pathlib.Path]:
+  """Returns the files of a source, in the order of their names.
+
+  Args:
+    source: A text file or Parquet file, or a folder with files of one kind.
+
+  Raises:
+    FileNotFoundError: No such source, or a folder without such files.
+    ValueError: A file of another kind, or a folder with both kinds.
+  """
+  source = pathlib.Path(source)
+  if not source.exists():
+    raise FileNotFoundError(f'source={source} does not exist.')
+  if source.is_file():
+    files = [source]
+  else:
+    files = sorted(
+      p for p in source.iterdir() if p.suffix in (*_TEXT, '.parquet')
+    )
+    if not files:
+      raise FileNotFoundError(
+        f'source={source} holds no file that ends in {", ".join(_TEXT)} or'
+        ' .parquet.'
+      )
+  kinds = {p.suffix if p.suffix == '.parquet' else 'text' for p in files}
+  if len(kinds) > 1 or not {*kinds} <= {'text', '.parquet'}:
+    raise ValueError(f'source={source} holds both text and Parquet files.')
+  if source.is_file() and source.suffix not in (*_TEXT, '.parquet'):
+    raise ValueError(
+      f'source={source} must end in {", ".join(_TEXT)} or .parquet; unpack it'
+      ' first, if it is packed.'
+    )
+  return files
+
+
+def first_line(path: pathlib.Path) -> str:
+  """Returns the first line of a text file, without its end."""
+  if path.suffix == '.parquet':
+    return ','.join(pq.read_schema(path).names)
+  with open(path, encoding='utf-8', errors='replace') as file:
+    return file.readline().rstrip('\r\n').lstrip('\ufeff')
+
+
+def write_rows(
+  con: ibis.BaseBackend,
+  files: list[pathlib.Path],
+  schema: TableSchema,
+  folder: pathlib.Path,
+  *,
+  max_rejected_share: float,
+  rejected_path: pathlib.Path,
+  progress: Callable[[str], None] = lambda text: None,
+) -> tuple[int, int]:
+  """Writes the good rows of all files to Parquet files in a folder.
+
+  Args:
+    con: DuckDB, from `prepare.connect`.
+    files: From `find_files`.
+    schema: Their columns.
+    folder: Existing folder; it gets the columns that are used, and `ROW`.
+    max_rejected_share: Largest share of rows of a file to set aside.
+    rejected_path: CSV file that lists them, made only if needed.
+    progress: Called with a text at the start of each file.
+
+  Returns:
+    (rows written, rows set aside).
+
+  Raises:
+    ValueError: Another header, too many rows set aside, a label of a click
+      that is not 0 or 1, or no row at all.
+  """
+  num_rows = num_rejected = 0
+  for i, path in enumerate(files):
+    progress(f'reading {path.name}')
+    if path.suffix == '.parquet':
+      table, bad = _parquet(
+        con, path, schema, max_rejected_share, rejected_path
+      )
+      num_rejected += bad
+    else:
+      table = delimited.read_delimited(
+        con,
+        path,
+        schema.columns,
+        delimiter=schema.delimiter,
+        header=list(schema.columns) if schema.header else None,
+        quote=schema.quote,
+        empty=schema.empty,
+        max_rejected_share=max_rejected_share,
+        rejected_path=rejected_path,
+      )
+    _check_labels(table, path, schema)
+    # DuckDB keeps the order of a file.
+    numbered = table.select(
+      *schema.used, **{ROW: (ibis.row_number() + num_rows).cast('int64')}
+    )
+    part = folder / f'rows-{i:05d}.parquet'
+    numbered.to_parquet(str(part))
+    num_rows += pq.read_metadata(part).num_rows
+    if path.suffix != '.parquet':
+      con.raw_sql(f'DROP TABLE {table.get_name()}')
+  if files[0].suffix != '.parquet':
+    num_rejected = delimited.num_rejected(con)
+  if not num_rows:
+    raise ValueError(f'{files[0]} and the others hold no row at all.')
+  return num_rows, num_rejected
+
+
+def _check_labels(
+  table: ir.Table, path: pathlib.Path, schema: TableSchema
+) -> None:
+  if schema.kind != 'click':
+    return
+  bad = table.filter(~table[schema.label].isin([0, 1])).select(schema.label)
+  for row in bad.limit(1).to_pyarrow().to_pylist():
+    raise ValueError(
+      f'{path}: the label {schema.label!r} of a click is 0 or 1; found'
+      f' {row[schema.label]}. With kind: rating any number may stand there.'
+    )
+
+
+def _parquet(
+  con: ibis.BaseBackend,
+  path: pathlib.Path,
+  schema: TableSchema,
+  max_rejected_share: float,
+  rejected_path: pathlib.Path,
+) -> tuple[ir.Table, int]:
+  """Returns the rows without empty or unreadable values, and their number."""
+  table = con.read_parquet(str(path))
+  if missing := [name for name in schema.used if name not in table.columns]:
+    raise ValueError(
+      f'{path} has no column {", ".join(missing)}; it has'
+      f' {", ".join(table.columns)}.'
+    )
+  texts = table.select(schema.used).mutate(line=ibis.row_number() + 1)
+  values = {
+    name: texts[name].try_cast(schema.columns[name]) for name in schema.used
+  }
+  for name, number in schema.empty.items():
+    if name in values:
+      values[name] = ibis.coalesce(values[name], number)
+  cast = texts.mutate(**{f'_{name}': value for name, value in values.items()})
+  is_good = functools.reduce(
+    operator.and_, [cast[f'_{name}'].notnull() for name in schema.used]
+  )
+  bad = cast.filter(~is_good)
+  num_bad = int(bad.count().to_pyarrow().as_py())
+  if num_bad:
+    column = ibis.cases(
+      *((bad[f'_{name}'].isnull(), name) for name in schema.used)
+    )
+    listed = bad.select(
+      file=ibis.literal(str(path)),
+      line='line',
+      column=column,
+      reason=ibis.literal('cast'),
+      message=ibis.literal('empty, or no value of the type of the schema'),
+    )
+    listed.order_by('line').to_csv(str(rejected_path))
+    num_rows = int(table.count().to_pyarrow().as_py())
+    text = f'{num_bad} of {num_rows} rows of {path} are malformed'
+    if num_bad > max_rejected_share * num_rows:
+      raise ValueError(
+        f'{text}, more than max_rejected_share={max_rejected_share:g}. All are'
+        f' in {rejected_path}; correct them or raise max_rejected_share.'
+      )
+    logging.warning('%s and set aside in %s.', text, rejected_path)
+  good = cast.filter(is_good)
+  return good.select(**{n: good[f'_{n}'] for n in schema.used}), num_bad

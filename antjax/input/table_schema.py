@@ -1,0 +1,205 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the columns of a table of labelled rows mean: a schema file.
+
+The file is JSON or YAML, for example
+
+    kind: click                     # the label is 0 or 1; or rating
+    label: clicked
+    task: user                      # rows of one user are a task
+    time: when                      # a number; left out: the order of the rows
+    columns:                        # of a text file: all, in their order
+      user: string
+      item: string
+      price: {type: float32, empty: 0}
+      clicked: int32
+      when: int64
+    numeric: [price]                # left out: all columns of floats
+    features: [user, item]          # left out: all other columns
+    log: [price]                    # x becomes sign(x) log(1 + |x|)
+    delimiter: ','
+    header: true
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import pathlib
+from typing import Any, get_args, Literal
+
+import yaml
+
+from antjax.input import delimited
+
+KINDS = get_args(delimited.Kind)
+# Fields of a record beside those of the table.
+RESERVED = ('task', 'timestamp', 'num_query', 'first_row', 'num_rows')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TableSchema:
+  """Columns of a table and what they are for.
+
+  Attributes:
+    columns: Column -> type; of a text file all of them, in their order.
+    label: Column with the label.
+    task: Column whose values are the tasks; it is a feature too, unless
+      `features` leaves it out.
+    kind: 'click', with labels 0 and 1, or 'rating'.
+    time: Column of numbers that orders the rows of a task; '' means the order
+      of the rows.
+    features: Columns whose values become ids.
+    numeric: Columns of numbers that stay numbers.
+    empty: Column of numbers -> what an empty field stands for.
+    log: Numeric columns x that become sign(x) log(1 + |x|).
+    delimiter: Of a text file.
+    header: Whether the first line of a text file names the columns.
+    quote: Quote character of a text file, '' for none.
+    name: What the data are called.
+  """
+
+  columns: Mapping[str, delimited.Kind]
+  label: str
+  task: str
+  kind: Literal['click', 'rating'] = 'click'
+  time: str = ''
+  features: tuple[str, ...] = ()
+  numeric: tuple[str, ...] = ()
+  empty: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  log: tuple[str, ...] = ()
+  delimiter: str = ','
+  header: bool = True
+  quote: str = '"'
+  name: str = 'table'
+
+  def __post_init__(self) -> None:
+    if self.kind not in ('click', 'rating'):
+      self._refuse(f"kind={self.kind!r}; needed: 'click' or 'rating'")
+    for name, kind in self.columns.items():
+      if kind not in KINDS:
+        self._refuse(
+          f'column {name!r} has the type {kind!r}; needed: {", ".join(KINDS)}'
+        )
+    used = [self.label, self.task, *self.features, *self.numeric]
+    used += [*self.log, *self.empty, *filter(None, [self.time])]
+    if unknown := [name for name in used if name not in self.columns]:
+      self._refuse(
+        f'{", ".join(map(repr, dict.fromkeys(unknown)))} is no column; the'
+        f' columns are {", ".join(self.columns)}'
+      )
+    for name in (self.label, *self.numeric, *filter(None, [self.time])):
+      if self.columns[name] == 'string':
+        self._refuse(f'column {name!r} is text; a number is needed')
+    both = {*self.features} & {*self.numeric}
+    if both or self.label in (*self.features, *self.numeric):
+      self._refuse(
+        'a column is a feature, or numeric, or the label; more than one of'
+        f' them: {", ".join(sorted(both) or [self.label])}'
+      )
+    if not self.features:
+      self._refuse('no column is a feature')
+    fields = [self.label, *self.features, *self.numeric]
+    if taken := [name for name in fields if name in RESERVED]:
+      self._refuse(
+        f'{", ".join(taken)} is the name of a field of our own; rename it'
+      )
+    if {*self.log} - {*self.numeric}:
+      self._refuse('log names columns that are not numeric')
+
+  def _refuse(self, why: str) -> None:
+    raise ValueError(f'schema of {self.name}: {why}.')
+
+  @property
+  def used(self) -> list[str]:
+    """Columns that end up in records."""
+    names = [self.label, self.task, *self.features, *self.numeric]
+    return list(dict.fromkeys([*names, *filter(None, [self.time])]))
+
+
+def make(
+  columns: Mapping[str, Any],
+  *,
+  label: str,
+  task: str,
+  features: Sequence[str] | None = None,
+  numeric: Sequence[str] | None = None,
+  log: Sequence[str] = (),
+  ignore: Sequence[str] = (),
+  time: str = '',
+  **rest: Any,
+) -> TableSchema:
+  """Makes a schema, with features and numeric columns by their types.
+
+  Args:
+    columns: Column -> type, or {'type': type, 'empty': number}.
+    label: See `TableSchema`.
+    task: See `TableSchema`.
+    features: None means all that are neither label, time, numeric nor ignored.
+    numeric: None means all floats but label, time and ignored ones.
+    log: See `TableSchema`.
+    ignore: Columns to leave out by default.
+    time: See `TableSchema`.
+    **rest: Further fields of `TableSchema`.
+
+  Raises:
+    ValueError: A column is not there, of a wrong type, or used twice.
+  """
+  kinds: dict[str, Any] = {}
+  empty: dict[str, float] = {}
+  for column, entry in columns.items():
+    if isinstance(entry, Mapping):
+      kinds[column] = entry.get('type', 'string')
+      if 'empty' in entry:
+        empty[column] = float(entry['empty'])
+    else:
+      kinds[column] = entry
+  left = [c for c in kinds if c not in (label, time, *ignore)]
+  if numeric is None:
+    numeric = [
+      c
+      for c in left
+      if str(kinds[c]).startswith('float') and c not in (features or ())
+    ]
+  if features is None:
+    features = [c for c in left if c not in numeric]
+  return TableSchema(
+    columns=kinds,
+    label=label,
+    task=task,
+    features=tuple(features),
+    numeric=tuple(numeric),
+    log=tuple(log),
+    time=time,
+    empty=empty,
+    **rest,
+  )
+
+
+def load(path: str) -> TableSchema:
+  """Reads a schema file, JSON or YAML.
+
+  Raises:
+    FileNotFoundError: No such file.
+    ValueError: It is neither, or says something that cannot be.
+  """
+  file = pathlib.Path(path)
+  if not file.is_file():
+    raise FileNotFoundError(
+      f'schema={path!r} is no file; docs/data.md shows what it holds.'
+    )
+  try:
+    value = yaml.safe_load(file.read_text(encoding='utf-8'))  # JSON too.
+  except (yaml.YAMLError, UnicodeDecodeError) as e:
+    text = ' '.join(str(e).split())
+    raise ValueError(f'{path} is neither JSON nor YAML ({text}).') from e
+  needed = ('columns', 'label', 'task')
+  if not isinstance(value, dict) or not all(value.get(n) for n in needed):
+    raise ValueError(
+      f'{path}: needed: columns, label and task; docs/data.md shows them.'
+    )
+  known = {f.name for f in dataclasses.fields(TableSchema)} - {'empty'}
+  if unknown := sorted(map(str, {*value} - known - {'ignore'})):
+    raise ValueError(
+      f'{path}: unknown: {", ".join(unknown)}; known: ignore,'
+      f' {", ".join(sorted(known))}.'
+    )
+  return make(**{'name': file.stem, **value})

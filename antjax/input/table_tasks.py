@@ -1,0 +1,209 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of a table become sorted, coded rows by task, as ibis expressions.
+
+The same expressions run on DuckDB and on Spark, with equal results. Each step
+is written to a Parquet file or folder and read back, which works out of core on
+both, and lets nothing be computed twice.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import pathlib
+from typing import Annotated, Any, Literal
+
+import ibis
+from ibis.expr import types as ir
+import numpy as np
+
+from antjax.input import prepare, task_spans
+from antjax.input.table_schema import TableSchema
+
+ROW = 'row_number'  # Column with the number of a row of the source.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TableConfig:
+  """How rows become tasks."""
+
+  seed: Annotated[int, 'Seed of the choice of cold tasks and of orders.'] = 0
+  order: Annotated[
+    Literal['time', 'random'],
+    "Order of a task's rows; queries are the last ones.",
+  ] = 'time'
+  cold_share: Annotated[
+    float, 'Share of the tasks that are never trained on.'
+  ] = 0.1
+  query_size: Annotated[int, 'Rows of a query of an evaluation record.'] = 10
+  max_support: Annotated[int, 'Most support rows of an evaluation record.'] = (
+    128
+  )
+  min_rows: Annotated[int, 'Fewest rows of a task that is evaluated.'] = 13
+  test_share: Annotated[
+    float,
+    "Share of a task's rows, its last ones, that are queries; at least"
+    ' query_size rows.',
+  ] = 0.2
+  max_rows: Annotated[
+    int, 'Most rows of a training record; longer tasks are cut.'
+  ] = 512
+  min_count: Annotated[
+    int, 'Training rows that a value needs for an id of its own; 0 is the rest.'
+  ] = 1
+
+  def __post_init__(self) -> None:
+    if not (0 <= self.cold_share < 1 and 0 <= self.test_share < 1):
+      raise ValueError(
+        'needed 0 <= cold_share, test_share < 1; got'
+        f' {self.cold_share}, {self.test_share}.'
+      )
+    if not 0 < self.query_size < self.min_rows or self.max_support < 1:
+      raise ValueError(
+        'needed 0 < query_size < min_rows and max_support > 0; got'
+        f' {self.query_size}, {self.min_rows}, {self.max_support}.'
+      )
+    if min(self.max_rows, self.min_count) < 1:
+      raise ValueError(
+        'max_rows and min_count must be positive; got'
+        f' {self.max_rows}, {self.min_count}.'
+      )
+
+  def spans(self) -> task_spans.SpanConfig:
+    """Returns the part that is about spans."""
+    fields = dataclasses.fields(task_spans.SpanConfig)
+    return task_spans.SpanConfig(
+      **{f.name: getattr(self, f.name) for f in fields}
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SortedRows:
+  """Coded rows, sorted by task and rank.
+
+  Attributes:
+    path: Parquet file or folder: 'task', 'timestamp', and the columns of
+      the schema, features as ids from 1 (0: not in training).
+    num_rows: Rows of each task, [N].
+    is_warm: Whether a task is trained on, [N].
+    vocabularies: Feature -> table (feature, id).
+  """
+
+  path: pathlib.Path
+  num_rows: np.ndarray
+  is_warm: np.ndarray
+  vocabularies: Mapping[str, ir.Table]
+
+
+def build(
+  con: ibis.BaseBackend,
+  rows: ir.Table,
+  schema: TableSchema,
+  config: TableConfig,
+  folder: pathlib.Path,
+  progress: Callable[[str], None] = lambda text: None,
+) -> SortedRows:
+  """Codes and sorts rows.
+
+  Args:
+    con: Backend that holds `rows`: DuckDB or Spark.
+    rows: The used columns of the schema and `ROW`, without NULLs.
+    schema: What they mean.
+    config: How they become tasks.
+    folder: Empty folder for intermediate files; it outlives the result.
+    progress: Called with a text at the start of each step.
+  """
+
+  def stored(name: str, table: ir.Table) -> ir.Table:
+    path = folder / f'{name}.parquet'
+    table.to_parquet(str(path))
+    return con.read_parquet(str(path))
+
+  progress('counting tasks')
+  tasks = stored('tasks', _tasks(rows, schema, config))
+  progress('ranking rows')
+  ranked = stored('ranked', _rank(rows, tasks, schema, config))
+  vocabularies = {}
+  coded = ranked
+  for name in schema.features:
+    progress(f'ids of {name}')
+    vocabularies[name] = stored(
+      f'ids_{schema.features.index(name)}', _vocabulary(ranked, name, config)
+    )
+    coded = prepare.to_ids(coded, name, vocabularies[name])
+  progress('sorting rows')
+  path = folder / 'sorted.parquet'
+  _numbers(coded, schema).order_by(['task', 'rank']).drop('rank').to_parquet(
+    str(path)
+  )
+  counts = tasks.select('task', 'num_rows', 'is_warm').to_pyarrow()
+  order = np.argsort(counts['task'].to_numpy())
+  return SortedRows(
+    path,
+    counts['num_rows'].to_numpy()[order].astype(np.int64),
+    counts['is_warm'].to_numpy(zero_copy_only=False)[order],
+    vocabularies,
+  )
+
+
+def _tasks(
+  rows: ir.Table, schema: TableSchema, config: TableConfig
+) -> ir.Table:
+  """Returns (key, task, num_rows, is_warm), one row a task."""
+  tasks = rows.group_by(key=rows[schema.task]).agg(num_rows=rows.count())
+  position = ibis.row_number().over(ibis.window(order_by=tasks.key))
+  is_cold = prepare.in_first_share(
+    tasks, 'key', share=config.cold_share, seed=config.seed, salt='cold'
+  )
+  return tasks.mutate(task=position.cast('int32'), is_warm=~is_cold)
+
+
+def _rank(
+  rows: ir.Table,
+  tasks: ir.Table,
+  schema: TableSchema,
+  config: TableConfig,
+) -> ir.Table:
+  """Adds task, rank in it, timestamp and is_train to the rows."""
+  joined = rows.join(tasks, rows[schema.task] == tasks.key)
+  timestamp = joined[schema.time or ROW]
+  if config.order == 'time':
+    keys = [timestamp, joined[ROW]]
+  else:
+    keys = [prepare.digest(config.seed, 'row', joined[ROW]), joined[ROW]]
+  rank = ibis.row_number().over(ibis.window(group_by='task', order_by=keys))
+  # As `task_spans.num_test` has it.
+  share = (joined.num_rows * config.test_share).floor().cast('int64')
+  test = (joined.num_rows >= config.min_rows).ifelse(
+    ibis.greatest(share, config.query_size), 0
+  )
+  ranked = joined.mutate(
+    timestamp=timestamp.cast('int64'), rank=rank, num_test=test
+  )
+  is_train = ranked.is_warm & (
+    ranked['rank'] < ranked.num_rows - ranked.num_test
+  )
+  names = [schema.label, *schema.features, *schema.numeric]
+  return ranked.mutate(is_train=is_train).select(
+    'task', 'rank', 'timestamp', 'is_train', *names
+  )
+
+
+def _vocabulary(ranked: ir.Table, name: str, config: TableConfig) -> ir.Table:
+  """Returns (name, id) of the values that training has often enough."""
+  train = ranked.filter(ranked.is_train)
+  counts = train.group_by(name).agg(_count=train.count())
+  return prepare.dense_ids(
+    counts.filter(counts['_count'] >= config.min_count), name, first=1
+  )
+
+
+def _numbers(coded: ir.Table, schema: TableSchema) -> ir.Table:
+  """Casts label and numbers to float32, takes logarithms, orders columns."""
+  changed: dict[str, Any] = {}
+  for name in (schema.label, *schema.numeric):
+    value = coded[name].cast('float64')
+    if name in schema.log:
+      value = value.sign() * (value.abs() + 1).ln()
+    changed[name] = value.cast('float32')
+  names = [schema.label, *schema.features, *schema.numeric]
+  return coded.mutate(**changed).select('task', 'rank', 'timestamp', *names)

@@ -1,0 +1,273 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Tables become the tasks that a plain loop makes of them."""
+
+import collections
+import csv
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from antjax.input import (
+  output_folder,
+  table_files,
+)
+from antjax.input.table_tasks import TableConfig
+from tests.input import table_fixture
+
+CONFIG = TableConfig(
+  cold_share=0.3,
+  query_size=4,
+  min_rows=8,
+  max_support=9,
+  test_share=0.2,
+  max_rows=11,
+  min_count=2,
+)
+
+
+@pytest.fixture(name='rows', scope='module')
+def _rows():
+  return table_fixture.make_rows()
+
+
+@pytest.fixture(name='source')
+def _source(rows, tmp_path):
+  return table_fixture.write(tmp_path / 'clicks.csv', rows)
+
+
+def make(out, source, schema=table_fixture.SCHEMA, config=CONFIG, **options):
+  description, _ = table_files.prepare_table(
+    out,
+    source,
+    schema,
+    config,
+    engine=table_files.Engine(threads=2),
+    **options,
+  )
+  return description
+
+
+def read(out, split):
+  source = output_folder.open_split(out, split)
+  return source.read(0, len(source))
+
+
+def vocabulary(out, feature):
+  table = pq.read_table(out / f'ids_{feature}.parquet')
+  return dict(zip(table[feature].to_pylist(), table['id'].to_pylist()))
+
+
+def num_test(num_rows):
+  return max(int(num_rows * 0.2), 4) if num_rows >= 8 else 0
+
+
+def test_tasks_are_those_of_a_plain_loop(rows, source, tmp_path):
+  out = tmp_path / 'out'
+  description = make(out, source)
+  tasks = list(table_fixture.by_task(rows).values())
+  loaded = {split: read(out, split) for split in ('train', 'warm', 'task_cold')}
+  warm = {int(r['task']) for r in loaded['train']}
+  cold = {*range(len(tasks))} - warm
+  assert len(cold) == round(0.3 * len(tasks)) > 0
+  assert description['counts'] == {
+    'rows': 900,
+    'tasks': len(tasks),
+    'cold_tasks': len(cold),
+    'rejected_lines': 0,
+  }
+  users = list(table_fixture.by_task(rows))
+  in_train = [
+    (users[t], *row)
+    for t in warm
+    for row in tasks[t][: len(tasks[t]) - num_test(len(tasks[t]))]
+  ]
+  ids = {}
+  for column, feature in enumerate(('user', 'item')):
+    counts = collections.Counter(row[column] for row in in_train)
+    frequent = sorted(value for value, count in counts.items() if count >= 2)
+    ids[feature] = {value: i for i, value in enumerate(frequent, 1)}
+    assert vocabulary(out, feature) == ids[feature]
+    assert description['features'][feature] == {
+      'num_ids': len(frequent) + 1,
+      'max_values': 1,
+    }
+  assert len(ids['item']) < len({row[1] for row in rows})  # Some are unknown.
+
+  def check(record, part):
+    task = int(record['task'])
+    user = ids['user'].get(users[task], 0)
+    assert record['user'].tolist() == [user] * len(part)
+    assert record['item'].tolist() == [ids['item'].get(p[0], 0) for p in part]
+    np.testing.assert_allclose(record['price'], [p[1] for p in part], rtol=1e-6)
+    assert record['timestamp'].tolist() == [p[2] for p in part]
+    assert record['click'].tolist() == [p[3] for p in part]
+
+  for split, chosen in (('train', warm), ('warm', warm), ('task_cold', cold)):
+    expected = []
+    for task in sorted(chosen):
+      part = tasks[task]
+      last = len(part) - num_test(len(part))
+      if split == 'train':
+        expected += [
+          (task, part[a : min(a + 11, last)], 0) for a in range(0, last, 11)
+        ]
+      else:
+        expected += [
+          (task, part[max(a - 9, 0) : a + 4], len(part[a : a + 4]))
+          for a in range(last, len(part), 4)
+        ]
+    assert len(loaded[split]) == len(expected) > 0
+    assert description['splits'][split]['records'] == len(expected)
+    for record, (task, part, num_query) in zip(loaded[split], expected):
+      assert (record['task'], record['num_query']) == (task, num_query)
+      check(record, part)
+
+
+def test_a_folder_says_what_is_in_it(source, tmp_path):
+  description = make(tmp_path / 'out', source)
+  assert description == output_folder.load_description(tmp_path / 'out')
+  expected = {
+    'kind': 'click',
+    'label': 'click',
+    'numeric': ['price'],
+    'task_feature': 'user',
+    'scenarios': ['warm', 'task_cold'],
+    'format': 'arrow',
+  }
+  assert {name: description[name] for name in expected} == expected
+  block = output_folder.open_split(
+    tmp_path / 'out', 'train', as_blocks=True
+  ).read(0, 5)
+  assert set(block.rows) == {'timestamp', 'click', 'user', 'item', 'price'}
+  again = table_files.prepare_table(
+    tmp_path / 'out', source, table_fixture.SCHEMA, CONFIG
+  )
+  assert again == (description, False)
+
+
+def test_formats_files_and_parquet_give_the_same(rows, source, tmp_path):
+  halves = tmp_path / 'halves'
+  halves.mkdir()
+  table_fixture.write(halves / 'a.csv', rows[:400])
+  table_fixture.write(halves / 'b.csv', rows[400:])
+  options = pa.csv.ConvertOptions(
+    strings_can_be_null=False, column_types={'click': pa.int64()}
+  )
+  pq.write_table(
+    pa.csv.read_csv(source, convert_options=options), tmp_path / 'c.parquet'
+  )
+  made = {
+    'one': make(tmp_path / 'one', source),
+    'halves': make(tmp_path / 'halves_out', halves),
+    'parquet': make(tmp_path / 'parquet', tmp_path / 'c.parquet'),
+    'records': make(tmp_path / 'records', source, file_format='array_record'),
+  }
+  counts = [d['counts'] for d in made.values()]
+  assert counts == counts[:1] * 4
+  for split in ('train', 'warm', 'task_cold'):
+    expected = read(tmp_path / 'one', split)
+    for out in ('halves_out', 'parquet', 'records'):
+      for a, b in zip(expected, read(tmp_path / out, split), strict=True):
+        for name in a:
+          np.testing.assert_array_equal(a[name], b[name], f'{out} {name}')
+
+
+def test_order_random_is_seeded(source, tmp_path):
+  import dataclasses
+
+  config = dataclasses.replace(CONFIG, order='random')
+  make(tmp_path / 'a', source, config=config)
+  make(tmp_path / 'b', source, config=config)
+  other = dataclasses.replace(config, seed=1)
+  make(tmp_path / 'c', source, config=other)
+  files = [(tmp_path / n / 'train.arrow').read_bytes() for n in 'abc']
+  assert files[0] == files[1] != files[2]
+  times = [r['timestamp'] for r in read(tmp_path / 'a', 'train')]
+  assert any((np.diff(t) < 0).any() for t in times)
+
+
+def test_rows_that_do_not_parse_are_set_aside_and_named(rows, tmp_path):
+  source = table_fixture.write(tmp_path / 'clicks.csv', rows)
+  bad = ['u1,i1,1.5', 'u1,i1,cheap,3,1', 'u1,i1,,x3,1', 'u1,i1,,3,1,9']
+  lines = source.read_text().splitlines()
+  for at, line in zip((5, 50, 500, 700), bad):
+    lines.insert(at, line)
+  source.write_text('\n'.join(lines) + '\n')
+  with pytest.raises(ValueError, match='4 of 904 lines of .* are malformed'):
+    make(tmp_path / 'strict', source)
+  out = tmp_path / 'out'
+  description = make(out, source, max_rejected_share=0.01)
+  assert description['counts']['rejected_lines'] == 4
+  assert description['counts']['rows'] == 900
+  with open(out / output_folder.REJECTED, newline='') as file:
+    found = list(csv.DictReader(file))
+  assert [int(r['line']) for r in found] == [6, 51, 501, 701]
+  assert [r['text'] for r in found] == bad
+  assert [r['column'] for r in found[1:3]] == ['price', 'when']
+  make(tmp_path / 'clean', table_fixture.write(tmp_path / 'good.csv', rows))
+  for split in ('train', 'warm'):
+    for a, b in zip(read(out, split), read(tmp_path / 'clean', split)):
+      np.testing.assert_array_equal(a['item'], b['item'])
+
+
+def test_empty_values_of_parquet_are_set_aside_and_named(tmp_path):
+  table = pa.table(
+    {
+      'user': ['a'] * 30 + [None] + ['b'] * 30,
+      'item': [f'i{i % 7}' for i in range(61)],
+      'price': [None if i % 5 else 1.0 for i in range(61)],
+      'when': [str(i) if i != 40 else 'noon' for i in range(61)],
+      'click': [i % 2 for i in range(61)],
+    }
+  )
+  pq.write_table(table, tmp_path / 'c.parquet')
+  with pytest.raises(ValueError, match='2 of 61 rows of .* are malformed'):
+    make(tmp_path / 'strict', tmp_path / 'c.parquet')
+  out = tmp_path / 'out'
+  description = make(out, tmp_path / 'c.parquet', max_rejected_share=0.1)
+  assert description['counts']['rows'] == 59
+  assert description['counts']['rejected_lines'] == 2
+  with open(out / output_folder.REJECTED, newline='') as file:
+    found = [(r['line'], r['column']) for r in csv.DictReader(file)]
+  assert found == [('31', 'user'), ('41', 'when')]
+
+
+def test_what_does_not_fit_the_schema_is_refused(rows, source, tmp_path):
+  wrong = table_fixture.write(
+    tmp_path / 'w.csv', [*rows, ('u1', 'i', '', 3, 2)]
+  )
+  with pytest.raises(ValueError, match="label 'click' of a click is 0 or 1; f"):
+    make(tmp_path / 'out', wrong)
+  source.write_text('user,item,cost,when,click\n')
+  with pytest.raises(ValueError, match='columns user, item, cost.*; needed: u'):
+    make(tmp_path / 'out', source)
+  source.write_text('user,item,price,when,click\n')
+  with pytest.raises(ValueError, match='hold no row at all'):
+    make(tmp_path / 'out', source)
+  pq.write_table(pa.table({'user': ['a']}), tmp_path / 'c.parquet')
+  with pytest.raises(ValueError, match='has no column click, item, price, wh'):
+    make(tmp_path / 'out', tmp_path / 'c.parquet')
+  with pytest.raises(ValueError, match='holds both text and Parquet'):
+    make(tmp_path / 'out', tmp_path)
+  with pytest.raises(FileNotFoundError, match='none does not exist'):
+    make(tmp_path / 'out', tmp_path / 'none')
+  assert not (tmp_path / 'out').exists()
+  assert not list(tmp_path.glob('.*'))
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'cold_share': 1.0}, 'needed 0 <= cold_share, test_share < 1'),
+    ({'min_rows': 4}, 'needed 0 < query_size < min_rows'),
+    ({'max_rows': 0}, 'max_rows and min_count must be positive'),
+  ],
+)
+def test_a_wrong_config_is_refused(changes, message):
+  options = {'query_size': 4, 'min_rows': 8, **changes}
+  with pytest.raises(ValueError, match=message):
+    TableConfig(**options)
