@@ -91,8 +91,7 @@ class Model:
       Column, such as 'prediction', -> float32 [T, R].
     """
     rows, shape = self._rows('query', query)
-    padded = (_power_of_two(shape[0]), _power_of_two(shape[1]))
-    arguments = self._arguments(rows, padded)
+    arguments = self._arguments(rows, self._padded(shape))
     return _cut(self._functions['predict'](self._params, arguments), shape)
 
   def adapt_and_predict(
@@ -139,13 +138,12 @@ class Model:
         f'Model.adapt_and_predict: support of {shape[0]} users, query of'
         f' {query_shape[0]}.'
       )
-    num_tasks = _power_of_two(shape[0])
+    num_tasks, num_rows = self._padded(query_shape)
     arguments = self._arguments(rows, (num_tasks, size))
     arguments |= {
       'label': _pad(labels, (num_tasks, size), 0),
       'mask': _pad(mask.astype(np.float32), (num_tasks, size), 0),
     }
-    num_rows = max(_power_of_two(query_shape[1]), self.manifest['query_size'])
     queries = self._arguments(query_rows, (num_tasks, num_rows))
     run = self._functions[f'adapt_{size}']
     return _cut(run(self._params, arguments, queries), query_shape)
@@ -209,6 +207,13 @@ class Model:
           f' knows {feature["num_ids"]} ids. Give 0 for what it does not know.'
         )
     return rows, full[0]
+
+  def _padded(self, shape):
+    """Users and query rows, rounded up: few shapes, so few compilations."""
+    num_rows = self.manifest['query_size']
+    if shape[1] > num_rows:
+      num_rows = _power_of_two(shape[1])
+    return _power_of_two(shape[0]), num_rows
 
   def _arguments(self, rows, shape):
     """Ids and their vectors, padded to a shape that is compiled already."""

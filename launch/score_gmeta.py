@@ -1,0 +1,129 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+r"""Scores with an exported model: a file of task records, or one new user.
+
+  python -m launch.score_gmeta --model=models/day1 \
+    --input=data/ml-1m/user_cold.parquet --out=scores.parquet
+
+adapts to the support of each record and scores its query. Ids of the input are
+those of its own folder; they become the model's by their values. For one user
+
+  python -m launch.score_gmeta --model=models/day1 --user=user.json
+
+with {"support": {feature: values}, "labels": [...], "query": {...}} prints the
+query's predictions as JSON.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import json
+import pathlib
+import time
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from antjax.input import output_folder, records
+from antjax.serving import scorer
+from antjax.serving.loader import Model
+from antjax.train import progress
+from launch import script
+from launch.gmeta_vocabulary import read_vocabulary
+
+_BLOCK = 512  # Records read at once.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """What to score, and with what."""
+
+  model: Annotated[str, 'Folder that launch/export_gmeta.py wrote.'] = (
+    'models/gmeta'
+  )
+  input: Annotated[
+    str, 'Record file in a folder that launch/prepare_data.py wrote.'
+  ] = ''
+  out: Annotated[str, 'Parquet file to write: a line for each query row.'] = (
+    'scores.parquet'
+  )
+  user: Annotated[str, 'JSON file of one user, instead of input.'] = ''
+  batch_size: Annotated[int, 'Users scored together; a power of two.'] = 64
+
+  def __post_init__(self) -> None:
+    if self.batch_size < 1:
+      raise ValueError(f'batch_size={self.batch_size} must be positive.')
+    if self.input and self.user:
+      raise ValueError('give --input or --user, not both.')
+
+
+def main(config: Config) -> None:
+  model = Model(config.model)
+  if config.user:
+    print(json.dumps(score_user(model, config.user)))
+  elif config.input:
+    score_file(model, config)
+  else:
+    raise ValueError('score_gmeta: give --input or --user.')
+
+
+def score_user(model: Model, path: str) -> dict[str, list[float]]:
+  """Adapts to the user of a JSON file; returns the query's columns."""
+  user = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+  columns = model.adapt_user(
+    scorer.user_ids(model, user['support']),
+    user['labels'],
+    scorer.user_ids(model, user['query']),
+  )
+  return {name: column.tolist() for name, column in columns.items()}
+
+
+def score_file(model: Model, config: Config) -> None:
+  """Scores a record file block by block."""
+  source = records.open_source(config.input)
+  translate = _translation(model, str(pathlib.Path(config.input).parent))
+  start_s, num_rows = time.monotonic(), 0
+  num_blocks = -(-len(source) // _BLOCK)
+  with progress.Progress(num_blocks, name='score', unit='users') as bar:
+
+    def read() -> Iterator[dict[str, Any]]:
+      for block in range(num_blocks):
+        start = block * _BLOCK
+        read = source.read(start, min(start + _BLOCK, len(source)))
+        yield from ({**record, **translate(record)} for record in read)
+        bar.update(block + 1, num_examples=len(read))
+
+    writer: pq.ParquetWriter | None = None
+    for columns in scorer.score(model, read(), batch_size=config.batch_size):
+      table = pa.table(columns)
+      if writer is None:
+        writer = pq.ParquetWriter(config.out, table.schema)
+      writer.write_table(table)
+      num_rows += len(table)
+    if writer is not None:
+      writer.close()
+  wall_s = time.monotonic() - start_s
+  print(
+    f'{num_rows:,} rows of {len(source):,} users in {wall_s:.1f} s,'
+    f' {num_rows / wall_s:,.0f} rows/s with reading and compiling:'
+    f' {config.out}'
+  )
+
+
+def _translation(model: Model, data: str) -> Any:
+  """Record -> its features with the model's ids."""
+  description = output_folder.load_description(data)
+  maps = {}
+  for name in model.manifest['vocabularies']:
+    values, ids = read_vocabulary(data, description, name)
+    # One line more, at the end: -1 stays -1.
+    to_model = np.zeros(ids.max() + 2, np.int32)
+    to_model[ids] = model.ids(name, values)
+    to_model[-1] = -1
+    maps[name] = to_model
+  return lambda record: {n: to[record[n]] for n, to in maps.items()}
+
+
+if __name__ == '__main__':
+  script.run(main, Config())
