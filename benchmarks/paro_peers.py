@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from antjax.lm import attention, transformer
+from antjax.lm import attention, blocks, positions, transformer
 from antjax.mesh.mesh import INTER, INTRA
 from benchmarks import paro_problem
 
@@ -121,22 +121,22 @@ class Peer:
     top = {k: v for k, v in params.items() if k != 'layers'}
     top = {k: gather(self._specs[k])(v) for k, v in top.items()}
     layer_specs = {k: P(*s[1:]) for k, s in self._specs['layers'].items()}
-    positions = transformer.document_positions(tokens_BT, None)
-    angles = transformer.rope_angles(config, positions)
+    places = positions.document_positions(tokens_BT, None)
+    angles = positions.rope_angles(config, places)
 
     def layer(x_BTD: jax.Array, weights: Any) -> tuple[jax.Array, None]:
       weights = {k: gather(layer_specs[k])(w) for k, w in weights.items()}
-      q, k, v = transformer.project(config, weights, x_BTD, angles)
+      q, k, v = blocks.project(config, weights, x_BTD, angles)
       mixed = attention.causal(q, k, v, method=config.attention)
-      x_BTD = transformer.finish(config, weights, x_BTD, mixed)
+      x_BTD = blocks.finish(config, weights, x_BTD, mixed)
       return self._constrain(x_BTD, rows), None
 
-    x_BTD = self._constrain(transformer.embed(top, tokens_BT), rows)
+    x_BTD = self._constrain(blocks.embed(config, top, tokens_BT, places), rows)
     x_BTD, _ = lax.scan(
       jax.checkpoint(layer, prevent_cse=False), x_BTD, params['layers']
     )
-    x_BTD = transformer.rms_norm(x_BTD, top['final_norm'], config.norm_eps)
-    logits = transformer.unembed(config, top, x_BTD)[:, :-1]
+    x_BTD = blocks.final_norm(config, top, x_BTD)
+    logits = blocks.unembed(config, top, x_BTD)[:, :-1]
     chosen = jnp.take_along_axis(logits, tokens_BT[:, 1:, None], axis=-1)
     return jnp.sum(jax.nn.logsumexp(logits, axis=-1) - chosen[..., 0])
 

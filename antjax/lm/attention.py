@@ -1,8 +1,8 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Causal attention over packed documents, by the fastest way at hand."""
+"""Attention over packed documents, by the fastest way at hand."""
 
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +28,28 @@ def causal(
   method: Method = 'auto',
   block: int = BLOCK,
 ) -> jax.Array:
-  """Softmax attention to this and earlier tokens of the same segment.
+  """`attend` to this and earlier tokens."""
+  return attend(
+    q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, method=method, block=block
+  )
 
-  Scores are scaled by K ** -0.5; softmax is in fp32, products in the inputs'
-  dtype. All methods give the same result up to the order of sums.
+
+def attend(
+  q_BTHK: jax.Array,
+  k_BTGK: jax.Array,
+  v_BTGK: jax.Array,
+  segment_ids_BT: jax.Array | None = None,
+  *,
+  bias_HTT: jax.Array | None = None,
+  is_causal: bool = True,
+  scale: float | None = None,
+  method: Method = 'auto',
+  block: int = BLOCK,
+) -> jax.Array:
+  """Softmax attention to the tokens of the same segment.
+
+  Softmax is in fp32, products are in the inputs' dtype. All methods give the
+  same result up to the order of sums.
 
   Args:
     q_BTHK: Queries.
@@ -39,10 +57,13 @@ def causal(
       al. 2023, https://arxiv.org/abs/2305.13245).
     v_BTGK: Values.
     segment_ids_BT: Document of each token; None: a sequence is one document.
+    bias_HTT: Added to the scaled scores, the same for all sequences.
+    is_causal: Whether only this and earlier tokens are seen.
+    scale: Factor of the scores; None: K ** -0.5.
     method: 'plain' holds all T x T scores of a head. 'blocked' holds `block` x
-      T of them, also in the backward pass, and leaves out the blocks above the
-      diagonal. 'cudnn' is jax.nn.dot_product_attention's fused kernel (NVIDIA
-      GPUs, 16-bit dtypes). 'auto' takes the fastest that is legal.
+      T of them, also in the backward pass, and leaves out the blocks that a
+      causal mask hides. 'cudnn' is jax.nn.dot_product_attention's fused kernel
+      (NVIDIA GPUs, 16-bit dtypes). 'auto' takes the fastest that is legal.
     block: Queries in a block; more where there were over 32 blocks.
 
   Returns:
@@ -54,20 +75,31 @@ def causal(
   num_heads, num_kv_heads = q_BTHK.shape[2], k_BTGK.shape[2]
   if num_heads % num_kv_heads:
     raise ValueError(
-      f'causal(): {num_heads} query heads do not share {num_kv_heads} key/value'
+      f'attend(): {num_heads} query heads do not share {num_kv_heads} key/value'
       ' heads evenly; make num_heads a multiple of num_kv_heads.'
     )
+  if scale is None:
+    scale = q_BTHK.shape[-1] ** -0.5
+  how = _How(is_causal, scale)
   if method == 'auto':
     method = choose(q_BTHK.shape, q_BTHK.dtype, jax.default_backend())
   if method == 'cudnn':
-    return _fused(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT)
+    return _fused(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, bias_HTT, how)
   if method == 'plain':
-    return _rows(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, segment_ids_BT, 0)
+    segments = segment_ids_BT, segment_ids_BT
+    return _rows(q_BTHK, k_BTGK, v_BTGK, segments, bias_HTT, 0, how)
   if method == 'blocked':
-    return _blocked(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, block)
+    return _blocked(
+      q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, bias_HTT, block, how
+    )
   raise ValueError(
-    f'causal(method={method!r}): unknown; use auto, plain, blocked or cudnn.'
+    f'attend(method={method!r}): unknown; use auto, plain, blocked or cudnn.'
   )
+
+
+class _How(NamedTuple):
+  is_causal: bool
+  scale: float
 
 
 def choose(shape: tuple[int, ...], dtype: jax.typing.DTypeLike, platform: str):
@@ -79,54 +111,63 @@ def choose(shape: tuple[int, ...], dtype: jax.typing.DTypeLike, platform: str):
   return 'plain' if num_tokens <= BLOCK else 'blocked'
 
 
-def _rows(q_BTHK, k_BSGK, v_BSGK, q_segments_BT, k_segments_BS, first: int):
+def _rows(q_BTHK, k_BSGK, v_BSGK, segments, bias_HTS, first: int, how: _How):
   """Attention of queries first .. first + T to the keys 0 .. S."""
   B, T, H, K = q_BTHK.shape
   S, G = k_BSGK.shape[1:3]
   q_BTGRK = q_BTHK.reshape(B, T, G, H // G, K)
-  scores_BGRTS = K**-0.5 * jnp.einsum(
+  scores_BGRTS = how.scale * jnp.einsum(
     'btgrk,bsgk->bgrts',
     q_BTGRK,
     k_BSGK,
     preferred_element_type=jnp.float32,
   )
-  rows_T1 = first + jnp.arange(T)[:, None]
-  mask_BTS = (jnp.arange(S)[None, :] <= rows_T1)[None]
+  if bias_HTS is not None:
+    scores_BGRTS += bias_HTS.reshape(1, G, H // G, T, S)
+  mask_BTS = None
+  if how.is_causal:
+    rows_T1 = first + jnp.arange(T)[:, None]
+    mask_BTS = (jnp.arange(S)[None, :] <= rows_T1)[None]
+  q_segments_BT, k_segments_BS = segments
   if q_segments_BT is not None:
-    mask_BTS &= q_segments_BT[:, :, None] == k_segments_BS[:, None, :]
-  scores_BGRTS = jnp.where(mask_BTS[:, None, None], scores_BGRTS, _MASKED)
+    same_BTS = q_segments_BT[:, :, None] == k_segments_BS[:, None, :]
+    mask_BTS = same_BTS if mask_BTS is None else mask_BTS & same_BTS
+  if mask_BTS is not None:
+    scores_BGRTS = jnp.where(mask_BTS[:, None, None], scores_BGRTS, _MASKED)
   weights_BGRTS = jax.nn.softmax(scores_BGRTS, axis=-1).astype(q_BTHK.dtype)
   return jnp.einsum('bgrts,bsgk->btgrk', weights_BGRTS, v_BSGK).reshape(
     B, T, H, K
   )
 
 
-def _blocked(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, block: int):
+def _blocked(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, bias_HTT, block, how):
   """Blocks of queries, each recomputed in the backward pass."""
   num_tokens = q_BTHK.shape[1]
   block = max(block, -(-num_tokens // _MAX_BLOCKS))
-  rows = jax.checkpoint(_rows, static_argnums=5)
+  rows = jax.checkpoint(_rows, static_argnums=(5, 6))
   outputs = []
   for start in range(0, num_tokens, block):
     stop = min(start + block, num_tokens)
-    q_segments = k_segments = None
+    end = stop if how.is_causal else num_tokens
+    segments: tuple[Any, Any] = (None, None)
     if segment_ids_BT is not None:
-      q_segments = segment_ids_BT[:, start:stop]
-      k_segments = segment_ids_BT[:, :stop]
+      segments = segment_ids_BT[:, start:stop], segment_ids_BT[:, :end]
+    bias = None if bias_HTT is None else bias_HTT[:, start:stop, :end]
     outputs.append(
       rows(
         q_BTHK[:, start:stop],
-        k_BTGK[:, :stop],
-        v_BTGK[:, :stop],
-        q_segments,
-        k_segments,
+        k_BTGK[:, :end],
+        v_BTGK[:, :end],
+        segments,
+        bias,
         start,
+        how,
       )
     )
   return jnp.concatenate(outputs, axis=1)
 
 
-def _fused(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT):
+def _fused(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, bias_HTT, how):
   mask_B1TT = None
   if segment_ids_BT is not None:
     same_BTT = segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
@@ -135,7 +176,9 @@ def _fused(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT):
     q_BTHK,
     k_BTGK,
     v_BTGK,
+    bias=None if bias_HTT is None else bias_HTT[None].astype(q_BTHK.dtype),
     mask=mask_B1TT,
-    is_causal=True,
+    scale=how.scale,
+    is_causal=how.is_causal,
     implementation='cudnn',
   )

@@ -24,9 +24,10 @@ def flops_per_token(config: transformer.Config, num_tokens: int) -> float:
 
   6 for each weight in a matrix product (the output layer included, the
   embedding's look-up not), and 6 L T H K for attention, where a token sees half
-  of its T fellow tokens on average. Recomputation does not count. This is the
-  numerator of MFU (Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311,
-  appendix B, but for their 12 L T H K, which counts masked scores too).
+  of its T fellow tokens on average; twice that where it sees them all.
+  Recomputation does not count. This is the numerator of MFU (Chowdhery et al.
+  2022, https://arxiv.org/abs/2204.02311, appendix B, but for their 12 L T H K,
+  which counts masked scores too).
 
   Args:
     config: The model.
@@ -34,9 +35,11 @@ def flops_per_token(config: transformer.Config, num_tokens: int) -> float:
   """
   shapes = transformer.shapes(config)['layers'].values()
   matrices = sum(math.prod(shape) for shape in shapes if len(shape) == 3)
-  matrices += config.embed_dim * config.vocab_size
+  if config.causal:
+    matrices += config.embed_dim * config.vocab_size
   width = config.num_heads * config.head_width
-  return 6.0 * matrices + 6.0 * config.num_layers * num_tokens * width
+  seen = num_tokens if config.causal else 2 * num_tokens
+  return 6.0 * matrices + 6.0 * config.num_layers * seen * width
 
 
 def activation_bytes(
@@ -61,13 +64,15 @@ def activation_bytes(
   D, F = config.embed_dim, config.mlp_dim
   HK = config.num_heads * config.head_width
   GK = config.num_kv_heads * config.head_width
-  products = HK + 2 * GK + 2 * D + 2 * F
+  products = HK + 2 * GK + 2 * D + (2 if config.gated_mlp else 1) * F
   # Norms, rotated heads and what softmax, SiLU and the sums keep besides.
   working = products + 2 * (HK + GK) + 4 * D + 2 * F
   keys = min(num_tokens, attention.BLOCK)
   scores = 2 * tokens * config.num_heads * keys * 4
   kept = {'none': working, 'dots': products + D, 'layer': D}[config.remat]
   logits = min(tokens * config.vocab_size, transformer.MAX_LOGITS)
+  if not config.causal:
+    logits = 0
   layers = config.num_layers * kept * tokens * size
   if config.remat == 'none':
     scores *= config.num_layers

@@ -9,7 +9,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from antjax.lm import attention, transformer
+from antjax.lm import blocks, positions, transformer
 
 # Shape suffixes: B = sequences, P = tokens of the longest prompt, S = places in
 # the cache, L = layers, H = query heads, G = key/value heads, R = H / G, K =
@@ -76,18 +76,20 @@ def generate(
     int32 [B, num_tokens].
 
   Raises:
-    ValueError: num_tokens is below 1.
+    ValueError: num_tokens is below 1, or prompts and tokens together are more
+      than the model's learned positions, or the model is an encoder.
   """
   if num_tokens < 1:
     raise ValueError(
       f'generate(num_tokens={num_tokens}): it must be at least 1.'
     )
   B, P = prompts.shape
+  transformer.check_length(config, P + num_tokens)
   x_BPD, cache = _prefill(config, params, prompts, P + num_tokens)
   last_BD = jnp.take_along_axis(x_BPD, lengths[:, None, None] - 1, axis=1)[:, 0]
 
   def draw(i: jax.Array | int, x_BD: jax.Array) -> jax.Array:
-    scores_BV = transformer.unembed(config, params, x_BD)
+    scores_BV = blocks.unembed(config, params, x_BD)
     return choose(scores_BV, jax.random.fold_in(key, i), sampling)
 
   def one_more(carry, i):
@@ -130,20 +132,21 @@ def choose(
 
 def _prefill(config, params, prompts_BP, num_places: int):
   """Runs the prompts; returns hidden [B, P, D] and the cache."""
-  positions = transformer.document_positions(prompts_BP, None)
-  angles = transformer.rope_angles(config, positions)
+  place_BP = positions.document_positions(prompts_BP, None)
+  angles = positions.rope_angles(config, place_BP)
+  table = params.get('relative_bias')
+  bias = positions.relative_bias(config, table, place_BP[0], place_BP[0])
   padding = ((0, 0), (0, num_places - prompts_BP.shape[1]), (0, 0), (0, 0))
 
   def layer(x_BPD, weights):
-    q, k, v = transformer.project(config, weights, x_BPD, angles)
-    mixed = attention.causal(q, k, v, method=config.attention)
-    x_BPD = transformer.finish(config, weights, x_BPD, mixed)
+    q, k, v = blocks.project(config, weights, x_BPD, angles)
+    mixed = blocks.attend(config, q, k, v, bias_HTT=bias)
+    x_BPD = blocks.finish(config, weights, x_BPD, mixed)
     return x_BPD, (jnp.pad(k, padding), jnp.pad(v, padding))
 
-  x_BPD = transformer.embed(params, prompts_BP)
+  x_BPD = blocks.embed(config, params, prompts_BP, place_BP)
   x_BPD, cache = lax.scan(layer, x_BPD, params['layers'])
-  norm = params['final_norm']
-  return transformer.rms_norm(x_BPD, norm, config.norm_eps), cache
+  return blocks.final_norm(config, params, x_BPD), cache
 
 
 def _step(config, params, tokens_B, positions_B, cache):
@@ -152,34 +155,40 @@ def _step(config, params, tokens_B, positions_B, cache):
   What a shorter prompt's padding left in the cache lies behind the sequence's
   position, and is written over before it comes to be seen.
   """
-  angles = transformer.rope_angles(config, positions_B[:, None])
+  place_B1 = positions_B[:, None]
+  angles = positions.rope_angles(config, place_B1)
+  place_1S = jnp.arange(cache[0].shape[2], dtype=jnp.int32)[None]
+  bias_BH1S = positions.relative_bias(
+    config, params.get('relative_bias'), place_B1, place_1S
+  )
 
   def layer(x_B1D, weights_and_cache):
     weights, (keys_BSGK, values_BSGK) = weights_and_cache
-    q, k, v = transformer.project(config, weights, x_B1D, angles)
+    q, k, v = blocks.project(config, weights, x_B1D, angles)
     put = jax.vmap(
       lambda old, new, at: lax.dynamic_update_slice_in_dim(old, new, at, axis=0)
     )
     keys_BSGK = put(keys_BSGK, k, positions_B)
     values_BSGK = put(values_BSGK, v, positions_B)
-    mixed = _attend(q, keys_BSGK, values_BSGK, positions_B)
-    x_B1D = transformer.finish(config, weights, x_B1D, mixed)
+    mixed = _attend(config, q, keys_BSGK, values_BSGK, positions_B, bias_BH1S)
+    x_B1D = blocks.finish(config, weights, x_B1D, mixed)
     return x_B1D, (keys_BSGK, values_BSGK)
 
-  x_B1D = transformer.embed(params, tokens_B[:, None])
+  x_B1D = blocks.embed(config, params, tokens_B[:, None], place_B1)
   x_B1D, cache = lax.scan(layer, x_B1D, (params['layers'], cache))
-  norm = params['final_norm']
-  return transformer.rms_norm(x_B1D, norm, config.norm_eps)[:, 0], cache
+  return blocks.final_norm(config, params, x_B1D)[:, 0], cache
 
 
-def _attend(q_B1HK, keys_BSGK, values_BSGK, positions_B):
+def _attend(config, q_B1HK, keys_BSGK, values_BSGK, positions_B, bias_BH1S):
   """Attention of one token to the places up to its own; [B, 1, H, K]."""
   B, _, H, K = q_B1HK.shape
   S, G = keys_BSGK.shape[1:3]
   q_BGRK = q_B1HK.reshape(B, G, H // G, K)
-  scores_BGRS = K**-0.5 * jnp.einsum(
+  scores_BGRS = blocks.attention_scale(config) * jnp.einsum(
     'bgrk,bsgk->bgrs', q_BGRK, keys_BSGK, preferred_element_type=jnp.float32
   )
+  if bias_BH1S is not None:
+    scores_BGRS += bias_BH1S.reshape(B, G, H // G, S)
   seen_BS = jnp.arange(S)[None] <= positions_B[:, None]
   scores_BGRS = jnp.where(seen_BS[:, None, None], scores_BGRS, _MASKED)
   weights_BGRS = jax.nn.softmax(scores_BGRS, axis=-1).astype(q_B1HK.dtype)

@@ -23,7 +23,7 @@ class OptimizerConfig:
   b1: Annotated[float, "Adam's decay of the mean."] = 0.9
   b2: Annotated[float, "Adam's decay of the squares."] = 0.95
   weight_decay: Annotated[
-    float, 'Decoupled decay a step, times the rate; norms have none.'
+    float, 'Decoupled decay a step, times the rate; norms and biases have none.'
   ] = 0.1
   clip_norm: Annotated[float, 'Largest global norm of the gradient.'] = 1.0
 
@@ -69,7 +69,8 @@ class OptimizerConfig:
 
 
 def decays(params: PyTree) -> PyTree:
-  """Whether each leaf decays: all but those of norms, by name."""
+  """Whether each leaf decays: all but norms and biases, by name."""
   return jax.tree.map_with_path(
-    lambda path, _: not str(path[-1]).rstrip("']").endswith('norm'), params
+    lambda path, _: not str(path[-1]).rstrip("']").endswith(('norm', 'bias')),
+    params,
   )

@@ -1,28 +1,30 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A causal transformer of the Llama family, as pure functions.
+"""One transformer for Llama, Qwen2, OPT, BERT and T5's encoder, as functions.
 
 Parameters are a dict tree whose 'layers' are stacked, every leaf [L, ...], so
 that one compiled layer runs in a loop and a sharded layer is gathered when it
 is its turn. The dtype of the parameters is the dtype of the computation; norms,
 softmax and loss are in fp32 whatever it is.
 
-Sources: Touvron et al. 2023 (https://arxiv.org/abs/2302.13971) for the
-architecture, Su et al. 2021 (https://arxiv.org/abs/2104.09864) for rotary
-positions, Zhang and Sennrich 2019 (https://arxiv.org/abs/1910.07467) for
-RMSNorm, Shazeer 2020 (https://arxiv.org/abs/2002.05202) for the gated MLP.
+Sources: Touvron et al. 2023 (https://arxiv.org/abs/2302.13971), Llama; Qwen
+2024 (https://arxiv.org/abs/2407.10671), Qwen2; Zhang et al. 2022
+(https://arxiv.org/abs/2205.01068), OPT; Devlin et al. 2018
+(https://arxiv.org/abs/1810.04805), BERT; Raffel et al. 2020
+(https://arxiv.org/abs/1910.10683), T5.
 """
 
 from collections.abc import Mapping
-import dataclasses
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
 from antjax.collectives import layerwise
-from antjax.lm import attention
+from antjax.lm import blocks
+from antjax.lm import positions as positions_lib
+from antjax.lm.config import Config as Config
 
 # Shape suffixes: B = sequences, T = tokens of a sequence, D = embed_dim,
 # H = query heads, G = key/value heads, K = width of a head, F = mlp_dim,
@@ -33,79 +35,19 @@ PyTree = Any
 MAX_LOGITS = 1 << 24
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-  """Shape of the model, and how it is computed."""
-
-  vocab_size: Annotated[int, "Number of tokens; 0 takes the tokenizer's."]
-  num_layers: Annotated[int, 'Blocks of attention and MLP.'] = 4
-  embed_dim: Annotated[int, 'Width of the residual stream.'] = 256
-  num_heads: Annotated[int, 'Query heads.'] = 4
-  num_kv_heads: Annotated[
-    int, 'Key/value heads; divides num_heads. Fewer make a smaller cache.'
-  ] = 2
-  mlp_dim: Annotated[int, 'Inner width of the gated MLP.'] = 704
-  head_dim: Annotated[
-    int | None, 'Width of a head, even. none: embed_dim / num_heads.'
-  ] = None
-  rope_theta: Annotated[float, 'Base of the rotary wavelengths.'] = 10_000.0
-  norm_eps: Annotated[float, 'Added to the mean square in a norm.'] = 1e-5
-  tie_embeddings: Annotated[bool, 'Use the embedding as output layer too.'] = (
-    True
-  )
-  remat: Annotated[
-    Literal['none', 'layer', 'dots'],
-    'What the backward pass recomputes: nothing, each layer, or each layer but'
-    ' for its matrix products.',
-  ] = 'layer'
-  attention: Annotated[
-    Literal['auto', 'plain', 'blocked', 'cudnn'],
-    'How attention is computed; see antjax/lm/attention.py.',
-  ] = 'auto'
-
-  def __post_init__(self) -> None:
-    sizes = 'num_layers embed_dim num_heads num_kv_heads mlp_dim'
-    for name in sizes.split():
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f'{name} must be at least 1; got {getattr(self, name)}.'
-        )
-    if self.vocab_size < 0:
-      raise ValueError(f'vocab_size must be positive; got {self.vocab_size}.')
-    if self.num_heads % self.num_kv_heads:
-      raise ValueError(
-        f'num_heads={self.num_heads} must be a multiple of'
-        f' num_kv_heads={self.num_kv_heads}.'
-      )
-    if self.head_dim is None and self.embed_dim % self.num_heads:
-      raise ValueError(
-        f'embed_dim={self.embed_dim} is no multiple of num_heads='
-        f'{self.num_heads}; change one of them or set head_dim.'
-      )
-    if self.head_width % 2:
-      raise ValueError(
-        f'a head is {self.head_width} wide; rotary positions need an even'
-        ' width.'
-      )
-
-  @property
-  def head_width(self) -> int:
-    return self.head_dim or self.embed_dim // self.num_heads
-
-
 def init(config: Config, key: jax.Array) -> PyTree:
   """Fresh fp32 parameters; works in `jit`.
 
   Matrices are normal with deviation 0.02, the two that write to the residual
-  stream with 0.02 / sqrt(2 L) (Radford et al. 2019, GPT-2).
+  stream with 0.02 / sqrt(2 L) (Radford et al. 2019, GPT-2); biases are 0.
 
   Args:
     config: The model; needs vocab_size > 0.
     key: Random key.
 
   Returns:
-    {'embed': [V, D], 'layers': {name: [L, ...]}, 'final_norm': [D]} and, unless
-    tied, 'lm_head': [D, V].
+    {'embed': [V, D], 'layers': {name: [L, ...]}} and what else the model has;
+    see `shapes`.
   """
   if not config.vocab_size:
     raise ValueError('transformer.init: set vocab_size; it is 0.')
@@ -116,6 +58,8 @@ def init(config: Config, key: jax.Array) -> PyTree:
     name = path[-1].key
     if name.endswith('norm'):
       return jnp.ones(shape, jnp.float32)
+    if name.endswith('bias') and name != 'relative_bias':
+      return jnp.zeros(shape, jnp.float32)
     scale = residual if name in ('out', 'down') else 1.0
     return 0.02 * scale * jax.random.normal(key, shape, jnp.float32)
 
@@ -139,24 +83,45 @@ def shapes(config: Config) -> PyTree:
   L, D, F = config.num_layers, config.embed_dim, config.mlp_dim
   HK = config.num_heads * config.head_width
   GK = config.num_kv_heads * config.head_width
-  result: dict[str, Any] = {
-    'embed': (config.vocab_size, D),
-    'layers': {
-      'attention_norm': (L, D),
-      'query': (L, D, HK),
-      'key': (L, D, GK),
-      'value': (L, D, GK),
-      'out': (L, HK, D),
-      'mlp_norm': (L, D),
-      'gate': (L, D, F),
-      'up': (L, D, F),
-      'down': (L, F, D),
-    },
-    'final_norm': (D,),
+  has_bias = config.norm == 'layer'
+  layers: dict[str, Any] = {
+    **_norm_shapes('attention_norm', (L, D), has_bias),
+    'query': (L, D, HK),
+    'key': (L, D, GK),
+    'value': (L, D, GK),
+    'out': (L, HK, D),
+    **_norm_shapes('mlp_norm', (L, D), has_bias),
+    'up': (L, D, F),
+    'down': (L, F, D),
   }
-  if not config.tie_embeddings:
+  if config.gated_mlp:
+    layers['gate'] = (L, D, F)
+  for names, is_there in (
+    (('query', 'key', 'value'), config.qkv_bias),
+    (('out',), config.out_bias),
+    (('gate', 'up', 'down'), config.mlp_bias),
+  ):
+    for name in names:
+      if is_there and name in layers:
+        layers[f'{name}_bias'] = (L, layers[name][-1])
+  result: dict[str, Any] = {'embed': (config.vocab_size, D), 'layers': layers}
+  if config.positions == 'learned':
+    result['positions'] = (config.max_positions + config.position_offset, D)
+  if config.positions == 'relative':
+    result['relative_bias'] = (config.relative_buckets, config.num_heads)
+  if config.token_types:
+    result['token_types'] = (config.token_types, D)
+  if config.embed_norm:
+    result |= _norm_shapes('embed_norm', (D,), has_bias)
+  if config.norm_place == 'pre':
+    result |= _norm_shapes('final_norm', (D,), has_bias)
+  if config.causal and not config.tie_embeddings:
     result['lm_head'] = (D, config.vocab_size)
   return result
+
+
+def _norm_shapes(name: str, shape: tuple[int, ...], has_bias: bool):
+  return {name: shape, **({f'{name}_bias': shape} if has_bias else {})}
 
 
 def logits(
@@ -179,9 +144,39 @@ def logits(
 
   Returns:
     fp32 [B, T, V].
+
+  Raises:
+    ValueError: The model is an encoder, or as for `hidden`.
   """
   x_BTD = hidden(config, params, tokens, segment_ids, positions)
-  return unembed(config, params, x_BTD)
+  return blocks.unembed(config, params, x_BTD)
+
+
+def encode(
+  config: Config,
+  params: PyTree,
+  tokens: jax.Array,
+  *,
+  mask: jax.Array | None = None,
+  token_types: jax.Array | None = None,
+) -> jax.Array:
+  """Hidden states of padded sequences; for packed ones see `hidden`.
+
+  Args:
+    config: The model.
+    params: From `init` or `load_pretrained`, in the dtype to compute in.
+    tokens: int32 [B, T].
+    mask: [B, T], 0 where there is padding, on either side; None: nowhere. What
+      comes out for padding means nothing.
+    token_types: int32 [B, T], for models that have them; None: all 0.
+
+  Returns:
+    [B, T, D], the normed output of the last layer.
+  """
+  if mask is None:
+    return hidden(config, params, tokens, token_types=token_types)
+  segment_ids = (mask != 0).astype(jnp.int32)
+  return hidden(config, params, tokens, segment_ids, token_types=token_types)
 
 
 def hidden(
@@ -190,129 +185,70 @@ def hidden(
   tokens: jax.Array,
   segment_ids: jax.Array | None = None,
   positions: jax.Array | None = None,
+  token_types: jax.Array | None = None,
 ) -> jax.Array:
-  """The normed output of the last layer, [B, T, D]; see `logits`."""
+  """The normed output of the last layer, [B, T, D]; see `logits`.
+
+  Raises:
+    ValueError: More tokens than learned positions, or types where the model has
+      none.
+  """
+  check_length(config, tokens.shape[1] if positions is None else 0)
   if positions is None:
-    positions = document_positions(tokens, segment_ids)
-  angles = rope_angles(config, positions)
-  x_BTD = embed(params, tokens)
+    positions = positions_lib.document_positions(tokens, segment_ids)
+  x_BTD = blocks.embed(config, params, tokens, positions, token_types)
+  x_BTD = run_layers(config, params, x_BTD, segment_ids, positions)
+  return blocks.final_norm(config, params, x_BTD)
+
+
+def check_length(config: Config, num_tokens: int) -> None:
+  """Raises a ValueError where there are more tokens than learned positions."""
+  if config.positions == 'learned' and num_tokens > config.max_positions:
+    raise ValueError(
+      f'sequences of {num_tokens} tokens: the model has {config.max_positions}'
+      ' learned positions (config.max_positions); cut the sequences.'
+    )
+
+
+def run_layers(
+  config: Config,
+  params: PyTree,
+  x_BTD: jax.Array,
+  segment_ids: jax.Array | None,
+  positions: jax.Array,
+) -> jax.Array:
+  """All layers in `params`, which may be fewer than the model's.
+
+  Args:
+    config: The model.
+    params: Its 'layers' are run; its 'relative_bias' is used where the model
+      has relative positions, which count places in the row.
+    x_BTD: Output of `blocks.embed` or of the layers before.
+    segment_ids: See `logits`.
+    positions: int32 [B, T].
+  """
+  if not jax.tree.leaves(params['layers'])[0].shape[0]:
+    return x_BTD
+  angles = positions_lib.rope_angles(config, positions)
+  place_T = jnp.arange(x_BTD.shape[1], dtype=jnp.int32)
+  bias_HTT = positions_lib.relative_bias(
+    config, params.get('relative_bias'), place_T, place_T
+  )
 
   def layer(x_BTD: jax.Array, weights: PyTree) -> jax.Array:
-    q, k, v = project(config, weights, x_BTD, angles)
-    mixed = attention.causal(q, k, v, segment_ids, method=config.attention)
-    return finish(config, weights, x_BTD, mixed)
+    q, k, v = blocks.project(config, weights, x_BTD, angles)
+    mixed = blocks.attend(config, q, k, v, segment_ids, bias_HTT)
+    return blocks.finish(config, weights, x_BTD, mixed)
 
   policy = None
   if config.remat == 'dots':
     policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-  x_BTD = layerwise.scan_layers(
+  return layerwise.scan_layers(
     layer,
     x_BTD,
     params['layers'],
     remat=config.remat != 'none',
     policy=policy,
-  )
-  return rms_norm(x_BTD, params['final_norm'], config.norm_eps)
-
-
-# The parts of a layer, which generation puts together in its own way.
-
-
-def embed(params: PyTree, tokens: jax.Array) -> jax.Array:
-  """Token embeddings [..., D] in the parameters' dtype."""
-  table_VD = params['embed']
-  # By fp32, so that the rows' gradients are added up in fp32.
-  return table_VD.astype(jnp.float32)[tokens].astype(table_VD.dtype)
-
-
-def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
-  """Scales x to a root mean square of 1 over the last dim, computed in fp32."""
-  y = x.astype(jnp.float32)
-  y = y * lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
-  scale = jnp.broadcast_to(scale.astype(jnp.float32), y.shape)
-  return (y * scale).astype(x.dtype)
-
-
-def document_positions(
-  tokens: jax.Array, segment_ids: jax.Array | None
-) -> jax.Array:
-  """int32 [B, T]: the place of each token in its run of equal segment ids."""
-  place_T = jnp.arange(tokens.shape[1], dtype=jnp.int32)
-  if segment_ids is None:
-    return jnp.broadcast_to(place_T, tokens.shape)
-  is_first = jnp.pad(
-    segment_ids[:, 1:] != segment_ids[:, :-1],
-    ((0, 0), (1, 0)),
-    constant_values=True,
-  )
-  place_BT = jnp.broadcast_to(place_T, tokens.shape)
-  return place_BT - lax.cummax(jnp.where(is_first, place_BT, 0), axis=1)
-
-
-def rope_angles(
-  config: Config, positions: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """(cos, sin) of the rotary angles, fp32 [B, T, 1, K / 2]."""
-  K = config.head_width
-  exponents = jnp.arange(0, K, 2, dtype=jnp.float32) / K
-  frequencies = config.rope_theta**-exponents
-  angles = jnp.einsum('bt,k->btk', positions.astype(jnp.float32), frequencies)
-  angles = angles[:, :, None]
-  return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x_BTHK: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
-  """Turns each pair (x[i], x[i + K / 2]) by its token's angle."""
-  cos, sin = angles
-  a, b = jnp.split(x_BTHK.astype(jnp.float32), 2, axis=-1)
-  turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-  return turned.astype(x_BTHK.dtype)
-
-
-def project(
-  config: Config,
-  weights: PyTree,
-  x_BTD: jax.Array,
-  angles: tuple[jax.Array, jax.Array],
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Queries [B, T, H, K], keys and values [B, T, G, K] of one layer."""
-  h_BTD = rms_norm(x_BTD, weights['attention_norm'], config.norm_eps)
-
-  def heads(name: str) -> jax.Array:
-    return (h_BTD @ weights[name]).reshape(
-      *h_BTD.shape[:2], -1, config.head_width
-    )
-
-  return (
-    rotate(heads('query'), angles),
-    rotate(heads('key'), angles),
-    heads('value'),
-  )
-
-
-def finish(
-  config: Config, weights: PyTree, x_BTD: jax.Array, mixed_BTHK: jax.Array
-) -> jax.Array:
-  """The rest of a layer: attention's output, then the MLP."""
-  mixed = mixed_BTHK.reshape(*x_BTD.shape[:2], -1)
-  x_BTD = x_BTD + mixed @ weights['out']
-  h_BTD = rms_norm(x_BTD, weights['mlp_norm'], config.norm_eps)
-  gate_BTF = jax.nn.silu(h_BTD @ weights['gate'])
-  return x_BTD + (gate_BTF * (h_BTD @ weights['up'])) @ weights['down']
-
-
-def unembed(config: Config, params: PyTree, x_BTD: jax.Array) -> jax.Array:
-  """fp32 logits [..., V]."""
-  return _scores(x_BTD, _output_matrix(config, params))
-
-
-def _output_matrix(config: Config, params: PyTree) -> jax.Array:
-  return params['embed'].T if config.tie_embeddings else params['lm_head']
-
-
-def _scores(x_BTD: jax.Array, kernel_DV: jax.Array) -> jax.Array:
-  return jnp.einsum(
-    '...d,dv->...v', x_BTD, kernel_DV, preferred_element_type=jnp.float32
   )
 
 
@@ -362,7 +298,7 @@ def loss(
   if 'loss_mask' in batch:
     mask_BT = batch['loss_mask'].astype(jnp.float32)
     counts_BT *= jnp.pad(mask_BT[:, 1:], ((0, 0), (0, 1)))
-  kernel_DV = _output_matrix(config, params)
+  kernel_DV = blocks.output_matrix(config, params)
   losses_BT = _token_losses(x_BTD, kernel_DV, next_BT, max_logits)
   weights_B = counts_BT.sum(axis=1)
   sums_B = (losses_BT * counts_BT).sum(axis=1)
@@ -373,7 +309,7 @@ def _token_losses(x_BTD, kernel_DV, next_BT, max_logits: int) -> jax.Array:
   """Cross-entropy of each token, [B, T]."""
 
   def chunk_losses(x_BCD, kernel_DV, next_BC):
-    logits_BCV = _scores(x_BCD, kernel_DV.astype(x_BCD.dtype))
+    logits_BCV = blocks.scores(x_BCD, kernel_DV.astype(x_BCD.dtype))
     log_z = jax.nn.logsumexp(logits_BCV, axis=-1)
     chosen = jnp.take_along_axis(logits_BCV, next_BC[..., None], axis=-1)
     return log_z - chosen[..., 0]

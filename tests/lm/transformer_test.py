@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from antjax.lm import attention, cost, transformer
+from antjax.lm import attention, cost, positions, transformer
 
 CONFIG = transformer.Config(
   vocab_size=61,
@@ -66,17 +66,17 @@ def test_packed_documents_are_as_if_alone(method):
 
 def test_positions_restart_with_each_document():
   segments = jnp.asarray([[1, 1, 1, 2, 2, 0], [3, 3, 4, 5, 5, 5]])
-  positions = transformer.document_positions(segments, segments)
+  places = positions.document_positions(segments, segments)
   expected = [[0, 1, 2, 0, 1, 0], [0, 1, 0, 0, 1, 2]]
-  np.testing.assert_array_equal(positions, expected)
+  np.testing.assert_array_equal(places, expected)
 
 
 def test_rotary_products_depend_on_distance_only():
   q, k = jax.random.normal(jax.random.key(2), (2, 1, 1, 1, 8))
 
   def product(i, j):
-    turn = lambda x, at: transformer.rotate(  # noqa: E731
-      x, transformer.rope_angles(CONFIG, jnp.full((1, 1), at))
+    turn = lambda x, at: positions.rotate(  # noqa: E731
+      x, positions.rope_angles(CONFIG, jnp.full((1, 1), at))
     )
     return jnp.sum(turn(q, i) * turn(k, j))
 

@@ -1,0 +1,125 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a transformer is made of, and how it is computed."""
+
+import dataclasses
+from typing import Annotated, Literal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Shape of the model, and how it is computed. The defaults are Llama's."""
+
+  vocab_size: Annotated[int, "Number of tokens; 0 takes the tokenizer's."]
+  num_layers: Annotated[int, 'Blocks of attention and MLP.'] = 4
+  embed_dim: Annotated[int, 'Width of the residual stream.'] = 256
+  num_heads: Annotated[int, 'Query heads.'] = 4
+  num_kv_heads: Annotated[
+    int, 'Key/value heads; divides num_heads. Fewer make a smaller cache.'
+  ] = 2
+  mlp_dim: Annotated[int, 'Inner width of the MLP.'] = 704
+  head_dim: Annotated[
+    int | None, 'Width of a head. none: embed_dim / num_heads.'
+  ] = None
+  causal: Annotated[
+    bool, 'A token sees itself and those before it only; else it sees all.'
+  ] = True
+  positions: Annotated[
+    Literal['rope', 'learned', 'relative', 'none'],
+    'How a layer knows places: by rotated queries and keys, an embedding added'
+    " to the tokens', a bias of the scores by distance (T5), or not at all.",
+  ] = 'rope'
+  rope_theta: Annotated[float, 'Base of the rotary wavelengths.'] = 10_000.0
+  max_positions: Annotated[int, 'Places with a learned embedding.'] = 0
+  position_offset: Annotated[
+    int, 'Rows of the learned positions before that of the first place.'
+  ] = 0
+  relative_buckets: Annotated[int, 'Classes of distances, for relative.'] = 32
+  relative_max_distance: Annotated[
+    int, 'Distance from which on all are one class, for relative.'
+  ] = 128
+  token_types: Annotated[
+    int, 'Types of tokens that have an embedding (BERT: 2); 0: none.'
+  ] = 0
+  norm: Annotated[
+    Literal['rms', 'layer'],
+    'Norms: by the root mean square, or by mean and deviation with a bias.',
+  ] = 'rms'
+  norm_place: Annotated[
+    Literal['pre', 'post'],
+    'Norms before attention and MLP and at the end, or after each sum.',
+  ] = 'pre'
+  norm_eps: Annotated[float, 'Added to the mean square in a norm.'] = 1e-5
+  embed_norm: Annotated[bool, 'A norm of the embeddings too.'] = False
+  scale_attention: Annotated[
+    bool, 'Divide scores by the root of the width of a head.'
+  ] = True
+  qkv_bias: Annotated[bool, 'Biases of queries, keys and values.'] = False
+  out_bias: Annotated[bool, "A bias of attention's output."] = False
+  mlp_bias: Annotated[bool, 'Biases in the MLP.'] = False
+  gated_mlp: Annotated[
+    bool, 'Multiply what is activated by a second product.'
+  ] = True
+  activation: Annotated[
+    Literal['silu', 'gelu', 'gelu_tanh', 'relu'], "The MLP's."
+  ] = 'silu'
+  tie_embeddings: Annotated[bool, 'Use the embedding as output layer too.'] = (
+    True
+  )
+  lora_scale: Annotated[
+    float, 'Factor of LoRA adapters, where the layers have them: alpha / rank.'
+  ] = 1.0
+  remat: Annotated[
+    Literal['none', 'layer', 'dots'],
+    'What the backward pass recomputes: nothing, each layer, or each layer but'
+    ' for its matrix products.',
+  ] = 'layer'
+  attention: Annotated[
+    Literal['auto', 'plain', 'blocked', 'cudnn'],
+    'How attention is computed; see antjax/lm/attention.py.',
+  ] = 'auto'
+
+  def __post_init__(self) -> None:
+    sizes = 'num_layers embed_dim num_heads num_kv_heads mlp_dim'
+    for name in sizes.split():
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f'{name} must be at least 1; got {getattr(self, name)}.'
+        )
+    for name in ('vocab_size', 'position_offset', 'token_types'):
+      if getattr(self, name) < 0:
+        raise ValueError(
+          f'{name} must not be negative; got {getattr(self, name)}.'
+        )
+    if self.num_heads % self.num_kv_heads:
+      raise ValueError(
+        f'num_heads={self.num_heads} must be a multiple of'
+        f' num_kv_heads={self.num_kv_heads}.'
+      )
+    if self.head_dim is None and self.embed_dim % self.num_heads:
+      raise ValueError(
+        f'embed_dim={self.embed_dim} is no multiple of num_heads='
+        f'{self.num_heads}; change one of them or set head_dim.'
+      )
+    if self.positions == 'rope' and self.head_width % 2:
+      raise ValueError(
+        f'a head is {self.head_width} wide; rotary positions need an even'
+        ' width.'
+      )
+    if self.positions == 'learned' and self.max_positions < 1:
+      raise ValueError(
+        "positions='learned' needs max_positions, the longest sequence; got"
+        f' {self.max_positions}.'
+      )
+    if self.positions == 'relative' and (
+      self.relative_buckets < 4
+      or self.relative_max_distance <= self.relative_buckets
+    ):
+      raise ValueError(
+        f'relative_buckets={self.relative_buckets} must be at least 4, and'
+        f' relative_max_distance={self.relative_max_distance} above it.'
+      )
+
+  @property
+  def head_width(self) -> int:
+    return self.head_dim or self.embed_dim // self.num_heads

@@ -1,0 +1,109 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""How tokens know their places: rotations of Llama, distances of T5.
+
+Sources: Su et al. 2021 (https://arxiv.org/abs/2104.09864) for rotary positions,
+Raffel et al. 2020 (https://arxiv.org/abs/1910.10683) for relative ones.
+"""
+
+import math
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from antjax.lm.config import Config
+
+# Shape suffixes: B = sequences, T = query tokens, S = key tokens, H = heads,
+# K = width of a head.
+
+
+def document_positions(
+  tokens: jax.Array, segment_ids: jax.Array | None
+) -> jax.Array:
+  """int32 [B, T]: the place of each token in its run of equal segment ids."""
+  place_T = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+  if segment_ids is None:
+    return jnp.broadcast_to(place_T, tokens.shape)
+  is_first = jnp.pad(
+    segment_ids[:, 1:] != segment_ids[:, :-1],
+    ((0, 0), (1, 0)),
+    constant_values=True,
+  )
+  place_BT = jnp.broadcast_to(place_T, tokens.shape)
+  return place_BT - lax.cummax(jnp.where(is_first, place_BT, 0), axis=1)
+
+
+def rope_angles(
+  config: Config, positions: jax.Array
+) -> tuple[jax.Array, jax.Array] | None:
+  """(cos, sin) of the rotary angles, fp32 [B, T, 1, K / 2]; None without."""
+  if config.positions != 'rope':
+    return None
+  K = config.head_width
+  exponents = jnp.arange(0, K, 2, dtype=jnp.float32) / K
+  frequencies = config.rope_theta**-exponents
+  angles = jnp.einsum('bt,k->btk', positions.astype(jnp.float32), frequencies)
+  angles = angles[:, :, None]
+  return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x_BTHK: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
+  """Turns each pair (x[i], x[i + K / 2]) by its token's angle."""
+  cos, sin = angles
+  a, b = jnp.split(x_BTHK.astype(jnp.float32), 2, axis=-1)
+  turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+  return turned.astype(x_BTHK.dtype)
+
+
+def relative_bias(
+  config: Config,
+  table: jax.Array | None,
+  queries: jax.Array,
+  keys: jax.Array,
+) -> jax.Array | None:
+  """What T5 adds to the scores; None where the model has no such positions.
+
+  Args:
+    config: The model.
+    table: [relative_buckets, H].
+    queries: int32 [..., T], places of the queries.
+    keys: int32 [..., S], places of the keys.
+
+  Returns:
+    fp32 [..., H, T, S].
+  """
+  if config.positions != 'relative':
+    return None
+  assert table is not None
+  offset_TS = keys[..., None, :] - queries[..., :, None]
+  half = config.relative_buckets
+  buckets = jnp.zeros_like(offset_TS)
+  if config.causal:
+    distance_TS = jnp.maximum(-offset_TS, 0)
+  else:  # Half of the classes for what comes behind the query.
+    half //= 2
+    buckets = jnp.where(offset_TS > 0, half, 0)
+    distance_TS = jnp.abs(offset_TS)
+  classes = jnp.asarray(distance_classes(half, config.relative_max_distance))
+  buckets += classes[jnp.minimum(distance_TS, config.relative_max_distance)]
+  return jnp.moveaxis(table.astype(jnp.float32)[buckets], -1, -3)
+
+
+def distance_classes(num_classes: int, max_distance: int) -> np.ndarray:
+  """int32 [max_distance + 1]: the class of each distance.
+
+  Half of the classes are the short distances themselves, the others are
+  logarithmic. In fp32, as T5 was trained.
+  """
+  exact = num_classes // 2
+  distances = np.arange(1, max_distance + 1, dtype=np.float32)
+  places = np.log(distances / np.float32(exact)) / np.float32(
+    math.log(max_distance / exact)
+  )
+  places = np.maximum(places * np.float32(num_classes - exact), 0)
+  far = exact + places.astype(np.int32)
+  near = np.arange(max_distance + 1)
+  classes = np.minimum(np.concatenate([[0], far]), num_classes - 1)
+  return np.where(near < exact, near, classes).astype(np.int32)
