@@ -1,0 +1,90 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""MovieLens-1M as clicks in many scenarios, for `launch/train_gmeta.py`.
+
+  python -m benchmarks.movielens_scenarios --out=data/scenarios-raw
+  python -m launch.prepare_data --dataset=generic --out=data/scenarios \
+    --source=data/scenarios-raw/clicks.parquet \
+    --schema=data/scenarios-raw/schema.json
+
+A click is a rating of at least 4. A scenario, the task, is an audience: people
+of one occupation, age group and gender, about 280 of them; of its rows the
+last in time are queries, and a share of the scenarios is never trained on.
+Features are film, first genre, decade, and the user's id, occupation, age group
+and gender; the scenario's id is none, as it would tell nothing of a new one.
+"""
+
+from collections.abc import Sequence
+import json
+import pathlib
+import tempfile
+
+from absl import app, flags
+import ibis
+
+from antjax.input import movielens_raw, prepare
+
+_OUT = flags.DEFINE_string('out', 'data/scenarios-raw', 'Folder to make.')
+_SOURCE = flags.DEFINE_string(
+  'source', '', 'Folder or zip of MovieLens-1M; empty: download.'
+)
+_FEATURES = (
+  *('user', 'item', 'genre', 'decade'),
+  *('gender', 'age', 'occupation'),
+)
+
+
+def clicks_of(raw: movielens_raw.RawTables) -> ibis.Table:
+  """One row a rating: scenario, features, label and time."""
+  items = raw.items.select(
+    'item',
+    genre=raw.items.genres[0].fill_null('none'),
+    decade=(raw.items.year // 10 * 10).cast('int32'),
+  )
+  joined = raw.ratings.join(raw.users, 'user').join(items, 'item')
+  audience = [joined[name].cast('string') for name in _FEATURES[-3:]]
+  return joined.select(
+    *_FEATURES,
+    'timestamp',
+    scenario=ibis.literal('/').join(audience),
+    click=(joined.rating >= 4).cast('int32'),
+  )
+
+
+def write(folder: pathlib.Path, source: str = '') -> None:
+  """Writes clicks.parquet and schema.json; `source` as `--source`."""
+  folder.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory() as temporary:
+    files = movielens_raw.find_files(
+      source or movielens_raw.fetch(temporary), temporary
+    )
+    raw = movielens_raw.read_raw(
+      prepare.connect(),
+      files,
+      max_rejected_share=0.0,
+      rejected_path=folder / 'rejected.csv',
+    )
+    clicks = clicks_of(raw)
+    clicks.to_parquet(folder / 'clicks.parquet')
+  schema = {
+    'name': 'movielens-1m scenarios',
+    'kind': 'click',
+    'label': 'click',
+    'task': 'scenario',
+    'time': 'timestamp',
+    'columns': {n: str(t).lower() for n, t in clicks.schema().items()},
+    'features': list(_FEATURES),
+  }
+  text = json.dumps(schema, indent=2)
+  (folder / 'schema.json').write_text(text, encoding='utf-8')
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  folder = pathlib.Path(_OUT.value)
+  write(folder, _SOURCE.value)
+  print(f'{folder}/clicks.parquet, {folder}/schema.json')
+
+
+if __name__ == '__main__':
+  app.run(main)
