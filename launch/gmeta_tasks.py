@@ -51,6 +51,7 @@ class Tasks:
     )
     self._label = description.get('label', 'rating')
     self._numeric = tuple(description.get('numeric', ()))
+    self._query_size = int(description.get('query_size', 10))
     self._sources = {
       split: output_folder.open_split(config.data, split)
       for split in ('train', *self.scenarios)
@@ -186,6 +187,8 @@ class Tasks:
       features=self._features,
       numeric=self._numeric,
       label=self._label,
+      query_size=self._query_size,
+      split=config.split,
       id_dropout=self._of_items(model.id_dropout * is_training),
       task_id_dropout=self._of_items(model.task_id_dropout * is_training),
       seed=config.seed,

@@ -99,6 +99,10 @@ class Config(common.JobConfig):
     '1 fetches the rows of the next step beside the computation of this one,'
     ' whose updates they then lack; not under agents.',
   ] = 0
+  split: Annotated[
+    Literal['random', 'time'],
+    'Query rows of a training task: drawn anew each epoch, or its latest ones.',
+  ] = 'random'
   shard_size: Annotated[int, 'Tasks in a DataShard.'] = 32
   validation_tasks: Annotated[
     int, 'Training tasks held out to choose how the joint model is fine-tuned.'
