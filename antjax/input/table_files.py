@@ -41,6 +41,10 @@ from antjax.input.table_schema import TableSchema
 from antjax.input.table_tasks import TableConfig
 
 _FORMAT_VERSION = 1
+# DuckDB needs some memory for each thread, and takes some for files that it
+# does not count: seen at 100MB a thread.
+_MB_A_THREAD, _UNCOUNTED_MB = 200, 100
+_IN_MB = {'K': 1e-3, 'M': 1.0, 'G': 1e3, 'T': 1e6}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,8 +53,10 @@ class Engine:
 
   Attributes:
     name: 'duckdb', in this process, or 'spark'.
-    memory_limit: Such as '4GB'; '' means the engine's own choice.
-    threads: Of DuckDB or a local Spark; 0 means all cores.
+    memory_limit: Such as '4GB', at least 200MB; beside it the program itself
+      takes about 210MB. '' means the engine's own choice.
+    threads: Of DuckDB or a local Spark; 0 means all cores, or as many as the
+      memory is enough for.
     spark_master: Spark's master; '' means a local one, or that of the session
       that is there already.
   """
@@ -59,6 +65,26 @@ class Engine:
   memory_limit: str = ''
   threads: int = 0
   spark_master: str = ''
+
+  def duckdb_options(self) -> dict[str, Any]:
+    """Returns the options of `prepare.connect` that keep to the memory.
+
+    Raises:
+      ValueError: It is too little, or no size.
+    """
+    if self.name != 'duckdb' or not self.memory_limit:
+      return {'threads': self.threads}
+    found = re.fullmatch(r'([0-9.]+)\s*([KMGT])B', self.memory_limit.upper())
+    size_mb = float(found[1]) * _IN_MB[found[2]] if found else 0.0
+    if size_mb < _MB_A_THREAD:
+      raise ValueError(
+        f'memory_limit={self.memory_limit!r}: needed: a size such as 4GB, at'
+        f' least {_MB_A_THREAD}MB.'
+      )
+    enough_for = int(size_mb // _MB_A_THREAD)
+    threads = min(self.threads or os.cpu_count() or 1, enough_for)
+    limit_mb = int(size_mb - threads * _UNCOUNTED_MB)
+    return {'threads': threads, 'memory_limit': f'{limit_mb}MB'}
 
 
 def prepare_table(
@@ -166,7 +192,10 @@ def _make(
     sorted_rows = table_tasks.build(
       con, rows, schema, config, work / 'steps', progress
     )
-    written = _write(sorted_rows, stage, schema, config, file_format, progress)
+    features, id_files = _write_ids(sorted_rows.vocabularies, stage)
+  # The engine has given its memory back.
+  written = _write(sorted_rows, stage, schema, config, file_format, progress)
+  written['files'] |= id_files
   scenarios = [split for split in written['splits'] if split != 'train']
   return {
     'name': schema.name,
@@ -184,6 +213,7 @@ def _make(
       'rejected_lines': num_rejected,
     },
     'format': file_format,
+    'features': features,
     **written,
   }
 
@@ -191,10 +221,9 @@ def _make(
 @contextlib.contextmanager
 def _duckdb(work: pathlib.Path, engine: Engine) -> Iterator[ibis.BaseBackend]:
   con = prepare.connect(
-    threads=engine.threads,
-    memory_limit=engine.memory_limit if engine.name == 'duckdb' else '',
     temp_directory=work / 'spill',
     database=work / 'tables.duckdb',
+    **engine.duckdb_options(),
   )
   try:
     yield con
@@ -207,6 +236,8 @@ def _duckdb(work: pathlib.Path, engine: Engine) -> Iterator[ibis.BaseBackend]:
 def _backend(work: pathlib.Path, engine: Engine) -> Iterator[ibis.BaseBackend]:
   if engine.name == 'duckdb':
     with _duckdb(work, engine) as con:
+      # Rows have numbers by now; keeping their order takes memory.
+      con.raw_sql('SET preserve_insertion_order = false')
       yield con
     return
   con = prepare.connect_spark(
@@ -229,7 +260,7 @@ def _write(
   file_format: str,
   progress: Callable[[str], None],
 ) -> dict[str, Any]:
-  """Writes all files; returns 'schema', 'splits', 'features' and 'files'."""
+  """Writes the splits; returns 'schema', 'splits' and 'files'."""
   fields = {
     'task': Field('int32'),
     'num_query': Field('int32'),
@@ -262,28 +293,28 @@ def _write(
       'rows': int((chosen.stop - chosen.start).sum()),
     }
     files[split] = output_folder.file_entry(folder, path)
-  features = {}
-  for number, (name, ids) in enumerate(rows.vocabularies.items()):
-    known = re.fullmatch(r'[\w.-]+', name)
-    path = folder / f'ids_{name if known else number}.parquet'
-    num_ids = _write_ids(ids, path)
-    files[f'ids_{name}'] = output_folder.file_entry(folder, path)
-    features[name] = {'num_ids': num_ids + 1, 'max_values': 1}
   return {
     'schema': records.schema_to_json(fields),
     'splits': splits,
-    'features': features,
     'files': files,
   }
 
 
-def _write_ids(ids: ir.Table, path: pathlib.Path) -> int:
-  """Writes (feature, id) in the order of ids; returns how many."""
-  table = ids.order_by('id').to_pyarrow()
-  # Engines differ in chunks and in which columns may be NULL.
-  columns = {n: table[n].combine_chunks() for n in table.column_names}
-  pq.write_table(pa.table(columns), path)
-  return table.num_rows
+def _write_ids(
+  vocabularies: Mapping[str, ir.Table], folder: pathlib.Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Writes (feature, id) files; returns 'features' and their 'files'."""
+  features, files = {}, {}
+  for number, (name, ids) in enumerate(vocabularies.items()):
+    table = ids.order_by('id').to_pyarrow()
+    # Engines differ in chunks and in which columns may be NULL.
+    columns = {n: table[n].combine_chunks() for n in table.column_names}
+    is_plain = re.fullmatch(r'[\w.-]+', name)
+    path = folder / f'ids_{name if is_plain else number}.parquet'
+    pq.write_table(pa.table(columns), path)
+    features[name] = {'num_ids': table.num_rows + 1, 'max_values': 1}
+    files[f'ids_{name}'] = output_folder.file_entry(folder, path)
+  return features, files
 
 
 def _fingerprint(files: list[pathlib.Path]) -> str:

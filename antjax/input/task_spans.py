@@ -165,7 +165,7 @@ class _Rows:
     self._batches = (
       batch
       for file in files
-      for batch in pq.ParquetFile(file).iter_batches(
+      for batch in pq.ParquetFile(file, pre_buffer=False).iter_batches(
         16_384, columns=list(columns)
       )
     )

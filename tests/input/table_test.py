@@ -11,10 +11,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from antjax.input import (
-  output_folder,
-  table_files,
-)
+from antjax.input import output_folder, table_files
 from antjax.input.table_tasks import TableConfig
 from tests.input import table_fixture
 
