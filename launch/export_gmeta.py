@@ -28,8 +28,9 @@ import rich
 from antjax import config as config_lib
 from antjax.input import output_folder
 from antjax.mesh import mesh as mesh_lib
-from antjax.meta import meta_loss
+from antjax.meta import algorithms, meta_loss
 from antjax.meta import recommender as recommender_lib
+from antjax.meta.episodes import EpisodeConfig
 from antjax.serving import delta, exporter
 from antjax.serving import recommender as serving
 from antjax.train import checkpoint
@@ -100,10 +101,20 @@ def exported(
   """A checkpoint of a run, on one device of this process."""
   description = output_folder.load_description(run.data)
   mesh = mesh_lib.make_mesh(intra=1, devices=jax.local_devices()[:1])
-  # On one device all levels are the same.
-  model = dataclasses.replace(run.model, table_level='none')
-  recommender = recommender_lib.build(description['features'], model, mesh)
-  inner = run.inner.loop()
+  algorithm = algorithms.ALGORITHMS[run.algorithm]
+  numeric = tuple(description.get('numeric', ()))
+  recommender = recommender_lib.build(
+    description['features'],
+    dataclasses.replace(
+      run.model,
+      kind=algorithm.network or run.model.kind,
+      table_level='none',  # On one device all levels are the same.
+    ),
+    mesh,
+    label_kind=description.get('kind', 'rating'),
+    num_numeric=len(numeric),
+  )
+  inner = run.inner.loop(algorithm.inner)
   trainer = recommender.trainer(
     meta_loss.meta_loss_fn(recommender.task_model, inner),
     run.optimizer.build(run.num_steps),
@@ -122,7 +133,11 @@ def exported(
     str(folder), trainer.layout, trainer.optimizer, trainer.tables
   ) as checkpointer:
     state, _ = checkpointer.restore(step)
-  info: dict[str, Any] = {'step': step, 'data': description['name']}
+  info: dict[str, Any] = {
+    'step': step,
+    'data': description['name'],
+    'label': description.get('label', 'rating'),
+  }
   return serving.exported(
     recommender,
     inner,
@@ -131,9 +146,11 @@ def exported(
     vocabularies={
       name: read_vocabulary(run.data, description, name)
       for name in recommender.features
+      if f'ids_{name}' in description['files']
     },
     support_sizes=run.support_sizes,
-    query_size=description['query_size'],
+    query_size=description.get('query_size', EpisodeConfig.query_size),
+    numeric=numeric,
     info=info,
   )
 

@@ -95,7 +95,12 @@ def score_file(model: Model, config: Config) -> None:
         bar.update(block + 1, num_examples=len(read))
 
     writer: pq.ParquetWriter | None = None
-    for columns in scorer.score(model, read(), batch_size=config.batch_size):
+    for columns in scorer.score(
+      model,
+      read(),
+      label=model.manifest['label'],
+      batch_size=config.batch_size,
+    ):
       table = pa.table(columns)
       if writer is None:
         writer = pq.ParquetWriter(config.out, table.schema)

@@ -32,6 +32,7 @@ class Exported:
     vocabularies: feature -> (values [n], ids int [n]): text or integers and
       their ids. Features without one are known by ids only.
     support_sizes: support rows that 'adapt_<size>' take, rising.
+    numeric: names of the numeric inputs, in their order.
     query_size: query rows of the training tasks; fewer are padded to it.
     info: anything else for the manifest, JSON-able: step, name of the data.
   """
@@ -43,6 +44,7 @@ class Exported:
   vocabularies: Mapping[str, tuple[np.ndarray, np.ndarray]]
   support_sizes: Sequence[int]
   query_size: int
+  numeric: Sequence[str] = ()
   info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -99,6 +101,7 @@ def write(
       **model.info,
       'support_sizes': list(model.support_sizes),
       'query_size': model.query_size,
+      'numeric': list(model.numeric),
       'features': {n: dict(f) for n, f in model.features.items()},
       'functions': {},
       'tables': {},

@@ -63,13 +63,15 @@ def serving_functions(
   Returns:
     ({'adapt': f, 'predict': g}, parameters). With `rows` = {'ids': {feature:
     int32 [T, R] or [T, R, K]}, 'vectors': {feature: float32 [T, R(, K), D]}},
-    `f(parameters, support, query)` gives column -> [T, Q], where `support`
-    holds 'label' and 'mask' [T, S] besides; `g(parameters, query)` does the
-    same without adaptation.
+    and 'numeric' [T, R, N] for a model with numeric inputs, `f(parameters,
+    support, query)` gives column -> [T, Q], where `support` holds 'label' and
+    'mask' [T, S] besides; `g(parameters, query)` does the same without
+    adaptation.
   """
   by_path, treedef = jax.tree.flatten_with_path(params)
   names = leaf_names([path for path, _ in by_path])
   model = dataclasses.replace(model, tables=_GivenVectors())
+  inner = dataclasses.replace(inner, map_size=0)  # All tasks at once.
   still = dataclasses.replace(inner, num_steps=0)
   adapted_fn = meta_loss.predict_fn(model, inner)
   still_fn = meta_loss.predict_fn(model, still)
@@ -84,6 +86,9 @@ def serving_functions(
       'task': jnp.zeros(shape[0], jnp.int32),
       'weight': jnp.ones(shape[0]),
     }
+    for name, rows in (('support', support), ('query', query)):
+      if 'numeric' in rows:
+        episodes[name]['numeric'] = rows['numeric']
     if adapt_rows:
       ids, vectors, index = _by_task(ids, vectors)
       episodes |= {n: episodes[n] | {'index': index[n]} for n in index}
@@ -101,10 +106,7 @@ def serving_functions(
     return run(adapted_fn, flat, support, query, adapt_rows)
 
   def predict(flat, query):
-    nobody: dict[str, Any] = {
-      'ids': {name: x[:, :1] for name, x in query['ids'].items()},
-      'vectors': {name: x[:, :1] for name, x in query['vectors'].items()},
-    }
+    nobody: dict[str, Any] = jax.tree.map(lambda x: x[:, :1], query)
     first = next(iter(nobody['ids'].values()))
     zero = jnp.zeros(first.shape[:2])
     nobody |= {'label': zero, 'mask': zero}
@@ -151,6 +153,7 @@ def export_functions(
   params: Mapping[str, np.ndarray],
   features: Mapping[str, FeatureSpec],
   support_sizes: Sequence[int],
+  num_numeric: int = 0,
   platforms: tuple[str, ...] = PLATFORMS,
 ) -> dict[str, bytes]:
   """Lowers the functions to StableHLO for any number of tasks and query rows.
@@ -162,6 +165,7 @@ def export_functions(
     params: from there too.
     features: what the model reads.
     support_sizes: support rows, padded, of the tasks to come.
+    num_numeric: numeric inputs of a row, N.
     platforms: where it is to run.
 
   Returns:
@@ -178,7 +182,10 @@ def export_functions(
       values = (spec.max_values,) if spec.max_values > 1 else ()
       ids[name] = struct((t, size, *values), np.int32)
       vectors[name] = struct((t, size, *values, spec.embedding_dim))
-    return {'ids': ids, 'vectors': vectors}
+    parts = {'ids': ids, 'vectors': vectors}
+    if num_numeric:
+      parts['numeric'] = struct((t, size, num_numeric))
+    return parts
 
   def lower(function, *arguments):
     lowered = export.export(jax.jit(function), platforms=platforms)

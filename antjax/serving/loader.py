@@ -84,8 +84,9 @@ class Model:
     """Scores rows of many users, unadapted.
 
     Args:
-      query: feature -> int ids [T, R], or [T, R, K] if multi-hot; [T] for what
-        is the same in all rows of a user. -1 is padding.
+      query: feature -> int ids [T, R], or [T, R, K] if multi-hot, -1 is
+        padding; numeric input -> float [T, R]. [T] for what is the same in all
+        rows of a user.
 
     Returns:
       Column, such as 'prediction', -> float32 [T, R].
@@ -169,33 +170,35 @@ class Model:
 
   def _rows(self, what: str, given: Features):
     """Checks ids; returns them at full shape, and (users, rows)."""
-    features = self.manifest['features']
-    if set(given) != set(features):
+    features, numeric = self.manifest['features'], self.manifest['numeric']
+    names = [*features, *numeric]
+    if set(given) != set(names):
       raise ValueError(
-        f'Model: the {what} has the features {sorted(given)}; needed are'
-        f' {sorted(features)}.'
+        f'Model: the {what} has {sorted(given)}; needed are {sorted(names)}.'
       )
-    arrays = {name: np.asarray(given[name]) for name in features}
-    ranks = {n: 2 + (f['max_values'] > 1) for n, f in features.items()}
-    full = [x.shape[:2] for n, x in arrays.items() if x.ndim == ranks[n]]
+    widths = {n: f['max_values'] for n, f in features.items()}
+    tails = {n: (widths[n],) if widths.get(n, 1) > 1 else () for n in names}
+    arrays = {name: np.asarray(given[name]) for name in names}
+    full = [
+      x.shape[:2] for n, x in arrays.items() if x.ndim == 2 + len(tails[n])
+    ]
     if not full:
       raise ValueError(
-        f'Model: no feature of the {what} has a dim of rows; needed is [users,'
+        f'Model: nothing in the {what} has a dim of rows; needed is [users,'
         ' rows] at least once.'
       )
-    rows = {}
     for name, array in arrays.items():
-      feature = features[name]
-      if array.ndim == ranks[name] - 1:
+      if array.ndim == 1 + len(tails[name]):
         array = np.expand_dims(array, 1)
-      tail = (feature['max_values'],) if ranks[name] == 3 else ()
       try:
-        rows[name] = np.broadcast_to(array, (*full[0], *tail))
+        arrays[name] = np.broadcast_to(array, (*full[0], *tails[name]))
       except ValueError as error:
         raise ValueError(
           f'Model: {name!r} of the {what} has shape'
-          f' {np.shape(given[name])}; needed is {(*full[0], *tail)}.'
+          f' {np.shape(given[name])}; needed is {(*full[0], *tails[name])}.'
         ) from error
+    for name, feature in features.items():
+      array = arrays[name]
       if not np.issubdtype(array.dtype, np.integer):
         raise ValueError(
           f'Model: {name!r} of the {what} is {array.dtype}; ids are integers'
@@ -206,7 +209,7 @@ class Model:
           f'Model: {name!r} of the {what} has id {array.max()}; the model'
           f' knows {feature["num_ids"]} ids. Give 0 for what it does not know.'
         )
-    return rows, full[0]
+    return arrays, full[0]
 
   def _padded(self, shape):
     """Users and query rows, rounded up: few shapes, so few compilations."""
@@ -216,13 +219,16 @@ class Model:
     return _power_of_two(shape[0]), num_rows
 
   def _arguments(self, rows, shape):
-    """Ids and their vectors, padded to a shape that is compiled already."""
+    """Ids, their vectors and numeric inputs, padded to a compiled shape."""
     ids, vectors = {}, {}
-    for name, array in rows.items():
-      ids[name] = _pad(array.astype(np.int32), shape, -1)
-      table = self.manifest['features'][name]['table']
-      vectors[name] = self._tables[table].read(ids[name])
-    return {'ids': ids, 'vectors': vectors}
+    for name, feature in self.manifest['features'].items():
+      ids[name] = _pad(rows[name].astype(np.int32), shape, -1)
+      vectors[name] = self._tables[feature['table']].read(ids[name])
+    parts: dict[str, Any] = {'ids': ids, 'vectors': vectors}
+    if numeric := [rows[name] for name in self.manifest['numeric']]:
+      columns = np.stack(numeric, axis=-1).astype(np.float32)
+      parts['numeric'] = _pad(columns, shape, 0)
+    return parts
 
 
 class Table:

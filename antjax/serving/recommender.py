@@ -23,6 +23,7 @@ def exported(
   vocabularies: Mapping[str, tuple[np.ndarray, np.ndarray]],
   support_sizes: Sequence[int],
   query_size: int,
+  numeric: Sequence[str] = (),
   info: Mapping[str, Any],
 ) -> exporter.Exported:
   """Compiles a recommender's functions and puts them beside its arrays.
@@ -35,6 +36,7 @@ def exported(
     vocabularies: see `exporter.Exported`.
     support_sizes: support rows that a user may have, padded up to the next.
     query_size: query rows that training used.
+    numeric: names of the numeric inputs, in their order.
     info: for the manifest.
   """
   specs = recommender.tables.specs
@@ -62,6 +64,7 @@ def exported(
       for name, f in features.items()
     },
     support_sizes,
+    len(numeric),
   )
   return exporter.Exported(
     functions=lowered,
@@ -71,6 +74,7 @@ def exported(
     vocabularies={n: v for n, v in vocabularies.items() if n in features},
     support_sizes=support_sizes,
     query_size=query_size,
+    numeric=numeric,
     info=info,
   )
 

@@ -60,8 +60,8 @@ class _Task:
   """A record, cut into support and query."""
 
   def __init__(self, model: Model, record: Record, label: str, most: int):
-    features = model.manifest['features']
-    missing = [n for n in ('task', label, *features) if n not in record]
+    names = [*model.manifest['features'], *model.manifest['numeric']]
+    missing = [n for n in ('task', label, *names) if n not in record]
     if missing:
       raise ValueError(
         f'score: a record has no {", ".join(missing)}; it has'
@@ -84,14 +84,15 @@ class _Task:
       )
     self.task = int(record['task'])
     self.label = np.asarray(record[label], np.float32)
-    self.ids = {name: np.asarray(record[name]) for name in features}
+    self.columns = {name: np.asarray(record[name]) for name in names}
 
   def fill(self, arrays: Columns, at: int, rows: slice) -> None:
     """Puts rows of the features into line `at` of padded arrays."""
     for name, array in arrays.items():
-      ids = self.ids[name]
-      # A scalar holds for all rows.
-      array[at, : rows.stop - rows.start] = ids[rows] if ids.ndim else ids
+      column = self.columns[name]
+      if column.ndim:  # Else a scalar, which holds for all rows.
+        column = column[rows]
+      array[at, : rows.stop - rows.start] = column
 
 
 def _score(model, tasks, size, num_tasks):
@@ -128,6 +129,8 @@ def _empty(model, num_tasks, num_rows):
     values = feature['max_values']
     shape = (num_tasks, num_rows, values)[: 2 + (values > 1)]
     arrays[name] = np.full(shape, -1, np.int32)
+  for name in model.manifest['numeric']:
+    arrays[name] = np.zeros((num_tasks, num_rows), np.float32)
   return arrays
 
 
@@ -141,15 +144,14 @@ def user_ids(model: Model, values: Mapping[str, Any]) -> Columns:
       by ids.
 
   Returns:
-    feature -> int32 [], [n] or [n, K], as `Model.adapt_user` takes them.
+    feature -> int32 [], [n] or [n, K], as `Model.adapt_user` takes them;
+    numeric inputs as they are.
   """
-  ids = {}
+  names = [*model.manifest['features'], *model.manifest['numeric']]
+  if missing := [name for name in names if name not in values]:
+    raise ValueError(f'user_ids: {missing} missing; needed are {names}.')
+  ids = {n: np.asarray(values[n]) for n in model.manifest['numeric']}
   for name, feature in model.manifest['features'].items():
-    if name not in values:
-      raise ValueError(
-        f'user_ids: {name!r} is missing; needed are'
-        f' {sorted(model.manifest["features"])}.'
-      )
     given, width = values[name], feature['max_values']
     known = name in model.manifest['vocabularies']
     if width > 1:

@@ -14,6 +14,7 @@ import sys
 import numpy as np
 import pytest
 
+from antjax.meta.algorithms import ALGORITHMS
 from antjax.serving import exporter, loader
 from tests.serving import serving_case
 
@@ -66,12 +67,25 @@ def test_scores_are_the_trainers(folder, asked):
   check(answers_of(loader.Model(folder), asked), asked, ROUNDING_ATOL)
 
 
-def test_rows_that_adapt_are_shared_by_support_and_query(tmp_path):
-  case = serving_case.Case('melu', 'all')
-  exporter.write(tmp_path / 'model', case.exported())
+def check_export_of(case, folder):
+  exporter.write(folder, case.exported())
   asked = serving_case.loader_inputs(case)
-  answers = answers_of(loader.Model(tmp_path / 'model'), asked)
-  check(answers, asked, ROUNDING_ATOL)
+  check(answers_of(loader.Model(folder), asked), asked, ROUNDING_ATOL)
+
+
+def test_rows_that_adapt_are_shared_by_support_and_query(tmp_path):
+  case = serving_case.Case('melu', 'all', numeric=('hour', 'price'))
+  check_export_of(case, tmp_path / 'model')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'name', [n for n, a in ALGORITHMS.items() if a.outer != 'none']
+)
+def test_every_algorithm(tmp_path, name):
+  algorithm = ALGORITHMS[name]
+  case = serving_case.Case(algorithm.network or 'dlrm', inner=algorithm.inner)
+  check_export_of(case, tmp_path / 'model')
 
 
 def test_without_adaptation(folder, case, asked):

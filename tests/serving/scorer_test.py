@@ -56,7 +56,7 @@ def test_each_user_gets_what_it_gets_alone(model):
   records = [record(task, *size) for task, size in enumerate(sizes)]
   seen = {}
   for columns in scorer.score(model, records, batch_size=2):
-    assert set(columns) == {'task', 'row', 'prediction', 'median'}
+    assert {'task', 'row', 'prediction', 'median'} <= set(columns)
     for task, row, prediction in zip(
       columns['task'], columns['row'], columns['prediction'], strict=True
     ):
@@ -79,7 +79,7 @@ def test_a_user_by_values(model):
   assert ids['item'].tolist() == [3, 0] and ids['gender'].shape == ()
   assert ids['genres'].tolist() == [[4, -1, -1], [2, 3, -1]]
   assert model.adapt_user(ids, [5, 1], ids)['prediction'].shape == (2,)
-  with pytest.raises(ValueError, match="'genres' is missing"):
+  with pytest.raises(ValueError, match=r"\['genres'\] missing"):
     scorer.user_ids(model, {'gender': 1, 'item': []})
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from antjax.mesh.mesh import make_mesh
-from antjax.meta import episodes, meta_io, meta_loss
+from antjax.meta import episodes, maml, meta_io, meta_loss
 from antjax.meta import recommender as recommender_lib
 from antjax.serving import recommender as serving
 from antjax.train import predict
@@ -27,7 +27,13 @@ class Case:
   """A recommender and its state."""
 
   def __init__(
-    self, kind='dlrm', adapt='decision', num_items=40, seed=0, num_devices=1
+    self,
+    kind='dlrm',
+    adapt='decision',
+    num_items=40,
+    seed=0,
+    inner=None,
+    numeric=(),
   ):
     features = FEATURES | {'item': {'num_ids': num_items, 'max_values': 1}}
     config = recommender_lib.ModelConfig(
@@ -37,10 +43,17 @@ class Case:
       embedding_dims=('gender=4',) if kind == 'dlrm' else (),
       table_level='global',
     )
-    mesh = make_mesh(intra=num_devices, devices=jax.devices()[:num_devices])
-    self.recommender = recommender_lib.build(features, config, mesh)
-    self.inner = recommender_lib.InnerConfig(adapt=adapt, num_steps=2).loop()
-    self.adapt = adapt
+    self.recommender = recommender_lib.build(
+      features,
+      config,
+      make_mesh(intra=1, devices=jax.devices()[:1]),
+      num_numeric=len(numeric),
+    )
+    self.numeric = numeric
+    self.inner = inner or maml.InnerLoop(
+      adapt=adapt, num_steps=2, learning_rate=0.1, learn_rates=True
+    )
+    self.has_task_rows = self.inner.adapt == 'all'
     self.trainer = self.recommender.trainer(
       meta_loss.meta_loss_fn(self.recommender.task_model, self.inner),
       recommender_lib.OptimizerConfig().build(10),
@@ -69,17 +82,19 @@ class Case:
         'item': rng.integers(first_item, num_items, n),
         'genres': genres,
         'rating': rng.integers(1, 6, n).astype(np.float32),
+        **{name: rng.normal(size=n) for name in self.numeric},
       }
 
     config = episodes.EpisodeConfig(
       buckets=tuple(episodes.Bucket(s, 4) for s in SUPPORT_SIZES),
       features=self.recommender.features,
+      numeric=self.numeric,
       query_size=QUERY_SIZE,
       min_support=1,
     )
     records = [record(task) for task in range(num_tasks)]
     for batch in meta_io.iter_episode_batches(records, config):
-      yield episodes.with_task_rows(batch) if self.adapt == 'all' else batch
+      yield episodes.with_task_rows(batch) if self.has_task_rows else batch
 
   def predictions(self, batches, inner=None):
     """The trainer's: one dict of columns a batch, [tasks * rows]."""
@@ -102,30 +117,38 @@ class Case:
       vocabularies={'item': (TITLES, np.arange(1, 40))},
       support_sizes=SUPPORT_SIZES,
       query_size=QUERY_SIZE,
+      numeric=self.numeric,
       info=info,
     )
 
 
 def loader_inputs(case, seed=0):
   """What a loader is to be asked, for each bucket, and the trainer's answer."""
-  raw = Case.batches  # Ids as they were before with_task_rows.
-  adapt, case.adapt = case.adapt, 'none'
-  batches = list(raw(case, seed=seed))
-  case.adapt = adapt
   columns = case.predictions(case.batches(seed=seed))
+  # Ids as they were before with_task_rows.
+  has_task_rows, case.has_task_rows = case.has_task_rows, False
+  batches = list(case.batches(seed=seed))
+  case.has_task_rows = has_task_rows
   asked = []
   for batch, column in zip(batches, columns, strict=True):
     start = 0
     for bucket, parts in batch['ids'].items():
       episode = batch['episodes'][bucket]
       tasks, rows = episode['query']['label'].shape
+      numeric = {
+        part: {
+          name: episode[part]['numeric'][..., i]
+          for i, name in enumerate(case.numeric)
+        }
+        for part in ('support', 'query')
+      }
       stop = start + tasks * rows
       asked.append(
         {
-          'support': parts['support'],
+          'support': parts['support'] | numeric['support'],
           'labels': episode['support']['label'],
           'mask': episode['support']['mask'],
-          'query': parts['query'],
+          'query': parts['query'] | numeric['query'],
           'shown': column['weight'][start:stop].reshape(tasks, rows) > 0,
           'expected': {
             name: x[start:stop].reshape(tasks, rows)
