@@ -1,0 +1,136 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A GGUF file as a Hugging Face folder: its fields, and its tensors' names."""
+
+from collections.abc import Mapping
+import os
+import re
+from typing import Any
+
+import numpy as np
+
+from antjax.lm import gguf_file
+
+# Field of config.json -> key of the metadata, after the architecture.
+_FIELDS = {
+  'num_hidden_layers': 'block_count',
+  'hidden_size': 'embedding_length',
+  'intermediate_size': 'feed_forward_length',
+  'num_attention_heads': 'attention.head_count',
+  'num_key_value_heads': 'attention.head_count_kv',
+  'rms_norm_eps': 'attention.layer_norm_rms_epsilon',
+  'rope_theta': 'rope.freq_base',
+  'head_dim': 'attention.key_length',
+}
+_OPTIONAL = ('rope_theta', 'num_key_value_heads', 'head_dim')
+_TOP = {
+  'token_embd.weight': 'model.embed_tokens.weight',
+  'output_norm.weight': 'model.norm.weight',
+  'output.weight': 'lm_head.weight',
+}
+_LAYER = {
+  'attn_norm': 'input_layernorm',
+  'attn_q': 'self_attn.q_proj',
+  'attn_k': 'self_attn.k_proj',
+  'attn_v': 'self_attn.v_proj',
+  'attn_output': 'self_attn.o_proj',
+  'ffn_norm': 'post_attention_layernorm',
+  'ffn_gate': 'mlp.gate_proj',
+  'ffn_up': 'mlp.up_proj',
+  'ffn_down': 'mlp.down_proj',
+}
+ARCHITECTURES = ('llama', 'qwen2')
+
+
+class GgufModel:
+  """The model in a file, by the names that Hugging Face gives its tensors.
+
+  Attributes:
+    file: The file.
+    fields: What its config.json would say.
+    shapes: Name -> shape of all tensors.
+  """
+
+  def __init__(self, path: str | os.PathLike[str]):
+    """Reads the head of the file.
+
+    Raises:
+      FileNotFoundError: No such file.
+      ValueError: No GGUF file, or one of another architecture.
+    """
+    self.file = gguf_file.GgufFile(path)
+    self.fields = _fields(self.file, path)
+    self._names = {_name(name): name for name in self.file.shapes}
+    self.shapes: Mapping[str, tuple[int, ...]] = {
+      ours: self.file.shapes[name] for ours, name in self._names.items()
+    }
+
+  def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
+    """A tensor's piece, in Hugging Face's order of rows."""
+    stored = self._names[name]
+    place = ('attn_q.', 'attn_k.')
+    is_turned = self.fields['model_type'] == 'llama' and any(
+      part in stored for part in place
+    )
+    if not is_turned:
+      return self.file.read(stored, index)
+    is_query = place[0] in stored
+    heads = 'num_attention_heads' if is_query else 'num_key_value_heads'
+    rows = rotary_rows(self.shapes[name][0], self.fields[heads])
+    first, rest = (index[0], index[1:]) if index else (slice(None), ())
+    return self.file.read(stored, (rows[first], *rest))
+
+
+def rotary_rows(num_rows: int, num_heads: int) -> np.ndarray:
+  """Row of llama.cpp's q or k projection for each row of Hugging Face's.
+
+  llama.cpp turns neighbouring pairs of a head's numbers, Hugging Face pairs
+  that are half a head apart; its converter reorders the rows of Llama's models
+  to fit. With the wrong order a model still writes, only worse.
+  """
+  pairs = np.arange(num_rows).reshape(num_heads, -1, 2)
+  return pairs.swapaxes(1, 2).reshape(-1)
+
+
+def _fields(file: gguf_file.GgufFile, path: Any) -> dict[str, Any]:
+  metadata = file.metadata
+  name = metadata.get('general.architecture')
+  if name not in ARCHITECTURES:
+    raise ValueError(
+      f'{path} holds a model of architecture {name!r}; known are'
+      f' {", ".join(ARCHITECTURES)}.'
+    )
+  missing = [
+    key
+    for field, key in _FIELDS.items()
+    if field not in _OPTIONAL and f'{name}.{key}' not in metadata
+  ]
+  tensors = ('token_embd.weight', 'output_norm.weight')
+  missing += [tensor for tensor in tensors if tensor not in file.shapes]
+  if missing:
+    raise ValueError(f'{path} lacks {", ".join(missing)}.')
+  fields: dict[str, Any] = {
+    'model_type': name,
+    'vocab_size': file.shapes['token_embd.weight'][0],
+    'tie_word_embeddings': 'output.weight' not in file.shapes,
+  }
+  for field, key in _FIELDS.items():
+    if f'{name}.{key}' in metadata:
+      fields[field] = metadata[f'{name}.{key}']
+  fields.setdefault('num_key_value_heads', fields['num_attention_heads'])
+  # In fp32 there; the shortest number that is the same fp32.
+  for field in ('rms_norm_eps', 'rope_theta'):
+    if field in fields:
+      fields[field] = float(str(np.float32(fields[field])))
+  scaling = metadata.get(f'{name}.rope.scaling.type', 'none')
+  if scaling != 'none':
+    fields['rope_scaling'] = {'rope_type': scaling}
+  return fields
+
+
+def _name(name: str) -> str:
+  """Hugging Face's name of a tensor; an unknown one stays."""
+  found = re.fullmatch(r'blk\.(\d+)\.(\w+)\.(weight|bias)', name)
+  if found and found[2] in _LAYER:
+    return f'model.layers.{found[1]}.{_LAYER[found[2]]}.{found[3]}'
+  return _TOP.get(name, name)

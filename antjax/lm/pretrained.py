@@ -1,0 +1,311 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Pretrained weights: Hugging Face folders and GGUF files, in and out."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+import json
+import os
+import pathlib
+from typing import Any, Protocol
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+from jax.sharding import Sharding
+import numpy as np
+import safetensors.numpy
+
+from antjax.lm import families, gguf_model, safetensors_file, transformer
+from antjax.lm.config import Config
+
+PyTree = Any
+CONFIG_NAME = 'config.json'
+_SHOWN = 5  # Names in an error.
+
+
+class Source(Protocol):
+  """Tensors by their Hugging Face names."""
+
+  shapes: Mapping[str, tuple[int, ...]]
+
+  def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
+    """A tensor's piece."""
+
+
+def load_pretrained(
+  path: str | os.PathLike[str],
+  *,
+  dtype: jax.typing.DTypeLike | None = jnp.float32,
+  shardings: PyTree | Sharding | None = None,
+) -> tuple[Config, PyTree]:
+  """Reads a model, a piece at a time, straight to where it shall live.
+
+  The host holds one device's piece of one leaf at once (of all layers, which
+  are stacked), and reads nothing of what other hosts hold.
+
+  Args:
+    path: A folder with config.json and model.safetensors (or its index), or a
+      .gguf file, or a folder with one. Families: Llama, Qwen2, OPT, BERT, T5's
+      encoder; as GGUF Llama and Qwen2.
+    dtype: Of the parameters; None: as stored (quantized ones as fp32).
+    shardings: One for all leaves, or a tree like the parameters'; None: the
+      default device.
+
+  Returns:
+    (config, params), for `transformer`'s functions.
+
+  Raises:
+    FileNotFoundError: A file is not there.
+    ValueError: A family or setting that is not supported, a damaged file,
+      tensors that are missing, left over or of a wrong shape.
+  """
+  fields, source = _open(pathlib.Path(path))
+  family = families.family_of(fields)
+  config = families.read_config(fields)
+  names = families.tensor_names(family, config)
+  shapes = transformer.shapes(config)
+  files = _match(family, config, names, shapes, source)
+  if shardings is None:
+    shardings = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  if isinstance(shardings, Sharding):
+    home = shardings
+    shardings = jax.tree.map(
+      lambda _: home, shapes, is_leaf=transformer.is_shape
+    )
+
+  def leaf(keys, shape, found, home):
+    stored = [files[n] for n in ([found] if isinstance(found, str) else found)]
+    return _place(_Leaf(source, stored, _path(keys), shape, dtype), shape, home)
+
+  return config, jax.tree.map_with_path(
+    leaf, shapes, names, shardings, is_leaf=transformer.is_shape
+  )
+
+
+def save_pretrained(
+  path: str | os.PathLike[str],
+  config: Config,
+  params: PyTree,
+  *,
+  max_file_bytes: int = 5 << 30,
+) -> None:
+  """Writes a model as a Hugging Face folder, which `transformers` reads.
+
+  `load_pretrained(path, dtype=None)` gives the same bits back. The tokenizer is
+  not written. The host holds one file's tensors at once.
+
+  Args:
+    path: Folder to make; it must not hold a model.
+    config: The model.
+    params: Its parameters, each whole or in pieces on this host's devices.
+    max_file_bytes: Files are no longer than this, unless one tensor is.
+
+  Raises:
+    FileExistsError: The folder holds a model.
+    ValueError: The model is of no family that Hugging Face knows, or params are
+      not those of the config (LoRA's adapters must be merged first).
+  """
+  folder = pathlib.Path(path)
+  if (folder / CONFIG_NAME).exists():
+    raise FileExistsError(f'{folder} holds a model; give another folder.')
+  fields = families.write_config(config)
+  shapes = transformer.shapes(config)
+  if jax.tree.map(jnp.shape, params) != shapes:
+    raise ValueError(
+      'save_pretrained: the parameters are not those of the config; merge LoRA'
+      ' adapters (lora.merge), and give the whole model.'
+    )
+  family = families.family_of(fields)
+  names = families.tensor_names(family, config)
+  groups: list[list[str]] = [[]]
+  num_bytes = 0
+  tensors = {name: read for name, _, read in _tensors(names, params)}
+  for name, size, _ in _tensors(names, params):
+    if groups[-1] and num_bytes + size > max_file_bytes:
+      groups.append([])
+      num_bytes = 0
+    groups[-1].append(name)
+    num_bytes += size
+  folder.mkdir(parents=True, exist_ok=True)
+  where: dict[str, str] = {}
+  for i, group in enumerate(groups):
+    file = safetensors_file.FILE_NAME
+    if len(groups) > 1:
+      file = f'model-{i + 1:05}-of-{len(groups):05}.safetensors'
+    safetensors.numpy.save_file(
+      {name: tensors[name]() for name in group},
+      folder / file,
+      metadata={'format': 'pt'},  # Transposed as PyTorch has them.
+    )
+    where |= dict.fromkeys(group, file)
+  if len(groups) > 1:
+    total = sum(size for _, size, _ in _tensors(names, params))
+    index = {'metadata': {'total_size': total}, 'weight_map': where}
+    _write_json(folder / safetensors_file.INDEX_NAME, index)
+  fields['dtype'] = str(params['embed'].dtype)
+  _write_json(folder / CONFIG_NAME, fields)  # Last: now the folder is a model.
+
+
+def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+  text = json.dumps(content, indent=2, sort_keys=True)
+  path.write_text(text + '\n', encoding='utf-8')
+
+
+def _tensors(
+  names: PyTree, params: PyTree
+) -> Iterator[tuple[str, int, Callable[[], np.ndarray]]]:
+  """(name, bytes, function that gives the tensor) of all tensors."""
+  for keys, leaf in jax.tree.leaves_with_path(params):
+    path = _path(keys)
+    found = _at(names, path)
+    turned = families.is_transposed(path, leaf.shape)
+    if isinstance(found, str):
+      yield found, leaf.nbytes, functools.partial(_host, leaf, turned)
+      continue
+    for i, name in enumerate(found):
+      size = leaf.nbytes // len(found)
+      yield name, size, functools.partial(_host, leaf, turned, i)
+
+
+def _host(
+  leaf: jax.Array, is_transposed: bool, layer: int | None = None
+) -> np.ndarray:
+  array = np.asarray(leaf if layer is None else leaf[layer])
+  return np.ascontiguousarray(array.T if is_transposed else array)
+
+
+def _open(path: pathlib.Path) -> tuple[Mapping[str, Any], Source]:
+  file = path / CONFIG_NAME
+  if path.is_dir() and not file.is_file():
+    found = sorted(path.glob('*.gguf'))
+    if len(found) != 1:
+      raise FileNotFoundError(
+        f'{path} holds no {CONFIG_NAME} and {len(found)} *.gguf files; needed'
+        ' is a Hugging Face folder or one GGUF file.'
+      )
+    path = found[0]
+  if not path.exists():
+    raise FileNotFoundError(
+      f'no model at {path}; python -m launch.fetch_model gets small ones.'
+    )
+  if not path.is_dir():
+    model = gguf_model.GgufModel(path)
+    return model.fields, model
+  try:
+    fields = json.loads(file.read_text(encoding='utf-8'))
+  except ValueError as error:
+    raise ValueError(f'{file} is no JSON ({error}).') from error
+  if not isinstance(fields, dict):
+    raise ValueError(f'{file} is no JSON object.')
+  return fields, safetensors_file.SafetensorsFolder(path)
+
+
+def _path(keys: tuple[Any, ...]) -> tuple[str, ...]:
+  return tuple(key.key for key in keys)
+
+
+def _at(tree: PyTree, path: tuple[str, ...]) -> Any:
+  for key in path:
+    tree = tree[key]
+  return tree
+
+
+def _match(family, config, names, shapes, source: Source) -> dict[str, str]:
+  """Name as we write it -> name in the file, for all that is needed."""
+  files = {families.our_name(family, name): name for name in source.shapes}
+  needed: dict[str, tuple[int, ...]] = {}
+  for keys, shape in jax.tree.leaves_with_path(
+    shapes, is_leaf=transformer.is_shape
+  ):
+    path = _path(keys)
+    found = _at(names, path)
+    own = shape if isinstance(found, str) else shape[1:]
+    own = own[::-1] if families.is_transposed(path, shape) else own
+    needed |= dict.fromkeys([found] if isinstance(found, str) else found, own)
+  missing = sorted(set(needed) - set(files))
+  left = sorted(set(files) - set(needed))
+  ignored = [n for n in left if families.is_ignored(family, n, config)]
+  unused = sorted(set(left) - set(ignored))
+  wrong = [
+    f'{name} is {source.shapes[files[name]]}, not {shape}'
+    for name, shape in needed.items()
+    if name in files and source.shapes[files[name]] != shape
+  ]
+  problems = [
+    f'{len(items)} {what}: {", ".join(items[:_SHOWN])}'
+    + (' ...' if len(items) > _SHOWN else '')
+    for what, items in (
+      ('missing', missing),
+      ('not used', unused),
+      ('of another shape', wrong),
+    )
+    if items
+  ]
+  if problems:
+    raise ValueError(
+      'the tensors do not fit the config; ' + '; '.join(problems) + '.'
+    )
+  if ignored:
+    logging.info(
+      'Left out %d tensors that the model does without: %s.',
+      len(ignored),
+      ', '.join(ignored[:_SHOWN]),
+    )
+  return files
+
+
+class _Leaf:
+  """Reads pieces of one leaf."""
+
+  def __init__(
+    self,
+    source: Source,
+    stored: Sequence[str],
+    path: tuple[str, ...],
+    shape: tuple[int, ...],
+    dtype: jax.typing.DTypeLike | None,
+  ):
+    self._source, self._stored, self._shape = source, stored, shape
+    self._is_stacked = path[0] == 'layers'
+    self._is_transposed = families.is_transposed(path, shape)
+    self._dtype = None if dtype is None else jnp.dtype(dtype)
+
+  def __call__(self, index: tuple[slice, ...]) -> np.ndarray:
+    if not self._is_stacked:
+      return self._one(self._stored[0], index)
+    spans = [s.indices(n) for s, n in zip(index, self._shape, strict=True)]
+    layers = range(*spans[0])
+    inner = tuple(slice(*span) for span in spans[1:])
+    first = self._one(self._stored[layers[0]], inner)
+    piece = np.empty((len(layers), *first.shape), first.dtype)
+    piece[0] = first
+    for place, i in enumerate(layers[1:], start=1):
+      piece[place] = self._one(self._stored[i], inner)
+    return piece
+
+  def _one(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+    if self._is_transposed:
+      piece = self._source.read(name, index[::-1]).T
+    else:
+      piece = self._source.read(name, index)
+    return np.asarray(piece, dtype=self._dtype)
+
+
+def _place(read: _Leaf, shape: tuple[int, ...], home: Sharding) -> jax.Array:
+  """One leaf on its devices; each different piece is read once."""
+  where = home.addressable_devices_indices_map(shape)
+  pieces: dict[tuple[tuple[int, int, int], ...], list[Any]] = {}
+  for device, index in where.items():
+    spans = tuple(s.indices(n) for s, n in zip(index or (), shape, strict=True))
+    pieces.setdefault(spans, []).append(device)
+  arrays = {}
+  for spans, devices in pieces.items():
+    piece = read(tuple(slice(*span) for span in spans))
+    for device in devices:
+      arrays[device] = jax.device_put(piece, device)
+    # Before the next piece is read: the host holds one.
+    jax.block_until_ready([arrays[device] for device in devices])
+  return jax.make_array_from_single_device_arrays(
+    shape, home, [arrays[device] for device in where]
+  )
