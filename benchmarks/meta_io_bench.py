@@ -14,8 +14,8 @@ the last line is the summary. A record is a task.
   ahead, and EpisodeBatches: padded batches of support and query on the host.
 - `meta_io_random`: with random splits, anew each epoch.
 - `records`, `parquet`: as `meta_io`, but record by record; from Parquet.
-- `row_text`: lines of text in shuffled order, with an index of each task's: they
-  are read one by one, parsed, and go the way of `records`.
+- `row_text`: lines of text in shuffled order, with an index of each task's:
+  they are read one by one, parsed, and go the way of `records`.
 
 A turn reads all tasks once (`records` and `row_text` some). The sides take
 turns, each after the file was dropped from the page cache (`cold`) or read
