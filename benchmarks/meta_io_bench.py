@@ -2,24 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records a second of Meta-IO, beside the raw read of its bytes and row reads.
 
-  python -m launch.prepare_data --out=data/ml-1m-time --format=arrow \
-    --split.order=time
-  python -m benchmarks.meta_io_bench --data=data/ml-1m-time > results.jsonl
+  python -m benchmarks.meta_io_bench > results.jsonl
 
-reads the training tasks of MovieLens-1M, repeated under new task ids until the
-file is large enough to time (`--copies`), and prints a JSON line for each side
-and state of the page cache; the last line is the summary. A record is a task.
+reads the training tasks of MovieLens-1M (fetched by package name if `--data` is
+not there), repeated under new task ids until the file is large enough to time
+(`--copies`), and prints a JSON line for each side and state of the page cache;
+the last line is the summary. A record is a task.
 
 - `raw`: read() of the same file in pieces of 1 MiB, nothing else.
-- `meta_io`: LeasedDataset over the file's blocks in shuffled order, two blocks
-  ahead in a thread, and EpisodeBatches: whole padded batches of support and
-  query on the host.
+- `meta_io`: LeasedDataset over the file's blocks in shuffled order, two of them
+  ahead, and EpisodeBatches: padded batches of support and query on the host.
 - `meta_io_random`: with random splits, anew each epoch.
-- `records`: as `meta_io`, but record by record.
-- `parquet`: the same as `meta_io` from a Parquet file, which is decoded.
-- `row_text`: rows as lines of a text file in shuffled order, with an index of
-  the lines of each task: a task's lines are read one by one and parsed, and
-  then go the way of `records`. What a row-wise store costs.
+- `records`, `parquet`: as `meta_io`, but record by record; from Parquet.
+- `row_text`: lines of text in shuffled order, with an index of each task's:
+  they are read one by one, parsed, and go the way of `records`.
 
 A turn reads all tasks once (`records` and `row_text` some). The sides take
 turns, each after the file was dropped from the page cache (`cold`) or read
@@ -47,6 +43,7 @@ import pyarrow as pa
 from antjax.input import (
   dataset,
   movielens,
+  movielens_files,
   output_folder,
   record_writer,
   records,
@@ -55,8 +52,10 @@ from antjax.input.data_shard import ShardLedger
 from antjax.input.ledger_client import LocalLedgerClient
 from antjax.meta import episodes, meta_io
 
-_DATA = flags.DEFINE_string('data', 'data/ml-1m-time', 'See above.')
-_COPIES = flags.DEFINE_integer('copies', 16, 'Of the tasks.', 1)
+_DATA = flags.DEFINE_string(
+  'data', 'data/ml-1m-time', 'MovieLens-1M, prepared in time.'
+)
+_COPIES = flags.DEFINE_integer('copies', 8, 'Of the tasks.', 1)
 _TURNS = flags.DEFINE_integer('num_turns', 5, 'Turns of each side.', 1)
 _BLOCK = flags.DEFINE_integer('block_size', 1024, 'Tasks in a block.', 1)
 _TASKS = flags.DEFINE_integer('num_slots', 512, 'Task slots in a batch.', 8)
@@ -312,6 +311,10 @@ def main(argv: Sequence[str]) -> None:
   load = os.getloadavg()[0]
   if load > 1:
     print(f'meta_io_bench: load {load:.1f}: not quiet.', file=sys.stderr)
+  if not os.path.exists(_DATA.value):
+    movielens_files.prepare_movielens(
+      _DATA.value, movielens.SplitConfig(order='time'), file_format='arrow'
+    )
   source = output_folder.open_split(_DATA.value, 'train')
   tasks = source.read(0, len(source))
   in_time = episode_config(tasks, _TASKS.value, 'time')

@@ -39,7 +39,7 @@ class FileStream:
 
     Args:
       folder: It exists; it may be empty.
-      suffix: Of the files, .array_record or .parquet.
+      suffix: Of the files, .array_record, .parquet or .arrow.
       schema: See `records.open_source`.
 
     Raises:

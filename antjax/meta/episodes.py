@@ -23,7 +23,6 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any, Literal
 
-from absl import logging
 import numpy as np
 
 from antjax.meta import task_block
@@ -195,19 +194,7 @@ def make_episode(
       order = rng.permutation(num_rows)
       query, support = order[:num_query], order[num_query:]
   if len(support) > max_support or len(query) < num_query:
-    logging.log_first_n(
-      logging.INFO,
-      'make_episode: task %d has %d support and %d query rows; slots hold %d'
-      ' and %d. A subset of the support is used (random, or the latest rows'
-      ' with split=time), and the last rows of the query (said once; other'
-      ' tasks may be cut too).',
-      1,
-      int(record['task']),
-      len(support),
-      num_query,
-      max_support,
-      config.query_size,
-    )
+    task_block.log_cut(record['task'], len(support), num_query, config)
   if len(support) > max_support and config.split == 'time':
     support = support[-max_support:]
   elif len(support) > max_support:

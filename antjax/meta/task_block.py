@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any, TYPE_CHECKING
 
+from absl import logging
 import numpy as np
 
 from antjax.meta import task_draws
@@ -97,7 +98,7 @@ def split(
   """
   tasks = block['tasks']
   task, num_rows = tasks['task'], tasks['num_rows'].astype(np.int64)
-  given = tasks.get('num_query', np.zeros_like(num_rows))
+  given = np.minimum(tasks.get('num_query', 0), num_rows)
   key = tasks.get(key_field, np.full_like(num_rows, -1))
   is_given = given > 0
   rows = _row_columns(block, config, needs_time=not is_given.all())
@@ -107,6 +108,10 @@ def split(
   held = np.where(is_given, given, num_query)  # Rows that are no support.
   total = num_rows - held
   num_support = np.minimum(total, max_support)
+  is_cut = (total > max_support) | (given > config.query_size)
+  if is_cut.any():
+    i = int(np.argmax(is_cut))
+    log_cut(task[i], total[i], held[i], config)
   draws = task_draws.seeds(config.seed, key, task)
   stop = tasks['first_row'] + num_rows
   if config.split == 'time':
@@ -130,6 +135,25 @@ def split(
     num_query=num_query,
     draws=np.where(is_given, np.uint64(0), draws),
   )[num_query > 0]
+
+
+def log_cut(
+  task: int, num_support: int, num_query: int, config: 'EpisodeConfig'
+) -> None:
+  """Says, once, that a task has more rows than the slots hold."""
+  logging.log_first_n(
+    logging.INFO,
+    'Episodes: task %d has %d support and %d query rows; slots hold %d and %d.'
+    ' A subset of the support is used (random, or the latest rows with'
+    ' split=time), and the last rows of the query (said once; other tasks may'
+    ' be cut too).',
+    1,
+    task,
+    num_support,
+    num_query,
+    config.buckets[-1].support_size,
+    config.query_size,
+  )
 
 
 def _names(config: 'EpisodeConfig') -> list[str]:

@@ -99,6 +99,15 @@ def test_a_block_gives_the_batch_of_its_records(num_query, is_in_time):
   assert_equal(found, expected)
 
 
+def test_a_query_of_all_rows_leaves_no_support():
+  block = make_block([5, 2, 4], num_query=4)
+  setting = config(buckets=(Bucket(8, 3),), query_size=4)
+  (expected,) = meta_io.iter_episode_batches(records_of(block), setting)
+  (found,) = batches_of_blocks([block], setting)
+  assert_equal(found, expected)
+  assert found['episodes']['s8']['support']['mask'].sum(1).tolist() == [1, 0, 0]
+
+
 def test_support_is_before_query_in_time():
   block = make_block(SIZES)
   time = block['rows']['timestamp']
