@@ -71,6 +71,7 @@ class Config:
 def main(config: Config) -> None:
   if not logging.level_debug():
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file.
+  exporter.check_new(config.out)  # Before the work.
   run = config_lib.load(train_gmeta.Config, config.run_dir)
   if not config.base and config.since is None:
     manifest = exporter.write(

@@ -108,7 +108,7 @@ def _find(init_from: str, name: str) -> tuple[pathlib.Path, int | None]:
   path = pathlib.Path(init_from).absolute()
   run_dir, step = path, None
   if path.name.isdecimal() and path.parent.name == _CHECKPOINTS:
-    run_dir, step = path.parents[2], int(path.name)
+    run_dir, step = path.parents[1].parent, int(path.name)
   if not (run_dir / config_lib.FILE_NAME).is_file():
     raise ValueError(
       f'init_from={init_from} is no run folder of train_gmeta (it has no'

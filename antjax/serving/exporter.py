@@ -125,9 +125,8 @@ def write(
 @contextlib.contextmanager
 def new_folder(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   """Gives an empty folder that becomes `folder` at a clean end."""
+  check_new(folder)
   folder = pathlib.Path(os.path.abspath(folder))
-  if folder.exists():
-    raise ValueError(f'out={folder} exists already; choose another folder.')
   folder.parent.mkdir(parents=True, exist_ok=True)
   prefix = f'.{folder.name}.partial-'
   stage = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
@@ -137,6 +136,12 @@ def new_folder(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     stage.rename(folder)
   finally:
     shutil.rmtree(stage, ignore_errors=True)
+
+
+def check_new(folder: str | os.PathLike[str]) -> None:
+  """Raises ValueError if the folder exists."""
+  if os.path.exists(folder):
+    raise ValueError(f'out={folder} exists already; choose another folder.')
 
 
 def write_params(stage: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
