@@ -16,6 +16,7 @@ import pytest
 
 from antjax.meta.algorithms import ALGORITHMS
 from antjax.serving import exporter, loader
+from tests import source_tree
 from tests.serving import serving_case
 
 # The trainer's look-ups are compiled with the model, the exported one has none:
@@ -76,6 +77,12 @@ def check_export_of(case, folder):
 def test_rows_that_adapt_are_shared_by_support_and_query(tmp_path):
   case = serving_case.Case('melu', 'all', numeric=('hour', 'price'))
   check_export_of(case, tmp_path / 'model')
+
+
+def test_the_loader_imports_nothing_of_antjax():
+  path = pathlib.Path(loader.__file__)
+  modules = {item.module.split('.')[0] for item in source_tree.imports(path)}
+  assert modules - set(sys.stdlib_module_names) == {'jax', 'numpy'}
 
 
 @pytest.mark.slow
