@@ -188,9 +188,10 @@ def _all_numbers(
   checks = []
   for name, kind in checked.items():
     text = _or_empty(texts[name], empty.get(name))
-    checks.append(
-      text.re_search(_pattern(kind)) & text.try_cast(kind).notnull()
-    )
+    value = text.try_cast(kind)
+    checks.append(text.re_search(_pattern(kind)) & value.notnull())
+    if kind.startswith('float'):  # What is too large becomes infinite.
+      checks.append(~value.isinf())
   return functools.reduce(operator.and_, checks, ibis.literal(True))
 
 

@@ -178,3 +178,34 @@ def test_missing_file(con, tmp_path):
       delimiter='\t',
       rejected_path=tmp_path / 'rejected.csv',
     )
+
+
+def test_empty_numbers_that_mean_something(con, tmp_path):
+  path = tmp_path / 'a.csv'
+  good = ['1,,5', ',2.5,', '3,-1e2,.5', '+4,7.,1']
+  bad = [
+    'x,1,1',
+    '1,1e99,1',
+    '1,nan,1',
+    '1.5,1,1',
+    '1,1_0,1',
+    '99999999999,1,1',
+  ]
+  path.write_text('\n'.join([*good, *bad]) + '\n')
+  table = delimited.read_delimited(
+    con,
+    path,
+    {'a': 'int32', 'b': 'float32', 'c': 'float64'},
+    delimiter=',',
+    empty={'a': -1, 'b': 0, 'c': 0.25},
+    max_rejected_share=0.9,
+    rejected_path=tmp_path / 'rejected.csv',
+  )
+  found = table.to_pyarrow().to_pylist()
+  assert [tuple(row.values()) for row in found] == [
+    (1, 0, 5),
+    (-1, 2.5, 0.25),
+    (3, -100, 0.5),
+    (4, 7, 1),
+  ]
+  assert delimited.num_rejected(con) == len(bad)
