@@ -64,6 +64,11 @@ class Tasks:
       )
     num_train = len(whole) - config.validation_tasks
     self._train = records.SourceRange(whole, 0, num_train)
+    self._train_blocks = self._train
+    if description['format'] != 'array_record':  # Which is read one by one.
+      # Split and laid out by whole columns: an order of magnitude faster.
+      blocks = output_folder.open_split(config.data, 'train', as_blocks=True)
+      self._train_blocks = records.SourceRange(blocks, 0, num_train)
     self._validation = records.SourceRange(whole, num_train, len(whole))
     self._held_out = {
       int(record['task'])
@@ -200,7 +205,7 @@ class Tasks:
   def _batches(self, name: str, *, with_rows: bool) -> grain.IterDataset:
     """Endless training batches of this process: a plain Grain data set."""
     tasks = self._job.dataset(
-      self._train,
+      self._train_blocks,
       name=name,
       shard_size=self._config.shard_size,
       seed=self._config.seed,

@@ -103,7 +103,10 @@ class Config(common.JobConfig):
     Literal['random', 'time'],
     'Query rows of a training task: drawn anew each epoch, or its latest ones.',
   ] = 'random'
-  shard_size: Annotated[int, 'Tasks in a DataShard.'] = 32
+  shard_size: Annotated[
+    int,
+    'Tasks in a DataShard, read at once; more are faster, fewer shuffle finer.',
+  ] = 64
   validation_tasks: Annotated[
     int, 'Training tasks held out to choose how the joint model is fine-tuned.'
   ] = 256
