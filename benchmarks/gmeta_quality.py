@@ -47,6 +47,14 @@ _ALGORITHMS = flags.DEFINE_list(
   ],
   'In this order; joint stands for all references.',
 )
+_FEATURES = flags.DEFINE_string(
+  'features',
+  'gender,age,occupation,item,genres',
+  'Features of every model; empty: all of the data set.',
+)
+_SUPPORT = flags.DEFINE_string(
+  'support_sizes', '16,32,96', 'Support rows of the task slots.'
+)
 _SLOTS = flags.DEFINE_string(
   'slots_per_device', '12,12,16', 'Task slots by support size, in a step.'
 )
@@ -54,7 +62,8 @@ _PARALLEL = flags.DEFINE_integer('parallel', 1, 'Jobs at once.', 1)
 _TABLE = flags.DEFINE_bool('table', False, 'Print the table; run nothing.')
 
 _REFERENCE = 'joint + fine-tuning'
-_METRICS = ('MAE', 'RMSE', 'nDCG@3', 'AUC', 'GAUC', 'NE')
+_METRICS = ('MAE', 'RMSE', 'nDCG@3', 'AUC', 'GAUC', 'NE')  # Shown, if known.
+_COMPARED = ('MAE', 'AUC', 'NE')  # The first two that are known.
 # 97.5th percentile of Student's t by degrees of freedom.
 _STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776}
 
@@ -75,7 +84,8 @@ def run(name: str, seed: int) -> None:
     'per_task_steps': _PER_TASK.value if name == 'joint' else 0,
     'slots_per_device': _SLOTS.value,
     'eval_steps': 5 if name in ('joint', 'default') else 0,
-    'model.features': 'gender,age,occupation,item,genres',
+    'support_sizes': _SUPPORT.value,
+    'model.features': _FEATURES.value,
   }
   start = time.monotonic()
   with open(folder / 'log.txt', 'w', encoding='utf-8') as log:
@@ -150,21 +160,25 @@ def print_table() -> None:
     raise RuntimeError(f'{_OUT.value}: no seed is whole yet; run without it.')
   scenarios = list(dict.fromkeys(key[0] for key in cells))
   methods = list(dict.fromkeys(key[1] for key in cells))
+  known_metrics = {key[2] for key in cells}
+  metrics = [metric for metric in _METRICS if metric in known_metrics]
+  compared = [metric for metric in _COMPARED if metric in metrics][:2]
   print(f'Seeds: {", ".join(map(str, seeds))}.')
   for scenario in scenarios:
     print(f'\n### {scenario}\n')
-    print(f'| method | {" | ".join(_METRICS)} | MAE vs joint | AUC vs joint |')
-    print('|---' * (len(_METRICS) + 3) + '|')
+    heading = ['method', *metrics, *(f'{m} vs joint' for m in compared)]
+    print(f'| {" | ".join(heading)} |')
+    print('|---' * len(heading) + '|')
     means = {
       (method, metric): statistics.fmean(
         row['value'] for row in cells[scenario, method, metric]
       )
       for method in methods
-      for metric in _METRICS
+      for metric in metrics
     }
     for method in methods:
       line = [method]
-      for metric in _METRICS:
+      for metric in metrics:
         rows = cells[scenario, method, metric]
         value = means[method, metric]
         if value != value:  # nan
@@ -176,7 +190,7 @@ def print_table() -> None:
         half = statistics.fmean((r['high'] - r['low']) / 2 for r in rows)
         text = f'{value:.3f} ± {half:.3f}'
         line.append(f'**{text}**' if value == best else text)
-      for metric in ('MAE', 'AUC'):
+      for metric in compared:
         line.append(
           ''
           if method == _REFERENCE
