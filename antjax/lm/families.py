@@ -414,7 +414,8 @@ def is_transposed(path: tuple[str, ...], shape: tuple[int, ...]) -> bool:
 
 def our_name(family: Family, name: str) -> str:
   """A tensor's name with the prefix that we write."""
-  for prefix in (family.prefix, *family.also):
+  prefixes = (family.prefix, *family.also)
+  for prefix in sorted(prefixes, key=len, reverse=True):
     module = name.removeprefix(prefix)
     if name.startswith(prefix) and not module.startswith('lm_head'):
       return family.prefix + module

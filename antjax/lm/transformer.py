@@ -221,13 +221,13 @@ def run_layers(
 
   Args:
     config: The model.
-    params: Its 'layers' are run; its 'relative_bias' is used where the model
-      has relative positions, which count places in the row.
+    params: Its 'layers' are run, if it has any; its 'relative_bias' is used
+      where the model has relative positions, which count places in the row.
     x_BTD: Output of `blocks.embed` or of the layers before.
     segment_ids: See `logits`.
     positions: int32 [B, T].
   """
-  if not jax.tree.leaves(params['layers'])[0].shape[0]:
+  if 'layers' not in params:
     return x_BTD
   angles = positions_lib.rope_angles(config, positions)
   place_T = jnp.arange(x_BTD.shape[1], dtype=jnp.int32)

@@ -5,10 +5,11 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from antjax.lm import positions, pretrained, transformer
+from antjax.lm import positions, pretrained, split, transformer
 from tests.lm import tiny_models
 
 pytestmark = pytest.mark.slow
@@ -39,6 +40,14 @@ def test_hidden_states_and_logits_are_theirs(name, tmp_path):
       params, tiny_models.TOKENS, tiny_models.MASK
     )
     np.testing.assert_allclose(actual[real], logits[real], atol=2e-4)
+  for k in range(config.num_layers):
+    low = split.LowEncoder(config, k)
+    actual = low(
+      low.params_of(params),
+      jnp.asarray(tiny_models.TOKENS),
+      jnp.asarray(tiny_models.MASK),
+    )
+    np.testing.assert_allclose(actual[real], hidden[k][real], atol=5e-5)
   # The golden values, which tests without `transformers` rely on, are these.
   golden = np.load(tiny_models.GOLDEN)[f'{name}/hidden']
   np.testing.assert_allclose(

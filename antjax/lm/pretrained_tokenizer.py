@@ -1,0 +1,104 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The tokenizer that a pretrained model came with."""
+
+import os
+import pathlib
+from typing import Any
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from antjax.lm import gguf_file
+
+FILE_NAME = 'tokenizer.json'
+_CONTROL = 3  # Type of a token that no text has.
+# llama.cpp's name of how texts are cut before merges -> the same steps.
+_QWEN2_WORDS = (
+  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
+  r' ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
+)
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> tokenizers.Tokenizer:
+  """Reads a folder's tokenizer.json, or what a GGUF file holds.
+
+  Texts are neither cut nor padded, whatever the file was set to.
+
+  Args:
+    path: Folder with a tokenizer.json, .gguf file, or folder with one.
+
+  Raises:
+    FileNotFoundError: There is no tokenizer.
+    ValueError: It is damaged, or of a kind that we do not read.
+  """
+  path = pathlib.Path(path)
+  file = path / FILE_NAME
+  if path.is_dir() and not file.is_file():
+    found = sorted(path.glob('*.gguf'))
+    if len(found) != 1:
+      raise FileNotFoundError(
+        f'{path} holds no {FILE_NAME} and {len(found)} *.gguf files; needed is'
+        ' one of them.'
+      )
+    path = found[0]
+  if not path.is_dir():
+    return _from_gguf(path)
+  try:
+    tokenizer = tokenizers.Tokenizer.from_file(str(file))
+  except Exception as error:  # The package raises nothing more exact.
+    raise ValueError(f'{file} is no tokenizer ({error}).') from error
+  tokenizer.no_truncation()
+  tokenizer.no_padding()
+  return tokenizer
+
+
+def _from_gguf(path: pathlib.Path) -> tokenizers.Tokenizer:
+  metadata = gguf_file.GgufFile(path).metadata
+
+  def value(key: str) -> Any:
+    return metadata.get(f'tokenizer.ggml.{key}')
+
+  steps = _pre_tokenizer(value('pre'))
+  if value('model') != 'gpt2' or steps is None:
+    raise ValueError(
+      f'{path}: its tokenizer is {value("model")!r} with {value("pre")!r};'
+      " known are 'gpt2' with 'default', 'gpt-2', 'smollm' or 'qwen2'. Use the"
+      " Hugging Face folder's tokenizer.json."
+    )
+  tokens, merges = value('tokens'), value('merges')
+  if not tokens or not merges:
+    raise ValueError(f'{path} holds no tokens or no merges.')
+  pairs = [tuple(merge.split(' ', 1)) for merge in merges]
+  vocabulary = {token: i for i, token in enumerate(tokens)}
+  try:
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, pairs))
+  except Exception as error:
+    raise ValueError(f'{path}: its merges do not fit ({error}).') from error
+  tokenizer.pre_tokenizer = steps
+  tokenizer.decoder = decoders.ByteLevel()
+  kinds = value('token_type')
+  kinds = [] if kinds is None else kinds
+  tokenizer.add_special_tokens(
+    [
+      tokenizers.AddedToken(token, special=True, normalized=False)
+      for token, kind in zip(tokens, kinds)
+      if kind == _CONTROL
+    ]
+  )
+  return tokenizer
+
+
+def _pre_tokenizer(name: str | None) -> pre_tokenizers.PreTokenizer | None:
+  words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  if name in (None, 'default', 'gpt-2'):
+    return words
+  if name == 'smollm':
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    return pre_tokenizers.Sequence([digits, words])
+  if name == 'qwen2':
+    pattern = tokenizers.Regex(_QWEN2_WORDS)
+    cut = pre_tokenizers.Split(pattern, 'isolated')
+    letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre_tokenizers.Sequence([cut, letters])
+  return None

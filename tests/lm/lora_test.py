@@ -1,0 +1,89 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""LoRA: no change at birth, exact when merged, and alone in training."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from antjax.lm import lora, transformer
+from antjax.mesh.mesh import make_mesh
+from antjax.train.trainer import Trainer
+from tests.lm import tiny_models
+
+CONFIG = dataclasses.replace(tiny_models.CONFIGS['llama'], lora_scale=2.0)
+TOKENS = jnp.asarray(tiny_models.TOKENS)
+TARGETS = ('query', 'value', 'down')
+
+
+@pytest.fixture(scope='module')
+def params():
+  return tiny_models.params_of(CONFIG)
+
+
+def test_adapters_start_as_nothing_and_merge_exactly(params):
+  adapted = lora.add(params, jax.random.key(0), rank=2, targets=TARGETS)
+  new = set(adapted['layers']) - set(params['layers'])
+  assert new == {f'{n}_lora_{part}' for n in TARGETS for part in 'ab'}
+  assert adapted['layers']['down_lora_a'].shape == (3, 48, 2)
+  logits = jax.jit(functools.partial(transformer.logits, CONFIG))
+  plain = logits(params, TOKENS)
+  np.testing.assert_array_equal(logits(adapted, TOKENS), plain)
+  # As if trained.
+  layers = {
+    k: x + 0.1 * jnp.cos(jnp.arange(x.size).reshape(x.shape)) if k in new else x
+    for k, x in adapted['layers'].items()
+  }
+  adapted = {**adapted, 'layers': layers}
+  merged = lora.merge(CONFIG, adapted)
+  assert jax.tree.structure(merged) == jax.tree.structure(params)
+  expected = logits(adapted, TOKENS)
+  np.testing.assert_allclose(logits(merged, TOKENS), expected, atol=1e-4)
+  assert np.abs(expected - plain).max() > 0.1
+  np.testing.assert_array_equal(merged['layers']['up'], params['layers']['up'])
+
+
+def test_only_adapters_are_trained(params):
+  def init(key):
+    return lora.add(params, key, rank=2)
+
+  trainer = Trainer(
+    lambda params, batch, rng: transformer.loss(CONFIG, params, batch),
+    optax.adamw(0.05),
+    mesh=make_mesh(intra=4),
+    paro='IIG',
+    trainable=lora.matching(lora.PATTERN),
+    scanned=lambda name: name.startswith('layers'),
+    min_shard_size=1,
+  )
+  state = trainer.init(init, seed=0)
+  batch = {'tokens': np.tile(tiny_models.TOKENS[:1], (8, 1))}
+  state = trainer.fit(state, iter([batch] * 4), 4)
+  trained = jax.device_get(trainer.params(state))
+  for name, x in params['layers'].items():
+    np.testing.assert_array_equal(trained['layers'][name], x)
+  assert np.abs(trained['layers']['query_lora_b']).max() > 0
+  before, after = (
+    transformer.loss(CONFIG, p, {'tokens': TOKENS[:1]})[0][0]
+    for p in (params, trained)
+  )
+  assert after < before - 0.1
+
+
+@pytest.mark.parametrize(
+  'options', [{'rank': 0}, {'rank': 2, 'targets': ('gate', 'bogus')}]
+)
+def test_wrong_adapters_are_refused(params, options):
+  with pytest.raises(ValueError, match='one or more targets of query, key'):
+    lora.add(params, jax.random.key(0), **options)
+  with pytest.raises(ValueError, match='no regular expression'):
+    lora.matching('(')
+
+
+if __name__ == '__main__':
+  raise SystemExit(pytest.main([__file__]))

@@ -1,0 +1,106 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The two halves are the whole, wherever it is cut."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from antjax.lm import split, transformer
+from tests.lm import tiny_models
+
+# The halves are compiled apart: fp32 sums in another order.
+ATOL = 2e-5
+TOKENS, MASK = jnp.asarray(tiny_models.TOKENS), jnp.asarray(tiny_models.MASK)
+CASES = [
+  (name, k)
+  if (name, k) in (('llama', 1), ('bert', 0), ('t5', 1), ('opt', 3))
+  else pytest.param(name, k, marks=pytest.mark.slow)
+  for name in tiny_models.CONFIGS
+  for k in (0, 1, 3)
+]
+
+
+def size(params):
+  return sum(x.size for x in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize('name, num_low', CASES)
+def test_high_of_low_is_the_whole(name, num_low):
+  config = tiny_models.CONFIGS[name]
+  params = tiny_models.params_of(config)
+  places = 20 if config.positions == 'learned' else 0
+  low = split.LowEncoder(config, num_low)
+  high = split.HighEncoder(config, num_low, max_behaviors=places)
+  low_params, high_params = low.params_of(params), high.params_of(params)
+
+  def whole(low_params, high_params):
+    return high(high_params, low(low_params, TOKENS, MASK), MASK)
+
+  actual = jax.jit(whole)(low_params, high_params)
+  expected = transformer.encode(config, params, TOKENS, mask=MASK)
+  real = MASK > 0
+  np.testing.assert_allclose(actual[real], expected[real], atol=ATOL)
+  # Each weight is in one half, but for T5's table and what has no use here.
+  shared = 0
+  if config.positions == 'relative' and 0 < num_low < config.num_layers:
+    shared = params['relative_bias'].size
+  extra = places * config.embed_dim
+  output = params['lm_head'].size if 'lm_head' in params else 0
+  assert size(low_params) + size(high_params) == (
+    size(params) + shared + extra - output
+  )
+  assert ('layers' in low_params) == (num_low > 0)
+  assert ('layers' in high_params) == (num_low < config.num_layers)
+
+
+@pytest.mark.parametrize('name', ['llama', 'bert', 't5'])
+def test_the_high_half_knows_the_order_of_behaviours(name):
+  config = tiny_models.CONFIGS[name]
+  places = 6 if config.positions == 'learned' else 0
+  high = split.HighEncoder(config, 2, max_behaviors=places)
+  params = high.params_of(tiny_models.params_of(config))
+  x = jax.random.normal(jax.random.key(0), (1, 6, config.embed_dim))
+  turned = x[:, ::-1]
+  run = jax.jit(high)
+  same = np.allclose(run(params, x), run(params, turned)[:, ::-1], atol=ATOL)
+  # Learned places are zeros until they are trained; the others know at once.
+  assert same == (name == 'bert')
+  if places:
+    params['behavior_positions'] += jax.random.normal(
+      jax.random.key(1), (6, config.embed_dim)
+    )
+    assert not np.allclose(
+      run(params, x), run(params, turned)[:, ::-1], atol=0.1
+    )
+
+
+def test_packed_sequences_of_behaviours_are_as_if_alone():
+  config = tiny_models.CONFIGS['llama']
+  high = split.HighEncoder(config, 1)
+  params = high.params_of(tiny_models.params_of(config))
+  x = jax.random.normal(jax.random.key(0), (1, 8, config.embed_dim))
+  segments = jnp.asarray([[1, 1, 1, 2, 2, 2, 2, 0]])
+  packed = jax.jit(high)(params, x, segments)
+  np.testing.assert_allclose(packed[:, 3:7], high(params, x[:, 3:7]), atol=ATOL)
+
+
+def test_wrong_cuts_and_places_are_refused():
+  config = tiny_models.CONFIGS['bert']
+  for half in (split.LowEncoder, split.HighEncoder):
+    for k in (-1, 4):
+      with pytest.raises(ValueError, match=f'num_low={k}: the model has 3'):
+        half(config, k)
+  with pytest.raises(ValueError, match='know places by themselves'):
+    split.HighEncoder(tiny_models.CONFIGS['t5'], 1, max_behaviors=4)
+  high = split.HighEncoder(config, 3, max_behaviors=4)
+  with pytest.raises(ValueError, match='sequences of 5 behaviours'):
+    high(high.params_of(tiny_models.params_of(config)), jnp.zeros((1, 5, 32)))
+  low = split.LowEncoder(config, 0)
+  with pytest.raises(ValueError, match='41 tokens: the model has 40'):
+    low(tiny_models.params_of(config), jnp.zeros((1, 41), jnp.int32))
+
+
+if __name__ == '__main__':
+  raise SystemExit(pytest.main([__file__]))
