@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """MovieLens-1M as clicks in many scenarios, for `launch/train_gmeta.py`.
 
-  python -m benchmarks.movielens_scenarios --out=data/scenarios-raw
+  python -m benchmarks.movielens_scenarios data/scenarios-raw
   python -m launch.prepare_data --dataset=generic --out=data/scenarios \
     --source=data/scenarios-raw/clicks.parquet \
     --schema=data/scenarios-raw/schema.json
@@ -19,15 +19,11 @@ import json
 import pathlib
 import tempfile
 
-from absl import app, flags
+from absl import app
 import ibis
 
 from antjax.input import movielens_raw, prepare
 
-_OUT = flags.DEFINE_string('out', 'data/scenarios-raw', 'Folder to make.')
-_SOURCE = flags.DEFINE_string(
-  'source', '', 'Folder or zip of MovieLens-1M; empty: download.'
-)
 _FEATURES = (
   *('user', 'item', 'genre', 'decade'),
   *('gender', 'age', 'occupation'),
@@ -52,7 +48,7 @@ def clicks_of(raw: movielens_raw.RawTables) -> ibis.Table:
 
 
 def write(folder: pathlib.Path, source: str = '') -> None:
-  """Writes clicks.parquet and schema.json; `source` as `--source`."""
+  """Writes clicks.parquet and schema.json; without a source, downloads."""
   folder.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory() as temporary:
     files = movielens_raw.find_files(
@@ -80,9 +76,10 @@ def write(folder: pathlib.Path, source: str = '') -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  del argv
-  folder = pathlib.Path(_OUT.value)
-  write(folder, _SOURCE.value)
+  if len(argv) not in (2, 3):
+    raise app.UsageError('movielens_scenarios FOLDER [MOVIELENS_FOLDER_OR_ZIP]')
+  folder = pathlib.Path(argv[1])
+  write(folder, *argv[2:])
   print(f'{folder}/clicks.parquet, {folder}/schema.json')
 
 

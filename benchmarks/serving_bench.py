@@ -3,7 +3,7 @@
 """Latency of adapting to one user, and rows/s of the batch scorer.
 
   python -m benchmarks.serving_bench --model=models/day1 \
-    --input=data/ml-1m/warm.parquet
+    --input=data/ml-1m/warm.arrow
 
 prints one JSON line for an exported model and a file of task records:
 

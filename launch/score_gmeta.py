@@ -3,7 +3,7 @@
 r"""Scores with an exported model: a file of task records, or one new user.
 
   python -m launch.score_gmeta --model=models/day1 \
-    --input=data/ml-1m/user_cold.parquet --out=scores.parquet
+    --input=data/ml-1m/user_cold.arrow --out=scores.parquet
 
 adapts to the support of each record and scores its query. Ids of the input are
 those of its own folder; they become the model's by their values. For one user
@@ -123,7 +123,7 @@ def _translation(model: Model, data: str) -> Any:
   for name in model.manifest['vocabularies']:
     values, ids = read_vocabulary(data, description, name)
     # One line more, at the end: -1 stays -1.
-    to_model = np.zeros(ids.max() + 2, np.int32)
+    to_model = np.zeros(ids.max(initial=0) + 2, np.int32)
     to_model[ids] = model.ids(name, values)
     to_model[-1] = -1
     maps[name] = to_model

@@ -120,9 +120,22 @@ class Config(common.JobConfig):
     super().__post_init__()
     if self.paro != 'auto':
       PaRO.from_code(self.paro)
-    for name in ('per_task_steps', 'eval_steps', 'num_resamples'):
-      if getattr(self, name) < 0:
-        raise ValueError(f'{name}={getattr(self, name)}: not below 0.')
+    at_least = {
+      **dict.fromkeys(('joint_steps', 'per_task_steps'), 0),
+      **dict.fromkeys(('eval_steps', 'num_resamples'), 0),
+      **dict.fromkeys(('num_steps', 'checkpoint_every', 'shard_size'), 1),
+    }
+    for name, least in at_least.items():
+      if getattr(self, name) < least:
+        raise ValueError(
+          f'{name}={getattr(self, name)}: must be at least {least}.'
+        )
+    if min(self.slots_per_device, default=1) < 1:
+      raise ValueError(
+        f'slots_per_device={self.slots_per_device}: each must be at least 1.'
+      )
+    if list(self.support_sizes) != sorted(set(self.support_sizes)):
+      raise ValueError(f'support_sizes={self.support_sizes}: must rise.')
     if self.algorithm == 'joint' and not self.joint_steps:
       raise ValueError('algorithm=joint: joint_steps must be above 0.')
     if self.num_micro_batches < 1:

@@ -72,7 +72,7 @@ class Feature:
         f'{where} shape {ids.shape}; its last dim must be {len(self.tables)},'
         ' one column a table.'
       )
-    largest = columns.max(axis=0, initial=-1)
+    largest = columns.max(axis=0, initial=0)
     if np.any(largest >= self._num_rows):
       i = int(np.argmax(largest >= self._num_rows))
       raise ValueError(

@@ -14,6 +14,7 @@ import pathlib
 from absl import logging
 import ibis
 from ibis.expr import types as ir
+from pyarrow import csv
 import pyarrow.parquet as pq
 
 from antjax.input import delimited
@@ -114,7 +115,7 @@ def write_rows(
         max_rejected_share=max_rejected_share,
         rejected_path=rejected_path,
       )
-    _check_labels(table, path, schema)
+    _check_values(table, path, schema)
     # DuckDB keeps the order of a file.
     numbered = table.select(
       *schema.used, **{ROW: (ibis.row_number() + num_rows).cast('int64')}
@@ -131,17 +132,50 @@ def write_rows(
   return num_rows, num_rejected
 
 
-def _check_labels(
+def _check_values(
   table: ir.Table, path: pathlib.Path, schema: TableSchema
 ) -> None:
-  if schema.kind != 'click':
-    return
-  bad = table.filter(~table[schema.label].isin([0, 1])).select(schema.label)
-  for row in bad.limit(1).to_pyarrow().to_pylist():
+  """Refuses labels out of range, and numbers that are none."""
+  label = table[schema.label]
+  is_click = schema.kind == 'click'
+  is_bad = ~label.isin([0, 1]) if is_click else ~label.between(1, 5)
+  if str(label.type()).startswith('float'):
+    is_bad |= label.isnan()
+  needed = '0 or 1, as kind is click' if is_click else '1 to 5 (kind: rating)'
+  bad = table.filter(is_bad).select(schema.label).limit(1).to_pyarrow()
+  for row in bad.to_pylist():
     raise ValueError(
-      f'{path}: the label {schema.label!r} of a click is 0 or 1; found'
-      f' {row[schema.label]}. With kind: rating any number may stand there.'
+      f'{path}: the label {schema.label!r} is {row[schema.label]}; needed is'
+      f' {needed}.'
     )
+  for name in schema.numeric:
+    value = table[name]
+    if not value.type().is_floating():
+      continue
+    num_bad = (value.isnan() | value.isinf()).sum().to_pyarrow().as_py()
+    if num_bad:
+      raise ValueError(
+        f'{path}: {num_bad} values of {name!r} are nan or infinite. Correct'
+        ' them, or say what an empty field of the column stands for (empty: in'
+        ' the schema): such rows are then set aside.'
+      )
+
+
+def _value(column: ir.Column, schema: TableSchema, name: str) -> ir.Column:
+  """A column in the type of the schema; null where it holds no such value."""
+  kind = schema.columns[name]
+  value = column.try_cast(kind)
+  if kind.startswith('float'):
+    value = ibis.ifelse(value.isnan() | value.isinf(), ibis.null(), value)
+  elif kind.startswith('int') and column.type().is_floating():
+    # A cast would round.
+    value = ibis.ifelse(column == column.round(), value, ibis.null())
+  if name in schema.empty:
+    is_empty = column.isnull()
+    if column.type().is_string():
+      is_empty |= column.strip() == ''
+    value = ibis.ifelse(is_empty, schema.empty[name], value)
+  return value
 
 
 def _parquet(
@@ -159,12 +193,7 @@ def _parquet(
       f' {", ".join(table.columns)}.'
     )
   texts = table.select(schema.used).mutate(line=ibis.row_number() + 1)
-  values = {
-    name: texts[name].try_cast(schema.columns[name]) for name in schema.used
-  }
-  for name, number in schema.empty.items():
-    if name in values:
-      values[name] = ibis.coalesce(values[name], number)
+  values = {name: _value(texts[name], schema, name) for name in schema.used}
   cast = texts.mutate(**{f'_{name}': value for name, value in values.items()})
   is_good = functools.reduce(
     operator.and_, [cast[f'_{name}'].notnull() for name in schema.used]
@@ -182,7 +211,13 @@ def _parquet(
       reason=ibis.literal('cast'),
       message=ibis.literal('empty, or no value of the type of the schema'),
     )
-    listed.order_by('line').to_csv(str(rejected_path))
+    is_first = not rejected_path.exists()
+    with open(rejected_path, 'ab') as file:
+      csv.write_csv(
+        listed.order_by('line').to_pyarrow(),
+        file,
+        csv.WriteOptions(include_header=is_first),
+      )
     num_rows = int(table.count().to_pyarrow().as_py())
     text = f'{num_bad} of {num_rows} rows of {path} are malformed'
     if num_bad > max_rejected_share * num_rows:

@@ -76,8 +76,10 @@ class Model:
     values = np.asarray(values)
     if values.dtype.kind == 'U':
       values = np.strings.encode(values, 'utf-8')
+    unknown = 0 if ids.min(initial=1) > 0 else -1
+    if not len(keys):
+      return np.full(values.shape, unknown, np.int32)
     at = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
-    unknown = 0 if ids.min() > 0 else -1
     return np.where(keys[at] == values, ids[at], unknown).astype(np.int32)
 
   def predict(self, query: Features) -> dict[str, np.ndarray]:

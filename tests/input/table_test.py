@@ -11,7 +11,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from antjax.input import output_folder, table_files
+from antjax.input import output_folder, table_files, table_schema
 from antjax.input.table_tasks import TableConfig
 from tests.input import table_fixture
 
@@ -233,11 +233,54 @@ def test_empty_values_of_parquet_are_set_aside_and_named(tmp_path):
   assert found == [('31', 'user'), ('41', 'when')]
 
 
+def test_all_files_of_parquet_are_listed_and_nothing_rounded(rows, tmp_path):
+  folder = tmp_path / 'parts'
+  folder.mkdir()
+  names = table_fixture.SCHEMA.columns
+  for i in range(2):
+    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    columns['price'] = [float(x or 0) for x in columns['price']]
+    columns['click'] = [float(x) for x in columns['click']]
+    columns['click'][7 + i] = 0.7  # A cast would make it 1.
+    columns['price'][20] = float('nan')
+    pq.write_table(pa.table(columns), folder / f'{i}.parquet')
+  out = tmp_path / 'out'
+  description = make(out, folder, max_rejected_share=0.5)
+  assert description['counts']['rejected_lines'] == 4
+  with open(out / output_folder.REJECTED, newline='') as file:
+    found = [(r['file'], r['line'], r['column']) for r in csv.DictReader(file)]
+  assert [(name[-9:], *rest) for name, *rest in found] == [
+    ('0.parquet', '8', 'click'),
+    ('0.parquet', '21', 'price'),
+    ('1.parquet', '9', 'click'),
+    ('1.parquet', '21', 'price'),
+  ]
+
+
+def test_numbers_that_are_none_are_refused(tmp_path):
+  schema = table_schema.make(
+    {'user': 'string', 'price': 'float32', 'stars': 'float32'},
+    label='stars',
+    task='user',
+    kind='rating',
+    name='ratings',
+  )
+  for row, message in (
+    ('u,nan,3', "1 values of 'price' are nan"),
+    ('u,1,nan', "the label 'stars' is nan; needed is 1 to 5"),
+    ('u,1,9', "the label 'stars' is 9.0; needed is 1 to 5"),
+  ):
+    path = tmp_path / 'r.csv'
+    path.write_text('user,price,stars\nu,1,4\n' + row + '\n')
+    with pytest.raises(ValueError, match=message):
+      make(tmp_path / 'out', path, schema)
+
+
 def test_what_does_not_fit_the_schema_is_refused(rows, source, tmp_path):
   wrong = table_fixture.write(
     tmp_path / 'w.csv', [*rows, ('u1', 'i', '', 3, 2)]
   )
-  with pytest.raises(ValueError, match="label 'click' of a click is 0 or 1; f"):
+  with pytest.raises(ValueError, match="label 'click' is 2; needed is 0 or 1"):
     make(tmp_path / 'out', wrong)
   source.write_text('user,item,cost,when,click\n')
   with pytest.raises(ValueError, match='columns user, item, cost.*; needed: u'):
