@@ -31,6 +31,8 @@ class Config:
 
 
 def main(config: Config) -> None:
+  if not config.base:
+    raise ValueError('give --base, --delta and --out.')
   delta.apply(config.base, config.delta, config.out)
   print(f'{config.out} is whole: every file is as it was exported.')
 

@@ -97,6 +97,11 @@ class Config:
   )
 
   def __post_init__(self) -> None:
+    if self.threads < 0 or not 0 <= self.max_rejected_share <= 1:
+      raise ValueError(
+        f'threads={self.threads} must not be negative and max_rejected_share='
+        f'{self.max_rejected_share} must be from 0 to 1.'
+      )
     is_movielens = self.dataset == 'movielens-1m'
     if is_movielens and (self.engine, self.memory_limit) != ('duckdb', ''):
       raise ValueError(

@@ -17,6 +17,8 @@ query's predictions as JSON.
 from collections.abc import Iterator
 import dataclasses
 import json
+import math
+import os
 import pathlib
 import time
 from typing import Annotated, Any
@@ -70,13 +72,37 @@ def main(config: Config) -> None:
 
 def score_user(model: Model, path: str) -> dict[str, list[float]]:
   """Adapts to the user of a JSON file; returns the query's columns."""
-  user = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+  user = _read_user(path)
   columns = model.adapt_user(
     scorer.user_ids(model, user['support']),
     user['labels'],
     scorer.user_ids(model, user['query']),
   )
   return {name: column.tolist() for name, column in columns.items()}
+
+
+def _read_user(path: str) -> dict[str, Any]:
+  """What a --user file holds.
+
+  Raises:
+    ValueError: It is no JSON object with 'support', 'labels' and 'query'.
+  """
+  try:
+    user = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+  except (OSError, ValueError) as error:
+    raise ValueError(f'user={path}: no readable JSON file: {error}') from error
+  kinds = {'support': dict, 'labels': list, 'query': dict}
+  for name, kind in kinds.items():
+    if not isinstance(user, dict) or not isinstance(user.get(name), kind):
+      raise ValueError(
+        f'user={path}: needed is an object with support and query (feature ->'
+        f' values) and labels (a list); {name} is missing or of another kind.'
+      )
+  if not all(
+    isinstance(x, (int, float)) and math.isfinite(x) for x in user['labels']
+  ):
+    raise ValueError(f'user={path}: labels must be finite numbers.')
+  return user
 
 
 def score_file(model: Model, config: Config) -> None:
@@ -94,6 +120,7 @@ def score_file(model: Model, config: Config) -> None:
         yield from ({**record, **translate(record)} for record in read)
         bar.update(block + 1, num_examples=len(read))
 
+    unfinished = f'{config.out}.new'
     writer: pq.ParquetWriter | None = None
     for columns in scorer.score(
       model,
@@ -103,11 +130,13 @@ def score_file(model: Model, config: Config) -> None:
     ):
       table = pa.table(columns)
       if writer is None:
-        writer = pq.ParquetWriter(config.out, table.schema)
+        writer = pq.ParquetWriter(unfinished, table.schema)
       writer.write_table(table)
       num_rows += len(table)
-    if writer is not None:
-      writer.close()
+    if writer is None:
+      raise ValueError(f'{config.input} holds no user to score.')
+    writer.close()
+    os.replace(unfinished, config.out)
   wall_s = time.monotonic() - start_s
   print(
     f'{num_rows:,} rows of {len(source):,} users in {wall_s:.1f} s,'
