@@ -202,4 +202,33 @@ def load(path: str) -> TableSchema:
       f'{path}: unknown: {", ".join(unknown)}; known: ignore,'
       f' {", ".join(sorted(known))}.'
     )
-  return make(**{'name': file.stem, **value})
+  return make(**{'name': file.stem, **_checked(path, value)})
+
+
+def _checked(path: str, value: Mapping[str, Any]) -> dict[str, Any]:
+  """The entries of a file; names that YAML took for numbers are texts again."""
+
+  def need(name: str, what: str, is_met: bool) -> None:
+    if not is_met:
+      raise ValueError(f'{path}: {name}: {value.get(name)!r}; needed: {what}.')
+
+  columns = value['columns']
+  need('columns', 'column: type, one a line', isinstance(columns, dict))
+  for entry in columns.values():
+    number = entry.get('empty', 0) if isinstance(entry, dict) else 0
+    need('columns', 'numbers as empty', isinstance(number, (int, float)))
+  found = {**value, 'columns': {str(k): v for k, v in columns.items()}}
+  for name in ('features', 'numeric', 'log', 'ignore'):
+    if name in value:
+      need(name, 'a list of columns', isinstance(value[name], list))
+      found[name] = [str(x) for x in value[name]]
+  for name in ('label', 'task', 'time'):
+    if name in value:
+      need(name, 'a column', isinstance(value[name], (str, int)))
+      found[name] = str(value[name])
+  for name, least in (('delimiter', 1), ('quote', 0)):
+    mark = value.get(name, ',')
+    is_mark = isinstance(mark, str) and least <= len(mark) <= 1
+    need(name, 'one character', is_mark)
+  need('header', 'true or false', isinstance(value.get('header', True), bool))
+  return found

@@ -188,3 +188,40 @@ def test_a_schema_that_is_no_file_or_not_readable(tmp_path):
   (tmp_path / 's.yaml').write_text('a: [b\nc')
   with pytest.raises(ValueError, match='is neither JSON nor YAML'):
     table_schema.load(str(tmp_path / 's.yaml'))
+
+
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('columns: [a, b]', 'columns: .* needed: column: type'),
+    ('features: item', 'features: .item.; needed: a list of columns'),
+    ('ignore: 3', 'ignore: 3; needed: a list'),
+    ('delimiter: 5', 'delimiter: 5; needed: one character'),
+    ('delimiter: ""', 'needed: one character'),
+    ('quote: ab', 'quote: .ab.; needed: one character'),
+    ('header: "no"', 'header: .no.; needed: true or false'),
+    (
+      'columns: {click: int32, user: {type: float32, empty: none}}',
+      'needed: numbers as empty',
+    ),
+  ],
+)
+def test_a_file_of_wrong_types_is_refused(tmp_path, text, message):
+  path = tmp_path / 's.yaml'
+  columns = 'columns: {click: int32, user: string}\n'
+  if text.startswith('columns'):
+    columns = ''
+  path.write_text(f'{columns}label: click\ntask: user\n{text}\n')
+  with pytest.raises(ValueError, match=message):
+    table_schema.load(str(path))
+
+
+def test_names_may_be_numbers(tmp_path):
+  path = tmp_path / 's.yaml'
+  path.write_text(
+    'columns: {1: int32, 101: string, 7: float32}\nlabel: 1\ntask: 101\n'
+    'numeric: [7]\n'
+  )
+  schema = table_schema.load(str(path))
+  assert schema.task == '101' and schema.features == ('101',)
+  assert schema.numeric == ('7',)
