@@ -43,6 +43,7 @@ def train(variant, num_steps=2):
   return losses, np.array(rows)[:100]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('variant', ['no_dedup', 'central_gather'])
 def test_what_an_ablation_leaves_out_changes_no_result(variant):
   losses, rows = train('full')

@@ -115,6 +115,7 @@ def numbers(details, **chosen):
   ]
 
 
+@pytest.mark.slow
 def test_clicks_are_learned_and_scored(data, tmp_path):
   found = run(data, tmp_path, '--num_steps=6', '--joint_steps=6')
   assert found['kind'] == 'click'
