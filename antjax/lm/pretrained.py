@@ -16,7 +16,13 @@ from jax.sharding import Sharding
 import numpy as np
 import safetensors.numpy
 
-from antjax.lm import families, gguf_model, safetensors_file, transformer
+from antjax.lm import (
+  config_json,
+  families,
+  gguf_model,
+  safetensors_file,
+  transformer,
+)
 from antjax.lm.config import Config
 
 PyTree = Any
@@ -62,7 +68,7 @@ def load_pretrained(
   """
   fields, source = _open(pathlib.Path(path))
   family = families.family_of(fields)
-  config = families.read_config(fields)
+  config = config_json.read_config(fields)
   names = families.tensor_names(family, config)
   shapes = transformer.shapes(config)
   files = _match(family, config, names, shapes, source)
@@ -109,7 +115,7 @@ def save_pretrained(
   folder = pathlib.Path(path)
   if (folder / CONFIG_NAME).exists():
     raise FileExistsError(f'{folder} holds a model; give another folder.')
-  fields = families.write_config(config)
+  fields = config_json.write_config(config)
   shapes = transformer.shapes(config)
   if jax.tree.map(jnp.shape, params) != shapes:
     raise ValueError(

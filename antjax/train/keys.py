@@ -14,10 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from antjax.embedding.feature import Feature
 from antjax.embedding.key_index import to_keys
 from antjax.embedding.vocabulary import Vocabulary
 from antjax.train.batches import gather_bytes
+from antjax.train.state import SparseTables
 
 PyTree = Any
 # Distinct keys of a table, rising, and how often each was seen.
@@ -30,28 +30,28 @@ class Keys:
   def __init__(
     self,
     vocabularies: Mapping[str, Vocabulary],
-    features: Mapping[str, Feature],
-    num_rows: Mapping[str, int],
+    tables: SparseTables | None,
   ):
     """Checks that they go together.
 
     Args:
       vocabularies: Table name -> its vocabulary.
-      features: Feature name -> feature, of all tables.
-      num_rows: Table name -> rows, of all tables.
+      tables: All tables; None where there are no vocabularies.
 
     Raises:
       ValueError: An unknown table, or one of another size.
     """
+    shapes = {} if tables is None else tables.canonical_shapes()
+    num_rows = {name: x['table'].shape[0] for name, x in shapes.items()}
     for table, vocabulary in vocabularies.items():
       if num_rows.get(table) != vocabulary.config.num_ids:
         raise ValueError(
           f'Trainer(vocabularies=...): the vocabulary of {table!r} has'
           f' num_ids={vocabulary.config.num_ids}; the rows of the tables are'
-          f' {dict(num_rows)}.'
+          f' {num_rows}.'
         )
     self.vocabularies = dict(vocabularies)
-    self._features = features
+    self._features = {} if tables is None else tables.features
     self._num_updates = 0
 
   def read(self, ids: PyTree) -> PyTree:

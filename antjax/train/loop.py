@@ -84,7 +84,7 @@ def opened(
       state, positions = saver.restore(step)
       set_position(iterator, positions, options.merge_input_states)
       # A Trainer without vocabularies refuses a checkpoint with some.
-      keys = trainer.keys or Keys({}, {}, {})
+      keys = trainer.keys or Keys({}, None)
       keys.set_state(saver.restore_keys(step))
     yield saver, state
 

@@ -151,9 +151,7 @@ class Trainer:
     self._predict: dict[Any, Callable[..., Any]] = {}
     self.keys: Keys | None = None
     if vocabularies and tables is not None:
-      shapes = tables.canonical_shapes()
-      num_rows = {name: x['table'].shape[0] for name, x in shapes.items()}
-      self.keys = Keys(vocabularies, tables.features, num_rows)
+      self.keys = Keys(vocabularies, tables)
     self.placer = BatchPlacer(
       mesh, self.paro, tables, num_micro_batches, self.keys
     )

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from antjax.lm import blocks, families, pretrained, transformer
+from antjax.lm import blocks, config_json, pretrained, transformer
 from antjax.mesh.mesh import make_mesh
 from tests.lm import tiny_models
 
@@ -204,25 +204,25 @@ def test_tensors_that_do_not_fit_are_listed(folder, change, message):
   ],
 )
 def test_what_is_not_supported_is_refused(name, fields, message):
-  written = families.write_config(tiny_models.CONFIGS[name])
+  written = config_json.write_config(tiny_models.CONFIGS[name])
   with pytest.raises(ValueError, match=message):
-    families.read_config({**written, **fields})
+    config_json.read_config({**written, **fields})
 
 
 def test_fields_that_are_missing_are_named():
   with pytest.raises(ValueError, match='lacks hidden_size, intermediate_size'):
-    families.read_config(
+    config_json.read_config(
       {'model_type': 'bert', 'vocab_size': 9, 'num_hidden_layers': 1}
       | {'num_attention_heads': 1, 'max_position_embeddings': 9}
     )
 
 
 def test_rotary_settings_are_read_where_versions_write_them():
-  fields = families.write_config(tiny_models.CONFIGS['llama'])
+  fields = config_json.write_config(tiny_models.CONFIGS['llama'])
   del fields['rope_theta']
-  assert families.read_config(fields).rope_theta == 10_000.0
+  assert config_json.read_config(fields).rope_theta == 10_000.0
   fields['rope_parameters'] = {'rope_type': 'default', 'rope_theta': 5e5}
-  assert families.read_config(fields).rope_theta == 5e5
+  assert config_json.read_config(fields).rope_theta == 5e5
 
 
 def test_models_of_no_family_are_refused(tmp_path):
