@@ -18,14 +18,23 @@ the data: MovieLens is for research use and may not be redistributed.
 
 import dataclasses
 import functools
+import json
 import sys
 import tempfile
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import rich
 import rich.table
 
-from antjax.input import behavior_data, behavior_movielens, engine
+from antjax.input import (
+  behavior_data,
+  behavior_movielens,
+  behavior_schema,
+  behavior_table,
+  engine,
+  table_files,
+  table_raw,
+)
 from launch import script
 
 
@@ -81,22 +90,23 @@ class Config:
         f'threads={self.threads} must not be negative and max_rejected_share='
         f'{self.max_rejected_share} must be from 0 to 1.'
       )
+    is_table = self.dataset == 'sequences'
+    if is_table != bool(self.schema) or is_table > bool(self.source):
+      raise ValueError(
+        f'dataset={self.dataset}, source={self.source!r} and'
+        f' schema={self.schema!r}: sequences needs both, and ml-1m takes no'
+        ' schema.'
+      )
 
 
 def main(config: Config) -> None:
   """Prepares the data and prints their counts."""
-  with tempfile.TemporaryDirectory() as temporary:
-    data = behavior_movielens.fingerprint(config.source, temporary)
-  read = functools.partial(
-    behavior_movielens.read,
-    config.source,
-    max_rejected_share=config.max_rejected_share,
-    progress=_progress,
-  )
+  is_table = config.dataset == 'sequences'
+  read, data = (_table if is_table else _movielens)(config)
   description, made = behavior_data.prepare_behaviors(
     config.out,
     read,
-    {'data': data, 'max_rejected_share': config.max_rejected_share},
+    {**data, 'max_rejected_share': config.max_rejected_share},
     config.text,
     vocabulary=config.vocabulary,
     engine=engine.Engine(
@@ -119,6 +129,51 @@ def main(config: Config) -> None:
   rich.print(description['counts'])
   if not made:
     print(f'{config.out} was complete already: nothing was done.')
+
+
+def _movielens(
+  config: Config,
+) -> tuple[behavior_data.Reader, dict[str, Any]]:
+  """Returns the reader, and what names the data."""
+  read = functools.partial(
+    behavior_movielens.read,
+    config.source,
+    max_rejected_share=config.max_rejected_share,
+    progress=_progress,
+  )
+  with tempfile.TemporaryDirectory() as temporary:
+    data = behavior_movielens.fingerprint(config.source, temporary)
+  return read, {'data': data}
+
+
+def _table(config: Config) -> tuple[behavior_data.Reader, dict[str, Any]]:
+  """Returns the reader, and what names the data."""
+  schema = behavior_schema.load(config.schema)
+  if config.text.examples.split == 'time' and not schema.time:
+    raise ValueError(
+      f'schema={config.schema} names no time: only --text.examples.split=last'
+      ' is possible.'
+    )
+  if config.text.examples.min_history and schema.histories == 'none':
+    raise ValueError(
+      f'schema={config.schema} has histories: none, so that no example has'
+      f' min_history={config.text.examples.min_history} past events.'
+    )
+  read = functools.partial(
+    behavior_table.read,
+    config.source,
+    schema,
+    max_rejected_share=config.max_rejected_share,
+    progress=_progress,
+  )
+  data = {
+    'data': table_files.fingerprint(table_raw.find_files(config.source)),
+    'schema': json.loads(json.dumps(dataclasses.asdict(schema))),
+  }
+  if schema.items is not None:
+    files = table_raw.find_files(schema.items.source)
+    data['items'] = table_files.fingerprint(files)
+  return read, data
 
 
 def _progress(text: str) -> None:

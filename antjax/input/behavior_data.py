@@ -16,6 +16,7 @@ History n of an example is the part starts[n]:stops[n] of the n-th sequence of
 
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -287,8 +288,6 @@ def _make(
 
 def _digest_of(made_of: Mapping[str, Any]) -> str:
   """Names the texts of a run: the same again are not counted twice."""
-  import hashlib
-
   rest = {k: v for k, v in made_of.items() if k not in ('vocabulary', 'format')}
   text = json.dumps(rest, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()

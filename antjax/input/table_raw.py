@@ -5,11 +5,12 @@
 DuckDB does it, out of core, whatever backend goes on from there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import functools
 import operator
 import os
 import pathlib
+from typing import Protocol
 
 from absl import logging
 import ibis
@@ -18,10 +19,33 @@ from pyarrow import csv
 import pyarrow.parquet as pq
 
 from antjax.input import delimited
-from antjax.input.table_schema import TableSchema
 from antjax.input.table_tasks import ROW
 
 _TEXT = ('.csv', '.tsv', '.txt')
+
+
+class Layout(Protocol):
+  """Columns of a table, as its schema file says; see `TableSchema`."""
+
+  # What the label has to be: 'click', 'rating', or something unchecked.
+  @property
+  def kind(self) -> str: ...
+  @property
+  def label(self) -> str: ...
+  @property
+  def columns(self) -> Mapping[str, delimited.Kind]: ...
+  @property
+  def used(self) -> list[str]: ...
+  @property
+  def numeric(self) -> tuple[str, ...]: ...
+  @property
+  def empty(self) -> Mapping[str, float]: ...
+  @property
+  def delimiter(self) -> str: ...
+  @property
+  def header(self) -> bool: ...
+  @property
+  def quote(self) -> str: ...
 
 
 def find_files(source: str | os.PathLike[str]) -> list[pathlib.Path]:
@@ -70,7 +94,7 @@ def first_line(path: pathlib.Path) -> str:
 def write_rows(
   con: ibis.BaseBackend,
   files: list[pathlib.Path],
-  schema: TableSchema,
+  schema: Layout,
   folder: pathlib.Path,
   *,
   max_rejected_share: float,
@@ -132,22 +156,10 @@ def write_rows(
   return num_rows, num_rejected
 
 
-def _check_values(
-  table: ir.Table, path: pathlib.Path, schema: TableSchema
-) -> None:
+def _check_values(table: ir.Table, path: pathlib.Path, schema: Layout) -> None:
   """Refuses labels out of range, and numbers that are none."""
-  label = table[schema.label]
-  is_click = schema.kind == 'click'
-  is_bad = ~label.isin([0, 1]) if is_click else ~label.between(1, 5)
-  if str(label.type()).startswith('float'):
-    is_bad |= label.isnan()
-  needed = '0 or 1, as kind is click' if is_click else '1 to 5 (kind: rating)'
-  bad = table.filter(is_bad).select(schema.label).limit(1).to_pyarrow()
-  for row in bad.to_pylist():
-    raise ValueError(
-      f'{path}: the label {schema.label!r} is {row[schema.label]}; needed is'
-      f' {needed}.'
-    )
+  if schema.kind in ('click', 'rating'):
+    _check_label(table, path, schema)
   for name in schema.numeric:
     value = table[name]
     if not value.type().is_floating():
@@ -161,7 +173,22 @@ def _check_values(
       )
 
 
-def _value(column: ir.Column, schema: TableSchema, name: str) -> ir.Column:
+def _check_label(table: ir.Table, path: pathlib.Path, schema: Layout) -> None:
+  label = table[schema.label]
+  is_click = schema.kind == 'click'
+  is_bad = ~label.isin([0, 1]) if is_click else ~label.between(1, 5)
+  if str(label.type()).startswith('float'):
+    is_bad |= label.isnan()
+  needed = '0 or 1, as kind is click' if is_click else '1 to 5 (kind: rating)'
+  bad = table.filter(is_bad).select(schema.label).limit(1).to_pyarrow()
+  for row in bad.to_pylist():
+    raise ValueError(
+      f'{path}: the label {schema.label!r} is {row[schema.label]}; needed is'
+      f' {needed}.'
+    )
+
+
+def _value(column: ir.Column, schema: Layout, name: str) -> ir.Column:
   """A column in the type of the schema; null where it holds no such value."""
   kind = schema.columns[name]
   value = column.try_cast(kind)
@@ -181,7 +208,7 @@ def _value(column: ir.Column, schema: TableSchema, name: str) -> ir.Column:
 def _parquet(
   con: ibis.BaseBackend,
   path: pathlib.Path,
-  schema: TableSchema,
+  schema: Layout,
   max_rejected_share: float,
   rejected_path: pathlib.Path,
 ) -> tuple[ir.Table, int]:
@@ -199,32 +226,67 @@ def _parquet(
     operator.and_, [cast[f'_{name}'].notnull() for name in schema.used]
   )
   bad = cast.filter(~is_good)
-  num_bad = int(bad.count().to_pyarrow().as_py())
-  if num_bad:
-    column = ibis.cases(
-      *((bad[f'_{name}'].isnull(), name) for name in schema.used)
-    )
-    listed = bad.select(
-      file=ibis.literal(str(path)),
-      line='line',
-      column=column,
-      reason=ibis.literal('cast'),
-      message=ibis.literal('empty, or no value of the type of the schema'),
-    )
-    is_first = not rejected_path.exists()
-    with open(rejected_path, 'ab') as file:
-      csv.write_csv(
-        listed.order_by('line').to_pyarrow(),
-        file,
-        csv.WriteOptions(include_header=is_first),
-      )
-    num_rows = int(table.count().to_pyarrow().as_py())
-    text = f'{num_bad} of {num_rows} rows of {path} are malformed'
-    if num_bad > max_rejected_share * num_rows:
-      raise ValueError(
-        f'{text}, more than max_rejected_share={max_rejected_share:g}. All are'
-        f' in {rejected_path}; correct them or raise max_rejected_share.'
-      )
-    logging.warning('%s and set aside in %s.', text, rejected_path)
+  column = ibis.cases(
+    *((bad[f'_{name}'].isnull(), name) for name in schema.used)
+  )
+  num_bad = set_aside(
+    bad.select('line', column=column),
+    table,
+    str(path),
+    'empty, or no value of the type of the schema',
+    max_rejected_share=max_rejected_share,
+    rejected_path=rejected_path,
+  )
   good = cast.filter(is_good)
   return good.select(**{n: good[f'_{n}'] for n in schema.used}), num_bad
+
+
+def set_aside(
+  bad: ir.Table,
+  table: ir.Table,
+  where: str,
+  why: str,
+  *,
+  max_rejected_share: float,
+  rejected_path: pathlib.Path,
+) -> int:
+  """Lists malformed rows of a table in a CSV file; returns their number.
+
+  Args:
+    bad: (line, column) of the malformed rows.
+    table: All rows.
+    where: Their file.
+    why: What is wrong with them.
+    max_rejected_share: Largest share of them to go on with.
+    rejected_path: CSV file to append to, made only if needed.
+
+  Raises:
+    ValueError: There are more.
+  """
+  num_bad = int(bad.count().to_pyarrow().as_py())
+  if not num_bad:
+    return 0
+  listed = bad.select(
+    file=ibis.literal(where),
+    line='line',
+    column='column',
+    reason=ibis.literal('cast'),
+    message=ibis.literal(why),
+    text=ibis.literal(''),  # Lines of text files have theirs here.
+  )
+  is_first = not rejected_path.exists()
+  with open(rejected_path, 'ab') as file:
+    csv.write_csv(
+      listed.order_by('line').to_pyarrow(),
+      file,
+      csv.WriteOptions(include_header=is_first),
+    )
+  num_rows = int(table.count().to_pyarrow().as_py())
+  text = f'{num_bad} of {num_rows} rows of {where} are malformed'
+  if num_bad > max_rejected_share * num_rows:
+    raise ValueError(
+      f'{text}, more than max_rejected_share={max_rejected_share:g}. All are'
+      f' in {rejected_path}; correct them or raise max_rejected_share.'
+    )
+  logging.warning('%s and set aside in %s.', text, rejected_path)
+  return num_bad
