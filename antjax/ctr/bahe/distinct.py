@@ -11,7 +11,7 @@ import numpy as np
 
 
 def distinct_behaviors(
-  batch: Mapping[str, Any], num_parts: int, capacity: int
+  batch: Mapping[str, Any], num_parts: int, capacity: int, fill: int = 0
 ) -> tuple[np.ndarray, dict[str, Any]]:
   """Finds each part's distinct behaviours and points the batch at them.
 
@@ -24,9 +24,10 @@ def distinct_behaviors(
       equal runs of examples.
     num_parts: P.
     capacity: Most distinct behaviours of a part, U.
+    fill: Stands at the end of a part with fewer.
 
   Returns:
-    (ids int32 [P * U], filled up with 0; the batch with 'behaviors' and 'title'
+    (ids int32 [P * U], rising in each part, then filled up; the batch with 'behaviors' and 'title'
     as indices from 0 to U - 1 into their part's U).
 
   Raises:
@@ -42,7 +43,7 @@ def distinct_behaviors(
     )
   flat = np.concatenate([behaviors.reshape(size, -1), title[:, None]], axis=1)
   flat = flat.reshape(num_parts, -1)
-  ids = np.zeros((num_parts, capacity), np.int32)
+  ids = np.full((num_parts, capacity), fill, np.int32)
   indices = np.empty(flat.shape, np.int32)
   for i, part in enumerate(flat):
     found, inverse = np.unique(np.append(part, 0), return_inverse=True)
