@@ -118,18 +118,18 @@ def logits(
     features: [B, ...] each.
     histories: Name -> history, those of `init`.
   """
+  dtype = params['out']['kernel'].dtype
   parts = list(features)
-  for name, history in histories.items():
+  for name, (keys_BMD, is_there_BM, query_BD) in histories.items():
+    keys_BMD = keys_BMD.astype(dtype)
     if config.kind == 'din':
       attention = params['attention'][name]
       pooled = target_attention.attend(
-        attention, history.query_BD, history.keys_BMD, history.is_there_BM
+        attention, query_BD.astype(dtype), keys_BMD, is_there_BM
       )
     else:
-      places = jnp.where(history.is_there_BM, 0, -1)
-      pooled = pooling.pool(history.keys_BMD, places)
+      pooled = pooling.pool(keys_BMD, jnp.where(is_there_BM, 0, -1))
     parts.append(pooled)
-  dtype = params['out']['kernel'].dtype
   x_BX = jnp.concatenate([x.astype(dtype) for x in parts], axis=-1)
   deep = dense.mlp(params['mlp'], x_BX)
   if config.kind == 'dcnv2':

@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from antjax.layers import dense
+
 # Shape suffixes: I = width, R = rank.
 
 PyTree = Any
@@ -60,5 +62,5 @@ def cross(params: PyTree, x0: jax.Array) -> jax.Array:
       product = x @ layer['kernel']
     else:
       product = (x @ layer['down']) @ layer['up']
-    x = x0 * (product + layer['bias']) + x
+    x = x0 * (product + dense.spread(layer['bias'], product)) + x
   return x

@@ -30,9 +30,14 @@ def init(
 
 
 def apply(params: PyTree, x: jax.Array) -> jax.Array:
-  """x W + b of [..., I]."""
+  """X W + b of [..., I]."""
   y = x @ params['kernel']
-  return y + params['bias'] if 'bias' in params else y
+  return y + spread(params['bias'], y) if 'bias' in params else y
+
+
+def spread(row: jax.Array, like: jax.Array) -> jax.Array:
+  """[O] as [..., O]: said aloud, not by promotion of ranks."""
+  return jnp.broadcast_to(row, like.shape)
 
 
 def init_mlp(key: jax.Array, in_features: int, widths: Sequence[int]) -> PyTree:

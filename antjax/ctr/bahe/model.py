@@ -203,9 +203,8 @@ class ClickModel:
   @property
   def attends_to_text(self) -> bool:
     """Whether the head weighs the behaviours' text vectors."""
-    return self.head.kind == 'din' and getattr(
-      self.tower, 'has_history', False
-    )
+    has_history = self.tower is not None and self.tower.has_history
+    return self.head.kind == 'din' and has_history
 
   def logits(self, params: PyTree, vectors: PyTree, batch: Batch) -> jax.Array:
     """fp32 logits of a click, [B].
@@ -269,6 +268,7 @@ def _standardize(params: PyTree, numeric_BG: jax.Array) -> jax.Array:
 
   The clipping is for outliers, which would drown the other features.
   """
+  mean = dense.spread(params['mean'], numeric_BG)
   deviation = jnp.maximum(params['deviation'], 1e-6)
-  scaled = (numeric_BG - params['mean']) / deviation
+  scaled = (numeric_BG - mean) / dense.spread(deviation, numeric_BG)
   return jnp.clip(scaled, -5, 5)

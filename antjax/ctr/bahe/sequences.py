@@ -83,13 +83,13 @@ class SequenceEncoder:
     if self.fusion == 'early':
       # The title right behind the last behaviour: positions count places.
       end_BN1 = is_there_BNM.sum(axis=-1, keepdims=True)
-      place_M = jnp.arange(M + 1)
-      is_title_BNM = place_M == end_BN1
+      place_BNM = jnp.broadcast_to(jnp.arange(M + 1), (B, N, M + 1))
+      is_title_BNM = place_BNM == end_BN1
       x_BNMD = jnp.pad(x_BNMD, ((0, 0), (0, 0), (0, 1), (0, 0)))
       x_BNMD = jnp.where(
         is_title_BNM[..., None], title_BD[:, None, None], x_BNMD
       )
-      is_there_BNM = place_M <= end_BN1
+      is_there_BNM = place_BNM <= end_BN1
       M += 1
     segments = is_there_BNM.reshape(B * N, M).astype(jnp.int32)
     history = self.high(params['high'], x_BNMD.reshape(B * N, M, D), segments)

@@ -36,6 +36,10 @@ class StoreTower:
   def title_dim(self) -> int:
     return self.encoder.dim
 
+  @property
+  def has_history(self) -> bool:
+    return True
+
   def init_params(self, pretrained: PyTree) -> PyTree:
     """See `SequenceEncoder.init_params`."""
     return self.encoder.init_params(pretrained)

@@ -47,6 +47,10 @@ class Tower(Protocol):
   def title_dim(self) -> int:
     """D."""
 
+  @property
+  def has_history(self) -> bool:
+    """Whether it gives a vector a behaviour."""
+
   def init_params(self, pretrained: PyTree) -> PyTree:
     """Its parameters, from those of a whole language model."""
 
