@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Target attention: a history, weighted by what the candidate has to do with it.
+"""Target attention: a history, weighted by how it fits the candidate.
 
 Source: Zhou et al. 2018, "Deep Interest Network",
 https://arxiv.org/abs/1706.06978, section 4.3. As there, weights are not

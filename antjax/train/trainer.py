@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import jax
 from jax.sharding import Mesh
+import numpy as np
 import optax
 
 from antjax.collectives.choose import Collectives, for_mesh
@@ -162,9 +163,12 @@ class Trainer:
         (then no device ever holds all of them at once).
       seed: Of the run's randomness.
     """
-    key = jax.random.key(seed)  # An Equinox module, too, can be called.
+    key = jax.random.key(seed)
+    # An Equinox module can be called too, but is a pytree.
     is_init = callable(params) and jax.tree_util.all_leaves([params])
-    init_fn = params if is_init else lambda _: params
+    # An argument: as a constant a large model would be part of the program.
+    given = None if is_init else jax.tree.map(np.asarray, params)
+    init_fn = params if is_init else lambda _: given
     shapes = jax.eval_shape(init_fn, key)
     self._layout = Layout.of(
       shapes,
@@ -178,12 +182,16 @@ class Trainer:
     self._step, self._elastic_step, self._predict = None, None, {}
     layout = self._layout
     make = jax.jit(
-      lambda key: new_state(
-        layout, self.optimizer, self.tables, init_fn(key), key
+      lambda key, given: new_state(
+        layout,
+        self.optimizer,
+        self.tables,
+        init_fn(key) if is_init else given,
+        key,
       ),
       out_shardings=state_shardings(layout, self.optimizer, self.tables),
     )
-    return make(key)
+    return make(key, given)
 
   @property
   def layout(self) -> Layout:

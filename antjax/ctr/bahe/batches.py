@@ -3,18 +3,22 @@
 """From records of clicks and the events of all users to batches of arrays."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-# Shape suffixes: B = examples, N = sequences of a user, M = places of a
+# Shape suffixes: b = rows given, B = rows of the batch, N = sequences of a user, M = places of a
 # sequence, F = id features, D = numeric features.
 
 Batch = dict[str, np.ndarray]
+_DTYPES = {
+  **dict.fromkeys(('title', 'user', 'item', 'ids'), np.int32),
+  **dict.fromkeys(('label', 'numeric'), np.float32),
+  **dict.fromkeys(('is_new_user', 'is_new_item'), np.float32),
+}
 
 
 def make_batch(
-  records: Sequence[Mapping[str, Any]],
+  columns: Mapping[str, np.ndarray],
   events: Sequence[np.ndarray],
   lengths: Sequence[int],
   *,
@@ -23,57 +27,58 @@ def make_batch(
   """One batch; its histories are read from the events of all users.
 
   Args:
-    records: At least one; 'user', 'item', 'title', 'label', 'starts', 'stops'
-      int64 [N], and where there are any 'ids' [F] and 'numeric' [D].
-    events: N arrays of behaviours int32, a memory map each; a record's history
-      n is events[n][starts[n]:stops[n]], oldest first.
+    columns: At least one row: 'user', 'item', 'title', 'label' [b], 'starts',
+      'stops' [b, N], and where there are any 'ids' [b, F], 'numeric' [b, D],
+      'is_new_user', 'is_new_item' [b].
+    events: N arrays of behaviours int32, a memory map each; a row's history n
+      is events[n][starts[n]:stops[n]], oldest first.
     lengths: Behaviours to take of each sequence, the newest; M is the largest.
-    size: Examples to fill up to, by the first record again with weight 0.
+    size: Rows to fill up to, by the first one again with weight 0.
 
   Returns:
     'behaviors' int32 [B, N, M], 0 behind the last one; 'title', 'user', 'item'
-    int32 [B]; 'ids' int32 [B, F]; 'numeric', 'label', 'weight' float32.
+    int32 [B]; 'ids' int32 [B, F]; 'numeric', 'label', 'weight' and the marks
+    of what is new, float32.
 
   Raises:
-    ValueError: More records than `size`, a history that is not in its events,
+    ValueError: No row or more than `size`, a history that is not in its events,
       or another number of sequences.
   """
-  size = len(records) if size is None else size
-  if not 0 < len(records) <= size:
+  num_rows = len(columns['label'])
+  size = num_rows if size is None else size
+  if not 0 < num_rows <= size:
     raise ValueError(
-      f'make_batch: {len(records)} records for a batch of {size}; give from 1'
-      f' to {size}.'
+      f'make_batch: {num_rows} rows for a batch of {size}; give from 1 to'
+      f' {size}.'
     )
-  weight = np.zeros(size, np.float32)
-  weight[: len(records)] = 1
-  records = [*records, *[records[0]] * (size - len(records))]
-
-  def column(name: str, dtype: Any) -> np.ndarray:
-    return np.array([record[name] for record in records], dtype)
-
-  starts, stops = column('starts', np.int64), column('stops', np.int64)
-  if not starts.shape == stops.shape == (size, len(events)) or len(
-    lengths
-  ) != len(events):
+  shape = (num_rows, len(events))
+  starts, stops = (np.asarray(columns[name]) for name in ('starts', 'stops'))
+  if not starts.shape == stops.shape == shape or len(lengths) != len(events):
     raise ValueError(
-      f'make_batch: records have {starts.shape[-1]} sequences, there are events'
-      f' of {len(events)} and lengths of {len(lengths)}; all must be equal.'
+      f'make_batch: starts are {list(starts.shape)} for {num_rows} rows, there'
+      f' are events of {len(events)} sequences and {len(lengths)} lengths; the'
+      ' three numbers of sequences must be equal.'
     )
-  batch = {
-    'behaviors': np.zeros((size, len(events), max(lengths)), np.int32),
-    'weight': weight,
+  found = {
+    'behaviors': np.zeros((*shape, max(lengths)), np.int32),
+    'weight': np.ones(num_rows, np.float32),
   }
   for n, (flat, length) in enumerate(zip(events, lengths, strict=True)):
-    batch['behaviors'][:, n, :length] = newest(
+    found['behaviors'][:, n, :length] = newest(
       flat, starts[:, n], stops[:, n], length
     )
-  for name in ('title', 'user', 'item'):
-    batch[name] = column(name, np.int32)
-  batch['label'] = column('label', np.float32)
-  for name, dtype in (('ids', np.int32), ('numeric', np.float32)):
-    if name in records[0] and len(records[0][name]):
-      batch[name] = column(name, dtype)
-  return batch
+  for name, dtype in _DTYPES.items():
+    # A feature of no columns is none.
+    if name in columns and np.size(columns[name]):
+      found[name] = np.asarray(columns[name], dtype)
+  if num_rows == size:
+    return found
+  filled = {
+    name: np.concatenate([x, np.repeat(x[:1], size - num_rows, axis=0)])
+    for name, x in found.items()
+  }
+  filled['weight'][num_rows:] = 0
+  return filled
 
 
 def newest(

@@ -27,8 +27,8 @@ def distinct_behaviors(
     fill: Stands at the end of a part with fewer.
 
   Returns:
-    (ids int32 [P * U], rising in each part, then filled up; the batch with 'behaviors' and 'title'
-    as indices from 0 to U - 1 into their part's U).
+    (ids int32 [P * U], rising in each part, then filled up; the batch with
+    'behaviors' and 'title' as indices from 0 to U - 1 into their part's U).
 
   Raises:
     ValueError: A part has more distinct behaviours, or B does not divide.

@@ -83,9 +83,8 @@ class SplitTable:
       row, owner = np.divmod(np.asarray(ids, np.int32), ex.num_owners)
       return owner * ex.rows_per_device + row
 
-    moved = dict(batch) | {
-      k: position(batch[k]) for k in ('behaviors', 'title')
-    }
+    names = ('behaviors', 'title')
+    moved = dict(batch) | {name: position(batch[name]) for name in names}
     positions, batch = distinct_behaviors(
       moved, num_parts, self.max_distinct, fill=ex.num_positions
     )

@@ -80,9 +80,9 @@ def records(num, seed=2):
 
 
 def batch(num=16, size=None, seed=2):
-  return batches.make_batch(
-    list(records(num, seed)), events(), LENGTHS, size=size
-  )
+  found = list(records(num, seed))
+  columns = {name: np.stack([r[name] for r in found]) for name in found[0]}
+  return batches.make_batch(columns, events(), LENGTHS, size=size)
 
 
 def vectors(dim=16):
