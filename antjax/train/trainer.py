@@ -27,11 +27,10 @@ from antjax.train.loop import Metrics
 from antjax.train.metrics import Metric
 from antjax.train.state import (
   Layout,
-  new_state,
+  place_new_state,
   PyTree,
   reset_rows,
   SparseTables,
-  state_shardings,
   TrainState,
 )
 from antjax.train.step import StepInput
@@ -166,7 +165,6 @@ class Trainer:
     key = jax.random.key(seed)
     # An Equinox module can be called too, but is a pytree.
     is_init = callable(params) and jax.tree_util.all_leaves([params])
-    # An argument: as a constant a large model would be part of the program.
     given = None if is_init else jax.tree.map(np.asarray, params)
     init_fn = params if is_init else lambda _: given
     shapes = jax.eval_shape(init_fn, key)
@@ -180,18 +178,9 @@ class Trainer:
       min_shard_size=self._min_shard_size,
     )
     self._step, self._elastic_step, self._predict = None, None, {}
-    layout = self._layout
-    make = jax.jit(
-      lambda key, given: new_state(
-        layout,
-        self.optimizer,
-        self.tables,
-        init_fn(key) if is_init else given,
-        key,
-      ),
-      out_shardings=state_shardings(layout, self.optimizer, self.tables),
-    )
-    return make(key, given)
+    make = init_fn if is_init else None
+    parts = self._layout, self.optimizer, self.tables
+    return place_new_state(*parts, key, make, given)
 
   @property
   def layout(self) -> Layout:
