@@ -149,3 +149,13 @@ def click_metrics() -> dict[str, Metric]:
     for name in SLICES
     for kind in _KINDS
   }
+
+
+def best_mode(name: str) -> str:
+  """'max' for metrics that order, 'min' for those that are losses."""
+  kind = name.removeprefix('validation_').rpartition('/')[2]
+  if kind not in _KINDS:
+    raise ValueError(
+      f'{name!r} is no metric of clicks; they are {", ".join(_KINDS)}.'
+    )
+  return 'max' if kind in ('auc', 'gauc') else 'min'

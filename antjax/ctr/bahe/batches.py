@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-# Shape suffixes: b = rows given, B = rows of the batch, N = sequences of a user,
+# Shape suffixes: b = rows given, B = rows of the batch, N = sequences,
 # M = places of a sequence, F = id features, D = numeric features.
 
 Batch = dict[str, np.ndarray]
