@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Prepares a log of textual behaviour for launch/train_bahe.py.
+r"""Prepares a log of textual behaviour for launch/train_bahe.py.
 
   python -m launch.prepare_behaviors --out=data/ml-1m-text
 
@@ -19,6 +19,7 @@ the data: MovieLens is for research use and may not be redistributed.
 import dataclasses
 import functools
 import json
+import pathlib
 import sys
 import tempfile
 from typing import Annotated, Any, Literal
@@ -28,10 +29,13 @@ import rich.table
 
 from antjax.input import (
   behavior_data,
+  behavior_examples,
   behavior_movielens,
   behavior_schema,
   behavior_table,
+  behavior_text,
   engine,
+  output_folder,
   table_files,
   table_raw,
 )
@@ -60,7 +64,9 @@ class Config:
     'Folder of a vocabulary of texts to append to, made if there is none; empty'
     ': the data get one of their own.',
   ] = ''
-  text: behavior_data.BehaviorConfig = behavior_data.BehaviorConfig()
+  normalizer: behavior_text.Normalizer = behavior_text.Normalizer()
+  splitter: behavior_text.Splitter = behavior_text.Splitter()
+  examples: behavior_examples.ExampleConfig = behavior_examples.ExampleConfig()
   format: Annotated[
     Literal['arrow', 'parquet'],
     'Format of the record files; arrow is read without copies.',
@@ -107,7 +113,11 @@ def main(config: Config) -> None:
     config.out,
     read,
     {**data, 'max_rejected_share': config.max_rejected_share},
-    config.text,
+    behavior_data.BehaviorConfig(
+      normalizer=config.normalizer,
+      splitter=config.splitter,
+      examples=config.examples,
+    ),
     vocabulary=config.vocabulary,
     engine=engine.Engine(
       name=config.engine,
@@ -126,7 +136,13 @@ def main(config: Config) -> None:
   for row in rows:
     table.add_row(*row)
   rich.print(table)
-  rich.print(description['counts'])
+  for name, count in description['counts'].items():
+    print(f'{name.replace("_", " "):28} {count:>15,}')
+  rejected = pathlib.Path(config.out) / output_folder.REJECTED
+  if rejected.exists():
+    print(f'What is set aside is listed in {rejected}.')
+  if 'acknowledgement' in description:
+    rich.print(f'Acknowledge: {description["acknowledgement"]}')
   if not made:
     print(f'{config.out} was complete already: nothing was done.')
 
@@ -149,15 +165,15 @@ def _movielens(
 def _table(config: Config) -> tuple[behavior_data.Reader, dict[str, Any]]:
   """Returns the reader, and what names the data."""
   schema = behavior_schema.load(config.schema)
-  if config.text.examples.split == 'time' and not schema.time:
+  if config.examples.split == 'time' and not schema.time:
     raise ValueError(
-      f'schema={config.schema} names no time: only --text.examples.split=last'
+      f'schema={config.schema} names no time: only --examples.split=last'
       ' is possible.'
     )
-  if config.text.examples.min_history and schema.histories == 'none':
+  if config.examples.min_history and schema.histories == 'none':
     raise ValueError(
       f'schema={config.schema} has histories: none, so that no example has'
-      f' min_history={config.text.examples.min_history} past events.'
+      f' min_history={config.examples.min_history} past events.'
     )
   read = functools.partial(
     behavior_table.read,

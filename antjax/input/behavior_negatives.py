@@ -116,6 +116,7 @@ def _write_attempts(
     [('row', pa.int64()), ('attempt', pa.int32()), ('place', pa.int64())]
   )
   attempt = np.arange(num, dtype=np.uint64)
+  offset = np.uint64((seed + 1) * int(_STEP) % 2**64)
   with pq.ParquetWriter(path, schema) as file:
     batches = prepare.stream(
       asked, folder, ['row', '_first', '_size'], batch_rows=65_536
@@ -123,7 +124,7 @@ def _write_attempts(
     for batch in batches:
       row = batch['row'].to_numpy(zero_copy_only=False)
       size = batch['_size'].to_numpy(zero_copy_only=False).astype(np.uint64)
-      bits = _mix(_mix(row.astype(np.uint64) + np.uint64(seed + 1) * _STEP))
+      bits = _mix(_mix(row.astype(np.uint64) + offset))
       bits = _mix(bits[:, None] + attempt[None] * _STEP)
       place = (bits % size[:, None]).astype(np.int64)
       place += batch['_first'].to_numpy(zero_copy_only=False)[:, None]
