@@ -22,7 +22,7 @@ import os
 import pathlib
 import socket
 import time
-from typing import Annotated, Literal, TYPE_CHECKING
+from typing import Annotated, Any, Literal, TYPE_CHECKING
 
 from absl import logging
 import jax
@@ -123,7 +123,7 @@ def build(config: Config, agent: 'Agent | None' = None) -> int:
   """
   vocabulary = _vocabulary(config.vocabulary)
   total = len(vocabulary)
-  identity = {
+  identity: dict[str, Any] = {
     'model': fingerprint.of_model(config.model),
     'tokenizer': fingerprint.of_tokenizer(config.model),
     'num_low': config.num_low,

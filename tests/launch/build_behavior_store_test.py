@@ -216,6 +216,7 @@ class _Process:
   def kill(self):
     self.process.kill()
     self.wait()
+    self.process.stdout.close()
 
 
 @pytest.fixture
