@@ -21,7 +21,8 @@ from typing import Annotated, Literal
 
 from antjax.ctr import evaluate, heads
 from antjax.ctr.bahe import model as model_lib
-from antjax.ctr.bahe import table, tuning
+from antjax.ctr.bahe import table as table_lib
+from antjax.ctr.bahe import tuning as tuning_lib
 from antjax.mesh.paro import PaRO
 from launch import bahe_model, bahe_report, bahe_users, common
 from launch.bahe_data import Clicks
@@ -68,7 +69,7 @@ class Config(common.JobConfig):
     ' head.',
   ] = 'late'
   tuning: Annotated[
-    tuning.Tuning, 'Of the layers above the cut: all, adapters, or nothing.'
+    tuning_lib.Tuning, 'Of the layers above the cut: all, adapters, or nothing.'
   ] = 'full'
   lora_rank: Annotated[int, 'Width of the adapters.'] = 8
   lora_alpha: Annotated[float, 'Their scale is alpha / rank.'] = 16.0
@@ -90,7 +91,7 @@ class Config(common.JobConfig):
     "What the layers' backward pass recomputes.",
   ] = 'none'
   table: Annotated[
-    table.Home,
+    table_lib.Home,
     'Home of the vectors of behaviours: every device, split over devices, or'
     ' the host. auto: the first with room.',
   ] = 'auto'
@@ -145,7 +146,7 @@ class Config(common.JobConfig):
   seed: Annotated[int, 'Of parameters and shuffles.'] = 0
   head: heads.HeadConfig = heads.HeadConfig()
   ids: model_lib.IdConfig = model_lib.IdConfig()
-  optimizer: tuning.OptimizerConfig = tuning.OptimizerConfig()
+  optimizer: tuning_lib.OptimizerConfig = tuning_lib.OptimizerConfig()
 
   def __post_init__(self) -> None:
     super().__post_init__()
@@ -183,7 +184,7 @@ class Config(common.JobConfig):
       )
 
   @property
-  def effective_tuning(self) -> tuning.Tuning:
+  def effective_tuning(self) -> tuning_lib.Tuning:
     """`tuning`, or none where the tower has no layers to train."""
     return 'none' if self.tower in ('frozen', 'none') else self.tuning
 
