@@ -40,12 +40,13 @@ def test_heads(kind):
     pooled = np.stack([np.asarray(keys)[0, :2].mean(axis=0), np.zeros(4)])
   x = np.concatenate([features[0], pooled], axis=1)
   deep = x
-  for layer in params['mlp']:
+  own = jax.tree.map(np.asarray, params)
+  for layer in own['mlp']:
     deep = np.maximum(deep @ layer['kernel'] + layer['bias'], 0)
   if kind == 'dcnv2':
     crossed = cross.cross(params['cross'], jnp.asarray(x))
     deep = np.concatenate([deep, crossed], axis=1)
-  expected = deep @ params['out']['kernel'] + params['out']['bias']
+  expected = deep @ own['out']['kernel'] + own['out']['bias']
   np.testing.assert_allclose(
     heads.logits(config, params, features, found),
     expected[:, 0],
