@@ -3,9 +3,8 @@
 r"""Trains a click model on long textual behaviour (BAHE), and its baselines.
 
   python -m launch.prepare_behaviors --out=data/ml-1m-text
-  python -m launch.fetch_model --name=minilm --out=models/minilm
-  python -m launch.build_behavior_store --data=data/ml-1m-text \
-    --model=models/minilm --num_low=3 --out=data/ml-1m-minilm-k3
+  python -m launch.fetch_model
+  python -m launch.build_behavior_store
   python -m launch.local_cluster --hosts=2 --devices_per_host=4 -- \
     launch/train_bahe.py --flagfile=launch/recipes/bahe_ml1m.flags
 
@@ -42,7 +41,7 @@ class Config(common.JobConfig):
     'data/ml-1m-text'
   )
   model: Annotated[str, 'Language model: Hugging Face folder or GGUF file.'] = (
-    'models/minilm'
+    'data/minilm'
   )
   store: Annotated[
     str, 'Store that launch/build_behavior_store.py wrote of it.'
