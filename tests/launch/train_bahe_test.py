@@ -158,10 +158,9 @@ def test_a_stopped_run_goes_on_to_the_same_parameters(folder, tmp_path):
       self.asked += 1
       return self.asked > 1
 
+  stopping = dataclasses.replace(job, should_stop=StopAfterTwo())
   with pytest.raises(KeyboardInterrupt):
-    train_bahe.train(
-      config, dataclasses.replace(job, should_stop=StopAfterTwo())
-    )
+    train_bahe.train(config, stopping)
   stopped_at = checkpoint.latest_step(tmp_path / 'parts' / 'checkpoints')
   assert 0 < stopped_at < 4
   train_bahe.train(config, job)

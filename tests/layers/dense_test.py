@@ -15,7 +15,7 @@ def random(*shape, seed=0):
 
 
 def numpy_tree(params):
-  return jax.tree.map(np.asarray, params)
+  return jax.tree.map(np.array, params)
 
 
 def relu_mlp(layers, x):
