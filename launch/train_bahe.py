@@ -132,6 +132,11 @@ class Config(common.JobConfig):
   evaluate_every: Annotated[
     int, 'Steps between validations; 0: at the end only.'
   ] = 0
+  eval_examples: Annotated[
+    int,
+    'Examples of validation and test that are scored, in evenly spread batches;'
+    ' 0: all.',
+  ] = 0
   patience: Annotated[
     int,
     'Stop after so many validations without a better one, and take the best;'
@@ -155,7 +160,7 @@ class Config(common.JobConfig):
       **dict.fromkeys(('batch_size', 'num_micro_batches', 'shard_size'), 1),
       **dict.fromkeys(('lora_rank', 'checkpoint_every', 'max_tokens'), 1),
       **dict.fromkeys(('num_steps', 'patience', 'evaluate_every'), 0),
-      **dict.fromkeys(('num_low', 'max_distinct'), 0),
+      **dict.fromkeys(('num_low', 'max_distinct', 'eval_examples'), 0),
     }
     for name, least in at_least.items():
       if getattr(self, name) < least:
