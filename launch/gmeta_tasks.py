@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data and loops of launch/train_gmeta.py: task records to trained models."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import itertools
@@ -148,7 +148,7 @@ class Tasks:
     """batch['ids'] of training batches, this process's share of them."""
     index, count = jax.process_index(), jax.process_count()
     batches = meta_io.iter_episode_batches(
-      self._train.read(0, len(self._train))[index::count],
+      records.every(self._train, index, count),
       self._episode_config(is_training=True),
     )
     for batch in itertools.islice(batches, num_batches):
@@ -171,9 +171,7 @@ class Tasks:
 
   def mean_label(self) -> float:
     """Mean label of the training rows."""
-    return evaluate.mean_label(
-      self._train.read(0, len(self._train)), self._label
-    )
+    return evaluate.mean_label(records.every(self._train, 0, 1), self._label)
 
   def _episode_config(self, *, is_training: bool) -> episodes.EpisodeConfig:
     config = self._config
@@ -223,10 +221,10 @@ class Tasks:
   ) -> Iterator[episodes.Batch]:
     """Batches of every P-th record, the same split each time."""
     index, count = jax.process_index(), jax.process_count()
-    mine = source.read(0, len(source))[index::count]
+    mine: Iterable[records.Record] = records.every(source, index, count)
     if source is not self._validation:
       # Their ratings were not trained on: they are no warm users.
-      mine = [r for r in mine if int(r['task']) not in self._held_out]
+      mine = (r for r in mine if int(r['task']) not in self._held_out)
     batches = meta_io.iter_episode_batches(
       mine, self._episode_config(is_training=False)
     )

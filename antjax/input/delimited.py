@@ -3,8 +3,8 @@
 """Strict reading of delimited text with DuckDB: nothing is lost unseen.
 
 DuckDB sets lines aside that do not have the right number of fields, are not of
-the encoding, or do not convert. It would round '2.5' to an integer, though, so
-integers are read as text here and checked.
+the encoding. It would round '2.5' to an integer and take 'nan' for a number,
+though, so numbers are read as text here and checked.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,16 +24,15 @@ import pyarrow as pa
 
 Kind = Literal['int32', 'int64', 'float32', 'float64', 'string']
 
-_DUCKDB_TYPES = {'float32': 'FLOAT', 'float64': 'DOUBLE'}  # Others: text.
 _INTEGER = r'^[+-]?[0-9]+$'
 _FLOAT = r'^[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?$'
 # No text of a field means NULL: an empty number is malformed.
 _NULL_TEXT = '\x1aNULL\x1a'
-# Tables that DuckDB makes in the connection, and ours for integers.
+# Tables that DuckDB makes in the connection, and ours for numbers.
 _REJECTS = 'rejected_lines'
 _SCANS = 'rejected_scans'
-_INTEGERS = 'rejected_integers'
-_INTEGERS_SCHEMA = pa.schema(
+_NUMBERS = 'rejected_numbers'
+_NUMBERS_SCHEMA = pa.schema(
   [
     ('file', pa.string()),
     ('line', pa.int64()),
@@ -94,16 +93,11 @@ def read_delimited(
   if header is not None:
     _check_header(path, header, delimiter, encoding)
   empty = empty or {}
-  checked = {  # Read as text and checked here.
-    n: k for n, k in columns.items() if k.startswith('int') or n in empty
-  }
+  numbers = {n: k for n, k in columns.items() if k != 'string'}
   lines = con.read_csv(
     path,
     delim=delimiter,
-    columns={
-      n: 'VARCHAR' if n in checked else _DUCKDB_TYPES.get(k, 'VARCHAR')
-      for n, k in columns.items()
-    },
+    columns=dict.fromkeys(columns, 'VARCHAR'),
     header=header is not None,
     auto_detect=False,
     quote=quote,
@@ -117,7 +111,7 @@ def read_delimited(
   number = next(_counter)
   # Read whole and once: a count alone would not look into the columns.
   texts = con.create_table(f'texts_{number}', lines)
-  good = _all_numbers(texts, checked, empty)
+  good = _all_numbers(texts, numbers, empty)
   if bad := _count(texts.filter(~good)):
     found = list(
       _bad_numbers(path, columns, empty, delimiter, encoding, quote, header)
@@ -132,7 +126,7 @@ def read_delimited(
     f'delimited_{number}',
     texts.filter(good).mutate(
       **{
-        n: _or_empty(texts[n], empty.get(n)).cast(k) for n, k in checked.items()
+        n: _or_empty(texts[n], empty.get(n)).cast(k) for n, k in numbers.items()
       }
     ),
   )
@@ -182,11 +176,11 @@ def _pattern(kind: Kind) -> str:
 
 
 def _all_numbers(
-  texts: ir.Table, checked: Mapping[str, Kind], empty: Mapping[str, float]
+  texts: ir.Table, numbers: Mapping[str, Kind], empty: Mapping[str, float]
 ) -> ir.BooleanValue:
-  """Whether all checked columns of a row hold a number that fits."""
+  """Whether all columns of numbers of a row hold one that fits."""
   checks = []
-  for name, kind in checked.items():
+  for name, kind in numbers.items():
     text = _or_empty(texts[name], empty.get(name))
     value = text.try_cast(kind)
     checks.append(text.re_search(_pattern(kind)) & value.notnull())
@@ -204,34 +198,27 @@ def _bad_numbers(
   quote: str,
   header: Sequence[str] | None,
 ) -> Iterator[dict[str, str | int]]:
-  """Finds the lines whose only fault is a checked column, with their number.
+  """Finds the lines whose only fault is a number, with their place.
 
   DuckDB does not say which line a row came from. Slow, but such lines are rare.
   """
   for line, text, fields in _split_lines(path, delimiter, encoding, quote):
     if (line == 1 and header is not None) or len(fields) != len(columns):
       continue
-    faults = []
     for (name, kind), value in zip(columns.items(), fields):
-      if kind.startswith('int') or name in empty:
-        if name in empty and not value:
-          continue
-        if not (
-          re.match(_pattern(kind), value, re.ASCII) and _fits(kind, value)
-        ):
-          faults.append((name, kind, value))
-      elif kind != 'string' and not _is_float(value):
-        break  # DuckDB has set this line aside.
-    else:
-      for name, kind, value in faults[:1]:
-        yield {
-          'file': path,
-          'line': line,
-          'column': name,
-          'reason': 'cast',
-          'message': f'Could not convert "{value}" in "{name}" to {kind}',
-          'text': text,
-        }
+      if kind == 'string' or (name in empty and not value):
+        continue
+      if re.match(_pattern(kind), value, re.ASCII) and _fits(kind, value):
+        continue
+      yield {
+        'file': path,
+        'line': line,
+        'column': name,
+        'reason': 'cast',
+        'message': f'Could not convert "{value}" in "{name}" to {kind}',
+        'text': text,
+      }
+      break
 
 
 def _fits(kind: Kind, number: str) -> bool:
@@ -267,25 +254,17 @@ def _has_bad_bytes(text: str) -> bool:
   return any('\ud800' <= c <= '\udfff' for c in text)
 
 
-def _is_float(text: str) -> bool:
-  try:
-    float(text)
-  except ValueError:
-    return False
-  return True
-
-
 def _add_rejected(
   con: ibis.BaseBackend, found: Sequence[Mapping[str, str | int]]
 ) -> None:
   """Adds lines to those that DuckDB set aside."""
   lines = ibis.memtable(
-    pa.Table.from_pylist(list(found), schema=_INTEGERS_SCHEMA)
+    pa.Table.from_pylist(list(found), schema=_NUMBERS_SCHEMA)
   )
-  if _exists(con, _INTEGERS):
-    con.insert(_INTEGERS, lines)
+  if _exists(con, _NUMBERS):
+    con.insert(_NUMBERS, lines)
   else:
-    con.create_table(_INTEGERS, lines)
+    con.create_table(_NUMBERS, lines)
 
 
 def _rejected(con: ibis.BaseBackend) -> ir.Table:
@@ -308,8 +287,8 @@ def _rejected(con: ibis.BaseBackend) -> ir.Table:
     message=lines.error_message,
     text=lines.csv_line,
   )
-  if _exists(con, _INTEGERS):
-    lines = lines.union(con.table(_INTEGERS))
+  if _exists(con, _NUMBERS):
+    lines = lines.union(con.table(_NUMBERS))
   return lines
 
 

@@ -225,15 +225,36 @@ def write_records(
     Number of records.
   """
   path = pathlib.Path(path)
-  with tempfile.TemporaryDirectory(dir=path.parent, prefix='.write-') as folder:
-    # By way of a file: every ibis backend writes one out of core.
-    whole = os.path.join(folder, 'table.parquet')
-    table.to_parquet(whole)
-    with pq.ParquetFile(whole) as file:
 
-      def batches() -> Iterator[pa.RecordBatch]:
-        for batch in file.iter_batches(1024):
-          on_batch(batch)
-          yield batch
+  def batches() -> Iterator[pa.RecordBatch]:
+    for batch in stream(table, path.parent, list(schema)):
+      on_batch(batch)
+      yield batch
 
-      return record_writer.write(path, batches(), schema)
+  return record_writer.write(path, batches(), schema)
+
+
+def stream(
+  table: ir.Table,
+  folder: str | os.PathLike[str],
+  columns: Sequence[str],
+  *,
+  batch_rows: int = 1024,
+) -> Iterator[pa.RecordBatch]:
+  """Computes a table and gives it piece by piece, in its order.
+
+  Args:
+    table: Table, ordered as its rows shall come.
+    folder: Existing folder with room for the table, which goes by way of a
+      file there: every ibis backend writes one out of core.
+    columns: Columns to give.
+    batch_rows: Most rows of a batch.
+  """
+  with tempfile.TemporaryDirectory(dir=folder, prefix='.write-') as temporary:
+    whole = pathlib.Path(temporary) / 'table.parquet'
+    table.to_parquet(str(whole))
+    # Spark writes a folder with parts, in the order of their names.
+    parts = sorted(whole.glob('*.parquet')) if whole.is_dir() else [whole]
+    for part in parts:
+      with pq.ParquetFile(part) as file:
+        yield from file.iter_batches(batch_rows, columns=list(columns))

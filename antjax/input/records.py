@@ -10,7 +10,7 @@ formats give the same records. Neither jax nor grain is imported here.
 `arrow_file` what an Arrow file does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import json
 import os
 from typing import Any, Protocol
@@ -42,6 +42,15 @@ class RecordSource(Protocol):
 
   def read(self, start: int, stop: int) -> Sequence[Record]:
     """Returns the records start <= index < stop, in order."""
+
+
+def every(
+  source: RecordSource, index: int, count: int, *, block: int = 1024
+) -> Iterator[Record]:
+  """Yields records index, index + count, ... and holds one block at a time."""
+  for start in range(0, len(source), block):
+    rows = source.read(start, min(start + block, len(source)))
+    yield from rows[(index - start) % count :: count]
 
 
 class SourceRange:

@@ -8,8 +8,7 @@ same of tasks that are not trained on. Ids come from `train` alone; 0 stands for
 what it lacks.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-import contextlib
+from collections.abc import Callable, Mapping
 import dataclasses
 import hashlib
 import json
@@ -21,70 +20,26 @@ import tempfile
 from typing import Any, Literal
 
 from absl import logging
-import ibis
 from ibis.expr import types as ir
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from antjax.input import engine as engine_lib
 from antjax.input import (
   output_folder,
-  prepare,
   record_writer,
   records,
   table_raw,
   table_tasks,
   task_spans,
 )
+from antjax.input.engine import Engine as Engine
 from antjax.input.records import Field
 from antjax.input.table_schema import TableSchema
 from antjax.input.table_tasks import TableConfig
 
 _FORMAT_VERSION = 1
-# DuckDB needs some memory for each thread, and takes some for files that it
-# does not count: seen at 100MB a thread.
-_MB_A_THREAD, _UNCOUNTED_MB = 200, 100
-_IN_MB = {'K': 1e-3, 'M': 1.0, 'G': 1e3, 'T': 1e6}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Engine:
-  """What does the bulk work, and with how much.
-
-  Attributes:
-    name: 'duckdb', in this process, or 'spark'.
-    memory_limit: Such as '4GB', at least 200MB; beside it the program itself
-      takes about 300MB. '' means the engine's own choice.
-    threads: Of DuckDB or a local Spark; 0 means all cores, or as many as the
-      memory is enough for.
-    spark_master: Spark's master; '' means a local one, or that of the session
-      that is there already.
-  """
-
-  name: Literal['duckdb', 'spark'] = 'duckdb'
-  memory_limit: str = ''
-  threads: int = 0
-  spark_master: str = ''
-
-  def duckdb_options(self) -> dict[str, Any]:
-    """Returns the options of `prepare.connect` that keep to the memory.
-
-    Raises:
-      ValueError: It is too little, or no size.
-    """
-    if self.name != 'duckdb' or not self.memory_limit:
-      return {'threads': self.threads}
-    found = re.fullmatch(r'([0-9.]+)\s*([KMGT])B', self.memory_limit.upper())
-    size_mb = float(found[1]) * _IN_MB[found[2]] if found else 0.0
-    if size_mb < _MB_A_THREAD:
-      raise ValueError(
-        f'memory_limit={self.memory_limit!r}: needed: a size such as 4GB, at'
-        f' least {_MB_A_THREAD}MB.'
-      )
-    enough_for = int(size_mb // _MB_A_THREAD)
-    threads = min(self.threads or os.cpu_count() or 1, enough_for)
-    limit_mb = int(size_mb - threads * _UNCOUNTED_MB)
-    return {'threads': threads, 'memory_limit': f'{limit_mb}MB'}
 
 
 def prepare_table(
@@ -177,7 +132,7 @@ def _make(
   """Writes all files; returns the description."""
   for name in ('raw', 'steps', 'spill'):
     (work / name).mkdir()
-  with _duckdb(work, engine) as con:
+  with engine_lib.duckdb(work, engine) as con:
     num_rows, num_rejected = table_raw.write_rows(
       con,
       files,
@@ -187,7 +142,7 @@ def _make(
       rejected_path=work / output_folder.REJECTED,
       progress=progress,
     )
-  with _backend(work, engine) as con:
+  with engine_lib.backend(work, engine) as con:
     rows = con.read_parquet(str(work / 'raw' / '*.parquet'))
     sorted_rows = table_tasks.build(
       con, rows, schema, config, work / 'steps', progress
@@ -216,40 +171,6 @@ def _make(
     'features': features,
     **written,
   }
-
-
-@contextlib.contextmanager
-def _duckdb(work: pathlib.Path, engine: Engine) -> Iterator[ibis.BaseBackend]:
-  con = prepare.connect(
-    temp_directory=work / 'spill',
-    database=work / 'tables.duckdb',
-    **engine.duckdb_options(),
-  )
-  try:
-    yield con
-  finally:
-    con.disconnect()
-    (work / 'tables.duckdb').unlink()
-
-
-@contextlib.contextmanager
-def _backend(work: pathlib.Path, engine: Engine) -> Iterator[ibis.BaseBackend]:
-  if engine.name == 'duckdb':
-    with _duckdb(work, engine) as con:
-      # Rows have numbers by now; keeping their order takes memory.
-      con.raw_sql('SET preserve_insertion_order = false')
-      yield con
-    return
-  con = prepare.connect_spark(
-    threads=engine.threads,
-    memory_limit=engine.memory_limit,
-    temp_directory=work / 'spill',
-    master=engine.spark_master,
-  )
-  try:
-    yield con
-  finally:
-    con.disconnect()
 
 
 def _write(

@@ -14,6 +14,7 @@ import pathlib
 from absl import logging
 import ibis
 from ibis.expr import types as ir
+import pyarrow as pa
 from pyarrow import csv
 import pyarrow.parquet as pq
 
@@ -62,7 +63,7 @@ def find_files(source: str | os.PathLike[str]) -> list[pathlib.Path]:
 def first_line(path: pathlib.Path) -> str:
   """Returns the first line of a text file, without its end."""
   if path.suffix == '.parquet':
-    return ','.join(pq.read_schema(path).names)
+    return ','.join(_parquet_columns(path))
   with open(path, encoding='utf-8', errors='replace') as file:
     return file.readline().rstrip('\r\n').lstrip('\ufeff')
 
@@ -135,12 +136,10 @@ def write_rows(
 def _check_values(
   table: ir.Table, path: pathlib.Path, schema: TableSchema
 ) -> None:
-  """Refuses labels out of range, and numbers that are none."""
+  """Refuses labels out of range."""
   label = table[schema.label]
   is_click = schema.kind == 'click'
   is_bad = ~label.isin([0, 1]) if is_click else ~label.between(1, 5)
-  if str(label.type()).startswith('float'):
-    is_bad |= label.isnan()
   needed = '0 or 1, as kind is click' if is_click else '1 to 5 (kind: rating)'
   bad = table.filter(is_bad).select(schema.label).limit(1).to_pyarrow()
   for row in bad.to_pylist():
@@ -148,17 +147,6 @@ def _check_values(
       f'{path}: the label {schema.label!r} is {row[schema.label]}; needed is'
       f' {needed}.'
     )
-  for name in schema.numeric:
-    value = table[name]
-    if not value.type().is_floating():
-      continue
-    num_bad = (value.isnan() | value.isinf()).sum().to_pyarrow().as_py()
-    if num_bad:
-      raise ValueError(
-        f'{path}: {num_bad} values of {name!r} are nan or infinite. Correct'
-        ' them, or say what an empty field of the column stands for (empty: in'
-        ' the schema): such rows are then set aside.'
-      )
 
 
 def _value(column: ir.Column, schema: TableSchema, name: str) -> ir.Column:
@@ -178,6 +166,13 @@ def _value(column: ir.Column, schema: TableSchema, name: str) -> ir.Column:
   return value
 
 
+def _parquet_columns(path: pathlib.Path) -> list[str]:
+  try:
+    return list(pq.read_schema(path).names)
+  except pa.ArrowInvalid as error:
+    raise ValueError(f'{path} is no Parquet file ({error}).') from error
+
+
 def _parquet(
   con: ibis.BaseBackend,
   path: pathlib.Path,
@@ -186,12 +181,12 @@ def _parquet(
   rejected_path: pathlib.Path,
 ) -> tuple[ir.Table, int]:
   """Returns the rows without empty or unreadable values, and their number."""
-  table = con.read_parquet(str(path))
-  if missing := [name for name in schema.used if name not in table.columns]:
+  columns = _parquet_columns(path)
+  if missing := [name for name in schema.used if name not in columns]:
     raise ValueError(
-      f'{path} has no column {", ".join(missing)}; it has'
-      f' {", ".join(table.columns)}.'
+      f'{path} has no column {", ".join(missing)}; it has {", ".join(columns)}.'
     )
+  table = con.read_parquet(str(path))
   texts = table.select(schema.used).mutate(line=ibis.row_number() + 1)
   values = {name: _value(texts[name], schema, name) for name in schema.used}
   cast = texts.mutate(**{f'_{name}': value for name, value in values.items()})

@@ -3,6 +3,7 @@
 """From an iterator on the host to a step's global arrays, and back."""
 
 from collections.abc import Callable, Iterator, Sequence
+import dataclasses
 import json
 from typing import Any, TYPE_CHECKING
 
@@ -31,6 +32,7 @@ class BatchPlacer:
     tables: SparseTables | None,
     num_micro_batches: int,
     keys: 'Keys | None' = None,
+    constants: PyTree = None,
   ):
     self._mesh = mesh
     self._paro = paro
@@ -38,6 +40,7 @@ class BatchPlacer:
     self._num_micro_batches = num_micro_batches
     self._num_local = len(mesh.local_devices)
     self._keys = keys
+    self._constants = constants
     # Rows that the last batch placed wants new, by table.
     self.reset: dict[str, np.ndarray] = {}
     self._is_elastic = False  # Until counts are given; then for good.
@@ -87,7 +90,9 @@ class BatchPlacer:
       batch = batch | {'ids': ids}
     once = np.zeros((self._num_local,), np.float32)
     once[0] = num_examples
-    return self._to_devices(
+    if self._constants is not None:
+      check_for_constants(batch)
+    inputs = self._to_devices(
       StepInput(
         batch=batch,
         routing=routing,
@@ -97,6 +102,7 @@ class BatchPlacer:
         num_examples=once,
       )
     )
+    return dataclasses.replace(inputs, constants=self._constants)
 
   def _local_counts(self, counts: Sequence[int] | None) -> np.ndarray | None:
     """Micro-batches of each local device, or None for all of them."""
@@ -159,6 +165,15 @@ def check_has_ids(batch: PyTree) -> None:
   if not isinstance(batch, dict) or 'ids' not in batch:
     raise ValueError(
       "Trainer(tables=...): the batch must be a dict with ids under 'ids'."
+    )
+
+
+def check_for_constants(batch: PyTree) -> None:
+  """Raises ValueError unless constants can stand beside a batch's arrays."""
+  if not isinstance(batch, dict) or 'constants' in batch:
+    raise ValueError(
+      "Trainer(constants=...): the batch must be a dict without 'constants',"
+      ' which is where loss_fn finds them.'
     )
 
 

@@ -46,7 +46,10 @@ class ElasticStep:
   """
 
   def __init__(
-    self, spec: StepSpec, parts: Sequence[Sequence[int]] | None = None
+    self,
+    spec: StepSpec,
+    parts: Sequence[Sequence[int]] | None = None,
+    constants: PyTree = None,
   ):
     """Compiles nothing yet.
 
@@ -54,6 +57,7 @@ class ElasticStep:
       spec: Of the step.
       parts: Groups of each part that does its own number of micro-batches in
         this process; by default one part, of all groups of the process.
+      constants: The Trainer's.
 
     Raises:
       NotElasticError: Another code.
@@ -70,6 +74,8 @@ class ElasticStep:
       MicroSteps(spec, groups)
       for groups in ([local_groups(layout.mesh)] if parts is None else parts)
     ]
+    for part in self.parts:
+      part.hold(constants)
     self.local = self.parts[0]
     self._spec = spec
     self._batch = NamedSharding(layout.mesh, _BATCH)

@@ -50,6 +50,7 @@ class StepSpec:
     loss_scale: Constant factor of the loss that is differentiated, times the
       optimizer's own where it has one.
     regather: Whether stacked layers are gathered again in the backward pass.
+    constants: PartitionSpecs of the Trainer's constants, or None.
   """
 
   layout: Layout
@@ -60,11 +61,17 @@ class StepSpec:
   how: Collectives = XLA
   loss_scale: float = 1.0
   regather: bool = True
+  constants: PyTree = None
 
   def factor(self, opt_state: PyTree) -> jax.Array:
     """What the loss is multiplied by before it is differentiated."""
     scaled = isinstance(opt_state, LossScaleState)
     return jnp.float32(self.loss_scale) * (opt_state.scale if scaled else 1)
+
+  def reading(self, constants: PyTree) -> 'StepSpec':
+    """With a loss that finds these constants in its batch; in `shard_map`."""
+    loss_fn = reading_constants(self.loss_fn, constants)
+    return dataclasses.replace(self, loss_fn=loss_fn)
 
 
 def empty_carry(spec: StepSpec, rows: PyTree) -> Carry:
@@ -223,6 +230,20 @@ def key_of(rng: jax.Array, step: jax.Array, index: Any) -> jax.Array:
   """The key of a step's `index`-th micro-batch, counted over all devices."""
   key = jax.random.fold_in(jax.random.wrap_key_data(rng), step)
   return jax.random.fold_in(key, index)
+
+
+def reading_constants(
+  fn: Callable[..., Any], constants: PyTree
+) -> Callable[..., Any]:
+  """A loss_fn or predict_fn that finds `constants` in its batch."""
+  if constants is None:
+    return fn
+
+  def reading(*args: Any) -> Any:
+    *front, batch, rng = args
+    return fn(*front, batch | {'constants': constants}, rng)
+
+  return reading
 
 
 def losses_and_weights(result: Any) -> tuple[jax.Array, jax.Array]:

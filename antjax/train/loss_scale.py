@@ -10,7 +10,8 @@ is finite is decided over all devices: under every PaRO code the same steps are
 left out.
 """
 
-from typing import Any, NamedTuple
+import math
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,26 @@ def with_loss_scale(
     return updates, state._replace(inner=inner)
 
   return optax.GradientTransformation(init, update)
+
+
+def choose(
+  loss_scale: float | Literal['dynamic'] | None,
+  optimizer: optax.GradientTransformation,
+) -> tuple[optax.GradientTransformation, float]:
+  """(optimizer, constant factor of the loss) for `Trainer(loss_scale=...)`.
+
+  Raises:
+    ValueError: A factor that is not positive.
+  """
+  if loss_scale == 'dynamic':
+    return with_loss_scale(optimizer), 1.0
+  if loss_scale is None:
+    return optimizer, 1.0
+  if not 0 < loss_scale < math.inf:
+    raise ValueError(
+      f"Trainer(loss_scale={loss_scale}) must be positive, or 'dynamic'."
+    )
+  return optimizer, float(loss_scale)
 
 
 def adjust(state: LossScaleState, is_finite: jax.Array) -> LossScaleState:

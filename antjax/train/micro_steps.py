@@ -9,6 +9,7 @@ mesh to this one by their single-device pieces, without copies.
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 from typing import Any
 
 from absl import logging
@@ -79,6 +80,7 @@ class MicroSteps:
     index = index.reshape(layout.mesh.devices.shape)[list(groups)]
     self._device = jax.device_put(index.ravel(), self._batch)
     self._numbers: list[jax.Array] = []  # 0, 1, ... on the devices.
+    self._constants: PyTree = None
     self._add = self._compile_add()
     self._reset = jax.jit(
       lambda carry: jax.tree.map(jnp.zeros_like, carry),
@@ -119,6 +121,13 @@ class MicroSteps:
       self._carry = self._empty(local_rows)
     else:
       self._carry = self._reset(self._carry)
+
+  def hold(self, constants: PyTree) -> None:
+    """Takes the Trainer's constants, once."""
+    self._constants = jax.tree.map(
+      lambda x: self.local(x, NamedSharding(self.mesh, x.sharding.spec)),
+      constants,
+    )
 
   def place(self, batch: PyTree) -> PyTree:
     """Puts a micro-batch on the devices, for `add`."""
@@ -179,7 +188,12 @@ class MicroSteps:
       number = np.int32(len(self._numbers))
       self._numbers.append(jax.device_put(number, self._whole))
     self._carry, done = self._add(
-      self._carry, self._view, self._device, micro, self._numbers[i]
+      self._carry,
+      self._view,
+      self._device,
+      micro,
+      self._numbers[i],
+      self._constants,
     )
     self.num_micro_batches += 1
     return done
@@ -200,11 +214,11 @@ class MicroSteps:
       shape = (rows, *shape[1:])
     return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
 
-  def _loss_fn(self, *args: Any) -> tuple[jax.Array, jax.Array]:
+  def _loss_fn(self, spec: StepSpec, *args: Any) -> tuple[jax.Array, jax.Array]:
     """The user's loss, with weight 0 for what `fill` added."""
     *front, (batch, is_row), rng = args
     losses, weights = gradient.losses_and_weights(
-      self._spec.loss_fn(*front, batch, rng)
+      spec.loss_fn(*front, batch, rng)
     )
     self._has_row_losses = losses.shape == is_row.shape
     if self._has_row_losses:
@@ -218,10 +232,11 @@ class MicroSteps:
     return losses, weights
 
   def _compile_add(self) -> Callable[..., tuple[PyTree, jax.Array]]:
-    spec = dataclasses.replace(self._spec, loss_fn=self._loss_fn)
+    spec = self._spec
     layout, most = spec.layout, spec.num_micro_batches
 
-    def add(carry, view, device, micro, i):
+    def add(carry, view, device, micro, i, constants):
+      loss_fn = functools.partial(self._loss_fn, spec.reading(constants))
       acc, row_acc, loss, weight = carry
       leaves, rows, step, rng, scale = view
       factor = jnp.float32(spec.loss_scale) * (1 if scale is None else scale)
@@ -230,7 +245,7 @@ class MicroSteps:
         i < most, device[0] * most + i, i * layout.mesh.size + device[0]
       )
       acc, row_acc, new_loss, new_weight = gradient.add_micro_batch(
-        spec,
+        dataclasses.replace(spec, loss_fn=loss_fn),
         ([a[0] for a in acc], row_acc, loss[0], weight[0]),
         leaves,
         rows,
@@ -246,7 +261,14 @@ class MicroSteps:
     mapped = jax.shard_map(
       add,
       mesh=self.mesh,
-      in_specs=(_BATCH, (pieces, _BATCH, P(), P(), P()), _BATCH, _BATCH, P()),
+      in_specs=(
+        _BATCH,
+        (pieces, _BATCH, P(), P(), P()),
+        _BATCH,
+        _BATCH,
+        P(),
+        spec.constants,
+      ),
       out_specs=(_BATCH, _BATCH),
       check_vma=spec.how.is_typed,
     )

@@ -14,22 +14,25 @@ from antjax.collectives import transition
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.mesh.paro import Level
 from antjax.train.batches import BatchPlacer, Feed, local_flat
-from antjax.train.gradient import device_key
+from antjax.train.gradient import device_key, reading_constants
 from antjax.train.leaves import open_leaves
 from antjax.train.metrics import merge_across_processes, Metric
 from antjax.train.state import Layout, PyTree, SparseTables, TrainState
-from antjax.train.step import StepInput
+from antjax.train.step import input_specs, StepInput
 
 _BATCH = P(BATCH_AXES)
 
 
 def make_predict(
-  layout: Layout, predict_fn: Callable[..., Any], tables: SparseTables | None
+  layout: Layout,
+  predict_fn: Callable[..., Any],
+  tables: SparseTables | None,
+  constants: PyTree = None,
 ) -> Callable[[TrainState, StepInput], tuple[PyTree, jax.Array]]:
   """Compiles lazily to `predict(state, step_input) -> (outputs, num_valid)`.
 
   Outputs keep the leading dim of the batch; `num_valid` counts devices that
-  still have data.
+  still have data. `constants` are PartitionSpecs of the Trainer's.
   """
   paro = layout.paro
 
@@ -39,7 +42,8 @@ def make_predict(
     args: tuple[PyTree, ...] = (params,)
     if tables is not None:
       args += (tables.fetch(table_state, inputs.routing)[0],)
-    outputs = predict_fn(*args, inputs.batch, device_key(rng, step, 1, 0))
+    fn = reading_constants(predict_fn, inputs.constants)
+    outputs = fn(*args, inputs.batch, device_key(rng, step, 1, 0))
     return outputs, lax.psum(jnp.sum(inputs.is_valid), (INTER, INTRA))
 
   mapped = jax.shard_map(
@@ -50,7 +54,7 @@ def make_predict(
       {} if tables is None else tables.partition_specs(),
       P(),
       P(),
-      _BATCH,
+      input_specs(constants),
     ),
     out_specs=(_BATCH, P()),
   )

@@ -109,7 +109,7 @@ class RowsAhead:
         P(),
         P(),
         P(),
-        _BATCH,
+        step_lib.input_specs(spec.constants),
         _BATCH,
         _BATCH,
       ),

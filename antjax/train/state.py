@@ -339,6 +339,34 @@ def new_state(
   )
 
 
+def place_new_state(
+  layout: Layout,
+  optimizer: optax.GradientTransformation,
+  tables: SparseTables | None,
+  key: jax.Array,
+  init_fn: Callable[[jax.Array], PyTree] | None,
+  params: PyTree = None,
+) -> TrainState:
+  """A new state, each leaf born at its own level.
+
+  Args:
+    layout: Of the state.
+    optimizer: See `Trainer`.
+    tables: See `Trainer`.
+    key: Random key.
+    init_fn: Key -> parameters; None: take `params`.
+    params: numpy arrays. They are an argument of the program: as constants a
+      large model would be part of its text.
+  """
+
+  def make(key: jax.Array, given: PyTree) -> TrainState:
+    whole = given if init_fn is None else init_fn(key)
+    return new_state(layout, optimizer, tables, whole, key)
+
+  shardings = state_shardings(layout, optimizer, tables)
+  return jax.jit(make, out_shardings=shardings)(key, params)
+
+
 def reset_rows(
   tables: SparseTables, state: TrainState, ids: Mapping[str, np.ndarray]
 ) -> TrainState:

@@ -48,6 +48,7 @@ class StepInput:
     is_valid: float32 [num_devices], 0 where a process has run out of data.
     is_stopping: float32 [num_devices], 1 where a process wants to stop.
     num_examples: float32 [num_devices], for throughput only.
+    constants: The Trainer's, as they are; None: there are none.
   """
 
   batch: PyTree
@@ -56,6 +57,16 @@ class StepInput:
   is_valid: Array
   is_stopping: Array
   num_examples: Array
+  constants: PyTree = None
+
+
+def input_specs(constants: PyTree) -> StepInput:
+  """PartitionSpecs of a step's inputs, for `shard_map`.
+
+  Args:
+    constants: PartitionSpecs of the Trainer's constants.
+  """
+  return StepInput(*[_BATCH] * 6, constants)
 
 
 def make_step(spec: StepSpec) -> Step:
@@ -77,7 +88,7 @@ def make_step(spec: StepSpec) -> Step:
       P(),
       P(),
       P(),
-      _BATCH,
+      input_specs(spec.constants),
     ),
     out_specs=(
       layout.level_specs(layout.paro.opt_state, trained=True),
@@ -242,6 +253,7 @@ def accumulate(
   Returns:
     (grads at the optimizer's level, new tables, sums replicated).
   """
+  spec = spec.reading(inputs.constants)
   num_micro_batches = spec.num_micro_batches
   batch = _split(inputs.batch, num_micro_batches)
   rows: PyTree = {}

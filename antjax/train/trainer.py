@@ -3,11 +3,11 @@
 """Trainer: init, step, fit and evaluate for any loss on any pytree."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-import math
 from typing import Any, Literal
 
 import jax
 from jax.sharding import Mesh
+import numpy as np
 import optax
 
 from antjax.collectives.choose import Collectives, for_mesh
@@ -27,11 +27,10 @@ from antjax.train.loop import Metrics
 from antjax.train.metrics import Metric
 from antjax.train.state import (
   Layout,
-  new_state,
+  place_new_state,
   PyTree,
   reset_rows,
   SparseTables,
-  state_shardings,
   TrainState,
 )
 from antjax.train.step import StepInput
@@ -63,6 +62,7 @@ class Trainer:
     min_shard_size: int = 1024,
     row_staleness: Literal[0, 1] = 0,
     vocabularies: Mapping[str, Vocabulary] | None = None,
+    constants: PyTree = None,
   ):
     """Describes a training job; nothing is compiled or allocated yet.
 
@@ -100,6 +100,9 @@ class Trainer:
         (integers or texts) instead of ids. A step admits the keys of all
         processes and makes rows new that have changed hands; checkpoints hold
         the vocabularies. They change: read them at `Trainer.vocabularies`.
+      constants: Arrays on `mesh` that no step changes, a large table say:
+        `loss_fn` and `predict_fn` find each device's pieces in
+        batch['constants']. They are neither in the state nor in checkpoints.
 
     Raises:
       ValueError: A mesh of other axes, or an invalid code or count.
@@ -124,16 +127,9 @@ class Trainer:
       collectives = for_mesh(collectives, mesh)
     self.collectives = collectives
     self.tables = tables
-    self._loss_scale = 1.0
-    if loss_scale == 'dynamic':
-      optimizer = loss_scale_lib.with_loss_scale(optimizer)
-    elif loss_scale is not None:
-      if not 0 < loss_scale < math.inf:
-        raise ValueError(
-          f"Trainer(loss_scale={loss_scale}) must be positive, or 'dynamic'."
-        )
-      self._loss_scale = float(loss_scale)
-    self.optimizer = optimizer
+    self._constants = constants
+    chosen = loss_scale_lib.choose(loss_scale, optimizer)
+    self.optimizer, self._loss_scale = chosen
     self.num_micro_batches = num_micro_batches
     self.row_staleness = row_staleness
     if remat_policy:
@@ -153,7 +149,7 @@ class Trainer:
     if vocabularies and tables is not None:
       self.keys = Keys(vocabularies, tables)
     self.placer = BatchPlacer(
-      mesh, self.paro, tables, num_micro_batches, self.keys
+      mesh, self.paro, tables, num_micro_batches, self.keys, constants
     )
 
   # State.
@@ -169,7 +165,8 @@ class Trainer:
     key = jax.random.key(seed)
     # An Equinox module can be called too, but is a pytree.
     is_init = callable(params) and jax.tree_util.all_leaves([params])
-    init_fn = params if is_init else lambda _: params
+    given = None if is_init else jax.tree.map(np.asarray, params)
+    init_fn = params if is_init else lambda _: given
     shapes = jax.eval_shape(init_fn, key)
     self._layout = Layout.of(
       shapes,
@@ -181,14 +178,9 @@ class Trainer:
       min_shard_size=self._min_shard_size,
     )
     self._step, self._elastic_step, self._predict = None, None, {}
-    layout = self._layout
-    make = jax.jit(
-      lambda key: new_state(
-        layout, self.optimizer, self.tables, init_fn(key), key
-      ),
-      out_shardings=state_shardings(layout, self.optimizer, self.tables),
-    )
-    return make(key)
+    make = init_fn if is_init else None
+    parts = self._layout, self.optimizer, self.tables
+    return place_new_state(*parts, key, make, given)
 
   @property
   def layout(self) -> Layout:
@@ -267,12 +259,17 @@ class Trainer:
       how=self.collectives,
       loss_scale=self._loss_scale,
       regather=self._regather,
+      constants=self._constant_specs(),
     )
+
+  def _constant_specs(self) -> PyTree:
+    return jax.tree.map(lambda x: x.sharding.spec, self._constants)
 
   def elastic_step(self) -> ElasticStep:
     """The step in its host-loop form; `fit(elastic=...)` runs it."""
     if self._elastic_step is None:
-      self._elastic_step = ElasticStep(self.step_spec())
+      spec = self.step_spec()
+      self._elastic_step = ElasticStep(spec, constants=self._constants)
     return self._elastic_step
 
   def step_inputs(
@@ -392,7 +389,7 @@ class Trainer:
     """
     if predict_fn not in self._predict:
       self._predict[predict_fn] = predict_lib.make_predict(
-        self.layout, predict_fn, self.tables
+        self.layout, predict_fn, self.tables, self._constant_specs()
       )
     return predict_lib.evaluate(
       self._predict[predict_fn], self.placer, state, batches, metrics

@@ -60,9 +60,9 @@ def test_long_delimiter_and_latin_1(read):
   [
     (b'2\tb', 'missing columns', 'Found: 2'),
     (b'2\tb\t3\t4', 'too many columns', 'Found: 4'),
-    (b'2\tb\tx', 'cast', 'Could not convert string "x"'),
+    (b'2\tb\tx', 'cast', 'Could not convert "x"'),
     (b'\tb\t3', 'cast', 'Could not convert "" in "user"'),
-    (b'2\tb\t', 'cast', 'Could not convert string ""'),
+    (b'2\tb\t', 'cast', 'Could not convert ""'),
     (b'2.5\tb\t3', 'cast', 'Could not convert "2.5" in "user" to int32'),
     (b'99999999999\tb\t3', 'cast', '99999999999'),
     (b'2\t\xff\xfe\t3', 'invalid encoding', 'not utf-8'),
@@ -124,7 +124,7 @@ def test_bad_integers_among_other_faults(con, read, tmp_path):
   lines = {e['line']: e['column'] for e in rejected(tmp_path)}
   assert lines == {
     '3': 'user',
-    '5': 'rating',
+    '5': 'user',
     '6': 'rating',
     '7': 'user',
     '9': 'item',

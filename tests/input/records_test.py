@@ -56,6 +56,14 @@ def _path(request, tmp_path):
   return path
 
 
+@pytest.mark.parametrize('block', (1, 3, 4, 100))
+def test_every_process_reads_its_share_block_by_block(path, block):
+  source = records.open_source(path, SCHEMA)
+  for index in range(3):
+    found = records.every(source, index, 3, block=block)
+    assert [r['task'] for r in found] == list(range(10))[index::3]
+
+
 def test_another_process_gets_a_source_of_the_same_file(path):
   source = pickle.loads(pickle.dumps(records.open_source(path, SCHEMA)))
   assert len(source) == 10

@@ -257,7 +257,7 @@ def test_all_files_of_parquet_are_listed_and_nothing_rounded(rows, tmp_path):
   ]
 
 
-def test_numbers_that_are_none_are_refused(tmp_path):
+def test_numbers_that_are_none_are_set_aside(tmp_path):
   schema = table_schema.make(
     {'user': 'string', 'price': 'float32', 'stars': 'float32'},
     label='stars',
@@ -265,15 +265,20 @@ def test_numbers_that_are_none_are_refused(tmp_path):
     kind='rating',
     name='ratings',
   )
-  for row, message in (
-    ('u,nan,3', "1 values of 'price' are nan"),
-    ('u,1,nan', "the label 'stars' is nan; needed is 1 to 5"),
-    ('u,1,9', "the label 'stars' is 9.0; needed is 1 to 5"),
-  ):
-    path = tmp_path / 'r.csv'
-    path.write_text('user,price,stars\nu,1,4\n' + row + '\n')
-    with pytest.raises(ValueError, match=message):
-      make(tmp_path / 'out', path, schema)
+  path = tmp_path / 'r.csv'
+  good = ['u,1,4', 'u,-.5,3.5', 'u,1e3,5']
+  bad = ['u,nan,3', 'u,1,nan', 'u,inf,3', 'u,1e99,3', 'u,,3', 'u,0x1,3']
+  path.write_text('\n'.join(['user,price,stars', *good, *bad, '']))
+  description = make(tmp_path / 'out', path, schema, max_rejected_share=0.9)
+  assert description['counts']['rows'] == 3
+  assert description['counts']['rejected_lines'] == 6
+  with open(tmp_path / 'out' / output_folder.REJECTED, newline='') as file:
+    found = [(r['line'], r['column']) for r in csv.DictReader(file)]
+  columns = ['price', 'stars', 'price', 'price', 'price', 'price']
+  assert found == [(str(i), c) for i, c in enumerate(columns, 5)]
+  path.write_text('user,price,stars\nu,1,4\nu,1,9\n')
+  with pytest.raises(ValueError, match="label 'stars' is 9.0; needed is 1 to"):
+    make(tmp_path / 'other', path, schema)
 
 
 def test_what_does_not_fit_the_schema_is_refused(rows, source, tmp_path):
@@ -293,6 +298,10 @@ def test_what_does_not_fit_the_schema_is_refused(rows, source, tmp_path):
     make(tmp_path / 'out', tmp_path / 'c.parquet')
   with pytest.raises(ValueError, match='holds both text and Parquet'):
     make(tmp_path / 'out', tmp_path)
+  (tmp_path / 'd.parquet').write_bytes(b'PAR1 and then nothing')
+  with pytest.raises(ValueError, match='d.parquet is no Parquet file'):
+    make(tmp_path / 'out', tmp_path / 'd.parquet')
+  (tmp_path / 'd.parquet').unlink()
   with pytest.raises(FileNotFoundError, match='none does not exist'):
     make(tmp_path / 'out', tmp_path / 'none')
   assert not (tmp_path / 'out').exists()

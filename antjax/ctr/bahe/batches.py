@@ -1,0 +1,111 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""From records of clicks and the events of all users to batches of arrays."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+# Shape suffixes: b = rows given, B = rows of the batch, N = sequences,
+# M = places of a sequence, F = id features, D = numeric features.
+
+Batch = dict[str, np.ndarray]
+_DTYPES = {
+  **dict.fromkeys(('title', 'user', 'item', 'ids'), np.int32),
+  **dict.fromkeys(('label', 'numeric'), np.float32),
+  **dict.fromkeys(('is_new_user', 'is_new_item'), np.float32),
+}
+
+
+def make_batch(
+  columns: Mapping[str, np.ndarray],
+  events: Sequence[np.ndarray],
+  lengths: Sequence[int],
+  *,
+  size: int | None = None,
+) -> Batch:
+  """One batch; its histories are read from the events of all users.
+
+  Args:
+    columns: At least one row: 'user', 'item', 'title', 'label' [b], 'starts',
+      'stops' [b, N], and where there are any 'ids' [b, F], 'numeric' [b, D],
+      'is_new_user', 'is_new_item' [b].
+    events: N arrays of behaviours int32, a memory map each; a row's history n
+      is events[n][starts[n]:stops[n]], oldest first.
+    lengths: Behaviours to take of each sequence, the newest; M is the largest.
+    size: Rows to fill up to, by the first one again with weight 0.
+
+  Returns:
+    'behaviors' int32 [B, N, M], 0 behind the last one; 'title', 'user', 'item'
+    int32 [B]; 'ids' int32 [B, F]; 'numeric', 'label', 'weight' and the marks
+    of what is new, float32.
+
+  Raises:
+    ValueError: No row or more than `size`, a history that is not in its events,
+      or another number of sequences.
+  """
+  num_rows = len(columns['label'])
+  size = num_rows if size is None else size
+  if not 0 < num_rows <= size:
+    raise ValueError(
+      f'make_batch: {num_rows} rows for a batch of {size}; give from 1 to'
+      f' {size}.'
+    )
+  shape = (num_rows, len(events))
+  starts, stops = (np.asarray(columns[name]) for name in ('starts', 'stops'))
+  if not starts.shape == stops.shape == shape or len(lengths) != len(events):
+    raise ValueError(
+      f'make_batch: starts are {list(starts.shape)} for {num_rows} rows, there'
+      f' are events of {len(events)} sequences and {len(lengths)} lengths; the'
+      ' three numbers of sequences must be equal.'
+    )
+  found = {
+    'behaviors': np.zeros((*shape, max(lengths)), np.int32),
+    'weight': np.ones(num_rows, np.float32),
+  }
+  for n, (flat, length) in enumerate(zip(events, lengths, strict=True)):
+    found['behaviors'][:, n, :length] = newest(
+      flat, starts[:, n], stops[:, n], length
+    )
+  for name, dtype in _DTYPES.items():
+    # A feature of no columns is none.
+    if name in columns and np.size(columns[name]):
+      found[name] = np.asarray(columns[name], dtype)
+  if num_rows == size:
+    return found
+  filled = {
+    name: np.concatenate([x, np.repeat(x[:1], size - num_rows, axis=0)])
+    for name, x in found.items()
+  }
+  filled['weight'][num_rows:] = 0
+  return filled
+
+
+def newest(
+  events: np.ndarray, starts: np.ndarray, stops: np.ndarray, length: int
+) -> np.ndarray:
+  """The newest `length` events of each span, int32 [B, length], 0 at the end.
+
+  Args:
+    events: int32 [all], or a memory map.
+    starts: int64 [B].
+    stops: int64 [B].
+    length: Events to take.
+
+  Raises:
+    ValueError: A span that is not in the events.
+  """
+  wrong = (starts < 0) | (stops < starts) | (stops > len(events))
+  if wrong.any():
+    i = int(np.argmax(wrong))
+    raise ValueError(
+      f'newest: a history from {starts[i]} to {stops[i]} of {len(events)}'
+      ' events; the records belong to other events, or are damaged.'
+    )
+  first = np.maximum(starts, stops - length)
+  places = first[:, None] + np.arange(length)
+  is_there = places < stops[:, None]
+  if not is_there.any():
+    return np.zeros(places.shape, np.int32)
+  found = events[np.where(is_there, places, 0)]
+  return np.where(is_there, found, 0).astype(np.int32)

@@ -1,0 +1,168 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The low half over texts: one vector a text, `E[a] = F_p(LLM_low(a))`.
+
+Atomic Behaviour Encoding of BAHE (Geng et al. 2024, section 3.2,
+https://arxiv.org/abs/2403.19347). F_p is the mean over a text's tokens, special
+ones included, in fp32. With num_low = 0 that is the mean of embeddings (with
+positions, types and their norm, where the model has such); with all layers it
+is the mean of the last layer's output, before the final norm of Llama or T5,
+which belongs to the high half.
+
+Texts are sorted by length, padded to the next of a few lengths, and go through
+in batches of about equal numbers of tokens: one compiled program a length.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
+
+from antjax.ctr.bahe import token_cache
+from antjax.lm import split
+from antjax.lm.config import Config
+
+PyTree = Any
+# Shape suffixes: B = texts, T = tokens of a text, D = embed_dim.
+
+# Texts are padded to these; each step wastes a third of its tokens at most.
+LENGTHS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+TOKENS_PER_BATCH = 8192
+
+
+class Encoder:
+  """Encodes texts on all devices of this process.
+
+  Attributes:
+    dim: Width of a vector.
+    max_tokens: Longest text.
+  """
+
+  def __init__(
+    self,
+    config: Config,
+    params: PyTree,
+    *,
+    num_low: int,
+    max_tokens: int,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+    devices: Sequence[jax.Device] | None = None,
+  ):
+    """Puts the low half on the devices; compiles nothing yet.
+
+    Args:
+      config: The whole model.
+      params: The whole model's parameters, in the dtype to compute in.
+      num_low: Layers below the cut.
+      max_tokens: Tokens of a text at most.
+      tokens_per_batch: Of each device, at least one text of `max_tokens`.
+      devices: To compute on; None: all of this process.
+
+    Raises:
+      ValueError: num_low is not in the model, or max_tokens is more than its
+        learned positions.
+    """
+    if config.positions == 'learned' and max_tokens > config.max_positions:
+      raise ValueError(
+        f'max_tokens={max_tokens}: the model has {config.max_positions} learned'
+        ' positions; give no more than that.'
+      )
+    low = split.LowEncoder(config, num_low)
+    devices = jax.local_devices() if devices is None else devices
+    mesh = jax.sharding.Mesh(np.asarray(devices), ('text',))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    self.dim, self.max_tokens = config.embed_dim, max_tokens
+    self._num_devices = len(devices)
+    self._tokens_per_batch = tokens_per_batch
+    self._params = jax.device_put(low.params_of(params), everywhere)
+    self._by_text = NamedSharding(mesh, PartitionSpec('text'))
+
+    def encode(params, tokens_BT, lengths_B):
+      places_T = jnp.arange(tokens_BT.shape[1])
+      mask_BT = (places_T[None] < lengths_B[:, None]).astype(jnp.int32)
+      return pool(low(params, tokens_BT, mask_BT), mask_BT)
+
+    self._encode = jax.jit(encode, out_shardings=self._by_text)
+
+  def __call__(
+    self,
+    tokens: np.ndarray,
+    offsets: np.ndarray,
+    on_texts: Callable[[int], None] = lambda num_texts: None,
+  ) -> np.ndarray:
+    """Encodes texts.
+
+    Args:
+      tokens: int32 [all].
+      offsets: int64 [n + 1]: text i is tokens[offsets[i]:offsets[i + 1]]. One
+        without tokens becomes zeros.
+      on_texts: Called after each batch with the number of texts so far.
+
+    Returns:
+      float32 [n, D].
+
+    Raises:
+      ValueError: A text is longer than `max_tokens`.
+    """
+    lengths = np.diff(offsets)
+    if len(lengths) and lengths.max() > self.max_tokens:
+      raise ValueError(
+        f'Encoder: text {int(lengths.argmax())} has {lengths.max()} tokens;'
+        f' max_tokens is {self.max_tokens}. Cut the texts.'
+      )
+    result = np.zeros((len(lengths), self.dim), np.float32)
+    num_done = 0
+    # One batch is on the devices while the one before is fetched.
+    pending: tuple[np.ndarray, jax.Array] | None = None
+    for batch in [*self._batches(lengths), None]:
+      vectors = None
+      if batch is not None:
+        ids, num_rows, num_tokens = batch
+        padded = token_cache.padded(tokens, offsets, ids, num_tokens)
+        vectors = self._encode(self._params, *self._place(padded, num_rows))
+      if pending is not None:
+        rows, array = pending
+        result[rows] = np.asarray(array)[: len(rows)]
+        num_done += len(rows)
+        on_texts(num_done)
+      pending = None if vectors is None else (ids, vectors)
+    return result
+
+  def _place(
+    self, arrays: Sequence[np.ndarray], num_rows: int
+  ) -> Sequence[jax.Array]:
+    """Puts arrays on the devices, with rows of zeros up to `num_rows`."""
+    whole = [
+      np.pad(x, [(0, num_rows - len(x))] + [(0, 0)] * (x.ndim - 1))
+      for x in arrays
+    ]
+    return jax.device_put(whole, self._by_text)
+
+  def _batches(
+    self, lengths: np.ndarray
+  ) -> Iterator[tuple[np.ndarray, int, int]]:
+    """(texts, rows of the batch, tokens of a row), longest first."""
+    steps = [n for n in LENGTHS if n < self.max_tokens] + [self.max_tokens]
+    step_of = np.searchsorted(steps, lengths)
+    for step in reversed(range(len(steps))):
+      ids = np.flatnonzero((step_of == step) & (lengths > 0))
+      a_device = max(1, self._tokens_per_batch // steps[step])
+      num_rows = a_device * self._num_devices
+      for start in range(0, len(ids), num_rows):
+        yield ids[start : start + num_rows], num_rows, steps[step]
+
+
+def pool(x_BTD: jax.Array, mask_BT: jax.Array) -> jax.Array:
+  """F_p: the mean over the tokens of each text, fp32 [B, D]; zeros for none.
+
+  Args:
+    x_BTD: Output of the low half.
+    mask_BT: 1 for tokens, 0 for padding.
+  """
+  mask_BT1 = mask_BT[..., None].astype(jnp.float32)
+  # What comes out for padding is no number to count on: not by products.
+  x_BTD = jnp.where(mask_BT1 > 0, x_BTD.astype(jnp.float32), 0)
+  return x_BTD.sum(axis=1) / jnp.maximum(mask_BT1.sum(axis=1), 1)

@@ -1,0 +1,138 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a store of behaviours holds, and what it goes with."""
+
+import dataclasses
+import json
+from typing import Any, Literal, Self
+
+from antjax.ctr.bahe import fingerprint
+from antjax.ctr.bahe.fingerprint import Vocabulary
+
+FILE_NAME = 'manifest.json'
+Dtype = Literal['float16', 'bfloat16', 'int8']
+_VERSION = 1
+_NAMES = {  # Field -> what people call it.
+  'model': 'the model (SHA-256 of weights and config)',
+  'tokenizer': 'the tokenizer (SHA-256)',
+  'num_low': 'num_low, the layers below the cut',
+  'pooling': 'the pooling of tokens',
+  'normalizer': "the texts' normaliser",
+  'max_tokens': 'max_tokens, to which texts are cut',
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+  """Identity and state of a store.
+
+  Attributes:
+    model: Fingerprint of the model's weights and config.
+    tokenizer: Fingerprint of its tokenizer.
+    num_low: k: the layers that the rows went through.
+    pooling: How tokens became one row; 'mean' is the only way so far.
+    normalizer: What the texts went through, with its version.
+    max_tokens: To which texts were cut.
+    vocabulary: Fingerprint of the first `vocabulary_rows` texts.
+    vocabulary_rows: See there.
+    dtype: Of the stored numbers; int8 has a scale a row.
+    dim: Width of a row.
+    store: Random name, which tells two builds apart.
+    rows: The rows 0 <= id < rows are complete.
+  """
+
+  model: str
+  tokenizer: str
+  num_low: int
+  normalizer: str
+  max_tokens: int
+  vocabulary: str
+  vocabulary_rows: int
+  dtype: Dtype
+  dim: int
+  store: str
+  pooling: str = 'mean'
+  rows: int = 0
+
+  def check(self, **expected: Any) -> None:
+    """Refuses a store that was made otherwise.
+
+    Args:
+      **expected: What is needed of `model`, `tokenizer`, `num_low`, `pooling`,
+        `normalizer`, `max_tokens`, as far as the caller knows it.
+
+    Raises:
+      ValueError: Something differs; the message names all of it.
+    """
+    unknown = set(expected) - set(_NAMES)
+    if unknown:
+      raise TypeError(f'Manifest.check: no such fields: {sorted(unknown)}.')
+    wrong = [
+      f'{_NAMES[name]}: the store has {_short(getattr(self, name))}, needed is'
+      f' {_short(value)}'
+      for name, value in expected.items()
+      if getattr(self, name) != value
+    ]
+    if wrong:
+      raise ValueError(
+        'the store of behaviours was made with something else; different'
+        f' {"is" if len(wrong) == 1 else "are"} {"; ".join(wrong)}. Build one'
+        ' for this in another folder (launch/build_behavior_store.py).'
+      )
+
+  def check_vocabulary(self, vocabulary: Vocabulary) -> None:
+    """Refuses a vocabulary whose ids mean other texts than the rows'.
+
+    Raises:
+      ValueError: It is another one, or an older state of the same.
+    """
+    self.check(normalizer=vocabulary.normalizer)
+    if len(vocabulary) < max(self.rows, self.vocabulary_rows):
+      raise ValueError(
+        f'the vocabulary has {len(vocabulary)} rows, the store of behaviours'
+        f' {self.rows}: it is an older state, or another vocabulary.'
+      )
+    found = fingerprint.of_vocabulary(vocabulary, self.vocabulary_rows)
+    if found != self.vocabulary:
+      raise ValueError(
+        'the store of behaviours was made of another vocabulary: the first'
+        f' {self.vocabulary_rows} texts differ. Build one for this vocabulary'
+        ' in another folder.'
+      )
+
+  def to_json(self) -> bytes:
+    """The file's content."""
+    content = {'version': _VERSION, **dataclasses.asdict(self)}
+    return (json.dumps(content, indent=2) + '\n').encode()
+
+  @classmethod
+  def from_json(cls, content: bytes) -> Self:
+    """Reads what `to_json` wrote.
+
+    Raises:
+      ValueError: It is not that.
+    """
+    fields = json.loads(content)
+    if not isinstance(fields, dict):
+      raise ValueError('not a JSON object')
+    if fields.pop('version', None) != _VERSION:
+      raise ValueError(f'not of version {_VERSION}')
+    types = {field.name: field.type for field in dataclasses.fields(cls)}
+    lost = sorted(set(types) - set(fields))
+    more = sorted(set(fields) - set(types))
+    if lost or more:
+      raise ValueError(f'fields missing: {lost}, unknown: {more}')
+    for name, kind in types.items():
+      needed = int if kind is int else str
+      if type(fields[name]) is not needed:
+        raise ValueError(f'{name} is {fields[name]!r}')
+    if fields['dtype'] not in Dtype.__args__ or fields['rows'] < 0:
+      raise ValueError(
+        f'dtype is {fields["dtype"]!r}, rows is {fields["rows"]}'
+      )
+    return cls(**fields)
+
+
+def _short(value: Any) -> str:
+  is_digest = isinstance(value, str) and len(value) == 64
+  return f'{value[:12]}...' if is_digest else repr(value)

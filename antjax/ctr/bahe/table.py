@@ -1,0 +1,213 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Where the vectors of all behaviours live, and how a step reads them.
+
+Three homes that give the same vectors: memory of every device (`DeviceTable`);
+of the host, where each batch carries the rows that it needs (`HostTable`); of
+the devices together, a part each, where a step asks the owners for its distinct
+rows (`SplitTable`). The first is fastest, the second holds what no devices can.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import math
+from typing import Any, Literal
+
+import jax
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+
+from antjax.ctr.bahe.distinct import distinct_behaviors
+from antjax.ctr.bahe.towers import Batch
+from antjax.embedding import exchange
+from antjax.mesh.mesh import GLOBAL_AXES, INTRA
+
+# Shape suffixes: R = behaviours, D = width, P = parts of a batch, U = most
+# distinct behaviours of a part, W = owners.
+
+Home = Literal['auto', 'device', 'split', 'host']
+# Share of a device's memory that the table may take before it is split.
+_SHARE = 0.25
+_FACTOR = 1.25  # Room for an uneven spread in a message to one owner.
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DeviceTable:
+  """All rows on every device: `constants` for the Trainer."""
+
+  constants: Any
+
+  def prepare(self, batch: Batch, num_parts: int) -> dict[str, Any]:
+    """The batch as it is."""
+    del num_parts
+    return dict(batch)
+
+  def rows(self, batch: Batch) -> jax.Array:
+    """[R, D], to be read at the batch's behaviours."""
+    return batch['constants']['behavior_rows']
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HostTable:
+  """Rows [R, D] on the host; a memory map will do."""
+
+  array: np.ndarray
+  max_distinct: int
+  constants: Any = None
+
+  def prepare(self, batch: Batch, num_parts: int) -> dict[str, Any]:
+    """Adds 'behavior_rows' [P * U, D]; behaviours become places in it."""
+    ids, batch = distinct_behaviors(batch, num_parts, self.max_distinct)
+    return batch | {'behavior_rows': np.asarray(self.array[ids])}
+
+  def rows(self, batch: Batch) -> jax.Array:
+    """[U, D], to be read at the batch's behaviours."""
+    return batch['behavior_rows']
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SplitTable:
+  """Rows split over devices: row i is the (i // W)-th of owner i % W."""
+
+  constants: Any
+  exchange: exchange.Exchange
+  max_distinct: int
+
+  def prepare(self, batch: Batch, num_parts: int) -> dict[str, Any]:
+    """Adds the positions to ask for; behaviours become places among them."""
+    ex = self.exchange
+
+    def position(ids: Any) -> np.ndarray:
+      row, owner = np.divmod(np.asarray(ids, np.int32), ex.num_owners)
+      return owner * ex.rows_per_device + row
+
+    names = ('behaviors', 'title')
+    moved = dict(batch) | {name: position(batch[name]) for name in names}
+    positions, batch = distinct_behaviors(
+      moved, num_parts, self.max_distinct, fill=ex.num_positions
+    )
+    # How many times rounds are halved; 0, in a filler say, asks for one round.
+    halvings = [
+      ex.one_round - ex.fit_shift(part[part < ex.num_positions])
+      for part in positions.reshape(num_parts, -1)
+    ]
+    return batch | {
+      'behavior_positions': positions,
+      'behavior_halvings': np.array(halvings, np.int32),
+    }
+
+  def rows(self, batch: Batch) -> jax.Array:
+    """[U, D], to be read at the batch's behaviours; asks the owners."""
+    ex = self.exchange
+    halvings = lax.pmax(batch['behavior_halvings'][0], ex.axes)
+    table = batch['constants']['behavior_rows']
+    positions = batch['behavior_positions']
+    return exchange.fetch(ex, table, positions, ex.one_round - halvings)
+
+
+Table = DeviceTable | HostTable | SplitTable
+
+
+def vectors(table: Table, batch: Batch) -> tuple[jax.Array, jax.Array]:
+  """([B, N, M, D], [B, D]): a batch's behaviours and titles; no gradient."""
+  rows_UD = lax.stop_gradient(table.rows(batch))
+  return rows_UD[batch['behaviors']], rows_UD[batch['title']]
+
+
+def place(
+  array: np.ndarray,
+  mesh: Mesh,
+  *,
+  home: Home = 'auto',
+  device_bytes: float | None = None,
+  max_distinct: int,
+  inside_groups: bool = False,
+) -> tuple[Table, str]:
+  """Puts the vectors of all behaviours where there is room.
+
+  Args:
+    array: [R, D], in the dtype to keep; not read where it stays on the host.
+    mesh: From `make_mesh`.
+    home: 'device', 'split', 'host', or 'auto': the first of them that takes no
+      more than a quarter of `device_bytes` on a device.
+    device_bytes: Memory of a device; None: not known, taken for enough.
+    max_distinct: Most distinct behaviours of a micro-batch of a device (see
+      `most_distinct`).
+    inside_groups: Split over a group's devices only, so that groups need not
+      keep in step, as elastic training wants.
+
+  Returns:
+    (table, a sentence that says where it is and why).
+  """
+  axes = (INTRA,) if inside_groups else GLOBAL_AXES
+  num_owners = math.prod(mesh.shape[axis] for axis in axes)
+  per_device = {'device': array.nbytes, 'split': array.nbytes / num_owners}
+  why = 'as asked for'
+  if home == 'auto':
+    room = math.inf if device_bytes is None else _SHARE * device_bytes
+    fits = [name for name, size in per_device.items() if size <= room]
+    home = fits[0] if fits else 'host'  # type: ignore[assignment]
+    why = (
+      'as a device does not say how much memory it has'
+      if device_bytes is None
+      else f'where a table may take {room / 2**20:.0f} MiB of a device'
+    )
+  size = f'{array.shape[0]} rows x {array.shape[1]} {array.dtype}'
+  size += f' ({array.nbytes / 2**20:.1f} MiB)'
+  if home == 'device':
+    said = f'Table of behaviours: {size} on every device, {why}.'
+    return DeviceTable(_constants(array, NamedSharding(mesh, P()))), said
+  max_distinct = min(max_distinct, len(array))
+  if home == 'host':
+    said = (
+      f'Table of behaviours: {size} on the host, {why}; a batch brings up to'
+      f' {max_distinct} rows for a micro-batch of a device.'
+    )
+    return HostTable(array, max_distinct), said
+  rows_per_device = -(-len(array) // num_owners)
+  capacity = math.ceil(_FACTOR * max_distinct / num_owners)
+  table = SplitTable(
+    _constants(_by_owner(array, num_owners), NamedSharding(mesh, P(axes))),
+    exchange.Exchange(
+      axes,
+      num_owners,
+      rows_per_device,
+      max(1, min(capacity, max_distinct, rows_per_device)),
+    ),
+    max_distinct,
+  )
+  return table, (
+    f'Table of behaviours: {size} split over {num_owners} devices, {why}; a'
+    ' step asks them for its distinct rows.'
+  )
+
+
+def most_distinct(examples: int, lengths: Sequence[int]) -> int:
+  """Most distinct behaviours that examples can have, the padding included.
+
+  Args:
+    examples: Of a micro-batch of a device.
+    lengths: Places of each sequence.
+  """
+  return examples * (sum(lengths) + 1) + 1
+
+
+def _by_owner(array: np.ndarray, num_owners: int) -> np.ndarray:
+  """[W * rows_per_device, D], owner by owner; zeros fill up."""
+  rows_per_device = -(-len(array) // num_owners)
+  result = np.zeros((num_owners, rows_per_device, array.shape[1]), array.dtype)
+  for owner in range(num_owners):
+    own = array[owner::num_owners]
+    result[owner, : len(own)] = own
+  return result.reshape(-1, array.shape[1])
+
+
+def _constants(array: np.ndarray, sharding: NamedSharding) -> dict[str, Any]:
+  """The table on the devices; each process gives what its devices hold."""
+  return {
+    'behavior_rows': jax.make_array_from_callback(
+      array.shape, sharding, lambda index: np.asarray(array[index])
+    )
+  }

@@ -1,0 +1,329 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Token ids of all behaviours, made once and mapped into memory.
+
+A training step never sees a tokenizer: what needs tokens (the full-text and
+the dedup tower) gathers them from here. Special tokens are those that the
+tokenizer's own template adds: [CLS] .. [SEP] for BERT, </s> at the end for T5,
+none for SmolLM2. Row 0, the padding, has no tokens, not even these; row 1, the
+unknown behaviour, has those of its text '[UNK]'.
+
+A folder holds `tokens.bin` (int32, all rows after each other), `offsets.bin`
+(int64 [rows + 1]) and `token_cache.json`, which is replaced last: what it does
+not count was left by a run that was killed, and is overwritten.
+"""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+from typing import Any
+
+from absl import logging
+import numpy as np
+import tokenizers
+
+from antjax.ctr.bahe import fingerprint
+from antjax.ctr.bahe.fingerprint import Vocabulary
+from antjax.lm import pretrained_tokenizer
+
+MANIFEST = 'token_cache.json'
+_TOKENS, _OFFSETS = 'tokens.bin', 'offsets.bin'
+_VERSION = 1
+_BLOCK = 65_536  # Texts that are tokenized and written at once.
+
+
+class Tokenizer:
+  """Texts -> token ids with special tokens, cut to a length.
+
+  Attributes:
+    max_tokens: Longest row, special tokens included.
+    num_cut: Texts so far that were longer.
+  """
+
+  def __init__(self, tokenizer: tokenizers.Tokenizer, max_tokens: int):
+    """Takes over a tokenizer of `pretrained_tokenizer`.
+
+    Raises:
+      ValueError: max_tokens leaves no room beside the special tokens.
+    """
+    special = tokenizer.num_special_tokens_to_add(is_pair=False)
+    if max_tokens <= special:
+      raise ValueError(
+        f'max_tokens={max_tokens}: the tokenizer adds {special} special tokens'
+        ' to each text; give more.'
+      )
+    self.max_tokens, self.num_cut = max_tokens, 0
+    self._tokenizer = tokenizer
+    tokenizer.enable_truncation(max_length=max_tokens)
+
+  def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Tokenizes texts; one without characters gets no token at all.
+
+    Returns:
+      (tokens int32 [all], offsets int64 [n + 1]): row i is
+      tokens[offsets[i]:offsets[i + 1]].
+    """
+    rows = self._tokenizer.encode_batch_fast(list(texts))
+    self.num_cut += sum(bool(row.overflowing) for row in rows)
+    ids = [row.ids if text else [] for row, text in zip(rows, texts)]
+    offsets = np.zeros(len(ids) + 1, np.int64)
+    np.cumsum([len(one) for one in ids], out=offsets[1:])
+    tokens = np.fromiter(
+      (token for one in ids for token in one), np.int32, count=offsets[-1]
+    )
+    return tokens, offsets
+
+
+@dataclasses.dataclass(frozen=True)
+class _Manifest:
+  tokenizer: str
+  normalizer: str
+  max_tokens: int
+  vocabulary: str
+  vocabulary_rows: int
+  rows: int
+  num_tokens: int
+
+
+class TokenCache:
+  """Tokens of the rows of a vocabulary, as they were when it was opened.
+
+  Attributes:
+    tokens: int32 [all], memory-mapped.
+    offsets: int64 [rows + 1], memory-mapped.
+    max_tokens: Longest row that there can be.
+    tokenizer: Fingerprint of the tokenizer.
+  """
+
+  def __init__(self, folder: pathlib.Path, manifest: _Manifest):
+    """Use `open` or `build`."""
+    self._manifest = manifest
+    self.max_tokens = manifest.max_tokens
+    self.tokenizer = manifest.tokenizer
+    self.tokens = _mapped(folder / _TOKENS, np.int32, manifest.num_tokens)
+    self.offsets = _mapped(folder / _OFFSETS, np.int64, manifest.rows + 1)
+
+  @classmethod
+  def open(cls, folder: str | os.PathLike[str]) -> 'TokenCache':
+    """Opens what `build` made.
+
+    Raises:
+      FileNotFoundError: No cache there.
+      ValueError: It is damaged.
+    """
+    folder = pathlib.Path(folder)
+    manifest = _read(folder)
+    if manifest is None:
+      raise FileNotFoundError(
+        f'{folder / MANIFEST} is missing: {folder} holds no token ids;'
+        ' TokenCache.build makes them.'
+      )
+    return cls(folder, manifest)
+
+  @classmethod
+  def build(
+    cls,
+    folder: str | os.PathLike[str],
+    vocabulary: Vocabulary,
+    model: str | os.PathLike[str],
+    *,
+    max_tokens: int = 128,
+  ) -> 'TokenCache':
+    """Tokenizes the rows that the cache lacks, and opens it.
+
+    Of several processes one does it while the others wait. Longer texts are
+    cut; their number is logged.
+
+    Args:
+      folder: Parent of the caches; each tokenizer and length has one of its
+        own in it, which is made where it is missing.
+      vocabulary: The texts.
+      model: Folder or GGUF file with the tokenizer.
+      max_tokens: Tokens of a row at most, special ones included.
+
+    Raises:
+      FileNotFoundError: There is no tokenizer.
+      ValueError: The cache is of another vocabulary or normaliser, or damaged.
+      OSError: It cannot be written.
+    """
+    digest = fingerprint.of_tokenizer(model)
+    folder = pathlib.Path(folder) / f'{digest[:16]}-{max_tokens}'
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+      old = _read(folder)
+      if old is None:
+        head = min(len(vocabulary), fingerprint.HEAD_ROWS)
+        old = _Manifest(
+          digest,
+          vocabulary.normalizer,
+          max_tokens,
+          fingerprint.of_vocabulary(vocabulary, head),
+          head,
+          0,
+          0,
+        )
+      _check(folder, old, vocabulary)
+      if old.rows < len(vocabulary):
+        tokenizer = Tokenizer(
+          pretrained_tokenizer.load_tokenizer(model), max_tokens
+        )
+        old = _append(folder, old, vocabulary, tokenizer)
+    return cls(folder, old)
+
+  def __len__(self) -> int:
+    """Rows."""
+    return self._manifest.rows
+
+  @property
+  def lengths(self) -> np.ndarray:
+    """int32 [rows]: tokens of each row."""
+    return np.diff(self.offsets).astype(np.int32)
+
+  def padded(
+    self, ids: np.ndarray, num_tokens: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of rows, 0 behind their ends.
+
+    Args:
+      ids: int [n], rows.
+      num_tokens: T; longer rows are cut to it.
+
+    Returns:
+      (tokens int32 [n, T], lengths int32 [n]).
+    """
+    return padded(self.tokens, self.offsets, ids, num_tokens)
+
+
+def padded(
+  tokens: np.ndarray, offsets: np.ndarray, ids: np.ndarray, num_tokens: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """See `TokenCache.padded`."""
+  ids = np.asarray(ids)
+  starts = np.asarray(offsets[ids])
+  lengths = np.minimum(np.asarray(offsets[ids + 1]) - starts, num_tokens)
+  result = np.zeros((len(ids), num_tokens), np.int32)
+  row = np.repeat(np.arange(len(ids)), lengths)
+  firsts = np.cumsum(lengths) - lengths
+  place = np.arange(len(row)) - np.repeat(firsts, lengths)
+  result[row, place] = tokens[np.repeat(starts, lengths) + place]
+  return result, lengths.astype(np.int32)
+
+
+def _append(
+  folder: pathlib.Path,
+  old: _Manifest,
+  vocabulary: Vocabulary,
+  tokenizer: Tokenizer,
+) -> _Manifest:
+  """Adds the rows that are missing; the manifest comes last."""
+  num_rows, num_tokens = len(vocabulary), old.num_tokens
+  with (
+    _opened(folder / _TOKENS, 4 * old.num_tokens) as token_file,
+    _opened(
+      folder / _OFFSETS, 8 * (old.rows + 1) if old.rows else 0
+    ) as offset_file,
+  ):
+    if not old.rows:
+      offset_file.write(np.zeros(1, '<i8').tobytes())
+    for start in range(old.rows, num_rows, _BLOCK):
+      texts = vocabulary.texts(start, min(start + _BLOCK, num_rows))
+      tokens, offsets = tokenizer(texts)
+      token_file.write(tokens.astype('<i4').tobytes())
+      offset_file.write((num_tokens + offsets[1:]).astype('<i8').tobytes())
+      num_tokens += len(tokens)
+    for file in (token_file, offset_file):
+      file.flush()
+      os.fsync(file.fileno())
+  logging.info(
+    'Token ids: %d new rows, %d tokens; %d texts were cut to max_tokens=%d.',
+    num_rows - old.rows,
+    num_tokens - old.num_tokens,
+    tokenizer.num_cut,
+    tokenizer.max_tokens,
+  )
+  new = dataclasses.replace(old, rows=num_rows, num_tokens=num_tokens)
+  content = {'version': _VERSION, **dataclasses.asdict(new)}
+  temporary = folder / f'.{MANIFEST}.new'
+  with open(temporary, 'w', encoding='utf-8') as file:
+    json.dump(content, file, indent=2)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(temporary, folder / MANIFEST)
+  return new
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path, size: int) -> Iterator[Any]:
+  """Opens a file behind its first `size` bytes; what follows is dropped."""
+  with open(path, 'r+b' if path.exists() else 'w+b') as file:
+    file.truncate(size)
+    file.seek(size)
+    yield file
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path) -> Iterator[None]:
+  with open(folder / '.lock', 'a') as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
+def _read(folder: pathlib.Path) -> _Manifest | None:
+  path = folder / MANIFEST
+  if not path.is_file():
+    return None
+  try:
+    content = json.loads(path.read_text(encoding='utf-8'))
+    if content.pop('version') != _VERSION:
+      raise ValueError('of another version')
+    manifest = _Manifest(**content)
+  except (ValueError, TypeError, KeyError, AttributeError) as error:
+    raise ValueError(
+      f'{path} is no list of token ids ({error}); delete {folder}, it is made'
+      ' anew.'
+    ) from error
+  for name, size in (
+    (_TOKENS, 4 * manifest.num_tokens),
+    (_OFFSETS, 8 * (manifest.rows + 1)),
+  ):
+    file = folder / name
+    if not file.is_file() or file.stat().st_size < size:
+      raise ValueError(
+        f'{file} is shorter than {MANIFEST} says; delete {folder}, it is made'
+        ' anew.'
+      )
+  return manifest
+
+
+def _check(
+  folder: pathlib.Path, manifest: _Manifest, vocabulary: Vocabulary
+) -> None:
+  """Raises where a cache does not go with a vocabulary."""
+  head = min(manifest.vocabulary_rows, len(vocabulary))
+  if manifest.normalizer != vocabulary.normalizer:
+    problem = (
+      f'of texts of the normaliser {manifest.normalizer!r}; these are of'
+      f' {vocabulary.normalizer!r}'
+    )
+  elif fingerprint.of_vocabulary(vocabulary, head) != manifest.vocabulary:
+    problem = 'of another vocabulary'
+  elif manifest.rows > len(vocabulary):
+    problem = (
+      f'of {manifest.rows} rows, the vocabulary has {len(vocabulary)}: it is an'
+      ' older one'
+    )
+  else:
+    return
+  raise ValueError(
+    f'{folder} holds token ids {problem}; give another folder or vocabulary.'
+  )
+
+
+def _mapped(path: pathlib.Path, dtype: Any, size: int) -> np.ndarray:
+  if not size:  # An empty file cannot be mapped.
+    return np.zeros(0, dtype)
+  return np.memmap(path, np.dtype(dtype).newbyteorder('<'), 'r', shape=size)

@@ -1,0 +1,277 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of a log become coded examples with histories, as ibis expressions.
+
+The same expressions run on DuckDB and on Spark, with equal results. An example
+sees the events of its user that are strictly earlier: events of the same second
+are left out of each other's histories.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import pathlib
+from typing import Annotated, Literal
+
+import ibis
+from ibis.expr import types as ir
+import numpy as np
+
+from antjax.input import behavior_negatives, prepare
+
+SPLITS = ('train', 'validation', 'test')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExampleConfig:
+  """How rows become examples."""
+
+  split: Annotated[
+    Literal['time', 'last'],
+    "time: the newest rows of all are validation and test. last: each user's"
+    ' last row is test, the one before it validation.',
+  ] = 'time'
+  validation_from: Annotated[
+    float, 'For split=time: share of the rows that come before validation.'
+  ] = 0.8
+  test_from: Annotated[
+    float, 'For split=time: share of the rows that come before test.'
+  ] = 0.9
+  negatives: Annotated[
+    int,
+    'Without labels: items drawn for each event as examples of label 0, among'
+    ' those of its domain that the user never has.',
+  ] = 1
+  seed: Annotated[int, 'Seed of the drawn items.'] = 0
+  min_history: Annotated[
+    int, 'Fewest past events of an example; others are left out.'
+  ] = 0
+
+  def __post_init__(self) -> None:
+    if not 0 < self.validation_from <= self.test_from <= 1:
+      raise ValueError(
+        'needed 0 < validation_from <= test_from <= 1; got'
+        f' {self.validation_from}, {self.test_from}.'
+      )
+    if min(self.negatives, self.min_history) < 0:
+      raise ValueError(
+        f'negatives={self.negatives} and min_history={self.min_history} must'
+        ' not be negative.'
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class RowLayout:
+  """What the rows hold beside `user`, `item`, `time`, `row`, `text`, `label`.
+
+  Attributes:
+    histories: Values of the column `history`: the sequence an event joins.
+    texts: Names of long texts, in the columns text_0, text_1, ...
+    ids: Names of categorical features, text columns id_0, ...
+    numeric: Names of numeric features, float columns numeric_0, ...
+    item_columns: Those of `ids` and `numeric` that belong to the item.
+    is_labelled: Without labels all rows are positive and negatives are drawn.
+  """
+
+  histories: tuple[str, ...]
+  texts: tuple[str, ...] = ()
+  ids: tuple[str, ...] = ()
+  numeric: tuple[str, ...] = ()
+  item_columns: tuple[str, ...] = ()
+  is_labelled: bool = True
+
+  @property
+  def columns(self) -> list[str]:
+    """Columns of the features."""
+    return [
+      *(f'id_{i}' for i in range(len(self.ids))),
+      *(f'numeric_{i}' for i in range(len(self.numeric))),
+    ]
+
+  def is_of_item(self, column: str) -> bool:
+    """Whether a column from `columns` belongs to the item."""
+    kind, number = column.rsplit('_', 1)
+    names = self.ids if kind == 'id' else self.numeric
+    return names[int(number)] in self.item_columns
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+  """What is to be written.
+
+  Attributes:
+    table: Examples of all splits, in the order of `ORDER`; `split` is the place
+      in `SPLITS`.
+    events: History -> table (behavior), in the order of users and time.
+    id_maps: 'user', 'item' and names of features -> table (name, id).
+    num_short: Drawn items that are lacking, as none was found.
+  """
+
+  table: ir.Table
+  events: Mapping[str, ir.Table]
+  id_maps: Mapping[str, ir.Table]
+  num_short: int
+
+
+ORDER = ('split', 'time', 'row', 'draw')
+Stored = Callable[[str, ir.Table], ir.Table]
+
+
+def build(
+  con: ibis.BaseBackend,
+  rows: ir.Table,
+  layout: RowLayout,
+  config: ExampleConfig,
+  folder: pathlib.Path,
+  progress: Callable[[str], None] = lambda text: None,
+) -> Examples:
+  """Codes rows, ranges their histories, splits them, draws negatives.
+
+  Args:
+    con: Backend that holds `rows`: DuckDB or Spark.
+    rows: Columns of `layout`, with `title`, the int32 id of the text.
+    layout: What they hold.
+    config: How they become examples.
+    folder: Existing folder for intermediate files; it outlives the result.
+    progress: Called with a text at the start of each step.
+  """
+
+  def stored(name: str, table: ir.Table) -> ir.Table:
+    path = folder / f'{name}.parquet'
+    table.to_parquet(str(path))
+    return con.read_parquet(str(path))
+
+  progress('ids of users and items')
+  id_maps = {}
+  for name in ('user', 'item'):
+    id_maps[name] = stored(
+      f'ids_{name}', prepare.dense_ids(rows, name, first=1)
+    )
+    rows = prepare.to_ids(rows, name, id_maps[name])
+  rows = stored('coded', rows)
+  progress('ranging histories')
+  ranged = stored('ranged', _with_ranges(rows, layout, stored))
+  if config.min_history:
+    past = sum(
+      (ranged[f'before_{i}'] for i in range(len(layout.histories))),
+      ibis.literal(0),
+    )
+    ranged = ranged.filter(past >= config.min_history)
+  progress('splitting')
+  split = stored('split', _with_split(ranged, config))
+  train = split.filter(split.split == 0)
+  for i, name in enumerate(layout.ids):
+    id_maps[f'id:{name}'] = ids = stored(
+      f'ids_{i}', prepare.dense_ids(train, f'id_{i}', first=1)
+    )
+    split = prepare.to_ids(split, f'id_{i}', ids)
+  num_short = 0
+  split = split.mutate(draw=ibis.literal(0, 'int32'))
+  if not layout.is_labelled and config.negatives:
+    progress('drawing negatives')
+    split = stored('positives', split)
+    drawn, num_short = behavior_negatives.draw(
+      con,
+      split,
+      rows,
+      [c for c in layout.columns if layout.is_of_item(c)],
+      config.negatives,
+      config.seed,
+      folder,
+    )
+    split = ibis.union(split, drawn.select(split.columns))
+  for name in ('user', 'item'):
+    seen = train.select(_seen=train[name]).distinct()
+    joined = split.left_join(seen, split[name] == seen['_seen'])
+    is_new = joined['_seen'].isnull()
+    split = joined.mutate(**{f'is_new_{name}': is_new}).drop('_seen')
+  events = {
+    name: _events(rows, name).select(behavior='title')
+    for name in layout.histories
+  }
+  table = stored('examples', split).order_by(ORDER)
+  return Examples(table, events, id_maps, num_short)
+
+
+def _events(rows: ir.Table, history: str) -> ir.Table:
+  chosen = rows.filter(rows.history == history)
+  return chosen.order_by(['user', 'time', 'row'])
+
+
+def _with_ranges(rows: ir.Table, layout: RowLayout, stored: Stored) -> ir.Table:
+  """Adds first_i and before_i: where history i starts, and its length.
+
+  first_i counts the events of all users before this one, before_i those of the
+  user that are strictly earlier.
+  """
+  names = [f'n_{i}' for i in range(len(layout.histories))]
+  moments = stored(
+    'moments',
+    rows.group_by(['user', 'time']).agg(
+      **{
+        name: (rows.history == history).sum().cast('int64')
+        for name, history in zip(names, layout.histories)
+      }
+    ),
+  )
+  if not names:
+    return rows
+  up_to = ibis.cumulative_window(group_by='user', order_by='time')
+  before = moments.select(
+    'user',
+    'time',
+    **{
+      f'before_{i}': (moments[n].sum().over(up_to) - moments[n]).cast('int64')
+      for i, n in enumerate(names)
+    },
+  )
+  users = moments.group_by('user').agg(
+    **{n: moments[n].sum().cast('int64') for n in names}
+  )
+  up_to = ibis.cumulative_window(order_by='user')
+  first = users.select(
+    'user',
+    **{
+      f'first_{i}': (users[n].sum().over(up_to) - users[n]).cast('int64')
+      for i, n in enumerate(names)
+    },
+  )
+  return rows.join(before, ['user', 'time']).join(first, 'user')
+
+
+def _with_split(rows: ir.Table, config: ExampleConfig) -> ir.Table:
+  """Adds `split`, the place in `SPLITS`; a row has one split, whole."""
+  if config.split == 'last':
+    newest = ibis.window(
+      group_by='user', order_by=[rows.time.desc(), rows.row.desc()]
+    )
+    ranked = rows.mutate(
+      _age=ibis.row_number().over(newest),
+      _size=rows.count().over(ibis.window(group_by='user')),
+    )
+    # Two rows are no history to train on and two to be held out.
+    split = ibis.cases(
+      (ranked['_size'] < 3, 0),
+      (ranked['_age'] == 0, 2),
+      (ranked['_age'] == 1, 1),
+      else_=0,
+    )
+    return ranked.mutate(split=split.cast('int8')).drop('_age', '_size')
+  first, second = _thresholds(rows, config)
+  split = ibis.cases((rows.time <= first, 0), (rows.time <= second, 1), else_=2)
+  return rows.mutate(split=split.cast('int8'))
+
+
+def _thresholds(rows: ir.Table, config: ExampleConfig) -> tuple[int, int]:
+  """Returns the last times of train and of validation.
+
+  Rows of one time stay together, so that the shares are reached or exceeded.
+  """
+  counts = rows.group_by('time').agg(n=rows.count()).order_by('time')
+  table = counts.to_pyarrow()
+  times = table['time'].to_numpy()
+  total = np.cumsum(table['n'].to_numpy())
+  found = [
+    int(times[np.searchsorted(total, share * total[-1])])
+    for share in (config.validation_from, config.test_from)
+  ]
+  return found[0], found[1]

@@ -1,0 +1,53 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Target attention: a history, weighted by how it fits the candidate.
+
+Source: Zhou et al. 2018, "Deep Interest Network",
+https://arxiv.org/abs/1706.06978, section 4.3. As there, weights are not
+normalised: how much of a history fits the candidate is information. The unit's
+hidden layers have ReLU where the paper has PReLU or Dice.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from antjax.layers import dense
+
+# Shape suffixes: B = rows, M = places of the history, D = width.
+
+PyTree = Any
+
+
+def init(key: jax.Array, dim: int, widths: Sequence[int]) -> PyTree:
+  """The activation unit: an MLP over (q, k, q - k, q k), then one number.
+
+  Args:
+    key: Random key.
+    dim: D.
+    widths: Hidden widths, at least one.
+  """
+  key_mlp, key_out = jax.random.split(key)
+  return {
+    'mlp': dense.init_mlp(key_mlp, 4 * dim, widths),
+    'out': dense.init(key_out, widths[-1], 1),
+  }
+
+
+def attend(
+  params: PyTree, query_BD: jax.Array, keys_BMD: jax.Array, is_there_BM: Any
+) -> jax.Array:
+  """The weighted sum of the keys, [B, D]; 0 for an empty history.
+
+  Divided by the number of places M, so that its size does not grow with them.
+  """
+  q_BMD = jnp.broadcast_to(query_BD[:, None], keys_BMD.shape)
+  x = jnp.concatenate(
+    [q_BMD, keys_BMD, q_BMD - keys_BMD, q_BMD * keys_BMD], axis=-1
+  )
+  score_BM = dense.apply(params['out'], dense.mlp(params['mlp'], x))[..., 0]
+  weight_BM = jnp.where(is_there_BM, score_BM, 0)
+  keys_BMD = jnp.where(is_there_BM[..., None], keys_BMD, 0)
+  return jnp.einsum('bm,bmd->bd', weight_BM, keys_BMD) / keys_BMD.shape[1]

@@ -1,0 +1,219 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Data of launch/train_bahe.py: clicks and histories to batches."""
+
+from collections.abc import Iterator, Mapping
+import functools
+import pathlib
+from typing import Any, TYPE_CHECKING
+
+import grain
+import jax
+import numpy as np
+
+from antjax.ctr.bahe import batches
+from antjax.ctr.bahe.model import Sizes
+from antjax.input import output_folder, records
+from antjax.input.behavior_vocabulary import BehaviorVocabulary
+from launch import bahe_users, common
+
+if TYPE_CHECKING:
+  from launch.train_bahe import Config
+
+SPLITS = ('train', 'validation', 'test')
+# Marks a record with its number; see `LeasedDataset`.
+_KEY = 'record_key'
+_STATISTICS_BLOCK = 65_536  # Records read at once for the statistics.
+
+
+class Clicks:
+  """The examples of one run.
+
+  Attributes:
+    description: Content of the data folder's dataset.json.
+    vocabulary: Texts of the behaviours.
+    sizes: What the model has to know.
+    lengths: Behaviours taken of each sequence.
+    rows: Examples of this process in one element of its batches.
+    is_elastic: Whether that is a micro-batch, of which plans say how many.
+  """
+
+  def __init__(self, config: 'Config', job: common.Job):
+    self._config, self._job = config, job
+    folder = pathlib.Path(config.data)
+    self.description = output_folder.load_description(folder)
+    if self.description.get('kind') != 'behaviors':
+      raise ValueError(
+        f'data={config.data} holds {self.description.get("name")}, no clicks'
+        ' with textual behaviour; launch/prepare_behaviors.py makes them.'
+      )
+    self.vocabulary = BehaviorVocabulary.open(folder / 'behaviors')
+    names = [s['name'] for s in self.description['sequences']]
+    self.lengths = _lengths(config.max_behaviors, names)
+    self._events = [
+      np.load(folder / 'events' / f'{name}.npy', mmap_mode='r')
+      for name in names
+    ]
+    self._sources = {s: output_folder.open_split(folder, s) for s in SPLITS}
+    self._users = bahe_users.UserVectors.open(
+      config.user_embeddings, {s: len(x) for s, x in self._sources.items()}
+    )
+    self.sizes = Sizes(
+      num_users=self.description['num_users'],
+      num_items=self.description['num_items'],
+      num_behaviors=self.description['num_behaviors'],
+      columns={c['name']: c['num_ids'] for c in self.description['ids']},
+      num_numeric=len(self.description['numeric']),
+      num_sequences=len(names),
+      user_vector_dim=self._users.dim if self._users else 0,
+    )
+    self._num_devices = len(job.mesh.local_devices)
+    parts = jax.device_count() * config.num_micro_batches
+    if config.batch_size % parts:
+      raise ValueError(
+        f'batch_size={config.batch_size} must be a multiple of {parts}, the'
+        ' devices times num_micro_batches.'
+      )
+    self.is_elastic = job.agent is not None
+    rows = config.batch_size // jax.process_count()
+    if self.is_elastic:  # An element is a micro-batch.
+      rows = job.rows_of_micro_batch(
+        config.batch_size, config.num_micro_batches
+      )
+    self.rows = rows
+    # Runs of a batch that are worked off apart.
+    self._num_parts = self._num_devices * (
+      1 if self.is_elastic else config.num_micro_batches
+    )
+
+  def num_examples(self, split: str) -> int:
+    """Examples of one of `SPLITS`."""
+    return len(self._sources[split])
+
+  @property
+  def rows_per_device(self) -> int:
+    """Examples of a device's micro-batch."""
+    return self.rows // self._num_parts
+
+  def training(self, prepare: Any) -> grain.IterDataset:
+    """Endless batches of this process, ready for a step: a Grain data set.
+
+    Args:
+      prepare: `ClickModel.prepare`.
+    """
+    data = self._job.dataset(
+      self._sources['train'],
+      shard_size=self._config.shard_size,
+      seed=self._config.seed,
+      key_field=_KEY,
+    )
+
+    def make(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
+      index = np.asarray(columns[_KEY]) % self.num_examples('train')
+      return prepare(
+        self._batch('train', columns, index, self.rows), self._num_parts
+      )
+
+    return data.batch(self.rows).map(make)
+
+  def evaluation(
+    self, split: str, prepare: Any, *, with_index: bool = False
+  ) -> Iterator[dict[str, Any]]:
+    """This process's share of a split, once, filled up to whole batches.
+
+    With --eval_examples, of evenly spread batches of it.
+
+    Args:
+      split: One of `SPLITS`.
+      prepare: `ClickModel.prepare`.
+      with_index: Add 'index' int32 [B], the number of the example; always of
+        the whole split.
+    """
+    source = self._sources[split]
+    size = self.rows_per_device * self._num_devices
+    starts = range(0, len(source), size)
+    limit = self._config.eval_examples
+    if limit and not with_index:
+      num = min(len(starts), -(-limit // size))
+      starts = [starts[i * len(starts) // num] for i in range(num)]
+    for first in starts[jax.process_index() :: jax.process_count()]:
+      found = source.read(first, min(first + size, len(source)))
+      columns = {k: np.stack([r[k] for r in found]) for k in found[0]}
+      index = first + np.arange(len(found))
+      batch = self._batch(split, columns, index, size)
+      prepared = prepare(batch, self._num_devices)
+      if with_index:
+        padded = np.zeros(size, np.int32)
+        padded[: len(index)] = index
+        prepared['index'] = padded
+      yield prepared
+
+  def example(self, prepare: Any) -> dict[str, Any]:
+    """A batch like those of `training`, of the first records."""
+    found = self._sources['train'].read(
+      0, min(self.rows, self.num_examples('train'))
+    )
+    columns = {k: np.stack([r[k] for r in found]) for k in found[0]}
+    batch = self._batch('train', columns, np.arange(len(found)), self.rows)
+    return prepare(batch, self._num_parts)
+
+  def _batch(
+    self,
+    split: str,
+    columns: Mapping[str, np.ndarray],
+    index: np.ndarray,
+    size: int,
+  ) -> batches.Batch:
+    batch = batches.make_batch(columns, self._events, self.lengths, size=size)
+    if self._users is not None:
+      batch['user_vector'] = np.zeros((size, self._users.dim), np.float32)
+      batch['user_vector'][: len(index)] = self._users.read(split, index)
+    return batch
+
+  @functools.cached_property
+  def numeric(self) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean and deviation [G] of the numeric features in training."""
+    if not self.sizes.num_numeric:
+      return None
+    total = np.zeros(self.sizes.num_numeric)
+    squares = np.zeros_like(total)
+    for block in _blocks(self._sources['train']):
+      values = np.stack([r['numeric'] for r in block]).astype(np.float64)
+      total += values.sum(axis=0)
+      squares += np.square(values).sum(axis=0)
+    mean = total / self.num_examples('train')
+    variance = np.maximum(
+      squares / self.num_examples('train') - np.square(mean), 0
+    )
+    return mean, np.sqrt(variance)
+
+  def newest_examples(self) -> dict[int, tuple[str, int]]:
+    """User -> (split, number) of the user's last example in time."""
+    newest: dict[int, tuple[int, str, int]] = {}
+    for split in SPLITS:
+      number = 0
+      for block in _blocks(self._sources[split]):
+        for record in block:
+          found = int(record['time']), split, number
+          user = int(record['user'])
+          if user not in newest or newest[user][0] <= found[0]:
+            newest[user] = found
+          number += 1
+    return {user: (split, i) for user, (_, split, i) in newest.items()}
+
+
+def _blocks(source: records.RecordSource) -> Iterator[Any]:
+  for start in range(0, len(source), _STATISTICS_BLOCK):
+    yield source.read(start, min(start + _STATISTICS_BLOCK, len(source)))
+
+
+def _lengths(given: tuple[int, ...], names: list[str]) -> tuple[int, ...]:
+  """Behaviours to take of each sequence."""
+  if len(given) == 1:
+    given = given * len(names)
+  if len(given) != len(names):
+    raise ValueError(
+      f'max_behaviors={given}: the data have {len(names)} sequences'
+      f' ({", ".join(names)}); give one number for all, or one each.'
+    )
+  return given

@@ -1,0 +1,231 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The loops of launch/train_bahe.py: training, early stopping, scores."""
+
+from collections.abc import Callable, Mapping
+import contextlib
+import dataclasses
+import functools
+import math
+from typing import Any, TYPE_CHECKING
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from antjax.ctr import evaluate
+from antjax.ctr.bahe import tuning
+from antjax.input import dataset
+from antjax.train import checkpoint, progress
+from antjax.train.state import TrainState
+from antjax.train.trainer import Trainer
+from launch import bahe_memory, common
+from launch.bahe_data import Clicks
+from launch.bahe_model import Built
+
+if TYPE_CHECKING:
+  from launch.train_bahe import Config
+
+Scores = dict[str, float]
+
+
+class BaheJob:
+  """One run: a model, its trainer, and the loops.
+
+  Attributes:
+    num_steps: Steps of the run, if it does not stop early.
+    memory: What was planned and what was compiled, for the report.
+  """
+
+  def __init__(
+    self, config: 'Config', job: common.Job, clicks: Clicks, built: Built
+  ):
+    self._config, self._job, self._clicks = config, job, clicks
+    self._model, self._built = built.model, built
+    num_train = clicks.num_examples('train')
+    self.num_steps = config.num_steps or max(
+      1, round(config.num_epochs * num_train / config.batch_size)
+    )
+    is_trained = tuning.trainable(config.effective_tuning)
+    self._tables = built.model.tables(job.mesh)
+    dtype = jnp.dtype(config.compute_dtype)
+    self.trainer = Trainer(
+      self._loss,
+      config.optimizer.build(self.num_steps),
+      mesh=job.mesh,
+      paro=config.paro,
+      collectives=config.collectives,
+      tables=self._tables,
+      num_micro_batches=config.num_micro_batches,
+      compute_dtype=None if dtype == jnp.float32 else dtype,
+      trainable=is_trained,
+      scanned=lambda name: '.layers.' in name,
+      min_shard_size=config.min_shard_size,
+      constants=built.constants,
+    )
+    self._early = EarlyStopping(config.patience, config.best_metric)
+    self.memory: dict[str, Any] = {}
+
+  # What the Trainer calls.
+
+  def _vectors(self, rows: Any, batch: Mapping[str, Any]) -> Any:
+    return self._tables.lookup(rows, batch['ids'])
+
+  def _loss(self, params: Any, *rest: Any) -> tuple[jax.Array, jax.Array]:
+    *rows, batch, _ = rest
+    vectors = self._vectors(rows[0], batch) if rows else {}
+    return self._model.loss(params, vectors, batch)
+
+  @functools.cached_property
+  def _predict(self) -> Callable[..., Mapping[str, jax.Array]]:
+    """One function for all calls: it is compiled once."""
+
+    def predict(params: Any, *rest: Any) -> dict[str, jax.Array]:
+      *rows, batch, _ = rest
+      vectors = self._vectors(rows[0], batch) if rows else {}
+      return {
+        'prediction': self._model.logits(params, vectors, batch),
+        'group': batch['user'],
+        **{name: batch[name] for name in ('label', 'weight')},
+        **{name: batch[name] for name in ('is_new_user', 'is_new_item')},
+      }
+
+    return predict
+
+  # Training.
+
+  def fit(self) -> TrainState:
+    """Trains, or goes on, in the run folder; the state is the best one."""
+    config, run_dir = self._config, self._job.run_dir
+    checkpoints = (run_dir / 'checkpoints').absolute()
+    start = checkpoint.latest_step(checkpoints) or 0
+    state = self.trainer.init(self._built.params, seed=config.seed)
+    self.memory = bahe_memory.account(
+      config, self.trainer, state, self._model, self._clicks, self._built
+    )
+    if self._job.is_main:
+      bahe_memory.print_table(self.memory)
+    if start:
+      lines = progress.read_metrics(run_dir / progress.METRICS_FILE)
+      for line in lines:
+        if line['step'] < start:
+          self._early.see(line['step'] + 1, line)
+    num_steps = start if self._early.is_over else self.num_steps
+    with contextlib.ExitStack() as stack:
+      bar = stack.enter_context(
+        progress.Progress(self.num_steps, start_step=start, name='bahe')
+      )
+      stack.enter_context(self._job.should_stop.deferred())
+      log: progress.RunLog | None = None
+
+      def on_step(step: int, values: Mapping[str, float]) -> None:
+        nonlocal log
+        if log is None:  # The checkpoint, if any, fits: now files may change.
+          self._job.save_config()
+          log = stack.enter_context(progress.RunLog(run_dir, resume_step=start))
+        bar.update(
+          step,
+          num_examples=values.get('num_examples', 0),  # None with a validation
+          loss=values.get('loss'),  # after the last step.
+        )
+        self._early.see(step, values)
+        log.write(step - 1, values)
+
+      try:
+        state = self.trainer.fit(
+          state,
+          self._clicks.training(self._model.prepare),
+          num_steps,
+          checkpoint_dir=str(checkpoints),
+          checkpoint_every=config.checkpoint_every,
+          best_metric=config.best_metric if config.patience else None,
+          best_mode=evaluate.best_mode(config.best_metric),
+          evaluate_fn=self.validate,
+          evaluate_every=config.evaluate_every,
+          config=dataclasses.asdict(config),
+          merge_input_states=dataset.merge_states,
+          count_examples=lambda batch: int(np.sum(batch['weight'])),
+          on_step=on_step,
+          should_stop=self._should_stop,
+          elastic=self._job.agent,
+        )
+      except KeyboardInterrupt:
+        if self._job.should_stop() or not self._early.is_over:
+          raise
+    return self._best(state, checkpoints) if config.patience else state
+
+  def _should_stop(self) -> bool:
+    return self._job.should_stop() or self._early.is_over
+
+  def _best(self, state: TrainState, checkpoints: Any) -> TrainState:
+    """The state of the best validation, from its checkpoint."""
+    step = self._early.best_step
+    del state  # Its memory is the restored one's.
+    with checkpoint.Checkpointer(
+      str(checkpoints),
+      self.trainer.layout,
+      self.trainer.optimizer,
+      self._tables,
+      best_metric=self._config.best_metric,
+      best_mode=evaluate.best_mode(self._config.best_metric),
+    ) as saver:
+      step = saver.best_step() if step is None else step
+      logging.info(
+        'Early stopping: the best %s is that of step %s.',
+        self._config.best_metric,
+        step,
+      )
+      return saver.restore(step)[0]
+
+  # Scores.
+
+  def validate(self, state: TrainState) -> Scores:
+    """Scores of the validation examples, named 'validation_auc' and so on."""
+    found = self.scores(state, 'validation')
+    # A slice without examples has no scores.
+    return {
+      f'validation_{name}': x for name, x in found.items() if math.isfinite(x)
+    }
+
+  def scores(self, state: TrainState, split: str) -> Scores:
+    """Scores of a split by name; see `antjax.ctr.evaluate`."""
+    return self.trainer.evaluate(
+      state,
+      self._clicks.evaluation(split, self._model.prepare),
+      self._predict,
+      evaluate.click_metrics(),
+    )
+
+
+class EarlyStopping:
+  """Ends a run whose validation has not become better for long.
+
+  Attributes:
+    best_step: Step of the best validation so far, or None.
+    is_over: Whether it is time to stop.
+  """
+
+  def __init__(self, patience: int, metric: str):
+    """Takes the validations to wait (0: never ends) and the metric's name."""
+    self._patience, self._metric = patience, metric
+    self._sign = -1 if evaluate.best_mode(metric) == 'min' else 1
+    self._best, self._num_worse = -math.inf, 0
+    self._seen = -1
+    self.best_step: int | None = None
+
+  @property
+  def is_over(self) -> bool:
+    return 0 < self._patience <= self._num_worse
+
+  def see(self, step: int, values: Mapping[str, Any]) -> None:
+    """Looks at a step's values, of which few have a validation."""
+    value = values.get(self._metric)
+    if value is None or step <= self._seen:
+      return
+    self._seen = step
+    value = self._sign * (-math.inf if math.isnan(value) else value)
+    if self.best_step is None or value > self._best:
+      self._best, self.best_step, self._num_worse = value, step, 0
+    else:
+      self._num_worse += 1

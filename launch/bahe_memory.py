@@ -1,0 +1,121 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a click model's training takes of a device: planned, and compiled."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any, TYPE_CHECKING
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+import rich
+import rich.table
+
+from antjax.ctr.bahe import tuning
+from antjax.ctr.bahe.model import ClickModel
+from antjax.ctr.bahe.store_tower import StoreTower
+from antjax.lm import cost
+from antjax.train import report
+from antjax.train.state import TrainState
+from antjax.train.trainer import Trainer
+from launch.bahe_data import Clicks
+
+if TYPE_CHECKING:
+  from launch.bahe_model import Built
+  from launch.train_bahe import Config
+
+
+def account(
+  config: 'Config',
+  trainer: Trainer,
+  state: TrainState,
+  model: ClickModel,
+  clicks: Clicks,
+  built: 'Built',
+) -> dict[str, Any]:
+  """Bytes on a device: {'state': parts, 'activations', 'table', ...}.
+
+  'compiled' holds what the compiler says of the step: 'temporary' for what is
+  live beside its arguments. With an agent, and with --check_memory=false, it
+  is empty: the host-loop form is several programs.
+  """
+  parts = trainer.bytes_per_device()
+  planned: dict[str, Any] = {
+    'state': parts,
+    'table': built.table_bytes,
+    'activations': activation_bytes(config, model, clicks),
+    'frozen_share': tuning.frozen_share(
+      built.params, tuning.trainable(config.effective_tuning)
+    ),
+    'compiled': {},
+  }
+  if config.check_memory and not clicks.is_elastic:
+    inputs = trainer.step_inputs(clicks.example(model.prepare))
+    found = trainer.compiled_step().lower(state, inputs).compile()
+    analysis = found.memory_analysis()
+    if analysis is None:
+      logging.info('The compiler says nothing of memory on this backend.')
+    else:
+      planned['compiled'] = {
+        'arguments': int(analysis.argument_size_in_bytes),
+        'temporary': int(analysis.temp_size_in_bytes),
+      }
+      planned['batch'] = (
+        sum(
+          x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(inputs)
+        )
+        - built.table_bytes
+      )
+  return planned
+
+
+def activation_bytes(
+  config: 'Config', model: ClickModel, clicks: Clicks
+) -> int:
+  """About the bytes that the high half's activations take; 0 for others.
+
+  The tower's sequences at the peak of the backward pass (`lm.cost`), and its
+  rows of the table.
+  """
+  if not isinstance(model.tower, StoreTower):
+    return 0
+  encoder = model.tower.encoder
+  high = encoder.high
+  num_layers = high.config.num_layers - high.num_low
+  places = max(clicks.lengths) + (encoder.fusion == 'early')
+  sequences = clicks.rows_per_device * encoder.num_sequences
+  dtype = jnp.dtype(config.compute_dtype)
+  rows = 2 * sequences * places * encoder.dim * dtype.itemsize
+  if not num_layers or config.effective_tuning == 'none':
+    return rows
+  # No output layer: no logits.
+  config_of_high = dataclasses.replace(
+    high.config, num_layers=num_layers, vocab_size=0
+  )
+  return rows + cost.activation_bytes(config_of_high, sequences, places, dtype)
+
+
+def print_table(memory: Mapping[str, Any]) -> None:
+  """Says what a device needs, before the first step."""
+  table = rich.table.Table(title='Memory of a device', show_header=False)
+  table.add_column(no_wrap=True)
+  table.add_column(justify='right')
+  total = 0
+  for name, size in [
+    *memory['state'].items(),
+    ('table of behaviours', memory['table']),
+    ('activations (planned)', memory['activations']),
+  ]:
+    table.add_row(name, report.format_bytes(size))
+    total += size
+  table.add_row('together', report.format_bytes(total))
+  compiled = memory['compiled']
+  if compiled:
+    for name, size in compiled.items():
+      table.add_row(f'{name} (compiled)', report.format_bytes(size))
+    table.add_row(
+      'together (compiled)', report.format_bytes(sum(compiled.values()))
+    )
+  table.add_row('frozen share of parameters', f'{memory["frozen_share"]:.1%}')
+  rich.print(table)

@@ -1,0 +1,155 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Model of launch/train_bahe.py: the tower that the flags ask for."""
+
+import dataclasses
+from typing import Any, TYPE_CHECKING
+
+from absl import logging
+from antjax.ctr.bahe.store import BehaviorStore
+import jax
+import numpy as np
+
+from antjax.ctr.bahe import fingerprint, store_tower, tuning
+from antjax.ctr.bahe import table as table_lib
+from antjax.ctr.bahe.model import ClickModel
+from antjax.ctr.bahe.sequences import SequenceEncoder
+from antjax.ctr.bahe.towers import PyTree, Tower
+from antjax.lm import pretrained, split
+from antjax.lm.config import Config as LMConfig
+from launch import auto_paro, common
+from launch.bahe_data import Clicks
+
+if TYPE_CHECKING:
+  from launch.train_bahe import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+  """A click model and where its parameters begin.
+
+  Attributes:
+    model: The model.
+    params: numpy arrays; the low half is not among them where a store has it.
+    constants: For the Trainer.
+    table_bytes: Bytes of the table of behaviours on a device.
+  """
+
+  model: ClickModel
+  params: PyTree
+  constants: Any
+  table_bytes: int
+
+
+def build(config: 'Config', job: common.Job, clicks: Clicks) -> Built:
+  """Reads store and language model, and makes the click model.
+
+  Raises:
+    ValueError: Store, model and data do not go together.
+  """
+  tower: Tower | None = None
+  params: PyTree = None
+  if config.tower != 'none':
+    lm_config, params = _language_model(config)
+    if config.tower in ('store', 'frozen'):
+      tower = _store_tower(config, job, clicks, lm_config)
+    else:
+      tower = _token_tower(config, clicks, lm_config)
+  model = ClickModel(tower, config.head, config.ids, clicks.sizes)
+  key = jax.random.key(config.seed)
+  found = model.init_params(key, params, clicks.numeric)
+  if config.effective_tuning == 'lora':
+    found = tuning.add_lora(
+      found,
+      jax.random.fold_in(key, 1),
+      rank=config.lora_rank,
+      targets=config.lora_targets,
+    )
+  constants = tower.table.constants if _has_table(tower) else None
+  table_bytes = sum(
+    shard.data.nbytes
+    for x in jax.tree.leaves(constants)
+    for shard in x.addressable_shards[:1]
+  )
+  found = jax.tree.map(np.asarray, found)
+  return Built(model, found, constants, table_bytes)
+
+
+def _has_table(tower: Tower | None) -> bool:
+  return isinstance(tower, store_tower.StoreTower)
+
+
+def _language_model(config: 'Config') -> tuple[LMConfig, PyTree]:
+  """The language model's config, and its parameters on the host."""
+  host = jax.local_devices(backend='cpu')[0]
+  lm_config, params = pretrained.load_pretrained(
+    config.model, shardings=jax.sharding.SingleDeviceSharding(host)
+  )
+  lm_config = dataclasses.replace(lm_config, remat=config.remat)
+  if config.effective_tuning == 'lora':
+    scale = config.lora_alpha / config.lora_rank
+    lm_config = dataclasses.replace(lm_config, lora_scale=scale)
+  return lm_config, params
+
+
+def _store_tower(
+  config: 'Config', job: common.Job, clicks: Clicks, lm_config: LMConfig
+) -> store_tower.StoreTower:
+  store = BehaviorStore.open(config.store)
+  manifest = store.manifest
+  manifest.check(model=fingerprint.of_model(config.model))
+  manifest.check_vocabulary(clicks.vocabulary)
+  num_low, num_layers = manifest.num_low, lm_config.num_layers
+  if store.rows < clicks.sizes.num_behaviors:
+    raise ValueError(
+      f'store={config.store} has {store.rows} rows, {config.data} has'
+      f' {clicks.sizes.num_behaviors} behaviours;'
+      ' launch/build_behavior_store.py adds what is new.'
+    )
+  if config.tower == 'frozen' and num_low != num_layers:
+    raise ValueError(
+      f'tower=frozen needs a store of all {num_layers} layers; {config.store}'
+      f' has {num_low}. Build one with --num_low={num_layers}.'
+    )
+  if config.tower == 'store' and num_low == num_layers:
+    raise ValueError(
+      f'tower=store: {config.store} has all {num_layers} layers, which leaves'
+      ' none to train; use --tower=frozen, or a store with a smaller num_low.'
+    )
+  dtype = np.dtype(np.float32)
+  if config.table_dtype != 'float32':
+    dtype = np.dtype(jax.numpy.dtype(config.table_dtype))
+  table, said = table_lib.place(
+    store.load(dtype),
+    job.mesh,
+    home=config.table,
+    device_bytes=auto_paro.memory_of_device(),
+    max_distinct=config.max_distinct
+    or table_lib.most_distinct(clicks.rows_per_device, clicks.lengths),
+    inside_groups=job.agent is not None,
+  )
+  logging.info('%s', said)
+  return store_tower.StoreTower(
+    sequence_encoder(config, clicks, lm_config, num_low), table
+  )
+
+
+def sequence_encoder(
+  config: 'Config', clicks: Clicks, lm_config: LMConfig, num_low: int
+) -> SequenceEncoder:
+  """The high half over sequences, as the flags ask for."""
+  places = 0
+  if lm_config.positions == 'learned' and num_low < lm_config.num_layers:
+    places = max(clicks.lengths) + (config.fusion == 'early')
+  return SequenceEncoder(
+    split.HighEncoder(lm_config, num_low, places),
+    clicks.sizes.num_sequences,
+    pooling=config.pooling,
+    fusion=config.fusion,
+  )
+
+
+def _token_tower(
+  config: 'Config', clicks: Clicks, lm_config: LMConfig
+) -> Tower:
+  raise NotImplementedError

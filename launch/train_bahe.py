@@ -1,0 +1,218 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+r"""Trains a click model on long textual behaviour (BAHE), and its baselines.
+
+  python -m launch.prepare_behaviors --out=data/ml-1m-text
+  python -m launch.fetch_model
+  python -m launch.build_behavior_store
+  python -m launch.local_cluster --hosts=2 --devices_per_host=4 -- \
+    launch/train_bahe.py --flagfile=launch/recipes/bahe_ml1m.flags
+
+A behaviour's vector comes from the store; only the language model's high layers
+and the head are trained, under any PaRO code. --tower chooses what BAHE is
+compared with (docs/bahe.md). The run folder gets checkpoints, metrics.jsonl,
+TensorBoard events, results.json, report.html. The same command goes on where a
+run was stopped.
+"""
+
+import dataclasses
+from typing import Annotated, Literal
+
+from antjax.ctr import evaluate, heads
+from antjax.ctr.bahe import model as model_lib
+from antjax.ctr.bahe import table as table_lib
+from antjax.ctr.bahe import tuning as tuning_lib
+from antjax.mesh.paro import PaRO
+from launch import bahe_model, bahe_report, bahe_users, common
+from launch.bahe_data import Clicks
+from launch.bahe_job import BaheJob
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(common.JobConfig):
+  """Training of a click model on textual behaviour."""
+
+  run_dir: Annotated[
+    str,
+    'Folder of this run: config, logs, checkpoints, report. A second start with'
+    ' the same folder goes on where the first one stopped.',
+  ] = 'runs/bahe'
+  data: Annotated[str, 'Folder that launch/prepare_behaviors.py wrote.'] = (
+    'data/ml-1m-text'
+  )
+  model: Annotated[str, 'Language model: Hugging Face folder or GGUF file.'] = (
+    'data/minilm'
+  )
+  store: Annotated[
+    str, 'Store that launch/build_behavior_store.py wrote of it.'
+  ] = 'data/ml-1m-minilm-k3'
+  tower: Annotated[
+    Literal['store', 'frozen', 'dedup', 'full_text', 'none'],
+    'How texts become vectors. store: BAHE. frozen: the whole model cached,'
+    ' nothing of it trained. dedup: as store, but each batch encodes its'
+    ' distinct behaviours. full_text: all tokens through all layers. none: ids'
+    ' only.',
+  ] = 'store'
+  max_behaviors: Annotated[
+    tuple[int, ...],
+    'Behaviours taken of each sequence, the newest; one number for all, or one'
+    ' each.',
+  ] = (32,)
+  pooling: Annotated[
+    Literal['mean', 'last'],
+    "A sequence's vector: the mean of its outputs, or the last one.",
+  ] = 'mean'
+  fusion: Annotated[
+    Literal['late', 'early'],
+    'early puts the title behind each sequence, late keeps it apart until the'
+    ' head.',
+  ] = 'late'
+  tuning: Annotated[
+    tuning_lib.Tuning, 'Of the layers above the cut: all, adapters, or nothing.'
+  ] = 'full'
+  lora_rank: Annotated[int, 'Width of the adapters.'] = 8
+  lora_alpha: Annotated[float, 'Their scale is alpha / rank.'] = 16.0
+  lora_targets: Annotated[tuple[str, ...], 'Matrices with adapters.'] = (
+    'query',
+    'value',
+  )
+  num_low: Annotated[
+    int, 'Layers below the cut, for --tower=dedup; a store knows its own.'
+  ] = 3
+  max_tokens: Annotated[
+    int, 'Tokens of a user, for --tower=full_text; of a behaviour, for dedup.'
+  ] = 256
+  token_cache: Annotated[
+    str, 'Folder of token ids, for full_text and dedup; made if not there.'
+  ] = ''
+  remat: Annotated[
+    Literal['none', 'layer', 'dots'],
+    "What the layers' backward pass recomputes.",
+  ] = 'none'
+  table: Annotated[
+    table_lib.Home,
+    'Home of the vectors of behaviours: every device, split over devices, or'
+    ' the host. auto: the first with room.',
+  ] = 'auto'
+  table_dtype: Annotated[
+    Literal['float32', 'float16', 'bfloat16'], 'Their dtype there.'
+  ] = 'float32'
+  max_distinct: Annotated[
+    int,
+    "Most distinct behaviours of a device's micro-batch, for a table that is"
+    ' not on every device, and for dedup. 0: as many as there can be.',
+  ] = 0
+  user_embeddings: Annotated[
+    str, 'Folder user_embeddings of another run: its user vectors as features.'
+  ] = ''
+  export_users: Annotated[
+    bool, 'Write the user vectors of all examples at the end.'
+  ] = False
+  paro: Annotated[
+    str, 'PaRO code: levels of parameters, gradients, optimizer state.'
+  ] = 'IIG'
+  collectives: Annotated[
+    Literal['xla', 'ring', 'hierarchical', 'ho_ring'],
+    'How arrays move over all devices at once.',
+  ] = 'xla'
+  min_shard_size: Annotated[
+    int, 'Leaves with fewer elements stay whole on every device.'
+  ] = 1024
+  num_epochs: Annotated[float, 'Passes over the training examples.'] = 1.0
+  num_steps: Annotated[int, 'Optimizer steps; 0: those of num_epochs.'] = 0
+  batch_size: Annotated[int, 'Examples of a step, all devices together.'] = 256
+  num_micro_batches: Annotated[
+    int, "Parts that a device's share of a batch is worked off in."
+  ] = 1
+  compute_dtype: Annotated[
+    Literal['float32', 'bfloat16'],
+    'Of activations and of the copy of the parameters that computes.',
+  ] = 'float32'
+  shard_size: Annotated[int, 'Examples in a DataShard.'] = 256
+  evaluate_every: Annotated[
+    int, 'Steps between validations; 0: at the end only.'
+  ] = 0
+  eval_examples: Annotated[
+    int,
+    'Examples of validation and test that are scored, in evenly spread batches;'
+    ' 0: all.',
+  ] = 0
+  patience: Annotated[
+    int,
+    'Stop after so many validations without a better one, and take the best;'
+    ' 0: train all steps and take the last.',
+  ] = 0
+  best_metric: Annotated[str, 'What better means.'] = 'validation_auc'
+  checkpoint_every: Annotated[int, 'Steps between checkpoints.'] = 500
+  check_memory: Annotated[
+    bool, 'Compile the step before training to compare its memory.'
+  ] = True
+  seed: Annotated[int, 'Of parameters and shuffles.'] = 0
+  head: heads.HeadConfig = heads.HeadConfig()
+  ids: model_lib.IdConfig = model_lib.IdConfig()
+  optimizer: tuning_lib.OptimizerConfig = tuning_lib.OptimizerConfig()
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    PaRO.from_code(self.paro)
+    evaluate.best_mode(self.best_metric)
+    at_least = {
+      **dict.fromkeys(('batch_size', 'num_micro_batches', 'shard_size'), 1),
+      **dict.fromkeys(('lora_rank', 'checkpoint_every', 'max_tokens'), 1),
+      **dict.fromkeys(('num_steps', 'patience', 'evaluate_every'), 0),
+      **dict.fromkeys(('num_low', 'max_distinct', 'eval_examples'), 0),
+    }
+    for name, least in at_least.items():
+      if getattr(self, name) < least:
+        raise ValueError(
+          f'{name}={getattr(self, name)}: must be at least {least}.'
+        )
+    if not self.max_behaviors or min(self.max_behaviors) < 1:
+      raise ValueError(
+        f'max_behaviors={self.max_behaviors}: must be at least 1.'
+      )
+    if not self.num_epochs > 0:
+      raise ValueError(f'num_epochs={self.num_epochs}: must be positive.')
+    if self.patience and not self.evaluate_every:
+      raise ValueError(
+        f'patience={self.patience} counts validations: set evaluate_every.'
+      )
+    if self.export_users and (self.tower == 'none' or self.fusion == 'early'):
+      raise ValueError(
+        f'export_users: tower={self.tower} with fusion={self.fusion} has no'
+        ' vector of a user alone; use another tower and fusion=late.'
+      )
+    if self.tower == 'none' and not (self.ids.use or self.user_embeddings):
+      raise ValueError(
+        'tower=none without ids.use: the model would see nothing.'
+      )
+
+  @property
+  def effective_tuning(self) -> tuning_lib.Tuning:
+    """`tuning`, or none where the tower has no layers to train."""
+    return 'none' if self.tower in ('frozen', 'none') else self.tuning
+
+
+def main(config: Config) -> None:
+  job = common.start(config)
+  train(config, job)
+
+
+def train(config: Config, job: common.Job) -> dict[str, dict[str, float]]:
+  """Trains, scores, exports and reports; returns the scores by split."""
+  clicks = Clicks(config, job)
+  built = bahe_model.build(config, job, clicks)
+  bahe = BaheJob(config, job, clicks, built)
+  state = bahe.fit()
+  scores = {s: bahe.scores(state, s) for s in ('validation', 'test')}
+  if config.export_users:
+    bahe_users.export(job.run_dir, bahe.trainer, state, clicks, built.model)
+  if job.is_main:
+    bahe_report.write(
+      config, job, clicks.description, bahe.trainer, bahe.memory, scores
+    )
+  return scores
+
+
+if __name__ == '__main__':
+  common.run(main, Config())
