@@ -121,15 +121,22 @@ class Clicks:
   ) -> Iterator[dict[str, Any]]:
     """This process's share of a split, once, filled up to whole batches.
 
+    With --eval_examples, of evenly spread batches of it.
+
     Args:
       split: One of `SPLITS`.
       prepare: `ClickModel.prepare`.
-      with_index: Add 'index' int32 [B], the number of the example.
+      with_index: Add 'index' int32 [B], the number of the example; always of
+        the whole split.
     """
     source = self._sources[split]
     size = self.rows_per_device * self._num_devices
-    start, stride = jax.process_index() * size, jax.process_count() * size
-    for first in range(start, len(source), stride):
+    starts = range(0, len(source), size)
+    limit = self._config.eval_examples
+    if limit and not with_index:
+      num = min(len(starts), -(-limit // size))
+      starts = [starts[i * len(starts) // num] for i in range(num)]
+    for first in starts[jax.process_index() :: jax.process_count()]:
       found = source.read(first, min(first + size, len(source)))
       columns = {k: np.stack([r[k] for r in found]) for k in found[0]}
       index = first + np.arange(len(found))

@@ -183,7 +183,10 @@ class BaheJob:
   def validate(self, state: TrainState) -> Scores:
     """Scores of the validation examples, named 'validation_auc' and so on."""
     found = self.scores(state, 'validation')
-    return {f'validation_{name}': x for name, x in found.items()}
+    # A slice without examples has no scores.
+    return {
+      f'validation_{name}': x for name, x in found.items() if math.isfinite(x)
+    }
 
   def scores(self, state: TrainState, split: str) -> Scores:
     """Scores of a split by name; see `antjax.ctr.evaluate`."""

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 # Shape suffixes: B = sequences, T = query tokens, S = key tokens, H = query
@@ -27,6 +28,9 @@ import jax.numpy as jnp
 BLOCK = 64
 _MAX_SPANS = 8
 _MIN_SPAN = 256
+# What the backward pass needs beside the inputs, for `jax.checkpoint` policies:
+# small, and dear to compute again.
+KEPT = 'antjax_attention'
 _MASKED = -1e30  # Finite, so that a row without any key is no nan.
 
 
@@ -103,8 +107,10 @@ def _span_fwd(q_BTHK, k_BSGK, v_BSGK, segments, mask):
       top_BG1Q + jnp.log(sums_BG1Q),
     )
 
-  mixed_NBGKQ, log_sums = lax.map(one, (q_NBGKQ, _seen(q_BTHK, num_groups, segments, mask)))
+  seen = _seen(q_BTHK, num_groups, segments, mask)
+  mixed_NBGKQ, log_sums = lax.map(one, (q_NBGKQ, seen))
   mixed_BTHK = _tokens(mixed_NBGKQ, *q_BTHK.shape[1:3])
+  mixed_BTHK, log_sums = checkpoint_name((mixed_BTHK, log_sums), KEPT)
   kept = q_BTHK, k_BSGK, v_BSGK, segments, mixed_BTHK, log_sums
   return mixed_BTHK, kept
 
@@ -119,9 +125,7 @@ def _span_bwd(mask, kept, grad_BTHK):
   common_BTH1 = jnp.sum(
     grad_BTHK.astype(jnp.float32) * mixed_BTHK, axis=-1, keepdims=True
   )
-  columns = functools.partial(
-    _columns, num_groups=num_groups, block=mask.block
-  )
+  columns = functools.partial(_columns, num_groups=num_groups, block=mask.block)
   blocks = (
     # Both ways round: a copy now is cheaper than a transposed product later.
     columns(q_BTHK),

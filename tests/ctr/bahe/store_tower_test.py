@@ -5,6 +5,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -106,6 +107,37 @@ def test_every_code_is_plain_data_parallelism(plain, code):
   found, losses, _, _ = train(model, mesh, code=code)
   np.testing.assert_allclose(losses, plain[1], rtol=1e-5)
   assert_same(found, plain[0])
+
+
+def test_a_user_is_their_newest_known_behaviours():
+  mesh = antjax.make_mesh(intra=4)
+  tower = small_clicks.store_model(mesh).tower
+  params = tower.init_params(small_clicks.language_model())
+  constants = {'constants': {'behavior_rows': small_clicks.vectors()}}
+
+  def encode(batch):
+    prepared = tower.prepare(batch, 1) | constants
+    return np.asarray(
+      tower(params, jax.tree.map(jnp.asarray, prepared)).user_BF
+    )
+
+  batch = small_clicks.batch(3)
+  # Of 9 behaviours the newest 6; of none, the null vectors, which are 0 here.
+  assert (batch['behaviors'][2, 0] > 0).all()
+  found = encode(batch)
+  np.testing.assert_array_equal(found[0, :16], 0)
+  assert np.abs(found[1:, :16]).min() > 0
+  # A behaviour that the vocabulary lacks is row 1, a text like any other.
+  unknown = np.zeros((1, 2, 6), np.int32)
+  unknown[0, 0, 0] = 1
+  row = jnp.asarray(small_clicks.vectors()[1])
+  x_BNMD = jnp.zeros((1, 2, 6, 16)).at[0, 0, 0].set(row)
+  expected = tower.encoder(params, x_BNMD, jnp.asarray(unknown > 0), row[None])
+  np.testing.assert_allclose(
+    encode({'behaviors': unknown, 'title': np.array([1])}),
+    expected.user_BF,
+    rtol=1e-6,
+  )
 
 
 def test_only_high_half_and_head_are_trained(plain):

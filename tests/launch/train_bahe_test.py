@@ -1,0 +1,298 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""launch/train_bahe on made-up ratings and a tiny language model."""
+
+import dataclasses
+import json
+import math
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import antjax
+from antjax.ctr import heads
+from antjax.ctr.bahe import tuning
+from antjax.train import checkpoint
+from launch import (
+  bahe_job,
+  bahe_users,
+  build_behavior_store,
+  common,
+  prepare_behaviors,
+  script,
+  train_bahe,
+)
+from tests.ctr.bahe import small_vocabulary
+from tests.input import movielens_fixture
+
+ROOT = pathlib.Path(__file__).parents[2]
+NUM_LAYERS, NUM_LOW = 3, 1
+# Words of the made-up titles, so that their vectors differ.
+WORDS = ['Film', '(1990)', *map(str, range(40))]
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """data, model, and stores of one layer and of all."""
+  folder = tmp_path_factory.mktemp('bahe')
+  fixture = movielens_fixture.Fixture(num_users=30)
+  source = fixture.write_original(folder / 'source')
+  prepare_behaviors.main(
+    prepare_behaviors.Config(source=str(source), out=str(folder / 'data'))
+  )
+  small_vocabulary.write_model(folder / 'model')
+  small_vocabulary.write_tokenizer(folder / 'model', WORDS)
+  for num_low in (NUM_LOW, NUM_LAYERS):
+    build_behavior_store.build(
+      build_behavior_store.Config(
+        vocabulary=str(folder / 'data'),
+        model=str(folder / 'model'),
+        out=str(folder / f'store{num_low}'),
+        num_low=num_low,
+        max_tokens=16,
+      )
+    )
+  return folder
+
+
+def config_of(folder, run_dir, **changes):
+  base = train_bahe.Config(
+    run_dir=str(run_dir),
+    data=str(folder / 'data'),
+    model=str(folder / 'model'),
+    store=str(folder / f'store{NUM_LOW}'),
+    max_behaviors=(5, 3),
+    batch_size=32,
+    num_steps=4,
+    shard_size=8,
+    checkpoint_every=2,
+    min_shard_size=64,
+    head=heads.HeadConfig(kind='din', widths=(8,), attention_widths=(4,)),
+    optimizer=tuning.OptimizerConfig(warmup_steps=1, lm_learning_rate=1e-3),
+  )
+  return dataclasses.replace(base, **changes)
+
+
+def start(config):
+  run_dir = pathlib.Path(config.run_dir)
+  run_dir.mkdir(parents=True, exist_ok=True)
+  mesh = antjax.make_mesh(intra=4)
+  return common.Job(mesh, run_dir, script.StopRequest(), config)
+
+
+def train(folder, run_dir, **changes):
+  config = config_of(folder, run_dir, **changes)
+  return train_bahe.train(config, start(config))
+
+
+def saved_params(run_dir, step):
+  """The dense parameters of a checkpoint, by name."""
+  import orbax.checkpoint as ocp
+
+  path = run_dir / 'checkpoints' / str(step) / 'state'
+  tree = ocp.PyTreeCheckpointer().restore(path.absolute())
+  return jax.tree.map(np.asarray, tree)
+
+
+def test_a_run_trains_scores_exports_and_reports(folder, tmp_path):
+  run_dir = tmp_path / 'run'
+  scores = train(
+    folder, run_dir, export_users=True, table='split', evaluate_every=2
+  )
+  assert 0 <= scores['test']['auc'] <= 1
+  assert scores['test']['examples'] > 20
+  results = json.loads((run_dir / 'results.json').read_text())
+  assert results['results']['test']['auc'] == scores['test']['auc']
+  memory = results['memory']
+  planned = sum(memory['state'].values()) - memory['state']['grads']
+  planned += memory['table'] + memory['batch']
+  # Gradients are no argument; arrays are padded to whole cache lines.
+  assert memory['compiled']['arguments'] == pytest.approx(planned, rel=0.05)
+  assert 'AUC' in (run_dir / 'report.html').read_text()
+  logged = (run_dir / 'metrics.jsonl').read_text()
+  assert 'validation_auc' in logged
+  # The frozen rows are nowhere in the checkpoint.
+  dim = 32
+  state = saved_params(run_dir, 4)
+  rows = {x.shape for x in jax.tree.leaves(state) if x.ndim == 2}
+  num_behaviors = len(np.load(folder / 'data' / 'events' / 'liked.npy'))
+  assert (num_behaviors, dim) not in rows
+  users = bahe_users.UserVectors.open(
+    str(run_dir / 'user_embeddings'),
+    {'test': int(scores['test']['examples'])},
+  )
+  assert users.dim == 2 * dim
+  assert np.abs(users.read('test', np.arange(3))).max() > 0
+  ids = np.load(run_dir / 'user_embeddings' / 'user_ids.npy')
+  vectors = np.load(run_dir / 'user_embeddings' / 'users.npy')
+  assert vectors.shape == (30, 2 * dim) and (np.diff(ids) > 0).all()
+
+
+@pytest.mark.slow
+def test_user_vectors_help_a_model_of_ids(folder, tmp_path):
+  train(folder, tmp_path / 'run', export_users=True)
+  scores = train(
+    folder,
+    tmp_path / 'ids',
+    tower='none',
+    user_embeddings=str(tmp_path / 'run' / 'user_embeddings'),
+  )
+  assert math.isfinite(scores['test']['log_loss'])
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_to_the_same_parameters(folder, tmp_path):
+  train(folder, tmp_path / 'whole')
+  # The same schedule, stopped half way.
+  config = config_of(folder, tmp_path / 'parts')
+  job = start(config)
+
+  class StopAfterTwo(script.StopRequest):
+    asked = 0
+
+    def __call__(self):
+      self.asked += 1
+      return self.asked > 1
+
+  stopping = dataclasses.replace(job, should_stop=StopAfterTwo())
+  with pytest.raises(KeyboardInterrupt):
+    train_bahe.train(config, stopping)
+  stopped_at = checkpoint.latest_step(tmp_path / 'parts' / 'checkpoints')
+  assert 0 < stopped_at < 4
+  train_bahe.train(config, job)
+  whole, parts = (
+    saved_params(tmp_path / name, 4) for name in ('whole', 'parts')
+  )
+  jax.tree.map(np.testing.assert_array_equal, whole, parts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('home', ['host', 'split'])
+def test_homes_of_the_table_give_the_same_scores(folder, tmp_path, home):
+  expected = train(folder, tmp_path / 'device', table='device')
+  found = train(folder, tmp_path / home, table=home, num_micro_batches=2)
+  for name in ('auc', 'log_loss'):
+    assert found['test'][name] == pytest.approx(
+      expected['test'][name], rel=1e-4
+    )
+
+
+@pytest.mark.slow
+def test_lora_trains_adapters_and_places_only(folder, tmp_path):
+  train(folder, tmp_path / 'run', tuning='lora', num_steps=2)
+  first = saved_params(tmp_path / 'run', 2)
+  high = first['params']['tower']['high']
+  assert np.abs(high['layers']['query_lora_b']).max() > 0
+  moments = jax.tree.leaves_with_path(first['opt_state'])
+  names = {jax.tree_util.keystr(path) for path, _ in moments}
+  assert any('query_lora_a' in name for name in names)
+  assert not any("'query'" in name for name in names)
+
+
+@pytest.mark.slow
+def test_a_frozen_model_trains_the_head(folder, tmp_path):
+  scores = train(
+    folder, tmp_path / 'run', tower='frozen', store=str(folder / 'store3')
+  )
+  assert math.isfinite(scores['test']['log_loss'])
+  results = json.loads((tmp_path / 'run' / 'results.json').read_text())
+  assert results['memory']['frozen_share'] == 0  # No layers are held at all.
+
+
+@pytest.mark.slow
+def test_early_stopping_takes_the_best_step(folder, tmp_path):
+  train(
+    folder,
+    tmp_path / 'run',
+    num_steps=40,
+    evaluate_every=2,
+    patience=2,
+    checkpoint_every=2,
+    optimizer=tuning.OptimizerConfig(
+      warmup_steps=1, lm_learning_rate=0.3, head_learning_rate=0.3
+    ),
+  )
+  lines = (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()
+  found = [json.loads(line) for line in lines]
+  aucs = [r['validation_auc'] for r in found if 'validation_auc' in r]
+  results = json.loads((tmp_path / 'run' / 'results.json').read_text())
+  assert results['results']['validation']['auc'] == pytest.approx(max(aucs))
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'max_behaviors': (1, 2, 3)}, 'have 2 sequences'),
+    ({'batch_size': 12}, 'batch_size=12 must be a multiple of 8'),
+    ({'tower': 'frozen'}, 'tower=frozen needs a store of all 3 layers'),
+    ({'store': 'store3'}, 'leaves none to train'),
+    ({'user_embeddings': 'data'}, 'train.npy is not there'),
+  ],
+)
+def test_what_does_not_go_together_is_refused(
+  folder, tmp_path, changes, message
+):
+  for name in ('store', 'user_embeddings'):
+    if name in changes:
+      changes[name] = str(folder / changes[name])
+  with pytest.raises((ValueError, FileNotFoundError), match=message):
+    train(folder, tmp_path / 'run', **changes)
+  assert not (tmp_path / 'run' / 'config.json').exists()
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'patience': 3}, 'set evaluate_every'),
+    ({'best_metric': 'loss'}, 'no metric of clicks'),
+    ({'tower': 'none', 'export_users': True}, 'no vector of a user alone'),
+    ({'fusion': 'early', 'export_users': True}, 'no vector of a user alone'),
+    ({'max_behaviors': (0,)}, 'must be at least 1'),
+    ({'paro': 'GNN'}, 'Valid codes'),
+  ],
+)
+def test_flags_are_checked_before_anything_starts(changes, message):
+  with pytest.raises(ValueError, match=message):
+    train_bahe.Config(**changes)
+
+
+def test_early_stopping_counts_validations():
+  early = bahe_job.EarlyStopping(2, 'validation_log_loss')
+  for step, loss in ((2, 0.6), (4, 0.5), (4, 0.9), (6, 0.55)):
+    early.see(step, {'validation_log_loss': loss})
+    early.see(step + 1, {'loss': 0.1})
+    assert not early.is_over
+  early.see(8, {'validation_log_loss': math.nan})
+  assert early.is_over and early.best_step == 4
+  assert not bahe_job.EarlyStopping(0, 'validation_auc').is_over
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_two_hosts_under_agents(folder, tmp_path):
+  run_dir = tmp_path / 'run'
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', 'launch.local_cluster', '--elastic', '--hosts=2'),
+      *('--devices_per_host=2', '--', 'launch/train_bahe.py'),
+      *(f'--run_dir={run_dir}', f'--data={folder / "data"}', '--paro=IIG'),
+      *(f'--model={folder / "model"}', f'--store={folder / "store1"}'),
+      *('--max_behaviors=5', '--batch_size=32', '--num_steps=6'),
+      *('--shard_size=8', '--table=split', '--min_shard_size=64'),
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=400,
+    check=False,
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  lines = (run_dir / 'metrics.jsonl').read_text().splitlines()
+  steps = [json.loads(line) for line in lines]
+  assert [r['step'] for r in steps if 'loss' in r] == list(range(6))
+  results = json.loads((run_dir / 'results.json').read_text())
+  assert results['results']['test']['examples'] > 20
