@@ -52,8 +52,8 @@ def account(
   }
   if config.check_memory and not clicks.is_elastic:
     inputs = trainer.step_inputs(clicks.example(model.prepare))
-    found = trainer.compiled_step().lower(state, inputs).compile()
-    analysis = found.memory_analysis()
+    step: Any = trainer.compiled_step()
+    analysis = step.lower(state, inputs).compile().memory_analysis()
     if analysis is None:
       logging.info('The compiler says nothing of memory on this backend.')
     else:

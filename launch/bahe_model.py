@@ -65,7 +65,9 @@ def build(config: 'Config', job: common.Job, clicks: Clicks) -> Built:
       rank=config.lora_rank,
       targets=config.lora_targets,
     )
-  constants = tower.table.constants if _has_table(tower) else None
+  constants = None
+  if isinstance(tower, store_tower.StoreTower):
+    constants = tower.table.constants
   table_bytes = sum(
     shard.data.nbytes
     for x in jax.tree.leaves(constants)
@@ -73,10 +75,6 @@ def build(config: 'Config', job: common.Job, clicks: Clicks) -> Built:
   )
   found = jax.tree.map(np.asarray, found)
   return Built(model, found, constants, table_bytes)
-
-
-def _has_table(tower: Tower | None) -> bool:
-  return isinstance(tower, store_tower.StoreTower)
 
 
 def _language_model(config: 'Config') -> tuple[LMConfig, PyTree]:
