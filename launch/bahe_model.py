@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any, TYPE_CHECKING
 
 from absl import logging
-from antjax.ctr.bahe.store import BehaviorStore
 import jax
 import numpy as np
 
@@ -14,6 +13,7 @@ from antjax.ctr.bahe import fingerprint, store_tower, tuning
 from antjax.ctr.bahe import table as table_lib
 from antjax.ctr.bahe.model import ClickModel
 from antjax.ctr.bahe.sequences import SequenceEncoder
+from antjax.ctr.bahe.store import BehaviorStore
 from antjax.ctr.bahe.towers import PyTree, Tower
 from antjax.lm import pretrained, split
 from antjax.lm.config import Config as LMConfig
