@@ -46,8 +46,11 @@ def account(
     'table': built.table_bytes,
     'activations': activation_bytes(config, model, clicks),
     'frozen_share': tuning.frozen_share(
-      built.params, tuning.trainable(config.effective_tuning)
+      built.params,
+      tuning.trainable(config.effective_tuning),
+      built.num_absent,
     ),
+    'num_absent': built.num_absent,
     'compiled': {},
   }
   if config.check_memory and not clicks.is_elastic:
@@ -118,4 +121,5 @@ def print_table(memory: Mapping[str, Any]) -> None:
       'together (compiled)', report.format_bytes(sum(compiled.values()))
     )
   table.add_row('frozen share of parameters', f'{memory["frozen_share"]:.1%}')
+  table.add_row('parameters left out', f'{memory["num_absent"]:,}')
   rich.print(table)

@@ -33,12 +33,14 @@ class Built:
     params: numpy arrays; the low half is not among them where a store has it.
     constants: For the Trainer.
     table_bytes: Bytes of the table of behaviours on a device.
+    num_absent: Parameters of the language model that training never holds.
   """
 
   model: ClickModel
   params: PyTree
   constants: Any
   table_bytes: int
+  num_absent: int
 
 
 def build(config: 'Config', job: common.Job, clicks: Clicks) -> Built:
@@ -49,6 +51,7 @@ def build(config: 'Config', job: common.Job, clicks: Clicks) -> Built:
   """
   tower: Tower | None = None
   params: PyTree = None
+  num_absent = 0
   if config.tower != 'none':
     lm_config, params = _language_model(config)
     if config.tower in ('store', 'frozen'):
@@ -73,8 +76,12 @@ def build(config: 'Config', job: common.Job, clicks: Clicks) -> Built:
     for x in jax.tree.leaves(constants)
     for shard in x.addressable_shards[:1]
   )
+  if tower is not None:
+    held = sum(x.size for x in jax.tree.leaves(tower.init_params(params)))
+    whole = sum(x.size for x in jax.tree.leaves(params))
+    num_absent = max(whole - held, 0)
   found = jax.tree.map(np.asarray, found)
-  return Built(model, found, constants, table_bytes)
+  return Built(model, found, constants, table_bytes, num_absent)
 
 
 def _language_model(config: 'Config') -> tuple[LMConfig, PyTree]:
