@@ -201,7 +201,7 @@ def test_a_frozen_model_trains_the_head(folder, tmp_path):
   assert math.isfinite(scores['test']['log_loss'])
   results = json.loads((tmp_path / 'run' / 'results.json').read_text())
   # The language model is not held at all, and counts as frozen.
-  assert results['memory']['frozen_share'] > 0.9
+  assert results['memory']['frozen_share'] > 0.5
 
 
 @pytest.mark.slow
