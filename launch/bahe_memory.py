@@ -44,6 +44,7 @@ def account(
   planned: dict[str, Any] = {
     'state': parts,
     'table': built.table_bytes,
+    'table_level': built.table_level,
     'activations': activation_bytes(config, model, clicks),
     'frozen_share': tuning.frozen_share(
       built.params,

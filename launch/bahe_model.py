@@ -17,6 +17,7 @@ from antjax.ctr.bahe.store import BehaviorStore
 from antjax.ctr.bahe.towers import PyTree, Tower
 from antjax.lm import pretrained, split
 from antjax.lm.config import Config as LMConfig
+from antjax.mesh.mesh import INTRA
 from launch import auto_paro, common
 from launch.bahe_data import Clicks
 
@@ -33,6 +34,7 @@ class Built:
     params: numpy arrays; the low half is not among them where a store has it.
     constants: For the Trainer.
     table_bytes: Bytes of the table of behaviours on a device.
+    table_level: How it is split: none, intra or global.
     num_absent: Parameters of the language model that training never holds.
   """
 
@@ -40,6 +42,7 @@ class Built:
   params: PyTree
   constants: Any
   table_bytes: int
+  table_level: str
   num_absent: int
 
 
@@ -81,7 +84,16 @@ def build(config: 'Config', job: common.Job, clicks: Clicks) -> Built:
     whole = sum(x.size for x in jax.tree.leaves(params))
     num_absent = max(whole - held, 0)
   found = jax.tree.map(np.asarray, found)
-  return Built(model, found, constants, table_bytes, num_absent)
+  return Built(
+    model, found, constants, table_bytes, _table_level(tower), num_absent
+  )
+
+
+def _table_level(tower: Tower | None) -> str:
+  table = getattr(tower, 'table', None)
+  if not isinstance(table, table_lib.SplitTable):
+    return 'none'
+  return 'intra' if table.exchange.axes == (INTRA,) else 'global'
 
 
 def _language_model(config: 'Config') -> tuple[LMConfig, PyTree]:
