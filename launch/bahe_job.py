@@ -70,6 +70,7 @@ class BaheJob:
   # What the Trainer calls.
 
   def _vectors(self, rows: Any, batch: Mapping[str, Any]) -> Any:
+    assert self._tables is not None
     return self._tables.lookup(rows, batch['ids'])
 
   def _loss(self, params: Any, *rest: Any) -> tuple[jax.Array, jax.Array]:

@@ -200,7 +200,8 @@ def test_a_frozen_model_trains_the_head(folder, tmp_path):
   )
   assert math.isfinite(scores['test']['log_loss'])
   results = json.loads((tmp_path / 'run' / 'results.json').read_text())
-  assert results['memory']['frozen_share'] == 0  # No layers are held at all.
+  # The language model is not held at all, and counts as frozen.
+  assert results['memory']['frozen_share'] > 0.5
 
 
 @pytest.mark.slow
