@@ -103,7 +103,9 @@ def _span_fwd(q_BTHK, k_BSGK, v_BSGK, segments, mask):
       top_BG1Q + jnp.log(sums_BG1Q),
     )
 
-  mixed_NBGKQ, log_sums = lax.map(one, (q_NBGKQ, _seen(q_BTHK, num_groups, segments, mask)))
+  mixed_NBGKQ, log_sums = lax.map(
+    one, (q_NBGKQ, _seen(q_BTHK, num_groups, segments, mask))
+  )
   mixed_BTHK = _tokens(mixed_NBGKQ, *q_BTHK.shape[1:3])
   kept = q_BTHK, k_BSGK, v_BSGK, segments, mixed_BTHK, log_sums
   return mixed_BTHK, kept
@@ -119,9 +121,7 @@ def _span_bwd(mask, kept, grad_BTHK):
   common_BTH1 = jnp.sum(
     grad_BTHK.astype(jnp.float32) * mixed_BTHK, axis=-1, keepdims=True
   )
-  columns = functools.partial(
-    _columns, num_groups=num_groups, block=mask.block
-  )
+  columns = functools.partial(_columns, num_groups=num_groups, block=mask.block)
   blocks = (
     # Both ways round: a copy now is cheaper than a transposed product later.
     columns(q_BTHK),
