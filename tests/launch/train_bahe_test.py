@@ -29,6 +29,9 @@ from launch import (
 from tests.ctr.bahe import small_vocabulary
 from tests.input import movielens_fixture
 
+# Of reading a checkpoint as it is.
+pytestmark = pytest.mark.filterwarnings('ignore:Sharding info not provided')
+
 ROOT = pathlib.Path(__file__).parents[2]
 NUM_LAYERS, NUM_LOW = 3, 1
 # Words of the made-up titles, so that their vectors differ.
