@@ -7,6 +7,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from antjax.lm import blocked_attention
+
 # Shape suffixes: B = sequences, T = query tokens, S = key tokens, H = query
 # heads, G = key/value heads, R = H / G query heads that share one, K = width of
 # a head.
@@ -14,7 +16,10 @@ import jax.numpy as jnp
 Method = Literal['auto', 'plain', 'blocked', 'cudnn']
 
 # A sequence longer than this is cut into blocks of queries.
-BLOCK = 256
+MAX_PLAIN = 256
+# Queries in a block; where there is a bias, a block is this or a 32nd.
+BLOCK = blocked_attention.BLOCK
+_BIASED_BLOCK = 256
 _MAX_BLOCKS = 32
 _MASKED = -1e30  # Finite, so that a row without any key is no nan.
 
@@ -26,7 +31,7 @@ def causal(
   segment_ids_BT: jax.Array | None = None,
   *,
   method: Method = 'auto',
-  block: int = BLOCK,
+  block: int | None = None,
 ) -> jax.Array:
   """`attend` to this and earlier tokens."""
   return attend(
@@ -44,7 +49,7 @@ def attend(
   is_causal: bool = True,
   scale: float | None = None,
   method: Method = 'auto',
-  block: int = BLOCK,
+  block: int | None = None,
 ) -> jax.Array:
   """Softmax attention to the tokens of the same segment.
 
@@ -61,10 +66,12 @@ def attend(
     is_causal: Whether only this and earlier tokens are seen.
     scale: Factor of the scores; None: K ** -0.5.
     method: 'plain' holds all T x T scores of a head. 'blocked' holds `block` x
-      T of them, also in the backward pass, and leaves out the blocks that a
-      causal mask hides. 'cudnn' is jax.nn.dot_product_attention's fused kernel
-      (NVIDIA GPUs, 16-bit dtypes). 'auto' takes the fastest that is legal.
-    block: Queries in a block; more where there were over 32 blocks.
+      T of them, also in the backward pass, and leaves out most of what a causal
+      mask hides; it has no forward-mode derivative. 'cudnn' is
+      jax.nn.dot_product_attention's fused kernel (NVIDIA GPUs, 16-bit dtypes).
+      'auto' takes the fastest that is legal.
+    block: Queries in a block; None: as many as is fastest. More where there
+      were over 32 blocks and there is a bias.
 
   Returns:
     Array [B, T, H, K].
@@ -89,8 +96,24 @@ def attend(
     segments = segment_ids_BT, segment_ids_BT
     return _rows(q_BTHK, k_BTGK, v_BTGK, segments, bias_HTT, 0, how)
   if method == 'blocked':
+    if bias_HTT is None:
+      return blocked_attention.attend(
+        q_BTHK,
+        k_BTGK,
+        v_BTGK,
+        segment_ids_BT,
+        is_causal=is_causal,
+        scale=scale,
+        block=block or BLOCK,
+      )
     return _blocked(
-      q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, bias_HTT, block, how
+      q_BTHK,
+      k_BTGK,
+      v_BTGK,
+      segment_ids_BT,
+      bias_HTT,
+      block or _BIASED_BLOCK,
+      how,
     )
   raise ValueError(
     f'attend(method={method!r}): unknown; use auto, plain, blocked or cudnn.'
@@ -108,7 +131,7 @@ def choose(shape: tuple[int, ...], dtype: jax.typing.DTypeLike, platform: str):
   is_16_bit = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
   if platform == 'gpu' and is_16_bit and width % 8 == 0 and width <= 128:
     return 'cudnn'
-  return 'plain' if num_tokens <= BLOCK else 'blocked'
+  return 'plain' if num_tokens <= MAX_PLAIN else 'blocked'
 
 
 def _rows(q_BTHK, k_BSGK, v_BSGK, segments, bias_HTS, first: int, how: _How):
@@ -141,7 +164,10 @@ def _rows(q_BTHK, k_BSGK, v_BSGK, segments, bias_HTS, first: int, how: _How):
 
 
 def _blocked(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, bias_HTT, block, how):
-  """Blocks of queries, each recomputed in the backward pass."""
+  """Blocks of queries, each recomputed in the backward pass.
+
+  The way with a bias, whose gradient autodiff forms.
+  """
   num_tokens = q_BTHK.shape[1]
   block = max(block, -(-num_tokens // _MAX_BLOCKS))
   rows = jax.checkpoint(_rows, static_argnums=(5, 6))
@@ -152,14 +178,13 @@ def _blocked(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, bias_HTT, block, how):
     segments: tuple[Any, Any] = (None, None)
     if segment_ids_BT is not None:
       segments = segment_ids_BT[:, start:stop], segment_ids_BT[:, :end]
-    bias = None if bias_HTT is None else bias_HTT[:, start:stop, :end]
     outputs.append(
       rows(
         q_BTHK[:, start:stop],
         k_BTGK[:, :end],
         v_BTGK[:, :end],
         segments,
-        bias,
+        bias_HTT[:, start:stop, :end],
         start,
         how,
       )

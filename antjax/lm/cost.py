@@ -67,8 +67,8 @@ def activation_bytes(
   products = HK + 2 * GK + 2 * D + (2 if config.gated_mlp else 1) * F
   # Norms, rotated heads and what softmax, SiLU and the sums keep besides.
   working = products + 2 * (HK + GK) + 4 * D + 2 * F
-  keys = min(num_tokens, attention.BLOCK)
-  scores = 2 * tokens * config.num_heads * keys * 4
+  queries = num_tokens if num_tokens <= attention.MAX_PLAIN else attention.BLOCK
+  scores = 2 * tokens * config.num_heads * queries * 4
   kept = {'none': working, 'dots': products + D, 'layer': D}[config.remat]
   logits = min(tokens * config.vocab_size, transformer.MAX_LOGITS)
   if not config.causal:

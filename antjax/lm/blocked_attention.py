@@ -1,0 +1,222 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Attention a block of queries at a time, so that scores stay in the cache.
+
+The forward pass keeps a number a query, the logarithm of its softmax's
+denominator, and the backward pass computes the scores again from it (Dao et al.
+2022, https://arxiv.org/abs/2205.14135, without their blocks of keys). Scores
+are held transposed, keys before queries: every product but one is then a plain
+matrix product of row-major arrays, the form that XLA's CPU backend is fast at.
+Measured on two AVX2 cores, 2,048 tokens, 12 heads of width 32, forward and
+backward: 0.25 s, where blocks of 256 under jax.checkpoint took 0.82 s.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+import jax.numpy as jnp
+
+# Shape suffixes: B = sequences, T = query tokens, S = key tokens, H = query
+# heads, G = key/value heads, R = H / G query heads that share one, K = width of
+# a head, N = blocks of queries, Q = R x queries of a block, head by head.
+
+# Queries in a block, and spans of queries that a causal mask is cut into: a
+# span sees no key behind its end.
+BLOCK = 64
+_MAX_SPANS = 8
+_MIN_SPAN = 256
+# What the backward pass needs beside the inputs, for `jax.checkpoint` policies:
+# small, and dear to compute again.
+KEPT = 'antjax_attention'
+_MASKED = -1e30  # Finite, so that a row without any key is no nan.
+
+
+class _Mask(NamedTuple):
+  """Who sees whom.
+
+  Attributes:
+    is_causal: Whether a query sees no later key.
+    first: Place of the first query.
+    block: Queries in a block.
+    scale: Factor of the scores.
+  """
+
+  is_causal: bool
+  first: int
+  block: int
+  scale: float
+
+
+def attend(
+  q_BTHK: jax.Array,
+  k_BTGK: jax.Array,
+  v_BTGK: jax.Array,
+  segment_ids_BT: jax.Array | None = None,
+  *,
+  is_causal: bool,
+  scale: float,
+  block: int = BLOCK,
+) -> jax.Array:
+  """See `antjax.lm.attention.attend`; holds `block` x T scores of each head."""
+  num_tokens = q_BTHK.shape[1]
+  span = num_tokens
+  if is_causal:
+    span = max(_MIN_SPAN, -(-num_tokens // _MAX_SPANS))
+  outputs = []
+  for start in range(0, num_tokens, span):
+    stop = min(start + span, num_tokens)
+    end = stop if is_causal else num_tokens
+    segments = None
+    if segment_ids_BT is not None:
+      segments = segment_ids_BT[:, start:stop], segment_ids_BT[:, :end]
+    mask = _Mask(is_causal, start, min(block, stop - start), scale)
+    outputs.append(
+      _span(
+        q_BTHK[:, start:stop], k_BTGK[:, :end], v_BTGK[:, :end], segments, mask
+      )
+    )
+  return jnp.concatenate(outputs, axis=1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _span(q_BTHK, k_BSGK, v_BSGK, segments: Any, mask: _Mask) -> jax.Array:
+  """Attention of consecutive queries, [B, T, H, K]."""
+  return _span_fwd(q_BTHK, k_BSGK, v_BSGK, segments, mask)[0]
+
+
+def _span_fwd(q_BTHK, k_BSGK, v_BSGK, segments, mask):
+  num_groups = k_BSGK.shape[2]
+  k_BGSK = jnp.moveaxis(k_BSGK, 1, 2)
+  v_BGKS = jnp.moveaxis(v_BSGK, 1, 3)
+  q_NBGKQ = _columns(q_BTHK, num_groups, mask.block)
+
+  def one(block):
+    q_BGKQ, seen = block
+    scores_BGSQ = _scores(q_BGKQ, k_BGSK, seen, segments, mask)
+    top_BG1Q = scores_BGSQ.max(axis=2, keepdims=True)
+    weights_BGSQ = jnp.exp(scores_BGSQ - top_BG1Q)
+    sums_BG1Q = weights_BGSQ.sum(axis=2, keepdims=True)
+    mixed_BGKQ = _product(
+      'bgks,bgsq->bgkq', v_BGKS, weights_BGSQ.astype(v_BGKS.dtype)
+    )
+    return (
+      (mixed_BGKQ / sums_BG1Q).astype(q_BTHK.dtype),
+      top_BG1Q + jnp.log(sums_BG1Q),
+    )
+
+  seen = _seen(q_BTHK, num_groups, segments, mask)
+  mixed_NBGKQ, log_sums = lax.map(one, (q_NBGKQ, seen))
+  mixed_BTHK = _tokens(mixed_NBGKQ, *q_BTHK.shape[1:3])
+  mixed_BTHK, log_sums = checkpoint_name((mixed_BTHK, log_sums), KEPT)
+  kept = q_BTHK, k_BSGK, v_BSGK, segments, mixed_BTHK, log_sums
+  return mixed_BTHK, kept
+
+
+def _span_bwd(mask, kept, grad_BTHK):
+  q_BTHK, k_BSGK, v_BSGK, segments, mixed_BTHK, log_sums = kept
+  num_tokens, num_heads = q_BTHK.shape[1:3]
+  num_groups = k_BSGK.shape[2]
+  k_BGSK, v_BGSK = jnp.moveaxis(k_BSGK, 1, 2), jnp.moveaxis(v_BSGK, 1, 2)
+  k_BGKS = jnp.moveaxis(k_BSGK, 1, 3)
+  # What softmax takes off each weight's gradient: sum of grad x output.
+  common_BTH1 = jnp.sum(
+    grad_BTHK.astype(jnp.float32) * mixed_BTHK, axis=-1, keepdims=True
+  )
+  columns = functools.partial(_columns, num_groups=num_groups, block=mask.block)
+  blocks = (
+    # Both ways round: a copy now is cheaper than a transposed product later.
+    columns(q_BTHK),
+    jnp.swapaxes(columns(q_BTHK), 3, 4),
+    columns(grad_BTHK),
+    jnp.swapaxes(columns(grad_BTHK), 3, 4),
+    columns(common_BTH1),
+    log_sums,
+    _seen(q_BTHK, num_groups, segments, mask),
+  )
+
+  def one(sums, block):
+    q_BGKQ, q_BGQK, grad_BGKQ, grad_BGQK, common_BG1Q, log_sum_BG1Q, seen = (
+      block
+    )
+    scores_BGSQ = _scores(q_BGKQ, k_BGSK, seen, segments, mask)
+    weights_BGSQ = jnp.exp(scores_BGSQ - log_sum_BG1Q)
+    grad_BGSQ = _product('bgsk,bgkq->bgsq', v_BGSK, grad_BGKQ)
+    grad_BGSQ = mask.scale * weights_BGSQ * (grad_BGSQ - common_BG1Q)
+    grad_BGSQ = grad_BGSQ.astype(q_BTHK.dtype)
+    weights_BGSQ = weights_BGSQ.astype(q_BTHK.dtype)
+    sums = (
+      sums[0] + _product('bgsq,bgqk->bgsk', grad_BGSQ, q_BGQK),
+      sums[1] + _product('bgsq,bgqk->bgsk', weights_BGSQ, grad_BGQK),
+    )
+    grad_q_BGKQ = _product('bgks,bgsq->bgkq', k_BGKS, grad_BGSQ)
+    return sums, grad_q_BGKQ.astype(q_BTHK.dtype)
+
+  # Of its inputs, so that shard_map knows over which axes it varies.
+  zeros_BGSK = lax.full_like(k_BGSK, 0, jnp.float32)
+  (grad_k, grad_v), grad_q = lax.scan(one, (zeros_BGSK, zeros_BGSK), blocks)
+  return (
+    _tokens(grad_q, num_tokens, num_heads),
+    jnp.moveaxis(grad_k, 1, 2).astype(k_BSGK.dtype),
+    jnp.moveaxis(grad_v, 1, 2).astype(v_BSGK.dtype),
+    None,
+  )
+
+
+_span.defvjp(_span_fwd, _span_bwd)
+
+
+def _product(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
+  """Of the inputs' dtype, summed in fp32."""
+  return jnp.einsum(subscripts, a, b, preferred_element_type=jnp.float32)
+
+
+def _scores(q_BGKQ, k_BGSK, seen, segments, mask: _Mask) -> jax.Array:
+  """Masked fp32 scores of a block, [B, G, S, Q]."""
+  scores_BGSQ = mask.scale * _product('bgsk,bgkq->bgsq', k_BGSK, q_BGKQ)
+  place_Q, segment_BQ = seen
+  is_seen = None
+  if mask.is_causal:
+    is_seen = jnp.arange(k_BGSK.shape[2])[:, None] <= place_Q
+  if segments is not None:
+    same_B1SQ = segments[1][:, None, :, None] == segment_BQ[:, None, None]
+    is_seen = same_B1SQ if is_seen is None else same_B1SQ & is_seen
+  if is_seen is None:
+    return scores_BGSQ
+  return jnp.where(is_seen, scores_BGSQ, _MASKED)
+
+
+def _seen(q_BTHK, num_groups: int, segments, mask: _Mask):
+  """Place [N, Q] and segment [N, B, Q] of each column; None where unused."""
+  num_tokens, num_heads = q_BTHK.shape[1:3]
+
+  def spread(x_BT):  # -> [N, B, Q]
+    x_BT = jnp.pad(x_BT, ((0, 0), (0, -num_tokens % mask.block)))
+    x_NBT = jnp.swapaxes(x_BT.reshape(len(x_BT), -1, mask.block), 0, 1)
+    return jnp.tile(x_NBT, (1, 1, num_heads // num_groups))
+
+  places = segment_ids = None
+  if mask.is_causal:
+    places = spread(mask.first + jnp.arange(num_tokens)[None])[:, 0]
+  if segments is not None:
+    segment_ids = spread(segments[0])
+  return places, segment_ids
+
+
+def _columns(x_BTHK: jax.Array, num_groups: int, block: int) -> jax.Array:
+  """[N, B, G, K, Q]; queries are padded by zeros to whole blocks."""
+  B, T, H, K = x_BTHK.shape
+  x = jnp.pad(x_BTHK, ((0, 0), (0, -T % block), (0, 0), (0, 0)))
+  x = x.reshape(B, -1, block, num_groups, H // num_groups, K)
+  x = jnp.transpose(x, (1, 0, 3, 5, 4, 2))  # N, B, G, K, R, block
+  return x.reshape(*x.shape[:4], -1)
+
+
+def _tokens(x_NBGKQ: jax.Array, num_tokens: int, num_heads: int) -> jax.Array:
+  """The inverse of `_columns`, [B, T, H, K]."""
+  N, B, G, K, _ = x_NBGKQ.shape
+  x = x_NBGKQ.reshape(N, B, G, K, num_heads // G, -1)
+  x = jnp.transpose(x, (1, 0, 5, 2, 4, 3))  # B, N, block, G, R, K
+  return x.reshape(B, -1, num_heads, K)[:, :num_tokens]
