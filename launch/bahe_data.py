@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data of launch/train_bahe.py: clicks and histories to batches."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import functools
 import pathlib
 from typing import Any, TYPE_CHECKING
@@ -131,7 +131,7 @@ class Clicks:
     """
     source = self._sources[split]
     size = self.rows_per_device * self._num_devices
-    starts = range(0, len(source), size)
+    starts: Sequence[int] = range(0, len(source), size)
     limit = self._config.eval_examples
     if limit and not with_index:
       num = min(len(starts), -(-limit // size))

@@ -17,10 +17,14 @@ from antjax.ctr.bahe.full_text import FullTextTower
 from antjax.ctr.bahe.model import ClickModel
 from antjax.ctr.bahe.sequences import SequenceEncoder
 from antjax.ctr.bahe.store import BehaviorStore
+<<<<<<< HEAD
 from antjax.ctr.bahe.token_cache import TokenCache
+=======
+>>>>>>> 3c7f22f7a1deb5c5a546e3384c40807dd9476025
 from antjax.ctr.bahe.towers import PyTree, Tower
 from antjax.lm import positions, pretrained, pretrained_tokenizer, split
 from antjax.lm.config import Config as LMConfig
+from antjax.mesh.mesh import INTRA
 from launch import auto_paro, common
 from launch.bahe_data import Clicks
 
@@ -40,12 +44,16 @@ class Built:
     params: numpy arrays; the low half is not among them where a store has it.
     constants: For the Trainer.
     table_bytes: Bytes of the table of behaviours on a device.
+    table_level: How it is split: none, intra or global.
+    num_absent: Parameters of the language model that training never holds.
   """
 
   model: ClickModel
   params: PyTree
   constants: Any
   table_bytes: int
+  table_level: str
+  num_absent: int
 
 
 def build(config: 'Config', job: common.Job, clicks: Clicks) -> Built:
@@ -56,6 +64,7 @@ def build(config: 'Config', job: common.Job, clicks: Clicks) -> Built:
   """
   tower: Tower | None = None
   params: PyTree = None
+  num_absent = 0
   if config.tower != 'none':
     lm_config, params = _language_model(config)
     if config.tower in ('store', 'frozen'):
@@ -72,18 +81,29 @@ def build(config: 'Config', job: common.Job, clicks: Clicks) -> Built:
       rank=config.lora_rank,
       targets=config.lora_targets,
     )
-  constants = tower.table.constants if _has_table(tower) else None
+  constants = None
+  if isinstance(tower, store_tower.StoreTower):
+    constants = tower.table.constants
   table_bytes = sum(
     shard.data.nbytes
     for x in jax.tree.leaves(constants)
     for shard in x.addressable_shards[:1]
   )
+  if tower is not None:
+    held = sum(x.size for x in jax.tree.leaves(tower.init_params(params)))
+    whole = sum(x.size for x in jax.tree.leaves(params))
+    num_absent = max(whole - held, 0)
   found = jax.tree.map(np.asarray, found)
-  return Built(model, found, constants, table_bytes)
+  return Built(
+    model, found, constants, table_bytes, _table_level(tower), num_absent
+  )
 
 
-def _has_table(tower: Tower | None) -> bool:
-  return isinstance(tower, store_tower.StoreTower)
+def _table_level(tower: Tower | None) -> str:
+  table = getattr(tower, 'table', None)
+  if not isinstance(table, table_lib.SplitTable):
+    return 'none'
+  return 'intra' if table.exchange.axes == (INTRA,) else 'global'
 
 
 def _language_model(config: 'Config') -> tuple[LMConfig, PyTree]:

@@ -166,7 +166,7 @@ def _table_memory(
   return [
     {
       'device': device,
-      'level': 'none',
+      'level': memory['table_level'],
       'part': 'table of behaviours',
       'bytes': memory['table'],
     }

@@ -11,9 +11,8 @@ all are written.
 
 Several hosts share the work under one coordinator, in either of two ways:
 started alike with --coordinator, each on its own, so that a killed one costs
-the rows it was at and nobody else waits; or under launch/agent.py, as all
-elastic jobs (launch/local_cluster.py --elastic -- launch/build_behavior_store.py
-...). The store must be on a disk that all of them share. See docs/bahe.md.
+the rows it was at and the others go on; or under launch/agent.py, as elastic
+jobs are. The store must be on a disk that all of them share. See docs/bahe.md.
 """
 
 from collections.abc import Iterator
@@ -23,10 +22,9 @@ import os
 import pathlib
 import socket
 import time
-from typing import Annotated, Literal, TYPE_CHECKING
+from typing import Annotated, Any, Literal, TYPE_CHECKING
 
 from absl import logging
-from antjax.input.behavior_vocabulary import BehaviorVocabulary
 import jax
 import jax.numpy as jnp
 
@@ -36,6 +34,7 @@ from antjax.ctr.bahe.encode import Encoder
 from antjax.ctr.bahe.manifest import Manifest
 from antjax.ctr.bahe.store_writer import StoreWriter
 from antjax.ctr.bahe.token_cache import Tokenizer
+from antjax.input.behavior_vocabulary import BehaviorVocabulary
 from antjax.lm import pretrained, pretrained_tokenizer
 from antjax.train.progress import Progress
 from launch import common, script
@@ -124,7 +123,7 @@ def build(config: Config, agent: 'Agent | None' = None) -> int:
   """
   vocabulary = _vocabulary(config.vocabulary)
   total = len(vocabulary)
-  identity = {
+  identity: dict[str, Any] = {
     'model': fingerprint.of_model(config.model),
     'tokenizer': fingerprint.of_tokenizer(config.model),
     'num_low': config.num_low,

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Prepares a log of textual behaviour for launch/train_bahe.py.
+r"""Prepares a log of textual behaviour for launch/train_bahe.py.
 
   python -m launch.prepare_behaviors --out=data/ml-1m-text
 
@@ -18,14 +18,27 @@ the data: MovieLens is for research use and may not be redistributed.
 
 import dataclasses
 import functools
+import json
+import pathlib
 import sys
 import tempfile
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import rich
 import rich.table
 
-from antjax.input import behavior_data, behavior_movielens, engine
+from antjax.input import (
+  behavior_data,
+  behavior_examples,
+  behavior_movielens,
+  behavior_schema,
+  behavior_table,
+  behavior_text,
+  engine,
+  output_folder,
+  table_files,
+  table_raw,
+)
 from launch import script
 
 
@@ -51,7 +64,9 @@ class Config:
     'Folder of a vocabulary of texts to append to, made if there is none; empty'
     ': the data get one of their own.',
   ] = ''
-  text: behavior_data.BehaviorConfig = behavior_data.BehaviorConfig()
+  normalizer: behavior_text.Normalizer = behavior_text.Normalizer()
+  splitter: behavior_text.Splitter = behavior_text.Splitter()
+  examples: behavior_examples.ExampleConfig = behavior_examples.ExampleConfig()
   format: Annotated[
     Literal['arrow', 'parquet'],
     'Format of the record files; arrow is read without copies.',
@@ -81,23 +96,28 @@ class Config:
         f'threads={self.threads} must not be negative and max_rejected_share='
         f'{self.max_rejected_share} must be from 0 to 1.'
       )
+    is_table = self.dataset == 'sequences'
+    if is_table != bool(self.schema) or is_table > bool(self.source):
+      raise ValueError(
+        f'dataset={self.dataset}, source={self.source!r} and'
+        f' schema={self.schema!r}: sequences needs both, and ml-1m takes no'
+        ' schema.'
+      )
 
 
 def main(config: Config) -> None:
   """Prepares the data and prints their counts."""
-  with tempfile.TemporaryDirectory() as temporary:
-    data = behavior_movielens.fingerprint(config.source, temporary)
-  read = functools.partial(
-    behavior_movielens.read,
-    config.source,
-    max_rejected_share=config.max_rejected_share,
-    progress=_progress,
-  )
+  is_table = config.dataset == 'sequences'
+  read, data = (_table if is_table else _movielens)(config)
   description, made = behavior_data.prepare_behaviors(
     config.out,
     read,
-    {'data': data, 'max_rejected_share': config.max_rejected_share},
-    config.text,
+    {**data, 'max_rejected_share': config.max_rejected_share},
+    behavior_data.BehaviorConfig(
+      normalizer=config.normalizer,
+      splitter=config.splitter,
+      examples=config.examples,
+    ),
     vocabulary=config.vocabulary,
     engine=engine.Engine(
       name=config.engine,
@@ -116,9 +136,60 @@ def main(config: Config) -> None:
   for row in rows:
     table.add_row(*row)
   rich.print(table)
-  rich.print(description['counts'])
+  for name, count in description['counts'].items():
+    print(f'{name.replace("_", " "):28} {count:>15,}')
+  rejected = pathlib.Path(config.out) / output_folder.REJECTED
+  if rejected.exists():
+    print(f'What is set aside is listed in {rejected}.')
+  if 'acknowledgement' in description:
+    rich.print(f'Acknowledge: {description["acknowledgement"]}')
   if not made:
     print(f'{config.out} was complete already: nothing was done.')
+
+
+def _movielens(
+  config: Config,
+) -> tuple[behavior_data.Reader, dict[str, Any]]:
+  """Returns the reader, and what names the data."""
+  read = functools.partial(
+    behavior_movielens.read,
+    config.source,
+    max_rejected_share=config.max_rejected_share,
+    progress=_progress,
+  )
+  with tempfile.TemporaryDirectory() as temporary:
+    data = behavior_movielens.fingerprint(config.source, temporary)
+  return read, {'data': data}
+
+
+def _table(config: Config) -> tuple[behavior_data.Reader, dict[str, Any]]:
+  """Returns the reader, and what names the data."""
+  schema = behavior_schema.load(config.schema)
+  if config.examples.split == 'time' and not schema.time:
+    raise ValueError(
+      f'schema={config.schema} names no time: only --examples.split=last'
+      ' is possible.'
+    )
+  if config.examples.min_history and schema.histories == 'none':
+    raise ValueError(
+      f'schema={config.schema} has histories: none, so that no example has'
+      f' min_history={config.examples.min_history} past events.'
+    )
+  read = functools.partial(
+    behavior_table.read,
+    config.source,
+    schema,
+    max_rejected_share=config.max_rejected_share,
+    progress=_progress,
+  )
+  data = {
+    'data': table_files.fingerprint(table_raw.find_files(config.source)),
+    'schema': json.loads(json.dumps(dataclasses.asdict(schema))),
+  }
+  if schema.items is not None:
+    files = table_raw.find_files(schema.items.source)
+    data['items'] = table_files.fingerprint(files)
+  return read, data
 
 
 def _progress(text: str) -> None:

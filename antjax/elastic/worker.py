@@ -255,7 +255,7 @@ class Agent:
   ) -> ServiceLedgerClient:
     if data_set.name in self._ledgers:
       raise ValueError(
-        f'Agent: the name {data_set.name!r} is taken; data sets of a job need'
+        f'Agent: name={data_set.name!r} is taken; data sets of a job need'
         ' names of their own.'
       )
     ledger = ServiceLedgerClient(

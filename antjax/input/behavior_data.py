@@ -14,8 +14,9 @@ History n of an example is the part starts[n]:stops[n] of the n-th sequence of
 `dataset.json`, oldest first.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -23,42 +24,23 @@ import shutil
 import tempfile
 from typing import Any, Literal
 
-from absl import logging
 import ibis
-from ibis.expr import types as ir
-import numpy as np
-import pyarrow as pa
 
 from antjax.input import (
   behavior_examples,
+  behavior_files,
   behavior_pieces,
   behavior_text,
   behavior_vocabulary,
   output_folder,
-  prepare,
-  record_writer,
   records,
 )
 from antjax.input import (
   engine as engine_lib,
 )
-from antjax.input.behavior_examples import ExampleConfig, RowLayout, SPLITS
-from antjax.input.records import Field
+from antjax.input.behavior_examples import ExampleConfig, RowLayout
 
 _FORMAT_VERSION = 1
-SCHEMA: Mapping[str, Field] = {
-  'user': Field('int64'),
-  'title': Field('int32'),
-  'item': Field('int64'),
-  'label': Field('float32'),
-  'time': Field('int64'),
-  'starts': Field('int64', 1),
-  'stops': Field('int64', 1),
-  'ids': Field('int64', 1),
-  'numeric': Field('float32', 1),
-  'is_new_user': Field('bool'),
-  'is_new_item': Field('bool'),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -218,17 +200,16 @@ def _make(
     progress,
   )
   (stage / 'events').mkdir()
-  sequences = []
-  for name, table in examples.events.items():
-    progress(f'writing the events {name}')
-    path = stage / 'events' / f'{name}.npy'
-    sequences.append({'name': name, 'events': _write_events(path, table, work)})
+  events = dict(examples.events)
   for i, name in enumerate(layout.texts):
+    events[name] = texts.events(i, examples.table, ids)
+  sequences = []
+  for name, table in events.items():
     progress(f'writing the events {name}')
     path = stage / 'events' / f'{name}.npy'
-    table = texts.events(i, examples.table, ids)
-    sequences.append({'name': name, 'events': _write_events(path, table, work)})
-  written = _write_splits(
+    size = behavior_files.write_events(path, table, work)
+    sequences.append({'name': name, 'events': size})
+  splits = behavior_files.write_splits(
     texts.with_lengths(examples.table),
     layout,
     stage,
@@ -236,25 +217,18 @@ def _make(
     file_format,
     progress,
   )
-  features = _write_ids(examples.id_maps, stage)
-  kept = sum(split['examples'] for split in written['splits'].values())
+  num_ids = behavior_files.write_ids(examples.id_maps, stage)
   about = dict(source.about)
   counts = {
     **about.pop('counts'),
-    'examples': kept,
-    'users': features['user']['num_ids'] - 1,
-    'items': features['item']['num_ids'] - 1,
+    'examples': sum(split['examples'] for split in splits.values()),
+    'users': num_ids['user'] - 1,
+    'items': num_ids['item'] - 1,
     'behaviors': len(state),
     **texts.counts,
   }
   if not layout.is_labelled:
     counts['negatives_lacking'] = examples.num_short
-    if examples.num_short:
-      logging.warning(
-        '%d of the negatives are lacking: their users have nearly all items of'
-        ' the domain.',
-        examples.num_short,
-      )
   return {
     **about,
     'kind': 'behaviors',
@@ -266,169 +240,26 @@ def _make(
     'normalizer': state.normalizer,
     'sequences': sequences,
     'ids': [
-      {'name': n, 'num_ids': features[f'id:{n}']['num_ids']} for n in layout.ids
+      {'name': name, 'num_ids': num_ids[f'id:{name}']} for name in layout.ids
     ],
     'numeric': list(layout.numeric),
-    'num_users': features['user']['num_ids'],
-    'num_items': features['item']['num_ids'],
+    'num_users': num_ids['user'],
+    'num_items': num_ids['item'],
     'num_behaviors': len(state),
     'counts': counts,
     'format': file_format,
-    'schema': records.schema_to_json(SCHEMA),
-    'splits': written['splits'],
-    'files': {
-      str(p.relative_to(stage)): output_folder.file_entry(stage, p)
-      for p in sorted(stage.rglob('*'))
-      if p.is_file()
-    }
-    | written['files'],
+    'schema': records.schema_to_json(behavior_files.SCHEMA),
+    'splits': splits,
+    'files': behavior_files.list_files(stage, splits),
   }
 
 
 def _digest_of(made_of: Mapping[str, Any]) -> str:
   """Names the texts of a run: the same again are not counted twice."""
-  import hashlib
-
-  rest = {k: v for k, v in made_of.items() if k not in ('vocabulary', 'format')}
+  other = ('vocabulary', 'format', 'examples')
+  rest = {name: x for name, x in made_of.items() if name not in other}
   text = json.dumps(rest, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _write_events(
-  path: pathlib.Path, table: ir.Table, work: pathlib.Path
-) -> int:
-  """Writes a column of behaviours as a .npy file; returns its length."""
-  size = int(table.count().to_pyarrow().as_py())
-  events = np.lib.format.open_memmap(path, 'w+', np.int32, (max(size, 1),))
-  at = 0
-  for batch in prepare.stream(table, work, ['behavior'], batch_rows=65_536):
-    part = batch['behavior'].to_numpy(zero_copy_only=False)
-    events[at : at + len(part)] = part
-    at += len(part)
-  assert at == size, (path, at, size)
-  events.flush()
-  return size
-
-
-def _write_splits(
-  table: ir.Table,
-  layout: RowLayout,
-  stage: pathlib.Path,
-  work: pathlib.Path,
-  file_format: str,
-  progress: Callable[[str], None],
-) -> dict[str, Any]:
-  """Writes the examples; returns 'splits' and 'files'."""
-  splits, files = {}, {}
-  # Long texts' events come in the order of the examples, all splits in one.
-  ends = np.zeros(len(layout.texts), np.int64)
-  for number, split in enumerate(SPLITS):
-    progress(f'writing {split}')
-    path = stage / f'{split}.{file_format}'
-    counter = _Counter()
-    ordered = table.filter(table.split == number).order_by(
-      behavior_examples.ORDER
-    )
-
-    def batches() -> Iterator[pa.RecordBatch]:
-      for batch in prepare.stream(
-        ordered, work, ordered.columns, batch_rows=8192
-      ):
-        made = _records(batch, layout, ends)
-        counter(made)
-        yield made
-
-    if not record_writer.write(path, batches(), SCHEMA):
-      logging.warning('No example for the split %s: it is left out.', split)
-      path.unlink()
-      continue
-    splits[split] = counter.counts
-    files[split] = output_folder.file_entry(stage, path)
-  if not splits:
-    raise ValueError('prepare_behaviors: the source gives no example at all.')
-  return {'splits': splits, 'files': files}
-
-
-def _records(
-  batch: pa.RecordBatch, layout: RowLayout, ends: np.ndarray
-) -> pa.RecordBatch:
-  """Makes records of rows; `ends` says how many pieces came before, [T]."""
-
-  def column(name: str) -> np.ndarray:
-    return batch[name].to_numpy(zero_copy_only=False)
-
-  size = batch.num_rows
-  starts, stops = [], []
-  for i in range(len(layout.histories)):
-    starts.append(column(f'first_{i}'))
-    stops.append(starts[-1] + column(f'before_{i}'))
-  is_event = column('draw') == 0  # Drawn items share the pieces of the event.
-  for i in range(len(layout.texts)):
-    length = column(f'length_{i}')
-    stop = ends[i] + np.cumsum(np.where(is_event, length, 0))
-    starts.append(stop - length)
-    stops.append(stop)
-    if size:
-      ends[i] = stop[-1]
-  lists = {
-    'starts': (starts, np.int64),
-    'stops': (stops, np.int64),
-    'ids': ([column(f'id_{i}') for i in range(len(layout.ids))], np.int64),
-    'numeric': (
-      [column(f'numeric_{i}') for i in range(len(layout.numeric))],
-      np.float32,
-    ),
-  }
-  columns = {}
-  for name in SCHEMA:
-    if name not in lists:
-      columns[name] = batch[name]
-      continue
-    values, dtype = lists[name]
-    flat = np.stack(values, 1) if values else np.zeros((size, 0))
-    columns[name] = pa.ListArray.from_arrays(
-      pa.array(np.arange(size + 1, dtype=np.int32) * flat.shape[1]),
-      pa.array(flat.reshape(-1).astype(dtype)),
-    )
-  return pa.RecordBatch.from_pydict(columns)
-
-
-class _Counter:
-  """Counts the examples of a split."""
-
-  def __init__(self) -> None:
-    self.counts = dict.fromkeys(
-      ('examples', 'positives', 'new_user', 'new_item', 'no_history'), 0
-    )
-
-  def __call__(self, batch: pa.RecordBatch) -> None:
-    def add(name: str, values: np.ndarray) -> None:
-      self.counts[name] += int(values.sum())
-
-    self.counts['examples'] += batch.num_rows
-    add('positives', batch['label'].to_numpy() > 0)
-    add('new_user', batch['is_new_user'].to_numpy(zero_copy_only=False))
-    add('new_item', batch['is_new_item'].to_numpy(zero_copy_only=False))
-    flat = [batch[n].flatten().to_numpy() for n in ('starts', 'stops')]
-    length = (flat[1] - flat[0]).reshape(batch.num_rows, -1).sum(1)
-    add('no_history', length == 0)
-
-
-def _write_ids(
-  id_maps: Mapping[str, ir.Table], stage: pathlib.Path
-) -> dict[str, dict[str, int]]:
-  """Writes (value, id) files; returns name -> number of ids, with 0."""
-  features = {}
-  for name, table in id_maps.items():
-    value = next(c for c in table.columns if c != 'id')
-    number = len(features)
-    file = name if name in ('user', 'item') else f'feature_{number - 2}'
-    path = stage / f'ids_{file}.parquet'
-    schema = {'value': Field('str'), 'id': Field('int32')}
-    ordered = table.select(value=table[value], id='id').order_by('id')
-    num = prepare.write_records(ordered, path, schema)
-    features[name] = {'num_ids': num + 1}
-  return features
 
 
 def counts_table(description: Mapping[str, Any]) -> list[list[str]]:

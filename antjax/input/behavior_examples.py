@@ -179,6 +179,10 @@ def build(
       folder,
     )
     split = ibis.union(split, drawn.select(split.columns))
+  # Drawn items count as seen: else a model that takes new items as unknown
+  # would learn in training that unknown means 0.
+  split = stored('with_drawn', split)
+  train = split.filter(split.split == 0)
   for name in ('user', 'item'):
     seen = train.select(_seen=train[name]).distinct()
     joined = split.left_join(seen, split[name] == seen['_seen'])

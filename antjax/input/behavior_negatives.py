@@ -53,13 +53,17 @@ def draw(
     return con.read_parquet(str(path))
 
   items = stored('items', _items(rows, positives, item_columns))
-  sizes = items.group_by('domain').agg(_size=items.count())
-  asked = positives.join(sizes, 'domain').select('row', '_size')
+  domains = items.group_by('domain').agg(
+    _first=items.place.min(), _size=items.count()
+  )
+  asked = positives.join(domains, 'domain').select('row', '_first', '_size')
   path = folder / 'attempts.parquet'
   _write_attempts(path, asked, folder, num + _SPARE, seed)
   attempts = con.read_parquet(str(path))
-  who = positives.select('row', 'user', 'domain')
-  tried = attempts.join(who, 'row').join(items, ['domain', 'place'])
+  # A place names an item by itself: a join on the domain would let an engine
+  # begin with all pairs of events and items of a domain.
+  tried = attempts.join(items.select('place', 'item'), 'place')
+  tried = tried.join(positives.select('row', 'user'), 'row')
   has = rows.select('user', 'item').distinct()
   tried = tried.anti_join(has, ['user', 'item'])
   tried = tried.group_by(['row', 'item']).agg(attempt=tried.attempt.min())
@@ -69,7 +73,7 @@ def draw(
   kept = [c for c in items.columns if c not in ('domain', 'place')]
   ours = drawn.select('row', 'item', 'draw').join(items.select(kept), 'item')
   rest = positives.drop('item', 'title', 'label', 'draw', *item_columns)
-  joined = rest.join(ours, 'row').mutate(label=ibis.literal(0.0, 'float32'))
+  joined = rest.join(ours, 'row').mutate(label=ibis.literal(0).cast('float32'))
   wanted = int(positives.count().to_pyarrow().as_py()) * num
   found = int(drawn.count().to_pyarrow().as_py())
   return joined, wanted - found
@@ -78,9 +82,10 @@ def draw(
 def _items(
   rows: ir.Table, positives: ir.Table, item_columns: Sequence[str]
 ) -> ir.Table:
-  """Returns the items: domain, place in it, title and features.
+  """Returns the items: place, domain, title and features.
 
-  An item is what its first row says.
+  Places number the items of a domain one after another. An item is what its
+  first row says.
   """
   first = rows.group_by('item').agg(row=rows.row.min())
   items = rows.select('item', 'row', 'domain', 'title').join(
@@ -93,7 +98,7 @@ def _items(
       seen, ['item', 'row']
     )
     items = items.inner_join(coded.drop('row'), 'item')
-  order = ibis.window(group_by='domain', order_by='item')
+  order = ibis.window(order_by=['domain', 'item'])
   return items.mutate(place=ibis.row_number().over(order).cast('int64')).drop(
     'row'
   )
@@ -111,14 +116,18 @@ def _write_attempts(
     [('row', pa.int64()), ('attempt', pa.int32()), ('place', pa.int64())]
   )
   attempt = np.arange(num, dtype=np.uint64)
+  offset = np.uint64((seed + 1) * int(_STEP) % 2**64)
   with pq.ParquetWriter(path, schema) as file:
-    batches = prepare.stream(asked, folder, ['row', '_size'], batch_rows=65_536)
+    batches = prepare.stream(
+      asked, folder, ['row', '_first', '_size'], batch_rows=65_536
+    )
     for batch in batches:
       row = batch['row'].to_numpy(zero_copy_only=False)
       size = batch['_size'].to_numpy(zero_copy_only=False).astype(np.uint64)
-      bits = _mix(_mix(row.astype(np.uint64) + np.uint64(seed + 1) * _STEP))
+      bits = _mix(_mix(row.astype(np.uint64) + offset))
       bits = _mix(bits[:, None] + attempt[None] * _STEP)
       place = (bits % size[:, None]).astype(np.int64)
+      place += batch['_first'].to_numpy(zero_copy_only=False)[:, None]
       columns = [
         np.repeat(row, num),
         np.tile(attempt.astype(np.int32), len(row)),

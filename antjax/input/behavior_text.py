@@ -10,7 +10,7 @@ engines of `prepare` call them row by row, so the results are equal.
 from collections.abc import Callable
 import dataclasses
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 import unicodedata
 
 import ibis
@@ -181,6 +181,8 @@ def pieces_column(
   return _udf(behavior_pieces, kind)(column)
 
 
-def _udf(function: Callable[[str], object], kind: dt.DataType) -> Callable:
+def _udf(
+  function: Callable[[str], object], kind: dt.DataType
+) -> Callable[[ir.StringValue], Any]:
   signature = ((dt.string,), kind)
   return ibis.udf.scalar.python(function, signature=signature)

@@ -219,8 +219,8 @@ def append(
     if old.normalizer != normalizer:
       raise ValueError(
         f'vocabulary={folder} has texts of the normaliser {old.normalizer!r};'
-        f' these have {normalizer!r}. Use the same --text.lower, or another'
-        ' folder.'
+        f' these have {normalizer!r}. Use the same --normalizer.lower, or'
+        ' another folder.'
       )
     if any(entry.source == source for entry in old.appends):
       return old

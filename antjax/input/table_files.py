@@ -79,7 +79,7 @@ def prepare_table(
   files = table_raw.find_files(source)
   made_of = {
     'format_version': _FORMAT_VERSION,
-    'data': _fingerprint(files),
+    'data': fingerprint(files),
     'format': file_format,
     'max_rejected_share': max_rejected_share,
     **json.loads(json.dumps(dataclasses.asdict(schema))),
@@ -238,7 +238,7 @@ def _write_ids(
   return features, files
 
 
-def _fingerprint(files: list[pathlib.Path]) -> str:
+def fingerprint(files: list[pathlib.Path]) -> str:
   """Returns a SHA-256 over the content of the files."""
   result = hashlib.sha256()
   for path in files:

@@ -5,11 +5,12 @@
 DuckDB does it, out of core, whatever backend goes on from there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import functools
 import operator
 import os
 import pathlib
+from typing import Protocol
 
 from absl import logging
 import ibis
@@ -19,10 +20,33 @@ from pyarrow import csv
 import pyarrow.parquet as pq
 
 from antjax.input import delimited
-from antjax.input.table_schema import TableSchema
 from antjax.input.table_tasks import ROW
 
 _TEXT = ('.csv', '.tsv', '.txt')
+
+
+class Layout(Protocol):
+  """Columns of a table, as its schema file says; see `TableSchema`."""
+
+  # What the label has to be: 'click', 'rating', or something unchecked.
+  @property
+  def kind(self) -> str: ...
+  @property
+  def label(self) -> str: ...
+  @property
+  def columns(self) -> Mapping[str, delimited.Kind]: ...
+  @property
+  def used(self) -> list[str]: ...
+  @property
+  def numeric(self) -> tuple[str, ...]: ...
+  @property
+  def empty(self) -> Mapping[str, float]: ...
+  @property
+  def delimiter(self) -> str: ...
+  @property
+  def header(self) -> bool: ...
+  @property
+  def quote(self) -> str: ...
 
 
 def find_files(source: str | os.PathLike[str]) -> list[pathlib.Path]:
@@ -71,7 +95,7 @@ def first_line(path: pathlib.Path) -> str:
 def write_rows(
   con: ibis.BaseBackend,
   files: list[pathlib.Path],
-  schema: TableSchema,
+  schema: Layout,
   folder: pathlib.Path,
   *,
   max_rejected_share: float,
@@ -116,7 +140,8 @@ def write_rows(
         max_rejected_share=max_rejected_share,
         rejected_path=rejected_path,
       )
-    _check_values(table, path, schema)
+    if schema.kind in ('click', 'rating'):
+      _check_label(table, path, schema)
     # DuckDB keeps the order of a file.
     numbered = table.select(
       *schema.used, **{ROW: (ibis.row_number() + num_rows).cast('int64')}
@@ -133,9 +158,7 @@ def write_rows(
   return num_rows, num_rejected
 
 
-def _check_values(
-  table: ir.Table, path: pathlib.Path, schema: TableSchema
-) -> None:
+def _check_label(table: ir.Table, path: pathlib.Path, schema: Layout) -> None:
   """Refuses labels out of range."""
   label = table[schema.label]
   is_click = schema.kind == 'click'
@@ -149,7 +172,7 @@ def _check_values(
     )
 
 
-def _value(column: ir.Column, schema: TableSchema, name: str) -> ir.Column:
+def _value(column: ir.Column, schema: Layout, name: str) -> ir.Column:
   """A column in the type of the schema; null where it holds no such value."""
   kind = schema.columns[name]
   value = column.try_cast(kind)
@@ -176,7 +199,7 @@ def _parquet_columns(path: pathlib.Path) -> list[str]:
 def _parquet(
   con: ibis.BaseBackend,
   path: pathlib.Path,
-  schema: TableSchema,
+  schema: Layout,
   max_rejected_share: float,
   rejected_path: pathlib.Path,
 ) -> tuple[ir.Table, int]:
@@ -194,32 +217,67 @@ def _parquet(
     operator.and_, [cast[f'_{name}'].notnull() for name in schema.used]
   )
   bad = cast.filter(~is_good)
-  num_bad = int(bad.count().to_pyarrow().as_py())
-  if num_bad:
-    column = ibis.cases(
-      *((bad[f'_{name}'].isnull(), name) for name in schema.used)
-    )
-    listed = bad.select(
-      file=ibis.literal(str(path)),
-      line='line',
-      column=column,
-      reason=ibis.literal('cast'),
-      message=ibis.literal('empty, or no value of the type of the schema'),
-    )
-    is_first = not rejected_path.exists()
-    with open(rejected_path, 'ab') as file:
-      csv.write_csv(
-        listed.order_by('line').to_pyarrow(),
-        file,
-        csv.WriteOptions(include_header=is_first),
-      )
-    num_rows = int(table.count().to_pyarrow().as_py())
-    text = f'{num_bad} of {num_rows} rows of {path} are malformed'
-    if num_bad > max_rejected_share * num_rows:
-      raise ValueError(
-        f'{text}, more than max_rejected_share={max_rejected_share:g}. All are'
-        f' in {rejected_path}; correct them or raise max_rejected_share.'
-      )
-    logging.warning('%s and set aside in %s.', text, rejected_path)
+  column = ibis.cases(
+    *((bad[f'_{name}'].isnull(), name) for name in schema.used)
+  )
+  num_bad = set_aside(
+    bad.select('line', column=column),
+    table,
+    str(path),
+    'empty, or no value of the type of the schema',
+    max_rejected_share=max_rejected_share,
+    rejected_path=rejected_path,
+  )
   good = cast.filter(is_good)
   return good.select(**{n: good[f'_{n}'] for n in schema.used}), num_bad
+
+
+def set_aside(
+  bad: ir.Table,
+  table: ir.Table,
+  where: str,
+  why: str,
+  *,
+  max_rejected_share: float,
+  rejected_path: pathlib.Path,
+) -> int:
+  """Lists malformed rows of a table in a CSV file; returns their number.
+
+  Args:
+    bad: (line, column) of the malformed rows.
+    table: All rows.
+    where: Their file.
+    why: What is wrong with them.
+    max_rejected_share: Largest share of them to go on with.
+    rejected_path: CSV file to append to, made only if needed.
+
+  Raises:
+    ValueError: There are more.
+  """
+  num_bad = int(bad.count().to_pyarrow().as_py())
+  if not num_bad:
+    return 0
+  listed = bad.select(
+    file=ibis.literal(where),
+    line='line',
+    column='column',
+    reason=ibis.literal('cast'),
+    message=ibis.literal(why),
+    text=ibis.literal(''),  # Lines of text files have theirs here.
+  )
+  is_first = not rejected_path.exists()
+  with open(rejected_path, 'ab') as file:
+    csv.write_csv(
+      listed.order_by('line').to_pyarrow(),
+      file,
+      csv.WriteOptions(include_header=is_first),
+    )
+  num_rows = int(table.count().to_pyarrow().as_py())
+  text = f'{num_bad} of {num_rows} rows of {where} are malformed'
+  if num_bad > max_rejected_share * num_rows:
+    raise ValueError(
+      f'{text}, more than max_rejected_share={max_rejected_share:g}. All are'
+      f' in {rejected_path}; correct them or raise max_rejected_share.'
+    )
+  logging.warning('%s and set aside in %s.', text, rejected_path)
+  return num_bad

@@ -143,15 +143,7 @@ def make(
   Raises:
     ValueError: A column is not there, of a wrong type, or used twice.
   """
-  kinds: dict[str, Any] = {}
-  empty: dict[str, float] = {}
-  for column, entry in columns.items():
-    if isinstance(entry, Mapping):
-      kinds[column] = entry.get('type', 'string')
-      if 'empty' in entry:
-        empty[column] = float(entry['empty'])
-    else:
-      kinds[column] = entry
+  kinds, empty = kinds_and_empty(columns)
   left = [c for c in kinds if c not in (label, time, *ignore)]
   if numeric is None:
     numeric = [
@@ -174,6 +166,22 @@ def make(
   )
 
 
+def kinds_and_empty(
+  columns: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, float]]:
+  """Parts column -> type, or {'type': type, 'empty': number}, in two maps."""
+  kinds: dict[str, Any] = {}
+  empty: dict[str, float] = {}
+  for column, entry in columns.items():
+    if isinstance(entry, Mapping):
+      kinds[column] = entry.get('type', 'string')
+      if 'empty' in entry:
+        empty[column] = float(entry['empty'])
+    else:
+      kinds[column] = entry
+  return kinds, empty
+
+
 def load(path: str) -> TableSchema:
   """Reads a schema file, JSON or YAML.
 
@@ -181,16 +189,7 @@ def load(path: str) -> TableSchema:
     FileNotFoundError: No such file.
     ValueError: It is neither, or says something that cannot be.
   """
-  file = pathlib.Path(path)
-  if not file.is_file():
-    raise FileNotFoundError(
-      f'schema={path!r} is no file; docs/data.md shows what it holds.'
-    )
-  try:
-    value = yaml.safe_load(file.read_text(encoding='utf-8'))  # JSON too.
-  except (yaml.YAMLError, UnicodeDecodeError) as e:
-    text = ' '.join(str(e).split())
-    raise ValueError(f'{path} is neither JSON nor YAML ({text}).') from e
+  value = read_file(path, 'docs/data.md')
   needed = ('columns', 'label', 'task')
   if not isinstance(value, dict) or not all(value.get(n) for n in needed):
     raise ValueError(
@@ -202,11 +201,56 @@ def load(path: str) -> TableSchema:
       f'{path}: unknown: {", ".join(unknown)}; known: ignore,'
       f' {", ".join(sorted(known))}.'
     )
-  return make(**{'name': file.stem, **_checked(path, value)})
+  found = checked(
+    path,
+    value,
+    lists=('features', 'numeric', 'log', 'ignore'),
+    names=('label', 'task', 'time'),
+  )
+  return make(**{'name': pathlib.Path(path).stem, **found})
 
 
-def _checked(path: str, value: Mapping[str, Any]) -> dict[str, Any]:
-  """The entries of a file; names that YAML took for numbers are texts again."""
+def read_file(path: str, page: str) -> Any:
+  """Returns what a JSON or YAML file holds.
+
+  Args:
+    path: The file.
+    page: Page of the documentation that says what it must hold.
+
+  Raises:
+    FileNotFoundError: No such file.
+    ValueError: It is neither.
+  """
+  file = pathlib.Path(path)
+  if not file.is_file():
+    raise FileNotFoundError(
+      f'schema={path!r} is no file; {page} shows what it holds.'
+    )
+  try:
+    return yaml.safe_load(file.read_text(encoding='utf-8'))  # JSON too.
+  except (yaml.YAMLError, UnicodeDecodeError) as e:
+    text = ' '.join(str(e).split())
+    raise ValueError(f'{path} is neither JSON nor YAML ({text}).') from e
+
+
+def checked(
+  path: str,
+  value: Mapping[str, Any],
+  *,
+  lists: Sequence[str],
+  names: Sequence[str],
+) -> dict[str, Any]:
+  """The entries of a file; names that YAML took for numbers are texts again.
+
+  Args:
+    path: The file, for errors.
+    value: Its content, with `columns`.
+    lists: Entries that are lists of columns.
+    names: Entries that are a column.
+
+  Raises:
+    ValueError: An entry is not what it must be.
+  """
 
   def need(name: str, what: str, is_met: bool) -> None:
     if not is_met:
@@ -218,11 +262,11 @@ def _checked(path: str, value: Mapping[str, Any]) -> dict[str, Any]:
     number = entry.get('empty', 0) if isinstance(entry, dict) else 0
     need('columns', 'numbers as empty', isinstance(number, (int, float)))
   found = {**value, 'columns': {str(k): v for k, v in columns.items()}}
-  for name in ('features', 'numeric', 'log', 'ignore'):
+  for name in lists:
     if name in value:
       need(name, 'a list of columns', isinstance(value[name], list))
       found[name] = [str(x) for x in value[name]]
-  for name in ('label', 'task', 'time'):
+  for name in names:
     if name in value:
       need(name, 'a column', isinstance(value[name], (str, int)))
       found[name] = str(value[name])

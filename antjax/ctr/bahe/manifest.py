@@ -4,7 +4,7 @@
 
 import dataclasses
 import json
-from typing import Any, Literal, Self
+from typing import Any, get_args, Literal, Self
 
 from antjax.ctr.bahe import fingerprint
 from antjax.ctr.bahe.fingerprint import Vocabulary
@@ -126,7 +126,7 @@ class Manifest:
       needed = int if kind is int else str
       if type(fields[name]) is not needed:
         raise ValueError(f'{name} is {fields[name]!r}')
-    if fields['dtype'] not in Dtype.__args__ or fields['rows'] < 0:
+    if fields['dtype'] not in get_args(Dtype) or fields['rows'] < 0:
       raise ValueError(
         f'dtype is {fields["dtype"]!r}, rows is {fields["rows"]}'
       )

@@ -145,7 +145,9 @@ class ClickModel:
         found[name] = batch[name]
     found['user'] = batch['user']
     use = self.ids.use
-    ids = {name: batch[name] for name in ('user', 'item') if name in use}
+    ids: dict[str, Any] = {
+      name: batch[name] for name in ('user', 'item') if name in use
+    }
     if 'behavior' in use:
       ids['title'] = batch['title']
       ids['history'] = np.where(behaviors == 0, -1, behaviors)
@@ -175,7 +177,8 @@ class ClickModel:
     """
     sizes, E = self.sizes, self.ids.embedding_dim
     k_head, k_text = jax.random.split(key)
-    num_features, dims = sizes.num_numeric + sizes.user_vector_dim, {}
+    num_features = sizes.num_numeric + sizes.user_vector_dim
+    dims: dict[str, int] = {}  # Of histories.
     params: dict[str, Any] = {}
     if self.tower is not None:
       params['tower'] = self.tower.init_params(pretrained)

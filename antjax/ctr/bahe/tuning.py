@@ -46,19 +46,23 @@ def trainable(
   return is_trained
 
 
-def frozen_share(params: PyTree, is_trained: Callable[[str], bool]) -> float:
+def frozen_share(
+  params: PyTree, is_trained: Callable[[str], bool], num_absent: int = 0
+) -> float:
   """Share of the parameters that are not trained.
 
   Args:
     params: Arrays or ShapeDtypeStructs.
     is_trained: From `trainable`.
+    num_absent: Parameters of the language model that are frozen and not even
+      held, the low half's say.
   """
   sizes = [
     (is_trained(_name(path)), x.size)
     for path, x in jax.tree.leaves_with_path(params)
   ]
-  frozen = sum(size for trained, size in sizes if not trained)
-  return frozen / max(sum(size for _, size in sizes), 1)
+  frozen = num_absent + sum(size for trained, size in sizes if not trained)
+  return frozen / max(num_absent + sum(size for _, size in sizes), 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
