@@ -17,10 +17,7 @@ from antjax.ctr.bahe.full_text import FullTextTower
 from antjax.ctr.bahe.model import ClickModel
 from antjax.ctr.bahe.sequences import SequenceEncoder
 from antjax.ctr.bahe.store import BehaviorStore
-<<<<<<< HEAD
 from antjax.ctr.bahe.token_cache import TokenCache
-=======
->>>>>>> 3c7f22f7a1deb5c5a546e3384c40807dd9476025
 from antjax.ctr.bahe.towers import PyTree, Tower
 from antjax.lm import positions, pretrained, pretrained_tokenizer, split
 from antjax.lm.config import Config as LMConfig
