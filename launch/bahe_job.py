@@ -225,7 +225,7 @@ class EarlyStopping:
     if value is None or step <= self._seen:
       return
     self._seen = step
-    value = self._sign * (-math.inf if math.isnan(value) else value)
+    value = -math.inf if math.isnan(value) else self._sign * value
     if self.best_step is None or value > self._best:
       self._best, self.best_step, self._num_worse = value, step, 0
     else:

@@ -5,9 +5,12 @@
 import dataclasses
 import json
 import math
+import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -28,6 +31,9 @@ from launch import (
 )
 from tests.ctr.bahe import small_vocabulary
 from tests.input import movielens_fixture
+
+# Of reading a checkpoint as it is.
+pytestmark = pytest.mark.filterwarnings('ignore:Sharding info not provided')
 
 ROOT = pathlib.Path(__file__).parents[2]
 NUM_LAYERS, NUM_LOW = 3, 1
@@ -274,26 +280,56 @@ def test_early_stopping_counts_validations():
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-def test_two_hosts_under_agents(folder, tmp_path):
+def test_two_hosts_under_agents_of_which_one_is_killed(folder, tmp_path):
   run_dir = tmp_path / 'run'
-  done = subprocess.run(
+  job = subprocess.Popen(
     [
       *(sys.executable, '-m', 'launch.local_cluster', '--elastic', '--hosts=2'),
       *('--devices_per_host=2', '--', 'launch/train_bahe.py'),
       *(f'--run_dir={run_dir}', f'--data={folder / "data"}', '--paro=IIG'),
       *(f'--model={folder / "model"}', f'--store={folder / "store1"}'),
-      *('--max_behaviors=5', '--batch_size=32', '--num_steps=6'),
-      *('--shard_size=8', '--table=split', '--min_shard_size=64'),
+      *('--max_behaviors=5', '--batch_size=32', '--num_steps=16'),
+      *('--num_micro_batches=2', '--shard_size=8', '--table=split'),
+      *('--min_shard_size=64', '--checkpoint_every=3'),
     ],
     cwd=ROOT,
-    capture_output=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
     text=True,
-    timeout=400,
-    check=False,
   )
-  assert done.returncode == 0, done.stdout + done.stderr
-  lines = (run_dir / 'metrics.jsonl').read_text().splitlines()
-  steps = [json.loads(line) for line in lines]
-  assert [r['step'] for r in steps if 'loss' in r] == list(range(6))
+  end = time.monotonic() + 300
+  while len(logged_steps(run_dir)) < 5:
+    if job.poll() is not None or time.monotonic() > end:
+      job.kill()
+      raise AssertionError(job.communicate()[0])
+    time.sleep(0.05)
+  os.kill(workers_of(job.pid)[1], signal.SIGKILL)
+  output, _ = job.communicate(timeout=300)
+  assert job.returncode == 0, output
+  assert 'generation 2: rank 0 of 2' in output
+  assert 'Restored step' in output
+  assert logged_steps(run_dir) == list(range(16))
   results = json.loads((run_dir / 'results.json').read_text())
   assert results['results']['test']['examples'] > 20
+
+
+def logged_steps(run_dir):
+  path = run_dir / 'metrics.jsonl'
+  lines = path.read_text().splitlines() if path.exists() else []
+  found = [json.loads(line) for line in lines if line.endswith('}')]
+  return [line['step'] for line in found if 'loss' in line]
+
+
+def workers_of(launcher):
+  """Processes that train, by rank."""
+
+  def children(pid):
+    path = pathlib.Path(f'/proc/{pid}/task/{pid}/children')
+    return [int(child) for child in path.read_text().split()]
+
+  return [
+    worker
+    for agent in children(launcher)
+    for worker in children(agent)
+    if b'train_bahe' in pathlib.Path(f'/proc/{worker}/cmdline').read_bytes()
+  ]
