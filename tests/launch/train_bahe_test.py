@@ -19,6 +19,7 @@ import pytest
 import antjax
 from antjax.ctr import heads
 from antjax.ctr.bahe import tuning
+from antjax.input.behavior_vocabulary import BehaviorVocabulary
 from antjax.train import checkpoint
 from launch import (
   bahe_job,
@@ -36,7 +37,7 @@ from tests.input import movielens_fixture
 pytestmark = pytest.mark.filterwarnings('ignore:Sharding info not provided')
 
 ROOT = pathlib.Path(__file__).parents[2]
-NUM_LAYERS, NUM_LOW = 3, 1
+NUM_LAYERS, NUM_LOW, DIM = 3, 1, 32
 # Words of the made-up titles, so that their vectors differ.
 WORDS = ['Film', '(1990)', *map(str, range(40))]
 
@@ -104,11 +105,9 @@ def saved_params(run_dir, step):
   return jax.tree.map(np.asarray, tree)
 
 
-def test_a_run_trains_scores_exports_and_reports(folder, tmp_path):
+def test_a_run_trains_scores_and_reports(folder, tmp_path):
   run_dir = tmp_path / 'run'
-  scores = train(
-    folder, run_dir, export_users=True, table='split', evaluate_every=2
-  )
+  scores = train(folder, run_dir, num_steps=2)
   assert 0 <= scores['test']['auc'] <= 1
   assert scores['test']['examples'] > 20
   results = json.loads((run_dir / 'results.json').read_text())
@@ -119,35 +118,38 @@ def test_a_run_trains_scores_exports_and_reports(folder, tmp_path):
   # Gradients are no argument; arrays are padded to whole cache lines.
   assert memory['compiled']['arguments'] == pytest.approx(planned, rel=0.05)
   assert 'AUC' in (run_dir / 'report.html').read_text()
-  logged = (run_dir / 'metrics.jsonl').read_text()
-  assert 'validation_auc' in logged
+  assert 'validation_auc' in (run_dir / 'metrics.jsonl').read_text()
   # The frozen rows are nowhere in the checkpoint.
-  dim = 32
-  state = saved_params(run_dir, 4)
-  rows = {x.shape for x in jax.tree.leaves(state) if x.ndim == 2}
-  num_behaviors = len(np.load(folder / 'data' / 'events' / 'liked.npy'))
-  assert (num_behaviors, dim) not in rows
-  users = bahe_users.UserVectors.open(
-    str(run_dir / 'user_embeddings'),
-    {'test': int(scores['test']['examples'])},
-  )
-  assert users.dim == 2 * dim
-  assert np.abs(users.read('test', np.arange(3))).max() > 0
-  ids = np.load(run_dir / 'user_embeddings' / 'user_ids.npy')
-  vectors = np.load(run_dir / 'user_embeddings' / 'users.npy')
-  assert vectors.shape == (30, 2 * dim) and (np.diff(ids) > 0).all()
+  state = saved_params(run_dir, 2)
+  shapes = {x.shape for x in jax.tree.leaves(state)}
+  num_behaviors = len(BehaviorVocabulary.open(folder / 'data' / 'behaviors'))
+  assert (num_behaviors, DIM) not in shapes
 
 
 @pytest.mark.slow
-def test_user_vectors_help_a_model_of_ids(folder, tmp_path):
-  train(folder, tmp_path / 'run', export_users=True)
+def test_user_vectors_of_one_run_are_features_of_another(folder, tmp_path):
+  run_dir = tmp_path / 'run'
   scores = train(
+    folder, run_dir, export_users=True, table='split', evaluate_every=2
+  )
+  exported = run_dir / 'user_embeddings'
+  users = bahe_users.UserVectors.open(
+    str(exported), {'test': int(scores['test']['examples'])}
+  )
+  assert users.dim == 2 * DIM
+  assert np.abs(users.read('test', np.arange(3))).max() > 0
+  ids = np.load(exported / 'user_ids.npy')
+  vectors = np.load(exported / 'users.npy')
+  assert vectors.shape == (30, 2 * DIM) and (np.diff(ids) > 0).all()
+  with pytest.raises(ValueError, match='it was exported from other data'):
+    bahe_users.UserVectors.open(str(exported), {'test': 1})
+  other = train(
     folder,
     tmp_path / 'ids',
     tower='none',
-    user_embeddings=str(tmp_path / 'run' / 'user_embeddings'),
+    user_embeddings=str(exported),
   )
-  assert math.isfinite(scores['test']['log_loss'])
+  assert math.isfinite(other['test']['log_loss'])
 
 
 @pytest.mark.slow
