@@ -3,19 +3,23 @@
 """Model of launch/train_bahe.py: the tower that the flags ask for."""
 
 import dataclasses
+import os
 from typing import Any, TYPE_CHECKING
 
 from absl import logging
 import jax
 import numpy as np
 
-from antjax.ctr.bahe import fingerprint, store_tower, tuning
+from antjax.ctr.bahe import fingerprint, store_tower, text_join, tuning
 from antjax.ctr.bahe import table as table_lib
+from antjax.ctr.bahe.dedup_tower import DedupTower
+from antjax.ctr.bahe.full_text import FullTextTower
 from antjax.ctr.bahe.model import ClickModel
 from antjax.ctr.bahe.sequences import SequenceEncoder
 from antjax.ctr.bahe.store import BehaviorStore
+from antjax.ctr.bahe.token_cache import TokenCache
 from antjax.ctr.bahe.towers import PyTree, Tower
-from antjax.lm import pretrained, split
+from antjax.lm import positions, pretrained, pretrained_tokenizer, split
 from antjax.lm.config import Config as LMConfig
 from antjax.mesh.mesh import INTRA
 from launch import auto_paro, common
@@ -23,6 +27,9 @@ from launch.bahe_data import Clicks
 
 if TYPE_CHECKING:
   from launch.train_bahe import Config
+
+# Tokens of a behaviour in a full text at most.
+_MAX_TOKENS = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +110,10 @@ def _language_model(config: 'Config') -> tuple[LMConfig, PyTree]:
     config.model, shardings=jax.sharding.SingleDeviceSharding(host)
   )
   lm_config = dataclasses.replace(lm_config, remat=config.remat)
+  if config.tower == 'full_text':
+    lm_config, params = positions.extend_learned(
+      lm_config, params, config.max_tokens
+    )
   if config.effective_tuning == 'lora':
     scale = config.lora_alpha / config.lora_rank
     lm_config = dataclasses.replace(lm_config, lora_scale=scale)
@@ -169,4 +180,26 @@ def sequence_encoder(
 def _token_tower(
   config: 'Config', clicks: Clicks, lm_config: LMConfig
 ) -> Tower:
-  raise NotImplementedError
+  """The tower that reads tokens in each step."""
+  folder = config.token_cache or os.path.join(config.data, 'tokens')
+  of_a_text = _MAX_TOKENS if config.tower == 'full_text' else config.max_tokens
+  cache = TokenCache.build(
+    folder, clicks.vocabulary, config.model, max_tokens=of_a_text
+  )
+  if config.tower == 'dedup':
+    return DedupTower(
+      sequence_encoder(config, clicks, lm_config, config.num_low),
+      config.max_distinct
+      or table_lib.most_distinct(clicks.rows_per_device, clicks.lengths),
+      min(config.max_tokens, int(cache.lengths.max())),
+      cache,
+    )
+  tokenizer = pretrained_tokenizer.load_tokenizer(config.model)
+  return FullTextTower(
+    lm_config,
+    clicks.sizes.num_sequences,
+    config.max_tokens,
+    min(config.max_tokens, int(cache.lengths.max())),
+    text_join.marks_of(tokenizer),
+    cache,
+  )
