@@ -152,14 +152,18 @@ def _store_tower(
     job.mesh,
     home=config.table,
     device_bytes=auto_paro.memory_of_device(),
-    max_distinct=config.max_distinct
-    or table_lib.most_distinct(clicks.rows_per_device, clicks.lengths),
+    max_distinct=_max_distinct(config, clicks),
     inside_groups=job.agent is not None,
   )
   logging.info('%s', said)
   return store_tower.StoreTower(
     sequence_encoder(config, clicks, lm_config, num_low), table
   )
+
+
+def _max_distinct(config: 'Config', clicks: Clicks) -> int:
+  most = table_lib.most_distinct(clicks.rows_per_device, clicks.lengths)
+  return config.max_distinct or most
 
 
 def sequence_encoder(
@@ -189,8 +193,7 @@ def _token_tower(
   if config.tower == 'dedup':
     return DedupTower(
       sequence_encoder(config, clicks, lm_config, config.num_low),
-      config.max_distinct
-      or table_lib.most_distinct(clicks.rows_per_device, clicks.lengths),
+      min(_max_distinct(config, clicks), clicks.sizes.num_behaviors),
       min(config.max_tokens, int(cache.lengths.max())),
       cache,
     )

@@ -213,6 +213,31 @@ def test_a_frozen_model_trains_the_head(folder, tmp_path):
 
 
 @pytest.mark.slow
+def test_towers_of_tokens(folder, tmp_path):
+  options = {
+    'token_cache': str(tmp_path / 'tokens'),
+    'num_low': NUM_LOW,
+    'max_tokens': 16,
+  }
+  found = {
+    tower: train(folder, tmp_path / tower, tower=tower, **options)['test']
+    for tower in ('store', 'dedup', 'full_text')
+  }
+  # The store holds float16.
+  assert found['dedup']['log_loss'] == pytest.approx(
+    found['store']['log_loss'], rel=1e-3
+  )
+  assert math.isfinite(found['full_text']['log_loss'])
+  memory = {
+    tower: json.loads((tmp_path / tower / 'results.json').read_text())['memory']
+    for tower in found
+  }
+  assert memory['store']['num_absent'] > memory['full_text']['num_absent'] == 0
+  # The low half is held, and frozen.
+  assert 0 < memory['dedup']['frozen_share'] < 1
+
+
+@pytest.mark.slow
 def test_early_stopping_takes_the_best_step(folder, tmp_path):
   train(
     folder,
