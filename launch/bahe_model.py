@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Model of launch/train_bahe.py: the tower that the flags ask for."""
 
+from collections.abc import Mapping
 import dataclasses
 import os
 from typing import Any, TYPE_CHECKING
@@ -22,7 +23,7 @@ from antjax.ctr.bahe.towers import PyTree, Tower
 from antjax.lm import positions, pretrained, pretrained_tokenizer, split
 from antjax.lm.config import Config as LMConfig
 from antjax.mesh.mesh import INTRA
-from launch import auto_paro, common
+from launch import auto_paro, bahe_identity, common
 from launch.bahe_data import Clicks
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Built:
     table_bytes: Bytes of the table of behaviours on a device.
     table_level: How it is split: none, intra or global.
     num_absent: Parameters of the language model that training never holds.
+    made_of: For `bahe_identity`.
   """
 
   model: ClickModel
@@ -51,6 +53,7 @@ class Built:
   table_bytes: int
   table_level: str
   num_absent: int
+  made_of: Mapping[str, Any]
 
 
 def build(config: 'Config', job: common.Job, clicks: Clicks) -> Built:
@@ -92,8 +95,32 @@ def build(config: 'Config', job: common.Job, clicks: Clicks) -> Built:
     num_absent = max(whole - held, 0)
   found = jax.tree.map(np.asarray, found)
   return Built(
-    model, found, constants, table_bytes, _table_level(tower), num_absent
+    model,
+    found,
+    constants,
+    table_bytes,
+    _table_level(tower),
+    num_absent,
+    _made_of(config, clicks),
   )
+
+
+def _made_of(config: 'Config', clicks: Clicks) -> dict[str, Any]:
+  found: dict[str, Any] = {
+    'data set': bahe_identity.of_data(clicks.description),
+    'tower': config.tower,
+  }
+  if config.tower != 'none':
+    found['language model'] = fingerprint.of_model(config.model)
+  if config.tower in ('store', 'frozen'):
+    manifest = BehaviorStore.open(config.store).manifest
+    found |= {
+      'cut of the store': manifest.num_low,
+      "pooling of the store's tokens": manifest.pooling,
+      'max_tokens of the store': manifest.max_tokens,
+      'tokenizer of the store': manifest.tokenizer,
+    }
+  return found
 
 
 def _table_level(tower: Tower | None) -> str:

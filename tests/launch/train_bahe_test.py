@@ -22,6 +22,7 @@ from antjax.ctr.bahe import tuning
 from antjax.input.behavior_vocabulary import BehaviorVocabulary
 from antjax.train import checkpoint
 from launch import (
+  bahe_identity,
   bahe_job,
   bahe_users,
   build_behavior_store,
@@ -192,13 +193,15 @@ def test_homes_of_the_table_give_the_same_scores(folder, tmp_path, home):
 @pytest.mark.slow
 def test_lora_trains_adapters_and_places_only(folder, tmp_path):
   train(folder, tmp_path / 'run', tuning='lora', num_steps=2)
-  first = saved_params(tmp_path / 'run', 2)
-  high = first['params']['tower']['high']
-  assert np.abs(high['layers']['query_lora_b']).max() > 0
-  moments = jax.tree.leaves_with_path(first['opt_state'])
+  found = saved_params(tmp_path / 'run', 2)
+  adapter = found['params']['tower.high.layers.query_lora_b']
+  assert np.abs(adapter).max() > 0
+  # Only what is trained has moments.
+  moments = jax.tree.leaves_with_path(found['opt_state'])
   names = {jax.tree_util.keystr(path) for path, _ in moments}
   assert any('query_lora_a' in name for name in names)
-  assert not any("'query'" in name for name in names)
+  assert any('behavior_positions' in name for name in names)
+  assert not any(name.endswith("query']") for name in names)
 
 
 @pytest.mark.slow
@@ -292,6 +295,21 @@ def test_what_does_not_go_together_is_refused(
 def test_flags_are_checked_before_anything_starts(changes, message):
   with pytest.raises(ValueError, match=message):
     train_bahe.Config(**changes)
+
+
+def test_a_run_goes_on_with_what_it_was_made_of(tmp_path):
+  made_of = {'tower': 'store', 'language model': 'a', 'cut of the store': 3}
+  bahe_identity.check(tmp_path, made_of)  # A new run.
+  bahe_identity.save(tmp_path, made_of)
+  bahe_identity.check(tmp_path, made_of)
+  changed = {'tower': 'store', 'language model': 'b'}
+  with pytest.raises(
+    ValueError, match='another language model and cut of the store than'
+  ):
+    bahe_identity.check(tmp_path, changed)
+  assert bahe_identity.of_data(
+    {'config': 1, 'counts': 2, 'splits': 3}
+  ) != bahe_identity.of_data({'config': 1, 'counts': 2, 'splits': 4})
 
 
 def test_early_stopping_counts_validations():
