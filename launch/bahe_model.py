@@ -73,7 +73,7 @@ def build(config: 'Config', job: common.Job, clicks: Clicks) -> Built:
       tower = _token_tower(config, clicks, lm_config)
   model = ClickModel(tower, config.head, config.ids, clicks.sizes)
   key = jax.random.key(config.seed)
-  found = model.init_params(key, params, clicks.numeric)
+  found = model.init_params(key, params)
   if config.effective_tuning == 'lora':
     found = tuning.add_lora(
       found,
@@ -110,6 +110,8 @@ def _made_of(config: 'Config', clicks: Clicks) -> dict[str, Any]:
     'data set': bahe_identity.of_data(clicks.description),
     'tower': config.tower,
   }
+  if clicks.standardizer is not None:
+    found['mean of numbers'] = clicks.standardizer.mean.tolist()
   if config.tower != 'none':
     found['language model'] = fingerprint.of_model(config.model)
   if config.tower in ('store', 'frozen'):
