@@ -18,8 +18,7 @@ from antjax.embedding.table import EmbeddingTables
 from antjax.layers import dense
 
 # Shape suffixes: B = examples, N = sequences of a user, M = places of a
-# sequence, D = width of the language model, E = embedding_dim, F = id features,
-# G = numeric features, X = width of given user vectors.
+# sequence, E = embedding_dim, X = width of given user vectors.
 
 _ID_TABLES = ('user', 'item', 'behavior')
 
@@ -62,7 +61,7 @@ class Sizes:
     num_items: Items.
     num_behaviors: Rows of the vocabulary.
     columns: Name of an id column -> its ids.
-    num_numeric: Numeric features, G.
+    num_numeric: Numeric features.
     num_sequences: N.
     user_vector_dim: Width of given user vectors, X; 0: there are none.
   """
@@ -165,11 +164,7 @@ class ClickModel:
 
   # The devices' part.
 
-  def init_params(
-    self,
-    key: jax.Array,
-    pretrained: PyTree = None,
-  ) -> PyTree:
+  def init_params(self, key: jax.Array, pretrained: PyTree = None) -> PyTree:
     """Fresh parameters, but for the language model's.
 
     Args:
