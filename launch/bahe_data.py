@@ -165,27 +165,22 @@ class Clicks:
     size: int,
   ) -> batches.Batch:
     batch = batches.make_batch(columns, self._events, self.lengths, size=size)
+    if self.standardizer is not None:
+      batch['numeric'] = self.standardizer(batch['numeric'])
     if self._users is not None:
       batch['user_vector'] = np.zeros((size, self._users.dim), np.float32)
       batch['user_vector'][: len(index)] = self._users.read(split, index)
     return batch
 
   @functools.cached_property
-  def numeric(self) -> tuple[np.ndarray, np.ndarray] | None:
-    """Mean and deviation [G] of the numeric features in training."""
+  def standardizer(self) -> batches.Standardizer | None:
+    """Of the numeric features, from the training examples; None without any."""
     if not self.sizes.num_numeric:
       return None
-    total = np.zeros(self.sizes.num_numeric)
-    squares = np.zeros_like(total)
-    for block in _blocks(self._sources['train']):
-      values = np.stack([r['numeric'] for r in block]).astype(np.float64)
-      total += values.sum(axis=0)
-      squares += np.square(values).sum(axis=0)
-    mean = total / self.num_examples('train')
-    variance = np.maximum(
-      squares / self.num_examples('train') - np.square(mean), 0
+    return batches.Standardizer.of(
+      np.stack([record['numeric'] for record in block])
+      for block in _blocks(self._sources['train'])
     )
-    return mean, np.sqrt(variance)
 
   def newest_examples(self) -> dict[int, tuple[str, int]]:
     """User -> (split, number) of the user's last example in time."""
