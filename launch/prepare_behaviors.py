@@ -57,7 +57,8 @@ class Config:
     ' or a folder of files, .csv, .tsv, .txt or .parquet.',
   ] = ''
   schema: Annotated[
-    str, 'For sequences: schema file, JSON or YAML; docs/behaviors.md shows one.'
+    str,
+    'For sequences: schema file, JSON or YAML; docs/behaviors.md shows one.',
   ] = ''
   vocabulary: Annotated[
     str,
