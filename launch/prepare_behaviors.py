@@ -120,12 +120,7 @@ def main(config: Config) -> None:
       examples=config.examples,
     ),
     vocabulary=config.vocabulary,
-    engine=engine.Engine(
-      name=config.engine,
-      memory_limit=config.memory_limit,
-      threads=config.threads,
-      spark_master=config.spark_master,
-    ),
+    engine=_engine(config),
     file_format=config.format,
     overwrite=config.overwrite,
     progress=_progress,
@@ -155,6 +150,7 @@ def _movielens(
   read = functools.partial(
     behavior_movielens.read,
     config.source,
+    engine=_engine(config),
     max_rejected_share=config.max_rejected_share,
     progress=_progress,
   )
@@ -180,6 +176,7 @@ def _table(config: Config) -> tuple[behavior_data.Reader, dict[str, Any]]:
     behavior_table.read,
     config.source,
     schema,
+    engine=_engine(config),
     max_rejected_share=config.max_rejected_share,
     progress=_progress,
   )
@@ -191,6 +188,15 @@ def _table(config: Config) -> tuple[behavior_data.Reader, dict[str, Any]]:
     files = table_raw.find_files(schema.items.source)
     data['items'] = table_files.fingerprint(files)
   return read, data
+
+
+def _engine(config: Config) -> engine.Engine:
+  return engine.Engine(
+    name=config.engine,
+    memory_limit=config.memory_limit,
+    threads=config.threads,
+    spark_master=config.spark_master,
+  )
 
 
 def _progress(text: str) -> None:
