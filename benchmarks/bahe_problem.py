@@ -3,11 +3,11 @@
 """The problem that `bahe_bench` and its peer solve; numpy only.
 
 A click model reads a user's history of `text_length` tokens and an item's
-title. The history is behaviours of `TOKENS_PER_BEHAVIOR` tokens each, of as many
-distinct ones as MovieLens-1M has, few of them often. A text's vector is the mean
-of the language model's outputs; both vectors go into a small MLP, and the loss
-is the mean binary cross entropy. The data is synthetic, and so are the weights:
-speed does not depend on their values.
+title. The history is behaviours of `TOKENS_PER_BEHAVIOR` tokens each, of as
+many distinct ones as MovieLens-1M has, few of them often. A text's vector is
+the mean of the language model's outputs; both vectors go into a small MLP, and
+the loss is the mean binary cross entropy. The data is synthetic, and so are the
+weights: speed does not depend on their values.
 """
 
 import dataclasses
