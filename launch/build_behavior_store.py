@@ -54,10 +54,9 @@ class Config:
   model: Annotated[
     str, 'Folder or GGUF file with a model and its tokenizer; see fetch_model.'
   ] = 'data/minilm'
-  out: Annotated[
-    str,
-    'Folder of the store; made, or added to. Or a URL that TensorStore knows.',
-  ] = 'data/ml-1m-minilm-k3'
+  out: Annotated[str, 'Folder of the store; made, or added to.'] = (
+    'data/ml-1m-minilm-k3'
+  )
   num_low: Annotated[int, 'k: layers below the cut. 0: embeddings only.'] = 3
   dtype: Annotated[
     manifest_lib.Dtype,
@@ -104,8 +103,7 @@ class Config:
     if self.shard_rows < 1 or self.shard_rows % store.CHUNK_ROWS:
       raise ValueError(
         f'shard_rows={self.shard_rows} must be a multiple of'
-        f' {store.CHUNK_ROWS}, the rows of a chunk: two processes would write'
-        ' to one.'
+        f' {store.CHUNK_ROWS}: the store keeps whole chunks of so many.'
       )
 
 
@@ -130,7 +128,7 @@ def build(config: Config, agent: 'Agent | None' = None) -> int:
     'normalizer': vocabulary.normalizer,
     'max_tokens': config.max_tokens,
   }
-  found, _ = store.read_manifest(config.out)
+  found = store.read_manifest(config.out)
   if found is not None:  # A wrong one is refused before the model is read.
     found.check(**identity)
     found.check_vocabulary(vocabulary)

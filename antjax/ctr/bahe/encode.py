@@ -144,15 +144,29 @@ class Encoder:
   def _batches(
     self, lengths: np.ndarray
   ) -> Iterator[tuple[np.ndarray, int, int]]:
-    """(texts, rows of the batch, tokens of a row), longest first."""
+    """(texts, rows of the batch, tokens of a row), shortest first.
+
+    The texts of a length that fill no batch join those of the next one where
+    that pads less than empty rows would.
+    """
     steps = [n for n in LENGTHS if n < self.max_tokens] + [self.max_tokens]
     step_of = np.searchsorted(steps, lengths)
-    for step in reversed(range(len(steps))):
-      ids = np.flatnonzero((step_of == step) & (lengths > 0))
-      a_device = max(1, self._tokens_per_batch // steps[step])
+    step_of[lengths == 0] = -1
+    ids = np.empty(0, np.int64)
+    last = int(step_of.max(initial=-1))
+    for step, num_tokens in enumerate(steps[: last + 1]):
+      ids = np.concatenate([ids, np.flatnonzero(step_of == step)])
+      a_device = max(1, self._tokens_per_batch // num_tokens)
       num_rows = a_device * self._num_devices
-      for start in range(0, len(ids), num_rows):
-        yield ids[start : start + num_rows], num_rows, steps[step]
+      while len(ids) >= num_rows:
+        yield ids[:num_rows], num_rows, num_tokens
+        ids = ids[num_rows:]
+      empty = (num_rows - len(ids)) * num_tokens
+      if len(ids) and (
+        step == last or empty < len(ids) * (steps[step + 1] - num_tokens)
+      ):
+        yield ids, num_rows, num_tokens
+        ids = ids[:0]
 
 
 def pool(x_BTD: jax.Array, mask_BT: jax.Array) -> jax.Array:
