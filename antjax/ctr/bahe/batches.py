@@ -103,17 +103,17 @@ class Standardizer:
   @classmethod
   def of(cls, blocks: Iterable[np.ndarray]) -> Self:
     """The statistics of blocks [n, D]; at least one row in all."""
-    count = 0
-    total: Any = 0.0
-    squares: Any = 0.0
+    count, total, squares = 0, np.float64(0), np.float64(0)
+    origin: Any = None  # Near the mean, or the squares' difference is lost.
     for block in blocks:
       values = np.asarray(block, np.float64)
+      origin = values.mean(axis=0) if origin is None else origin
       count += len(values)
-      total += values.sum(axis=0)
-      squares += np.square(values).sum(axis=0)
-    mean = total / count
-    variance = np.maximum(squares / count - np.square(mean), 0)
-    return cls(mean, np.sqrt(variance))
+      total = total + (values - origin).sum(axis=0)
+      squares = squares + np.square(values - origin).sum(axis=0)
+    offset = total / count
+    variance = np.maximum(squares / count - np.square(offset), 0)
+    return cls(origin + offset, np.sqrt(variance))
 
   def __call__(self, numeric: np.ndarray) -> np.ndarray:
     """float32 [n, D]."""
