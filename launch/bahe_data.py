@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data of launch/train_bahe.py: clicks and histories to batches."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import functools
 import pathlib
 from typing import Any, TYPE_CHECKING
@@ -121,15 +121,22 @@ class Clicks:
   ) -> Iterator[dict[str, Any]]:
     """This process's share of a split, once, filled up to whole batches.
 
+    With --eval_examples, of evenly spread batches of it.
+
     Args:
       split: One of `SPLITS`.
       prepare: `ClickModel.prepare`.
-      with_index: Add 'index' int32 [B], the number of the example.
+      with_index: Add 'index' int32 [B], the number of the example; always of
+        the whole split.
     """
     source = self._sources[split]
     size = self.rows_per_device * self._num_devices
-    start, stride = jax.process_index() * size, jax.process_count() * size
-    for first in range(start, len(source), stride):
+    starts: Sequence[int] = range(0, len(source), size)
+    limit = self._config.eval_examples
+    if limit and not with_index:
+      num = min(len(starts), -(-limit // size))
+      starts = [starts[i * len(starts) // num] for i in range(num)]
+    for first in starts[jax.process_index() :: jax.process_count()]:
       found = source.read(first, min(first + size, len(source)))
       columns = {k: np.stack([r[k] for r in found]) for k in found[0]}
       index = first + np.arange(len(found))
@@ -158,27 +165,22 @@ class Clicks:
     size: int,
   ) -> batches.Batch:
     batch = batches.make_batch(columns, self._events, self.lengths, size=size)
+    if self.standardizer is not None:
+      batch['numeric'] = self.standardizer(batch['numeric'])
     if self._users is not None:
       batch['user_vector'] = np.zeros((size, self._users.dim), np.float32)
       batch['user_vector'][: len(index)] = self._users.read(split, index)
     return batch
 
   @functools.cached_property
-  def numeric(self) -> tuple[np.ndarray, np.ndarray] | None:
-    """Mean and deviation [G] of the numeric features in training."""
+  def standardizer(self) -> batches.Standardizer | None:
+    """Of the numeric features, from the training examples; None without any."""
     if not self.sizes.num_numeric:
       return None
-    total = np.zeros(self.sizes.num_numeric)
-    squares = np.zeros_like(total)
-    for block in _blocks(self._sources['train']):
-      values = np.stack([r['numeric'] for r in block]).astype(np.float64)
-      total += values.sum(axis=0)
-      squares += np.square(values).sum(axis=0)
-    mean = total / self.num_examples('train')
-    variance = np.maximum(
-      squares / self.num_examples('train') - np.square(mean), 0
+    return batches.Standardizer.of(
+      np.stack([record['numeric'] for record in block])
+      for block in _blocks(self._sources['train'])
     )
-    return mean, np.sqrt(variance)
 
   def newest_examples(self) -> dict[int, tuple[str, int]]:
     """User -> (split, number) of the user's last example in time."""

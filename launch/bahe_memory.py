@@ -44,16 +44,20 @@ def account(
   planned: dict[str, Any] = {
     'state': parts,
     'table': built.table_bytes,
+    'table_level': built.table_level,
     'activations': activation_bytes(config, model, clicks),
     'frozen_share': tuning.frozen_share(
-      built.params, tuning.trainable(config.effective_tuning)
+      built.params,
+      tuning.trainable(config.effective_tuning),
+      built.num_absent,
     ),
+    'num_absent': built.num_absent,
     'compiled': {},
   }
   if config.check_memory and not clicks.is_elastic:
     inputs = trainer.step_inputs(clicks.example(model.prepare))
-    found = trainer.compiled_step().lower(state, inputs).compile()
-    analysis = found.memory_analysis()
+    step: Any = trainer.compiled_step()
+    analysis = step.lower(state, inputs).compile().memory_analysis()
     if analysis is None:
       logging.info('The compiler says nothing of memory on this backend.')
     else:
@@ -118,4 +122,5 @@ def print_table(memory: Mapping[str, Any]) -> None:
       'together (compiled)', report.format_bytes(sum(compiled.values()))
     )
   table.add_row('frozen share of parameters', f'{memory["frozen_share"]:.1%}')
+  table.add_row('parameters left out', f'{memory["num_absent"]:,}')
   rich.print(table)

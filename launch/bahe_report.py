@@ -27,7 +27,7 @@ _NAMES = {
   'gauc': 'GAUC',
   'log_loss': 'log-loss',
   'normalized_entropy': 'NE',
-  'one_class_users': 'one-class users',
+  'one_class_users': 'one-class',
   'examples': 'examples',
 }
 _SCORES = ('AUC', 'GAUC', 'log-loss', 'NE')
@@ -166,7 +166,7 @@ def _table_memory(
   return [
     {
       'device': device,
-      'level': 'none',
+      'level': memory['table_level'],
       'part': 'table of behaviours',
       'bytes': memory['table'],
     }
@@ -181,7 +181,7 @@ def _notes(
 ) -> list[str]:
   notes = [
     'GAUC weighs users by their examples; users of one class are left out'
-    f' ({rows[-1]["scenario"]}: {rows[-1]["one-class users"]:,.0f}).',
+    f' ({rows[-1]["scenario"]}: {rows[-1]["one-class"]:,.0f}).',
     'NE is the log-loss over that of the share of clicks, a constant.',
   ]
   compiled = memory['compiled']

@@ -73,14 +73,22 @@ class _Writer(Metric):
   def __init__(self, file: Any = None, count: int = 0):
     self._file, self._count = file, count
 
-  def update(self, *, user_vector, index, weight):  # type: ignore[override]
+  def update(  # type: ignore[override]
+    self, *, user_vector: np.ndarray, index: np.ndarray, weight: np.ndarray
+  ) -> None:
     """Rows of one batch, flat, as `Trainer.evaluate` gives them."""
     vectors = user_vector.reshape(len(index), -1)
     there = weight > 0
     self._file[index[there]] = vectors[there].astype(self._file.dtype)
     self._count += int(there.sum())
 
-  def _update(self, prediction, label, weight, group):
+  def _update(
+    self,
+    prediction: np.ndarray,
+    label: np.ndarray,
+    weight: np.ndarray,
+    group: np.ndarray | None,
+  ) -> None:
     raise AssertionError('update writes.')
 
   def merge(self, other: Self) -> Self:
@@ -147,7 +155,7 @@ def export(
 def _user_vectors(model: Any) -> Any:
   """One function for all splits: it is compiled once."""
 
-  def predict(params, *rest):
+  def predict(params: Any, *rest: Any) -> dict[str, jax.Array]:
     batch, _ = rest[-2:]
     return {
       'user_vector': model.tower(params['tower'], batch).user_BF,

@@ -10,7 +10,7 @@ the texts of the films that its user saw before.
   python -m launch.prepare_behaviors --dataset=sequences --source=log.parquet \
     --schema=log.yaml --out=data/log --vocabulary=data/behaviors
 
-does the same with any log that a schema file describes (see docs/bahe.md), out
+does the same with any log that a schema file describes (docs/behaviors.md), out
 of core. `--vocabulary` keeps the ids of texts from one day to the next. A
 second run does nothing; `--overwrite` makes the files again. Mind the terms of
 the data: MovieLens is for research use and may not be redistributed.
@@ -57,7 +57,8 @@ class Config:
     ' or a folder of files, .csv, .tsv, .txt or .parquet.',
   ] = ''
   schema: Annotated[
-    str, 'For sequences: schema file, JSON or YAML; docs/bahe.md shows one.'
+    str,
+    'For sequences: schema file, JSON or YAML; docs/behaviors.md shows one.',
   ] = ''
   vocabulary: Annotated[
     str,

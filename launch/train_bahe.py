@@ -3,9 +3,8 @@
 r"""Trains a click model on long textual behaviour (BAHE), and its baselines.
 
   python -m launch.prepare_behaviors --out=data/ml-1m-text
-  python -m launch.fetch_model --name=minilm --out=models/minilm
-  python -m launch.build_behavior_store --data=data/ml-1m-text \
-    --model=models/minilm --num_low=3 --out=data/ml-1m-minilm-k3
+  python -m launch.fetch_model
+  python -m launch.build_behavior_store
   python -m launch.local_cluster --hosts=2 --devices_per_host=4 -- \
     launch/train_bahe.py --flagfile=launch/recipes/bahe_ml1m.flags
 
@@ -21,7 +20,8 @@ from typing import Annotated, Literal
 
 from antjax.ctr import evaluate, heads
 from antjax.ctr.bahe import model as model_lib
-from antjax.ctr.bahe import table, tuning
+from antjax.ctr.bahe import table as table_lib
+from antjax.ctr.bahe import tuning as tuning_lib
 from antjax.mesh.paro import PaRO
 from launch import bahe_model, bahe_report, bahe_users, common
 from launch.bahe_data import Clicks
@@ -41,7 +41,7 @@ class Config(common.JobConfig):
     'data/ml-1m-text'
   )
   model: Annotated[str, 'Language model: Hugging Face folder or GGUF file.'] = (
-    'models/minilm'
+    'data/minilm'
   )
   store: Annotated[
     str, 'Store that launch/build_behavior_store.py wrote of it.'
@@ -68,7 +68,7 @@ class Config(common.JobConfig):
     ' head.',
   ] = 'late'
   tuning: Annotated[
-    tuning.Tuning, 'Of the layers above the cut: all, adapters, or nothing.'
+    tuning_lib.Tuning, 'Of the layers above the cut: all, adapters, or nothing.'
   ] = 'full'
   lora_rank: Annotated[int, 'Width of the adapters.'] = 8
   lora_alpha: Annotated[float, 'Their scale is alpha / rank.'] = 16.0
@@ -90,7 +90,7 @@ class Config(common.JobConfig):
     "What the layers' backward pass recomputes.",
   ] = 'none'
   table: Annotated[
-    table.Home,
+    table_lib.Home,
     'Home of the vectors of behaviours: every device, split over devices, or'
     ' the host. auto: the first with room.',
   ] = 'auto'
@@ -132,6 +132,11 @@ class Config(common.JobConfig):
   evaluate_every: Annotated[
     int, 'Steps between validations; 0: at the end only.'
   ] = 0
+  eval_examples: Annotated[
+    int,
+    'Examples of validation and test that are scored, in evenly spread batches;'
+    ' 0: all.',
+  ] = 0
   patience: Annotated[
     int,
     'Stop after so many validations without a better one, and take the best;'
@@ -145,7 +150,7 @@ class Config(common.JobConfig):
   seed: Annotated[int, 'Of parameters and shuffles.'] = 0
   head: heads.HeadConfig = heads.HeadConfig()
   ids: model_lib.IdConfig = model_lib.IdConfig()
-  optimizer: tuning.OptimizerConfig = tuning.OptimizerConfig()
+  optimizer: tuning_lib.OptimizerConfig = tuning_lib.OptimizerConfig()
 
   def __post_init__(self) -> None:
     super().__post_init__()
@@ -155,7 +160,7 @@ class Config(common.JobConfig):
       **dict.fromkeys(('batch_size', 'num_micro_batches', 'shard_size'), 1),
       **dict.fromkeys(('lora_rank', 'checkpoint_every', 'max_tokens'), 1),
       **dict.fromkeys(('num_steps', 'patience', 'evaluate_every'), 0),
-      **dict.fromkeys(('num_low', 'max_distinct'), 0),
+      **dict.fromkeys(('num_low', 'max_distinct', 'eval_examples'), 0),
     }
     for name, least in at_least.items():
       if getattr(self, name) < least:
@@ -183,7 +188,7 @@ class Config(common.JobConfig):
       )
 
   @property
-  def effective_tuning(self) -> tuning.Tuning:
+  def effective_tuning(self) -> tuning_lib.Tuning:
     """`tuning`, or none where the tower has no layers to train."""
     return 'none' if self.tower in ('frozen', 'none') else self.tuning
 

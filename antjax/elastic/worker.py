@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A training process's side of an elastic job: data, plan and pulse."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import json
 import os
 import time
@@ -15,6 +15,7 @@ from antjax.elastic.pulse import Pulse
 from antjax.elastic.service_ledger import ServiceLedgerClient
 from antjax.elastic.step_log import StepLog
 from antjax.input import position
+from antjax.input.data_shard import DataShard
 from antjax.input.records import RecordSource
 
 if TYPE_CHECKING:
@@ -181,11 +182,6 @@ class Agent:
         f'{read_ahead}): max_data_errors must be 1 to 1000, read_ahead 0 to'
         ' 900.'
       )
-    if name in self._ledgers:
-      raise ValueError(
-        f'Agent.dataset(name={name!r}): this name is taken; data sets of a job'
-        ' need names of their own.'
-      )
     poll = getattr(source, 'poll', None)
     data_set = pb.DataSet(
       name=name,
@@ -197,24 +193,84 @@ class Agent:
       max_data_errors=max_data_errors,
       delivery=pb.AT_MOST_ONCE if at_most_once else pb.EXACTLY_ONCE,
     )
-    ledger = ServiceLedgerClient(
-      LeaseQueue(
-        self._client,
-        data_set,
-        # A lease that dies unread would be lost.
-        read_ahead=0 if at_most_once else read_ahead,
-        lockstep=self._lockstep,
-        check=self._pulse.check,
-      ),
+    ledger = self._ledger(
       data_set,
-      share=(self._rank, self._num_workers),
+      # A lease that dies unread would be lost.
+      read_ahead=0 if at_most_once else read_ahead,
+      lockstep=self._lockstep,
     )
-    self._ledgers[name] = ledger
     if poll is not None and self._rank == 0:
       self._streams[name] = poll
     dataset = LeasedDataset(source, ledger, key_field=key_field)
     self._datasets.append(dataset)
     return dataset
+
+  def work(
+    self, num_items: int, *, name: str, shard_size: int
+  ) -> Iterator[DataShard]:
+    """Ranges of items to do, for work without steps and checkpoints.
+
+    A range is done when the loop asks for the next one: what was made of it
+    must be durable by then. A range that a worker held when it died is leased
+    to another one: without agents as soon as the worker was silent for the
+    coordinator's lease_timeout_s. Under agents a death ends the generation, and
+    the next one gets all ranges again: skip those whose results are there.
+
+    Every worker of the job calls it alike, and the loop of each ends when all
+    ranges are done, by whomever.
+
+    Args:
+      num_items: Items of all workers together.
+      name: Of the work in the job.
+      shard_size: Items of a range; the last one may have fewer.
+
+    Raises:
+      ValueError: A number is out of range, or the name is taken.
+    """
+    self._pulse.check()
+    if num_items < 1 or shard_size < 1:
+      raise ValueError(
+        f'Agent.work(num_items={num_items}, shard_size={shard_size}): both must'
+        ' be at least 1.'
+      )
+    data_set = pb.DataSet(
+      name=name,
+      num_records=num_items,
+      shard_size=shard_size,
+      num_epochs=1,
+      max_data_errors=1,
+      delivery=pb.EXACTLY_ONCE,
+    )
+    # In reserve a range would wait for this worker's death to be noticed.
+    ledger = self._ledger(data_set, read_ahead=0, lockstep=False)
+    return self._shards(ledger)
+
+  def _shards(self, ledger: ServiceLedgerClient) -> Iterator[DataShard]:
+    while (shard := ledger.lease()) is not None:
+      yield shard
+      ledger.ack(shard)
+
+  def _ledger(
+    self, data_set: pb.DataSet, *, read_ahead: int, lockstep: bool
+  ) -> ServiceLedgerClient:
+    if data_set.name in self._ledgers:
+      raise ValueError(
+        f'Agent: name={data_set.name!r} is taken; data sets of a job need'
+        ' names of their own.'
+      )
+    ledger = ServiceLedgerClient(
+      LeaseQueue(
+        self._client,
+        data_set,
+        read_ahead=read_ahead,
+        lockstep=lockstep,
+        check=self._pulse.check,
+      ),
+      data_set,
+      share=(self._rank, self._num_workers),
+    )
+    self._ledgers[data_set.name] = ledger
+    return ledger
 
   # --- What the training loop asks and says: train/elastic.py. ---------------
 

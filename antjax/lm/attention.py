@@ -67,8 +67,9 @@ def attend(
     scale: Factor of the scores; None: K ** -0.5.
     method: 'plain' holds all T x T scores of a head. 'blocked' holds `block` x
       T of them, also in the backward pass, and leaves out most of what a causal
-      mask hides; it has no forward-mode derivative. 'cudnn' is jax.nn.dot_product_attention's fused kernel
-      (NVIDIA GPUs, 16-bit dtypes). 'auto' takes the fastest that is legal.
+      mask hides; it has no forward-mode derivative. 'cudnn' is
+      jax.nn.dot_product_attention's fused kernel (NVIDIA GPUs, 16-bit dtypes).
+      'auto' takes the fastest that is legal.
     block: Queries in a block; None: as many as is fastest. More where there
       were over 32 blocks and there is a bias.
 

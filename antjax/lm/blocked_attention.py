@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 # Shape suffixes: B = sequences, T = query tokens, S = key tokens, H = query
@@ -27,6 +28,9 @@ import jax.numpy as jnp
 BLOCK = 64
 _MAX_SPANS = 8
 _MIN_SPAN = 256
+# What the backward pass needs beside the inputs, for `jax.checkpoint` policies:
+# small, and dear to compute again.
+KEPT = 'antjax_attention'
 _MASKED = -1e30  # Finite, so that a row without any key is no nan.
 
 
@@ -103,10 +107,10 @@ def _span_fwd(q_BTHK, k_BSGK, v_BSGK, segments, mask):
       top_BG1Q + jnp.log(sums_BG1Q),
     )
 
-  mixed_NBGKQ, log_sums = lax.map(
-    one, (q_NBGKQ, _seen(q_BTHK, num_groups, segments, mask))
-  )
+  seen = _seen(q_BTHK, num_groups, segments, mask)
+  mixed_NBGKQ, log_sums = lax.map(one, (q_NBGKQ, seen))
   mixed_BTHK = _tokens(mixed_NBGKQ, *q_BTHK.shape[1:3])
+  mixed_BTHK, log_sums = checkpoint_name((mixed_BTHK, log_sums), KEPT)
   kept = q_BTHK, k_BSGK, v_BSGK, segments, mixed_BTHK, log_sums
   return mixed_BTHK, kept
 
@@ -175,7 +179,8 @@ def _scores(q_BGKQ, k_BGSK, seen, segments, mask: _Mask) -> jax.Array:
   place_Q, segment_BQ = seen
   is_seen = None
   if mask.is_causal:
-    is_seen = jnp.arange(k_BGSK.shape[2])[:, None] <= place_Q
+    place_S = jnp.arange(k_BGSK.shape[2])
+    is_seen = (place_S[:, None] <= place_Q[None])[None, None]
   if segments is not None:
     same_B1SQ = segments[1][:, None, :, None] == segment_BQ[:, None, None]
     is_seen = same_B1SQ if is_seen is None else same_B1SQ & is_seen

@@ -22,7 +22,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from antjax.collectives import layerwise
-from antjax.lm import blocks
+from antjax.lm import blocked_attention, blocks
 from antjax.lm import positions as positions_lib
 from antjax.lm.config import Config as Config
 
@@ -240,9 +240,12 @@ def run_layers(
     mixed = blocks.attend(config, q, k, v, segment_ids, bias_HTT)
     return blocks.finish(config, weights, x_BTD, mixed)
 
-  policy = None
+  policies = jax.checkpoint_policies
+  policy = policies.save_only_these_names(blocked_attention.KEPT)
   if config.remat == 'dots':
-    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    policy = policies.save_from_both_policies(
+      policies.dots_with_no_batch_dims_saveable, policy
+    )
   return layerwise.scan_layers(
     layer,
     x_BTD,

@@ -13,6 +13,7 @@ one code into another.
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 from jax import lax
@@ -66,7 +67,16 @@ def input_specs(constants: PyTree) -> StepInput:
   Args:
     constants: PartitionSpecs of the Trainer's constants.
   """
-  return StepInput(*[_BATCH] * 6, constants)
+  split: Any = _BATCH
+  return StepInput(
+    batch=split,
+    routing=split,
+    num_micro_batches=split,
+    is_valid=split,
+    is_stopping=split,
+    num_examples=split,
+    constants=constants,
+  )
 
 
 def make_step(spec: StepSpec) -> Step:

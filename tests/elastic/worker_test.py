@@ -149,6 +149,37 @@ def test_the_last_commit_is_delivered_at_the_end(server):
   assert server.jobs.job('job').last_step == 9
 
 
+def test_work_is_done_when_the_loop_asks_for_more(server):
+  done = []
+
+  def rest(agent):
+    for shard in agent.work(10, name='rows', shard_size=4):
+      done.append((shard.start, shard.stop))
+
+  with agent_of(server, worker='b') as b:
+    with agent_of(server, worker='a') as a:
+      mine = a.work(10, name='rows', shard_size=4)
+      first, second = next(mine), next(mine)
+      with pytest.raises(ValueError, match="name='rows' is taken"):
+        a.work(10, name='rows', shard_size=4)
+      thread = threading.Thread(target=rest, args=(b,))
+      thread.start()
+      eventually(lambda: len(done) == 1)
+      time.sleep(0.3)
+      assert len(done) == 1  # It waits for what a may give back.
+    thread.join()  # And a gave its second one back.
+  expected = {(first.start, first.stop), *done}
+  assert (second.start, second.stop) in done
+  assert len(done) == 2 and expected == {(0, 4), (4, 8), (8, 10)}
+
+
+def test_work_of_no_items_is_refused(server):
+  with agent_of(server) as agent:
+    for options in ({'num_items': 0}, {'num_items': 4, 'shard_size': 0}):
+      with pytest.raises(ValueError, match='both must be at least 1'):
+        agent.work(**{'name': 'rows', 'shard_size': 1, **options})
+
+
 def test_the_last_heartbeat_says_so(server):
   with agent_of(server) as agent:
     eventually(lambda: heartbeats(server))

@@ -13,7 +13,7 @@ Texts are sorted by length, padded to the next of a few lengths, and go through
 in batches of about equal numbers of tokens: one compiled program a length.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -87,13 +87,19 @@ class Encoder:
 
     self._encode = jax.jit(encode, out_shardings=self._by_text)
 
-  def __call__(self, tokens: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+  def __call__(
+    self,
+    tokens: np.ndarray,
+    offsets: np.ndarray,
+    on_texts: Callable[[int], None] = lambda num_texts: None,
+  ) -> np.ndarray:
     """Encodes texts.
 
     Args:
       tokens: int32 [all].
       offsets: int64 [n + 1]: text i is tokens[offsets[i]:offsets[i + 1]]. One
         without tokens becomes zeros.
+      on_texts: Called after each batch with the number of texts so far.
 
     Returns:
       float32 [n, D].
@@ -108,35 +114,59 @@ class Encoder:
         f' max_tokens is {self.max_tokens}. Cut the texts.'
       )
     result = np.zeros((len(lengths), self.dim), np.float32)
+    num_done = 0
     # One batch is on the devices while the one before is fetched.
     pending: tuple[np.ndarray, jax.Array] | None = None
-    for ids, num_rows, num_tokens in self._batches(lengths):
-      batch = token_cache.padded(tokens, offsets, ids, num_tokens)
-      padding = num_rows - len(ids)
-      args = jax.device_put(
-        [np.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1)) for x in batch],
-        self._by_text,
-      )
-      vectors = self._encode(self._params, *args)
+    for batch in [*self._batches(lengths), None]:
+      vectors = None
+      if batch is not None:
+        ids, num_rows, num_tokens = batch
+        padded = token_cache.padded(tokens, offsets, ids, num_tokens)
+        vectors = self._encode(self._params, *self._place(padded, num_rows))
       if pending is not None:
-        result[pending[0]] = np.asarray(pending[1])[: len(pending[0])]
-      pending = ids, vectors
-    if pending is not None:
-      result[pending[0]] = np.asarray(pending[1])[: len(pending[0])]
+        rows, array = pending
+        result[rows] = np.asarray(array)[: len(rows)]
+        num_done += len(rows)
+        on_texts(num_done)
+      pending = None if vectors is None else (ids, vectors)
     return result
+
+  def _place(
+    self, arrays: Sequence[np.ndarray], num_rows: int
+  ) -> Sequence[jax.Array]:
+    """Puts arrays on the devices, with rows of zeros up to `num_rows`."""
+    whole = [
+      np.pad(x, [(0, num_rows - len(x))] + [(0, 0)] * (x.ndim - 1))
+      for x in arrays
+    ]
+    return jax.device_put(whole, self._by_text)
 
   def _batches(
     self, lengths: np.ndarray
   ) -> Iterator[tuple[np.ndarray, int, int]]:
-    """(texts, rows of the batch, tokens of a row), longest first."""
+    """(texts, rows of the batch, tokens of a row), shortest first.
+
+    The texts of a length that fill no batch join those of the next one where
+    that pads less than empty rows would.
+    """
     steps = [n for n in LENGTHS if n < self.max_tokens] + [self.max_tokens]
     step_of = np.searchsorted(steps, lengths)
-    for step in reversed(range(len(steps))):
-      ids = np.flatnonzero((step_of == step) & (lengths > 0))
-      a_device = max(1, self._tokens_per_batch // steps[step])
+    step_of[lengths == 0] = -1
+    ids = np.empty(0, np.int64)
+    last = int(step_of.max(initial=-1))
+    for step, num_tokens in enumerate(steps[: last + 1]):
+      ids = np.concatenate([ids, np.flatnonzero(step_of == step)])
+      a_device = max(1, self._tokens_per_batch // num_tokens)
       num_rows = a_device * self._num_devices
-      for start in range(0, len(ids), num_rows):
-        yield ids[start : start + num_rows], num_rows, steps[step]
+      while len(ids) >= num_rows:
+        yield ids[:num_rows], num_rows, num_tokens
+        ids = ids[num_rows:]
+      empty = (num_rows - len(ids)) * num_tokens
+      if len(ids) and (
+        step == last or empty < len(ids) * (steps[step + 1] - num_tokens)
+      ):
+        yield ids, num_rows, num_tokens
+        ids = ids[:0]
 
 
 def pool(x_BTD: jax.Array, mask_BT: jax.Array) -> jax.Array:

@@ -22,17 +22,19 @@ _LM = re.compile(r'^tower\.(high|low|lm)\.')
 _NEW = re.compile(rf'{lora.PATTERN}|\.behavior_positions$')
 
 
-def trainable(tuning: Tuning) -> Callable[[str], bool]:
+def trainable(
+  tuning: Tuning, *, with_low: bool = False
+) -> Callable[[str], bool]:
   """For Trainer(trainable=...), by the names of a `ClickModel`'s leaves.
 
   Args:
     tuning: Of the language model's layers: all of them, adapters only, or
-      nothing. The head is always trained; the numeric features' mean and
-      deviation never are.
+      nothing. The head is always trained.
+    with_low: Whether 'full' is the low half too, of a tower that has it.
   """
 
   def is_trained(name: str) -> bool:
-    if name.startswith('numeric.'):
+    if name.startswith('tower.low.') and not with_low:
       return False
     if not _LM.match(name) or tuning == 'full':
       return True
@@ -41,19 +43,23 @@ def trainable(tuning: Tuning) -> Callable[[str], bool]:
   return is_trained
 
 
-def frozen_share(params: PyTree, is_trained: Callable[[str], bool]) -> float:
+def frozen_share(
+  params: PyTree, is_trained: Callable[[str], bool], num_absent: int = 0
+) -> float:
   """Share of the parameters that are not trained.
 
   Args:
     params: Arrays or ShapeDtypeStructs.
     is_trained: From `trainable`.
+    num_absent: Parameters of the language model that are frozen and not even
+      held, the low half's say.
   """
   sizes = [
     (is_trained(_name(path)), x.size)
     for path, x in jax.tree.leaves_with_path(params)
   ]
-  frozen = sum(size for trained, size in sizes if not trained)
-  return frozen / max(sum(size for _, size in sizes), 1)
+  frozen = num_absent + sum(size for trained, size in sizes if not trained)
+  return frozen / max(num_absent + sum(size for _, size in sizes), 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The data section of docs/bahe.md: its code, schema files and flags."""
+"""docs/behaviors.md: its code, schema files and flags."""
 
 import pathlib
 import re
@@ -9,8 +9,8 @@ from antjax.input import behavior_schema, output_folder
 from launch import prepare_behaviors
 from tests.input import behavior_fixture
 
-_DOCS = pathlib.Path(__file__).parents[2] / 'docs' / 'bahe.md'
-_TEXT = re.split(r'^## ', _DOCS.read_text(), flags=re.M)[1]
+_DOCS = pathlib.Path(__file__).parents[2] / 'docs' / 'behaviors.md'
+_TEXT = _DOCS.read_text()
 
 
 def _blocks(language):

@@ -1,0 +1,95 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Batches of clicks, and their distinct behaviours."""
+
+import numpy as np
+import pytest
+
+from antjax.ctr.bahe import batches, distinct
+from tests.ctr.bahe import small_clicks
+
+EVENTS = [np.arange(2, 12, dtype=np.int32), np.arange(20, 30, dtype=np.int32)]
+
+
+def columns(starts, stops):
+  size = len(starts)
+  return {
+    'starts': np.array(starts),
+    'stops': np.array(stops),
+    'user': np.arange(size),
+    'item': np.arange(size),
+    'title': np.full(size, 5),
+    'label': np.ones(size),
+    'ids': np.zeros((size, 0)),
+  }
+
+
+def test_histories_are_the_newest_and_padded_at_the_end():
+  given = columns([[0, 3], [4, 2], [9, 0]], [[6, 4], [4, 9], [10, 10]])
+  found = batches.make_batch(given, EVENTS, (4, 3))
+  np.testing.assert_array_equal(
+    found['behaviors'],
+    [
+      [[4, 5, 6, 7], [23, 0, 0, 0]],
+      [[0, 0, 0, 0], [26, 27, 28, 0]],
+      [[11, 0, 0, 0], [27, 28, 29, 0]],
+    ],
+  )
+  assert found['behaviors'].dtype == np.int32
+  assert 'ids' not in found and 'numeric' not in found
+  np.testing.assert_array_equal(found['weight'], 1)
+
+
+def test_a_batch_is_filled_up_with_weight_0():
+  given = columns([[0, 3], [4, 2]], [[6, 4], [4, 9]])
+  found = batches.make_batch(given, EVENTS, (4, 3), size=4)
+  np.testing.assert_array_equal(found['weight'], [1, 1, 0, 0])
+  np.testing.assert_array_equal(
+    found['behaviors'][2:], found['behaviors'][[0, 0]]
+  )
+
+
+def test_numbers_are_standardized_and_clipped():
+  rng = np.random.default_rng(0)
+  numbers = rng.normal(1e6, 0.5, (40, 2))
+  numbers[:, 1] = 7
+  found = batches.Standardizer.of([numbers[:10], numbers[10:]])
+  scaled = found(numbers)
+  assert scaled.dtype == np.float32
+  np.testing.assert_allclose(scaled[:, 0].mean(), 0, atol=1e-3)
+  np.testing.assert_allclose(scaled[:, 0].std(), 1, atol=1e-3)
+  np.testing.assert_array_equal(scaled[:, 1], 0)  # It says nothing.
+  outlier = found(np.array([[1e9, 0], [-1e9, 0]]))
+  np.testing.assert_array_equal(outlier[:, 0], [5, -5])
+
+
+def test_what_a_batch_refuses():
+  given = columns([[0, 3]], [[6, 4]])
+  with pytest.raises(ValueError, match='1 rows for a batch of 0'):
+    batches.make_batch(given, EVENTS, (4, 3), size=0)
+  with pytest.raises(ValueError, match='1 lengths'):
+    batches.make_batch(given, EVENTS, (4,))
+  with pytest.raises(ValueError, match='from 0 to 11 of 10 events'):
+    batches.make_batch(columns([[0, 3]], [[11, 4]]), EVENTS, (4, 3))
+
+
+def test_distinct_behaviours_of_each_part():
+  batch = small_clicks.batch(8)
+  ids, found = distinct.distinct_behaviors(batch, 4, 30, fill=99)
+  by_part = ids.reshape(4, 30)
+  assert (by_part[:, 0] == 0).all()
+  for i, part in enumerate(by_part):
+    rows = slice(2 * i, 2 * i + 2)
+    used = part[part < 99]
+    assert (np.diff(used) > 0).all()
+    for name in ('behaviors', 'title'):
+      np.testing.assert_array_equal(part[found[name][rows]], batch[name][rows])
+  assert found['behaviors'].shape == batch['behaviors'].shape
+
+
+def test_what_distinct_behaviours_refuse():
+  batch = small_clicks.batch(8)
+  with pytest.raises(ValueError, match='capacity=3; raise it'):
+    distinct.distinct_behaviors(batch, 4, 3)
+  with pytest.raises(ValueError, match='8 examples in 3 parts'):
+    distinct.distinct_behaviors(batch, 3, 30)
