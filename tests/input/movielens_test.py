@@ -274,11 +274,6 @@ def test_other_counts(original, tmp_path):
     ('ratings.dat', lambda s: s + '1::50::6::1\n', 'ratings outside 1 to 5'),
     (
       'ratings.dat',
-      lambda s: s + '1::50::nan::1\n',
-      'Could not convert "nan" in "rating"',
-    ),
-    (
-      'ratings.dat',
       lambda s: s + s.splitlines()[0] + '\n',
       'ratings has a key more than once: 1 rows; the first: user=1',
     ),
