@@ -2,27 +2,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """Model of launch/train_bahe.py: the tower that the flags ask for."""
 
+from collections.abc import Mapping
 import dataclasses
+import os
 from typing import Any, TYPE_CHECKING
 
 from absl import logging
 import jax
 import numpy as np
 
-from antjax.ctr.bahe import fingerprint, store_tower, tuning
+from antjax.ctr.bahe import fingerprint, store_tower, text_join, tuning
 from antjax.ctr.bahe import table as table_lib
+from antjax.ctr.bahe.dedup_tower import DedupTower
+from antjax.ctr.bahe.full_text import FullTextTower
 from antjax.ctr.bahe.model import ClickModel
 from antjax.ctr.bahe.sequences import SequenceEncoder
 from antjax.ctr.bahe.store import BehaviorStore
+from antjax.ctr.bahe.token_cache import TokenCache
 from antjax.ctr.bahe.towers import PyTree, Tower
-from antjax.lm import pretrained, split
+from antjax.lm import positions, pretrained, pretrained_tokenizer, split
 from antjax.lm.config import Config as LMConfig
 from antjax.mesh.mesh import INTRA
-from launch import auto_paro, common
+from launch import auto_paro, bahe_identity, common
 from launch.bahe_data import Clicks
 
 if TYPE_CHECKING:
   from launch.train_bahe import Config
+
+# Tokens of a behaviour in a full text at most.
+_MAX_TOKENS = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +44,7 @@ class Built:
     table_bytes: Bytes of the table of behaviours on a device.
     table_level: How it is split: none, intra or global.
     num_absent: Parameters of the language model that training never holds.
+    made_of: For `bahe_identity`.
   """
 
   model: ClickModel
@@ -44,6 +53,7 @@ class Built:
   table_bytes: int
   table_level: str
   num_absent: int
+  made_of: Mapping[str, Any]
 
 
 def build(config: 'Config', job: common.Job, clicks: Clicks) -> Built:
@@ -63,7 +73,7 @@ def build(config: 'Config', job: common.Job, clicks: Clicks) -> Built:
       tower = _token_tower(config, clicks, lm_config)
   model = ClickModel(tower, config.head, config.ids, clicks.sizes)
   key = jax.random.key(config.seed)
-  found = model.init_params(key, params, clicks.numeric)
+  found = model.init_params(key, params)
   if config.effective_tuning == 'lora':
     found = tuning.add_lora(
       found,
@@ -85,8 +95,34 @@ def build(config: 'Config', job: common.Job, clicks: Clicks) -> Built:
     num_absent = max(whole - held, 0)
   found = jax.tree.map(np.asarray, found)
   return Built(
-    model, found, constants, table_bytes, _table_level(tower), num_absent
+    model,
+    found,
+    constants,
+    table_bytes,
+    _table_level(tower),
+    num_absent,
+    _made_of(config, clicks),
   )
+
+
+def _made_of(config: 'Config', clicks: Clicks) -> dict[str, Any]:
+  found: dict[str, Any] = {
+    'data set': bahe_identity.of_data(clicks.description),
+    'tower': config.tower,
+  }
+  if clicks.standardizer is not None:
+    found['mean of numbers'] = clicks.standardizer.mean.tolist()
+  if config.tower != 'none':
+    found['language model'] = fingerprint.of_model(config.model)
+  if config.tower in ('store', 'frozen'):
+    manifest = BehaviorStore.open(config.store).manifest
+    found |= {
+      'cut of the store': manifest.num_low,
+      "pooling of the store's tokens": manifest.pooling,
+      'max_tokens of the store': manifest.max_tokens,
+      'tokenizer of the store': manifest.tokenizer,
+    }
+  return found
 
 
 def _table_level(tower: Tower | None) -> str:
@@ -103,6 +139,10 @@ def _language_model(config: 'Config') -> tuple[LMConfig, PyTree]:
     config.model, shardings=jax.sharding.SingleDeviceSharding(host)
   )
   lm_config = dataclasses.replace(lm_config, remat=config.remat)
+  if config.tower == 'full_text':
+    lm_config, params = positions.extend_learned(
+      lm_config, params, config.max_tokens
+    )
   if config.effective_tuning == 'lora':
     scale = config.lora_alpha / config.lora_rank
     lm_config = dataclasses.replace(lm_config, lora_scale=scale)
@@ -141,14 +181,18 @@ def _store_tower(
     job.mesh,
     home=config.table,
     device_bytes=auto_paro.memory_of_device(),
-    max_distinct=config.max_distinct
-    or table_lib.most_distinct(clicks.rows_per_device, clicks.lengths),
+    max_distinct=_max_distinct(config, clicks),
     inside_groups=job.agent is not None,
   )
   logging.info('%s', said)
   return store_tower.StoreTower(
     sequence_encoder(config, clicks, lm_config, num_low), table
   )
+
+
+def _max_distinct(config: 'Config', clicks: Clicks) -> int:
+  most = table_lib.most_distinct(clicks.rows_per_device, clicks.lengths)
+  return config.max_distinct or most
 
 
 def sequence_encoder(
@@ -169,4 +213,25 @@ def sequence_encoder(
 def _token_tower(
   config: 'Config', clicks: Clicks, lm_config: LMConfig
 ) -> Tower:
-  raise NotImplementedError
+  """The tower that reads tokens in each step."""
+  folder = config.token_cache or os.path.join(config.data, 'tokens')
+  of_a_text = _MAX_TOKENS if config.tower == 'full_text' else config.max_tokens
+  cache = TokenCache.build(
+    folder, clicks.vocabulary, config.model, max_tokens=of_a_text
+  )
+  if config.tower == 'dedup':
+    return DedupTower(
+      sequence_encoder(config, clicks, lm_config, config.num_low),
+      min(_max_distinct(config, clicks), clicks.sizes.num_behaviors),
+      min(config.max_tokens, int(cache.lengths.max())),
+      cache,
+    )
+  tokenizer = pretrained_tokenizer.load_tokenizer(config.model)
+  return FullTextTower(
+    lm_config,
+    clicks.sizes.num_sequences,
+    config.max_tokens,
+    min(config.max_tokens, int(cache.lengths.max())),
+    text_join.marks_of(tokenizer),
+    cache,
+  )

@@ -179,7 +179,8 @@ def _scores(q_BGKQ, k_BGSK, seen, segments, mask: _Mask) -> jax.Array:
   place_Q, segment_BQ = seen
   is_seen = None
   if mask.is_causal:
-    is_seen = jnp.arange(k_BGSK.shape[2])[:, None] <= place_Q
+    place_S = jnp.arange(k_BGSK.shape[2])
+    is_seen = (place_S[:, None] <= place_Q[None])[None, None]
   if segments is not None:
     same_B1SQ = segments[1][:, None, :, None] == segment_BQ[:, None, None]
     is_seen = same_B1SQ if is_seen is None else same_B1SQ & is_seen

@@ -6,7 +6,9 @@ Sources: Su et al. 2021 (https://arxiv.org/abs/2104.09864) for rotary positions,
 Raffel et al. 2020 (https://arxiv.org/abs/1910.10683) for relative ones.
 """
 
+import dataclasses
 import math
+from typing import Any
 
 import jax
 from jax import lax
@@ -55,6 +57,31 @@ def rotate(x_BTHK: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
   a, b = jnp.split(x_BTHK.astype(jnp.float32), 2, axis=-1)
   turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
   return turned.astype(x_BTHK.dtype)
+
+
+def extend_learned(
+  config: Config, params: Any, max_positions: int
+) -> tuple[Config, Any]:
+  """A model of more learned positions; the new ones repeat the trained ones.
+
+  Places far behind then begin as copies, which training tells apart (Beltagy et
+  al. 2020, https://arxiv.org/abs/2004.05150, section 5).
+
+  Args:
+    config: Of a model with positions='learned'; others are returned as they
+      are.
+    params: Its parameters.
+    max_positions: Positions to have; fewer than now changes nothing.
+  """
+  if config.positions != 'learned' or max_positions <= config.max_positions:
+    return config, params
+  offset, table = config.position_offset, params['positions']
+  places = offset + np.arange(max_positions) % config.max_positions
+  rows = np.concatenate([np.arange(offset), places])
+  return (
+    dataclasses.replace(config, max_positions=max_positions),
+    {**params, 'positions': table[rows]},
+  )
 
 
 def relative_bias(

@@ -22,17 +22,19 @@ _LM = re.compile(r'^tower\.(high|low|lm)\.')
 _NEW = re.compile(rf'{lora.PATTERN}|\.behavior_positions$')
 
 
-def trainable(tuning: Tuning) -> Callable[[str], bool]:
+def trainable(
+  tuning: Tuning, *, with_low: bool = False
+) -> Callable[[str], bool]:
   """For Trainer(trainable=...), by the names of a `ClickModel`'s leaves.
 
   Args:
     tuning: Of the language model's layers: all of them, adapters only, or
-      nothing. The head is always trained; the numeric features' mean and
-      deviation never are.
+      nothing. The head is always trained.
+    with_low: Whether 'full' is the low half too, of a tower that has it.
   """
 
   def is_trained(name: str) -> bool:
-    if name.startswith('numeric.'):
+    if name.startswith('tower.low.') and not with_low:
       return False
     if not _LM.match(name) or tuning == 'full':
       return True

@@ -1,0 +1,168 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Towers that read tokens: all of them, or those of distinct behaviours."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import antjax
+from antjax.ctr.bahe import encode, store_tower, table, text_join, tuning
+from antjax.ctr.bahe.dedup_tower import DedupTower
+from antjax.ctr.bahe.full_text import FullTextTower
+from antjax.lm import positions, transformer
+from tests.ctr.bahe import small_clicks
+
+NUM_TOKENS = 12
+MARKS = text_join.Marks(0, (30,))
+
+
+class Cache:
+  """A TokenCache in memory."""
+
+  def __init__(self, num_tokens=5):
+    rng = np.random.default_rng(4)
+    sizes = rng.integers(1, num_tokens, small_clicks.NUM_BEHAVIORS)
+    sizes[0] = 0
+    self.offsets = np.concatenate([[0], np.cumsum(sizes)])
+    self.tokens = rng.integers(1, 30, self.offsets[-1]).astype(np.int32)
+
+  def padded(self, ids, num_tokens):
+    sizes = np.diff(self.offsets)[ids]
+    tokens = np.zeros((len(ids), num_tokens), np.int32)
+    for row, i in zip(tokens, ids):
+      part = self.tokens[self.offsets[i] : self.offsets[i + 1]]
+      row[: len(part)] = part
+    return tokens, sizes.astype(np.int32)
+
+
+def full_text(config=small_clicks.LLAMA):
+  return FullTextTower(config, 2, NUM_TOKENS, 5, MARKS, Cache())
+
+
+def dedup(num_low=1, config=small_clicks.LLAMA):
+  encoder = small_clicks.encoder(config, num_low)
+  return DedupTower(encoder, small_clicks.NUM_BEHAVIORS, 5, Cache())
+
+
+def stored(tower, params):
+  """The store's tower on rows that the low half made, one at a time."""
+  cache, config = tower.cache, tower.encoder.high.config
+  rows = encode.Encoder(
+    config,
+    params,
+    num_low=tower.encoder.high.num_low,
+    max_tokens=5,
+    devices=jax.devices()[:1],
+  )(cache.tokens, cache.offsets)
+  return store_tower.StoreTower(
+    tower.encoder, table.DeviceTable({'behavior_rows': jnp.asarray(rows)})
+  )
+
+
+@pytest.mark.parametrize('config', [small_clicks.LLAMA, small_clicks.BERT])
+def test_a_text_is_encoded_as_if_alone(config):
+  tower = full_text(config)
+  params = tower.init_params(small_clicks.language_model(config))
+  params['null'] = jnp.full_like(params['null'], 7)
+  batch = tower.prepare(small_clicks.batch(), 1)
+  encoded = jax.jit(tower)(params, batch)
+  user_BND = np.asarray(encoded.user_BF).reshape(16, 2, -1)
+  seen = set()
+  for i, j in np.ndindex(16, 2):
+    length = int(batch['text_lengths'][i, j])
+    if not length:
+      np.testing.assert_array_equal(user_BND[i, j], 7)
+    elif length not in seen:  # Each length compiles.
+      tokens = batch['text'][i, j, :length][None]
+      alone = transformer.encode(config, params['lm'], tokens)[0].mean(axis=0)
+      np.testing.assert_allclose(user_BND[i, j], alone, atol=2e-5)
+    seen.add(length)
+  assert 0 in seen and len(seen) > 3
+
+
+def test_too_long_a_text_for_learned_positions_is_refused():
+  with pytest.raises(ValueError, match='12 learned positions'):
+    FullTextTower(small_clicks.BERT, 2, 13, 5, MARKS, Cache())
+
+
+def test_more_positions_repeat_the_trained_ones():
+  config = dataclasses.replace(small_clicks.BERT, position_offset=2)
+  params = small_clicks.language_model(config)
+  longer, extended = positions.extend_learned(config, params, 30)
+  assert longer.max_positions == 30
+  table_PD = extended['positions']
+  assert table_PD.shape == (32, 16)
+  np.testing.assert_array_equal(table_PD[:14], params['positions'])
+  np.testing.assert_array_equal(table_PD[14:26], params['positions'][2:])
+  tokens = np.arange(10)[None]
+  np.testing.assert_array_equal(
+    transformer.encode(longer, extended, tokens),
+    transformer.encode(config, params, tokens),
+  )
+  assert positions.extend_learned(config, params, 12)[1] is params
+  llama = small_clicks.LLAMA
+  assert positions.extend_learned(llama, params, 99)[0] is llama
+
+
+@pytest.mark.parametrize('num_low', [0, 1, 3])
+def test_dedup_is_the_store_to_rounding(num_low):
+  tower = dedup(num_low)
+  whole = small_clicks.language_model()
+  params = tower.init_params(whole)
+  batch = small_clicks.batch()
+  found = jax.jit(tower)(params, tower.prepare(batch, 1))
+  other = stored(tower, whole)
+  prepared = other.prepare(batch, 1) | {'constants': other.table.constants}
+  expected = jax.jit(other)(params, prepared)
+  np.testing.assert_allclose(found.user_BF, expected.user_BF, atol=1e-5)
+  np.testing.assert_allclose(found.title_BD, expected.title_BD, atol=1e-5)
+
+
+@pytest.mark.parametrize('kind', ['full_text', 'dedup'])
+def test_training_moves_what_is_trained(kind):
+  tower = full_text() if kind == 'full_text' else dedup()
+  model = small_clicks.click_model(tower)
+  mesh = antjax.make_mesh(intra=2, devices=jax.devices()[:4])
+  tables = model.tables(mesh)
+
+  def loss_fn(params, rows, batch, rng):
+    del rng
+    return model.loss(params, tables.lookup(rows, batch['ids']), batch)
+
+  trainer = antjax.Trainer(
+    loss_fn,
+    optax.sgd(0.3),
+    mesh=mesh,
+    paro='IIG',
+    tables=tables,
+    min_shard_size=16,
+    trainable=tuning.trainable('full'),
+    scanned=lambda name: '.layers.' in name,
+  )
+  params = model.init_params(jax.random.key(1), small_clicks.language_model())
+  before = jax.tree.map(np.asarray, params)
+  state = trainer.init(params)
+  batch = model.prepare(small_clicks.batch(), 4)
+  losses = []
+  for _ in range(4):
+    state, metrics = trainer.step(state, batch)
+    losses.append(float(metrics['loss']))
+  assert losses[-1] < losses[0]
+  after = jax.tree.map(np.asarray, trainer.params(state))
+
+  def moved(part):
+    pairs = zip(
+      jax.tree.leaves(before['tower'][part]),
+      jax.tree.leaves(after['tower'][part]),
+    )
+    return [bool((a != b).any()) for a, b in pairs]
+
+  if kind == 'full_text':
+    assert all(moved('lm'))
+  else:
+    assert not any(moved('low')) and all(moved('high'))
