@@ -68,9 +68,10 @@ class Config:
   compute_dtype: Annotated[
     Literal['float32', 'bfloat16'], 'What the model computes in.'
   ] = 'float32'
-  tokens_per_batch: Annotated[int, 'Tokens that a device encodes at once.'] = (
-    8192
-  )
+  tokens_per_batch: Annotated[
+    int | None,
+    'Tokens that a device encodes at once. none: 2,048 on a CPU, else 32,768.',
+  ] = None
   shard_rows: Annotated[
     int,
     'Rows that are encoded, written and, with a coordinator, leased together;'
@@ -95,10 +96,11 @@ class Config:
     for name in ('vocabulary', 'model', 'out'):
       if not getattr(self, name):
         raise ValueError(f'{name} is empty; name a folder.')
-    if self.num_low < 0 or self.tokens_per_batch < 1:
+    tokens = self.tokens_per_batch
+    if self.num_low < 0 or (tokens is not None and tokens < 1):
       raise ValueError(
         f'num_low={self.num_low} must not be negative, and tokens_per_batch='
-        f'{self.tokens_per_batch} must be at least 1.'
+        f'{tokens} must be at least 1.'
       )
     if self.shard_rows < 1 or self.shard_rows % store.CHUNK_ROWS:
       raise ValueError(

@@ -36,7 +36,6 @@ import os
 import pathlib
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import tensorstore as ts
 
@@ -49,7 +48,7 @@ PARTS = 'parts'
 _READ_ROWS = 64 * CHUNK_ROWS
 DTYPES = {
   'float16': np.dtype(np.float16),
-  'bfloat16': np.dtype(ml_dtypes.bfloat16),
+  'bfloat16': np.dtype(ts.bfloat16.numpy_dtype),
   'int8': np.dtype(np.int8),
 }
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -53,7 +53,7 @@ def put(path, rows, new=NEW):
 
 
 @pytest.mark.parametrize(
-  'dtype, stored', [('float16', np.float16), ('bfloat16', ml_dtypes.bfloat16)]
+  'dtype, stored', [('float16', np.float16), ('bfloat16', jnp.bfloat16)]
 )
 def test_16_bits_come_back_as_rounded(tmp_path, dtype, stored):
   rows = rows_of(CHUNK_ROWS + 500)
