@@ -1,0 +1,382 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Cost of a training example on long textual behaviour, in four forms.
+
+  python -m benchmarks.bahe_bench > results.jsonl
+
+prints one JSON line a case (see `benchmarks.bahe_problem`). Needs the extra
+`bench`. The forms: `full_text`, all tokens through the whole language model in
+antjax, and `peer`, the same in PyTorch and transformers (`bahe_peers`);
+`dedup`, the distinct behaviours of a micro-batch through the frozen low half,
+and their vectors through the high half; `bahe`, vectors of a store through the
+high half.
+
+Seconds of an example are those of a micro-batch's gradient, from tokens or ids
+in memory to the sum of gradients, over its examples, and those of the optimizer
+over the 32 examples of a step, all forms alike. `time_ratio` is the faster of
+full_text and peer over bahe; `end_to_end_ratio` adds to bahe its share of
+encoding MovieLens-1M's behaviours once for one pass over its examples.
+
+Bytes of an example, `memory_ratio`, are beyond the state at rest: for antjax
+what the compiler plans for twice the examples less what it plans for one
+micro-batch; for the peer the tensors that autograd keeps for the backward pass,
+which is less than it needs. `peak_ratio` is of the resident memory of whole
+processes at their highest during the timed calls, weights, moments and
+gradients included. Both have the smaller of full_text and peer over bahe.
+
+In float32 both full texts must agree on the loss from the same weights;
+otherwise an error line is printed and the exit status is 1. Each form runs in
+a process of its own; they take turns in blocks, and only one works at a time.
+Medians of all calls are compared.
+"""
+
+from collections.abc import Sequence
+import contextlib
+import dataclasses
+import importlib.metadata
+import importlib.util
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from absl import app, flags
+
+from benchmarks import bahe_problem
+
+_FORMS = ('full_text', 'dedup', 'bahe', 'peer')
+_QUICK = flags.DEFINE_bool('quick', False, 'Tiny models, one call a form.')
+_CASES = flags.DEFINE_list(
+  'cases', [], 'Only these: model-length-dtype; empty: all.'
+)
+_SKIP = flags.DEFINE_multi_enum('skip', [], _FORMS, 'Forms to leave out.')
+_BLOCKS = flags.DEFINE_integer('blocks', 3, 'Blocks of each form.', 1)
+_BLOCK_S = flags.DEFINE_float(
+  'block_s', 2.0, 'Seconds of a block; it has at least one call.', 0.0
+)
+_REMAT = flags.DEFINE_enum(
+  'remat',
+  'layer',
+  ['none', 'layer', 'dots'],
+  "What antjax's backward pass of a full text computes again.",
+)
+_HIGH_REMAT = flags.DEFINE_enum(
+  'high_remat',
+  'layer',
+  ['none', 'layer', 'dots'],
+  'The same of the high half alone, for dedup and bahe.',
+)
+_THREADS = flags.DEFINE_integer('threads', os.cpu_count(), 'PyTorch threads.')
+_FORM = flags.DEFINE_enum('form', None, _FORMS, 'Internal: the form to be.')
+
+# Examples that forms without long texts work off at a time.
+_SHORT_MICRO_BATCH = 16
+_NUM_ENCODED = 2048  # Behaviours, to measure how fast the low half is.
+# float32 sums through a deep model, in another order.
+_LOSS_RTOL = 1e-4
+# Longer than an idle OpenMP thread spins before it sleeps.
+_PAUSE_S = 0.05
+# Freed memory stays in the process, and in large pages.
+_ENV = {
+  'MALLOC_MMAP_THRESHOLD_': '4294967296',
+  'MALLOC_TRIM_THRESHOLD_': '4294967296',
+  'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1',
+}
+_ENVS = {
+  'antjax': _ENV | {'JAX_PLATFORMS': 'cpu'},
+  'peer': _ENV | {'OMP_PROC_BIND': 'true'},
+}
+
+
+def _write_model(model: str, folder: pathlib.Path) -> None:
+  """A language model with random weights, as a Hugging Face folder."""
+  import jax
+
+  from antjax.lm import config_json, pretrained, transformer
+
+  config = config_json.read_config(bahe_problem.fields(model, _QUICK.value))
+  params = jax.jit(lambda key: transformer.init(config, key))(jax.random.key(0))
+  pretrained.save_pretrained(folder, config, params)
+
+
+def _prepare(form: str, order: dict[str, Any]):
+  """Builds a form and runs it once; returns it and what is known of it."""
+  case = bahe_problem.Case(**order['case'])
+  problem = bahe_problem.load(order['problem'])
+  if form == 'peer':
+    import torch
+
+    from benchmarks import bahe_peers
+
+    torch.set_num_threads(_THREADS.value)
+    work: Any = bahe_peers.FullText(case, order['folder'], problem)
+    facts = {'peak_flops': bahe_peers.measured_peak(case.dtype)}
+  else:
+    from benchmarks import bahe_forms
+
+    remat = _REMAT.value if form == 'full_text' else _HIGH_REMAT.value
+    work = bahe_forms.Form(form, case, order['folder'], problem, remat)
+    facts = {
+      'peak_flops': bahe_forms.measured_peak(case.dtype),
+      'flops': work.flops_per_example(),
+    }
+    if form == 'bahe':
+      facts['behaviors_per_s'] = bahe_forms.behaviors_per_s(
+        order['folder'], problem['tokens'][:_NUM_ENCODED], case.dtype
+      )
+  facts['bytes'] = work.bytes_per_example()
+  facts['loss'] = work.gradient()
+  work.update()
+  return work, facts | {'num_examples': work.num_examples}
+
+
+def _timed(call) -> float:
+  start = time.perf_counter()
+  call()
+  return time.perf_counter() - start
+
+
+def _work(form: str) -> None:
+  """Serves orders, a JSON line each, until stdin ends."""
+  out = os.fdopen(os.dup(1), 'w')
+  os.dup2(2, 1)  # What libraries print must not get between the replies.
+  work: Any = None
+  for line in sys.stdin:
+    order = json.loads(line)
+    reply: Any = {}
+    if order['do'] == 'write_model':
+      _write_model(order['model'], pathlib.Path(order['folder']))
+    elif order['do'] == 'prepare':
+      work, reply = _prepare(form, order)
+      # Compilation and warm-up are not part of the peak.
+      pathlib.Path('/proc/self/clear_refs').write_text('5')
+    elif order['do'] == 'time':
+      reply = {'gradient': [], 'update': []}
+      end = time.perf_counter() + order['block_s']
+      while not reply['gradient'] or time.perf_counter() < end:
+        reply['gradient'].append(_timed(work.gradient))
+      reply['update'].append(_timed(work.update))
+    elif order['do'] == 'peak':
+      status = pathlib.Path('/proc/self/status').read_text()
+      line = next(x for x in status.splitlines() if x.startswith('VmHWM'))
+      reply = {'peak_bytes': int(line.split()[1]) * 1024}
+    print(json.dumps(reply), file=out, flush=True)
+
+
+class _Worker:
+  """A process that is one form of one case."""
+
+  def __init__(self, form: str):
+    self._form = form
+    self._process = subprocess.Popen(
+      [
+        sys.executable,
+        '-m',
+        'benchmarks.bahe_bench',
+        f'--form={form}',
+        f'--quick={_QUICK.value}',
+        f'--remat={_REMAT.value}',
+        f'--high_remat={_HIGH_REMAT.value}',
+        f'--threads={_THREADS.value}',
+      ],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+      env=os.environ | _ENVS['peer' if form == 'peer' else 'antjax'],
+    )
+
+  def order(self, do: str, **fields: Any) -> Any:
+    self._process.stdin.write(json.dumps({'do': do} | fields) + '\n')
+    self._process.stdin.flush()
+    reply = self._process.stdout.readline()
+    if not reply:
+      raise RuntimeError(
+        f'bahe_bench: the process of {self._form} died during {do!r}; its'
+        ' output is above.'
+      )
+    return json.loads(reply)
+
+  def close(self) -> None:
+    self._process.stdin.close()
+    self._process.wait()
+
+
+def _run(case: bahe_problem.Case, folder: pathlib.Path) -> dict[str, Any]:
+  """Runs one case in all forms; returns what each measured."""
+  forms = [form for form in _FORMS if form not in _SKIP.value]
+  config = bahe_problem.fields(case.model, _QUICK.value)
+  common = {
+    'case': dataclasses.asdict(case),
+    'folder': str(folder / case.model),
+  }
+  found: dict[str, Any] = {}
+  with contextlib.ExitStack() as stack:
+    workers = {form: _Worker(form) for form in forms}
+    for worker in workers.values():
+      stack.callback(worker.close)
+    if not (folder / case.model).exists():
+      first = next(iter(set(forms) - {'peer'}))
+      workers[first].order(
+        'write_model', model=case.model, folder=common['folder']
+      )
+    for form, worker in workers.items():
+      is_long = form in ('full_text', 'peer')
+      size = case.micro_batch if is_long else _SHORT_MICRO_BATCH
+      path = str(folder / f'{form}.npz')
+      bahe_problem.save(bahe_problem.make(case, config, size), path)
+      found[form] = worker.order('prepare', **common, problem=path)
+      found[form] |= {'gradient': [], 'update': []}
+    for _ in range(1 if _QUICK.value else _BLOCKS.value):
+      for form, worker in workers.items():
+        time.sleep(_PAUSE_S)
+        block_s = 0.0 if _QUICK.value else _BLOCK_S.value
+        for name, seconds in worker.order('time', block_s=block_s).items():
+          found[form][name] += seconds
+    for form, worker in workers.items():
+      found[form] |= worker.order('peak')
+  return found
+
+
+def seconds_per_example(form: dict[str, Any]) -> float:
+  """Medians of a form's calls, over the examples that each is for."""
+  return (
+    statistics.median(form['gradient']) / form['num_examples']
+    + statistics.median(form['update']) / bahe_problem.STEP_EXAMPLES
+  )
+
+
+def line_of(
+  case: bahe_problem.Case, found: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+  """The figures of a case; see the module.
+
+  Args:
+    case: The case.
+    found: What `_run` returns; forms may be missing.
+  """
+  seconds = {form: seconds_per_example(x) for form, x in found.items()}
+  line: dict[str, Any] = {
+    'model': case.model,
+    'text_length': case.text_length,
+    'dtype': case.dtype,
+    'num_behaviors': case.num_behaviors,
+  }
+  for form, x in found.items():
+    line[form] = {
+      's_per_example': float(f'{seconds[form]:.4g}'),
+      'mb_per_example': round(x['bytes'] / 1e6, 2),
+      'peak_mb': round(x['peak_bytes'] / 1e6),
+      'micro_batch': x['num_examples'],
+      'num_calls': len(x['gradient']),
+    }
+  long = [form for form in ('full_text', 'peer') if form in found]
+  if 'full_text' in found and 'peer' in found:
+    line['full_text_speed_ratio'] = _ratio(
+      seconds['peer'], seconds['full_text']
+    )
+    ours, theirs = found['full_text']['loss'], found['peer']['loss']
+    difference = abs(ours - theirs)
+    if case.dtype == 'float32' and difference > _LOSS_RTOL * abs(theirs):
+      line['error'] = f'full_text and peer disagree: losses {ours}, {theirs}.'
+  if 'bahe' in found and long:
+    bahe = found['bahe']
+    build_s = bahe_problem.NUM_BEHAVIORS / bahe['behaviors_per_s']
+    build_s /= bahe_problem.NUM_EXAMPLES
+    slow_s = min(seconds[form] for form in long)
+    line |= {
+      'time_ratio': _ratio(slow_s, seconds['bahe']),
+      'memory_ratio': _ratio(
+        min(found[form]['bytes'] for form in long), bahe['bytes']
+      ),
+      'peak_ratio': _ratio(
+        min(found[form]['peak_bytes'] for form in long), bahe['peak_bytes']
+      ),
+      'end_to_end_ratio': _ratio(slow_s, seconds['bahe'] + build_s),
+      'behaviours_per_s': round(bahe['behaviors_per_s']),
+    }
+    if 'dedup' in found:
+      line['dedup_time_ratio'] = _ratio(slow_s, seconds['dedup'])
+  # Of the fastest products that this machine was seen to do.
+  peak = max(x['peak_flops'] for x in found.values())
+  line['flops_bound_s'] = {
+    form: float(f'{x["flops"] / peak:.4g}')
+    for form, x in found.items()
+    if 'flops' in x
+  }
+  line['matmul_gflops'] = {
+    form: round(x['peak_flops'] / 1e9) for form, x in found.items()
+  }
+  return line
+
+
+def _ratio(a: float, b: float) -> float:
+  return float(f'{a / b:.3g}')
+
+
+def _machine() -> dict[str, Any]:
+  """What a reader needs to judge the figures."""
+  model = 'unknown CPU'
+  with contextlib.suppress(OSError):
+    for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
+      if line.startswith('model name'):
+        model = line.split(':')[1].strip()
+        break
+  return {
+    'device': f'cpu: {model}, {os.cpu_count()} cores',
+    'torch_threads': _THREADS.value,
+    'remat': _REMAT.value,
+    'high_remat': _HIGH_REMAT.value,
+    'versions': {
+      name: importlib.metadata.version(name)
+      for name in ('jax', 'jaxlib', 'torch', 'transformers', 'numpy')
+      if importlib.util.find_spec(name)
+    },
+  }
+
+
+def _selected_cases() -> list[bahe_problem.Case]:
+  """The cases that --cases names; exits at a name that is none."""
+  by_name = {case.name: case for case in bahe_problem.CASES}
+  for name in _CASES.value:
+    if name not in by_name:
+      sys.exit(f'--cases={name}: use some of {", ".join(by_name)}.')
+  return [by_name[name] for name in _CASES.value or by_name]
+
+
+def main(argv: Sequence[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'got {argv[1:]}; bahe_bench takes flags only.')
+  if _FORM.value:
+    _work(_FORM.value)
+    return
+  cases = _selected_cases()
+  has_torch = importlib.util.find_spec('torch') is not None
+  if 'peer' not in _SKIP.value and not has_torch:
+    sys.exit('bahe_bench: the peer needs PyTorch: pip install antjax[bench]')
+  if not set(_FORMS) - {'peer', *_SKIP.value}:
+    sys.exit('--skip: leave at least one of full_text, dedup, bahe.')
+  load = os.getloadavg()[0]
+  if load > 1 and not _QUICK.value:
+    print(
+      f'bahe_bench: load average {load:.1f}: other work shares these cores. Do'
+      ' not quote these figures.',
+      file=sys.stderr,
+    )
+  facts = _machine() | {'load_average_before': round(load, 2)}
+  failed = False
+  with tempfile.TemporaryDirectory() as folder:
+    for case in cases:
+      line = line_of(case, _run(case, pathlib.Path(folder)))
+      failed |= 'error' in line
+      print(json.dumps(line | facts), flush=True)
+  if failed:
+    sys.exit(1)
+
+
+if __name__ == '__main__':
+  app.run(main)

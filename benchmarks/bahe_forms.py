@@ -1,0 +1,233 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""antjax's side of `benchmarks.bahe_bench`: three forms of one click model."""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from antjax.ctr.bahe import encode, store_tower, table
+from antjax.ctr.bahe.dedup_tower import DedupTower
+from antjax.ctr.bahe.full_text import FullTextTower
+from antjax.ctr.bahe.sequences import SequenceEncoder
+from antjax.ctr.bahe.text_join import Marks
+from antjax.ctr.bahe.towers import Tower
+from antjax.lm import cost, pretrained, split
+from antjax.lm.config import Config
+from benchmarks import bahe_problem
+
+FORMS = ('full_text', 'dedup', 'bahe')
+_HEAD = ('w0', 'b0', 'w1', 'b1')
+_PAD = 1  # Row 0 of our tables is the padding.
+
+
+class Tokens:
+  """What a TokenCache gives, from an array: all rows are of one length."""
+
+  def __init__(self, tokens: np.ndarray):
+    self.tokens = tokens.reshape(-1)
+    width = tokens.shape[1]
+    self.offsets = np.concatenate([[0], np.arange(len(tokens) + 1) * width])
+    self._rows = np.pad(tokens, ((_PAD, 0), (0, 0)))
+
+  def padded(
+    self, ids: np.ndarray, num_tokens: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    lengths = np.where(ids > 0, num_tokens, 0).astype(np.int32)
+    return self._rows[ids, :num_tokens], lengths
+
+
+class Form:
+  """Training of one form.
+
+  Attributes:
+    num_examples: Of a micro-batch.
+    config: The language model.
+  """
+
+  def __init__(
+    self,
+    form: str,
+    case: bahe_problem.Case,
+    folder: str,
+    problem: dict[str, np.ndarray],
+    remat: str,
+  ):
+    """Reads the model and compiles.
+
+    Args:
+      form: One of `FORMS`.
+      case: What to compute.
+      folder: Of the model, in Hugging Face's layout.
+      problem: From `bahe_problem.make`.
+      remat: See `antjax.lm.config.Config`.
+    """
+    config, pretrained_params = pretrained.load_pretrained(folder)
+    self.config = dataclasses.replace(config, remat=remat)
+    self._case, self._problem = case, problem
+    self._num_low = config.num_layers // 2
+    self._cache = Tokens(problem['tokens'])
+    self._tower = self._make_tower(form)
+    tower_params = self._tower.init_params(pretrained_params)
+    # What is not trained is computed with as it is, and has no moments.
+    low = tower_params.pop('low', {})
+    self._dtype = jnp.dtype(case.dtype)
+    self._frozen = jax.tree.map(lambda x: x.astype(self._dtype), low)
+    self._params = {
+      'tower': tower_params,
+      'head': {k: jnp.asarray(problem[k]) for k in _HEAD},
+    }
+    self._optimizer = optax.adamw(bahe_problem.LEARNING_RATE, weight_decay=0.01)
+    self._moments = jax.jit(self._optimizer.init)(self._params)
+    self._sum = jax.tree.map(jnp.zeros_like, self._params)
+    self.num_examples = len(problem['label'])
+    self._batch = self._prepared(self.num_examples)
+    self._gradient = self._compiled(self._batch)
+    self._update = jax.jit(self._updated, donate_argnums=(0, 1, 2))
+
+  def _make_tower(self, form: str) -> Tower:
+    case, config = self._case, self.config
+    width = bahe_problem.TOKENS_PER_BEHAVIOR
+    if form == 'full_text':
+      return FullTextTower(
+        config, 1, case.text_length, width, Marks(0, ()), self._cache
+      )
+    places = case.num_behaviors if config.positions == 'learned' else 0
+    encoder = SequenceEncoder(
+      split.HighEncoder(config, self._num_low, places), 1
+    )
+    if form == 'dedup':
+      ids = self._problem['behaviors'], self._problem['title'][:, None]
+      distinct = len(np.unique(np.concatenate(ids, axis=1)))
+      return DedupTower(encoder, distinct + _PAD, width, self._cache)
+    rng = np.random.default_rng(0)
+    shape = (bahe_problem.NUM_BEHAVIORS + _PAD, config.embed_dim)
+    rows = jnp.asarray(rng.normal(size=shape), case.dtype)
+    return store_tower.StoreTower(
+      encoder, table.DeviceTable({'behavior_rows': rows})
+    )
+
+  def _prepared(self, num_examples: int) -> dict[str, Any]:
+    places = np.arange(num_examples) % self.num_examples
+    batch = {
+      'behaviors': self._problem['behaviors'][places, None] + _PAD,
+      'title': self._problem['title'][places] + _PAD,
+    }
+    found = self._tower.prepare(batch, 1)
+    if isinstance(self._tower, store_tower.StoreTower):
+      found['constants'] = self._tower.table.constants
+    found['label'] = self._problem['label'][places]
+    return jax.device_put(found)
+
+  def _loss(self, params, frozen, batch):
+    compute = jax.tree.map(lambda x: x.astype(self._dtype), params)
+    tower = compute['tower'] | ({'low': frozen} if frozen else {})
+    encoded = self._tower(tower, batch)
+    head = compute['head']
+    x = jnp.concatenate([encoded.user_BF, encoded.title_BD], axis=1)
+    x = jax.nn.relu(x @ head['w0'] + head['b0'][None])
+    logits = (x @ head['w1'])[:, 0] + head['b1'][0]
+    return optax.sigmoid_binary_cross_entropy(
+      logits.astype(jnp.float32), batch['label']
+    ).mean()
+
+  def _compiled(self, batch):
+    def gradient(total, params, frozen, batch):
+      loss, grads = jax.value_and_grad(self._loss)(params, frozen, batch)
+      return jax.tree.map(jnp.add, total, grads), loss
+
+    return (
+      jax.jit(gradient, donate_argnums=0)
+      .lower(self._sum, self._params, self._frozen, batch)
+      .compile()
+    )
+
+  def _updated(self, params, moments, total):
+    updates, moments = self._optimizer.update(total, moments, params)
+    params = optax.apply_updates(params, updates)
+    return params, moments, jax.tree.map(jnp.zeros_like, total)
+
+  def gradient(self) -> float:
+    """Adds a micro-batch's gradient; returns the loss."""
+    self._sum, loss = self._gradient(
+      self._sum, self._params, self._frozen, self._batch
+    )
+    return float(jax.block_until_ready((self._sum, loss))[1])
+
+  def update(self) -> None:
+    """The optimizer."""
+    state = self._update(self._params, self._moments, self._sum)
+    self._params, self._moments, self._sum = jax.block_until_ready(state)
+
+  def bytes_per_example(self) -> float:
+    """What a micro-batch of one example more takes of the compiler's memory.
+
+    The difference of two sizes: what does not grow with examples, a gradient
+    before it is added say, does not count.
+    """
+    two = self._compiled(self._prepared(2 * self.num_examples))
+    sizes = [
+      x.memory_analysis().temp_size_in_bytes for x in (self._gradient, two)
+    ]
+    return (sizes[1] - sizes[0]) / self.num_examples
+
+  def flops_per_example(self) -> float:
+    """Of forward and backward pass, nothing recomputed; the title included."""
+    case, width = self._case, bahe_problem.TOKENS_PER_BEHAVIOR
+    if isinstance(self._tower, FullTextTower):
+      return _flops(self.config, case.text_length) + _flops(self.config, width)
+    high = dataclasses.replace(
+      self.config, num_layers=self.config.num_layers - self._num_low
+    )
+    total = _flops(high, case.num_behaviors) + _flops(high, 1)
+    if isinstance(self._tower, DedupTower):
+      low = dataclasses.replace(self.config, num_layers=self._num_low)
+      # Forward only.
+      total += self._tower.capacity * _flops(low, width) / 3 / self.num_examples
+    return total
+
+
+def _flops(config: Config, num_tokens: int) -> float:
+  """Of one text through the layers."""
+  total = cost.flops_per_token(config, num_tokens)
+  if config.causal:  # There is no output layer here.
+    total -= 6.0 * config.embed_dim * config.vocab_size
+  return total * num_tokens
+
+
+def behaviors_per_s(
+  folder: str, tokens: np.ndarray, dtype: str, num_calls: int = 2
+) -> float:
+  """Behaviours that the low half encodes a second, the first call aside."""
+  config, params = pretrained.load_pretrained(folder)
+  encoder = encode.Encoder(
+    config,
+    jax.tree.map(lambda x: x.astype(dtype), params),
+    num_low=config.num_layers // 2,
+    max_tokens=tokens.shape[1],
+  )
+  offsets = np.arange(len(tokens) + 1) * tokens.shape[1]
+  seconds = []
+  for _ in range(1 + num_calls):
+    start = time.perf_counter()
+    encoder(tokens.reshape(-1), offsets)
+    seconds.append(time.perf_counter() - start)
+  return len(tokens) / min(seconds[1:])
+
+
+def measured_peak(dtype: str, num_calls: int = 5) -> float:
+  """Floating-point operations a second of a matrix product of 2,048 rows."""
+  x = jnp.ones((2048, 2048), dtype)
+  product = jax.jit(jnp.matmul)
+  jax.block_until_ready(product(x, x))
+  seconds = []
+  for _ in range(num_calls):
+    start = time.perf_counter()
+    jax.block_until_ready(product(x, x))
+    seconds.append(time.perf_counter() - start)
+  return 2 * 2048**3 / min(seconds)

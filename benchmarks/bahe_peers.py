@@ -1,0 +1,117 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The problem of `bahe_problem` in PyTorch: all tokens through all layers.
+
+transformers' models with its sdpa attention, which takes PyTorch's flash kernel
+on CPU; fused AdamW; in bfloat16 by autocast of float32 weights.
+"""
+
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import transformers
+
+from benchmarks import bahe_problem
+
+
+class FullText:
+  """Training of a whole language model and a head."""
+
+  def __init__(
+    self,
+    case: bahe_problem.Case,
+    folder: str,
+    problem: dict[str, np.ndarray],
+  ):
+    """Reads the model.
+
+    Args:
+      case: What to compute.
+      folder: Of the model, in Hugging Face's layout.
+      problem: From `bahe_problem.make`.
+    """
+    options = {'add_pooling_layer': False} if case.model == 'minilm' else {}
+    self._model = transformers.AutoModel.from_pretrained(
+      folder, attn_implementation='sdpa', dtype=torch.float32, **options
+    ).train()
+    self._head = {
+      name: torch.nn.Parameter(torch.from_numpy(problem[name]))
+      for name in ('w0', 'b0', 'w1', 'b1')
+    }
+    self._dtype = getattr(torch, case.dtype)
+    parameters = [*self._model.parameters(), *self._head.values()]
+    self._optimizer = torch.optim.AdamW(
+      parameters, lr=bahe_problem.LEARNING_RATE, fused=True
+    )
+    tokens = torch.from_numpy(problem['tokens']).long()
+    behaviors = torch.from_numpy(problem['behaviors']).long()
+    self._text = tokens[behaviors].flatten(1)
+    self._title = tokens[torch.from_numpy(problem['title']).long()]
+    self._label = torch.from_numpy(problem['label'])
+    self.num_examples = len(self._label)
+
+  def loss(self) -> torch.Tensor:
+    """Mean cross entropy of the batch."""
+    with torch.autocast(
+      'cpu', torch.bfloat16, enabled=self._dtype == torch.bfloat16
+    ):
+      x = torch.cat(
+        [self._vector(self._text), self._vector(self._title)], dim=1
+      )
+      head = self._head
+      x = F.relu(torch.addmm(head['b0'], x, head['w0']))
+      logits = torch.addmm(head['b1'], x, head['w1'])[:, 0]
+    return F.binary_cross_entropy_with_logits(logits.float(), self._label)
+
+  def _vector(self, tokens: torch.Tensor) -> torch.Tensor:
+    options = (
+      {} if self._model.config.model_type == 'bert' else {'use_cache': False}
+    )
+    output = self._model(input_ids=tokens, **options).last_hidden_state
+    return output.float().mean(dim=1)
+
+  def gradient(self) -> float:
+    """Adds a micro-batch's gradient; returns the loss."""
+    loss = self.loss()
+    loss.backward()
+    return float(loss.detach())
+
+  def update(self) -> None:
+    """The optimizer; the next gradient is added to this one's zeros."""
+    self._optimizer.step()
+    self._optimizer.zero_grad(set_to_none=False)
+
+  def bytes_per_example(self) -> float:
+    """Bytes of the tensors that the backward pass waits for.
+
+    Parameters do not count. What operators need for a moment does not either,
+    so that the peak is above this.
+    """
+    own = {p.untyped_storage().data_ptr() for p in self._model.parameters()}
+    own |= {p.untyped_storage().data_ptr() for p in self._head.values()}
+    saved: dict[int, int] = {}
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+      storage = x.untyped_storage()
+      if storage.data_ptr() not in own:
+        saved[storage.data_ptr()] = storage.nbytes()
+      return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+      loss = self.loss()
+      total = sum(saved.values())  # While the graph keeps them all alive.
+    del loss
+    return total / self.num_examples
+
+
+def measured_peak(dtype: str, num_calls: int = 5) -> float:
+  """Floating-point operations a second of a matrix product of 2,048 rows."""
+  x = torch.randn(2048, 2048, dtype=getattr(torch, dtype))
+  seconds = []
+  for _ in range(num_calls):
+    start = time.perf_counter()
+    x @ x
+    seconds.append(time.perf_counter() - start)
+  return 2 * 2048**3 / min(seconds)
