@@ -32,7 +32,14 @@ class FullText:
       folder: Of the model, in Hugging Face's layout.
       problem: From `bahe_problem.make`.
     """
-    options = {'add_pooling_layer': False} if case.model == 'minilm' else {}
+    options = {}
+    if case.model == 'minilm':
+      # No dropout: antjax has none, and here it costs the flash kernel.
+      options = {
+        'add_pooling_layer': False,
+        'hidden_dropout_prob': 0.0,
+        'attention_probs_dropout_prob': 0.0,
+      }
     self._model = transformers.AutoModel.from_pretrained(
       folder, attn_implementation='sdpa', dtype=torch.float32, **options
     ).train()

@@ -69,8 +69,6 @@ _BERT = {
   'type_vocab_size': 2,
   # MiniLM has 512. Both sides get more, for texts that long.
   'max_position_embeddings': 2048,
-  'hidden_dropout_prob': 0.0,
-  'attention_probs_dropout_prob': 0.0,
 }
 _LLAMA = {
   'architectures': ['LlamaForCausalLM'],

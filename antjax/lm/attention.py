@@ -16,7 +16,7 @@ from antjax.lm import blocked_attention
 Method = Literal['auto', 'plain', 'blocked', 'cudnn']
 
 # A sequence longer than this is cut into blocks of queries.
-MAX_PLAIN = 256
+MAX_PLAIN = 128
 # Queries in a block; where there is a bias, a block is this or a 32nd.
 BLOCK = blocked_attention.BLOCK
 _BIASED_BLOCK = 256

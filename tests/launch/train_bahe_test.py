@@ -342,14 +342,14 @@ def test_two_hosts_under_agents_of_which_one_is_killed(folder, tmp_path):
     stderr=subprocess.STDOUT,
     text=True,
   )
-  end = time.monotonic() + 300
+  end = time.monotonic() + 400
   while len(logged_steps(run_dir)) < 5:
     if job.poll() is not None or time.monotonic() > end:
       job.kill()
       raise AssertionError(job.communicate()[0])
     time.sleep(0.05)
   os.kill(workers_of(job.pid)[1], signal.SIGKILL)
-  output, _ = job.communicate(timeout=300)
+  output, _ = job.communicate(timeout=400)
   assert job.returncode == 0, output
   assert 'generation 2: rank 0 of 2' in output
   assert 'Restored step' in output
