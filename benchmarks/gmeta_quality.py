@@ -20,17 +20,14 @@ fine-tuning` of the same seed with the 95% interval of Student's t over seeds.
 from collections.abc import Mapping, Sequence
 import concurrent.futures
 import json
-import os
 import pathlib
 import statistics
-import subprocess
-import sys
-import time
 from typing import Any
 
 from absl import app, flags
 
 from antjax.meta import algorithms
+from benchmarks import quality_runs
 
 _DATA = flags.DEFINE_string('data', 'data/ml-1m', 'Prepared MovieLens-1M.')
 _OUT = flags.DEFINE_string('out', 'runs/quality', 'Folder of the runs.')
@@ -64,45 +61,26 @@ _TABLE = flags.DEFINE_bool('table', False, 'Print the table; run nothing.')
 _REFERENCE = 'joint + fine-tuning'
 _METRICS = ('MAE', 'RMSE', 'nDCG@3', 'AUC', 'GAUC', 'NE')  # Shown, if known.
 _COMPARED = ('MAE', 'AUC', 'NE')  # The first two that are known.
-# 97.5th percentile of Student's t by degrees of freedom.
-_STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776}
 
 
 def run(name: str, seed: int) -> None:
-  """One job; its log is log.txt beside its run folder."""
-  folder = pathlib.Path(_OUT.value) / f'{name}_{seed}'
-  if (folder / 'results.json').exists():
-    return
-  folder.mkdir(parents=True, exist_ok=True)
-  options = {
-    'algorithm': name,
-    'seed': seed,
-    'data': _DATA.value,
-    'run_dir': folder,
-    'num_steps': _STEPS.value,
-    'joint_steps': _STEPS.value if name == 'joint' else 0,
-    'per_task_steps': _PER_TASK.value if name == 'joint' else 0,
-    'slots_per_device': _SLOTS.value,
-    'eval_steps': 5 if name in ('joint', 'default') else 0,
-    'support_sizes': _SUPPORT.value,
-    'model.features': _FEATURES.value,
-  }
-  start = time.monotonic()
-  with open(folder / 'log.txt', 'w', encoding='utf-8') as log:
-    code = subprocess.run(
-      [
-        *(sys.executable, '-m', 'launch.train_gmeta'),
-        *(f'--{key}={value}' for key, value in options.items()),
-      ],
-      stdout=log,
-      stderr=subprocess.STDOUT,
-      check=False,
-      # Seeds share their compiled programs.
-      env=os.environ | {'JAX_COMPILATION_CACHE_DIR': f'{_OUT.value}/compiled'},
-    ).returncode
-  wall_s = round(time.monotonic() - start, 1)
-  line = {'algorithm': name, 'seed': seed, 'exit_code': code, 'wall_s': wall_s}
-  print(json.dumps(line), flush=True)
+  """One job, unless it is done."""
+  quality_runs.run(
+    'launch.train_gmeta',
+    pathlib.Path(_OUT.value) / f'{name}_{seed}',
+    {
+      'algorithm': name,
+      'seed': seed,
+      'data': _DATA.value,
+      'num_steps': _STEPS.value,
+      'joint_steps': _STEPS.value if name == 'joint' else 0,
+      'per_task_steps': _PER_TASK.value if name == 'joint' else 0,
+      'slots_per_device': _SLOTS.value,
+      'eval_steps': 5 if name in ('joint', 'default') else 0,
+      'support_sizes': _SUPPORT.value,
+      'model.features': _FEATURES.value,
+    },
+  )
 
 
 def load(name: str, seed: int) -> list[dict[str, Any]] | None:
@@ -140,17 +118,8 @@ def gather() -> tuple[Cells, list[int]]:
   return cells, seeds
 
 
-def difference(
-  rows: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]
-) -> str:
-  """Mean difference of two methods over seeds, with its 95% interval."""
-  of_seed = {row['seed']: row['value'] for row in others}
-  gaps = [row['value'] - of_seed[row['seed']] for row in rows]
-  mean = statistics.fmean(gaps)
-  if len(gaps) < 2:
-    return f'{mean:+.3f}'
-  spread = statistics.stdev(gaps) / len(gaps) ** 0.5
-  return f'{mean:+.3f} ± {_STUDENT[len(gaps) - 1] * spread:.3f}'
+def _by_seed(rows: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+  return {row['seed']: row['value'] for row in rows}
 
 
 def print_table() -> None:
@@ -194,9 +163,9 @@ def print_table() -> None:
         line.append(
           ''
           if method == _REFERENCE
-          else difference(
-            cells[scenario, method, metric],
-            cells[scenario, _REFERENCE, metric],
+          else quality_runs.difference(
+            _by_seed(cells[scenario, method, metric]),
+            _by_seed(cells[scenario, _REFERENCE, metric]),
           )
         )
       print(f'| {" | ".join(line)} |')

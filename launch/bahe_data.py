@@ -20,7 +20,6 @@ from launch import bahe_users, common
 if TYPE_CHECKING:
   from launch.train_bahe import Config
 
-SPLITS = ('train', 'validation', 'test')
 # Marks a record with its number; see `LeasedDataset`.
 _KEY = 'record_key'
 _STATISTICS_BLOCK = 65_536  # Records read at once for the statistics.
@@ -54,7 +53,9 @@ class Clicks:
       np.load(folder / 'events' / f'{name}.npy', mmap_mode='r')
       for name in names
     ]
-    self._sources = {s: output_folder.open_split(folder, s) for s in SPLITS}
+    self._sources = {
+      s: output_folder.open_split(folder, s) for s in bahe_users.SPLITS
+    }
     self._users = bahe_users.UserVectors.open(
       config.user_embeddings, {s: len(x) for s, x in self._sources.items()}
     )
@@ -87,7 +88,7 @@ class Clicks:
     )
 
   def num_examples(self, split: str) -> int:
-    """Examples of one of `SPLITS`."""
+    """Examples of one of `bahe_users.SPLITS`."""
     return len(self._sources[split])
 
   @property
@@ -124,7 +125,7 @@ class Clicks:
     With --eval_examples, of evenly spread batches of it.
 
     Args:
-      split: One of `SPLITS`.
+      split: One of `bahe_users.SPLITS`.
       prepare: `ClickModel.prepare`.
       with_index: Add 'index' int32 [B], the number of the example; always of
         the whole split.
@@ -165,32 +166,27 @@ class Clicks:
     size: int,
   ) -> batches.Batch:
     batch = batches.make_batch(columns, self._events, self.lengths, size=size)
+    if self.standardizer is not None:
+      batch['numeric'] = self.standardizer(batch['numeric'])
     if self._users is not None:
       batch['user_vector'] = np.zeros((size, self._users.dim), np.float32)
       batch['user_vector'][: len(index)] = self._users.read(split, index)
     return batch
 
   @functools.cached_property
-  def numeric(self) -> tuple[np.ndarray, np.ndarray] | None:
-    """Mean and deviation [G] of the numeric features in training."""
+  def standardizer(self) -> batches.Standardizer | None:
+    """Of the numeric features, from the training examples; None without any."""
     if not self.sizes.num_numeric:
       return None
-    total = np.zeros(self.sizes.num_numeric)
-    squares = np.zeros_like(total)
-    for block in _blocks(self._sources['train']):
-      values = np.stack([r['numeric'] for r in block]).astype(np.float64)
-      total += values.sum(axis=0)
-      squares += np.square(values).sum(axis=0)
-    mean = total / self.num_examples('train')
-    variance = np.maximum(
-      squares / self.num_examples('train') - np.square(mean), 0
+    return batches.Standardizer.of(
+      np.stack([record['numeric'] for record in block])
+      for block in _blocks(self._sources['train'])
     )
-    return mean, np.sqrt(variance)
 
   def newest_examples(self) -> dict[int, tuple[str, int]]:
     """User -> (split, number) of the user's last example in time."""
     newest: dict[int, tuple[int, str, int]] = {}
-    for split in SPLITS:
+    for split in bahe_users.SPLITS:
       number = 0
       for block in _blocks(self._sources[split]):
         for record in block:

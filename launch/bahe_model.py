@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Model of launch/train_bahe.py: the tower that the flags ask for."""
 
+from collections.abc import Mapping
 import dataclasses
 import os
 from typing import Any, TYPE_CHECKING
@@ -22,7 +23,7 @@ from antjax.ctr.bahe.towers import PyTree, Tower
 from antjax.lm import positions, pretrained, pretrained_tokenizer, split
 from antjax.lm.config import Config as LMConfig
 from antjax.mesh.mesh import INTRA
-from launch import auto_paro, common
+from launch import auto_paro, bahe_identity, common
 from launch.bahe_data import Clicks
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Built:
     table_bytes: Bytes of the table of behaviours on a device.
     table_level: How it is split: none, intra or global.
     num_absent: Parameters of the language model that training never holds.
+    made_of: For `bahe_identity`.
   """
 
   model: ClickModel
@@ -51,6 +53,7 @@ class Built:
   table_bytes: int
   table_level: str
   num_absent: int
+  made_of: Mapping[str, Any]
 
 
 def build(config: 'Config', job: common.Job, clicks: Clicks) -> Built:
@@ -70,7 +73,7 @@ def build(config: 'Config', job: common.Job, clicks: Clicks) -> Built:
       tower = _token_tower(config, clicks, lm_config)
   model = ClickModel(tower, config.head, config.ids, clicks.sizes)
   key = jax.random.key(config.seed)
-  found = model.init_params(key, params, clicks.numeric)
+  found = model.init_params(key, params)
   if config.effective_tuning == 'lora':
     found = tuning.add_lora(
       found,
@@ -92,8 +95,34 @@ def build(config: 'Config', job: common.Job, clicks: Clicks) -> Built:
     num_absent = max(whole - held, 0)
   found = jax.tree.map(np.asarray, found)
   return Built(
-    model, found, constants, table_bytes, _table_level(tower), num_absent
+    model,
+    found,
+    constants,
+    table_bytes,
+    _table_level(tower),
+    num_absent,
+    _made_of(config, clicks),
   )
+
+
+def _made_of(config: 'Config', clicks: Clicks) -> dict[str, Any]:
+  found: dict[str, Any] = {
+    'data set': bahe_identity.of_data(clicks.description),
+    'tower': config.tower,
+  }
+  if clicks.standardizer is not None:
+    found['mean of numbers'] = clicks.standardizer.mean.tolist()
+  if config.tower != 'none':
+    found['language model'] = fingerprint.of_model(config.model)
+  if config.tower in ('store', 'frozen'):
+    manifest = BehaviorStore.open(config.store).manifest
+    found |= {
+      'cut of the store': manifest.num_low,
+      "pooling of the store's tokens": manifest.pooling,
+      'max_tokens of the store': manifest.max_tokens,
+      'tokenizer of the store': manifest.tokenizer,
+    }
+  return found
 
 
 def _table_level(tower: Tower | None) -> str:
@@ -152,14 +181,18 @@ def _store_tower(
     job.mesh,
     home=config.table,
     device_bytes=auto_paro.memory_of_device(),
-    max_distinct=config.max_distinct
-    or table_lib.most_distinct(clicks.rows_per_device, clicks.lengths),
+    max_distinct=_max_distinct(config, clicks),
     inside_groups=job.agent is not None,
   )
   logging.info('%s', said)
   return store_tower.StoreTower(
     sequence_encoder(config, clicks, lm_config, num_low), table
   )
+
+
+def _max_distinct(config: 'Config', clicks: Clicks) -> int:
+  most = table_lib.most_distinct(clicks.rows_per_device, clicks.lengths)
+  return config.max_distinct or most
 
 
 def sequence_encoder(
@@ -189,8 +222,7 @@ def _token_tower(
   if config.tower == 'dedup':
     return DedupTower(
       sequence_encoder(config, clicks, lm_config, config.num_low),
-      config.max_distinct
-      or table_lib.most_distinct(clicks.rows_per_device, clicks.lengths),
+      min(_max_distinct(config, clicks), clicks.sizes.num_behaviors),
       min(config.max_tokens, int(cache.lengths.max())),
       cache,
     )

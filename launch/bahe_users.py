@@ -22,6 +22,7 @@ from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
 
 FOLDER = 'user_embeddings'
+SPLITS = ('train', 'validation', 'test')
 
 
 class UserVectors:
@@ -121,8 +122,6 @@ def export(
     clicks: `launch.bahe_data.Clicks`.
     model: The `ClickModel`, with a tower.
   """
-  from launch.bahe_data import SPLITS  # It reads our files.
-
   folder = run_dir / FOLDER
   dim = model.tower.user_dim
   predict = _user_vectors(model)

@@ -54,10 +54,9 @@ class Config:
   model: Annotated[
     str, 'Folder or GGUF file with a model and its tokenizer; see fetch_model.'
   ] = 'data/minilm'
-  out: Annotated[
-    str,
-    'Folder of the store; made, or added to. Or a URL that TensorStore knows.',
-  ] = 'data/ml-1m-minilm-k3'
+  out: Annotated[str, 'Folder of the store; made, or added to.'] = (
+    'data/ml-1m-minilm-k3'
+  )
   num_low: Annotated[int, 'k: layers below the cut. 0: embeddings only.'] = 3
   dtype: Annotated[
     manifest_lib.Dtype,
@@ -69,9 +68,10 @@ class Config:
   compute_dtype: Annotated[
     Literal['float32', 'bfloat16'], 'What the model computes in.'
   ] = 'float32'
-  tokens_per_batch: Annotated[int, 'Tokens that a device encodes at once.'] = (
-    8192
-  )
+  tokens_per_batch: Annotated[
+    int | None,
+    'Tokens that a device encodes at once. none: 2,048 on a CPU, else 32,768.',
+  ] = None
   shard_rows: Annotated[
     int,
     'Rows that are encoded, written and, with a coordinator, leased together;'
@@ -96,16 +96,16 @@ class Config:
     for name in ('vocabulary', 'model', 'out'):
       if not getattr(self, name):
         raise ValueError(f'{name} is empty; name a folder.')
-    if self.num_low < 0 or self.tokens_per_batch < 1:
+    tokens = self.tokens_per_batch
+    if self.num_low < 0 or (tokens is not None and tokens < 1):
       raise ValueError(
         f'num_low={self.num_low} must not be negative, and tokens_per_batch='
-        f'{self.tokens_per_batch} must be at least 1.'
+        f'{tokens} must be at least 1.'
       )
     if self.shard_rows < 1 or self.shard_rows % store.CHUNK_ROWS:
       raise ValueError(
         f'shard_rows={self.shard_rows} must be a multiple of'
-        f' {store.CHUNK_ROWS}, the rows of a chunk: two processes would write'
-        ' to one.'
+        f' {store.CHUNK_ROWS}: the store keeps whole chunks of so many.'
       )
 
 
@@ -130,7 +130,7 @@ def build(config: Config, agent: 'Agent | None' = None) -> int:
     'normalizer': vocabulary.normalizer,
     'max_tokens': config.max_tokens,
   }
-  found, _ = store.read_manifest(config.out)
+  found = store.read_manifest(config.out)
   if found is not None:  # A wrong one is refused before the model is read.
     found.check(**identity)
     found.check_vocabulary(vocabulary)

@@ -10,7 +10,7 @@ the texts of the films that its user saw before.
   python -m launch.prepare_behaviors --dataset=sequences --source=log.parquet \
     --schema=log.yaml --out=data/log --vocabulary=data/behaviors
 
-does the same with any log that a schema file describes (see docs/bahe.md), out
+does the same with any log that a schema file describes (docs/behaviors.md), out
 of core. `--vocabulary` keeps the ids of texts from one day to the next. A
 second run does nothing; `--overwrite` makes the files again. Mind the terms of
 the data: MovieLens is for research use and may not be redistributed.
@@ -57,7 +57,8 @@ class Config:
     ' or a folder of files, .csv, .tsv, .txt or .parquet.',
   ] = ''
   schema: Annotated[
-    str, 'For sequences: schema file, JSON or YAML; docs/bahe.md shows one.'
+    str,
+    'For sequences: schema file, JSON or YAML; docs/behaviors.md shows one.',
   ] = ''
   vocabulary: Annotated[
     str,
@@ -119,12 +120,7 @@ def main(config: Config) -> None:
       examples=config.examples,
     ),
     vocabulary=config.vocabulary,
-    engine=engine.Engine(
-      name=config.engine,
-      memory_limit=config.memory_limit,
-      threads=config.threads,
-      spark_master=config.spark_master,
-    ),
+    engine=_engine(config),
     file_format=config.format,
     overwrite=config.overwrite,
     progress=_progress,
@@ -154,6 +150,7 @@ def _movielens(
   read = functools.partial(
     behavior_movielens.read,
     config.source,
+    engine=_engine(config),
     max_rejected_share=config.max_rejected_share,
     progress=_progress,
   )
@@ -179,6 +176,7 @@ def _table(config: Config) -> tuple[behavior_data.Reader, dict[str, Any]]:
     behavior_table.read,
     config.source,
     schema,
+    engine=_engine(config),
     max_rejected_share=config.max_rejected_share,
     progress=_progress,
   )
@@ -190,6 +188,15 @@ def _table(config: Config) -> tuple[behavior_data.Reader, dict[str, Any]]:
     files = table_raw.find_files(schema.items.source)
     data['items'] = table_files.fingerprint(files)
   return read, data
+
+
+def _engine(config: Config) -> engine.Engine:
+  return engine.Engine(
+    name=config.engine,
+    memory_limit=config.memory_limit,
+    threads=config.threads,
+    spark_master=config.spark_master,
+  )
 
 
 def _progress(text: str) -> None:

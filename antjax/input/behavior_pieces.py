@@ -97,14 +97,16 @@ def collect(
   whole = dataclasses.replace(splitter, max_chars=0)
   raw = rows.group_by(raw='text').agg(count=rows.count())
   titles = raw.mutate(
-    title=behavior_text.title_column(raw.raw, normalizer, splitter),
-    whole=behavior_text.title_column(raw.raw, normalizer, whole),
+    title=behavior_text.title_column(con, raw.raw, normalizer, splitter),
+    whole=behavior_text.title_column(con, raw.raw, normalizer, whole),
   )
   is_cut = titles.title.length() < titles.whole.length()
   titles = stored('titles', titles.mutate(cut=is_cut).drop('whole'))
   pieces = []
   for i in range(len(layout.texts)):
-    found = behavior_text.pieces_column(rows[f'text_{i}'], normalizer, splitter)
+    found = behavior_text.pieces_column(
+      con, rows[f'text_{i}'], normalizer, splitter
+    )
     table = rows.select('row', found=found)
     table = table.select(
       'row', *(table.found[n].name(n) for n in table.found.names)

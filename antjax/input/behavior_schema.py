@@ -35,7 +35,7 @@ from typing import Any, Literal
 
 from antjax.input import delimited, table_schema
 
-PAGE = 'docs/bahe.md'
+PAGE = 'docs/behaviors.md'
 _LISTS = ('ids', 'numeric', 'texts', 'item_columns')
 _NAMES = ('user', 'item', 'time', 'text', 'domain', 'label', 'rating')
 

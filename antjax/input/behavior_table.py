@@ -16,7 +16,8 @@ import re
 import ibis
 from ibis.expr import types as ir
 
-from antjax.input import prepare, table_raw
+from antjax.input import engine as engine_lib
+from antjax.input import table_raw
 from antjax.input.behavior_data import Source
 from antjax.input.behavior_examples import RowLayout
 from antjax.input.behavior_schema import BehaviorSchema, TableColumns
@@ -83,6 +84,7 @@ def read(
   work: pathlib.Path,
   rejected: pathlib.Path,
   *,
+  engine: engine_lib.Engine,
   max_rejected_share: float,
   progress: Callable[[str], None],
 ) -> Source:
@@ -93,6 +95,7 @@ def read(
     schema: Columns of the log and of the items.
     work: Folder with the empty folders raw and spill.
     rejected: CSV file for malformed rows, made only if needed.
+    engine: With how much memory and how many threads.
     max_rejected_share: Largest share of malformed rows to go on with.
     progress: Called with a text at the start of each step.
 
@@ -100,10 +103,7 @@ def read(
     ValueError: The source does not fit the schema, or too many rows do not.
     FileNotFoundError: No such source.
   """
-  con = prepare.connect(
-    temp_directory=work / 'spill', database=work / 'read.duckdb'
-  )
-  try:
+  with engine_lib.duckdb(work, engine) as con:
     step = _Read(con, work, rejected, max_rejected_share, progress)
     table, num_rows, num_bad = step.table('log', source, schema.table)
     table, num_blank = _without_blanks(step, table, schema)
@@ -115,9 +115,6 @@ def read(
     folder = work / 'rows'
     folder.mkdir()
     rows.to_parquet(str(folder / 'rows.parquet'))
-  finally:
-    con.disconnect()
-    (work / 'read.duckdb').unlink()
   _join_rejected(rejected)
   counts = {
     'rows': num_rows + num_bad,

@@ -14,7 +14,7 @@ state before an append or after it, and a killed append leaves nothing behind
 that is read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import fcntl
@@ -28,9 +28,10 @@ import ibis
 from ibis.expr import types as ir
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from antjax.input import prepare, record_writer
+from antjax.input import behavior_text, prepare, record_writer
 from antjax.input.records import Field
 
 PAD, UNK = 0, 1
@@ -152,6 +153,30 @@ class BehaviorVocabulary:
       if a < b:
         found += _read_texts(self.folder / entry.files[0], a, b)
     return found
+
+  def find(self, texts: Sequence[str]) -> np.ndarray:
+    """Returns the ids of texts, `UNK` for those that are not here.
+
+    Reads the whole vocabulary: for a few texts of a request, or in bulk.
+
+    Args:
+      texts: As a log has them; they are normalised first. Texts that the
+        splitter has cut are found by what it left of them.
+
+    Returns:
+      Ids, int32 [len(texts)]; `PAD` for a text of which nothing is left.
+    """
+    normalizer = behavior_text.from_name(self.normalizer)
+    wanted = pa.array([normalizer(text) for text in texts], pa.string())
+    ids = np.where(pc.equal(wanted, ''), PAD, UNK).astype(np.int32)
+    for entry in self.appends:
+      with pq.ParquetFile(self.folder / entry.files[0]) as file:
+        for batch in file.iter_batches(_ROW_GROUP):
+          place = pc.index_in(wanted, batch['text'])
+          found = np.flatnonzero(place.is_valid())
+          at = place.drop_null().to_numpy()
+          ids[found] = batch['id'].to_numpy()[at]
+    return ids
 
   def frequencies(self) -> np.ndarray:
     """Returns how often each row occurred in all appends, int64 [rows]."""

@@ -324,6 +324,18 @@ def test_rows_that_do_not_fit_are_set_aside_and_listed(log, tmp_path):
   ]
 
 
+def test_a_sequence_without_events_can_be_mapped(tmp_path):
+  log = behavior_fixture.Log(num_rows=30)
+  for row in log.rows:
+    row['stars'] = 5.0
+  out = tmp_path / 'out'
+  description, _ = behavior_fixture.prepare(log.write(tmp_path / 'log'), out)
+  told = {s['name']: s['events'] for s in description['sequences']}
+  assert told['negative'] == 0 and told['positive'] == 30
+  for examples in behavior_fixture.read_back(out).values():
+    assert all(not e['histories'][1] for e in examples)
+
+
 def test_items_that_come_twice_are_refused(log, tmp_path):
   log = behavior_fixture.Log(num_rows=20)
   log.items.append(log.items[0])

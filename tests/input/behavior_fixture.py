@@ -18,6 +18,7 @@ from antjax.input import (
   behavior_table,
   behavior_text,
   behavior_vocabulary,
+  engine,
   output_folder,
 )
 from antjax.input.behavior_examples import ExampleConfig
@@ -164,6 +165,7 @@ def prepare(folder, out, examples=BY_TIME, *, made_of='log', **options):
     behavior_table.read,
     next(folder.glob('log.*[vt]')),
     schema,
+    engine=options.get('engine') or engine.Engine(),
     max_rejected_share=options.pop('max_rejected_share', 0.001),
     progress=lambda text: None,
   )

@@ -135,8 +135,8 @@ def test_the_engine_gives_what_the_functions_give():
   normalizer, splitter = Normalizer(), Splitter(max_chars=9, max_behaviors=1)
   found = table.select(
     'text',
-    title=behavior_text.title_column(table.text, normalizer, splitter),
-    pieces=behavior_text.pieces_column(table.text, normalizer, splitter),
+    title=behavior_text.title_column(con, table.text, normalizer, splitter),
+    pieces=behavior_text.pieces_column(con, table.text, normalizer, splitter),
   ).to_pyarrow()
   con.disconnect()
   assert sorted(found['text'].to_pylist()) == sorted(texts)

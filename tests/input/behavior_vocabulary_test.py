@@ -83,6 +83,18 @@ def test_ids_are_stable_and_frequencies_add_up_over_days(con, tmp_path):
   assert again.texts(0, len(again)) == before  # These data were added before.
 
 
+def test_texts_are_found_normalised(con, tmp_path, monkeypatch):
+  monkeypatch.setattr(behavior_vocabulary, '_ROW_GROUP', 3)
+  for day in range(2):
+    counts = {f'caf\xe9 {day}-{i}': 1 for i in range(10)}
+    found = append(con, tmp_path / 'v', counts, f'day {day}')
+  asked = ['cafe\u0301  1-7 ', 'tea', '', ' \0', 'caf\xe9 0-0', '[UNK]', 'tea']
+  ids = found.find(asked)
+  assert ids.dtype == np.int32
+  assert ids.tolist() == [2 + 17, 1, 0, 0, 2, 1, 1]
+  assert found.find([]).tolist() == []
+
+
 def test_an_old_state_stays_readable_and_a_copy_is_its_own(con, tmp_path):
   first = append(con, tmp_path / 'v', {'a': 3, 'b': 1}, 'day 1')
   copy = first.copy_to(tmp_path / 'copy')

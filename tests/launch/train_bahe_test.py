@@ -19,8 +19,10 @@ import pytest
 import antjax
 from antjax.ctr import heads
 from antjax.ctr.bahe import tuning
+from antjax.input.behavior_vocabulary import BehaviorVocabulary
 from antjax.train import checkpoint
 from launch import (
+  bahe_identity,
   bahe_job,
   bahe_users,
   build_behavior_store,
@@ -36,7 +38,7 @@ from tests.input import movielens_fixture
 pytestmark = pytest.mark.filterwarnings('ignore:Sharding info not provided')
 
 ROOT = pathlib.Path(__file__).parents[2]
-NUM_LAYERS, NUM_LOW = 3, 1
+NUM_LAYERS, NUM_LOW, DIM = 3, 1, 32
 # Words of the made-up titles, so that their vectors differ.
 WORDS = ['Film', '(1990)', *map(str, range(40))]
 
@@ -104,11 +106,9 @@ def saved_params(run_dir, step):
   return jax.tree.map(np.asarray, tree)
 
 
-def test_a_run_trains_scores_exports_and_reports(folder, tmp_path):
+def test_a_run_trains_scores_and_reports(folder, tmp_path):
   run_dir = tmp_path / 'run'
-  scores = train(
-    folder, run_dir, export_users=True, table='split', evaluate_every=2
-  )
+  scores = train(folder, run_dir, num_steps=2)
   assert 0 <= scores['test']['auc'] <= 1
   assert scores['test']['examples'] > 20
   results = json.loads((run_dir / 'results.json').read_text())
@@ -119,35 +119,38 @@ def test_a_run_trains_scores_exports_and_reports(folder, tmp_path):
   # Gradients are no argument; arrays are padded to whole cache lines.
   assert memory['compiled']['arguments'] == pytest.approx(planned, rel=0.05)
   assert 'AUC' in (run_dir / 'report.html').read_text()
-  logged = (run_dir / 'metrics.jsonl').read_text()
-  assert 'validation_auc' in logged
+  assert 'validation_auc' in (run_dir / 'metrics.jsonl').read_text()
   # The frozen rows are nowhere in the checkpoint.
-  dim = 32
-  state = saved_params(run_dir, 4)
-  rows = {x.shape for x in jax.tree.leaves(state) if x.ndim == 2}
-  num_behaviors = len(np.load(folder / 'data' / 'events' / 'liked.npy'))
-  assert (num_behaviors, dim) not in rows
-  users = bahe_users.UserVectors.open(
-    str(run_dir / 'user_embeddings'),
-    {'test': int(scores['test']['examples'])},
-  )
-  assert users.dim == 2 * dim
-  assert np.abs(users.read('test', np.arange(3))).max() > 0
-  ids = np.load(run_dir / 'user_embeddings' / 'user_ids.npy')
-  vectors = np.load(run_dir / 'user_embeddings' / 'users.npy')
-  assert vectors.shape == (30, 2 * dim) and (np.diff(ids) > 0).all()
+  state = saved_params(run_dir, 2)
+  shapes = {x.shape for x in jax.tree.leaves(state)}
+  num_behaviors = len(BehaviorVocabulary.open(folder / 'data' / 'behaviors'))
+  assert (num_behaviors, DIM) not in shapes
 
 
 @pytest.mark.slow
-def test_user_vectors_help_a_model_of_ids(folder, tmp_path):
-  train(folder, tmp_path / 'run', export_users=True)
+def test_user_vectors_of_one_run_are_features_of_another(folder, tmp_path):
+  run_dir = tmp_path / 'run'
   scores = train(
+    folder, run_dir, export_users=True, table='split', evaluate_every=2
+  )
+  exported = run_dir / 'user_embeddings'
+  users = bahe_users.UserVectors.open(
+    str(exported), {'test': int(scores['test']['examples'])}
+  )
+  assert users.dim == 2 * DIM
+  assert np.abs(users.read('test', np.arange(3))).max() > 0
+  ids = np.load(exported / 'user_ids.npy')
+  vectors = np.load(exported / 'users.npy')
+  assert vectors.shape == (30, 2 * DIM) and (np.diff(ids) > 0).all()
+  with pytest.raises(ValueError, match='it was exported from other data'):
+    bahe_users.UserVectors.open(str(exported), {'test': 1})
+  other = train(
     folder,
     tmp_path / 'ids',
     tower='none',
-    user_embeddings=str(tmp_path / 'run' / 'user_embeddings'),
+    user_embeddings=str(exported),
   )
-  assert math.isfinite(scores['test']['log_loss'])
+  assert math.isfinite(other['test']['log_loss'])
 
 
 @pytest.mark.slow
@@ -190,13 +193,15 @@ def test_homes_of_the_table_give_the_same_scores(folder, tmp_path, home):
 @pytest.mark.slow
 def test_lora_trains_adapters_and_places_only(folder, tmp_path):
   train(folder, tmp_path / 'run', tuning='lora', num_steps=2)
-  first = saved_params(tmp_path / 'run', 2)
-  high = first['params']['tower']['high']
-  assert np.abs(high['layers']['query_lora_b']).max() > 0
-  moments = jax.tree.leaves_with_path(first['opt_state'])
+  found = saved_params(tmp_path / 'run', 2)
+  adapter = found['params']['tower.high.layers.query_lora_b']
+  assert np.abs(adapter).max() > 0
+  # Only what is trained has moments.
+  moments = jax.tree.leaves_with_path(found['opt_state'])
   names = {jax.tree_util.keystr(path) for path, _ in moments}
   assert any('query_lora_a' in name for name in names)
-  assert not any("'query'" in name for name in names)
+  assert any('behavior_positions' in name for name in names)
+  assert not any(name.endswith("query']") for name in names)
 
 
 @pytest.mark.slow
@@ -208,6 +213,31 @@ def test_a_frozen_model_trains_the_head(folder, tmp_path):
   results = json.loads((tmp_path / 'run' / 'results.json').read_text())
   # The language model is not held at all, and counts as frozen.
   assert results['memory']['frozen_share'] > 0.5
+
+
+@pytest.mark.slow
+def test_towers_of_tokens(folder, tmp_path):
+  options = {
+    'token_cache': str(tmp_path / 'tokens'),
+    'num_low': NUM_LOW,
+    'max_tokens': 16,
+  }
+  found = {
+    tower: train(folder, tmp_path / tower, tower=tower, **options)['test']
+    for tower in ('store', 'dedup', 'full_text')
+  }
+  # The store holds float16.
+  assert found['dedup']['log_loss'] == pytest.approx(
+    found['store']['log_loss'], rel=1e-3
+  )
+  assert math.isfinite(found['full_text']['log_loss'])
+  memory = {
+    tower: json.loads((tmp_path / tower / 'results.json').read_text())['memory']
+    for tower in found
+  }
+  assert memory['store']['num_absent'] > memory['full_text']['num_absent'] == 0
+  # The low half is held, and frozen.
+  assert 0 < memory['dedup']['frozen_share'] < 1
 
 
 @pytest.mark.slow
@@ -267,6 +297,21 @@ def test_flags_are_checked_before_anything_starts(changes, message):
     train_bahe.Config(**changes)
 
 
+def test_a_run_goes_on_with_what_it_was_made_of(tmp_path):
+  made_of = {'tower': 'store', 'language model': 'a', 'cut of the store': 3}
+  bahe_identity.check(tmp_path, made_of)  # A new run.
+  bahe_identity.save(tmp_path, made_of)
+  bahe_identity.check(tmp_path, made_of)
+  changed = {'tower': 'store', 'language model': 'b'}
+  with pytest.raises(
+    ValueError, match='another language model and cut of the store than'
+  ):
+    bahe_identity.check(tmp_path, changed)
+  assert bahe_identity.of_data(
+    {'config': 1, 'counts': 2, 'splits': 3}
+  ) != bahe_identity.of_data({'config': 1, 'counts': 2, 'splits': 4})
+
+
 def test_early_stopping_counts_validations():
   early = bahe_job.EarlyStopping(2, 'validation_log_loss')
   for step, loss in ((2, 0.6), (4, 0.5), (4, 0.9), (6, 0.55)):
@@ -297,14 +342,14 @@ def test_two_hosts_under_agents_of_which_one_is_killed(folder, tmp_path):
     stderr=subprocess.STDOUT,
     text=True,
   )
-  end = time.monotonic() + 300
+  end = time.monotonic() + 400
   while len(logged_steps(run_dir)) < 5:
     if job.poll() is not None or time.monotonic() > end:
       job.kill()
       raise AssertionError(job.communicate()[0])
     time.sleep(0.05)
   os.kill(workers_of(job.pid)[1], signal.SIGKILL)
-  output, _ = job.communicate(timeout=300)
+  output, _ = job.communicate(timeout=400)
   assert job.returncode == 0, output
   assert 'generation 2: rank 0 of 2' in output
   assert 'Restored step' in output

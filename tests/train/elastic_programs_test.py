@@ -50,6 +50,7 @@ def test_micro_batches_never_cross_groups_and_finish_does_all_the_rest(code):
   micro = local.place(np.ones((16, 32), np.float32))
   local.add(micro)
   args = local._carry, local._view, local._device, micro, local._numbers[0]
+  args += (None,)  # There are no constants.
   in_micro = census(local._add.lower(*args).compile().as_text(), 0)
   said = local.put(np.zeros((8, 6), np.float32))
   lowered = step._finish.lower(

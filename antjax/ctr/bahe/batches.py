@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From records of clicks and the events of all users to batches of arrays."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+from typing import Any, Self
 
 import numpy as np
 
@@ -79,6 +81,45 @@ def make_batch(
   }
   filled['weight'][num_rows:] = 0
   return filled
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Standardizer:
+  """Numeric features less their mean, in standard deviations, clipped.
+
+  On the host, in float32: a mean rounded to the bfloat16 of a step would be
+  off by more than a deviation where numbers are large and close together.
+
+  Attributes:
+    mean: float64 [D], in training.
+    deviation: float64 [D]; where it is 0 the feature becomes 0.
+    clip: Largest size of a result; an outlier would drown all other features.
+  """
+
+  mean: np.ndarray
+  deviation: np.ndarray
+  clip: float = 5.0
+
+  @classmethod
+  def of(cls, blocks: Iterable[np.ndarray]) -> Self:
+    """The statistics of blocks [n, D]; at least one row in all."""
+    count, total, squares = 0, np.float64(0), np.float64(0)
+    origin: Any = None  # Near the mean, or the squares' difference is lost.
+    for block in blocks:
+      values = np.asarray(block, np.float64)
+      origin = values.mean(axis=0) if origin is None else origin
+      count += len(values)
+      total = total + (values - origin).sum(axis=0)
+      squares = squares + np.square(values - origin).sum(axis=0)
+    offset = total / count
+    variance = np.maximum(squares / count - np.square(offset), 0)
+    return cls(origin + offset, np.sqrt(variance))
+
+  def __call__(self, numeric: np.ndarray) -> np.ndarray:
+    """float32 [n, D]."""
+    scale = np.where(self.deviation > 0, self.deviation, np.inf)
+    scaled = (numeric - self.mean) / scale
+    return np.clip(scaled, -self.clip, self.clip).astype(np.float32)
 
 
 def newest(

@@ -10,7 +10,9 @@ is the mean of the last layer's output, before the final norm of Llama or T5,
 which belongs to the high half.
 
 Texts are sorted by length, padded to the next of a few lengths, and go through
-in batches of about equal numbers of tokens: one compiled program a length.
+in batches of about equal numbers of tokens: one compiled program a length. Rows
+of several texts side by side (packing) need no padding but scores of all tokens
+of a row with each other, which short texts do not repay.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,9 +30,15 @@ from antjax.lm.config import Config
 PyTree = Any
 # Shape suffixes: B = texts, T = tokens of a text, D = embed_dim.
 
-# Texts are padded to these; each step wastes a third of its tokens at most.
+# Texts are padded to these. On the titles of MovieLens-1M (12.7 tokens on
+# average) MiniLM's three layers take 11 % less processor time with them than
+# with powers of 2 alone.
 LENGTHS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-TOKENS_PER_BATCH = 8192
+# Of a device. On a CPU larger batches are no faster, and the last one of a
+# length is emptier (measured: 2,048 takes 20 % less time than 8,192).
+CPU_TOKENS = 2048
+# Enough for an accelerator to be busy; not measured.
+DEVICE_TOKENS = 32_768
 
 
 class Encoder:
@@ -48,7 +56,7 @@ class Encoder:
     *,
     num_low: int,
     max_tokens: int,
-    tokens_per_batch: int = TOKENS_PER_BATCH,
+    tokens_per_batch: int | None = None,
     devices: Sequence[jax.Device] | None = None,
   ):
     """Puts the low half on the devices; compiles nothing yet.
@@ -58,7 +66,8 @@ class Encoder:
       params: The whole model's parameters, in the dtype to compute in.
       num_low: Layers below the cut.
       max_tokens: Tokens of a text at most.
-      tokens_per_batch: Of each device, at least one text of `max_tokens`.
+      tokens_per_batch: Of each device, but at least one text; None: CPU_TOKENS
+        or DEVICE_TOKENS.
       devices: To compute on; None: all of this process.
 
     Raises:
@@ -76,6 +85,9 @@ class Encoder:
     everywhere = NamedSharding(mesh, PartitionSpec())
     self.dim, self.max_tokens = config.embed_dim, max_tokens
     self._num_devices = len(devices)
+    if tokens_per_batch is None:
+      is_cpu = devices[0].platform == 'cpu'
+      tokens_per_batch = CPU_TOKENS if is_cpu else DEVICE_TOKENS
     self._tokens_per_batch = tokens_per_batch
     self._params = jax.device_put(low.params_of(params), everywhere)
     self._by_text = NamedSharding(mesh, PartitionSpec('text'))
@@ -144,15 +156,29 @@ class Encoder:
   def _batches(
     self, lengths: np.ndarray
   ) -> Iterator[tuple[np.ndarray, int, int]]:
-    """(texts, rows of the batch, tokens of a row), longest first."""
+    """(texts, rows of the batch, tokens of a row), shortest first.
+
+    The texts of a length that fill no batch join those of the next one where
+    that pads less than empty rows would.
+    """
     steps = [n for n in LENGTHS if n < self.max_tokens] + [self.max_tokens]
     step_of = np.searchsorted(steps, lengths)
-    for step in reversed(range(len(steps))):
-      ids = np.flatnonzero((step_of == step) & (lengths > 0))
-      a_device = max(1, self._tokens_per_batch // steps[step])
+    step_of[lengths == 0] = -1
+    ids = np.empty(0, np.int64)
+    last = int(step_of.max(initial=-1))
+    for step, num_tokens in enumerate(steps[: last + 1]):
+      ids = np.concatenate([ids, np.flatnonzero(step_of == step)])
+      a_device = max(1, self._tokens_per_batch // num_tokens)
       num_rows = a_device * self._num_devices
-      for start in range(0, len(ids), num_rows):
-        yield ids[start : start + num_rows], num_rows, steps[step]
+      while len(ids) >= num_rows:
+        yield ids[:num_rows], num_rows, num_tokens
+        ids = ids[num_rows:]
+      empty = (num_rows - len(ids)) * num_tokens
+      if len(ids) and (
+        step == last or empty < len(ids) * (steps[step + 1] - num_tokens)
+      ):
+        yield ids, num_rows, num_tokens
+        ids = ids[:0]
 
 
 def pool(x_BTD: jax.Array, mask_BT: jax.Array) -> jax.Array:

@@ -4,6 +4,7 @@
 
 import dataclasses
 import json
+import re
 from typing import Any, get_args, Literal, Self
 
 from antjax.ctr.bahe import fingerprint
@@ -12,6 +13,8 @@ from antjax.ctr.bahe.fingerprint import Vocabulary
 FILE_NAME = 'manifest.json'
 Dtype = Literal['float16', 'bfloat16', 'int8']
 _VERSION = 1
+_NUMBERS = ('num_low', 'max_tokens', 'vocabulary_rows', 'dim', 'rows')
+_NAME = re.compile('[0-9a-f]+')  # Of a part: it cannot leave the folder.
 _NAMES = {  # Field -> what people call it.
   'model': 'the model (SHA-256 of weights and config)',
   'tokenizer': 'the tokenizer (SHA-256)',
@@ -39,6 +42,8 @@ class Manifest:
     dim: Width of a row.
     store: Random name, which tells two builds apart.
     rows: The rows 0 <= id < rows are complete.
+    parts: (start, stop, name), rising and without gaps from 0 to `rows`: which
+      database holds which rows.
   """
 
   model: str
@@ -53,6 +58,7 @@ class Manifest:
   store: str
   pooling: str = 'mean'
   rows: int = 0
+  parts: tuple[tuple[int, int, str], ...] = ()
 
   def check(self, **expected: Any) -> None:
     """Refuses a store that was made otherwise.
@@ -117,20 +123,28 @@ class Manifest:
       raise ValueError('not a JSON object')
     if fields.pop('version', None) != _VERSION:
       raise ValueError(f'not of version {_VERSION}')
-    types = {field.name: field.type for field in dataclasses.fields(cls)}
-    lost = sorted(set(types) - set(fields))
-    more = sorted(set(fields) - set(types))
-    if lost or more:
-      raise ValueError(f'fields missing: {lost}, unknown: {more}')
-    for name, kind in types.items():
-      needed = int if kind is int else str
-      if type(fields[name]) is not needed:
-        raise ValueError(f'{name} is {fields[name]!r}')
-    if fields['dtype'] not in get_args(Dtype) or fields['rows'] < 0:
+    names = {field.name for field in dataclasses.fields(cls)}
+    if set(fields) != names:
       raise ValueError(
-        f'dtype is {fields["dtype"]!r}, rows is {fields["rows"]}'
+        f'fields missing: {sorted(names - set(fields))}, unknown:'
+        f' {sorted(set(fields) - names)}'
       )
-    return cls(**fields)
+    parts = fields.pop('parts')
+    for name, value in fields.items():
+      needed = int if name in _NUMBERS else str
+      if type(value) is not needed:
+        raise ValueError(f'{name} is {value!r}')
+    if fields['dtype'] not in get_args(Dtype):
+      raise ValueError(f'dtype is {fields["dtype"]!r}')
+    stop = 0
+    for part in parts:
+      first, last, name = part
+      if first != stop or not first < last or not _NAME.fullmatch(name):
+        raise ValueError(f'part {part!r} after row {stop}')
+      stop = last
+    if stop != fields['rows']:
+      raise ValueError(f'parts end at {stop}, rows at {fields["rows"]}')
+    return cls(**fields, parts=tuple(map(tuple, parts)))
 
 
 def _short(value: Any) -> str:

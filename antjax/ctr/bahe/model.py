@@ -7,7 +7,6 @@ import dataclasses
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -19,8 +18,7 @@ from antjax.embedding.table import EmbeddingTables
 from antjax.layers import dense
 
 # Shape suffixes: B = examples, N = sequences of a user, M = places of a
-# sequence, D = width of the language model, E = embedding_dim, F = id features,
-# G = numeric features, X = width of given user vectors.
+# sequence, E = embedding_dim, X = width of given user vectors.
 
 _ID_TABLES = ('user', 'item', 'behavior')
 
@@ -63,7 +61,7 @@ class Sizes:
     num_items: Items.
     num_behaviors: Rows of the vocabulary.
     columns: Name of an id column -> its ids.
-    num_numeric: Numeric features, G.
+    num_numeric: Numeric features.
     num_sequences: N.
     user_vector_dim: Width of given user vectors, X; 0: there are none.
   """
@@ -79,7 +77,10 @@ class Sizes:
 
 @dataclasses.dataclass(frozen=True)
 class ClickModel:
-  """Its parameters are {'tower': ..., 'head': ..., 'numeric': ...}.
+  """Its parameters are {'tower': ..., 'text': ..., 'head': ...}.
+
+  'text' maps text vectors to the width of the head's attention, where it has
+  one; models of ids have the head only.
 
   Attributes:
     tower: The text side; None: the model knows ids only.
@@ -135,7 +136,8 @@ class ClickModel:
     """What a step reads, from a batch of `make_batch`.
 
     Args:
-      batch: The batch; 'user_vector' [B, X] where the model has them.
+      batch: The batch, its 'numeric' standardized (`batches.Standardizer`);
+        'user_vector' [B, X] where the model has them.
       num_parts: See `Tower.prepare`.
     """
     behaviors = batch['behaviors']
@@ -162,18 +164,12 @@ class ClickModel:
 
   # The devices' part.
 
-  def init_params(
-    self,
-    key: jax.Array,
-    pretrained: PyTree = None,
-    numeric: tuple[np.ndarray, np.ndarray] | None = None,
-  ) -> PyTree:
+  def init_params(self, key: jax.Array, pretrained: PyTree = None) -> PyTree:
     """Fresh parameters, but for the language model's.
 
     Args:
       key: Random key.
       pretrained: The whole language model's parameters, where there is a tower.
-      numeric: Mean and deviation [G] of the numeric features in training.
     """
     sizes, E = self.sizes, self.ids.embedding_dim
     k_head, k_text = jax.random.split(key)
@@ -194,13 +190,6 @@ class ClickModel:
     if self._has_columns:
       num_features += E * len(sizes.columns)
     params['head'] = heads.init(self.head, k_head, num_features, dims)
-    if sizes.num_numeric:
-      mean, deviation = numeric if numeric is not None else (0.0, 1.0)
-      shape = (sizes.num_numeric,)
-      params['numeric'] = {
-        'mean': jnp.broadcast_to(jnp.float32(mean), shape),
-        'deviation': jnp.broadcast_to(jnp.float32(deviation), shape),
-      }
     return params
 
   @property
@@ -237,7 +226,7 @@ class ClickModel:
     if 'columns' in vectors:
       features.append(vectors['columns'].reshape(len(batch['label']), -1))
     if self.sizes.num_numeric:
-      features.append(_standardize(params['numeric'], batch['numeric']))
+      features.append(batch['numeric'])
     if self.sizes.user_vector_dim:
       features.append(batch['user_vector'])
     return heads.logits(self.head, params['head'], features, histories)
@@ -264,14 +253,3 @@ def _text_histories(
     )
     for n in range(keys_BNME.shape[1])
   }
-
-
-def _standardize(params: PyTree, numeric_BG: jax.Array) -> jax.Array:
-  """Numbers less their mean in training, in deviations, from -5 to 5.
-
-  The clipping is for outliers, which would drown the other features.
-  """
-  mean = dense.spread(params['mean'], numeric_BG)
-  deviation = jnp.maximum(params['deviation'], 1e-6)
-  scaled = (numeric_BG - mean) / dense.spread(deviation, numeric_BG)
-  return jnp.clip(scaled, -5, 5)

@@ -5,32 +5,37 @@
 BAHE's "behaviors embedding table" (Geng et al. 2024, section 3.2,
 https://arxiv.org/abs/2403.19347): row i is the pooled output of the low half
 for text i of a vocabulary. Row 0, the padding, is zeros; row 1, the unknown
-behaviour, is what the model makes of the text '[UNK]'.
+behaviour, is what the model makes of its text, '[UNK]'.
 
-A folder, or a bucket's URL:
+A folder:
 
-  manifest.json   what the rows go with, and how many are complete
-  rows/           an OCDBT database: zarr3 arrays `values` [2^31 - 1, D] and,
-                  for int8, `scales` [2^31 - 1], in chunks of 1024 rows without
-                  compression, and keys `complete/<start>-<stop>`
+  manifest.json    what the rows go with, and which part holds which of them
+  parts/<name>/    databases (zarr3 arrays on OCDBT, in chunks of 1024 rows
+                   without compression): `values` [2^31 - 1, D], for int8 also
+                   `scales` [2^31 - 1], and keys `complete/<start>-<stop>`
 
-Only chunks that were written take space. A writer commits the rows of a range
-and the key that says so in one transaction, and the manifest last of all. So
-readers, who trust the manifest alone, see whole rows only, whatever runs or was
-killed; and a build that goes on knows from the keys what is left to do. Several
-processes may write at once: OCDBT makes a commit only where nobody else has
-made one in between, and repeats it otherwise.
+Each process that builds writes to a part of its own, at the rows' own places:
+only chunks that were written take space. Rows and the key that says that they
+are complete are committed in one transaction, and the manifest is replaced last
+of all. So readers, who trust the manifest alone, see whole rows only, whatever
+runs or was killed, and a build that goes on knows from the keys what is left.
+
+Why not one database for all: OCDBT is made for several writers, but TensorStore
+(0.1.86) does not truncate the lock file that a killed one left beside the file
+it was replacing, and the next writer's shorter content gets the rest of it.
 
 Reading single rows at random is 25 to 50 times slower than from memory: `load`
 all of them, and gather there.
 """
 
+import bisect
 from collections.abc import Iterator
 import dataclasses
+import functools
 import os
+import pathlib
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import tensorstore as ts
 
@@ -39,10 +44,11 @@ from antjax.ctr.bahe.manifest import Manifest
 
 CHUNK_ROWS = 1024
 MAX_ROWS = 2**31 - 1
+PARTS = 'parts'
 _READ_ROWS = 64 * CHUNK_ROWS
 DTYPES = {
   'float16': np.dtype(np.float16),
-  'bfloat16': np.dtype(ml_dtypes.bfloat16),
+  'bfloat16': np.dtype(ts.bfloat16.numpy_dtype),
   'int8': np.dtype(np.int8),
 }
 
@@ -52,24 +58,22 @@ class BehaviorStore:
   """The complete rows of a store, as they were when it was opened.
 
   Attributes:
+    path: Its folder.
     manifest: What the rows go with; see `Manifest.check`.
   """
 
+  path: pathlib.Path
   manifest: Manifest
-  _arrays: 'Arrays'
 
   @classmethod
   def open(cls, path: str | os.PathLike[str]) -> 'BehaviorStore':
     """Opens the newest state; reads no rows.
 
-    Args:
-      path: Folder, or a URL that TensorStore knows ('gs://bucket/store').
-
     Raises:
       FileNotFoundError: No store there.
       ValueError: It is damaged, or holds no complete row yet.
     """
-    manifest, _ = read_manifest(path)
+    manifest = read_manifest(path)
     if manifest is None:
       raise FileNotFoundError(
         f'{path} holds no store of behaviours; launch/build_behavior_store.py'
@@ -81,7 +85,7 @@ class BehaviorStore:
         ' build has not ended. Start launch/build_behavior_store.py again, it'
         ' goes on.'
       )
-    return cls(manifest, open_arrays(path, manifest, create=False))
+    return cls(pathlib.Path(path), manifest)
 
   @property
   def rows(self) -> int:
@@ -97,7 +101,8 @@ class BehaviorStore:
   def stored_bytes(self) -> int:
     """Bytes of the rows as they are stored."""
     scale = 4 if self.manifest.dtype == 'int8' else 0
-    return self.rows * (self.dim * DTYPES[self.manifest.dtype].itemsize + scale)
+    row = self.dim * DTYPES[self.manifest.dtype].itemsize + scale
+    return self.rows * row
 
   def read(self, start: int, stop: int, dtype: Any = np.float32) -> np.ndarray:
     """Reads rows.
@@ -111,13 +116,12 @@ class BehaviorStore:
       [stop - start, D].
 
     Raises:
-      ValueError: They are not all complete.
+      ValueError: They are not all complete, or damaged.
     """
-    self._check_range(start, stop)
-    values, scales = self._arrays.read(start, stop)
+    values, scales = self._stored(start, stop)
     if scales is not None:
       values = values.astype(np.float32) * scales[:, None]
-    return np.asarray(values, dtype=dtype)
+    return values.astype(dtype, copy=False)
 
   def load(self, dtype: Any = np.float32) -> np.ndarray:
     """Reads all rows, [rows, D], a block at a time."""
@@ -142,91 +146,94 @@ class BehaviorStore:
     values = np.empty((self.rows, self.dim), np.int8)
     scales = np.empty(self.rows, np.float32)
     for start, stop in _blocks(self.rows):
-      values[start:stop], scales[start:stop] = self._arrays.read(start, stop)
+      values[start:stop], scales[start:stop] = self._stored(start, stop)
     return values, scales
 
-  def _check_range(self, start: int, stop: int) -> None:
+  def _stored(
+    self, start: int, stop: int
+  ) -> tuple[np.ndarray, np.ndarray | None]:
+    """Rows as they are stored, and the scales of int8."""
     if not 0 <= start <= stop <= self.rows:
       raise ValueError(
         f'BehaviorStore.read({start}, {stop}): needed 0 <= start <= stop <='
         f' {self.rows}, the complete rows. Texts that are newer than the store'
         ' get theirs by launch/build_behavior_store.py.'
       )
+    values = np.empty((stop - start, self.dim), DTYPES[self.manifest.dtype])
+    has_scales = self.manifest.dtype == 'int8'
+    scales = np.empty(stop - start, np.float32) if has_scales else None
+    parts = self.manifest.parts
+    at = bisect.bisect_right(parts, start, key=lambda part: part[0]) - 1
+    while start < stop:
+      _, end, name = parts[at]
+      end = min(end, stop)
+      part = self._part(name)
+      place = slice(len(values) - (stop - start), len(values) - (stop - end))
+      values[place] = done(part.values[start:end].read(), 'read the rows')
+      if scales is not None:
+        scales[place] = done(part.scales[start:end].read(), 'read the scales')
+      start, at = end, at + 1
+    return values, scales
+
+  def _part(self, name: str) -> 'Part':
+    return _open_part(self.path, name, self.manifest.dtype, self.dim)
 
 
 @dataclasses.dataclass(frozen=True)
-class Arrays:
-  """The database of a store.
+class Part:
+  """A database of a store.
 
   Attributes:
-    values: [MAX_ROWS, D].
-    scales: float32 [MAX_ROWS]; None unless values are int8.
-    keys: All of its keys.
+    values: TensorStore [MAX_ROWS, D].
+    scales: TensorStore float32 [MAX_ROWS]; None unless values are int8.
+    keys: KvStore with all of its keys.
   """
 
   values: Any
   scales: Any
   keys: Any
 
-  def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Rows as they are stored, and their scales."""
-    values = self.values[start:stop].read()
-    scales = None if self.scales is None else self.scales[start:stop].read()
-    return (
-      _done(values, 'read the rows'),
-      None if scales is None else _done(scales, 'read the scales'),
-    )
 
-
-def kvstore_spec(path: str | os.PathLike[str]) -> dict[str, Any] | str:
-  """TensorStore's name of a folder or bucket."""
-  text = os.fspath(path)
-  if '://' in text:
-    return text.rstrip('/') + '/'
-  return {'driver': 'file', 'path': os.path.abspath(text) + '/'}
-
-
-def read_manifest(
-  path: str | os.PathLike[str],
-) -> tuple[Manifest | None, Any]:
-  """(manifest or None, the state of the file, for a conditional write).
+def read_manifest(path: str | os.PathLike[str]) -> Manifest | None:
+  """The newest manifest; None where there is no store.
 
   Raises:
-    ValueError: The manifest is damaged.
+    ValueError: It is damaged.
   """
-  folder = _done(ts.KvStore.open(kvstore_spec(path)), f'open {path}')
-  found = _done(folder.read(manifest_lib.FILE_NAME), f'read {path}')
-  generation = found.stamp.generation
-  if found.state != 'value':
-    return None, generation
+  file = pathlib.Path(path) / manifest_lib.FILE_NAME
   try:
-    return Manifest.from_json(found.value), generation
-  except ValueError as error:
+    return Manifest.from_json(file.read_bytes())
+  except (FileNotFoundError, NotADirectoryError):
+    return None
+  except (ValueError, TypeError) as error:
     raise ValueError(
-      f'{os.fspath(path)}/{manifest_lib.FILE_NAME} is no manifest of a store of'
-      f' behaviours ({error}); restore it, or build the store anew in another'
-      ' folder.'
+      f'{file} is no manifest of a store of behaviours ({error}); restore it,'
+      ' or build the store anew in another folder.'
     ) from error
 
 
-def open_arrays(
-  path: str | os.PathLike[str], manifest: Manifest, *, create: bool
-) -> Arrays:
-  """Opens the database.
+def open_part(
+  path: pathlib.Path, name: str, dtype: str, dim: int, *, create: bool = False
+) -> Part:
+  """Opens a database.
 
   Raises:
-    ValueError: It is not there, or not what the manifest says.
-    OSError: It cannot be written.
+    ValueError: It is not there, or damaged.
+    OSError: It cannot be read, or made.
   """
+  folder = os.path.abspath(path / PARTS / name)
   database = {
     'driver': 'ocdbt',
-    'base': kvstore_spec(f'{os.fspath(path)}/rows'),
+    'base': {'driver': 'file', 'path': folder + '/'},
   }
+  # One context: only so a transaction of arrays and keys is one commit.
+  context = ts.Context()
+  what = f'{"make" if create else "open"} the part {name} of {path}'
 
-  def array(name: str, dtype: str, shape: tuple[int, ...]) -> Any:
+  def array(key: str, dtype: str, shape: tuple[int, ...]) -> Any:
     spec = {
       'driver': 'zarr3',
-      'kvstore': {**database, 'path': f'{name}/'},
+      'kvstore': {**database, 'path': f'{key}/'},
       'metadata': {
         'shape': [MAX_ROWS, *shape],
         'data_type': dtype,
@@ -238,18 +245,25 @@ def open_arrays(
         'codecs': [{'name': 'bytes', 'configuration': {'endian': 'little'}}],
       },
     }
-    opened = ts.open(spec, open=True, create=create)
-    return _done(opened, f'open the rows of {path}')
+    return done(ts.open(spec, open=True, create=create, context=context), what)
 
-  has_scales = manifest.dtype == 'int8'
-  return Arrays(
-    array('values', manifest.dtype, (manifest.dim,)),
-    array('scales', 'float32', ()) if has_scales else None,
-    _done(ts.KvStore.open(database), f'open the rows of {path}'),
+  return Part(
+    array('values', dtype, (dim,)),
+    array('scales', 'float32', ()) if dtype == 'int8' else None,
+    done(ts.KvStore.open(database, context=context), what),
   )
 
 
-def _done(future: Any, what: str) -> Any:
+def database_spec(path: pathlib.Path, name: str) -> dict[str, Any]:
+  """TensorStore's description of a part."""
+  folder = os.path.abspath(path / PARTS / name)
+  return {'driver': 'ocdbt', 'base': {'driver': 'file', 'path': f'{folder}/'}}
+
+
+_open_part = functools.lru_cache(maxsize=256)(open_part)
+
+
+def done(future: Any, what: str) -> Any:
   """Waits for TensorStore; its errors become short ones of ours."""
   try:
     return future.result()
@@ -259,9 +273,8 @@ def _done(future: Any, what: str) -> Any:
 
 def store_error(error: ValueError, what: str) -> Exception:
   """What to raise for an error of TensorStore, whose texts are very long."""
-  text = str(error).split(' [source locations')[0]
-  text = text.replace('\0', '/')
-  wrong = ('NOT_FOUND', 'FAILED_PRECONDITION', 'DATA_LOSS')
+  text = str(error).split(' [source locations')[0].replace('\0', '/')
+  wrong = ('NOT_FOUND', 'FAILED_PRECONDITION', 'DATA_LOSS', 'OUT_OF_RANGE')
   is_damage = text.startswith(wrong) and 'os_error_code' not in text
   kind = ValueError if is_damage else OSError
   return kind(f'store of behaviours: cannot {what}: {text[:400]}')

@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adds rows to a store of behaviours; see `store`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+import contextlib
 import dataclasses
+import fcntl
 import os
+import pathlib
 import secrets
-from typing import Any
 
 import numpy as np
 import tensorstore as ts
@@ -16,6 +18,7 @@ from antjax.ctr.bahe import store
 from antjax.ctr.bahe.manifest import Manifest
 
 _COMPLETE = b'complete/'
+_DATABASE = 'manifest.ocdbt'  # The file that a commit replaces.
 Range = tuple[int, int]
 
 
@@ -33,7 +36,7 @@ class StoreWriter:
     """Opens a store, or makes it.
 
     Args:
-      path: Folder, which is made, or URL.
+      path: Folder, which is made; on a disk that all writers share.
       new: What is to be written. A store that is there must have been made
         alike; its own `rows`, `store` and vocabulary fingerprint count.
 
@@ -41,13 +44,24 @@ class StoreWriter:
       ValueError: There is a store that was made otherwise, or is damaged.
       OSError: It cannot be written.
     """
-    self._path = path
-    found, generation = store.read_manifest(path)
-    if found is None:
-      made = dataclasses.replace(new, rows=0, store=secrets.token_hex(8))
-      self._replace(made, generation)  # Or somebody else just has.
-      found, _ = store.read_manifest(path)
-      assert found is not None
+    self._path = pathlib.Path(path)
+    self._part: store.Part | None = None  # Made with the first row.
+    self._name = secrets.token_hex(8)
+    self._seen: dict[str, tuple[Range, list[Range]]] = {}
+    try:
+      (self._path / store.PARTS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      raise OSError(
+        f'store of behaviours: cannot make {path} ({error.strerror}); choose a'
+        ' folder that you may write to.'
+      ) from error
+    with self._locked():
+      found = store.read_manifest(path)
+      if found is None:
+        found = dataclasses.replace(
+          new, rows=0, parts=(), store=secrets.token_hex(8)
+        )
+        self._replace(found)
     fields = 'model tokenizer num_low pooling normalizer max_tokens'.split()
     found.check(**{name: getattr(new, name) for name in fields})
     if (found.dtype, found.dim) != (new.dtype, new.dim):
@@ -56,31 +70,25 @@ class StoreWriter:
         f' {new.dim} {new.dtype}. Use another folder for those.'
       )
     self.manifest = found
-    self._arrays = store.open_arrays(path, found, create=True)
 
   def missing(self, start: int, stop: int) -> list[Range]:
-    """The parts of start <= row < stop that are not written yet, rising."""
-    done = sorted([(0, self.manifest.rows), *self._complete()])
+    """The parts of start <= row < stop that nobody has written yet, rising."""
     result = []
-    for first, last in done:
+    for first, last, _ in self._complete():
       if first > start:
         result.append((start, min(first, stop)))
       start = max(start, last)
       if start >= stop:
         break
-    if start < stop:
-      result.append((start, stop))
+    result.append((start, stop))
     return [part for part in result if part[0] < part[1]]
 
   def write(self, start: int, rows: np.ndarray) -> None:
-    """Writes rows durably.
-
-    Returns once they are on the disk. Whole chunks (store.CHUNK_ROWS) of one
-    writer each keep writers out of each other's way.
+    """Writes rows; returns once they are on the disk.
 
     Args:
       start: Id of the first one.
-      rows: float32 [n, D].
+      rows: float32 [n, D]; whole chunks (store.CHUNK_ROWS) take least space.
 
     Raises:
       ValueError: They do not fit the store: wrong width, not finite, or too
@@ -96,22 +104,24 @@ class StoreWriter:
     if stop > store.MAX_ROWS:
       raise ValueError(f'StoreWriter.write: row {stop - 1} is beyond int32.')
     values, scales = _encode(start, rows, self.manifest.dtype)
+    if self._part is None:
+      self._part = store.open_part(
+        self._path,
+        self._name,
+        self.manifest.dtype,
+        self.manifest.dim,
+        create=True,
+      )
+    part = self._part
     key = _COMPLETE + b'%010d-%010d' % (start, stop)
     try:
       with ts.Transaction(atomic=True) as transaction:
-        arrays = self._arrays
-        writes = [
-          arrays.values.with_transaction(transaction)[start:stop].write(values)
-        ]
+        target = part.values.with_transaction(transaction)
+        target[start:stop].write(values).result()
         if scales is not None:
-          writes.append(
-            arrays.scales.with_transaction(transaction)[start:stop].write(
-              scales
-            )
-          )
-        for write in writes:
-          write.result()
-        arrays.keys.with_transaction(transaction)[key] = b''
+          target = part.scales.with_transaction(transaction)
+          target[start:stop].write(scales).result()
+        part.keys.with_transaction(transaction)[key] = b''
     except ValueError as error:
       raise store.store_error(error, f'write to {self._path}') from error
 
@@ -131,37 +141,79 @@ class StoreWriter:
         f' {", ".join(f"{a} to {b - 1}" for a, b in lost[:5])} are not'
         ' written; run the build again, it makes what is missing.'
       )
-    while True:
-      found, generation = store.read_manifest(self._path)
+    with self._locked():
+      found = store.read_manifest(self._path)
       if found is None or found.store != self.manifest.store:
         raise RuntimeError(
           f'store of behaviours at {self._path}: another store took its place'
           ' while this one was written; build again.'
         )
-      if found.rows >= rows:
-        self.manifest = found
-        return found
-      self._replace(dataclasses.replace(found, rows=rows), generation)
+      self.manifest = found
+      if found.rows < rows:
+        parts = _cover(self._complete(), rows)
+        self.manifest = dataclasses.replace(found, rows=rows, parts=parts)
+        self._replace(self.manifest)
+    return self.manifest
 
-  def _replace(self, manifest: Manifest, generation: Any) -> None:
-    """Replaces the manifest, unless it has changed since it was read."""
-    try:
-      folder = ts.KvStore.open(store.kvstore_spec(self._path)).result()
-      folder.write(
-        manifest_lib.FILE_NAME, manifest.to_json(), if_equal=generation
-      ).result()
-    except ValueError as error:
-      raise store.store_error(error, f'write to {self._path}') from error
+  @contextlib.contextmanager
+  def _locked(self) -> Iterator[None]:
+    """Keeps other writers from the manifest; ends with the process."""
+    with open(self._path / '.lock', 'a') as file:
+      fcntl.flock(file, fcntl.LOCK_EX)
+      yield
 
-  def _complete(self) -> list[Range]:
-    try:
-      keys: Sequence[bytes] = self._arrays.keys.list(
-        ts.KvStore.KeyRange(_COMPLETE, _COMPLETE[:-1] + b'0')
-      ).result()
-    except ValueError as error:
-      raise store.store_error(error, f'read {self._path}') from error
-    parts = [key[len(_COMPLETE) :].split(b'-') for key in keys]
+  def _replace(self, manifest: Manifest) -> None:
+    temporary = self._path / f'.{manifest_lib.FILE_NAME}.new'
+    with open(temporary, 'wb') as file:
+      file.write(manifest.to_json())
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, self._path / manifest_lib.FILE_NAME)
+
+  def _complete(self) -> list[tuple[int, int, str]]:
+    """(start, stop, part) of what is written; what readers see comes first."""
+    result = []
+    for folder in sorted((self._path / store.PARTS).iterdir()):
+      try:
+        status = (folder / _DATABASE).stat()
+      except FileNotFoundError:
+        continue  # Killed before its first row, or not at it yet.
+      stamp = status.st_mtime_ns, status.st_size
+      seen = self._seen.get(folder.name)
+      if seen is None or seen[0] != stamp:
+        seen = stamp, self._ranges(folder.name)
+        self._seen[folder.name] = seen
+      result += [(*part, folder.name) for part in seen[1]]
+    return [*self.manifest.parts, *sorted(result)]
+
+  def _ranges(self, name: str) -> list[Range]:
+    what = f'read the part {name} of {self._path}'
+    keys = store.done(
+      ts.KvStore.open(store.database_spec(self._path, name)), what
+    )
+    wanted = ts.KvStore.KeyRange(_COMPLETE, _COMPLETE[:-1] + b'0')
+    found = store.done(keys.list(wanted), what)
+    parts = [key[len(_COMPLETE) :].split(b'-') for key in found]
     return [(int(first), int(last)) for first, last in parts]
+
+
+def _cover(
+  complete: list[tuple[int, int, str]], rows: int
+) -> tuple[tuple[int, int, str], ...]:
+  """Which part to read each row from; neighbours of one part are joined."""
+  result: list[tuple[int, int, str]] = []
+  at = 0
+  for start, stop, name in complete:
+    stop = min(stop, rows)
+    if stop <= at:
+      continue
+    assert start <= at  # `missing` has looked.
+    if result and result[-1][2] == name:
+      result[-1] = (result[-1][0], stop, name)
+    else:
+      result.append((at, stop, name))
+    at = stop
+  return tuple(result)
 
 
 def _encode(

@@ -29,14 +29,11 @@ def trainable(
 
   Args:
     tuning: Of the language model's layers: all of them, adapters only, or
-      nothing. The head is always trained; the numeric features' mean and
-      deviation never are.
+      nothing. The head is always trained.
     with_low: Whether 'full' is the low half too, of a tower that has it.
   """
 
   def is_trained(name: str) -> bool:
-    if name.startswith('numeric.'):
-      return False
     if name.startswith('tower.low.') and not with_low:
       return False
     if not _LM.match(name) or tuning == 'full':

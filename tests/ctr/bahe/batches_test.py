@@ -49,6 +49,20 @@ def test_a_batch_is_filled_up_with_weight_0():
   )
 
 
+def test_numbers_are_standardized_and_clipped():
+  rng = np.random.default_rng(0)
+  numbers = rng.normal(1e6, 0.5, (40, 2))
+  numbers[:, 1] = 7
+  found = batches.Standardizer.of([numbers[:10], numbers[10:]])
+  scaled = found(numbers)
+  assert scaled.dtype == np.float32
+  np.testing.assert_allclose(scaled[:, 0].mean(), 0, atol=1e-3)
+  np.testing.assert_allclose(scaled[:, 0].std(), 1, atol=1e-3)
+  np.testing.assert_array_equal(scaled[:, 1], 0)  # It says nothing.
+  outlier = found(np.array([[1e9, 0], [-1e9, 0]]))
+  np.testing.assert_array_equal(outlier[:, 0], [5, -5])
+
+
 def test_what_a_batch_refuses():
   given = columns([[0, 3]], [[6, 4]])
   with pytest.raises(ValueError, match='1 rows for a batch of 0'):

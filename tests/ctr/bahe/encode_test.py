@@ -17,8 +17,7 @@ MAX_TOKENS = 20
 
 def texts(seed=0):
   """Tokens and offsets of 40 texts of 0 to 20 tokens."""
-  lengths = np.random.RandomState(seed).randint(0, MAX_TOKENS + 1, 40)
-  lengths[:3] = (0, MAX_TOKENS, 1)
+  lengths = np.random.RandomState(seed).choice((0, 1, 4, 7, 13, 20), 40)
   offsets = np.concatenate([[0], np.cumsum(lengths)])
   tokens = np.random.RandomState(seed + 1).randint(0, 61, offsets[-1])
   return tokens.astype(np.int32), offsets
@@ -57,6 +56,7 @@ def test_lengths_do_not_show(name, num_low):
     num_low=num_low,
     max_tokens=MAX_TOKENS,
     tokens_per_batch=48,
+    devices=jax.devices()[:1],
   )
   actual = encoder(tokens, offsets)
   expected = alone(config, params, num_low, tokens, offsets)
@@ -83,7 +83,11 @@ def test_bfloat16_is_near():
   config = tiny_models.CONFIGS['bert']
   params = tiny_models.params_of(config)
   tokens, offsets = texts()
-  options = {'num_low': 1, 'max_tokens': MAX_TOKENS}
+  options = {
+    'num_low': 1,
+    'max_tokens': MAX_TOKENS,
+    'devices': jax.devices()[:1],
+  }
   exact = Encoder(config, params, **options)(tokens, offsets)
   half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
   near = Encoder(config, half, **options)(tokens, offsets)
@@ -95,6 +99,33 @@ def test_pooling_ignores_what_padding_gave():
   x = jnp.asarray([[[1.0, 2], [3, 4], [np.nan, 7]], [[np.inf] * 2] * 3])
   mask = jnp.asarray([[1, 1, 0], [0, 0, 0]])
   assert encode.pool(x, mask).tolist() == [[2, 3], [0, 0]]
+
+
+def test_a_length_that_fills_no_batch_joins_the_next():
+  config = tiny_models.CONFIGS['bert']
+  encoder = Encoder(
+    config,
+    tiny_models.params_of(config),
+    num_low=0,
+    max_tokens=16,
+    tokens_per_batch=48,
+    devices=jax.devices()[:1],
+  )
+
+  def batches(lengths):
+    found = encoder._batches(np.asarray(lengths))
+    return [(ids.tolist(), rows, tokens) for ids, rows, tokens in found]
+
+  # Twelve of 4 tokens fill a batch; two more of them, padded to 8, cost less
+  # than ten empty rows.
+  assert batches([3] * 14 + [8]) == [
+    (list(range(12)), 12, 4),
+    ([12, 13, 14], 6, 8),
+  ]
+  # Eleven cost more than one empty row.
+  assert batches([8] + [3] * 11) == [(list(range(1, 12)), 12, 4), ([0], 6, 8)]
+  assert batches([0, 16, 0]) == [([1], 3, 16)]
+  assert batches([0]) == batches([]) == []
 
 
 def test_texts_that_are_too_long_are_refused():

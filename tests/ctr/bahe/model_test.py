@@ -37,9 +37,8 @@ def make(kind='dnn', tower=True, sizes=small_clicks.SIZES, **ids):
   return small_clicks.click_model(stored if tower else None, kind, sizes, **ids)
 
 
-def params_of(model, numeric=None):
-  pretrained = small_clicks.language_model()
-  return model.init_params(jax.random.key(3), pretrained, numeric)
+def params_of(model):
+  return model.init_params(jax.random.key(3), small_clicks.language_model())
 
 
 @pytest.mark.parametrize('kind', ['dnn', 'dcnv2', 'din'])
@@ -63,22 +62,6 @@ def test_every_feature_changes_the_logit_and_padding_does_not(kind, tower):
   )
   assert (np.asarray(moved) != base).all()
   assert ('text' in params) == (kind == 'din' and tower)
-
-
-def test_numbers_are_standardized_and_clipped():
-  model = make(tower=False, use=())
-  mean, deviation = np.array([3.0, -1.0]), np.array([2.0, 0.0])
-  params = params_of(model, (mean, deviation))
-  prepared, vectors = device_batch(model, small_clicks.batch(4))
-  assert vectors == {} and 'ids' not in prepared
-  plain = params_of(model)
-  numeric = np.array([[5, -1], [3, -1], [1e9, -1], [-1e9, -1]], np.float32)
-  expected = np.array([[1, 0], [0, 0], [5, 0], [-5, 0]], np.float32)
-  np.testing.assert_allclose(
-    model.logits(params, {}, prepared | {'numeric': jnp.asarray(numeric)}),
-    model.logits(plain, {}, prepared | {'numeric': jnp.asarray(expected)}),
-    rtol=1e-6,
-  )
 
 
 def test_given_user_vectors_are_features():
@@ -118,7 +101,7 @@ def test_what_is_trained():
     {n for n in names if tuning.trainable(how)(n)}
     for how in ('full', 'lora', 'none')
   )
-  assert set(names) - full == {'numeric.mean', 'numeric.deviation'}
+  assert full == set(names)
   high = {n for n in names if n.startswith('tower.high.')}
   assert none == full - high and 'tower.null' in none
   assert lora - none == {

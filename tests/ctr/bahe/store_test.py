@@ -10,11 +10,11 @@ import subprocess
 import sys
 import textwrap
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from antjax.ctr.bahe import fingerprint, store
+from antjax.ctr.bahe import fingerprint, store, store_writer
 from antjax.ctr.bahe.manifest import Manifest
 from antjax.ctr.bahe.store import BehaviorStore, CHUNK_ROWS
 from antjax.ctr.bahe.store_writer import StoreWriter
@@ -53,7 +53,7 @@ def put(path, rows, new=NEW):
 
 
 @pytest.mark.parametrize(
-  'dtype, stored', [('float16', np.float16), ('bfloat16', ml_dtypes.bfloat16)]
+  'dtype, stored', [('float16', np.float16), ('bfloat16', jnp.bfloat16)]
 )
 def test_16_bits_come_back_as_rounded(tmp_path, dtype, stored):
   rows = rows_of(CHUNK_ROWS + 500)
@@ -199,7 +199,7 @@ def test_a_crash_in_an_append_costs_what_was_not_written(tmp_path):
   writer = StoreWriter(tmp_path, NEW)
   writer.write(1500, rows[1500:2048])
   # After the rows of the next range and before its key.
-  writer._arrays = dataclasses.replace(writer._arrays, keys=_Dying())
+  writer._part = dataclasses.replace(writer._part, keys=_Dying())
   with pytest.raises(KeyboardInterrupt):
     writer.write(2048, rows[2048:])
   found = BehaviorStore.open(tmp_path)
@@ -211,7 +211,8 @@ def test_a_crash_in_an_append_costs_what_was_not_written(tmp_path):
     found.read(1400, 1501)
   again = StoreWriter(tmp_path, NEW)
   assert again.missing(0, 3000) == [(2048, 3000)]
-  assert not again._arrays.read(2048, 3000)[0].any()  # All or nothing.
+  values = writer._part.values[2048:3000].read().result()
+  assert not values.any()  # All or nothing.
   assert put(tmp_path, rows).rows == 3000
 
 
@@ -221,7 +222,7 @@ def test_a_crash_before_the_manifest_leaves_the_old_rows(tmp_path, monkeypatch):
   writer = StoreWriter(tmp_path, NEW)
   writer.write(50, rows[50:])
 
-  def die(self, manifest, generation):
+  def die(self, manifest):
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
@@ -258,11 +259,26 @@ def test_two_writers_make_one_store(tmp_path):
   for i in range(4):
     part = slice(i * CHUNK_ROWS, (i + 1) * CHUNK_ROWS)
     writers[i % 2].write(part.start, rows[part])
+    assert writers[0].missing(0, len(rows)) == (
+      [(part.stop, len(rows))] if i < 3 else []
+    )
+  writers[1].write(1500, rows[1500:2500])  # Twice: its lease was over.
   for writer in writers:
     assert writer.commit(len(rows)).rows == len(rows)
+  found = BehaviorStore.open(tmp_path)
+  assert len({name for _, _, name in found.manifest.parts}) == 2
+  np.testing.assert_array_equal(found.load(np.float16), rows.astype('f2'))
   np.testing.assert_array_equal(
-    BehaviorStore.open(tmp_path).load(np.float16), rows.astype('f2')
+    found.read(1000, 3333, np.float16), rows[1000:3333].astype('f2')
   )
+
+
+def test_ranges_that_overlap_are_joined():
+  complete = [(0, 5, 'a'), (0, 3, 'b'), (2, 8, 'b'), (8, 9, 'b'), (8, 20, 'c')]
+  assert store_writer._cover(complete, 12) == (
+    *((0, 5, 'a'), (5, 9, 'b'), (9, 12, 'c')),
+  )
+  assert store_writer._cover(complete, 4) == ((0, 4, 'a'),)
 
 
 def test_a_store_that_another_one_replaced_is_not_committed(tmp_path):
@@ -274,25 +290,42 @@ def test_a_store_that_another_one_replaced_is_not_committed(tmp_path):
     writer.commit(10)
 
 
+def _change(**fields):
+  """The manifest of 10 rows, with something wrong in it."""
+
+  def change(text):
+    content = {**json.loads(text), **fields}
+    return json.dumps({k: x for k, x in content.items() if x != 'gone'})
+
+  return change
+
+
 @pytest.mark.parametrize(
-  'text',
+  'change',
   [
-    b'',
-    b'\xff\x00',
-    b'[]',
-    b'{}',
-    b'{"version": 1, "rows": 3}',
-    NEW.to_json().replace(b'"rows": 0', b'"rows": "0"'),
-    NEW.to_json().replace(b'"rows": 0', b'"rows": true'),
-    NEW.to_json().replace(b'"rows": 0', b'"rows": -1'),
-    NEW.to_json().replace(b'float16', b'float17'),
-    NEW.to_json().replace(b'"version": 1', b'"version": 2'),
-    NEW.to_json()[:-40],
+    lambda text: '',
+    lambda text: '[]',
+    lambda text: '{}',
+    lambda text: text[:-40],
+    lambda text: '\xff\xfe' + text,
+    _change(version=2),
+    _change(model='gone'),
+    _change(colour=1),
+    _change(rows='10'),
+    _change(rows=True),
+    _change(rows=11),
+    _change(dtype='float17'),
+    _change(parts=None),
+    _change(parts=[3]),
+    _change(parts=[[0, 10, '../../other']]),
+    _change(parts=[[0, 5, 'ab'], [6, 10, 'ab']]),
+    _change(parts=[[0, 0, 'ab'], [0, 10, 'ab']]),
   ],
 )
-def test_a_damaged_manifest_has_a_name(tmp_path, text):
+def test_a_damaged_manifest_has_a_name(tmp_path, change):
   put(tmp_path, rows_of(10))
-  (tmp_path / 'manifest.json').write_bytes(text)
+  file = tmp_path / 'manifest.json'
+  file.write_text(change(file.read_text()), encoding='latin-1')
   for use in (
     lambda: BehaviorStore.open(tmp_path),
     lambda: StoreWriter(tmp_path, NEW),
@@ -305,7 +338,8 @@ def test_the_manifest_reads_as_json(tmp_path):
   put(tmp_path, rows_of(10))
   fields = json.loads((tmp_path / 'manifest.json').read_text())
   assert (fields['rows'], fields['num_low'], fields['dim']) == (10, 3, DIM)
-  assert not [p for p in tmp_path.iterdir() if 'tmp' in p.name]
+  ((start, stop, name),) = fields['parts']
+  assert (start, stop) == (0, 10) and (tmp_path / 'parts' / name).is_dir()
 
 
 def test_a_store_without_rows_says_so(tmp_path):
@@ -318,24 +352,23 @@ def test_a_store_without_rows_says_so(tmp_path):
 
 
 def test_lost_rows_are_an_error(tmp_path):
-  put(tmp_path, rows_of(10))
-  os.rename(tmp_path / 'rows', tmp_path / 'elsewhere')
-  with pytest.raises(ValueError, match='cannot open the rows of'):
-    BehaviorStore.open(tmp_path)
-  os.rename(tmp_path / 'elsewhere', tmp_path / 'rows')
-  largest = max((tmp_path / 'rows' / 'd').iterdir(), key=os.path.getsize)
+  found = put(tmp_path, rows_of(10))
+  os.rename(tmp_path / 'parts', tmp_path / 'elsewhere')
+  with pytest.raises(ValueError, match='cannot open the part'):
+    found.load()
+  os.rename(tmp_path / 'elsewhere', tmp_path / 'parts')
+  largest = max(tmp_path.glob('parts/*/d/*'), key=os.path.getsize)
   largest.write_bytes(largest.read_bytes()[:20])
-  with pytest.raises(
-    (ValueError, OSError), match='cannot (read|open) the rows'
-  ):
+  with pytest.raises(ValueError, match='cannot (read the rows|open)'):
     BehaviorStore.open(tmp_path).load()
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
   (tmp_path / 'file').touch()
-  with pytest.raises(OSError, match='cannot (write|open).*file') as error:
+  with pytest.raises(OSError, match='cannot make .*file.*Not a directory'):
     StoreWriter(tmp_path / 'file' / 'store', NEW)
-  assert len(str(error.value)) < 500
+  with pytest.raises(FileNotFoundError, match='holds no store of behaviours'):
+    BehaviorStore.open(tmp_path / 'file' / 'store')
 
 
 def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path):
@@ -347,7 +380,7 @@ def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path):
     from tests.ctr.bahe import store_test
     writer = store_test.StoreWriter(sys.argv[1], store_test.NEW)
     # Longer files are refused by the system, as on a full disk.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
     try:
       writer.write(1500, store_test.rows_of(3000)[1500:])
     except OSError as error:

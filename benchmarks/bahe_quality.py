@@ -1,0 +1,160 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+r"""Clicks on MovieLens-1M from text: BAHE beside what it is compared with.
+
+  python -m launch.prepare_behaviors --out=data/ml-1m-text
+  python -m launch.fetch_model --model=minilm --out=data/minilm
+  for k in 3 6; do python -m launch.build_behavior_store --num_low=$k \
+    --vocabulary=data/ml-1m-text/behaviors --model=data/minilm \
+    --out=data/ml-1m-minilm-k$k; done
+  python -m benchmarks.bahe_quality --out=runs/bahe_quality
+  python -m benchmarks.bahe_quality --out=runs/bahe_quality --table
+
+runs launch/train_bahe.py for each seed and method, seeds outermost; what is
+done is not done again. Methods that read text see nothing else, and share head,
+steps, batches and shuffles: `bahe` (layers from k on trained), `full_text` (all
+layers), `frozen` (no layer). `din` knows ids only, those of users, films, past
+films and demographics; `din_bahe` has `bahe`'s user vectors beside them.
+`bahe_long` and `din_long` take `--long_steps` steps: what else the time of a
+full text would buy.
+
+--table prints Markdown of the seeds that are whole: means over seeds, and the
+difference to `full_text` of the same seed with the 95% interval of Student's t.
+"""
+
+import dataclasses
+import json
+import pathlib
+import statistics
+from typing import Annotated, Any
+
+from benchmarks import quality_runs
+from launch import script
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """What to run, and where things are."""
+
+  data: Annotated[str, 'Prepared texts.'] = 'data/ml-1m-text'
+  model: Annotated[str, 'Language model.'] = 'data/minilm'
+  store: Annotated[str, 'Store of its low layers.'] = 'data/ml-1m-minilm-k3'
+  whole_store: Annotated[str, 'Store of all of its layers.'] = (
+    'data/ml-1m-minilm-k6'
+  )
+  out: Annotated[str, 'Folder of the runs.'] = 'runs/bahe_quality'
+  seeds: Annotated[int, 'Seeds, from 0.'] = 3
+  num_steps: Annotated[int, 'Steps of each.'] = 150
+  long_steps: Annotated[int, 'Steps of the long ones.'] = 2000
+  batch_size: Annotated[int, 'Examples of a step.'] = 64
+  max_behaviors: Annotated[
+    int, 'Newest behaviours of each of the two sequences.'
+  ] = 8
+  max_tokens: Annotated[int, "A sequence's tokens, for full text."] = 160
+  eval_examples: Annotated[
+    int, 'Examples of validation and test that are scored.'
+  ] = 8192
+  methods: Annotated[
+    tuple[str, ...], 'In this order; din_bahe comes after bahe.'
+  ] = (
+    *('bahe', 'full_text', 'frozen', 'din', 'bahe_long', 'din_long'),
+    'din_bahe',
+  )
+  table: Annotated[bool, 'Print the table; run nothing.'] = False
+
+  def folder(self, method: str, seed: int) -> pathlib.Path:
+    """Of a run."""
+    return pathlib.Path(self.out) / f'{method}_{seed}'
+
+
+_REFERENCE = 'full_text'
+_SLICES = ('', 'new_item/', 'new_user/')
+_METRICS = ('auc', 'gauc')
+
+
+def run(config: Config, method: str, seed: int) -> None:
+  """One job, unless it is done."""
+  kind = method.removesuffix('_long')
+  options: dict[str, Any] = {
+    'tower': {'bahe': 'store'}.get(kind, kind),
+    'seed': seed,
+    'data': config.data,
+    'model': config.model,
+    'store': config.store,
+    'num_steps': config.long_steps if method != kind else config.num_steps,
+    'batch_size': config.batch_size,
+    'max_behaviors': config.max_behaviors,
+    'max_tokens': config.max_tokens,
+    'eval_examples': config.eval_examples,
+    'shard_size': 1024,
+    'ids.use': '',
+    'paro': 'NNN',
+    'check_memory': False,
+  }
+  if kind == 'frozen':
+    options['store'] = config.whole_store
+  if kind == 'bahe':
+    options['export_users'] = True
+  if kind.startswith('din'):
+    del options['ids.use']
+    options |= {'tower': 'none', 'head.kind': 'din'}
+  if kind == 'din_bahe':
+    vectors = config.folder('bahe', seed) / 'user_embeddings'
+    options['user_embeddings'] = vectors
+  quality_runs.run('launch.train_bahe', config.folder(method, seed), options)
+
+
+def load(config: Config, method: str, seed: int) -> dict[str, float] | None:
+  """Scores of the test examples, or None if the run is not done."""
+  path = config.folder(method, seed) / 'results.json'
+  if not path.exists():
+    return None
+  return json.loads(path.read_text(encoding='utf-8'))['results']['test']
+
+
+def print_table(config: Config) -> None:
+  """Markdown, a line a method; a number that no seed knows is a dash."""
+  runs = {
+    (method, seed): load(config, method, seed)
+    for method in config.methods
+    for seed in range(config.seeds)
+  }
+  seeds = [
+    seed
+    for seed in range(config.seeds)
+    if all(runs[method, seed] for method in config.methods)
+  ]
+  if not seeds:
+    raise RuntimeError(f'{config.out}: no seed is whole yet; run without it.')
+  columns = [part + metric for part in _SLICES for metric in _METRICS]
+  print(f'Seeds: {", ".join(map(str, seeds))}.\n')
+  print('| method |', ' | '.join(columns), '| auc vs full text |')
+  print('|---' * (len(columns) + 2) + '|')
+  for method in config.methods:
+    cells = [method]
+    for column in columns:
+      values = [runs[method, seed][column] for seed in seeds]  # type: ignore[index]
+      known = [x for x in values if x is not None and x == x]
+      cells.append(f'{statistics.fmean(known):.3f}' if known else '-')
+    gap = ''
+    if method != _REFERENCE and _REFERENCE in config.methods:
+      gap = quality_runs.difference(
+        *(
+          {seed: runs[name, seed]['auc'] for seed in seeds}  # type: ignore[index]
+          for name in (method, _REFERENCE)
+        )
+      )
+    print(f'| {" | ".join([*cells, gap])} |')
+
+
+def main(config: Config) -> None:
+  if config.table:
+    print_table(config)
+    return
+  for seed in range(config.seeds):
+    for method in config.methods:
+      run(config, method, seed)
+
+
+if __name__ == '__main__':
+  script.run(main, Config())

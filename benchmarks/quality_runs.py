@@ -1,0 +1,63 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of a training job for a table of qualities, and their differences."""
+
+from collections.abc import Mapping
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+# 97.5th percentile of Student's t by degrees of freedom.
+_STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776}
+
+
+def run(module: str, folder: pathlib.Path, options: Mapping[str, Any]) -> None:
+  """Runs a job in `folder` unless its results are there; prints a JSON line.
+
+  Its log is log.txt in the folder. Jobs side by side in one parent folder share
+  their compiled programs.
+
+  Args:
+    module: Of the script.
+    folder: Its --run_dir.
+    options: Its other flags.
+  """
+  if (folder / 'results.json').exists():
+    return
+  folder.mkdir(parents=True, exist_ok=True)
+  start = time.monotonic()
+  with open(folder / 'log.txt', 'w', encoding='utf-8') as log:
+    code = subprocess.run(
+      [
+        *(sys.executable, '-m', module, f'--run_dir={folder}'),
+        *(f'--{key}={value}' for key, value in options.items()),
+      ],
+      stdout=log,
+      stderr=subprocess.STDOUT,
+      check=False,
+      env=os.environ
+      | {'JAX_COMPILATION_CACHE_DIR': str(folder.parent / 'compiled')},
+    ).returncode
+  wall_s = round(time.monotonic() - start, 1)
+  line = {'run': folder.name, 'exit_code': code, 'wall_s': wall_s}
+  print(json.dumps(line), flush=True)
+
+
+def difference(values: Mapping[int, float], others: Mapping[int, float]) -> str:
+  """Mean difference over seeds, with the 95% interval of Student's t.
+
+  Args:
+    values: Seed -> value.
+    others: The same of what it is compared with.
+  """
+  gaps = [value - others[seed] for seed, value in values.items()]
+  mean = statistics.fmean(gaps)
+  if len(gaps) < 2:
+    return f'{mean:+.3f}'
+  spread = statistics.stdev(gaps) / len(gaps) ** 0.5
+  return f'{mean:+.3f} ± {_STUDENT[len(gaps) - 1] * spread:.3f}'

@@ -1,0 +1,53 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a click model's run was trained with, so that it goes on with that.
+
+Shapes tell much apart and not all: vectors of another model, of another cut or
+of other texts have the same width, and would only make the model worse.
+"""
+
+from collections.abc import Mapping
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+_FILE = 'made_of.json'
+
+
+def of_data(description: Mapping[str, Any]) -> str:
+  """Fingerprint of a data folder: of what it was made with, and its counts."""
+  told = [description[name] for name in ('config', 'counts', 'splits')]
+  text = json.dumps(told, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check(run_dir: pathlib.Path, made_of: Mapping[str, Any]) -> None:
+  """Refuses to go on with something else than the run so far.
+
+  Args:
+    run_dir: Of the run; one that has not begun is fine.
+    made_of: JSON-able, by what people call it.
+
+  Raises:
+    ValueError: Something differs.
+  """
+  path = run_dir / _FILE
+  if not path.exists():
+    return
+  there = json.loads(path.read_text(encoding='utf-8'))
+  names = {**there, **made_of}
+  wrong = [name for name in names if there.get(name) != made_of.get(name)]
+  if wrong:
+    raise ValueError(
+      f'{run_dir} was trained with another {" and ".join(wrong)} than given'
+      ' now; use those of the run, or another run folder.'
+    )
+
+
+def save(run_dir: pathlib.Path, made_of: Mapping[str, Any]) -> None:
+  """Writes what `check` reads; on process 0."""
+  temporary = run_dir / f'.{_FILE}'
+  temporary.write_text(json.dumps(made_of, indent=2), encoding='utf-8')
+  os.replace(temporary, run_dir / _FILE)

@@ -1,0 +1,123 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""launch/prepare_behaviors as a user runs it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from antjax.input import output_folder
+from antjax.input.behavior_vocabulary import BehaviorVocabulary
+from tests.input import behavior_fixture, movielens_fixture
+
+
+def run(*arguments):
+  return subprocess.run(
+    [sys.executable, '-m', 'launch.prepare_behaviors', *map(str, arguments)],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def test_prepares_films_and_then_does_nothing(tmp_path):
+  fixture = movielens_fixture.Fixture()
+  source = fixture.write_original(tmp_path / 'source')
+  flags = (f'--source={source}', f'--out={tmp_path / "out"}')
+  first = run(*flags)
+  assert first.returncode == 0, first.stderr
+  assert 'reading ratings.dat' in first.stderr
+  assert 'not the whole MovieLens-1M' in first.stderr
+  assert 'doi.org/10.1145/2827872' in first.stdout
+  second = run(*flags)
+  assert second.returncode == 0
+  assert 'was complete already: nothing was done' in second.stdout
+  found = behavior_fixture.read_back(tmp_path / 'out')
+  titles = {title: genres for _, title, genres in fixture.items}
+  numbers = {number: title for number, title, _ in fixture.items}
+  users = {
+    str(u): (gender, age, job) for u, gender, age, job, _ in fixture.users
+  }
+  films = {}
+  for user, number, stars, time in fixture.ratings:
+    films[str(user), numbers[number]] = (float(stars >= 4), time)
+  assert sum(map(len, found.values())) == len(films)
+  for examples in found.values():
+    for e in examples:
+      assert (e['label'], e['time']) == films[e['user'], e['item']]
+      written, _, genres = e['title'].partition(' | ')
+      assert genres == ', '.join(titles[e['item']])
+      if e['item'].startswith('Caf\xe9, The'):
+        assert written == 'The Caf\xe9 (L\xe4rm ) (1980)'
+      elif not e['item'].startswith('Alien'):  # NFKC makes 3 of a small 3.
+        assert written == e['item']
+      told = zip(e['ids'], map(str, users[e['user']]))
+      assert all(got in (want, '') for got, want in told)
+      liked, other = e['histories']
+      past = [
+        (time, label)
+        for (user, _), (label, time) in films.items()
+        if user == e['user'] and time < e['time']
+      ]
+      assert len(liked) == sum(label for _, label in past)
+      assert len(other) == len(past) - len(liked)
+
+
+def test_prepares_a_log_by_its_schema_file(tmp_path):
+  log = behavior_fixture.Log(num_rows=100)
+  source = log.write(tmp_path / 'log', behavior_fixture.UNLABELLED)
+  done = run(
+    '--dataset=sequences',
+    f'--source={source}/log.csv',
+    f'--schema={source}/log.yaml',
+    f'--out={tmp_path}/out',
+    f'--vocabulary={tmp_path}/behaviors',
+    '--normalizer.lower',
+    '--splitter.max_behaviors=2',
+    '--examples.split=last',
+    '--examples.negatives=2',
+    '--memory_limit=300MB',
+    '--format=parquet',
+  )
+  assert done.returncode == 0, done.stderr
+  assert 'drawing negatives' in done.stderr
+  assert 'behaviors dropped' in done.stdout
+  description = output_folder.load_description(tmp_path / 'out')
+  assert description['normalizer'] == 'nfkc-lower-1'
+  assert description['files']['train']['path'] == 'train.parquet'
+  states = [
+    BehaviorVocabulary.open(tmp_path / name)
+    for name in ('behaviors', 'out/behaviors')
+  ]
+  texts = [state.texts(0, len(state)) for state in states]
+  assert texts[0] == texts[1]
+  assert 'book hotel' in texts[0] and 'BOOK hotel' not in texts[0]
+
+
+@pytest.mark.parametrize(
+  'flags, message',
+  [
+    (['--dataset=sequences'], 'sequences needs both'),
+    (['--schema=x.yaml'], 'ml-1m takes no schema'),
+    (['--examples.test_from=0.5'], 'validation_from <= test_from'),
+    (['--splitter.pattern=('], 'is no regular expression'),
+    (['--source=/no/such'], 'no such source: /no/such'),
+    (['--threads=-1'], 'must not be negative'),
+  ],
+)
+def test_wrong_flags_are_one_line(tmp_path, flags, message):
+  done = run(f'--out={tmp_path}/out', *flags)
+  assert done.returncode == 1
+  assert message in done.stderr
+  assert 'Traceback' not in done.stderr
+
+
+def test_the_order_of_rows_is_no_time_to_split_by(tmp_path):
+  log = behavior_fixture.Log(num_rows=5)
+  schema = behavior_fixture.UNLABELLED.replace('time: when\n', '')
+  source = log.write(tmp_path / 'log', schema)
+  flags = ('--dataset=sequences', f'--schema={source}/log.yaml')
+  done = run(f'--out={tmp_path}/out', f'--source={source}/log.csv', *flags)
+  assert done.returncode == 1
+  assert 'only --examples.split=last is possible' in done.stderr
