@@ -64,7 +64,13 @@ def stored(tower, params):
   )
 
 
-@pytest.mark.parametrize('config', [small_clicks.LLAMA, small_clicks.BERT])
+@pytest.mark.parametrize(
+  'config',
+  [
+    pytest.param(small_clicks.LLAMA, marks=pytest.mark.slow),
+    small_clicks.BERT,
+  ],
+)
 def test_a_text_is_encoded_as_if_alone(config):
   tower = full_text(config)
   params = tower.init_params(small_clicks.language_model(config))
@@ -77,12 +83,12 @@ def test_a_text_is_encoded_as_if_alone(config):
     length = int(batch['text_lengths'][i, j])
     if not length:
       np.testing.assert_array_equal(user_BND[i, j], 7)
-    elif length not in seen:  # Each length compiles.
+    elif length not in seen and len(seen) < 3:  # Each length compiles.
       tokens = batch['text'][i, j, :length][None]
       alone = transformer.encode(config, params['lm'], tokens)[0].mean(axis=0)
       np.testing.assert_allclose(user_BND[i, j], alone, atol=2e-5)
     seen.add(length)
-  assert 0 in seen and len(seen) > 3
+  assert 0 in seen and len(seen) > 2
 
 
 def test_too_long_a_text_for_learned_positions_is_refused():
@@ -109,7 +115,9 @@ def test_more_positions_repeat_the_trained_ones():
   assert positions.extend_learned(llama, params, 99)[0] is llama
 
 
-@pytest.mark.parametrize('num_low', [0, 1, 3])
+@pytest.mark.parametrize(
+  'num_low', [1, *(pytest.param(k, marks=pytest.mark.slow) for k in (0, 3))]
+)
 def test_dedup_is_the_store_to_rounding(num_low):
   tower = dedup(num_low)
   whole = small_clicks.language_model()
@@ -123,9 +131,15 @@ def test_dedup_is_the_store_to_rounding(num_low):
   np.testing.assert_allclose(found.title_BD, expected.title_BD, atol=1e-5)
 
 
-@pytest.mark.parametrize('kind', ['full_text', 'dedup'])
+@pytest.mark.parametrize(
+  'kind', ['full_text', pytest.param('dedup', marks=pytest.mark.slow)]
+)
 def test_training_moves_what_is_trained(kind):
-  tower = full_text() if kind == 'full_text' else dedup()
+  # Long texts take this way, in shard_map and under a layer's checkpoint.
+  config = dataclasses.replace(
+    small_clicks.LLAMA, attention='blocked', remat='layer'
+  )
+  tower = full_text(config) if kind == 'full_text' else dedup(config=config)
   model = small_clicks.click_model(tower)
   mesh = antjax.make_mesh(intra=2, devices=jax.devices()[:4])
   tables = model.tables(mesh)
