@@ -10,9 +10,10 @@ is the mean of the last layer's output, before the final norm of Llama or T5,
 which belongs to the high half.
 
 Texts are sorted by length, padded to the next of a few lengths, and go through
-in batches of about equal numbers of tokens: one compiled program a length. Rows
-of several texts side by side (packing) need no padding but scores of all tokens
-of a row with each other, which short texts do not repay.
+in batches of about equal numbers of tokens: one compiled program a length. Of
+the titles of MovieLens-1M 18 % of what is computed is padding. Several texts in
+a row (packing) would need next to none, but scores of all tokens of the row
+with each other; we have not measured which is faster.
 """
 
 from collections.abc import Callable, Iterator, Sequence
