@@ -134,6 +134,11 @@ def build(config: Config, agent: 'Agent | None' = None) -> int:
   if found is not None:  # A wrong one is refused before the model is read.
     found.check(**identity)
     found.check_vocabulary(vocabulary)
+    if found.dtype != config.dtype:
+      raise ValueError(
+        f'dtype={config.dtype}: the store at {config.out} has {found.dtype};'
+        ' give another folder for another dtype.'
+      )
     if found.rows == total:
       print(f'{config.out} has all {total:,} rows already: nothing was done.')
       return 0

@@ -363,3 +363,17 @@ def test_spark_gives_the_same_files(log, tmp_path, is_labelled):
   for file, content in found['duckdb'].items():
     assert found['spark'][file] == content, file
   assert told['spark'] == told['duckdb']
+
+
+@pytest.mark.parametrize(
+  'options, message',
+  [
+    ({'test_from': 0.5}, 'validation_from <= test_from <= 1; got 0.8, 0.5'),
+    ({'validation_from': 0}, 'needed 0 < validation_from'),
+    ({'negatives': -1}, 'must not be negative'),
+    ({'min_history': -1}, 'min_history=-1 must not be negative'),
+  ],
+)
+def test_wrong_settings_are_named(options, message):
+  with pytest.raises(ValueError, match=message):
+    ExampleConfig(**options)

@@ -144,6 +144,8 @@ def test_what_does_not_fit_is_refused_before_the_model_is_read(
     build(change(num_low=2))
   with pytest.raises(ValueError, match='max_tokens'):
     build(change(max_tokens=9))
+  with pytest.raises(ValueError, match='dtype=int8: the store .* has float16'):
+    build(change(dtype='int8'))
   other = tmp_path / 'other'
   other.mkdir()
   small_vocabulary.write_model(other, seed=1)

@@ -9,6 +9,7 @@ import pytest
 
 from antjax.input import output_folder
 from antjax.input.behavior_vocabulary import BehaviorVocabulary
+from launch import prepare_behaviors
 from tests.input import behavior_fixture, movielens_fixture
 
 
@@ -96,20 +97,23 @@ def test_prepares_a_log_by_its_schema_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'flags, message',
+  'fields, message',
   [
-    (['--dataset=sequences'], 'sequences needs both'),
-    (['--schema=x.yaml'], 'ml-1m takes no schema'),
-    (['--examples.test_from=0.5'], 'validation_from <= test_from'),
-    (['--splitter.pattern=('], 'is no regular expression'),
-    (['--source=/no/such'], 'no such source: /no/such'),
-    (['--threads=-1'], 'must not be negative'),
+    ({'dataset': 'sequences'}, 'sequences needs both'),
+    ({'schema': 'x.yaml'}, 'ml-1m takes no schema'),
+    ({'threads': -1}, 'must not be negative'),
+    ({'max_rejected_share': 2}, 'must be from 0 to 1'),
   ],
 )
-def test_wrong_flags_are_one_line(tmp_path, flags, message):
-  done = run(f'--out={tmp_path}/out', *flags)
+def test_settings_that_cannot_be_are_named(fields, message):
+  with pytest.raises(ValueError, match=message):
+    prepare_behaviors.Config(**fields)
+
+
+def test_a_source_that_is_not_there_is_one_line(tmp_path):
+  done = run(f'--out={tmp_path}/out', '--source=/no/such')
   assert done.returncode == 1
-  assert message in done.stderr
+  assert 'no such source: /no/such' in done.stderr
   assert 'Traceback' not in done.stderr
 
 
