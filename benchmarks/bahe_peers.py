@@ -6,8 +6,6 @@ transformers' models with its sdpa attention, which takes PyTorch's flash kernel
 on CPU; fused AdamW; in bfloat16 by autocast of float32 weights.
 """
 
-import time
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -111,14 +109,3 @@ class FullText:
       total = sum(saved.values())  # While the graph keeps them all alive.
     del loss
     return total / self.num_examples
-
-
-def measured_peak(dtype: str, num_calls: int = 5) -> float:
-  """Floating-point operations a second of a matrix product of 2,048 rows."""
-  x = torch.randn(2048, 2048, dtype=getattr(torch, dtype))
-  seconds = []
-  for _ in range(num_calls):
-    start = time.perf_counter()
-    x @ x
-    seconds.append(time.perf_counter() - start)
-  return 2 * 2048**3 / min(seconds)

@@ -13,6 +13,7 @@ import rich
 import rich.table
 
 from antjax.ctr.bahe import tuning
+from antjax.ctr.bahe.full_text import FullTextTower
 from antjax.ctr.bahe.model import ClickModel
 from antjax.ctr.bahe.store_tower import StoreTower
 from antjax.lm import cost
@@ -77,11 +78,20 @@ def account(
 def activation_bytes(
   config: 'Config', model: ClickModel, clicks: Clicks
 ) -> int:
-  """About the bytes that the high half's activations take; 0 for others.
+  """About the bytes that the trained layers' activations take; 0 for others.
 
   The tower's sequences at the peak of the backward pass (`lm.cost`), and its
-  rows of the table.
+  rows of the table; of a full text its tokens.
   """
+  dtype = jnp.dtype(config.compute_dtype)
+  if isinstance(model.tower, FullTextTower):
+    text = model.tower
+    return cost.activation_bytes(
+      dataclasses.replace(text.config, vocab_size=0),
+      clicks.rows_per_device * text.num_sequences,
+      text.num_tokens,
+      dtype,
+    )
   if not isinstance(model.tower, StoreTower):
     return 0
   encoder = model.tower.encoder
@@ -89,7 +99,6 @@ def activation_bytes(
   num_layers = high.config.num_layers - high.num_low
   places = max(clicks.lengths) + (encoder.fusion == 'early')
   sequences = clicks.rows_per_device * encoder.num_sequences
-  dtype = jnp.dtype(config.compute_dtype)
   rows = 2 * sequences * places * encoder.dim * dtype.itemsize
   if not num_layers or config.effective_tuning == 'none':
     return rows

@@ -25,7 +25,6 @@ def _measured(seconds, size, **options):
     'num_examples': 2,
     'bytes': size,
     'peak_bytes': 10 * size,
-    'peak_flops': 1e9,
     'loss': 0.7,
     **options,
   }
@@ -47,9 +46,11 @@ def test_ratios_are_over_the_faster_and_the_smaller_full_text():
   line = bahe_bench.line_of(
     _CASE,
     {
-      'full_text': _measured(4.0, 800, flops=5e8),
+      'full_text': _measured(4.0, 800, flops=5e8, peak_flops=1e9),
       'peer': _measured(3.8, 900),
-      'bahe': _measured(0.1, 40, flops=1e7, behaviors_per_s=0.01),
+      'bahe': _measured(
+        0.1, 40, flops=1e7, peak_flops=9e8, behaviors_per_s=0.01
+      ),
     },
   )
   # A step's optimizer is shared by its 32 examples.
@@ -67,7 +68,7 @@ def test_ratios_are_over_the_faster_and_the_smaller_full_text():
 
 def test_different_losses_are_an_error_in_float32_only():
   found = {
-    'full_text': _measured(4.0, 800, flops=1.0),
+    'full_text': _measured(4.0, 800, flops=1.0, peak_flops=1.0),
     'peer': _measured(4.0, 800, loss=0.701),
   }
   assert 'losses 0.7, 0.701' in bahe_bench.line_of(_CASE, found)['error']
