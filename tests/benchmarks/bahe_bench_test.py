@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import bahe_bench, bahe_problem
+from benchmarks import bahe_figures, bahe_problem
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _TIMEOUT_S = 240
@@ -43,7 +43,7 @@ def test_problem_is_consistent():
 
 
 def test_ratios_are_over_the_faster_and_the_smaller_full_text():
-  line = bahe_bench.line_of(
+  line = bahe_figures.line_of(
     _CASE,
     {
       'full_text': _measured(4.0, 800, flops=5e8, peak_flops=1e9),
@@ -71,9 +71,9 @@ def test_different_losses_are_an_error_in_float32_only():
     'full_text': _measured(4.0, 800, flops=1.0, peak_flops=1.0),
     'peer': _measured(4.0, 800, loss=0.701),
   }
-  assert 'losses 0.7, 0.701' in bahe_bench.line_of(_CASE, found)['error']
+  assert 'losses 0.7, 0.701' in bahe_figures.line_of(_CASE, found)['error']
   case = bahe_problem.Case(model='minilm', text_length=2048, dtype='bfloat16')
-  assert 'error' not in bahe_bench.line_of(case, found)
+  assert 'error' not in bahe_figures.line_of(case, found)
 
 
 def _run(*flags):

@@ -156,7 +156,9 @@ def test_steps_equal_a_dense_table(level, optimizer):
     assert_close(canonical(tables, state), dense)
 
 
-@pytest.mark.parametrize('intra', [1, 2, 8])
+@pytest.mark.parametrize(
+  'intra', [pytest.param(n, marks=pytest.mark.slow) for n in (1, 8)] + [2]
+)
 @pytest.mark.parametrize('level', ['global', 'intra'])
 def test_any_group_size(level, intra):
   tables = make_tables(level, intra)

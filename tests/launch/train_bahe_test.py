@@ -18,7 +18,7 @@ import pytest
 
 import antjax
 from antjax.ctr import heads
-from antjax.ctr.bahe import tuning
+from antjax.ctr.bahe import model, tuning
 from antjax.input.behavior_vocabulary import BehaviorVocabulary
 from antjax.train import checkpoint
 from launch import (
@@ -80,6 +80,7 @@ def config_of(folder, run_dir, **changes):
     checkpoint_every=2,
     min_shard_size=64,
     head=heads.HeadConfig(kind='din', widths=(8,), attention_widths=(4,)),
+    ids=model.IdConfig(embedding_dim=8),
     optimizer=tuning.OptimizerConfig(warmup_steps=1, lm_learning_rate=1e-3),
   )
   return dataclasses.replace(base, **changes)

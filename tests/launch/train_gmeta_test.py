@@ -186,6 +186,7 @@ def test_bad_flags_are_one_line(data, tmp_path, flags, message):
   assert not (run_dir / 'meta').exists()
 
 
+@pytest.mark.slow
 def test_tables_may_be_planned_and_of_several_widths(data, tmp_path):
   links = tmp_path / 'links.json'
   cost_model.save(cost_model.Links(1e9, 1e8, 1e-5, 1e-4), links)
@@ -211,6 +212,7 @@ def test_tables_may_be_planned_and_of_several_widths(data, tmp_path):
   assert steps(tmp_path / 'run') == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_model_is_refused(data, tmp_path):
   flags = (*FLAGS, f'--data={data}', f'--run_dir={tmp_path}', '--num_steps=2')
   done = run(*flags, '--joint_steps=0', hosts=1)

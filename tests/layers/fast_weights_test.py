@@ -214,7 +214,9 @@ def plan_of(model_class, **kwargs):
 
 @pytest.mark.parametrize('adapt', ['mlp', 'all'])
 @pytest.mark.parametrize('order', [1, 2])
-@pytest.mark.parametrize('num_steps', [1, 3])
+@pytest.mark.parametrize(
+  'num_steps', [pytest.param(1, marks=pytest.mark.slow), 3]
+)
 def test_low_rank_equals_plain(num_steps, order, adapt):
   # Each leaf has another rate, and so has a bias not that of its kernel.
   inner = maml.InnerLoop(
@@ -350,7 +352,10 @@ def test_a_kernel_used_otherwise_adapts_plainly_and_is_named(
   assert 'head/kernel' not in caplog.text
 
 
-@pytest.mark.parametrize('adapt, order', [('mlp', 2), ('all', 1)])
+@pytest.mark.parametrize(
+  'adapt, order',
+  [pytest.param('mlp', 2, marks=pytest.mark.slow), ('all', 1)],
+)
 def test_inner_gradients_stay_on_their_device_in_shard_map(adapt, order):
   merge_fn, params, data = problem(num_tasks=16)
   inner = maml.InnerLoop(

@@ -183,6 +183,7 @@ def test_a_group_over_two_processes_is_refused():
     run(2, intra=4, totals=[5, 1])
 
 
+@pytest.mark.slow
 def test_a_full_disk_of_one_process_ends_the_job_soon(tmp_path):
   """The others wait for it in the commit, and it for them in the next step."""
   began = time.monotonic()

@@ -10,6 +10,7 @@ from tests.multiprocess.run_workers import run_workers
 pytestmark = pytest.mark.multiprocess
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_vocabulary():
   first, second = run_workers('keys_worker.py', hosts=2, num_devices=2)
   expected = keys_worker.train(0, 1)

@@ -102,8 +102,8 @@ def train(path, code, intra, num_steps, losses, **kwargs):
   ('first', 'second'),
   [
     (('IIG', 4), ('GGG', 2)),
-    (('GGG', 8), ('NNN', 1)),
-    (('NNG', 2), ('III', 4)),
+    pytest.param(('GGG', 8), ('NNN', 1), marks=pytest.mark.slow),
+    pytest.param(('NNG', 2), ('III', 4), marks=pytest.mark.slow),
   ],
 )
 def test_training_goes_on_under_another_code_and_mesh(tmp_path, first, second):

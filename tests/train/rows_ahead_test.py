@@ -125,6 +125,7 @@ class Batches:
     self.position = state['position']
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_same_run(tmp_path):
   """Rows are fresh after a checkpoint; no batch is lost to reading ahead."""
   trainer = make_trainer()
