@@ -70,6 +70,8 @@ def _baselines(
   for by_name in evaluate.baseline_columns(tasks.scenario(scenario), mean):
     for name, columns in by_name.items():
       kept[name].update(**columns)
+  if tasks.kind == 'click':
+    del kept['support median']  # 0 or 1: no probability.
   merged: dict[str, Any] = metrics_lib.merge_across_processes(kept)
   return {name: rows.compute() for name, rows in merged.items()}
 
