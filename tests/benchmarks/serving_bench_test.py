@@ -16,6 +16,7 @@ from tests import source_tree
 from tests.serving import serving_case
 
 
+@pytest.mark.slow
 def test_prints_one_line(tmp_path):
   exporter.write(tmp_path / 'model', serving_case.Case().exported())
   rng = np.random.default_rng(0)

@@ -232,7 +232,10 @@ def test_low_rank_equals_plain(num_steps, order, adapt):
   assert all(grad != 0 for grad in grads['log_rates'].values())
 
 
-@pytest.mark.parametrize('order, remat', [(1, False), (2, False), (2, True)])
+@pytest.mark.parametrize(
+  'order, remat',
+  [(1, False), (2, False), pytest.param(2, True, marks=pytest.mark.slow)],
+)
 def test_low_rank_equals_plain_at_one_fixed_rate(order, remat):
   inner = maml.InnerLoop(
     num_steps=2, order=order, learning_rate=0.1, remat=remat

@@ -20,7 +20,6 @@ MESHES = {8: 'NNN', 4: 'IIG', 2: 'GGG'}
 # The rest of the grid is slow.
 FAST = [
   (4, 'global', 'all', 2, 1),
-  (2, 'intra', 'mlp', 2, 3),
   (8, 'none', 'head', 1, 1),
 ]
 GRID = [

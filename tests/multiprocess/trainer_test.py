@@ -64,6 +64,7 @@ def test_two_processes_equal_one_and_take_over_its_checkpoint(
   assert_same({**last, 'losses': {}}, {**one, 'losses': {}})
 
 
+@pytest.mark.slow
 def test_a_process_that_runs_out_of_data_keeps_in_step(tmp_path):
   """Nobody waits for ever, and what the others have still counts."""
   first, second = run('GGG', 4, tmp_path, hosts=2, counts='5,3')
@@ -73,6 +74,7 @@ def test_a_process_that_runs_out_of_data_keeps_in_step(tmp_path):
   assert first['scores'] == second['scores']
 
 
+@pytest.mark.slow
 def test_processes_without_any_data_take_part_or_all_end(tmp_path):
   first, second = run('IIG', 4, tmp_path / 'a', hosts=2, counts='2,0')
   assert first['step'] == second['step'] == 2

@@ -129,6 +129,7 @@ def test_training_goes_on_under_another_code_and_mesh(tmp_path, first, second):
   assert np.abs(moved - make_trainer(*first)[1].params['odd'][:, :13]).max() > 0
 
 
+@pytest.mark.slow
 def test_mixed_precision_restores_from_and_to_fp32(tmp_path):
   losses = {}
   train(tmp_path, 'IIG', 4, 2, losses)

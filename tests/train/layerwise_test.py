@@ -205,6 +205,7 @@ def _move_through(codes, tmp_path):
   np.testing.assert_allclose(losses, want, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_moves_between_codes_and_meshes(tmp_path):
   _move_through(['GGG', 'IIG'], tmp_path)
 

@@ -132,7 +132,7 @@ def test_dedup_is_the_store_to_rounding(num_low):
 
 
 @pytest.mark.parametrize(
-  'kind', ['full_text', pytest.param('dedup', marks=pytest.mark.slow)]
+  'kind', [pytest.param('full_text', marks=pytest.mark.slow), 'dedup']
 )
 def test_training_moves_what_is_trained(kind):
   # Long texts take this way, in shard_map and under a layer's checkpoint.
