@@ -179,6 +179,14 @@ class Config(common.JobConfig):
       raise ValueError(
         f'patience={self.patience} counts validations: set evaluate_every.'
       )
+    if self.tower == 'full_text' and (
+      self.fusion != 'late' or self.pooling != 'mean'
+    ):
+      raise ValueError(
+        f'tower=full_text takes neither fusion={self.fusion} nor pooling='
+        f'{self.pooling}: its vectors are means over the tokens of a text; give'
+        ' late and mean.'
+      )
     if self.export_users and (self.tower == 'none' or self.fusion == 'early'):
       raise ValueError(
         f'export_users: tower={self.tower} with fusion={self.fusion} has no'
