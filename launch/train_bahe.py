@@ -158,6 +158,11 @@ class Config(common.JobConfig):
     super().__post_init__()
     PaRO.from_code(self.paro)
     evaluate.best_mode(self.best_metric)
+    if not self.best_metric.startswith('validation_'):
+      raise ValueError(
+        f'best_metric={self.best_metric}: runs log it as validation_'
+        f'{self.best_metric}; give that.'
+      )
     at_least = {
       **dict.fromkeys(('batch_size', 'num_micro_batches', 'shard_size'), 1),
       **dict.fromkeys(('lora_rank', 'checkpoint_every', 'max_tokens'), 1),

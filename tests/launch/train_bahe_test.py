@@ -293,6 +293,7 @@ def test_what_does_not_go_together_is_refused(
   [
     ({'patience': 3}, 'set evaluate_every'),
     ({'best_metric': 'loss'}, 'no metric of clicks'),
+    ({'best_metric': 'auc'}, 'log it as validation_auc'),
     ({'tower': 'none', 'export_users': True}, 'no vector of a user alone'),
     ({'fusion': 'early', 'export_users': True}, 'no vector of a user alone'),
     ({'tower': 'full_text', 'fusion': 'early'}, 'takes neither fusion=early'),
