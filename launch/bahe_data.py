@@ -15,7 +15,7 @@ from antjax.ctr.bahe import batches
 from antjax.ctr.bahe.model import Sizes
 from antjax.input import output_folder, records
 from antjax.input.behavior_vocabulary import BehaviorVocabulary
-from launch import bahe_users, common
+from launch import bahe_identity, bahe_users, common
 
 if TYPE_CHECKING:
   from launch.train_bahe import Config
@@ -33,6 +33,7 @@ class Clicks:
     vocabulary: Texts of the behaviours.
     sizes: What the model has to know.
     lengths: Behaviours taken of each sequence.
+    user_vectors: Name of the export of given user vectors; '' without.
     rows: Examples of this process in one element of its batches.
     is_elastic: Whether that is a micro-batch, of which plans say how many.
   """
@@ -57,8 +58,11 @@ class Clicks:
       s: output_folder.open_split(folder, s) for s in bahe_users.SPLITS
     }
     self._users = bahe_users.UserVectors.open(
-      config.user_embeddings, {s: len(x) for s, x in self._sources.items()}
+      config.user_embeddings,
+      {s: len(x) for s, x in self._sources.items()},
+      bahe_identity.of_data(self.description),
     )
+    self.user_vectors = self._users.name if self._users else ''
     self.sizes = Sizes(
       num_users=self.description['num_users'],
       num_items=self.description['num_items'],
@@ -69,19 +73,13 @@ class Clicks:
       user_vector_dim=self._users.dim if self._users else 0,
     )
     self._num_devices = len(job.mesh.local_devices)
-    parts = jax.device_count() * config.num_micro_batches
-    if config.batch_size % parts:
-      raise ValueError(
-        f'batch_size={config.batch_size} must be a multiple of {parts}, the'
-        ' devices times num_micro_batches.'
-      )
     self.is_elastic = job.agent is not None
-    rows = config.batch_size // jax.process_count()
+    sizes = config.batch_size, config.num_micro_batches
     if self.is_elastic:  # An element is a micro-batch.
-      rows = job.rows_of_micro_batch(
-        config.batch_size, config.num_micro_batches
-      )
-    self.rows = rows
+      self.rows = job.rows_of_micro_batch(*sizes)
+    else:
+      common.check_batch_size(*sizes)
+      self.rows = config.batch_size // jax.process_count()
     # Runs of a batch that are worked off apart.
     self._num_parts = self._num_devices * (
       1 if self.is_elastic else config.num_micro_batches

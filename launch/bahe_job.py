@@ -231,5 +231,7 @@ class EarlyStopping:
     value = -math.inf if math.isnan(value) else self._sign * value
     if self.best_step is None or value > self._best:
       self._best, self.best_step, self._num_worse = value, step, 0
-    else:
-      self._num_worse += 1
+      return
+    self._num_worse += 1
+    if value == self._best:  # Of equals, the newest checkpoint is kept.
+      self.best_step = step

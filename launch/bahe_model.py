@@ -112,6 +112,8 @@ def _made_of(config: 'Config', clicks: Clicks) -> dict[str, Any]:
   }
   if clicks.standardizer is not None:
     found['mean of numbers'] = clicks.standardizer.mean.tolist()
+  if clicks.user_vectors:
+    found['export of user vectors'] = clicks.user_vectors
   if config.tower != 'none':
     found['language model'] = fingerprint.of_model(config.model)
   if config.tower in ('store', 'frozen'):

@@ -5,12 +5,16 @@
 A folder holds `<split>.npy` float16 [examples, F], the user of each example by
 the history that they had then, so that nothing of the future is in it; and for
 serving `users.npy` float32 [U, F] with `user_ids.npy` int64 [U], each user by
-their last example.
+their last example. `made_of.json` names the data and this export. The folder
+takes its name when all of it is written.
 """
 
 from collections.abc import Mapping
+import json
 import os
 import pathlib
+import secrets
+import shutil
 from typing import Any, Self
 
 import jax
@@ -20,25 +24,35 @@ import numpy as np
 from antjax.train.metric import Metric
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
+from launch import bahe_identity
 
 FOLDER = 'user_embeddings'
 SPLITS = ('train', 'validation', 'test')
+_MADE_OF = 'made_of.json'
 
 
 class UserVectors:
-  """The files, mapped into memory."""
+  """The files, mapped into memory.
 
-  def __init__(self, arrays: Mapping[str, np.ndarray]):
-    self._arrays = dict(arrays)
+  Attributes:
+    dim: F.
+    name: Tells two exports apart; '' for one of an older version.
+  """
+
+  def __init__(self, arrays: Mapping[str, np.ndarray], name: str = ''):
+    self._arrays, self.name = dict(arrays), name
     self.dim = next(iter(self._arrays.values())).shape[1]
 
   @classmethod
-  def open(cls, folder: str, sizes: Mapping[str, int]) -> Self | None:
+  def open(
+    cls, folder: str, sizes: Mapping[str, int], data: str = ''
+  ) -> Self | None:
     """Opens a folder; None where its name is empty.
 
     Args:
       folder: The folder.
       sizes: Split -> examples that there are in the data.
+      data: Fingerprint of the data; '' for any of these sizes.
 
     Raises:
       FileNotFoundError: A file is not there.
@@ -61,7 +75,16 @@ class UserVectors:
           f' rows, the data have {size} examples; it was exported from other'
           ' data.'
         )
-    return cls(arrays)
+    made_of = {'data': '', 'name': ''}  # Of an older version.
+    path = pathlib.Path(folder) / _MADE_OF
+    if path.is_file():
+      made_of = json.loads(path.read_text(encoding='utf-8'))
+    if data and made_of['data'] not in ('', data):
+      raise ValueError(
+        f'user_embeddings={folder}: it was exported from other data, which have'
+        ' as many examples.'
+      )
+    return cls(arrays, made_of['name'])
 
   def read(self, split: str, index: np.ndarray) -> np.ndarray:
     """float32 [n, F] of examples [n]."""
@@ -122,14 +145,14 @@ def export(
     clicks: `launch.bahe_data.Clicks`.
     model: The `ClickModel`, with a tower.
   """
-  folder = run_dir / FOLDER
+  folder, staged = run_dir / FOLDER, run_dir / f'.{FOLDER}'
   dim = model.tower.user_dim
   predict = _user_vectors(model)
   is_main = jax.process_index() == 0
   for split in SPLITS:
-    path, size = folder / f'{split}.npy', clicks.num_examples(split)
+    path, size = staged / f'{split}.npy', clicks.num_examples(split)
     if is_main:
-      folder.mkdir(exist_ok=True)
+      staged.mkdir(exist_ok=True)
       np.lib.format.open_memmap(path, 'w+', np.float16, (size, dim)).flush()
     multihost_utils.sync_global_devices(f'export {split}')
     file = np.load(path, mmap_mode='r+')
@@ -147,7 +170,15 @@ def export(
       )
   multihost_utils.sync_global_devices('exported')
   if is_main:
-    _write_newest(folder, clicks.newest_examples(), dim)
+    _write_newest(staged, clicks.newest_examples(), dim)
+    made_of = {
+      'data': bahe_identity.of_data(clicks.description),
+      'name': secrets.token_hex(8),
+    }
+    (staged / _MADE_OF).write_text(json.dumps(made_of), encoding='utf-8')
+    if folder.exists():
+      shutil.rmtree(folder)
+    os.replace(staged, folder)
   return folder
 
 
@@ -178,6 +209,4 @@ def _write_newest(
     split, number = newest[user]
     vectors[i] = files[split][number]
   for name, array in (('users', vectors), ('user_ids', np.array(users))):
-    temporary = folder / f'.{name}.npy'
-    np.save(temporary, array)
-    os.replace(temporary, folder / f'{name}.npy')
+    np.save(folder / f'{name}.npy', array)

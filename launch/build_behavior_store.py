@@ -154,6 +154,9 @@ def build(config: Config, agent: 'Agent | None' = None) -> int:
       dim=encoder.dim,
       store='',
     ),
+    lambda start, stop: (
+      fingerprint.of_rows(vocabulary, start, stop) if stop <= total else 'none'
+    ),
   )
   writer.manifest.check_vocabulary(vocabulary)
   tokenizer = Tokenizer(

@@ -168,10 +168,15 @@ class Job:
     Args:
       batch_size: Rows of a step of all processes that the job begins with.
       num_micro_batches: Of each of them in a step.
+
+    Raises:
+      ValueError: The job begins, and the batch is no multiple of its parts.
     """
     path = self.run_dir / _ROWS_FILE
     if path.exists():
       return int(json.loads(path.read_text(encoding='utf-8'))['rows'])
+    # Later the hosts may be others, which batch_size need not fit.
+    check_batch_size(batch_size, num_micro_batches)
     rows = batch_size // jax.process_count() // num_micro_batches
     multihost_utils.sync_global_devices('rows_of_micro_batch')  # All looked.
     if self.is_main:
@@ -184,6 +189,16 @@ class Job:
   def is_main(self) -> bool:
     """Whether this is process 0: the one that writes and shows progress."""
     return jax.process_index() == 0
+
+
+def check_batch_size(batch_size: int, num_micro_batches: int) -> None:
+  """Raises ValueError unless all devices get micro-batches of one size."""
+  parts = jax.device_count() * num_micro_batches
+  if batch_size % parts:
+    raise ValueError(
+      f'batch_size={batch_size} must be a multiple of {parts}, the devices'
+      ' times num_micro_batches.'
+    )
 
 
 def run(main: Callable[[_T], None], default_config: _T) -> NoReturn:

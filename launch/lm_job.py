@@ -288,13 +288,8 @@ class LMJob:
 
   def _check_sizes(self) -> None:
     config = self._config
-    parts = jax.device_count() * config.num_micro_batches
-    if config.batch_size % parts:
-      raise ValueError(
-        f'batch_size={config.batch_size} must be a multiple of {parts}:'
-        f' {jax.device_count()} devices x {config.num_micro_batches}'
-        ' micro-batches.'
-      )
+    if self._job.agent is None:
+      common.check_batch_size(config.batch_size, config.num_micro_batches)
     num_shards = -(-len(self._sources['train']) // config.shard_size)
     if num_shards < jax.process_count():
       raise ValueError(

@@ -158,6 +158,11 @@ class Config(common.JobConfig):
     super().__post_init__()
     PaRO.from_code(self.paro)
     evaluate.best_mode(self.best_metric)
+    if not self.best_metric.startswith('validation_'):
+      raise ValueError(
+        f'best_metric={self.best_metric}: runs log it as validation_'
+        f'{self.best_metric}; give that.'
+      )
     at_least = {
       **dict.fromkeys(('batch_size', 'num_micro_batches', 'shard_size'), 1),
       **dict.fromkeys(('lora_rank', 'checkpoint_every', 'max_tokens'), 1),
@@ -178,6 +183,14 @@ class Config(common.JobConfig):
     if self.patience and not self.evaluate_every:
       raise ValueError(
         f'patience={self.patience} counts validations: set evaluate_every.'
+      )
+    if self.tower == 'full_text' and (
+      self.fusion != 'late' or self.pooling != 'mean'
+    ):
+      raise ValueError(
+        f'tower=full_text takes neither fusion={self.fusion} nor pooling='
+        f'{self.pooling}: its vectors are means over the tokens of a text; give'
+        ' late and mean.'
       )
     if self.export_users and (self.tower == 'none' or self.fusion == 'early'):
       raise ValueError(

@@ -114,7 +114,7 @@ def prepare_behaviors(
     'vocabulary': os.path.abspath(vocabulary) if vocabulary else '',
     **json.loads(json.dumps(dataclasses.asdict(config))),
   }
-  _check_shared(vocabulary)
+  _check_shared(vocabulary, out)
   if output_folder.is_current(out, made_of, overwrite=overwrite):
     return output_folder.load_description(out), False
   parent = pathlib.Path(os.path.abspath(out)).parent
@@ -152,11 +152,19 @@ def prepare_behaviors(
   return description, True
 
 
-def _check_shared(vocabulary: str | os.PathLike[str]) -> None:
-  """Refuses to change the vocabulary of a finished folder of data."""
+def _check_shared(
+  vocabulary: str | os.PathLike[str], out: str | os.PathLike[str]
+) -> None:
+  """Refuses the vocabulary of a folder of data, finished or to be made."""
   if not vocabulary:
     return
-  parent = pathlib.Path(os.path.abspath(vocabulary)).parent
+  path = pathlib.Path(os.path.abspath(vocabulary))
+  if path.is_relative_to(os.path.abspath(out)):
+    raise ValueError(
+      f'vocabulary={vocabulary} is inside of out={out}, which is replaced as a'
+      ' whole and gets a copy; choose a folder beside it.'
+    )
+  parent = path.parent
   if (parent / output_folder.DESCRIPTION).exists():
     raise ValueError(
       f'vocabulary={vocabulary} belongs to the data in {parent}, which do not'

@@ -272,6 +272,11 @@ def _thresholds(rows: ir.Table, config: ExampleConfig) -> tuple[int, int]:
   """
   counts = rows.group_by('time').agg(n=rows.count()).order_by('time')
   table = counts.to_pyarrow()
+  if not table.num_rows:
+    raise ValueError(
+      'prepare_behaviors: no row is left to be an example; the source is empty,'
+      f' or min_history={config.min_history} is more than any user has.'
+    )
   times = table['time'].to_numpy()
   total = np.cumsum(table['n'].to_numpy())
   found = [

@@ -219,6 +219,23 @@ def test_drawn_items_are_spread_evenly_and_by_seed(tmp_path):
   assert 60 < min(counts.values()) < max(counts.values()) < 140
 
 
+def test_a_vocabulary_inside_of_the_folder_to_make_is_refused(log, tmp_path):
+  source = log.write(tmp_path / 'log')
+  with pytest.raises(ValueError, match='is inside of out=.*beside it'):
+    behavior_fixture.prepare(
+      source, tmp_path / 'out', vocabulary=tmp_path / 'out' / 'shared'
+    )
+  assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('split', ['time', 'last'])
+def test_no_user_with_the_history_that_is_asked_for(log, tmp_path, split):
+  source = log.write(tmp_path / 'log')
+  config = ExampleConfig(split=split, min_history=10**6)
+  with pytest.raises(ValueError, match='no row is left|no example at all'):
+    behavior_fixture.prepare(source, tmp_path / 'out', config)
+
+
 def test_the_last_rows_of_each_user_are_held_out(log, tmp_path):
   source = log.write(tmp_path / 'log')
   config = ExampleConfig(split='last', min_history=1)

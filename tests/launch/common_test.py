@@ -10,9 +10,10 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
-from launch import common
+from launch import common, script
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _DEADLINE_S = 90.0
@@ -259,3 +260,24 @@ def test_job_config_needs_a_folder():
 
 if __name__ == '__main__':
   raise SystemExit(pytest.main([__file__]))
+
+
+def test_rows_of_a_micro_batch_are_those_of_the_first_hosts(
+  tmp_path, monkeypatch
+):
+  config = common.JobConfig(run_dir=str(tmp_path))
+  job = common.Job(None, tmp_path, script.StopRequest(), config)
+  monkeypatch.setattr(
+    common.multihost_utils, 'sync_global_devices', lambda name: None
+  )
+
+  def hosts(number):
+    monkeypatch.setattr(jax, 'process_count', lambda: number)
+    monkeypatch.setattr(jax, 'device_count', lambda: 2 * number)
+
+  hosts(3)
+  with pytest.raises(ValueError, match='batch_size=16 must be a multiple of 6'):
+    job.rows_of_micro_batch(16, 1)
+  assert job.rows_of_micro_batch(18, 1) == 6
+  hosts(2)  # One has gone: 18 is no multiple of 4, and need not be.
+  assert job.rows_of_micro_batch(18, 1) == 6

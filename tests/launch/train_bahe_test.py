@@ -145,13 +145,19 @@ def test_user_vectors_of_one_run_are_features_of_another(folder, tmp_path):
   assert vectors.shape == (30, 2 * DIM) and (np.diff(ids) > 0).all()
   with pytest.raises(ValueError, match='it was exported from other data'):
     bahe_users.UserVectors.open(str(exported), {'test': 1})
-  other = train(
-    folder,
-    tmp_path / 'ids',
-    tower='none',
-    user_embeddings=str(exported),
-  )
+  assert not (run_dir / '.user_embeddings').exists()
+  options = {'tower': 'none', 'user_embeddings': str(exported)}
+  other = train(folder, tmp_path / 'ids', **options)
   assert math.isfinite(other['test']['log_loss'])
+  # The run does not go on with another export, nor with one of other data.
+  path = exported / 'made_of.json'
+  made_of = json.loads(path.read_text())
+  path.write_text(json.dumps(made_of | {'name': 'other'}))
+  with pytest.raises(ValueError, match='with another export of user vectors'):
+    train(folder, tmp_path / 'ids', **options)
+  path.write_text(json.dumps(made_of | {'data': 'other'}))
+  with pytest.raises(ValueError, match='from other data, which have as many'):
+    train(folder, tmp_path / 'ids', **options)
 
 
 @pytest.mark.slow
@@ -287,8 +293,11 @@ def test_what_does_not_go_together_is_refused(
   [
     ({'patience': 3}, 'set evaluate_every'),
     ({'best_metric': 'loss'}, 'no metric of clicks'),
+    ({'best_metric': 'auc'}, 'log it as validation_auc'),
     ({'tower': 'none', 'export_users': True}, 'no vector of a user alone'),
     ({'fusion': 'early', 'export_users': True}, 'no vector of a user alone'),
+    ({'tower': 'full_text', 'fusion': 'early'}, 'takes neither fusion=early'),
+    ({'tower': 'full_text', 'pooling': 'last'}, 'nor pooling=last'),
     ({'max_behaviors': (0,)}, 'must be at least 1'),
     ({'paro': 'GNN'}, 'Valid codes'),
   ],
@@ -321,6 +330,13 @@ def test_early_stopping_counts_validations():
     assert not early.is_over
   early.see(8, {'validation_log_loss': math.nan})
   assert early.is_over and early.best_step == 4
+  # Of equals the newest, which is the checkpoint that is kept.
+  early = bahe_job.EarlyStopping(3, 'validation_auc')
+  for step, auc in ((2, 0.5), (4, 0.7), (6, 0.7), (8, 0.6)):
+    early.see(step, {'validation_auc': auc})
+  assert early.best_step == 6 and not early.is_over
+  early.see(10, {'validation_auc': 0.7})
+  assert early.best_step == 10 and early.is_over
   assert not bahe_job.EarlyStopping(0, 'validation_auc').is_over
 
 

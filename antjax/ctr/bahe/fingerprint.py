@@ -6,14 +6,14 @@ from collections.abc import Sequence
 import hashlib
 import os
 import pathlib
-from typing import Protocol
+from typing import Any, Protocol
 
 from antjax.lm import pretrained, pretrained_tokenizer
 
 _BLOCK = 1 << 22
-# Texts of a vocabulary that stand for all: it is append-only, so that these
-# never change, and no two vocabularies begin alike.
+# Texts of a vocabulary that tell it from most others, as soon as it is there.
 HEAD_ROWS = 1024
+_BLOCK_ROWS = 65_536
 
 
 class Vocabulary(Protocol):
@@ -70,13 +70,29 @@ def of_vocabulary(vocabulary: Vocabulary, num_rows: int) -> str:
   return _of_texts(vocabulary.texts(0, num_rows))
 
 
+def of_rows(vocabulary: Vocabulary, start: int, stop: int) -> str:
+  """Fingerprint of the texts of the rows start <= id < stop, all of them.
+
+  Vocabularies may begin alike: copies of one that were appended to apart, or
+  one that was made again of data of which little had changed.
+  """
+  digest = hashlib.sha256()
+  for first in range(start, stop, _BLOCK_ROWS):
+    _add(digest, vocabulary.texts(first, min(first + _BLOCK_ROWS, stop)))
+  return digest.hexdigest()
+
+
 def _of_texts(texts: Sequence[str]) -> str:
   digest = hashlib.sha256()
+  _add(digest, texts)
+  return digest.hexdigest()
+
+
+def _add(digest: Any, texts: Sequence[str]) -> None:
   for text in texts:
     raw = text.encode('utf-8', 'surrogatepass')
     digest.update(len(raw).to_bytes(8, 'little'))
     digest.update(raw)
-  return digest.hexdigest()
 
 
 def _gguf(folder: pathlib.Path) -> pathlib.Path:

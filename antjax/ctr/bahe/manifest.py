@@ -38,6 +38,8 @@ class Manifest:
     max_tokens: To which texts were cut.
     vocabulary: Fingerprint of the first `vocabulary_rows` texts.
     vocabulary_rows: See there.
+    texts: Fingerprint of the texts of all complete rows; '' where not known,
+      of a store that an older version made.
     dtype: Of the stored numbers; int8 has a scale a row.
     dim: Width of a row.
     store: Random name, which tells two builds apart.
@@ -57,6 +59,7 @@ class Manifest:
   dim: int
   store: str
   pooling: str = 'mean'
+  texts: str = ''
   rows: int = 0
   parts: tuple[tuple[int, int, str], ...] = ()
 
@@ -98,13 +101,16 @@ class Manifest:
         f'the vocabulary has {len(vocabulary)} rows, the store of behaviours'
         f' {self.rows}: it is an older state, or another vocabulary.'
       )
-    found = fingerprint.of_vocabulary(vocabulary, self.vocabulary_rows)
-    if found != self.vocabulary:
-      raise ValueError(
-        'the store of behaviours was made of another vocabulary: the first'
-        f' {self.vocabulary_rows} texts differ. Build one for this vocabulary'
-        ' in another folder.'
-      )
+    for num_rows, needed, of in (
+      (self.vocabulary_rows, self.vocabulary, fingerprint.of_vocabulary),
+      (self.rows, self.texts, _of_all),
+    ):
+      if needed and of(vocabulary, num_rows) != needed:
+        raise ValueError(
+          'the store of behaviours was made of another vocabulary: the first'
+          f' {num_rows} texts differ. Build one for this vocabulary in another'
+          ' folder.'
+        )
 
   def to_json(self) -> bytes:
     """The file's content."""
@@ -123,6 +129,7 @@ class Manifest:
       raise ValueError('not a JSON object')
     if fields.pop('version', None) != _VERSION:
       raise ValueError(f'not of version {_VERSION}')
+    fields.setdefault('texts', '')
     names = {field.name for field in dataclasses.fields(cls)}
     if set(fields) != names:
       raise ValueError(
@@ -145,6 +152,10 @@ class Manifest:
     if stop != fields['rows']:
       raise ValueError(f'parts end at {stop}, rows at {fields["rows"]}')
     return cls(**fields, parts=tuple(map(tuple, parts)))
+
+
+def _of_all(vocabulary: Vocabulary, num_rows: int) -> str:
+  return fingerprint.of_rows(vocabulary, 0, num_rows)
 
 
 def _short(value: Any) -> str:

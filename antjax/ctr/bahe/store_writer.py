@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adds rows to a store of behaviours; see `store`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import os
 import pathlib
 import secrets
@@ -32,13 +33,20 @@ class StoreWriter:
     manifest: As it was found, or made.
   """
 
-  def __init__(self, path: str | os.PathLike[str], new: Manifest):
+  def __init__(
+    self,
+    path: str | os.PathLike[str],
+    new: Manifest,
+    texts: Callable[[int, int], str] | None = None,
+  ):
     """Opens a store, or makes it.
 
     Args:
       path: Folder, which is made; on a disk that all writers share.
       new: What is to be written. A store that is there must have been made
         alike; its own `rows`, `store` and vocabulary fingerprint count.
+      texts: (start, stop) -> fingerprint of the rows' texts. Rows that a killed
+        build wrote of other texts are then written again.
 
     Raises:
       ValueError: There is a store that was made otherwise, or is damaged.
@@ -48,6 +56,7 @@ class StoreWriter:
     self._part: store.Part | None = None  # Made with the first row.
     self._name = secrets.token_hex(8)
     self._seen: dict[str, tuple[Range, list[Range]]] = {}
+    self._texts = texts and functools.lru_cache(None)(texts)
     try:
       (self._path / store.PARTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -121,7 +130,8 @@ class StoreWriter:
         if scales is not None:
           target = part.scales.with_transaction(transaction)
           target[start:stop].write(scales).result()
-        part.keys.with_transaction(transaction)[key] = b''
+        made_of = self._texts(start, stop).encode() if self._texts else b''
+        part.keys.with_transaction(transaction)[key] = made_of
     except ValueError as error:
       raise store.store_error(error, f'write to {self._path}') from error
 
@@ -151,7 +161,10 @@ class StoreWriter:
       self.manifest = found
       if found.rows < rows:
         parts = _cover(self._complete(), rows)
-        self.manifest = dataclasses.replace(found, rows=rows, parts=parts)
+        texts = self._texts(0, rows) if self._texts else ''
+        self.manifest = dataclasses.replace(
+          found, rows=rows, parts=parts, texts=texts
+        )
         self._replace(self.manifest)
     return self.manifest
 
@@ -193,8 +206,16 @@ class StoreWriter:
     )
     wanted = ts.KvStore.KeyRange(_COMPLETE, _COMPLETE[:-1] + b'0')
     found = store.done(keys.list(wanted), what)
-    parts = [key[len(_COMPLETE) :].split(b'-') for key in found]
-    return [(int(first), int(last)) for first, last in parts]
+    result = []
+    for key in found:
+      start, stop = map(int, key[len(_COMPLETE) :].split(b'-'))
+      if self._texts is not None:
+        made_of = store.done(keys.read(key), what).value.decode()
+        # An older version wrote nothing.
+        if made_of and made_of != self._texts(start, stop):
+          continue
+      result.append((start, stop))
+    return result
 
 
 def _cover(

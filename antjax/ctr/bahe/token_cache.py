@@ -87,6 +87,7 @@ class _Manifest:
   vocabulary_rows: int
   rows: int
   num_tokens: int
+  texts: str = ''  # Of all rows; '' where an older version made the cache.
 
 
 class TokenCache:
@@ -245,7 +246,12 @@ def _append(
     tokenizer.num_cut,
     tokenizer.max_tokens,
   )
-  new = dataclasses.replace(old, rows=num_rows, num_tokens=num_tokens)
+  new = dataclasses.replace(
+    old,
+    rows=num_rows,
+    num_tokens=num_tokens,
+    texts=fingerprint.of_rows(vocabulary, 0, num_rows),
+  )
   content = {'version': _VERSION, **dataclasses.asdict(new)}
   temporary = folder / f'.{MANIFEST}.new'
   with open(temporary, 'w', encoding='utf-8') as file:
@@ -316,6 +322,10 @@ def _check(
       f'of {manifest.rows} rows, the vocabulary has {len(vocabulary)}: it is an'
       ' older one'
     )
+  elif manifest.texts and manifest.texts != fingerprint.of_rows(
+    vocabulary, 0, manifest.rows
+  ):
+    problem = 'of another vocabulary, which begins alike'
   else:
     return
   raise ValueError(

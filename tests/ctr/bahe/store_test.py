@@ -3,6 +3,7 @@
 """Rows come back, only whole ones, and only for what they were made with."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -163,6 +164,40 @@ def test_ids_of_another_vocabulary_are_refused():
   grown.normalizer = 'lower-1'
   with pytest.raises(ValueError, match="normaliser: .*'lower-1'"):
     manifest.check_vocabulary(grown)
+
+
+def test_vocabularies_that_begin_alike_are_told_apart(tmp_path):
+  texts = small_vocabulary.texts(1200)
+  vocabulary = Vocabulary(texts)
+  other = Vocabulary([*texts[:1100], 'another', *texts[1101:]])
+  head = dataclasses.replace(
+    NEW,
+    vocabulary=fingerprint.of_vocabulary(vocabulary, fingerprint.HEAD_ROWS),
+    vocabulary_rows=fingerprint.HEAD_ROWS,
+  )
+
+  def of(which):
+    return functools.partial(fingerprint.of_rows, which)
+
+  rows = rows_of(1202)
+  writer = StoreWriter(tmp_path, head, of(vocabulary))
+  writer.write(0, rows[:1024])
+  writer.write(1024, rows[1024:])
+  # What was written and never committed, of other texts, is written again.
+  writer = StoreWriter(tmp_path, head, of(other))
+  assert writer.missing(0, 1202) == [(1024, 1202)]
+  writer = StoreWriter(tmp_path, head, of(vocabulary))
+  assert writer.missing(0, 1202) == []
+  manifest = writer.commit(1202)
+  manifest.check_vocabulary(vocabulary)
+  manifest.check_vocabulary(Vocabulary([*texts, 'new']))
+  with pytest.raises(ValueError, match='first 1202 texts differ'):
+    manifest.check_vocabulary(other)
+  # A store of an older version does not know.
+  dataclasses.replace(manifest, texts='').check_vocabulary(other)
+  content = json.loads(manifest.to_json())
+  del content['texts']
+  assert Manifest.from_json(json.dumps(content).encode()).texts == ''
 
 
 def test_an_append_writes_what_is_missing(tmp_path):

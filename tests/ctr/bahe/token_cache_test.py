@@ -106,6 +106,15 @@ def test_another_vocabulary_is_refused(tmp_path, model):
     TokenCache.build(tmp_path, other, model)
 
 
+def test_another_vocabulary_that_begins_alike_is_refused(tmp_path, model):
+  texts = small_vocabulary.texts(1200)
+  TokenCache.build(tmp_path, Vocabulary(texts), model)
+  TokenCache.build(tmp_path, Vocabulary([*texts, 'new']), model)
+  other = Vocabulary([*texts[:1100], 'another', *texts[1101:], 'new'])
+  with pytest.raises(ValueError, match='of another vocabulary, which begins'):
+    TokenCache.build(tmp_path, other, model)
+
+
 def test_damage_has_a_name(tmp_path, model):
   TokenCache.build(tmp_path, Vocabulary(TEXTS), model)
   (path,) = tmp_path.rglob(token_cache.MANIFEST)
