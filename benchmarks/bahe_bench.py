@@ -40,7 +40,6 @@ import importlib.util
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 import time
@@ -48,7 +47,7 @@ from typing import Any
 
 from absl import app, flags
 
-from benchmarks import bahe_figures, bahe_problem
+from benchmarks import bahe_figures, bahe_problem, worker_process
 
 _FORMS = ('full_text', 'dedup', 'bahe', 'peer')
 _QUICK = flags.DEFINE_bool('quick', False, 'Tiny models, one call a form.')
@@ -141,12 +140,9 @@ def _timed(call) -> float:
 
 
 def _work(form: str) -> None:
-  """Serves orders, a JSON line each, until stdin ends."""
-  out = os.fdopen(os.dup(1), 'w')
-  os.dup2(2, 1)  # What libraries print must not get between the replies.
+  """Serves orders until there are no more."""
   work: Any = None
-  for line in sys.stdin:
-    order = json.loads(line)
+  for order, send in worker_process.orders():
     reply: Any = {}
     if order['do'] == 'write_model':
       _write_model(order['model'], pathlib.Path(order['folder']))
@@ -167,45 +163,23 @@ def _work(form: str) -> None:
       status = pathlib.Path('/proc/self/status').read_text()
       line = next(x for x in status.splitlines() if x.startswith('VmHWM'))
       reply = {'peak_bytes': int(line.split()[1]) * 1024}
-    print(json.dumps(reply), file=out, flush=True)
+    send(reply)
 
 
-class _Worker:
-  """A process that is one form of one case."""
-
-  def __init__(self, form: str):
-    self._form = form
-    self._process = subprocess.Popen(
-      [
-        sys.executable,
-        '-m',
-        'benchmarks.bahe_bench',
-        f'--form={form}',
-        f'--quick={_QUICK.value}',
-        f'--remat={_REMAT.value}',
-        f'--high_remat={_HIGH_REMAT.value}',
-        f'--threads={_THREADS.value}',
-      ],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-      env=os.environ | _ENVS['peer' if form == 'peer' else 'antjax'],
-    )
-
-  def order(self, do: str, **fields: Any) -> Any:
-    self._process.stdin.write(json.dumps({'do': do} | fields) + '\n')
-    self._process.stdin.flush()
-    reply = self._process.stdout.readline()
-    if not reply:
-      raise RuntimeError(
-        f'bahe_bench: the process of {self._form} died during {do!r}; its'
-        ' output is above.'
-      )
-    return json.loads(reply)
-
-  def close(self) -> None:
-    self._process.stdin.close()
-    self._process.wait()
+def _worker(form: str) -> worker_process.WorkerProcess:
+  return worker_process.WorkerProcess(
+    f'bahe_bench --form={form}',
+    [
+      '-m',
+      'benchmarks.bahe_bench',
+      f'--form={form}',
+      f'--quick={_QUICK.value}',
+      f'--remat={_REMAT.value}',
+      f'--high_remat={_HIGH_REMAT.value}',
+      f'--threads={_THREADS.value}',
+    ],
+    _ENVS['peer' if form == 'peer' else 'antjax'],
+  )
 
 
 def _run(case: bahe_problem.Case, folder: pathlib.Path) -> dict[str, Any]:
@@ -218,7 +192,7 @@ def _run(case: bahe_problem.Case, folder: pathlib.Path) -> dict[str, Any]:
   }
   found: dict[str, Any] = {}
   with contextlib.ExitStack() as stack:
-    workers = {form: _Worker(form) for form in forms}
+    workers = {form: _worker(form) for form in forms}
     for worker in workers.values():
       stack.callback(worker.close)
     if not (folder / case.model).exists():
@@ -252,14 +226,8 @@ def _run(case: bahe_problem.Case, folder: pathlib.Path) -> dict[str, Any]:
 
 def _machine() -> dict[str, Any]:
   """What a reader needs to judge the figures."""
-  model = 'unknown CPU'
-  with contextlib.suppress(OSError):
-    for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
-      if line.startswith('model name'):
-        model = line.split(':')[1].strip()
-        break
   return {
-    'device': f'cpu: {model}, {os.cpu_count()} cores',
+    'device': worker_process.device_name(),
     'torch_threads': _THREADS.value,
     'remat': _REMAT.value,
     'high_remat': _HIGH_REMAT.value,

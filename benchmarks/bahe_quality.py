@@ -72,8 +72,8 @@ _SLICES = ('', 'new_item/', 'new_user/')
 _METRICS = ('auc', 'gauc')
 
 
-def run(config: Config, method: str, seed: int) -> None:
-  """One job, unless it is done."""
+def run(config: Config, method: str, seed: int) -> bool:
+  """One job, unless it is done; returns whether it is now."""
   kind = method.removesuffix('_long')
   options: dict[str, Any] = {
     'tower': {'bahe': 'store'}.get(kind, kind),
@@ -101,7 +101,9 @@ def run(config: Config, method: str, seed: int) -> None:
   if kind == 'din_bahe':
     vectors = config.folder('bahe', seed) / 'user_embeddings'
     options['user_embeddings'] = vectors
-  quality_runs.run('launch.train_bahe', config.folder(method, seed), options)
+  return quality_runs.run(
+    'launch.train_bahe', config.folder(method, seed), options
+  )
 
 
 def load(config: Config, method: str, seed: int) -> dict[str, float] | None:
@@ -151,9 +153,16 @@ def main(config: Config) -> None:
   if config.table:
     print_table(config)
     return
-  for seed in range(config.seeds):
-    for method in config.methods:
-      run(config, method, seed)
+  failed = [
+    f'{method}_{seed}'
+    for seed in range(config.seeds)
+    for method in config.methods
+    if not run(config, method, seed)
+  ]
+  if failed:
+    raise RuntimeError(
+      f'{config.out}: {", ".join(failed)} failed; see log.txt in their folders.'
+    )
 
 
 if __name__ == '__main__':

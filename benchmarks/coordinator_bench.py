@@ -50,7 +50,7 @@ from typing import Any
 
 from absl import app, flags
 
-from benchmarks import coordinator_sides
+from benchmarks import coordinator_sides, worker_process
 from benchmarks.coordinator_sides import Side
 
 _CLIENTS = flags.DEFINE_list(
@@ -198,14 +198,8 @@ def _kill(sides: Sequence[Side]) -> dict[str, Any]:
 
 def _facts(folder: pathlib.Path) -> dict[str, Any]:
   """Returns what a reader needs to judge the figures."""
-  model = platform.processor() or 'unknown CPU'
-  with contextlib.suppress(OSError):
-    for text in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
-      if text.startswith('model name'):
-        model = text.split(':')[1].strip()
-        break
   return {
-    'device': f'cpu: {model}, {os.cpu_count()} cores',
+    'device': worker_process.device_name(),
     'python': platform.python_version(),
     'fsyncs_per_s': fsyncs_per_s(folder),
     'load_average_before': round(os.getloadavg()[0], 2),

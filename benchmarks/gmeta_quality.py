@@ -22,6 +22,7 @@ import concurrent.futures
 import json
 import pathlib
 import statistics
+import sys
 from typing import Any
 
 from absl import app, flags
@@ -63,9 +64,9 @@ _METRICS = ('MAE', 'RMSE', 'nDCG@3', 'AUC', 'GAUC', 'NE')  # Shown, if known.
 _COMPARED = ('MAE', 'AUC', 'NE')  # The first two that are known.
 
 
-def run(name: str, seed: int) -> None:
-  """One job, unless it is done."""
-  quality_runs.run(
+def run(name: str, seed: int) -> bool:
+  """One job, unless it is done; returns whether it is now."""
+  return quality_runs.run(
     'launch.train_gmeta',
     pathlib.Path(_OUT.value) / f'{name}_{seed}',
     {
@@ -182,8 +183,8 @@ def main(argv: Sequence[str]) -> None:
       for seed in range(_SEEDS.value)
       for name in _ALGORITHMS.value
     ]
-  for job in jobs:
-    job.result()
+  if not all(job.result() for job in jobs):
+    sys.exit('Some runs failed; see log.txt in their folders.')
 
 
 if __name__ == '__main__':

@@ -41,7 +41,6 @@ import importlib.util
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 import time
@@ -50,7 +49,7 @@ from typing import Any
 from absl import app, flags
 import numpy as np
 
-from benchmarks import dlrm_problem, meta_problem
+from benchmarks import dlrm_problem, meta_problem, worker_process
 
 _META_PEERS = ('loop', 'functional', 'compiled')
 _DLRM_PEERS = ('tbe', 'torchrec')
@@ -156,17 +155,14 @@ def _make_step(
 
 
 def _work(side: str) -> None:
-  """Serves orders, a JSON line each, until stdin ends."""
-  out = os.fdopen(os.dup(1), 'w')
-  os.dup2(2, 1)  # What libraries print must not get between the replies.
+  """Serves orders until there are no more."""
   run: Callable[[], Any] | None = None
   if side == 'torch':  # Only the worker of a side imports its framework.
     import torch
 
     torch.set_num_threads(_THREADS.value)
     torch.set_num_interop_threads(1)
-  for line in sys.stdin:
-    order = json.loads(line)
+  for order, send in worker_process.orders():
     reply: Any = None
     if order['do'] == 'prepare':
       del run  # The tables of the last case may be large.
@@ -186,43 +182,21 @@ def _work(side: str) -> None:
         start = time.perf_counter()
         run()
         reply.append(time.perf_counter() - start)
-    print(json.dumps(reply), file=out, flush=True)
+    send(reply)
 
 
-class _Side:
-  """A worker process and the orders it takes."""
-
-  def __init__(self, side: str, env: dict[str, str]):
-    self._side = side
-    self._process = subprocess.Popen(
-      [
-        sys.executable,
-        '-m',
-        'benchmarks.meta_bench',
-        f'--side={side}',
-        f'--threads={_THREADS.value}',
-        f'--devices={_DEVICES.value}',
-      ],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-      env=os.environ | env,
-    )
-
-  def order(self, do: str, **fields: Any) -> Any:
-    self._process.stdin.write(json.dumps({'do': do} | fields) + '\n')
-    self._process.stdin.flush()
-    reply = self._process.stdout.readline()
-    if not reply:
-      raise RuntimeError(
-        f'meta_bench: the {self._side} worker died during {do!r}; its output '
-        'is above.'
-      )
-    return json.loads(reply)
-
-  def close(self) -> None:
-    self._process.stdin.close()
-    self._process.wait()
+def _side(side: str, env: dict[str, str]) -> worker_process.WorkerProcess:
+  return worker_process.WorkerProcess(
+    f'meta_bench --side={side}',
+    [
+      '-m',
+      'benchmarks.meta_bench',
+      f'--side={side}',
+      f'--threads={_THREADS.value}',
+      f'--devices={_DEVICES.value}',
+    ],
+    env,
+  )
 
 
 def disagreement(
@@ -291,14 +265,8 @@ def _compare(sides, case, peer, sizes, folder) -> dict[str, Any]:
 
 def _machine() -> dict[str, Any]:
   """Returns what a reader needs to judge the figures."""
-  model = 'unknown CPU'
-  with contextlib.suppress(OSError):
-    for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
-      if line.startswith('model name'):
-        model = line.split(':')[1].strip()
-        break
   return {
-    'device': f'cpu: {model}, {os.cpu_count()} cores',
+    'device': worker_process.device_name(),
     'antjax_devices': _DEVICES.value,
     'torch_threads': _THREADS.value,
     'dtype': 'float32',
@@ -354,8 +322,8 @@ def main(argv: Sequence[str]) -> None:
     folder = pathlib.Path(folder)
     meta_problem.save(meta_problem.make(sizes), folder / 'problem.npz')
     sides = {
-      'antjax': _Side('antjax', _antjax_env(_DEVICES.value)),
-      'torch': _Side('torch', _TORCH_ENV),
+      'antjax': _side('antjax', _antjax_env(_DEVICES.value)),
+      'torch': _side('torch', _TORCH_ENV),
     }
     for side in sides.values():
       stack.callback(side.close)

@@ -12,11 +12,11 @@ import sys
 import time
 from typing import Any
 
-# 97.5th percentile of Student's t by degrees of freedom.
-_STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776}
+# 97.5th percentile of Student's t of 1, 2, .. degrees of freedom.
+_STUDENT = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
-def run(module: str, folder: pathlib.Path, options: Mapping[str, Any]) -> None:
+def run(module: str, folder: pathlib.Path, options: Mapping[str, Any]) -> bool:
   """Runs a job in `folder` unless its results are there; prints a JSON line.
 
   Its log is log.txt in the folder. Jobs side by side in one parent folder share
@@ -26,9 +26,12 @@ def run(module: str, folder: pathlib.Path, options: Mapping[str, Any]) -> None:
     module: Of the script.
     folder: Its --run_dir.
     options: Its other flags.
+
+  Returns:
+    Whether the results are there now.
   """
   if (folder / 'results.json').exists():
-    return
+    return True
   folder.mkdir(parents=True, exist_ok=True)
   start = time.monotonic()
   with open(folder / 'log.txt', 'w', encoding='utf-8') as log:
@@ -46,6 +49,7 @@ def run(module: str, folder: pathlib.Path, options: Mapping[str, Any]) -> None:
   wall_s = round(time.monotonic() - start, 1)
   line = {'run': folder.name, 'exit_code': code, 'wall_s': wall_s}
   print(json.dumps(line), flush=True)
+  return code == 0
 
 
 def difference(values: Mapping[int, float], others: Mapping[int, float]) -> str:
@@ -53,11 +57,11 @@ def difference(values: Mapping[int, float], others: Mapping[int, float]) -> str:
 
   Args:
     values: Seed -> value.
-    others: The same of what it is compared with.
+    others: The same of what it is compared with; at most 10 seeds.
   """
   gaps = [value - others[seed] for seed, value in values.items()]
   mean = statistics.fmean(gaps)
   if len(gaps) < 2:
     return f'{mean:+.3f}'
   spread = statistics.stdev(gaps) / len(gaps) ** 0.5
-  return f'{mean:+.3f} ± {_STUDENT[len(gaps) - 1] * spread:.3f}'
+  return f'{mean:+.3f} ± {_STUDENT[len(gaps) - 2] * spread:.3f}'

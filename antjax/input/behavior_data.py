@@ -20,8 +20,6 @@ import hashlib
 import json
 import os
 import pathlib
-import shutil
-import tempfile
 from typing import Any, Literal
 
 import ibis
@@ -115,41 +113,25 @@ def prepare_behaviors(
     **json.loads(json.dumps(dataclasses.asdict(config))),
   }
   _check_shared(vocabulary, out)
-  if output_folder.is_current(out, made_of, overwrite=overwrite):
-    return output_folder.load_description(out), False
-  parent = pathlib.Path(os.path.abspath(out)).parent
-  parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=parent, prefix='.prepare-') as temporary:
-    work = pathlib.Path(temporary)
-    rejected = work / output_folder.REJECTED
+
+  def write(stage: pathlib.Path, work: pathlib.Path) -> dict[str, Any]:
     for name in ('raw', 'steps', 'spill'):
       (work / name).mkdir()
-    try:
-      with output_folder.staged(out) as stage:
-        source = read(work, rejected)
-        with engine_lib.backend(work, engine) as con:
-          description = _make(
-            con,
-            stage,
-            work,
-            source,
-            config,
-            pathlib.Path(vocabulary or work / 'vocabulary'),
-            made_of,
-            file_format,
-            progress,
-          )
-        description['config'] = made_of
-        if rejected.exists():
-          shutil.copy(rejected, stage / output_folder.REJECTED)
-        text = json.dumps(description, indent=2, ensure_ascii=False)
-        (stage / output_folder.DESCRIPTION).write_text(
-          text + '\n', encoding='utf-8'
-        )
-    except ValueError as e:
-      message = output_folder.keep_rejected(str(e), rejected, out)
-      raise ValueError(message) from e
-  return description, True
+    source = read(work, work / output_folder.REJECTED)
+    with engine_lib.backend(work, engine) as con:
+      return _make(
+        con,
+        stage,
+        work,
+        source,
+        config,
+        pathlib.Path(vocabulary or work / 'vocabulary'),
+        made_of,
+        file_format,
+        progress,
+      )
+
+  return output_folder.make(out, made_of, write, overwrite=overwrite)
 
 
 def _check_shared(

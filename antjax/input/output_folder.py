@@ -6,7 +6,7 @@ The folder's `dataset.json` names its configuration and its files. Data are
 written to a hidden folder beside it, which takes its name only at the end.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import json
 import os
@@ -34,7 +34,7 @@ def load_description(folder: str | os.PathLike[str]) -> dict[str, Any]:
   if not path.is_file():
     raise FileNotFoundError(
       f'{path} is missing: {folder} holds no prepared data;'
-      ' launch/prepare_data.py makes it.'
+      ' launch/prepare_data.py and launch/prepare_behaviors.py make them.'
     )
   try:
     description = json.loads(path.read_text(encoding='utf-8'))
@@ -42,7 +42,8 @@ def load_description(folder: str | os.PathLike[str]) -> dict[str, Any]:
       raise ValueError('no config and files')
   except (AttributeError, ValueError) as e:
     raise ValueError(
-      f'{path} was not written by launch/prepare_data.py ({e}).'
+      f'{path} was not written by launch/prepare_data.py or'
+      f' launch/prepare_behaviors.py ({e}).'
     ) from e
   return description
 
@@ -111,8 +112,8 @@ def is_current(
     return False
   if DESCRIPTION not in present:
     raise ValueError(
-      f'out={folder} is not empty and has no {DESCRIPTION}: it was not made'
-      ' by launch/prepare_data.py; choose another folder.'
+      f'out={folder} is not empty and has no {DESCRIPTION}: it holds no'
+      ' prepared data; choose another folder.'
     )
   description = load_description(folder)
   sizes = {f['path']: f['bytes'] for f in description['files'].values()}
@@ -166,6 +167,49 @@ def staged(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     data.rename(folder)
   finally:
     shutil.rmtree(stage)
+
+
+def make(
+  folder: str | os.PathLike[str],
+  config: Mapping[str, Any],
+  write_fn: Callable[[pathlib.Path, pathlib.Path], Mapping[str, Any]],
+  *,
+  overwrite: bool,
+) -> tuple[dict[str, Any], bool]:
+  """Makes a folder of data unless it holds them already.
+
+  Args:
+    folder: Folder to make; intermediate files are beside it.
+    config: See `is_current`.
+    write_fn: (folder to write the data to, folder for intermediate files) ->
+      content of `dataset.json` without `config`. Malformed lines go to the
+      file `REJECTED` of the second.
+    overwrite: Whether data of ours may be replaced.
+
+  Returns:
+    The content of `dataset.json`, and whether it was made now.
+
+  Raises:
+    ValueError: The folder holds other data or files that are not ours, or
+      `write_fn` raised one; the malformed lines are kept, see `keep_rejected`.
+  """
+  if is_current(folder, config, overwrite=overwrite):
+    return load_description(folder), False
+  parent = pathlib.Path(os.path.abspath(folder)).parent
+  parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(dir=parent, prefix='.prepare-') as temporary:
+    work = pathlib.Path(temporary)
+    rejected = work / REJECTED
+    try:
+      with staged(folder) as stage:
+        description = {**write_fn(stage, work), 'config': dict(config)}
+        if rejected.exists():
+          shutil.copy(rejected, stage / REJECTED)
+        text = json.dumps(description, indent=2, ensure_ascii=False)
+        (stage / DESCRIPTION).write_text(text + '\n', encoding='utf-8')
+    except ValueError as e:
+      raise ValueError(keep_rejected(str(e), rejected, folder)) from e
+  return description, True
 
 
 def file_entry(

@@ -15,8 +15,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
-import tempfile
 from typing import Any, Literal
 
 from absl import logging
@@ -85,37 +83,22 @@ def prepare_table(
     **json.loads(json.dumps(dataclasses.asdict(schema))),
     **{f'tasks.{k}': v for k, v in dataclasses.asdict(config).items()},
   }
-  if output_folder.is_current(out, made_of, overwrite=overwrite):
-    return output_folder.load_description(out), False
-  parent = pathlib.Path(os.path.abspath(out)).parent
-  parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=parent, prefix='.prepare-') as temporary:
-    work = pathlib.Path(temporary)
-    rejected = work / output_folder.REJECTED
-    try:
-      with output_folder.staged(out) as stage:
-        description = _make(
-          stage,
-          work,
-          files,
-          schema,
-          config,
-          engine,
-          file_format,
-          max_rejected_share,
-          progress,
-        )
-        description['config'] = made_of
-        if rejected.exists():
-          shutil.copy(rejected, stage / output_folder.REJECTED)
-        text = json.dumps(description, indent=2, ensure_ascii=False)
-        (stage / output_folder.DESCRIPTION).write_text(
-          text + '\n', encoding='utf-8'
-        )
-    except ValueError as e:
-      message = output_folder.keep_rejected(str(e), rejected, out)
-      raise ValueError(message) from e
-  return description, True
+  return output_folder.make(
+    out,
+    made_of,
+    lambda stage, work: _make(
+      stage,
+      work,
+      files,
+      schema,
+      config,
+      engine,
+      file_format,
+      max_rejected_share,
+      progress,
+    ),
+    overwrite=overwrite,
+  )
 
 
 def _make(

@@ -51,7 +51,7 @@ def test_other_settings(folder):
 @pytest.mark.parametrize('overwrite', [False, True])
 def test_foreign_folder(tmp_path, overwrite):
   (tmp_path / 'notes.txt').write_text('mine')
-  with pytest.raises(ValueError, match='was not made by launch/prepare_data'):
+  with pytest.raises(ValueError, match='holds no prepared data'):
     is_current(tmp_path, overwrite=overwrite)
   with pytest.raises(ValueError, match='is a file; needed: a folder'):
     is_current(tmp_path / 'notes.txt', overwrite=overwrite)
