@@ -9,7 +9,7 @@ import pathlib
 import sys
 import time
 
-from antjax.elastic import agent
+from antjax.elastic import host_sockets
 from antjax.elastic.process_group import Guard
 from benchmarks import cluster as cluster_lib
 from benchmarks import virtual_network
@@ -30,7 +30,10 @@ class Hosts:
     """Takes the virtual hosts; the last one is the coordinator's."""
     self._cluster = cluster
     self._guard = Guard()  # Ends what is on loopback when we vanish.
-    ports = (agent.free_port('127.0.0.1'), agent.free_port('127.0.0.1'))
+    ports = (
+      host_sockets.free_port('127.0.0.1'),
+      host_sockets.free_port('127.0.0.1'),
+    )
     self.proxy, self.coordinator = (f'127.0.0.1:{port}' for port in ports)
     if cluster is not None:
       address = virtual_network.address(cluster.num_hosts - 1)

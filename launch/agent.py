@@ -31,7 +31,7 @@ import tempfile
 from absl import app, flags
 
 from antjax.elastic import agent as agent_lib
-from antjax.elastic import security
+from antjax.elastic import host_sockets, security
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.process_group import Guard, Output
 from launch import worker_env
@@ -137,7 +137,7 @@ def main(argv: Sequence[str]) -> int:
     return 2
   try:
     address = values.address or own_address(values.coordinator)
-    agent_lib.free_port(address)
+    host_sockets.free_port(address)
     token = (
       security.read_token(values.token_file, 'agent')
       if values.token_file
@@ -150,7 +150,7 @@ def main(argv: Sequence[str]) -> int:
       token=token,
       tls_dir=values.tls_dir,
     )
-    held = agent_lib.hold_name(f'{values.job}/{values.name}/{address}')
+    held = host_sockets.hold_name(f'{values.job}/{values.name}/{address}')
   except (OSError, RuntimeError, ValueError) as error:
     say(f'{error}')
     return 2

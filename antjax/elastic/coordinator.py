@@ -17,7 +17,7 @@ from typing import Any
 from absl import logging
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import policy, security, status, writer
+from antjax.elastic import policy_by_name, security, status, writer
 from antjax.elastic.controller import Controller, ControllerConfig
 from antjax.elastic.decisions import Decisions
 from antjax.elastic.liveness import Liveness
@@ -46,7 +46,7 @@ class CoordinatorConfig:
     token_file: Lines `role token`; empty: none needed.
     tls_dir: Folder with ca.pem, cert.pem, key.pem; empty: no TLS.
     is_insecure: It may be open to other machines without them.
-    policy: What the Controller does, see `policy.resolve`.
+    policy: What the Controller does, see `policy_by_name.resolve`.
     lease_timeout_s: A worker silent for so long is given up.
     progress_timeout_s: So is one that makes no step for so long.
     is_restarting_ended: Jobs that have ended go on, as if started anew.
@@ -114,7 +114,7 @@ async def serve(
     else security.Tokens()
   )
   tls = security.read_tls(config.tls_dir) if config.tls_dir else None
-  policy_fn = policy.resolve(config.policy)
+  policy_fn = policy_by_name.resolve(config.policy)
   with Journal(config.journal) as journal:
     jobs = writer.load(journal)
     if jobs.names():

@@ -27,6 +27,21 @@ class Held:
   position: int
 
 
+@dataclasses.dataclass
+class SetAside:
+  """A shard that could not be read.
+
+  Attributes:
+    position: In its epoch.
+    message: Why.
+    bits: Of its records that are consumed.
+  """
+
+  position: int
+  message: str
+  bits: int
+
+
 class SharedEpoch:
   """Who has which shard of an epoch; changed by its `SharedLedger` only.
 

@@ -22,6 +22,7 @@ from antjax.input.shared_epoch import (
   DOING,
   DONE,
   SET_ASIDE,
+  SetAside,
   SharedEpoch,
   TODO,
 )
@@ -35,21 +36,6 @@ class _Over:
   stop: int
   num_done: int  # In each of them; the others are CONSUMED.
   num_set_aside: int
-
-
-@dataclasses.dataclass
-class SetAside:
-  """A shard that could not be read.
-
-  Attributes:
-    position: In its epoch.
-    message: Why.
-    bits: Of its records that are consumed.
-  """
-
-  position: int
-  message: str
-  bits: int
 
 
 class SharedEpochs:

@@ -26,10 +26,11 @@ from antjax.input.shared_epoch import (
   CONSUMED,
   DONE,
   SET_ASIDE,
+  SetAside,
   SharedEpoch,
   TODO,
 )
-from antjax.input.shared_epochs import SetAside, SharedEpochs
+from antjax.input.shared_epochs import SharedEpochs
 
 MAX_SET_ASIDE = 10_000
 MAX_MESSAGE = 500  # Characters kept of an error's text.

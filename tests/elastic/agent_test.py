@@ -16,8 +16,8 @@ import pytest
 
 from antjax.elastic import agent as agent_lib
 from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic import host_sockets, process_group
 from antjax.elastic import jobs as jobs_lib
-from antjax.elastic import process_group
 from antjax.elastic import rendezvous as rendezvous_lib
 from antjax.elastic.client import CoordinatorGoneError, StaleError
 
@@ -415,8 +415,8 @@ def test_a_name_is_held_until_the_guard_has_done_its_work(tmp_path):
   key = f'job/a/{tmp_path}'
   code = (
     'import os, signal, subprocess, sys\n'
-    'from antjax.elastic import agent, process_group\n'
-    f'held = agent.hold_name({key!r})\n'
+    'from antjax.elastic import host_sockets, process_group\n'
+    f'held = host_sockets.hold_name({key!r})\n'
     'guard = process_group.Guard(keep=[held.fileno()])\n'
     "child = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
     'guard.add(child.pid)\n'
@@ -427,20 +427,20 @@ def test_a_name_is_held_until_the_guard_has_done_its_work(tmp_path):
     [sys.executable, '-c', code], stdout=subprocess.PIPE, timeout=60
   )
   assert done.returncode == -9
-  held = agent_lib.hold_name(key)
+  held = host_sockets.hold_name(key)
   assert not _is_alive(int(done.stdout))
   with pytest.raises(RuntimeError, match=f'an agent {re.escape(key)} runs'):
-    agent_lib.hold_name(key, wait_s=0.2)
+    host_sockets.hold_name(key, wait_s=0.2)
   held.close()
-  agent_lib.hold_name(key, wait_s=0.0).close()
+  host_sockets.hold_name(key, wait_s=0.0).close()
 
 
 def test_free_port_is_of_the_address():
-  port = agent_lib.free_port('127.0.0.1')
+  port = host_sockets.free_port('127.0.0.1')
   with socket.socket() as server:
     server.bind(('127.0.0.1', port))
   with pytest.raises(RuntimeError, match='address=192.0.2.1 is none of this'):
-    agent_lib.free_port('192.0.2.1')  # Nobody's.
+    host_sockets.free_port('192.0.2.1')  # Nobody's.
 
 
 if __name__ == '__main__':
