@@ -3,6 +3,7 @@
 """Data of launch/train_bahe.py: clicks and histories to batches."""
 
 from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import functools
 import pathlib
 from typing import Any, TYPE_CHECKING
@@ -15,6 +16,7 @@ from antjax.ctr.bahe import batches
 from antjax.ctr.bahe.model import Sizes
 from antjax.input import output_folder, records
 from antjax.input.behavior_vocabulary import BehaviorVocabulary
+from antjax.train import progress
 from launch import bahe_identity, bahe_users, common
 
 if TYPE_CHECKING:
@@ -116,7 +118,12 @@ class Clicks:
     return data.batch(self.rows).map(make)
 
   def evaluation(
-    self, split: str, prepare: Any, *, with_index: bool = False
+    self,
+    split: str,
+    prepare: Any,
+    *,
+    with_index: bool = False,
+    title: str = '',
   ) -> Iterator[dict[str, Any]]:
     """This process's share of a split, once, filled up to whole batches.
 
@@ -127,6 +134,7 @@ class Clicks:
       prepare: `ClickModel.prepare`.
       with_index: Add 'index' int32 [B], the number of the example; always of
         the whole split.
+      title: Of a progress bar; '': none.
     """
     source = self._sources[split]
     size = self.rows_per_device * self._num_devices
@@ -135,17 +143,29 @@ class Clicks:
     if limit and not with_index:
       num = min(len(starts), -(-limit // size))
       starts = [starts[i * len(starts) // num] for i in range(num)]
-    for first in starts[jax.process_index() :: jax.process_count()]:
-      found = source.read(first, min(first + size, len(source)))
-      columns = {k: np.stack([r[k] for r in found]) for k in found[0]}
-      index = first + np.arange(len(found))
-      batch = self._batch(split, columns, index, size)
-      prepared = prepare(batch, self._num_devices)
-      if with_index:
-        padded = np.zeros(size, np.int32)
-        padded[: len(index)] = index
-        prepared['index'] = padded
-      yield prepared
+    mine = starts[jax.process_index() :: jax.process_count()]
+    bar = progress.Progress(len(mine), name=title) if title else None
+    with bar or contextlib.nullcontext():
+      for done, first in enumerate(mine, 1):
+        yield self._prepared(split, prepare, first, size, with_index)
+        if bar is not None:  # The other processes do as many.
+          bar.update(done, num_examples=size * jax.process_count())
+
+  def _prepared(
+    self, split: str, prepare: Any, first: int, size: int, with_index: bool
+  ) -> dict[str, Any]:
+    """The examples from `first` on, up to `size` of them."""
+    source = self._sources[split]
+    found = source.read(first, min(first + size, len(source)))
+    columns = {k: np.stack([r[k] for r in found]) for k in found[0]}
+    index = first + np.arange(len(found))
+    batch = self._batch(split, columns, index, size)
+    prepared = prepare(batch, self._num_devices)
+    if with_index:
+      padded = np.zeros(size, np.int32)
+      padded[: len(index)] = index
+      prepared['index'] = padded
+    return prepared
 
   def example(self, prepare: Any) -> dict[str, Any]:
     """A batch like those of `training`, of the first records."""

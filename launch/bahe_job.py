@@ -165,6 +165,8 @@ class BaheJob:
   def _best(self, state: TrainState, checkpoints: Any) -> TrainState:
     """The state of the best validation, from its checkpoint."""
     step = self._early.best_step
+    if step is None:  # Stopped before the first validation.
+      return state
     del state  # Its memory is the restored one's.
     with checkpoint.Checkpointer(
       str(checkpoints),
@@ -174,7 +176,6 @@ class BaheJob:
       best_metric=self._config.best_metric,
       best_mode=evaluate.best_mode(self._config.best_metric),
     ) as saver:
-      step = saver.best_step() if step is None else step
       logging.info(
         'Early stopping: the best %s is that of step %s.',
         self._config.best_metric,
@@ -192,11 +193,17 @@ class BaheJob:
       f'validation_{name}': x for name, x in found.items() if math.isfinite(x)
     }
 
-  def scores(self, state: TrainState, split: str) -> Scores:
-    """Scores of a split by name; see `antjax.ctr.evaluate`."""
+  def scores(self, state: TrainState, split: str, title: str = '') -> Scores:
+    """Scores of a split by name; see `antjax.ctr.evaluate`.
+
+    Args:
+      state: To score.
+      split: Its name.
+      title: Of a progress bar; '': none.
+    """
     return self.trainer.evaluate(
       state,
-      self._clicks.evaluation(split, self._model.prepare),
+      self._clicks.evaluation(split, self._model.prepare, title=title),
       self._predict,
       evaluate.click_metrics(),
     )
@@ -223,8 +230,20 @@ class EarlyStopping:
     return 0 < self._patience <= self._num_worse
 
   def see(self, step: int, values: Mapping[str, Any]) -> None:
-    """Looks at a step's values, of which few have a validation."""
+    """Looks at a step's values, of which few have a validation.
+
+    Raises:
+      ValueError: The first validation has no such metric.
+    """
     value = values.get(self._metric)
+    if value is None and self._patience and self.best_step is None:
+      found = [name for name in values if name.startswith('validation_')]
+      if found:
+        raise ValueError(
+          f'best_metric={self._metric}: the validation examples give no such'
+          f' number, so patience would never end; they give'
+          f' {", ".join(found)}.'
+        )
     if value is None or step <= self._seen:
       return
     self._seen = step

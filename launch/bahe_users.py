@@ -158,7 +158,9 @@ def export(
     file = np.load(path, mmap_mode='r+')
     found = trainer.evaluate(
       state,
-      clicks.evaluation(split, model.prepare, with_index=True),
+      clicks.evaluation(
+        split, model.prepare, with_index=True, title=f'export {split}'
+      ),
       predict,
       {'rows': _Writer(file)},
     )

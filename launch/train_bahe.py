@@ -219,7 +219,10 @@ def train(config: Config, job: common.Job) -> dict[str, dict[str, float]]:
   built = bahe_model.build(config, job, clicks)
   bahe = BaheJob(config, job, clicks, built)
   state = bahe.fit()
-  scores = {s: bahe.scores(state, s) for s in ('validation', 'test')}
+  scores = {
+    split: bahe.scores(state, split, f'score {split}')
+    for split in ('validation', 'test')
+  }
   if config.export_users:
     bahe_users.export(job.run_dir, bahe.trainer, state, clicks, built.model)
   if job.is_main:

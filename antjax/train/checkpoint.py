@@ -147,10 +147,6 @@ class Checkpointer:
       ) from error
     self._manager.check_for_errors()
 
-  def best_step(self) -> int | None:
-    """Step of the best checkpoint by `best_metric`, or None."""
-    return self._manager.best_step()
-
   def wait(self) -> None:
     """Blocks until the last `save` is committed.
 

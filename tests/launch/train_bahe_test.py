@@ -322,6 +322,16 @@ def test_a_run_goes_on_with_what_it_was_made_of(tmp_path):
   ) != bahe_identity.of_data({'config': 1, 'counts': 2, 'splits': 4})
 
 
+def test_early_stopping_refuses_a_metric_that_nothing_gives():
+  early = bahe_job.EarlyStopping(2, 'validation_new_item/auc')
+  early.see(1, {'loss': 0.5})
+  with pytest.raises(ValueError, match='no such number.* validation_auc'):
+    early.see(2, {'loss': 0.5, 'validation_auc': 0.6})
+  early.see(2, {'validation_new_item/auc': 0.6})
+  early.see(3, {'validation_auc': 0.6})  # Undefined for once.
+  assert early.best_step == 2
+
+
 def test_early_stopping_counts_validations():
   early = bahe_job.EarlyStopping(2, 'validation_log_loss')
   for step, loss in ((2, 0.6), (4, 0.5), (4, 0.9), (6, 0.55)):
