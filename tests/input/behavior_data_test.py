@@ -341,6 +341,27 @@ def test_rows_that_do_not_fit_are_set_aside_and_listed(log, tmp_path):
   ]
 
 
+def test_numbers_beyond_float32_are_set_aside(tmp_path):
+  folder = tmp_path / 'log'
+  folder.mkdir()
+  rows = [f'ann,item {i},{i / 7!r},{i % 2}' for i in range(10)]
+  rows[4] = 'ann,item 4,1e300,0'
+  (folder / 'log.csv').write_text('\n'.join(['who,what,worth,liked', *rows]))
+  (folder / 'log.yaml').write_text(
+    'columns: {who: string, what: string, worth: float64, liked: int32}\n'
+    'user: who\nitem: what\nlabel: liked\nnumeric: [worth]\n'
+  )
+  config = ExampleConfig(split='last')
+  behavior_fixture.prepare(
+    folder, tmp_path / 'out', config, max_rejected_share=0.1
+  )
+  description = output_folder.load_description(tmp_path / 'out')
+  assert description['counts']['rows_beyond_float32'] == 1
+  assert description['counts']['examples'] == 9
+  listed = pyarrow.csv.read_csv(tmp_path / 'out' / 'rejected.csv').to_pylist()
+  assert [(row['line'], row['column']) for row in listed] == [(5, 'worth')]
+
+
 def test_a_sequence_without_events_can_be_mapped(tmp_path):
   log = behavior_fixture.Log(num_rows=30)
   for row in log.rows:
