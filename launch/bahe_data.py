@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data of launch/train_bahe.py: clicks and histories to batches."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 import contextlib
 import functools
 import pathlib
