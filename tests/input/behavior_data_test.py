@@ -265,6 +265,24 @@ def test_the_last_rows_of_each_user_are_held_out(log, tmp_path):
     assert held[2][user] == examples[-1:]
 
 
+def test_a_share_of_the_users_is_kept_whole(log, tmp_path):
+  source = log.write(tmp_path / 'log')
+  kept = []
+  for seed in (0, 1):
+    config = ExampleConfig(user_share=0.5, seed=seed)
+    behavior_fixture.prepare(source, tmp_path / str(seed), config)
+    found = behavior_fixture.read_back(tmp_path / str(seed))
+    told = [e for examples in found.values() for e in examples]
+    users = {e['user'] for e in told}
+    expected = [e for e in log.expected() if e['user'] in users]
+    every = {e['user'] for e in log.expected()}
+    assert len(users) == len(every) // 2 and len(told) == len(expected)
+    key = lambda e: (e['user'], e['time'], e['item'], e['histories'])
+    assert sorted(map(key, told)) == sorted(map(key, expected))
+    kept.append(users)
+  assert kept[0] != kept[1]
+
+
 def test_a_vocabulary_grows_from_day_to_day(tmp_path):
   vocabulary = tmp_path / 'behaviors'
   texts: list[str] = []
