@@ -178,14 +178,19 @@ class Collectives:
 XLA = Collectives()
 
 
-def for_mesh(algorithm: str, mesh: jax.sharding.Mesh) -> Collectives:
+def for_mesh(
+  algorithm: str,
+  mesh: jax.sharding.Mesh,
+  links: cost_model.Links | None = None,
+) -> Collectives:
   """The algorithm with what suits the devices of a mesh.
 
   XLA joins small messages on GPU and TPU; on CPU nobody does, and each message
   waits for the slowest host several times: there leaves share messages.
   """
   is_cpu = mesh.devices.flat[0].platform == 'cpu'
-  return Collectives(algorithm, bucket_bytes=_CPU_BUCKET_BYTES if is_cpu else 0)
+  bucket_bytes = _CPU_BUCKET_BYTES if is_cpu else 0
+  return Collectives(algorithm, links, bucket_bytes=bucket_bytes)
 
 
 def _bytes(x: jax.Array) -> int:
