@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from antjax.collectives.choose import Collectives
+from antjax.collectives.choose import Collectives, for_mesh
 from antjax.input import dataset, output_folder, records, text
 from antjax.lm import cost, generate, transformer
 from antjax.lm import tokenizer as tokenizer_lib
@@ -113,7 +113,7 @@ class LMJob:
     collectives: str | Collectives = config.collectives
     if collectives == 'auto':
       links = lm_paro.links_of(config, self._job)
-      collectives = Collectives('auto', links=links)
+      collectives = for_mesh('auto', self._job.mesh, links=links)
     optimizer = config.optimizer.build(config.num_steps)
     self.paro = lm_paro.choose(
       config, self._job, model, optimizer, options, self.peak_flops

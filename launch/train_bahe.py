@@ -136,8 +136,8 @@ class Config(common.JobConfig):
   ] = 0
   eval_examples: Annotated[
     int,
-    'Examples of validation and test that are scored, in evenly spread batches;'
-    ' 0: all.',
+    'Examples of validation and test that are scored, in evenly spread runs of'
+    ' 64; 0: all.',
   ] = 0
   patience: Annotated[
     int,

@@ -22,6 +22,7 @@ from antjax.ctr.bahe import model, tuning
 from antjax.input.behavior_vocabulary import BehaviorVocabulary
 from antjax.train import checkpoint
 from launch import (
+  bahe_data,
   bahe_job,
   bahe_users,
   build_behavior_store,
@@ -320,6 +321,18 @@ def test_a_run_goes_on_with_what_it_was_made_of(tmp_path):
   assert run_identity.of_data(
     {'config': 1, 'counts': 2, 'splits': 3}
   ) != run_identity.of_data({'config': 1, 'counts': 2, 'splits': 4})
+
+
+@pytest.mark.parametrize(
+  'num_examples, limit, num_chosen',
+  [(10, 0, 10), (10, 4, 4), (100, 99, 99), (1000, 128, 128), (1000, 130, 130)],
+)
+def test_examples_to_score_are_spread_runs(num_examples, limit, num_chosen):
+  index = bahe_data.spread_examples(num_examples, limit)
+  assert len(index) == len(np.unique(index)) == num_chosen
+  assert index.min() >= 0 and index.max() < num_examples
+  assert (np.diff(index) > 0).all()
+  assert np.count_nonzero(np.diff(index) > 1) <= num_chosen // 64
 
 
 def test_early_stopping_refuses_a_metric_that_nothing_gives():
