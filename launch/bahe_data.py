@@ -17,7 +17,7 @@ from antjax.ctr.bahe.model import Sizes
 from antjax.input import output_folder, records
 from antjax.input.behavior_vocabulary import BehaviorVocabulary
 from antjax.train import progress
-from launch import bahe_identity, bahe_users, common
+from launch import bahe_users, common, run_identity
 
 if TYPE_CHECKING:
   from launch.train_bahe import Config
@@ -63,7 +63,7 @@ class Clicks:
     self._users = bahe_users.UserVectors.open(
       config.user_embeddings,
       {s: len(x) for s, x in self._sources.items()},
-      bahe_identity.of_data(self.description),
+      run_identity.of_data(self.description),
     )
     self.user_vectors = self._users.name if self._users else ''
     self.sizes = Sizes(

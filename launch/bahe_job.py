@@ -20,7 +20,7 @@ from antjax.input import dataset
 from antjax.train import checkpoint, progress
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
-from launch import auto_paro, bahe_identity, bahe_memory, common
+from launch import auto_paro, bahe_memory, common, run_identity
 from launch.bahe_data import Clicks
 from launch.bahe_model import Built
 
@@ -116,7 +116,7 @@ class BaheJob:
     """Trains, or goes on, in the run folder; the state is the best one."""
     config, run_dir = self._config, self._job.run_dir
     checkpoints = (run_dir / 'checkpoints').absolute()
-    bahe_identity.check(run_dir, self._built.made_of)
+    run_identity.check(run_dir, self._built.made_of)
     start = checkpoint.latest_step(checkpoints) or 0
     state = self.trainer.init(self._built.params, seed=config.seed)
     self.memory = bahe_memory.account(
@@ -142,7 +142,7 @@ class BaheJob:
         if log is None:  # The checkpoint, if any, fits: now files may change.
           self._job.save_config()
           if self._job.is_main:
-            bahe_identity.save(run_dir, self._built.made_of)
+            run_identity.save(run_dir, self._built.made_of)
           log = stack.enter_context(progress.RunLog(run_dir, resume_step=start))
         bar.update(
           step,

@@ -25,12 +25,12 @@ from antjax.mesh.paro import PaRO
 from antjax.train import checkpoint
 from launch import (
   bahe_data,
-  bahe_identity,
   bahe_job,
   bahe_users,
   build_behavior_store,
   common,
   prepare_behaviors,
+  run_identity,
   script,
   train_bahe,
 )
@@ -320,17 +320,17 @@ def test_flags_are_checked_before_anything_starts(changes, message):
 
 def test_a_run_goes_on_with_what_it_was_made_of(tmp_path):
   made_of = {'tower': 'store', 'language model': 'a', 'cut of the store': 3}
-  bahe_identity.check(tmp_path, made_of)  # A new run.
-  bahe_identity.save(tmp_path, made_of)
-  bahe_identity.check(tmp_path, made_of)
+  run_identity.check(tmp_path, made_of)  # A new run.
+  run_identity.save(tmp_path, made_of)
+  run_identity.check(tmp_path, made_of)
   changed = {'tower': 'store', 'language model': 'b'}
   with pytest.raises(
     ValueError, match='another language model and cut of the store than'
   ):
-    bahe_identity.check(tmp_path, changed)
-  assert bahe_identity.of_data(
+    run_identity.check(tmp_path, changed)
+  assert run_identity.of_data(
     {'config': 1, 'counts': 2, 'splits': 3}
-  ) != bahe_identity.of_data({'config': 1, 'counts': 2, 'splits': 4})
+  ) != run_identity.of_data({'config': 1, 'counts': 2, 'splits': 4})
 
 
 @pytest.mark.parametrize(
