@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import dataclasses
 import math
 
-from antjax.mesh.mesh import INTER, INTRA
+from antjax.mesh.mesh import INTRA
 from antjax.train import census
 from antjax.train.census import Collective
 from antjax.train.moves import moves
