@@ -77,6 +77,11 @@ class Tasks:
       for record in self._validation.read(0, config.validation_tasks)
     }
 
+  @property
+  def is_elastic(self) -> bool:
+    """Whether agents run the job: groups do unequal numbers of batches."""
+    return self._job.agent is not None
+
   def fit(
     self,
     name: str,

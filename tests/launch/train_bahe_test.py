@@ -4,6 +4,7 @@
 
 import dataclasses
 import json
+import logging
 import math
 import os
 import pathlib
@@ -20,6 +21,7 @@ import antjax
 from antjax.ctr import heads
 from antjax.ctr.bahe import model, tuning
 from antjax.input.behavior_vocabulary import BehaviorVocabulary
+from antjax.mesh.paro import PaRO
 from antjax.train import checkpoint
 from launch import (
   bahe_data,
@@ -199,6 +201,14 @@ def test_homes_of_the_table_give_the_same_scores(folder, tmp_path, home):
 
 
 @pytest.mark.slow
+def test_the_planner_chooses_the_code(folder, tmp_path, caplog):
+  caplog.set_level(logging.INFO)
+  train(folder, tmp_path, paro='auto', num_steps=1, head=heads.HeadConfig())
+  results = json.loads((tmp_path / 'results.json').read_text())
+  PaRO.from_code(results['paro'])
+  assert 'paro=auto: ' in caplog.text
+
+
 def test_lora_trains_adapters_and_places_only(folder, tmp_path):
   train(folder, tmp_path / 'run', tuning='lora', num_steps=2)
   found = saved_params(tmp_path / 'run', 2)
