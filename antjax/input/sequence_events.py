@@ -121,12 +121,7 @@ class SequenceEvents:
     Returns:
       int32 [X, length], 0 behind the newest event.
     """
-    starts, stops = self.spans(user, position)
-    places = np.maximum(starts, stops - length)[:, None] + np.arange(length)
-    is_there = places < stops[:, None]
-    found = np.zeros(places.shape, np.int32)
-    found[is_there] = self.events[places[is_there]]
-    return found
+    return newest(self.events, *self.spans(user, position), length)
 
   def whole_histories(
     self, user: np.ndarray, position: np.ndarray
@@ -161,6 +156,47 @@ class SequenceEvents:
       counts += np.bincount(found, minlength=num_items)
     return counts
 
+  def windows(self, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts all events into runs for models that predict at every place.
+
+    Each event but a user's first is in one run behind the place where it is
+    predicted; runs of a user share one event, and the oldest one may be short.
+
+    Args:
+      length: Most events that are predicted in a run.
+
+    Returns:
+      (starts, stops) int64 [runs], users one after the other, each oldest
+      first: from 2 to length + 1 events each.
+    """
+    predicted = np.maximum(self.lengths - 1, 0)
+    counts = -(-predicted // length)
+    stops = np.repeat(self.stops, counts)
+    ends = np.cumsum(counts)
+    # Runs that follow in the user's events.
+    later = np.repeat(ends, counts) - 1 - np.arange(len(stops))
+    stops = stops - later * length
+    starts = np.maximum(stops - length - 1, np.repeat(self.starts, counts))
+    return starts, stops
+
+
+def newest(
+  events: np.ndarray, starts: np.ndarray, stops: np.ndarray, length: int
+) -> np.ndarray:
+  """The newest events of spans, int32 [X, length], 0 behind the newest one.
+
+  Args:
+    events: int32 [E]; may be a memory map.
+    starts: int [X].
+    stops: int [X].
+    length: Events to take.
+  """
+  places = np.maximum(starts, stops - length)[:, None] + np.arange(length)
+  is_there = places < stops[:, None]
+  found = np.zeros(places.shape, np.int32)
+  found[is_there] = events[places[is_there]]
+  return found
+
 
 class ExampleSource:
   """Examples as records {'user', 'position'}, for `LeasedDataset` and Grain."""
@@ -178,4 +214,23 @@ class ExampleSource:
     user, position = self._events.examples(np.arange(start, stop))
     return [
       {'user': u, 'position': p} for u, p in zip(user, position, strict=True)
+    ]
+
+
+class SpanSource:
+  """Spans of events as records {'start', 'stop'}; see `windows`."""
+
+  def __init__(self, starts: np.ndarray, stops: np.ndarray):
+    self._starts, self._stops = starts, stops
+
+  def __len__(self) -> int:
+    return len(self._starts)
+
+  def read(self, start: int, stop: int) -> Sequence[dict[str, Any]]:
+    """Returns the spans start <= index < stop, int64 scalars."""
+    record_schema.check_block('SpanSource', start, stop, len(self))
+    part = slice(start, stop)
+    return [
+      {'start': a, 'stop': b}
+      for a, b in zip(self._starts[part], self._stops[part], strict=True)
     ]
