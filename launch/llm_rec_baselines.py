@@ -77,9 +77,7 @@ class Config(common.JobConfig):
   model: Annotated[
     str, 'Language model of the texts: Hugging Face folder or GGUF file.'
   ] = 'data/minilm'
-  max_history: Annotated[
-    int, 'Newest items that methods of texts read.'
-  ] = 10
+  max_history: Annotated[int, 'Newest items that methods of texts read.'] = 10
   max_text_tokens: Annotated[
     int, 'Tokens of a text at most; the newest are kept.'
   ] = 256
@@ -314,9 +312,7 @@ def _write(
   os.replace(temporary, path)
 
 
-def print_table(
-  found: dict[str, Any], metric: str = 'ndcg@10'
-) -> None:
+def print_table(found: dict[str, Any], metric: str = 'ndcg@10') -> None:
   """One line a method, one column a part of the examples that has any."""
   for kind, title in (
     (evaluation.SAMPLED, 'among drawn items of the domain'),

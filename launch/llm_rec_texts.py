@@ -13,7 +13,6 @@ from antjax.lm import pretrained, pretrained_tokenizer
 from antjax.train import progress
 
 
-
 class TextEncoder:
   """Texts -> the mean of the model's last layer over their tokens.
 

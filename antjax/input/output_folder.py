@@ -42,8 +42,7 @@ def load_description(folder: str | os.PathLike[str]) -> dict[str, Any]:
       raise ValueError('no config and files')
   except (AttributeError, ValueError) as e:
     raise ValueError(
-      f'{path} was not written by launch/prepare_*.py'
-      f' ({e}).'
+      f'{path} was not written by launch/prepare_*.py ({e}).'
     ) from e
   return description
 
