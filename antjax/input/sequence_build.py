@@ -22,6 +22,9 @@ from ibis.expr import types as ir
 from antjax.input import prepare, sequence_core
 from antjax.input.sequence_data import MIN_EVENTS
 
+# White space and control characters: one blank in a title.
+_BLANKS = r'[\s\x00-\x1f\x7f]+'
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SequenceConfig:
@@ -126,6 +129,8 @@ def _one_row_an_item(
 ) -> ir.Table:
   """(item, domain int32, title) with each item once."""
   rows = steps.con.read_parquet(str(source.items / '*.parquet'))
+  title = rows['title'].re_replace(_BLANKS, ' ').strip()
+  rows = rows.mutate(title=title)
   order = [rows['title'] == '', rows['row']]
   rank = ibis.row_number().over(
     ibis.window(group_by=rows['item'], order_by=order)

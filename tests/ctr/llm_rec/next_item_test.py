@@ -46,10 +46,10 @@ def test_what_comes_later_does_not_change_what_came_before(encoder):
   encode = jax.jit(encoder)
   base = np.asarray(encode(params, x))
   for place in range(6):
-    other = np.asarray(encode(params, x.at[:, place].add(1.0)))
+    other = np.asarray(encode(params, x.at[:, place].multiply(-1)))
     # Exactly: nothing of a later item may come in, not even times zero.
     np.testing.assert_array_equal(other[:, :place], base[:, :place])
-    assert (np.abs(other[:, place:] - base[:, place:]).max((0, 2)) > 1e-4).all()
+    assert (np.abs(other[:, place:] - base[:, place:]).max((0, 2)) > 1e-3).all()
 
 
 @ENCODERS
