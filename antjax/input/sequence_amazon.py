@@ -26,12 +26,12 @@ _PREFIX, _SUFFIXES = 'meta_', ('.json.gz', '.json')
 _NO_DELIMITER = '\x1f'
 
 
-@ibis.udf.scalar.builtin
+@ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]
 def json_valid(text: str) -> bool:  # type: ignore[empty-body]
   """Whether a text is JSON; DuckDB's."""
 
 
-@ibis.udf.scalar.builtin
+@ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]
 def json_extract_string(text: str, path: str) -> str:  # type: ignore[empty-body]
   """The value at a path of a JSON text; DuckDB's."""
 
