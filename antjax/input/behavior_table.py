@@ -188,7 +188,7 @@ def _within_float32(
   )
   column = ', '.join(n.removeprefix(_ITEM_PREFIX) for n in wide)
   found = step.set_aside(table, is_bad, column, 'is beyond float32')
-  step.keep_rejected('beyond')
+  rejected_lines.put_aside(step.rejected, 'beyond')
   return found
 
 
