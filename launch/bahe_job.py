@@ -52,7 +52,7 @@ class BaheJob:
     dtype = jnp.dtype(config.compute_dtype)
     self.trainer = Trainer(
       self._loss,
-      config.optimizer.build(self.num_steps),
+      config.optimizer.build(self.num_steps, tuning.is_lm),
       mesh=job.mesh,
       paro=config.paro,
       collectives=config.collectives,

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import rich
 import rich.table
 
+from antjax.ctr import tuning as ctr_tuning
 from antjax.ctr.bahe import tuning
 from antjax.ctr.bahe.full_text import FullTextTower
 from antjax.ctr.bahe.model import ClickModel
@@ -47,7 +48,7 @@ def account(
     'table': built.table_bytes,
     'table_level': built.table_level,
     'activations': activation_bytes(config, model, clicks),
-    'frozen_share': tuning.frozen_share(
+    'frozen_share': ctr_tuning.frozen_share(
       built.params,
       tuning.trainable(config.effective_tuning),
       built.num_absent,

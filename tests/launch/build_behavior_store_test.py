@@ -19,7 +19,7 @@ import pytest
 from antjax.ctr.bahe import store_writer
 from antjax.ctr.bahe.encode import Encoder
 from antjax.ctr.bahe.store import BehaviorStore
-from antjax.ctr.bahe.token_cache import Tokenizer
+from antjax.lm.token_cache import Tokenizer
 from antjax.input import behavior_vocabulary, prepare
 from antjax.lm import pretrained_tokenizer
 from launch import build_behavior_store, script

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import antjax
-from antjax.ctr import heads
-from antjax.ctr.bahe import model, tuning
+from antjax.ctr import heads, tuning
+from antjax.ctr.bahe import model
 from antjax.input.behavior_vocabulary import BehaviorVocabulary
 from antjax.train import checkpoint
 from launch import (

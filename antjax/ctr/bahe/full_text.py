@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from antjax.ctr.bahe import encode, text_join
-from antjax.ctr.bahe.token_cache import TokenCache
+from antjax.lm.token_cache import TokenCache
 from antjax.ctr.bahe.towers import Batch, Encoded, PyTree
 from antjax.lm import transformer
 from antjax.lm.config import Config

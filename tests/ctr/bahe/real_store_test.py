@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from antjax.ctr.bahe import encode, store_writer, token_cache
+from antjax.ctr.bahe import encode, store_writer
+from antjax.lm import token_cache
 from antjax.ctr.bahe.manifest import Manifest
 from antjax.ctr.bahe.store import BehaviorStore
 from antjax.lm import pretrained, split

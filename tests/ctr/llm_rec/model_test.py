@@ -1,0 +1,232 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""LLM-Rec's step against the recipe, done plainly; devices against one."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from antjax.ctr.llm_rec import tuning
+from antjax.ctr.llm_rec.inputs import TrainingInputs
+from antjax.ctr.llm_rec.losses import LossConfig
+from antjax.ctr.llm_rec.model import LLMRec, VectorConfig
+from antjax.lm import packed, transformer
+from antjax.mesh.mesh import make_mesh
+from antjax.train.trainer import Trainer
+from tests.ctr.llm_rec import small_catalogue
+from tests.ctr.llm_rec.small_catalogue import COUNTS, DOMAINS
+from tests.lm import tiny_models
+
+B = 8
+FAMILIES = ['bert', 't5', 'opt', 'llama']
+
+
+def inputs_of(family, loss, part=B, **options):
+  found = TrainingInputs(
+    small_catalogue.text_maker(family),
+    loss,
+    DOMAINS,
+    COUNTS,
+    examples_per_part=part,
+    **options,
+  )
+  samples = [small_catalogue.examples(part, seed) for seed in range(8)]
+  found.fit(samples)
+  return found
+
+
+def model_of(family, loss, **options):
+  marks = small_catalogue.MARKS[family]
+  config = tiny_models.CONFIGS[family]
+  return LLMRec(config, marks.pooling, loss_config=loss, **options)
+
+
+def recipe(family, params, batch, negatives):
+  """The official code's loss: each text by itself, one softmax an example."""
+  config, marks = tiny_models.CONFIGS[family], small_catalogue.MARKS[family]
+  rows = small_catalogue.rows()
+
+  def vector(items):
+    ids = [*marks.leading, *np.concatenate([rows[i] for i in items])]
+    ids = jnp.asarray([*ids, *marks.trailing], jnp.int32)
+    x_TD = transformer.hidden(config, params['lm'], ids[None])[0]
+    return x_TD[0] if marks.pooling == 'first' else x_TD[len(ids) - 1]
+
+  losses = []
+  for history, target, own in zip(
+    batch['history'], batch['target'], negatives, strict=True
+  ):
+    user = vector(history[history != 0])
+    items = jnp.stack([vector([i]) for i in (target, *own)])
+    losses.append(-jax.nn.log_softmax(items @ user)[0])
+  return jnp.stack(losses)
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_the_loss_is_the_recipes(family):
+  loss = LossConfig(num_negatives=3)
+  inputs = inputs_of(family, loss)
+  batch = small_catalogue.examples(B, seed=1)
+  prepared = inputs(batch, 1)
+  model = model_of(family, loss)
+  params = model.init_params(
+    jax.random.key(0), tiny_models.params_of(model.lm)
+  )
+  got, weights = jax.jit(model.loss)(params, prepared)
+  # What was drawn, once more.
+  forbidden = np.concatenate([batch['target'][:, None], batch['seen']], axis=1)
+  drawn = inputs._sampler.draw(batch['key'], batch['domain'], forbidden, 3)
+  want = recipe(family, params, batch, drawn)
+  np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-3)
+  np.testing.assert_array_equal(weights, 1)
+
+
+def test_each_distinct_item_is_encoded_once():
+  inputs = inputs_of('bert', LossConfig(num_negatives=10))
+  batch = small_catalogue.examples(B, seed=2)
+  prepared = inputs(batch, 1)
+  encoded = (prepared['lengths'][B:] > 0).sum()
+  assert encoded <= 30 < B * 11
+  lengths = prepared['lengths']
+  tokens = sum((texts > 0).sum() for _, texts in prepared['lanes'])
+  assert tokens == lengths.sum()
+
+
+@pytest.mark.parametrize(
+  ('vector', 'pooling'),
+  [
+    (VectorConfig(projection_dim=6, normalize=True), 'mean'),
+    (VectorConfig(normalize=True), 'first'),
+    (VectorConfig(), 'last'),
+  ],
+)
+def test_packed_and_padded_texts_have_the_same_vectors(vector, pooling):
+  loss = LossConfig()
+  inputs = inputs_of('bert', loss)
+  prepared = inputs(small_catalogue.examples(B, seed=3), 1)
+  model = dataclasses.replace(
+    model_of('bert', loss), pooling=pooling, vector=vector
+  )
+  params = model.init_params(
+    jax.random.key(0), tiny_models.params_of(model.lm)
+  )
+  lanes = [packed.Lane(*lane) for lane in prepared['lanes']]
+  got = model.encode_packed(
+    params, lanes, prepared['starts'], prepared['lengths']
+  )
+  flat = np.concatenate([tokens.ravel() for tokens, _ in prepared['lanes']])
+  lengths = prepared['lengths']
+  padded = np.zeros((len(lengths), 24), np.int32)
+  for i, (start, length) in enumerate(zip(prepared['starts'], lengths)):
+    padded[i, :length] = flat[start : start + length]
+  want = model.encode(params, padded, lengths)
+  np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
+  assert got.shape[1] == model.dim
+  assert (np.asarray(got)[lengths == 0] == 0).all()
+
+
+def train_step(num_devices, loss, batch, paro='NNN', num_chunks=1, **options):
+  """Parameters after a step, and its loss."""
+  part = B // num_devices
+  mesh = make_mesh(
+    devices=jax.devices()[:num_devices], intra=max(1, num_devices // 2)
+  )
+  inputs = inputs_of(
+    'bert',
+    loss,
+    part,
+    pool_parts=num_devices,
+    num_chunks=num_chunks,
+  )
+  model = model_of('bert', loss, num_chunks=num_chunks)
+  params = model.init_params(
+    jax.random.key(0), tiny_models.params_of(model.lm)
+  )
+  trainer = Trainer(
+    lambda params, batch, rng: model.loss(params, batch),
+    optax.sgd(0.1),
+    mesh=mesh,
+    paro=paro,
+    scanned=lambda name: '.layers.' in name,
+    min_shard_size=64,
+    **options,
+  )
+  state = trainer.init(jax.tree.map(np.asarray, params))
+  state, metrics = trainer.step(state, inputs(batch, num_devices))
+  return jax.tree.map(np.asarray, trainer.params(state)), float(metrics['loss'])
+
+
+def assert_same(got, want):
+  assert got[1] == pytest.approx(want[1], rel=1e-4)
+  for a, b in zip(
+    jax.tree.leaves(got[0]), jax.tree.leaves(want[0]), strict=True
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)
+
+
+IN_BATCH = LossConfig(negatives='in_batch', across='all', in_domain=False)
+
+
+@pytest.mark.parametrize('paro', ['NNN', 'IIG', 'GGG'])
+def test_negatives_of_8_devices_equal_those_of_one(paro):
+  batch = small_catalogue.examples(B, seed=4)
+  one = train_step(1, IN_BATCH, batch)
+  assert_same(train_step(8, IN_BATCH, batch, paro), one)
+  # And they are not those of a device alone.
+  alone = dataclasses.replace(IN_BATCH, across='device')
+  assert train_step(2, alone, batch)[1] < 0.9 * one[1]
+
+
+def test_chunks_of_a_large_batch_give_the_plain_gradient():
+  batch = small_catalogue.examples(B, seed=5)
+  loss = LossConfig(negatives='shared', num_negatives=6)
+  plain = train_step(1, loss, batch)
+  assert_same(train_step(1, loss, batch, num_chunks=2), plain)
+
+
+def test_an_example_without_room_has_no_weight():
+  loss = LossConfig(negatives='in_batch')
+  inputs = inputs_of('bert', loss)
+  batch = small_catalogue.examples(B, seed=6)
+  inputs.shapes = inputs.shapes._replace(counts=(1,), wide=())
+  prepared = inputs(batch, 1)
+  num_out = int((prepared['weight'] == 0).sum())
+  assert 0 < num_out < B
+  assert inputs.num_left_out == num_out
+  model = model_of('bert', loss)
+  params = model.init_params(
+    jax.random.key(0), tiny_models.params_of(model.lm)
+  )
+  losses, _ = model.loss(params, prepared)
+  assert np.isfinite(np.asarray(losses)).all()
+
+
+def test_what_is_trained():
+  config = tiny_models.CONFIGS['bert']
+  model = LLMRec(config, 'first', vector=VectorConfig(projection_dim=4))
+  params = model.init_params(
+    jax.random.key(0), tiny_models.params_of(config)
+  )
+  params = tuning.add_lora(
+    params, jax.random.key(1), rank=2, targets=('query', 'value')
+  )
+  names = [
+    jax.tree_util.keystr(path, simple=True, separator='.')
+    for path, _ in jax.tree.leaves_with_path(params)
+  ]
+  trained = {
+    how: {name for name in names if tuning.trainable(how)(name)}
+    for how in ('full', 'lora', 'none')
+  }
+  head = {'head.projection.bias', 'head.projection.kernel'}
+  assert trained['full'] == set(names) and trained['none'] == head
+  adapters = {
+    f'lm.layers.{name}_lora_{part}'
+    for name in ('query', 'value')
+    for part in 'ab'
+  }
+  assert trained['lora'] == head | adapters
