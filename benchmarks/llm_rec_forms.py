@@ -14,7 +14,7 @@ import antjax
 from antjax.ctr.llm_rec.inputs import TrainingInputs
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import LLMRec
-from antjax.ctr.llm_rec.negatives import NegativeSampler
+from antjax.ctr.llm_rec.negative_sampler import NegativeSampler
 from antjax.ctr.llm_rec.texts import Marks, TextMaker
 from antjax.ctr.llm_rec.vectors import VectorEncoder
 from antjax.lm import pretrained
@@ -136,7 +136,7 @@ class Form:
 
   def users(self, num: int) -> int:
     """Encodes and ranks users; returns how many."""
-    vectors = self._encoder.users(self._problem['history'][:num])
+    vectors = self._encoder.user_vectors(self._problem['history'][:num])
     np.asarray(_top(vectors, self._catalogue))
     return len(vectors)
 

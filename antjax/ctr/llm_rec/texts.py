@@ -162,6 +162,11 @@ class TextMaker:
     self._max_title_tokens = max_title_tokens
     self._lead = len(marks.leading)
 
+  @property
+  def num_items(self) -> int:
+    """Of the catalogue, the padding included."""
+    return len(self._cache.offsets) - 1
+
   def plan(self, items: np.ndarray) -> Planned:
     """Whole items, as many of the newest as fit.
 

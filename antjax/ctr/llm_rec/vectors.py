@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from antjax.ctr.llm_rec import histories
 from antjax.ctr.llm_rec.model import LLMRec
 from antjax.ctr.llm_rec.texts import TextMaker
 from antjax.lm.text_encoder import TextEncoder
@@ -28,6 +29,7 @@ class VectorEncoder:
     params: PyTree,
     texts: TextMaker,
     *,
+    max_history: int = 10,
     compute_dtype: Any = np.float32,
     tokens_per_batch: int | None = None,
   ):
@@ -37,11 +39,14 @@ class VectorEncoder:
       model: The model.
       params: Its parameters, whole.
       texts: Of the catalogue.
+      max_history: Newest items of a history that make a user's text.
       compute_dtype: Of the copy that computes; vectors are float32.
       tokens_per_batch: See `TextEncoder`.
     """
     self._texts, self._dtype = texts, compute_dtype
+    self._max_history = max_history
     self.dim = model.dim
+    self._items: np.ndarray | None = None
     self._encoder = TextEncoder(
       model.encode,
       self._cast(params),
@@ -56,12 +61,23 @@ class VectorEncoder:
   def hold(self, params: PyTree) -> None:
     """Takes the parameters of another step; nothing is compiled again."""
     self._encoder.hold(self._cast(params))
+    self._items = None
 
   def items(self, ids: np.ndarray) -> np.ndarray:
     """float32 [R, D] of items, int [R]; zeros for item 0, the padding."""
     return self._encoder(*self._texts.ragged(np.asarray(ids)[:, None]))
 
-  def users(self, history: np.ndarray) -> np.ndarray:
+  def item_vectors(self) -> np.ndarray:
+    """float32 [N, D] of all items, for `evaluation.ranks`."""
+    if self._items is None:
+      self._items = self.items(np.arange(self._texts.num_items))
+    return self._items
+
+  def hold_items(self, vectors: np.ndarray) -> None:
+    """Takes the vectors of all items, which processes have made together."""
+    self._items = vectors
+
+  def user_vectors(self, history: np.ndarray) -> np.ndarray:
     """Vectors of users by what they have had.
 
     Args:
@@ -70,4 +86,5 @@ class VectorEncoder:
     Returns:
       float32 [R, D]; zeros for an empty history.
     """
-    return self._encoder(*self._texts.ragged(np.asarray(history)))
+    newest = histories.newest(np.asarray(history), self._max_history)
+    return self._encoder(*self._texts.ragged(newest))
