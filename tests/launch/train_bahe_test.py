@@ -322,34 +322,6 @@ def test_a_run_goes_on_with_what_it_was_made_of(tmp_path):
   ) != bahe_identity.of_data({'config': 1, 'counts': 2, 'splits': 4})
 
 
-def test_early_stopping_refuses_a_metric_that_nothing_gives():
-  early = bahe_job.EarlyStopping(2, 'validation_new_item/auc')
-  early.see(1, {'loss': 0.5})
-  with pytest.raises(ValueError, match='no such number.* validation_auc'):
-    early.see(2, {'loss': 0.5, 'validation_auc': 0.6})
-  early.see(2, {'validation_new_item/auc': 0.6})
-  early.see(3, {'validation_auc': 0.6})  # Undefined for once.
-  assert early.best_step == 2
-
-
-def test_early_stopping_counts_validations():
-  early = bahe_job.EarlyStopping(2, 'validation_log_loss')
-  for step, loss in ((2, 0.6), (4, 0.5), (4, 0.9), (6, 0.55)):
-    early.see(step, {'validation_log_loss': loss})
-    early.see(step + 1, {'loss': 0.1})
-    assert not early.is_over
-  early.see(8, {'validation_log_loss': math.nan})
-  assert early.is_over and early.best_step == 4
-  # Of equals the newest, which is the checkpoint that is kept.
-  early = bahe_job.EarlyStopping(3, 'validation_auc')
-  for step, auc in ((2, 0.5), (4, 0.7), (6, 0.7), (8, 0.6)):
-    early.see(step, {'validation_auc': auc})
-  assert early.best_step == 6 and not early.is_over
-  early.see(10, {'validation_auc': 0.7})
-  assert early.best_step == 10 and early.is_over
-  assert not bahe_job.EarlyStopping(0, 'validation_auc').is_over
-
-
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_two_hosts_under_agents_of_which_one_is_killed(folder, tmp_path):

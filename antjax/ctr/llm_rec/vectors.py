@@ -21,6 +21,7 @@ class VectorEncoder:
 
   Attributes:
     dim: D.
+    params: The model's, as they were given.
   """
 
   def __init__(
@@ -47,6 +48,7 @@ class VectorEncoder:
     self._max_history = max_history
     self.dim = model.dim
     self._items: np.ndarray | None = None
+    self.params = params
     self._encoder = TextEncoder(
       model.encode,
       self._cast(params),
@@ -61,7 +63,7 @@ class VectorEncoder:
   def hold(self, params: PyTree) -> None:
     """Takes the parameters of another step; nothing is compiled again."""
     self._encoder.hold(self._cast(params))
-    self._items = None
+    self.params, self._items = params, None
 
   def items(self, ids: np.ndarray) -> np.ndarray:
     """float32 [R, D] of items, int [R]; zeros for item 0, the padding."""
@@ -88,3 +90,12 @@ class VectorEncoder:
     """
     newest = histories.newest(np.asarray(history), self._max_history)
     return self._encoder(*self._texts.ragged(newest))
+
+  def of_texts(self, texts: TextMaker, items: np.ndarray) -> np.ndarray:
+    """float32 [R, D] of texts of another catalogue, cut as this one's.
+
+    Args:
+      texts: Of that catalogue.
+      items: int [R, N], its items of each text.
+    """
+    return self._encoder(*texts.ragged(items))
