@@ -129,17 +129,19 @@ def test_packed_and_padded_texts_have_the_same_vectors(vector, pooling):
   assert (np.asarray(got)[lengths == 0] == 0).all()
 
 
-def train_step(num_devices, loss, batch, paro='NNN', num_chunks=1, **options):
-  """Parameters after a step, and its loss."""
-  part = B // num_devices
-  mesh = make_mesh(
-    devices=jax.devices()[:num_devices], intra=max(1, num_devices // 2)
-  )
+def mesh_of(num_devices):
+  devices = jax.devices()[:num_devices]
+  return make_mesh(devices=devices, intra=max(1, num_devices // 2))
+
+
+def train_step(mesh, loss, batch, paro='NNN', num_chunks=1):
+  """Parameters after a step, and its loss; `batch` is this process's."""
+  part = B // mesh.size
   inputs = inputs_of(
     'bert',
     loss,
     part,
-    pool_parts=num_devices,
+    pool_parts=mesh.size,
     num_chunks=num_chunks,
   )
   model = model_of('bert', loss, num_chunks=num_chunks)
@@ -153,10 +155,10 @@ def train_step(num_devices, loss, batch, paro='NNN', num_chunks=1, **options):
     paro=paro,
     scanned=lambda name: '.layers.' in name,
     min_shard_size=64,
-    **options,
   )
   state = trainer.init(jax.tree.map(np.asarray, params))
-  state, metrics = trainer.step(state, inputs(batch, num_devices))
+  num_parts = len(mesh.local_devices)
+  state, metrics = trainer.step(state, inputs(batch, num_parts))
   return jax.tree.map(np.asarray, trainer.params(state)), float(metrics['loss'])
 
 
@@ -174,18 +176,18 @@ IN_BATCH = LossConfig(negatives='in_batch', across='all', in_domain=False)
 @pytest.mark.parametrize('paro', ['NNN', 'IIG', 'GGG'])
 def test_negatives_of_8_devices_equal_those_of_one(paro):
   batch = small_catalogue.examples(B, seed=4)
-  one = train_step(1, IN_BATCH, batch)
-  assert_same(train_step(8, IN_BATCH, batch, paro), one)
+  one = train_step(mesh_of(1), IN_BATCH, batch)
+  assert_same(train_step(mesh_of(8), IN_BATCH, batch, paro), one)
   # And they are not those of a device alone.
   alone = dataclasses.replace(IN_BATCH, across='device')
-  assert train_step(2, alone, batch)[1] < 0.9 * one[1]
+  assert train_step(mesh_of(2), alone, batch)[1] < 0.9 * one[1]
 
 
 def test_chunks_of_a_large_batch_give_the_plain_gradient():
   batch = small_catalogue.examples(B, seed=5)
   loss = LossConfig(negatives='shared', num_negatives=6)
-  plain = train_step(1, loss, batch)
-  assert_same(train_step(1, loss, batch, num_chunks=2), plain)
+  plain = train_step(mesh_of(1), loss, batch)
+  assert_same(train_step(mesh_of(1), loss, batch, num_chunks=2), plain)
 
 
 def test_an_example_without_room_has_no_weight():
