@@ -123,6 +123,12 @@ class SequenceData:
     """Name of each user in the source, [U]."""
     return self._column(USERS, 'key')
 
+  @functools.cached_property
+  def num_domains(self) -> np.ndarray:
+    """int32 [U], domains of each user's events."""
+    table = pq.read_table(self._folder / USERS, columns=['num_domains'])
+    return table['num_domains'].to_numpy()
+
   def _column(self, file: str, name: str) -> list[str]:
     return pq.read_table(self._folder / file, columns=[name])[name].to_pylist()
 
