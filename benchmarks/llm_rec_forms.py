@@ -102,9 +102,11 @@ class Form:
     self._encoder = VectorEncoder(
       self._model, params, self._texts, compute_dtype=dtype
     )
-    self._catalogue = np.random.default_rng(0).normal(
-      size=(len(problem['domains']), self._encoder.dim)
-    ).astype(np.float32)
+    self._catalogue = (
+      np.random.default_rng(0)
+      .normal(size=(len(problem['domains']), self._encoder.dim))
+      .astype(np.float32)
+    )
     self._next = 0
 
   def _batch(self, i: int) -> dict[str, np.ndarray]:

@@ -120,7 +120,7 @@ class Peer:
   def _shared_loss(
     self, i: int, users: Sequence[np.ndarray], target: np.ndarray
   ) -> torch.Tensor:
-    """A pool of all targets and shared items, of the target's domain, unseen."""
+    """Of all targets and shared items those of the domain, unseen."""
     problem = self._problem
     ids = np.unique(np.append(target, problem['shared'][i]))
     user = self._sorted(users, _USER_GROUP)
@@ -132,9 +132,7 @@ class Peer:
     is_out = is_seen | (domains[ids][None] != domains[target][:, None])
     place = np.searchsorted(ids, target)
     is_out[np.arange(len(target)), place] = False
-    scores = (user @ item.T).masked_fill(
-      torch.from_numpy(is_out), -torch.inf
-    )
+    scores = (user @ item.T).masked_fill(torch.from_numpy(is_out), -torch.inf)
     return F.cross_entropy(scores, torch.from_numpy(place))
 
   def step(self) -> float:

@@ -18,7 +18,6 @@ from antjax.ctr.bahe.full_text import FullTextTower
 from antjax.ctr.bahe.model import ClickModel
 from antjax.ctr.bahe.sequences import SequenceEncoder
 from antjax.ctr.bahe.store import BehaviorStore
-from antjax.lm.token_cache import TokenCache
 from antjax.ctr.bahe.towers import PyTree, Tower
 from antjax.lm import (
   fingerprint,
@@ -28,6 +27,7 @@ from antjax.lm import (
   split,
 )
 from antjax.lm.config import Config as LMConfig
+from antjax.lm.token_cache import TokenCache
 from antjax.mesh.mesh import INTRA
 from launch import auto_paro, bahe_identity, common
 from launch.bahe_data import Clicks

@@ -139,9 +139,7 @@ class Sequences:
 
 def training_events(config: 'Config', data: SequenceData) -> SequenceEvents:
   """What the flags leave of the training events."""
-  events = data.training(
-    only=config.only_domain, without=config.without_domain
-  )
+  events = data.training(only=config.only_domain, without=config.without_domain)
   num_users = int((events.lengths > 1).sum())
   if not config.train_users or config.train_users >= num_users:
     return events

@@ -20,8 +20,13 @@ from antjax.train import checkpoint, progress
 from antjax.train.batches import gather_bytes
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
-from launch import auto_paro, bahe_identity, common, llm_rec_held_out
-from launch import llm_rec_memory
+from launch import (
+  auto_paro,
+  bahe_identity,
+  common,
+  llm_rec_held_out,
+  llm_rec_memory,
+)
 from launch.early_stopping import EarlyStopping
 from launch.llm_rec_data import Sequences
 from launch.llm_rec_held_out import HeldOut
@@ -222,9 +227,7 @@ class LLMRecJob:
 
   def validate(self, state: TrainState) -> dict[str, float]:
     """Scores among drawn items, named 'validation_ndcg@10' and so on."""
-    ranks = self.ranks(
-      self.vectors(state), self._validation, with_full=False
-    )
+    ranks = self.ranks(self.vectors(state), self._validation, with_full=False)
     parts = rank_metrics.scores(
       ranks[evaluation.SAMPLED], self._validation.parts
     )
@@ -249,9 +252,7 @@ class LLMRecJob:
       whole[kind] = np.zeros(len(held_out), np.int32)
       for i, part in enumerate(gather_bytes(values.tobytes())):
         whole[kind][i::count] = np.frombuffer(part, np.int32)
-    self.speed['ranked users/s'] = len(held_out) / (
-      time.perf_counter() - start
-    )
+    self.speed['ranked users/s'] = len(held_out) / (time.perf_counter() - start)
     return whole
 
 

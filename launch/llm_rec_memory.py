@@ -38,9 +38,7 @@ def activation_bytes(
   lm_config = dataclasses.replace(model.lm, vocab_size=0)
   lanes = inputs.shapes.lanes(-1)
   of_lanes = sum(
-    cost.activation_bytes(
-      lm_config, rows // model.num_chunks, width, dtype
-    )
+    cost.activation_bytes(lm_config, rows // model.num_chunks, width, dtype)
     for width, rows in lanes
   )
   outputs = inputs.shapes.num_slots(-1) * model.lm.embed_dim * dtype.itemsize

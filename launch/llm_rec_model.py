@@ -14,8 +14,13 @@ from antjax.ctr.llm_rec import tuning
 from antjax.ctr.llm_rec.model import LLMRec
 from antjax.ctr.llm_rec.texts import Marks, marks_of, TextMaker, Titles
 from antjax.input.sequence_data import SequenceData
-from antjax.lm import fingerprint, positions, pretrained, pretrained_tokenizer
-from antjax.lm import transformer
+from antjax.lm import (
+  fingerprint,
+  positions,
+  pretrained,
+  pretrained_tokenizer,
+  transformer,
+)
 from antjax.lm.config import Config as LMConfig
 from antjax.lm.token_cache import TokenCache
 from launch import bahe_identity
@@ -67,9 +72,7 @@ def build(config: 'Config', data: SequenceData) -> Built:
   return Built(model, jax.tree.map(np.asarray, found), texts, made_of)
 
 
-def make_model(
-  config: 'Config', lm_config: LMConfig, marks: Marks
-) -> LLMRec:
+def make_model(config: 'Config', lm_config: LMConfig, marks: Marks) -> LLMRec:
   """The model that the flags ask for."""
   pooling = config.vector.pooling
   return LLMRec(
@@ -104,7 +107,7 @@ def language_model(config: 'Config') -> tuple[LMConfig, PyTree]:
 def text_maker(
   config: 'Config', data: SequenceData, lm_config: LMConfig
 ) -> TextMaker:
-  """Texts of the data's titles, whose tokens are made where they are not yet."""
+  """Texts of the data's titles; their tokens are made if not there."""
   folder = config.token_cache or os.path.join(config.data, 'tokens')
   cache = TokenCache.build(
     folder,
@@ -114,9 +117,7 @@ def text_maker(
     special_tokens=False,
   )
   tokenizer = pretrained_tokenizer.load_tokenizer(config.model)
-  marks = marks_of(
-    lm_config, tokenizer, published=config.published_marks
-  )
+  marks = marks_of(lm_config, tokenizer, published=config.published_marks)
   longest = config.max_history * int(cache.lengths.max()) + marks.num_tokens
   return TextMaker(
     cache,

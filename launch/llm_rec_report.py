@@ -17,8 +17,13 @@ from antjax import config as config_lib
 from antjax.ctr.llm_rec import evaluation, rank_metrics
 from antjax.ctr.llm_rec.vectors import VectorEncoder
 from antjax.train import progress, report
-from launch import common, gmeta_report, llm_rec_baselines, llm_rec_held_out
-from launch import lm_speed
+from launch import (
+  common,
+  gmeta_report,
+  llm_rec_baselines,
+  llm_rec_held_out,
+  lm_speed,
+)
 from launch.llm_rec_data import Sequences
 from launch.llm_rec_held_out import HeldOut
 from launch.llm_rec_job import LLMRecJob
@@ -224,16 +229,12 @@ def _curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
   return {
     'loss': {'train': points('loss')},
-    'validation': {
-      name: points(f'validation_{name}') for name in _METRICS
-    },
+    'validation': {name: points(f'validation_{name}') for name in _METRICS},
     'grad norm': {'train': points('grad_norm')},
   }
 
 
-def _notes(
-  config: 'Config', sequences: Sequences, run: LLMRecJob
-) -> list[str]:
+def _notes(config: 'Config', sequences: Sequences, run: LLMRecJob) -> list[str]:
   num_train = len(sequences.source)
   notes = [
     f'Training: {num_train:,} examples of {sequences.events.num_users:,} users'

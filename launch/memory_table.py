@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a training step takes of a device: what was planned, what is compiled."""
+"""What a step takes of a device: what was planned, what is compiled."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

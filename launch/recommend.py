@@ -85,7 +85,9 @@ def show(history: list[str], rows: list[dict[str, Any]]) -> None:
   for name in ('score', 'domain', 'title', 'key'):
     table.add_column(name, justify='right' if name == 'score' else 'left')
   for row in rows:
-    table.add_row(f'{row["score"]:.3f}', row['domain'], row['title'], row['key'])
+    table.add_row(
+      f'{row["score"]:.3f}', row['domain'], row['title'], row['key']
+    )
   rich.print(table)
 
 

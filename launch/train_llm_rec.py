@@ -24,8 +24,15 @@ from antjax.ctr.llm_rec import rank_metrics
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import VectorConfig
 from antjax.mesh.paro import PaRO
-from launch import common, llm_rec_baselines, llm_rec_export, llm_rec_held_out
-from launch import llm_rec_model, llm_rec_report, llm_rec_sweep
+from launch import (
+  common,
+  llm_rec_baselines,
+  llm_rec_export,
+  llm_rec_held_out,
+  llm_rec_model,
+  llm_rec_report,
+  llm_rec_sweep,
+)
 from launch.llm_rec_data import Sequences
 from launch.llm_rec_held_out import HeldOutConfig
 from launch.llm_rec_job import LLMRecJob
@@ -77,7 +84,7 @@ class Config(common.JobConfig):
     int, 'Newest items of a user that are no negatives (loss.exclude=seen).'
   ] = 100
   token_cache: Annotated[
-    str, 'Folder of the titles\' token ids; empty: tokens in the data folder.'
+    str, "Folder of the titles' token ids; empty: tokens in the data folder."
   ] = ''
   tuning: Annotated[
     tuning_lib.Tuning, 'Of the language model: all, adapters, or nothing.'
@@ -228,9 +235,7 @@ def train(config: Config, job: common.Job) -> dict[str, Any]:
   run = LLMRecJob(config, job, sequences, built)
   state = run.fit()
   vectors = run.vectors(state)
-  held_out = llm_rec_held_out.held_out(
-    sequences.data, 'test', config.held_out
-  )
+  held_out = llm_rec_held_out.held_out(sequences.data, 'test', config.held_out)
   results = llm_rec_report.score(run, vectors, held_out, job)
   if config.export and job.is_main:
     llm_rec_export.write(

@@ -71,8 +71,8 @@ class OptimizerConfig:
 def decays(params: PyTree) -> PyTree:
   """Whether each leaf decays: no norm, bias or factor does, by name."""
   return jax.tree.map_with_path(
-    lambda path, _: not str(path[-1]).rstrip("']").endswith(
-      ('norm', 'bias', 'log_scale')
+    lambda path, _: (
+      not str(path[-1]).rstrip("']").endswith(('norm', 'bias', 'log_scale'))
     ),
     params,
   )

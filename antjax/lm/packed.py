@@ -87,14 +87,10 @@ def hidden(
   return jnp.concatenate(parts)
 
 
-def _hidden(
-  config: Config, params: PyTree, lanes: Sequence[Lane]
-) -> jax.Array:
+def _hidden(config: Config, params: PyTree, lanes: Sequence[Lane]) -> jax.Array:
   shapes = [lane.tokens.shape for lane in lanes]
   tokens = _flat([lane.tokens for lane in lanes])
-  places = _flat(
-    [positions.document_positions(*lane) for lane in lanes]
-  )
+  places = _flat([positions.document_positions(*lane) for lane in lanes])
   if config.positions == 'learned':  # A run of padding may be longer.
     places = jnp.minimum(places, config.max_positions - 1)
   biases = [transformer.row_bias(config, params, w) for _, w in shapes]

@@ -26,9 +26,8 @@ from absl import logging
 import numpy as np
 import tokenizers
 
-from antjax.lm import fingerprint
+from antjax.lm import fingerprint, pretrained_tokenizer
 from antjax.lm.fingerprint import Vocabulary
-from antjax.lm import pretrained_tokenizer
 
 MANIFEST = 'token_cache.json'
 _TOKENS, _OFFSETS = 'tokens.bin', 'offsets.bin'

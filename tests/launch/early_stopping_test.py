@@ -9,7 +9,6 @@ import pytest
 from launch.early_stopping import EarlyStopping
 
 
-
 def test_it_refuses_a_metric_that_nothing_gives():
   early = EarlyStopping(2, 'validation_new_item/auc', 'max')
   early.see(1, {'loss': 0.5})

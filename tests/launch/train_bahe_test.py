@@ -23,7 +23,6 @@ from antjax.input.behavior_vocabulary import BehaviorVocabulary
 from antjax.train import checkpoint
 from launch import (
   bahe_identity,
-  bahe_job,
   bahe_users,
   build_behavior_store,
   common,

@@ -39,7 +39,7 @@ WORDS = ['Film', '(1990);', *(f'{i}' for i in range(40))]
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """data and model."""
+  """Data and model."""
   folder = tmp_path_factory.mktemp('llm_rec')
   fixture = movielens_fixture.Fixture(num_users=30)
   source = fixture.write_original(folder / 'source')
@@ -126,8 +126,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(folder, tmp_path):
   train(folder, tmp_path / 'parts', num_steps=2, export=False)
   # The schedule is that of the steps asked for: the second half alone differs.
   again = train(folder, tmp_path / 'parts', export=False)
-  assert again['test']['sampled']['all']['examples'] == (
-    whole['test']['sampled']['all']['examples']
+  assert (
+    again['test']['sampled']['all']['examples']
+    == (whole['test']['sampled']['all']['examples'])
   )
   lines = (tmp_path / 'parts' / 'metrics.jsonl').read_text().splitlines()
   assert [json.loads(line)['step'] for line in lines] == [0, 1, 2, 3]
@@ -222,7 +223,9 @@ def test_a_sweep_makes_one_table(folder, tmp_path, capsys):
     ({'num_chunks': 0}, 'num_chunks=0'),
   ],
 )
-def test_settings_that_cannot_be_are_refused(folder, tmp_path, changes, message):
+def test_settings_that_cannot_be_are_refused(
+  folder, tmp_path, changes, message
+):
   with pytest.raises(ValueError, match=message):
     config_of(folder, tmp_path / 'run', **changes)
 

@@ -28,7 +28,7 @@ def main(intra, code, file):
     make_mesh(intra=int(intra)), model_test.IN_BATCH, mine, code
   )
   if jax.process_index() == 0:
-    np.savez(file, loss=loss, *jax.tree.leaves(params))
+    np.savez(file, *jax.tree.leaves(params), loss=loss)
   print('RESULT', json.dumps({'loss': loss}), flush=True)
 
 

@@ -130,8 +130,11 @@ class TrainingInputs:
     """
     if self.shapes is None:
       raise RuntimeError('TrainingInputs: call fit() first; it makes shapes.')
-    spans = [slice(i * self._size, (i + 1) * self._size) for i in range(num_parts)]
-    parts = [self._part({k: x[s] for k, x in batch.items()}) for s in spans]
+    firsts = range(0, num_parts * self._size, self._size)
+    parts = [
+      self._part({k: x[i : i + self._size] for k, x in batch.items()})
+      for i in firsts
+    ]
     shapes = self.shapes
     packed = [
       packing.pack(p.lengths, shapes.wide, shapes.narrow, shapes.counts[-1])
@@ -181,9 +184,7 @@ class TrainingInputs:
     ids = np.pad(ids, (0, self.num_items - len(ids))).astype(np.int32)
     in_pool = np.pad(in_pool, (0, self.num_items - len(in_pool)))
     num = int(in_pool.sum())
-    places = np.where(
-      negatives != 0, np.searchsorted(ids[:num], negatives), -1
-    )
+    places = np.where(negatives != 0, np.searchsorted(ids[:num], negatives), -1)
     return _Part(
       self._texts.plan(np.asarray(batch['history'])),
       self._texts.plan(ids[:, None]),

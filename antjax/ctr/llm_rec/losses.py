@@ -41,8 +41,8 @@ class LossConfig:
 
   negatives: Annotated[
     Literal['own', 'shared', 'in_batch'],
-    "own: some drawn for each example (the paper). in_batch: the other examples'"
-    ' targets. shared: these, and some drawn for a whole micro-batch.',
+    'own: some drawn for each example (the paper). in_batch: the targets of'
+    ' other examples. shared: these, and some drawn for a whole micro-batch.',
   ] = 'own'
   num_negatives: Annotated[
     int, 'Items drawn for an example (own), or a micro-batch (shared).'
@@ -59,13 +59,11 @@ class LossConfig:
     Across,
     'Whose items make a pool: of this device, its PaRO group, or all devices.',
   ] = 'device'
-  log_q: Annotated[
-    bool, 'Correct pools for how often an item is in them.'
-  ] = True
+  log_q: Annotated[bool, 'Correct pools for how often an item is in them.'] = (
+    True
+  )
   temperature: Annotated[float, 'Scores are divided by it.'] = 1.0
-  learn_temperature: Annotated[
-    bool, 'Train it; it stays above 0.01.'
-  ] = False
+  learn_temperature: Annotated[bool, 'Train it; it stays above 0.01.'] = False
 
   def __post_init__(self) -> None:
     if self.num_negatives < 1 or not 0.01 <= self.temperature:
@@ -147,11 +145,12 @@ def losses(
   if config.in_domain:
     masked_BC |= pool['item_domain'][None] != batch['domain'][:, None]
   if config.exclude == 'seen':
-    # One item a time: [B, F, C] would not fit for long histories.
+    # One item at a time: [B, F, C] would not fit for long histories.
+    seen_BF = jnp.asarray(batch['seen'])
     masked_BC = lax.fori_loop(
       0,
-      batch['seen'].shape[1],
-      lambda i, m: m | (pool['items'][None] == batch['seen'][:, i, None]),
+      seen_BF.shape[1],
+      lambda i, m: m | (pool['items'][None] == seen_BF[:, i, None]),
       masked_BC,
     )
   count_BC = jnp.where(is_there_C[None] & ~masked_BC, 1.0, 0.0)
@@ -183,7 +182,7 @@ def counts(index_BJ: jax.Array, num: int) -> jax.Array:
 
 
 def is_first(ids_C: jax.Array) -> jax.Array:
-  """bool [C]: whether no equal id comes before; False for id 0."""
+  """Bool [C]: whether no equal id comes before; False for id 0."""
   order_C = jnp.argsort(ids_C, stable=True)
   ordered_C = ids_C[order_C]
   is_new_C = jnp.concatenate(

@@ -92,9 +92,7 @@ class LLMRec:
   ) -> jax.Array:
     """Vectors of padded texts, fp32 [M, D]; zeros for texts without tokens."""
     mask_MT = jnp.arange(tokens_MT.shape[1])[None] < lengths_M[:, None]
-    x_MTD = transformer.encode(
-      self.lm, params['lm'], tokens_MT, mask=mask_MT
-    )
+    x_MTD = transformer.encode(self.lm, params['lm'], tokens_MT, mask=mask_MT)
     texts = jnp.where(mask_MT, 1 + jnp.arange(len(tokens_MT))[:, None], 0)
     starts_M = tokens_MT.shape[1] * jnp.arange(len(tokens_MT))
     x_SD = x_MTD.reshape(-1, x_MTD.shape[-1])

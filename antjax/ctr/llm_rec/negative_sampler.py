@@ -80,9 +80,7 @@ class NegativeSampler:
         break
     return result
 
-  def draw_shared(
-    self, key: int, domain: np.ndarray, num: int
-  ) -> np.ndarray:
+  def draw_shared(self, key: int, domain: np.ndarray, num: int) -> np.ndarray:
     """Distinct items for all examples of a part together.
 
     About as many of a domain as the part's examples have in it, by lot.

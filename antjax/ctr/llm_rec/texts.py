@@ -41,9 +41,7 @@ class Titles:
 
   def texts(self, start: int, stop: int) -> list[str]:
     """The items' texts; that of the padding is empty."""
-    found = [
-      (title or _UNNAMED) + _END for title in self._titles[start:stop]
-    ]
+    found = [(title or _UNNAMED) + _END for title in self._titles[start:stop]]
     return ['', *found[1:]] if start == 0 < stop else found
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import antjax
-from antjax.ctr.bahe import model as model_lib
 from antjax.ctr import tuning as ctr_tuning
+from antjax.ctr.bahe import model as model_lib
 from antjax.ctr.bahe import tuning
 from tests.ctr.bahe import small_clicks
 

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from antjax.ctr.bahe import encode, store_writer
-from antjax.lm import token_cache
 from antjax.ctr.bahe.manifest import Manifest
 from antjax.ctr.bahe.store import BehaviorStore
-from antjax.lm import pretrained, split
+from antjax.lm import pretrained, split, token_cache
 from launch import fetch_model
 from tests.ctr.bahe import small_vocabulary
 

@@ -117,8 +117,7 @@ def test_a_pool_over_devices_equals_one_device(config, across):
     num = {'group': 4, 'device': 8}[across]
     local = np.tile(np.arange(8 // num), num) * (U // 8)
     shifted = batch | {
-      'target': batch['target']
-      + np.repeat(local, B // 8).astype(np.int32)
+      'target': batch['target'] + np.repeat(local, B // 8).astype(np.int32)
     }
 
     def split(x):

@@ -73,9 +73,7 @@ def test_the_loss_is_the_recipes(family):
   batch = small_catalogue.examples(B, seed=1)
   prepared = inputs(batch, 1)
   model = model_of(family, loss)
-  params = model.init_params(
-    jax.random.key(0), tiny_models.params_of(model.lm)
-  )
+  params = model.init_params(jax.random.key(0), tiny_models.params_of(model.lm))
   got, weights = jax.jit(model.loss)(params, prepared)
   # What was drawn, once more.
   forbidden = np.concatenate([batch['target'][:, None], batch['seen']], axis=1)
@@ -111,9 +109,7 @@ def test_packed_and_padded_texts_have_the_same_vectors(vector, pooling):
   model = dataclasses.replace(
     model_of('bert', loss), pooling=pooling, vector=vector
   )
-  params = model.init_params(
-    jax.random.key(0), tiny_models.params_of(model.lm)
-  )
+  params = model.init_params(jax.random.key(0), tiny_models.params_of(model.lm))
   lanes = [packed.Lane(*lane) for lane in prepared['lanes']]
   got = model.encode_packed(
     params, lanes, prepared['starts'], prepared['lengths']
@@ -145,9 +141,7 @@ def train_step(mesh, loss, batch, paro='NNN', num_chunks=1):
     num_chunks=num_chunks,
   )
   model = model_of('bert', loss, num_chunks=num_chunks)
-  params = model.init_params(
-    jax.random.key(0), tiny_models.params_of(model.lm)
-  )
+  params = model.init_params(jax.random.key(0), tiny_models.params_of(model.lm))
   trainer = Trainer(
     lambda params, batch, rng: model.loss(params, batch),
     optax.sgd(0.1),
@@ -200,9 +194,7 @@ def test_an_example_without_room_has_no_weight():
   assert 0 < num_out < B
   assert inputs.num_left_out == num_out
   model = model_of('bert', loss)
-  params = model.init_params(
-    jax.random.key(0), tiny_models.params_of(model.lm)
-  )
+  params = model.init_params(jax.random.key(0), tiny_models.params_of(model.lm))
   losses, _ = model.loss(params, prepared)
   assert np.isfinite(np.asarray(losses)).all()
 
@@ -210,9 +202,7 @@ def test_an_example_without_room_has_no_weight():
 def test_what_is_trained():
   config = tiny_models.CONFIGS['bert']
   model = LLMRec(config, 'first', vector=VectorConfig(projection_dim=4))
-  params = model.init_params(
-    jax.random.key(0), tiny_models.params_of(config)
-  )
+  params = model.init_params(jax.random.key(0), tiny_models.params_of(config))
   params = tuning.add_lora(
     params, jax.random.key(1), rank=2, targets=('query', 'value')
   )

@@ -71,7 +71,9 @@ def test_the_gru_is_its_equations():
   def sigmoid(a):
     return 1 / (1 + np.exp(-a))
 
-  w, b = (np.asarray(params['input'][k], np.float64) for k in ('kernel', 'bias'))
+  w, b = (
+    np.asarray(params['input'][k], np.float64) for k in ('kernel', 'bias')
+  )
   u = np.asarray(params['state']['kernel'], np.float64)
   wz, wr, wc = np.split(w, 3, axis=1)
   bz, br, bc = np.split(b, 3)
@@ -95,7 +97,9 @@ def test_the_loss_is_the_formula():
   drawn = np.array([[4, 11], [12, 8], [13, 14]])
   ids = model.prepare(sequence, drawn)['ids']
   assert ids['sequence'].tolist()[1] == [7, 8, -1, -1]
-  found = {name: jnp.where((x < 0)[..., None], 0, rows[x]) for name, x in ids.items()}
+  found = {
+    name: jnp.where((x < 0)[..., None], 0, rows[x]) for name, x in ids.items()
+  }
   losses, weights = model.loss(params, ids, found)
   assert weights.tolist() == [3, 1, 0]
   h = np.asarray(SASREC(params['encoder'], found['sequence'][:, :-1]), float)
