@@ -18,7 +18,8 @@ _FILE = 'made_of.json'
 
 def of_data(description: Mapping[str, Any]) -> str:
   """Fingerprint of a data folder: of what it was made with, and its counts."""
-  told = [description[name] for name in ('config', 'counts', 'splits')]
+  names = ('config', 'counts', 'splits')  # Sequences have no files of splits.
+  told = [description[name] for name in names if name in description]
   text = json.dumps(told, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()
 

@@ -215,8 +215,11 @@ def test_chunks_of_a_large_batch_give_the_plain_gradient():
     value, grads = jax.jit(jax.value_and_grad(total))(params)
     found.append((jax.tree.map(np.asarray, grads), float(value)))
   assert found[1][1] == pytest.approx(found[0][1], rel=1e-5)
-  for a, b in zip(*(jax.tree.leaves(x[0]) for x in found), strict=True):
-    np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-4 * np.abs(a).max())
+  plain, chunked = (jax.tree.leaves(grads) for grads, _ in found)
+  # Keys' biases change nothing: their gradient is noise.
+  size = max(np.abs(a).max() for a in plain)
+  for a, b in zip(plain, chunked, strict=True):
+    np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-6 * size)
 
 
 def test_an_example_without_room_has_no_weight():
