@@ -65,9 +65,8 @@ def write(
   tokenizer.save(str(staged / pretrained_tokenizer.FILE_NAME))
   if 'head' in params:
     projection = params['head'].get('projection', {})
-    np.savez(
-      staged / _HEAD, **{k: np.asarray(x) for k, x in projection.items()}
-    )
+    arrays: dict[str, Any] = {k: np.asarray(x) for k, x in projection.items()}
+    np.savez(staged / _HEAD, **arrays)
   np.save(staged / ITEM_VECTORS, np.asarray(item_vectors, np.float32))
   table = pa.table(
     {

@@ -61,7 +61,7 @@ def score(
     {'test' or 'cold': {'sampled' or 'full': {part: {metric: value}}}}.
   """
   found: dict[str, Any] = {}
-  arrays = {}
+  arrays: dict[str, Any] = {}
   for name, examples in zip(('test', 'cold'), held_out, strict=True):
     if examples is None:
       continue

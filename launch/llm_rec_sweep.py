@@ -29,6 +29,7 @@ if TYPE_CHECKING:
   from launch.train_llm_rec import Config
 
 _METRIC = 'ndcg@10'
+Start = Literal['pretrained', 'random']
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class SweepConfig:
     tuple[str, ...], 'Language models; empty: that of --model.'
   ] = ()
   starts: Annotated[
-    tuple[Literal['pretrained', 'random'], ...],
+    tuple[Start, ...],
     'Where their weights begin; random: only the shape is theirs.',
   ] = ('pretrained', 'random')
   tunings: Annotated[
@@ -70,8 +71,8 @@ class Setting:
   """One run of a sweep."""
 
   model: str
-  start: str
-  tuning: str
+  start: Start
+  tuning: Tuning
   max_history: int
 
   @property

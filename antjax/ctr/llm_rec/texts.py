@@ -104,8 +104,13 @@ def marks_of(
 class Tokens(Protocol):
   """What is read of an `antjax.lm.token_cache.TokenCache`."""
 
-  tokens: np.ndarray
-  offsets: np.ndarray
+  @property
+  def tokens(self) -> np.ndarray:
+    """int32 [all]."""
+
+  @property
+  def offsets(self) -> np.ndarray:
+    """int64 [items + 1]: item i has tokens[offsets[i]:offsets[i + 1]]."""
 
 
 class Planned(NamedTuple):
