@@ -75,13 +75,15 @@ _METRICS = ('auc', 'gauc')
 def run(config: Config, method: str, seed: int) -> bool:
   """One job, unless it is done; returns whether it is now."""
   kind = method.removesuffix('_long')
+  num_steps = config.long_steps if method != kind else config.num_steps
   options: dict[str, Any] = {
     'tower': {'bahe': 'store'}.get(kind, kind),
     'seed': seed,
     'data': config.data,
     'model': config.model,
     'store': config.store,
-    'num_steps': config.long_steps if method != kind else config.num_steps,
+    'num_steps': num_steps,
+    'optimizer.warmup_steps': num_steps // 10,
     'batch_size': config.batch_size,
     'max_behaviors': config.max_behaviors,
     'max_tokens': config.max_tokens,

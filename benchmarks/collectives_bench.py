@@ -245,7 +245,7 @@ def _work() -> None:
   from jax.sharding import PartitionSpec as P
 
   from antjax.collectives import measure
-  from antjax.collectives.choose import Collectives
+  from antjax.collectives.choose import for_mesh
   from antjax.mesh.mesh import BATCH_AXES, make_mesh
   from launch import common
 
@@ -266,9 +266,12 @@ def _work() -> None:
   links = measure.measure(mesh)
   emit(head | {'links': dataclasses.asdict(links)})
   hows = {
-    name: Collectives(
+    name: for_mesh(
       ALGORITHMS[name],
-      links if name == 'auto' else None,
+      mesh,
+      links=links if name == 'auto' else None,
+      # As a user gets them; the others, beside it, as they are.
+      **({} if name == 'auto' else {'max_message_bytes': 0}),
       payload_dtype=None if name == 'xla' else _PAYLOAD.value,
     )
     for name in _ALGORITHMS.value

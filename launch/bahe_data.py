@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data of launch/train_bahe.py: clicks and histories to batches."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 import contextlib
 import functools
 import pathlib
@@ -17,13 +17,14 @@ from antjax.ctr.bahe.model import Sizes
 from antjax.input import output_folder, records
 from antjax.input.behavior_vocabulary import BehaviorVocabulary
 from antjax.train import progress
-from launch import bahe_identity, bahe_users, common
+from launch import bahe_users, common, run_identity
 
 if TYPE_CHECKING:
   from launch.train_bahe import Config
 
 # Marks a record with its number; see `LeasedDataset`.
 _KEY = 'record_key'
+_RUN = 64  # Neighbours among the examples that --eval_examples chooses.
 _STATISTICS_BLOCK = 65_536  # Records read at once for the statistics.
 
 
@@ -62,7 +63,7 @@ class Clicks:
     self._users = bahe_users.UserVectors.open(
       config.user_embeddings,
       {s: len(x) for s, x in self._sources.items()},
-      bahe_identity.of_data(self.description),
+      run_identity.of_data(self.description),
     )
     self.user_vectors = self._users.name if self._users else ''
     self.sizes = Sizes(
@@ -127,7 +128,7 @@ class Clicks:
   ) -> Iterator[dict[str, Any]]:
     """This process's share of a split, once, filled up to whole batches.
 
-    With --eval_examples, of evenly spread batches of it.
+    With --eval_examples, of that many in evenly spread runs.
 
     Args:
       split: One of `bahe_users.SPLITS`.
@@ -136,29 +137,32 @@ class Clicks:
         the whole split.
       title: Of a progress bar; '': none.
     """
-    source = self._sources[split]
     size = self.rows_per_device * self._num_devices
-    starts: Sequence[int] = range(0, len(source), size)
-    limit = self._config.eval_examples
-    if limit and not with_index:
-      num = min(len(starts), -(-limit // size))
-      starts = [starts[i * len(starts) // num] for i in range(num)]
-    mine = starts[jax.process_index() :: jax.process_count()]
+    limit = 0 if with_index else self._config.eval_examples
+    chosen = spread_examples(self.num_examples(split), limit)
+    starts = range(0, len(chosen), size)[jax.process_index() : :]
+    mine = starts[:: jax.process_count()]
     bar = progress.Progress(len(mine), name=title) if title else None
     with bar or contextlib.nullcontext():
       for done, first in enumerate(mine, 1):
-        yield self._prepared(split, prepare, first, size, with_index)
+        index = chosen[first : first + size]
+        yield self._prepared(split, prepare, index, size, with_index)
         if bar is not None:  # The other processes do as many.
           bar.update(done, num_examples=size * jax.process_count())
 
   def _prepared(
-    self, split: str, prepare: Any, first: int, size: int, with_index: bool
+    self,
+    split: str,
+    prepare: Any,
+    index: np.ndarray,
+    size: int,
+    with_index: bool,
   ) -> dict[str, Any]:
-    """The examples from `first` on, up to `size` of them."""
+    """The examples of increasing numbers `index`, filled up to `size`."""
+    runs = np.split(index, np.flatnonzero(np.diff(index) > 1) + 1)
     source = self._sources[split]
-    found = source.read(first, min(first + size, len(source)))
+    found = [r for run in runs for r in source.read(run[0], run[-1] + 1)]
     columns = {k: np.stack([r[k] for r in found]) for k in found[0]}
-    index = first + np.arange(len(found))
     batch = self._batch(split, columns, index, size)
     prepared = prepare(batch, self._num_devices)
     if with_index:
@@ -219,6 +223,20 @@ class Clicks:
 def _blocks(source: records.RecordSource) -> Iterator[Any]:
   for start in range(0, len(source), _STATISTICS_BLOCK):
     yield source.read(start, min(start + _STATISTICS_BLOCK, len(source)))
+
+
+def spread_examples(num_examples: int, limit: int) -> np.ndarray:
+  """Numbers, int64 [at most `limit`], of evenly spread runs of examples.
+
+  Runs, so that users who follow each other in the file keep several examples;
+  the choice depends on nothing else. A limit of 0 takes all.
+  """
+  if not 0 < limit < num_examples:
+    return np.arange(num_examples)
+  num_runs = -(-limit // _RUN)
+  starts = np.arange(num_runs) * (num_examples - _RUN) // max(1, num_runs - 1)
+  index = (starts[:, None] + np.arange(_RUN)).reshape(-1)
+  return np.unique(index[(index >= 0) & (index < num_examples)])[:limit]
 
 
 def _lengths(given: tuple[int, ...], names: list[str]) -> tuple[int, ...]:

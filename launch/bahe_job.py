@@ -20,7 +20,7 @@ from antjax.input import dataset
 from antjax.train import checkpoint, progress
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
-from launch import bahe_identity, bahe_memory, common
+from launch import auto_paro, bahe_memory, common, run_identity
 from launch.bahe_data import Clicks
 from launch.bahe_model import Built
 from launch.early_stopping import EarlyStopping
@@ -51,19 +51,35 @@ class BaheJob:
     is_trained = tuning.trainable(config.effective_tuning)
     self._tables = built.model.tables(job.mesh)
     dtype = jnp.dtype(config.compute_dtype)
+    optimizer = config.optimizer.build(self.num_steps, tuning.is_lm)
+    options: dict[str, Any] = {
+      'num_micro_batches': config.num_micro_batches,
+      'compute_dtype': None if dtype == jnp.float32 else dtype,
+      'trainable': is_trained,
+      'scanned': lambda name: '.layers.' in name,
+      'min_shard_size': config.min_shard_size,
+    }
+    paro = auto_paro.choose_paro(
+      config.paro,
+      built.params,
+      optimizer,
+      job.mesh,
+      links_file=config.links,
+      activation_bytes=bahe_memory.activation_bytes(
+        config, built.model, clicks
+      ),
+      elastic_only=clicks.is_elastic,
+      **options,
+    )
     self.trainer = Trainer(
       self._loss,
-      config.optimizer.build(self.num_steps, tuning.is_lm),
+      optimizer,
       mesh=job.mesh,
-      paro=config.paro,
+      paro=paro,
       collectives=config.collectives,
       tables=self._tables,
-      num_micro_batches=config.num_micro_batches,
-      compute_dtype=None if dtype == jnp.float32 else dtype,
-      trainable=is_trained,
-      scanned=lambda name: '.layers.' in name,
-      min_shard_size=config.min_shard_size,
       constants=built.constants,
+      **options,
     )
     self._early = EarlyStopping(
       config.patience,
@@ -105,7 +121,7 @@ class BaheJob:
     """Trains, or goes on, in the run folder; the state is the best one."""
     config, run_dir = self._config, self._job.run_dir
     checkpoints = (run_dir / 'checkpoints').absolute()
-    bahe_identity.check(run_dir, self._built.made_of)
+    run_identity.check(run_dir, self._built.made_of)
     start = checkpoint.latest_step(checkpoints) or 0
     state = self.trainer.init(self._built.params, seed=config.seed)
     self.memory = bahe_memory.account(
@@ -131,7 +147,7 @@ class BaheJob:
         if log is None:  # The checkpoint, if any, fits: now files may change.
           self._job.save_config()
           if self._job.is_main:
-            bahe_identity.save(run_dir, self._built.made_of)
+            run_identity.save(run_dir, self._built.made_of)
           log = stack.enter_context(progress.RunLog(run_dir, resume_step=start))
         bar.update(
           step,

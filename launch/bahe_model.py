@@ -29,7 +29,7 @@ from antjax.lm import (
 from antjax.lm.config import Config as LMConfig
 from antjax.lm.token_cache import TokenCache
 from antjax.mesh.mesh import INTRA
-from launch import auto_paro, bahe_identity, common
+from launch import auto_paro, common, run_identity
 from launch.bahe_data import Clicks
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Built:
     table_bytes: Bytes of the table of behaviours on a device.
     table_level: How it is split: none, intra or global.
     num_absent: Parameters of the language model that training never holds.
-    made_of: For `bahe_identity`.
+    made_of: For `run_identity`.
   """
 
   model: ClickModel
@@ -113,7 +113,7 @@ def build(config: 'Config', job: common.Job, clicks: Clicks) -> Built:
 
 def _made_of(config: 'Config', clicks: Clicks) -> dict[str, Any]:
   found: dict[str, Any] = {
-    'data set': bahe_identity.of_data(clicks.description),
+    'data set': run_identity.of_data(clicks.description),
     'tower': config.tower,
   }
   if clicks.standardizer is not None:

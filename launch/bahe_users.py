@@ -24,7 +24,7 @@ import numpy as np
 from antjax.train.metric import Metric
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
-from launch import bahe_identity
+from launch import run_identity
 
 FOLDER = 'user_embeddings'
 SPLITS = ('train', 'validation', 'test')
@@ -174,7 +174,7 @@ def export(
   if is_main:
     _write_newest(staged, clicks.newest_examples(), dim)
     made_of = {
-      'data': bahe_identity.of_data(clicks.description),
+      'data': run_identity.of_data(clicks.description),
       'name': secrets.token_hex(8),
     }
     (staged / _MADE_OF).write_text(json.dumps(made_of), encoding='utf-8')

@@ -129,6 +129,7 @@ def build(config: Config, agent: 'Agent | None' = None) -> int:
     'num_low': config.num_low,
     'normalizer': vocabulary.normalizer,
     'max_tokens': config.max_tokens,
+    'compute_dtype': config.compute_dtype,
   }
   found = store.read_manifest(config.out)
   if found is not None:  # A wrong one is refused before the model is read.

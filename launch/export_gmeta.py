@@ -18,7 +18,6 @@ them.
 
 import dataclasses
 import pathlib
-import tempfile
 from typing import Annotated, Any
 
 from absl import logging
@@ -31,10 +30,10 @@ from antjax.mesh import mesh as mesh_lib
 from antjax.meta import algorithms, meta_loss
 from antjax.meta import recommender as recommender_lib
 from antjax.meta.episodes import EpisodeConfig
-from antjax.serving import delta, exporter
+from antjax.serving import delta, exporter, loader
 from antjax.serving import recommender as serving
 from antjax.train import checkpoint
-from launch import script, train_gmeta
+from launch import run_identity, script, train_gmeta
 from launch.gmeta_vocabulary import read_vocabulary
 
 MODEL = 'meta'  # The run's folder with the meta-learned model.
@@ -80,15 +79,15 @@ def main(config: Config) -> None:
     size = sum(f['bytes'] for f in manifest['files'].values())
     rich.print(f'Step {manifest["step"]}: {size:,} bytes in {config.out}')
     return
-  parent = pathlib.Path(config.out).absolute().parent
-  parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=parent, prefix='.export-') as folder:
-    new, old = pathlib.Path(folder) / 'new', pathlib.Path(config.base)
+  if config.base:
+    loader.read_manifest(config.base)  # Before the work, too.
+  with exporter.scratch_folder(config.out, 'export') as folder:
+    new, old = folder / 'new', pathlib.Path(config.base)
     exporter.write(
       new, exported(run, config.run_dir, config.step), config.quantize
     )
     if config.since is not None:
-      old = pathlib.Path(folder) / 'old'
+      old = folder / 'old'
       before = exported(run, config.run_dir, config.since)
       exporter.write(old, before, config.quantize)
     described = delta.write(old, new, config.out)
@@ -101,6 +100,9 @@ def exported(
 ) -> exporter.Exported:
   """A checkpoint of a run, on one device of this process."""
   description = output_folder.load_description(run.data)
+  run_identity.check(
+    pathlib.Path(run_dir), {'data set': run_identity.of_data(description)}
+  )
   mesh = mesh_lib.make_mesh(intra=1, devices=jax.local_devices()[:1])
   algorithm = algorithms.ALGORITHMS[run.algorithm]
   numeric = tuple(description.get('numeric', ()))

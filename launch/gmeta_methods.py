@@ -55,6 +55,7 @@ class Methods:
       links_file=config.links,
       num_micro_batches=config.num_micro_batches,
       min_shard_size=config.min_shard_size,
+      elastic_only=tasks.is_elastic,
     )
 
   def train(self) -> dict[str, Method]:

@@ -18,7 +18,7 @@ from antjax.meta.recommender import Recommender
 from antjax.train import checkpoint, progress
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
-from launch import common, gmeta_vocabulary
+from launch import common, gmeta_vocabulary, run_identity
 
 if TYPE_CHECKING:
   from launch.train_gmeta import Config
@@ -42,6 +42,8 @@ class Tasks:
     job: common.Job,
   ):
     self._config, self._job = config, job
+    self._made_of = {'data set': run_identity.of_data(description)}
+    run_identity.check(job.run_dir, self._made_of)
     described = config.model.chosen(description['features'])
     self._features = {k: v['max_values'] for k, v in described.items()}
     self._num_ids = {k: v['num_ids'] for k, v in described.items()}
@@ -74,6 +76,11 @@ class Tasks:
       int(record['task'])
       for record in self._validation.read(0, config.validation_tasks)
     }
+
+  @property
+  def is_elastic(self) -> bool:
+    """Whether agents run the job: groups do unequal numbers of batches."""
+    return self._job.agent is not None
 
   def fit(
     self,
@@ -108,6 +115,8 @@ class Tasks:
         nonlocal log
         if log is None:  # The checkpoint, if any, fits: now files may change.
           self._job.save_config()
+          if self._job.is_main:
+            run_identity.save(self._job.run_dir, self._made_of)
           log = stack.enter_context(progress.RunLog(folder, resume_step=start))
         bar.update(
           step, num_examples=metrics['num_examples'], loss=metrics['loss']
@@ -191,6 +200,10 @@ class Tasks:
       numeric=self._numeric,
       label=self._label,
       query_size=self._query_size,
+      # A slot may be as small as a row.
+      min_support=min(
+        episodes.EpisodeConfig.min_support, config.support_sizes[-1]
+      ),
       split=config.split,
       id_dropout=self._of_items(model.id_dropout * is_training),
       task_id_dropout=self._of_items(model.task_id_dropout * is_training),

@@ -17,6 +17,7 @@ from antjax.serving import delta
 from antjax.train import warm_start
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
+from launch import run_identity
 
 _CHECKPOINTS = 'checkpoints'
 
@@ -73,12 +74,14 @@ def start_from(
     state: From `Trainer.init`.
 
   Raises:
-    ValueError: No such run, or one of another model.
+    ValueError: No such run, one of another model, or its data have changed.
   """
   run_dir, step = _find(init_from, name)
   saved = json.loads((run_dir / config_lib.FILE_NAME).read_text())['config']
   old_data = saved['data']
   old = output_folder.load_description(old_data)
+  # Other values may have the run's ids by now.
+  run_identity.check(run_dir, {'data set': run_identity.of_data(old)})
   new = output_folder.load_description(data)
   sources = {}
   for feature in features:

@@ -14,7 +14,6 @@ frozen text vectors. The run folder gets METHOD.json and METHOD.npz (ranks); a
 method that is done is not done again (docs/llm_rec.md).
 """
 
-from collections.abc import Callable
 import dataclasses
 import json
 import os
@@ -77,9 +76,7 @@ class Config(common.JobConfig):
   model: Annotated[
     str, 'Language model of the texts: Hugging Face folder or GGUF file.'
   ] = 'data/minilm'
-  max_history: Annotated[
-    int, 'Newest items that methods of texts read.'
-  ] = 10
+  max_history: Annotated[int, 'Newest items that methods of texts read.'] = 10
   max_text_tokens: Annotated[
     int, 'Tokens of a text at most; the newest are kept.'
   ] = 256
@@ -297,7 +294,7 @@ def _write(
   wall_s: float,
 ) -> None:
   """Writes METHOD.npz, then METHOD.json: the latter says that it is done."""
-  arrays = {**ranks, 'users': baselines.test.users}
+  arrays: dict[str, Any] = {**ranks, 'users': baselines.test.users}
   results: dict[str, Any] = {'wall_s': wall_s, 'test': {}}
   for kind, values in ranks.items():
     scores = rank_metrics.scores(values, baselines.test.parts)
@@ -314,30 +311,31 @@ def _write(
   os.replace(temporary, path)
 
 
-def print_table(
-  found: dict[str, Any], metric: str = 'ndcg@10'
-) -> None:
+def print_table(found: dict[str, Any], metric: str = 'ndcg@10') -> None:
   """One line a method, one column a part of the examples that has any."""
   for kind, title in (
     (evaluation.SAMPLED, 'among drawn items of the domain'),
     (evaluation.FULL, 'among all items'),
   ):
-    columns: dict[str, Callable[[Any], Any]] = {}
-    first = next(iter(found.values()))
-    for part, row in first['test'][kind].items():
-      if row['examples']:
-        columns[part] = lambda x, part=part: x['test'][kind][part]
-    if 'cold' in first:
-      columns['cold, apart'] = lambda x: x['cold'][kind]['all']
+    rows = {m: _cells(results, kind) for m, results in found.items()}
+    first = next(iter(rows.values()))
+    parts = [part for part, row in first.items() if row['examples']]
     table = rich.table.Table(title=f'{metric} {title}')
     table.add_column('method', no_wrap=True)
-    for part, cell in columns.items():
-      count = cell(first)['examples']
+    for part in parts:
+      count = first[part]['examples']
       table.add_column(f'{part}\n({count:,})', justify='right')
-    for method, results in found.items():
-      cells = [cell(results)[metric] for cell in columns.values()]
-      table.add_row(method, *(f'{x:.4f}' for x in cells))
+    for method, row in rows.items():
+      table.add_row(method, *(f'{row[part][metric]:.4f}' for part in parts))
     rich.print(table)
+
+
+def _cells(results: dict[str, Any], kind: str) -> dict[str, dict[str, Any]]:
+  """Part -> scores, with the examples of cold items behind the others."""
+  found = dict(results['test'][kind])
+  if 'cold' in results:
+    found['cold, apart'] = results['cold'][kind][rank_metrics.ALL]
+  return found
 
 
 if __name__ == '__main__':

@@ -22,10 +22,10 @@ from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
 from launch import (
   auto_paro,
-  bahe_identity,
   common,
   llm_rec_held_out,
   llm_rec_memory,
+  run_identity,
 )
 from launch.early_stopping import EarlyStopping
 from launch.llm_rec_data import Sequences
@@ -108,7 +108,7 @@ class LLMRecJob:
     """Trains, or goes on, in the run folder; the state is the best one."""
     config, run_dir = self._config, self._job.run_dir
     checkpoints = (run_dir / 'checkpoints').absolute()
-    bahe_identity.check(run_dir, self._built.made_of)
+    run_identity.check(run_dir, self._built.made_of)
     start = checkpoint.latest_step(checkpoints) or 0
     state = self.trainer.init(self._built.params, seed=config.seed)
     self.memory = llm_rec_memory.account(
@@ -138,7 +138,7 @@ class LLMRecJob:
         if log is None:  # The checkpoint, if any, fits: now files may change.
           self._job.save_config()
           if self._job.is_main:
-            bahe_identity.save(run_dir, self._built.made_of)
+            run_identity.save(run_dir, self._built.made_of)
           log = stack.enter_context(progress.RunLog(run_dir, resume_step=start))
         bar.update(
           step,

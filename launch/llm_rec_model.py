@@ -23,7 +23,7 @@ from antjax.lm import (
 )
 from antjax.lm.config import Config as LMConfig
 from antjax.lm.token_cache import TokenCache
-from launch import bahe_identity
+from launch import run_identity
 
 if TYPE_CHECKING:
   from launch.train_llm_rec import Config
@@ -39,7 +39,7 @@ class Built:
     model: The model.
     params: numpy arrays.
     texts: Of the data's titles.
-    made_of: For `bahe_identity`.
+    made_of: For `run_identity`.
   """
 
   model: LLMRec
@@ -63,7 +63,7 @@ def build(config: 'Config', data: SequenceData) -> Built:
       targets=config.lora_targets,
     )
   made_of = {
-    'data set': bahe_identity.of_data(data.description),
+    'data set': run_identity.of_data(data.description),
     'split of the data': config.split,
     'language model': fingerprint.of_model(config.model),
     'start': config.start,

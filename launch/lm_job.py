@@ -20,14 +20,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from antjax.collectives.choose import Collectives
+from antjax.collectives import choose
 from antjax.input import dataset, output_folder, records, text
 from antjax.lm import cost, generate, transformer
 from antjax.lm import tokenizer as tokenizer_lib
 from antjax.train import checkpoint, metrics, progress, warm_start
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
-from launch import common, lm_paro, lm_speed
+from launch import auto_paro, common, lm_paro, lm_speed
 
 if TYPE_CHECKING:
   from launch.train_lm import Config
@@ -110,10 +110,9 @@ class LMJob:
       'regather': config.regather,
       'min_shard_size': config.min_shard_size,
     }
-    collectives: str | Collectives = config.collectives
-    if collectives == 'auto':
-      links = lm_paro.links_of(config, self._job)
-      collectives = Collectives('auto', links=links)
+    mesh, links = self._job.mesh, None
+    if config.collectives == 'auto':
+      links = auto_paro.links_of(mesh, config.links)
     optimizer = config.optimizer.build(config.num_steps)
     self.paro = lm_paro.choose(
       config, self._job, model, optimizer, options, self.peak_flops
@@ -121,9 +120,9 @@ class LMJob:
     return Trainer(
       lambda params, batch, rng: transformer.loss(model, params, batch),
       optimizer,
-      mesh=self._job.mesh,
+      mesh=mesh,
       paro=self.paro,
-      collectives=collectives,
+      collectives=choose.for_mesh(config.collectives, mesh, links=links),
       loss_scale='dynamic' if self._dtype == jnp.float16 else None,
       **options,
     )
@@ -245,7 +244,9 @@ class LMJob:
     """This process's share, padded to whole batches."""
     source = self._sources['validation']
     size = self._config.batch_size // self._config.num_micro_batches
-    size //= jax.process_count()
+    # Other hosts may have come since the batch was a multiple of theirs.
+    num_local = jax.local_device_count()
+    size = -(-size // jax.process_count() // num_local) * num_local
     start = jax.process_index() * size
     for first in range(start, len(source), size * jax.process_count()):
       found = source.read(first, min(first + size, len(source)))
@@ -263,8 +264,7 @@ class LMJob:
     params = jax.tree.map(
       lambda x: x.addressable_data(0).astype(self._dtype), params
     )
-    mark = self.tokenizer.document
-    ids = [[mark, *p] for p in self.tokenizer.encode(config.prompts)]
+    mark, ids = self.tokenizer.document, self._prompt_ids()
     lengths = np.asarray([len(p) for p in ids], np.int32)
     prompts = np.full((len(ids), lengths.max()), mark, np.int32)
     for row, prompt in zip(prompts, ids, strict=True):
@@ -284,10 +284,16 @@ class LMJob:
       for prompt, row in zip(config.prompts, np.asarray(made), strict=True)
     ]
 
+  def _prompt_ids(self) -> list[list[int]]:
+    mark = self.tokenizer.document
+    return [[mark, *p] for p in self.tokenizer.encode(self._config.prompts)]
+
   # Checks.
 
   def _check_sizes(self) -> None:
     config = self._config
+    transformer.check_length(self.model, config.seq_len)
+    self._check_samples()
     if self._job.agent is None:
       common.check_batch_size(config.batch_size, config.num_micro_batches)
     num_shards = -(-len(self._sources['train']) // config.shard_size)
@@ -296,6 +302,27 @@ class LMJob:
         f'{config.data} makes {len(self._sources["train"])} sequences, that is'
         f' {num_shards} DataShards, for {jax.process_count()} processes; make'
         ' --shard_size or --seq_len smaller.'
+      )
+
+  def _check_samples(self) -> None:
+    """Refuses samples that could not be written when training is over."""
+    config, model = self._config, self.model
+    if not config.sample_tokens or not config.prompts:
+      return
+    longest = max(map(len, self._prompt_ids())) + config.sample_tokens
+    if model.positions == 'learned' and longest > model.max_positions:
+      raise ValueError(
+        f'sample_tokens={config.sample_tokens}: the longest of the samples has'
+        f' {longest} tokens with its prompt, and the model'
+        f' {model.max_positions} learned positions (model.max_positions); ask'
+        ' for fewer tokens, or shorter prompts.'
+      )
+    whole, memory = 4 * cost.num_params(model), auto_paro.memory_of_device()
+    if memory is not None and whole > memory:
+      raise ValueError(
+        f'sample_tokens={config.sample_tokens}: samples need the whole model on'
+        f' each device, {whole / 1e9:.3g} GB of its {memory / 1e9:.3g} GB; set'
+        ' it to 0.'
       )
 
   def _fingerprint(self) -> dict[str, Any]:

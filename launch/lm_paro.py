@@ -9,7 +9,6 @@ from typing import Any, TYPE_CHECKING
 import jax
 import optax
 
-from antjax.collectives import cost_model, measure
 from antjax.lm import cost, transformer
 from launch import auto_paro, common
 
@@ -57,12 +56,7 @@ def choose(
     activation_bytes=cost.activation_bytes(
       model, sequences, config.seq_len, options['compute_dtype']
     ),
+    # Under agents groups do unequal numbers of micro-batches.
+    elastic_only=job.agent is not None,
     **options,
   ).code
-
-
-def links_of(config: 'Config', job: common.Job) -> cost_model.Links:
-  """Link speeds: from the file, or measured now."""
-  if config.links:
-    return cost_model.load(config.links)
-  return measure.measure(job.mesh)

@@ -180,21 +180,14 @@ class NextItemJob:
       name: Of the progress bar.
       validate: The larger, the better; the same on all processes.
     """
-    config = self._config
-    best, best_value, num_worse = None, -np.inf, 0
+    config, best = self._config, Best(self._config.patience)
 
     def evaluate(state: TrainState) -> dict[str, float]:
-      nonlocal best, best_value, num_worse
       model = self.trained(state)
       value = validate(model)
       logging.info('%s: validation %.4f', name, value)
-      num_worse += 1
-      if best is None or value > best_value:
-        best, best_value, num_worse = model, value, 0
+      best.see(model, value)
       return {'validation': value}
-
-    def is_over() -> bool:
-      return 0 < config.patience <= num_worse
 
     params = self._model.init_params(jax.random.key(self._seed))
     state = self.trainer.init(params, seed=self._seed)
@@ -218,13 +211,37 @@ class NextItemJob:
           evaluate_fn=evaluate,
           evaluate_every=config.evaluate_every,
           on_step=on_step,
-          should_stop=lambda: self._job.should_stop() or is_over(),
+          should_stop=lambda: self._job.should_stop() or best.is_over,
         )
       except KeyboardInterrupt:
-        if self._job.should_stop() or not is_over():
+        if self._job.should_stop() or not best.is_over:
           raise
-    assert best is not None
-    return best
+    assert best.model is not None
+    return best.model
+
+
+class Best:
+  """The model of the best validation so far.
+
+  Attributes:
+    model: It, or None.
+    is_over: Whether so many validations were no better that it is time to stop.
+  """
+
+  def __init__(self, patience: int):
+    """Takes the validations to wait; 0: never ends."""
+    self.model: TrainedNextItem | None = None
+    self._patience, self._value, self._num_worse = patience, -np.inf, 0
+
+  @property
+  def is_over(self) -> bool:
+    return 0 < self._patience <= self._num_worse
+
+  def see(self, model: TrainedNextItem, value: float) -> None:
+    """Takes a validation; the larger, the better."""
+    self._num_worse += 1
+    if self.model is None or value > self._value:
+      self.model, self._value, self._num_worse = model, value, 0
 
 
 def model_of(

@@ -14,6 +14,7 @@ report.html.
 
 import dataclasses
 import functools
+import math
 import pathlib
 from typing import Annotated, Literal
 
@@ -114,6 +115,8 @@ class Config(common.JobConfig, plan_models.StepConfig):
       )
     if self.inter is not None and self.intra is None:
       raise ValueError(f'inter={self.inter} needs intra, the size of a group.')
+    if not 0 < self.device_tflops < math.inf:
+      raise ValueError(f'device_tflops={self.device_tflops} must be positive.')
     if not 0 < self.efficiency <= 1:
       raise ValueError(f'efficiency={self.efficiency} must be in (0, 1].')
 

@@ -156,12 +156,10 @@ def load(name: str, lora_rank: int = 0) -> Model:
     return transformer.loss(config, params, batch)
 
   def flops(rows: int, length: int) -> float:
-    # Layers computed again are a third of forward and backward on top.
-    again = 4 / 3 if config.remat == 'layer' else 1.0
-    # Frozen weights have no gradient of their own.
-    share = 2 / 3 if lora_rank else 1.0
-    per_token = cost.flops_per_token(config, length)
-    return rows * length * per_token * again * share
+    # Forward, gradients of activations and those of weights cost the same;
+    # layers are computed again, frozen weights have no gradient.
+    passes = 3 + (config.remat == 'layer') - bool(lora_rank)
+    return rows * length * cost.flops_per_token(config, length) * passes / 3
 
   return Model(
     params,

@@ -86,9 +86,9 @@ class Config:
     ' in rejected.csv.',
   ] = 0.001
   overwrite: Annotated[bool, 'Replace data made with other settings.'] = False
-  engine: Annotated[
-    Literal['duckdb', 'spark'], 'What joins and sorts.'
-  ] = 'duckdb'
+  engine: Annotated[Literal['duckdb', 'spark'], 'What joins and sorts.'] = (
+    'duckdb'
+  )
   memory_limit: Annotated[
     str,
     'Memory of the engine, such as 4GB; what exceeds it goes to disk, beside'
@@ -119,6 +119,7 @@ class Config:
         f'domains={self.domains}: only for layout=amazon2018, not'
         f' {self.layout}.'
       )
+    sequence_build.SequenceConfig(k_core=self.k_core or 0)  # Checks it.
 
   @property
   def sequences(self) -> sequence_build.SequenceConfig:

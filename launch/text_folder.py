@@ -7,9 +7,7 @@ import csv
 import dataclasses
 import hashlib
 import itertools
-import json
 import pathlib
-import tempfile
 from typing import Any, TYPE_CHECKING
 
 from absl import logging
@@ -43,6 +41,14 @@ def prepare(
     ValueError: Too much was rejected, a part is empty, or the folder holds
       something else.
   """
+  out = pathlib.Path(config.out).resolve()
+  if config.source and out.is_relative_to(
+    pathlib.Path(config.source).resolve()
+  ):
+    raise ValueError(
+      f'out={config.out} is inside of source={config.source}, where its files'
+      ' would be taken for texts; choose a folder elsewhere.'
+    )
   made_of = {
     'version': _VERSION,
     'source': _source_fingerprint(config),
@@ -51,60 +57,61 @@ def prepare(
     else f'{config.vocab_size} from {config.learn_chars}e6 characters',
     'validation_share': config.validation_share,
   }
-  out = pathlib.Path(config.out)
-  if output_folder.is_current(out, made_of, overwrite=config.overwrite):
-    return output_folder.load_description(out), False
-  with (
-    output_folder.staged(out) as stage,
-    tempfile.TemporaryDirectory() as temporary,
-  ):
-    corpus = _Corpus(config, pathlib.Path(temporary), say)
-    if config.tokenizer:
-      tokenizer = tokenizer_lib.load(config.tokenizer)
-    else:
-      say('learning the tokenizer')
-      tokenizer = tokenizer_lib.learn(
-        _up_to(corpus.documents('train'), config.learn_chars * 10**6),
-        config.vocab_size,
-      )
-    tokenizer.save(stage / tokenizer_lib.FILE_NAME)
-    splits, files = {}, {}
-    for split in SPLITS:
-      say(f'tokenizing {split}')
-      counts = {'documents': 0, 'tokens': 0, 'characters': 0}
-      name = f'{split}.parquet'
-      batches = _tokenized(corpus.documents(split), tokenizer, counts)
-      _write(stage / name, batches)
-      if not counts['documents']:
-        raise ValueError(
-          f'prepare_text: no document is left for {split}; give more documents'
-          ' (--documents=paragraph makes more of a text file) or another'
-          f' --validation_share than {config.validation_share}.'
-        )
-      splits[split] = counts
-      files[split] = {'path': name, 'bytes': (stage / name).stat().st_size}
-    path = stage / tokenizer_lib.FILE_NAME
-    files['tokenizer'] = {
-      'path': path.name,
-      'bytes': path.stat().st_size,
-      'sha256': tokenizer_lib.fingerprint(path),
-    }
-    _check_rejected(config, corpus, stage / output_folder.REJECTED)
-    description = {
-      'name': corpus.name,
-      'acknowledgement': corpus.acknowledgement,
-      'licence': corpus.licence,
-      'vocab_size': tokenizer.vocab_size,
-      'splits': splits,
-      'rejected': len(corpus.rejected),
-      'files': files,
-      'config': made_of,
-    }
-    content = json.dumps(description, indent=2, ensure_ascii=False)
-    (stage / output_folder.DESCRIPTION).write_text(
-      content + '\n', encoding='utf-8'
+  return output_folder.make(
+    config.out,
+    made_of,
+    lambda stage, work: _make(config, say, stage, work),
+    overwrite=config.overwrite,
+  )
+
+
+def _make(
+  config: 'Config',
+  say: Callable[[str], None],
+  stage: pathlib.Path,
+  work: pathlib.Path,
+) -> dict[str, Any]:
+  """Writes the files to `stage`; see `output_folder.make`."""
+  corpus = _Corpus(config, work, say)
+  if config.tokenizer:
+    tokenizer = tokenizer_lib.load(config.tokenizer)
+  else:
+    say('learning the tokenizer')
+    tokenizer = tokenizer_lib.learn(
+      _up_to(corpus.documents('train'), config.learn_chars * 10**6),
+      config.vocab_size,
     )
-  return description, True
+  path = stage / tokenizer_lib.FILE_NAME
+  tokenizer.save(path)
+  splits, files = dict[str, Any](), dict[str, Any]()
+  for split in SPLITS:
+    say(f'tokenizing {split}')
+    counts = {'documents': 0, 'tokens': 0, 'characters': 0}
+    name = f'{split}.parquet'
+    _write(stage / name, _tokenized(corpus.documents(split), tokenizer, counts))
+    splits[split] = counts
+    files[split] = output_folder.file_entry(stage, stage / name)
+  _check_rejected(config, corpus, work / output_folder.REJECTED)
+  for split in SPLITS:
+    if not splits[split]['documents']:
+      raise ValueError(
+        f'prepare_text: no document is left for {split}; give more documents'
+        ' (--documents=paragraph makes more of a text file) or another'
+        f' --validation_share than {config.validation_share}.'
+      )
+  files['tokenizer'] = {
+    **output_folder.file_entry(stage, path),
+    'sha256': tokenizer_lib.fingerprint(path),
+  }
+  return {
+    'name': corpus.name,
+    'acknowledgement': corpus.acknowledgement,
+    'licence': corpus.licence,
+    'vocab_size': tokenizer.vocab_size,
+    'splits': splits,
+    'rejected': len(corpus.rejected),
+    'files': files,
+  }
 
 
 class _Corpus:
@@ -228,13 +235,13 @@ def _check_rejected(
   message = f'{len(rejected)} of {total} documents were rejected: {named}' + (
     ' ...' if len(rejected) > _DETAILS else ''
   )
+  with open(path, 'w', newline='', encoding='utf-8') as file:
+    writer = csv.writer(file)
+    writer.writerow(['path', 'record', 'reason'])
+    writer.writerows(map(dataclasses.astuple, rejected))
   if len(rejected) > config.max_rejected_share * total:
     raise ValueError(
       f'prepare_text: {message}. Mend them, or allow it with'
       ' --max_rejected_share.'
     )
   logging.warning('%s. All are in %s.', message, path.name)
-  with open(path, 'w', newline='', encoding='utf-8') as file:
-    writer = csv.writer(file)
-    writer.writerow(['path', 'record', 'reason'])
-    writer.writerows(map(dataclasses.astuple, rejected))

@@ -111,8 +111,15 @@ class Config(common.JobConfig):
     bool, 'Write the user vectors of all examples at the end.'
   ] = False
   paro: Annotated[
-    str, 'PaRO code: levels of parameters, gradients, optimizer state.'
+    str,
+    'PaRO code: levels of parameters, gradients, optimizer state; auto takes'
+    ' the one that the planner finds best.',
   ] = 'IIG'
+  links: Annotated[
+    str,
+    'For --paro=auto: link speeds that launch/plan.py --measure wrote. Empty:'
+    ' measured at the start.',
+  ] = ''
   collectives: Annotated[
     Literal['xla', 'ring', 'hierarchical', 'ho_ring'],
     'How arrays move over all devices at once.',
@@ -136,8 +143,8 @@ class Config(common.JobConfig):
   ] = 0
   eval_examples: Annotated[
     int,
-    'Examples of validation and test that are scored, in evenly spread batches;'
-    ' 0: all.',
+    'Examples of validation and test that are scored, in evenly spread runs of'
+    ' 64; 0: all.',
   ] = 0
   patience: Annotated[
     int,
@@ -156,7 +163,8 @@ class Config(common.JobConfig):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    PaRO.from_code(self.paro)
+    if self.paro != 'auto':
+      PaRO.from_code(self.paro)
     evaluate.best_mode(self.best_metric)
     if not self.best_metric.startswith('validation_'):
       raise ValueError(

@@ -134,8 +134,9 @@ class Config(common.JobConfig):
       raise ValueError(
         f'slots_per_device={self.slots_per_device}: each must be at least 1.'
       )
-    if list(self.support_sizes) != sorted(set(self.support_sizes)):
-      raise ValueError(f'support_sizes={self.support_sizes}: must rise.')
+    sizes = list(self.support_sizes)
+    if not sizes or sizes[0] < 1 or sizes != sorted(set(sizes)):
+      raise ValueError(f'support_sizes={self.support_sizes}: must rise from 1.')
     if self.algorithm == 'joint' and not self.joint_steps:
       raise ValueError('algorithm=joint: joint_steps must be above 0.')
     if self.num_micro_batches < 1:

@@ -102,9 +102,16 @@ class Config(common.JobConfig):
     super().__post_init__()
     if self.paro != 'auto':
       PaRO.from_code(self.paro)
-    for name in ('num_steps', 'batch_size', 'num_micro_batches', 'shard_size'):
-      if getattr(self, name) < 1:
-        raise ValueError(f'{name} must be at least 1.')
+    at_least = {
+      **dict.fromkeys(('num_steps', 'batch_size', 'num_micro_batches'), 1),
+      **dict.fromkeys(('shard_size', 'checkpoint_every'), 1),
+      **dict.fromkeys(('evaluate_every', 'sample_tokens', 'device_gib'), 0),
+    }
+    for name, least in at_least.items():
+      if not getattr(self, name) >= least:
+        raise ValueError(
+          f'{name}={getattr(self, name)}: must be at least {least}.'
+        )
     if not 0 <= self.peak_tflops < math.inf:
       raise ValueError(
         f'peak_tflops={self.peak_tflops} must be positive, or 0 to measure it.'

@@ -33,8 +33,8 @@ def plan(leaves: Sequence[jax.Array], max_bytes: int) -> list[list[int]]:
   for i, leaf in enumerate(leaves):
     kind = jnp.dtype(leaf.dtype), varying_axes(leaf)
     num_bytes = math.prod(leaf.shape) * kind[0].itemsize
-    filled, message = open_.get(kind, (max_bytes, []))
-    if filled + num_bytes > max_bytes:
+    filled, message = open_.get(kind, (0, []))
+    if not message or filled + num_bytes > max_bytes:
       filled, message = 0, []
       messages.append(message)
     message.append(i)

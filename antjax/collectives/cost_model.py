@@ -23,6 +23,8 @@ Training of Large Language Models", section 3.2).
 from collections.abc import Sequence
 import dataclasses
 import json
+import math
+import os
 import pathlib
 from typing import Literal
 
@@ -57,11 +59,14 @@ class Timing:
   seconds: tuple[float, ...]
 
   def __post_init__(self) -> None:
+    _check('op', self.op, OPS)
+    _check('algorithm', self.algorithm, ALGORITHMS)
     sizes, times = tuple(self.sizes_bytes), tuple(self.seconds)
     object.__setattr__(self, 'sizes_bytes', sizes)  # Lists, where JSON had it.
     object.__setattr__(self, 'seconds', times)
     ascending = all(a < b for a, b in zip(sizes, sizes[1:], strict=False))
-    if not sizes or len(sizes) != len(times) or not ascending or min(times) < 0:
+    are_times = all(0 <= t < math.inf for t in times)
+    if not (sizes and len(sizes) == len(times) and ascending and are_times):
       raise ValueError(
         f'Timing(sizes_bytes={sizes}, seconds={times}): needed are ascending '
         'sizes and as many times, at least one.'
@@ -340,9 +345,12 @@ def _lanes(sample: Sample) -> int:
 
 
 def save(links: Links, path: str | pathlib.Path) -> None:
-  """Writes links as JSON."""
+  """Writes links as JSON; what is there is whole at any time."""
   text = json.dumps(dataclasses.asdict(links), indent=2)
-  pathlib.Path(path).write_text(text + '\n')
+  path = pathlib.Path(path)
+  new = path.with_name(f'.{path.name}.new')
+  new.write_text(text + '\n')
+  os.replace(new, path)
 
 
 def load(path: str | pathlib.Path) -> Links:
@@ -352,14 +360,14 @@ def load(path: str | pathlib.Path) -> Links:
     ValueError: There is no such file, or it holds something else.
   """
   try:
-    text = pathlib.Path(path).read_text()
+    content = pathlib.Path(path).read_bytes()
   except OSError as error:
     raise ValueError(
       f'links={path}: cannot be read ({error.strerror}); launch/plan.py'
       ' --measure writes such a file.'
     ) from error
   try:
-    fields = json.loads(text)
+    fields = json.loads(content)
     timings = tuple(Timing(**t) for t in fields.pop('timings', ()))
     return Links(**fields, timings=timings)
   except (AttributeError, TypeError, ValueError) as error:

@@ -157,8 +157,9 @@ def scan_layers(
       policy = keep if policy is None else both(policy, keep)
     # Inside a scan nothing is merged over iterations.
     step = jax.checkpoint(step, policy=policy, prevent_cse=False)
+  num_turns = min(sizes) // layers_per_step
   stacks = jax.tree.map(
-    lambda x: x.reshape(-1, layers_per_step, *x.shape[1:]), layers
+    lambda x: x.reshape(num_turns, layers_per_step, *x.shape[1:]), layers
   )
   return lax.scan(step, carry, stacks)[0]
 

@@ -156,7 +156,8 @@ def _in_messages(
   results = list(leaves)
   whole = [i for i, spec in enumerate(specs) if spec.dim is None]
   if whole and whole_leaves_move:
-    for kind in {leaves[i].dtype for i in whole}:
+    # In the order of the leaves: a set's order differs between processes.
+    for kind in dict.fromkeys(leaves[i].dtype for i in whole):
       members = [i for i in whole if leaves[i].dtype == kind]
       packed = bucket.pack([to_varying(leaves[i]) for i in members])
       summed = move(packed, LeafSpec(packed.shape, packed.dtype, None))

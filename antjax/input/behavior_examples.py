@@ -41,7 +41,10 @@ class ExampleConfig:
     'Without labels: items drawn for each event as examples of label 0, among'
     ' those of its domain that the user never has.',
   ] = 1
-  seed: Annotated[int, 'Seed of the drawn items.'] = 0
+  user_share: Annotated[
+    float, 'Share of the users to keep, drawn by the seed, with all they did.'
+  ] = 1.0
+  seed: Annotated[int, 'Seed of the drawn items and users.'] = 0
   min_history: Annotated[
     int, 'Fewest past events of an example; others are left out.'
   ] = 0
@@ -51,6 +54,10 @@ class ExampleConfig:
       raise ValueError(
         'needed 0 < validation_from <= test_from <= 1; got'
         f' {self.validation_from}, {self.test_from}.'
+      )
+    if not 0 < self.user_share <= 1:
+      raise ValueError(
+        f'user_share={self.user_share} must be above 0 and at most 1.'
       )
     if min(self.negatives, self.min_history) < 0:
       raise ValueError(
@@ -140,6 +147,13 @@ def build(
     table.to_parquet(str(path))
     return con.read_parquet(str(path))
 
+  if config.user_share < 1:
+    progress('drawing users')
+    users = stored('users', rows.select('user').distinct())
+    is_kept = prepare.in_first_share(
+      users, 'user', share=config.user_share, seed=config.seed, salt='users'
+    )
+    rows = rows.semi_join(users.filter(is_kept), 'user')
   progress('ids of users and items')
   id_maps = {}
   for name in ('user', 'item'):

@@ -9,12 +9,15 @@ set aside, counted and listed.
 
 from collections.abc import Callable
 import dataclasses
+import functools
+import operator
 import os
 import pathlib
 import re
 
 import ibis
 from ibis.expr import types as ir
+import numpy as np
 
 from antjax.input import engine as engine_lib
 from antjax.input import rejected_lines, table_raw
@@ -25,6 +28,7 @@ from antjax.input.table_tasks import ROW
 
 _MAX_DOMAINS = 32  # Of which each is a sequence of its own.
 _ITEM_PREFIX = 'item:'
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +109,7 @@ def read(
     num_unknown = 0
     if schema.items is not None:
       table, num_unknown = _with_items(step, table, schema)
+    table, num_large = _within_float32(step, table, schema)
     rows, layout = _rows(table, schema)
     progress('writing rows')
     folder = work / 'rows'
@@ -116,6 +121,7 @@ def read(
     'rejected_lines': num_bad,
     'rows_without_user_or_item': num_blank,
     'events_of_unknown_items': num_unknown,
+    'rows_beyond_float32': num_large,
   }
   return Source(folder, layout, {'name': schema.name, 'counts': counts})
 
@@ -165,6 +171,25 @@ def _with_items(
   )
   rejected_lines.put_aside(step.rejected, 'unknown')
   return good, num
+
+
+def _within_float32(
+  step: _Read, table: ir.Table, schema: BehaviorSchema
+) -> tuple[ir.Table, int]:
+  """Sets rows aside with a number that features and labels cannot hold."""
+  names = [*schema.numeric, *filter(None, (schema.rating,))]
+  if schema.items is not None:
+    names += [f'{_ITEM_PREFIX}{n}' for n in schema.items.numeric]
+  wide = [n for n in names if table[n].type().is_floating()]
+  if not wide:
+    return table, 0
+  is_bad = functools.reduce(
+    operator.or_, [table[n].abs() > _LARGEST for n in wide]
+  )
+  column = ', '.join(n.removeprefix(_ITEM_PREFIX) for n in wide)
+  found = step.set_aside(table, is_bad, column, 'is beyond float32')
+  step.keep_rejected('beyond')
+  return found
 
 
 def _rows(

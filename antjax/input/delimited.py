@@ -17,6 +17,7 @@ import re
 from typing import Literal
 
 from absl import logging
+import duckdb
 import ibis
 from ibis.expr import types as ir
 import numpy as np
@@ -93,7 +94,7 @@ def read_delimited(
   if not os.path.isfile(path):
     raise FileNotFoundError(f'read_delimited: no such file: {path}')
   if header is not None:
-    _check_header(path, header, delimiter, encoding)
+    _check_header(path, header, delimiter, encoding, quote)
   empty = empty or {}
   numbers = {n: k for n, k in columns.items() if k != 'string'}
   lines = con.read_csv(
@@ -112,7 +113,13 @@ def read_delimited(
   )
   number = next(_counter)
   # Read whole and once: a count alone would not look into the columns.
-  texts = con.create_table(f'texts_{number}', lines)
+  try:
+    texts = con.create_table(f'texts_{number}', lines)
+  except duckdb.InvalidInputException as error:
+    raise ValueError(
+      f'read_delimited: {path} cannot be read ({str(error).splitlines()[0]});'
+      ' are its line ends LF here and CRLF there? Make them one kind.'
+    ) from error
   good = _all_numbers(texts, numbers, empty)
   if bad := _count(texts.filter(~good)):
     found = list(
@@ -128,7 +135,8 @@ def read_delimited(
     f'delimited_{number}',
     texts.filter(good).mutate(
       **{
-        n: _or_empty(texts[n], empty.get(n)).cast(k) for n, k in numbers.items()
+        n: _or_empty(texts[n], k, empty.get(n)).cast(k)
+        for n, k in numbers.items()
       }
     ),
   )
@@ -154,11 +162,19 @@ def _exists(con: ibis.BaseBackend, table: str) -> bool:
 
 
 def _check_header(
-  path: str, header: Sequence[str], delimiter: str, encoding: str
+  path: str, header: Sequence[str], delimiter: str, encoding: str, quote: str
 ) -> None:
   """Raises ValueError if the first line is not the expected header."""
   with open(path, encoding=encoding, errors='replace', newline='\n') as file:
-    found = file.readline().rstrip('\r\n').lstrip('\ufeff').split(delimiter)
+    line = file.readline().rstrip('\r\n').lstrip('\ufeff')
+  if '\r' in line:
+    raise ValueError(
+      f'read_delimited: {path} has a line end CR without LF; needed are LF or'
+      ' CRLF, the same in the whole file.'
+    )
+  found = line.split(delimiter)
+  if quote and line:
+    (found,) = csv.reader([line], delimiter=delimiter, quotechar=quote)
   if found != list(header):
     raise ValueError(
       f'read_delimited: {path} has the columns {", ".join(found)}; needed:'
@@ -166,14 +182,18 @@ def _check_header(
     )
 
 
-def _or_empty(text: ir.StringValue, number: float | None) -> ir.StringValue:
+def _or_empty(
+  text: ir.StringValue, kind: Kind, number: float | None
+) -> ir.StringValue:
   """Replaces an empty text by that of a number."""
   if number is None:
     return text
-  return (text == '').ifelse(f'{number:g}', text)
+  exact = f'{number:.0f}' if kind.startswith('int') else repr(float(number))
+  return (text == '').ifelse(exact, text)
 
 
-def _pattern(kind: Kind) -> str:
+def pattern(kind: Kind) -> str:
+  """Regular expression of the texts that are numbers of a kind."""
   return _INTEGER if kind.startswith('int') else _FLOAT
 
 
@@ -183,9 +203,9 @@ def _all_numbers(
   """Whether all columns of numbers of a row hold one that fits."""
   checks = []
   for name, kind in numbers.items():
-    text = _or_empty(texts[name], empty.get(name))
+    text = _or_empty(texts[name], kind, empty.get(name))
     value = text.try_cast(kind)
-    checks.append(text.re_search(_pattern(kind)) & value.notnull())
+    checks.append(text.re_search(pattern(kind)) & value.notnull())
     if kind.startswith('float'):  # What is too large becomes infinite.
       checks.append(~value.isinf())
   return functools.reduce(operator.and_, checks, ibis.literal(True))
@@ -210,7 +230,7 @@ def _bad_numbers(
     for (name, kind), value in zip(columns.items(), fields):
       if kind == 'string' or (name in empty and not value):
         continue
-      if re.match(_pattern(kind), value, re.ASCII) and _fits(kind, value):
+      if re.match(pattern(kind), value, re.ASCII) and _fits(kind, value):
         continue
       yield {
         'file': path,
@@ -234,6 +254,8 @@ def _split_lines(
   path: str, delimiter: str, encoding: str, quote: str
 ) -> Iterator[tuple[int, str, list[str]]]:
   """Yields (number of the first line, text, fields) of each record."""
+  if encoding == 'utf-8':
+    encoding = 'utf-8-sig'  # DuckDB leaves a byte order mark out, too.
   with open(path, encoding=encoding, errors='surrogateescape', newline='') as f:
     if not quote:
       for number, line in enumerate(_lines(f), 1):

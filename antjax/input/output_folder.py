@@ -8,6 +8,7 @@ written to a hidden folder beside it, which takes its name only at the end.
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import glob
 import json
 import os
 import pathlib
@@ -42,8 +43,7 @@ def load_description(folder: str | os.PathLike[str]) -> dict[str, Any]:
       raise ValueError('no config and files')
   except (AttributeError, ValueError) as e:
     raise ValueError(
-      f'{path} was not written by launch/prepare_*.py'
-      f' ({e}).'
+      f'{path} was not written by launch/prepare_*.py ({e}).'
     ) from e
   return description
 
@@ -154,9 +154,7 @@ def staged(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   """
   folder = pathlib.Path(os.path.abspath(folder))
   folder.parent.mkdir(parents=True, exist_ok=True)
-  prefix = f'.{folder.name}.partial-'
-  for left in folder.parent.glob(f'{prefix}*'):
-    logging.warning('%s was left by a run that was killed; delete it.', left)
+  prefix = _hidden(folder, 'partial')
   stage = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
   try:
     data = stage / 'data'
@@ -167,6 +165,14 @@ def staged(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     data.rename(folder)
   finally:
     shutil.rmtree(stage)
+
+
+def _hidden(folder: pathlib.Path, use: str) -> str:
+  """How hidden folders beside `folder` begin; warns of those left there."""
+  prefix = f'.{folder.name}.{use}-'
+  for left in folder.parent.glob(f'{glob.escape(prefix)}*'):
+    logging.warning('%s was left by a run that was killed; delete it.', left)
+  return prefix
 
 
 def make(
@@ -195,9 +201,11 @@ def make(
   """
   if is_current(folder, config, overwrite=overwrite):
     return load_description(folder), False
-  parent = pathlib.Path(os.path.abspath(folder)).parent
-  parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=parent, prefix='.prepare-') as temporary:
+  whole = pathlib.Path(os.path.abspath(folder))
+  whole.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(
+    dir=whole.parent, prefix=_hidden(whole, 'prepare')
+  ) as temporary:
     work = pathlib.Path(temporary)
     rejected = work / REJECTED
     try:

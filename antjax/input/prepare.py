@@ -155,10 +155,11 @@ def to_ids(
   Returns:
     `table` with `column` as int32 ids.
   """
-  renamed = ids.select(_key=ids[column], _id=ids['id'])
-  joined = table.left_join(renamed, table[column] == renamed['_key'])
-  value = ibis.coalesce(joined['_id'], missing).cast('int32')
-  return joined.mutate(**{column: value}).drop('_key', '_id')
+  # '_id' is a column of many tables.
+  renamed = ids.select(__key=ids[column], __id=ids['id'])
+  joined = table.left_join(renamed, table[column] == renamed['__key'])
+  value = ibis.coalesce(joined['__id'], missing).cast('int32')
+  return joined.mutate(**{column: value}).drop('__key', '__id')
 
 
 def in_first_share(

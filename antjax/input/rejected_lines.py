@@ -50,7 +50,9 @@ class BadLines:
       writer.writerow((file, line, 'items', 'line', why, text))
     self.num_lines += 1
 
-  def close(self, num_lines: int, where: str, max_rejected_share: float) -> None:
+  def close(
+    self, num_lines: int, where: str, max_rejected_share: float
+  ) -> None:
     """Raises ValueError if there are too many of `num_lines`."""
     if self.num_lines > max_rejected_share * num_lines:
       raise ValueError(

@@ -26,12 +26,12 @@ _PREFIX, _SUFFIXES = 'meta_', ('.json.gz', '.json')
 _NO_DELIMITER = '\x1f'
 
 
-@ibis.udf.scalar.builtin
+@ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]
 def json_valid(text: str) -> bool:  # type: ignore[empty-body]
   """Whether a text is JSON; DuckDB's."""
 
 
-@ibis.udf.scalar.builtin
+@ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]
 def json_extract_string(text: str, path: str) -> str:  # type: ignore[empty-body]
   """The value at a path of a JSON text; DuckDB's."""
 
@@ -174,7 +174,7 @@ class _Read:
     self._tables: list[str] = []
 
   def items(self, domain: DomainFiles) -> ir.Table:
-    """(item, domain, title); blanks in a row are one."""
+    """(item, domain, title)."""
     lines = self._lines(
       domain.items, {'line': 'string'}, delimiter=_NO_DELIMITER
     )
@@ -187,7 +187,7 @@ class _Read:
       'number',
       is_json=is_json,
       item=item.fill_null('').strip(),
-      title=title.re_replace(r'\s+', ' ').strip(),
+      title=title,
     )
     is_named = rows['item'] != ''
     for bad, why in (

@@ -22,6 +22,9 @@ from ibis.expr import types as ir
 from antjax.input import prepare, sequence_core
 from antjax.input.sequence_data import MIN_EVENTS
 
+# White space and control characters: one blank in a title.
+_BLANKS = r'[\s\x00-\x1f\x7f]+'
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SequenceConfig:
@@ -126,6 +129,8 @@ def _one_row_an_item(
 ) -> ir.Table:
   """(item, domain int32, title) with each item once."""
   rows = steps.con.read_parquet(str(source.items / '*.parquet'))
+  title = rows['title'].re_replace(_BLANKS, ' ').strip()
+  rows = rows.mutate(title=title)
   order = [rows['title'] == '', rows['row']]
   rank = ibis.row_number().over(
     ibis.window(group_by=rows['item'], order_by=order)
@@ -137,8 +142,12 @@ def _one_row_an_item(
   items = ranked.mutate(domain=domain.cast('int32'))
   items = items.filter(items['rank'] == 0).drop('rank', 'row')
   counts['item_rows_read'] = sequence_core.count(rows)
-  counts['item_rows_repeated'] = counts['item_rows_read'] - sequence_core.count(items)
-  counts['items_without_title'] = sequence_core.count(items.filter(items['title'] == ''))
+  counts['item_rows_repeated'] = counts['item_rows_read'] - sequence_core.count(
+    items
+  )
+  counts['items_without_title'] = sequence_core.count(
+    items.filter(items['title'] == '')
+  )
   return items
 
 
@@ -297,15 +306,16 @@ def _totals(
     test_examples=(events['role'] == 2).sum(),
   )
   totals = {k: int(v) for k, v in found.to_pyarrow().to_pylist()[0].items()}
-  totals['users'], totals['items'] = sequence_core.count(users), sequence_core.count(items)
+  totals['users'], totals['items'] = (
+    sequence_core.count(users),
+    sequence_core.count(items),
+  )
   # A user's first event has no history.
   totals['train_examples'] = totals['train_events'] - totals['users']
   return totals
 
 
-def _domains(
-  source: SequenceSource, events: ir.Table
-) -> list[dict[str, Any]]:
+def _domains(source: SequenceSource, events: ir.Table) -> list[dict[str, Any]]:
   """Counts of each domain, in the order of their ids."""
   grouped = events.group_by('domain').agg(
     users=events['user'].nunique(),

@@ -149,9 +149,7 @@ class SequenceData:
       return np.where(lengths >= MIN_EVENTS, 2, 0)
     return np.where(self.user_split == 0, 0, lengths)
 
-  def training(
-    self, *, only: str = '', without: str = ''
-  ) -> SequenceEvents:
+  def training(self, *, only: str = '', without: str = '') -> SequenceEvents:
     """The events that training sees; its examples are all but each first one.
 
     Args:

@@ -27,9 +27,7 @@ class SequenceEvents:
     stops: int64 [U]: user u has events[starts[u]:stops[u]].
   """
 
-  def __init__(
-    self, events: np.ndarray, starts: np.ndarray, stops: np.ndarray
-  ):
+  def __init__(self, events: np.ndarray, starts: np.ndarray, stops: np.ndarray):
     """Takes the arrays as they are.
 
     Raises:

@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes a folder of sequences, which `sequence_data` reads.
 
-  items.parquet   key, domain, title, count: row i is item i, row 0 the padding
-  users.parquet   key, num_domains, split: row u is user u
-  events.npy      int32 [E]: items of all users, each user's in time
-  offsets.npy     int64 [U + 1]: user u has events[offsets[u]:offsets[u + 1]]
-  dataset.json    domains, counts, settings
+items.parquet   key, domain, title, count: row i is item i, row 0 the padding
+users.parquet   key, num_domains, split: row u is user u
+events.npy      int32 [E]: items of all users, each user's in time
+offsets.npy     int64 [U + 1]: user u has events[offsets[u]:offsets[u + 1]]
+dataset.json    domains, counts, settings
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -45,7 +45,9 @@ _USER_SCHEMA = {
   'num_domains': Field('int32'),
   'split': Field('int8'),
 }
-_PADDING = pa.record_batch({'key': [''], 'domain': [-1], 'title': [''], 'count': [0]})
+_PADDING = pa.record_batch(
+  {'key': [''], 'domain': [-1], 'title': [''], 'count': [0]}
+)
 
 # Writes the source to a folder: (work, rejected file) -> SequenceSource.
 Reader = Callable[[pathlib.Path, pathlib.Path], SequenceSource]

@@ -155,7 +155,7 @@ def _items(
         )
       columns['item'].append(str(item))
       columns['domain'].append(domain)
-      columns['title'].append(' '.join(str(title or '').split()))
+      columns['title'].append(str(title or ''))
   keys = columns['item']
   return keys, pa.table(
     {name: pa.array(values, pa.string()) for name, values in columns.items()}

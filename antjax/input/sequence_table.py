@@ -57,7 +57,8 @@ def read(
     max_rejected_share=max_rejected_share,
     progress=progress,
   )
-  folders = [work / 'raw' / name for name in ('events', 'items')]
+  names = 'sequence_events', 'sequence_items'
+  folders = [work / 'raw' / name for name in names]
   for folder in folders:
     folder.mkdir()
   counts = dict(log.about['counts'])
@@ -70,11 +71,11 @@ def read(
     ).to_parquet(str(folders[0] / 'rows.parquet'))
     items = _items(rows, bool(schema.domain))
     items.to_parquet(str(folders[1] / 'rows.parquet'))
-    names = items.select('domain').distinct().order_by('domain').to_pyarrow()
+    found = items.select('domain').distinct().order_by('domain').to_pyarrow()
   return SequenceSource(
     folders[0],
     folders[1],
-    tuple(names['domain'].to_pylist()),
+    tuple(found['domain'].to_pylist()),
     None,
     {'name': schema.name, 'counts': counts},
   )
@@ -86,8 +87,7 @@ def _items(rows: ir.Table, has_domains: bool) -> ir.Table:
   if has_domains:
     given = rows['domain'].fill_null('').strip()
     domain = (given == '').ifelse(_UNKNOWN, given)
-  title = rows['text'].fill_null('').re_replace(r'\s+', ' ').strip()
-  named = rows.mutate(domain=domain, title=title)
+  named = rows.mutate(domain=domain, title=rows['text'].fill_null(''))
   return named.group_by(['item', 'domain', 'title']).agg(
     row=named['row'].min().cast('int64')
   )

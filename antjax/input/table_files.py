@@ -213,8 +213,9 @@ def _write_ids(
     table = ids.order_by('id').to_pyarrow()
     # Engines differ in chunks and in which columns may be NULL.
     columns = {n: table[n].combine_chunks() for n in table.column_names}
-    is_plain = re.fullmatch(r'[\w.-]+', name)
-    path = folder / f'ids_{name if is_plain else number}.parquet'
+    # No plain name begins so: a feature may be called '0'.
+    stem = f'ids_{name}' if re.fullmatch(r'[\w.-]+', name) else f'ids-{number}'
+    path = folder / f'{stem}.parquet'
     pq.write_table(pa.table(columns), path)
     features[name] = {'num_ids': table.num_rows + 1, 'max_values': 1}
     files[f'ids_{name}'] = output_folder.file_entry(folder, path)

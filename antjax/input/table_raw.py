@@ -174,16 +174,20 @@ def _check_label(table: ir.Table, path: pathlib.Path, schema: Layout) -> None:
 
 def _value(column: ir.Column, schema: Layout, name: str) -> ir.Column:
   """A column in the type of the schema; null where it holds no such value."""
-  kind = schema.columns[name]
+  kind, given = schema.columns[name], column.type()
   value = column.try_cast(kind)
   if kind.startswith('float'):
     value = ibis.ifelse(value.isnan() | value.isinf(), ibis.null(), value)
-  elif kind.startswith('int') and column.type().is_floating():
-    # A cast would round.
-    value = ibis.ifelse(column == column.round(), value, ibis.null())
+  is_number = None  # A cast to an integer would round.
+  if kind != 'string' and given.is_string():
+    is_number = column.re_search(delimited.pattern(kind))
+  elif kind.startswith('int') and (given.is_floating() or given.is_decimal()):
+    is_number = column == column.round()
+  if is_number is not None:
+    value = ibis.ifelse(is_number, value, ibis.null())
   if name in schema.empty:
     is_empty = column.isnull()
-    if column.type().is_string():
+    if given.is_string():
       is_empty |= column.strip() == ''
     value = ibis.ifelse(is_empty, schema.empty[name], value)
   return value

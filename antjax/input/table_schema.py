@@ -23,6 +23,7 @@ The file is JSON or YAML, for example
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import math
 import pathlib
 from typing import Any, get_args, Literal
 
@@ -31,8 +32,10 @@ import yaml
 from antjax.input import delimited
 
 KINDS = get_args(delimited.Kind)
-# Fields of a record beside those of the table.
+# Fields of a record beside those of the table. Engines do not tell names apart
+# by case, and columns of intermediate tables begin with two underscores.
 RESERVED = ('task', 'timestamp', 'num_query', 'first_row', 'num_rows')
+_OWN = '__'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,6 +92,13 @@ class TableSchema:
     for name in (self.label, *self.numeric, *filter(None, [self.time])):
       if self.columns[name] == 'string':
         self._refuse(f'column {name!r} is text; a number is needed')
+    for name, number in self.empty.items():
+      kind = self.columns[name]
+      fits = math.isfinite(number) and kind != 'string'
+      if not fits or (kind.startswith('int') and number != int(number)):
+        self._refuse(
+          f'{number:g} cannot stand for an empty field of the {kind} {name!r}'
+        )
     both = {*self.features} & {*self.numeric}
     if both or self.label in (*self.features, *self.numeric):
       self._refuse(
@@ -97,13 +107,27 @@ class TableSchema:
       )
     if not self.features:
       self._refuse('no column is a feature')
+    self._check_names()
+    if {*self.log} - {*self.numeric}:
+      self._refuse('log names columns that are not numeric')
+
+  def _check_names(self) -> None:
     fields = [self.label, *self.features, *self.numeric]
-    if taken := [name for name in fields if name in RESERVED]:
+    taken = [name for name in fields if name.lower() in RESERVED]
+    # Files of ids have the columns (feature, id).
+    taken += [name for name in self.features if name.lower() == 'id']
+    taken += [name for name in self.used if name.startswith(_OWN)]
+    if taken:
       self._refuse(
         f'{", ".join(taken)} is the name of a field of our own; rename it'
       )
-    if {*self.log} - {*self.numeric}:
-      self._refuse('log names columns that are not numeric')
+    seen: dict[str, str] = {}
+    for name in self.columns:
+      other = seen.setdefault(name.lower(), name)
+      if other != name:
+        self._refuse(
+          f'the columns {other} and {name} differ in case only; rename one'
+        )
 
   def _refuse(self, why: str) -> None:
     raise ValueError(f'schema of {self.name}: {why}.')

@@ -19,7 +19,11 @@ import numpy as np
 from antjax.input import prepare, task_spans
 from antjax.input.table_schema import TableSchema
 
-ROW = 'row_number'  # Column with the number of a row of the source.
+# Columns of our own beside those of a table: the number of a row of the source,
+# its place in its task, and so on; `table_schema` keeps others from the names.
+ROW = '__row'
+_RANK, _IS_TRAIN, _NUM_TEST = '__rank', '__is_train', '__num_test'
+_KEY, _NUM_ROWS, _IS_WARM = '__key', '__num_rows', '__is_warm'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,6 +115,9 @@ def build(
     config: How they become tasks.
     folder: Empty folder for intermediate files; it outlives the result.
     progress: Called with a text at the start of each step.
+
+  Raises:
+    ValueError: A number is too large for a float32.
   """
 
   def stored(name: str, table: ir.Table) -> ir.Table:
@@ -118,6 +125,7 @@ def build(
     table.to_parquet(str(path))
     return con.read_parquet(str(path))
 
+  _check_numbers(rows, schema)
   progress('counting tasks')
   tasks = stored('tasks', _tasks(rows, schema, config))
   progress('ranking rows')
@@ -132,29 +140,51 @@ def build(
     coded = prepare.to_ids(coded, name, vocabularies[name])
   progress('sorting rows')
   path = folder / 'sorted.parquet'
-  _numbers(coded, schema).order_by(['task', 'rank']).drop('rank').to_parquet(
+  _numbers(coded, schema).order_by(['task', _RANK]).drop(_RANK).to_parquet(
     str(path)
   )
-  counts = tasks.select('task', 'num_rows', 'is_warm').to_pyarrow()
+  counts = tasks.select('task', _NUM_ROWS, _IS_WARM).to_pyarrow()
   order = np.argsort(counts['task'].to_numpy())
   return SortedRows(
     path,
-    counts['num_rows'].to_numpy()[order].astype(np.int64),
-    counts['is_warm'].to_numpy(zero_copy_only=False)[order],
+    counts[_NUM_ROWS].to_numpy()[order].astype(np.int64),
+    counts[_IS_WARM].to_numpy(zero_copy_only=False)[order],
     vocabularies,
   )
+
+
+def _check_numbers(rows: ir.Table, schema: TableSchema) -> None:
+  """Refuses numbers that a record cannot hold."""
+  most = float(np.finfo(np.float32).max)
+  wide = [
+    name
+    for name in (schema.label, *schema.numeric)
+    if schema.columns[name] == 'float64' and name not in schema.log
+  ]
+  if not wide:
+    return
+  largest = rows.agg(**{name: rows[name].abs().max() for name in wide})
+  for name, value in largest.to_pyarrow().to_pylist()[0].items():
+    if value > most:
+      raise ValueError(
+        f'column {name!r} of {schema.name} has a number of magnitude'
+        f' {value:g}; records hold float32, up to {most:.2g}: list it under'
+        ' log, or scale it.'
+      )
 
 
 def _tasks(
   rows: ir.Table, schema: TableSchema, config: TableConfig
 ) -> ir.Table:
-  """Returns (key, task, num_rows, is_warm), one row a task."""
-  tasks = rows.group_by(key=rows[schema.task]).agg(num_rows=rows.count())
-  position = ibis.row_number().over(ibis.window(order_by=tasks.key))
-  is_cold = prepare.in_first_share(
-    tasks, 'key', share=config.cold_share, seed=config.seed, salt='cold'
+  """Returns key, task, number of rows and is_warm, one row a task."""
+  tasks = rows.group_by(**{_KEY: rows[schema.task]}).agg(
+    **{_NUM_ROWS: rows.count()}
   )
-  return tasks.mutate(task=position.cast('int32'), is_warm=~is_cold)
+  position = ibis.row_number().over(ibis.window(order_by=tasks[_KEY]))
+  is_cold = prepare.in_first_share(
+    tasks, _KEY, share=config.cold_share, seed=config.seed, salt='cold'
+  )
+  return tasks.mutate(task=position.cast('int32'), **{_IS_WARM: ~is_cold})
 
 
 def _rank(
@@ -164,7 +194,7 @@ def _rank(
   config: TableConfig,
 ) -> ir.Table:
   """Adds task, rank in it, timestamp and is_train to the rows."""
-  joined = rows.join(tasks, rows[schema.task] == tasks.key)
+  joined = rows.join(tasks, rows[schema.task] == tasks[_KEY])
   timestamp = joined[schema.time or ROW]
   if config.order == 'time':
     keys = [timestamp, joined[ROW]]
@@ -172,28 +202,31 @@ def _rank(
     keys = [prepare.digest(config.seed, 'row', joined[ROW]), joined[ROW]]
   rank = ibis.row_number().over(ibis.window(group_by='task', order_by=keys))
   # As `task_spans.num_test` has it.
-  share = (joined.num_rows * config.test_share).floor().cast('int64')
-  test = (joined.num_rows >= config.min_rows).ifelse(
+  num_rows = joined[_NUM_ROWS]
+  share = (num_rows * config.test_share).floor().cast('int64')
+  test = (num_rows >= config.min_rows).ifelse(
     ibis.greatest(share, config.query_size), 0
   )
+  if timestamp.type().is_floating():
+    timestamp = timestamp.floor()  # Engines cast by other roundings.
   ranked = joined.mutate(
-    timestamp=timestamp.cast('int64'), rank=rank, num_test=test
+    timestamp=timestamp.cast('int64'), **{_RANK: rank, _NUM_TEST: test}
   )
-  is_train = ranked.is_warm & (
-    ranked['rank'] < ranked.num_rows - ranked.num_test
+  is_train = ranked[_IS_WARM] & (
+    ranked[_RANK] < ranked[_NUM_ROWS] - ranked[_NUM_TEST]
   )
   names = [schema.label, *schema.features, *schema.numeric]
-  return ranked.mutate(is_train=is_train).select(
-    'task', 'rank', 'timestamp', 'is_train', *names
+  return ranked.mutate(**{_IS_TRAIN: is_train}).select(
+    'task', _RANK, 'timestamp', _IS_TRAIN, *names
   )
 
 
 def _vocabulary(ranked: ir.Table, name: str, config: TableConfig) -> ir.Table:
   """Returns (name, id) of the values that training has often enough."""
-  train = ranked.filter(ranked.is_train)
-  counts = train.group_by(name).agg(_count=train.count())
+  train = ranked.filter(ranked[_IS_TRAIN])
+  counts = train.group_by(name).agg(__count=train.count())
   return prepare.dense_ids(
-    counts.filter(counts['_count'] >= config.min_count), name, first=1
+    counts.filter(counts['__count'] >= config.min_count), name, first=1
   )
 
 
@@ -206,4 +239,4 @@ def _numbers(coded: ir.Table, schema: TableSchema) -> ir.Table:
       value = value.sign() * (value.abs() + 1).ln()
     changed[name] = value.cast('float32')
   names = [schema.label, *schema.features, *schema.numeric]
-  return coded.mutate(**changed).select('task', 'rank', 'timestamp', *names)
+  return coded.mutate(**changed).select('task', _RANK, 'timestamp', *names)

@@ -74,6 +74,11 @@ class Config:
     'What the backward pass recomputes: nothing, each layer, or each layer but'
     ' for its matrix products.',
   ] = 'layer'
+  layers_per_step: Annotated[
+    int,
+    'Layers in a turn of the loop; divides num_layers. With 2 a split layer can'
+    ' be gathered beside the computation of the other; both are then whole.',
+  ] = 1
   attention: Annotated[
     Literal['auto', 'plain', 'blocked', 'cudnn'],
     'How attention is computed; see antjax/lm/attention.py.',
@@ -91,6 +96,11 @@ class Config:
         raise ValueError(
           f'{name} must not be negative; got {getattr(self, name)}.'
         )
+    if self.layers_per_step < 1 or self.num_layers % self.layers_per_step:
+      raise ValueError(
+        f'layers_per_step={self.layers_per_step} must divide num_layers='
+        f'{self.num_layers}.'
+      )
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
         f'num_heads={self.num_heads} must be a multiple of'

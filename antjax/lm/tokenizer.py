@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A byte-level BPE tokenizer: learned from a corpus, kept in one file."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import hashlib
 import os
 import pathlib
+import re
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -15,6 +16,11 @@ FILE_NAME = 'tokenizer.json'
 DOCUMENT = '<|document|>'
 # All bytes and the mark: the least vocabulary that can write any text.
 MIN_VOCAB_SIZE = 257
+# The time to learn grows with the square of the longest word.
+_MAX_WORD = 512
+_LONG_RUN = re.compile(
+  rf'(?<!\S)\S{{{_MAX_WORD + 1},}}|(?<!\s)\s{{{_MAX_WORD + 1},}}'
+)
 
 
 class Tokenizer:
@@ -81,7 +87,7 @@ def learn(texts: Iterable[str], vocab_size: int) -> Tokenizer:
   # A text that spells the mark is text.
   inner.encode_special_tokens = True
   inner.train_from_iterator(
-    texts,
+    _cut_words(texts),
     trainers.BpeTrainer(
       vocab_size=vocab_size,
       special_tokens=[DOCUMENT],
@@ -90,6 +96,17 @@ def learn(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     ),
   )
   return Tokenizer(inner)
+
+
+def _cut_words(texts: Iterable[str]) -> Iterator[str]:
+  """Texts, cut where a run of letters or of spaces is too long."""
+  for text in texts:
+    start = 0
+    for run in _LONG_RUN.finditer(text):
+      for end in range(run.start() + _MAX_WORD, run.end(), _MAX_WORD):
+        yield text[start:end]
+        start = end
+    yield text[start:]
 
 
 def load(path: str | os.PathLike[str]) -> Tokenizer:

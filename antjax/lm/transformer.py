@@ -256,6 +256,7 @@ def run_layers(
     params['layers'],
     remat=config.remat != 'none',
     policy=policy,
+    layers_per_step=config.layers_per_step,
   )
 
 

@@ -71,6 +71,8 @@ class EpisodeConfig:
       of it, as in a task of new items only.
     seed: of the splits and the dropout; with the record's key it fixes an
       episode, wherever and whenever it is made.
+    with_keys: features hold the keys of `Trainer(vocabularies=...)`, int64,
+      which become ids in its steps. Dropout needs ids.
   """
 
   buckets: tuple[Bucket, ...]
@@ -84,6 +86,7 @@ class EpisodeConfig:
   id_dropout: Mapping[str, float] = dataclasses.field(default_factory=dict)
   task_id_dropout: Mapping[str, float] = dataclasses.field(default_factory=dict)
   seed: int = 0
+  with_keys: bool = False
 
   def __post_init__(self):
     sizes = [bucket.support_size for bucket in self.buckets]
@@ -114,6 +117,11 @@ class EpisodeConfig:
           f'EpisodeConfig({field}=...): {sorted(unknown)} are not features; the'
           f' features are {sorted(self.features)}.'
         )
+      if self.with_keys and any(shares.values()):
+        raise ValueError(
+          f'EpisodeConfig({field}={dict(shares)}, with_keys=True): id 0 is'
+          ' unknown, key 0 is a key like others; leave the dropout out.'
+        )
       if not all(0 <= share <= 1 for share in shares.values()):
         raise ValueError(
           f'EpisodeConfig({field}={dict(shares)}): a share is 0 to 1.'
@@ -123,6 +131,11 @@ class EpisodeConfig:
   def num_tasks(self) -> int:
     """Task slots in a batch of this process."""
     return sum(bucket.num_slots for bucket in self.buckets)
+
+  @property
+  def id_type(self) -> type[np.signedinteger]:
+    """Type of ids in a batch."""
+    return np.int64 if self.with_keys else np.int32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,8 +259,11 @@ def _columns(record, config):
         f' {column.shape}; {shape} is needed (rows of'
         f' {config.label!r} x values of the feature in EpisodeConfig).'
       )
-    dtype = np.int32 if name in config.features else np.float32
-    columns[name] = column.astype(dtype)
+    if name in config.features:
+      task_block.check_ids(name, column, config)
+      columns[name] = column.astype(config.id_type)
+    else:
+      columns[name] = column.astype(np.float32)
   return columns
 
 
@@ -308,10 +324,13 @@ def with_task_rows(
     tables: feature -> its table, for features that share one: they share their
       rows, which stand under the name of the first of them. None: each feature
       has a table of its own.
-    num_ids: feature -> the number of its ids, which bounds U.
+    num_ids: feature -> the number of its ids, which bounds U; not of keys.
 
   Returns:
     The new batch; the old one is not changed.
+
+  Raises:
+    ValueError: A task has more distinct ids than `num_ids` says there are.
   """
   ids, episodes = {}, {}
   for bucket, parts in batch['ids'].items():
@@ -326,7 +345,13 @@ def with_task_rows(
       arrays = [parts[part][name] for part, name in pieces]
       flat = np.concatenate([a.reshape(len(a), -1) for a in arrays], axis=1)
       distinct, position = _distinct(flat)
-      rows[first] = distinct[:, : (num_ids or {}).get(first, flat.shape[1])]
+      most = (num_ids or {}).get(first, flat.shape[1])
+      if position.max(initial=-1) >= most:
+        raise ValueError(
+          f'with_task_rows(num_ids=...): a task has {position.max() + 1}'
+          f' distinct ids of {first!r}, more than the {most} that there are.'
+        )
+      rows[first] = distinct[:, :most]
       offset = 0
       for (part, name), array in zip(pieces, arrays, strict=True):
         size = array[0].size
@@ -349,7 +374,7 @@ def _distinct(ids):
   new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
   new &= ordered >= 0
   rank = np.cumsum(new, axis=1) - 1
-  distinct = np.full((num_tasks, width), -1, np.int32)
+  distinct = np.full((num_tasks, width), -1, ids.dtype)
   lines, columns = np.nonzero(new)
   distinct[lines, rank[lines, columns]] = ordered[lines, columns]
   position = np.empty((num_tasks, width), np.int32)

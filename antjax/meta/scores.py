@@ -10,6 +10,7 @@ and 97.5th percentile of the metric (Efron and Tibshirani 1993, chapter 13).
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Self
 
+from absl import logging
 import numpy as np
 
 from antjax.train import metrics as metrics_lib
@@ -25,6 +26,7 @@ LOWER_IS_BETTER = frozenset({'MAE', 'RMSE', 'log-loss', 'NE'})
 POSITIVE_RATING = 4.0
 _MIN_PROBABILITY = 1e-7
 _RANKS = 3
+_MAX_WEIGHTS = 1 << 24  # Of resamples times rows at once.
 
 # Shape suffixes: N = rows, T = tasks, R = resamples, the first of them as is.
 
@@ -120,13 +122,21 @@ def estimate(
     columns: 'prediction' (a rating's mean, or the probability of a click),
       'label' and 'group' [N]; of ratings perhaps 'median', which MAE reads, and
       'positive', the probability of a rating from 4 on, which log-loss and NE
-      read.
+      read. Where a prediction is nan, no metric has a value.
     kind: which metrics; ratings from 4 on are the positives of AUC and GAUC.
     num_resamples: draws of the tasks; 0 gives no intervals.
     seed: of the draws.
   """
   nan = float('nan')
   if not columns or not len(columns['label']):
+    return dict.fromkeys(METRICS[kind], Estimate(nan, nan, nan))
+  if num_nan := int(np.isnan(columns['prediction']).sum()):
+    logging.warning(
+      '%d of %d predictions are nan: adaptation has diverged, these scores have'
+      ' no value.',
+      num_nan,
+      len(columns['label']),
+    )
     return dict.fromkeys(METRICS[kind], Estimate(nan, nan, nan))
   tasks, task_N = np.unique(columns['group'], return_inverse=True)
   counts_RT = np.ones((1 + num_resamples, len(tasks)))
@@ -188,13 +198,23 @@ def _auc(columns, kind, tasks, task_N, counts_RT):
   order = np.argsort(columns['prediction'], kind='stable')
   score = columns['prediction'][order]
   positive_N = _is_positive(columns, kind)[order]
-  weights_RN = counts_RT[:, task_N[order]]
   starts = np.flatnonzero(np.r_[True, score[1:] != score[:-1]])
-  positive = np.add.reduceat(weights_RN * positive_N, starts, axis=1)
-  negative = np.add.reduceat(weights_RN * ~positive_N, starts, axis=1)
-  below = np.cumsum(negative, axis=1) - 0.5 * negative
-  pairs = positive.sum(axis=1) * negative.sum(axis=1)
-  return (positive * below).sum(axis=1) / pairs
+
+  def resampled(counts_RT):
+    weights_RN = counts_RT[:, task_N[order]]
+    positive = np.add.reduceat(weights_RN * positive_N, starts, axis=1)
+    negative = np.add.reduceat(weights_RN * ~positive_N, starts, axis=1)
+    below = np.cumsum(negative, axis=1) - 0.5 * negative
+    pairs = positive.sum(axis=1) * negative.sum(axis=1)
+    return (positive * below).sum(axis=1) / pairs
+
+  step = max(_MAX_WEIGHTS // len(score), 1)
+  return np.concatenate(
+    [
+      resampled(counts_RT[start : start + step])
+      for start in range(0, len(counts_RT), step)
+    ]
+  )
 
 
 def _over_groups(tasks, counts_RT, group, value, weight):

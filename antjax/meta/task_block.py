@@ -178,7 +178,10 @@ def _row_columns(
   for name in wanted:
     width = config.features.get(name, 1)
     needed = () if width == 1 else (width,)
-    found = {**tasks, **rows}[name].shape[1:]
+    column = {**tasks, **rows}[name]
+    found = column.shape[1:]
+    if name in config.features:
+      check_ids(name, column, config)
     if found != needed or (name == config.label and name not in rows):
       raise ValueError(
         f'task_block.split: column {name!r} holds values of shape'
@@ -186,6 +189,22 @@ def _row_columns(
         ' row.'
       )
   return {name: rows[name] for name in dict.fromkeys(wanted) if name in rows}
+
+
+def check_ids(name: str, column: np.ndarray, config: 'EpisodeConfig') -> None:
+  """Raises ValueError where ids are no integers, or would be cut."""
+  if not column.size or np.can_cast(column.dtype, config.id_type):
+    return
+  wrong = column.ravel()[:1]
+  if np.issubdtype(column.dtype, np.integer):
+    most = np.iinfo(config.id_type).max
+    wrong = column[abs(column) > most]
+  if len(wrong):
+    raise ValueError(
+      f'Episodes: feature {name!r} holds {wrong[0]} ({column.dtype}); ids are'
+      f' {np.dtype(config.id_type).name}. Map values to ids first, or, for'
+      ' integer keys of a vocabulary, use EpisodeConfig(with_keys=True).'
+    )
 
 
 def _time_order(time, tasks, is_given):
@@ -253,11 +272,11 @@ def fill(
 def _fill_part(pieces, part, shape, config):
   # The features of one id are one array, so that one call blanks them all.
   single = [name for name, width in config.features.items() if width == 1]
-  stack = np.empty((len(single), *shape), np.int32)
+  stack = np.empty((len(single), *shape), config.id_type)
   ids = dict(zip(single, stack))
   for name, width in config.features.items():
     if width > 1:
-      ids[name] = np.empty((*shape, width), np.int32)
+      ids[name] = np.empty((*shape, width), config.id_type)
   label = np.empty(shape, np.float32)
   numeric = np.empty((*shape, len(config.numeric)), np.float32)
   targets = {**ids, config.label: label}
@@ -280,7 +299,7 @@ def _fill_part(pieces, part, shape, config):
   np.copyto(label, 0, where=is_empty)
   for name, width in config.features.items():
     if width > 1:  # As one value: a mask that is broadcast is slow.
-      blank = _as_scalars(np.full((1, width), -1, np.int32))
+      blank = _as_scalars(np.full((1, width), -1, config.id_type))
       np.copyto(_as_scalars(ids[name]), blank, where=is_empty)
   laid = {'label': label, 'mask': is_filled.astype(np.float32)}
   if config.numeric:

@@ -141,7 +141,7 @@ def apply(
 
 
 def _path(table: str) -> str:
-  return f'tables/{table}.npz'
+  return f'tables/{exporter.file_stem(table)}.npz'
 
 
 def _parts(table: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -167,7 +167,8 @@ def _check_storage(name, old, table):
     raise ValueError(
       f'table {name} has width {ways[0][0]} as {ways[0][1]} in the base and'
       f' width {ways[1][0]} as {ways[1][1]} in the new export; a delta needs'
-      ' the same of both. Take a full export.'
+      ' the same of both. Give --quantize as for the base, or take a full'
+      ' export.'
     )
 
 
@@ -194,7 +195,11 @@ def _sources(name, old, new):
     [np.load(where / path) for path in m['vocabularies'][keyed[0]].values()]
     for where, m in ((base, old_manifest), (folder, manifest))
   )
-  return match_rows(olds, news, num_old, num_rows)
+  source = match_rows(olds, news, num_old, num_rows)
+  # Nobody's rows stand for no key: each is compared with its like.
+  unused = np.setdiff1d(np.arange(min(num_rows, num_old)), news[1])
+  source[unused] = unused
+  return source
 
 
 def match_rows(old, new, num_old: int, num_new: int) -> np.ndarray:

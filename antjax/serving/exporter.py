@@ -5,6 +5,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
+import glob
 import hashlib
 import json
 import os
@@ -12,7 +13,9 @@ import pathlib
 import shutil
 import tempfile
 from typing import Any, Literal
+import urllib.parse
 
+from absl import logging
 import numpy as np
 
 from antjax.serving import loader
@@ -127,15 +130,27 @@ def new_folder(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   """Gives an empty folder that becomes `folder` at a clean end."""
   check_new(folder)
   folder = pathlib.Path(os.path.abspath(folder))
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  prefix = f'.{folder.name}.partial-'
-  stage = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
-  try:
+  with scratch_folder(folder, 'partial') as stage:
     yield stage
     stage.chmod(0o755)
     stage.rename(folder)
+
+
+@contextlib.contextmanager
+def scratch_folder(
+  beside: str | os.PathLike[str], use: str
+) -> Iterator[pathlib.Path]:
+  """Gives an empty hidden folder beside another one, and deletes it."""
+  folder = pathlib.Path(os.path.abspath(beside))
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  prefix = f'.{folder.name}.{use}-'
+  for left in folder.parent.glob(f'{glob.escape(prefix)}*'):
+    logging.warning('%s was left by a run that was killed; delete it.', left)
+  scratch = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+  try:
+    yield scratch
   finally:
-    shutil.rmtree(stage, ignore_errors=True)
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def check_new(folder: str | os.PathLike[str]) -> None:
@@ -169,14 +184,20 @@ def sha256(path: pathlib.Path) -> str:
     return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
+def file_stem(name: str) -> str:
+  """A feature's or table's name as that of a file: without slashes."""
+  return urllib.parse.quote(name, safe='')
+
+
 def _write_table(stage, name, table, quantize):
   """Writes one table; returns what the manifest says of it."""
   facts: dict[str, Any] = {'rows': len(table), 'dim': table.shape[1]}
-  facts['values'], facts['scale'] = f'tables/{name}.npy', None
+  stem = f'tables/{file_stem(name)}'
+  facts['values'], facts['scale'] = f'{stem}.npy', None
   values = np.ascontiguousarray(table, np.float32)
   if quantize == 'int8':
     values, scale = quantize_rows(values)
-    facts['scale'] = f'tables/{name}.scale.npy'
+    facts['scale'] = f'{stem}.scale.npy'
     np.save(stage / facts['scale'], scale)
   np.save(stage / facts['values'], values)
   return facts
@@ -188,8 +209,8 @@ def _write_vocabulary(stage, name, values, ids):
     values = np.strings.encode(values, 'utf-8')
   order = np.argsort(values)
   files = {
-    'values': f'vocabularies/{name}.values.npy',
-    'ids': f'vocabularies/{name}.ids.npy',
+    'values': f'vocabularies/{file_stem(name)}.values.npy',
+    'ids': f'vocabularies/{file_stem(name)}.ids.npy',
   }
   np.save(stage / files['values'], values[order])
   np.save(stage / files['ids'], np.asarray(ids, np.int32)[order])

@@ -66,6 +66,9 @@ class Model:
     """Ids int32 of a feature's values, texts or integers.
 
     What is unknown is 0 or, where 0 is the id of a value, -1: left out.
+
+    Raises:
+      ValueError: The feature has no vocabulary, or values of another type.
     """
     if feature not in self._vocabularies:
       raise ValueError(
@@ -77,8 +80,16 @@ class Model:
     if values.dtype.kind == 'U':
       values = np.strings.encode(values, 'utf-8')
     unknown = 0 if ids.min(initial=1) > 0 else -1
-    if not len(keys):
+    if not len(keys) or not values.size:
       return np.full(values.shape, unknown, np.int32)
+    is_text = keys.dtype.kind == 'S'
+    # Numpy would compare numbers with texts, digit by digit.
+    if values.dtype.kind not in ('S' if is_text else 'iuf'):
+      raise ValueError(
+        f'Model.ids: the values of {feature!r} are'
+        f' {"texts" if is_text else "numbers"}; got {values.ravel()[0]!r}, in'
+        f' an array of {values.dtype}.'
+      )
     at = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
     return np.where(keys[at] == values, ids[at], unknown).astype(np.int32)
 

@@ -182,6 +182,10 @@ def sync(
   """
   layout, paro = spec.layout, spec.layout.paro
   acc, row_acc, loss_sum, weight_sum = carry
+  specs = layout.trained(list(layout.specs))
+  synced = transition.sync_all(acc, specs, paro.grads, paro.opt_state, spec.how)
+  # Sums that are rounded to be sent may overflow on the way.
+  checked = acc if spec.how.payload_dtype is None else synced
   # Sums and weights cross the wire, never means.
   sums = _sum_scalars(
     {
@@ -189,14 +193,12 @@ def sync(
       'weight': weight_sum,
       'num_bad': sum(
         jnp.sum(~jnp.isfinite(a), dtype=jnp.float32)
-        for a in jax.tree.leaves((acc, row_acc))
+        for a in jax.tree.leaves((checked, row_acc))
       ),
       **flags,
     }
   )
   scale = jnp.where(sums['weight'] > 0, 1 / (sums['weight'] * factor), 0.0)
-  specs = layout.trained(list(layout.specs))
-  synced = transition.sync_all(acc, specs, paro.grads, paro.opt_state, spec.how)
   grads = [g * scale for g in synced]
   if spec.tables is not None:
     table_state = spec.tables.push(

@@ -61,12 +61,21 @@ class Keys:
       ids: batch['ids']: nested dict whose innermost keys are feature names. A
         negative integer or an empty text is padding. Features of tables without
         a vocabulary hold ids and stay as they are.
+
+    Raises:
+      ValueError: A key of 2^63 or more, which would be negative.
     """
 
     def one(path, x):
       x = np.asarray(x)
       if not self._columns(path):
         return x
+      if x.dtype == np.uint64 and x.max(initial=0) >= 2**63:
+        raise ValueError(
+          f"batch['ids']{jax.tree_util.keystr(path)}: key {x.max()}; keys must"
+          ' be below 2^63, as negative ones are padding. Drop a bit of a hash:'
+          ' keys >> 1.'
+        )
       is_text = not np.issubdtype(x.dtype, np.integer)
       is_padding = np.strings.str_len(x) == 0 if is_text else x < 0
       return np.where(is_padding, -1, to_keys(x))

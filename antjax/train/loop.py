@@ -45,6 +45,13 @@ class FitOptions:
   should_stop: Callable[[], bool] | None
 
   def __post_init__(self) -> None:
+    for name, least in (('checkpoint_every', 1), ('evaluate_every', 0)):
+      value = getattr(self, name)
+      if value < least:
+        raise ValueError(
+          f'Trainer.fit({name}={value}): needed is a number of steps, {least}'
+          ' or more.'
+        )
     if self.best_metric is not None and self.evaluate_fn is None:
       raise ValueError(
         f'Trainer.fit(best_metric={self.best_metric!r}) needs an evaluate_fn'

@@ -19,6 +19,8 @@ import optax
 
 INITIAL = 2.0**15
 PERIOD = 1000
+# Where no gradient ever overflows, its product with the weights must not.
+MOST = 2.0**60
 
 
 class LossScaleState(NamedTuple):
@@ -76,7 +78,7 @@ def adjust(state: LossScaleState, is_finite: jax.Array) -> LossScaleState:
   is_due = state.num_good + 1 >= PERIOD
   scale = jnp.where(
     is_finite,
-    jnp.where(is_due, state.scale * 2, state.scale),
+    jnp.where(is_due, jnp.minimum(state.scale * 2, MOST), state.scale),
     jnp.maximum(state.scale / 2, jnp.finfo(jnp.float32).tiny),
   )
   num_good = jnp.where(is_finite & ~is_due, state.num_good + 1, 0)

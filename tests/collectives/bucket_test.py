@@ -57,3 +57,10 @@ def test_plan_fills_messages_in_order_and_splits_no_leaf():
   assert bucket.plan(leaves, 10**9) == [[0, 2, 3, 4], [1]]
   assert bucket.plan(leaves, 0) == [[i] for i in (0, 1, 2, 3, 4)]
   assert bucket.plan([], 32) == []
+
+
+@pytest.mark.parametrize('max_bytes', [0, 8, 1000])
+def test_plan_loses_no_leaf_without_elements(max_bytes):
+  leaves = [jax.ShapeDtypeStruct((n,), 'f4') for n in (0, 0, 4, 0, 2)]
+  messages = bucket.plan(leaves, max_bytes)
+  assert sorted(i for message in messages for i in message) == [0, 1, 2, 3, 4]

@@ -4,6 +4,7 @@
 
 import dataclasses
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -161,6 +162,18 @@ def test_links_survive_a_file_and_bad_ones_are_named(tmp_path):
   assert cost_model.load(path) == links
   for text in ('{"speed": 1}', '[]', 'x', '{"intra_bytes_per_s": 1}'):
     path.write_text(text)
+    with pytest.raises(ValueError, match='links.json.*uplink_bytes_per_s'):
+      cost_model.load(path)
+  whole = json.dumps(dataclasses.asdict(links))
+  for damage in (
+    whole[:-20].encode(),
+    b'\xff' + whole.encode(),
+    whole.replace('0.001', 'NaN').encode(),
+    whole.replace('"xla"', '"ala"').encode(),
+    whole.replace('"all_reduce"', '"all_reduse"').encode(),
+  ):
+    assert damage != whole.encode()
+    path.write_bytes(damage)
     with pytest.raises(ValueError, match='links.json.*uplink_bytes_per_s'):
       cost_model.load(path)
   with pytest.raises(ValueError, match='uplink_bytes_per_s=0'):

@@ -265,6 +265,28 @@ def test_the_last_rows_of_each_user_are_held_out(log, tmp_path):
     assert held[2][user] == examples[-1:]
 
 
+def test_a_share_of_the_users_is_kept_whole(log, tmp_path):
+  source = log.write(tmp_path / 'log')
+  kept = []
+  for seed in (0, 1):
+    config = ExampleConfig(user_share=0.5, seed=seed)
+    behavior_fixture.prepare(source, tmp_path / str(seed), config)
+    found = behavior_fixture.read_back(tmp_path / str(seed))
+    told = [e for examples in found.values() for e in examples]
+    users = {e['user'] for e in told}
+    expected = [e for e in log.expected() if e['user'] in users]
+    every = {e['user'] for e in log.expected()}
+    assert len(users) == len(every) // 2 and len(told) == len(expected)
+    for examples in (told, expected):
+      examples.sort(key=lambda e: (e['user'], e['time'], e['item']))
+    names = ('user', 'time', 'item', 'histories')
+    assert [[e[n] for n in names] for e in told] == [
+      [e[n] for n in names] for e in expected
+    ]
+    kept.append(users)
+  assert kept[0] != kept[1]
+
+
 def test_a_vocabulary_grows_from_day_to_day(tmp_path):
   vocabulary = tmp_path / 'behaviors'
   texts: list[str] = []
@@ -339,6 +361,27 @@ def test_rows_that_do_not_fit_are_set_aside_and_listed(log, tmp_path):
     (302, 'item'),
     (num_lines + 1, 'when'),  # Of the text file, where a row can have more.
   ]
+
+
+def test_numbers_beyond_float32_are_set_aside(tmp_path):
+  folder = tmp_path / 'log'
+  folder.mkdir()
+  rows = [f'ann,item {i},{i / 7!r},{i % 2}' for i in range(10)]
+  rows[4] = 'ann,item 4,1e300,0'
+  (folder / 'log.csv').write_text('\n'.join(['who,what,worth,liked', *rows]))
+  (folder / 'log.yaml').write_text(
+    'columns: {who: string, what: string, worth: float64, liked: int32}\n'
+    'user: who\nitem: what\nlabel: liked\nnumeric: [worth]\n'
+  )
+  config = ExampleConfig(split='last')
+  behavior_fixture.prepare(
+    folder, tmp_path / 'out', config, max_rejected_share=0.1
+  )
+  description = output_folder.load_description(tmp_path / 'out')
+  assert description['counts']['rows_beyond_float32'] == 1
+  assert description['counts']['examples'] == 9
+  listed = pyarrow.csv.read_csv(tmp_path / 'out' / 'rejected.csv').to_pylist()
+  assert [(row['line'], row['column']) for row in listed] == [(5, 'worth')]
 
 
 def test_a_sequence_without_events_can_be_mapped(tmp_path):

@@ -169,6 +169,67 @@ def test_header(read, tmp_path):
   )
 
 
+def test_a_header_may_be_quoted(read):
+  table = read(
+    b'"u"\t"i"\t"r"\r\n1\t"a"\t3\r\n', quote='"', header=['u', 'i', 'r']
+  )
+  assert rows(table) == [(1, 'a', 3.0)]
+
+
+def test_a_byte_order_mark_is_no_text(con, read, tmp_path):
+  content = b'\xef\xbb\xbf1\ta\t3\n2\tb\tx\n'
+  assert rows(read(content)) == [(1, 'a', 3.0)]
+  content = b'\xef\xbb\xbfu\ti\tr\n1\ta\t3\n2\tb\tx\n'
+  table = read(content, name='s.tsv', header=['u', 'i', 'r'])
+  assert rows(table) == [(1, 'a', 3.0)]
+  assert [(e['line'], e['column']) for e in rejected(tmp_path)] == [
+    ('2', 'rating'),
+    ('3', 'rating'),
+  ]
+
+
+@pytest.mark.parametrize(
+  'line',
+  [b'2\t"b"c\tx', b'2\tb"c\tx', b'2\t"b\tx', b'x\ta\x00b\t3'],
+)
+def test_a_line_of_odd_quotes_and_numbers_counts_once(con, read, line):
+  """Whoever finds the fault: DuckDB, or the search for bad numbers."""
+  content = b'1\ta\t3\n' + line + b'\n3\t"c"\t1\n'
+  try:
+    table = read(content, quote='"', max_rejected_share=1.0)
+  except ValueError as error:
+    assert 'never closed' in str(error)
+    return
+  assert (1, 'a', 3.0) in rows(table)
+  assert delimited.num_rejected(con) == 3 - len(rows(table))
+
+
+@pytest.mark.parametrize(
+  ('content', 'message'),
+  [
+    (b'u\ti\tr\n' + b'1\ta\t3\r\n' * 9 + b'1\ta\t3\n' * 9, 'LF here and CRLF'),
+    (b'u\ti\tr\r1\ta\t3\r', 'a line end CR without LF'),
+  ],
+)
+def test_line_ends_of_two_kinds_are_refused(read, content, message):
+  with pytest.raises(ValueError, match=message):
+    read(content, quote='"', header=['u', 'i', 'r'])
+
+
+def test_empty_numbers_are_exact(con, tmp_path):
+  (tmp_path / 'a.csv').write_text(',\n1,2\n')
+  table = delimited.read_delimited(
+    con,
+    tmp_path / 'a.csv',
+    {'a': 'int64', 'b': 'float64'},
+    delimiter=',',
+    empty={'a': 12345678, 'b': 0.123456789},
+    rejected_path=tmp_path / 'rejected.csv',
+  )
+  found = table.to_pyarrow().to_pylist()
+  assert {'a': 12345678, 'b': 0.123456789} in found and len(found) == 2
+
+
 def test_missing_file(con, tmp_path):
   with pytest.raises(FileNotFoundError, match='no such file: .*none.tsv'):
     delimited.read_delimited(

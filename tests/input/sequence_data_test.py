@@ -50,7 +50,9 @@ def files_of(folder):
 
 @pytest.mark.parametrize('k', [0, 2, 4])
 @pytest.mark.parametrize('untitled', ['drop', 'keep'])
-def test_sequences_are_those_of_plain_python(log, source, tmp_path, k, untitled):
+def test_sequences_are_those_of_plain_python(
+  log, source, tmp_path, k, untitled
+):
   out = tmp_path / 'out'
   sequence_fixture.prepare(source, out, k_core=k, untitled=untitled)
   expected = log.sequences(k, untitled)

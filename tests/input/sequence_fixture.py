@@ -107,7 +107,9 @@ class Log:
         break
       events = kept
     found = collections.defaultdict(list)
-    for user, item, *_ in sorted(events, key=lambda e: (e[0], e[2], e[1], e[3])):
+    for user, item, *_ in sorted(
+      events, key=lambda e: (e[0], e[2], e[1], e[3])
+    ):
       if not found[user] or found[user][-1] != item:
         found[user].append(item)
     return {user: found[user] for user in sorted(found)}

@@ -73,7 +73,9 @@ def test_files_of_amazon_are_found_or_missed_by_name(tmp_path):
   source = sequence_fixture.Log().write_amazon(tmp_path / 'amazon')
   names = [one.name for one in sequence_amazon.find_files(source)]
   assert names == ['Arts', 'Toys']
-  with pytest.raises(FileNotFoundError, match='Games has no meta_Games.json.gz'):
+  with pytest.raises(
+    FileNotFoundError, match='Games has no meta_Games.json.gz'
+  ):
     sequence_amazon.find_files(source, ['Games'])
   (source / 'Arts.csv').write_text('')
   with pytest.raises(ValueError, match='domain Arts has 2 of Arts.csv'):
@@ -166,7 +168,9 @@ def test_bad_lines_of_food_kitchen(tmp_path):
   ]
   assert 'item 99; there are 6' in found[1]['message']
   (source / 'test.txt.xz').unlink()
-  with pytest.raises(FileNotFoundError, match='neither test.txt nor test.txt.xz'):
+  with pytest.raises(
+    FileNotFoundError, match='neither test.txt nor test.txt.xz'
+  ):
     sequence_food_kitchen.find_files(source)
 
 
@@ -184,16 +188,16 @@ def test_films_have_their_first_genre_as_domain(tmp_path):
   titles = {number: (title, genres) for number, title, genres in fixture.items}
   expected = {}
   for user, number, stars, time in fixture.ratings:
-    expected.setdefault(str(user), []).append(
-      (time, titles[number][0], stars)
-    )
+    expected.setdefault(str(user), []).append((time, titles[number][0], stars))
   found = sequence_fixture.read_back(tmp_path / 'out')
   assert found == {
     user: [title for _, title, _ in sorted(rows)]
     for user, rows in expected.items()
   }
   genres = dict(titles.values())
-  for key, title, domain in zip(data.keys[1:], data.titles[1:], data.domains[1:]):
+  for key, title, domain in zip(
+    data.keys[1:], data.titles[1:], data.domains[1:]
+  ):
     assert data.domain_names[domain] == genres[key][0]
     if not key.startswith('Caf'):
       assert title == key
@@ -218,7 +222,9 @@ def test_a_log_by_its_schema_file(tmp_path, labelled):
     engine=engine.Engine(),
   )
   description, _ = prepare(tmp_path / 'out', read)
-  titles = {i['id']: ' '.join(i['title'].replace('\0', '').split()) for i in log.items}
+  titles = {
+    i['id']: ' '.join(i['title'].replace('\0', '').split()) for i in log.items
+  }
   shelves = {i['id']: i['shelf'] for i in log.items}
   expected = {}
   for number, row in enumerate(log.rows):

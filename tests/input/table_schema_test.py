@@ -164,6 +164,26 @@ def test_schema_files(tmp_path):
     ({'features': ['user', 'click']}, 'more than one of them: click'),
     ({'log': ['item']}, 'log names columns that are not numeric'),
     ({'features': []}, 'no column is a feature'),
+    ({'columns': {'user': 'string', 'click': 'int32', 'Id': 'int32'}}, 'Id is'),
+    ({'columns': {'user': 'string', 'click': 'int32', '__a': 'int32'}}, '__a'),
+    (
+      {'columns': {'user': 'string', 'click': 'int32', 'User': 'int32'}},
+      'user and User differ in case only',
+    ),
+    (
+      {
+        'columns': {'user': 'string', 'click': 'int32'}
+        | {'n': {'type': 'int32', 'empty': 0.5}}
+      },
+      "0.5 cannot stand for an empty field of the int32 'n'",
+    ),
+    (
+      {
+        'columns': {'user': 'string', 'click': 'int32'}
+        | {'n': {'type': 'string', 'empty': 0}}
+      },
+      "empty field of the string 'n'",
+    ),
     ({'columns': {'task': 'string', 'click': 'text'}}, "the type 'text'; nee"),
     ({'colums': {}}, 'unknown: colums; known: ignore, columns'),
     ({'columns': None}, 'needed: columns, label and task'),

@@ -4,6 +4,7 @@
 
 import collections
 import csv
+import decimal
 
 import numpy as np
 import pyarrow as pa
@@ -257,6 +258,56 @@ def test_all_files_of_parquet_are_listed_and_nothing_rounded(rows, tmp_path):
   ]
 
 
+def test_texts_and_decimals_of_parquet_are_not_rounded(tmp_path):
+  tenths = decimal.Decimal('0.1')
+  table = pa.table(
+    {
+      'user': ['a'] * 40,
+      'item': [i % 7 for i in range(40)],
+      'price': ['1e2', ' ', *['2.5'] * 37, '0x1'],
+      'when': ['7', '2.5', *map(str, range(37)), '1_0'],
+      'click': [(10 if i != 20 else 9) * tenths for i in range(40)],
+    }
+  )
+  pq.write_table(table, tmp_path / 'c.parquet')
+  out = tmp_path / 'out'
+  description = make(out, tmp_path / 'c.parquet', max_rejected_share=0.5)
+  assert description['counts']['rejected_lines'] == 3
+  with open(out / output_folder.REJECTED, newline='') as file:
+    found = [(r['line'], r['column']) for r in csv.DictReader(file)]
+  assert found == [('2', 'when'), ('21', 'click'), ('40', 'price')]
+
+
+@pytest.mark.parametrize('log', [[], ['price']])
+def test_numbers_too_large_for_a_record_are_refused(tmp_path, log):
+  columns = {'user': 'string', 'price': 'float64', 'click': 'int32'}
+  schema = table_schema.make(columns, label='click', task='user', log=log)
+  lines = [f'u,{i}e297,{i % 2}' for i in range(20)]
+  path = tmp_path / 'c.csv'
+  path.write_text('\n'.join(['user,price,click', *lines]) + '\n')
+  if not log:
+    with pytest.raises(ValueError, match="'price' of table .* 1.9e.298; rec"):
+      make(tmp_path / 'out', path, schema)
+    return
+  make(tmp_path / 'out', path, schema)
+  price = read(tmp_path / 'out', 'train')[0]['price'][:4]
+  expected = [0, *(297 * np.log(10) + np.log([1, 2, 3]))]
+  np.testing.assert_allclose(price, expected, rtol=1e-6)
+
+
+def test_times_with_fractions_are_cut(tmp_path):
+  columns = {'user': 'string', 'item': 'string', 'when': 'float64'}
+  schema = table_schema.make(
+    {**columns, 'click': 'int32'}, label='click', task='user', time='when'
+  )
+  lines = [f'u,{i},{i - 10.5},{i % 2}' for i in range(20)]
+  path = tmp_path / 'c.csv'
+  path.write_text('\n'.join(['user,item,when,click', *lines]) + '\n')
+  make(tmp_path / 'out', path, schema)
+  (record,) = read(tmp_path / 'out', 'train')[:1]
+  assert record['timestamp'][:4].tolist() == [-11, -10, -9, -8]
+
+
 def test_numbers_that_are_none_are_set_aside(tmp_path):
   schema = table_schema.make(
     {'user': 'string', 'price': 'float32', 'stars': 'float32'},
@@ -279,6 +330,45 @@ def test_numbers_that_are_none_are_set_aside(tmp_path):
   path.write_text('user,price,stars\nu,1,4\nu,1,9\n')
   with pytest.raises(ValueError, match="label 'stars' is 9.0; needed is 1 to"):
     make(tmp_path / 'other', path, schema)
+
+
+def test_names_of_columns_do_not_matter(rows, source, tmp_path):
+  """Not where they are those of steps between, or of no file's name."""
+  names = {'item': 'a b', 'user': '0', 'price': 'rank', 'when': 'key'}
+  text = source.read_text()
+  heading, rest = text.split('\n', 1)
+  new = ','.join(names.get(name, name) for name in heading.split(','))
+  other = tmp_path / 'other.csv'
+  other.write_text(f'{new}\n{rest}')
+  schema = table_schema.make(
+    {
+      '0': 'string',
+      'a b': 'string',
+      'rank': {'type': 'float32', 'empty': 0},
+      'key': 'int64',
+      'click': 'int32',
+    },
+    label='click',
+    task='0',
+    time='key',
+    features=['a b', '0'],
+    log=['rank'],
+    name='clicks',
+  )
+  make(tmp_path / 'one', source)
+  description = make(tmp_path / 'out', other, schema)
+  for split in ('train', 'warm', 'task_cold'):
+    pairs = zip(
+      read(tmp_path / 'one', split), read(tmp_path / 'out', split), strict=True
+    )
+    for a, b in pairs:
+      for name in a:
+        np.testing.assert_array_equal(a[name], b[names.get(name, name)], name)
+  for old, new in names.items():
+    if old in ('item', 'user'):
+      file = description['files'][f'ids_{new}']['path']
+      values = pq.read_table(tmp_path / 'out' / file)[new].to_pylist()
+      assert values == list(vocabulary(tmp_path / 'one', old))
 
 
 def test_what_does_not_fit_the_schema_is_refused(rows, source, tmp_path):

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from antjax.input import output_folder
 from antjax.train.checkpoint import Checkpointer
-from launch import gmeta_vocabulary
+from launch import gmeta_vocabulary, run_identity
 from tests.serving import serving_case
 
 GENDERS = ['F', 'M']
@@ -111,6 +112,12 @@ def test_what_does_not_fit_is_refused(old, tmp_path):
   arguments = 'meta', data, serving_case.FEATURES, case.trainer, case.state
   with pytest.raises(ValueError, match='is no run folder of train_gmeta'):
     gmeta_vocabulary.start_from(str(tmp_path), *arguments)
+  description = output_folder.load_description(tmp_path / 'data')
+  made_of = {'data set': run_identity.of_data({**description, 'config': 1})}
+  run_identity.save(run_dir, made_of)
+  with pytest.raises(ValueError, match='trained with another data set than'):
+    gmeta_vocabulary.start_from(str(run_dir), *arguments)
+  (run_dir / 'made_of.json').unlink()
   with pytest.raises(ValueError, match='holds no checkpoint'):
     gmeta_vocabulary.start_from(str(run_dir), 'joint', *arguments[1:])
   description = json.loads((tmp_path / 'data' / 'dataset.json').read_text())

@@ -57,6 +57,14 @@ def test_lora_is_the_trainable_share_and_ing_wins():
   assert found.best.code == 'ING'
 
 
+def test_frozen_weights_save_one_pass_of_four():
+  # Forward, forward again, gradients of activations; not those of weights.
+  full, tuned = (
+    plan_models.load('llama-7b', rank).flops_fn(2, 512) for rank in (0, 16)
+  )
+  assert tuned == pytest.approx(full * 3 / 4)
+
+
 def test_links_in_units_of_the_flags():
   links = plan.links_of(
     config(intra_gbps=80, uplink_gbps=8, device_inter_gbps=4)
@@ -102,6 +110,7 @@ def test_a_model_that_is_not_there(model):
   'kwargs',
   [
     {'efficiency': 0.0},
+    {'device_tflops': 0.0},
     {'seq_len': 0},
     {'inter': 2, 'intra': None},
     {'inter': 0},

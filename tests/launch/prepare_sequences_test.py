@@ -70,4 +70,4 @@ def test_the_core_depends_on_the_layout():
   assert prepare_sequences.Config().sequences.k_core == 0
   assert prepare_sequences.Config(k_core=7).sequences.k_core == 7
   with pytest.raises(ValueError, match='k_core=-1 must not be negative'):
-    print(prepare_sequences.Config(k_core=-1).sequences)
+    prepare_sequences.Config(k_core=-1)

@@ -4,6 +4,7 @@
 
 import dataclasses
 import json
+import logging
 import math
 import os
 import pathlib
@@ -20,13 +21,15 @@ import antjax
 from antjax.ctr import heads, tuning
 from antjax.ctr.bahe import model
 from antjax.input.behavior_vocabulary import BehaviorVocabulary
+from antjax.mesh.paro import PaRO
 from antjax.train import checkpoint
 from launch import (
-  bahe_identity,
+  bahe_data,
   bahe_users,
   build_behavior_store,
   common,
   prepare_behaviors,
+  run_identity,
   script,
   train_bahe,
 )
@@ -197,6 +200,14 @@ def test_homes_of_the_table_give_the_same_scores(folder, tmp_path, home):
 
 
 @pytest.mark.slow
+def test_the_planner_chooses_the_code(folder, tmp_path, caplog):
+  caplog.set_level(logging.INFO)
+  train(folder, tmp_path, paro='auto', num_steps=1, head=heads.HeadConfig())
+  results = json.loads((tmp_path / 'results.json').read_text())
+  PaRO.from_code(results['paro'])
+  assert 'paro=auto: ' in caplog.text
+
+
 def test_lora_trains_adapters_and_places_only(folder, tmp_path):
   train(folder, tmp_path / 'run', tuning='lora', num_steps=2)
   found = saved_params(tmp_path / 'run', 2)
@@ -308,17 +319,29 @@ def test_flags_are_checked_before_anything_starts(changes, message):
 
 def test_a_run_goes_on_with_what_it_was_made_of(tmp_path):
   made_of = {'tower': 'store', 'language model': 'a', 'cut of the store': 3}
-  bahe_identity.check(tmp_path, made_of)  # A new run.
-  bahe_identity.save(tmp_path, made_of)
-  bahe_identity.check(tmp_path, made_of)
+  run_identity.check(tmp_path, made_of)  # A new run.
+  run_identity.save(tmp_path, made_of)
+  run_identity.check(tmp_path, made_of)
   changed = {'tower': 'store', 'language model': 'b'}
   with pytest.raises(
     ValueError, match='another language model and cut of the store than'
   ):
-    bahe_identity.check(tmp_path, changed)
-  assert bahe_identity.of_data(
+    run_identity.check(tmp_path, changed)
+  assert run_identity.of_data(
     {'config': 1, 'counts': 2, 'splits': 3}
-  ) != bahe_identity.of_data({'config': 1, 'counts': 2, 'splits': 4})
+  ) != run_identity.of_data({'config': 1, 'counts': 2, 'splits': 4})
+
+
+@pytest.mark.parametrize(
+  'num_examples, limit, num_chosen',
+  [(10, 0, 10), (10, 4, 4), (100, 99, 99), (1000, 128, 128), (1000, 130, 130)],
+)
+def test_examples_to_score_are_spread_runs(num_examples, limit, num_chosen):
+  index = bahe_data.spread_examples(num_examples, limit)
+  assert len(index) == len(np.unique(index)) == num_chosen
+  assert index.min() >= 0 and index.max() < num_examples
+  assert (np.diff(index) > 0).all()
+  assert np.count_nonzero(np.diff(index) > 1) <= num_chosen // 64
 
 
 @pytest.mark.slow

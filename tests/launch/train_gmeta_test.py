@@ -213,6 +213,7 @@ def test_tables_may_be_planned_and_of_several_widths(data, tmp_path):
   assert steps(tmp_path / 'run') == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_model_is_refused(data, tmp_path):
   flags = (*FLAGS, f'--data={data}', f'--run_dir={tmp_path}', '--num_steps=2')
   done = run(*flags, '--joint_steps=0', hosts=1)

@@ -213,7 +213,7 @@ def plan_of(model_class, **kwargs):
 
 
 @pytest.mark.parametrize('adapt', ['mlp', 'all'])
-@pytest.mark.parametrize('order', [1, 2])
+@pytest.mark.parametrize('order', [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize(
   'num_steps', [pytest.param(1, marks=pytest.mark.slow), 3]
 )

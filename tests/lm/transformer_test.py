@@ -239,13 +239,17 @@ def test_loss_mask_leaves_targets_out():
 
 
 @pytest.mark.parametrize(
-  'remat', [pytest.param('layer', marks=pytest.mark.slow), 'dots']
+  'options',
+  [
+    pytest.param({'remat': 'layer'}, marks=pytest.mark.slow),
+    {'remat': 'dots', 'layers_per_step': 2},
+  ],
 )
-def test_recomputation_changes_no_gradient(remat):
+def test_how_layers_are_run_changes_no_gradient(options):
   params, tokens = make()
 
-  def grads(remat):
-    config = dataclasses.replace(CONFIG, remat=remat)
+  def grads(**options):
+    config = dataclasses.replace(CONFIG, **options)
     return jax.jit(
       jax.grad(
         lambda p: transformer.loss(config, p, {'tokens': tokens})[0].sum()
@@ -254,8 +258,8 @@ def test_recomputation_changes_no_gradient(remat):
 
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4),
-    grads(remat),
-    grads('none'),
+    grads(**options),
+    grads(remat='none'),
   )
 
 
@@ -286,6 +290,7 @@ def test_counts_parameters_and_operations():
   [
     ({'num_kv_heads': 3}, 'num_heads=4 must be a multiple'),
     ({'num_layers': 0}, 'num_layers must be at least 1'),
+    ({'layers_per_step': 3}, 'must divide num_layers=2'),
     ({'embed_dim': 30}, 'embed_dim=30 is no multiple'),
     ({'head_dim': 7}, 'even width'),
   ],

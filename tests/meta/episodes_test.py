@@ -165,6 +165,34 @@ def test_task_rows_are_distinct_and_lead_back_to_the_ids():
   assert 'index' not in batch['episodes']['s8']['support']
 
 
+def test_more_ids_than_there_are_are_refused():
+  episode = episodes.make_episode(record(5, num_query=3), config())
+  batch = episodes.make_batch({'s4': [episode]}, config())
+  with pytest.raises(ValueError, match="ids of 'item', more than the 2 that"):
+    episodes.with_task_rows(batch, num_ids={'item': 2})
+
+
+@pytest.mark.parametrize(
+  'item', [[2**31] * 5, [1.5] * 5, ['a'] * 5, [-(2**40)] * 5]
+)
+def test_ids_that_would_be_cut_are_refused(item):
+  with pytest.raises(ValueError, match="feature 'item' holds .* ids are int32"):
+    episodes.make_episode(record(5, num_query=3, item=item), config())
+
+
+def test_keys_stay_whole():
+  keyed = config(with_keys=True)
+  item = [2**40, 2**41, 3, 2**40, 2**62]
+  episode = episodes.make_episode(record(5, num_query=3, item=item), keyed)
+  batch = episodes.make_batch({'s4': [episode]}, keyed)
+  ids = batch['ids']['s4']
+  np.testing.assert_array_equal(ids['support']['item'][0], [*item[:2], -1, -1])
+  np.testing.assert_array_equal(ids['query']['item'][0], item[2:])
+  assert ids['support']['genres'].dtype == np.int64
+  rows = episodes.with_task_rows(batch)['ids']['s4']['task_rows']
+  assert rows['item'][0, :5].tolist() == [3, 2**40, 2**41, 2**62, -1]
+
+
 def test_features_of_one_table_share_their_rows():
   both = config(features={'item': 1, 'last_item': 1})
   episode = episodes.make_episode(
@@ -194,6 +222,7 @@ def test_features_of_one_table_share_their_rows():
     ({'query_size': 0}, 'a query needs a row'),
     ({'min_support': 9}, 'must be 0 to 8'),
     ({'id_dropout': {'film': 0.1}}, "'film'.* are not features"),
+    ({'id_dropout': {'item': 0.1}, 'with_keys': True}, 'key 0 is a key like'),
     ({'task_id_dropout': {'item': 1.5}}, 'a share is 0 to 1'),
   ],
 )

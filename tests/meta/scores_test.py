@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics against the streaming ones, and the coverage of their intervals."""
 
+import logging
+
 import numpy as np
 import pytest
 
@@ -105,6 +107,24 @@ def test_what_has_no_value_is_nan():
   assert np.isnan(scores.estimate({}, 'click')['AUC'].value)
   one_class = columns | {'label': np.full(400, 5.0)}
   assert np.isnan(scores.estimate(one_class, 'rating')['AUC'].value)
+
+
+@pytest.mark.parametrize('kind', ['rating', 'click'])
+def test_predictions_that_diverged_have_no_value(kind, caplog):
+  columns = ratings()
+  columns['prediction'][7] = np.nan
+  with caplog.at_level(logging.WARNING):
+    found = scores.estimate(columns, kind)
+  assert list(found) == list(scores.METRICS[kind])
+  assert np.isnan(list(found.values())).all()
+  assert '1 of 400 predictions are nan' in caplog.text
+
+
+def test_resamples_are_drawn_in_blocks(monkeypatch):
+  columns = ratings()
+  whole = scores.estimate(columns, 'rating', num_resamples=50)
+  monkeypatch.setattr(scores, '_MAX_WEIGHTS', 400 * 7)
+  assert scores.estimate(columns, 'rating', num_resamples=50) == whole
 
 
 def test_rows_are_gathered_in_one_order_without_padding():

@@ -255,6 +255,19 @@ def test_uniform_numbers_are_uniform():
   assert not set(seeds) & set(other)
 
 
+def test_keys_of_blocks_stay_whole_and_ids_are_not_cut():
+  block = make_block(SIZES)
+  block['rows']['item'] = block['rows']['item'] + np.int64(2**40)
+  with pytest.raises(ValueError, match="feature 'item' holds 10995116.* int32"):
+    task_block.split(block, config())
+  keyed = config(with_keys=True)
+  found = list(batches_of_blocks([block], keyed))
+  expected = meta_io.iter_episode_batches(records_of(block), keyed)
+  for a, b in zip(found, expected, strict=True):
+    assert_equal(a, b)
+  assert max(b['ids']['s4']['query']['item'].max() for b in found) > 2**40
+
+
 def test_a_wrong_block_is_refused_with_its_column():
   block = make_block([9])
   with pytest.raises(ValueError, match='the block has no film; it has age, f'):

@@ -3,6 +3,7 @@
 """The old export and a delta are the new export, bit for bit."""
 
 import dataclasses
+import logging
 
 import numpy as np
 import pytest
@@ -103,6 +104,43 @@ def test_without_a_vocabulary_rows_keep_their_ids(tmp_path):
   assert_same_folder(tmp_path / 'made', tmp_path / 'day2')
 
 
+def with_vocabulary(exported, keys, ids):
+  return dataclasses.replace(
+    exported, vocabularies={'item': (np.array(keys), np.array(ids))}
+  )
+
+
+def test_rows_of_evicted_and_absent_keys_are_not_sent(tmp_path):
+  """A table of a growing vocabulary is mostly room for keys to come."""
+  first = model(np.random.default_rng(0), [f't{i:03}' for i in range(99)])
+  table = first.tables['item'].copy()
+  table[[3, 5]] += 1  # Row 3 is trained; row 5 is reset for another key.
+  second = dataclasses.replace(first, tables=first.tables | {'item': table})
+  keys = {'day1': [(10, 3), (20, 4), (30, 5)], 'day2': [(10, 3), (40, 5)]}
+  for day, one in (('day1', first), ('day2', second)):
+    exporter.write(tmp_path / day, with_vocabulary(one, *zip(*keys[day])))
+  told = delta.write(tmp_path / 'day1', tmp_path / 'day2', tmp_path / 'delta')
+  assert told['tables']['item'] == {'rows': 100, 'changed': 2, 'moved': True}
+  delta.apply(tmp_path / 'day1', tmp_path / 'delta', tmp_path / 'made')
+  assert_same_folder(tmp_path / 'made', tmp_path / 'day2')
+
+
+def test_deltas_follow_one_another(days):
+  """Two in a row; each only after its own, and only once."""
+  third = model(np.random.default_rng(1), [f't{i:02}' for i in range(9)])
+  how = 'int8' if (days / 'day1/tables/item.scale.npy').exists() else 'none'
+  exporter.write(days / 'day3', third, quantize=how)
+  for old, new in (('day1', 'day2'), ('day2', 'day3')):
+    delta.write(days / old, days / new, days / f'to_{new}')
+  delta.apply(days / 'day1', days / 'to_day2', days / 'made2')
+  delta.apply(days / 'made2', days / 'to_day3', days / 'made3')
+  assert_same_folder(days / 'made3', days / 'day3')
+  for base, then in (('made2', 'to_day2'), ('day1', 'to_day3')):
+    with pytest.raises(ValueError, match='Apply deltas in the order'):
+      delta.apply(days / base, days / then, days / 'wrong')
+  assert not (days / 'wrong').exists()
+
+
 def test_what_does_not_fit_is_refused(days):
   delta.write(days / 'day1', days / 'day2', days / 'delta')
   with pytest.raises(ValueError, match='made for another full export'):
@@ -116,6 +154,38 @@ def test_what_does_not_fit_is_refused(days):
   with pytest.raises(ValueError, match='is not what was exported'):
     delta.apply(days / 'day1', days / 'delta', days / 'made')
   assert not (days / 'made').exists()
+
+
+def test_names_may_have_slashes_and_dots(tmp_path):
+  rng = np.random.default_rng(0)
+  for day in ('day1', 'day2'):
+    one = model(rng, 'abc')
+    renamed = {'../a/b': one.tables['item'], 'a.scale': one.tables['city']}
+    feature = one.features['item'] | {'table': '../a/b'}
+    exporter.write(
+      tmp_path / day,
+      dataclasses.replace(
+        one,
+        tables=renamed,
+        features={'../a/b': feature},
+        vocabularies={'../a/b': one.vocabularies['item']},
+      ),
+      quantize='int8',
+    )
+  delta.write(tmp_path / 'day1', tmp_path / 'day2', tmp_path / 'delta')
+  delta.apply(tmp_path / 'day1', tmp_path / 'delta', tmp_path / 'made')
+  assert_same_folder(tmp_path / 'made', tmp_path / 'day2')
+  assert sorted(p.name for p in tmp_path.iterdir()) == [
+    *('day1', 'day2', 'delta', 'made')
+  ]
+
+
+def test_what_a_killed_export_left_is_named(days, caplog):
+  (days / '.delta.partial-x').mkdir()
+  with caplog.at_level(logging.WARNING):
+    delta.write(days / 'day1', days / 'day2', days / 'delta')
+  assert '.delta.partial-x was left by a run that was killed' in caplog.text
+  assert [p.name for p in days.glob('.*')] == ['.delta.partial-x']
 
 
 def test_two_ways_of_storing_do_not_mix(tmp_path):

@@ -17,7 +17,7 @@ import pytest
 from antjax.meta.algorithms import ALGORITHMS
 from antjax.serving import exporter, loader
 from tests import source_tree
-from tests.serving import serving_case
+from tests.serving import delta_test, serving_case
 
 # The trainer's look-ups are compiled with the model, the exported one has none:
 # XLA sums in another order. Predictions are 1 to 5.
@@ -214,6 +214,25 @@ def test_ids_of_values(folder):
   assert ids.tolist() == [1, 0, 39, 0] and ids.dtype == np.int32
   with pytest.raises(ValueError, match="only of \\['item'\\]"):
     model.ids('gender', ['F'])
+  assert model.ids('item', []).tolist() == []
+  for values in ([3, 4], [None], 3.5):
+    with pytest.raises(ValueError, match="values of 'item' are texts; got"):
+      model.ids('item', values)
+
+
+def test_ids_of_numbers(tmp_path):
+  numbers = np.array([9, 10, 100])
+  exported = delta_test.model(np.random.default_rng(0), 'abc')
+  exported = delta_test.with_vocabulary(exported, numbers, [1, 2, 3])
+  exporter.write(
+    tmp_path / 'model', dataclasses.replace(exported, functions={})
+  )
+  model = loader.Model(tmp_path / 'model')
+  assert model.ids('item', [100, 9, 11, -1]).tolist() == [3, 1, 0, 0]
+  assert model.ids('item', 10.0).tolist() == 2
+  for values in (['9'], '10', [b'9'], [True]):
+    with pytest.raises(ValueError, match="values of 'item' are numbers; got"):
+      model.ids('item', values)
 
 
 @pytest.mark.parametrize(

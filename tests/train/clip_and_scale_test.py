@@ -10,7 +10,7 @@ import pytest
 
 import antjax
 from antjax.train import loss_scale as loss_scale_lib
-from antjax.train.loss_scale import INITIAL, PERIOD
+from antjax.train.loss_scale import INITIAL, MOST, PERIOD
 
 NUM_GROUPS, MAX_NORM = 2, 0.1
 
@@ -102,6 +102,27 @@ def test_scale_doubles_after_a_period_and_halves_at_once():
   assert float(state.scale) == 2 * INITIAL
   assert int(state.num_good) == 0
   assert float(adjust(state, False).scale) == INITIAL
+  last = state._replace(scale=jnp.float32(MOST), num_good=jnp.int32(PERIOD - 1))
+  assert float(adjust(last, True).scale) == MOST
+
+
+@pytest.mark.parametrize('code', ['NNN', 'NNG'])
+def test_a_sum_that_overflows_on_the_wire_is_left_out_too(code):
+  how = antjax.Collectives('ho_ring', payload_dtype='float16')
+  trainer = trainer_of(
+    code, optax.sgd(1e-3), loss_scale='dynamic', collectives=how
+  )
+  state = trainer.init({'w': np.zeros(16, np.float32)})
+  num_skipped = 0
+  for _ in range(12):
+    state, metrics = trainer.step(state, batch_of())
+    w = np.asarray(trainer.params(state)['w'])
+    assert np.isfinite(w).all()
+    num_skipped += not np.isfinite(metrics['grad_norm'])
+  # 400 times the scale: float16 ends at 65504, float32 does not.
+  assert 0 < num_skipped < 12
+  want = -1e-3 * (12 - num_skipped) * batch_of()['x'].mean(axis=0)
+  np.testing.assert_allclose(w, want, rtol=1e-2)
 
 
 @pytest.mark.parametrize('loss_scale', [0, -1.0, float('inf')])

@@ -119,6 +119,14 @@ def test_texts_are_keys_too_and_the_empty_one_is_padding():
   assert trainer.vocabularies['word'].lookup(np.array(['x'])) == 1
 
 
+def test_a_key_that_would_be_taken_for_padding_is_refused():
+  trainer, _ = make_trainer(Vocabulary(CONFIG))
+  keys = np.array([3, 2**63 - 1], np.uint64)
+  np.testing.assert_array_equal(trainer.keys.read({'word': keys})['word'], keys)
+  with pytest.raises(ValueError, match=r'key 9223372036854775808; .*keys >> 1'):
+    trainer.keys.read({'word': keys + np.uint64(1)})
+
+
 def test_an_evaluation_changes_no_vocabulary():
   trainer, predict_fn = make_trainer(Vocabulary(CONFIG))
   state = trainer.init(BIAS)

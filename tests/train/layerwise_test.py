@@ -181,6 +181,14 @@ def test_stacks_of_unequal_length_are_refused():
     )
 
 
+def test_a_stack_of_arrays_without_elements_is_one_too():
+  layers = {'a': jnp.arange(4.0), 'empty': jnp.zeros((4, 0, 3))}
+  total = antjax.scan_layers(
+    lambda c, layer: c + layer['a'] + jnp.sum(layer['empty']), 0.0, layers
+  )
+  assert total == 6
+
+
 def _move_through(codes, tmp_path):
   """One step under each code, each on another mesh, through checkpoints."""
   losses, all_batches = [], list(batches(len(codes)))

@@ -203,6 +203,13 @@ def test_bad_options_are_refused_at_once(kwargs, message):
     make_trainer(**kwargs)
 
 
+@pytest.mark.parametrize('name', ['checkpoint_every', 'evaluate_every'])
+def test_an_interval_that_is_none_is_refused_before_the_first_step(name):
+  trainer = make_trainer()
+  with pytest.raises(ValueError, match=f'{name}=-1.*needed is a number'):
+    trainer.fit(trainer.init(PARAMS), batches(1), 1, **{name: -1})
+
+
 def test_a_foreign_mesh_is_refused():
   mesh = Mesh(np.array(make_mesh(intra=8).devices.ravel()), ('data',))
   with pytest.raises(ValueError, match='Make the mesh with antjax.make_mesh'):

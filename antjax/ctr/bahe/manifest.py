@@ -15,13 +15,14 @@ Dtype = Literal['float16', 'bfloat16', 'int8']
 _VERSION = 1
 _NUMBERS = ('num_low', 'max_tokens', 'vocabulary_rows', 'dim', 'rows')
 _NAME = re.compile('[0-9a-f]+')  # Of a part: it cannot leave the folder.
-_NAMES = {  # Field -> what people call it.
+IDENTITY = {  # What tells stores apart: field -> what people call it.
   'model': 'the model (SHA-256 of weights and config)',
   'tokenizer': 'the tokenizer (SHA-256)',
   'num_low': 'num_low, the layers below the cut',
   'pooling': 'the pooling of tokens',
   'normalizer': "the texts' normaliser",
   'max_tokens': 'max_tokens, to which texts are cut',
+  'compute_dtype': 'compute_dtype, in which the layers computed',
 }
 
 
@@ -38,6 +39,7 @@ class Manifest:
     max_tokens: To which texts were cut.
     vocabulary: Fingerprint of the first `vocabulary_rows` texts.
     vocabulary_rows: See there.
+    compute_dtype: In which the layers computed.
     texts: Fingerprint of the texts of all complete rows; '' where not known,
       of a store that an older version made.
     dtype: Of the stored numbers; int8 has a scale a row.
@@ -59,6 +61,7 @@ class Manifest:
   dim: int
   store: str
   pooling: str = 'mean'
+  compute_dtype: str = 'float32'
   texts: str = ''
   rows: int = 0
   parts: tuple[tuple[int, int, str], ...] = ()
@@ -68,17 +71,18 @@ class Manifest:
 
     Args:
       **expected: What is needed of `model`, `tokenizer`, `num_low`, `pooling`,
-        `normalizer`, `max_tokens`, as far as the caller knows it.
+        `normalizer`, `max_tokens`, `compute_dtype`, as far as the caller knows
+        it.
 
     Raises:
       ValueError: Something differs; the message names all of it.
     """
-    unknown = set(expected) - set(_NAMES)
+    unknown = set(expected) - set(IDENTITY)
     if unknown:
       raise TypeError(f'Manifest.check: no such fields: {sorted(unknown)}.')
     wrong = [
-      f'{_NAMES[name]}: the store has {_short(getattr(self, name))}, needed is'
-      f' {_short(value)}'
+      f'{IDENTITY[name]}: the store has {_short(getattr(self, name))},'
+      f' needed is {_short(value)}'
       for name, value in expected.items()
       if getattr(self, name) != value
     ]
@@ -129,7 +133,8 @@ class Manifest:
       raise ValueError('not a JSON object')
     if fields.pop('version', None) != _VERSION:
       raise ValueError(f'not of version {_VERSION}')
-    fields.setdefault('texts', '')
+    fields.setdefault('texts', '')  # Of older versions.
+    fields.setdefault('compute_dtype', 'float32')
     names = {field.name for field in dataclasses.fields(cls)}
     if set(fields) != names:
       raise ValueError(

@@ -16,7 +16,7 @@ import tensorstore as ts
 
 from antjax.ctr.bahe import manifest as manifest_lib
 from antjax.ctr.bahe import store
-from antjax.ctr.bahe.manifest import Manifest
+from antjax.ctr.bahe.manifest import IDENTITY, Manifest
 
 _COMPLETE = b'complete/'
 _DATABASE = 'manifest.ocdbt'  # The file that a commit replaces.
@@ -71,8 +71,7 @@ class StoreWriter:
           new, rows=0, parts=(), store=secrets.token_hex(8)
         )
         self._replace(found)
-    fields = 'model tokenizer num_low pooling normalizer max_tokens'.split()
-    found.check(**{name: getattr(new, name) for name in fields})
+    found.check(**{name: getattr(new, name) for name in IDENTITY})
     if (found.dtype, found.dim) != (new.dtype, new.dim):
       raise ValueError(
         f'the store at {path} has rows of {found.dim} {found.dtype}; got'

@@ -77,7 +77,9 @@ class BM25:
     """float32 [B, N]; 0 where no word is shared."""
     num_items = len(self._words)
     found = np.zeros((len(history_BL), num_items), np.float32)
-    for row, items in enumerate(histories.newest(history_BL, self._max_history)):
+    for row, items in enumerate(
+      histories.newest(history_BL, self._max_history)
+    ):
       query = [self._words[i] for i in items if i]
       if not query:
         continue

@@ -29,10 +29,10 @@ class VectorModel(Protocol):
   """A model whose scores are products of vectors."""
 
   def item_vectors(self) -> Any:
-    """float [N, D]."""
+    """Float [N, D]."""
 
   def user_vectors(self, history_BL: np.ndarray) -> Any:
-    """float [B, D]."""
+    """Float [B, D]."""
 
 
 @runtime_checkable
@@ -40,7 +40,7 @@ class ScoreModel(Protocol):
   """A model whose scores are no products."""
 
   def scores(self, history_BL: np.ndarray) -> np.ndarray:
-    """float [B, N]."""
+    """Float [B, N]."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -201,7 +201,9 @@ def _floors(user_vectors, item_vectors, targets) -> np.ndarray:
     part = slice(first, first + _BLOCK_USERS)
     users_BD = np.asarray(user_vectors[part], np.float32)
     items_BD = np.asarray(item_vectors[targets[part]], np.float32)
-    margins = np.linalg.norm(users_BD, axis=1) * np.linalg.norm(items_BD, axis=1)
+    margins = np.linalg.norm(users_BD, axis=1) * np.linalg.norm(
+      items_BD, axis=1
+    )
     found[part] = np.einsum('bd,bd->b', users_BD, items_BD) - TIE * margins
   return found
 
@@ -219,9 +221,7 @@ def _num_ahead(
     & (ids_I[None, :] != targets_B[:, None])
   )
   places_BL = seen_BL - first
-  is_here_BL = (
-    (seen_BL > 0) & (places_BL >= 0) & (places_BL < len(items_ID))
-  )
+  is_here_BL = (seen_BL > 0) & (places_BL >= 0) & (places_BL < len(items_ID))
   # A gather: taking the seen ones out by a scatter is far slower.
   found_BL = jnp.take_along_axis(
     is_ahead_BI, jnp.clip(places_BL, 0, len(items_ID) - 1), axis=1

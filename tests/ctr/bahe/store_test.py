@@ -118,6 +118,7 @@ def test_numbers_that_do_not_fit_are_refused(tmp_path):
     ('pooling', 'last', "pooling of tokens: the store has 'mean'"),
     ('normalizer', 'nfkc-2', "the texts' normaliser"),
     ('max_tokens', 99, 'max_tokens'),
+    ('compute_dtype', 'bfloat16', "compute_dtype.*the store has 'float32'"),
   ],
 )
 def test_a_store_made_otherwise_is_refused(tmp_path, field, value, why):

@@ -46,10 +46,10 @@ def test_what_comes_later_does_not_change_what_came_before(encoder):
   encode = jax.jit(encoder)
   base = np.asarray(encode(params, x))
   for place in range(6):
-    other = np.asarray(encode(params, x.at[:, place].add(1.0)))
+    other = np.asarray(encode(params, x.at[:, place].multiply(-1)))
     # Exactly: nothing of a later item may come in, not even times zero.
     np.testing.assert_array_equal(other[:, :place], base[:, :place])
-    assert (np.abs(other[:, place:] - base[:, place:]).max((0, 2)) > 1e-4).all()
+    assert (np.abs(other[:, place:] - base[:, place:]).max((0, 2)) > 1e-3).all()
 
 
 @ENCODERS
@@ -84,7 +84,8 @@ def test_the_gru_is_its_equations():
     r = sigmoid(x[:, t] @ wr + state @ ur + br)
     c = np.tanh(x[:, t] @ wc + r * (state @ uc) + bc)
     state = (1 - z) * c + z * state
-  expected = state @ params['out']['kernel'] + params['out']['bias']
+  out = jax.tree.map(np.asarray, params['out'])
+  expected = state @ out['kernel'] + out['bias']
   found = GRU(params, jnp.asarray(x, jnp.float32))[:, -1]
   np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-5)
 
@@ -147,11 +148,18 @@ def cycles(num, rng):
 
 
 @pytest.mark.parametrize(
-  'encoder, text_dim, paro',
-  [(SASREC, 0, 'IIG'), (GRU, 0, 'NNN'), (SASREC, 12, 'GGG')],
+  'encoder, text_dim, paro, num_devices',
+  [
+    (SASREC, 0, 'NNN', 1),
+    pytest.param(GRU, 0, 'NNN', 1, marks=pytest.mark.slow),
+    pytest.param(SASREC, 0, 'IIG', 8, marks=pytest.mark.slow),
+    pytest.param(SASREC, 12, 'GGG', 8, marks=pytest.mark.slow),
+  ],
 )
-def test_learns_what_follows(encoder, text_dim, paro):
-  mesh = antjax.make_mesh(intra=4)
+def test_learns_what_follows(encoder, text_dim, paro, num_devices):
+  mesh = antjax.make_mesh(
+    intra=min(num_devices, 4), devices=jax.devices()[:num_devices]
+  )
   model = NextItemModel(encoder, NUM_ITEMS, text_dim, learning_rate=0.02)
   texts = next_item.whiten(np.asarray(vectors(NUM_ITEMS, 12, seed=9)))
   tables = model.tables(mesh)
@@ -177,7 +185,7 @@ def test_learns_what_follows(encoder, text_dim, paro):
   )
   state = trainer.init(model.init_params(jax.random.key(0)))
   rng = np.random.default_rng(0)
-  for _ in range(150):
+  for _ in range(120):
     drawn = rng.integers(1, NUM_ITEMS, (32, 4))
     batch = model.prepare(cycles(32, rng), drawn)
     state, _ = trainer.step(state, batch)

@@ -1,9 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a click model's run was trained with, so that it goes on with that.
+"""What a run was trained with, so that it goes on with that.
 
-Shapes tell much apart and not all: vectors of another model, of another cut or
-of other texts have the same width, and would only make the model worse.
+Shapes tell much apart and not all. Vectors of another model, of another cut or
+of other texts have the same width, and tables of other data perhaps as many
+rows: the model would only become worse.
 """
 
 from collections.abc import Mapping
@@ -18,8 +19,7 @@ _FILE = 'made_of.json'
 
 def of_data(description: Mapping[str, Any]) -> str:
   """Fingerprint of a data folder: of what it was made with, and its counts."""
-  names = ('config', 'counts', 'splits')  # Sequences have no files of splits.
-  told = [description[name] for name in names if name in description]
+  told = [description.get(name) for name in ('config', 'counts', 'splits')]
   text = json.dumps(told, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()
 
