@@ -70,8 +70,11 @@ class Form:
       num_negatives=problem_lib.NUM_NEGATIVES,
       log_q=False,
     )
+    longest = int(np.diff(problem['offsets']).max())
     self._texts = TextMaker(
-      Tokens(problem), Marks((problem_lib.CLS,), (), 'first')
+      Tokens(problem),
+      Marks((problem_lib.CLS,), (), 'first'),
+      max_tokens=1 + problem['history'].shape[1] * longest,
     )
     self._model = LLMRec(config, 'first', loss_config=loss)
     counts = np.ones(len(problem['domains']), np.int64)

@@ -68,16 +68,17 @@ def make(case: Case, vocab_size: int, is_quick: bool, seed: int = 0):
     offsets: int64 [items + 1]: item i has tokens[offsets[i]:offsets[i + 1]];
       item 0 has none.
     domains: int32 [items], -1 for item 0.
-    history: int32 [X, 10], oldest first, 0 behind the newest.
+    history: int32 [X, N], oldest first, 0 behind the newest.
     target: int32 [X], and negatives int32 [X, 10], items of its domain.
     shared: int32 [batches, 10], negatives of a whole batch.
   """
   rng = np.random.default_rng(seed)
-  scale = 40 if is_quick else 1
+  # A quick problem is one that compiles quickly: short texts, in few rows.
+  scale, shorter, longest = (40, 8, 3) if is_quick else (1, 1, MAX_HISTORY)
   sizes = [size // scale for size in DOMAIN_SIZES]
   num_items = sum(sizes) + 1
   lengths = rng.normal(*TITLE_TOKENS, num_items).round().astype(np.int64)
-  lengths = np.clip(lengths, 4, MAX_TITLE_TOKENS)
+  lengths = np.clip(lengths, 4, MAX_TITLE_TOKENS) // shorter + is_quick
   lengths[0] = 0
   num = BATCH * case.num_batches
   domains = np.repeat([-1, 0, 1], [1, *sizes]).astype(np.int32)
@@ -86,8 +87,9 @@ def make(case: Case, vocab_size: int, is_quick: bool, seed: int = 0):
   domain = rng.choice(2, num, p=(0.2, 0.8))
   target = np.empty(num, np.int32)
   negatives = np.empty((num, NUM_NEGATIVES), np.int32)
-  history = np.zeros((num, MAX_HISTORY), np.int32)
-  lengths_h = rng.choice(np.arange(1, 11), num, p=HISTORY)
+  history = np.zeros((num, longest), np.int32)
+  lengths_h = rng.choice(np.arange(1, 1 + MAX_HISTORY), num, p=HISTORY)
+  lengths_h = np.minimum(lengths_h, longest)
   for i in range(num):
     size, start = sizes[domain[i]], first[domain[i]]
     count = 1 + lengths_h[i]

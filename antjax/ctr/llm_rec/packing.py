@@ -160,7 +160,9 @@ def _wide(
   most[-1] = max_length
   for lengths in long:
     most[: len(lengths)] = np.maximum(most[: len(lengths)], lengths)
-  widths = np.sort(-(-most // STEP) * STEP)[::-1]
+  # Few widths: each is an attention of its own to compile.
+  widths = -(-most // (2 * STEP)) * (2 * STEP)
+  widths = np.sort(np.minimum(widths, _rounded(max_length, STEP)))[::-1]
   # Whole chunks, by rows that are wider than need be.
   widths = np.repeat(widths[::multiple], multiple)
   found, rows = np.unique(widths, return_counts=True)
