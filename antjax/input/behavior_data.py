@@ -30,6 +30,7 @@ from antjax.input import (
   behavior_pieces,
   behavior_text,
   behavior_vocabulary,
+  column_file,
   output_folder,
   records,
 )
@@ -197,7 +198,7 @@ def _make(
   for name, table in events.items():
     progress(f'writing the events {name}')
     path = stage / 'events' / f'{name}.npy'
-    size = behavior_files.write_events(path, table, work)
+    size = column_file.write_int32(path, table, 'behavior', work)
     sequences.append({'name': name, 'events': size})
   splits = behavior_files.write_splits(
     texts.with_lengths(examples.table),

@@ -4,7 +4,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import pathlib
-from typing import BinaryIO
 
 from absl import logging
 from ibis.expr import types as ir
@@ -20,7 +19,6 @@ from antjax.input import (
 from antjax.input.behavior_examples import RowLayout, SPLITS
 from antjax.input.records import Field
 
-_EVENTS_ROWS = 65_536
 SCHEMA: Mapping[str, Field] = {
   'user': Field('int64'),
   'title': Field('int32'),
@@ -34,35 +32,6 @@ SCHEMA: Mapping[str, Field] = {
   'is_new_user': Field('bool'),
   'is_new_item': Field('bool'),
 }
-
-
-def write_events(
-  path: pathlib.Path, table: ir.Table, work: pathlib.Path
-) -> int:
-  """Writes a column of behaviours as a .npy file; returns its length."""
-  size = 0
-  with open(path, 'wb') as file:
-    _write_header(file, size)
-    for batch in prepare.stream(
-      table, work, ['behavior'], batch_rows=_EVENTS_ROWS
-    ):
-      part = batch['behavior'].to_numpy(zero_copy_only=False)
-      file.write(part.astype('<i4').tobytes())
-      size += len(part)
-    if not size:
-      # An empty array cannot be memory-mapped: it gets an event that no example
-      # refers to.
-      file.write(bytes(4))
-    file.seek(0)
-    _write_header(file, max(size, 1))
-  return size
-
-
-def _write_header(file: BinaryIO, size: int) -> None:
-  """Writes the head of a .npy file; numpy leaves room for any size."""
-  np.lib.format.write_array_header_1_0(
-    file, {'descr': '<i4', 'fortran_order': False, 'shape': (size,)}
-  )
 
 
 def write_splits(

@@ -90,12 +90,15 @@ def read(
   )
 
 
+def written_title(title: ir.StringValue) -> ir.StringValue:
+  """'Matrix, The (1999)' -> 'The Matrix (1999)'."""
+  return title.re_replace(_ARTICLE, r'\2 \1\3')
+
+
 def _rows(raw: movielens_raw.RawTables) -> ir.Table:
   items = raw.items.select(
     'item',
-    text=raw.items.item.re_replace(_ARTICLE, r'\2 \1\3')
-    + ' | '
-    + raw.items.genres.join(', '),
+    text=written_title(raw.items.item) + ' | ' + raw.items.genres.join(', '),
   )
   table = raw.ratings.join(raw.users, 'user').join(items, 'item')
   is_liked = table.rating >= LIKED_FROM

@@ -20,7 +20,7 @@ from ibis.expr import types as ir
 import numpy as np
 
 from antjax.input import engine as engine_lib
-from antjax.input import table_raw
+from antjax.input import rejected_lines, table_raw
 from antjax.input.behavior_data import Source
 from antjax.input.behavior_examples import RowLayout
 from antjax.input.behavior_schema import BehaviorSchema, TableColumns
@@ -56,13 +56,8 @@ class _Read:
       rejected_path=self.rejected,
       progress=self.progress,
     )
-    self.keep_rejected(name)
+    rejected_lines.put_aside(self.rejected, name)
     return self.con.read_parquet(str(folder / '*.parquet')), *counts
-
-  def keep_rejected(self, name: str) -> None:
-    """Puts the list of a step aside: the next one writes it anew."""
-    if self.rejected.exists():
-      self.rejected.rename(self.rejected.with_name(f'rejected-{name}.csv'))
 
   def set_aside(
     self, table: ir.Table, bad: ir.BooleanValue, column: str, why: str
@@ -120,7 +115,7 @@ def read(
     folder = work / 'rows'
     folder.mkdir()
     rows.to_parquet(str(folder / 'rows.parquet'))
-  _join_rejected(rejected)
+  rejected_lines.join(rejected)
   counts = {
     'rows': num_rows + num_bad,
     'rejected_lines': num_bad,
@@ -140,7 +135,7 @@ def _without_blanks(
   bad = (table._user.strip() == '') | (table._item.strip() == '')
   column = f'{schema.user} or {schema.item}'
   table, num = step.set_aside(table, bad, column, 'names no user or no item')
-  step.keep_rejected('blank')
+  rejected_lines.put_aside(step.rejected, 'blank')
   if schema.separator:
     each = table.mutate(_item=table._item.split(schema.separator))
     each = each.unnest('_item', offset='_place')
@@ -174,7 +169,7 @@ def _with_items(
     schema.item,
     'the item is not in the table of items',
   )
-  step.keep_rejected('unknown')
+  rejected_lines.put_aside(step.rejected, 'unknown')
   return good, num
 
 
@@ -193,7 +188,7 @@ def _within_float32(
   )
   column = ', '.join(n.removeprefix(_ITEM_PREFIX) for n in wide)
   found = step.set_aside(table, is_bad, column, 'is beyond float32')
-  step.keep_rejected('beyond')
+  rejected_lines.put_aside(step.rejected, 'beyond')
   return found
 
 
@@ -287,13 +282,3 @@ def _with_history(
     for domain, name in zip(domains, names)
   ]
   return rows.mutate(history=ibis.cases(*cases, else_='')), names
-
-
-def _join_rejected(rejected: pathlib.Path) -> None:
-  """Makes one list of those that the steps have put aside."""
-  parts = sorted(rejected.parent.glob('rejected-*.csv'))
-  texts = [part.read_text(encoding='utf-8') for part in parts]
-  if texts:
-    header = texts[0].partition('\n')[0] + '\n'
-    rest = [text.partition('\n')[2] for text in texts]
-    rejected.write_text(header + ''.join(rest), encoding='utf-8')

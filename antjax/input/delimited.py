@@ -43,6 +43,8 @@ _NUMBERS_SCHEMA = pa.schema(
     ('text', pa.string()),
   ]
 )
+# Of the files that list malformed lines.
+REJECTED_COLUMNS = tuple(_NUMBERS_SCHEMA.names)
 _counter = itertools.count()
 
 

@@ -35,7 +35,7 @@ def load_description(folder: str | os.PathLike[str]) -> dict[str, Any]:
   if not path.is_file():
     raise FileNotFoundError(
       f'{path} is missing: {folder} holds no prepared data;'
-      ' launch/prepare_data.py and launch/prepare_behaviors.py make them.'
+      ' the scripts launch/prepare_*.py make them.'
     )
   try:
     description = json.loads(path.read_text(encoding='utf-8'))
@@ -43,8 +43,7 @@ def load_description(folder: str | os.PathLike[str]) -> dict[str, Any]:
       raise ValueError('no config and files')
   except (AttributeError, ValueError) as e:
     raise ValueError(
-      f'{path} was not written by launch/prepare_data.py or'
-      f' launch/prepare_behaviors.py ({e}).'
+      f'{path} was not written by launch/prepare_*.py ({e}).'
     ) from e
   return description
 

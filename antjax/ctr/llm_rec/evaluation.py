@@ -1,0 +1,166 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Ranks the targets of held-out examples with any model.
+
+A model has either vectors, `item_vectors()` [N, D] and `user_vectors(history)`
+[B, D], whose products are its scores, or `scores(history)` [B, N]. A history is
+int32 [B, L], the whole of it, oldest item first, 0 behind the newest; a model
+takes as much of its end as it can read.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from antjax.ctr.llm_rec import histories, ranking
+
+# Shape suffixes: U = examples, J = negatives, N = items with the padding, B =
+# examples of a batch, L = places of a history.
+
+_CHUNK = 16_384  # Examples that go through the items together.
+_BATCH = 256  # Examples that a model sees at once.
+
+FULL, SAMPLED = 'full', 'sampled'
+
+
+class VectorModel(Protocol):
+  """A model whose scores are products of vectors."""
+
+  def item_vectors(self) -> Any:
+    """Float [N, D]."""
+
+  def user_vectors(self, history_BL: np.ndarray) -> Any:
+    """Float [B, D]."""
+
+
+@runtime_checkable
+class ScoreModel(Protocol):
+  """A model whose scores are no products."""
+
+  def scores(self, history_BL: np.ndarray) -> np.ndarray:
+    """Float [B, N]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+  """Held-out examples.
+
+  Attributes:
+    targets: int32 [U].
+    negatives: int32 [U, J], from `negatives.draw`.
+    history_fn: int [B], numbers of examples -> their whole histories [B, L].
+  """
+
+  targets: np.ndarray
+  negatives: np.ndarray
+  history_fn: Callable[[np.ndarray], np.ndarray]
+
+  def __len__(self) -> int:
+    return len(self.targets)
+
+  def take(
+    self, index: np.ndarray, is_kept: np.ndarray | None = None
+  ) -> 'Examples':
+    """Some of the examples.
+
+    Args:
+      index: int [n], which.
+      is_kept: bool [N]: items that their histories keep; None: all. For models
+        that know one domain.
+    """
+
+    def history(mine: np.ndarray) -> np.ndarray:
+      found = self.history_fn(index[mine])
+      return found if is_kept is None else histories.of_items(found, is_kept)
+
+    return Examples(self.targets[index], self.negatives[index], history)
+
+
+def ranks(
+  model: VectorModel | ScoreModel,
+  examples: Examples,
+  *,
+  allowed: np.ndarray | None = None,
+  with_full: bool = True,
+  progress: Callable[[int], None] = lambda num_done: None,
+) -> dict[str, np.ndarray]:
+  """Ranks of all targets, among the negatives and among all items.
+
+  Args:
+    model: The model.
+    examples: What to rank.
+    allowed: bool [N], the candidates of the full ranking; None: all.
+    with_full: Whether to rank among all items too.
+    progress: Called with the number of examples done.
+
+  Returns:
+    'sampled', and 'full' if asked for: int32 [U]; see `ranking`.
+  """
+  rank = _by_scores if isinstance(model, ScoreModel) else _by_vectors
+  kinds = (SAMPLED, FULL) if with_full else (SAMPLED,)
+  found = {kind: np.zeros(len(examples), np.int32) for kind in kinds}
+  num_done = 0
+  for index, values in rank(model, examples, allowed, with_full):
+    for kind in kinds:
+      found[kind][index] = values[kind]
+    num_done += len(index)
+    progress(num_done)
+  return found
+
+
+def _by_vectors(
+  model: Any, examples: Examples, allowed: np.ndarray | None, with_full: bool
+) -> Iterator[tuple[np.ndarray, Mapping[str, np.ndarray]]]:
+  items = model.item_vectors()
+  for index in _parts(len(examples), _CHUNK):
+    batches = [
+      (examples.history_fn(index[part]), part)
+      for part in _parts(len(index), _BATCH)
+    ]
+    users = np.concatenate(
+      [np.asarray(model.user_vectors(seen)) for seen, _ in batches]
+    )
+    targets = examples.targets[index]
+    values = {
+      SAMPLED: ranking.sampled_ranks(
+        users, items, targets, examples.negatives[index]
+      )
+    }
+    if with_full:
+      longest = max(seen.shape[1] for seen, _ in batches)
+      seen_UL = np.concatenate(
+        [
+          np.pad(seen, [(0, 0), (0, longest - seen.shape[1])])
+          for seen, _ in batches
+        ]
+      )
+      values[FULL] = ranking.full_ranks(
+        users, items, targets, seen_UL, allowed=allowed
+      )
+    yield index, values
+
+
+def _by_scores(
+  model: Any, examples: Examples, allowed: np.ndarray | None, with_full: bool
+) -> Iterator[tuple[np.ndarray, Mapping[str, np.ndarray]]]:
+  for index in _parts(len(examples), _BATCH):
+    seen = examples.history_fn(index)
+    scores = model.scores(seen)
+    targets = examples.targets[index]
+    values = {
+      SAMPLED: ranking.ranks_of_scores(
+        scores, targets, negatives=examples.negatives[index]
+      )
+    }
+    if with_full:
+      values[FULL] = ranking.ranks_of_scores(
+        scores, targets, seen=seen, allowed=allowed
+      )
+    yield index, values
+
+
+def _parts(size: int, block: int) -> Iterator[np.ndarray]:
+  for first in range(0, size, block):
+    yield np.arange(first, min(first + block, size))

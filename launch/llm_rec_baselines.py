@@ -1,0 +1,342 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+r"""What LLM-Rec is compared with, on the same held-out examples.
+
+  python -m launch.prepare_sequences --out=data/ml-1m-sequences
+  python -m launch.fetch_model
+  python -m launch.llm_rec_baselines --data=data/ml-1m-sequences \
+    --held_out.num_examples=1000 --run_dir=runs/baselines
+
+popularity; bm25 on titles; last_title, mean_titles, one_text: cosine of a
+language model's vectors, untrained; sasrec and gru4rec on ids over all domains,
+sasrec_single and gru4rec_single with a model for each domain; sasrec_text on
+frozen text vectors. The run folder gets METHOD.json and METHOD.npz (ranks); a
+method that is done is not done again (docs/llm_rec.md).
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import time
+from typing import Annotated, Any, Literal
+
+from absl import logging
+import numpy as np
+import rich
+import rich.table
+
+from antjax.ctr.llm_rec import (
+  bm25,
+  evaluation,
+  next_item,
+  popularity,
+  rank_metrics,
+  text_cosine,
+)
+from antjax.ctr.llm_rec.gru4rec import GRU4RecConfig
+from antjax.ctr.llm_rec.sasrec import SASRecConfig
+from antjax.input.sequence_data import SequenceData
+from antjax.mesh.paro import PaRO
+from launch import common, llm_rec_held_out, next_item_job
+from launch.llm_rec_held_out import HeldOut, HeldOutConfig
+from launch.llm_rec_texts import TextEncoder
+
+METHODS = (
+  *('popularity', 'bm25', 'last_title', 'mean_titles', 'one_text'),
+  *('sasrec', 'gru4rec', 'sasrec_single', 'gru4rec_single', 'sasrec_text'),
+)
+_KINDS: dict[str, text_cosine.Kind] = {
+  'last_title': 'last',
+  'mean_titles': 'mean',
+  'one_text': 'concatenated',
+}
+Ranks = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(common.JobConfig):
+  """Which methods, on which examples."""
+
+  run_dir: Annotated[str, 'Folder for what comes out.'] = (
+    'runs/llm_rec_baselines'
+  )
+  data: Annotated[str, 'Folder that launch/prepare_sequences.py wrote.'] = (
+    'data/ml-1m-sequences'
+  )
+  split: Annotated[
+    Literal['last', 'source'],
+    "last: each user's last event is the test target. source: the data's own"
+    ' split of users.',
+  ] = 'last'
+  methods: Annotated[tuple[str, ...], 'Which, in this order.'] = METHODS
+  without_domain: Annotated[
+    str, 'Domain that training does not see, for zero-shot scores.'
+  ] = ''
+  model: Annotated[
+    str, 'Language model of the texts: Hugging Face folder or GGUF file.'
+  ] = 'data/minilm'
+  max_history: Annotated[int, 'Newest items that methods of texts read.'] = 10
+  max_text_tokens: Annotated[
+    int, 'Tokens of a text at most; the newest are kept.'
+  ] = 256
+  validation_examples: Annotated[
+    int, 'Examples that trained methods are chosen by; 0: all.'
+  ] = 1000
+  paro: Annotated[
+    str, 'PaRO code: levels of parameters, gradients, optimizer state.'
+  ] = 'NNN'
+  seed: Annotated[int, 'Of parameters and shuffles.'] = 0
+  held_out: HeldOutConfig = HeldOutConfig()
+  training: next_item_job.NextItemConfig = next_item_job.NextItemConfig()
+  sasrec: SASRecConfig = SASRecConfig()
+  gru4rec: GRU4RecConfig = GRU4RecConfig()
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    PaRO.from_code(self.paro)
+    wrong = sorted({*self.methods} - {*METHODS})
+    if wrong or not self.methods:
+      raise ValueError(
+        f'methods={self.methods}: {wrong or "none"} cannot be run; use'
+        f' {", ".join(METHODS)}.'
+      )
+    if self.max_history < 1 or self.validation_examples < 0:
+      raise ValueError(
+        f'max_history={self.max_history} must be at least 1,'
+        f' validation_examples={self.validation_examples} not negative.'
+      )
+
+
+def main(config: Config) -> None:
+  job = common.start(config)
+  train(config, job)
+
+
+def train(config: Config, job: common.Job) -> dict[str, Any]:
+  """Runs the methods that are not done; returns their scores, and prints."""
+  baselines = Baselines(config, job)
+  job.save_config()
+  found = {}
+  for method in config.methods:
+    path = job.run_dir / f'{method}.json'
+    if not path.exists():
+      start = time.monotonic()
+      ranks, cold = baselines.ranks(method)
+      wall_s = round(time.monotonic() - start, 1)
+      if job.is_main:
+        _write(path, baselines, ranks, cold, wall_s)
+    if job.is_main:
+      found[method] = json.loads(path.read_text(encoding='utf-8'))
+  if job.is_main:
+    print_table(found)
+  return found
+
+
+class Baselines:
+  """Data, held-out examples and texts, made when first needed.
+
+  Attributes:
+    data: The sequences.
+    test: Test examples.
+    cold: Those of cold items that are drawn apart, or None.
+  """
+
+  def __init__(self, config: Config, job: common.Job):
+    self._config, self._job = config, job
+    self.data = SequenceData.open(config.data, split=config.split)
+    self.test, self.cold = llm_rec_held_out.held_out(
+      self.data, 'test', config.held_out
+    )
+    self._validation: HeldOut | None = None
+    self._encoder: TextEncoder | None = None
+    self._vectors: np.ndarray | None = None
+
+  def ranks(self, method: str) -> tuple[Ranks, Ranks | None]:
+    """Ranks of the test examples, and of those of cold items."""
+    if method.endswith('_single'):
+      return self._single(method.removesuffix('_single'))
+    model = self._model(method)
+    return self._of(model, self.test), self._of(model, self.cold)
+
+  def _of(self, model: Any, held_out: HeldOut | None) -> Any:
+    if held_out is None:
+      return None
+    return evaluation.ranks(model, held_out.examples)
+
+  def _model(self, method: str) -> Any:
+    config, data = self._config, self.data
+    if method == 'popularity':
+      events = data.training(without=config.without_domain)
+      return popularity.Popularity(events.count_items(data.num_items))
+    if method == 'bm25':
+      return bm25.BM25(data.titles, max_history=config.max_history)
+    if method in _KINDS:
+      encode = self._encode if method == 'one_text' else None
+      return text_cosine.TextCosine(
+        _KINDS[method], self.vectors, config.max_history, encode
+      )
+    texts = None
+    if method == 'sasrec_text':
+      texts = next_item.whiten(self.vectors)
+    return self._trained(method, texts=texts)
+
+  def _trained(
+    self, method: str, *, only: str = '', texts: np.ndarray | None = None
+  ) -> next_item.TrainedNextItem:
+    """Trains SASRec or GRU4Rec, on one domain or all."""
+    config, data = self._config, self.data
+    is_gru = method.startswith('gru4rec')
+    encoder = config.gru4rec if is_gru else config.sasrec
+    events = data.training(only=only, without=config.without_domain)
+    run = next_item_job.NextItemJob(
+      config.training,
+      self._job,
+      next_item_job.model_of(encoder, data.num_items, config.training, texts),
+      events,
+      texts=texts,
+      paro=config.paro,
+      seed=config.seed,
+    )
+    held_out = self.validation
+    examples = held_out.examples
+    if only:
+      examples = self._in_domain(held_out, only)[1]
+    name = f'{method} {only}'.strip()
+    return run.fit(name, lambda model: _ndcg(model, examples))
+
+  def _single(self, method: str) -> tuple[Ranks, Ranks | None]:
+    """A model a domain; each ranks the targets and items of its own."""
+    both = [_nothing(self.test), _nothing(self.cold)]
+    for domain in self.data.domain_names:
+      if not self.data.training(only=domain).num_examples:
+        logging.warning('%s: no training example; it is left out.', domain)
+        continue
+      model = self._trained(method, only=domain)
+      allowed = self.data.domains == self.data.domain_id(domain)
+      for held_out, ranks in zip((self.test, self.cold), both, strict=True):
+        if held_out is None or ranks is None:
+          continue
+        index, examples = self._in_domain(held_out, domain)
+        found = evaluation.ranks(model, examples, allowed=allowed)
+        for kind, values in found.items():
+          ranks[kind][index] = values
+    test, cold = both
+    assert test is not None
+    return test, cold
+
+  def _in_domain(
+    self, held_out: HeldOut, domain: str
+  ) -> tuple[np.ndarray, evaluation.Examples]:
+    """The examples of a domain's targets, with the history in it alone."""
+    number = self.data.domain_id(domain)
+    index = np.flatnonzero(held_out.target_domains == number)
+    is_kept = self.data.domains == number
+    return index, held_out.examples.take(index, is_kept)
+
+  @property
+  def validation(self) -> HeldOut:
+    """What trained methods are chosen by."""
+    if self._validation is None:
+      options = dataclasses.replace(
+        self._config.held_out,
+        num_examples=self._config.validation_examples,
+        num_cold=0,
+      )
+      self._validation, _ = llm_rec_held_out.held_out(
+        self.data, 'validation', options
+      )
+    return self._validation
+
+  @property
+  def encoder(self) -> TextEncoder:
+    if self._encoder is None:
+      config = self._config
+      self._encoder = TextEncoder(config.model, config.max_text_tokens)
+    return self._encoder
+
+  @property
+  def vectors(self) -> np.ndarray:
+    """float32 [N, D], of the titles."""
+    if self._vectors is None:
+      self._vectors = self.encoder(self.data.titles, 'titles')
+    return self._vectors
+
+  def _encode(self, rows: Any) -> np.ndarray:
+    titles = self.data.titles
+    return self.encoder(
+      [text_cosine.join_titles([titles[i] for i in row]) for row in rows]
+    )
+
+
+def _nothing(held_out: HeldOut | None) -> Ranks | None:
+  """Ranks of examples that no model ranks: the worst."""
+  if held_out is None:
+    return None
+  worst = np.full(len(held_out), np.iinfo(np.int32).max, np.int32)
+  return {kind: worst.copy() for kind in (evaluation.SAMPLED, evaluation.FULL)}
+
+
+def _ndcg(model: Any, examples: evaluation.Examples) -> float:
+  """NDCG@10 among the negatives."""
+  if not len(examples):
+    return 0.0
+  ranks = evaluation.ranks(model, examples, with_full=False)
+  values = rank_metrics.by_example(ranks[evaluation.SAMPLED], [10])
+  return float(values['ndcg@10'].mean())
+
+
+def _write(
+  path: pathlib.Path,
+  baselines: Baselines,
+  ranks: Ranks,
+  cold: Ranks | None,
+  wall_s: float,
+) -> None:
+  """Writes METHOD.npz, then METHOD.json: the latter says that it is done."""
+  arrays: dict[str, Any] = {**ranks, 'users': baselines.test.users}
+  results: dict[str, Any] = {'wall_s': wall_s, 'test': {}}
+  for kind, values in ranks.items():
+    scores = rank_metrics.scores(values, baselines.test.parts)
+    results['test'][kind] = llm_rec_held_out.as_json(scores)
+  if cold is not None and baselines.cold is not None:
+    results['cold'] = {}
+    for kind, values in cold.items():
+      scores = rank_metrics.scores(values, baselines.cold.parts)
+      results['cold'][kind] = llm_rec_held_out.as_json(scores)
+      arrays[f'cold_{kind}'] = values
+  np.savez(path.with_suffix('.npz'), **arrays)
+  temporary = path.with_suffix('.new')
+  temporary.write_text(json.dumps(results, indent=2), encoding='utf-8')
+  os.replace(temporary, path)
+
+
+def print_table(found: dict[str, Any], metric: str = 'ndcg@10') -> None:
+  """One line a method, one column a part of the examples that has any."""
+  for kind, title in (
+    (evaluation.SAMPLED, 'among drawn items of the domain'),
+    (evaluation.FULL, 'among all items'),
+  ):
+    rows = {m: _cells(results, kind) for m, results in found.items()}
+    first = next(iter(rows.values()))
+    parts = [part for part, row in first.items() if row['examples']]
+    table = rich.table.Table(title=f'{metric} {title}')
+    table.add_column('method', no_wrap=True)
+    for part in parts:
+      count = first[part]['examples']
+      table.add_column(f'{part}\n({count:,})', justify='right')
+    for method, row in rows.items():
+      table.add_row(method, *(f'{row[part][metric]:.4f}' for part in parts))
+    rich.print(table)
+
+
+def _cells(results: dict[str, Any], kind: str) -> dict[str, dict[str, Any]]:
+  """Part -> scores, with the examples of cold items behind the others."""
+  found = dict(results['test'][kind])
+  if 'cold' in results:
+    found['cold, apart'] = results['cold'][kind][rank_metrics.ALL]
+  return found
+
+
+if __name__ == '__main__':
+  common.run(main, Config())

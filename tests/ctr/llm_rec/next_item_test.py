@@ -1,0 +1,214 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""SASRec, GRU4Rec and SASRec on texts: what they see, compute and learn."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import antjax
+from antjax.ctr.llm_rec import next_item
+from antjax.ctr.llm_rec.gru4rec import GRU4RecConfig
+from antjax.ctr.llm_rec.next_item import NextItemModel, TrainedNextItem
+from antjax.ctr.llm_rec.sasrec import SASRecConfig
+
+SASREC = SASRecConfig(dim=16, num_heads=2, max_length=6, dropout=0.0)
+GRU = GRU4RecConfig(dim=16, state_dim=12, max_length=6, dropout=0.0)
+ENCODERS = pytest.mark.parametrize('encoder', [SASREC, GRU])
+NUM_ITEMS = 21
+
+
+def vectors(*shape, seed=0):
+  return jax.random.normal(jax.random.key(seed), shape)
+
+
+def shaken(params, seed=5):
+  """Parameters whose every part matters, biases included."""
+  leaves, tree = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(seed), len(leaves))
+  return jax.tree.unflatten(
+    tree,
+    [
+      x + 0.3 * jax.random.normal(k, x.shape)
+      for x, k in zip(leaves, keys, strict=True)
+    ],
+  )
+
+
+@ENCODERS
+def test_what_comes_later_does_not_change_what_came_before(encoder):
+  params = shaken(encoder.init(jax.random.key(1)))
+  x = vectors(3, 6, 16)
+  encode = jax.jit(encoder)
+  base = np.asarray(encode(params, x))
+  for place in range(6):
+    other = np.asarray(encode(params, x.at[:, place].multiply(-1)))
+    # Exactly: nothing of a later item may come in, not even times zero.
+    np.testing.assert_array_equal(other[:, :place], base[:, :place])
+    assert (np.abs(other[:, place:] - base[:, place:]).max((0, 2)) > 1e-3).all()
+
+
+@ENCODERS
+def test_dropout_is_for_training(encoder):
+  params = encoder.init(jax.random.key(1))
+  dropping = dataclasses.replace(encoder, dropout=0.5)
+  x = vectors(2, 6, 16)
+  np.testing.assert_array_equal(encoder(params, x), dropping(params, x))
+  rng = jax.random.key(0)
+  assert not np.allclose(dropping(params, x, rng), dropping(params, x))
+  with pytest.raises(ValueError, match='dropout=1.0 must be from 0 to below'):
+    dataclasses.replace(encoder, dropout=1.0)
+
+
+def test_the_gru_is_its_equations():
+  params = shaken(GRU.init(jax.random.key(2)))
+  x = np.asarray(vectors(2, 5, 16), np.float64)
+
+  def sigmoid(a):
+    return 1 / (1 + np.exp(-a))
+
+  w, b = (
+    np.asarray(params['input'][k], np.float64) for k in ('kernel', 'bias')
+  )
+  u = np.asarray(params['state']['kernel'], np.float64)
+  wz, wr, wc = np.split(w, 3, axis=1)
+  bz, br, bc = np.split(b, 3)
+  uz, ur, uc = np.split(u, 3, axis=1)
+  state = np.zeros((2, 12))
+  for t in range(5):
+    z = sigmoid(x[:, t] @ wz + state @ uz + bz)
+    r = sigmoid(x[:, t] @ wr + state @ ur + br)
+    c = np.tanh(x[:, t] @ wc + r * (state @ uc) + bc)
+    state = (1 - z) * c + z * state
+  out = jax.tree.map(np.asarray, params['out'])
+  expected = state @ out['kernel'] + out['bias']
+  found = GRU(params, jnp.asarray(x, jnp.float32))[:, -1]
+  np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-5)
+
+
+def test_the_loss_is_the_formula():
+  model = NextItemModel(SASREC, NUM_ITEMS)
+  params = model.init_params(jax.random.key(0))
+  rows = vectors(NUM_ITEMS, 16, seed=3)
+  sequence = np.array([[3, 4, 5, 6], [7, 8, 0, 0], [9, 0, 0, 0]])
+  drawn = np.array([[4, 11], [12, 8], [13, 14]])
+  ids = model.prepare(sequence, drawn)['ids']
+  assert ids['sequence'].tolist()[1] == [7, 8, -1, -1]
+  found = {
+    name: jnp.where((x < 0)[..., None], 0, rows[x]) for name, x in ids.items()
+  }
+  losses, weights = model.loss(params, ids, found)
+  assert weights.tolist() == [3, 1, 0]
+  h = np.asarray(SASREC(params['encoder'], found['sequence'][:, :-1]), float)
+  rows = np.asarray(rows, float)
+  for b, items in enumerate(sequence):
+    terms = []
+    for t, target in enumerate(items[1:]):
+      if target:
+        others = [i for i in drawn.reshape(-1) if i != target]
+        scores = rows[[target, *others]] @ h[b, t]
+        terms.append(np.log(np.exp(scores).sum()) - scores[0])
+    expected = np.mean(terms) if terms else 0
+    assert losses[b] == pytest.approx(expected, rel=1e-4)
+
+
+@ENCODERS
+@pytest.mark.parametrize('text_dim', [0, 10])
+def test_padding_and_older_items_change_nothing(encoder, text_dim):
+  model = NextItemModel(encoder, NUM_ITEMS, text_dim)
+  params = shaken(model.init_params(jax.random.key(0)))
+  rows = np.asarray(vectors(NUM_ITEMS, text_dim or 16, seed=4))
+  trained = TrainedNextItem(model, params, rows)
+  short = np.array([[1, 2, 3], [4, 5, 0]])
+  base = trained.user_vectors(short)
+  wide = np.pad(short, [(0, 0), (0, 5)])
+  np.testing.assert_allclose(trained.user_vectors(wide), base, rtol=1e-6)
+  long = np.array([[9, 8, 7, 6, 5, 4, 3, 2, 1]])
+  np.testing.assert_allclose(
+    trained.user_vectors(long), trained.user_vectors(long[:, 3:]), rtol=1e-6
+  )
+  items = trained.item_vectors()
+  assert items.shape == (NUM_ITEMS, 16)
+  if text_dim:
+    np.testing.assert_allclose(np.linalg.norm(items, axis=1), 1, rtol=1e-4)
+  else:
+    np.testing.assert_array_equal(items, rows)
+
+
+def cycles(num, rng):
+  """Sequences that go round: i is followed by i + 1, from 1 to 20."""
+  first = rng.integers(0, 20, num)
+  lengths = rng.integers(2, 8, num)
+  sequence = (first[:, None] + np.arange(7)) % 20 + 1
+  return np.where(np.arange(7) < lengths[:, None], sequence, 0)
+
+
+@pytest.mark.parametrize(
+  'encoder, text_dim, paro, num_devices',
+  [
+    (SASREC, 0, 'NNN', 1),
+    pytest.param(GRU, 0, 'NNN', 1, marks=pytest.mark.slow),
+    pytest.param(SASREC, 0, 'IIG', 8, marks=pytest.mark.slow),
+    pytest.param(SASREC, 12, 'GGG', 8, marks=pytest.mark.slow),
+  ],
+)
+def test_learns_what_follows(encoder, text_dim, paro, num_devices):
+  mesh = antjax.make_mesh(
+    intra=min(num_devices, 4), devices=jax.devices()[:num_devices]
+  )
+  model = NextItemModel(encoder, NUM_ITEMS, text_dim, learning_rate=0.02)
+  texts = next_item.whiten(np.asarray(vectors(NUM_ITEMS, 12, seed=9)))
+  tables = model.tables(mesh)
+
+  def loss_fn(params, *rest):
+    *rows, batch, rng = rest
+    if rows:
+      ids = batch['ids']
+      return model.loss(params, ids, tables.lookup(rows[0], ids), rng)
+    ids = {name: batch[name] for name in ('sequence', 'negatives')}
+    table = jnp.asarray(texts)
+    found = {name: table[jnp.maximum(x, 0)] for name, x in ids.items()}
+    return model.loss(params, ids, found, rng)
+
+  trainer = antjax.Trainer(
+    loss_fn,
+    optax.adam(0.01),
+    mesh=mesh,
+    paro=paro,
+    tables=tables,
+    scanned=lambda name: '.layers.' in name,
+    min_shard_size=1,
+  )
+  state = trainer.init(model.init_params(jax.random.key(0)))
+  rng = np.random.default_rng(0)
+  for _ in range(120):
+    drawn = rng.integers(1, NUM_ITEMS, (32, 4))
+    batch = model.prepare(cycles(32, rng), drawn)
+    state, _ = trainer.step(state, batch)
+  rows = texts
+  if tables is not None:
+    rows = np.asarray(
+      jax.jit(tables.to_canonical)(state.tables)['item']['table']
+    )[:NUM_ITEMS]
+  params = jax.tree.map(np.asarray, trainer.params(state))
+  trained = TrainedNextItem(model, params, rows)
+  history = cycles(64, rng)
+  scores = trained.user_vectors(history) @ trained.item_vectors().T
+  last = history[np.arange(64), (history > 0).sum(axis=1) - 1]
+  best = scores[:, 1:].argmax(axis=1) + 1
+  assert (best == last % 20 + 1).mean() > 0.9
+
+
+def test_whitened_vectors():
+  rng = np.random.default_rng(0)
+  given = rng.normal(size=(200, 5)) @ rng.normal(size=(5, 5)) + 3
+  given = np.concatenate([given, given[:, :1]], axis=1)  # One direction less.
+  found = next_item.whiten(given.astype(np.float32))
+  assert not found[0].any()
+  np.testing.assert_allclose(found[1:].mean(axis=0), 0, atol=1e-4)
+  values = np.linalg.eigvalsh(np.cov(found[1:].T, bias=True))
+  np.testing.assert_allclose(values, [0, 1, 1, 1, 1, 1], atol=1e-3)

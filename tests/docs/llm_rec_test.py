@@ -1,0 +1,33 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""docs/llm_rec.md: its code and its flags."""
+
+import pathlib
+import re
+
+from launch import llm_rec_baselines, prepare_sequences
+from tests.input import sequence_fixture
+
+_TEXT = (pathlib.Path(__file__).parents[2] / 'docs' / 'llm_rec.md').read_text()
+
+
+def _blocks(language):
+  return re.findall(rf'```{language}\n(.*?)```', _TEXT, re.S)
+
+
+def test_the_code_runs_as_shown(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  source = sequence_fixture.Log().write_amazon(tmp_path / 'amazon')
+  sequence_fixture.prepare(source, 'data/ml-1m-sequences', k_core=0)
+  for block in _blocks('python'):
+    if 'SequenceData' in block or 'ranking' in block:
+      exec(block, {})
+      assert capsys.readouterr().out
+
+
+def test_every_method_and_layout_is_told():
+  for method in llm_rec_baselines.METHODS:
+    assert f'`{method}`' in _TEXT
+  for layout in ('movielens', 'amazon2018', 'food_kitchen', 'table'):
+    assert f'`{layout}`' in _TEXT
+    assert layout in prepare_sequences._READERS

@@ -1,0 +1,183 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""launch/llm_rec_baselines: every method, on the same small examples."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+
+from antjax.ctr.llm_rec.gru4rec import GRU4RecConfig
+from antjax.ctr.llm_rec.sasrec import SASRecConfig
+from antjax.input import sequence_files, sequence_food_kitchen
+from antjax.input.sequence_build import SequenceConfig
+from antjax.input.sequence_data import SequenceData
+from launch import common, llm_rec_baselines, llm_rec_held_out
+from launch.llm_rec_baselines import Config
+from launch.next_item_job import Best, NextItemConfig
+
+
+def write(folder, num_users=60, num_items=20):
+  """Food: each item is followed by the next one; Kitchen: by any one."""
+  rng = np.random.default_rng(0)
+  folder.mkdir()
+  for name in 'AB':
+    lines = [
+      json.dumps({'asin': f'{name}{i}', 'index': i, 'title': f'{name} word{i}'})
+      for i in range(num_items)
+    ]
+    (folder / f'items_{name}.jsonl').write_text('\n'.join(lines))
+
+  def food():
+    return [
+      int(i) for i in (rng.integers(num_items) + np.arange(6)) % num_items
+    ]
+
+  def kitchen():
+    # The last item of Kitchen is bought last, and so never trained on.
+    return [int(i) for i in num_items + rng.permutation(num_items - 1)[:5]]
+
+  users = {
+    'train_A': [food() for _ in range(num_users)],
+    'train_B': [kitchen() for _ in range(num_users)],
+    'train_overlap': [kitchen()[:3] + food() for _ in range(num_users)],
+    'valid': [food() for _ in range(10)],
+    'test': [kitchen() + [2 * num_items - 1] for _ in range(10)],
+  }
+  for name, rows in users.items():
+    text = ''.join(
+      f'{i}\t{",".join(map(str, r))}\n' for i, r in enumerate(rows)
+    )
+    (folder / f'{name}.txt').write_text(text)
+  return folder
+
+
+@pytest.fixture(name='folder', scope='module')
+def _folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('sequences')
+  read = functools.partial(
+    sequence_food_kitchen.read,
+    write(folder / 'source'),
+    max_rejected_share=0,
+    progress=lambda text: None,
+  )
+  sequence_files.prepare_sequences(
+    folder / 'out', read, {'data': 'made up'}, SequenceConfig(k_core=0)
+  )
+  return folder / 'out'
+
+
+class Letters:
+  """Texts -> counts of characters, in place of a language model."""
+
+  def __call__(self, texts, title=''):
+    del title
+    rows = [[text.count(c) for c in 'ABword0123456789'] for text in texts]
+    return np.array(rows, np.float32)
+
+
+def config_of(folder, run_dir, **options):
+  return Config(
+    run_dir=str(run_dir),
+    data=str(folder),
+    held_out=llm_rec_held_out.HeldOutConfig(
+      num_examples=80, num_cold=5, num_negatives=10
+    ),
+    training=NextItemConfig(
+      num_steps=240,
+      batch_size=64,
+      evaluate_every=80,
+      learning_rate=0.01,
+    ),
+    sasrec=SASRecConfig(dim=16, max_length=8, dropout=0.0),
+    gru4rec=GRU4RecConfig(dim=16, state_dim=16, max_length=8, dropout=0.0),
+    validation_examples=60,
+    **options,
+  )
+
+
+@pytest.mark.slow
+def test_all_methods_rank_the_same_examples(folder, tmp_path, capsys):
+  config = config_of(folder, tmp_path / 'run')
+  job = common.start(config)
+  baselines = llm_rec_baselines.Baselines(config, job)
+  baselines._encoder = Letters()
+  data = baselines.data
+  found = {}
+  for method in config.methods:
+    ranks, cold = baselines.ranks(method)
+    llm_rec_baselines._write(
+      tmp_path / 'run' / f'{method}.json', baselines, ranks, cold, 1.0
+    )
+    text = (tmp_path / 'run' / f'{method}.json').read_text()
+    found[method] = json.loads(text)['test']['sampled']
+    assert json.loads(text)['cold']['sampled']['all']['examples'] == 5
+  assert data.counts[data.keys.index('B19')] == 0  # The cold item.
+  for scores in found.values():
+    assert scores['all']['examples'] == 80
+  food = {m: s['domain/Food']['recall@1'] for m, s in found.items()}
+  assert food['sasrec'] > 0.8 and food['gru4rec'] > 0.8
+  assert food['sasrec_single'] > 0.8
+  assert food['popularity'] < 0.4
+  # What is done is not done again: no method is left to run.
+  llm_rec_baselines.train(config, job)
+  assert 'among all items' in capsys.readouterr().out
+
+
+def test_examples_are_drawn_by_seed_and_cold_ones_apart(folder):
+  data = SequenceData.open(folder)
+  options = llm_rec_held_out.HeldOutConfig(
+    num_examples=30, num_cold=4, num_negatives=5
+  )
+  test, cold = llm_rec_held_out.held_out(data, 'test', options)
+  again, _ = llm_rec_held_out.held_out(data, 'test', options)
+  assert len(test) == 30 and len(cold) == 4
+  np.testing.assert_array_equal(test.users, again.users)
+  np.testing.assert_array_equal(
+    test.examples.negatives, again.examples.negatives
+  )
+  assert cold.parts['cold_item'].all()
+  assert {data.keys[i] for i in cold.examples.targets} == {'B19'}
+  whole, none = llm_rec_held_out.held_out(
+    data, 'test', llm_rec_held_out.HeldOutConfig(num_negatives=5)
+  )
+  assert none is None and len(whole) == len(data.examples('test')[0])
+  history = whole.examples.history_fn(np.arange(3))
+  for u, row, target in zip(whole.users, history, whole.examples.targets):
+    events = data.events[data.offsets[u] : data.offsets[u + 1]]
+    assert [*row[row > 0], target] == events.tolist()
+
+
+def test_the_best_validation_is_kept_and_patience_ends():
+  models = [object() for _ in range(5)]
+  best = Best(patience=2)
+  for model, value in zip(models, (0.1, 0.3, 0.3, 0.2), strict=False):
+    assert not best.is_over
+    best.see(model, value)
+  assert best.is_over and best.model is models[1]
+  endless = Best(patience=0)
+  for model in models:
+    endless.see(model, 0.0)
+  assert not endless.is_over and endless.model is models[0]
+
+
+@pytest.mark.parametrize(
+  'options, message',
+  [
+    (
+      {'methods': ('sasrec', 'svd')},
+      r"\['svd'\] cannot be run; use popularity",
+    ),
+    ({'methods': ()}, 'none cannot be run'),
+    ({'max_history': 0}, 'max_history=0 must be at least 1'),
+    ({'paro': 'XYZ'}, 'XYZ'),
+  ],
+)
+def test_wrong_flags_are_refused(options, message):
+  with pytest.raises(ValueError, match=message):
+    Config(**options)
+  with pytest.raises(ValueError, match='training.num_steps=0'):
+    NextItemConfig(num_steps=0)
+  with pytest.raises(ValueError, match='num_negatives=0 must be at least 1'):
+    llm_rec_held_out.HeldOutConfig(num_negatives=0)
