@@ -80,6 +80,11 @@ class Config(common.JobConfig):
   max_text_tokens: Annotated[
     int, 'Tokens of a text at most; the newest are kept.'
   ] = 256
+  text_cache: Annotated[
+    str,
+    'Folder that keeps the vectors of titles, for runs of the same data and'
+    ' model. Empty: the run folder.',
+  ] = ''
   validation_examples: Annotated[
     int, 'Examples that trained methods are chosen by; 0: all.'
   ] = 1000
@@ -259,7 +264,9 @@ class Baselines:
   def vectors(self) -> np.ndarray:
     """float32 [N, D], of the titles."""
     if self._vectors is None:
-      self._vectors = self.encoder(self.data.titles, 'titles')
+      folder = pathlib.Path(self._config.text_cache or self._job.run_dir)
+      folder.mkdir(parents=True, exist_ok=True)
+      self._vectors = self.encoder.kept(self.data.titles, folder, 'titles')
     return self._vectors
 
   def _encode(self, rows: Any) -> np.ndarray:

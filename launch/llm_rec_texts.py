@@ -3,11 +3,15 @@
 """Vectors of texts by a pretrained language model that is not trained."""
 
 from collections.abc import Sequence
+import hashlib
+import json
+import os
+import pathlib
 
 import jax
 import numpy as np
 
-from antjax.ctr.bahe import encode, token_cache
+from antjax.ctr.bahe import encode, fingerprint, token_cache
 from antjax.ctr.llm_rec import text_cosine
 from antjax.lm import pretrained, pretrained_tokenizer
 from antjax.train import progress
@@ -32,6 +36,11 @@ class TextEncoder:
     )
     inner = pretrained_tokenizer.load_tokenizer(model)
     self._tokenizer = token_cache.Tokenizer(inner, max_tokens)
+    self._made_of = [
+      fingerprint.of_model(model),
+      fingerprint.of_tokenizer(model),
+      max_tokens,
+    ]
     text_cosine.keep_newest(inner, max_tokens)
     self._encoder = encode.Encoder(
       config, params, num_low=config.num_layers, max_tokens=max_tokens
@@ -56,3 +65,28 @@ class TextEncoder:
         done = num
 
       return self._encoder(tokens, offsets, on_texts)
+
+  def kept(
+    self, texts: Sequence[str], folder: pathlib.Path, title: str
+  ) -> np.ndarray:
+    """Vectors as of `__call__`, from a file in the folder if it is there.
+
+    The file is named by model, tokenizer, length and texts: another one of them
+    gets a file of its own.
+
+    Args:
+      texts: The texts.
+      folder: Existing folder; process 0 writes the file.
+      title: Of a progress bar.
+    """
+    made_of = json.dumps([*self._made_of, list(texts)]).encode()
+    digest = hashlib.sha256(made_of).hexdigest()
+    path = folder / f'vectors-{digest[:16]}.npy'
+    if path.exists():
+      return np.load(path)
+    vectors = self(texts, title)
+    if jax.process_index() == 0:
+      temporary = path.with_suffix('.new.npy')
+      np.save(temporary, vectors)
+      os.replace(temporary, path)
+    return vectors
