@@ -23,6 +23,7 @@ from antjax.train.trainer import Trainer
 from launch import auto_paro, bahe_memory, common, run_identity
 from launch.bahe_data import Clicks
 from launch.bahe_model import Built
+from launch.early_stopping import EarlyStopping
 
 if TYPE_CHECKING:
   from launch.train_bahe import Config
@@ -50,7 +51,7 @@ class BaheJob:
     is_trained = tuning.trainable(config.effective_tuning)
     self._tables = built.model.tables(job.mesh)
     dtype = jnp.dtype(config.compute_dtype)
-    optimizer = config.optimizer.build(self.num_steps)
+    optimizer = config.optimizer.build(self.num_steps, tuning.is_lm)
     options: dict[str, Any] = {
       'num_micro_batches': config.num_micro_batches,
       'compute_dtype': None if dtype == jnp.float32 else dtype,
@@ -80,7 +81,11 @@ class BaheJob:
       constants=built.constants,
       **options,
     )
-    self._early = EarlyStopping(config.patience, config.best_metric)
+    self._early = EarlyStopping(
+      config.patience,
+      config.best_metric,
+      evaluate.best_mode(config.best_metric),
+    )
     self.memory: dict[str, Any] = {}
 
   # What the Trainer calls.
@@ -223,50 +228,3 @@ class BaheJob:
       self._predict,
       evaluate.click_metrics(),
     )
-
-
-class EarlyStopping:
-  """Ends a run whose validation has not become better for long.
-
-  Attributes:
-    best_step: Step of the best validation so far, or None.
-    is_over: Whether it is time to stop.
-  """
-
-  def __init__(self, patience: int, metric: str):
-    """Takes the validations to wait (0: never ends) and the metric's name."""
-    self._patience, self._metric = patience, metric
-    self._sign = -1 if evaluate.best_mode(metric) == 'min' else 1
-    self._best, self._num_worse = -math.inf, 0
-    self._seen = -1
-    self.best_step: int | None = None
-
-  @property
-  def is_over(self) -> bool:
-    return 0 < self._patience <= self._num_worse
-
-  def see(self, step: int, values: Mapping[str, Any]) -> None:
-    """Looks at a step's values, of which few have a validation.
-
-    Raises:
-      ValueError: The first validation has no such metric.
-    """
-    value = values.get(self._metric)
-    if value is None and self._patience and self.best_step is None:
-      found = [name for name in values if name.startswith('validation_')]
-      if found:
-        raise ValueError(
-          f'best_metric={self._metric}: the validation examples give no such'
-          f' number, so patience would never end; they give'
-          f' {", ".join(found)}.'
-        )
-    if value is None or step <= self._seen:
-      return
-    self._seen = step
-    value = -math.inf if math.isnan(value) else self._sign * value
-    if self.best_step is None or value > self._best:
-      self._best, self.best_step, self._num_worse = value, step, 0
-      return
-    self._num_worse += 1
-    if value == self._best:  # Of equals, the newest checkpoint is kept.
-      self.best_step = step

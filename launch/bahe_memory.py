@@ -6,20 +6,17 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any, TYPE_CHECKING
 
-from absl import logging
-import jax
 import jax.numpy as jnp
-import rich
-import rich.table
 
+from antjax.ctr import tuning as ctr_tuning
 from antjax.ctr.bahe import tuning
 from antjax.ctr.bahe.full_text import FullTextTower
 from antjax.ctr.bahe.model import ClickModel
 from antjax.ctr.bahe.store_tower import StoreTower
 from antjax.lm import cost
-from antjax.train import report
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
+from launch import memory_table
 from launch.bahe_data import Clicks
 
 if TYPE_CHECKING:
@@ -47,7 +44,7 @@ def account(
     'table': built.table_bytes,
     'table_level': built.table_level,
     'activations': activation_bytes(config, model, clicks),
-    'frozen_share': tuning.frozen_share(
+    'frozen_share': ctr_tuning.frozen_share(
       built.params,
       tuning.trainable(config.effective_tuning),
       built.num_absent,
@@ -56,22 +53,12 @@ def account(
     'compiled': {},
   }
   if config.check_memory and not clicks.is_elastic:
-    inputs = trainer.step_inputs(clicks.example(model.prepare))
-    step: Any = trainer.compiled_step()
-    analysis = step.lower(state, inputs).compile().memory_analysis()
-    if analysis is None:
-      logging.info('The compiler says nothing of memory on this backend.')
-    else:
-      planned['compiled'] = {
-        'arguments': int(analysis.argument_size_in_bytes),
-        'temporary': int(analysis.temp_size_in_bytes),
-      }
-      planned['batch'] = (
-        sum(
-          x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(inputs)
-        )
-        - built.table_bytes
-      )
+    compiled, size = memory_table.compiled_bytes(
+      trainer, state, clicks.example(model.prepare)
+    )
+    if compiled:
+      planned['compiled'] = compiled
+      planned['batch'] = size - built.table_bytes
   return planned
 
 
@@ -111,25 +98,15 @@ def activation_bytes(
 
 def print_table(memory: Mapping[str, Any]) -> None:
   """Says what a device needs, before the first step."""
-  table = rich.table.Table(title='Memory of a device', show_header=False)
-  table.add_column(no_wrap=True)
-  table.add_column(justify='right')
-  total = 0
-  for name, size in [
-    *memory['state'].items(),
-    ('table of behaviours', memory['table']),
-    ('activations (planned)', memory['activations']),
-  ]:
-    table.add_row(name, report.format_bytes(size))
-    total += size
-  table.add_row('together', report.format_bytes(total))
-  compiled = memory['compiled']
-  if compiled:
-    for name, size in compiled.items():
-      table.add_row(f'{name} (compiled)', report.format_bytes(size))
-    table.add_row(
-      'together (compiled)', report.format_bytes(sum(compiled.values()))
-    )
-  table.add_row('frozen share of parameters', f'{memory["frozen_share"]:.1%}')
-  table.add_row('parameters left out', f'{memory["num_absent"]:,}')
-  rich.print(table)
+  memory_table.print_table(
+    [
+      *memory['state'].items(),
+      ('table of behaviours', memory['table']),
+      ('activations (planned)', memory['activations']),
+    ],
+    memory['compiled'],
+    {
+      'frozen share of parameters': f'{memory["frozen_share"]:.1%}',
+      'parameters left out': f'{memory["num_absent"]:,}',
+    },
+  )

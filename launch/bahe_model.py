@@ -11,17 +11,23 @@ from absl import logging
 import jax
 import numpy as np
 
-from antjax.ctr.bahe import fingerprint, store_tower, text_join, tuning
+from antjax.ctr.bahe import store_tower, text_join, tuning
 from antjax.ctr.bahe import table as table_lib
 from antjax.ctr.bahe.dedup_tower import DedupTower
 from antjax.ctr.bahe.full_text import FullTextTower
 from antjax.ctr.bahe.model import ClickModel
 from antjax.ctr.bahe.sequences import SequenceEncoder
 from antjax.ctr.bahe.store import BehaviorStore
-from antjax.ctr.bahe.token_cache import TokenCache
 from antjax.ctr.bahe.towers import PyTree, Tower
-from antjax.lm import positions, pretrained, pretrained_tokenizer, split
+from antjax.lm import (
+  fingerprint,
+  positions,
+  pretrained,
+  pretrained_tokenizer,
+  split,
+)
 from antjax.lm.config import Config as LMConfig
+from antjax.lm.token_cache import TokenCache
 from antjax.mesh.mesh import INTRA
 from launch import auto_paro, common, run_identity
 from launch.bahe_data import Clicks

@@ -28,14 +28,14 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 
-from antjax.ctr.bahe import fingerprint, store
 from antjax.ctr.bahe import manifest as manifest_lib
+from antjax.ctr.bahe import store
 from antjax.ctr.bahe.encode import Encoder
 from antjax.ctr.bahe.manifest import Manifest
 from antjax.ctr.bahe.store_writer import StoreWriter
-from antjax.ctr.bahe.token_cache import Tokenizer
 from antjax.input.behavior_vocabulary import BehaviorVocabulary
-from antjax.lm import pretrained, pretrained_tokenizer
+from antjax.lm import fingerprint, pretrained, pretrained_tokenizer
+from antjax.lm.token_cache import Tokenizer
 from antjax.train.progress import Progress
 from launch import common, script
 

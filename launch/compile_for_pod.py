@@ -94,9 +94,12 @@ def devices(topology: str, num_slices: int) -> list[Any]:
   Raises:
     ValueError: libtpu knows no such topology.
   """
+  # A v4 chip is one device as jobs run on it, and two by libtpu's default.
+  generation = topology.split(':')[0]
+  options = {'chip_config_name': 'megacore'} if generation == 'v4' else {}
   try:
     description = topologies.get_topology_desc(
-      platform='tpu', topology_name=topology, num_slices=num_slices
+      platform='tpu', topology_name=topology, num_slices=num_slices, **options
     )
   except Exception as error:  # XLA's own, of several kinds.
     raise ValueError(

@@ -89,11 +89,19 @@ class Methods:
     return Method(trainer, state, self._inner)
 
   def _joint(self) -> Method:
-    loss_fn = meta_loss.joint_loss_fn(self._recommender.task_model)
+    config, recommender = self._config, self._recommender
+    if config.joint_steps != config.num_steps:
+      # The rate of the rows falls with this model's steps, too.
+      recommender = recommender.at_table_rate(
+        config.optimizer.schedule(
+          config.model.table_learning_rate, config.joint_steps
+        )
+      )
+    loss_fn = meta_loss.joint_loss_fn(recommender.task_model)
     trainer, state = self._tasks.fit(
       'joint',
-      self._recommender,
-      [Stage(self._config.joint_steps, loss_fn)],
+      recommender,
+      [Stage(config.joint_steps, loss_fn)],
       _STILL,
       self._paro,
     )

@@ -11,9 +11,14 @@ import pathlib
 import jax
 import numpy as np
 
-from antjax.ctr.bahe import encode, fingerprint, token_cache
+from antjax.ctr.bahe import encode
 from antjax.ctr.llm_rec import text_cosine
-from antjax.lm import pretrained, pretrained_tokenizer
+from antjax.lm import (
+  fingerprint,
+  pretrained,
+  pretrained_tokenizer,
+  token_cache,
+)
 from antjax.train import progress
 
 

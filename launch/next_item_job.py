@@ -37,7 +37,10 @@ class NextItemConfig:
   num_negatives: Annotated[
     int, 'Items drawn for each sequence, which share them on a device.'
   ] = 8
-  learning_rate: Annotated[float, 'Of Adam, for layers and rows.'] = 2e-3
+  learning_rate: Annotated[float, 'Of Adam, for layers.'] = 2e-3
+  row_learning_rate: Annotated[
+    float, 'Of Adam, for items: most rows are seen in few steps.'
+  ] = 2e-2
   evaluate_every: Annotated[int, 'Steps between validations.'] = 500
   patience: Annotated[
     int, 'Stop after so many validations without a better one; 0: never.'
@@ -49,10 +52,12 @@ class NextItemConfig:
         raise ValueError(
           f'training.{name}={getattr(self, name)}: must be at least 1.'
         )
-    if not self.learning_rate > 0 or self.patience < 0:
+    rates = self.learning_rate, self.row_learning_rate
+    if not min(rates) > 0 or self.patience < 0:
       raise ValueError(
-        f'training.learning_rate={self.learning_rate} must be positive,'
-        f' training.patience={self.patience} not negative.'
+        f'training.learning_rate={rates[0]} and training.row_learning_rate='
+        f'{rates[1]} must be positive, training.patience={self.patience} not'
+        ' negative.'
       )
 
 
@@ -252,5 +257,5 @@ def model_of(
     encoder,
     num_items,
     0 if texts is None else texts.shape[1],
-    config.learning_rate,
+    config.row_learning_rate,
   )

@@ -178,11 +178,11 @@ def _own(name: str) -> Model:
   module_name, _, function = name.partition(':')
   try:
     made = getattr(importlib.import_module(module_name), function)()
+    return (
+      made if isinstance(made, Model) else Model(jax.eval_shape(lambda: made))
+    )
   except (ImportError, AttributeError, TypeError) as error:
     raise ValueError(
       f'model={name}: {error}; needed is package.module:function, importable'
       ' from here, that takes nothing and returns a Model or a tree of shapes.'
     ) from error
-  if isinstance(made, Model):
-    return made
-  return Model(jax.eval_shape(lambda: made))

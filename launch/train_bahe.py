@@ -19,9 +19,9 @@ import dataclasses
 from typing import Annotated, Literal
 
 from antjax.ctr import evaluate, heads
+from antjax.ctr import tuning as tuning_lib
 from antjax.ctr.bahe import model as model_lib
 from antjax.ctr.bahe import table as table_lib
-from antjax.ctr.bahe import tuning as tuning_lib
 from antjax.mesh.paro import PaRO
 from launch import bahe_model, bahe_report, bahe_users, common
 from launch.bahe_data import Clicks

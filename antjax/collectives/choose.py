@@ -166,7 +166,8 @@ class Collectives:
     picked = self.pick('all_reduce', _bytes(x), n, m)
     if picked == 'xla':
       return lax.psum(blocks.addend(x), (INTER, INTRA))
-    if (num := self._num_messages(_bytes(x))) > 1:
+    # No message is less than an element.
+    if (num := min(self._num_messages(_bytes(x)), x.size)) > 1:
       size = -(-x.size // num)
       pieces = jnp.split(x.reshape(-1), [*range(size, x.size, size)])
       whole = jnp.concatenate([self.all_reduce(piece) for piece in pieces])

@@ -92,6 +92,11 @@ class TableSchema:
     for name in (self.label, *self.numeric, *filter(None, [self.time])):
       if self.columns[name] == 'string':
         self._refuse(f'column {name!r} is text; a number is needed')
+    if self.columns[self.task].startswith('float'):
+      self._refuse(
+        f'the task {self.task!r} is a {self.columns[self.task]}; text or an'
+        ' integer is needed, as engines write floats in several ways'
+      )
     for name, number in self.empty.items():
       kind = self.columns[name]
       fits = math.isfinite(number) and kind != 'string'

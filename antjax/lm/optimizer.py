@@ -69,8 +69,10 @@ class OptimizerConfig:
 
 
 def decays(params: PyTree) -> PyTree:
-  """Whether each leaf decays: all but norms and biases, by name."""
+  """Whether each leaf decays: no norm, bias or factor does, by name."""
   return jax.tree.map_with_path(
-    lambda path, _: not str(path[-1]).rstrip("']").endswith(('norm', 'bias')),
+    lambda path, _: (
+      not str(path[-1]).rstrip("']").endswith(('norm', 'bias', 'log_scale'))
+    ),
     params,
   )

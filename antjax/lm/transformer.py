@@ -14,7 +14,7 @@ Sources: Touvron et al. 2023 (https://arxiv.org/abs/2302.13971), Llama; Qwen
 (https://arxiv.org/abs/1910.10683), T5.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -216,6 +216,8 @@ def run_layers(
   x_BTD: jax.Array,
   segment_ids: jax.Array | None,
   positions: jax.Array,
+  *,
+  attend: Callable[..., jax.Array] | None = None,
 ) -> jax.Array:
   """All layers in `params`, which may be fewer than the model's.
 
@@ -226,19 +228,21 @@ def run_layers(
     x_BTD: Output of `blocks.embed` or of the layers before.
     segment_ids: See `logits`.
     positions: int32 [B, T].
+    attend: (queries, keys, values) -> mixed, in place of attention inside the
+      rows; see `antjax.lm.packed`.
   """
   if 'layers' not in params:
     return x_BTD
   angles = positions_lib.rope_angles(config, positions)
-  place_T = jnp.arange(x_BTD.shape[1], dtype=jnp.int32)
-  bias_HTT = positions_lib.relative_bias(
-    config, params.get('relative_bias'), place_T, place_T
-  )
+  if attend is None:
+    bias_HTT = row_bias(config, params, x_BTD.shape[1])
+
+    def attend(q, k, v):
+      return blocks.attend(config, q, k, v, segment_ids, bias_HTT)
 
   def layer(x_BTD: jax.Array, weights: PyTree) -> jax.Array:
     q, k, v = blocks.project(config, weights, x_BTD, angles)
-    mixed = blocks.attend(config, q, k, v, segment_ids, bias_HTT)
-    return blocks.finish(config, weights, x_BTD, mixed)
+    return blocks.finish(config, weights, x_BTD, attend(q, k, v))
 
   policies = jax.checkpoint_policies
   policy = policies.save_only_these_names(blocked_attention.KEPT)
@@ -253,6 +257,16 @@ def run_layers(
     remat=config.remat != 'none',
     policy=policy,
     layers_per_step=config.layers_per_step,
+  )
+
+
+def row_bias(
+  config: Config, params: PyTree, num_tokens: int
+) -> jax.Array | None:
+  """What relative positions add to the scores of a row, [H, T, T], or None."""
+  place_T = jnp.arange(num_tokens, dtype=jnp.int32)
+  return positions_lib.relative_bias(
+    config, params.get('relative_bias'), place_T, place_T
   )
 
 

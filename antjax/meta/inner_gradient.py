@@ -33,7 +33,7 @@ def mixed_mode_grad(
   """
 
   def gradient(x: PyTree, rest: PyTree) -> PyTree:
-    leaves, treedef = jax.tree.flatten(rest)
+    leaves, treedef = jax.tree.flatten(jax.tree.map(jnp.asarray, rest))
     is_float = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
 
     def loss(x, floats, others):

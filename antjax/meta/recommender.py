@@ -29,6 +29,7 @@ _T = TypeVar('_T')
 
 # How tasks run at once where nothing else is said; measured on CPU only.
 _TASK_AXES: Mapping[str, Literal['vmap', 'map', 'blocks']] = {'cpu': 'vmap'}
+_ROW_OPTIMIZERS = {'adam': Adam, 'rowwise_adagrad': RowWiseAdagrad}
 _WAYS: Mapping[str, Pooling] = {'mean': 'mean', 'sum': 'sum'}
 
 
@@ -251,12 +252,20 @@ class Recommender:
     task_model: The network as the meta-learner sees it.
     init_fn: Random key -> parameters of the network.
     features: Feature -> most values it has.
+    tables_fn: Rate of the touched rows -> the same tables at that rate.
   """
 
   tables: EmbeddingTables
   task_model: meta_loss.TaskModel
   init_fn: Callable[[jax.Array], PyTree]
   features: Mapping[str, int]
+  tables_fn: Callable[[float | optax.Schedule], EmbeddingTables]
+
+  def at_table_rate(self, rate: float | optax.Schedule) -> 'Recommender':
+    """The same model, whose touched rows are stepped at another rate."""
+    tables = self.tables_fn(rate)
+    model = dataclasses.replace(self.task_model, tables=tables)
+    return dataclasses.replace(self, tables=tables, task_model=model)
 
   def trainer(
     self,
@@ -306,16 +315,23 @@ def build(
   features = config.chosen(features)
   names = tuple(features)
   dims, ways = config.dims(names), config.ways(names)
-  specs = _table_specs(features, config, table_rate)
+  specs = _table_specs(features, config)
   if config.table_level == 'plan':
     if place_fn is None:
       raise ValueError("build(table_level='plan'): pass a place_fn.")
     specs = place_fn(specs)
-  tables = EmbeddingTables(
-    specs,
-    {name: name for name in names},
-    mesh=mesh,
-    payload_dtype=config.table_payload,
+
+  def tables_fn(rate: float | optax.Schedule) -> EmbeddingTables:
+    optimizer = _ROW_OPTIMIZERS[config.table_optimizer](rate)
+    return EmbeddingTables(
+      [dataclasses.replace(spec, optimizer=optimizer) for spec in specs],
+      {name: name for name in names},
+      mesh=mesh,
+      payload_dtype=config.table_payload,
+    )
+
+  tables = tables_fn(
+    config.table_learning_rate if table_rate is None else table_rate
   )
   network = networks.build(
     config.kind,
@@ -341,17 +357,14 @@ def build(
     task_model,
     lambda key: nnx.to_pure_dict(nnx.state(make(rngs=nnx.Rngs(key)))),
     {name: facts['max_values'] for name, facts in features.items()},
+    tables_fn,
   )
 
 
 def _table_specs(
-  features: Mapping[str, Mapping[str, int]],
-  config: ModelConfig,
-  table_rate: float | optax.Schedule | None,
+  features: Mapping[str, Mapping[str, int]], config: ModelConfig
 ) -> list[TableSpec]:
-  optimizer = {'adam': Adam, 'rowwise_adagrad': RowWiseAdagrad}[
-    config.table_optimizer
-  ](config.table_learning_rate if table_rate is None else table_rate)
+  optimizer = _ROW_OPTIMIZERS[config.table_optimizer]()
   dims = config.dims(tuple(features))
   return [
     TableSpec(

@@ -197,7 +197,9 @@ def _sources(name, old, new):
   )
   source = match_rows(olds, news, num_old, num_rows)
   # Nobody's rows stand for no key: each is compared with its like.
-  unused = np.setdiff1d(np.arange(min(num_rows, num_old)), news[1])
+  is_unused = np.ones(num_rows, bool)
+  is_unused[news[1]] = False
+  unused = np.flatnonzero(is_unused[:num_old])
   source[unused] = unused
   return source
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import dataclasses
 import math
 
-from antjax.mesh.mesh import INTER, INTRA
+from antjax.mesh.mesh import INTRA
 from antjax.train import census
 from antjax.train.census import Collective
 from antjax.train.moves import moves
@@ -144,13 +144,3 @@ def crosses_groups_in_loop(lines: Sequence[Line]) -> bool:
   return any(
     line.in_loop and line.num_found and line.axis != INTRA for line in lines
   )
-
-
-def by_axis(lines: Sequence[Line], in_loop: bool) -> dict[str, float]:
-  """Bytes a device sends each time, by axis; 'both' counts as inter."""
-  total = {INTRA: 0.0, INTER: 0.0}
-  for line in lines:
-    if line.in_loop == in_loop:
-      axis = INTRA if line.axis == INTRA else INTER
-      total[axis] += line.found_bytes
-  return total

@@ -49,6 +49,8 @@ class Report:
     lower_is_better: Metrics (of `results`) whose smaller value is better.
     baselines: Methods of `results` that the others are measured against.
     intervals: Title -> panel, of what was reached.
+    bars: Title -> group -> bar -> (value, standard error or nan).
+    scatters: Title -> name of points -> [(x, y), ...].
     curves: Panel title -> line name -> [(step, value), ...].
     throughput: Numbers by what they count, e.g. {'examples/s': 12345.0}.
     memory: One dict a piece: 'device', 'level' (none | intra | global), 'part'
@@ -69,6 +71,12 @@ class Report:
   lower_is_better: frozenset[str] = frozenset({'MAE', 'RMSE', 'log-loss'})
   baselines: Sequence[str] = ()
   intervals: Mapping[str, Panel] = dataclasses.field(default_factory=dict)
+  bars: Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]] = (
+    dataclasses.field(default_factory=dict)
+  )
+  scatters: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]] = (
+    dataclasses.field(default_factory=dict)
+  )
   curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]] = (
     dataclasses.field(default_factory=dict)
   )
@@ -148,6 +156,14 @@ def _intervals_section(report: Report) -> str:
     '<figure>'
     f'{report_plots.intervals(title, panel.x_label, panel.lines)}</figure>'
     for title, panel in report.intervals.items()
+  ]
+  figures += [
+    f'<figure>{report_plots.bars(title, groups)}</figure>'
+    for title, groups in report.bars.items()
+  ]
+  figures += [
+    f'<figure>{report_plots.scatter(title, points)}</figure>'
+    for title, points in report.scatters.items()
   ]
   if not figures:
     return ''

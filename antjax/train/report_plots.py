@@ -128,6 +128,68 @@ def intervals(
   return svg(figure, f'intervals {title}')
 
 
+def bars(
+  title: str, groups: Mapping[str, Mapping[str, tuple[float, float]]]
+) -> str:
+  """Draws groups of bars side by side, with their standard errors.
+
+  Args:
+    title: Title of the panel.
+    groups: Group -> bar -> (value, error); a bar without an error has nan.
+
+  Returns:
+    An <svg> element.
+  """
+  figure, axes = _figure(title, 3.2)
+  names = list(dict.fromkeys(bar for group in groups.values() for bar in group))
+  width = 0.8 / max(len(names), 1)
+  for i, name in enumerate(names):
+    found = [group.get(name, (np.nan, np.nan)) for group in groups.values()]
+    values, errors = np.asarray(found, float).reshape(-1, 2).T
+    axes.bar(
+      np.arange(len(groups)) + (i - (len(names) - 1) / 2) * width,
+      np.nan_to_num(values),
+      width,
+      yerr=np.nan_to_num(errors),
+      color=_COLORS[i % len(_COLORS)],
+      alpha=1.0 if i < len(_COLORS) else 0.5,
+      error_kw={'elinewidth': 1, 'ecolor': _SOFT},
+      label=f' {name}' if name.startswith('_') else name,
+    )
+  axes.set_xticks(np.arange(len(groups)), list(groups), fontsize=8)
+  axes.grid(axis='y', color=_LINE, linewidth=0.8)
+  axes.legend(frameon=False, fontsize=8, labelcolor=_INK, ncols=2)
+  return svg(figure, f'bars {title}')
+
+
+def scatter(
+  title: str, points: Mapping[str, Sequence[tuple[float, float]]]
+) -> str:
+  """Draws points in the plane, a colour for each name.
+
+  Args:
+    title: Title of the panel.
+    points: Name -> [(x, y), ...].
+
+  Returns:
+    An <svg> element.
+  """
+  figure, axes = _figure(title, 3.8)
+  for i, (name, pairs) in enumerate(points.items()):
+    x, y = np.asarray(pairs, float).reshape(-1, 2).T
+    axes.scatter(
+      x,
+      y,
+      s=5,
+      color=_COLORS[i % len(_COLORS)],
+      alpha=0.6,
+      linewidths=0,
+      label=f' {name}' if name.startswith('_') else name,
+    )
+  axes.legend(frameon=False, fontsize=8, labelcolor=_INK, markerscale=2)
+  return svg(figure, f'scatter {title}')
+
+
 def memory(
   devices: Sequence[str], levels: Mapping[str, Mapping[str, int]]
 ) -> str:

@@ -119,6 +119,12 @@ def test_a_large_array_is_reduced_in_messages():
   assert how.pick('reduce_scatter', 1 << 26, 4, 4) != 'hierarchical'
 
 
+def test_a_message_has_at_least_an_element():
+  how = Collectives('ring', max_message_bytes=3)
+  x = np.arange(4, dtype=np.float32).reshape(4, 1) + np.ones((1, 3), np.float32)
+  np.testing.assert_array_equal(run(how.all_reduce, x), np.full((4, 3), 10.0))
+
+
 def run(fn, x, n=2, m=2):
   """What devices make of x, [N, ...] with a row for each device."""
   mesh = make_mesh(intra=m, devices=jax.devices()[: n * m])

@@ -164,6 +164,7 @@ def test_schema_files(tmp_path):
     ({'features': ['user', 'click']}, 'more than one of them: click'),
     ({'log': ['item']}, 'log names columns that are not numeric'),
     ({'features': []}, 'no column is a feature'),
+    ({'task': 'price'}, "the task 'price' is a float32; text or an integer"),
     ({'columns': {'user': 'string', 'click': 'int32', 'Id': 'int32'}}, 'Id is'),
     ({'columns': {'user': 'string', 'click': 'int32', '__a': 'int32'}}, '__a'),
     (

@@ -19,9 +19,9 @@ import pytest
 from antjax.ctr.bahe import store_writer
 from antjax.ctr.bahe.encode import Encoder
 from antjax.ctr.bahe.store import BehaviorStore
-from antjax.ctr.bahe.token_cache import Tokenizer
 from antjax.input import behavior_vocabulary, prepare
 from antjax.lm import pretrained_tokenizer
+from antjax.lm.token_cache import Tokenizer
 from launch import build_behavior_store, script
 from launch.build_behavior_store import build, Config
 from tests.ctr.bahe import small_vocabulary

@@ -93,6 +93,20 @@ def test_as_a_user_runs_it(tmp_path):
 
 @needs_libtpu
 @pytest.mark.slow
+@pytest.mark.parametrize(
+  'topology', ['v4:2x2x1', 'v5p:2x2x1', 'v5e:2x2', 'v6e:2x2']
+)
+def test_slices_of_each_generation_make_groups(topology):
+  compile_for_pod.prepare()
+  chips = compile_for_pod.devices(topology, 2)
+  mesh = compile_for_pod.mesh_lib.make_mesh(intra=4, devices=chips)
+  assert mesh.devices.shape == (2, 4)
+  for number, group in enumerate(mesh.devices):
+    assert {chip.slice_index for chip in group} == {number}
+
+
+@needs_libtpu
+@pytest.mark.slow
 def test_a_code_that_xla_has_changed_is_seen():
   # Compiled as one code, compared with another: the plan must not fit.
   layout, compiled = compile_for_pod.compile_step(

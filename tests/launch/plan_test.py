@@ -99,7 +99,12 @@ def test_a_model_that_does_not_tell_its_operations():
 
 @pytest.mark.parametrize(
   'model',
-  ['nowhere.at_all:model', f'{TOY}:no_such_function', 'json:loads'],
+  [
+    'nowhere.at_all:model',
+    f'{TOY}:no_such_function',
+    'json:loads',
+    'os:getcwd',
+  ],
 )
 def test_a_model_that_is_not_there(model):
   with pytest.raises(ValueError, match=re.escape(model)):

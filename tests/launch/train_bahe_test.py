@@ -18,14 +18,13 @@ import numpy as np
 import pytest
 
 import antjax
-from antjax.ctr import heads
-from antjax.ctr.bahe import model, tuning
+from antjax.ctr import heads, tuning
+from antjax.ctr.bahe import model
 from antjax.input.behavior_vocabulary import BehaviorVocabulary
 from antjax.mesh.paro import PaRO
 from antjax.train import checkpoint
 from launch import (
   bahe_data,
-  bahe_job,
   bahe_users,
   build_behavior_store,
   common,
@@ -343,34 +342,6 @@ def test_examples_to_score_are_spread_runs(num_examples, limit, num_chosen):
   assert index.min() >= 0 and index.max() < num_examples
   assert (np.diff(index) > 0).all()
   assert np.count_nonzero(np.diff(index) > 1) <= num_chosen // 64
-
-
-def test_early_stopping_refuses_a_metric_that_nothing_gives():
-  early = bahe_job.EarlyStopping(2, 'validation_new_item/auc')
-  early.see(1, {'loss': 0.5})
-  with pytest.raises(ValueError, match='no such number.* validation_auc'):
-    early.see(2, {'loss': 0.5, 'validation_auc': 0.6})
-  early.see(2, {'validation_new_item/auc': 0.6})
-  early.see(3, {'validation_auc': 0.6})  # Undefined for once.
-  assert early.best_step == 2
-
-
-def test_early_stopping_counts_validations():
-  early = bahe_job.EarlyStopping(2, 'validation_log_loss')
-  for step, loss in ((2, 0.6), (4, 0.5), (4, 0.9), (6, 0.55)):
-    early.see(step, {'validation_log_loss': loss})
-    early.see(step + 1, {'loss': 0.1})
-    assert not early.is_over
-  early.see(8, {'validation_log_loss': math.nan})
-  assert early.is_over and early.best_step == 4
-  # Of equals the newest, which is the checkpoint that is kept.
-  early = bahe_job.EarlyStopping(3, 'validation_auc')
-  for step, auc in ((2, 0.5), (4, 0.7), (6, 0.7), (8, 0.6)):
-    early.see(step, {'validation_auc': auc})
-  assert early.best_step == 6 and not early.is_over
-  early.see(10, {'validation_auc': 0.7})
-  assert early.best_step == 10 and early.is_over
-  assert not bahe_job.EarlyStopping(0, 'validation_auc').is_over
 
 
 @pytest.mark.slow

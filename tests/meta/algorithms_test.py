@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from antjax.layers.mlp import MLP
-from antjax.meta import clusters, episodes, maml, meta_loss
+from antjax.meta import clusters, episodes, inner_gradient, maml, meta_loss
 from tests.meta import small_tasks
 
 # So wide that kernels adapt by pairs at SUPPORT rows.
@@ -201,6 +201,13 @@ def test_mixed_mode_gives_the_gradient_of_reverse_mode(low_rank, remat):
     quick_jit(jax.grad(mixed.outer))(mixed.params),
     quick_jit(jax.grad(reverse.outer))(reverse.params),
   )
+
+
+def test_mixed_mode_takes_data_of_numpy():
+  data = np.arange(3, dtype=np.float32)
+  gradient = inner_gradient.mixed_mode_grad(lambda x, rest: (rest * x**3).sum())
+  outer = jax.jit(jax.grad(lambda x: gradient(x, data).sum()))
+  np.testing.assert_allclose(outer(jnp.full(3, 2.0)), 12 * data)
 
 
 @pytest.mark.usefixtures('float64')

@@ -11,9 +11,9 @@ import numpy as np
 from antjax.ctr.bahe import encode
 from antjax.ctr.bahe.distinct import distinct_behaviors
 from antjax.ctr.bahe.sequences import SequenceEncoder
-from antjax.ctr.bahe.token_cache import TokenCache
 from antjax.ctr.bahe.towers import Batch, Encoded, PyTree
 from antjax.lm.split import LowEncoder
+from antjax.lm.token_cache import TokenCache
 
 # Shape suffixes: B = examples, N = sequences of a user, M = places of a
 # sequence, P = parts of a batch, U = capacity, T = tokens of a behaviour,

@@ -8,38 +8,21 @@ ones included, in fp32. With num_low = 0 that is the mean of embeddings (with
 positions, types and their norm, where the model has such); with all layers it
 is the mean of the last layer's output, before the final norm of Llama or T5,
 which belongs to the high half.
-
-Texts are sorted by length, padded to the next of a few lengths, and go through
-in batches of about equal numbers of tokens: one compiled program a length. Of
-the titles of MovieLens-1M 18 % of what is computed is padding. Several texts in
-a row (packing) would need next to none, but scores of all tokens of the row
-with each other; we have not measured which is faster.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
-from antjax.ctr.bahe import token_cache
 from antjax.lm import split
 from antjax.lm.config import Config
+from antjax.lm.text_encoder import TextEncoder
 
 PyTree = Any
 # Shape suffixes: B = texts, T = tokens of a text, D = embed_dim.
-
-# Texts are padded to these. On the titles of MovieLens-1M (12.7 tokens on
-# average) MiniLM's three layers take 11 % less processor time with them than
-# with powers of 2 alone.
-LENGTHS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-# Of a device. On a CPU larger batches are no faster, and the last one of a
-# length is emptier (measured: 2,048 takes 20 % less time than 8,192).
-CPU_TOKENS = 2048
-# Enough for an accelerator to be busy; not measured.
-DEVICE_TOKENS = 32_768
 
 
 class Encoder:
@@ -67,9 +50,8 @@ class Encoder:
       params: The whole model's parameters, in the dtype to compute in.
       num_low: Layers below the cut.
       max_tokens: Tokens of a text at most.
-      tokens_per_batch: Of each device, but at least one text; None: CPU_TOKENS
-        or DEVICE_TOKENS.
-      devices: To compute on; None: all of this process.
+      tokens_per_batch: See `TextEncoder`.
+      devices: See `TextEncoder`.
 
     Raises:
       ValueError: num_low is not in the model, or max_tokens is more than its
@@ -81,24 +63,21 @@ class Encoder:
         ' positions; give no more than that.'
       )
     low = split.LowEncoder(config, num_low)
-    devices = jax.local_devices() if devices is None else devices
-    mesh = jax.sharding.Mesh(np.asarray(devices), ('text',))
-    everywhere = NamedSharding(mesh, PartitionSpec())
     self.dim, self.max_tokens = config.embed_dim, max_tokens
-    self._num_devices = len(devices)
-    if tokens_per_batch is None:
-      is_cpu = devices[0].platform == 'cpu'
-      tokens_per_batch = CPU_TOKENS if is_cpu else DEVICE_TOKENS
-    self._tokens_per_batch = tokens_per_batch
-    self._params = jax.device_put(low.params_of(params), everywhere)
-    self._by_text = NamedSharding(mesh, PartitionSpec('text'))
 
     def encode(params, tokens_BT, lengths_B):
       places_T = jnp.arange(tokens_BT.shape[1])
       mask_BT = (places_T[None] < lengths_B[:, None]).astype(jnp.int32)
       return pool(low(params, tokens_BT, mask_BT), mask_BT)
 
-    self._encode = jax.jit(encode, out_shardings=self._by_text)
+    self._encoder = TextEncoder(
+      encode,
+      low.params_of(params),
+      dim=config.embed_dim,
+      max_tokens=max_tokens,
+      tokens_per_batch=tokens_per_batch,
+      devices=devices,
+    )
 
   def __call__(
     self,
@@ -106,80 +85,8 @@ class Encoder:
     offsets: np.ndarray,
     on_texts: Callable[[int], None] = lambda num_texts: None,
   ) -> np.ndarray:
-    """Encodes texts.
-
-    Args:
-      tokens: int32 [all].
-      offsets: int64 [n + 1]: text i is tokens[offsets[i]:offsets[i + 1]]. One
-        without tokens becomes zeros.
-      on_texts: Called after each batch with the number of texts so far.
-
-    Returns:
-      float32 [n, D].
-
-    Raises:
-      ValueError: A text is longer than `max_tokens`.
-    """
-    lengths = np.diff(offsets)
-    if len(lengths) and lengths.max() > self.max_tokens:
-      raise ValueError(
-        f'Encoder: text {int(lengths.argmax())} has {lengths.max()} tokens;'
-        f' max_tokens is {self.max_tokens}. Cut the texts.'
-      )
-    result = np.zeros((len(lengths), self.dim), np.float32)
-    num_done = 0
-    # One batch is on the devices while the one before is fetched.
-    pending: tuple[np.ndarray, jax.Array] | None = None
-    for batch in [*self._batches(lengths), None]:
-      vectors = None
-      if batch is not None:
-        ids, num_rows, num_tokens = batch
-        padded = token_cache.padded(tokens, offsets, ids, num_tokens)
-        vectors = self._encode(self._params, *self._place(padded, num_rows))
-      if pending is not None:
-        rows, array = pending
-        result[rows] = np.asarray(array)[: len(rows)]
-        num_done += len(rows)
-        on_texts(num_done)
-      pending = None if vectors is None else (ids, vectors)
-    return result
-
-  def _place(
-    self, arrays: Sequence[np.ndarray], num_rows: int
-  ) -> Sequence[jax.Array]:
-    """Puts arrays on the devices, with rows of zeros up to `num_rows`."""
-    whole = [
-      np.pad(x, [(0, num_rows - len(x))] + [(0, 0)] * (x.ndim - 1))
-      for x in arrays
-    ]
-    return jax.device_put(whole, self._by_text)
-
-  def _batches(
-    self, lengths: np.ndarray
-  ) -> Iterator[tuple[np.ndarray, int, int]]:
-    """(texts, rows of the batch, tokens of a row), shortest first.
-
-    The texts of a length that fill no batch join those of the next one where
-    that pads less than empty rows would.
-    """
-    steps = [n for n in LENGTHS if n < self.max_tokens] + [self.max_tokens]
-    step_of = np.searchsorted(steps, lengths)
-    step_of[lengths == 0] = -1
-    ids = np.empty(0, np.int64)
-    last = int(step_of.max(initial=-1))
-    for step, num_tokens in enumerate(steps[: last + 1]):
-      ids = np.concatenate([ids, np.flatnonzero(step_of == step)])
-      a_device = max(1, self._tokens_per_batch // num_tokens)
-      num_rows = a_device * self._num_devices
-      while len(ids) >= num_rows:
-        yield ids[:num_rows], num_rows, num_tokens
-        ids = ids[num_rows:]
-      empty = (num_rows - len(ids)) * num_tokens
-      if len(ids) and (
-        step == last or empty < len(ids) * (steps[step + 1] - num_tokens)
-      ):
-        yield ids, num_rows, num_tokens
-        ids = ids[:0]
+    """Encodes texts; see `TextEncoder`."""
+    return self._encoder(tokens, offsets, on_texts)
 
 
 def pool(x_BTD: jax.Array, mask_BT: jax.Array) -> jax.Array:

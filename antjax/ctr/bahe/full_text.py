@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from antjax.ctr.bahe import encode, text_join
-from antjax.ctr.bahe.token_cache import TokenCache
 from antjax.ctr.bahe.towers import Batch, Encoded, PyTree
 from antjax.lm import transformer
 from antjax.lm.config import Config
+from antjax.lm.token_cache import TokenCache
 
 # Shape suffixes: B = examples, N = sequences of a user, M = places of a
 # sequence, T = tokens of a text, D = width of the language model.

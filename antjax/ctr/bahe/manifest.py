@@ -7,8 +7,8 @@ import json
 import re
 from typing import Any, get_args, Literal, Self
 
-from antjax.ctr.bahe import fingerprint
-from antjax.ctr.bahe.fingerprint import Vocabulary
+from antjax.lm import fingerprint
+from antjax.lm.fingerprint import Vocabulary
 
 FILE_NAME = 'manifest.json'
 Dtype = Literal['float16', 'bfloat16', 'int8']

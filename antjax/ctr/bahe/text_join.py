@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import tokenizers
 
-from antjax.ctr.bahe.token_cache import TokenCache
+from antjax.lm.token_cache import TokenCache
 
 # Shape suffixes: R = histories, M = places of a history, T = tokens of a text.
 

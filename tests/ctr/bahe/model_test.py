@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import antjax
+from antjax.ctr import tuning as ctr_tuning
 from antjax.ctr.bahe import model as model_lib
 from antjax.ctr.bahe import tuning
 from tests.ctr.bahe import small_clicks
@@ -109,7 +110,7 @@ def test_what_is_trained():
     for name in ('query', 'value')
     for x in 'ab'
   }
-  share = tuning.frozen_share(params, tuning.trainable('none'), 1000)
+  share = ctr_tuning.frozen_share(params, tuning.trainable('none'), 1000)
   sizes = [x.size for x in jax.tree.leaves(params)]
   trained = sum(
     x.size for n, x in zip(names, jax.tree.leaves(params)) if n in none
@@ -135,16 +136,16 @@ def test_rates_of_the_language_model_and_the_head():
     'tower': {'high': {'layers': {'query': jnp.ones((1, 2, 2))}}},
     'head': {'kernel': jnp.ones((2, 2))},
   }
-  optimizer = tuning.OptimizerConfig(
+  optimizer = ctr_tuning.OptimizerConfig(
     lm_learning_rate=1e-4,
     head_learning_rate=1e-2,
     warmup_steps=0,
     weight_decay=0.0,
-  ).build(10)
+  ).build(10, tuning.is_lm)
   grads = jax.tree.map(jnp.ones_like, params)
   updates, _ = optimizer.update(grads, optimizer.init(params), params)
   lm = updates['tower']['high']['layers']['query']
   ratio = np.asarray(updates['head']['kernel'] / lm[0])
   np.testing.assert_allclose(ratio, 100, rtol=1e-4)
   with pytest.raises(ValueError, match='optimizer.clip_norm must be positive'):
-    tuning.OptimizerConfig(clip_norm=0)
+    ctr_tuning.OptimizerConfig(clip_norm=0)

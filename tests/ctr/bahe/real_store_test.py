@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from antjax.ctr.bahe import encode, store_writer, token_cache
+from antjax.ctr.bahe import encode, store_writer
 from antjax.ctr.bahe.manifest import Manifest
 from antjax.ctr.bahe.store import BehaviorStore
-from antjax.lm import pretrained, split
+from antjax.lm import pretrained, split, token_cache
 from launch import fetch_model
 from tests.ctr.bahe import small_vocabulary
 

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from antjax.ctr.bahe import fingerprint, store, store_writer
+from antjax.ctr.bahe import store, store_writer
 from antjax.ctr.bahe.manifest import Manifest
 from antjax.ctr.bahe.store import BehaviorStore, CHUNK_ROWS
 from antjax.ctr.bahe.store_writer import StoreWriter
+from antjax.lm import fingerprint
 from tests.ctr.bahe import small_vocabulary
 from tests.ctr.bahe.small_vocabulary import Vocabulary
 

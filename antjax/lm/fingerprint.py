@@ -17,14 +17,14 @@ _BLOCK_ROWS = 65_536
 
 
 class Vocabulary(Protocol):
-  """What is needed of antjax.input.behavior_vocabulary."""
+  """Texts by row, of antjax.input.behavior_vocabulary say."""
 
   @property
   def normalizer(self) -> str:
     """Name and version of what the texts went through."""
 
   def __len__(self) -> int:
-    """Rows, with padding (row 0, no text) and unknown (row 1)."""
+    """Rows; row 0 is the padding, without text."""
 
   def texts(self, start: int, stop: int) -> list[str]:
     """The texts of the rows start <= id < stop."""

@@ -1,12 +1,12 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Token ids of all behaviours, made once and mapped into memory.
+"""Token ids of many short texts, made once and mapped into memory.
 
-A training step never sees a tokenizer: what needs tokens (the full-text and
-the dedup tower) gathers them from here. Special tokens are those that the
-tokenizer's own template adds: [CLS] .. [SEP] for BERT, </s> at the end for T5,
-none for SmolLM2. Row 0, the padding, has no tokens, not even these; row 1, the
-unknown behaviour, has those of its text '[UNK]'.
+A training step never sees a tokenizer: what needs tokens of behaviours or of
+titles gathers them from here. Special tokens are those that the tokenizer's own
+template adds: [CLS] .. [SEP] for BERT, </s> at the end for T5, none for
+SmolLM2; or there are none, where texts are to be put together. A row without
+characters, the padding, has no tokens, not even these.
 
 A folder holds `tokens.bin` (int32, all rows after each other), `offsets.bin`
 (int64 [rows + 1]) and `token_cache.json`, which is replaced last: what it does
@@ -26,9 +26,8 @@ from absl import logging
 import numpy as np
 import tokenizers
 
-from antjax.ctr.bahe import fingerprint
-from antjax.ctr.bahe.fingerprint import Vocabulary
-from antjax.lm import pretrained_tokenizer
+from antjax.lm import fingerprint, pretrained_tokenizer
+from antjax.lm.fingerprint import Vocabulary
 
 MANIFEST = 'token_cache.json'
 _TOKENS, _OFFSETS = 'tokens.bin', 'offsets.bin'
@@ -44,20 +43,27 @@ class Tokenizer:
     num_cut: Texts so far that were longer.
   """
 
-  def __init__(self, tokenizer: tokenizers.Tokenizer, max_tokens: int):
+  def __init__(
+    self,
+    tokenizer: tokenizers.Tokenizer,
+    max_tokens: int,
+    special_tokens: bool = True,
+  ):
     """Takes over a tokenizer of `pretrained_tokenizer`.
 
     Raises:
       ValueError: max_tokens leaves no room beside the special tokens.
     """
-    special = tokenizer.num_special_tokens_to_add(is_pair=False)
+    special = 0
+    if special_tokens:
+      special = tokenizer.num_special_tokens_to_add(is_pair=False)
     if max_tokens <= special:
       raise ValueError(
         f'max_tokens={max_tokens}: the tokenizer adds {special} special tokens'
         ' to each text; give more.'
       )
     self.max_tokens, self.num_cut = max_tokens, 0
-    self._tokenizer = tokenizer
+    self._tokenizer, self._special_tokens = tokenizer, special_tokens
     tokenizer.enable_truncation(max_length=max_tokens)
 
   def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -67,7 +73,9 @@ class Tokenizer:
       (tokens int32 [all], offsets int64 [n + 1]): row i is
       tokens[offsets[i]:offsets[i + 1]].
     """
-    rows = self._tokenizer.encode_batch_fast(list(texts))
+    rows = self._tokenizer.encode_batch_fast(
+      list(texts), add_special_tokens=self._special_tokens
+    )
     self.num_cut += sum(bool(row.overflowing) for row in rows)
     ids = [row.ids if text else [] for row, text in zip(rows, texts)]
     offsets = np.zeros(len(ids) + 1, np.int64)
@@ -133,6 +141,7 @@ class TokenCache:
     model: str | os.PathLike[str],
     *,
     max_tokens: int = 128,
+    special_tokens: bool = True,
   ) -> 'TokenCache':
     """Tokenizes the rows that the cache lacks, and opens it.
 
@@ -140,11 +149,12 @@ class TokenCache:
     cut; their number is logged.
 
     Args:
-      folder: Parent of the caches; each tokenizer and length has one of its
-        own in it, which is made where it is missing.
+      folder: Parent of the caches; each tokenizer, length and kind has one of
+        its own in it, which is made where it is missing.
       vocabulary: The texts.
       model: Folder or GGUF file with the tokenizer.
       max_tokens: Tokens of a row at most, special ones included.
+      special_tokens: Whether rows have those of the tokenizer's template.
 
     Raises:
       FileNotFoundError: There is no tokenizer.
@@ -152,7 +162,8 @@ class TokenCache:
       OSError: It cannot be written.
     """
     digest = fingerprint.of_tokenizer(model)
-    folder = pathlib.Path(folder) / f'{digest[:16]}-{max_tokens}'
+    name = f'{digest[:16]}-{max_tokens}' + '-bare' * (not special_tokens)
+    folder = pathlib.Path(folder) / name
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
       old = _read(folder)
@@ -170,7 +181,7 @@ class TokenCache:
       _check(folder, old, vocabulary)
       if old.rows < len(vocabulary):
         tokenizer = Tokenizer(
-          pretrained_tokenizer.load_tokenizer(model), max_tokens
+          pretrained_tokenizer.load_tokenizer(model), max_tokens, special_tokens
         )
         old = _append(folder, old, vocabulary, tokenizer)
     return cls(folder, old)

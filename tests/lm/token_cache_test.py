@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from antjax.ctr.bahe import token_cache
-from antjax.ctr.bahe.token_cache import TokenCache
+from antjax.lm import token_cache
+from antjax.lm.token_cache import TokenCache
 from tests.ctr.bahe import small_vocabulary
 from tests.ctr.bahe.small_vocabulary import Vocabulary
 

@@ -1,0 +1,289 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""From histories and targets to what a step reads: packed texts and indices.
+
+Runs on the host, in the input's threads. Of a part of the batch, which one
+device works off at a time, each distinct item is encoded once, whatever
+examples it is a target or a negative of: the official code encodes 11 items an
+example.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from absl import logging
+import numpy as np
+
+from antjax.ctr.llm_rec import packing
+from antjax.ctr.llm_rec.losses import inclusion_log_q, LossConfig
+from antjax.ctr.llm_rec.negative_sampler import NegativeSampler
+from antjax.ctr.llm_rec.texts import Planned, TextMaker
+
+# Shape suffixes: b = examples of a part, N = items of a history, J = negatives,
+# F = seen items, U = distinct items of a part, M = b + U texts.
+
+Batch = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+  """What one part of a batch needs, before it is packed."""
+
+  users: Planned
+  items: Planned
+  ids: np.ndarray
+  in_pool: np.ndarray
+  target: np.ndarray
+  negatives: np.ndarray
+
+  @property
+  def lengths(self) -> np.ndarray:
+    return np.concatenate([self.users.lengths, self.items.lengths])
+
+
+class TrainingInputs:
+  """Makes batches for `LLMRec.loss`.
+
+  Call `fit` once, then the object.
+
+  Attributes:
+    shapes: Of the packed texts; known after `fit`.
+    num_left_out: Examples so far that had no room and got weight 0.
+    num_lacking: Negatives so far that there were none for.
+  """
+
+  def __init__(
+    self,
+    texts: TextMaker,
+    config: LossConfig,
+    domains: np.ndarray,
+    counts: np.ndarray,
+    *,
+    examples_per_part: int,
+    pool_parts: int = 1,
+    num_shapes: int = 3,
+    num_chunks: int = 1,
+    seed: int = 0,
+    sampler: NegativeSampler | None = None,
+  ):
+    """Draws nothing yet.
+
+    Args:
+      texts: Of the data's titles.
+      config: Of the loss.
+      domains: int32 [items], -1 for item 0, the padding.
+      counts: int64 [items], interactions of each in training.
+      examples_per_part: b.
+      pool_parts: Parts whose items make one pool.
+      num_shapes: Shapes that batches may have; 1 where several processes run
+        one program and must agree.
+      num_chunks: Of the model.
+      seed: Of the draws.
+      sampler: What draws; None: a `NegativeSampler` of the domains.
+    """
+    self._texts, self._config = texts, config
+    self._domains = np.asarray(domains, np.int32)
+    self._sampler = sampler or NegativeSampler(self._domains, seed)
+    self._size = examples_per_part
+    self._num_shapes, self._num_chunks = num_shapes, num_chunks
+    self._log_q = self._pool_log_q(counts, pool_parts)
+    drawn = {'own': examples_per_part, 'shared': 1, 'in_batch': 0}
+    drawn_items = drawn[config.negatives] * config.num_negatives
+    self.num_items = examples_per_part + drawn_items  # U.
+    self.shapes: packing.Shapes | None = None
+    self.num_left_out, self.num_lacking = 0, 0
+
+  def fit(self, samples: list[Batch]) -> packing.Shapes:
+    """Chooses the shapes, so that parts like the samples fit.
+
+    Args:
+      samples: Each a part's 'history', 'target', 'domain', 'key'.
+    """
+    lengths = [self._part(sample).lengths for sample in samples]
+    self.shapes = packing.choose(
+      lengths,
+      self._texts.max_tokens,
+      num_shapes=self._num_shapes,
+      multiple=self._num_chunks,
+    )
+    mean = float(np.mean([x.sum() for x in lengths]))
+    logging.info(
+      'Texts of a micro-batch: %.0f tokens on average, in lanes of %s.',
+      mean,
+      ', '.join(f'{n} x {w}' for w, n in self.shapes.lanes(-1)),
+    )
+    return self.shapes
+
+  def __call__(self, batch: Batch, num_parts: int) -> dict[str, Any]:
+    """What the model's loss reads.
+
+    Args:
+      batch: 'history' int32 [B, N], oldest first, 0 behind the newest; 'target'
+        and 'domain' int32 [B]; 'key' int64 [B], names of the examples; 'weight'
+        float32 [B]; 'seen' int32 [B, F], 0 for none, where the loss excludes
+        it.
+      num_parts: Equal runs of examples that are worked off apart.
+
+    Raises:
+      RuntimeError: `fit` was not called.
+    """
+    if self.shapes is None:
+      raise RuntimeError('TrainingInputs: call fit() first; it makes shapes.')
+    firsts = range(0, num_parts * self._size, self._size)
+    parts = [
+      self._part({k: x[i : i + self._size] for k, x in batch.items()})
+      for i in firsts
+    ]
+    shapes = self.shapes
+    packed = [
+      packing.pack(p.lengths, shapes.wide, shapes.narrow, shapes.counts[-1])
+      for p in parts
+    ]
+    most = max(p.num_narrow for p in packed)
+    shape = next(i for i, count in enumerate(shapes.counts) if count >= most)
+    lanes = shapes.lanes(shape)
+    made = [
+      self._arrays(part, p.starts, shapes.num_slots(shape))
+      for part, p in zip(parts, packed, strict=True)
+    ]
+    names = [name for name in made[0] if name not in ('tokens', 'texts')]
+    result: dict[str, Any] = {
+      name: np.concatenate([m[name] for m in made]) for name in names
+    }
+    has_room = result.pop('has_room')
+    self._note_left_out(~has_room & (np.asarray(batch['weight']) > 0))
+    result['weight'] = np.where(has_room, batch['weight'], 0)
+    result['weight'] = result['weight'].astype(np.float32)
+    flat = np.stack([[m['tokens'], m['texts']] for m in made])
+    result['lanes'] = _lanes(flat, lanes)
+    if self._config.negatives != 'own':
+      result['domain'] = np.asarray(batch['domain'], np.int32)
+      if self._config.exclude == 'seen':
+        result['seen'] = np.asarray(batch['seen'], np.int32)
+    return result
+
+  def _note_left_out(self, is_out: np.ndarray) -> None:
+    num = int(is_out.sum())
+    if num and not self.num_left_out:
+      logging.warning(
+        'An example has weight 0: its texts do not fit beside those of its'
+        ' micro-batch, which are longer than the samples that shapes were made'
+        ' for. This is said once; the report counts such examples.'
+      )
+    self.num_left_out += num
+
+  # Parts.
+
+  def _part(self, batch: Batch) -> _Part:
+    target = np.asarray(batch['target'])
+    drawn, negatives = self._draw(batch)
+    ids = np.unique(np.concatenate([target, drawn.ravel()]))
+    ids = ids[ids != 0]
+    in_pool = np.ones(len(ids), np.float32)
+    ids = np.pad(ids, (0, self.num_items - len(ids))).astype(np.int32)
+    in_pool = np.pad(in_pool, (0, self.num_items - len(in_pool)))
+    num = int(in_pool.sum())
+    places = np.where(negatives != 0, np.searchsorted(ids[:num], negatives), -1)
+    return _Part(
+      self._texts.plan(np.asarray(batch['history'])),
+      self._texts.plan(ids[:, None]),
+      ids,
+      in_pool,
+      np.searchsorted(ids[:num], target).astype(np.int32),
+      places.astype(np.int32),
+    )
+
+  def _draw(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    """(drawn items, negatives of each example [b, J])."""
+    config, size = self._config, len(batch['target'])
+    none = np.zeros((size, 0), np.int32)
+    keys = np.asarray(batch['key'], np.int64)
+    domain = np.asarray(batch['domain'])
+    if config.negatives == 'in_batch':
+      return none, none
+    if config.negatives == 'shared':
+      drawn = self._sampler.draw_shared(
+        int(keys[0]), domain, config.num_negatives
+      )
+      return drawn, none
+    forbidden = none
+    if config.exclude != 'nothing':
+      forbidden = np.asarray(batch['target'])[:, None]
+    if config.exclude == 'seen':
+      forbidden = np.concatenate([forbidden, batch['seen']], axis=1)
+    drawn = self._sampler.draw(keys, domain, forbidden, config.num_negatives)
+    lacking = int((drawn == 0).sum())
+    if lacking and not self.num_lacking:
+      logging.warning(
+        'An example has %d of %d negatives: its domain has no more items that'
+        ' its user has not had.',
+        int((drawn != 0).sum(axis=1).min()),
+        config.num_negatives,
+      )
+    self.num_lacking += lacking
+    return drawn, drawn
+
+  def _arrays(
+    self, part: _Part, starts: np.ndarray, num_slots: int
+  ) -> dict[str, np.ndarray]:
+    """One part's arrays; its tokens and texts flat over all rows."""
+    size = len(part.target)
+    tokens = np.zeros(num_slots, np.int32)
+    texts = np.zeros(num_slots, np.int32)
+    self._texts.write(part.users, starts[:size], tokens, texts, 1)
+    self._texts.write(part.items, starts[size:], tokens, texts, 1 + size)
+    is_there = (starts >= 0) & (part.lengths > 0)
+    item_there = is_there[size:]
+    found = {
+      'tokens': tokens,
+      'texts': texts,
+      'starts': np.where(is_there, starts, 0).astype(np.int32),
+      'lengths': np.where(is_there, part.lengths, 0).astype(np.int32),
+      'target': part.target,
+      'has_room': is_there[:size] & item_there[part.target],
+    }
+    if self._config.negatives == 'own':
+      there = item_there[np.maximum(part.negatives, 0)]
+      found['negatives'] = np.where(there, part.negatives, -1)
+      return found
+    found['items'] = part.ids
+    found['item_domain'] = self._domains[part.ids]
+    found['in_pool'] = part.in_pool * item_there
+    if self._config.log_q:
+      found['log_q'] = self._log_q[part.ids]
+    return found
+
+  def _pool_log_q(self, counts: np.ndarray, pool_parts: int) -> np.ndarray:
+    """Of each item to be in a pool; nothing is drawn from for `own`."""
+    config = self._config
+    if config.negatives == 'own' or not config.log_q:
+      return np.zeros(0, np.float32)
+    share = np.asarray(counts, np.float64)
+    share = share / max(share.sum(), 1)
+    there = self._domains >= 0
+    by_domain = np.bincount(self._domains[there], share[there])
+    drawn = np.zeros(len(share))
+    sizes = self._sampler.domain_sizes
+    domain = self._domains[there]
+    drawn[there] = by_domain[domain] / sizes[domain]
+    num_drawn = config.num_negatives * (config.negatives == 'shared')
+    return inclusion_log_q(
+      share, drawn, self._size * pool_parts, num_drawn * pool_parts
+    )
+
+
+def _lanes(
+  flat: np.ndarray, lanes: tuple[packing.Lane, ...]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+  """[P, 2, slots] -> (tokens, texts) [P * rows, width] of each lane."""
+  found, start = [], 0
+  for width, rows in lanes:
+    stop = start + width * rows
+    pair = flat[:, :, start:stop].reshape(len(flat), 2, rows, width)
+    tokens, texts = (
+      np.ascontiguousarray(pair[:, i]).reshape(-1, width) for i in range(2)
+    )
+    found.append((tokens, texts))
+    start = stop
+  return found

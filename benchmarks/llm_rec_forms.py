@@ -1,0 +1,167 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""antjax's side of `benchmarks.llm_rec_bench`: the step that users run."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import antjax
+from antjax.ctr.llm_rec.inputs import TrainingInputs
+from antjax.ctr.llm_rec.losses import LossConfig
+from antjax.ctr.llm_rec.model import LLMRec
+from antjax.ctr.llm_rec.negative_sampler import NegativeSampler
+from antjax.ctr.llm_rec.texts import Marks, TextMaker
+from antjax.ctr.llm_rec.vectors import VectorEncoder
+from antjax.lm import pretrained
+from benchmarks import llm_rec_problem as problem_lib
+
+TOP = 20  # Items that a user is recommended.
+
+
+class Tokens:
+  """What a TokenCache gives, from arrays."""
+
+  def __init__(self, problem: dict[str, np.ndarray]):
+    self.tokens, self.offsets = problem['tokens'], problem['offsets']
+
+
+class Given(NegativeSampler):
+  """The problem's negatives, in place of those that it would draw."""
+
+  def __init__(self, problem: dict[str, np.ndarray]):
+    super().__init__(problem['domains'])
+    self._own, self._shared = problem['negatives'], problem['shared']
+
+  def draw(self, keys, domain, forbidden, num):
+    return self._own[keys]
+
+  def draw_shared(self, key, domain, num):
+    return self._shared[key // problem_lib.BATCH]
+
+
+class Form:
+  """Training and evaluation, for one kind of negatives."""
+
+  def __init__(
+    self,
+    negatives: str,
+    case: problem_lib.Case,
+    folder: str,
+    problem: dict[str, np.ndarray],
+  ):
+    """Reads the model.
+
+    Args:
+      negatives: 'own' or 'shared'.
+      case: What to compute.
+      folder: Of the model, in Hugging Face's layout.
+      problem: From `problem_lib.make`.
+    """
+    config, params = pretrained.load_pretrained(folder)
+    config = dataclasses.replace(config, remat='none')
+    self._problem, self._negatives = problem, negatives
+    loss = LossConfig(
+      negatives=negatives,  # type: ignore[arg-type]
+      num_negatives=problem_lib.NUM_NEGATIVES,
+      log_q=False,
+    )
+    longest = int(np.diff(problem['offsets']).max())
+    self._texts = TextMaker(
+      Tokens(problem),
+      Marks((problem_lib.CLS,), (), 'first'),
+      max_tokens=1 + problem['history'].shape[1] * longest,
+    )
+    self._model = LLMRec(config, 'first', loss_config=loss)
+    counts = np.ones(len(problem['domains']), np.int64)
+    counts[0] = 0
+    self._inputs = TrainingInputs(
+      self._texts,
+      loss,
+      problem['domains'],
+      counts,
+      examples_per_part=problem_lib.BATCH,
+      sampler=Given(problem),
+    )
+    self._batches = [self._batch(i) for i in range(case.num_batches)]
+    self._inputs.fit(self._batches)
+    dtype = jnp.dtype(case.dtype)
+    self._trainer = antjax.Trainer(
+      lambda params, batch, rng: self._model.loss(params, batch),
+      optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(problem_lib.LEARNING_RATE, weight_decay=1e-3),
+      ),
+      mesh=antjax.make_mesh(intra=1),
+      compute_dtype=None if dtype == jnp.float32 else dtype,
+      scanned=lambda name: '.layers.' in name,
+    )
+    params = self._model.init_params(jax.random.key(0), params)
+    self._state = self._trainer.init(jax.tree.map(np.asarray, params))
+    self._encoder = VectorEncoder(
+      self._model, params, self._texts, compute_dtype=dtype
+    )
+    self._catalogue = (
+      np.random.default_rng(0)
+      .normal(size=(len(problem['domains']), self._encoder.dim))
+      .astype(np.float32)
+    )
+    self._next = 0
+
+  def _batch(self, i: int) -> dict[str, np.ndarray]:
+    span = slice(i * problem_lib.BATCH, (i + 1) * problem_lib.BATCH)
+    target = self._problem['target'][span]
+    return {
+      'history': self._problem['history'][span],
+      'seen': self._problem['history'][span],
+      'target': target,
+      'domain': self._problem['domains'][target],
+      'key': np.arange(span.start, span.stop, dtype=np.int64),
+      'weight': np.ones(len(target), np.float32),
+    }
+
+  def step(self) -> float:
+    """A whole step: texts packed, gradient, optimizer; returns the loss."""
+    batch = self._batches[self._next % len(self._batches)]
+    self._next += 1
+    inputs = self._inputs(batch, 1)
+    self._state, metrics = self._trainer.step(self._state, inputs)
+    return float(metrics['loss'])
+
+  def warm_up(self, num_users: int, num_items: int) -> float:
+    """Compiles all shapes; returns the first loss."""
+    losses = [self.step() for _ in self._batches]
+    self.users(num_users)
+    self.items(num_items)
+    return losses[0]
+
+  def users(self, num: int) -> int:
+    """Encodes and ranks users; returns how many."""
+    vectors = self._encoder.user_vectors(self._problem['history'][:num])
+    np.asarray(_top(vectors, self._catalogue))
+    return len(vectors)
+
+  def items(self, num: int) -> int:
+    """Encodes items; returns how many."""
+    num = min(num, len(self._problem['domains']) - 1)
+    return len(self._encoder.items(np.arange(1, 1 + num)))
+
+  def facts(self) -> dict[str, Any]:
+    """What a reader needs to judge the figures."""
+    shapes = self._inputs.shapes
+    assert shapes is not None
+    lengths = [self._inputs(b, 1)['lengths'].sum() for b in self._batches]
+    return {
+      'lanes': [list(lane) for lane in shapes.lanes(-1)],
+      'tokens_per_batch': round(float(np.mean(lengths))),
+      'slots_per_batch': shapes.num_slots(-1),
+    }
+
+
+@jax.jit
+def _top(users, catalogue):
+  return jax.lax.top_k(users @ catalogue.T, min(TOP, len(catalogue)))[1]

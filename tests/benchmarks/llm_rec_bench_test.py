@@ -1,0 +1,103 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmark of LLM-Rec, tiny: its problem, its figures, and a run."""
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks import llm_rec_bench
+from benchmarks import llm_rec_problem as problem_lib
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_CASE = problem_lib.Case()
+
+
+def test_problem_is_consistent():
+  problem = problem_lib.make(_CASE, 101, is_quick=False)
+  again = problem_lib.make(_CASE, 101, is_quick=False)
+  for name, array in problem.items():
+    np.testing.assert_array_equal(array, again[name])
+  lengths = np.diff(problem['offsets'])
+  assert lengths[0] == 0 and lengths[1:].min() >= 4 and lengths.max() == 40
+  domains, target = problem['domains'], problem['target']
+  for negatives, item, history in zip(
+    problem['negatives'], target, problem['history'], strict=True
+  ):
+    assert (domains[negatives] == domains[item]).all()
+    assert len(set(negatives)) == 10
+    assert not set(negatives) & {item, *history}
+    assert history[0] > 0 and (np.diff(history != 0) <= 0).all()
+  assert problem['tokens'].min() > problem_lib.CLS
+
+
+def _measured(step_s, loss=2.0):
+  return {
+    'step': [9.0, step_s, step_s],
+    'users': [2.0],
+    'items': [4.0],
+    'loss': loss,
+    'facts': {},
+  }
+
+
+def test_ratios_are_of_the_same_negatives():
+  found = {
+    'antjax_own': _measured(1.0),
+    'antjax_shared': _measured(0.5, 1.0),
+    'peer_published': _measured(4.0),
+    'peer_deduplicated': _measured(2.0),
+    'peer_shared': _measured(1.5, 1.1),
+  }
+  lines = llm_rec_bench.lines_of(_CASE, found)
+  assert [line['peer'] for line in lines] == [
+    'published',
+    'deduplicated',
+    'shared',
+  ]
+  assert [line['ratio'] for line in lines] == [4, 2, 3]
+  assert [line['examples_per_s'] for line in lines] == [24, 24, 48]
+  assert 'losses 1.0, 1.1' in lines[2]['error']
+  assert not any('error' in line for line in lines[:2])
+
+
+def _run(*flags):
+  return subprocess.run(
+    [sys.executable, '-m', 'benchmarks.llm_rec_bench', *flags],
+    cwd=_ROOT,
+    capture_output=True,
+    text=True,
+    timeout=240,
+    check=False,
+  )
+
+
+@pytest.mark.slow
+def test_quick_run_without_the_peers_prints_lines():
+  skipped = [f'--skip=peer_{name}' for name in llm_rec_bench._PEERS]
+  result = _run('--quick', '--cases=minilm-float32', *skipped)
+  assert result.returncode == 0, result.stderr
+  lines = [json.loads(line) for line in result.stdout.splitlines()]
+  assert [line['negatives'] for line in lines] == ['own', 'shared']
+  for line in lines:
+    assert line['examples_per_s'] > 0 and line['eval_users_per_s'] > 0
+    assert line['tokens_per_batch'] <= line['slots_per_batch']
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  importlib.util.find_spec('torch') is None
+  or importlib.util.find_spec('transformers') is None,
+  reason='the peers need PyTorch: pip install antjax[bench]',
+)
+def test_quick_run_agrees_with_the_peers():
+  result = _run('--quick', '--cases=minilm-float32')
+  assert result.returncode == 0, result.stderr
+  lines = [json.loads(line) for line in result.stdout.splitlines()]
+  assert [line['peer'] for line in lines] == list(llm_rec_bench._PEERS)
+  assert all(line['ratio'] > 0 for line in lines)

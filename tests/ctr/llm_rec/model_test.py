@@ -1,0 +1,263 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""LLM-Rec's step against the recipe, done plainly; devices against one."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from antjax.ctr.llm_rec import tuning
+from antjax.ctr.llm_rec.inputs import TrainingInputs
+from antjax.ctr.llm_rec.losses import LossConfig
+from antjax.ctr.llm_rec.model import LLMRec, VectorConfig
+from antjax.lm import packed, transformer
+from antjax.mesh.mesh import make_mesh
+from antjax.train.trainer import Trainer
+from tests.ctr.llm_rec import small_catalogue
+from tests.ctr.llm_rec.small_catalogue import COUNTS, DOMAINS
+from tests.lm import tiny_models
+
+B = 8
+FAMILIES = ['bert', 't5', 'opt', 'llama']
+
+
+def inputs_of(family, loss, part=B, **options):
+  found = TrainingInputs(
+    small_catalogue.text_maker(family),
+    loss,
+    DOMAINS,
+    COUNTS,
+    examples_per_part=part,
+    **options,
+  )
+  samples = [small_catalogue.examples(part, seed) for seed in range(8)]
+  found.fit(samples)
+  return found
+
+
+def model_of(family, loss, **options):
+  marks = small_catalogue.MARKS[family]
+  config = tiny_models.CONFIGS[family]
+  return LLMRec(config, marks.pooling, loss_config=loss, **options)
+
+
+def recipe(family, params, batch, negatives):
+  """The official code's loss: 1 + J encodings an example, all padded alike."""
+  config, marks = tiny_models.CONFIGS[family], small_catalogue.MARKS[family]
+  rows = small_catalogue.rows()
+  items = np.concatenate([batch['target'][:, None], negatives], axis=1)
+  texts = [h[h != 0] for h in batch['history']] + [[i] for i in items.ravel()]
+  tokens = np.zeros((len(texts), 24), np.int32)
+  mask = np.zeros_like(tokens)
+  for i, ids in enumerate(texts):
+    text = [*marks.leading, *np.concatenate([rows[j] for j in ids])]
+    text += marks.trailing
+    tokens[i, : len(text)] = text
+    mask[i, : len(text)] = 1
+  x_MTD = jax.jit(transformer.encode, static_argnums=0)(
+    config, params['lm'], tokens, mask=mask
+  )
+  last = mask.sum(axis=1) - 1 if marks.pooling == 'last' else 0 * mask[:, 0]
+  vectors = np.asarray(x_MTD)[np.arange(len(texts)), last]
+  users, items = vectors[:B], vectors[B:].reshape(B, -1, vectors.shape[1])
+  scores = np.einsum('bd,bjd->bj', users, items)
+  return -np.asarray(jax.nn.log_softmax(scores, axis=1))[:, 0]
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_the_loss_is_the_recipes(family):
+  loss = LossConfig(num_negatives=3)
+  inputs = inputs_of(family, loss)
+  batch = small_catalogue.examples(B, seed=1)
+  prepared = inputs(batch, 1)
+  model = model_of(family, loss)
+  params = model.init_params(jax.random.key(0), tiny_models.params_of(model.lm))
+  got, weights = jax.jit(model.loss)(params, prepared)
+  # What was drawn, once more.
+  forbidden = np.concatenate([batch['target'][:, None], batch['seen']], axis=1)
+  drawn = inputs._sampler.draw(batch['key'], batch['domain'], forbidden, 3)
+  want = recipe(family, params, batch, drawn)
+  np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-3)
+  np.testing.assert_array_equal(weights, 1)
+
+
+def test_each_distinct_item_is_encoded_once():
+  inputs = inputs_of('bert', LossConfig(num_negatives=10))
+  batch = small_catalogue.examples(B, seed=2)
+  prepared = inputs(batch, 1)
+  encoded = (prepared['lengths'][B:] > 0).sum()
+  assert encoded <= 30 < B * 11
+  lengths = prepared['lengths']
+  tokens = sum((texts > 0).sum() for _, texts in prepared['lanes'])
+  assert tokens == lengths.sum()
+
+
+@pytest.mark.parametrize(
+  ('vector', 'pooling'),
+  [
+    (VectorConfig(projection_dim=6, normalize=True), 'mean'),
+    (VectorConfig(normalize=True), 'first'),
+    (VectorConfig(), 'last'),
+  ],
+)
+def test_packed_and_padded_texts_have_the_same_vectors(vector, pooling):
+  loss = LossConfig()
+  inputs = inputs_of('bert', loss)
+  prepared = inputs(small_catalogue.examples(B, seed=3), 1)
+  model = dataclasses.replace(
+    model_of('bert', loss), pooling=pooling, vector=vector
+  )
+  params = model.init_params(jax.random.key(0), tiny_models.params_of(model.lm))
+  lanes = [packed.Lane(*lane) for lane in prepared['lanes']]
+  got = jax.jit(model.encode_packed)(
+    params, lanes, prepared['starts'], prepared['lengths']
+  )
+  flat = np.concatenate([tokens.ravel() for tokens, _ in prepared['lanes']])
+  lengths = prepared['lengths']
+  padded = np.zeros((len(lengths), 24), np.int32)
+  for i, (start, length) in enumerate(zip(prepared['starts'], lengths)):
+    padded[i, :length] = flat[start : start + length]
+  want = jax.jit(model.encode)(params, padded, lengths)
+  np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
+  assert got.shape[1] == model.dim
+  assert (np.asarray(got)[lengths == 0] == 0).all()
+
+
+def mesh_of(num_devices):
+  devices = jax.devices()[:num_devices]
+  return make_mesh(devices=devices, intra=max(1, num_devices // 2))
+
+
+def train_step(mesh, loss, batch, paro='NNN', num_chunks=1):
+  """Parameters after a step, and its loss; `batch` is this process's."""
+  part = B // mesh.size
+  inputs = inputs_of(
+    'bert',
+    loss,
+    part,
+    pool_parts=mesh.size,
+    num_chunks=num_chunks,
+  )
+  model = model_of('bert', loss, num_chunks=num_chunks)
+  params = model.init_params(jax.random.key(0), tiny_models.params_of(model.lm))
+  trainer = Trainer(
+    lambda params, batch, rng: model.loss(params, batch),
+    optax.sgd(0.1),
+    mesh=mesh,
+    paro=paro,
+    scanned=lambda name: '.layers.' in name,
+    min_shard_size=64,
+  )
+  state = trainer.init(jax.tree.map(np.asarray, params))
+  num_parts = len(mesh.local_devices)
+  state, metrics = trainer.step(state, inputs(batch, num_parts))
+  return jax.tree.map(np.asarray, trainer.params(state)), float(metrics['loss'])
+
+
+def assert_same(got, want):
+  assert got[1] == pytest.approx(want[1], rel=1e-4)
+  for a, b in zip(
+    jax.tree.leaves(got[0]), jax.tree.leaves(want[0]), strict=True
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)
+
+
+IN_BATCH = LossConfig(negatives='in_batch', across='all', in_domain=False)
+
+
+@functools.cache
+def step_of_one_device():
+  return train_step(mesh_of(1), IN_BATCH, small_catalogue.examples(B, seed=4))
+
+
+@pytest.mark.parametrize(
+  'paro',
+  [
+    'IIG',
+    pytest.param('NNN', marks=pytest.mark.slow),
+    pytest.param('GGG', marks=pytest.mark.slow),
+  ],
+)
+def test_negatives_of_8_devices_equal_those_of_one(paro):
+  batch = small_catalogue.examples(B, seed=4)
+  assert_same(
+    train_step(mesh_of(8), IN_BATCH, batch, paro), step_of_one_device()
+  )
+
+
+@pytest.mark.slow
+def test_without_a_gather_a_device_knows_its_own_negatives():
+  batch = small_catalogue.examples(B, seed=4)
+  alone = dataclasses.replace(IN_BATCH, across='device')
+  loss = train_step(mesh_of(2), alone, batch)[1]
+  assert loss < 0.9 * step_of_one_device()[1]
+
+
+def test_chunks_of_a_large_batch_give_the_plain_gradient():
+  batch = small_catalogue.examples(B, seed=5)
+  loss = LossConfig(negatives='shared', num_negatives=6)
+  prepared = inputs_of('bert', loss, num_chunks=2)(batch, 1)
+  found = []
+  for num_chunks in (1, 2):
+    model = model_of('bert', loss, num_chunks=num_chunks)
+    params = model.init_params(
+      jax.random.key(0), tiny_models.params_of(model.lm)
+    )
+
+    def total(params, model=model):
+      return jnp.sum(model.loss(params, prepared)[0])
+
+    value, grads = jax.jit(jax.value_and_grad(total))(params)
+    found.append((jax.tree.map(np.asarray, grads), float(value)))
+  assert found[1][1] == pytest.approx(found[0][1], rel=1e-5)
+  plain, chunked = (jax.tree.leaves(grads) for grads, _ in found)
+  # Keys' biases change nothing: their gradient is noise.
+  size = max(np.abs(a).max() for a in plain)
+  for a, b in zip(plain, chunked, strict=True):
+    np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-6 * size)
+
+
+def test_an_example_without_room_has_no_weight():
+  loss = LossConfig(negatives='in_batch')
+  inputs = inputs_of('bert', loss)
+  batch = small_catalogue.examples(B, seed=6)
+  rows = inputs.shapes.counts[-1]
+  inputs.shapes = inputs.shapes._replace(counts=(3 * rows // 4,))
+  prepared = inputs(batch, 1)
+  num_out = int((prepared['weight'] == 0).sum())
+  assert 0 < num_out < B
+  assert inputs.num_left_out == num_out
+  model = model_of('bert', loss)
+  params = model.init_params(jax.random.key(0), tiny_models.params_of(model.lm))
+  losses, _ = jax.jit(model.loss)(params, prepared)
+  assert np.isfinite(np.asarray(losses)).all()
+
+
+def test_what_is_trained():
+  config = tiny_models.CONFIGS['bert']
+  model = LLMRec(config, 'first', vector=VectorConfig(projection_dim=4))
+  params = model.init_params(jax.random.key(0), tiny_models.params_of(config))
+  params = tuning.add_lora(
+    params, jax.random.key(1), rank=2, targets=('query', 'value')
+  )
+  names = [
+    jax.tree_util.keystr(path, simple=True, separator='.')
+    for path, _ in jax.tree.leaves_with_path(params)
+  ]
+  trained = {
+    how: {name for name in names if tuning.trainable(how)(name)}
+    for how in ('full', 'lora', 'none')
+  }
+  head = {'head.projection.bias', 'head.projection.kernel'}
+  assert trained['full'] == set(names) and trained['none'] == head
+  adapters = {
+    f'lm.layers.{name}_lora_{part}'
+    for name in ('query', 'value')
+    for part in 'ab'
+  }
+  assert trained['lora'] == head | adapters

@@ -1,0 +1,237 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""launch/train_llm_rec on made-up ratings and a tiny language model."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import antjax
+from antjax.ctr import tuning
+from antjax.ctr.llm_rec.losses import LossConfig
+from antjax.ctr.llm_rec.model import VectorConfig
+from launch import (
+  common,
+  llm_rec_export,
+  llm_rec_held_out,
+  llm_rec_sweep,
+  prepare_sequences,
+  recommend,
+  script,
+  train_llm_rec,
+)
+from tests.ctr.bahe import small_vocabulary
+from tests.input import movielens_fixture
+
+# Of reading a checkpoint as it is.
+pytestmark = pytest.mark.filterwarnings('ignore:Sharding info not provided')
+
+ROOT = pathlib.Path(__file__).parents[2]
+# Words of the made-up titles, so that their vectors differ.
+WORDS = ['Film', '(1990);', *(f'{i}' for i in range(40))]
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """Data and model."""
+  folder = tmp_path_factory.mktemp('llm_rec')
+  fixture = movielens_fixture.Fixture(num_users=30)
+  source = fixture.write_original(folder / 'source')
+  prepare_sequences.main(
+    prepare_sequences.Config(
+      source=str(source), out=str(folder / 'data'), k_core=0
+    )
+  )
+  small_vocabulary.write_model(folder / 'model')
+  small_vocabulary.write_tokenizer(folder / 'model', WORDS)
+  return folder
+
+
+def config_of(folder, run_dir, **changes):
+  base = train_llm_rec.Config(
+    run_dir=str(run_dir),
+    data=str(folder / 'data'),
+    model=str(folder / 'model'),
+    max_history=4,
+    max_title_tokens=6,
+    max_tokens=32,
+    batch_size=16,
+    num_steps=4,
+    shard_size=8,
+    checkpoint_every=2,
+    validation_examples=20,
+    min_shard_size=64,
+    held_out=llm_rec_held_out.HeldOutConfig(num_negatives=5),
+    vector=VectorConfig(pooling='mean', normalize=True),
+    loss=LossConfig(
+      negatives='shared', num_negatives=4, temperature=0.1, across='all'
+    ),
+    optimizer=tuning.OptimizerConfig(warmup_steps=1, lm_learning_rate=1e-2),
+  )
+  return dataclasses.replace(base, **changes)
+
+
+def train(folder, run_dir, **changes):
+  config = config_of(folder, run_dir, **changes)
+  run_dir = pathlib.Path(config.run_dir)
+  run_dir.mkdir(parents=True, exist_ok=True)
+  mesh = antjax.make_mesh(intra=4)
+  job = common.Job(mesh, run_dir, script.StopRequest(), config)
+  return train_llm_rec.train(config, job)
+
+
+def test_a_run_trains_scores_exports_and_reports(folder, tmp_path):
+  run_dir = tmp_path / 'run'
+  results = train(folder, run_dir)
+  scores = results['test']['sampled']['all']
+  assert 0 <= scores['ndcg@10'] <= scores['recall@10'] <= 1
+  assert scores['examples'] >= 20
+  written = json.loads((run_dir / 'results.json').read_text())
+  assert written['results']['llm_rec'] == results
+  planned = sum(written['memory']['state'].values())
+  planned -= written['memory']['state']['grads']
+  planned += written['memory']['batch']
+  # Gradients are no argument; arrays are padded to whole cache lines.
+  arguments = written['memory']['compiled']['arguments']
+  assert arguments == pytest.approx(planned, rel=0.05)
+  page = (run_dir / 'report.html').read_text()
+  assert 'NDCG@10 among all items' in page and '(PCA)' in page
+  assert 'validation_ndcg@10' in (run_dir / 'metrics.jsonl').read_text()
+  # What was exported recommends, and its vectors are those of the items.
+  recommender, catalogue = llm_rec_export.read(run_dir / 'export')
+  vectors = np.load(run_dir / 'export' / 'item_vectors.npy')
+  items = pq.read_table(run_dir / 'export' / 'items.parquet')
+  assert len(vectors) == len(items) == len(catalogue.titles)
+  history = catalogue.titles[1:3]
+  ((best, *_),) = recommender([history], 5)
+  (user,) = recommender.user_vectors([history])
+  scores = vectors @ user
+  scores[:3] = -np.inf
+  assert scores[best.item] == pytest.approx(scores.max(), abs=1e-5)
+  # An item's text is that of a history of it alone.
+  np.testing.assert_allclose(
+    recommender.user_vectors([catalogue.titles[1:2]])[0], vectors[1], atol=1e-5
+  )
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_as_if_it_had_not(folder, tmp_path):
+  whole = train(folder, tmp_path / 'whole', export=False)
+  train(folder, tmp_path / 'parts', num_steps=2, export=False)
+  # The schedule is that of the steps asked for: the second half alone differs.
+  again = train(folder, tmp_path / 'parts', export=False)
+  assert (
+    again['test']['sampled']['all']['examples']
+    == (whole['test']['sampled']['all']['examples'])
+  )
+  lines = (tmp_path / 'parts' / 'metrics.jsonl').read_text().splitlines()
+  assert [json.loads(line)['step'] for line in lines] == [0, 1, 2, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'tuning': 'lora', 'lora_rank': 2, 'paro': 'GGG'},
+    {
+      'tuning': 'none',
+      'vector': VectorConfig(projection_dim=8),
+      'loss': LossConfig(num_negatives=3),
+      'paro': 'auto',
+    },
+    {
+      'num_chunks': 2,
+      'num_micro_batches': 2,
+      'loss': LossConfig(
+        negatives='in_batch', across='group', learn_temperature=True
+      ),
+      'evaluate_every': 2,
+      'patience': 1,
+    },
+  ],
+)
+def test_tunings_losses_and_codes(folder, tmp_path, changes):
+  results = train(folder, tmp_path / 'run', **changes)
+  assert results['test']['full']['all']['recall@20'] is not None
+  recommender, catalogue = llm_rec_export.read(tmp_path / 'run' / 'export')
+  (found,) = recommender([[catalogue.titles[4]]], 3)
+  assert len(found) == 3 and 4 not in [x.item for x in found]
+
+
+@pytest.mark.slow
+def test_baselines_and_recommendations_from_the_command_line(folder, tmp_path):
+  run_dir = tmp_path / 'run'
+  train(folder, run_dir, baselines=('popularity', 'bm25'))
+  found = json.loads((run_dir / 'results.json').read_text())['results']
+  assert set(found) == {'popularity', 'bm25', 'llm_rec'}
+  result = subprocess.run(
+    [
+      *(sys.executable, '-m', 'launch.recommend', '--json', '--num=2'),
+      *(f'--folder={run_dir}/export', '--repeats=2'),
+      *('--history=Film 3 (1990)', '--history=Film, unknown'),
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=120,
+    check=False,
+  )
+  assert result.returncode == 0, result.stderr
+  line = json.loads(result.stdout)
+  assert len(line['items']) == 2 and line['history'][1] == 'Film, unknown'
+  assert 'A history takes' in result.stderr
+
+
+@pytest.mark.slow
+def test_a_sweep_makes_one_table(folder, tmp_path, capsys):
+  config = config_of(
+    folder,
+    tmp_path / 'sweep',
+    paro='NNN',
+    num_steps=1,
+    check_memory=False,
+    loss=LossConfig(num_negatives=3),
+    swept=llm_rec_sweep.SweepConfig(
+      starts=('pretrained',), tunings=('lora', 'none'), histories=(1,)
+    ),
+  )
+  rows = llm_rec_sweep.run(config)
+  assert [row['tuning'] for row in rows] == ['lora', 'none']
+  table = (tmp_path / 'sweep' / 'sweep.md').read_text()
+  assert 'model, pretrained, lora | 1 |' in table
+  assert (tmp_path / 'sweep' / 'report.html').exists()
+  capsys.readouterr()
+  llm_rec_sweep.run(config)  # All is done.
+  assert 'exit_code' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'best_metric': 'validation_auc'}, 'best_metric=validation_auc'),
+    ({'patience': 2}, 'evaluate_every'),
+    ({'tuning': 'none', 'vector': VectorConfig()}, 'nothing would be trained'),
+    ({'baselines': ('magic',)}, 'magic unknown'),
+    ({'paro': 'XYZ'}, 'XYZ'),
+    ({'only_domain': 'a', 'without_domain': 'a'}, 'nothing is left'),
+    ({'num_chunks': 0}, 'num_chunks=0'),
+  ],
+)
+def test_settings_that_cannot_be_are_refused(
+  folder, tmp_path, changes, message
+):
+  with pytest.raises(ValueError, match=message):
+    config_of(folder, tmp_path / 'run', **changes)
+
+
+def test_what_is_no_export_is_told(tmp_path):
+  with pytest.raises(FileNotFoundError, match='recommender.json is not there'):
+    llm_rec_export.read(tmp_path)
+  with pytest.raises(ValueError, match='must be at least 1'):
+    recommend.Config(num=0)
