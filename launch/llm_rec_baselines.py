@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 
 from absl import logging
 import numpy as np
-import rich
+import rich.console
 import rich.table
 
 from antjax.ctr.llm_rec import (
@@ -51,6 +51,7 @@ _KINDS: dict[str, text_cosine.Kind] = {
   'mean_titles': 'mean',
   'one_text': 'concatenated',
 }
+_LOG_WIDTH = 160
 Ranks = dict[str, np.ndarray]
 
 
@@ -326,6 +327,9 @@ def _write(
 
 def print_table(found: dict[str, Any], metric: str = 'ndcg@10') -> None:
   """One line a method, one column a part of the examples that has any."""
+  console = rich.console.Console()
+  if not console.is_terminal:  # A log has room for all columns.
+    console = rich.console.Console(width=_LOG_WIDTH)
   for kind, title in (
     (evaluation.SAMPLED, 'among drawn items of the domain'),
     (evaluation.FULL, 'among all items'),
@@ -341,7 +345,7 @@ def print_table(found: dict[str, Any], metric: str = 'ndcg@10') -> None:
       table.add_column(f'{name}\n({count:,})', justify='right')
     for method, row in rows.items():
       table.add_row(method, *(f'{row[part][metric]:.3f}' for part in parts))
-    rich.print(table)
+    console.print(table)
 
 
 def _cells(results: dict[str, Any], kind: str) -> dict[str, dict[str, Any]]:
