@@ -19,9 +19,9 @@ import numpy as np
 
 # Shape suffixes: M = texts.
 
-# Rows are so wide, or a multiple of the last. A token is scored against its
-# row: in the narrowest, scores are fewer numbers than an MLP has. Each width is
-# an attention of its own to compile.
+# Rows are so wide, or as wide as the longest text. A token is scored against
+# its row: in the narrowest, scores are fewer numbers than an MLP has. Each width
+# is an attention of its own to compile.
 WIDTHS = (64, 128, 256)
 _STEP = 8  # Of rows where no text is as long as the narrowest.
 
@@ -129,15 +129,8 @@ def _widths(max_length: int) -> list[int]:
   """Widths that rows may have, the widest first."""
   if max_length <= WIDTHS[0]:
     return [-(-max_length // _STEP) * _STEP]
-  widths = [w for w in WIDTHS if w < max_length]
-  step = WIDTHS[-1] // 2
-  for width in itertools.count(widths[-1] + WIDTHS[0], WIDTHS[0]):
-    is_last = width >= max_length
-    if is_last or (width > WIDTHS[-1] and width % step == 0):
-      widths.append(width)
-    if is_last:
-      return widths[::-1]
-  raise AssertionError('count has no end.')
+  widest = -(-max_length // WIDTHS[0]) * WIDTHS[0]
+  return [widest, *reversed([w for w in WIDTHS if w < max_length])]
 
 
 def _shape_of(

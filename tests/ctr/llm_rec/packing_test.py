@@ -85,7 +85,7 @@ def test_rows_of_lanes_are_a_multiple_for_chunks():
     (65, [128, 64]),
     (256, [256, 128, 64]),
     (300, [320, 256, 128, 64]),
-    (401, [448, 384, 256, 128, 64]),
+    (401, [448, 256, 128, 64]),
   ],
 )
 def test_widths(max_length, widths):
