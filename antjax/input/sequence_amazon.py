@@ -21,6 +21,11 @@ from antjax.input import delimited, rejected_lines, table_files, table_raw
 from antjax.input import engine as engine_lib
 from antjax.input.sequence_build import SequenceSource
 
+ACKNOWLEDGEMENT = (
+  'Jianmo Ni, Jiacheng Li, Julian McAuley. 2019. Justifying recommendations'
+  ' using distantly-labeled reviews and fine-grained aspects. EMNLP.'
+  ' https://aclanthology.org/D19-1018'
+)
 _PREFIX, _SUFFIXES = 'meta_', ('.json.gz', '.json')
 # A line is one field: no JSON text holds a raw control character.
 _NO_DELIMITER = '\x1f'
@@ -150,7 +155,11 @@ def read(
     folders[1],
     tuple(domain.name for domain in files),
     None,
-    {'name': 'amazon-2018', 'counts': {'rejected_lines': num_rejected}},
+    {
+      'name': 'amazon-2018',
+      'acknowledgement': ACKNOWLEDGEMENT,
+      'counts': {'rejected_lines': num_rejected},
+    },
   )
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from antjax.input import rejected_lines, table_files
+from antjax.input import rejected_lines, sequence_amazon, table_files
 from antjax.input.sequence_build import SequenceSource
 
 DOMAINS = ('Food', 'Kitchen')
@@ -127,6 +127,7 @@ def read(
     folders[2],
     {
       'name': 'amazon-food-kitchen',
+      'acknowledgement': sequence_amazon.ACKNOWLEDGEMENT,
       'counts': {'lines': num_lines, 'rejected_lines': bad.num_lines},
     },
   )

@@ -37,6 +37,7 @@ def test_prepares_amazon_and_then_does_nothing(tmp_path):
   assert 'reading meta_Toys.json.gz' in first.stderr
   assert '3-core, round 2' in first.stderr
   assert 'repeats dropped' in first.stdout
+  assert 'aclanthology.org/D19-1018' in first.stdout
   data = SequenceData.open(tmp_path / 'out')
   assert f'{data.description["counts"]["events"]:,}' in first.stdout
   assert sequence_fixture.read_back(tmp_path / 'out') == log.sequences(3)
