@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 import antjax
+from antjax.ctr.llm_rec import packing
 from antjax.ctr.llm_rec.inputs import TrainingInputs
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import LLMRec
@@ -152,13 +153,12 @@ class Form:
 
   def facts(self) -> dict[str, Any]:
     """What a reader needs to judge the figures."""
-    shapes = self._inputs.shapes
-    assert shapes is not None
+    shape = self._inputs.shapes[-1]
     lengths = [self._inputs(b, 1)['lengths'].sum() for b in self._batches]
     return {
-      'lanes': [list(lane) for lane in shapes.lanes(-1)],
+      'rows': {str(width): rows for width, rows in shape},
       'tokens_per_batch': round(float(np.mean(lengths))),
-      'slots_per_batch': shapes.num_slots(-1),
+      'slots_per_batch': packing.num_slots(shape),
     }
 
 

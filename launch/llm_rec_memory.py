@@ -9,7 +9,7 @@ from typing import Any, TYPE_CHECKING
 import jax.numpy as jnp
 
 from antjax.ctr import tuning as ctr_tuning
-from antjax.ctr.llm_rec import tuning
+from antjax.ctr.llm_rec import packing, tuning
 from antjax.ctr.llm_rec.inputs import TrainingInputs
 from antjax.ctr.llm_rec.model import LLMRec
 from antjax.lm import cost
@@ -30,18 +30,17 @@ def activation_bytes(
 
   Those of the texts of a chunk (`lm.cost`), and the outputs of all texts.
   """
-  assert inputs.shapes is not None
   dtype = jnp.dtype(config.compute_dtype)
   if config.tuning == 'none' and not config.vector.projection_dim:
     return 0
   # No output layer: no logits.
   lm_config = dataclasses.replace(model.lm, vocab_size=0)
-  lanes = inputs.shapes.lanes(-1)
+  shape = inputs.shapes[-1]
   of_lanes = sum(
     cost.activation_bytes(lm_config, rows // model.num_chunks, width, dtype)
-    for width, rows in lanes
+    for width, rows in shape
   )
-  outputs = inputs.shapes.num_slots(-1) * model.lm.embed_dim * dtype.itemsize
+  outputs = packing.num_slots(shape) * model.lm.embed_dim * dtype.itemsize
   return of_lanes + 2 * outputs
 
 

@@ -3,13 +3,22 @@
 """Vectors of texts by a pretrained language model that is not trained."""
 
 from collections.abc import Sequence
+import hashlib
+import json
+import os
+import pathlib
 
 import jax
 import numpy as np
 
 from antjax.ctr.bahe import encode
 from antjax.ctr.llm_rec import text_cosine
-from antjax.lm import pretrained, pretrained_tokenizer, token_cache
+from antjax.lm import (
+  fingerprint,
+  pretrained,
+  pretrained_tokenizer,
+  token_cache,
+)
 from antjax.train import progress
 
 
@@ -17,6 +26,9 @@ class TextEncoder:
   """Texts -> the mean of the model's last layer over their tokens.
 
   That is how sentence encoders such as MiniLM were trained to be read.
+
+  Attributes:
+    made_of: What decides the vectors, as JSON.
   """
 
   def __init__(self, model: str, max_tokens: int):
@@ -32,6 +44,11 @@ class TextEncoder:
     )
     inner = pretrained_tokenizer.load_tokenizer(model)
     self._tokenizer = token_cache.Tokenizer(inner, max_tokens)
+    self.made_of = [
+      fingerprint.of_model(model),
+      fingerprint.of_tokenizer(model),
+      max_tokens,
+    ]
     text_cosine.keep_newest(inner, max_tokens)
     self._encoder = encode.Encoder(
       config, params, num_low=config.num_layers, max_tokens=max_tokens
@@ -56,3 +73,28 @@ class TextEncoder:
         done = num
 
       return self._encoder(tokens, offsets, on_texts)
+
+  def kept(
+    self, texts: Sequence[str], folder: pathlib.Path, title: str
+  ) -> np.ndarray:
+    """Vectors as of `__call__`, from a file in the folder if it is there.
+
+    The file is named by model, tokenizer, length and texts: another one of them
+    gets a file of its own.
+
+    Args:
+      texts: The texts.
+      folder: Existing folder; process 0 writes the file.
+      title: Of a progress bar.
+    """
+    made_of = json.dumps([*self.made_of, list(texts)]).encode()
+    digest = hashlib.sha256(made_of).hexdigest()
+    path = folder / f'vectors-{digest[:16]}.npy'
+    if path.exists():
+      return np.load(path)
+    vectors = self(texts, title)
+    if jax.process_index() == 0:
+      temporary = path.with_suffix('.new.npy')
+      np.save(temporary, vectors)
+      os.replace(temporary, path)
+    return vectors

@@ -121,17 +121,14 @@ def test_a_run_trains_scores_exports_and_reports(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_stopped_run_goes_on_as_if_it_had_not(folder, tmp_path):
-  whole = train(folder, tmp_path / 'whole', export=False)
-  train(folder, tmp_path / 'parts', num_steps=2, export=False)
-  # The schedule is that of the steps asked for: the second half alone differs.
-  again = train(folder, tmp_path / 'parts', export=False)
-  assert (
-    again['test']['sampled']['all']['examples']
-    == (whole['test']['sampled']['all']['examples'])
-  )
-  lines = (tmp_path / 'parts' / 'metrics.jsonl').read_text().splitlines()
-  assert [json.loads(line)['step'] for line in lines] == [0, 1, 2, 3]
+def test_a_run_goes_on_where_it_ended(folder, tmp_path):
+  train(folder, tmp_path, num_steps=2, export=False)
+  train(folder, tmp_path, num_steps=4, export=False)
+  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  steps = [r['step'] for r in map(json.loads, lines) if 'loss' in r]
+  assert steps == [0, 1, 2, 3]
+  with pytest.raises(ValueError, match='another start than given now'):
+    train(folder, tmp_path, start='random')
 
 
 @pytest.mark.slow

@@ -91,10 +91,10 @@ class TrainingInputs:
     drawn = {'own': examples_per_part, 'shared': 1, 'in_batch': 0}
     drawn_items = drawn[config.negatives] * config.num_negatives
     self.num_items = examples_per_part + drawn_items  # U.
-    self.shapes: packing.Shapes | None = None
+    self.shapes: tuple[packing.Shape, ...] = ()
     self.num_left_out, self.num_lacking = 0, 0
 
-  def fit(self, samples: list[Batch]) -> packing.Shapes:
+  def fit(self, samples: list[Batch]) -> None:
     """Chooses the shapes, so that parts like the samples fit.
 
     Args:
@@ -109,11 +109,13 @@ class TrainingInputs:
     )
     mean = float(np.mean([x.sum() for x in lengths]))
     logging.info(
-      'Texts of a micro-batch: %.0f tokens on average, in lanes of %s.',
+      'Texts of a micro-batch: %.0f tokens on average, in rows of %s.',
       mean,
-      ', '.join(f'{n} x {w}' for w, n in self.shapes.lanes(-1)),
+      ', or '.join(
+        ' + '.join(f'{rows} x {width}' for width, rows in shape)
+        for shape in self.shapes
+      ),
     )
-    return self.shapes
 
   def __call__(self, batch: Batch, num_parts: int) -> dict[str, Any]:
     """What the model's loss reads.
@@ -128,24 +130,17 @@ class TrainingInputs:
     Raises:
       RuntimeError: `fit` was not called.
     """
-    if self.shapes is None:
+    if not self.shapes:
       raise RuntimeError('TrainingInputs: call fit() first; it makes shapes.')
     firsts = range(0, num_parts * self._size, self._size)
     parts = [
       self._part({k: x[i : i + self._size] for k, x in batch.items()})
       for i in firsts
     ]
-    shapes = self.shapes
-    packed = [
-      packing.pack(p.lengths, shapes.wide, shapes.narrow, shapes.counts[-1])
-      for p in parts
-    ]
-    most = max(p.num_narrow for p in packed)
-    shape = next(i for i, count in enumerate(shapes.counts) if count >= most)
-    lanes = shapes.lanes(shape)
+    shape, starts = self._packed([part.lengths for part in parts])
     made = [
-      self._arrays(part, p.starts, shapes.num_slots(shape))
-      for part, p in zip(parts, packed, strict=True)
+      self._arrays(part, mine, packing.num_slots(shape))
+      for part, mine in zip(parts, starts, strict=True)
     ]
     names = [name for name in made[0] if name not in ('tokens', 'texts')]
     result: dict[str, Any] = {
@@ -156,12 +151,22 @@ class TrainingInputs:
     result['weight'] = np.where(has_room, batch['weight'], 0)
     result['weight'] = result['weight'].astype(np.float32)
     flat = np.stack([[m['tokens'], m['texts']] for m in made])
-    result['lanes'] = _lanes(flat, lanes)
+    result['lanes'] = _lanes(flat, shape)
     if self._config.negatives != 'own':
       result['domain'] = np.asarray(batch['domain'], np.int32)
       if self._config.exclude == 'seen':
         result['seen'] = np.asarray(batch['seen'], np.int32)
     return result
+
+  def _packed(
+    self, lengths: list[np.ndarray]
+  ) -> tuple[packing.Shape, list[np.ndarray]]:
+    """The smallest shape in which all parts fit, or the last; their starts."""
+    for shape in self.shapes:
+      starts = [packing.pack(x, shape) for x in lengths]
+      if all((mine >= 0)[x > 0].all() for mine, x in zip(starts, lengths)):
+        break
+    return shape, starts
 
   def _note_left_out(self, is_out: np.ndarray) -> None:
     num = int(is_out.sum())
@@ -274,11 +279,11 @@ class TrainingInputs:
 
 
 def _lanes(
-  flat: np.ndarray, lanes: tuple[packing.Lane, ...]
+  flat: np.ndarray, shape: packing.Shape
 ) -> list[tuple[np.ndarray, np.ndarray]]:
   """[P, 2, slots] -> (tokens, texts) [P * rows, width] of each lane."""
   found, start = [], 0
-  for width, rows in lanes:
+  for width, rows in shape:
     stop = start + width * rows
     pair = flat[:, :, start:stop].reshape(len(flat), 2, rows, width)
     tokens, texts = (

@@ -43,6 +43,8 @@ from antjax.layers import dense
 PyTree = Any
 TEMPERATURE = 0.07  # Of texts; UniSRec's.
 _MASKED = -1e30
+# Of a row's elements. Small: what few steps can turn into something else.
+_INIT_SCALE = 0.03
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +72,7 @@ class NextItemModel:
       self.num_items,
       self.encoder.dim,
       optimizer=Adam(self.learning_rate),
-      init_scale=self.encoder.dim**-0.5,
+      init_scale=_INIT_SCALE,
     )
     features = {'sequence': 'item', 'negatives': 'item'}
     return EmbeddingTables([spec], features, mesh=mesh)

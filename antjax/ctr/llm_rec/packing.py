@@ -4,23 +4,26 @@
 
 A step's texts are a few long ones (users) and many short ones (titles), other
 lengths in each batch; a program has fixed shapes. `choose` looks at sample
-batches: wide rows for the longest texts that a batch has seldom exceeded, and a
-few numbers of narrow rows. `pack` puts the longest texts first, each into the
-row that it fills best; titles fill what users leave. Then the smallest number
-of narrow rows that is enough makes the shape.
+batches, the small, the middling and the large ones apart, and makes a shape for
+each kind: so many rows of each width as any of them needs. `pack` fills row
+after row, each with the longest text that is left and then the longest that
+still fits: titles fill what users leave.
 """
 
 import bisect
 from collections.abc import Sequence
+import itertools
 from typing import NamedTuple
 
 import numpy as np
 
-# Widths are multiples of this. Rows of 64 tokens are the narrowest: scores of
-# a row are then fewer numbers a token than its MLP has.
-STEP = 64
-_MIN_STEP = 8  # Of models whose texts are shorter than that.
-_SPARE = 1.02  # Narrow rows above those that the samples needed.
+# Shape suffixes: M = texts.
+
+# Rows are so wide, or as wide as the longest text. A token is scored against
+# its row: in the narrowest, scores are fewer numbers than an MLP has. Each
+# width is an attention of its own to compile.
+WIDTHS = (64, 128, 256)
+_STEP = 8  # Of rows where no text is as long as the narrowest.
 
 
 class Lane(NamedTuple):
@@ -30,83 +33,53 @@ class Lane(NamedTuple):
   rows: int
 
 
-class Shapes(NamedTuple):
-  """The shapes that batches may have.
-
-  Attributes:
-    wide: Lanes that are always there, the widest first; may be empty.
-    narrow: Width of the last lane's rows.
-    counts: Numbers of rows that the last lane may have, rising.
-  """
-
-  wide: tuple[Lane, ...]
-  narrow: int
-  counts: tuple[int, ...]
-
-  def lanes(self, shape: int) -> tuple[Lane, ...]:
-    """All lanes of one of the shapes, by its place in `counts`."""
-    return (*self.wide, Lane(self.narrow, self.counts[shape]))
-
-  def num_slots(self, shape: int) -> int:
-    """Tokens that fit at most."""
-    return sum(width * rows for width, rows in self.lanes(shape))
+# The widest lane first.
+Shape = tuple[Lane, ...]
 
 
-class Packed(NamedTuple):
-  """Where texts are.
-
-  Attributes:
-    starts: int64, slot of each text's first token, counted over all rows of
-      all lanes; -1: there was no room.
-    num_narrow: Narrow rows in use.
-  """
-
-  starts: np.ndarray
-  num_narrow: int
+def num_slots(shape: Shape) -> int:
+  """Tokens that fit at most."""
+  return sum(width * rows for width, rows in shape)
 
 
-def pack(
-  lengths: np.ndarray,
-  wide: Sequence[Lane],
-  narrow: int,
-  max_narrow: int | None = None,
-) -> Packed:
-  """Places texts, the longest first, each where the least room is left.
-
-  About 2 microseconds a text.
+def pack(lengths: np.ndarray, shape: Shape) -> np.ndarray:
+  """Places texts; about a microsecond each.
 
   Args:
     lengths: int [M], tokens of each text; 0 for none.
-    wide: See `Shapes`.
-    narrow: See `Shapes`.
-    max_narrow: Most narrow rows; None: as many as it takes.
+    shape: The rows.
+
+  Returns:
+    int64 [M], slot of each text's first token, counted over all rows of all
+    lanes; -1: there was no room, or it is none.
   """
+  order = np.argsort(lengths, kind='stable')
+  order = order[lengths[order] > 0]
+  rest, sizes = order.tolist(), lengths[order].tolist()  # Shortest first.
   starts = np.full(len(lengths), -1, np.int64)
-  free: list[tuple[int, int]] = []  # (room, slot behind it), least room first.
   end = 0
-  for width, rows in wide:
+  for width, rows in shape:
     for _ in range(rows):
-      end += width
-      free.append((width, end))
-  free.sort()
-  num_narrow = 0
-  order = np.argsort(-lengths, kind='stable')
-  for i, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
-    if not length:
-      break
-    place = bisect.bisect_left(free, (length, -1))
-    if place < len(free):
-      room, row_end = free.pop(place)
-    elif length <= narrow and num_narrow != max_narrow:
-      num_narrow += 1
-      end += narrow
-      room, row_end = narrow, end
-    else:
-      continue
-    starts[i] = row_end - room
-    if room > length:
-      bisect.insort(free, (room - length, row_end))
-  return Packed(starts, num_narrow)
+      start, end = end, end + width
+      for place in _fill(sizes, end - start):
+        starts[rest.pop(place)] = start
+        start += sizes.pop(place)
+  return starts
+
+
+def _fill(sizes: list[int], room: int):
+  """Yields places of texts for a row; the caller takes each out of `sizes`.
+
+  Args:
+    sizes: Rising.
+    room: Tokens of the row.
+  """
+  while sizes:
+    place = bisect.bisect_right(sizes, room) - 1
+    if place < 0:
+      return
+    room -= sizes[place]
+    yield place
 
 
 def choose(
@@ -115,14 +88,15 @@ def choose(
   *,
   num_shapes: int = 3,
   multiple: int = 1,
-) -> Shapes:
-  """Shapes that hold batches like the samples.
+) -> tuple[Shape, ...]:
+  """Shapes that hold batches like the samples, the smallest first.
+
+  The last one holds all of the samples, and beside them a text of max_length.
 
   Args:
     samples: Lengths of the texts of each sample batch.
-    max_length: Longest text that there can be; one row more than the samples
-      need is that wide.
-    num_shapes: Numbers of narrow rows to have, at most.
+    max_length: Longest text that there can be.
+    num_shapes: Shapes to have, at most.
     multiple: Rows of each lane are a multiple of it: chunks, see
       `antjax.lm.packed`.
 
@@ -137,38 +111,47 @@ def choose(
       f'{multiple}; needed is at least one of each, and texts of max_length at'
       ' most.'
     )
-  step = STEP if max_length > STEP else _MIN_STEP
-  narrow = min(STEP, _rounded(max_length, step))
-  wide: tuple[Lane, ...] = ()
-  if max_length > narrow:
-    wide = _wide(samples, max_length, narrow, multiple)
-  needed = np.sort([pack(x, wide, narrow).num_narrow for x in samples])
-  shares = np.linspace(0, 1, num_shapes + 1)[1:]
-  counts = {
-    _rounded(max(1, int(np.ceil(_SPARE * count))), multiple)
-    for count in np.quantile(needed, shares, method='higher')
-  }
-  return Shapes(wide, narrow, tuple(sorted(counts)))
+  totals = np.array([x.sum() for x in samples])
+  found: list[Shape] = []
+  for share in np.linspace(0, 1, num_shapes + 1)[1:]:
+    most = np.quantile(totals, share, method='higher')
+    group = [x for x in samples if x.sum() <= most]
+    if share == 1:
+      group = [np.append(x, max_length) for x in group]
+    shape = _shape_of(group, _widths(max_length), multiple)
+    if found and num_slots(shape) <= num_slots(found[-1]):
+      found.pop()  # It holds no more than the new one.
+    found.append(shape)
+  return tuple(found)
 
 
-def _wide(
-  samples: Sequence[np.ndarray], max_length: int, narrow: int, multiple: int
-) -> tuple[Lane, ...]:
-  """Row i is as wide as the i-th longest text of any sample, and one spare."""
-  long = [np.sort(x[x > narrow])[::-1] for x in samples]
-  most = np.zeros(max(len(x) for x in long) + 1, np.int64)
-  most[-1] = max_length
-  for lengths in long:
-    most[: len(lengths)] = np.maximum(most[: len(lengths)], lengths)
-  # Few widths: each is an attention of its own to compile.
-  widths = -(-most // (2 * STEP)) * (2 * STEP)
-  widths = np.sort(np.minimum(widths, _rounded(max_length, STEP)))[::-1]
-  # Whole chunks, by rows that are wider than need be.
-  widths = np.repeat(widths[::multiple], multiple)
-  found, rows = np.unique(widths, return_counts=True)
-  pairs = zip(found[::-1].tolist(), rows[::-1].tolist(), strict=True)
-  return tuple(Lane(width, count) for width, count in pairs)
+def _widths(max_length: int) -> list[int]:
+  """Widths that rows may have, the widest first."""
+  if max_length <= WIDTHS[0]:
+    return [-(-max_length // _STEP) * _STEP]
+  widest = -(-max_length // WIDTHS[0]) * WIDTHS[0]
+  return [widest, *reversed([w for w in WIDTHS if w < max_length])]
 
 
-def _rounded(number: int, step: int) -> int:
-  return -(-number // step) * step
+def _shape_of(
+  samples: Sequence[np.ndarray], widths: list[int], multiple: int
+) -> Shape:
+  """The fewest rows that hold each of the samples, the widest first.
+
+  A text may be in any row that is wide enough: rows of a width are what its
+  texts need beside the room that wider rows leave.
+  """
+  shape: Shape = ()
+  for width, below in itertools.pairwise([*widths, 0]):
+    rows = 0
+    for lengths in samples:
+      mine = lengths[lengths > below]
+      while True:
+        is_out = pack(mine, (*shape, Lane(width, rows))) < 0
+        if not is_out.any():
+          break
+        rows += max(1, int(mine[is_out].sum()) // width)
+        rows = -(-rows // multiple) * multiple
+    if rows:
+      shape += (Lane(width, rows),)
+  return shape

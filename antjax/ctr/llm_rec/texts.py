@@ -197,7 +197,7 @@ class TextMaker:
     texts: np.ndarray | None = None,
     first: int = 1,
   ) -> None:
-    """Writes texts into flat arrays; about 20 ns a token.
+    """Writes texts into flat arrays; about 30 ns a token.
 
     Args:
       planned: From `plan`.

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from antjax.ctr.llm_rec import tuning
+from antjax.ctr.llm_rec import packing, tuning
 from antjax.ctr.llm_rec.inputs import TrainingInputs
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import LLMRec, VectorConfig
@@ -226,8 +226,8 @@ def test_an_example_without_room_has_no_weight():
   loss = LossConfig(negatives='in_batch')
   inputs = inputs_of('bert', loss)
   batch = small_catalogue.examples(B, seed=6)
-  rows = inputs.shapes.counts[-1]
-  inputs.shapes = inputs.shapes._replace(counts=(3 * rows // 4,))
+  ((width, rows),) = inputs.shapes[-1]
+  inputs.shapes = ((packing.Lane(width, 2 * rows // 3),),)
   prepared = inputs(batch, 1)
   num_out = int((prepared['weight'] == 0).sum())
   assert 0 < num_out < B
