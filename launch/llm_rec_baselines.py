@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 
 from absl import logging
 import numpy as np
-import rich
+import rich.console
 import rich.table
 
 from antjax.ctr.llm_rec import (
@@ -38,7 +38,7 @@ from antjax.ctr.llm_rec.gru4rec import GRU4RecConfig
 from antjax.ctr.llm_rec.sasrec import SASRecConfig
 from antjax.input.sequence_data import SequenceData
 from antjax.mesh.paro import PaRO
-from launch import common, llm_rec_held_out, next_item_job
+from launch import common, llm_rec_held_out, next_item_job, run_identity
 from launch.llm_rec_held_out import HeldOut, HeldOutConfig
 from launch.llm_rec_texts import TextEncoder
 
@@ -51,6 +51,7 @@ _KINDS: dict[str, text_cosine.Kind] = {
   'mean_titles': 'mean',
   'one_text': 'concatenated',
 }
+_LOG_WIDTH = 160
 Ranks = dict[str, np.ndarray]
 
 
@@ -199,6 +200,12 @@ class Baselines:
       self._job,
       next_item_job.model_of(encoder, data.num_items, config.training, texts),
       events,
+      made_of={
+        'data set': run_identity.of_data(data.description),
+        'split': data.split,
+        'domains': {'only': only, 'without': config.without_domain},
+        'language model': None if texts is None else self.encoder.made_of,
+      },
       texts=texts,
       paro=config.paro,
       seed=config.seed,
@@ -207,7 +214,7 @@ class Baselines:
     examples = held_out.examples
     if only:
       examples = self._in_domain(held_out, only)[1]
-    name = f'{method} {only}'.strip()
+    name = f'{method}-{only}' if only else method
     return run.fit(name, lambda model: _ndcg(model, examples))
 
   def _single(self, method: str) -> tuple[Ranks, Ranks | None]:
@@ -320,6 +327,9 @@ def _write(
 
 def print_table(found: dict[str, Any], metric: str = 'ndcg@10') -> None:
   """One line a method, one column a part of the examples that has any."""
+  console = rich.console.Console()
+  if not console.is_terminal:  # A log has room for all columns.
+    console = rich.console.Console(width=_LOG_WIDTH)
   for kind, title in (
     (evaluation.SAMPLED, 'among drawn items of the domain'),
     (evaluation.FULL, 'among all items'),
@@ -331,17 +341,18 @@ def print_table(found: dict[str, Any], metric: str = 'ndcg@10') -> None:
     table.add_column('method', no_wrap=True)
     for part in parts:
       count = first[part]['examples']
-      table.add_column(f'{part}\n({count:,})', justify='right')
+      name = part.removeprefix('domain/').replace('_', '\n')
+      table.add_column(f'{name}\n({count:,})', justify='right')
     for method, row in rows.items():
-      table.add_row(method, *(f'{row[part][metric]:.4f}' for part in parts))
-    rich.print(table)
+      table.add_row(method, *(f'{row[part][metric]:.3f}' for part in parts))
+    console.print(table)
 
 
 def _cells(results: dict[str, Any], kind: str) -> dict[str, dict[str, Any]]:
   """Part -> scores, with the examples of cold items behind the others."""
   found = dict(results['test'][kind])
   if 'cold' in results:
-    found['cold, apart'] = results['cold'][kind][rank_metrics.ALL]
+    found['cold_item,_apart'] = results['cold'][kind][rank_metrics.ALL]
   return found
 
 

@@ -2,21 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loops of launch/train_llm_rec.py: training, early stopping, scores."""
 
-from collections.abc import Mapping
-import contextlib
 import dataclasses
 import time
 from typing import Any, TYPE_CHECKING
 
-from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from antjax.ctr.llm_rec import evaluation, rank_metrics, tuning
 from antjax.ctr.llm_rec.vectors import VectorEncoder
-from antjax.input import dataset
-from antjax.train import checkpoint, progress
 from antjax.train.batches import gather_bytes
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
@@ -25,17 +20,15 @@ from launch import (
   common,
   llm_rec_held_out,
   llm_rec_memory,
-  run_identity,
 )
-from launch.early_stopping import EarlyStopping
 from launch.llm_rec_data import Sequences
 from launch.llm_rec_held_out import HeldOut
 from launch.llm_rec_model import Built
+from launch.training_run import TrainingRun
 
 if TYPE_CHECKING:
   from launch.train_llm_rec import Config
 
-BEST_MODE = 'max'  # Of recall and NDCG.
 Ranks = dict[str, np.ndarray]
 
 
@@ -91,7 +84,6 @@ class LLMRecJob:
       collectives=config.collectives,
       **shared,
     )
-    self._early = EarlyStopping(config.patience, config.best_metric, BEST_MODE)
     self._encoder: VectorEncoder | None = None
     validation = dataclasses.replace(
       config.held_out, num_examples=config.validation_examples, num_cold=0
@@ -102,17 +94,20 @@ class LLMRecJob:
     self.memory: dict[str, Any] = {}
     self.speed: dict[str, float] = {}
 
-  # Training.
-
   def fit(self) -> TrainState:
     """Trains, or goes on, in the run folder; the state is the best one."""
-    config, run_dir = self._config, self._job.run_dir
-    checkpoints = (run_dir / 'checkpoints').absolute()
-    run_identity.check(run_dir, self._built.made_of)
-    start = checkpoint.latest_step(checkpoints) or 0
-    state = self.trainer.init(self._built.params, seed=config.seed)
+    run = TrainingRun(
+      'llm_rec',
+      self._config,
+      self._job,
+      self.trainer,
+      num_steps=self.num_steps,
+      made_of=self._built.made_of,
+      best_mode='max',  # Recall and NDCG.
+    )
+    state = self.trainer.init(self._built.params, seed=self._config.seed)
     self.memory = llm_rec_memory.account(
-      config,
+      self._config,
       self.trainer,
       state,
       self._sequences,
@@ -121,79 +116,7 @@ class LLMRecJob:
     )
     if self._job.is_main:
       llm_rec_memory.print_table(self.memory)
-    if start:
-      for line in progress.read_metrics(run_dir / progress.METRICS_FILE):
-        if line['step'] < start:
-          self._early.see(line['step'] + 1, line)
-    num_steps = start if self._early.is_over else self.num_steps
-    with contextlib.ExitStack() as stack:
-      bar = stack.enter_context(
-        progress.Progress(self.num_steps, start_step=start, name='llm_rec')
-      )
-      stack.enter_context(self._job.should_stop.deferred())
-      log: progress.RunLog | None = None
-
-      def on_step(step: int, values: Mapping[str, float]) -> None:
-        nonlocal log
-        if log is None:  # The checkpoint, if any, fits: now files may change.
-          self._job.save_config()
-          if self._job.is_main:
-            run_identity.save(run_dir, self._built.made_of)
-          log = stack.enter_context(progress.RunLog(run_dir, resume_step=start))
-        bar.update(
-          step,
-          num_examples=values.get('num_examples', 0),
-          loss=values.get('loss'),
-        )
-        self._early.see(step, values)
-        log.write(step - 1, values)
-
-      try:
-        state = self.trainer.fit(
-          state,
-          self._sequences.training(),
-          num_steps,
-          checkpoint_dir=str(checkpoints),
-          checkpoint_every=config.checkpoint_every,
-          best_metric=config.best_metric if config.patience else None,
-          best_mode=BEST_MODE,
-          evaluate_fn=self.validate,
-          evaluate_every=config.evaluate_every,
-          config=dataclasses.asdict(config),
-          merge_input_states=dataset.merge_states,
-          count_examples=lambda batch: int(np.sum(batch['weight'])),
-          on_step=on_step,
-          should_stop=self._should_stop,
-          elastic=self._job.agent,
-        )
-      except KeyboardInterrupt:
-        if self._job.should_stop() or not self._early.is_over:
-          raise
-    return self._best(state, checkpoints) if config.patience else state
-
-  def _should_stop(self) -> bool:
-    return self._job.should_stop() or self._early.is_over
-
-  def _best(self, state: TrainState, checkpoints: Any) -> TrainState:
-    """The state of the best validation, from its checkpoint."""
-    step = self._early.best_step
-    if step is None:  # Stopped before the first validation.
-      return state
-    del state  # Its memory is the restored one's.
-    with checkpoint.Checkpointer(
-      str(checkpoints),
-      self.trainer.layout,
-      self.trainer.optimizer,
-      None,
-      best_metric=self._config.best_metric,
-      best_mode=BEST_MODE,
-    ) as saver:
-      logging.info(
-        'Early stopping: the best %s is that of step %s.',
-        self._config.best_metric,
-        step,
-      )
-      return saver.restore(step)[0]
+    return run.fit(state, self._sequences.training(), self.validate)
 
   # Scores.
 

@@ -26,6 +26,9 @@ class TextEncoder:
   """Texts -> the mean of the model's last layer over their tokens.
 
   That is how sentence encoders such as MiniLM were trained to be read.
+
+  Attributes:
+    made_of: What decides the vectors, as JSON.
   """
 
   def __init__(self, model: str, max_tokens: int):
@@ -41,7 +44,7 @@ class TextEncoder:
     )
     inner = pretrained_tokenizer.load_tokenizer(model)
     self._tokenizer = token_cache.Tokenizer(inner, max_tokens)
-    self._made_of = [
+    self.made_of = [
       fingerprint.of_model(model),
       fingerprint.of_tokenizer(model),
       max_tokens,
@@ -84,7 +87,7 @@ class TextEncoder:
       folder: Existing folder; process 0 writes the file.
       title: Of a progress bar.
     """
-    made_of = json.dumps([*self._made_of, list(texts)]).encode()
+    made_of = json.dumps([*self.made_of, list(texts)]).encode()
     digest = hashlib.sha256(made_of).hexdigest()
     path = folder / f'vectors-{digest[:16]}.npy'
     if path.exists():

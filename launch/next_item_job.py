@@ -7,7 +7,6 @@ import dataclasses
 import functools
 from typing import Annotated, Any
 
-from absl import logging
 import grain
 import jax
 import jax.numpy as jnp
@@ -18,14 +17,16 @@ import optax
 from antjax.ctr.llm_rec.next_item import NextItemModel, TrainedNextItem
 from antjax.input import sequence_events
 from antjax.input.sequence_events import SequenceEvents
-from antjax.train import progress
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
 from launch import common
+from launch.training_run import TrainingRun
 
 # Marks a record with its number; see `LeasedDataset`.
 _KEY = 'record_key'
 _SHARD = 256  # Runs of events in a DataShard.
+# NDCG@10 among drawn items.
+BEST_METRIC = 'validation_ndcg@10'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,11 +44,15 @@ class NextItemConfig:
   ] = 2e-2
   evaluate_every: Annotated[int, 'Steps between validations.'] = 500
   patience: Annotated[
-    int, 'Stop after so many validations without a better one; 0: never.'
+    int,
+    'Stop after so many validations without a better one, and take the best; 0:'
+    ' train all steps and take the last.',
   ] = 3
+  checkpoint_every: Annotated[int, 'Steps between checkpoints.'] = 1000
 
   def __post_init__(self) -> None:
-    for name in ('num_steps', 'batch_size', 'num_negatives', 'evaluate_every'):
+    positive = 'num_steps batch_size num_negatives evaluate_every'
+    for name in (*positive.split(), 'checkpoint_every'):
       if getattr(self, name) < 1:
         raise ValueError(
           f'training.{name}={getattr(self, name)}: must be at least 1.'
@@ -60,6 +65,11 @@ class NextItemConfig:
         ' negative.'
       )
 
+  @property
+  def best_metric(self) -> str:
+    """What better means."""
+    return BEST_METRIC
+
 
 class NextItemJob:
   """One training run."""
@@ -71,6 +81,7 @@ class NextItemJob:
     model: NextItemModel,
     events: SequenceEvents,
     *,
+    made_of: Mapping[str, Any],
     texts: np.ndarray | None = None,
     paro: str = 'NNN',
     seed: int = 0,
@@ -82,6 +93,7 @@ class NextItemJob:
       job: The job.
       model: The model.
       events: What training sees.
+      made_of: What the data are, see `run_identity`.
       texts: Whitened text vectors [N, X], for models of texts.
       paro: PaRO code.
       seed: Of parameters, shuffles and drawn items.
@@ -92,6 +104,7 @@ class NextItemJob:
     common.check_batch_size(config.batch_size, 1)
     self._config, self._job, self._model = config, job, model
     self._events, self._seed = events, seed
+    self._made_of = dict(made_of)
     starts, stops = events.windows(model.encoder.max_length)
     if not len(starts):
       raise ValueError(
@@ -138,8 +151,12 @@ class NextItemJob:
       vectors = {name: texts[jnp.maximum(x, 0)] for name, x in ids.items()}
     return self._model.loss(params, ids, vectors, rng)
 
-  def batches(self) -> grain.IterDataset:
-    """Endless batches of this process."""
+  def batches(self, name: str) -> grain.IterDataset:
+    """Endless batches of this process.
+
+    Args:
+      name: Of the data set; each training of a job has its own.
+    """
     config = self._config
     rows = config.batch_size // jax.process_count()
     length = self._model.encoder.max_length + 1
@@ -151,10 +168,15 @@ class NextItemJob:
       sequence = sequence_events.newest(
         self._events.events, columns['start'], columns['stop'], length
       )
-      return self._model.prepare(sequence, drawn)
+      weight = np.ones(len(keys), np.float32)  # To count them by.
+      return self._model.prepare(sequence, drawn) | {'weight': weight}
 
     data = self._job.dataset(
-      self._source, shard_size=_SHARD, seed=self._seed, key_field=_KEY
+      self._source,
+      name=name,
+      shard_size=_SHARD,
+      seed=self._seed,
+      key_field=_KEY,
     )
     return data.batch(rows).map(make)
 
@@ -179,74 +201,31 @@ class NextItemJob:
   def fit(
     self, name: str, validate: Callable[[TrainedNextItem], float]
   ) -> TrainedNextItem:
-    """Trains; returns the model of the best validation.
+    """Trains, or goes on; returns the model of the best validation.
 
     Args:
-      name: Of the progress bar.
+      name: Of the run, and of its folder inside the job's.
       validate: The larger, the better; the same on all processes.
     """
-    config, best = self._config, Best(self._config.patience)
 
     def evaluate(state: TrainState) -> dict[str, float]:
-      model = self.trained(state)
-      value = validate(model)
-      logging.info('%s: validation %.4f', name, value)
-      best.see(model, value)
-      return {'validation': value}
+      return {BEST_METRIC: validate(self.trained(state))}
 
+    run_dir = self._job.run_dir / name
+    run_dir.mkdir(exist_ok=True)
+    run = TrainingRun(
+      name,
+      self._config,
+      dataclasses.replace(self._job, run_dir=run_dir),
+      self.trainer,
+      num_steps=self._config.num_steps,
+      made_of=self._made_of,
+      best_mode='max',
+      tables=self._tables,
+    )
     params = self._model.init_params(jax.random.key(self._seed))
     state = self.trainer.init(params, seed=self._seed)
-    with (
-      progress.Progress(config.num_steps, name=name) as bar,
-      self._job.should_stop.deferred(),
-    ):
-
-      def on_step(step: int, values: Mapping[str, float]) -> None:
-        bar.update(
-          step,
-          num_examples=values.get('num_examples', 0),
-          loss=values.get('loss'),
-        )
-
-      try:
-        self.trainer.fit(
-          state,
-          self.batches(),
-          config.num_steps,
-          evaluate_fn=evaluate,
-          evaluate_every=config.evaluate_every,
-          on_step=on_step,
-          should_stop=lambda: self._job.should_stop() or best.is_over,
-        )
-      except KeyboardInterrupt:
-        if self._job.should_stop() or not best.is_over:
-          raise
-    assert best.model is not None
-    return best.model
-
-
-class Best:
-  """The model of the best validation so far.
-
-  Attributes:
-    model: It, or None.
-    is_over: Whether so many validations were no better that it is time to stop.
-  """
-
-  def __init__(self, patience: int):
-    """Takes the validations to wait; 0: never ends."""
-    self.model: TrainedNextItem | None = None
-    self._patience, self._value, self._num_worse = patience, -np.inf, 0
-
-  @property
-  def is_over(self) -> bool:
-    return 0 < self._patience <= self._num_worse
-
-  def see(self, model: TrainedNextItem, value: float) -> None:
-    """Takes a validation; the larger, the better."""
-    self._num_worse += 1
-    if self.model is None or value > self._value:
-      self.model, self._value, self._num_worse = model, value, 0
+    return self.trained(run.fit(state, self.batches(name), evaluate))
 
 
 def model_of(

@@ -59,7 +59,7 @@ class _Phase:
   outside: tuple[int, ...]
 
 
-def schedule(num_lanes: int, num_rounds: int, tokens: int = 1) -> list[_Phase]:
+def schedule(num_lanes: int, num_rounds: int) -> list[_Phase]:
   """Who hands what to whom, for `num_rounds` chunks of each lane."""
   m = num_lanes
   classes: list[tuple[int, ...]]
@@ -128,6 +128,8 @@ def all_reduce(
       f'staggered.all_reduce: groups of {m} and {x.size} elements; needed are '
       'groups of at least 2 and fewer than 2**31 elements. Use ho_ring.'
     )
+  if not x.size:
+    return x
   if num_rounds is None:
     num_bytes = x.size * x.dtype.itemsize
     num_rounds = min(max(num_bytes // (m * _CHUNK_BYTES), 4), 64)

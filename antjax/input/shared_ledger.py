@@ -20,8 +20,7 @@ from typing import Literal
 
 from antjax.input import ledger_state
 from antjax.input.data_shard import DataShard
-from antjax.input.ledger_spec import LedgerSpec as LedgerSpec
-from antjax.input.ledger_spec import read_runs, Run
+from antjax.input.ledger_spec import LedgerSpec, read_runs, Run
 from antjax.input.shared_epoch import (
   CONSUMED,
   DONE,

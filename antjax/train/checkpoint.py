@@ -232,11 +232,11 @@ class Checkpointer:
     step = self.newest() if step is None else step
     if step is None:
       raise ValueError(f'Checkpointer: {self.directory} has no checkpoint.')
-    meta = self._read(step, 'meta', ocp.args.JsonRestore())
+    meta = self.read_item(step, 'meta', ocp.args.JsonRestore())
     where = f'step {step} of {self.directory}'
     self._canonical.check_model(meta['model'], where)
     abstract, restore_args = self._canonical.target()
-    canonical = self._read(
+    canonical = self.read_item(
       step,
       'state',
       ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args),
@@ -252,12 +252,16 @@ class Checkpointer:
 
   def restore_keys(self, step: int) -> dict[str, np.ndarray]:
     """The vocabularies of a checkpoint; none where it was saved without."""
-    if 'keys' not in self._read(step, 'meta', ocp.args.JsonRestore()):
+    if 'keys' not in self.read_item(step, 'meta', ocp.args.JsonRestore()):
       return {}
-    return self._read(step, 'keys', ocp.args.PyTreeRestore())
+    return self.read_item(step, 'keys', ocp.args.PyTreeRestore())
 
-  def _read(self, step: int, item: str, args: Any) -> Any:
-    """Reads a part of a step; says what to do where it cannot be read."""
+  def read_item(self, step: int, item: str, args: Any) -> Any:
+    """Reads 'state', 'meta' or 'keys' of a step, as Orbax's `args` say.
+
+    Raises:
+      ValueError: It cannot be read; with what to do about it.
+    """
     try:
       return self._manager.restore(
         step, args=ocp.args.Composite(**{item: args})

@@ -16,6 +16,8 @@ from antjax.train.state import Layout
 _SMALL = 8192
 # TPU pads what it scatters between slices to whole tiles.
 _PADDING = 1.4
+# Of a reduce-scatter whose pieces are no whole tiles: what TPU hands on then.
+_EDGES = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,8 +118,9 @@ def _pair_scatters(lines: list[Line]) -> list[Line]:
   """Accepts an all-reduce inside a group in place of a reduce-scatter.
 
   On slices whose chips form a plane libtpu prefers for some shapes an
-  all-reduce, of which each chip keeps its piece. Place, level and what crosses
-  groups stay as planned.
+  all-reduce, of which each chip keeps its piece; where pieces are no whole
+  tiles, neighbours in the group hand on their edges. Place, level and what
+  crosses groups stay as planned.
   """
   result = list(lines)
   for in_loop in (True, False):
@@ -136,6 +139,12 @@ def _pair_scatters(lines: list[Line]) -> list[Line]:
       note = 'the compiler takes an all-reduce and keeps a piece'
       for i in (scatter, reduce):
         result[i] = dataclasses.replace(result[i], is_equal=True, note=note)
+      edges = at.get(census.PERMUTE)
+      if edges is not None and result[edges].found <= _EDGES * want:
+        note = 'edges of pieces that are no whole tiles'
+        result[edges] = dataclasses.replace(
+          result[edges], is_equal=True, note=note
+        )
   return result
 
 

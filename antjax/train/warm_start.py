@@ -44,7 +44,7 @@ def warm_start(
 
   Raises:
     ValueError: No checkpoint, parameters of other names or shapes, or a table
-      that is absent there, or narrower, or too short.
+      that is absent there, or narrower, or too short; or it is damaged.
   """
   directory = os.fspath(directory)
   step = latest_step(directory) if step is None else step
@@ -56,10 +56,7 @@ def warm_start(
   with Checkpointer(
     directory, trainer.layout, trainer.optimizer, trainer.tables
   ) as reader:
-    manager = reader._manager
-    meta = manager.restore(
-      step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
-    )['meta']
+    meta = reader.read_item(step, 'meta', ocp.args.JsonRestore())
     saved = {n: x[0] for n, x in meta['model']['params'].items()}
     layout = trainer.layout
     canonical = Canonical(layout, trainer.optimizer, trainer.tables)
@@ -74,20 +71,19 @@ def warm_start(
           ' same model.'
         )
     target, restore_args = canonical.target()
-    restored = manager.restore(
+    restored = reader.read_item(
       step,
-      args=ocp.args.Composite(
-        state=ocp.args.PyTreeRestore(
-          item={'params': target['params']},
-          restore_args={'params': restore_args['params']},
-          partial_restore=True,
-        )
+      'state',
+      ocp.args.PyTreeRestore(
+        item={'params': target['params']},
+        restore_args={'params': restore_args['params']},
+        partial_restore=True,
       ),
-    )['state']
+    )
     parts = canonical.of(state) | {'params': restored['params']}
     for name, source in (sources or {}).items():
       table = parts['tables'][name]
-      saved_rows = _read_table(manager, step, meta, name)
+      saved_rows = _read_table(reader, step, meta, name)
       table['table'] = _replace_rows(name, table['table'], saved_rows, source)
     # The old copies are let go first; the rest of `parts` stays.
     del state
@@ -97,24 +93,23 @@ def warm_start(
 
 
 def _read_table(
-  manager: ocp.CheckpointManager, step: int, meta: Any, name: str
+  reader: Checkpointer, step: int, meta: Any, name: str
 ) -> np.ndarray:
   """A saved table [V, D] in the memory of this process."""
   shape = meta['model']['tables'].get(f'{name}.table', [None])[0]
   if shape is None:
     raise ValueError(f'warm_start: step {step} has no table {name}.')
-  restored = manager.restore(
+  restored = reader.read_item(
     step,
-    args=ocp.args.Composite(
-      state=ocp.args.PyTreeRestore(
-        item={'tables': {name: {'table': 0}}},
-        restore_args={
-          'tables': {name: {'table': ocp.RestoreArgs(restore_type=np.ndarray)}}
-        },
-        partial_restore=True,
-      )
+    'state',
+    ocp.args.PyTreeRestore(
+      item={'tables': {name: {'table': 0}}},
+      restore_args={
+        'tables': {name: {'table': ocp.RestoreArgs(restore_type=np.ndarray)}}
+      },
+      partial_restore=True,
     ),
-  )['state']
+  )
   return restored['tables'][name]['table'][: shape[0]]
 
 

@@ -57,6 +57,10 @@ def check(n, m, dtype, num_rounds, size=97):
     np.testing.assert_array_equal(row, x.sum(0))
 
 
+def test_nothing_is_summed_to_nothing():
+  check(2, 4, 'float32', None, size=0)
+
+
 def test_it_equals_the_sum():
   check(2, 4, jnp.float32, 2)
 

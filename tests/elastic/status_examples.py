@@ -13,7 +13,7 @@ from antjax.elastic.rendezvous_room import Agent
 from antjax.elastic.view import ClusterView, WorkerView
 from antjax.elastic.windows import Slice
 from antjax.input.data_shard import DataShard
-from antjax.input.shared_ledger import LedgerSpec
+from antjax.input.ledger_spec import LedgerSpec
 
 NOW = 1_800_000_000.0
 

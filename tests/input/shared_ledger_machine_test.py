@@ -14,7 +14,8 @@ from hypothesis import stateful
 from hypothesis import strategies as st
 
 from antjax.input import data_shard, index_set, ledger_state
-from antjax.input.shared_ledger import LedgerSpec, SharedLedger
+from antjax.input.ledger_spec import LedgerSpec
+from antjax.input.shared_ledger import SharedLedger
 
 _SETTINGS = hypothesis.settings(max_examples=60, stateful_step_count=40)
 _WORKERS = ('a', 'b', 'c')

@@ -4,6 +4,7 @@
 
 import json
 import logging
+import types
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,13 @@ import pytest
 
 from antjax.input import output_folder
 from antjax.train.checkpoint import Checkpointer
-from launch import gmeta_vocabulary, run_identity
+from launch import (
+  export_gmeta,
+  gmeta_tasks,
+  gmeta_vocabulary,
+  run_identity,
+  train_gmeta,
+)
 from tests.serving import serving_case
 
 GENDERS = ['F', 'M']
@@ -104,6 +111,21 @@ def test_a_checkpoint_may_be_named(old):
   found = gmeta_vocabulary._find(str(run_dir / 'meta/checkpoints/5'), 'meta')
   assert found == (run_dir, 5)
   assert gmeta_vocabulary._find(str(run_dir), 'meta') == (run_dir, None)
+
+
+def test_data_made_anew_are_not_taken_for_those_of_the_run(tmp_path):
+  """Neither by an export nor by a run that goes on."""
+  data = write_data(tmp_path / 'data', ['a', 'b'])
+  description = output_folder.load_description(data)
+  made_of = {'data set': run_identity.of_data({**description, 'config': 1})}
+  run_identity.save(tmp_path, made_of)
+  config = train_gmeta.Config(data=data, run_dir=str(tmp_path))
+  message = 'was trained with another data set than given now'
+  with pytest.raises(ValueError, match=message):
+    export_gmeta.exported(config, str(tmp_path), None)
+  job = types.SimpleNamespace(run_dir=tmp_path)
+  with pytest.raises(ValueError, match=message):
+    gmeta_tasks.Tasks(config, description, job)
 
 
 def test_what_does_not_fit_is_refused(old, tmp_path):

@@ -15,7 +15,7 @@ from antjax.input.sequence_build import SequenceConfig
 from antjax.input.sequence_data import SequenceData
 from launch import common, llm_rec_baselines, llm_rec_held_out
 from launch.llm_rec_baselines import Config
-from launch.next_item_job import Best, NextItemConfig
+from launch.next_item_job import NextItemConfig
 
 
 def write(folder, num_users=60, num_items=20):
@@ -70,6 +70,8 @@ def _folder(tmp_path_factory):
 
 class Letters:
   """Texts -> counts of characters, in place of a language model."""
+
+  made_of = 'letters'
 
   def __call__(self, texts, title=''):
     del title
@@ -151,19 +153,6 @@ def test_examples_are_drawn_by_seed_and_cold_ones_apart(folder):
   for u, row, target in zip(whole.users, history, whole.examples.targets):
     events = data.events[data.offsets[u] : data.offsets[u + 1]]
     assert [*row[row > 0], target] == events.tolist()
-
-
-def test_the_best_validation_is_kept_and_patience_ends():
-  models = [object() for _ in range(5)]
-  best = Best(patience=2)
-  for model, value in zip(models, (0.1, 0.3, 0.3, 0.2), strict=False):
-    assert not best.is_over
-    best.see(model, value)
-  assert best.is_over and best.model is models[1]
-  endless = Best(patience=0)
-  for model in models:
-    endless.see(model, 0.0)
-  assert not endless.is_over and endless.model is models[0]
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,10 @@ from antjax.train.trainer import Trainer
 SUM_ORDER_ATOL = 2e-5
 
 
-def make_trainer(code, intra, level='global', width=13, **kwargs):
-  mesh = make_mesh(intra=intra)
+def make_trainer(
+  code, intra, level='global', width=13, num_devices=8, **kwargs
+):
+  mesh = make_mesh(intra=intra, devices=jax.devices()[:num_devices])
   tables = EmbeddingTables(
     [TableSpec('item', 53, 4, level, Adam(0.01), init_scale=1.0)],
     {'item': 'item'},
@@ -234,11 +236,18 @@ def test_should_stop_saves_and_raises_and_resumes(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ('code', 'intra', 'level'),
-  [('GGG', 2, 'intra'), ('NNN', 1, 'none'), ('IIG', 8, 'global')],
+  ('code', 'intra', 'level', 'num_devices'),
+  [
+    ('GGG', 2, 'intra', 8),
+    ('NNN', 1, 'none', 8),
+    ('IIG', 8, 'global', 8),
+    ('IIG', 2, 'global', 6),
+    ('NNN', 3, 'intra', 6),
+    ('NNN', 1, 'global', 1),
+  ],
 )
 def test_tables_restore_on_another_mesh_and_level_bit_for_bit(
-  tmp_path, code, intra, level
+  tmp_path, code, intra, level, num_devices
 ):
   """Rows and their slots, in the order of ids."""
 
@@ -247,12 +256,12 @@ def test_tables_restore_on_another_mesh_and_level_bit_for_bit(
     return jax.tree.map(lambda x: np.array(x)[:53], whole)
 
   first, state = train(tmp_path, 'IIG', 4, 3, {}, level='global')
-  other, _ = make_trainer(code, intra, level)
+  other, new = make_trainer(code, intra, level, num_devices=num_devices)
   with Checkpointer(
     str(tmp_path), other.layout, other.optimizer, other.tables
   ) as saver:
     restored, _ = saver.restore(3)
   want = canonical(first, state)
   jax.tree.map(np.testing.assert_array_equal, canonical(other, restored), want)
-  untrained = canonical(*make_trainer(code, intra, level))
+  untrained = canonical(other, new)
   assert np.any(untrained['item']['table'] != want['item']['table'])

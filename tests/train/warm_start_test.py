@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run that starts from another one's tables, whose rows have moved."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,6 +87,15 @@ def test_tables_that_do_not_fit_are_refused(saved):
   trainer, state = make(30, 'none', 2, dim=5)
   with pytest.raises(ValueError, match='needed is width 5'):
     warm_start(trainer, state, saved[1], sources={'item': np.arange(30) % 5})
+
+
+def test_a_damaged_checkpoint_is_named(saved, tmp_path):
+  folder = tmp_path / 'checkpoints'
+  shutil.copytree(saved[1], folder)
+  (folder / '1' / 'meta' / 'metadata').write_text('{"model"')
+  trainer, state = make(30, 'none', 2)
+  with pytest.raises(ValueError, match=f'step 1 of {folder} cannot be read'):
+    warm_start(trainer, state, folder)
 
 
 if __name__ == '__main__':

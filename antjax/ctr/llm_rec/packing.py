@@ -20,8 +20,8 @@ import numpy as np
 # Shape suffixes: M = texts.
 
 # Rows are so wide, or as wide as the longest text. A token is scored against
-# its row: in the narrowest, scores are fewer numbers than an MLP has. Each width
-# is an attention of its own to compile.
+# its row: in the narrowest, scores are fewer numbers than an MLP has. Each
+# width is an attention of its own to compile.
 WIDTHS = (64, 128, 256)
 _STEP = 8  # Of rows where no text is as long as the narrowest.
 
