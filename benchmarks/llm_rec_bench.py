@@ -30,7 +30,6 @@ import importlib.util
 import json
 import os
 import pathlib
-import statistics
 import sys
 import tempfile
 import time
@@ -38,12 +37,10 @@ from typing import Any
 
 from absl import app, flags
 
+from benchmarks import llm_rec_figures, worker_process
 from benchmarks import llm_rec_problem as problem_lib
-from benchmarks import worker_process
 
-_OURS = ('own', 'shared')
-# Peer -> antjax's form of the same negatives.
-_PEERS = {'published': 'own', 'deduplicated': 'own', 'shared': 'shared'}
+_PEERS, _OURS = llm_rec_figures.PEERS, llm_rec_figures.OURS
 _WORKERS = (
   *(f'antjax_{form}' for form in _OURS),
   *(f'peer_{form}' for form in _PEERS),
@@ -60,7 +57,7 @@ _WORKER = flags.DEFINE_enum(
   'worker', None, _WORKERS, 'Internal: the form to be.'
 )
 
-_NUM_USERS, _NUM_ITEMS = 96, 512  # Of a call that measures evaluation.
+_NUM_USERS, _NUM_ITEMS = llm_rec_figures.NUM_USERS, llm_rec_figures.NUM_ITEMS
 _PAUSE_S = 0.05  # Longer than an idle OpenMP thread spins before it sleeps.
 # Freed memory stays in the process, and in large pages; see bahe_bench.
 _ENV = {
@@ -72,8 +69,6 @@ _ENVS = {
   'antjax': _ENV | {'JAX_PLATFORMS': 'cpu'},
   'peer': _ENV | {'OMP_PROC_BIND': 'true'},
 }
-# float32 sums through a deep model, in another order.
-_LOSS_RTOL = 1e-4
 
 
 def _write_model(model: str, folder: pathlib.Path) -> None:
@@ -186,65 +181,6 @@ def _run(
   return found
 
 
-def lines_of(
-  case: problem_lib.Case, found: dict[str, dict[str, Any]]
-) -> list[dict[str, Any]]:
-  """A line a peer; where there are no peers, one for each of antjax's forms.
-
-  Args:
-    case: The case.
-    found: Worker -> what it measured; workers may be missing.
-  """
-  pairs: list[tuple[str | None, str]] = [
-    (peer, own)
-    for peer, own in _PEERS.items()
-    if f'peer_{peer}' in found and f'antjax_{own}' in found
-  ]
-  if not pairs:
-    pairs = [(None, form) for form in _OURS if f'antjax_{form}' in found]
-  lines = []
-  for peer, form in pairs:
-    ours = found[f'antjax_{form}']
-    line = {
-      'model': case.model,
-      'dtype': case.dtype,
-      'batch': problem_lib.BATCH,
-      'negatives': form,
-      'peer': peer,
-      **_speeds(ours, ''),
-      'num_steps': len(ours['step']),
-      **ours['facts'],
-    }
-    if peer is not None:
-      theirs = found[f'peer_{peer}']
-      line |= _speeds(theirs, 'peer_')
-      for ratio, name in (
-        ('ratio', 'examples_per_s'),
-        ('eval_ratio', 'eval_users_per_s'),
-        ('items_ratio', 'items_per_s'),
-      ):
-        line[ratio] = float(f'{line[name] / line[f"peer_{name}"]:.3g}')
-      difference = abs(ours['loss'] - theirs['loss'])
-      if case.dtype == 'float32' and difference > _LOSS_RTOL * theirs['loss']:
-        line['error'] = (
-          f'antjax and {peer} disagree: losses {ours["loss"]},'
-          f' {theirs["loss"]}.'
-        )
-    lines.append(line)
-  return lines
-
-
-def _speeds(form: dict[str, Any], prefix: str) -> dict[str, float]:
-  def rate(count: int, name: str) -> float:
-    return float(f'{count / statistics.median(form[name]):.4g}')
-
-  return {
-    f'{prefix}examples_per_s': rate(problem_lib.BATCH, 'step'),
-    f'{prefix}eval_users_per_s': rate(_NUM_USERS, 'users'),
-    f'{prefix}items_per_s': rate(_NUM_ITEMS, 'items'),
-  }
-
-
 def _machine() -> dict[str, Any]:
   """What a reader needs to judge the figures."""
   return {
@@ -289,7 +225,9 @@ def main(argv: Sequence[str]) -> None:
       case = by_name[name]
       if _QUICK.value:
         case = dataclasses.replace(case, num_batches=2)
-      for line in lines_of(case, _run(case, names, pathlib.Path(folder))):
+      for line in llm_rec_figures.lines_of(
+        case, _run(case, names, pathlib.Path(folder))
+      ):
         failed |= 'error' in line
         print(json.dumps(line | facts), flush=True)
   if failed:

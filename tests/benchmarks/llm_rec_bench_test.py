@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import llm_rec_bench
+from benchmarks import llm_rec_figures
 from benchmarks import llm_rec_problem as problem_lib
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def test_problem_is_consistent():
     assert (domains[negatives] == domains[item]).all()
     assert len(set(negatives)) == 10
     assert not set(negatives) & {item, *history}
-    assert history[0] > 0 and (np.diff(history != 0) <= 0).all()
+    assert history[0] > 0 and (np.diff((history != 0).astype(int)) <= 0).all()
   assert problem['tokens'].min() > problem_lib.CLS
 
 
@@ -54,7 +54,7 @@ def test_ratios_are_of_the_same_negatives():
     'peer_deduplicated': _measured(2.0),
     'peer_shared': _measured(1.5, 1.1),
   }
-  lines = llm_rec_bench.lines_of(_CASE, found)
+  lines = llm_rec_figures.lines_of(_CASE, found)
   assert [line['peer'] for line in lines] == [
     'published',
     'deduplicated',
@@ -79,7 +79,7 @@ def _run(*flags):
 
 @pytest.mark.slow
 def test_quick_run_without_the_peers_prints_lines():
-  skipped = [f'--skip=peer_{name}' for name in llm_rec_bench._PEERS]
+  skipped = [f'--skip=peer_{name}' for name in llm_rec_figures.PEERS]
   result = _run('--quick', '--cases=minilm-float32', *skipped)
   assert result.returncode == 0, result.stderr
   lines = [json.loads(line) for line in result.stdout.splitlines()]
@@ -99,5 +99,5 @@ def test_quick_run_agrees_with_the_peers():
   result = _run('--quick', '--cases=minilm-float32')
   assert result.returncode == 0, result.stderr
   lines = [json.loads(line) for line in result.stdout.splitlines()]
-  assert [line['peer'] for line in lines] == list(llm_rec_bench._PEERS)
+  assert [line['peer'] for line in lines] == list(llm_rec_figures.PEERS)
   assert all(line['ratio'] > 0 for line in lines)

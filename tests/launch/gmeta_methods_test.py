@@ -14,6 +14,8 @@ from tests.serving import serving_case
 class Tasks:
   """Keeps what is to be trained."""
 
+  is_elastic = False
+
   def fit(self, name, recommender, stages, inner, paro):
     self.found = recommender, stages[-1].until
     return None, None

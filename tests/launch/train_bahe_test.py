@@ -208,6 +208,7 @@ def test_the_planner_chooses_the_code(folder, tmp_path, caplog):
   assert 'paro=auto: ' in caplog.text
 
 
+@pytest.mark.slow
 def test_lora_trains_adapters_and_places_only(folder, tmp_path):
   train(folder, tmp_path / 'run', tuning='lora', num_steps=2)
   found = saved_params(tmp_path / 'run', 2)

@@ -33,7 +33,15 @@ def texts_and_lanes(seed=0):
   return texts, places, lanes
 
 
-@pytest.mark.parametrize('name', ['bert', 'opt', 'llama', 'qwen2', 't5'])
+@pytest.mark.parametrize(
+  'name',
+  [
+    *('bert', 'opt'),
+    *(
+      pytest.param(x, marks=pytest.mark.slow) for x in ('llama', 'qwen2', 't5')
+    ),
+  ],
+)
 def test_a_text_has_the_outputs_that_it_has_alone(name):
   config = tiny_models.CONFIGS[name]
   params = tiny_models.params_of(config)
@@ -48,7 +56,9 @@ def test_a_text_has_the_outputs_that_it_has_alone(name):
     )
 
 
-@pytest.mark.parametrize('name', ['bert', 'llama'])
+@pytest.mark.parametrize(
+  'name', [pytest.param('bert', marks=pytest.mark.slow), 'llama']
+)
 def test_chunks_change_neither_outputs_nor_gradient(name):
   config = tiny_models.CONFIGS[name]
   params = tiny_models.params_of(config)
@@ -64,10 +74,11 @@ def test_chunks_change_neither_outputs_nor_gradient(name):
   plain = jax.value_and_grad(loss)(params, 1)
   chunked = jax.value_and_grad(loss)(params, 2)
   np.testing.assert_allclose(chunked[0], plain[0], rtol=1e-5)
-  for a, b in zip(
-    jax.tree.leaves(chunked[1]), jax.tree.leaves(plain[1]), strict=True
-  ):
-    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max())
+  leaves = jax.tree.leaves(plain[1])
+  # Some leaves have none: a bias of keys moves all scores of a query alike.
+  largest = max(np.abs(x).max() for x in leaves)
+  for a, b in zip(jax.tree.leaves(chunked[1]), leaves, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * largest)
 
 
 def test_chunks_that_do_not_divide_the_rows_are_refused():

@@ -86,6 +86,7 @@ def test_the_plain_form_gives_the_same_gradients():
     )
 
 
+@pytest.mark.slow
 def test_adapted_rows_equal_a_copy_of_the_tables_for_each_task():
   """Ids repeat within a task and are shared by support and query."""
   model, params, rows = small_tasks.make_model()

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.multiprocess
 @pytest.mark.parametrize(
   ('intra', 'code', 'level', 'adapt', 'order', 'num_steps'),
   [
-    (4, 'IIG', 'global', 'all', 2, 1),
+    pytest.param(4, 'IIG', 'global', 'all', 2, 1, marks=pytest.mark.slow),
     pytest.param(4, 'NIG', 'intra', 'mlp', 2, 3, marks=pytest.mark.slow),
     pytest.param(2, 'GGG', 'global', 'head', 1, 3, marks=pytest.mark.slow),
     pytest.param(8, 'NNN', 'global', 'all', 1, 3, marks=pytest.mark.slow),

@@ -161,6 +161,7 @@ class Batches:
     self._next = state['next']
 
 
+@pytest.mark.slow
 def test_a_stopped_job_goes_on_with_its_vocabularies(tmp_path):
   losses = {}
 

@@ -101,33 +101,6 @@ def test_pooling_ignores_what_padding_gave():
   assert encode.pool(x, mask).tolist() == [[2, 3], [0, 0]]
 
 
-def test_a_length_that_fills_no_batch_joins_the_next():
-  config = tiny_models.CONFIGS['bert']
-  encoder = Encoder(
-    config,
-    tiny_models.params_of(config),
-    num_low=0,
-    max_tokens=16,
-    tokens_per_batch=48,
-    devices=jax.devices()[:1],
-  )
-
-  def batches(lengths):
-    found = encoder._batches(np.asarray(lengths))
-    return [(ids.tolist(), rows, tokens) for ids, rows, tokens in found]
-
-  # Twelve of 4 tokens fill a batch; two more of them, padded to 8, cost less
-  # than ten empty rows.
-  assert batches([3] * 14 + [8]) == [
-    (list(range(12)), 12, 4),
-    ([12, 13, 14], 6, 8),
-  ]
-  # Eleven cost more than one empty row.
-  assert batches([8] + [3] * 11) == [(list(range(1, 12)), 12, 4), ([0], 6, 8)]
-  assert batches([0, 16, 0]) == [([1], 3, 16)]
-  assert batches([0]) == batches([]) == []
-
-
 def test_texts_that_are_too_long_are_refused():
   config = tiny_models.CONFIGS['bert']
   params = tiny_models.params_of(config)

@@ -65,6 +65,7 @@ def test_each_sequence_goes_through_the_high_layers_alone(config, pooling):
   )
 
 
+@pytest.mark.slow
 def test_what_padding_holds_changes_nothing_and_has_no_gradient():
   encoder = small_clicks.encoder(small_clicks.BERT)
   x, is_there, title = inputs()
