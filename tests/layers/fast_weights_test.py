@@ -212,7 +212,9 @@ def plan_of(model_class, **kwargs):
   )
 
 
-@pytest.mark.parametrize('adapt', ['mlp', 'all'])
+@pytest.mark.parametrize(
+  'adapt', [pytest.param('mlp', marks=pytest.mark.slow), 'all']
+)
 @pytest.mark.parametrize('order', [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize(
   'num_steps', [pytest.param(1, marks=pytest.mark.slow), 3]
@@ -357,7 +359,10 @@ def test_a_kernel_used_otherwise_adapts_plainly_and_is_named(
 
 @pytest.mark.parametrize(
   'adapt, order',
-  [pytest.param('mlp', 2, marks=pytest.mark.slow), ('all', 1)],
+  [
+    pytest.param('mlp', 2, marks=pytest.mark.slow),
+    pytest.param('all', 1, marks=pytest.mark.slow),
+  ],
 )
 def test_inner_gradients_stay_on_their_device_in_shard_map(adapt, order):
   merge_fn, params, data = problem(num_tasks=16)
