@@ -56,9 +56,8 @@ def test_a_text_has_the_outputs_that_it_has_alone(name):
     )
 
 
-@pytest.mark.parametrize(
-  'name', [pytest.param('bert', marks=pytest.mark.slow), 'llama']
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['bert', 'llama'])
 def test_chunks_change_neither_outputs_nor_gradient(name):
   config = tiny_models.CONFIGS[name]
   params = tiny_models.params_of(config)

@@ -13,10 +13,8 @@ from tests.multiprocess.run_workers import run_workers
 pytestmark = pytest.mark.multiprocess
 
 
-@pytest.mark.parametrize(
-  ('intra', 'code'),
-  [(4, 'IIG'), pytest.param(2, 'NNN', marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(('intra', 'code'), [(4, 'IIG'), (2, 'NNN')])
 def test_two_processes_equal_one_device(tmp_path, intra, code):
   file = tmp_path / 'found.npz'
   run_workers('llm_rec_worker.py', intra, code, file, hosts=2, num_devices=8)

@@ -131,9 +131,8 @@ def test_dedup_is_the_store_to_rounding(num_low):
   np.testing.assert_allclose(found.title_BD, expected.title_BD, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-  'kind', [pytest.param('full_text', marks=pytest.mark.slow), 'dedup']
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['full_text', 'dedup'])
 def test_training_moves_what_is_trained(kind):
   # Long texts take this way, in shard_map and under a layer's checkpoint.
   config = dataclasses.replace(
