@@ -270,8 +270,6 @@ def _work() -> None:
       ALGORITHMS[name],
       mesh,
       links=links if name == 'auto' else None,
-      # As a user gets them; the others, beside it, as they are.
-      **({} if name == 'auto' else {'max_message_bytes': 0}),
       payload_dtype=None if name == 'xla' else _PAYLOAD.value,
     )
     for name in _ALGORITHMS.value

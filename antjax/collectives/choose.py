@@ -27,8 +27,6 @@ from antjax.mesh.mesh import GLOBAL_AXES, INTER, INTRA
 _MIN_STAGGERED_LANES = 4
 _MIN_STAGGERED_BYTES = 8 << 20
 _CPU_BUCKET_BYTES = 4 << 20
-# What is sent twice leaves a CPU's cache in between if it is larger.
-_CPU_MESSAGE_BYTES = 16 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +41,12 @@ class Collectives:
       such as 'bfloat16'; sums are formed in at least fp32. None: no rounding.
     bucket_bytes: Leaves of a tree travel in messages of at most so many bytes,
       counted over the whole mesh; 0: each leaf by itself.
-    max_message_bytes: An array to reduce that is larger is cut into messages of
-      so many bytes, which go one after the other; 0: never. XLA's own are not.
   """
 
   algorithm: str = 'xla'
   links: cost_model.Links | None = None
   payload_dtype: Any = None
   bucket_bytes: int = 0
-  max_message_bytes: int = 0
 
   def __post_init__(self) -> None:
     known = (*cost_model.ALGORITHMS, 'auto')
@@ -79,11 +74,10 @@ class Collectives:
           "collectives send what they are given; use algorithm='hierarchical', "
           "'ho_ring', 'ring' or 'auto'."
         )
-    for name in ('bucket_bytes', 'max_message_bytes'):
-      if getattr(self, name) < 0:
-        raise ValueError(
-          f'Collectives({name}={getattr(self, name)}) must be at least 0.'
-        )
+    if self.bucket_bytes < 0:
+      raise ValueError(
+        f'Collectives(bucket_bytes={self.bucket_bytes}) must be at least 0.'
+      )
 
   @property
   def is_typed(self) -> bool:
@@ -101,18 +95,12 @@ class Collectives:
     if self.algorithm != 'auto':
       return cast(cost_model.Algorithm, self.algorithm)
     assert self.links is not None
-    if op == 'all_reduce':
-      num_bytes = -(-num_bytes // self._num_messages(num_bytes))
     fastest = cost_model.fastest(
       op, num_bytes, self.links, num_groups, group_size
     )
     if fastest == 'xla' and self.payload_dtype is not None:
       return 'hierarchical'
     return fastest
-
-  def _num_messages(self, num_bytes: int) -> int:
-    """That an array to reduce travels in."""
-    return max(1, -(-num_bytes // (self.max_message_bytes or num_bytes or 1)))
 
   def all_gather(self, x: jax.Array, dim: int = 0) -> jax.Array:
     """Gathers the pieces of all devices along `dim`, as `GLOBAL_AXES` has it.
@@ -166,12 +154,6 @@ class Collectives:
     picked = self.pick('all_reduce', _bytes(x), n, m)
     if picked == 'xla':
       return lax.psum(blocks.addend(x), (INTER, INTRA))
-    # No message is less than an element.
-    if (num := min(self._num_messages(_bytes(x)), x.size)) > 1:
-      size = -(-x.size // num)
-      pieces = jnp.split(x.reshape(-1), [*range(size, x.size, size)])
-      whole = jnp.concatenate([self.all_reduce(piece) for piece in pieces])
-      return whole.reshape(x.shape)
     options: dict[str, Any] = {'payload_dtype': self.payload_dtype}
     if picked == 'ho_ring':
 
@@ -210,11 +192,7 @@ def for_mesh(
     **options: Other fields of `Collectives`.
   """
   if mesh.devices.flat[0].platform == 'cpu':
-    options = {
-      'bucket_bytes': _CPU_BUCKET_BYTES,
-      'max_message_bytes': _CPU_MESSAGE_BYTES,
-      **options,
-    }
+    options = {'bucket_bytes': _CPU_BUCKET_BYTES, **options}
   return Collectives(algorithm, **options)
 
 

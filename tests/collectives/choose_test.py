@@ -43,7 +43,6 @@ def test_only_collectives_of_xla_keep_types():
     ({'payload_dtype': 'bfloat16'}, "'xla'.*use algorithm='hierarchical'"),
     ({'algorithm': 'ring', 'payload_dtype': 'int8'}, 'floating-point'),
     ({'bucket_bytes': -1}, 'bucket_bytes=-1'),
-    ({'max_message_bytes': -1}, 'max_message_bytes=-1'),
   ],
 )
 def test_wrong_settings_are_refused(fields, message):
@@ -106,23 +105,6 @@ def test_one_device_has_no_links():
 def test_leaves_share_messages_on_cpu():
   how = for_mesh('ho_ring', make_mesh(intra=4))
   assert how.algorithm == 'ho_ring' and how.bucket_bytes > 0
-
-
-def test_a_large_array_is_reduced_in_messages():
-  how = Collectives('auto', LINKS, max_message_bytes=96)
-  x = algorithms_check.small_integers((8, 5, 15), 0).astype(np.float32)
-  mapped = algorithms_check.in_shard_map(how.all_reduce, 2, 4, x)
-  for row in np.asarray(mapped):
-    np.testing.assert_array_equal(row, x.sum(0))
-  big = how.pick('all_reduce', 1 << 26, 4, 4)
-  assert big == how.pick('all_reduce', 96, 4, 4) == 'hierarchical'
-  assert how.pick('reduce_scatter', 1 << 26, 4, 4) != 'hierarchical'
-
-
-def test_a_message_has_at_least_an_element():
-  how = Collectives('ring', max_message_bytes=3)
-  x = np.arange(4, dtype=np.float32).reshape(4, 1) + np.ones((1, 3), np.float32)
-  np.testing.assert_array_equal(run(how.all_reduce, x), np.full((4, 3), 10.0))
 
 
 def run(fn, x, n=2, m=2):
