@@ -18,9 +18,6 @@ the data: MovieLens is for research use and may not be redistributed.
 
 import dataclasses
 import functools
-import json
-import pathlib
-import sys
 import tempfile
 from typing import Annotated, Any, Literal
 
@@ -34,16 +31,12 @@ from antjax.input import (
   behavior_schema,
   behavior_table,
   behavior_text,
-  engine,
-  output_folder,
-  table_files,
-  table_raw,
 )
-from launch import script
+from launch import bulk_work, script
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(bulk_work.BulkConfig):
   """What to prepare, and how."""
 
   dataset: Annotated[
@@ -72,31 +65,9 @@ class Config:
     Literal['arrow', 'parquet'],
     'Format of the record files; arrow is read without copies.',
   ] = 'arrow'
-  max_rejected_share: Annotated[
-    float,
-    'Largest share of malformed lines in a file to go on with; they are listed'
-    ' in rejected.csv.',
-  ] = 0.001
-  overwrite: Annotated[bool, 'Replace data made with other settings.'] = False
-  engine: Annotated[
-    Literal['duckdb', 'spark'], 'What sorts, joins and calls the text work.'
-  ] = 'duckdb'
-  memory_limit: Annotated[
-    str,
-    'Memory of the engine, such as 4GB; what exceeds it goes to disk, beside'
-    ' the folder to make. Empty: its own choice.',
-  ] = ''
-  threads: Annotated[int, 'Threads; 0: one a core.'] = 0
-  spark_master: Annotated[str, 'For spark: a cluster. Empty: this machine.'] = (
-    ''
-  )
 
   def __post_init__(self) -> None:
-    if self.threads < 0 or not 0 <= self.max_rejected_share <= 1:
-      raise ValueError(
-        f'threads={self.threads} must not be negative and max_rejected_share='
-        f'{self.max_rejected_share} must be from 0 to 1.'
-      )
+    super().__post_init__()
     is_table = self.dataset == 'sequences'
     if is_table != bool(self.schema) or is_table > bool(self.source):
       raise ValueError(
@@ -120,10 +91,10 @@ def main(config: Config) -> None:
       examples=config.examples,
     ),
     vocabulary=config.vocabulary,
-    engine=_engine(config),
+    engine=config.bulk_engine,
     file_format=config.format,
     overwrite=config.overwrite,
-    progress=_progress,
+    progress=bulk_work.show_step,
   )
   heading, *rows = behavior_data.counts_table(description)
   table = rich.table.Table(title=f'{config.dataset} in {config.out}')
@@ -132,15 +103,7 @@ def main(config: Config) -> None:
   for row in rows:
     table.add_row(*row)
   rich.print(table)
-  for name, count in description['counts'].items():
-    print(f'{name.replace("_", " "):28} {count:>15,}')
-  rejected = pathlib.Path(config.out) / output_folder.REJECTED
-  if rejected.exists():
-    print(f'What is set aside is listed in {rejected}.')
-  if 'acknowledgement' in description:
-    rich.print(f'Acknowledge: {description["acknowledgement"]}')
-  if not made:
-    print(f'{config.out} was complete already: nothing was done.')
+  bulk_work.print_counts(config.out, description, made)
 
 
 def _movielens(
@@ -150,9 +113,9 @@ def _movielens(
   read = functools.partial(
     behavior_movielens.read,
     config.source,
-    engine=_engine(config),
+    engine=config.bulk_engine,
     max_rejected_share=config.max_rejected_share,
-    progress=_progress,
+    progress=bulk_work.show_step,
   )
   with tempfile.TemporaryDirectory() as temporary:
     data = behavior_movielens.fingerprint(config.source, temporary)
@@ -176,31 +139,11 @@ def _table(config: Config) -> tuple[behavior_data.Reader, dict[str, Any]]:
     behavior_table.read,
     config.source,
     schema,
-    engine=_engine(config),
+    engine=config.bulk_engine,
     max_rejected_share=config.max_rejected_share,
-    progress=_progress,
+    progress=bulk_work.show_step,
   )
-  data = {
-    'data': table_files.fingerprint(table_raw.find_files(config.source)),
-    'schema': json.loads(json.dumps(dataclasses.asdict(schema))),
-  }
-  if schema.items is not None:
-    files = table_raw.find_files(schema.items.source)
-    data['items'] = table_files.fingerprint(files)
-  return read, data
-
-
-def _engine(config: Config) -> engine.Engine:
-  return engine.Engine(
-    name=config.engine,
-    memory_limit=config.memory_limit,
-    threads=config.threads,
-    spark_master=config.spark_master,
-  )
-
-
-def _progress(text: str) -> None:
-  print(f'... {text}', file=sys.stderr, flush=True)
+  return read, bulk_work.identity_of_log(config.source, schema)
 
 
 if __name__ == '__main__':

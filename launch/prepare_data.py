@@ -18,7 +18,6 @@ data: MovieLens is for research use and may not be redistributed.
 """
 
 import dataclasses
-import sys
 from typing import Annotated, Any, Literal
 
 import rich
@@ -33,7 +32,7 @@ from antjax.input import (
   table_schema,
   table_tasks,
 )
-from launch import script
+from launch import bulk_work, script
 
 _LAYOUTS = {
   'ali-ccp': table_layouts.ali_ccp,
@@ -43,7 +42,7 @@ _LAYOUTS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(bulk_work.BulkConfig):
   """What to prepare, and how."""
 
   dataset: Annotated[
@@ -73,35 +72,16 @@ class Config:
   ] = 'arrow'
   split: movielens.SplitConfig = movielens.SplitConfig()
   table: table_tasks.TableConfig = table_tasks.TableConfig()
-  max_rejected_share: Annotated[
-    float,
-    'Largest share of malformed lines in a file to go on with; they are listed'
-    ' in rejected.csv.',
-  ] = 0.001
   allow_other_counts: Annotated[
     bool, 'Go on where the source is not the whole MovieLens-1M.'
   ] = False
-  overwrite: Annotated[bool, 'Replace data made with other settings.'] = False
   engine: Annotated[
     Literal['duckdb', 'spark'],
     'What sorts and joins; not for MovieLens, which is small.',
   ] = 'duckdb'
-  memory_limit: Annotated[
-    str,
-    'Memory of the engine, such as 4GB; what exceeds it goes to disk, beside'
-    ' the folder to make. Empty: its own choice.',
-  ] = ''
-  threads: Annotated[int, 'Threads; 0: one a core.'] = 0
-  spark_master: Annotated[str, 'For spark: a cluster. Empty: this machine.'] = (
-    ''
-  )
 
   def __post_init__(self) -> None:
-    if self.threads < 0 or not 0 <= self.max_rejected_share <= 1:
-      raise ValueError(
-        f'threads={self.threads} must not be negative and max_rejected_share='
-        f'{self.max_rejected_share} must be from 0 to 1.'
-      )
+    super().__post_init__()
     is_movielens = self.dataset == 'movielens-1m'
     if is_movielens and (self.engine, self.memory_limit) != ('duckdb', ''):
       raise ValueError(
@@ -158,7 +138,7 @@ def _movielens(config: Config) -> tuple[dict[str, Any], bool]:
     allow_other_counts=config.allow_other_counts,
     overwrite=config.overwrite,
     threads=config.threads,
-    progress=_progress,
+    progress=bulk_work.show_step,
   )
 
 
@@ -173,21 +153,12 @@ def _table(config: Config) -> tuple[dict[str, Any], bool]:
     config.source,
     schema,
     config.table,
-    engine=table_files.Engine(
-      name=config.engine,
-      memory_limit=config.memory_limit,
-      threads=config.threads,
-      spark_master=config.spark_master,
-    ),
+    engine=config.bulk_engine,
     file_format=config.format,
     max_rejected_share=config.max_rejected_share,
     overwrite=config.overwrite,
-    progress=_progress,
+    progress=bulk_work.show_step,
   )
-
-
-def _progress(text: str) -> None:
-  print(f'... {text}', file=sys.stderr, flush=True)
 
 
 if __name__ == '__main__':

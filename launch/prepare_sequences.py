@@ -21,9 +21,6 @@ Amazon's reviews are for research use and may not be redistributed.
 
 import dataclasses
 import functools
-import json
-import pathlib
-import sys
 import tempfile
 from typing import Annotated, Any, Literal
 
@@ -32,22 +29,18 @@ import rich.table
 
 from antjax.input import (
   behavior_schema,
-  engine,
-  output_folder,
   sequence_amazon,
   sequence_build,
   sequence_files,
   sequence_food_kitchen,
   sequence_movielens,
   sequence_table,
-  table_files,
-  table_raw,
 )
-from launch import script
+from launch import bulk_work, script
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(bulk_work.BulkConfig):
   """What to prepare, and how."""
 
   layout: Annotated[
@@ -80,31 +73,9 @@ class Config:
   drop_repeats: Annotated[
     bool, 'Keep only the first of events of one item in a row.'
   ] = True
-  max_rejected_share: Annotated[
-    float,
-    'Largest share of malformed lines in a file to go on with; they are listed'
-    ' in rejected.csv.',
-  ] = 0.001
-  overwrite: Annotated[bool, 'Replace data made with other settings.'] = False
-  engine: Annotated[Literal['duckdb', 'spark'], 'What joins and sorts.'] = (
-    'duckdb'
-  )
-  memory_limit: Annotated[
-    str,
-    'Memory of the engine, such as 4GB; what exceeds it goes to disk, beside'
-    ' the folder to make. Empty: its own choice.',
-  ] = ''
-  threads: Annotated[int, 'Threads; 0: one a core.'] = 0
-  spark_master: Annotated[str, 'For spark: a cluster. Empty: this machine.'] = (
-    ''
-  )
 
   def __post_init__(self) -> None:
-    if self.threads < 0 or not 0 <= self.max_rejected_share <= 1:
-      raise ValueError(
-        f'threads={self.threads} must not be negative and max_rejected_share='
-        f'{self.max_rejected_share} must be from 0 to 1.'
-      )
+    super().__post_init__()
     if (self.layout == 'table') != bool(self.schema):
       raise ValueError(
         f'layout={self.layout} and schema={self.schema!r}: table needs a schema'
@@ -144,9 +115,9 @@ def main(config: Config) -> None:
       'max_rejected_share': config.max_rejected_share,
     },
     config.sequences,
-    engine=_engine(config),
+    engine=config.bulk_engine,
     overwrite=config.overwrite,
-    progress=_progress,
+    progress=bulk_work.show_step,
   )
   for title, (heading, *rows) in zip(
     (f'{description["name"]} in {config.out}', 'Users'),
@@ -159,15 +130,7 @@ def main(config: Config) -> None:
     for row in rows:
       table.add_row(*row)
     rich.print(table)
-  for name, count in description['counts'].items():
-    print(f'{name.replace("_", " "):28} {count:>15,}')
-  rejected = pathlib.Path(config.out) / output_folder.REJECTED
-  if rejected.exists():
-    print(f'Malformed lines are listed in {rejected}.')
-  if 'acknowledgement' in description:
-    rich.print(f'Acknowledge: {description["acknowledgement"]}')
-  if not made:
-    print(f'{config.out} was complete already: nothing was done.')
+  bulk_work.print_counts(config.out, description, made)
 
 
 # Each returns the reader, and what names the data.
@@ -178,9 +141,9 @@ def _movielens(config: Config) -> _Reader:
   read = functools.partial(
     sequence_movielens.read,
     config.source,
-    engine=_engine(config),
+    engine=config.bulk_engine,
     max_rejected_share=config.max_rejected_share,
-    progress=_progress,
+    progress=bulk_work.show_step,
   )
   with tempfile.TemporaryDirectory() as temporary:
     data = sequence_movielens.fingerprint(config.source, temporary)
@@ -192,11 +155,11 @@ def _amazon(config: Config) -> _Reader:
   read = functools.partial(
     sequence_amazon.read,
     files,
-    engine=_engine(config),
+    engine=config.bulk_engine,
     max_rejected_share=config.max_rejected_share,
-    progress=_progress,
+    progress=bulk_work.show_step,
   )
-  _progress('reading all files once, to name the data')
+  bulk_work.show_step('reading all files once, to name the data')
   return read, {
     'data': sequence_amazon.fingerprint(files),
     'domains': [one.name for one in files],
@@ -208,7 +171,7 @@ def _food_kitchen(config: Config) -> _Reader:
     sequence_food_kitchen.read,
     config.source,
     max_rejected_share=config.max_rejected_share,
-    progress=_progress,
+    progress=bulk_work.show_step,
   )
   return read, {'data': sequence_food_kitchen.fingerprint(config.source)}
 
@@ -219,18 +182,11 @@ def _table(config: Config) -> _Reader:
     sequence_table.read,
     config.source,
     schema,
-    engine=_engine(config),
+    engine=config.bulk_engine,
     max_rejected_share=config.max_rejected_share,
-    progress=_progress,
+    progress=bulk_work.show_step,
   )
-  data = {
-    'data': table_files.fingerprint(table_raw.find_files(config.source)),
-    'schema': json.loads(json.dumps(dataclasses.asdict(schema))),
-  }
-  if schema.items is not None:
-    files = table_raw.find_files(schema.items.source)
-    data['items'] = table_files.fingerprint(files)
-  return read, data
+  return read, bulk_work.identity_of_log(config.source, schema)
 
 
 _READERS = {
@@ -239,19 +195,6 @@ _READERS = {
   'food_kitchen': _food_kitchen,
   'table': _table,
 }
-
-
-def _engine(config: Config) -> engine.Engine:
-  return engine.Engine(
-    name=config.engine,
-    memory_limit=config.memory_limit,
-    threads=config.threads,
-    spark_master=config.spark_master,
-  )
-
-
-def _progress(text: str) -> None:
-  print(f'... {text}', file=sys.stderr, flush=True)
 
 
 if __name__ == '__main__':
