@@ -35,7 +35,6 @@ import contextlib
 import ctypes
 import dataclasses
 import gc
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -77,29 +76,6 @@ _FORM = flags.DEFINE_enum('form', None, _FORMS, 'Internal: the form to be.')
 # Examples that forms without long texts work off at a time.
 _SHORT_MICRO_BATCH = 16
 _NUM_ENCODED = 2048  # Behaviours, to measure how fast the low half is.
-# Longer than an idle OpenMP thread spins before it sleeps.
-_PAUSE_S = 0.05
-# Freed memory stays in the process, and in large pages.
-_ENV = {
-  'MALLOC_MMAP_THRESHOLD_': '4294967296',
-  'MALLOC_TRIM_THRESHOLD_': '4294967296',
-  'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1',
-}
-_ENVS = {
-  'antjax': _ENV | {'JAX_PLATFORMS': 'cpu'},
-  'peer': _ENV | {'OMP_PROC_BIND': 'true'},
-}
-
-
-def _write_model(model: str, folder: pathlib.Path) -> None:
-  """A language model with random weights, as a Hugging Face folder."""
-  import jax
-
-  from antjax.lm import config_json, pretrained, transformer
-
-  config = config_json.read_config(bahe_problem.fields(model, _QUICK.value))
-  params = jax.jit(lambda key: transformer.init(config, key))(jax.random.key(0))
-  pretrained.save_pretrained(folder, config, params)
 
 
 def _prepare(form: str, order: dict[str, Any]):
@@ -145,7 +121,8 @@ def _work(form: str) -> None:
   for order, send in worker_process.orders():
     reply: Any = {}
     if order['do'] == 'write_model':
-      _write_model(order['model'], pathlib.Path(order['folder']))
+      fields = bahe_problem.fields(order['model'], _QUICK.value)
+      worker_process.write_model(fields, order['folder'])
     elif order['do'] == 'prepare':
       work, reply = _prepare(form, order)
       # Compilation and warm-up are not part of the peak: what they freed goes
@@ -178,7 +155,7 @@ def _worker(form: str) -> worker_process.WorkerProcess:
       f'--high_remat={_HIGH_REMAT.value}',
       f'--threads={_THREADS.value}',
     ],
-    _ENVS['peer' if form == 'peer' else 'antjax'],
+    worker_process.ENVS['peer' if form == 'peer' else 'antjax'],
   )
 
 
@@ -215,7 +192,7 @@ def _run(case: bahe_problem.Case, folder: pathlib.Path) -> dict[str, Any]:
       )
     for _ in range(1 if _QUICK.value else _BLOCKS.value):
       for form, worker in workers.items():
-        time.sleep(_PAUSE_S)
+        time.sleep(worker_process.PAUSE_S)
         block_s = 0.0 if _QUICK.value else _BLOCK_S.value
         for name, seconds in worker.order('time', block_s=block_s).items():
           found[form][name] += seconds
@@ -231,11 +208,7 @@ def _machine() -> dict[str, Any]:
     'torch_threads': _THREADS.value,
     'remat': _REMAT.value,
     'high_remat': _HIGH_REMAT.value,
-    'versions': {
-      name: importlib.metadata.version(name)
-      for name in ('jax', 'jaxlib', 'torch', 'transformers', 'numpy')
-      if importlib.util.find_spec(name)
-    },
+    'versions': worker_process.versions(),
   }
 
 

@@ -25,7 +25,6 @@ and only one works at a time. Medians of all calls are compared.
 from collections.abc import Sequence
 import contextlib
 import dataclasses
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -58,28 +57,6 @@ _WORKER = flags.DEFINE_enum(
 )
 
 _NUM_USERS, _NUM_ITEMS = llm_rec_figures.NUM_USERS, llm_rec_figures.NUM_ITEMS
-_PAUSE_S = 0.05  # Longer than an idle OpenMP thread spins before it sleeps.
-# Freed memory stays in the process, and in large pages; see bahe_bench.
-_ENV = {
-  'MALLOC_MMAP_THRESHOLD_': '4294967296',
-  'MALLOC_TRIM_THRESHOLD_': '4294967296',
-  'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1',
-}
-_ENVS = {
-  'antjax': _ENV | {'JAX_PLATFORMS': 'cpu'},
-  'peer': _ENV | {'OMP_PROC_BIND': 'true'},
-}
-
-
-def _write_model(model: str, folder: pathlib.Path) -> None:
-  """A language model with random weights, as a Hugging Face folder."""
-  import jax
-
-  from antjax.lm import config_json, pretrained, transformer
-
-  config = config_json.read_config(problem_lib.fields(model, _QUICK.value))
-  params = jax.jit(lambda key: transformer.init(config, key))(jax.random.key(0))
-  pretrained.save_pretrained(folder, config, params)
 
 
 def _prepare(worker: str, order: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -114,7 +91,8 @@ def _work(worker: str) -> None:
   for order, send in worker_process.orders():
     reply: Any = {}
     if order['do'] == 'write_model':
-      _write_model(order['model'], pathlib.Path(order['folder']))
+      fields = problem_lib.fields(order['model'], _QUICK.value)
+      worker_process.write_model(fields, order['folder'])
     elif order['do'] == 'prepare':
       work, reply = _prepare(worker, order)
     elif order['do'] == 'time':
@@ -137,7 +115,7 @@ def _worker(name: str) -> worker_process.WorkerProcess:
       f'--quick={_QUICK.value}',
       f'--threads={_THREADS.value}',
     ],
-    _ENVS[name.split('_')[0]],
+    worker_process.ENVS[name.split('_')[0]],
   )
 
 
@@ -174,7 +152,7 @@ def _run(
       )
     for _ in range(1 if _QUICK.value else _BLOCKS.value):
       for name, worker in workers.items():
-        time.sleep(_PAUSE_S)
+        time.sleep(worker_process.PAUSE_S)
         block_s = 0.0 if _QUICK.value else _BLOCK_S.value
         for key, seconds in worker.order('time', block_s=block_s).items():
           found[name][key] += seconds
@@ -186,11 +164,7 @@ def _machine() -> dict[str, Any]:
   return {
     'device': worker_process.device_name(),
     'torch_threads': _THREADS.value,
-    'versions': {
-      name: importlib.metadata.version(name)
-      for name in ('jax', 'jaxlib', 'torch', 'transformers', 'numpy')
-      if importlib.util.find_spec(name)
-    },
+    'versions': worker_process.versions(),
   }
 
 

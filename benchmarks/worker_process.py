@@ -4,12 +4,29 @@
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
 import subprocess
 import sys
 from typing import Any
+
+# Longer than an idle OpenMP thread spins before it sleeps: whoever works next
+# has the cores for itself.
+PAUSE_S = 0.05
+# Freed memory stays in the process, and in large pages.
+_ENV = {
+  'MALLOC_MMAP_THRESHOLD_': '4294967296',
+  'MALLOC_TRIM_THRESHOLD_': '4294967296',
+  'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1',
+}
+# Of workers that train language models, as their users would tune them.
+ENVS = {
+  'antjax': _ENV | {'JAX_PLATFORMS': 'cpu'},
+  'peer': _ENV | {'OMP_PROC_BIND': 'true'},
+}
 
 
 class WorkerProcess:
@@ -76,3 +93,28 @@ def device_name() -> str:
         model = line.split(':')[1].strip()
         break
   return f'cpu: {model}, {os.cpu_count()} cores'
+
+
+def versions() -> dict[str, str]:
+  """Of the packages that figures of language models depend on."""
+  return {
+    name: importlib.metadata.version(name)
+    for name in ('jax', 'jaxlib', 'torch', 'transformers', 'numpy')
+    if importlib.util.find_spec(name)
+  }
+
+
+def write_model(fields: Mapping[str, Any], folder: str | pathlib.Path) -> None:
+  """Writes a language model with random weights as a Hugging Face folder.
+
+  Args:
+    fields: Its config.json.
+    folder: To write.
+  """
+  import jax
+
+  from antjax.lm import config_json, pretrained, transformer
+
+  config = config_json.read_config(fields)
+  params = jax.jit(lambda key: transformer.init(config, key))(jax.random.key(0))
+  pretrained.save_pretrained(folder, config, params)
