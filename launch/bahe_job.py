@@ -8,13 +8,11 @@ import math
 from typing import Any, TYPE_CHECKING
 
 import jax
-import jax.numpy as jnp
 
 from antjax.ctr import evaluate
 from antjax.ctr.bahe import tuning
 from antjax.train.state import TrainState
-from antjax.train.trainer import Trainer
-from launch import auto_paro, bahe_memory, common
+from launch import bahe_memory, common, training_config
 from launch.bahe_data import Clicks
 from launch.bahe_model import Built
 from launch.training_run import TrainingRun
@@ -38,42 +36,20 @@ class BaheJob:
   ):
     self._config, self._job, self._clicks = config, job, clicks
     self._model, self._built = built.model, built
-    num_train = clicks.num_examples('train')
-    self.num_steps = config.num_steps or max(
-      1, round(config.num_epochs * num_train / config.batch_size)
-    )
-    is_trained = tuning.trainable(config.effective_tuning)
+    self.num_steps = config.steps_for(clicks.num_examples('train'))
     self._tables = built.model.tables(job.mesh)
-    dtype = jnp.dtype(config.compute_dtype)
-    optimizer = config.optimizer.build(self.num_steps, tuning.is_lm)
-    options: dict[str, Any] = {
-      'num_micro_batches': config.num_micro_batches,
-      'compute_dtype': None if dtype == jnp.float32 else dtype,
-      'trainable': is_trained,
-      'scanned': lambda name: '.layers.' in name,
-      'min_shard_size': config.min_shard_size,
-    }
-    paro = auto_paro.choose_paro(
-      config.paro,
+    self.trainer = training_config.make_trainer(
+      config,
+      job,
+      self._loss,
+      config.optimizer.build(self.num_steps, tuning.is_lm),
       built.params,
-      optimizer,
-      job.mesh,
-      links_file=config.links,
+      trainable=tuning.trainable(config.effective_tuning),
       activation_bytes=bahe_memory.activation_bytes(
         config, built.model, clicks
       ),
-      elastic_only=clicks.is_elastic,
-      **options,
-    )
-    self.trainer = Trainer(
-      self._loss,
-      optimizer,
-      mesh=job.mesh,
-      paro=paro,
-      collectives=config.collectives,
       tables=self._tables,
       constants=built.constants,
-      **options,
     )
     self.memory: dict[str, Any] = {}
 

@@ -14,12 +14,11 @@ from antjax.ctr.llm_rec import evaluation, rank_metrics, tuning
 from antjax.ctr.llm_rec.vectors import VectorEncoder
 from antjax.train.batches import gather_bytes
 from antjax.train.state import TrainState
-from antjax.train.trainer import Trainer
 from launch import (
-  auto_paro,
   common,
   llm_rec_held_out,
   llm_rec_memory,
+  training_config,
 )
 from launch.llm_rec_data import Sequences
 from launch.llm_rec_held_out import HeldOut
@@ -50,39 +49,18 @@ class LLMRecJob:
   ):
     self._config, self._job = config, job
     self._sequences, self._built = sequences, built
-    num_train = len(sequences.source)
-    self.num_steps = config.num_steps or max(
-      1, round(config.num_epochs * num_train / config.batch_size)
-    )
-    optimizer = config.optimizer.build(self.num_steps, tuning.is_lm)
-    dtype = jnp.dtype(config.compute_dtype)
-    shared: dict[str, Any] = {
-      'num_micro_batches': config.num_micro_batches,
-      'compute_dtype': None if dtype == jnp.float32 else dtype,
-      'trainable': tuning.trainable(config.tuning),
-      'scanned': lambda name: '.layers.' in name,
-      'min_shard_size': config.min_shard_size,
-    }
+    self.num_steps = config.steps_for(len(sequences.source))
     self._activation_bytes = llm_rec_memory.activation_bytes(
       config, built.model, sequences.inputs
     )
-    paro = auto_paro.choose_paro(
-      config.paro,
-      built.params,
-      optimizer,
-      job.mesh,
-      links_file=config.links,
-      activation_bytes=self._activation_bytes,
-      elastic_only=job.agent is not None,
-      **shared,
-    )
-    self.trainer = Trainer(
+    self.trainer = training_config.make_trainer(
+      config,
+      job,
       lambda params, batch, rng: built.model.loss(params, batch),
-      optimizer,
-      mesh=job.mesh,
-      paro=paro,
-      collectives=config.collectives,
-      **shared,
+      config.optimizer.build(self.num_steps, tuning.is_lm),
+      built.params,
+      trainable=tuning.trainable(config.tuning),
+      activation_bytes=self._activation_bytes,
     )
     self._encoder: VectorEncoder | None = None
     validation = dataclasses.replace(

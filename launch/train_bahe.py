@@ -22,14 +22,13 @@ from antjax.ctr import evaluate, heads
 from antjax.ctr import tuning as tuning_lib
 from antjax.ctr.bahe import model as model_lib
 from antjax.ctr.bahe import table as table_lib
-from antjax.mesh.paro import PaRO
-from launch import bahe_model, bahe_report, bahe_users, common
+from launch import bahe_model, bahe_report, bahe_users, common, training_config
 from launch.bahe_data import Clicks
 from launch.bahe_job import BaheJob
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(common.JobConfig):
+class Config(training_config.TrainingConfig):
   """Training of a click model on textual behaviour."""
 
   run_dir: Annotated[
@@ -87,10 +86,6 @@ class Config(common.JobConfig):
   token_cache: Annotated[
     str, 'Folder of token ids, for full_text and dedup; made if not there.'
   ] = ''
-  remat: Annotated[
-    Literal['none', 'layer', 'dots'],
-    "What the layers' backward pass recomputes.",
-  ] = 'none'
   table: Annotated[
     table_lib.Home,
     'Home of the vectors of behaviours: every device, split over devices, or'
@@ -110,87 +105,33 @@ class Config(common.JobConfig):
   export_users: Annotated[
     bool, 'Write the user vectors of all examples at the end.'
   ] = False
-  paro: Annotated[
-    str,
-    'PaRO code: levels of parameters, gradients, optimizer state; auto takes'
-    ' the one that the planner finds best.',
-  ] = 'IIG'
-  links: Annotated[
-    str,
-    'For --paro=auto: link speeds that launch/plan.py --measure wrote. Empty:'
-    ' measured at the start.',
-  ] = ''
-  collectives: Annotated[
-    Literal['xla', 'ring', 'hierarchical', 'ho_ring'],
-    'How arrays move over all devices at once.',
-  ] = 'xla'
-  min_shard_size: Annotated[
-    int, 'Leaves with fewer elements stay whole on every device.'
-  ] = 1024
-  num_epochs: Annotated[float, 'Passes over the training examples.'] = 1.0
-  num_steps: Annotated[int, 'Optimizer steps; 0: those of num_epochs.'] = 0
-  batch_size: Annotated[int, 'Examples of a step, all devices together.'] = 256
-  num_micro_batches: Annotated[
-    int, "Parts that a device's share of a batch is worked off in."
-  ] = 1
-  compute_dtype: Annotated[
-    Literal['float32', 'bfloat16'],
-    'Of activations and of the copy of the parameters that computes.',
-  ] = 'float32'
-  shard_size: Annotated[int, 'Examples in a DataShard.'] = 256
-  evaluate_every: Annotated[
-    int, 'Steps between validations; 0: at the end only.'
-  ] = 0
   eval_examples: Annotated[
     int,
     'Examples of validation and test that are scored, in evenly spread runs of'
     ' 64; 0: all.',
   ] = 0
-  patience: Annotated[
-    int,
-    'Stop after so many validations without a better one, and take the best;'
-    ' 0: train all steps and take the last.',
-  ] = 0
   best_metric: Annotated[str, 'What better means.'] = 'validation_auc'
-  checkpoint_every: Annotated[int, 'Steps between checkpoints.'] = 500
-  check_memory: Annotated[
-    bool, 'Compile the step before training to compare its memory.'
-  ] = True
-  seed: Annotated[int, 'Of parameters and shuffles.'] = 0
   head: heads.HeadConfig = heads.HeadConfig()
   ids: model_lib.IdConfig = model_lib.IdConfig()
   optimizer: tuning_lib.OptimizerConfig = tuning_lib.OptimizerConfig()
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    if self.paro != 'auto':
-      PaRO.from_code(self.paro)
     evaluate.best_mode(self.best_metric)
     if not self.best_metric.startswith('validation_'):
       raise ValueError(
         f'best_metric={self.best_metric}: runs log it as validation_'
         f'{self.best_metric}; give that.'
       )
-    at_least = {
-      **dict.fromkeys(('batch_size', 'num_micro_batches', 'shard_size'), 1),
-      **dict.fromkeys(('lora_rank', 'checkpoint_every', 'max_tokens'), 1),
-      **dict.fromkeys(('num_steps', 'patience', 'evaluate_every'), 0),
-      **dict.fromkeys(('num_low', 'max_distinct', 'eval_examples'), 0),
-    }
-    for name, least in at_least.items():
-      if getattr(self, name) < least:
-        raise ValueError(
-          f'{name}={getattr(self, name)}: must be at least {least}.'
-        )
+    self.check_least(
+      {
+        **dict.fromkeys(('lora_rank', 'max_tokens'), 1),
+        **dict.fromkeys(('num_low', 'max_distinct', 'eval_examples'), 0),
+      }
+    )
     if not self.max_behaviors or min(self.max_behaviors) < 1:
       raise ValueError(
         f'max_behaviors={self.max_behaviors}: must be at least 1.'
-      )
-    if not self.num_epochs > 0:
-      raise ValueError(f'num_epochs={self.num_epochs}: must be positive.')
-    if self.patience and not self.evaluate_every:
-      raise ValueError(
-        f'patience={self.patience} counts validations: set evaluate_every.'
       )
     if self.tower == 'full_text' and (
       self.fusion != 'late' or self.pooling != 'mean'

@@ -23,7 +23,6 @@ from antjax.ctr import tuning as tuning_lib
 from antjax.ctr.llm_rec import rank_metrics
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import VectorConfig
-from antjax.mesh.paro import PaRO
 from launch import (
   common,
   llm_rec_baselines,
@@ -32,6 +31,7 @@ from launch import (
   llm_rec_model,
   llm_rec_report,
   llm_rec_sweep,
+  training_config,
 )
 from launch.llm_rec_data import Sequences
 from launch.llm_rec_held_out import HeldOutConfig
@@ -39,7 +39,7 @@ from launch.llm_rec_job import LLMRecJob
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(common.JobConfig):
+class Config(training_config.TrainingConfig):
   """Training of a language model as a recommender."""
 
   run_dir: Annotated[
@@ -95,10 +95,6 @@ class Config(common.JobConfig):
     'query',
     'value',
   )
-  remat: Annotated[
-    Literal['none', 'layer', 'dots'],
-    "What the layers' backward pass recomputes.",
-  ] = 'none'
   num_chunks: Annotated[
     int,
     'Parts that the texts of a micro-batch are encoded in: memory of a part,'
@@ -107,46 +103,11 @@ class Config(common.JobConfig):
   num_shapes: Annotated[
     int, 'Shapes of packed texts, each compiled once; several processes: 1.'
   ] = 3
-  paro: Annotated[
-    str, 'PaRO code: levels of parameters, gradients, optimizer state; or auto.'
-  ] = 'IIG'
-  links: Annotated[
-    str, 'For --paro=auto: JSON of launch/plan.py --measure; empty: measured.'
-  ] = ''
-  collectives: Annotated[
-    Literal['xla', 'ring', 'hierarchical', 'ho_ring'],
-    'How arrays move over all devices at once.',
-  ] = 'xla'
-  min_shard_size: Annotated[
-    int, 'Leaves with fewer elements stay whole on every device.'
-  ] = 1024
-  num_epochs: Annotated[float, 'Passes over the training examples.'] = 1.0
-  num_steps: Annotated[int, 'Optimizer steps; 0: those of num_epochs.'] = 0
   batch_size: Annotated[int, 'Examples of a step, all devices together.'] = 96
-  num_micro_batches: Annotated[
-    int, "Parts that a device's share of a batch is worked off in."
-  ] = 1
-  compute_dtype: Annotated[
-    Literal['float32', 'bfloat16'],
-    'Of activations and of the copy of the parameters that computes.',
-  ] = 'float32'
-  shard_size: Annotated[int, 'Examples in a DataShard.'] = 256
-  evaluate_every: Annotated[
-    int, 'Steps between validations; 0: at the end only.'
-  ] = 0
   validation_examples: Annotated[
     int, 'Validation examples, drawn by seed; 0: all.'
   ] = 1000
-  patience: Annotated[
-    int,
-    'Stop after so many validations without a better one, and take the best;'
-    ' 0: train all steps and take the last.',
-  ] = 0
   best_metric: Annotated[str, 'What better means.'] = 'validation_ndcg@10'
-  checkpoint_every: Annotated[int, 'Steps between checkpoints.'] = 500
-  check_memory: Annotated[
-    bool, 'Compile the step before training to compare its memory.'
-  ] = True
   export: Annotated[bool, 'Write the folder for launch/recommend.py.'] = True
   baselines: Annotated[
     tuple[str, ...],
@@ -155,7 +116,6 @@ class Config(common.JobConfig):
   sweep: Annotated[
     bool, 'Compare settings, each in a run of its own, and train nothing else.'
   ] = False
-  seed: Annotated[int, 'Of parameters, shuffles and negatives.'] = 0
   held_out: HeldOutConfig = HeldOutConfig()
   loss: LossConfig = LossConfig()
   vector: VectorConfig = VectorConfig()
@@ -166,32 +126,19 @@ class Config(common.JobConfig):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    if self.paro != 'auto':
-      PaRO.from_code(self.paro)
     known = [f'validation_{name}' for name in rank_metrics.metric_names()]
     if self.best_metric not in known:
       raise ValueError(
         f'best_metric={self.best_metric}: use one of {", ".join(known)}.'
       )
-    at_least = {
-      **dict.fromkeys(('batch_size', 'num_micro_batches', 'shard_size'), 1),
-      **dict.fromkeys(('lora_rank', 'checkpoint_every', 'max_history'), 1),
-      **dict.fromkeys(('max_title_tokens', 'num_chunks', 'num_shapes'), 1),
-      **dict.fromkeys(('max_tokens', 'max_seen'), 1),
-      **dict.fromkeys(('num_steps', 'patience', 'evaluate_every'), 0),
-      **dict.fromkeys(('train_users', 'validation_examples'), 0),
-    }
-    for name, least in at_least.items():
-      if getattr(self, name) < least:
-        raise ValueError(
-          f'{name}={getattr(self, name)}: must be at least {least}.'
-        )
-    if not self.num_epochs > 0:
-      raise ValueError(f'num_epochs={self.num_epochs}: must be positive.')
-    if self.patience and not self.evaluate_every:
-      raise ValueError(
-        f'patience={self.patience} counts validations: set evaluate_every.'
-      )
+    self.check_least(
+      {
+        **dict.fromkeys(('lora_rank', 'max_history', 'max_title_tokens'), 1),
+        **dict.fromkeys(('num_chunks', 'num_shapes'), 1),
+        **dict.fromkeys(('max_tokens', 'max_seen'), 1),
+        **dict.fromkeys(('train_users', 'validation_examples'), 0),
+      }
+    )
     if self.only_domain and self.only_domain == self.without_domain:
       raise ValueError(
         f'only_domain and without_domain are both {self.only_domain}: nothing'
