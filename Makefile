@@ -42,13 +42,19 @@ quickstart: $(VENV)/.run-stamp
 
 test: lint test-fast
 
+# A test that hangs is named, with the stack of each thread, and ends the run of
+# its worker; the others go on.
+HANGS = --timeout-method=thread --timeout
+
 # Compiling is most of the work here: without LLVM's optimizations it takes two
 # thirds of the time. test-slow runs the code as users do.
 test-fast: $(VENV)/.dev-stamp
-	XLA_FLAGS=--xla_backend_optimization_level=0 $(VENV)/bin/python -m pytest -m 'not slow' $(PARALLEL) $(PYTEST_FLAGS)
+	XLA_FLAGS=--xla_backend_optimization_level=0 $(VENV)/bin/python \
+	  -m pytest -m 'not slow' $(HANGS)=300 $(PARALLEL) $(PYTEST_FLAGS)
 
 test-slow: lint
-	$(VENV)/bin/python -m pytest --hypothesis-profile=search $(PARALLEL) $(PYTEST_FLAGS)
+	$(VENV)/bin/python -m pytest --hypothesis-profile=search \
+	  $(HANGS)=3600 $(PARALLEL) $(PYTEST_FLAGS)
 
 lint: $(VENV)/.dev-stamp
 	$(VENV)/bin/python -m ruff check .
