@@ -1,0 +1,91 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Behavior sequence transformer: attention over history and candidate.
+
+  y = MLP([v, T(k_1 + p_1, ..., k_M + p_M, q + p_q)])
+
+with T of post-norm transformer layers whose outputs are averaged over the
+places that are there (the paper joins them all), and p_m learned by how many
+clicks ago (the paper: by how long).
+
+Source: Chen et al. 2019, https://arxiv.org/abs/1905.06874, section 2.
+"""
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from antjax.ctr.models.inputs import Inputs, NetworkConfig, Sizes
+from antjax.ctr.models.mlp_model import Deep
+
+
+class Layer(nnx.Module):
+  """LN(x + attention(x)), then LN(x + W_2 leaky_relu(W_1 x))."""
+
+  def __init__(self, dim: int, num_heads: int, *, rngs: nnx.Rngs):
+    if dim % num_heads:
+      raise ValueError(
+        f'bst: num_heads={num_heads} must divide the embedding width {dim}.'
+      )
+    self.num_heads = num_heads
+    self.project = nnx.Linear(dim, 3 * dim, rngs=rngs)
+    self.out = nnx.Linear(dim, dim, rngs=rngs)
+    self.up = nnx.Linear(dim, 4 * dim, rngs=rngs)
+    self.down = nnx.Linear(4 * dim, dim, rngs=rngs)
+    self.norms = nnx.List(nnx.LayerNorm(dim, rngs=rngs) for _ in range(2))
+
+  def __call__(self, x_BMD: jax.Array, is_there_BM: jax.Array) -> jax.Array:
+    """[B, M, D]; places that are not there are not looked at."""
+    query, key, value = (
+      y.reshape(*y.shape[:2], self.num_heads, -1)
+      for y in jnp.split(self.project(x_BMD), 3, axis=-1)
+    )
+    scores = jnp.einsum('bmhd,bnhd->bhmn', query, key)
+    scores = scores * query.shape[-1] ** -0.5
+    scores = jnp.where(is_there_BM[:, None, None, :], scores, -1e30)
+    mixed = jnp.einsum(
+      'bhmn,bnhd->bmhd', jax.nn.softmax(scores, axis=-1), value
+    )
+    x_BMD = self.norms[0](x_BMD + self.out(mixed.reshape(x_BMD.shape)))
+    hidden = self.down(jax.nn.leaky_relu(self.up(x_BMD)))
+    return self.norms[1](x_BMD + hidden)
+
+
+class BST(nnx.Module):
+  """Transformer layers over the history and an MLP."""
+
+  def __init__(self, sizes: Sizes, config: NetworkConfig, *, rngs: nnx.Rngs):
+    sizes.need_history('bst')
+    places = sizes.max_history + 1  # The candidate's is the first.
+    self.position = nnx.Param(
+      0.02 * jax.random.normal(rngs.params(), (places, sizes.dim))
+    )
+    self.layers = nnx.List(
+      Layer(sizes.dim, config.num_heads, rngs=rngs)
+      for _ in range(config.num_layers)
+    )
+    self.deep = Deep(sizes.flat_width + sizes.dim, config.widths, rngs=rngs)
+
+  def __call__(self, x: Inputs) -> jax.Array:
+    """Logits [B]."""
+    assert x.history is not None
+    keys_BMD, is_there_BM, query_BD = x.history
+    # Keys come oldest first: the newest is one click ago.
+    ago_BM = jnp.sum(is_there_BM, axis=1)[:, None] - jnp.arange(
+      is_there_BM.shape[1]
+    )
+    place = jnp.where(is_there_BM, ago_BM, 0)
+    position = self.position[...]
+    sequence = jnp.concatenate(
+      [
+        (query_BD + jnp.broadcast_to(position[0], query_BD.shape))[:, None],
+        keys_BMD + position[place],
+      ],
+      axis=1,
+    )
+    is_there = jnp.pad(is_there_BM, ((0, 0), (1, 0)), constant_values=True)
+    for layer in self.layers:
+      sequence = layer(sequence, is_there)
+    weight = is_there[..., None].astype(sequence.dtype)
+    pooled = jnp.sum(sequence * weight, axis=1) / jnp.sum(weight, axis=1)
+    return self.deep(jnp.concatenate([x.flat, pooled], axis=-1))

@@ -1,0 +1,31 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Factorization machine: y = b + sum_i w_i + sum_{i<j} <v_i, v_j>.
+
+Source: Rendle 2010, https://doi.org/10.1109/ICDM.2010.127.
+"""
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from antjax.ctr.models.inputs import Inputs, NetworkConfig, Sizes
+
+
+def pairs(fields_BFD: jax.Array) -> jax.Array:
+  """Sum of the dot products of all pairs of fields [B], in O(F D) each."""
+  sum_BD = jnp.sum(fields_BFD, axis=1)
+  squares_BD = jnp.sum(jnp.square(fields_BFD), axis=1)
+  return 0.5 * jnp.sum(jnp.square(sum_BD) - squares_BD, axis=-1)
+
+
+class FM(nnx.Module):
+  """Linear terms and pairs."""
+
+  def __init__(self, sizes: Sizes, config: NetworkConfig, *, rngs: nnx.Rngs):
+    del sizes, config, rngs
+    self.bias = nnx.Param(jnp.zeros(()))
+
+  def __call__(self, x: Inputs) -> jax.Array:
+    """Logits [B]."""
+    return x.first_order_B + pairs(x.fields_BFD) + self.bias[...]
