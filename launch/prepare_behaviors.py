@@ -127,8 +127,8 @@ def _table(config: Config) -> tuple[behavior_data.Reader, dict[str, Any]]:
   schema = behavior_schema.load(config.schema)
   if config.examples.split == 'time' and not schema.time:
     raise ValueError(
-      f'schema={config.schema} names no time: only --examples.split=last'
-      ' is possible.'
+      f'schema={config.schema} names no time: only --examples.split=last and'
+      ' random are possible.'
     )
   if config.examples.min_history and schema.histories == 'none':
     raise ValueError(

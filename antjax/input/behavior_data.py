@@ -39,7 +39,7 @@ from antjax.input import (
 )
 from antjax.input.behavior_examples import ExampleConfig, RowLayout
 
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
