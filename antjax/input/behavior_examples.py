@@ -358,6 +358,8 @@ def _thresholds(rows: ir.Table, config: ExampleConfig) -> tuple[int, int]:
       'prepare_behaviors: no row is left to be an example; the source is empty,'
       f' or min_history={config.min_history} is more than any user has.'
     )
+  if config.train_until:
+    return moment(config.train_until), moment(config.validation_until)
   times = table['time'].to_numpy()
   total = np.cumsum(table['n'].to_numpy())
   found = [
