@@ -122,11 +122,14 @@ class Network(nnx.Module):
     num_numeric: int,
     modal: Mapping[str, int],
     fusion: Way,
+    linear: int,
     *,
     rngs: nnx.Rngs,
   ):
+    """Makes the layers; `linear` is 1 for a model with linear terms, or 0."""
+    self.dim = sizes.dim
     if num_numeric:
-      self.numeric = nnx.Linear(num_numeric, sizes.dim + 1, rngs=rngs)
+      self.numeric = nnx.Linear(num_numeric, sizes.dim + linear, rngs=rngs)
     self.fusion = None
     if modal:
       self.fusion = Fusion(sizes, modal, fusion, rngs=rngs)
@@ -144,7 +147,7 @@ class Network(nnx.Module):
     """What the model reads.
 
     Args:
-      rows_BFE: A row a field of ids, E = D + 1.
+      rows_BFE: A row a field of ids; E = D, or D + 1 with linear terms.
       numeric_BK: Numbers.
       modal: Name -> vectors [B, X].
       batch: See `ScenarioModel.logits`.
@@ -155,8 +158,8 @@ class Network(nnx.Module):
       rows_BFE = jnp.concatenate([rows_BFE, row[:, None]], axis=1)
     moments = batch.get('moments')
     x = Inputs(
-      rows_BFE[..., :-1],
-      rows_BFE[..., -1].sum(axis=1),
+      rows_BFE[..., : self.dim],
+      rows_BFE[..., self.dim :].sum(axis=(1, 2)),
       batch['scenario'],
       history,
       batch['weight'],
@@ -183,8 +186,14 @@ class ScenarioModel:
     """
     self.name, self.fields, self.data = name, fields, sizes
     use = set(fields.use)
-    self._ids = [n for n in ('user', 'item', 'title') if n in use]
-    self._has_columns = 'columns' in use and bool(sizes.columns)
+    columns = [f'column_{n}' for n in sizes.columns]
+    self._num_ids = {
+      'user': sizes.num_users,
+      'item': sizes.num_items,
+      'title': sizes.num_behaviors,
+      'scenario': sizes.num_scenarios,
+      **dict(zip(columns, sizes.columns.values(), strict=True)),
+    }
     self._has_numeric = 'numeric' in use and bool(sizes.num_numeric)
     self._has_history = 'history' in use and bool(sizes.max_history)
     self._modal = {
@@ -196,15 +205,25 @@ class ScenarioModel:
           f'fields.use={fields.use}: there are no vectors of kind {kind}; name'
           f' their folder with --{kind}_vectors.'
         )
-    # The candidate's title is what a history is compared with.
-    self._looked_up = dict.fromkeys(
-      [*self._ids, 'scenario', *(['title'] * self._has_history)]
-    )
-    order = [*self._ids, 'scenario']
-    order += [f'column_{n}' for n in sizes.columns] * self._has_columns
+    chosen = [n for n in ('user', 'item', 'title') if n in use] + ['scenario']
+    chosen += columns * ('columns' in use)
+    if self._has_history and 'title' not in chosen:
+      raise ValueError(
+        f'fields.use={fields.use}: a history is compared with the title of the'
+        ' candidate; name title too, or leave history out.'
+      )
+    # Ids of one level are looked up together.
+    self._level = {n: _level(fields.level, self._num_ids[n]) for n in chosen}
+    self._groups = {
+      f'fields_{level}': tuple(n for n in chosen if self._level[n] == level)
+      for level in dict.fromkeys(self._level.values())
+    }
+    order = [n for names in self._groups.values() for n in names]
+    self._place = [list(self._num_ids).index(n) for n in order]
     order += ['history'] * self._has_history
     order += ['numeric'] * self._has_numeric
     self.field_names = tuple(order)
+    self._linear = int(name in build.LINEAR)
     self.sizes = Sizes(
       num_fields=len(order),
       dim=fields.embedding_dim,
@@ -225,6 +244,7 @@ class ScenarioModel:
         sizes.num_numeric * self._has_numeric,
         self._modal,
         fields.fusion,
+        self._linear,
         rngs=rngs,
       )
 
@@ -232,49 +252,43 @@ class ScenarioModel:
     self._graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
 
   def tables(self, mesh: jax.sharding.Mesh) -> EmbeddingTables:
-    """Tables of the ids; rows are D + 1 wide."""
-    data, fields = self.data, self.fields
-    rows = {
-      'user': data.num_users,
-      'item': data.num_items,
-      'title': data.num_behaviors,
-      'scenario': data.num_scenarios,
-    }
-    features: dict[str, str | tuple[str, ...]] = {}
-    features |= {n: n for n in self._looked_up}
-    if self._has_history:
-      features['history'] = 'title'
-    rows = {n: rows[n] for n in dict.fromkeys(map(str, features.values()))}
-    largest = dict(rows)
-    if self._has_columns:
-      columns = {f'column_{n}': size for n, size in data.columns.items()}
-      rows |= columns
-      features['columns'] = tuple(columns)
-      # Columns of one feature need one level.
-      largest |= dict.fromkeys(columns, max(columns.values()))
+    """Tables of the ids; rows of models with linear terms are D + 1 wide."""
+    fields = self.fields
     optimizer = _ROW_OPTIMIZERS[fields.optimizer](fields.learning_rate)
     specs = [
       TableSpec(
         name,
-        size,
-        fields.embedding_dim + 1,
-        level=_level(fields.level, largest[name]),
+        self._num_ids[name],
+        fields.embedding_dim + self._linear,
+        level=level,
         optimizer=optimizer,
         init_scale=fields.init_scale,
       )
-      for name, size in rows.items()
+      for name, level in self._level.items()
     ]
+    features: dict[str, str | tuple[str, ...]] = dict(self._groups)
+    if self._has_history:
+      features['history'] = 'title'
     return EmbeddingTables(specs, features, mesh=mesh)
 
   def prepare(self, batch: Mapping[str, Any]) -> dict[str, Any]:
     """What of a batch of `Clicks` this model reads."""
-    ids = batch['ids']
-    wanted = list(self._looked_up)
-    wanted += ['columns'] * self._has_columns + ['history'] * self._has_history
-    names = ['label', 'weight', 'scenario', 'index', *self._modal]
+    names = ['label', 'weight', *self._modal]
     names += ['numeric'] * self._has_numeric
     names += ['conversion'] * ('conversion' in batch)
-    return {n: batch[n] for n in names} | {'ids': {n: ids[n] for n in wanted}}
+    every = batch['ids']
+    ids, start = {}, 0
+    for group, members in self._groups.items():
+      stop = start + len(members)
+      ids[group] = every[:, self._place[start:stop]]
+      start = stop
+    if self._has_history:
+      ids['history'] = batch['history']
+    return {
+      **{n: batch[n] for n in names},
+      'scenario': every[:, 3],
+      'ids': ids,
+    }
 
   def init_params(self, key: jax.Array) -> PyTree:
     """Fresh parameters of the network."""
@@ -284,17 +298,18 @@ class ScenarioModel:
     self, params: PyTree, vectors: PyTree, batch: Mapping[str, Any]
   ) -> tuple[Network, Inputs]:
     dtype = jax.tree.leaves(params)[0].dtype
-    rows = [vectors[n][:, None] for n in (*self._ids, 'scenario')]
-    if self._has_columns:
-      rows.append(vectors['columns'])
+    rows = [vectors[group] for group in self._groups]
     history = None
     if self._has_history:
       places = batch['ids']['history']
       rows.append(pooling.pool(vectors['history'], places)[:, None])
+      title = self.field_names.index('title')
+      query = jnp.concatenate(rows[:-1], axis=1)[:, title]
+      D = self.sizes.dim
       history = History(
-        vectors['history'][..., :-1].astype(dtype),
+        vectors['history'][..., :D].astype(dtype),
         places >= 0,
-        vectors['title'][..., :-1].astype(dtype),
+        query[..., :D].astype(dtype),
       )
     network = nnx.merge(self._graphdef, params)
     return network, network.inputs(
