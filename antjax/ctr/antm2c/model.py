@@ -4,8 +4,7 @@
 
 Each feature becomes a field, a vector of one width: an id's row; the mean row
 of a history; all numbers through one linear map; a text's or an image's vector
-through a map of its own. The last element of a row is the feature's own weight
-in linear terms.
+through a map of its own. Linear terms have a weight an id, in tables of width 1.
 """
 
 from collections.abc import Mapping
@@ -34,6 +33,7 @@ PyTree = Any
 _ROW_OPTIMIZERS = {'adam': Adam, 'rowwise_adagrad': RowWiseAdagrad}
 _FIELDS = ('user', 'item', 'title', 'columns', 'numeric', 'history')
 _MODAL = ('text', 'image')
+_WEIGHT = ':weight'  # Behind the name of a table or of a feature.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,14 +122,11 @@ class Network(nnx.Module):
     num_numeric: int,
     modal: Mapping[str, int],
     fusion: Way,
-    linear: int,
     *,
     rngs: nnx.Rngs,
   ):
-    """Makes the layers; `linear` is 1 for a model with linear terms, or 0."""
-    self.dim = sizes.dim
     if num_numeric:
-      self.numeric = nnx.Linear(num_numeric, sizes.dim + linear, rngs=rngs)
+      self.numeric = nnx.Linear(num_numeric, sizes.dim, rngs=rngs)
     self.fusion = None
     if modal:
       self.fusion = Fusion(sizes, modal, fusion, rngs=rngs)
@@ -138,28 +135,30 @@ class Network(nnx.Module):
 
   def inputs(
     self,
-    rows_BFE: jax.Array,
-    numeric_BK: jax.Array | None,
-    modal: Mapping[str, jax.Array],
+    fields_BFD: jax.Array,
+    weights_BF: jax.Array | None,
     batch: Mapping[str, Any],
+    modal: Mapping[str, jax.Array],
     history: History | None,
   ) -> Inputs:
     """What the model reads.
 
     Args:
-      rows_BFE: A row a field of ids; E = D, or D + 1 with linear terms.
-      numeric_BK: Numbers.
-      modal: Name -> vectors [B, X].
+      fields_BFD: A vector a field of ids.
+      weights_BF: Their weights in linear terms, of models that have these.
       batch: See `ScenarioModel.logits`.
+      modal: Name -> vectors [B, X].
       history: See `Inputs`.
     """
-    if numeric_BK is not None:
-      row = self.numeric(numeric_BK)
-      rows_BFE = jnp.concatenate([rows_BFE, row[:, None]], axis=1)
+    if 'numeric' in batch:
+      row = self.numeric(batch['numeric'].astype(fields_BFD.dtype))
+      fields_BFD = jnp.concatenate([fields_BFD, row[:, None]], axis=1)
     moments = batch.get('moments')
     x = Inputs(
-      rows_BFE[..., : self.dim],
-      rows_BFE[..., self.dim :].sum(axis=(1, 2)),
+      fields_BFD,
+      jnp.zeros(len(fields_BFD), fields_BFD.dtype)
+      if weights_BF is None
+      else weights_BF.sum(axis=1),
       batch['scenario'],
       history,
       batch['weight'],
@@ -223,7 +222,7 @@ class ScenarioModel:
     order += ['history'] * self._has_history
     order += ['numeric'] * self._has_numeric
     self.field_names = tuple(order)
-    self._linear = int(name in build.LINEAR)
+    self._is_linear = name in build.LINEAR
     self.sizes = Sizes(
       num_fields=len(order),
       dim=fields.embedding_dim,
@@ -244,7 +243,6 @@ class ScenarioModel:
         sizes.num_numeric * self._has_numeric,
         self._modal,
         fields.fusion,
-        self._linear,
         rngs=rngs,
       )
 
@@ -252,24 +250,35 @@ class ScenarioModel:
     self._graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
 
   def tables(self, mesh: jax.sharding.Mesh) -> EmbeddingTables:
-    """Tables of the ids; rows of models with linear terms are D + 1 wide."""
+    """Tables of the ids, and for linear terms tables of their weights."""
     fields = self.fields
     optimizer = _ROW_OPTIMIZERS[fields.optimizer](fields.learning_rate)
-    specs = [
-      TableSpec(
-        name,
-        self._num_ids[name],
-        fields.embedding_dim + self._linear,
-        level=level,
-        optimizer=optimizer,
-        init_scale=fields.init_scale,
-      )
-      for name, level in self._level.items()
-    ]
+
+    def specs(suffix: str, dim: int, scale: float) -> list[TableSpec]:
+      return [
+        TableSpec(
+          name + suffix,
+          self._num_ids[name],
+          dim,
+          level=level,
+          optimizer=optimizer,
+          init_scale=scale,
+        )
+        for name, level in self._level.items()
+      ]
+
+    every = specs('', fields.embedding_dim, fields.init_scale)
     features: dict[str, str | tuple[str, ...]] = dict(self._groups)
     if self._has_history:
       features['history'] = 'title'
-    return EmbeddingTables(specs, features, mesh=mesh)
+    if self._is_linear:
+      # Apart: a row of D + 1 numbers makes each step half as long again.
+      every += specs(_WEIGHT, 1, 0.0)
+      features |= {
+        group + _WEIGHT: tuple(n + _WEIGHT for n in names)
+        for group, names in self._groups.items()
+      }
+    return EmbeddingTables(every, features, mesh=mesh)
 
   def prepare(self, batch: Mapping[str, Any]) -> dict[str, Any]:
     """What of a batch of `Clicks` this model reads."""
@@ -281,6 +290,8 @@ class ScenarioModel:
     for group, members in self._groups.items():
       stop = start + len(members)
       ids[group] = every[:, self._place[start:stop]]
+      if self._is_linear:
+        ids[group + _WEIGHT] = ids[group]
       start = stop
     if self._has_history:
       ids['history'] = batch['history']
@@ -299,24 +310,25 @@ class ScenarioModel:
   ) -> tuple[Network, Inputs]:
     dtype = jax.tree.leaves(params)[0].dtype
     rows = [vectors[group] for group in self._groups]
+    weights = [vectors[g + _WEIGHT] for g in self._groups if self._is_linear]
     history = None
     if self._has_history:
-      places = batch['ids']['history']
-      rows.append(pooling.pool(vectors['history'], places)[:, None])
       title = self.field_names.index('title')
-      query = jnp.concatenate(rows[:-1], axis=1)[:, title]
-      D = self.sizes.dim
       history = History(
-        vectors['history'][..., :D].astype(dtype),
-        places >= 0,
-        query[..., :D].astype(dtype),
+        vectors['history'].astype(dtype),
+        batch['ids']['history'] >= 0,
+        jnp.concatenate(rows, axis=1)[:, title].astype(dtype),
       )
+      mean = pooling.pool(vectors['history'], batch['ids']['history'])
+      rows.append(mean[:, None])
     network = nnx.merge(self._graphdef, params)
     return network, network.inputs(
       jnp.concatenate(rows, axis=1).astype(dtype),
-      batch['numeric'].astype(dtype) if self._has_numeric else None,
-      {n: batch[n].astype(dtype) for n in self._modal},
+      jnp.concatenate(weights, axis=1)[..., 0].astype(dtype)
+      if weights
+      else None,
       batch,
+      {n: batch[n].astype(dtype) for n in self._modal},
       history,
     )
 
