@@ -53,7 +53,7 @@ class Config(bulk_work.BulkConfig):
   dataset: Annotated[
     Literal['ml-1m', 'sequences', 'antm2c'],
     "ml-1m: MovieLens-1M. sequences: as --schema says. antm2c: AntM2C's files"
-    ', or launch/make_antm2c_synthetic.py\'s.',
+    ", or launch/make_antm2c_synthetic.py's.",
   ] = 'ml-1m'
   out: Annotated[str, 'Folder to make.'] = 'data/ml-1m-text'
   source: Annotated[

@@ -160,9 +160,7 @@ def parse(block: Block, config: Antm2cConfig) -> Parsed:
     kept = np.delete(kept, [*wrong])
   else:
     empty = {n: pa.array([], pa.string()) for n in COLUMNS}
-    numbers = {
-      n: pa.array([], pa.float64()) for n in config.numeric_columns
-    }
+    numbers = {n: pa.array([], pa.float64()) for n in config.numeric_columns}
     raw, faults = empty | numbers, _Faults()
   columns, empty_numbers, filled = _typed(raw, config, faults)
   table = pa.table(columns | {ROW: block.numbers()[kept]})

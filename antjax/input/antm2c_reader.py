@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads AntM2C's CSV files strictly, in parallel and in bounded memory.
 
-Blocks of whole records go to threads, each of which parses, checks and writes
-one Parquet file: pyarrow lets go of Python's lock meanwhile. At most two blocks
-a thread are in memory at once, however large the files are. A row that is not
-as it must be is set aside with its line number, see `antm2c_columns`.
+Blocks of whole records go to threads that parse, check and write them: pyarrow
+lets go of Python's lock meanwhile. At most two blocks a thread are in memory at
+once, however large the files are. A row that is not as it must be is set aside
+with its line number, see `antm2c_columns`.
 """
 
 import collections
@@ -16,6 +16,8 @@ import dataclasses
 import os
 import pathlib
 import re
+import threading
+from typing import Self
 
 from absl import logging
 import pyarrow as pa
@@ -27,6 +29,7 @@ from antjax.input.csv_blocks import Block
 
 # Bytes of the shortest record: a comma between columns and the line end.
 _SHORTEST = len(antm2c_columns.COLUMNS)
+_PART_BYTES = 1 << 30
 _PART = re.compile(r'antm2c.*part', re.IGNORECASE)
 
 
@@ -44,9 +47,7 @@ def find_files(source: str | os.PathLike[str]) -> list[pathlib.Path]:
     raise FileNotFoundError(f'source={source} does not exist.')
   if source.is_file():
     return [source]
-  found = [
-    p for p in source.iterdir() if _PART.match(p.name) and not p.suffix
-  ]
+  found = [p for p in source.iterdir() if _PART.match(p.name) and not p.suffix]
   if not found:
     raise FileNotFoundError(
       f'source={source} holds no file antm2c*part*, such as antm2c_10m_part0.'
@@ -119,7 +120,7 @@ def write_rows(
   rejected_path: pathlib.Path,
   finish: Callable[[pa.Table], pa.Table] = lambda table: table,
   threads: int = 0,
-  block_bytes: int = 1 << 24,
+  block_bytes: int = 1 << 22,
   max_record_bytes: int = 1 << 20,
   progress: Callable[[str], None] = lambda text: None,
 ) -> Counts:
@@ -134,7 +135,8 @@ def write_rows(
     finish: Makes what is to be written of the typed rows of a block; the rows'
       numbers are those over all files.
     threads: 0 means one a core.
-    block_bytes: Bytes of a block.
+    block_bytes: Bytes of a block: a few megabytes, so that the next step finds
+      in a processor's cache what the last one wrote there.
     max_record_bytes: A quote that is open for longer is never closed.
     progress: Called with a text at the start of each file.
 
@@ -144,52 +146,51 @@ def write_rows(
   """
   total = Counts()
   threads = threads or os.cpu_count() or 1
-  for number, path in enumerate(files):
-    progress(f'reading {path.name}')
+  with _Parts(folder) as parts:
+    for number, path in enumerate(files):
+      progress(f'reading {path.name}')
 
-    def work(place: int, block: Block) -> _Done:
-      parsed = antm2c_columns.parse(block, config)
-      if parsed.table.num_rows:
-        row = parsed.table.schema.get_field_index(antm2c_columns.ROW)
-        rows = parsed.table[row].to_numpy() + antm2c_columns.row_number(number, 0)
-        table = parsed.table.set_column(row, antm2c_columns.ROW, pa.array(rows))
-        part = folder / f'part-{number:05d}-{place:07d}.parquet'
-        _write(part, finish(table))
-      return _Done(len(block.data), Counts.of(parsed), parsed.bad)
+      def work(block: Block) -> _Done:
+        parsed = antm2c_columns.parse(block, config)
+        if parsed.table.num_rows:
+          parts.write(finish(_numbered(parsed.table, number)))
+        return _Done(len(block.data), Counts.of(parsed), parsed.bad)
 
-    blocks = csv_blocks.read_blocks(
-      path, block_bytes=block_bytes, max_record_bytes=max_record_bytes
-    )
-    counts, done = Counts(), 0
-    for block in _in_threads(work, _after_header(path, blocks), threads):
-      counts.add(block.counts)
-      done += block.size
-      _list(rejected_path, path, block.bad)
-      # No more records than these can follow.
-      most = counts.rows + (path.stat().st_size - done) // _SHORTEST
-      _refuse_above(max_rejected_share, path, counts, most, rejected_path)
-    _refuse_above(max_rejected_share, path, counts, counts.rows, rejected_path)
-    if counts.rejected_lines:
-      logging.warning(
-        '%d of %d rows of %s are malformed and set aside in %s.',
-        counts.rejected_lines,
-        counts.rows,
-        path,
-        rejected_path,
+      blocks = csv_blocks.read_blocks(
+        path, block_bytes=block_bytes, max_record_bytes=max_record_bytes
       )
-    total.add(counts)
+      counts, done = Counts(), 0
+      for block in _in_threads(work, _after_header(path, blocks), threads):
+        counts.add(block.counts)
+        done += block.size
+        _list(rejected_path, path, block.bad)
+        # No more records than these can follow.
+        most = counts.rows + (path.stat().st_size - done) // _SHORTEST
+        _refuse_above(max_rejected_share, path, counts, most, rejected_path)
+      _refuse_above(
+        max_rejected_share, path, counts, counts.rows, rejected_path
+      )
+      if counts.rejected_lines:
+        logging.warning(
+          '%d of %d rows of %s are malformed and set aside in %s.',
+          counts.rejected_lines,
+          counts.rows,
+          path,
+          rejected_path,
+        )
+      total.add(counts)
   return total
 
 
 def _in_threads(
-  work: Callable[[int, Block], _Done], blocks: Iterator[Block], threads: int
+  work: Callable[[Block], _Done], blocks: Iterator[Block], threads: int
 ) -> Iterator[_Done]:
   """Calls `work` for blocks in threads; gives the results in order."""
   waiting: collections.deque[futures.Future[_Done]] = collections.deque()
   with futures.ThreadPoolExecutor(threads) as pool:
     try:
-      for place, block in enumerate(blocks):
-        waiting.append(pool.submit(work, place, block))
+      for block in blocks:
+        waiting.append(pool.submit(work, block))
         if len(waiting) > threads:
           yield waiting.popleft().result()
       while waiting:
@@ -229,11 +230,53 @@ def _after_header(
   yield from blocks
 
 
-def _write(path: pathlib.Path, table: pa.Table) -> None:
-  """Writes a part: fast, as it is read once."""
-  pq.write_table(
-    table, path, compression='lz4', write_statistics=False
-  )
+def _numbered(table: pa.Table, file: int) -> pa.Table:
+  """Numbers of rows in a file -> those over all files."""
+  place = table.schema.get_field_index(antm2c_columns.ROW)
+  rows = table[place].to_numpy() + antm2c_columns.row_number(file, 0)
+  return table.set_column(place, antm2c_columns.ROW, pa.array(rows))
+
+
+class _Parts:
+  """Parquet files that several threads write, each one file at a time."""
+
+  def __init__(self, folder: pathlib.Path):
+    """The files are whole when the context ends."""
+    self._folder = folder
+    self._free: list[tuple[pq.ParquetWriter, int]] = []
+    self._lock = threading.Lock()
+    self._num_files = 0
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    for writer, _ in self._free:
+      writer.close()
+
+  def write(self, table: pa.Table) -> None:
+    """Adds a table to a file that no other thread writes to now."""
+    with self._lock:
+      writer, size = self._free.pop() if self._free else (None, 0)
+      if writer is None:
+        self._num_files += 1
+        path = self._folder / f'part-{self._num_files:05d}.parquet'
+    if writer is None:
+      # Read once, and soon: neither packed nor coded.
+      writer = pq.ParquetWriter(
+        path,
+        table.schema,
+        compression='none',
+        use_dictionary=False,
+        write_statistics=False,
+      )
+    writer.write_table(table)
+    size += table.nbytes
+    if size > _PART_BYTES:
+      writer.close()
+      return
+    with self._lock:
+      self._free.append((writer, size))
 
 
 def _list(

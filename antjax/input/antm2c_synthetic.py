@@ -216,13 +216,11 @@ def rows(world: World, number: int) -> Rows:
   there = np.searchsorted(world.user_from, moment, side='right')
   user = (there * rng.random(CHUNK) ** 2).astype(np.int64)
   item = np.empty(CHUNK, np.int64)
-  for number, shown in enumerate(world.by_scene):
-    mine = np.flatnonzero(scene == number)
-    come = np.searchsorted(
-      world.item_from[shown], moment[mine], side='right'
-    )
-    place = (come * rng.random(len(mine)) ** 1.5).astype(np.int64)
-    item[mine] = shown[place]
+  for place, shown in enumerate(world.by_scene):
+    mine = np.flatnonzero(scene == place)
+    come = np.searchsorted(world.item_from[shown], moment[mine], side='right')
+    among = (come * rng.random(len(mine)) ** 1.5).astype(np.int64)
+    item[mine] = shown[among]
   position = rng.random(CHUNK)
   logits = log_odds(world, moment, scene, user, item, position)
   probability = 1 / (1 + np.exp(-logits))

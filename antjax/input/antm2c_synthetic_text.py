@@ -86,7 +86,9 @@ def columns(world: World, rows: Rows) -> dict[str, pa.Array]:
       features[number] = _number(_mix(getattr(rows, what), number) % size)
   for number in (14, 22, 23, 24, 25):
     features[number] = _level(rng.random(num))
-  last = np.where(rng.random(num) < 0.03, len(_LEVELS), rng.integers(0, 1001, num))
+  last = np.where(
+    rng.random(num) < 0.03, len(_LEVELS), rng.integers(0, 1001, num)
+  )
   features[26] = _take([*_LEVELS.to_pylist(), ''], last)
   for number in range(antm2c_columns.NUM_FEATURES):
     found[f'deep_features_{number}'] = features[number]
@@ -137,10 +139,7 @@ def _item_entities(
   world: World, items: np.ndarray, variant: np.ndarray
 ) -> pa.Array:
   topic = _take([*antm2c_words.TOPICS], world.topic[items])
-  words = [
-    _WORDS.take(pa.array(_word(world, items, salt)))
-    for salt in (3, 5)
-  ]
+  words = [_WORDS.take(pa.array(_word(world, items, salt))) for salt in (3, 5)]
   other = _WORDS.take(pa.array(_word(world, items, 6)))
   return pc.binary_join_element_wise(
     topic, words[0], pc.if_else(pa.array(variant > 0), other, words[1]), ','

@@ -14,6 +14,7 @@ faults only.
 
 from collections.abc import Iterator
 import dataclasses
+import functools
 import os
 import pathlib
 
@@ -92,45 +93,79 @@ class Block:
     return found.decode('utf-8', 'replace').rstrip('\r\n')
 
 
-@dataclasses.dataclass(eq=False)
 class _Marks:
-  """Positions of quotes and line ends, and the quotes that cannot be.
+  """Where the quotes and line ends of some bytes are.
 
-  faults[p] are the indices of quotes at fault if those of an index with parity
-  p open a field.
+  Attributes:
+    quotes: Positions, int64 [quotes].
+    line_ends: Those of LF, int64 [lines].
+    lone_crs: Those of CR without LF, int64.
   """
 
-  quotes: np.ndarray
-  line_ends: np.ndarray
-  lone_crs: np.ndarray
-  faults: tuple[np.ndarray, np.ndarray]
-
-  @classmethod
-  def of(cls, data: np.ndarray) -> '_Marks':
-    quotes, line_ends, crs = (
-      np.flatnonzero(data == byte) for byte in (_QUOTE, _LF, _CR)
-    )
+  def __init__(self, held: bytearray):
+    """Looks at each byte twice."""
+    data = np.frombuffer(held, np.uint8)
+    mask = data == _QUOTE
+    mask |= data == _LF
+    marks = np.flatnonzero(mask)
+    is_quote = data[marks] == _QUOTE
+    self.quotes = marks[is_quote]
+    is_line_end = ~is_quote
+    self.line_ends = marks[is_line_end]
+    # How many quotes come before each line end.
+    self._before = np.cumsum(is_quote)[is_line_end]
+    self._data = data
     last = len(data) - 1  # What follows it is not known yet: never a fault.
-    lone = crs[(data[np.minimum(crs + 1, last)] != _LF) & (crs < last)]
-    opens = (quotes == 0) | _OPENS[data[quotes - 1]]
-    closes = (quotes == last) | _CLOSES[data[np.minimum(quotes + 1, last)]]
-    if len(lone):
-      closes &= ~np.isin(quotes + 1, lone)
-    is_even = np.arange(len(quotes)) % 2 == 0
-    return cls(
-      quotes,
-      line_ends,
-      lone,
-      (
-        np.flatnonzero(np.where(is_even, ~opens, ~closes)),
-        np.flatnonzero(np.where(is_even, ~closes, ~opens)),
-      ),
-    )
+    crs = np.zeros(0, np.int64)
+    if held.find(b'\r') >= 0:
+      crs = np.flatnonzero(data == _CR)
+    self.lone_crs = crs[(data[np.minimum(crs + 1, last)] != _LF) & (crs < last)]
 
-  def outside(self, found: np.ndarray, first_quote: int) -> np.ndarray:
-    """Those of the positions that no quotes enclose."""
+  def ends(self, start: int, stop: int, first_quote: int) -> np.ndarray:
+    """Line ends in a span that no quotes enclose; `first_quote` opens."""
+    a, b = np.searchsorted(self.line_ends, [start, stop])
+    enclosed = (self._before[a:b] - first_quote) & 1
+    return self.line_ends[a:b][enclosed == 0]
+
+  def crs(self, start: int, stop: int, first_quote: int) -> np.ndarray:
+    """Lone CRs in a span that no quotes enclose."""
+    a, b = np.searchsorted(self.lone_crs, [start, stop])
+    found = self.lone_crs[a:b]
     before = np.searchsorted(self.quotes, found) - first_quote
-    return found[before % 2 == 0]
+    return found[before & 1 == 0]
+
+  def next_fault(self, first_quote: int) -> int | None:
+    """Index of the first quote at fault, if `first_quote` opens a field."""
+    found = self._faults_1 if first_quote % 2 else self._faults_0
+    place = int(np.searchsorted(found, first_quote))
+    return int(found[place]) if place < len(found) else None
+
+  @functools.cached_property
+  def _faults_0(self) -> np.ndarray:
+    """Quotes at fault where those of an even index open."""
+    return self._faults(0)
+
+  @functools.cached_property
+  def _faults_1(self) -> np.ndarray:
+    """Quotes at fault where those of an odd index open: needed seldom."""
+    return self._faults(1)
+
+  def _faults(self, parity: int) -> np.ndarray:
+    data, quotes = self._data, self.quotes
+    last = len(data) - 1
+    opening, closing = quotes[parity::2], quotes[1 - parity :: 2]
+    is_open = _OPENS[data[opening - 1]] | (opening == 0)
+    is_closed = _CLOSES[data[np.minimum(closing + 1, last)]] | (closing == last)
+    if len(self.lone_crs):
+      is_closed &= ~np.isin(closing + 1, self.lone_crs)
+    return np.sort(
+      np.concatenate(
+        [
+          2 * np.flatnonzero(~is_open) + parity,
+          2 * np.flatnonzero(~is_closed) + 1 - parity,
+        ]
+      )
+    )
 
   def field_start(self, quote: int, first_quote: int) -> int:
     """Index of the quote that opened the field in which `quote` is."""
@@ -141,38 +176,33 @@ class _Marks:
       quote -= 2
     return quote
 
-  def next_fault(self, first_quote: int) -> int | None:
-    """Index of the first quote at fault, if `first_quote` opens a field."""
-    found = self.faults[first_quote % 2]
-    place = np.searchsorted(found, first_quote)
-    return int(found[place]) if place < len(found) else None
-
 
 def _cut(
-  data: np.ndarray, at_end: bool, max_record_bytes: int
-) -> tuple[np.ndarray, list[Fault], int]:
+  held: bytearray, at_end: bool, max_record_bytes: int
+) -> tuple[np.ndarray, list[Fault], int, int]:
   """Finds the ends of records, the faults, and how many bytes both take.
 
   Args:
-    data: Bytes, from the start of a record.
+    held: Bytes, from the start of a record.
     at_end: Whether the file ends here.
     max_record_bytes: A quote that is open for longer is never closed.
+
+  Returns:
+    Positions of the LFs that end good records, faults, bytes, lines.
   """
-  marks = _Marks.of(data)
+  marks = _Marks(held)
   ends, faults, crs = [], [], []
   position = first_quote = 0
   while True:
     found = marks.next_fault(first_quote)
-    stop = len(data) if found is None else int(marks.quotes[found])
-    a, b = np.searchsorted(marks.line_ends, [position, stop])
-    good = marks.outside(marks.line_ends[a:b], first_quote)
-    a, b = np.searchsorted(marks.lone_crs, [position, stop])
-    crs.append(marks.outside(marks.lone_crs[a:b], first_quote))
+    stop = len(held) if found is None else int(marks.quotes[found])
+    good = marks.ends(position, stop, first_quote)
+    crs.append(marks.crs(position, stop, first_quote))
     ends.append(good)
     start = int(good[-1]) + 1 if len(good) else position
     if found is None:
       is_open = (len(marks.quotes) - first_quote) % 2 == 1
-      if not (is_open and (at_end or len(data) - start > max_record_bytes)):
+      if not (is_open and (at_end or len(held) - start > max_record_bytes)):
         break
       opening, message = len(marks.quotes) - 1, UNCLOSED
     elif (found - first_quote) % 2:
@@ -189,17 +219,18 @@ def _cut(
     faults.append(Fault(start, position, message))
     first_quote = int(np.searchsorted(marks.quotes, position))
     start = position
-  return _without_lone_crs(
-    np.concatenate(ends), faults, np.concatenate(crs), start
+  found, faults = _without_lone_crs(
+    np.concatenate(ends), faults, np.concatenate(crs)
   )
+  return found, faults, start, int(np.searchsorted(marks.line_ends, start))
 
 
 def _without_lone_crs(
-  ends: np.ndarray, faults: list[Fault], crs: np.ndarray, size: int
-) -> tuple[np.ndarray, list[Fault], int]:
+  ends: np.ndarray, faults: list[Fault], crs: np.ndarray
+) -> tuple[np.ndarray, list[Fault]]:
   """Makes faults of the records that hold a CR outside of quotes."""
   if not len(crs):
-    return ends, faults, size
+    return ends, faults
   borders = np.sort(np.concatenate([ends + 1, [f.stop for f in faults]]))
   known = {f.start for f in faults}
   bad = set()
@@ -211,7 +242,7 @@ def _without_lone_crs(
       faults.append(Fault(start, int(borders[place]), LONE_CR))
       bad.add(int(borders[place]) - 1)
   faults.sort(key=lambda f: f.start)
-  return ends[~np.isin(ends, [*bad])], faults, size
+  return ends[~np.isin(ends, [*bad])], faults
 
 
 def _block(
@@ -255,34 +286,33 @@ def read_blocks(
   if not path.is_file():
     raise FileNotFoundError(f'read_blocks: no such file: {path}')
   first_record, first_line = 0, 1
-  rest = np.zeros(0, np.uint8)
   with open(path, 'rb', buffering=0) as file:
-    is_first, at_end = True, False
+    rest = file.read(len(_BOM)).removeprefix(_BOM)
+    at_end = False
     while not at_end:
-      data = np.empty(len(rest) + block_bytes, np.uint8)
-      data[: len(rest)] = rest
       size = len(rest)
-      while size < len(data) and not at_end:
-        num = file.readinto(data[size:].data)
+      held = bytearray(size + block_bytes)
+      held[:size] = rest
+      while size < len(held) and not at_end:
+        num = file.readinto(memoryview(held)[size:])
         at_end = not num
         size += num
-      data = data[:size]
-      if is_first and data[:3].tobytes() == _BOM:
-        data = data[3:]
-      is_first = False
-      if at_end and len(data) and data[-1] != _LF:
-        data = np.append(data, np.uint8(_LF))
-      ends, faults, used = _cut(data, at_end, max_record_bytes)
-      rest = data[used:]
+      del held[size:]
+      if at_end and held and held[-1] != _LF:
+        held += b'\n'
+      if not held:
+        break
+      ends, faults, used, num_lines = _cut(held, at_end, max_record_bytes)
+      data = np.frombuffer(held, np.uint8)
+      rest = data[used:].tobytes()
       if len(rest) > max_record_bytes + block_bytes:
         raise ValueError(
-          f'read_blocks: {path}: the record in line'
-          f' {first_line + int(np.count_nonzero(data[:used] == _LF))} is longer'
-          f' than {max_record_bytes + block_bytes} bytes; needed: line ends LF'
-          ' or CRLF.'
+          f'read_blocks: {path}: the record in line {first_line + num_lines} is'
+          f' longer than {max_record_bytes + block_bytes} bytes; needed: line'
+          ' ends LF or CRLF.'
         )
       if used:
         block = _block(data[:used], ends, faults, first_record, first_line)
         yield block
         first_record += block.num_records
-        first_line += int(np.count_nonzero(block.data == _LF))
+        first_line += num_lines

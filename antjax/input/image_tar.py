@@ -53,9 +53,7 @@ def mean_colors(images: np.ndarray) -> np.ndarray:
   From -1 to 1. Needs H and W divisible by 8.
   """
   num, height, width, _ = images.shape
-  cells = images.reshape(
-    num, _GRID, height // _GRID, _GRID, width // _GRID, 3
-  )
+  cells = images.reshape(num, _GRID, height // _GRID, _GRID, width // _GRID, 3)
   means = cells.mean((2, 4), dtype=np.float32)
   return means.reshape(num, -1) / 127.5 - 1
 
@@ -199,17 +197,13 @@ def _batches(
   pool: futures.ThreadPoolExecutor,
   image_size: int,
   batch_size: int,
-) -> Iterator[
-  tuple[list[str], list[int], np.ndarray, list[tuple[str, str]]]
-]:
+) -> Iterator[tuple[list[str], list[int], np.ndarray, list[tuple[str, str]]]]:
   """Yields (names, rows, images uint8 [B, H, W, 3], damaged) of a batch."""
   waiting: collections.deque[
     tuple[str, int, futures.Future[np.ndarray | str]]
   ] = collections.deque()
 
-  def taken() -> tuple[
-    list[str], list[int], np.ndarray, list[tuple[str, str]]
-  ]:
+  def taken() -> tuple[list[str], list[int], np.ndarray, list[tuple[str, str]]]:
     names, rows, images, damaged = [], [], [], []
     for _ in range(min(batch_size, len(waiting))):
       name, row, future = waiting.popleft()
@@ -250,9 +244,7 @@ def _decoded(data: bytes, image_size: int) -> np.ndarray | str:
     return f'{type(e).__name__}: {e}'
 
 
-def _list_damaged(
-  path: pathlib.Path, damaged: list[tuple[str, str]]
-) -> None:
+def _list_damaged(path: pathlib.Path, damaged: list[tuple[str, str]]) -> None:
   if not damaged:
     return
   is_first = not path.exists()
