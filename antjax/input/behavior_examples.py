@@ -174,6 +174,7 @@ class Examples:
 
 
 ORDER = ('split', 'time', 'row', 'draw')
+_MAX_JOINS = 12  # Of one query: ibis goes down them by recursion.
 Stored = Callable[[str, ir.Table], ir.Table]
 
 
@@ -232,6 +233,8 @@ def build(
       f'ids_{i}', prepare.dense_ids(train, f'id_{i}', first=1)
     )
     split = prepare.to_ids(split, f'id_{i}', ids)
+    if i % _MAX_JOINS == _MAX_JOINS - 1:
+      split = stored(f'features_{i}', split)
   num_short = 0
   split = split.mutate(draw=ibis.literal(0, 'int32'))
   if not layout.is_labelled and config.negatives:
