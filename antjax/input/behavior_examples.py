@@ -338,11 +338,11 @@ def _with_split(rows: ir.Table, config: ExampleConfig) -> ir.Table:
   if config.split == 'random':
     # The first digits of a digest are as good as a uniform number.
     drawn = prepare.digest(config.seed, 'split', rows.row).left(8)
-    first, second = (
+    low, high = (
       f'{min(int(share * 2**32), 2**32 - 1):08x}'
       for share in (config.validation_from, config.test_from)
     )
-    split = ibis.cases((drawn <= first, 0), (drawn <= second, 1), else_=2)
+    split = ibis.cases((drawn <= low, 0), (drawn <= high, 1), else_=2)
     return rows.mutate(split=split.cast('int8'))
   first, second = _thresholds(rows, config)
   split = ibis.cases((rows.time <= first, 0), (rows.time <= second, 1), else_=2)
