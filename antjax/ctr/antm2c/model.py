@@ -127,9 +127,8 @@ class Network(nnx.Module):
   ):
     if num_numeric:
       self.numeric = nnx.Linear(num_numeric, sizes.dim, rngs=rngs)
-    self.fusion = None
-    if modal:
-      self.fusion = Fusion(sizes, modal, fusion, rngs=rngs)
+    self.fusion = Fusion(sizes, modal, fusion, rngs=rngs) if modal else None
+    if self.fusion is not None:
       sizes = self.fusion.sizes
     self.model = build.make(name, sizes, config, rngs=rngs)
 
