@@ -44,7 +44,7 @@ def write(
   text = [
     f'# Click models on {name}',
     '',
-    f'Test AUC (mean of {config.num_seeds} seeds, with its standard error where'
+    f'Test AUC (mean of {config.num_seeds} seeds, with its standard error if'
     ' there are several); GAUC, log-loss and ECE of all test clicks. `item/zero`'
     ' are clicks on items without a training click, few up to'
     f' {config.score.few_items}; likewise users'

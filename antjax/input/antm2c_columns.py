@@ -14,8 +14,8 @@ from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyarrow import csv
+import pyarrow.compute as pc
 
 from antjax.input import behavior_examples, text_times
 from antjax.input.csv_blocks import Block
