@@ -27,7 +27,7 @@ from antjax.ctr.models.star import STAR
 from antjax.ctr.models.wide_deep import WideDeep
 from antjax.ctr.models.xdeepfm import XDeepFM
 
-SINGLE_SCENARIO: dict[str, type[nnx.Module]] = {
+SINGLE_SCENARIO: dict[str, type] = {
   'lr': LR,
   'fm': FM,
   'mlp': MLPModel,
@@ -40,7 +40,7 @@ SINGLE_SCENARIO: dict[str, type[nnx.Module]] = {
   'din': DIN,
   'bst': BST,
 }
-MULTI_SCENARIO: dict[str, type[nnx.Module]] = {
+MULTI_SCENARIO: dict[str, type] = {
   'shared_bottom': SharedBottom,
   'mmoe': MMoE,
   'ple': PLE,
@@ -52,7 +52,7 @@ MULTI_SCENARIO: dict[str, type[nnx.Module]] = {
   'hamur': HAMUR,
   'apg': APG,
 }
-MODELS = SINGLE_SCENARIO | MULTI_SCENARIO
+MODELS: dict[str, type] = SINGLE_SCENARIO | MULTI_SCENARIO
 # They read `Inputs.moments` when they score.
 NORMALISING = frozenset({'star'})
 
