@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What jobs that train a language model inside a recommender have in common."""
+"""What jobs that train, validate and stop early have in common."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -19,10 +19,6 @@ from launch import auto_paro, common
 class TrainingConfig(common.JobConfig):
   """Settings of jobs that train, validate and stop early."""
 
-  remat: Annotated[
-    Literal['none', 'layer', 'dots'],
-    "What the layers' backward pass recomputes.",
-  ] = 'none'
   paro: Annotated[
     str,
     'PaRO code: levels of parameters, gradients, optimizer state; auto takes'
@@ -98,6 +94,21 @@ class TrainingConfig(common.JobConfig):
     return self.num_steps or max(1, steps)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LanguageTrainingConfig(TrainingConfig):
+  """Settings of jobs that train a language model inside a recommender."""
+
+  remat: Annotated[
+    Literal['none', 'layer', 'dots'],
+    "What the layers' backward pass recomputes.",
+  ] = 'none'
+
+
+def is_stack(name: str) -> bool:
+  """Whether a leaf holds a language model's layers, for `scanned`."""
+  return '.layers.' in name
+
+
 def make_trainer(
   config: TrainingConfig,
   job: common.Job,
@@ -105,12 +116,13 @@ def make_trainer(
   optimizer: optax.GradientTransformation,
   params: Any,
   *,
-  trainable: Callable[[str], bool],
+  trainable: Callable[[str], bool] | None = None,
+  scanned: Callable[[str], bool] | None = None,
   activation_bytes: int,
   tables: EmbeddingTables | None = None,
   constants: Any = None,
 ) -> Trainer:
-  """The trainer of a model with a language model inside.
+  """The trainer that a config asks for.
 
   Args:
     config: The job's.
@@ -118,7 +130,8 @@ def make_trainer(
     loss_fn: See `Trainer`.
     optimizer: See `Trainer`.
     params: Tree of the parameters, for --paro=auto.
-    trainable: Tells by a leaf's name whether it is trained.
+    trainable: See `Trainer`.
+    scanned: See `Trainer`.
     activation_bytes: At the peak of a micro-batch, for --paro=auto.
     tables: See `Trainer`.
     constants: See `Trainer`.
@@ -128,7 +141,7 @@ def make_trainer(
     'num_micro_batches': config.num_micro_batches,
     'compute_dtype': None if dtype == jnp.float32 else dtype,
     'trainable': trainable,
-    'scanned': lambda name: '.layers.' in name,
+    'scanned': scanned,
     'min_shard_size': config.min_shard_size,
   }
   paro = auto_paro.choose_paro(

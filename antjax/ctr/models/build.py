@@ -11,6 +11,7 @@ from antjax.ctr.models.bst import BST
 from antjax.ctr.models.dcnv2 import DCNv2
 from antjax.ctr.models.deepfm import DeepFM
 from antjax.ctr.models.din import DIN
+from antjax.ctr.models.esmm import ESMM
 from antjax.ctr.models.finalmlp import FinalMLP
 from antjax.ctr.models.fm import FM
 from antjax.ctr.models.hamur import HAMUR
@@ -52,7 +53,10 @@ MULTI_SCENARIO: dict[str, type] = {
   'hamur': HAMUR,
   'apg': APG,
 }
-MODELS: dict[str, type] = SINGLE_SCENARIO | MULTI_SCENARIO
+MULTI_TASK: dict[str, type] = {'esmm': ESMM}
+MODELS: dict[str, type] = SINGLE_SCENARIO | MULTI_SCENARIO | MULTI_TASK
+# They read `Inputs.first_order_B`.
+LINEAR = frozenset({'lr', 'fm', 'wide_deep', 'deepfm', 'xdeepfm'})
 # They read `Inputs.moments` when they score.
 NORMALISING = frozenset({'star'})
 
@@ -60,7 +64,7 @@ NORMALISING = frozenset({'star'})
 def make(
   name: str, sizes: Sizes, config: NetworkConfig, *, rngs: nnx.Rngs
 ) -> nnx.Module:
-  """The model of that name; it maps `Inputs` to logits [B].
+  """The model of that name: `Inputs` to logits [B], of esmm to its `Logits`.
 
   Args:
     name: One of `MODELS`.

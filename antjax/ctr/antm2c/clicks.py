@@ -1,0 +1,128 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Clicks in columns, and batches of them."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from antjax.ctr.bahe import batches
+
+# Shape suffixes: N = clicks, B = rows of a batch, C = id columns of the data, K =
+# numeric columns, Q = sequences, M = places of the history, P = pieces of a text,
+# X = width of vectors.
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TextVectors:
+  """A vector a behaviour, of a language model, say.
+
+  Attributes:
+    vectors: [num_behaviors, X], float16 or float32; a memory map will do.
+    sequences: Numbers of the sequences that are texts of their own.
+    max_pieces: Newest behaviours of each of them that are averaged.
+  """
+
+  vectors: np.ndarray
+  sequences: tuple[int, ...]
+  max_pieces: int = 16
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Clicks:
+  """Examples of one split.
+
+  Attributes:
+    names: Of the id columns: 'user', 'item', 'title', 'scenario', and C others.
+    ids: int32 [N, 4 + C]; one row is read for a click, not a value a column.
+    label: float32 [N].
+    numeric: float32 [N, K].
+    starts: int64 [N, Q]: a click's sequence n is events[n][starts:stops].
+    stops: int64 [N, Q].
+    events: Q arrays.
+    history: Number of the sequence that is the history; None: none.
+    max_history: M, the newest that are taken.
+    text: Vectors of texts, or None.
+    images: [num_items, X] by item, zeros without an image; or None.
+    image_items: int32 [N], the item of a click whatever its id; for images.
+    conversion: float32 [N] where there is a second label, or None.
+    scored: Further columns [N] that `scores` reads.
+  """
+
+  names: tuple[str, ...]
+  ids: np.ndarray
+  label: np.ndarray
+  numeric: np.ndarray
+  starts: np.ndarray
+  stops: np.ndarray
+  events: tuple[np.ndarray, ...]
+  history: int | None
+  max_history: int
+  text: TextVectors | None = None
+  images: np.ndarray | None = None
+  image_items: np.ndarray | None = None
+  conversion: np.ndarray | None = None
+  scored: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+  def __len__(self) -> int:
+    return len(self.label)
+
+  def column(self, name: str) -> np.ndarray:
+    """An id column, int32 [N]."""
+    return self.ids[:, self.names.index(name)]
+
+  def batch(self, index: np.ndarray, size: int) -> dict[str, Any]:
+    """What a step reads.
+
+    Args:
+      index: Numbers of the clicks [b], 0 < b <= size.
+      size: B; rows that are lacking repeat the first one with weight 0.
+
+    Returns:
+      'ids' int32 [B, 4 + C]; 'label', 'weight' float32 [B]; 'history' int32
+      [B, M], -1 behind the newest; 'numeric', 'conversion', 'text_...' and
+      'image' where there are any.
+    """
+    count = len(index)
+    if count < size:
+      index = np.concatenate([index, np.repeat(index[:1], size - count)])
+    found: dict[str, Any] = {'ids': self.ids[index], 'label': self.label[index]}
+    found['weight'] = np.ones(size, np.float32)
+    found['weight'][count:] = 0
+    if self.numeric.shape[1]:
+      found['numeric'] = self.numeric[index]
+    if self.conversion is not None:
+      found['conversion'] = self.conversion[index]
+    if self.history is not None:
+      history = self._newest(self.history, index, self.max_history)
+      found['history'] = np.where(history == 0, -1, history)
+    if self.text is not None:
+      titles = found['ids'][:, self.names.index('title')]
+      found['text_title'] = self._vectors(titles)
+      for n in self.text.sequences:
+        pieces = self._newest(n, index, self.text.max_pieces)
+        found[f'text_{n}'] = self._mean(pieces)
+    if self.images is not None:
+      assert self.image_items is not None
+      items = self.image_items[index]
+      found['image'] = self.images[items].astype(np.float32)
+    return found
+
+  def _newest(self, n: int, index: np.ndarray, length: int) -> np.ndarray:
+    starts, stops = self.starts[index, n], self.stops[index, n]
+    return batches.newest(self.events[n], starts, stops, length)
+
+  def _vectors(self, behaviors: np.ndarray) -> np.ndarray:
+    assert self.text is not None
+    return self.text.vectors[behaviors].astype(np.float32)
+
+  def _mean(self, pieces_BP: np.ndarray) -> np.ndarray:
+    """Mean vector of the pieces that are there [B, X]; 0 for none."""
+    there_BP = (pieces_BP > 0).astype(np.float32)
+    # Distinct ones first: texts repeat, and vectors are wide.
+    distinct, place = np.unique(pieces_BP, return_inverse=True)
+    rows = self._vectors(distinct)[place.reshape(pieces_BP.shape)]
+    total_BX = np.einsum('bp,bpx->bx', there_BP, rows)
+    return total_BX / np.maximum(there_BP.sum(axis=1, keepdims=True), 1)

@@ -1,0 +1,377 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A click model whole: tables of ids, fields made of them, and a network.
+
+Each feature becomes a field, a vector of one width: an id's row; the mean row
+of a history; all numbers through one linear map; a text's or an image's vector
+through a map of its own. Linear terms have a weight an id, in tables of width 1.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Annotated, Any, Literal
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import optax
+
+from antjax.ctr.heads import History
+from antjax.ctr.models import build, esmm
+from antjax.ctr.models.fusion import Fusion, Way
+from antjax.ctr.models.inputs import Inputs, Moments, NetworkConfig, Sizes
+from antjax.ctr.models.moments import moments_of, MomentSums
+from antjax.embedding.layout import TableSpec
+from antjax.embedding.optimizer import Adam, RowWiseAdagrad
+from antjax.embedding.table import EmbeddingTables
+from antjax.layers import pooling
+
+# Shape suffixes: B = rows, F = fields, D = embedding width, M = places of the
+# history, C = id columns, K = numeric columns.
+
+PyTree = Any
+_ROW_OPTIMIZERS = {'adam': Adam, 'rowwise_adagrad': RowWiseAdagrad}
+_FIELDS = ('user', 'item', 'title', 'columns', 'numeric', 'history')
+_MODAL = ('text', 'image')
+_WEIGHT = ':weight'  # Behind the name of a table or of a feature.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FieldConfig:
+  """What of the data the model sees, and its tables."""
+
+  use: Annotated[
+    tuple[str, ...],
+    'user, item, title (its id), columns (all id columns), numeric, history;'
+    ' text and image where vectors are given.',
+  ] = _FIELDS
+  embedding_dim: Annotated[int, 'Width of a field, D.'] = 16
+  optimizer: Annotated[
+    Literal['adam', 'rowwise_adagrad'], 'Steps the touched rows.'
+  ] = 'adam'
+  learning_rate: Annotated[float, 'Of the rows.'] = 1e-3
+  level: Annotated[
+    Literal['auto', 'none', 'intra', 'global'],
+    'Where rows live: a copy on every device, or spread over the devices of a'
+    ' group or of the job. auto: copies of small tables.',
+  ] = 'auto'
+  init_scale: Annotated[float, "Standard deviation of new rows' elements."] = (
+    0.01
+  )
+  id_dropout: Annotated[
+    float,
+    'Share of training rows whose user, and whose item, is replaced by the'
+    ' unknown one, so that its vector means something for new ones.',
+  ] = 0.0
+  fusion: Annotated[
+    Way,
+    'How texts and images come in: as fields (concat), weighed by the ids'
+    ' (gated), or by the scenario (per_scenario).',
+  ] = 'concat'
+
+  def __post_init__(self) -> None:
+    known = (*_FIELDS, *_MODAL)
+    if wrong := sorted(set(self.use) - set(known)):
+      raise ValueError(
+        f'fields.use={self.use}: {wrong} unknown; use {", ".join(known)}.'
+      )
+    if self.embedding_dim < 1 or not self.learning_rate > 0:
+      raise ValueError(
+        f'fields.embedding_dim={self.embedding_dim} and fields.learning_rate='
+        f'{self.learning_rate} must be positive.'
+      )
+    if not 0 <= self.id_dropout < 1:
+      raise ValueError(
+        f'fields.id_dropout={self.id_dropout}: must be from 0 to below 1.'
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSizes:
+  """What a model has to know of the data.
+
+  Attributes:
+    num_users: Users, the unknown one (0) included.
+    num_items: Items.
+    num_behaviors: Rows of the vocabulary of titles.
+    num_scenarios: Scenarios.
+    columns: Id column -> its ids.
+    num_numeric: Numeric columns, K.
+    max_history: Places of the history; 0: there is none.
+    modal: Name of a text or image in the batch -> its width.
+  """
+
+  num_users: int
+  num_items: int
+  num_behaviors: int
+  num_scenarios: int
+  columns: Mapping[str, int]
+  num_numeric: int = 0
+  max_history: int = 0
+  modal: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+class Network(nnx.Module):
+  """Everything but the tables."""
+
+  def __init__(
+    self,
+    name: str,
+    sizes: Sizes,
+    config: NetworkConfig,
+    num_numeric: int,
+    modal: Mapping[str, int],
+    fusion: Way,
+    *,
+    rngs: nnx.Rngs,
+  ):
+    if num_numeric:
+      self.numeric = nnx.Linear(num_numeric, sizes.dim, rngs=rngs)
+    self.fusion = Fusion(sizes, modal, fusion, rngs=rngs) if modal else None
+    if self.fusion is not None:
+      sizes = self.fusion.sizes
+    self.model = build.make(name, sizes, config, rngs=rngs)
+
+  def inputs(
+    self,
+    fields_BFD: jax.Array,
+    weights_BF: jax.Array | None,
+    batch: Mapping[str, Any],
+    modal: Mapping[str, jax.Array],
+    history: History | None,
+  ) -> Inputs:
+    """What the model reads.
+
+    Args:
+      fields_BFD: A vector a field of ids.
+      weights_BF: Their weights in linear terms, of models that have these.
+      batch: See `ScenarioModel.logits`.
+      modal: Name -> vectors [B, X].
+      history: See `Inputs`.
+    """
+    if 'numeric' in batch:
+      row = self.numeric(batch['numeric'].astype(fields_BFD.dtype))
+      fields_BFD = jnp.concatenate([fields_BFD, row[:, None]], axis=1)
+    moments = batch.get('moments')
+    x = Inputs(
+      fields_BFD,
+      jnp.zeros(len(fields_BFD), fields_BFD.dtype)
+      if weights_BF is None
+      else weights_BF.sum(axis=1),
+      batch['scenario'],
+      history,
+      batch['weight'],
+      None if moments is None else Moments(*(m[0] for m in moments)),
+    )
+    return x if self.fusion is None else self.fusion(x, modal)
+
+
+class ScenarioModel:
+  """A model by name, over the fields that the data have."""
+
+  def __init__(
+    self,
+    name: str,
+    fields: FieldConfig,
+    network: NetworkConfig,
+    sizes: DataSizes,
+  ):
+    """Looks which fields there are.
+
+    Raises:
+      ValueError: An unknown model, one that needs a history where there is
+        none, or text or image without vectors.
+    """
+    self.name, self.fields, self.data = name, fields, sizes
+    use = set(fields.use)
+    columns = [f'column_{n}' for n in sizes.columns]
+    self._num_ids = {
+      'user': sizes.num_users,
+      'item': sizes.num_items,
+      'title': sizes.num_behaviors,
+      'scenario': sizes.num_scenarios,
+      **dict(zip(columns, sizes.columns.values(), strict=True)),
+    }
+    self._has_numeric = 'numeric' in use and bool(sizes.num_numeric)
+    self._has_history = 'history' in use and bool(sizes.max_history)
+    self._modal = {
+      n: width for n, width in sizes.modal.items() if n.split('_')[0] in use
+    }
+    for kind in _MODAL:
+      if kind in use and not any(n.startswith(kind) for n in self._modal):
+        raise ValueError(
+          f'fields.use={fields.use}: there are no vectors of kind {kind}; name'
+          f' their folder with --{kind}_vectors.'
+        )
+    chosen = [n for n in ('user', 'item', 'title') if n in use] + ['scenario']
+    chosen += columns * ('columns' in use)
+    if self._has_history and 'title' not in chosen:
+      raise ValueError(
+        f'fields.use={fields.use}: a history is compared with the title of the'
+        ' candidate; name title too, or leave history out.'
+      )
+    # Ids of one level are looked up together.
+    self._level = {n: _level(fields.level, self._num_ids[n]) for n in chosen}
+    self._groups = {
+      f'fields_{level}': tuple(n for n in chosen if self._level[n] == level)
+      for level in dict.fromkeys(self._level.values())
+    }
+    order = [n for names in self._groups.values() for n in names]
+    self._place = [list(self._num_ids).index(n) for n in order]
+    order += ['history'] * self._has_history
+    order += ['numeric'] * self._has_numeric
+    self.field_names = tuple(order)
+    self._is_linear = name in build.LINEAR
+    self.sizes = Sizes(
+      num_fields=len(order),
+      dim=fields.embedding_dim,
+      num_scenarios=sizes.num_scenarios,
+      scenario_field=order.index('scenario'),
+      user_fields=tuple(i for i, n in enumerate(order) if n == 'user'),
+      item_fields=tuple(
+        i for i, n in enumerate(order) if n in ('item', 'title')
+      ),
+      max_history=sizes.max_history * self._has_history,
+    )
+
+    def make(rngs: nnx.Rngs) -> Network:
+      return Network(
+        name,
+        self.sizes,
+        network,
+        sizes.num_numeric * self._has_numeric,
+        self._modal,
+        fields.fusion,
+        rngs=rngs,
+      )
+
+    self._make = make
+    self._graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+
+  def tables(self, mesh: jax.sharding.Mesh) -> EmbeddingTables:
+    """Tables of the ids, and for linear terms tables of their weights."""
+    fields = self.fields
+    optimizer = _ROW_OPTIMIZERS[fields.optimizer](fields.learning_rate)
+
+    def specs(suffix: str, dim: int, scale: float) -> list[TableSpec]:
+      return [
+        TableSpec(
+          name + suffix,
+          self._num_ids[name],
+          dim,
+          level=level,
+          optimizer=optimizer,
+          init_scale=scale,
+        )
+        for name, level in self._level.items()
+      ]
+
+    every = specs('', fields.embedding_dim, fields.init_scale)
+    features: dict[str, str | tuple[str, ...]] = dict(self._groups)
+    if self._has_history:
+      features['history'] = 'title'
+    if self._is_linear:
+      # Apart: a row of D + 1 numbers makes each step half as long again.
+      every += specs(_WEIGHT, 1, 0.0)
+      features |= {
+        group + _WEIGHT: tuple(n + _WEIGHT for n in names)
+        for group, names in self._groups.items()
+      }
+    return EmbeddingTables(every, features, mesh=mesh)
+
+  def prepare(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a batch of `Clicks` this model reads."""
+    names = ['label', 'weight', *self._modal]
+    names += ['numeric'] * self._has_numeric
+    names += ['conversion'] * ('conversion' in batch)
+    every = batch['ids']
+    ids, start = {}, 0
+    for group, members in self._groups.items():
+      stop = start + len(members)
+      ids[group] = every[:, self._place[start:stop]]
+      if self._is_linear:
+        ids[group + _WEIGHT] = ids[group]
+      start = stop
+    if self._has_history:
+      ids['history'] = batch['history']
+    return {
+      **{n: batch[n] for n in names},
+      'scenario': every[:, 3],
+      'ids': ids,
+    }
+
+  def init_params(self, key: jax.Array) -> PyTree:
+    """Fresh parameters of the network."""
+    return nnx.to_pure_dict(nnx.state(self._make(nnx.Rngs(key))))
+
+  def _inputs(
+    self, params: PyTree, vectors: PyTree, batch: Mapping[str, Any]
+  ) -> tuple[Network, Inputs]:
+    dtype = jax.tree.leaves(params)[0].dtype
+    rows = [vectors[group] for group in self._groups]
+    weights = [vectors[g + _WEIGHT] for g in self._groups if self._is_linear]
+    history = None
+    if self._has_history:
+      title = self.field_names.index('title')
+      history = History(
+        vectors['history'].astype(dtype),
+        batch['ids']['history'] >= 0,
+        jnp.concatenate(rows, axis=1)[:, title].astype(dtype),
+      )
+      mean = pooling.pool(vectors['history'], batch['ids']['history'])
+      rows.append(mean[:, None])
+    network = nnx.merge(self._graphdef, params)
+    return network, network.inputs(
+      jnp.concatenate(rows, axis=1).astype(dtype),
+      jnp.concatenate(weights, axis=1)[..., 0].astype(dtype)
+      if weights
+      else None,
+      batch,
+      {n: batch[n].astype(dtype) for n in self._modal},
+      history,
+    )
+
+  def logits(
+    self, params: PyTree, vectors: PyTree, batch: Mapping[str, Any]
+  ) -> jax.Array:
+    """fp32 logits of a click [B].
+
+    Args:
+      params: From `init_params`, in the dtype to compute in.
+      vectors: Like batch['ids'], of the tables.
+      batch: From `prepare`; one device's part. To score with a model of
+        `NORMALISING`, with 'moments': (means, variances) [1, S, F D].
+    """
+    network, x = self._inputs(params, vectors, batch)
+    found = network.model(x)
+    click = found.click if isinstance(found, esmm.Logits) else found
+    return click.astype(jnp.float32)
+
+  def loss(
+    self, params: PyTree, vectors: PyTree, batch: Mapping[str, Any]
+  ) -> tuple[jax.Array, jax.Array]:
+    """(cross-entropies [B], weights [B])."""
+    network, x = self._inputs(params, vectors, batch)
+    found = jax.tree.map(lambda y: y.astype(jnp.float32), network.model(x))
+    if isinstance(found, esmm.Logits):
+      losses_B = esmm.loss(found, batch['label'], batch['conversion'])
+    else:
+      losses_B = optax.sigmoid_binary_cross_entropy(found, batch['label'])
+    return losses_B, batch['weight']
+
+  @property
+  def is_normalising(self) -> bool:
+    """Whether `logits` needs moments of the training clicks."""
+    return self.name in build.NORMALISING
+
+  def moment_sums(
+    self, params: PyTree, vectors: PyTree, batch: Mapping[str, Any]
+  ) -> MomentSums:
+    """What `antjax.ctr.models.moments.finish` reads, of one batch."""
+    _, x = self._inputs(params, vectors, batch)
+    return moments_of(x, self.sizes.num_scenarios)
+
+
+def _level(level: Any, num_rows: int) -> Any:
+  """The level that `TableSpec` gives a table of so many rows."""
+  return TableSpec('any', num_rows, 1, level).resolved_level().name.lower()
