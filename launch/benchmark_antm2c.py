@@ -88,7 +88,9 @@ def _cell(
   """Trains one model with all seeds."""
   ids = [name for name in config.fields.use if name not in _INPUTS['all']]
   fields = dataclasses.replace(config.fields, use=(*ids, *_INPUTS[inputs]))
-  own = dataclasses.replace(config, model=model, fields=fields)
+  own: train_antm2c.Config = dataclasses.replace(
+    config, model=model, fields=fields
+  )
   folder = job.run_dir / inputs / model
   folder.mkdir(parents=True, exist_ok=True)
   part = dataclasses.replace(job, run_dir=folder)
