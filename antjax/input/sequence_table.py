@@ -48,6 +48,11 @@ def read(
     ValueError: The source does not fit the schema, or too many rows do not.
     FileNotFoundError: No such source.
   """
+  if not (schema.user and schema.item):
+    raise ValueError(
+      f'schema of {schema.name}: sequences need a user and an item; name their'
+      ' columns.'
+    )
   log = behavior_table.read(
     source,
     schema,

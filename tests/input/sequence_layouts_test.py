@@ -245,3 +245,13 @@ def test_a_log_by_its_schema_file(tmp_path, labelled):
   disliked = sum(row['stars'] < 4 for row in log.rows)
   counts = description['counts']
   assert counts['events_not_liked'] == (disliked if labelled else 0)
+
+
+def test_a_log_without_users_has_no_sequences(tmp_path):
+  (tmp_path / 'log.yaml').write_text('columns: {what: string}\nitem: what\n')
+  schema = behavior_schema.load(str(tmp_path / 'log.yaml'))
+  read = functools.partial(
+    sequence_table.read, tmp_path / 'log.csv', schema, engine=engine.Engine()
+  )
+  with pytest.raises(ValueError, match='sequences need a user and an item'):
+    prepare(tmp_path / 'out', read)
