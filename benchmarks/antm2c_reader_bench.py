@@ -15,7 +15,8 @@ prints a JSON line for each side; the last line is the summary.
 - `duckdb`: `delimited.read_delimited`, as strict as `antjax` in numbers and
   encoding, into a table on disk. It knows nothing of labels, scenarios, times.
 
-The sides take turns, the file in the page cache; medians are compared. Then
+The sides take turns, the file in the page cache; medians are compared, of wall
+time; `cpu_s` is that of all threads, which other jobs disturb less. Then
 records become batches: fewer rows are prepared as launch/prepare_behaviors does
 and read in batches in a random order. `peak_mb` is the most memory that a
 process has while it reads the file, `idle_mb` what it has before; `peak_4_mb`
@@ -68,11 +69,13 @@ _WORK = flags.DEFINE_string('work', '', 'Folder for files; empty: temporary.')
 _MANY = 1_000_000_000
 _SLOW = ('pandas', 'duckdb')  # Have two turns.
 _CHILD = """
-import pathlib, resource, sys
+import pathlib, sys
 from antjax.input import antm2c_reader
 from antjax.input.antm2c_columns import Antm2cConfig
 def peak():
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  # Of getrusage, a child's peak would be at least its parent's.
+  text = pathlib.Path('/proc/self/status').read_text()
+  return next(int(x.split()[1]) for x in text.splitlines() if 'VmHWM' in x)
 idle = peak()
 out = pathlib.Path(sys.argv[2])
 antm2c_reader.write_rows(
@@ -168,16 +171,18 @@ def compare(
   """
   path.read_bytes()  # Into the page cache.
   seconds: dict[str, list[float]] = {name: [] for name in SIDES}
+  cpu: dict[str, list[float]] = {name: [] for name in SIDES}
   num_rows: dict[str, int] = {}
   for number in range(num_turns + 1):
     for name in list(SIDES) if number % 2 else list(SIDES)[::-1]:
       if name in _SLOW and number > min(2, num_turns):
         continue
-      start = time.perf_counter()
+      start, cpu_start = time.perf_counter(), time.process_time()
       num_rows[name] = SIDES[name](path, work)
       took = time.perf_counter() - start
       if number:  # The first turn starts threads and imports modules.
         seconds[name].append(took)
+        cpu[name].append(time.process_time() - cpu_start)
   if len({*num_rows.values()}) > 1:
     raise RuntimeError(f'the sides read different numbers of rows: {num_rows}')
   return {
@@ -186,6 +191,7 @@ def compare(
       'rows_per_s': round(num_rows[name] / statistics.median(times)),
       'seconds': round(statistics.median(times), 3),
       'min_max_s': [round(min(times), 3), round(max(times), 3)],
+      'cpu_s': round(statistics.median(cpu[name]), 3),
     }
     for name, times in seconds.items()
   }

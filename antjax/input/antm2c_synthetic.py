@@ -219,7 +219,9 @@ def rows(world: World, number: int) -> Rows:
   for place, shown in enumerate(world.by_scene):
     mine = np.flatnonzero(scene == place)
     come = np.searchsorted(world.item_from[shown], moment[mine], side='right')
-    among = (come * rng.random(len(mine)) ** 1.5).astype(np.int64)
+    # What came last is shown most: items without a click yet matter.
+    among = (come * (1 - rng.random(len(mine)) ** 1.5)).astype(np.int64)
+    among = np.minimum(among, come - 1)
     item[mine] = shown[among]
   position = rng.random(CHUNK)
   logits = log_odds(world, moment, scene, user, item, position)
