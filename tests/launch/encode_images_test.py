@@ -2,49 +2,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """Synthetic files, prepared, with their images encoded, as a user does it."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from antjax.input import output_folder
-from launch import encode_images
+from antjax.input import antm2c_synthetic, behavior_examples, output_folder
+from launch import encode_images, make_antm2c_synthetic, prepare_behaviors
 
 
-def run(script, *arguments):
-  done = subprocess.run(
-    [sys.executable, '-m', f'launch.{script}', *map(str, arguments)],
-    capture_output=True,
-    text=True,
-    check=False,
+def test_from_synthetic_files_to_vectors_of_images(tmp_path, capsys):
+  make_antm2c_synthetic.main(
+    make_antm2c_synthetic.Config(
+      out=f'{tmp_path}/source',
+      synthetic=antm2c_synthetic.SyntheticConfig(
+        num_rows=3000, num_users=200, num_items=100
+      ),
+    )
   )
-  assert 'Traceback' not in done.stderr
-  return done
-
-
-def test_from_synthetic_files_to_vectors_of_images(tmp_path):
-  made = run(
-    'make_antm2c_synthetic',
-    f'--out={tmp_path}/source',
-    '--synthetic.num_rows=3000',
-    '--synthetic.num_users=200',
-    '--synthetic.num_items=100',
+  assert '3,000 synthetic rows' in capsys.readouterr().out
+  prepare_behaviors.main(
+    prepare_behaviors.Config(
+      dataset='antm2c',
+      source=f'{tmp_path}/source',
+      out=f'{tmp_path}/data',
+      examples=behavior_examples.ExampleConfig(
+        train_until='2023-08-03 00:00:00',
+        validation_until='2023-08-05 00:00:00',
+      ),
+    )
   )
-  assert made.returncode == 0, made.stderr
-  assert '3,000 synthetic rows' in made.stdout
-  prepared = run(
-    'prepare_behaviors',
-    '--dataset=antm2c',
-    f'--source={tmp_path}/source',
-    f'--out={tmp_path}/data',
-    '--examples.train_until=2023-08-03 00:00:00',
-    '--examples.validation_until=2023-08-05 00:00:00',
-  )
-  assert prepared.returncode == 0, prepared.stderr
-  assert 'texts are parted by' in prepared.stderr
-  assert 'behaviours a text of bill: 0: ' in prepared.stdout
+  told = capsys.readouterr()
+  assert 'texts are parted by' in told.err
+  assert 'behaviours a text of bill: 0: ' in told.out
   description = output_folder.load_description(tmp_path / 'data')
   assert description['is_synthetic']
   assert description['counts']['examples'] == 3000
@@ -53,15 +42,15 @@ def test_from_synthetic_files_to_vectors_of_images(tmp_path):
   # Rows are spread evenly over 31 days, of which 24 come before August 3.
   assert splits['train'] == pytest.approx(3000 * 24 / 31, abs=100)
   assert splits['validation'] == pytest.approx(3000 * 2 / 31, abs=60)
-  flags = (
-    f'--data={tmp_path}/data',
-    f'--images={tmp_path}/source/AntM2C_synthetic_image.tar.gz',
-    f'--out={tmp_path}/images',
+  config = encode_images.Config(
+    data=f'{tmp_path}/data',
+    images=f'{tmp_path}/source/AntM2C_synthetic_image.tar.gz',
+    out=f'{tmp_path}/images',
   )
-  encoded = run('encode_images', *flags)
-  assert encoded.returncode == 0, encoded.stderr
-  again = run('encode_images', *flags)
-  assert 'nothing was done' in again.stdout
+  encode_images.main(config)
+  assert '192 numbers an image' in capsys.readouterr().out
+  encode_images.main(config)
+  assert 'nothing was done' in capsys.readouterr().out
   about = output_folder.load_description(tmp_path / 'images')
   vectors = np.load(tmp_path / 'images' / 'vectors.npy')
   has_image = np.load(tmp_path / 'images' / 'has_image.npy')
