@@ -11,7 +11,7 @@ from collections.abc import Callable
 import dataclasses
 import functools
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 import unicodedata
 
 import ibis
@@ -119,10 +119,9 @@ class Splitter:
       start = num_dropped if self.keep == 'last' else 0
       pieces = pieces[start : start + self.max_behaviors]
     num_cut = 0
-    for place, piece in enumerate(pieces):
-      if self.max_chars and len(piece) > self.max_chars:
-        pieces[place] = self.cut(piece)
-        num_cut += 1
+    if self.max_chars and max(map(len, pieces), default=0) > self.max_chars:
+      num_cut = sum(len(piece) > self.max_chars for piece in pieces)
+      pieces = [self.cut(piece) for piece in pieces]
     return Pieces(pieces, num_dropped, num_cut)
 
   def cut(self, text: str) -> str:
@@ -152,8 +151,7 @@ class Splitter:
     return [text[a:b] for a, b in zip(starts, stops)]
 
 
-@dataclasses.dataclass(frozen=True)
-class Pieces:
+class Pieces(NamedTuple):
   """The behaviours of a text, and what was left out.
 
   Attributes:
@@ -197,11 +195,12 @@ def pieces_column(
   """
 
   def behavior_pieces(text: str) -> dict[str, object]:
-    return vars(splitter.split(text, normalizer))
+    return splitter.split(text, normalizer)._asdict()
+
+  # The same behaviours come again and again.
+  cached = functools.lru_cache(_CACHED_PIECES)(normalizer)
 
   def behavior_pieces_of(texts: pa.ChunkedArray) -> pa.Array:
-    # The same behaviours come again and again.
-    cached = functools.lru_cache(_CACHED_PIECES)(normalizer)
     found = [splitter.split(text, cached) for text in texts.to_pylist()]
     columns = {
       'texts': pa.array((p.texts for p in found), pa.list_(pa.string())),
