@@ -143,4 +143,4 @@ def test_the_engine_gives_what_the_functions_give():
   for row in found.to_pylist():
     pieces = splitter.split(row['text'], normalizer)
     assert row['title'] == splitter.cut(normalizer(row['text']))
-    assert row['pieces'] == vars(pieces)
+    assert row['pieces'] == pieces._asdict()
