@@ -129,11 +129,11 @@ def test_xdeepfm_has_the_maps_of_its_paper():
   for v, first, _ in rows(x):
     maps, sums = v, []
     for i, number in enumerate(CONFIG.cin_widths):
-      kernel = p['maps'][i]['kernel'].reshape(len(maps), len(v), number)
+      kernel = np.asarray(p['maps'][i]['kernel'])  # Map, new map, field.
       maps = np.stack(
         [
           sum(
-            kernel[j, k, h] * maps[j] * v[k]
+            kernel[j, h, k] * maps[j] * v[k]
             for j in range(len(maps))
             for k in range(len(v))
           )
