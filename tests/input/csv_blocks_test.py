@@ -133,3 +133,35 @@ def test_lines_and_texts_of_spans(tmp_path):
   assert [block.text(a, b) for a, b in spans] == ['a,"b\nc"', 'f,\u4e2d']
   assert [block.text(f.start, f.stop) for f in block.faults] == ['d,e"']
   assert block.num_records == 3
+
+
+@given(
+  lines=st.lists(
+    st.lists(_TEXTS, min_size=2, max_size=3), min_size=1, max_size=8
+  ),
+  damage=st.lists(
+    st.tuples(st.integers(0, 10_000), st.sampled_from([*b'",\n\rx'])),
+    min_size=1,
+    max_size=4,
+  ),
+  block_bytes=st.integers(1, 40),
+)
+def test_damaged_files_are_cut_alike_whatever_the_blocks(
+  tmp_path_factory, lines, damage, block_bytes
+):
+  out = io.StringIO(newline='')
+  csv.writer(out, lineterminator='\n', quoting=csv.QUOTE_ALL).writerows(lines)
+  data = bytearray(out.getvalue().encode())
+  for place, byte in damage:
+    data[place % len(data)] = byte
+  path = tmp_path_factory.mktemp('csv') / 'file.csv'
+  path.write_bytes(data)
+  whole = read(path)
+  assert read(path, block_bytes=block_bytes) == whole
+  records, faults, numbers = whole
+  assert numbers == sorted({*numbers})
+  assert not numbers or numbers[-1] < len(records) + len(faults)
+  for record in records:
+    # Without faults: its quotes pair up, and all of it is one record.
+    text = record.decode(errors='surrogateescape')
+    assert len([*csv.reader(io.StringIO(text, newline=''))]) == 1
