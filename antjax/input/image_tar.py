@@ -52,9 +52,17 @@ class Counts:
 def mean_colors(images: np.ndarray) -> np.ndarray:
   """Mean colours on an 8 x 8 grid: uint8 [B, H, W, 3] -> float32 [B, 192].
 
-  From -1 to 1. Needs H and W divisible by 8.
+  From -1 to 1.
+
+  Raises:
+    ValueError: 8 does not divide H or W.
   """
   num, height, width, _ = images.shape
+  if height % _GRID or width % _GRID:
+    raise ValueError(
+      f'mean_colors: images of {height} x {width} pixels; needed: multiples of'
+      f' {_GRID} (image_size).'
+    )
   cells = images.reshape(num, _GRID, height // _GRID, _GRID, width // _GRID, 3)
   means = cells.mean((2, 4), dtype=np.float32)
   return means.reshape(num, -1) / 127.5 - 1

@@ -84,6 +84,11 @@ def test_mean_colors_are_those_of_the_cells():
       found[:, row, column], cell.mean((1, 2)) / 127.5 - 1, rtol=1e-5
     )
 
+  with pytest.raises(
+    ValueError, match='16 x 20 pixels; needed: multiples of 8'
+  ):
+    image_tar.mean_colors(images[:, :, :20])
+
 
 def test_an_encoder_gets_whole_batches_and_is_checked(tmp_path):
   members = [(f'{item}.png', flat([9, 9, 9])) for item in _ITEMS]

@@ -101,6 +101,7 @@ def test_prepares_a_log_by_its_schema_file(tmp_path):
   [
     ({'dataset': 'sequences'}, 'sequences needs both'),
     ({'schema': 'x.yaml'}, 'ml-1m takes no schema'),
+    ({'dataset': 'antm2c'}, 'antm2c a source and no schema'),
     ({'threads': -1}, 'must not be negative'),
     ({'max_rejected_share': 2}, 'must be from 0 to 1'),
   ],
