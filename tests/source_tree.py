@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator
 import configparser
 import dataclasses
+import functools
 import pathlib
 import re
 import sys
@@ -106,6 +107,7 @@ def imports(path: pathlib.Path, root: pathlib.Path = ROOT) -> list[Import]:
   return found
 
 
+@functools.cache
 def requirements(*extras: str) -> dict[str, str]:
   """Top-level import name -> distribution, of setup.cfg and given extras."""
   parser = configparser.ConfigParser()

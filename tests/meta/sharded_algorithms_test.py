@@ -21,7 +21,6 @@ CASES = {
   'meta_sgd': algorithms.ALGORITHMS['meta_sgd'].inner,
   'loop': maml.InnerLoop(num_steps=20, order=1, learning_rate=0.01),
 }
-FAST = ('loop',)
 
 
 def step(name, mesh, code, level):
@@ -34,13 +33,8 @@ def step(name, mesh, code, level):
   return loss, job.trainer.params(job.state), job.rows()
 
 
-@pytest.mark.parametrize(
-  'name',
-  [
-    pytest.param(name, marks=[] if name in FAST else pytest.mark.slow)
-    for name in CASES
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('name', CASES)
 def test_eight_devices_take_the_step_of_one(name):
   one = make_mesh(intra=1, devices=jax.devices()[:1])
   expected = step(name, one, 'NNN', 'none')

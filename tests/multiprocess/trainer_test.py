@@ -41,14 +41,20 @@ def assert_same(actual, expected):
     pytest.param('NIG', 2, marks=pytest.mark.slow),
   ],
 )
-def test_two_processes_equal_one_and_take_over_its_checkpoint(
-  tmp_path, code, intra
-):
+def test_two_processes_equal_one(tmp_path, code, intra):
   (one,) = run(code, intra, tmp_path / 'one', hosts=1, counts='5')
   assert one['step'] == 5
   both = run(code, intra, tmp_path / 'two', hosts=2, counts='5,5')
   for actual in both:
     assert_same(actual, one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('code', 'intra'), [('IIG', 4), ('GGG', 2), ('NNN', 8), ('NIG', 2)]
+)
+def test_another_number_of_processes_takes_over(tmp_path, code, intra):
+  (one,) = run(code, intra, tmp_path / 'one', hosts=1, counts='5')
   # One process began; two go on, and the reverse.
   run(code, intra, tmp_path / 'mixed', hosts=1, counts='2')
   for actual in run(code, intra, tmp_path / 'mixed', hosts=2, counts='4,4'):

@@ -85,7 +85,15 @@ def train(model, num_steps=3, **options):
   return trainer, state, losses
 
 
-@pytest.mark.parametrize('name', ['deepfm', 'din', 'ple', 'esmm'])
+@pytest.mark.parametrize(
+  'name',
+  [
+    'esmm',
+    *(
+      pytest.param(n, marks=pytest.mark.slow) for n in ('deepfm', 'din', 'ple')
+    ),
+  ],
+)
 def test_training_on_devices_under_a_code_learns(name):
   model = model_of(name)
   _, _, losses = train(model, num_steps=12, paro='IIG', intra=2)

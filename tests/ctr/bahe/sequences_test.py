@@ -35,7 +35,9 @@ def run(encoder, config, *args):
   return jax.jit(encoder)(params_of(encoder, config), *args)
 
 
-@pytest.mark.parametrize('pooling', ['mean', 'last'])
+@pytest.mark.parametrize(
+  'pooling', ['mean', pytest.param('last', marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
   'config', [small_clicks.LLAMA, small_clicks.BERT], ids=['llama', 'bert']
 )
