@@ -28,7 +28,7 @@ from launch.bahe_job import BaheJob
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(training_config.TrainingConfig):
+class Config(training_config.LanguageTrainingConfig):
   """Training of a click model on textual behaviour."""
 
   run_dir: Annotated[

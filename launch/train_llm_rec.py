@@ -39,7 +39,7 @@ from launch.llm_rec_job import LLMRecJob
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(training_config.TrainingConfig):
+class Config(training_config.LanguageTrainingConfig):
   """Training of a language model as a recommender."""
 
   run_dir: Annotated[

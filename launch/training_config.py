@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What jobs that train a language model inside a recommender have in common."""
+"""What jobs that train, validate and stop early have in common."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -19,10 +19,6 @@ from launch import auto_paro, common
 class TrainingConfig(common.JobConfig):
   """Settings of jobs that train, validate and stop early."""
 
-  remat: Annotated[
-    Literal['none', 'layer', 'dots'],
-    "What the layers' backward pass recomputes.",
-  ] = 'none'
   paro: Annotated[
     str,
     'PaRO code: levels of parameters, gradients, optimizer state; auto takes'
@@ -98,6 +94,16 @@ class TrainingConfig(common.JobConfig):
     return self.num_steps or max(1, steps)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LanguageTrainingConfig(TrainingConfig):
+  """Settings of jobs that train a language model inside a recommender."""
+
+  remat: Annotated[
+    Literal['none', 'layer', 'dots'],
+    "What the layers' backward pass recomputes.",
+  ] = 'none'
+
+
 def make_trainer(
   config: TrainingConfig,
   job: common.Job,
@@ -110,7 +116,7 @@ def make_trainer(
   tables: EmbeddingTables | None = None,
   constants: Any = None,
 ) -> Trainer:
-  """The trainer of a model with a language model inside.
+  """The trainer that a config asks for.
 
   Args:
     config: The job's.

@@ -2,18 +2,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """What reads a training state: predictions, and the parameters themselves."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import io
 from typing import Any
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
+import numpy as np
 
 from antjax.collectives import transition
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.mesh.paro import Level
-from antjax.train.batches import BatchPlacer, Feed, local_flat
+from antjax.train.batches import (
+  BatchPlacer,
+  Feed,
+  gather_bytes,
+  local_flat,
+)
 from antjax.train.gradient import device_key, reading_constants
 from antjax.train.leaves import open_leaves
 from antjax.train.metrics import merge_across_processes, Metric
@@ -101,17 +108,61 @@ def evaluate(
   metrics: Mapping[str, Metric],
 ) -> dict[str, float]:
   """See `Trainer.evaluate`; `predict` is from `make_predict`."""
-  feed, metrics = Feed(iter(batches)), dict(metrics)
+  metrics = dict(metrics)
+  for arrays in _outputs(predict, placer, state, batches):
+    for metric in metrics.values():
+      metric.update(**arrays)
+  merged = merge_across_processes(metrics)
+  return {name: metric.compute() for name, metric in merged.items()}
+
+
+def collect(
+  predict: Callable[[TrainState, StepInput], tuple[PyTree, jax.Array]],
+  placer: BatchPlacer,
+  state: TrainState,
+  batches: Iterable[PyTree],
+) -> dict[str, np.ndarray]:
+  """See `Trainer.predict`; `predict` is from `make_predict`."""
+  parts: list[dict[str, np.ndarray]] = []
+  for arrays in _outputs(predict, placer, state, batches):
+    weight = arrays.pop('weight', None)
+    if weight is not None:
+      arrays = {name: x[weight > 0] for name, x in arrays.items()}
+    parts.append(arrays)
+  file = io.BytesIO()
+  np.savez(file, **_joined(parts))
+  every = []
+  for data in gather_bytes(file.getvalue()):
+    with np.load(io.BytesIO(data)) as archive:
+      every.append({name: archive[name] for name in archive.files})
+  return _joined([part for part in every if part])
+
+
+def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+  if not parts:
+    return {}
+  return {name: np.concatenate([x[name] for x in parts]) for name in parts[0]}
+
+
+def _outputs(
+  predict: Callable[[TrainState, StepInput], tuple[PyTree, jax.Array]],
+  placer: BatchPlacer,
+  state: TrainState,
+  batches: Iterable[PyTree],
+) -> Iterator[dict[str, np.ndarray]]:
+  """This process's outputs of each of its batches, 1-D arrays by name.
+
+  All processes go on until none has a batch left.
+  """
+  feed = Feed(iter(batches))
   has_data = feed.open()
-
-  def consume(outputs: Any, num_valid: jax.Array, is_mine: bool) -> bool:
-    if is_mine:
-      arrays = {k: local_flat(x) for k, x in outputs.items()}
-      for metric in metrics.values():
-        metric.update(**arrays)
-    return float(num_valid) > 0
-
+  # The outputs of one batch are fetched while the next one runs.
   pending: tuple[Any, Any, bool] | None = None
+
+  def fetch(item: tuple[Any, Any, bool]) -> dict[str, np.ndarray] | None:
+    outputs, _, is_mine = item
+    return {k: local_flat(x) for k, x in outputs.items()} if is_mine else None
+
   while has_data:
     batch = feed.next()
     if batch is None and jax.process_count() == 1:
@@ -124,10 +175,11 @@ def evaluate(
     )
     older = pending
     pending = (*predict(state, inputs), batch is not None)
-    if older is not None and not consume(*older):
-      pending = None
-      break
-  if pending is not None:
-    consume(*pending)
-  merged = merge_across_processes(metrics)
-  return {name: metric.compute() for name, metric in merged.items()}
+    if older is not None:
+      if (arrays := fetch(older)) is not None:
+        yield arrays
+      if not float(older[1]) > 0:
+        pending = None
+        break
+  if pending is not None and (arrays := fetch(pending)) is not None:
+    yield arrays

@@ -387,10 +387,36 @@ class Trainer:
     Returns:
       Name to value, the same on every process.
     """
+    return predict_lib.evaluate(
+      self._compiled(predict_fn), self.placer, state, batches, metrics
+    )
+
+  def predict(
+    self,
+    state: TrainState,
+    batches: Iterable[PyTree],
+    predict_fn: Callable[..., Mapping[str, jax.Array]],
+  ) -> dict[str, np.ndarray]:
+    """Runs `predict_fn` over batches and brings its outputs to the host.
+
+    Args:
+      state: See `evaluate`.
+      batches: See `evaluate`.
+      predict_fn: See `evaluate`; all outputs are numbers of a row, [B].
+
+    Returns:
+      Name -> the rows of all processes, the same on every one of them; where
+      there is a 'weight', those of weight 0 and the weights are left out.
+    """
+    return predict_lib.collect(
+      self._compiled(predict_fn), self.placer, state, batches
+    )
+
+  def _compiled(
+    self, predict_fn: Callable[..., Any]
+  ) -> Callable[..., tuple[PyTree, jax.Array]]:
     if predict_fn not in self._predict:
       self._predict[predict_fn] = predict_lib.make_predict(
         self.layout, predict_fn, self.tables, self._constant_specs()
       )
-    return predict_lib.evaluate(
-      self._predict[predict_fn], self.placer, state, batches, metrics
-    )
+    return self._predict[predict_fn]

@@ -1,0 +1,86 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Figures of `ctr_bench`, without its flags."""
+
+from collections.abc import Mapping
+import time
+from typing import Any
+
+import numpy as np
+
+from antjax.ctr.antm2c import scores
+from benchmarks import ctr_problem as problem_lib
+
+
+def compared(
+  ours: np.ndarray, peers: np.ndarray, test: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+  """AUC of both sides and their difference with its interval.
+
+  Args:
+    ours: Logits of the test clicks.
+    peers: Likewise.
+    test: 'label' and 'user' [N].
+  """
+  difference = scores.paired_auc(
+    ours, peers, test['label'], test['user'], num_resamples=200, seed=0
+  )
+  return {
+    'auc': round(scores.auc(ours, test['label']), 5),
+    'peer_auc': round(scores.auc(peers, test['label']), 5),
+    'auc_difference': [round(x, 5) for x in difference],
+  }
+
+
+def flops_of_step(model: str, problem: problem_lib.Problem) -> float:
+  """Multiply-adds, twice, of a step's matrix products, backward included.
+
+  Three times those of the forward pass; of what antjax computes, which leaves
+  out gates and mixtures of other scenarios.
+  """
+  fields = len(problem.num_ids)
+  width, num_scenarios = fields * problem_lib.DIM, len(problem_lib.SCENARIOS)
+
+  def mlp(*widths: int) -> int:
+    return sum(a * b for a, b in zip(widths, widths[1:]))
+
+  deep = mlp(width, *problem_lib.WIDTHS)
+  last = problem_lib.WIDTHS[-1]
+  expert = mlp(width, *problem_lib.EXPERT_WIDTHS)
+  top = problem_lib.EXPERT_WIDTHS[-1]
+  shared, own = problem_lib.NUM_EXPERTS, problem_lib.NUM_SPECIFIC
+  products = {
+    'mlp': deep + last,
+    'deepfm': deep + last,
+    'dcnv2': deep
+    + last
+    + width
+    + problem_lib.CROSS_LAYERS * width * width,
+    'shared_bottom': deep
+    + num_scenarios * mlp(last, *problem_lib.TOWER_WIDTHS, 1),
+    'mmoe': shared * expert
+    + num_scenarios
+    * (width * shared + mlp(top, *problem_lib.TOWER_WIDTHS, 1)),
+    'ple': (shared + num_scenarios * own) * expert
+    + num_scenarios
+    * (width * (shared + own) + mlp(top, *problem_lib.TOWER_WIDTHS, 1)),
+  }
+  return 6.0 * problem_lib.BATCH * products[model]
+
+
+def matmul_flops_per_s(size: int = 1536, repeats: int = 5) -> float:
+  """Rate of one large product of float32 matrices in JAX."""
+  import jax
+  import jax.numpy as jnp
+
+  x = jnp.ones((size, size))
+  product = jax.jit(lambda a: a @ a)
+  product(x).block_until_ready()
+  best = min(_seconds(product, x) for _ in range(repeats))
+  return 2.0 * size**3 / best
+
+
+def _seconds(call: Any, x: Any) -> float:
+  start = time.perf_counter()
+  call(x).block_until_ready()
+  return time.perf_counter() - start

@@ -1,0 +1,124 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What both sides of `ctr_bench` train: MovieLens-1M in three scenarios.
+
+A click is a rating of four or five stars; a scenario is a group of ages, as in
+Scenario-Wise-Rec. Both sides see the same six fields, 16 wide: user, item,
+gender, age, occupation, scenario. The sizes of the models are those below; the
+peer's MLPs have batch normalization, which it does not let one leave out.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+
+MODELS = ('mlp', 'deepfm', 'dcnv2', 'shared_bottom', 'mmoe', 'ple')
+LOADERS = ('own', 'batched')
+DIM = 16
+BATCH = 2048
+# Of the deep part; of towers; of experts.
+WIDTHS, TOWER_WIDTHS, EXPERT_WIDTHS = (256, 128), (64,), (128,)
+NUM_EXPERTS, NUM_SPECIFIC, NUM_LEVELS, CROSS_LAYERS = 4, 1, 1, 3
+LEARNING_RATE = 1e-3
+SCENARIOS = ('1+18', '25', '35+45+50+56')
+FIELDS = ('user', 'item', 'gender', 'age', 'occupation', 'scenario')
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+  """The clicks.
+
+  Attributes:
+    train: Field -> int32 [N], and 'label' float32 [N].
+    test: Likewise.
+    num_ids: Field -> its ids.
+  """
+
+  train: Mapping[str, np.ndarray]
+  test: Mapping[str, np.ndarray]
+  num_ids: Mapping[str, int]
+
+
+def config(folder: str, model: str, run_dir: str, **changes: Any) -> Any:
+  """The config of launch/train_antm2c.py for one model."""
+  from antjax.ctr.antm2c.model import FieldConfig
+  from antjax.ctr.models.inputs import NetworkConfig
+  from launch import train_antm2c
+
+  return train_antm2c.Config(
+    run_dir=run_dir,
+    data=folder,
+    model=model,
+    scenario='age',
+    scenario_groups=SCENARIOS,
+    history='none',
+    batch_size=BATCH,
+    network=NetworkConfig(
+      widths=WIDTHS,
+      tower_widths=TOWER_WIDTHS,
+      expert_widths=EXPERT_WIDTHS,
+      num_experts=NUM_EXPERTS,
+      num_specific=NUM_SPECIFIC,
+      num_levels=NUM_LEVELS,
+      cross_layers=CROSS_LAYERS,
+    ),
+    fields=FieldConfig(
+      use=('user', 'item', 'columns'),
+      embedding_dim=DIM,
+      learning_rate=LEARNING_RATE,
+    ),
+    optimizer=train_antm2c.OptimizerConfig(learning_rate=LEARNING_RATE),
+    check_memory=False,
+    checkpoint_every=1_000_000,
+    **changes,
+  )
+
+
+def arrays(data: Any) -> Problem:
+  """The fields of a `launch.antm2c_data.ScenarioData`, for the peer."""
+
+  def fields(clicks: Any) -> dict[str, np.ndarray]:
+    batch = clicks.batch(np.arange(len(clicks)), len(clicks))
+    ids = batch['ids']
+    columns = dict(zip(data.sizes.columns, ids['columns'].T, strict=True))
+    found = {'user': ids['user'], 'item': ids['item'], **columns}
+    found['scenario'] = ids['scenario']
+    return {
+      **{name: np.ascontiguousarray(found[name]) for name in FIELDS},
+      'label': batch['label'],
+    }
+
+  sizes = data.sizes
+  num_ids = {
+    'user': sizes.num_users,
+    'item': sizes.num_items,
+    **sizes.columns,
+    'scenario': sizes.num_scenarios,
+  }
+  return Problem(
+    fields(data.splits['train']), fields(data.splits['test']), num_ids
+  )
+
+
+def save(problem: Problem, path: pathlib.Path) -> None:
+  """Writes a problem for the processes of a run."""
+  np.savez(
+    path,
+    **{f'train.{n}': x for n, x in problem.train.items()},
+    **{f'test.{n}': x for n, x in problem.test.items()},
+    **{f'num.{n}': np.int64(x) for n, x in problem.num_ids.items()},
+  )
+
+
+def load(path: str) -> Problem:
+  """Reads what `save` wrote."""
+  found: dict[str, dict[str, Any]] = {'train': {}, 'test': {}, 'num': {}}
+  with np.load(path) as archive:
+    for name in archive.files:
+      part, _, field = name.partition('.')
+      found[part][field] = archive[name]
+  num_ids = {name: int(x) for name, x in found['num'].items()}
+  return Problem(found['train'], found['test'], num_ids)

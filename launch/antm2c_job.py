@@ -1,0 +1,216 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""One training of launch/train_antm2c.py, and the scores of its best step."""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+import json
+import math
+import os
+from typing import Any, TYPE_CHECKING
+
+import jax
+import numpy as np
+
+from antjax.ctr.antm2c import scores
+from antjax.ctr.antm2c.model import ScenarioModel
+from antjax.ctr.models import moments
+from antjax.train.state import TrainState
+from launch import common, training_config
+from launch.antm2c_data import ScenarioData
+from launch.training_run import TrainingRun
+
+if TYPE_CHECKING:
+  from launch.train_antm2c import Config
+
+# Name of a validation metric -> its name in a table of scores.
+METRICS = {'auc': 'AUC', 'gauc': 'GAUC', 'log_loss': 'log-loss', 'ece': 'ECE'}
+_LOWER = ('log_loss', 'ece')
+_MOMENT_CLICKS = 1 << 20  # Of training, that statistics are taken of.
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedResult:
+  """What a training reached.
+
+  Attributes:
+    seed: Its seed.
+    validation: Scores of the validation clicks, by the names in `METRICS`.
+    test: Part of the test clicks -> scores; see `antjax.ctr.antm2c.scores`.
+    folder: With its metrics and 'predictions.npz': logit of each test click.
+  """
+
+  seed: int
+  validation: Mapping[str, float]
+  test: Mapping[str, scores.Part]
+  folder: str
+
+
+class ClickJob:
+  """A model, its trainer and its run folder."""
+
+  def __init__(
+    self,
+    config: 'Config',
+    job: common.Job,
+    data: ScenarioData,
+    *,
+    seed: int,
+    name: str = '',
+    dataset: str = '',
+  ):
+    """Describes the training.
+
+    Args:
+      config: The job's, or that of a trial.
+      job: The job.
+      data: The clicks.
+      seed: Of parameters and shuffles.
+      name: Of its folder inside the job's; '': by the seed.
+      dataset: Name of its data set, no other training's; '': that of the
+        folder.
+    """
+    self._config, self._data, self._seed = config, data, seed
+    self._name = name or f'seed_{seed}'
+    self._dataset = dataset or self._name
+    folder = job.run_dir / self._name
+    folder.mkdir(parents=True, exist_ok=True)
+    self._job = dataclasses.replace(job, run_dir=folder)
+    self._model = ScenarioModel(
+      config.model, config.fields, config.network, data.sizes
+    )
+    self.num_steps = config.steps_for(len(data.splits['train']))
+    self._tables = self._model.tables(job.mesh)
+    rows = config.batch_size // jax.device_count()
+    self.trainer = training_config.make_trainer(
+      config,
+      job,
+      self._loss,
+      config.optimizer.build(self.num_steps),
+      jax.eval_shape(self._model.init_params, jax.random.key(0)),
+      trainable=lambda name: True,
+      # A row's fields, and about as much again for each layer.
+      activation_bytes=16 * rows * self._model.sizes.flat_width,
+      tables=self._tables,
+    )
+
+  def _loss(
+    self, params: Any, rows: Any, batch: Any, rng: Any
+  ) -> tuple[jax.Array, jax.Array]:
+    del rng
+    vectors = self._tables.lookup(rows, batch['ids'])
+    return self._model.loss(params, vectors, batch)
+
+  @functools.cached_property
+  def _predict(self) -> Any:
+    def predict(params: Any, rows: Any, batch: Any, rng: Any) -> Any:
+      del rng
+      vectors = self._tables.lookup(rows, batch['ids'])
+      return {
+        'prediction': self._model.logits(params, vectors, batch),
+        'index': batch['index'],
+        'weight': batch['weight'],
+      }
+
+    return predict
+
+  @functools.cached_property
+  def _sum_moments(self) -> Any:
+    def sums(params: Any, rows: Any, batch: Any, rng: Any) -> Any:
+      del rng
+      vectors = self._tables.lookup(rows, batch['ids'])
+      found = self._model.moment_sums(params, vectors, batch)
+      return {n: x.reshape(1, -1) for n, x in found._asdict().items()}
+
+    return sums
+
+  def _moments(self, state: TrainState) -> Any:
+    """Of the training clicks, for a model that normalises; else None."""
+    if not self._model.is_normalising:
+      return None
+    batches = self._data.evaluation(
+      'train', self._model.prepare, limit=_MOMENT_CLICKS
+    )
+    found = self.trainer.predict(state, batches, self._sum_moments)
+    S = self._model.sizes.num_scenarios
+    sums = {
+      n: x.astype(np.float64).reshape(-1, *shape).sum(axis=0)
+      for (n, x), shape in zip(found.items(), ((S,), (S, -1), (S, -1)))
+    }
+    return moments.finish(moments.MomentSums(**sums))
+
+  def run(self) -> SeedResult:
+    """Trains, or goes on, and scores; nothing where that was done."""
+    folder = self._job.run_dir
+    path = folder / 'scores.json'
+    if path.exists():
+      found = json.loads(path.read_text(encoding='utf-8'))
+      test = scores.from_json(found['test'])
+      return SeedResult(self._seed, found['validation'], test, str(folder))
+    state = self.fit()
+    validation = self._summary(state)
+    logits = self.logits(state, 'test')
+    test = {}
+    if len(logits):
+      test = scores.score(
+        self._columns('test', logits), self._config.score, self._data.scenarios
+      )
+    if self._job.is_main:
+      np.savez(folder / 'predictions.npz', logit=logits)
+      found = {'validation': validation, 'test': scores.as_json(test)}
+      temporary = path.with_suffix('.new')
+      temporary.write_text(json.dumps(found), encoding='utf-8')
+      os.replace(temporary, path)
+    return SeedResult(self._seed, validation, test, str(folder))
+
+  def fit(self) -> TrainState:
+    """Trains, or goes on; the state is the best one."""
+    config, data = self._config, self._data
+    metric = config.best_metric.removeprefix('validation_')
+    run = TrainingRun(
+      self._name,
+      config,
+      self._job,
+      self.trainer,
+      num_steps=self.num_steps,
+      made_of=data.made_of | {'model': config.model},
+      best_mode='min' if metric in _LOWER else 'max',
+      tables=self._tables,
+    )
+    state = self.trainer.init(self._model.init_params, seed=self._seed)
+    batches = data.training(self._model.prepare, self._seed, self._dataset)
+    return run.fit(state, batches, self.validate)
+
+  def validate(self, state: TrainState) -> dict[str, float]:
+    """Scores of the validation clicks, named 'validation_auc' and so on."""
+    found = self._summary(state)
+    return {f'validation_{name}': x for name, x in found.items()}
+
+  def _summary(self, state: TrainState) -> dict[str, float]:
+    """Of the validation clicks, all of them together; those with a value."""
+    logits = self.logits(state, 'validation')
+    if not len(logits):
+      return {}
+    config = dataclasses.replace(self._config.score, num_resamples=0)
+    table = scores.score(self._columns('validation', logits), config)
+    found = table[scores.ALL].metrics
+    values = {name: found[known].value for name, known in METRICS.items()}
+    return {name: x for name, x in values.items() if math.isfinite(x)}
+
+  def _columns(self, split: str, logits: np.ndarray) -> dict[str, np.ndarray]:
+    """What `scores` reads."""
+    columns = self._data.splits[split].columns
+    return {'prediction': logits, **{n: columns[n] for n in scores.COLUMNS}}
+
+  def logits(self, state: TrainState, split: str) -> np.ndarray:
+    """Logit of each click of a split, in their order; on every process."""
+    if split not in self._data.splits:
+      return np.zeros(0, np.float32)
+    batches = self._data.evaluation(
+      split, self._model.prepare, moments=self._moments(state)
+    )
+    found = self.trainer.predict(state, batches, self._predict)
+    logits = np.full(len(self._data.splits[split]), np.nan, np.float32)
+    logits[found['index']] = found['prediction']
+    return logits

@@ -1,0 +1,109 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+r"""Trains many click models on one data set, into one table.
+
+  python -m launch.benchmark_antm2c --data=data/antm2c --run_dir=runs/table \
+    --models=lr,deepfm,dcnv2,mmoe,star --num_seeds=3
+
+All settings of launch/train_antm2c.py hold for each model. With --inputs the
+models are also trained without texts and images and with them (the multi-modal
+task). Cells that are done are not done again: a run that was stopped goes on,
+and a model that is added later joins the table. The run folder gets table.md,
+table.json, table.html with bars, and a folder for each training.
+"""
+
+import dataclasses
+from typing import Annotated
+
+from antjax.ctr.models import build
+from launch import antm2c_data, antm2c_search, antm2c_table, common, train_antm2c
+from launch.antm2c_job import ClickJob, SeedResult
+
+# Name in the table -> kinds of vectors that the models see.
+_INPUTS = {
+  'id': (),
+  'id+text': ('text',),
+  'id+image': ('image',),
+  'all': ('text', 'image'),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(train_antm2c.Config):
+  """Models and inputs of the table; the rest is as for one training."""
+
+  run_dir: Annotated[str, 'Folder of the table and of all trainings.'] = (
+    'runs/antm2c_table'
+  )
+  models: Annotated[
+    tuple[str, ...], 'Rows of the table; empty: all that the data allow.'
+  ] = ()
+  inputs: Annotated[
+    tuple[str, ...], f'Some of {", ".join(_INPUTS)}: what models see.'
+  ] = ('id',)
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    for name, known in (('models', build.MODELS), ('inputs', _INPUTS)):
+      if unknown := sorted(set(getattr(self, name)) - set(known)):
+        raise ValueError(
+          f'{name}: {", ".join(unknown)} unknown; use some of'
+          f' {", ".join(known)}.'
+        )
+    if not self.inputs:
+      raise ValueError('inputs: give at least one.')
+
+
+def main(config: Config) -> None:
+  job = common.start(config)
+  train(config, job)
+
+
+def train(config: Config, job: common.Job) -> list[antm2c_table.Cell]:
+  """Fills the table; returns its cells."""
+  data = antm2c_data.ScenarioData(config, job)
+  cells = []
+  for inputs in config.inputs:
+    for model in config.models or _possible(data):
+      cell = _cell(config, job, data, model, inputs)
+      cells.append(cell)
+      if job.is_main:
+        antm2c_table.write(config, job, data, cells)
+  return cells
+
+
+def _cell(
+  config: Config,
+  job: common.Job,
+  data: antm2c_data.ScenarioData,
+  model: str,
+  inputs: str,
+) -> antm2c_table.Cell:
+  """Trains one model with all seeds."""
+  ids = [name for name in config.fields.use if name not in _INPUTS['all']]
+  fields = dataclasses.replace(
+    config.fields, use=(*ids, *_INPUTS[inputs])
+  )
+  own = dataclasses.replace(config, model=model, fields=fields)
+  folder = job.run_dir / inputs / model
+  folder.mkdir(parents=True, exist_ok=True)
+  part = dataclasses.replace(job, run_dir=folder)
+  if own.search.num_trials:
+    own = antm2c_search.best_config(own, part, data)
+  results: list[SeedResult] = [
+    ClickJob(
+      own, part, data, seed=own.seed + i, dataset=f'{inputs}/{model}/{i}'
+    ).run()
+    for i in range(own.num_seeds)
+  ]
+  return antm2c_table.Cell(model, inputs, results)
+
+
+def _possible(data: antm2c_data.ScenarioData) -> list[str]:
+  """Models that need nothing that the data lack."""
+  lacking = set() if data.sizes.max_history else {'din', 'bst'}
+  return [name for name in build.MODELS if name not in lacking]
+
+
+if __name__ == '__main__':
+  common.run(main, Config())
