@@ -15,19 +15,31 @@ from benchmarks import ctr_problem as problem_lib
 def compared(
   ours: np.ndarray, peers: np.ndarray, test: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-  """AUC of both sides and their difference with its interval.
+  """AUC of both sides, and ours less the peer's with its 95 % interval.
 
   Args:
     ours: Logits of the test clicks.
     peers: Likewise.
     test: 'label' and 'user' [N].
   """
-  difference = scores.paired_auc(
-    ours, peers, test['label'], test['user'], num_resamples=200, seed=0
-  )
+  nothing = np.zeros(len(ours), np.int32)
+  columns = {
+    'label': test['label'],
+    'user': test['user'],
+    **dict.fromkeys(('scenario', 'user_count', 'item_count'), nothing),
+  }
+  config = scores.ScoreConfig(num_resamples=200)
+  none = scores.ScoreConfig(num_resamples=0)
+
+  def auc(logits: np.ndarray) -> float:
+    table = scores.score({**columns, 'prediction': logits}, none)
+    return table[scores.ALL].metrics['AUC'].value
+
+  table = scores.difference({**columns, 'prediction': peers}, ours, config)
+  difference = table[scores.ALL].metrics['AUC']
   return {
-    'auc': round(scores.auc(ours, test['label']), 5),
-    'peer_auc': round(scores.auc(peers, test['label']), 5),
+    'auc': round(auc(ours), 5),
+    'peer_auc': round(auc(peers), 5),
     'auc_difference': [round(x, 5) for x in difference],
   }
 

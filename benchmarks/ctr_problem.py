@@ -81,14 +81,10 @@ def arrays(data: Any) -> Problem:
   """The fields of a `launch.antm2c_data.ScenarioData`, for the peer."""
 
   def fields(clicks: Any) -> dict[str, np.ndarray]:
-    batch = clicks.batch(np.arange(len(clicks)), len(clicks))
-    ids = batch['ids']
-    columns = dict(zip(data.sizes.columns, ids['columns'].T, strict=True))
-    found = {'user': ids['user'], 'item': ids['item'], **columns}
-    found['scenario'] = ids['scenario']
+    columns = {n.removeprefix('column_'): clicks.column(n) for n in clicks.names}
     return {
-      **{name: np.ascontiguousarray(found[name]) for name in FIELDS},
-      'label': batch['label'],
+      **{name: np.ascontiguousarray(columns[name]) for name in FIELDS},
+      'label': clicks.label,
     }
 
   sizes = data.sizes

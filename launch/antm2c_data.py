@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SPLITS = ('train', 'validation', 'test')
 _COLUMNS = (
   *('user', 'item', 'title', 'label', 'starts', 'stops', 'ids', 'numeric'),
-  *('is_new_user', 'is_new_item', 'user_count', 'item_count'),
+  *('is_new_user', 'is_new_item'),
 )
 
 
@@ -68,41 +68,60 @@ class ScenarioData:
     for split in SPLITS:
       if split not in described['files']:
         continue
-      found = whole_columns.read(
+      columns[split] = whole_columns.read(
         folder / described['files'][split]['path'],
         _COLUMNS,
         wide=('starts', 'stops'),
       )
-      found['scenario'] = _to_scenario(found, groups, at, split)
-      if conversion is not None:
-        found['conversion'] = found['numeric'][:, conversion]
-      found['numeric'] = found['numeric'][:, numbers]
-      found['ids'] = found['ids'][:, kept]
-      columns[split] = found
     if 'train' not in columns:
       raise ValueError(f'data={config.data} has no training examples.')
     self.standardizer = None
     if numbers:
-      self.standardizer = Standardizer.of([columns['train']['numeric']])
-      for found in columns.values():
-        found['numeric'] = self.standardizer(found['numeric'])
+      values = columns['train']['numeric'][:, numbers]
+      self.standardizer = Standardizer.of([values])
     events = tuple(
       np.load(folder / 'events' / f'{name}.npy', mmap_mode='r')
       for name in names
     )
     text, images = antm2c_vectors.load(config, job, described, names)
-    self.splits = {
-      split: Clicks(
-        found,
-        events,
-        history,
-        config.max_history,
-        text,
-        images,
-        config.ids == 'train',
-      )
-      for split, found in columns.items()
+    counts = {
+      name: np.bincount(
+        columns['train'][name], minlength=described[f'num_{name}s']
+      ).astype(np.int32)
+      for name in ('user', 'item')
     }
+    self.splits = {}
+    for split, found in columns.items():
+      scenario = _to_scenario(found, groups, at, split)
+      ids = [_known(found, n, config.ids) for n in ('user', 'item')]
+      ids += [found['title'], scenario, *found['ids'][:, kept].T]
+      numeric = found['numeric']
+      if self.standardizer is not None:
+        numeric = self.standardizer(numeric[:, numbers])
+      self.splits[split] = Clicks(
+        names=('user', 'item', 'title', 'scenario')
+        + tuple(f'column_{id_names[i]}' for i in kept),
+        ids=np.stack(ids, axis=1),
+        label=found['label'],
+        numeric=numeric[:, : len(numbers)],
+        starts=found['starts'],
+        stops=found['stops'],
+        events=events,
+        history=history,
+        max_history=config.max_history,
+        text=text,
+        images=images,
+        image_items=found['item'],
+        conversion=None
+        if conversion is None
+        else found['numeric'][:, conversion],
+        scored={
+          'label': found['label'],
+          'user': found['user'],
+          'scenario': scenario,
+          **{f'{n}_count': c[found[n]] for n, c in counts.items()},
+        },
+      )
     self.sizes = DataSizes(
       num_users=described['num_users'],
       num_items=described['num_items'],
@@ -146,11 +165,9 @@ class ScenarioData:
     def make(block: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
       index = block['tasks']['index']
       batch = clicks.batch(index, self.rows)
-      if share:
+      if share:  # The first two columns are user and item.
         rng = np.random.default_rng([seed, int(index[0]), int(index[-1])])
-        for key in ('user', 'item'):
-          dropped = rng.random(self.rows) < share
-          batch['ids'][key] = np.where(dropped, 0, batch['ids'][key])
+        batch['ids'][:, :2][rng.random((self.rows, 2)) < share] = 0
       return prepare(batch)
 
     return data.map(make)
@@ -184,7 +201,8 @@ class ScenarioData:
       more['moments'] = tuple(np.stack([x] * copies) for x in moments)
     for start in starts[::every]:
       index = np.arange(start, min(start + size, len(clicks)))
-      yield prepare(clicks.batch(index, size)) | more
+      padded = np.resize(index, size).astype(np.int32)
+      yield prepare(clicks.batch(index, size)) | {'index': padded} | more
 
 
 def _modal(
@@ -253,6 +271,15 @@ def _scenarios(
   return tuple('+'.join(g) for g in groups), found, at
 
 
+def _known(
+  columns: Mapping[str, np.ndarray], name: str, ids: str
+) -> np.ndarray:
+  """User or item of each click; 0 for those that training has not seen."""
+  if ids == 'global':
+    return columns[name]
+  return np.where(columns[f'is_new_{name}'], 0, columns[name])
+
+
 def _to_scenario(
   columns: Mapping[str, np.ndarray],
   groups: np.ndarray,
@@ -275,7 +302,7 @@ def log_counts(data: ScenarioData) -> None:
   """Says how many clicks each scenario has."""
   counts = {
     split: np.bincount(
-      clicks.columns['scenario'], minlength=len(data.scenarios)
+      clicks.column('scenario'), minlength=len(data.scenarios)
     ).tolist()
     for split, clicks in data.splits.items()
   }

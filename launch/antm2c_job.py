@@ -8,6 +8,7 @@ import functools
 import json
 import math
 import os
+import statistics
 from typing import Any, TYPE_CHECKING
 
 import jax
@@ -16,8 +17,9 @@ import numpy as np
 from antjax.ctr.antm2c import scores
 from antjax.ctr.antm2c.model import ScenarioModel
 from antjax.ctr.models import moments
+from antjax.train import progress
 from antjax.train.state import TrainState
-from launch import common, training_config
+from launch import antm2c_report, common, training_config
 from launch.antm2c_data import ScenarioData
 from launch.training_run import TrainingRun
 
@@ -89,7 +91,6 @@ class ClickJob:
       self._loss,
       config.optimizer.build(self.num_steps),
       jax.eval_shape(self._model.init_params, jax.random.key(0)),
-      trainable=lambda name: True,
       # A row's fields, and about as much again for each layer.
       activation_bytes=16 * rows * self._model.sizes.flat_width,
       tables=self._tables,
@@ -164,6 +165,19 @@ class ClickJob:
       os.replace(temporary, path)
     return SeedResult(self._seed, validation, test, str(folder))
 
+  def scored(self, result: SeedResult) -> antm2c_report.Scored:
+    """What a report says of a result of this training."""
+    with np.load(self._job.run_dir / 'predictions.npz') as archive:
+      columns = self._columns('test', archive['logit'])
+    bins = scores.calibration(columns, self._config.score)
+    return antm2c_report.Scored(result.test, bins)
+
+  def speed(self) -> dict[str, float]:
+    """Clicks a second that this training reached."""
+    lines = progress.read_metrics(self._job.run_dir / progress.METRICS_FILE)
+    speeds = [r['examples_per_s'] for r in lines if r.get('examples_per_s')]
+    return {'examples/s': statistics.median(speeds)} if speeds else {}
+
   def fit(self) -> TrainState:
     """Trains, or goes on; the state is the best one."""
     config, data = self._config, self._data
@@ -200,8 +214,7 @@ class ClickJob:
 
   def _columns(self, split: str, logits: np.ndarray) -> dict[str, np.ndarray]:
     """What `scores` reads."""
-    columns = self._data.splits[split].columns
-    return {'prediction': logits, **{n: columns[n] for n in scores.COLUMNS}}
+    return {'prediction': logits, **self._data.splits[split].scored}
 
   def logits(self, state: TrainState, split: str) -> np.ndarray:
     """Logit of each click of a split, in their order; on every process."""

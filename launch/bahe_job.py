@@ -45,6 +45,7 @@ class BaheJob:
       config.optimizer.build(self.num_steps, tuning.is_lm),
       built.params,
       trainable=tuning.trainable(config.effective_tuning),
+      scanned=training_config.is_stack,
       activation_bytes=bahe_memory.activation_bytes(
         config, built.model, clicks
       ),

@@ -86,7 +86,7 @@ def write(
         for row in rows
       ],
       lower_is_better=frozenset({'log-loss', 'NE'}),
-      curves=_curves(lines),
+      curves=curves(lines),
       throughput=speed,
       memory=gmeta_report.memory(trainer) + _table_memory(trainer, memory),
       config=dataclasses.asdict(config),
@@ -141,7 +141,9 @@ def _plain(value: float) -> float | None:
   return value if math.isfinite(value) else None
 
 
-def _curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """Curves of `report.Report` from the lines of metrics.jsonl."""
+
   def points(key: str) -> list[tuple[float, float]]:
     return [(r['step'], r[key]) for r in lines if r.get(key) is not None]
 

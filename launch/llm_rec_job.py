@@ -60,6 +60,7 @@ class LLMRecJob:
       config.optimizer.build(self.num_steps, tuning.is_lm),
       built.params,
       trainable=tuning.trainable(config.tuning),
+      scanned=training_config.is_stack,
       activation_bytes=self._activation_bytes,
     )
     self._encoder: VectorEncoder | None = None

@@ -11,13 +11,20 @@ the texts of the films that its user saw before.
     --schema=log.yaml --out=data/log --vocabulary=data/behaviors
 
 does the same with any log that a schema file describes (docs/behaviors.md), out
-of core. `--vocabulary` keeps the ids of texts from one day to the next. A
+of core, and
+
+  python -m launch.prepare_behaviors --dataset=antm2c --source=antm2c \
+    --out=data/antm2c --examples.train_until='2023-08-03 00:00:00' \
+    --examples.validation_until='2023-08-05 00:00:00'
+
+with AntM2C's files, or synthetic ones (docs/antm2c.md). `--vocabulary` keeps the ids of texts from one day to the next. A
 second run does nothing; `--overwrite` makes the files again. Mind the terms of
 the data: MovieLens is for research use and may not be redistributed.
 """
 
 import dataclasses
 import functools
+import json
 import tempfile
 from typing import Annotated, Any, Literal
 
@@ -25,12 +32,16 @@ import rich
 import rich.table
 
 from antjax.input import (
+  antm2c_columns,
+  antm2c_reader,
+  behavior_antm2c,
   behavior_data,
   behavior_examples,
   behavior_movielens,
   behavior_schema,
   behavior_table,
   behavior_text,
+  table_files,
 )
 from launch import bulk_work, script
 
@@ -40,14 +51,16 @@ class Config(bulk_work.BulkConfig):
   """What to prepare, and how."""
 
   dataset: Annotated[
-    Literal['ml-1m', 'sequences'],
-    'ml-1m: MovieLens-1M. sequences: as --schema says.',
+    Literal['ml-1m', 'sequences', 'antm2c'],
+    "ml-1m: MovieLens-1M. sequences: as --schema says. antm2c: AntM2C's files"
+    ", or launch/make_antm2c_synthetic.py's.",
   ] = 'ml-1m'
   out: Annotated[str, 'Folder to make.'] = 'data/ml-1m-text'
   source: Annotated[
     str,
     'ml-1m: folder or zip with its files; empty: download. sequences: a file,'
-    ' or a folder of files, .csv, .tsv, .txt or .parquet.',
+    ' or a folder of files, .csv, .tsv, .txt or .parquet. antm2c: a part, or'
+    ' the folder of antm2c*part*.',
   ] = ''
   schema: Annotated[
     str,
@@ -59,7 +72,9 @@ class Config(bulk_work.BulkConfig):
     ': the data get one of their own.',
   ] = ''
   normalizer: behavior_text.Normalizer = behavior_text.Normalizer()
+  # Left as it is, antm2c parts entities by `behavior_antm2c.SEPARATORS`.
   splitter: behavior_text.Splitter = behavior_text.Splitter()
+  antm2c: antm2c_columns.Antm2cConfig = antm2c_columns.Antm2cConfig()
   examples: behavior_examples.ExampleConfig = behavior_examples.ExampleConfig()
   format: Annotated[
     Literal['arrow', 'parquet'],
@@ -69,25 +84,33 @@ class Config(bulk_work.BulkConfig):
   def __post_init__(self) -> None:
     super().__post_init__()
     is_table = self.dataset == 'sequences'
-    if is_table != bool(self.schema) or is_table > bool(self.source):
+    needs_source = self.dataset != 'ml-1m'
+    if is_table != bool(self.schema) or needs_source > bool(self.source):
       raise ValueError(
         f'dataset={self.dataset}, source={self.source!r} and'
-        f' schema={self.schema!r}: sequences needs both, and ml-1m takes no'
-        ' schema.'
+        f' schema={self.schema!r}: sequences needs both, antm2c a source and no'
+        ' schema, and ml-1m takes no schema.'
       )
+
+  @property
+  def text_splitter(self) -> behavior_text.Splitter:
+    """What parts long texts of this data set."""
+    if self.dataset == 'antm2c' and self.splitter == behavior_text.Splitter():
+      return behavior_text.Splitter(pattern=behavior_antm2c.SEPARATORS)
+    return self.splitter
 
 
 def main(config: Config) -> None:
   """Prepares the data and prints their counts."""
-  is_table = config.dataset == 'sequences'
-  read, data = (_table if is_table else _movielens)(config)
+  readers = {'ml-1m': _movielens, 'sequences': _table, 'antm2c': _antm2c}
+  read, data = readers[config.dataset](config)
   description, made = behavior_data.prepare_behaviors(
     config.out,
     read,
     {**data, 'max_rejected_share': config.max_rejected_share},
     behavior_data.BehaviorConfig(
       normalizer=config.normalizer,
-      splitter=config.splitter,
+      splitter=config.text_splitter,
       examples=config.examples,
     ),
     vocabulary=config.vocabulary,
@@ -103,6 +126,10 @@ def main(config: Config) -> None:
   for row in rows:
     table.add_row(*row)
   rich.print(table)
+  for sequence in description['sequences']:
+    if 'texts' in sequence:
+      told = ', '.join(f'{k}: {n:,}' for k, n in sequence['texts'].items())
+      print(f'behaviours a text of {sequence["name"]}: {told}')
   bulk_work.print_counts(config.out, description, made)
 
 
@@ -127,8 +154,8 @@ def _table(config: Config) -> tuple[behavior_data.Reader, dict[str, Any]]:
   schema = behavior_schema.load(config.schema)
   if config.examples.split == 'time' and not schema.time:
     raise ValueError(
-      f'schema={config.schema} names no time: only --examples.split=last'
-      ' is possible.'
+      f'schema={config.schema} names no time: only --examples.split=last and'
+      ' random are possible.'
     )
   if config.examples.min_history and schema.histories == 'none':
     raise ValueError(
@@ -144,6 +171,30 @@ def _table(config: Config) -> tuple[behavior_data.Reader, dict[str, Any]]:
     progress=bulk_work.show_step,
   )
   return read, bulk_work.identity_of_log(config.source, schema)
+
+
+def _antm2c(
+  config: Config,
+) -> tuple[behavior_data.Reader, dict[str, Any]]:
+  """Returns the reader, and what names the data."""
+  if config.splitter != config.text_splitter:
+    bulk_work.show_step(f'texts are parted by {config.text_splitter.pattern}')
+  read = functools.partial(
+    behavior_antm2c.read,
+    config.source,
+    config=config.antm2c,
+    engine=config.bulk_engine,
+    max_rejected_share=config.max_rejected_share,
+    progress=bulk_work.show_step,
+  )
+  bulk_work.show_step('finding out whether the files are known')
+  files = antm2c_reader.find_files(config.source)
+  named = {
+    'data': table_files.fingerprint(files),
+    'files': [path.name for path in files],
+    'antm2c': json.loads(json.dumps(dataclasses.asdict(config.antm2c))),
+  }
+  return read, named
 
 
 if __name__ == '__main__':

@@ -163,12 +163,23 @@ def train(config: Config, job: common.Job) -> list[SeedResult]:
   antm2c_data.log_counts(data)
   if config.search.num_trials:
     config = antm2c_search.best_config(config, job, data)
-  results = [
-    ClickJob(config, job, data, seed=config.seed + i).run()
+  jobs = [
+    ClickJob(config, job, data, seed=config.seed + i)
     for i in range(config.num_seeds)
   ]
-  if job.is_main:
-    antm2c_report.write(config, job, data, results)
+  results = [one.run() for one in jobs]
+  if job.is_main and 'test' in data.splits:
+    antm2c_report.write(
+      config,
+      job,
+      data.description,
+      {
+        f'{config.model}, seed {r.seed}': one.scored(r)
+        for one, r in zip(jobs, results, strict=True)
+      },
+      trainer=jobs[-1].trainer,
+      throughput=jobs[-1].speed(),
+    )
   return results
 
 

@@ -104,6 +104,11 @@ class LanguageTrainingConfig(TrainingConfig):
   ] = 'none'
 
 
+def is_stack(name: str) -> bool:
+  """Whether a leaf holds a language model's layers, for `scanned`."""
+  return '.layers.' in name
+
+
 def make_trainer(
   config: TrainingConfig,
   job: common.Job,
@@ -111,7 +116,8 @@ def make_trainer(
   optimizer: optax.GradientTransformation,
   params: Any,
   *,
-  trainable: Callable[[str], bool],
+  trainable: Callable[[str], bool] | None = None,
+  scanned: Callable[[str], bool] | None = None,
   activation_bytes: int,
   tables: EmbeddingTables | None = None,
   constants: Any = None,
@@ -124,7 +130,8 @@ def make_trainer(
     loss_fn: See `Trainer`.
     optimizer: See `Trainer`.
     params: Tree of the parameters, for --paro=auto.
-    trainable: Tells by a leaf's name whether it is trained.
+    trainable: See `Trainer`.
+    scanned: See `Trainer`.
     activation_bytes: At the peak of a micro-batch, for --paro=auto.
     tables: See `Trainer`.
     constants: See `Trainer`.
@@ -134,7 +141,7 @@ def make_trainer(
     'num_micro_batches': config.num_micro_batches,
     'compute_dtype': None if dtype == jnp.float32 else dtype,
     'trainable': trainable,
-    'scanned': lambda name: '.layers.' in name,
+    'scanned': scanned,
     'min_shard_size': config.min_shard_size,
   }
   paro = auto_paro.choose_paro(

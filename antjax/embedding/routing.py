@@ -47,7 +47,11 @@ def deduplicate(
   shift = np.empty((num_devices,), np.int32)
   index = np.empty_like(every)
   for d in range(num_devices):
-    unique, index[d] = _unique(every[d], stack.num_positions)
+    if stack.level is Level.NONE:
+      # The whole table is at hand: only which rows are touched matters.
+      unique, index[d] = _touched(every[d], stack.num_positions), every[d]
+    else:
+      unique, index[d] = _unique(every[d], stack.num_positions)
     if len(unique) > size:
       raise ValueError(
         f'EmbeddingTables(max_unique={max_unique}): a batch needs '
@@ -56,11 +60,16 @@ def deduplicate(
       )
     positions[d, : len(unique)] = unique
     shift[d] = ex.fit_shift(unique)
-  if stack.level is Level.NONE:
-    index = every  # The whole table is at hand.
   edges = np.cumsum([a.shape[1] for a in arrays])[:-1]
   routing = {'positions': positions.reshape(-1), 'shift': shift}
   return np.split(index, edges, axis=1), routing
+
+
+def _touched(positions: np.ndarray, num_positions: int) -> np.ndarray:
+  """Sorted distinct positions without PAD, of a table that is small."""
+  is_touched = np.zeros(num_positions + 1, bool)
+  is_touched[positions] = True  # PAD, -1, marks the spare last entry.
+  return np.flatnonzero(is_touched[:-1])
 
 
 def _unique(

@@ -39,7 +39,7 @@ from antjax.input import (
 )
 from antjax.input.behavior_examples import ExampleConfig, RowLayout
 
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,12 +194,14 @@ def _make(
   events = dict(examples.events)
   for i, name in enumerate(layout.texts):
     events[name] = texts.events(i, examples.table, ids)
-  sequences = []
+  sequences: list[dict[str, Any]] = []
   for name, table in events.items():
     progress(f'writing the events {name}')
     path = stage / 'events' / f'{name}.npy'
     size = column_file.write_int32(path, table, 'behavior', work)
     sequences.append({'name': name, 'events': size})
+    if name in layout.texts:  # A separator that is none shows here.
+      sequences[-1]['texts'] = texts.lengths(layout.texts.index(name))
   splits = behavior_files.write_splits(
     texts.with_lengths(examples.table),
     layout,

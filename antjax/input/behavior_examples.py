@@ -9,6 +9,7 @@ are left out of each other's histories.
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import datetime
 import pathlib
 from typing import Annotated, Literal
 
@@ -26,16 +27,28 @@ class ExampleConfig:
   """How rows become examples."""
 
   split: Annotated[
-    Literal['time', 'last'],
+    Literal['time', 'last', 'random'],
     "time: the newest rows of all are validation and test. last: each user's"
-    ' last row is test, the one before it validation.',
+    ' last row is test, the one before it validation. random: rows drawn by the'
+    ' seed, for data without times; histories then tell outcomes of held-out'
+    ' rows.',
   ] = 'time'
   validation_from: Annotated[
-    float, 'For split=time: share of the rows that come before validation.'
+    float,
+    'For split=time and random: share of the rows that come before validation.',
   ] = 0.8
   test_from: Annotated[
-    float, 'For split=time: share of the rows that come before test.'
+    float,
+    'For split=time and random: share of the rows that come before test.',
   ] = 0.9
+  train_until: Annotated[
+    str,
+    'For split=time, instead of shares: the last moment of train, itself'
+    " included, UTC: '2023-08-03 00:00:00', or seconds since 1970.",
+  ] = ''
+  validation_until: Annotated[
+    str, 'For split=time: the last moment of validation, as train_until.'
+  ] = ''
   negatives: Annotated[
     int,
     'Without labels: items drawn for each event as examples of label 0, among'
@@ -64,6 +77,47 @@ class ExampleConfig:
         f'negatives={self.negatives} and min_history={self.min_history} must'
         ' not be negative.'
       )
+    self._check_moments()
+
+  def _check_moments(self) -> None:
+    if not (self.train_until or self.validation_until):
+      return
+    given = (
+      f'train_until={self.train_until!r} and validation_until='
+      f'{self.validation_until!r}'
+    )
+    if self.split != 'time':
+      raise ValueError(f'{given}: they are for split=time, not {self.split}.')
+    if not (self.train_until and self.validation_until):
+      raise ValueError(f'{given}: give both, or neither.')
+    if moment(self.train_until) > moment(self.validation_until):
+      raise ValueError(f'{given}: train must not end after validation.')
+
+
+_MOMENT = '%Y-%m-%d %H:%M:%S'
+
+
+def moment(text: str) -> int:
+  """Reads a moment, such as '2023-08-03 00:00:00' in UTC, or seconds.
+
+  Returns:
+    Seconds since 1970.
+
+  Raises:
+    ValueError: It is neither. A day alone is not read: its first second as the
+      end of a split would leave the rest of the day out.
+  """
+  if text.isascii() and text.isdigit():
+    return int(text)
+  try:
+    found = datetime.datetime.strptime(text, _MOMENT)
+  except ValueError as e:
+    raise ValueError(
+      f'{text!r} is no moment; needed: seconds since 1970, or date and time'
+      " as in '2023-08-03 00:00:00' (UTC). For a whole day write"
+      " '2023-08-03 23:59:59'."
+    ) from e
+  return int(found.replace(tzinfo=datetime.UTC).timestamp())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,10 +252,14 @@ def build(
   split = stored('with_drawn', split)
   train = split.filter(split.split == 0)
   for name in ('user', 'item'):
-    seen = train.select(_seen=train[name]).distinct()
+    seen = train.group_by(_seen=train[name]).agg(_num=train.count())
     joined = split.left_join(seen, split[name] == seen['_seen'])
-    is_new = joined['_seen'].isnull()
-    split = joined.mutate(**{f'is_new_{name}': is_new}).drop('_seen')
+    split = joined.mutate(
+      **{
+        f'is_new_{name}': joined['_seen'].isnull(),
+        f'{name}_count': ibis.coalesce(joined['_num'], 0).cast('int32'),
+      }
+    ).drop('_seen', '_num')
   events = {
     name: _events(rows, name).select(behavior='title')
     for name in layout.histories
@@ -274,6 +332,15 @@ def _with_split(rows: ir.Table, config: ExampleConfig) -> ir.Table:
       else_=0,
     )
     return ranked.mutate(split=split.cast('int8')).drop('_age', '_size')
+  if config.split == 'random':
+    # The first digits of a digest are as good as a uniform number.
+    drawn = prepare.digest(config.seed, 'split', rows.row).left(8)
+    first, second = (
+      f'{min(int(share * 2**32), 2**32 - 1):08x}'
+      for share in (config.validation_from, config.test_from)
+    )
+    split = ibis.cases((drawn <= first, 0), (drawn <= second, 1), else_=2)
+    return rows.mutate(split=split.cast('int8'))
   first, second = _thresholds(rows, config)
   split = ibis.cases((rows.time <= first, 0), (rows.time <= second, 1), else_=2)
   return rows.mutate(split=split.cast('int8'))
@@ -282,7 +349,7 @@ def _with_split(rows: ir.Table, config: ExampleConfig) -> ir.Table:
 def _thresholds(rows: ir.Table, config: ExampleConfig) -> tuple[int, int]:
   """Returns the last times of train and of validation.
 
-  Rows of one time stay together, so that the shares are reached or exceeded.
+  Rows of one time stay together, so that shares are reached or exceeded.
   """
   counts = rows.group_by('time').agg(n=rows.count()).order_by('time')
   table = counts.to_pyarrow()

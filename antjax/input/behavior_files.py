@@ -31,6 +31,8 @@ SCHEMA: Mapping[str, Field] = {
   'numeric': Field('float32', 1),
   'is_new_user': Field('bool'),
   'is_new_item': Field('bool'),
+  'user_count': Field('int32'),
+  'item_count': Field('int32'),
 }
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from antjax.input import prepare
+from antjax.input import prepare, splitmix
 
 # Draws beyond those needed, for items that the user has or that come twice.
 _SPARE = 8
@@ -116,7 +116,7 @@ def _write_attempts(
     [('row', pa.int64()), ('attempt', pa.int32()), ('place', pa.int64())]
   )
   attempt = np.arange(num, dtype=np.uint64)
-  offset = np.uint64((seed + 1) * int(_STEP) % 2**64)
+  offset = np.uint64((seed + 1) * int(splitmix.STEP) % 2**64)
   with pq.ParquetWriter(path, schema) as file:
     batches = prepare.stream(
       asked, folder, ['row', '_first', '_size'], batch_rows=65_536
@@ -124,8 +124,8 @@ def _write_attempts(
     for batch in batches:
       row = batch['row'].to_numpy(zero_copy_only=False)
       size = batch['_size'].to_numpy(zero_copy_only=False).astype(np.uint64)
-      bits = _mix(_mix(row.astype(np.uint64) + offset))
-      bits = _mix(bits[:, None] + attempt[None] * _STEP)
+      bits = splitmix.mix(splitmix.mix(row.astype(np.uint64) + offset))
+      bits = splitmix.mix(bits[:, None] + attempt[None] * splitmix.STEP)
       place = (bits % size[:, None]).astype(np.int64)
       place += batch['_first'].to_numpy(zero_copy_only=False)[:, None]
       columns = [
@@ -136,13 +136,3 @@ def _write_attempts(
       file.write_batch(
         pa.record_batch([pa.array(c) for c in columns], schema=schema)
       )
-
-
-_STEP = np.uint64(0x9E3779B97F4A7C15)
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-  """SplitMix64's finalizer: an even hash of 64 bits (Steele et al. 2014)."""
-  x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-  x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-  return x ^ (x >> np.uint64(31))

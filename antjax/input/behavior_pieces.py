@@ -61,6 +61,20 @@ class Texts:
     order = ['split', 'time', 'row', 'place']
     return named.order_by(order).select(behavior='id')
 
+  def lengths(self, number: int) -> dict[str, int]:
+    """How many texts have how many pieces: '0', '1', '2', '3-4', '5-8', ..."""
+    pieces = self.pieces[number]
+    found = pieces.group_by(num=pieces.texts.length()).agg(count=pieces.count())
+    counts: dict[int, int] = {}
+    for row in found.to_pyarrow().to_pylist():
+      power = max(int(row['num']) - 1, 0).bit_length() + (row['num'] > 0)
+      counts[power] = counts.get(power, 0) + int(row['count'])
+    names = {0: '0', 1: '1', 2: '2'}
+    return {
+      names.get(p, f'{2 ** (p - 2) + 1}-{2 ** (p - 1)}'): counts[p]
+      for p in sorted(counts)
+    }
+
   def with_lengths(self, examples: ir.Table) -> ir.Table:
     """Adds length_i, the number of pieces of each long text."""
     for i, pieces in enumerate(self.pieces):

@@ -185,26 +185,45 @@ class GAUC(_Rows):
   def by_group(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns (group, AUC, weight of rows) of the groups with both classes."""
     group, score, label, weight = self._columns()
-    if not len(group):
-      return group, np.zeros(0), np.zeros(0)
     positive = np.where(label >= self.label_threshold, weight, 0)
-    negative = weight - positive
-    # A run = the rows of one group with one score; they are tied.
-    run = np.cumsum(_run_starts(group, score)) - 1
-    run_positive = np.bincount(run, positive)
-    run_negative = np.bincount(run, negative)
-    first_row = np.flatnonzero(_run_starts(group, score))
-    starts = _run_starts(group)
-    run_group = (np.cumsum(starts) - 1)[first_row]
-    group_positive = np.bincount(run_group, run_positive)
-    group_negative = np.bincount(run_group, run_negative)
-    below = np.cumsum(run_negative) - 0.5 * run_negative
-    below -= (np.cumsum(group_negative) - group_negative)[run_group]
-    ordered = np.bincount(run_group, run_positive * below)
-    pairs = group_positive * group_negative
-    both = pairs > 0
-    impressions = (group_positive + group_negative)[both]
-    return group[starts][both], ordered[both] / pairs[both], impressions
+    return auc_by_group(group, score, positive, weight - positive)
+
+
+def auc_by_group(
+  group: np.ndarray,
+  score: np.ndarray,
+  positive: np.ndarray,
+  negative: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """AUC inside each group that has both classes; ties count one half.
+
+  Args:
+    group: int [N]; rows are sorted by group, then by score.
+    score: [N].
+    positive: [N], weight of a row as a positive.
+    negative: [N], weight of a row as a negative.
+
+  Returns:
+    (group, AUC, weight of rows) [groups with both classes].
+  """
+  if not len(group):
+    return group, np.zeros(0), np.zeros(0)
+  # A run = the rows of one group with one score; they are tied.
+  starts_run = _run_starts(group, score)
+  run = np.cumsum(starts_run) - 1
+  run_positive = np.bincount(run, positive)
+  run_negative = np.bincount(run, negative)
+  starts = _run_starts(group)
+  run_group = (np.cumsum(starts) - 1)[starts_run]
+  group_positive = np.bincount(run_group, run_positive)
+  group_negative = np.bincount(run_group, run_negative)
+  below = np.cumsum(run_negative) - 0.5 * run_negative
+  below -= (np.cumsum(group_negative) - group_negative)[run_group]
+  ordered = np.bincount(run_group, run_positive * below)
+  pairs = group_positive * group_negative
+  both = pairs > 0
+  impressions = (group_positive + group_negative)[both]
+  return group[starts][both], ordered[both] / pairs[both], impressions
 
 
 class NDCG(_Rows):

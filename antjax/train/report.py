@@ -49,7 +49,9 @@ class Report:
     lower_is_better: Metrics (of `results`) whose smaller value is better.
     baselines: Methods of `results` that the others are measured against.
     intervals: Title -> panel, of what was reached.
-    bars: Title -> group -> bar -> (value, standard error or nan).
+    bars: Title -> group -> bar -> (value, standard error) or (value, low,
+      high); nan where there is none.
+    bar_floors: Title -> where the axis of these bars begins, if not at 0.
     scatters: Title -> name of points -> [(x, y), ...].
     curves: Panel title -> line name -> [(step, value), ...].
     throughput: Numbers by what they count, e.g. {'examples/s': 12345.0}.
@@ -71,9 +73,10 @@ class Report:
   lower_is_better: frozenset[str] = frozenset({'MAE', 'RMSE', 'log-loss'})
   baselines: Sequence[str] = ()
   intervals: Mapping[str, Panel] = dataclasses.field(default_factory=dict)
-  bars: Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]] = (
+  bars: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]] = (
     dataclasses.field(default_factory=dict)
   )
+  bar_floors: Mapping[str, float] = dataclasses.field(default_factory=dict)
   scatters: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]] = (
     dataclasses.field(default_factory=dict)
   )
@@ -158,7 +161,9 @@ def _intervals_section(report: Report) -> str:
     for title, panel in report.intervals.items()
   ]
   figures += [
-    f'<figure>{report_plots.bars(title, groups)}</figure>'
+    '<figure>'
+    f'{report_plots.bars(title, groups, report.bar_floors.get(title, 0.0))}'
+    '</figure>'
     for title, groups in report.bars.items()
   ]
   figures += [

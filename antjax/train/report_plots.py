@@ -102,9 +102,11 @@ def intervals(
     An <svg> element.
   """
   figure, axes = _figure(title, 3.2)
+  counts = True  # Whether x counts something: no ticks between numbers.
   for i, (name, points) in enumerate(lines.items()):
     columns = np.asarray(points, float).T
     x, value, low, high = columns
+    counts &= bool(np.all(x == np.round(x)))
     axes.errorbar(
       x,
       value,
@@ -122,20 +124,24 @@ def intervals(
   axes.grid(axis='y', color=_LINE, linewidth=0.8)
   axes.set_xlabel(x_label, fontsize=9, color=_SOFT)
   axes.xaxis.set_major_locator(
-    matplotlib.ticker.MaxNLocator(nbins=6, integer=True)
+    matplotlib.ticker.MaxNLocator(nbins=6, integer=counts)
   )
   axes.legend(frameon=False, fontsize=8, labelcolor=_INK, ncols=2)
   return svg(figure, f'intervals {title}')
 
 
 def bars(
-  title: str, groups: Mapping[str, Mapping[str, tuple[float, float]]]
+  title: str,
+  groups: Mapping[str, Mapping[str, Sequence[float]]],
+  floor: float = 0.0,
 ) -> str:
-  """Draws groups of bars side by side, with their standard errors.
+  """Draws groups of bars side by side, with errors or intervals.
 
   Args:
     title: Title of the panel.
-    groups: Group -> bar -> (value, error); a bar without an error has nan.
+    groups: Group -> bar -> (value, standard error) or (value, low, high); nan
+      where there is no error or interval.
+    floor: Where the axis begins, e.g. 0.5 for an AUC; lower values are cut.
 
   Returns:
     An <svg> element.
@@ -144,22 +150,37 @@ def bars(
   names = list(dict.fromkeys(bar for group in groups.values() for bar in group))
   width = 0.8 / max(len(names), 1)
   for i, name in enumerate(names):
-    found = [group.get(name, (np.nan, np.nan)) for group in groups.values()]
-    values, errors = np.asarray(found, float).reshape(-1, 2).T
+    found = [
+      _value_and_errors(group.get(name, (np.nan, np.nan)))
+      for group in groups.values()
+    ]
+    values, below, above = np.asarray(found, float).reshape(-1, 3).T
+    values = np.where(np.isnan(values), floor, values)
     axes.bar(
       np.arange(len(groups)) + (i - (len(names) - 1) / 2) * width,
-      np.nan_to_num(values),
+      values - floor,
       width,
-      yerr=np.nan_to_num(errors),
+      bottom=floor,
+      yerr=np.clip(np.nan_to_num([below, above]), 0, None),
       color=_COLORS[i % len(_COLORS)],
       alpha=1.0 if i < len(_COLORS) else 0.5,
       error_kw={'elinewidth': 1, 'ecolor': _SOFT},
       label=f' {name}' if name.startswith('_') else name,
     )
+  if floor:
+    axes.set_ylim(bottom=floor)
   axes.set_xticks(np.arange(len(groups)), list(groups), fontsize=8)
   axes.grid(axis='y', color=_LINE, linewidth=0.8)
   axes.legend(frameon=False, fontsize=8, labelcolor=_INK, ncols=2)
   return svg(figure, f'bars {title}')
+
+
+def _value_and_errors(bar: Sequence[float]) -> tuple[float, float, float]:
+  """(value, down, up) of (value, error) or (value, low, high)."""
+  if len(bar) == 2:
+    return bar[0], bar[1], bar[1]
+  value, low, high = bar
+  return value, value - low, high - value
 
 
 def scatter(

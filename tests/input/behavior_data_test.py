@@ -62,7 +62,9 @@ def test_every_example_is_the_one_of_plain_python(log, prepared):
   found = behavior_fixture.read_back(prepared)
   trained = expected['train']
   known = [{e['ids'][i] for e in trained} for i in range(2)]
-  users, items = ({e[n] for e in trained} for n in ('user', 'item'))
+  users, items = (
+    collections.Counter(e[n] for e in trained) for n in ('user', 'item')
+  )
   assert [*found] == ['train', 'validation', 'test']
   for split, examples in expected.items():
     assert len(found[split]) == len(examples) > 0
@@ -73,6 +75,8 @@ def test_every_example_is_the_one_of_plain_python(log, prepared):
         'numeric': [np.float32(x) for x in want['numeric']],
         'is_new_user': want['user'] not in users,
         'is_new_item': want['item'] not in items,
+        'user_count': users[want['user']],
+        'item_count': items[want['item']],
       }
       assert got == want
 
@@ -192,6 +196,9 @@ def test_drawn_items_are_of_the_domain_and_never_the_users(log, drawn):
         same = ('user', 'time', 'histories')
         assert [example[n] for n in same] == [event[n] for n in same]
         assert example['ids'][0] == event['ids'][0]
+  seen = collections.Counter(e['item'] for e in found['train'])
+  for examples in found.values():
+    assert all(e['item_count'] == seen[e['item']] for e in examples)
   description = output_folder.load_description(drawn)
   assert description['counts']['negatives_lacking'] == lacking
   assert num_events == len(log.rows)
@@ -263,6 +270,36 @@ def test_the_last_rows_of_each_user_are_held_out(log, tmp_path):
     assert train[user] == examples[:-2]
     assert held[1][user] == examples[-2:-1]
     assert held[2][user] == examples[-1:]
+
+
+def test_splits_end_at_the_moments_that_are_told(log, tmp_path):
+  source = log.write(tmp_path / 'log')
+  config = ExampleConfig(
+    train_until='1970-01-01 00:00:20', validation_until='30'
+  )
+  behavior_fixture.prepare(source, tmp_path / 'out', config)
+  found = behavior_fixture.read_back(tmp_path / 'out')
+  times = {split: [e['time'] for e in found[split]] for split in found}
+  assert max(times['train']) == 20 and min(times['validation']) == 21
+  assert max(times['validation']) == 30 and min(times['test']) == 31
+  assert sum(map(len, times.values())) == len(log.rows)
+
+
+def test_rows_are_split_at_random_by_the_seed(tmp_path):
+  log = behavior_fixture.Log(num_rows=2000)
+  source = log.write(tmp_path / 'log')
+  drawn = []
+  for seed in (0, 1):
+    config = ExampleConfig(split='random', seed=seed)
+    behavior_fixture.prepare(source, tmp_path / str(seed), config)
+    found = behavior_fixture.read_back(tmp_path / str(seed))
+    sizes = [len(examples) for examples in found.values()]
+    assert sum(sizes) == 2000
+    # Shares .8, .1, .1, give or take 4 standard deviations of a count.
+    np.testing.assert_allclose(sizes, [1600, 200, 200], atol=72)
+    assert max(e['time'] for e in found['train']) == 40
+    drawn.append(found['test'])
+  assert drawn[0] != drawn[1]
 
 
 def test_a_share_of_the_users_is_kept_whole(log, tmp_path):
@@ -432,6 +469,20 @@ def test_spark_gives_the_same_files(log, tmp_path, is_labelled):
     ({'validation_from': 0}, 'needed 0 < validation_from'),
     ({'negatives': -1}, 'must not be negative'),
     ({'min_history': -1}, 'min_history=-1 must not be negative'),
+    ({'train_until': '9'}, 'give both, or neither'),
+    (
+      {'train_until': '9', 'validation_until': '8'},
+      'train must not end after validation',
+    ),
+    (
+      {'train_until': '8', 'validation_until': '9', 'split': 'last'},
+      'for split=time, not last',
+    ),
+    # Read as its first second, the day itself would be left out.
+    (
+      {'train_until': '2023-08-05', 'validation_until': '2023-08-05 23:59:59'},
+      "'2023-08-05' is no moment.*For a whole day",
+    ),
   ],
 )
 def test_wrong_settings_are_named(options, message):

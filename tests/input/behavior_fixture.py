@@ -215,6 +215,8 @@ def read_back(out):
         'numeric': r['numeric'].tolist(),
         'is_new_user': bool(r['is_new_user']),
         'is_new_item': bool(r['is_new_item']),
+        'user_count': int(r['user_count']),
+        'item_count': int(r['item_count']),
       }
       for r in source.read(0, len(source))
     ]

@@ -124,4 +124,4 @@ def test_the_order_of_rows_is_no_time_to_split_by(tmp_path):
   flags = ('--dataset=sequences', f'--schema={source}/log.yaml')
   done = run(f'--out={tmp_path}/out', f'--source={source}/log.csv', *flags)
   assert done.returncode == 1
-  assert 'only --examples.split=last is possible' in done.stderr
+  assert 'only --examples.split=last and random are possible' in done.stderr

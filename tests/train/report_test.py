@@ -204,6 +204,27 @@ def test_intervals_are_drawn_with_and_without_bars():
   assert 'Results in detail' not in report.render(report.Report(title='t'))
 
 
+def test_bars_have_errors_or_intervals_and_a_floor():
+  nan = float('nan')
+  groups = {
+    'ads': {'error': (0.7, 0.01), 'interval': (0.8, 0.75, 0.82)},
+    'videos': {'error': (0.6, nan), 'interval': (nan, nan, nan)},
+  }
+  page = report.render(report.Report(title='t', bars={'AUC': groups}))
+  assert page.count('<figure>') == 1
+  floored = report.render(
+    report.Report(title='t', bars={'AUC': groups}, bar_floors={'AUC': 0.5})
+  )
+  assert floored != page
+  # A standard error is an interval of one to each side.
+  groups['ads']['error'] = (0.7, 0.7 - 0.01, 0.7 + 0.01)
+  groups['videos']['error'] = (0.6, nan, nan)
+  same = report.render(
+    report.Report(title='t', bars={'AUC': groups}, bar_floors={'AUC': 0.5})
+  )
+  assert same == floored
+
+
 def test_write_replaces_the_page_of_the_run(tmp_path):
   path = report.write_report(_REPORT, tmp_path / 'run')
   assert path == tmp_path / 'run' / 'report.html'

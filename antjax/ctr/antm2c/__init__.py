@@ -1,3 +1,3 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Click models of many scenarios: fields, tables, scores."""
+"""AntM2C: clicks of several scenarios, with texts and images."""

@@ -10,8 +10,9 @@ import numpy as np
 
 from antjax.ctr.bahe import batches
 
-# Shape suffixes: N = clicks, B = rows of a batch, C = id columns, K = numeric
-# columns, Q = sequences, M = places of the history, X = width of vectors.
+# Shape suffixes: N = clicks, B = rows of a batch, C = id columns of the data, K =
+# numeric columns, Q = sequences, M = places of the history, P = pieces of a text,
+# X = width of vectors.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,27 +35,43 @@ class Clicks:
   """Examples of one split.
 
   Attributes:
-    columns: 'user', 'item', 'title', 'label', 'scenario' [N]; 'ids' [N, C],
-      'numeric' [N, K], 'starts', 'stops' [N, Q]; 'is_new_user',
-      'is_new_item'; 'conversion' [N] where there is a second label.
-    events: Q arrays: a click's history n is events[n][starts[n]:stops[n]].
+    names: Of the id columns: 'user', 'item', 'title', 'scenario', and C others.
+    ids: int32 [N, 4 + C]; one row is read for a click, not a value a column.
+    label: float32 [N].
+    numeric: float32 [N, K].
+    starts: int64 [N, Q]: a click's sequence n is events[n][starts:stops].
+    stops: int64 [N, Q].
+    events: Q arrays.
     history: Number of the sequence that is the history; None: none.
     max_history: M, the newest that are taken.
     text: Vectors of texts, or None.
     images: [num_items, X] by item, zeros without an image; or None.
-    unknown: Whether users and items that training has not seen become 0.
+    image_items: int32 [N], the item of a click whatever its id; for images.
+    conversion: float32 [N] where there is a second label, or None.
+    scored: Further columns [N] that `scores` reads.
   """
 
-  columns: Mapping[str, np.ndarray]
+  names: tuple[str, ...]
+  ids: np.ndarray
+  label: np.ndarray
+  numeric: np.ndarray
+  starts: np.ndarray
+  stops: np.ndarray
   events: tuple[np.ndarray, ...]
   history: int | None
   max_history: int
   text: TextVectors | None = None
   images: np.ndarray | None = None
-  unknown: bool = True
+  image_items: np.ndarray | None = None
+  conversion: np.ndarray | None = None
+  scored: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
   def __len__(self) -> int:
-    return len(self.columns['label'])
+    return len(self.label)
+
+  def column(self, name: str) -> np.ndarray:
+    """An id column, int32 [N]."""
+    return self.ids[:, self.names.index(name)]
 
   def batch(self, index: np.ndarray, size: int) -> dict[str, Any]:
     """What a step reads.
@@ -62,41 +79,40 @@ class Clicks:
     Args:
       index: Numbers of the clicks [b], 0 < b <= size.
       size: B; rows that are lacking repeat the first one with weight 0.
+
+    Returns:
+      'ids' int32 [B, 4 + C]; 'label', 'weight' float32 [B]; 'history' int32
+      [B, M], -1 behind the newest; 'numeric', 'conversion', 'text_...' and
+      'image' where there are any.
     """
     count = len(index)
     if count < size:
       index = np.concatenate([index, np.repeat(index[:1], size - count)])
-    columns = self.columns
-    found = {n: columns[n][index] for n in ('label', 'scenario')}
-    found['weight'] = (np.arange(size) < count).astype(np.float32)
-    found['index'] = index.astype(np.int32)
-    ids = {n: columns[n][index] for n in ('user', 'item', 'title')}
-    if self.unknown:
-      for name in ('user', 'item'):
-        ids[name] = np.where(columns[f'is_new_{name}'][index], 0, ids[name])
-    ids['scenario'] = found['scenario']
-    if columns['ids'].shape[1]:
-      ids['columns'] = columns['ids'][index]
-    for name in ('numeric', 'conversion'):
-      if name in columns and columns[name].size:
-        found[name] = columns[name][index]
-    starts, stops = columns['starts'][index], columns['stops'][index]
+    found: dict[str, Any] = {'ids': self.ids[index], 'label': self.label[index]}
+    found['weight'] = np.ones(size, np.float32)
+    found['weight'][count:] = 0
+    if self.numeric.shape[1]:
+      found['numeric'] = self.numeric[index]
+    if self.conversion is not None:
+      found['conversion'] = self.conversion[index]
     if self.history is not None:
-      n = self.history
-      history = batches.newest(
-        self.events[n], starts[:, n], stops[:, n], self.max_history
-      )
-      ids['history'] = np.where(history == 0, -1, history)
+      history = self._newest(self.history, index, self.max_history)
+      found['history'] = np.where(history == 0, -1, history)
     if self.text is not None:
-      found['text_title'] = self._vectors(ids['title'])
+      titles = found['ids'][:, self.names.index('title')]
+      found['text_title'] = self._vectors(titles)
       for n in self.text.sequences:
-        pieces = batches.newest(
-          self.events[n], starts[:, n], stops[:, n], self.text.max_pieces
-        )
+        pieces = self._newest(n, index, self.text.max_pieces)
         found[f'text_{n}'] = self._mean(pieces)
     if self.images is not None:
-      found['image'] = self.images[columns['item'][index]].astype(np.float32)
-    return found | {'ids': ids}
+      assert self.image_items is not None
+      items = self.image_items[index]
+      found['image'] = self.images[items].astype(np.float32)
+    return found
+
+  def _newest(self, n: int, index: np.ndarray, length: int) -> np.ndarray:
+    starts, stops = self.starts[index, n], self.stops[index, n]
+    return batches.newest(self.events[n], starts, stops, length)
 
   def _vectors(self, behaviors: np.ndarray) -> np.ndarray:
     assert self.text is not None

@@ -4,8 +4,7 @@
 
 Each feature becomes a field, a vector of one width: an id's row; the mean row
 of a history; all numbers through one linear map; a text's or an image's vector
-through a map of its own. The last element of a row is the feature's own weight
-in linear terms.
+through a map of its own. Linear terms have a weight an id, in tables of width 1.
 """
 
 from collections.abc import Mapping
@@ -34,6 +33,7 @@ PyTree = Any
 _ROW_OPTIMIZERS = {'adam': Adam, 'rowwise_adagrad': RowWiseAdagrad}
 _FIELDS = ('user', 'item', 'title', 'columns', 'numeric', 'history')
 _MODAL = ('text', 'image')
+_WEIGHT = ':weight'  # Behind the name of a table or of a feature.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,37 +126,38 @@ class Network(nnx.Module):
     rngs: nnx.Rngs,
   ):
     if num_numeric:
-      self.numeric = nnx.Linear(num_numeric, sizes.dim + 1, rngs=rngs)
-    self.fusion = None
-    if modal:
-      self.fusion = Fusion(sizes, modal, fusion, rngs=rngs)
+      self.numeric = nnx.Linear(num_numeric, sizes.dim, rngs=rngs)
+    self.fusion = Fusion(sizes, modal, fusion, rngs=rngs) if modal else None
+    if self.fusion is not None:
       sizes = self.fusion.sizes
     self.model = build.make(name, sizes, config, rngs=rngs)
 
   def inputs(
     self,
-    rows_BFE: jax.Array,
-    numeric_BK: jax.Array | None,
-    modal: Mapping[str, jax.Array],
+    fields_BFD: jax.Array,
+    weights_BF: jax.Array | None,
     batch: Mapping[str, Any],
+    modal: Mapping[str, jax.Array],
     history: History | None,
   ) -> Inputs:
     """What the model reads.
 
     Args:
-      rows_BFE: A row a field of ids, E = D + 1.
-      numeric_BK: Numbers.
-      modal: Name -> vectors [B, X].
+      fields_BFD: A vector a field of ids.
+      weights_BF: Their weights in linear terms, of models that have these.
       batch: See `ScenarioModel.logits`.
+      modal: Name -> vectors [B, X].
       history: See `Inputs`.
     """
-    if numeric_BK is not None:
-      row = self.numeric(numeric_BK)
-      rows_BFE = jnp.concatenate([rows_BFE, row[:, None]], axis=1)
+    if 'numeric' in batch:
+      row = self.numeric(batch['numeric'].astype(fields_BFD.dtype))
+      fields_BFD = jnp.concatenate([fields_BFD, row[:, None]], axis=1)
     moments = batch.get('moments')
     x = Inputs(
-      rows_BFE[..., :-1],
-      rows_BFE[..., -1].sum(axis=1),
+      fields_BFD,
+      jnp.zeros(len(fields_BFD), fields_BFD.dtype)
+      if weights_BF is None
+      else weights_BF.sum(axis=1),
       batch['scenario'],
       history,
       batch['weight'],
@@ -183,8 +184,14 @@ class ScenarioModel:
     """
     self.name, self.fields, self.data = name, fields, sizes
     use = set(fields.use)
-    self._ids = [n for n in ('user', 'item', 'title') if n in use]
-    self._has_columns = 'columns' in use and bool(sizes.columns)
+    columns = [f'column_{n}' for n in sizes.columns]
+    self._num_ids = {
+      'user': sizes.num_users,
+      'item': sizes.num_items,
+      'title': sizes.num_behaviors,
+      'scenario': sizes.num_scenarios,
+      **dict(zip(columns, sizes.columns.values(), strict=True)),
+    }
     self._has_numeric = 'numeric' in use and bool(sizes.num_numeric)
     self._has_history = 'history' in use and bool(sizes.max_history)
     self._modal = {
@@ -196,15 +203,25 @@ class ScenarioModel:
           f'fields.use={fields.use}: there are no vectors of kind {kind}; name'
           f' their folder with --{kind}_vectors.'
         )
-    # The candidate's title is what a history is compared with.
-    self._looked_up = dict.fromkeys(
-      [*self._ids, 'scenario', *(['title'] * self._has_history)]
-    )
-    order = [*self._ids, 'scenario']
-    order += [f'column_{n}' for n in sizes.columns] * self._has_columns
+    chosen = [n for n in ('user', 'item', 'title') if n in use] + ['scenario']
+    chosen += columns * ('columns' in use)
+    if self._has_history and 'title' not in chosen:
+      raise ValueError(
+        f'fields.use={fields.use}: a history is compared with the title of the'
+        ' candidate; name title too, or leave history out.'
+      )
+    # Ids of one level are looked up together.
+    self._level = {n: _level(fields.level, self._num_ids[n]) for n in chosen}
+    self._groups = {
+      f'fields_{level}': tuple(n for n in chosen if self._level[n] == level)
+      for level in dict.fromkeys(self._level.values())
+    }
+    order = [n for names in self._groups.values() for n in names]
+    self._place = [list(self._num_ids).index(n) for n in order]
     order += ['history'] * self._has_history
     order += ['numeric'] * self._has_numeric
     self.field_names = tuple(order)
+    self._is_linear = name in build.LINEAR
     self.sizes = Sizes(
       num_fields=len(order),
       dim=fields.embedding_dim,
@@ -232,49 +249,56 @@ class ScenarioModel:
     self._graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
 
   def tables(self, mesh: jax.sharding.Mesh) -> EmbeddingTables:
-    """Tables of the ids; rows are D + 1 wide."""
-    data, fields = self.data, self.fields
-    rows = {
-      'user': data.num_users,
-      'item': data.num_items,
-      'title': data.num_behaviors,
-      'scenario': data.num_scenarios,
-    }
-    features: dict[str, str | tuple[str, ...]] = {}
-    features |= {n: n for n in self._looked_up}
+    """Tables of the ids, and for linear terms tables of their weights."""
+    fields = self.fields
+    optimizer = _ROW_OPTIMIZERS[fields.optimizer](fields.learning_rate)
+
+    def specs(suffix: str, dim: int, scale: float) -> list[TableSpec]:
+      return [
+        TableSpec(
+          name + suffix,
+          self._num_ids[name],
+          dim,
+          level=level,
+          optimizer=optimizer,
+          init_scale=scale,
+        )
+        for name, level in self._level.items()
+      ]
+
+    every = specs('', fields.embedding_dim, fields.init_scale)
+    features: dict[str, str | tuple[str, ...]] = dict(self._groups)
     if self._has_history:
       features['history'] = 'title'
-    rows = {n: rows[n] for n in dict.fromkeys(map(str, features.values()))}
-    largest = dict(rows)
-    if self._has_columns:
-      columns = {f'column_{n}': size for n, size in data.columns.items()}
-      rows |= columns
-      features['columns'] = tuple(columns)
-      # Columns of one feature need one level.
-      largest |= dict.fromkeys(columns, max(columns.values()))
-    optimizer = _ROW_OPTIMIZERS[fields.optimizer](fields.learning_rate)
-    specs = [
-      TableSpec(
-        name,
-        size,
-        fields.embedding_dim + 1,
-        level=_level(fields.level, largest[name]),
-        optimizer=optimizer,
-        init_scale=fields.init_scale,
-      )
-      for name, size in rows.items()
-    ]
-    return EmbeddingTables(specs, features, mesh=mesh)
+    if self._is_linear:
+      # Apart: a row of D + 1 numbers makes each step half as long again.
+      every += specs(_WEIGHT, 1, 0.0)
+      features |= {
+        group + _WEIGHT: tuple(n + _WEIGHT for n in names)
+        for group, names in self._groups.items()
+      }
+    return EmbeddingTables(every, features, mesh=mesh)
 
   def prepare(self, batch: Mapping[str, Any]) -> dict[str, Any]:
     """What of a batch of `Clicks` this model reads."""
-    ids = batch['ids']
-    wanted = list(self._looked_up)
-    wanted += ['columns'] * self._has_columns + ['history'] * self._has_history
-    names = ['label', 'weight', 'scenario', 'index', *self._modal]
+    names = ['label', 'weight', *self._modal]
     names += ['numeric'] * self._has_numeric
     names += ['conversion'] * ('conversion' in batch)
-    return {n: batch[n] for n in names} | {'ids': {n: ids[n] for n in wanted}}
+    every = batch['ids']
+    ids, start = {}, 0
+    for group, members in self._groups.items():
+      stop = start + len(members)
+      ids[group] = every[:, self._place[start:stop]]
+      if self._is_linear:
+        ids[group + _WEIGHT] = ids[group]
+      start = stop
+    if self._has_history:
+      ids['history'] = batch['history']
+    return {
+      **{n: batch[n] for n in names},
+      'scenario': every[:, 3],
+      'ids': ids,
+    }
 
   def init_params(self, key: jax.Array) -> PyTree:
     """Fresh parameters of the network."""
@@ -284,24 +308,26 @@ class ScenarioModel:
     self, params: PyTree, vectors: PyTree, batch: Mapping[str, Any]
   ) -> tuple[Network, Inputs]:
     dtype = jax.tree.leaves(params)[0].dtype
-    rows = [vectors[n][:, None] for n in (*self._ids, 'scenario')]
-    if self._has_columns:
-      rows.append(vectors['columns'])
+    rows = [vectors[group] for group in self._groups]
+    weights = [vectors[g + _WEIGHT] for g in self._groups if self._is_linear]
     history = None
     if self._has_history:
-      places = batch['ids']['history']
-      rows.append(pooling.pool(vectors['history'], places)[:, None])
+      title = self.field_names.index('title')
       history = History(
-        vectors['history'][..., :-1].astype(dtype),
-        places >= 0,
-        vectors['title'][..., :-1].astype(dtype),
+        vectors['history'].astype(dtype),
+        batch['ids']['history'] >= 0,
+        jnp.concatenate(rows, axis=1)[:, title].astype(dtype),
       )
+      mean = pooling.pool(vectors['history'], batch['ids']['history'])
+      rows.append(mean[:, None])
     network = nnx.merge(self._graphdef, params)
     return network, network.inputs(
       jnp.concatenate(rows, axis=1).astype(dtype),
-      batch['numeric'].astype(dtype) if self._has_numeric else None,
-      {n: batch[n].astype(dtype) for n in self._modal},
+      jnp.concatenate(weights, axis=1)[..., 0].astype(dtype)
+      if weights
+      else None,
       batch,
+      {n: batch[n].astype(dtype) for n in self._modal},
       history,
     )
 

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """AutoInt: fields attend to fields, y = w [e_1, ..., e_F] + b.
 
-A layer: e_f = relu(concat_h sum_g softmax_g(<Q_h v_f, K_h v_g>) V_h v_g + W v_f).
+A layer, with the outputs of heads h side by side:
+
+  e_f = relu([sum_g softmax_g(<Q_h v_f, K_h v_g>) V_h v_g]_h + W v_f)
 
 Source: Song et al. 2019, https://arxiv.org/abs/1810.11921, section 4.3. As
 there, scores are not scaled.

@@ -71,9 +71,8 @@ class BST(nnx.Module):
     assert x.history is not None
     keys_BMD, is_there_BM, query_BD = x.history
     # Keys come oldest first: the newest is one click ago.
-    ago_BM = jnp.sum(is_there_BM, axis=1)[:, None] - jnp.arange(
-      is_there_BM.shape[1]
-    )
+    places_1M = jnp.arange(is_there_BM.shape[1])[None]
+    ago_BM = jnp.sum(is_there_BM, axis=1)[:, None] - places_1M
     place = jnp.where(is_there_BM, ago_BM, 0)
     position = self.position[...]
     sequence = jnp.concatenate(

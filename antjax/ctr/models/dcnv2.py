@@ -1,8 +1,11 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""DCN V2, parallel form: y = w [x_L, MLP(x_0)], x_{l+1} = x_0 * (W x_l + b) + x_l.
+"""DCN V2, parallel form: y = w [x_L, MLP(x_0)] + b, with cross layers x_l.
 
-Source: Wang et al. 2021, https://arxiv.org/abs/2008.13535, sections 3.2 and 3.4.
+  x_{l+1} = x_0 * (W_l x_l + b_l) + x_l,  x_0 = [v_1, ..., v_F]
+
+Source: Wang et al. 2021, https://arxiv.org/abs/2008.13535, sections 3.2 and
+3.4.
 """
 
 from flax import nnx

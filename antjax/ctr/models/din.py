@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""DIN: the history weighted by the candidate, y = MLP([v, sum_m a(k_m, q) k_m]).
+"""DIN: y = MLP([v, sum_m a(k_m, q) k_m]), the candidate q weighs the history.
 
 Source: Zhou et al. 2018, https://arxiv.org/abs/1706.06978, section 4.3; see
 `antjax.layers.target_attention` for a.

@@ -42,8 +42,7 @@ class Stream(nnx.Module):
   def __call__(self, x: Inputs) -> jax.Array:
     """[B, O]."""
     if self.fields:
-      own = x.fields_BFD[:, self.fields, :]
-      score = self.gate(own.reshape(len(own), -1))
+      score = self.gate(x.joined(self.fields))
     else:
       score = jnp.broadcast_to(self.gate[...], x.flat.shape)
     return self.mlp(2 * jax.nn.sigmoid(score) * x.flat)

@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every click model reads, and the sizes that it is made of."""
 
+from collections.abc import Sequence
 import dataclasses
 from typing import Annotated, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from antjax.ctr.heads import History
 
@@ -35,6 +35,20 @@ class Sizes:
   item_fields: tuple[int, ...] = ()
   max_history: int = 0
 
+  def __post_init__(self) -> None:
+    for name in ('num_fields', 'dim', 'num_scenarios'):
+      if getattr(self, name) < 1:
+        raise ValueError(f'{name}={getattr(self, name)}: must be at least 1.')
+    if self.max_history < 0:
+      raise ValueError(f'max_history={self.max_history}: must not be negative.')
+    for name in ('scenario_field', 'user_fields', 'item_fields'):
+      fields = getattr(self, name)
+      for field in fields if isinstance(fields, tuple) else (fields,):
+        if not 0 <= field < self.num_fields:
+          raise ValueError(
+            f'{name}={fields}: there are fields 0 to {self.num_fields - 1}.'
+          )
+
   @property
   def flat_width(self) -> int:
     """Width of all fields side by side."""
@@ -49,6 +63,18 @@ class Sizes:
       )
 
 
+class Moments(NamedTuple):
+  """Mean and variance of all fields among the rows of each scenario.
+
+  Attributes:
+    mean_SX: X = F D.
+    variance_SX: Over the number of rows, not one less.
+  """
+
+  mean_SX: jax.Array
+  variance_SX: jax.Array
+
+
 class Inputs(NamedTuple):
   """One batch as a model sees it.
 
@@ -57,17 +83,28 @@ class Inputs(NamedTuple):
     first_order_B: Sum of the features' own weights, of linear terms.
     scenario_B: int32, from 0 to S - 1.
     history: What the user clicked and the candidate; None without.
+    weight_B: 0 for rows that only fill the batch, which must not count where
+      a model takes statistics of the batch; None: all rows count.
+    moments: Those of the training rows, for models that normalise; None while
+      training: those of the batch. See `antjax.ctr.models.moments`.
   """
 
   fields_BFD: jax.Array
   first_order_B: jax.Array
   scenario_B: jax.Array
   history: History | None = None
+  weight_B: jax.Array | None = None
+  moments: Moments | None = None
 
   @property
   def flat(self) -> jax.Array:
     """[B, F D]."""
     return self.fields_BFD.reshape(len(self.fields_BFD), -1)
+
+  def joined(self, fields: Sequence[int]) -> jax.Array:
+    """Some of the fields side by side, [B, len(fields) D]."""
+    chosen = self.fields_BFD[:, fields, :]
+    return chosen.reshape(len(chosen), -1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +122,7 @@ class NetworkConfig:
   cin_widths: Annotated[
     tuple[int, ...], 'xdeepfm: feature maps of each layer.'
   ] = (32, 32)
-  num_layers: Annotated[int, 'autoint, bst: attention layers.'] = 2
+  num_layers: Annotated[int, 'autoint, bst, m2m: layers.'] = 2
   num_heads: Annotated[int, 'autoint, bst, finalmlp: heads.'] = 2
   attention_widths: Annotated[
     tuple[int, ...], 'din: hidden widths of the attention.'
@@ -98,11 +135,17 @@ class NetworkConfig:
   ] = 4
   num_specific: Annotated[int, 'ple, sar_net: experts of each scenario.'] = 1
   num_levels: Annotated[int, 'ple: levels of experts.'] = 1
+  gate_width: Annotated[
+    int,
+    'pepnet, hamur, apg: hidden width of the network that makes gates or'
+    ' weights.',
+  ] = 64
   rank: Annotated[
     int, 'apg, hamur: inner width of the weights that are generated.'
-  ] = 8
+  ] = 16
+  adapter_width: Annotated[int, 'hamur: width inside an adapter.'] = 32
   prune_below: Annotated[
-    float, 'adasparse: factors of neurons below this become 0.'
+    float, 'adasparse: neurons whose share of being kept is below this are 0.'
   ] = 0.25
 
   def __post_init__(self) -> None:
@@ -119,12 +162,3 @@ class NetworkConfig:
       raise ValueError(
         f'prune_below={self.prune_below}: must be from 0 to below 1.'
       )
-
-
-def of_scenario(y_BSO: jax.Array, scenario_B: jax.Array) -> jax.Array:
-  """Each row's own scenario, [B, O].
-
-  A sum over few scenarios, whose gradient is no scatter.
-  """
-  mine_BS = jax.nn.one_hot(scenario_B, y_BSO.shape[1], dtype=y_BSO.dtype)
-  return jnp.sum(mine_BS[..., None] * y_BSO, axis=1)

@@ -1,0 +1,318 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Cuts a CSV file into blocks of whole records, in bounded memory.
+
+RFC 4180: fields parted by commas, `"` around a field that holds commas, quotes
+(doubled) or line ends; line ends are LF or CRLF. A line end outside of quotes
+ends a record. A quote that opens where no field begins, or closes where none
+ends, is a fault of its record alone: reading goes on at the next line, so that
+a stray quote costs a row and not the rest of the file.
+
+All quotes and line ends of a block are found at once, by NumPy; Python looks at
+faults only.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import functools
+import os
+import pathlib
+
+import numpy as np
+
+_QUOTE, _COMMA, _LF, _CR = b'",\n\r'
+_BOM = b'\xef\xbb\xbf'
+OPENS = 'a quote opens inside of a field'
+CLOSES = 'text follows a closing quote'
+UNCLOSED = 'a quote is never closed'
+LONE_CR = 'a line end CR without LF'
+# Bytes before a quote that opens, and behind one that closes. A quote beside
+# another one is half of a doubled quote.
+_OPENS = np.isin(np.arange(256), (_COMMA, _LF, _QUOTE))
+_CLOSES = np.isin(np.arange(256), (_COMMA, _LF, _QUOTE, _CR))
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+  """A span of bytes that is no record: start, stop, and what is wrong."""
+
+  start: int
+  stop: int
+  message: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Block:
+  """Records that follow each other in a file.
+
+  Attributes:
+    data: Bytes uint8 [size], each record with its line end.
+    starts: First byte of each good record, int64 [records]; blank lines are
+      none.
+    stops: One behind the last byte of each, int64 [records].
+    faults: What is not a record, in its order.
+    first_record: How many records and faults of the file come before.
+    first_line: Line of the file in which the block begins, from 1.
+  """
+
+  data: np.ndarray
+  starts: np.ndarray
+  stops: np.ndarray
+  faults: list[Fault]
+  first_record: int
+  first_line: int
+
+  @property
+  def num_records(self) -> int:
+    """How many records there are, faults included."""
+    return len(self.starts) + len(self.faults)
+
+  def records(self) -> np.ndarray:
+    """The bytes of the good records alone, one after another."""
+    if int(np.sum(self.stops - self.starts)) == len(self.data):
+      return self.data
+    # Records that follow each other are copied as one piece.
+    is_cut = self.starts[1:] != self.stops[:-1]
+    first = self.starts[np.append(True, is_cut)[: len(self.starts)]]
+    last = self.stops[np.append(is_cut, True)[: len(self.stops)]]
+    pieces = [self.data[a:b] for a, b in zip(first, last)]
+    return np.concatenate([self.data[:0], *pieces])
+
+  def numbers(self) -> np.ndarray:
+    """Number of each good record in the file, from 0, int64 [records]."""
+    before = np.searchsorted([f.start for f in self.faults], self.starts)
+    return self.first_record + np.arange(len(self.starts)) + before
+
+  def line(self, start: int) -> int:
+    """Line of the file that holds a byte of the block."""
+    return self.first_line + int(np.count_nonzero(self.data[:start] == _LF))
+
+  def text(self, start: int, stop: int) -> str:
+    """The bytes of a span as text, without its line end."""
+    found = self.data[start:stop].tobytes()
+    return found.decode('utf-8', 'replace').rstrip('\r\n')
+
+
+class _Marks:
+  """Where the quotes and line ends of some bytes are.
+
+  Attributes:
+    quotes: Positions, int64 [quotes].
+    line_ends: Those of LF, int64 [lines].
+    lone_crs: Those of CR without LF, int64.
+  """
+
+  def __init__(self, held: bytearray):
+    """Looks at each byte twice."""
+    data = np.frombuffer(held, np.uint8)
+    mask = data == _QUOTE
+    mask |= data == _LF
+    marks = np.flatnonzero(mask)
+    is_quote = data[marks] == _QUOTE
+    self.quotes = marks[is_quote]
+    is_line_end = ~is_quote
+    self.line_ends = marks[is_line_end]
+    # How many quotes come before each line end.
+    self._before = np.cumsum(is_quote)[is_line_end]
+    self._data = data
+    last = len(data) - 1  # What follows it is not known yet: never a fault.
+    crs = np.zeros(0, np.int64)
+    if held.find(b'\r') >= 0:
+      crs = np.flatnonzero(data == _CR)
+    self.lone_crs = crs[(data[np.minimum(crs + 1, last)] != _LF) & (crs < last)]
+
+  def ends(self, start: int, stop: int, first_quote: int) -> np.ndarray:
+    """Line ends in a span that no quotes enclose; `first_quote` opens."""
+    a, b = np.searchsorted(self.line_ends, [start, stop])
+    enclosed = (self._before[a:b] - first_quote) & 1
+    return self.line_ends[a:b][enclosed == 0]
+
+  def crs(self, start: int, stop: int, first_quote: int) -> np.ndarray:
+    """Lone CRs in a span that no quotes enclose."""
+    a, b = np.searchsorted(self.lone_crs, [start, stop])
+    found = self.lone_crs[a:b]
+    before = np.searchsorted(self.quotes, found) - first_quote
+    return found[before & 1 == 0]
+
+  def next_fault(self, first_quote: int) -> int | None:
+    """Index of the first quote at fault, if `first_quote` opens a field."""
+    found = self._faults_1 if first_quote % 2 else self._faults_0
+    place = int(np.searchsorted(found, first_quote))
+    return int(found[place]) if place < len(found) else None
+
+  @functools.cached_property
+  def _faults_0(self) -> np.ndarray:
+    """Quotes at fault where those of an even index open."""
+    return self._faults(0)
+
+  @functools.cached_property
+  def _faults_1(self) -> np.ndarray:
+    """Quotes at fault where those of an odd index open: needed seldom."""
+    return self._faults(1)
+
+  def _faults(self, parity: int) -> np.ndarray:
+    data, quotes = self._data, self.quotes
+    last = len(data) - 1
+    opening, closing = quotes[parity::2], quotes[1 - parity :: 2]
+    is_open = _OPENS[data[opening - 1]] | (opening == 0)
+    is_closed = _CLOSES[data[np.minimum(closing + 1, last)]] | (closing == last)
+    if len(self.lone_crs):
+      is_closed &= ~np.isin(closing + 1, self.lone_crs)
+    return np.sort(
+      np.concatenate(
+        [
+          2 * np.flatnonzero(~is_open) + parity,
+          2 * np.flatnonzero(~is_closed) + 1 - parity,
+        ]
+      )
+    )
+
+  def field_start(self, quote: int, first_quote: int) -> int:
+    """Index of the quote that opened the field in which `quote` is."""
+    while (
+      quote - 2 >= first_quote
+      and self.quotes[quote - 1] == self.quotes[quote] - 1
+    ):
+      quote -= 2
+    return quote
+
+
+def _cut(
+  held: bytearray, at_end: bool, max_record_bytes: int
+) -> tuple[np.ndarray, list[Fault], int, int]:
+  """Finds the ends of records, the faults, and how many bytes both take.
+
+  Args:
+    held: Bytes, from the start of a record.
+    at_end: Whether the file ends here.
+    max_record_bytes: A quote that is open for longer is never closed.
+
+  Returns:
+    Positions of the LFs that end good records, faults, bytes, lines.
+  """
+  marks = _Marks(held)
+  ends, faults, crs = [], [], []
+  position = first_quote = 0
+  while True:
+    found = marks.next_fault(first_quote)
+    stop = len(held) if found is None else int(marks.quotes[found])
+    good = marks.ends(position, stop, first_quote)
+    crs.append(marks.crs(position, stop, first_quote))
+    ends.append(good)
+    start = int(good[-1]) + 1 if len(good) else position
+    if found is None:
+      is_open = (len(marks.quotes) - first_quote) % 2 == 1
+      if not (is_open and (at_end or len(held) - start > max_record_bytes)):
+        break
+      opening, message = len(marks.quotes) - 1, UNCLOSED
+    elif (found - first_quote) % 2:
+      opening, message = found - 1, CLOSES
+    else:
+      opening, message = found, OPENS
+    # The quote that opened the field may be the one too many: what it took for
+    # text is read again.
+    opening = marks.field_start(opening, first_quote)
+    place = np.searchsorted(marks.line_ends, marks.quotes[opening])
+    if place == len(marks.line_ends):
+      break  # With the bytes that come next.
+    position = int(marks.line_ends[place]) + 1
+    faults.append(Fault(start, position, message))
+    first_quote = int(np.searchsorted(marks.quotes, position))
+    start = position
+  found, faults = _without_lone_crs(
+    np.concatenate(ends), faults, np.concatenate(crs)
+  )
+  return found, faults, start, int(np.searchsorted(marks.line_ends, start))
+
+
+def _without_lone_crs(
+  ends: np.ndarray, faults: list[Fault], crs: np.ndarray
+) -> tuple[np.ndarray, list[Fault]]:
+  """Makes faults of the records that hold a CR outside of quotes."""
+  if not len(crs):
+    return ends, faults
+  borders = np.sort(np.concatenate([ends + 1, [f.stop for f in faults]]))
+  known = {f.start for f in faults}
+  bad = set()
+  for place in np.unique(np.searchsorted(borders, crs, side='right')):
+    if place == len(borders):
+      continue  # In the rest, which is read again.
+    start = int(borders[place - 1]) if place else 0
+    if start not in known:
+      faults.append(Fault(start, int(borders[place]), LONE_CR))
+      bad.add(int(borders[place]) - 1)
+  faults.sort(key=lambda f: f.start)
+  return ends[~np.isin(ends, [*bad])], faults
+
+
+def _block(
+  data: np.ndarray,
+  ends: np.ndarray,
+  faults: list[Fault],
+  first_record: int,
+  first_line: int,
+) -> Block:
+  stops = ends + 1
+  starts = np.concatenate([[0], stops[:-1]])[: len(stops)]
+  if faults:  # A record begins behind the last fault before it.
+    borders = np.array([0, *(f.stop for f in faults)])
+    last = np.searchsorted(borders, stops) - 1
+    starts = np.maximum(starts, borders[last])
+  size = stops - starts
+  is_blank = (size == 1) | ((size == 2) & (data[starts] == _CR))
+  if is_blank.any():
+    starts, stops = starts[~is_blank], stops[~is_blank]
+  return Block(data, starts, stops, faults, first_record, first_line)
+
+
+def read_blocks(
+  path: str | os.PathLike[str],
+  *,
+  block_bytes: int = 1 << 24,
+  max_record_bytes: int = 1 << 20,
+) -> Iterator[Block]:
+  """Yields the blocks of a file, the header among the records of the first.
+
+  Args:
+    path: CSV file, with or without a byte order mark.
+    block_bytes: Bytes to read at a time.
+    max_record_bytes: A quote that is open for longer is a fault.
+
+  Raises:
+    FileNotFoundError: No such file.
+    ValueError: A line is longer than `max_record_bytes` and a block.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise FileNotFoundError(f'read_blocks: no such file: {path}')
+  first_record, first_line = 0, 1
+  with open(path, 'rb', buffering=0) as file:
+    rest = file.read(len(_BOM)).removeprefix(_BOM)
+    at_end = False
+    while not at_end:
+      size = len(rest)
+      held = bytearray(size + block_bytes)
+      held[:size] = rest
+      while size < len(held) and not at_end:
+        num = file.readinto(memoryview(held)[size:])
+        at_end = not num
+        size += num
+      del held[size:]
+      if at_end and held and held[-1] != _LF:
+        held += b'\n'
+      if not held:
+        break
+      ends, faults, used, num_lines = _cut(held, at_end, max_record_bytes)
+      data = np.frombuffer(held, np.uint8)
+      rest = data[used:].tobytes()
+      if len(rest) > max_record_bytes + block_bytes:
+        raise ValueError(
+          f'read_blocks: {path}: the record in line {first_line + num_lines} is'
+          f' longer than {max_record_bytes + block_bytes} bytes; needed: line'
+          ' ends LF or CRLF.'
+        )
+      if used:
+        block = _block(data[:used], ends, faults, first_record, first_line)
+        yield block
+        first_record += block.num_records
+        first_line += num_lines

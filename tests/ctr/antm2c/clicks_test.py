@@ -1,0 +1,72 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Batches of clicks."""
+
+import numpy as np
+
+from antjax.ctr.antm2c.clicks import Clicks, TextVectors
+
+NAMES = ('user', 'item', 'title', 'scenario', 'column_city')
+IDS = np.array(
+  [[1, 2, 3, 0, 5], [4, 0, 2, 1, 6], [0, 1, 3, 1, 0]], np.int32
+)
+# Two sequences: clicks, and the pieces of a text.
+EVENTS = (np.array([3, 2, 4, 5], np.int32), np.array([2, 4, 4], np.int32))
+STARTS = np.array([[0, 0], [1, 1], [4, 3]])
+STOPS = np.array([[3, 1], [2, 3], [4, 3]])
+VECTORS = np.arange(12, dtype=np.float16).reshape(6, 2)
+
+
+def clicks(**changes):
+  fields = dict(
+    names=NAMES,
+    ids=IDS,
+    label=np.array([1, 0, 1], np.float32),
+    numeric=np.array([[0.5], [1.5], [2.5]], np.float32),
+    starts=STARTS,
+    stops=STOPS,
+    events=EVENTS,
+    history=0,
+    max_history=2,
+  )
+  return Clicks(**fields | changes)
+
+
+def test_a_batch_has_its_rows_and_fills_up_with_weight_zero():
+  batch = clicks().batch(np.array([2, 0]), 4)
+  np.testing.assert_array_equal(batch['ids'], IDS[[2, 0, 2, 2]])
+  assert batch['label'].tolist() == [1, 1, 1, 1]
+  assert batch['weight'].tolist() == [1, 1, 0, 0]
+  assert batch['numeric'].tolist() == [[2.5], [0.5], [2.5], [2.5]]
+
+
+def test_a_history_is_the_newest_clicks_and_may_be_empty():
+  batch = clicks().batch(np.arange(3), 3)
+  # Of 3, 2, 4 the newest two; of 2; of none.
+  assert batch['history'].tolist() == [[2, 4], [2, -1], [-1, -1]]
+  assert 'history' not in clicks(history=None).batch(np.arange(3), 3)
+
+
+def test_texts_are_the_mean_of_their_pieces():
+  text = TextVectors(VECTORS, sequences=(1,), max_pieces=2)
+  batch = clicks(text=text).batch(np.arange(3), 3)
+  np.testing.assert_array_equal(batch['text_title'], VECTORS[[3, 2, 3]])
+  # One piece; twice the same; no piece at all.
+  np.testing.assert_array_equal(
+    batch['text_1'], [VECTORS[2], VECTORS[4], [0, 0]]
+  )
+
+
+def test_images_are_found_by_the_item_even_where_it_is_unknown():
+  images = np.arange(8, dtype=np.float16).reshape(4, 2)
+  items = np.array([2, 3, 1], np.int32)  # The second is new: its id is 0.
+  batch = clicks(images=images, image_items=items).batch(np.arange(3), 3)
+  np.testing.assert_array_equal(batch['image'], images[[2, 3, 1]])
+
+
+def test_a_second_label_and_columns_by_name():
+  conversion = np.array([0, 0, 1], np.float32)
+  data = clicks(conversion=conversion)
+  assert data.batch(np.array([2]), 1)['conversion'].tolist() == [1]
+  assert data.column('column_city').tolist() == [5, 6, 0]
+  assert len(data) == 3

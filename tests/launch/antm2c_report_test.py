@@ -1,0 +1,68 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The report of click models of several scenarios."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+
+from antjax.ctr.antm2c import scores
+from launch import antm2c_report, common, script
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(common.JobConfig):
+  run_dir: str = 'runs/antm2c'
+
+
+def columns(num_rows=400):
+  rng = np.random.default_rng(0)
+  logit = rng.normal(size=num_rows)
+  return {
+    'prediction': logit,
+    'label': (rng.uniform(size=num_rows) < 1 / (1 + np.exp(-logit))) * 1,
+    'user': rng.integers(0, 40, size=num_rows),
+    'scenario': rng.integers(0, 2, size=num_rows),
+    'user_count': np.ones(num_rows, int),
+    'item_count': rng.integers(0, 30, size=num_rows),
+  }
+
+
+def test_the_report_shows_scenarios_buckets_and_calibration(tmp_path, capsys):
+  c, config = columns(), scores.ScoreConfig(num_resamples=10)
+  other = np.random.default_rng(1).normal(size=400)
+  names = ['ads', 'videos']
+  models = {
+    name: antm2c_report.Scored(
+      scores.score({**c, 'prediction': logit}, config, names),
+      scores.calibration({**c, 'prediction': logit}, config),
+    )
+    for name, logit in (('star', c['prediction']), ('mlp', other))
+  }
+  mesh = jax.make_mesh((1, 1), ('inter', 'intra'))
+  job = common.Job(mesh, tmp_path, script.stop_request, Config())
+  antm2c_report.write(
+    Config(run_dir=str(tmp_path)),
+    job,
+    {'name': 'AntM2C', 'is_synthetic': True},
+    models,
+    baselines=['mlp'],
+    differences={'mlp - star': scores.difference(c, other, config, names)},
+    throughput={'rows/s': 12345.0},
+  )
+  page = (tmp_path / 'report.html').read_text(encoding='utf-8')
+  assert 'Clicks of several scenarios on AntM2C (synthetic)' in page
+  assert 'scenario/videos/item/zero' in page
+  # Scenarios; buckets of items and users, overall and in each of the two; the
+  # difference; calibration.
+  assert page.count('<figure>') == 1 + 6 + 1 + 1
+  assert 'The data are synthetic' in page
+  results = json.loads((tmp_path / 'results.json').read_text(encoding='utf-8'))
+  parts = results['models']['star']['parts']
+  assert scores.from_json(parts) == models['star'].table
+  assert results['differences']['mlp - star']['all']['metrics']['AUC'][0] < 0
+  shown = capsys.readouterr().out
+  assert 'ads' in shown and '±' in shown
+  assert 'item/zero' in shown and 'ads/item/zero' not in shown
