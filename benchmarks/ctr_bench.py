@@ -38,7 +38,9 @@ from benchmarks import ctr_problem as problem_lib
 
 _DATA = flags.DEFINE_string('data', 'data/ml-1m-text', 'Prepared clicks.')
 _MODELS = flags.DEFINE_list('models', [], 'Only these; empty: all.')
-_LOADERS = flags.DEFINE_list('loaders', list(problem_lib.LOADERS), 'Of the peer.')
+_LOADERS = flags.DEFINE_list(
+  'loaders', list(problem_lib.LOADERS), 'Of the peer.'
+)
 _EPOCHS = flags.DEFINE_float('epochs', 2.0, 'Passes over the training clicks.')
 _BLOCKS = flags.DEFINE_integer('blocks', 6, 'Blocks that the steps go in.', 1)
 _THREADS = flags.DEFINE_integer('threads', os.cpu_count(), 'PyTorch threads.')
@@ -128,9 +130,7 @@ def _run(model: str, folder: pathlib.Path) -> list[dict[str, Any]]:
           statistics.median(rates['antjax']) / statistics.median(rates[loader]),
           2,
         ),
-        **ctr_figures.compared(
-          logits['antjax'], logits[loader], problem.test
-        ),
+        **ctr_figures.compared(logits['antjax'], logits[loader], problem.test),
         'flops_bound_s': round(
           ctr_figures.flops_of_step(model, problem) / flops_per_s, 6
         ),
@@ -153,7 +153,9 @@ def main(argv: Sequence[str]) -> None:
     _work()
     return
   if unknown := sorted(set(_MODELS.value) - set(problem_lib.MODELS)):
-    sys.exit(f'--models={unknown}: use some of {", ".join(problem_lib.MODELS)}.')
+    sys.exit(
+      f'--models={unknown}: use some of {", ".join(problem_lib.MODELS)}.'
+    )
   if unknown := sorted(set(_LOADERS.value) - set(problem_lib.LOADERS)):
     sys.exit(f'--loaders={unknown}: use own, batched, or both.')
   if not importlib.util.find_spec('torch_rechub'):

@@ -64,15 +64,11 @@ def flops_of_step(model: str, problem: problem_lib.Problem) -> float:
   products = {
     'mlp': deep + last,
     'deepfm': deep + last,
-    'dcnv2': deep
-    + last
-    + width
-    + problem_lib.CROSS_LAYERS * width * width,
+    'dcnv2': deep + last + width + problem_lib.CROSS_LAYERS * width * width,
     'shared_bottom': deep
     + num_scenarios * mlp(last, *problem_lib.TOWER_WIDTHS, 1),
     'mmoe': shared * expert
-    + num_scenarios
-    * (width * shared + mlp(top, *problem_lib.TOWER_WIDTHS, 1)),
+    + num_scenarios * (width * shared + mlp(top, *problem_lib.TOWER_WIDTHS, 1)),
     'ple': (shared + num_scenarios * own) * expert
     + num_scenarios
     * (width * (shared + own) + mlp(top, *problem_lib.TOWER_WIDTHS, 1)),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch_rechub.basic.features import SparseFeature
-from torch_rechub.basic.layers import MLP, EmbeddingLayer
+from torch_rechub.basic.layers import EmbeddingLayer, MLP
 from torch_rechub.models.multi_task import MMOE, PLE, SharedBottom
 from torch_rechub.models.ranking import DCNv2, DeepFM
 from torch_rechub.utils.data import DataGenerator

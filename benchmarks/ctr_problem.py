@@ -81,7 +81,9 @@ def arrays(data: Any) -> Problem:
   """The fields of a `launch.antm2c_data.ScenarioData`, for the peer."""
 
   def fields(clicks: Any) -> dict[str, np.ndarray]:
-    columns = {n.removeprefix('column_'): clicks.column(n) for n in clicks.names}
+    columns = {
+      n.removeprefix('column_'): clicks.column(n) for n in clicks.names
+    }
     return {
       **{name: np.ascontiguousarray(columns[name]) for name in FIELDS},
       'label': clicks.label,

@@ -209,7 +209,7 @@ def _modal(
   text: TextVectors | None, images: np.ndarray | None
 ) -> dict[str, int]:
   """Name in a batch -> width."""
-  found = {}
+  found: dict[str, int] = {}
   if text is not None:
     names = ['title', *text.sequences]
     found |= {f'text_{n}': text.vectors.shape[1] for n in names}

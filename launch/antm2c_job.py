@@ -19,6 +19,7 @@ from antjax.ctr.antm2c.model import ScenarioModel
 from antjax.ctr.models import moments
 from antjax.train import progress
 from antjax.train.state import TrainState
+from antjax.train.trainer import Trainer
 from launch import antm2c_report, common, training_config
 from launch.antm2c_data import ScenarioData
 from launch.training_run import TrainingRun
@@ -76,9 +77,10 @@ class ClickJob:
     self._config, self._data, self._seed = config, data, seed
     self._name = name or f'seed_{seed}'
     self._dataset = dataset or self._name
+    self._is_initialized = False
     folder = job.run_dir / self._name
     folder.mkdir(parents=True, exist_ok=True)
-    self._job = dataclasses.replace(job, run_dir=folder)
+    self._job = dataclasses.replace(job, run_dir=folder, config=config)
     self._model = ScenarioModel(
       config.model, config.fields, config.network, data.sizes
     )
@@ -135,10 +137,12 @@ class ClickJob:
     )
     found = self.trainer.predict(state, batches, self._sum_moments)
     S = self._model.sizes.num_scenarios
+    parts = len(found['count_S']) // S  # Devices times batches.
     sums = {
-      n: x.astype(np.float64).reshape(-1, *shape).sum(axis=0)
-      for (n, x), shape in zip(found.items(), ((S,), (S, -1), (S, -1)))
+      n: x.astype(np.float64).reshape(parts, S, -1).sum(axis=0)
+      for n, x in found.items()
     }
+    sums['count_S'] = sums['count_S'][:, 0]
     return moments.finish(moments.MomentSums(**sums))
 
   def run(self) -> SeedResult:
@@ -172,6 +176,12 @@ class ClickJob:
     bins = scores.calibration(columns, self._config.score)
     return antm2c_report.Scored(result.test, bins)
 
+  def initialized_trainer(self) -> Trainer:
+    """The trainer, which knows its layout even where all was done before."""
+    if not self._is_initialized:
+      self.trainer.init(self._model.init_params, seed=self._seed)
+    return self.trainer
+
   def speed(self) -> dict[str, float]:
     """Clicks a second that this training reached."""
     lines = progress.read_metrics(self._job.run_dir / progress.METRICS_FILE)
@@ -193,6 +203,7 @@ class ClickJob:
       tables=self._tables,
     )
     state = self.trainer.init(self._model.init_params, seed=self._seed)
+    self._is_initialized = True
     batches = data.training(self._model.prepare, self._seed, self._dataset)
     return run.fit(state, batches, self.validate)
 

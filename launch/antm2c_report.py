@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import datetime
 import json
+import math
 import os
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import rich
+import rich.box
 import rich.table
 
 from antjax import config as config_lib
@@ -129,37 +131,33 @@ def result_rows(models: Mapping[str, Scored]) -> list[dict[str, Any]]:
 
 
 def print_table(name: str, models: Mapping[str, Scored]) -> None:
-  """Metrics by part and model, without the parts of parts."""
-  table = rich.table.Table(title=f'Clicks on {name}')
-  for column in ('part', 'rows', 'model', *METRICS):
-    table.add_column(
-      column,
-      justify='left' if column in ('part', 'model') else 'right',
-      no_wrap=True,
-    )
+  """Metrics by part and model, without the parts of scenarios."""
+  table = rich.table.Table(title=f'Clicks on {name}', box=rich.box.SIMPLE)
+  for column in ('rows of', 'model', *METRICS):
+    justify: Literal['left', 'right'] = 'right' if column in METRICS else 'left'
+    table.add_column(column, justify=justify, no_wrap=True)
   shown = ''
   for row in result_rows(models):
     part = row['scenario']
     if part.startswith(scores.SCENARIO) and not scores.is_scenario(part):
       continue
-    found = models[row['method']].table[part]
+    found = models[row['method']].table[part].metrics
     table.add_row(
-      '' if part == shown else part,
-      '' if part == shown else f'{found.rows:,}',
+      '' if part == shown else part.removeprefix(scores.SCENARIO),
       row['method'],
-      *(_shown(found.metrics[m]) for m in METRICS),
+      *(_shown(found[m], with_interval=m == _BARS) for m in METRICS),
     )
     shown = part
   rich.print(table)
 
 
-def _shown(estimate: Estimate) -> str:
-  if estimate.value != estimate.value:
+def _shown(estimate: Estimate, *, with_interval: bool = True) -> str:
+  if math.isnan(estimate.value):
     return '-'
-  if estimate.low != estimate.low:
-    return f'{estimate.value:.4f}'
-  half = (estimate.high - estimate.low) / 2
-  return f'{estimate.value:.4f} ± {half:.4f}'
+  text = f'{estimate.value:.4f}'
+  if with_interval and not math.isnan(estimate.low):
+    text += f' ± {(estimate.high - estimate.low) / 2:.4f}'
+  return text
 
 
 def _summary(models: Mapping[str, Scored]) -> str:
@@ -233,7 +231,7 @@ def _panels(models: Mapping[str, Scored]) -> dict[str, report.Panel]:
 
 def _bin_as_json(one: scores.Bin) -> dict[str, Any]:
   # The share of clicks of a bin with rows is a number; its interval may be not.
-  values = [None if x != x else x for x in one.clicks]
+  values = [None if math.isnan(x) else x for x in one.clicks]
   return {'prediction': one.prediction, 'clicks': values, 'rows': one.rows}
 
 

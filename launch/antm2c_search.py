@@ -57,9 +57,7 @@ class SearchConfig:
       raise ValueError('search.widths: give one or more.')
     for text in self.widths:
       if not all(part.isdecimal() and int(part) for part in text.split('+')):
-        raise ValueError(
-          f'search.widths={text}: needed: widths as 256+128.'
-        )
+        raise ValueError(f'search.widths={text}: needed: widths as 256+128.')
 
 
 def best_config(
@@ -81,7 +79,7 @@ def best_config(
   study = _study(config, job) if job.is_main else None
   num_done = _from_main(study and len(_complete(study)))
   for _ in range(num_done, config.search.num_trials):
-    trial = study and study.ask()
+    trial = study.ask() if study else None
     values = _from_main(trial and _suggest(trial, config.search))
     number = _from_main(trial and trial.number)
     tried = with_values(config, values)
@@ -91,7 +89,7 @@ def best_config(
     )
     result = click_job.run()
     value = result.validation[config.best_metric.removeprefix('validation_')]
-    if study is not None:
+    if study is not None and trial is not None:
       study.tell(trial, value)
       logging.info('Trial %d: %s = %.5f', number, config.best_metric, value)
   best = _from_main(study and study.best_params)

@@ -44,8 +44,8 @@ def write(
   text = [
     f'# Click models on {name}',
     '',
-    f'Test AUC (mean of {config.num_seeds} seeds, with its standard error where'
-    ' there are several); GAUC, log-loss and ECE of all test clicks. `item/zero`'
+    f'Test AUC (mean of {config.num_seeds} seeds, with its standard error if'
+    ' there are several); GAUC, log-loss and ECE of all test clicks. item/zero'
     ' are clicks on items without a training click, few up to'
     f' {config.score.few_items}; likewise users'
     f' (up to {config.score.few_users}). Best steps were chosen by'

@@ -16,7 +16,13 @@ import dataclasses
 from typing import Annotated
 
 from antjax.ctr.models import build
-from launch import antm2c_data, antm2c_search, antm2c_table, common, train_antm2c
+from launch import (
+  antm2c_data,
+  antm2c_search,
+  antm2c_table,
+  common,
+  train_antm2c,
+)
 from launch.antm2c_job import ClickJob, SeedResult
 
 # Name in the table -> kinds of vectors that the models see.
@@ -81,10 +87,10 @@ def _cell(
 ) -> antm2c_table.Cell:
   """Trains one model with all seeds."""
   ids = [name for name in config.fields.use if name not in _INPUTS['all']]
-  fields = dataclasses.replace(
-    config.fields, use=(*ids, *_INPUTS[inputs])
+  fields = dataclasses.replace(config.fields, use=(*ids, *_INPUTS[inputs]))
+  own: train_antm2c.Config = dataclasses.replace(
+    config, model=model, fields=fields
   )
-  own = dataclasses.replace(config, model=model, fields=fields)
   folder = job.run_dir / inputs / model
   folder.mkdir(parents=True, exist_ok=True)
   part = dataclasses.replace(job, run_dir=folder)

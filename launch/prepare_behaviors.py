@@ -17,9 +17,10 @@ of core, and
     --out=data/antm2c --examples.train_until='2023-08-03 00:00:00' \
     --examples.validation_until='2023-08-05 00:00:00'
 
-with AntM2C's files, or synthetic ones (docs/antm2c.md). `--vocabulary` keeps the ids of texts from one day to the next. A
-second run does nothing; `--overwrite` makes the files again. Mind the terms of
-the data: MovieLens is for research use and may not be redistributed.
+with AntM2C's files, or synthetic ones (docs/antm2c.md). `--vocabulary` keeps
+the ids of texts from one day to the next. A second run does nothing;
+`--overwrite` makes the files again. Mind the terms of the data: MovieLens is
+for research use and may not be redistributed.
 """
 
 import dataclasses

@@ -168,6 +168,7 @@ def train(config: Config, job: common.Job) -> list[SeedResult]:
     for i in range(config.num_seeds)
   ]
   results = [one.run() for one in jobs]
+  trainer = jobs[-1].initialized_trainer()
   if job.is_main and 'test' in data.splits:
     antm2c_report.write(
       config,
@@ -177,7 +178,7 @@ def train(config: Config, job: common.Job) -> list[SeedResult]:
         f'{config.model}, seed {r.seed}': one.scored(r)
         for one, r in zip(jobs, results, strict=True)
       },
-      trainer=jobs[-1].trainer,
+      trainer=trainer,
       throughput=jobs[-1].speed(),
     )
   return results

@@ -14,8 +14,8 @@ from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyarrow import csv
+import pyarrow.compute as pc
 
 from antjax.input import behavior_examples, text_times
 from antjax.input.csv_blocks import Block
@@ -147,16 +147,21 @@ class _Faults:
 
 def parse(block: Block, config: Antm2cConfig) -> Parsed:
   """Reads the records of a block strictly."""
-  spans = [
-    (f.start, f.stop, '', 'quote', f'{f.message}; the line is left out')
+  # Where a bad row is, and (column, reason, message).
+  bad: list[tuple[int, int, tuple[str, str, str]]] = [
+    (f.start, f.stop, ('', 'quote', f'{f.message}; the line is left out'))
     for f in block.faults
   ]
+
+  def add(record: int, fault: tuple[str, str, str]) -> None:
+    span = block.starts[record], block.stops[record]
+    bad.append((int(span[0]), int(span[1]), fault))
+
   kept = np.arange(len(block.starts))
   if len(kept):
     raw, wrong, faults = _read(block, config)
     for record, message in wrong.items():
-      span = block.starts[record], block.stops[record]
-      spans.append((*map(int, span), '', 'columns', message))
+      add(record, ('', 'columns', message))
     kept = np.delete(kept, [*wrong])
   else:
     empty = {n: pa.array([], pa.string()) for n in COLUMNS}
@@ -164,18 +169,17 @@ def parse(block: Block, config: Antm2cConfig) -> Parsed:
     raw, faults = empty | numbers, _Faults()
   columns, empty_numbers, filled = _typed(raw, config, faults)
   table = pa.table(columns | {ROW: block.numbers()[kept]})
-  for row, fault in faults.of_row.items():
-    span = block.starts[kept[row]], block.stops[kept[row]]
-    spans.append((*map(int, span), *fault))
   if faults.of_row:
     is_good = np.ones(table.num_rows, bool)
     is_good[[*faults.of_row]] = False
     table = table.filter(pa.array(is_good))
-  bad = [
-    BadRow(block.line(a), *fault, block.text(a, b)[:_MAX_TEXT])
-    for a, b, *fault in sorted(spans)
+  for row, fault in faults.of_row.items():
+    add(int(kept[row]), fault)
+  rows = [
+    BadRow(block.line(start), *fault, block.text(start, stop)[:_MAX_TEXT])
+    for start, stop, fault in sorted(bad)
   ]
-  return Parsed(table, bad, empty_numbers, filled)
+  return Parsed(table, rows, empty_numbers, filled)
 
 
 def _read(

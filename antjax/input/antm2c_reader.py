@@ -10,7 +10,6 @@ with its line number, see `antm2c_columns`.
 
 import collections
 from collections.abc import Callable, Iterator, Sequence
-from concurrent import futures
 import csv
 import dataclasses
 import os
@@ -23,7 +22,7 @@ from absl import logging
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from antjax.input import antm2c_columns, csv_blocks, delimited
+from antjax.input import antm2c_columns, csv_blocks, delimited, thread_map
 from antjax.input.antm2c_columns import Antm2cConfig, BadRow, Parsed
 from antjax.input.csv_blocks import Block
 
@@ -160,7 +159,9 @@ def write_rows(
         path, block_bytes=block_bytes, max_record_bytes=max_record_bytes
       )
       counts, done = Counts(), 0
-      for block in _in_threads(work, _after_header(path, blocks), threads):
+      for block in thread_map.in_order(
+        work, _after_header(path, blocks), threads
+      ):
         counts.add(block.counts)
         done += block.size
         _list(rejected_path, path, block.bad)
@@ -180,24 +181,6 @@ def write_rows(
         )
       total.add(counts)
   return total
-
-
-def _in_threads(
-  work: Callable[[Block], _Done], blocks: Iterator[Block], threads: int
-) -> Iterator[_Done]:
-  """Calls `work` for blocks in threads; gives the results in order."""
-  waiting: collections.deque[futures.Future[_Done]] = collections.deque()
-  with futures.ThreadPoolExecutor(threads) as pool:
-    try:
-      for block in blocks:
-        waiting.append(pool.submit(work, block))
-        if len(waiting) > threads:
-          yield waiting.popleft().result()
-      while waiting:
-        yield waiting.popleft().result()
-    finally:
-      for future in waiting:
-        future.cancel()
 
 
 def _after_header(

@@ -7,8 +7,8 @@
   antm2c_synthetic_truth.parquet      what the rows were drawn with, see `TRUTH`
   antm2c_synthetic.json               the configuration
 
-A chunk of rows is in memory at a time; users and items are, always: about 100
-bytes each.
+A chunk of rows a thread is in memory at a time; users and items are, always:
+about 100 bytes each.
 """
 
 from collections.abc import Callable
@@ -29,6 +29,7 @@ from antjax.input import (
   antm2c_synthetic,
   antm2c_synthetic_text,
   output_folder,
+  thread_map,
 )
 from antjax.input.antm2c_synthetic import CHUNK, Rows, SyntheticConfig, World
 
@@ -108,11 +109,15 @@ def _write_part(
   """Writes the rows start <= number < stop."""
   with open(path, 'wb') as file:
     file.write((','.join(antm2c_columns.COLUMNS) + '\n').encode())
-    for number in range(start // CHUNK, -(-stop // CHUNK)):
+
+    def made(number: int) -> tuple[Rows, pa.Array]:
       rows = antm2c_synthetic.rows(world, number)
-      lines = antm2c_synthetic_text.lines(
-        antm2c_synthetic_text.columns(world, rows)
-      )
+      columns = antm2c_synthetic_text.columns(world, rows)
+      return rows, antm2c_synthetic_text.lines(columns)
+
+    numbers = range(start // CHUNK, -(-stop // CHUNK))
+    threads = os.cpu_count() or 1
+    for rows, lines in thread_map.in_order(made, numbers, threads):
       first, last = max(start - rows.first, 0), min(stop - rows.first, CHUNK)
       _, offsets, data = lines.buffers()
       a, b = np.frombuffer(offsets, np.int32)[[first, last]]

@@ -174,6 +174,7 @@ class Examples:
 
 
 ORDER = ('split', 'time', 'row', 'draw')
+_MAX_JOINS = 12  # Of one query: ibis goes down them by recursion.
 Stored = Callable[[str, ir.Table], ir.Table]
 
 
@@ -232,6 +233,8 @@ def build(
       f'ids_{i}', prepare.dense_ids(train, f'id_{i}', first=1)
     )
     split = prepare.to_ids(split, f'id_{i}', ids)
+    if i % _MAX_JOINS == _MAX_JOINS - 1:
+      split = stored(f'features_{i}', split)
   num_short = 0
   split = split.mutate(draw=ibis.literal(0, 'int32'))
   if not layout.is_labelled and config.negatives:
@@ -335,11 +338,11 @@ def _with_split(rows: ir.Table, config: ExampleConfig) -> ir.Table:
   if config.split == 'random':
     # The first digits of a digest are as good as a uniform number.
     drawn = prepare.digest(config.seed, 'split', rows.row).left(8)
-    first, second = (
+    low, high = (
       f'{min(int(share * 2**32), 2**32 - 1):08x}'
       for share in (config.validation_from, config.test_from)
     )
-    split = ibis.cases((drawn <= first, 0), (drawn <= second, 1), else_=2)
+    split = ibis.cases((drawn <= low, 0), (drawn <= high, 1), else_=2)
     return rows.mutate(split=split.cast('int8'))
   first, second = _thresholds(rows, config)
   split = ibis.cases((rows.time <= first, 0), (rows.time <= second, 1), else_=2)
@@ -358,6 +361,8 @@ def _thresholds(rows: ir.Table, config: ExampleConfig) -> tuple[int, int]:
       'prepare_behaviors: no row is left to be an example; the source is empty,'
       f' or min_history={config.min_history} is more than any user has.'
     )
+  if config.train_until:
+    return moment(config.train_until), moment(config.validation_until)
   times = table['time'].to_numpy()
   total = np.cumsum(table['n'].to_numpy())
   found = [

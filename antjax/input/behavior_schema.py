@@ -98,8 +98,8 @@ class BehaviorSchema:
   Attributes:
     name: What the data are called.
     table: Columns of the log.
-    user: Column with the user.
-    item: Column with the item.
+    user: Column with the user; '' makes every row a user of its own.
+    item: Column with the item; '' means that all rows have the same one.
     text: Column with the item's text; '' means `item`.
     time: Column with seconds; '' means the order of the rows.
     domain: Column with the item's domain; '' means one domain.
@@ -119,8 +119,8 @@ class BehaviorSchema:
 
   name: str
   table: TableColumns
-  user: str
-  item: str
+  user: str = ''
+  item: str = ''
   text: str = ''
   time: str = ''
   domain: str = ''
@@ -158,6 +158,8 @@ class BehaviorSchema:
       self._refuse('histories=domain needs a domain')
     if self.histories == 'none' and not self.texts:
       self._refuse('histories=none and no texts: there is no sequence at all')
+    if not self.item and (self.separator or self.items):
+      self._refuse('separator and items need an item')
     if self.separator and (self.time or self.label or self.rating):
       self._refuse(
         'with a separator a row holds many events: its columns time, label and'
@@ -221,7 +223,7 @@ def load(path: str) -> BehaviorSchema:
     ValueError: It is neither, or says something that cannot be.
   """
   value = table_schema.read_file(path, PAGE)
-  _check_keys(path, value, ('columns', 'user', 'item'), BehaviorSchema)
+  _check_keys(path, value, ('columns',), BehaviorSchema)
   found = table_schema.checked(path, value, lists=_LISTS, names=_NAMES)
   items = found.pop('items', None)
   rest = {**found, 'items': None if items is None else _items(path, items)}

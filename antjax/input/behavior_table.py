@@ -28,6 +28,7 @@ from antjax.input.table_tasks import ROW
 
 _MAX_DOMAINS = 32  # Of which each is a sequence of its own.
 _ITEM_PREFIX = 'item:'
+_NO_ITEM = '-'  # The item of a log without any.
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -130,10 +131,13 @@ def _without_blanks(
   step: _Read, table: ir.Table, schema: BehaviorSchema
 ) -> tuple[ir.Table, int]:
   """Casts user and item to texts; sets rows without one of them aside."""
-  user, item = (table[n].cast('string') for n in (schema.user, schema.item))
+  user = table[schema.user or ROW].cast('string')
+  item = (
+    table[schema.item].cast('string') if schema.item else ibis.literal(_NO_ITEM)
+  )
   table = table.mutate(_user=user, _item=item)
   bad = (table._user.strip() == '') | (table._item.strip() == '')
-  column = f'{schema.user} or {schema.item}'
+  column = ' or '.join(filter(None, (schema.user, schema.item)))
   table, num = step.set_aside(table, bad, column, 'names no user or no item')
   rejected_lines.put_aside(step.rejected, 'blank')
   if schema.separator:

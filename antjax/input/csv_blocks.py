@@ -219,10 +219,10 @@ def _cut(
     faults.append(Fault(start, position, message))
     first_quote = int(np.searchsorted(marks.quotes, position))
     start = position
-  found, faults = _without_lone_crs(
+  kept, faults = _without_lone_crs(
     np.concatenate(ends), faults, np.concatenate(crs)
   )
-  return found, faults, start, int(np.searchsorted(marks.line_ends, start))
+  return kept, faults, start, int(np.searchsorted(marks.line_ends, start))
 
 
 def _without_lone_crs(

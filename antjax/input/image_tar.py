@@ -6,19 +6,21 @@ The archive is read once, from its start to its end, packed or not; a member's
 name without folder and suffix is the item, as in AntM2C_image/666203.png.
 """
 
-import collections
 from collections.abc import Callable, Iterator, Mapping
-from concurrent import futures
 import csv
 import dataclasses
 import io
+import itertools
 import os
 import pathlib
 import tarfile
+from typing import Any
 import zlib
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from antjax.input import thread_map
 
 # uint8 [B, H, W, 3] -> float [B, X].
 Encoder = Callable[[np.ndarray], np.ndarray]
@@ -96,33 +98,32 @@ def encode(
   vectors: np.memmap | None = None
   has_image = np.zeros(num_items, bool)
   threads = threads or os.cpu_count() or 1
-  with futures.ThreadPoolExecutor(threads) as pool:
-    members = _wanted(archive, items, has_image, counts)
-    for names, rows, images, damaged in _batches(
-      members, pool, image_size, batch_size
-    ):
-      _list_damaged(folder / DAMAGED, damaged)
-      counts.damaged += len(damaged)
-      has_image[[items[pathlib.PurePosixPath(n).stem] for n, _ in damaged]] = 0
-      if not len(rows):
-        continue
-      found = _encoded(encoder, images, names)
-      if vectors is None:
-        vectors = np.lib.format.open_memmap(
-          folder / VECTORS,
-          'w+',
-          np.float16,
-          (num_items, found.shape[1]),
-        )
-      if found.shape[1] != vectors.shape[1]:
-        raise ValueError(
-          f'encoder gave vectors of {found.shape[1]} numbers, and of'
-          f' {vectors.shape[1]} before.'
-        )
-      vectors[rows] = found
-      before, counts.images = counts.images, counts.images + len(rows)
-      if before // _TELL_EVERY < counts.images // _TELL_EVERY:
-        progress(f'{counts.images:,} images')
+  members = _wanted(archive, items, has_image, counts)
+  for names, rows, images, damaged in _batches(
+    members, threads, image_size, batch_size
+  ):
+    _list_damaged(folder / DAMAGED, damaged)
+    counts.damaged += len(damaged)
+    has_image[[items[pathlib.PurePosixPath(n).stem] for n, _ in damaged]] = (
+      False
+    )
+    if not rows:
+      continue
+    found = _encoded(encoder, images, names)
+    if vectors is None:
+      shape = (num_items, found.shape[1])
+      vectors = np.lib.format.open_memmap(
+        folder / VECTORS, 'w+', np.float16, shape
+      )
+    if found.shape[1] != vectors.shape[1]:
+      raise ValueError(
+        f'encoder gave vectors of {found.shape[1]} numbers, and of'
+        f' {vectors.shape[1]} before.'
+      )
+    vectors[rows] = found
+    before, counts.images = counts.images, counts.images + len(rows)
+    if before // _TELL_EVERY < counts.images // _TELL_EVERY:
+      progress(f'{counts.images:,} images')
   if vectors is None:
     raise ValueError(
       f'{archive} holds no image of any of {len(items)} items ({counts}); their'
@@ -194,36 +195,28 @@ def _wanted(
 
 def _batches(
   members: Iterator[tuple[str, int, bytes]],
-  pool: futures.ThreadPoolExecutor,
+  threads: int,
   image_size: int,
   batch_size: int,
 ) -> Iterator[tuple[list[str], list[int], np.ndarray, list[tuple[str, str]]]]:
   """Yields (names, rows, images uint8 [B, H, W, 3], damaged) of a batch."""
-  waiting: collections.deque[
-    tuple[str, int, futures.Future[np.ndarray | str]]
-  ] = collections.deque()
 
-  def taken() -> tuple[list[str], list[int], np.ndarray, list[tuple[str, str]]]:
-    names, rows, images, damaged = [], [], [], []
-    for _ in range(min(batch_size, len(waiting))):
-      name, row, future = waiting.popleft()
-      found = future.result()
-      if isinstance(found, str):
-        damaged.append((name, found))
-        continue
-      names.append(name)
-      rows.append(row)
-      images.append(found)
+  def decode(member: tuple[str, int, bytes]) -> tuple[str, int, Any]:
+    name, row, data = member
+    return name, row, _decoded(data, image_size)
+
+  # A batch is decoded beside the encoder's work on the last one.
+  decoded = thread_map.in_order(decode, members, threads, ahead=batch_size)
+  while batch := [*itertools.islice(decoded, batch_size)]:
+    good = [x for x in batch if not isinstance(x[2], str)]
+    images = [image for _, _, image in good]
     shape = (0, image_size, image_size, 3)
-    stacked = np.stack(images) if images else np.zeros(shape, np.uint8)
-    return names, rows, stacked, damaged
-
-  for name, row, data in members:
-    waiting.append((name, row, pool.submit(_decoded, data, image_size)))
-    if len(waiting) >= 2 * batch_size:  # One is decoded beside the encoder.
-      yield taken()
-  while waiting:
-    yield taken()
+    yield (
+      [name for name, _, _ in good],
+      [row for _, row, _ in good],
+      np.stack(images) if images else np.zeros(shape, np.uint8),
+      [(name, why) for name, _, why in batch if isinstance(why, str)],
+    )
 
 
 def _decoded(data: bytes, image_size: int) -> np.ndarray | str:

@@ -86,7 +86,10 @@ def _short(text: str) -> int | None:
   if found is None or not text.isascii():
     return None
   try:
-    moment = datetime.datetime(*map(int, found.groups()), tzinfo=datetime.UTC)
+    year, month, day, hour, minute = map(int, found.groups())
+    moment = datetime.datetime(
+      year, month, day, hour, minute, tzinfo=datetime.UTC
+    )
   except ValueError:
     return None
   return int(moment.timestamp())

@@ -130,7 +130,8 @@ def collect(
       arrays = {name: x[weight > 0] for name, x in arrays.items()}
     parts.append(arrays)
   file = io.BytesIO()
-  np.savez(file, **_joined(parts))
+  joined: dict[str, Any] = _joined(parts)
+  np.savez(file, **joined)
   every = []
   for data in gather_bytes(file.getvalue()):
     with np.load(io.BytesIO(data)) as archive:

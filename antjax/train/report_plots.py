@@ -167,7 +167,7 @@ def bars(
       error_kw={'elinewidth': 1, 'ecolor': _SOFT},
       label=f' {name}' if name.startswith('_') else name,
     )
-  if floor:
+  if floor and axes.get_ylim()[1] > floor:  # Else all bars are cut.
     axes.set_ylim(bottom=floor)
   axes.set_xticks(np.arange(len(groups)), list(groups), fontsize=8)
   axes.grid(axis='y', color=_LINE, linewidth=0.8)

@@ -38,7 +38,8 @@ def test_a_file_says_what_columns_are_for(tmp_path):
   [
     ({'user': 'who'}, "'who' is no column; the columns are user, item, when"),
     ({'text': 'name'}, "'name' is no column; .*shelf, grams"),
-    ({'user': None}, 'needed: columns, user, item; docs/behaviors.md'),
+    ({'columns': None}, 'needed: columns; docs/behaviors.md'),
+    ({'item': ''}, 'separator and items need an item'),
     ({'users': 'user'}, 'unknown: users; known: .*columns'),
     ({'time': 'city'}, "'city' is text; a number is needed"),
     ({'numeric': ['city']}, "'city' is text; a number is needed"),

@@ -5,7 +5,8 @@
 import csv
 import io
 
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 import pytest
 
 from antjax.input import csv_blocks
@@ -93,13 +94,15 @@ def test_well_formed_records_are_those_of_pythons_csv(
     ('\n\r\n1,2\n\n', ['1,2\n'], []),
     ('', [], []),
     ('\ufeff1,2', ['1,2\n'], []),
-    ('a"\nb"\nc"\n1,2\n', ['1,2\n'], [(n, csv_blocks.OPENS) for n in (1, 2, 3)]),
+    (
+      'a"\nb"\nc"\n1,2\n',
+      ['1,2\n'],
+      [(n, csv_blocks.OPENS) for n in (1, 2, 3)],
+    ),
   ],
 )
 def test_a_fault_costs_its_record_alone(tmp_path, block_bytes, text, good, bad):
-  records, faults, numbers = read_text(
-    tmp_path, text, block_bytes=block_bytes
-  )
+  records, faults, numbers = read_text(tmp_path, text, block_bytes=block_bytes)
   assert (records, faults) == (good, bad)
   assert len(numbers) == len(good) and numbers == sorted({*numbers})
   if good and bad:

@@ -64,5 +64,5 @@ def test_the_report_shows_scenarios_buckets_and_calibration(tmp_path, capsys):
   assert scores.from_json(parts) == models['star'].table
   assert results['differences']['mlp - star']['all']['metrics']['AUC'][0] < 0
   shown = capsys.readouterr().out
-  assert 'ads' in shown and '±' in shown
+  assert 'ads' in shown and '0.7277 ± ' in shown
   assert 'item/zero' in shown and 'ads/item/zero' not in shown

@@ -10,9 +10,9 @@ import numpy as np
 
 from antjax.ctr.bahe import batches
 
-# Shape suffixes: N = clicks, B = rows of a batch, C = id columns of the data, K =
-# numeric columns, Q = sequences, M = places of the history, P = pieces of a text,
-# X = width of vectors.
+# Shape suffixes: N = clicks, B = rows of a batch, C = id columns of the data,
+# K = numeric columns, Q = sequences, M = places of the history, P = pieces of a
+# text, X = width of vectors.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

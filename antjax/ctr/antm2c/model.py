@@ -4,7 +4,7 @@
 
 Each feature becomes a field, a vector of one width: an id's row; the mean row
 of a history; all numbers through one linear map; a text's or an image's vector
-through a map of its own. Linear terms have a weight an id, in tables of width 1.
+through a map of its own. Linear terms have a weight an id, in tables one wide.
 """
 
 from collections.abc import Mapping

@@ -28,7 +28,7 @@ from antjax.ctr.models.star import STAR
 from antjax.ctr.models.wide_deep import WideDeep
 from antjax.ctr.models.xdeepfm import XDeepFM
 
-SINGLE_SCENARIO: dict[str, type[nnx.Module]] = {
+SINGLE_SCENARIO: dict[str, type] = {
   'lr': LR,
   'fm': FM,
   'mlp': MLPModel,
@@ -41,7 +41,7 @@ SINGLE_SCENARIO: dict[str, type[nnx.Module]] = {
   'din': DIN,
   'bst': BST,
 }
-MULTI_SCENARIO: dict[str, type[nnx.Module]] = {
+MULTI_SCENARIO: dict[str, type] = {
   'shared_bottom': SharedBottom,
   'mmoe': MMoE,
   'ple': PLE,
@@ -53,8 +53,8 @@ MULTI_SCENARIO: dict[str, type[nnx.Module]] = {
   'hamur': HAMUR,
   'apg': APG,
 }
-MULTI_TASK: dict[str, type[nnx.Module]] = {'esmm': ESMM}
-MODELS = SINGLE_SCENARIO | MULTI_SCENARIO | MULTI_TASK
+MULTI_TASK: dict[str, type] = {'esmm': ESMM}
+MODELS: dict[str, type] = SINGLE_SCENARIO | MULTI_SCENARIO | MULTI_TASK
 # They read `Inputs.first_order_B`.
 LINEAR = frozenset({'lr', 'fm', 'wide_deep', 'deepfm', 'xdeepfm'})
 # They read `Inputs.moments` when they score.

@@ -36,7 +36,7 @@ class Stream(nnx.Module):
     if self.fields:
       self.gate = nnx.Linear(len(self.fields) * sizes.dim, width, rngs=rngs)
     else:
-      self.gate = nnx.Param(jnp.zeros(width))
+      self.score = nnx.Param(jnp.zeros(width))
     self.mlp = MLP(width, config.widths, rngs=rngs)
 
   def __call__(self, x: Inputs) -> jax.Array:
@@ -44,7 +44,7 @@ class Stream(nnx.Module):
     if self.fields:
       score = self.gate(x.joined(self.fields))
     else:
-      score = jnp.broadcast_to(self.gate[...], x.flat.shape)
+      score = jnp.broadcast_to(self.score[...], x.flat.shape)
     return self.mlp(2 * jax.nn.sigmoid(score) * x.flat)
 
 

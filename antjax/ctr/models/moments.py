@@ -91,7 +91,7 @@ def of_batch(x: Inputs, num_scenarios: int) -> Moments:
 
 
 def finish(sums: MomentSums) -> Moments:
-  """Means and variances of the rows that were summed, float32 in numpy.
+  """Means and variances of the rows that were summed, float32.
 
   A scenario with fewer than two rows gets those of all rows.
 
@@ -111,4 +111,6 @@ def finish(sums: MomentSums) -> Moments:
   mean = np.where(few, sum_SX.sum(axis=0), sum_SX) / count
   square = np.where(few, square_SX.sum(axis=0), square_SX) / count
   variance = np.maximum(square - np.square(mean), 0)
-  return Moments(mean.astype(np.float32), variance.astype(np.float32))
+  return Moments(
+    jnp.asarray(mean, jnp.float32), jnp.asarray(variance, jnp.float32)
+  )

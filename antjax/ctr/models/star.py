@@ -67,15 +67,18 @@ class StarLinear(nnx.Module):
     *,
     rngs: nnx.Rngs,
   ):
-    self.shared = nnx.Linear(in_features, out_features, rngs=rngs)
-    shape = in_features, num_scenarios, out_features
-    self.own_kernel = nnx.Param(jnp.ones(shape))
+    shape = in_features, out_features
+    scale = in_features**-0.5
+    self.kernel = nnx.Param(scale * jax.random.normal(rngs.params(), shape))
+    self.bias = nnx.Param(jnp.zeros(out_features))
+    own_shape = in_features, num_scenarios, out_features
+    self.own_kernel = nnx.Param(jnp.ones(own_shape))
     self.own_bias = nnx.Param(jnp.zeros((num_scenarios, out_features)))
 
   def __call__(self, x_BI: jax.Array, scenario_B: jax.Array) -> jax.Array:
     """[B, O] of [B, I]."""
-    kernel_ISO = self.shared.kernel[...][:, None] * self.own_kernel[...]
-    bias_SO = self.shared.bias[...][None] + self.own_bias[...]
+    kernel_ISO = self.kernel[...][:, None] * self.own_kernel[...]
+    bias_SO = self.bias[...][None] + self.own_bias[...]
     y_BO = own_product(x_BI, kernel_ISO, scenario_B)
     return y_BO + row_of_scenario(bias_SO, scenario_B)
 

@@ -7,9 +7,7 @@ import numpy as np
 from antjax.ctr.antm2c.clicks import Clicks, TextVectors
 
 NAMES = ('user', 'item', 'title', 'scenario', 'column_city')
-IDS = np.array(
-  [[1, 2, 3, 0, 5], [4, 0, 2, 1, 6], [0, 1, 3, 1, 0]], np.int32
-)
+IDS = np.array([[1, 2, 3, 0, 5], [4, 0, 2, 1, 6], [0, 1, 3, 1, 0]], np.int32)
 # Two sequences: clicks, and the pieces of a text.
 EVENTS = (np.array([3, 2, 4, 5], np.int32), np.array([2, 4, 4], np.int32))
 STARTS = np.array([[0, 0], [1, 1], [4, 3]])
@@ -18,17 +16,17 @@ VECTORS = np.arange(12, dtype=np.float16).reshape(6, 2)
 
 
 def clicks(**changes):
-  fields = dict(
-    names=NAMES,
-    ids=IDS,
-    label=np.array([1, 0, 1], np.float32),
-    numeric=np.array([[0.5], [1.5], [2.5]], np.float32),
-    starts=STARTS,
-    stops=STOPS,
-    events=EVENTS,
-    history=0,
-    max_history=2,
-  )
+  fields = {
+    'names': NAMES,
+    'ids': IDS,
+    'label': np.array([1, 0, 1], np.float32),
+    'numeric': np.array([[0.5], [1.5], [2.5]], np.float32),
+    'starts': STARTS,
+    'stops': STOPS,
+    'events': EVENTS,
+    'history': 0,
+    'max_history': 2,
+  }
   return Clicks(**fields | changes)
 
 

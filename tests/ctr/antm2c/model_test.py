@@ -14,7 +14,11 @@ from antjax.ctr.models import moments
 from antjax.ctr.models.inputs import NetworkConfig
 
 NETWORK = NetworkConfig(
-  widths=(8,), tower_widths=(4,), expert_widths=(8,), num_experts=2, gate_width=4
+  widths=(8,),
+  tower_widths=(4,),
+  expert_widths=(8,),
+  num_experts=2,
+  gate_width=4,
 )
 SIZES = DataSizes(
   num_users=9,

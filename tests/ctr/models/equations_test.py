@@ -202,8 +202,8 @@ def test_star(trains):
     h = h + norm['bias'] + norm['own_bias'][d]
     layers = [p['layers'][i] for i in range(len(p['layers']))]
     for i, layer in enumerate(layers):
-      kernel = layer['shared']['kernel'] * layer['own_kernel'][:, d]
-      h = h @ kernel + layer['shared']['bias'] + layer['own_bias'][d]
+      kernel = layer['kernel'] * layer['own_kernel'][:, d]
+      h = h @ kernel + layer['bias'] + layer['own_bias'][d]
       h = relu(h) if i < len(layers) - 1 else h
     expected.append(h[0] + deep(p['auxiliary'], v))
   check(model, x, expected)

@@ -1,0 +1,186 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""launch/train_antm2c and benchmark_antm2c on made-up ratings."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+import antjax
+from antjax.ctr.antm2c import scores
+from antjax.ctr.antm2c.model import FieldConfig
+from antjax.ctr.models.inputs import NetworkConfig
+from launch import (
+  antm2c_search,
+  benchmark_antm2c,
+  common,
+  prepare_behaviors,
+  script,
+  train_antm2c,
+)
+from tests.input import movielens_fixture
+
+# Of reading a checkpoint as it is.
+pytestmark = pytest.mark.filterwarnings('ignore:Sharding info not provided')
+
+SMALL = {
+  'scenario': 'gender',
+  'scenario_groups': ('F', 'M'),
+  'history': 'liked',
+  'max_history': 3,
+  'batch_size': 16,
+  'num_steps': 4,
+  'checkpoint_every': 2,
+  'evaluate_every': 2,
+  'eval_batch_size': 16,
+  'min_shard_size': 64,
+  'check_memory': False,
+  'score': scores.ScoreConfig(num_resamples=5),
+  'fields': FieldConfig(embedding_dim=4, learning_rate=0.05),
+  'network': NetworkConfig(widths=(8,), tower_widths=(4,), expert_widths=(4,)),
+}
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('antm2c')
+  fixture = movielens_fixture.Fixture(num_users=30)
+  source = fixture.write_original(folder / 'source')
+  prepare_behaviors.main(
+    prepare_behaviors.Config(source=str(source), out=str(folder / 'data'))
+  )
+  return folder
+
+
+def job_of(config):
+  run_dir = pathlib.Path(config.run_dir)
+  run_dir.mkdir(parents=True, exist_ok=True)
+  mesh = antjax.make_mesh(intra=4)
+  return common.Job(mesh, run_dir, script.StopRequest(), config)
+
+
+def config_of(folder, run_dir, kind=train_antm2c.Config, **changes):
+  fields = SMALL | {'data': str(folder / 'data'), 'run_dir': str(run_dir)}
+  return kind(**fields | changes)
+
+
+def train(folder, run_dir, **changes):
+  config = config_of(folder, run_dir, **changes)
+  return train_antm2c.train(config, job_of(config))
+
+
+def test_each_seed_is_trained_scored_and_reported(folder, tmp_path):
+  run_dir = tmp_path / 'run'
+  results = train(folder, run_dir, model='mmoe', num_seeds=2, paro='IIG')
+  assert [r.seed for r in results] == [0, 1]
+  for r in results:
+    parts = r.test
+    assert {'scenario/F', 'scenario/M', scores.WEIGHTED} <= set(parts)
+    rows = parts['scenario/F'].rows + parts['scenario/M'].rows
+    assert rows == parts[scores.ALL].rows > 0
+    assert 0 <= r.validation['auc'] <= 1
+    logits = np.load(pathlib.Path(r.folder) / 'predictions.npz')['logit']
+    assert len(logits) == rows and np.isfinite(logits).all()
+  first, second = (r.test[scores.ALL].metrics['AUC'].value for r in results)
+  assert first != second
+  assert 'mmoe, seed 1' in (run_dir / 'report.html').read_text()
+  assert json.loads((run_dir / 'results.json').read_text())['models']
+  # What is done is not done again.
+  again = train(folder, run_dir, model='mmoe', num_seeds=2, paro='IIG')
+  assert [r.validation for r in again] == [r.validation for r in results]
+
+
+def test_a_run_goes_on_where_it_was_stopped(folder, tmp_path):
+  whole = train(folder, tmp_path / 'whole', model='star')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(script.StopRequest, '__call__', _after_calls(3), raising=True)
+    with pytest.raises(KeyboardInterrupt):
+      train(folder, tmp_path / 'parts', model='star')
+  parts = train(folder, tmp_path / 'parts', model='star')
+  assert parts[0].validation == pytest.approx(whole[0].validation, abs=1e-6)
+
+
+def _after_calls(number):
+  calls = iter(range(1_000))
+  return lambda self: next(calls) >= number
+
+
+def test_a_search_is_by_validation_and_goes_on(folder, tmp_path):
+  pytest.importorskip('optuna')
+  search = antm2c_search.SearchConfig(num_trials=1, widths=('8', '4'))
+  run_dir = tmp_path / 'run'
+  train(folder, run_dir, model='mlp', search=search)
+  assert (run_dir / 'search.db').exists()
+  trials = sorted(p.name for p in (run_dir / 'trials').iterdir())
+  assert trials == ['0']
+  config = config_of(
+    folder,
+    run_dir,
+    model='mlp',
+    search=dataclasses.replace(search, num_trials=2),
+  )
+  job = job_of(config)
+  data = train_antm2c.antm2c_data.ScenarioData(config, job)
+  best = antm2c_search.best_config(config, job, data)
+  assert sorted(p.name for p in (run_dir / 'trials').iterdir()) == ['0', '1']
+  found = {
+    name: json.loads((run_dir / 'trials' / name / 'scores.json').read_text())
+    for name in ('0', '1')
+  }
+  values = {n: x['validation']['auc'] for n, x in found.items()}
+  chosen = json.loads(
+    (
+      run_dir / 'trials' / max(values, key=values.get) / 'config.json'
+    ).read_text()
+  )
+  rate = best.optimizer.learning_rate
+  assert rate == chosen['config']['optimizer']['learning_rate']
+
+
+def test_a_table_of_models_grows(folder, tmp_path):
+  run_dir = tmp_path / 'table'
+
+  def table(*models):
+    config = config_of(folder, run_dir, benchmark_antm2c.Config, models=models)
+    benchmark_antm2c.train(config, job_of(config))
+    return (run_dir / 'table.md').read_text()
+
+  first = table('lr')
+  assert '| lr | id |' in first and 'item/' in first
+  both = table('lr', 'fm')
+  line = next(line for line in first.splitlines() if line.startswith('| lr'))
+  assert line in both and '| fm | id |' in both
+  cells = json.loads((run_dir / 'table.json').read_text())
+  assert [cell['model'] for cell in cells] == ['lr', 'fm']
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'scenario': 'town'}, 'gender, age, occupation'),
+    ({'scenario_groups': ('F', 'X')}, 'gender has no X'),
+    ({'scenario_groups': ('F',)}, 'in no scenario'),
+    ({'history': 'bought'}, 'liked, other'),
+    ({'model': 'esmm', 'conversion': 'sale'}, 'numeric columns'),
+    ({'image_vectors': 'nowhere'}, 'encode_images'),
+  ],
+)
+def test_what_the_data_lack_is_named(folder, tmp_path, changes, message):
+  with pytest.raises((ValueError, FileNotFoundError), match=message):
+    train(folder, tmp_path / 'run', **changes)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'model': 'gbdt'}, 'unknown; use one of lr'),
+    ({'model': 'esmm'}, 'name --conversion'),
+    ({'num_seeds': 0}, 'num_seeds=0'),
+  ],
+)
+def test_settings_that_cannot_be_are_refused(folder, changes, message):
+  with pytest.raises(ValueError, match=message):
+    config_of(folder, 'run', **changes)
