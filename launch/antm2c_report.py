@@ -223,7 +223,7 @@ def _panels(models: Mapping[str, Scored]) -> dict[str, report.Panel]:
     return {}
   nan = float('nan')
   end = max(x for points in lines.values() for x, *_ in points)
-  lines['right'] = [(0.0, 0.0, nan, nan), (end, end, nan, nan)]
+  lines['calibrated'] = [(0.0, 0.0, nan, nan), (end, end, nan, nan)]
   return {
     'Calibration: share of clicks': report.Panel('predicted share', lines)
   }

@@ -24,6 +24,7 @@ _IMPORT_NAMES = {
   'orbax-checkpoint': ['orbax'],
   'protobuf': ['google'],
   'pytest-xdist': ['xdist'],
+  'pillow': ['PIL'],
   'pyyaml': ['yaml'],
   'tensorboardx': ['tensorboardX'],
 }

@@ -57,6 +57,8 @@ def init_mlp(key: jax.Array, in_features: int, widths: Sequence[int]) -> PyTree:
 
 def mlp(params: PyTree, x: jax.Array) -> jax.Array:
   """Dense layers, each followed by a ReLU; x as it is without layers."""
+  # As a matrix, see `antjax.layers.mlp`.
+  y = x.reshape(-1, x.shape[-1])
   for layer in params:
-    x = jax.nn.relu(apply(layer, x))
-  return x
+    y = jax.nn.relu(apply(layer, y))
+  return y.reshape(*x.shape[:-1], y.shape[-1])

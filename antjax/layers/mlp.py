@@ -58,9 +58,10 @@ class MLP(nnx.Module):
   def __call__(self, x_BI: jax.Array) -> jax.Array:
     """Maps float [..., I] to float [..., O]."""
     last = len(self.layers) - 1
-    x = x_BI
+    # As a matrix: between products XLA:CPU is slow at activations of more dims.
+    x = x_BI.reshape(-1, x_BI.shape[-1])
     for i, layer in enumerate(self.layers):
       x = layer(x)
       if i < last or self.activate_last:
         x = self.activation(x)
-    return x
+    return x.reshape(*x_BI.shape[:-1], x.shape[-1])

@@ -88,6 +88,4 @@ def _weigh(
 ) -> jax.Array:
   weight_BM = jnp.where(is_there_BM, score_BM, 0)
   keys_BMD = jnp.where(is_there_BM[..., None], keys_BMD, 0)
-  # Not an einsum: a batched product of such small matrices is slow on CPU.
-  weighted_BD = jnp.sum(weight_BM[..., None] * keys_BMD, axis=1)
-  return weighted_BD / keys_BMD.shape[1]
+  return jnp.einsum('bm,bmd->bd', weight_BM, keys_BMD) / keys_BMD.shape[1]

@@ -171,7 +171,14 @@ def bars(
     axes.set_ylim(bottom=floor)
   axes.set_xticks(np.arange(len(groups)), list(groups), fontsize=8)
   axes.grid(axis='y', color=_LINE, linewidth=0.8)
-  axes.legend(frameon=False, fontsize=8, labelcolor=_INK, ncols=2)
+  # Below: bars reach up to wherever a legend inside would be.
+  figure.legend(
+    frameon=False,
+    fontsize=8,
+    labelcolor=_INK,
+    ncols=3,
+    loc='outside lower left',
+  )
   return svg(figure, f'bars {title}')
 
 

@@ -72,8 +72,7 @@ class Trainer:
         batch['ids'])` gives the vectors. The gradient is that of
         sum(weights * losses) / sum(weights) over all devices.
       optimizer: Any optax transform; it sees global gradients. One that looks
-        at a leaf's shape (Adafactor) sees it padded where it is split, so its
-        steps, and the shape of its state, depend on the code.
+        at shapes (Adafactor) sees split leaves padded: it depends on the code.
       mesh: From `make_mesh`.
       paro: PaRO code: levels of parameters, gradients, optimizer state.
       tables: Embedding tables; they have their own row optimizers.
@@ -84,25 +83,24 @@ class Trainer:
         and an fp32 master is kept with the optimizer state.
       trainable: Leaf name -> whether it is trained; all by default.
       scanned: Leaf name -> whether it is a stack of layers [L, ...] that the
-        model runs by `antjax.scan_layers`. Such a stack is split inside its
-        layers and gathered a layer at a time, never whole.
-      regather: Whether stacks are gathered again in the backward pass; else
-        each layer is kept whole from forward to backward: half the
-        communication, more memory.
+        model runs by `antjax.scan_layers`: split inside its layers, gathered a
+        layer at a time, never whole.
+      regather: Whether stacks are gathered again in the backward pass, or kept
+        whole from forward to backward: less communication, more memory.
       loss_scale: Factor of the loss that is differentiated, for gradients in
         float16; 'dynamic' adapts it and leaves out steps that overflow.
       remat_policy: True recomputes the whole loss in the backward pass; a
         `jax.checkpoint_policies` policy saves what it names.
       min_shard_size: Leaves with fewer elements stay whole everywhere.
-      row_staleness: 1 lets `fit` bring the next step's rows while this one
-        computes: they lack its updates, but not after a save or evaluation.
+      row_staleness: 1 lets `fit` bring the next step's rows during this one:
+        they lack its updates, but not after a save or evaluation.
       vocabularies: Table name -> vocabulary: features of these tables hold keys
-        (integers or texts) instead of ids. A step admits the keys of all
-        processes and makes rows new that have changed hands; checkpoints hold
-        the vocabularies. They change: read them at `Trainer.vocabularies`.
-      constants: Arrays on `mesh` that no step changes, a large table say:
-        `loss_fn` and `predict_fn` find each device's pieces in
-        batch['constants']. They are neither in the state nor in checkpoints.
+        (integers or texts), not ids. A step admits the keys of all processes
+        and makes rows new that have changed hands; checkpoints hold the
+        vocabularies as they are then, see `Trainer.vocabularies`.
+      constants: Arrays on `mesh` that no step changes: `loss_fn` and
+        `predict_fn` find each device's pieces in batch['constants']. They are
+        neither in the state nor in checkpoints.
 
     Raises:
       ValueError: A mesh of other axes, or an invalid code or count.
@@ -145,9 +143,7 @@ class Trainer:
     self._step: Callable[..., Any] | None = None
     self._elastic_step: ElasticStep | None = None
     self._predict: dict[Any, Callable[..., Any]] = {}
-    self.keys: Keys | None = None
-    if vocabularies and tables is not None:
-      self.keys = Keys(vocabularies, tables)
+    self.keys = Keys(vocabularies, tables) if vocabularies else None
     self.placer = BatchPlacer(
       mesh, self.paro, tables, num_micro_batches, self.keys, constants
     )
@@ -200,11 +196,10 @@ class Trainer:
 
   def bytes_per_device(self) -> dict[str, int]:
     """Bytes of state on each device, by part; tables by stack."""
-    parts = self.layout.bytes_per_device(self.optimizer)
-    if self.tables is not None:
-      for name, size in self.tables.bytes_per_device().items():
-        parts[f'tables/{name}'] = size
-    return parts
+    tables = {} if self.tables is None else self.tables.bytes_per_device()
+    return self.layout.bytes_per_device(self.optimizer) | {
+      f'tables/{name}': size for name, size in tables.items()
+    }
 
   # Steps.
 
@@ -217,10 +212,9 @@ class Trainer:
     """One optimizer step; `state` is donated.
 
     Args:
-      state: From `init`, `restore` or an earlier step.
-      batch: Pytree of arrays, this process's rows; each leading dim a
-        multiple of local devices x micro-batches. With tables, batch['ids']
-        holds ids (see `EmbeddingTables.prepare`).
+      state: From `init` or an earlier step.
+      batch: Pytree of arrays, this process's rows; each leading dim a multiple
+        of local devices x micro-batches. With tables, batch['ids'] holds ids.
       num_micro_batches: Micro-batches to do in each group, 0 to the
         Trainer's; a group leaves out the last parts of its devices' batches.
         The first use compiles once more; different counts never do.
@@ -229,8 +223,7 @@ class Trainer:
       (state, metrics): scalars on the devices; see `make_step`.
 
     Raises:
-      ValueError: A batch that does not divide, or counts with a code that
-        needs all groups in step inside the micro-batch loop.
+      ValueError: A batch that does not divide, or counts under another code.
     """
     inputs = self.placer.place(batch, counts=num_micro_batches)
     return self.compiled_step()(self.with_new_rows(state), inputs)
@@ -268,8 +261,9 @@ class Trainer:
   def elastic_step(self) -> ElasticStep:
     """The step in its host-loop form; `fit(elastic=...)` runs it."""
     if self._elastic_step is None:
-      spec = self.step_spec()
-      self._elastic_step = ElasticStep(spec, constants=self._constants)
+      self._elastic_step = ElasticStep(
+        self.step_spec(), constants=self._constants
+      )
     return self._elastic_step
 
   def step_inputs(
@@ -301,10 +295,9 @@ class Trainer:
   ) -> TrainState:
     """Trains to step `num_steps`, or until no process has data left.
 
-    1. If `checkpoint_dir` holds a checkpoint, state and input position are
-       taken from the newest one. 2. Otherwise training starts at `state`.
-    If `should_stop` says so on any process, all of them end after the same
-    step, save, and raise KeyboardInterrupt.
+    If `checkpoint_dir` holds a checkpoint, state and input position are taken
+    from the newest one. If `should_stop` says so on any process, all of them
+    end after the same step, save, and raise KeyboardInterrupt.
 
     Args:
       state: From `init`.
@@ -316,17 +309,15 @@ class Trainer:
       keep: Newest checkpoints to keep.
       best_metric: Keep also the best by this metric of `evaluate_fn`.
       best_mode: 'min' or 'max'.
-      evaluate_fn: Called on all processes every `evaluate_every` steps and at
-        the end; its metrics go to `on_step` and to the checkpoint.
-      evaluate_every: Steps between evaluations; 0 for the end only.
+      evaluate_fn: Called on all processes every `evaluate_every` steps (0:
+        never) and at the end; its metrics go to `on_step` and the checkpoint.
+      evaluate_every: See `evaluate_fn`.
       config: JSON-able; stored in each checkpoint.
       merge_input_states: Makes one position of those of several processes, so
         that another number of processes can go on.
-      num_micro_batches_fn: Step -> micro-batches of each group. Rows that a
-        group leaves out are read but not trained on: where none may be lost,
-        let the batches hold padding there.
-      count_examples: Batch -> examples in it, for the throughput; by default
-        the sum of weights counts.
+      num_micro_batches_fn: Step -> micro-batches of each group. Rows that it
+        leaves out are read but not trained on: best let them be padding.
+      count_examples: Batch -> examples in it; by default the sum of weights.
       on_step: Gets each step's number (from 1) and metrics: loss, weight,
         grad_norm, num_examples and examples_per_s, and the results of
         `evaluate_fn` when there are any.
@@ -372,7 +363,7 @@ class Trainer:
     predict_fn: Callable[..., Mapping[str, jax.Array]],
     metrics: Mapping[str, Metric],
   ) -> Metrics:
-    """Runs `predict_fn` over batches and merges metrics over all processes.
+    """Values of metrics over batches of all processes, the same on each.
 
     Args:
       state: The state; it is kept.
@@ -381,15 +372,11 @@ class Trainer:
       predict_fn: `(params, batch, rng)` or, with tables, `(params, rows,
         batch, rng)` -> arrays by name, 'prediction' and 'label' and perhaps
         'weight' and 'group', equal in shape, leading dim split over devices.
-        Pass the same function object each time: it is compiled once.
+        Pass the same function each time: it is compiled once.
       metrics: Fresh metrics by name.
-
-    Returns:
-      Name to value, the same on every process.
     """
-    return predict_lib.evaluate(
-      self._compiled(predict_fn), self.placer, state, batches, metrics
-    )
+    compiled = self._compiled(predict_fn)
+    return predict_lib.evaluate(compiled, self.placer, state, batches, metrics)
 
   def predict(
     self,
@@ -397,24 +384,15 @@ class Trainer:
     batches: Iterable[PyTree],
     predict_fn: Callable[..., Mapping[str, jax.Array]],
   ) -> dict[str, np.ndarray]:
-    """Runs `predict_fn` over batches and brings its outputs to the host.
+    """Outputs of `evaluate`'s `predict_fn`, numbers of a row, on the host.
 
-    Args:
-      state: See `evaluate`.
-      batches: See `evaluate`.
-      predict_fn: See `evaluate`; all outputs are numbers of a row, [B].
-
-    Returns:
-      Name -> the rows of all processes, the same on every one of them; where
-      there is a 'weight', those of weight 0 and the weights are left out.
+    The rows of all processes, the same on each; where there is a 'weight',
+    those of weight 0 and the weights are left out.
     """
-    return predict_lib.collect(
-      self._compiled(predict_fn), self.placer, state, batches
-    )
+    compiled = self._compiled(predict_fn)
+    return predict_lib.collect(compiled, self.placer, state, batches)
 
-  def _compiled(
-    self, predict_fn: Callable[..., Any]
-  ) -> Callable[..., tuple[PyTree, jax.Array]]:
+  def _compiled(self, predict_fn: Callable[..., Any]) -> Callable[..., Any]:
     if predict_fn not in self._predict:
       self._predict[predict_fn] = predict_lib.make_predict(
         self.layout, predict_fn, self.tables, self._constant_specs()

@@ -100,11 +100,12 @@ def test_an_encoder_gets_whole_batches_and_is_checked(tmp_path):
   )
   assert shapes == [(2, 32, 32, 3)] * 2 + [(1, 32, 32, 3)]
   assert (vectors[1:] == 1).all()
+  widths = iter((1, 2))
   wrong = {
     'needed: .*X': lambda images: np.ones(4),
     'not finite in float16': lambda images: np.full((len(images), 2), 1e6),
-    'of 2 numbers, and of 1 before': lambda images, n=iter((1, 2)): np.ones(
-      (len(images), next(n))
+    'of 2 numbers, and of 1 before': lambda images: np.ones(
+      (len(images), next(widths))
     ),
   }
   for message, encoder in wrong.items():

@@ -61,7 +61,7 @@ def test_the_report_shows_scenarios_buckets_and_calibration(tmp_path, capsys):
   assert 'The data are synthetic' in page
   results = json.loads((tmp_path / 'results.json').read_text(encoding='utf-8'))
   parts = results['models']['star']['parts']
-  assert scores.from_json(parts) == models['star'].table
+  assert parts == scores.as_json(models['star'].table)
   assert results['differences']['mlp - star']['all']['metrics']['AUC'][0] < 0
   shown = capsys.readouterr().out
   assert 'ads' in shown and '0.7277 ± ' in shown

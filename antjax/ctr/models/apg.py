@@ -49,7 +49,7 @@ class GeneratedLinear(nnx.Module):
     """[B, O] of [B, I]."""
     core_BRR = self.core(condition_BD).reshape(-1, self.rank, self.rank)
     x_BR = self.into(x_BI)
-    return self.out(x_BR + jnp.sum(core_BRR * x_BR[:, None], axis=-1))
+    return self.out(x_BR + jnp.einsum('brs,bs->br', core_BRR, x_BR))
 
 
 class APG(nnx.Module):

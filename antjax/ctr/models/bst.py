@@ -47,8 +47,10 @@ class Layer(nnx.Module):
       'bhmn,bnhd->bmhd', jax.nn.softmax(scores, axis=-1), value
     )
     x_BMD = self.norms[0](x_BMD + self.out(mixed.reshape(x_BMD.shape)))
-    hidden = self.down(jax.nn.leaky_relu(self.up(x_BMD)))
-    return self.norms[1](x_BMD + hidden)
+    # As a matrix, see `antjax.layers.mlp`.
+    flat = x_BMD.reshape(-1, x_BMD.shape[-1])
+    hidden = self.down(jax.nn.leaky_relu(self.up(flat)))
+    return self.norms[1](x_BMD + hidden.reshape(x_BMD.shape))
 
 
 class BST(nnx.Module):

@@ -64,7 +64,7 @@ class Adapter(nnx.Module):
     """[B, I] of [B, I]."""
 
     def through(x_BR):
-      return jnp.sum(core_BRR * x_BR[:, None], axis=-1)
+      return jnp.einsum('brs,bs->br', core_BRR, x_BR)
 
     into_down, out_of_down, into_up, out_of_up = self.factors
     down = through(into_down(h_BI, scenario_B))

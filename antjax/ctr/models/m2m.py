@@ -59,9 +59,18 @@ class MetaLayer(nnx.Module):
     self, x_BI: jax.Array, known_SK: jax.Array, scenario_B: jax.Array
   ) -> jax.Array:
     """[B, O] of [B, I]."""
-    kernel_ISO, bias_SO = self.weights(known_SK)
-    y_BO = own_product(x_BI, kernel_ISO, scenario_B)
-    return jax.nn.leaky_relu(y_BO + row_of_scenario(bias_SO, scenario_B))
+    return meta(x_BI, *self.weights(known_SK), scenario_B)
+
+
+def meta(
+  x_BI: jax.Array,
+  kernel_ISO: jax.Array,
+  bias_SO: jax.Array,
+  scenario_B: jax.Array,
+) -> jax.Array:
+  """leaky_relu(M_d x + c_d) of each row's scenario, [B, O]."""
+  y_BO = own_product(x_BI, kernel_ISO, scenario_B)
+  return jax.nn.leaky_relu(y_BO + row_of_scenario(bias_SO, scenario_B))
 
 
 class M2M(nnx.Module):
@@ -93,11 +102,14 @@ class M2M(nnx.Module):
     known_SK = jax.nn.relu(self.know(self.scenarios[...]))
     experts_BEH = self.experts(x.flat)
     num_rows, num_experts, width = experts_BEH.shape
-    task_BEH = jnp.broadcast_to(self.task[...], experts_BEH.shape)
-    pairs = jnp.concatenate([experts_BEH, task_BEH], axis=-1)
-    hidden = self.attention(
-      pairs.reshape(num_rows * num_experts, 2 * width),
-      known_SK,
+    kernel_ISO, bias_SO = self.attention.weights(known_SK)
+    # t is the same for all rows: its half of the product is made once.
+    of_expert_ISO, of_task_ISO = jnp.split(kernel_ISO, 2)
+    bias_SO += jnp.tensordot(self.task[...], of_task_ISO, axes=1)
+    hidden = meta(
+      experts_BEH.reshape(num_rows * num_experts, width),
+      of_expert_ISO,
+      bias_SO,
       jnp.repeat(x.scenario_B, num_experts),
     )
     score_BE = self.score(hidden).reshape(num_rows, num_experts)

@@ -111,7 +111,7 @@ class LastLevel(nnx.Module):
     """[B, O]; `inputs` as of `Level`."""
     shared_BI = own_BI = inputs[-1]
     if len(inputs) > 1:
-      own_BI = of_scenario(jnp.stack(inputs[:-1], axis=1), scenario_B)
+      own_BI = of_scenario(inputs[:-1], scenario_B)
     seen_BEO = jnp.concatenate(
       [self.specific(own_BI, scenario_B), self.shared(shared_BI)], axis=1
     )

@@ -19,13 +19,12 @@ import jax.numpy as jnp
 # K = experts of a scenario.
 
 
-def of_scenario(y_BSO: jax.Array, scenario_B: jax.Array) -> jax.Array:
-  """Each row's own scenario, [B, O].
-
-  A sum over few scenarios, whose gradient is no scatter.
-  """
-  mine_BS = jax.nn.one_hot(scenario_B, y_BSO.shape[1], dtype=y_BSO.dtype)
-  return jnp.sum(mine_BS[..., None] * y_BSO, axis=1)
+def of_scenario(parts: Sequence[jax.Array], scenario_B: jax.Array) -> jax.Array:
+  """Each row's own of S arrays [B, O], without a gather or a scatter."""
+  chosen_BO = parts[0]
+  for d, part_BO in enumerate(parts[1:], start=1):
+    chosen_BO = jnp.where((scenario_B == d)[:, None], part_BO, chosen_BO)
+  return chosen_BO
 
 
 def row_of_scenario(table_SO: jax.Array, scenario_B: jax.Array) -> jax.Array:
@@ -41,7 +40,7 @@ def own_product(
   """X W_d with the row's own W_d, [B, O]."""
   size_in, num_scenarios, size_out = kernel_ISO.shape
   y = x_BI @ kernel_ISO.reshape(size_in, num_scenarios * size_out)
-  return of_scenario(y.reshape(-1, num_scenarios, size_out), scenario_B)
+  return of_scenario(jnp.split(y, num_scenarios, axis=1), scenario_B)
 
 
 class ScenarioLinear(nnx.Module):

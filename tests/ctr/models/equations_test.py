@@ -129,11 +129,11 @@ def test_xdeepfm_has_the_maps_of_its_paper():
   for v, first, _ in rows(x):
     maps, sums = v, []
     for i, number in enumerate(CONFIG.cin_widths):
-      kernel = p['maps'][i]['kernel'].reshape(len(maps), len(v), number)
+      kernel = np.asarray(p['maps'][i]['kernel'])  # Map, new map, field.
       maps = np.stack(
         [
           sum(
-            kernel[j, k, h] * maps[j] * v[k]
+            kernel[j, h, k] * maps[j] * v[k]
             for j in range(len(maps))
             for k in range(len(v))
           )
@@ -328,4 +328,127 @@ def test_apg():
       core = np.eye(CONFIG.rank) + core.reshape(CONFIG.rank, CONFIG.rank)
       h = relu(linear(layer['out'], core @ linear(layer['into'], h)))
     expected.append(linear(p['out'], h)[0])
+  check(model, x, expected)
+
+
+def test_shared_bottom():
+  model, p = made('shared_bottom')
+  x = inputs(8)
+  expected = [
+    tower(p['towers'], mlp(p['bottom'], v.reshape(-1)), d)
+    for v, _, d in rows(x)
+  ]
+  check(model, x, expected)
+
+
+def test_sar_net():
+  model, p = made('sar_net')
+  x = inputs(8)
+  expected = []
+  for v, _, d in rows(x):
+    h = p['scale'][d] * v.reshape(-1) + p['bias'][d]
+    found = own_experts(p['specific'], h, d, CONFIG.num_specific)
+    found += experts(p['shared'], h, CONFIG.num_experts)
+    expected.append(deep(p['deep'], mixed(own_linear(p['gates'], h, d), found)))
+  check(model, x, expected)
+
+
+def test_autoint():
+  model, p = made('autoint')
+  x = inputs(8)
+  expected = []
+  for v, _, _ in rows(x):
+    for i in range(CONFIG.num_layers):
+      query, key, value, rest = np.split(
+        linear(p['layers'][i]['project'], v), 4, 1
+      )
+      heads = [
+        np.split(part, CONFIG.num_heads, 1) for part in (query, key, value)
+      ]
+      mix_of_heads = [
+        np.stack([softmax(k @ one) @ u for one in q])
+        for q, k, u in zip(*heads, strict=True)
+      ]
+      v = relu(np.concatenate(mix_of_heads, axis=1) + rest)
+    expected.append(linear(p['out'], v.reshape(-1))[0])
+  check(model, x, expected)
+
+
+def test_finalmlp():
+  model, p = made('finalmlp')
+  x = inputs(8)
+  expected = []
+  for v, _, _ in rows(x):
+    streams = []
+    for name, fields in (
+      ('user', SIZES.user_fields),
+      ('item', SIZES.item_fields),
+    ):
+      score = linear(p[name]['gate'], v[list(fields)].reshape(-1))
+      gated = 2 / (1 + np.exp(-score)) * v.reshape(-1)
+      streams.append(mlp(p[name]['mlp'], gated))
+    logit = linear(p['linear'], np.concatenate(streams))[0]
+    parts = [np.split(stream, CONFIG.num_heads) for stream in streams]
+    for form, one, two in zip(p['form'], *parts, strict=True):
+      logit += one @ form @ two
+    expected.append(logit)
+  check(model, x, expected)
+
+
+def histories(x):
+  """(clicked vectors, oldest first; the candidate's) of each row."""
+  keys, is_there, query = (np.asarray(a, np.float64) for a in x.history)
+  return [
+    (k[there > 0], q) for k, there, q in zip(keys, is_there, query, strict=True)
+  ]
+
+
+def test_din():
+  model, p = made('din')
+  x = inputs(8)
+  expected = []
+  for (v, _, _), (keys, query) in zip(rows(x), histories(x), strict=True):
+    attended = np.zeros(SIZES.dim)
+    for key in keys:
+      pair = np.concatenate([query, key, query - key, query * key])
+      hidden = mlp(p['attention']['mlp'], pair)
+      attended += linear(p['attention']['out'], hidden)[0] * key
+    attended /= SIZES.max_history
+    expected.append(deep(p['deep'], np.append(v.reshape(-1), attended)))
+  check(model, x, expected)
+
+
+def test_bst():
+  model, p = made('bst')
+  x = inputs(8)
+
+  def norm(q, y):
+    y = y - y.mean(axis=1, keepdims=True)
+    y = y / np.sqrt(y.var(axis=1, keepdims=True) + 1e-6)
+    return y * q['scale'] + q['bias']
+
+  expected = []
+  for (v, _, _), (keys, query) in zip(rows(x), histories(x), strict=True):
+    # The candidate, then the clicks: the newest is one ago.
+    ago = np.arange(len(keys), 0, -1)
+    y = np.concatenate(
+      [query[None] + p['position'][:1], keys + p['position'][ago]]
+    )
+    for i in range(CONFIG.num_layers):
+      layer = p['layers'][i]
+      parts = np.split(linear(layer['project'], y), 3, axis=1)
+      found = []
+      for q, k, u in zip(
+        *(np.split(part, CONFIG.num_heads, axis=1) for part in parts),
+        strict=True,
+      ):
+        scale = q.shape[1] ** -0.5
+        found.append(np.stack([softmax(scale * (k @ one)) @ u for one in q]))
+      attended = linear(layer['out'], np.concatenate(found, axis=1))
+      y = norm(layer['norms'][0], y + attended)
+      hidden = linear(layer['up'], y)
+      hidden = np.where(hidden > 0, hidden, 0.01 * hidden)
+      y = norm(layer['norms'][1], y + linear(layer['down'], hidden))
+    joined = np.append(v.reshape(-1), y.mean(axis=0))
+    expected.append(deep(p['deep'], joined))
   check(model, x, expected)
