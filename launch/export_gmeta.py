@@ -101,7 +101,9 @@ def exported(
   """A checkpoint of a run, on one device of this process."""
   description = output_folder.load_description(run.data)
   run_identity.check(
-    pathlib.Path(run_dir), {'data set': run_identity.of_data(description)}
+    pathlib.Path(run_dir),
+    {'data set': run_identity.of_data(description)},
+    models=[MODEL],
   )
   mesh = mesh_lib.make_mesh(intra=1, devices=jax.local_devices()[:1])
   algorithm = algorithms.ALGORITHMS[run.algorithm]

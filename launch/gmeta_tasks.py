@@ -23,6 +23,9 @@ from launch import common, gmeta_vocabulary, run_identity
 if TYPE_CHECKING:
   from launch.train_gmeta import Config
 
+# Folders of a run that hold checkpoints.
+MODELS = ('meta', 'joint')
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -43,7 +46,7 @@ class Tasks:
   ):
     self._config, self._job = config, job
     self._made_of = {'data set': run_identity.of_data(description)}
-    run_identity.check(job.run_dir, self._made_of)
+    run_identity.check(job.run_dir, self._made_of, models=MODELS)
     described = config.model.chosen(description['features'])
     self._features = {k: v['max_values'] for k, v in described.items()}
     self._num_ids = {k: v['num_ids'] for k, v in described.items()}

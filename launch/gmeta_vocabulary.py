@@ -81,7 +81,9 @@ def start_from(
   old_data = saved['data']
   old = output_folder.load_description(old_data)
   # Other values may have the run's ids by now.
-  run_identity.check(run_dir, {'data set': run_identity.of_data(old)})
+  run_identity.check(
+    run_dir, {'data set': run_identity.of_data(old)}, models=[name]
+  )
   new = output_folder.load_description(data)
   sources = {}
   for feature in features:

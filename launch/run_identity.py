@@ -7,12 +7,14 @@ of other texts have the same width, and tables of other data perhaps as many
 rows: the model would only become worse.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import hashlib
 import json
 import os
 import pathlib
 from typing import Any
+
+from antjax.train import checkpoint
 
 _FILE = 'made_of.json'
 
@@ -24,18 +26,33 @@ def of_data(description: Mapping[str, Any]) -> str:
   return hashlib.sha256(text.encode()).hexdigest()
 
 
-def check(run_dir: pathlib.Path, made_of: Mapping[str, Any]) -> None:
+def check(
+  run_dir: pathlib.Path,
+  made_of: Mapping[str, Any],
+  *,
+  models: Iterable[str] = ('.',),
+) -> None:
   """Refuses to go on with something else than the run so far.
 
   Args:
     run_dir: Of the run; one that has not begun is fine.
     made_of: JSON-able, by what people call it.
+    models: Folders in `run_dir` that may hold checkpoints of the run.
 
   Raises:
-    ValueError: Something differs.
+    ValueError: Something differs, or the run does not say what it was trained
+      with.
   """
   path = run_dir / _FILE
   if not path.exists():
+    folders = (run_dir / model / 'checkpoints' for model in models)
+    # A run says it before its first step ends.
+    if any(checkpoint.latest_step(folder) for folder in folders):
+      raise ValueError(
+        f'{run_dir} has checkpoints and no {_FILE}, so nobody can tell which'
+        f' {" and ".join(made_of)} it was trained with; use another run folder,'
+        ' or put the file back.'
+      )
     return
   there = json.loads(path.read_text(encoding='utf-8'))
   names = {**there, **made_of}

@@ -50,6 +50,7 @@ class TableColumns:
     label: Column that must be 0 or 1, '' for none.
     numeric: Columns of numbers that must be finite.
     empty: Column of numbers -> what an empty field stands for.
+    separator: Columns of lists, see `TableSchema`: none here.
     delimiter: Of a text file.
     header: Whether the first line of a text file names the columns.
     quote: Quote character of a text file, '' for none.
@@ -60,6 +61,7 @@ class TableColumns:
   label: str = ''
   numeric: tuple[str, ...] = ()
   empty: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  separator: Mapping[str, str] = dataclasses.field(default_factory=dict)
   delimiter: str = ','
   header: bool = True
   quote: str = '"'

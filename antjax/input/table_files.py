@@ -18,7 +18,6 @@ import re
 from typing import Any, Literal
 
 from absl import logging
-from ibis.expr import types as ir
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -130,7 +129,7 @@ def _make(
     sorted_rows = table_tasks.build(
       con, rows, schema, config, work / 'steps', progress
     )
-    features, id_files = _write_ids(sorted_rows.vocabularies, stage)
+    features, id_files = _write_ids(sorted_rows, stage)
   # The engine has given its memory back.
   written = _write(sorted_rows, stage, schema, config, file_format, progress)
   written['files'] |= id_files
@@ -171,6 +170,7 @@ def _write(
     'timestamp': Field('int64', 1),
     schema.label: Field('float32', 1),
     **{name: Field('int32', 1) for name in schema.features},
+    **{name: Field('int32', 2, n) for name, n in rows.widths.items()},
     **{name: Field('float32', 1) for name in schema.numeric},
   }
   names = {name: name for name in fields if fields[name].ndim}
@@ -189,7 +189,9 @@ def _write(
     progress(f'writing {split}')
     path = folder / f'{split}.{file_format}'
     record_writer.write(
-      path, task_spans.record_batches(rows.path, chosen, names), fields
+      path,
+      task_spans.record_batches(rows.path, chosen, names, rows.values),
+      fields,
     )
     splits[split] = {
       'tasks': len(np.unique(chosen.task)),
@@ -205,11 +207,11 @@ def _write(
 
 
 def _write_ids(
-  vocabularies: Mapping[str, ir.Table], folder: pathlib.Path
+  rows: table_tasks.SortedRows, folder: pathlib.Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Writes (feature, id) files; returns 'features' and their 'files'."""
   features, files = {}, {}
-  for number, (name, ids) in enumerate(vocabularies.items()):
+  for number, (name, ids) in enumerate(rows.vocabularies.items()):
     table = ids.order_by('id').to_pyarrow()
     # Engines differ in chunks and in which columns may be NULL.
     columns = {n: table[n].combine_chunks() for n in table.column_names}
@@ -217,7 +219,10 @@ def _write_ids(
     stem = f'ids_{name}' if re.fullmatch(r'[\w.-]+', name) else f'ids-{number}'
     path = folder / f'{stem}.parquet'
     pq.write_table(pa.table(columns), path)
-    features[name] = {'num_ids': table.num_rows + 1, 'max_values': 1}
+    features[name] = {
+      'num_ids': table.num_rows + 1,
+      'max_values': rows.widths.get(name, 1),
+    }
     files[f'ids_{name}'] = output_folder.file_entry(folder, path)
   return features, files
 

@@ -42,6 +42,8 @@ class Layout(Protocol):
   @property
   def empty(self) -> Mapping[str, float]: ...
   @property
+  def separator(self) -> Mapping[str, str]: ...
+  @property
   def delimiter(self) -> str: ...
   @property
   def header(self) -> bool: ...
@@ -108,7 +110,8 @@ def write_rows(
     con: DuckDB, from `prepare.connect`.
     files: From `find_files`.
     schema: Their columns.
-    folder: Existing folder; it gets the columns that are used, and `ROW`.
+    folder: Existing folder; it gets the columns that are used, those with a
+      separator as lists of texts, and `ROW`.
     max_rejected_share: Largest share of rows of a file to set aside.
     rejected_path: CSV file that lists them, made only if needed.
     progress: Called with a text at the start of each file.
@@ -140,6 +143,10 @@ def write_rows(
         max_rejected_share=max_rejected_share,
         rejected_path=rejected_path,
       )
+      texts = table
+      table = texts.mutate(
+        **{n: _split(texts[n], s) for n, s in schema.separator.items()}
+      )
     if schema.kind in ('click', 'rating'):
       _check_label(table, path, schema)
     # DuckDB keeps the order of a file.
@@ -150,7 +157,7 @@ def write_rows(
     numbered.to_parquet(str(part))
     num_rows += pq.read_metadata(part).num_rows
     if path.suffix != '.parquet':
-      con.raw_sql(f'DROP TABLE {table.get_name()}')
+      con.raw_sql(f'DROP TABLE {texts.get_name()}')
   if files[0].suffix != '.parquet':
     num_rejected = delimited.num_rejected(con)
   if not num_rows:
@@ -175,6 +182,8 @@ def _check_label(table: ir.Table, path: pathlib.Path, schema: Layout) -> None:
 def _value(column: ir.Column, schema: Layout, name: str) -> ir.Column:
   """A column in the type of the schema; null where it holds no such value."""
   kind, given = schema.columns[name], column.type()
+  if name in schema.separator:
+    return _list(column, schema.separator[name])
   value = column.try_cast(kind)
   if kind.startswith('float'):
     value = ibis.ifelse(value.isnan() | value.isinf(), ibis.null(), value)
@@ -191,6 +200,21 @@ def _value(column: ir.Column, schema: Layout, name: str) -> ir.Column:
       is_empty |= column.strip() == ''
     value = ibis.ifelse(is_empty, schema.empty[name], value)
   return value
+
+
+def _list(column: ir.Column, separator: str) -> ir.ArrayColumn:
+  """A list of texts from one, or a text; null where one of its values is."""
+  if not column.type().is_array():
+    return _split(column.try_cast('string'), separator)
+  texts = column.cast('array<string>')
+  is_whole = texts.filter(lambda text: text.isnull()).length() == 0
+  return ibis.ifelse(is_whole, texts, ibis.null())
+
+
+def _split(text: ir.StringColumn, separator: str) -> ir.ArrayColumn:
+  """The parts of a text; of an empty one none."""
+  none = ibis.literal([], 'array<string>')
+  return ibis.ifelse(text == '', none, text.split(separator))
 
 
 def _parquet_columns(path: pathlib.Path) -> list[str]:
@@ -214,6 +238,8 @@ def _parquet(
       f'{path} has no column {", ".join(missing)}; it has {", ".join(columns)}.'
     )
   table = con.read_parquet(str(path))
+  for name in schema.used:
+    _check_list(table[name].type(), path, schema, name)
   texts = table.select(schema.used).mutate(line=ibis.row_number() + 1)
   values = {name: _value(texts[name], schema, name) for name in schema.used}
   cast = texts.mutate(**{f'_{name}': value for name, value in values.items()})
@@ -234,6 +260,25 @@ def _parquet(
   )
   good = cast.filter(is_good)
   return good.select(**{n: good[f'_{n}'] for n in schema.used}), num_bad
+
+
+def _check_list(
+  kind: ibis.DataType, path: pathlib.Path, schema: Layout, name: str
+) -> None:
+  """Refuses a list that is no feature with many values, or not of values."""
+  if not kind.is_array():
+    return
+  if name not in schema.separator:
+    raise ValueError(
+      f'{path}: the column {name!r} holds lists; needed is a value in each row,'
+      ' or a feature with a separator in the schema file.'
+    )
+  values = kind.value_type
+  if not (values.is_string() or values.is_integer()):
+    raise ValueError(
+      f'{path}: the column {name!r} holds lists of {values}; needed are lists'
+      ' of texts or of integers.'
+    )
 
 
 def set_aside(

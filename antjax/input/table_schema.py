@@ -12,10 +12,11 @@ The file is JSON or YAML, for example
       user: string
       item: string
       price: {type: float32, empty: 0}
+      tags: {type: string, separator: '|'}   # many values; in Parquet, a list
       clicked: int32
       when: int64
     numeric: [price]                # left out: all columns of floats
-    features: [user, item]          # left out: all other columns
+    features: [user, item, tags]    # left out: all other columns
     log: [price]                    # x becomes sign(x) log(1 + |x|)
     delimiter: ','
     header: true
@@ -53,6 +54,9 @@ class TableSchema:
     features: Columns whose values become ids.
     numeric: Columns of numbers that stay numbers.
     empty: Column of numbers -> what an empty field stands for.
+    separator: Feature with many values in a row -> what stands between them in
+      a text; Parquet files may have lists of texts or integers instead. Its
+      values are texts.
     log: Numeric columns x that become sign(x) log(1 + |x|).
     delimiter: Of a text file.
     header: Whether the first line of a text file names the columns.
@@ -68,6 +72,7 @@ class TableSchema:
   features: tuple[str, ...] = ()
   numeric: tuple[str, ...] = ()
   empty: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  separator: Mapping[str, str] = dataclasses.field(default_factory=dict)
   log: tuple[str, ...] = ()
   delimiter: str = ','
   header: bool = True
@@ -83,7 +88,8 @@ class TableSchema:
           f'column {name!r} has the type {kind!r}; needed: {", ".join(KINDS)}'
         )
     used = [self.label, self.task, *self.features, *self.numeric]
-    used += [*self.log, *self.empty, *filter(None, [self.time])]
+    used += [*self.log, *self.empty, *self.separator]
+    used += filter(None, [self.time])
     if unknown := [name for name in used if name not in self.columns]:
       self._refuse(
         f'{", ".join(map(repr, dict.fromkeys(unknown)))} is no column; the'
@@ -112,9 +118,21 @@ class TableSchema:
       )
     if not self.features:
       self._refuse('no column is a feature')
+    self._check_separators()
     self._check_names()
     if {*self.log} - {*self.numeric}:
       self._refuse('log names columns that are not numeric')
+
+  def _check_separators(self) -> None:
+    for name, separator in self.separator.items():
+      is_text = self.columns[name] == 'string'
+      if not is_text or name not in self.features or name == self.task:
+        self._refuse(
+          f'column {name!r} has a separator; only a feature of the type string'
+          ' that is not the task may have many values'
+        )
+      if not separator:
+        self._refuse(f'the separator of {name!r} is empty')
 
   def _check_names(self) -> None:
     fields = [self.label, *self.features, *self.numeric]
@@ -159,7 +177,8 @@ def make(
   """Makes a schema, with features and numeric columns by their types.
 
   Args:
-    columns: Column -> type, or {'type': type, 'empty': number}.
+    columns: Column -> type, or {'type': type, 'empty': number,
+      'separator': text}, the latter two where they apply.
     label: See `TableSchema`.
     task: See `TableSchema`.
     features: None means all that are neither label, time, numeric nor ignored.
@@ -191,6 +210,7 @@ def make(
     log=tuple(log),
     time=time,
     empty=empty,
+    separator=separators(columns),
     **rest,
   )
 
@@ -211,6 +231,15 @@ def kinds_and_empty(
   return kinds, empty
 
 
+def separators(columns: Mapping[str, Any]) -> dict[str, str]:
+  """Returns column -> separator of the columns that have one."""
+  return {
+    column: str(entry['separator'])
+    for column, entry in columns.items()
+    if isinstance(entry, Mapping) and 'separator' in entry
+  }
+
+
 def load(path: str) -> TableSchema:
   """Reads a schema file, JSON or YAML.
 
@@ -224,7 +253,8 @@ def load(path: str) -> TableSchema:
     raise ValueError(
       f'{path}: needed: columns, label and task; docs/data.md shows them.'
     )
-  known = {f.name for f in dataclasses.fields(TableSchema)} - {'empty'}
+  known = {f.name for f in dataclasses.fields(TableSchema)}
+  known -= {'empty', 'separator'}
   if unknown := sorted(map(str, {*value} - known - {'ignore'})):
     raise ValueError(
       f'{path}: unknown: {", ".join(unknown)}; known: ignore,'
@@ -235,6 +265,7 @@ def load(path: str) -> TableSchema:
     value,
     lists=('features', 'numeric', 'log', 'ignore'),
     names=('label', 'task', 'time'),
+    entries=('type', 'empty', 'separator'),
   )
   return make(**{'name': pathlib.Path(path).stem, **found})
 
@@ -268,6 +299,7 @@ def checked(
   *,
   lists: Sequence[str],
   names: Sequence[str],
+  entries: Sequence[str] = ('type', 'empty'),
 ) -> dict[str, Any]:
   """The entries of a file; names that YAML took for numbers are texts again.
 
@@ -276,6 +308,7 @@ def checked(
     value: Its content, with `columns`.
     lists: Entries that are lists of columns.
     names: Entries that are a column.
+    entries: What may be said of a column.
 
   Raises:
     ValueError: An entry is not what it must be.
@@ -290,6 +323,11 @@ def checked(
   for entry in columns.values():
     number = entry.get('empty', 0) if isinstance(entry, dict) else 0
     need('columns', 'numbers as empty', isinstance(number, (int, float)))
+    if isinstance(entry, dict):
+      what = f'of a column, only {", ".join(entries)}'
+      need('columns', what, {*entry} <= {*entries})
+      separator = entry.get('separator', '')
+      need('columns', 'texts as separator', isinstance(separator, str))
   found = {**value, 'columns': {str(k): v for k, v in columns.items()}}
   for name in lists:
     if name in value:

@@ -12,6 +12,7 @@ import dataclasses
 import pathlib
 from typing import Annotated, Any, Literal
 
+from absl import logging
 import ibis
 from ibis.expr import types as ir
 import numpy as np
@@ -24,6 +25,7 @@ from antjax.input.table_schema import TableSchema
 ROW = '__row'
 _RANK, _IS_TRAIN, _NUM_TEST = '__rank', '__is_train', '__num_test'
 _KEY, _NUM_ROWS, _IS_WARM = '__key', '__num_rows', '__is_warm'
+_PLACE = '__place'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,11 @@ class TableConfig:
   min_count: Annotated[
     int, 'Training rows that a value needs for an id of its own; 0 is the rest.'
   ] = 1
+  max_values: Annotated[
+    int,
+    'Most values in a row of a feature that has many; of longer lists the first'
+    ' ones stay. Records are as wide as the longest list.',
+  ] = 50
 
   def __post_init__(self) -> None:
     if not (0 <= self.cold_share < 1 and 0 <= self.test_share < 1):
@@ -66,10 +73,10 @@ class TableConfig:
         'needed 0 < query_size < min_rows and max_support > 0; got'
         f' {self.query_size}, {self.min_rows}, {self.max_support}.'
       )
-    if min(self.max_rows, self.min_count) < 1:
+    if min(self.max_rows, self.min_count, self.max_values) < 1:
       raise ValueError(
-        'max_rows and min_count must be positive; got'
-        f' {self.max_rows}, {self.min_count}.'
+        'max_rows, min_count and max_values must be positive; got'
+        f' {self.max_rows}, {self.min_count}, {self.max_values}.'
       )
 
   def spans(self) -> task_spans.SpanConfig:
@@ -86,13 +93,19 @@ class SortedRows:
 
   Attributes:
     path: Parquet file or folder: 'task', 'timestamp', and the columns of
-      the schema, features as ids from 1 (0: not in training).
+      the schema, features as ids from 1 (0: not in training); of a feature with
+      many values how many they are.
+    values: Feature with many values -> Parquet file or folder with the ids of
+      all rows, one after another.
+    widths: Feature with many values -> the most of a row.
     num_rows: Rows of each task, [N].
     is_warm: Whether a task is trained on, [N].
     vocabularies: Feature -> table (feature, id).
   """
 
   path: pathlib.Path
+  values: Mapping[str, pathlib.Path]
+  widths: Mapping[str, int]
   num_rows: np.ndarray
   is_warm: np.ndarray
   vocabularies: Mapping[str, ir.Table]
@@ -110,7 +123,8 @@ def build(
 
   Args:
     con: Backend that holds `rows`: DuckDB or Spark.
-    rows: The used columns of the schema and `ROW`, without NULLs.
+    rows: The used columns of the schema, those with a separator as lists, and
+      `ROW`, without NULLs.
     schema: What they mean.
     config: How they become tasks.
     folder: Empty folder for intermediate files; it outlives the result.
@@ -126,18 +140,26 @@ def build(
     return con.read_parquet(str(path))
 
   _check_numbers(rows, schema)
+  rows, widths = _cut_lists(rows, schema, config)
   progress('counting tasks')
   tasks = stored('tasks', _tasks(rows, schema, config))
   progress('ranking rows')
   ranked = stored('ranked', _rank(rows, tasks, schema, config))
-  vocabularies = {}
+  vocabularies, values = {}, {}
   coded = ranked
-  for name in schema.features:
+  for number, name in enumerate(schema.features):
     progress(f'ids of {name}')
     vocabularies[name] = stored(
-      f'ids_{schema.features.index(name)}', _vocabulary(ranked, name, config)
+      f'ids_{number}', _vocabulary(ranked, name, schema, config)
     )
-    coded = prepare.to_ids(coded, name, vocabularies[name])
+    if name in schema.separator:
+      # Not put back into lists: engines collect these in memory.
+      each = _each_value(ranked, name, vocabularies[name])
+      values[name] = folder / f'values_{number}.parquet'
+      each.to_parquet(str(values[name]))
+      coded = coded.mutate(**{name: coded[name].length().cast('int32')})
+    else:
+      coded = prepare.to_ids(coded, name, vocabularies[name])
   progress('sorting rows')
   path = folder / 'sorted.parquet'
   _numbers(coded, schema).order_by(['task', _RANK]).drop(_RANK).to_parquet(
@@ -147,6 +169,8 @@ def build(
   order = np.argsort(counts['task'].to_numpy())
   return SortedRows(
     path,
+    values,
+    widths,
     counts[_NUM_ROWS].to_numpy()[order].astype(np.int64),
     counts[_IS_WARM].to_numpy(zero_copy_only=False)[order],
     vocabularies,
@@ -171,6 +195,34 @@ def _check_numbers(rows: ir.Table, schema: TableSchema) -> None:
         f' {value:g}; records hold float32, up to {most:.2g}: list it under'
         ' log, or scale it.'
       )
+
+
+def _cut_lists(
+  rows: ir.Table, schema: TableSchema, config: TableConfig
+) -> tuple[ir.Table, dict[str, int]]:
+  """Cuts long lists; returns the rows and the longest of each feature."""
+  names, most = list(schema.separator), config.max_values
+  if not names:
+    return rows, {}
+  lengths = {name: rows[name].length() for name in names}
+  longest = rows.agg(**{n: length.max() for n, length in lengths.items()})
+  widths = longest.to_pyarrow().to_pylist()[0]
+  for name in names:
+    if widths[name] <= most:
+      continue
+    num_cut = rows.filter(lengths[name] > most).count().to_pyarrow().as_py()
+    logging.warning(
+      '%s: %d rows have more than max_values=%d values, up to %d; the first %d'
+      ' of them stay.',
+      name,
+      num_cut,
+      most,
+      widths[name],
+      most,
+    )
+    rows = rows.mutate(**{name: rows[name][:most]})
+  # Of a feature with a width of 1, readers expect an id and no list.
+  return rows, {n: max(2, min(w, most)) for n, w in widths.items()}
 
 
 def _tasks(
@@ -221,13 +273,24 @@ def _rank(
   )
 
 
-def _vocabulary(ranked: ir.Table, name: str, config: TableConfig) -> ir.Table:
+def _vocabulary(
+  ranked: ir.Table, name: str, schema: TableSchema, config: TableConfig
+) -> ir.Table:
   """Returns (name, id) of the values that training has often enough."""
   train = ranked.filter(ranked[_IS_TRAIN])
+  if name in schema.separator:
+    train = train.select(**{name: train[name].unique().unnest()})
   counts = train.group_by(name).agg(__count=train.count())
   return prepare.dense_ids(
     counts.filter(counts['__count'] >= config.min_count), name, first=1
   )
+
+
+def _each_value(ranked: ir.Table, name: str, ids: ir.Table) -> ir.Table:
+  """Returns the ids of the lists of all rows, sorted as the rows will be."""
+  each = ranked.select('task', _RANK, name).unnest(name, offset=_PLACE)
+  coded = prepare.to_ids(each, name, ids)
+  return coded.order_by(['task', _RANK, _PLACE]).select(name)
 
 
 def _numbers(coded: ir.Table, schema: TableSchema) -> ir.Table:

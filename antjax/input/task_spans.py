@@ -123,7 +123,10 @@ def _cut(first: np.ndarray, size: np.ndarray, length: int) -> Spans:
 
 
 def record_batches(
-  sorted_rows: pathlib.Path, spans: Spans, fields: Mapping[str, str]
+  sorted_rows: pathlib.Path,
+  spans: Spans,
+  fields: Mapping[str, str],
+  values: Mapping[str, pathlib.Path] | None = None,
 ) -> Iterator[pa.RecordBatch]:
   """Streams the records of spans.
 
@@ -131,11 +134,14 @@ def record_batches(
     sorted_rows: Parquet file, or folder of files in the order of their names.
     spans: Records, in rising order of start and stop.
     fields: Column of the sorted rows -> field of the records.
+    values: Column that holds how many values a row has -> Parquet file, or
+      folder of files, with these in a column of that name, row by row.
 
   Yields:
-    Batches of records: 'task', 'num_query' and a list for each field.
+    Batches of records: 'task', 'num_query' and a list for each field, of lists
+    where a row has many values.
   """
-  rows = _Rows(sorted_rows, list(fields))
+  rows = _Rows(sorted_rows, list(fields), values or {})
   for at in range(0, len(spans), _SPANS):
     part = slice(at, at + _SPANS)
     start, stop = spans.start[part], spans.stop[part]
@@ -150,9 +156,9 @@ def record_batches(
       'num_query': pa.array(spans.num_query[part]),
     }
     for column, field in fields.items():
-      values = table[column].to_numpy()[index]
       columns[field] = pa.ListArray.from_arrays(
-        pa.array(offsets, pa.int32()), pa.array(values)
+        pa.array(offsets, pa.int32()),
+        table[column].combine_chunks().take(pa.array(index)),
       )
     yield pa.RecordBatch.from_pydict(columns)
 
@@ -160,7 +166,12 @@ def record_batches(
 class _Rows:
   """Rows of Parquet files, read once, from the front."""
 
-  def __init__(self, path: pathlib.Path, columns: Sequence[str]):
+  def __init__(
+    self,
+    path: pathlib.Path,
+    columns: Sequence[str],
+    values: Mapping[str, pathlib.Path],
+  ):
     files = sorted(path.glob('*.parquet')) if path.is_dir() else [path]
     self._batches = (
       batch
@@ -171,6 +182,8 @@ class _Rows:
     )
     self._held: pa.Table | None = None
     self._start = 0  # Of the rows held.
+    self._values = {n: _Rows(p, [n], {}) for n, p in values.items()}
+    self._num_values = dict.fromkeys(values, 0)  # Read so far.
 
   def between(self, start: int, stop: int) -> pa.Table:
     """Returns rows; later calls may not ask for rows before `start`."""
@@ -178,9 +191,23 @@ class _Rows:
     end = self._start + sum(table.num_rows for table in held)
     while end < stop:
       batch = next(self._batches)
-      held.append(pa.Table.from_batches([batch]))
+      held.append(self._with_lists(pa.Table.from_batches([batch])))
       end += batch.num_rows
     table = pa.concat_tables(held).slice(start - self._start)
     # In one piece, and so without the rows before it.
     self._held, self._start = table.combine_chunks(), start
     return self._held.slice(0, stop - start)
+
+  def _with_lists(self, table: pa.Table) -> pa.Table:
+    """Puts the values of the next rows where their numbers are."""
+    for name, values in self._values.items():
+      offsets = np.r_[0, np.cumsum(table[name].to_numpy())].astype(np.int32)
+      first = self._num_values[name]
+      stop = self._num_values[name] = first + int(offsets[-1])
+      if first == stop:
+        flat = pa.array([], pa.int32())
+      else:
+        flat = values.between(first, stop)[name].combine_chunks()
+      lists = pa.ListArray.from_arrays(pa.array(offsets), flat)
+      table = table.set_column(table.column_names.index(name), name, lists)
+    return table

@@ -76,7 +76,8 @@ def test_the_schema_file(tmp_path):
   (text,) = _blocks('yaml')
   (tmp_path / 'clicks.yaml').write_text(text)
   schema = table_schema.load(str(tmp_path / 'clicks.yaml'))
-  assert schema.features == ('user', 'item')
+  assert schema.features == ('user', 'item', 'tags')
+  assert schema.separator == {'tags': '|'}
   assert schema.numeric == schema.log == ('price',)
   defaults = table_schema.make(
     schema.columns, label='clicked', task='user', time='when'

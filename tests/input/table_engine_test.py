@@ -31,11 +31,17 @@ _WITHOUT_SPARK = (
 @pytest.mark.slow
 @pytest.mark.skipif(bool(_WITHOUT_SPARK), reason=_WITHOUT_SPARK)
 @pytest.mark.filterwarnings('ignore::Warning')  # Of pyspark and its imports.
-@pytest.mark.parametrize('order', ['time', 'random'])
-def test_spark_gives_the_same_files(tmp_path, order):
-  source = table_fixture.write(
-    tmp_path / 'clicks.csv', table_fixture.make_rows(2000)
-  )
+@pytest.mark.parametrize(
+  ('order', 'tags'), [('time', False), ('random', False), ('time', True)]
+)
+def test_spark_gives_the_same_files(tmp_path, order, tags):
+  source, schema = tmp_path / 'clicks.csv', table_fixture.SCHEMA
+  if tags:  # A feature with many values in a row.
+    schema = table_fixture.SCHEMA_WITH_TAGS
+    rows = table_fixture.make_rows_with_tags(2000)
+    table_fixture.write_with_tags(source, rows)
+  else:
+    table_fixture.write(source, table_fixture.make_rows(2000))
   config = TableConfig(order=order, cold_share=0.3, max_rows=50, min_count=2)
   found = {}
   for name in ('duckdb', 'spark'):
@@ -43,7 +49,7 @@ def test_spark_gives_the_same_files(tmp_path, order):
     table_files.prepare_table(
       out,
       source,
-      table_fixture.SCHEMA,
+      schema,
       config,
       engine=Engine(name=name, threads=2),
     )

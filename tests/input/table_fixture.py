@@ -23,6 +23,19 @@ SCHEMA = table_schema.make(
   name='clicks',
 )
 
+SCHEMA_WITH_TAGS = table_schema.make(
+  {
+    'user': 'string',
+    'tags': {'type': 'string', 'separator': '|'},
+    'when': 'int64',
+    'click': 'int32',
+  },
+  label='click',
+  task='user',
+  time='when',
+  name='clicks',
+)
+
 
 def make_rows(num_rows=900, seed=0):
   """Returns (user, item, price, when, click); times repeat, prices lack."""
@@ -46,6 +59,34 @@ def write(path: pathlib.Path, rows) -> pathlib.Path:
     quoted = item.replace('"', '""')
     lines.append(','.join([user, f'"{quoted}"', *map(str, rest)]))
   path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+  return path
+
+
+def make_rows_with_tags(num_rows, seed=0):
+  """Returns (user, tags, when, click); no two times are equal.
+
+  Tags are texts of integers, which sort otherwise than these; some rows have
+  none, some one twice.
+  """
+  rng = random.Random(seed)
+  times = rng.sample(range(10 * num_rows), num_rows)
+  return [
+    (
+      f'u{int(rng.paretovariate(0.6)) % 30}',
+      [str(int(rng.paretovariate(0.5)) % 60) for _ in range(rng.randint(0, 5))],
+      when,
+      rng.randint(0, 1),
+    )
+    for when in times
+  ]
+
+
+def write_with_tags(path: pathlib.Path, rows) -> pathlib.Path:
+  """Writes rows of `make_rows_with_tags` as CSV with a header."""
+  lines = ['user,tags,when,click']
+  for user, tags, when, click in rows:
+    lines.append(f'{user},{"|".join(tags)},{when},{click}')
+  path.write_text('\n'.join(lines) + '\n')
   return path
 
 

@@ -185,6 +185,35 @@ def test_schema_files(tmp_path):
       },
       "empty field of the string 'n'",
     ),
+    (
+      {
+        'columns': {'user': {'type': 'string', 'separator': '|'}}
+        | {'click': 'int32'}
+      },
+      'only a feature of the type string that is not the task',
+    ),
+    (
+      {
+        'columns': {'user': 'string', 'click': 'int32'}
+        | {'n': {'type': 'int32', 'separator': '|'}}
+      },
+      "column 'n' has a separator; only a feature of the type string",
+    ),
+    (
+      {
+        'columns': {'user': 'string', 'click': 'int32'}
+        | {'n': {'type': 'string', 'separator': '|'}},
+        'features': ['user'],
+      },
+      "column 'n' has a separator; only a feature of the type string",
+    ),
+    (
+      {
+        'columns': {'user': 'string', 'click': 'int32'}
+        | {'n': {'type': 'string', 'separator': ''}}
+      },
+      "the separator of 'n' is empty",
+    ),
     ({'columns': {'task': 'string', 'click': 'text'}}, "the type 'text'; nee"),
     ({'colums': {}}, 'unknown: colums; known: ignore, columns'),
     ({'columns': None}, 'needed: columns, label and task'),
@@ -224,6 +253,14 @@ def test_a_schema_that_is_no_file_or_not_readable(tmp_path):
     (
       'columns: {click: int32, user: {type: float32, empty: none}}',
       'needed: numbers as empty',
+    ),
+    (
+      'columns: {click: int32, user: {type: string, separator: 3}}',
+      'needed: texts as separator',
+    ),
+    (
+      'columns: {click: int32, user: {type: string, seperator: "|"}}',
+      'of a column, only type, empty, separator',
     ),
   ],
 )

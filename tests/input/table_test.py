@@ -403,7 +403,7 @@ def test_what_does_not_fit_the_schema_is_refused(rows, source, tmp_path):
   [
     ({'cold_share': 1.0}, 'needed 0 <= cold_share, test_share < 1'),
     ({'min_rows': 4}, 'needed 0 < query_size < min_rows'),
-    ({'max_rows': 0}, 'max_rows and min_count must be positive'),
+    ({'max_rows': 0}, 'max_rows, min_count and max_values must be positive'),
   ],
 )
 def test_a_wrong_config_is_refused(changes, message):

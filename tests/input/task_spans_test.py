@@ -53,40 +53,51 @@ def test_records_hold_the_rows_of_their_spans(tmp_path, num_files, config):
   rng = np.random.default_rng(0)
   num_rows = rng.integers(1, 90, 1500)
   total = int(num_rows.sum())
+  lengths = rng.integers(0, 4, total).astype(np.int32)
+  values = pa.table({'tags': pa.array(np.arange(lengths.sum()), pa.int32())})
   rows = pa.table(
     {
       'a': pa.array(np.arange(total), pa.int64()),
       'other': np.zeros(total),
       'b': pa.array(rng.random(total), pa.float32()),
+      'tags': lengths,
     }
   )
-  path = tmp_path / 'rows.parquet'
-  if num_files == 1:
-    pq.write_table(rows, path, row_group_size=10_000)
-  else:  # As Spark writes them.
-    path.mkdir()
-    cuts = np.linspace(0, total, num_files + 1).astype(int)
+  path, tags = tmp_path / 'rows.parquet', tmp_path / 'tags.parquet'
+  for table, to in ((rows, path), (values, tags)):
+    if num_files == 1:
+      pq.write_table(table, to, row_group_size=10_000)
+      continue
+    to.mkdir()  # As Spark writes them.
+    cuts = np.linspace(0, len(table), num_files + 1).astype(int)
     for i, (a, b) in enumerate(zip(cuts[:-1], cuts[1:])):
-      pq.write_table(rows.slice(a, b - a), path / f'part-{i:05d}.parquet')
-    (path / '_SUCCESS').write_bytes(b'')
+      pq.write_table(table.slice(a, b - a), to / f'part-{i:05d}.parquet')
+    (to / '_SUCCESS').write_bytes(b'')
+  first = np.cumsum(lengths) - lengths
   is_warm = rng.random(1500) < 0.6
   for spans in (
     task_spans.training(num_rows, is_warm, config),
     task_spans.evaluation(num_rows, ~is_warm, config),
   ):
     batches = list(
-      task_spans.record_batches(path, spans, {'a': 'x', 'b': 'label'})
+      task_spans.record_batches(
+        path, spans, {'a': 'x', 'b': 'label', 'tags': 'tags'}, {'tags': tags}
+      )
     )
     assert {b.num_rows for b in batches[:-1]} == {256}
     table = pa.Table.from_batches(batches)
     assert table['task'].to_pylist() == spans.task.tolist()
     assert table['num_query'].to_pylist() == spans.num_query.tolist()
     labels = rows['b'].to_pylist()
-    for a, b, x, label in zip(
+    for a, b, x, label, lists in zip(
       spans.start,
       spans.stop,
       table['x'].to_pylist(),
       table['label'].to_pylist(),
+      table['tags'].to_pylist(),
     ):
       assert x == list(range(a, b))
       assert label == labels[a:b]
+      assert lists == [
+        list(range(first[i], first[i] + lengths[i])) for i in range(a, b)
+      ]

@@ -49,6 +49,11 @@ def write_data(folder, items):
   return str(folder)
 
 
+def made_of(data, **changes):
+  description = output_folder.load_description(data)
+  return {'data set': run_identity.of_data({**description, **changes})}
+
+
 @pytest.fixture(scope='module')
 def old(tmp_path_factory):
   """Run folder, model and items of day 1."""
@@ -67,6 +72,7 @@ def old(tmp_path_factory):
     checkpointer.save(5, case.state)
   config = json.dumps({'config': {'data': data}})
   (run_dir / 'config.json').write_text(config)
+  run_identity.save(run_dir, made_of(data))
   return run_dir, case, items
 
 
@@ -117,15 +123,19 @@ def test_data_made_anew_are_not_taken_for_those_of_the_run(tmp_path):
   """Neither by an export nor by a run that goes on."""
   data = write_data(tmp_path / 'data', ['a', 'b'])
   description = output_folder.load_description(data)
-  made_of = {'data set': run_identity.of_data({**description, 'config': 1})}
-  run_identity.save(tmp_path, made_of)
+  (tmp_path / 'meta/checkpoints/5').mkdir(parents=True)
   config = train_gmeta.Config(data=data, run_dir=str(tmp_path))
-  message = 'was trained with another data set than given now'
-  with pytest.raises(ValueError, match=message):
-    export_gmeta.exported(config, str(tmp_path), None)
   job = types.SimpleNamespace(run_dir=tmp_path)
-  with pytest.raises(ValueError, match=message):
-    gmeta_tasks.Tasks(config, description, job)
+
+  def refuses(message):
+    with pytest.raises(ValueError, match=message):
+      export_gmeta.exported(config, str(tmp_path), None)
+    with pytest.raises(ValueError, match=message):
+      gmeta_tasks.Tasks(config, description, job)
+
+  refuses('has checkpoints and no made_of.json.* which data set it was')
+  run_identity.save(tmp_path, made_of(data, config=1))
+  refuses('was trained with another data set than given now')
 
 
 def test_what_does_not_fit_is_refused(old, tmp_path):
@@ -134,12 +144,15 @@ def test_what_does_not_fit_is_refused(old, tmp_path):
   arguments = 'meta', data, serving_case.FEATURES, case.trainer, case.state
   with pytest.raises(ValueError, match='is no run folder of train_gmeta'):
     gmeta_vocabulary.start_from(str(tmp_path), *arguments)
-  description = output_folder.load_description(tmp_path / 'data')
-  made_of = {'data set': run_identity.of_data({**description, 'config': 1})}
-  run_identity.save(run_dir, made_of)
+  told = run_dir / 'made_of.json'
+  text = told.read_text()
+  run_identity.save(run_dir, made_of(data, config=1))
   with pytest.raises(ValueError, match='trained with another data set than'):
     gmeta_vocabulary.start_from(str(run_dir), *arguments)
-  (run_dir / 'made_of.json').unlink()
+  told.unlink()
+  with pytest.raises(ValueError, match='checkpoints and no made_of.json'):
+    gmeta_vocabulary.start_from(str(run_dir), *arguments)
+  told.write_text(text)
   with pytest.raises(ValueError, match='holds no checkpoint'):
     gmeta_vocabulary.start_from(str(run_dir), 'joint', *arguments[1:])
   description = json.loads((tmp_path / 'data' / 'dataset.json').read_text())

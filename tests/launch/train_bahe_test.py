@@ -321,6 +321,9 @@ def test_flags_are_checked_before_anything_starts(changes, message):
 def test_a_run_goes_on_with_what_it_was_made_of(tmp_path):
   made_of = {'tower': 'store', 'language model': 'a', 'cut of the store': 3}
   run_identity.check(tmp_path, made_of)  # A new run.
+  (tmp_path / 'checkpoints/4').mkdir(parents=True)
+  with pytest.raises(ValueError, match='and no made_of.json.* which tower and'):
+    run_identity.check(tmp_path, made_of)
   run_identity.save(tmp_path, made_of)
   run_identity.check(tmp_path, made_of)
   changed = {'tower': 'store', 'language model': 'b'}
