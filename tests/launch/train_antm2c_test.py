@@ -5,6 +5,8 @@
 import dataclasses
 import json
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from launch import (
 )
 from tests.input import movielens_fixture
 
+ROOT = pathlib.Path(__file__).parents[2]
 # Of reading a checkpoint as it is.
 pytestmark = pytest.mark.filterwarnings('ignore:Sharding info not provided')
 
@@ -106,6 +109,54 @@ def test_a_run_goes_on_where_it_was_stopped(folder, tmp_path):
 def _after_calls(number):
   calls = iter(range(1_000))
   return lambda self: next(calls) >= number
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_two_processes_train_and_score_together(folder, tmp_path):
+  flags = [
+    f'--data={folder / "data"}',
+    '--model=star',
+    '--scenario=gender',
+    '--scenario_groups=F,M',
+    '--history=liked',
+    '--batch_size=16',
+    '--num_steps=6',
+    '--checkpoint_every=3',
+    '--eval_batch_size=16',
+    '--paro=IIG',
+    '--min_shard_size=64',
+    '--nocheck_memory',
+    '--score.num_resamples=0',
+    '--fields.embedding_dim=4',
+    '--network.widths=8',
+  ]
+  found = {}
+  for hosts in (1, 2):
+    run_dir = tmp_path / f'hosts_{hosts}'
+    done = subprocess.run(
+      [
+        *(sys.executable, '-m', 'launch.local_cluster', f'--hosts={hosts}'),
+        *(f'--devices_per_host={4 // hosts}', '--'),
+        *('launch/train_antm2c.py', f'--run_dir={run_dir}', *flags),
+        '--intra=2',
+      ],
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+      timeout=300,
+      check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    scored = json.loads((run_dir / 'seed_0' / 'scores.json').read_text())
+    logits = np.load(run_dir / 'seed_0' / 'predictions.npz')['logit']
+    assert np.isfinite(logits).all()
+    found[hosts] = scored, logits
+    assert (run_dir / 'report.html').exists()
+  rows = {n: x[0]['test']['all']['rows'] for n, x in found.items()}
+  assert rows[1] == rows[2] == len(found[2][1])
+  # Batches are made of other clicks, so that only the sizes agree exactly.
+  assert found[1][0]['validation'].keys() == found[2][0]['validation'].keys()
 
 
 def test_a_search_is_by_validation_and_goes_on(folder, tmp_path):
