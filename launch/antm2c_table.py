@@ -5,9 +5,11 @@
 from collections.abc import Mapping, Sequence
 import json
 import math
+import pathlib
 import statistics
 from typing import Any, NamedTuple, TYPE_CHECKING
 
+import numpy as np
 import rich
 import rich.table
 
@@ -66,6 +68,49 @@ def write(
   for line in lines:
     table.add_row(*line)
   rich.print(table)
+
+
+def write_differences(
+  config: 'Config', job: common.Job, data: ScenarioData, cells: Sequence[Cell]
+) -> None:
+  """Writes differences.md: AUC less that of the first cell, with intervals.
+
+  Of the first seed, over the same draws of users (`scores.difference`).
+  """
+  first, *others = cells
+  base = {'prediction': _logits(first), **data.splits['test'].scored}
+  parts = _parts(cells)
+  heading = ['model', 'inputs', *map(_short, parts)]
+  lines = []
+  for cell in others:
+    table = scores.difference(base, _logits(cell), config.score, data.scenarios)
+    found = [table[part].metrics['AUC'] for part in parts]
+    lines.append(
+      [
+        cell.model,
+        cell.inputs,
+        *(f'{x.value:+.4f} ({x.low:+.4f}, {x.high:+.4f})' for x in found),
+      ]
+    )
+  text = [
+    f'# Against {first.model} on {first.inputs}: {data.description["name"]}',
+    '',
+    'Test AUC less that of the first, one seed each, with 95 % intervals over'
+    ' draws of users, the same for both.',
+    '',
+    _row(heading),
+    _row(['---'] * len(heading)),
+    *map(_row, lines),
+    '',
+  ]
+  (job.run_dir / 'differences.md').write_text('\n'.join(text), encoding='utf-8')
+
+
+def _logits(cell: Cell) -> np.ndarray:
+  """Of the test clicks, by the first seed."""
+  path = pathlib.Path(cell.results[0].folder) / 'predictions.npz'
+  with np.load(path) as archive:
+    return archive['logit']
 
 
 def _parts(cells: Sequence[Cell]) -> list[str]:

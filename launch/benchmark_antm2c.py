@@ -9,7 +9,8 @@ All settings of launch/train_antm2c.py hold for each model. With --inputs the
 models are also trained without texts and images and with them (the multi-modal
 task). Cells that are done are not done again: a run that was stopped goes on,
 and a model that is added later joins the table. The run folder gets table.md,
-table.json, table.html with bars, and a folder for each training.
+table.json, differences.md (AUC less that of the first, with intervals) and a
+folder for each training.
 """
 
 import dataclasses
@@ -75,6 +76,8 @@ def train(config: Config, job: common.Job) -> list[antm2c_table.Cell]:
       cells.append(cell)
       if job.is_main:
         antm2c_table.write(config, job, data, cells)
+  if job.is_main and len(cells) > 1:
+    antm2c_table.write_differences(config, job, data, cells)
   return cells
 
 
