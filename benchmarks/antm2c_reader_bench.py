@@ -60,11 +60,11 @@ from antjax.input.antm2c_columns import Antm2cConfig
 from antjax.input.antm2c_synthetic import SyntheticConfig
 
 _ROWS = flags.DEFINE_integer('num_rows', 1_000_000, 'In the file.', 1)
-_TURNS = flags.DEFINE_integer('num_turns', 7, 'Turns of each side.', 1)
+_TURNS = flags.DEFINE_integer('turns', 7, 'Turns of each side.', 1)
 _PREPARED = flags.DEFINE_integer(
   'num_prepared', 100_000, 'Rows that become batches.', 1
 )
-_BATCH = flags.DEFINE_integer('batch_size', 2048, 'Rows of a batch.', 1)
+_BATCH = flags.DEFINE_integer('batch_rows', 2048, 'Rows of a batch.', 1)
 _WORK = flags.DEFINE_string('work', '', 'Folder for files; empty: temporary.')
 _MANY = 1_000_000_000
 _SLOW = ('pandas', 'duckdb')  # Have two turns.
