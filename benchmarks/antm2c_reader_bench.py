@@ -60,7 +60,7 @@ from antjax.input.antm2c_columns import Antm2cConfig
 from antjax.input.antm2c_synthetic import SyntheticConfig
 
 _ROWS = flags.DEFINE_integer('num_rows', 1_000_000, 'In the file.', 1)
-_TURNS = flags.DEFINE_integer('turns', 7, 'Turns of each side.', 1)
+_TURNS = flags.DEFINE_integer('csv_turns', 7, 'Turns of each side.', 1)
 _PREPARED = flags.DEFINE_integer(
   'num_prepared', 100_000, 'Rows that become batches.', 1
 )
