@@ -10,6 +10,7 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
+from antjax.input import records
 from tests.input import movielens_fixture
 from tests.serving import delta_test
 
@@ -117,12 +118,13 @@ def test_two_days(tmp_path):
       'score_gmeta',
       f'--model={tmp_path}/made2',
       f'--out={out}',
-      f'--input={tmp_path}/data{day}/user_cold.parquet',
+      f'--input={tmp_path}/data{day}/user_cold.arrow',
     )
     assert 'rows/s' in told
     scores = pq.read_table(out)
-    tasks = pq.read_table(tmp_path / f'data{day}' / 'user_cold.parquet')
-    assert len(scores) == sum(tasks['num_query'].to_pylist())
+    tasks = records.open_source(tmp_path / f'data{day}' / 'user_cold.arrow')
+    num_query = sum(task['num_query'] for task in tasks.read(0, len(tasks)))
+    assert len(scores) == num_query
     assert 1 <= min(scores['prediction'].to_pylist())
     assert max(scores['prediction'].to_pylist()) <= 5
   user = {
