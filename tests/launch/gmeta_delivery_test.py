@@ -130,8 +130,8 @@ def test_two_days(tmp_path):
   user = {
     'support': {
       'gender': 'F',
-      'age': '18',
-      'occupation': '3',
+      'age': 18,
+      'occupation': 3,
       'zip': '00001',
       'item': ['Film 8 (1998)', 'Film 9 (1999)', 'Film 7 (1997)'],
       'genres': [['Drama'], ['Action', 'Drama'], ['Film-Noir']],
