@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SPLITS = ('train', 'validation', 'test')
 _COLUMNS = (
   *('user', 'item', 'title', 'label', 'starts', 'stops', 'ids', 'numeric'),
-  *('is_new_user', 'is_new_item'),
+  *('is_new_user', 'is_new_item', 'user_count', 'item_count'),
 )
 
 
@@ -56,6 +56,11 @@ class ScenarioData:
         f'data={config.data} holds {described.get("name")}, no clicks;'
         ' launch/prepare_behaviors.py makes them.'
       )
+    if not set(_COLUMNS) <= set(described['schema']):
+      raise ValueError(
+        f'data={config.data} was made by an older version; make it again with'
+        ' --overwrite.'
+      )
     names = [s['name'] for s in described['sequences']]
     history = _history(config.history, names)
     id_names = [c['name'] for c in described['ids']]
@@ -84,12 +89,6 @@ class ScenarioData:
       for name in names
     )
     text, images = antm2c_vectors.load(config, job, described, names)
-    counts = {
-      name: np.bincount(
-        columns['train'][name], minlength=described[f'num_{name}s']
-      ).astype(np.int32)
-      for name in ('user', 'item')
-    }
     self.splits = {}
     for split, found in columns.items():
       scenario = _to_scenario(found, groups, at, split)
@@ -119,7 +118,7 @@ class ScenarioData:
           'label': found['label'],
           'user': found['user'],
           'scenario': scenario,
-          **{f'{n}_count': c[found[n]] for n, c in counts.items()},
+          **{n: found[n] for n in ('user_count', 'item_count')},
         },
       )
     self.sizes = DataSizes(
@@ -135,6 +134,8 @@ class ScenarioData:
     self.made_of: dict[str, Any] = {
       'data set': run_identity.of_data(described),
       'scenarios': list(self.scenarios),
+      'text vectors': antm2c_vectors.digest(text.vectors if text else None),
+      'image vectors': antm2c_vectors.digest(images),
     }
     self._config, self._job = config, job
     self._num_devices = len(job.mesh.local_devices)

@@ -14,6 +14,7 @@ from typing import Any, TYPE_CHECKING
 import jax
 import numpy as np
 
+from antjax import config as config_lib
 from antjax.ctr.antm2c import scores
 from antjax.ctr.antm2c.model import ScenarioModel
 from antjax.ctr.models import moments
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 # Name of a validation metric -> its name in a table of scores.
 METRICS = {'auc': 'AUC', 'gauc': 'GAUC', 'log_loss': 'log-loss', 'ece': 'ECE'}
 _LOWER = ('log_loss', 'ece')
+# Settings of a job that trains several times, or of where it does.
+_NOT_OF_ONE_TRAINING = (
+  *('run_dir', 'intra', 'seed', 'num_seeds', 'search', 'models', 'inputs'),
+)
 _MOMENT_CLICKS = 1 << 20  # Of training, that statistics are taken of.
 
 
@@ -149,10 +154,12 @@ class ClickJob:
     """Trains, or goes on, and scores; nothing where that was done."""
     folder = self._job.run_dir
     path = folder / 'scores.json'
+    made_of = self._settings()
     if path.exists():
       found = json.loads(path.read_text(encoding='utf-8'))
-      test = scores.from_json(found['test'])
-      return SeedResult(self._seed, found['validation'], test, str(folder))
+      if found['made_of'] == made_of:
+        test = scores.from_json(found['test'])
+        return SeedResult(self._seed, found['validation'], test, str(folder))
     state = self.fit()
     validation = self._summary(state)
     logits = self.logits(state, 'test')
@@ -163,11 +170,23 @@ class ClickJob:
       )
     if self._job.is_main:
       np.savez(folder / 'predictions.npz', logit=logits)
-      found = {'validation': validation, 'test': scores.as_json(test)}
+      found = {
+        'made_of': made_of,
+        'validation': validation,
+        'test': scores.as_json(test),
+      }
       temporary = path.with_suffix('.new')
       temporary.write_text(json.dumps(found), encoding='utf-8')
       os.replace(temporary, path)
     return SeedResult(self._seed, validation, test, str(folder))
+
+  def _settings(self) -> dict[str, Any]:
+    """What decides the scores, JSON-able."""
+    config = config_lib.to_dict(self._config)
+    for name in _NOT_OF_ONE_TRAINING:
+      config.pop(name, None)
+    told = {'config': config, 'seed': self._seed, **self._data.made_of}
+    return json.loads(json.dumps(told))
 
   def scored(self, result: SeedResult) -> antm2c_report.Scored:
     """What a report says of a result of this training."""

@@ -3,6 +3,7 @@
 """Vectors of texts and images for launch/train_antm2c.py."""
 
 from collections.abc import Mapping, Sequence
+import hashlib
 import json
 import os
 import pathlib
@@ -14,10 +15,14 @@ import numpy as np
 
 from antjax.ctr.antm2c.clicks import TextVectors
 from antjax.ctr.bahe.store import BehaviorStore
+from antjax.input import output_folder, table_files
+from antjax.input.behavior_vocabulary import BehaviorVocabulary
 from launch import common
 
 if TYPE_CHECKING:
   from launch.train_antm2c import Config
+
+_BLOCK = 65_536  # Vectors that are hashed at once.
 
 
 def load(
@@ -51,14 +56,25 @@ def load(
       raise FileNotFoundError(
         f'{path} is missing; launch/encode_images.py writes it.'
       )
-    images = np.load(path, mmap_mode='r')
-    if len(images) != described['num_items']:
+    made_of = output_folder.load_description(path.parent)['config']
+    ids = pathlib.Path(config.data) / 'ids_item.parquet'
+    if made_of['items'] != table_files.fingerprint([ids]):
       raise ValueError(
-        f'image_vectors={config.image_vectors}: vectors of {len(images)} items,'
-        f' and the data have {described["num_items"]}; encode the images of'
-        ' these data.'
+        f'image_vectors={config.image_vectors} was made for the items of other'
+        f' data than {config.data}; encode the images for these.'
       )
+    images = np.load(path, mmap_mode='r')
   return text, images
+
+
+def digest(vectors: np.ndarray | None) -> str:
+  """Names the vectors, for `run_identity`; reads them once. '' for none."""
+  if vectors is None:
+    return ''
+  hashed = hashlib.sha256(str((vectors.shape, vectors.dtype)).encode())
+  for start in range(0, len(vectors), _BLOCK):
+    hashed.update(vectors[start : start + _BLOCK].tobytes())
+  return hashed.hexdigest()
 
 
 def _texts(
@@ -71,10 +87,12 @@ def _texts(
       f'text_vectors={config.text_vectors} has {store.rows} texts and the data'
       f' {described["num_behaviors"]}; launch/build_behavior_store.py appends.'
     )
+  vocabulary = BehaviorVocabulary.open(os.path.join(config.data, 'behaviors'))
+  store.manifest.check_vocabulary(vocabulary)
   dim = min(config.text_dim or store.dim, store.dim)
   path = job.run_dir / f'text_vectors_{dim}.npy'
   made_of = {
-    'store': os.path.abspath(config.text_vectors),
+    'store': store.manifest.store,
     'rows': described['num_behaviors'],
     'dim': dim,
   }

@@ -91,9 +91,18 @@ def test_each_seed_is_trained_scored_and_reported(folder, tmp_path):
   assert first != second
   assert 'mmoe, seed 1' in (run_dir / 'report.html').read_text()
   assert json.loads((run_dir / 'results.json').read_text())['models']
+  stamp = (run_dir / 'seed_0' / 'scores.json').stat().st_mtime_ns
   # What is done is not done again.
   again = train(folder, run_dir, model='mmoe', num_seeds=2, paro='IIG')
   assert [r.validation for r in again] == [r.validation for r in results]
+  assert (run_dir / 'seed_0' / 'scores.json').stat().st_mtime_ns == stamp
+  # Scored otherwise, or trained on, is not done.
+  longer = train(folder, run_dir, model='mmoe', paro='IIG', num_steps=6)
+  metrics = (run_dir / 'seed_0' / 'metrics.jsonl').read_text()
+  assert json.loads(metrics.splitlines()[-1])['step'] == 5
+  assert longer[0].validation != results[0].validation
+  with pytest.raises(ValueError, match='another model than given'):
+    train(folder, run_dir, model='mlp', paro='IIG')
 
 
 def test_a_run_goes_on_where_it_was_stopped(folder, tmp_path):
