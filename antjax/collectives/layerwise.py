@@ -114,7 +114,8 @@ def scan_layers(
 
   Args:
     body: One layer of the model, `(carry, layer) -> carry`.
-    carry: What goes through the layers, the activations say.
+    carry: What goes through the layers, the activations say. Over a single step
+      its shape may change.
     layers: A tree whose leaves are stacks [L, ...]: arrays, or what the Trainer
       puts in their place where `scanned` names them.
     remat: Whether to compute a layer again in the backward pass instead of
@@ -142,26 +143,28 @@ def scan_layers(
     if isinstance(x, LayerPiece)
   ]
 
-  def step(carry: PyTree, stack: PyTree) -> tuple[PyTree, None]:
+  def step(carry: PyTree, stack: PyTree) -> PyTree:
     if pieces:
       stack, carry = _pin(stack, carry)
     chunk = [_layer(stack, i) for i in range(layers_per_step)]
     for layer in chunk:
       carry = body(carry, layer)
-    return carry, None
+    return carry
 
+  num_steps = min(sizes) // layers_per_step
   if remat:
     if any(x.is_kept for x in pieces):
       keep = jax.checkpoint_policies.save_only_these_names(_GATHERED)
       both = jax.checkpoint_policies.save_from_both_policies
       policy = keep if policy is None else both(policy, keep)
     # Inside a scan nothing is merged over iterations.
-    step = jax.checkpoint(step, policy=policy, prevent_cse=False)
-  num_turns = min(sizes) // layers_per_step
+    step = jax.checkpoint(step, policy=policy, prevent_cse=num_steps == 1)
+  if num_steps == 1:
+    return step(carry, layers)
   stacks = jax.tree.map(
-    lambda x: x.reshape(num_turns, layers_per_step, *x.shape[1:]), layers
+    lambda x: x.reshape(num_steps, layers_per_step, *x.shape[1:]), layers
   )
-  return lax.scan(step, carry, stacks)[0]
+  return lax.scan(lambda *args: (step(*args), None), carry, stacks)[0]
 
 
 def _is_piece(x: Any) -> bool:

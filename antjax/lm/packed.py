@@ -48,6 +48,7 @@ def hidden(
   lanes: Sequence[Lane],
   *,
   num_chunks: int = 1,
+  at: jax.Array | None = None,
 ) -> jax.Array:
   """The normed output of the last layer for each slot.
 
@@ -57,16 +58,18 @@ def hidden(
       compute in.
     lanes: The texts. A text lies in one row.
     num_chunks: Parts that run after one another; divides the rows of each lane.
+    at: int32 [M], the slots that are wanted; None: all. With one chunk the last
+      layer's MLP runs for no others.
 
   Returns:
-    [S, D], lane after lane, row after row. What comes out for a slot without a
-    token means nothing.
+    [S, D], lane after lane, row after row, or [M, D]. What comes out for a slot
+    without a token means nothing.
 
   Raises:
     ValueError: `num_chunks` does not divide the rows of a lane.
   """
   if num_chunks == 1:
-    return _hidden(config, params, lanes)
+    return _hidden(config, params, lanes, at)
   for lane in lanes:
     if len(lane.tokens) % num_chunks:
       raise ValueError(
@@ -84,10 +87,16 @@ def hidden(
     part = x_CSD[:, start : start + size]
     parts.append(part.reshape(-1, x_CSD.shape[-1]))
     start += size
-  return jnp.concatenate(parts)
+  x_SD = jnp.concatenate(parts)
+  return x_SD if at is None else x_SD[at]
 
 
-def _hidden(config: Config, params: PyTree, lanes: Sequence[Lane]) -> jax.Array:
+def _hidden(
+  config: Config,
+  params: PyTree,
+  lanes: Sequence[Lane],
+  at: jax.Array | None = None,
+) -> jax.Array:
   shapes = [lane.tokens.shape for lane in lanes]
   tokens = _flat([lane.tokens for lane in lanes])
   places = _flat([positions.document_positions(*lane) for lane in lanes])
@@ -109,7 +118,7 @@ def _hidden(config: Config, params: PyTree, lanes: Sequence[Lane]) -> jax.Array:
 
   x_1SD = blocks.embed(config, params, tokens, places)
   x_1SD = transformer.run_layers(
-    config, params, x_1SD, None, places, attend=attend
+    config, params, x_1SD, None, places, attend=attend, at=at
   )
   return blocks.final_norm(config, params, x_1SD)[0]
 

@@ -15,6 +15,7 @@ Sources: Touvron et al. 2023 (https://arxiv.org/abs/2302.13971), Llama; Qwen
 """
 
 from collections.abc import Callable, Mapping
+import functools
 from typing import Any
 
 import jax
@@ -159,6 +160,7 @@ def encode(
   *,
   mask: jax.Array | None = None,
   token_types: jax.Array | None = None,
+  at: jax.Array | None = None,
 ) -> jax.Array:
   """Hidden states of padded sequences; for packed ones see `hidden`.
 
@@ -169,14 +171,15 @@ def encode(
     mask: [B, T], 0 where there is padding, on either side; None: nowhere. What
       comes out for padding means nothing.
     token_types: int32 [B, T], for models that have them; None: all 0.
+    at: See `run_layers`.
 
   Returns:
-    [B, T, D], the normed output of the last layer.
+    [B, T, D], the normed output of the last layer; with `at` [1, M, D].
   """
-  if mask is None:
-    return hidden(config, params, tokens, token_types=token_types)
-  segment_ids = (mask != 0).astype(jnp.int32)
-  return hidden(config, params, tokens, segment_ids, token_types=token_types)
+  segment_ids = None if mask is None else (mask != 0).astype(jnp.int32)
+  return hidden(
+    config, params, tokens, segment_ids, token_types=token_types, at=at
+  )
 
 
 def hidden(
@@ -186,8 +189,9 @@ def hidden(
   segment_ids: jax.Array | None = None,
   positions: jax.Array | None = None,
   token_types: jax.Array | None = None,
+  at: jax.Array | None = None,
 ) -> jax.Array:
-  """The normed output of the last layer, [B, T, D]; see `logits`.
+  """The normed output of the last layer, [B, T, D]; see `logits`, `run_layers`.
 
   Raises:
     ValueError: More tokens than learned positions, or types where the model has
@@ -197,7 +201,7 @@ def hidden(
   if positions is None:
     positions = positions_lib.document_positions(tokens, segment_ids)
   x_BTD = blocks.embed(config, params, tokens, positions, token_types)
-  x_BTD = run_layers(config, params, x_BTD, segment_ids, positions)
+  x_BTD = run_layers(config, params, x_BTD, segment_ids, positions, at=at)
   return blocks.final_norm(config, params, x_BTD)
 
 
@@ -218,6 +222,7 @@ def run_layers(
   positions: jax.Array,
   *,
   attend: Callable[..., jax.Array] | None = None,
+  at: jax.Array | None = None,
 ) -> jax.Array:
   """All layers in `params`, which may be fewer than the model's.
 
@@ -230,9 +235,19 @@ def run_layers(
     positions: int32 [B, T].
     attend: (queries, keys, values) -> mixed, in place of attention inside the
       rows; see `antjax.lm.packed`.
+    at: int32 [M], places in the B T tokens. If given, only their outputs are
+      computed behind the last attention: of a BERT-like layer that is three
+      quarters.
+
+  Returns:
+    [B, T, D]; with `at` [1, M, D].
   """
+
+  def chosen(x):  # [B, T, ...] -> [1, M, ...]
+    return x.reshape(1, -1, *x.shape[2:])[:, at]
+
   if 'layers' not in params:
-    return x_BTD
+    return x_BTD if at is None else chosen(x_BTD)
   angles = positions_lib.rope_angles(config, positions)
   if attend is None:
     bias_HTT = row_bias(config, params, x_BTD.shape[1])
@@ -244,20 +259,30 @@ def run_layers(
     q, k, v = blocks.project(config, weights, x_BTD, angles)
     return blocks.finish(config, weights, x_BTD, attend(q, k, v))
 
+  def last_layer(x_BTD: jax.Array, weights: PyTree) -> jax.Array:
+    q, k, v = blocks.project(config, weights, x_BTD, angles)
+    mixed = attend(q, k, v)
+    return blocks.finish(config, weights, chosen(x_BTD), chosen(mixed))
+
   policies = jax.checkpoint_policies
   policy = policies.save_only_these_names(blocked_attention.KEPT)
   if config.remat == 'dots':
     policy = policies.save_from_both_policies(
       policies.dots_with_no_batch_dims_saveable, policy
     )
-  return layerwise.scan_layers(
-    layer,
-    x_BTD,
-    params['layers'],
-    remat=config.remat != 'none',
-    policy=policy,
-    layers_per_step=config.layers_per_step,
+  run = functools.partial(
+    layerwise.scan_layers, remat=config.remat != 'none', policy=policy
   )
+  layers = params['layers']
+  run_all = functools.partial(run, layers_per_step=config.layers_per_step)
+  if at is None:
+    return run_all(layer, x_BTD, layers)
+  if config.layers_per_step > 1:  # The last ones are gathered together.
+    return chosen(run_all(layer, x_BTD, layers))
+  last = jax.tree.map(lambda x: x[-1:], layers)
+  if jax.tree.leaves(layers)[0].shape[0] > 1:
+    x_BTD = run(layer, x_BTD, jax.tree.map(lambda x: x[:-1], layers))
+  return run(last_layer, x_BTD, last)
 
 
 def row_bias(

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Packed texts give what each text gives alone, in all families."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,6 +80,45 @@ def test_chunks_change_neither_outputs_nor_gradient(name):
   # Some leaves have none: a bias of keys moves all scores of a query alike.
   largest = max(np.abs(x).max() for x in leaves)
   for a, b in zip(jax.tree.leaves(chunked[1]), leaves, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize(
+  ('name', 'options'),
+  [
+    ('bert', {}),
+    *(
+      pytest.param(*case, marks=pytest.mark.slow)
+      for case in (
+        ('bert', {'num_layers': 1}),
+        ('llama', {'remat': 'full'}),
+        ('llama', {'layers_per_step': 2}),
+        ('t5', {'remat': 'none'}),
+      )
+    ),
+  ],
+)
+def test_wanted_slots_are_those_of_the_whole_output(name, options):
+  config = dataclasses.replace(tiny_models.CONFIGS[name], **options)
+  params = tiny_models.params_of(config)
+  _, _, lanes = texts_and_lanes()
+  slots = jnp.asarray([3, 47, 0, 3])
+
+  def outputs(params, at):
+    packed_MD = packed.hidden(config, params, lanes, at=at)
+    padded_BTD = transformer.encode(config, params, lanes[0].tokens, at=at)
+    return packed_MD, padded_BTD.reshape(-1, config.embed_dim)
+
+  def loss(params, is_cut):
+    x, y = outputs(params, slots if is_cut else None)
+    if not is_cut:
+      x, y = x[slots], y[slots]
+    return jnp.sum(jnp.tanh(x @ y.T)), (x, y)
+
+  run = jax.value_and_grad(loss, has_aux=True)
+  cut, whole = jax.tree.leaves(run(params, True)), run(params, False)
+  largest = max(np.abs(x).max() for x in jax.tree.leaves(whole[1]))
+  for a, b in zip(cut, jax.tree.leaves(whole), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * largest)
 
 

@@ -91,13 +91,18 @@ class LLMRec:
     self, params: PyTree, tokens_MT: jax.Array, lengths_M: jax.Array
   ) -> jax.Array:
     """Vectors of padded texts, fp32 [M, D]; zeros for texts without tokens."""
-    mask_MT = jnp.arange(tokens_MT.shape[1])[None] < lengths_M[:, None]
-    x_MTD = transformer.encode(self.lm, params['lm'], tokens_MT, mask=mask_MT)
-    texts = jnp.where(mask_MT, 1 + jnp.arange(len(tokens_MT))[:, None], 0)
-    starts_M = tokens_MT.shape[1] * jnp.arange(len(tokens_MT))
-    x_SD = x_MTD.reshape(-1, x_MTD.shape[-1])
-    pooled_MD = self._pool(x_SD, texts.ravel(), starts_M, lengths_M)
-    return self._finish(params, pooled_MD, lengths_M)
+    M, T = tokens_MT.shape
+    mask_MT = jnp.arange(T)[None] < lengths_M[:, None]
+    at = self._pooled_slots(T * jnp.arange(M), lengths_M)
+    x = transformer.encode(
+      self.lm, params['lm'], tokens_MT, mask=mask_MT, at=at
+    )
+    if at is not None:
+      return self._finish(params, x[0], lengths_M)
+    texts_MT = jnp.where(mask_MT, 1 + jnp.arange(M)[:, None], 0)
+    x_SD = x.reshape(M * T, -1)
+    means_MD = _means(x_SD, texts_MT.ravel(), lengths_M)
+    return self._finish(params, means_MD, lengths_M)
 
   def encode_packed(
     self,
@@ -114,25 +119,26 @@ class LLMRec:
       starts_M: int32, slot of each text's first token.
       lengths_M: int32, its tokens; 0 for none.
     """
-    x_SD = packed.hidden(
-      self.lm, params['lm'], lanes, num_chunks=self.num_chunks
+    at = self._pooled_slots(starts_M, lengths_M)
+    x = packed.hidden(
+      self.lm, params['lm'], lanes, num_chunks=self.num_chunks, at=at
     )
-    texts_S = jnp.concatenate([lane.texts.ravel() for lane in lanes])
-    pooled_MD = self._pool(x_SD, texts_S, starts_M, lengths_M)
-    return self._finish(params, pooled_MD, lengths_M)
+    if at is None:
+      texts_S = jnp.concatenate([lane.texts.ravel() for lane in lanes])
+      x = _means(x, texts_S, lengths_M)
+    return self._finish(params, x, lengths_M)
 
-  def _pool(self, x_SD, texts_S, starts_M, lengths_M) -> jax.Array:
+  def _pooled_slots(self, starts_M, lengths_M) -> jax.Array | None:
+    """Where the token is whose output is the text's vector; None: all count."""
     if self.pooling == 'mean':
-      num_texts = len(lengths_M)
-      x_SD = jnp.where(texts_S[:, None] > 0, x_SD.astype(jnp.float32), 0)
-      sums_MD = jax.ops.segment_sum(x_SD, texts_S, num_texts + 1)[1:]
-      return sums_MD / jnp.maximum(lengths_M, 1)[:, None]
-    places_M = jnp.maximum(starts_M, 0)
+      return None
+    slots_M = jnp.maximum(starts_M, 0)
     if self.pooling == 'last':
-      places_M += jnp.maximum(lengths_M - 1, 0)
-    return x_SD[places_M].astype(jnp.float32)
+      slots_M += jnp.maximum(lengths_M - 1, 0)
+    return slots_M
 
   def _finish(self, params, pooled_MD, lengths_M) -> jax.Array:
+    pooled_MD = pooled_MD.astype(jnp.float32)
     # Before what follows: outputs of padding may be anything.
     pooled_MD = jnp.where(lengths_M[:, None] > 0, pooled_MD, 0)
     if self.vector.projection_dim:
@@ -161,3 +167,10 @@ class LLMRec:
       batch,
     )
     return losses_B, batch['weight']
+
+
+def _means(x_SD, texts_S, lengths_M) -> jax.Array:
+  """Mean output of each text, fp32 [M, D]; text m has number m + 1."""
+  x_SD = jnp.where(texts_S[:, None] > 0, x_SD.astype(jnp.float32), 0)
+  sums_MD = jax.ops.segment_sum(x_SD, texts_S, len(lengths_M) + 1)[1:]
+  return sums_MD / jnp.maximum(lengths_M, 1)[:, None]
