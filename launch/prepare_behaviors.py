@@ -18,7 +18,8 @@ of core, and
     --examples.validation_until='2023-08-05 00:00:00'
 
 with AntM2C's files, or synthetic ones (docs/antm2c.md). `--vocabulary` keeps
-the ids of texts from one day to the next. A second run does nothing;
+the ids of texts from one day to the next, `--ids_from` those of users, items
+and categories. A second run does nothing;
 `--overwrite` makes the files again. Mind the terms of the data: MovieLens is
 for research use and may not be redistributed.
 """
@@ -72,6 +73,11 @@ class Config(bulk_work.BulkConfig):
     'Folder of a vocabulary of texts to append to, made if there is none; empty'
     ': the data get one of their own.',
   ] = ''
+  ids_from: Annotated[
+    str,
+    'Folder that this script made of an earlier day: its users, items and'
+    ' categories keep their ids, and new ones follow; empty: ids of their own.',
+  ] = ''
   normalizer: behavior_text.Normalizer = behavior_text.Normalizer()
   # Left as it is, antm2c parts entities by `behavior_antm2c.SEPARATORS`.
   splitter: behavior_text.Splitter = behavior_text.Splitter()
@@ -115,6 +121,7 @@ def main(config: Config) -> None:
       examples=config.examples,
     ),
     vocabulary=config.vocabulary,
+    ids_from=config.ids_from,
     engine=config.bulk_engine,
     file_format=config.format,
     overwrite=config.overwrite,

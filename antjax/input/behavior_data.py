@@ -33,6 +33,7 @@ from antjax.input import (
   column_file,
   output_folder,
   records,
+  table_files,
 )
 from antjax.input import (
   engine as engine_lib,
@@ -78,6 +79,7 @@ def prepare_behaviors(
   config: BehaviorConfig,
   *,
   vocabulary: str | os.PathLike[str] = '',
+  ids_from: str | os.PathLike[str] = '',
   engine: engine_lib.Engine | None = None,
   file_format: Literal['arrow', 'parquet'] = 'arrow',
   overwrite: bool = False,
@@ -92,6 +94,8 @@ def prepare_behaviors(
     config: How rows become examples.
     vocabulary: Folder of a vocabulary to append to, made where there is none;
       `out` gets a copy of its state then. '' makes one for `out` alone.
+    ids_from: Folder of an earlier day: its users, items and categories keep
+      their ids, and new ones follow. '' numbers those of `read` alone.
     engine: What does the work; the files do not depend on it.
     file_format: Format of the record files.
     overwrite: Replace data made with another configuration.
@@ -106,11 +110,17 @@ def prepare_behaviors(
     RuntimeError: Another process appends to the vocabulary.
   """
   engine = engine or engine_lib.Engine()
+  if ids_from and os.path.realpath(ids_from) == os.path.realpath(out):
+    raise ValueError(
+      f'ids_from={ids_from} is the folder to make; name another.'
+    )
+  known = behavior_files.find_ids(ids_from) if ids_from else {}
   made_of = {
     'format_version': _FORMAT_VERSION,
     **made_of,
     'format': file_format,
     'vocabulary': os.path.abspath(vocabulary) if vocabulary else '',
+    'ids_from': table_files.fingerprint(list(known.values())) if known else '',
     **json.loads(json.dumps(dataclasses.asdict(config))),
   }
   _check_shared(vocabulary, out)
@@ -127,6 +137,7 @@ def prepare_behaviors(
         source,
         config,
         pathlib.Path(vocabulary or work / 'vocabulary'),
+        known,
         made_of,
         file_format,
         progress,
@@ -162,6 +173,7 @@ def _make(
   source: Source,
   config: BehaviorConfig,
   vocabulary: pathlib.Path,
+  known_ids: Mapping[str, pathlib.Path],
   made_of: Mapping[str, Any],
   file_format: str,
   progress: Callable[[str], None],
@@ -189,6 +201,7 @@ def _make(
     config.examples,
     work / 'steps',
     progress,
+    {n: con.read_parquet(str(path)) for n, path in known_ids.items()},
   )
   (stage / 'events').mkdir()
   events = dict(examples.events)
@@ -249,7 +262,7 @@ def _make(
 
 def _digest_of(made_of: Mapping[str, Any]) -> str:
   """Names the texts of a run: the same again are not counted twice."""
-  other = ('vocabulary', 'format', 'examples')
+  other = ('vocabulary', 'ids_from', 'format', 'examples')
   rest = {name: x for name, x in made_of.items() if name not in other}
   text = json.dumps(rest, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()

@@ -185,6 +185,7 @@ def build(
   config: ExampleConfig,
   folder: pathlib.Path,
   progress: Callable[[str], None] = lambda text: None,
+  known_ids: Mapping[str, ir.Table] | None = None,
 ) -> Examples:
   """Codes rows, ranges their histories, splits them, draws negatives.
 
@@ -195,7 +196,10 @@ def build(
     config: How they become examples.
     folder: Existing folder for intermediate files; it outlives the result.
     progress: Called with a text at the start of each step.
+    known_ids: Name, as in `Examples.id_maps`, -> table (value, id) of an
+      earlier day, whose values keep their ids.
   """
+  known_ids = known_ids or {}
 
   def stored(name: str, table: ir.Table) -> ir.Table:
     path = folder / f'{name}.parquet'
@@ -212,9 +216,8 @@ def build(
   progress('ids of users and items')
   id_maps = {}
   for name in ('user', 'item'):
-    id_maps[name] = stored(
-      f'ids_{name}', prepare.dense_ids(rows, name, first=1)
-    )
+    ids = prepare.dense_ids(rows, name, first=1, known=known_ids.get(name))
+    id_maps[name] = stored(f'ids_{name}', ids)
     rows = prepare.to_ids(rows, name, id_maps[name])
   rows = stored('coded', rows)
   progress('ranging histories')
@@ -229,10 +232,10 @@ def build(
   split = stored('split', _with_split(ranged, config))
   train = split.filter(split.split == 0)
   for i, name in enumerate(layout.ids):
-    id_maps[f'id:{name}'] = ids = stored(
-      f'ids_{i}', prepare.dense_ids(train, f'id_{i}', first=1)
-    )
-    split = prepare.to_ids(split, f'id_{i}', ids)
+    key = f'id:{name}'
+    ids = prepare.dense_ids(train, f'id_{i}', first=1, known=known_ids.get(key))
+    id_maps[key] = stored(f'ids_{i}', ids)
+    split = prepare.to_ids(split, f'id_{i}', id_maps[key])
     if i % _MAX_JOINS == _MAX_JOINS - 1:
       split = stored(f'features_{i}', split)
   num_short = 0

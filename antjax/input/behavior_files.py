@@ -3,6 +3,7 @@
 """Writes the files of a folder of behaviour data: events, examples, ids."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
 import pathlib
 
 from absl import logging
@@ -157,15 +158,42 @@ def write_ids(
   """Writes (value, id) files; returns name -> number of ids, with 0."""
   num_ids: dict[str, int] = {}
   schema = {'value': Field('str'), 'id': Field('int32')}
-  for number, (name, table) in enumerate(id_maps.items()):
+  files = _id_files(len(id_maps))
+  for file, (name, table) in zip(files, id_maps.items(), strict=True):
     value = next(column for column in table.columns if column != 'id')
-    # The two first are users and items; names of features may be any text.
-    file = name if number < 2 else f'feature_{number - 2}'
     ordered = table.select(value=table[value], id='id').order_by('id')
-    num_ids[name] = 1 + prepare.write_records(
-      ordered, stage / f'ids_{file}.parquet', schema
-    )
+    num_ids[name] = 1 + prepare.write_records(ordered, stage / file, schema)
   return num_ids
+
+
+def find_ids(folder: str | os.PathLike[str]) -> dict[str, pathlib.Path]:
+  """Returns name, as in `Examples.id_maps`, -> file of a finished folder.
+
+  Raises:
+    FileNotFoundError: The folder holds no prepared data.
+    ValueError: It holds something else, or files that are not as they were.
+  """
+  folder = pathlib.Path(folder)
+  about = output_folder.load_description(folder)
+  if about.get('kind') != 'behaviors':
+    raise ValueError(
+      f'ids_from={folder} holds {about.get("kind")!r}; needed: a folder of'
+      ' launch/prepare_behaviors.'
+    )
+  names = ['user', 'item', *(f'id:{x["name"]}' for x in about['ids'])]
+  found = {}
+  for name, file in zip(names, _id_files(len(names)), strict=True):
+    found[name] = folder / file
+    size = about['files'][file]['bytes']
+    if not found[name].is_file() or found[name].stat().st_size != size:
+      raise ValueError(f'ids_from={folder}: {file} is damaged or missing.')
+  return found
+
+
+def _id_files(num: int) -> list[str]:
+  # The two first are users and items; names of features may be any text.
+  features = [f'feature_{i}' for i in range(num - 2)]
+  return [f'ids_{name}.parquet' for name in ('user', 'item', *features)]
 
 
 def list_files(

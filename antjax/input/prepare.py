@@ -123,7 +123,12 @@ def digest(seed: int, salt: str, *keys: ir.Value) -> ir.StringValue:
 
 
 def dense_ids(
-  table: ir.Table, column: str, *, first: int = 0, name: str = 'id'
+  table: ir.Table,
+  column: str,
+  *,
+  first: int = 0,
+  name: str = 'id',
+  known: ir.Table | None = None,
 ) -> ir.Table:
   """Maps the distinct values of a column, in sorted order, to dense ids.
 
@@ -132,13 +137,22 @@ def dense_ids(
     column: Column to map.
     first: First id; 1 leaves id 0 for values that are not in the map.
     name: Name of the id column.
+    known: Table (value text, id) of values that have ids from `first` on; they
+      keep them, whether they occur or not, and new values follow.
 
   Returns:
     Table (column, name), one row a distinct value; `name` is int32.
   """
   values = table.filter(table[column].notnull()).select(column).distinct()
+  old = None
+  if known is not None:
+    value = known['value'].cast(values[column].type())
+    old = known.select(**{column: value, name: known['id'].cast('int32')})
+    values = values.anti_join(old, column)
+    first += old.count().to_pyarrow().as_py()
   position = ibis.row_number().over(ibis.window(order_by=values[column]))
-  return values.mutate(**{name: (position + first).cast('int32')})
+  new = values.mutate(**{name: (position + first).cast('int32')})
+  return new if old is None else ibis.union(old, new)
 
 
 def to_ids(

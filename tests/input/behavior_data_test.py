@@ -350,6 +350,75 @@ def test_a_vocabulary_grows_from_day_to_day(tmp_path):
     )
 
 
+def ids_of(folder):
+  return {
+    path.name: {
+      row['value']: row['id'] for row in pq.read_table(path).to_pylist()
+    }
+    for path in sorted(folder.glob('ids_*.parquet'))
+  }
+
+
+@pytest.mark.parametrize(
+  'engine',
+  [
+    'duckdb',
+    pytest.param(
+      'spark',
+      marks=[
+        pytest.mark.slow,
+        pytest.mark.skipif(bool(_WITHOUT_SPARK), reason=_WITHOUT_SPARK),
+        pytest.mark.filterwarnings('ignore::Warning'),
+      ],
+    ),
+  ],
+)
+def test_ids_stay_from_day_to_day(tmp_path, engine):
+  engine = Engine(name=engine, threads=2)
+  old = behavior_fixture.Log(num_rows=60, num_users=9, num_items=20)
+  new = behavior_fixture.Log(num_users=30, num_items=40, seed=1)
+  first, second = tmp_path / 'day-0', tmp_path / 'day-1'
+  behavior_fixture.prepare(old.write(tmp_path / '0'), first, engine=engine)
+  source = new.write(tmp_path / '1')
+  told, _ = behavior_fixture.prepare(
+    source, second, made_of='day 1', engine=engine, ids_from=first
+  )
+  before, after = ids_of(first), ids_of(second)
+  assert before.keys() == after.keys()
+  for name, ids in before.items():
+    assert ids.items() <= after[name].items(), name
+    assert sorted(after[name].values()) == list(range(1, 1 + len(after[name])))
+  known = {name: len(ids) for name, ids in before.items()}
+  assert len(after['ids_user.parquet']) > known['ids_user.parquet']
+  assert told['num_users'] == 1 + len(after['ids_user.parquet'])
+  # New ones in the order of their values.
+  fresh = [
+    v
+    for v, i in after['ids_item.parquet'].items()
+    if i > known['ids_item.parquet']
+  ]
+  assert fresh == sorted(fresh)
+  # But for the numbers, the data are what they would be without.
+  behavior_fixture.prepare(source, tmp_path / 'own', made_of='day 1')
+  assert behavior_fixture.read_back(second) == (
+    behavior_fixture.read_back(tmp_path / 'own')
+  )
+  with pytest.raises(ValueError, match='ids_from'):
+    behavior_fixture.prepare(source, second, made_of='day 1')
+
+
+def test_ids_of_no_folder_of_behaviours_are_refused(log, tmp_path):
+  source = log.write(tmp_path / 'log')
+  with pytest.raises(FileNotFoundError, match='no prepared data'):
+    behavior_fixture.prepare(source, tmp_path / 'x', ids_from=source)
+  with pytest.raises(ValueError, match='the folder to make'):
+    behavior_fixture.prepare(source, tmp_path / 'x', ids_from=tmp_path / 'x')
+  behavior_fixture.prepare(source, tmp_path / 'day')
+  (tmp_path / 'day' / 'ids_user.parquet').write_bytes(b'')
+  with pytest.raises(ValueError, match='ids_user.parquet is damaged'):
+    behavior_fixture.prepare(source, tmp_path / 'x', ids_from=tmp_path / 'day')
+
+
 def test_a_list_of_items_a_row_is_a_history_in_its_order(tmp_path):
   folder = tmp_path / 'log'
   folder.mkdir()
