@@ -1,13 +1,16 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Speed and AUC of click models beside torch-rechub's.
+"""Speed and AUC of click models beside torch-rechub's and FuxiCTR's.
 
   python -m benchmarks.ctr_bench --data=data/ml-1m-text > results.jsonl
 
-prints a JSON line for each model and loader of the peer: `own`, its DataLoader
-over rows as its users run it, and `batched`, where that is replaced by slices
-of tensors, so that the models compete. Needs the extra `bench`, and the folder
-that launch/prepare_behaviors.py writes by default.
+prints a JSON line for each model and loader of the peer, torch-rechub: `own`,
+its DataLoader over rows as its users run it, and `batched`, where that is
+replaced by slices of tensors, so that the models compete. The loader `fuxictr`
+is FuxiCTR with its own, for the models that it has too, where it is installed
+(pip install fuxictr: it brings Ray, so that it is no part of the extra). Needs
+the extra `bench`, and the folder that launch/prepare_behaviors.py writes by
+default.
 
 Both train the same clicks (see `ctr_problem`) for the same number of epochs in
 blocks of steps that take turns; only one works at a time. `rows_per_s` is of
@@ -39,7 +42,9 @@ from benchmarks import ctr_problem as problem_lib
 _DATA = flags.DEFINE_string('data', 'data/ml-1m-text', 'Prepared clicks.')
 _MODELS = flags.DEFINE_list('models', [], 'Only these; empty: all.')
 _LOADERS = flags.DEFINE_list(
-  'loaders', list(problem_lib.LOADERS), 'Of the peer.'
+  'loaders',
+  list(problem_lib.LOADERS),
+  'Of the peer, fuxictr: another one; it is left out where it is missing.',
 )
 _EPOCHS = flags.DEFINE_float('epochs', 2.0, 'Passes over the training clicks.')
 _BLOCKS = flags.DEFINE_integer('blocks', 6, 'Blocks that the steps go in.', 1)
@@ -61,11 +66,16 @@ def _work() -> None:
     elif order['do'] == 'peer':
       import torch
 
-      from benchmarks import ctr_peers
-
       torch.set_num_threads(_THREADS.value)
       problem = problem_lib.load(order['problem'])
-      side = ctr_peers.Peer(order['model'], order['loader'], problem)
+      if order['loader'] == 'fuxictr':
+        from benchmarks import ctr_fuxictr
+
+        side = ctr_fuxictr.Peer(order['model'], problem)
+      else:
+        from benchmarks import ctr_peers
+
+        side = ctr_peers.Peer(order['model'], order['loader'], problem)
       side.train(5)
     elif order['do'] == 'train':
       reply = side.train(order['steps'])
@@ -82,12 +92,23 @@ def _worker(name: str, side: str) -> worker_process.WorkerProcess:
   return worker_process.WorkerProcess(name, args, worker_process.ENVS[side])
 
 
+def _has(loader: str, model: str) -> bool:
+  """Whether a peer has a model, and is installed."""
+  if loader != 'fuxictr':
+    return True
+  # ctr_fuxictr.MODELS, which needs the package.
+  return model in ('deepfm', 'dcnv2') and bool(
+    importlib.util.find_spec('fuxictr')
+  )
+
+
 def _run(model: str, folder: pathlib.Path) -> list[dict[str, Any]]:
   """Trains one model on all sides; returns its lines."""
   problem_path = str(folder / 'problem.npz')
+  loaders = [x for x in _LOADERS.value if _has(x, model)]
   with contextlib.ExitStack() as stack:
     sides = {'antjax': _worker(f'antjax {model}', 'antjax')}
-    for loader in _LOADERS.value:
+    for loader in loaders:
       sides[loader] = _worker(f'{loader} {model}', 'peer')
     for side in sides.values():
       stack.callback(side.close)
@@ -98,7 +119,7 @@ def _run(model: str, folder: pathlib.Path) -> list[dict[str, Any]]:
       run_dir=str(folder / model),
       problem=problem_path,
     )
-    for loader in _LOADERS.value:
+    for loader in loaders:
       sides[loader].order(
         'peer', model=model, loader=loader, problem=problem_path
       )
@@ -119,10 +140,11 @@ def _run(model: str, folder: pathlib.Path) -> list[dict[str, Any]]:
       logits[name] = np.load(path)
     flops_per_s = sides['antjax'].order('matmul')
   lines = []
-  for loader in _LOADERS.value:
+  for loader in loaders:
     lines.append(
       {
         'model': model,
+        'peer': 'FuxiCTR' if loader == 'fuxictr' else 'torch-rechub',
         'loader': loader,
         'rows_per_s': round(statistics.median(rates['antjax'])),
         'peer_rows_per_s': round(statistics.median(rates[loader])),
@@ -157,7 +179,9 @@ def main(argv: Sequence[str]) -> None:
       f'--models={unknown}: use some of {", ".join(problem_lib.MODELS)}.'
     )
   if unknown := sorted(set(_LOADERS.value) - set(problem_lib.LOADERS)):
-    sys.exit(f'--loaders={unknown}: use own, batched, or both.')
+    sys.exit(
+      f'--loaders={unknown}: use some of {", ".join(problem_lib.LOADERS)}.'
+    )
   if not importlib.util.find_spec('torch_rechub'):
     sys.exit('ctr_bench: the peer is missing: pip install antjax[bench]')
   load = os.getloadavg()[0]

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 MODELS = ('mlp', 'deepfm', 'dcnv2', 'shared_bottom', 'mmoe', 'ple')
-LOADERS = ('own', 'batched')
+# Of torch-rechub; and FuxiCTR with its own loader.
+LOADERS = ('own', 'batched', 'fuxictr')
 DIM = 16
 BATCH = 2048
 # Of the deep part; of towers; of experts.

@@ -52,6 +52,10 @@ def worker_env(
     # All devices share this machine's cores: one may be late by far.
     xla_flags.append(f'{terminate}=300')
   env['XLA_FLAGS'] = ' '.join(xla_flags)
+  if platform == 'cpu':
+    # XLA frees a step's memory after it: with small pages, getting 1 GB anew
+    # is a sixth of a step of 2.5 s.
+    env.setdefault('GLIBC_TUNABLES', 'glibc.malloc.hugetlb=1')
   return checkout_env(env)
 
 

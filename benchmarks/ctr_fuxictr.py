@@ -1,0 +1,141 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""FuxiCTR's side of `ctr_bench`, for the models that it has too.
+
+Its package holds layers, the base of models, and loaders; the models are
+examples of its repository, of which these two are made of the same blocks in
+the same order. The loop is that of its `train_epoch`, without the progress bar.
+"""
+
+from collections.abc import Iterator, Mapping
+import pathlib
+import tempfile
+import time
+from typing import Any
+
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.dataloaders.parquet_dataloader import ParquetDataLoader
+from fuxictr.pytorch.layers import (
+  CrossNetV2,
+  FactorizationMachine,
+  FeatureEmbedding,
+  MLP_Block,
+)
+from fuxictr.pytorch.models import BaseModel
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from benchmarks import ctr_problem as problem_lib
+
+
+class _Model(BaseModel):
+  """What both have in common."""
+
+  def __init__(self, feature_map: Any):
+    super().__init__(feature_map, verbose=0, model_root='', metrics=['AUC'])
+    self.embedding_layer = FeatureEmbedding(feature_map, problem_lib.DIM)
+    self.width = feature_map.sum_emb_out_dim()
+
+  def _mlp(self, output_dim: int | None) -> Any:
+    return MLP_Block(
+      input_dim=self.width,
+      output_dim=output_dim,
+      hidden_units=list(problem_lib.WIDTHS),
+      hidden_activations='ReLU',
+    )
+
+  def _start(self) -> None:
+    self.compile('adam', 'binary_crossentropy', problem_lib.LEARNING_RATE)
+    self.reset_parameters()
+
+
+class _DeepFM(_Model):
+  def __init__(self, feature_map: Any):
+    super().__init__(feature_map)
+    self.fm = FactorizationMachine(feature_map)
+    self.mlp = self._mlp(1)
+    self._start()
+
+  def forward(self, inputs: Any) -> Any:
+    x = self.get_inputs(inputs)
+    embedded = self.embedding_layer(x)
+    y = self.fm(x, embedded) + self.mlp(embedded.flatten(start_dim=1))
+    return {'y_pred': self.output_activation(y)}
+
+
+class _DCNv2(_Model):
+  def __init__(self, feature_map: Any):
+    super().__init__(feature_map)
+    self.crossnet = CrossNetV2(self.width, problem_lib.CROSS_LAYERS)
+    self.parallel_dnn = self._mlp(None)
+    self.fc = torch.nn.Linear(self.width + problem_lib.WIDTHS[-1], 1)
+    self._start()
+
+  def forward(self, inputs: Any) -> Any:
+    x = self.embedding_layer(self.get_inputs(inputs), flatten_emb=True)
+    both = torch.cat([self.crossnet(x), self.parallel_dnn(x)], dim=-1)
+    return {'y_pred': self.output_activation(self.fc(both))}
+
+
+def _feature_map(num_ids: Mapping[str, int]) -> Any:
+  found = FeatureMap('ctr_bench', '')
+  for name in problem_lib.FIELDS:
+    found.features[name] = {
+      'source': '',
+      'type': 'categorical',
+      'vocab_size': num_ids[name],
+    }
+  found.labels = ['label']
+  found.default_emb_dim = problem_lib.DIM
+  found.num_fields = found.get_num_fields()
+  found.set_column_index()
+  return found
+
+
+class Peer:
+  """One model with FuxiCTR's own loader; see `ctr_peers.Peer`."""
+
+  def __init__(self, model: str, problem: problem_lib.Problem):
+    torch.manual_seed(0)
+    features = _feature_map(problem.num_ids)
+    self._model = (_DeepFM if model == 'deepfm' else _DCNv2)(features)
+    self._model._max_gradient_norm = 10.0  # As `fit` sets it.
+    self._test = problem.test
+    self._batches = self._endless(features, problem.train)
+
+  def _endless(
+    self, features: Any, clicks: Mapping[str, np.ndarray]
+  ) -> Iterator[Any]:
+    folder = tempfile.TemporaryDirectory()
+    path = pathlib.Path(folder.name) / 'train.parquet'
+    names = (*problem_lib.FIELDS, 'label')
+    pq.write_table(pa.table({name: clicks[name] for name in names}), path)
+    loader = ParquetDataLoader(
+      features, str(path), batch_size=problem_lib.BATCH, shuffle=True
+    )
+    while True:
+      yield from loader
+
+  def train(self, num_steps: int) -> float:
+    """Trains on; returns seconds."""
+    self._model.train()
+    start = time.perf_counter()
+    for _ in range(num_steps):
+      self._model.train_step(next(self._batches)).item()
+    return time.perf_counter() - start
+
+  def logits(self) -> np.ndarray:
+    """Of the test clicks."""
+    self._model.eval()
+    parts = []
+    with torch.no_grad():
+      for start in range(0, len(self._test['label']), 8192):
+        part = slice(start, start + 8192)
+        x = {
+          n: torch.from_numpy(self._test[n][part]) for n in problem_lib.FIELDS
+        }
+        y = self._model(x)['y_pred'][:, 0]
+        parts.append(torch.logit(y.double(), eps=1e-7).numpy())
+    return np.concatenate(parts)
