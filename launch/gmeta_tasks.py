@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import itertools
+import json
 from typing import Any, TYPE_CHECKING
 
 import grain
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 # Folders of a run that hold checkpoints.
 MODELS = ('meta', 'joint')
+_BLOCK = 64  # Records that are looked at together.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,13 @@ class Tasks:
     job: common.Job,
   ):
     self._config, self._job = config, job
-    self._made_of = {'data set': run_identity.of_data(description)}
+    inner = dataclasses.asdict(config.inner)
+    self._made_of = {
+      'data set': run_identity.of_data(description),
+      'algorithm': config.algorithm,
+      'inner loop': json.loads(json.dumps(inner)),
+      'seed': config.seed,
+    }
     run_identity.check(job.run_dir, self._made_of, models=MODELS)
     described = config.model.chosen(description['features'])
     self._features = {k: v['max_values'] for k, v in described.items()}
@@ -67,7 +75,13 @@ class Tasks:
         f'validation_tasks={config.validation_tasks}: {config.data} has'
         f' {len(whole)} training tasks; hold out at least 1 and not all.'
       )
-    num_train = len(whole) - config.validation_tasks
+    num_train = _before_task_at(whole, len(whole) - config.validation_tasks)
+    if not num_train:
+      raise ValueError(
+        f'validation_tasks={config.validation_tasks} leaves no task of'
+        f' {config.data} to train on: the {len(whole)} training records are of'
+        ' few tasks; lower it.'
+      )
     self._train = records.SourceRange(whole, 0, num_train)
     self._train_blocks = self._train
     if description.get('format') in ('arrow', 'parquet'):
@@ -77,7 +91,7 @@ class Tasks:
     self._validation = records.SourceRange(whole, num_train, len(whole))
     self._held_out = {
       int(record['task'])
-      for record in self._validation.read(0, config.validation_tasks)
+      for record in self._validation.read(0, len(whole) - num_train)
     }
 
   @property
@@ -248,3 +262,20 @@ class Tasks:
 
   def _with_rows(self, batch: episodes.Batch) -> episodes.Batch:
     return episodes.with_task_rows(batch, num_ids=self._num_ids)
+
+
+def _before_task_at(source: records.RecordSource, place: int) -> int:
+  """Place of the first record of the task that has a record at `place`.
+
+  A long task is cut into several records, which lie side by side.
+  """
+  task = int(source.read(place, place + 1)[0]['task'])
+  while place:
+    before = source.read(max(place - _BLOCK, 0), place)
+    same = list(
+      itertools.takewhile(lambda r: int(r['task']) == task, reversed(before))
+    )
+    place -= len(same)
+    if len(same) < len(before):
+      break
+  return place

@@ -108,7 +108,9 @@ class Config(common.JobConfig):
     'Tasks in a DataShard, read at once; more are faster, fewer shuffle finer.',
   ] = 64
   validation_tasks: Annotated[
-    int, 'Training tasks held out to choose how the joint model is fine-tuned.'
+    int,
+    'Training records held out to choose how the joint model is fine-tuned; a'
+    ' task of several records is held out whole.',
   ] = 256
   checkpoint_every: Annotated[int, 'Steps between checkpoints.'] = 200
   seed: Annotated[int, 'Of parameters, shuffles and splits.'] = 0

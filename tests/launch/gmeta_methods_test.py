@@ -7,7 +7,7 @@ import pytest
 
 from antjax.mesh.mesh import make_mesh
 from antjax.meta import recommender as recommender_lib
-from launch import gmeta_methods, train_gmeta
+from launch import gmeta_methods, gmeta_tasks, train_gmeta
 from tests.serving import serving_case
 
 
@@ -47,3 +47,22 @@ def test_rows_of_the_joint_model_follow_its_own_schedule(joint_steps):
 
 if __name__ == '__main__':
   raise SystemExit(pytest.main([__file__]))
+
+
+class Source:
+  """Records of tasks."""
+
+  def __init__(self, tasks):
+    self._tasks = tasks
+
+  def read(self, start, stop):
+    return [{'task': task} for task in self._tasks[start:stop]]
+
+
+@pytest.mark.parametrize(
+  ('sizes', 'place', 'first'),
+  [([1, 1, 1], 2, 2), ([3, 200, 2], 200, 3), ([3, 64, 2], 66, 3), ([9], 8, 0)],
+)
+def test_a_task_is_held_out_whole(sizes, place, first):
+  tasks = [task for task, size in enumerate(sizes) for _ in range(size)]
+  assert gmeta_tasks._before_task_at(Source(tasks), place) == first

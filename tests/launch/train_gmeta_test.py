@@ -224,6 +224,9 @@ def test_a_checkpoint_of_another_model_is_refused(data, tmp_path):
   assert 'is of another model: params' in done.stdout
   assert 'Use another run folder' in done.stdout
   assert 'Traceback' not in done.stdout
+  done = run(*flags, '--algorithm=anil', hosts=1)
+  assert done.returncode == 1
+  assert 'trained with another algorithm than given' in done.stdout
   # What is there stays, the config of the finished run too.
   assert (tmp_path / 'config.json').read_text() == config
   assert not (tmp_path / 'config.0.json').exists()
