@@ -77,8 +77,9 @@ def write(
       title=f'Clicks on {description["name"]}',
       summary=(
         f'Tower {config.tower}, head {config.head.kind}, PaRO'
-        f' {trainer.paro.code}: AUC {scores["test"]["auc"]:.4f} on the test'
-        f' examples. {memory["frozen_share"]:.0%} of the dense parameters are'
+        f' {trainer.paro.code}: AUC {scores["test"]["auc"]:.4f} on'
+        f' {_scored(description, "test", scores)}.'
+        f' {memory["frozen_share"]:.0%} of the dense parameters are'
         ' frozen.'
       ),
       results=[
@@ -94,11 +95,26 @@ def write(
       revision=revision['revision'][:12] + '+' * revision['dirty'],
       machine=report.describe_machine(),
       date=f'{datetime.datetime.now():%Y-%m-%d %H:%M}',
-      notes=_notes(description, memory, rows),
+      notes=[
+        *(
+          f'Scored: {_scored(description, split, scores)}.' for split in scores
+        ),
+        *_notes(description, memory, rows),
+      ],
     ),
     job.run_dir,
   )
   rich.print(f'Report: {path}')
+
+
+def _scored(
+  description: Mapping[str, Any],
+  split: str,
+  scores: Mapping[str, Mapping[str, float]],
+) -> str:
+  """How many of a split's examples were scored."""
+  total = description['splits'][split]['examples']
+  return f'{scores[split]["examples"]:,.0f} of the {total:,} {split} examples'
 
 
 def result_rows(

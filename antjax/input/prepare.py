@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 
 import ibis
@@ -96,6 +97,9 @@ def connect_spark(
     'spark.sql.session.timeZone': 'UTC',
     'spark.ui.enabled': 'false',
   }
+  if not master:
+    # The first python3 on the path need not be the one with our packages.
+    settings['spark.pyspark.python'] = sys.executable
   if memory_limit:
     settings['spark.driver.memory'] = memory_limit
   for name, value in settings.items():

@@ -3,10 +3,9 @@
 """Vectors of many texts that nothing is trained on: each is computed once.
 
 Texts are sorted by length, padded to the next of a few lengths, and go through
-in batches of about equal numbers of tokens: one compiled program a length. Of
-the titles of MovieLens-1M 18 % of what is computed is padding. Several texts in
-a row (packing) would need next to none, but scores of all tokens of the row
-with each other; we have not measured which is faster.
+in batches of about equal numbers of tokens: one compiled program a length.
+Several texts in a row (packing) would need next to no padding, but scores of
+all tokens of the row with each other; we have not measured which is faster.
 """
 
 from collections.abc import Callable, Iterator, Sequence

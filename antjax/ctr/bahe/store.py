@@ -24,8 +24,8 @@ Why not one database for all: OCDBT is made for several writers, but TensorStore
 (0.1.86) does not truncate the lock file that a killed one left beside the file
 it was replacing, and the next writer's shorter content gets the rest of it.
 
-Reading single rows at random is 25 to 50 times slower than from memory: `load`
-all of them, and gather there.
+Reading single rows at random is far slower than from memory: `load` all of
+them, and gather there.
 """
 
 import bisect

@@ -40,8 +40,7 @@ def join(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Whole behaviours one after the other, as many of the newest as fit.
 
-  The newest one is cut where it does not fit by itself. Vectorised: about
-  20 ns a token.
+  The newest one is cut where it does not fit by itself.
 
   Args:
     cache: Tokens of the behaviours.
