@@ -98,8 +98,8 @@ def connect_spark(
     'spark.ui.enabled': 'false',
   }
   if not master:
-    # The first python3 on the path need not be the one with our packages.
-    settings['spark.pyspark.python'] = sys.executable
+    # The first python3 on the path, Spark's choice, may lack our packages.
+    os.environ.setdefault('PYSPARK_PYTHON', sys.executable)
   if memory_limit:
     settings['spark.driver.memory'] = memory_limit
   for name, value in settings.items():
