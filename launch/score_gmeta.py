@@ -113,9 +113,10 @@ def _read_user(path: str, label_kind: str = '') -> dict[str, Any]:
   known = _LABELS.get(label_kind)
   for label in user['labels']:
     if known and label not in known:
+      needed = ', '.join(f'{x:g}' for x in known)
       raise ValueError(
         f'user={path}: labels holds {label}; the model is of the kind'
-        f' {label_kind}, and needed is one of {", ".join(f"{x:g}" for x in known)}.'
+        f' {label_kind}, and needed is one of {needed}.'
       )
   return user
 

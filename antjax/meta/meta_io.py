@@ -172,7 +172,10 @@ class _EpisodeIterator(grain.DatasetIterator):
     self._unmark_fn = unmark_fn
     self._key_field = key_field
     self._num_records = num_records
-    self._forget()
+    self._packer = Packer(config)
+    self._epoch = -1
+    self._num_short = 0  # In this epoch.
+    self._num_in_vain = 0  # Records since the last one that gave a task.
 
   def __next__(self) -> episodes_lib.Batch:
     while not self._packer.ready():
@@ -194,6 +197,7 @@ class _EpisodeIterator(grain.DatasetIterator):
     if self._num_records and key // self._num_records > self._epoch:
       self._end_epoch()
       self._epoch = key // self._num_records
+    piece: episodes_lib.Piece | None
     if is_block:
       piece = task_block.split(record, self._config, key_field=self._key_field)
       num_read, num_used = len(fields['task']), piece.num_tasks
@@ -202,7 +206,7 @@ class _EpisodeIterator(grain.DatasetIterator):
       num_read, num_used = 1, int(piece is not None)
     self._num_short += num_read - num_used
     self._num_in_vain = 0 if num_used else self._num_in_vain + num_read
-    if num_used:
+    if piece is not None:
       self._packer.add(piece)
 
   def _end_epoch(self):
@@ -220,12 +224,6 @@ class _EpisodeIterator(grain.DatasetIterator):
     _log_short('EpisodeBatches', self._num_short, self._config)
     self._num_short = 0
 
-  def _forget(self):
-    self._packer = Packer(self._config)
-    self._epoch = -1
-    self._num_short = 0  # In this epoch.
-    self._num_in_vain = 0  # Records since the last one that gave a task.
-
   def get_state(self) -> State:
     state = self._parent.get_state()
     pending = self._packer.pending
@@ -242,7 +240,9 @@ class _EpisodeIterator(grain.DatasetIterator):
 
   def set_state(self, state: State) -> None:
     self._parent.set_state(state)
-    self._forget()
+    self._packer = Packer(self._config)
+    self._epoch = -1
+    self._num_short = self._num_in_vain = 0
 
 
 def _log_short(name, num_short, config):
