@@ -142,6 +142,7 @@ def exported(
     'step': step,
     'data': description['name'],
     'label': description.get('label', 'rating'),
+    'kind': description.get('kind', 'rating'),
   }
   return serving.exported(
     recommender,

@@ -243,6 +243,7 @@ class Tasks:
       tasks,
       self._episode_config(is_training=True),
       unmark_fn=dataset.unmark_state,
+      num_records=len(self._train_blocks),
     )
     return batches.map(self._with_rows) if with_rows else batches
 

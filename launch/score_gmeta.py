@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from antjax.input import output_folder, records
+from antjax.meta.models import RatingLevels
 from antjax.serving import scorer
 from antjax.serving.loader import Model
 from antjax.train import progress
@@ -35,6 +36,8 @@ from launch import script
 from launch.gmeta_vocabulary import read_vocabulary
 
 _BLOCK = 512  # Records read at once.
+# What a label may be, by the kind in a manifest; older exports name none.
+_LABELS = {'rating': RatingLevels.levels, 'click': (0.0, 1.0)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +75,7 @@ def main(config: Config) -> None:
 
 def score_user(model: Model, path: str) -> dict[str, list[float]]:
   """Adapts to the user of a JSON file; returns the query's columns."""
-  user = _read_user(path)
+  user = _read_user(path, model.manifest.get('kind', ''))
   columns = model.adapt_user(
     scorer.user_ids(model, user['support']),
     user['labels'],
@@ -81,11 +84,16 @@ def score_user(model: Model, path: str) -> dict[str, list[float]]:
   return {name: column.tolist() for name, column in columns.items()}
 
 
-def _read_user(path: str) -> dict[str, Any]:
+def _read_user(path: str, label_kind: str = '') -> dict[str, Any]:
   """What a --user file holds.
 
+  Args:
+    path: The file.
+    label_kind: Of the model's labels, 'rating' or 'click'; '' if not known.
+
   Raises:
-    ValueError: It is no JSON object with 'support', 'labels' and 'query'.
+    ValueError: It is no JSON object with 'support', 'labels' and 'query', or a
+      label is not one of the kind.
   """
   try:
     user = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
@@ -102,6 +110,14 @@ def _read_user(path: str) -> dict[str, Any]:
     isinstance(x, (int, float)) and math.isfinite(x) for x in user['labels']
   ):
     raise ValueError(f'user={path}: labels must be finite numbers.')
+  known = _LABELS.get(label_kind)
+  for label in user['labels']:
+    if known and label not in known:
+      needed = ', '.join(f'{x:g}' for x in known)
+      raise ValueError(
+        f'user={path}: labels holds {label}; the model is of the kind'
+        f' {label_kind}, and needed is one of {needed}.'
+      )
   return user
 
 

@@ -166,11 +166,15 @@ def write_rows(
 
 
 def _check_label(table: ir.Table, path: pathlib.Path, schema: Layout) -> None:
-  """Refuses labels out of range."""
+  """Refuses labels that are no click, or off the levels of a rating."""
   label = table[schema.label]
   is_click = schema.kind == 'click'
-  is_bad = ~label.isin([0, 1]) if is_click else ~label.between(1, 5)
-  needed = '0 or 1, as kind is click' if is_click else '1 to 5 (kind: rating)'
+  is_bad = ~label.isin([0, 1] if is_click else [1, 2, 3, 4, 5])
+  needed = (
+    '0 or 1, as kind is click'
+    if is_click
+    else '1 to 5 (kind: rating), and whole: round it, or scale it, before'
+  )
   bad = table.filter(is_bad).select(schema.label).limit(1).to_pyarrow()
   for row in bad.to_pylist():
     raise ValueError(

@@ -128,6 +128,7 @@ class EpisodeBatches(grain.IterDataset):
     *,
     unmark_fn: Callable[[State, list[int]], State] | None = None,
     key_field: str = 'record_key',
+    num_records: int | None = None,
   ):
     """Makes the dataset.
 
@@ -141,28 +142,40 @@ class EpisodeBatches(grain.IterDataset):
       key_field: field of a record that names it and its epoch, a different
         integer for each; it also draws the split. It may be absent, with the
         same split in every epoch.
+      num_records: records of an epoch, where a key is epoch * num_records +
+        index, as `LeasedDataset` gives. Records that are too short are then
+        told of once an epoch, and an epoch of nothing else is an error. None:
+        they are told of at the end, which an endless dataset never reaches.
     """
     super().__init__(parent)
     self._config = config
     self._unmark_fn = unmark_fn
     self._key_field = key_field
+    self._num_records = num_records
 
   def __iter__(self) -> grain.DatasetIterator:
     return _EpisodeIterator(
-      self._parent.__iter__(), self._config, self._unmark_fn, self._key_field
+      self._parent.__iter__(),
+      self._config,
+      self._unmark_fn,
+      self._key_field,
+      self._num_records,
     )
 
 
 class _EpisodeIterator(grain.DatasetIterator):
   """See `EpisodeBatches`."""
 
-  def __init__(self, parent, config, unmark_fn, key_field):
+  def __init__(self, parent, config, unmark_fn, key_field, num_records):
     super().__init__(parent)
     self._config = config
     self._unmark_fn = unmark_fn
     self._key_field = key_field
+    self._num_records = num_records
     self._packer = Packer(config)
-    self._num_short = 0
+    self._epoch = -1
+    self._num_short = 0  # In this epoch.
+    self._num_in_vain = 0  # Records since the last one that gave a task.
 
   def __next__(self) -> episodes_lib.Batch:
     while not self._packer.ready():
@@ -171,31 +184,45 @@ class _EpisodeIterator(grain.DatasetIterator):
       except StopIteration:
         if self._packer.pending:
           break
-        if self._num_short:
-          logging.info(
-            'EpisodeBatches: %d records left out: fewer than min_support=%d'
-            ' rows and a query row.',
-            self._num_short,
-            self._config.min_support,
-          )
-          self._num_short = 0
+        self._end_epoch()
         raise
       self._add(record)
     return episodes_lib.make_batch(self._packer.take(), self._config)
 
   def _add(self, record):
-    if task_block.is_block(record):
-      tasks = task_block.split(record, self._config, key_field=self._key_field)
-      self._num_short += len(record['tasks']['task']) - tasks.num_tasks
-      self._packer.add(tasks)
-      return
-    episode = episodes_lib.make_episode(
-      record, self._config, key=int(record.get(self._key_field, -1))
-    )
-    if episode is None:
-      self._num_short += 1
+    is_block = task_block.is_block(record)
+    fields = record['tasks'] if is_block else record
+    # The tasks of a block are of one epoch.
+    key = int(np.max(fields.get(self._key_field, -1), initial=-1))
+    if self._num_records and key // self._num_records > self._epoch:
+      self._end_epoch()
+      self._epoch = key // self._num_records
+    piece: episodes_lib.Piece | None
+    if is_block:
+      piece = task_block.split(record, self._config, key_field=self._key_field)
+      num_read, num_used = len(fields['task']), piece.num_tasks
     else:
-      self._packer.add(episode)
+      piece = episodes_lib.make_episode(record, self._config, key=key)
+      num_read, num_used = 1, int(piece is not None)
+    self._num_short += num_read - num_used
+    self._num_in_vain = 0 if num_used else self._num_in_vain + num_read
+    if piece is not None:
+      self._packer.add(piece)
+
+  def _end_epoch(self):
+    """Says how many records were too short; raises if all of an epoch were."""
+    if self._num_records and self._num_in_vain >= self._num_records:
+      least = self._config.min_support + 1
+      raise ValueError(
+        f'EpisodeBatches: the last {self._num_in_vain} records, an epoch or'
+        f' more, gave no task: all have fewer than {least} rows,'
+        f' min_support={self._config.min_support} and a query row. Prepare data'
+        ' with more rows a task, or lower EpisodeConfig.min_support; in'
+        ' train_gmeta it is 3, or the largest of --support_sizes if that is'
+        ' less.'
+      )
+    _log_short('EpisodeBatches', self._num_short, self._config)
+    self._num_short = 0
 
   def get_state(self) -> State:
     state = self._parent.get_state()
@@ -214,7 +241,20 @@ class _EpisodeIterator(grain.DatasetIterator):
   def set_state(self, state: State) -> None:
     self._parent.set_state(state)
     self._packer = Packer(self._config)
-    self._num_short = 0
+    self._epoch = -1
+    self._num_short = self._num_in_vain = 0
+
+
+def _log_short(name, num_short, config):
+  """Says how many records were too short, if any."""
+  if num_short:
+    logging.info(
+      '%s: %d records left out: fewer than min_support=%d rows and a query'
+      ' row.',
+      name,
+      num_short,
+      config.min_support,
+    )
 
 
 def iter_episode_batches(
@@ -235,11 +275,15 @@ def iter_episode_batches(
     Batches; the last ones may be partly empty.
   """
   packer = Packer(config)
+  num_short = 0
   for key, record in enumerate(records, first_key):
     episode = episodes_lib.make_episode(record, config, key=key)
-    if episode is not None:
+    if episode is None:
+      num_short += 1
+    else:
       packer.add(episode)
     while packer.ready():
       yield episodes_lib.make_batch(packer.take(), config)
+  _log_short('iter_episode_batches', num_short, config)
   while packer.pending:
     yield episodes_lib.make_batch(packer.take(), config)

@@ -216,7 +216,11 @@ class RatingLevels:
   positive_rating: float = 4.0
 
   def loss(self, logits_BL: jax.Array, rating_B: jax.Array) -> jax.Array:
-    """Cross-entropy [B] of ratings [B], each taken as its nearest level."""
+    """Cross-entropy [B] of ratings [B], each taken as its nearest level.
+
+    It cannot refuse a rating off the levels, in a compiled step: whoever
+    prepares the data does, as `antjax.input.table_raw` does.
+    """
     levels = jnp.asarray(self.levels, logits_BL.dtype)
     distance = jnp.abs(
       rating_B[..., None] - levels.reshape((1,) * rating_B.ndim + (-1,))

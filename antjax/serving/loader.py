@@ -24,6 +24,7 @@ MANIFEST = 'manifest.json'
 FORMAT = 'antjax.serving'
 FORMAT_VERSION = 1
 PARAMS = 'params.npz'
+_MAX_KEY = np.iinfo(np.int64).max
 
 # Shape suffixes: T = tasks (users), R = rows, support or query, K = values of a
 # multi-hot feature.
@@ -82,14 +83,21 @@ class Model:
     unknown = 0 if ids.min(initial=1) > 0 else -1
     if not len(keys) or not values.size:
       return np.full(values.shape, unknown, np.int32)
-    is_text = keys.dtype.kind == 'S'
-    # Numpy would compare numbers with texts, digit by digit.
-    if values.dtype.kind not in ('S' if is_text else 'iuf'):
+    # Numpy would compare numbers with texts, digit by digit, and integers with
+    # floats, or of other types, as floats: not exact above 2**53.
+    kind = keys.dtype.kind
+    kinds, needed = {
+      'S': ('S', 'texts'),
+      'f': ('iuf', 'numbers'),
+    }.get(kind, ('iu', 'integers below 2**63'))
+    is_large = values.dtype.kind == 'u' and values.max() > _MAX_KEY
+    if values.dtype.kind not in kinds or (kind == 'i' and is_large):
       raise ValueError(
-        f'Model.ids: the values of {feature!r} are'
-        f' {"texts" if is_text else "numbers"}; got {values.ravel()[0]!r}, in'
-        f' an array of {values.dtype}.'
+        f'Model.ids: the values of {feature!r} are {needed}; got'
+        f' {values.ravel()[0]!r}, in an array of {values.dtype}.'
       )
+    if kind == 'i':
+      values = values.astype(np.int64)
     at = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
     return np.where(keys[at] == values, ids[at], unknown).astype(np.int32)
 

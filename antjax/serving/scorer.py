@@ -69,6 +69,12 @@ class _Task:
       )
     num_rows = len(record[label])
     num_query = int(record.get('num_query', 0)) or num_rows
+    if not 0 <= num_query <= num_rows:
+      raise ValueError(
+        f'score: task {record["task"]} has num_query={num_query} of its'
+        f' {num_rows} rows (by {label!r}); needed is 0 to {num_rows}: the last'
+        ' num_query rows are the query. Correct the record.'
+      )
     self.start = num_rows - num_query
     self.num_rows = num_rows
     self.num_support = min(self.start, most)
@@ -84,7 +90,9 @@ class _Task:
       )
     self.task = int(record['task'])
     self.label = np.asarray(record[label], np.float32)
-    self.columns = {name: np.asarray(record[name]) for name in names}
+    self.columns = {
+      name: _column(model, record, name, num_rows) for name in names
+    }
 
   def fill(self, arrays: Columns, at: int, rows: slice) -> None:
     """Puts rows of the features into line `at` of padded arrays."""
@@ -93,6 +101,35 @@ class _Task:
       if column.ndim:  # Else a scalar, which holds for all rows.
         column = column[rows]
       array[at, : rows.stop - rows.start] = column
+
+
+def _column(model, record, name, num_rows):
+  """A column at the model's width, [n], [n, K], or a scalar for all rows."""
+  column = np.asarray(record[name])
+  width = model.manifest['features'].get(name, {}).get('max_values', 1)
+  if column.shape not in ((), (num_rows,)) and (
+    column.ndim != 2 or len(column) != num_rows
+  ):
+    needed = (num_rows,) if width == 1 else (num_rows, width)
+    raise ValueError(
+      f'score: task {record["task"]}: {name!r} has shape {column.shape}; needed'
+      f' is {needed}, the rows of the record and, of a list, its values.'
+    )
+  if column.ndim < 2 and width == 1:
+    return column
+  if column.ndim < 2:  # One value a row.
+    column = np.broadcast_to(column, num_rows)[:, None]
+  if column.shape[1] > width:
+    raise ValueError(
+      f'score: task {record["task"]}: {name!r} has {column.shape[1]} values a'
+      f' row; the model takes up to {width}, as the data that it was trained on'
+      f' had. Give at most {width}, or train and export a model on data as'
+      ' wide.'
+    )
+  if width == 1:
+    return column.reshape(num_rows)
+  padding = ((0, 0), (0, width - column.shape[1]))
+  return np.pad(column, padding, constant_values=-1)
 
 
 def _score(model, tasks, size, num_tasks):
@@ -146,21 +183,104 @@ def user_ids(model: Model, values: Mapping[str, Any]) -> Columns:
   Returns:
     feature -> int32 [], [n] or [n, K], as `Model.adapt_user` takes them;
     numeric inputs as they are.
+
+  Raises:
+    ValueError: A feature is missing, unknown to the model, or its values are
+      not of the kind, shape or width that it needs.
   """
-  names = [*model.manifest['features'], *model.manifest['numeric']]
+  features, numeric = model.manifest['features'], model.manifest['numeric']
+  names = [*features, *numeric]
   if missing := [name for name in names if name not in values]:
     raise ValueError(f'user_ids: {missing} missing; needed are {names}.')
-  ids = {n: np.asarray(values[n]) for n in model.manifest['numeric']}
-  for name, feature in model.manifest['features'].items():
-    given, width = values[name], feature['max_values']
-    known = name in model.manifest['vocabularies']
-    if width > 1:
-      rows = np.full((len(given), width), -1, np.int32)
-      for i, row in enumerate(given):
-        row = row[:width]
-        rows[i, : len(row)] = model.ids(name, row) if known else row
-      ids[name] = rows
+  if unknown := [name for name in values if name not in names]:
+    raise ValueError(
+      f'user_ids: {unknown} is not among the inputs of the model; needed are'
+      f' {names}, no more.'
+    )
+  ids = {}
+  for name in numeric:
+    ids[name] = _values(name, values[name], 'one number a row, or one for all')
+    if ids[name].size and ids[name].dtype.kind not in 'iuf':
+      raise ValueError(
+        f'user_ids: {name!r} holds {ids[name].ravel()[0]!r}; needed are'
+        ' numbers.'
+      )
+  for name, feature in features.items():
+    if feature['max_values'] > 1:
+      ids[name] = _lists(model, name, values[name], feature['max_values'])
     else:
-      array = model.ids(name, given) if known else np.asarray(given, np.int32)
-      ids[name] = array
+      array = _values(name, values[name], 'one value a row, or one for all')
+      ids[name] = _ids(model, name, array)
   return ids
+
+
+def _lists(model, name, given, width):
+  """Ids int32 [n, width] of a list of lists, padded with -1."""
+  needed = 'a list of values for each row, as in [["a", "b"], ["c"]]'
+  if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+    raise ValueError(f'user_ids: {name!r} is {given!r}; needed is {needed}.')
+  lines = list(given)
+  rows = np.full((len(lines), width), -1, np.int32)
+  for row, line in zip(rows, lines, strict=True):
+    if not isinstance(line, list | tuple | np.ndarray):
+      raise ValueError(
+        f'user_ids: a row of {name!r} is {line!r}; needed is {needed}.'
+      )
+    array = _values(name, line, needed)
+    if len(array) > width:
+      raise ValueError(
+        f'user_ids: a row of {name!r} has {len(array)} values; the model takes'
+        f' up to {width}. Leave some out, or train and export a model on data'
+        ' with as many.'
+      )
+    row[: len(array)] = _ids(model, name, array)
+  return rows
+
+
+def _ids(model, name, array):
+  """Ids int32 of values or, without a vocabulary, the ids given, checked."""
+  if name in model.manifest['vocabularies']:
+    return model.ids(name, array)
+  num_ids = model.manifest['features'][name]['num_ids']
+  if array.size and array.dtype.kind not in 'iu':
+    raise ValueError(
+      f'user_ids: {name!r} holds {array.ravel()[0]!r} (as {array.dtype}); it'
+      ' has no vocabulary, and needed are ids: integers.'
+    )
+  for wrong in array[(array < -1) | (array >= num_ids)]:
+    raise ValueError(
+      f'user_ids: {name!r} has id {wrong}; the model has ids 0 to'
+      f' {num_ids - 1}, and -1 for none. Give 0 for what it does not know.'
+    )
+  return array.astype(np.int32)
+
+
+def _values(name, given, needed):
+  """One value or one a row, [] or [n], all texts or all numbers."""
+  try:
+    array = np.asarray(given)
+  except ValueError as error:  # Lists of unequal lengths.
+    raise ValueError(
+      f'user_ids: {name!r} holds lists among values, or of unequal lengths;'
+      f' needed is {needed}.'
+    ) from error
+  if array.ndim > 1:
+    raise ValueError(
+      f'user_ids: {name!r} has shape {array.shape}; needed is {needed}.'
+    )
+  # An array may have become one of texts, or of floats, by one of its values.
+  values = given if isinstance(given, list | tuple) else array.ravel().tolist()
+  for value in values:
+    is_text = isinstance(value, str | bytes)
+    is_number = isinstance(value, int | float | np.number)
+    if isinstance(value, bool) or not (is_text or is_number):
+      raise ValueError(
+        f'user_ids: {name!r} holds {value!r}; needed is {needed}, a text or a'
+        ' number.'
+      )
+    if is_text != isinstance(values[0], str | bytes):
+      raise ValueError(
+        f'user_ids: {name!r} holds {values[0]!r} and {value!r}; needed are'
+        ' texts only or numbers only.'
+      )
+  return array

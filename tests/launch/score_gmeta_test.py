@@ -34,3 +34,20 @@ def test_what_is_no_user_is_refused(tmp_path, text, message):
     path.write_text(text)
   with pytest.raises(ValueError, match=message):
     score_gmeta._read_user(str(path))
+
+
+@pytest.mark.parametrize(
+  ('kind', 'good', 'bad', 'needed'),
+  [
+    ('rating', [1, 5.0], 3.5, 'rating.* one of 1, 2, 3, 4, 5'),
+    ('rating', [1, 5.0], 0, 'rating.* one of 1, 2, 3, 4, 5'),
+    ('click', [0, 1.0], 2, 'click.* one of 0, 1'),
+  ],
+)
+def test_labels_are_of_the_models_kind(tmp_path, kind, good, bad, needed):
+  path = tmp_path / 'user.json'
+  path.write_text(json.dumps(GOOD | {'labels': good}))
+  assert score_gmeta._read_user(str(path), kind)['labels'] == good
+  path.write_text(json.dumps(GOOD | {'labels': [*good, bad]}))
+  with pytest.raises(ValueError, match=f'holds {bad}; .*{needed}'):
+    score_gmeta._read_user(str(path), kind)

@@ -37,14 +37,17 @@ def make_record(task, num_rows):
 class Source:
   """Task records in memory."""
 
-  def __init__(self, sizes):
-    self._sizes = sizes
+  def __init__(self, sizes, num_query=2):
+    self._sizes, self._num_query = sizes, num_query
 
   def __len__(self):
     return len(self._sizes)
 
   def read(self, start, stop):
-    return [make_record(i, self._sizes[i]) for i in range(start, stop)]
+    return [
+      make_record(i, self._sizes[i]) | {'num_query': self._num_query}
+      for i in range(start, stop)
+    ]
 
 
 SCHEMA = {
@@ -55,10 +58,10 @@ SCHEMA = {
 }
 
 
-def block_source(sizes, folder):
+def block_source(sizes, folder, num_query=2):
   """The same records in an Arrow file, read by blocks."""
   path = folder / 'tasks.arrow'
-  table = pa.Table.from_pylist(Source(sizes).read(0, len(sizes)))
+  table = pa.Table.from_pylist(Source(sizes, num_query).read(0, len(sizes)))
   record_writer.write_arrow(path, table.to_batches(), SCHEMA, block_size=3)
   return records_lib.open_source(path, SCHEMA, as_blocks=True)
 
@@ -205,3 +208,56 @@ def test_records_in_memory_give_each_task_once():
   records = [make_record(t, n) for t, n in enumerate([SMALL, LARGE] * 7)]
   batches = meta_io.iter_episode_batches(records, CONFIG)
   assert count(batches) == dict.fromkeys(range(14), 1)
+
+
+def short_source(sizes, as_blocks, folder):
+  """Records without a split of their own: one of a single row is too short."""
+  return block_source(sizes, folder, 0) if as_blocks else Source(sizes, 0)
+
+
+@pytest.fixture(name='said')
+def _said(monkeypatch):
+  """What was logged at INFO."""
+  lines = []
+  monkeypatch.setattr(
+    meta_io.logging, 'info', lambda text, *args: lines.append(text % args)
+  )
+  return lines
+
+
+@pytest.mark.parametrize('as_blocks', [False, True])
+def test_short_records_are_told_of_once_an_epoch(as_blocks, tmp_path, said):
+  sizes = [1, LARGE, 1, LARGE, LARGE, LARGE, LARGE]
+  source = short_source(sizes, as_blocks, tmp_path)
+  batches = leased(sizes, None, source, num_records=len(sizes))
+  for _, _ in zip(range(12), batches):
+    pass
+  assert len(said) >= 2
+  assert all('2 records left out: fewer than min_support=1' in x for x in said)
+
+
+@pytest.mark.parametrize('num_epochs', [1, None])
+@pytest.mark.parametrize('as_blocks', [False, True])
+def test_an_epoch_of_short_records_is_refused(as_blocks, num_epochs, tmp_path):
+  sizes = [1] * 7
+  source = short_source(sizes, as_blocks, tmp_path)
+  batches = leased(sizes, num_epochs, source, num_records=len(sizes))
+  message = 'last 7 records.* fewer than 2 rows.*min_support.*--support_sizes'
+  with pytest.raises(ValueError, match=message):
+    next(iter(batches))
+
+
+def test_one_usable_record_an_epoch_is_enough():
+  sizes = [1] * 6 + [LARGE]
+  source = Source(sizes, num_query=0)
+  batches = leased(sizes, 20, source, num_records=len(sizes))
+  assert count(batches) == {6: 20}
+
+
+def test_short_records_in_memory_are_told_of(said):
+  records = [make_record(i, n) | {'num_query': 0} for i, n in enumerate([1, 5])]
+  assert count(meta_io.iter_episode_batches(records, CONFIG)) == {1: 1}
+  assert said == [
+    'iter_episode_batches: 1 records left out: fewer than min_support=1 rows'
+    ' and a query row.'
+  ]

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The batch scorer gives each user what the user gets alone."""
 
+import typing
+
 import numpy as np
 import pytest
 
@@ -81,6 +83,112 @@ def test_a_user_by_values(model):
   assert model.adapt_user(ids, [5, 1], ids)['prediction'].shape == (2,)
   with pytest.raises(ValueError, match=r"\['genres'\] missing"):
     scorer.user_ids(model, {'gender': 1, 'item': []})
+
+
+GOOD = {'gender': 1, 'item': ['Amélie 3'], 'genres': [[4]]}
+
+
+@pytest.mark.parametrize(
+  ('values', 'message'),
+  [
+    ({'genres': ['Animation', 'Comedy']}, r"'genres'.*'Animation'.* list "),
+    ({'genres': [4, 5]}, "'genres'.* 4; needed is a list "),
+    ({'genres': 'Animation'}, "'genres'.*'Animation'; needed is a list "),
+    ({'genres': [[1, 2, 3, 4]]}, "'genres'.*4 values; .* up to 3"),
+    ({'genres': [[1, [2]]]}, "'genres'"),
+    ({'genres': [[1, None]]}, "'genres'.*None"),
+    ({'genres': [None]}, "'genres'.*None"),
+    ({'genres': [[9]]}, "'genres' .* id 9.* 0 to 8"),
+    ({'genres': [[1.5]]}, "'genres'.*1.5.*integer"),
+    ({'gendre': 1}, r"'gendre'.* is not .*'gender'"),
+    ({'item': [['a'], 'b']}, "'item'.*lists.* one value a row"),
+    ({'item': [['a'], ['b', 'c']]}, "'item'.*lists.* one value a row"),
+    ({'item': [['a']]}, r"'item'.*\(1, 1\).* one value a row"),
+    ({'item': ['Amélie 3', None]}, "'item'.*None"),
+    ({'item': None}, "'item'.*None"),
+    ({'item': ['Amélie 3', 4]}, "'item'.* and 4; .*texts only"),
+    ({'item': [4]}, "'item' are texts; got .*4"),
+    ({'gender': None}, "'gender'.*None"),
+    ({'gender': [1, [2]]}, "'gender'.* one value a row"),
+    ({'gender': 2**40}, "'gender' .* id 1099511627776"),
+    ({'gender': True}, "'gender'.*True"),
+  ],
+)
+def test_values_that_would_be_misread_are_refused(model, values, message):
+  assert scorer.user_ids(model, GOOD)
+  with pytest.raises(ValueError, match=message):
+    scorer.user_ids(model, GOOD | values)
+
+
+class KeyedModel:
+  """As `Model`, of one feature with integer keys and one numeric input."""
+
+  manifest: typing.ClassVar = {
+    'features': {'user': {'num_ids': 4, 'max_values': 1}},
+    'numeric': ['age'],
+    'vocabularies': {'user': {}},
+  }
+  keys = np.array([2**53, 2**53 + 1, 2**62])
+
+  ids = loader.Model.ids
+
+  def __init__(self):
+    self._vocabularies = {'user': {'keys': self.keys, 'ids': np.arange(1, 4)}}
+
+
+def test_integer_keys_stay_exact():
+  model = KeyedModel()
+  ids = scorer.user_ids(model, {'user': [2**53 + 1, 5], 'age': 3})
+  assert ids['user'].tolist() == [2, 0]
+  ids = scorer.user_ids(model, {'user': np.uint64([2**53 + 1]), 'age': [3.5]})
+  assert ids['user'].tolist() == [2]
+  for wrong in ([2**53 + 1, 0.5], [1.0], 2**63, [2**63, -1]):
+    with pytest.raises(ValueError, match="'user' are integers"):
+      scorer.user_ids(model, {'user': wrong, 'age': 3})
+
+
+@pytest.mark.parametrize('age', [None, ['3'], [1, None], [[1]], [1, [2]]])
+def test_numeric_inputs_are_numbers(age):
+  with pytest.raises(ValueError, match="'age'"):
+    scorer.user_ids(KeyedModel(), {'user': 5, 'age': age})
+
+
+def test_lists_of_another_width(model):
+  one = record(0, 3, 2)
+  one['genres'][:, 2] = -1
+  (expected,) = scorer.score(model, [one])
+  (found,) = scorer.score(model, [one | {'genres': one['genres'][:, :2]}])
+  np.testing.assert_array_equal(found['prediction'], expected['prediction'])
+  wide = np.ones((5, 4), np.int32)
+  message = "task 0.*'genres'.* 4 values a row; .* up to 3"
+  with pytest.raises(ValueError, match=message):
+    list(scorer.score(model, [one | {'genres': wide}]))
+
+
+def test_single_values_where_the_model_takes_lists(model):
+  one = record(0, 3, 2)
+  one['genres'][:, 1:] = -1
+  (expected,) = scorer.score(model, [one])
+  (found,) = scorer.score(model, [one | {'genres': one['genres'][:, 0]}])
+  np.testing.assert_array_equal(found['prediction'], expected['prediction'])
+  (found,) = scorer.score(model, [one | {'gender': np.full((5, 1), 1)}])
+  (expected,) = scorer.score(model, [one | {'gender': 1}])
+  np.testing.assert_array_equal(found['prediction'], expected['prediction'])
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'num_query': 6}, 'task 0 .* num_query=6 .* 5 rows'),
+    ({'num_query': -1}, 'task 0 .* num_query=-1 .* 5 rows'),
+    ({'item': np.ones(4, np.int32)}, r"task 0.*'item'.*\(4,\).* \(5,\)"),
+    ({'genres': np.ones(3, np.int32)}, r"'genres'.*\(3,\).* \(5, 3\)"),
+    ({'gender': np.ones((5, 2), np.int32)}, "'gender' has 2 values .* up to 1"),
+  ],
+)
+def test_a_record_of_another_shape_is_refused(model, change, message):
+  with pytest.raises(ValueError, match=message):
+    list(scorer.score(model, [record(0, 3, 2) | change]))
 
 
 def test_a_record_that_lacks_a_column_is_named(model):
