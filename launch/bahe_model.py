@@ -222,6 +222,9 @@ def _token_tower(
   config: 'Config', clicks: Clicks, lm_config: LMConfig
 ) -> Tower:
   """The tower that reads tokens in each step."""
+  tokenizer = pretrained_tokenizer.load_tokenizer(
+    config.model, lm_config.vocab_size
+  )
   folder = config.token_cache or os.path.join(config.data, 'tokens')
   of_a_text = _MAX_TOKENS if config.tower == 'full_text' else config.max_tokens
   cache = TokenCache.build(
@@ -234,7 +237,6 @@ def _token_tower(
       min(config.max_tokens, int(cache.lengths.max())),
       cache,
     )
-  tokenizer = pretrained_tokenizer.load_tokenizer(config.model)
   return FullTextTower(
     lm_config,
     clicks.sizes.num_sequences,
