@@ -140,6 +140,7 @@ def build(config: Config, agent: 'Agent | None' = None) -> int:
         f'dtype={config.dtype}: the store at {config.out} has {found.dtype};'
         ' give another folder for another dtype.'
       )
+    store.check_parts(config.out, found)
     if found.rows == total:
       print(f'{config.out} has all {total:,} rows already: nothing was done.')
       return 0

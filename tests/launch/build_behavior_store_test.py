@@ -6,6 +6,7 @@ import dataclasses
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -157,6 +158,9 @@ def test_what_does_not_fit_is_refused_before_the_model_is_read(
     build(change(vocabulary=str(tmp_path / 'v')))
   with pytest.raises(FileNotFoundError, match='no vocabulary'):
     build(change(vocabulary=str(tmp_path / 'nothing')))
+  shutil.rmtree(pathlib.Path(config.out) / 'parts')
+  with pytest.raises(ValueError, match='part .* is gone; delete .* build'):
+    build(config)
 
 
 def test_a_tokenizer_of_more_ids_than_the_model_s_is_refused(config, tmp_path):
