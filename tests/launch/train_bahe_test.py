@@ -319,6 +319,14 @@ def test_a_model_that_lacks_ids_of_its_tokenizer_is_refused(folder, tmp_path):
   assert not list(tmp_path.glob('*/tokens.bin'))  # Nothing was tokenized.
 
 
+def test_events_that_are_cut_are_refused_at_once(folder, tmp_path):
+  shutil.copytree(folder / 'data', tmp_path / 'data')
+  path = tmp_path / 'data' / 'events' / 'liked.npy'
+  path.write_bytes(path.read_bytes()[:-4])
+  with pytest.raises(ValueError, match='damaged: events/liked.npy has'):
+    train(folder, tmp_path / 'run', data=str(tmp_path / 'data'))
+
+
 @pytest.mark.parametrize('num_low', [None, 0, 2])
 def test_the_cut_comes_back_from_json(num_low):
   given = train_bahe.Config(num_low=num_low)
