@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from antjax.ctr import tuning as ctr_tuning
 from antjax.ctr.bahe import tuning
+from antjax.ctr.bahe.dedup_tower import DedupTower
 from antjax.ctr.bahe.full_text import FullTextTower
 from antjax.ctr.bahe.model import ClickModel
 from antjax.ctr.bahe.store_tower import StoreTower
@@ -68,7 +69,8 @@ def activation_bytes(
   """About the bytes that the trained layers' activations take; 0 for others.
 
   The tower's sequences at the peak of the backward pass (`lm.cost`), and its
-  rows of the table; of a full text its tokens.
+  rows of the table, or, of the dedup tower, one frozen layer over the tokens of
+  its behaviours; of a full text its tokens.
   """
   dtype = jnp.dtype(config.compute_dtype)
   if isinstance(model.tower, FullTextTower):
@@ -79,7 +81,7 @@ def activation_bytes(
       text.num_tokens,
       dtype,
     )
-  if not isinstance(model.tower, StoreTower):
+  if not isinstance(model.tower, StoreTower | DedupTower):
     return 0
   encoder = model.tower.encoder
   high = encoder.high
@@ -87,6 +89,8 @@ def activation_bytes(
   places = max(clicks.lengths) + (encoder.fusion == 'early')
   sequences = clicks.rows_per_device * encoder.num_sequences
   rows = 2 * sequences * places * encoder.dim * dtype.itemsize
+  if isinstance(model.tower, DedupTower):
+    rows += _low_bytes(model.tower, dtype)
   if not num_layers or config.effective_tuning == 'none':
     return rows
   # No output layer: no logits.
@@ -94,6 +98,24 @@ def activation_bytes(
     high.config, num_layers=num_layers, vocab_size=0
   )
   return rows + cost.activation_bytes(config_of_high, sequences, places, dtype)
+
+
+def _low_bytes(tower: DedupTower, dtype: Any) -> int:
+  """Of the low half's forward pass, which keeps no layer for a backward one."""
+  high = tower.encoder.high
+  if not high.num_low:  # Embeddings only.
+    tokens = tower.capacity * tower.num_tokens
+    return tokens * tower.encoder.dim * dtype.itemsize
+  one_layer = dataclasses.replace(
+    high.config,
+    num_layers=1,
+    layers_per_step=1,
+    vocab_size=0,
+    remat='layer',
+  )
+  return cost.activation_bytes(
+    one_layer, tower.capacity, tower.num_tokens, dtype
+  )
 
 
 def print_table(memory: Mapping[str, Any]) -> None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 # Tokens of a behaviour in a full text at most.
 _MAX_TOKENS = 128
+_DEDUP_NUM_LOW = 3  # Without --num_low.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,9 +163,18 @@ def _store_tower(
 ) -> store_tower.StoreTower:
   store = BehaviorStore.open(config.store)
   manifest = store.manifest
-  manifest.check(model=fingerprint.of_model(config.model))
+  manifest.check(
+    model=fingerprint.of_model(config.model),
+    tokenizer=fingerprint.of_tokenizer(config.model),
+  )
   manifest.check_vocabulary(clicks.vocabulary)
   num_low, num_layers = manifest.num_low, lm_config.num_layers
+  if config.num_low not in (None, num_low):
+    raise ValueError(
+      f'num_low={config.num_low}: the store at {config.store} has rows of'
+      f' num_low={num_low}; give --num_low=none to take that, or a'
+      f' store that was built with --num_low={config.num_low}.'
+    )
   if store.rows < clicks.sizes.num_behaviors:
     raise ValueError(
       f'store={config.store} has {store.rows} rows, {config.data} has'
@@ -222,19 +232,22 @@ def _token_tower(
   config: 'Config', clicks: Clicks, lm_config: LMConfig
 ) -> Tower:
   """The tower that reads tokens in each step."""
+  tokenizer = pretrained_tokenizer.load_tokenizer(
+    config.model, lm_config.vocab_size
+  )
   folder = config.token_cache or os.path.join(config.data, 'tokens')
   of_a_text = _MAX_TOKENS if config.tower == 'full_text' else config.max_tokens
   cache = TokenCache.build(
     folder, clicks.vocabulary, config.model, max_tokens=of_a_text
   )
   if config.tower == 'dedup':
+    num_low = _DEDUP_NUM_LOW if config.num_low is None else config.num_low
     return DedupTower(
-      sequence_encoder(config, clicks, lm_config, config.num_low),
+      sequence_encoder(config, clicks, lm_config, num_low),
       min(_max_distinct(config, clicks), clicks.sizes.num_behaviors),
       min(config.max_tokens, int(cache.lengths.max())),
       cache,
     )
-  tokenizer = pretrained_tokenizer.load_tokenizer(config.model)
   return FullTextTower(
     lm_config,
     clicks.sizes.num_sequences,

@@ -140,10 +140,12 @@ def build(config: Config, agent: 'Agent | None' = None) -> int:
         f'dtype={config.dtype}: the store at {config.out} has {found.dtype};'
         ' give another folder for another dtype.'
       )
+    store.check_parts(config.out, found)
     if found.rows == total:
       print(f'{config.out} has all {total:,} rows already: nothing was done.')
       return 0
-  encoder = _encoder(config)
+  # A wrong flag is refused before it is in the store's manifest.
+  encoder, tokenizer = _encoder(config)
   head = min(total, fingerprint.HEAD_ROWS)
   writer = StoreWriter(
     config.out,
@@ -160,9 +162,6 @@ def build(config: Config, agent: 'Agent | None' = None) -> int:
     ),
   )
   writer.manifest.check_vocabulary(vocabulary)
-  tokenizer = Tokenizer(
-    pretrained_tokenizer.load_tokenizer(config.model), config.max_tokens
-  )
   num_done, began = 0, time.monotonic()
   left = _num_rows(writer.missing(0, total))
   with Progress(
@@ -212,18 +211,23 @@ class _Shown:
     self._num_texts = num_texts
 
 
-def _encoder(config: Config) -> Encoder:
+def _encoder(config: Config) -> tuple[Encoder, Tokenizer]:
   # The high half goes when this returns.
   lm_config, params = pretrained.load_pretrained(
     config.model, dtype=jnp.dtype(config.compute_dtype)
   )
-  return Encoder(
+  tokenizer = Tokenizer(
+    pretrained_tokenizer.load_tokenizer(config.model, lm_config.vocab_size),
+    config.max_tokens,
+  )
+  encoder = Encoder(
     lm_config,
     params,
     num_low=config.num_low,
     max_tokens=config.max_tokens,
     tokens_per_batch=config.tokens_per_batch,
   )
+  return encoder, tokenizer
 
 
 def _vocabulary(folder: str) -> BehaviorVocabulary:

@@ -142,7 +142,7 @@ def read(folder: str | os.PathLike[str]) -> tuple[Recommender, Catalogue]:
   recommender = Recommender(
     model,
     params,
-    pretrained_tokenizer.load_tokenizer(folder),
+    pretrained_tokenizer.load_tokenizer(folder, lm_config.vocab_size),
     marks,
     Limits(**content['limits']),
     titles,

@@ -108,6 +108,9 @@ def text_maker(
   config: 'Config', data: SequenceData, lm_config: LMConfig
 ) -> TextMaker:
   """Texts of the data's titles; their tokens are made if not there."""
+  tokenizer = pretrained_tokenizer.load_tokenizer(
+    config.model, lm_config.vocab_size
+  )
   folder = config.token_cache or os.path.join(config.data, 'tokens')
   cache = TokenCache.build(
     folder,
@@ -116,7 +119,6 @@ def text_maker(
     max_tokens=config.max_title_tokens,
     special_tokens=False,
   )
-  tokenizer = pretrained_tokenizer.load_tokenizer(config.model)
   marks = marks_of(lm_config, tokenizer, published=config.published_marks)
   longest = config.max_history * int(cache.lengths.max()) + marks.num_tokens
   return TextMaker(

@@ -42,7 +42,7 @@ class TextEncoder:
     config, params = pretrained.load_pretrained(
       model, shardings=jax.sharding.SingleDeviceSharding(host)
     )
-    inner = pretrained_tokenizer.load_tokenizer(model)
+    inner = pretrained_tokenizer.load_tokenizer(model, config.vocab_size)
     self._tokenizer = token_cache.Tokenizer(inner, max_tokens)
     self.made_of = [
       fingerprint.of_model(model),

@@ -76,8 +76,10 @@ class Config(training_config.LanguageTrainingConfig):
     'value',
   )
   num_low: Annotated[
-    int, 'Layers below the cut, for --tower=dedup; a store knows its own.'
-  ] = 3
+    int | None,
+    "Layers below the cut. none: the store's own, for --tower=dedup 3; another"
+    " number than the store's is refused.",
+  ] = None
   max_tokens: Annotated[
     int,
     "For full_text: tokens of a sequence's text, whose newest behaviours are"
@@ -126,9 +128,11 @@ class Config(training_config.LanguageTrainingConfig):
     self.check_least(
       {
         **dict.fromkeys(('lora_rank', 'max_tokens'), 1),
-        **dict.fromkeys(('num_low', 'max_distinct', 'eval_examples'), 0),
+        **dict.fromkeys(('max_distinct', 'eval_examples'), 0),
       }
     )
+    if self.num_low is not None:
+      self.check_least({'num_low': 0})
     if not self.max_behaviors or min(self.max_behaviors) < 1:
       raise ValueError(
         f'max_behaviors={self.max_behaviors}: must be at least 1.'

@@ -48,6 +48,43 @@ def load_description(folder: str | os.PathLike[str]) -> dict[str, Any]:
   return description
 
 
+def check_files(
+  folder: str | os.PathLike[str], description: Mapping[str, Any], under: str
+) -> None:
+  """Refuses files that are gone or of another size than was written.
+
+  Args:
+    folder: Folder with prepared data.
+    description: What `load_description` read there.
+    under: Folder in it whose files are looked at, such as 'events'.
+
+  Raises:
+    ValueError: There are such files; the message names them.
+  """
+  sizes = {f['path']: f['bytes'] for f in description['files'].values()}
+  damaged = _damaged(
+    pathlib.Path(folder),
+    {p: n for p, n in sizes.items() if p.startswith(f'{under}/')},
+  )
+  if damaged:
+    raise ValueError(
+      f'data={folder} is damaged: {"; ".join(damaged)}; copy the folder again,'
+      ' or make it again with launch/prepare_*.py --overwrite.'
+    )
+
+
+def _damaged(folder: pathlib.Path, sizes: Mapping[str, int]) -> list[str]:
+  """What is wrong with each file that is not there as it was written."""
+  found = []
+  for path, size in sizes.items():
+    file = folder / path
+    if not file.is_file():
+      found.append(f'{path} is gone')
+    elif file.stat().st_size != size:
+      found.append(f'{path} has {file.stat().st_size} bytes of {size}')
+  return found
+
+
 def open_split(
   folder: str | os.PathLike[str], split: str, *, as_blocks: bool = False
 ) -> records.RecordSource:
@@ -125,11 +162,7 @@ def is_current(
     )
   if overwrite:
     return False
-  damaged = [
-    path
-    for path, size in sizes.items()
-    if path not in present or (folder / path).stat().st_size != size
-  ]
+  damaged = _damaged(folder, sizes)
   if damaged:
     raise ValueError(
       f'out={folder} is damaged ({", ".join(damaged)}); add --overwrite to'

@@ -20,19 +20,36 @@ _QWEN2_WORDS = (
 )
 
 
-def load_tokenizer(path: str | os.PathLike[str]) -> tokenizers.Tokenizer:
+def load_tokenizer(
+  path: str | os.PathLike[str], vocab_size: int | None = None
+) -> tokenizers.Tokenizer:
   """Reads a folder's tokenizer.json, or what a GGUF file holds.
 
   Texts are neither cut nor padded, whatever the file was set to.
 
   Args:
     path: Folder with a tokenizer.json, .gguf file, or folder with one.
+    vocab_size: Of the model that is to read the ids; it may be larger than the
+      tokenizer's. None: nobody checks that they fit.
 
   Raises:
     FileNotFoundError: There is no tokenizer.
-    ValueError: It is damaged, or of a kind that we do not read.
+    ValueError: It is damaged, of a kind that we do not read, or has ids that
+      the model does not know.
   """
-  path = pathlib.Path(path)
+  tokenizer = _load(pathlib.Path(path))
+  last = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+  if vocab_size is not None and last >= vocab_size:
+    # JAX would take the last row for all of those.
+    raise ValueError(
+      f'the tokenizer of {path} has ids up to {last}, its model of vocab_size='
+      f'{vocab_size} needs ids up to {vocab_size - 1} at most; give the'
+      ' tokenizer that the model came with.'
+    )
+  return tokenizer
+
+
+def _load(path: pathlib.Path) -> tokenizers.Tokenizer:
   file = path / FILE_NAME
   if path.is_dir() and not file.is_file():
     found = sorted(path.glob('*.gguf'))

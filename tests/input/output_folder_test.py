@@ -65,6 +65,22 @@ def test_foreign_file_in_our_folder(folder):
     is_current(folder, overwrite=True)
 
 
+def test_files_of_another_size_are_refused(tmp_path):
+  (tmp_path / 'events').mkdir()
+  (tmp_path / 'events' / 'liked.npy').write_bytes(b'abc')
+  files = {
+    'events/liked.npy': {'path': 'events/liked.npy', 'bytes': 3},
+    'train': {'path': 'train.parquet', 'bytes': 4},  # Not looked at.
+  }
+  output_folder.check_files(tmp_path, {'files': files}, 'events')
+  (tmp_path / 'events' / 'liked.npy').write_bytes(b'ab')
+  with pytest.raises(ValueError, match='liked.npy has 2 bytes of 3.*overwrite'):
+    output_folder.check_files(tmp_path, {'files': files}, 'events')
+  (tmp_path / 'events' / 'liked.npy').unlink()
+  with pytest.raises(ValueError, match='liked.npy is gone'):
+    output_folder.check_files(tmp_path, {'files': files}, 'events')
+
+
 @pytest.mark.parametrize('how', ['cut', 'gone'])
 def test_damaged(folder, how):
   if how == 'cut':
@@ -72,7 +88,7 @@ def test_damaged(folder, how):
   else:
     (folder / 'train.parquet').unlink()
   with pytest.raises(
-    ValueError, match=r'damaged \(train.parquet\); add --over'
+    ValueError, match=r'damaged \(train.parquet (has 3|is gone).*; add --over'
   ):
     is_current(folder)
   assert not is_current(folder, overwrite=True)

@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A store is built once, goes on where it was, and is shared by processes."""
 
+import dataclasses
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,6 +158,24 @@ def test_what_does_not_fit_is_refused_before_the_model_is_read(
     build(change(vocabulary=str(tmp_path / 'v')))
   with pytest.raises(FileNotFoundError, match='no vocabulary'):
     build(change(vocabulary=str(tmp_path / 'nothing')))
+  shutil.rmtree(pathlib.Path(config.out) / 'parts')
+  with pytest.raises(ValueError, match='part .* is gone; delete .* build'):
+    build(config)
+
+
+def test_a_tokenizer_of_more_ids_than_the_model_s_is_refused(config, tmp_path):
+  small_vocabulary.write_model(tmp_path / 'model')
+  words = [f'w{i}' for i in range(100)]
+  small_vocabulary.write_tokenizer(tmp_path / 'model', words)
+  with pytest.raises(ValueError, match='ids up to 103.*vocab_size=61'):
+    build(dataclasses.replace(config, model=str(tmp_path / 'model')))
+  assert not (tmp_path / 'store').exists()
+
+
+def test_a_wrong_flag_leaves_no_manifest(config):
+  with pytest.raises(ValueError, match='max_tokens=2: the tokenizer adds 2'):
+    build(dataclasses.replace(config, max_tokens=2))
+  assert not pathlib.Path(config.out).exists()
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,14 @@ def test_a_vector_is_the_mean_over_the_newest_tokens(model):
     np.testing.assert_allclose(found[row], expected, rtol=2e-4, atol=2e-5)
 
 
+def test_a_tokenizer_of_more_ids_than_the_model_s_is_refused(tmp_path):
+  small_vocabulary.write_model(tmp_path)
+  words = [f'w{i}' for i in range(100)]
+  small_vocabulary.write_tokenizer(tmp_path, words)
+  with pytest.raises(ValueError, match='ids up to 103.*vocab_size=61'):
+    TextEncoder(str(tmp_path), 6)
+
+
 def test_vectors_are_kept_for_the_same_texts_only(model, tmp_path):
   encoder = TextEncoder(str(model[0]), 6)
   texts = ['w1 w2', 'w3']

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 
 import antjax
+from antjax import config as config_lib
 from antjax.ctr import heads, tuning
 from antjax.ctr.bahe import model
 from antjax.input.behavior_vocabulary import BehaviorVocabulary
@@ -285,6 +287,7 @@ def test_early_stopping_takes_the_best_step(folder, tmp_path):
     ({'batch_size': 12}, 'batch_size=12 must be a multiple of 8'),
     ({'tower': 'frozen'}, 'tower=frozen needs a store of all 3 layers'),
     ({'store': 'store3'}, 'leaves none to train'),
+    ({'num_low': 2}, 'num_low=2: the store at .* has rows of num_low=1'),
     ({'user_embeddings': 'data'}, 'train.npy is not there'),
   ],
 )
@@ -299,9 +302,42 @@ def test_what_does_not_go_together_is_refused(
   assert not (tmp_path / 'run' / 'config.json').exists()
 
 
+def test_a_store_of_another_tokenizer_is_refused(folder, tmp_path):
+  shutil.copytree(folder / 'model', tmp_path / 'model')
+  small_vocabulary.write_tokenizer(tmp_path / 'model', WORDS[::-1])
+  with pytest.raises(ValueError, match='different is the tokenizer'):
+    train(folder, tmp_path / 'run', model=str(tmp_path / 'model'))
+
+
+def test_a_model_that_lacks_ids_of_its_tokenizer_is_refused(folder, tmp_path):
+  shutil.copytree(folder / 'model', tmp_path / 'model')
+  words = [f'w{i}' for i in range(100)]
+  small_vocabulary.write_tokenizer(tmp_path / 'model', words)
+  options = {'model': str(tmp_path / 'model'), 'token_cache': str(tmp_path)}
+  with pytest.raises(ValueError, match='ids up to 103.*vocab_size=61'):
+    train(folder, tmp_path / 'run', tower='full_text', **options)
+  assert not list(tmp_path.glob('*/tokens.bin'))  # Nothing was tokenized.
+
+
+def test_events_that_are_cut_are_refused_at_once(folder, tmp_path):
+  shutil.copytree(folder / 'data', tmp_path / 'data')
+  path = tmp_path / 'data' / 'events' / 'liked.npy'
+  path.write_bytes(path.read_bytes()[:-4])
+  with pytest.raises(ValueError, match='damaged: events/liked.npy has'):
+    train(folder, tmp_path / 'run', data=str(tmp_path / 'data'))
+
+
+@pytest.mark.parametrize('num_low', [None, 0, 2])
+def test_the_cut_comes_back_from_json(num_low):
+  given = train_bahe.Config(num_low=num_low)
+  text = json.dumps(config_lib.to_dict(given))
+  assert config_lib.from_dict(train_bahe.Config, json.loads(text)) == given
+
+
 @pytest.mark.parametrize(
   'changes, message',
   [
+    ({'num_low': -1}, 'num_low=-1: must be at least 0'),
     ({'patience': 3}, 'set evaluate_every'),
     ({'best_metric': 'loss'}, 'no metric of clicks'),
     ({'best_metric': 'auc'}, 'log it as validation_auc'),

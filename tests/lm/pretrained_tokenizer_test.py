@@ -93,5 +93,17 @@ def test_what_is_no_tokenizer_is_refused(made, tmp_path):
     pretrained_tokenizer.load_tokenizer(tmp_path)
 
 
+def test_a_tokenizer_beyond_the_model_s_vocabulary_is_refused(made, tmp_path):
+  made.save(str(tmp_path / 'tokenizer.json'))
+  num_ids = made.get_vocab_size()
+  # A model's vocabulary may be padded.
+  for vocab_size in (num_ids, num_ids + 7):
+    pretrained_tokenizer.load_tokenizer(tmp_path, vocab_size)
+  with pytest.raises(
+    ValueError, match=f'has ids up to {num_ids - 1}.*vocab_size=20 needs.* 19'
+  ):
+    pretrained_tokenizer.load_tokenizer(tmp_path, 20)
+
+
 if __name__ == '__main__':
   raise SystemExit(pytest.main([__file__]))

@@ -45,6 +45,8 @@ from antjax.ctr.bahe.manifest import Manifest
 CHUNK_ROWS = 1024
 MAX_ROWS = 2**31 - 1
 PARTS = 'parts'
+DATABASE = 'manifest.ocdbt'  # The file that a commit replaces.
+COMPLETE = b'complete/'
 _READ_ROWS = 64 * CHUNK_ROWS
 DTYPES = {
   'float16': np.dtype(np.float16),
@@ -71,7 +73,8 @@ class BehaviorStore:
 
     Raises:
       FileNotFoundError: No store there.
-      ValueError: It is damaged, or holds no complete row yet.
+      ValueError: It is damaged, lacks rows that it should have, or holds no
+        complete row yet.
     """
     manifest = read_manifest(path)
     if manifest is None:
@@ -85,6 +88,7 @@ class BehaviorStore:
         ' build has not ended. Start launch/build_behavior_store.py again, it'
         ' goes on.'
       )
+    check_parts(path, manifest)
     return cls(pathlib.Path(path), manifest)
 
   @property
@@ -210,6 +214,56 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest | None:
       f'{file} is no manifest of a store of behaviours ({error}); restore it,'
       ' or build the store anew in another folder.'
     ) from error
+
+
+def check_parts(path: str | os.PathLike[str], manifest: Manifest) -> None:
+  """Refuses a store whose parts are not all there; reads no rows.
+
+  Raises:
+    ValueError: A part is gone, damaged, or holds fewer rows than it should.
+    OSError: It cannot be read.
+  """
+  path = pathlib.Path(path)
+  ranges: dict[str, list[tuple[int, int]]] = {}
+  for start, stop, name in manifest.parts:
+    problem = ''
+    if not (path / PARTS / name / DATABASE).is_file():
+      problem = 'is gone'
+    else:
+      if name not in ranges:
+        keys = open_keys(path, name)
+        ranges[name] = [part for part, _ in complete_ranges(keys, path, name)]
+      at = start
+      for first, last in sorted(ranges[name]):
+        if first <= at:
+          at = max(at, last)
+      if at < stop:
+        problem = f'lacks rows of {start} to {stop - 1}'
+    if problem:
+      raise ValueError(
+        f'the store of behaviours at {path} is damaged: its part {name}'
+        f' {problem}; delete {path} and build it again'
+        ' (launch/build_behavior_store.py).'
+      )
+
+
+def open_keys(path: pathlib.Path, name: str) -> Any:
+  """The KvStore of a part that is there."""
+  what = f'read the part {name} of {path}'
+  return done(ts.KvStore.open(database_spec(path, name)), what)
+
+
+def complete_ranges(
+  keys: Any, path: pathlib.Path, name: str
+) -> list[tuple[tuple[int, int], bytes]]:
+  """((start, stop), key) of the rows that a part has, in no order."""
+  wanted = ts.KvStore.KeyRange(COMPLETE, COMPLETE[:-1] + b'0')
+  found = done(keys.list(wanted), f'read the part {name} of {path}')
+  result = []
+  for key in found:
+    start, stop = map(int, key[len(COMPLETE) :].split(b'-'))
+    result.append(((start, stop), key))
+  return result
 
 
 def open_part(

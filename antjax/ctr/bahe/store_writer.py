@@ -18,8 +18,6 @@ from antjax.ctr.bahe import manifest as manifest_lib
 from antjax.ctr.bahe import store
 from antjax.ctr.bahe.manifest import IDENTITY, Manifest
 
-_COMPLETE = b'complete/'
-_DATABASE = 'manifest.ocdbt'  # The file that a commit replaces.
 Range = tuple[int, int]
 
 
@@ -121,7 +119,7 @@ class StoreWriter:
         create=True,
       )
     part = self._part
-    key = _COMPLETE + b'%010d-%010d' % (start, stop)
+    key = store.COMPLETE + b'%010d-%010d' % (start, stop)
     try:
       with ts.Transaction(atomic=True) as transaction:
         target = part.values.with_transaction(transaction)
@@ -187,7 +185,7 @@ class StoreWriter:
     result = []
     for folder in sorted((self._path / store.PARTS).iterdir()):
       try:
-        status = (folder / _DATABASE).stat()
+        status = (folder / store.DATABASE).stat()
       except FileNotFoundError:
         continue  # Killed before its first row, or not at it yet.
       stamp = status.st_mtime_ns, status.st_size
@@ -200,14 +198,9 @@ class StoreWriter:
 
   def _ranges(self, name: str) -> list[Range]:
     what = f'read the part {name} of {self._path}'
-    keys = store.done(
-      ts.KvStore.open(store.database_spec(self._path, name)), what
-    )
-    wanted = ts.KvStore.KeyRange(_COMPLETE, _COMPLETE[:-1] + b'0')
-    found = store.done(keys.list(wanted), what)
+    keys = store.open_keys(self._path, name)
     result = []
-    for key in found:
-      start, stop = map(int, key[len(_COMPLETE) :].split(b'-'))
+    for (start, stop), key in store.complete_ranges(keys, self._path, name):
       if self._texts is not None:
         made_of = store.done(keys.read(key), what).value.decode()
         # An older version wrote nothing.

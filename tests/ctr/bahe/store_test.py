@@ -388,6 +388,25 @@ def test_a_store_without_rows_says_so(tmp_path):
     BehaviorStore.open(tmp_path)
 
 
+def test_a_part_that_is_gone_or_not_whole_is_refused(tmp_path):
+  found = put(tmp_path, rows_of(10))
+  name = found.manifest.parts[0][2]
+  longer = dataclasses.replace(
+    found.manifest, rows=15, parts=((0, 12, name), (12, 15, 'ab'))
+  )
+  file = tmp_path / 'manifest.json'
+  file.write_bytes(longer.to_json())
+  with pytest.raises(
+    ValueError, match=f'part {name} lacks rows of 0 to 11.*delete .* build'
+  ):
+    BehaviorStore.open(tmp_path)
+  file.write_bytes(found.manifest.to_json())
+  BehaviorStore.open(tmp_path)
+  os.rename(tmp_path / 'parts', tmp_path / 'elsewhere')
+  with pytest.raises(ValueError, match=f'part {name} is gone.*delete .* build'):
+    BehaviorStore.open(tmp_path)
+
+
 def test_lost_rows_are_an_error(tmp_path):
   found = put(tmp_path, rows_of(10))
   os.rename(tmp_path / 'parts', tmp_path / 'elsewhere')
@@ -396,7 +415,7 @@ def test_lost_rows_are_an_error(tmp_path):
   os.rename(tmp_path / 'elsewhere', tmp_path / 'parts')
   largest = max(tmp_path.glob('parts/*/d/*'), key=os.path.getsize)
   largest.write_bytes(largest.read_bytes()[:20])
-  with pytest.raises(ValueError, match='cannot (read the rows|open)'):
+  with pytest.raises(ValueError, match='cannot (read the|open)'):
     BehaviorStore.open(tmp_path).load()
 
 
