@@ -3,6 +3,7 @@
 """A GGUF file as a Hugging Face folder: its fields, and its tensors' names."""
 
 from collections.abc import Mapping
+import math
 import os
 import re
 from typing import Any
@@ -122,10 +123,40 @@ def _fields(file: gguf_file.GgufFile, path: Any) -> dict[str, Any]:
   for field in ('rms_norm_eps', 'rope_theta'):
     if field in fields:
       fields[field] = float(str(np.float32(fields[field])))
-  scaling = metadata.get(f'{name}.rope.scaling.type', 'none')
-  if scaling != 'none':
-    fields['rope_scaling'] = {'rope_type': scaling}
+  _check_neutral(metadata, name, fields, path)
   return fields
+
+
+def _check_neutral(
+  metadata: Mapping[str, Any], name: str, fields: dict[str, Any], path: Any
+) -> None:
+  """Refuses keys that would change what our model computes."""
+  width = fields.get('head_dim')
+  if width is None:
+    width = fields['hidden_size'] // fields['num_attention_heads']
+  neutral = {
+    'rope.scaling.type': 'none',
+    'rope.scaling.factor': 1.0,
+    'rope.scale_linear': 1.0,
+    'rope.dimension_count': width,
+    'attention.value_length': width,
+    'attention.scale': width**-0.5,
+    'logit_scale': 1.0,
+    'expert_count': 0,
+  }
+  for key, value in neutral.items():
+    got = metadata.get(f'{name}.{key}', value)
+    # Fractions are in fp32 there.
+    same = np.isscalar(got) and (
+      got == value
+      if isinstance(value, int | str) or isinstance(got, str)
+      else math.isclose(got, value, rel_tol=1e-6)
+    )
+    if not same:
+      raise ValueError(
+        f'{path}: {name}.{key}={got!r} is not supported; needed is {value!r},'
+        ' or a model without it.'
+      )
 
 
 def _name(name: str) -> str:
