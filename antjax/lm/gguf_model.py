@@ -61,7 +61,15 @@ class GgufModel:
     """
     self.file = gguf_file.GgufFile(path)
     self.fields = _fields(self.file, path)
-    self._names = {_name(name): name for name in self.file.shapes}
+    self._names: dict[str, str] = {}
+    for name in self.file.shapes:
+      ours = _name(name)
+      if ours in self._names:
+        raise ValueError(
+          f'{path}: {self._names[ours]} and {name} are both {ours}; needed is'
+          ' one of them.'
+        )
+      self._names[ours] = name
     self.shapes: Mapping[str, tuple[int, ...]] = {
       ours: self.file.shapes[name] for ours, name in self._names.items()
     }
@@ -117,7 +125,15 @@ def _fields(file: gguf_file.GgufFile, path: Any) -> dict[str, Any]:
   }
   for field, key in _FIELDS.items():
     if f'{name}.{key}' in metadata:
-      fields[field] = metadata[f'{name}.{key}']
+      value = metadata[f'{name}.{key}']
+      is_size = field not in ('rms_norm_eps', 'rope_theta')
+      kind = int if is_size else int | float
+      if isinstance(value, bool) or not isinstance(value, kind) or value <= 0:
+        needed = 'a whole number' if is_size else 'a number'
+        raise ValueError(
+          f'{path}: {name}.{key}={value!r}; needed is {needed} above 0.'
+        )
+      fields[field] = value
   fields.setdefault('num_key_value_heads', fields['num_attention_heads'])
   # In fp32 there; the shortest number that is the same fp32.
   for field in ('rms_norm_eps', 'rope_theta'):

@@ -138,6 +138,13 @@ def test_garbage_is_refused_or_read_but_never_anything_else(file):
   assert refused > 50
 
 
+def test_a_name_that_is_listed_twice_is_refused(file):
+  path, _ = file
+  path.write_bytes(path.read_bytes().replace(text('F16'), text('F32'), 1))
+  with pytest.raises(ValueError, match="tensor 'F32' is listed twice"):
+    gguf_file.GgufFile(path)
+
+
 # Inverse of gguf_model's names, and llama.cpp's own order of rows.
 def to_gguf(name):
   for theirs, ours in gguf_model._TOP.items():
@@ -241,6 +248,14 @@ def test_settings_that_change_the_computation_are_refused(key, value, tmp_path):
   path = tmp_path / 'x.gguf'
   write(path, _HEAD | {f'llama.{key}': value}, _TABLES)
   with pytest.raises(ValueError, match=f'x.gguf: llama.{key}=.*; needed is'):
+    gguf_model.GgufModel(path)
+
+
+@pytest.mark.parametrize('value', [0, [4, 4], 'x', 4.0])
+def test_sizes_that_are_none_are_refused(value, tmp_path):
+  path = tmp_path / 'x.gguf'
+  write(path, _HEAD | {'llama.attention.head_count': value}, _TABLES)
+  with pytest.raises(ValueError, match='x.gguf: llama.attention.head_count='):
     gguf_model.GgufModel(path)
 
 
