@@ -163,11 +163,10 @@ def _check_neutral(
   for key, value in neutral.items():
     got = metadata.get(f'{name}.{key}', value)
     # Fractions are in fp32 there.
-    same = np.isscalar(got) and (
-      got == value
-      if isinstance(value, int | str) or isinstance(got, str)
-      else math.isclose(got, value, rel_tol=1e-6)
-    )
+    if isinstance(got, int | float) and isinstance(value, float):
+      same = math.isclose(got, value, rel_tol=1e-6)
+    else:
+      same = isinstance(got, int | float | str) and got == value
     if not same:
       raise ValueError(
         f'{path}: {name}.{key}={got!r} is not supported; needed is {value!r},'
