@@ -4,6 +4,7 @@
 
 from collections.abc import Mapping
 import dataclasses
+import math
 from typing import Any
 
 from antjax.lm import families
@@ -26,20 +27,51 @@ _FEED_FORWARD = {
   'gated-gelu': ('gelu_tanh', True),
   'gated-silu': ('silu', True),
 }
+# Field of Config -> what its field of config.json must be.
+_KINDS = {
+  **dict.fromkeys(('rope_theta', 'norm_eps'), 'number'),
+  **dict.fromkeys(('activation', 'gated_mlp'), 'text'),
+  **dict.fromkeys(
+    ('norm_place', 'tie_embeddings', 'qkv_bias', 'out_bias', 'mlp_bias'),
+    'flag',
+  ),
+  **dict.fromkeys(
+    (
+      'vocab_size',
+      'num_layers',
+      'embed_dim',
+      'num_heads',
+      'num_kv_heads',
+      'head_dim',
+      'mlp_dim',
+      'max_positions',
+      'token_types',
+      'relative_buckets',
+      'relative_max_distance',
+    ),
+    'size',
+  ),
+}
 
 
-def read_config(fields: Mapping[str, Any]) -> Config:
+def read_config(fields: Mapping[str, Any], path: Any = 'config.json') -> Config:
   """The config of a model.
 
   Args:
     fields: Content of a config.json.
+    path: The file, for errors.
 
   Raises:
     ValueError: An unknown family, a field that is missing, or one whose value
       is not supported.
   """
-  family = families.family_of(fields)
+  family = families.family_of(fields, path)
   fields = dict(fields)
+  for name in ('rope_parameters', 'rope_scaling'):
+    if not isinstance(fields.get(name) or {}, dict):
+      raise ValueError(
+        f'{path}: {name}={fields[name]!r}; needed is an object or null.'
+      )
   rope = fields.get('rope_parameters') or {}
   rope = {**rope, **(fields.get('rope_scaling') or {})}
   if 'rope_theta' in rope:
@@ -51,25 +83,41 @@ def read_config(fields: Mapping[str, Any]) -> Config:
   for name, value in only.items():
     if fields.get(name, value) != value:
       raise ValueError(
-        f'config.json: {name}={fields[name]!r} is not supported; needed is'
+        f'{path}: {name}={fields[name]!r} is not supported; needed is'
         f' {value!r}, or a model without it.'
       )
   fields = {**family.defaults, **fields}
   # Models from before grouped queries leave their number out.
-  fields.setdefault('num_key_value_heads', fields.get('num_attention_heads'))
+  if fields.get('num_key_value_heads') is None:
+    fields['num_key_value_heads'] = fields.get('num_attention_heads')
   missing = sorted(set(family.fields.values()) - set(fields))
   if missing:
-    raise ValueError(f'config.json lacks {", ".join(missing)}.')
+    raise ValueError(f'{path} lacks {", ".join(missing)}.')
   values = dict(family.fixed)
   for ours, theirs in family.fields.items():
-    values[ours] = _read_field(ours, theirs, fields[theirs])
+    values[ours] = _read_field(ours, theirs, fields[theirs], path)
   width = values['embed_dim'] / values['num_heads']
   if values.get('head_dim') == width:
     values['head_dim'] = None
   return Config(**values)
 
 
-def _read_field(ours: str, theirs: str, value: Any) -> Any:
+def _read_field(ours: str, theirs: str, value: Any, path: Any) -> Any:
+  kind = _KINDS[ours]
+  is_bool, is_number = isinstance(value, bool), isinstance(value, int | float)
+  if kind == 'number':
+    fits = is_number and not is_bool and 0 < value < math.inf
+    needed = 'a number above 0'
+  elif kind == 'size':
+    least = 0 if ours in ('vocab_size', 'token_types') else 1
+    fits = isinstance(value, int) and not is_bool and value >= least
+    fits = fits or (ours == 'head_dim' and value is None)
+    needed = f'a whole number of at least {least}'
+  else:
+    fits = isinstance(value, bool if kind == 'flag' else str)
+    needed = 'true or false' if kind == 'flag' else 'a text'
+  if not fits:
+    raise ValueError(f'{path}: {theirs}={value!r}; needed is {needed}.')
   if ours == 'norm_place':
     return 'pre' if value else 'post'
   if ours not in ('activation', 'gated_mlp'):
@@ -80,7 +128,7 @@ def _read_field(ours: str, theirs: str, value: Any) -> Any:
     names = {k: v[place] for k, v in _FEED_FORWARD.items()}
   if value not in names:
     raise ValueError(
-      f'config.json: {theirs}={value!r}; known are {", ".join(names)}.'
+      f'{path}: {theirs}={value!r}; known are {", ".join(names)}.'
     )
   return names[value]
 

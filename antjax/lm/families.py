@@ -31,6 +31,7 @@ class Family:
     prefix: Stands before all names but the output layer's, where we write.
     also: Prefixes that files may have in its place.
     ignored: Pattern of tensors that the model does without.
+    old: End of a name in old files -> what it is now.
   """
 
   architecture: str
@@ -43,6 +44,7 @@ class Family:
   prefix: str
   also: tuple[str, ...]
   ignored: str
+  old: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 _COMMON = {
@@ -200,6 +202,10 @@ FAMILIES: dict[str, Family] = {
     prefix='',
     also=('bert.',),
     ignored=r'^(pooler|cls)\.|^embeddings\.position_ids$',
+    old={
+      'LayerNorm.gamma': 'LayerNorm.weight',
+      'LayerNorm.beta': 'LayerNorm.bias',
+    },
   ),
   't5': Family(
     architecture='T5EncoderModel',
@@ -251,16 +257,16 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def family_of(fields: Mapping[str, Any]) -> Family:
+def family_of(fields: Mapping[str, Any], path: Any = 'config.json') -> Family:
   """The family of a config.json.
 
   Raises:
     ValueError: We know no such family.
   """
   name = fields.get('model_type')
-  if name not in FAMILIES:
+  if not isinstance(name, str) or name not in FAMILIES:
     raise ValueError(
-      f'config.json: model_type={name!r}; known are {", ".join(FAMILIES)}.'
+      f'{path}: model_type={name!r}; known are {", ".join(FAMILIES)}.'
     )
   return FAMILIES[name]
 
@@ -298,7 +304,10 @@ def is_transposed(path: tuple[str, ...], shape: tuple[int, ...]) -> bool:
 
 
 def our_name(family: Family, name: str) -> str:
-  """A tensor's name with the prefix that we write."""
+  """A tensor's name with the prefix and the end that we write."""
+  for old, new in family.old.items():
+    if name.endswith(old):
+      name = name.removesuffix(old) + new
   prefixes = (family.prefix, *family.also)
   for prefix in sorted(prefixes, key=len, reverse=True):
     module = name.removeprefix(prefix)

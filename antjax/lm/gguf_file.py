@@ -98,6 +98,8 @@ class GgufFile:
     first = -(-self._at // alignment) * alignment
     self._tensors: dict[str, _Tensor] = {}
     for name, shape, kind, offset in heads:
+      if name in self._tensors:
+        self._fail(f'tensor {name!r} is listed twice')
       self._tensors[name] = self._check(name, shape, kind, first + offset)
     self.metadata: Mapping[str, Any] = metadata
     self.shapes: Mapping[str, tuple[int, ...]] = {

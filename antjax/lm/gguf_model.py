@@ -3,6 +3,7 @@
 """A GGUF file as a Hugging Face folder: its fields, and its tensors' names."""
 
 from collections.abc import Mapping
+import math
 import os
 import re
 from typing import Any
@@ -60,7 +61,15 @@ class GgufModel:
     """
     self.file = gguf_file.GgufFile(path)
     self.fields = _fields(self.file, path)
-    self._names = {_name(name): name for name in self.file.shapes}
+    self._names: dict[str, str] = {}
+    for name in self.file.shapes:
+      ours = _name(name)
+      if ours in self._names:
+        raise ValueError(
+          f'{path}: {self._names[ours]} and {name} are both {ours}; needed is'
+          ' one of them.'
+        )
+      self._names[ours] = name
     self.shapes: Mapping[str, tuple[int, ...]] = {
       ours: self.file.shapes[name] for ours, name in self._names.items()
     }
@@ -116,16 +125,53 @@ def _fields(file: gguf_file.GgufFile, path: Any) -> dict[str, Any]:
   }
   for field, key in _FIELDS.items():
     if f'{name}.{key}' in metadata:
-      fields[field] = metadata[f'{name}.{key}']
+      value = metadata[f'{name}.{key}']
+      is_size = field not in ('rms_norm_eps', 'rope_theta')
+      kind = int if is_size else int | float
+      if isinstance(value, bool) or not isinstance(value, kind) or value <= 0:
+        needed = 'a whole number' if is_size else 'a number'
+        raise ValueError(
+          f'{path}: {name}.{key}={value!r}; needed is {needed} above 0.'
+        )
+      fields[field] = value
   fields.setdefault('num_key_value_heads', fields['num_attention_heads'])
   # In fp32 there; the shortest number that is the same fp32.
   for field in ('rms_norm_eps', 'rope_theta'):
     if field in fields:
       fields[field] = float(str(np.float32(fields[field])))
-  scaling = metadata.get(f'{name}.rope.scaling.type', 'none')
-  if scaling != 'none':
-    fields['rope_scaling'] = {'rope_type': scaling}
+  _check_neutral(metadata, name, fields, path)
   return fields
+
+
+def _check_neutral(
+  metadata: Mapping[str, Any], name: str, fields: dict[str, Any], path: Any
+) -> None:
+  """Refuses keys that would change what our model computes."""
+  width = fields.get('head_dim')
+  if width is None:
+    width = fields['hidden_size'] // fields['num_attention_heads']
+  neutral = {
+    'rope.scaling.type': 'none',
+    'rope.scaling.factor': 1.0,
+    'rope.scale_linear': 1.0,
+    'rope.dimension_count': width,
+    'attention.value_length': width,
+    'attention.scale': width**-0.5,
+    'logit_scale': 1.0,
+    'expert_count': 0,
+  }
+  for key, value in neutral.items():
+    got = metadata.get(f'{name}.{key}', value)
+    # Fractions are in fp32 there.
+    if isinstance(got, int | float) and isinstance(value, float):
+      same = math.isclose(got, value, rel_tol=1e-6)
+    else:
+      same = isinstance(got, int | float | str) and got == value
+    if not same:
+      raise ValueError(
+        f'{path}: {name}.{key}={got!r} is not supported; needed is {value!r},'
+        ' or a model without it.'
+      )
 
 
 def _name(name: str) -> str:

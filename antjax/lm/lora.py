@@ -42,8 +42,14 @@ def add(
     targets: Of `TARGETS`; those that the model has.
 
   Raises:
-    ValueError: A rank below 1, or a target that the model does not have.
+    ValueError: A rank below 1, a target that the model does not have, or
+      parameters without layers.
   """
+  if 'layers' not in params:
+    raise ValueError(
+      f'lora.add: got parameters without layers ({", ".join(sorted(params))});'
+      ' needed is a whole model, or a half with layers.'
+    )
   layers = dict(params['layers'])
   known = [name for name in TARGETS if name in layers]
   wrong = sorted(set(targets) - set(known))

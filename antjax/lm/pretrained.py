@@ -66,12 +66,14 @@ def load_pretrained(
     ValueError: A family or setting that is not supported, a damaged file,
       tensors that are missing, left over or of a wrong shape.
   """
-  fields, source = _open(pathlib.Path(path))
-  family = families.family_of(fields)
-  config = config_json.read_config(fields)
+  path = pathlib.Path(path)
+  fields, source = _open(path)
+  file = path / CONFIG_NAME if (path / CONFIG_NAME).is_file() else path
+  family = families.family_of(fields, file)
+  config = config_json.read_config(fields, file)
   names = families.tensor_names(family, config)
   shapes = transformer.shapes(config)
-  files = _match(family, config, names, shapes, source)
+  files = _match(path, family, config, names, shapes, source)
   if shardings is None:
     shardings = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   if isinstance(shardings, Sharding):
@@ -82,7 +84,8 @@ def load_pretrained(
 
   def leaf(keys, shape, found, home):
     stored = [files[n] for n in ([found] if isinstance(found, str) else found)]
-    return _place(_Leaf(source, stored, _path(keys), shape, dtype), shape, home)
+    read = _Leaf(path, source, stored, _path(keys), shape, dtype)
+    return _place(read, shape, home)
 
   return config, jax.tree.map_with_path(
     leaf, shapes, names, shardings, is_leaf=transformer.is_shape
@@ -217,17 +220,27 @@ def _at(tree: PyTree, path: tuple[str, ...]) -> Any:
   return tree
 
 
-def _match(family, config, names, shapes, source: Source) -> dict[str, str]:
+def _match(
+  path, family, config, names, shapes, source: Source
+) -> dict[str, str]:
   """Name as we write it -> name in the file, for all that is needed."""
-  files = {families.our_name(family, name): name for name in source.shapes}
+  files: dict[str, str] = {}
+  for name in source.shapes:
+    ours = families.our_name(family, name)
+    if ours in files:
+      raise ValueError(
+        f'{path}: {files[ours]} and {name} are both {ours}; needed is one of'
+        ' them, leave out the other.'
+      )
+    files[ours] = name
   needed: dict[str, tuple[int, ...]] = {}
   for keys, shape in jax.tree.leaves_with_path(
     shapes, is_leaf=transformer.is_shape
   ):
-    path = _path(keys)
-    found = _at(names, path)
+    leaf = _path(keys)
+    found = _at(names, leaf)
     own = shape if isinstance(found, str) else shape[1:]
-    own = own[::-1] if families.is_transposed(path, shape) else own
+    own = own[::-1] if families.is_transposed(leaf, shape) else own
     needed |= dict.fromkeys([found] if isinstance(found, str) else found, own)
   missing = sorted(set(needed) - set(files))
   left = sorted(set(files) - set(needed))
@@ -250,7 +263,7 @@ def _match(family, config, names, shapes, source: Source) -> dict[str, str]:
   ]
   if problems:
     raise ValueError(
-      'the tensors do not fit the config; ' + '; '.join(problems) + '.'
+      f'{path}: the tensors do not fit the config; {"; ".join(problems)}.'
     )
   if ignored:
     logging.info(
@@ -266,12 +279,14 @@ class _Leaf:
 
   def __init__(
     self,
+    file: pathlib.Path,
     source: Source,
     stored: Sequence[str],
     path: tuple[str, ...],
     shape: tuple[int, ...],
     dtype: jax.typing.DTypeLike | None,
   ):
+    self._file = file  # For errors.
     self._source, self._stored, self._shape = source, stored, shape
     self._is_stacked = path[0] == 'layers'
     self._is_transposed = families.is_transposed(path, shape)
@@ -295,6 +310,11 @@ class _Leaf:
       piece = self._source.read(name, index[::-1]).T
     else:
       piece = self._source.read(name, index)
+    if not jnp.issubdtype(piece.dtype, jnp.floating):
+      raise ValueError(
+        f'{self._file}: tensor {name} is {piece.dtype}; needed are floats,'
+        ' save the model without quantization.'
+      )
     return np.asarray(piece, dtype=self._dtype)
 
 

@@ -138,6 +138,13 @@ def test_garbage_is_refused_or_read_but_never_anything_else(file):
   assert refused > 50
 
 
+def test_a_name_that_is_listed_twice_is_refused(file):
+  path, _ = file
+  path.write_bytes(path.read_bytes().replace(text('F16'), text('F32'), 1))
+  with pytest.raises(ValueError, match="tensor 'F32' is listed twice"):
+    gguf_file.GgufFile(path)
+
+
 # Inverse of gguf_model's names, and llama.cpp's own order of rows.
 def to_gguf(name):
   for theirs, ours in gguf_model._TOP.items():
@@ -190,6 +197,66 @@ def test_a_model_is_that_of_the_hugging_face_folder(name, tmp_path):
   write(tmp_path / 'x.gguf', entries, tensors)
   with pytest.raises(ValueError, match='lacks block_count'):
     pretrained.load_pretrained(tmp_path / 'x.gguf')
+
+
+_HEAD = {
+  'general.architecture': 'llama',
+  'llama.block_count': 1,
+  'llama.embedding_length': 32,
+  'llama.feed_forward_length': 64,
+  'llama.attention.head_count': 4,
+  'llama.attention.layer_norm_rms_epsilon': 1e-5,
+}
+_TABLES = {
+  'token_embd.weight': (np.ones((5, 32), np.float32), 'F32'),
+  'output_norm.weight': (np.ones(32, np.float32), 'F32'),
+}
+_NEUTRAL = {
+  'llama.rope.scaling.type': 'none',
+  'llama.rope.scaling.factor': 1.0,
+  'llama.rope.scale_linear': 1.0,
+  'llama.rope.dimension_count': 8,
+  'llama.attention.key_length': 8,
+  'llama.attention.value_length': 8,
+  'llama.attention.scale': 8**-0.5,
+  'llama.logit_scale': 1.0,
+  'llama.expert_count': 0,
+}
+
+
+def test_settings_that_change_nothing_are_accepted(tmp_path):
+  write(tmp_path / 'x.gguf', _HEAD | _NEUTRAL, _TABLES)
+  model = gguf_model.GgufModel(tmp_path / 'x.gguf')
+  assert model.fields['hidden_size'] == 32
+
+
+@pytest.mark.parametrize(
+  'key, value',
+  [
+    ('rope.scaling.type', 'yarn'),
+    ('rope.scaling.factor', 2.0),
+    ('rope.scale_linear', 4.0),
+    ('rope.dimension_count', 4),
+    ('attention.value_length', 16),
+    ('attention.scale', 0.5),
+    ('logit_scale', 0.5),
+    ('expert_count', 8),
+    ('expert_count', [8, 8]),
+  ],
+)
+def test_settings_that_change_the_computation_are_refused(key, value, tmp_path):
+  path = tmp_path / 'x.gguf'
+  write(path, _HEAD | {f'llama.{key}': value}, _TABLES)
+  with pytest.raises(ValueError, match=f'x.gguf: llama.{key}=.*; needed is'):
+    gguf_model.GgufModel(path)
+
+
+@pytest.mark.parametrize('value', [0, [4, 4], 'x', 4.0])
+def test_sizes_that_are_none_are_refused(value, tmp_path):
+  path = tmp_path / 'x.gguf'
+  write(path, _HEAD | {'llama.attention.head_count': value}, _TABLES)
+  with pytest.raises(ValueError, match='x.gguf: llama.attention.head_count='):
+    gguf_model.GgufModel(path)
 
 
 if __name__ == '__main__':

@@ -126,6 +126,33 @@ def test_a_masked_language_model_is_read_as_its_encoder(tmp_path):
   same_bits(pretrained.load_pretrained(tmp_path)[1], params)
 
 
+def test_the_old_names_of_norms_are_read(tmp_path):
+  config = tiny_models.CONFIGS['bert']
+  params = tiny_models.params_of(config)
+  pretrained.save_pretrained(tmp_path, config, params)
+
+  def old(name):
+    name = name.replace('LayerNorm.weight', 'LayerNorm.gamma')
+    return 'bert.' + name.replace('LayerNorm.bias', 'LayerNorm.beta')
+
+  edit(tmp_path, lambda ts: {old(name): x for name, x in ts.items()})
+  same_bits(pretrained.load_pretrained(tmp_path)[1], params)
+
+
+def test_two_tensors_for_one_place_are_refused(folder):
+  name = 'model.norm.weight'
+  edit(folder, lambda ts: ts | {'norm.weight': ts[name]})
+  with pytest.raises(ValueError, match=f'{folder}.*norm.weight and .*norm.wei'):
+    pretrained.load_pretrained(folder)
+
+
+def test_weights_that_are_no_floats_are_refused(folder):
+  name = 'model.norm.weight'
+  edit(folder, lambda ts: ts | {name: np.ones(32, np.int32)})
+  with pytest.raises(ValueError, match=f'{folder}: tensor {name} is int32'):
+    pretrained.load_pretrained(folder)
+
+
 def test_leaves_go_straight_to_their_shardings(folder):
   config, expected = pretrained.load_pretrained(folder)
   mesh = make_mesh(intra=4)
@@ -207,6 +234,32 @@ def test_what_is_not_supported_is_refused(name, fields, message):
   written = config_json.write_config(tiny_models.CONFIGS[name])
   with pytest.raises(ValueError, match=message):
     config_json.read_config({**written, **fields})
+
+
+@pytest.mark.parametrize(
+  'name, field, value',
+  [
+    ('llama', 'num_attention_heads', 0),
+    ('llama', 'hidden_size', '8'),
+    ('llama', 'hidden_size', [8]),
+    ('llama', 'hidden_size', 8.0),
+    ('llama', 'hidden_act', ['silu']),
+    ('llama', 'model_type', ['llama']),
+    ('llama', 'rope_scaling', 'x'),
+    ('llama', 'attention_bias', 'no'),
+    ('bert', 'layer_norm_eps', None),
+  ],
+)
+def test_odd_fields_are_named(name, field, value):
+  written = config_json.write_config(tiny_models.CONFIGS[name])
+  with pytest.raises(ValueError, match=f'x/config.json: {field}='):
+    config_json.read_config({**written, field: value}, 'x/config.json')
+
+
+def test_no_number_of_key_heads_is_that_of_the_heads():
+  written = config_json.write_config(tiny_models.CONFIGS['llama'])
+  written['num_key_value_heads'] = None
+  assert config_json.read_config(written).num_kv_heads == 4
 
 
 def test_fields_that_are_missing_are_named():
