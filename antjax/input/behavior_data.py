@@ -32,6 +32,7 @@ from antjax.input import (
   behavior_vocabulary,
   column_file,
   output_folder,
+  prepare,
   records,
   table_files,
 )
@@ -180,7 +181,7 @@ def _make(
 ) -> dict[str, Any]:
   """Writes all files; returns the description."""
   layout = source.layout
-  rows = con.read_parquet(str(source.rows / '*.parquet'))
+  rows = prepare.read_parquet(con, source.rows, '*.parquet')
   progress('normalising and splitting texts')
   texts = behavior_pieces.collect(
     con, rows, layout, config.normalizer, config.splitter, work / 'steps'
@@ -201,7 +202,7 @@ def _make(
     config.examples,
     work / 'steps',
     progress,
-    {n: con.read_parquet(str(path)) for n, path in known_ids.items()},
+    {n: prepare.read_parquet(con, path) for n, path in known_ids.items()},
   )
   (stage / 'events').mkdir()
   events = dict(examples.events)

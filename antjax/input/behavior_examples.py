@@ -204,7 +204,7 @@ def build(
   def stored(name: str, table: ir.Table) -> ir.Table:
     path = folder / f'{name}.parquet'
     table.to_parquet(str(path))
-    return con.read_parquet(str(path))
+    return prepare.read_parquet(con, path)
 
   if config.user_share < 1:
     progress('drawing users')

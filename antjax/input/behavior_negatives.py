@@ -50,7 +50,7 @@ def draw(
   def stored(name: str, table: ir.Table) -> ir.Table:
     path = folder / f'{name}.parquet'
     table.to_parquet(str(path))
-    return con.read_parquet(str(path))
+    return prepare.read_parquet(con, path)
 
   items = stored('items', _items(rows, positives, item_columns))
   domains = items.group_by('domain').agg(
@@ -59,7 +59,7 @@ def draw(
   asked = positives.join(domains, 'domain').select('row', '_first', '_size')
   path = folder / 'attempts.parquet'
   _write_attempts(path, asked, folder, num + _SPARE, seed)
-  attempts = con.read_parquet(str(path))
+  attempts = prepare.read_parquet(con, path)
   # A place names an item by itself: a join on the domain would let an engine
   # begin with all pairs of events and items of a domain.
   tried = attempts.join(items.select('place', 'item'), 'place')

@@ -13,7 +13,7 @@ import pathlib
 import ibis
 from ibis.expr import types as ir
 
-from antjax.input import behavior_text
+from antjax.input import behavior_text, prepare
 from antjax.input.behavior_examples import RowLayout
 from antjax.input.behavior_vocabulary import UNK
 
@@ -106,7 +106,7 @@ def collect(
   def stored(name: str, table: ir.Table) -> ir.Table:
     path = folder / f'{name}.parquet'
     table.to_parquet(str(path))
-    return con.read_parquet(str(path))
+    return prepare.read_parquet(con, path)
 
   whole = dataclasses.replace(splitter, max_chars=0)
   raw = rows.group_by(raw='text').agg(count=rows.count())

@@ -48,6 +48,7 @@ class TableColumns:
     columns: Column -> type; of a text file all of them, in their order.
     used: Those that are read.
     label: Column that must be 0 or 1, '' for none.
+    time: Column of numbers that must fit an int64, '' for none.
     numeric: Columns of numbers that must be finite.
     empty: Column of numbers -> what an empty field stands for.
     separator: Columns of lists, see `TableSchema`: none here.
@@ -59,6 +60,7 @@ class TableColumns:
   columns: Mapping[str, delimited.Kind]
   used: list[str]
   label: str = ''
+  time: str = ''
   numeric: tuple[str, ...] = ()
   empty: Mapping[str, float] = dataclasses.field(default_factory=dict)
   separator: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -288,6 +290,7 @@ def _columns(
     columns=kinds,
     used=[n for n in dict.fromkeys(used) if n in kinds],
     label=label,
+    time=found.get('time', ''),
     numeric=tuple(found.get('numeric', ())),
     empty=empty,
     **form,

@@ -20,7 +20,7 @@ from ibis.expr import types as ir
 import numpy as np
 
 from antjax.input import engine as engine_lib
-from antjax.input import rejected_lines, table_raw
+from antjax.input import prepare, rejected_lines, table_raw
 from antjax.input.behavior_data import Source
 from antjax.input.behavior_examples import RowLayout
 from antjax.input.behavior_schema import BehaviorSchema, TableColumns
@@ -58,7 +58,7 @@ class _Read:
       progress=self.progress,
     )
     rejected_lines.put_aside(self.rejected, name)
-    return self.con.read_parquet(str(folder / '*.parquet')), *counts
+    return prepare.read_parquet(self.con, folder, '*.parquet'), *counts
 
   def set_aside(
     self, table: ir.Table, bad: ir.BooleanValue, column: str, why: str

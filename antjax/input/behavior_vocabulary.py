@@ -192,7 +192,7 @@ class BehaviorVocabulary:
     files = [str(self.folder / entry.files[0]) for entry in self.appends]
     if not files:
       return None
-    tables = [con.read_parquet(file) for file in files]
+    tables = [prepare.read_parquet(con, file) for file in files]
     return tables[0] if len(tables) == 1 else ibis.union(*tables)
 
   def copy_to(self, folder: str | os.PathLike[str]) -> 'BehaviorVocabulary':
@@ -285,7 +285,7 @@ def _write_append(
   def counted() -> Iterator[pa.RecordBatch]:
     nonlocal total
     both = [
-      t for t in (known, con.read_parquet(str(new_path))) if t is not None
+      t for t in (known, prepare.read_parquet(con, new_path)) if t is not None
     ]
     ids = both[0] if len(both) == 1 else ibis.union(*both)
     counts = texts.join(ids, 'text').order_by('id').select('id', 'count')

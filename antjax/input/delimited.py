@@ -23,10 +23,14 @@ from ibis.expr import types as ir
 import numpy as np
 import pyarrow as pa
 
+from antjax.input import prepare
+
 Kind = Literal['int32', 'int64', 'float32', 'float64', 'string']
 
 _INTEGER = r'^[+-]?[0-9]+$'
 _FLOAT = r'^[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?$'
+# Times with fractions are cut to int64 later on.
+TIME_LIMIT = 2.0**63
 # No text of a field means NULL: an empty number is malformed.
 _NULL_TEXT = '\x1aNULL\x1a'
 # Tables that DuckDB makes in the connection, and ours for numbers.
@@ -46,6 +50,7 @@ _NUMBERS_SCHEMA = pa.schema(
 # Of the files that list malformed lines.
 REJECTED_COLUMNS = tuple(_NUMBERS_SCHEMA.names)
 _counter = itertools.count()
+csv.field_size_limit(2**31 - 1)  # Long texts are good ones.
 
 
 def read_delimited(
@@ -58,6 +63,7 @@ def read_delimited(
   encoding: Literal['utf-8', 'latin-1'] = 'utf-8',
   quote: str = '',
   empty: Mapping[str, float] | None = None,
+  time: str = '',
   max_rejected_share: float = 0.001,
   rejected_path: str | os.PathLike[str],
 ) -> ir.Table:
@@ -79,6 +85,7 @@ def read_delimited(
     quote: Quote character, or '' where quotes are ordinary text.
     empty: Column of numbers -> the number that an empty field stands for;
       without an entry an empty number is malformed.
+    time: Column of numbers that must fit an int64 when cut, '' for none.
     max_rejected_share: Largest share of malformed lines to go on with.
     rejected_path: CSV file to write malformed lines to; made only if needed.
 
@@ -90,7 +97,7 @@ def read_delimited(
       `max_rejected_share` of the lines are malformed.
     FileNotFoundError: No such file.
   """
-  path = os.fspath(path)
+  path = os.path.abspath(path)  # As DuckDB names it.
   if not os.path.isfile(path):
     raise FileNotFoundError(f'read_delimited: no such file: {path}')
   if header is not None:
@@ -98,7 +105,7 @@ def read_delimited(
   empty = empty or {}
   numbers = {n: k for n, k in columns.items() if k != 'string'}
   lines = con.read_csv(
-    path,
+    prepare.exact_path(con, path),
     delim=delimiter,
     columns=dict.fromkeys(columns, 'VARCHAR'),
     header=header is not None,
@@ -120,10 +127,12 @@ def read_delimited(
       f'read_delimited: {path} cannot be read ({str(error).splitlines()[0]});'
       ' are its line ends LF here and CRLF there? Make them one kind.'
     ) from error
-  good = _all_numbers(texts, numbers, empty)
+  good = _all_numbers(texts, numbers, empty, time)
   if bad := _count(texts.filter(~good)):
     found = list(
-      _bad_numbers(path, columns, empty, delimiter, encoding, quote, header)
+      _bad_numbers(
+        path, columns, empty, time, delimiter, encoding, quote, header
+      )
     )
     if len(found) != bad:
       raise RuntimeError(
@@ -198,7 +207,10 @@ def pattern(kind: Kind) -> str:
 
 
 def _all_numbers(
-  texts: ir.Table, numbers: Mapping[str, Kind], empty: Mapping[str, float]
+  texts: ir.Table,
+  numbers: Mapping[str, Kind],
+  empty: Mapping[str, float],
+  time: str,
 ) -> ir.BooleanValue:
   """Whether all columns of numbers of a row hold one that fits."""
   checks = []
@@ -207,7 +219,9 @@ def _all_numbers(
     value = text.try_cast(kind)
     checks.append(text.re_search(pattern(kind)) & value.notnull())
     if kind.startswith('float'):  # What is too large becomes infinite.
-      checks.append(~value.isinf())
+      checks.append(
+        value.abs() < TIME_LIMIT if name == time else ~value.isinf()
+      )
   return functools.reduce(operator.and_, checks, ibis.literal(True))
 
 
@@ -215,6 +229,7 @@ def _bad_numbers(
   path: str,
   columns: Mapping[str, Kind],
   empty: Mapping[str, float],
+  time: str,
   delimiter: str,
   encoding: str,
   quote: str,
@@ -230,7 +245,9 @@ def _bad_numbers(
     for (name, kind), value in zip(columns.items(), fields):
       if kind == 'string' or (name in empty and not value):
         continue
-      if re.match(pattern(kind), value, re.ASCII) and _fits(kind, value):
+      # Not match: '$' would leave a line end out.
+      is_number = re.fullmatch(pattern(kind), value, re.ASCII)
+      if is_number and _fits(kind, value, name == time):
         continue
       yield {
         'file': path,
@@ -243,11 +260,13 @@ def _bad_numbers(
       break
 
 
-def _fits(kind: Kind, number: str) -> bool:
+def _fits(kind: Kind, number: str, is_time: bool) -> bool:
   if kind.startswith('int'):
     limit = 2 ** (int(kind[3:]) - 1)
     return -limit <= int(number) < limit
-  return abs(float(number)) <= float(np.finfo(kind).max)
+  with np.errstate(over='ignore'):
+    value = np.dtype(kind).type(number)
+  return bool(abs(value) < TIME_LIMIT if is_time else np.isfinite(value))
 
 
 def _split_lines(

@@ -13,8 +13,10 @@ is random is ordered by a digest of (seed, key), not by a generator.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+import glob
 import os
 import pathlib
+import re
 import shutil
 import sys
 import tempfile
@@ -87,7 +89,7 @@ def connect_spark(
   if not (shutil.which('java') or master):
     raise RuntimeError(
       'engine=spark runs Spark on this machine and needs Java 17, such as'
-      ' openjdk-17-jre-headless; or name a cluster with --engine.spark_master.'
+      ' openjdk-17-jre-headless; or name a cluster with --spark_master.'
     )
   folder = os.path.abspath(temp_directory)
   builder = SparkSession.builder.master(master or f'local[{threads or "*"}]')
@@ -107,6 +109,30 @@ def connect_spark(
   session = builder.getOrCreate()
   session.sparkContext.setLogLevel('ERROR')
   return ibis.pyspark.connect(session)
+
+
+def exact_path(
+  con: ibis.BaseBackend, path: str | os.PathLike[str], files: str = ''
+) -> str:
+  """Returns what an engine, which takes paths for patterns, reads a path by.
+
+  Args:
+    con: The engine: DuckDB or Spark.
+    path: File or folder.
+    files: Pattern of the files in the folder; '' means the path itself.
+  """
+  if con.name == 'pyspark':  # By Hadoop's rules.
+    exact = re.sub(r'([][\\{}*?])', r'\\\1', os.fspath(path))
+  else:
+    exact = glob.escape(os.fspath(path))
+  return os.path.join(exact, files) if files else exact
+
+
+def read_parquet(
+  con: ibis.BaseBackend, path: str | os.PathLike[str], files: str = ''
+) -> ir.Table:
+  """Opens a Parquet file, or some of a folder; see `exact_path`."""
+  return con.read_parquet(exact_path(con, path, files))
 
 
 def digest(seed: int, salt: str, *keys: ir.Value) -> ir.StringValue:

@@ -128,7 +128,7 @@ def _one_row_an_item(
   steps: sequence_core.Steps, source: SequenceSource, counts: dict[str, int]
 ) -> ir.Table:
   """(item, domain int32, title) with each item once."""
-  rows = steps.con.read_parquet(str(source.items / '*.parquet'))
+  rows = prepare.read_parquet(steps.con, source.items, '*.parquet')
   title = rows['title'].re_replace(_BLANKS, ' ').strip()
   rows = rows.mutate(title=title)
   order = [rows['title'] == '', rows['row']]
@@ -162,7 +162,7 @@ def _coded(
 
   Numbers are in the order of the texts, so that sorting by either is the same.
   """
-  rows = steps.con.read_parquet(str(source.events / '*.parquet'))
+  rows = prepare.read_parquet(steps.con, source.events, '*.parquet')
   item_ids = steps.stored('item_ids', prepare.dense_ids(items, 'item'))
   named = items.join(item_ids, 'item')
   known = named.select(_key='item', _id='id', _title='title')
@@ -270,7 +270,7 @@ def _final_items(
   steps: sequence_core.Steps, kept: ir.Table, items: ir.Table
 ) -> ir.Table:
   """(old, number, key, domain, title, count) of the items that are left."""
-  item_ids = steps.con.read_parquet(str(steps.path('item_ids')))
+  item_ids = prepare.read_parquet(steps.con, steps.path('item_ids'))
   per_item = kept.group_by('item').agg(
     count=(kept['role'] == 0).sum().cast('int64')
   )
@@ -290,7 +290,7 @@ def _with_split(
   """Adds the source's split; 0 where it has none."""
   if source.users is None:
     return users.mutate(split=ibis.literal(0, 'int8'))
-  given = steps.con.read_parquet(str(source.users / '*.parquet'))
+  given = prepare.read_parquet(steps.con, source.users, '*.parquet')
   given = given.select(_user='user', split='split')
   return users.join(given, users['key'] == given['_user']).drop('_user')
 

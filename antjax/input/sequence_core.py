@@ -10,6 +10,8 @@ import shutil
 import ibis
 from ibis.expr import types as ir
 
+from antjax.input import prepare
+
 
 class Steps:
   """Intermediate tables, each a file that the next step reads."""
@@ -21,7 +23,7 @@ class Steps:
     """Computes a table; its file outlives the result."""
     path = self.path(name)
     table.to_parquet(str(path))
-    return self.con.read_parquet(str(path))
+    return prepare.read_parquet(self.con, path)
 
   def drop(self, name: str) -> None:
     """Gives the room of a table back."""

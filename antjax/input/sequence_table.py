@@ -14,7 +14,7 @@ import pathlib
 import ibis
 from ibis.expr import types as ir
 
-from antjax.input import behavior_table
+from antjax.input import behavior_table, prepare
 from antjax.input import engine as engine_lib
 from antjax.input.behavior_schema import BehaviorSchema
 from antjax.input.sequence_build import SequenceSource
@@ -68,7 +68,7 @@ def read(
     folder.mkdir()
   counts = dict(log.about['counts'])
   with engine_lib.duckdb(work, engine) as con:
-    rows = con.read_parquet(str(log.rows / '*.parquet'))
+    rows = prepare.read_parquet(con, log.rows, '*.parquet')
     liked = rows.filter(rows['label'] > 0)
     counts['events_not_liked'] = _count(rows) - _count(liked)
     liked.select(

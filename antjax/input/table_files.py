@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from antjax.input import engine as engine_lib
 from antjax.input import (
   output_folder,
+  prepare,
   record_writer,
   records,
   table_raw,
@@ -125,7 +126,7 @@ def _make(
       progress=progress,
     )
   with engine_lib.backend(work, engine) as con:
-    rows = con.read_parquet(str(work / 'raw' / '*.parquet'))
+    rows = prepare.read_parquet(con, work / 'raw', '*.parquet')
     sorted_rows = table_tasks.build(
       con, rows, schema, config, work / 'steps', progress
     )

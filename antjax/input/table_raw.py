@@ -19,10 +19,12 @@ import pyarrow as pa
 from pyarrow import csv
 import pyarrow.parquet as pq
 
-from antjax.input import delimited
+from antjax.input import delimited, prepare
 from antjax.input.table_tasks import ROW
 
 _TEXT = ('.csv', '.tsv', '.txt')
+_DATA = (*_TEXT, '.parquet')
+_PACKED = ('.gz', '.bz2', '.xz', '.zst', '.zip', '.lz4', '.br', '.snappy')
 
 
 class Layout(Protocol):
@@ -37,6 +39,8 @@ class Layout(Protocol):
   def columns(self) -> Mapping[str, delimited.Kind]: ...
   @property
   def used(self) -> list[str]: ...
+  @property
+  def time(self) -> str: ...
   @property
   def numeric(self) -> tuple[str, ...]: ...
   @property
@@ -59,7 +63,8 @@ def find_files(source: str | os.PathLike[str]) -> list[pathlib.Path]:
 
   Raises:
     FileNotFoundError: No such source, or a folder without such files.
-    ValueError: A file of another kind, or a folder with both kinds.
+    ValueError: A file of another kind, or a folder with both kinds or with a
+      packed file that is not there unpacked as well.
   """
   source = pathlib.Path(source)
   if not source.exists():
@@ -67,18 +72,28 @@ def find_files(source: str | os.PathLike[str]) -> list[pathlib.Path]:
   if source.is_file():
     files = [source]
   else:
-    files = sorted(
-      p for p in source.iterdir() if p.suffix in (*_TEXT, '.parquet')
-    )
+    there = sorted(source.iterdir())
+    packed = [
+      p.name
+      for p in there
+      if _suffix(p) in _PACKED
+      and _suffix(p.with_suffix('')) in _DATA
+      and p.with_suffix('') not in there
+    ]
+    if packed:
+      raise ValueError(
+        f'source={source} holds the packed files {", ".join(packed)}, which are'
+        ' not read; unpack them, or move them elsewhere.'
+      )
+    files = [p for p in there if _suffix(p) in _DATA]
     if not files:
       raise FileNotFoundError(
         f'source={source} holds no file that ends in {", ".join(_TEXT)} or'
         ' .parquet.'
       )
-  kinds = {p.suffix if p.suffix == '.parquet' else 'text' for p in files}
-  if len(kinds) > 1 or not {*kinds} <= {'text', '.parquet'}:
+  if len({*map(_is_parquet, files)}) > 1:
     raise ValueError(f'source={source} holds both text and Parquet files.')
-  if source.is_file() and source.suffix not in (*_TEXT, '.parquet'):
+  if source.is_file() and _suffix(source) not in _DATA:
     raise ValueError(
       f'source={source} must end in {", ".join(_TEXT)} or .parquet; unpack it'
       ' first, if it is packed.'
@@ -86,9 +101,17 @@ def find_files(source: str | os.PathLike[str]) -> list[pathlib.Path]:
   return files
 
 
+def _suffix(path: pathlib.Path) -> str:
+  return path.suffix.lower()
+
+
+def _is_parquet(path: pathlib.Path) -> bool:
+  return _suffix(path) == '.parquet'
+
+
 def first_line(path: pathlib.Path) -> str:
   """Returns the first line of a text file, without its end."""
-  if path.suffix == '.parquet':
+  if _is_parquet(path):
     return ','.join(_parquet_columns(path))
   with open(path, encoding='utf-8', errors='replace') as file:
     return file.readline().rstrip('\r\n').lstrip('\ufeff')
@@ -126,7 +149,7 @@ def write_rows(
   num_rows = num_rejected = 0
   for i, path in enumerate(files):
     progress(f'reading {path.name}')
-    if path.suffix == '.parquet':
+    if _is_parquet(path):
       table, bad = _parquet(
         con, path, schema, max_rejected_share, rejected_path
       )
@@ -140,6 +163,7 @@ def write_rows(
         header=list(schema.columns) if schema.header else None,
         quote=schema.quote,
         empty=schema.empty,
+        time=schema.time,
         max_rejected_share=max_rejected_share,
         rejected_path=rejected_path,
       )
@@ -156,9 +180,9 @@ def write_rows(
     part = folder / f'rows-{i:05d}.parquet'
     numbered.to_parquet(str(part))
     num_rows += pq.read_metadata(part).num_rows
-    if path.suffix != '.parquet':
+    if not _is_parquet(path):
       con.raw_sql(f'DROP TABLE {texts.get_name()}')
-  if files[0].suffix != '.parquet':
+  if not _is_parquet(files[0]):
     num_rejected = delimited.num_rejected(con)
   if not num_rows:
     raise ValueError(f'{files[0]} and the others hold no row at all.')
@@ -191,11 +215,14 @@ def _value(column: ir.Column, schema: Layout, name: str) -> ir.Column:
   value = column.try_cast(kind)
   if kind.startswith('float'):
     value = ibis.ifelse(value.isnan() | value.isinf(), ibis.null(), value)
+    if name == schema.time:
+      is_time = value.abs() < delimited.TIME_LIMIT
+      value = ibis.ifelse(is_time, value, ibis.null())
   is_number = None  # A cast to an integer would round.
   if kind != 'string' and given.is_string():
     is_number = column.re_search(delimited.pattern(kind))
   elif kind.startswith('int') and (given.is_floating() or given.is_decimal()):
-    is_number = column == column.round()
+    is_number = column == value.try_cast(given)
   if is_number is not None:
     value = ibis.ifelse(is_number, value, ibis.null())
   if name in schema.empty:
@@ -241,12 +268,11 @@ def _parquet(
     raise ValueError(
       f'{path} has no column {", ".join(missing)}; it has {", ".join(columns)}.'
     )
-  table = con.read_parquet(str(path))
+  table = prepare.read_parquet(con, path)
   for name in schema.used:
     _check_list(table[name].type(), path, schema, name)
-  texts = table.select(schema.used).mutate(line=ibis.row_number() + 1)
-  values = {name: _value(texts[name], schema, name) for name in schema.used}
-  cast = texts.mutate(**{f'_{name}': value for name, value in values.items()})
+  values = {f'_{n}': _value(table[n], schema, n) for n in schema.used}
+  cast = table.select(line=ibis.row_number() + 1, **values)
   is_good = functools.reduce(
     operator.and_, [cast[f'_{name}'].notnull() for name in schema.used]
   )

@@ -270,6 +270,24 @@ def load(path: str) -> TableSchema:
   return make(**{'name': pathlib.Path(path).stem, **found})
 
 
+class _Loader(yaml.SafeLoader):
+  """Refuses a key that comes twice, of which the last would win."""
+
+  def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+    node = super().compose_mapping_node(anchor)
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+      line = key.start_mark.line + 1
+      if isinstance(key, yaml.ScalarNode) and key.value in lines:
+        raise ValueError(
+          f'{self.name}: {key.value!r} is in line {lines[key.value]} and again'
+          f' in line {line}; needed: each name once. Remove or rename one.'
+        )
+      if isinstance(key, yaml.ScalarNode):
+        lines[key.value] = line
+    return node
+
+
 def read_file(path: str, page: str) -> Any:
   """Returns what a JSON or YAML file holds.
 
@@ -279,7 +297,7 @@ def read_file(path: str, page: str) -> Any:
 
   Raises:
     FileNotFoundError: No such file.
-    ValueError: It is neither.
+    ValueError: It is neither, or names something twice.
   """
   file = pathlib.Path(path)
   if not file.is_file():
@@ -287,7 +305,9 @@ def read_file(path: str, page: str) -> Any:
       f'schema={path!r} is no file; {page} shows what it holds.'
     )
   try:
-    return yaml.safe_load(file.read_text(encoding='utf-8'))  # JSON too.
+    loader = _Loader(file.read_text(encoding='utf-8'))  # JSON too.
+    loader.name = path
+    return loader.get_single_data()
   except (yaml.YAMLError, UnicodeDecodeError) as e:
     text = ' '.join(str(e).split())
     raise ValueError(f'{path} is neither JSON nor YAML ({text}).') from e

@@ -137,7 +137,7 @@ def build(
   def stored(name: str, table: ir.Table) -> ir.Table:
     path = folder / f'{name}.parquet'
     table.to_parquet(str(path))
-    return con.read_parquet(str(path))
+    return prepare.read_parquet(con, path)
 
   _check_numbers(rows, schema)
   rows, widths = _cut_lists(rows, schema, config)

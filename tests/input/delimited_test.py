@@ -230,6 +230,43 @@ def test_empty_numbers_are_exact(con, tmp_path):
   assert {'a': 12345678, 'b': 0.123456789} in found and len(found) == 2
 
 
+def test_names_of_files_are_no_patterns(con, read, tmp_path):
+  (tmp_path / 'r1.tsv').write_bytes(b'9\tz\t9\n')
+  assert rows(read(b'1\ta\t3\n2\tb\n', name='r[1].tsv')) == [(1, 'a', 3.0)]
+  assert delimited.num_rejected(con) == 1
+  assert [e['file'] for e in rejected(tmp_path)] == [str(tmp_path / 'r[1].tsv')]
+
+
+def test_malformed_lines_of_a_relative_path_count(con, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'r.tsv').write_bytes(b'1\ta\t3\n2\tb\n')
+  with pytest.raises(ValueError, match='1 of 2 lines of .* are malformed'):
+    delimited.read_delimited(
+      con, 'r.tsv', COLUMNS, delimiter='\t', rejected_path='rejected.csv'
+    )
+
+
+@pytest.mark.parametrize(
+  ('line', 'column'),
+  [(b'"7\n"\tb\t3', 'user'), (b'7\tb\t3.40282350e38', None)],
+)
+def test_odd_numbers_are_the_same_to_both_readers(read, tmp_path, line, column):
+  found = rows(
+    read(b'x\ta\t3\n' + line + b'\n', quote='"', max_rejected_share=1)
+  )
+  assert len(found) == (column is None)
+  assert [e['column'] for e in rejected(tmp_path)][1:] == (
+    [column] if column else []
+  )
+
+
+def test_a_long_text_beside_a_bad_number(read, tmp_path):
+  long = b'a' * 200_000
+  table = read(b'1\t' + long + b'\t3\nx\tb\t3\n', quote='"')
+  assert rows(table) == [(1, long.decode(), 3.0)]
+  assert [e['line'] for e in rejected(tmp_path)] == ['2']
+
+
 def test_missing_file(con, tmp_path):
   with pytest.raises(FileNotFoundError, match='no such file: .*none.tsv'):
     delimited.read_delimited(

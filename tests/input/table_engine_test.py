@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pyarrow as pa
@@ -58,6 +59,15 @@ def test_spark_gives_the_same_files(tmp_path, order, tags):
   for file, content in found['duckdb'].items():
     assert found['spark'][file] == content, file
   assert found['spark'].keys() == found['duckdb'].keys()
+
+
+def test_spark_without_java_names_the_flag(tmp_path, monkeypatch):
+  monkeypatch.setitem(
+    sys.modules, 'pyspark.sql', types.SimpleNamespace(SparkSession=None)
+  )
+  monkeypatch.setattr(shutil, 'which', lambda name: None)
+  with pytest.raises(RuntimeError, match='name a cluster with --spark_master'):
+    prepare.connect_spark(temp_directory=tmp_path)
 
 
 def test_spark_that_is_missing_is_named(tmp_path, monkeypatch):

@@ -274,6 +274,23 @@ def test_a_file_of_wrong_types_is_refused(tmp_path, text, message):
     table_schema.load(str(path))
 
 
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('label: a\ntask: b\nlabel: c\n', r"s: 'label' is in line 1 .* line 3;"),
+    (
+      'columns:\n  a: int32\n  b: string\n  a: string\n',
+      "'a' is in line 2 and again in line 4; needed: each name once",
+    ),
+    ('{"columns": {\n"1": "int32",\n"1": "string"}}', "'1' is in line 2 .* 3;"),
+  ],
+)
+def test_a_name_that_comes_twice_is_refused(tmp_path, text, message):
+  (tmp_path / 's').write_text(text)
+  with pytest.raises(ValueError, match=message):
+    table_schema.load(str(tmp_path / 's'))
+
+
 def test_names_may_be_numbers(tmp_path):
   path = tmp_path / 's.yaml'
   path.write_text(

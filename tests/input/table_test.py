@@ -12,7 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from antjax.input import output_folder, table_files, table_schema
+from antjax.input import output_folder, table_files, table_raw, table_schema
 from antjax.input.table_tasks import TableConfig
 from tests.input import table_fixture
 
@@ -234,6 +234,27 @@ def test_empty_values_of_parquet_are_set_aside_and_named(tmp_path):
   assert found == [('31', 'user'), ('41', 'when')]
 
 
+def test_a_column_of_parquet_may_be_called_line(tmp_path):
+  columns = {'user': 'string', 'line': 'int64', 'click': 'int32'}
+  schema = table_schema.make(columns, label='click', task='user', time='line')
+  values = [100 * i for i in range(20)]
+  table = pa.table(
+    {
+      'user': ['a'] * 21,
+      'line': pa.array([None, *values]),
+      'click': [i % 2 for i in range(21)],
+    }
+  )
+  pq.write_table(table, tmp_path / 'c.parquet')
+  out = tmp_path / 'out'
+  make(out, tmp_path / 'c.parquet', schema, max_rejected_share=0.5)
+  (record,) = read(out, 'train')[:1]
+  assert record['timestamp'][:4].tolist() == [0, 100, 200, 300]
+  with open(out / output_folder.REJECTED, newline='') as file:
+    found = [(r['line'], r['column']) for r in csv.DictReader(file)]
+  assert found == [('1', 'line')]
+
+
 def test_all_files_of_parquet_are_listed_and_nothing_rounded(rows, tmp_path):
   folder = tmp_path / 'parts'
   folder.mkdir()
@@ -332,6 +353,83 @@ def test_numbers_that_are_none_are_set_aside(tmp_path):
     message = f"label 'stars' is {label}; needed is 1 to 5 .* whole"
     with pytest.raises(ValueError, match=message):
       make(tmp_path / f'other{i}', path, schema)
+
+
+@pytest.mark.parametrize('name', ['c[1].parquet', 'c[1].csv'])
+def test_names_of_files_and_folders_are_no_patterns(rows, name, tmp_path):
+  folder = tmp_path / 'out[1]*'
+  folder.mkdir()
+  source = table_fixture.write(folder / 'c[1].csv', rows)
+  neighbour = folder / name.replace('[1]', '1')
+  if name.endswith('.csv'):
+    neighbour.write_text('other\n')
+  else:
+    table = pyarrow.csv.read_csv(source)
+    pq.write_table(table, folder / name)
+    pq.write_table(table.slice(0, 10), neighbour)
+  options = {'max_rejected_share': 1.0}
+  assert make(folder / 'o[2]', folder / name, **options)['counts']['rows'] > 10
+
+
+@pytest.mark.parametrize(
+  ('names', 'message'),
+  [
+    (['a.csv', 'b.csv.gz', 'c.CSV.BZ2'], 'files b.csv.gz, c.CSV.BZ2, which'),
+    (['a.parquet.zst'], 'files a.parquet.zst, which are not read; unpack'),
+    (['a.CSV', 'b.Parquet'], 'both text and Parquet'),
+  ],
+)
+def test_no_file_is_left_out_silently(tmp_path, names, message):
+  for name in names:
+    (tmp_path / name).touch()
+  with pytest.raises(ValueError, match=message):
+    table_raw.find_files(tmp_path)
+
+
+def test_suffixes_in_capitals_and_packed_files_that_are_there(tmp_path):
+  for name in ('a.CSV', 'b.csv', 'b.csv.gz', 'notes.gz'):
+    (tmp_path / name).touch()
+  found = [p.name for p in table_raw.find_files(tmp_path)]
+  assert found == ['a.CSV', 'b.csv']
+  assert table_raw.find_files(tmp_path / 'a.CSV') == [tmp_path / 'a.CSV']
+
+
+@pytest.mark.parametrize('name', ['c.parquet', 'c.csv'])
+def test_numbers_beyond_an_int64_are_set_aside(name, tmp_path):
+  columns = {'user': 'string', 'item': 'int64', 'when': 'float64'}
+  schema = table_schema.make(
+    {**columns, 'click': 'int32'}, label='click', task='user', time='when'
+  )
+  wild = {3: (1e300, 3.0), 5: (2.0**63, 5.0), 7: (7.0, 1e30), 8: (-1e30, 8.0)}
+  rows = [wild.get(i, (i, i + 0.5)) for i in range(40)]
+  table = pa.table(
+    {
+      'user': ['u'] * 40,
+      'item': pa.array([item for item, _ in rows], 'float64'),
+      'when': pa.array([when for _, when in rows], 'float64'),
+      'click': [i % 2 for i in range(40)],
+    }
+  )
+  if name == 'c.parquet':
+    pq.write_table(table, tmp_path / name)
+  else:
+    lines = [
+      f'u,{item:.0f},{when},{i % 2}' for i, (item, when) in enumerate(rows)
+    ]
+    (tmp_path / name).write_text(
+      '\n'.join(['user,item,when,click', *lines, ''])
+    )
+  out = tmp_path / 'out'
+  description = make(out, tmp_path / name, schema, max_rejected_share=0.5)
+  assert description['counts']['rows'] == 36
+  with open(out / output_folder.REJECTED, newline='') as file:
+    found = [
+      (r['line'], r['column'], r['reason']) for r in csv.DictReader(file)
+    ]
+  first = 1 + (name == 'c.csv')
+  assert found == [
+    (str(i + first), 'when' if i == 7 else 'item', 'cast') for i in wild
+  ]
 
 
 def test_names_of_columns_do_not_matter(rows, source, tmp_path):
