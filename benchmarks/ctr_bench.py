@@ -8,9 +8,8 @@ prints a JSON line for each model and loader of the peer, torch-rechub: `own`,
 its DataLoader over rows as its users run it, and `batched`, where that is
 replaced by slices of tensors, so that the models compete. The loader `fuxictr`
 is FuxiCTR with its own, for the models that it has too, where it is installed
-(pip install fuxictr: it brings Ray, so that it is no part of the extra). Needs
-the extra `bench`, and the folder that launch/prepare_behaviors.py writes by
-default.
+(the extra `bench_fuxictr`, which brings Ray). Needs the extra `bench`, and the
+folder that launch/prepare_behaviors.py writes by default.
 
 Both train the same clicks (see `ctr_problem`) for the same number of epochs in
 blocks of steps that take turns; only one works at a time. `rows_per_s` is of

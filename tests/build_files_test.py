@@ -52,7 +52,9 @@ def expected_target(
   text = path.read_text()
   is_test = path.name.endswith('_test.py')
   is_binary = bool(_MAIN.search(text)) and not is_test
-  distributions = source_tree.requirements('dev', 'bench', 'bench_tables')
+  distributions = source_tree.requirements(
+    'dev', 'bench', 'bench_tables', 'bench_fuxictr'
+  )
   deps = set()
   for item in source_tree.imports(path, root):
     file = source_tree.module_path(item.module, root)

@@ -76,8 +76,8 @@ def third_party_violations(root: pathlib.Path) -> list[str]:
   extras = {
     'antjax': ['spark'],
     'launch': ['search'],
-    'benchmarks': ['bench', 'bench_tables'],
-    'tests': ['dev', 'bench', 'bench_tables'],
+    'benchmarks': ['bench', 'bench_tables', 'bench_fuxictr'],
+    'tests': ['dev', 'bench', 'bench_tables', 'bench_fuxictr'],
   }
   found = []
   for path in source_tree.python_files(root):

@@ -99,15 +99,15 @@ def connect_spark(
     'spark.sql.session.timeZone': 'UTC',
     'spark.ui.enabled': 'false',
   }
-  if not master:
-    # The first python3 on the path, Spark's choice, may lack our packages.
-    os.environ.setdefault('PYSPARK_PYTHON', sys.executable)
   if memory_limit:
     settings['spark.driver.memory'] = memory_limit
   for name, value in settings.items():
     builder = builder.config(name, value)
   session = builder.getOrCreate()
   session.sparkContext.setLogLevel('ERROR')
+  if not master:
+    # The first python3 on the path, Spark's choice, may lack our packages.
+    session.sparkContext.pythonExec = sys.executable
   return ibis.pyspark.connect(session)
 
 
