@@ -104,6 +104,7 @@ def exported(
     pathlib.Path(run_dir),
     {'data set': run_identity.of_data(description)},
     models=[MODEL],
+    is_part=True,
   )
   mesh = mesh_lib.make_mesh(intra=1, devices=jax.local_devices()[:1])
   algorithm = algorithms.ALGORITHMS[run.algorithm]

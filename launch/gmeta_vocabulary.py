@@ -82,7 +82,10 @@ def start_from(
   old = output_folder.load_description(old_data)
   # Other values may have the run's ids by now.
   run_identity.check(
-    run_dir, {'data set': run_identity.of_data(old)}, models=[name]
+    run_dir,
+    {'data set': run_identity.of_data(old)},
+    models=[name],
+    is_part=True,
   )
   new = output_folder.load_description(data)
   sources = {}

@@ -31,6 +31,7 @@ def check(
   made_of: Mapping[str, Any],
   *,
   models: Iterable[str] = ('.',),
+  is_part: bool = False,
 ) -> None:
   """Refuses to go on with something else than the run so far.
 
@@ -38,6 +39,7 @@ def check(
     run_dir: Of the run; one that has not begun is fine.
     made_of: JSON-able, by what people call it.
     models: Folders in `run_dir` that may hold checkpoints of the run.
+    is_part: Whether what `made_of` does not name may be anything.
 
   Raises:
     ValueError: Something differs, or the run does not say what it was trained
@@ -55,7 +57,7 @@ def check(
       )
     return
   there = json.loads(path.read_text(encoding='utf-8'))
-  names = {**there, **made_of}
+  names = made_of if is_part else {**there, **made_of}
   wrong = [name for name in names if there.get(name) != made_of.get(name)]
   if wrong:
     raise ValueError(
