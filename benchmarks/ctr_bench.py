@@ -95,10 +95,8 @@ def _has(loader: str, model: str) -> bool:
   """Whether a peer has a model, and is installed."""
   if loader != 'fuxictr':
     return True
-  # ctr_fuxictr.MODELS, which needs the package.
-  return model in ('deepfm', 'dcnv2') and bool(
-    importlib.util.find_spec('fuxictr')
-  )
+  is_there = importlib.util.find_spec('fuxictr') is not None
+  return is_there and model in problem_lib.FUXICTR_MODELS
 
 
 def _run(model: str, folder: pathlib.Path) -> list[dict[str, Any]]:

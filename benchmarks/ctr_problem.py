@@ -18,6 +18,7 @@ import numpy as np
 MODELS = ('mlp', 'deepfm', 'dcnv2', 'shared_bottom', 'mmoe', 'ple')
 # Of torch-rechub; and FuxiCTR with its own loader.
 LOADERS = ('own', 'batched', 'fuxictr')
+FUXICTR_MODELS = ('deepfm', 'dcnv2')
 DIM = 16
 BATCH = 2048
 # Of the deep part; of towers; of experts.

@@ -61,7 +61,7 @@ class ScenarioData:
         f'data={config.data} was made by an older version; make it again with'
         ' --overwrite.'
       )
-    output_folder.check_files(folder, described, 'events')
+    output_folder.check_files(folder, described, 'events/')
     names = [s['name'] for s in described['sequences']]
     history = _history(config.history, names)
     id_names = [c['name'] for c in described['ids']]

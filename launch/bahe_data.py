@@ -53,7 +53,7 @@ class Clicks:
     self.vocabulary = BehaviorVocabulary.open(folder / 'behaviors')
     names = [s['name'] for s in self.description['sequences']]
     self.lengths = _lengths(config.max_behaviors, names)
-    output_folder.check_files(folder, self.description, 'events')
+    output_folder.check_files(folder, self.description, 'events/')
     self._events = [
       np.load(folder / 'events' / f'{name}.npy', mmap_mode='r')
       for name in names

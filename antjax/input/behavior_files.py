@@ -181,13 +181,9 @@ def find_ids(folder: str | os.PathLike[str]) -> dict[str, pathlib.Path]:
       ' launch/prepare_behaviors.'
     )
   names = ['user', 'item', *(f'id:{x["name"]}' for x in about['ids'])]
-  found = {}
-  for name, file in zip(names, _id_files(len(names)), strict=True):
-    found[name] = folder / file
-    size = about['files'][file]['bytes']
-    if not found[name].is_file() or found[name].stat().st_size != size:
-      raise ValueError(f'ids_from={folder}: {file} is damaged or missing.')
-  return found
+  output_folder.check_files(folder, about, 'ids_')
+  files = _id_files(len(names))
+  return {n: folder / file for n, file in zip(names, files, strict=True)}
 
 
 def _id_files(num: int) -> list[str]:

@@ -56,7 +56,7 @@ def check_files(
   Args:
     folder: Folder with prepared data.
     description: What `load_description` read there.
-    under: Folder in it whose files are looked at, such as 'events'.
+    under: What the paths of the files begin with, such as 'events/'.
 
   Raises:
     ValueError: There are such files; the message names them.
@@ -64,7 +64,7 @@ def check_files(
   sizes = {f['path']: f['bytes'] for f in description['files'].values()}
   damaged = _damaged(
     pathlib.Path(folder),
-    {p: n for p, n in sizes.items() if p.startswith(f'{under}/')},
+    {p: n for p, n in sizes.items() if p.startswith(under)},
   )
   if damaged:
     raise ValueError(

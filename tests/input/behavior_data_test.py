@@ -415,7 +415,7 @@ def test_ids_of_no_folder_of_behaviours_are_refused(log, tmp_path):
     behavior_fixture.prepare(source, tmp_path / 'x', ids_from=tmp_path / 'x')
   behavior_fixture.prepare(source, tmp_path / 'day')
   (tmp_path / 'day' / 'ids_user.parquet').write_bytes(b'')
-  with pytest.raises(ValueError, match='ids_user.parquet is damaged'):
+  with pytest.raises(ValueError, match='is damaged: ids_user.parquet'):
     behavior_fixture.prepare(source, tmp_path / 'x', ids_from=tmp_path / 'day')
 
 

@@ -72,13 +72,13 @@ def test_files_of_another_size_are_refused(tmp_path):
     'events/liked.npy': {'path': 'events/liked.npy', 'bytes': 3},
     'train': {'path': 'train.parquet', 'bytes': 4},  # Not looked at.
   }
-  output_folder.check_files(tmp_path, {'files': files}, 'events')
+  output_folder.check_files(tmp_path, {'files': files}, 'events/')
   (tmp_path / 'events' / 'liked.npy').write_bytes(b'ab')
   with pytest.raises(ValueError, match='liked.npy has 2 bytes of 3.*overwrite'):
-    output_folder.check_files(tmp_path, {'files': files}, 'events')
+    output_folder.check_files(tmp_path, {'files': files}, 'events/')
   (tmp_path / 'events' / 'liked.npy').unlink()
   with pytest.raises(ValueError, match='liked.npy is gone'):
-    output_folder.check_files(tmp_path, {'files': files}, 'events')
+    output_folder.check_files(tmp_path, {'files': files}, 'events/')
 
 
 @pytest.mark.parametrize('how', ['cut', 'gone'])

@@ -98,7 +98,7 @@ def test_each_host_gets_its_settings_and_its_prefix(script):
   path = script(
     "names = 'NUM_PROCESSES NUM_CPU_DEVICES PLATFORMS COORDINATOR_ADDRESS'\n"
     "print([os.environ['JAX_' + n] for n in names.split()], sys.argv[1:])\n"
-    "print(os.environ['XLA_FLAGS'])\n"
+    "print(os.environ['XLA_FLAGS'], os.environ['GLIBC_TUNABLES'])\n"
     'import launch.local_cluster\n'
   )
   done = _run(
@@ -121,6 +121,7 @@ def test_each_host_gets_its_settings_and_its_prefix(script):
   assert settings[0][1] == settings[1][1]  # One coordinator for all.
   assert len(lines) == 4
   assert 'force_host' not in done.stdout and done.stdout.count('--a=1') == 2
+  assert done.stdout.count('glibc.malloc.hugetlb=1') == 2
 
 
 def test_runs_a_module(tmp_path):
