@@ -208,6 +208,7 @@ def test_threads_do_not_matter(source, folder, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(_WITHOUT_SPARK), reason=_WITHOUT_SPARK)
+@pytest.mark.filterwarnings('ignore::Warning')  # Of pyspark and its imports.
 def test_spark_writes_equal_files(source, folder, tmp_path):
   sequence_fixture.prepare(
     source, tmp_path / 'out', k_core=4, engine=Engine(name='spark', threads=2)
