@@ -27,6 +27,7 @@ import optax
 import rich.console
 import rich.table
 
+from antjax.lm import attention
 from antjax.mesh import mesh as mesh_lib
 from antjax.mesh.paro import PaRO
 from antjax.train import ahead, census, plan_check, planner
@@ -145,6 +146,7 @@ def compile_step(
     model.batch_fn(rows, config.seq_len),
     num_micro_batches=config.num_micro_batches,
     regather=config.regather,
+    check_vma=attention.check_vma(mesh),
   )
   return layout, lowered.compile()
 
@@ -156,7 +158,7 @@ def report(config: Config) -> dict[str, Any]:
     {'equals_plan', 'fits', 'lines', 'memory_bytes', ...}, JSON-able.
   """
   prepare()
-  model = plan_models.load(config.model)
+  model = plan_models.load(config.model, attention='splash')
   start = time.perf_counter()
   try:
     layout, compiled = compile_step(config, model)

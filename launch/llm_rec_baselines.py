@@ -37,6 +37,7 @@ from antjax.ctr.llm_rec import (
 from antjax.ctr.llm_rec.gru4rec import GRU4RecConfig
 from antjax.ctr.llm_rec.sasrec import SASRecConfig
 from antjax.input.sequence_data import SequenceData
+from antjax.input.sequence_events import SequenceEvents
 from antjax.mesh.paro import PaRO
 from launch import common, llm_rec_held_out, next_item_job, run_identity
 from launch.llm_rec_held_out import HeldOut, HeldOutConfig
@@ -74,6 +75,10 @@ class Config(common.JobConfig):
   without_domain: Annotated[
     str, 'Domain that training does not see, for zero-shot scores.'
   ] = ''
+  train_users: Annotated[
+    int, 'Users to train on, drawn once for all seeds; 0: all.'
+  ] = 0
+  train_users_seed: Annotated[int, 'Of that draw.'] = 0
   model: Annotated[
     str, 'Language model of the texts: Hugging Face folder or GGUF file.'
   ] = 'data/minilm'
@@ -173,7 +178,7 @@ class Baselines:
   def _model(self, method: str) -> Any:
     config, data = self._config, self.data
     if method == 'popularity':
-      events = data.training(without=config.without_domain)
+      events = self._events()
       return popularity.Popularity(events.count_items(data.num_items))
     if method == 'bm25':
       return bm25.BM25(data.titles, max_history=config.max_history)
@@ -187,6 +192,16 @@ class Baselines:
       texts = next_item.whiten(self.vectors)
     return self._trained(method, texts=texts)
 
+  def _events(self, only: str = '') -> SequenceEvents:
+    """What training sees, of one domain or all."""
+    config = self._config
+    return self.data.training(
+      only=only,
+      without=config.without_domain,
+      num_users=config.train_users,
+      seed=config.train_users_seed,
+    )
+
   def _trained(
     self, method: str, *, only: str = '', texts: np.ndarray | None = None
   ) -> next_item.TrainedNextItem:
@@ -194,7 +209,7 @@ class Baselines:
     config, data = self._config, self.data
     is_gru = method.startswith('gru4rec')
     encoder = config.gru4rec if is_gru else config.sasrec
-    events = data.training(only=only, without=config.without_domain)
+    events = self._events(only)
     run = next_item_job.NextItemJob(
       config.training,
       self._job,
@@ -204,6 +219,7 @@ class Baselines:
         'data set': run_identity.of_data(data.description),
         'split': data.split,
         'domains': {'only': only, 'without': config.without_domain},
+        'users': [config.train_users, config.train_users_seed],
         'language model': None if texts is None else self.encoder.made_of,
       },
       texts=texts,
@@ -221,7 +237,7 @@ class Baselines:
     """A model a domain; each ranks the targets and items of its own."""
     both = [_nothing(self.test), _nothing(self.cold)]
     for domain in self.data.domain_names:
-      if not self.data.training(only=domain).num_examples:
+      if not self._events(domain).num_examples:
         logging.warning('%s: no training example; it is left out.', domain)
         continue
       model = self._trained(method, only=domain)

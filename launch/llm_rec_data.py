@@ -5,7 +5,6 @@
 from collections.abc import Mapping
 from typing import Any, TYPE_CHECKING
 
-from absl import logging
 import grain
 import jax
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from antjax.ctr.llm_rec.inputs import TrainingInputs
 from antjax.ctr.llm_rec.texts import TextMaker
 from antjax.input.sequence_data import SequenceData
-from antjax.input.sequence_events import ExampleSource, SequenceEvents
+from antjax.input.sequence_events import ExampleSource
 from antjax.mesh import mesh as mesh_lib
 from launch import common
 
@@ -40,7 +39,12 @@ class Sequences:
   def __init__(self, config: 'Config', job: common.Job):
     self._config, self._job = config, job
     self.data = SequenceData.open(config.data, split=config.split)
-    self.events = training_events(config, self.data)
+    self.events = self.data.training(
+      only=config.only_domain,
+      without=config.without_domain,
+      num_users=config.train_users,
+      seed=config.train_users_seed,
+    )
     self.source = ExampleSource(self.events)
     if not len(self.source):
       raise ValueError(
@@ -135,25 +139,3 @@ class Sequences:
       'key': keys.astype(np.int64),
       'weight': weight,
     }
-
-
-def training_events(config: 'Config', data: SequenceData) -> SequenceEvents:
-  """What the flags leave of the training events."""
-  events = data.training(only=config.only_domain, without=config.without_domain)
-  num_users = int((events.lengths > 1).sum())
-  if not config.train_users or config.train_users >= num_users:
-    return events
-  rng = np.random.default_rng(config.train_users_seed)
-  users = np.sort(
-    rng.choice(
-      np.flatnonzero(events.lengths > 1), config.train_users, replace=False
-    )
-  )
-  logging.info(
-    'train_users: %d of the %d users who have training examples.',
-    config.train_users,
-    num_users,
-  )
-  return SequenceEvents(
-    events.events, events.starts[users], events.stops[users]
-  )

@@ -22,7 +22,7 @@ import numpy as np
 
 from antjax.collectives import choose
 from antjax.input import dataset, output_folder, records, text
-from antjax.lm import cost, generate, transformer
+from antjax.lm import attention, cost, generate, transformer
 from antjax.lm import tokenizer as tokenizer_lib
 from antjax.train import checkpoint, metrics, progress, warm_start
 from antjax.train.state import TrainState
@@ -124,6 +124,7 @@ class LMJob:
       paro=self.paro,
       collectives=choose.for_mesh(config.collectives, mesh, links=links),
       loss_scale='dynamic' if self._dtype == jnp.float16 else None,
+      check_vma=attention.check_vma(mesh),
       **options,
     )
 

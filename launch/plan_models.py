@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import jax
 import jax.numpy as jnp
 
+from antjax.lm import attention as attention_lib
 from antjax.lm import cost, lora, transformer
 
 _LLAMA = transformer.Config(
@@ -114,13 +115,16 @@ class Model:
   activation_fn: Callable[[int, int, Any], int] | None = None
 
 
-def load(name: str, lora_rank: int = 0) -> Model:
+def load(
+  name: str, lora_rank: int = 0, attention: attention_lib.Method = 'auto'
+) -> Model:
   """The model of a name.
 
   Args:
     name: A preset, or 'package.module:function'.
     lora_rank: With a preset: adds two adapter matrices of this rank to each
       matrix of a layer, and only they are trained.
+    attention: With a preset: its method; 'auto' goes by the devices at hand.
 
   Raises:
     ValueError: No such model, or a rank for a model of one's own.
@@ -137,7 +141,7 @@ def load(name: str, lora_rank: int = 0) -> Model:
       f'model={name!r}: known are {", ".join(PRESETS)}, or'
       ' package.module:function for a model of your own.'
     )
-  config = PRESETS[name]
+  config = dataclasses.replace(PRESETS[name], attention=attention)
   params = jax.eval_shape(
     functools.partial(transformer.init, config), jax.random.key(0)
   )

@@ -216,6 +216,8 @@ def run_baselines(config: Config, job: common.Job) -> dict[str, Any]:
     split=config.split,
     methods=methods,
     without_domain=config.without_domain,
+    train_users=config.train_users,
+    train_users_seed=config.train_users_seed,
     model=config.model,
     max_history=config.max_history,
     validation_examples=config.validation_examples,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from antjax.embedding.table import EmbeddingTables
+from antjax.lm import attention
 from antjax.mesh.paro import PaRO
 from antjax.train.trainer import Trainer
 from launch import auto_paro, common
@@ -162,5 +163,6 @@ def make_trainer(
     collectives=config.collectives,
     tables=tables,
     constants=constants,
+    check_vma=attention.check_vma(job.mesh),
     **options,
   )

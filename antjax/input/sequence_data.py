@@ -149,17 +149,34 @@ class SequenceData:
       return np.where(lengths >= MIN_EVENTS, 2, 0)
     return np.where(self.user_split == 0, 0, lengths)
 
-  def training(self, *, only: str = '', without: str = '') -> SequenceEvents:
+  def training(
+    self,
+    *,
+    only: str = '',
+    without: str = '',
+    num_users: int = 0,
+    seed: int = 0,
+  ) -> SequenceEvents:
     """The events that training sees; its examples are all but each first one.
 
     Args:
       only: Domain that alone is kept; '': all.
       without: Domain to leave out, so that it is new in the test (zero-shot).
+      num_users: Users to draw of those with examples in any domain, so that
+        models of one domain and of all have the same; 0: all.
+      seed: Of that draw.
     """
     whole = self.all_events
     found = SequenceEvents(
       self.events, whole.starts, whole.stops - self._num_held
     )
+    users = np.flatnonzero(found.lengths > 1)
+    if 0 < num_users < len(users):
+      rng = np.random.default_rng(seed)
+      users = np.sort(rng.choice(users, num_users, replace=False))
+      found = SequenceEvents(
+        self.events, found.starts[users], found.stops[users]
+      )
     if not (only or without):
       return found
     is_kept = np.ones(self.num_items, bool)

@@ -7,13 +7,14 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from antjax.lm import blocked_attention
+from antjax.collectives import transition
+from antjax.lm import blocked_attention, splash_attention
 
 # Shape suffixes: B = sequences, T = query tokens, S = key tokens, H = query
 # heads, G = key/value heads, R = H / G query heads that share one, K = width of
 # a head.
 
-Method = Literal['auto', 'plain', 'blocked', 'cudnn']
+Method = Literal['auto', 'plain', 'blocked', 'cudnn', 'splash']
 
 # A sequence longer than this is cut into blocks of queries.
 MAX_PLAIN = 128
@@ -69,15 +70,17 @@ def attend(
       T of them, also in the backward pass, and leaves out most of what a causal
       mask hides; it has no forward-mode derivative. 'cudnn' is
       jax.nn.dot_product_attention's fused kernel (NVIDIA GPUs, 16-bit dtypes).
-      'auto' takes the fastest that is legal.
-    block: Queries in a block; None: as many as is fastest. More where there
-      were over 32 blocks and there is a bias.
+      'splash' is JAX's Pallas kernel (TPUs, no bias; in a `shard_map` with
+      check_vma=False). 'auto' takes the fastest that is legal.
+    block: Queries in a block (at most, for 'splash'); None: as many as is
+      fastest. More where there were over 32 blocks and there is a bias.
 
   Returns:
     Array [B, T, H, K].
 
   Raises:
-    ValueError: H is no multiple of G, or an unknown method.
+    ValueError: H is no multiple of G, 'splash' with a bias, or an unknown
+      method.
   """
   num_heads, num_kv_heads = q_BTHK.shape[2], k_BTGK.shape[2]
   if num_heads % num_kv_heads:
@@ -89,7 +92,13 @@ def attend(
     scale = q_BTHK.shape[-1] ** -0.5
   how = _How(is_causal, scale)
   if method == 'auto':
-    method = choose(q_BTHK.shape, q_BTHK.dtype, jax.default_backend())
+    method = choose(
+      q_BTHK.shape,
+      q_BTHK.dtype,
+      jax.default_backend(),
+      has_bias=bias_HTT is not None,
+      is_typed=bool(transition.varying_axes(q_BTHK)),
+    )
   if method == 'cudnn':
     return _fused(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, bias_HTT, how)
   if method == 'plain':
@@ -115,8 +124,24 @@ def attend(
       block or _BIASED_BLOCK,
       how,
     )
+  if method == 'splash':
+    if bias_HTT is not None:
+      raise ValueError(
+        "attend(method='splash'): the kernel adds no bias (T5's positions); use"
+        " 'blocked', or 'auto', which does."
+      )
+    return splash_attention.attend(
+      q_BTHK,
+      k_BTGK,
+      v_BTGK,
+      segment_ids_BT,
+      is_causal=is_causal,
+      scale=scale,
+      block=block or splash_attention.BLOCK,
+    )
   raise ValueError(
-    f'attend(method={method!r}): unknown; use auto, plain, blocked or cudnn.'
+    f'attend(method={method!r}): unknown; use auto, plain, blocked, cudnn or'
+    ' splash.'
   )
 
 
@@ -125,13 +150,38 @@ class _How(NamedTuple):
   scale: float
 
 
-def choose(shape: tuple[int, ...], dtype: jax.typing.DTypeLike, platform: str):
-  """The method that 'auto' stands for, for queries [B, T, H, K]."""
+def choose(
+  shape: tuple[int, ...],
+  dtype: jax.typing.DTypeLike,
+  platform: str,
+  *,
+  has_bias: bool = False,
+  is_typed: bool = False,
+) -> Method:
+  """The method that 'auto' stands for.
+
+  Args:
+    shape: Of the queries, [B, T, H, K].
+    dtype: Of the queries.
+    platform: 'cpu', 'gpu' or 'tpu'.
+    has_bias: Whether scores get a bias.
+    is_typed: Whether it is inside a `shard_map` that checks what differs
+      between devices, which no Pallas kernel of JAX declares.
+  """
   num_tokens, width = shape[1], shape[3]
   is_16_bit = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
   if platform == 'gpu' and is_16_bit and width % 8 == 0 and width <= 128:
     return 'cudnn'
-  return 'plain' if num_tokens <= MAX_PLAIN else 'blocked'
+  if num_tokens <= MAX_PLAIN:
+    return 'plain'
+  if platform == 'tpu' and not has_bias and not is_typed:
+    return 'splash'
+  return 'blocked'
+
+
+def check_vma(mesh: jax.sharding.Mesh) -> bool:
+  """For `Trainer(check_vma=...)`: what lets 'auto' take its fastest method."""
+  return mesh.devices.flat[0].platform != 'tpu'
 
 
 def _rows(q_BTHK, k_BSGK, v_BSGK, segments, bias_HTS, first: int, how: _How):

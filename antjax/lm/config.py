@@ -80,7 +80,7 @@ class Config:
     ' be gathered beside the computation of the other; both are then whole.',
   ] = 1
   attention: Annotated[
-    Literal['auto', 'plain', 'blocked', 'cudnn'],
+    Literal['auto', 'plain', 'blocked', 'cudnn', 'splash'],
     'How attention is computed; see antjax/lm/attention.py.',
   ] = 'auto'
 

@@ -231,7 +231,7 @@ class ElasticStep:
         table_partition,
         P(),
       ),
-      check_vma=spec.how.is_typed,
+      check_vma=spec.is_typed,
     )
     update = make_update(spec)
 

@@ -51,6 +51,7 @@ class StepSpec:
       optimizer's own where it has one.
     regather: Whether stacked layers are gathered again in the backward pass.
     constants: PartitionSpecs of the Trainer's constants, or None.
+    check_vma: See `Trainer`.
   """
 
   layout: Layout
@@ -62,6 +63,12 @@ class StepSpec:
   loss_scale: float = 1.0
   regather: bool = True
   constants: PyTree = None
+  check_vma: bool = True
+
+  @property
+  def is_typed(self) -> bool:
+    """Whether `shard_map` checks which results are equal on all devices."""
+    return self.check_vma and self.how.is_typed
 
   def factor(self, opt_state: PyTree) -> jax.Array:
     """What the loss is multiplied by before it is differentiated."""

@@ -270,7 +270,7 @@ class MicroSteps:
         spec.constants,
       ),
       out_specs=(_BATCH, _BATCH),
-      check_vma=spec.how.is_typed,
+      check_vma=spec.is_typed,
     )
     return jax.jit(mapped, donate_argnums=0)
 

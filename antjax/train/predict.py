@@ -35,11 +35,13 @@ def make_predict(
   predict_fn: Callable[..., Any],
   tables: SparseTables | None,
   constants: PyTree = None,
+  check_vma: bool = True,
 ) -> Callable[[TrainState, StepInput], tuple[PyTree, jax.Array]]:
   """Compiles lazily to `predict(state, step_input) -> (outputs, num_valid)`.
 
   Outputs keep the leading dim of the batch; `num_valid` counts devices that
-  still have data. `constants` are PartitionSpecs of the Trainer's.
+  still have data. `constants` are PartitionSpecs of the Trainer's, `check_vma`
+  is as there.
   """
   paro = layout.paro
 
@@ -64,6 +66,7 @@ def make_predict(
       input_specs(constants),
     ),
     out_specs=(_BATCH, P()),
+    check_vma=check_vma,
   )
   return jax.jit(
     lambda state, inputs: mapped(

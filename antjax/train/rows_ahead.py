@@ -119,7 +119,7 @@ class RowsAhead:
         P(),
         _BATCH,
       ),
-      check_vma=spec.how.is_typed,
+      check_vma=spec.is_typed,
     )
     update = step_lib.make_update(spec)
 

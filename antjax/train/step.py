@@ -105,7 +105,7 @@ def make_step(spec: StepSpec) -> Step:
       table_partition,
       P(),
     ),
-    check_vma=spec.how.is_typed,
+    check_vma=spec.is_typed,
   )
   update = make_update(spec)
 
@@ -152,7 +152,7 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
     mesh=mesh,
     in_specs=(grad_partition,),
     out_specs=layout.level_specs(paro.params, trained=True),
-    check_vma=spec.how.is_typed,
+    check_vma=spec.is_typed,
   )
   opt_shardings = [
     NamedSharding(mesh, partition) for partition in grad_partition

@@ -63,6 +63,7 @@ class Trainer:
     row_staleness: Literal[0, 1] = 0,
     vocabularies: Mapping[str, Vocabulary] | None = None,
     constants: PyTree = None,
+    check_vma: bool = True,
   ):
     """Describes a training job; nothing is compiled or allocated yet.
 
@@ -101,6 +102,8 @@ class Trainer:
       constants: Arrays on `mesh` that no step changes: `loss_fn` and
         `predict_fn` find each device's pieces in batch['constants']. They are
         neither in the state nor in checkpoints.
+      check_vma: As of `jax.shard_map`. False allows a Pallas kernel in the loss
+        (`attention.check_vma`); a `psum` in it then has JAX's untyped gradient.
 
     Raises:
       ValueError: A mesh of other axes, or an invalid code or count.
@@ -126,6 +129,7 @@ class Trainer:
     self.collectives = collectives
     self.tables = tables
     self._constants = constants
+    self._check_vma = check_vma
     chosen = loss_scale_lib.choose(loss_scale, optimizer)
     self.optimizer, self._loss_scale = chosen
     self.num_micro_batches = num_micro_batches
@@ -253,6 +257,7 @@ class Trainer:
       loss_scale=self._loss_scale,
       regather=self._regather,
       constants=self._constant_specs(),
+      check_vma=self._check_vma,
     )
 
   def _constant_specs(self) -> PyTree:
@@ -395,6 +400,10 @@ class Trainer:
   def _compiled(self, predict_fn: Callable[..., Any]) -> Callable[..., Any]:
     if predict_fn not in self._predict:
       self._predict[predict_fn] = predict_lib.make_predict(
-        self.layout, predict_fn, self.tables, self._constant_specs()
+        self.layout,
+        predict_fn,
+        self.tables,
+        self._constant_specs(),
+        self._check_vma,
       )
     return self._predict[predict_fn]

@@ -188,6 +188,28 @@ def test_training_on_one_domain_and_without_one(folder):
     data.training(only='Games')
 
 
+def test_users_are_drawn_before_their_domains(folder):
+  data = SequenceData.open(folder)
+
+  def users(**options):
+    events = data.training(**options)
+    assert events.num_users == 7
+    return [
+      events.events[start:stop].tolist()
+      for start, stop in zip(events.starts, events.stops, strict=True)
+    ]
+
+  drawn = users(num_users=7, seed=1)
+  assert drawn == users(num_users=7, seed=1) != users(num_users=7, seed=2)
+  assert min(map(len, drawn)) > 1
+  arts = data.domain_id('Arts')
+  assert users(num_users=7, seed=1, only='Arts') == [
+    [i for i in events if data.domains[i] == arts] for events in drawn
+  ]
+  whole = data.training(num_users=10**6)
+  assert whole.num_examples == data.training().num_examples
+
+
 def test_a_second_run_does_nothing_and_another_is_refused(source, folder):
   before = files_of(folder)
   description, made = sequence_fixture.prepare(source, folder, k_core=4)

@@ -152,6 +152,11 @@ def test_the_method_is_chosen_by_device_dtype_and_length():
   assert choose((1, 4096, 8, 64), jnp.float32, 'gpu') == 'blocked'
   assert choose((1, 4096, 8, 100), jnp.bfloat16, 'gpu') == 'blocked'
   assert choose((1, 128, 8, 64), jnp.bfloat16, 'cpu') == 'plain'
+  assert choose((1, 128, 8, 64), jnp.bfloat16, 'tpu') == 'plain'
+  long = (1, 4096, 8, 64), jnp.float32, 'tpu'
+  assert choose(*long) == 'splash'
+  assert choose(*long, has_bias=True) == 'blocked'
+  assert choose(*long, is_typed=True) == 'blocked'
 
 
 def test_gradient_of_the_loss_is_its_slope():

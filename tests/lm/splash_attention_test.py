@@ -1,0 +1,109 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The TPU's Pallas kernel, interpreted here, and compiled for a TPU."""
+
+import functools
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import pytest
+
+from antjax.lm import attention, splash_attention
+from launch import compile_for_pod
+
+# float32 sums of some hundred terms in another order.
+_ATOL = 5e-5
+
+# (tokens, query heads, key/value heads, head width, causal, segments)
+_FAST = (150, 4, 2, 8, True, True)
+_SLOW = (
+  (150, 2, 2, 32, False, True),
+  (256, 2, 1, 64, False, False),
+  (300, 6, 2, 20, True, False),  # Padded, and no segments are given.
+)
+
+
+@pytest.mark.parametrize(
+  'case', [_FAST, *(pytest.param(c, marks=pytest.mark.slow) for c in _SLOW)]
+)
+def test_outputs_and_gradients_are_those_of_plain_scores(case):
+  num_tokens, num_heads, num_kv_heads, width, is_causal, has_segments = case
+  keys = jax.random.split(jax.random.key(0), 5)
+  q, grad = (
+    jax.random.normal(key, (2, num_tokens, num_heads, width))
+    for key in keys[:2]
+  )
+  k, v = (
+    jax.random.normal(key, (2, num_tokens, num_kv_heads, width))
+    for key in keys[2:4]
+  )
+  segments = None
+  if has_segments:  # 0, which is that of padding, too.
+    segments = jnp.sort(
+      jax.random.randint(keys[4], (2, num_tokens), 0, 4), axis=1
+    )
+  how = {'is_causal': is_causal, 'scale': 0.3}
+
+  def both(attend):
+    output, vjp = jax.vjp(
+      lambda q, k, v: attend(q, k, v, segments, **how), q, k, v
+    )
+    return output, vjp(grad)
+
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=_ATOL),
+    both(functools.partial(splash_attention.attend, block=128, interpret=True)),
+    both(functools.partial(attention.attend, method='plain')),
+  )
+
+
+def test_blocks_are_few_and_even():
+  assert splash_attention.blocks_of(2048) == (512, 2048)
+  assert splash_attention.blocks_of(640) == (384, 768)
+  assert splash_attention.blocks_of(129) == (256, 256)
+  assert splash_attention.blocks_of(300, most=100) == (128, 384)
+
+
+def test_a_bias_is_refused():
+  x = jnp.zeros((1, 4, 1, 8))
+  with pytest.raises(ValueError, match='no bias'):
+    attention.attend(x, x, x, bias_HTT=jnp.zeros((1, 4, 4)), method='splash')
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec('libtpu') is None,
+  reason='needs the TPU compiler: pip install libtpu',
+)
+@pytest.mark.slow
+@pytest.mark.parametrize('width, dtype', [(32, 'float32'), (64, 'bfloat16')])
+def test_a_tpu_compiler_takes_it(width, dtype):
+  # MiniLM's and SmolLM2's heads, forward and backward, no scores in memory.
+  compile_for_pod.prepare()
+  mesh = jax.sharding.Mesh(compile_for_pod.devices('v5e:2x2', 1), ('data',))
+  rows = NamedSharding(mesh, P('data'))
+  length = 2048
+
+  def loss(q, k, v, segments):
+    mixed = attention.attend(q, k, v, segments, method='splash')
+    return jnp.sum(mixed.astype(jnp.float32) ** 2)
+
+  step = jax.shard_map(
+    jax.grad(loss, argnums=(0, 1, 2)),
+    mesh=mesh,
+    in_specs=P('data'),
+    out_specs=P('data'),
+    check_vma=False,
+  )
+  shapes = [
+    jax.ShapeDtypeStruct((4, length, heads, width), dtype, sharding=rows)
+    for heads in (12, 4, 4)
+  ]
+  ids = jax.ShapeDtypeStruct((4, length), jnp.int32, sharding=rows)
+  compiled = jax.jit(step).lower(*shapes, ids).compile()
+  assert compiled.as_text().count('tpu_custom_call') >= 3
+  scores = 12 * length**2 * jnp.dtype(dtype).itemsize
+  assert compiled.memory_analysis().temp_size_in_bytes < scores / 2
