@@ -14,7 +14,7 @@ import numpy as np
 
 from antjax.ctr.bahe import batches
 from antjax.ctr.bahe.model import Sizes
-from antjax.input import output_folder, records
+from antjax.input import output_folder, records, shuffled_index
 from antjax.input.behavior_vocabulary import BehaviorVocabulary
 from antjax.train import progress
 from launch import bahe_users, common, run_identity
@@ -104,15 +104,18 @@ class Clicks:
     Args:
       prepare: `ClickModel.prepare`.
     """
+    source = shuffled_index.ShuffledRecords(
+      self._sources['train'], seed=self._config.seed
+    )
     data = self._job.dataset(
-      self._sources['train'],
+      source,
       shard_size=self._config.shard_size,
       seed=self._config.seed,
       key_field=_KEY,
     )
 
     def make(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
-      index = np.asarray(columns[_KEY]) % self.num_examples('train')
+      index = source.order(np.asarray(columns[_KEY]) % len(source))
       return prepare(
         self._batch('train', columns, index, self.rows), self._num_parts
       )

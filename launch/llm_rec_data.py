@@ -11,6 +11,7 @@ import numpy as np
 
 from antjax.ctr.llm_rec.inputs import TrainingInputs
 from antjax.ctr.llm_rec.texts import TextMaker
+from antjax.input import shuffled_index
 from antjax.input.sequence_data import SequenceData
 from antjax.input.sequence_events import ExampleSource
 from antjax.mesh import mesh as mesh_lib
@@ -112,8 +113,13 @@ class Sequences:
       key_field=_KEY,
     )
 
+    # Neighbours are of one user: a batch of them would be of few.
+    order = shuffled_index.Order(len(self.source), self._config.seed)
+
     def make(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
-      batch = self._batch(np.asarray(columns[_KEY]), self.rows)
+      keys = np.asarray(columns[_KEY])
+      places = keys % len(self.source)
+      batch = self._batch(keys - places + order(places), self.rows)
       return self.inputs(batch, self.num_parts)
 
     return data.batch(self.rows).map(make)

@@ -21,28 +21,24 @@ from antjax.train.batches import (
   gather_bytes,
   local_flat,
 )
-from antjax.train.gradient import device_key, reading_constants
+from antjax.train.gradient import device_key, reading_constants, StepSpec
 from antjax.train.leaves import open_leaves
 from antjax.train.metrics import merge_across_processes, Metric
-from antjax.train.state import Layout, PyTree, SparseTables, TrainState
+from antjax.train.state import Layout, PyTree, TrainState
 from antjax.train.step import input_specs, StepInput
 
 _BATCH = P(BATCH_AXES)
 
 
 def make_predict(
-  layout: Layout,
-  predict_fn: Callable[..., Any],
-  tables: SparseTables | None,
-  constants: PyTree = None,
-  check_vma: bool = True,
+  spec: StepSpec, predict_fn: Callable[..., Any]
 ) -> Callable[[TrainState, StepInput], tuple[PyTree, jax.Array]]:
   """Compiles lazily to `predict(state, step_input) -> (outputs, num_valid)`.
 
   Outputs keep the leading dim of the batch; `num_valid` counts devices that
-  still have data. `constants` are PartitionSpecs of the Trainer's, `check_vma`
-  is as there.
+  still have data.
   """
+  layout, tables = spec.layout, spec.tables
   paro = layout.paro
 
   def local(leaves, table_state, step, rng, inputs):
@@ -63,10 +59,10 @@ def make_predict(
       {} if tables is None else tables.partition_specs(),
       P(),
       P(),
-      input_specs(constants),
+      input_specs(spec.constants),
     ),
     out_specs=(_BATCH, P()),
-    check_vma=check_vma,
+    check_vma=spec.check_vma,
   )
   return jax.jit(
     lambda state, inputs: mapped(

@@ -102,8 +102,8 @@ class Trainer:
       constants: Arrays on `mesh` that no step changes: `loss_fn` and
         `predict_fn` find each device's pieces in batch['constants']. They are
         neither in the state nor in checkpoints.
-      check_vma: As of `jax.shard_map`. False allows a Pallas kernel in the loss
-        (`attention.check_vma`); a `psum` in it then has JAX's untyped gradient.
+      check_vma: False allows Pallas kernels in the loss, see `attention`; a
+        `psum` there then has the gradient of an untyped `jax.shard_map`.
 
     Raises:
       ValueError: A mesh of other axes, or an invalid code or count.
@@ -152,8 +152,6 @@ class Trainer:
       mesh, self.paro, tables, num_micro_batches, self.keys, constants
     )
 
-  # State.
-
   def init(self, params: PyTree, seed: int = 0) -> TrainState:
     """A new state, each leaf born at its own level.
 
@@ -178,9 +176,8 @@ class Trainer:
       min_shard_size=self._min_shard_size,
     )
     self._step, self._elastic_step, self._predict = None, None, {}
-    make = init_fn if is_init else None
     parts = self._layout, self.optimizer, self.tables
-    return place_new_state(*parts, key, make, given)
+    return place_new_state(*parts, key, init_fn if is_init else None, given)
 
   @property
   def layout(self) -> Layout:
@@ -204,8 +201,6 @@ class Trainer:
     return self.layout.bytes_per_device(self.optimizer) | {
       f'tables/{name}': size for name, size in tables.items()
     }
-
-  # Steps.
 
   def step(
     self,
@@ -359,8 +354,6 @@ class Trainer:
       return elastic_loop.fit(self, state, batches, num_steps, options, elastic)
     return loop.fit(self, state, batches, num_steps, options)
 
-  # Evaluation.
-
   def evaluate(
     self,
     state: TrainState,
@@ -380,8 +373,8 @@ class Trainer:
         Pass the same function each time: it is compiled once.
       metrics: Fresh metrics by name.
     """
-    compiled = self._compiled(predict_fn)
-    return predict_lib.evaluate(compiled, self.placer, state, batches, metrics)
+    predict = self._compiled(predict_fn)
+    return predict_lib.evaluate(predict, self.placer, state, batches, metrics)
 
   def predict(
     self,
@@ -394,16 +387,11 @@ class Trainer:
     The rows of all processes, the same on each; where there is a 'weight',
     those of weight 0 and the weights are left out.
     """
-    compiled = self._compiled(predict_fn)
-    return predict_lib.collect(compiled, self.placer, state, batches)
+    predict = self._compiled(predict_fn)
+    return predict_lib.collect(predict, self.placer, state, batches)
 
   def _compiled(self, predict_fn: Callable[..., Any]) -> Callable[..., Any]:
     if predict_fn not in self._predict:
-      self._predict[predict_fn] = predict_lib.make_predict(
-        self.layout,
-        predict_fn,
-        self.tables,
-        self._constant_specs(),
-        self._check_vma,
-      )
+      predict = predict_lib.make_predict(self.step_spec(), predict_fn)
+      self._predict[predict_fn] = predict
     return self._predict[predict_fn]

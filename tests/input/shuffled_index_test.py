@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 
 from antjax.input import data_shard, dataset, ledger_client
-from antjax.input.shuffled_index import ShuffledIndex
+from antjax.input.shuffled_index import (
+  Order,
+  ShuffledIndex,
+  ShuffledRecords,
+)
 
 
 def numbers(source, start, stop):
@@ -23,11 +27,44 @@ def test_each_record_has_one_place_and_neighbours_part():
   assert order != numbers(ShuffledIndex(1000, seed=2), 0, 1000)
 
 
-def test_windows_keep_records_near():
-  source = ShuffledIndex(100, seed=0, window=10)
-  for start in range(0, 100, 10):
-    window = numbers(source, start, start + 10)
-    assert sorted(window) == list(range(start, start + 10))
+@pytest.mark.parametrize('size', [1, 2, 3, 16, 17, 1000])
+def test_windows_are_permuted_among_themselves(size):
+  order = Order(2 * size + 1, seed=5, window=size)
+  numbers = order(np.arange(2 * size + 1))
+  for start in range(0, 2 * size + 1, size):
+    window = numbers[start : start + size].tolist()
+    assert sorted(window) == list(range(start, min(start + size, 2 * size + 1)))
+  if size == 1000:  # Windows are not alike.
+    assert (numbers[:size] != numbers[size : 2 * size] - size).mean() > 0.9
+  # Any places, in any order.
+  places = np.array([2 * size, 0, size])
+  assert order(places).tolist() == numbers[places].tolist()
+
+
+def test_neighbours_are_everywhere():
+  # Of a uniform permutation the mean distance of neighbours is a third.
+  numbers = Order(10**6, seed=0)(np.arange(10**4))
+  distance = np.abs(np.diff(numbers)).mean() / 10**6
+  assert distance == pytest.approx(1 / 3, abs=0.01)
+  places = np.histogram(numbers, bins=10, range=(0, 10**6))[0]
+  assert places.min() > 850 and places.max() < 1150
+
+
+def test_records_of_another_source():
+  class Numbers:
+    def __len__(self):
+      return 40
+
+    def read(self, start, stop):
+      return [{'number': i} for i in range(start, stop)]
+
+  shuffled = ShuffledRecords(Numbers(), seed=3)
+  found = [record['number'] for record in shuffled.read(0, 40)]
+  assert sorted(found) == list(range(40)) != found
+  assert found[7:9] == [r['number'] for r in shuffled.read(7, 9)]
+  assert shuffled.order(np.arange(40)).tolist() == found
+  with pytest.raises(ValueError, match='ShuffledRecords'):
+    shuffled.read(30, 41)
 
 
 def test_places_beyond_the_end_are_refused():
