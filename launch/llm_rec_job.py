@@ -64,6 +64,7 @@ class LLMRecJob:
       activation_bytes=self._activation_bytes,
     )
     self._encoder: VectorEncoder | None = None
+    self._encoded_step = -1
     validation = dataclasses.replace(
       config.held_out, num_examples=config.validation_examples, num_cold=0
     )
@@ -102,8 +103,13 @@ class LLMRecJob:
   def vectors(self, state: TrainState) -> VectorEncoder:
     """The model of a state with the vectors of all items.
 
-    Each process encodes its share of the items, once; all get all of them.
+    Each process encodes its share of the items; all get all of them. Those of
+    the last state asked for are kept.
     """
+    step = int(state.step)
+    if self._encoder is not None and step == self._encoded_step:
+      return self._encoder
+    self._encoded_step = step
     params = jax.tree.map(_host, self.trainer.params(state))
     if self._encoder is None:
       self._encoder = VectorEncoder(

@@ -132,6 +132,15 @@ def test_a_run_trains_scores_and_reports(folder, tmp_path):
   assert (num_behaviors, DIM) not in shapes
 
 
+def test_a_batch_is_of_many_users(folder, tmp_path):
+  # Records lie by user and time.
+  config = config_of(folder, tmp_path, shard_size=32)
+  clicks = bahe_data.Clicks(config, start(config))
+  batches = iter(clicks.training(lambda batch, num_parts: batch))
+  for _ in range(3):
+    assert len({*next(batches)['user'].tolist()}) > 10
+
+
 @pytest.mark.slow
 def test_user_vectors_of_one_run_are_features_of_another(folder, tmp_path):
   run_dir = tmp_path / 'run'

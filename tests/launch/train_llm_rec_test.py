@@ -18,6 +18,7 @@ from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import VectorConfig
 from launch import (
   common,
+  llm_rec_data,
   llm_rec_export,
   llm_rec_held_out,
   llm_rec_sweep,
@@ -118,6 +119,32 @@ def test_a_run_trains_scores_exports_and_reports(folder, tmp_path):
   np.testing.assert_allclose(
     recommender.user_vectors([catalogue.titles[1:2]])[0], vectors[1], atol=1e-5
   )
+
+
+def test_a_batch_is_of_many_users(folder, tmp_path):
+  # Examples lie by user and time; all of a run are read once an epoch.
+  config = config_of(folder, tmp_path, shard_size=16)
+  job = common.Job(
+    antjax.make_mesh(intra=4), tmp_path, script.StopRequest(), config
+  )
+  sequences = llm_rec_data.Sequences(config, job)
+  batches = []
+
+  class Inputs:
+    def __call__(self, batch, num_parts):
+      batches.append(batch)
+      return {}
+
+  sequences._inputs = Inputs()
+  num_batches = -(-len(sequences.source) // 16)
+  for _ in zip(range(num_batches), sequences.training(), strict=False):
+    pass
+  keys = np.concatenate([batch['key'] for batch in batches])
+  users, _ = sequences.events.examples(keys[:48] % len(sequences.source))
+  assert min(len({*users[i : i + 16]}) for i in (0, 16, 32)) > 6
+  assert {*keys[: len(sequences.source)] % len(sequences.source)} == {
+    *range(len(sequences.source))
+  }
 
 
 @pytest.mark.slow
