@@ -7,6 +7,7 @@ batch should not be of neighbours, so a DataShard is a range of *places* of this
 order, and its records are fetched by their numbers.
 """
 
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -87,18 +88,25 @@ class ShuffledIndex:
 
 
 class ShuffledRecords:
-  """Another source's records in an `Order`; it should read single ones fast."""
+  """The records of an Arrow file in an `Order`."""
 
   def __init__(self, source: records.RecordSource, *, seed: int):
-    """Reads nothing yet."""
+    """Reads nothing yet.
+
+    Args:
+      source: An `ArrowSource`; another is read record by record, slowly.
+      seed: Of the order.
+    """
     self._source = source
     self.order = Order(len(source), seed)
 
   def __len__(self) -> int:
     return len(self._source)
 
-  def read(self, start: int, stop: int) -> list[dict[str, Any]]:
+  def read(self, start: int, stop: int) -> Sequence[dict[str, Any]]:
     """The records at the places start <= place < stop."""
     record_schema.check_block('ShuffledRecords', start, stop, len(self))
     numbers = self.order(np.arange(start, stop)).tolist()
+    if isinstance(self._source, records.ArrowSource):
+      return self._source.take(numbers)
     return [self._source.read(i, i + 1)[0] for i in numbers]

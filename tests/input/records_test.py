@@ -151,6 +151,22 @@ def test_arrow_columns_are_views_of_the_file(tmp_path):
     assert record.ctypes.data == column[4:].ctypes.data
 
 
+def test_arrow_records_of_any_numbers(tmp_path):
+  path = tmp_path / 'r.arrow'
+  record_writer.write_arrow(path, _table().to_batches(3), SCHEMA, block_size=4)
+  source = records.open_source(path, SCHEMA)
+  numbers = [9, 0, 5, 5, 8]
+  found = source.take(numbers)
+  assert len(source.take([])) == 0
+  for number, record in zip(numbers, found, strict=True):
+    assert_equal_records(record, source.read(number, number + 1)[0])
+  as_blocks = records.open_source(path, SCHEMA, as_blocks=True)
+  assert as_blocks.take([3, 7]).tasks['task'].tolist() == [3, 7]
+  for wrong in ([10], [-1, 3]):
+    with pytest.raises(ValueError, match=r'r\.arrow'):
+      source.take(wrong)
+
+
 def test_what_cannot_be_a_block_is_refused(tmp_path):
   schema = {'a': Field('int32', 1), 'b': Field('int32', 1)}
   table = pa.table({'a': [[1], [2]], 'b': [[1, 2], [3]]})

@@ -4,9 +4,16 @@
 
 import grain
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from antjax.input import data_shard, dataset, ledger_client
+from antjax.input import (
+  data_shard,
+  dataset,
+  ledger_client,
+  record_writer,
+  records,
+)
 from antjax.input.shuffled_index import (
   Order,
   ShuffledIndex,
@@ -50,16 +57,14 @@ def test_neighbours_are_everywhere():
   assert places.min() > 850 and places.max() < 1150
 
 
-def test_records_of_another_source():
-  class Numbers:
-    def __len__(self):
-      return 40
-
-    def read(self, start, stop):
-      return [{'number': i} for i in range(start, stop)]
-
-  shuffled = ShuffledRecords(Numbers(), seed=3)
-  found = [record['number'] for record in shuffled.read(0, 40)]
+@pytest.mark.parametrize('form', ['arrow', 'array_record'])
+def test_records_of_another_source(tmp_path, form):
+  schema = {'number': records.Field('int32')}
+  table = pa.table({'number': pa.array(range(40), pa.int32())})
+  path = tmp_path / f'r.{form}'
+  record_writer.write(path, table.to_batches(8), schema)
+  shuffled = ShuffledRecords(records.open_source(path, schema), seed=3)
+  found = [int(record['number']) for record in shuffled.read(0, 40)]
   assert sorted(found) == list(range(40)) != found
   assert found[7:9] == [r['number'] for r in shuffled.read(7, 9)]
   assert shuffled.order(np.arange(40)).tolist() == found
