@@ -114,7 +114,7 @@ class ScenarioData:
         image_items=found['item'],
         conversion=None
         if conversion is None
-        else found['numeric'][:, conversion],
+        else _labels(found['numeric'][:, conversion], config.conversion),
         scored={
           'label': found['label'],
           'user': found['user'],
@@ -229,6 +229,16 @@ def _history(wanted: str, names: Sequence[str]) -> int | None:
       ' one of them, or none.'
     )
   return names.index(wanted) if wanted else 0
+
+
+def _labels(values: np.ndarray, name: str) -> np.ndarray:
+  """A numeric column that holds labels."""
+  if not np.isin(values, (0, 1)).all():
+    raise ValueError(
+      f'conversion={name}: the column holds {values.min():g} to'
+      f' {values.max():g}; labels must be 0 or 1.'
+    )
+  return values
 
 
 def _conversion(wanted: str, names: Sequence[str]) -> int | None:

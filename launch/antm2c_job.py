@@ -116,7 +116,7 @@ class ClickJob:
       del rng
       vectors = self._tables.lookup(rows, batch['ids'])
       return {
-        'prediction': self._model.logits(params, vectors, batch),
+        **self._model.logits(params, vectors, batch),
         'index': batch['index'],
         'weight': batch['weight'],
       }
@@ -156,27 +156,33 @@ class ClickJob:
     path = folder / 'scores.json'
     made_of = self._settings()
     if path.exists():
-      found = json.loads(path.read_text(encoding='utf-8'))
-      if found['made_of'] == made_of:
-        test = scores.from_json(found['test'])
-        return SeedResult(self._seed, found['validation'], test, str(folder))
+      done = json.loads(path.read_text(encoding='utf-8'))
+      if done['made_of'] == made_of:
+        test = scores.from_json(done['test'])
+        return SeedResult(self._seed, done['validation'], test, str(folder))
     state = self.fit()
     validation = self._summary(state)
-    logits = self.logits(state, 'test')
+    found = self.logits(state, 'test')
+    logits = found.pop('prediction')
     test = {}
     if len(logits):
       test = scores.score(
         self._columns('test', logits), self._config.score, self._data.scenarios
       )
+    conversion = self._data.splits['test'].conversion if found else None
+    if conversion is not None:
+      columns = self._columns('test', logits)
+      test |= scores.conversions(columns, conversion, found, self._config.score)
     if self._job.is_main:
-      np.savez(folder / 'predictions.npz', logit=logits)
-      found = {
+      arrays: dict[str, Any] = {'logit': logits, **found}
+      np.savez(folder / 'predictions.npz', **arrays)
+      done = {
         'made_of': made_of,
         'validation': validation,
         'test': scores.as_json(test),
       }
       temporary = path.with_suffix('.new')
-      temporary.write_text(json.dumps(found), encoding='utf-8')
+      temporary.write_text(json.dumps(done), encoding='utf-8')
       os.replace(temporary, path)
     return SeedResult(self._seed, validation, test, str(folder))
 
@@ -233,7 +239,7 @@ class ClickJob:
 
   def _summary(self, state: TrainState) -> dict[str, float]:
     """Of the validation clicks, all of them together; those with a value."""
-    logits = self.logits(state, 'validation')
+    logits = self.logits(state, 'validation')['prediction']
     if not len(logits):
       return {}
     config = dataclasses.replace(self._config.score, num_resamples=0)
@@ -246,14 +252,17 @@ class ClickJob:
     """What `scores` reads."""
     return {'prediction': logits, **self._data.splits[split].scored}
 
-  def logits(self, state: TrainState, split: str) -> np.ndarray:
-    """Logit of each click of a split, in their order; on every process."""
+  def logits(self, state: TrainState, split: str) -> dict[str, np.ndarray]:
+    """`ScenarioModel.logits` of a split's rows, in order; on every process."""
     if split not in self._data.splits:
-      return np.zeros(0, np.float32)
+      return {'prediction': np.zeros(0, np.float32)}
     batches = self._data.evaluation(
       split, self._model.prepare, moments=self._moments(state)
     )
     found = self.trainer.predict(state, batches, self._predict)
-    logits = np.full(len(self._data.splits[split]), np.nan, np.float32)
-    logits[found['index']] = found['prediction']
+    index = found.pop('index')
+    logits = {}
+    for name, values in found.items():
+      logits[name] = np.full(len(self._data.splits[split]), np.nan, np.float32)
+      logits[name][index] = values
     return logits

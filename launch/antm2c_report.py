@@ -192,6 +192,8 @@ def _place(part: str) -> tuple[str, str]:
   """Title of the panel of a part, and its name there."""
   if part in (scores.ALL, scores.WEIGHTED) or scores.is_scenario(part):
     return 'by scenario', part.removeprefix(scores.SCENARIO)
+  if part in scores.OF_TWO_LABELS:
+    return 'of the second label', part
   scenario, kind, bucket = ('/' + part).rsplit('/', 2)
   title = f'by training rows of the {kind}'
   if scenario:

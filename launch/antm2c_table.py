@@ -118,7 +118,8 @@ def _parts(cells: Sequence[Cell]) -> list[str]:
   found = {part for cell in cells for r in cell.results for part in r.test}
   first = [part for part in _PARTS if part in found]
   scenarios = sorted(part for part in found if scores.is_scenario(part))
-  return first + scenarios + [part for part in _BUCKETS if part in found]
+  rest = [p for p in (*scores.OF_TWO_LABELS, *_BUCKETS) if p in found]
+  return first + scenarios + rest
 
 
 def _short(part: str) -> str:

@@ -333,8 +333,8 @@ class ScenarioModel:
 
   def logits(
     self, params: PyTree, vectors: PyTree, batch: Mapping[str, Any]
-  ) -> jax.Array:
-    """fp32 logits of a click [B].
+  ) -> dict[str, jax.Array]:
+    """fp32 logits [B]: 'prediction' of a click; of esmm its other two besides.
 
     Args:
       params: From `init_params`, in the dtype to compute in.
@@ -344,8 +344,11 @@ class ScenarioModel:
     """
     network, x = self._inputs(params, vectors, batch)
     found = network.model(x)
-    click = found.click if isinstance(found, esmm.Logits) else found
-    return click.astype(jnp.float32)
+    logits = {'prediction': found}
+    if isinstance(found, esmm.Logits):
+      logits = {'prediction': found.click, **found._asdict()}
+      del logits['click']
+    return {n: y.astype(jnp.float32) for n, y in logits.items()}
 
   def loss(
     self, params: PyTree, vectors: PyTree, batch: Mapping[str, Any]

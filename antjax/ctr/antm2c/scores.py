@@ -32,6 +32,9 @@ COLUMNS = ('label', 'user', 'scenario', 'user_count', 'item_count')
 ALL = 'all'
 WEIGHTED = 'scenarios by rows'  # Their mean, weighted by rows.
 SCENARIO = 'scenario/'
+CONVERSION = 'conversion of a click'
+BOTH = 'click and conversion'
+OF_TWO_LABELS = CONVERSION, BOTH
 BUCKETS = ('zero', 'few', 'warm')
 
 
@@ -112,6 +115,40 @@ def score(
   chosen = _parts_of(columns, config, scenario_names)
   values, rows = _by_part(columns, chosen, config)
   return _table(columns, chosen, values, rows)
+
+
+def conversions(
+  columns: Columns,
+  conversion: np.ndarray,
+  logits: Mapping[str, np.ndarray],
+  config: ScoreConfig,
+) -> dict[str, Part]:
+  """Scores of a model of two labels, such as ESMM, beside those of clicks.
+
+  Args:
+    columns: See `score`.
+    conversion: [N], 0 or 1; counts where there is a click.
+    logits: 'conversion', after a click, and 'both', [N] each.
+    config: See `score`.
+
+  Returns:
+    `CONVERSION`, of the rows with a click, where there are any, and `BOTH`, of
+    all rows; their labels are counted as clicks.
+  """
+  is_click = columns['label'] > 0
+  after = {name: np.asarray(x)[is_click] for name, x in columns.items()}
+  after |= {
+    'prediction': logits['conversion'][is_click],
+    'label': (conversion[is_click] > 0).astype(np.int32),
+  }
+  both = {
+    **columns,
+    'prediction': logits['both'],
+    'label': (is_click & (conversion > 0)).astype(np.int32),
+  }
+  found = {CONVERSION: after} if is_click.any() else {}
+  found[BOTH] = both
+  return {name: score(x, config)[ALL] for name, x in found.items()}
 
 
 def difference(

@@ -164,7 +164,7 @@ def test_a_click_s_logit_is_its_own_where_a_model_normalises():
 
   def predict(params, rows, batch, rng):
     vectors = tables.lookup(rows, batch['ids'])
-    return {'prediction': model.logits(params, vectors, batch)}
+    return model.logits(params, vectors, batch)
 
   batch = model.prepare(data.batch(np.arange(64), 64))
   found = trainer.predict(state, [batch], sums)

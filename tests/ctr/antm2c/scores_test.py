@@ -91,6 +91,34 @@ def test_without_ties():
   np.testing.assert_allclose([e.value for e in found.values()], expected)
 
 
+def test_a_second_label_has_scores_of_its_own():
+  c = columns()
+  rng = np.random.default_rng(5)
+  conversion = rng.integers(0, 2, 300).astype(np.float32)
+  logits = {n: rng.normal(size=300) for n in ('conversion', 'both')}
+  found = scores.conversions(c, conversion, logits, CONFIG)
+  clicks = c['label'] > 0
+  for part, rows, name, label in (
+    (scores.CONVERSION, clicks, 'conversion', conversion),
+    (scores.BOTH, clicks | True, 'both', conversion * clicks),
+  ):
+    expected = metrics_by_hand(
+      logits[name][rows],
+      label[rows].astype(int),
+      c['user'][rows],
+      np.ones(rows.sum()),
+      4,
+    )
+    metrics = [e.value for e in found[part].metrics.values()]
+    np.testing.assert_allclose(metrics, expected)
+    assert found[part].rows == rows.sum()
+    assert found[part].clicks == label[rows].sum()
+  c['label'] = 0 * c['label']
+  assert list(scores.conversions(c, conversion, logits, CONFIG)) == [
+    scores.BOTH
+  ]
+
+
 def test_parts_are_the_rows_that_they_name():
   c = columns()
   table = scores.score(c, CONFIG, ['ads', 'videos', 'vouchers'])
