@@ -52,7 +52,7 @@ class Form:
 
   def logits(self) -> np.ndarray:
     """Of the test clicks."""
-    return self._job.logits(self._state, 'test')
+    return self._job.logits(self._state, 'test')['prediction']
 
 
 class _Taken:

@@ -192,6 +192,8 @@ class ClickJob:
     for name in _NOT_OF_ONE_TRAINING:
       config.pop(name, None)
     told = {'config': config, 'seed': self._seed, **self._data.made_of}
+    if self._config.conversion:
+      told['scored'] = scores.OF_TWO_LABELS
     return json.loads(json.dumps(told))
 
   def scored(self, result: SeedResult) -> antm2c_report.Scored:

@@ -79,7 +79,7 @@ def write_differences(
   """
   first, *others = cells
   base = {'prediction': _logits(first), **data.splits['test'].scored}
-  parts = _parts(cells)
+  parts = [p for p in _parts(cells) if p not in scores.OF_TWO_LABELS]
   heading = ['model', 'inputs', *map(_short, parts)]
   lines = []
   for cell in others:

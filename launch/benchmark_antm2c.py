@@ -111,6 +111,8 @@ def _cell(
 def _possible(data: antm2c_data.ScenarioData) -> list[str]:
   """Models that need nothing that the data lack."""
   lacking = set() if data.sizes.max_history else {'din', 'bst'}
+  if data.splits['train'].conversion is None:
+    lacking |= {*build.MULTI_TASK}
   return [name for name in build.MODELS if name not in lacking]
 
 

@@ -22,6 +22,7 @@ import time
 from typing import Annotated, Any, Literal
 
 from absl import logging
+from jax.experimental import multihost_utils
 import numpy as np
 import rich.console
 import rich.table
@@ -131,12 +132,22 @@ def train(config: Config, job: common.Job) -> dict[str, Any]:
   found = {}
   for method in config.methods:
     path = job.run_dir / f'{method}.json'
-    if not path.exists():
+    if path.exists():
+      done = json.loads(path.read_text(encoding='utf-8'))
+      if done.get('made_of') != baselines.made_of(method):
+        raise ValueError(
+          f'{path} has scores of other data, users, examples, histories or'
+          ' another language model than given now; use another --run_dir, or'
+          ' delete the file.'
+        )
+    else:
       start = time.monotonic()
       ranks, cold = baselines.ranks(method)
       wall_s = round(time.monotonic() - start, 1)
       if job.is_main:
-        _write(path, baselines, ranks, cold, wall_s)
+        made_of = baselines.made_of(method)
+        _write(path, baselines, ranks, cold, made_of, wall_s)
+      multihost_utils.sync_global_devices(f'{method} is written')
     if job.is_main:
       found[method] = json.loads(path.read_text(encoding='utf-8'))
   if job.is_main:
@@ -162,6 +173,27 @@ class Baselines:
     self._validation: HeldOut | None = None
     self._encoder: TextEncoder | None = None
     self._vectors: np.ndarray | None = None
+
+  def made_of(self, method: str) -> dict[str, Any]:
+    """What a method's scores are of, JSON-able."""
+    told = {
+      **self._data_made_of(),
+      'held out': dataclasses.asdict(self._config.held_out),
+    }
+    if method in _KINDS or method == 'bm25':
+      told['max_history'] = self._config.max_history
+    if method in _KINDS or method == 'sasrec_text':
+      told['language model'] = self.encoder.made_of
+    return json.loads(json.dumps(told))
+
+  def _data_made_of(self, only: str = '') -> dict[str, Any]:
+    config = self._config
+    return {
+      'data set': run_identity.of_data(self.data.description),
+      'split': self.data.split,
+      'domains': {'only': only, 'without': config.without_domain},
+      'users': [config.train_users, config.train_users_seed],
+    }
 
   def ranks(self, method: str) -> tuple[Ranks, Ranks | None]:
     """Ranks of the test examples, and of those of cold items."""
@@ -215,11 +247,8 @@ class Baselines:
       self._job,
       next_item_job.model_of(encoder, data.num_items, config.training, texts),
       events,
-      made_of={
-        'data set': run_identity.of_data(data.description),
-        'split': data.split,
-        'domains': {'only': only, 'without': config.without_domain},
-        'users': [config.train_users, config.train_users_seed],
+      made_of=self._data_made_of(only)
+      | {
         'language model': None if texts is None else self.encoder.made_of,
       },
       texts=texts,
@@ -321,11 +350,16 @@ def _write(
   baselines: Baselines,
   ranks: Ranks,
   cold: Ranks | None,
+  made_of: dict[str, Any],
   wall_s: float,
 ) -> None:
   """Writes METHOD.npz, then METHOD.json: the latter says that it is done."""
   arrays: dict[str, Any] = {**ranks, 'users': baselines.test.users}
-  results: dict[str, Any] = {'wall_s': wall_s, 'test': {}}
+  results: dict[str, Any] = {
+    'made_of': made_of,
+    'wall_s': wall_s,
+    'test': {},
+  }
   for kind, values in ranks.items():
     scores = rank_metrics.scores(values, baselines.test.parts)
     results['test'][kind] = llm_rec_held_out.as_json(scores)

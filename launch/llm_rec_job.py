@@ -109,7 +109,6 @@ class LLMRecJob:
     step = int(state.step)
     if self._encoder is not None and step == self._encoded_step:
       return self._encoder
-    self._encoded_step = step
     params = jax.tree.map(_host, self.trainer.params(state))
     if self._encoder is None:
       self._encoder = VectorEncoder(
@@ -130,6 +129,7 @@ class LLMRecJob:
       rows = np.frombuffer(part, np.float32).reshape(-1, self._encoder.dim)
       vectors[i :: jax.process_count()] = rows
     self._encoder.hold_items(vectors)
+    self._encoded_step = step
     self.speed['items/s'] = num_items / (time.perf_counter() - start)
     return self._encoder
 

@@ -65,6 +65,8 @@ def build(config: 'Config', data: SequenceData) -> Built:
   made_of = {
     'data set': run_identity.of_data(data.description),
     'split of the data': config.split,
+    'training users': [config.train_users, config.train_users_seed],
+    'domains': [config.only_domain, config.without_domain],
     'language model': fingerprint.of_model(config.model),
     'start': config.start,
     'pooling': model.pooling,

@@ -163,6 +163,7 @@ def make_trainer(
     collectives=config.collectives,
     tables=tables,
     constants=constants,
-    check_vma=attention.check_vma(job.mesh),
+    # Stacks are those of language models.
+    check_vma=scanned is None or attention.check_vma(job.mesh),
     **options,
   )

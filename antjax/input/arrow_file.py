@@ -98,9 +98,10 @@ class ArrowSource:
       batches = [self._file.get_batch(i) for i in range(first, last)]
       self._read_ahead(batches)
       table = pa.Table.from_batches(batches, self._file.schema)
-      return self._decode(
-        table.slice(start - first * self._block_size, stop - start)
-      )
+      table = table.select(self._columns)
+      table = table.slice(start - first * self._block_size, stop - start)
+      table.validate(full=True)
+      return self._decode(table)
     except (pa.ArrowException, OSError) as e:
       raise record_schema.damaged(self._path, start, stop, e) from e
 
@@ -111,20 +112,18 @@ class ArrowSource:
     first, stop = min(numbers), max(numbers) + 1
     record_schema.check_block(self._path, first, stop, len(self))
     try:
-      rows = [
-        self._file.get_batch(i // self._block_size).slice(
-          i % self._block_size, 1
-        )
-        for i in numbers
-      ]
-      table = pa.Table.from_batches(rows, self._file.schema)
+      at = [divmod(i, self._block_size) for i in numbers]
+      blocks = {
+        block: self._file.get_batch(block).select(self._columns)
+        for block in {block for block, _ in at}
+      }
+      table = pa.Table.from_batches([blocks[b].slice(i, 1) for b, i in at])
+      table.validate(full=True)
       return self._decode(table.combine_chunks())
     except (pa.ArrowException, OSError) as e:
       raise record_schema.damaged(self._path, first, stop, e) from e
 
   def _decode(self, table: pa.Table) -> Any:
-    table = table.select(self._columns)
-    table.validate(full=True)
     if self._as_blocks:
       return arrow_columns.block_from_arrow(table, {})
     return arrow_columns.records_from_arrow(table, {})

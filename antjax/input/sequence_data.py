@@ -165,7 +165,12 @@ class SequenceData:
       num_users: Users to draw of those with examples in any domain, so that
         models of one domain and of all have the same; 0: all.
       seed: Of that draw.
+
+    Raises:
+      ValueError: No such domain, or a negative number of users.
     """
+    if num_users < 0:
+      raise ValueError(f'training(num_users={num_users}): must be 0 or more.')
     whole = self.all_events
     found = SequenceEvents(
       self.events, whole.starts, whole.stops - self._num_held

@@ -40,8 +40,17 @@ class Order:
   window: int = 1 << 22
 
   def __call__(self, places: np.ndarray) -> np.ndarray:
-    """int64 numbers of the records at int64 `places`, of the same shape."""
+    """int64 numbers of the records at `places`, of the same shape.
+
+    Raises:
+      ValueError: There is no such place.
+    """
     numbers = np.array(places, np.int64)
+    if ((numbers < 0) | (numbers >= self.num_records)).any():
+      raise ValueError(
+        f'Order: places {numbers.min()} to {numbers.max()} of'
+        f' {self.num_records} records.'
+      )
     of = numbers // self.window
     for window in np.unique(of):
       start = int(window) * self.window
@@ -94,7 +103,8 @@ class ShuffledRecords:
     """Reads nothing yet.
 
     Args:
-      source: An `ArrowSource`; another is read record by record, slowly.
+      source: Of records, not blocks. An `ArrowSource`; another is read record
+        by record, slowly.
       seed: Of the order.
     """
     self._source = source

@@ -70,8 +70,8 @@ def attend(
       T of them, also in the backward pass, and leaves out most of what a causal
       mask hides; it has no forward-mode derivative. 'cudnn' is
       jax.nn.dot_product_attention's fused kernel (NVIDIA GPUs, 16-bit dtypes).
-      'splash' is JAX's Pallas kernel (TPUs, no bias; in a `shard_map` with
-      check_vma=False). 'auto' takes the fastest that is legal.
+      'splash' is JAX's Pallas kernel (TPUs, no bias; on one device, or in a
+      `shard_map` with check_vma=False). 'auto' takes the fastest that is legal.
     block: Queries in a block (at most, for 'splash'); None: as many as is
       fastest. More where there were over 32 blocks and there is a bias.
 
@@ -97,7 +97,7 @@ def attend(
       q_BTHK.dtype,
       jax.default_backend(),
       has_bias=bias_HTT is not None,
-      is_typed=bool(transition.varying_axes(q_BTHK)),
+      has_kernels=_may_call_kernels(q_BTHK),
     )
   if method == 'cudnn':
     return _fused(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, bias_HTT, how)
@@ -156,7 +156,7 @@ def choose(
   platform: str,
   *,
   has_bias: bool = False,
-  is_typed: bool = False,
+  has_kernels: bool = True,
 ) -> Method:
   """The method that 'auto' stands for.
 
@@ -165,8 +165,9 @@ def choose(
     dtype: Of the queries.
     platform: 'cpu', 'gpu' or 'tpu'.
     has_bias: Whether scores get a bias.
-    is_typed: Whether it is inside a `shard_map` that checks what differs
-      between devices, which no Pallas kernel of JAX declares.
+    has_kernels: Whether a Pallas kernel may be called here: on one device, or
+      in a `shard_map` over all axes that does not check what differs between
+      devices. XLA does not split a kernel, and JAX's declare no types.
   """
   num_tokens, width = shape[1], shape[3]
   is_16_bit = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
@@ -174,9 +175,18 @@ def choose(
     return 'cudnn'
   if num_tokens <= MAX_PLAIN:
     return 'plain'
-  if platform == 'tpu' and not has_bias and not is_typed:
+  if platform == 'tpu' and has_kernels and not has_bias:
     return 'splash'
   return 'blocked'
+
+
+def _may_call_kernels(x: jax.Array) -> bool:
+  """See `choose`."""
+  if transition.varying_axes(x):
+    return False
+  mesh = jax.sharding.get_abstract_mesh()
+  is_local = bool(mesh.axis_names) and {*mesh.manual_axes} == {*mesh.axis_names}
+  return is_local or jax.device_count() == 1
 
 
 def check_vma(mesh: jax.sharding.Mesh) -> bool:

@@ -40,8 +40,9 @@ def attend(
 ) -> jax.Array:
   """See `antjax.lm.attention.attend`; scores are held by tiles on the chip.
 
-  Queries are scaled before the product, in their own dtype. Inside `shard_map`
-  it needs check_vma=False, as the kernel declares no manual axes.
+  Queries are scaled before the product, in their own dtype. On several devices
+  it needs a `shard_map` with check_vma=False: the kernel is not split, and
+  declares no manual axes.
 
   Args:
     q_BTHK: Queries.
@@ -102,6 +103,6 @@ def blocks_of(num_tokens: int, most: int = BLOCK) -> tuple[int, int]:
     most: Tokens of a block at most; rounded up to the kernel's lanes.
   """
   most = -(-most // _LANES) * _LANES
-  num_blocks = -(-num_tokens // most)
-  block = -(-num_tokens // (num_blocks * _LANES)) * _LANES
+  num_blocks = max(1, -(-num_tokens // most))
+  block = max(1, -(-num_tokens // (num_blocks * _LANES))) * _LANES
   return block, num_blocks * block

@@ -70,7 +70,16 @@ class TextEncoder:
     self._tokens_per_batch = tokens_per_batch
     self._everywhere = NamedSharding(mesh, PartitionSpec())
     self._by_text = NamedSharding(mesh, PartitionSpec('text'))
-    self._encode = jax.jit(encode_fn, out_shardings=self._by_text)
+    by_text = self._by_text.spec
+    self._encode = jax.jit(
+      jax.shard_map(  # Each device its texts, by fused kernels if it has any.
+        encode_fn,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), by_text, by_text),
+        out_specs=by_text,
+        check_vma=False,
+      )
+    )
     self.hold(params)
 
   def hold(self, params: PyTree) -> None:

@@ -48,6 +48,12 @@ def test_windows_are_permuted_among_themselves(size):
   assert order(places).tolist() == numbers[places].tolist()
 
 
+@pytest.mark.parametrize('places', [[-1], [10], [0, 11]])
+def test_there_are_no_places_beyond_the_records(places):
+  with pytest.raises(ValueError, match='of 10 records'):
+    Order(10, seed=0)(np.array(places))
+
+
 def test_neighbours_are_everywhere():
   # Of a uniform permutation the mean distance of neighbours is a third.
   numbers = Order(10**6, seed=0)(np.arange(10**4))

@@ -8,12 +8,13 @@ import json
 import numpy as np
 import pytest
 
+import antjax
 from antjax.ctr.llm_rec.gru4rec import GRU4RecConfig
 from antjax.ctr.llm_rec.sasrec import SASRecConfig
 from antjax.input import sequence_files, sequence_food_kitchen
 from antjax.input.sequence_build import SequenceConfig
 from antjax.input.sequence_data import SequenceData
-from launch import common, llm_rec_baselines, llm_rec_held_out
+from launch import common, llm_rec_baselines, llm_rec_held_out, script
 from launch.llm_rec_baselines import Config
 from launch.next_item_job import NextItemConfig
 
@@ -73,6 +74,9 @@ class Letters:
 
   made_of = 'letters'
 
+  def __init__(self, *args):
+    del args
+
   def __call__(self, texts, title=''):
     del title
     rows = [[text.count(c) for c in 'ABword0123456789'] for text in texts]
@@ -104,17 +108,24 @@ def config_of(folder, run_dir, **options):
 
 
 @pytest.mark.slow
-def test_all_methods_rank_the_same_examples(folder, tmp_path, capsys):
+def test_all_methods_rank_the_same_examples(
+  folder, tmp_path, capsys, monkeypatch
+):
+  monkeypatch.setattr(llm_rec_baselines, 'TextEncoder', Letters)
   config = config_of(folder, tmp_path / 'run')
   job = common.start(config)
   baselines = llm_rec_baselines.Baselines(config, job)
-  baselines._encoder = Letters()
   data = baselines.data
   found = {}
   for method in config.methods:
     ranks, cold = baselines.ranks(method)
     llm_rec_baselines._write(
-      tmp_path / 'run' / f'{method}.json', baselines, ranks, cold, 1.0
+      tmp_path / 'run' / f'{method}.json',
+      baselines,
+      ranks,
+      cold,
+      baselines.made_of(method),
+      1.0,
     )
     text = (tmp_path / 'run' / f'{method}.json').read_text()
     found[method] = json.loads(text)['test']['sampled']
@@ -129,6 +140,21 @@ def test_all_methods_rank_the_same_examples(folder, tmp_path, capsys):
   # What is done is not done again: no method is left to run.
   llm_rec_baselines.train(config, job)
   assert 'among all items' in capsys.readouterr().out
+
+
+def test_scores_of_other_users_are_no_scores_of_these(folder, tmp_path):
+  def run(**options):
+    config = config_of(folder, tmp_path, methods=('popularity',), **options)
+    mesh = antjax.make_mesh(intra=4)
+    job = common.Job(mesh, tmp_path, script.StopRequest(), config)
+    return llm_rec_baselines.train(config, job)
+
+  all_users, few = run(), {'train_users': 3}
+  with pytest.raises(ValueError, match='of other data, users'):
+    run(**few)
+  (tmp_path / 'popularity.json').unlink()
+  assert run(**few) != all_users
+  assert run(**few) == run(**few)
 
 
 def test_examples_are_drawn_by_seed_and_cold_ones_apart(folder):

@@ -42,7 +42,7 @@ def test_outputs_and_gradients_are_those_of_plain_scores(case):
     for key in keys[2:4]
   )
   segments = None
-  if has_segments:  # 0, which is that of padding, too.
+  if has_segments:
     segments = jnp.sort(
       jax.random.randint(keys[4], (2, num_tokens), 0, 4), axis=1
     )
@@ -66,12 +66,35 @@ def test_blocks_are_few_and_even():
   assert splash_attention.blocks_of(640) == (384, 768)
   assert splash_attention.blocks_of(129) == (256, 256)
   assert splash_attention.blocks_of(300, most=100) == (128, 384)
+  assert splash_attention.blocks_of(0) == (128, 128)
 
 
 def test_a_bias_is_refused():
   x = jnp.zeros((1, 4, 1, 8))
   with pytest.raises(ValueError, match='no bias'):
     attention.attend(x, x, x, bias_HTT=jnp.zeros((1, 4, 4)), method='splash')
+
+
+def test_it_is_called_where_xla_need_not_split_it():
+  mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ('data',))
+  found = []
+
+  def note(x):
+    found.append(attention._may_call_kernels(x))
+    return x
+
+  x = jnp.zeros((2, 4, 1, 8))
+  jax.jit(note)(x)
+  for check_vma in (True, False):
+    whole = jax.shard_map(
+      note,
+      mesh=mesh,
+      in_specs=P('data'),
+      out_specs=P('data'),
+      check_vma=check_vma,
+    )
+    jax.jit(whole)(x)
+  assert found == [False, False, True]
 
 
 @pytest.mark.skipif(

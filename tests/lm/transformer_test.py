@@ -156,7 +156,7 @@ def test_the_method_is_chosen_by_device_dtype_and_length():
   long = (1, 4096, 8, 64), jnp.float32, 'tpu'
   assert choose(*long) == 'splash'
   assert choose(*long, has_bias=True) == 'blocked'
-  assert choose(*long, is_typed=True) == 'blocked'
+  assert choose(*long, has_kernels=False) == 'blocked'
 
 
 def test_gradient_of_the_loss_is_its_slope():

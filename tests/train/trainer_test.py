@@ -48,6 +48,27 @@ def make_trainer(paro='IIG', **kwargs):
 PARAMS = {'w': np.zeros(4, np.float32)}
 
 
+@pytest.mark.parametrize(
+  'paro',
+  ['NIG', *(pytest.param(p, marks=pytest.mark.slow) for p in ('NNN', 'GGG'))],
+)
+def test_steps_and_predictions_need_no_types(paro):
+  # As on TPUs, where the loss may call a Pallas kernel.
+  def run(**options):
+    trainer = make_trainer(
+      paro, num_micro_batches=2, min_shard_size=1, **options
+    )
+    state = trainer.init(PARAMS)
+    losses = []
+    for batch in batches(3):
+      state, metrics = trainer.step(state, batch)
+      losses.append(float(metrics['loss']))
+    found = trainer.predict(state, batches(2), predict_fn)
+    return losses, trainer.params(state), found
+
+  jax.tree.map(np.testing.assert_array_equal, run(check_vma=False), run())
+
+
 def test_fit_learns_and_reports_each_step_once():
   trainer = make_trainer()
   seen = {}

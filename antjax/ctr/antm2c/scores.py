@@ -148,7 +148,12 @@ def conversions(
   }
   found = {CONVERSION: after} if is_click.any() else {}
   found[BOTH] = both
-  return {name: score(x, config)[ALL] for name, x in found.items()}
+  table = {}
+  for name, x in found.items():
+    whole = np.ones(len(x['label']), bool)
+    values, _ = _by_part(x, {ALL: whole}, config)
+    table[name] = _part(x, whole, values[ALL])
+  return table
 
 
 def difference(
@@ -328,13 +333,18 @@ def _table(columns, chosen, values, num_rows) -> dict[str, Part]:
   for name in (ALL, WEIGHTED, *list(chosen)[1:]):
     rows = chosen[ALL if name == WEIGHTED else name]
     found = weighted if name == WEIGHTED else values[name]
-    table[name] = Part(
-      int(np.sum(rows)),
-      int(np.sum(columns['label'][rows])),
-      len(np.unique(columns['user'][rows])),
-      dict(zip(METRICS, map(resampled.estimate, found.T), strict=True)),
-    )
+    table[name] = _part(columns, rows, found)
   return table
+
+
+def _part(columns, rows, values) -> Part:
+  """Scores of bool `rows` from values [R, metrics]."""
+  return Part(
+    int(np.sum(rows)),
+    int(np.sum(columns['label'][rows])),
+    len(np.unique(columns['user'][rows])),
+    dict(zip(METRICS, map(resampled.estimate, values.T), strict=True)),
+  )
 
 
 def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
