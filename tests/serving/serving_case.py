@@ -99,9 +99,8 @@ class Case:
   def predictions(self, batches, inner=None):
     """The trainer's: one dict of columns a batch, [tasks * rows]."""
     fn = predict.make_predict(
-      self.trainer.layout,
+      self.trainer.step_spec(),
       meta_loss.predict_fn(self.recommender.task_model, inner or self.inner),
-      self.recommender.tables,
     )
     return [
       jax.tree.map(np.asarray, fn(self.state, self.trainer.step_inputs(b))[0])
