@@ -91,8 +91,8 @@ def test_chunks_change_neither_outputs_nor_gradient(name):
       pytest.param(*case, marks=pytest.mark.slow)
       for case in (
         ('bert', {'num_layers': 1}),
-        ('llama', {'remat': 'full'}),
-        ('llama', {'layers_per_step': 2}),
+        ('llama', {'remat': 'dots'}),
+        ('llama', {'num_layers': 4, 'layers_per_step': 2}),
         ('t5', {'remat': 'none'}),
       )
     ),
@@ -113,7 +113,8 @@ def test_wanted_slots_are_those_of_the_whole_output(name, options):
     x, y = outputs(params, slots if is_cut else None)
     if not is_cut:
       x, y = x[slots], y[slots]
-    return jnp.sum(jnp.tanh(x @ y.T)), (x, y)
+    # Scaled, as the slope of a tanh near 1 is rounding.
+    return jnp.sum(jnp.tanh(x @ y.T / config.embed_dim)), (x, y)
 
   run = jax.value_and_grad(loss, has_aux=True)
   cut, whole = jax.tree.leaves(run(params, True)), run(params, False)
