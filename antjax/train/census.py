@@ -133,7 +133,7 @@ class _Program:
         self._bodies[name] = []
         if header[1]:
           self._entry = name
-      elif line.startswith('}'):
+      elif line == '}' or line.startswith('}, '):  # '}}' ends attributes.
         name = None
       elif name is not None:
         self._bodies[name].append(line)

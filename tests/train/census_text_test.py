@@ -286,6 +286,20 @@ def nested(outer_condition, outer_attributes=''):
   )
 
 
+def test_a_kernel_whose_metadata_break_the_line():
+  # As libtpu writes those of a Pallas kernel.
+  text = entry(
+    '%k.1 = f32[8]{0} custom-call(%p), custom_call_target="tpu_custom_call",'
+    ' frontend_attributes={kernel_metadata={',
+    '%ar = f32[32]{0} all-reduce(%k.1), channel_id=1,'
+    f' replica_groups={LIST_INTRA}, use_global_device_ids=true, to_apply=%add',
+  )
+  broken = '"xprof_metadata":"{\\"block_q\\": 512}"\n}}, metadata={}\n'
+  text = text.replace('kernel_metadata={\n', 'kernel_metadata={\n' + broken)
+  (found,) = census.collectives(text, MESH)
+  assert found.kind == 'all-reduce'
+
+
 def test_loops_and_their_trip_counts():
   known = ', backend_config={"known_trip_count":{"n":"5"}}'
   gather, scatter, reduce = census.collectives(nested('', known), MESH)
