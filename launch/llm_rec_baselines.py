@@ -24,8 +24,6 @@ from typing import Annotated, Any, Literal
 from absl import logging
 from jax.experimental import multihost_utils
 import numpy as np
-import rich.console
-import rich.table
 
 from antjax.ctr.llm_rec import (
   bm25,
@@ -40,7 +38,13 @@ from antjax.ctr.llm_rec.sasrec import SASRecConfig
 from antjax.input.sequence_data import SequenceData
 from antjax.input.sequence_events import SequenceEvents
 from antjax.mesh.paro import PaRO
-from launch import common, llm_rec_held_out, next_item_job, run_identity
+from launch import (
+  common,
+  llm_rec_held_out,
+  llm_rec_table,
+  next_item_job,
+  run_identity,
+)
 from launch.llm_rec_held_out import HeldOut, HeldOutConfig
 from launch.llm_rec_texts import TextEncoder
 
@@ -53,7 +57,6 @@ _KINDS: dict[str, text_cosine.Kind] = {
   'mean_titles': 'mean',
   'one_text': 'concatenated',
 }
-_LOG_WIDTH = 160
 Ranks = dict[str, np.ndarray]
 
 
@@ -151,7 +154,7 @@ def train(config: Config, job: common.Job) -> dict[str, Any]:
     if job.is_main:
       found[method] = json.loads(path.read_text(encoding='utf-8'))
   if job.is_main:
-    print_table(found)
+    llm_rec_table.show(found)
   return found
 
 
@@ -373,37 +376,6 @@ def _write(
   temporary = path.with_suffix('.new')
   temporary.write_text(json.dumps(results, indent=2), encoding='utf-8')
   os.replace(temporary, path)
-
-
-def print_table(found: dict[str, Any], metric: str = 'ndcg@10') -> None:
-  """One line a method, one column a part of the examples that has any."""
-  console = rich.console.Console()
-  if not console.is_terminal:  # A log has room for all columns.
-    console = rich.console.Console(width=_LOG_WIDTH)
-  for kind, title in (
-    (evaluation.SAMPLED, 'among drawn items of the domain'),
-    (evaluation.FULL, 'among all items'),
-  ):
-    rows = {m: _cells(results, kind) for m, results in found.items()}
-    first = next(iter(rows.values()))
-    parts = [part for part, row in first.items() if row['examples']]
-    table = rich.table.Table(title=f'{metric} {title}')
-    table.add_column('method', no_wrap=True)
-    for part in parts:
-      count = first[part]['examples']
-      name = part.removeprefix('domain/').replace('_', '\n')
-      table.add_column(f'{name}\n({count:,})', justify='right')
-    for method, row in rows.items():
-      table.add_row(method, *(f'{row[part][metric]:.3f}' for part in parts))
-    console.print(table)
-
-
-def _cells(results: dict[str, Any], kind: str) -> dict[str, dict[str, Any]]:
-  """Part -> scores, with the examples of cold items behind the others."""
-  found = dict(results['test'][kind])
-  if 'cold' in results:
-    found['cold_item,_apart'] = results['cold'][kind][rank_metrics.ALL]
-  return found
 
 
 if __name__ == '__main__':

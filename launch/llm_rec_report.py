@@ -20,8 +20,8 @@ from antjax.train import progress, report
 from launch import (
   common,
   gmeta_report,
-  llm_rec_baselines,
   llm_rec_held_out,
+  llm_rec_table,
   lm_speed,
 )
 from launch.llm_rec_data import Sequences
@@ -97,7 +97,7 @@ def write(
     item_vectors: float32 [items, D].
   """
   methods = {**others, NAME: results}
-  llm_rec_baselines.print_table(methods)
+  llm_rec_table.show(methods)
   lines = progress.read_metrics(job.run_dir / progress.METRICS_FILE)
   speeds = [r['examples_per_s'] for r in lines if r.get('examples_per_s')]
   speed = {**run.speed}

@@ -22,6 +22,7 @@ MAX_PLAIN = 128
 BLOCK = blocked_attention.BLOCK
 _BIASED_BLOCK = 256
 _MAX_BLOCKS = 32
+_MODULES = {'blocked': blocked_attention, 'splash': splash_attention}
 _MASKED = -1e30  # Finite, so that a row without any key is no nan.
 
 
@@ -104,40 +105,26 @@ def attend(
   if method == 'plain':
     segments = segment_ids_BT, segment_ids_BT
     return _rows(q_BTHK, k_BTGK, v_BTGK, segments, bias_HTT, 0, how)
-  if method == 'blocked':
-    if bias_HTT is None:
-      return blocked_attention.attend(
-        q_BTHK,
-        k_BTGK,
-        v_BTGK,
-        segment_ids_BT,
-        is_causal=is_causal,
-        scale=scale,
-        block=block or BLOCK,
-      )
-    return _blocked(
-      q_BTHK,
-      k_BTGK,
-      v_BTGK,
-      segment_ids_BT,
-      bias_HTT,
-      block or _BIASED_BLOCK,
-      how,
+  if method == 'splash' and bias_HTT is not None:
+    raise ValueError(
+      "attend(method='splash'): the kernel adds no bias (T5's positions); use"
+      " 'blocked', or 'auto', which does."
     )
-  if method == 'splash':
-    if bias_HTT is not None:
-      raise ValueError(
-        "attend(method='splash'): the kernel adds no bias (T5's positions); use"
-        " 'blocked', or 'auto', which does."
-      )
-    return splash_attention.attend(
+  if method in _MODULES and bias_HTT is None:
+    module = _MODULES[method]
+    return module.attend(
       q_BTHK,
       k_BTGK,
       v_BTGK,
       segment_ids_BT,
       is_causal=is_causal,
       scale=scale,
-      block=block or splash_attention.BLOCK,
+      block=block or module.BLOCK,
+    )
+  if method == 'blocked':
+    block = block or _BIASED_BLOCK
+    return _blocked(
+      q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, bias_HTT, block, how
     )
   raise ValueError(
     f'attend(method={method!r}): unknown; use auto, plain, blocked, cudnn or'

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from antjax.lm import attention
+from tests.lm import attention_inputs
 
 # float32 sums of some hundred terms in another order.
 _ATOL = 2e-5
@@ -27,19 +28,9 @@ _SLOW = (
 )
 def test_blocks_do_not_show(case):
   num_tokens, num_heads, num_kv_heads, is_causal, has_segments, block = case
-  keys = jax.random.split(jax.random.key(0), 5)
-  q, grad = (
-    jax.random.normal(key, (2, num_tokens, num_heads, 8)) for key in keys[:2]
+  q, k, v, grad, segments = attention_inputs.make(
+    num_tokens, num_heads, num_kv_heads, 8, has_segments
   )
-  k, v = (
-    jax.random.normal(key, (2, num_tokens, num_kv_heads, 8))
-    for key in keys[2:4]
-  )
-  segments = None
-  if has_segments:
-    segments = jnp.sort(
-      jax.random.randint(keys[4], (2, num_tokens), 0, 4), axis=1
-    )
 
   def run(method):
     def attend(q, k, v):

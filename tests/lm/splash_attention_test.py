@@ -14,6 +14,7 @@ import pytest
 
 from antjax.lm import attention, splash_attention
 from launch import compile_for_pod
+from tests.lm import attention_inputs
 
 # float32 sums of some hundred terms in another order.
 _ATOL = 5e-5
@@ -32,20 +33,9 @@ _SLOW = (
 )
 def test_outputs_and_gradients_are_those_of_plain_scores(case):
   num_tokens, num_heads, num_kv_heads, width, is_causal, has_segments = case
-  keys = jax.random.split(jax.random.key(0), 5)
-  q, grad = (
-    jax.random.normal(key, (2, num_tokens, num_heads, width))
-    for key in keys[:2]
+  q, k, v, grad, segments = attention_inputs.make(
+    num_tokens, num_heads, num_kv_heads, width, has_segments
   )
-  k, v = (
-    jax.random.normal(key, (2, num_tokens, num_kv_heads, width))
-    for key in keys[2:4]
-  )
-  segments = None
-  if has_segments:
-    segments = jnp.sort(
-      jax.random.randint(keys[4], (2, num_tokens), 0, 4), axis=1
-    )
   how = {'is_causal': is_causal, 'scale': 0.3}
 
   def both(attend):

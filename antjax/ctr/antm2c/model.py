@@ -346,8 +346,8 @@ class ScenarioModel:
     found = network.model(x)
     logits = {'prediction': found}
     if isinstance(found, esmm.Logits):
-      logits = {'prediction': found.click, **found._asdict()}
-      del logits['click']
+      logits = found._asdict()
+      logits['prediction'] = logits.pop('click')
     return {n: y.astype(jnp.float32) for n, y in logits.items()}
 
   def loss(
