@@ -4,6 +4,7 @@
 
 import functools
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -107,13 +108,22 @@ def config_of(folder, run_dir, **options):
   )
 
 
+def job_of(config):
+  """As `common.start` makes it, in a process whose devices are in use."""
+  run_dir = pathlib.Path(config.run_dir)
+  run_dir.mkdir(parents=True, exist_ok=True)
+  return common.Job(
+    antjax.make_mesh(intra=4), run_dir, script.StopRequest(), config
+  )
+
+
 @pytest.mark.slow
 def test_all_methods_rank_the_same_examples(
   folder, tmp_path, capsys, monkeypatch
 ):
   monkeypatch.setattr(llm_rec_baselines, 'TextEncoder', Letters)
   config = config_of(folder, tmp_path / 'run')
-  job = common.start(config)
+  job = job_of(config)
   baselines = llm_rec_baselines.Baselines(config, job)
   data = baselines.data
   found = {}
@@ -145,9 +155,7 @@ def test_all_methods_rank_the_same_examples(
 def test_scores_of_other_users_are_no_scores_of_these(folder, tmp_path):
   def run(**options):
     config = config_of(folder, tmp_path, methods=('popularity',), **options)
-    mesh = antjax.make_mesh(intra=4)
-    job = common.Job(mesh, tmp_path, script.StopRequest(), config)
-    return llm_rec_baselines.train(config, job)
+    return llm_rec_baselines.train(config, job_of(config))
 
   all_users, few = run(), {'train_users': 3}
   with pytest.raises(ValueError, match='of other data, users'):
