@@ -64,8 +64,11 @@ def write(
   tokenizer = pretrained_tokenizer.load_tokenizer(config.model)
   tokenizer.save(str(staged / pretrained_tokenizer.FILE_NAME))
   if 'head' in params:
-    projection = params['head'].get('projection', {})
-    arrays: dict[str, Any] = {k: np.asarray(x) for k, x in projection.items()}
+    arrays: dict[str, Any] = {
+      f'{part}.{name}': np.asarray(params['head'][part][name])
+      for part in set(params['head']) & {'projection', 'words'}
+      for name in params['head'][part]
+    }
     np.savez(staged / _HEAD, **arrays)
   np.save(staged / ITEM_VECTORS, np.asarray(item_vectors, np.float32))
   table = pa.table(
@@ -125,9 +128,11 @@ def read(folder: str | os.PathLike[str]) -> tuple[Recommender, Catalogue]:
   lm_config, lm_params = pretrained.load_pretrained(folder)
   params: dict[str, Any] = {'lm': lm_params}
   if (folder / _HEAD).is_file():
+    head = params['head'] = {}
     with np.load(folder / _HEAD) as arrays:
-      projection = {name: arrays[name] for name in arrays.files}
-    params['head'] = {'projection': projection}
+      for key in arrays.files:  # Older files hold a projection's names alone.
+        part, _, name = key.rpartition('.')
+        head.setdefault(part or 'projection', {})[name] = arrays[key]
   marks = Marks(
     tuple(content['marks']['leading']),
     tuple(content['marks']['trailing']),

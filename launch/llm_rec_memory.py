@@ -31,7 +31,7 @@ def activation_bytes(
   Those of the texts of a chunk (`lm.cost`), and the outputs of all texts.
   """
   dtype = jnp.dtype(config.compute_dtype)
-  if config.tuning == 'none' and not config.vector.projection_dim:
+  if config.tuning == 'none' and not config.vector.has_head:
     return 0
   # No output layer: no logits.
   lm_config = dataclasses.replace(model.lm, vocab_size=0)
@@ -40,7 +40,8 @@ def activation_bytes(
     cost.activation_bytes(lm_config, rows // model.num_chunks, width, dtype)
     for width, rows in shape
   )
-  outputs = packing.num_slots(shape) * model.lm.embed_dim * dtype.itemsize
+  width = model.lm.embed_dim + model.vector.word_dim
+  outputs = packing.num_slots(shape) * width * dtype.itemsize
   return of_lanes + 2 * outputs
 
 

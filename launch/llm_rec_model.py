@@ -54,7 +54,10 @@ def build(config: 'Config', data: SequenceData) -> Built:
   texts = text_maker(config, data, lm_config)
   model = make_model(config, lm_config, texts.marks)
   key = jax.random.key(config.seed)
-  found = model.init_params(key, params)
+  rarity = None
+  if config.vector.word_dim:
+    rarity = texts.rarity(lm_config.vocab_size)
+  found = model.init_params(key, params, rarity)
   if config.tuning == 'lora':
     found = tuning.add_lora(
       found,
@@ -70,6 +73,7 @@ def build(config: 'Config', data: SequenceData) -> Built:
     'language model': fingerprint.of_model(config.model),
     'start': config.start,
     'pooling': model.pooling,
+    'vector': dataclasses.asdict(config.vector),
   }
   return Built(model, jax.tree.map(np.asarray, found), texts, made_of)
 

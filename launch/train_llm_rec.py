@@ -145,7 +145,7 @@ class Config(training_config.LanguageTrainingConfig):
         ' is left to train on.'
       )
     if self.tuning == 'none' and not (
-      self.vector.projection_dim or self.loss.learn_temperature
+      self.vector.has_head or self.loss.learn_temperature
     ):
       raise ValueError(
         'tuning=none: nothing would be trained; set vector.projection_dim, or'

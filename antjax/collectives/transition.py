@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from antjax.collectives import blocks, bucket
 from antjax.collectives.choose import Collectives, XLA
+from antjax.collectives.varying import is_alone
 from antjax.collectives.varying import to_varying as to_varying
 from antjax.collectives.varying import varying_axes as varying_axes
 from antjax.mesh.mesh import INTER, INTRA
@@ -154,6 +155,8 @@ def _in_messages(
 ) -> list[jax.Array]:
   """Applies `move` to leaves packed into few messages; one result a leaf."""
   results = list(leaves)
+  if is_alone(*leaves):
+    return results
   whole = [i for i, spec in enumerate(specs) if spec.dim is None]
   if whole and whole_leaves_move:
     # In the order of the leaves: a set's order differs between processes.

@@ -19,6 +19,21 @@ def to_varying(x: jax.Array) -> jax.Array:
   return lax.pcast(x, missing, to='varying') if missing else x
 
 
+def is_alone(*arrays: jax.Array) -> bool:
+  """Whether one device has all there is, so that collectives move nothing.
+
+  XLA:CPU copies the operand of a collective with itself. Only without types: a
+  typed result has to come from a collective.
+  """
+  size = lax.axis_size(INTER) * lax.axis_size(INTRA)
+  return size == 1 and not varying_axes(*arrays)
+
+
+def psum(x: jax.Array) -> jax.Array:
+  """`lax.psum` over all devices."""
+  return x if is_alone(x) else lax.psum(x, (INTER, INTRA))
+
+
 def varying_axes(*arrays: jax.Array) -> frozenset[str]:
   """Mesh axes over which any of these differs; empty outside `shard_map`."""
   types = [jax.typeof(x).manual_axis_type for x in arrays]

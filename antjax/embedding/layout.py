@@ -10,6 +10,7 @@ batch needs one exchange for all of them. Row `id` of a table belongs to owner
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import math
 from typing import Any, Literal
 import zlib
@@ -111,7 +112,7 @@ class Stack:
       total += self.local_rows(spec)
     raise KeyError(name)
 
-  @property
+  @functools.cached_property
   def rows_per_device(self) -> int:
     return sum(self.local_rows(s) for s in self.specs)
 

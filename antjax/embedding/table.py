@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from antjax.collectives.varying import psum
 from antjax.embedding import exchange, reset
 from antjax.embedding import routing as routing_lib
 from antjax.embedding.feature import Feature
@@ -278,8 +279,8 @@ class EmbeddingTables:
     step, is_active, lr_scale = how
     touched = jnp.zeros((stack.num_positions,), jnp.int32)
     touched = touched.at[positions].set(1, mode='drop')
-    touched = lax.psum(touched, (INTER, INTRA)) > 0
-    grads = lax.psum(grads, (INTER, INTRA))
+    touched = psum(touched) > 0
+    grads = psum(grads)
     touched &= is_active
     args = grads, touched, step, lr_scale
     return apply_to_table(stack.optimizer, old[0], old[1], *args)

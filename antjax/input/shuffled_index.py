@@ -9,6 +9,7 @@ order, and its records are fetched by their numbers.
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from antjax.input import record_schema, records, splitmix
 from antjax.input.arrow_columns import Block
 
 _ROUNDS = 4
+_PART = 1 << 16  # Numbers that are permuted at once; they fit caches.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Order:
         f'Order: places {numbers.min()} to {numbers.max()} of'
         f' {self.num_records} records.'
       )
+    if self.num_records <= self.window:
+      return self._whole[numbers]
     of = numbers // self.window
     for window in np.unique(of):
       start = int(window) * self.window
@@ -59,6 +63,15 @@ class Order:
       found = _permuted(numbers[mine] - start, size, [self.seed, int(window)])
       numbers[mine] = start + found
     return numbers
+
+  @functools.cached_property
+  def _whole(self) -> np.ndarray:
+    """Of a single window, at most 32 MB: batches then cost a look-up."""
+    found = np.arange(self.num_records)
+    for start in range(0, len(found), _PART):
+      part = slice(start, start + _PART)
+      found[part] = _permuted(found[part], len(found), [self.seed, 0])
+    return found
 
 
 def _permuted(x: np.ndarray, size: int, seed: list[int]) -> np.ndarray:

@@ -140,6 +140,9 @@ class BatchPlacer:
 
   def _to_devices(self, tree: PyTree) -> PyTree:
     sharding = NamedSharding(self._mesh, P(BATCH_AXES))
+    device = self._mesh.devices.flat[0]
+    if self._mesh.size == 1 and device.platform == 'cpu':
+      return tree  # A call takes numpy arrays in a tenth of the time.
     if jax.process_count() == 1:
       return jax.device_put(tree, sharding)
     return jax.tree.map(

@@ -18,7 +18,7 @@ import optax
 
 from antjax.collectives import transition
 from antjax.collectives.choose import Collectives, XLA
-from antjax.collectives.varying import to_varying
+from antjax.collectives.varying import psum, to_varying
 from antjax.mesh.mesh import INTER, INTRA
 from antjax.mesh.sharding import LeafSpec
 from antjax.train.leaves import (
@@ -68,7 +68,8 @@ class StepSpec:
   @property
   def is_typed(self) -> bool:
     """Whether `shard_map` checks which results are equal on all devices."""
-    return self.check_vma and self.how.is_typed
+    is_alone = self.layout.mesh.size == 1  # See `varying.is_alone`.
+    return self.check_vma and self.how.is_typed and not is_alone
 
   def factor(self, opt_state: PyTree) -> jax.Array:
     """What the loss is multiplied by before it is differentiated."""
@@ -223,7 +224,7 @@ def sync(
 def _sum_scalars(scalars: Mapping[str, Any]) -> dict[str, jax.Array]:
   """Sums fp32 scalars over all devices, in one message."""
   each = [to_varying(jnp.asarray(x, jnp.float32)) for x in scalars.values()]
-  total = lax.psum(jnp.stack(each), (INTER, INTRA))
+  total = psum(jnp.stack(each))
   return {name: total[i] for i, name in enumerate(scalars)}
 
 

@@ -10,6 +10,7 @@ import time
 from typing import Any, TYPE_CHECKING
 
 import jax
+import numpy as np
 
 from antjax.train.batches import Feed, get_position, set_position
 from antjax.train.checkpoint import Checkpointer
@@ -198,7 +199,7 @@ def fit(
       """Fetches a step's metrics; False if training is to end here."""
       nonlocal is_stopping
       number, on_device = item
-      values = {k: float(v) for k, v in jax.device_get(on_device).items()}
+      values = {k: float(np.asarray(v)) for k, v in on_device.items()}
       is_stopping = values.pop('is_stopping') > 0
       has_data = values.pop('num_valid') > 0
       if has_data:

@@ -48,6 +48,13 @@ def test_windows_are_permuted_among_themselves(size):
   assert order(places).tolist() == numbers[places].tolist()
 
 
+def test_a_single_window_is_ordered_as_the_first_of_several():
+  single = Order(1000, seed=3, window=1000)(np.arange(1000))
+  several = Order(2500, seed=3, window=1000)(np.arange(1000))
+  assert single.tolist() == several.tolist()
+  assert Order(0, seed=0)(np.arange(0)).tolist() == []
+
+
 @pytest.mark.parametrize('places', [[-1], [10], [0, 11]])
 def test_there_are_no_places_beyond_the_records(places):
   with pytest.raises(ValueError, match='of 10 records'):

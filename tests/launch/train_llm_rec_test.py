@@ -69,7 +69,9 @@ def config_of(folder, run_dir, **changes):
     validation_examples=20,
     min_shard_size=64,
     held_out=llm_rec_held_out.HeldOutConfig(num_negatives=5),
-    vector=VectorConfig(pooling='mean', normalize=True),
+    vector=VectorConfig(
+      pooling='mean', normalize=True, half_life=8, word_dim=16
+    ),
     loss=LossConfig(
       negatives='shared', num_negatives=4, temperature=0.1, across='all'
     ),
@@ -162,7 +164,12 @@ def test_a_run_goes_on_where_it_ended(folder, tmp_path):
 @pytest.mark.parametrize(
   'changes',
   [
-    {'tuning': 'lora', 'lora_rank': 2, 'paro': 'GGG'},
+    {
+      'tuning': 'lora',
+      'lora_rank': 2,
+      'vector': VectorConfig(pooling='mean', normalize=True),
+      'paro': 'GGG',
+    },
     {
       'tuning': 'none',
       'vector': VectorConfig(projection_dim=8),

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import jax
 import jax.numpy as jnp
 
-from antjax.ctr.llm_rec import losses
+from antjax.ctr.llm_rec import losses, words
 from antjax.ctr.llm_rec.losses import Batch, LossConfig
 from antjax.ctr.llm_rec.texts import Pooling
 from antjax.layers import dense
@@ -42,12 +42,41 @@ class VectorConfig:
     int, 'Width of a linear map behind the language model; 0: none.'
   ] = 0
   normalize: Annotated[bool, 'Scale vectors to length 1.'] = False
+  half_life: Annotated[
+    float,
+    'pooling=mean and words: a token counts half for each so many behind it, so'
+    " that a user's newest titles count most; 0: all tokens alike.",
+  ] = 0.0
+  word_dim: Annotated[
+    int,
+    'Width of a part behind the language model, the sum of a trained vector for'
+    ' each token; 0: none, as in the paper. Needs normalize.',
+  ] = 0
+  word_weight: Annotated[
+    float, "The words' cosine counts so often the language model's."
+  ] = 1.0
 
   def __post_init__(self) -> None:
     if self.projection_dim < 0:
       raise ValueError(
         f'vector.projection_dim={self.projection_dim} must not be negative.'
       )
+    if min(self.word_dim, self.half_life) < 0 or self.word_weight <= 0:
+      raise ValueError(
+        f'vector.word_dim={self.word_dim} and vector.half_life='
+        f'{self.half_life} must not be negative, vector.word_weight='
+        f'{self.word_weight} must be above 0.'
+      )
+    if self.word_dim and not self.normalize:
+      raise ValueError(
+        f'vector.word_dim={self.word_dim}: the parts of a vector are weighed as'
+        ' cosines; add --vector.normalize.'
+      )
+
+  @property
+  def has_head(self) -> bool:
+    """Whether anything is trained besides the language model."""
+    return bool(self.projection_dim or self.word_dim)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,11 +101,23 @@ class LLMRec:
   @property
   def dim(self) -> int:
     """D."""
-    return self.vector.projection_dim or self.lm.embed_dim
+    own = self.vector.projection_dim or self.lm.embed_dim
+    return own + self.vector.word_dim
 
-  def init_params(self, key: jax.Array, pretrained: PyTree) -> PyTree:
-    """A language model's parameters, less its output layer, and the head."""
+  def init_params(
+    self, key: jax.Array, pretrained: PyTree, rarity_V: Any = None
+  ) -> PyTree:
+    """A language model's parameters, less its output layer, and the head.
+
+    Args:
+      key: Of the head.
+      pretrained: The language model's.
+      rarity_V: Of the tokens, for `vector.word_dim`; see `TextMaker.rarity`.
+    """
     head: dict[str, Any] = {}
+    if self.vector.word_dim:
+      word_key = jax.random.fold_in(key, 1)
+      head['words'] = words.init(word_key, rarity_V, self.vector.word_dim)
     if self.vector.projection_dim:
       head['projection'] = dense.init(
         key, self.lm.embed_dim, self.vector.projection_dim
@@ -97,12 +138,10 @@ class LLMRec:
     x = transformer.encode(
       self.lm, params['lm'], tokens_MT, mask=mask_MT, at=at
     )
-    if at is not None:
-      return self._finish(params, x[0], lengths_M)
     texts_MT = jnp.where(mask_MT, 1 + jnp.arange(M)[:, None], 0)
-    x_SD = x.reshape(M * T, -1)
-    means_MD = _means(x_SD, texts_MT.ravel(), lengths_M)
-    return self._finish(params, means_MD, lengths_M)
+    x = x[0] if at is not None else x.reshape(M * T, -1)
+    slots = tokens_MT.ravel(), texts_MT.ravel(), T * jnp.arange(M)
+    return self._finish(params, x, slots, lengths_M)
 
   def encode_packed(
     self,
@@ -123,10 +162,10 @@ class LLMRec:
     x = packed.hidden(
       self.lm, params['lm'], lanes, num_chunks=self.num_chunks, at=at
     )
-    if at is None:
-      texts_S = jnp.concatenate([lane.texts.ravel() for lane in lanes])
-      x = _means(x, texts_S, lengths_M)
-    return self._finish(params, x, lengths_M)
+    tokens_S, texts_S = (
+      jnp.concatenate([part.ravel() for part in parts]) for parts in zip(*lanes)
+    )
+    return self._finish(params, x, (tokens_S, texts_S, starts_M), lengths_M)
 
   def _pooled_slots(self, starts_M, lengths_M) -> jax.Array | None:
     """Where the token is whose output is the text's vector; None: all count."""
@@ -137,20 +176,40 @@ class LLMRec:
       slots_M += jnp.maximum(lengths_M - 1, 0)
     return slots_M
 
-  def _finish(self, params, pooled_MD, lengths_M) -> jax.Array:
-    pooled_MD = pooled_MD.astype(jnp.float32)
+  def _finish(self, params, x, slots, lengths_M) -> jax.Array:
+    """Vectors [M, D] of outputs: [M, D] pooled already, or [S, D] of tokens.
+
+    `slots` are (tokens [S], texts [S], starts [M]): text m has number m + 1.
+    """
+    tokens_S, texts_S, starts_M = slots
+    ends_M = starts_M + lengths_M - 1
+    # One more for padding, whose number is 0.
+    ends_S = jnp.pad(ends_M, (1, 0))[texts_S]
+    distance_S = ends_S - jnp.arange(len(texts_S))
+    weight_S = words.weights(distance_S, self.vector.half_life)
+    is_there_M1 = lengths_M[:, None] > 0
+    if self.pooling == 'mean':
+      x = words.sums(x, weight_S, texts_S, len(lengths_M))
+      ones_S1 = jnp.ones((len(texts_S), 1), jnp.float32)
+      total_M1 = words.sums(ones_S1, weight_S, texts_S, len(lengths_M))
+      x /= jnp.maximum(total_M1, jnp.finfo(jnp.float32).tiny)
     # Before what follows: outputs of padding may be anything.
-    pooled_MD = jnp.where(lengths_M[:, None] > 0, pooled_MD, 0)
+    found_MD = jnp.where(is_there_M1, x.astype(jnp.float32), 0)
     if self.vector.projection_dim:
       projection = params['head']['projection']
       dtype = jax.tree.leaves(projection)[0].dtype
-      pooled_MD = dense.apply(projection, pooled_MD.astype(dtype))
-      pooled_MD = pooled_MD.astype(jnp.float32)
-      pooled_MD = jnp.where(lengths_M[:, None] > 0, pooled_MD, 0)
+      found_MD = dense.apply(projection, found_MD.astype(dtype))
+      found_MD = jnp.where(is_there_M1, found_MD.astype(jnp.float32), 0)
     if self.vector.normalize:
-      squares_M1 = jnp.sum(pooled_MD**2, axis=1, keepdims=True)
-      pooled_MD *= jax.lax.rsqrt(jnp.maximum(squares_M1, 1e-12))
-    return pooled_MD
+      found_MD = _unit(found_MD)
+    if not self.vector.word_dim:
+      return found_MD
+    words_SD = params['head']['words']['embedding'][tokens_S]
+    words_MD = words.sums(words_SD, weight_S, texts_S, len(lengths_M))
+    share = self.vector.word_weight / (1 + self.vector.word_weight)
+    return jnp.concatenate(
+      [(1 - share) ** 0.5 * found_MD, share**0.5 * _unit(words_MD)], axis=1
+    )
 
   def loss(self, params: PyTree, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """(losses [B], weights [B]) of a part of `inputs.TrainingInputs`."""
@@ -169,8 +228,7 @@ class LLMRec:
     return losses_B, batch['weight']
 
 
-def _means(x_SD, texts_S, lengths_M) -> jax.Array:
-  """Mean output of each text, fp32 [M, D]; text m has number m + 1."""
-  x_SD = jnp.where(texts_S[:, None] > 0, x_SD.astype(jnp.float32), 0)
-  sums_MD = jax.ops.segment_sum(x_SD, texts_S, len(lengths_M) + 1)[1:]
-  return sums_MD / jnp.maximum(lengths_M, 1)[:, None]
+def _unit(x_MD: jax.Array) -> jax.Array:
+  """Rows of length 1; zeros stay zeros."""
+  squares_M1 = jnp.sum(x_MD**2, axis=1, keepdims=True)
+  return x_MD * jax.lax.rsqrt(jnp.maximum(squares_M1, 1e-12))

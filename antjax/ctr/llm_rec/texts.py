@@ -22,6 +22,7 @@ from antjax.lm.config import Config
 
 Pooling = Literal['first', 'last', 'mean']
 _END = '; '
+_ITEMS_AT_ONCE = 1 << 16
 _UNNAMED = 'None'  # Stands for a missing title.
 # Tokens that end a text, of Llama's and Qwen2's kin.
 _ENDS = ('<|endoftext|>', '</s>', '<|end_of_text|>', '<|im_end|>', '<eos>')
@@ -169,6 +170,23 @@ class TextMaker:
   def num_items(self) -> int:
     """Of the catalogue, the padding included."""
     return len(self._cache.offsets) - 1
+
+  def rarity(self, vocab_size: int) -> np.ndarray:
+    """log(1 + N / (1 + N_t)) of each token t, float32 [V]; 0 for marks.
+
+    N_t of the N items have it in their title.
+    """
+    counts = np.zeros(vocab_size, np.int64)
+    offsets = self._cache.offsets
+    for start in range(1, self.num_items, _ITEMS_AT_ONCE):
+      part = offsets[start : start + _ITEMS_AT_ONCE + 1]
+      tokens = np.asarray(self._cache.tokens[part[0] : part[-1]], np.int64)
+      items = np.repeat(np.arange(len(part) - 1), np.diff(part))
+      of_title = np.unique(items * vocab_size + tokens) % vocab_size
+      counts += np.bincount(of_title, minlength=vocab_size)
+    found = np.log1p((self.num_items - 1) / (1 + counts)).astype(np.float32)
+    found[list(self.marks.leading + self.marks.trailing)] = 0
+    return found
 
   def plan(self, items: np.ndarray) -> Planned:
     """Whole items, as many of the newest as fit.

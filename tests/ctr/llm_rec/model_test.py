@@ -103,6 +103,8 @@ def test_each_distinct_item_is_encoded_once():
     (VectorConfig(projection_dim=6, normalize=True), 'mean'),
     (VectorConfig(normalize=True), 'first'),
     (VectorConfig(), 'last'),
+    (VectorConfig(normalize=True, half_life=3, word_dim=5), 'mean'),
+    (VectorConfig(normalize=True, word_dim=5, word_weight=3), 'first'),
   ],
 )
 def test_packed_and_padded_texts_have_the_same_vectors(vector, pooling):
@@ -112,7 +114,7 @@ def test_packed_and_padded_texts_have_the_same_vectors(vector, pooling):
   model = dataclasses.replace(
     model_of('bert', loss), pooling=pooling, vector=vector
   )
-  params = model.init_params(jax.random.key(0), tiny_models.params_of(model.lm))
+  params = params_of(model)
   lanes = [packed.Lane(*lane) for lane in prepared['lanes']]
   got = jax.jit(model.encode_packed)(
     params, lanes, prepared['starts'], prepared['lengths']
@@ -126,6 +128,88 @@ def test_packed_and_padded_texts_have_the_same_vectors(vector, pooling):
   np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
   assert got.shape[1] == model.dim
   assert (np.asarray(got)[lengths == 0] == 0).all()
+
+
+def params_of(model):
+  rarity = small_catalogue.text_maker('bert').rarity(model.lm.vocab_size)
+  return model.init_params(
+    jax.random.key(0), tiny_models.params_of(model.lm), rarity
+  )
+
+
+def test_half_life_and_words_as_documented():
+  half_life, weight = 3.0, 2.0
+  vector = VectorConfig(
+    normalize=True, half_life=half_life, word_dim=5, word_weight=weight
+  )
+  config = tiny_models.CONFIGS['bert']
+  model = LLMRec(config, 'mean', vector)
+  params = params_of(model)
+  tokens = np.array([[3, 7, 7, 9], [5, 2, 0, 0]], np.int32)
+  lengths = np.array([4, 2])
+  got = np.asarray(jax.jit(model.encode)(params, tokens, lengths))
+  table = np.asarray(params['head']['words']['embedding'])
+
+  def unit(x):
+    return x / np.linalg.norm(x)
+
+  for row, length, vector in zip(tokens, lengths, got, strict=True):
+    row = row[:length]
+    counts = 2.0 ** (-(length - 1 - np.arange(length)) / half_life)
+    outputs = np.asarray(transformer.encode(config, params['lm'], row[None]))[0]
+    parts = unit(counts @ outputs) / 3**0.5, unit(counts @ table[row])
+    want = np.concatenate([parts[0], (2 / 3) ** 0.5 * parts[1]])
+    np.testing.assert_allclose(vector, want, atol=1e-4)
+  assert np.linalg.norm(got, axis=1) == pytest.approx(1, rel=1e-5)
+
+
+def test_words_begin_as_long_as_they_are_rare():
+  texts = small_catalogue.text_maker('bert')
+  rows = small_catalogue.rows()
+  vocab_size = tiny_models.CONFIGS['bert'].vocab_size
+  rarity = texts.rarity(vocab_size)
+  number = len(rows) - 1  # Row 0 is the padding.
+  for token in range(vocab_size):
+    there = sum(token in row for row in rows[1:])
+    want = np.log(1 + number / (1 + there))
+    want = 0 if token in texts.marks.leading else want
+    assert rarity[token] == pytest.approx(want, rel=1e-5)
+  vector = VectorConfig(normalize=True, word_dim=4096)
+  model = LLMRec(tiny_models.CONFIGS['bert'], 'mean', vector)
+  table = np.asarray(params_of(model)['head']['words']['embedding'])
+  lengths = np.linalg.norm(table, axis=1)
+  np.testing.assert_allclose(lengths, rarity, rtol=0.1)
+
+
+def test_words_learn_and_the_language_model_too():
+  loss = LossConfig(negatives='in_batch')
+  prepared = inputs_of('bert', loss)(small_catalogue.examples(B, seed=7), 1)
+  vector = VectorConfig(normalize=True, half_life=8, word_dim=6)
+  model = dataclasses.replace(
+    model_of('bert', loss), pooling='mean', vector=vector
+  )
+  grads = jax.jit(jax.grad(lambda p: jnp.sum(model.loss(p, prepared)[0])))(
+    params_of(model)
+  )
+  used = np.unique(np.concatenate([t[x > 0] for t, x in prepared['lanes']]))
+  words = np.asarray(grads['head']['words']['embedding'])
+  moved = np.flatnonzero(np.abs(words).max(axis=1))
+  assert set(moved) <= set(used) and len(moved) > len(used) / 2
+  assert all(np.abs(np.asarray(g)).max() > 0 for g in _weights(grads['lm']))
+
+
+def _weights(grads):
+  """Gradients of matrices; keys' biases change nothing."""
+  return [g for g in jax.tree.leaves(grads) if g.ndim > 1]
+
+
+def test_settings_of_vectors_that_do_not_fit():
+  with pytest.raises(ValueError, match='add --vector.normalize'):
+    VectorConfig(word_dim=4)
+  with pytest.raises(ValueError, match='word_weight=0'):
+    VectorConfig(normalize=True, word_dim=4, word_weight=0)
+  with pytest.raises(ValueError, match='half_life=-1'):
+    VectorConfig(half_life=-1)
 
 
 def mesh_of(num_devices):
