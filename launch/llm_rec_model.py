@@ -73,9 +73,17 @@ def build(config: 'Config', data: SequenceData) -> Built:
     'language model': fingerprint.of_model(config.model),
     'start': config.start,
     'pooling': model.pooling,
-    'vector': dataclasses.asdict(config.vector),
+    'words of vectors': _words_of(config),
   }
   return Built(model, jax.tree.map(np.asarray, found), texts, made_of)
+
+
+def _words_of(config: 'Config') -> list[float] | None:
+  """For `run_identity`; None where there is nothing to say, as before."""
+  vector = config.vector
+  if not (vector.word_dim or vector.half_life):
+    return None
+  return [vector.half_life, vector.word_dim, vector.word_weight]
 
 
 def make_model(config: 'Config', lm_config: LMConfig, marks: Marks) -> LLMRec:

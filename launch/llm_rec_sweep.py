@@ -89,8 +89,8 @@ class Setting:
   def config(self, base: 'Config') -> 'Config':
     """The run's config."""
     vector = base.vector
-    if self.tuning == 'none':
-      dim = vector.projection_dim or base.swept.projection_dim
+    if self.tuning == 'none' and not vector.has_head:
+      dim = base.swept.projection_dim
       vector = dataclasses.replace(vector, projection_dim=dim)
     return dataclasses.replace(
       base,

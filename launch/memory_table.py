@@ -7,6 +7,7 @@ from typing import Any
 
 from absl import logging
 import jax
+import numpy as np
 import rich
 import rich.table
 
@@ -36,7 +37,10 @@ def compiled_bytes(
     logging.info('The compiler says nothing of memory on this backend.')
     return {}, 0
   size = sum(
-    x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(inputs)
+    x.nbytes
+    if isinstance(x, np.ndarray)
+    else x.addressable_shards[0].data.nbytes
+    for x in jax.tree.leaves(inputs)
   )
   return {
     'arguments': int(analysis.argument_size_in_bytes),

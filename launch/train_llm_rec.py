@@ -148,8 +148,9 @@ class Config(training_config.LanguageTrainingConfig):
       self.vector.has_head or self.loss.learn_temperature
     ):
       raise ValueError(
-        'tuning=none: nothing would be trained; set vector.projection_dim, or'
-        ' run launch/llm_rec_baselines.py for untrained models.'
+        'tuning=none: nothing would be trained; set vector.projection_dim or'
+        ' vector.word_dim, or run launch/llm_rec_baselines.py for untrained'
+        ' models.'
       )
     methods = llm_rec_baselines.METHODS
     wrong = sorted({*self.baselines} - {*methods, 'all'})

@@ -23,13 +23,14 @@ _PART = 1 << 16  # Numbers that are permuted at once; they fit caches.
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-  """A permutation of the numbers 0 .. N - 1 that takes no memory.
+  """A permutation of the numbers 0 .. N - 1.
 
   Numbers are permuted inside windows, so that the records of a DataShard lie
-  near each other in a file larger than memory. A window's permutation is a
-  Feistel network over the next power of 4, walked until it is inside (Black and
-  Rogaway 2002, https://doi.org/10.1007/3-540-45760-7_9); it mixes well and is
-  no cipher.
+  near each other in a file larger than memory; a single window is kept once it
+  has been asked for (8 N bytes), and of several nothing is. A window's
+  permutation is a Feistel network over the next power of 4, walked until it is
+  inside (Black and Rogaway 2002, https://doi.org/10.1007/3-540-45760-7_9); it
+  mixes well and is no cipher.
 
   Attributes:
     num_records: N.
@@ -66,7 +67,7 @@ class Order:
 
   @functools.cached_property
   def _whole(self) -> np.ndarray:
-    """Of a single window, at most 32 MB: batches then cost a look-up."""
+    """Of a single window: batches then cost a look-up."""
     found = np.arange(self.num_records)
     for start in range(0, len(found), _PART):
       part = slice(start, start + _PART)

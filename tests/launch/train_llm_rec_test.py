@@ -167,8 +167,12 @@ def test_a_run_goes_on_where_it_ended(folder, tmp_path):
     {
       'tuning': 'lora',
       'lora_rank': 2,
-      'vector': VectorConfig(pooling='mean', normalize=True),
+      'vector': VectorConfig(normalize=True, word_dim=8),
       'paro': 'GGG',
+    },
+    {
+      'tuning': 'none',
+      'vector': VectorConfig(normalize=True, word_dim=8, word_weight=2),
     },
     {
       'tuning': 'none',
@@ -193,6 +197,22 @@ def test_tunings_losses_and_codes(folder, tmp_path, changes):
   recommender, catalogue = llm_rec_export.read(tmp_path / 'run' / 'export')
   (found,) = recommender([[catalogue.titles[4]]], 3)
   assert len(found) == 3 and 4 not in [x.item for x in found]
+
+
+def test_a_head_of_an_older_export_is_a_projection(folder, tmp_path):
+  run_dir = tmp_path / 'run'
+  vector = VectorConfig(pooling='mean', projection_dim=8)
+  train(folder, run_dir, vector=vector, num_steps=1, check_memory=False)
+  path = run_dir / 'export' / 'head.npz'
+  recommender, _ = llm_rec_export.read(path.parent)
+  want = recommender.user_vectors([['Film 3 (1990)']])
+  with np.load(path) as arrays:
+    older = {name.removeprefix('projection.'): arrays[name] for name in arrays}
+  assert set(older) == {'kernel', 'bias'}
+  np.savez(path, **older)
+  recommender, _ = llm_rec_export.read(path.parent)
+  got = recommender.user_vectors([['Film 3 (1990)']])
+  np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.slow

@@ -44,8 +44,8 @@ class VectorConfig:
   normalize: Annotated[bool, 'Scale vectors to length 1.'] = False
   half_life: Annotated[
     float,
-    'pooling=mean and words: a token counts half for each so many behind it, so'
-    " that a user's newest titles count most; 0: all tokens alike.",
+    'pooling=mean and words: a token counts half for each so many behind it in'
+    " its text, so that a user's newest titles count most; 0: all alike.",
   ] = 0.0
   word_dim: Annotated[
     int,
@@ -66,6 +66,11 @@ class VectorConfig:
         f'vector.word_dim={self.word_dim} and vector.half_life='
         f'{self.half_life} must not be negative, vector.word_weight='
         f'{self.word_weight} must be above 0.'
+      )
+    if self.word_weight != 1 and not self.word_dim:
+      raise ValueError(
+        f'vector.word_weight={self.word_weight}: there are no words to weigh;'
+        ' set vector.word_dim.'
       )
     if self.word_dim and not self.normalize:
       raise ValueError(
@@ -98,6 +103,14 @@ class LLMRec:
   loss_config: LossConfig = LossConfig()
   num_chunks: int = 1
 
+  def __post_init__(self) -> None:
+    vector = self.vector
+    if vector.half_life and self.pooling != 'mean' and not vector.word_dim:
+      raise ValueError(
+        f'vector.half_life={vector.half_life}: with pooling={self.pooling} one'
+        ' token is read; use pooling=mean, or vector.word_dim.'
+      )
+
   @property
   def dim(self) -> int:
     """D."""
@@ -116,7 +129,7 @@ class LLMRec:
     """
     head: dict[str, Any] = {}
     if self.vector.word_dim:
-      word_key = jax.random.fold_in(key, 1)
+      word_key = jax.random.fold_in(key, 2)  # 1 is that of adapters.
       head['words'] = words.init(word_key, rarity_V, self.vector.word_dim)
     if self.vector.projection_dim:
       head['projection'] = dense.init(

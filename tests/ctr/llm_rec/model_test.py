@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from antjax.ctr.llm_rec import packing, tuning
+from antjax.ctr.llm_rec import packing, tuning, words
 from antjax.ctr.llm_rec.inputs import TrainingInputs
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import LLMRec, VectorConfig
@@ -163,20 +163,21 @@ def test_half_life_and_words_as_documented():
   assert np.linalg.norm(got, axis=1) == pytest.approx(1, rel=1e-5)
 
 
-def test_words_begin_as_long_as_they_are_rare():
-  texts = small_catalogue.text_maker('bert')
+@pytest.mark.parametrize('family', ['bert', 'opt'])
+def test_words_begin_as_long_as_they_are_rare(family):
+  texts = small_catalogue.text_maker(family)
   rows = small_catalogue.rows()
-  vocab_size = tiny_models.CONFIGS['bert'].vocab_size
+  vocab_size = tiny_models.CONFIGS[family].vocab_size
+  marks = (*texts.marks.leading, *texts.marks.trailing)
   rarity = texts.rarity(vocab_size)
   number = len(rows) - 1  # Row 0 is the padding.
   for token in range(vocab_size):
     there = sum(token in row for row in rows[1:])
     want = np.log(1 + number / (1 + there))
-    want = 0 if token in texts.marks.leading else want
+    want = 0 if token in marks else want
     assert rarity[token] == pytest.approx(want, rel=1e-5)
-  vector = VectorConfig(normalize=True, word_dim=4096)
-  model = LLMRec(tiny_models.CONFIGS['bert'], 'mean', vector)
-  table = np.asarray(params_of(model)['head']['words']['embedding'])
+  vectors = words.init(jax.random.key(0), rarity, 4096)
+  table = np.asarray(vectors['embedding'])
   lengths = np.linalg.norm(table, axis=1)
   np.testing.assert_allclose(lengths, rarity, rtol=0.1)
 
@@ -192,8 +193,8 @@ def test_words_learn_and_the_language_model_too():
     params_of(model)
   )
   used = np.unique(np.concatenate([t[x > 0] for t, x in prepared['lanes']]))
-  words = np.asarray(grads['head']['words']['embedding'])
-  moved = np.flatnonzero(np.abs(words).max(axis=1))
+  moving = np.asarray(grads['head']['words']['embedding'])
+  moved = np.flatnonzero(np.abs(moving).max(axis=1))
   assert set(moved) <= set(used) and len(moved) > len(used) / 2
   assert all(np.abs(np.asarray(g)).max() > 0 for g in _weights(grads['lm']))
 
@@ -206,6 +207,10 @@ def _weights(grads):
 def test_settings_of_vectors_that_do_not_fit():
   with pytest.raises(ValueError, match='add --vector.normalize'):
     VectorConfig(word_dim=4)
+  with pytest.raises(ValueError, match='no words to weigh'):
+    VectorConfig(word_weight=2)
+  with pytest.raises(ValueError, match='one token is read'):
+    LLMRec(tiny_models.CONFIGS['bert'], 'first', VectorConfig(half_life=3))
   with pytest.raises(ValueError, match='word_weight=0'):
     VectorConfig(normalize=True, word_dim=4, word_weight=0)
   with pytest.raises(ValueError, match='half_life=-1'):
@@ -217,7 +222,7 @@ def mesh_of(num_devices):
   return make_mesh(devices=devices, intra=max(1, num_devices // 2))
 
 
-def train_step(mesh, loss, batch, paro='NNN', num_chunks=1):
+def train_step(mesh, loss, batch, paro='NNN', num_chunks=1, vector=None):
   """Parameters after a step, and its loss; `batch` is this process's."""
   part = B // mesh.size
   inputs = inputs_of(
@@ -227,8 +232,11 @@ def train_step(mesh, loss, batch, paro='NNN', num_chunks=1):
     pool_parts=mesh.size,
     num_chunks=num_chunks,
   )
-  model = model_of('bert', loss, num_chunks=num_chunks)
-  params = model.init_params(jax.random.key(0), tiny_models.params_of(model.lm))
+  model = dataclasses.replace(
+    model_of('bert', loss, num_chunks=num_chunks),
+    vector=vector or VectorConfig(),
+  )
+  params = params_of(model)
   trainer = Trainer(
     lambda params, batch, rng: model.loss(params, batch),
     optax.sgd(0.1),
@@ -272,6 +280,16 @@ def test_negatives_of_8_devices_equal_those_of_one(paro):
   assert_same(
     train_step(mesh_of(8), IN_BATCH, batch, paro), step_of_one_device()
   )
+
+
+def test_words_of_8_devices_equal_those_of_one():
+  batch = small_catalogue.examples(B, seed=4)
+  vector = VectorConfig(normalize=True, half_life=6, word_dim=8)
+  found = [
+    train_step(mesh_of(n), IN_BATCH, batch, code, vector=vector)
+    for n, code in ((8, 'IIG'), (1, 'NNN'))
+  ]
+  assert_same(*found)
 
 
 @pytest.mark.slow
