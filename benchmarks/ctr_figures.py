@@ -35,7 +35,8 @@ def compared(
     table = scores.score({**columns, 'prediction': logits}, none)
     return table[scores.ALL].metrics['AUC'].value
 
-  table = scores.difference({**columns, 'prediction': peers}, ours, config)
+  first, other = (scores.sample(columns, [x], config) for x in (peers, ours))
+  table = scores.difference(first, other)
   difference = table[scores.ALL].metrics['AUC']
   return {
     'auc': round(auc(ours), 5),

@@ -73,30 +73,29 @@ def write(
 def write_differences(
   config: 'Config', job: common.Job, data: ScenarioData, cells: Sequence[Cell]
 ) -> None:
-  """Writes differences.md: AUC less that of the first cell, with intervals.
+  """Writes differences.md: AUC less that of a like cell, with intervals.
 
-  Of the first seed, over the same draws of users (`scores.difference`).
+  A cell is told from the first model on the same inputs, and from the same
+  model on the first inputs (`scores.difference`).
   """
-  first, *others = cells
-  base = {'prediction': _logits(first), **data.splits['test'].scored}
+  sampled = {(c.model, c.inputs): _sampled(config, data, c) for c in cells}
   parts = [p for p in _parts(cells) if p not in scores.OF_TWO_LABELS]
-  heading = ['model', 'inputs', *map(_short, parts)]
+  heading = ['model', 'inputs', 'against', *map(_short, parts)]
   lines = []
-  for cell in others:
-    table = scores.difference(base, _logits(cell), config.score, data.scenarios)
-    found = [table[part].metrics['AUC'] for part in parts]
-    lines.append(
-      [
-        cell.model,
-        cell.inputs,
-        *(f'{x.value:+.4f} ({x.low:+.4f}, {x.high:+.4f})' for x in found),
-      ]
-    )
+  for (model, inputs), other in sampled.items():
+    for base in ((cells[0].model, inputs), (model, cells[0].inputs)):
+      if base == (model, inputs):
+        continue
+      table = scores.difference(sampled[base], other)
+      found = [table[part].metrics['AUC'] for part in parts]
+      texts = [f'{x.value:+.4f} ({x.low:+.4f}, {x.high:+.4f})' for x in found]
+      lines.append([model, inputs, ' on '.join(base), *texts])
+  seeds = '' if config.num_seeds == 1 else ' and of seeds'
   text = [
-    f'# Against {first.model} on {first.inputs}: {data.description["name"]}',
+    f'# Differences: {data.description["name"]}',
     '',
-    'Test AUC less that of the first, one seed each, with 95 % intervals over'
-    ' draws of users, the same for both.',
+    f'Test AUC (mean of {config.num_seeds} seeds) less that of another cell,'
+    f' with 95 % intervals over draws of users{seeds}; both have the same.',
     '',
     _row(heading),
     _row(['---'] * len(heading)),
@@ -106,11 +105,16 @@ def write_differences(
   (job.run_dir / 'differences.md').write_text('\n'.join(text), encoding='utf-8')
 
 
-def _logits(cell: Cell) -> np.ndarray:
-  """Of the test clicks, by the first seed."""
-  path = pathlib.Path(cell.results[0].folder) / 'predictions.npz'
-  with np.load(path) as archive:
-    return archive['logit']
+def _sampled(
+  config: 'Config', data: ScenarioData, cell: Cell
+) -> scores.Sampled:
+  """Scores of all seeds over draws of users."""
+  logits = []
+  for result in cell.results:
+    with np.load(pathlib.Path(result.folder) / 'predictions.npz') as archive:
+      logits.append(archive['logit'])
+  columns = data.splits['test'].scored
+  return scores.sample(columns, logits, config.score, data.scenarios)
 
 
 def _parts(cells: Sequence[Cell]) -> list[str]:

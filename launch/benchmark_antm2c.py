@@ -9,8 +9,8 @@ All settings of launch/train_antm2c.py hold for each model. With --inputs the
 models are also trained without texts and images and with them (the multi-modal
 task). Cells that are done are not done again: a run that was stopped goes on,
 and a model that is added later joins the table. The run folder gets table.md,
-table.json, differences.md (AUC less that of the first, with intervals) and a
-folder for each training.
+table.json, differences.md (AUC less that of the first model, and less its own
+on the first inputs, with intervals) and a folder for each training.
 """
 
 import dataclasses

@@ -214,7 +214,7 @@ def test_a_table_of_models_grows(folder, tmp_path):
   line = next(line for line in first.splitlines() if line.startswith('| lr'))
   assert line in both and '| fm | id |' in both
   told = (run_dir / 'differences.md').read_text()
-  assert 'Against lr on id' in told and '| fm | id | ' in told
+  assert '| fm | id | lr on id | ' in told and '| lr | id |' not in told
   cells = json.loads((run_dir / 'table.json').read_text())
   assert [cell['model'] for cell in cells] == ['lr', 'fm']
 

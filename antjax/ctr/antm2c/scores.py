@@ -14,6 +14,7 @@ Intervals are of draws of users; see `antjax.ctr.antm2c.resampled`.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 import math
 from typing import Annotated, Any, NamedTuple
 
@@ -156,28 +157,71 @@ def conversions(
   return table
 
 
-def difference(
+class Sampled(NamedTuple):
+  """Scores of one model's trainings over draws of users, from `sample`.
+
+  Attributes:
+    columns: Of `score`; 'prediction' does not count.
+    chosen: Part -> bool [N], its rows.
+    values: Part -> [trainings, R, metrics].
+    rows: Part -> rows of each draw, [R].
+  """
+
+  columns: Columns
+  chosen: dict[str, np.ndarray]
+  values: dict[str, np.ndarray]
+  rows: dict[str, np.ndarray]
+
+
+def sample(
   columns: Columns,
-  other: np.ndarray,
+  logits: Sequence[np.ndarray],
   config: ScoreConfig,
   scenario_names: Sequence[str] | None = None,
-) -> dict[str, Part]:
-  """Scores of another model less those of the first, on the same rows.
-
-  The draws are the same for both, so that what makes rows easy or hard for both
-  does not widen the interval: one without 0 tells the models apart.
+) -> Sampled:
+  """Scores of one model for `difference`.
 
   Args:
-    columns: As of `score`, of the first model.
-    other: [N], logits of the other.
+    columns: As of `score`; 'prediction' may be missing.
+    logits: Of each training, with another seed each, [N].
     config: See `score`.
     scenario_names: See `score`.
   """
-  chosen = _parts_of(columns, config, scenario_names)
-  first, rows = _by_part(columns, chosen, config)
-  second, _ = _by_part({**columns, 'prediction': other}, chosen, config)
-  values = {name: second[name] - first[name] for name in chosen}
-  return _table(columns, chosen, values, rows)
+  each = [{**columns, 'prediction': x} for x in logits]
+  chosen = _parts_of(each[0], config, scenario_names)
+  scored = [_by_part(x, chosen, config) for x in each]
+  values = {name: np.stack([v[name] for v, _ in scored]) for name in chosen}
+  return Sampled(each[0], chosen, values, scored[0][1])
+
+
+def difference(
+  first: Sampled, other: Sampled, seed: int = 0
+) -> dict[str, Part]:
+  """Scores of another model less those of the first, on the same rows.
+
+  Both are means over trainings. The draws of users are the same for both, so
+  that what makes rows easy or hard for both does not widen the interval: one
+  without 0 tells the models apart. Where there are several trainings each draw
+  of the users also draws from them, for each model apart: one fewer than there
+  are, with replacement, as this gives the variance of a mean without bias.
+
+  Args:
+    first: From `sample`.
+    other: Likewise, of the same rows and draws.
+    seed: Of the draws of trainings.
+  """
+  rng = np.random.default_rng(seed)
+  means = []
+  for sampled in (first, other):
+    num, num_draws = next(iter(sampled.values.values())).shape[:2]
+    weights = np.full((num, num_draws), 1 / num)
+    if num > 1:
+      drawn = rng.multinomial(num - 1, [1 / num] * num, size=num_draws - 1)
+      weights[:, 1:] = drawn.T / (num - 1)
+    einsum = functools.partial(np.einsum, 'sr,srm->rm', weights)
+    means.append({name: einsum(x) for name, x in sampled.values.items()})
+  values = {name: means[1][name] - means[0][name] for name in first.chosen}
+  return _table(first.columns, first.chosen, values, first.rows)
 
 
 def calibration(columns: Columns, config: ScoreConfig) -> list[Bin]:

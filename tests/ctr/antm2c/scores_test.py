@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores and their intervals against loops over rows and pairs."""
 
+import dataclasses
 import json
 import math
 
@@ -203,7 +204,8 @@ def test_draws_are_seeded():
 def test_a_difference_is_of_the_same_draws():
   c = columns()
   other = c['prediction'] + 0.1 * np.random.default_rng(1).normal(size=300)
-  found = scores.difference(c, other, CONFIG)
+  sampled = [scores.sample(c, [x], CONFIG) for x in (c['prediction'], other)]
+  found = scores.difference(*sampled)
   first = scores.score(c, CONFIG)
   second = scores.score({**c, 'prediction': other}, CONFIG)
   for name in first:
@@ -214,8 +216,40 @@ def test_a_difference_is_of_the_same_draws():
       )
   alone, paired = first['all'].metrics['AUC'], found['all'].metrics['AUC']
   assert paired.high - paired.low < (alone.high - alone.low) / 2
-  same = scores.difference(c, c['prediction'], CONFIG)
+  same = scores.difference(sampled[0], sampled[0])
   assert same['all'].metrics['AUC'] == (0, 0, 0)
+
+
+def test_a_difference_of_several_trainings_has_their_spread_too():
+  """Against the variance of a mean of trainings, users being the same."""
+  c = columns()
+  rng = np.random.default_rng(2)
+  noisy = [c['prediction'] + rng.normal(size=300) for _ in range(4)]
+  config = dataclasses.replace(CONFIG, num_resamples=4000)
+  first = scores.sample(c, [c['prediction']], config)
+  other = scores.sample(c, noisy, config)
+  found = scores.difference(first, other)['all'].metrics['AUC']
+  aucs = [
+    scores.score({**c, 'prediction': x}, CONFIG)['all'].metrics['AUC'].value
+    for x in (c['prediction'], *noisy)
+  ]
+  assert found.value == pytest.approx(np.mean(aucs[1:]) - aucs[0], abs=1e-12)
+  # Without draws of users: only trainings vary.
+  still = [
+    x._replace(
+      values={
+        k: np.repeat(v[:, :1], v.shape[1], 1) for k, v in x.values.items()
+      }
+    )
+    for x in (first, other)
+  ]
+  spread = scores.difference(*still)['all'].metrics['AUC']
+  error = np.std(aucs[1:], ddof=1) / 2
+  assert (spread.high - spread.low) / 2 == pytest.approx(1.96 * error, rel=0.25)
+  one = scores.difference(
+    first, other._replace(values={k: v[:1] for k, v in other.values.items()})
+  )['all'].metrics['AUC']
+  assert one.value == pytest.approx(aucs[1] - aucs[0], abs=1e-12)
 
 
 def test_calibration_is_by_bin():
