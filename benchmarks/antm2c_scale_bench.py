@@ -1,0 +1,161 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a click costs from made-up CSV to a trained model, by number of rows.
+
+  python -m benchmarks.antm2c_scale_bench --rows=1000000,10000000
+
+runs, for each number of rows, launch/make_antm2c_synthetic, prepare_behaviors
+and one epoch of train_antm2c, a process each, and prints a JSON line: for each
+stage wall seconds, CPU seconds of all threads, both in microseconds a row, and
+the most memory. `steps` is training alone, without start, compilation, reading
+of columns and scores. The last line compares the largest run with the smallest:
+`ratio` of CPU time a row, 1 where the cost of a row is flat, by stage.
+
+Files of one size are deleted before the next is made: 10^7 rows take 7 GB.
+"""
+
+from collections.abc import Sequence
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from absl import app, flags
+
+from antjax.train import progress
+from benchmarks import worker_process
+
+_ROWS = flags.DEFINE_list('rows', ['1000000', '10000000'], 'Of each run.')
+_MODEL = flags.DEFINE_string('model', 'mlp', 'Of launch/train_antm2c.')
+_BATCH = flags.DEFINE_integer('batch_rows', 2048, 'Clicks of a step.', 1)
+_WORK = flags.DEFINE_string('work', '', 'Folder for files; empty: temporary.')
+
+
+def stage(module: str, *args: str) -> dict[str, float]:
+  """Runs a launch script; returns seconds, CPU seconds and peak MB.
+
+  Raises:
+    RuntimeError: It failed.
+  """
+  start = time.perf_counter()
+  process = subprocess.Popen(
+    [sys.executable, '-m', module, *args],
+    stdout=sys.stderr,
+    env=os.environ | worker_process.ENVS['antjax'],
+  )
+  _, status, used = os.wait4(process.pid, 0)
+  process.returncode = os.waitstatus_to_exitcode(status)
+  if process.returncode:
+    raise RuntimeError(f'{module} ended with {process.returncode}; see above.')
+  return {
+    'seconds': time.perf_counter() - start,
+    'cpu_s': used.ru_utime + used.ru_stime,
+    'peak_mb': used.ru_maxrss / 1024,
+  }
+
+
+def measure(
+  num_rows: int, work: pathlib.Path, model: str, batch_rows: int
+) -> dict[str, Any]:
+  """All stages for so many rows."""
+  source, data, run_dir = (work / n for n in ('source', 'data', 'run'))
+  stages = {
+    'make': stage(
+      'launch.make_antm2c_synthetic',
+      f'--out={source}',
+      f'--synthetic.num_rows={num_rows}',
+      '--image_size=0',
+    ),
+    'prepare': stage(
+      'launch.prepare_behaviors',
+      '--dataset=antm2c',
+      f'--source={source}',
+      f'--out={data}',
+    ),
+  }
+  stages['train'] = stage(
+    'launch.train_antm2c',
+    f'--data={data}',
+    f'--run_dir={run_dir}',
+    f'--model={model}',
+    f'--batch_size={batch_rows}',
+    '--evaluate_every=0',
+    '--patience=0',
+    '--checkpoint_every=1000000000',
+    '--score.num_resamples=0',
+  )
+  (lines,) = run_dir.glob(f'*/{progress.METRICS_FILE}')
+  steps = [x for x in progress.read_metrics(lines) if 'loss' in x]
+  first, last = steps[0], steps[-1]  # The first one compiles.
+  seconds = last['time_s'] - first['time_s']
+  speed = (last['step'] - first['step']) * batch_rows / seconds
+  trained = last['step'] * batch_rows
+  rows = dict.fromkeys(stages, num_rows) | {'train': trained}
+  return {
+    'rows': num_rows,
+    'training_rows': trained,
+    **{
+      name: {
+        'seconds': round(x['seconds'], 1),
+        'cpu_s': round(x['cpu_s'], 1),
+        'us_per_row': round(1e6 * x['seconds'] / rows[name], 2),
+        'cpu_us_per_row': round(1e6 * x['cpu_s'] / rows[name], 2),
+        'peak_mb': round(x['peak_mb']),
+      }
+      for name, x in stages.items()
+    },
+    'steps': {
+      'rows_per_s': round(speed),
+      'us_per_row': round(1e6 / speed, 2),
+    },
+  }
+
+
+def ratios(first: dict[str, Any], last: dict[str, Any]) -> dict[str, float]:
+  """Cost of a row in the last run over that in the first, by stage."""
+  found = {
+    name: last[name]['cpu_us_per_row'] / first[name]['cpu_us_per_row']
+    for name in ('make', 'prepare', 'train')
+  }
+  found['steps'] = last['steps']['us_per_row'] / first['steps']['us_per_row']
+  return {name: round(x, 3) for name, x in found.items()}
+
+
+def main(argv: Sequence[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'got {argv[1:]}; this takes flags only.')
+  facts = {
+    'device': worker_process.device_name(),
+    'model': _MODEL.value,
+    'batch_rows': _BATCH.value,
+    'load_average_before': round(os.getloadavg()[0], 2),
+  }
+  results = []
+  for num_rows in sorted(map(int, _ROWS.value)):
+    folder = tempfile.mkdtemp(dir=_WORK.value or None)
+    try:
+      found = measure(
+        num_rows, pathlib.Path(folder), _MODEL.value, _BATCH.value
+      )
+    finally:
+      shutil.rmtree(folder)
+    results.append(found)
+    print(json.dumps(found | facts), flush=True)
+  last = results[-1]
+  print(
+    json.dumps(
+      {
+        'rows': [results[0]['rows'], last['rows']],
+        'ratio': ratios(results[0], last),
+      }
+    )
+  )
+
+
+if __name__ == '__main__':
+  app.run(main)
