@@ -182,6 +182,22 @@ def test_words_begin_as_long_as_they_are_rare(family):
   np.testing.assert_allclose(lengths, rarity, rtol=0.1)
 
 
+def test_the_heaviest_words_have_dimensions_of_their_own():
+  number = 1000
+  counts = np.array([0, 1, 3, 10, 30, 100, 300, 900])
+  rarity = np.log1p(number / (1 + counts)).astype(np.float32)
+  rarity[0] = 0  # A mark.
+  table = words.init(jax.random.key(0), rarity, 6)['embedding']
+  gram = np.asarray(table @ table.T)
+  heaviest = np.argsort(-(rarity**2) * (1 + counts))[:3]
+  assert set(heaviest) == {5, 6, 7}
+  for token in heaviest:
+    others = np.delete(gram[token], token)
+    np.testing.assert_array_equal(others, 0)
+    assert gram[token, token] == pytest.approx(rarity[token] ** 2, rel=1e-5)
+  assert gram[0, 0] == 0 and abs(gram[2, 3]) > 0
+
+
 def test_words_learn_and_the_language_model_too():
   loss = LossConfig(negatives='in_batch')
   prepared = inputs_of('bert', loss)(small_catalogue.examples(B, seed=7), 1)
