@@ -35,6 +35,8 @@ def activation_bytes(
     return 0
   # No output layer: no logits.
   lm_config = dataclasses.replace(model.lm, vocab_size=0)
+  if config.tuning == 'none':  # The head alone has a backward pass.
+    lm_config = dataclasses.replace(lm_config, num_layers=1, remat='layer')
   shape = inputs.shapes[-1]
   of_lanes = sum(
     cost.activation_bytes(lm_config, rows // model.num_chunks, width, dtype)
