@@ -27,7 +27,9 @@ from launch import (
 from launch.antm2c_job import ClickJob, SeedResult
 
 # Name in the table -> kinds of vectors that the models see.
+_POOLED = 'pooled'  # Ids, but not the scenario.
 _INPUTS = {
+  _POOLED: (),
   'id': (),
   'id+text': ('text',),
   'id+image': ('image',),
@@ -46,7 +48,9 @@ class Config(train_antm2c.Config):
     tuple[str, ...], 'Rows of the table; empty: all that the data allow.'
   ] = ()
   inputs: Annotated[
-    tuple[str, ...], f'Some of {", ".join(_INPUTS)}: what models see.'
+    tuple[str, ...],
+    f'Some of {", ".join(_INPUTS)}: what models see; pooled: ids, but not the'
+    ' scenario.',
   ] = ('id',)
 
   def __post_init__(self) -> None:
@@ -90,7 +94,11 @@ def _cell(
 ) -> antm2c_table.Cell:
   """Trains one model with all seeds."""
   ids = [name for name in config.fields.use if name not in _INPUTS['all']]
-  fields = dataclasses.replace(config.fields, use=(*ids, *_INPUTS[inputs]))
+  fields = dataclasses.replace(
+    config.fields,
+    use=(*ids, *_INPUTS[inputs]),
+    knows_scenario=config.fields.knows_scenario and inputs != _POOLED,
+  )
   own: train_antm2c.Config = dataclasses.replace(
     config, model=model, fields=fields
   )

@@ -33,6 +33,7 @@ PyTree = Any
 _ROW_OPTIMIZERS = {'adam': Adam, 'rowwise_adagrad': RowWiseAdagrad}
 _FIELDS = ('user', 'item', 'title', 'columns', 'numeric', 'history')
 _MODAL = ('text', 'image')
+_SCENARIO = 3  # Its column in the ids of a batch.
 _WEIGHT = ':weight'  # Behind the name of a table or of a feature.
 
 
@@ -45,6 +46,9 @@ class FieldConfig:
     'user, item, title (its id), columns (all id columns), numeric, history;'
     ' text and image where vectors are given.',
   ] = _FIELDS
+  knows_scenario: Annotated[
+    bool, 'Whether the model is told the scenario; without, all are one to it.'
+  ] = True
   embedding_dim: Annotated[int, 'Width of a field, D.'] = 16
   optimizer: Annotated[
     Literal['adam', 'rowwise_adagrad'], 'Steps the touched rows.'
@@ -285,6 +289,9 @@ class ScenarioModel:
     names += ['numeric'] * self._has_numeric
     names += ['conversion'] * ('conversion' in batch)
     every = batch['ids']
+    if not self.fields.knows_scenario:
+      every = every.copy()
+      every[:, _SCENARIO] = 0
     ids, start = {}, 0
     for group, members in self._groups.items():
       stop = start + len(members)
@@ -296,7 +303,7 @@ class ScenarioModel:
       ids['history'] = batch['history']
     return {
       **{n: batch[n] for n in names},
-      'scenario': every[:, 3],
+      'scenario': every[:, _SCENARIO],
       'ids': ids,
     }
 

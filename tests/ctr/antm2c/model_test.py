@@ -120,6 +120,22 @@ def test_fields_are_those_that_are_asked_for():
   assert 'text_title' in prepared and 'numeric' not in prepared
 
 
+def test_a_pooled_model_is_not_told_the_scenario():
+  batch = clicks().batch(np.arange(64), 64)
+  told, pooled = model_of('star'), model_of('star', knows_scenario=False)
+  assert told.field_names == pooled.field_names
+  seen, hidden = told.prepare(batch), pooled.prepare(batch)
+  assert len(set(seen['scenario'])) > 1 and not hidden['scenario'].any()
+  (group,) = hidden['ids'].keys() - {'history'}
+  place = pooled.field_names.index('scenario')
+  assert not hidden['ids'][group][:, place].any()
+  np.testing.assert_array_equal(
+    np.delete(hidden['ids'][group], place, axis=1),
+    np.delete(seen['ids'][group], place, axis=1),
+  )
+  assert len(set(batch['ids'][:, 3])) > 1  # The batch is as it was.
+
+
 def test_large_tables_are_spread_and_looked_up_apart():
   sizes = DataSizes(
     num_users=20_000,
