@@ -55,7 +55,7 @@ def stage(module: str, *args: str) -> dict[str, float]:
   return {
     'seconds': time.perf_counter() - start,
     'cpu_s': used.ru_utime + used.ru_stime,
-    'peak_mb': used.ru_maxrss / 1024,
+    'peak_mb': used.ru_maxrss * 1024 / 1e6,
   }
 
 

@@ -90,12 +90,12 @@ def write_differences(
       found = [table[part].metrics['AUC'] for part in parts]
       texts = [f'{x.value:+.4f} ({x.low:+.4f}, {x.high:+.4f})' for x in found]
       lines.append([model, inputs, ' on '.join(base), *texts])
-  seeds = '' if config.num_seeds == 1 else ' and of seeds'
+  seeds = '' if config.num_seeds == 1 else ", and for each one's seeds"
   text = [
     f'# Differences: {data.description["name"]}',
     '',
     f'Test AUC (mean of {config.num_seeds} seeds) less that of another cell,'
-    f' with 95 % intervals over draws of users{seeds}; both have the same.',
+    f' with 95 % intervals over draws of users, the same for both{seeds}.',
     '',
     _row(heading),
     _row(['---'] * len(heading)),

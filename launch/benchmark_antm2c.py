@@ -63,6 +63,8 @@ class Config(train_antm2c.Config):
         )
     if not self.inputs:
       raise ValueError('inputs: give at least one.')
+    if _POOLED in self.inputs:
+      self.check_pooled()
 
 
 def main(config: Config) -> None:

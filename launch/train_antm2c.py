@@ -141,6 +141,8 @@ class Config(training_config.TrainingConfig):
       raise ValueError(
         f'model={self.model}: unknown; use one of {", ".join(build.MODELS)}.'
       )
+    if not self.fields.knows_scenario:
+      self.check_pooled()
     if self.model == 'esmm' and not self.conversion:
       raise ValueError('model=esmm learns two labels: name --conversion.')
     self.check_least(
@@ -150,6 +152,15 @@ class Config(training_config.TrainingConfig):
         'text_dim': 0,
       }
     )
+
+  def check_pooled(self) -> None:
+    """Refuses fields that tell a model the scenario that is kept from it."""
+    if self.scenario_groups and 'columns' in self.fields.use:
+      raise ValueError(
+        f'fields.use={self.fields.use}: the column {self.scenario} of the'
+        ' groups is one of columns and tells the scenario; leave columns out,'
+        ' or --scenario_groups.'
+      )
 
 
 def main(config: Config) -> None:

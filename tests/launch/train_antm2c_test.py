@@ -241,6 +241,13 @@ def test_what_the_data_lack_is_named(folder, tmp_path, changes, message):
     ({'model': 'gbdt'}, 'unknown; use one of lr'),
     ({'model': 'esmm'}, 'name --conversion'),
     ({'num_seeds': 0}, 'num_seeds=0'),
+    (
+      {
+        'scenario_groups': ('F', 'M'),
+        'fields': FieldConfig(knows_scenario=False),
+      },
+      'tells the scenario',
+    ),
   ],
 )
 def test_settings_that_cannot_be_are_refused(folder, changes, message):

@@ -14,7 +14,6 @@ Intervals are of draws of users; see `antjax.ctr.antm2c.resampled`.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import functools
 import math
 from typing import Annotated, Any, NamedTuple
 
@@ -202,24 +201,27 @@ def difference(
   Both are means over trainings. The draws of users are the same for both, so
   that what makes rows easy or hard for both does not widen the interval: one
   without 0 tells the models apart. Where there are several trainings each draw
-  of the users also draws from them, for each model apart: one fewer than there
-  are, with replacement, as this gives the variance of a mean without bias.
+  also moves each model's mean by its standard error times a number from
+  Student's distribution, which is wide where they are few.
 
   Args:
     first: From `sample`.
     other: Likewise, of the same rows and draws.
-    seed: Of the draws of trainings.
+    seed: Of the numbers.
   """
   rng = np.random.default_rng(seed)
   means = []
   for sampled in (first, other):
     num, num_draws = next(iter(sampled.values.values())).shape[:2]
-    weights = np.full((num, num_draws), 1 / num)
+    move_R1 = np.zeros((num_draws, 1))
     if num > 1:
-      drawn = rng.multinomial(num - 1, [1 / num] * num, size=num_draws - 1)
-      weights[:, 1:] = drawn.T / (num - 1)
-    einsum = functools.partial(np.einsum, 'sr,srm->rm', weights)
-    means.append({name: einsum(x) for name, x in sampled.values.items()})
+      move_R1[1:, 0] = rng.standard_t(num - 1, size=num_draws - 1) / num**0.5
+    means.append(
+      {
+        name: x.mean(0) + move_R1 * x[:, 0].std(0, ddof=min(1, num - 1))
+        for name, x in sampled.values.items()
+      }
+    )
   values = {name: means[1][name] - means[0][name] for name in first.chosen}
   return _table(first.columns, first.chosen, values, first.rows)
 
