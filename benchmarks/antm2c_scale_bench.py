@@ -30,10 +30,12 @@ from absl import app, flags
 from antjax.train import progress
 from benchmarks import worker_process
 
-_ROWS = flags.DEFINE_list('rows', ['1000000', '10000000'], 'Of each run.')
-_MODEL = flags.DEFINE_string('model', 'mlp', 'Of launch/train_antm2c.')
-_BATCH = flags.DEFINE_integer('batch_rows', 2048, 'Clicks of a step.', 1)
-_WORK = flags.DEFINE_string('work', '', 'Folder for files; empty: temporary.')
+
+def _define_flags() -> None:
+  flags.DEFINE_list('rows', ['1000000', '10000000'], 'Of each run.')
+  flags.DEFINE_string('model', 'mlp', 'Of launch/train_antm2c.')
+  flags.DEFINE_integer('batch_rows', 2048, 'Clicks of a step.', 1)
+  flags.DEFINE_string('work', '', 'Folder for files; empty: temporary.')
 
 
 def stage(module: str, *args: str) -> dict[str, float]:
@@ -129,18 +131,19 @@ def ratios(first: dict[str, Any], last: dict[str, Any]) -> dict[str, float]:
 def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'got {argv[1:]}; this takes flags only.')
+  args = flags.FLAGS
   facts = {
     'device': worker_process.device_name(),
-    'model': _MODEL.value,
-    'batch_rows': _BATCH.value,
+    'model': args.model,
+    'batch_rows': args.batch_rows,
     'load_average_before': round(os.getloadavg()[0], 2),
   }
   results = []
-  for num_rows in sorted(map(int, _ROWS.value)):
-    folder = tempfile.mkdtemp(dir=_WORK.value or None)
+  for num_rows in sorted(map(int, args.rows)):
+    folder = tempfile.mkdtemp(dir=args.work or None)
     try:
       found = measure(
-        num_rows, pathlib.Path(folder), _MODEL.value, _BATCH.value
+        num_rows, pathlib.Path(folder), args.model, args.batch_rows
       )
     finally:
       shutil.rmtree(folder)
@@ -158,4 +161,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
+  _define_flags()
   app.run(main)
