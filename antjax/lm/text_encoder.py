@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
 from antjax.lm import token_cache
+from antjax.mesh import compiler
 
 PyTree = Any
 # Shape suffixes: B = texts, T = tokens of a text, D = width of a vector.
@@ -78,7 +79,8 @@ class TextEncoder:
         in_specs=(PartitionSpec(), by_text, by_text),
         out_specs=by_text,
         check_vma=False,
-      )
+      ),
+      compiler_options=compiler.options(mesh),
     )
     self.hold(params)
 

@@ -19,6 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from antjax.mesh import compiler
 from antjax.mesh.mesh import BATCH_AXES
 from antjax.train import gradient
 from antjax.train.batches import check_batch
@@ -272,7 +273,9 @@ class MicroSteps:
       out_specs=(_BATCH, _BATCH),
       check_vma=spec.is_typed,
     )
-    return jax.jit(mapped, donate_argnums=0)
+    return jax.jit(
+      mapped, donate_argnums=0, compiler_options=compiler.options(self.mesh)
+    )
 
   def _empty(self, rows: PyTree) -> PyTree:
     def empty(rows):

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from antjax.collectives import transition
+from antjax.mesh import compiler
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.mesh.paro import Level
 from antjax.train.batches import (
@@ -67,7 +68,8 @@ def make_predict(
   return jax.jit(
     lambda state, inputs: mapped(
       jax.tree.leaves(state.params), state.tables, state.step, state.rng, inputs
-    )
+    ),
+    compiler_options=compiler.options(layout.mesh),
   )
 
 

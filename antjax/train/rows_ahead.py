@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from antjax.mesh import compiler
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.train import step as step_lib
 from antjax.train.gradient import StepSpec
@@ -144,7 +145,12 @@ class RowsAhead:
     )
     if not is_last:
       out += (NamedSharding(layout.mesh, _BATCH),)
-    return jax.jit(step, donate_argnums=0, out_shardings=out)
+    return jax.jit(
+      step,
+      donate_argnums=0,
+      out_shardings=out,
+      compiler_options=compiler.options(layout.mesh),
+    )
 
 
 def _after(rounds: PyTree, rows: PyTree) -> PyTree:

@@ -24,6 +24,7 @@ import numpy as np
 import optax
 
 from antjax.collectives import transition
+from antjax.mesh import compiler
 from antjax.mesh.mesh import BATCH_AXES
 from antjax.train import gradient
 from antjax.train import loss_scale as loss_scale_lib
@@ -130,6 +131,7 @@ def jit_step(spec: StepSpec, step: Callable[..., object]) -> Step:
     step,
     donate_argnums=0,
     out_shardings=(shardings, NamedSharding(spec.layout.mesh, P())),
+    compiler_options=compiler.options(spec.layout.mesh),
   )
 
 

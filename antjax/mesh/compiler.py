@@ -1,0 +1,39 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What XLA is told when it compiles for a mesh."""
+
+import functools
+
+import jax
+
+# Library whose kernels XLA:CPU takes for matrix products; none: Eigen's.
+_KERNELS = 'xla_cpu_experimental_ynn_fusion_type'
+
+
+def options(mesh: jax.sharding.Mesh) -> dict[str, str]:
+  """`compiler_options` of `jax.jit`; empty where XLA's own choice stands.
+
+  XLA:CPU gives matrix products to YNNPACK unless it is told not to. Eigen's are
+  8 to 12 % faster in steps of click models, whose inputs the same cores make
+  ready meanwhile, and 10 to 30 % at the shapes of a small language model
+  (jaxlib 0.10, AVX2, 2 cores).
+
+  Args:
+    mesh: Devices to compile for.
+  """
+  if mesh.devices.flat[0].platform != 'cpu':
+    return {}
+  found = {_KERNELS: ''}
+  return found if _is_known(tuple(found.items())) else {}
+
+
+@functools.cache
+def _is_known(items: tuple[tuple[str, str], ...]) -> bool:
+  """Whether this jaxlib takes the options; another one may not have them."""
+  cpu = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
+  number = jax.ShapeDtypeStruct((), 'float32', sharding=cpu)
+  try:
+    jax.jit(lambda x: x, compiler_options=dict(items)).lower(number).compile()
+  except jax.errors.JaxRuntimeError:
+    return False
+  return True
