@@ -13,9 +13,10 @@ folder that launch/prepare_behaviors.py writes by default.
 
 Both train the same clicks (see `ctr_problem`) for the same number of epochs in
 blocks of steps that take turns; only one works at a time. `rows_per_s` is of
-whole steps, from arrays in memory to new parameters, without the first eighth of
-each block; medians of the blocks are compared. `auc` is of the test clicks after all of it, `auc_difference` ours
-less the peer's with a 95 % interval over users (paired bootstrap).
+whole steps, from arrays in memory to new parameters, without the first eighth
+of each block; medians of the blocks are compared. `auc` is of the test clicks
+after all of it, `auc_difference` ours less the peer's with a 95 % interval over
+users (paired bootstrap).
 `flops_bound_s` is the time of a step's matrix products at the rate that this
 machine reaches for a large one.
 """
