@@ -15,8 +15,8 @@ def options(mesh: jax.sharding.Mesh) -> dict[str, str]:
 
   XLA:CPU gives matrix products to YNNPACK unless it is told not to. Eigen's are
   8 to 12 % faster in steps of click models, whose inputs the same cores make
-  ready meanwhile, and 10 to 30 % at the shapes of a small language model
-  (jaxlib 0.10, AVX2, 2 cores).
+  ready meanwhile, and by up to a third at the shapes of a small language model
+  (jaxlib 0.10, AVX2, 2 cores; benchmarks/results/ctr_cpu_2026-11.md).
 
   Args:
     mesh: Devices to compile for.

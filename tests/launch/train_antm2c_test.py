@@ -168,6 +168,7 @@ def test_two_processes_train_and_score_together(folder, tmp_path):
   assert found[1][0]['validation'].keys() == found[2][0]['validation'].keys()
 
 
+@pytest.mark.slow
 def test_a_search_is_by_validation_and_goes_on(folder, tmp_path):
   pytest.importorskip('optuna')
   search = antm2c_search.SearchConfig(num_trials=1, widths=('8', '4'))

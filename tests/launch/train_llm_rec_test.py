@@ -199,6 +199,7 @@ def test_tunings_losses_and_codes(folder, tmp_path, changes):
   assert len(found) == 3 and 4 not in [x.item for x in found]
 
 
+@pytest.mark.slow
 def test_a_head_of_an_older_export_is_a_projection(folder, tmp_path):
   run_dir = tmp_path / 'run'
   vector = VectorConfig(pooling='mean', projection_dim=8)

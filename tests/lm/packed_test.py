@@ -86,11 +86,11 @@ def test_chunks_change_neither_outputs_nor_gradient(name):
 @pytest.mark.parametrize(
   ('name', 'options'),
   [
-    ('bert', {}),
+    ('bert', {'num_layers': 1}),
     *(
       pytest.param(*case, marks=pytest.mark.slow)
       for case in (
-        ('bert', {'num_layers': 1}),
+        ('bert', {}),
         ('llama', {'remat': 'dots'}),
         ('llama', {'num_layers': 4, 'layers_per_step': 2}),
         ('t5', {'remat': 'none'}),

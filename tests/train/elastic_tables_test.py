@@ -58,9 +58,8 @@ def test_tables_equal_the_in_graph_form(level):
   )
 
 
-@pytest.mark.parametrize(
-  'level', [pytest.param('global', marks=pytest.mark.slow), 'none']
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('level', ['global', 'none'])
 def test_lr_scale_multiplies_the_changes_of_rows(level):
   trainer = make_trainer(level)
   batch = {

@@ -76,7 +76,7 @@ def assert_same(found, expected, atol=2e-6):
     pytest.param('split', 1, marks=pytest.mark.slow),
     pytest.param('group', 2, marks=pytest.mark.slow),
     pytest.param('host', 1, marks=pytest.mark.slow),
-    ('host', 2),
+    pytest.param('host', 2, marks=pytest.mark.slow),
   ],
 )
 def test_three_homes_train_alike(plain, home, num_micro_batches):

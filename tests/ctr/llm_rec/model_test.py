@@ -298,6 +298,7 @@ def test_negatives_of_8_devices_equal_those_of_one(paro):
   )
 
 
+@pytest.mark.slow
 def test_words_of_8_devices_equal_those_of_one():
   batch = small_catalogue.examples(B, seed=4)
   vector = VectorConfig(normalize=True, half_life=6, word_dim=8)
