@@ -13,10 +13,10 @@ _KERNELS = 'xla_cpu_experimental_ynn_fusion_type'
 def options(mesh: jax.sharding.Mesh) -> dict[str, str]:
   """`compiler_options` of `jax.jit`; empty where XLA's own choice stands.
 
-  XLA:CPU gives matrix products to YNNPACK unless it is told not to. Eigen's are
-  8 to 12 % faster in steps of click models, whose inputs the same cores make
-  ready meanwhile, and by up to a third at the shapes of a small language model
-  (jaxlib 0.10, AVX2, 2 cores; benchmarks/results/ctr_cpu_2026-11.md).
+  XLA:CPU gives matrix products to YNNPACK unless it is told not to. With
+  Eigen's, steps of click models, whose inputs the same cores make ready
+  meanwhile, take up to 12 % less time, and products at the shapes of a small
+  language model up to a third (jaxlib 0.10, AVX2, 2 cores; benchmarks/results/ctr_cpu_2026-11.md).
 
   Args:
     mesh: Devices to compile for.
