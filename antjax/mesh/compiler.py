@@ -16,7 +16,8 @@ def options(mesh: jax.sharding.Mesh) -> dict[str, str]:
   XLA:CPU gives matrix products to YNNPACK unless it is told not to. With
   Eigen's, steps of click models, whose inputs the same cores make ready
   meanwhile, take up to 12 % less time, and products at the shapes of a small
-  language model up to a third (jaxlib 0.10, AVX2, 2 cores; benchmarks/results/ctr_cpu_2026-11.md).
+  language model up to a third (jaxlib 0.10, AVX2, 2 cores;
+  benchmarks/results/ctr_cpu_2026-11.md).
 
   Args:
     mesh: Devices to compile for.
