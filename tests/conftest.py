@@ -17,6 +17,8 @@ os.environ['XLA_FLAGS'] = ' '.join(
 
 import hypothesis
 import jax
+import psutil
+import pytest
 
 # Silent broadcasting of [B] with [B, 1] is the commonest wrong loss.
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -25,3 +27,14 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 hypothesis.settings.register_profile('search', deadline=None)
 hypothesis.settings.register_profile('antjax', deadline=None, derandomize=True)
 hypothesis.settings.load_profile('antjax')
+
+# Programs that tests have compiled and that stay in memory, at most.
+_MAX_BYTES = 1 << 30
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _programs_are_forgotten():
+  """All of them would take 5 GB a process, more than some machines have."""
+  yield
+  if psutil.Process().memory_info().rss > _MAX_BYTES:
+    jax.clear_caches()

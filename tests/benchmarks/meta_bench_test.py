@@ -5,13 +5,12 @@
 import importlib.util
 import json
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from benchmarks import meta_bench, meta_problem
+from tests import warm_python
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _TIMEOUT_S = 120
@@ -48,12 +47,8 @@ def test_disagreement_names_what_differs():
 
 
 def _run(*flags):
-  return subprocess.run(
-    [sys.executable, '-m', 'benchmarks.meta_bench', *flags],
-    cwd=_ROOT,
-    capture_output=True,
-    text=True,
-    timeout=_TIMEOUT_S,
+  return warm_python.run(
+    '-m', 'benchmarks.meta_bench', *flags, timeout=_TIMEOUT_S
   )
 
 

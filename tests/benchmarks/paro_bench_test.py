@@ -5,8 +5,6 @@
 import functools
 import json
 import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -22,6 +20,7 @@ from benchmarks import (
   paro_problem,
   paro_worker,
 )
+from tests import warm_python
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _MISSING = cluster.missing()
@@ -95,13 +94,7 @@ def test_peers_train_as_we_do(kind):
 
 
 def _run(*flags):
-  return subprocess.run(
-    [sys.executable, '-m', 'benchmarks.paro_bench', *flags],
-    cwd=_ROOT,
-    capture_output=True,
-    text=True,
-    timeout=500,
-  )
+  return warm_python.run('-m', 'benchmarks.paro_bench', *flags, timeout=500)
 
 
 @pytest.mark.parametrize(

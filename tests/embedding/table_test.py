@@ -20,6 +20,10 @@ from antjax.mesh.mesh import BATCH_AXES, make_mesh
 SUM_ORDER_ATOL = 1e-5
 FEATURES = {'item': 'item', 'seen': 'item', 'city': 'city', 'word': 'word'}
 
+_INTRA = pytest.param('intra', marks=pytest.mark.slow)
+EXCHANGED = pytest.mark.parametrize('level', ['global', _INTRA])
+LEVELS = pytest.mark.parametrize('level', ['global', _INTRA, 'none'])
+
 
 def make_tables(level='global', intra=4, optimizer=None, **kw):
   optimizer = optimizer or RowWiseAdagrad(0.1)
@@ -136,7 +140,7 @@ def assert_close(actual, expected):
 OPTIMIZERS = [SGD(0.1), Adagrad(0.1), RowWiseAdagrad(0.1), Adam(0.1)]
 
 
-@pytest.mark.parametrize('level', ['global', 'intra', 'none'])
+@LEVELS
 @pytest.mark.parametrize(
   'optimizer',
   [pytest.param(o, marks=pytest.mark.slow) for o in OPTIMIZERS[:3]]
@@ -159,7 +163,7 @@ def test_steps_equal_a_dense_table(level, optimizer):
 @pytest.mark.parametrize(
   'intra', [pytest.param(n, marks=pytest.mark.slow) for n in (1, 8)] + [2]
 )
-@pytest.mark.parametrize('level', ['global', 'intra'])
+@EXCHANGED
 def test_any_group_size(level, intra):
   tables = make_tables(level, intra)
   state = start(tables)
@@ -169,8 +173,10 @@ def test_any_group_size(level, intra):
   assert_close(canonical(tables, state), dense)
 
 
-@pytest.mark.parametrize('level', ['global', 'intra'])
-@pytest.mark.parametrize('factor', [0.05, 0.3, 8.0])
+@EXCHANGED
+@pytest.mark.parametrize(
+  'factor', [0.05, 0.3, pytest.param(8.0, marks=pytest.mark.slow)]
+)
 def test_skew_takes_more_rounds_and_loses_nothing(level, factor):
   tables = make_tables(level, capacity_factor=factor)
   state, ids = start(tables), make_ids(skewed=True)
@@ -199,7 +205,7 @@ def test_untouched_rows_stay_bit_identical():
     jax.tree.map(np.testing.assert_array_equal, before[name], after[name])
 
 
-@pytest.mark.parametrize('level', ['global', 'intra', 'none'])
+@LEVELS
 def test_inactive_step_changes_nothing(level):
   tables = make_tables(level)
   state = start(tables)
@@ -209,7 +215,7 @@ def test_inactive_step_changes_nothing(level):
   jax.tree.map(np.testing.assert_array_equal, before, canonical(tables, state))
 
 
-@pytest.mark.parametrize('level', ['global', 'intra', 'none'])
+@LEVELS
 @pytest.mark.parametrize('intra', [8, 2])
 def test_new_rows_and_canonical_order_do_not_depend_on_the_mesh(level, intra):
   reference = make_tables('global', 4)
@@ -366,7 +372,7 @@ def test_new_rows_do_not_depend_on_the_block_they_are_made_in(monkeypatch):
   jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-@pytest.mark.parametrize('level', ['global', 'intra'])
+@EXCHANGED
 def test_a_narrow_payload_rounds_what_travels_and_nothing_else(level):
   tables = make_tables(level, 4, SGD(1.0), payload_dtype=jnp.bfloat16)
   state = start(tables)

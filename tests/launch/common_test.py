@@ -14,6 +14,7 @@ import jax
 import pytest
 
 from launch import common, script
+from tests import warm_python
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _DEADLINE_S = 90.0
@@ -73,12 +74,12 @@ def _env() -> dict[str, str]:
 
 
 def _run(folder, *arguments: str, launcher: tuple[str, ...] = ()):
-  return subprocess.run(
-    [sys.executable, *launcher, 'job.py', *arguments],
+  return warm_python.run(
+    *launcher,
+    'job.py',
+    *arguments,
     cwd=folder,
     env=_env(),
-    capture_output=True,
-    text=True,
     timeout=_DEADLINE_S,
   )
 

@@ -4,10 +4,10 @@
 
 import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
+
+from tests import warm_python
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _SCRIPTS = sorted(
@@ -17,23 +17,13 @@ _SCRIPTS = sorted(
 )
 
 
-def _run(*command: str) -> subprocess.CompletedProcess[str]:
-  return subprocess.run(
-    [sys.executable, *command],
-    cwd=_ROOT,
-    capture_output=True,
-    text=True,
-    timeout=120,
-  )
-
-
 def test_there_are_scripts():
   assert 'local_cluster' in {path.stem for path in _SCRIPTS}
 
 
 @pytest.mark.parametrize('script', _SCRIPTS, ids=lambda path: path.stem)
 def test_help_explains_every_flag(script):
-  done = _run('-m', f'launch.{script.stem}', '--help')
+  done = warm_python.run('-m', f'launch.{script.stem}', '--help')
   assert done.returncode in (0, 1), done.stderr  # absl: 1.
   assert 'Traceback' not in done.stderr
   # Its docstring comes first, then its own flags.
@@ -46,7 +36,7 @@ def test_help_explains_every_flag(script):
 
 @pytest.mark.parametrize('script', _SCRIPTS, ids=lambda path: path.stem)
 def test_unknown_flag_is_refused(script):
-  done = _run('-m', f'launch.{script.stem}', '--no_such_flag=1')
+  done = warm_python.run('-m', f'launch.{script.stem}', '--no_such_flag=1')
   assert done.returncode == 1
   assert "Unknown command line flag 'no_such_flag'" in done.stderr
   assert 'Traceback' not in done.stderr

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from launch import worker_env
+from tests import warm_python
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _FOLDER = _ROOT / 'launch' / 'manifests'
@@ -322,13 +323,7 @@ def _commands() -> list[tuple[str, list[str]]]:
 
 
 def _flags_of(script: str) -> set[str]:
-  done = subprocess.run(
-    [sys.executable, '-m', f'launch.{script}', '--helpfull'],
-    cwd=_ROOT,
-    capture_output=True,
-    text=True,
-    timeout=120,
-  )
+  done = warm_python.run('-m', f'launch.{script}', '--helpfull')
   return set(re.findall(r'^  --(?:\[no\])?([\w.]+)', done.stdout, re.M))
 
 

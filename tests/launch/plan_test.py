@@ -5,8 +5,6 @@
 import json
 import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -14,6 +12,7 @@ from antjax.collectives import cost_model
 from antjax.mesh.paro import VALID_CODES
 from antjax.train import plan_report
 from launch import plan, plan_models
+from tests import warm_python
 
 ROOT = pathlib.Path(__file__).parents[2]
 TOY = 'tests.launch.toy_model'
@@ -151,14 +150,7 @@ def test_a_plan_without_time_or_bound_can_be_drawn():
 
 
 def run(*flags):
-  return subprocess.run(
-    [sys.executable, '-m', 'launch.plan', *map(str, flags)],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-    timeout=300,
-  )
+  return warm_python.run('-m', 'launch.plan', *map(str, flags))
 
 
 def test_as_a_user_runs_it(tmp_path):

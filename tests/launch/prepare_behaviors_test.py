@@ -2,24 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """launch/prepare_behaviors as a user runs it."""
 
-import subprocess
-import sys
-
 import pytest
 
 from antjax.input import output_folder
 from antjax.input.behavior_vocabulary import BehaviorVocabulary
 from launch import prepare_behaviors
+from tests import warm_python
 from tests.input import behavior_fixture, movielens_fixture
 
 
 def run(*arguments):
-  return subprocess.run(
-    [sys.executable, '-m', 'launch.prepare_behaviors', *map(str, arguments)],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  return warm_python.run('-m', 'launch.prepare_behaviors', *map(str, arguments))
 
 
 def test_prepares_films_and_then_does_nothing(tmp_path):

@@ -3,21 +3,15 @@
 """launch/prepare_data as a user runs it."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
+from tests import warm_python
 from tests.input import movielens_fixture, table_fixture
 
 
 def run(*arguments):
-  return subprocess.run(
-    [sys.executable, '-m', 'launch.prepare_data', *map(str, arguments)],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  return warm_python.run('-m', 'launch.prepare_data', *map(str, arguments))
 
 
 def test_prepares_a_sample_and_then_does_nothing(tmp_path):

@@ -2,23 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """launch/prepare_sequences as a user runs it."""
 
-import subprocess
-import sys
-
 import pytest
 
 from antjax.input.sequence_data import SequenceData
 from launch import prepare_sequences
+from tests import warm_python
 from tests.input import sequence_fixture
 
 
 def run(*arguments):
-  return subprocess.run(
-    [sys.executable, '-m', 'launch.prepare_sequences', *map(str, arguments)],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  return warm_python.run('-m', 'launch.prepare_sequences', *map(str, arguments))
 
 
 def test_prepares_amazon_and_then_does_nothing(tmp_path):

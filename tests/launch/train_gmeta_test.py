@@ -14,6 +14,7 @@ import time
 import pytest
 
 from antjax.collectives import cost_model
+from tests import warm_python
 from tests.input import movielens_fixture
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -41,16 +42,10 @@ def data(tmp_path_factory):
   source = movielens_fixture.Fixture(num_users=120).write_original(
     folder / 'source'
   )
-  done = subprocess.run(
-    [
-      *(sys.executable, '-m', 'launch.prepare_data', f'--source={source}'),
-      *(f'--out={folder / "tasks"}', '--allow_other_counts'),
-      *('--split.query_size=4', '--split.min_ratings=7'),
-    ],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
+  done = warm_python.run(
+    *('-m', 'launch.prepare_data', f'--source={source}'),
+    *(f'--out={folder / "tasks"}', '--allow_other_counts'),
+    *('--split.query_size=4', '--split.min_ratings=7'),
   )
   assert done.returncode == 0, done.stderr
   return folder / 'tasks'
@@ -65,14 +60,7 @@ def command(*flags, hosts=2):
 
 
 def run(*flags, hosts=2):
-  return subprocess.run(
-    command(*flags, hosts=hosts),
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=400,
-    check=False,
-  )
+  return warm_python.run(*command(*flags, hosts=hosts)[1:], timeout=400)
 
 
 def steps(run_dir, model='meta'):
@@ -178,12 +166,14 @@ def test_a_config_file_repeats_the_run_on_one_process(data, tmp_path):
 )
 def test_bad_flags_are_one_line(data, tmp_path, flags, message):
   run_dir = tmp_path / 'run'
-  done = run(
-    *(*FLAGS, f'--data={data}', f'--run_dir={run_dir}'), *flags, hosts=1
+  done = warm_python.run(
+    *('launch/train_gmeta.py', *FLAGS, f'--data={data}'),
+    *(f'--run_dir={run_dir}', *flags),
+    env=os.environ | {'JAX_NUM_CPU_DEVICES': '4', 'XLA_FLAGS': ''},
   )
   assert done.returncode == 1
-  assert message in done.stdout
-  assert 'Traceback' not in done.stdout
+  assert message in done.stderr
+  assert 'Traceback' not in done.stderr
   assert not (run_dir / 'meta').exists()
 
 

@@ -14,6 +14,8 @@ import time
 
 import pytest
 
+from tests import warm_python
+
 ROOT = pathlib.Path(__file__).parents[2]
 FLAGS = (
   '--model.num_layers=2',
@@ -37,9 +39,8 @@ pytestmark = pytest.mark.multiprocess
 
 
 def run(*command, timeout=400, devices=4):
-  return subprocess.run(
-    [sys.executable, *map(str, command)],
-    cwd=ROOT,
+  return warm_python.run(
+    *map(str, command),
     env=os.environ
     | {
       'JAX_PLATFORMS': 'cpu',
@@ -47,10 +48,7 @@ def run(*command, timeout=400, devices=4):
       'XLA_FLAGS': '',
       'PYTHONPATH': str(ROOT),
     },
-    capture_output=True,
-    text=True,
     timeout=timeout,
-    check=False,
   )
 
 

@@ -238,12 +238,17 @@ def test_should_stop_saves_and_raises_and_resumes(tmp_path):
 @pytest.mark.parametrize(
   ('code', 'intra', 'level', 'num_devices'),
   [
-    ('GGG', 2, 'intra', 8),
-    ('NNN', 1, 'none', 8),
     ('IIG', 8, 'global', 8),
-    ('IIG', 2, 'global', 6),
     ('NNN', 3, 'intra', 6),
-    ('NNN', 1, 'global', 1),
+    *(
+      pytest.param(*case, marks=pytest.mark.slow)
+      for case in (
+        ('GGG', 2, 'intra', 8),
+        ('NNN', 1, 'none', 8),
+        ('IIG', 2, 'global', 6),
+        ('NNN', 1, 'global', 1),
+      )
+    ),
   ],
 )
 def test_tables_restore_on_another_mesh_and_level_bit_for_bit(

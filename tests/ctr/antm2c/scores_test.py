@@ -225,7 +225,7 @@ def test_a_difference_of_several_trainings_has_their_spread_too():
   c = columns()
   rng = np.random.default_rng(2)
   noisy = [c['prediction'] + rng.normal(size=300) for _ in range(4)]
-  config = dataclasses.replace(CONFIG, num_resamples=4000)
+  config = dataclasses.replace(CONFIG, num_resamples=1500)
   first = scores.sample(c, [c['prediction']], config)
   other = scores.sample(c, noisy, config)
   found = scores.difference(first, other)['all'].metrics['AUC']

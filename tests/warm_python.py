@@ -1,0 +1,97 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Runs scripts as `python` would, without importing JAX anew for each.
+
+Importing what a script needs takes seconds, what many tests ask of it a few
+hundredths of one. A process that has imported the libraries, and has done
+nothing else, forks one child for each run.
+"""
+
+from collections.abc import Mapping
+import multiprocessing
+import os
+import pathlib
+import runpy
+import subprocess
+import sys
+import tempfile
+
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_FORKS = multiprocessing.get_context('forkserver')
+_FORKS.set_forkserver_preload(
+  [
+    *('flax.nnx', 'grain', 'grpc', 'ibis', 'jax', 'matplotlib.figure'),
+    *('optax', 'orbax.checkpoint', 'pyarrow.parquet', 'rich.progress'),
+  ]
+)
+
+
+def run(
+  *arguments: str | os.PathLike[str],
+  cwd: str | os.PathLike[str] = _ROOT,
+  env: Mapping[str, str] | None = None,
+  timeout: float = 300,
+) -> subprocess.CompletedProcess[str]:
+  """`subprocess.run([sys.executable, *arguments])`, its output captured.
+
+  Args:
+    *arguments: '-m' and a module, or a script; then the script's own.
+    cwd: Where it runs.
+    env: All of its environment; None: this process's. JAX's variables must be
+      this process's, except JAX_NUM_CPU_DEVICES.
+    timeout: Seconds until it is killed.
+
+  Raises:
+    subprocess.TimeoutExpired: It did not end in time.
+  """
+  command = [os.fspath(a) for a in arguments]
+  with tempfile.TemporaryDirectory() as folder:
+    out, err = (pathlib.Path(folder, name) for name in ('out', 'err'))
+    process = _FORKS.Process(
+      target=_child,
+      args=(command, str(cwd), dict(os.environ if env is None else env)),
+      kwargs={'stdout': str(out), 'stderr': str(err)},
+    )
+    process.start()
+    process.join(timeout)
+    if process.exitcode is None:
+      process.kill()
+      process.join()
+      raise subprocess.TimeoutExpired(
+        command, timeout, out.read_text(), err.read_text()
+      )
+    return subprocess.CompletedProcess(
+      [sys.executable, *command],
+      process.exitcode,
+      out.read_text(),
+      err.read_text(),
+    )
+
+
+def _child(
+  command: list[str],
+  cwd: str,
+  env: dict[str, str],
+  *,
+  stdout: str,
+  stderr: str,
+) -> None:
+  for number, path in ((1, stdout), (2, stderr)):
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, number)
+    os.close(file)
+  os.chdir(cwd)
+  os.environ.clear()
+  os.environ.update(env)
+  if 'JAX_NUM_CPU_DEVICES' in env:
+    import jax
+
+    jax.config.update('jax_num_cpu_devices', int(env['JAX_NUM_CPU_DEVICES']))
+  if command[0] == '-m':
+    module, sys.argv = command[1], command[1:]
+    sys.path.insert(0, cwd)
+    runpy.run_module(module, run_name='__main__', alter_sys=True)
+  else:
+    sys.argv = command
+    sys.path.insert(0, str(pathlib.Path(command[0]).resolve().parent))
+    runpy.run_path(command[0], run_name='__main__')
