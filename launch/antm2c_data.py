@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from antjax.ctr.antm2c.clicks import Clicks, TextVectors
-from antjax.ctr.antm2c.model import DataSizes
+from antjax.ctr.antm2c.model import DataSizes, ScenarioModel
 from antjax.ctr.bahe.batches import Standardizer
 from antjax.ctr.models.inputs import Moments
 from antjax.input import output_folder, shuffled_index, whole_columns
@@ -146,12 +146,16 @@ class ScenarioData:
     else:
       common.check_batch_size(*sizes)
       self.rows = config.batch_size // jax.process_count()
+    parts = 1 if job.agent is not None else config.num_micro_batches
+    self._rows_of_part = self.rows // (self._num_devices * parts)
 
-  def training(self, prepare: Any, seed: int, name: str) -> grain.IterDataset:
+  def training(
+    self, model: ScenarioModel, seed: int, name: str
+  ) -> grain.IterDataset:
     """Endless batches of this process, ready for a step.
 
     Args:
-      prepare: `ScenarioModel.prepare`.
+      model: What reads them.
       seed: Of the order and of dropped ids.
       name: Of the data set; each training of a job has its own.
     """
@@ -166,18 +170,21 @@ class ScenarioData:
 
     def make(block: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
       index = block['tasks']['index']
+      first, last = int(index[0]), int(index[-1])
+      if model.is_by_scenario:
+        index = clicks.by_scenario(index, self._rows_of_part)
       batch = clicks.batch(index, self.rows)
       if share:  # The first two columns are user and item.
-        rng = np.random.default_rng([seed, int(index[0]), int(index[-1])])
+        rng = np.random.default_rng([seed, first, last])
         batch['ids'][:, :2][rng.random((self.rows, 2)) < share] = 0
-      return prepare(batch)
+      return model.prepare(batch)
 
     return data.map(make)
 
   def evaluation(
     self,
     split: str,
-    prepare: Any,
+    model: ScenarioModel,
     *,
     moments: Moments | None = None,
     limit: int = 0,
@@ -186,7 +193,7 @@ class ScenarioData:
 
     Args:
       split: One of `SPLITS`.
-      prepare: `ScenarioModel.prepare`.
+      model: What reads them.
       moments: Of the training clicks, for models that normalise.
       limit: Clicks to take, evenly spread; 0: all.
     """
@@ -203,8 +210,10 @@ class ScenarioData:
       more['moments'] = tuple(np.stack([x] * copies) for x in moments)
     for start in starts[::every]:
       index = np.arange(start, min(start + size, len(clicks)))
+      if model.is_by_scenario:
+        index = clicks.by_scenario(index, per_device)
       padded = np.resize(index, size).astype(np.int32)
-      yield prepare(clicks.batch(index, size)) | {'index': padded} | more
+      yield model.prepare(clicks.batch(index, size)) | {'index': padded} | more
 
 
 def _modal(

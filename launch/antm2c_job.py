@@ -137,9 +137,7 @@ class ClickJob:
     """Of the training clicks, for a model that normalises; else None."""
     if not self._model.is_normalising:
       return None
-    batches = self._data.evaluation(
-      'train', self._model.prepare, limit=_MOMENT_CLICKS
-    )
+    batches = self._data.evaluation('train', self._model, limit=_MOMENT_CLICKS)
     found = self.trainer.predict(state, batches, self._sum_moments)
     S = self._model.sizes.num_scenarios
     parts = len(found['count_S']) // S  # Devices times batches.
@@ -231,7 +229,7 @@ class ClickJob:
     )
     state = self.trainer.init(self._model.init_params, seed=self._seed)
     self._is_initialized = True
-    batches = data.training(self._model.prepare, self._seed, self._dataset)
+    batches = data.training(self._model, self._seed, self._dataset)
     return run.fit(state, batches, self.validate)
 
   def validate(self, state: TrainState) -> dict[str, float]:
@@ -259,7 +257,7 @@ class ClickJob:
     if split not in self._data.splits:
       return {'prediction': np.zeros(0, np.float32)}
     batches = self._data.evaluation(
-      split, self._model.prepare, moments=self._moments(state)
+      split, self._model, moments=self._moments(state)
     )
     found = self.trainer.predict(state, batches, self._predict)
     index = found.pop('index')

@@ -19,6 +19,20 @@ def to_varying(x: jax.Array) -> jax.Array:
   return lax.pcast(x, missing, to='varying') if missing else x
 
 
+def alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+  """Marks each as differing on all axes that one of them differs on.
+
+  For `jax.custom_vjp`, whose gradients must be of the arguments' types.
+  """
+  axes = varying_axes(*arrays)
+
+  def marked(x: jax.Array) -> jax.Array:
+    missing = tuple(axes - varying_axes(x))
+    return lax.pcast(x, missing, to='varying') if missing else x
+
+  return tuple(map(marked, arrays))
+
+
 def is_alone(*arrays: jax.Array) -> bool:
   """Whether one device has all there is, so that collectives move nothing.
 

@@ -73,6 +73,17 @@ class Clicks:
     """An id column, int32 [N]."""
     return self.ids[:, self.names.index(name)]
 
+  def by_scenario(self, index: np.ndarray, rows_of_part: int) -> np.ndarray:
+    """`index` [b] with each part's clicks in the order of their scenarios.
+
+    Args:
+      index: Numbers of clicks.
+      rows_of_part: Clicks of a part: what one device takes at once.
+    """
+    part = np.arange(len(index)) // rows_of_part
+    scenario = self.ids[index, self.names.index('scenario')]
+    return index[np.lexsort((scenario, part))]
+
   def batch(self, index: np.ndarray, size: int) -> dict[str, Any]:
     """What a step reads.
 
@@ -88,7 +99,10 @@ class Clicks:
     count = len(index)
     if count < size:
       index = np.concatenate([index, np.repeat(index[:1], size - count)])
-    found: dict[str, Any] = {'ids': self.ids[index], 'label': self.label[index]}
+    found: dict[str, Any] = {
+      'ids': self.ids.take(index, axis=0),  # Indexing takes four times as long.
+      'label': self.label.take(index),
+    }
     found['weight'] = np.ones(size, np.float32)
     found['weight'][count:] = 0
     if self.numeric.shape[1]:

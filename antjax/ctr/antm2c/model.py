@@ -370,6 +370,11 @@ class ScenarioModel:
     return losses_B, batch['weight']
 
   @property
+  def is_by_scenario(self) -> bool:
+    """Whether rows sorted by scenario are faster: `antjax.layers.grouped`."""
+    return self.name in build.MULTI_SCENARIO and self.fields.knows_scenario
+
+  @property
   def is_normalising(self) -> bool:
     """Whether `logits` needs moments of the training clicks."""
     return self.name in build.NORMALISING

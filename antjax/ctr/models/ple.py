@@ -23,11 +23,11 @@ import jax.numpy as jnp
 
 from antjax.ctr.models.inputs import Inputs, NetworkConfig, Sizes
 from antjax.ctr.models.towers import (
-  of_scenario,
   ScenarioExperts,
   ScenarioLinear,
   Towers,
 )
+from antjax.layers import grouped
 from antjax.layers.experts import Experts, mix
 
 # Shape suffixes: B = rows, E = experts, I = input width, O = output width.
@@ -111,7 +111,7 @@ class LastLevel(nnx.Module):
     """[B, O]; `inputs` as of `Level`."""
     shared_BI = own_BI = inputs[-1]
     if len(inputs) > 1:
-      own_BI = of_scenario(inputs[:-1], scenario_B)
+      own_BI = grouped.own(inputs[:-1], scenario_B)
     seen_BEO = jnp.concatenate(
       [self.specific(own_BI, scenario_B), self.shared(shared_BI)], axis=1
     )

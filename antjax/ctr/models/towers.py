@@ -2,10 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layers that each scenario has of its own, of which a row takes one.
 
-Rows of all scenarios are mixed in a batch. A layer multiplies it by the weights
-of all scenarios side by side, and each row keeps its scenario's part: S times
-the work that would be needed, in the one form that all backends run at full
-speed. What follows then works on one part.
+A batch whose rows lie sorted by scenario costs little more than a layer that
+all rows share, see `antjax.layers.grouped`; another one S times as much.
 """
 
 from collections.abc import Sequence
@@ -15,16 +13,10 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from antjax.layers import grouped
+
 # Shape suffixes: B = rows, S = scenarios, I = input width, O = output width,
 # K = experts of a scenario.
-
-
-def of_scenario(parts: Sequence[jax.Array], scenario_B: jax.Array) -> jax.Array:
-  """Each row's own of S arrays [B, O], without a gather or a scatter."""
-  chosen_BO = parts[0]
-  for d, part_BO in enumerate(parts[1:], start=1):
-    chosen_BO = jnp.where((scenario_B == d)[:, None], part_BO, chosen_BO)
-  return chosen_BO
 
 
 def row_of_scenario(table_SO: jax.Array, scenario_B: jax.Array) -> jax.Array:
@@ -38,9 +30,7 @@ def own_product(
   x_BI: jax.Array, kernel_ISO: jax.Array, scenario_B: jax.Array
 ) -> jax.Array:
   """X W_d with the row's own W_d, [B, O]."""
-  size_in, num_scenarios, size_out = kernel_ISO.shape
-  y = x_BI @ kernel_ISO.reshape(size_in, num_scenarios * size_out)
-  return of_scenario(jnp.split(y, num_scenarios, axis=1), scenario_B)
+  return grouped.product(x_BI, kernel_ISO, scenario_B)
 
 
 class ScenarioLinear(nnx.Module):

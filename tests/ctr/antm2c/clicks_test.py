@@ -38,6 +38,16 @@ def test_a_batch_has_its_rows_and_fills_up_with_weight_zero():
   assert batch['numeric'].tolist() == [[2.5], [0.5], [2.5], [2.5]]
 
 
+def test_each_part_is_sorted_by_scenario_and_keeps_its_clicks():
+  scenario = np.array([2, 0, 1, 0, 1, 2, 0], np.int32)
+  ids = np.zeros((7, len(NAMES)), np.int32)
+  ids[:, NAMES.index('scenario')] = scenario
+  index = np.array([6, 5, 4, 3, 2, 1, 0])
+  found = clicks(ids=ids).by_scenario(index, 3)
+  # Scenarios of the parts were 0 2 1, 0 1 0 and 2; equal ones stay in order.
+  assert found.tolist() == [6, 4, 5, 3, 1, 2, 0]
+
+
 def test_a_history_is_the_newest_clicks_and_may_be_empty():
   batch = clicks().batch(np.arange(3), 3)
   # Of 3, 2, 4 the newest two; of 2; of none.
