@@ -48,11 +48,11 @@ def compared(
 def flops_of_step(model: str, problem: problem_lib.Problem) -> float:
   """Multiply-adds, twice, of a step's matrix products, backward included.
 
-  Three times those of the forward pass; of what antjax computes, which leaves
-  out gates and mixtures of other scenarios.
+  Three times those of the forward pass, and only what a row needs: weights of
+  its own scenario.
   """
   fields = len(problem.num_ids)
-  width, num_scenarios = fields * problem_lib.DIM, len(problem_lib.SCENARIOS)
+  width = fields * problem_lib.DIM
 
   def mlp(*widths: int) -> int:
     return sum(a * b for a, b in zip(widths, widths[1:]))
@@ -62,17 +62,14 @@ def flops_of_step(model: str, problem: problem_lib.Problem) -> float:
   expert = mlp(width, *problem_lib.EXPERT_WIDTHS)
   top = problem_lib.EXPERT_WIDTHS[-1]
   shared, own = problem_lib.NUM_EXPERTS, problem_lib.NUM_SPECIFIC
+  tower = mlp(top, *problem_lib.TOWER_WIDTHS, 1)
   products = {
     'mlp': deep + last,
     'deepfm': deep + last,
     'dcnv2': deep + last + width + problem_lib.CROSS_LAYERS * width * width,
-    'shared_bottom': deep
-    + num_scenarios * mlp(last, *problem_lib.TOWER_WIDTHS, 1),
-    'mmoe': shared * expert
-    + num_scenarios * (width * shared + mlp(top, *problem_lib.TOWER_WIDTHS, 1)),
-    'ple': (shared + num_scenarios * own) * expert
-    + num_scenarios
-    * (width * (shared + own) + mlp(top, *problem_lib.TOWER_WIDTHS, 1)),
+    'shared_bottom': deep + mlp(last, *problem_lib.TOWER_WIDTHS, 1),
+    'mmoe': shared * (expert + width) + tower,
+    'ple': (shared + own) * (expert + width) + tower,
   }
   return 6.0 * problem_lib.BATCH * products[model]
 

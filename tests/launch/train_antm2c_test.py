@@ -16,6 +16,7 @@ from antjax.ctr.antm2c import scores
 from antjax.ctr.antm2c.model import FieldConfig
 from antjax.ctr.models.inputs import NetworkConfig
 from launch import (
+  antm2c_data,
   antm2c_search,
   benchmark_antm2c,
   common,
@@ -103,6 +104,31 @@ def test_each_seed_is_trained_scored_and_reported(folder, tmp_path):
   assert longer[0].validation != results[0].validation
   with pytest.raises(ValueError, match='another model than given'):
     train(folder, run_dir, model='mlp', paro='IIG')
+
+
+class _Model:
+  """Reads batches as they are."""
+
+  prepare = staticmethod(lambda batch: batch)
+
+  def __init__(self, is_by_scenario):
+    self.is_by_scenario = is_by_scenario
+
+
+def test_a_device_s_rows_are_sorted_for_weights_of_scenarios(folder, tmp_path):
+  config = config_of(folder, tmp_path, batch_size=128, num_micro_batches=2)
+  data = antm2c_data.ScenarioData(config, job_of(config))
+  plain, by_scenario = (
+    next(iter(data.training(_Model(is_sorted), 0, str(is_sorted))))['ids']
+    for is_sorted in (False, True)
+  )
+  # Eight devices take two micro-batches each: rows of another are no other's.
+  is_sorted = []
+  for part, other in zip(np.split(plain, 16), np.split(by_scenario, 16)):
+    assert sorted(map(tuple, part)) == sorted(map(tuple, other))
+    assert (np.diff(other[:, 3]) >= 0).all()  # The scenario.
+    is_sorted.append((np.diff(part[:, 3]) >= 0).all())
+  assert not all(is_sorted)
 
 
 def test_a_run_goes_on_where_it_was_stopped(folder, tmp_path):
