@@ -46,12 +46,13 @@ test: lint test-fast
 # its worker; the others go on.
 HANGS = --timeout-method=thread --timeout
 
-# Compiling is most of the work here: without LLVM's optimizations and XLA's MLIR
-# emitters it takes half the time. test-slow runs the code as users do.
+# Compiling is most of the work here: without LLVM's optimizations and XLA's
+# MLIR emitters it takes half the time. Scripts run in forks of one process that
+# has imported the libraries. test-slow runs all as users do.
 QUICK_TO_COMPILE := --xla_backend_optimization_level=0 \
   --xla_cpu_use_fusion_emitters=false
 test-fast: $(VENV)/.dev-stamp
-	XLA_FLAGS='$(QUICK_TO_COMPILE)' $(VENV)/bin/python \
+	WARM_PYTHON=1 XLA_FLAGS='$(QUICK_TO_COMPILE)' $(VENV)/bin/python \
 	  -m pytest -m 'not slow' $(HANGS)=300 $(PARALLEL) $(PYTEST_FLAGS)
 
 test-slow: lint

@@ -170,13 +170,15 @@ class ScenarioData:
 
     def make(block: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
       index = block['tasks']['index']
-      first, last = int(index[0]), int(index[-1])
+      order = np.arange(len(index))
       if model.is_by_scenario:
-        index = clicks.by_scenario(index, self._rows_of_part)
-      batch = clicks.batch(index, self.rows)
+        order = clicks.by_scenario(index, self._rows_of_part)
+      batch = clicks.batch(index[order], self.rows)
       if share:  # The first two columns are user and item.
-        rng = np.random.default_rng([seed, first, last])
-        batch['ids'][:, :2][rng.random((self.rows, 2)) < share] = 0
+        rng = np.random.default_rng([seed, int(index[0]), int(index[-1])])
+        # The same clicks lose theirs however they are sorted.
+        is_lost = (rng.random((len(index), 2)) < share)[order]
+        batch['ids'][: len(index), :2][is_lost] = 0
       return model.prepare(batch)
 
     return data.map(make)
@@ -211,7 +213,7 @@ class ScenarioData:
     for start in starts[::every]:
       index = np.arange(start, min(start + size, len(clicks)))
       if model.is_by_scenario:
-        index = clicks.by_scenario(index, per_device)
+        index = index[clicks.by_scenario(index, per_device)]
       padded = np.resize(index, size).astype(np.int32)
       yield model.prepare(clicks.batch(index, size)) | {'index': padded} | more
 

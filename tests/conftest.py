@@ -28,7 +28,7 @@ hypothesis.settings.register_profile('search', deadline=None)
 hypothesis.settings.register_profile('antjax', deadline=None, derandomize=True)
 hypothesis.settings.load_profile('antjax')
 
-# Programs that tests have compiled and that stay in memory, at most.
+# Above this the programs that tests have compiled are dropped.
 _MAX_BYTES = 1 << 30
 
 

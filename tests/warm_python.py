@@ -1,12 +1,16 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Runs scripts as `python` would, without importing JAX anew for each.
+"""Runs scripts as `python` does; in `make test` without importing JAX anew.
 
 Importing what a script needs takes seconds, what many tests ask of it a few
-hundredths of one. A process that has imported the libraries, and has done
-nothing else, forks one child for each run.
+hundredths of one. With WARM_PYTHON set, a process that has imported the
+libraries, and has done nothing else, forks one child for each run. A child is
+not all that a new process is: libraries that it forgets to import are there,
+hashes have one seed, and variables that Python or JAX read at their start are
+those of the tests. `make test-slow` has true processes.
 """
 
+import atexit
 from collections.abc import Mapping
 import multiprocessing
 import os
@@ -15,6 +19,8 @@ import runpy
 import subprocess
 import sys
 import tempfile
+
+import numpy as np
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _FORKS = multiprocessing.get_context('forkserver')
@@ -37,14 +43,23 @@ def run(
   Args:
     *arguments: '-m' and a module, or a script; then the script's own.
     cwd: Where it runs.
-    env: All of its environment; None: this process's. JAX's variables must be
-      this process's, except JAX_NUM_CPU_DEVICES.
+    env: All of its environment; None: this process's. Of the variables that
+      are read at the start a fork sees PYTHONPATH and JAX_NUM_CPU_DEVICES.
     timeout: Seconds until it is killed.
 
   Raises:
     subprocess.TimeoutExpired: It did not end in time.
   """
   command = [os.fspath(a) for a in arguments]
+  if 'WARM_PYTHON' not in os.environ:
+    return subprocess.run(
+      [sys.executable, *command],
+      cwd=cwd,
+      env=env,
+      capture_output=True,
+      text=True,
+      timeout=timeout,
+    )
   with tempfile.TemporaryDirectory() as folder:
     out, err = (pathlib.Path(folder, name) for name in ('out', 'err'))
     process = _FORKS.Process(
@@ -87,11 +102,16 @@ def _child(
     import jax
 
     jax.config.update('jax_num_cpu_devices', int(env['JAX_NUM_CPU_DEVICES']))
-  if command[0] == '-m':
-    module, sys.argv = command[1], command[1:]
-    sys.path.insert(0, cwd)
-    runpy.run_module(module, run_name='__main__', alter_sys=True)
-  else:
-    sys.argv = command
-    sys.path.insert(0, str(pathlib.Path(command[0]).resolve().parent))
-    runpy.run_path(command[0], run_name='__main__')
+  np.random.seed()
+  sys.path[:0] = filter(None, env.get('PYTHONPATH', '').split(os.pathsep))
+  try:
+    if command[0] == '-m':
+      module, sys.argv = command[1], command[1:]
+      sys.path.insert(0, cwd)
+      runpy.run_module(module, run_name='__main__', alter_sys=True)
+    else:
+      sys.argv = command
+      sys.path.insert(0, str(pathlib.Path(command[0]).resolve().parent))
+      runpy.run_path(command[0], run_name='__main__')
+  finally:
+    atexit._run_exitfuncs()

@@ -6,12 +6,15 @@ A product with the matrices of all G groups side by side, of which each row
 keeps its part, is G times the work that is needed. Where rows lie sorted by
 group they are cut into n blocks: a block is multiplied by the matrix of its
 first row's group, and once more for each group that begins inside of it. These
-are n + G - 1 products of a block, of fixed shapes whatever the groups' sizes.
-`jax.lax.ragged_dot` asks for the same, but XLA:CPU multiplies by all groups.
+are n + G - 1 products of a block, of fixed shapes whatever the groups' sizes:
+(n + G - 1) / n times the work, 1.25 for 3 to 5 groups and 1.6 for 20. Few rows
+(under 128) form no blocks. `jax.lax.ragged_dot` asks for the same, but XLA:CPU
+multiplies by all groups.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import functools
+from typing import NamedTuple
 
 import jax
 from jax import lax
@@ -23,8 +26,11 @@ from antjax.collectives import varying
 # Shape suffixes: B = rows, G = groups, I = input width, O = output width, R =
 # rows of a block, P = pieces: n blocks and G - 1 beginnings of groups.
 
-_MAX_BLOCKS = 32  # Each is a product, three with the gradients.
+_MAX_BLOCKS = 32
 _MIN_ROWS = 64  # Of a block; smaller products run slowly.
+# Pieces that are compiled one by one and run at once, which takes a fifth less
+# time and compiles in twice; more are a loop.
+_MAX_UNROLLED = 20
 
 
 def product(
@@ -32,13 +38,18 @@ def product(
 ) -> jax.Array:
   """x_b W_g with the row's own W_g, [B, O].
 
+  It has no forward-mode derivative (`jax.jvp`); that of its gradient it has.
+
   Args:
-    x_BI: Rows.
+    x_BI: Rows: all of them, or in `shard_map` a device's.
     kernel_IGO: The groups' matrices.
     group_B: int32, each from 0 to G - 1. Rows in any order are right, rows
       sorted by group are fast.
   """
-  return _differentiable(*varying.alike(x_BI, kernel_IGO, group_B))
+  dtype = jnp.result_type(x_BI, kernel_IGO)
+  return _differentiable(
+    *varying.alike(x_BI.astype(dtype), kernel_IGO.astype(dtype), group_B)
+  )
 
 
 @jax.custom_vjp
@@ -116,46 +127,74 @@ def _dkernel_with_all(num_groups, x_BI, dy_BO, group_B):
   return dkernel.reshape(x_BI.shape[1], num_groups, -1)
 
 
-def _pieces(
-  num_blocks: int, group_B: jax.Array, num_groups: int
-) -> Iterator[tuple[jax.Array, jax.Array, jax.Array]]:
-  """(first row of a block, group, which of its rows [R] to multiply)."""
+class _Pieces(NamedTuple):
+  """What is multiplied.
+
+  Attributes:
+    start_P: int32, first row of each piece's block.
+    group_P: int32, group of its matrix.
+    mine_PR: bool, rows of the block that take it.
+  """
+
+  start_P: jax.Array
+  group_P: jax.Array
+  mine_PR: jax.Array
+
+
+def _pieces(num_blocks: int, num_groups: int, group_B: jax.Array) -> _Pieces:
+  """Blocks, then groups' beginnings, whose blocks may have begun with them."""
   size = len(group_B) // num_blocks
+  group_NR = group_B.reshape(num_blocks, size)
+  later_G = jnp.arange(1, num_groups, dtype=jnp.int32)
+  is_before_GB = group_B[None] < later_G[:, None]
+  begin_G = jnp.sum(is_before_GB, axis=1, dtype=jnp.int32)
+  block_G = jnp.minimum(begin_G // size, num_blocks - 1)
+  block_P = jnp.concatenate([jnp.arange(num_blocks, dtype=jnp.int32), block_G])
+  group_P = jnp.concatenate([group_NR[:, 0], later_G])
+  group_PR = group_NR[block_P]
+  is_block_P = jnp.arange(len(block_P)) < num_blocks
+  is_new_P = is_block_P | (group_PR[:, 0] != group_P)
+  mine_PR = (group_PR == group_P[:, None]) & is_new_P[:, None]
+  return _Pieces(block_P * size, group_P, mine_PR)
 
-  def piece(start, group, *, is_first):
-    group_R = lax.dynamic_slice_in_dim(group_B, start, size)
-    mine_R = group_R == group
-    return start, group, mine_R if is_first else mine_R & (group_R[0] != group)
 
-  for start in range(0, len(group_B), size):
-    yield piece(jnp.int32(start), group_B[start], is_first=True)
-  for group in range(1, num_groups):
-    begin = jnp.sum(group_B < group, dtype=jnp.int32)
-    block = jnp.minimum(begin // size, num_blocks - 1)
-    yield piece(block * size, jnp.int32(group), is_first=False)
+def _unroll(pieces: _Pieces) -> bool:
+  return len(pieces.start_P) <= _MAX_UNROLLED
 
 
 def _product_by_blocks(num_blocks, x_BI, kernel_IGO, group_B):
-  y_BO = jnp.zeros_like(x_BI, shape=(len(x_BI), kernel_IGO.shape[2]))
-  for start, group, mine_R in _pieces(num_blocks, group_B, kernel_IGO.shape[1]):
-    x_RI = lax.dynamic_slice_in_dim(x_BI, start, len(mine_R))
+  pieces = _pieces(num_blocks, kernel_IGO.shape[1], group_B)
+  size = len(x_BI) // num_blocks
+
+  def multiply(y_BO, piece):
+    start, group, mine_R = piece
+    x_RI = lax.dynamic_slice_in_dim(x_BI, start, size)
     kernel_IO = lax.dynamic_index_in_dim(kernel_IGO, group, 1, keepdims=False)
-    before_RO = lax.dynamic_slice_in_dim(y_BO, start, len(mine_R))
+    before_RO = lax.dynamic_slice_in_dim(y_BO, start, size)
     y_RO = jnp.where(mine_R[:, None], x_RI @ kernel_IO, before_RO)
-    y_BO = lax.dynamic_update_slice_in_dim(y_BO, y_RO, start, 0)
-  return y_BO
+    return lax.dynamic_update_slice_in_dim(y_BO, y_RO, start, 0), None
+
+  y_BO = jnp.zeros_like(x_BI, shape=(len(x_BI), kernel_IGO.shape[2]))
+  y_BO, _, _ = varying.alike(y_BO, x_BI, kernel_IGO)
+  return lax.scan(multiply, y_BO, pieces, unroll=_unroll(pieces))[0]
 
 
 def _dkernel_by_blocks(num_blocks, num_groups, x_BI, dy_BO, group_B):
-  groups, found = [], []
-  for start, group, mine_R in _pieces(num_blocks, group_B, num_groups):
-    x_RI = lax.dynamic_slice_in_dim(x_BI, start, len(mine_R))
-    dy_RO = lax.dynamic_slice_in_dim(dy_BO, start, len(mine_R))
-    found.append(x_RI.T @ jnp.where(mine_R[:, None], dy_RO, 0))
-    groups.append(group)
-  mine_PG = jax.nn.one_hot(jnp.stack(groups), num_groups, dtype=x_BI.dtype)
-  dkernel_PIO = jnp.stack(found)
-  # Exact: on some backends the default rounds what it multiplies.
-  return jnp.einsum(
-    'pg,pio->igo', mine_PG, dkernel_PIO, precision=lax.Precision.HIGHEST
-  )
+  pieces = _pieces(num_blocks, num_groups, group_B)
+  size = len(x_BI) // num_blocks
+  dtype = jnp.promote_types(x_BI.dtype, jnp.float32)  # Of the sums.
+
+  def multiply(dkernel_GIO, piece):
+    start, group, mine_R = piece
+    x_RI = lax.dynamic_slice_in_dim(x_BI, start, size)
+    dy_RO = lax.dynamic_slice_in_dim(dy_BO, start, size)
+    dy_RO = jnp.where(mine_R[:, None], dy_RO, 0)
+    found_IO = jnp.dot(x_RI.T, dy_RO, preferred_element_type=dtype)
+    found_IO += lax.dynamic_index_in_dim(dkernel_GIO, group, keepdims=False)
+    sums_GIO = lax.dynamic_update_index_in_dim(dkernel_GIO, found_IO, group, 0)
+    return sums_GIO, None
+
+  shape = num_groups, x_BI.shape[1], dy_BO.shape[1]
+  dkernel_GIO, _ = varying.alike(jnp.zeros(shape, dtype), x_BI)
+  sums_GIO, _ = lax.scan(multiply, dkernel_GIO, pieces, unroll=_unroll(pieces))
+  return sums_GIO.transpose(1, 0, 2).astype(x_BI.dtype)

@@ -14,6 +14,7 @@ import pytest
 import antjax
 from antjax.ctr.antm2c import scores
 from antjax.ctr.antm2c.model import FieldConfig
+from antjax.ctr.models import build
 from antjax.ctr.models.inputs import NetworkConfig
 from launch import (
   antm2c_data,
@@ -116,19 +117,43 @@ class _Model:
 
 
 def test_a_device_s_rows_are_sorted_for_weights_of_scenarios(folder, tmp_path):
-  config = config_of(folder, tmp_path, batch_size=128, num_micro_batches=2)
+  config = config_of(
+    *(folder, tmp_path),
+    batch_size=128,
+    num_micro_batches=2,
+    fields=FieldConfig(id_dropout=0.3),
+  )
   data = antm2c_data.ScenarioData(config, job_of(config))
   plain, by_scenario = (
-    next(iter(data.training(_Model(is_sorted), 0, str(is_sorted))))['ids']
+    next(
+      batch['ids']
+      for batch in data.training(_Model(is_sorted), 0, str(is_sorted))
+      if batch['weight'].all()  # Not the last clicks of the epoch.
+    )
     for is_sorted in (False, True)
   )
-  # Eight devices take two micro-batches each: rows of another are no other's.
+  assert 0.2 < (plain[:, :2] == 0).mean() < 0.5  # The same ids are lost.
+  # Eight devices take two micro-batches each: no row moves to another part.
   is_sorted = []
   for part, other in zip(np.split(plain, 16), np.split(by_scenario, 16)):
     assert sorted(map(tuple, part)) == sorted(map(tuple, other))
     assert (np.diff(other[:, 3]) >= 0).all()  # The scenario.
     is_sorted.append((np.diff(part[:, 3]) >= 0).all())
   assert not all(is_sorted)
+
+
+@pytest.mark.parametrize(
+  'model',
+  [
+    pytest.param(name, marks=() if name == 'star' else pytest.mark.slow)
+    for name in sorted(build.OWN_LAYERS)
+  ],
+)
+def test_layers_of_scenarios_train_in_bfloat16(folder, tmp_path, model):
+  (result,) = train(
+    *(folder, tmp_path), model=model, compute_dtype='bfloat16', num_steps=2
+  )
+  assert 0 <= result.validation['auc'] <= 1
 
 
 def test_a_run_goes_on_where_it_was_stopped(folder, tmp_path):

@@ -88,6 +88,22 @@ def test_rows_that_form_no_blocks_are_right(num_groups, num_rows):
   assert_right(x, kernel, group.astype(np.int32), dy)
 
 
+@pytest.mark.parametrize('num_rows', [NUM_ROWS, 100])
+@pytest.mark.parametrize(
+  'dtypes', [('float32', 'bfloat16'), ('bfloat16', 'float32'), 2 * ('float16',)]
+)
+def test_dtypes_are_promoted_and_gradients_have_their_own(dtypes, num_rows):
+  x, kernel, _ = problem(3, num_rows)
+  x, kernel = jnp.asarray(x, dtypes[0]), jnp.asarray(kernel, dtypes[1])
+  group = jnp.arange(num_rows, dtype=jnp.int32) * 3 // num_rows
+  y, vjp = jax.vjp(lambda x, k: grouped.product(x, k, group), x, kernel)
+  assert y.dtype == jnp.promote_types(*dtypes)
+  dx, dkernel = vjp(jnp.ones_like(y))
+  assert (dx.dtype, dkernel.dtype) == (x.dtype, kernel.dtype)
+  exact = reference(np.float64(x), np.float64(kernel), group)
+  np.testing.assert_allclose(np.float64(y), exact, rtol=0.01, atol=0.05)
+
+
 def test_many_groups_take_few_products():
   num_groups = 20
   group = np.sort(np.random.default_rng(1).integers(0, num_groups, 2048))
@@ -110,12 +126,15 @@ def test_sorted_rows_are_multiplied_by_one_matrix_and_beginnings():
         if hasattr(value, 'jaxpr'):
           yield from branches(value.jaxpr)
 
-  def rows(jaxpr):
-    return sum(
-      eqn.invars[0].aval.shape[0] * eqn.invars[1].aval.shape[1] // SIZE_OUT
-      for eqn in jaxpr.eqns
-      if eqn.primitive.name == 'dot_general'
-    )
+  def rows(jaxpr, times=1):
+    found = 0
+    for eqn in jaxpr.eqns:
+      if eqn.primitive.name == 'dot_general':
+        sizes = eqn.invars[0].aval.shape[0], eqn.invars[1].aval.shape[1]
+        found += times * sizes[0] * sizes[1] // SIZE_OUT
+      if eqn.primitive.name == 'scan':
+        found += rows(eqn.params['jaxpr'].jaxpr, eqn.params['length'])
+    return found
 
   with_all, by_blocks = map(rows, branches(jaxpr.jaxpr))
   assert with_all == 3 * NUM_ROWS

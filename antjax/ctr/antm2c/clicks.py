@@ -74,7 +74,7 @@ class Clicks:
     return self.ids[:, self.names.index(name)]
 
   def by_scenario(self, index: np.ndarray, rows_of_part: int) -> np.ndarray:
-    """`index` [b] with each part's clicks in the order of their scenarios.
+    """An order of `index` [b], each part's clicks by their scenarios.
 
     Args:
       index: Numbers of clicks.
@@ -82,14 +82,14 @@ class Clicks:
     """
     part = np.arange(len(index)) // rows_of_part
     scenario = self.ids[index, self.names.index('scenario')]
-    return index[np.lexsort((scenario, part))]
+    return np.lexsort((scenario, part))
 
   def batch(self, index: np.ndarray, size: int) -> dict[str, Any]:
     """What a step reads.
 
     Args:
       index: Numbers of the clicks [b], 0 < b <= size.
-      size: B; rows that are lacking repeat the first one with weight 0.
+      size: B; rows that are lacking repeat the last one with weight 0.
 
     Returns:
       'ids' int32 [B, 4 + C]; 'label', 'weight' float32 [B]; 'history' int32
@@ -98,7 +98,7 @@ class Clicks:
     """
     count = len(index)
     if count < size:
-      index = np.concatenate([index, np.repeat(index[:1], size - count)])
+      index = np.concatenate([index, np.repeat(index[-1:], size - count)])
     found: dict[str, Any] = {
       'ids': self.ids.take(index, axis=0),  # Indexing takes four times as long.
       'label': self.label.take(index),

@@ -372,7 +372,7 @@ class ScenarioModel:
   @property
   def is_by_scenario(self) -> bool:
     """Whether rows sorted by scenario are faster: `antjax.layers.grouped`."""
-    return self.name in build.MULTI_SCENARIO and self.fields.knows_scenario
+    return self.name in build.OWN_LAYERS and self.fields.knows_scenario
 
   @property
   def is_normalising(self) -> bool:

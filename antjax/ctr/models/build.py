@@ -55,6 +55,10 @@ MULTI_SCENARIO: dict[str, type] = {
 }
 MULTI_TASK: dict[str, type] = {'esmm': ESMM}
 MODELS: dict[str, type] = SINGLE_SCENARIO | MULTI_SCENARIO | MULTI_TASK
+# They have layers of each scenario, see `antjax.layers.grouped`.
+OWN_LAYERS = frozenset(
+  {'shared_bottom', 'mmoe', 'ple', 'star', 'sar_net', 'm2m', 'hamur'}
+)
 # They read `Inputs.first_order_B`.
 LINEAR = frozenset({'lr', 'fm', 'wide_deep', 'deepfm', 'xdeepfm'})
 # They read `Inputs.moments` when they score.

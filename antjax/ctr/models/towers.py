@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layers that each scenario has of its own, of which a row takes one.
 
-A batch whose rows lie sorted by scenario costs little more than a layer that
-all rows share, see `antjax.layers.grouped`; another one S times as much.
+Where rows lie sorted by scenario such a layer costs little more than one that
+all rows share, see `antjax.layers.grouped`; in any other order S times as much.
 """
 
 from collections.abc import Sequence

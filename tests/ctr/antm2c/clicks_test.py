@@ -32,10 +32,10 @@ def clicks(**changes):
 
 def test_a_batch_has_its_rows_and_fills_up_with_weight_zero():
   batch = clicks().batch(np.array([2, 0]), 4)
-  np.testing.assert_array_equal(batch['ids'], IDS[[2, 0, 2, 2]])
+  np.testing.assert_array_equal(batch['ids'], IDS[[2, 0, 0, 0]])
   assert batch['label'].tolist() == [1, 1, 1, 1]
   assert batch['weight'].tolist() == [1, 1, 0, 0]
-  assert batch['numeric'].tolist() == [[2.5], [0.5], [2.5], [2.5]]
+  assert batch['numeric'].tolist() == [[2.5], [0.5], [0.5], [0.5]]
 
 
 def test_each_part_is_sorted_by_scenario_and_keeps_its_clicks():
@@ -43,7 +43,7 @@ def test_each_part_is_sorted_by_scenario_and_keeps_its_clicks():
   ids = np.zeros((7, len(NAMES)), np.int32)
   ids[:, NAMES.index('scenario')] = scenario
   index = np.array([6, 5, 4, 3, 2, 1, 0])
-  found = clicks(ids=ids).by_scenario(index, 3)
+  found = index[clicks(ids=ids).by_scenario(index, 3)]
   # Scenarios of the parts were 0 2 1, 0 1 0 and 2; equal ones stay in order.
   assert found.tolist() == [6, 4, 5, 3, 1, 2, 0]
 
