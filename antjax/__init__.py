@@ -19,10 +19,6 @@ if TYPE_CHECKING:
   from antjax.embedding.optimizer import RowWiseAdagrad as RowWiseAdagrad
   from antjax.embedding.optimizer import SGD as SGD
   from antjax.embedding.table import EmbeddingTables as EmbeddingTables
-  from antjax.input.data_shard import DataShard as DataShard
-  from antjax.input.data_shard import ShardLedger as ShardLedger
-  from antjax.input.dataset import LeasedDataset as LeasedDataset
-  from antjax.input.ledger_client import LocalLedgerClient as LocalLedgerClient
   from antjax.mesh.mesh import make_mesh as make_mesh
   from antjax.mesh.paro import ELASTIC_CODES as ELASTIC_CODES
   from antjax.mesh.paro import Level as Level
@@ -31,6 +27,10 @@ if TYPE_CHECKING:
   from antjax.meta.maml import InnerLoop as InnerLoop
   from antjax.meta.meta_loss import meta_loss_fn as meta_loss_fn
   from antjax.meta.meta_loss import TaskModel as TaskModel
+  from antjax.shards.data_shard import DataShard as DataShard
+  from antjax.shards.data_shard import ShardLedger as ShardLedger
+  from antjax.shards.dataset import LeasedDataset as LeasedDataset
+  from antjax.shards.ledger_client import LocalLedgerClient as LocalLedgerClient
   from antjax.train.checkpoint import Checkpointer as Checkpointer
   from antjax.train.state import TrainState as TrainState
   from antjax.train.trainer import Trainer as Trainer
@@ -41,17 +41,17 @@ _HOMES = {
   'Agent': 'elastic.worker',
   'Checkpointer': 'train.checkpoint',
   'Collectives': 'collectives.choose',
-  'DataShard': 'input.data_shard',
+  'DataShard': 'shards.data_shard',
   'ELASTIC_CODES': 'mesh.paro',
   'EmbeddingTables': 'embedding.table',
   'InnerLoop': 'meta.maml',
-  'LeasedDataset': 'input.dataset',
+  'LeasedDataset': 'shards.dataset',
   'Level': 'mesh.paro',
-  'LocalLedgerClient': 'input.ledger_client',
+  'LocalLedgerClient': 'shards.ledger_client',
   'PaRO': 'mesh.paro',
   'RowWiseAdagrad': 'embedding.optimizer',
   'SGD': 'embedding.optimizer',
-  'ShardLedger': 'input.data_shard',
+  'ShardLedger': 'shards.data_shard',
   'TableSpec': 'embedding.layout',
   'TaskModel': 'meta.meta_loss',
   'TrainState': 'train.state',

@@ -44,7 +44,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from antjax.ctr.antm2c.clicks import Clicks
-from antjax.input import (
+from antjax.data import (
   antm2c_columns,
   antm2c_reader,
   antm2c_synthetic_files,
@@ -56,8 +56,8 @@ from antjax.input import (
   prepare,
   whole_columns,
 )
-from antjax.input.antm2c_columns import Antm2cConfig
-from antjax.input.antm2c_synthetic import SyntheticConfig
+from antjax.data.antm2c_columns import Antm2cConfig
+from antjax.data.antm2c_synthetic import SyntheticConfig
 
 _ROWS = flags.DEFINE_integer('num_rows', 1_000_000, 'In the file.', 1)
 _TURNS = flags.DEFINE_integer('csv_turns', 7, 'Turns of each side.', 1)
@@ -71,7 +71,7 @@ _SLOW = ('pandas', 'duckdb')  # Have two turns.
 _CHILD = """
 import pathlib, sys
 from antjax.input import antm2c_reader
-from antjax.input.antm2c_columns import Antm2cConfig
+from antjax.data.antm2c_columns import Antm2cConfig
 def peak():
   # Of getrusage, a child's peak would be at least its parent's.
   text = pathlib.Path('/proc/self/status').read_text()

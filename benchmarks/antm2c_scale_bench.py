@@ -27,13 +27,13 @@ from typing import Any
 
 from absl import app, flags
 
-from antjax.train import progress
+from antjax.report import progress
 from benchmarks import worker_process
 
 
 def _define_flags() -> None:
   flags.DEFINE_list('rows', ['1000000', '10000000'], 'Of each run.')
-  flags.DEFINE_string('model', 'mlp', 'Of launch/train_antm2c.')
+  flags.DEFINE_string('model', 'mlp', 'Of launch/train_clicks.')
   flags.DEFINE_integer('batch_rows', 2048, 'Clicks of a step.', 1)
   flags.DEFINE_string('work', '', 'Folder for files; empty: temporary.')
 
@@ -81,7 +81,7 @@ def measure(
     ),
   }
   stages['train'] = stage(
-    'launch.train_antm2c',
+    'launch.train_clicks',
     f'--data={data}',
     f'--run_dir={run_dir}',
     f'--model={model}',

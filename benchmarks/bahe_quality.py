@@ -28,8 +28,8 @@ import pathlib
 import statistics
 from typing import Annotated, Any
 
+from antjax.jobs import script
 from benchmarks import quality_runs
-from launch import script
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ from absl import app, flags
 import numpy as np
 
 from antjax.elastic import writer
-from antjax.input.journal import Journal
+from antjax.shards.journal import Journal
 from benchmarks import (
   chaos_events,
   chaos_hosts,

@@ -5,7 +5,7 @@
 import dataclasses
 import pathlib
 
-from antjax.input import output_folder, records, text
+from antjax.data import output_folder, records, text
 
 # Files in the folder of a run: a worker is to raise; the storm is over.
 RAISE, OVER = 'raise', 'over'

@@ -25,16 +25,16 @@ import numpy as np
 import optax
 
 from antjax.elastic.worker import Agent
-from antjax.input import position
+from antjax.jobs import job as job_lib
 from antjax.lm import tokenizer as tokenizer_lib
 from antjax.lm import transformer
 from antjax.mesh.mesh import make_mesh
+from antjax.shards import position
 from antjax.train.elastic import Plan
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
 from benchmarks import chaos_witness
 from benchmarks.chaos_job import Job, open_source, OVER, RAISE
-from launch import common
 
 Batch = dict[str, np.ndarray]
 _KEY = 'record_key'
@@ -323,8 +323,8 @@ def replay(job: Job) -> None:
 
 def main() -> None:
   job = Job(**json.loads(sys.argv[1]))
-  common.initialize_distributed()
-  agent = common.agent_from_environment()
+  job_lib.initialize_distributed()
+  agent = job_lib.agent_from_environment()
   if agent is None:
     replay(job)
   else:

@@ -17,7 +17,7 @@ Inside a host, devices exchange data through memory, as over fast links. Hosts
 share the machine's cores, unless `cpu_share` caps them.
 
 The processes find each other by the variables that `jax.distributed.initialize`
-and `launch.common.initialize_distributed` read. When one fails the others are
+and `antjax.jobs.job.initialize_distributed` read. When one fails the others are
 ended. Whatever ends the owner, `kill -9` included, ends the processes and
 removes the hosts; a later start sweeps what is left over all the same.
 
@@ -39,8 +39,8 @@ from typing import IO
 
 from absl import app, flags
 
+from antjax.jobs import worker_env
 from benchmarks import virtual_network
-from launch import worker_env
 
 missing = virtual_network.missing
 

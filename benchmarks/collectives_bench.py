@@ -246,10 +246,10 @@ def _work() -> None:
 
   from antjax.collectives import measure
   from antjax.collectives.choose import for_mesh
+  from antjax.jobs import job as job_lib
   from antjax.mesh.mesh import BATCH_AXES, make_mesh
-  from launch import common
 
-  common.initialize_distributed()
+  job_lib.initialize_distributed()
   n, m = jax.process_count(), jax.local_device_count()
   mesh = make_mesh(intra=m)
   uplink_mbps = float(_UPLINKS.value[0])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from antjax.ctr.antm2c import scores
+from antjax.metrics import by_slice as scores
 from benchmarks import ctr_problem as problem_lib
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""antjax's side of `ctr_bench`: the trainer of launch/train_antm2c.py."""
+"""antjax's side of `ctr_bench`: the trainer of launch/train_clicks.py."""
 
 import pathlib
 import time
@@ -9,18 +9,20 @@ from typing import Any
 import jax
 import numpy as np
 
+from antjax.jobs import job as job_lib
+from antjax.jobs import script
+from antjax.jobs.clicks import data as antm2c_data
+from antjax.jobs.clicks.job import ClickJob
 from antjax.mesh import mesh as mesh_lib
 from benchmarks import ctr_problem
-from launch import antm2c_data, common, script
-from launch.antm2c_job import ClickJob
 
 
-def job_of(config: Any) -> common.Job:
+def job_of(config: Any) -> job_lib.Job:
   """A job without flags, in this process."""
   run_dir = pathlib.Path(config.run_dir)
   run_dir.mkdir(parents=True, exist_ok=True)
   mesh = mesh_lib.make_mesh(intra=1)
-  return common.Job(mesh, run_dir, script.stop_request, config)
+  return job_lib.Job(mesh, run_dir, script.stop_request, config)
 
 
 class Form:

@@ -45,10 +45,10 @@ class Problem:
 
 
 def config(folder: str, model: str, run_dir: str, **changes: Any) -> Any:
-  """The config of launch/train_antm2c.py for one model."""
+  """The config of launch/train_clicks.py for one model."""
   from antjax.ctr.antm2c.model import FieldConfig
   from antjax.ctr.models.inputs import NetworkConfig
-  from launch import train_antm2c
+  from antjax.jobs.clicks import train as train_antm2c
 
   return train_antm2c.Config(
     run_dir=run_dir,
@@ -80,7 +80,7 @@ def config(folder: str, model: str, run_dir: str, **changes: Any) -> Any:
 
 
 def arrays(data: Any) -> Problem:
-  """The fields of a `launch.antm2c_data.ScenarioData`, for the peer."""
+  """The fields of a `antjax.jobs.clicks.data.ScenarioData`, for the peer."""
 
   def fields(clicks: Any) -> dict[str, np.ndarray]:
     columns = {

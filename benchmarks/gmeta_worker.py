@@ -19,10 +19,10 @@ from jax.experimental import multihost_utils
 import numpy as np
 import orbax.checkpoint as ocp
 
+from antjax.jobs import job as job_lib
 from antjax.mesh.mesh import make_mesh
-from antjax.train import census
+from antjax.plan import census
 from benchmarks import gmeta_problem, virtual_network
-from launch import common
 
 _COMPILE_TIMEOUT_MS = 600_000
 
@@ -74,7 +74,7 @@ class _Run:
 
 
 def main(text: str) -> None:
-  common.initialize_distributed()
+  job_lib.initialize_distributed()
   order = json.loads(text)
   runs = []
   for fields in order['cases']:

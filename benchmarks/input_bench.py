@@ -43,14 +43,14 @@ from array_record.python import array_record_module
 import grain
 import numpy as np
 
+from antjax.data import record_codec
+from antjax.data.records import ArrayRecordSource
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.service_ledger import ServiceLedgerClient
-from antjax.input import record_codec
-from antjax.input.data_shard import ShardLedger
-from antjax.input.dataset import LeasedDataset
-from antjax.input.ledger_client import LocalLedgerClient
-from antjax.input.records import ArrayRecordSource
+from antjax.shards.data_shard import ShardLedger
+from antjax.shards.dataset import LeasedDataset
+from antjax.shards.ledger_client import LocalLedgerClient
 from benchmarks import coordinator_sides
 
 _RECORDS = flags.DEFINE_integer('num_records', 200_000, 'In the file.', 1)

@@ -40,17 +40,17 @@ import grain
 import numpy as np
 import pyarrow as pa
 
-from antjax.input import (
-  dataset,
+from antjax.data import (
   movielens,
   movielens_files,
   output_folder,
   record_writer,
   records,
 )
-from antjax.input.data_shard import ShardLedger
-from antjax.input.ledger_client import LocalLedgerClient
 from antjax.meta import episodes, meta_io
+from antjax.shards import dataset
+from antjax.shards.data_shard import ShardLedger
+from antjax.shards.ledger_client import LocalLedgerClient
 
 _DATA = flags.DEFINE_string(
   'folder', 'data/ml-1m-time', 'MovieLens-1M, prepared in time.'

@@ -22,7 +22,7 @@ import tempfile
 from absl import app
 import ibis
 
-from antjax.input import movielens_raw, prepare
+from antjax.data import movielens_raw, prepare
 
 _FEATURES = (
   *('user', 'item', 'genre', 'decade'),

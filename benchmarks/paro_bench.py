@@ -57,7 +57,7 @@ import jax
 
 from antjax.collectives import cost_model
 from antjax.mesh.paro import VALID_CODES
-from antjax.train import planner
+from antjax.plan import planner
 from benchmarks import paro_peers, paro_problem, paro_worker
 from benchmarks.cluster import Cluster, exit_on_signals
 

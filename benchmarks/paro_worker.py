@@ -24,12 +24,12 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import orbax.checkpoint as ocp
 
+from antjax.jobs import job as job_lib
 from antjax.lm import transformer
 from antjax.mesh.mesh import INTER, INTRA, make_mesh
-from antjax.train import census
+from antjax.plan import census
 from antjax.train.trainer import Trainer
 from benchmarks import paro_peers, paro_problem, virtual_network
-from launch import common
 
 # What a host computes without any message to another.
 COMPUTE = 'compute'
@@ -214,7 +214,7 @@ def _link_samples(mesh: Mesh, sizes: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def main(job: Job) -> None:
-  common.initialize_distributed()
+  job_lib.initialize_distributed()
   is_main = jax.process_index() == 0
   world = make_mesh(intra=jax.local_device_count())
   barrier = _barrier(world)

@@ -33,7 +33,7 @@ from absl import app, flags
 import jax
 import numpy as np
 
-from antjax.input import records
+from antjax.data import records
 from antjax.serving import scorer
 from antjax.serving.loader import Model
 

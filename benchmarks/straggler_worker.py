@@ -19,12 +19,13 @@ import grain
 import jax
 import optax
 
-from antjax.input import output_folder, position, records, text
+from antjax.data import output_folder, records, text
+from antjax.jobs import job as job_lib
 from antjax.lm import tokenizer as tokenizer_lib
 from antjax.lm import transformer
 from antjax.mesh.mesh import make_mesh
+from antjax.shards import position
 from antjax.train.trainer import Trainer
-from launch import common
 
 MARK = 'STEP '
 
@@ -74,8 +75,8 @@ class _Log(grain.transforms.Map):
 
 def main() -> None:
   job = Job(**json.loads(sys.argv[1]))
-  common.initialize_distributed()
-  agent = common.agent_from_environment()
+  job_lib.initialize_distributed()
+  agent = job_lib.agent_from_environment()
   assert agent is not None, 'start it by launch/agent.py'
   folder = pathlib.Path(job.data)
   description = output_folder.load_description(folder)

@@ -1,41 +1,9 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Makes a new export of an old one and what has changed since.
+"""Makes a new export of an old one and what has changed since."""
 
-  python -m launch.apply_delta --base=models/day1 --delta=deltas/day2 \
-    --out=models/day2
-
-The result is the full export of the new model bit for bit, or an error.
-"""
-
-import dataclasses
-from typing import Annotated
-
-from antjax.serving import delta
-from launch import script
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-  """What to make of what."""
-
-  base: Annotated[str, 'The export that the delta follows.'] = ''
-  delta: Annotated[str, 'Folder that launch/export_gmeta.py wrote.'] = ''
-  out: Annotated[str, 'Folder to make; must not exist.'] = ''
-
-  def __post_init__(self) -> None:
-    # The defaults stand for flags that were not given yet.
-    given = [self.base, self.delta, self.out]
-    if any(given) and not all(given):
-      raise ValueError('give --base, --delta and --out.')
-
-
-def main(config: Config) -> None:
-  if not config.base:
-    raise ValueError('give --base, --delta and --out.')
-  delta.apply(config.base, config.delta, config.out)
-  print(f'{config.out} is whole: every file is as it was exported.')
-
+from antjax.jobs import script
+from antjax.jobs.apply_delta import Config, main
 
 if __name__ == '__main__':
   script.run(main, Config())

@@ -12,8 +12,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from antjax.train.metric import check_mergeable, Metric
-from antjax.train.metrics import AUC, GAUC, LogLoss
+from antjax.metrics.metric import check_mergeable, Metric
+from antjax.metrics.streaming import AUC, GAUC, LogLoss
 
 # Name of a slice -> the array of `Trainer.evaluate` that marks its examples.
 SLICES = {'all': '', 'new_item': 'is_new_item', 'new_user': 'is_new_user'}

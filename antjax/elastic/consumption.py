@@ -12,8 +12,8 @@ import dataclasses
 
 import numpy as np
 
-from antjax.input import index_set, ledger_state
-from antjax.input.data_shard import DataShard
+from antjax.shards import index_set, ledger_state
+from antjax.shards.data_shard import DataShard
 
 _DIGITS = b'0123456789abcdef'
 _VALUE = {digit: value for value, digit in enumerate(_DIGITS)}

@@ -26,7 +26,7 @@ from antjax.elastic.refused import Refused
 from antjax.elastic.rendezvous import Rendezvous, RendezvousConfig
 from antjax.elastic.service import make_server, Service
 from antjax.elastic.status_page import StatusPage
-from antjax.input.journal import Journal
+from antjax.shards.journal import Journal
 
 _TICK_S = 0.5
 _MAX_BEATEN = 1000  # Jobs with agents.

@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.input.shared_ledger import SharedLedger
+from antjax.shards.shared_ledger import SharedLedger
 
 MAX_HISTORY = 100
 MAX_ACTIONS = 200

@@ -25,7 +25,7 @@ from absl import logging
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorGoneError, StaleError
 from antjax.elastic.lease_queue import from_proto, LeaseQueue, to_proto
-from antjax.input.data_shard import DataShard
+from antjax.shards.data_shard import DataShard
 
 _ERRORS: dict[str, type[Exception]] = {
   error.__name__: error

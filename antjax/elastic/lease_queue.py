@@ -17,7 +17,7 @@ import numpy as np
 
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorClient
-from antjax.input.data_shard import DataShard
+from antjax.shards.data_shard import DataShard
 
 _T = TypeVar('_T')
 _OUTCOME = pb.ExchangeReply

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError, Message
 
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.refused import Refused
-from antjax.input import ledger_state
+from antjax.shards import ledger_state
 
 MAX_BYTES = 1 << 20
 MAX_STATE_BYTES = 32 << 20  # Of Begin and Commit.

@@ -21,8 +21,8 @@ from antjax.elastic.lease_queue import (
   Leases,
   to_lease,
 )
-from antjax.input import ledger_state
-from antjax.input.data_shard import DataShard
+from antjax.shards import ledger_state
+from antjax.shards.data_shard import DataShard
 
 # Shards in a row that one worker cannot read, and then it is not the data.
 _MAX_UNREADABLE = 8

@@ -23,7 +23,7 @@ from antjax.elastic.status_memory import ActionLog as ActionLog
 from antjax.elastic.status_memory import Rates as Rates
 from antjax.elastic.view import WorkerView
 from antjax.elastic.windows import Slice
-from antjax.input.shared_ledger import SharedLedger
+from antjax.shards.shared_ledger import SharedLedger
 
 # Of these, all jobs share: each gets its part, at least a few.
 MAX_JOBS = 16

@@ -8,18 +8,18 @@ import os
 import time
 from typing import Any, TYPE_CHECKING
 
+from antjax.data.records import RecordSource
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.lease_queue import LeaseQueue
 from antjax.elastic.pulse import Pulse
 from antjax.elastic.service_ledger import ServiceLedgerClient
 from antjax.elastic.step_log import StepLog
-from antjax.input import position
-from antjax.input.data_shard import DataShard
-from antjax.input.records import RecordSource
+from antjax.shards import position
+from antjax.shards.data_shard import DataShard
 
 if TYPE_CHECKING:
-  from antjax.input.dataset import LeasedDataset
+  from antjax.shards.dataset import LeasedDataset
 
 
 class Agent:
@@ -154,7 +154,7 @@ class Agent:
     Args:
       source: The records, on every worker the same. One with `poll() -> (number
         of records, is closed)` is a stream that grows, such as
-        `antjax.input.stream.FileStream`: read once, in order.
+        `antjax.data.stream.FileStream`: read once, in order.
       name: Of the data set in the job.
       shard_size: Records in a lease.
       seed: Of the order.
@@ -168,7 +168,7 @@ class Agent:
     Raises:
       ValueError: A number is out of range, or the name is taken.
     """
-    from antjax.input.dataset import LeasedDataset
+    from antjax.shards.dataset import LeasedDataset
 
     self._pulse.check()
     if shard_size < 1 or (num_epochs is not None and num_epochs < 1):

@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 
 from antjax.elastic.jobs import Jobs, MESSAGES
 from antjax.elastic.refused import Refused
-from antjax.input.journal import Command, Journal
+from antjax.shards.journal import Command, Journal
 
 _NUMBER = {kind: number for number, kind in enumerate(MESSAGES)}
 # A snapshot is due after so many commands, if they are as large as the last

@@ -17,7 +17,7 @@ _BLOCK_ROWS = 65_536
 
 
 class Vocabulary(Protocol):
-  """Texts by row, of antjax.input.behavior_vocabulary say."""
+  """Texts by row, of antjax.data.behavior_vocabulary say."""
 
   @property
   def normalizer(self) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from antjax.meta import maml, meta_loss, predictions
 from antjax.meta.episodes import Batch, Record
-from antjax.train import metrics as metrics_lib
+from antjax.metrics import streaming as metrics_lib
 
 SCENARIOS = ('warm', 'user_cold', 'item_cold', 'both_cold')
 BASELINES = ('global mean', 'support mean', 'support median')
@@ -34,7 +34,7 @@ class _ReadsColumn:
   column = 'prediction'
 
   def update(self, prediction, label, weight=None, group=None, **columns):
-    """Folds in rows; see `antjax.train.metric.Metric.update`."""
+    """Folds in rows; see `antjax.metrics.metric.Metric.update`."""
     chosen = columns.get(self.column, prediction)
     # The metric stands beside this mix-in in each class below.
     super().update(chosen, label, weight, group)  # type: ignore[misc]

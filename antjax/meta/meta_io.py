@@ -137,7 +137,7 @@ class EpisodeBatches(grain.IterDataset):
         (see `task_block`).
       config: the layout and the split.
       unmark_fn: (parent's state, record keys) -> the state as if those records
-        had not been read, e.g. `antjax.input.dataset.unmark_state`. None: the
+        had not been read, e.g. `antjax.shards.dataset.unmark_state`. None: the
         state cannot be saved while tasks wait.
       key_field: field of a record that names it and its epoch, a different
         integer for each; it also draws the split. It may be absent, with the

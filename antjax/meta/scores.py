@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Self
 from absl import logging
 import numpy as np
 
-from antjax.train import metrics as metrics_lib
+from antjax.metrics import streaming as metrics_lib
 
 Columns = Mapping[str, np.ndarray]
 Kind = Literal['rating', 'click']
@@ -57,7 +57,7 @@ class QueryRows(metrics_lib.Metric):
     group: np.ndarray | None = None,
     **columns: np.ndarray,
   ) -> None:
-    """Folds in rows; see `antjax.train.metric.Metric.update`."""
+    """Folds in rows; see `antjax.metrics.metric.Metric.update`."""
     label = np.asarray(label)
     kept = np.ones(len(label), bool) if weight is None else weight > 0
     columns |= {'prediction': prediction, 'label': label}

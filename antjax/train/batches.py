@@ -353,7 +353,7 @@ def set_position(
       f'Trainer.fit: the checkpoint holds input positions of {len(positions)} '
       f'processes and there are {jax.process_count()}; pass '
       'merge_input_states to make one of them, e.g. '
-      'antjax.input.dataset.merge_states.'
+      'antjax.shards.dataset.merge_states.'
     )
 
 

@@ -63,7 +63,7 @@ def fit(
     raise ValueError(
       'Trainer.fit(elastic=..., checkpoint_dir=...): the number of processes'
       ' may change between a save and a restore; pass merge_input_states, e.g.'
-      ' antjax.input.dataset.merge_states.'
+      ' antjax.shards.dataset.merge_states.'
     )
   if trainer.row_staleness:
     raise ValueError(

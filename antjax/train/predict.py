@@ -16,6 +16,7 @@ from antjax.collectives import transition
 from antjax.mesh import compiler
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.mesh.paro import Level
+from antjax.metrics.streaming import merge_across_processes, Metric
 from antjax.train.batches import (
   BatchPlacer,
   Feed,
@@ -24,7 +25,6 @@ from antjax.train.batches import (
 )
 from antjax.train.gradient import device_key, reading_constants, StepSpec
 from antjax.train.leaves import open_leaves
-from antjax.train.metrics import merge_across_processes, Metric
 from antjax.train.state import Layout, PyTree, TrainState
 from antjax.train.step import input_specs, StepInput
 

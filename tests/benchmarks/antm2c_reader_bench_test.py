@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip('pandas', reason='pandas is not installed')
 
-from antjax.input import antm2c_reader, antm2c_synthetic_files
-from antjax.input.antm2c_synthetic import SyntheticConfig
+from antjax.data import antm2c_reader, antm2c_synthetic_files
+from antjax.data.antm2c_synthetic import SyntheticConfig
 from benchmarks import antm2c_reader_bench
 
 

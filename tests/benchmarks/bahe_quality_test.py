@@ -7,8 +7,8 @@ import json
 
 import pytest
 
+from antjax.jobs.bahe import train as train_bahe
 from benchmarks import bahe_quality, quality_runs
-from launch import train_bahe
 
 _COLUMNS = [
   part + metric

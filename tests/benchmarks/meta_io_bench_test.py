@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from antjax.input import (
+from antjax.data import (
   movielens,
   movielens_files,
   output_folder,
@@ -16,7 +16,7 @@ from antjax.input import (
 )
 from antjax.meta import meta_io
 from benchmarks import meta_io_bench
-from tests.input import movielens_fixture
+from tests.data import movielens_fixture
 
 
 @pytest.fixture(name='tasks', scope='module')

@@ -4,9 +4,9 @@
 
 import pyarrow.parquet as pq
 
-from antjax.input import table_schema
+from antjax.data import table_schema
 from benchmarks import movielens_scenarios
-from tests.input import movielens_fixture
+from tests.data import movielens_fixture
 
 
 def test_a_row_a_rating(tmp_path):

@@ -105,10 +105,10 @@ def psum():
   import jax
   import jax.numpy as jnp
 
+  from antjax.jobs import job as job_lib
   from antjax.mesh.mesh import make_mesh
-  from launch import common
 
-  common.initialize_distributed()
+  job_lib.initialize_distributed()
   mesh = make_mesh(intra=2)
   spec = jax.sharding.PartitionSpec(('inter', 'intra'))
   add = jax.jit(

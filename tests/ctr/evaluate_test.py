@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from antjax.ctr import evaluate
-from antjax.train import metrics
+from antjax.metrics import streaming as metrics
 
 LOGIT = np.array([2.0, -1.0, 0.5, 0.5, -2.0, 1.0])
 LABEL = np.array([1, 0, 1, 0, 0, 1])

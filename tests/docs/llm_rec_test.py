@@ -5,8 +5,9 @@
 import pathlib
 import re
 
-from launch import llm_rec_baselines, prepare_sequences
-from tests.input import sequence_fixture
+from antjax.jobs import prepare_sequences
+from antjax.jobs.llm_rec import baselines as llm_rec_baselines
+from tests.data import sequence_fixture
 
 _TEXT = (pathlib.Path(__file__).parents[2] / 'docs' / 'llm_rec.md').read_text()
 

@@ -10,8 +10,8 @@ import pytest
 
 from antjax.elastic import consumption
 from antjax.elastic.consumption import Consumption
-from antjax.input import index_set, ledger_state
-from antjax.input.data_shard import DataShard, ShardLedger
+from antjax.shards import index_set, ledger_state
+from antjax.shards.data_shard import DataShard, ShardLedger
 
 
 def shard_of(index, epoch, num_records, size):

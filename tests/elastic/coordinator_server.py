@@ -17,7 +17,7 @@ from antjax.elastic import security, service, writer
 from antjax.elastic.controller import Controller
 from antjax.elastic.coordinator import Coordinator, CoordinatorConfig
 from antjax.elastic.jobs import Jobs
-from antjax.input.journal import Journal
+from antjax.shards.journal import Journal
 
 TOKENS = {role: f'a-token-of-the-{role}' for role in security.ROLES}
 WAIT_S = 30.0

@@ -33,7 +33,7 @@ from antjax.elastic.jobs import Jobs
 from antjax.elastic.policy_by_name import resolve
 from antjax.elastic.refused import Refused
 from antjax.elastic.rendezvous import RendezvousConfig
-from antjax.input.journal import Journal
+from antjax.shards.journal import Journal
 from tests import source_tree
 
 DATA_SET = pb.DataSet(name='d', num_records=400, shard_size=4, num_epochs=1)

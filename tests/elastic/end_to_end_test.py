@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from antjax.data import record_writer, records
+from antjax.data.stream import END, FileStream
 from antjax.elastic.worker import Agent
-from antjax.input import record_writer, records
-from antjax.input.dataset import fitted_state, merge_states
-from antjax.input.stream import END, FileStream
-from launch import worker_env
+from antjax.jobs import worker_env
+from antjax.shards.dataset import fitted_state, merge_states
 from tests import source_tree
 
 NUM_RECORDS = 203

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import requests, service
-from antjax.input import index_set
+from antjax.shards import index_set
 
 _INTS = (0, 1, -1, 2, 7, 255, 1001, 10_001, 1 << 31, 1 << 53, (1 << 53) + 1)
 _TEXTS = ('', 'train', 'other', 'x' * 129, 'ü', '\0', '../a', 'a\nb', '{}')

@@ -17,10 +17,10 @@ from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import writer
 from antjax.elastic.jobs import MESSAGES
 from antjax.elastic.refused import Refused
-from antjax.input import index_set, ledger_state
-from antjax.input.journal import Journal
-from antjax.input.ledger_spec import LedgerSpec
-from tests.input.shared_ledger_machine_test import state_of
+from antjax.shards import index_set, ledger_state
+from antjax.shards.journal import Journal
+from antjax.shards.ledger_spec import LedgerSpec
+from tests.shards.shared_ledger_machine_test import state_of
 
 _SETTINGS = hypothesis.settings(max_examples=60, stateful_step_count=40)
 _SPEC = LedgerSpec(num_records=22, shard_size=4, seed=3, num_epochs=2)

@@ -11,7 +11,7 @@ import pytest
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.service_ledger import ServiceLedgerClient
-from antjax.input import ledger_state
+from antjax.shards import ledger_state
 from tests.elastic.jobs_server import JobsServer
 
 NUM_SHARDS = 12

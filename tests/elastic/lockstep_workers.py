@@ -8,7 +8,7 @@ import time
 import numpy as np
 
 from antjax.elastic.worker import Agent
-from antjax.input.dataset import merge_states
+from antjax.shards.dataset import merge_states
 
 NUM_RECORDS = 103
 

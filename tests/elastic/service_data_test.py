@@ -9,7 +9,7 @@ import grain
 import pytest
 
 from antjax.elastic.worker import Agent
-from antjax.input.dataset import merge_states
+from antjax.shards.dataset import merge_states
 from tests.elastic.jobs_server import JobsServer
 from tests.elastic.lockstep_workers import (
   assert_each,

@@ -12,8 +12,8 @@ from antjax.elastic.job_state import (
 from antjax.elastic.rendezvous_room import Agent
 from antjax.elastic.view import ClusterView, WorkerView
 from antjax.elastic.windows import Slice
-from antjax.input.data_shard import DataShard
-from antjax.input.ledger_spec import LedgerSpec
+from antjax.shards.data_shard import DataShard
+from antjax.shards.ledger_spec import LedgerSpec
 
 NOW = 1_800_000_000.0
 

@@ -14,7 +14,7 @@ from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorGoneError, StaleError
 from antjax.elastic.pulse import EXIT_STALE
 from antjax.elastic.worker import Agent
-from antjax.input.dataset import merge_states
+from antjax.shards.dataset import merge_states
 from tests.elastic.jobs_server import JobsServer
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from antjax.jobs import fetch_model
 from antjax.lm import (
   generate,
   gguf_model,
@@ -17,7 +18,6 @@ from antjax.lm import (
   split,
   transformer,
 )
-from launch import fetch_model
 
 pytestmark = pytest.mark.slow
 

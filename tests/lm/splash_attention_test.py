@@ -12,8 +12,8 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
+from antjax.jobs import compile_for_pod
 from antjax.lm import attention, splash_attention
-from launch import compile_for_pod
 from tests.lm import attention_inputs
 
 # float32 sums of some hundred terms in another order.

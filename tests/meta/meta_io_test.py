@@ -8,13 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from antjax.input import dataset, record_writer
-from antjax.input import records as records_lib
-from antjax.input.data_shard import ShardLedger
-from antjax.input.ledger_client import LocalLedgerClient
-from antjax.input.records import Field
+from antjax.data import record_writer
+from antjax.data import records as records_lib
+from antjax.data.records import Field
 from antjax.meta import episodes, meta_io
 from antjax.meta.episodes import Bucket, EpisodeConfig
+from antjax.shards import dataset
+from antjax.shards.data_shard import ShardLedger
+from antjax.shards.ledger_client import LocalLedgerClient
 
 CONFIG = EpisodeConfig(
   buckets=(Bucket(4, 2), Bucket(8, 2)),

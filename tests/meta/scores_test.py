@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from antjax.meta import scores
-from antjax.train import metrics as metrics_lib
+from antjax.metrics import streaming as metrics_lib
 
 
 def ratings(num_tasks=40, rows=10, seed=0):

@@ -13,12 +13,12 @@ from jax import lax
 import jax.numpy as jnp
 
 from antjax.collectives import hierarchical, ho_ring, measure, ring, staggered
+from antjax.jobs import job as job_lib
 from antjax.mesh.mesh import GLOBAL_AXES, INTER, INTRA, make_mesh
-from launch import common
 
 
 def main(lanes, size):
-  common.initialize_distributed()
+  job_lib.initialize_distributed()
   mesh = make_mesh(intra=lanes)
   num = mesh.size
 

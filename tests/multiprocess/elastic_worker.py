@@ -19,13 +19,13 @@ import optax
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adagrad
 from antjax.embedding.table import EmbeddingTables
-from antjax.input.data_shard import ShardLedger
-from antjax.input.dataset import LeasedDataset, merge_states
-from antjax.input.ledger_client import LocalLedgerClient
+from antjax.jobs import job as job_lib
 from antjax.mesh.mesh import make_mesh
+from antjax.shards.data_shard import ShardLedger
+from antjax.shards.dataset import LeasedDataset, merge_states
+from antjax.shards.ledger_client import LocalLedgerClient
 from antjax.train.elastic import Plan
 from antjax.train.trainer import Trainer
-from launch import common
 
 ROWS = 4  # Of a micro-batch of a process of two devices.
 NUM_RECORDS, SHARD_SIZE = 93, 8  # Not whole micro-batches.
@@ -186,7 +186,7 @@ def init_params():
 
 
 def main(text):
-  common.initialize_distributed()
+  job_lib.initialize_distributed()
   settings = Settings(**json.loads(text))
   trainer = make_trainer(settings)
   control = Control(settings.plans.get(str(jax.process_index()), {}))

@@ -16,9 +16,9 @@ import optax
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.table import EmbeddingTables
 from antjax.embedding.vocabulary import Vocabulary, VocabularyConfig
+from antjax.jobs import job as job_lib
 from antjax.mesh.mesh import make_mesh
 from antjax.train.trainer import Trainer
-from launch import common
 
 NUM_STEPS = 6
 
@@ -63,6 +63,6 @@ def train(index, count):
 
 
 if __name__ == '__main__':
-  common.initialize_distributed()
+  job_lib.initialize_distributed()
   found = train(jax.process_index(), jax.process_count())
   print('RESULT', json.dumps(found), flush=True)

@@ -16,14 +16,14 @@ import optax
 
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.table import EmbeddingTables
+from antjax.jobs import job as job_lib
 from antjax.mesh.mesh import make_mesh
 from antjax.train.trainer import Trainer
-from launch import common
 from tests.multiprocess.large_table_test import BATCH, WIDTH
 
 
 def main(num_rows, limit_mb):
-  common.initialize_distributed()
+  job_lib.initialize_distributed()
   limit = limit_mb << 20
   resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
   tables = EmbeddingTables(

@@ -13,13 +13,13 @@ import sys
 import jax
 import numpy as np
 
+from antjax.jobs import job as job_lib
 from antjax.mesh.mesh import make_mesh
-from launch import common
 from tests.ctr.llm_rec import model_test, small_catalogue
 
 
 def main(intra, code, file):
-  common.initialize_distributed()
+  job_lib.initialize_distributed()
   batch = small_catalogue.examples(model_test.B, seed=4)
   share = model_test.B // jax.process_count()
   start = jax.process_index() * share

@@ -13,13 +13,13 @@ import sys
 import jax
 import numpy as np
 
+from antjax.jobs import job as job_lib
 from antjax.mesh.mesh import make_mesh
-from launch import common
 from tests.meta import oracle
 
 
 def main(intra, code, level, adapt, order, num_steps, file):
-  common.initialize_distributed()
+  job_lib.initialize_distributed()
   inner = oracle.inner_loop(adapt, int(order), int(num_steps))
   sharded = oracle.Sharded(inner, make_mesh(intra=int(intra)), code, level)
   losses = []

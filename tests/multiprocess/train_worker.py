@@ -16,10 +16,10 @@ import optax
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adagrad
 from antjax.embedding.table import EmbeddingTables
+from antjax.jobs import job as job_lib
 from antjax.mesh.mesh import make_mesh
-from antjax.train import metrics as metrics_lib
+from antjax.metrics import streaming as metrics_lib
 from antjax.train.trainer import Trainer
-from launch import common
 
 BATCH = 32  # Of all processes.
 
@@ -55,7 +55,7 @@ class Batches:
 
 
 def main(code, intra, folder, counts):
-  common.initialize_distributed()
+  job_lib.initialize_distributed()
   mesh = make_mesh(intra=int(intra))
   tables = EmbeddingTables(
     [TableSpec('item', 53, 4, 'global', Adagrad(0.1), init_scale=1.0)],

@@ -12,7 +12,7 @@ import pytest
 
 from antjax.mesh.mesh import make_mesh
 from antjax.mesh.paro import ELASTIC_CODES, VALID_CODES
-from antjax.train.census import collectives
+from antjax.plan.census import collectives
 from antjax.train.elastic_step import ElasticStep
 from antjax.train.micro_steps import local_groups
 from antjax.train.trainer import Trainer

@@ -5,9 +5,9 @@
 import numpy as np
 import pytest
 
-from antjax.input.data_shard import ShardLedger
-from antjax.input.dataset import LeasedDataset, merge_states
-from antjax.input.ledger_client import LocalLedgerClient
+from antjax.shards.data_shard import ShardLedger
+from antjax.shards.dataset import LeasedDataset, merge_states
+from antjax.shards.ledger_client import LocalLedgerClient
 from antjax.train.elastic import Plan
 from tests.train.elastic_control import (
   Control,

@@ -9,7 +9,8 @@ import math
 import numpy as np
 import pytest
 
-from antjax.ctr.antm2c import resampled, scores
+from antjax.metrics import by_slice as scores
+from antjax.metrics import resampled
 
 CONFIG = scores.ScoreConfig(
   num_resamples=20, num_bins=4, few_users=2, few_items=3

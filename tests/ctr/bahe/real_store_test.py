@@ -10,8 +10,8 @@ import pytest
 from antjax.ctr.bahe import encode, store_writer
 from antjax.ctr.bahe.manifest import Manifest
 from antjax.ctr.bahe.store import BehaviorStore
+from antjax.jobs import fetch_model
 from antjax.lm import pretrained, split, token_cache
-from launch import fetch_model
 from tests.ctr.bahe import small_vocabulary
 
 pytestmark = pytest.mark.slow

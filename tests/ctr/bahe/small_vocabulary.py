@@ -14,7 +14,7 @@ WORDS = [f'w{i}' for i in range(50)]
 
 
 class Vocabulary:
-  """What antjax.input.behavior_vocabulary gives, from a list."""
+  """What antjax.data.behavior_vocabulary gives, from a list."""
 
   normalizer = 'nfkc-1'
 

@@ -8,7 +8,7 @@ import statistics
 import numpy as np
 import pytest
 
-from antjax.ctr.llm_rec import rank_metrics
+from antjax.metrics import rank_metrics
 
 RANKS = np.array([0, 0, 3, 4, 5, 9, 10, 19, 20, 1000])
 

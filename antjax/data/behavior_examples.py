@@ -1,0 +1,375 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of a log become coded examples with histories, as ibis expressions.
+
+The same expressions run on DuckDB and on Spark, with equal results. An example
+sees the events of its user that are strictly earlier: events of the same second
+are left out of each other's histories.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import datetime
+import pathlib
+from typing import Annotated, Literal
+
+import ibis
+from ibis.expr import types as ir
+import numpy as np
+
+from antjax.data import behavior_negatives, prepare
+
+SPLITS = ('train', 'validation', 'test')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExampleConfig:
+  """How rows become examples."""
+
+  split: Annotated[
+    Literal['time', 'last', 'random'],
+    "time: the newest rows of all are validation and test. last: each user's"
+    ' last row is test, the one before it validation. random: rows drawn by the'
+    ' seed, for data without times; histories then tell outcomes of held-out'
+    ' rows.',
+  ] = 'time'
+  validation_from: Annotated[
+    float,
+    'For split=time and random: share of the rows that come before validation.',
+  ] = 0.8
+  test_from: Annotated[
+    float,
+    'For split=time and random: share of the rows that come before test.',
+  ] = 0.9
+  train_until: Annotated[
+    str,
+    'For split=time, instead of shares: the last moment of train, itself'
+    " included, UTC: '2023-08-03 00:00:00', or seconds since 1970.",
+  ] = ''
+  validation_until: Annotated[
+    str, 'For split=time: the last moment of validation, as train_until.'
+  ] = ''
+  negatives: Annotated[
+    int,
+    'Without labels: items drawn for each event as examples of label 0, among'
+    ' those of its domain that the user never has.',
+  ] = 1
+  user_share: Annotated[
+    float, 'Share of the users to keep, drawn by the seed, with all they did.'
+  ] = 1.0
+  seed: Annotated[int, 'Seed of the drawn items and users.'] = 0
+  min_history: Annotated[
+    int, 'Fewest past events of an example; others are left out.'
+  ] = 0
+
+  def __post_init__(self) -> None:
+    if not 0 < self.validation_from <= self.test_from <= 1:
+      raise ValueError(
+        'needed 0 < validation_from <= test_from <= 1; got'
+        f' {self.validation_from}, {self.test_from}.'
+      )
+    if not 0 < self.user_share <= 1:
+      raise ValueError(
+        f'user_share={self.user_share} must be above 0 and at most 1.'
+      )
+    if min(self.negatives, self.min_history) < 0:
+      raise ValueError(
+        f'negatives={self.negatives} and min_history={self.min_history} must'
+        ' not be negative.'
+      )
+    self._check_moments()
+
+  def _check_moments(self) -> None:
+    if not (self.train_until or self.validation_until):
+      return
+    given = (
+      f'train_until={self.train_until!r} and validation_until='
+      f'{self.validation_until!r}'
+    )
+    if self.split != 'time':
+      raise ValueError(f'{given}: they are for split=time, not {self.split}.')
+    if not (self.train_until and self.validation_until):
+      raise ValueError(f'{given}: give both, or neither.')
+    if moment(self.train_until) > moment(self.validation_until):
+      raise ValueError(f'{given}: train must not end after validation.')
+
+
+_MOMENT = '%Y-%m-%d %H:%M:%S'
+
+
+def moment(text: str) -> int:
+  """Reads a moment, such as '2023-08-03 00:00:00' in UTC, or seconds.
+
+  Returns:
+    Seconds since 1970.
+
+  Raises:
+    ValueError: It is neither. A day alone is not read: its first second as the
+      end of a split would leave the rest of the day out.
+  """
+  if text.isascii() and text.isdigit():
+    return int(text)
+  try:
+    found = datetime.datetime.strptime(text, _MOMENT)
+  except ValueError as e:
+    raise ValueError(
+      f'{text!r} is no moment; needed: seconds since 1970, or date and time'
+      " as in '2023-08-03 00:00:00' (UTC). For a whole day write"
+      " '2023-08-03 23:59:59'."
+    ) from e
+  return int(found.replace(tzinfo=datetime.UTC).timestamp())
+
+
+@dataclasses.dataclass(frozen=True)
+class RowLayout:
+  """What the rows hold beside `user`, `item`, `time`, `row`, `text`, `label`.
+
+  Attributes:
+    histories: Values of the column `history`: the sequence an event joins.
+    texts: Names of long texts, in the columns text_0, text_1, ...
+    ids: Names of categorical features, text columns id_0, ...
+    numeric: Names of numeric features, float columns numeric_0, ...
+    item_columns: Those of `ids` and `numeric` that belong to the item.
+    is_labelled: Without labels all rows are positive and negatives are drawn.
+  """
+
+  histories: tuple[str, ...]
+  texts: tuple[str, ...] = ()
+  ids: tuple[str, ...] = ()
+  numeric: tuple[str, ...] = ()
+  item_columns: tuple[str, ...] = ()
+  is_labelled: bool = True
+
+  @property
+  def columns(self) -> list[str]:
+    """Columns of the features."""
+    return [
+      *(f'id_{i}' for i in range(len(self.ids))),
+      *(f'numeric_{i}' for i in range(len(self.numeric))),
+    ]
+
+  def is_of_item(self, column: str) -> bool:
+    """Whether a column from `columns` belongs to the item."""
+    kind, number = column.rsplit('_', 1)
+    names = self.ids if kind == 'id' else self.numeric
+    return names[int(number)] in self.item_columns
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+  """What is to be written.
+
+  Attributes:
+    table: Examples of all splits, in the order of `ORDER`; `split` is the place
+      in `SPLITS`.
+    events: History -> table (behavior), in the order of users and time.
+    id_maps: 'user', 'item' and names of features -> table (name, id).
+    num_short: Drawn items that are lacking, as none was found.
+  """
+
+  table: ir.Table
+  events: Mapping[str, ir.Table]
+  id_maps: Mapping[str, ir.Table]
+  num_short: int
+
+
+ORDER = ('split', 'time', 'row', 'draw')
+_MAX_JOINS = 12  # Of one query: ibis goes down them by recursion.
+Stored = Callable[[str, ir.Table], ir.Table]
+
+
+def build(
+  con: ibis.BaseBackend,
+  rows: ir.Table,
+  layout: RowLayout,
+  config: ExampleConfig,
+  folder: pathlib.Path,
+  progress: Callable[[str], None] = lambda text: None,
+  known_ids: Mapping[str, ir.Table] | None = None,
+) -> Examples:
+  """Codes rows, ranges their histories, splits them, draws negatives.
+
+  Args:
+    con: Backend that holds `rows`: DuckDB or Spark.
+    rows: Columns of `layout`, with `title`, the int32 id of the text.
+    layout: What they hold.
+    config: How they become examples.
+    folder: Existing folder for intermediate files; it outlives the result.
+    progress: Called with a text at the start of each step.
+    known_ids: Name, as in `Examples.id_maps`, -> table (value, id) of an
+      earlier day, whose values keep their ids.
+  """
+  known_ids = known_ids or {}
+
+  def stored(name: str, table: ir.Table) -> ir.Table:
+    path = folder / f'{name}.parquet'
+    table.to_parquet(str(path))
+    return prepare.read_parquet(con, path)
+
+  if config.user_share < 1:
+    progress('drawing users')
+    users = stored('users', rows.select('user').distinct())
+    is_kept = prepare.in_first_share(
+      users, 'user', share=config.user_share, seed=config.seed, salt='users'
+    )
+    rows = rows.semi_join(users.filter(is_kept), 'user')
+  progress('ids of users and items')
+  id_maps = {}
+  for name in ('user', 'item'):
+    ids = prepare.dense_ids(rows, name, first=1, known=known_ids.get(name))
+    id_maps[name] = stored(f'ids_{name}', ids)
+    rows = prepare.to_ids(rows, name, id_maps[name])
+  rows = stored('coded', rows)
+  progress('ranging histories')
+  ranged = stored('ranged', _with_ranges(rows, layout, stored))
+  if config.min_history:
+    past = sum(
+      (ranged[f'before_{i}'] for i in range(len(layout.histories))),
+      ibis.literal(0),
+    )
+    ranged = ranged.filter(past >= config.min_history)
+  progress('splitting')
+  split = stored('split', _with_split(ranged, config))
+  train = split.filter(split.split == 0)
+  for i, name in enumerate(layout.ids):
+    key = f'id:{name}'
+    ids = prepare.dense_ids(train, f'id_{i}', first=1, known=known_ids.get(key))
+    id_maps[key] = stored(f'ids_{i}', ids)
+    split = prepare.to_ids(split, f'id_{i}', id_maps[key])
+    if i % _MAX_JOINS == _MAX_JOINS - 1:
+      split = stored(f'features_{i}', split)
+  num_short = 0
+  split = split.mutate(draw=ibis.literal(0, 'int32'))
+  if not layout.is_labelled and config.negatives:
+    progress('drawing negatives')
+    split = stored('positives', split)
+    drawn, num_short = behavior_negatives.draw(
+      con,
+      split,
+      rows,
+      [c for c in layout.columns if layout.is_of_item(c)],
+      config.negatives,
+      config.seed,
+      folder,
+    )
+    split = ibis.union(split, drawn.select(split.columns))
+  # Drawn items count as seen: else a model that takes new items as unknown
+  # would learn in training that unknown means 0.
+  split = stored('with_drawn', split)
+  train = split.filter(split.split == 0)
+  for name in ('user', 'item'):
+    seen = train.group_by(_seen=train[name]).agg(_num=train.count())
+    joined = split.left_join(seen, split[name] == seen['_seen'])
+    split = joined.mutate(
+      **{
+        f'is_new_{name}': joined['_seen'].isnull(),
+        f'{name}_count': ibis.coalesce(joined['_num'], 0).cast('int32'),
+      }
+    ).drop('_seen', '_num')
+  events = {
+    name: _events(rows, name).select(behavior='title')
+    for name in layout.histories
+  }
+  table = stored('examples', split).order_by(ORDER)
+  return Examples(table, events, id_maps, num_short)
+
+
+def _events(rows: ir.Table, history: str) -> ir.Table:
+  chosen = rows.filter(rows.history == history)
+  return chosen.order_by(['user', 'time', 'row'])
+
+
+def _with_ranges(rows: ir.Table, layout: RowLayout, stored: Stored) -> ir.Table:
+  """Adds first_i and before_i: where history i starts, and its length.
+
+  first_i counts the events of all users before this one, before_i those of the
+  user that are strictly earlier.
+  """
+  names = [f'n_{i}' for i in range(len(layout.histories))]
+  moments = stored(
+    'moments',
+    rows.group_by(['user', 'time']).agg(
+      **{
+        name: (rows.history == history).sum().cast('int64')
+        for name, history in zip(names, layout.histories)
+      }
+    ),
+  )
+  if not names:
+    return rows
+  up_to = ibis.cumulative_window(group_by='user', order_by='time')
+  before = moments.select(
+    'user',
+    'time',
+    **{
+      f'before_{i}': (moments[n].sum().over(up_to) - moments[n]).cast('int64')
+      for i, n in enumerate(names)
+    },
+  )
+  users = moments.group_by('user').agg(
+    **{n: moments[n].sum().cast('int64') for n in names}
+  )
+  up_to = ibis.cumulative_window(order_by='user')
+  first = users.select(
+    'user',
+    **{
+      f'first_{i}': (users[n].sum().over(up_to) - users[n]).cast('int64')
+      for i, n in enumerate(names)
+    },
+  )
+  return rows.join(before, ['user', 'time']).join(first, 'user')
+
+
+def _with_split(rows: ir.Table, config: ExampleConfig) -> ir.Table:
+  """Adds `split`, the place in `SPLITS`; a row has one split, whole."""
+  if config.split == 'last':
+    newest = ibis.window(
+      group_by='user', order_by=[rows.time.desc(), rows.row.desc()]
+    )
+    ranked = rows.mutate(
+      _age=ibis.row_number().over(newest),
+      _size=rows.count().over(ibis.window(group_by='user')),
+    )
+    # Two rows are no history to train on and two to be held out.
+    split = ibis.cases(
+      (ranked['_size'] < 3, 0),
+      (ranked['_age'] == 0, 2),
+      (ranked['_age'] == 1, 1),
+      else_=0,
+    )
+    return ranked.mutate(split=split.cast('int8')).drop('_age', '_size')
+  if config.split == 'random':
+    # The first digits of a digest are as good as a uniform number.
+    drawn = prepare.digest(config.seed, 'split', rows.row).left(8)
+    low, high = (
+      f'{min(int(share * 2**32), 2**32 - 1):08x}'
+      for share in (config.validation_from, config.test_from)
+    )
+    split = ibis.cases((drawn <= low, 0), (drawn <= high, 1), else_=2)
+    return rows.mutate(split=split.cast('int8'))
+  first, second = _thresholds(rows, config)
+  split = ibis.cases((rows.time <= first, 0), (rows.time <= second, 1), else_=2)
+  return rows.mutate(split=split.cast('int8'))
+
+
+def _thresholds(rows: ir.Table, config: ExampleConfig) -> tuple[int, int]:
+  """Returns the last times of train and of validation.
+
+  Rows of one time stay together, so that shares are reached or exceeded.
+  """
+  counts = rows.group_by('time').agg(n=rows.count()).order_by('time')
+  table = counts.to_pyarrow()
+  if not table.num_rows:
+    raise ValueError(
+      'prepare_behaviors: no row is left to be an example; the source is empty,'
+      f' or min_history={config.min_history} is more than any user has.'
+    )
+  if config.train_until:
+    return moment(config.train_until), moment(config.validation_until)
+  times = table['time'].to_numpy()
+  total = np.cumsum(table['n'].to_numpy())
+  found = [
+    int(times[np.searchsorted(total, share * total[-1])])
+    for share in (config.validation_from, config.test_from)
+  ]
+  return found[0], found[1]

@@ -1,0 +1,147 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Texts of rows as behaviours: item titles, and pieces of long texts.
+
+Ibis expressions, but for the text work itself: `behavior_text` is called by the
+engine. A title is normalised once, however many rows have it.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import pathlib
+
+import ibis
+from ibis.expr import types as ir
+
+from antjax.data import behavior_text, prepare
+from antjax.data.behavior_examples import RowLayout
+from antjax.data.behavior_vocabulary import UNK
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+  """All behaviours of a source, before they have ids.
+
+  Attributes:
+    titles: (raw, title, cut, count): normalised text of each item text.
+    pieces: For each long text: (row, texts, num_dropped, num_cut).
+    distinct: (text, count): what the vocabulary has to hold.
+    counts: For `dataset.json`: what was cut, dropped or empty.
+  """
+
+  titles: ir.Table
+  pieces: tuple[ir.Table, ...]
+  distinct: ir.Table
+  counts: Mapping[str, int]
+
+  @property
+  def columns(self) -> list[str]:
+    """Columns of the rows that hold long texts."""
+    return [f'text_{i}' for i in range(len(self.pieces))]
+
+  def with_titles(self, rows: ir.Table, ids: ir.Table | None) -> ir.Table:
+    """Adds `title`, the id of the row's text; `UNK` where it is empty."""
+    if ids is None:
+      return rows.mutate(title=ibis.literal(UNK, 'int32'))
+    known = self.titles.left_join(ids, self.titles.title == ids.text)
+    known = known.select('raw', _id=ibis.coalesce(known.id, UNK).cast('int32'))
+    joined = rows.join(known, rows.text == known.raw)
+    return joined.rename(title='_id').drop('raw')
+
+  def events(
+    self, number: int, examples: ir.Table, ids: ir.Table | None
+  ) -> ir.Table:
+    """Returns (behavior) of a long text, in the order of the examples."""
+    rows = examples.filter(examples.draw == 0).select('split', 'time', 'row')
+    pieces = self.pieces[number].select('row', 'texts')
+    each = rows.join(pieces, 'row').unnest('texts', offset='place')
+    if ids is None:
+      return each.filter(False).select(behavior=each.split.cast('int32'))
+    named = each.join(ids, each.texts == ids.text)
+    order = ['split', 'time', 'row', 'place']
+    return named.order_by(order).select(behavior='id')
+
+  def lengths(self, number: int) -> dict[str, int]:
+    """How many texts have how many pieces: '0', '1', '2', '3-4', '5-8', ..."""
+    pieces = self.pieces[number]
+    found = pieces.group_by(num=pieces.texts.length()).agg(count=pieces.count())
+    counts: dict[int, int] = {}
+    for row in found.to_pyarrow().to_pylist():
+      power = max(int(row['num']) - 1, 0).bit_length() + (row['num'] > 0)
+      counts[power] = counts.get(power, 0) + int(row['count'])
+    names = {0: '0', 1: '1', 2: '2'}
+    return {
+      names.get(p, f'{2 ** (p - 2) + 1}-{2 ** (p - 1)}'): counts[p]
+      for p in sorted(counts)
+    }
+
+  def with_lengths(self, examples: ir.Table) -> ir.Table:
+    """Adds length_i, the number of pieces of each long text."""
+    for i, pieces in enumerate(self.pieces):
+      length = pieces.texts.length().cast('int64')
+      lengths = pieces.select('row', **{f'length_{i}': length})
+      examples = examples.join(lengths, 'row')
+    return examples
+
+
+def collect(
+  con: ibis.BaseBackend,
+  rows: ir.Table,
+  layout: RowLayout,
+  normalizer: behavior_text.Normalizer,
+  splitter: behavior_text.Splitter,
+  folder: pathlib.Path,
+) -> Texts:
+  """Normalises and splits the texts of all rows.
+
+  Args:
+    con: Backend that holds `rows`.
+    rows: With `row`, `text` and text_0, text_1, ...
+    layout: Names of the long texts.
+    normalizer: Applied to all texts.
+    splitter: Splits long texts; its `max_chars` holds for titles too.
+    folder: Existing folder for intermediate files; it outlives the result.
+  """
+
+  def stored(name: str, table: ir.Table) -> ir.Table:
+    path = folder / f'{name}.parquet'
+    table.to_parquet(str(path))
+    return prepare.read_parquet(con, path)
+
+  whole = dataclasses.replace(splitter, max_chars=0)
+  raw = rows.group_by(raw='text').agg(count=rows.count())
+  titles = raw.mutate(
+    title=behavior_text.title_column(con, raw.raw, normalizer, splitter),
+    whole=behavior_text.title_column(con, raw.raw, normalizer, whole),
+  )
+  is_cut = titles.title.length() < titles.whole.length()
+  titles = stored('titles', titles.mutate(cut=is_cut).drop('whole'))
+  pieces = []
+  for i in range(len(layout.texts)):
+    found = behavior_text.pieces_column(
+      con, rows[f'text_{i}'], normalizer, splitter
+    )
+    table = rows.select('row', found=found)
+    table = table.select(
+      'row', *(table.found[n].name(n) for n in table.found.names)
+    )
+    pieces.append(stored(f'pieces_{i}', table))
+  parts = [titles.filter(titles.title != '').select('title', 'count')]
+  parts[0] = parts[0].rename(text='title')
+  for table in pieces:
+    each = table.select(text=table.texts.unnest())
+    parts.append(each.group_by('text').agg(count=each.count()))
+  both = parts[0] if len(parts) == 1 else ibis.union(*parts)
+  distinct = both.group_by('text').agg(count=both['count'].sum().cast('int64'))
+
+  def total(value: ir.NumericScalar) -> int:
+    return int(value.to_pyarrow().as_py() or 0)
+
+  empty = titles.filter(titles.title == '')
+  counts = {
+    'rows_without_text': total(empty['count'].sum()),
+    'texts_cut': total(titles.cut.sum())
+    + sum(total(t.num_cut.sum()) for t in pieces),
+    'behaviors_dropped': sum(total(t.num_dropped.sum()) for t in pieces),
+  }
+  return Texts(titles, tuple(pieces), stored('distinct', distinct), counts)

@@ -1,0 +1,256 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Images of items in a tar archive become vectors, in the items' order.
+
+The archive is read once, from its start to its end, packed or not; a member's
+name without folder and suffix is the item, as in AntM2C_image/666203.png.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+import csv
+import dataclasses
+import io
+import itertools
+import os
+import pathlib
+import tarfile
+from typing import Any
+import zlib
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from antjax.data import thread_map
+
+# uint8 [B, H, W, 3] -> float [B, X].
+Encoder = Callable[[np.ndarray], np.ndarray]
+VECTORS, MASK, DAMAGED = 'vectors.npy', 'has_image.npy', 'damaged.csv'
+_GRID = 8
+_TELL_EVERY = 10_000
+_SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp')
+
+
+@dataclasses.dataclass
+class Counts:
+  """What the archive holds.
+
+  Attributes:
+    images: Images that became vectors.
+    unknown: Images of items that the data lack; they are not decoded.
+    repeated: Images of items that had one already; the first one counts.
+    damaged: Images that cannot be decoded.
+    other: Members that are no image, by their name.
+  """
+
+  images: int = 0
+  unknown: int = 0
+  repeated: int = 0
+  damaged: int = 0
+  other: int = 0
+
+
+def mean_colors(images: np.ndarray) -> np.ndarray:
+  """Mean colours on an 8 x 8 grid: uint8 [B, H, W, 3] -> float32 [B, 192].
+
+  From -1 to 1.
+
+  Raises:
+    ValueError: 8 does not divide H or W.
+  """
+  num, height, width, _ = images.shape
+  if height % _GRID or width % _GRID:
+    raise ValueError(
+      f'mean_colors: images of {height} x {width} pixels; needed: multiples of'
+      f' {_GRID} (image_size).'
+    )
+  cells = images.reshape(num, _GRID, height // _GRID, _GRID, width // _GRID, 3)
+  means = cells.mean((2, 4), dtype=np.float32)
+  return means.reshape(num, -1) / 127.5 - 1
+
+
+def encode(
+  archive: str | os.PathLike[str],
+  items: Mapping[str, int],
+  num_items: int,
+  folder: pathlib.Path,
+  encoder: Encoder,
+  *,
+  image_size: int = 64,
+  batch_size: int = 256,
+  threads: int = 0,
+  progress: Callable[[str], None] = lambda text: None,
+) -> tuple[Counts, int]:
+  """Writes `VECTORS`, `MASK` and, if there are any, `DAMAGED`.
+
+  Args:
+    archive: The tar file.
+    items: Item -> its row.
+    num_items: Rows.
+    folder: Existing folder for the files: float16 [num_items, X], 0 for items
+      without an image; bool [num_items]; member and reason.
+    encoder: Called with `batch_size` images at most, the last time with fewer.
+    image_size: H and W of the images it gets; others are resized.
+    batch_size: Images at once.
+    threads: That decode; 0 means one a core.
+    progress: Called with a text now and then.
+
+  Returns:
+    Counts, and X.
+
+  Raises:
+    FileNotFoundError: No such archive.
+    ValueError: It is none or ends early, holds no image of any item, or the
+      encoder gives something else.
+  """
+  counts = Counts()
+  vectors: np.memmap | None = None
+  has_image = np.zeros(num_items, bool)
+  threads = threads or os.cpu_count() or 1
+  members = _wanted(archive, items, has_image, counts)
+  for names, rows, images, damaged in _batches(
+    members, threads, image_size, batch_size
+  ):
+    _list_damaged(folder / DAMAGED, damaged)
+    counts.damaged += len(damaged)
+    has_image[[items[pathlib.PurePosixPath(n).stem] for n, _ in damaged]] = (
+      False
+    )
+    if not rows:
+      continue
+    found = _encoded(encoder, images, names)
+    if vectors is None:
+      shape = (num_items, found.shape[1])
+      vectors = np.lib.format.open_memmap(
+        folder / VECTORS, 'w+', np.float16, shape
+      )
+    if found.shape[1] != vectors.shape[1]:
+      raise ValueError(
+        f'encoder gave vectors of {found.shape[1]} numbers, and of'
+        f' {vectors.shape[1]} before.'
+      )
+    vectors[rows] = found
+    before, counts.images = counts.images, counts.images + len(rows)
+    if before // _TELL_EVERY < counts.images // _TELL_EVERY:
+      progress(f'{counts.images:,} images')
+  if vectors is None:
+    raise ValueError(
+      f'{archive} holds no image of any of {len(items)} items ({counts}); their'
+      ' names must be ITEM.png, in any folder.'
+    )
+  vectors.flush()
+  np.save(folder / MASK, has_image)
+  return counts, vectors.shape[1]
+
+
+def _encoded(
+  encoder: Encoder, images: np.ndarray, names: list[str]
+) -> np.ndarray:
+  """Calls the encoder and checks what it gives, float16 [B, X]."""
+  found = np.asarray(encoder(images))
+  if found.ndim != 2 or len(found) != len(images):
+    raise ValueError(
+      f'encoder gave {list(found.shape)} for images {list(images.shape)};'
+      f' needed: [{len(images)}, X].'
+    )
+  with np.errstate(over='ignore'):
+    half = found.astype(np.float16)
+  if not np.isfinite(half).all():
+    bad = names[int(np.argmin(np.isfinite(half).all(1)))]
+    raise ValueError(
+      f'encoder gave a vector for {bad} that is not finite in float16.'
+    )
+  return half
+
+
+def _wanted(
+  archive: str | os.PathLike[str],
+  items: Mapping[str, int],
+  has_image: np.ndarray,
+  counts: Counts,
+) -> Iterator[tuple[str, int, bytes]]:
+  """Yields (name, row, bytes) of images of the items, the first of each."""
+  path = pathlib.Path(archive)
+  if not path.is_file():
+    raise FileNotFoundError(f'images={path} is no file.')
+  done = ''
+  try:
+    with tarfile.open(path, 'r|*') as tar:
+      for member in tar:
+        name = pathlib.PurePosixPath(member.name)
+        if not member.isfile():
+          continue
+        if name.suffix.lower() not in _SUFFIXES:
+          counts.other += 1
+          continue
+        row = items.get(name.stem)
+        if row is None:
+          counts.unknown += 1
+          continue
+        if has_image[row]:
+          counts.repeated += 1
+          continue
+        has_image[row] = True
+        file = tar.extractfile(member)
+        assert file is not None  # It is a file.
+        yield member.name, row, file.read()
+        done = member.name
+  except (tarfile.TarError, EOFError, zlib.error) as e:
+    raise ValueError(
+      f'images={path} is no whole tar archive ({e or type(e).__name__}), behind'
+      f' {done or "its start"}; get it again.'
+    ) from e
+
+
+def _batches(
+  members: Iterator[tuple[str, int, bytes]],
+  threads: int,
+  image_size: int,
+  batch_size: int,
+) -> Iterator[tuple[list[str], list[int], np.ndarray, list[tuple[str, str]]]]:
+  """Yields (names, rows, images uint8 [B, H, W, 3], damaged) of a batch."""
+
+  def decode(member: tuple[str, int, bytes]) -> tuple[str, int, Any]:
+    name, row, data = member
+    return name, row, _decoded(data, image_size)
+
+  # A batch is decoded beside the encoder's work on the last one.
+  decoded = thread_map.in_order(decode, members, threads, ahead=batch_size)
+  while batch := [*itertools.islice(decoded, batch_size)]:
+    good = [x for x in batch if not isinstance(x[2], str)]
+    images = [image for _, _, image in good]
+    shape = (0, image_size, image_size, 3)
+    yield (
+      [name for name, _, _ in good],
+      [row for _, row, _ in good],
+      np.stack(images) if images else np.zeros(shape, np.uint8),
+      [(name, why) for name, _, why in batch if isinstance(why, str)],
+    )
+
+
+def _decoded(data: bytes, image_size: int) -> np.ndarray | str:
+  """An image, uint8 [image_size, image_size, 3], or why there is none."""
+  try:
+    with Image.open(io.BytesIO(data)) as image:
+      rgb = image.convert('RGB')
+      if rgb.size != (image_size, image_size):
+        rgb = rgb.resize((image_size, image_size), Image.Resampling.BOX)
+      return np.asarray(rgb)
+  except (
+    OSError,
+    SyntaxError,  # Pillow's, of a broken PNG.
+    ValueError,
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+  ) as e:
+    return f'{type(e).__name__}: {e}'
+
+
+def _list_damaged(path: pathlib.Path, damaged: list[tuple[str, str]]) -> None:
+  if not damaged:
+    return
+  is_first = not path.exists()
+  with open(path, 'a', newline='', encoding='utf-8') as file:
+    writer = csv.writer(file, lineterminator='\n')
+    if is_first:
+      writer.writerow(('member', 'reason'))
+    writer.writerows(damaged)

@@ -1,0 +1,284 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A folder of prepared data that is either whole or not there.
+
+The folder's `dataset.json` names its configuration and its files. Data are
+written to a hidden folder beside it, which takes its name only at the end.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import glob
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from typing import Any
+
+from absl import logging
+
+from antjax.data import records
+
+DESCRIPTION = 'dataset.json'
+REJECTED = 'rejected.csv'
+
+
+def load_description(folder: str | os.PathLike[str]) -> dict[str, Any]:
+  """Reads the `dataset.json` of a prepared folder.
+
+  Raises:
+    FileNotFoundError: The folder holds no prepared data.
+    ValueError: `dataset.json` is not one of ours.
+  """
+  path = pathlib.Path(folder) / DESCRIPTION
+  if not path.is_file():
+    raise FileNotFoundError(
+      f'{path} is missing: {folder} holds no prepared data;'
+      ' the scripts launch/prepare_*.py make them.'
+    )
+  try:
+    description = json.loads(path.read_text(encoding='utf-8'))
+    if not {'config', 'files'} <= description.keys():
+      raise ValueError('no config and files')
+  except (AttributeError, ValueError) as e:
+    raise ValueError(
+      f'{path} was not written by launch/prepare_*.py ({e}).'
+    ) from e
+  return description
+
+
+def check_files(
+  folder: str | os.PathLike[str], description: Mapping[str, Any], under: str
+) -> None:
+  """Refuses files that are gone or of another size than was written.
+
+  Args:
+    folder: Folder with prepared data.
+    description: What `load_description` read there.
+    under: What the paths of the files begin with, such as 'events/'.
+
+  Raises:
+    ValueError: There are such files; the message names them.
+  """
+  sizes = {f['path']: f['bytes'] for f in description['files'].values()}
+  damaged = _damaged(
+    pathlib.Path(folder),
+    {p: n for p, n in sizes.items() if p.startswith(under)},
+  )
+  if damaged:
+    raise ValueError(
+      f'data={folder} is damaged: {"; ".join(damaged)}; copy the folder again,'
+      ' or make it again with launch/prepare_*.py --overwrite.'
+    )
+
+
+def _damaged(folder: pathlib.Path, sizes: Mapping[str, int]) -> list[str]:
+  """What is wrong with each file that is not there as it was written."""
+  found = []
+  for path, size in sizes.items():
+    file = folder / path
+    if not file.is_file():
+      found.append(f'{path} is gone')
+    elif file.stat().st_size != size:
+      found.append(f'{path} has {file.stat().st_size} bytes of {size}')
+  return found
+
+
+def open_split(
+  folder: str | os.PathLike[str], split: str, *, as_blocks: bool = False
+) -> records.RecordSource:
+  """Opens the records of a split as the `dataset.json` of the folder says.
+
+  Args:
+    folder: Folder with prepared data.
+    split: Name of a split, such as 'train'.
+    as_blocks: See `records.open_source`.
+
+  Raises:
+    FileNotFoundError: The folder holds no prepared data.
+    ValueError: It has no such split, or was prepared by an older version.
+  """
+  description = load_description(folder)
+  splits = description.get('splits', {})
+  if split not in splits:
+    raise ValueError(
+      f'open_split: {folder} has no split {split!r}; it has'
+      f' {", ".join(splits)}.'
+    )
+  if 'schema' not in description:
+    raise ValueError(
+      f'open_split: {folder}/{DESCRIPTION} has no schema: it was made by an'
+      ' older version; make it again with --overwrite.'
+    )
+  return records.open_source(
+    pathlib.Path(folder) / description['files'][split]['path'],
+    records.schema_from_json(description['schema']),
+    as_blocks=as_blocks,
+  )
+
+
+def is_current(
+  folder: str | os.PathLike[str],
+  config: Mapping[str, Any],
+  *,
+  overwrite: bool,
+) -> bool:
+  """Tells whether a folder already holds the data that `config` describes.
+
+  Args:
+    folder: Folder to write to; need not exist.
+    config: JSON-able description of everything that decides the content.
+    overwrite: Whether data of ours may be replaced.
+
+  Returns:
+    True: there is nothing to do. False: the folder may be written.
+
+  Raises:
+    ValueError: The folder holds other data, or files that are not ours.
+  """
+  folder = pathlib.Path(folder)
+  if not folder.exists():
+    return False
+  if not folder.is_dir():
+    raise ValueError(f'out={folder} is a file; needed: a folder.')
+  present = {
+    str(p.relative_to(folder)) for p in folder.rglob('*') if not p.is_dir()
+  }
+  if present <= {REJECTED}:  # Empty, or what a refused run leaves.
+    return False
+  if DESCRIPTION not in present:
+    raise ValueError(
+      f'out={folder} is not empty and has no {DESCRIPTION}: it holds no'
+      ' prepared data; choose another folder.'
+    )
+  description = load_description(folder)
+  sizes = {f['path']: f['bytes'] for f in description['files'].values()}
+  foreign = sorted(present - {DESCRIPTION, REJECTED, *sizes})
+  if overwrite and foreign:
+    raise ValueError(
+      f'out={folder} also holds {", ".join(foreign)}, which overwrite would'
+      ' delete; move them or choose another folder.'
+    )
+  if overwrite:
+    return False
+  damaged = _damaged(folder, sizes)
+  if damaged:
+    raise ValueError(
+      f'out={folder} is damaged ({", ".join(damaged)}); add --overwrite to'
+      ' make it again.'
+    )
+  if description['config'] != dict(config):
+    old, new = description['config'], dict(config)
+    changed = [k for k in {**old, **new} if old.get(k) != new.get(k)]
+    text = ', '.join(f'{k}={old.get(k)} (now {new.get(k)})' for k in changed)
+    raise ValueError(
+      f'out={folder} holds data made with {text}; add --overwrite to replace'
+      ' them, or choose another folder.'
+    )
+  return True
+
+
+@contextlib.contextmanager
+def staged(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+  """Gives an empty folder that becomes `folder` at a clean end, else vanishes.
+
+  Call `is_current` first: what is in `folder` is deleted at the end.
+  """
+  folder = pathlib.Path(os.path.abspath(folder))
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  prefix = _hidden(folder, 'partial')
+  stage = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+  try:
+    data = stage / 'data'
+    data.mkdir()
+    yield data
+    if folder.exists():
+      folder.rename(stage / 'old')
+    data.rename(folder)
+  finally:
+    shutil.rmtree(stage)
+
+
+def _hidden(folder: pathlib.Path, use: str) -> str:
+  """How hidden folders beside `folder` begin; warns of those left there."""
+  prefix = f'.{folder.name}.{use}-'
+  for left in folder.parent.glob(f'{glob.escape(prefix)}*'):
+    logging.warning('%s was left by a run that was killed; delete it.', left)
+  return prefix
+
+
+def make(
+  folder: str | os.PathLike[str],
+  config: Mapping[str, Any],
+  write_fn: Callable[[pathlib.Path, pathlib.Path], Mapping[str, Any]],
+  *,
+  overwrite: bool,
+) -> tuple[dict[str, Any], bool]:
+  """Makes a folder of data unless it holds them already.
+
+  Args:
+    folder: Folder to make; intermediate files are beside it.
+    config: See `is_current`.
+    write_fn: (folder to write the data to, folder for intermediate files) ->
+      content of `dataset.json` without `config`. Malformed lines go to the
+      file `REJECTED` of the second.
+    overwrite: Whether data of ours may be replaced.
+
+  Returns:
+    The content of `dataset.json`, and whether it was made now.
+
+  Raises:
+    ValueError: The folder holds other data or files that are not ours, or
+      `write_fn` raised one; the malformed lines are kept, see `keep_rejected`.
+  """
+  if is_current(folder, config, overwrite=overwrite):
+    return load_description(folder), False
+  whole = pathlib.Path(os.path.abspath(folder))
+  whole.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(
+    dir=whole.parent, prefix=_hidden(whole, 'prepare')
+  ) as temporary:
+    work = pathlib.Path(temporary)
+    rejected = work / REJECTED
+    try:
+      with staged(folder) as stage:
+        description = {**write_fn(stage, work), 'config': dict(config)}
+        if rejected.exists():
+          shutil.copy(rejected, stage / REJECTED)
+        text = json.dumps(description, indent=2, ensure_ascii=False)
+        (stage / DESCRIPTION).write_text(text + '\n', encoding='utf-8')
+    except ValueError as e:
+      raise ValueError(keep_rejected(str(e), rejected, folder)) from e
+  return description, True
+
+
+def file_entry(
+  folder: pathlib.Path, path: pathlib.Path
+) -> Mapping[str, str | int]:
+  """Returns what a description says of a file in the folder."""
+  return {
+    'path': str(path.relative_to(folder)),
+    'bytes': path.stat().st_size,
+  }
+
+
+def keep_rejected(
+  message: str, rejected: pathlib.Path, out: str | os.PathLike[str]
+) -> str:
+  """Keeps the malformed lines of a refused run; returns the message for it.
+
+  They go to `out` where that is new or holds only those of an earlier run, and
+  otherwise beside it: data of ours are not changed by a run that is refused.
+  """
+  if not rejected.exists():
+    return message
+  folder = pathlib.Path(os.path.abspath(out))
+  kept = folder / REJECTED
+  if (folder / DESCRIPTION).exists():
+    kept = folder.with_name(f'{folder.name}.{REJECTED}')
+  kept.parent.mkdir(parents=True, exist_ok=True)
+  shutil.copy(rejected, kept)
+  if str(rejected) not in message:
+    message += f' Malformed lines, perhaps the cause, are listed in {kept}.'
+  return message.replace(str(rejected), str(kept))

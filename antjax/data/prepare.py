@@ -1,0 +1,305 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Bulk data work, written once as ibis expressions: map, split, group.
+
+Every function takes and returns ibis tables, so nothing is computed before a
+result is asked for and nothing has to fit in memory: DuckDB, embedded here,
+works out of core on all cores. The functions that work on tables are plain ibis
+and run unchanged on its other backends, such as Spark; `connect` and the strict
+reader of text in `delimited` are DuckDB's own.
+
+Results do not depend on the number of threads: every order is total, and what
+is random is ordered by a digest of (seed, key), not by a generator.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import glob
+import os
+import pathlib
+import re
+import shutil
+import sys
+import tempfile
+
+import ibis
+from ibis.expr import types as ir
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from antjax.data import record_writer, records
+
+
+def connect(
+  *,
+  threads: int = 0,
+  memory_limit: str = '',
+  temp_directory: str | os.PathLike[str] = '',
+  database: str | os.PathLike[str] = ':memory:',
+) -> ibis.BaseBackend:
+  """Opens an in-process DuckDB that spills to disk what exceeds memory.
+
+  Args:
+    threads: Number of threads; 0 means all cores.
+    memory_limit: Size such as '4GB'; '' means 80% of the memory.
+    temp_directory: Folder to spill to; '' means `.tmp` in the working folder.
+    database: File for the tables that are made, for those larger than memory.
+
+  Returns:
+    An ibis backend. Disconnect it with `con.disconnect()`.
+  """
+  options: dict[str, object] = {}
+  if threads:
+    options['threads'] = threads
+  if memory_limit:
+    options['memory_limit'] = memory_limit
+  if temp_directory:
+    options['temp_directory'] = os.fspath(temp_directory)
+  con = ibis.duckdb.connect(os.fspath(database), **options)
+  con.raw_sql('SET enable_progress_bar = false')
+  return con
+
+
+def connect_spark(
+  *,
+  threads: int = 0,
+  memory_limit: str = '',
+  temp_directory: str | os.PathLike[str],
+  master: str = '',
+) -> ibis.BaseBackend:
+  """Opens Spark: the session that is there, or a new one.
+
+  Args:
+    threads: Threads of a local Spark; 0 means all cores.
+    memory_limit: Memory of a local Spark, such as '4g'; '' means Spark's own.
+    temp_directory: Existing folder to spill to.
+    master: Spark's master; '' means this machine.
+
+  Returns:
+    An ibis backend. Disconnecting it ends the session.
+
+  Raises:
+    RuntimeError: pyspark or Java is missing.
+  """
+  try:
+    from pyspark.sql import SparkSession
+  except ImportError as e:
+    raise RuntimeError(
+      "engine=spark needs pyspark: pip install 'antjax[spark]'."
+    ) from e
+  if not (shutil.which('java') or master):
+    raise RuntimeError(
+      'engine=spark runs Spark on this machine and needs Java 17, such as'
+      ' openjdk-17-jre-headless; or name a cluster with --spark_master.'
+    )
+  folder = os.path.abspath(temp_directory)
+  builder = SparkSession.builder.master(master or f'local[{threads or "*"}]')
+  settings = {
+    'spark.local.dir': folder,
+    'spark.sql.warehouse.dir': os.path.join(folder, 'warehouse'),
+    'spark.sql.session.timeZone': 'UTC',
+    'spark.ui.enabled': 'false',
+  }
+  if memory_limit:
+    settings['spark.driver.memory'] = memory_limit
+  for name, value in settings.items():
+    builder = builder.config(name, value)
+  session = builder.getOrCreate()
+  session.sparkContext.setLogLevel('ERROR')
+  if not master:
+    # The first python3 on the path, Spark's choice, may lack our packages.
+    session.sparkContext.pythonExec = sys.executable
+  return ibis.pyspark.connect(session)
+
+
+def exact_path(
+  con: ibis.BaseBackend, path: str | os.PathLike[str], files: str = ''
+) -> str:
+  """Returns what an engine, which takes paths for patterns, reads a path by.
+
+  Args:
+    con: The engine: DuckDB or Spark.
+    path: File or folder.
+    files: Pattern of the files in the folder; '' means the path itself.
+  """
+  if con.name == 'pyspark':  # By Hadoop's rules.
+    exact = re.sub(r'([][\\{}*?])', r'\\\1', os.fspath(path))
+  else:
+    exact = glob.escape(os.fspath(path))
+  return os.path.join(exact, files) if files else exact
+
+
+def read_parquet(
+  con: ibis.BaseBackend, path: str | os.PathLike[str], files: str = ''
+) -> ir.Table:
+  """Opens a Parquet file, or some of a folder; see `exact_path`."""
+  return con.read_parquet(exact_path(con, path, files))
+
+
+def digest(seed: int, salt: str, *keys: ir.Value) -> ir.StringValue:
+  """Returns a text per row whose sort order is a seeded random order.
+
+  Args:
+    seed: Seed; another seed gives an independent order.
+    salt: Name of the use, so that two uses of one key are independent.
+    *keys: Columns that together identify a row.
+
+  Returns:
+    32 hexadecimal digits (MD5: stable over versions, backends and threads).
+  """
+  text = ibis.literal(f'{seed}:{salt}')
+  for key in keys:
+    text = text + ibis.literal(':') + key.cast('string')
+  return text.hexdigest('md5')
+
+
+def dense_ids(
+  table: ir.Table,
+  column: str,
+  *,
+  first: int = 0,
+  name: str = 'id',
+  known: ir.Table | None = None,
+) -> ir.Table:
+  """Maps the distinct values of a column, in sorted order, to dense ids.
+
+  Args:
+    table: Table with the column; NULLs get no id.
+    column: Column to map.
+    first: First id; 1 leaves id 0 for values that are not in the map.
+    name: Name of the id column.
+    known: Table (value text, id) of values that have ids from `first` on; they
+      keep them, whether they occur or not, and new values follow.
+
+  Returns:
+    Table (column, name), one row a distinct value; `name` is int32.
+  """
+  values = table.filter(table[column].notnull()).select(column).distinct()
+  old = None
+  if known is not None:
+    value = known['value'].cast(values[column].type())
+    old = known.select(**{column: value, name: known['id'].cast('int32')})
+    values = values.anti_join(old, column)
+    first += old.count().to_pyarrow().as_py()
+  position = ibis.row_number().over(ibis.window(order_by=values[column]))
+  new = values.mutate(**{name: (position + first).cast('int32')})
+  return new if old is None else ibis.union(old, new)
+
+
+def to_ids(
+  table: ir.Table, column: str, ids: ir.Table, *, missing: int = 0
+) -> ir.Table:
+  """Replaces a column's values by their ids from `dense_ids`.
+
+  Args:
+    table: Table with the column.
+    column: Column to replace.
+    ids: Table (column, id) with each value once.
+    missing: Id of values that are not in `ids`.
+
+  Returns:
+    `table` with `column` as int32 ids.
+  """
+  # '_id' is a column of many tables.
+  renamed = ids.select(__key=ids[column], __id=ids['id'])
+  joined = table.left_join(renamed, table[column] == renamed['__key'])
+  value = ibis.coalesce(joined['__id'], missing).cast('int32')
+  return joined.mutate(**{column: value}).drop('__key', '__id')
+
+
+def in_first_share(
+  table: ir.Table, key: str, *, share: float, seed: int, salt: str
+) -> ir.BooleanValue:
+  """Marks a seeded random share of the rows of a table of distinct keys.
+
+  Args:
+    table: Table with one row a key.
+    key: Column with the keys.
+    share: Share of the rows to mark; exactly round(share * rows) are marked.
+    seed: Seed of the choice.
+    salt: Name of the use, see `digest`.
+
+  Returns:
+    A boolean column of `table`.
+  """
+  order = digest(seed, salt, table[key])
+  rank = ibis.row_number().over(ibis.window(order_by=[order, table[key]]))
+  num_rows = ibis._[key].count().over(ibis.window())
+  return rank < (num_rows * share).round()
+
+
+def group_into_lists(
+  table: ir.Table,
+  by: Sequence[str],
+  lists: Sequence[str],
+  order_by: Sequence[str],
+) -> ir.Table:
+  """Groups rows into one row a key, with a list for each collected column.
+
+  Args:
+    table: Input rows; collected columns hold no NULLs.
+    by: Key columns.
+    lists: Columns to collect, all in the same order.
+    order_by: Columns that order the rows of a group; together with the key they
+      must identify a row, or the order is not defined.
+
+  Returns:
+    Table of `by` and `lists`, the latter now arrays.
+  """
+  keys = [table[name] for name in order_by]
+  return table.group_by(list(by)).agg(
+    **{name: table[name].collect(order_by=keys) for name in lists}
+  )
+
+
+def write_records(
+  table: ir.Table,
+  path: str | os.PathLike[str],
+  schema: records.Schema,
+  *,
+  on_batch: Callable[[pa.RecordBatch], None] = lambda batch: None,
+) -> int:
+  """Writes a table as a record file, without having it whole in memory.
+
+  Args:
+    table: Table with the fields of `schema`, ordered as the records shall be.
+    path: File to write, .parquet or .array_record; appears only when whole.
+    schema: Fields to write and their types.
+    on_batch: Called with each batch of records that is written.
+
+  Returns:
+    Number of records.
+  """
+  path = pathlib.Path(path)
+
+  def batches() -> Iterator[pa.RecordBatch]:
+    for batch in stream(table, path.parent, list(schema)):
+      on_batch(batch)
+      yield batch
+
+  return record_writer.write(path, batches(), schema)
+
+
+def stream(
+  table: ir.Table,
+  folder: str | os.PathLike[str],
+  columns: Sequence[str],
+  *,
+  batch_rows: int = 1024,
+) -> Iterator[pa.RecordBatch]:
+  """Computes a table and gives it piece by piece, in its order.
+
+  Args:
+    table: Table, ordered as its rows shall come.
+    folder: Existing folder with room for the table, which goes by way of a
+      file there: every ibis backend writes one out of core.
+    columns: Columns to give.
+    batch_rows: Most rows of a batch.
+  """
+  with tempfile.TemporaryDirectory(dir=folder, prefix='.write-') as temporary:
+    whole = pathlib.Path(temporary) / 'table.parquet'
+    table.to_parquet(str(whole))
+    # Spark writes a folder with parts, in the order of their names.
+    parts = sorted(whole.glob('*.parquet')) if whole.is_dir() else [whole]
+    for part in parts:
+      with pq.ParquetFile(part) as file:
+        yield from file.iter_batches(batch_rows, columns=list(columns))

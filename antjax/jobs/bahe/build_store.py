@@ -1,0 +1,288 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+r"""Encodes all distinct behaviours with the low half of a language model.
+
+  python -m launch.build_behavior_store --vocabulary=data/ml-1m-text \
+      --model=data/minilm --num_low=3 --out=data/ml-1m-minilm-k3
+
+Encodes what the store lacks, and only that: a second run after a new day adds
+the new texts, one after a crash goes on. Readers see the rows of before until
+all are written.
+
+Several hosts share the work under one coordinator, in either of two ways:
+started alike with --coordinator, each on its own, so that a killed one costs
+the rows it was at and the others go on; or under launch/agent.py, as elastic
+jobs are. The store must be on a disk that all of them share. See docs/bahe.md.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import os
+import pathlib
+import socket
+import time
+from typing import Annotated, Any, Literal, TYPE_CHECKING
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+
+from antjax.ctr.bahe import manifest as manifest_lib
+from antjax.ctr.bahe import store
+from antjax.ctr.bahe.encode import Encoder
+from antjax.ctr.bahe.manifest import Manifest
+from antjax.ctr.bahe.store_writer import StoreWriter
+from antjax.data.behavior_vocabulary import BehaviorVocabulary
+from antjax.jobs import job as job_lib
+from antjax.jobs import script
+from antjax.lm import fingerprint, pretrained, pretrained_tokenizer
+from antjax.lm.token_cache import Tokenizer
+from antjax.report.progress import Progress
+
+if TYPE_CHECKING:
+  from antjax.elastic.worker import Agent
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """What to encode with what, and where to."""
+
+  vocabulary: Annotated[
+    str,
+    'Folder that launch/prepare_behaviors.py made, or that of its vocabulary.',
+  ] = 'data/ml-1m-text'
+  model: Annotated[
+    str, 'Folder or GGUF file with a model and its tokenizer; see fetch_model.'
+  ] = 'data/minilm'
+  out: Annotated[str, 'Folder of the store; made, or added to.'] = (
+    'data/ml-1m-minilm-k3'
+  )
+  num_low: Annotated[int, 'k: layers below the cut. 0: embeddings only.'] = 3
+  dtype: Annotated[
+    manifest_lib.Dtype,
+    'Of the stored numbers; int8 has an fp32 scale a row.',
+  ] = 'float16'
+  max_tokens: Annotated[
+    int, 'Longer texts are cut to so many tokens, special ones included.'
+  ] = 128
+  compute_dtype: Annotated[
+    Literal['float32', 'bfloat16'], 'What the model computes in.'
+  ] = 'float32'
+  tokens_per_batch: Annotated[
+    int | None,
+    'Tokens that a device encodes at once. none: 2,048 on a CPU, else 32,768.',
+  ] = None
+  shard_rows: Annotated[
+    int,
+    'Rows that are encoded, written and, with a coordinator, leased together;'
+    f' a multiple of {store.CHUNK_ROWS}. A killed process loses no more.',
+  ] = 8 * store.CHUNK_ROWS
+  coordinator: Annotated[
+    str,
+    'host:port of a launch/coordinator.py, which shares the work out among all'
+    ' processes that are started so. Empty: this one does it, unless a'
+    ' launch/agent.py started it.',
+  ] = ''
+  job: Annotated[str, 'With --coordinator: name of the job.'] = 'store'
+  token_file: Annotated[
+    str, "With --coordinator: file with the worker's token. Empty: none."
+  ] = ''
+  tls_dir: Annotated[
+    str,
+    'With --coordinator: folder with ca.pem, cert.pem, key.pem. Empty: none.',
+  ] = ''
+
+  def __post_init__(self) -> None:
+    for name in ('vocabulary', 'model', 'out'):
+      if not getattr(self, name):
+        raise ValueError(f'{name} is empty; name a folder.')
+    tokens = self.tokens_per_batch
+    if self.num_low < 0 or (tokens is not None and tokens < 1):
+      raise ValueError(
+        f'num_low={self.num_low} must not be negative, and tokens_per_batch='
+        f'{tokens} must be at least 1.'
+      )
+    if self.shard_rows < 1 or self.shard_rows % store.CHUNK_ROWS:
+      raise ValueError(
+        f'shard_rows={self.shard_rows} must be a multiple of'
+        f' {store.CHUNK_ROWS}: the store keeps whole chunks of so many.'
+      )
+
+
+def build(config: Config, agent: 'Agent | None' = None) -> int:
+  """Encodes what the store lacks; returns how many rows this process did.
+
+  Args:
+    config: The job.
+    agent: Shares the work out; None: this process does all.
+
+  Raises:
+    FileNotFoundError: Vocabulary or model are not there.
+    ValueError: The store was made otherwise.
+    OSError: The store cannot be written.
+  """
+  vocabulary = _vocabulary(config.vocabulary)
+  total = len(vocabulary)
+  identity: dict[str, Any] = {
+    'model': fingerprint.of_model(config.model),
+    'tokenizer': fingerprint.of_tokenizer(config.model),
+    'num_low': config.num_low,
+    'normalizer': vocabulary.normalizer,
+    'max_tokens': config.max_tokens,
+    'compute_dtype': config.compute_dtype,
+  }
+  found = store.read_manifest(config.out)
+  if found is not None:  # A wrong one is refused before the model is read.
+    found.check(**identity)
+    found.check_vocabulary(vocabulary)
+    if found.dtype != config.dtype:
+      raise ValueError(
+        f'dtype={config.dtype}: the store at {config.out} has {found.dtype};'
+        ' give another folder for another dtype.'
+      )
+    store.check_parts(config.out, found)
+    if found.rows == total:
+      print(f'{config.out} has all {total:,} rows already: nothing was done.')
+      return 0
+  # A wrong flag is refused before it is in the store's manifest.
+  encoder, tokenizer = _encoder(config)
+  head = min(total, fingerprint.HEAD_ROWS)
+  writer = StoreWriter(
+    config.out,
+    Manifest(
+      **identity,
+      vocabulary=fingerprint.of_vocabulary(vocabulary, head),
+      vocabulary_rows=head,
+      dtype=config.dtype,
+      dim=encoder.dim,
+      store='',
+    ),
+    lambda start, stop: (
+      fingerprint.of_rows(vocabulary, start, stop) if stop <= total else 'none'
+    ),
+  )
+  writer.manifest.check_vocabulary(vocabulary)
+  num_done, began = 0, time.monotonic()
+  left = _num_rows(writer.missing(0, total))
+  with Progress(
+    total, start_step=total - left, name='encode', unit='behaviours'
+  ) as progress:
+    for shard in _shards(config, writer.manifest, total, agent):
+      # What others have done since, or a killed run has.
+      now = _num_rows(writer.missing(0, total))
+      progress.update(total - now, num_examples=left - now)
+      left = now
+      for start, stop in writer.missing(*shard):
+        tokens, offsets = tokenizer(vocabulary.texts(start, stop))
+        show = _Shown(progress, total - left)
+        writer.write(start, encoder(tokens, offsets, show))
+        show(stop - start)  # Those without tokens too.
+        num_done += stop - start
+        left -= stop - start
+      if script.stop_request():
+        return num_done
+  if tokenizer.num_cut:
+    logging.warning(
+      '%d texts were cut to max_tokens=%d.',
+      tokenizer.num_cut,
+      config.max_tokens,
+    )
+  writer.commit(total)
+  took_s = time.monotonic() - began
+  size = store.BehaviorStore.open(config.out).stored_bytes
+  print(
+    f'{config.out}: {total:,} rows of {encoder.dim} {config.dtype},'
+    f' {size / 1e6:,.1f} MB; {num_done:,} encoded here in {took_s:.1f} s,'
+    f' {num_done / took_s:,.0f} behaviours/s.'
+  )
+  return num_done
+
+
+class _Shown:
+  """Shows how many texts of a range are done."""
+
+  def __init__(self, progress: Progress, start: int):
+    self._progress, self._start, self._num_texts = progress, start, 0
+
+  def __call__(self, num_texts: int) -> None:
+    self._progress.update(
+      self._start + num_texts, num_examples=num_texts - self._num_texts
+    )
+    self._num_texts = num_texts
+
+
+def _encoder(config: Config) -> tuple[Encoder, Tokenizer]:
+  # The high half goes when this returns.
+  lm_config, params = pretrained.load_pretrained(
+    config.model, dtype=jnp.dtype(config.compute_dtype)
+  )
+  tokenizer = Tokenizer(
+    pretrained_tokenizer.load_tokenizer(config.model, lm_config.vocab_size),
+    config.max_tokens,
+  )
+  encoder = Encoder(
+    lm_config,
+    params,
+    num_low=config.num_low,
+    max_tokens=config.max_tokens,
+    tokens_per_batch=config.tokens_per_batch,
+  )
+  return encoder, tokenizer
+
+
+def _vocabulary(folder: str) -> BehaviorVocabulary:
+  inner = pathlib.Path(folder) / 'behaviors'
+  return BehaviorVocabulary.open(inner if inner.is_dir() else folder)
+
+
+def _num_rows(parts: list[tuple[int, int]]) -> int:
+  return sum(stop - start for start, stop in parts)
+
+
+def _shards(
+  config: Config, manifest: Manifest, total: int, agent: 'Agent | None'
+) -> Iterator[tuple[int, int]]:
+  """Ranges of rows to look at; each begins and ends with a chunk."""
+  first = manifest.rows // store.CHUNK_ROWS * store.CHUNK_ROWS
+  if agent is None:
+    for start in range(first, total, config.shard_rows):
+      yield start, min(start + config.shard_rows, total)
+    return
+  # Another build, or one of other rows, is other work.
+  name = f'{manifest.store}-{first}-{total}'
+  for shard in agent.work(
+    total - first, name=name, shard_size=config.shard_rows
+  ):
+    yield first + shard.start, first + shard.stop
+
+
+def _agent(config: Config) -> 'Agent | None':
+  if not config.coordinator:
+    return job_lib.agent_from_environment()
+  from antjax.elastic import security, worker  # Others need no grpc.
+
+  token = ''
+  if config.token_file:
+    token = security.read_token(config.token_file, 'worker')
+  return worker.Agent(
+    config.coordinator,
+    job=config.job,
+    worker=f'{socket.gethostname()}-{os.getpid()}',
+    token=token,
+    tls_dir=config.tls_dir,
+  )
+
+
+def main(config: Config) -> None:
+  script.stop_request.install()
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(script.stop_request.deferred())
+    agent = _agent(config)
+    if agent is not None:
+      stack.enter_context(agent)
+      agent.describe(
+        device_kind=jax.devices()[0].device_kind,
+        num_devices=jax.local_device_count(),
+      )
+    build(config, agent)

@@ -1,0 +1,257 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Data of launch/train_bahe.py: clicks and histories to batches."""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import functools
+import pathlib
+from typing import Any, TYPE_CHECKING
+
+import grain
+import jax
+import numpy as np
+
+from antjax.ctr.bahe import batches
+from antjax.ctr.bahe.model import Sizes
+from antjax.data import output_folder, records, shuffled_index
+from antjax.data.behavior_vocabulary import BehaviorVocabulary
+from antjax.jobs import identity as run_identity
+from antjax.jobs import job as job_lib
+from antjax.jobs.bahe import users as bahe_users
+from antjax.report import progress
+
+if TYPE_CHECKING:
+  from antjax.jobs.bahe.train import Config
+
+# Marks a record with its number; see `LeasedDataset`.
+_KEY = 'record_key'
+_RUN = 64  # Neighbours among the examples that --eval_examples chooses.
+_STATISTICS_BLOCK = 65_536  # Records read at once for the statistics.
+
+
+class Clicks:
+  """The examples of one run.
+
+  Attributes:
+    description: Content of the data folder's dataset.json.
+    vocabulary: Texts of the behaviours.
+    sizes: What the model has to know.
+    lengths: Behaviours taken of each sequence.
+    user_vectors: Name of the export of given user vectors; '' without.
+    rows: Examples of this process in one element of its batches.
+    is_elastic: Whether that is a micro-batch, of which plans say how many.
+  """
+
+  def __init__(self, config: 'Config', job: job_lib.Job):
+    self._config, self._job = config, job
+    folder = pathlib.Path(config.data)
+    self.description = output_folder.load_description(folder)
+    if self.description.get('kind') != 'behaviors':
+      raise ValueError(
+        f'data={config.data} holds {self.description.get("name")}, no clicks'
+        ' with textual behaviour; launch/prepare_behaviors.py makes them.'
+      )
+    self.vocabulary = BehaviorVocabulary.open(folder / 'behaviors')
+    names = [s['name'] for s in self.description['sequences']]
+    self.lengths = _lengths(config.max_behaviors, names)
+    output_folder.check_files(folder, self.description, 'events/')
+    self._events = [
+      np.load(folder / 'events' / f'{name}.npy', mmap_mode='r')
+      for name in names
+    ]
+    self._sources = {
+      s: output_folder.open_split(folder, s) for s in bahe_users.SPLITS
+    }
+    self._users = bahe_users.UserVectors.open(
+      config.user_embeddings,
+      {s: len(x) for s, x in self._sources.items()},
+      run_identity.of_data(self.description),
+    )
+    self.user_vectors = self._users.name if self._users else ''
+    self.sizes = Sizes(
+      num_users=self.description['num_users'],
+      num_items=self.description['num_items'],
+      num_behaviors=self.description['num_behaviors'],
+      columns={c['name']: c['num_ids'] for c in self.description['ids']},
+      num_numeric=len(self.description['numeric']),
+      num_sequences=len(names),
+      user_vector_dim=self._users.dim if self._users else 0,
+    )
+    self._num_devices = len(job.mesh.local_devices)
+    self.is_elastic = job.agent is not None
+    sizes = config.batch_size, config.num_micro_batches
+    if self.is_elastic:  # An element is a micro-batch.
+      self.rows = job.rows_of_micro_batch(*sizes)
+    else:
+      job_lib.check_batch_size(*sizes)
+      self.rows = config.batch_size // jax.process_count()
+    # Runs of a batch that are worked off apart.
+    self._num_parts = self._num_devices * (
+      1 if self.is_elastic else config.num_micro_batches
+    )
+
+  def num_examples(self, split: str) -> int:
+    """Examples of one of `bahe_users.SPLITS`."""
+    return len(self._sources[split])
+
+  @property
+  def rows_per_device(self) -> int:
+    """Examples of a device's micro-batch."""
+    return self.rows // self._num_parts
+
+  def training(self, prepare: Any) -> grain.IterDataset:
+    """Endless batches of this process, ready for a step: a Grain data set.
+
+    Args:
+      prepare: `ClickModel.prepare`.
+    """
+    source = shuffled_index.ShuffledRecords(
+      self._sources['train'], seed=self._config.seed
+    )
+    data = self._job.dataset(
+      source,
+      shard_size=self._config.shard_size,
+      seed=self._config.seed,
+      key_field=_KEY,
+    )
+
+    def make(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
+      index = source.order(np.asarray(columns[_KEY]) % len(source))
+      return prepare(
+        self._batch('train', columns, index, self.rows), self._num_parts
+      )
+
+    return data.batch(self.rows).map(make)
+
+  def evaluation(
+    self,
+    split: str,
+    prepare: Any,
+    *,
+    with_index: bool = False,
+    title: str = '',
+  ) -> Iterator[dict[str, Any]]:
+    """This process's share of a split, once, filled up to whole batches.
+
+    With --eval_examples, of that many in evenly spread runs.
+
+    Args:
+      split: One of `bahe_users.SPLITS`.
+      prepare: `ClickModel.prepare`.
+      with_index: Add 'index' int32 [B], the number of the example; always of
+        the whole split.
+      title: Of a progress bar; '': none.
+    """
+    size = self.rows_per_device * self._num_devices
+    limit = 0 if with_index else self._config.eval_examples
+    chosen = spread_examples(self.num_examples(split), limit)
+    starts = range(0, len(chosen), size)[jax.process_index() : :]
+    mine = starts[:: jax.process_count()]
+    bar = progress.Progress(len(mine), name=title) if title else None
+    with bar or contextlib.nullcontext():
+      for done, first in enumerate(mine, 1):
+        index = chosen[first : first + size]
+        yield self._prepared(split, prepare, index, size, with_index)
+        if bar is not None:  # The other processes do as many.
+          bar.update(done, num_examples=size * jax.process_count())
+
+  def _prepared(
+    self,
+    split: str,
+    prepare: Any,
+    index: np.ndarray,
+    size: int,
+    with_index: bool,
+  ) -> dict[str, Any]:
+    """The examples of increasing numbers `index`, filled up to `size`."""
+    runs = np.split(index, np.flatnonzero(np.diff(index) > 1) + 1)
+    source = self._sources[split]
+    found = [r for run in runs for r in source.read(run[0], run[-1] + 1)]
+    columns = {k: np.stack([r[k] for r in found]) for k in found[0]}
+    batch = self._batch(split, columns, index, size)
+    prepared = prepare(batch, self._num_devices)
+    if with_index:
+      padded = np.zeros(size, np.int32)
+      padded[: len(index)] = index
+      prepared['index'] = padded
+    return prepared
+
+  def example(self, prepare: Any) -> dict[str, Any]:
+    """A batch like those of `training`, of the first records."""
+    found = self._sources['train'].read(
+      0, min(self.rows, self.num_examples('train'))
+    )
+    columns = {k: np.stack([r[k] for r in found]) for k in found[0]}
+    batch = self._batch('train', columns, np.arange(len(found)), self.rows)
+    return prepare(batch, self._num_parts)
+
+  def _batch(
+    self,
+    split: str,
+    columns: Mapping[str, np.ndarray],
+    index: np.ndarray,
+    size: int,
+  ) -> batches.Batch:
+    batch = batches.make_batch(columns, self._events, self.lengths, size=size)
+    if self.standardizer is not None:
+      batch['numeric'] = self.standardizer(batch['numeric'])
+    if self._users is not None:
+      batch['user_vector'] = np.zeros((size, self._users.dim), np.float32)
+      batch['user_vector'][: len(index)] = self._users.read(split, index)
+    return batch
+
+  @functools.cached_property
+  def standardizer(self) -> batches.Standardizer | None:
+    """Of the numeric features, from the training examples; None without any."""
+    if not self.sizes.num_numeric:
+      return None
+    return batches.Standardizer.of(
+      np.stack([record['numeric'] for record in block])
+      for block in _blocks(self._sources['train'])
+    )
+
+  def newest_examples(self) -> dict[int, tuple[str, int]]:
+    """User -> (split, number) of the user's last example in time."""
+    newest: dict[int, tuple[int, str, int]] = {}
+    for split in bahe_users.SPLITS:
+      number = 0
+      for block in _blocks(self._sources[split]):
+        for record in block:
+          found = int(record['time']), split, number
+          user = int(record['user'])
+          if user not in newest or newest[user][0] <= found[0]:
+            newest[user] = found
+          number += 1
+    return {user: (split, i) for user, (_, split, i) in newest.items()}
+
+
+def _blocks(source: records.RecordSource) -> Iterator[Any]:
+  for start in range(0, len(source), _STATISTICS_BLOCK):
+    yield source.read(start, min(start + _STATISTICS_BLOCK, len(source)))
+
+
+def spread_examples(num_examples: int, limit: int) -> np.ndarray:
+  """Numbers, int64 [at most `limit`], of evenly spread runs of examples.
+
+  Runs, so that users who follow each other in the file keep several examples;
+  the choice depends on nothing else. A limit of 0 takes all.
+  """
+  if not 0 < limit < num_examples:
+    return np.arange(num_examples)
+  num_runs = -(-limit // _RUN)
+  starts = np.arange(num_runs) * (num_examples - _RUN) // max(1, num_runs - 1)
+  index = (starts[:, None] + np.arange(_RUN)).reshape(-1)
+  return np.unique(index[(index >= 0) & (index < num_examples)])[:limit]
+
+
+def _lengths(given: tuple[int, ...], names: list[str]) -> tuple[int, ...]:
+  """Behaviours to take of each sequence."""
+  if len(given) == 1:
+    given = given * len(names)
+  if len(given) != len(names):
+    raise ValueError(
+      f'max_behaviors={given}: the data have {len(names)} sequences'
+      f' ({", ".join(names)}); give one number for all, or one each.'
+    )
+  return given

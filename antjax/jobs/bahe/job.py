@@ -1,0 +1,131 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The loops of launch/train_bahe.py: training, early stopping, scores."""
+
+from collections.abc import Callable, Mapping
+import functools
+import math
+from typing import Any, TYPE_CHECKING
+
+import jax
+
+from antjax.ctr import evaluate
+from antjax.ctr.bahe import tuning
+from antjax.jobs import job as job_lib
+from antjax.jobs import training_config
+from antjax.jobs.bahe import memory as bahe_memory
+from antjax.jobs.bahe.data import Clicks
+from antjax.jobs.bahe.model import Built
+from antjax.jobs.run import TrainingRun
+from antjax.train.state import TrainState
+
+if TYPE_CHECKING:
+  from antjax.jobs.bahe.train import Config
+
+Scores = dict[str, float]
+
+
+class BaheJob:
+  """One run: a model, its trainer, and the loops.
+
+  Attributes:
+    num_steps: Steps of the run, if it does not stop early.
+    memory: What was planned and what was compiled, for the report.
+  """
+
+  def __init__(
+    self, config: 'Config', job: job_lib.Job, clicks: Clicks, built: Built
+  ):
+    self._config, self._job, self._clicks = config, job, clicks
+    self._model, self._built = built.model, built
+    self.num_steps = config.steps_for(clicks.num_examples('train'))
+    self._tables = built.model.tables(job.mesh)
+    self.trainer = training_config.make_trainer(
+      config,
+      job,
+      self._loss,
+      config.optimizer.build(self.num_steps, tuning.is_lm),
+      built.params,
+      trainable=tuning.trainable(config.effective_tuning),
+      scanned=training_config.is_stack,
+      activation_bytes=bahe_memory.activation_bytes(
+        config, built.model, clicks
+      ),
+      tables=self._tables,
+      constants=built.constants,
+    )
+    self.memory: dict[str, Any] = {}
+
+  # What the Trainer calls.
+
+  def _vectors(self, rows: Any, batch: Mapping[str, Any]) -> Any:
+    assert self._tables is not None
+    return self._tables.lookup(rows, batch['ids'])
+
+  def _loss(self, params: Any, *rest: Any) -> tuple[jax.Array, jax.Array]:
+    *rows, batch, _ = rest
+    vectors = self._vectors(rows[0], batch) if rows else {}
+    return self._model.loss(params, vectors, batch)
+
+  @functools.cached_property
+  def _predict(self) -> Callable[..., Mapping[str, jax.Array]]:
+    """One function for all calls: it is compiled once."""
+
+    def predict(params: Any, *rest: Any) -> dict[str, jax.Array]:
+      *rows, batch, _ = rest
+      vectors = self._vectors(rows[0], batch) if rows else {}
+      return {
+        'prediction': self._model.logits(params, vectors, batch),
+        'group': batch['user'],
+        **{name: batch[name] for name in ('label', 'weight')},
+        **{name: batch[name] for name in ('is_new_user', 'is_new_item')},
+      }
+
+    return predict
+
+  def fit(self) -> TrainState:
+    """Trains, or goes on, in the run folder; the state is the best one."""
+    config = self._config
+    run = TrainingRun(
+      'bahe',
+      config,
+      self._job,
+      self.trainer,
+      num_steps=self.num_steps,
+      made_of=self._built.made_of,
+      best_mode=evaluate.best_mode(config.best_metric),
+      tables=self._tables,
+    )
+    state = self.trainer.init(self._built.params, seed=config.seed)
+    self.memory = bahe_memory.account(
+      config, self.trainer, state, self._model, self._clicks, self._built
+    )
+    if self._job.is_main:
+      bahe_memory.print_table(self.memory)
+    batches = self._clicks.training(self._model.prepare)
+    return run.fit(state, batches, self.validate)
+
+  # Scores.
+
+  def validate(self, state: TrainState) -> Scores:
+    """Scores of the validation examples, named 'validation_auc' and so on."""
+    found = self.scores(state, 'validation')
+    # A slice without examples has no scores.
+    return {
+      f'validation_{name}': x for name, x in found.items() if math.isfinite(x)
+    }
+
+  def scores(self, state: TrainState, split: str, title: str = '') -> Scores:
+    """Scores of a split by name; see `antjax.ctr.evaluate`.
+
+    Args:
+      state: To score.
+      split: Its name.
+      title: Of a progress bar; '': none.
+    """
+    return self.trainer.evaluate(
+      state,
+      self._clicks.evaluation(split, self._model.prepare, title=title),
+      self._predict,
+      evaluate.click_metrics(),
+    )

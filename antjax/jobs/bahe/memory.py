@@ -1,0 +1,134 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a click model's training takes of a device: planned, and compiled."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any, TYPE_CHECKING
+
+import jax.numpy as jnp
+
+from antjax.ctr import tuning as ctr_tuning
+from antjax.ctr.bahe import tuning
+from antjax.ctr.bahe.dedup_tower import DedupTower
+from antjax.ctr.bahe.full_text import FullTextTower
+from antjax.ctr.bahe.model import ClickModel
+from antjax.ctr.bahe.store_tower import StoreTower
+from antjax.jobs import memory_table
+from antjax.jobs.bahe.data import Clicks
+from antjax.lm import cost
+from antjax.train.state import TrainState
+from antjax.train.trainer import Trainer
+
+if TYPE_CHECKING:
+  from antjax.jobs.bahe.model import Built
+  from antjax.jobs.bahe.train import Config
+
+
+def account(
+  config: 'Config',
+  trainer: Trainer,
+  state: TrainState,
+  model: ClickModel,
+  clicks: Clicks,
+  built: 'Built',
+) -> dict[str, Any]:
+  """Bytes on a device: {'state': parts, 'activations', 'table', ...}.
+
+  'compiled' holds what the compiler says of the step: 'temporary' for what is
+  live beside its arguments. With an agent, and with --check_memory=false, it
+  is empty: the host-loop form is several programs.
+  """
+  parts = trainer.bytes_per_device()
+  planned: dict[str, Any] = {
+    'state': parts,
+    'table': built.table_bytes,
+    'table_level': built.table_level,
+    'activations': activation_bytes(config, model, clicks),
+    'frozen_share': ctr_tuning.frozen_share(
+      built.params,
+      tuning.trainable(config.effective_tuning),
+      built.num_absent,
+    ),
+    'num_absent': built.num_absent,
+    'compiled': {},
+  }
+  if config.check_memory and not clicks.is_elastic:
+    compiled, size = memory_table.compiled_bytes(
+      trainer, state, clicks.example(model.prepare)
+    )
+    if compiled:
+      planned['compiled'] = compiled
+      planned['batch'] = size - built.table_bytes
+  return planned
+
+
+def activation_bytes(
+  config: 'Config', model: ClickModel, clicks: Clicks
+) -> int:
+  """About the bytes that the trained layers' activations take; 0 for others.
+
+  The tower's sequences at the peak of the backward pass (`lm.cost`), and its
+  rows of the table, or, of the dedup tower, one frozen layer over the tokens of
+  its behaviours; of a full text its tokens.
+  """
+  dtype = jnp.dtype(config.compute_dtype)
+  if isinstance(model.tower, FullTextTower):
+    text = model.tower
+    return cost.activation_bytes(
+      dataclasses.replace(text.config, vocab_size=0),
+      clicks.rows_per_device * text.num_sequences,
+      text.num_tokens,
+      dtype,
+    )
+  if not isinstance(model.tower, StoreTower | DedupTower):
+    return 0
+  encoder = model.tower.encoder
+  high = encoder.high
+  num_layers = high.config.num_layers - high.num_low
+  places = max(clicks.lengths) + (encoder.fusion == 'early')
+  sequences = clicks.rows_per_device * encoder.num_sequences
+  rows = 2 * sequences * places * encoder.dim * dtype.itemsize
+  if isinstance(model.tower, DedupTower):
+    rows += _low_bytes(model.tower, dtype)
+  if not num_layers or config.effective_tuning == 'none':
+    return rows
+  # No output layer: no logits.
+  config_of_high = dataclasses.replace(
+    high.config, num_layers=num_layers, vocab_size=0
+  )
+  return rows + cost.activation_bytes(config_of_high, sequences, places, dtype)
+
+
+def _low_bytes(tower: DedupTower, dtype: Any) -> int:
+  """Of the low half's forward pass, which keeps no layer for a backward one."""
+  high = tower.encoder.high
+  if not high.num_low:  # Embeddings only.
+    tokens = tower.capacity * tower.num_tokens
+    return tokens * tower.encoder.dim * dtype.itemsize
+  one_layer = dataclasses.replace(
+    high.config,
+    num_layers=1,
+    layers_per_step=1,
+    vocab_size=0,
+    remat='layer',
+  )
+  return cost.activation_bytes(
+    one_layer, tower.capacity, tower.num_tokens, dtype
+  )
+
+
+def print_table(memory: Mapping[str, Any]) -> None:
+  """Says what a device needs, before the first step."""
+  memory_table.print_table(
+    [
+      *memory['state'].items(),
+      ('table of behaviours', memory['table']),
+      ('activations (planned)', memory['activations']),
+    ],
+    memory['compiled'],
+    {
+      'frozen share of parameters': f'{memory["frozen_share"]:.1%}',
+      'parameters left out': f'{memory["num_absent"]:,}',
+    },
+  )

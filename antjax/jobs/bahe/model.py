@@ -1,0 +1,260 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Model of launch/train_bahe.py: the tower that the flags ask for."""
+
+from collections.abc import Mapping
+import dataclasses
+import os
+from typing import Any, TYPE_CHECKING
+
+from absl import logging
+import jax
+import numpy as np
+
+from antjax.ctr.bahe import store_tower, text_join, tuning
+from antjax.ctr.bahe import table as table_lib
+from antjax.ctr.bahe.dedup_tower import DedupTower
+from antjax.ctr.bahe.full_text import FullTextTower
+from antjax.ctr.bahe.model import ClickModel
+from antjax.ctr.bahe.sequences import SequenceEncoder
+from antjax.ctr.bahe.store import BehaviorStore
+from antjax.ctr.bahe.towers import PyTree, Tower
+from antjax.jobs import auto_paro
+from antjax.jobs import identity as run_identity
+from antjax.jobs import job as job_lib
+from antjax.jobs.bahe.data import Clicks
+from antjax.lm import (
+  fingerprint,
+  positions,
+  pretrained,
+  pretrained_tokenizer,
+  split,
+)
+from antjax.lm.config import Config as LMConfig
+from antjax.lm.token_cache import TokenCache
+from antjax.mesh.mesh import INTRA
+
+if TYPE_CHECKING:
+  from antjax.jobs.bahe.train import Config
+
+# Tokens of a behaviour in a full text at most.
+_MAX_TOKENS = 128
+_DEDUP_NUM_LOW = 3  # Without --num_low.
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+  """A click model and where its parameters begin.
+
+  Attributes:
+    model: The model.
+    params: numpy arrays; the low half is not among them where a store has it.
+    constants: For the Trainer.
+    table_bytes: Bytes of the table of behaviours on a device.
+    table_level: How it is split: none, intra or global.
+    num_absent: Parameters of the language model that training never holds.
+    made_of: For `run_identity`.
+  """
+
+  model: ClickModel
+  params: PyTree
+  constants: Any
+  table_bytes: int
+  table_level: str
+  num_absent: int
+  made_of: Mapping[str, Any]
+
+
+def build(config: 'Config', job: job_lib.Job, clicks: Clicks) -> Built:
+  """Reads store and language model, and makes the click model.
+
+  Raises:
+    ValueError: Store, model and data do not go together.
+  """
+  tower: Tower | None = None
+  params: PyTree = None
+  num_absent = 0
+  if config.tower != 'none':
+    lm_config, params = _language_model(config)
+    if config.tower in ('store', 'frozen'):
+      tower = _store_tower(config, job, clicks, lm_config)
+    else:
+      tower = _token_tower(config, clicks, lm_config)
+  model = ClickModel(tower, config.head, config.ids, clicks.sizes)
+  key = jax.random.key(config.seed)
+  found = model.init_params(key, params)
+  if config.effective_tuning == 'lora':
+    found = tuning.add_lora(
+      found,
+      jax.random.fold_in(key, 1),
+      rank=config.lora_rank,
+      targets=config.lora_targets,
+    )
+  constants = None
+  if isinstance(tower, store_tower.StoreTower):
+    constants = tower.table.constants
+  table_bytes = sum(
+    shard.data.nbytes
+    for x in jax.tree.leaves(constants)
+    for shard in x.addressable_shards[:1]
+  )
+  if tower is not None:
+    held = sum(x.size for x in jax.tree.leaves(tower.init_params(params)))
+    whole = sum(x.size for x in jax.tree.leaves(params))
+    num_absent = max(whole - held, 0)
+  found = jax.tree.map(np.asarray, found)
+  return Built(
+    model,
+    found,
+    constants,
+    table_bytes,
+    _table_level(tower),
+    num_absent,
+    _made_of(config, clicks),
+  )
+
+
+def _made_of(config: 'Config', clicks: Clicks) -> dict[str, Any]:
+  found: dict[str, Any] = {
+    'data set': run_identity.of_data(clicks.description),
+    'tower': config.tower,
+  }
+  if clicks.standardizer is not None:
+    found['mean of numbers'] = clicks.standardizer.mean.tolist()
+  if clicks.user_vectors:
+    found['export of user vectors'] = clicks.user_vectors
+  if config.tower != 'none':
+    found['language model'] = fingerprint.of_model(config.model)
+  if config.tower in ('store', 'frozen'):
+    manifest = BehaviorStore.open(config.store).manifest
+    found |= {
+      'cut of the store': manifest.num_low,
+      "pooling of the store's tokens": manifest.pooling,
+      'max_tokens of the store': manifest.max_tokens,
+      'tokenizer of the store': manifest.tokenizer,
+    }
+  return found
+
+
+def _table_level(tower: Tower | None) -> str:
+  table = getattr(tower, 'table', None)
+  if not isinstance(table, table_lib.SplitTable):
+    return 'none'
+  return 'intra' if table.exchange.axes == (INTRA,) else 'global'
+
+
+def _language_model(config: 'Config') -> tuple[LMConfig, PyTree]:
+  """The language model's config, and its parameters on the host."""
+  host = jax.local_devices(backend='cpu')[0]
+  lm_config, params = pretrained.load_pretrained(
+    config.model, shardings=jax.sharding.SingleDeviceSharding(host)
+  )
+  lm_config = dataclasses.replace(lm_config, remat=config.remat)
+  if config.tower == 'full_text':
+    lm_config, params = positions.extend_learned(
+      lm_config, params, config.max_tokens
+    )
+  if config.effective_tuning == 'lora':
+    scale = config.lora_alpha / config.lora_rank
+    lm_config = dataclasses.replace(lm_config, lora_scale=scale)
+  return lm_config, params
+
+
+def _store_tower(
+  config: 'Config', job: job_lib.Job, clicks: Clicks, lm_config: LMConfig
+) -> store_tower.StoreTower:
+  store = BehaviorStore.open(config.store)
+  manifest = store.manifest
+  manifest.check(
+    model=fingerprint.of_model(config.model),
+    tokenizer=fingerprint.of_tokenizer(config.model),
+  )
+  manifest.check_vocabulary(clicks.vocabulary)
+  num_low, num_layers = manifest.num_low, lm_config.num_layers
+  if config.num_low not in (None, num_low):
+    raise ValueError(
+      f'num_low={config.num_low}: the store at {config.store} has rows of'
+      f' num_low={num_low}; give --num_low=none to take that, or a'
+      f' store that was built with --num_low={config.num_low}.'
+    )
+  if store.rows < clicks.sizes.num_behaviors:
+    raise ValueError(
+      f'store={config.store} has {store.rows} rows, {config.data} has'
+      f' {clicks.sizes.num_behaviors} behaviours;'
+      ' launch/build_behavior_store.py adds what is new.'
+    )
+  if config.tower == 'frozen' and num_low != num_layers:
+    raise ValueError(
+      f'tower=frozen needs a store of all {num_layers} layers; {config.store}'
+      f' has {num_low}. Build one with --num_low={num_layers}.'
+    )
+  if config.tower == 'store' and num_low == num_layers:
+    raise ValueError(
+      f'tower=store: {config.store} has all {num_layers} layers, which leaves'
+      ' none to train; use --tower=frozen, or a store with a smaller num_low.'
+    )
+  dtype = np.dtype(np.float32)
+  if config.table_dtype != 'float32':
+    dtype = np.dtype(jax.numpy.dtype(config.table_dtype))
+  table, said = table_lib.place(
+    store.load(dtype),
+    job.mesh,
+    home=config.table,
+    device_bytes=auto_paro.memory_of_device(),
+    max_distinct=_max_distinct(config, clicks),
+    inside_groups=job.agent is not None,
+  )
+  logging.info('%s', said)
+  return store_tower.StoreTower(
+    sequence_encoder(config, clicks, lm_config, num_low), table
+  )
+
+
+def _max_distinct(config: 'Config', clicks: Clicks) -> int:
+  most = table_lib.most_distinct(clicks.rows_per_device, clicks.lengths)
+  return config.max_distinct or most
+
+
+def sequence_encoder(
+  config: 'Config', clicks: Clicks, lm_config: LMConfig, num_low: int
+) -> SequenceEncoder:
+  """The high half over sequences, as the flags ask for."""
+  places = 0
+  if lm_config.positions == 'learned' and num_low < lm_config.num_layers:
+    places = max(clicks.lengths) + (config.fusion == 'early')
+  return SequenceEncoder(
+    split.HighEncoder(lm_config, num_low, places),
+    clicks.sizes.num_sequences,
+    pooling=config.pooling,
+    fusion=config.fusion,
+  )
+
+
+def _token_tower(
+  config: 'Config', clicks: Clicks, lm_config: LMConfig
+) -> Tower:
+  """The tower that reads tokens in each step."""
+  tokenizer = pretrained_tokenizer.load_tokenizer(
+    config.model, lm_config.vocab_size
+  )
+  folder = config.token_cache or os.path.join(config.data, 'tokens')
+  of_a_text = _MAX_TOKENS if config.tower == 'full_text' else config.max_tokens
+  cache = TokenCache.build(
+    folder, clicks.vocabulary, config.model, max_tokens=of_a_text
+  )
+  if config.tower == 'dedup':
+    num_low = _DEDUP_NUM_LOW if config.num_low is None else config.num_low
+    return DedupTower(
+      sequence_encoder(config, clicks, lm_config, num_low),
+      min(_max_distinct(config, clicks), clicks.sizes.num_behaviors),
+      min(config.max_tokens, int(cache.lengths.max())),
+      cache,
+    )
+  return FullTextTower(
+    lm_config,
+    clicks.sizes.num_sequences,
+    config.max_tokens,
+    min(config.max_tokens, int(cache.lengths.max())),
+    text_join.marks_of(tokenizer),
+    cache,
+  )

@@ -1,0 +1,214 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""User vectors in files: what one run exports and another one reads.
+
+A folder holds `<split>.npy` float16 [examples, F], the user of each example by
+the history that they had then, so that nothing of the future is in it; and for
+serving `users.npy` float32 [U, F] with `user_ids.npy` int64 [U], each user by
+their last example. `made_of.json` names the data and this export. The folder
+takes its name when all of it is written.
+"""
+
+from collections.abc import Mapping
+import json
+import os
+import pathlib
+import secrets
+import shutil
+from typing import Any, Self
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from antjax.jobs import identity as run_identity
+from antjax.metrics.metric import Metric
+from antjax.train.state import TrainState
+from antjax.train.trainer import Trainer
+
+FOLDER = 'user_embeddings'
+SPLITS = ('train', 'validation', 'test')
+_MADE_OF = 'made_of.json'
+
+
+class UserVectors:
+  """The files, mapped into memory.
+
+  Attributes:
+    dim: F.
+    name: Tells two exports apart; '' for one of an older version.
+  """
+
+  def __init__(self, arrays: Mapping[str, np.ndarray], name: str = ''):
+    self._arrays, self.name = dict(arrays), name
+    self.dim = next(iter(self._arrays.values())).shape[1]
+
+  @classmethod
+  def open(
+    cls, folder: str, sizes: Mapping[str, int], data: str = ''
+  ) -> Self | None:
+    """Opens a folder; None where its name is empty.
+
+    Args:
+      folder: The folder.
+      sizes: Split -> examples that there are in the data.
+      data: Fingerprint of the data; '' for any of these sizes.
+
+    Raises:
+      FileNotFoundError: A file is not there.
+      ValueError: They are of other data.
+    """
+    if not folder:
+      return None
+    arrays = {}
+    for split, size in sizes.items():
+      path = pathlib.Path(folder) / f'{split}.npy'
+      if not path.is_file():
+        raise FileNotFoundError(
+          f'user_embeddings={folder}: {path.name} is not there; give the folder'
+          f' {FOLDER} of a run with --export_users.'
+        )
+      arrays[split] = np.load(path, mmap_mode='r')
+      if len(arrays[split]) != size:
+        raise ValueError(
+          f'user_embeddings={folder}: {path.name} has {len(arrays[split])}'
+          f' rows, the data have {size} examples; it was exported from other'
+          ' data.'
+        )
+    made_of = {'data': '', 'name': ''}  # Of an older version.
+    path = pathlib.Path(folder) / _MADE_OF
+    if path.is_file():
+      made_of = json.loads(path.read_text(encoding='utf-8'))
+    if data and made_of['data'] not in ('', data):
+      raise ValueError(
+        f'user_embeddings={folder}: it was exported from other data, which have'
+        ' as many examples.'
+      )
+    return cls(arrays, made_of['name'])
+
+  def read(self, split: str, index: np.ndarray) -> np.ndarray:
+    """float32 [n, F] of examples [n]."""
+    return self._arrays[split][index].astype(np.float32)
+
+
+class _Writer(Metric):
+  """Not a score: writes what it sees at its place; counts rows."""
+
+  def __init__(self, file: Any = None, count: int = 0):
+    self._file, self._count = file, count
+
+  def update(  # type: ignore[override]
+    self, *, user_vector: np.ndarray, index: np.ndarray, weight: np.ndarray
+  ) -> None:
+    """Rows of one batch, flat, as `Trainer.evaluate` gives them."""
+    vectors = user_vector.reshape(len(index), -1)
+    there = weight > 0
+    self._file[index[there]] = vectors[there].astype(self._file.dtype)
+    self._count += int(there.sum())
+
+  def _update(
+    self,
+    prediction: np.ndarray,
+    label: np.ndarray,
+    weight: np.ndarray,
+    group: np.ndarray | None,
+  ) -> None:
+    raise AssertionError('update writes.')
+
+  def merge(self, other: Self) -> Self:
+    return type(self)(None, self._count + other._count)
+
+  def compute(self) -> float:
+    return float(self._count)
+
+  def state(self) -> dict[str, np.ndarray]:
+    return {'count': np.asarray(self._count)}
+
+  @classmethod
+  def from_state(cls, state: Mapping[str, np.ndarray]) -> Self:
+    return cls(None, int(state['count']))
+
+
+def export(
+  run_dir: pathlib.Path,
+  trainer: Trainer,
+  state: TrainState,
+  clicks: Any,
+  model: Any,
+) -> pathlib.Path:
+  """Writes the folder; all processes of a job call it.
+
+  Args:
+    run_dir: The folder is made in it.
+    trainer: Of the run.
+    state: What to export.
+    clicks: `antjax.jobs.bahe.data.Clicks`.
+    model: The `ClickModel`, with a tower.
+  """
+  folder, staged = run_dir / FOLDER, run_dir / f'.{FOLDER}'
+  dim = model.tower.user_dim
+  predict = _user_vectors(model)
+  is_main = jax.process_index() == 0
+  for split in SPLITS:
+    path, size = staged / f'{split}.npy', clicks.num_examples(split)
+    if is_main:
+      staged.mkdir(exist_ok=True)
+      np.lib.format.open_memmap(path, 'w+', np.float16, (size, dim)).flush()
+    multihost_utils.sync_global_devices(f'export {split}')
+    file = np.load(path, mmap_mode='r+')
+    found = trainer.evaluate(
+      state,
+      clicks.evaluation(
+        split, model.prepare, with_index=True, title=f'export {split}'
+      ),
+      predict,
+      {'rows': _Writer(file)},
+    )
+    file.flush()
+    if found['rows'] != size:
+      raise RuntimeError(
+        f'export_users: {found["rows"]:.0f} of {size} rows of {path} were'
+        ' written; start the run again.'
+      )
+  multihost_utils.sync_global_devices('exported')
+  if is_main:
+    _write_newest(staged, clicks.newest_examples(), dim)
+    made_of = {
+      'data': run_identity.of_data(clicks.description),
+      'name': secrets.token_hex(8),
+    }
+    (staged / _MADE_OF).write_text(json.dumps(made_of), encoding='utf-8')
+    if folder.exists():
+      shutil.rmtree(folder)
+    os.replace(staged, folder)
+  return folder
+
+
+def _user_vectors(model: Any) -> Any:
+  """One function for all splits: it is compiled once."""
+
+  def predict(params: Any, *rest: Any) -> dict[str, jax.Array]:
+    batch, _ = rest[-2:]
+    return {
+      'user_vector': model.tower(params['tower'], batch).user_BF,
+      'index': batch['index'],
+      'weight': batch['weight'],
+    }
+
+  return predict
+
+
+def _write_newest(
+  folder: pathlib.Path, newest: Mapping[int, tuple[str, int]], dim: int
+) -> None:
+  users = sorted(newest)
+  vectors = np.zeros((len(users), dim), np.float32)
+  files = {
+    split: np.load(folder / f'{split}.npy', mmap_mode='r')
+    for split in {split for split, _ in newest.values()}
+  }
+  for i, user in enumerate(users):
+    split, number = newest[user]
+    vectors[i] = files[split][number]
+  for name, array in (('users', vectors), ('user_ids', np.array(users))):
+    np.save(folder / f'{name}.npy', array)

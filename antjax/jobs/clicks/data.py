@@ -1,0 +1,336 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Data of launch/train_clicks.py: a prepared folder as clicks in memory."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import json
+import pathlib
+from typing import Any, TYPE_CHECKING
+
+from absl import logging
+import grain
+import jax
+import numpy as np
+import pyarrow.parquet as pq
+
+from antjax.ctr.antm2c.clicks import Clicks, TextVectors
+from antjax.ctr.antm2c.model import DataSizes, ScenarioModel
+from antjax.ctr.bahe.batches import Standardizer
+from antjax.ctr.models.inputs import Moments
+from antjax.data import output_folder, shuffled_index, whole_columns
+from antjax.jobs import identity as run_identity
+from antjax.jobs import job as job_lib
+from antjax.jobs.clicks import vectors as antm2c_vectors
+
+if TYPE_CHECKING:
+  from antjax.jobs.clicks.train import Config
+
+SPLITS = ('train', 'validation', 'test')
+_COLUMNS = (
+  *('user', 'item', 'title', 'label', 'starts', 'stops', 'ids', 'numeric'),
+  *('is_new_user', 'is_new_item', 'user_count', 'item_count'),
+)
+
+
+class ScenarioData:
+  """The clicks of all splits.
+
+  Attributes:
+    description: Content of the data folder's dataset.json.
+    scenarios: Names of the scenarios.
+    sizes: What the model has to know.
+    splits: Split -> its clicks.
+    standardizer: Of the numeric columns; None without any.
+    made_of: For `run_identity`.
+  """
+
+  def __init__(self, config: 'Config', job: job_lib.Job):
+    """Reads all columns.
+
+    Raises:
+      ValueError: The folder holds something else, or has no such scenario,
+        history or conversion.
+    """
+    folder = pathlib.Path(config.data)
+    self.description = described = output_folder.load_description(folder)
+    if described.get('kind') != 'behaviors':
+      raise ValueError(
+        f'data={config.data} holds {described.get("name")}, no clicks;'
+        ' launch/prepare_behaviors.py makes them.'
+      )
+    if not set(_COLUMNS) <= set(described['schema']):
+      raise ValueError(
+        f'data={config.data} was made by an older version; make it again with'
+        ' --overwrite.'
+      )
+    output_folder.check_files(folder, described, 'events/')
+    names = [s['name'] for s in described['sequences']]
+    history = _history(config.history, names)
+    id_names = [c['name'] for c in described['ids']]
+    self.scenarios, groups, at = _scenarios(config, folder, described)
+    conversion = _conversion(config.conversion, described['numeric'])
+    drop = at if at is not None and not config.scenario_groups else None
+    kept = [i for i in range(len(id_names)) if i != drop]
+    numbers = [i for i in range(len(described['numeric'])) if i != conversion]
+    columns = {}
+    for split in SPLITS:
+      if split not in described['files']:
+        continue
+      columns[split] = whole_columns.read(
+        folder / described['files'][split]['path'],
+        _COLUMNS,
+        wide=('starts', 'stops'),
+      )
+    if 'train' not in columns:
+      raise ValueError(f'data={config.data} has no training examples.')
+    self.standardizer = None
+    if numbers:
+      values = columns['train']['numeric'][:, numbers]
+      self.standardizer = Standardizer.of([values])
+    events = tuple(
+      np.load(folder / 'events' / f'{name}.npy', mmap_mode='r')
+      for name in names
+    )
+    text, images = antm2c_vectors.load(config, job, described, names)
+    self.splits = {}
+    for split, found in columns.items():
+      scenario = _to_scenario(found, groups, at, split)
+      ids = [_known(found, n, config.ids) for n in ('user', 'item')]
+      ids += [found['title'], scenario, *found['ids'][:, kept].T]
+      numeric = found['numeric']
+      if self.standardizer is not None:
+        numeric = self.standardizer(numeric[:, numbers])
+      self.splits[split] = Clicks(
+        names=('user', 'item', 'title', 'scenario')
+        + tuple(f'column_{id_names[i]}' for i in kept),
+        ids=np.stack(ids, axis=1),
+        label=found['label'],
+        numeric=numeric[:, : len(numbers)],
+        starts=found['starts'],
+        stops=found['stops'],
+        events=events,
+        history=history,
+        max_history=config.max_history,
+        text=text,
+        images=images,
+        image_items=found['item'],
+        conversion=None
+        if conversion is None
+        else _labels(found['numeric'][:, conversion], config.conversion),
+        scored={
+          'label': found['label'],
+          'user': found['user'],
+          'scenario': scenario,
+          **{n: found[n] for n in ('user_count', 'item_count')},
+        },
+      )
+    self.sizes = DataSizes(
+      num_users=described['num_users'],
+      num_items=described['num_items'],
+      num_behaviors=described['num_behaviors'],
+      num_scenarios=len(self.scenarios),
+      columns={id_names[i]: described['ids'][i]['num_ids'] for i in kept},
+      num_numeric=len(numbers),
+      max_history=0 if history is None else config.max_history,
+      modal=_modal(text, images),
+    )
+    self.made_of: dict[str, Any] = {
+      'data set': run_identity.of_data(described),
+      'scenarios': list(self.scenarios),
+      'text vectors': antm2c_vectors.digest(text.vectors if text else None),
+      'image vectors': antm2c_vectors.digest(images),
+    }
+    self._config, self._job = config, job
+    self._num_devices = len(job.mesh.local_devices)
+    sizes = config.batch_size, config.num_micro_batches
+    if job.agent is not None:  # An element is a micro-batch.
+      self.rows = job.rows_of_micro_batch(*sizes)
+    else:
+      job_lib.check_batch_size(*sizes)
+      self.rows = config.batch_size // jax.process_count()
+    parts = 1 if job.agent is not None else config.num_micro_batches
+    self._rows_of_part = self.rows // (self._num_devices * parts)
+
+  def training(
+    self, model: ScenarioModel, seed: int, name: str
+  ) -> grain.IterDataset:
+    """Endless batches of this process, ready for a step.
+
+    Args:
+      model: What reads them.
+      seed: Of the order and of dropped ids.
+      name: Of the data set; each training of a job has its own.
+    """
+    clicks, share = self.splits['train'], self._config.fields.id_dropout
+    data = self._job.dataset(
+      shuffled_index.ShuffledIndex(len(clicks), seed=seed),
+      name=name,
+      # A DataShard is a batch.
+      shard_size=self.rows,
+      seed=seed,
+    )
+
+    def make(block: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
+      index = block['tasks']['index']
+      order = np.arange(len(index))
+      if model.is_by_scenario:
+        order = clicks.by_scenario(index, self._rows_of_part)
+      batch = clicks.batch(index[order], self.rows)
+      if share:  # The first two columns are user and item.
+        rng = np.random.default_rng([seed, int(index[0]), int(index[-1])])
+        # The same clicks lose theirs however they are sorted.
+        is_lost = (rng.random((len(index), 2)) < share)[order]
+        batch['ids'][: len(index), :2][is_lost] = 0
+      return model.prepare(batch)
+
+    return data.map(make)
+
+  def evaluation(
+    self,
+    split: str,
+    model: ScenarioModel,
+    *,
+    moments: Moments | None = None,
+    limit: int = 0,
+  ) -> Iterator[dict[str, Any]]:
+    """This process's share of a split, once, filled up to whole batches.
+
+    Args:
+      split: One of `SPLITS`.
+      model: What reads them.
+      moments: Of the training clicks, for models that normalise.
+      limit: Clicks to take, evenly spread; 0: all.
+    """
+    clicks = self.splits[split]
+    per_device = -(-self._config.eval_batch_size // jax.device_count())
+    size = per_device * self._num_devices
+    starts = range(
+      size * jax.process_index(), len(clicks), size * jax.process_count()
+    )
+    every = -(-len(clicks) // limit) if limit else 1
+    more = {}
+    if moments is not None:  # A copy a device.
+      copies = self._num_devices
+      more['moments'] = tuple(np.stack([x] * copies) for x in moments)
+    for start in starts[::every]:
+      index = np.arange(start, min(start + size, len(clicks)))
+      if model.is_by_scenario:
+        index = index[clicks.by_scenario(index, per_device)]
+      padded = np.resize(index, size).astype(np.int32)
+      yield model.prepare(clicks.batch(index, size)) | {'index': padded} | more
+
+
+def _modal(
+  text: TextVectors | None, images: np.ndarray | None
+) -> dict[str, int]:
+  """Name in a batch -> width."""
+  found: dict[str, int] = {}
+  if text is not None:
+    names = ['title', *text.sequences]
+    found |= {f'text_{n}': text.vectors.shape[1] for n in names}
+  if images is not None:
+    found['image'] = images.shape[1]
+  return found
+
+
+def _history(wanted: str, names: Sequence[str]) -> int | None:
+  if wanted == 'none' or not names:
+    return None
+  if wanted and wanted not in names:
+    raise ValueError(
+      f'history={wanted}: the data have the sequences {", ".join(names)}; name'
+      ' one of them, or none.'
+    )
+  return names.index(wanted) if wanted else 0
+
+
+def _labels(values: np.ndarray, name: str) -> np.ndarray:
+  """A numeric column that holds labels."""
+  if not np.isin(values, (0, 1)).all():
+    raise ValueError(
+      f'conversion={name}: the column holds {values.min():g} to'
+      f' {values.max():g}; labels must be 0 or 1.'
+    )
+  return values
+
+
+def _conversion(wanted: str, names: Sequence[str]) -> int | None:
+  if not wanted:
+    return None
+  if wanted not in names:
+    raise ValueError(
+      f'conversion={wanted}: the data have the numeric columns'
+      f' {", ".join(names) or "none"}; name one of them.'
+    )
+  return list(names).index(wanted)
+
+
+def _scenarios(
+  config: 'Config', folder: pathlib.Path, described: Mapping[str, Any]
+) -> tuple[tuple[str, ...], np.ndarray, int | None]:
+  """(names, id of the column -> scenario or -1, number of the column)."""
+  names = [c['name'] for c in described['ids']]
+  wanted = config.scenario or ('scene' if 'scene' in names else '')
+  if not wanted:
+    return ('all',), np.zeros(1, np.int32), None
+  if wanted not in names:
+    raise ValueError(
+      f'scenario={wanted}: the data have the id columns'
+      f' {", ".join(names) or "none"}; name one of them.'
+    )
+  at = names.index(wanted)
+  table = pq.read_table(folder / f'ids_feature_{at}.parquet').to_pydict()
+  values = dict(zip(table['id'], table['value'], strict=True))
+  groups = [tuple(g.split('+')) for g in config.scenario_groups]
+  if not groups:
+    groups = [(values[i],) for i in sorted(values)]
+  place = {v: g for g, members in enumerate(groups) for v in members}
+  if unknown := sorted(set(place) - set(values.values())):
+    raise ValueError(
+      f'scenario_groups={config.scenario_groups}: {wanted} has no'
+      f' {", ".join(unknown)}; it has {", ".join(values[i] for i in values)}.'
+    )
+  found = np.full(max(values) + 1, -1, np.int32)
+  for i, value in values.items():
+    found[i] = place.get(value, -1)
+  return tuple('+'.join(g) for g in groups), found, at
+
+
+def _known(
+  columns: Mapping[str, np.ndarray], name: str, ids: str
+) -> np.ndarray:
+  """User or item of each click; 0 for those that training has not seen."""
+  if ids == 'global':
+    return columns[name]
+  return np.where(columns[f'is_new_{name}'], 0, columns[name])
+
+
+def _to_scenario(
+  columns: Mapping[str, np.ndarray],
+  groups: np.ndarray,
+  at: int | None,
+  split: str,
+) -> np.ndarray:
+  """Scenario of each click, int32 [N]."""
+  if at is None:
+    return np.zeros(len(columns['label']), np.int32)
+  found = groups[columns['ids'][:, at]]
+  if (found < 0).any():
+    raise ValueError(
+      f'{(found < 0).sum():,} clicks of {split} are in no scenario: training'
+      ' has none of theirs, or --scenario_groups leaves it out.'
+    )
+  return found
+
+
+def log_counts(data: ScenarioData) -> None:
+  """Says how many clicks each scenario has."""
+  counts = {
+    split: np.bincount(
+      clicks.column('scenario'), minlength=len(data.scenarios)
+    ).tolist()
+    for split, clicks in data.splits.items()
+  }
+  logging.info(
+    'Clicks of the scenarios %s: %s', data.scenarios, json.dumps(counts)
+  )

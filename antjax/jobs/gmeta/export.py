@@ -1,0 +1,163 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+r"""Exports a model of train_gmeta: to be served, or what has changed of it.
+
+  python -m launch.export_gmeta --run_dir=runs/day1 --out=models/day1
+
+writes functions with and without adaptation, tables and vocabularies; any
+process with numpy and jax scores with it (antjax/serving/loader.py).
+`--quantize=int8` makes the tables a quarter as large.
+
+  python -m launch.export_gmeta --run_dir=runs/day2 --out=deltas/day2 \
+    --base=models/day1
+
+writes only what differs from an earlier export, `--since=400` what differs from
+an earlier checkpoint of the run; launch/apply_delta.py makes the new export of
+them.
+"""
+
+import dataclasses
+import pathlib
+from typing import Annotated, Any
+
+from absl import logging
+import jax
+import rich
+
+from antjax import config as config_lib
+from antjax.data import output_folder
+from antjax.jobs import identity as run_identity
+from antjax.jobs.gmeta import train as train_gmeta
+from antjax.jobs.gmeta.vocabulary import read_vocabulary
+from antjax.mesh import mesh as mesh_lib
+from antjax.meta import algorithms, meta_loss
+from antjax.meta import recommender as recommender_lib
+from antjax.meta.episodes import EpisodeConfig
+from antjax.serving import delta, exporter, loader
+from antjax.serving import recommender as serving
+from antjax.train import checkpoint
+
+MODEL = 'meta'  # The run's folder with the meta-learned model.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """What to export, and where to."""
+
+  run_dir: Annotated[str, 'Run folder of train_gmeta.'] = 'runs/gmeta'
+  out: Annotated[str, 'Folder to make; must not exist.'] = 'models/gmeta'
+  step: Annotated[int | None, 'Checkpoint to export; none: the newest one.'] = (
+    None
+  )
+  quantize: Annotated[
+    exporter.Quantize,
+    'How tables are stored: none is float32; int8 has one scale a row.',
+  ] = 'none'
+  base: Annotated[
+    str, 'An earlier full export: write only what differs from it.'
+  ] = ''
+  since: Annotated[
+    int | None,
+    'An earlier checkpoint of the run: write only what differs since then.',
+  ] = None
+
+  def __post_init__(self) -> None:
+    if self.base and self.since is not None:
+      raise ValueError(
+        f'base={self.base} and since={self.since}: give one of them.'
+      )
+
+
+def main(config: Config) -> None:
+  if not logging.level_debug():
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of every file.
+  exporter.check_new(config.out)  # Before the work.
+  run = config_lib.load(train_gmeta.Config, config.run_dir)
+  if not config.base and config.since is None:
+    manifest = exporter.write(
+      config.out, exported(run, config.run_dir, config.step), config.quantize
+    )
+    size = sum(f['bytes'] for f in manifest['files'].values())
+    rich.print(f'Step {manifest["step"]}: {size:,} bytes in {config.out}')
+    return
+  if config.base:
+    loader.read_manifest(config.base)  # Before the work, too.
+  with exporter.scratch_folder(config.out, 'export') as folder:
+    new, old = folder / 'new', pathlib.Path(config.base)
+    exporter.write(
+      new, exported(run, config.run_dir, config.step), config.quantize
+    )
+    if config.since is not None:
+      old = folder / 'old'
+      before = exported(run, config.run_dir, config.since)
+      exporter.write(old, before, config.quantize)
+    described = delta.write(old, new, config.out)
+  for name, table in described['tables'].items():
+    rich.print(f'{name}: {table["changed"]:,} of {table["rows"]:,} rows differ')
+
+
+def exported(
+  run: train_gmeta.Config, run_dir: str, step: int | None
+) -> exporter.Exported:
+  """A checkpoint of a run, on one device of this process."""
+  description = output_folder.load_description(run.data)
+  run_identity.check(
+    pathlib.Path(run_dir),
+    {'data set': run_identity.of_data(description)},
+    models=[MODEL],
+    is_part=True,
+  )
+  mesh = mesh_lib.make_mesh(intra=1, devices=jax.local_devices()[:1])
+  algorithm = algorithms.ALGORITHMS[run.algorithm]
+  numeric = tuple(description.get('numeric', ()))
+  recommender = recommender_lib.build(
+    description['features'],
+    dataclasses.replace(
+      run.model,
+      kind=algorithm.network or run.model.kind,
+      table_level='none',  # On one device all levels are the same.
+    ),
+    mesh,
+    label_kind=description.get('kind', 'rating'),
+    num_numeric=len(numeric),
+  )
+  inner = run.inner.loop(algorithm.inner)
+  trainer = recommender.trainer(
+    meta_loss.meta_loss_fn(recommender.task_model, inner),
+    run.optimizer.build(run.num_steps),
+  )
+  state = trainer.init(recommender.init_params(inner), seed=run.seed)
+  folder = pathlib.Path(run_dir) / MODEL / 'checkpoints'
+  if step is None:
+    step = checkpoint.latest_step(folder)
+  if step is None or not (folder / str(step)).is_dir():
+    steps = sorted(int(p.name) for p in folder.glob('[0-9]*'))
+    raise ValueError(
+      f'export_gmeta: there is no checkpoint {step or ""} in {folder}; it has'
+      f' {steps}.'
+    )
+  with checkpoint.Checkpointer(
+    str(folder), trainer.layout, trainer.optimizer, trainer.tables
+  ) as checkpointer:
+    state, _ = checkpointer.restore(step)
+  info: dict[str, Any] = {
+    'step': step,
+    'data': description['name'],
+    'label': description.get('label', 'rating'),
+    'kind': description.get('kind', 'rating'),
+  }
+  return serving.exported(
+    recommender,
+    inner,
+    trainer.params(state),
+    serving.table_rows(recommender.tables, state.tables),
+    vocabularies={
+      name: read_vocabulary(run.data, description, name)
+      for name in recommender.features
+      if f'ids_{name}' in description['files']
+    },
+    support_sizes=run.support_sizes,
+    query_size=description.get('query_size', EpisodeConfig.query_size),
+    numeric=numeric,
+    info=info,
+  )

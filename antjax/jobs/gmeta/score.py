@@ -1,0 +1,174 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+r"""Scores with an exported model: a file of task records, or one new user.
+
+  python -m launch.score_gmeta --model=models/day1 \
+    --input=data/ml-1m/user_cold.arrow --out=scores.parquet
+
+adapts to the support of each record and scores its query. Ids of the input are
+those of its own folder; they become the model's by their values. For one user
+
+  python -m launch.score_gmeta --model=models/day1 --user=user.json
+
+with {"support": {feature: values}, "labels": [...], "query": {...}} prints the
+query's predictions as JSON.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import time
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from antjax.data import output_folder, records
+from antjax.jobs.gmeta.vocabulary import read_vocabulary
+from antjax.meta.models import RatingLevels
+from antjax.report import progress
+from antjax.serving import scorer
+from antjax.serving.loader import Model
+
+_BLOCK = 512  # Records read at once.
+# What a label may be, by the kind in a manifest; older exports name none.
+_LABELS = {'rating': RatingLevels.levels, 'click': (0.0, 1.0)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """What to score, and with what."""
+
+  model: Annotated[str, 'Folder that launch/export_gmeta.py wrote.'] = (
+    'models/gmeta'
+  )
+  input: Annotated[
+    str, 'Record file in a folder that launch/prepare_data.py wrote.'
+  ] = ''
+  out: Annotated[str, 'Parquet file to write: a line for each query row.'] = (
+    'scores.parquet'
+  )
+  user: Annotated[str, 'JSON file of one user, instead of input.'] = ''
+  batch_size: Annotated[int, 'Users scored together; a power of two.'] = 64
+
+  def __post_init__(self) -> None:
+    if self.batch_size < 1:
+      raise ValueError(f'batch_size={self.batch_size} must be positive.')
+    if self.input and self.user:
+      raise ValueError('give --input or --user, not both.')
+
+
+def main(config: Config) -> None:
+  model = Model(config.model)
+  if config.user:
+    print(json.dumps(score_user(model, config.user)))
+  elif config.input:
+    score_file(model, config)
+  else:
+    raise ValueError('score_gmeta: give --input or --user.')
+
+
+def score_user(model: Model, path: str) -> dict[str, list[float]]:
+  """Adapts to the user of a JSON file; returns the query's columns."""
+  user = _read_user(path, model.manifest.get('kind', ''))
+  columns = model.adapt_user(
+    scorer.user_ids(model, user['support']),
+    user['labels'],
+    scorer.user_ids(model, user['query']),
+  )
+  return {name: column.tolist() for name, column in columns.items()}
+
+
+def _read_user(path: str, label_kind: str = '') -> dict[str, Any]:
+  """What a --user file holds.
+
+  Args:
+    path: The file.
+    label_kind: Of the model's labels, 'rating' or 'click'; '' if not known.
+
+  Raises:
+    ValueError: It is no JSON object with 'support', 'labels' and 'query', or a
+      label is not one of the kind.
+  """
+  try:
+    user = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+  except (OSError, ValueError) as error:
+    raise ValueError(f'user={path}: no readable JSON file: {error}') from error
+  kinds = {'support': dict, 'labels': list, 'query': dict}
+  for name, kind in kinds.items():
+    if not isinstance(user, dict) or not isinstance(user.get(name), kind):
+      raise ValueError(
+        f'user={path}: needed is an object with support and query (feature ->'
+        f' values) and labels (a list); {name} is missing or of another kind.'
+      )
+  if not all(
+    isinstance(x, (int, float)) and math.isfinite(x) for x in user['labels']
+  ):
+    raise ValueError(f'user={path}: labels must be finite numbers.')
+  known = _LABELS.get(label_kind)
+  for label in user['labels']:
+    if known and label not in known:
+      needed = ', '.join(f'{x:g}' for x in known)
+      raise ValueError(
+        f'user={path}: labels holds {label}; the model is of the kind'
+        f' {label_kind}, and needed is one of {needed}.'
+      )
+  return user
+
+
+def score_file(model: Model, config: Config) -> None:
+  """Scores a record file block by block."""
+  source = records.open_source(config.input)
+  translate = _translation(model, str(pathlib.Path(config.input).parent))
+  start_s, num_rows = time.monotonic(), 0
+  num_blocks = -(-len(source) // _BLOCK)
+  with progress.Progress(num_blocks, name='score', unit='users') as bar:
+
+    def read() -> Iterator[dict[str, Any]]:
+      for block in range(num_blocks):
+        start = block * _BLOCK
+        read = source.read(start, min(start + _BLOCK, len(source)))
+        yield from ({**record, **translate(record)} for record in read)
+        bar.update(block + 1, num_examples=len(read))
+
+    unfinished = f'{config.out}.new'
+    writer: pq.ParquetWriter | None = None
+    for columns in scorer.score(
+      model,
+      read(),
+      label=model.manifest['label'],
+      batch_size=config.batch_size,
+    ):
+      table = pa.table(columns)
+      if writer is None:
+        writer = pq.ParquetWriter(unfinished, table.schema)
+      writer.write_table(table)
+      num_rows += len(table)
+    if writer is None:
+      raise ValueError(f'{config.input} holds no user to score.')
+    writer.close()
+    os.replace(unfinished, config.out)
+  wall_s = time.monotonic() - start_s
+  print(
+    f'{num_rows:,} rows of {len(source):,} users in {wall_s:.1f} s,'
+    f' {num_rows / wall_s:,.0f} rows/s with reading and compiling:'
+    f' {config.out}'
+  )
+
+
+def _translation(model: Model, data: str) -> Any:
+  """Record -> its features with the model's ids."""
+  description = output_folder.load_description(data)
+  maps = {}
+  for name in model.manifest['vocabularies']:
+    values, ids = read_vocabulary(data, description, name)
+    # One line more, at the end: -1 stays -1.
+    to_model = np.zeros(ids.max(initial=0) + 2, np.int32)
+    to_model[ids] = model.ids(name, values)
+    to_model[-1] = -1
+    maps[name] = to_model
+  return lambda record: {n: to[record[n]] for n, to in maps.items()}

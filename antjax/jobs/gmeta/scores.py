@@ -1,0 +1,130 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Scores the methods of launch/train_gmeta.py on its evaluation tasks."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any, TYPE_CHECKING
+
+import numpy as np
+
+from antjax.jobs.gmeta.methods import Method
+from antjax.jobs.gmeta.tasks import Tasks
+from antjax.meta import evaluate, predictions, scores
+from antjax.meta.recommender import Recommender
+from antjax.metrics import streaming as metrics_lib
+
+if TYPE_CHECKING:
+  from antjax.jobs.gmeta.train import Config
+
+
+@dataclasses.dataclass
+class Results:
+  """What an evaluation found.
+
+  Attributes:
+    rows: one a scenario and method: 'scenario', 'method', metric -> value.
+    details: one a number, with its 95% interval: 'scenario', 'method',
+      'metric', 'value', 'low', 'high'; 'num_steps' if it is after that many
+      inner steps and not the method's own, 'support' and 'mean_support' if it
+      is of the tasks of some support sizes only.
+  """
+
+  rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+  details: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
+def evaluate_methods(
+  config: 'Config',
+  tasks: Tasks,
+  recommender: Recommender,
+  methods: Mapping[str, Method],
+) -> Results:
+  """Scores every method and baseline in every scenario; a collective call."""
+  results = Results()
+  mean = tasks.mean_label()
+  predict_fns = {
+    name: predictions.predict_by_step_fn(
+      recommender.task_model, method.inner, last_step=config.eval_steps
+    )
+    for name, method in methods.items()
+  }
+  for scenario in tasks.scenarios:
+    by_method: dict[str, scores.Columns] = {}
+    for name, (trainer, state, inner) in methods.items():
+      batches = tasks.scenario(scenario, with_rows=inner.adapt == 'all')
+      found: dict[str, Any] = trainer.evaluate(
+        state, batches, predict_fns[name], {'rows': scores.QueryRows()}
+      )
+      by_method[name] = found['rows']
+    by_method |= _baselines(tasks, scenario, mean)
+    for name, columns in by_method.items():
+      _add(results, config, tasks.kind, scenario, name, columns)
+  return results
+
+
+def _baselines(
+  tasks: Tasks, scenario: str, mean: float
+) -> dict[str, scores.Columns]:
+  kept = {name: scores.QueryRows() for name in evaluate.BASELINES}
+  for by_name in evaluate.baseline_columns(tasks.scenario(scenario), mean):
+    for name, columns in by_name.items():
+      kept[name].update(**columns)
+  if tasks.kind == 'click':
+    del kept['support median']  # 0 or 1: no probability.
+  merged: dict[str, Any] = metrics_lib.merge_across_processes(kept)
+  return {name: rows.compute() for name, rows in merged.items()}
+
+
+def _add(
+  results: Results,
+  config: 'Config',
+  kind: scores.Kind,
+  scenario: str,
+  method: str,
+  columns: scores.Columns,
+) -> None:
+  """Adds a method's numbers in a scenario: whole, by step, by support."""
+  where: dict[str, Any] = {'scenario': scenario, 'method': method}
+
+  def estimate(
+    chosen: scores.Columns, extra: Mapping[str, Any]
+  ) -> dict[str, scores.Estimate]:
+    found = scores.estimate(
+      chosen, kind, num_resamples=config.num_resamples, seed=config.seed
+    )
+    results.details.extend(
+      {**where, **extra, 'metric': name, **estimate._asdict()}
+      for name, estimate in found.items()
+    )
+    return found
+
+  whole = estimate(columns, {})
+  results.rows.append(
+    where | {name: found.value for name, found in whole.items()}
+  )
+  if not columns:
+    return
+  steps = _steps(columns)
+  for step in steps if len(steps) > 1 else ():
+    estimate(scores.after_step(columns, step), {'num_steps': step})
+  size = columns['support_size']
+  for low, high in _bins(config.support_sizes):
+    chosen = (size > low) & (size <= high)
+    if chosen.any():
+      estimate(
+        scores.select(columns, chosen),
+        {
+          'support': f'{low + 1} to {high}',
+          'mean_support': float(np.mean(size[chosen])),
+        },
+      )
+
+
+def _steps(columns: scores.Columns) -> list[int]:
+  names = [name.partition('prediction_')[2] for name in columns]
+  return sorted(int(name) for name in names if name.isdecimal())
+
+
+def _bins(sizes: Sequence[int]) -> list[tuple[int, int]]:
+  return list(zip((0, *sizes[:-1]), sizes))

@@ -1,0 +1,399 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What every job does before and around its own work.
+
+A launch script is a config, a `main` and three lines:
+
+  @dataclasses.dataclass(frozen=True, kw_only=True)
+  class Config(common.JobConfig):
+    num_steps: Annotated[int, 'Optimizer steps.'] = 1000
+
+  def main(config: Config) -> None:
+    job = common.start(config)
+    train(config, job.mesh)
+
+  if __name__ == '__main__':
+    common.run(main, Config())
+
+The order is fixed: flags, then `jax.distributed` (before anything touches a
+device), then the mesh, then the run folder (so that a wrong flag leaves nothing
+behind), then logging and signals. A script without devices uses `script.run`.
+
+This is the one module that reads environment variables.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import json
+import logging as python_logging
+import os
+import pathlib
+import shlex
+import threading
+from typing import Annotated, Any, NoReturn, TYPE_CHECKING, TypeVar
+import urllib.parse
+
+from absl import flags, logging
+import jax
+from jax.experimental import multihost_utils
+
+from antjax import config as config_lib
+from antjax.data import records
+from antjax.jobs import compilation_cache, script
+from antjax.mesh import mesh as mesh_lib
+from antjax.mesh.paro import NotElasticError
+from antjax.shards import data_shard, dataset, ledger_client
+
+if TYPE_CHECKING:
+  from antjax.elastic.worker import Agent
+
+flags.disclaim_key_flags()  # They are the script's.
+
+_T = TypeVar('_T')
+
+_DISTRIBUTED = ('coordinator_address', 'num_processes', 'process_id')
+_ROWS_FILE = 'elastic.json'  # In the run folder of a job under agents.
+# Set by launch/local_cluster.py; the first is JAX's own.
+_ENVIRONMENT = {name: f'JAX_{name.upper()}' for name in _DISTRIBUTED}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JobConfig:
+  """Settings of every job that trains; a job's own Config extends it."""
+
+  run_dir: Annotated[
+    str,
+    'Folder of this run: config, logs, checkpoints, report. A second start'
+    ' with the same folder goes on where the first one stopped.',
+  ]
+  intra: Annotated[
+    int | None,
+    'Devices in a PaRO group, joined by fast links; must divide the number of'
+    ' devices. none: the devices of one process.',
+  ] = None
+
+  def __post_init__(self) -> None:
+    if not self.run_dir:
+      raise ValueError('run_dir must name a folder; it is empty.')
+    if self.intra is not None and self.intra < 1:
+      raise ValueError(f'intra must be at least 1 or none; got {self.intra}.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """What `start` made.
+
+  Attributes:
+    mesh: All devices of the job, axes ('inter', 'intra').
+    run_dir: The folder of the run; shared by all processes.
+    should_stop: True once this process was asked to stop.
+    agent: Where a launch/agent.py runs this process: its data, plan and pulse.
+  """
+
+  mesh: jax.sharding.Mesh
+  run_dir: pathlib.Path
+  should_stop: script.StopRequest
+  config: JobConfig
+  agent: 'Agent | None' = None
+
+  def save_config(self) -> None:
+    """Writes `<run_dir>/config.json`, on process 0; again changes nothing.
+
+    Call it once it is sure that the run can go on in this folder: a config that
+    does not fit the checkpoints there must not take the place of theirs.
+    """
+    if not self.is_main:
+      return
+    try:
+      saved = config_lib.load(type(self.config), self.run_dir)
+    except ValueError:  # None, or of another version: it is kept aside.
+      saved = None
+    if saved != self.config:
+      config_lib.save(self.config, self.run_dir)
+
+  def repeat_command(self, path: str) -> str:
+    """The command that repeats this run, in a run folder of its own.
+
+    Args:
+      path: The job's script, e.g. 'launch/train_lm.py'.
+    """
+    call = shlex.join(
+      [
+        path,
+        f'--config={self.run_dir}/config.json',
+        f'--run_dir={self.run_dir}-again',
+      ]
+    )
+    if jax.device_count() == 1:
+      return f'python {call}'
+    return (
+      f'python -m launch.local_cluster --hosts={jax.process_count()}'
+      f' --devices_per_host={jax.local_device_count()} -- {call}'
+    )
+
+  def dataset(
+    self,
+    source: records.RecordSource,
+    *,
+    name: str = 'train',
+    shard_size: int,
+    seed: int = 0,
+    num_epochs: int | None = None,
+    key_field: str | None = None,
+  ) -> dataset.LeasedDataset:
+    """Records of a source: each is read by one process, once an epoch.
+
+    Under an agent shards are leased from the coordinator; else each process has
+    a fixed share. See `antjax.Agent.dataset` for the arguments.
+    """
+    if self.agent is not None:
+      return self.agent.dataset(
+        source,
+        name=name,
+        shard_size=shard_size,
+        seed=seed,
+        num_epochs=num_epochs,
+        key_field=key_field,
+      )
+    ledger = data_shard.ShardLedger(
+      len(source), shard_size, seed=seed, num_epochs=num_epochs
+    )
+    client = ledger_client.LocalLedgerClient(
+      ledger, worker=jax.process_index(), num_workers=jax.process_count()
+    )
+    return dataset.LeasedDataset(source, client, key_field=key_field)
+
+  def rows_of_micro_batch(self, batch_size: int, num_micro_batches: int) -> int:
+    """Rows of this process's micro-batch, the same when other hosts have come.
+
+    Args:
+      batch_size: Rows of a step of all processes that the job begins with.
+      num_micro_batches: Of each of them in a step.
+
+    Raises:
+      ValueError: The job begins, and the batch is no multiple of its parts.
+    """
+    path = self.run_dir / _ROWS_FILE
+    if path.exists():
+      return int(json.loads(path.read_text(encoding='utf-8'))['rows'])
+    # Later the hosts may be others, which batch_size need not fit.
+    check_batch_size(batch_size, num_micro_batches)
+    rows = batch_size // jax.process_count() // num_micro_batches
+    multihost_utils.sync_global_devices('rows_of_micro_batch')  # All looked.
+    if self.is_main:
+      temporary = path.with_suffix('.new')
+      temporary.write_text(json.dumps({'rows': rows}), encoding='utf-8')
+      os.replace(temporary, path)
+    return rows
+
+  @property
+  def is_main(self) -> bool:
+    """Whether this is process 0: the one that writes and shows progress."""
+    return jax.process_index() == 0
+
+
+def check_batch_size(batch_size: int, num_micro_batches: int) -> None:
+  """Raises ValueError unless all devices get micro-batches of one size."""
+  parts = jax.device_count() * num_micro_batches
+  if batch_size % parts:
+    raise ValueError(
+      f'batch_size={batch_size} must be a multiple of {parts}, the devices'
+      ' times num_micro_batches.'
+    )
+
+
+def run(main: Callable[[_T], None], default_config: _T) -> NoReturn:
+  """See `script.run`; jobs also get the flags of clusters and of JAX."""
+
+  def define_flags() -> None:
+    if isinstance(default_config, JobConfig):
+      _define_cluster_flags()
+      jax.config.config_with_absl()
+
+  @functools.wraps(main)
+  def main_and_close(config: _T) -> None:
+    main(config)
+    if _agents:
+      _agents.pop().close()
+
+  script.run(main_and_close, default_config, define_flags, _exit_code_of)
+
+
+def _exit_code_of(error: Exception) -> int:
+  """Tells an agent which errors a restart does not mend."""
+  if not os.environ.get('ANTJAX_COORDINATOR'):
+    return 1
+  from antjax.elastic import problems  # Others need no protobuf.
+
+  is_final = isinstance(error, (flags.Error, NotElasticError))
+  return problems.EXIT_WRONG_USAGE if is_final else 1
+
+
+def _define_cluster_flags() -> None:
+  """Flags that differ between the processes of a job: no part of its config."""
+  flags.DEFINE_string(
+    'coordinator_address',
+    None,
+    'host:port of process 0, for a job of several processes. Needs'
+    ' --num_processes and --process_id too. Not needed under'
+    ' launch/local_cluster.py and on clusters that JAX knows (Cloud TPU, Slurm,'
+    ' Open MPI, Kubernetes).',
+  )
+  flags.DEFINE_integer('num_processes', None, 'Processes in the job.')
+  flags.DEFINE_integer('process_id', None, 'Index of this process, from 0.')
+
+
+def _distributed_settings() -> dict[str, Any] | None:
+  """Coordinator and process numbers from flags, else from the environment."""
+  values: dict[str, Any] = {}
+  for name in _DISTRIBUTED:
+    value = flags.FLAGS[name].value if name in flags.FLAGS else None
+    if value is None:
+      value = os.environ.get(_ENVIRONMENT[name])
+    values[name] = value
+  missing = [f'--{name}' for name in _DISTRIBUTED if values[name] is None]
+  # A site may set the address alone and leave the rest to JAX's detection.
+  if missing and values['num_processes'] is None is values['process_id']:
+    return None
+  if missing:
+    raise ValueError(
+      f'a job of several processes needs {", ".join(missing)} too; give'
+      ' --coordinator_address, --num_processes and --process_id, or none.'
+    )
+  for name in ('num_processes', 'process_id'):
+    try:
+      values[name] = int(values[name])
+    except ValueError:
+      raise ValueError(
+        f'{_ENVIRONMENT[name]} must be an integer; got {values[name]!r}.'
+      ) from None
+  if not 0 <= values['process_id'] < values['num_processes']:
+    raise ValueError(
+      f'process_id must be in [0, num_processes); got {values["process_id"]}'
+      f' of {values["num_processes"]}.'
+    )
+  return values
+
+
+def initialize_distributed() -> None:
+  """Joins the other processes of the job, if there are any.
+
+  Takes the flags, or the variables that `launch/local_cluster.py` sets, or the
+  cluster that JAX detects; without any of them the job is this process alone.
+
+  Raises:
+    ValueError: The settings are incomplete or no numbers.
+  """
+  settings = _distributed_settings()
+  if settings is not None:
+    jax.distributed.initialize(
+      **settings, cluster_detection_method='deactivate'
+    )
+    compilation_cache.keep_on_every_process()
+    return
+  try:
+    jax.distributed.initialize()
+  except ValueError as error:
+    # What JAX says where it finds no cluster: an ordinary machine.
+    if 'coordinator_address should be defined' not in str(error):
+      raise
+
+
+def start(config: JobConfig) -> Job:
+  """Brings up processes, mesh, run folder, logging and signals, in this order.
+
+  Each process logs to
+  `<run_dir>/log.<process>.txt`; on the terminal process 0 shows antjax's own
+  messages, the others only warnings.
+
+  Args:
+    config: The job's config.
+
+  Returns:
+    The job.
+
+  Raises:
+    ValueError: The settings of the processes or the mesh do not fit.
+  """
+  initialize_distributed()
+  intra = config.intra or jax.local_device_count()
+  mesh = mesh_lib.make_mesh(intra=intra)
+  run_dir = pathlib.Path(config.run_dir)
+  try:
+    run_dir.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise ValueError(
+      f'run_dir={config.run_dir}: cannot make this folder'
+      f' ({error.strerror}); choose one that you may write to.'
+    ) from error
+  _start_logging(run_dir)
+  if threading.current_thread() is threading.main_thread():
+    script.stop_request.install()
+  logging.info(
+    '%d processes, %d %s devices: mesh inter=%d x intra=%d; run folder %s',
+    jax.process_count(),
+    jax.device_count(),
+    jax.devices()[0].platform,
+    mesh.shape[mesh_lib.INTER],
+    mesh.shape[mesh_lib.INTRA],
+    run_dir,
+  )
+  agent = agent_from_environment(run_dir)
+  if agent is not None:
+    _agents.append(agent.__enter__())
+    agent.describe(
+      device_kind=jax.devices()[0].device_kind,
+      num_devices=jax.local_device_count(),
+    )
+  return Job(mesh, run_dir, script.stop_request, config, agent)
+
+
+_agents: 'list[Agent]' = []  # To be closed when main has ended.
+
+
+def agent_from_environment(
+  run_dir: pathlib.Path | None = None,
+) -> 'Agent | None':
+  """This process's `antjax.Agent`, where launch/agent.py started it.
+
+  Args:
+    run_dir: Gets the timeline of steps; None: none is kept.
+  """
+  address = os.environ.get('ANTJAX_COORDINATOR')
+  if not address:
+    return None
+  from antjax.elastic import security, worker  # Others need no grpc.
+
+  token_file = os.environ.get('ANTJAX_TOKEN_FILE', '')
+  name = os.environ.get('ANTJAX_WORKER', f'worker-{jax.process_index()}')
+  return worker.Agent(
+    address,
+    job=os.environ.get('ANTJAX_JOB', 'job'),
+    worker=name,
+    generation=int(os.environ.get('ANTJAX_GENERATION', '0')),
+    rank=jax.process_index(),
+    num_workers=jax.process_count(),
+    token=security.read_token(token_file, 'worker') if token_file else '',
+    tls_dir=os.environ.get('ANTJAX_TLS_DIR', ''),
+    timeline=run_dir / f'timeline.{urllib.parse.quote(name, "")}.jsonl'
+    if run_dir
+    else None,
+  )
+
+
+def _start_logging(run_dir: pathlib.Path) -> None:
+  """All messages to a file of the run; the terminal shows what matters."""
+  index = jax.process_index()
+  file = python_logging.FileHandler(run_dir / f'log.{index}.txt')
+  file.setFormatter(logging.PythonFormatter())
+  python_logging.getLogger().addHandler(file)
+  terminal = logging.get_absl_handler()
+
+  def shows(record: python_logging.LogRecord) -> bool:
+    if record.levelno >= python_logging.WARNING:
+      return True
+    return index == 0 and record.pathname.startswith(script.OWN_FOLDER)
+
+  if not logging.level_debug():
+    terminal.addFilter(shows)

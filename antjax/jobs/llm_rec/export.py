@@ -1,0 +1,157 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A trained LLM-Rec in files, and back: what launch/recommend.py reads.
+
+The folder holds the language model as a Hugging Face folder (adapters merged)
+with its tokenizer, `head.npz` where there is one, `recommender.json`, and the
+catalogue for any vector index: `item_vectors.npy` float32 [items, D] and
+`items.parquet` with key, domain and title of each row. Row 0 is the padding.
+The folder takes its name when all of it is written.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from typing import Any, TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from antjax.ctr.llm_rec.model import LLMRec, VectorConfig
+from antjax.ctr.llm_rec.recommender import Limits, Recommender
+from antjax.ctr.llm_rec.texts import Marks
+from antjax.data.sequence_data import SequenceData
+from antjax.jobs.llm_rec.model import Built
+from antjax.lm import lora, pretrained, pretrained_tokenizer
+
+if TYPE_CHECKING:
+  from antjax.jobs.llm_rec.train import Config
+
+FOLDER = 'export'
+ITEM_VECTORS, ITEMS = 'item_vectors.npy', 'items.parquet'
+_FILE, _HEAD = 'recommender.json', 'head.npz'
+
+
+def write(
+  run_dir: pathlib.Path,
+  config: 'Config',
+  data: SequenceData,
+  built: Built,
+  params: Any,
+  item_vectors: np.ndarray,
+) -> pathlib.Path:
+  """Writes the folder in a run's; on process 0.
+
+  Args:
+    run_dir: The run's folder.
+    config: Of the run.
+    data: With the catalogue.
+    built: The model.
+    params: Its parameters, whole.
+    item_vectors: float32 [items, D].
+  """
+  folder, staged = run_dir / FOLDER, run_dir / f'.{FOLDER}'
+  shutil.rmtree(staged, ignore_errors=True)
+  model = built.model
+  # There is no output layer: as if it were the embedding.
+  lm_config = dataclasses.replace(model.lm, tie_embeddings=True)
+  pretrained.save_pretrained(
+    staged, lm_config, lora.merge(model.lm, params['lm'])
+  )
+  tokenizer = pretrained_tokenizer.load_tokenizer(config.model)
+  tokenizer.save(str(staged / pretrained_tokenizer.FILE_NAME))
+  if 'head' in params:
+    arrays: dict[str, Any] = {
+      f'{part}.{name}': np.asarray(params['head'][part][name])
+      for part in set(params['head']) & {'projection', 'words'}
+      for name in params['head'][part]
+    }
+    np.savez(staged / _HEAD, **arrays)
+  np.save(staged / ITEM_VECTORS, np.asarray(item_vectors, np.float32))
+  table = pa.table(
+    {
+      'key': data.keys,
+      'domain': pa.array(data.domains, pa.int32()),
+      'title': data.titles,
+    }
+  )
+  pq.write_table(table, staged / ITEMS)
+  content = {
+    'marks': built.texts.marks._asdict(),
+    'pooling': model.pooling,
+    'vector': dataclasses.asdict(model.vector),
+    'limits': Limits(
+      config.max_history, config.max_title_tokens, built.texts.max_tokens
+    )._asdict(),
+    'domains': data.domain_names,
+    'data': data.description['name'],
+  }
+  (staged / _FILE).write_text(json.dumps(content, indent=2), encoding='utf-8')
+  if folder.exists():
+    shutil.rmtree(folder)
+  os.replace(staged, folder)
+  return folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Catalogue:
+  """What the rows of the item vectors are.
+
+  Attributes:
+    keys: Names in the source.
+    titles: Of the items.
+    domains: Name of each item's domain.
+  """
+
+  keys: list[str]
+  titles: list[str]
+  domains: list[str]
+
+
+def read(folder: str | os.PathLike[str]) -> tuple[Recommender, Catalogue]:
+  """Reads what `write` wrote.
+
+  Raises:
+    FileNotFoundError: The folder holds no recommender.
+  """
+  folder = pathlib.Path(folder)
+  path = folder / _FILE
+  if not path.is_file():
+    raise FileNotFoundError(
+      f'{path} is not there; give the folder {FOLDER} in the run folder of'
+      ' launch/train_llm_rec.py.'
+    )
+  content = json.loads(path.read_text(encoding='utf-8'))
+  lm_config, lm_params = pretrained.load_pretrained(folder)
+  params: dict[str, Any] = {'lm': lm_params}
+  if (folder / _HEAD).is_file():
+    head = params['head'] = {}
+    with np.load(folder / _HEAD) as arrays:
+      for key in arrays.files:  # Older files hold a projection's names alone.
+        part, _, name = key.rpartition('.')
+        head.setdefault(part or 'projection', {})[name] = arrays[key]
+  marks = Marks(
+    tuple(content['marks']['leading']),
+    tuple(content['marks']['trailing']),
+    content['marks']['pooling'],
+  )
+  model = LLMRec(
+    lm_config, content['pooling'], VectorConfig(**content['vector'])
+  )
+  table = pq.read_table(folder / ITEMS)
+  titles = table['title'].to_pylist()
+  names = content['domains']
+  recommender = Recommender(
+    model,
+    params,
+    pretrained_tokenizer.load_tokenizer(folder, lm_config.vocab_size),
+    marks,
+    Limits(**content['limits']),
+    titles,
+    np.load(folder / ITEM_VECTORS),
+  )
+  domains = ['' if d < 0 else names[d] for d in table['domain'].to_pylist()]
+  return recommender, Catalogue(table['key'].to_pylist(), titles, domains)

@@ -1,0 +1,148 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Held-out examples of sequences: the same ones for every model."""
+
+import dataclasses
+from typing import Annotated, Any
+
+import numpy as np
+
+from antjax.ctr.llm_rec import negatives
+from antjax.ctr.llm_rec.evaluation import Examples
+from antjax.data.sequence_data import SequenceData
+from antjax.metrics import rank_metrics
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeldOutConfig:
+  """What is ranked, and against what."""
+
+  num_examples: Annotated[
+    int, 'Examples of a split, drawn by seed; 0: all.'
+  ] = 0
+  num_cold: Annotated[
+    int,
+    'Examples drawn apart whose target training never saw: few of the others'
+    ' have such a one. 0: none.',
+  ] = 0
+  num_negatives: Annotated[
+    int, "Items of the target's domain that it is ranked against."
+  ] = 1000
+  exclude_seen: Annotated[
+    bool,
+    'Draw neither the target nor items of the history. The official code of'
+    ' LLM-Rec does draw them.',
+  ] = True
+  seed: Annotated[int, 'Of the draws; the same for every model.'] = 0
+
+  def __post_init__(self) -> None:
+    if min(self.num_examples, self.num_cold) < 0 or self.num_negatives < 1:
+      raise ValueError(
+        f'held_out.num_examples={self.num_examples} and num_cold='
+        f'{self.num_cold} must not be negative, num_negatives='
+        f'{self.num_negatives} must be at least 1.'
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+  """Examples of a split with what there is to know of them.
+
+  Attributes:
+    users: int32 [U].
+    target_domains: int32 [U].
+    parts: Name -> bool [U], see `rank_metrics.parts`.
+    examples: For `evaluation.ranks`.
+  """
+
+  users: np.ndarray
+  target_domains: np.ndarray
+  parts: dict[str, np.ndarray]
+  examples: Examples
+
+  def __len__(self) -> int:
+    return len(self.users)
+
+
+def held_out(
+  data: SequenceData, split: str, config: HeldOutConfig
+) -> tuple[HeldOut, HeldOut | None]:
+  """Draws examples of a split.
+
+  Args:
+    data: The sequences.
+    split: 'validation' or 'test'.
+    config: How many, and against what.
+
+  Returns:
+    The examples, and those of cold items, if asked for and if there are any.
+
+  Raises:
+    ValueError: The split has no example.
+  """
+  user, position = data.examples(split)
+  if not len(user):
+    raise ValueError(
+      f'split={split}: {data.description["name"]} has no example of it with'
+      f' split={data.split}.'
+    )
+  rng = np.random.default_rng([config.seed, len(user)])
+  everything = np.arange(len(user))
+  chosen = _draw(rng, everything, config.num_examples or len(user))
+  whole = _of(data, user[chosen], position[chosen], config)
+  if not config.num_cold:
+    return whole, None
+  targets = data.all_events.targets(user, position)
+  cold = _draw(rng, everything[data.counts[targets] == 0], config.num_cold)
+  if not len(cold):
+    return whole, None
+  return whole, _of(data, user[cold], position[cold], config)
+
+
+def _draw(
+  rng: np.random.Generator, from_index: np.ndarray, num: int
+) -> np.ndarray:
+  """Some of the numbers, in order."""
+  size = min(num, len(from_index))
+  return np.sort(rng.choice(from_index, size, replace=False))
+
+
+def _of(
+  data: SequenceData,
+  user: np.ndarray,
+  position: np.ndarray,
+  config: HeldOutConfig,
+) -> HeldOut:
+  targets = data.all_events.targets(user, position)
+
+  def history(index: np.ndarray) -> np.ndarray:
+    return data.all_events.whole_histories(user[index], position[index])
+
+  num_trained = np.maximum(data.training().lengths - 1, 0)
+  parts = rank_metrics.parts(
+    data.domains[targets],
+    data.domain_names,
+    data.num_domains[user],
+    data.counts[targets],
+    num_trained[user],
+  )
+  drawn = negatives.draw(
+    data.domains,
+    user,
+    targets,
+    history(np.arange(len(user))),
+    num=config.num_negatives,
+    seed=config.seed,
+    exclude_seen=config.exclude_seen,
+  )
+  return HeldOut(
+    user, data.domains[targets], parts, Examples(targets, drawn, history)
+  )
+
+
+def as_json(scores: dict[str, dict[str, float]]) -> dict[str, Any]:
+  """Scores without nan, which JSON lacks: None."""
+  return {
+    part: {name: None if x != x else x for name, x in row.items()}
+    for part, row in scores.items()
+  }

@@ -1,0 +1,168 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The loops of launch/train_llm_rec.py: training, early stopping, scores."""
+
+import dataclasses
+import time
+from typing import Any, TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from antjax.ctr.llm_rec import evaluation, tuning
+from antjax.ctr.llm_rec.vectors import VectorEncoder
+from antjax.jobs import job as job_lib
+from antjax.jobs import training_config
+from antjax.jobs.llm_rec import held_out as llm_rec_held_out
+from antjax.jobs.llm_rec import memory as llm_rec_memory
+from antjax.jobs.llm_rec.data import Sequences
+from antjax.jobs.llm_rec.held_out import HeldOut
+from antjax.jobs.llm_rec.model import Built
+from antjax.jobs.run import TrainingRun
+from antjax.metrics import rank_metrics
+from antjax.train.batches import gather_bytes
+from antjax.train.state import TrainState
+
+if TYPE_CHECKING:
+  from antjax.jobs.llm_rec.train import Config
+
+Ranks = dict[str, np.ndarray]
+
+
+class LLMRecJob:
+  """One run: a model, its trainer, and the loops.
+
+  Attributes:
+    num_steps: Steps of the run, if it does not stop early.
+    memory: What was planned and what was compiled, for the report.
+    speed: Rates of evaluation, for the report.
+  """
+
+  def __init__(
+    self,
+    config: 'Config',
+    job: job_lib.Job,
+    sequences: Sequences,
+    built: Built,
+  ):
+    self._config, self._job = config, job
+    self._sequences, self._built = sequences, built
+    self.num_steps = config.steps_for(len(sequences.source))
+    self._activation_bytes = llm_rec_memory.activation_bytes(
+      config, built.model, sequences.inputs
+    )
+    self.trainer = training_config.make_trainer(
+      config,
+      job,
+      lambda params, batch, rng: built.model.loss(params, batch),
+      config.optimizer.build(self.num_steps, tuning.is_lm),
+      built.params,
+      trainable=tuning.trainable(config.tuning),
+      scanned=training_config.is_stack,
+      activation_bytes=self._activation_bytes,
+    )
+    self._encoder: VectorEncoder | None = None
+    self._encoded_step = -1
+    validation = dataclasses.replace(
+      config.held_out, num_examples=config.validation_examples, num_cold=0
+    )
+    self._validation, _ = llm_rec_held_out.held_out(
+      sequences.data, 'validation', validation
+    )
+    self.memory: dict[str, Any] = {}
+    self.speed: dict[str, float] = {}
+
+  def fit(self) -> TrainState:
+    """Trains, or goes on, in the run folder; the state is the best one."""
+    run = TrainingRun(
+      'llm_rec',
+      self._config,
+      self._job,
+      self.trainer,
+      num_steps=self.num_steps,
+      made_of=self._built.made_of,
+      best_mode='max',  # Recall and NDCG.
+    )
+    state = self.trainer.init(self._built.params, seed=self._config.seed)
+    self.memory = llm_rec_memory.account(
+      self._config,
+      self.trainer,
+      state,
+      self._sequences,
+      self._built,
+      self._activation_bytes,
+    )
+    if self._job.is_main:
+      llm_rec_memory.print_table(self.memory)
+    return run.fit(state, self._sequences.training(), self.validate)
+
+  # Scores.
+
+  def vectors(self, state: TrainState) -> VectorEncoder:
+    """The model of a state with the vectors of all items.
+
+    Each process encodes its share of the items; all get all of them. Those of
+    the last state asked for are kept.
+    """
+    step = int(state.step)
+    if self._encoder is not None and step == self._encoded_step:
+      return self._encoder
+    params = jax.tree.map(_host, self.trainer.params(state))
+    if self._encoder is None:
+      self._encoder = VectorEncoder(
+        self._built.model,
+        params,
+        self._built.texts,
+        max_history=self._config.max_history,
+        compute_dtype=jnp.dtype(self._config.compute_dtype),
+      )
+    else:
+      self._encoder.hold(params)
+    num_items = self._sequences.data.num_items
+    start = time.perf_counter()
+    mine = np.arange(jax.process_index(), num_items, jax.process_count())
+    found = self._encoder.items(mine)
+    vectors = np.zeros((num_items, self._encoder.dim), np.float32)
+    for i, part in enumerate(gather_bytes(found.tobytes())):
+      rows = np.frombuffer(part, np.float32).reshape(-1, self._encoder.dim)
+      vectors[i :: jax.process_count()] = rows
+    self._encoder.hold_items(vectors)
+    self._encoded_step = step
+    self.speed['items/s'] = num_items / (time.perf_counter() - start)
+    return self._encoder
+
+  def validate(self, state: TrainState) -> dict[str, float]:
+    """Scores among drawn items, named 'validation_ndcg@10' and so on."""
+    ranks = self.ranks(self.vectors(state), self._validation, with_full=False)
+    parts = rank_metrics.scores(
+      ranks[evaluation.SAMPLED], self._validation.parts
+    )
+    return {
+      f'validation_{name}': value
+      for name, value in parts[rank_metrics.ALL].items()
+      if '@' in name and not name.endswith(rank_metrics.ERROR)
+    }
+
+  def ranks(
+    self, model: VectorEncoder, held_out: HeldOut, *, with_full: bool = True
+  ) -> Ranks:
+    """Ranks of all examples; each process ranks its share of them."""
+    start = time.perf_counter()
+    index, count = jax.process_index(), jax.process_count()
+    mine = np.arange(index, len(held_out), count)
+    found = evaluation.ranks(
+      model, held_out.examples.take(mine), with_full=with_full
+    )
+    whole = {}
+    for kind, values in found.items():
+      whole[kind] = np.zeros(len(held_out), np.int32)
+      for i, part in enumerate(gather_bytes(values.tobytes())):
+        whole[kind][i::count] = np.frombuffer(part, np.int32)
+    self.speed['ranked users/s'] = len(held_out) / (time.perf_counter() - start)
+    return whole
+
+
+def _host(x: jax.Array) -> np.ndarray:
+  """An array that every device has whole."""
+  return np.asarray(x.addressable_data(0))

@@ -1,0 +1,122 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Recommends items by titles, with what launch/train_llm_rec.py exported.
+
+  python -m launch.recommend --folder=runs/llm_rec/export \
+    --history='Organic green tea bags' --history='Glass tea pot with infuser'
+
+prints the best items, and how long it took; titles are given oldest first and
+need not be of the catalogue. Without --history each line of stdin is a history:
+titles with tabs between them. --json prints a JSON line a history.
+"""
+
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from typing import Annotated, Any
+
+from absl import flags
+import rich
+import rich.table
+
+from antjax.ctr.llm_rec.recommender import Recommended, Recommender
+from antjax.jobs.llm_rec import export as llm_rec_export
+from antjax.jobs.llm_rec.export import Catalogue
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """What recommends, and how much."""
+
+  folder: Annotated[str, 'Folder export of a run of launch/train_llm_rec.'] = (
+    'runs/llm_rec/export'
+  )
+  num: Annotated[int, 'Items to recommend.'] = 10
+  repeats: Annotated[
+    int, 'Times that the first history is timed, when all is compiled.'
+  ] = 20
+  json: Annotated[bool, 'Print JSON lines, not tables.'] = False
+
+  def __post_init__(self) -> None:
+    if self.num < 1 or self.repeats < 1:
+      raise ValueError(
+        f'num={self.num} and repeats={self.repeats} must be at least 1.'
+      )
+
+
+def latency_ms(
+  recommender: Recommender, history: list[str], config: Config
+) -> dict[str, float]:
+  """Median and 95th percentile of one history at a time, in milliseconds."""
+  recommender([history], config.num)  # Compiles.
+  seconds = []
+  for _ in range(config.repeats):
+    start = time.perf_counter()
+    recommender([history], config.num)
+    seconds.append(time.perf_counter() - start)
+  seconds.sort()
+  last = seconds[min(len(seconds) - 1, int(0.95 * len(seconds)))]
+  return {
+    'median': round(1e3 * statistics.median(seconds), 2),
+    'p95': round(1e3 * last, 2),
+  }
+
+
+def as_rows(
+  found: list[Recommended], catalogue: Catalogue
+) -> list[dict[str, Any]]:
+  """What is shown of recommended items."""
+  return [
+    {
+      'key': catalogue.keys[item],
+      'title': catalogue.titles[item],
+      'domain': catalogue.domains[item],
+      'score': round(score, 4),
+    }
+    for item, score in found
+  ]
+
+
+def show(history: list[str], rows: list[dict[str, Any]]) -> None:
+  """A table of recommended items."""
+  table = rich.table.Table(title=f'After {history[-1]!r}')
+  for name in ('score', 'domain', 'title', 'key'):
+    table.add_column(name, justify='right' if name == 'score' else 'left')
+  for row in rows:
+    table.add_row(
+      f'{row["score"]:.3f}', row['domain'], row['title'], row['key']
+    )
+  rich.print(table)
+
+
+def define_flags() -> None:
+  """Flags that are no part of the config."""
+  flags.DEFINE_multi_string(
+    'history', [], 'A title; several times, oldest first. None: stdin is read.'
+  )
+
+
+def main(config: Config) -> None:
+  recommender, catalogue = llm_rec_export.read(config.folder)
+  given = list(flags.FLAGS.history)  # Titles have commas: no list flag.
+  histories = [given] if given else []
+  if not histories:
+    lines = (line.rstrip('\n') for line in sys.stdin)
+    histories = [line.split('\t') for line in lines if line]
+  if not histories:
+    raise ValueError('no history: give --history, or lines of titles on stdin.')
+  for history in histories:
+    (found,) = recommender([history], config.num)
+    rows = as_rows(found, catalogue)
+    if config.json:
+      print(json.dumps({'history': history, 'items': rows}), flush=True)
+    else:
+      show(history, rows)
+  times = latency_ms(recommender, histories[0], config)
+  print(
+    f'A history takes {times["median"]} ms (median of {config.repeats};'
+    f' 95th percentile {times["p95"]} ms).',
+    file=sys.stderr,
+  )

@@ -1,0 +1,399 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+r"""Runs a job on this machine as if on several hosts: one process a host.
+
+  python -m launch.local_cluster --hosts=2 --devices_per_host=4 -- \
+      launch/train_gmeta.py --flagfile=launch/recipes/quickstart.flags
+
+After `--` comes what follows `python` on a command line: a script, or `-m` and
+a module, and its flags. Each host gets the address of the coordinator, its
+index and its number of devices by environment variables (`worker_env`).
+
+Lines of output carry their host's index, `[0] ...`. On a terminal, host 0's
+carry none and its stderr is the terminal, so that a progress bar works. When a
+host dies the others are stopped, and the exit code is that of the first one
+that failed. The first Ctrl-C is passed on, so that the job can save; a second
+one kills. Whatever ends this program, `kill -9` included, ends the hosts and
+what they started.
+
+With --elastic the job survives its hosts: launch/coordinator.py and one
+launch/agent.py a host run here too, a dead worker starts all of them again from
+the last checkpoint, and a dead agent or coordinator is started again. Lines
+carry their worker's rank. See docs/elastic_jobs.md.
+
+Start-up needs no JAX here: this program only minds processes.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import os
+import signal
+import sys
+import tempfile
+import time
+import types
+
+from absl import app, flags
+
+from antjax.elastic.process_group import (
+  describe_exit,
+  describe_signal,
+  Guard,
+  Output,
+  ProcessGroup,
+)
+from antjax.jobs import worker_env
+
+flags.disclaim_key_flags()  # They are the script's.
+
+_POLL_S = 0.05
+# Hosts whose peer has died wait in a collective and do not hear a SIGTERM.
+_GRACE_AFTER_FAILURE_S = 5.0
+_ELASTIC = (  # Flags that need --elastic.
+  'min_hosts',
+  'max_restarts',
+  'lease_timeout_s',
+  'progress_timeout_s',
+  'policy',
+  'status_port',
+  'journal',
+)
+_RESTART_ENDED = '--restart_ended'
+_REPLACED = 75  # What an agent says whose host is to be replaced.
+
+
+@dataclasses.dataclass
+class _Program:
+  """One process to run, and to run again where that is right.
+
+  Attributes:
+    name: For people.
+    index: Of its host.
+    command: What follows `python`.
+    env: Its environment.
+    prefix: Before its lines.
+    direct: It has our stderr.
+  """
+
+  name: str
+  index: int
+  command: Sequence[str]
+  env: Mapping[str, str]
+  prefix: bytes
+  direct: bool
+
+  def start(self, guard: Guard, output: Output) -> None:
+    self.process = ProcessGroup(
+      [sys.executable, *self.command],
+      self.env,
+      guard,
+      output,
+      prefix=self.prefix,
+      direct=self.direct,
+    )
+
+
+def _say(message: str) -> None:
+  print(f'local_cluster: {message}', file=sys.stderr, flush=True)
+
+
+class _Cluster:
+  """Runs the hosts to their end and decides who is stopped when.
+
+  Args:
+    grace_s: What the hosts have after a SIGTERM.
+    service: A program that the hosts need, ended after them. With one, hosts
+      are agents: what was killed is started again, and they kill by
+      themselves when asked twice.
+    folders: Removed at the end, whatever way it comes.
+  """
+
+  def __init__(
+    self,
+    grace_s: float,
+    service: _Program | None = None,
+    folders: Sequence[str] = (),
+  ) -> None:
+    self._grace_s = grace_s
+    self._folders = folders
+    self._service = service
+    self._received: list[int] = []
+    self._stop_signal: int | None = None
+    self._kill_at = float('inf')
+    self._exit_code = 0
+
+  def _receive(self, number: int, frame: types.FrameType | None) -> None:
+    del frame
+    self._received.append(number)
+
+  def run(self, hosts: Sequence[_Program]) -> int:
+    """Starts the programs; returns the exit code."""
+    self._guard = Guard(folders=self._folders)
+    self._output = Output(sys.stdout.isatty())
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+      signal.signal(number, self._receive)
+    if self._service is not None:
+      self._service.start(self._guard, self._output)
+    running = list(hosts)
+    for host in running:
+      host.start(self._guard, self._output)
+    while running:
+      for host in [host for host in running if host.process.has_exited()]:
+        self._ended(host, host.process.reap(), running)
+      if self._service is not None and self._service.process.has_exited():
+        self._service_ended(self._service, running)
+      if self._output.closed and self._stop_signal is None:
+        self._received.append(signal.SIGTERM)
+      self._pass_on(running)
+      if time.monotonic() > self._kill_at:
+        _say(f'killing hosts {[host.index for host in running]}.')
+        self._kill(running)
+      time.sleep(_POLL_S if running else 0)
+    if self._service is not None:
+      self._end_service(self._service.process)
+    self._guard.close()
+    if self._exit_code == 0 and self._stop_signal is not None:
+      return 128 + self._stop_signal  # A stopped job is no finished job.
+    return self._exit_code
+
+  def _kill(self, running: Sequence[_Program]) -> None:
+    self._kill_at = float('inf')
+    for host in running:
+      host.process.kill()
+
+  def _is_ending(self) -> bool:
+    return self._stop_signal is not None or self._exit_code != 0
+
+  def _ended(self, host: _Program, code: int, running: list[_Program]) -> None:
+    if self._service is not None and not self._is_ending():
+      if code < 0 or code == _REPLACED:
+        _say(f'{host.name} {describe_exit(code)}; starting it again.')
+        host.start(self._guard, self._output)
+        return
+    running.remove(host)
+    asked = self._stop_signal
+    if code == 0 or self._exit_code or asked in (code - 128, -code):
+      return
+    self._fail(f'{host.name} {describe_exit(code)}', code, running)
+
+  def _fail(self, how: str, code: int, running: Sequence[_Program]) -> None:
+    others = [other.index for other in running]
+    self._exit_code = code if code > 0 else 128 - code
+    _say(how + (f'; stopping hosts {others}.' if others else '.'))
+    for other in running:
+      other.process.send(signal.SIGTERM)
+    self._kill_at = time.monotonic() + _GRACE_AFTER_FAILURE_S
+
+  def _service_ended(
+    self, service: _Program, running: Sequence[_Program]
+  ) -> None:
+    code = service.process.reap()
+    if code < 0:
+      _say(f'{service.name} {describe_exit(code)}; starting it again.')
+      # What has ended meanwhile has ended: only we are a new start.
+      service.command = [
+        one for one in service.command if one != _RESTART_ENDED
+      ]
+      service.start(self._guard, self._output)
+      return
+    self._service = None
+    if self._exit_code == 0:
+      self._fail(f'{service.name} {describe_exit(code)}', code or 1, running)
+
+  def _end_service(self, process: ProcessGroup) -> None:
+    process.send(signal.SIGTERM)
+    end = time.monotonic() + _GRACE_AFTER_FAILURE_S
+    while not process.has_exited() and time.monotonic() < end:
+      time.sleep(_POLL_S)
+    process.reap()
+
+  def _pass_on(self, running: Sequence[_Program]) -> None:
+    while self._received:
+      number = self._received.pop(0)
+      if self._stop_signal is not None:
+        if number == signal.SIGINT:
+          _say('asked twice; killing the hosts.')
+          if self._service is None:
+            self._kill(running)
+          else:
+            self._kill_at = time.monotonic() + _GRACE_AFTER_FAILURE_S
+            for host in running:
+              host.process.send(signal.SIGINT)
+        continue
+      if self._exit_code:
+        continue  # Being stopped already.
+      # A lost terminal is a polite request to end.
+      self._stop_signal = (
+        signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
+      )
+      _say(
+        f'passing {describe_signal(self._stop_signal)} on; the hosts may save'
+        ' and stop.'
+        + (' Once more kills them.' if number == signal.SIGINT else '')
+      )
+      if number != signal.SIGINT:
+        self._kill_at = time.monotonic() + self._grace_s
+        if self._service is not None:  # Agents keep the limit themselves.
+          self._kill_at += 2 * _GRACE_AFTER_FAILURE_S
+      for host in running:
+        host.process.send(self._stop_signal)
+
+
+def _run_plain(command: Sequence[str]) -> int:
+  values = flags.FLAGS
+  is_terminal = sys.stdout.isatty()
+  coordinator = f'127.0.0.1:{worker_env.free_port()}'
+  hosts = [
+    _Program(
+      f'host {host}',
+      host,
+      command,
+      worker_env.worker_env(
+        host,
+        hosts=values.hosts,
+        devices_per_host=values.devices_per_host,
+        coordinator=coordinator,
+        platform=values.platform,
+        base=os.environ,
+      ),
+      # On a terminal, host 0's progress bar is drawn there by itself.
+      prefix=b'' if is_terminal and host == 0 else b'[%d] ' % host,
+      direct=is_terminal and host == 0,
+    )
+    for host in range(values.hosts)
+  ]
+  return _Cluster(values.grace_s).run(hosts)
+
+
+def _run_elastic(command: Sequence[str], folder: str) -> int:
+  values = flags.FLAGS
+  port = worker_env.free_port()
+  address = f'127.0.0.1:{port}'
+  status_port = values.status_port or worker_env.free_port()
+  min_hosts = values.min_hosts or values.hosts
+  env = worker_env.checkout_env(os.environ)
+  coordinator = _Program(
+    'the coordinator',
+    -1,
+    [
+      *('-m', 'launch.coordinator', '--address=127.0.0.1', f'--port={port}'),
+      f'--journal={values.journal or os.path.join(folder, "journal.db")}',
+      f'--min_hosts={min_hosts}',
+      f'--max_hosts={values.hosts}',
+      f'--max_restarts={values.max_restarts}',
+      f'--policy={values.policy}',
+      f'--lease_timeout_s={values.lease_timeout_s}',
+      f'--progress_timeout_s={values.progress_timeout_s}',
+      f'--status_port={status_port}',
+      _RESTART_ENDED,
+    ],
+    env,
+    prefix=b'[coordinator] ',
+    direct=True,
+  )
+  agents = [
+    _Program(
+      f'agent {host}',
+      host,
+      [
+        *('-m', 'launch.agent', f'--coordinator={address}', '--job=job'),
+        f'--name=host-{host}',
+        f'--devices_per_host={values.devices_per_host}',
+        f'--platform={values.platform}',
+        f'--grace_s={values.grace_s}',
+        f'--compilation_cache={os.path.join(folder, "compilation_cache")}',
+        '--',
+        *command,
+      ],
+      env,
+      prefix=b'',  # The agent writes its worker's rank.
+      direct=True,
+    )
+    for host in range(values.hosts)
+  ]
+  return _Cluster(values.grace_s, coordinator, [folder]).run(agents)
+
+
+def _define_flags() -> None:
+  flags.DEFINE_integer('hosts', 2, 'Processes to start.', lower_bound=1)
+  flags.DEFINE_integer(
+    'devices_per_host', 4, 'Virtual CPU devices of each.', lower_bound=1
+  )
+  flags.DEFINE_string(
+    'platform', 'cpu', "JAX platform of the hosts; '' leaves it to JAX."
+  )
+  flags.DEFINE_float(
+    'grace_s',
+    30.0,
+    'Seconds that the hosts have to stop after a SIGTERM, before SIGKILL.',
+    lower_bound=0.0,
+  )
+  flags.DEFINE_bool(
+    'elastic',
+    False,
+    'Run the hosts under launch/coordinator.py and launch/agent.py. The flags'
+    ' below are for this.',
+  )
+  flags.DEFINE_integer(
+    'min_hosts',
+    0,
+    'Elastic: the job goes on with so many of the hosts; 0: with all only.',
+    lower_bound=0,
+  )
+  flags.DEFINE_integer(
+    'max_restarts',
+    3,
+    'Elastic: restarts after faults before the job is given up.',
+    lower_bound=0,
+  )
+  flags.DEFINE_float(
+    'lease_timeout_s',
+    30.0,
+    'Elastic: a worker that is silent for so long is given up.',
+    lower_bound=0.1,
+  )
+  flags.DEFINE_float(
+    'progress_timeout_s',
+    600.0,
+    'Elastic: so is one that lives, but makes no step for so long.',
+    lower_bound=0.1,
+  )
+  flags.DEFINE_string(
+    'policy',
+    'antdt_nd',
+    'Elastic: what is done about slow workers; see launch/coordinator.py.',
+  )
+  flags.DEFINE_integer(
+    'status_port',
+    0,
+    'Elastic: loopback port of the status page; 0: a free one.',
+    lower_bound=0,
+    upper_bound=65535,
+  )
+  flags.DEFINE_string(
+    'journal',
+    '',
+    "Elastic: the coordinator's journal; with the same one a job goes on where"
+    ' it was. Empty: a temporary one.',
+  )
+
+
+def main(argv: Sequence[str]) -> int:
+  command = list(argv[1:])
+  if problem := worker_env.command_problem(command):
+    _say(problem)
+    return 2
+  if not flags.FLAGS.elastic:
+    given = [f'--{name}' for name in _ELASTIC if flags.FLAGS[name].present]
+    if given:
+      _say(f'{", ".join(given)}: without --elastic nothing heeds this; add it.')
+      return 2
+    return _run_plain(command)
+  return _run_elastic(command, tempfile.mkdtemp(prefix='antjax-cluster-'))
+
+
+def run() -> None:
+  """Parses the flags and runs the script."""
+  _define_flags()
+  sys.modules['__main__'].__doc__ = __doc__  # What --help shows.
+  app.run(main)

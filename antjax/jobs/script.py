@@ -1,0 +1,161 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""How every script starts and ends: flags, errors as sentences, signals.
+
+`antjax.jobs.job` adds what jobs on devices need; this imports no jax.
+"""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import logging as python_logging
+import os
+import pathlib
+import signal
+import sys
+import types
+from typing import NoReturn, TypeVar
+
+from absl import app, flags, logging
+
+from antjax import config as config_lib
+
+flags.disclaim_key_flags()  # They are the script's.
+
+_T = TypeVar('_T')
+
+# An error raised in this folder is ours: a sentence to the user.
+OWN_FOLDER = str(pathlib.Path(config_lib.__file__).parent)
+
+
+class StopRequest:
+  """Says whether SIGINT or SIGTERM asked this process to stop.
+
+  Inside `deferred()` the first signal only sets the answer, so that the loop
+  can save and leave; a second one, or any outside, raises KeyboardInterrupt
+  where the program stands. Processes of one job get their signals at different
+  steps: agree on the step to stop at.
+  """
+
+  def __init__(self) -> None:
+    self.signal: signal.Signals | None = None
+    self._is_deferred = False
+
+  @contextlib.contextmanager
+  def deferred(self) -> Iterator[None]:
+    """Around a loop that asks for the answer at each step."""
+    self._is_deferred = True
+    try:
+      yield
+    finally:
+      self._is_deferred = False
+
+  def __call__(self) -> bool:
+    return self.signal is not None
+
+  def install(self) -> None:
+    """Takes both signals over; call in the main thread.
+
+    Call after `jax.distributed.initialize`: JAX's preemption service takes
+    SIGTERM and would swallow it.
+    """
+    signal.signal(signal.SIGINT, self._handle)
+    signal.signal(signal.SIGTERM, self._handle)
+
+  def _handle(self, number: int, frame: types.FrameType | None) -> None:
+    del frame
+    is_second, self.signal = self.signal is not None, signal.Signals(number)
+    if is_second or not self._is_deferred:
+      raise KeyboardInterrupt
+    # Not by logging: a handler must not take a lock that its thread may hold.
+    os.write(2, b'Stopping after this step. Once more: stop at once.\n')
+
+
+stop_request = StopRequest()
+
+
+def run(
+  main: Callable[[_T], None],
+  default_config: _T,
+  define_flags: Callable[[], None] = lambda: None,
+  exit_code_of: Callable[[Exception], int] = lambda error: 1,
+) -> NoReturn:
+  """Parses flags, runs `main(config)` and exits.
+
+  Exit codes: 0; `exit_code_of` after an error; 128 + signal after a stop asked
+  by SIGINT or SIGTERM, also if `main` stopped cleanly. An error that antjax
+  itself raises (bad flag, missing file, mesh that does not divide) is shown as
+  one line; `--verbosity=1` adds the traceback. Anything else keeps its
+  traceback.
+
+  Args:
+    main: The job; gets the config that the flags give.
+    default_config: Frozen dataclass whose fields become the flags.
+    define_flags: Defines flags that are no part of the config.
+    exit_code_of: Error -> exit code; a `flags.Error` stands for all flags.
+  """
+  config_lib.define_flags(default_config)
+  define_flags()
+  # What --help shows above the flags, from a thin script or a console command.
+  sys.modules['__main__'].__doc__ = sys.modules[main.__module__].__doc__
+
+  def parse(argv: list[str]) -> _T:
+    try:
+      rest = app.parse_flags_with_usage(argv)
+    except SystemExit:  # It has said why.
+      sys.exit(exit_code_of(flags.Error()))
+    try:
+      if rest[1:]:
+        raise flags.Error(f'unknown arguments: {" ".join(rest[1:])}')
+      return config_lib.parse_flags(default_config)
+    except flags.Error as error:
+      _exit(f'flags: {error}', exit_code_of(error))  # Nothing has started yet.
+
+  def guarded(config: _T) -> None:
+    try:
+      main(config)
+    except KeyboardInterrupt:
+      _abort('interrupted.', 128 + (stop_request.signal or signal.SIGINT))
+    except Exception as error:
+      if not _is_own(error) or logging.level_debug():
+        logging.exception('The job failed.')
+      code = exit_code_of(error)
+      _abort(f'error: {" ".join(str(error).split())}', code)
+    if stop_request.signal is not None:
+      _exit('stopped as asked.', 128 + stop_request.signal)
+
+  app.run(guarded, flags_parser=parse)
+  raise AssertionError('app.run exits.')
+
+
+def _is_own(error: Exception) -> bool:
+  """Whether antjax raised the error on purpose, as a sentence to the user."""
+  if not isinstance(error, (ValueError, RuntimeError, OSError)):
+    return False
+  trace = error.__traceback__
+  while trace is not None and trace.tb_next is not None:
+    trace = trace.tb_next
+  return trace is not None and trace.tb_frame.f_code.co_filename.startswith(
+    OWN_FOLDER
+  )
+
+
+def _exit(message: str, code: int) -> NoReturn:
+  """Ends the program with one line on stderr."""
+  program = pathlib.Path(sys.argv[0]).stem
+  print(f'{program}: {message}', file=sys.stderr, flush=True)
+  sys.exit(code)
+
+
+def _abort(message: str, code: int) -> NoReturn:
+  """Ends the program in the middle of its work.
+
+  The other processes of the job may wait for this one in a collective, and JAX
+  would wait for them at exit: leave without that, so that the launcher sees it.
+  """
+  try:
+    _exit(message, code)
+  finally:
+    # Nor tear down what computations in flight still use.
+    python_logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)

@@ -1,0 +1,132 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The environment of the processes of a job; for whatever starts them."""
+
+from collections.abc import Mapping, Sequence
+import os
+import pathlib
+import re
+import socket
+
+from antjax.elastic import coordinator_pb2 as pb
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def worker_env(
+  host: int,
+  *,
+  hosts: int,
+  devices_per_host: int,
+  coordinator: str,
+  platform: str,
+  base: Mapping[str, str],
+) -> dict[str, str]:
+  """Returns the environment of one host's process.
+
+  Args:
+    host: Index of the host, from 0.
+    hosts: Number of hosts.
+    devices_per_host: Virtual CPU devices of each; 0 leaves them to JAX.
+    coordinator: Free address:port of host 0, for JAX's coordinator.
+    platform: JAX platform, such as 'cpu'; '' leaves it to JAX.
+    base: Environment to start from.
+  """
+  env = dict(base)
+  # Read by jax.distributed.initialize, and by antjax/jobs/job.py:
+  env['JAX_COORDINATOR_ADDRESS'] = coordinator
+  # This address only; JAX's default binds all and needs IPv6.
+  env['JAX_COORDINATOR_BIND_ADDRESS'] = coordinator
+  env['JAX_NUM_PROCESSES'] = str(hosts)
+  env['JAX_PROCESS_ID'] = str(host)
+  if devices_per_host:
+    env['JAX_NUM_CPU_DEVICES'] = str(devices_per_host)
+  # An inherited device count would win over JAX_NUM_CPU_DEVICES.
+  xla_flags = re.sub(
+    r'--xla_force_host_platform_device_count=\d+', '', env.get('XLA_FLAGS', '')
+  ).split()
+  if platform:
+    env['JAX_PLATFORMS'] = platform
+  terminate = '--xla_cpu_collective_call_terminate_timeout_seconds'
+  if not any(flag.startswith(terminate) for flag in xla_flags):
+    # All devices share this machine's cores: one may be late by far.
+    xla_flags.append(f'{terminate}=300')
+  env['XLA_FLAGS'] = ' '.join(xla_flags)
+  if platform == 'cpu':
+    # XLA frees a step's memory after it: with small pages, getting 1 GB anew
+    # is a sixth of a step of 2.5 s.
+    env.setdefault('GLIBC_TUNABLES', 'glibc.malloc.hugetlb=1')
+  return checkout_env(env)
+
+
+def checkout_env(base: Mapping[str, str]) -> dict[str, str]:
+  """Adds that programs find `launch` and `antjax` without installation."""
+  paths = [str(_ROOT), *filter(None, [base.get('PYTHONPATH')])]
+  return {
+    **base,
+    'PYTHONPATH': os.pathsep.join(paths),
+    'PYTHONUNBUFFERED': '1',
+  }
+
+
+def agent_env(
+  assignment: pb.Assignment,
+  *,
+  coordinator: str,
+  job: str,
+  name: str,
+  devices_per_host: int,
+  platform: str,
+  token_file: str,
+  tls_dir: str,
+  compilation_cache: str,
+  base: Mapping[str, str],
+) -> dict[str, str]:
+  """Returns the environment of a worker: what JAX and antjax/jobs/job.py read.
+
+  Args:
+    assignment: Which rank of which generation it is.
+    coordinator: host:port of antjax's coordinator.
+    job: Name of the job.
+    name: Of this agent and its worker.
+    devices_per_host: Virtual CPU devices; 0 leaves them to JAX.
+    platform: JAX platform; '' leaves it to JAX.
+    token_file: File with the worker's token; '': none.
+    tls_dir: Folder with ca.pem, cert.pem and key.pem; '': none.
+    compilation_cache: Folder of compiled programs.
+    base: Environment to start from.
+  """
+  env = worker_env(
+    assignment.rank,
+    hosts=assignment.num_hosts,
+    devices_per_host=devices_per_host,
+    coordinator=assignment.jax_coordinator,
+    platform=platform,
+    base=base,
+  )
+  env['ANTJAX_COORDINATOR'] = coordinator
+  env['ANTJAX_JOB'] = job
+  env['ANTJAX_WORKER'] = name
+  env['ANTJAX_GENERATION'] = str(assignment.generation)
+  env['ANTJAX_TOKEN_FILE'] = token_file
+  env['ANTJAX_TLS_DIR'] = tls_dir
+  env['JAX_COMPILATION_CACHE_DIR'] = compilation_cache
+  # A restart is to compile nothing, however short it took.
+  env['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+  return env
+
+
+def free_port() -> int:
+  """Returns a loopback port that nobody uses now."""
+  with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+    probe.bind(('127.0.0.1', 0))
+    return int(probe.getsockname()[1])
+
+
+def command_problem(command: Sequence[str]) -> str:
+  """Says what is wrong with a command to run; '' if nothing."""
+  if not command:
+    return 'nothing to run; give a script and its flags after --.'
+  if not command[0].startswith('-') and not os.path.isfile(command[0]):
+    return f'no such script: {command[0]}; give its path, or -m and a module.'
+  return ''

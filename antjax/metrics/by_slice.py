@@ -1,0 +1,400 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Scores of click models by scenario and by how new users and items are.
+
+AUC and GAUC (by user, weighted by rows; users of one class are left out) order;
+log-loss and the expected calibration error (ECE) judge probabilities. ECE is
+the mean distance of predicted and true share of clicks over bins of equal
+numbers of rows, equal predictions in one bin (Naeini et al. 2015,
+https://doi.org/10.1609/aaai.v29i1.9602, has bins of equal width). Noise makes
+it larger: compare it between parts of like size only.
+
+Intervals are of draws of users; see `antjax.metrics.resampled`.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+from typing import Annotated, Any, NamedTuple
+
+from absl import logging
+import numpy as np
+
+from antjax.metrics import resampled
+from antjax.metrics.resampled import Estimate, METRICS
+
+# Shape suffixes: N = rows, U = users, R = draws, the first of them as is.
+
+Columns = Mapping[str, np.ndarray]
+
+LOWER_IS_BETTER = frozenset({'log-loss', 'ECE'})
+COLUMNS = ('label', 'user', 'scenario', 'user_count', 'item_count')
+ALL = 'all'
+WEIGHTED = 'scenarios by rows'  # Their mean, weighted by rows.
+SCENARIO = 'scenario/'
+CONVERSION = 'conversion of a click'
+BOTH = 'click and conversion'
+OF_TWO_LABELS = CONVERSION, BOTH
+BUCKETS = ('zero', 'few', 'warm')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+  """How predictions are scored."""
+
+  num_resamples: Annotated[
+    int, 'Draws of the users for intervals; 0 gives none.'
+  ] = 100
+  seed: Annotated[int, 'Of the draws.'] = 0
+  num_bins: Annotated[int, 'Bins of the calibration error.'] = 15
+  few_users: Annotated[
+    int, 'Users with 1 to this many training rows are few, with more warm.'
+  ] = 10
+  few_items: Annotated[
+    int, 'Items with 1 to this many training rows are few, with more warm.'
+  ] = 10
+
+  def __post_init__(self) -> None:
+    for name, least in (
+      ('num_resamples', 0),
+      ('num_bins', 1),
+      ('few_users', 1),
+      ('few_items', 1),
+    ):
+      if getattr(self, name) < least:
+        raise ValueError(
+          f'{name}={getattr(self, name)}: must be at least {least}.'
+        )
+
+
+class Part(NamedTuple):
+  """Some of the rows.
+
+  Attributes:
+    rows: How many.
+    clicks: How many of them are clicks.
+    users: Of how many users.
+    metrics: Name -> estimate; see `METRICS`.
+  """
+
+  rows: int
+  clicks: int
+  users: int
+  metrics: dict[str, Estimate]
+
+
+class Bin(NamedTuple):
+  """A bin of a calibration plot: mean prediction and share of clicks."""
+
+  prediction: float
+  clicks: Estimate
+  rows: int
+
+
+def score(
+  columns: Columns,
+  config: ScoreConfig,
+  scenario_names: Sequence[str] | None = None,
+) -> dict[str, Part]:
+  """Scores of one model.
+
+  Args:
+    columns: 'prediction' (a logit), 'label' (0 or 1), 'user' and 'scenario'
+      (integers), 'user_count' and 'item_count' (their training rows), [N] each.
+    config: How.
+    scenario_names: Of scenarios 0, 1, ...; their numbers by default.
+
+  Returns:
+    Part -> scores: `ALL`, `WEIGHTED`, 'scenario/<name>', 'item/zero' (and few,
+    warm), 'user/zero' ..., 'scenario/<name>/item/zero' ... Parts without rows
+    are left out. Predictions that are not finite have no scores: all are nan.
+
+  Raises:
+    ValueError: A column is missing, of another length or no click column.
+  """
+  chosen = _parts_of(columns, config, scenario_names)
+  values, rows = _by_part(columns, chosen, config)
+  return _table(columns, chosen, values, rows)
+
+
+def conversions(
+  columns: Columns,
+  conversion: np.ndarray,
+  logits: Mapping[str, np.ndarray],
+  config: ScoreConfig,
+) -> dict[str, Part]:
+  """Scores of a model of two labels, such as ESMM, beside those of clicks.
+
+  Args:
+    columns: See `score`.
+    conversion: [N], 0 or 1; counts where there is a click.
+    logits: 'conversion', after a click, and 'both', [N] each.
+    config: See `score`.
+
+  Returns:
+    `CONVERSION`, of the rows with a click, where there are any, and `BOTH`, of
+    all rows; their labels are counted as clicks.
+  """
+  is_click = columns['label'] > 0
+  after = {name: np.asarray(x)[is_click] for name, x in columns.items()}
+  after |= {
+    'prediction': logits['conversion'][is_click],
+    'label': (conversion[is_click] > 0).astype(np.int32),
+  }
+  both = {
+    **columns,
+    'prediction': logits['both'],
+    'label': (is_click & (conversion > 0)).astype(np.int32),
+  }
+  found = {CONVERSION: after} if is_click.any() else {}
+  found[BOTH] = both
+  table = {}
+  for name, x in found.items():
+    whole = np.ones(len(x['label']), bool)
+    values, _ = _by_part(x, {ALL: whole}, config)
+    table[name] = _part(x, whole, values[ALL])
+  return table
+
+
+class Sampled(NamedTuple):
+  """Scores of one model's trainings over draws of users, from `sample`.
+
+  Attributes:
+    columns: Of `score`; 'prediction' does not count.
+    chosen: Part -> bool [N], its rows.
+    values: Part -> [trainings, R, metrics].
+    rows: Part -> rows of each draw, [R].
+  """
+
+  columns: Columns
+  chosen: dict[str, np.ndarray]
+  values: dict[str, np.ndarray]
+  rows: dict[str, np.ndarray]
+
+
+def sample(
+  columns: Columns,
+  logits: Sequence[np.ndarray],
+  config: ScoreConfig,
+  scenario_names: Sequence[str] | None = None,
+) -> Sampled:
+  """Scores of one model for `difference`.
+
+  Args:
+    columns: As of `score`; 'prediction' may be missing.
+    logits: Of each training, with another seed each, [N].
+    config: See `score`.
+    scenario_names: See `score`.
+  """
+  each = [{**columns, 'prediction': x} for x in logits]
+  chosen = _parts_of(each[0], config, scenario_names)
+  scored = [_by_part(x, chosen, config) for x in each]
+  values = {name: np.stack([v[name] for v, _ in scored]) for name in chosen}
+  return Sampled(each[0], chosen, values, scored[0][1])
+
+
+def difference(
+  first: Sampled, other: Sampled, seed: int = 0
+) -> dict[str, Part]:
+  """Scores of another model less those of the first, on the same rows.
+
+  Both are means over trainings. The draws of users are the same for both, so
+  that what makes rows easy or hard for both does not widen the interval: one
+  without 0 tells the models apart. Where there are several trainings each draw
+  also moves each model's mean by its standard error times a number from
+  Student's distribution, which is wide where they are few.
+
+  Args:
+    first: From `sample`.
+    other: Likewise, of the same rows and draws.
+    seed: Of the numbers.
+  """
+  rng = np.random.default_rng(seed)
+  means = []
+  for sampled in (first, other):
+    num, num_draws = next(iter(sampled.values.values())).shape[:2]
+    move_R1 = np.zeros((num_draws, 1))
+    if num > 1:
+      move_R1[1:, 0] = rng.standard_t(num - 1, size=num_draws - 1) / num**0.5
+    means.append(
+      {
+        name: x.mean(0) + move_R1 * x[:, 0].std(0, ddof=min(1, num - 1))
+        for name, x in sampled.values.items()
+      }
+    )
+  values = {name: means[1][name] - means[0][name] for name in first.chosen}
+  return _table(first.columns, first.chosen, values, first.rows)
+
+
+def calibration(columns: Columns, config: ScoreConfig) -> list[Bin]:
+  """Bins of a calibration plot, of all rows; see `score`."""
+  _check(columns)
+  order = np.argsort(columns['prediction'], kind='stable')
+  logit_N = columns['prediction'][order].astype(np.float64)
+  users, user_N = np.unique(columns['user'][order], return_inverse=True)
+  bin_N = resampled.bins(logit_N, config.num_bins)
+  click_N = columns['label'][order].astype(np.float64)
+  clicks_UK, rows_UK, predicted_UK = (
+    resampled.sums_by_bin(user_N, bin_N, x, len(users), config.num_bins)
+    for x in (click_N, np.ones_like(logit_N), resampled.sigmoid(logit_N))
+  )
+  weights_RU = resampled.draws(len(users), config.num_resamples, config.seed)
+  shares = []
+  with np.errstate(invalid='ignore', divide='ignore'):
+    for weight_U in weights_RU:
+      weight_U = weight_U.astype(np.float64)
+      shares.append((weight_U @ clicks_UK) / (weight_U @ rows_UK))
+  rows = rows_UK.sum(axis=0)
+  return [
+    Bin(
+      float(predicted_UK[:, i].sum() / rows[i]),
+      resampled.estimate(np.asarray(shares)[:, i]),
+      int(rows[i]),
+    )
+    for i in np.flatnonzero(rows)
+  ]
+
+
+def as_json(table: Mapping[str, Part]) -> dict[str, Any]:
+  """A table as plain values; None for nan, which JSON has not."""
+
+  def plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+  return {
+    name: {
+      'rows': part.rows,
+      'clicks': part.clicks,
+      'users': part.users,
+      'metrics': {k: [plain(x) for x in e] for k, e in part.metrics.items()},
+    }
+    for name, part in table.items()
+  }
+
+
+def from_json(table: Mapping[str, Any]) -> dict[str, Part]:
+  """A table of what `as_json` made of it."""
+
+  def number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+  return {
+    name: Part(
+      part['rows'],
+      part['clicks'],
+      part['users'],
+      {k: Estimate(*map(number, e)) for k, e in part['metrics'].items()},
+    )
+    for name, part in table.items()
+  }
+
+
+def _parts_of(columns, config, scenario_names) -> dict[str, np.ndarray]:
+  """Name of a part -> bool [N], of parts with rows."""
+  _check(columns)
+  found = {ALL: np.ones(len(columns['label']), bool)}
+  for i in np.unique(columns['scenario']).tolist():
+    if scenario_names is not None and not 0 <= i < len(scenario_names):
+      raise ValueError(
+        f'scores: scenario {i} has no name among {list(scenario_names)}.'
+      )
+    name = i if scenario_names is None else scenario_names[i]
+    found[f'{SCENARIO}{name}'] = columns['scenario'] == i
+  scenarios = list(found)[1:]
+  for kind, few in (('item', config.few_items), ('user', config.few_users)):
+    count = columns[f'{kind}_count']
+    buckets = count == 0, (count > 0) & (count <= few), count > few
+    for bucket, rows in zip(BUCKETS, buckets, strict=True):
+      found[f'{kind}/{bucket}'] = rows
+      for scenario in scenarios:
+        found[f'{scenario}/{kind}/{bucket}'] = found[scenario] & rows
+  return {name: rows for name, rows in found.items() if rows.any()}
+
+
+def is_scenario(part: str) -> bool:
+  """Whether a part is a scenario whole."""
+  return part.startswith(SCENARIO) and not part.endswith(
+    tuple(
+      f'/{kind}/{bucket}' for kind in ('item', 'user') for bucket in BUCKETS
+    )
+  )
+
+
+def _check(columns: Columns) -> None:
+  """Raises ValueError for columns that cannot be scored."""
+  names = 'prediction', *COLUMNS
+  if missing := [name for name in names if name not in columns]:
+    raise ValueError(
+      f'scores: no column {", ".join(missing)}; there are {sorted(columns)}.'
+    )
+  size = len(columns['label'])
+  if not size:
+    raise ValueError('scores: there are no rows.')
+  for name in names:
+    if np.shape(columns[name]) != (size,):
+      raise ValueError(
+        f'scores: column {name} has shape {np.shape(columns[name])}; there are'
+        f' {size} labels.'
+      )
+  if not np.isin(columns['label'], (0, 1)).all():
+    raise ValueError('scores: labels must be 0 or 1; turn ratings into clicks.')
+
+
+def _by_part(columns, chosen, config):
+  """Part -> metrics [R, metrics], and part -> rows [R]."""
+  _check(columns)
+  prediction = columns['prediction']
+  num_draws = 1 + config.num_resamples
+  if not np.isfinite(prediction).all():
+    logging.warning(
+      'Some predictions are not finite: the model has diverged, its scores have'
+      ' no value.'
+    )
+    nothing = np.full((num_draws, len(METRICS)), np.nan)
+    return dict.fromkeys(chosen, nothing), dict.fromkeys(
+      chosen, np.ones(num_draws)
+    )
+  users, user_N = np.unique(columns['user'], return_inverse=True)
+  counts_RU = resampled.draws(len(users), config.num_resamples, config.seed)
+  order = np.argsort(prediction, kind='stable')
+  logit_N = prediction[order].astype(np.float64)
+  is_click_N, user_N = columns['label'][order] > 0, user_N[order]
+  values, num_rows = {}, {}
+  for name, is_chosen in chosen.items():
+    rows = is_chosen[order]
+    values[name], num_rows[name] = resampled.metrics(
+      logit_N[rows], is_click_N[rows], user_N[rows], counts_RU, config.num_bins
+    )
+  return values, num_rows
+
+
+def _table(columns, chosen, values, num_rows) -> dict[str, Part]:
+  """Joins values [R, metrics] of parts with their sizes."""
+  scenarios = [name for name in chosen if is_scenario(name)]
+  weighted = _weighted_mean(
+    np.stack([values[name] for name in scenarios]),
+    np.stack([num_rows[name] for name in scenarios])[..., None],
+  )
+  table = {}
+  for name in (ALL, WEIGHTED, *list(chosen)[1:]):
+    rows = chosen[ALL if name == WEIGHTED else name]
+    found = weighted if name == WEIGHTED else values[name]
+    table[name] = _part(columns, rows, found)
+  return table
+
+
+def _part(columns, rows, values) -> Part:
+  """Scores of bool `rows` from values [R, metrics]."""
+  return Part(
+    int(np.sum(rows)),
+    int(np.sum(columns['label'][rows])),
+    len(np.unique(columns['user'][rows])),
+    dict(zip(METRICS, map(resampled.estimate, values.T), strict=True)),
+  )
+
+
+def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+  """Over the first axis, of the values that there are."""
+  weights = np.where(np.isfinite(values), weights, 0)
+  with np.errstate(invalid='ignore'):
+    return np.sum(weights * np.nan_to_num(values), axis=0) / weights.sum(axis=0)

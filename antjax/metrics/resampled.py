@@ -1,0 +1,154 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics of clicks for many draws of the users.
+
+The rows of a user are not independent of each other, the users are: intervals
+come from drawing as many users again, with replacement (Efron and Tibshirani
+1993, chapter 13). A draw gives each user a weight. Rows are sorted once; for a
+draw, AUC is one pass over them, and all else a product of the users' weights
+with sums over their rows.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from antjax.metrics.ranking import auc_by_group
+
+# Shape suffixes: N = rows, U = users, R = draws, the first of them as is, K =
+# sums of a user.
+
+METRICS = ('AUC', 'GAUC', 'log-loss', 'ECE')
+
+
+class Estimate(NamedTuple):
+  """A metric and its 95% interval; nan where it has no value."""
+
+  value: float
+  low: float
+  high: float
+
+
+def estimate(values_R: np.ndarray) -> Estimate:
+  """The value of the rows as they are, and percentiles over the draws."""
+  drawn = values_R[1:][np.isfinite(values_R[1:])]
+  low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else [np.nan] * 2
+  return Estimate(float(values_R[0]), float(low), float(high))
+
+
+def draws(num_users: int, num_resamples: int, seed: int) -> np.ndarray:
+  """How often each draw has each user, uint8 [1 + num_resamples, U]."""
+  rng = np.random.default_rng(seed)
+  counts_RU = np.ones((1 + num_resamples, num_users), np.uint8)
+  for counts_U in counts_RU[1:]:
+    chosen = rng.integers(num_users, size=num_users)
+    # A user is drawn once on average; 256 times is out of the question.
+    counts_U[:] = np.bincount(chosen, minlength=num_users)
+  return counts_RU
+
+
+def metrics(
+  logit_N: np.ndarray,
+  is_click_N: np.ndarray,
+  user_N: np.ndarray,
+  counts_RU: np.ndarray,
+  num_bins: int,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Metrics of each draw.
+
+  Args:
+    logit_N: float64, ascending.
+    is_click_N: bool.
+    user_N: int, from 0 to U - 1.
+    counts_RU: From `draws`.
+    num_bins: Bins of the calibration error.
+
+  Returns:
+    [R, len(METRICS)], nan where a metric has no value, and rows [R].
+  """
+  ordered = _OrderedPairs(logit_N, is_click_N, user_N)
+  users, user_N = np.unique(user_N, return_inverse=True)
+  sums_UK = np.stack(
+    [
+      np.bincount(user_N, minlength=len(users)),
+      np.bincount(user_N, log_loss(logit_N, is_click_N)),
+      *_gauc_sums(logit_N, is_click_N, user_N, len(users)),
+    ],
+    axis=1,
+  )
+  bin_N = bins(logit_N, num_bins)
+  gap_UK = sums_by_bin(
+    user_N, bin_N, sigmoid(logit_N) - is_click_N, len(users), num_bins
+  )
+  values, rows = [], []
+  with np.errstate(invalid='ignore', divide='ignore'):
+    for counts_U in counts_RU:
+      weight_U = counts_U[users].astype(np.float64)
+      num_rows, loss, pairs, ordered_pairs = weight_U @ sums_UK
+      gap = np.abs(weight_U @ gap_UK).sum()
+      gauc = np.divide(ordered_pairs, pairs)
+      auc = ordered.auc(counts_U.astype(np.float64))
+      values.append([auc, gauc, loss / num_rows, gap / num_rows])
+      rows.append(num_rows)
+  return np.asarray(values), np.asarray(rows)
+
+
+class _OrderedPairs:
+  """Rows arranged so that AUC of weighted users needs no sort."""
+
+  def __init__(self, logit_N, is_click_N, user_N):
+    negative = logit_N[~is_click_N]
+    positive = logit_N[is_click_N]
+    self._positive_user = user_N[is_click_N]
+    self._negative_user = user_N[~is_click_N]
+    # Negatives below each positive; those from the second on are tied with it.
+    self._below = np.searchsorted(negative, positive, 'left')
+    upto = np.searchsorted(negative, positive, 'right')
+    self._upto = None if np.array_equal(upto, self._below) else upto
+
+  def auc(self, weight_U: np.ndarray) -> float:
+    """Share of weighted pairs in order, ties half; nan without pairs."""
+    negative = np.zeros(len(self._negative_user) + 1)
+    np.cumsum(weight_U[self._negative_user], out=negative[1:])
+    positive = weight_U[self._positive_user]
+    below = positive @ negative[self._below]
+    if self._upto is not None:
+      below = 0.5 * (below + positive @ negative[self._upto])
+    return np.divide(below, positive.sum() * negative[-1])
+
+
+def _gauc_sums(logit_N, is_click_N, user_N, num_users):
+  """By user: rows, where there are both classes, and rows times AUC."""
+  by_user = np.argsort(user_N, kind='stable')  # Within a user by logit, still.
+  clicks = is_click_N[by_user].astype(np.float64)
+  user, auc, rows = auc_by_group(
+    user_N[by_user], logit_N[by_user], clicks, 1 - clicks
+  )
+  return (
+    np.bincount(user, rows, minlength=num_users),
+    np.bincount(user, rows * auc, minlength=num_users),
+  )
+
+
+def sigmoid(logit: np.ndarray) -> np.ndarray:
+  """1 / (1 + exp(-z)), without overflow."""
+  return np.exp(-np.logaddexp(0, -logit))
+
+
+def log_loss(logit_N: np.ndarray, is_click_N: np.ndarray) -> np.ndarray:
+  """Of each row, in nats."""
+  return np.logaddexp(0, logit_N) - is_click_N * logit_N
+
+
+def bins(logit_N: np.ndarray, num_bins: int) -> np.ndarray:
+  """Bins of about equal numbers of rows; equal predictions share one."""
+  first = np.searchsorted(logit_N, logit_N, 'left')
+  return first * num_bins // len(logit_N)
+
+
+def sums_by_bin(user_N, bin_N, value_N, num_users, num_bins) -> np.ndarray:
+  """Sums over the rows of each user in each bin, [U, bins]."""
+  sums = np.bincount(
+    user_N * num_bins + bin_N, value_N, minlength=num_users * num_bins
+  )
+  return sums.reshape(num_users, num_bins)

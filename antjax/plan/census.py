@@ -1,0 +1,323 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Reads compiled text: which collective, over which axis, in which loop.
+
+XLA hoists and sinks collectives over the edges of loops, combines them, and on
+TPU turns those between slices into host transfers. What a program really moves
+stands only in its compiled text.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import functools
+import math
+import re
+
+from antjax.mesh.mesh import INTER, INTRA
+from antjax.plan import hlo_text
+
+ALL_GATHER = 'all-gather'
+REDUCE_SCATTER = 'reduce-scatter'
+ALL_REDUCE = 'all-reduce'
+ALL_TO_ALL = 'all-to-all'
+PERMUTE = 'collective-permute'
+_KINDS = (
+  *(ALL_GATHER, REDUCE_SCATTER, ALL_REDUCE, ALL_TO_ALL, PERMUTE),
+  *('ragged-all-to-all', 'collective-broadcast'),
+)
+# What libtpu writes at the host transfers that collectives between slices
+# become.
+_TRANSFER_KINDS = {
+  'ALL_GATHER': ALL_GATHER,
+  'REDUCE_SCATTER': REDUCE_SCATTER,
+  'ALL_REDUCE': ALL_REDUCE,
+  'ALL_TO_ALL': ALL_TO_ALL,
+  'ONE_TO_ONE': PERMUTE,
+}
+_INSTRUCTION = re.compile(r'\s+(?:ROOT )?%?([\w.\-]+) = (.*)$')
+_OPCODE = re.compile(r' ([a-z][a-z0-9\-]*)\(')
+_COMPUTATION = re.compile(r'(ENTRY )?%?([\w.\-]+) \(.*\{\s*$')
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+  """One collective of the program.
+
+  Attributes:
+    kind: HLO opcode, e.g. 'all-gather', also for an asynchronous or a host
+      transfer form.
+    axis: 'intra', 'inter', 'both', or 'other' for parts of an axis.
+    loops: Trip counts of the loops around it, outermost first; None where the
+      text does not say.
+    num_bytes: Bytes of the larger side on one device (the gathered array, the
+      array before it is scattered); all arrays of a combined one together.
+    num_elements: Likewise in elements.
+    dtype: HLO type of the (first) array on the wire, e.g. 'f32'.
+    intra_bytes: Bytes that a device sends inside its group each time, on
+      average over devices; of a collective over both axes, done in two phases.
+    inter_bytes: Bytes that a device sends to other groups each time, likewise;
+      times the group size, the bytes on a group's uplink.
+    is_dcn: Whether it is a transfer between TPU slices.
+    name: Of the instruction.
+    chain: On TPU, a number that the parts share into which an asynchronous
+      collective is cut, fused with the computation beside it.
+  """
+
+  kind: str
+  axis: str
+  loops: tuple[int | None, ...]
+  num_bytes: int
+  num_elements: int
+  dtype: str
+  intra_bytes: float
+  inter_bytes: float
+  is_dcn: bool = False
+  name: str = ''
+  chain: str = ''
+
+  @property
+  def in_loop(self) -> bool:
+    return bool(self.loops)
+
+  def num_runs(self, unknown: int = 1) -> int:
+    """Times that it runs; a loop without a known count goes `unknown` times."""
+    return math.prod(unknown if n is None else n for n in self.loops)
+
+
+def collectives(text: str, mesh_shape: Mapping[str, int]) -> list[Collective]:
+  """Lists the collectives of a compiled program.
+
+  Args:
+    text: `jitted.lower(...).compile().as_text()`.
+    mesh_shape: `mesh.shape` of the mesh it was compiled for, with axes `inter`
+      and `intra`. On several TPU slices the text is one slice's program; groups
+      must lie inside slices, as `make_mesh` puts them.
+
+  Returns:
+    One entry for each place it is called from, in the order of the text.
+
+  Raises:
+    ValueError: A form that is not known here.
+  """
+  return _Program(text, mesh_shape[INTER], mesh_shape[INTRA]).read()
+
+
+def bytes_per_step(
+  found: Sequence[Collective], unknown: int = 1
+) -> tuple[float, float]:
+  """(intra, inter) bytes that a device sends in a run of the program.
+
+  Args:
+    found: From `collectives`.
+    unknown: Trips of loops whose count the text does not say: for a step with
+      counts of its own (`num_micro_batches` given), those.
+  """
+  return (
+    sum(c.intra_bytes * c.num_runs(unknown) for c in found),
+    sum(c.inter_bytes * c.num_runs(unknown) for c in found),
+  )
+
+
+class _Program:
+  """The computations of one module's text."""
+
+  def __init__(self, text: str, num_groups: int, group_size: int):
+    self._bodies: dict[str, list[str]] = {}
+    self._entry = ''
+    self._size = group_size
+    name = None
+    for line in text.splitlines():
+      header = _COMPUTATION.match(line)
+      if header and not line.startswith('HloModule'):
+        name = header[2]
+        self._bodies[name] = []
+        if header[1]:
+          self._entry = name
+      elif line == '}' or line.startswith('}, '):  # '}}' ends attributes.
+        name = None
+      elif name is not None:
+        self._bodies[name].append(line)
+    partitions = re.search(r'num_partitions=(\d+)', text.split('\n', 1)[0])
+    num = int(partitions[1]) if partitions else num_groups * group_size
+    # Of several TPU slices the text is one slice's program.
+    self._num_devices = num
+    if num % group_size or num_groups * group_size % num:
+      raise ValueError(
+        f'census.collectives: a program of {num} partitions does not fit a mesh'
+        f' of {num_groups} groups of {group_size}; pass the mesh.shape it was'
+        ' compiled for.'
+      )
+
+  def read(self) -> list[Collective]:
+    return list(self._walk(self._entry)) if self._entry else []
+
+  @functools.cache  # noqa: B019 - lives as long as the program does.
+  def _walk(self, computation: str) -> tuple[Collective, ...]:
+    """Collectives of a computation and of all that it calls."""
+    found: list[Collective] = []
+    chains = set[str]()
+    lines = self._bodies.get(computation, [])
+    for line in lines:
+      instruction = _INSTRUCTION.match(line)
+      opcode = _OPCODE.search(line) if instruction else None
+      if not instruction or not opcode:
+        continue
+      name, op = instruction[1], opcode[1]
+      result = line[instruction.start(2) : opcode.start()]
+      rest = line[opcode.end() :]
+      if op == 'while':
+        found += self._loop(rest)
+      elif op in ('send', 'recv'):
+        found += self._transfer(name, op, result, rest, lines)
+      elif (kind := op.removesuffix('-start')) in _KINDS:
+        found.append(self._collective(name, kind, op, result, rest))
+      elif not op.endswith(('-done', '-update')):
+        for called in hlo_text.called(rest):
+          parts = [c for c in self._walk(called) if c.chain not in chains]
+          found += parts
+          chains |= {c.chain for c in parts if c.chain}
+    return tuple(found)
+
+  def _loop(self, rest: str) -> Iterator[Collective]:
+    body = re.search(r'body=%?([\w.\-]+)', rest)
+    condition = re.search(r'condition=%?([\w.\-]+)', rest)
+    assert body and condition, rest
+    known = re.search(r'"known_trip_count":\{"n":"(\d+)"', rest)
+    trips = int(known[1]) if known else self._bound(condition[1])
+    for inner in self._walk(body[1]):
+      yield dataclasses.replace(inner, loops=(trips, *inner.loops))
+
+  def _bound(self, condition: str) -> int | None:
+    """N of a condition `i < N`; loops of `lax` count from 0 by 1."""
+    constants = dict[str, int]()
+    for line in self._bodies.get(condition, []):
+      constant = re.match(
+        r'\s+%?([\w.\-]+) = s32\[\]\S* constant\((\d+)\)', line
+      )
+      if constant:
+        constants[constant[1]] = int(constant[2])
+      root = re.match(
+        r'\s+ROOT .* compare\(%?[\w.\-]+, %?([\w.\-]+)\), direction=LT', line
+      )
+      if root:
+        return constants.get(root[1])
+    return None
+
+  def _collective(
+    self, name: str, kind: str, op: str, result: str, rest: str
+  ) -> Collective:
+    arrays = hlo_text.arrays(result)
+    if op.endswith('-start') and kind != ALL_REDUCE:
+      # ((operands), (results), contexts).
+      parts = hlo_text.elements(result)
+      arrays = hlo_text.arrays(parts[1] if len(parts) > 1 else parts[0])
+    size, num = hlo_text.num_bytes(arrays), sum(n for _, n in arrays)
+    dtype = arrays[0][0]
+    chain = re.search(r'chain_id="(\w+)"', rest)
+    if kind == PERMUTE:
+      pairs = hlo_text.source_target_pairs(rest)
+      axis = self._axis_of_pairs(pairs)
+      crossing = sum(a // self._size != b // self._size for a, b in pairs)
+      inside = sum(a != b for a, b in pairs) - crossing
+      return Collective(
+        *(kind, axis, (), size, num, dtype),
+        intra_bytes=size * inside / self._num_devices,
+        inter_bytes=size * crossing / self._num_devices,
+        name=name,
+      )
+    groups = hlo_text.replica_groups(rest, self._num_devices)
+    if kind == REDUCE_SCATTER:
+      size, num = size * len(groups[0]), num * len(groups[0])
+    intra, inter = self._sent(kind, size, groups)
+    axis = self._axis(groups)
+    return Collective(
+      *(kind, axis, (), size, num, dtype, intra, inter),
+      name=name,
+      chain=chain[1] if chain else '',
+    )
+
+  def _transfer(
+    self, name: str, op: str, result: str, rest: str, lines: Sequence[str]
+  ) -> Iterator[Collective]:
+    """A collective between slices; its send stands for it."""
+    pairs = re.search(r'_xla_send_recv_source_target_pairs="?(\{.*?\}\})', rest)
+    if pairs and op == 'send':  # A permute that XLA:GPU has taken apart.
+      rest = f'source_target_pairs={pairs[1]}'
+      whole = hlo_text.elements(result)[0]
+      yield self._collective(name, PERMUTE, PERMUTE, whole, rest)
+    kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', rest)
+    if op == 'recv' or not kind:
+      return
+    if kind[1] not in _TRANSFER_KINDS:
+      raise ValueError(
+        f'census.collectives: transfer {kind[1]!r} of {name} is not known; add'
+        ' it to _TRANSFER_KINDS.'
+      )
+    meeting = re.search(r'_xla_host_transfer_rendezvous="[^"]*"', rest)
+    sent = hlo_text.arrays(hlo_text.elements(result)[0])
+    larger = sent
+    for line in lines:
+      if meeting and meeting[0] in line and ' recv(' in line:
+        received = hlo_text.arrays(
+          hlo_text.elements(line.split(' = ', 1)[1])[0]
+        )
+        larger = max(sent, received, key=hlo_text.num_bytes)
+    size, num = hlo_text.num_bytes(larger), sum(n for _, n in larger)
+    target = rest.split('_xla_megascale_target=', 1)[1].split('_xla_', 1)[0]
+    if kind[1] == 'ONE_TO_ONE':
+      share = (
+        target.count('->') / len(hlo_text.slices(target)) / self._num_devices
+      )
+    else:
+      share = _share(_TRANSFER_KINDS[kind[1]], len(hlo_text.slices(target)))
+    yield Collective(
+      *(_TRANSFER_KINDS[kind[1]], INTER, (), size, num, larger[0][0]),
+      intra_bytes=0.0,
+      inter_bytes=size * share,
+      is_dcn=True,
+      name=name,
+    )
+
+  def _sent(
+    self, kind: str, size: int, groups: list[list[int]]
+  ) -> tuple[float, float]:
+    """(intra, inter) bytes a device sends, in two phases where both cross."""
+    intra = inter = 0.0
+    for group in groups:
+      num_rows = len({device // self._size for device in group})
+      lanes = len(group) / num_rows
+      if kind == ALL_TO_ALL:
+        intra += size * (lanes - 1) / len(group)
+        inter += size * (num_rows - 1) / num_rows
+      else:
+        intra += size * _share(kind, lanes)
+        inter += size * _share(kind, num_rows) / lanes
+    return intra / len(groups), inter / len(groups)
+
+  def _axis(self, groups: list[list[int]]) -> str:
+    num_rows = self._num_devices // self._size
+    for group in groups:
+      rows = {device // self._size for device in group}
+      lanes = {device % self._size for device in group}
+      if len(group) != len(groups[0]):
+        return 'other'
+      if not (len(rows) == 1 or len(rows) == num_rows):
+        return 'other'
+      if not (len(lanes) == 1 or len(lanes) == self._size):
+        return 'other'
+      if len(rows) * len(lanes) != len(group):
+        return 'other'
+    if len(groups[0]) == self._num_devices and 1 < self._size < len(groups[0]):
+      return 'both'
+    return INTRA if len(rows) == 1 else INTER
+
+  def _axis_of_pairs(self, pairs: list[tuple[int, int]]) -> str:
+    if all(a // self._size == b // self._size for a, b in pairs):
+      return INTRA
+    same_lane = all(a % self._size == b % self._size for a, b in pairs)
+    return INTER if same_lane else 'both'
+
+
+def _share(kind: str, num: float) -> float:
+  """Part of the larger side that each of `num` devices sends to the others."""
+  return (2 if kind == ALL_REDUCE else 1) * (num - 1) / num

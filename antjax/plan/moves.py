@@ -1,0 +1,163 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Every collective that a step does for its parameters, told from its layout.
+
+The plan's counterpart of the census, which reads the same from compiled text.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from antjax.collectives.cost_model import Op
+from antjax.mesh.mesh import INTER, INTRA
+from antjax.mesh.paro import Level
+from antjax.mesh.sharding import LeafSpec
+from antjax.plan import census
+from antjax.train.state import Layout
+
+_OPS: dict[str, Op] = {
+  census.ALL_GATHER: 'all_gather',
+  census.REDUCE_SCATTER: 'reduce_scatter',
+  census.ALL_REDUCE: 'all_reduce',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Move:
+  """A collective on one leaf.
+
+  Attributes:
+    kind: HLO opcode, as in `census.Collective`.
+    axis: 'intra', 'inter' or 'both'.
+    in_loop: Whether at each micro-batch, or once at the step's end.
+    num_elements: Of the larger side on one device, padding included, all
+      messages together.
+    dtype: Dtype on the wire.
+    name: Of the leaf.
+    num_messages: Collectives it takes: one a layer for a stack in the loop.
+  """
+
+  kind: str
+  axis: str
+  in_loop: bool
+  num_elements: int
+  dtype: np.dtype
+  name: str
+  num_messages: int = 1
+
+  @property
+  def op(self) -> Op:
+    return _OPS[self.kind]
+
+  @property
+  def num_bytes(self) -> int:
+    return self.num_elements * self.dtype.itemsize
+
+  def intra_bytes(self, mesh: Any) -> float:
+    """Bytes that a device sends inside its group; both axes in two phases."""
+    m = mesh.shape[INTRA]
+    share = 0 if self.axis == INTER else (m - 1) / m
+    return self._factor() * share * self.num_bytes
+
+  def inter_bytes(self, mesh: Any) -> float:
+    """Bytes that a device sends to other groups."""
+    n, m = mesh.shape[INTER], mesh.shape[INTRA]
+    share = 0 if self.axis == INTRA else (n - 1) / n
+    if self.axis == 'both':
+      share /= m
+    return self._factor() * share * self.num_bytes
+
+  def _factor(self) -> int:
+    return 2 if self.kind == census.ALL_REDUCE else 1
+
+
+def moves(layout: Layout, *, regather: bool = True) -> list[Move]:
+  """All collectives on leaves in a step of this layout.
+
+  Losses, weights and the gradient's norm, some scalars, are left out; so is
+  what an optimizer adds that looks beyond single elements.
+
+  Args:
+    layout: Of the state.
+    regather: As for `Trainer`: whether stacks are gathered twice.
+  """
+  n, m = layout.mesh.shape[INTER], layout.mesh.shape[INTRA]
+  sizes = {INTER: n, INTRA: m, 'both': n * m}
+  found = []
+  for name, spec, is_trained, is_stack in zip(
+    layout.names, layout.specs, layout.trainable, layout.scanned, strict=True
+  ):
+    times = 2 if is_stack and regather else 1
+    num_layers = spec.shape[0] if is_stack else 1
+    for kind, axis, in_loop, is_grad in _of_leaf(layout, spec, is_trained):
+      if sizes[axis] == 1:
+        continue
+      # The larger side: whole, or a lane's part of it for a step over inter.
+      level = Level.NONE if axis != INTER else Level.INTRA
+      num = _padded(spec) // level.num_pieces(n, m)
+      repeats = times if in_loop and not is_grad else 1
+      found.append(
+        Move(
+          kind,
+          axis,
+          in_loop,
+          num * repeats,
+          _grad_dtype(spec) if is_grad else layout.compute_type(spec),
+          name,
+          repeats * (num_layers if in_loop else 1),
+        )
+      )
+  return found
+
+
+def _of_leaf(
+  layout: Layout, spec: LeafSpec, is_trained: bool
+) -> Iterator[tuple[str, str, bool, bool]]:
+  """(kind, axis, in the loop, of the gradient) for one leaf, in order."""
+  gather, scatter = census.ALL_GATHER, census.REDUCE_SCATTER
+  paro = layout.paro
+  if spec.dim is None:
+    if is_trained:
+      yield census.ALL_REDUCE, 'both', False, True
+    return
+  # Parameters to compute with.
+  if paro.params is Level.GLOBAL:
+    yield gather, INTER, True, False
+  if paro.params >= Level.INTRA:
+    yield gather, INTRA, True, False
+  if not is_trained:
+    return
+  # A micro-batch's gradient to its level.
+  if paro.grads >= Level.INTRA:
+    yield scatter, INTRA, True, True
+  if paro.grads is Level.GLOBAL:
+    yield scatter, INTER, True, True
+  # The sums to the optimizer's level.
+  if paro.grads is Level.NONE:
+    yield scatter, INTRA, False, True
+  if paro.opt_state is Level.GLOBAL:
+    if paro.grads < Level.GLOBAL:
+      yield scatter, INTER, False, True
+  else:
+    yield census.ALL_REDUCE, INTER, False, True
+    if paro.opt_state is Level.NONE:
+      yield gather, INTRA, False, True
+  # Updated parameters to theirs.
+  if paro.params < paro.opt_state:
+    if paro.opt_state is Level.GLOBAL:
+      yield gather, INTER, False, False
+    if paro.params is Level.NONE:
+      yield gather, INTRA, False, False
+
+
+def _padded(spec: LeafSpec) -> int:
+  return math.prod(spec.stored_shape(Level.GLOBAL))
+
+
+def _grad_dtype(spec: LeafSpec) -> np.dtype:
+  return np.dtype(jnp.promote_types(spec.dtype, jnp.float32))

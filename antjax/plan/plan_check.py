@@ -1,0 +1,155 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Compares what a compiled step moves with what its PaRO code should move."""
+
+from collections.abc import Sequence
+import dataclasses
+import math
+
+from antjax.mesh.mesh import INTRA
+from antjax.plan import census
+from antjax.plan.census import Collective
+from antjax.plan.moves import moves
+from antjax.train.state import Layout
+
+# Losses, weights and norms, once a step and padded to tiles.
+_SMALL = 8192
+# TPU pads what it scatters between slices to whole tiles.
+_PADDING = 1.4
+# Of a reduce-scatter whose pieces are no whole tiles: what TPU hands on then.
+_EDGES = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+  """All collectives of a kind, axis and place.
+
+  Attributes:
+    kind: HLO opcode.
+    axis: 'intra', 'inter' or 'both'.
+    in_loop: At each micro-batch, or once at the step's end; with a single
+      micro-batch there is no loop and all stand at the end.
+    planned: Elements of the larger side on a device, each time.
+    found: Likewise, in the compiled text.
+    found_bytes: Bytes that a device sends each time, in the compiled text.
+    num_found: Collectives in the text.
+    is_dcn: Whether they go between TPU slices.
+    is_equal: Whether `found` is what is planned.
+    note: What there is to say about it.
+  """
+
+  kind: str
+  axis: str
+  in_loop: bool
+  planned: int
+  found: int
+  found_bytes: float
+  num_found: int
+  is_dcn: bool
+  is_equal: bool
+  note: str = ''
+
+
+def compare(
+  layout: Layout,
+  found: Sequence[Collective],
+  *,
+  num_micro_batches: int,
+  regather: bool = True,
+) -> list[Line]:
+  """Lines for all that is planned or found; those in the loop first.
+
+  Scalars and leaves that are kept whole cross both axes once at the end; how
+  the compiler takes that apart is its own affair, and counts as equal.
+
+  Args:
+    layout: Of the step's state.
+    found: From `census.collectives`.
+    num_micro_batches: Of the step.
+    regather: As for `Trainer`.
+  """
+  has_loop = num_micro_batches > 1
+  planned: dict[tuple[str, str, bool], int] = {}
+  for move in moves(layout, regather=regather):
+    if move.axis != 'both':
+      key = (move.kind, move.axis, move.in_loop and has_loop)
+      planned[key] = planned.get(key, 0) + move.num_elements
+  whole = sum(
+    math.prod(spec.shape)
+    for spec, is_trained in zip(layout.specs, layout.trainable, strict=True)
+    if spec.dim is None and is_trained
+  )
+  seen: dict[tuple[str, str, bool], list[Collective]] = {}
+  for c in found:
+    seen.setdefault((c.kind, c.axis, c.in_loop and has_loop), []).append(c)
+  lines = []
+  for key in sorted({*planned, *seen}, key=lambda k: (not k[2], k)):
+    kind, axis, in_loop = key
+    group = seen.get(key, [])
+    each = num_micro_batches if in_loop else 1
+    num = sum(c.num_elements * c.num_runs(each) for c in group) // each
+    sent = sum(
+      (c.intra_bytes + c.inter_bytes) * c.num_runs(each) for c in group
+    )
+    want = planned.get(key, 0)
+    slack = 0 if in_loop else 2 * whole + _SMALL
+    is_equal = want * 0.99 <= num <= want * _PADDING + slack
+    note = ''
+    if not want and is_equal:
+      note = 'losses, norms, leaves kept whole'
+    elif not want:
+      note = 'not planned'
+    elif not is_equal:
+      note = 'planned, but not found' if not num else 'another amount'
+    elif num > want and any(c.is_dcn for c in group):
+      note = 'padded to tiles'
+    lines.append(
+      Line(
+        *(kind, axis, in_loop, want, num, sent / each, len(group)),
+        is_dcn=any(c.is_dcn for c in group),
+        is_equal=is_equal,
+        note=note,
+      )
+    )
+  return _pair_scatters(lines)
+
+
+def _pair_scatters(lines: list[Line]) -> list[Line]:
+  """Accepts an all-reduce inside a group in place of a reduce-scatter.
+
+  On slices whose chips form a plane libtpu prefers for some shapes an
+  all-reduce, of which each chip keeps its piece; where pieces are no whole
+  tiles, neighbours in the group hand on their edges. Place, level and what
+  crosses groups stay as planned.
+  """
+  result = list(lines)
+  for in_loop in (True, False):
+    at = {
+      line.kind: i
+      for i, line in enumerate(result)
+      if line.axis == INTRA and line.in_loop == in_loop
+    }
+    scatter = at.get(census.REDUCE_SCATTER)
+    reduce = at.get(census.ALL_REDUCE)
+    if scatter is None or reduce is None or result[reduce].planned:
+      continue
+    want, got = result[scatter].planned, result[scatter].found
+    total = got + result[reduce].found
+    if got < 0.99 * want <= total <= want * _PADDING + _SMALL:
+      note = 'the compiler takes an all-reduce and keeps a piece'
+      for i in (scatter, reduce):
+        result[i] = dataclasses.replace(result[i], is_equal=True, note=note)
+      edges = at.get(census.PERMUTE)
+      if edges is not None and result[edges].found <= _EDGES * want:
+        note = 'edges of pieces that are no whole tiles'
+        result[edges] = dataclasses.replace(
+          result[edges], is_equal=True, note=note
+        )
+  return result
+
+
+def crosses_groups_in_loop(lines: Sequence[Line]) -> bool:
+  """Whether anything in the micro-batch loop leaves its group."""
+  return any(
+    line.in_loop and line.num_found and line.axis != INTRA for line in lines
+  )

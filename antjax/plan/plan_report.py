@@ -1,0 +1,218 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A plan as JSON, as a plot and as a page."""
+
+from collections.abc import Mapping
+import dataclasses
+import io
+import json
+import pathlib
+from typing import Any
+
+import matplotlib
+import matplotlib.backends.backend_svg
+import matplotlib.figure
+import matplotlib.ticker
+
+from antjax.plan.planner import Plan, Row
+from antjax.report import page as report_page
+
+# What others call a code.
+KNOWN_AS = {
+  'NNN': 'DDP',
+  'NNG': 'ZeRO-1',
+  'NGG': 'ZeRO-2',
+  'III': 'MiCS, HSDP',
+  'GGG': 'ZeRO-3, FSDP',
+}
+# Okabe, Ito 2008: told apart also with a colour vision deficiency.
+_FITS, _TOO_LARGE, _BEST = '#0072b2', '#b7bfcc', '#d55e00'
+_INK, _SOFT = '#1d2433', '#5d6779'
+
+
+def to_dict(plan: Plan) -> dict[str, Any]:
+  """JSON-able: settings, rows with their sums, the pick and why."""
+  return {
+    'best': plan.best.code,
+    'reason': plan.reason,
+    'num_groups': plan.num_groups,
+    'group_size': plan.group_size,
+    'device_bytes': plan.device_bytes,
+    'links': dataclasses.asdict(plan.links),
+    'frontier': [row.code for row in plan.frontier()],
+    'rows': [
+      dataclasses.asdict(row)
+      | {
+        'state_bytes': row.state_bytes,
+        'peak_bytes': row.peak_bytes,
+        'intra_bytes_per_step': row.intra_bytes_per_step,
+        'inter_bytes_per_step': row.inter_bytes_per_step,
+        'is_elastic': row.is_elastic,
+      }
+      for row in plan.rows
+    ],
+  }
+
+
+def figure(plan: Plan) -> matplotlib.figure.Figure:
+  """Peak memory against communication, with the frontier of the two."""
+  result = matplotlib.figure.Figure((7.6, 4.8), layout='constrained')
+  axes = result.subplots()
+  axes.set_title(
+    'Memory and communication of each PaRO code',
+    loc='left',
+    fontsize=11,
+    fontweight='bold',
+    color=_INK,
+  )
+  front = plan.frontier()
+  axes.step(
+    [row.peak_bytes / 1e9 for row in front],
+    [_shown(row) for row in front],
+    where='pre',
+    color=_SOFT,
+    linewidth=1,
+    linestyle=':',
+    zorder=1,
+  )
+  order = sorted(plan.rows, key=lambda r: (r.peak_bytes, r.comm_s))
+  for i, row in enumerate(order):
+    color = _FITS if row.fits else _TOO_LARGE
+    if row is plan.best:
+      color = _BEST
+    x, y = row.peak_bytes / 1e9, _shown(row)
+    axes.plot([x], [y], 'o', color=color, markersize=9 if color == _BEST else 6)
+    # Neighbours by memory often lie close: their names go up and down.
+    up = i % 2 == 0
+    axes.annotate(
+      row.code,
+      (x, y),
+      xytext=(0, 8 if up else -8),
+      textcoords='offset points',
+      ha='center',
+      va='bottom' if up else 'top',
+      fontsize=8,
+      color=_INK if row.fits else _SOFT,
+      fontweight='bold' if color == _BEST else 'normal',
+    )
+  if plan.best.compute_s > 0:
+    axes.axhline(plan.best.compute_s, color=_SOFT, linewidth=0.8)
+    axes.annotate(
+      'computation',
+      (1, plan.best.compute_s),
+      xycoords=('axes fraction', 'data'),
+      ha='right',
+      va='bottom',
+      fontsize=8,
+      color=_SOFT,
+    )
+  if plan.device_bytes is not None:
+    axes.axvline(plan.device_bytes / 1e9, color=_SOFT, linewidth=0.8)
+    axes.annotate(
+      'memory of a device ',
+      (plan.device_bytes / 1e9, 1),
+      xycoords=('data', 'axes fraction'),
+      rotation=90,
+      ha='right',
+      va='top',
+      fontsize=8,
+      color=_SOFT,
+    )
+  axes.set_xscale('log')
+  axes.set_yscale('log')
+  for axis in (axes.xaxis, axes.yaxis):
+    for which in ('major', 'minor'):
+      getattr(axis, f'set_{which}_formatter')(
+        matplotlib.ticker.FuncFormatter(_tick)
+      )
+  axes.set_xlabel('peak memory of a device, GB', color=_SOFT)
+  axes.set_ylabel('communication in a step, s', color=_SOFT)
+  axes.margins(0.08, 0.12)
+  axes.grid(True, which='both', color='#eef1f6', linewidth=0.6)
+  axes.set_axisbelow(True)
+  axes.spines[['top', 'right']].set_visible(False)
+  return result
+
+
+def _tick(value: float, position: int | None) -> str:
+  """Plain figures at 1, 2 and 5 of each power of ten."""
+  del position
+  return f'{value:g}' if f'{value:e}'[0] in '125' else ''
+
+
+def _shown(row: Row) -> float:
+  """Seconds on a logarithmic axis, which has no zero."""
+  return max(row.comm_s, 1e-6)
+
+
+def html(plan: Plan, facts: Mapping[str, Any]) -> str:
+  """The report: pick, table and plot on one page without other files.
+
+  Args:
+    plan: The plan.
+    facts: What it was made for, by name.
+  """
+  head = (
+    *('code', 'known as', 'state', 'peak', 'inside groups', 'between groups'),
+    *('communication', 'step', 'elastic'),
+  )
+  rows = []
+  for row in plan.rows:
+    cells = (
+      f'<b>{row.code}</b>' if row is plan.best else row.code,
+      KNOWN_AS.get(row.code, ''),
+      f'{row.state_bytes / 1e9:,.2f} GB',
+      f'{row.peak_bytes / 1e9:,.2f} GB' + ('' if row.fits else ' (too much)'),
+      f'{row.intra_bytes_per_step / 1e9:,.2f} GB',
+      f'{row.inter_bytes_per_step / 1e9:,.2f} GB',
+      f'{row.comm_s:,.3f} s',
+      f'{row.step_s:,.3f} s',
+      'yes' if row.is_elastic else '',
+    )
+    rows.append(
+      '<tr class="first">' + ''.join(f'<td>{c}</td>' for c in cells) + '</tr>'
+    )
+  out = io.StringIO()
+  with matplotlib.rc_context({'svg.hashsalt': 'plan', 'svg.fonttype': 'path'}):
+    matplotlib.backends.backend_svg.FigureCanvasSVG(figure(plan)).print_svg(
+      out,
+      metadata={'Date': None, 'Creator': None, 'Format': None, 'Type': None},
+    )
+  svg = out.getvalue()
+  note = (
+    '<p class="note">Bytes of one device; sent bytes are those of a step. The'
+    ' dotted line joins codes that no other beats in both memory and'
+    ' communication. Times are predictions from the speeds of the links.</p>'
+  )
+  sections = (
+    report_page.section('All codes', report_page.table(head, rows) + note),
+    report_page.section(
+      'Memory and communication',
+      f'<figure>{svg[svg.index("<svg") :]}</figure>',
+    ),
+  )
+  return report_page.PAGE.format(
+    title=f'PaRO plan: {plan.best.code}',
+    style=report_page.STYLE,
+    summary=f'<p class="lead">{report_page.text(plan.reason)}</p>',
+    facts=report_page.text(
+      ', '.join(f'{name} {value}' for name, value in facts.items())
+    ),
+    sections='\n'.join(sections),
+  )
+
+
+def write(
+  plan: Plan, folder: str | pathlib.Path, facts: Mapping[str, Any]
+) -> dict[str, pathlib.Path]:
+  """Writes plan.json, frontier.png and report.html; returns their paths."""
+  folder = pathlib.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  paths = {
+    name: folder / name for name in ('plan.json', 'frontier.png', 'report.html')
+  }
+  text = json.dumps({'facts': dict(facts)} | to_dict(plan), indent=2)
+  paths['plan.json'].write_text(text + '\n')
+  figure(plan).savefig(paths['frontier.png'], dpi=150)
+  paths['report.html'].write_text(html(plan, facts))
+  return paths

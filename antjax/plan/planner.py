@@ -1,0 +1,336 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Chooses a PaRO code: memory, bytes moved and time of each, from shapes alone.
+
+The guideline is the paper's ("Rethinking Memory and Communication Costs for
+Efficient Data Parallel Training of Large Language Models", section 3.1.3): of
+the codes that fit, the one with the least max(communication, compute). Bytes
+and seconds are ours: those of the collectives that the step really does, leaf
+by leaf, in two phases, priced by `antjax.collectives.cost_model`. The paper's
+own time model is in `antjax.plan.guideline`.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any, cast
+
+from jax.sharding import AbstractMesh, Mesh
+import numpy as np
+import optax
+
+from antjax.collectives import cost_model
+from antjax.collectives.cost_model import Links
+from antjax.mesh.mesh import INTER, INTRA
+from antjax.mesh.paro import PaRO, VALID_CODES
+from antjax.plan.moves import Move, moves
+from antjax.train.state import Layout
+
+# Codes whose predicted times differ by less are taken to be equally fast.
+_TIE = 0.001
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """What one code costs; bytes are those of one device.
+
+  Attributes:
+    code: PaRO code.
+    params_bytes: Parameters between steps.
+    grads_bytes: Accumulators of the gradient, fp32, during a step.
+    opt_state_bytes: Optimizer state and, in mixed precision, masters.
+    transient_bytes: At the peak of a step: parameters gathered, and gradients
+      before they are reduced.
+    activation_bytes: As given to `plan`.
+    intra_bytes: Sent inside the group at each micro-batch.
+    inter_bytes: Sent to other groups at each micro-batch.
+    intra_bytes_at_end: Sent inside the group once a step.
+    inter_bytes_at_end: Sent to other groups once a step.
+    comm_s: Seconds of communication in a step, all of it added up.
+    compute_s: Seconds of computation in a step.
+    step_s: Predicted seconds of a step.
+    fits: Whether the peak fits into the device's memory.
+    num_micro_batches: Micro-batches of a step.
+  """
+
+  code: str
+  params_bytes: int
+  grads_bytes: int
+  opt_state_bytes: int
+  transient_bytes: int
+  activation_bytes: int
+  intra_bytes: float
+  inter_bytes: float
+  intra_bytes_at_end: float
+  inter_bytes_at_end: float
+  comm_s: float
+  compute_s: float
+  step_s: float
+  fits: bool
+  num_micro_batches: int
+
+  @property
+  def state_bytes(self) -> int:
+    """Parameters, gradient accumulators and optimizer state."""
+    return self.params_bytes + self.grads_bytes + self.opt_state_bytes
+
+  @property
+  def peak_bytes(self) -> int:
+    return self.state_bytes + self.transient_bytes + self.activation_bytes
+
+  @property
+  def intra_bytes_per_step(self) -> float:
+    return self.num_micro_batches * self.intra_bytes + self.intra_bytes_at_end
+
+  @property
+  def inter_bytes_per_step(self) -> float:
+    return self.num_micro_batches * self.inter_bytes + self.inter_bytes_at_end
+
+  @property
+  def is_elastic(self) -> bool:
+    return PaRO.from_code(self.code).is_elastic
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """All codes for one job.
+
+  Attributes:
+    rows: One for each valid code, in the order of `VALID_CODES`.
+    best: The code to take; where none fits, the one that needs the least.
+    reason: Why, in a sentence.
+    num_groups: Groups of the mesh.
+    group_size: Devices of a group.
+    links: Speeds of its links.
+    device_bytes: Memory of a device, or None for no bound.
+  """
+
+  rows: tuple[Row, ...]
+  best: Row
+  reason: str
+  num_groups: int
+  group_size: int
+  links: Links
+  device_bytes: int | None
+
+  def row(self, code: str) -> Row:
+    """The row of a code."""
+    return self.rows[VALID_CODES.index(code)]
+
+  def frontier(self) -> tuple[Row, ...]:
+    """Codes that no other beats in both peak memory and communication.
+
+    Those of least communication, and most memory, come first.
+    """
+    front: list[Row] = []
+    for row in sorted(self.rows, key=lambda r: (r.comm_s, r.peak_bytes)):
+      if not front or row.peak_bytes < front[-1].peak_bytes:
+        front.append(row)
+    return tuple(front)
+
+
+def plan(
+  params: Any,
+  optimizer: optax.GradientTransformation,
+  *,
+  num_groups: int,
+  group_size: int,
+  links: Links,
+  num_micro_batches: int,
+  compute_s: float,
+  activation_bytes: int = 0,
+  device_bytes: int | None = None,
+  trainable: Callable[[str], bool] | None = None,
+  scanned: Callable[[str], bool] | None = None,
+  compute_dtype: Any = None,
+  regather: bool = True,
+  min_shard_size: int = 1024,
+  overlap: bool = True,
+  elastic_only: bool = False,
+) -> Plan:
+  """Compares all codes for a model and a cluster; allocates nothing.
+
+  Args:
+    params: Tree of arrays or ShapeDtypeStructs, as for `Trainer.init`.
+    optimizer: As for `Trainer`.
+    num_groups: Groups of the mesh.
+    group_size: Devices of a group.
+    links: Speeds of the links.
+    num_micro_batches: Micro-batches of a step.
+    compute_s: Seconds that a device computes on one micro-batch.
+    activation_bytes: Bytes of activations at the peak of a micro-batch.
+    device_bytes: Memory of a device; None takes every code to fit.
+    trainable: As for `Trainer`; frozen leaves have no gradient and no state.
+    scanned: As for `Trainer`; stacks exist a layer at a time.
+    compute_dtype: As for `Trainer`.
+    regather: As for `Trainer`.
+    min_shard_size: As for `Trainer`.
+    overlap: Whether communication runs beside computation, as the paper's
+      guideline takes it; without (XLA on CPU) their times add up.
+    elastic_only: Leave out codes whose groups must stay in step.
+
+  Raises:
+    ValueError: A mesh, count or time that cannot be.
+  """
+  for name, value in (
+    ('num_groups', num_groups),
+    ('group_size', group_size),
+    ('num_micro_batches', num_micro_batches),
+  ):
+    if value < 1:
+      raise ValueError(f'planner.plan({name}={value}) must be at least 1.')
+  if not compute_s >= 0:
+    raise ValueError(
+      f'planner.plan(compute_s={compute_s}): needed are the seconds a device'
+      ' computes on a micro-batch, 0 or more.'
+    )
+  # A layout asks for no more than the sizes of the axes.
+  mesh = cast(Mesh, AbstractMesh((num_groups, group_size), (INTER, INTRA)))
+  rows = []
+  for code in VALID_CODES:
+    layout = Layout.of(
+      params,
+      mesh,
+      PaRO.from_code(code),
+      trainable=trainable,
+      scanned=scanned,
+      compute_dtype=compute_dtype,
+      min_shard_size=min_shard_size,
+    )
+    parts = layout.bytes_per_device(optimizer)
+    found = moves(layout, regather=regather)
+    in_loop = [move for move in found if move.in_loop]
+    at_end = [move for move in found if not move.in_loop]
+    comm_s = num_micro_batches * _seconds(
+      in_loop, links, num_groups, group_size
+    ) + _seconds(at_end, links, num_groups, group_size)
+    total_s = num_micro_batches * compute_s
+    row = Row(
+      code=code,
+      params_bytes=parts['params'],
+      grads_bytes=parts['grads'],
+      opt_state_bytes=parts['opt_state'],
+      transient_bytes=transient_bytes(layout, regather),
+      activation_bytes=activation_bytes,
+      intra_bytes=sum(m.intra_bytes(mesh) for m in in_loop),
+      inter_bytes=sum(m.inter_bytes(mesh) for m in in_loop),
+      intra_bytes_at_end=sum(m.intra_bytes(mesh) for m in at_end),
+      inter_bytes_at_end=sum(m.inter_bytes(mesh) for m in at_end),
+      comm_s=comm_s,
+      compute_s=total_s,
+      step_s=max(comm_s, total_s) if overlap else comm_s + total_s,
+      fits=True,
+      num_micro_batches=num_micro_batches,
+    )
+    fits = device_bytes is None or row.peak_bytes <= device_bytes
+    rows.append(dataclasses.replace(row, fits=fits))
+  best, reason = _choose(rows, device_bytes, overlap, elastic_only)
+  return Plan(
+    tuple(rows), best, reason, num_groups, group_size, links, device_bytes
+  )
+
+
+def _seconds(
+  found: list[Move], links: Links, num_groups: int, group_size: int
+) -> float:
+  """Time of collectives one after the other, each message for itself."""
+  total = 0.0
+  for move in found:
+    op = move.op
+    size = move.num_bytes / move.num_messages
+    if move.axis == 'both':
+      once = cost_model.seconds(
+        op, 'hierarchical', size, links, num_groups, group_size
+      )
+    else:
+      once = cost_model.axis_seconds(
+        op, move.axis, size, links, num_groups, group_size
+      )
+    total += once * move.num_messages
+  return total
+
+
+def transient_bytes(layout: Layout, regather: bool) -> int:
+  """Most bytes on a device beside state, accumulators and activations.
+
+  In a micro-batch: leaves gathered, of a stack one layer (all, if kept), their
+  gradients before they are reduced, and reduced addends of stacks. In the
+  update: the gradient at the optimizer's level.
+
+  Args:
+    layout: Of the state.
+    regather: As for `Trainer`.
+  """
+  paro, mesh = layout.paro, layout.mesh
+  gathered = gradient = update = 0
+  for spec, is_trained, is_stack in zip(
+    layout.specs, layout.trainable, layout.scanned, strict=True
+  ):
+    one = spec.layer() if is_stack else spec
+    num = int(np.prod(one.shape, dtype=np.int64))
+    num_layers = spec.shape[0] if is_stack else 1
+    copies = num_layers if is_stack and not regather else 1
+    if spec.dim is not None and paro.params:
+      gathered += num * layout.compute_type(spec).itemsize * copies
+    if not is_trained:
+      continue
+    fp32 = dataclasses.replace(spec, dtype=np.dtype(np.float32))
+    gradient += num * 4
+    if is_stack:  # The stack of reduced addends, before it is added.
+      gradient += fp32.bytes_per_device(paro.grads, mesh)
+    update += fp32.bytes_per_device(paro.opt_state, mesh)
+  return max(gathered + gradient, update)
+
+
+def _choose(
+  rows: list[Row],
+  device_bytes: int | None,
+  overlap: bool,
+  elastic_only: bool,
+) -> tuple[Row, str]:
+  """The guideline: (row, reason)."""
+  asked = [r for r in rows if r.is_elastic or not elastic_only]
+  fitting = [r for r in asked if r.fits]
+  if not fitting:
+    best = min(asked, key=lambda r: r.peak_bytes)
+    assert device_bytes is not None
+    return best, (
+      f'No{" elastic" if elastic_only else ""} code fits into'
+      f' {_gb(device_bytes)} a device: {best.code} needs the least,'
+      f' {_gb(best.peak_bytes)}; use more devices, smaller micro-batches,'
+      ' remat, or freeze parameters.'
+    )
+  fastest = min(r.step_s for r in fitting)
+  ties = [r for r in fitting if r.step_s <= fastest * (1 + _TIE)]
+  best = min(ties, key=lambda r: (r.peak_bytes, r.step_s))
+  time = (
+    f'max(communication {_s(best.comm_s)}, compute {_s(best.compute_s)})'
+    if overlap
+    else f'communication {_s(best.comm_s)} + compute {_s(best.compute_s)}'
+  )
+  reason = f'{best.code} has the least {time} = {_s(best.step_s)} a step'
+  if device_bytes is not None:
+    reason += (
+      f' of the {len(fitting)} codes that fit into {_gb(device_bytes)} a device'
+    )
+  if len(ties) > 1:
+    reason += f', and of the {len(ties)} codes as fast the least memory'
+  reason += f' ({_gb(best.peak_bytes)} at the peak)'
+  quicker = [r for r in asked if r.step_s < best.step_s / (1 + _TIE)]
+  if quicker:
+    other = min(quicker, key=lambda r: r.step_s)
+    reason += (
+      f'; {other.code} would take {_s(other.step_s)} but needs'
+      f' {_gb(other.peak_bytes)}'
+    )
+  return best, reason + '.'
+
+
+def _gb(num_bytes: float) -> str:
+  for unit, size in (('GB', 1e9), ('MB', 1e6)):
+    if num_bytes >= size:
+      return f'{num_bytes / size:.3g} {unit}'
+  return f'{num_bytes / 1e3:.3g} kB'
+
+
+def _s(seconds: float) -> str:
+  return f'{seconds:.3g} s' if seconds >= 1 else f'{seconds * 1e3:.3g} ms'

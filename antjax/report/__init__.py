@@ -1,0 +1,3 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Report pages, plots, timelines and progress."""

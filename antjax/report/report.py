@@ -1,0 +1,296 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Writes what a run was and what it reached as one self-contained HTML page.
+
+`render` is a pure function of a `Report`; nothing is fetched or looked up, so
+the page can be made anew from saved numbers and opened without a network.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import platform
+from typing import Any
+
+import jax
+
+from antjax.report import page, timeline
+from antjax.report import plots as report_plots
+from antjax.report import results as report_results
+from antjax.report.timeline import Timeline
+
+FILE_NAME = 'report.html'
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+  """Lines with intervals.
+
+  Attributes:
+    x_label: What is on the horizontal axis.
+    lines: Line name -> [(x, value, low, high), ...]; low and high may be nan.
+  """
+
+  x_label: str
+  lines: dict[str, list[tuple[float, float, float, float]]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+  """Everything on the page. Empty parts leave their section out.
+
+  Attributes:
+    title: What was trained, on what.
+    summary: A sentence or two under the title.
+    results: One dict a row: 'scenario', 'method' and numbers by metric name;
+      None or nan where there is no value.
+    lower_is_better: Metrics (of `results`) whose smaller value is better.
+    baselines: Methods of `results` that the others are measured against.
+    intervals: Title -> panel, of what was reached.
+    bars: Title -> group -> bar -> (value, standard error) or (value, low,
+      high); nan where there is none.
+    bar_floors: Title -> where the axis of these bars begins, if not at 0.
+    scatters: Title -> name of points -> [(x, y), ...].
+    curves: Panel title -> line name -> [(step, value), ...].
+    throughput: Numbers by what they count, e.g. {'examples/s': 12345.0}.
+    memory: One dict a piece: 'device', 'level' (none | intra | global), 'part'
+      (parameters, gradients, ...) and 'bytes'. Pieces of one device, level and
+      part are added up.
+    config: The resolved configuration, nested dicts of plain values.
+    command: The exact command that repeats the run.
+    revision: The git revision, or '' if unknown.
+    machine: Facts by name; see `describe_machine`.
+    date: When the run ended, as it should be shown.
+    notes: Further sentences, e.g. where the data comes from.
+    timeline: Who waited for whom; `write_report` reads it from the run folder.
+  """
+
+  title: str
+  summary: str = ''
+  results: Sequence[Mapping[str, Any]] = ()
+  lower_is_better: frozenset[str] = frozenset({'MAE', 'RMSE', 'log-loss'})
+  baselines: Sequence[str] = ()
+  intervals: Mapping[str, Panel] = dataclasses.field(default_factory=dict)
+  bars: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]] = (
+    dataclasses.field(default_factory=dict)
+  )
+  bar_floors: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  scatters: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]] = (
+    dataclasses.field(default_factory=dict)
+  )
+  curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]] = (
+    dataclasses.field(default_factory=dict)
+  )
+  throughput: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  memory: Sequence[Mapping[str, Any]] = ()
+  config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  command: str = ''
+  revision: str = ''
+  machine: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  date: str = ''
+  notes: Sequence[str] = ()
+  timeline: Timeline | None = None
+
+
+def describe_machine() -> dict[str, str]:
+  """Returns the facts of this machine and its devices for `Report.machine`."""
+  devices = jax.devices()
+  return {
+    'devices': f'{len(devices)} x {devices[0].device_kind}',
+    'processes': str(jax.process_count()),
+    'host': f'{os.cpu_count()} CPU cores, {platform.machine()}',
+    'system': platform.platform(),
+    'jax': jax.__version__,
+    'python': platform.python_version(),
+  }
+
+
+def write_report(
+  report: Report, folder: str | os.PathLike[str]
+) -> pathlib.Path:
+  """Writes `report.html` into the run folder; returns its path."""
+  path = pathlib.Path(folder) / FILE_NAME
+  path.parent.mkdir(parents=True, exist_ok=True)
+  if report.timeline is None and any(path.parent.glob(timeline.FILE_NAMES)):
+    report = dataclasses.replace(report, timeline=timeline.read(path.parent))
+  # Beside the old page, then renamed: a reader never sees half a page.
+  new = path.with_suffix('.tmp')
+  new.write_text(render(report), encoding='utf-8')
+  os.replace(new, path)
+  return path
+
+
+def render(report: Report) -> str:
+  """Returns the page. Every text of `report` is escaped.
+
+  Raises:
+    ValueError: a row of `results` lacks 'scenario' or 'method', two rows have
+      the same ones, or a piece of `memory` lacks a field.
+  """
+  results = report_results.Results.from_records(
+    report.results, report.lower_is_better, report.baselines
+  )
+  sections = [
+    report_results.section(results) if results.rows else '',
+    _intervals_section(report),
+    _curves_section(report),
+    _throughput_section(report),
+    timeline.section(report.timeline) if report.timeline else '',
+    _memory_section(report),
+    _repeat_section(report),
+    _config_section(report),
+  ]
+  facts = [report.date, report.revision and f'revision {report.revision}']
+  return page.PAGE.format(
+    title=page.text(report.title),
+    summary=f'<p class="lead">{page.text(report.summary)}</p>'
+    if report.summary
+    else '',
+    facts=page.text(' · '.join(fact for fact in facts if fact)),
+    sections='\n'.join(section for section in sections if section),
+    style=page.STYLE,
+  )
+
+
+def _intervals_section(report: Report) -> str:
+  figures = [
+    '<figure>'
+    f'{report_plots.intervals(title, panel.x_label, panel.lines)}</figure>'
+    for title, panel in report.intervals.items()
+  ]
+  figures += [
+    '<figure>'
+    f'{report_plots.bars(title, groups, report.bar_floors.get(title, 0.0))}'
+    '</figure>'
+    for title, groups in report.bars.items()
+  ]
+  figures += [
+    f'<figure>{report_plots.scatter(title, points)}</figure>'
+    for title, points in report.scatters.items()
+  ]
+  if not figures:
+    return ''
+  return page.section(
+    'Results in detail', f'<div class="grid">{"".join(figures)}</div>'
+  )
+
+
+def _curves_section(report: Report) -> str:
+  panels = {
+    title: {name: points for name, points in lines.items() if points}
+    for title, lines in report.curves.items()
+  }
+  figures = [
+    f'<figure>{report_plots.curves(title, lines)}</figure>'
+    for title, lines in panels.items()
+    if lines
+  ]
+  if not figures:
+    return ''
+  return page.section('Training', f'<div class="grid">{"".join(figures)}</div>')
+
+
+def _throughput_section(report: Report) -> str:
+  if not report.throughput:
+    return ''
+  cards = ''.join(
+    f'<div class="card"><div class="big">{_quantity(value)}</div>'
+    f'{page.text(name)}</div>'
+    for name, value in report.throughput.items()
+  )
+  return page.section('Throughput', f'<div class="cards">{cards}</div>')
+
+
+def _quantity(value: float) -> str:
+  if not math.isfinite(value):
+    return '-'
+  return f'{value:,.0f}' if abs(value) >= 100 else f'{value:.3g}'
+
+
+def format_bytes(num_bytes: float) -> str:
+  """Returns bytes in the unit that leaves 1 to 1023, like '1.5 MiB'."""
+  for unit in ('B', 'KiB', 'MiB', 'GiB'):
+    if num_bytes < 1024:
+      return f'{num_bytes:.3g} {unit}' if unit != 'B' else f'{num_bytes:.0f} B'
+    num_bytes /= 1024
+  return f'{num_bytes:,.1f} TiB'
+
+
+def _memory_section(report: Report) -> str:
+  if not report.memory:
+    return ''
+  sums: dict[tuple[str, str], dict[str, int]] = {}
+  devices: dict[str, None] = {}
+  for piece in report.memory:
+    missing = {'device', 'level', 'part', 'bytes'} - piece.keys()
+    if missing:
+      raise ValueError(
+        f'Report(memory=): a piece lacks {sorted(missing)}; it has '
+        f'{sorted(piece)}. Give device, level, part and bytes.'
+      )
+    device = str(piece['device'])
+    devices[device] = None
+    by_device = sums.setdefault((str(piece['part']), str(piece['level'])), {})
+    by_device[device] = by_device.get(device, 0) + int(piece['bytes'])
+  rows = [
+    f'<tr><td>{page.text(part)}</td><td>{page.text(level)}</td>'
+    f'<td class="number">{format_bytes(max(by_device.values()))}</td>'
+    f'<td class="number">{format_bytes(sum(by_device.values()))}</td></tr>'
+    for (part, level), by_device in sums.items()
+  ]
+  total = {d: sum(by.get(d, 0) for by in sums.values()) for d in devices}
+  rows.append(
+    '<tr class="first"><td><b>all</b></td><td></td>'
+    f'<td class="number"><b>{format_bytes(max(total.values()))}</b></td>'
+    f'<td class="number"><b>{format_bytes(sum(total.values()))}</b></td></tr>'
+  )
+  levels: dict[str, dict[str, int]] = {}
+  for (_, level), by_device in sums.items():
+    at_level = levels.setdefault(level, dict.fromkeys(devices, 0))
+    for device, num_bytes in by_device.items():
+      at_level[device] += num_bytes
+  plot = report_plots.memory(list(devices), levels)
+  note = (
+    '<p class="note">Level none: a copy on every device; intra: split inside '
+    'a group; global: split over all devices.</p>'
+  )
+  head = ['part', 'level', 'largest device', 'all devices']
+  return page.section(
+    'Memory by level',
+    f'<div class="grid"><figure>{plot}</figure><div>{page.table(head, rows)}'
+    f'</div></div>{note}',
+  )
+
+
+def _repeat_section(report: Report) -> str:
+  parts = []
+  if report.command:
+    parts.append(f'<pre class="command">{page.text(report.command)}</pre>')
+  facts = dict(report.machine)
+  if report.revision:
+    facts['git revision'] = report.revision
+  if report.date:
+    facts['date'] = report.date
+  if facts:
+    rows = [
+      f'<tr><td class="key">{page.text(name)}</td>'
+      f'<td>{page.text(value)}</td></tr>'
+      for name, value in facts.items()
+    ]
+    parts.append(f'<table class="facts"><tbody>{"".join(rows)}</tbody></table>')
+  parts += [f'<p class="note">{page.text(note)}</p>' for note in report.notes]
+  return page.section('Repeat it', '\n'.join(parts)) if parts else ''
+
+
+def _config_section(report: Report) -> str:
+  if not report.config:
+    return ''
+  text = json.dumps(report.config, indent=2, default=str, ensure_ascii=False)
+  return page.section(
+    'Configuration',
+    f'<details><summary>Show all settings</summary><pre>{page.text(text)}</pre>'
+    '</details>',
+  )

@@ -1,0 +1,379 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Who waited for whom, and when an action came: a section of the report.
+
+Each worker has a file `timeline.<worker>.jsonl` in the run folder, that
+`antjax.Agent` writes. It holds a JSON object a line: of a step
+of a worker (`step worker end_unix_s compute_s wait_s num_micro_batches`; it
+computed for `compute_s`, then waited for the others for `wait_s`, until
+`end_unix_s`), or of an action (`time action reason generation`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import re
+import time
+from typing import Any
+
+import matplotlib.figure
+import matplotlib.patches
+import matplotlib.path
+import numpy as np
+
+from antjax.report import page
+from antjax.report import plots as report_plots
+
+FILE_NAMES = 'timeline*.jsonl'
+# More make the page large, and none of them wide enough to be seen.
+_MAX_BLOCKS = 4000
+_MAX_WORKERS = 40
+_MAX_MARKS = 60
+_COMPUTE, _WAIT = '#0072b2', '#f0c987'
+_ACTION, _GENERATION = '#d55e00', '#1d2433'
+_LINE = '#e3e7ee'
+_SOFT = '#5d6779'
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+  """A step, or neighbouring steps as one: computed first, then waited."""
+
+  start_s: float
+  end_s: float
+  wait_share: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Mark:
+  """An action, or (if `is_generation`) that a generation began."""
+
+  time_s: float
+  action: str
+  reason: str
+  generation: int
+  is_generation: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Timeline:
+  """What is drawn; bounded, however long the file is.
+
+  Attributes:
+    start_unix_s: Where the times of blocks and marks count from.
+    blocks: Worker -> its blocks by time.
+    wait_shares: Worker -> share of its time in which it waited for others.
+    steps_a_block: Steps in a block, on average.
+    marks: By time.
+    num_workers_left_out: Workers that are in the file, not in `blocks`.
+    num_marks_left_out: Marks that are in the file, not in `marks`.
+    num_damaged: Lines that could not be understood.
+  """
+
+  start_unix_s: float
+  blocks: Mapping[str, Sequence[Block]]
+  wait_shares: Mapping[str, float]
+  steps_a_block: float
+  marks: Sequence[Mark]
+  num_workers_left_out: int = 0
+  num_marks_left_out: int = 0
+  num_damaged: int = 0
+
+
+def _numbers(record: Mapping[str, Any], *names: str) -> tuple[float, ...]:
+  values = tuple(float(record[name]) for name in names)
+  # A century ahead is no time of a step, and would hide all others.
+  if not all(math.isfinite(value) and 0 <= value < 1e10 for value in values):
+    raise ValueError
+  return values
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+  worker: str
+  start_s: float
+  end_s: float
+  compute_s: float
+  wait_s: float
+
+
+def _parse(line: str) -> _Step | Mark:
+  record = json.loads(line)
+  if 'action' in record:
+    (time_s,) = _numbers(record, 'time')
+    return Mark(
+      time_s,
+      str(record['action'])[:80],
+      str(record.get('reason', ''))[:300],
+      int(record.get('generation', 0)),
+      is_generation=False,
+    )
+  end_s, compute_s, wait_s = _numbers(
+    record, 'end_unix_s', 'compute_s', 'wait_s'
+  )
+  start_s = end_s - compute_s - wait_s
+  return _Step(str(record['worker'])[:80], start_s, end_s, compute_s, wait_s)
+
+
+def _lines(folder: pathlib.Path) -> Iterator[_Step | Mark | None]:
+  """Yields what the lines say; None for one that says nothing."""
+  for path in sorted(folder.glob(FILE_NAMES)):
+    with path.open(encoding='utf-8', errors='replace') as file:
+      for line in file:
+        try:
+          yield _parse(line)
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+          yield None
+
+
+@dataclasses.dataclass
+class _Sums:
+  """Of a worker in a time bin."""
+
+  start_s: float
+  end_s: float
+  compute_s: float = 0.0
+  wait_s: float = 0.0
+
+
+def read(folder: str | os.PathLike[str]) -> Timeline:
+  """Reads a timeline; cost: two passes over the file, memory bounded.
+
+  A line that a killed process left unfinished is counted and left out. A long
+  run's steps are joined by time: each block then shows their mean.
+
+  Args:
+    folder: Of the run; its `timeline*.jsonl` count.
+  """
+  folder = pathlib.Path(folder)
+  waits: dict[str, list[float]] = {}  # Worker -> compute, wait, steps.
+  marks: list[Mark] = []
+  first_s, last_s = math.inf, -math.inf
+  num_damaged = num_marks = generation = 0
+  for entry in _lines(folder):
+    if isinstance(entry, _Step):
+      sums = waits.setdefault(entry.worker, [0.0, 0.0, 0.0])
+      sums[0] += entry.compute_s
+      sums[1] += entry.wait_s
+      sums[2] += 1
+      first_s = min(first_s, entry.start_s)
+      last_s = max(last_s, entry.end_s)
+    elif entry is None:
+      num_damaged += 1
+    else:
+      is_new = entry.generation > generation > 0
+      generation = max(generation, entry.generation)
+      num_marks += 1
+      if len(marks) < _MAX_MARKS:
+        marks.append(dataclasses.replace(entry, is_generation=is_new))
+  if not waits:
+    first_s = last_s = min((mark.time_s for mark in marks), default=0.0)
+
+  shares = {
+    worker: wait_s / (compute_s + wait_s) if compute_s + wait_s else 0.0
+    for worker, (compute_s, wait_s, _) in waits.items()
+  }
+  # Those the others waited for are the ones to see.
+  shown = sorted(shares, key=shares.__getitem__)[:_MAX_WORKERS]
+  num_steps = sum(waits[worker][2] for worker in shown)
+  blocks: dict[str, list[Block]] = {w: [] for w in sorted(shown, key=_natural)}
+  if num_steps <= _MAX_BLOCKS:
+    for entry in _lines(folder):
+      if isinstance(entry, _Step) and entry.worker in blocks:
+        blocks[entry.worker].append(_block(entry, first_s))
+  else:
+    num_bins = max(_MAX_BLOCKS // len(shown), 1)
+    bin_s = max(last_s - first_s, 1e-9) / num_bins
+    bins: dict[tuple[str, int], _Sums] = {}
+    for entry in _lines(folder):
+      if isinstance(entry, _Step) and entry.worker in blocks:
+        number = min(int((entry.end_s - first_s) / bin_s), num_bins - 1)
+        of = bins.setdefault(
+          (entry.worker, number), _Sums(entry.start_s, entry.end_s)
+        )
+        of.start_s = min(of.start_s, entry.start_s)
+        of.end_s = max(of.end_s, entry.end_s)
+        of.compute_s += entry.compute_s
+        of.wait_s += entry.wait_s
+    for (worker, _), of in bins.items():
+      blocks[worker].append(_block(of, first_s))
+  num_blocks = sum(len(of_worker) for of_worker in blocks.values())
+  return Timeline(
+    start_unix_s=first_s,
+    blocks={
+      worker: sorted(of_worker, key=lambda block: block.start_s)
+      for worker, of_worker in blocks.items()
+    },
+    wait_shares=shares,
+    steps_a_block=num_steps / num_blocks if num_blocks else 0.0,
+    marks=[
+      dataclasses.replace(mark, time_s=mark.time_s - first_s)
+      for mark in sorted(marks, key=lambda mark: mark.time_s)
+    ],
+    num_workers_left_out=len(shares) - len(shown),
+    num_marks_left_out=num_marks - len(marks),
+    num_damaged=num_damaged,
+  )
+
+
+def _block(of: _Step | _Sums, origin_s: float) -> Block:
+  spent_s = of.compute_s + of.wait_s
+  return Block(
+    of.start_s - origin_s,
+    of.end_s - origin_s,
+    of.wait_s / spent_s if spent_s else 0.0,
+  )
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+  """Sorts w2 before w10."""
+  return [
+    (0, int(part), '') if part.isdecimal() else (1, 0, part)
+    for part in re.split(r'(\d+)', name)
+  ]
+
+
+def plot(timeline: Timeline) -> str:
+  """Draws a row a worker and a line a mark, as an <svg> element."""
+  workers = list(timeline.blocks)
+  height = 1.3 + 0.34 * max(len(workers), 1)
+  figure = matplotlib.figure.Figure((11.0, height), layout='constrained')
+  axes = figure.subplots()
+  for row, worker in enumerate(workers):
+    spans = np.array(
+      [(b.start_s, b.end_s, b.wait_share) for b in timeline.blocks[worker]]
+    )
+    start_s, end_s, wait_share = spans.T
+    top, bottom = row - 0.34, row + 0.34
+    if _is_joined(timeline):
+      # Of many steps, the share: their turns are too many to be seen.
+      turn = top + wait_share * (bottom - top)
+      _boxes(axes, start_s, end_s, turn, bottom, _COMPUTE)
+      _boxes(axes, start_s, end_s, top, turn, _WAIT)
+    else:
+      turn_s = end_s - wait_share * (end_s - start_s)
+      _boxes(axes, start_s, turn_s, top, bottom, _COMPUTE)
+      _boxes(axes, turn_s, end_s, top, bottom, _WAIT)
+    axes.annotate(
+      f'waits {timeline.wait_shares[worker]:.0%}',
+      (1.0, row),
+      xycoords=('axes fraction', 'data'),
+      xytext=(6, 0),
+      textcoords='offset points',
+      va='center',
+      fontsize=9,
+      color=_SOFT,
+    )
+  for number, mark in enumerate(timeline.marks, start=1):
+    color = _GENERATION if mark.is_generation else _ACTION
+    axes.axvline(
+      mark.time_s,
+      color=color,
+      linewidth=1.1,
+      linestyle='-' if mark.is_generation else '--',
+    )
+    axes.annotate(
+      str(number),
+      (mark.time_s, 1.0),
+      xycoords=('data', 'axes fraction'),
+      # Neighbours in two heights, so that their numbers stand apart.
+      xytext=(0, 3 if number % 2 else 12),
+      textcoords='offset points',
+      ha='center',
+      fontsize=8,
+      color=color,
+    )
+  axes.set_yticks(range(len(workers)), [_plain(name) for name in workers])
+  axes.set_ylim(max(len(workers), 1) - 0.5, -0.5)
+  axes.set_xlim(*_range(timeline))
+  axes.spines[['top', 'right', 'left']].set_visible(False)
+  axes.spines['bottom'].set_color(_LINE)
+  axes.tick_params(length=0, colors=_SOFT, labelsize=9)
+  axes.set_xlabel('seconds', fontsize=9, color=_SOFT)
+  return report_plots.svg(figure, 'timeline')
+
+
+def _plain(name: str) -> str:
+  """Returns a name that matplotlib does not read as mathematics."""
+  return name[:40].replace('$', r'\$')
+
+
+def _range(timeline: Timeline) -> tuple[float, float]:
+  times = [mark.time_s for mark in timeline.marks]
+  for of_worker in timeline.blocks.values():
+    times += [of_worker[0].start_s, max(block.end_s for block in of_worker)]
+  first, last = min(times, default=0.0), max(times, default=0.0)
+  margin = 0.005 * (last - first) or 1.0
+  return first - margin, last + margin
+
+
+def _is_joined(timeline: Timeline) -> bool:
+  return timeline.steps_a_block > 1.5
+
+
+def _boxes(
+  axes: Any, left: Any, right: Any, top: Any, bottom: Any, color: str
+) -> None:
+  """Adds boxes as one path: a patch each would make the page large."""
+  left, right, top, bottom = np.broadcast_arrays(left, right, top, bottom)
+  corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
+  points = np.stack([np.stack(c, -1) for c in [*corners, corners[0]]], 1)
+  kinds = matplotlib.path.Path
+  codes = [kinds.MOVETO, *[kinds.LINETO] * 3, kinds.CLOSEPOLY] * len(left)
+  axes.add_patch(
+    matplotlib.patches.PathPatch(
+      kinds(points.reshape(-1, 2), codes), facecolor=color, linewidth=0
+    )
+  )
+
+
+def section(timeline: Timeline) -> str:
+  """Returns the section of the report: plot, legend, marks with reasons."""
+  if not timeline.blocks:
+    return ''
+  square = '<span aria-hidden="true" style="color:{}">■</span>'
+  words = [
+    f'{square.format(_COMPUTE)} computes, {square.format(_WAIT)} waits for '
+    'slower workers; the worker that waits least is the one the others wait '
+    'for.'
+  ]
+  if _is_joined(timeline):
+    words.append(
+      f'Each block joins about {timeline.steps_a_block:,.0f} steps: its '
+      'height is split by the time they computed and waited.'
+    )
+  for number, what in (
+    (timeline.num_workers_left_out, 'workers, which wait more, are left out'),
+    (timeline.num_damaged, 'damaged lines are left out'),
+  ):
+    if number:
+      words.append(f'{number:,} {what}.')
+  body = f'<figure>{plot(timeline)}</figure><p class="note">{" ".join(words)}'
+  rows = [
+    '<tr><td class="number">{}</td><td class="number">{}</td><td>{}</td>'
+    '<td>{}</td><td class="number">{}</td></tr>'.format(
+      number,
+      _clock(timeline.start_unix_s + mark.time_s),
+      page.text(mark.action),
+      page.text(mark.reason),
+      mark.generation or '',
+    )
+    for number, mark in enumerate(timeline.marks, start=1)
+  ]
+  body += '</p>'
+  if rows:
+    body += page.table(
+      ['', 'time (UTC)', 'action', 'reason', 'generation'], rows
+    )
+  if timeline.num_marks_left_out:
+    body += (
+      f'<p class="note">and {timeline.num_marks_left_out:,} later ones.</p>'
+    )
+  return page.section('Who waited for whom', body)
+
+
+def _clock(unix_s: float) -> str:
+  return time.strftime('%H:%M:%S', time.gmtime(unix_s))

@@ -1,0 +1,173 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""How a worker talks to the ledger of its data set.
+
+`LedgerClient` is the seam between a data set and whoever keeps its ledger: a
+ledger in this process (`LocalLedgerClient`), or the coordinator
+(`antjax.elastic.service_ledger.ServiceLedgerClient`). Neither jax nor grain is
+imported here.
+"""
+
+from typing import NoReturn, Protocol
+
+import numpy as np
+
+from antjax.shards import data_shard, ledger_state
+from antjax.shards.data_shard import DataShard
+
+
+class LedgerClient(Protocol):
+  """One worker's access to a ledger; used by one thread at a time."""
+
+  @property
+  def name(self) -> str:
+    """Name of the data set in its job; empty where there is only one."""
+
+  @property
+  def num_records(self) -> int:
+    """Number of records of the data set; of a stream: so far."""
+
+  @property
+  def is_stream(self) -> bool:
+    """Whether the data set grows while it is read."""
+
+  def start(self) -> None:
+    """Begins a pass: gives back what is held, see the implementation."""
+
+  def lease(self) -> DataShard | None:
+    """Returns the next shard; None: there is and will be none for this worker.
+
+    Where the ledger is shared, waits while another worker's shard may come
+    back, or, in a lockstep job, returns None then too.
+    """
+
+  def unconsumed(self, shard: DataShard) -> np.ndarray:
+    """Returns the records of a leased shard to consume, in order."""
+
+  def mark(self, shard: DataShard, records: np.ndarray) -> None:
+    """Notes that some records of a leased shard are consumed."""
+
+  def ack(self, shard: DataShard) -> None:
+    """Notes that all records of a leased shard are consumed."""
+
+  def requeue(self, shard: DataShard) -> None:
+    """Gives a leased shard back; its unmarked records are still to do."""
+
+  def fail(self, shard: DataShard, error: Exception) -> None:
+    """Gives a shard back that could not be read.
+
+    Raises:
+      Exception: `error`, where going on with the next shard is no help.
+    """
+
+  def state(self) -> ledger_state.State:
+    """Returns the progress of this worker, as plain JSON types."""
+
+  def load(self, state: ledger_state.State) -> None:
+    """Continues from `state`, of this worker or from `merge`."""
+
+
+class LocalLedgerClient:
+  """A ledger in this process, for one process or P that do not communicate.
+
+  Process p of P serves every P-th shard that is to do, in the same seeded
+  global shuffle, so that together they read each record once an epoch. The
+  shares are fixed: a slow process is not helped by a fast one (that takes a
+  shared ledger). Their P states are united by `merge`, and any number of
+  processes continues from the result.
+
+  It cannot be pickled or copied: two copies would lease the same shards. So
+  grain's `mp_prefetch`, which sends the data set to worker processes, is
+  refused; `grain.experimental.ThreadPrefetchIterDataset` works.
+  """
+
+  def __init__(
+    self,
+    ledger: data_shard.ShardLedger,
+    *,
+    worker: int = 0,
+    num_workers: int = 1,
+  ):
+    """Takes this worker's share of a ledger's shards.
+
+    Args:
+      ledger: Ledger with all shards; it is copied, not changed.
+      worker: Index p of this process.
+      num_workers: Number of processes P.
+
+    Raises:
+      ValueError: `ledger` has only a share itself, or too few shards.
+    """
+    self._name = f'{worker}/{num_workers}'
+    self._ledger = data_shard.ShardLedger(
+      ledger.num_records,
+      ledger.shard_size,
+      seed=ledger.seed,
+      num_epochs=ledger.num_epochs,
+      share=(worker, num_workers),
+    )
+    self.load(ledger.to_json())
+    self._first_state = self.state()
+
+  @property
+  def name(self) -> str:
+    return ''
+
+  @property
+  def num_records(self) -> int:
+    return self._ledger.num_records
+
+  @property
+  def is_stream(self) -> bool:
+    return False
+
+  def start(self) -> None:
+    """Begins again at the state that the client was built with."""
+    self.load(self._first_state)
+
+  def lease(self) -> DataShard | None:
+    """See `LedgerClient`; None: this process has consumed its share."""
+    return self._ledger.lease(self._name)
+
+  def unconsumed(self, shard: DataShard) -> np.ndarray:
+    """See `LedgerClient`."""
+    return self._ledger.unconsumed(shard)
+
+  def mark(self, shard: DataShard, records: np.ndarray) -> None:
+    """See `LedgerClient`."""
+    for record in np.atleast_1d(records).tolist():
+      self._ledger.mark(self._name, shard, record)
+
+  def ack(self, shard: DataShard) -> None:
+    """See `LedgerClient`."""
+    self._ledger.ack(self._name, shard)
+
+  def requeue(self, shard: DataShard) -> None:
+    """See `LedgerClient`."""
+    self._ledger.requeue(self._name, shard)
+
+  def fail(self, shard: DataShard, error: Exception) -> None:
+    """Gives the shard back and raises `error`: nobody else could read it."""
+    self.requeue(shard)
+    raise error
+
+  def state(self) -> ledger_state.State:
+    """See `LedgerClient`."""
+    return self._ledger.to_json()
+
+  def load(self, state: ledger_state.State) -> None:
+    """Continues from a state; shards that were leased in it are to do.
+
+    Raises:
+      ValueError: The state is malformed, of another data set, or of another
+        worker (unite the states of all workers with `merge` first).
+    """
+    self._ledger.load(state)
+    self._ledger.requeue_all()
+
+  def __reduce__(self) -> NoReturn:
+    raise TypeError(
+      'LocalLedgerClient cannot be pickled or copied: two copies would lease'
+      ' the same records. Instead of mp_prefetch use'
+      ' grain.experimental.ThreadPrefetchIterDataset, or a coordinator.'
+    )

@@ -1,0 +1,9 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Trains a click model of several scenarios, and scores each of them."""
+
+from antjax.jobs import job as job_lib
+from antjax.jobs.clicks.train import Config, main
+
+if __name__ == '__main__':
+  job_lib.run(main, Config())

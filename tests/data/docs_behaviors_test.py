@@ -1,0 +1,73 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""docs/behaviors.md: its code, schema files and flags."""
+
+import pathlib
+import re
+
+from antjax.data import behavior_schema, output_folder
+from antjax.jobs import prepare_behaviors
+from tests.data import behavior_fixture
+
+_DOCS = pathlib.Path(__file__).parents[2] / 'docs' / 'behaviors.md'
+_TEXT = _DOCS.read_text()
+
+
+def _blocks(language):
+  return re.findall(rf'```{language}\n(.*?)```', _TEXT, re.S)
+
+
+def test_the_vocabulary_is_read_as_shown(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  source = behavior_fixture.Log(num_rows=50).write(tmp_path / 'log')
+  behavior_fixture.prepare(source, 'data/ml-1m-text')
+  exec(_blocks('python')[0], {})
+  assert 'nfkc-1' in capsys.readouterr().out
+
+
+def test_schema_files_load(tmp_path):
+  for number, text in enumerate(_blocks('yaml')):
+    (tmp_path / f'{number}.yaml').write_text(text)
+  first, second = (
+    behavior_schema.load(str(tmp_path / f'{n}.yaml')) for n in range(2)
+  )
+  assert first.is_labelled and first.items.ids == ('shelf',)
+  assert first.table.empty == {'age': -1}
+  assert second.separator == ',' and second.table.delimiter == '\t'
+
+
+def test_the_list_of_items_a_row_is_read_as_shown(tmp_path):
+  folder = tmp_path / 'log'
+  folder.mkdir()
+  (folder / 'log.tsv').write_text('ann\t17,4,305\nbob\t4,17\n')
+  (folder / 'items.csv').write_text(
+    'item,title,shop\n4,Tea,food\n17,Pan,kitchen\n305,Salt,food\n'
+  )
+  text = _blocks('yaml')[1].replace('items.parquet', 'items.csv')
+  (folder / 'log.yaml').write_text(text)
+  config = behavior_fixture.ExampleConfig(split='last')
+  out = tmp_path / 'out'
+  description, _ = behavior_fixture.prepare(folder, out, config)
+  assert [s['name'] for s in description['sequences']] == ['food', 'kitchen']
+  (held,) = [e for e in behavior_fixture.read_back(out)['test'] if e['label']]
+  assert (held['title'], held['histories']) == ('Salt', [['Tea'], ['Pan']])
+
+
+def test_what_is_written_has_the_fields_shown(tmp_path):
+  source = behavior_fixture.Log(num_rows=50).write(tmp_path / 'log')
+  behavior_fixture.prepare(source, tmp_path / 'out')
+  schema = output_folder.load_description(tmp_path / 'out')['schema']
+  rows = re.findall(r'^\| (`[a-z_`, ]+) \| (?:lists? of )?\w+ \|', _TEXT, re.M)
+  shown = {name for row in rows for name in re.findall(r'`(\w+)`', row)}
+  assert shown == {*schema}
+
+
+def test_flags_exist():
+  config = prepare_behaviors.Config()
+  named = set(re.findall(r'`?--([a-z_.]+)', _TEXT))
+  assert len(named) > 15
+  for name in named:
+    value = config
+    for part in name.split('.'):
+      assert hasattr(value, part), name
+      value = getattr(value, part)

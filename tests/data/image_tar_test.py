@@ -1,0 +1,139 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Images become vectors in the order of the items; bad ones are told."""
+
+import csv
+import io
+import tarfile
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from antjax.data import image_tar
+
+_ITEMS = {'10': 1, '11': 2, '12': 3, '13': 4, '14': 5}
+
+
+def png(image):
+  data = io.BytesIO()
+  Image.fromarray(image).save(data, 'png')
+  return data.getvalue()
+
+
+def flat(color, size=16):
+  return png(np.full((size, size, 3), color, np.uint8))
+
+
+def write(path, members, mode='w:gz'):
+  with tarfile.open(path, mode) as tar:
+    for name, data in members:
+      entry = tarfile.TarInfo(name)
+      entry.size = len(data)
+      tar.addfile(entry, io.BytesIO(data))
+  return path
+
+
+def encode(path, folder, encoder=image_tar.mean_colors, **options):
+  folder.mkdir(exist_ok=True)
+  counts, dim = image_tar.encode(path, _ITEMS, 6, folder, encoder, **options)
+  vectors = np.load(folder / 'vectors.npy')
+  assert vectors.dtype == np.float16 and vectors.shape == (6, dim)
+  return counts, vectors, np.load(folder / 'has_image.npy')
+
+
+@pytest.mark.parametrize('mode', ['w:gz', 'w'])
+@pytest.mark.parametrize('batch_size', [1, 2, 100])
+def test_vectors_are_in_the_order_of_the_items(tmp_path, mode, batch_size):
+  broken = flat([1, 2, 3])
+  members = [
+    ('AntM2C_image/12.png', flat([255, 0, 51])),
+    ('AntM2C_image/77.png', b'of no item'),
+    ('AntM2C_image/readme.txt', b'text'),
+    ('10.png', png(np.full((640, 320), 102, np.uint8))),  # Grey, other size.
+    ('12.png', flat([0, 0, 0])),  # Again.
+    ('13.png', broken[: len(broken) // 2]),
+    ('14.png', b'no image'),
+  ]
+  path = write(tmp_path / 'images.tar', members, mode)
+  counts, vectors, has_image = encode(
+    path, tmp_path / 'out', image_size=16, batch_size=batch_size
+  )
+  assert counts == image_tar.Counts(
+    images=2, unknown=1, repeated=1, damaged=2, other=1
+  )
+  np.testing.assert_array_equal(has_image, [0, 1, 0, 1, 0, 0])
+  np.testing.assert_allclose(
+    vectors[3].reshape(64, 3), np.tile([1, -1, -0.6], (64, 1)), atol=1e-3
+  )
+  np.testing.assert_allclose(vectors[1], -0.2, atol=1e-3)
+  assert not vectors[[0, 2, 4, 5]].any()
+  with open(tmp_path / 'out' / 'damaged.csv', newline='') as file:
+    listed = {row['member']: row['reason'] for row in csv.DictReader(file)}
+  assert [*listed] == ['13.png', '14.png']
+  assert 'UnidentifiedImageError' in listed['14.png']
+
+
+def test_mean_colors_are_those_of_the_cells():
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (3, 16, 24, 3), np.uint8)
+  found = image_tar.mean_colors(images).reshape(3, 8, 8, 3)
+  for row, column in ((0, 0), (3, 7), (7, 2)):
+    cell = images[:, 2 * row : 2 * row + 2, 3 * column : 3 * column + 3]
+    np.testing.assert_allclose(
+      found[:, row, column], cell.mean((1, 2)) / 127.5 - 1, rtol=1e-5
+    )
+
+  with pytest.raises(
+    ValueError, match='16 x 20 pixels; needed: multiples of 8'
+  ):
+    image_tar.mean_colors(images[:, :, :20])
+
+
+def test_an_encoder_gets_whole_batches_and_is_checked(tmp_path):
+  members = [(f'{item}.png', flat([9, 9, 9])) for item in _ITEMS]
+  path = write(tmp_path / 'images.tar', members)
+  shapes = []
+
+  def shape(images):
+    shapes.append(images.shape)
+    assert images.dtype == np.uint8
+    return np.ones((len(images), 4))
+
+  _, vectors, _ = encode(
+    path, tmp_path / 'out', shape, image_size=32, batch_size=2
+  )
+  assert shapes == [(2, 32, 32, 3)] * 2 + [(1, 32, 32, 3)]
+  assert (vectors[1:] == 1).all()
+  widths = iter((1, 2))
+  wrong = {
+    'needed: .*X': lambda images: np.ones(4),
+    'not finite in float16': lambda images: np.full((len(images), 2), 1e6),
+    'of 2 numbers, and of 1 before': lambda images: np.ones(
+      (len(images), next(widths))
+    ),
+  }
+  for message, encoder in wrong.items():
+    with pytest.raises(ValueError, match=message):
+      encode(path, tmp_path / 'x', encoder, batch_size=4)
+
+
+def test_archives_that_are_none_are_refused(tmp_path):
+  rng = np.random.default_rng(0)
+  members = [
+    (f'{item}.png', png(rng.integers(0, 256, (64, 64, 3), np.uint8)))
+    for item in _ITEMS
+  ]
+  path = write(tmp_path / 'images.tar.gz', members)
+  whole = path.read_bytes()
+  path.write_bytes(whole[: len(whole) // 2])
+  with pytest.raises(ValueError, match='is no whole tar archive .*behind 1'):
+    encode(path, tmp_path / 'a')
+  path.write_bytes(b'text')
+  with pytest.raises(ValueError, match='is no whole tar archive'):
+    encode(path, tmp_path / 'b')
+  write(path, [('99.png', flat([0, 0, 0]))])
+  with pytest.raises(ValueError, match='no image of any of 5 items'):
+    encode(path, tmp_path / 'c')
+  with pytest.raises(FileNotFoundError, match='is no file'):
+    encode(tmp_path / 'none.tar', tmp_path / 'd')

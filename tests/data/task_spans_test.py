@@ -1,0 +1,103 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Spans against loops over tasks; records against the rows they name."""
+
+import hypothesis
+from hypothesis import strategies as st
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from antjax.data import task_spans
+from antjax.data.task_spans import SpanConfig
+
+CONFIG = SpanConfig(
+  query_size=3, max_support=5, min_rows=5, test_share=0.25, max_rows=7
+)
+
+
+def as_tuples(spans):
+  return list(
+    zip(
+      spans.task.tolist(),
+      spans.start.tolist(),
+      spans.stop.tolist(),
+      spans.num_query.tolist(),
+    )
+  )
+
+
+@hypothesis.given(st.lists(st.tuples(st.integers(1, 60), st.booleans())))
+def test_spans_are_those_of_a_loop_over_tasks(tasks):
+  num_rows = np.array([n for n, _ in tasks], np.int64)
+  is_warm = np.array([w for _, w in tasks], bool)
+  train, evaluated, first = [], [], 0
+  for task, (n, warm) in enumerate(tasks):
+    test = max(int(n * 0.25), 3) if n >= 5 else 0
+    if warm:
+      for a in range(0, n - test, 7):
+        train.append((task, first + a, first + min(a + 7, n - test), 0))
+      for a in range(n - test, n, 3):
+        b = min(a + 3, n)
+        evaluated.append((task, first + max(a - 5, 0), first + b, b - a))
+    first += n
+  assert as_tuples(task_spans.training(num_rows, is_warm, CONFIG)) == train
+  found = task_spans.evaluation(num_rows, is_warm, CONFIG)
+  assert as_tuples(found) == evaluated
+
+
+@pytest.mark.parametrize('num_files', [1, 3])
+@pytest.mark.parametrize('config', [CONFIG])
+def test_records_hold_the_rows_of_their_spans(tmp_path, num_files, config):
+  rng = np.random.default_rng(0)
+  num_rows = rng.integers(1, 90, 1500)
+  total = int(num_rows.sum())
+  lengths = rng.integers(0, 4, total).astype(np.int32)
+  values = pa.table({'tags': pa.array(np.arange(lengths.sum()), pa.int32())})
+  rows = pa.table(
+    {
+      'a': pa.array(np.arange(total), pa.int64()),
+      'other': np.zeros(total),
+      'b': pa.array(rng.random(total), pa.float32()),
+      'tags': lengths,
+    }
+  )
+  path, tags = tmp_path / 'rows.parquet', tmp_path / 'tags.parquet'
+  for table, to in ((rows, path), (values, tags)):
+    if num_files == 1:
+      pq.write_table(table, to, row_group_size=10_000)
+      continue
+    to.mkdir()  # As Spark writes them.
+    cuts = np.linspace(0, len(table), num_files + 1).astype(int)
+    for i, (a, b) in enumerate(zip(cuts[:-1], cuts[1:])):
+      pq.write_table(table.slice(a, b - a), to / f'part-{i:05d}.parquet')
+    (to / '_SUCCESS').write_bytes(b'')
+  first = np.cumsum(lengths) - lengths
+  is_warm = rng.random(1500) < 0.6
+  for spans in (
+    task_spans.training(num_rows, is_warm, config),
+    task_spans.evaluation(num_rows, ~is_warm, config),
+  ):
+    batches = list(
+      task_spans.record_batches(
+        path, spans, {'a': 'x', 'b': 'label', 'tags': 'tags'}, {'tags': tags}
+      )
+    )
+    assert {b.num_rows for b in batches[:-1]} == {256}
+    table = pa.Table.from_batches(batches)
+    assert table['task'].to_pylist() == spans.task.tolist()
+    assert table['num_query'].to_pylist() == spans.num_query.tolist()
+    labels = rows['b'].to_pylist()
+    for a, b, x, label, lists in zip(
+      spans.start,
+      spans.stop,
+      table['x'].to_pylist(),
+      table['label'].to_pylist(),
+      table['tags'].to_pylist(),
+    ):
+      assert x == list(range(a, b))
+      assert label == labels[a:b]
+      assert lists == [
+        list(range(first[i], first[i] + lengths[i])) for i in range(a, b)
+      ]

@@ -1,0 +1,300 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of launch.agent: one host of a job, under a real coordinator."""
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from antjax.elastic import coordinator_pb2 as pb
+from antjax.jobs import agent, worker_env
+
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
+_DEADLINE_S = 60.0
+_PRELUDE = (
+  'import os, signal, subprocess, sys, time\n'
+  "generation = int(os.environ['ANTJAX_GENERATION'])\n"
+  'here = os.path.dirname(os.path.abspath(__file__))\n'
+  'def note(name):\n'
+  "  path = os.path.join(here, f'{name}.{generation}')\n"
+  "  with open(path + '.tmp', 'w') as file: file.write(str(os.getpid()))\n"
+  "  os.rename(path + '.tmp', path)\n"
+)
+
+
+@pytest.fixture
+def start(tmp_path):
+  """Starts a module of launch/; ends it after the test."""
+  running = []
+
+  def run(module: str, *arguments: str) -> subprocess.Popen:
+    process = subprocess.Popen(
+      [sys.executable, '-m', f'launch.{module}', *arguments],
+      cwd=_ROOT,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    running.append(process)
+    return process
+
+  yield run
+  for process in running:
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture
+def script(tmp_path):
+  def write(body: str) -> str:
+    path = tmp_path / 'job.py'
+    path.write_text(_PRELUDE + body)
+    return str(path)
+
+  return write
+
+
+def _read_pid(path: pathlib.Path) -> int:
+  end = time.monotonic() + _DEADLINE_S
+  while not path.exists():
+    assert time.monotonic() < end, f'waited in vain for {path.name}'
+    time.sleep(0.02)
+  return int(path.read_text())
+
+
+def _environment(pid: int) -> dict[str, str]:
+  text = pathlib.Path(f'/proc/{pid}/environ').read_text()
+  return dict(item.split('=', 1) for item in text.split('\0') if item)
+
+
+def _is_alive(pid: int) -> bool:
+  try:
+    stat = pathlib.Path(f'/proc/{pid}/stat').read_text()
+  except FileNotFoundError:
+    return False
+  return stat.rsplit(')', 1)[1].split()[0] != 'Z'
+
+
+def _end(process: subprocess.Popen) -> tuple[int, str, str]:
+  out, err = process.communicate(timeout=_DEADLINE_S)
+  return process.returncode, out, err
+
+
+def test_the_worker_gets_what_jax_and_antjax_need():
+  env = worker_env.agent_env(
+    pb.Assignment(
+      generation=3, rank=1, num_hosts=2, jax_coordinator='10.0.0.1:999'
+    ),
+    coordinator='10.0.0.9:7070',
+    job='ctr',
+    name='host-7',
+    devices_per_host=0,
+    platform='',
+    token_file='/t',
+    tls_dir='',
+    compilation_cache='/cache',
+    base={'HOME': '/home', 'PYTHONPATH': '/own'},
+  )
+  assert env['HOME'] == '/home'
+  assert env['PYTHONPATH'].split(os.pathsep) == [str(_ROOT), '/own']
+  names = 'COORDINATOR JOB WORKER GENERATION TOKEN_FILE TLS_DIR'.split()
+  assert [env[f'ANTJAX_{name}'] for name in names] == [
+    *('10.0.0.9:7070', 'ctr', 'host-7', '3', '/t', '')
+  ]
+  names = 'COORDINATOR_ADDRESS COORDINATOR_BIND_ADDRESS NUM_PROCESSES'.split()
+  assert [env[f'JAX_{name}'] for name in [*names, 'PROCESS_ID']] == [
+    *('10.0.0.1:999', '10.0.0.1:999', '2', '1')
+  ]
+  assert env['JAX_COMPILATION_CACHE_DIR'] == '/cache'
+  assert 'JAX_NUM_CPU_DEVICES' not in env and 'JAX_PLATFORMS' not in env
+
+
+def test_own_address_is_that_towards_the_coordinator():
+  assert agent.own_address('127.0.0.1:7070') == '127.0.0.1'
+  for wrong in ('somewhere', 'here:99999', 'here:0', 'here:x'):
+    with pytest.raises(ValueError, match='must be host:port'):
+      agent.own_address(wrong)
+
+
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    (['--'], 'nothing to run; give a script'),
+    (['--', 'no/such.py'], 'no such script: no/such.py'),
+    (['--coordinator=x', '--', '-c', ''], 'must be host:port'),
+    (
+      ['--address=192.0.2.1', '--', '-c', ''],
+      'address=192.0.2.1 is none of this host',
+    ),
+    (['--token_file=/no/such', '--', '-c', ''], '/no/such'),
+    (['--tls_dir=/no/such', '--', '-c', ''], '/no/such/ca.pem'),
+  ],
+)
+def test_a_wrong_flag_is_one_line(start, arguments, message):
+  code, _, err = _end(start('agent', '--coordinator=127.0.0.1:1', *arguments))
+  assert code == 2
+  assert message in err and err.count('\n') == 1, err
+
+
+def _coordinator(start, journal: pathlib.Path, port: int, *arguments: str):
+  return start(
+    'coordinator',
+    f'--port={port}',
+    f'--journal={journal}',
+    '--min_hosts=1',
+    '--max_hosts=1',
+    *arguments,
+  )
+
+
+@pytest.mark.slow
+def test_kill_9_of_the_agent_ends_its_worker_and_a_new_one_goes_on(
+  start, script, tmp_path
+):
+  port = worker_env.free_port()
+  _coordinator(start, tmp_path / 'journal', port)
+  path = script(
+    'if generation > 1: sys.exit(0)\n'
+    "child = subprocess.Popen(['sleep', '600'])\n"
+    "open(os.path.join(here, 'child'), 'w').write(str(child.pid))\n"
+    "note('up')\n"
+    'child.wait()\n'
+  )
+  flags = [f'--coordinator=127.0.0.1:{port}', '--name=a', '--', path]
+  first = start('agent', *flags)
+  pid = _read_pid(tmp_path / 'up.1')
+  child = int((tmp_path / 'child').read_text())
+  cache = _environment(pid)['JAX_COMPILATION_CACHE_DIR']
+  first.kill()
+  code, _, err = _end(start('agent', *flags))
+  assert code == 0, err
+  assert 'generation 2' in err
+  assert not os.path.exists(cache)
+  assert not _is_alive(pid) and not _is_alive(child)
+
+
+@pytest.mark.slow
+def test_a_killed_coordinator_is_waited_for(start, script, tmp_path):
+  port = worker_env.free_port()
+  journal = tmp_path / 'journal'
+  first = _coordinator(start, journal, port)
+  path = script(
+    "note('up')\n"
+    "while not os.path.exists(os.path.join(here, 'go')): time.sleep(0.02)\n"
+    "print('done', generation)\n"
+  )
+  running = start(
+    'agent', f'--coordinator=127.0.0.1:{port}', '--name=a', '--', path
+  )
+  _read_pid(tmp_path / 'up.1')
+  first.kill()
+  first.wait()
+  (tmp_path / 'go').touch()  # It even ends while nobody is there.
+  time.sleep(0.5)
+  _coordinator(start, journal, port)
+  code, out, err = _end(running)
+  assert code == 0, err
+  assert out == '[0] done 1\n'
+
+
+@pytest.mark.slow
+def test_a_hung_worker_is_found_by_its_lack_of_progress(
+  start, script, tmp_path
+):
+  port = worker_env.free_port()
+  _coordinator(start, tmp_path / 'journal', port, '--progress_timeout_s=1')
+  path = script(
+    "note('up')\nif generation == 1: os.kill(os.getpid(), signal.SIGSTOP)\n"
+  )
+  code, _, err = _end(
+    start('agent', f'--coordinator=127.0.0.1:{port}', '--name=a', '--', path)
+  )
+  assert code == 0, err
+  assert 'generation 2' in err
+  assert not _is_alive(_read_pid(tmp_path / 'up.1'))
+
+
+def _secrets(folder: pathlib.Path) -> None:
+  """Tokens and one certificate that is its own authority."""
+  roles = {'worker': 'w' * 20, 'agent': 'a' * 20, 'operator': 'o' * 20}
+  lines = [f'{role} {token}\n' for role, token in roles.items()]
+  for name, chosen in (('tokens', lines), ('host-tokens', lines[:2])):
+    (folder / name).write_text(''.join(chosen))
+    (folder / name).chmod(0o600)
+  (folder / 'tls').mkdir()
+  subprocess.run(
+    [
+      *('openssl', 'req', '-x509', '-newkey', 'ec', '-nodes', '-days', '2'),
+      *('-pkeyopt', 'ec_paramgen_curve:prime256v1', '-subj', '/CN=antjax'),
+      *('-addext', 'subjectAltName=IP:127.0.0.1'),
+      *('-keyout', 'key.pem', '-out', 'cert.pem'),
+    ],
+    cwd=folder / 'tls',
+    check=True,
+    capture_output=True,
+  )
+  (folder / 'tls' / 'ca.pem').write_bytes(
+    (folder / 'tls' / 'cert.pem').read_bytes()
+  )
+
+
+@pytest.mark.slow
+def test_with_tokens_and_tls(start, script, tmp_path):
+  _secrets(tmp_path)
+  port = worker_env.free_port()
+  tls = f'--tls_dir={tmp_path / "tls"}'
+  _coordinator(
+    start,
+    tmp_path / 'journal',
+    port,
+    f'--token_file={tmp_path / "tokens"}',
+    tls,
+  )
+  path = script("print(os.environ['ANTJAX_TOKEN_FILE'])\n")
+  flags = [f'--coordinator=127.0.0.1:{port}', '--name=a', tls]
+  wrong = tmp_path / 'wrong'
+  wrong.write_text('agent ' + 'x' * 20 + '\n')
+  wrong.chmod(0o600)
+  code, _, err = _end(
+    start('agent', *flags, f'--token_file={wrong}', '--', path)
+  )
+  assert code == 1 and 'token' in err, err
+  right = tmp_path / 'host-tokens'
+  code, out, err = _end(
+    start('agent', *flags, f'--token_file={right}', '--', path)
+  )
+  assert code == 0, err
+  assert out == f'[0] {right}\n'
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_leaves(start, script, tmp_path):
+  port = worker_env.free_port()
+  _coordinator(start, tmp_path / 'journal', port)
+  path = script(
+    'def save(number, frame):\n'
+    "  print('saved', flush=True)\n"
+    '  sys.exit(143)\n'
+    'signal.signal(signal.SIGTERM, save)\n'
+    "note('up')\n"
+    'while True: time.sleep(0.02)\n'
+  )
+  running = start(
+    'agent', f'--coordinator=127.0.0.1:{port}', '--name=a', '--', path
+  )
+  _read_pid(tmp_path / 'up.1')
+  running.send_signal(signal.SIGTERM)
+  code, out, err = _end(running)
+  assert code == 143
+  assert out == '[0] saved\n'
+  assert re.search(r'passing signal 15 \(SIGTERM\) on', err)
+
+
+if __name__ == '__main__':
+  raise SystemExit(pytest.main([__file__]))

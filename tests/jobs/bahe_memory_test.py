@@ -1,0 +1,35 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the planner is told that a tower's activations take."""
+
+import dataclasses
+import types
+
+import pytest
+
+from antjax.ctr.bahe import store_tower
+from antjax.ctr.bahe.dedup_tower import DedupTower
+from antjax.jobs.bahe import memory as bahe_memory
+from antjax.lm import cost
+from tests.ctr.bahe import small_clicks
+
+CONFIG = types.SimpleNamespace(compute_dtype='float32', effective_tuning='full')
+CLICKS = types.SimpleNamespace(rows_per_device=4, lengths=small_clicks.LENGTHS)
+
+
+def bytes_of(tower):
+  model = small_clicks.click_model(tower)
+  return bahe_memory.activation_bytes(CONFIG, model, CLICKS)
+
+
+@pytest.mark.parametrize('num_low', [0, 1, 2])
+def test_dedup_takes_its_low_half_more_than_a_store(num_low):
+  encoder = small_clicks.encoder(num_low=num_low)
+  stored = bytes_of(store_tower.StoreTower(encoder, None))
+  assert stored > 0
+  found = bytes_of(DedupTower(encoder, 30, 5, None)) - stored
+  # The tokens' vectors at least; a layer trained on them would take more.
+  assert found >= 30 * 5 * encoder.dim * 4
+  whole = dataclasses.replace(encoder.high.config, vocab_size=0)
+  assert found < cost.activation_bytes(whole, 30, 5)
+  assert bytes_of(DedupTower(encoder, 60, 5, None)) - stored == 2 * found

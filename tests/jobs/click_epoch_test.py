@@ -1,0 +1,127 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Every click model learns from an epoch of real clicks: MovieLens-1M."""
+
+import pathlib
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv
+import pyarrow.parquet as pq
+import pytest
+
+import antjax
+from antjax.ctr.antm2c.model import FieldConfig
+from antjax.ctr.models import build
+from antjax.data import movielens_raw
+from antjax.data.behavior_examples import ExampleConfig
+from antjax.jobs import job as job_lib
+from antjax.jobs import prepare_behaviors, script
+from antjax.jobs.clicks import train as train_antm2c
+from antjax.metrics import by_slice as scores
+
+pytestmark = [
+  pytest.mark.slow,
+  # Of reading a checkpoint as it is.
+  pytest.mark.filterwarnings('ignore:Sharding info not provided'),
+]
+# The plainest, lr, reaches .73.
+_LEAST_AUC = 0.70
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  out = tmp_path_factory.mktemp('clicks') / 'ml-1m'
+  prepare_behaviors.main(
+    prepare_behaviors.Config(
+      out=str(out), examples=ExampleConfig(user_share=0.25)
+    )
+  )
+  return out
+
+
+@pytest.fixture(scope='module')
+def two_labels(tmp_path_factory):
+  """A click is 4 stars or more, a conversion 5."""
+  work = tmp_path_factory.mktemp('two_labels')
+  (work / 'raw').mkdir()
+  files = movielens_raw.find_files(movielens_raw.fetch(work / 'raw'), work)
+  ratings = csv.read_csv(
+    files.ratings, parse_options=csv.ParseOptions(delimiter='\t')
+  )
+  user, film, stars, second = ratings.columns
+  stars = stars.to_numpy()
+  log = pa.table(
+    {
+      'user': user,
+      'film': film,
+      'click': (stars >= 4).astype(np.int32),
+      'best': (stars == 5).astype(np.float32),
+      'second': second.cast(pa.int64()),
+    }
+  ).slice(0, len(stars) // 4)
+  pq.write_table(log, work / 'log.parquet')
+  (work / 'log.yaml').write_text(
+    'columns: {user: string, film: string, click: int32, best: float32,'
+    ' second: int64}\n'
+    'user: user\nitem: film\ntime: second\nlabel: click\n'
+    'histories: outcome\nnumeric: [best]\n'
+  )
+  prepare_behaviors.main(
+    prepare_behaviors.Config(
+      dataset='sequences',
+      source=str(work / 'log.parquet'),
+      schema=str(work / 'log.yaml'),
+      out=str(work / 'data'),
+    )
+  )
+  return work / 'data'
+
+
+def train(folder, tmp_path, **options):
+  config = train_antm2c.Config(
+    data=str(folder),
+    run_dir=str(tmp_path),
+    max_history=8,
+    num_epochs=1,
+    batch_size=1024,
+    fields=FieldConfig(learning_rate=0.01),
+    score=scores.ScoreConfig(num_resamples=0),
+    check_memory=False,
+    **options,
+  )
+  job = job_lib.Job(
+    antjax.make_mesh(intra=4),
+    pathlib.Path(tmp_path),
+    script.StopRequest(),
+    config,
+  )
+  (result,) = train_antm2c.train(config, job)
+  return {
+    part: found.metrics['AUC'].value for part, found in result.test.items()
+  }
+
+
+def test_an_epoch_of_two_real_labels(two_labels, tmp_path):
+  found = train(two_labels, tmp_path, model='esmm', conversion='best')
+  for part in (scores.ALL, scores.BOTH):
+    assert found[part] > _LEAST_AUC
+  # Whether a film that is liked is liked best: harder, but learned.
+  assert 0.6 < found[scores.CONVERSION] < found[scores.BOTH]
+
+
+# ESMM is above.
+@pytest.mark.parametrize('model', [n for n in build.MODELS if n != 'esmm'])
+def test_an_epoch_of_real_clicks(model, folder, tmp_path):
+  scenarios = ('1+18', '25', '35+45+50+56')
+  found = train(
+    folder,
+    tmp_path,
+    model=model,
+    scenario='age',
+    scenario_groups=scenarios,
+    history='liked',
+  )
+  assert found[scores.ALL] > _LEAST_AUC
+  for part in scenarios:
+    assert found[f'scenario/{part}'] > _LEAST_AUC - 0.03

@@ -1,0 +1,285 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of antjax.jobs.job: what a user of any job sees."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+from antjax.jobs import job as job_lib
+from antjax.jobs import script
+from tests import warm_python
+
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
+_DEADLINE_S = 90.0
+_JOB = """
+import dataclasses, os, time
+from typing import Annotated
+import jax
+from launch import common
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(job_lib.JobConfig):
+  num_steps: Annotated[int, 'Optimizer steps.'] = 3
+  do: Annotated[str, 'What to do.'] = 'report'
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.num_steps < 1:
+      raise ValueError(f'num_steps must be positive; got {self.num_steps}.')
+
+def main(config):
+  job = job_lib.start(config)
+  job.save_config()
+  if config.do == 'undeferred':
+    print('ready', flush=True)
+    time.sleep(600)
+  with job.should_stop.deferred():
+    work(config, job)
+
+def work(config, job):
+  if config.do == 'report':
+    print('mesh', dict(job.mesh.shape), job.is_main, job.should_stop())
+  if config.do == 'bug' or config.do == f'bug{jax.process_index()}':
+    {}['bug']
+  if config.do == 'wait' or config.do.startswith('bug'):
+    print('ready', flush=True)
+    while not job.should_stop():
+      time.sleep(0.02)
+    print('saved', flush=True)
+  if config.do == 'hang':
+    print('ready', flush=True)
+    time.sleep(600)
+
+if __name__ == '__main__':
+  job_lib.run(main, Config(run_dir='run'))
+"""
+
+
+@pytest.fixture
+def job(tmp_path):
+  (tmp_path / 'job.py').write_text(_JOB)
+  return tmp_path
+
+
+def _env() -> dict[str, str]:
+  env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  return env | {'PYTHONPATH': str(_ROOT), 'JAX_NUM_CPU_DEVICES': '4'}
+
+
+def _run(folder, *arguments: str, launcher: tuple[str, ...] = ()):
+  return warm_python.run(
+    *launcher,
+    'job.py',
+    *arguments,
+    cwd=folder,
+    env=_env(),
+    timeout=_DEADLINE_S,
+  )
+
+
+def _last(text: str) -> str:
+  return text.splitlines()[-1]
+
+
+def test_start_makes_mesh_run_folder_and_log(job):
+  done = _run(job, '--intra=2', '--num_steps=7')
+  assert done.returncode == 0, done.stderr
+  assert done.stdout == "mesh {'inter': 2, 'intra': 2} True False\n"
+  assert sorted(p.name for p in (job / 'run').iterdir()) == [
+    'config.json',
+    'log.0.txt',
+  ]
+  record = json.loads((job / 'run' / 'config.json').read_text())
+  assert record['config'] == {
+    'run_dir': 'run',
+    'intra': 2,
+    'num_steps': 7,
+    'do': 'report',
+  }
+  line = '1 processes, 4 cpu devices: mesh inter=2 x intra=2'
+  assert line in (job / 'run' / 'log.0.txt').read_text()
+  assert line in done.stderr
+  again = _run(job, '--config=run')
+  assert again.stdout == done.stdout  # The saved run, repeated.
+
+
+@pytest.mark.parametrize(
+  'arguments, line',
+  [
+    (['--num_steps=0'], 'flags: num_steps must be positive; got 0.'),
+    (['--intra=0'], 'flags: intra must be at least 1 or none; got 0.'),
+    (['more'], 'flags: unknown arguments: more'),
+    (
+      ['--intra=3'],
+      'error: make_mesh(intra=3): 4 devices do not form groups of 3; use one of'
+      ' 1, 2, 4.',
+    ),
+    (
+      ['--process_id=1'],
+      'error: a job of several processes needs --coordinator_address,'
+      ' --num_processes too; give --coordinator_address, --num_processes and'
+      ' --process_id, or none.',
+    ),
+    (
+      [
+        '--coordinator_address=localhost:1',
+        '--num_processes=2',
+        '--process_id=2',
+      ],
+      'error: process_id must be in [0, num_processes); got 2 of 2.',
+    ),
+  ],
+)
+def test_a_users_mistake_is_one_line_and_leaves_nothing(job, arguments, line):
+  done = _run(job, *arguments)
+  assert done.returncode == 1
+  assert done.stderr == f'job: {line}\n'
+  assert not (job / 'run').exists()
+
+
+def test_a_typo_gets_a_hint(job):
+  done = _run(job, '--num_step=3')
+  assert done.returncode == 1
+  assert 'Did you mean: num_steps' in done.stderr
+  assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize('flag', ['--num_step=3', '--num_steps=0', 'more'])
+def test_an_agent_hears_that_a_restart_does_not_mend_flags(
+  job, flag, monkeypatch
+):
+  monkeypatch.setenv('ANTJAX_COORDINATOR', 'localhost:1')
+  done = _run(job, flag)
+  assert done.returncode == 64
+  assert 'Traceback' not in done.stderr
+
+
+def test_verbosity_adds_the_traceback(job):
+  done = _run(job, '--intra=3', '--verbosity=1')
+  assert 'Traceback' in done.stderr
+  assert '\njob: error: make_mesh(intra=3)' in done.stderr
+
+
+def test_a_bug_keeps_its_traceback_also_in_the_log(job):
+  done = _run(job, '--do=bug')
+  assert done.returncode == 1
+  assert 'in main\n' in done.stderr
+  assert _last(done.stderr) == "job: error: 'bug'"
+  assert 'Traceback' in (job / 'run' / 'log.0.txt').read_text()
+
+
+def _start(folder, *arguments: str) -> subprocess.Popen:
+  process = subprocess.Popen(
+    [sys.executable, 'job.py', *arguments],
+    cwd=folder,
+    env=_env(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  assert process.stdout.readline() == 'ready\n'
+  return process
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_the_job_save(job, number):
+  process = _start(job, '--do=wait')
+  process.send_signal(number)
+  out, err = process.communicate(timeout=_DEADLINE_S)
+  assert process.returncode == 128 + number
+  assert out == 'saved\n'
+  assert _last(err) == 'job: stopped as asked.'
+
+
+def test_a_signal_outside_of_a_loop_ends_at_once(job):
+  process = _start(job, '--do=undeferred')
+  process.send_signal(signal.SIGINT)
+  process.communicate(timeout=_DEADLINE_S)
+  assert process.returncode == 128 + signal.SIGINT
+
+
+def test_a_second_signal_ends_at_once(job):
+  process = _start(job, '--do=hang')
+  process.send_signal(signal.SIGINT)
+  time.sleep(0.5)
+  assert process.poll() is None
+  process.send_signal(signal.SIGINT)
+  _, err = process.communicate(timeout=_DEADLINE_S)
+  assert process.returncode == 130
+  assert _last(err) == 'job: interrupted.' and 'Traceback' not in err
+
+
+_LAUNCHER = ('-m', 'launch.local_cluster', '--devices_per_host=2', '--')
+
+
+@pytest.mark.multiprocess
+def test_two_processes_make_one_mesh_and_one_config(job):
+  done = _run(job, launcher=_LAUNCHER)
+  assert done.returncode == 0, done.stderr
+  lines = [line for line in done.stdout.splitlines() if 'mesh {' in line]
+  assert sorted(lines) == [
+    "[0] mesh {'inter': 2, 'intra': 2} True False",
+    "[1] mesh {'inter': 2, 'intra': 2} False False",
+  ]
+  assert '[1] 2 processes' not in done.stdout  # Told once, by process 0.
+  assert sorted(p.name for p in (job / 'run').iterdir()) == [
+    'config.json',
+    'log.0.txt',
+    'log.1.txt',
+  ]
+
+
+@pytest.mark.multiprocess
+def test_a_bug_in_one_process_ends_the_job_soon(job):
+  start = time.monotonic()
+  done = _run(job, '--do=bug1', launcher=_LAUNCHER)
+  assert done.returncode == 1
+  assert "[1] job: error: 'bug'" in done.stdout
+  assert 'host 1 exited with code 1; stopping hosts [0].' in done.stderr
+  assert time.monotonic() - start < 45  # JAX's barrier alone would take 300 s.
+
+
+def test_num_processes_in_the_environment_must_be_a_number(monkeypatch):
+  monkeypatch.setenv('JAX_COORDINATOR_ADDRESS', 'localhost:1')
+  monkeypatch.setenv('JAX_NUM_PROCESSES', 'two')
+  monkeypatch.setenv('JAX_PROCESS_ID', '0')
+  with pytest.raises(ValueError, match="JAX_NUM_PROCESSES must be .* 'two'"):
+    job_lib.initialize_distributed()
+
+
+def test_job_config_needs_a_folder():
+  with pytest.raises(ValueError, match='run_dir must name a folder'):
+    job_lib.JobConfig(run_dir='')
+
+
+if __name__ == '__main__':
+  raise SystemExit(pytest.main([__file__]))
+
+
+def test_rows_of_a_micro_batch_are_those_of_the_first_hosts(
+  tmp_path, monkeypatch
+):
+  config = job_lib.JobConfig(run_dir=str(tmp_path))
+  job = job_lib.Job(None, tmp_path, script.StopRequest(), config)
+  monkeypatch.setattr(
+    job_lib.multihost_utils, 'sync_global_devices', lambda name: None
+  )
+
+  def hosts(number):
+    monkeypatch.setattr(jax, 'process_count', lambda: number)
+    monkeypatch.setattr(jax, 'device_count', lambda: 2 * number)
+
+  hosts(3)
+  with pytest.raises(ValueError, match='batch_size=16 must be a multiple of 6'):
+    job.rows_of_micro_batch(16, 1)
+  assert job.rows_of_micro_batch(18, 1) == 6
+  hosts(2)  # One has gone: 18 is no multiple of 4, and need not be.
+  assert job.rows_of_micro_batch(18, 1) == 6

@@ -1,0 +1,89 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""docs/antm2c.md: its code, flags, columns and schema files."""
+
+import pathlib
+import re
+
+import numpy as np
+
+from antjax.data import (
+  antm2c_columns,
+  antm2c_synthetic,
+  antm2c_synthetic_files,
+  behavior_antm2c,
+)
+from antjax.jobs import prepare_behaviors
+from antjax.jobs.clicks import encode_images
+from antjax.jobs.clicks import make_synthetic as make_antm2c_synthetic
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_TEXT = (_ROOT / 'docs' / 'antm2c.md').read_text(encoding='utf-8')
+_CODE = re.findall(r'```python\n(.*?)```', _TEXT, re.S)
+
+
+def _has(config, name):
+  for part in name.split('.'):
+    if not hasattr(config, part):
+      return False
+    config = getattr(config, part)
+  return True
+
+
+def test_flags_of_data_exist():
+  configs = (
+    prepare_behaviors.Config(),
+    encode_images.Config(),
+    make_antm2c_synthetic.Config(),
+  )
+  # How to train is another page's; here is a command alone.
+  before, _, rest = _TEXT.partition('## Train')
+  data = before + rest.partition('\n## ')[2]
+  named = {*re.findall(r'--([a-z_][a-z0-9_.]+)', data)}
+  assert len(named) > 10
+  prefixes = ('antm2c', 'examples', 'synthetic', 'splitter')
+  for name in named:
+    if '.' in name:
+      assert name.split('.')[0] in prefixes
+    assert any(_has(config, name) for config in configs), name
+
+
+def test_the_encoder_shown_is_one():
+  found = {}
+  exec(_CODE[0], found)
+  images = np.full((3, 4, 4, 3), 255, np.uint8)
+  np.testing.assert_array_equal(found['encode'](images), np.ones((3, 3)))
+
+
+def test_the_best_score_is_computed_as_shown(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  config = antm2c_synthetic.SyntheticConfig(
+    num_rows=5000, num_users=100, num_items=100
+  )
+  out = make_antm2c_synthetic.Config().out
+  antm2c_synthetic_files.write(out, config, image_size=0)
+  exec(_CODE[1], {})
+  assert 0.7 < float(capsys.readouterr().out) < 1
+
+
+def test_columns_reasons_and_weights_are_those_of_the_code():
+  shown = {*re.findall(r'`(\w+)`', _TEXT)}
+  fixed = [c for c in antm2c_columns.COLUMNS if not c.startswith('deep')]
+  assert {*fixed, *behavior_antm2c.SEQUENCES, behavior_antm2c.CLICKED} <= shown
+  source = pathlib.Path(antm2c_columns.__file__).read_text()
+  table = _TEXT.partition('| reason |')[2].partition('\n\n')[0]
+  reasons = re.findall(r'^\| `(\w+)`', table, re.M)
+  assert len(reasons) == 7
+  for reason in reasons:
+    assert f"'{reason}'" in source
+  table = _TEXT.partition('| weight |')[2].partition('\n\n')[0]
+  weights = re.findall(r'\| `(\w+)` \|$', table, re.M)
+  synthetic = antm2c_synthetic.SyntheticConfig()
+  assert len(weights) == 6 and all(hasattr(synthetic, w) for w in weights)
+
+
+def test_all_schema_files_are_named():
+  table = _TEXT.partition('| schema |')[2]
+  named = {*re.findall(r'`(\w+)`', table)} - {'random', 'tab', '301'}
+  files = {p.stem for p in (_ROOT / 'launch' / 'schemas').iterdir()}
+  assert named == files

@@ -1,0 +1,70 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What launch/train_gmeta.py compares is trained alike."""
+
+import jax
+import pytest
+
+from antjax.jobs.gmeta import methods as gmeta_methods
+from antjax.jobs.gmeta import tasks as gmeta_tasks
+from antjax.jobs.gmeta import train as train_gmeta
+from antjax.mesh.mesh import make_mesh
+from antjax.meta import recommender as recommender_lib
+from tests.serving import serving_case
+
+
+class Tasks:
+  """Keeps what is to be trained."""
+
+  is_elastic = False
+
+  def fit(self, name, recommender, stages, inner, paro):
+    self.found = recommender, stages[-1].until
+    return None, None
+
+
+@pytest.mark.parametrize('joint_steps', [600, 150])
+def test_rows_of_the_joint_model_follow_its_own_schedule(joint_steps):
+  config = train_gmeta.Config(joint_steps=joint_steps)
+  optimizer = config.optimizer
+  recommender = recommender_lib.build(
+    serving_case.FEATURES,
+    config.model,
+    make_mesh(intra=1, devices=jax.devices()[:1]),
+    optimizer.schedule(config.model.table_learning_rate, config.num_steps),
+  )
+  tasks = Tasks()
+  gmeta_methods.Methods(config, recommender, tasks)._joint()
+  (joint, num_steps) = tasks.found
+  assert num_steps == joint_steps
+  dense = optimizer.schedule(config.model.table_learning_rate, joint_steps)
+  for spec in joint.tables.specs.values():
+    for step in (0, joint_steps // 2, joint_steps):
+      assert spec.optimizer.learning_rate(step) == dense(step)
+  assert joint.task_model.tables is joint.tables
+  # The rows of one are looked up as those of the other.
+  stacks = [sorted(r.tables.bytes_per_device()) for r in (joint, recommender)]
+  assert stacks[0] == stacks[1]
+
+
+if __name__ == '__main__':
+  raise SystemExit(pytest.main([__file__]))
+
+
+class Source:
+  """Records of tasks."""
+
+  def __init__(self, tasks):
+    self._tasks = tasks
+
+  def read(self, start, stop):
+    return [{'task': task} for task in self._tasks[start:stop]]
+
+
+@pytest.mark.parametrize(
+  ('sizes', 'place', 'first'),
+  [([1, 1, 1], 2, 2), ([3, 200, 2], 200, 3), ([3, 64, 2], 66, 3), ([9], 8, 0)],
+)
+def test_a_task_is_held_out_whole(sizes, place, first):
+  tasks = [task for task, size in enumerate(sizes) for _ in range(size)]
+  assert gmeta_tasks._before_task_at(Source(tasks), place) == first

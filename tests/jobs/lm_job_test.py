@@ -1,0 +1,133 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a job of train_lm refuses before it trains, and what it hands on."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from antjax.jobs import auto_paro, script
+from antjax.jobs import job as job_lib
+from antjax.jobs.lm import paro as lm_paro
+from antjax.jobs.lm import prepare_text, text_folder
+from antjax.jobs.lm import train as train_lm
+from antjax.jobs.lm.job import LMJob
+from antjax.lm import transformer
+from antjax.mesh.mesh import make_mesh
+
+_MODEL = transformer.Config(
+  vocab_size=0, num_layers=1, embed_dim=16, num_heads=2, mlp_dim=32
+)
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('texts')
+  (folder / 'a.txt').write_text(
+    '\n\n'.join(f'paragraph {i} of a hundred' for i in range(100))
+  )
+  config = prepare_text.Config(
+    source=str(folder / 'a.txt'),
+    out=str(folder / 'data'),
+    documents='paragraph',
+    vocab_size=260,
+    validation_share=0.4,
+  )
+  text_folder.prepare(config, say=lambda text: None)
+  return str(folder / 'data')
+
+
+@pytest.fixture
+def make(data, tmp_path):
+  def make(num_devices=8, agent=None, **settings):
+    settings = {
+      'data': data,
+      'run_dir': str(tmp_path),
+      'batch_size': 8,
+      'seq_len': 32,
+      'shard_size': 2,
+      'peak_tflops': 0.01,
+      'model': _MODEL,
+    } | settings
+    config = train_lm.Config(**settings)
+    mesh = make_mesh(
+      intra=min(num_devices, 4), devices=jax.devices()[:num_devices]
+    )
+    job = job_lib.Job(mesh, tmp_path, script.stop_request, config, agent)
+    return LMJob(config, job)
+
+  return make
+
+
+def learned(max_positions):
+  return dataclasses.replace(
+    _MODEL, positions='learned', max_positions=max_positions
+  )
+
+
+def test_places_that_the_model_does_not_have_are_refused_at_the_start(make):
+  # Looked up, they would be those of the last place.
+  with pytest.raises(
+    ValueError, match='sequences of 32 tokens.*has 31 learned'
+  ):
+    make(model=learned(31), sample_tokens=0)
+  make(model=learned(32), sample_tokens=0)
+  # Not after training, when the samples are written.
+  with pytest.raises(ValueError, match='sample_tokens=32: .* has 40 tokens'):
+    make(model=learned(39), sample_tokens=32, prompts=('one two',))
+  make(model=learned(40), sample_tokens=32, prompts=('one two',))
+
+
+def test_samples_of_a_model_too_large_for_a_device_are_refused(
+  make, monkeypatch
+):
+  monkeypatch.setattr(auto_paro, 'memory_of_device', lambda: 1000)
+  with pytest.raises(ValueError, match='need the whole model.*set it to 0'):
+    make()
+  make(sample_tokens=0)
+
+
+@pytest.mark.parametrize(
+  ('name', 'value', 'least'),
+  [
+    ('sample_tokens', -1, 0),
+    ('checkpoint_every', 0, 1),
+    ('evaluate_every', -5, 0),
+    ('device_gib', float('nan'), 0),
+  ],
+)
+def test_numbers_that_would_fail_later(make, name, value, least):
+  with pytest.raises(ValueError, match=f'{name}={value}: .* {least}'):
+    make(**{name: value})
+
+
+def test_validation_is_whole_whatever_hosts_have_come(make):
+  # Under agents a batch of 12 was for other hosts than these 8 devices.
+  lm = make(agent=object(), batch_size=12)
+  batches = list(lm._validation_batches())
+  assert {len(batch['tokens']) for batch in batches} == {16}
+  read = sum(int((batch['segment_ids'] > 0).sum()) for batch in batches)
+  assert read == lm.description['splits']['validation']['tokens']
+
+
+def test_one_device_has_no_links_to_measure(make):
+  trainer = make(num_devices=1, collectives='auto').trainer()
+  assert trainer.collectives.bucket_bytes > 0  # As all others have on CPU.
+  assert trainer.collectives.pick('all_reduce', 100, 1, 1) == 'xla'
+
+
+@pytest.mark.parametrize('agent', [None, object()])
+def test_auto_takes_an_elastic_code_under_agents(make, monkeypatch, agent):
+  asked = {}
+
+  def choose_paro(code, *args, **options):
+    asked.update(options)
+    return auto_paro.PaRO.from_code('IIG')
+
+  monkeypatch.setattr(lm_paro.auto_paro, 'choose_paro', choose_paro)
+  lm = make(agent=agent, paro='auto')
+  lm.trainer()
+  assert lm.paro == 'IIG'
+  assert asked['elastic_only'] == (agent is not None)
+  assert asked['device_bytes'] is None

@@ -1,0 +1,51 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A model that tests hand to launch/plan.py and launch/compile_for_pod.py."""
+
+import jax
+import jax.numpy as jnp
+
+import antjax
+from antjax.jobs import plan_models
+
+
+def params():
+  """Two matrices, a stack of three, a small bias."""
+
+  def f32(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+  return {
+    'first': f32(512, 1024),
+    'layers': {'w': f32(3, 1024, 1024)},
+    'last': f32(1024, 512),
+    'bias': f32(40),
+  }
+
+
+def loss_fn(params, batch, rng):
+  del rng
+  h = jnp.tanh(batch @ params['first'])
+  h = antjax.scan_layers(
+    lambda h, layer: h + jnp.tanh(h @ layer['w']), h, params['layers']
+  )
+  y = h @ params['last']
+  bias = jnp.sum(params['bias']).astype(jnp.float32)
+  return jnp.mean(jnp.square(y - batch), axis=1).astype(jnp.float32) + bias
+
+
+def model():
+  return plan_models.Model(
+    params(),
+    scanned=lambda name: name.startswith('layers'),
+    loss_fn=loss_fn,
+    batch_fn=lambda rows, length: jax.ShapeDtypeStruct(
+      (rows, 512), jnp.bfloat16
+    ),
+    flops_fn=lambda rows, length: 6.0 * rows * 4e6,
+    activation_fn=lambda rows, length, dtype: 2 * rows * 6000,
+  )
+
+
+def only_shapes():
+  return params()

@@ -1,0 +1,304 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""launch/train_clicks and benchmark_antm2c on made-up ratings."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import antjax
+from antjax.ctr.antm2c.model import FieldConfig
+from antjax.ctr.models import build
+from antjax.ctr.models.inputs import NetworkConfig
+from antjax.jobs import job as job_lib
+from antjax.jobs import prepare_behaviors, script
+from antjax.jobs.clicks import benchmark as benchmark_antm2c
+from antjax.jobs.clicks import data as antm2c_data
+from antjax.jobs.clicks import search as antm2c_search
+from antjax.jobs.clicks import train as train_antm2c
+from antjax.metrics import by_slice as scores
+from tests.data import movielens_fixture
+
+ROOT = pathlib.Path(__file__).parents[2]
+# Of reading a checkpoint as it is.
+pytestmark = pytest.mark.filterwarnings('ignore:Sharding info not provided')
+
+SMALL = {
+  'scenario': 'gender',
+  'scenario_groups': ('F', 'M'),
+  'history': 'liked',
+  'max_history': 3,
+  'batch_size': 16,
+  'num_steps': 4,
+  'checkpoint_every': 2,
+  'evaluate_every': 2,
+  'eval_batch_size': 16,
+  'min_shard_size': 64,
+  'check_memory': False,
+  'score': scores.ScoreConfig(num_resamples=5),
+  'fields': FieldConfig(embedding_dim=4, learning_rate=0.05),
+  'network': NetworkConfig(widths=(8,), tower_widths=(4,), expert_widths=(4,)),
+}
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('antm2c')
+  fixture = movielens_fixture.Fixture(num_users=30)
+  source = fixture.write_original(folder / 'source')
+  prepare_behaviors.main(
+    prepare_behaviors.Config(source=str(source), out=str(folder / 'data'))
+  )
+  return folder
+
+
+def job_of(config):
+  run_dir = pathlib.Path(config.run_dir)
+  run_dir.mkdir(parents=True, exist_ok=True)
+  mesh = antjax.make_mesh(intra=4)
+  return job_lib.Job(mesh, run_dir, script.StopRequest(), config)
+
+
+def config_of(folder, run_dir, kind=train_antm2c.Config, **changes):
+  fields = SMALL | {'data': str(folder / 'data'), 'run_dir': str(run_dir)}
+  return kind(**fields | changes)
+
+
+def train(folder, run_dir, **changes):
+  config = config_of(folder, run_dir, **changes)
+  return train_antm2c.train(config, job_of(config))
+
+
+def test_each_seed_is_trained_scored_and_reported(folder, tmp_path):
+  run_dir = tmp_path / 'run'
+  results = train(folder, run_dir, model='mmoe', num_seeds=2, paro='IIG')
+  assert [r.seed for r in results] == [0, 1]
+  for r in results:
+    parts = r.test
+    assert {'scenario/F', 'scenario/M', scores.WEIGHTED} <= set(parts)
+    rows = parts['scenario/F'].rows + parts['scenario/M'].rows
+    assert rows == parts[scores.ALL].rows > 0
+    assert 0 <= r.validation['auc'] <= 1
+    logits = np.load(pathlib.Path(r.folder) / 'predictions.npz')['logit']
+    assert len(logits) == rows and np.isfinite(logits).all()
+  first, second = (r.test[scores.ALL].metrics['AUC'].value for r in results)
+  assert first != second
+  assert 'mmoe, seed 1' in (run_dir / 'report.html').read_text()
+  assert json.loads((run_dir / 'results.json').read_text())['models']
+  stamp = (run_dir / 'seed_0' / 'scores.json').stat().st_mtime_ns
+  # What is done is not done again.
+  again = train(folder, run_dir, model='mmoe', num_seeds=2, paro='IIG')
+  assert [r.validation for r in again] == [r.validation for r in results]
+  assert (run_dir / 'seed_0' / 'scores.json').stat().st_mtime_ns == stamp
+  # Scored otherwise, or trained on, is not done.
+  longer = train(folder, run_dir, model='mmoe', paro='IIG', num_steps=6)
+  metrics = (run_dir / 'seed_0' / 'metrics.jsonl').read_text()
+  assert json.loads(metrics.splitlines()[-1])['step'] == 5
+  assert longer[0].validation != results[0].validation
+  with pytest.raises(ValueError, match='another model than given'):
+    train(folder, run_dir, model='mlp', paro='IIG')
+
+
+class _Model:
+  """Reads batches as they are."""
+
+  prepare = staticmethod(lambda batch: batch)
+
+  def __init__(self, is_by_scenario):
+    self.is_by_scenario = is_by_scenario
+
+
+def test_a_device_s_rows_are_sorted_for_weights_of_scenarios(folder, tmp_path):
+  config = config_of(
+    *(folder, tmp_path),
+    batch_size=128,
+    num_micro_batches=2,
+    fields=FieldConfig(id_dropout=0.3),
+  )
+  data = antm2c_data.ScenarioData(config, job_of(config))
+  plain, by_scenario = (
+    next(
+      batch['ids']
+      for batch in data.training(_Model(is_sorted), 0, str(is_sorted))
+      if batch['weight'].all()  # Not the last clicks of the epoch.
+    )
+    for is_sorted in (False, True)
+  )
+  assert 0.2 < (plain[:, :2] == 0).mean() < 0.5  # The same ids are lost.
+  # Eight devices take two micro-batches each: no row moves to another part.
+  is_sorted = []
+  for part, other in zip(np.split(plain, 16), np.split(by_scenario, 16)):
+    assert sorted(map(tuple, part)) == sorted(map(tuple, other))
+    assert (np.diff(other[:, 3]) >= 0).all()  # The scenario.
+    is_sorted.append((np.diff(part[:, 3]) >= 0).all())
+  assert not all(is_sorted)
+
+
+@pytest.mark.parametrize(
+  'model',
+  [
+    pytest.param(name, marks=() if name == 'star' else pytest.mark.slow)
+    for name in sorted(build.OWN_LAYERS)
+  ],
+)
+def test_layers_of_scenarios_train_in_bfloat16(folder, tmp_path, model):
+  (result,) = train(
+    *(folder, tmp_path), model=model, compute_dtype='bfloat16', num_steps=2
+  )
+  assert 0 <= result.validation['auc'] <= 1
+
+
+def test_a_run_goes_on_where_it_was_stopped(folder, tmp_path):
+  whole = train(folder, tmp_path / 'whole', model='star')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(script.StopRequest, '__call__', _after_calls(3), raising=True)
+    with pytest.raises(KeyboardInterrupt):
+      train(folder, tmp_path / 'parts', model='star')
+  parts = train(folder, tmp_path / 'parts', model='star')
+  assert parts[0].validation == pytest.approx(whole[0].validation, abs=1e-6)
+
+
+def _after_calls(number):
+  calls = iter(range(1_000))
+  return lambda self: next(calls) >= number
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_two_processes_train_and_score_together(folder, tmp_path):
+  flags = [
+    f'--data={folder / "data"}',
+    '--model=star',
+    '--scenario=gender',
+    '--scenario_groups=F,M',
+    '--history=liked',
+    '--batch_size=16',
+    '--num_steps=6',
+    '--checkpoint_every=3',
+    '--eval_batch_size=16',
+    '--paro=IIG',
+    '--min_shard_size=64',
+    '--nocheck_memory',
+    '--score.num_resamples=0',
+    '--fields.embedding_dim=4',
+    '--network.widths=8',
+  ]
+  found = {}
+  for hosts in (1, 2):
+    run_dir = tmp_path / f'hosts_{hosts}'
+    done = subprocess.run(
+      [
+        *(sys.executable, '-m', 'launch.local_cluster', f'--hosts={hosts}'),
+        *(f'--devices_per_host={4 // hosts}', '--'),
+        *('launch/train_clicks.py', f'--run_dir={run_dir}', *flags),
+        '--intra=2',
+      ],
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+      timeout=300,
+      check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    scored = json.loads((run_dir / 'seed_0' / 'scores.json').read_text())
+    logits = np.load(run_dir / 'seed_0' / 'predictions.npz')['logit']
+    assert np.isfinite(logits).all()
+    found[hosts] = scored, logits
+    assert (run_dir / 'report.html').exists()
+  rows = {n: x[0]['test']['all']['rows'] for n, x in found.items()}
+  assert rows[1] == rows[2] == len(found[2][1])
+  # Batches are made of other clicks, so that only the sizes agree exactly.
+  assert found[1][0]['validation'].keys() == found[2][0]['validation'].keys()
+
+
+@pytest.mark.slow
+def test_a_search_is_by_validation_and_goes_on(folder, tmp_path):
+  pytest.importorskip('optuna')
+  search = antm2c_search.SearchConfig(num_trials=1, widths=('8', '4'))
+  run_dir = tmp_path / 'run'
+  train(folder, run_dir, model='mlp', search=search)
+  assert (run_dir / 'search.db').exists()
+  trials = sorted(p.name for p in (run_dir / 'trials').iterdir())
+  assert trials == ['0']
+  config = config_of(
+    folder,
+    run_dir,
+    model='mlp',
+    search=dataclasses.replace(search, num_trials=2),
+  )
+  job = job_of(config)
+  data = train_antm2c.antm2c_data.ScenarioData(config, job)
+  best = antm2c_search.best_config(config, job, data)
+  assert sorted(p.name for p in (run_dir / 'trials').iterdir()) == ['0', '1']
+  found = {
+    name: json.loads((run_dir / 'trials' / name / 'scores.json').read_text())
+    for name in ('0', '1')
+  }
+  values = {n: x['validation']['auc'] for n, x in found.items()}
+  chosen = json.loads(
+    (
+      run_dir / 'trials' / max(values, key=values.get) / 'config.json'
+    ).read_text()
+  )
+  rate = best.optimizer.learning_rate
+  assert rate == chosen['config']['optimizer']['learning_rate']
+
+
+def test_a_table_of_models_grows(folder, tmp_path):
+  run_dir = tmp_path / 'table'
+
+  def table(*models):
+    config = config_of(folder, run_dir, benchmark_antm2c.Config, models=models)
+    benchmark_antm2c.train(config, job_of(config))
+    return (run_dir / 'table.md').read_text()
+
+  first = table('lr')
+  assert '| lr | id |' in first and 'item/' in first
+  both = table('lr', 'fm')
+  line = next(line for line in first.splitlines() if line.startswith('| lr'))
+  assert line in both and '| fm | id |' in both
+  told = (run_dir / 'differences.md').read_text()
+  assert '| fm | id | lr on id | ' in told and '| lr | id |' not in told
+  cells = json.loads((run_dir / 'table.json').read_text())
+  assert [cell['model'] for cell in cells] == ['lr', 'fm']
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'scenario': 'town'}, 'gender, age, occupation'),
+    ({'scenario_groups': ('F', 'X')}, 'gender has no X'),
+    ({'scenario_groups': ('F',)}, 'in no scenario'),
+    ({'history': 'bought'}, 'liked, other'),
+    ({'model': 'esmm', 'conversion': 'sale'}, 'numeric columns'),
+    ({'image_vectors': 'nowhere'}, 'encode_images'),
+  ],
+)
+def test_what_the_data_lack_is_named(folder, tmp_path, changes, message):
+  with pytest.raises((ValueError, FileNotFoundError), match=message):
+    train(folder, tmp_path / 'run', **changes)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'model': 'gbdt'}, 'unknown; use one of lr'),
+    ({'model': 'esmm'}, 'name --conversion'),
+    ({'num_seeds': 0}, 'num_seeds=0'),
+    (
+      {
+        'scenario_groups': ('F', 'M'),
+        'fields': FieldConfig(knows_scenario=False),
+      },
+      'tells the scenario',
+    ),
+  ],
+)
+def test_settings_that_cannot_be_are_refused(folder, changes, message):
+  with pytest.raises(ValueError, match=message):
+    config_of(folder, 'run', **changes)

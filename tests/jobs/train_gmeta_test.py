@@ -1,0 +1,222 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""launch/train_gmeta as a user runs it, on a tiny made-up data set."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from antjax.collectives import cost_model
+from tests import warm_python
+from tests.data import movielens_fixture
+
+ROOT = pathlib.Path(__file__).parents[2]
+FLAGS = (
+  '--support_sizes=8,32',
+  '--slots_per_device=1,1',
+  '--num_micro_batches=2',
+  '--shard_size=4',
+  '--validation_tasks=8',
+  '--model.embedding_dim=8',
+  '--model.widths=16',
+  '--model.table_level=global',
+  '--num_steps=12',
+  '--joint_steps=4',
+  '--checkpoint_every=5',
+  '--min_shard_size=64',
+)
+
+pytestmark = pytest.mark.multiprocess
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('data')
+  source = movielens_fixture.Fixture(num_users=120).write_original(
+    folder / 'source'
+  )
+  done = warm_python.run(
+    *('-m', 'launch.prepare_data', f'--source={source}'),
+    *(f'--out={folder / "tasks"}', '--allow_other_counts'),
+    *('--split.query_size=4', '--split.min_ratings=7'),
+  )
+  assert done.returncode == 0, done.stderr
+  return folder / 'tasks'
+
+
+def command(*flags, hosts=2):
+  return [
+    *(sys.executable, '-m', 'launch.local_cluster', f'--hosts={hosts}'),
+    *(f'--devices_per_host={4 // hosts}', '--', 'launch/train_gmeta.py'),
+    *map(str, flags),
+  ]
+
+
+def run(*flags, hosts=2):
+  return warm_python.run(*command(*flags, hosts=hosts)[1:], timeout=400)
+
+
+def steps(run_dir, model='meta'):
+  lines = (run_dir / model / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line)['step'] for line in lines]
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_and_reports(data, tmp_path):
+  run_dir = tmp_path / 'run'
+  flags = (*FLAGS, f'--data={data}', f'--run_dir={run_dir}')
+  job = subprocess.Popen(
+    command(*flags, '--num_steps=100000'),
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+  log = run_dir / 'meta' / 'metrics.jsonl'
+  deadline = time.monotonic() + 300
+  while not (log.exists() and len(log.read_text().splitlines()) >= 3):
+    assert job.poll() is None and time.monotonic() < deadline, job.stdout.read()
+    time.sleep(0.2)
+  os.kill(job.pid, signal.SIGINT)  # Ctrl-C
+  output, _ = job.communicate(timeout=120)
+  assert job.returncode == 128 + signal.SIGINT, output
+  assert 'Traceback' not in output
+  kept = steps(run_dir)
+  assert kept == list(range(len(kept)))
+  saved = (run_dir / 'meta/checkpoints').iterdir()
+  newest = max(int(p.name) for p in saved if p.name.isdecimal())
+  assert newest == len(kept)
+
+  total = newest + 6
+  done = run(*flags, f'--num_steps={total}')
+  assert done.returncode == 0, done.stdout
+  assert f'Restored step {newest} of' in done.stdout
+  assert steps(run_dir) == list(range(total))
+  assert steps(run_dir, 'joint') == list(range(4))
+  rows = json.loads((run_dir / 'results.json').read_text())['results']
+  assert {row['scenario'] for row in rows} == {
+    'warm',
+    'user_cold',
+    'item_cold',
+    'both_cold',
+  }
+  assert {row['method'] for row in rows} == {
+    'meta-learned',
+    'joint',
+    'joint + fine-tuning',
+    'global mean',
+    'support mean',
+    'support median',
+  }
+  assert all(0 < row['MAE'] < 3 for row in rows)
+  page = (run_dir / 'report.html').read_text()
+  assert 'user_cold' in page and '<svg' in page or '<img' in page
+  events = list((run_dir / 'meta' / 'tensorboard').iterdir())
+  assert events and events[0].stat().st_size > 100
+
+  # The command that the report gives repeats the run: the same numbers.
+  again = re.search(r'local_cluster .*? -- (launch/train_gmeta.py .*?)<', page)
+  assert f'--config={run_dir}/config.json' in again[1]
+
+
+@pytest.mark.slow
+def test_a_config_file_repeats_the_run_on_one_process(data, tmp_path):
+  """Two processes, one process, the same flags: the same losses."""
+  first, second = tmp_path / 'first', tmp_path / 'second'
+  flags = (*FLAGS, '--joint_steps=0', '--num_steps=3', f'--data={data}')
+  done = run(*flags, f'--run_dir={first}', '--intra=2')
+  assert done.returncode == 0, done.stdout
+  done = run(f'--config={first}/config.json', f'--run_dir={second}')
+  assert done.returncode == 0, done.stdout
+  losses = [
+    [
+      json.loads(line)['loss']
+      for line in (folder / 'meta/metrics.jsonl').read_text().splitlines()
+    ]
+    for folder in (first, second)
+  ]
+  assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+  assert len(losses[0]) == 3
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (['--paro=GIN'], 'use GIG'),
+    (['--intra=3'], 'do not form groups of 3; use one of 1, 2, 4'),
+    (['--data=/nowhere'], 'the scripts launch/prepare_'),
+    (['--validation_tasks=100000'], 'hold out at least 1'),
+    (['--num_micro_batches=0'], 'must be at least 1; got 0'),
+    (['--inner.num_steps=-1'], 'must not be negative'),
+    (['--optimizer.lr=1'], 'Did you mean'),
+    (['--slots_per_device=1'], 'equally long'),
+    (['--model.features=gender,foo'], "the data set has no ['foo']"),
+    (['--model.embedding_dims=foo=4'], 'embedding_dims=foo=4: say feature='),
+    (['--model.embedding_dims=age=0'], 'age=0 is no positive width'),
+    (['--model.pooling=genres=max'], 'genres=max; use mean or sum'),
+    (['--run_dir=/proc/x'], 'choose one that you may write to'),
+  ],
+)
+def test_bad_flags_are_one_line(data, tmp_path, flags, message):
+  run_dir = tmp_path / 'run'
+  done = warm_python.run(
+    *('launch/train_gmeta.py', *FLAGS, f'--data={data}'),
+    *(f'--run_dir={run_dir}', *flags),
+    env=os.environ | {'JAX_NUM_CPU_DEVICES': '4', 'XLA_FLAGS': ''},
+  )
+  assert done.returncode == 1
+  assert message in done.stderr
+  assert 'Traceback' not in done.stderr
+  assert not (run_dir / 'meta').exists()
+
+
+@pytest.mark.slow
+def test_tables_may_be_planned_and_of_several_widths(data, tmp_path):
+  links = tmp_path / 'links.json'
+  cost_model.save(cost_model.Links(1e9, 1e8, 1e-5, 1e-4), links)
+  done = run(
+    *(*FLAGS, f'--data={data}', f'--run_dir={tmp_path / "run"}'),
+    *('--num_steps=2', '--joint_steps=0', f'--links={links}'),
+    *('--model.table_level=plan', '--model.embedding_dims=gender=4,age=2'),
+    *('--model.pooling=genres=sum', '--row_staleness=1'),
+    hosts=1,
+  )
+  assert done.returncode == 0, done.stdout
+  planned = re.findall(
+    r'Table (\w+) \[\d+ x (\d+)\], .* rows a dev', done.stdout
+  )
+  assert dict(planned) == {
+    'gender': '4',
+    'age': '2',
+    'occupation': '8',
+    'zip': '8',
+    'item': '8',
+    'genres': '8',
+  }
+  assert steps(tmp_path / 'run') == [0, 1]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_another_model_is_refused(data, tmp_path):
+  flags = (*FLAGS, f'--data={data}', f'--run_dir={tmp_path}', '--num_steps=2')
+  done = run(*flags, '--joint_steps=0', hosts=1)
+  assert done.returncode == 0, done.stdout
+  config = (tmp_path / 'config.json').read_text()
+  done = run(*flags, '--model.widths=24', hosts=1)
+  assert done.returncode == 1
+  assert 'is of another model: params' in done.stdout
+  assert 'Use another run folder' in done.stdout
+  assert 'Traceback' not in done.stdout
+  done = run(*flags, '--algorithm=anil', hosts=1)
+  assert done.returncode == 1
+  assert 'trained with another algorithm than given' in done.stdout
+  # What is there stays, the config of the finished run too.
+  assert (tmp_path / 'config.json').read_text() == config
+  assert not (tmp_path / 'config.0.json').exists()

@@ -1,0 +1,286 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""launch/train_llm_rec on made-up ratings and a tiny language model."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import antjax
+from antjax.ctr import tuning
+from antjax.ctr.llm_rec.losses import LossConfig
+from antjax.ctr.llm_rec.model import VectorConfig
+from antjax.jobs import job as job_lib
+from antjax.jobs import prepare_sequences, script
+from antjax.jobs.llm_rec import data as llm_rec_data
+from antjax.jobs.llm_rec import export as llm_rec_export
+from antjax.jobs.llm_rec import held_out as llm_rec_held_out
+from antjax.jobs.llm_rec import recommend
+from antjax.jobs.llm_rec import sweep as llm_rec_sweep
+from antjax.jobs.llm_rec import train as train_llm_rec
+from tests.ctr.bahe import small_vocabulary
+from tests.data import movielens_fixture
+
+# Of reading a checkpoint as it is.
+pytestmark = pytest.mark.filterwarnings('ignore:Sharding info not provided')
+
+ROOT = pathlib.Path(__file__).parents[2]
+# Words of the made-up titles, so that their vectors differ.
+WORDS = ['Film', '(1990);', *(f'{i}' for i in range(40))]
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """Data and model."""
+  folder = tmp_path_factory.mktemp('llm_rec')
+  fixture = movielens_fixture.Fixture(num_users=30)
+  source = fixture.write_original(folder / 'source')
+  prepare_sequences.main(
+    prepare_sequences.Config(
+      source=str(source), out=str(folder / 'data'), k_core=0
+    )
+  )
+  small_vocabulary.write_model(folder / 'model')
+  small_vocabulary.write_tokenizer(folder / 'model', WORDS)
+  return folder
+
+
+def config_of(folder, run_dir, **changes):
+  base = train_llm_rec.Config(
+    run_dir=str(run_dir),
+    data=str(folder / 'data'),
+    model=str(folder / 'model'),
+    max_history=4,
+    max_title_tokens=6,
+    max_tokens=32,
+    batch_size=16,
+    num_steps=4,
+    shard_size=8,
+    checkpoint_every=2,
+    validation_examples=20,
+    min_shard_size=64,
+    held_out=llm_rec_held_out.HeldOutConfig(num_negatives=5),
+    vector=VectorConfig(
+      pooling='mean', normalize=True, half_life=8, word_dim=16
+    ),
+    loss=LossConfig(
+      negatives='shared', num_negatives=4, temperature=0.1, across='all'
+    ),
+    optimizer=tuning.OptimizerConfig(warmup_steps=1, lm_learning_rate=1e-2),
+  )
+  return dataclasses.replace(base, **changes)
+
+
+def train(folder, run_dir, **changes):
+  config = config_of(folder, run_dir, **changes)
+  run_dir = pathlib.Path(config.run_dir)
+  run_dir.mkdir(parents=True, exist_ok=True)
+  mesh = antjax.make_mesh(intra=4)
+  job = job_lib.Job(mesh, run_dir, script.StopRequest(), config)
+  return train_llm_rec.train(config, job)
+
+
+def test_a_run_trains_scores_exports_and_reports(folder, tmp_path):
+  run_dir = tmp_path / 'run'
+  results = train(folder, run_dir)
+  scores = results['test']['sampled']['all']
+  assert 0 <= scores['ndcg@10'] <= scores['recall@10'] <= 1
+  assert scores['examples'] >= 20
+  written = json.loads((run_dir / 'results.json').read_text())
+  assert written['results']['llm_rec'] == results
+  planned = sum(written['memory']['state'].values())
+  planned -= written['memory']['state']['grads']
+  planned += written['memory']['batch']
+  # Gradients are no argument; arrays are padded to whole cache lines.
+  arguments = written['memory']['compiled']['arguments']
+  assert arguments == pytest.approx(planned, rel=0.05)
+  page = (run_dir / 'report.html').read_text()
+  assert 'NDCG@10 among all items' in page and '(PCA)' in page
+  assert 'validation_ndcg@10' in (run_dir / 'metrics.jsonl').read_text()
+  # What was exported recommends, and its vectors are those of the items.
+  recommender, catalogue = llm_rec_export.read(run_dir / 'export')
+  vectors = np.load(run_dir / 'export' / 'item_vectors.npy')
+  items = pq.read_table(run_dir / 'export' / 'items.parquet')
+  assert len(vectors) == len(items) == len(catalogue.titles)
+  history = catalogue.titles[1:3]
+  ((best, *_),) = recommender([history], 5)
+  (user,) = recommender.user_vectors([history])
+  scores = vectors @ user
+  scores[:3] = -np.inf
+  assert scores[best.item] == pytest.approx(scores.max(), abs=1e-5)
+  # An item's text is that of a history of it alone.
+  np.testing.assert_allclose(
+    recommender.user_vectors([catalogue.titles[1:2]])[0], vectors[1], atol=1e-5
+  )
+
+
+def test_a_batch_is_of_many_users(folder, tmp_path):
+  # Examples lie by user and time; all of a run are read once an epoch.
+  config = config_of(folder, tmp_path, shard_size=16)
+  job = job_lib.Job(
+    antjax.make_mesh(intra=4), tmp_path, script.StopRequest(), config
+  )
+  sequences = llm_rec_data.Sequences(config, job)
+  batches = []
+
+  class Inputs:
+    def __call__(self, batch, num_parts):
+      batches.append(batch)
+      return {}
+
+  sequences._inputs = Inputs()
+  num_batches = -(-len(sequences.source) // 16)
+  for _ in zip(range(num_batches), sequences.training(), strict=False):
+    pass
+  keys = np.concatenate([batch['key'] for batch in batches])
+  users, _ = sequences.events.examples(keys[:48] % len(sequences.source))
+  assert min(len({*users[i : i + 16]}) for i in (0, 16, 32)) > 6
+  assert {*keys[: len(sequences.source)] % len(sequences.source)} == {
+    *range(len(sequences.source))
+  }
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_where_it_ended(folder, tmp_path):
+  train(folder, tmp_path, num_steps=2, export=False)
+  train(folder, tmp_path, num_steps=4, export=False)
+  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  steps = [r['step'] for r in map(json.loads, lines) if 'loss' in r]
+  assert steps == [0, 1, 2, 3]
+  with pytest.raises(ValueError, match='another start than given now'):
+    train(folder, tmp_path, start='random')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {
+      'tuning': 'lora',
+      'lora_rank': 2,
+      'vector': VectorConfig(normalize=True, word_dim=8),
+      'paro': 'GGG',
+    },
+    {
+      'tuning': 'none',
+      'vector': VectorConfig(normalize=True, word_dim=8, word_weight=2),
+    },
+    {
+      'tuning': 'none',
+      'vector': VectorConfig(projection_dim=8),
+      'loss': LossConfig(num_negatives=3),
+      'paro': 'auto',
+    },
+    {
+      'num_chunks': 2,
+      'num_micro_batches': 2,
+      'loss': LossConfig(
+        negatives='in_batch', across='group', learn_temperature=True
+      ),
+      'evaluate_every': 2,
+      'patience': 1,
+    },
+  ],
+)
+def test_tunings_losses_and_codes(folder, tmp_path, changes):
+  results = train(folder, tmp_path / 'run', **changes)
+  assert results['test']['full']['all']['recall@20'] is not None
+  recommender, catalogue = llm_rec_export.read(tmp_path / 'run' / 'export')
+  (found,) = recommender([[catalogue.titles[4]]], 3)
+  assert len(found) == 3 and 4 not in [x.item for x in found]
+
+
+@pytest.mark.slow
+def test_a_head_of_an_older_export_is_a_projection(folder, tmp_path):
+  run_dir = tmp_path / 'run'
+  vector = VectorConfig(pooling='mean', projection_dim=8)
+  train(folder, run_dir, vector=vector, num_steps=1, check_memory=False)
+  path = run_dir / 'export' / 'head.npz'
+  recommender, _ = llm_rec_export.read(path.parent)
+  want = recommender.user_vectors([['Film 3 (1990)']])
+  with np.load(path) as arrays:
+    older = {name.removeprefix('projection.'): arrays[name] for name in arrays}
+  assert set(older) == {'kernel', 'bias'}
+  np.savez(path, **older)
+  recommender, _ = llm_rec_export.read(path.parent)
+  got = recommender.user_vectors([['Film 3 (1990)']])
+  np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.slow
+def test_baselines_and_recommendations_from_the_command_line(folder, tmp_path):
+  run_dir = tmp_path / 'run'
+  train(folder, run_dir, baselines=('popularity', 'bm25'))
+  found = json.loads((run_dir / 'results.json').read_text())['results']
+  assert set(found) == {'popularity', 'bm25', 'llm_rec'}
+  result = subprocess.run(
+    [
+      *(sys.executable, '-m', 'launch.recommend', '--json', '--num=2'),
+      *(f'--folder={run_dir}/export', '--repeats=2'),
+      *('--history=Film 3 (1990)', '--history=Film, unknown'),
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=120,
+    check=False,
+  )
+  assert result.returncode == 0, result.stderr
+  line = json.loads(result.stdout)
+  assert len(line['items']) == 2 and line['history'][1] == 'Film, unknown'
+  assert 'A history takes' in result.stderr
+
+
+@pytest.mark.slow
+def test_a_sweep_makes_one_table(folder, tmp_path, capsys):
+  config = config_of(
+    folder,
+    tmp_path / 'sweep',
+    paro='NNN',
+    num_steps=1,
+    check_memory=False,
+    loss=LossConfig(num_negatives=3),
+    swept=llm_rec_sweep.SweepConfig(
+      starts=('pretrained',), tunings=('lora', 'none'), histories=(1,)
+    ),
+  )
+  rows = llm_rec_sweep.run(config)
+  assert [row['tuning'] for row in rows] == ['lora', 'none']
+  table = (tmp_path / 'sweep' / 'sweep.md').read_text()
+  assert 'model, pretrained, lora | 1 |' in table
+  assert (tmp_path / 'sweep' / 'report.html').exists()
+  capsys.readouterr()
+  llm_rec_sweep.run(config)  # All is done.
+  assert 'exit_code' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'best_metric': 'validation_auc'}, 'best_metric=validation_auc'),
+    ({'patience': 2}, 'evaluate_every'),
+    ({'tuning': 'none', 'vector': VectorConfig()}, 'nothing would be trained'),
+    ({'baselines': ('magic',)}, 'magic unknown'),
+    ({'paro': 'XYZ'}, 'XYZ'),
+    ({'only_domain': 'a', 'without_domain': 'a'}, 'nothing is left'),
+    ({'num_chunks': 0}, 'num_chunks=0'),
+  ],
+)
+def test_settings_that_cannot_be_are_refused(
+  folder, tmp_path, changes, message
+):
+  with pytest.raises(ValueError, match=message):
+    config_of(folder, tmp_path / 'run', **changes)
+
+
+def test_what_is_no_export_is_told(tmp_path):
+  with pytest.raises(FileNotFoundError, match='recommender.json is not there'):
+    llm_rec_export.read(tmp_path)
+  with pytest.raises(ValueError, match='must be at least 1'):
+    recommend.Config(num=0)
