@@ -36,8 +36,7 @@ COLUMNS = (
   'scene',
   *(f'deep_features_{i}' for i in range(NUM_FEATURES)),
 )
-# For `text_reader.read`: numbers of rows that no other file changes.
-FILE_BITS = 40
+_FILE_BITS = 40
 _PART = re.compile(r'antm2c.*part', re.IGNORECASE)
 
 
@@ -98,7 +97,7 @@ class Antm2cConfig:
         empty=behavior_examples.moment(moment) if moment else None,
       ),
     }
-    return Layout(columns=columns, header=COLUMNS)
+    return Layout(columns=columns, header=COLUMNS, file_bits=_FILE_BITS)
 
 
 def row_number(file: int, record: int) -> int:
@@ -108,7 +107,7 @@ def row_number(file: int, record: int) -> int:
     file: Place of the file among the parts, from 0.
     record: Place of the record in the file; the header is 0, bad rows count.
   """
-  return (file << FILE_BITS) + record
+  return (file << _FILE_BITS) + record
 
 
 def find_files(source: str | os.PathLike[str]) -> list[pathlib.Path]:

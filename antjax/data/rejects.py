@@ -55,7 +55,8 @@ class Rejects:
     is_new = not self.path.exists()
     with open(self.path, 'a', newline='', encoding='utf-8') as file:
       # A CR in a text would be a line end without quotes.
-      quoting = csv.QUOTE_NONNUMERIC
+      has_cr = any('\r' in row.text for row in rows)
+      quoting = csv.QUOTE_NONNUMERIC if has_cr else csv.QUOTE_MINIMAL
       writer = csv.writer(file, lineterminator='\n', quoting=quoting)
       if is_new:
         names = [field.name for field in dataclasses.fields(BadRow)]

@@ -42,11 +42,16 @@ class Layout:
     columns: Column -> what it has to hold: all of a file, in their order.
     dialect: How records are written.
     header: Fields of the first line, or None where a file has no header.
+    file_bits: 0 numbers the rows of all files one after another, those set
+      aside included, in the column `ROW`. Else a row's number is (place of its
+      file << file_bits) + place of its record, from the header on: it does not
+      change with the other files.
   """
 
   columns: Mapping[str, Column]
   dialect: Dialect = Dialect()
   header: Sequence[str] | None = None
+  file_bits: int = 0
 
 
 @dataclasses.dataclass
@@ -134,7 +139,6 @@ def read(
   rejects: Rejects,
   *,
   finish: Callable[[pa.Table, pathlib.Path], pa.Table] = lambda table, _: table,
-  file_bits: int = 0,
   threads: int = 0,
   block_bytes: int = 1 << 22,
   max_record_bytes: int = 1 << 20,
@@ -149,10 +153,6 @@ def read(
     rejects: Lists rows that are set aside, and refuses too many of them.
     finish: Makes what is written of the typed rows of a block and their file;
       called in any thread.
-    file_bits: 0 numbers the rows of all files one after another, those set
-      aside included, in the column `ROW`. Else a row's number is (place of its
-      file << file_bits) + place of its record, from the header on: it does not
-      change with the other files.
     threads: Number of threads; 0 means one a core.
     block_bytes: Bytes of a block: a few megabytes, so that the next step finds
       in a processor's cache what the last one wrote there.
@@ -194,7 +194,7 @@ def read(
     rejects,
     lambda: _empty(layout),
     finish=finish,
-    file_bits=file_bits,
+    file_bits=layout.file_bits,
     threads=threads,
     progress=progress,
   )
@@ -219,7 +219,7 @@ def write(
     rejects: See `read`.
     empty: Makes the table of no rows.
     finish: See `read`.
-    file_bits: See `read`.
+    file_bits: See `Layout`.
     threads: See `read`.
     progress: See `read`.
   """

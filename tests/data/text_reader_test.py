@@ -34,6 +34,7 @@ def _read(tmp_path):
     columns=COLUMNS,
     dialect=PLAIN,
     header=None,
+    file_bits=0,
     share=0.5,
     suffix='',
     **options,
@@ -48,7 +49,9 @@ def _read(tmp_path):
     bad.path.unlink(missing_ok=True)
     counts = text_reader.read(
       files,
-      Layout(columns=columns, dialect=dialect, header=header),
+      Layout(
+        columns=columns, dialect=dialect, header=header, file_bits=file_bits
+      ),
       folder,
       bad,
       **options,
