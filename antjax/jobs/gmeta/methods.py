@@ -3,21 +3,19 @@
 """What launch/train_gmeta.py compares: the meta-learner and its references."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TYPE_CHECKING
+from typing import Any, NamedTuple
 
 from absl import logging
 import jax
 
 from antjax.jobs import auto_paro
+from antjax.jobs.gmeta.config import Config
 from antjax.jobs.gmeta.tasks import Stage, Tasks
 from antjax.mesh.paro import PaRO
 from antjax.meta import algorithms, evaluate, maml, meta_loss
 from antjax.meta.recommender import Recommender
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
-
-if TYPE_CHECKING:
-  from antjax.jobs.gmeta.train import Config
 
 META = 'meta-learned'
 JOINT = 'joint'
@@ -40,7 +38,7 @@ class Method(NamedTuple):
 class Methods:
   """Trains the methods of one run."""
 
-  def __init__(self, config: 'Config', recommender: Recommender, tasks: Tasks):
+  def __init__(self, config: Config, recommender: Recommender, tasks: Tasks):
     """Chooses the PaRO code; nothing is trained yet."""
     self._config = config
     self._recommender = recommender

@@ -4,18 +4,16 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
+from antjax.jobs.gmeta.config import Config
 from antjax.jobs.gmeta.methods import Method
 from antjax.jobs.gmeta.tasks import Tasks
 from antjax.meta import evaluate, predictions, scores
 from antjax.meta.recommender import Recommender
 from antjax.metrics import streaming as metrics_lib
-
-if TYPE_CHECKING:
-  from antjax.jobs.gmeta.train import Config
 
 
 @dataclasses.dataclass
@@ -35,7 +33,7 @@ class Results:
 
 
 def evaluate_methods(
-  config: 'Config',
+  config: Config,
   tasks: Tasks,
   recommender: Recommender,
   methods: Mapping[str, Method],
@@ -78,7 +76,7 @@ def _baselines(
 
 def _add(
   results: Results,
-  config: 'Config',
+  config: Config,
   kind: scores.Kind,
   scenario: str,
   method: str,
