@@ -17,8 +17,9 @@ from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
 from antjax.jobs.gmeta import vocabulary as gmeta_vocabulary
 from antjax.mesh.paro import PaRO
-from antjax.meta import episodes, evaluate, maml, meta_io, scores
+from antjax.meta import episodes, evaluate, maml, meta_io
 from antjax.meta.recommender import Recommender
+from antjax.metrics import by_task
 from antjax.report import progress
 from antjax.shards import dataset, record_source
 from antjax.train import checkpoint
@@ -62,7 +63,7 @@ class Tasks:
     described = config.model.chosen(description['features'])
     self._features = {k: v['max_values'] for k, v in described.items()}
     self._num_ids = {k: v['num_ids'] for k, v in described.items()}
-    self.kind: scores.Kind = description.get('kind', 'rating')
+    self.kind: by_task.Kind = description.get('kind', 'rating')
     self.scenarios: tuple[str, ...] = tuple(
       description.get('scenarios', evaluate.SCENARIOS)
     )
