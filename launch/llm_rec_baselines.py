@@ -3,8 +3,7 @@
 """What LLM-Rec is compared with, on the same held-out examples."""
 
 from antjax.jobs import job as job_lib
-from antjax.jobs.llm_rec.baselines import main
-from antjax.jobs.llm_rec.config import BaselinesConfig
+from antjax.jobs.llm_rec.baselines import Config, main
 
 if __name__ == '__main__':
-  job_lib.run(main, BaselinesConfig())
+  job_lib.run(main, Config())

@@ -5,12 +5,12 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from antjax.ctr import evaluate
 from antjax.ctr.bahe.model import IdConfig
 from antjax.ctr.bahe.table import Home
 from antjax.ctr.heads import HeadConfig
 from antjax.ctr.tuning import Tuning
 from antjax.jobs.training_config import LanguageConfig
+from antjax.metrics import click_metrics
 from antjax.train.optimizer import OptimizerConfig
 
 
@@ -90,7 +90,7 @@ class Config(LanguageConfig):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    evaluate.best_mode(self.best_metric)
+    click_metrics.best_mode(self.best_metric)
     if not self.best_metric.startswith('validation_'):
       raise ValueError(
         f'best_metric={self.best_metric}: runs log it as validation_'

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 
-from antjax.ctr import evaluate
 from antjax.ctr.bahe import tuning
 from antjax.jobs import job as job_lib
 from antjax.jobs import run as run_lib
@@ -18,6 +17,7 @@ from antjax.jobs.bahe.config import Config
 from antjax.jobs.bahe.data import Clicks
 from antjax.jobs.bahe.model import Built
 from antjax.jobs.run import TrainingRun
+from antjax.metrics import click_metrics
 from antjax.train.state import TrainState
 
 Scores = dict[str, float]
@@ -91,7 +91,7 @@ class BaheJob:
       self.trainer,
       num_steps=self.num_steps,
       made_of=self._built.made_of,
-      best_mode=evaluate.best_mode(config.best_metric),
+      best_mode=click_metrics.best_mode(config.best_metric),
       tables=self._tables,
     )
     state = self.trainer.init(self._built.params, seed=config.seed)
@@ -114,7 +114,7 @@ class BaheJob:
     }
 
   def scores(self, state: TrainState, split: str, title: str = '') -> Scores:
-    """Scores of a split by name; see `antjax.ctr.evaluate`.
+    """Scores of a split by name; see `antjax.metrics.click_metrics`.
 
     Args:
       state: To score.
@@ -125,5 +125,5 @@ class BaheJob:
       state,
       self._clicks.evaluation(split, self._model.prepare, title=title),
       self._predict,
-      evaluate.click_metrics(),
+      click_metrics.click_metrics(),
     )

@@ -49,7 +49,7 @@ def train(config: Config, job: job_lib.Job) -> list[dict[str, Any]]:
     dataclasses.replace(config.model, kind=network or config.model.kind),
     job.mesh,
     config.optimizer.schedule(
-      config.model.table_learning_rate, config.num_steps
+      config.num_steps, config.model.table_learning_rate
     ),
     place_fn=lambda specs: table_levels.place_tables(
       specs,

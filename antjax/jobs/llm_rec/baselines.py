@@ -39,7 +39,7 @@ from antjax.jobs import job as job_lib
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
 from antjax.jobs.llm_rec import next_item_job
 from antjax.jobs.llm_rec import table as llm_rec_table
-from antjax.jobs.llm_rec.config import BaselinesConfig
+from antjax.jobs.llm_rec.config import BaselinesConfig as Config
 from antjax.jobs.llm_rec.held_out import HeldOut
 from antjax.jobs.llm_rec.texts import TextEncoder
 from antjax.metrics import rank_metrics
@@ -52,12 +52,12 @@ _KINDS: dict[str, text_cosine.Kind] = {
 Ranks = dict[str, np.ndarray]
 
 
-def main(config: BaselinesConfig) -> None:
+def main(config: Config) -> None:
   job = job_lib.start(config)
   train(config, job)
 
 
-def train(config: BaselinesConfig, job: job_lib.Job) -> dict[str, Any]:
+def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
   """Runs the methods that are not done; returns their scores, and prints."""
   baselines = Baselines(config, job)
   job.save_config()
@@ -96,7 +96,7 @@ class Baselines:
     cold: Those of cold items that are drawn apart, or None.
   """
 
-  def __init__(self, config: BaselinesConfig, job: job_lib.Job):
+  def __init__(self, config: Config, job: job_lib.Job):
     self._config, self._job = config, job
     self.data = SequenceData.open(config.data, split=config.split)
     self.test, self.cold = llm_rec_held_out.held_out(
