@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The ledger of a data set that many workers share: who has which shard.
+"""The ledger of a data set: which records are still to do, and who has them.
 
 In every epoch a shard goes
 
@@ -8,53 +8,64 @@ In every epoch a shard goes
                   DOING --give_back, release, fail--> TODO
                   DOING --fail, too often--> SET_ASIDE --retry_set_aside--> TODO
 
-`begin` makes the ledger what a checkpoint says: all that is not in it is TODO
-again. A pure state machine like `data_shard.ShardLedger`, whose states it
-reads; kept by the coordinator. It takes a byte a shard of an open epoch, and
-four more while its order is needed.
+and what is consumed of a shard that comes back is not read again. `begin` makes
+the ledger what a checkpoint says: all that is not in it is TODO again.
+
+A ledger hands out its shards in one of two ways. Kept by the coordinator, it
+leases to whoever asks. With a static share it leases only every P-th shard that
+is to do, for P processes that each have a ledger of their own and do not talk;
+`ledger_state.merge` unites their states. A pure state machine: no clock, no
+network, no randomness but the seed; neither jax nor grain is imported. It takes
+a byte a shard of an open epoch, and four more while its order is needed.
 """
 
 from collections.abc import Collection
 import dataclasses
 from typing import Literal
 
-from antjax.shards import ledger_state
 from antjax.shards.data_shard import DataShard
-from antjax.shards.ledger_spec import LedgerSpec, read_runs, Run
-from antjax.shards.shared_epoch import (
-  CONSUMED,
-  DONE,
-  SET_ASIDE,
-  SetAside,
-  SharedEpoch,
-  TODO,
-)
-from antjax.shards.shared_epochs import SharedEpochs
+from antjax.shards.epoch import CONSUMED, DONE, Epoch, SET_ASIDE, TODO
+from antjax.shards.epochs import Epochs, SetAside
+from antjax.shards.ledger_spec import LedgerSpec
+from antjax.shards.ledger_state import Run, State
 
 MAX_SET_ASIDE = 10_000
 MAX_MESSAGE = 500  # Characters kept of an error's text.
 _MAX_ERRORS = 100_000  # Shards whose errors are counted.
-_VERSION = 1
+_VERSION = 2
+_READ_VERSIONS = (1, 2)
 
 Outcome = Literal['LEASED', 'WAIT', 'FINISHED']
 
 
-class SharedLedger:
-  """Leases every shard of every epoch to many workers, in a seeded shuffle.
+class Ledger:
+  """Leases every shard of every epoch, in a seeded global shuffle.
 
   A lease takes amortised constant time. The next epoch begins when nothing is
-  to do. A shard that could not be read is tried again at the end of its epoch;
-  one that is set aside stays so in this epoch, until an operator retries it.
+  to do, even while some shards are DOING: no worker waits for another. A shard
+  that could not be read is tried again at the end of its epoch; one that is set
+  aside stays so in this epoch, until an operator retries it.
 
   Attributes:
     num_spent: Shards that are DONE though nobody consumed them whole; only
       where they are leased at most once.
   """
 
-  def __init__(self, spec: LedgerSpec):
-    """Begins with all records of the first epoch to do."""
+  def __init__(self, spec: LedgerSpec, share: tuple[int, int] | None = None):
+    """Begins with all records of the first epoch to do.
+
+    Args:
+      spec: The data set.
+      share: (worker, num_workers) of a static share; None: no shares.
+
+    Raises:
+      ValueError: The share is none, or there are fewer shards than workers.
+    """
+    if share is not None:
+      _check_share(spec, *share)
     self.num_spent = 0
-    self._epochs = SharedEpochs(spec)
+    self._share = share
+    self._epochs = Epochs(spec, share)
     self._errors: dict[tuple[int, int], int] = {}
     # Leases that a checkpoint ended, before the worker said a word of them.
     self._early: dict[tuple[int, int], str] = {}
@@ -78,7 +89,7 @@ class SharedLedger:
 
   @property
   def num_begun_epochs(self) -> int:
-    """How many epochs have begun."""
+    """Number of epochs that have begun."""
     return self._epochs.next
 
   # --- What workers do. -------------------------------------------------------
@@ -98,7 +109,7 @@ class SharedLedger:
       while len(leases) < count and (place := epoch.lease(worker)):
         position, index = place
         bits = epoch.marks.get(position, 0)
-        leases.append((self._epochs.shard(number, index), bits))
+        leases.append((self.spec.shard(number, index), bits))
     return leases
 
   def outcome(self) -> Outcome:
@@ -128,6 +139,17 @@ class SharedLedger:
         f' at most {MAX_SET_ASIDE}: repair the data set.'
       )
 
+  def consumed(self, worker: str, shard: DataShard) -> int:
+    """Returns the bit set of consumed records of a shard that a worker holds.
+
+    Raises:
+      ValueError: The worker does not hold the shard.
+    """
+    epoch = self._find('consumed', worker, shard)
+    if epoch is None:
+      return (1 << len(shard)) - 1
+    return epoch.marks.get(epoch.held[shard.index].position, 0)
+
   def consume(self, worker: str, shard: DataShard) -> None:
     """Notes that all records of a leased shard are consumed.
 
@@ -152,7 +174,7 @@ class SharedLedger:
       position = epoch.held[shard.index].position
       epoch.marks[position] = epoch.marks.get(position, 0) | bits
 
-  def give_back(self, worker: str, shard: DataShard, bits: int) -> None:
+  def give_back(self, worker: str, shard: DataShard, bits: int = 0) -> None:
     """Gives a leased shard back; its records not in `bits` are the next to do.
 
     Raises:
@@ -218,34 +240,44 @@ class SharedLedger:
 
   # --- Checkpoints. -----------------------------------------------------------
 
-  def begin(self, state: ledger_state.State | None) -> None:
+  def state(self) -> State:
+    """Returns what is consumed, as plain types; see `ledger_state`."""
+    return {
+      **self.spec.head(),
+      'share': list(self._share or (0, 1)),
+      'first_epoch': self.first_open_epoch,
+      'epochs': self._epochs.to_json(),
+    }
+
+  def begin(self, state: State | None) -> None:
     """Continues from the state of a checkpoint; all leases end.
 
     What is not consumed in it is to do again, unless it was set aside or may be
-    leased at most once.
+    leased at most once. `num_epochs` may be another one than the state's.
 
     Args:
-      state: State of all workers, see `ledger_state.merge`; None: nothing is
-        consumed.
+      state: State of all workers, see `ledger_state.merge`, or of the worker
+        with this ledger's share; None: nothing is consumed.
 
     Raises:
       ValueError: The state is malformed, of another data set, or of one worker
         of several. Then nothing changes.
     """
     first, runs, num_records = 0, list[Run](), self.spec.num_records
+    size = self.spec.num_shards
     if state is not None:
-      self.spec.check(state)
-      size = self.spec.num_shards
+      runs = self.spec.read(state, self._share)
+      first = state['first_epoch']
       if self.spec.is_growing:  # The state may know of more records.
         size = max(size, state['num_records'] // self.spec.shard_size)
         num_records = max(num_records, state['num_records'])
-      first, runs = state['first_epoch'], read_runs(state, size)
+      _check_size(runs, size)
     stop = max([first, *(run.stop for run in runs)])
     if self.spec.at_most_once:
       self.spec.check_open(stop - self._epochs.next)
     else:
       self.spec.check_open(
-        sum(run.length for run in runs if not run.done.all())
+        sum(run.length for run in runs if run.remaining(size))
       )
     if num_records > self.spec.num_records:
       self._epochs.grow(self.spec.grown(num_records, False))
@@ -259,7 +291,7 @@ class SharedLedger:
     self._early = {}
     self._epochs.load(first, runs)
 
-  def commit(self, state: ledger_state.State) -> None:
+  def commit(self, state: State) -> None:
     """Notes that a checkpoint with this state is committed.
 
     Raises:
@@ -268,18 +300,19 @@ class SharedLedger:
     runs = self.check_commit(state)
     self._note_done(self._epochs.commit(state['first_epoch'], runs))
 
-  def check_commit(self, state: ledger_state.State) -> list[Run]:
+  def check_commit(self, state: State) -> list[Run]:
     """Reads a state for `commit`; raises ValueError as that does."""
-    self.spec.check(state)
-    runs = read_runs(state, self.spec.num_shards)
+    runs = self.spec.read(state)
+    _check_size(runs, self.spec.num_shards)
     begun = self._epochs.next
-    used = [run.stop for run in runs if run.done.any() or run.marks]
+    used = [run.stop for run in runs if run.done or run.marks]
     if max([state['first_epoch'], *used]) > begun:
       raise ValueError(
         f'commit(): the state has records of epochs up to'
         f' {max([state["first_epoch"], *used]) - 1}, but only {begun} epochs'
         ' have begun: it is of another run.'
       )
+    self.spec.check_open(sum(run.length for run in runs if run.marks))
     return runs
 
   # --- What people do and see. ------------------------------------------------
@@ -317,7 +350,7 @@ class SharedLedger:
   def set_aside(self) -> list[tuple[DataShard, str]]:
     """Returns the shards that are set aside, and why."""
     return [
-      (self._epochs.shard(*key), one.message)
+      (self.spec.shard(*key), one.message)
       for key, one in self._epochs.set_aside.items()
     ]
 
@@ -332,7 +365,7 @@ class SharedLedger:
   # --- Storage. ---------------------------------------------------------------
 
   def to_bytes(self) -> bytes:
-    """Returns all of it, leases included, compressed."""
+    """Returns all of a ledger without shares, leases included, compressed."""
     head = {
       'version': _VERSION,
       'num_spent': self.num_spent,
@@ -342,17 +375,17 @@ class SharedLedger:
     return self._epochs.to_bytes(head)
 
   @classmethod
-  def from_bytes(cls, data: bytes) -> 'SharedLedger':
+  def from_bytes(cls, data: bytes) -> 'Ledger':
     """Makes a ledger from what `to_bytes` returned.
 
     Raises:
       ValueError: It is of another version.
     """
-    epochs, head = SharedEpochs.from_bytes(data)
-    if head['version'] != _VERSION:
+    epochs, head = Epochs.from_bytes(data)
+    if head['version'] not in _READ_VERSIONS:
       raise ValueError(
-        f'SharedLedger: stored as version {head["version"]}, needed:'
-        f' {_VERSION}.'
+        f'Ledger: stored as version {head["version"]}, needed:'
+        f' {_VERSION} or earlier.'
       )
     ledger = cls(epochs.spec)
     ledger._epochs = epochs
@@ -367,9 +400,9 @@ class SharedLedger:
 
   def _find(
     self, call: str, worker: str, shard: DataShard, bits: int = 0
-  ) -> SharedEpoch | None:
+  ) -> Epoch | None:
     """Returns the epoch of a worker's lease; None: a commit has ended it."""
-    if shard != self._epochs.shard(shard.epoch, shard.index):
+    if shard != self.spec.shard(shard.epoch, shard.index):
       raise ValueError(f'{call}(): {shard} is not a shard of the data set.')
     if bits and (bits < 0 or bits.bit_length() > len(shard)):
       raise ValueError(f'{call}(): {shard} does not have so many records.')
@@ -396,5 +429,30 @@ class SharedLedger:
       epoch.marks.pop(position, None)
       self.num_spent += 1
     else:
-      epoch.unhold(index)
-      epoch.put_back(position, index)
+      epoch.put_back(epoch.drop(index, TODO), index)
+
+
+def _check_share(spec: LedgerSpec, worker: int, num_workers: int) -> None:
+  if not 0 <= worker < num_workers:
+    raise ValueError(
+      f'Ledger: share=({worker}, {num_workers}) must be (worker, num_workers)'
+      ' with 0 <= worker < num_workers.'
+    )
+  if spec.is_stream or spec.at_most_once:
+    raise ValueError(
+      'Ledger: a stream, and shards that are leased at most once, have no'
+      ' static shares; lease them from a coordinator.'
+    )
+  if spec.num_shards < num_workers:
+    raise ValueError(
+      f'Ledger: {spec.num_shards} shards are too few for {num_workers} workers;'
+      f' use shard_size <= {max(1, spec.num_records // num_workers)} for'
+      f' {spec.num_records} records.'
+    )
+
+
+def _check_size(runs: list[Run], num_shards: int) -> None:
+  """Raises ValueError where a state has shards that the ledger has not."""
+  for run in runs:
+    if max([run.done.bit_length() - 1, *run.marks]) >= num_shards:
+      raise ValueError(f'A state has shards beyond the {num_shards} known.')
