@@ -30,9 +30,7 @@ class _Positions:
   def __init__(self, text: str, size: int):
     """Takes a set as text; digits for `size` numbers, more come as needed."""
     if text.startswith('z'):
-      flags = index_set.decode_flags(text, size)
-      packed = np.packbits(flags, bitorder='little').tobytes()
-      text = packed[::-1].hex()
+      text = f'{index_set.decode(text, size):x}'
     self._digits = bytearray(text.encode().rjust(-(-size // 4), b'0'))
     self._text: str | None = None  # None where it has changed.
 
@@ -179,7 +177,7 @@ class Consumption:
   def _run(self, number: int) -> ledger_state.State:
     epoch = self._epochs[number]
     marks = {
-      str(position): index_set.encode_flags(flags)
+      str(position): index_set.encode(index_set.from_flags(flags))
       for position, flags in epoch.marks.items()
     }
     return {
@@ -223,10 +221,10 @@ class Consumption:
       if run['start'] <= number < run['stop']:
         epoch.done = _Positions(run['done'], shards)
         epoch.marks = {
-          int(position): index_set.decode_flags(text, spec.shard_size)
+          int(position): index_set.flags(
+            index_set.decode(text), spec.shard_size
+          )
           for position, text in run['marks'].items()
         }
     self._epochs[number] = epoch
     return epoch
-
-

@@ -16,8 +16,8 @@ from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.job_state import DataSetState, JobState
 from antjax.elastic.refused import Refused
 from antjax.shards.data_shard import DataShard
-from antjax.shards.ledger_spec import LedgerSpec
 from antjax.shards.ledger import Ledger
+from antjax.shards.ledger_spec import LedgerSpec
 
 MAX_DATA_SETS = 100  # Of a job.
 MAX_HELD = 10_000  # Leases of a worker in a data set.

@@ -285,7 +285,7 @@ def _data_set(
     'epoch': earlier,
     'num_epochs': spec.num_epochs,
     'is_stream': spec.is_stream,
-    'is_closed': ledger.is_closed,
+    'is_closed': spec.is_closed,
     'is_at_most_once': spec.at_most_once,
     'is_finished': ledger.outcome() == 'FINISHED',
     'shards': shards,

@@ -6,29 +6,18 @@ Shards have positions in the epoch's shuffled order, and are leased by them.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import dataclasses
-import functools
 import heapq
 from typing import Any
-import zlib
 
 import numpy as np
 
 from antjax.shards import index_set
-from antjax.shards.ledger_state import Run, State
 
 # OTHER: a worker with another static share has it.
 TODO, DOING, CONSUMED, DONE, SET_ASIDE, OTHER = range(6)
 _SCAN = 4096
-
-
-@dataclasses.dataclass(slots=True)
-class Held:
-  """A leased shard."""
-
-  worker: str
-  position: int
 
 
 class Epoch:
@@ -38,14 +27,12 @@ class Epoch:
     size: Number of shards S.
     status: [S] What each position is, as bytes; `flags` is the same as array.
     num: How many positions are TODO, DOING, CONSUMED, DONE, SET_ASIDE, OTHER.
-    held: Shard index -> lease.
+    held: Shard index -> (worker, position) of its lease.
     num_held: Worker -> number of its leases, if any.
     marks: Position -> bit set of consumed records of a shard that is in part.
   """
 
-  def __init__(
-    self, status: bytearray, order_fn: Callable[[], np.ndarray] | None
-  ):
+  def __init__(self, status: bytes, order_fn: Callable[[], np.ndarray] | None):
     """Nothing is leased.
 
     Args:
@@ -54,8 +41,8 @@ class Epoch:
     """
     self._order_fn = order_fn
     self._order: np.ndarray | None = None
-    self._take(status)
-    self.held: dict[int, Held] = {}
+    self._take(bytearray(status))
+    self.held: dict[int, tuple[str, int]] = {}
     self.num_held: dict[str, int] = {}
     self.marks: dict[int, int] = {}
     # To do are the positions >= cursor with that status, and of the others
@@ -68,13 +55,11 @@ class Epoch:
     self.status = status
     self.flags = np.frombuffer(status, np.uint8)
     self.size = len(status)
-    self.recount()
+    self._fresh = self._scan()
+    self._count()
 
-  def recount(self) -> None:
-    """To be called after a change of many positions in `flags`."""
+  def _count(self) -> None:
     self.num = np.bincount(self.flags, minlength=6).tolist()
-    self._ready: deque[int] = deque()  # The next from the cursor on: a cache.
-    self._scanned = -1  # Up to where it reaches; -1: begin at the cursor.
 
   def grow(self, size: int) -> None:
     """Adds shards, of an epoch in order, that are to do."""
@@ -97,45 +82,44 @@ class Epoch:
     if found is not None:
       position, index = found
       self.set(position, DOING)
-      self._hold(index, Held(worker, position))
+      self._hold(index, worker, position)
     return found
 
-  def _hold(self, index: int, held: Held) -> None:
-    self.held[index] = held
-    self.num_held[held.worker] = self.num_held.get(held.worker, 0) + 1
+  def _hold(self, index: int, worker: str, position: int) -> None:
+    self.held[index] = worker, position
+    self.num_held[worker] = self.num_held.get(worker, 0) + 1
 
-  def _unhold(self, index: int) -> Held:
-    held = self.held.pop(index)
-    count = self.num_held.pop(held.worker)
+  def _unhold(self, index: int) -> int:
+    worker, position = self.held.pop(index)
+    count = self.num_held.pop(worker)
     if count > 1:
-      self.num_held[held.worker] = count - 1
-    return held
+      self.num_held[worker] = count - 1
+    return position
 
   def _next(self) -> tuple[int, int] | None:
-    status = self.status
     while self.returned:
       place = heapq.heappop(self.returned)
-      if status[place[0]] == TODO:
+      if self.status[place[0]] == TODO:
         return place
-    while self.cursor < self.size:
-      while self._ready:
-        position = self._ready.popleft()
-        self.cursor = position + 1
-        if status[position] == TODO:
-          return position, self.index(position)
-      start = self._scanned if self._scanned >= 0 else self.cursor
-      if start >= self.size:
-        self.cursor = self.size
-        break
-      self._scanned = min(start + _SCAN, self.size)
-      chunk = self.flags[start : self._scanned]
-      self._ready.extend((np.flatnonzero(chunk == TODO) + start).tolist())
+    for position in self._fresh:
+      return position, self.index(position)
     self._order = None  # All that is to do has its index with it.
     while self.failed:
       place = self.failed.popleft()
-      if status[place[0]] == TODO:
+      if self.status[place[0]] == TODO:
         return place
     return None
+
+  def _scan(self) -> Iterator[int]:
+    """Yields the positions from the cursor on that are to do."""
+    while self.cursor < self.size:
+      start, stop = self.cursor, min(self.cursor + _SCAN, self.size)
+      todo = np.flatnonzero(self.flags[start:stop] == TODO) + start
+      for position in todo.tolist():
+        self.cursor = position + 1
+        if self.status[position] == TODO:
+          yield position
+      self.cursor = stop
 
   def index(self, position: int) -> int:
     """Returns the shard at a position."""
@@ -147,7 +131,7 @@ class Epoch:
 
   def drop(self, index: int, status: int) -> int:
     """Ends a lease; returns the position, which now has `status`."""
-    position = self._unhold(index).position
+    position = self._unhold(index)
     self.set(position, status)
     return position
 
@@ -156,27 +140,28 @@ class Epoch:
     self.set(position, TODO)
     heapq.heappush(self.returned, (position, index))
 
-  def set_done(self, done: np.ndarray) -> list[tuple[int, str]]:
-    """Makes positions DONE.
-
-    Args:
-      done: [S] Flags of the positions.
+  def set_done(self, done: int) -> list[tuple[int, str]]:
+    """Makes the positions of a bit set DONE.
 
     Returns:
       (index, worker) of the leases that ended so.
     """
-    self.flags[done != 0] = DONE
-    self.recount()
+    self.flags[index_set.flags(done, self.size) != 0] = DONE
+    self._count()
     ended = [
-      (index, held.worker)
-      for index, held in self.held.items()
-      if self.status[held.position] == DONE
+      (index, worker)
+      for index, (worker, position) in self.held.items()
+      if self.status[position] == DONE
     ]
     for index, _ in ended:
       self._unhold(index)
     for position in [p for p in self.marks if self.status[p] == DONE]:
       del self.marks[position]
     return ended
+
+  def positions(self, *statuses: int) -> int:
+    """Returns the bit set of the positions that are one of these."""
+    return index_set.from_flags(np.isin(self.flags, statuses))
 
   def stored(self) -> dict[str, Any]:
     """Returns all but the status as plain types."""
@@ -185,7 +170,7 @@ class Epoch:
       'cursor': self.cursor,
       'returned': self.returned,
       'failed': list(self.failed),
-      'held': [[i, h.worker, h.position] for i, h in self.held.items()],
+      'held': [[index, *lease] for index, lease in self.held.items()],
       'marks': {str(p): index_set.encode(m) for p, m in self.marks.items()},
     }
 
@@ -195,10 +180,9 @@ class Epoch:
     self.returned = [(p, i) for p, i in fields['returned']]
     self.failed = deque((p, i) for p, i in fields['failed'])
     for index, worker, position in fields['held']:
-      self._hold(index, Held(worker, position))
-    self.marks = {
-      int(p): index_set.decode(m) for p, m in fields['marks'].items()
-    }
+      self._hold(index, worker, position)
+    for position, text in fields['marks'].items():
+      self.marks[int(position)] = index_set.decode(text)
 
 
 @dataclasses.dataclass
@@ -208,24 +192,35 @@ class Over:
   Attributes:
     start: First epoch.
     stop: One past the last one.
-    packed: What each position is, compressed.
-    num: How many positions of each of the epochs are what, as in `Epoch`.
+    size: Number of shards S.
+    done: Bit set of the positions that are DONE.
+    other: Bit set of the positions that are OTHER.
+    aside: Bit set of the positions that are SET_ASIDE.
   """
 
   start: int
   stop: int
-  packed: bytes
-  num: list[int]
+  size: int
+  done: int = 0
+  other: int = 0
+  aside: int = 0
 
-  @classmethod
-  def of(cls, start: int, stop: int, flags: np.ndarray) -> 'Over':
-    """Makes it of [S] flags as an `Epoch` has them."""
-    num = np.bincount(flags, minlength=6).tolist()
-    return cls(start, stop, zlib.compress(flags.tobytes(), 1), num)
+  @property
+  def consumed(self) -> int:
+    """Bit set of the positions that are CONSUMED: all the others."""
+    return ((1 << self.size) - 1) & ~(self.done | self.other | self.aside)
 
-  def status(self) -> bytearray:
-    """Returns what each position is."""
-    return bytearray(zlib.decompress(self.packed))
+  def flags(self, todo: int = 0) -> np.ndarray:
+    """Returns what each position [S] is, where some are TODO."""
+    flags = np.full(self.size, CONSUMED, np.uint8)
+    for status, positions in (
+      (DONE, self.done),
+      (OTHER, self.other),
+      (SET_ASIDE, self.aside),
+      (TODO, todo),
+    ):
+      flags[index_set.flags(positions, self.size) != 0] = status
+    return flags
 
   def pieces(self, *edges: int) -> list['Over']:
     """Returns these epochs, cut at the edges."""
@@ -235,28 +230,3 @@ class Over:
       dataclasses.replace(self, start=start, stop=stop)
       for start, stop in zip(ends, ends[1:])
     ]
-
-  def to_json(self, has_share: bool) -> State:
-    """Returns the run of a state that these epochs are."""
-    run = _json_of_packed(self.packed, has_share)
-    return {**run, 'start': self.start, 'stop': self.stop}
-
-
-def run_of(epoch: int, flags: np.ndarray, has_share: bool) -> Run:
-  """Returns the run of a state that is one epoch, without its marks.
-
-  Args:
-    epoch: Number of the epoch.
-    flags: [S] What each position is.
-    has_share: Whether some positions may be other workers'.
-  """
-  done = index_set.from_flags((flags == CONSUMED) | (flags == DONE))
-  # DONE is what the state that was begun with had, whosever it was.
-  assigned = index_set.from_flags(flags < DONE) if has_share else None
-  return Run(epoch, epoch + 1, done, assigned)
-
-
-@functools.lru_cache(maxsize=4)  # A state may be asked for at every batch.
-def _json_of_packed(packed: bytes, has_share: bool) -> State:
-  flags = np.frombuffer(zlib.decompress(packed), np.uint8)
-  return run_of(0, flags, has_share).to_json()

@@ -7,17 +7,12 @@ is to do or leased, are kept compressed, those that are alike once; of those
 before `first_open` nothing is kept.
 """
 
-import base64
 from collections.abc import Iterable
 import dataclasses
 import json
-from typing import Any
 import zlib
 
-import numpy as np
-
 from antjax.shards import data_shard, index_set
-from antjax.shards.data_shard import DataShard
 from antjax.shards.epoch import (
   CONSUMED,
   DOING,
@@ -25,27 +20,22 @@ from antjax.shards.epoch import (
   Epoch,
   OTHER,
   Over,
-  run_of,
   SET_ASIDE,
   TODO,
 )
 from antjax.shards.ledger_spec import LedgerSpec
 from antjax.shards.ledger_state import Run, State
 
+_VERSION = 2
+
 
 @dataclasses.dataclass
 class SetAside:
-  """A shard that could not be read.
+  """A shard that could not be read."""
 
-  Attributes:
-    position: Its position in its epoch.
-    message: Why it could not be read.
-    bits: Bit set of its records that are consumed.
-  """
-
-  position: int
-  message: str
-  bits: int
+  position: int  # In its epoch.
+  message: str  # Why it could not be read.
+  bits: int  # Bit set of its records that are consumed.
 
 
 class Epochs:
@@ -57,6 +47,9 @@ class Epochs:
     next: The first epoch that has not begun.
     open: Epoch -> its shards, in order.
     set_aside: (epoch, shard index) -> why.
+    errors: (epoch, shard index) -> number of failed reads.
+    early: (epoch, shard index) -> worker whose lease a commit has ended, before
+      it said a word of that.
   """
 
   def __init__(self, spec: LedgerSpec, share: tuple[int, int] | None):
@@ -64,68 +57,54 @@ class Epochs:
     self.spec = spec
     self._share = share
     self.set_aside: dict[tuple[int, int], SetAside] = {}
+    self.errors: dict[tuple[int, int], int] = {}
+    self.early: dict[tuple[int, int], str] = {}
     self.first_open = self.next = 0
     self.open: dict[int, Epoch] = {}
     self._over: list[Over] = []  # In order.
 
   def load(self, first: int, runs: list[Run]) -> None:
-    """Makes the epochs what a state says of them.
-
-    Args:
-      first: All earlier epochs are done.
-      runs: The others that have begun.
-    """
+    """Begins with the runs of a state in which all before `first` is done."""
     self.first_open = self.next = first
-    self.open, self._over = {}, []
+    self.open, self._over, self.early = {}, [], {}
     for one in self.set_aside.values():
       one.bits = 0  # What was used of it since is lost with the model.
     for run in runs:
-      flags = self._flags(run)
-      if not (flags == TODO).any() and not self.spec.is_growing:
-        # All at once, without arrays.
-        self._over.append(Over.of(run.start, run.stop, flags))
-        self.next = run.stop
-        for key in [k for k in self.set_aside if run.start <= k[0] < run.stop]:
-          del self.set_aside[key]
-        continue
-      for number in range(run.start, run.stop):
-        self._begin(number, flags.copy())
-        self._set_done(number, flags == DONE, run.marks)
-        self.close_if_over(number)
+      self._begin(run)
     if self.spec.is_stream and not self.next:
-      self.close_if_over(self.begin_next())
-    self._advance()
+      self.begin_next()
 
-  def begin_next(self) -> int:
-    """Opens the next epoch and returns its number."""
-    number = self.next
-    self._begin(number, self._flags(Run(number, number + 1)))
-    return number
+  def begin_next(self) -> None:
+    """Opens the next epoch."""
+    self._begin(Run(self.next, self.next + 1))
 
-  def _begin(self, number: int, flags: np.ndarray) -> None:
-    for (other, _), one in self.set_aside.items():
-      if other == number:
-        flags[one.position] = SET_ASIDE
-    self.open[number] = self._new(number, bytearray(flags.tobytes()))
-    self.next = number + 1
-
-  def _flags(self, run: Run) -> np.ndarray:
-    """Returns what each position [S] of an epoch is that a state has so."""
-    size = self.spec.num_shards
-    flags = np.zeros(size, np.uint8)  # TODO.
-    flags[index_set.flags(run.done, size) != 0] = DONE
-    if self._share is None:
-      return flags
-    if run.assigned is None:  # Of all workers: this is where they share it.
+  def _begin(self, run: Run) -> None:
+    """Begins the next epochs, of which a state says so much."""
+    todo = run.remaining(self.spec.num_shards)
+    over = Over(run.start, run.stop, self.spec.num_shards, run.done)
+    if run.assigned is not None:
+      over.done = run.done & ~run.assigned
+      over.other = over.consumed & ~run.assigned
+    elif self._share is not None:  # Here all workers share what is left.
       worker, num_workers = self._share
-      todo = np.flatnonzero(flags == TODO)
-      flags[todo] = OTHER
-      flags[todo[worker::num_workers]] = TODO
-    else:
-      mine = index_set.flags(run.assigned, size) != 0
-      flags[mine & (flags == DONE)] = CONSUMED
-      flags[~mine & (flags == TODO)] = OTHER
-    return flags
+      every = todo
+      todo = index_set.bits(index_set.members(todo)[worker::num_workers])
+      over.other = every & ~todo
+    if not todo and not self.spec.is_growing:  # All at once, without arrays.
+      self._over.append(over)
+      self.next = run.stop
+      for key in [k for k in self.set_aside if run.start <= k[0] < run.stop]:
+        del self.set_aside[key]
+      self._advance()
+      return
+    for number in range(run.start, run.stop):
+      self.open[number] = epoch = self._new(number, over.flags(todo).tobytes())
+      self.next = number + 1
+      for (other, _), one in self.set_aside.items():
+        if other == number:
+          epoch.set(one.position, SET_ASIDE)
+      self._set_done(number, over.done, run.marks)
+      self.close_if_over(number)
 
   def grow(self, spec: LedgerSpec) -> None:
     """Takes over how a stream is now."""
@@ -146,9 +125,9 @@ class Epochs:
       if epoch.num[TODO]:
         return number
     while self.can_begin:
-      number = self.begin_next()
-      self.close_if_over(number)  # Where every shard of it is set aside.
-      if number in self.open:
+      number = self.next
+      self.begin_next()
+      if number in self.open:  # Else every shard of it is set aside.
         return number
     return None
 
@@ -158,7 +137,8 @@ class Epochs:
     if epoch is None or not epoch.is_over or self.spec.is_growing:
       return
     del self.open[number]
-    self._over.append(Over.of(number, number + 1, epoch.flags))
+    statuses = map(epoch.positions, (DONE, OTHER, SET_ASIDE))
+    self._over.append(Over(number, number + 1, epoch.size, *statuses))
     self._advance()
 
   def _advance(self) -> None:
@@ -168,18 +148,17 @@ class Epochs:
       last = joined[-1] if joined else None
       if (
         last is not None
-        and (last.stop, last.packed) == (over.start, over.packed)
-        and not over.num[SET_ASIDE]
+        and dataclasses.replace(last, start=over.start, stop=over.stop) == over
+        and not over.aside
       ):
         last.stop = over.stop
       else:
         joined.append(over)
-    # With static shares nobody says more of a shard than its own worker.
-    waits_for = CONSUMED if self._share is None else OTHER
     while (
       joined
       and joined[0].start == self.first_open
-      and not joined[0].num[waits_for]
+      # With static shares nobody says more of a shard than its own worker.
+      and not (joined[0].other if self._share else joined[0].consumed)
     ):
       self.first_open = joined.pop(0).stop
     self._over = joined
@@ -195,25 +174,13 @@ class Epochs:
     """Opens an epoch again that is over."""
     for over in self._between(number, number + 1):
       self._over.remove(over)
-      self.open[number] = epoch = self._new(number, over.status())
+      self.open[number] = epoch = self._new(number, over.flags().tobytes())
       epoch.cursor = epoch.size
     self.open = dict(sorted(self.open.items()))
 
-  def _set_done(
-    self, number: int, done: np.ndarray, marks: dict[int, int]
-  ) -> list[tuple[DataShard, str]]:
-    """Notes what a state says of an open epoch.
-
-    Args:
-      number: The epoch.
-      done: [S] Flags of the positions that are done.
-      marks: Position -> bit set of consumed records.
-
-    Returns:
-      (shard, worker) of the leases that ended so.
-    """
+  def _set_done(self, number: int, done: int, marks: dict[int, int]) -> None:
+    """Notes what a state says of an open epoch, see `ledger_state.Run`."""
     epoch = self.open[number]
-    done = done.copy()
     length = self.spec.shard_size
     tail = self.spec.num_records % length  # Of the last shard, if it is short.
     for position, bits in marks.items():
@@ -221,8 +188,9 @@ class Epochs:
       if count == length or (
         count == tail and self.is_full(number, epoch.index(position), bits)
       ):
-        done[position] = 1
-    ended = epoch.set_done(done)
+        done |= 1 << position
+    for index, worker in epoch.set_done(done):
+      self.early[number, index] = worker
     aside = {
       one.position: key
       for key, one in self.set_aside.items()
@@ -236,37 +204,21 @@ class Epochs:
         epoch.marks[position] = epoch.marks.get(position, 0) | bits
       elif epoch.status[position] == SET_ASIDE:
         self.set_aside[aside[position]].bits |= bits
-    return [
-      (self.spec.shard(number, index), worker) for index, worker in ended
-    ]
 
-  def commit(
-    self, first: int, runs: Iterable[Run]
-  ) -> list[tuple[DataShard, str]]:
-    """Notes what a state says; returns as `_set_done`.
-
-    Args:
-      first: All earlier epochs are done in it.
-      runs: The others.
-    """
-    size, ended = self.spec.num_shards, []
-    for run in (Run(0, first, (1 << size) - 1), *runs):
-      done = index_set.flags(run.done, size) != 0
-      for over in self._between(run.start, run.stop):
-        if run.marks or over.num[SET_ASIDE]:
-          # A shard in part may be done, if its parts are all of it.
-          for number in range(over.start, over.stop):
-            self._reopen(number)
-        else:
-          flags = np.frombuffer(over.status(), np.uint8)
-          flags[done] = DONE
-          self._over.remove(over)
-          self._over.append(Over.of(over.start, over.stop, flags))
+  def commit(self, first: int, runs: Iterable[Run]) -> None:
+    """Notes the runs of a checkpoint in which all before `first` is done."""
+    every = (1 << self.spec.num_shards) - 1
+    for run in (Run(0, first, every), *runs):
+      over = self._between(run.start, run.stop)
+      for one in over:
+        one.done |= run.done & ~one.aside
+      if run.marks:  # A shard in part may be done, if its parts are all of it.
+        for number in (n for one in over for n in range(one.start, one.stop)):
+          self._reopen(number)
       for number in [n for n in self.open if run.start <= n < run.stop]:
-        ended += self._set_done(number, done, run.marks)
+        self._set_done(number, run.done, run.marks)
         self.close_if_over(number)
     self._advance()
-    return ended
 
   def is_full(self, epoch: int, index: int, bits: int) -> bool:
     """Whether the records in `bits` are all that a shard has."""
@@ -275,22 +227,22 @@ class Epochs:
   def spend(self) -> None:
     """Makes all that is CONSUMED DONE."""
     for epoch in self.open.values():
-      epoch.set_done(epoch.flags == CONSUMED)
-    for i, over in enumerate(self._over):
-      flags = np.frombuffer(over.status(), np.uint8)
-      flags[flags == CONSUMED] = DONE
-      self._over[i] = Over.of(over.start, over.stop, flags)
+      epoch.set_done(epoch.positions(CONSUMED))
+    for over in self._over:
+      over.done |= over.consumed
     self._advance()
 
   def counts(self) -> dict[str, int]:
     """Returns how many shards of the epochs begun so far are what."""
-    parts = [(1, epoch.num) for epoch in self.open.values()]
-    parts += [(over.stop - over.start, over.num) for over in self._over]
     names = ('todo', 'doing', 'consumed', 'done', 'set_aside')
-    counts = {
-      name: sum(length * num[status] for length, num in parts)
-      for status, name in enumerate(names)
-    }
+    counts = dict.fromkeys(names, 0)
+    for epoch in self.open.values():
+      for name, num in zip(names, epoch.num):
+        counts[name] += num
+    for over in self._over:
+      kinds = (over.consumed, over.done, over.aside)
+      for name, positions in zip(names[CONSUMED:], kinds):
+        counts[name] += (over.stop - over.start) * positions.bit_count()
     aside = sum(number < self.first_open for number, _ in self.set_aside)
     counts['set_aside'] += aside
     counts['done'] += self.first_open * self.spec.num_shards - aside
@@ -311,8 +263,7 @@ class Epochs:
     count = 0
     for (number, index), one in list(self.set_aside.items()):
       if self.first_open <= number < self.next:
-        if number not in self.open:
-          self._reopen(number)
+        self._reopen(number)
         epoch = self.open[number]
         del self.set_aside[number, index]
         if one.bits:
@@ -322,31 +273,41 @@ class Epochs:
     return count
 
   def to_json(self) -> list[State]:
-    """Returns the runs of a state, see `ledger_state`."""
-    has_share = self._share is not None and self._share[1] > 1
-    runs = [over.to_json(has_share) for over in self._over]
-    for number, epoch in self.open.items():
-      run = run_of(number, epoch.flags, has_share)
-      run.marks = epoch.marks
-      runs.append(run.to_json())
-    return sorted(runs, key=lambda run: run['start'])
+    """Returns the runs of a state, see `ledger_state`.
 
-  def to_bytes(self, others: dict[str, Any]) -> bytes:
-    """Returns all of it with other fields, compressed."""
+    Of static shares what is DONE is not this worker's: it was so in the state
+    that was begun with.
+    """
+    has_share = self._share is not None and self._share[1] > 1
+    runs = []
+    for over in self._over:
+      mine = over.consumed if has_share else None
+      done = over.done | over.consumed
+      runs.append(Run(over.start, over.stop, done, mine))
+    for number, epoch in self.open.items():
+      mine = epoch.positions(TODO, DOING, CONSUMED) if has_share else None
+      done = epoch.positions(CONSUMED, DONE)
+      runs.append(Run(number, number + 1, done, mine, epoch.marks))
+    return [run.to_json() for run in sorted(runs, key=lambda run: run.start)]
+
+  def to_bytes(self) -> bytes:
+    """Returns all of it, leases included, compressed."""
     assert self._share is None, 'the state is enough for static shares'
     head = {
-      **others,
+      'version': _VERSION,
       'spec': dataclasses.asdict(self.spec),
       'first_open': self.first_open,
       'next': self.next,
       'over': [
-        [over.start, over.stop, base64.b64encode(over.packed).decode()]
+        [over.start, over.stop, *map(index_set.encode, (over.done, over.aside))]
         for over in self._over
       ],
       'set_aside': [
         [*key, one.position, one.message, index_set.encode(one.bits)]
         for key, one in self.set_aside.items()
       ],
+      'errors': [[*key, count] for key, count in self.errors.items()],
+      'early': [[*key, worker] for key, worker in self.early.items()],
       'epochs': [
         {'epoch': number, **epoch.stored()}
         for number, epoch in self.open.items()
@@ -358,44 +319,52 @@ class Epochs:
     return b''.join([*parts, stream.flush()])
 
   @classmethod
-  def from_bytes(cls, data: bytes) -> tuple['Epochs', dict[str, Any]]:
-    """Returns what `to_bytes` has stored, and all fields."""
+  def from_bytes(cls, data: bytes) -> 'Epochs':
+    """Makes what `to_bytes` has stored; ValueError: of another version."""
     text, _, arrays = zlib.decompress(data).partition(b'\n')
     fields = json.loads(text)
+    if fields['version'] not in (1, _VERSION):
+      raise ValueError(
+        f'Ledger: stored as version {fields["version"]}, needed: {_VERSION} or'
+        ' earlier.'
+      )
     result = cls(LedgerSpec(**fields['spec']), None)
     result.first_open, result.next = fields['first_open'], fields['next']
     for number, index, position, text, bits in fields['set_aside']:
       result.set_aside[number, index] = SetAside(
         position, text, index_set.decode(bits)
       )
-    for start, stop, *what in fields['over']:
-      result._over.append(Over.of(start, stop, result._stored_over(start, what)))
+    for start, stop, done, aside in fields['over']:
+      over = Over(start, stop, result.spec.num_shards)
+      if fields['version'] == 1:
+        result._read_version_1(over, done + aside)
+      else:
+        over.done, over.aside = map(index_set.decode, (done, aside))
+      result._over.append(over)
+    result.errors = {(e, i): count for e, i, count in fields['errors']}
+    result.early = {(e, i): worker for e, i, worker in fields['early']}
     at = 0
     for one in fields['epochs']:
-      status = bytearray(arrays[at : at + one['size']])
+      status = arrays[at : at + one['size']]
       result.open[one['epoch']] = epoch = result._new(one['epoch'], status)
       epoch.restore(one)
       at += one['size']
-    return result, fields
+    return result
 
-  def _stored_over(self, start: int, what: list[Any]) -> np.ndarray:
-    """Returns what each position [S] of stored epochs is that are over."""
-    if len(what) == 1:
-      packed = base64.b64decode(what[0])
-      return np.frombuffer(zlib.decompress(packed), np.uint8)
-    # Version 1 had only the numbers of shards DONE and SET_ASIDE. Where not all
-    # were DONE the next commit says which.
-    size = self.spec.num_shards
-    flags = np.full(size, DONE if sum(what) == size else CONSUMED, np.uint8)
-    for (number, _), one in self.set_aside.items():
-      if number == start:
-        flags[one.position] = SET_ASIDE
-    return flags
+  def _read_version_1(self, over: Over, num_done: int) -> None:
+    """Completes epochs that are over, stored as numbers of shards only.
 
-  def _new(self, number: int, status: bytearray) -> Epoch:
+    Where not all were DONE or SET_ASIDE the next commit says which are.
+    """
+    aside = [
+      s.position for key, s in self.set_aside.items() if key[0] == over.start
+    ]
+    over.aside = index_set.bits(aside)
+    if num_done == over.size:
+      over.done = over.consumed
+
+  def _new(self, number: int, status: bytes) -> Epoch:
     if self.spec.is_stream:
       return Epoch(status, None)
     shards, seed = self.spec.num_shards, self.spec.seed
-    return Epoch(
-      status, lambda: data_shard.shard_order(shards, seed, number)
-    )
+    return Epoch(status, lambda: data_shard.shard_order(shards, seed, number))

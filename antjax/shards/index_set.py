@@ -10,23 +10,25 @@ order 1.6 kB instead of 2.5 MB.
 import base64
 import binascii
 from collections.abc import Iterable
+import functools
 import re
 import zlib
 
 import numpy as np
 
 _HEX = re.compile('[0-9a-f]+')
-_SHORT = 64  # Characters of hexadecimal that are not worth compressing.
+_SHORT = 256  # Bits that are not worth compressing.
 _MAX_BITS = 1 << 32
 
 
 def bits(members: Iterable[int]) -> int:
   """Returns a set of small numbers as an int with those bits set."""
-  array = np.fromiter(members, np.int64)
-  if not array.size:
+  if not isinstance(members, np.ndarray):
+    members = np.fromiter(members, np.int64)
+  if not members.size:
     return 0
-  flags = np.zeros(int(array.max()) + 1, np.uint8)
-  flags[array] = 1
+  flags = np.zeros(int(members.max()) + 1, np.uint8)
+  flags[members] = 1
   return from_flags(flags)
 
 
@@ -51,16 +53,14 @@ def from_flags(flags: np.ndarray) -> int:
 
 def encode(bitset: int) -> str:
   """Returns a set as text."""
+  return f'{bitset:x}' if bitset.bit_length() <= _SHORT else _encoded(bitset)
+
+
+@functools.lru_cache(maxsize=8)  # A state may be asked for at every batch.
+def _encoded(bitset: int) -> str:
   text = f'{bitset:x}'
-  if len(text) <= _SHORT:
-    return text
   packed = base64.b64encode(zlib.compress(_raw(bitset))).decode()
   return f'z{packed}' if len(packed) < len(text) else text
-
-
-def encode_flags(flags: np.ndarray) -> str:
-  """Returns the set {i: flags[i]} as text."""
-  return encode(from_flags(flags))
 
 
 def decode(text: str, max_bits: int = _MAX_BITS) -> int:
@@ -82,11 +82,6 @@ def decode(text: str, max_bits: int = _MAX_BITS) -> int:
   if result.bit_length() > max_bits:
     raise ValueError(f'a set has members >= {max_bits}')
   return result
-
-
-def decode_flags(text: str, size: int) -> np.ndarray:
-  """Reads a set as flags [size] of uint8; raises ValueError as `decode`."""
-  return flags(decode(text, size), size)
 
 
 def _raw(bitset: int) -> bytes:

@@ -32,8 +32,7 @@ from antjax.shards.ledger_state import Run, State
 MAX_SET_ASIDE = 10_000
 MAX_MESSAGE = 500  # Characters kept of an error's text.
 _MAX_ERRORS = 100_000  # Shards whose errors are counted.
-_VERSION = 2
-_READ_VERSIONS = (1, 2)
+_NOBODY = ('', -1)
 
 Outcome = Literal['LEASED', 'WAIT', 'FINISHED']
 
@@ -46,9 +45,8 @@ class Ledger:
   that could not be read is tried again at the end of its epoch; one that is set
   aside stays so in this epoch, until an operator retries it.
 
-  Attributes:
-    num_spent: Shards that are DONE though nobody consumed them whole; only
-      where they are leased at most once.
+  What a worker says of a shard raises ValueError unless it holds the shard, and
+  does nothing where a commit has said it before.
   """
 
   def __init__(self, spec: LedgerSpec, share: tuple[int, int] | None = None):
@@ -63,12 +61,8 @@ class Ledger:
     """
     if share is not None:
       _check_share(spec, *share)
-    self.num_spent = 0
     self._share = share
     self._epochs = Epochs(spec, share)
-    self._errors: dict[tuple[int, int], int] = {}
-    # Leases that a checkpoint ended, before the worker said a word of them.
-    self._early: dict[tuple[int, int], str] = {}
     if spec.is_stream:
       self._epochs.begin_next()
 
@@ -76,11 +70,6 @@ class Ledger:
   def spec(self) -> LedgerSpec:
     """What is leased; of a stream: as it is now."""
     return self._epochs.spec
-
-  @property
-  def is_closed(self) -> bool:
-    """Whether a stream has ended."""
-    return self.spec.is_closed
 
   @property
   def first_open_epoch(self) -> int:
@@ -115,9 +104,8 @@ class Ledger:
   def outcome(self) -> Outcome:
     """Says what a lease would give.
 
-    Returns:
-      'LEASED': a shard. 'WAIT': nothing now, but a leased shard may come back,
-      or the stream grow. 'FINISHED': nothing any more.
+    'LEASED': a shard. 'WAIT': nothing now, but a leased shard may come back, or
+    the stream grow. 'FINISHED': nothing any more.
     """
     epochs = self._epochs.open.values()
     if any(epoch.num[TODO] for epoch in epochs) or self._epochs.can_begin:
@@ -126,9 +114,13 @@ class Ledger:
       return 'WAIT'
     return 'FINISHED'
 
-  def check_held(self, worker: str, shard: DataShard, bits: int = 0) -> None:
-    """Raises ValueError unless the worker holds the shard, with these bits."""
-    self._find('check_held', worker, shard, bits)
+  def check_held(self, worker: str, shard: DataShard, bits: int = 0) -> int:
+    """Checks a lease; returns the bit set of what is consumed of the shard."""
+    epoch = self._find('check_held', worker, shard, bits)
+    if epoch is None:
+      return (1 << len(shard)) - 1
+    _, position = epoch.held[shard.index]
+    return epoch.marks.get(position, 0)
 
   def check_failures(self, count: int) -> None:
     """Raises ValueError where that many shards more cannot be set aside."""
@@ -139,72 +131,43 @@ class Ledger:
         f' at most {MAX_SET_ASIDE}: repair the data set.'
       )
 
-  def consumed(self, worker: str, shard: DataShard) -> int:
-    """Returns the bit set of consumed records of a shard that a worker holds.
-
-    Raises:
-      ValueError: The worker does not hold the shard.
-    """
-    epoch = self._find('consumed', worker, shard)
-    if epoch is None:
-      return (1 << len(shard)) - 1
-    return epoch.marks.get(epoch.held[shard.index].position, 0)
-
   def consume(self, worker: str, shard: DataShard) -> None:
-    """Notes that all records of a leased shard are consumed.
-
-    This and what follows do nothing where a commit has said it before.
-
-    Raises:
-      ValueError: The worker does not hold the shard.
-    """
+    """Notes that all records of a leased shard are consumed."""
     epoch = self._find('consume', worker, shard)
     if epoch is not None:
       epoch.marks.pop(epoch.drop(shard.index, CONSUMED), None)
       self._epochs.close_if_over(shard.epoch)
 
   def progress(self, worker: str, shard: DataShard, bits: int) -> None:
-    """Notes which records of a leased shard are consumed.
-
-    Raises:
-      ValueError: The worker does not hold the shard, or it has fewer records.
-    """
+    """Notes which records of a leased shard are consumed."""
     epoch = self._find('progress', worker, shard, bits)
     if epoch is not None and bits:
-      position = epoch.held[shard.index].position
+      _, position = epoch.held[shard.index]
       epoch.marks[position] = epoch.marks.get(position, 0) | bits
 
   def give_back(self, worker: str, shard: DataShard, bits: int = 0) -> None:
-    """Gives a leased shard back; its records not in `bits` are the next to do.
-
-    Raises:
-      ValueError: As `progress`.
-    """
+    """Gives a leased shard back: the next to do, less the records in `bits`."""
     self.progress(worker, shard, bits)
     if self._find('give_back', worker, shard) is not None:
       self._return(shard.epoch, shard.index)
       self._epochs.close_if_over(shard.epoch)
 
   def fail(self, worker: str, shard: DataShard, message: str) -> bool:
-    """Gives a leased shard back that could not be read.
+    """Gives a leased shard back that could not be read; see `check_failures`.
 
     Returns:
       Whether it is set aside: it failed too often.
-
-    Raises:
-      ValueError: The worker does not hold the shard, or MAX_SET_ASIDE shards
-        are set aside.
     """
     epoch = self._find('fail', worker, shard)
     if epoch is None:
       return False
     self.check_failures(1)
-    key = (shard.epoch, shard.index)
-    count = self._errors.pop(key, 0) + 1
+    key, errors = (shard.epoch, shard.index), self._epochs.errors
+    count = errors.pop(key, 0) + 1
     if count < self.spec.max_data_errors and not self.spec.at_most_once:
-      if len(self._errors) >= _MAX_ERRORS:
-        del self._errors[next(iter(self._errors))]
-      self._errors[key] = count
+      if len(errors) >= _MAX_ERRORS:
+        del errors[next(iter(errors))]
+      errors[key] = count
       epoch.failed.append((epoch.drop(shard.index, TODO), shard.index))
       return False
     position = epoch.drop(shard.index, SET_ASIDE)
@@ -215,27 +178,21 @@ class Ledger:
     return True
 
   def release(self, workers: Collection[str] | None = None) -> int:
-    """Gives back all shards of workers that are gone, or of all workers.
-
-    Returns:
-      Number of shards.
-    """
+    """Gives back all shards of these workers, or of all; returns how many."""
     count = 0
     for number, epoch in list(self._epochs.open.items()):
       gone = [
         index
-        for index, held in epoch.held.items()
-        if workers is None or held.worker in workers
+        for index, (worker, _) in epoch.held.items()
+        if workers is None or worker in workers
       ]
       for index in gone:
         self._return(number, index)
       count += len(gone)
       self._epochs.close_if_over(number)
-    self._early = {
-      key: worker
-      for key, worker in self._early.items()
-      if workers is not None and worker not in workers
-    }
+    early = self._epochs.early
+    for key in [k for k in early if workers is None or early[k] in workers]:
+      del early[key]
     return count
 
   # --- Checkpoints. -----------------------------------------------------------
@@ -263,33 +220,28 @@ class Ledger:
       ValueError: The state is malformed, of another data set, or of one worker
         of several. Then nothing changes.
     """
-    first, runs, num_records = 0, list[Run](), self.spec.num_records
-    size = self.spec.num_shards
+    first, runs, spec = 0, list[Run](), self.spec
     if state is not None:
-      runs = self.spec.read(state, self._share)
-      first = state['first_epoch']
-      if self.spec.is_growing:  # The state may know of more records.
-        size = max(size, state['num_records'] // self.spec.shard_size)
-        num_records = max(num_records, state['num_records'])
-      _check_size(runs, size)
+      runs, first = spec.read(state, self._share), state['first_epoch']
+      if spec.is_growing and state['num_records'] > spec.num_records:
+        spec = spec.grown(state['num_records'], False)
+      _check_size(runs, spec.num_shards)
     stop = max([first, *(run.stop for run in runs)])
-    if self.spec.at_most_once:
-      self.spec.check_open(stop - self._epochs.next)
-    else:
-      self.spec.check_open(
-        sum(run.length for run in runs if run.remaining(size))
-      )
-    if num_records > self.spec.num_records:
-      self._epochs.grow(self.spec.grown(num_records, False))
-    if self.spec.at_most_once:
+    num_open = stop - self._epochs.next
+    if not spec.at_most_once:
+      size = spec.num_shards
+      num_open = sum(run.length for run in runs if run.remaining(size))
+    spec.check_open(num_open)
+    if spec is not self.spec:
+      self._epochs.grow(spec)
+    if spec.at_most_once:
       self.release()
       self._epochs.spend()
       while self._epochs.next < stop:
         self._epochs.begin_next()
-      self._note_done(self._epochs.commit(first, runs))
-      return
-    self._early = {}
-    self._epochs.load(first, runs)
+      self._epochs.commit(first, runs)
+    else:
+      self._epochs.load(first, runs)
 
   def commit(self, state: State) -> None:
     """Notes that a checkpoint with this state is committed.
@@ -298,7 +250,7 @@ class Ledger:
       ValueError: As `begin`, or the state has epochs that have not begun.
     """
     runs = self.check_commit(state)
-    self._note_done(self._epochs.commit(state['first_epoch'], runs))
+    self._epochs.commit(state['first_epoch'], runs)
 
   def check_commit(self, state: State) -> list[Run]:
     """Reads a state for `commit`; raises ValueError as that does."""
@@ -318,11 +270,7 @@ class Ledger:
   # --- What people do and see. ------------------------------------------------
 
   def extend(self, num_records: int, is_closed: bool) -> None:
-    """Notes that a stream has grown, or has ended.
-
-    Raises:
-      ValueError: It is no stream, shrinks, or grows after its end.
-    """
+    """Notes that a stream has grown, or has ended; see `LedgerSpec.grown`."""
     self._epochs.grow(self.spec.grown(num_records, is_closed))
 
   def change_limits(self, num_epochs: int | None, max_data_errors: int) -> None:
@@ -355,48 +303,22 @@ class Ledger:
     ]
 
   def retry_set_aside(self) -> int:
-    """Makes shards that are set aside to do again, of epochs still open.
-
-    Returns:
-      Number of shards.
-    """
+    """Makes shards to do again that are set aside; returns how many."""
     return self._epochs.retry_set_aside()
 
   # --- Storage. ---------------------------------------------------------------
 
   def to_bytes(self) -> bytes:
     """Returns all of a ledger without shares, leases included, compressed."""
-    head = {
-      'version': _VERSION,
-      'num_spent': self.num_spent,
-      'errors': [[*key, count] for key, count in self._errors.items()],
-      'early': [[*key, worker] for key, worker in self._early.items()],
-    }
-    return self._epochs.to_bytes(head)
+    return self._epochs.to_bytes()
 
   @classmethod
   def from_bytes(cls, data: bytes) -> 'Ledger':
-    """Makes a ledger from what `to_bytes` returned.
-
-    Raises:
-      ValueError: It is of another version.
-    """
-    epochs, head = Epochs.from_bytes(data)
-    if head['version'] not in _READ_VERSIONS:
-      raise ValueError(
-        f'Ledger: stored as version {head["version"]}, needed:'
-        f' {_VERSION} or earlier.'
-      )
+    """Makes a ledger from what `to_bytes` returned, now or in version 1."""
+    epochs = Epochs.from_bytes(data)
     ledger = cls(epochs.spec)
     ledger._epochs = epochs
-    ledger.num_spent = head['num_spent']
-    ledger._errors = {(e, i): count for e, i, count in head['errors']}
-    ledger._early = {(e, i): worker for e, i, worker in head['early']}
     return ledger
-
-  def _note_done(self, ended: list[tuple[DataShard, str]]) -> None:
-    for shard, worker in ended:
-      self._early[shard.epoch, shard.index] = worker
 
   def _find(
     self, call: str, worker: str, shard: DataShard, bits: int = 0
@@ -406,12 +328,12 @@ class Ledger:
       raise ValueError(f'{call}(): {shard} is not a shard of the data set.')
     if bits and (bits < 0 or bits.bit_length() > len(shard)):
       raise ValueError(f'{call}(): {shard} does not have so many records.')
-    if self._early and self._early.get((shard.epoch, shard.index)) == worker:
+    if self._epochs.early.get((shard.epoch, shard.index)) == worker:
       return None
     epoch = self._epochs.open.get(shard.epoch)
-    held = epoch.held.get(shard.index) if epoch is not None else None
-    if held is None or held.worker != worker:
-      what = 'not leased' if held is None else f'leased to {held.worker!r}'
+    holder, _ = epoch.held.get(shard.index, _NOBODY) if epoch else _NOBODY
+    if epoch is None or holder != worker:
+      what = f'leased to {holder!r}' if holder else 'not leased'
       raise ValueError(
         f'{call}() by {worker!r}: {shard} is {what}; lease it first.'
       )
@@ -420,14 +342,13 @@ class Ledger:
   def _return(self, number: int, index: int) -> None:
     """Ends a lease whose shard may be to do again."""
     epoch = self._epochs.open[number]
-    position = epoch.held[index].position
+    _, position = epoch.held[index]
     if self._epochs.is_full(number, index, epoch.marks.get(position, 0)):
       epoch.drop(index, CONSUMED)
       del epoch.marks[position]
     elif self.spec.at_most_once:
       epoch.drop(index, DONE)
       epoch.marks.pop(position, None)
-      self.num_spent += 1
     else:
       epoch.put_back(epoch.drop(index, TODO), index)
 

@@ -74,10 +74,9 @@ class LocalLedgerClient:
   """A ledger in this process, for one process or P that do not communicate.
 
   Process p of P serves every P-th shard that is to do, in the same seeded
-  global shuffle, so that together they read each record once an epoch. The
-  shares are fixed: a slow process is not helped by a fast one (that takes a
-  shared ledger). Their P states are united by `merge`, and any number of
-  processes continues from the result.
+  global shuffle, so that together they read each record once an epoch. A slow
+  process is not helped by a fast one: that takes a coordinator. The P states
+  are united by `merge`, and any number of processes continues from the result.
 
   It cannot be pickled or copied: two copies would lease the same shards. So
   grain's `mp_prefetch`, which sends the data set to worker processes, is
@@ -124,7 +123,7 @@ class LocalLedgerClient:
   def unconsumed(self, shard: DataShard) -> np.ndarray:
     """See `LedgerClient`."""
     order = self._ledger.spec.record_order(shard)
-    bits = self._ledger.consumed(self._name, shard)
+    bits = self._ledger.check_held(self._name, shard)
     if not bits:
       return order
     flags = index_set.flags(bits, len(shard))
@@ -141,7 +140,7 @@ class LocalLedgerClient:
     if offsets.min() < 0 or offsets.max() >= len(shard):
       raise ValueError(f'mark(): {records} are not all in {shard}.')
     bits = index_set.bits(offsets)
-    before = self._ledger.consumed(self._name, shard)
+    before = self._ledger.check_held(self._name, shard)
     if before & bits or bits.bit_count() < offsets.size:
       raise ValueError(
         f'mark(): some of {records} of {shard} are marked already.'

@@ -133,7 +133,7 @@ class LedgerSpec:
     theirs = state['share']
     if theirs is not None and theirs[1] > 1:
       worker, num_workers = theirs
-      if (worker, num_workers) != share or ledger_state.is_dynamic(state):
+      if (worker, num_workers) != share or state.get('dynamic'):
         mine = f'worker {share[0]} of {share[1]}' if share else 'all workers'
         raise ValueError(
           f'The state of worker {worker} of {num_workers} was given to the'

@@ -104,7 +104,9 @@ def read(state: Any) -> list[Run]:
       run = _read_run(fields, shards, state['shard_size'])
       if run.start != expected or run.stop <= run.start:
         raise ValueError(f'epoch {expected} is missing')
-      if run.assigned is None and _is_own_share(state):
+      if not _is_own_share(state):
+        run.assigned = None
+      elif run.assigned is None:
         raise ValueError(f'epoch {expected} does not say what is assigned')
       expected = run.stop
       runs.append(run)
@@ -136,20 +138,12 @@ def _check_whole(name: str, value: Any, low: int = 0) -> None:
     raise ValueError(f'{name} {value!r} is no whole number >= {low}')
 
 
-def is_dynamic(state: State) -> bool:
-  """Whether the state is of a worker that leases from a shared ledger."""
-  return bool(state.get('dynamic'))
-
-
-def is_stream(state: State) -> bool:
-  """Whether the data set grows."""
-  return bool(state.get('is_stream'))
-
-
 def check_same_data(states: Sequence[State]) -> None:
   """Raises ValueError unless all states are of one data set."""
   names = [*_IDENTITY, 'is_stream']
-  if all(map(is_stream, states)):  # Each saw it at another length.
+  if all(
+    state.get('is_stream') for state in states
+  ):  # Each saw it at another length.
     names.remove('num_records')
   first = states[0]
   for state in states:
@@ -180,7 +174,7 @@ def merge(states: Sequence[State]) -> State:
     raise ValueError('merge() needs the state of at least one worker.')
   parts = [read(state) for state in states]
   check_same_data(states)
-  if len({is_dynamic(state) for state in states}) > 1:
+  if len({bool(state.get('dynamic')) for state in states}) > 1:
     raise ValueError(
       'merge(): some states are of workers that share one ledger, and some of'
       ' workers with a share of their own; give states of one run.'
@@ -199,7 +193,7 @@ def merge(states: Sequence[State]) -> State:
     **{name: states[0][name] for name in (*_IDENTITY, 'num_epochs')},
     'share': None,
   }
-  if is_stream(states[0]):
+  if states[0].get('is_stream'):
     sizes = [state['num_records'] for state in states]
     merged |= {'is_stream': True, 'num_records': max(sizes)}
   else:  # An epoch of a stream may still grow.
@@ -230,11 +224,13 @@ def unmark(state: State, record_keys: Iterable[int]) -> State:
   first = min([state['first_epoch'], *by_epoch])
   if first < state['first_epoch']:
     assigned = 0 if _is_own_share(state) else None
-    runs.insert(0, Run(first, state['first_epoch'], (1 << shards) - 1, assigned))
+    runs.insert(
+      0, Run(first, state['first_epoch'], (1 << shards) - 1, assigned)
+    )
   for epoch, indices in by_epoch.items():
     run = _cut_out(runs, epoch)
     places = None
-    if not is_stream(state):
+    if not state.get('is_stream'):
       places = data_shard.shard_positions(shards, state['seed'], epoch)
     for index in indices:
       shard, offset = divmod(index, shard_size)
@@ -272,7 +268,7 @@ def _unmark_in_run(run: Run, position: int, offset: int, length: int) -> bool:
 def _is_own_share(state: State) -> bool:
   """Whether the state is of a worker whose shards are its own."""
   share = state['share']
-  return share is not None and share[1] > 1 and not is_dynamic(state)
+  return share is not None and share[1] > 1 and not state.get('dynamic')
 
 
 def _check_shares(shares: Sequence[Sequence[int] | None]) -> None:

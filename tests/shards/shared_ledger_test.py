@@ -5,13 +5,13 @@ import json
 import time
 import tracemalloc
 
+from antjax.shards.shared_ledger import LedgerSpec, MAX_SET_ASIDE, SharedLedger
 import numpy as np
 import pytest
 
 from antjax.shards import data_shard, index_set, ledger_state
 from antjax.shards.data_shard import DataShard, ShardLedger
 from antjax.shards.ledger_client import LocalLedgerClient
-from antjax.shards.shared_ledger import LedgerSpec, MAX_SET_ASIDE, SharedLedger
 from tests.shards.shared_ledger_machine_test import state_of
 
 
