@@ -13,7 +13,10 @@ import jax
 import numpy as np
 import pytest
 
-from antjax.metrics import streaming as metrics
+from antjax.metrics import means as metrics
+from antjax.metrics import ranking
+from antjax.metrics.merge import merge_across_processes
+from antjax.metrics.metric import Metric
 
 pytestmark = pytest.mark.multiprocess
 
@@ -21,14 +24,14 @@ _TIMEOUT_S = 60
 _ROOT = pathlib.Path(__file__).parents[2]
 
 
-def _new_metrics() -> dict[str, metrics.Metric]:
+def _new_metrics() -> dict[str, Metric]:
   return {
     'rmse': metrics.RMSE(),
     'mae': metrics.MAE(),
     'log_loss': metrics.LogLoss(from_logits=True),
-    'auc': metrics.AUC(),
-    'gauc': metrics.GAUC(),
-    'ndcg': metrics.NDCG(3),
+    'auc': ranking.AUC(),
+    'gauc': ranking.GAUC(),
+    'ndcg': ranking.NDCG(3),
   }
 
 
@@ -91,10 +94,10 @@ def _worker(port: str, process: str, rows: str) -> None:
   local = _new_metrics()
   for metric in local.values():
     metric.update(**{k: np.asarray(v) for k, v in json.loads(rows).items()})
-  merged = metrics.merge_across_processes(local)
+  merged = merge_across_processes(local)
   values = json.dumps({name: m.compute() for name, m in merged.items()})
   try:
-    metrics.merge_across_processes({f'mae{process}': metrics.MAE()})
+    merge_across_processes({f'mae{process}': metrics.MAE()})
     error = 'no error'
   except ValueError as e:
     error = str(e)

@@ -3,21 +3,21 @@
 """What launch/train_gmeta.py compares: the meta-learner and its references."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TYPE_CHECKING
+import functools
+from typing import Any, NamedTuple
 
 from absl import logging
 import jax
 
 from antjax.jobs import auto_paro
+from antjax.jobs.gmeta.config import Config
 from antjax.jobs.gmeta.tasks import Stage, Tasks
 from antjax.mesh.paro import PaRO
 from antjax.meta import algorithms, evaluate, maml, meta_loss
 from antjax.meta.recommender import Recommender
+from antjax.metrics.means import LogLoss
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
-
-if TYPE_CHECKING:
-  from antjax.jobs.gmeta.train import Config
 
 META = 'meta-learned'
 JOINT = 'joint'
@@ -26,6 +26,7 @@ PER_TASK = 'per-task'
 # Inner rates that the per-task reference chooses from.
 _PER_TASK_RATES = (0.03, 0.1, 0.3, 1.0)
 _PER_TASK_STEPS = 50
+_LOG_LOSS = functools.partial(LogLoss, from_logits=True)
 _STILL = maml.InnerLoop(num_steps=0)
 
 
@@ -40,7 +41,7 @@ class Method(NamedTuple):
 class Methods:
   """Trains the methods of one run."""
 
-  def __init__(self, config: 'Config', recommender: Recommender, tasks: Tasks):
+  def __init__(self, config: Config, recommender: Recommender, tasks: Tasks):
     """Chooses the PaRO code; nothing is trained yet."""
     self._config = config
     self._recommender = recommender
@@ -94,7 +95,7 @@ class Methods:
       # The rate of the rows falls with this model's steps, too.
       recommender = recommender.at_table_rate(
         config.optimizer.schedule(
-          config.model.table_learning_rate, config.joint_steps
+          config.joint_steps, config.model.table_learning_rate
         )
       )
     loss_fn = meta_loss.joint_loss_fn(recommender.task_model)
@@ -134,7 +135,7 @@ class Methods:
     """Returns the inner loop that does best on held-out training tasks."""
     errors: dict[str, Any] = {'column': 'median'}
     if self._tasks.kind == 'click':
-      errors = {'column': 'logit', 'make_metric': evaluate.LogLoss}
+      errors = {'column': 'logit', 'make_metric': _LOG_LOSS}
 
     def evaluate_fn(predict: Callable[..., Any], metrics: Any) -> Any:
       batches = self._tasks.validation(with_rows='all' in adapt)
