@@ -48,9 +48,9 @@ from antjax.data.records import ArrayRecordSource
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.service_ledger import ServiceLedgerClient
-from antjax.shards.ledger_spec import LedgerSpec
 from antjax.shards.dataset import LeasedDataset
 from antjax.shards.ledger_client import LocalLedgerClient
+from antjax.shards.ledger_spec import LedgerSpec
 from benchmarks import coordinator_sides
 
 _RECORDS = flags.DEFINE_integer('num_records', 200_000, 'In the file.', 1)

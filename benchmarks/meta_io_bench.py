@@ -49,8 +49,8 @@ from antjax.data import (
 )
 from antjax.meta import episodes, meta_io
 from antjax.shards import dataset, record_source
-from antjax.shards.ledger_spec import LedgerSpec
 from antjax.shards.ledger_client import LocalLedgerClient
+from antjax.shards.ledger_spec import LedgerSpec
 
 _DATA = flags.DEFINE_string(
   'folder', 'data/ml-1m-time', 'MovieLens-1M, prepared in time.'

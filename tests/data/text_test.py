@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from antjax.data import shakespeare, text
-from antjax.shards.ledger_spec import LedgerSpec
 from antjax.shards.dataset import LeasedDataset, merge_states
 from antjax.shards.ledger_client import LocalLedgerClient
+from antjax.shards.ledger_spec import LedgerSpec
 
 
 class Documents:

@@ -14,9 +14,9 @@ import pytest
 
 from antjax.elastic.client import StaleError
 from antjax.elastic.worker import Agent
-from antjax.shards.ledger_spec import LedgerSpec
 from antjax.shards.dataset import LeasedDataset, merge_states
 from antjax.shards.ledger_client import LocalLedgerClient
+from antjax.shards.ledger_spec import LedgerSpec
 from tests.elastic.jobs_server import JobsServer
 from tests.elastic.lockstep_workers import (
   assert_each,

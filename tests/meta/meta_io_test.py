@@ -14,8 +14,8 @@ from antjax.data.records import Field
 from antjax.meta import episodes, meta_io
 from antjax.meta.episodes import Bucket, EpisodeConfig
 from antjax.shards import dataset
-from antjax.shards.ledger_spec import LedgerSpec
 from antjax.shards.ledger_client import LocalLedgerClient
+from antjax.shards.ledger_spec import LedgerSpec
 
 CONFIG = EpisodeConfig(
   buckets=(Bucket(4, 2), Bucket(8, 2)),

@@ -5,9 +5,9 @@
 import numpy as np
 import pytest
 
-from antjax.shards.ledger_spec import LedgerSpec
 from antjax.shards.dataset import LeasedDataset, merge_states
 from antjax.shards.ledger_client import LocalLedgerClient
+from antjax.shards.ledger_spec import LedgerSpec
 from antjax.train.elastic import Plan
 from tests.train.elastic_control import (
   Control,
