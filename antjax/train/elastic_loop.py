@@ -44,8 +44,9 @@ def fit(
   batches: Iterable[PyTree],
   num_steps: int,
   options: FitOptions,
+  clock: Callable[[], float] = time.perf_counter,
 ) -> TrainState:
-  """See `Trainer.fit`."""
+  """See `Trainer.fit`; `clock` gives seconds."""
   assert options.elastic is not None
   if options.num_micro_batches_fn is not None:
     raise ValueError(
@@ -76,7 +77,7 @@ def fit(
   trainer.elastic_step()  # Says at once what cannot be.
   iterator = iter(batches)
   with loop.opened(trainer, state, iterator, options) as (saver, state):
-    run = _Run(trainer, options.elastic, iterator, saver, options)
+    run = _Run(trainer, options.elastic, iterator, saver, options, clock)
     return run.train(state, num_steps)
 
 
@@ -102,12 +103,13 @@ class _Run:
     iterator: Iterator[PyTree],
     saver: Checkpointer | None,
     options: FitOptions,
+    clock: Callable[[], float],
   ):
     self._trainer, self._elastic = trainer, elastic
     self._saver, self._options = saver, options
     self._step = trainer.elastic_step()
     self._input = _Input(iterator, getattr(elastic, 'may_get_more', None))
-    self._timer = StepTimer(time.perf_counter)
+    self._timer = StepTimer(clock)
     self._reporter = loop.Reporter(options)
     self._plan = Plan()  # In use; equal on all processes.
     self._newest = Plan()  # That this process last said it has.
