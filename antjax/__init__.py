@@ -7,6 +7,7 @@ a host without JAX can run the coordinator.
 """
 
 import importlib
+import importlib.metadata
 from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -66,9 +67,19 @@ __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
+  if name == '__version__':
+    return _version()
   if name in _HOMES:
     return getattr(importlib.import_module(f'antjax.{_HOMES[name]}'), name)
   raise AttributeError(f'module antjax has no attribute {name!r}')
+
+
+def _version() -> str:
+  """The installed package's version; 'checkout' where it is not installed."""
+  try:
+    return importlib.metadata.version('antjax')
+  except importlib.metadata.PackageNotFoundError:
+    return 'checkout'
 
 
 def __dir__() -> list[str]:

@@ -102,10 +102,14 @@ def third_party_violations(root: pathlib.Path) -> list[str]:
 
 
 def environment_violations(root: pathlib.Path) -> list[str]:
-  """Uses of environment variables in the library: its callers pass values."""
+  """Uses of environment variables in the library: its callers pass values.
+
+  `Agent.from_env` alone reads them for a program without a job of antjax.
+  """
   found = []
   for path in (root / 'antjax').rglob('*.py'):
-    if path.relative_to(root).parts[1] == 'jobs':
+    parts = path.relative_to(root).parts
+    if parts[1] == 'jobs' or parts[1:] == ('elastic', 'worker.py'):
       continue
     for node in ast.walk(ast.parse(path.read_text())):
       names = []
