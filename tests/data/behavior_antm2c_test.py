@@ -9,11 +9,11 @@ import pytest
 
 from antjax.data import behavior_antm2c, behavior_data, output_folder
 from antjax.data import engine as engine_lib
-from antjax.data.antm2c_columns import Antm2cConfig
+from antjax.data.antm2c import Antm2cConfig
 from antjax.data.behavior_examples import ExampleConfig
 from antjax.data.behavior_text import Normalizer, Splitter
 from tests.data import antm2c_fixture, behavior_fixture
-from tests.data.antm2c_reader_test import seconds
+from tests.data.antm2c_test import seconds
 
 # The first split of two that are in use: its last moments are midnights.
 _SPLIT = ExampleConfig(

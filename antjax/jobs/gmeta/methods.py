@@ -16,7 +16,7 @@ from antjax.jobs.gmeta.config import Config
 from antjax.jobs.gmeta.tasks import MODELS, Tasks
 from antjax.meta import algorithms, episodes, evaluate, maml, meta_loss
 from antjax.meta.recommender import Recommender
-from antjax.metrics.streaming import LogLoss
+from antjax.metrics.means import LogLoss
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
 

@@ -36,7 +36,7 @@ from antjax.jobs.lm import report as lm_report
 from antjax.jobs.lm.config import Config
 from antjax.lm import cost, generate, transformer
 from antjax.lm import tokenizer as tokenizer_lib
-from antjax.metrics import streaming as metrics
+from antjax.metrics import means as metrics
 from antjax.train import checkpoint, warm_start
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
