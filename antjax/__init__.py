@@ -68,18 +68,10 @@ __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 def __getattr__(name: str) -> Any:
   if name == '__version__':
-    return _version()
+    return importlib.metadata.version('antjax')
   if name in _HOMES:
     return getattr(importlib.import_module(f'antjax.{_HOMES[name]}'), name)
   raise AttributeError(f'module antjax has no attribute {name!r}')
-
-
-def _version() -> str:
-  """The installed package's version; 'checkout' where it is not installed."""
-  try:
-    return importlib.metadata.version('antjax')
-  except importlib.metadata.PackageNotFoundError:
-    return 'checkout'
 
 
 def __dir__() -> list[str]:

@@ -94,18 +94,13 @@ _OVER_BUDGET = {
   'tests': 50_500,
 }
 _CIRCLES = {
-  'antjax/jobs/bahe': 6,
-  'antjax/jobs/clicks': 5,
-  'antjax/jobs/gmeta': 3,
-  'antjax/jobs/llm_rec': 7,
-  'antjax/jobs/lm': 5,
   'antjax/meta': 2,
   'antjax/train': 3,
 }
 _TWICE = frozenset(
   'Agent Block Built Clicks Client Counts Examples Lane Layout Level Limits'
-  ' Marks Method Model Moments Network OptimizerConfig Part Plan Problem'
-  ' Recommender Results Rows Sequences Setting Sizes Source Tasks TextEncoder'
+  ' Marks Method Model Moments Network Part Plan Problem'
+  ' Recommender Results Rows Run Sequences Setting Sizes Source Tasks TextEncoder'
   ' Tokenizer Tokens Vocabulary'.split()
 )
 _MAX_SCRIPT_LINES = 60
