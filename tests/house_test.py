@@ -100,8 +100,8 @@ _CIRCLES = {
 _TWICE = frozenset(
   'Agent Block Built Clicks Client Counts Examples Lane Layout Level Limits'
   ' Marks Method Model Moments Network Part Plan Problem'
-  ' Recommender Results Rows Run Sequences Setting Sizes Source Tasks TextEncoder'
-  ' Tokenizer Tokens Vocabulary'.split()
+  ' Recommender Results Rows Run Sequences Setting Sizes Source Tasks'
+  ' TextEncoder Tokenizer Tokens Vocabulary'.split()
 )
 _MAX_SCRIPT_LINES = 60
 _FORBIDDEN_THERE = {'flax', 'grain', 'jax', 'jaxlib', 'optax', 'orbax'}
