@@ -15,7 +15,7 @@ from antjax.jobs.gmeta.tasks import Stage, Tasks
 from antjax.mesh.paro import PaRO
 from antjax.meta import algorithms, evaluate, maml, meta_loss
 from antjax.meta.recommender import Recommender
-from antjax.metrics.streaming import LogLoss
+from antjax.metrics.means import LogLoss
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
 

@@ -29,7 +29,7 @@ from antjax.jobs.lm import paro as lm_paro
 from antjax.jobs.lm.config import Config
 from antjax.lm import attention, cost, generate, transformer
 from antjax.lm import tokenizer as tokenizer_lib
-from antjax.metrics import streaming as metrics
+from antjax.metrics import means as metrics
 from antjax.report import progress
 from antjax.shards import dataset
 from antjax.train import checkpoint, warm_start
