@@ -7,6 +7,7 @@ a host without JAX can run the coordinator.
 """
 
 import importlib
+import importlib.metadata
 from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
+  if name == '__version__':
+    return importlib.metadata.version('antjax')
   if name in _HOMES:
     return getattr(importlib.import_module(f'antjax.{_HOMES[name]}'), name)
   raise AttributeError(f'module antjax has no attribute {name!r}')

@@ -95,19 +95,14 @@ _OVER_BUDGET = {
   'tests': 50_500,
 }
 _CIRCLES = {
-  'antjax/jobs/bahe': 6,
-  'antjax/jobs/clicks': 5,
-  'antjax/jobs/gmeta': 3,
-  'antjax/jobs/llm_rec': 7,
-  'antjax/jobs/lm': 5,
   'antjax/meta': 2,
   'antjax/train': 3,
 }
 _TWICE = frozenset(
   'Agent Block Built Clicks Client Counts Examples Lane Layout Level Limits'
-  ' Marks Method Model Moments Network OptimizerConfig Part Plan Problem'
-  ' Recommender Results Rows Sequences Setting Sizes Source Tasks TextEncoder'
-  ' Tokenizer Tokens Vocabulary'.split()
+  ' Marks Method Model Moments Network Part Plan Problem'
+  ' Recommender Results Rows Run Sequences Setting Sizes Source Tasks'
+  ' TextEncoder Tokenizer Tokens Vocabulary'.split()
 )
 _MAX_SCRIPT_LINES = 60
 _FORBIDDEN_THERE = {'flax', 'grain', 'jax', 'jaxlib', 'optax', 'orbax'}
@@ -162,10 +157,14 @@ def third_party_violations(root: pathlib.Path) -> list[str]:
 
 
 def environment_violations(root: pathlib.Path) -> list[str]:
-  """Uses of environment variables in the library: its callers pass values."""
+  """Uses of environment variables in the library: its callers pass values.
+
+  `Agent.from_env` alone reads them for a program without a job of antjax.
+  """
   found = []
   for path in (root / 'antjax').rglob('*.py'):
-    if path.relative_to(root).parts[1] == 'jobs':
+    parts = path.relative_to(root).parts
+    if parts[1] == 'jobs' or parts[1:] == ('elastic', 'worker.py'):
       continue
     for node in ast.walk(source_tree.parsed(path.read_text())):
       names = []
