@@ -75,6 +75,7 @@ class Rejects:
     *,
     most: float | None = None,
     why: str = '',
+    unit: str = 'lines',
   ) -> None:
     """Refuses too many rows of a file; else warns of any, at its end.
 
@@ -84,18 +85,19 @@ class Rejects:
       num_rows: All its rows, so far.
       most: At most so many it has, if it is not at its end.
       why: What was wrong with how many.
+      unit: What its rows are called.
 
     Raises:
       ValueError: There are more than `max_share`.
     """
     is_over = most is None
-    text = f'{num_bad} of {num_rows} lines of {os.fspath(where)}'
+    text = f'{num_bad} of {num_rows} {unit} of {os.fspath(where)}'
     if num_bad > self.max_share * (num_rows if most is None else most):
       first = self._first[os.fspath(where)]
       so_far = '' if is_over else ' so far'
       raise ValueError(
         f'{text}{so_far} are malformed{f" ({why})" if why else ""}, more than'
-        f' max_rejected_share={self.max_share:g}; the first is line'
+        f' max_rejected_share={self.max_share:g}; the first is {unit[:-1]}'
         f' {first.line}: {" ".join(first.message.split())}. All are in'
         f' {self.path}; correct them or raise max_rejected_share.'
       )

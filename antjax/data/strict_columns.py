@@ -256,27 +256,18 @@ def _from_numbers(
   name: str, values: pa.Array, column: Column, faults: Faults
 ) -> tuple[pa.Array, int]:
   """Numbers of a Parquet file, which may be of another type."""
-  is_null = mask(values.is_null())
-  if pa.types.is_decimal(values.type):
-    exact = [x if x is None else x.normalize() for x in values.to_pylist()]
-    whole = [x is not None and x == x.to_integral_value() for x in exact]
-    is_whole = np.array(whole, bool)
-    found = np.array([float(x or 0) for x in exact])
-  elif pa.types.is_null(values.type):
-    found = np.zeros(len(values))
-    is_whole = is_null
-  else:
-    try:
-      found = values.fill_null(0).to_numpy(zero_copy_only=False)
-    except pa.ArrowInvalid as e:
-      raise ValueError(
-        f'the column {name!r} is {values.type}; needed: {column.kind}.'
-      ) from e
-    if found.dtype.kind not in 'iuf':
-      raise ValueError(
-        f'the column {name!r} is {values.type}; needed: {column.kind}.'
-      )
+  kind, is_null = values.type, mask(values.is_null())
+  if pa.types.is_decimal(kind):
+    exact = [x or 0 for x in values.to_pylist()]
+    is_whole = np.array([x == int(x) for x in exact], bool)
+    found = np.array([float(x) for x in exact])
+  elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
+    found = values.fill_null(0).to_numpy(zero_copy_only=False)
     is_whole = found == np.floor(found) if found.dtype.kind == 'f' else ~is_null
+  elif pa.types.is_null(kind):
+    found, is_whole = np.zeros(len(values)), ~is_null
+  else:
+    raise ValueError(f'the column {name!r} is {kind}; needed: {column.kind}.')
   with np.errstate(over='ignore', invalid='ignore'):
     if column.kind.startswith('int'):
       limits = np.iinfo(column.kind)

@@ -29,7 +29,7 @@ from antjax.data.csv_blocks import Block, Dialect
 from antjax.data.rejects import BadRow, Rejects
 from antjax.data.strict_columns import Column, Faults
 
-ROW = 'row'  # Column of the numbers of rows, int64.
+ROW = '__row'  # Column of the numbers of rows, int64.
 _PART_BYTES = 1 << 30
 _Piece = TypeVar('_Piece')
 
@@ -123,6 +123,7 @@ class Source(Generic[_Piece]):
     parse: Parses a piece, in any thread.
     size: How large the file is, infinite where that is not known.
     smallest: Size of the smallest row.
+    unit: What its rows are called.
   """
 
   path: pathlib.Path
@@ -130,6 +131,7 @@ class Source(Generic[_Piece]):
   parse: Callable[[_Piece], Parsed]
   size: float
   smallest: float = 1
+  unit: str = 'lines'
 
 
 def read(
@@ -192,7 +194,7 @@ def read(
     [lambda path=path: opened(path) for path in files],
     folder,
     rejects,
-    lambda: _empty(layout),
+    lambda: empty(layout),
     finish=finish,
     file_bits=layout.file_bits,
     threads=threads,
@@ -204,7 +206,7 @@ def write(
   sources: Sequence[Callable[[], Source[_Piece]]],
   folder: pathlib.Path,
   rejects: Rejects,
-  empty: Callable[[], pa.Table],
+  no_rows: Callable[[], pa.Table],
   *,
   finish: Callable[[pa.Table, pathlib.Path], pa.Table] = lambda table, _: table,
   file_bits: int = 0,
@@ -217,7 +219,7 @@ def write(
     sources: What opens each of them.
     folder: See `read`.
     rejects: See `read`.
-    empty: Makes the table of no rows.
+    no_rows: Makes the table of no rows.
     finish: See `read`.
     file_bits: See `Layout`.
     threads: See `read`.
@@ -244,26 +246,31 @@ def write(
         counts.add(more)
         left -= size
         rejects.add(path, bad)
-        # No more rows than these can follow.
-        _check(rejects, path, counts, counts.rows + left / source.smallest)
-      _check(rejects, path, counts)
+        if left > 0:  # No more rows than these can follow.
+          most = counts.rows + left / source.smallest
+          _check(rejects, source, counts, most)
+      _check(rejects, source, counts)
       total.add(counts)
     if not total.good:
-      parts.write(finish(empty(), path))
+      parts.write(finish(no_rows(), path))
   return total
 
 
 def _check(
   rejects: Rejects,
-  path: pathlib.Path,
+  source: Source[_Piece],
   counts: Counts,
   most: float | None = None,
 ) -> None:
   reasons = counts.rejected.most_common()
-  why = ', '.join(f'{name} {n}' for name, n in reasons)
-  if most is not None and most <= counts.rows:
-    return  # It is at its end.
-  rejects.check(path, counts.rejected_lines, counts.rows, most=most, why=why)
+  rejects.check(
+    source.path,
+    counts.rejected_lines,
+    counts.rows,
+    most=most,
+    why=', '.join(f'{name} {n}' for name, n in reasons),
+    unit=source.unit,
+  )
 
 
 def _numbered(table: pa.Table, first: int) -> pa.Table:
@@ -332,11 +339,11 @@ def parse(block: Block, layout: Layout) -> Parsed:
     for record, message in wrong.items():
       add(record, ('', 'columns', message))
     kept = np.delete(kept, [*wrong])
-    table, filled = _typed(raw, layout, faults)
+    table, filled = typed(raw, layout.columns, faults)
   else:
-    table, filled = _empty(layout).drop_columns(ROW), collections.Counter()
+    table, filled = empty(layout).drop_columns(ROW), collections.Counter()
   table = table.append_column(ROW, pa.array(block.numbers()[kept]))
-  table = _good(table, faults)
+  table = good(table, faults)
   for row, fault in faults.of_row.items():
     add(int(kept[row]), fault)
   rows = [
@@ -346,19 +353,21 @@ def parse(block: Block, layout: Layout) -> Parsed:
   return Parsed(table, rows, filled, len(block.data))
 
 
-def _typed(
-  raw: Mapping[str, pa.Array], layout: Layout, faults: Faults
+def typed(
+  raw: Mapping[str, pa.Array], columns: Mapping[str, Column], faults: Faults
 ) -> tuple[pa.Table, collections.Counter[str]]:
+  """Returns typed columns, and in which of them how many were filled in."""
   filled: collections.Counter[str] = collections.Counter()
-  columns = {}
-  for name, column in layout.columns.items():
-    columns[name], num = strict_columns.typed(name, raw[name], column, faults)
+  found = {}
+  for name, column in columns.items():
+    found[name], num = strict_columns.typed(name, raw[name], column, faults)
     if num:
       filled[name] += num
-  return pa.table(columns), filled
+  return pa.table(found), filled
 
 
-def _good(table: pa.Table, faults: Faults) -> pa.Table:
+def good(table: pa.Table, faults: Faults) -> pa.Table:
+  """Returns the rows without a fault."""
   if not faults.of_row:
     return table
   is_good = np.ones(table.num_rows, bool)
@@ -366,10 +375,10 @@ def _good(table: pa.Table, faults: Faults) -> pa.Table:
   return table.filter(pa.array(is_good))
 
 
-def _empty(layout: Layout) -> pa.Table:
-  """The table of no rows, with its types."""
+def empty(layout: Layout) -> pa.Table:
+  """Returns the table of no rows, with its types."""
   none = {name: pa.array([], pa.string()) for name in layout.columns}
-  table, _ = _typed(none, layout, Faults())
+  table, _ = typed(none, layout.columns, Faults())
   return table.append_column(ROW, pa.array([], pa.int64()))
 
 

@@ -29,7 +29,7 @@ from antjax.train.checkpoint import Checkpointer
 from antjax.train.elastic import ElasticControl, Plan
 from antjax.train.elastic_step import ElasticStep
 from antjax.train.elastic_timer import StepTimer
-from antjax.train.loop import FitOptions, Metrics
+from antjax.train.fit_options import FitOptions, Metrics
 from antjax.train.state import PyTree, TrainState
 
 # Between two looks at an input that nobody has anything of.
@@ -79,7 +79,6 @@ def fit(
   batches: Iterable[PyTree],
   num_steps: int,
   options: FitOptions,
-  elastic: ElasticControl,
   *,
   step: ElasticStep,
   clock: Callable[[], float] = time.perf_counter,
@@ -91,13 +90,13 @@ def fit(
     batches: Micro-batches of this process.
     num_steps: Step to stop at.
     options: The other arguments of `Trainer.fit`; see `check`.
-    elastic: Control of the job.
     step: The step in its host-loop form.
     clock: Seconds from any origin.
   """
   iterator = iter(batches)
+  assert options.elastic is not None
   with loop.opened(step.spec, None, state, iterator, options) as (saver, state):
-    run = _Run(step, elastic, iterator, saver, options, clock)
+    run = _Run(step, options.elastic, iterator, saver, options, clock)
     return run.train(state, num_steps)
 
 

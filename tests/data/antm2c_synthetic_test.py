@@ -49,7 +49,7 @@ def read(folder, tmp_path_factory):
     parts,
     Rejects(parts / 'rejected.csv', 0),
   )
-  table = pq.read_table(parts).sort_by('row')
+  table = pq.read_table(parts).rename_columns({'__row': 'row'}).sort_by('row')
   assert counts.rows == table.num_rows == _CONFIG.num_rows
   return table
 

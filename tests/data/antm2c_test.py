@@ -32,7 +32,7 @@ def read(tmp_path, *texts, config=None, share=1.0, **options):
   rows = []
   for path in folder.glob('*.parquet'):
     rows += pq.read_table(path).to_pylist()
-  rows.sort(key=lambda r: r['row'])
+  rows.sort(key=lambda r: r['__row'])
   bad = []
   if rejected.exists():
     with open(rejected, newline='', encoding='utf-8') as file:
@@ -53,7 +53,7 @@ def typed(number, found, file=0):
   expected['label'] = int(found['label'])
   for name in config.numeric_columns:
     expected[name] = float(np.float32(found[name] or 0))
-  return expected | {'row': antm2c.row_number(file, number + 1)}
+  return expected | {'__row': antm2c.row_number(file, number + 1)}
 
 
 @pytest.mark.parametrize('end', ['\n', '\r\n'])

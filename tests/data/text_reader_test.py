@@ -59,7 +59,7 @@ def _read(tmp_path):
     rows = []
     for path in folder.iterdir():
       rows += pq.read_table(path).to_pylist()
-    rows.sort(key=lambda row: row['row'])
+    rows.sort(key=lambda row: row['__row'])
     assert counts.good == len(rows)
     assert counts.rejected_lines == bad.num_rows == counts.rejected.total()
     found = [tuple(row.values())[:-1] for row in rows]
@@ -356,7 +356,7 @@ def test_numbers_of_rows(tmp_path, read):
     found = []
 
     def keep(table, path, found=found):
-      found += table['row'].to_pylist()
+      found += table['__row'].to_pylist()
       return table
 
     read(*contents, header=['u', 'i', 'r'], finish=keep, **options)
