@@ -5,15 +5,15 @@
 A launch script is a config, a `main` and three lines:
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
-  class Config(common.JobConfig):
+  class Config(job_lib.JobConfig):
     num_steps: Annotated[int, 'Optimizer steps.'] = 1000
 
   def main(config: Config) -> None:
-    job = common.start(config)
+    job = job_lib.start(config)
     train(config, job.mesh)
 
   if __name__ == '__main__':
-    common.run(main, Config())
+    job_lib.run(main, Config())
 
 The order is fixed: flags, then `jax.distributed` (before anything touches a
 device), then the mesh, then the run folder (so that a wrong flag leaves nothing

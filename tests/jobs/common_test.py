@@ -23,7 +23,7 @@ _JOB = """
 import dataclasses, os, time
 from typing import Annotated
 import jax
-from antjax.jobs import job as common
+from antjax.jobs import job as job_lib
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(job_lib.JobConfig):
