@@ -29,9 +29,9 @@ if TYPE_CHECKING:
   from antjax.meta.meta_loss import meta_loss_fn as meta_loss_fn
   from antjax.meta.meta_loss import TaskModel as TaskModel
   from antjax.shards.data_shard import DataShard as DataShard
-  from antjax.shards.data_shard import ShardLedger as ShardLedger
   from antjax.shards.dataset import LeasedDataset as LeasedDataset
   from antjax.shards.ledger_client import LocalLedgerClient as LocalLedgerClient
+  from antjax.shards.ledger_spec import LedgerSpec as LedgerSpec
   from antjax.train.checkpoint import Checkpointer as Checkpointer
   from antjax.train.state import TrainState as TrainState
   from antjax.train.trainer import Trainer as Trainer
@@ -52,7 +52,7 @@ _HOMES = {
   'PaRO': 'mesh.paro',
   'RowWiseAdagrad': 'embedding.optimizer',
   'SGD': 'embedding.optimizer',
-  'ShardLedger': 'shards.data_shard',
+  'LedgerSpec': 'shards.ledger_spec',
   'TableSpec': 'embedding.layout',
   'TaskModel': 'meta.meta_loss',
   'TrainState': 'train.state',

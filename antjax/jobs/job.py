@@ -41,7 +41,7 @@ from antjax import config as config_lib
 from antjax.jobs import compilation_cache, script
 from antjax.mesh import mesh as mesh_lib
 from antjax.mesh.paro import NotElasticError
-from antjax.shards import data_shard, dataset, ledger_client, record_source
+from antjax.shards import dataset, ledger_client, ledger_spec, record_source
 
 if TYPE_CHECKING:
   from antjax.elastic.worker import Agent
@@ -154,11 +154,11 @@ class Job:
         num_epochs=num_epochs,
         key_field=key_field,
       )
-    ledger = data_shard.ShardLedger(
+    spec = ledger_spec.LedgerSpec(
       len(source), shard_size, seed=seed, num_epochs=num_epochs
     )
     client = ledger_client.LocalLedgerClient(
-      ledger, worker=jax.process_index(), num_workers=jax.process_count()
+      spec, worker=jax.process_index(), num_workers=jax.process_count()
     )
     return dataset.LeasedDataset(source, client, key_field=key_field)
 
