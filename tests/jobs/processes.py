@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs in processes of their own, and what tests ask of processes."""
+"""Jobs in this process or in others, and what tests ask of processes."""
 
 from collections.abc import Callable
 import json
@@ -9,8 +9,20 @@ import subprocess
 import sys
 import time
 
+from antjax.jobs import job as job_lib
+from antjax.jobs import script
+from antjax.mesh.mesh import make_mesh
+
 ROOT = pathlib.Path(__file__).parents[2]
 DEADLINE_S = 400.0
+
+
+def job_of(config: job_lib.JobConfig) -> job_lib.Job:
+  """As `job_lib.start` makes it, in a process whose devices are in use."""
+  run_dir = pathlib.Path(config.run_dir)
+  run_dir.mkdir(parents=True, exist_ok=True)
+  mesh = make_mesh(intra=4)
+  return job_lib.Job(mesh, run_dir, script.StopRequest(), config)
 
 
 def is_alive(pid: int) -> bool:

@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import pathlib
 import shutil
 import signal
 
@@ -15,13 +14,11 @@ import jax
 import numpy as np
 import pytest
 
-import antjax
 from antjax import config as config_lib
 from antjax.ctr import heads
 from antjax.ctr.bahe import model
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.jobs import identity as run_identity
-from antjax.jobs import job as job_lib
 from antjax.jobs import prepare_behaviors, script
 from antjax.jobs.bahe import build_store as build_behavior_store
 from antjax.jobs.bahe import data as bahe_data
@@ -32,7 +29,7 @@ from antjax.train import checkpoint
 from antjax.train.optimizer import OptimizerConfig
 from tests.ctr.bahe import small_vocabulary
 from tests.data import movielens_fixture
-from tests.jobs.processes import ElasticJob, logged_steps
+from tests.jobs.processes import ElasticJob, job_of, logged_steps
 
 # Of reading a checkpoint as it is.
 pytestmark = pytest.mark.filterwarnings('ignore:Sharding info not provided')
@@ -85,16 +82,9 @@ def config_of(folder, run_dir, **changes):
   return dataclasses.replace(base, **changes)
 
 
-def start(config):
-  run_dir = pathlib.Path(config.run_dir)
-  run_dir.mkdir(parents=True, exist_ok=True)
-  mesh = antjax.make_mesh(intra=4)
-  return job_lib.Job(mesh, run_dir, script.StopRequest(), config)
-
-
 def train(folder, run_dir, **changes):
   config = config_of(folder, run_dir, **changes)
-  return train_bahe.train(config, start(config))
+  return train_bahe.train(config, job_of(config))
 
 
 def saved_params(run_dir, step):
@@ -130,7 +120,7 @@ def test_a_run_trains_scores_and_reports(folder, tmp_path):
 def test_a_batch_is_of_many_users(folder, tmp_path):
   # Records lie by user and time.
   config = config_of(folder, tmp_path, shard_size=32)
-  clicks = bahe_data.Clicks(config, start(config))
+  clicks = bahe_data.Clicks(config, job_of(config))
   batches = iter(clicks.training(lambda batch, num_parts: batch))
   for _ in range(3):
     assert len({*next(batches)['user'].tolist()}) > 10
@@ -173,7 +163,7 @@ def test_a_stopped_run_goes_on_to_the_same_parameters(folder, tmp_path):
   train(folder, tmp_path / 'whole')
   # The same schedule, stopped half way.
   config = config_of(folder, tmp_path / 'parts')
-  job = start(config)
+  job = job_of(config)
 
   class StopAfterTwo(script.StopRequest):
     asked = 0
