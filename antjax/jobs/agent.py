@@ -30,11 +30,15 @@ import sys
 import tempfile
 from typing import Annotated
 
+from absl import flags
+
 from antjax.elastic import agent as agent_lib
 from antjax.elastic import host_sockets, security
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.process_group import Guard, Output
 from antjax.jobs import script, worker_env
+
+flags.disclaim_key_flags()  # They are the script's.
 
 
 def own_address(coordinator: str) -> str:

@@ -45,6 +45,8 @@ from antjax.elastic.process_group import (
 )
 from antjax.jobs import script, worker_env
 
+flags.disclaim_key_flags()  # They are the script's.
+
 _POLL_S = 0.05
 # Hosts whose peer has died wait in a collective and do not hear a SIGTERM.
 _GRACE_AFTER_FAILURE_S = 5.0
