@@ -188,7 +188,7 @@ def test_examples_are_drawn_by_seed_and_cold_ones_apart(folder):
       r"\['svd'\] cannot be run; use popularity",
     ),
     ({'methods': ()}, 'none cannot be run'),
-    ({'max_history': 0}, 'max_history=0 must be at least 1'),
+    ({'max_history': 0}, 'max_history=0: must be at least 1'),
     ({'paro': 'XYZ'}, 'XYZ'),
   ],
 )
