@@ -35,6 +35,7 @@ from antjax.elastic.refused import Refused
 from antjax.elastic.rendezvous import RendezvousConfig
 from antjax.input.journal import Journal
 from tests import source_tree
+from tests.elastic import certificates
 
 DATA_SET = pb.DataSet(name='d', num_records=400, shard_size=4, num_epochs=1)
 TOKENS = {role: f'token-of-the-{role}' for role in security.ROLES}
@@ -735,42 +736,14 @@ def test_a_coordinator_says_what_is_wrong_and_ends(tmp_path):
     assert shown.returncode == 0, shown.stderr
 
 
-def certificates(folder, *names):
-  """Makes a CA and folders with certificates that it has signed."""
-
-  def openssl(*arguments):
-    subprocess.run(
-      ['openssl', *arguments], check=True, capture_output=True, cwd=folder
-    )
-
-  openssl(
-    *('req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2'),
-    *('-subj', '/CN=test CA', '-keyout', 'ca.key', '-out', 'ca.pem'),
-  )
-  (folder / 'san').write_text('subjectAltName=DNS:localhost,IP:127.0.0.1')
-  for name in names:
-    target = folder / name
-    target.mkdir()
-    openssl(
-      *('req', '-newkey', 'rsa:2048', '-nodes', '-subj', f'/CN={name}'),
-      *('-keyout', f'{name}/key.pem', '-out', f'{name}.csr'),
-    )
-    openssl(
-      *('x509', '-req', '-in', f'{name}.csr', '-CA', 'ca.pem'),
-      *('-CAkey', 'ca.key', '-CAcreateserial', '-days', '2'),
-      *('-extfile', 'san', '-out', f'{name}/cert.pem'),
-    )
-    shutil.copy(folder / 'ca.pem', target / 'ca.pem')
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not shutil.which('openssl'), reason='needs openssl')
+@certificates.needs_openssl
 def test_only_who_has_a_certificate_is_served(tmp_path):
   ours, theirs = tmp_path / 'ours', tmp_path / 'theirs'
   ours.mkdir()
   theirs.mkdir()
-  certificates(ours, 'server', 'client')
-  certificates(theirs, 'client')
+  certificates.make(ours, 'server', 'client')
+  certificates.make(theirs, 'client')
   tokens = tmp_path / 'tokens'
   tokens.write_text(f'operator {TOKENS["operator"]}\n')
   tokens.chmod(0o600)
