@@ -16,28 +16,12 @@ import time
 from typing import Any, NoReturn
 
 from absl import logging
-from google.protobuf.message import Message
 import grpc
 
-from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import security
+from antjax.elastic.methods import METHODS, SERVICE
 
-SERVICE = 'antjax.v1.Coordinator'
 MAX_MESSAGE_BYTES = 64 << 20
-
-_REPLIES: dict[str, type[Message]] = {
-  'CreateDataSet': pb.Empty,
-  'Begin': pb.Empty,
-  'Exchange': pb.ExchangeReply,
-  'Commit': pb.Empty,
-  'ExtendStream': pb.Empty,
-  'Heartbeat': pb.HeartbeatReply,
-  'AgentBeat': pb.AgentBeatReply,
-  'Status': pb.StatusReply,
-  'Operate': pb.Empty,
-}
-# Soft state: the newest one counts, a repeat does no harm.
-_UNSEQUENCED = ('Heartbeat', 'AgentBeat', 'Status')
 _FIRST_DELAY_S, _MAX_DELAY_S = 0.1, 2.0
 _QUIET_S = 5.0  # A coordinator that restarts is no news.
 _LOST = ('rst_stream', 'stream removed', 'socket closed', 'connection reset')
@@ -109,9 +93,10 @@ class CoordinatorClient:
       name: self._channel.unary_unary(
         f'/{SERVICE}/{name}',
         request_serializer=lambda message: message.SerializeToString(),
-        response_deserializer=reply.FromString,
+        response_deserializer=method.reply.FromString,
       )
-      for name, reply in _REPLIES.items()
+      for name, method in METHODS.items()
+      if not method.is_stream
     }
 
   def __enter__(self) -> 'CoordinatorClient':
@@ -152,7 +137,7 @@ class CoordinatorClient:
     head.job, head.client = self.job, self.client
     head.incarnation, head.generation = self.incarnation, self.generation
     patience = self._give_up_s if give_up_s is None else give_up_s
-    if name in _UNSEQUENCED:
+    if not METHODS[name].is_journaled:
       head.sequence = 0
       return self._call_until_answered(name, request, patience)
     with self._order:

@@ -21,6 +21,7 @@ from antjax.elastic import policy_by_name, security, status, writer
 from antjax.elastic.controller import Controller, ControllerConfig
 from antjax.elastic.decisions import Decisions
 from antjax.elastic.liveness import Liveness
+from antjax.elastic.methods import OPERATOR
 from antjax.elastic.monitor import Monitor, MonitorConfig
 from antjax.elastic.refused import Refused
 from antjax.elastic.rendezvous import Rendezvous, RendezvousConfig
@@ -151,9 +152,7 @@ def _status_page(
 ) -> StatusPage | None:
   if config.status_port is None:
     return None
-  token = next(
-    (token for token, role in tokens.roles if role == security.OPERATOR), b''
-  )
+  token = next((token for token, role in tokens.roles if role == OPERATOR), b'')
   return StatusPage(
     coordinator.snapshot,
     address=config.address,

@@ -162,14 +162,7 @@ class Decisions:
         )
         continue
       reasons.append(action.reason)
-      if isinstance(action, actions.AdjustBatch):
-        plan.num_micro_batches.clear()  # Of those who have left.
-        for worker, count in action.num_micro_batches.items():
-          plan.num_micro_batches[worker] = count
-      elif isinstance(action, actions.BackupWorkers):
-        plan.deadline_s = action.deadline_s
-      else:
-        plan.lr_scale = action.lr_scale
+      actions.change_plan(plan, action)
     if reasons:
       plan.reason = '; '.join(reasons)
       self._writer.decide(pb.SetPlan(job=job.name, plan=plan))

@@ -14,21 +14,8 @@ import stat
 from absl import logging
 import grpc
 
-OPERATOR = 'operator'
-ROLES = ('worker', 'agent', OPERATOR)
-# The lowest role that may call it; an operator may call all.
-METHOD_ROLES = {
-  'CreateDataSet': 'worker',
-  'Begin': 'worker',
-  'Exchange': 'worker',
-  'Exchanges': 'worker',
-  'Commit': 'worker',
-  'ExtendStream': 'worker',
-  'Heartbeat': 'worker',
-  'AgentBeat': 'agent',
-  'Status': OPERATOR,
-  'Operate': OPERATOR,
-}
+from antjax.elastic.methods import OPERATOR, ROLES
+
 _MIN_TOKEN = 16
 _TOKEN = re.compile(r'[\x21-\x7e]+')
 
@@ -64,11 +51,6 @@ class Tokens:
       if hmac.compare_digest(token, given):
         found = role
     return found if scheme.lower() == b'bearer' else None
-
-
-def may_call(role: str, method: str) -> bool:
-  """Whether a role may call a method of METHOD_ROLES."""
-  return role in (OPERATOR, METHOD_ROLES[method])
 
 
 def read_tokens(path: str | os.PathLike[str]) -> Tokens:

@@ -3,58 +3,23 @@
 """The coordinator's gRPC service: methods, who may call them, and limits."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-import dataclasses
 import resource
 from typing import Any, TypeAlias
 
 from absl import logging
-from google.protobuf.message import Message
 import grpc
 import grpc.aio
 
-from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import requests, security
+from antjax.elastic.methods import METHODS, ROLES, SERVICE, ServiceMethod
 from antjax.elastic.refused import Refused
 from antjax.elastic.security import Tokens
 
-SERVICE = 'antjax.v1.Coordinator'
 _MAX_CALLS = 20_000  # At once.
 
 _Context: TypeAlias = 'grpc.aio.ServicerContext[bytes, bytes]'
 # Takes a checked request and its bytes, and returns the serialized reply.
 HandlerFn = Callable[[Any, bytes], Awaitable[bytes]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Method:
-  """A method of the service; its role is in security.METHOD_ROLES.
-
-  Attributes:
-    request: Message type.
-    reply: Message type.
-    is_journaled: It changes durable state, so that its requests have numbers.
-    is_stream: One call takes any number of requests and answers each in turn,
-      for a third of the cost; the first that is refused ends it.
-  """
-
-  request: type[Message]
-  reply: type[Message]
-  is_journaled: bool
-  is_stream: bool = False
-
-
-METHODS = {
-  'CreateDataSet': Method(pb.CreateDataSetRequest, pb.Empty, True),
-  'Begin': Method(pb.BeginRequest, pb.Empty, True),
-  'Exchange': Method(pb.ExchangeRequest, pb.ExchangeReply, True),
-  'Exchanges': Method(pb.ExchangeRequest, pb.ExchangeReply, True, True),
-  'Commit': Method(pb.CommitRequest, pb.Empty, True),
-  'ExtendStream': Method(pb.ExtendStreamRequest, pb.Empty, True),
-  'Heartbeat': Method(pb.HeartbeatRequest, pb.HeartbeatReply, False),
-  'AgentBeat': Method(pb.AgentBeatRequest, pb.AgentBeatReply, False),
-  'Status': Method(pb.StatusRequest, pb.StatusReply, False),
-  'Operate': Method(pb.OperateRequest, pb.Empty, True),
-}
 
 
 class Service(grpc.GenericRpcHandler):
@@ -79,11 +44,11 @@ class Service(grpc.GenericRpcHandler):
       (role, name): _refusal(
         Refused(
           'PERMISSION_DENIED',
-          f'{name} is for the role {security.METHOD_ROLES[name]}; this token is'
+          f'{name} is for the role {METHODS[name].role}; this token is'
           f' of the role {role}.',
         )
       )
-      for role in security.ROLES
+      for role in ROLES
       for name in METHODS
     }
 
@@ -103,7 +68,7 @@ class Service(grpc.GenericRpcHandler):
     name, handler = found
     if role is None:
       return self._unknown
-    if not security.may_call(role, name):
+    if not METHODS[name].may_be_called_by(role):
       return self._denied[role, name]
     return handler
 
@@ -181,7 +146,7 @@ def _max_connections() -> int:
   return min(_MAX_CALLS, max(limit - 200, limit // 2))
 
 
-def _handler(method: Method, handle: HandlerFn) -> grpc.RpcMethodHandler:
+def _handler(method: ServiceMethod, handle: HandlerFn) -> grpc.RpcMethodHandler:
   kind = method.request
 
   async def answer(data: bytes, context: _Context) -> bytes:

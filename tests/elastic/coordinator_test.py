@@ -21,7 +21,7 @@ import grpc.aio
 import pytest
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import requests, security, service, writer
+from antjax.elastic import methods, requests, security, service, writer
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.controller import Controller
 from antjax.elastic.coordinator import (
@@ -38,7 +38,7 @@ from tests import source_tree
 from tests.elastic import certificates
 
 DATA_SET = pb.DataSet(name='d', num_records=400, shard_size=4, num_epochs=1)
-TOKENS = {role: f'token-of-the-{role}' for role in security.ROLES}
+TOKENS = {role: f'token-of-the-{role}' for role in methods.ROLES}
 
 
 class Clock:
@@ -101,8 +101,8 @@ class Server:
     if not isinstance(data, bytes):
       data = data.SerializeToString()
     metadata = [('authorization', f'Bearer {token}')] if token else None
-    path = f'/{service.SERVICE}/{name}'
-    if service.METHODS[name].is_stream:
+    path = f'/{methods.SERVICE}/{name}'
+    if methods.METHODS[name].is_stream:
       call = self.channel.stream_stream(path)(
         iter([data]), metadata=metadata, timeout=20
       )
@@ -110,7 +110,7 @@ class Server:
     else:
       call = self.channel.unary_unary(path)
       reply = await call(data, metadata=metadata, timeout=20)
-    return service.METHODS[name].reply.FromString(reply)
+    return methods.METHODS[name].reply.FromString(reply)
 
   async def refused(self, name, data, code, match='', token=None):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -182,7 +182,7 @@ async def test_workers_get_leases(tmp_path):
 async def test_a_stream_of_exchanges_is_answered_in_turn(tmp_path):
   async with Server(tmp_path) as server:
     await join(server)
-    call = server.channel.stream_stream(f'/{service.SERVICE}/Exchanges')()
+    call = server.channel.stream_stream(f'/{methods.SERVICE}/Exchanges')()
     consumed = []
     for sequence in range(3, 103):
       request = exchange(sequence, consumed=consumed)
@@ -192,7 +192,7 @@ async def test_a_stream_of_exchanges_is_answered_in_turn(tmp_path):
       consumed = [lease.shard]
     assert server.jobs.job('j').data_sets['d'].counts()['consumed'] == 99
     # The same again is answered the same; what is refused ends the stream.
-    again = server.channel.stream_stream(f'/{service.SERVICE}/Exchanges')()
+    again = server.channel.stream_stream(f'/{methods.SERVICE}/Exchanges')()
     await again.write(request.SerializeToString())
     assert pb.ExchangeReply.FromString(await again.read()) == reply
     await again.write(exchange(5).SerializeToString())
@@ -311,13 +311,13 @@ async def test_roles_hold(tmp_path):
   path.write_text(''.join(f'{r} {token}\n' for r, token in TOKENS.items()))
   path.chmod(0o600)
   async with Server(tmp_path, token_file=str(path)) as server:
-    for name, method in service.METHODS.items():
+    for name, method in methods.METHODS.items():
       for token in (None, 'another-token-of-nobody', TOKENS['worker'][:-1]):
         await server.refused(
           name, method.request(), 'UNAUTHENTICATED', 'token', token
         )
       for role, token in TOKENS.items():
-        if security.may_call(role, name):
+        if method.may_be_called_by(role):
           continue
         await server.refused(
           name, method.request(), 'PERMISSION_DENIED', role, token
@@ -329,7 +329,7 @@ async def test_roles_hold(tmp_path):
 @run
 async def test_an_unknown_method_is_unimplemented(tmp_path):
   async with Server(tmp_path) as server:
-    call = server.channel.unary_unary(f'/{service.SERVICE}/Explode')
+    call = server.channel.unary_unary(f'/{methods.SERVICE}/Explode')
     with pytest.raises(grpc.aio.AioRpcError) as caught:
       await call(b'')
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
@@ -391,7 +391,7 @@ BAD = [
 
 @pytest.mark.parametrize('name, fields, message', BAD)
 def test_a_field_out_of_range_is_named(name, fields, message):
-  request = service.METHODS[name].request(head=head())
+  request = methods.METHODS[name].request(head=head())
   for field, value in (
     ('data_set', 'd'),
     ('pass_number', 1),
@@ -423,7 +423,7 @@ async def test_dlrover_defect_11_nothing_that_is_sent_is_run(tmp_path):
       return (os.mkdir, (str(tmp_path / 'exploded'),))
 
   async with Server(tmp_path) as server:
-    for name in service.METHODS:
+    for name in methods.METHODS:
       for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         await server.refused(
           name, pickle.dumps(Bomb(), protocol), 'INVALID_ARGUMENT'

@@ -13,8 +13,8 @@ import time
 import grpc
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic.client import SERVICE
 from antjax.elastic.jobs import Jobs
+from antjax.elastic.methods import SERVICE
 from antjax.elastic.refused import Refused
 
 _REQUESTS = {

@@ -193,13 +193,8 @@ class _Run:
   def apply(self, action: actions.Action) -> None:
     """Carries an action out."""
     self.plan.version += 1
-    if isinstance(action, actions.AdjustBatch):
-      self.plan.num_micro_batches.update(action.num_micro_batches)
-    elif isinstance(action, actions.BackupWorkers):
-      self.plan.deadline_s = action.deadline_s
-    elif isinstance(action, actions.AdjustLR):
-      self.plan.lr_scale = action.lr_scale
-    elif isinstance(action, actions.KillRestart):
+    actions.change_plan(self.plan, action)
+    if isinstance(action, actions.KillRestart):
       self.cured.add(self.names().index(action.worker))
 
   def restart(self) -> None:
@@ -348,11 +343,6 @@ def replay(
     for action in control.decide(watch.view(_JOB, now), now):
       decisions.append(Decision(now, row['step'], action))
       plan.version += 1
-      if isinstance(action, actions.AdjustBatch):
-        plan.num_micro_batches.update(action.num_micro_batches)
-      elif isinstance(action, actions.BackupWorkers):
-        plan.deadline_s = action.deadline_s
-      elif isinstance(action, actions.AdjustLR):
-        plan.lr_scale = action.lr_scale
+      actions.change_plan(plan, action)
       watch.note_plan(_JOB, plan, now)
   return decisions
