@@ -112,7 +112,7 @@ async def serve(
   tokens = (
     security.read_tokens(config.token_file)
     if config.token_file
-    else security.Tokens()
+    else security.RoleTokens()
   )
   tls = security.read_tls(config.tls_dir) if config.tls_dir else None
   policy_fn = policy_by_name.resolve(config.policy)
@@ -148,7 +148,9 @@ async def serve(
 
 
 def _status_page(
-  config: CoordinatorConfig, coordinator: 'Coordinator', tokens: security.Tokens
+  config: CoordinatorConfig,
+  coordinator: 'Coordinator',
+  tokens: security.RoleTokens,
 ) -> StatusPage | None:
   if config.status_port is None:
     return None
@@ -204,7 +206,14 @@ class Coordinator:
     self._decisions = Decisions(
       durable, self._monitor, self._rendezvous, self._liveness, controller
     )
-    self._rates = status.Rates()
+    self._snapshots = status.Snapshots(
+      durable.jobs,
+      self._monitor,
+      self._rendezvous,
+      self._decisions.log,
+      self._decisions.idle_reason,
+      lambda job: self._decisions.restarts_left(job, clock()),
+    )
     self._beaten: dict[str, float] = {}  # Job -> last beat of an agent.
     self._exits: dict[tuple[str, str], tuple[int, int]] = {}
     for name in durable.jobs.names():
@@ -264,26 +273,17 @@ class Coordinator:
     self._decisions.tick(set(self._beaten), now)
 
   def snapshot(self) -> dict[str, Any]:
-    """Returns everything that is known, see `status.snapshot`."""
+    """Returns everything that is known, see `status.Snapshots`."""
     durable = self.writer
-    return status.snapshot(
-      durable.jobs,
-      self._monitor,
-      self._decisions.log,
-      self._rendezvous,
+    return self._snapshots.take(
       time.time(),
-      steady_s=self._clock(),
-      rates=self._rates,
+      self._clock(),
       journal={
         'num_commits': durable.num_commits,
         'commit_s': durable.commit_s,
         'num_changes': durable.num_changes,
         'num_bytes': durable.num_bytes,
       },
-      idle_reason_fn=self._decisions.idle_reason,
-      policy_restarts_left_fn=lambda job: self._decisions.restarts_left(
-        job, self._clock()
-      ),
       more_names=self._beaten,
     )
 

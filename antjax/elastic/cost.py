@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import dataclasses
 import math
 
-from antjax.elastic.view import Moments
+from antjax.elastic.view import StepMoments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Cost:
     return self.alpha_s + self.beta_s * x if x else 0.0
 
 
-def fit(moments: Moments) -> Cost | None:
+def fit(moments: StepMoments) -> Cost | None:
   """Least-squares line of busy seconds over work; None: no steps.
 
   Where all steps did the same amount of work nothing tells fixed from
@@ -59,9 +59,9 @@ def fit(moments: Moments) -> Cost | None:
   return Cost(alpha, beta)
 
 
-def moments(steps: Sequence[tuple[float, float]]) -> Moments:
+def moments(steps: Sequence[tuple[float, float]]) -> StepMoments:
   """Sums over steps, each (work, busy seconds)."""
-  return Moments(
+  return StepMoments(
     len(steps),
     sum(x for x, _ in steps),
     sum(x * x for x, _ in steps),

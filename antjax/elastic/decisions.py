@@ -13,7 +13,7 @@ import time
 from absl import logging
 from google.protobuf.message import Message
 
-from antjax.elastic import actions, status
+from antjax.elastic import actions
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.controller import Controller
 from antjax.elastic.job_state import JobState
@@ -21,6 +21,7 @@ from antjax.elastic.liveness import Liveness
 from antjax.elastic.monitor import Monitor
 from antjax.elastic.refused import Refused
 from antjax.elastic.rendezvous import Rendezvous
+from antjax.elastic.status_memory import ActionLog
 from antjax.elastic.writer import Writer
 
 _NAMES = {
@@ -48,7 +49,7 @@ class Decisions:
     wall_clock: Callable[[], float] = time.time,
   ):
     """Takes over the jobs of a writer, and asks the others about them."""
-    self.log = status.ActionLog()
+    self.log = ActionLog()
     self._writer = writer
     self._monitor = monitor
     self._rendezvous = rendezvous

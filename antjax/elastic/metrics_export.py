@@ -141,7 +141,7 @@ class _Gauges:
 
 
 class SnapshotCollector(registry.Collector):
-  """Gives the metrics of one snapshot, see `status.snapshot`."""
+  """Gives the metrics of one snapshot, see `status.Snapshots`."""
 
   def __init__(self, snapshot: _Json):
     self._snapshot = snapshot

@@ -30,11 +30,15 @@ from google.protobuf.message import Message
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import job_control
 from antjax.elastic.job_state import JobState
-from antjax.elastic.problems import Problem, problems_of, silent_members
+from antjax.elastic.problems import (
+  GenerationProblem,
+  problems_of,
+  silent_members,
+)
 from antjax.elastic.rendezvous_config import (
   RendezvousConfig as RendezvousConfig,
 )
-from antjax.elastic.rendezvous_room import Agent, natural_order, Room
+from antjax.elastic.rendezvous_room import AgentRecord, natural_order, Room
 
 # Exit codes of an agent's process, for what started it.
 EXIT_FAILED = 1
@@ -51,7 +55,7 @@ class Rendezvous:
     self._config = config or RendezvousConfig()
     self._rooms: dict[str, Room] = {}
 
-  def agents(self, job: str, now: float) -> list[Agent]:
+  def agents(self, job: str, now: float) -> list[AgentRecord]:
     """The agents of a job that are not lost, by name; for the status page."""
     room = self._rooms.get(job)
     if room is None:
@@ -138,7 +142,7 @@ class Rendezvous:
   def _room(self, name: str, now: float) -> Room:
     return self._rooms.setdefault(name, Room(now))
 
-  def _is_living(self, agent: Agent, now: float) -> bool:
+  def _is_living(self, agent: AgentRecord, now: float) -> bool:
     return now - agent.last_seen <= self._config.agent_timeout_s
 
   @property
@@ -153,7 +157,11 @@ class Rendezvous:
   # --- Running. ---------------------------------------------------------------
 
   def _answer_member(
-    self, agent: Agent, job: JobState, room: Room, reply: pb.AgentBeatReply
+    self,
+    agent: AgentRecord,
+    job: JobState,
+    room: Room,
+    reply: pb.AgentBeatReply,
   ) -> None:
     """What a member of the running generation is to do."""
     if agent.generation == job.generation and not agent.is_idle:
@@ -232,7 +240,7 @@ class Rendezvous:
   def _end_after(
     self,
     job: JobState,
-    problems: list[Problem],
+    problems: list[GenerationProblem],
     stop: tuple[str, float] | None,
   ) -> pb.EndGeneration:
     """Ends a generation: as it was asked to, or by its first problem."""
@@ -273,7 +281,9 @@ class Rendezvous:
 
   # --- Waiting. ---------------------------------------------------------------
 
-  def _candidates(self, job: JobState, room: Room, now: float) -> list[Agent]:
+  def _candidates(
+    self, job: JobState, room: Room, now: float
+  ) -> list[AgentRecord]:
     """Agents that could run a worker now, by name."""
     return sorted(
       (

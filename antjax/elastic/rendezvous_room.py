@@ -23,7 +23,7 @@ def natural_order(name: str) -> tuple[list[tuple[int, int | str]], str]:
 
 
 @dataclasses.dataclass
-class Agent:
+class AgentRecord:
   """One agent process, as it said last.
 
   Attributes:
@@ -138,23 +138,23 @@ class Room:
     self.num_hosts: tuple[int, int] | None = None
     self._stop = (-1, '', 0.0)
     self._over = (-1, 0.0)
-    self._current: dict[str, Agent] = {}
+    self._current: dict[str, AgentRecord] = {}
     # Agents whose name another one has taken; they may still run a worker.
-    self._former: dict[tuple[str, int], Agent] = {}
+    self._former: dict[tuple[str, int], AgentRecord] = {}
     self._fenced: dict[str, list[int]] = {}
 
-  def agents(self) -> Iterable[Agent]:
+  def agents(self) -> Iterable[AgentRecord]:
     """All, also those whose name another one has taken."""
     return [*self._current.values(), *self._former.values()]
 
-  def current_agents(self) -> Iterable[Agent]:
+  def current_agents(self) -> Iterable[AgentRecord]:
     return self._current.values()
 
-  def current(self, name: str) -> Agent | None:
+  def current(self, name: str) -> AgentRecord | None:
     """The agent that has the name now."""
     return self._current.get(name)
 
-  def may_start(self, agent: Agent, generation: int) -> bool:
+  def may_start(self, agent: AgentRecord, generation: int) -> bool:
     """Whether a worker of the generation was certainly not there before.
 
     A second one under the same generation would take the first one's word for
@@ -164,7 +164,7 @@ class Room:
 
   def note(
     self, request: pb.AgentBeatRequest, generation: int, now: float
-  ) -> Agent | None:
+  ) -> AgentRecord | None:
     """Notes a beat; returns None for an agent that has to leave.
 
     Another one took its name, or there are too many.
@@ -188,7 +188,7 @@ class Room:
       return None
     if agent is None or agent.incarnation != incarnation:
       before = agent
-      agent = Agent(name, incarnation, first_seen=now, changed_at=now)
+      agent = AgentRecord(name, incarnation, first_seen=now, changed_at=now)
       self._current[name] = agent
       if before is not None:
         fenced.append(before.incarnation)

@@ -21,7 +21,7 @@ _TOKEN = re.compile(r'[\x21-\x7e]+')
 
 
 @dataclasses.dataclass(frozen=True)
-class Tokens:
+class RoleTokens:
   """The tokens that a coordinator knows.
 
   Attributes:
@@ -53,7 +53,7 @@ class Tokens:
     return found if scheme.lower() == b'bearer' else None
 
 
-def read_tokens(path: str | os.PathLike[str]) -> Tokens:
+def read_tokens(path: str | os.PathLike[str]) -> RoleTokens:
   """Reads a token file: lines `role token`; # begins a comment.
 
   Raises:
@@ -81,7 +81,7 @@ def read_tokens(path: str | os.PathLike[str]) -> Tokens:
     roles.append((token.encode(), role))
   if not roles:
     raise ValueError(f'token file {path} has no line `role token`.')
-  return Tokens(tuple(roles))
+  return RoleTokens(tuple(roles))
 
 
 def read_token(path: str | os.PathLike[str], role: str) -> str:

@@ -13,7 +13,7 @@ import grpc.aio
 from antjax.elastic import requests, security
 from antjax.elastic.methods import METHODS, ROLES, SERVICE, ServiceMethod
 from antjax.elastic.refused import Refused
-from antjax.elastic.security import Tokens
+from antjax.elastic.security import RoleTokens
 
 _MAX_CALLS = 20_000  # At once.
 
@@ -25,7 +25,7 @@ HandlerFn = Callable[[Any, bytes], Awaitable[bytes]]
 class Service(grpc.GenericRpcHandler):
   """Finds the handler of a call; who may not call is refused unread."""
 
-  def __init__(self, handlers: dict[str, HandlerFn], tokens: Tokens):
+  def __init__(self, handlers: dict[str, HandlerFn], tokens: RoleTokens):
     """Serves METHODS.
 
     Args:

@@ -5,7 +5,7 @@
 | path | |
 |---|---|
 | `/` | the page; it asks for `status.json` every second |
-| `/status.json` | what `status.snapshot` says |
+| `/status.json` | what `status.Snapshots` says |
 | `/metrics` | the same for Prometheus |
 | `/healthz` | `ok`, without a token |
 
@@ -77,7 +77,7 @@ class StatusPage:
   """Serves the status on an event loop.
 
   Args:
-    snapshot_fn: Returns what `status.snapshot` says; called on the loop.
+    snapshot_fn: Returns what `status.Snapshots` says; called on the loop.
     address: Where to listen. Not loopback: needs a token.
     port: 0 picks a free one; see `port` after `start`.
     token: Who asks must show it, as `Authorization: Bearer` or, once, as

@@ -209,7 +209,7 @@ def _parts(job: _Json, is_wide: bool) -> Iterator[rich.console.RenderableType]:
 
 
 def render(snapshot: _Json, width: int = 120) -> rich.console.Group:
-  """Returns a snapshot (see `status.snapshot`) for rich to print.
+  """Returns a snapshot (see `status.Snapshots`) for rich to print.
 
   Args:
     snapshot: Of the coordinator.

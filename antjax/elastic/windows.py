@@ -13,7 +13,7 @@ import math
 import statistics
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic.view import Moments, State, WorkerView
+from antjax.elastic.view import State, StepMoments, WorkerView
 
 _SHORT_SLICES = 4  # In the short window: its reach is known to a quarter.
 _NUM_NEWEST = 3  # Steps that tell of a jump: their median bears one bad step.
@@ -312,7 +312,7 @@ class WorkerRecord:
     return mean if mean < newest * jump and newest < mean * jump else newest
 
 
-def _moments(slices: list[Slice]) -> Moments:
+def _moments(slices: list[Slice]) -> StepMoments:
   num, x, xx, t, xt = 0, 0.0, 0.0, 0.0, 0.0
   for s in slices:
     num += s.num_steps
@@ -320,7 +320,7 @@ def _moments(slices: list[Slice]) -> Moments:
     xx += s.xx
     t += s.t
     xt += s.xt
-  return Moments(num, x, xx, t, xt)
+  return StepMoments(num, x, xx, t, xt)
 
 
 def _is_sound(time: pb.BatchTime) -> bool:

@@ -92,7 +92,7 @@ class CoordinatorServer:
       self._writer,
       Controller(lambda view: []),
     )
-    tokens = security.Tokens(
+    tokens = security.RoleTokens(
       tuple((token.encode(), role) for role, token in TOKENS.items())
     )
     self._grpc, self.port = service.make_server(

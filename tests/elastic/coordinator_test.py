@@ -67,7 +67,7 @@ class Server:
       Controller(resolve('static'), self.config.controller),
       self.clock,
     )
-    tokens = security.Tokens()
+    tokens = security.RoleTokens()
     if self.config.token_file:
       tokens = security.read_tokens(self.config.token_file)
     self.server, port = service.make_server(

@@ -39,7 +39,7 @@ def test_each_token_has_its_role(tmp_path):
 
 
 def test_without_tokens_all_may_do_all():
-  assert security.Tokens().role(None) == methods.OPERATOR
+  assert security.RoleTokens().role(None) == methods.OPERATOR
 
 
 def test_a_clients_file_has_one_line_whatever_the_role(tmp_path):
