@@ -23,8 +23,8 @@ from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.controller import ControllerConfig
 from antjax.elastic.methods import OPERATOR
-from antjax.elastic.monitor import MonitorConfig
 from antjax.elastic.rendezvous import RendezvousConfig
+from antjax.elastic.windows import MonitorConfig
 from launch import script
 
 # What an operator may ask for, and what happens then.

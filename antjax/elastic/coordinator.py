@@ -22,11 +22,12 @@ from antjax.elastic.controller import Controller, ControllerConfig
 from antjax.elastic.decisions import Decisions
 from antjax.elastic.liveness import Liveness
 from antjax.elastic.methods import OPERATOR
-from antjax.elastic.monitor import Monitor, MonitorConfig
+from antjax.elastic.monitor import Monitor
 from antjax.elastic.refused import Refused
 from antjax.elastic.rendezvous import Rendezvous, RendezvousConfig
 from antjax.elastic.service import make_server, Service
 from antjax.elastic.status_page import StatusPage
+from antjax.elastic.windows import MonitorConfig
 from antjax.input.journal import Journal
 
 _TICK_S = 0.5

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long work takes: a line of seconds over its amount, fitted to steps."""
 
-from collections.abc import Sequence
 import dataclasses
 import math
 
@@ -57,14 +56,3 @@ def fit(moments: StepMoments) -> Cost | None:
   if beta < 0:
     return Cost(moments.t / moments.num, 0.0)
   return Cost(alpha, beta)
-
-
-def moments(steps: Sequence[tuple[float, float]]) -> StepMoments:
-  """Sums over steps, each (work, busy seconds)."""
-  return StepMoments(
-    len(steps),
-    sum(x for x, _ in steps),
-    sum(x * x for x, _ in steps),
-    sum(t for _, t in steps),
-    sum(x * t for x, t in steps),
-  )

@@ -34,6 +34,11 @@ class StepMoments:
   t: float = 0.0
   xt: float = 0.0
 
+  @classmethod
+  def of(cls, work: float, busy_s: float) -> 'StepMoments':
+    """Those of one step."""
+    return cls(1, work, work * work, busy_s, work * busy_s)
+
   def __add__(self, other: 'StepMoments') -> 'StepMoments':
     return StepMoments(
       self.num + other.num,

@@ -12,7 +12,8 @@ import pytest
 
 from antjax.elastic import allocation
 from antjax.elastic.allocation import Split, SplitLimits
-from antjax.elastic.cost import Cost, fit, moments
+from antjax.elastic.cost import Cost, fit
+from tests.elastic.monitored_job import moments
 
 _COST = st.builds(
   Cost,

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 import pytest
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic.monitor import Monitor, MonitorConfig
+from antjax.elastic.monitor import Monitor
+from antjax.elastic.windows import MonitorConfig
 from tests.elastic.monitored_job import CONFIG, Job, of
 
 # --- Quotas and the global batch. --------------------------------------------
@@ -159,7 +160,7 @@ def test_series_are_the_long_window():
   job = Job()
   job.run(300, slow={'d': 2.0})
   series = job.monitor.series('job', job.now)['d']
-  slice_s = job.monitor.slice_s
+  slice_s = CONFIG.slice_s
   assert slice_s == 5.0
   assert series[0].number * slice_s >= job.now - 100 - slice_s
   assert [s.num_steps for s in series[:-1]] == [5] * (len(series) - 1)

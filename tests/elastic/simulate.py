@@ -17,8 +17,9 @@ from typing import Any
 from antjax.elastic import actions
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.controller import Controller, ControllerConfig
-from antjax.elastic.monitor import Monitor, MonitorConfig
+from antjax.elastic.monitor import Monitor
 from antjax.elastic.policy import Policy
+from antjax.elastic.windows import MonitorConfig
 
 _JOB = 'simulated'
 
