@@ -63,26 +63,6 @@ class Jobs:
     """Returns a job, to be read only; a blank one where it is not known."""
     return self._jobs.get(name) or JobState(name)
 
-  def apply(self, message: Message, now: float) -> Message:
-    """Applies a request or a decision.
-
-    Args:
-      message: One of MESSAGES.
-      now: Unix time.
-
-    Returns:
-      The reply; that of a decision is empty.
-
-    Raises:
-      Refused: The request changes nothing.
-    """
-    if isinstance(message, REQUESTS):
-      reply, _ = self.answer(message, now)
-      is_exchange = isinstance(message, pb.ExchangeRequest)
-      return (pb.ExchangeReply if is_exchange else pb.Empty).FromString(reply)
-    self.decide(message, now)
-    return pb.Empty()
-
   def answer(self, request: Message, now: float) -> tuple[bytes, bool]:
     """Applies a request.
 
@@ -139,13 +119,24 @@ class Jobs:
     is_poll = isinstance(request, pb.ExchangeRequest) and not is_changed
     return client.reply, is_new or not is_poll
 
-  def replay(self, message: Message, now: float) -> None:
-    """Applies a message of the journal; it was one that changed the state."""
+  def apply(self, message: Message, now: float) -> bytes:
+    """Applies a request or a decision, such as the journal has them.
+
+    Args:
+      message: One of MESSAGES.
+      now: Unix time.
+
+    Returns:
+      The serialized reply; that of a decision is empty.
+
+    Raises:
+      Refused: The request changes nothing.
+    """
     head: pb.Head | None = getattr(message, 'head', None)
     if head is not None and head.sequence:
-      self.answer(message, now)
-    else:
-      self.decide(message, now)
+      return self.answer(message, now)[0]
+    self.decide(message, now)
+    return b''
 
   def _apply_request(
     self, job: JobState, request: Message, now: float

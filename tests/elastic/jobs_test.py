@@ -34,7 +34,7 @@ class Worker:
   def send(self, request, now=0.0):
     self.head.sequence += 1
     request.head.CopyFrom(self.head)
-    return self.jobs.apply(request, now)
+    return pb.ExchangeReply.FromString(self.jobs.apply(request, now))
 
   def create(self, **fields):
     spec = {'name': 'd', 'num_records': 20, 'shard_size': 4, 'num_epochs': 1}
@@ -118,7 +118,7 @@ def test_a_request_is_applied_once_however_often_it_comes(jobs):
   request = pb.ExchangeRequest(data_set='d', pass_number=1, num_wanted=2)
   reply = worker.send(request)
   before = jobs.to_bytes()
-  assert jobs.apply(request, 9.0) == reply
+  assert pb.ExchangeReply.FromString(jobs.apply(request, 9.0)) == reply
   assert jobs.to_bytes() == before
   worker.exchange(1)
   refused(jobs, STALE, 'older than', lambda: jobs.apply(request, 9.0))

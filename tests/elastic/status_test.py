@@ -194,7 +194,8 @@ def test_of_the_real_parts():
       sequence=next(sequence),
       generation=1,
     )
-    return jobs.apply(kind(head=head, **fields), NOW)
+    reply = jobs.apply(kind(head=head, **fields), NOW)
+    return pb.ExchangeReply.FromString(reply)
 
   beat = pb.AgentBeatRequest(address='10.0.0.1', free_port=4000)
   beat.head.job, beat.head.client, beat.head.incarnation = 'j', 'h0', 7
