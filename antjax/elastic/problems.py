@@ -86,19 +86,20 @@ def problems_of(
     elif agent.has_exited_from(job.generation):
       if agent.is_leaving:
         yield _left(name, agent.changed_at)
-      elif agent.exit_code:
-        was_stopped = agent.exit_code in _STOPPED
+      elif agent.beat.exit_code:
+        was_stopped = agent.beat.exit_code in _STOPPED
         yield GenerationProblem(
           agent.changed_at,
           not was_stopped,
           f'{name}: its worker {agent.exit_text}',
-          agent.log_tail,
+          agent.beat.log_tail,
           counts=not (was_stopped and is_asked),
           is_exit=True,
           # Where a job has run before, another host may be the odd one.
-          is_final=agent.exit_code == EXIT_WRONG_USAGE and job.last_step < 0,
+          is_final=agent.beat.exit_code == EXIT_WRONG_USAGE
+          and job.last_step < 0,
         )
-    elif name in hung and agent.generation == job.generation:
+    elif name in hung and agent.beat.generation == job.generation:
       reason = f'{name}: its worker is silent or makes no progress'
       yield GenerationProblem(now, True, reason)
 

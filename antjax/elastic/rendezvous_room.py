@@ -29,12 +29,7 @@ class AgentRecord:
   Attributes:
     name: Of the agent, its host and its worker.
     incarnation: Of the process that has the name.
-    address: Where other hosts reach it.
-    free_port: A port nobody uses there; 0: the host leaves.
-    status: IDLE, RUNNING or EXITED.
-    generation: What runs there or ran last; 0: nothing yet.
-    exit_code: Of the worker that exited.
-    log_tail: The last lines of that worker.
+    beat: What it said last; without a `free_port` its host leaves.
     first_seen: When it joined.
     last_seen: When it beat last.
     changed_at: When its status changed last.
@@ -47,14 +42,9 @@ class AgentRecord:
 
   name: str
   incarnation: int
-  address: str = ''
-  free_port: int = 0
-  status: int = pb.AgentBeatRequest.IDLE
-  generation: int = 0
-  exit_code: int = 0
-  log_tail: str = ''
-  device_kind: str = ''
-  resources: pb.Resources = dataclasses.field(default_factory=pb.Resources)
+  beat: pb.AgentBeatRequest = dataclasses.field(
+    default_factory=pb.AgentBeatRequest
+  )
   first_seen: float = 0.0
   last_seen: float = 0.0
   changed_at: float = 0.0
@@ -65,7 +55,7 @@ class AgentRecord:
 
   @property
   def is_idle(self) -> bool:
-    return self.status == pb.AgentBeatRequest.IDLE
+    return self.beat.status == pb.AgentBeatRequest.IDLE
 
   @property
   def may_run(self) -> bool:
@@ -74,11 +64,11 @@ class AgentRecord:
 
   @property
   def is_running(self) -> bool:
-    return self.status == pb.AgentBeatRequest.RUNNING
+    return self.beat.status == pb.AgentBeatRequest.RUNNING
 
   @property
   def is_leaving(self) -> bool:
-    return self.free_port == 0
+    return self.beat.free_port == 0
 
   @property
   def has_left(self) -> bool:
@@ -87,12 +77,12 @@ class AgentRecord:
 
   @property
   def exit_text(self) -> str:
-    return describe_exit(self.exit_code)
+    return describe_exit(self.beat.exit_code)
 
   def has_exited_from(self, generation: int) -> bool:
     return (
-      self.status == pb.AgentBeatRequest.EXITED
-      and self.generation == generation
+      self.beat.status == pb.AgentBeatRequest.EXITED
+      and self.beat.generation == generation
     )
 
   def is_out(self, generation: int) -> bool:
@@ -104,17 +94,15 @@ class AgentRecord:
     )
 
   def update(self, request: pb.AgentBeatRequest, now: float) -> None:
-    state = (request.status, request.generation, request.free_port == 0)
-    if state != (self.status, self.generation, self.is_leaving):
+    old = self.beat
+    if (request.status, request.generation, request.free_port == 0) != (
+      old.status,
+      old.generation,
+      self.is_leaving,
+    ):
       self.changed_at = now
-    self.address = request.address
-    self.free_port = request.free_port
-    self.status = request.status
-    self.generation = request.generation
-    self.exit_code = request.exit_code
-    self.log_tail = request.log_tail[-_MAX_TAIL:]
-    self.device_kind = request.device_kind
-    self.resources.CopyFrom(request.resources)
+    old.CopyFrom(request)
+    old.log_tail = request.log_tail[-_MAX_TAIL:]
     self.last_seen = now
     self.is_told_to_run = False
 
@@ -198,7 +186,7 @@ class Room:
         agent.is_after_leaver = before.is_leaving
         # An agent holds its name on its host until its worker is dead: the
         # same host twice means that the first one is gone.
-        if before.may_run and before.address != request.address:
+        if before.may_run and before.beat.address != request.address:
           self._former[name, before.incarnation] = before
     agent.update(request, now)
     if request.min_hosts:

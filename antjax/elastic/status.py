@@ -330,7 +330,7 @@ def _worker(
 
 def _agent_state(agent: AgentRecord, members: Collection[str]) -> str:
   if not agent.is_idle:
-    return pb.AgentBeatRequest.Status.Name(agent.status).lower()
+    return pb.AgentBeatRequest.Status.Name(agent.beat.status).lower()
   if agent.is_leaving:
     return 'leaving'
   return 'starting' if agent.name in members else 'waiting'
@@ -340,16 +340,16 @@ def _agent(agent: AgentRecord, state: str, steady_s: float) -> dict[str, Any]:
   return {
     'name': _name(agent.name),
     'state': state,
-    'address': _name(agent.address),
-    'device_kind': _name(agent.device_kind),
+    'address': _name(agent.beat.address),
+    'device_kind': _name(agent.beat.device_kind),
     'last_beat_age_s': _round(max(steady_s - agent.last_seen, 0.0)),
     'state_age_s': _round(max(steady_s - agent.changed_at, 0.0)),
-    'generation': agent.generation,
-    'exit_code': agent.exit_code,
-    'cpu_share': _round(agent.resources.cpu_share),
-    'rss_bytes': agent.resources.rss_bytes,
-    'memory_bytes': agent.resources.memory_bytes,
-    'log_tail': agent.log_tail[-_MAX_LOG:],
+    'generation': agent.beat.generation,
+    'exit_code': agent.beat.exit_code,
+    'cpu_share': _round(agent.beat.resources.cpu_share),
+    'rss_bytes': agent.beat.resources.rss_bytes,
+    'memory_bytes': agent.beat.resources.memory_bytes,
+    'log_tail': agent.beat.log_tail[-_MAX_LOG:],
   }
 
 

@@ -88,6 +88,13 @@ def data_set(ledger):
   return DataSetState(pb.DataSet(), ledger)
 
 
+def agent(name, address, changed_at=0.0, last_seen=0.0, status=0, log_tail=''):
+  beat = pb.AgentBeatRequest(
+    address=address, free_port=4000, status=status, log_tail=log_tail
+  )
+  return AgentRecord(name, 1, beat, changed_at=changed_at, last_seen=last_seen)
+
+
 def lively(now=NOW):
   """A job in which something of everything has happened."""
   job = JobState(
@@ -173,18 +180,8 @@ def lively(now=NOW):
     for w in workers
   }
   agents = [
-    AgentRecord(
-      'w0',
-      1,
-      '10.0.0.1',
-      4001,
-      status=pb.AgentBeatRequest.RUNNING,
-      changed_at=now - 590,
-      last_seen=now - 1,
-    ),
-    AgentRecord(
-      'spare', 2, '10.0.0.9', 4000, changed_at=now - 77, last_seen=now - 1
-    ),
+    agent('w0', '10.0.0.1', now - 590, now - 1, pb.AgentBeatRequest.RUNNING),
+    agent('spare', '10.0.0.9', now - 77, now - 1),
   ]
   log = [
     ('ctr', now - 300, 'KILL_RESTART', 'w2 was slow for 5 min'),
@@ -227,9 +224,7 @@ def huge(num_jobs):
     jobs.append(job)
   points = [Slice(n, 3, compute_s=0.123456789) for n in range(200)]
   slices = dict.fromkeys(jobs[0].members, points)
-  agents = [
-    AgentRecord(f'{long}{n}', n, long, log_tail=long) for n in range(5000)
-  ]
+  agents = [agent(f'{long}{n}', long, log_tail=long) for n in range(5000)]
   return Known(jobs, views, slices, agents)
 
 
@@ -247,5 +242,5 @@ def named(job_name, worker_name):
   view = ClusterView(
     job_name, 1, (WorkerView(worker_name, 1, device_kind=worker_name),)
   )
-  agent = AgentRecord(worker_name, 1, worker_name, log_tail=worker_name)
-  return Known([job], [view], agents=[agent])
+  only = agent(worker_name, worker_name, log_tail=worker_name)
+  return Known([job], [view], agents=[only])
