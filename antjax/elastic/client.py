@@ -38,6 +38,16 @@ class CoordinatorGoneError(RuntimeError):
   """The coordinator did not answer for as long as the client was to wait."""
 
 
+_ERRORS: dict[grpc.StatusCode, type[Exception]] = {
+  grpc.StatusCode.FAILED_PRECONDITION: StaleError,
+  grpc.StatusCode.INVALID_ARGUMENT: ValueError,
+  grpc.StatusCode.OUT_OF_RANGE: ValueError,
+  grpc.StatusCode.NOT_FOUND: LookupError,
+  grpc.StatusCode.UNAUTHENTICATED: PermissionError,
+  grpc.StatusCode.PERMISSION_DENIED: PermissionError,
+}
+
+
 class CoordinatorClient:
   """Calls to one coordinator under one name; for any number of threads.
 
@@ -193,19 +203,13 @@ class CoordinatorClient:
 
   def _refused(self, name: str, code: grpc.StatusCode, text: str) -> NoReturn:
     message = f'{name}: {text}'
-    if code is grpc.StatusCode.FAILED_PRECONDITION:
-      raise StaleError(message)
-    if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE):
-      raise ValueError(message)
-    if code is grpc.StatusCode.NOT_FOUND:
-      raise LookupError(message)
     if code is grpc.StatusCode.UNAUTHENTICATED:
-      raise PermissionError(
-        f'{message} The coordinator at {self.address} wants another token; see'
-        ' the token file.'
+      message += (
+        f' The coordinator at {self.address} wants another token; see the token'
+        ' file.'
       )
-    if code is grpc.StatusCode.PERMISSION_DENIED:
-      raise PermissionError(message)
+    if code in _ERRORS:
+      raise _ERRORS[code](message)
     raise RuntimeError(
       f'{name}: the coordinator at {self.address} failed ({code.name}: {text}).'
     )

@@ -81,14 +81,6 @@ class Decisions:
     for name in self._waiting_since.keys() - {*known, *names}:
       del self._waiting_since[name]
 
-  def idle_reason(self, job: str) -> str:
-    """Why the controller last did nothing about a job."""
-    return self._controller.idle_reason(job)
-
-  def restarts_left(self, job: JobState, now: float) -> int:
-    """Restarts of slow workers that the policy may ask for now."""
-    return self._controller.restarts_left(job.name, now, job.policy_restarts)
-
   def _tick_job(self, job: JobState, now: float, has_agents: bool) -> None:
     if job.phase == 'ended':
       self._controller.forget_job(job.name)

@@ -14,8 +14,10 @@ them is enough to go on after a crash. Who may change a job:
                older one is refused.
 """
 
+from collections.abc import Callable
 import json
 import struct
+from typing import Any
 
 from absl import logging
 from google.protobuf.message import Message
@@ -47,6 +49,20 @@ DECISIONS: tuple[type[Message], ...] = (
 # The place of a type here is its number in the journal.
 MESSAGES = (*REQUESTS, *DECISIONS)
 _WITHOUT = (pb.OperateRequest, pb.ExtendStreamRequest)  # A generation.
+
+
+# What requests that have no reply do to a job; True: it has changed.
+_CHANGES: dict[type[Message], Callable[[JobState, Any, float], bool]] = {
+  pb.BeginRequest: lambda job, request, now: job_data.begin(job, request),
+  pb.CommitRequest: job_data.commit,
+  pb.CreateDataSetRequest: (
+    lambda job, request, now: job_data.create_data_set(job, request)
+  ),
+  pb.ExtendStreamRequest: (
+    lambda job, request, now: job_data.extend_stream(job, request)
+  ),
+  pb.OperateRequest: job_control.operate,
+}
 
 
 class Jobs:
@@ -145,18 +161,7 @@ class Jobs:
     if isinstance(request, pb.ExchangeRequest):
       reply = pb.ExchangeReply()
       return reply, job_data.exchange(job, request, reply)
-    if isinstance(request, pb.BeginRequest):
-      is_changed = job_data.begin(job, request)
-    elif isinstance(request, pb.CommitRequest):
-      is_changed = job_data.commit(job, request, now)
-    elif isinstance(request, pb.CreateDataSetRequest):
-      is_changed = job_data.create_data_set(job, request)
-    elif isinstance(request, pb.ExtendStreamRequest):
-      is_changed = job_data.extend_stream(job, request)
-    else:
-      assert isinstance(request, pb.OperateRequest), type(request)
-      is_changed = job_control.operate(job, request, now)
-    return pb.Empty(), is_changed
+    return pb.Empty(), _CHANGES[type(request)](job, request, now)
 
   def check_alive(self, head: pb.Head) -> None:
     """Raises Refused where who sends this is fenced off; for heartbeats."""

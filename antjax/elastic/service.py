@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 
 from antjax.elastic import requests, security
-from antjax.elastic.methods import METHODS, ROLES, SERVICE, ServiceMethod
+from antjax.elastic.methods import METHODS, SERVICE, ServiceMethod
 from antjax.elastic.refused import Refused
 from antjax.elastic.security import RoleTokens
 
@@ -40,17 +40,6 @@ class Service(grpc.GenericRpcHandler):
     self._unknown = _refusal(
       Refused('UNAUTHENTICATED', 'the token is missing or not known.')
     )
-    self._denied = {
-      (role, name): _refusal(
-        Refused(
-          'PERMISSION_DENIED',
-          f'{name} is for the role {METHODS[name].role}; this token is'
-          f' of the role {role}.',
-        )
-      )
-      for role in ROLES
-      for name in METHODS
-    }
 
   def service(
     self, handler_call_details: grpc.HandlerCallDetails
@@ -69,7 +58,13 @@ class Service(grpc.GenericRpcHandler):
     if role is None:
       return self._unknown
     if not METHODS[name].may_be_called_by(role):
-      return self._denied[role, name]
+      return _refusal(
+        Refused(
+          'PERMISSION_DENIED',
+          f'{name} is for the role {METHODS[name].role}; this token is of the'
+          f' role {role}.',
+        )
+      )
     return handler
 
 

@@ -123,20 +123,26 @@ class StatusPage:
     """Begins to listen.
 
     Raises:
-      OSError: the port is taken.
+      RuntimeError: The port is taken.
     """
     loop = asyncio.get_running_loop()
     requests = web.Server(self._handle)
     self._requests = requests
-    self._server = await loop.create_server(
-      lambda: _Connection(
-        requests, loop, self._connections, self._max_connections
-      ),
-      self._address,
-      self._port,
-      ssl=self._tls,
-      ssl_handshake_timeout=_HEAD_TIMEOUT_S if self._tls else None,
-    )
+    try:
+      self._server = await loop.create_server(
+        lambda: _Connection(
+          requests, loop, self._connections, self._max_connections
+        ),
+        self._address,
+        self._port,
+        ssl=self._tls,
+        ssl_handshake_timeout=_HEAD_TIMEOUT_S if self._tls else None,
+      )
+    except OSError as error:
+      raise RuntimeError(
+        f'the status page cannot listen on {self._address}:{self._port}:'
+        f' {error}.'
+      ) from error
     self._port = self._server.sockets[0].getsockname()[1]
 
   @property

@@ -70,6 +70,10 @@ def jobs():
   return Jobs()
 
 
+def said(client, generation):
+  return pb.Head(job='j', client=client, generation=generation)
+
+
 def counts(jobs):
   return jobs.job('j').data_sets['d'].counts()
 
@@ -469,15 +473,23 @@ def test_workers_under_agents_are_given_up_when_silent_or_stuck(jobs):
   liveness = Liveness(lease_timeout_s=30, progress_timeout_s=100)
   assert liveness.hung(job, 0) == []
   for now in range(10, 200, 10):
-    liveness.note_progress('j', 'a', generation, now, (now, now))
+    liveness.note_progress(said('a', generation), now, (now, now))
     if now <= 60:
-      liveness.note_progress('j', 'b', generation, now, (min(now, 30), 0))
+      liveness.note_progress(
+        said('b', generation),
+        now,
+        (min(now, 30), 0),
+      )
     expected = ['b'] if now > 90 else []
     assert liveness.hung(job, now) == expected, now
   liveness = Liveness(lease_timeout_s=1000, progress_timeout_s=100)
   for now in range(10, 200, 10):
-    liveness.note_progress('j', 'a', generation, now, (now, now))
-    liveness.note_progress('j', 'b', generation, now, (min(now, 30), 0))
+    liveness.note_progress(said('a', generation), now, (now, now))
+    liveness.note_progress(
+      said('b', generation),
+      now,
+      (min(now, 30), 0),
+    )
     assert liveness.hung(job, now) == (['b'] if now > 130 else []), now
 
 
@@ -494,9 +506,9 @@ def test_a_worker_that_has_left_may_be_silent(jobs):
   generation = start(jobs, 'a', 'b')
   liveness = Liveness(lease_timeout_s=30, progress_timeout_s=100)
   for name in 'ab':
-    liveness.note_progress('j', name, generation, 0, (1, 1))
-  liveness.leave('j', 'a', generation, 1)
-  liveness.hear('j', 'a', generation, 2)  # Was on its way.
+    liveness.note_progress(said(name, generation), 0, (1, 1))
+  liveness.leave(said('a', generation), 1)
+  liveness.hear(said('a', generation), 2)  # Was on its way.
   assert liveness.hung(jobs.job('j'), 1000) == ['b']
   end(jobs)
   start(jobs, 'a', 'b')
@@ -509,10 +521,10 @@ def test_without_agents_only_holders_are_given_up(jobs):
   a.exchange(1)
   liveness = Liveness(lease_timeout_s=30, progress_timeout_s=100)
   for name in 'ab':
-    liveness.hear('j', name, 0, 0)
+    liveness.hear(said(name, 0), 0)
   assert liveness.hung(jobs.job('j'), 31) == ['a']
   b.exchange(1)
-  liveness.hear('j', 'a', 0, 31)
+  liveness.hear(said('a', 0), 31)
   assert liveness.hung(jobs.job('j'), 32) == ['b']
 
 
