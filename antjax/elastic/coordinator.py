@@ -24,7 +24,8 @@ from antjax.elastic.liveness import Liveness
 from antjax.elastic.methods import METHODS, OPERATOR
 from antjax.elastic.monitor import Monitor
 from antjax.elastic.refused import Refused
-from antjax.elastic.rendezvous import Rendezvous, RendezvousConfig
+from antjax.elastic.rendezvous import Rendezvous
+from antjax.elastic.rendezvous_room import RendezvousConfig
 from antjax.elastic.service import make_server, Service
 from antjax.elastic.status_page import StatusPage
 from antjax.elastic.windows import MonitorConfig

@@ -35,10 +35,12 @@ from antjax.elastic.problems import (
   problems_of,
   silent_members,
 )
-from antjax.elastic.rendezvous_config import (
-  RendezvousConfig as RendezvousConfig,
+from antjax.elastic.rendezvous_room import (
+  AgentRecord,
+  natural_order,
+  RendezvousConfig,
+  Room,
 )
-from antjax.elastic.rendezvous_room import AgentRecord, natural_order, Room
 
 # Exit codes of an agent's process, for what started it.
 EXIT_FAILED = 1

@@ -10,9 +10,8 @@ from typing import Any
 
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorClient
-from antjax.elastic.pulse import Pulse
+from antjax.elastic.pulse import Pulse, StepLog
 from antjax.elastic.service_ledger import ServiceLedgerClient
-from antjax.elastic.step_log import StepLog
 from antjax.input import position
 from antjax.input.data_shard import DataShard
 from antjax.input.dataset import LeasedDataset

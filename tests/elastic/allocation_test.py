@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 import pytest
 
 from antjax.elastic import allocation
-from antjax.elastic.allocation import Split, SplitLimits
-from antjax.elastic.cost import Cost, fit
+from antjax.elastic.allocation import Cost, fit, Split, SplitLimits
 from tests.elastic.monitored_job import moments
 
 _COST = st.builds(

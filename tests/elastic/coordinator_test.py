@@ -32,7 +32,7 @@ from antjax.elastic.coordinator import (
 from antjax.elastic.jobs import Jobs
 from antjax.elastic.policy_by_name import resolve
 from antjax.elastic.refused import Refused
-from antjax.elastic.rendezvous import RendezvousConfig
+from antjax.elastic.rendezvous_room import RendezvousConfig
 from antjax.input.journal import Journal
 from tests import source_tree
 from tests.elastic import certificates

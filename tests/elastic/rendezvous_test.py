@@ -12,6 +12,7 @@ import pytest
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import jobs as jobs_lib
 from antjax.elastic import rendezvous as rendezvous_lib
+from antjax.elastic import rendezvous_room
 from antjax.elastic.job_state import JobState
 from antjax.elastic.rendezvous_room import natural_order
 
@@ -85,7 +86,7 @@ class _World:
   """A job, its rendezvous and its hosts; half a second a tick."""
 
   def __init__(self, *names: str, **config) -> None:
-    self.config = rendezvous_lib.RendezvousConfig(**config)
+    self.config = rendezvous_room.RendezvousConfig(**config)
     self.rendezvous = rendezvous_lib.Rendezvous(self.config)
     self.jobs = jobs_lib.Jobs()
     self.sequence = 0
@@ -715,7 +716,7 @@ def test_memory_is_bounded_however_many_agents_come_and_go():
 )
 def test_a_wrong_config_is_refused(values, message):
   with pytest.raises(ValueError, match=message):
-    rendezvous_lib.RendezvousConfig(**values)
+    rendezvous_room.RendezvousConfig(**values)
 
 
 _EVENTS = ('die', 'stop', 'agent', 'cut', 'back', 'join', 'leave', 'coord')
