@@ -128,7 +128,7 @@ def exchange(
       if bits:
         lease.consumed = bits.to_bytes((bits.bit_length() + 7) // 8, 'little')
   if not reply.leases:
-    reply.outcome = pb.ExchangeReply.Outcome.Value(ledger.outcome())
+    reply.outcome = getattr(pb.ExchangeReply, ledger.outcome())
   reply.first_open_epoch = ledger.first_open_epoch
   return (
     is_changed or bool(reply.leases) or num_epochs != ledger.num_begun_epochs
