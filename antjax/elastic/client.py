@@ -106,7 +106,6 @@ class CoordinatorClient:
         response_deserializer=method.reply.FromString,
       )
       for name, method in METHODS.items()
-      if not method.is_stream
     }
 
   def __enter__(self) -> 'CoordinatorClient':

@@ -45,15 +45,8 @@ class ControllerConfig:
   large_change: float = 0.15
 
   def __post_init__(self) -> None:
-    if not (
-      self.period_s >= 0
-      and self.cooldown_s >= 0
-      and self.min_change >= 0
-      and self.settle_s >= 0
-      and self.large_change >= 0
-      and self.max_restarts >= 0
-      and self.min_samples >= 1
-    ):
+    values = dataclasses.astuple(self)
+    if self.min_samples < 1 or not all(value >= 0 for value in values):
       raise ValueError(
         f'{self}: min_samples must be at least 1, all else not negative'
       )

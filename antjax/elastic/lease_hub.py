@@ -256,7 +256,7 @@ class RemoteLeases:
     self._index = index
 
   def begin(self, state: bytes, round_number: int) -> int:
-    """See `Leases`."""
+    """See `LeaseQueue`."""
     if self._connection is None:
       self._connection = connection.Client(self._address, authkey=self._key)
       hello = {'ticket': self._ticket, 'index': self._index}
@@ -266,7 +266,7 @@ class RemoteLeases:
     return round_number
 
   def take(self, number: int) -> tuple[pb.Lease | None, bool, int]:
-    """See `Leases`."""
+    """See `LeaseQueue`."""
     del number  # A process has one pass at a time.
     reply = pb.ExchangeReply.FromString(self._ask(b'T'))
     lease = reply.leases[0] if reply.leases else None
@@ -274,7 +274,7 @@ class RemoteLeases:
     return lease, is_waiting, reply.first_open_epoch
 
   def report(self, number: int, news: pb.ExchangeRequest) -> None:
-    """See `Leases`."""
+    """See `LeaseQueue`."""
     if number == self._number:
       self._connection.send_bytes(b'R' + news.SerializeToString())
 

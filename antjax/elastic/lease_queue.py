@@ -11,7 +11,6 @@ from collections.abc import Callable
 import dataclasses
 import threading
 import time
-from typing import Protocol
 
 import numpy as np
 
@@ -20,42 +19,6 @@ from antjax.elastic.client import CoordinatorClient
 from antjax.input.data_shard import DataShard
 
 _OUTCOME = pb.ExchangeReply
-
-
-class Leases(Protocol):
-  """Where a ledger client gets its leases from and reports them to.
-
-  What is said of a pass that is no longer the newest is ignored.
-  """
-
-  def begin(self, state: bytes, round_number: int) -> int:
-    """Begins the next pass.
-
-    Args:
-      state: Position as JSON; empty: at the beginning.
-      round_number: How often the ledger client was set to a position.
-
-    Returns:
-      Its number, for the other calls.
-    """
-
-  def take(self, number: int) -> tuple[pb.Lease | None, bool, int]:
-    """Returns (the next lease or None, is waiting, first open epoch).
-
-    None: the pass is over; or, where it `is waiting`, there is none just now.
-    All epochs before the first open one are in a committed checkpoint.
-    """
-
-  def report(self, number: int, news: pb.ExchangeRequest) -> None:
-    """Notes what has become of held shards.
-
-    Args:
-      number: Of the pass.
-      news: Has `consumed`, `progress`, `returned` and `failed`.
-    """
-
-  def close(self) -> None:
-    """Ends the work; leases that were not taken are given back."""
 
 
 @dataclasses.dataclass
@@ -129,12 +92,19 @@ class LeaseQueue:
     self._number = 0
     self._num_takers = 0
     self._is_asked = False  # A taker wants an answer now.
-    self._is_flushing = False
     self._is_closed = False
     self._thread: threading.Thread | None = None
 
   def begin(self, state: bytes, round_number: int = 0) -> int:
-    """See `Leases`; blocks until the coordinator has heard it.
+    """Begins the next pass; blocks until the coordinator has heard it.
+
+    Args:
+      state: Position as JSON; empty: at the beginning.
+      round_number: How often the ledger client was set to a position.
+
+    Returns:
+      Its number, for the other calls; what is said of an earlier pass is
+      ignored.
 
     Raises:
       StaleError: This process is fenced off, or another worker began another
@@ -171,7 +141,10 @@ class LeaseQueue:
   def take(
     self, number: int, *, may_wait: bool = True
   ) -> tuple[pb.Lease | None, bool, int]:
-    """See `Leases`.
+    """Returns (the next lease or None, is waiting, first open epoch).
+
+    None: the pass is over; or, where it `is waiting`, there is none just now.
+    All epochs before the first open one are in a committed checkpoint.
 
     Args:
       number: Of the pass.
@@ -215,7 +188,12 @@ class LeaseQueue:
         self._num_takers -= 1
 
   def report(self, number: int, news: pb.ExchangeRequest) -> None:
-    """See `Leases`."""
+    """Notes what has become of held shards.
+
+    Args:
+      number: Of the pass.
+      news: Has `consumed`, `progress`, `returned` and `failed`.
+    """
     with self._changed:
       if this := self._newest(number):
         for lease in news.progress:

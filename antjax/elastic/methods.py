@@ -23,15 +23,12 @@ class ServiceMethod:
     role: The lowest role that may call it.
     is_journaled: It changes durable state, so that its requests have numbers.
       Of soft state the newest request counts, and a repeat does no harm.
-    is_stream: One call takes any number of requests and answers each in turn,
-      for a third of the cost; the first that is refused ends it.
   """
 
   request: type[Message]
   reply: type[Message]
   role: str = 'worker'
   is_journaled: bool = True
-  is_stream: bool = False
 
   def may_be_called_by(self, role: str) -> bool:
     """Whether a role may call it; an operator may call all."""
@@ -42,9 +39,6 @@ METHODS = {
   'CreateDataSet': ServiceMethod(pb.CreateDataSetRequest, pb.Empty),
   'Begin': ServiceMethod(pb.BeginRequest, pb.Empty),
   'Exchange': ServiceMethod(pb.ExchangeRequest, pb.ExchangeReply),
-  'Exchanges': ServiceMethod(
-    pb.ExchangeRequest, pb.ExchangeReply, is_stream=True
-  ),
   'Commit': ServiceMethod(pb.CommitRequest, pb.Empty),
   'ExtendStream': ServiceMethod(pb.ExtendStreamRequest, pb.Empty),
   'Heartbeat': ServiceMethod(

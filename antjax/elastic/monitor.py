@@ -105,10 +105,6 @@ class Monitor:
         known.left_slow.clear()
       known.left_slow.add(worker)
 
-  def forget_job(self, job: str) -> None:
-    """Drops a job that is over."""
-    self._jobs.pop(job, None)
-
   def note_plan(self, job: str, plan: pb.Plan, now: float) -> None:
     """Says which plan is in force: after each SetPlan, and at the start."""
     noted = self._job(job, now)

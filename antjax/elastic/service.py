@@ -2,16 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The coordinator's gRPC service: methods, who may call them, and limits."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 import resource
 from typing import Any, TypeAlias
 
 from absl import logging
+from google.protobuf.message import Message
 import grpc
 import grpc.aio
 
 from antjax.elastic import requests, security
-from antjax.elastic.methods import METHODS, SERVICE, ServiceMethod
+from antjax.elastic.methods import METHODS, SERVICE
 from antjax.elastic.refused import Refused
 from antjax.elastic.security import RoleTokens
 
@@ -34,7 +35,7 @@ class Service(grpc.GenericRpcHandler):
     """
     self._tokens = tokens
     self._handlers = {
-      f'/{SERVICE}/{name}': (name, _handler(METHODS[name], handler))
+      f'/{SERVICE}/{name}': (name, _handler(METHODS[name].request, handler))
       for name, handler in handlers.items()
     }
     self._unknown = _refusal(
@@ -141,9 +142,7 @@ def _max_connections() -> int:
   return min(_MAX_CALLS, max(limit - 200, limit // 2))
 
 
-def _handler(method: ServiceMethod, handle: HandlerFn) -> grpc.RpcMethodHandler:
-  kind = method.request
-
+def _handler(kind: type[Message], handle: HandlerFn) -> grpc.RpcMethodHandler:
   async def answer(data: bytes, context: _Context) -> bytes:
     try:
       return await handle(requests.parse(kind, data), data)
@@ -159,14 +158,6 @@ def _handler(method: ServiceMethod, handle: HandlerFn) -> grpc.RpcMethodHandler:
     await context.abort(grpc.StatusCode[code], text)
     raise AssertionError('abort raises.')
 
-  async def answer_all(
-    stream: AsyncIterator[bytes], context: _Context
-  ) -> AsyncIterator[bytes]:
-    async for data in stream:
-      yield await answer(data, context)
-
-  if method.is_stream:
-    return grpc.stream_stream_rpc_method_handler(answer_all)
   return grpc.unary_unary_rpc_method_handler(answer)
 
 

@@ -18,7 +18,6 @@ from antjax.elastic.lease_queue import (
   consumed_flags,
   from_proto,
   LeaseQueue,
-  Leases,
   to_lease,
   to_proto,
 )
@@ -43,7 +42,7 @@ class ServiceLedgerClient:
 
   def __init__(
     self,
-    leases: Leases,
+    leases: LeaseQueue | RemoteLeases,
     data_set: pb.DataSet,
     *,
     share: tuple[int, int] = (0, 1),

@@ -102,14 +102,8 @@ class Server:
       data = data.SerializeToString()
     metadata = [('authorization', f'Bearer {token}')] if token else None
     path = f'/{methods.SERVICE}/{name}'
-    if methods.METHODS[name].is_stream:
-      call = self.channel.stream_stream(path)(
-        iter([data]), metadata=metadata, timeout=20
-      )
-      [reply] = [one async for one in call]
-    else:
-      call = self.channel.unary_unary(path)
-      reply = await call(data, metadata=metadata, timeout=20)
+    call = self.channel.unary_unary(path)
+    reply = await call(data, metadata=metadata, timeout=20)
     return methods.METHODS[name].reply.FromString(reply)
 
   async def refused(self, name, data, code, match='', token=None):
@@ -176,38 +170,6 @@ async def test_workers_get_leases(tmp_path):
     await server.refused(
       'Exchange', exchange(2), 'FAILED_PRECONDITION', 'older than'
     )
-
-
-@run
-async def test_a_stream_of_exchanges_is_answered_in_turn(tmp_path):
-  async with Server(tmp_path) as server:
-    await join(server)
-    call = server.channel.stream_stream(f'/{methods.SERVICE}/Exchanges')()
-    consumed = []
-    for sequence in range(3, 103):
-      request = exchange(sequence, consumed=consumed)
-      await call.write(request.SerializeToString())
-      reply = pb.ExchangeReply.FromString(await call.read())
-      [lease] = reply.leases
-      consumed = [lease.shard]
-    assert server.jobs.job('j').data_sets['d'].counts()['consumed'] == 99
-    # The same again is answered the same; what is refused ends the stream.
-    again = server.channel.stream_stream(f'/{methods.SERVICE}/Exchanges')()
-    await again.write(request.SerializeToString())
-    assert pb.ExchangeReply.FromString(await again.read()) == reply
-    await again.write(exchange(5).SerializeToString())
-    with pytest.raises(grpc.aio.AioRpcError, match='is older than'):
-      await again.read()
-    assert await again.code() == grpc.StatusCode.FAILED_PRECONDITION
-    # Several may be on their way.
-    for sequence in (103, 104):
-      await call.write(exchange(sequence).SerializeToString())
-    for _ in range(2):
-      assert pb.ExchangeReply.FromString(await call.read()).outcome == (
-        pb.ExchangeReply.WAIT
-      )
-    await call.done_writing()
-    assert await call.code() == grpc.StatusCode.OK
 
 
 @run

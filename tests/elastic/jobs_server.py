@@ -56,7 +56,6 @@ class JobsServer:
         response_serializer=lambda reply: reply.SerializeToString(),
       )
       for name, method in METHODS.items()
-      if not method.is_stream
     }
     self._server.add_generic_rpc_handlers(
       [grpc.method_handlers_generic_handler(SERVICE, methods)]
