@@ -477,10 +477,14 @@ async def test_agents_run_generations(tmp_path):
       server.coordinator.tick()
       return await server.send('AgentBeat', agent_beat(**fields))
 
-    for _ in range(40):
-      reply = await beat()
-      if reply.command == pb.AgentBeatReply.RUN:
-        break
+    async def told_to_run():
+      for _ in range(40):
+        reply = await beat()
+        if reply.command == pb.AgentBeatReply.RUN:
+          return reply
+      raise AssertionError(reply)
+
+    reply = await told_to_run()
     assert reply.assignment.generation == 1
     assert reply.assignment.jax_coordinator == '127.0.0.1:4321'
     await join(server, 'h0', generation=1)
@@ -497,10 +501,7 @@ async def test_agents_run_generations(tmp_path):
       'FAILED_PRECONDITION',
       'over',
     )
-    for _ in range(40):
-      reply = await beat()
-      if reply.command == pb.AgentBeatReply.RUN:
-        break
+    reply = await told_to_run()
     assert reply.assignment.generation == 2
     (job,) = server.coordinator.snapshot()['jobs']
     assert [g['generation'] for g in job['generations']] == [2, 1]
@@ -589,6 +590,16 @@ def coordinator(folder, *flags):
       process.end()
 
 
+def ended(*arguments):
+  return subprocess.run(
+    [sys.executable, *arguments],
+    cwd=source_tree.ROOT,
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+
+
 def test_the_coordinator_runs_without_jax():
   code = (
     'import sys\n'
@@ -598,13 +609,7 @@ def test_the_coordinator_runs_without_jax():
     'found = {"jax", "jaxlib", "grain", "flax"} & set(sys.modules)\n'
     'assert not found, found\n'
   )
-  done = subprocess.run(
-    [sys.executable, '-c', code],
-    cwd=source_tree.ROOT,
-    capture_output=True,
-    text=True,
-    timeout=60,
-  )
+  done = ended('-c', code)
   assert done.returncode == 0, done.stderr
 
 
@@ -663,13 +668,7 @@ def test_a_coordinator_says_what_is_wrong_and_ends(tmp_path):
   with coordinator(tmp_path) as process:
 
     def fails(*flags):
-      done = subprocess.run(
-        [sys.executable, '-m', 'launch.coordinator', *flags],
-        cwd=source_tree.ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-      )
+      done = ended('-m', 'launch.coordinator', *flags)
       assert done.returncode == 1 and 'Traceback' not in done.stderr
       return done.stderr
 
@@ -681,20 +680,8 @@ def test_a_coordinator_says_what_is_wrong_and_ends(tmp_path):
     assert 'reached from other machines' in fails(other, '--address=0.0.0.0')
     assert 'policy' in fails(other, '--policy=nothing')
     assert 'needs the --port' in fails('--status')
-    shown = subprocess.run(
-      [
-        sys.executable,
-        '-m',
-        'launch.coordinator',
-        '--status',
-        '--once',
-        f'--port={process.port}',
-      ],
-      cwd=source_tree.ROOT,
-      capture_output=True,
-      text=True,
-      timeout=60,
-    )
+    port = f'--port={process.port}'
+    shown = ended('-m', 'launch.coordinator', '--status', '--once', port)
     assert shown.returncode == 0, shown.stderr
 
 

@@ -105,3 +105,11 @@ class JobsServer:
       return pb.StatusReply(json=b'{}')
     reply = self.jobs.apply(request, time.time())
     return METHODS[name].reply.FromString(reply)
+
+
+def eventually(check):
+  for _ in range(1000):
+    if check():
+      return
+    time.sleep(0.01)
+  raise AssertionError('it did not happen')

@@ -3,7 +3,6 @@
 """Which prefetch process reads which pass; the processes are threads here."""
 
 import pickle
-import time
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.lease_queue import to_proto
 from antjax.elastic.service_ledger import ServiceLedgerClient
 from antjax.input import ledger_state
-from tests.elastic.jobs_server import JobsServer
+from tests.elastic.jobs_server import eventually, JobsServer
 
 NUM_SHARDS = 12
 
@@ -46,14 +45,6 @@ def read(client):
   if shard is not None:
     client.ack(shard)
   return shard
-
-
-def eventually(check):
-  for _ in range(1000):
-    if check():
-      return
-    time.sleep(0.005)
-  raise AssertionError('it did not happen')
 
 
 def has_left(ledger, count):

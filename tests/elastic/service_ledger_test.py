@@ -17,22 +17,14 @@ from antjax.elastic.worker import Agent
 from antjax.input.data_shard import ShardLedger
 from antjax.input.dataset import LeasedDataset, merge_states
 from antjax.input.ledger_client import LocalLedgerClient
-from tests.elastic.jobs_server import JobsServer
+from tests.elastic.jobs_server import eventually
 from tests.elastic.lockstep_workers import (
   assert_each,
   consumed,
-  eventually,
   NUM_RECORDS,
   Source,
   Workers,
 )
-
-
-@pytest.fixture
-def server():
-  with JobsServer() as server:
-    yield server
-
 
 # --- Exactness. ---------------------------------------------------------------
 
