@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from antjax.jobs import identity as run_identity
-from antjax.train.batches import gather_json
+from antjax.mesh.gather import gather_json
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
 
