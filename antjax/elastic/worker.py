@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import json
 import os
 import time
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorClient
@@ -14,8 +14,10 @@ from antjax.elastic.pulse import Pulse, StepLog
 from antjax.elastic.service_ledger import ServiceLedgerClient
 from antjax.input import position
 from antjax.input.data_shard import DataShard
-from antjax.input.dataset import LeasedDataset
 from antjax.input.records import RecordSource
+
+if TYPE_CHECKING:
+  from antjax.input.dataset import LeasedDataset
 
 
 class Agent:
@@ -141,7 +143,7 @@ class Agent:
     at_most_once: bool = False,
     max_data_errors: int = 3,
     read_ahead: int = 2,
-  ) -> LeasedDataset:
+  ) -> 'LeasedDataset':
     """The records of a source, leased shard by shard from the coordinator.
 
     Every worker of the job calls it alike. A plain `grain.IterDataset`, see
@@ -164,6 +166,8 @@ class Agent:
     Raises:
       ValueError: A number is out of range, or the name is taken.
     """
+    from antjax.input.dataset import LeasedDataset
+
     self._pulse.check()
     if shard_size < 1 or (num_epochs is not None and num_epochs < 1):
       raise ValueError(
