@@ -159,9 +159,10 @@ class Epoch:
       del self.marks[position]
     return ended
 
-  def positions(self, *statuses: int) -> int:
-    """Returns the bit set of the positions that are one of these."""
-    return index_set.from_flags(np.isin(self.flags, statuses))
+  def positions(self, first: int, last: int | None = None) -> int:
+    """Returns the bit set of the positions with statuses from first to last."""
+    more = 0 if last is None else last - first
+    return index_set.from_flags(self.flags - np.uint8(first) <= more)
 
   def stored(self) -> dict[str, Any]:
     """Returns all but the status as plain types."""

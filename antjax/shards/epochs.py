@@ -90,21 +90,17 @@ class Epochs:
       every = todo
       todo = index_set.bits(index_set.members(todo)[worker::num_workers])
       over.other = every & ~todo
-    if not todo and not self.spec.is_growing:  # All at once, without arrays.
-      self._over.append(over)
-      self.next = run.stop
-      for key in [k for k in self.set_aside if run.start <= k[0] < run.stop]:
-        del self.set_aside[key]
-      self._advance()
-      return
-    for number in range(run.start, run.stop):
-      self.open[number] = epoch = self._new(number, over.flags(todo).tobytes())
-      self.next = number + 1
-      for (other, _), one in self.set_aside.items():
-        if other == number:
-          epoch.set(one.position, SET_ASIDE)
-      self._set_done(number, over.done, run.marks)
-      self.close_if_over(number)
+    if not todo and not self.spec.is_growing:
+      self._over.append(over)  # All at once, without arrays.
+    else:
+      for number in range(run.start, run.stop):
+        self.open[number] = self._new(number, over.flags(todo).tobytes())
+    self.next = run.stop
+    for (number, _), one in self.set_aside.items():
+      if number in self.open and number >= run.start:
+        self.open[number].set(one.position, SET_ASIDE)
+    self._note(dataclasses.replace(run, done=over.done))
+    self._advance()
 
   def grow(self, spec: LedgerSpec) -> None:
     """Takes over how a stream is now."""
@@ -178,51 +174,33 @@ class Epochs:
       epoch.cursor = epoch.size
     self.open = dict(sorted(self.open.items()))
 
-  def _set_done(self, number: int, done: int, marks: dict[int, int]) -> None:
-    """Notes what a state says of an open epoch, see `ledger_state.Run`."""
-    epoch = self.open[number]
-    length = self.spec.shard_size
-    tail = self.spec.num_records % length  # Of the last shard, if it is short.
-    for position, bits in marks.items():
-      count = bits.bit_count()
-      if count == length or (
-        count == tail and self.is_full(number, epoch.index(position), bits)
-      ):
-        done |= 1 << position
-    for index, worker in epoch.set_done(done):
-      self.early[number, index] = worker
-    aside = {
-      one.position: key
-      for key, one in self.set_aside.items()
-      if key[0] == number
-    }
-    for position, key in aside.items():
-      if epoch.status[position] == DONE:
-        del self.set_aside[key]
-    for position, bits in marks.items():
-      if epoch.status[position] in (TODO, DOING):
-        epoch.marks[position] = epoch.marks.get(position, 0) | bits
-      elif epoch.status[position] == SET_ASIDE:
-        self.set_aside[aside[position]].bits |= bits
+  def _note(self, run: Run) -> None:
+    """Notes what a state says of epochs that have begun."""
+    for one in self._between(run.start, run.stop):
+      one.done |= run.done & ~one.other
+      one.aside &= ~run.done
+    for key, aside in list(self.set_aside.items()):
+      if run.start <= key[0] < run.stop:
+        aside.bits |= run.marks.get(aside.position, 0)
+        if run.done >> aside.position & 1:
+          del self.set_aside[key]
+    for number in [n for n in self.open if run.start <= n < run.stop]:
+      epoch = self.open[number]
+      for index, worker in epoch.set_done(run.done):
+        self.early[number, index] = worker
+      for position, bits in run.marks.items():
+        if epoch.status[position] in (TODO, DOING):
+          epoch.marks[position] = epoch.marks.get(position, 0) | bits
+      self.close_if_over(number)
 
   def commit(self, first: int, runs: Iterable[Run]) -> None:
     """Notes the runs of a checkpoint in which all before `first` is done."""
-    every = (1 << self.spec.num_shards) - 1
-    for run in (Run(0, first, every), *runs):
-      over = self._between(run.start, run.stop)
-      for one in over:
-        one.done |= run.done & ~one.aside
-      if run.marks:  # A shard in part may be done, if its parts are all of it.
-        for number in (n for one in over for n in range(one.start, one.stop)):
-          self._reopen(number)
-      for number in [n for n in self.open if run.start <= n < run.stop]:
-        self._set_done(number, run.done, run.marks)
-        self.close_if_over(number)
+    if first > self.first_open:
+      every = (1 << self.spec.num_shards) - 1
+      self._note(Run(self.first_open, first, every))
+    for run in runs:
+      self._note(run)
     self._advance()
-
-  def is_full(self, epoch: int, index: int, bits: int) -> bool:
-    """Whether the records in `bits` are all that a shard has."""
-    return bits.bit_count() == len(self.spec.shard(epoch, index))
 
   def spend(self) -> None:
     """Makes all that is CONSUMED DONE."""
@@ -285,7 +263,7 @@ class Epochs:
       done = over.done | over.consumed
       runs.append(Run(over.start, over.stop, done, mine))
     for number, epoch in self.open.items():
-      mine = epoch.positions(TODO, DOING, CONSUMED) if has_share else None
+      mine = epoch.positions(TODO, CONSUMED) if has_share else None
       done = epoch.positions(CONSUMED, DONE)
       runs.append(Run(number, number + 1, done, mine, epoch.marks))
     return [run.to_json() for run in sorted(runs, key=lambda run: run.start)]

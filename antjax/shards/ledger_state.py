@@ -94,14 +94,15 @@ def read(state: Any) -> list[Run]:
       raise ValueError(f'version {state["version"]}, needed: {VERSION}')
     if missing := {'seed', 'num_epochs'} - state.keys():
       raise ValueError(f'no {", ".join(sorted(missing))}')
-    for name, low in (('num_records', 0), ('shard_size', 1)):
+    for name, low in (
+      ('num_records', 0),
+      ('shard_size', 1),
+      ('first_epoch', 0),
+    ):
       _check_whole(name, state[name], low)
-    _check_whole('first epoch', state['first_epoch'])
-    shards = data_shard.num_shards(state['num_records'], state['shard_size'])
-    expected = state['first_epoch']
-    runs = []
+    expected, runs = state['first_epoch'], []
     for fields in state['epochs']:
-      run = _read_run(fields, shards, state['shard_size'])
+      run = _read_run(fields, state)
       if run.start != expected or run.stop <= run.start:
         raise ValueError(f'epoch {expected} is missing')
       if not _is_own_share(state):
@@ -116,21 +117,33 @@ def read(state: Any) -> list[Run]:
   return runs
 
 
-def _read_run(fields: State, shards: int, shard_size: int) -> Run:
-  start, assigned = fields['start'], fields['assigned']
-  _check_whole('epoch', start)
-  _check_whole('epoch', fields['stop'])
+def _read_run(fields: State, state: State) -> Run:
+  """Reads a run; a shard of which all records are marked is done."""
+  size, shard_size = state['num_records'], state['shard_size']
+  shards = data_shard.num_shards(size, shard_size)
+  for name in ('start', 'stop'):
+    _check_whole(name, fields[name])
   named = [int(p) for p in (*fields['marks'], *fields['doing'])]
   if max(named, default=0) >= shards or min(named, default=0) < 0:
-    raise ValueError(f'epoch {start} has more than {shards} shards')
-  decode = index_set.decode
-  return Run(
-    start,
-    fields['stop'],
-    decode(fields['done'], shards),
-    None if assigned is None else decode(assigned, shards),
-    {int(p): decode(text, shard_size) for p, text in fields['marks'].items()},
-  )
+    raise ValueError(f'epoch {fields["start"]} has more than {shards} shards')
+  run = Run(fields['start'], fields['stop'])
+  run.done = index_set.decode(fields['done'], shards)
+  if fields['assigned'] is not None:
+    run.assigned = index_set.decode(fields['assigned'], shards)
+  for position, text in fields['marks'].items():
+    bits = index_set.decode(text, shard_size)
+    count, place = bits.bit_count(), shards - 1
+    if count == size % shard_size and run.length == 1:  # The last one's?
+      if not state.get('is_stream'):
+        places = data_shard.shard_positions(shards, state['seed'], run.start)
+        place = int(places[-1])
+      if place == int(position):
+        count = shard_size
+    if count == shard_size:
+      run.done |= 1 << int(position)
+    else:
+      run.marks[int(position)] = bits
+  return run
 
 
 def _check_whole(name: str, value: Any, low: int = 0) -> None:
@@ -141,9 +154,8 @@ def _check_whole(name: str, value: Any, low: int = 0) -> None:
 def check_same_data(states: Sequence[State]) -> None:
   """Raises ValueError unless all states are of one data set."""
   names = [*_IDENTITY, 'is_stream']
-  if all(
-    state.get('is_stream') for state in states
-  ):  # Each saw it at another length.
+  if all(state.get('is_stream') for state in states):
+    # Each saw it at another length.
     names.remove('num_records')
   first = states[0]
   for state in states:
