@@ -7,7 +7,6 @@ Shards have positions in the epoch's shuffled order, and are leased by them.
 
 from collections import deque
 from collections.abc import Callable, Iterator
-import dataclasses
 import heapq
 from typing import Any
 
@@ -184,50 +183,3 @@ class Epoch:
       self._hold(index, worker, position)
     for position, text in fields['marks'].items():
       self.marks[int(position)] = index_set.decode(text)
-
-
-@dataclasses.dataclass
-class Over:
-  """Epochs start <= epoch < stop that are over, and alike.
-
-  Attributes:
-    start: First epoch.
-    stop: One past the last one.
-    size: Number of shards S.
-    done: Bit set of the positions that are DONE.
-    other: Bit set of the positions that are OTHER.
-    aside: Bit set of the positions that are SET_ASIDE.
-  """
-
-  start: int
-  stop: int
-  size: int
-  done: int = 0
-  other: int = 0
-  aside: int = 0
-
-  @property
-  def consumed(self) -> int:
-    """Bit set of the positions that are CONSUMED: all the others."""
-    return ((1 << self.size) - 1) & ~(self.done | self.other | self.aside)
-
-  def flags(self, todo: int = 0) -> np.ndarray:
-    """Returns what each position [S] is, where some are TODO."""
-    flags = np.full(self.size, CONSUMED, np.uint8)
-    for status, positions in (
-      (DONE, self.done),
-      (OTHER, self.other),
-      (SET_ASIDE, self.aside),
-      (TODO, todo),
-    ):
-      flags[index_set.flags(positions, self.size) != 0] = status
-    return flags
-
-  def pieces(self, *edges: int) -> list['Over']:
-    """Returns these epochs, cut at the edges."""
-    inner = {edge for edge in edges if self.start < edge < self.stop}
-    ends = sorted({self.start, self.stop, *inner})
-    return [
-      dataclasses.replace(self, start=start, stop=stop)
-      for start, stop in zip(ends, ends[1:])
-    ]

@@ -64,11 +64,22 @@ class Run:
     every = (1 << shards) - 1 if self.assigned is None else self.assigned
     return every & ~self.done
 
-  def cut(self, start: int, stop: int) -> 'Run':
-    """Returns the same of other epochs."""
-    return dataclasses.replace(
-      self, start=start, stop=stop, marks=dict(self.marks)
+  def is_alike(self, other: 'Run') -> bool:
+    """Whether another run says the same of other epochs."""
+    return (self.done, self.assigned, self.marks) == (
+      other.done,
+      other.assigned,
+      other.marks,
     )
+
+  def cut(self, *edges: int) -> list['Run']:
+    """Returns these epochs as runs that end at the edges."""
+    inner = {edge for edge in edges if self.start < edge < self.stop}
+    ends = sorted({self.start, self.stop, *inner})
+    return [
+      dataclasses.replace(self, start=a, stop=b, marks=dict(self.marks))
+      for a, b in zip(ends, ends[1:])
+    ]
 
   def to_json(self) -> State:
     """Returns the run as plain types."""
@@ -240,7 +251,10 @@ def unmark(state: State, record_keys: Iterable[int]) -> State:
       0, Run(first, state['first_epoch'], (1 << shards) - 1, assigned)
     )
   for epoch, indices in by_epoch.items():
-    run = _cut_out(runs, epoch)
+    runs = [piece for run in runs for piece in run.cut(epoch, epoch + 1)]
+    run = next((run for run in runs if run.start == epoch), None)
+    if run is None:
+      raise ValueError(f'unmark(): epoch {epoch} has not begun.')
     places = None
     if not state.get('is_stream'):
       places = data_shard.shard_positions(shards, state['seed'], epoch)
@@ -317,14 +331,3 @@ def _united(runs: Iterable[Run], start: int, stop: int) -> Run:
   for position in [p for p in result.marks if result.done >> p & 1]:
     del result.marks[position]
   return result
-
-
-def _cut_out(runs: list[Run], epoch: int) -> Run:
-  """Cuts the run with `epoch` so that it has a run of its own; returns that."""
-  for i, run in enumerate(runs):
-    if run.start <= epoch < run.stop:
-      edges = sorted({run.start, epoch, epoch + 1, run.stop})
-      pieces = [run.cut(*pair) for pair in zip(edges, edges[1:])]
-      runs[i : i + 1] = pieces
-      return next(piece for piece in pieces if piece.start == epoch)
-  raise ValueError(f'unmark(): epoch {epoch} has not begun.')
