@@ -62,8 +62,8 @@ class Epochs:
     self.early: dict[tuple[int, int], str] = {}
     self.first_open = self.next = 0
     self.open: dict[int, Epoch] = {}
-    # What is over, in order: `done` is DONE, `assigned` CONSUMED; all the rest is
-    # SET_ASIDE, or OTHER in a ledger with a static share.
+    # Those that are over, in order: `done` are DONE, `assigned` are CONSUMED, the
+    # others SET_ASIDE, or OTHER in a ledger with a static share.
     self._over: list[Run] = []
 
   def load(self, first: int, runs: list[Run]) -> None:
@@ -143,15 +143,17 @@ class Epochs:
     joined: list[Run] = []
     for run in sorted(self._over, key=lambda one: one.start):
       last = joined[-1] if joined else run
-      is_whole = self._share is not None or last.done | last.assigned == every
-      if last.stop == run.start and is_whole and last.is_alike(run):
+      # Epochs with shards set aside stay apart.
+      is_whole = self._share is not None or last.done | last.own == every
+      same = dataclasses.replace(last, start=run.start, stop=run.stop) == run
+      if last.stop == run.start and is_whole and same:
         last.stop = run.stop
       else:
         joined.append(run)
     while joined and joined[0].start == self.first_open:
       # With static shares nobody says more of a shard than its own worker.
       run = joined[0]
-      if run.done | run.assigned != every if self._share else run.assigned:
+      if run.done | run.own != every if self._share else run.own:
         break
       self.first_open = joined.pop(0).stop
     self._over = joined
@@ -172,7 +174,7 @@ class Epochs:
   def _note(self, run: Run) -> None:
     """Notes what a state says of epochs that have begun."""
     for one in self._between(run.start, run.stop):
-      one.assigned &= ~run.done
+      one.assigned = one.own & ~run.done
       one.done |= run.done
     for key, aside in list(self.set_aside.items()):
       if run.start <= key[0] < run.stop:
@@ -202,7 +204,7 @@ class Epochs:
     for epoch in self.open.values():
       epoch.set_done(epoch.positions(CONSUMED))
     for run in self._over:
-      run.done, run.assigned = run.done | run.assigned, 0
+      run.done, run.assigned = run.done | run.own, 0
     self._advance()
 
   def counts(self) -> dict[str, int]:
@@ -213,7 +215,7 @@ class Epochs:
       for name, num in zip(names, epoch.num):
         counts[name] += num
     for run in self._over:
-      done, used = run.done.bit_count(), run.assigned.bit_count()
+      done, used = run.done.bit_count(), run.own.bit_count()
       counts['done'] += run.length * done
       counts['consumed'] += run.length * used
       if self._share is None:
@@ -257,7 +259,7 @@ class Epochs:
     has_share = self._share is not None and self._share[1] > 1
     runs = [run.cut()[0] for run in self._over]
     for run in runs:
-      run.done |= run.assigned
+      run.done |= run.own
     for number, epoch in self.open.items():
       run = Run(number, number + 1, epoch.positions(CONSUMED, DONE))
       run.assigned, run.marks = epoch.positions(TODO, CONSUMED), epoch.marks
@@ -275,7 +277,7 @@ class Epochs:
       'first_open': self.first_open,
       'next': self.next,
       'over': [
-        [run.start, run.stop, *map(index_set.encode, (run.done, run.assigned))]
+        [run.start, run.stop, *map(index_set.encode, (run.done, run.own))]
         for run in self._over
       ],
       'set_aside': [
@@ -314,7 +316,8 @@ class Epochs:
       if fields['version'] == 1:
         run = result._run_of_version_1(start, stop, sum(sets))
       else:
-        run = Run(start, stop, *map(index_set.decode, sets))
+        done, consumed = map(index_set.decode, sets)
+        run = Run(start, stop, done, consumed)
       result._over.append(run)
     result.errors = {(e, i): count for e, i, count in fields['errors']}
     result.early = {(e, i): worker for e, i, worker in fields['early']}
@@ -346,7 +349,7 @@ class Epochs:
     flags = np.full(size, rest, np.uint8)
     for status, positions in (
       (DONE, run.done),
-      (CONSUMED, run.assigned or 0),
+      (CONSUMED, run.own),
       (TODO, todo),
     ):
       flags[index_set.flags(positions, size) != 0] = status

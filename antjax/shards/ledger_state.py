@@ -64,13 +64,10 @@ class Run:
     every = (1 << shards) - 1 if self.assigned is None else self.assigned
     return every & ~self.done
 
-  def is_alike(self, other: 'Run') -> bool:
-    """Whether another run says the same of other epochs."""
-    return (self.done, self.assigned, self.marks) == (
-      other.done,
-      other.assigned,
-      other.marks,
-    )
+  @property
+  def own(self) -> int:
+    """The same bit set as `assigned`; empty where that is None."""
+    return self.assigned or 0
 
   def cut(self, *edges: int) -> list['Run']:
     """Returns these epochs as runs that end at the edges."""
@@ -319,13 +316,12 @@ def _united(runs: Iterable[Run], start: int, stop: int) -> Run:
     if not run.start <= start < run.stop:
       continue
     result.done |= run.done
-    mine = run.assigned or 0
-    if mine & assigned:
+    if run.own & assigned:
       raise ValueError(
         f'merge(): two workers own the same shards of epoch {start}: the'
         ' states are not of one run.'
       )
-    assigned |= mine
+    assigned |= run.own
     for position, bits in run.marks.items():
       result.marks[position] = result.marks.get(position, 0) | bits
   for position in [p for p in result.marks if result.done >> p & 1]:
