@@ -62,8 +62,8 @@ class Epochs:
     self.early: dict[tuple[int, int], str] = {}
     self.first_open = self.next = 0
     self.open: dict[int, Epoch] = {}
-    # Those that are over, in order: `done` are DONE, `assigned` are CONSUMED, the
-    # others SET_ASIDE, or OTHER in a ledger with a static share.
+    # Those that are over: `done` is DONE, `assigned` is CONSUMED, the rest are
+    # SET_ASIDE, or OTHER in a ledger with a static share.
     self._over: list[Run] = []
 
   def load(self, first: int, runs: list[Run]) -> None:
