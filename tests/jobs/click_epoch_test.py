@@ -12,7 +12,7 @@ import pytest
 
 import antjax
 from antjax.ctr.antm2c.model import FieldConfig
-from antjax.ctr.models import build
+from antjax.networks import load
 from antjax.data import movielens_raw
 from antjax.data.behavior_examples import ExampleConfig
 from antjax.jobs import job as job_lib
@@ -111,7 +111,7 @@ def test_an_epoch_of_two_real_labels(two_labels, tmp_path):
 
 
 # ESMM is above.
-@pytest.mark.parametrize('model', [n for n in build.MODELS if n != 'esmm'])
+@pytest.mark.parametrize('model', [n for n in load.CLICK if n != 'esmm'])
 def test_an_epoch_of_real_clicks(model, folder, tmp_path):
   scenarios = ('1+18', '25', '35+45+50+56')
   found = train(

@@ -13,8 +13,8 @@ import pytest
 
 import antjax
 from antjax.ctr.antm2c.model import FieldConfig
-from antjax.ctr.models import build
-from antjax.ctr.models.inputs import NetworkConfig
+from antjax.networks import load
+from antjax.networks.load import NetworkConfig
 from antjax.jobs import job as job_lib
 from antjax.jobs import prepare_behaviors, script
 from antjax.jobs.clicks import benchmark as benchmark_antm2c
@@ -143,7 +143,8 @@ def test_a_device_s_rows_are_sorted_for_weights_of_scenarios(folder, tmp_path):
   'model',
   [
     pytest.param(name, marks=() if name == 'star' else pytest.mark.slow)
-    for name in sorted(build.OWN_LAYERS)
+    for name in sorted(load.MULTI_SCENARIO)
+    if 'sorted_rows' in load.load(name).needs
   ],
 )
 def test_layers_of_scenarios_train_in_bfloat16(folder, tmp_path, model):
@@ -287,7 +288,7 @@ def test_what_the_data_lack_is_named(folder, tmp_path, changes, message):
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'model': 'gbdt'}, 'unknown; use one of lr'),
+    ({'model': 'gbdt'}, 'no such model. Of one scenario: lr'),
     ({'model': 'esmm'}, 'name --conversion'),
     ({'num_seeds': 0}, 'num_seeds=0'),
     (

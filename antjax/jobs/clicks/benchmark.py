@@ -16,13 +16,13 @@ on the first inputs, with intervals) and a folder for each training.
 import dataclasses
 from typing import Annotated
 
-from antjax.ctr.models import build
 from antjax.jobs import job as job_lib
 from antjax.jobs.clicks import data as antm2c_data
 from antjax.jobs.clicks import search as antm2c_search
 from antjax.jobs.clicks import table as antm2c_table
 from antjax.jobs.clicks import train as train_antm2c
 from antjax.jobs.clicks.job import ClickJob, SeedResult
+from antjax.networks import load
 
 # Name in the table -> kinds of vectors that the models see.
 _POOLED = 'pooled'  # Ids, but not the scenario.
@@ -53,12 +53,13 @@ class Config(train_antm2c.Config):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    for name, known in (('models', build.MODELS), ('inputs', _INPUTS)):
-      if unknown := sorted(set(getattr(self, name)) - set(known)):
-        raise ValueError(
-          f'{name}: {", ".join(unknown)} unknown; use some of'
-          f' {", ".join(known)}.'
-        )
+    for name in self.models:
+      load.load(name, 'models')
+    if unknown := sorted(set(self.inputs) - set(_INPUTS)):
+      raise ValueError(
+        f'inputs: {", ".join(unknown)} unknown; use some of'
+        f' {", ".join(_INPUTS)}.'
+      )
     if not self.inputs:
       raise ValueError('inputs: give at least one.')
     if _POOLED in self.inputs:
@@ -118,7 +119,7 @@ def _cell(
 
 def _possible(data: antm2c_data.ScenarioData) -> list[str]:
   """Models that need nothing that the data lack."""
-  lacking = set() if data.sizes.max_history else {'din', 'bst'}
+  lacking = set() if data.sizes.max_history else {'history'}
   if data.splits['train'].conversion is None:
-    lacking |= {*build.MULTI_TASK}
-  return [name for name in build.MODELS if name not in lacking]
+    lacking |= {'conversion'}
+  return [n for n, found in load.CLICK.items() if not found.needs & lacking]

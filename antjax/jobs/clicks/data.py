@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from antjax.ctr.antm2c.clicks import Clicks, TextVectors
 from antjax.ctr.antm2c.model import DataSizes, ScenarioModel
 from antjax.ctr.bahe.batches import Standardizer
-from antjax.ctr.models.inputs import Moments
+from antjax.networks.network import Moments
 from antjax.data import output_folder, shuffled_index, whole_columns
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib

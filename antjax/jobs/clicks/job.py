@@ -16,7 +16,7 @@ import numpy as np
 
 from antjax import config as config_lib
 from antjax.ctr.antm2c.model import ScenarioModel
-from antjax.ctr.models import moments
+from antjax.networks import moments
 from antjax.jobs import job as job_lib
 from antjax.jobs import training_config
 from antjax.jobs.clicks import report as antm2c_report

@@ -19,8 +19,6 @@ from typing import Annotated, Any, Literal
 import optax
 
 from antjax.ctr.antm2c.model import FieldConfig
-from antjax.ctr.models import build
-from antjax.ctr.models.inputs import NetworkConfig
 from antjax.jobs import job as job_lib
 from antjax.jobs import training_config
 from antjax.jobs.clicks import data as antm2c_data
@@ -28,6 +26,7 @@ from antjax.jobs.clicks import report as antm2c_report
 from antjax.jobs.clicks import search as antm2c_search
 from antjax.jobs.clicks.job import ClickJob, SeedResult
 from antjax.metrics import by_slice as scores
+from antjax.networks import load
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +80,11 @@ class Config(training_config.TrainingConfig):
   data: Annotated[str, 'Folder that launch/prepare_behaviors.py wrote.'] = (
     'data/antm2c'
   )
-  model: Annotated[str, f'One of {", ".join(build.MODELS)}.'] = 'dcnv2'
+  model: Annotated[
+    str,
+    f'One of {", ".join(load.NETWORKS)}; or one of your own, as'
+    ' package.module:Class.',
+  ] = 'dcnv2'
   scenario: Annotated[
     str,
     'Id column that says the scenario; empty: scene, or else all clicks are of'
@@ -127,7 +130,7 @@ class Config(training_config.TrainingConfig):
     'PaRO code: levels of parameters, gradients, optimizer state; auto takes'
     ' the one that the planner finds best.',
   ] = 'NNN'
-  network: NetworkConfig = NetworkConfig()
+  network: load.NetworkConfig = load.NetworkConfig()
   fields: FieldConfig = FieldConfig()
   optimizer: OptimizerConfig = OptimizerConfig()
   score: scores.ScoreConfig = scores.ScoreConfig()
@@ -135,14 +138,19 @@ class Config(training_config.TrainingConfig):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    if self.model not in build.MODELS:
+    needs = load.load(self.model).needs
+    self.network.of(load.load(self.model))
+    if 'support' in needs:
       raise ValueError(
-        f'model={self.model}: unknown; use one of {", ".join(build.MODELS)}.'
+        f'model={self.model} reads the support of a task, which only'
+        ' launch/train_gmeta.py has; use another model.'
       )
     if not self.fields.knows_scenario:
       self.check_pooled()
-    if self.model == 'esmm' and not self.conversion:
-      raise ValueError('model=esmm learns two labels: name --conversion.')
+    if 'conversion' in needs and not self.conversion:
+      raise ValueError(
+        f'model={self.model} learns two labels: name --conversion.'
+      )
     self.check_least(
       {
         **dict.fromkeys(('max_history', 'max_pieces', 'eval_batch_size'), 1),
