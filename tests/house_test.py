@@ -3,7 +3,7 @@
 """Who may import whom, and what: the rules of the house, from the sources.
 
 launch -> jobs -> serving | plan, report -> meta | ctr
-  -> lm, layers, embedding, train -> metrics, collectives -> mesh
+  -> networks, lm, layers, embedding, train -> metrics, collectives -> mesh
   jobs -> data, elastic -> shards         config: a leaf anyone may use
 """
 
@@ -18,7 +18,7 @@ from tests import source_tree
 
 # package -> the antjax packages it may import beside itself and config.
 _LOW = {'collectives', 'mesh', 'metrics'}
-_MIDDLE = _LOW | {'embedding', 'layers', 'lm', 'train'}
+_MIDDLE = _LOW | {'embedding', 'layers', 'lm', 'networks', 'train'}
 _OUTSIDE = {'shards', 'data', 'elastic'}
 _TOOLS = {'plan', 'report'}
 _ALLOWED = {
@@ -35,6 +35,7 @@ _ALLOWED = {
   'mesh': set(),
   'meta': _MIDDLE,
   'metrics': set(),
+  'networks': _LOW | {'layers'},
   'plan': _MIDDLE | {'report'},
   'report': _MIDDLE,
   'serving': _MIDDLE | {'meta', 'ctr'},

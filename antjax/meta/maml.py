@@ -27,6 +27,8 @@ from antjax.meta import adaptation
 PyTree = Any
 
 _PRESETS = ('all', 'mlp', 'decision', 'head')
+# Parts of a network that adapt='decision' means.
+DECISION = frozenset({'decision', 'top', 'head'})
 # More steps run as a loop, in the plain form: a program of each would be long.
 MAX_UNROLLED = 16
 
@@ -119,7 +121,7 @@ class InnerLoop:
       return self.adapt == 'all'
     if self.adapt in ('all', 'mlp'):
       return True
-    chosen = {'head'} if self.adapt == 'head' else {'decision', 'top', 'head'}
+    chosen = frozenset({'head'}) if self.adapt == 'head' else DECISION
     return not chosen.isdisjoint(parts)
 
   def adapted_names(self, params: PyTree) -> frozenset[str]:

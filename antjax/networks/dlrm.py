@@ -42,11 +42,12 @@ class DLRM(nnx.Module):
         ' add a feature or use another model.'
       )
     self.num_outputs = sizes.num_outputs
-    self.bottom = None
-    if sizes.dense_width:
-      self.bottom = mlp.MLP(
-        sizes.dense_width, (*config.bottom_widths, sizes.dim), rngs=rngs
-      )
+    widths = *config.bottom_widths, sizes.dim
+    self.bottom = (
+      mlp.MLP(sizes.dense_width, widths, rngs=rngs)
+      if sizes.dense_width
+      else None
+    )
     width = num_vectors * sizes.dim + num_vectors * (num_vectors - 1) // 2
     self.top = mlp.MLP(width, config.widths, rngs=rngs)
     self.head = nnx.Linear(self.top.out_features, sizes.num_outputs, rngs=rngs)

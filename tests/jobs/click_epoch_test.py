@@ -12,13 +12,13 @@ import pytest
 
 import antjax
 from antjax.ctr.antm2c.model import FieldConfig
-from antjax.networks import load
 from antjax.data import movielens_raw
 from antjax.data.behavior_examples import ExampleConfig
 from antjax.jobs import job as job_lib
 from antjax.jobs import prepare_behaviors, script
 from antjax.jobs.clicks import train as train_antm2c
 from antjax.metrics import by_slice as scores
+from antjax.networks import load
 
 pytestmark = [
   pytest.mark.slow,

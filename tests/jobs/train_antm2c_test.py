@@ -13,8 +13,6 @@ import pytest
 
 import antjax
 from antjax.ctr.antm2c.model import FieldConfig
-from antjax.networks import load
-from antjax.networks.load import NetworkConfig
 from antjax.jobs import job as job_lib
 from antjax.jobs import prepare_behaviors, script
 from antjax.jobs.clicks import benchmark as benchmark_antm2c
@@ -22,6 +20,8 @@ from antjax.jobs.clicks import data as antm2c_data
 from antjax.jobs.clicks import search as antm2c_search
 from antjax.jobs.clicks import train as train_antm2c
 from antjax.metrics import by_slice as scores
+from antjax.networks import load
+from antjax.networks.load import NetworkConfig
 from tests.data import movielens_fixture
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -102,6 +102,18 @@ def test_each_seed_is_trained_scored_and_reported(folder, tmp_path):
   assert longer[0].validation != results[0].validation
   with pytest.raises(ValueError, match='another model than given'):
     train(folder, run_dir, model='mlp', paro='IIG')
+
+
+def test_a_network_of_ones_own_trains_and_scores(folder, tmp_path):
+  network = NetworkConfig(own=('width=3',))
+  name = 'tests.jobs.my_model:Net'
+  (result,) = train(folder, tmp_path, model=name, network=network, num_steps=2)
+  assert 0 <= result.validation['auc'] <= 1
+  assert result.test[scores.ALL].rows > 0
+  with pytest.raises(ValueError, match='own=depth=3: .*Net.Config: width'):
+    config_of(
+      *(folder, tmp_path), model=name, network=NetworkConfig(own=('depth=3',))
+    )
 
 
 class _Model:

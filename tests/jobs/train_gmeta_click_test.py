@@ -12,7 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+import antjax
 from antjax.data import record_writer, records
+from antjax.jobs import job as job_lib
+from antjax.jobs import script
+from antjax.jobs.gmeta import train as train_gmeta
+from antjax.meta.recommender import ModelConfig
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCHEMA = {
@@ -155,3 +160,25 @@ def test_an_algorithm_runs_by_its_name(data, tmp_path, name):
   if name != 'per_task':
     log = (tmp_path / 'meta' / 'metrics.jsonl').read_text().splitlines()
     assert [json.loads(line)['step'] for line in log] == list(range(10))
+
+
+@pytest.mark.parametrize('kind', ['tests.jobs.my_model:Net', 'pepnet'])
+def test_any_click_network_is_meta_learned(data, tmp_path, kind):
+  config = train_gmeta.Config(
+    data=str(data),
+    run_dir=str(tmp_path),
+    support_sizes=(8,),
+    slots_per_device=(1,),
+    shard_size=4,
+    validation_tasks=8,
+    num_steps=2,
+    joint_steps=0,
+    eval_steps=1,
+    num_resamples=0,
+    model=ModelConfig(kind=kind, embedding_dim=4, widths=(8,), gate_width=4),
+  )
+  job = job_lib.Job(
+    antjax.make_mesh(intra=4), tmp_path, script.StopRequest(), config
+  )
+  (row,) = train_gmeta.train(config, job)
+  assert 0 <= row['AUC'] <= 1 and 0 < row['log-loss'] < 5

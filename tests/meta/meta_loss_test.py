@@ -70,7 +70,7 @@ def test_the_plain_form_gives_the_same_gradients():
   model, _, _ = small_tasks.make_model()
   plain = {
     'apply_fn': lambda params, embeddings, part: model.merge_fn(params)(
-      embeddings
+      embeddings, part
     ),
     'merge_fn': None,
   }

@@ -427,12 +427,15 @@ def test_bst():
     y = y / np.sqrt(y.var(axis=1, keepdims=True) + 1e-6)
     return y * q['scale'] + q['bias']
 
-  expected = []
+  expected, position = [], p['sequences'][0]['position']
   for (v, _, _), (keys, query) in zip(rows(x), histories(x), strict=True):
     # The candidate, then the clicks: the newest is one ago.
     ago = np.arange(len(keys), 0, -1)
     y = np.concatenate(
-      [query[None] + p['sequences'][0]['position'][:1], keys + p['sequences'][0]['position'][ago]]
+      [
+        query[None] + position[:1],
+        keys + position[ago],
+      ]
     )
     for i in range(CONFIG.num_layers):
       layer = p['sequences'][0]['layers'][i]

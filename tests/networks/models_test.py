@@ -10,8 +10,8 @@ import optax
 import pytest
 
 from antjax.networks import load
-from antjax.networks.network import Moments, Sizes
 from antjax.networks.load import NetworkConfig
+from antjax.networks.network import Moments, Sizes
 from tests.networks.small_inputs import CONFIG, inputs, labels, learn, SIZES
 
 OF_ONE_TASK = load.SINGLE_SCENARIO | load.MULTI_SCENARIO

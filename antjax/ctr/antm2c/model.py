@@ -20,6 +20,7 @@ from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adam, RowWiseAdagrad
 from antjax.embedding.table import EmbeddingTables
 from antjax.layers import pooling
+from antjax.layers.functional import Functional
 from antjax.networks import esmm, load
 from antjax.networks.fusion import Fusion, Way
 from antjax.networks.moments import moments_of, MomentSums
@@ -249,8 +250,8 @@ class ScenarioModel:
         rngs=rngs,
       )
 
-    self._make = make
-    self._graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    self._network = Functional(make)
+    jax.eval_shape(self._network.init, jax.random.key(0))  # Checks it.
 
   def tables(self, mesh: jax.sharding.Mesh) -> EmbeddingTables:
     """Tables of the ids, and for linear terms tables of their weights."""
@@ -309,7 +310,7 @@ class ScenarioModel:
 
   def init_params(self, key: jax.Array) -> PyTree:
     """Fresh parameters of the network."""
-    return nnx.to_pure_dict(nnx.state(self._make(nnx.Rngs(key))))
+    return self._network.init(key)
 
   def _inputs(
     self, params: PyTree, vectors: PyTree, batch: Mapping[str, Any]
@@ -328,7 +329,7 @@ class ScenarioModel:
       histories = (history,)
       mean = pooling.pool(vectors['history'], batch['ids']['history'])
       rows.append(mean[:, None])
-    network = nnx.merge(self._graphdef, params)
+    network = self._network.merge(params)
     return network, network.inputs(
       jnp.concatenate(rows, axis=1).astype(dtype),
       jnp.concatenate(weights, axis=1)[..., 0].astype(dtype)

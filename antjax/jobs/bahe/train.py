@@ -18,7 +18,6 @@ run was stopped.
 import dataclasses
 from typing import Annotated, Literal
 
-from antjax.ctr import heads
 from antjax.ctr import tuning as tuning_lib
 from antjax.ctr.bahe import model as model_lib
 from antjax.ctr.bahe import table as table_lib
@@ -118,7 +117,7 @@ class Config(training_config.LanguageTrainingConfig):
     ' 64; 0: all.',
   ] = 0
   best_metric: Annotated[str, 'What better means.'] = 'validation_auc'
-  head: heads.HeadConfig = heads.HeadConfig()
+  head: model_lib.HeadConfig = model_lib.HeadConfig()
   ids: model_lib.IdConfig = model_lib.IdConfig()
   optimizer: tuning_lib.OptimizerConfig = tuning_lib.OptimizerConfig()
 

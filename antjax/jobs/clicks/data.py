@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 from antjax.ctr.antm2c.clicks import Clicks, TextVectors
 from antjax.ctr.antm2c.model import DataSizes, ScenarioModel
 from antjax.ctr.bahe.batches import Standardizer
-from antjax.networks.network import Moments
 from antjax.data import output_folder, shuffled_index, whole_columns
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
 from antjax.jobs.clicks import vectors as antm2c_vectors
+from antjax.networks.network import Moments
 
 if TYPE_CHECKING:
   from antjax.jobs.clicks.train import Config

@@ -16,13 +16,13 @@ import numpy as np
 
 from antjax import config as config_lib
 from antjax.ctr.antm2c.model import ScenarioModel
-from antjax.networks import moments
 from antjax.jobs import job as job_lib
 from antjax.jobs import training_config
 from antjax.jobs.clicks import report as antm2c_report
 from antjax.jobs.clicks.data import ScenarioData
 from antjax.jobs.run import TrainingRun
 from antjax.metrics import by_slice as scores
+from antjax.networks import moments
 from antjax.report import progress
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer

@@ -62,7 +62,7 @@ def test_every_feature_changes_the_logit_and_padding_does_not(kind, tower):
     params, vectors, prepared | {'numeric': prepared['numeric'] + 1}
   )
   assert (np.asarray(moved) != base).all()
-  assert ('text' in params) == (kind == 'din' and tower)
+  assert ('text' in params['head']) == (kind == 'din' and tower)
 
 
 def test_given_user_vectors_are_features():
