@@ -79,16 +79,27 @@ class _Field:
 
 
 def _hints(config_class: type[Any]) -> dict[str, tuple[Any, str]]:
-  """Field name -> (type, help) of the fields that `__init__` takes."""
-  hints = typing.get_type_hints(config_class, include_extras=True)
+  """Field name -> (type, help) of the fields that `__init__` takes.
+
+  A field that a subclass declares again without help keeps its help.
+  """
+  by_class = [
+    typing.get_type_hints(one, include_extras=True)
+    for one in config_class.__mro__
+    if dataclasses.is_dataclass(one)
+  ]
   result = {}
   for field in dataclasses.fields(config_class):
     if not field.init:
       continue
-    kind, text = hints[field.name], ''
+    kind, text = by_class[0][field.name], ''
+    for hints in reversed(by_class):
+      hint = hints.get(field.name)
+      if typing.get_origin(hint) is Annotated:
+        notes = [x for x in typing.get_args(hint)[1:] if isinstance(x, str)]
+        text = notes[0] if notes else text
     if typing.get_origin(kind) is Annotated:
-      kind, *notes = typing.get_args(kind)
-      text = next((note for note in notes if isinstance(note, str)), '')
+      kind = typing.get_args(kind)[0]
     result[field.name] = kind, text
   return result
 

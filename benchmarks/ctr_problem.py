@@ -72,8 +72,9 @@ def config(folder: str, model: str, run_dir: str, **changes: Any) -> Any:
       embedding_dim=DIM,
       learning_rate=LEARNING_RATE,
     ),
-    optimizer=train_antm2c.OptimizerConfig(learning_rate=LEARNING_RATE),
-    check_memory=False,
+    optimizer=dataclasses.replace(
+      train_antm2c.Config.optimizer, learning_rate=LEARNING_RATE
+    ),
     checkpoint_every=1_000_000,
     **changes,
   )

@@ -51,6 +51,8 @@ def _sources(room: pathlib.Path, root: pathlib.Path) -> list[pathlib.Path]:
 
 def expected(room: pathlib.Path, root: pathlib.Path) -> list[str]:
   """The deps of a room's target: what its sources import, sorted."""
+  if room == root / 'antjax':
+    return []  # Its names come from all rooms, each when it is asked for.
   deps = set()
   for path in _sources(room, root):
     for item in source_tree.imports(path, root):

@@ -3,21 +3,21 @@
 """AntM2C's files as textual behaviour: five texts a row, five scenarios."""
 
 from collections.abc import Callable
-import functools
 import os
 import pathlib
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from antjax.data import antm2c_columns, antm2c_reader
+from antjax.data import antm2c, text_reader
 from antjax.data import engine as engine_lib
-from antjax.data.antm2c_columns import Antm2cConfig
+from antjax.data.antm2c import Antm2cConfig
 from antjax.data.behavior_data import Source
 from antjax.data.behavior_examples import RowLayout
+from antjax.data.rejects import Rejects
 
 CLICKED = 'clicked'
-# Names of the sequences, in the order of `antm2c_columns.TEXTS`.
+# Names of the sequences, in the order of `antm2c.TEXTS`.
 SEQUENCES = ('bill', 'service', 'query', 'item_entities')
 # What parts the entities of a text is not published. It may be any of these.
 SEPARATORS = r'[,;|\uff0c\uff1b\u3001\s]+'
@@ -49,7 +49,7 @@ def read(
   scenarios; a scenario is a domain.
 
   Args:
-    source: See `antm2c_reader.find_files`.
+    source: See `antm2c.find_files`.
     work: Folder with the empty folder raw.
     rejected: CSV file for malformed rows, made only if needed.
     config: What the columns hold.
@@ -61,19 +61,19 @@ def read(
     ValueError: Another header, too many malformed rows, or none at all.
     FileNotFoundError: No such source.
   """
-  files = antm2c_reader.find_files(source)
-  counts = antm2c_reader.write_rows(
+  files = antm2c.find_files(source)
+  counts = text_reader.read(
     files,
+    config.layout(),
     work / 'raw',
-    config,
-    max_rejected_share=max_rejected_share,
-    rejected_path=rejected,
-    finish=functools.partial(_rows, config=config),
+    Rejects(rejected, max_rejected_share),
+    finish=lambda table, _: _rows(table, config),
     threads=engine.threads,
     progress=progress,
   )
-  if counts.rows == counts.rejected_lines:
+  if not counts.good:
     raise ValueError(f'prepare_behaviors: {source} has no good row at all.')
+  filled_times = counts.filled['log_time']
   # Files of the true format may be made up: their names say so.
   is_synthetic = any('synthetic' in path.name for path in files)
   return Source(
@@ -86,8 +86,8 @@ def read(
         'rows': counts.rows,
         'rejected_lines': counts.rejected_lines,
         **{f'rejected_{k}': n for k, n in sorted(counts.rejected.items())},
-        'empty_numbers': counts.empty_numbers,
-        'times_filled_in': counts.filled_times,
+        'empty_numbers': counts.filled.total() - filled_times,
+        'times_filled_in': filled_times,
       },
     },
   )
@@ -97,17 +97,17 @@ def _rows(table: pa.Table, config: Antm2cConfig) -> pa.Table:
   """Typed rows -> rows of `Source`."""
   is_click = pc.equal(table['label'], 1)
   columns = {
-    'row': table[antm2c_columns.ROW],
+    'row': table[text_reader.ROW],
     'user': table['user_id'],
     'item': table['item_id'],
     'domain': table['scene'],
     'history': pc.if_else(is_click, CLICKED, ''),
-    'text': table[antm2c_columns.TITLE],
+    'text': table[antm2c.TITLE],
     'time': table['log_time'],
     'label': table['label'].cast(pa.float32()),
   }
   features = {
-    'text': antm2c_columns.TEXTS,
+    'text': antm2c.TEXTS,
     'id': config.categories,
     'numeric': config.numeric_columns,
   }

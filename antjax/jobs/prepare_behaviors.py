@@ -33,9 +33,8 @@ from typing import Annotated, Any, Literal
 import rich
 import rich.table
 
+from antjax.data import antm2c as antm2c_lib
 from antjax.data import (
-  antm2c_columns,
-  antm2c_reader,
   behavior_antm2c,
   behavior_data,
   behavior_examples,
@@ -81,7 +80,7 @@ class Config(bulk_work.BulkConfig):
   normalizer: behavior_text.Normalizer = behavior_text.Normalizer()
   # Left as it is, antm2c parts entities by `behavior_antm2c.SEPARATORS`.
   splitter: behavior_text.Splitter = behavior_text.Splitter()
-  antm2c: antm2c_columns.Antm2cConfig = antm2c_columns.Antm2cConfig()
+  antm2c: antm2c_lib.Antm2cConfig = antm2c_lib.Antm2cConfig()
   examples: behavior_examples.ExampleConfig = behavior_examples.ExampleConfig()
   format: Annotated[
     Literal['arrow', 'parquet'],
@@ -196,7 +195,7 @@ def _antm2c(
     progress=bulk_work.show_step,
   )
   bulk_work.show_step('finding out whether the files are known')
-  files = antm2c_reader.find_files(config.source)
+  files = antm2c_lib.find_files(config.source)
   named = {
     'data': table_files.fingerprint(files),
     'files': [path.name for path in files],

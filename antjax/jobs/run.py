@@ -8,12 +8,17 @@ import dataclasses
 from typing import Any, Protocol
 
 from absl import logging
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 from antjax.embedding.table import EmbeddingTables
+from antjax.jobs import auto_paro
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
 from antjax.jobs.early_stopping import EarlyStopping
+from antjax.jobs.training_config import ExamplesConfig
+from antjax.lm import attention
 from antjax.report import progress
 from antjax.shards import dataset
 from antjax.train import checkpoint
@@ -158,3 +163,67 @@ class TrainingRun:
         'Early stopping: the best %s is that of step %s.', metric, step
       )
       return saver.restore(step)[0]
+
+
+def is_stack(name: str) -> bool:
+  """Whether a leaf holds a language model's layers, for `scanned`."""
+  return '.layers.' in name
+
+
+def make_trainer(
+  config: ExamplesConfig,
+  job: job_lib.Job,
+  loss_fn: Callable[..., Any],
+  optimizer: optax.GradientTransformation,
+  params: Any,
+  *,
+  trainable: Callable[[str], bool] | None = None,
+  scanned: Callable[[str], bool] | None = None,
+  activation_bytes: int,
+  tables: EmbeddingTables | None = None,
+  constants: Any = None,
+) -> Trainer:
+  """The trainer that a config asks for.
+
+  Args:
+    config: The job's.
+    job: With the mesh; under an agent --paro=auto takes elastic codes only.
+    loss_fn: See `Trainer`.
+    optimizer: See `Trainer`.
+    params: Tree of the parameters, for --paro=auto.
+    trainable: See `Trainer`.
+    scanned: See `Trainer`.
+    activation_bytes: At the peak of a micro-batch, for --paro=auto.
+    tables: See `Trainer`.
+    constants: See `Trainer`.
+  """
+  dtype = jnp.dtype(config.compute_dtype)
+  options: dict[str, Any] = {
+    'num_micro_batches': config.num_micro_batches,
+    'compute_dtype': None if dtype == jnp.float32 else dtype,
+    'trainable': trainable,
+    'scanned': scanned,
+    'min_shard_size': config.min_shard_size,
+  }
+  paro = auto_paro.choose_paro(
+    config.paro,
+    params,
+    optimizer,
+    job.mesh,
+    links_file=config.links,
+    activation_bytes=activation_bytes,
+    elastic_only=job.agent is not None,
+    **options,
+  )
+  return Trainer(
+    loss_fn,
+    optimizer,
+    mesh=job.mesh,
+    paro=paro,
+    collectives=config.collectives,
+    tables=tables,
+    constants=constants,
+    # Stacks are those of language models.
+    check_vma=scanned is None or attention.check_vma(job.mesh),
+    **options,
+  )

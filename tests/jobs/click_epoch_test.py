@@ -87,7 +87,6 @@ def train(folder, tmp_path, **options):
     batch_size=1024,
     fields=FieldConfig(learning_rate=0.01),
     score=scores.ScoreConfig(num_resamples=0),
-    check_memory=False,
     **options,
   )
   job = job_lib.Job(

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 
 import antjax
-from antjax.ctr import tuning
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import VectorConfig
 from antjax.jobs import job as job_lib
@@ -24,6 +23,7 @@ from antjax.jobs.llm_rec import held_out as llm_rec_held_out
 from antjax.jobs.llm_rec import recommend
 from antjax.jobs.llm_rec import sweep as llm_rec_sweep
 from antjax.jobs.llm_rec import train as train_llm_rec
+from antjax.train.optimizer import OptimizerConfig
 from tests.ctr.bahe import small_vocabulary
 from tests.data import movielens_fixture
 
@@ -72,7 +72,7 @@ def config_of(folder, run_dir, **changes):
     loss=LossConfig(
       negatives='shared', num_negatives=4, temperature=0.1, across='all'
     ),
-    optimizer=tuning.OptimizerConfig(warmup_steps=1, lm_learning_rate=1e-2),
+    optimizer=OptimizerConfig(warmup_steps=1, lm_learning_rate=1e-2),
   )
   return dataclasses.replace(base, **changes)
 

@@ -5,22 +5,20 @@
 from collections.abc import Callable, Mapping
 import functools
 import math
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 import jax
 
 from antjax.ctr.bahe import tuning
 from antjax.jobs import job as job_lib
-from antjax.jobs import training_config
+from antjax.jobs import run as run_lib
 from antjax.jobs.bahe import memory as bahe_memory
+from antjax.jobs.bahe.config import Config
 from antjax.jobs.bahe.data import Clicks
 from antjax.jobs.bahe.model import Built
 from antjax.jobs.run import TrainingRun
 from antjax.metrics import click_metrics
 from antjax.train.state import TrainState
-
-if TYPE_CHECKING:
-  from antjax.jobs.bahe.train import Config
 
 Scores = dict[str, float]
 
@@ -34,20 +32,20 @@ class BaheJob:
   """
 
   def __init__(
-    self, config: 'Config', job: job_lib.Job, clicks: Clicks, built: Built
+    self, config: Config, job: job_lib.Job, clicks: Clicks, built: Built
   ):
     self._config, self._job, self._clicks = config, job, clicks
     self._model, self._built = built.model, built
     self.num_steps = config.steps_for(clicks.num_examples('train'))
     self._tables = built.model.tables(job.mesh)
-    self.trainer = training_config.make_trainer(
+    self.trainer = run_lib.make_trainer(
       config,
       job,
       self._loss,
       config.optimizer.build(self.num_steps, tuning.is_lm),
       built.params,
       trainable=tuning.trainable(config.effective_tuning),
-      scanned=training_config.is_stack,
+      scanned=run_lib.is_stack,
       activation_bytes=bahe_memory.activation_bytes(
         config, built.model, clicks
       ),

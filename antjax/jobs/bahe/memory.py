@@ -15,6 +15,7 @@ from antjax.ctr.bahe.full_text import FullTextTower
 from antjax.ctr.bahe.model import ClickModel
 from antjax.ctr.bahe.store_tower import StoreTower
 from antjax.jobs import memory_table
+from antjax.jobs.bahe.config import Config
 from antjax.jobs.bahe.data import Clicks
 from antjax.lm import cost
 from antjax.train.state import TrainState
@@ -22,11 +23,10 @@ from antjax.train.trainer import Trainer
 
 if TYPE_CHECKING:
   from antjax.jobs.bahe.model import Built
-  from antjax.jobs.bahe.train import Config
 
 
 def account(
-  config: 'Config',
+  config: Config,
   trainer: Trainer,
   state: TrainState,
   model: ClickModel,
@@ -63,9 +63,7 @@ def account(
   return planned
 
 
-def activation_bytes(
-  config: 'Config', model: ClickModel, clicks: Clicks
-) -> int:
+def activation_bytes(config: Config, model: ClickModel, clicks: Clicks) -> int:
   """About the bytes that the trained layers' activations take; 0 for others.
 
   The tower's sequences at the peak of the backward pass (`lm.cost`), and its

@@ -8,7 +8,7 @@ import datetime
 import json
 import math
 import statistics
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 import rich
 import rich.table
@@ -16,13 +16,11 @@ import rich.table
 from antjax import config as config_lib
 from antjax.jobs import job as job_lib
 from antjax.jobs import speed as lm_speed
+from antjax.jobs.bahe.config import Config
 from antjax.jobs.gmeta import report as gmeta_report
 from antjax.metrics import click_metrics
 from antjax.report import progress, report
 from antjax.train.trainer import Trainer
-
-if TYPE_CHECKING:
-  from antjax.jobs.bahe.train import Config
 
 _NAMES = {
   'auc': 'AUC',
@@ -36,7 +34,7 @@ _SCORES = ('AUC', 'GAUC', 'log-loss', 'NE')
 
 
 def write(
-  config: 'Config',
+  config: Config,
   job: job_lib.Job,
   description: Mapping[str, Any],
   trainer: Trainer,

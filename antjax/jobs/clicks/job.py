@@ -9,7 +9,7 @@ import json
 import math
 import os
 import statistics
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,8 +17,9 @@ import numpy as np
 from antjax import config as config_lib
 from antjax.ctr.antm2c.model import ScenarioModel
 from antjax.jobs import job as job_lib
-from antjax.jobs import training_config
+from antjax.jobs import run as run_lib
 from antjax.jobs.clicks import report as antm2c_report
+from antjax.jobs.clicks.config import Config
 from antjax.jobs.clicks.data import ScenarioData
 from antjax.jobs.run import TrainingRun
 from antjax.metrics import by_slice as scores
@@ -26,9 +27,6 @@ from antjax.networks import moments
 from antjax.report import progress
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
-
-if TYPE_CHECKING:
-  from antjax.jobs.clicks.train import Config
 
 # Name of a validation metric -> its name in a table of scores.
 METRICS = {'auc': 'AUC', 'gauc': 'GAUC', 'log_loss': 'log-loss', 'ece': 'ECE'}
@@ -62,7 +60,7 @@ class ClickJob:
 
   def __init__(
     self,
-    config: 'Config',
+    config: Config,
     job: job_lib.Job,
     data: ScenarioData,
     *,
@@ -94,7 +92,7 @@ class ClickJob:
     self.num_steps = config.steps_for(len(data.splits['train']))
     self._tables = self._model.tables(job.mesh)
     rows = config.batch_size // jax.device_count()
-    self.trainer = training_config.make_trainer(
+    self.trainer = run_lib.make_trainer(
       config,
       job,
       self._loss,

@@ -4,22 +4,20 @@
 
 from collections.abc import Callable
 import functools
-from typing import Any, NamedTuple, TYPE_CHECKING
+from typing import Any, NamedTuple
 
 from absl import logging
 import jax
 
 from antjax.jobs import auto_paro
+from antjax.jobs.gmeta.config import Config
 from antjax.jobs.gmeta.tasks import Stage, Tasks
 from antjax.mesh.paro import PaRO
 from antjax.meta import algorithms, evaluate, maml, meta_loss
 from antjax.meta.recommender import Recommender
-from antjax.metrics.streaming import LogLoss
+from antjax.metrics.means import LogLoss
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
-
-if TYPE_CHECKING:
-  from antjax.jobs.gmeta.train import Config
 
 META = 'meta-learned'
 JOINT = 'joint'
@@ -43,7 +41,7 @@ class Method(NamedTuple):
 class Methods:
   """Trains the methods of one run."""
 
-  def __init__(self, config: 'Config', recommender: Recommender, tasks: Tasks):
+  def __init__(self, config: Config, recommender: Recommender, tasks: Tasks):
     """Chooses the PaRO code; nothing is trained yet."""
     self._config = config
     self._recommender = recommender
@@ -97,7 +95,7 @@ class Methods:
       # The rate of the rows falls with this model's steps, too.
       recommender = recommender.at_table_rate(
         config.optimizer.schedule(
-          config.model.table_learning_rate, config.joint_steps
+          config.joint_steps, config.model.table_learning_rate
         )
       )
     loss_fn = meta_loss.joint_loss_fn(recommender.task_model)

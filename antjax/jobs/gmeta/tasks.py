@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 import grain
 import jax
@@ -16,6 +16,7 @@ from antjax.data import output_folder
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
 from antjax.jobs.gmeta import vocabulary as gmeta_vocabulary
+from antjax.jobs.gmeta.config import Config
 from antjax.mesh.paro import PaRO
 from antjax.meta import episodes, evaluate, maml, meta_io
 from antjax.meta.recommender import Recommender
@@ -25,9 +26,6 @@ from antjax.shards import dataset, record_source
 from antjax.train import checkpoint
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
-
-if TYPE_CHECKING:
-  from antjax.jobs.gmeta.train import Config
 
 # Folders of a run that hold checkpoints.
 MODELS = ('meta', 'joint')
@@ -47,7 +45,7 @@ class Tasks:
 
   def __init__(
     self,
-    config: 'Config',
+    config: Config,
     description: Mapping[str, Any],
     job: job_lib.Job,
   ):

@@ -4,7 +4,7 @@
 
 import dataclasses
 import time
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,10 @@ import numpy as np
 from antjax.ctr.llm_rec import evaluation, tuning
 from antjax.ctr.llm_rec.vectors import VectorEncoder
 from antjax.jobs import job as job_lib
-from antjax.jobs import training_config
+from antjax.jobs import run as run_lib
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
 from antjax.jobs.llm_rec import memory as llm_rec_memory
+from antjax.jobs.llm_rec.config import Config
 from antjax.jobs.llm_rec.data import Sequences
 from antjax.jobs.llm_rec.held_out import HeldOut
 from antjax.jobs.llm_rec.model import Built
@@ -23,9 +24,6 @@ from antjax.jobs.run import TrainingRun
 from antjax.metrics import rank_metrics
 from antjax.train.batches import gather_bytes
 from antjax.train.state import TrainState
-
-if TYPE_CHECKING:
-  from antjax.jobs.llm_rec.train import Config
 
 Ranks = dict[str, np.ndarray]
 
@@ -41,7 +39,7 @@ class LLMRecJob:
 
   def __init__(
     self,
-    config: 'Config',
+    config: Config,
     job: job_lib.Job,
     sequences: Sequences,
     built: Built,
@@ -52,14 +50,14 @@ class LLMRecJob:
     self._activation_bytes = llm_rec_memory.activation_bytes(
       config, built.model, sequences.inputs
     )
-    self.trainer = training_config.make_trainer(
+    self.trainer = run_lib.make_trainer(
       config,
       job,
       lambda params, batch, rng: built.model.loss(params, batch),
       config.optimizer.build(self.num_steps, tuning.is_lm),
       built.params,
       trainable=tuning.trainable(config.tuning),
-      scanned=training_config.is_stack,
+      scanned=run_lib.is_stack,
       activation_bytes=self._activation_bytes,
     )
     self._encoder: VectorEncoder | None = None

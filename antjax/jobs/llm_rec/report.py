@@ -8,7 +8,7 @@ import datetime
 import json
 import os
 import statistics
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import rich
@@ -21,14 +21,12 @@ from antjax.jobs import speed as lm_speed
 from antjax.jobs.gmeta import report as gmeta_report
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
 from antjax.jobs.llm_rec import table as llm_rec_table
+from antjax.jobs.llm_rec.config import Config
 from antjax.jobs.llm_rec.data import Sequences
 from antjax.jobs.llm_rec.held_out import HeldOut
 from antjax.jobs.llm_rec.job import LLMRecJob
 from antjax.metrics import rank_metrics
 from antjax.report import progress, report
-
-if TYPE_CHECKING:
-  from antjax.jobs.llm_rec.train import Config
 
 NAME = 'llm_rec'  # Of the method, beside those that it is compared with.
 _METRICS = ('recall@10', 'ndcg@10')
@@ -76,7 +74,7 @@ def score(
 
 
 def write(
-  config: 'Config',
+  config: Config,
   job: job_lib.Job,
   sequences: Sequences,
   run: LLMRecJob,
@@ -233,7 +231,7 @@ def _curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   }
 
 
-def _notes(config: 'Config', sequences: Sequences, run: LLMRecJob) -> list[str]:
+def _notes(config: Config, sequences: Sequences, run: LLMRecJob) -> list[str]:
   num_train = len(sequences.source)
   notes = [
     f'Training: {num_train:,} examples of {sequences.events.num_users:,} users'

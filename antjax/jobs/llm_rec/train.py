@@ -17,146 +17,23 @@ was stopped.
 """
 
 import dataclasses
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from antjax.ctr import tuning as tuning_lib
-from antjax.ctr.llm_rec.losses import LossConfig
-from antjax.ctr.llm_rec.model import VectorConfig
 from antjax.jobs import job as job_lib
-from antjax.jobs import training_config
 from antjax.jobs.llm_rec import baselines as llm_rec_baselines
 from antjax.jobs.llm_rec import export as llm_rec_export
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
 from antjax.jobs.llm_rec import model as llm_rec_model
 from antjax.jobs.llm_rec import report as llm_rec_report
 from antjax.jobs.llm_rec import sweep as llm_rec_sweep
+from antjax.jobs.llm_rec.config import (
+  BaselinesConfig,
+  Config,
+  METHODS,
+  SequencesConfig,
+)
 from antjax.jobs.llm_rec.data import Sequences
-from antjax.jobs.llm_rec.held_out import HeldOutConfig
 from antjax.jobs.llm_rec.job import LLMRecJob
-from antjax.metrics import rank_metrics
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(training_config.LanguageTrainingConfig):
-  """Training of a language model as a recommender."""
-
-  run_dir: Annotated[
-    str,
-    'Folder of this run: config, logs, checkpoints, report. A second start with'
-    ' the same folder goes on where the first one stopped.',
-  ] = 'runs/llm_rec'
-  data: Annotated[str, 'Folder that launch/prepare_sequences.py wrote.'] = (
-    'data/ml-1m-sequences'
-  )
-  split: Annotated[
-    Literal['last', 'source'],
-    "last: each user's last event is the test target. source: the data's own"
-    ' split of users.',
-  ] = 'last'
-  only_domain: Annotated[
-    str, 'Train on the events of this domain alone; empty: all.'
-  ] = ''
-  without_domain: Annotated[
-    str, 'Domain that training does not see, for zero-shot scores.'
-  ] = ''
-  train_users: Annotated[
-    int, 'Users to train on, drawn once for all seeds; 0: all.'
-  ] = 0
-  train_users_seed: Annotated[int, 'Of that draw.'] = 0
-  model: Annotated[str, 'Language model: Hugging Face folder or GGUF file.'] = (
-    'data/minilm'
-  )
-  start: Annotated[
-    Literal['pretrained', 'random'],
-    "Where its weights begin; random: only its shape is the folder's.",
-  ] = 'pretrained'
-  published_marks: Annotated[
-    bool, 'OPT without the token that its texts begin with, as in the paper.'
-  ] = False
-  max_history: Annotated[int, "Newest items that make a user's text."] = 10
-  max_title_tokens: Annotated[int, 'Tokens taken of a title.'] = 40
-  max_tokens: Annotated[
-    int, "Tokens of a user's text; the newest titles that fit are in it."
-  ] = 402
-  max_seen: Annotated[
-    int, 'Newest items of a user that are no negatives (loss.exclude=seen).'
-  ] = 100
-  token_cache: Annotated[
-    str, "Folder of the titles' token ids; empty: tokens in the data folder."
-  ] = ''
-  tuning: Annotated[
-    tuning_lib.Tuning, 'Of the language model: all, adapters, or nothing.'
-  ] = 'full'
-  lora_rank: Annotated[int, 'Width of the adapters.'] = 16
-  lora_alpha: Annotated[float, 'Their scale is alpha / rank.'] = 16.0
-  lora_targets: Annotated[tuple[str, ...], 'Matrices with adapters.'] = (
-    'query',
-    'value',
-  )
-  num_chunks: Annotated[
-    int,
-    'Parts that the texts of a micro-batch are encoded in: memory of a part,'
-    ' negatives of all (gradient caching).',
-  ] = 1
-  num_shapes: Annotated[
-    int, 'Shapes of packed texts, each compiled once; several processes: 1.'
-  ] = 3
-  batch_size: Annotated[int, 'Examples of a step, all devices together.'] = 96
-  validation_examples: Annotated[
-    int, 'Validation examples, drawn by seed; 0: all.'
-  ] = 1000
-  best_metric: Annotated[str, 'What better means.'] = 'validation_ndcg@10'
-  export: Annotated[bool, 'Write the folder for launch/recommend.py.'] = True
-  baselines: Annotated[
-    tuple[str, ...],
-    'Methods of launch/llm_rec_baselines.py to run too, or all.',
-  ] = ()
-  sweep: Annotated[
-    bool, 'Compare settings, each in a run of its own, and train nothing else.'
-  ] = False
-  held_out: HeldOutConfig = HeldOutConfig()
-  loss: LossConfig = LossConfig()
-  vector: VectorConfig = VectorConfig()
-  optimizer: tuning_lib.OptimizerConfig = tuning_lib.OptimizerConfig(
-    lm_learning_rate=5e-5, weight_decay=1e-3
-  )
-  swept: llm_rec_sweep.SweepConfig = llm_rec_sweep.SweepConfig()
-
-  def __post_init__(self) -> None:
-    super().__post_init__()
-    known = [f'validation_{name}' for name in rank_metrics.metric_names()]
-    if self.best_metric not in known:
-      raise ValueError(
-        f'best_metric={self.best_metric}: use one of {", ".join(known)}.'
-      )
-    self.check_least(
-      {
-        **dict.fromkeys(('lora_rank', 'max_history', 'max_title_tokens'), 1),
-        **dict.fromkeys(('num_chunks', 'num_shapes'), 1),
-        **dict.fromkeys(('max_tokens', 'max_seen'), 1),
-        **dict.fromkeys(('train_users', 'validation_examples'), 0),
-      }
-    )
-    if self.only_domain and self.only_domain == self.without_domain:
-      raise ValueError(
-        f'only_domain and without_domain are both {self.only_domain}: nothing'
-        ' is left to train on.'
-      )
-    if self.tuning == 'none' and not (
-      self.vector.has_head or self.loss.learn_temperature
-    ):
-      raise ValueError(
-        'tuning=none: nothing would be trained; set vector.projection_dim or'
-        ' vector.word_dim, or run launch/llm_rec_baselines.py for untrained'
-        ' models.'
-      )
-    methods = llm_rec_baselines.METHODS
-    wrong = sorted({*self.baselines} - {*methods, 'all'})
-    if wrong:
-      raise ValueError(
-        f'baselines={self.baselines}: {", ".join(wrong)} unknown; use all, or'
-        f' some of {", ".join(methods)}.'
-      )
 
 
 def main(config: Config) -> None:
@@ -206,22 +83,17 @@ def run_baselines(config: Config, job: job_lib.Job) -> dict[str, Any]:
     return {}
   methods = config.baselines
   if 'all' in methods:
-    methods = llm_rec_baselines.METHODS
+    methods = METHODS
   run_dir = job.run_dir / 'baselines'
   run_dir.mkdir(exist_ok=True)
-  other = llm_rec_baselines.Config(
-    run_dir=str(run_dir),
-    data=config.data,
-    split=config.split,
+  shared = {
+    field.name: getattr(config, field.name)
+    for field in dataclasses.fields(SequencesConfig)
+  }
+  other = BaselinesConfig(
+    **shared
+    | {'run_dir': str(run_dir), 'model': config.model, 'seed': config.seed},
     methods=methods,
-    without_domain=config.without_domain,
-    train_users=config.train_users,
-    train_users_seed=config.train_users_seed,
-    model=config.model,
-    max_history=config.max_history,
-    validation_examples=config.validation_examples,
-    seed=config.seed,
-    held_out=config.held_out,
   )
   return llm_rec_baselines.train(
     other, dataclasses.replace(job, run_dir=run_dir, config=other)

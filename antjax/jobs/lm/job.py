@@ -12,7 +12,7 @@ import os
 import pathlib
 import re
 import shutil
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 from absl import logging
 import grain
@@ -26,17 +26,15 @@ from antjax.jobs import auto_paro
 from antjax.jobs import job as job_lib
 from antjax.jobs import speed as lm_speed
 from antjax.jobs.lm import paro as lm_paro
+from antjax.jobs.lm.config import Config
 from antjax.lm import attention, cost, generate, transformer
 from antjax.lm import tokenizer as tokenizer_lib
-from antjax.metrics import streaming as metrics
+from antjax.metrics import means as metrics
 from antjax.report import progress
 from antjax.shards import dataset
 from antjax.train import checkpoint, warm_start
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
-
-if TYPE_CHECKING:
-  from antjax.jobs.lm.train import Config
 
 _DATA_FILE = 'data.json'  # In the run folder: what it was trained on.
 
@@ -53,7 +51,7 @@ class LMJob:
     peak_name: Where the peak is from.
   """
 
-  def __init__(self, config: 'Config', job: job_lib.Job):
+  def __init__(self, config: Config, job: job_lib.Job):
     self._config, self._job = config, job
     folder = pathlib.Path(config.data)
     if not (folder / output_folder.DESCRIPTION).is_file():

@@ -4,24 +4,22 @@
 
 from collections.abc import Mapping
 import functools
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 import jax
 import optax
 
 from antjax.jobs import auto_paro
 from antjax.jobs import job as job_lib
+from antjax.jobs.lm.config import Config
 from antjax.lm import cost, transformer
-
-if TYPE_CHECKING:
-  from antjax.jobs.lm.train import Config
 
 # Of the peak that a model of this kind reaches without communication.
 _EFFICIENCY = 0.5
 
 
 def choose(
-  config: 'Config',
+  config: Config,
   job: job_lib.Job,
   model: transformer.Config,
   optimizer: optax.GradientTransformation,

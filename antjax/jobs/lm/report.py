@@ -15,6 +15,7 @@ import rich.table
 from antjax import config as config_lib
 from antjax.jobs import job as job_lib
 from antjax.jobs import speed as lm_speed
+from antjax.jobs.lm.config import Config
 from antjax.lm import cost
 from antjax.mesh.paro import PaRO
 from antjax.report import progress, report
@@ -22,13 +23,12 @@ from antjax.train.trainer import Trainer
 
 if TYPE_CHECKING:
   from antjax.jobs.lm.job import LMJob
-  from antjax.jobs.lm.train import Config
 
 _SCENARIO = 'held-out documents'
 
 
 def write(
-  config: 'Config',
+  config: Config,
   job: job_lib.Job,
   lm: 'LMJob',
   trainer: Trainer,

@@ -1,0 +1,131 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of launch/train_bahe.py."""
+
+import dataclasses
+from typing import Annotated, Literal
+
+from antjax.ctr.bahe.model import HeadConfig, IdConfig
+from antjax.ctr.bahe.table import Home
+from antjax.ctr.tuning import Tuning
+from antjax.jobs.training_config import LanguageConfig
+from antjax.metrics import click_metrics
+from antjax.train.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(LanguageConfig):
+  """Training of a click model on textual behaviour."""
+
+  run_dir: str = 'runs/bahe'
+  data: Annotated[str, 'Folder that launch/prepare_behaviors.py wrote.'] = (
+    'data/ml-1m-text'
+  )
+  store: Annotated[
+    str, 'Store that launch/build_behavior_store.py wrote of it.'
+  ] = 'data/ml-1m-minilm-k3'
+  tower: Annotated[
+    Literal['store', 'frozen', 'dedup', 'full_text', 'none'],
+    'How texts become vectors. store: BAHE. frozen: the whole model cached,'
+    ' nothing of it trained. dedup: as store, but each batch encodes its'
+    ' distinct behaviours. full_text: all tokens through all layers. none: ids'
+    ' only.',
+  ] = 'store'
+  max_behaviors: Annotated[
+    tuple[int, ...],
+    'Behaviours taken of each sequence, the newest; one number for all, or one'
+    ' each.',
+  ] = (32,)
+  pooling: Annotated[
+    Literal['mean', 'last'],
+    "A sequence's vector: the mean of its outputs, or the last one.",
+  ] = 'mean'
+  fusion: Annotated[
+    Literal['late', 'early'],
+    'early puts the title behind each sequence, late keeps it apart until the'
+    ' head.',
+  ] = 'late'
+  num_low: Annotated[
+    int | None,
+    "Layers below the cut. none: the store's own, for --tower=dedup 3; another"
+    " number than the store's is refused.",
+  ] = None
+  max_tokens: Annotated[
+    int,
+    "For full_text: tokens of a sequence's text, whose newest behaviours are"
+    ' kept. For dedup: tokens of a behaviour.',
+  ] = 256
+  token_cache: Annotated[
+    str, 'Folder of token ids, for full_text and dedup; made if not there.'
+  ] = ''
+  table: Annotated[
+    Home,
+    'Home of the vectors of behaviours: every device, split over devices, or'
+    ' the host. auto: the first with room.',
+  ] = 'auto'
+  table_dtype: Annotated[
+    Literal['float32', 'float16', 'bfloat16'], 'Their dtype there.'
+  ] = 'float32'
+  max_distinct: Annotated[
+    int,
+    "Most distinct behaviours of a device's micro-batch, for a table that is"
+    ' not on every device, and for dedup. 0: as many as there can be.',
+  ] = 0
+  user_embeddings: Annotated[
+    str, 'Folder user_embeddings of another run: its user vectors as features.'
+  ] = ''
+  export_users: Annotated[
+    bool, 'Write the user vectors of all examples at the end.'
+  ] = False
+  eval_examples: Annotated[
+    int,
+    'Examples of validation and test that are scored, in evenly spread runs of'
+    ' 64; 0: all.',
+  ] = 0
+  best_metric: str = 'validation_auc'
+  head: HeadConfig = HeadConfig()
+  ids: IdConfig = IdConfig()
+  optimizer: OptimizerConfig = OptimizerConfig(lm_learning_rate=1e-4)
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    click_metrics.best_mode(self.best_metric)
+    if not self.best_metric.startswith('validation_'):
+      raise ValueError(
+        f'best_metric={self.best_metric}: runs log it as validation_'
+        f'{self.best_metric}; give that.'
+      )
+    self.check_least(
+      {
+        'max_tokens': 1,
+        **dict.fromkeys(('max_distinct', 'eval_examples'), 0),
+      }
+    )
+    if self.num_low is not None:
+      self.check_least({'num_low': 0})
+    if not self.max_behaviors or min(self.max_behaviors) < 1:
+      raise ValueError(
+        f'max_behaviors={self.max_behaviors}: must be at least 1.'
+      )
+    if self.tower == 'full_text' and (
+      self.fusion != 'late' or self.pooling != 'mean'
+    ):
+      raise ValueError(
+        f'tower=full_text takes neither fusion={self.fusion} nor pooling='
+        f'{self.pooling}: its vectors are means over the tokens of a text; give'
+        ' late and mean.'
+      )
+    if self.export_users and (self.tower == 'none' or self.fusion == 'early'):
+      raise ValueError(
+        f'export_users: tower={self.tower} with fusion={self.fusion} has no'
+        ' vector of a user alone; use another tower and fusion=late.'
+      )
+    if self.tower == 'none' and not (self.ids.use or self.user_embeddings):
+      raise ValueError(
+        'tower=none without ids.use: the model would see nothing.'
+      )
+
+  @property
+  def effective_tuning(self) -> Tuning:
+    """`tuning`, or none where the tower has no layers to train."""
+    return 'none' if self.tower in ('frozen', 'none') else self.tuning
