@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from antjax.networks.network import Inputs, Moments
+from antjax.networks.network import Inputs, ScenarioMoments
 
 # Shape suffixes: B = rows, S = scenarios, X = width of all fields.
 
@@ -63,7 +63,7 @@ def members(x: Inputs, num_scenarios: int) -> jax.Array:
   return mine_BS * (x.weight_B > 0)[:, None]
 
 
-def of_batch(x: Inputs, num_scenarios: int) -> Moments:
+def of_batch(x: Inputs, num_scenarios: int) -> ScenarioMoments:
   """The moments of a batch, with their gradient.
 
   A scenario with fewer than two rows has no variance of its own: it gets those
@@ -87,10 +87,10 @@ def of_batch(x: Inputs, num_scenarios: int) -> Moments:
   variance_SX = jnp.where(
     has_own, square_SX / jnp.maximum(count_S1, 1), all_square_1X / total
   )
-  return Moments(mean_SX, variance_SX)
+  return ScenarioMoments(mean_SX, variance_SX)
 
 
-def finish(sums: MomentSums) -> Moments:
+def finish(sums: MomentSums) -> ScenarioMoments:
   """Means and variances of the rows that were summed, float32.
 
   A scenario with fewer than two rows gets those of all rows.
@@ -111,6 +111,6 @@ def finish(sums: MomentSums) -> Moments:
   mean = np.where(few, sum_SX.sum(axis=0), sum_SX) / count
   square = np.where(few, square_SX.sum(axis=0), square_SX) / count
   variance = np.maximum(square - np.square(mean), 0)
-  return Moments(
+  return ScenarioMoments(
     jnp.asarray(mean, jnp.float32), jnp.asarray(variance, jnp.float32)
   )

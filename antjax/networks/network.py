@@ -128,7 +128,7 @@ class History(NamedTuple):
   query_BD: jax.Array
 
 
-class Moments(NamedTuple):
+class ScenarioMoments(NamedTuple):
   """Mean and variance of all inputs among the rows of each scenario.
 
   Attributes:
@@ -163,7 +163,7 @@ class Inputs(NamedTuple):
   dense_BX: jax.Array | None = None
   histories: tuple[History, ...] = ()
   weight_B: jax.Array | None = None
-  moments: Moments | None = None
+  moments: ScenarioMoments | None = None
   context: Any = None
 
   @property

@@ -36,7 +36,7 @@ from antjax.networks.towers import (
 # Shape suffixes: B = rows, E = experts, I = input width, O = output width.
 
 
-class Level(nnx.Module):
+class SharedLevel(nnx.Module):
   """A level that another one follows: all scenarios are needed."""
 
   def __init__(
@@ -111,7 +111,7 @@ class LastLevel(nnx.Module):
   def __call__(
     self, inputs: Sequence[jax.Array], scenario_B: jax.Array
   ) -> jax.Array:
-    """[B, O]; `inputs` as of `Level`."""
+    """[B, O]; `inputs` as of `SharedLevel`."""
     shared_BI = own_BI = inputs[-1]
     if len(inputs) > 1:
       own_BI = grouped.own(inputs[:-1], scenario_B)
@@ -137,7 +137,7 @@ class PLE(nnx.Module):
     width = config.expert_widths[-1]
     widths = [sizes.flat_width] + [width] * (config.num_levels - 1)
     self.levels = nnx.List(
-      Level(sizes, config, size_in, is_first=i == 0, rngs=rngs)
+      SharedLevel(sizes, config, size_in, is_first=i == 0, rngs=rngs)
       for i, size_in in enumerate(widths[:-1])
     )
     self.last = LastLevel(sizes, config, widths[-1], rngs=rngs)

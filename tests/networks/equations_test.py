@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from antjax.networks import load
-from antjax.networks.network import Moments
+from antjax.networks.network import ScenarioMoments
 from tests.networks.small_inputs import CONFIG, inputs, SIZES
 
 
@@ -194,7 +194,7 @@ def test_star(trains):
       variance[d] = flat[scenarios == d].var(axis=0)
   else:
     moments = [jnp.asarray(a, jnp.float32) for a in (mean, variance)]
-    x = x._replace(moments=Moments(*moments))
+    x = x._replace(moments=ScenarioMoments(*moments))
   norm, expected = p['norm'], []
   for v, d in zip(flat, scenarios, strict=True):
     h = (v - mean[d]) / np.sqrt(variance[d] + 1e-5)

@@ -11,7 +11,7 @@ import pytest
 
 from antjax.networks import load
 from antjax.networks.load import NetworkConfig
-from antjax.networks.network import Moments, Sizes
+from antjax.networks.network import ScenarioMoments, Sizes
 from tests.networks.small_inputs import CONFIG, inputs, labels, learn, SIZES
 
 OF_ONE_TASK = load.SINGLE_SCENARIO | load.MULTI_SCENARIO
@@ -58,7 +58,7 @@ def test_a_gradient_reaches_every_parameter_and_rows_are_learned(name):
 def test_a_row_is_scored_alike_in_any_company(name):
   graphdef, params = split(name)
   shape = SIZES.num_scenarios, SIZES.flat_width
-  moments = Moments(jnp.zeros(shape), jnp.ones(shape))
+  moments = ScenarioMoments(jnp.zeros(shape), jnp.ones(shape))
   apply = jax.jit(lambda x: nnx.merge(graphdef, params)(x))
   x = inputs()
   # The same first rows among others, which are all of one scenario.

@@ -24,7 +24,7 @@ from antjax.layers.functional import Functional
 from antjax.networks import esmm, load
 from antjax.networks.fusion import Fusion, Way
 from antjax.networks.moments import moments_of, MomentSums
-from antjax.networks.network import History, Inputs, Moments, Sizes
+from antjax.networks.network import History, Inputs, ScenarioMoments, Sizes
 
 # Shape suffixes: B = rows, F = fields, D = embedding width, M = places of the
 # history, C = id columns, K = numeric columns.
@@ -156,7 +156,9 @@ class FieldNetwork(nnx.Module):
     if 'numeric' in batch:
       row = self.numeric(batch['numeric'].astype(fields_BFD.dtype))
       fields_BFD = jnp.concatenate([fields_BFD, row[:, None]], axis=1)
-    moments = batch.get('moments')
+    moments = None
+    if 'moments' in batch:
+      moments = ScenarioMoments(*(m[0] for m in batch['moments']))
     x = Inputs(
       fields_BFD,
       jnp.zeros(len(fields_BFD), fields_BFD.dtype)
@@ -165,7 +167,9 @@ class FieldNetwork(nnx.Module):
       batch['scenario'],
       histories=histories,
       weight_B=batch['weight'],
-      moments=None if moments is None else Moments(*(m[0] for m in moments)),
+      moments=None
+      if moments is None
+      else ScenarioMoments(*(m[0] for m in moments)),
     )
     return x if self.fusion is None else self.fusion(x, modal)
 

@@ -21,7 +21,7 @@ from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
 from antjax.jobs.clicks import vectors as antm2c_vectors
 from antjax.jobs.clicks.config import Config
-from antjax.networks.network import Moments
+from antjax.networks.network import ScenarioMoments
 
 SPLITS = ('train', 'validation', 'test')
 _COLUMNS = (
@@ -188,7 +188,7 @@ class ScenarioData:
     split: str,
     model: ScenarioModel,
     *,
-    moments: Moments | None = None,
+    moments: ScenarioMoments | None = None,
     limit: int = 0,
   ) -> Iterator[dict[str, Any]]:
     """This process's share of a split, once, filled up to whole batches.
