@@ -162,7 +162,10 @@ def test_an_algorithm_runs_by_its_name(data, tmp_path, name):
     assert [json.loads(line)['step'] for line in log] == list(range(10))
 
 
-@pytest.mark.parametrize('kind', ['tests.jobs.my_model:Net', 'pepnet'])
+@pytest.mark.parametrize(
+  'kind',
+  ['tests.jobs.my_model:Net', pytest.param('pepnet', marks=pytest.mark.slow)],
+)
 def test_any_click_network_is_meta_learned(data, tmp_path, kind):
   config = train_gmeta.Config(
     data=str(data),
@@ -180,5 +183,6 @@ def test_any_click_network_is_meta_learned(data, tmp_path, kind):
   job = job_lib.Job(
     antjax.make_mesh(intra=4), tmp_path, script.StopRequest(), config
   )
-  (row,) = train_gmeta.train(config, job)
+  row = train_gmeta.train(config, job)[0]
+  assert row['method'] == 'meta-learned'
   assert 0 <= row['AUC'] <= 1 and 0 < row['log-loss'] < 5
