@@ -47,7 +47,7 @@ from antjax.data import (
   record_writer,
   records,
 )
-from antjax.meta import episodes, meta_io
+from antjax.meta import episode_config, episodes, meta_io
 from antjax.shards import dataset, record_source
 from antjax.shards.data_shard import ShardLedger
 from antjax.shards.ledger_client import LocalLedgerClient
@@ -96,14 +96,14 @@ def _schema(tasks: Sequence[record_source.Record]) -> dict[str, records.Field]:
 
 def episode_config(
   tasks: Sequence[record_source.Record], num_slots: int, split: str
-) -> episodes.EpisodeConfig:
+) -> episode_config.EpisodeConfig:
   """Returns buckets in the proportions of the tasks' sizes."""
   sizes = np.array([len(r['rating']) for r in tasks]) - _QUERY_SIZE
   bucket = np.searchsorted(_SUPPORT_SIZES[:-1], sizes)
   share = np.bincount(bucket, minlength=len(_SUPPORT_SIZES)) / len(tasks)
-  return episodes.EpisodeConfig(
+  return episode_config.EpisodeConfig(
     buckets=tuple(
-      episodes.Bucket(size, max(1, round(num_slots * part)))
+      episode_config.Bucket(size, max(1, round(num_slots * part)))
       for size, part in zip(_SUPPORT_SIZES, share)
     ),
     features={'item': 1, 'genres': tasks[0]['genres'].shape[1]}
@@ -179,7 +179,7 @@ def raw(path: pathlib.Path, num_tasks: int, num_rows: int) -> Turn:
 
 def through_episodes(
   path: pathlib.Path,
-  config: episodes.EpisodeConfig,
+  config: episode_config.EpisodeConfig,
   block_size: int,
   *,
   num_tasks: int | None = None,
@@ -208,7 +208,7 @@ def through_episodes(
 
 
 def row_text(
-  text: RowText, config: episodes.EpisodeConfig, num_tasks: int
+  text: RowText, config: episode_config.EpisodeConfig, num_tasks: int
 ) -> Turn:
   def turn() -> tuple[float, int, int]:
     order = np.random.default_rng(_SEED).permutation(len(text.places))

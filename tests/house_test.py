@@ -102,7 +102,7 @@ _CIRCLES = {
   'antjax/jobs/gmeta': 3,
   'antjax/jobs/llm_rec': 7,
   'antjax/jobs/lm': 5,
-  'antjax/meta': 2,
+
   'antjax/train': 3,
 }
 _TWICE = frozenset(

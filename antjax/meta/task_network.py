@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from antjax.meta.maml import DECISION
+from antjax.meta.inner_loop import DECISION
 from antjax.networks import load
 from antjax.networks.network import Inputs, Sizes
 from antjax.networks.standalone import Standalone
@@ -31,7 +31,7 @@ class TaskNetwork(nnx.Module):
 
   A feature of another width than the others has a linear map without bias to
   theirs (Ginart et al. 2019). In an inner loop a network without a part of
-  `maml.DECISION` is one as a whole.
+  `inner_loop.DECISION` is one as a whole.
   """
 
   def __init__(

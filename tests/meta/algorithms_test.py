@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from antjax.layers.mlp import MLP
-from antjax.meta import episodes, inner_gradient, maml, meta_loss
+from antjax.meta import adaptation, episodes, maml, meta_loss
 from antjax.meta.task_network import TaskNetwork
 from antjax.networks import cbml
 from tests.meta import small_tasks
@@ -207,7 +207,7 @@ def test_mixed_mode_gives_the_gradient_of_reverse_mode(low_rank, remat):
 
 def test_mixed_mode_takes_data_of_numpy():
   data = np.arange(3, dtype=np.float32)
-  gradient = inner_gradient.mixed_mode_grad(lambda x, rest: (rest * x**3).sum())
+  gradient = adaptation.mixed_mode_grad(lambda x, rest: (rest * x**3).sum())
   outer = jax.jit(jax.grad(lambda x: gradient(x, data).sum()))
   np.testing.assert_allclose(outer(jnp.full(3, 2.0)), 12 * data)
 

@@ -16,8 +16,8 @@ from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adagrad
 from antjax.embedding.table import EmbeddingTables
 from antjax.mesh.mesh import make_mesh
+from antjax.meta import episode_config, maml, meta_io, meta_loss
 from antjax.meta import episodes as episodes_lib
-from antjax.meta import maml, meta_io, meta_loss
 from antjax.meta.task_network import TaskNetwork
 from antjax.train.trainer import Trainer
 from tests.meta import small_tasks
@@ -42,8 +42,8 @@ def make_batches(num_batches=2):
     }
     for task, n in enumerate(rng.integers(6, 16, 20 * num_batches))
   ]
-  config = episodes_lib.EpisodeConfig(
-    buckets=(episodes_lib.Bucket(6, 16), episodes_lib.Bucket(12, 8)),
+  config = episode_config.EpisodeConfig(
+    buckets=(episode_config.Bucket(6, 16), episode_config.Bucket(12, 8)),
     features={name: k for name, (_, k) in FEATURES.items()},
     query_size=4,
   )

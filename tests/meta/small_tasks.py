@@ -10,7 +10,7 @@ import numpy as np
 
 from antjax.layers.functional import Functional
 from antjax.meta import maml, meta_io, meta_loss
-from antjax.meta.episodes import Bucket, EpisodeConfig
+from antjax.meta.episode_config import Bucket, EpisodeConfig
 from antjax.meta.task_network import TaskNetwork
 from antjax.networks.load import NetworkConfig
 
