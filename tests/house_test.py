@@ -86,8 +86,7 @@ _OVER_BUDGET = {
   'antjax/data': 13_000,
   'antjax/elastic': 10_400,
   'antjax/jobs': 13_500,
-  'antjax/layers': 1_400,
-  'antjax/meta': 3_800,
+  'antjax/meta': 3_250,
   'antjax/metrics': 1_600,
   'antjax/networks': 2_750,
   'antjax/report': 2_000,
@@ -102,7 +101,6 @@ _CIRCLES = {
   'antjax/jobs/gmeta': 3,
   'antjax/jobs/llm_rec': 7,
   'antjax/jobs/lm': 5,
-
   'antjax/train': 3,
 }
 _TWICE = frozenset(

@@ -5,6 +5,7 @@
 from collections.abc import Callable, Iterable, Mapping
 import contextlib
 import dataclasses
+import re
 from typing import Any, Protocol
 
 from absl import logging
@@ -166,8 +167,11 @@ class TrainingRun:
 
 
 def is_stack(name: str) -> bool:
-  """Whether a leaf holds a language model's layers, for `scanned`."""
-  return '.layers.' in name
+  """Whether a leaf holds a language model's layers, for `scanned`.
+
+  Not the layers of a Flax module, which have numbers and stand apart.
+  """
+  return re.search(r'\.layers\.(?!\d)', name) is not None
 
 
 def make_trainer(
