@@ -123,7 +123,7 @@ def _lacking(found: Any) -> str:
   except TypeError as error:
     return f'has a Config without defaults ({error}); give each field one'
   try:
-    inspect.signature(found).bind(None, None, rngs=None)
+    inspect.signature(found.__init__).bind(None, None, None, rngs=None)
   except TypeError as error:
     return (
       f'cannot be made ({error}); needed is'
