@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from antjax.ctr.bahe import tuning
+from antjax.ctr import tuning
 from antjax.jobs import job as job_lib
 from antjax.jobs import run as run_lib
 from antjax.jobs.bahe import memory as bahe_memory

@@ -8,8 +8,7 @@ from typing import Any, TYPE_CHECKING
 
 import jax.numpy as jnp
 
-from antjax.ctr import tuning as ctr_tuning
-from antjax.ctr.bahe import tuning
+from antjax.ctr import tuning
 from antjax.ctr.bahe.dedup_tower import DedupTower
 from antjax.ctr.bahe.full_text import FullTextTower
 from antjax.ctr.bahe.model import ClickModel
@@ -45,7 +44,7 @@ def account(
     'table': built.table_bytes,
     'table_level': built.table_level,
     'activations': activation_bytes(config, model, clicks),
-    'frozen_share': ctr_tuning.frozen_share(
+    'frozen_share': tuning.frozen_share(
       built.params,
       tuning.trainable(config.effective_tuning),
       built.num_absent,

@@ -11,7 +11,8 @@ from absl import logging
 import jax
 import numpy as np
 
-from antjax.ctr.bahe import store_tower, text_join, tuning
+from antjax.ctr import tuning
+from antjax.ctr.bahe import store_tower, text_join
 from antjax.ctr.bahe import table as table_lib
 from antjax.ctr.bahe.dedup_tower import DedupTower
 from antjax.ctr.bahe.full_text import FullTextTower

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from antjax.ctr.llm_rec import evaluation, tuning
+from antjax.ctr import tuning
+from antjax.ctr.llm_rec import evaluation
 from antjax.ctr.llm_rec.vectors import VectorEncoder
 from antjax.jobs import job as job_lib
 from antjax.jobs import run as run_lib

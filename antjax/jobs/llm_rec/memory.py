@@ -8,8 +8,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from antjax.ctr import tuning as ctr_tuning
-from antjax.ctr.llm_rec import packing, tuning
+from antjax.ctr import tuning
+from antjax.ctr.llm_rec import packing
 from antjax.ctr.llm_rec.inputs import TrainingInputs
 from antjax.ctr.llm_rec.model import LLMRec
 from antjax.jobs import memory_table
@@ -63,7 +63,7 @@ def account(
   planned: dict[str, Any] = {
     'state': parts,
     'activations': activations,
-    'frozen_share': ctr_tuning.frozen_share(
+    'frozen_share': tuning.frozen_share(
       built.params, tuning.trainable(config.tuning)
     ),
     'compiled': {},

@@ -11,7 +11,8 @@ import optax
 import pytest
 
 import antjax
-from antjax.ctr.bahe import encode, store_tower, table, text_join, tuning
+from antjax.ctr import tuning
+from antjax.ctr.bahe import encode, store_tower, table, text_join
 from antjax.ctr.bahe.dedup_tower import DedupTower
 from antjax.ctr.bahe.full_text import FullTextTower
 from antjax.lm import positions, transformer

@@ -11,7 +11,8 @@ import optax
 import pytest
 
 import antjax
-from antjax.ctr.bahe import store_tower, tuning
+from antjax.ctr import tuning
+from antjax.ctr.bahe import store_tower
 from antjax.mesh import paro
 from tests.ctr.bahe import small_clicks
 
