@@ -9,10 +9,9 @@ from typing import Any, TYPE_CHECKING
 import jax.numpy as jnp
 
 from antjax.ctr import tuning
-from antjax.ctr.bahe.dedup_tower import DedupTower
 from antjax.ctr.bahe.full_text import FullTextTower
 from antjax.ctr.bahe.model import ClickModel
-from antjax.ctr.bahe.store_tower import StoreTower
+from antjax.ctr.bahe.row_towers import DedupTower, StoreTower
 from antjax.jobs import memory_table
 from antjax.jobs.bahe.config import Config
 from antjax.jobs.bahe.data import Clicks

@@ -5,7 +5,7 @@
 import jax
 import numpy as np
 
-from antjax.ctr.bahe import batches, model, sequences, store_tower, table
+from antjax.ctr.bahe import batches, model, row_towers, sequences, table
 from antjax.lm import split, transformer
 
 NUM_BEHAVIORS = 40
@@ -115,7 +115,5 @@ def click_model(tower, kind='dnn', sizes=SIZES, **ids):
 
 
 def store_model(mesh, home='device', examples=2, kind='dnn', **options):
-  tower = store_tower.StoreTower(
-    encoder(**options), place(mesh, home, examples)
-  )
+  tower = row_towers.StoreTower(encoder(**options), place(mesh, home, examples))
   return click_model(tower, kind)

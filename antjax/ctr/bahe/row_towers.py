@@ -1,6 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""BAHE without a store: a batch's distinct behaviours, encoded in the step."""
+"""BAHE's towers: vectors of behaviours through the high layers.
+
+The vectors come from a table, or from the low half, which encodes a batch's
+distinct behaviours in the step.
+"""
 
 import dataclasses
 from typing import Any
@@ -9,39 +13,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from antjax.ctr.bahe import encode
-from antjax.ctr.bahe.distinct import distinct_behaviors
+from antjax.ctr.bahe import table as table_lib
 from antjax.ctr.bahe.sequences import SequenceEncoder
+from antjax.ctr.bahe.table import distinct_behaviors
 from antjax.ctr.bahe.towers import Batch, Encoded, PyTree
 from antjax.lm.split import LowEncoder
 from antjax.lm.token_cache import TokenCache
 
-# Shape suffixes: B = examples, N = sequences of a user, M = places of a
-# sequence, P = parts of a batch, U = capacity, T = tokens of a behaviour,
-# D = width of the language model.
+# Shape suffixes as in antjax.ctr.bahe.towers.
 
 
 @dataclasses.dataclass(frozen=True)
-class DedupTower:
-  """Each distinct behaviour of a part goes through the low half once.
-
-  With a frozen low half (Trainer(trainable=...), `tuning.trainable`) it gives
-  what `StoreTower` gives; with a trained one it is what a store cannot give.
+class RowTower:
+  """A tower whose texts are rows, a behaviour each.
 
   Attributes:
     encoder: The high half.
-    capacity: Most distinct behaviours of a part, U, the padding among them.
-    num_tokens: Of a behaviour; longer ones are cut.
-    cache: Tokens of the behaviours.
   """
 
   encoder: SequenceEncoder
-  capacity: int
-  num_tokens: int
-  cache: TokenCache = dataclasses.field(compare=False)
-
-  @property
-  def _low(self) -> LowEncoder:
-    return LowEncoder(self.encoder.high.config, self.encoder.high.num_low)
 
   @property
   def user_dim(self) -> int:
@@ -54,6 +44,62 @@ class DedupTower:
   @property
   def has_history(self) -> bool:
     return True
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreTower(RowTower):
+  """Behaviours by their rows in a table, which is frozen.
+
+  An unknown behaviour is row 1, a text like any other; a user without
+  behaviours has a learned vector. With a high half of no layers this is the
+  frozen language model: its vectors are pooled and nothing of it is trained.
+
+  Attributes:
+    table: Where the rows are.
+  """
+
+  table: table_lib.Table
+
+  def init_params(self, pretrained: PyTree) -> PyTree:
+    """See `SequenceEncoder.init_params`."""
+    return self.encoder.init_params(pretrained)
+
+  def prepare(self, batch: Batch, num_parts: int) -> dict[str, Any]:
+    """See `Tower.prepare`."""
+    there = {'is_there': batch['behaviors'] != 0}
+    return self.table.prepare(batch, num_parts) | there
+
+  def __call__(self, params: PyTree, batch: Batch) -> Encoded:
+    """See `Tower.__call__`."""
+    x_BNMD, title_BD = table_lib.vectors(self.table, batch)
+    return self.encoder(params, x_BNMD, batch['is_there'], title_BD)
+
+
+# Shape suffixes: B = examples, N = sequences of a user, M = places of a
+# sequence, P = parts of a batch, U = capacity, T = tokens of a behaviour,
+# D = width of the language model.
+
+
+@dataclasses.dataclass(frozen=True)
+class DedupTower(RowTower):
+  """Each distinct behaviour of a part goes through the low half once.
+
+  With a frozen low half (Trainer(trainable=...), `tuning.trainable`) it gives
+  what `StoreTower` gives; with a trained one it is what a store cannot give.
+
+  Attributes:
+    capacity: Most distinct behaviours of a part, U, the padding among them.
+    num_tokens: Of a behaviour; longer ones are cut.
+    cache: Tokens of the behaviours.
+  """
+
+  capacity: int
+  num_tokens: int
+  cache: TokenCache = dataclasses.field(compare=False)
+
+  @property
+  def _low(self) -> LowEncoder:
+    return LowEncoder(self.encoder.high.config, self.encoder.high.num_low)
 
   def init_params(self, pretrained: PyTree) -> PyTree:
     """Both halves of a language model's parameters, and the null vectors."""
