@@ -5,15 +5,15 @@
 A launch script is a config, a `main` and three lines:
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
-  class Config(common.JobConfig):
+  class Config(job_lib.JobConfig):
     num_steps: Annotated[int, 'Optimizer steps.'] = 1000
 
   def main(config: Config) -> None:
-    job = common.start(config)
+    job = job_lib.start(config)
     train(config, job.mesh)
 
   if __name__ == '__main__':
-    common.run(main, Config())
+    job_lib.run(main, Config())
 
 The order is fixed: flags, then `jax.distributed` (before anything touches a
 device), then the mesh, then the run folder (so that a wrong flag leaves nothing
@@ -31,8 +31,7 @@ import os
 import pathlib
 import shlex
 import threading
-from typing import Annotated, Any, NoReturn, TYPE_CHECKING, TypeVar
-import urllib.parse
+from typing import Annotated, Any, NamedTuple, NoReturn, TYPE_CHECKING, TypeVar
 
 from absl import flags, logging
 import jax
@@ -42,7 +41,7 @@ from antjax import config as config_lib
 from antjax.jobs import compilation_cache, script
 from antjax.mesh import mesh as mesh_lib
 from antjax.mesh.paro import NotElasticError
-from antjax.shards import data_shard, dataset, ledger_client, record_source
+from antjax.shards import dataset, ledger_client, ledger_spec, record_source
 
 if TYPE_CHECKING:
   from antjax.elastic.worker import Agent
@@ -77,6 +76,19 @@ class JobConfig:
       raise ValueError('run_dir must name a folder; it is empty.')
     if self.intra is not None and self.intra < 1:
       raise ValueError(f'intra must be at least 1 or none; got {self.intra}.')
+
+
+class BatchShape(NamedTuple):
+  """How batches of a process are made.
+
+  Attributes:
+    rows: Rows of this process in one element of its batches: of a whole step,
+      or under an agent of a micro-batch, of which plans say how many.
+    num_parts: Runs of an element that are worked off apart.
+  """
+
+  rows: int
+  num_parts: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,36 +167,43 @@ class Job:
         num_epochs=num_epochs,
         key_field=key_field,
       )
-    ledger = data_shard.ShardLedger(
+    spec = ledger_spec.LedgerSpec(
       len(source), shard_size, seed=seed, num_epochs=num_epochs
     )
     client = ledger_client.LocalLedgerClient(
-      ledger, worker=jax.process_index(), num_workers=jax.process_count()
+      spec, worker=jax.process_index(), num_workers=jax.process_count()
     )
     return dataset.LeasedDataset(source, client, key_field=key_field)
 
-  def rows_of_micro_batch(self, batch_size: int, num_micro_batches: int) -> int:
-    """Rows of this process's micro-batch, the same when other hosts have come.
+  def batch_shape(self, batch_size: int, num_micro_batches: int) -> BatchShape:
+    """How this process's batches are made.
 
     Args:
       batch_size: Rows of a step of all processes that the job begins with.
-      num_micro_batches: Of each of them in a step.
+      num_micro_batches: Micro-batches of each process in a step.
 
     Raises:
-      ValueError: The job begins, and the batch is no multiple of its parts.
+      ValueError: The batch is no multiple of its parts.
     """
+    num_devices = len(self.mesh.local_devices)
+    if self.agent is None:
+      check_batch_size(batch_size, num_micro_batches)
+      rows = batch_size // jax.process_count()
+      return BatchShape(rows, num_devices * num_micro_batches)
+    # An element is a micro-batch, the same when other hosts have come.
     path = self.run_dir / _ROWS_FILE
     if path.exists():
-      return int(json.loads(path.read_text(encoding='utf-8'))['rows'])
+      rows = int(json.loads(path.read_text(encoding='utf-8'))['rows'])
+      return BatchShape(rows, num_devices)
     # Later the hosts may be others, which batch_size need not fit.
     check_batch_size(batch_size, num_micro_batches)
     rows = batch_size // jax.process_count() // num_micro_batches
-    multihost_utils.sync_global_devices('rows_of_micro_batch')  # All looked.
+    multihost_utils.sync_global_devices('batch_shape')  # All looked.
     if self.is_main:
       temporary = path.with_suffix('.new')
       temporary.write_text(json.dumps({'rows': rows}), encoding='utf-8')
       os.replace(temporary, path)
-    return rows
+    return BatchShape(rows, num_devices)
 
   @property
   def is_main(self) -> bool:
@@ -357,28 +376,13 @@ def agent_from_environment(
   """This process's `antjax.Agent`, where launch/agent.py started it.
 
   Args:
-    run_dir: Gets the timeline of steps; None: none is kept.
+    run_dir: Folder that gets the timeline of steps; None: none is kept.
   """
-  address = os.environ.get('ANTJAX_COORDINATOR')
-  if not address:
+  if not os.environ.get('ANTJAX_COORDINATOR'):
     return None
-  from antjax.elastic import security, worker  # Others need no grpc.
+  from antjax.elastic import worker  # Others need no grpc.
 
-  token_file = os.environ.get('ANTJAX_TOKEN_FILE', '')
-  name = os.environ.get('ANTJAX_WORKER', f'worker-{jax.process_index()}')
-  return worker.Agent(
-    address,
-    job=os.environ.get('ANTJAX_JOB', 'job'),
-    worker=name,
-    generation=int(os.environ.get('ANTJAX_GENERATION', '0')),
-    rank=jax.process_index(),
-    num_workers=jax.process_count(),
-    token=security.read_token(token_file, 'worker') if token_file else '',
-    tls_dir=os.environ.get('ANTJAX_TLS_DIR', ''),
-    timeline=run_dir / f'timeline.{urllib.parse.quote(name, "")}.jsonl'
-    if run_dir
-    else None,
-  )
+  return worker.Agent.from_env(run_dir)
 
 
 def _start_logging(run_dir: pathlib.Path) -> None:

@@ -12,12 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-import antjax
 from antjax.data import record_writer, records
-from antjax.jobs import job as job_lib
-from antjax.jobs import script
-from antjax.jobs.gmeta import train as train_gmeta
+from antjax.jobs.gmeta import job as train_gmeta
 from antjax.meta.recommender import ModelConfig
+from tests.jobs.processes import job_of
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCHEMA = {
@@ -180,9 +178,6 @@ def test_any_click_network_is_meta_learned(data, tmp_path, kind):
     num_resamples=0,
     model=ModelConfig(kind=kind, embedding_dim=4, widths=(8,), gate_width=4),
   )
-  job = job_lib.Job(
-    antjax.make_mesh(intra=4), tmp_path, script.StopRequest(), config
-  )
-  row = train_gmeta.train(config, job)[0]
+  row = train_gmeta.train(config, job_of(config))[0]
   assert row['method'] == 'meta-learned'
   assert 0 <= row['AUC'] <= 1 and 0 < row['log-loss'] < 5
