@@ -37,7 +37,7 @@ _ALLOWED = {
   'lm': _LOW | {'layers'},
   'mesh': set(),
   'meta': _MIDDLE,
-  'metrics': set(),
+  'metrics': {'mesh'},
   'networks': _LOW | {'layers'},
   'plan': _MIDDLE | {'report'},
   'report': _MIDDLE,
@@ -96,9 +96,7 @@ _OVER_BUDGET = {
   'benchmarks': 12_300,
   'tests': 50_500,
 }
-_CIRCLES = {
-  'antjax/train': 3,
-}
+_CIRCLES = {}
 _TWICE = frozenset(
   'Agent Block Built Clicks Client Counts Examples Lane Layout Limits'
   ' Marks Method Model Part Plan Problem'

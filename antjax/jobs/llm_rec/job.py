@@ -47,8 +47,8 @@ from antjax.jobs.llm_rec.config import (
 from antjax.jobs.llm_rec.data import Sequences
 from antjax.jobs.llm_rec.held_out import HeldOut
 from antjax.jobs.llm_rec.model import Built
+from antjax.mesh.gather import gather_bytes
 from antjax.metrics import rank_metrics
-from antjax.train.batches import gather_bytes
 from antjax.train.state import TrainState
 
 Ranks = dict[str, np.ndarray]
