@@ -3,7 +3,7 @@
 """What every loss and prediction does with the tasks of a batch.
 
 The layout of a batch is in `antjax.meta.episodes`; `antjax.meta.meta_loss` and
-`antjax.meta.predictions` are made of these parts.
+`antjax.meta.evaluate` are made of these parts.
 """
 
 from collections.abc import Callable, Mapping
