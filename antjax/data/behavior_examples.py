@@ -361,7 +361,7 @@ def _thresholds(rows: ir.Table, config: ExampleConfig) -> tuple[int, int]:
   table = counts.to_pyarrow()
   if not table.num_rows:
     raise ValueError(
-      'prepare_behaviors: no row is left to be an example; the source is empty,'
+      'examples: no row is left to be an example; the source is empty,'
       f' or min_history={config.min_history} is more than any user has.'
     )
   if config.train_until:

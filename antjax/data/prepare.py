@@ -14,6 +14,7 @@ is random is ordered by a digest of (seed, key), not by a generator.
 
 from collections.abc import Callable, Iterator, Sequence
 import glob
+import hashlib
 import os
 import pathlib
 import re
@@ -133,6 +134,20 @@ def read_parquet(
 ) -> ir.Table:
   """Opens a Parquet file, or some of a folder; see `exact_path`."""
   return con.read_parquet(exact_path(con, path, files))
+
+
+def count(table: ir.Table) -> int:
+  """Returns the number of rows."""
+  return int(table.count().to_pyarrow().as_py())
+
+
+def fingerprint(files: Sequence[pathlib.Path]) -> str:
+  """Returns a SHA-256 over the content of the files."""
+  result = hashlib.sha256()
+  for path in files:
+    with open(path, 'rb') as file:
+      result.update(hashlib.file_digest(file, 'sha256').digest())
+  return f'sha256:{result.hexdigest()}'
 
 
 def digest(seed: int, salt: str, *keys: ir.Value) -> ir.StringValue:

@@ -57,7 +57,7 @@ def k_core(
     counts: Gets the events dropped and the rounds.
     progress: Called at the start of each round.
   """
-  num_events = first = count(events)
+  num_events = first = prepare.count(events)
   counts['core_rounds'] = 0
   old = ''
   for number in itertools.count(1) if k > 1 else ():
@@ -71,13 +71,8 @@ def k_core(
         steps.drop(old)
       old = name
     counts['core_rounds'] = number
-    before, num_events = num_events, count(events)
+    before, num_events = num_events, prepare.count(events)
     if num_events == before:
       break
   counts['events_outside_core'] = first - num_events
   return events
-
-
-def count(table: ir.Table) -> int:
-  """Rows of a table."""
-  return int(table.count().to_pyarrow().as_py())

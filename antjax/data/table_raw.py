@@ -20,19 +20,18 @@ from pyarrow import csv
 import pyarrow.parquet as pq
 
 from antjax.data import delimited, prepare
-from antjax.data.table_tasks import ROW
 
+# The number of a row over all files, from 0.
+ROW = '__row'
 _TEXT = ('.csv', '.tsv', '.txt')
 _DATA = (*_TEXT, '.parquet')
 _PACKED = ('.gz', '.bz2', '.xz', '.zst', '.zip', '.lz4', '.br', '.snappy')
 
 
 class Layout(Protocol):
-  """Columns of a table, as its schema file says; see `TableSchema`."""
+  """Columns of a table, as its schema file says; see `Schema`."""
 
-  # What the label has to be: 'click', 'rating', or something unchecked.
-  @property
-  def kind(self) -> str: ...
+  # A column of 0 and 1; '' for none.
   @property
   def label(self) -> str: ...
   @property
@@ -171,7 +170,7 @@ def write_rows(
       table = texts.mutate(
         **{n: _split(texts[n], s) for n, s in schema.separator.items()}
       )
-    if schema.kind in ('click', 'rating'):
+    if schema.label:
       _check_label(table, path, schema)
     # DuckDB keeps the order of a file.
     numbered = table.select(
@@ -190,20 +189,13 @@ def write_rows(
 
 
 def _check_label(table: ir.Table, path: pathlib.Path, schema: Layout) -> None:
-  """Refuses labels that are no click, or off the levels of a rating."""
+  """Refuses labels that are no click."""
   label = table[schema.label]
-  is_click = schema.kind == 'click'
-  is_bad = ~label.isin([0, 1] if is_click else [1, 2, 3, 4, 5])
-  needed = (
-    '0 or 1, as kind is click'
-    if is_click
-    else '1 to 5 (kind: rating), and whole: round it, or scale it, before'
-  )
-  bad = table.filter(is_bad).select(schema.label).limit(1).to_pyarrow()
-  for row in bad.to_pylist():
+  bad = table.filter(~label.isin([0, 1])).select(schema.label).limit(1)
+  for row in bad.to_pyarrow().to_pylist():
     raise ValueError(
-      f'{path}: the label {schema.label!r} is {row[schema.label]}; needed is'
-      f' {needed}.'
+      f'{path}: the label {schema.label!r} is {row[schema.label]}; needed is 0'
+      ' or 1. Name a column of ratings with rating.'
     )
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the files of Amazon Reviews 2018 as sequences, out of core.
+"""The files of Amazon Reviews 2018 as events, out of core.
 
 Source: Ni et al. 2019, "Justifying recommendations using distantly-labeled
 reviews and fine-grained aspects" (https://aclanthology.org/D19-1018). Of a
@@ -9,22 +9,34 @@ title, and `<Domain>.csv`, lines of item, user, rating and time in seconds,
 without a header. DuckDB reads them, whatever engine goes on from there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import dataclasses
+import functools
 import os
 import pathlib
+from typing import Any
 
 import ibis
 from ibis.expr import types as ir
 
-from antjax.data import delimited, rejected_lines, table_files, table_raw
-from antjax.data import engine as engine_lib
-from antjax.data.sequence_build import SequenceSource
+from antjax.data import delimited, events, prepare, rejected_lines
+from antjax.data.events import ITEM, ROW, Source, Writer
+from antjax.data.schema import Schema
 
 ACKNOWLEDGEMENT = (
   'Jianmo Ni, Jiacheng Li, Julian McAuley. 2019. Justifying recommendations'
   ' using distantly-labeled reviews and fine-grained aspects. EMNLP.'
   ' https://aclanthology.org/D19-1018'
+)
+SCHEMA = Schema(
+  name='amazon-2018',
+  columns=dict.fromkeys(('user', 'item', 'title', 'domain'), 'string')
+  | {'time': 'int64'},
+  user='user',
+  item='item',
+  time='time',
+  text='title',
+  domain='domain',
 )
 _PREFIX, _SUFFIXES = 'meta_', ('.json.gz', '.json')
 # A line is one field: no JSON text holds a raw control character.
@@ -102,65 +114,66 @@ def find_files(
   return found
 
 
-def fingerprint(files: Sequence[DomainFiles]) -> str:
-  """Returns a SHA-256 over the content of all files."""
-  return table_files.fingerprint(
-    [path for one in files for path in (one.items, one.ratings)]
-  )
-
-
-def read(
-  files: Sequence[DomainFiles],
-  work: pathlib.Path,
-  rejected: pathlib.Path,
-  *,
-  engine: engine_lib.Engine,
-  max_rejected_share: float,
-  progress: Callable[[str], None],
-) -> SequenceSource:
-  """Writes events and items as `SequenceSource` says.
+def source(path: str | os.PathLike[str], domains: Sequence[str] = ()) -> Source:
+  """Names the events of some domains.
 
   Args:
-    files: From `find_files`.
-    work: Folder with the empty folders raw and spill.
-    rejected: CSV file for malformed lines, made only if needed: lines that are
-      no JSON or name no item, ratings without a user, an item or a number.
-    engine: With how much memory and how many threads.
-    max_rejected_share: Largest share of malformed lines of a file to go on
-      with.
-    progress: Called with a text at the start of each file.
+    path: See `find_files`.
+    domains: See `find_files`.
 
   Raises:
-    ValueError: Too many malformed lines.
+    FileNotFoundError: See `find_files`.
+    ValueError: See `find_files`.
   """
-  folders = [work / 'raw' / name for name in ('events', 'items')]
-  for folder in folders:
-    folder.mkdir()
-  with engine_lib.duckdb(work, engine) as con:
-    step = _Read(con, rejected, max_rejected_share, progress)
-    num_rows = 0
-    for number, domain in enumerate(files):
-      part = f'{number:03d}.parquet'
-      items = step.items(domain)
-      rows = items.mutate(row=ibis.row_number().cast('int64') + num_rows)
-      rows.to_parquet(str(folders[1] / part))
-      num_rows += int(items.count().to_pyarrow().as_py())
-      step.drop_tables()
-      step.ratings(domain).to_parquet(str(folders[0] / part))
-      step.drop_tables()
-    num_rejected = step.num_set_aside + delimited.num_rejected(con)
-  rejected_lines.join(rejected)
-  return SequenceSource(
-    folders[0],
-    folders[1],
-    tuple(domain.name for domain in files),
-    None,
-    {
-      'name': 'amazon-2018',
-      'acknowledgement': ACKNOWLEDGEMENT,
-      'counts': {'rejected_lines': num_rejected},
-    },
+  files = find_files(path, domains)
+  made_of = {
+    'data': prepare.fingerprint(
+      [path for one in files for path in (one.items, one.ratings)]
+    ),
+    'domains': [one.name for one in files],
+  }
+  return Source(SCHEMA, made_of, functools.partial(_write, files))
+
+
+def _write(files: Sequence[DomainFiles], step: Writer) -> dict[str, Any]:
+  """Writes rows and items.
+
+  Lines that are no JSON or name no item, and ratings without a user, an item or
+  a number, are set aside.
+  """
+  read = _Read(step)
+  names: list[ir.Table] = []
+  num_items = num_rows = 0
+  for number, domain in enumerate(files):
+    items = read.items(domain).mutate(row=ibis.row_number() + num_items)
+    num_items += prepare.count(items)
+    path = step.work / 'raw' / f'items-{number:05d}.parquet'
+    items.to_parquet(str(path))
+    names.append(prepare.read_parquet(step.con, path))
+    read.drop_tables()
+    ratings = read.ratings(domain)
+    ratings = ratings.mutate(
+      **{ROW: (ibis.row_number() + num_rows).cast('int64')}
+    )
+    num_rows += prepare.count(ratings)
+    step.store('rows', ratings, number)
+    read.drop_tables()
+  both = names[0] if len(names) == 1 else ibis.union(*names)
+  both = both.mutate(title=events.clean_title(both['title']))
+  items = events.one_row_an_item(both, ITEM, 'title', 'row').drop('row')
+  step.store('items', items)
+  num_known = prepare.count(
+    prepare.read_parquet(step.con, step.part('items'), '*.parquet')
   )
+  return {
+    'acknowledgement': ACKNOWLEDGEMENT,
+    'domains': [domain.name for domain in files],
+    'counts': {
+      'rejected_lines': read.num_set_aside + delimited.num_rejected(step.con),
+      'item_rows_read': num_items,
+      'item_rows_repeated': num_items - num_known,
+    },
+  }
 
 
 class _Read:
@@ -170,20 +183,13 @@ class _Read:
     num_set_aside: Lines that were whole but said something that cannot be.
   """
 
-  def __init__(
-    self,
-    con: ibis.BaseBackend,
-    rejected: pathlib.Path,
-    max_rejected_share: float,
-    progress: Callable[[str], None],
-  ):
+  def __init__(self, step: Writer):
     self.num_set_aside = 0
-    self._con, self._rejected = con, rejected
-    self._max_rejected_share, self._progress = max_rejected_share, progress
+    self._step = step
     self._tables: list[str] = []
 
   def items(self, domain: DomainFiles) -> ir.Table:
-    """(item, domain, title)."""
+    """(`ITEM`, domain, title)."""
     lines = self._lines(
       domain.items, {'line': 'string'}, delimiter=_NO_DELIMITER
     )
@@ -205,10 +211,12 @@ class _Read:
     ):
       self._set_aside(rows, bad, domain.items, 'line', why)
     good = rows.filter(rows['is_json'] & is_named)
-    return good.select('item', 'title', domain=ibis.literal(domain.name))
+    return good.select(
+      'title', **{ITEM: good['item']}, domain=ibis.literal(domain.name)
+    )
 
   def ratings(self, domain: DomainFiles) -> ir.Table:
-    """(user, item, time, tie)."""
+    """(user, item, time)."""
     rows = self._lines(
       domain.ratings,
       {
@@ -223,12 +231,7 @@ class _Read:
     is_blank = (rows['user'].strip() == '') | (rows['item'].strip() == '')
     why = 'names no user or no item'
     self._set_aside(rows, is_blank, domain.ratings, 'user or item', why)
-    return rows.filter(~is_blank).select(
-      'user',
-      'item',
-      time=rows['timestamp'],
-      tie=rows['rating'].cast('float64'),
-    )
+    return rows.filter(~is_blank).select('user', 'item', time='timestamp')
 
   def _lines(
     self,
@@ -237,17 +240,17 @@ class _Read:
     *,
     delimiter: str,
   ) -> ir.Table:
-    self._progress(f'reading {path.name}')
+    self._step.progress(f'reading {path.name}')
     table = delimited.read_delimited(
-      self._con,
+      self._step.con,
       path,
       columns,
       delimiter=delimiter,
-      max_rejected_share=self._max_rejected_share,
-      rejected_path=self._rejected,
+      max_rejected_share=self._step.max_rejected_share,
+      rejected_path=self._step.rejected,
     )
     # It lists the lines of all files so far.
-    rejected_lines.put_aside(self._rejected, 'lines')
+    rejected_lines.put_aside(self._step.rejected, 'lines')
     self._tables.append(table.get_name())
     return table
 
@@ -259,21 +262,14 @@ class _Read:
     column: str,
     why: str,
   ) -> None:
-    found = table.filter(bad).select(line='number', column=ibis.literal(column))
-    number = table_raw.set_aside(
-      found,
-      table,
-      f'{path} (line: its number among those that are whole)',
-      why,
-      max_rejected_share=self._max_rejected_share,
-      rejected_path=self._rejected,
+    where = f'{path} (line: its number among those that are whole)'
+    _, number = self._step.set_aside(
+      table, bad, table['number'], column, where, why
     )
-    if number:
-      rejected_lines.put_aside(self._rejected, f'set-{self.num_set_aside}')
-      self.num_set_aside += number
+    self.num_set_aside += number
 
   def drop_tables(self) -> None:
     """Gives the room of the tables read so far back."""
     for name in self._tables:
-      self._con.raw_sql(f'DROP TABLE {name}')
+      self._step.con.raw_sql(f'DROP TABLE {name}')
     self._tables = []
