@@ -6,6 +6,7 @@ import dataclasses
 import pathlib
 
 from antjax.data import output_folder, records, text
+from antjax.shards import record_source
 
 # Files in the folder of a run: a worker is to raise; the storm is over.
 RAISE, OVER = 'raise', 'over'
@@ -56,7 +57,7 @@ class Job:
     return self.num_keys  # More than enough.
 
 
-def all_sequences(job: Job) -> records.RecordSource:
+def all_sequences(job: Job) -> record_source.RecordSource:
   """All sequences that there are."""
   folder = pathlib.Path(job.data)
   description = output_folder.load_description(folder)
@@ -68,6 +69,6 @@ def all_sequences(job: Job) -> records.RecordSource:
   )
 
 
-def open_source(job: Job) -> records.RecordSource:
+def open_source(job: Job) -> record_source.RecordSource:
   """The sequences of an epoch."""
-  return records.SourceRange(all_sequences(job), 0, job.num_sequences)
+  return record_source.SourceRange(all_sequences(job), 0, job.num_sequences)

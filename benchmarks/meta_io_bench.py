@@ -48,7 +48,7 @@ from antjax.data import (
   records,
 )
 from antjax.meta import episodes, meta_io
-from antjax.shards import dataset
+from antjax.shards import dataset, record_source
 from antjax.shards.data_shard import ShardLedger
 from antjax.shards.ledger_client import LocalLedgerClient
 
@@ -71,7 +71,7 @@ Turn = Callable[[], tuple[float, int, int]]
 
 
 def repeated(
-  tasks: Sequence[records.Record], copies: int
+  tasks: Sequence[record_source.Record], copies: int
 ) -> Iterator[pa.RecordBatch]:
   """Yields the tasks over and over, each time under ids of their own."""
   schema = pa.schema([(n, f.arrow_type()) for n, f in _schema(tasks).items()])
@@ -85,17 +85,17 @@ def repeated(
       yield pa.RecordBatch.from_pylist(part, schema=schema)
 
 
-def _lists(record: records.Record) -> list[np.ndarray]:
+def _lists(record: record_source.Record) -> list[np.ndarray]:
   return [row[row >= 0] for row in record['genres']]
 
 
-def _schema(tasks: Sequence[records.Record]) -> dict[str, records.Field]:
+def _schema(tasks: Sequence[record_source.Record]) -> dict[str, records.Field]:
   width = tasks[0]['genres'].shape[1]
   return dict(movielens.SCHEMA) | {'genres': records.Field('int32', 2, width)}
 
 
 def episode_config(
-  tasks: Sequence[records.Record], num_slots: int, split: str
+  tasks: Sequence[record_source.Record], num_slots: int, split: str
 ) -> episodes.EpisodeConfig:
   """Returns buckets in the proportions of the tasks' sizes."""
   sizes = np.array([len(r['rating']) for r in tasks]) - _QUERY_SIZE
@@ -119,7 +119,7 @@ class RowText:
 
   _COLUMNS = (*movielens.USER_FEATURES, 'item', 'rating', 'timestamp')
 
-  def __init__(self, path: pathlib.Path, tasks: Sequence[records.Record]):
+  def __init__(self, path: pathlib.Path, tasks: Sequence[record_source.Record]):
     self.path = path
     rng = np.random.default_rng(_SEED)
     counts = [len(r['rating']) for r in tasks]
@@ -135,14 +135,14 @@ class RowText:
         self.places[task].append((offset, len(line)))
         offset += len(line)
 
-  def _line(self, record: records.Record, row: int) -> str:
+  def _line(self, record: record_source.Record, row: int) -> str:
     values = [str(record[name]) for name in movielens.USER_FEATURES]
     values += [str(record[n][row]) for n in ('item', 'rating', 'timestamp')]
     genres = record['genres'][row]
     values.append('|'.join(map(str, genres[genres >= 0])))
     return ','.join([str(record['task']), *values]) + '\n'
 
-  def read(self, file: int, task: int, width: int) -> records.Record:
+  def read(self, file: int, task: int, width: int) -> record_source.Record:
     """Returns the record of a task."""
     lines = [
       os.pread(file, size, offset).decode().split(',')
@@ -189,11 +189,11 @@ def through_episodes(
 
   def turn() -> tuple[float, int, int]:
     start = time.perf_counter()
-    source: records.RecordSource = records.open_source(
+    source: record_source.RecordSource = records.open_source(
       path, as_blocks=as_blocks
     )
     if num_tasks is not None:
-      source = records.SourceRange(source, 0, num_tasks)
+      source = record_source.SourceRange(source, 0, num_tasks)
     ledger = ShardLedger(len(source), block_size, seed=_SEED, num_epochs=1)
     tasks = dataset.LeasedDataset(
       source, LocalLedgerClient(ledger), key_field='record_key'

@@ -24,7 +24,7 @@ from antjax.jobs import job as job_lib
 from antjax.lm import tokenizer as tokenizer_lib
 from antjax.lm import transformer
 from antjax.mesh.mesh import make_mesh
-from antjax.shards import position
+from antjax.shards import position, record_source
 from antjax.train.trainer import Trainer
 
 MARK = 'STEP '
@@ -81,7 +81,7 @@ def main() -> None:
   folder = pathlib.Path(job.data)
   description = output_folder.load_description(folder)
   path = folder / description['files']['train']['path']
-  source = records.SourceRange(
+  source = record_source.SourceRange(
     text.PackedSource(
       records.open_source(path, text.SCHEMA),
       job.seq_len,

@@ -27,7 +27,7 @@ _ALLOWED = {
   'config_values': set(),
   'ctr': _MIDDLE,
   'data': {'shards'},
-  'elastic': {'shards', 'data'},
+  'elastic': {'shards'},
   'embedding': _LOW,
   'jobs': _MIDDLE | _OUTSIDE | _TOOLS | {'ctr', 'meta', 'serving'},
   'layers': _LOW,
@@ -38,7 +38,7 @@ _ALLOWED = {
   'plan': _MIDDLE | {'report'},
   'report': _MIDDLE,
   'serving': _MIDDLE | {'meta', 'ctr'},
-  'shards': {'data'},
+  'shards': set(),
   # The step looks rows up and pushes their gradients.
   'train': _LOW | {'embedding'},
 }
@@ -48,6 +48,7 @@ _WITHOUT_JAX = (
   'antjax.elastic',
   'antjax.shards.data_shard',
   'antjax.shards.journal',
+  'antjax.shards.record_source',
 )
 _FORBIDDEN_THERE = {'flax', 'grain', 'jax', 'jaxlib', 'optax', 'orbax'}
 

@@ -5,63 +5,14 @@
 Where the Arrow arrays allow it, what comes out are views of them: no copies.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-
-@dataclasses.dataclass(frozen=True)
-class Block(Sequence[dict[str, Any]]):
-  """Records as columns: N records with R rows in all.
-
-  As a sequence it has the records, which are made when asked for.
-
-  Attributes:
-    rows: Column -> [R] or [R, K], for lists: the rows of a record stand
-      together, and all lists of a record are equally long.
-    tasks: Column -> [N], for scalars; with 'first_row' and 'num_rows' of each
-      record, int64.
-  """
-
-  rows: Mapping[str, np.ndarray]
-  tasks: Mapping[str, np.ndarray]
-
-  def __len__(self) -> int:
-    return len(self.tasks['num_rows'])
-
-  @overload
-  def __getitem__(self, index: int) -> dict[str, Any]: ...
-
-  @overload
-  def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
-
-  def __getitem__(self, index: Any) -> Any:
-    if isinstance(index, slice):
-      return [self[i] for i in range(*index.indices(len(self)))]
-    first = self.tasks['first_row'][index]
-    part = slice(first, first + self.tasks['num_rows'][index])
-    record = {name: column[part] for name, column in self.rows.items()}
-    record |= {name: column[index] for name, column in self.tasks.items()}
-    del record['first_row'], record['num_rows']
-    return record
-
-  def take(
-    self, index: np.ndarray, **more: np.ndarray
-  ) -> dict[str, dict[str, np.ndarray]]:
-    """Chooses and orders records; their rows stay in place.
-
-    Args:
-      index: Which records, [n].
-      **more: Further columns [n] for 'tasks'.
-
-    Returns:
-      {'rows': ..., 'tasks': ...}, as `antjax.meta.task_block` reads it.
-    """
-    tasks = {name: column[index] for name, column in self.tasks.items()}
-    return {'rows': dict(self.rows), 'tasks': tasks | more}
+from antjax.shards.record_source import Block
 
 
 @dataclasses.dataclass(frozen=True)

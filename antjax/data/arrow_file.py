@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from antjax.data import arrow_columns, record_schema
 from antjax.data.record_schema import Field, Schema
+from antjax.shards import record_source
 
 # Metadata of the file: records in a block, the last one may have fewer.
 BLOCK_SIZE_KEY = b'antjax.block_size'
@@ -91,7 +92,7 @@ class ArrowSource:
 
   def read(self, start: int, stop: int) -> Sequence[dict[str, Any]]:
     """Returns the records start <= index < stop; see `RecordSource`."""
-    record_schema.check_block(self._path, start, stop, len(self))
+    record_source.check_block(self._path, start, stop, len(self))
     first = start // self._block_size
     last = -(-stop // self._block_size)
     try:
@@ -110,7 +111,7 @@ class ArrowSource:
     if not numbers:
       return self.read(0, 0)
     first, stop = min(numbers), max(numbers) + 1
-    record_schema.check_block(self._path, first, stop, len(self))
+    record_source.check_block(self._path, first, stop, len(self))
     try:
       at = [divmod(i, self._block_size) for i in numbers]
       blocks = {

@@ -19,6 +19,7 @@ from typing import Any
 from absl import logging
 
 from antjax.data import records
+from antjax.shards import record_source
 
 DESCRIPTION = 'dataset.json'
 REJECTED = 'rejected.csv'
@@ -109,7 +110,7 @@ def _damaged(folder: pathlib.Path, sizes: Mapping[str, int]) -> list[str]:
 
 def open_split(
   folder: str | os.PathLike[str], split: str, *, as_blocks: bool = False
-) -> records.RecordSource:
+) -> record_source.RecordSource:
   """Opens the records of a split as the `dataset.json` of the folder says.
 
   Args:

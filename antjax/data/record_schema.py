@@ -77,14 +77,6 @@ def damaged(path: str, start: int, stop: int, error: Exception) -> ValueError:
   )
 
 
-def check_block(path: str, start: int, stop: int, size: int) -> None:
-  """Raises ValueError unless a block lies inside a source."""
-  if not 0 <= start <= stop <= size:
-    raise ValueError(
-      f'read({start}, {stop}) of {path}: needed 0 <= start <= stop <= {size}.'
-    )
-
-
 def check_schema(
   call: str, path: str, schema: Schema, found: Mapping[str, Field]
 ) -> None:

@@ -10,10 +10,10 @@ formats give the same records. Neither jax nor grain is imported here.
 `arrow_file` what an Arrow file does.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import json
 import os
-from typing import Any, Protocol
+from typing import Any
 
 from array_record.python import array_record_module
 import numpy as np
@@ -21,57 +21,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from antjax.data import arrow_columns, record_codec, record_schema
-from antjax.data.arrow_columns import Block as Block
 from antjax.data.arrow_file import ArrowSource as ArrowSource
 from antjax.data.record_schema import Field as Field
 from antjax.data.record_schema import Schema as Schema
 from antjax.data.record_schema import schema_from_json as schema_from_json
 from antjax.data.record_schema import schema_to_json as schema_to_json
-
-Record = dict[str, Any]  # Name -> np.ndarray, numpy scalar, or str.
+from antjax.shards.record_source import check_block, Record
 
 # Parquet metadata: JSON, column -> width of the inner lists of a 2-D field.
 WIDTHS_KEY = b'antjax.widths'
-
-
-class RecordSource(Protocol):
-  """Random access to records by contiguous block."""
-
-  def __len__(self) -> int:
-    """Returns the number of records."""
-
-  def read(self, start: int, stop: int) -> Sequence[Record]:
-    """Returns the records start <= index < stop, in order."""
-
-
-def every(
-  source: RecordSource, index: int, count: int, *, block: int = 1024
-) -> Iterator[Record]:
-  """Yields records index, index + count, ... and holds one block at a time."""
-  for start in range(0, len(source), block):
-    rows = source.read(start, min(start + block, len(source)))
-    yield from rows[(index - start) % count :: count]
-
-
-class SourceRange:
-  """The records start <= index < stop of another source, as a source."""
-
-  def __init__(self, source: RecordSource, start: int, stop: int):
-    """Takes a part.
-
-    Raises:
-      ValueError: The range is not inside the source.
-    """
-    record_schema.check_block(type(source).__name__, start, stop, len(source))
-    self._source, self._start, self._stop = source, start, stop
-
-  def __len__(self) -> int:
-    return self._stop - self._start
-
-  def read(self, start: int, stop: int) -> Sequence[Record]:
-    """Returns the records start <= index < stop of the part, in order."""
-    record_schema.check_block('SourceRange', start, stop, len(self))
-    return self._source.read(self._start + start, self._start + stop)
 
 
 class ParquetSource:
@@ -93,7 +51,7 @@ class ParquetSource:
     Args:
       path: Parquet file.
       schema: Columns to read, all others are left out; None reads all columns.
-      as_blocks: Whether `read` gives an `arrow_columns.Block`, not records.
+      as_blocks: Whether `read` gives a `record_source.Block`, not records.
 
     Raises:
       FileNotFoundError: No such file.
@@ -132,7 +90,7 @@ class ParquetSource:
 
   def read(self, start: int, stop: int) -> Sequence[Record]:
     """Returns the records start <= index < stop; see `RecordSource`."""
-    record_schema.check_block(self._path, start, stop, len(self))
+    check_block(self._path, start, stop, len(self))
     if start == stop and not self._as_blocks:
       return []
     first = int(np.searchsorted(self._starts, start, side='right')) - 1
@@ -193,7 +151,7 @@ class ArrayRecordSource:
 
   def read(self, start: int, stop: int) -> list[Record]:
     """Returns the records start <= index < stop; see `RecordSource`."""
-    record_schema.check_block(self._path, start, stop, len(self))
+    check_block(self._path, start, stop, len(self))
     if start == stop:
       return []
     try:
@@ -224,7 +182,7 @@ def open_source(
   Args:
     path: Record file.
     schema: Fields to read, all others are left out; None reads all of them.
-    as_blocks: Whether `read` gives columns, an `arrow_columns.Block`, and not
+    as_blocks: Whether `read` gives columns, a `record_source.Block`, and not
       one dict a record; not of an ArrayRecord file.
 
   Raises:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from antjax.data import record_schema
+from antjax.shards import record_source
 
 # Shape suffixes: E = events, U = users, X = examples, L = longest history.
 
@@ -208,7 +208,7 @@ class ExampleSource:
 
   def read(self, start: int, stop: int) -> Sequence[dict[str, Any]]:
     """Returns the examples start <= index < stop, int32 scalars."""
-    record_schema.check_block('ExampleSource', start, stop, len(self))
+    record_source.check_block('ExampleSource', start, stop, len(self))
     user, position = self._events.examples(np.arange(start, stop))
     return [
       {'user': u, 'position': p} for u, p in zip(user, position, strict=True)
@@ -226,7 +226,7 @@ class SpanSource:
 
   def read(self, start: int, stop: int) -> Sequence[dict[str, Any]]:
     """Returns the spans start <= index < stop, int64 scalars."""
-    record_schema.check_block('SpanSource', start, stop, len(self))
+    record_source.check_block('SpanSource', start, stop, len(self))
     part = slice(start, stop)
     return [
       {'start': a, 'stop': b}

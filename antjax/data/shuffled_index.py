@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from antjax.data import record_schema, records, splitmix
-from antjax.data.arrow_columns import Block
+from antjax.data import records, splitmix
+from antjax.shards import record_source
+from antjax.shards.record_source import Block
 
 _ROUNDS = 4
 _PART = 1 << 16  # Numbers that are permuted at once; they fit caches.
@@ -103,7 +104,7 @@ class ShuffledIndex:
 
   def read(self, start: int, stop: int) -> Block:
     """The numbers at the places start <= place < stop."""
-    record_schema.check_block('ShuffledIndex', start, stop, len(self))
+    record_source.check_block('ShuffledIndex', start, stop, len(self))
     index = self.order(np.arange(start, stop))
     one = np.ones(len(index), np.int64)
     tasks = {'index': index, 'first_row': 0 * one, 'num_rows': one}
@@ -113,7 +114,7 @@ class ShuffledIndex:
 class ShuffledRecords:
   """The records of an Arrow file in an `Order`."""
 
-  def __init__(self, source: records.RecordSource, *, seed: int):
+  def __init__(self, source: record_source.RecordSource, *, seed: int):
     """Reads nothing yet.
 
     Args:
@@ -129,7 +130,7 @@ class ShuffledRecords:
 
   def read(self, start: int, stop: int) -> Sequence[dict[str, Any]]:
     """The records at the places start <= place < stop."""
-    record_schema.check_block('ShuffledRecords', start, stop, len(self))
+    record_source.check_block('ShuffledRecords', start, stop, len(self))
     numbers = self.order(np.arange(start, stop)).tolist()
     if isinstance(self._source, records.ArrowSource):
       return self._source.take(numbers)

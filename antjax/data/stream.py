@@ -17,6 +17,7 @@ import threading
 from typing import Any
 
 from antjax.data import records
+from antjax.shards import record_source
 
 END = '_END'
 _MAX_OPEN = 16
@@ -52,7 +53,7 @@ class FileStream:
     self._lock = threading.Lock()
     self._names: list[str] = []
     self._stops = [0]  # Records up to the end of each file; 0 before the first.
-    self._open: dict[str, records.RecordSource] = {}
+    self._open: dict[str, record_source.RecordSource] = {}
     self.poll()
 
   def __len__(self) -> int:
@@ -90,7 +91,7 @@ class FileStream:
         self._names.append(name)
       return self._stops[-1], has_ended
 
-  def read(self, start: int, stop: int) -> list[records.Record]:
+  def read(self, start: int, stop: int) -> list[record_source.Record]:
     """Returns the records start <= index < stop; see `RecordSource`."""
     if stop > len(self):
       self.poll()  # Another worker has seen more.
@@ -98,7 +99,7 @@ class FileStream:
       raise ValueError(
         f'read({start}, {stop}) of {self._folder}: it has {len(self)} records.'
       )
-    result: list[records.Record] = []
+    result: list[record_source.Record] = []
     with self._lock:
       at = bisect_right(self._stops, start) - 1
       while start < stop:
@@ -108,7 +109,7 @@ class FileStream:
         start, at = end, at + 1
     return result
 
-  def _source(self, name: str) -> records.RecordSource:
+  def _source(self, name: str) -> record_source.RecordSource:
     source = self._open.pop(name, None)
     if source is None:
       source = records.open_source(self._folder / name, self._schema)

@@ -20,7 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from antjax.data.records import Field, Record, RecordSource
+from antjax.data.records import Field
+from antjax.shards.record_source import Record, RecordSource
 
 # A document as prepared: its tokens, and how many they are.
 SCHEMA: Mapping[str, Field] = {

@@ -8,7 +8,6 @@ import os
 import time
 from typing import Any, TYPE_CHECKING
 
-from antjax.data.records import RecordSource
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.lease_queue import LeaseQueue
@@ -17,6 +16,7 @@ from antjax.elastic.service_ledger import ServiceLedgerClient
 from antjax.elastic.step_log import StepLog
 from antjax.shards import position
 from antjax.shards.data_shard import DataShard
+from antjax.shards.record_source import RecordSource
 
 if TYPE_CHECKING:
   from antjax.shards.dataset import LeasedDataset

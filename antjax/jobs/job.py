@@ -39,11 +39,10 @@ import jax
 from jax.experimental import multihost_utils
 
 from antjax import config as config_lib
-from antjax.data import records
 from antjax.jobs import compilation_cache, script
 from antjax.mesh import mesh as mesh_lib
 from antjax.mesh.paro import NotElasticError
-from antjax.shards import data_shard, dataset, ledger_client
+from antjax.shards import data_shard, dataset, ledger_client, record_source
 
 if TYPE_CHECKING:
   from antjax.elastic.worker import Agent
@@ -134,7 +133,7 @@ class Job:
 
   def dataset(
     self,
-    source: records.RecordSource,
+    source: record_source.RecordSource,
     *,
     name: str = 'train',
     shard_size: int,

@@ -10,6 +10,7 @@ import contextlib
 import logging as python_logging
 import os
 import pathlib
+import re
 import signal
 import sys
 import types
@@ -72,6 +73,27 @@ class StopRequest:
 
 stop_request = StopRequest()
 
+_SHIPPED = pathlib.Path(__file__).parent
+_SHIPPED_FLAG = re.compile(r'(--?(?:flagfile|schema)=)(.+)')
+
+
+def shipped(word: str) -> str:
+  """A flag that names a recipe or a schema of antjax gets the file's path.
+
+  Args:
+    word: Word of a command line. Of `--flagfile=launch/recipes/NAME.flags` or
+      `--schema=NAME.yaml` the file's name is looked up among those that antjax
+      ships, unless the path is there.
+  """
+  found = _SHIPPED_FLAG.fullmatch(word)
+  if not found or os.path.exists(found[2]):
+    return word
+  for folder in ('recipes', 'schemas'):
+    path = _SHIPPED / folder / pathlib.Path(found[2]).name
+    if path.is_file():
+      return f'{found[1]}{path}'
+  return word
+
 
 def run(
   main: Callable[[_T], None],
@@ -100,7 +122,7 @@ def run(
 
   def parse(argv: list[str]) -> _T:
     try:
-      rest = app.parse_flags_with_usage(argv)
+      rest = app.parse_flags_with_usage([shipped(word) for word in argv])
     except SystemExit:  # It has said why.
       sys.exit(exit_code_of(flags.Error()))
     try:

@@ -10,7 +10,7 @@ import socket
 
 from antjax.elastic import coordinator_pb2 as pb
 
-_ROOT = pathlib.Path(__file__).resolve().parent.parent
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def worker_env(

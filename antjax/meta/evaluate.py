@@ -15,73 +15,14 @@ import numpy as np
 
 from antjax.meta import maml, meta_loss, predictions
 from antjax.meta.episodes import Batch, Record
-from antjax.metrics import streaming as metrics_lib
+from antjax.metrics.columns import Selected
+from antjax.metrics.metric import Metric
+from antjax.metrics.streaming import MAE
 
 SCENARIOS = ('warm', 'user_cold', 'item_cold', 'both_cold')
 BASELINES = ('global mean', 'support mean', 'support median')
 
 # Shape suffixes: T = tasks, S = support rows, Q = query rows.
-
-
-class _ReadsColumn:
-  """Lets a metric read one of several prediction columns.
-
-  A model that predicts a distribution has a best guess for each error: its
-  median for the absolute error, its mean for the others. Where a model gives
-  no such column, 'prediction' is read.
-  """
-
-  column = 'prediction'
-
-  def update(self, prediction, label, weight=None, group=None, **columns):
-    """Folds in rows; see `antjax.metrics.metric.Metric.update`."""
-    chosen = columns.get(self.column, prediction)
-    # The metric stands beside this mix-in in each class below.
-    super().update(chosen, label, weight, group)  # type: ignore[misc]
-
-
-class MAE(_ReadsColumn, metrics_lib.MAE):
-  """Mean absolute error, of the column 'median' if there is one."""
-
-  column = 'median'
-
-
-class LogLoss(_ReadsColumn, metrics_lib.LogLoss):
-  """Mean binary cross-entropy of the column 'logit'."""
-
-  column = 'logit'
-
-  def __init__(self, *, from_logits: bool = True) -> None:
-    super().__init__(from_logits=from_logits)
-
-
-class RMSE(_ReadsColumn, metrics_lib.RMSE):
-  """Root mean squared error of the column 'prediction'."""
-
-
-class NDCG(_ReadsColumn, metrics_lib.NDCG):
-  """nDCG by task of the column 'prediction'."""
-
-
-class AUC(_ReadsColumn, metrics_lib.AUC):
-  """AUC of the column 'prediction'."""
-
-
-def rating_metrics(
-  *, k: int = 3, positive_rating: float = 4.0
-) -> dict[str, metrics_lib.Metric]:
-  """Returns fresh metrics: MAE, RMSE, nDCG@k (by task), AUC at a rating.
-
-  Args:
-    k: length of the list that nDCG looks at; gain 2^rating - 1.
-    positive_rating: ratings from this one on are the positives of the AUC.
-  """
-  return {
-    'MAE': MAE(),
-    'RMSE': RMSE(),
-    f'nDCG@{k}': NDCG(k),
-    'AUC': AUC(positive_rating),
-  }
 
 
 def mean_label(records: Iterable[Record], label: str = 'rating') -> float:
@@ -134,39 +75,6 @@ def baseline_columns(
       }
 
 
-def baseline_scores(
-  batches: Iterable[Batch],
-  global_mean: float,
-  make_metrics: Callable[[], dict[str, metrics_lib.Metric]] = rating_metrics,
-) -> dict[str, dict[str, Any]]:
-  """Scores the baselines that need no model, on this process's batches.
-
-  A collective call: every process must make it, with its own batches.
-
-  Args:
-    batches: episode batches (see `antjax.meta.episodes`).
-    global_mean: mean label of the training rows.
-    make_metrics: makes fresh metrics by name, of those that read a column.
-
-  Returns:
-    'global mean', 'support mean', 'support median' -> metric -> value.
-  """
-  metrics = {name: make_metrics() for name in BASELINES}
-  for by_name in baseline_columns(batches, global_mean):
-    for name, columns in by_name.items():
-      for metric in metrics[name].values():
-        metric.update(**columns)
-  return {
-    name: {
-      key: metric.compute()
-      for key, metric in metrics_lib.merge_across_processes(
-        metrics[name]
-      ).items()
-    }
-    for name in BASELINES
-  }
-
-
 def _baseline_rows(episodes, global_mean):
   """Returns one prediction a task [T] of each baseline, and [T, Q]."""
   mask_TS = episodes['support']['mask'] > 0
@@ -182,7 +90,7 @@ def _baseline_rows(episodes, global_mean):
 
 def choose_fine_tuning(
   evaluate_fn: Callable[
-    [Callable[..., Any], Mapping[str, metrics_lib.Metric]], Mapping[str, float]
+    [Callable[..., Any], Mapping[str, Metric]], Mapping[str, float]
   ],
   model: meta_loss.TaskModel,
   *,
@@ -190,7 +98,7 @@ def choose_fine_tuning(
   num_steps: Sequence[int] = (1, 3, 5),
   learning_rates: Sequence[float] = (0.01, 0.03, 0.1, 0.3, 1.0),
   column: str = 'prediction',
-  make_metric: Callable[[], '_ReadsColumn'] = MAE,
+  make_metric: Callable[[], Metric] = MAE,
 ) -> maml.InnerLoop:
   """Chooses how a jointly trained model is fine-tuned on the support.
 
@@ -224,15 +132,14 @@ def choose_fine_tuning(
       column=column,
     )
     candidates: dict[str, maml.InnerLoop] = {}
-    metrics: dict[str, Any] = {}
+    metrics: dict[str, Metric] = {}
     for steps in num_steps:
       for rate in learning_rates:
         name = predictions.fine_tune_name(steps, rate)
         candidates[name] = dataclasses.replace(
           inner, num_steps=steps, learning_rate=rate
         )
-        metrics[name] = make_metric()
-        metrics[name].column = name
+        metrics[name] = Selected(make_metric(), column=name)
     errors = evaluate_fn(predict, metrics)
     for name, candidate in candidates.items():
       if errors[name] < best_error:

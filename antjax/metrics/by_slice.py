@@ -9,7 +9,7 @@ numbers of rows, equal predictions in one bin (Naeini et al. 2015,
 https://doi.org/10.1609/aaai.v29i1.9602, has bins of equal width). Noise makes
 it larger: compare it between parts of like size only.
 
-Intervals are of draws of users; see `antjax.metrics.resampled`.
+Intervals are of draws of users; see `antjax.metrics.bootstrap`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,9 @@ from typing import Annotated, Any, NamedTuple
 from absl import logging
 import numpy as np
 
-from antjax.metrics import resampled
-from antjax.metrics.resampled import Estimate, METRICS
+from antjax.metrics import bootstrap, resampled
+from antjax.metrics.bootstrap import Estimate
+from antjax.metrics.resampled import METRICS
 
 # Shape suffixes: N = rows, U = users, R = draws, the first of them as is.
 
@@ -238,7 +239,7 @@ def calibration(columns: Columns, config: ScoreConfig) -> list[Bin]:
     resampled.sums_by_bin(user_N, bin_N, x, len(users), config.num_bins)
     for x in (click_N, np.ones_like(logit_N), resampled.sigmoid(logit_N))
   )
-  weights_RU = resampled.draws(len(users), config.num_resamples, config.seed)
+  weights_RU = bootstrap.draws(len(users), config.num_resamples, config.seed)
   shares = []
   with np.errstate(invalid='ignore', divide='ignore'):
     for weight_U in weights_RU:
@@ -248,7 +249,7 @@ def calibration(columns: Columns, config: ScoreConfig) -> list[Bin]:
   return [
     Bin(
       float(predicted_UK[:, i].sum() / rows[i]),
-      resampled.estimate(np.asarray(shares)[:, i]),
+      bootstrap.estimate(np.asarray(shares)[:, i]),
       int(rows[i]),
     )
     for i in np.flatnonzero(rows)
@@ -355,7 +356,7 @@ def _by_part(columns, chosen, config):
       chosen, np.ones(num_draws)
     )
   users, user_N = np.unique(columns['user'], return_inverse=True)
-  counts_RU = resampled.draws(len(users), config.num_resamples, config.seed)
+  counts_RU = bootstrap.draws(len(users), config.num_resamples, config.seed)
   order = np.argsort(prediction, kind='stable')
   logit_N = prediction[order].astype(np.float64)
   is_click_N, user_N = columns['label'][order] > 0, user_N[order]
@@ -389,7 +390,7 @@ def _part(columns, rows, values) -> Part:
     int(np.sum(rows)),
     int(np.sum(columns['label'][rows])),
     len(np.unique(columns['user'][rows])),
-    dict(zip(METRICS, map(resampled.estimate, values.T), strict=True)),
+    dict(zip(METRICS, map(bootstrap.estimate, values.T), strict=True)),
   )
 
 

@@ -88,10 +88,9 @@ class Metric(abc.ABC):
   def state(self) -> dict[str, np.ndarray]:
     """Returns all it holds, options included, as arrays without objects."""
 
-  @classmethod
   @abc.abstractmethod
-  def from_state(cls, state: Mapping[str, np.ndarray]) -> Self:
-    """Rebuilds the metric that `state` came from."""
+  def from_state(self, state: Mapping[str, np.ndarray]) -> Self:
+    """Rebuilds the metric that `state` came from; `self` only says the kind."""
 
 
 def check_mergeable(a: Metric, b: Metric, *options: str) -> None:

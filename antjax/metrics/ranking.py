@@ -89,9 +89,8 @@ class AUC(Metric):
       'negative': self._negative[bins],
     }
 
-  @classmethod
-  def from_state(cls, state: Mapping[str, np.ndarray]) -> Self:
-    metric = cls(float(state['label_threshold']))
+  def from_state(self, state: Mapping[str, np.ndarray]) -> Self:
+    metric = type(self)(float(state['label_threshold']))
     metric._positive[state['bins']] = state['positive']
     metric._negative[state['bins']] = state['negative']
     return metric
@@ -145,10 +144,9 @@ class _Rows(Metric):
     columns = dict(zip(self._FIELDS, self._columns()))
     return {self._OPTION: np.asarray(getattr(self, self._OPTION)), **columns}
 
-  @classmethod
-  def from_state(cls, state: Mapping[str, np.ndarray]) -> Self:
-    metric = cls(**{cls._OPTION: state[cls._OPTION].item()})
-    metric._chunks = [tuple(state[field] for field in cls._FIELDS)]
+  def from_state(self, state: Mapping[str, np.ndarray]) -> Self:
+    metric = type(self)(**{self._OPTION: state[self._OPTION].item()})
+    metric._chunks = [tuple(state[field] for field in self._FIELDS)]
     return metric
 
 

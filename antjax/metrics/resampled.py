@@ -1,50 +1,20 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of clicks for many draws of the users.
+"""Metrics of clicks for many draws of the users (`antjax.metrics.bootstrap`).
 
-The rows of a user are not independent of each other, the users are: intervals
-come from drawing as many users again, with replacement (Efron and Tibshirani
-1993, chapter 13). A draw gives each user a weight. Rows are sorted once; for a
-draw, AUC is one pass over them, and all else a product of the users' weights
-with sums over their rows.
+For a draw, AUC is one pass over the rows, and all else a product of the users'
+weights with sums over their rows.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 
+from antjax.metrics.bootstrap import OrderedPairs
 from antjax.metrics.ranking import auc_by_group
 
 # Shape suffixes: N = rows, U = users, R = draws, the first of them as is, K =
 # sums of a user.
 
 METRICS = ('AUC', 'GAUC', 'log-loss', 'ECE')
-
-
-class Estimate(NamedTuple):
-  """A metric and its 95% interval; nan where it has no value."""
-
-  value: float
-  low: float
-  high: float
-
-
-def estimate(values_R: np.ndarray) -> Estimate:
-  """The value of the rows as they are, and percentiles over the draws."""
-  drawn = values_R[1:][np.isfinite(values_R[1:])]
-  low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else [np.nan] * 2
-  return Estimate(float(values_R[0]), float(low), float(high))
-
-
-def draws(num_users: int, num_resamples: int, seed: int) -> np.ndarray:
-  """How often each draw has each user, uint8 [1 + num_resamples, U]."""
-  rng = np.random.default_rng(seed)
-  counts_RU = np.ones((1 + num_resamples, num_users), np.uint8)
-  for counts_U in counts_RU[1:]:
-    chosen = rng.integers(num_users, size=num_users)
-    # A user is drawn once on average; 256 times is out of the question.
-    counts_U[:] = np.bincount(chosen, minlength=num_users)
-  return counts_RU
 
 
 def metrics(
@@ -60,13 +30,13 @@ def metrics(
     logit_N: float64, ascending.
     is_click_N: bool.
     user_N: int, from 0 to U - 1.
-    counts_RU: From `draws`.
+    counts_RU: From `bootstrap.draws`.
     num_bins: Bins of the calibration error.
 
   Returns:
     [R, len(METRICS)], nan where a metric has no value, and rows [R].
   """
-  ordered = _OrderedPairs(logit_N, is_click_N, user_N)
+  ordered = OrderedPairs(logit_N, is_click_N, user_N)
   users, user_N = np.unique(user_N, return_inverse=True)
   sums_UK = np.stack(
     [
@@ -91,30 +61,6 @@ def metrics(
       values.append([auc, gauc, loss / num_rows, gap / num_rows])
       rows.append(num_rows)
   return np.asarray(values), np.asarray(rows)
-
-
-class _OrderedPairs:
-  """Rows arranged so that AUC of weighted users needs no sort."""
-
-  def __init__(self, logit_N, is_click_N, user_N):
-    negative = logit_N[~is_click_N]
-    positive = logit_N[is_click_N]
-    self._positive_user = user_N[is_click_N]
-    self._negative_user = user_N[~is_click_N]
-    # Negatives below each positive; those from the second on are tied with it.
-    self._below = np.searchsorted(negative, positive, 'left')
-    upto = np.searchsorted(negative, positive, 'right')
-    self._upto = None if np.array_equal(upto, self._below) else upto
-
-  def auc(self, weight_U: np.ndarray) -> float:
-    """Share of weighted pairs in order, ties half; nan without pairs."""
-    negative = np.zeros(len(self._negative_user) + 1)
-    np.cumsum(weight_U[self._negative_user], out=negative[1:])
-    positive = weight_U[self._positive_user]
-    below = positive @ negative[self._below]
-    if self._upto is not None:
-      below = 0.5 * (below + positive @ negative[self._upto])
-    return np.divide(below, positive.sum() * negative[-1])
 
 
 def _gauc_sums(logit_N, is_click_N, user_N, num_users):

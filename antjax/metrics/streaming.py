@@ -5,7 +5,7 @@
 A metric is a small numpy accumulator on the host: `update` folds in rows,
 `merge` joins two accumulators, `compute` gives the number. `state` and
 `from_state` turn it into arrays and back, which is how
-`merge_across_processes` moves it. Sums are kept in float64, so a long
+`antjax.metrics.merge` moves it. Sums are kept in float64, so a long
 evaluation does not drift.
 
 Empty input has no value: every `compute` then returns nan, and so does a
@@ -14,13 +14,9 @@ empty scenario is a fact to report, not a fault of the run.
 """
 
 from collections.abc import Callable, Mapping
-import functools
-import io
 import time
-from typing import Self
+from typing import Any, Self
 
-import jax
-from jax.experimental import multihost_utils
 import numpy as np
 
 from antjax.metrics.metric import check_mergeable, Metric
@@ -34,14 +30,12 @@ __all__ = [
   'RMSE',
   'LogLoss',
   'Metric',
+  'NormalizedEntropy',
   'Throughput',
-  'merge_across_processes',
 ]
 
 # A probability of exactly 0 or 1 that turns out wrong would cost infinity.
 _MIN_PROBABILITY = 1e-7
-# The byte counts of `merge_across_processes` travel as int32.
-_MAX_STATE_BYTES = 2**31 - 1
 
 
 class _Mean(Metric):
@@ -77,11 +71,10 @@ class _Mean(Metric):
     sums = {'total': self._total, 'weight': self._weight}
     return {k: np.asarray(v) for k, v in (sums | self._options()).items()}
 
-  @classmethod
-  def from_state(cls, state: Mapping[str, np.ndarray]) -> Self:
+  def from_state(self, state: Mapping[str, np.ndarray]) -> Self:
     options = {k: v.item() for k, v in state.items()}
     total, weight = options.pop('total'), options.pop('weight')
-    metric = cls(**options)
+    metric = type(self)(**options)
     metric._total, metric._weight = total, weight
     return metric
 
@@ -139,6 +132,44 @@ class LogLoss(_Mean):
     return -(label * np.log(p) + (1 - label) * np.log1p(-p))
 
 
+class NormalizedEntropy(LogLoss):
+  """Log-loss over that of the share of clicks, which knows nothing else.
+
+  Below 1 a model is better than that constant. Source: He et al. 2014,
+  https://doi.org/10.1145/2648584.2648589, section 3. nan with one class only.
+  """
+
+  def __init__(self, **options: Any):
+    super().__init__(**options)
+    self._positive = 0.0
+
+  def _update(self, prediction, label, weight, group):
+    super()._update(prediction, label, weight, group)
+    self._positive += float(np.sum(label.astype(float) * weight))
+
+  def merge(self, other: Self) -> Self:
+    merged = super().merge(other)
+    merged._positive = self._positive + other._positive
+    return merged
+
+  def compute(self) -> float:
+    share = self._positive / self._weight if self._weight else 0.0
+    if not 0 < share < 1:
+      return float('nan')
+    entropy = -(share * np.log(share) + (1 - share) * np.log(1 - share))
+    return float(super().compute() / entropy)
+
+  def state(self) -> dict[str, np.ndarray]:
+    return super().state() | {'positive': np.asarray(self._positive)}
+
+  def from_state(self, state: Mapping[str, np.ndarray]) -> Self:
+    rest = dict(state)
+    positive = float(rest.pop('positive'))
+    metric = super().from_state(rest)
+    metric._positive = positive
+    return metric
+
+
 class Throughput(Metric):
   """Rows of positive weight a second, from construction to the last update.
 
@@ -179,100 +210,9 @@ class Throughput(Metric):
       'elapsed_s': np.asarray(self._elapsed_s),
     }
 
-  @classmethod
-  def from_state(cls, state: Mapping[str, np.ndarray]) -> Self:
-    metric = cls()
+  def from_state(self, state: Mapping[str, np.ndarray]) -> Self:
+    metric = type(self)()
     metric._num_rows = int(state['num_rows'])
     metric._elapsed_s = float(state['elapsed_s'])
     metric._start_s -= metric._elapsed_s  # Go on from where it stood.
     return metric
-
-
-def _to_bytes(metrics: Mapping[str, Metric]) -> np.ndarray:
-  """Packs the states of `metrics` into one [bytes] uint8 array."""
-  arrays = {
-    f'{i}/{key}': array
-    for i, name in enumerate(sorted(metrics))
-    for key, array in metrics[name].state().items()
-  }
-  names = '\n'.join(
-    f'{name} {type(metrics[name]).__name__}' for name in sorted(metrics)
-  )
-  buffer = io.BytesIO()
-  arrays['names'] = np.asarray(names)
-  # NumPy's stub takes an array by name for an option.
-  np.savez(buffer, **arrays)  # type: ignore[arg-type]
-  return np.frombuffer(buffer.getvalue(), np.uint8)
-
-
-def _from_bytes(
-  data: np.ndarray, like: Mapping[str, Metric], process: int
-) -> dict[str, Metric]:
-  """Unpacks what `_to_bytes` packed on `process` from the same metrics."""
-  names = sorted(like)
-  expected = '\n'.join(f'{name} {type(like[name]).__name__}' for name in names)
-  with np.load(io.BytesIO(data.tobytes()), allow_pickle=False) as arrays:
-    found = str(arrays['names'])
-    if found != expected:
-      raise ValueError(
-        'merge_across_processes(metrics=): process '
-        f'{jax.process_index()} has {expected.split(chr(10))}, process '
-        f'{process} has {found.split(chr(10))}; every process must pass the '
-        'same names and classes, also where it saw no rows.'
-      )
-    states: list[dict[str, np.ndarray]] = [{} for _ in names]
-    for entry in arrays.files:
-      if entry != 'names':
-        i, key = entry.split('/')
-        states[int(i)][key] = arrays[entry]
-  return {
-    name: type(like[name]).from_state(state)
-    for name, state in zip(names, states, strict=True)
-  }
-
-
-def merge_across_processes(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
-  """Merges each metric over all processes; every process gets the result.
-
-  Two all-gathers whatever the number of metrics: the byte counts, then the
-  states, padded to the longest. An exact ranking metric sends all its rows (32
-  bytes each) to every process; AUC sends at most 16 MiB, the rest 16 bytes.
-  A collective call: every process must make it, also one without rows.
-
-  Args:
-    metrics: Metrics by name; the same names and classes on every process.
-
-  Returns:
-    New metrics by name, in the order of `metrics`; `metrics` is unchanged.
-
-  Raises:
-    ValueError: processes passed different metrics or options, or one process
-      holds 2 GiB or more of state.
-  """
-  data = _to_bytes(metrics)
-  if len(data) > _MAX_STATE_BYTES:
-    raise ValueError(
-      f'merge_across_processes: the state takes {len(data)} bytes, at most '
-      f'{_MAX_STATE_BYTES} can be sent. Use AUC in place of GAUC or NDCG, or '
-      'evaluate fewer rows at a time.'
-    )
-  if jax.process_count() == 1:
-    return {
-      name: type(metric).from_state(metric.state())
-      for name, metric in metrics.items()
-    }
-  # Bytes, because float64 would pass through JAX as float32.
-  sizes = multihost_utils.process_allgather(np.asarray(len(data), np.int32))
-  padded = np.zeros(max(sizes), np.uint8)
-  padded[: len(data)] = data
-  gathered = np.asarray(multihost_utils.process_allgather(padded))
-  parts = [
-    _from_bytes(row[:size], metrics, process)
-    for process, (row, size) in enumerate(zip(gathered, sizes, strict=True))
-  ]
-  return {
-    name: functools.reduce(
-      lambda a, b: a.merge(b), (part[name] for part in parts)
-    )
-    for name in metrics
-  }

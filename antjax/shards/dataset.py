@@ -10,10 +10,10 @@ import weakref
 import grain
 import numpy as np
 
-from antjax.data.records import Block, RecordSource
 from antjax.shards import position
 from antjax.shards.data_shard import DataShard
 from antjax.shards.ledger_client import LedgerClient
+from antjax.shards.record_source import Block, RecordSource
 
 fitted_state = position.fitted_state
 ledger_states = position.ledger_states

@@ -16,7 +16,8 @@ from antjax.collectives import transition
 from antjax.mesh import compiler
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.mesh.paro import Level
-from antjax.metrics.streaming import merge_across_processes, Metric
+from antjax.metrics.merge import merge_across_processes
+from antjax.metrics.metric import Metric
 from antjax.train.batches import (
   BatchPlacer,
   Feed,

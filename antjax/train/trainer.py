@@ -14,7 +14,7 @@ from antjax.collectives.choose import Collectives, for_mesh
 from antjax.embedding.vocabulary import Vocabulary
 from antjax.mesh.mesh import check_mesh
 from antjax.mesh.paro import PaRO
-from antjax.metrics.streaming import Metric
+from antjax.metrics.metric import Metric
 from antjax.train import elastic_loop, loop
 from antjax.train import loss_scale as loss_scale_lib
 from antjax.train import predict as predict_lib

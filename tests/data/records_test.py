@@ -16,6 +16,7 @@ import pytest
 
 from antjax.data import record_codec, record_writer, records
 from antjax.data.records import Field
+from antjax.shards import record_source
 
 SCHEMA = {
   'task': Field('int32'),
@@ -60,7 +61,7 @@ def _path(request, tmp_path):
 def test_every_process_reads_its_share_block_by_block(path, block):
   source = records.open_source(path, SCHEMA)
   for index in range(3):
-    found = records.every(source, index, 3, block=block)
+    found = record_source.every(source, index, 3, block=block)
     assert [r['task'] for r in found] == list(range(10))[index::3]
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from antjax.meta import evaluate, maml, meta_io, meta_loss
 from antjax.meta.episodes import Bucket, EpisodeConfig
+from antjax.metrics import streaming as metrics_lib
 
 
 def make_batches():
@@ -35,46 +36,30 @@ def test_baselines_are_those_computed_by_hand():
   records, batches = make_batches()
   mean = evaluate.mean_label(records)
   assert mean == pytest.approx(43 / 14)
-  scores = evaluate.baseline_scores(batches, mean)
+  metrics = {name: metrics_lib.MAE() for name in evaluate.BASELINES}
+  auc = metrics_lib.AUC(4.0)
+  for by_name in evaluate.baseline_columns(batches, mean):
+    for name, columns in by_name.items():
+      del columns['support_size']
+      metrics[name].update(**columns)
+    auc.update(**by_name['global mean'])
   # Query, and support mean and median; the last task has no support.
   tasks = (([5, 3], 2, 1), ([5, 2], 3.2, 3), ([5, 1], mean, mean))
 
   def mae(index):
     return np.mean([abs(q - task[index]) for task in tasks for q in task[0]])
 
-  assert scores['support mean']['MAE'] == pytest.approx(mae(1))
-  assert scores['support median']['MAE'] == pytest.approx(mae(2))
+  assert metrics['support mean'].compute() == pytest.approx(mae(1))
+  assert metrics['support median'].compute() == pytest.approx(mae(2))
   constant = [abs(q - mean) for task in tasks for q in task[0]]
-  assert scores['global mean']['MAE'] == pytest.approx(np.mean(constant))
-  assert scores['global mean']['AUC'] == pytest.approx(0.5)
+  found = metrics['global mean'].compute()
+  assert found == pytest.approx(np.mean(constant))
+  assert auc.compute() == pytest.approx(0.5)
 
 
 def test_no_row_has_no_mean():
   with pytest.raises(ValueError, match='no row to average'):
     evaluate.mean_label([])
-
-
-def test_absolute_error_reads_the_median_and_others_the_prediction():
-  metrics = evaluate.rating_metrics()
-  assert list(metrics) == ['MAE', 'RMSE', 'nDCG@3', 'AUC']
-  for metric in metrics.values():
-    metric.update(
-      prediction=np.asarray([4.0, 2.0]),
-      median=np.asarray([5.0, 1.0]),
-      label=np.asarray([5.0, 1.0]),
-      weight=np.ones(2),
-      group=np.zeros(2, int),
-    )
-  scores = {name: metric.compute() for name, metric in metrics.items()}
-  assert scores == {'MAE': 0.0, 'RMSE': 1.0, 'nDCG@3': 1.0, 'AUC': 1.0}
-
-
-def test_without_a_median_the_prediction_is_read():
-  metric = evaluate.MAE()
-  metric.update(prediction=np.asarray([4.0]), label=np.asarray([5.0]))
-  assert metric.compute() == 1.0
-  both = metric.merge(evaluate.MAE.from_state(metric.state()))
-  assert both.compute() == 1.0
 
 
 def model_and_batches():

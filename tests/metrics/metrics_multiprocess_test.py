@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from antjax.metrics import streaming as metrics
+from antjax.metrics.merge import merge_across_processes
 
 pytestmark = pytest.mark.multiprocess
 
@@ -91,10 +92,10 @@ def _worker(port: str, process: str, rows: str) -> None:
   local = _new_metrics()
   for metric in local.values():
     metric.update(**{k: np.asarray(v) for k, v in json.loads(rows).items()})
-  merged = metrics.merge_across_processes(local)
+  merged = merge_across_processes(local)
   values = json.dumps({name: m.compute() for name, m in merged.items()})
   try:
-    metrics.merge_across_processes({f'mae{process}': metrics.MAE()})
+    merge_across_processes({f'mae{process}': metrics.MAE()})
     error = 'no error'
   except ValueError as e:
     error = str(e)

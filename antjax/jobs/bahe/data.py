@@ -14,12 +14,13 @@ import numpy as np
 
 from antjax.ctr.bahe import batches
 from antjax.ctr.bahe.model import Sizes
-from antjax.data import output_folder, records, shuffled_index
+from antjax.data import output_folder, shuffled_index
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
 from antjax.jobs.bahe import users as bahe_users
 from antjax.report import progress
+from antjax.shards import record_source
 
 if TYPE_CHECKING:
   from antjax.jobs.bahe.train import Config
@@ -226,7 +227,7 @@ class Clicks:
     return {user: (split, i) for user, (_, split, i) in newest.items()}
 
 
-def _blocks(source: records.RecordSource) -> Iterator[Any]:
+def _blocks(source: record_source.RecordSource) -> Iterator[Any]:
   for start in range(0, len(source), _STATISTICS_BLOCK):
     yield source.read(start, min(start + _STATISTICS_BLOCK, len(source)))
 

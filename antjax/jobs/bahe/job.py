@@ -9,7 +9,6 @@ from typing import Any, TYPE_CHECKING
 
 import jax
 
-from antjax.ctr import evaluate
 from antjax.ctr.bahe import tuning
 from antjax.jobs import job as job_lib
 from antjax.jobs import training_config
@@ -17,6 +16,7 @@ from antjax.jobs.bahe import memory as bahe_memory
 from antjax.jobs.bahe.data import Clicks
 from antjax.jobs.bahe.model import Built
 from antjax.jobs.run import TrainingRun
+from antjax.metrics import click_metrics
 from antjax.train.state import TrainState
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class BaheJob:
       self.trainer,
       num_steps=self.num_steps,
       made_of=self._built.made_of,
-      best_mode=evaluate.best_mode(config.best_metric),
+      best_mode=click_metrics.best_mode(config.best_metric),
       tables=self._tables,
     )
     state = self.trainer.init(self._built.params, seed=config.seed)
@@ -116,7 +116,7 @@ class BaheJob:
     }
 
   def scores(self, state: TrainState, split: str, title: str = '') -> Scores:
-    """Scores of a split by name; see `antjax.ctr.evaluate`.
+    """Scores of a split by name; see `antjax.metrics.click_metrics`.
 
     Args:
       state: To score.
@@ -127,5 +127,5 @@ class BaheJob:
       state,
       self._clicks.evaluation(split, self._model.prepare, title=title),
       self._predict,
-      evaluate.click_metrics(),
+      click_metrics.click_metrics(),
     )

@@ -14,10 +14,10 @@ import rich
 import rich.table
 
 from antjax import config as config_lib
-from antjax.ctr import evaluate
 from antjax.jobs import job as job_lib
 from antjax.jobs import speed as lm_speed
 from antjax.jobs.gmeta import report as gmeta_report
+from antjax.metrics import click_metrics
 from antjax.report import progress, report
 from antjax.train.trainer import Trainer
 
@@ -125,7 +125,7 @@ def result_rows(
   """One row a split and slice, of the slices with examples."""
   rows = []
   for split, found in scores.items():
-    for name in evaluate.SLICES:
+    for name in click_metrics.SLICES:
       prefix = '' if name == 'all' else f'{name}/'
       values = {_NAMES[k]: found[f'{prefix}{k}'] for k in _NAMES}
       if values['examples']:

@@ -18,7 +18,7 @@ run was stopped.
 import dataclasses
 from typing import Annotated, Literal
 
-from antjax.ctr import evaluate, heads
+from antjax.ctr import heads
 from antjax.ctr import tuning as tuning_lib
 from antjax.ctr.bahe import model as model_lib
 from antjax.ctr.bahe import table as table_lib
@@ -29,6 +29,7 @@ from antjax.jobs.bahe import report as bahe_report
 from antjax.jobs.bahe import users as bahe_users
 from antjax.jobs.bahe.data import Clicks
 from antjax.jobs.bahe.job import BaheJob
+from antjax.metrics import click_metrics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,7 +124,7 @@ class Config(training_config.LanguageTrainingConfig):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    evaluate.best_mode(self.best_metric)
+    click_metrics.best_mode(self.best_metric)
     if not self.best_metric.startswith('validation_'):
       raise ValueError(
         f'best_metric={self.best_metric}: runs log it as validation_'

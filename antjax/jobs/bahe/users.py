@@ -124,9 +124,8 @@ class _Writer(Metric):
   def state(self) -> dict[str, np.ndarray]:
     return {'count': np.asarray(self._count)}
 
-  @classmethod
-  def from_state(cls, state: Mapping[str, np.ndarray]) -> Self:
-    return cls(None, int(state['count']))
+  def from_state(self, state: Mapping[str, np.ndarray]) -> Self:
+    return type(self)(None, int(state['count']))
 
 
 def export(

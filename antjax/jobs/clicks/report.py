@@ -19,7 +19,8 @@ from antjax.jobs import job as job_lib
 from antjax.jobs.bahe import report as bahe_report
 from antjax.jobs.gmeta import report as gmeta_report
 from antjax.metrics import by_slice as scores
-from antjax.metrics.resampled import Estimate, METRICS
+from antjax.metrics.bootstrap import Estimate
+from antjax.metrics.resampled import METRICS
 from antjax.report import progress, report
 from antjax.train.trainer import Trainer
 

@@ -3,6 +3,7 @@
 """What launch/train_gmeta.py compares: the meta-learner and its references."""
 
 from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple, TYPE_CHECKING
 
 from absl import logging
@@ -13,6 +14,7 @@ from antjax.jobs.gmeta.tasks import Stage, Tasks
 from antjax.mesh.paro import PaRO
 from antjax.meta import algorithms, evaluate, maml, meta_loss
 from antjax.meta.recommender import Recommender
+from antjax.metrics.streaming import LogLoss
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
 
@@ -26,6 +28,7 @@ PER_TASK = 'per-task'
 # Inner rates that the per-task reference chooses from.
 _PER_TASK_RATES = (0.03, 0.1, 0.3, 1.0)
 _PER_TASK_STEPS = 50
+_LOG_LOSS = functools.partial(LogLoss, from_logits=True)
 _STILL = maml.InnerLoop(num_steps=0)
 
 
@@ -134,7 +137,7 @@ class Methods:
     """Returns the inner loop that does best on held-out training tasks."""
     errors: dict[str, Any] = {'column': 'median'}
     if self._tasks.kind == 'click':
-      errors = {'column': 'logit', 'make_metric': evaluate.LogLoss}
+      errors = {'column': 'logit', 'make_metric': _LOG_LOSS}
 
     def evaluate_fn(predict: Callable[..., Any], metrics: Any) -> Any:
       batches = self._tasks.validation(with_rows='all' in adapt)

@@ -19,12 +19,12 @@ from antjax.jobs import job as job_lib
 from antjax.jobs.gmeta.methods import FINE_TUNED, JOINT, META
 from antjax.jobs.gmeta.scores import Results
 from antjax.mesh.paro import PaRO
-from antjax.meta import scores
+from antjax.metrics import by_task
 from antjax.report import progress, report
 from antjax.train.trainer import Trainer
 
 # What the verdicts and the plots are about.
-_SHOWN: Mapping[scores.Kind, tuple[str, ...]] = {
+_SHOWN: Mapping[by_task.Kind, tuple[str, ...]] = {
   'rating': ('MAE', 'AUC'),
   'click': ('NE', 'AUC'),
 }
@@ -39,9 +39,9 @@ def write(
 ) -> None:
   """Prints the table; writes results.json and report.html. On process 0."""
   rows = results.rows
-  kind: scores.Kind = description.get('kind', 'rating')
+  kind: by_task.Kind = description.get('kind', 'rating')
   shown = _SHOWN[kind]
-  print_table(rows, scores.METRICS[kind][:4])
+  print_table(rows, by_task.METRICS[kind][:4])
   methods = list(dict.fromkeys(row['method'] for row in rows))
   verdicts = [
     verdict(rows, baseline, shown[0])
@@ -68,7 +68,7 @@ def write(
       title=f'{_title(config.algorithm)} on {description["name"]}',
       summary=' '.join(verdicts),
       results=rows,
-      lower_is_better=scores.LOWER_IS_BETTER,
+      lower_is_better=by_task.LOWER_IS_BETTER,
       baselines=[method for method in methods if method != META],
       intervals=_panels(results.details, shown),
       curves=_curves(job.run_dir),
@@ -131,7 +131,7 @@ def _best(metric: str, values: Sequence[float]) -> str:
   known = [value for value in values if not math.isnan(value)]
   if not known:
     return ''
-  return _shown((min if metric in scores.LOWER_IS_BETTER else max)(known))
+  return _shown((min if metric in by_task.LOWER_IS_BETTER else max)(known))
 
 
 def _shown(value: float) -> str:

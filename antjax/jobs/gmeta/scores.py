@@ -10,9 +10,11 @@ import numpy as np
 
 from antjax.jobs.gmeta.methods import Method
 from antjax.jobs.gmeta.tasks import Tasks
-from antjax.meta import evaluate, predictions, scores
+from antjax.meta import evaluate, predictions
 from antjax.meta.recommender import Recommender
-from antjax.metrics import streaming as metrics_lib
+from antjax.metrics import by_task, merge
+from antjax.metrics.bootstrap import Estimate
+from antjax.metrics.columns import Rows
 
 if TYPE_CHECKING:
   from antjax.jobs.gmeta.train import Config
@@ -50,11 +52,11 @@ def evaluate_methods(
     for name, method in methods.items()
   }
   for scenario in tasks.scenarios:
-    by_method: dict[str, scores.Columns] = {}
+    by_method: dict[str, by_task.Columns] = {}
     for name, (trainer, state, inner) in methods.items():
       batches = tasks.scenario(scenario, with_rows=inner.adapt == 'all')
       found: dict[str, Any] = trainer.evaluate(
-        state, batches, predict_fns[name], {'rows': scores.QueryRows()}
+        state, batches, predict_fns[name], {'rows': Rows()}
       )
       by_method[name] = found['rows']
     by_method |= _baselines(tasks, scenario, mean)
@@ -65,32 +67,32 @@ def evaluate_methods(
 
 def _baselines(
   tasks: Tasks, scenario: str, mean: float
-) -> dict[str, scores.Columns]:
-  kept = {name: scores.QueryRows() for name in evaluate.BASELINES}
+) -> dict[str, by_task.Columns]:
+  kept = {name: Rows() for name in evaluate.BASELINES}
   for by_name in evaluate.baseline_columns(tasks.scenario(scenario), mean):
     for name, columns in by_name.items():
       kept[name].update(**columns)
   if tasks.kind == 'click':
     del kept['support median']  # 0 or 1: no probability.
-  merged: dict[str, Any] = metrics_lib.merge_across_processes(kept)
+  merged: dict[str, Any] = merge.merge_across_processes(kept)
   return {name: rows.compute() for name, rows in merged.items()}
 
 
 def _add(
   results: Results,
   config: 'Config',
-  kind: scores.Kind,
+  kind: by_task.Kind,
   scenario: str,
   method: str,
-  columns: scores.Columns,
+  columns: by_task.Columns,
 ) -> None:
   """Adds a method's numbers in a scenario: whole, by step, by support."""
   where: dict[str, Any] = {'scenario': scenario, 'method': method}
 
   def estimate(
-    chosen: scores.Columns, extra: Mapping[str, Any]
-  ) -> dict[str, scores.Estimate]:
-    found = scores.estimate(
+    chosen: by_task.Columns, extra: Mapping[str, Any]
+  ) -> dict[str, Estimate]:
+    found = by_task.estimate(
       chosen, kind, num_resamples=config.num_resamples, seed=config.seed
     )
     results.details.extend(
@@ -107,13 +109,13 @@ def _add(
     return
   steps = _steps(columns)
   for step in steps if len(steps) > 1 else ():
-    estimate(scores.after_step(columns, step), {'num_steps': step})
+    estimate(after_step(columns, step), {'num_steps': step})
   size = columns['support_size']
   for low, high in _bins(config.support_sizes):
     chosen = (size > low) & (size <= high)
     if chosen.any():
       estimate(
-        scores.select(columns, chosen),
+        {name: column[chosen] for name, column in columns.items()},
         {
           'support': f'{low + 1} to {high}',
           'mean_support': float(np.mean(size[chosen])),
@@ -121,7 +123,18 @@ def _add(
       )
 
 
-def _steps(columns: scores.Columns) -> list[int]:
+def after_step(columns: by_task.Columns, step: int) -> dict[str, np.ndarray]:
+  """Returns the columns of `predictions.predict_by_step_fn` after a step."""
+  suffix = f'_{step}'
+  chosen = {
+    name.removesuffix(suffix): column
+    for name, column in columns.items()
+    if name.endswith(suffix)
+  }
+  return {'label': columns['label'], 'group': columns['group']} | chosen
+
+
+def _steps(columns: by_task.Columns) -> list[int]:
   names = [name.partition('prediction_')[2] for name in columns]
   return sorted(int(name) for name in names if name.isdecimal())
 

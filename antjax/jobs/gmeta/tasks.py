@@ -12,15 +12,16 @@ from typing import Any, TYPE_CHECKING
 import grain
 import jax
 
-from antjax.data import output_folder, records
+from antjax.data import output_folder
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
 from antjax.jobs.gmeta import vocabulary as gmeta_vocabulary
 from antjax.mesh.paro import PaRO
-from antjax.meta import episodes, evaluate, maml, meta_io, scores
+from antjax.meta import episodes, evaluate, maml, meta_io
 from antjax.meta.recommender import Recommender
+from antjax.metrics import by_task
 from antjax.report import progress
-from antjax.shards import dataset
+from antjax.shards import dataset, record_source
 from antjax.train import checkpoint
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
@@ -62,7 +63,7 @@ class Tasks:
     described = config.model.chosen(description['features'])
     self._features = {k: v['max_values'] for k, v in described.items()}
     self._num_ids = {k: v['num_ids'] for k, v in described.items()}
-    self.kind: scores.Kind = description.get('kind', 'rating')
+    self.kind: by_task.Kind = description.get('kind', 'rating')
     self.scenarios: tuple[str, ...] = tuple(
       description.get('scenarios', evaluate.SCENARIOS)
     )
@@ -86,13 +87,13 @@ class Tasks:
         f' {config.data} to train on: the {len(whole)} training records are of'
         ' few tasks; lower it.'
       )
-    self._train = records.SourceRange(whole, 0, num_train)
+    self._train = record_source.SourceRange(whole, 0, num_train)
     self._train_blocks = self._train
     if description.get('format') in ('arrow', 'parquet'):
       # Split and laid out by whole columns: an order of magnitude faster.
       blocks = output_folder.open_split(config.data, 'train', as_blocks=True)
-      self._train_blocks = records.SourceRange(blocks, 0, num_train)
-    self._validation = records.SourceRange(whole, num_train, len(whole))
+      self._train_blocks = record_source.SourceRange(blocks, 0, num_train)
+    self._validation = record_source.SourceRange(whole, num_train, len(whole))
     self._held_out = {
       int(record['task'])
       for record in self._validation.read(0, len(whole) - num_train)
@@ -178,7 +179,7 @@ class Tasks:
     """batch['ids'] of training batches, this process's share of them."""
     index, count = jax.process_index(), jax.process_count()
     batches = meta_io.iter_episode_batches(
-      records.every(self._train, index, count),
+      record_source.every(self._train, index, count),
       self._episode_config(is_training=True),
     )
     for batch in itertools.islice(batches, num_batches):
@@ -201,7 +202,9 @@ class Tasks:
 
   def mean_label(self) -> float:
     """Mean label of the training rows."""
-    return evaluate.mean_label(records.every(self._train, 0, 1), self._label)
+    return evaluate.mean_label(
+      record_source.every(self._train, 0, 1), self._label
+    )
 
   def _episode_config(self, *, is_training: bool) -> episodes.EpisodeConfig:
     config = self._config
@@ -252,11 +255,13 @@ class Tasks:
     return batches.map(self._with_rows) if with_rows else batches
 
   def _share(
-    self, source: records.RecordSource, with_rows: bool
+    self, source: record_source.RecordSource, with_rows: bool
   ) -> Iterator[episodes.Batch]:
     """Batches of every P-th record, the same split each time."""
     index, count = jax.process_index(), jax.process_count()
-    mine: Iterable[records.Record] = records.every(source, index, count)
+    mine: Iterable[record_source.Record] = record_source.every(
+      source, index, count
+    )
     if source is not self._validation:
       # Their ratings were not trained on: they are no warm users.
       mine = (r for r in mine if int(r['task']) not in self._held_out)
@@ -269,7 +274,7 @@ class Tasks:
     return episodes.with_task_rows(batch, num_ids=self._num_ids)
 
 
-def _before_task_at(source: records.RecordSource, place: int) -> int:
+def _before_task_at(source: record_source.RecordSource, place: int) -> int:
   """Place of the first record of the task that has a record at `place`.
 
   A long task is cut into several records, which lie side by side.

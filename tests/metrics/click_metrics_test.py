@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from antjax.ctr import evaluate
-from antjax.metrics import streaming as metrics
+from antjax.metrics import click_metrics
+from antjax.metrics.merge import merge_across_processes
 
 LOGIT = np.array([2.0, -1.0, 0.5, 0.5, -2.0, 1.0])
 LABEL = np.array([1, 0, 1, 0, 0, 1])
@@ -24,11 +24,11 @@ ARRAYS = {
 
 
 def scores(*parts):
-  found = evaluate.click_metrics()
+  found = click_metrics.click_metrics()
   for part in parts:
     for metric in found.values():
       metric.update(**part)
-  merged = metrics.merge_across_processes(found)
+  merged = merge_across_processes(found)
   return {name: metric.compute() for name, metric in merged.items()}
 
 
@@ -60,7 +60,7 @@ def test_parts_add_up():
   first = {name: x[:3] for name, x in ARRAYS.items()}
   second = {name: x[3:] for name, x in ARRAYS.items()}
   whole, parts = scores(ARRAYS), scores(first, second)
-  one, two = evaluate.click_metrics(), evaluate.click_metrics()
+  one, two = click_metrics.click_metrics(), click_metrics.click_metrics()
   for name in one:
     one[name].update(**first)
     two[name].update(**second)
@@ -71,13 +71,13 @@ def test_parts_add_up():
 
 
 def test_metrics_of_other_slices_do_not_merge():
-  found = evaluate.click_metrics()
-  with pytest.raises(ValueError, match='_slice is all here'):
+  found = click_metrics.click_metrics()
+  with pytest.raises(ValueError, match='where is  here and is_new_item there'):
     found['auc'].merge(found['new_item/auc'])
 
 
 def test_what_is_better():
-  assert evaluate.best_mode('validation_auc') == 'max'
-  assert evaluate.best_mode('validation_new_item/log_loss') == 'min'
+  assert click_metrics.best_mode('validation_auc') == 'max'
+  assert click_metrics.best_mode('validation_new_item/log_loss') == 'min'
   with pytest.raises(ValueError, match="'loss' is no metric of clicks"):
-    evaluate.best_mode('loss')
+    click_metrics.best_mode('loss')

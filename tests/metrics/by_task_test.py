@@ -7,8 +7,9 @@ import logging
 import numpy as np
 import pytest
 
-from antjax.meta import scores
+from antjax.metrics import by_task
 from antjax.metrics import streaming as metrics_lib
+from antjax.metrics.columns import Rows, Selected
 
 
 def ratings(num_tasks=40, rows=10, seed=0):
@@ -37,7 +38,7 @@ def streamed(metric, columns, prediction='prediction', label=None):
 
 def test_values_are_those_of_the_streaming_metrics():
   columns = ratings()
-  found = scores.estimate(columns, 'rating')
+  found = by_task.estimate(columns, 'rating')
   positive = (columns['label'] >= 4).astype(float)
   log_loss = streamed(
     metrics_lib.LogLoss(from_logits=False), columns, 'positive', positive
@@ -66,14 +67,14 @@ def test_clicks_have_their_own_metrics():
     'label': (columns['label'] >= 4).astype(float),
     'prediction': columns['positive'],
   }
-  found = scores.estimate(clicks, 'click')
-  same = scores.estimate(columns, 'rating')
+  found = by_task.estimate(clicks, 'click')
+  same = by_task.estimate(columns, 'rating')
   assert list(found) == ['AUC', 'GAUC', 'NE', 'log-loss']
   for name, estimate in found.items():
     np.testing.assert_allclose(estimate, same[name])
   base = clicks | {'prediction': np.full(len(clicks['label']), 0.0)}
   base['prediction'] += clicks['label'].mean()
-  assert scores.estimate(base, 'click')['NE'].value == pytest.approx(1)
+  assert by_task.estimate(base, 'click')['NE'].value == pytest.approx(1)
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
@@ -87,26 +88,26 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
       'label': np.ones(300),
       'prediction': 1 + error,
     }
-    interval = scores.estimate(columns, 'rating', num_resamples=100)['MAE']
+    interval = by_task.estimate(columns, 'rating', num_resamples=100)['MAE']
     covered += interval.low <= 1.0 <= interval.high
   assert 170 <= covered <= 199
 
 
 def test_draws_repeat_by_seed():
   columns = ratings()
-  first = scores.estimate(columns, 'rating', seed=1)
-  assert first == scores.estimate(columns, 'rating', seed=1)
-  assert first != scores.estimate(columns, 'rating', seed=2)
+  first = by_task.estimate(columns, 'rating', seed=1)
+  assert first == by_task.estimate(columns, 'rating', seed=1)
+  assert first != by_task.estimate(columns, 'rating', seed=2)
 
 
 def test_what_has_no_value_is_nan():
   columns = ratings()
   del columns['positive']
-  found = scores.estimate(columns, 'rating', num_resamples=0)
+  found = by_task.estimate(columns, 'rating', num_resamples=0)
   assert np.isnan(found['NE']).all() and np.isnan(found['MAE'].low)
-  assert np.isnan(scores.estimate({}, 'click')['AUC'].value)
+  assert np.isnan(by_task.estimate({}, 'click')['AUC'].value)
   one_class = columns | {'label': np.full(400, 5.0)}
-  assert np.isnan(scores.estimate(one_class, 'rating')['AUC'].value)
+  assert np.isnan(by_task.estimate(one_class, 'rating')['AUC'].value)
 
 
 @pytest.mark.parametrize('kind', ['rating', 'click'])
@@ -114,40 +115,42 @@ def test_predictions_that_diverged_have_no_value(kind, caplog):
   columns = ratings()
   columns['prediction'][7] = np.nan
   with caplog.at_level(logging.WARNING):
-    found = scores.estimate(columns, kind)
-  assert list(found) == list(scores.METRICS[kind])
+    found = by_task.estimate(columns, kind)
+  assert list(found) == list(by_task.METRICS[kind])
   assert np.isnan(list(found.values())).all()
   assert '1 of 400 predictions are nan' in caplog.text
-
-
-def test_resamples_are_drawn_in_blocks(monkeypatch):
-  columns = ratings()
-  whole = scores.estimate(columns, 'rating', num_resamples=50)
-  monkeypatch.setattr(scores, '_MAX_WEIGHTS', 400 * 7)
-  assert scores.estimate(columns, 'rating', num_resamples=50) == whole
 
 
 def test_rows_are_gathered_in_one_order_without_padding():
   columns = ratings()
   weight = np.arange(400) % 4 > 0
-  whole = scores.QueryRows()
+  whole = Rows()
   whole.update(**columns, weight=weight)
-  parts = [scores.QueryRows(), scores.QueryRows()]
+  parts = [Rows(), Rows()]
   for part, rows in zip(parts, (slice(200, None), slice(200))):
     part.update(**{k: x[rows] for k, x in columns.items()}, weight=weight[rows])
-  merged = parts[0].merge(scores.QueryRows.from_state(parts[1].state()))
+  merged = parts[0].merge(Rows().from_state(parts[1].state()))
   assert len(whole.compute()['label']) == 300
   for name, column in merged.compute().items():
     np.testing.assert_array_equal(column, whole.compute()[name])
 
 
-def test_columns_of_a_step_are_found_by_name():
-  columns = {
-    'label': np.ones(2),
-    'group': np.arange(2),
-    'prediction_1': np.zeros(2),
-    'prediction_11': np.ones(2),
+def test_a_metric_reads_the_column_that_it_is_given():
+  rows = {
+    'prediction': np.asarray([4.0, 2.0]),
+    'median': np.asarray([5.0, 1.0]),
+    'label': np.asarray([5.0, 1.0]),
+    'new': np.asarray([0, 1]),
   }
-  found = scores.after_step(columns, 1)
-  assert set(found) == {'label', 'group', 'prediction'}
-  np.testing.assert_array_equal(found['prediction'], np.zeros(2))
+  found = {
+    (column, where): Selected(metrics_lib.MAE(), column=column, where=where)
+    for column in ('prediction', 'median', 'missing')
+    for where in ('', 'new')
+  }
+  for (column, _), metric in found.items():
+    metric.update(**rows)
+    assert metric.compute() == (0 if column == 'median' else 1)
+  some = found['prediction', 'new']
+  assert some.merge(some.from_state(some.state())).compute() == 1
+  with pytest.raises(ValueError, match='column is prediction here and median'):
+    found['prediction', ''].merge(found['median', ''])

@@ -9,8 +9,8 @@ import math
 import numpy as np
 import pytest
 
+from antjax.metrics import bootstrap, resampled
 from antjax.metrics import by_slice as scores
-from antjax.metrics import resampled
 
 CONFIG = scores.ScoreConfig(
   num_resamples=20, num_bins=4, few_users=2, few_items=3
@@ -72,7 +72,7 @@ def test_metrics_of_every_draw():
   order = np.argsort(c['prediction'], kind='stable')
   users, user = np.unique(c['user'][order], return_inverse=True)
   score, label = c['prediction'][order].astype(float), c['label'][order]
-  counts = resampled.draws(len(users), 4, seed=3)
+  counts = bootstrap.draws(len(users), 4, seed=3)
   assert (counts[0] == 1).all() and (counts[1:].sum(axis=1) == len(users)).all()
   found, rows = resampled.metrics(score, label == 1, user, counts, 4)
   for r, weight in enumerate(counts):

@@ -1,0 +1,80 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The console commands of an installed antjax: antjax-train-lm and the others.
+
+Each command is the script of launch/ with the same name. `python -m
+antjax.jobs.console train-lm` runs it too, which is the form that
+antjax-local-cluster and antjax-agent take behind `--`.
+"""
+
+import importlib
+import pathlib
+import sys
+
+from absl import flags
+
+flags.disclaim_key_flags()  # They are the command's.
+
+# Command -> module in antjax.jobs, of commands that use devices.
+_JOBS = {
+  'train-lm': 'lm.train',
+  'train-gmeta': 'gmeta.train',
+  'train-bahe': 'bahe.train',
+  'train-llm-rec': 'llm_rec.train',
+  'train-clicks': 'clicks.train',
+  'benchmark-clicks': 'clicks.benchmark',
+  'llm-rec-baselines': 'llm_rec.baselines',
+  'plan': 'plan',
+  'compile-for-pod': 'compile_for_pod',
+}
+# Those that do not: they start without JAX.
+_SCRIPTS = {
+  'prepare-data': 'prepare_data',
+  'prepare-behaviors': 'prepare_behaviors',
+  'prepare-sequences': 'prepare_sequences',
+  'prepare-text': 'lm.prepare_text',
+  'make-antm2c-synthetic': 'clicks.make_synthetic',
+  'encode-images': 'clicks.encode_images',
+  'build-behavior-store': 'bahe.build_store',
+  'fetch-model': 'fetch_model',
+  'export-gmeta': 'gmeta.export',
+  'score-gmeta': 'gmeta.score',
+  'apply-delta': 'apply_delta',
+  'recommend': 'llm_rec.recommend',
+  'coordinator': 'coordinator',
+  'agent': 'agent',
+  'local-cluster': 'local_cluster',
+}
+COMMANDS = _JOBS | _SCRIPTS
+_PREFIX = 'antjax-'
+
+
+def main() -> None:
+  """Runs the command that this program is named after, or the one named."""
+  name = pathlib.Path(sys.argv[0]).name.removeprefix(_PREFIX)
+  if name not in COMMANDS:
+    name = sys.argv.pop(1) if len(sys.argv) > 1 else ''
+    sys.argv[0] = f'{_PREFIX}{name}'
+  if name not in COMMANDS:
+    sys.exit(
+      f'{name or "no command"}: give one of {", ".join(sorted(COMMANDS))}.'
+    )
+  module = importlib.import_module(f'antjax.jobs.{COMMANDS[name]}')
+  if hasattr(module, 'run'):  # It takes what stands behind `--`.
+    module.run()
+  elif name in _JOBS:
+    from antjax.jobs import job
+
+    job.run(module.main, module.Config())
+  else:
+    from antjax.jobs import script
+
+    script.run(
+      module.main,
+      module.Config(),
+      getattr(module, 'define_flags', lambda: None),
+    )
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,106 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Merges metrics over processes."""
+
+from collections.abc import Mapping
+import functools
+import io
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from antjax.metrics.metric import Metric
+
+# The byte counts of `merge_across_processes` travel as int32.
+_MAX_STATE_BYTES = 2**31 - 1
+
+
+def _to_bytes(metrics: Mapping[str, Metric]) -> np.ndarray:
+  """Packs the states of `metrics` into one [bytes] uint8 array."""
+  arrays = {
+    f'{i}/{key}': array
+    for i, name in enumerate(sorted(metrics))
+    for key, array in metrics[name].state().items()
+  }
+  names = '\n'.join(
+    f'{name} {type(metrics[name]).__name__}' for name in sorted(metrics)
+  )
+  buffer = io.BytesIO()
+  arrays['names'] = np.asarray(names)
+  # NumPy's stub takes an array by name for an option.
+  np.savez(buffer, **arrays)  # type: ignore[arg-type]
+  return np.frombuffer(buffer.getvalue(), np.uint8)
+
+
+def _from_bytes(
+  data: np.ndarray, like: Mapping[str, Metric], process: int
+) -> dict[str, Metric]:
+  """Unpacks what `_to_bytes` packed on `process` from the same metrics."""
+  names = sorted(like)
+  expected = '\n'.join(f'{name} {type(like[name]).__name__}' for name in names)
+  with np.load(io.BytesIO(data.tobytes()), allow_pickle=False) as arrays:
+    found = str(arrays['names'])
+    if found != expected:
+      raise ValueError(
+        'merge_across_processes(metrics=): process '
+        f'{jax.process_index()} has {expected.split(chr(10))}, process '
+        f'{process} has {found.split(chr(10))}; every process must pass the '
+        'same names and classes, also where it saw no rows.'
+      )
+    states: list[dict[str, np.ndarray]] = [{} for _ in names]
+    for entry in arrays.files:
+      if entry != 'names':
+        i, key = entry.split('/')
+        states[int(i)][key] = arrays[entry]
+  return {
+    name: like[name].from_state(state)
+    for name, state in zip(names, states, strict=True)
+  }
+
+
+def merge_across_processes(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
+  """Merges each metric over all processes; every process gets the result.
+
+  Two all-gathers whatever the number of metrics: the byte counts, then the
+  states, padded to the longest. An exact ranking metric sends all its rows (32
+  bytes each) to every process; AUC sends at most 16 MiB, the rest 16 bytes.
+  A collective call: every process must make it, also one without rows.
+
+  Args:
+    metrics: Metrics by name; the same names and classes on every process.
+
+  Returns:
+    New metrics by name, in the order of `metrics`; `metrics` is unchanged.
+
+  Raises:
+    ValueError: processes passed different metrics or options, or one process
+      holds 2 GiB or more of state.
+  """
+  data = _to_bytes(metrics)
+  if len(data) > _MAX_STATE_BYTES:
+    raise ValueError(
+      f'merge_across_processes: the state takes {len(data)} bytes, at most '
+      f'{_MAX_STATE_BYTES} can be sent. Use AUC in place of GAUC or NDCG, or '
+      'evaluate fewer rows at a time.'
+    )
+  if jax.process_count() == 1:
+    return {
+      name: metric.from_state(metric.state())
+      for name, metric in metrics.items()
+    }
+  # Bytes, because float64 would pass through JAX as float32.
+  sizes = multihost_utils.process_allgather(np.asarray(len(data), np.int32))
+  padded = np.zeros(max(sizes), np.uint8)
+  padded[: len(data)] = data
+  gathered = np.asarray(multihost_utils.process_allgather(padded))
+  parts = [
+    _from_bytes(row[:size], metrics, process)
+    for process, (row, size) in enumerate(zip(gathered, sizes, strict=True))
+  ]
+  return {
+    name: functools.reduce(
+      lambda a, b: a.merge(b), (part[name] for part in parts)
+    )
+    for name in metrics
+  }
