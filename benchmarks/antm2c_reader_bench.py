@@ -17,7 +17,7 @@ prints a JSON line for each side; the last line is the summary.
 
 The sides take turns, the file in the page cache; medians are compared, of wall
 time; `cpu_s` is that of all threads, which other jobs disturb less. Then
-records become batches: fewer rows are prepared as launch/prepare_behaviors does
+records become batches: fewer rows are prepared as launch/prepare_data does
 and read in batches in a random order. `peak_mb` is the most memory that a
 process has while it reads the file, `idle_mb` what it has before; `peak_4_mb`
 is that of four such files in one.

@@ -4,8 +4,8 @@
 
 A rating of 4 or 5 stars is a click. The text of a film is its title with the
 article first, its year and its genres, 'The Matrix (1999) | Action, Sci-Fi'.
-Its title in sequences is the same without genres. Genres are sorted in the source,
-so that the domain, the first one, is the first by name.
+Its title in sequences is the same without genres. Genres are sorted in the
+source, so that the domain, the first one, is the first by name.
 """
 
 from collections.abc import Mapping

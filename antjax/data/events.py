@@ -259,7 +259,7 @@ class Events:
         known = table.semi_join(self.items, key == self.items[ITEM])
         if num := prepare.count(table) - prepare.count(known):
           logging.warning(
-            '%s: %d events of items that are in no table of items are left out.',
+            '%s: %d events are left out, whose items are in no table of items.',
             schema.name,
             num,
           )

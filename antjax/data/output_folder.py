@@ -258,10 +258,12 @@ def make(
   if is_current(folder, config, overwrite=overwrite):
     return load_description(folder), False
   whole = pathlib.Path(os.path.abspath(folder))
-  whole.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(
-    dir=whole.parent, prefix=_hidden(whole, 'prepare')
-  ) as temporary:
+  with (
+    _parent(whole) as parent,
+    tempfile.TemporaryDirectory(
+      dir=parent, prefix=_hidden(whole, 'prepare')
+    ) as temporary,
+  ):
     work = pathlib.Path(temporary)
     rejected = work / REJECTED
     try:
@@ -274,6 +276,19 @@ def make(
     except ValueError as e:
       raise ValueError(keep_rejected(str(e), rejected, folder)) from e
   return description, True
+
+
+@contextlib.contextmanager
+def _parent(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Gives the parent of a folder; one made here goes if it stays empty."""
+  parent = folder.parent
+  is_new = not parent.exists()
+  parent.mkdir(parents=True, exist_ok=True)
+  try:
+    yield parent
+  finally:
+    if is_new and not any(parent.iterdir()):
+      parent.rmdir()
 
 
 def file_entry(

@@ -48,7 +48,7 @@ class Columns:
           f'column {name!r} has the type {kind!r}; needed: {", ".join(KINDS)}'
         )
     for name, number in self.empty.items():
-      kind = self.columns[name]
+      kind = self.columns.get(name, 'string')
       fits = math.isfinite(number) and kind != 'string'
       if not fits or (kind.startswith('int') and number != int(number)):
         yield (
@@ -150,9 +150,9 @@ class Schema(Columns):
 
   def __post_init__(self) -> None:
     checks = (
-      self._unknown_columns,
-      *((self.items._wrong,) if self.items else ()),
       self._wrong,
+      *((self.items._wrong,) if self.items else ()),
+      self._unknown_columns,
       self._wrong_types,
       self._wrong_names,
       self._wrong_lists,

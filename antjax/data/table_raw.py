@@ -344,7 +344,7 @@ def set_aside(
       csv.WriteOptions(include_header=is_first),
     )
   num_rows = int(table.count().to_pyarrow().as_py())
-  text = f'{num_bad} of {num_rows} rows of {where} are malformed'
+  text = f'{num_bad} of {num_rows} rows of {where} are malformed ({why})'
   if num_bad > max_rejected_share * num_rows:
     raise ValueError(
       f'{text}, more than max_rejected_share={max_rejected_share:g}. All are'

@@ -90,12 +90,14 @@ def write_examples(
   check(schema, config)
   known: Mapping[str, pathlib.Path] = {}
   if ids_from:
-    ids_from = output_folder.find_view(ids_from, 'examples')
-    if os.path.realpath(ids_from) == os.path.realpath(out):
+    made = pathlib.Path(os.path.realpath(out))
+    if pathlib.Path(os.path.realpath(ids_from)) in (made, made.parent):
       raise ValueError(
         f'ids_from={ids_from} is the folder to make; name another.'
       )
-    known = behavior_files.find_ids(ids_from)
+    known = behavior_files.find_ids(
+      output_folder.find_view(ids_from, 'examples')
+    )
   _check_shared(vocabulary, out)
   settings = {
     'vocabulary': os.path.abspath(vocabulary) if vocabulary else '',

@@ -27,7 +27,6 @@ not be redistributed.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
-import sys
 from typing import Annotated, Any, Literal
 
 import rich
@@ -52,6 +51,7 @@ from antjax.data import (
   view_tasks,
 )
 from antjax.data import engine as engine_lib
+from antjax.jobs import shown
 
 _VIEWS = ('tasks', 'examples', 'sequences')
 
@@ -214,7 +214,7 @@ class Config:
 
 def main(config: Config) -> None:
   """Prepares the data set and prints its counts."""
-  _show_step('finding out whether the files are known')
+  shown.show_step('finding out whether the files are known')
   source = _source(config)
   behaviors = view_examples.BehaviorConfig(
     normalizer=config.normalizer,
@@ -236,14 +236,14 @@ def main(config: Config) -> None:
       spark_master=config.spark_master,
     ),
     'overwrite': config.overwrite,
-    'progress': _show_step,
+    'progress': shown.show_step,
   }
   share = config.max_rejected_share
   folder = config.folder
   about, is_new = events.write(
     folder / 'events', source, max_rejected_share=share, **options
   )
-  _print_counts(about['counts'])
+  shown.print_counts(about['counts'])
   options['file_format'] = config.format
   for view in config.views:
     place = (folder / view, folder / 'events', source.schema)
@@ -262,8 +262,10 @@ def main(config: Config) -> None:
     }[view]()
     is_new |= is_new_view
     _print_tables(config, view, made)
-    counts = made['counts'].items()
-    _print_counts({k: n for k, n in counts if k not in about['counts']})
+    known = about['counts'].items()
+    shown.print_counts(
+      {k: n for k, n in made['counts'].items() if (k, n) not in known}
+    )
   rejected = folder / 'events' / output_folder.REJECTED
   if rejected.exists():
     print(f'What is set aside is listed in {rejected}.')
@@ -273,17 +275,12 @@ def main(config: Config) -> None:
     print(f'{folder} was complete already: nothing was done.')
 
 
-def _show_step(text: str) -> None:
-  """Says what begins now; on stderr, as stdout is for results."""
-  print(f'... {text}', file=sys.stderr, flush=True)
-
-
 def _source(config: Config) -> events.Source:
   if config.schema:
     schema = schema_file.load(config.schema)
     return event_table.source(config.source, schema)
   if config.splitter != config.text_splitter:
-    _show_step(f'texts are parted by {config.text_splitter.pattern}')
+    shown.show_step(f'texts are parted by {config.text_splitter.pattern}')
   return datasets.source(
     config.dataset,
     config.source,
@@ -327,8 +324,3 @@ def _print_tables(
     if 'texts' in sequence:
       told = ', '.join(f'{k}: {n:,}' for k, n in sequence['texts'].items())
       print(f'behaviours a text of {sequence["name"]}: {told}')
-
-
-def _print_counts(counts: Mapping[str, int]) -> None:
-  for name, count in counts.items():
-    print(f'{name.replace("_", " "):28} {count:>15,}')

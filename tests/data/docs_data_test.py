@@ -9,14 +9,17 @@ import re
 import pytest
 
 from antjax.data import (
+  antm2c_columns,
+  behavior_examples,
+  behavior_text,
+  event_movielens,
   movielens,
-  movielens_files,
   records,
-  table_schema,
-  table_tasks,
+  schema_file,
+  view_tasks,
 )
 from antjax.jobs import prepare_data
-from tests.data import movielens_fixture
+from tests.data import movielens_fixture, views
 
 _DOCS = pathlib.Path(__file__).parents[2] / 'docs' / 'data.md'
 
@@ -32,12 +35,11 @@ def _blocks(language):
 def _folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('docs')
   fixture = movielens_fixture.Fixture()
-  movielens_files.prepare_movielens(
+  views.write(
     folder / 'data/ml-1m',
+    event_movielens.source(fixture.write_original(folder / 'source')),
+    'melu',
     movielens.SplitConfig(query_size=4, min_ratings=7, max_ratings=20),
-    source=fixture.write_original(folder / 'source'),
-    file_format='arrow',
-    allow_other_counts=True,
   )
   return folder
 
@@ -75,11 +77,11 @@ def test_episodes(folder, monkeypatch):
 def test_the_schema_file(tmp_path):
   (text,) = _blocks('yaml')
   (tmp_path / 'clicks.yaml').write_text(text)
-  schema = table_schema.load(str(tmp_path / 'clicks.yaml'))
+  schema = schema_file.load(str(tmp_path / 'clicks.yaml'))
   assert schema.features == ('user', 'item', 'tags')
   assert schema.separator == {'tags': '|'}
   assert schema.numeric == schema.log == ('price',)
-  defaults = table_schema.make(
+  defaults = schema_file.make(
     schema.columns, label='clicked', task='user', time='when'
   )
   for name in ('delimiter', 'header', 'quote'):
@@ -92,7 +94,12 @@ def test_flags_exist():
     for prefix, config in (
       ('', prepare_data.Config),
       ('split.', movielens.SplitConfig),
-      ('table.', table_tasks.TableConfig),
+      ('tasks.', view_tasks.TaskConfig),
+      ('antm2c.', antm2c_columns.Antm2cConfig),
+      ('examples.', behavior_examples.ExampleConfig),
+      ('normalizer.', behavior_text.Normalizer),
+      ('sequences.', prepare_data.SequenceFlags),
+      ('splitter.', behavior_text.Splitter),
     )
     for field in dataclasses.fields(config)
   }

@@ -19,7 +19,7 @@ def _blocks(language):
 def test_the_code_runs_as_shown(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   source = sequence_fixture.Log().write_amazon(tmp_path / 'amazon')
-  sequence_fixture.prepare(source, 'data/ml-1m-sequences', k_core=0)
+  sequence_fixture.prepare(source, 'data/ml-1m', k_core=0)
   for block in _blocks('python'):
     if 'SequenceData' in block or 'ranking' in block:
       exec(block, {})

@@ -6,6 +6,7 @@ import functools
 import json
 import pathlib
 
+from antjax.data.sequence_build import SequenceConfig
 import numpy as np
 import pytest
 
@@ -13,7 +14,6 @@ import antjax
 from antjax.ctr.llm_rec.gru4rec import GRU4RecConfig
 from antjax.ctr.llm_rec.sasrec import SASRecConfig
 from antjax.data import sequence_files, sequence_food_kitchen
-from antjax.data.sequence_build import SequenceConfig
 from antjax.data.sequence_data import SequenceData
 from antjax.jobs import job as job_lib
 from antjax.jobs import script

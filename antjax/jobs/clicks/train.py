@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Trains a click model of several scenarios, and scores each of them.
 
-  python -m launch.prepare_behaviors --out=data/ml-1m-text
+  python -m launch.prepare_data --views=examples
   python -m launch.train_clicks --flagfile=launch/recipes/scenarios_ml1m.flags
 
 does it on MovieLens-1M, whose scenarios are three groups of ages; AntM2C's own
@@ -78,7 +78,7 @@ class Config(training_config.TrainingConfig):
     'Folder of this run: config, logs, checkpoints, report. A second start with'
     ' the same folder goes on where the first one stopped.',
   ] = 'runs/antm2c'
-  data: Annotated[str, 'Folder that launch/prepare_behaviors.py wrote.'] = (
+  data: Annotated[str, 'Folder that launch/prepare_data.py wrote.'] = (
     'data/antm2c'
   )
   model: Annotated[str, f'One of {", ".join(build.MODELS)}.'] = 'dcnv2'

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Trains LLM-Rec: one language model that recommends in all domains.
 
-  python -m launch.prepare_sequences --out=data/ml-1m-sequences
+  python -m launch.prepare_data --views=sequences
   python -m launch.fetch_model
   python -m launch.local_cluster --hosts=2 --devices_per_host=4 -- \
     launch/train_llm_rec.py --flagfile=launch/recipes/llm_rec_ml1m.flags
@@ -45,8 +45,8 @@ class Config(training_config.LanguageTrainingConfig):
     'Folder of this run: config, logs, checkpoints, report. A second start with'
     ' the same folder goes on where the first one stopped.',
   ] = 'runs/llm_rec'
-  data: Annotated[str, 'Folder that launch/prepare_sequences.py wrote.'] = (
-    'data/ml-1m-sequences'
+  data: Annotated[str, 'Folder that launch/prepare_data.py wrote.'] = (
+    'data/ml-1m'
   )
   split: Annotated[
     Literal['last', 'source'],
