@@ -24,7 +24,6 @@ is that of four such files in one.
 """
 
 from collections.abc import Callable
-import functools
 import json
 import os
 import pathlib
@@ -48,12 +47,12 @@ from antjax.data import (
   antm2c_columns,
   antm2c_reader,
   antm2c_synthetic_files,
-  behavior_antm2c,
-  behavior_data,
   behavior_text,
   delimited,
-  engine,
+  event_antm2c,
+  events,
   prepare,
+  view_examples,
   whole_columns,
 )
 from antjax.data.antm2c_columns import Antm2cConfig
@@ -70,7 +69,7 @@ _MANY = 1_000_000_000
 _SLOW = ('pandas', 'duckdb')  # Have two turns.
 _CHILD = """
 import pathlib, sys
-from antjax.input import antm2c_reader
+from antjax.data import antm2c_reader
 from antjax.data.antm2c_columns import Antm2cConfig
 def peak():
   # Of getrusage, a child's peak would be at least its parent's.
@@ -203,24 +202,20 @@ def batches(
   """Prepares a file and reads the training rows in batches."""
   out = work / 'prepared'
   start = time.perf_counter()
-  description, _ = behavior_data.prepare_behaviors(
-    out,
-    functools.partial(
-      behavior_antm2c.read,
-      source,
-      config=Antm2cConfig(),
-      engine=engine.Engine(),
-      max_rejected_share=0,
-      progress=logging.info,
-    ),
-    {'data': 'benchmark'},
-    behavior_data.BehaviorConfig(
-      splitter=behavior_text.Splitter(pattern=behavior_antm2c.SEPARATORS)
-    ),
+  data = event_antm2c.source(source)
+  events.write(
+    out / 'events', data, max_rejected_share=0, progress=logging.info
+  )
+  splitter = behavior_text.Splitter(pattern=event_antm2c.SEPARATORS)
+  description, _ = view_examples.write_examples(
+    out / 'examples',
+    out / 'events',
+    data.schema,
+    view_examples.BehaviorConfig(splitter=splitter),
   )
   took = time.perf_counter() - start
   columns = whole_columns.read(
-    out / description['files']['train']['path'],
+    out / 'examples' / description['files']['train']['path'],
     ('user', 'item', 'ids', 'label', 'numeric', 'starts', 'stops'),
     wide=('starts', 'stops'),
   )

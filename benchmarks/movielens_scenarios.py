@@ -3,7 +3,7 @@
 """MovieLens-1M as clicks in many scenarios, for `launch/train_gmeta.py`.
 
   python -m benchmarks.movielens_scenarios data/scenarios-raw
-  python -m launch.prepare_data --dataset=generic --out=data/scenarios \
+  python -m launch.prepare_data --out=data/scenarios \
     --source=data/scenarios-raw/clicks.parquet \
     --schema=data/scenarios-raw/schema.json
 
@@ -63,13 +63,12 @@ def write(folder: pathlib.Path, source: str = '') -> None:
     clicks = clicks_of(raw)
     clicks.to_parquet(folder / 'clicks.parquet')
   schema = {
-    'name': 'movielens-1m scenarios',
-    'kind': 'click',
+    'name': 'ml-1m scenarios',
     'label': 'click',
     'task': 'scenario',
     'time': 'timestamp',
     'columns': {n: str(t).lower() for n, t in clicks.schema().items()},
-    'features': list(_FEATURES),
+    'ids': list(_FEATURES),
   }
   text = json.dumps(schema, indent=2)
   (folder / 'schema.json').write_text(text, encoding='utf-8')

@@ -16,7 +16,7 @@ from antjax.ctr.models import build
 from antjax.data import movielens_raw
 from antjax.data.behavior_examples import ExampleConfig
 from antjax.jobs import job as job_lib
-from antjax.jobs import prepare_behaviors, script
+from antjax.jobs import prepare_data, script
 from antjax.jobs.clicks import train as train_antm2c
 from antjax.metrics import by_slice as scores
 
@@ -32,9 +32,9 @@ _LEAST_AUC = 0.70
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   out = tmp_path_factory.mktemp('clicks') / 'ml-1m'
-  prepare_behaviors.main(
-    prepare_behaviors.Config(
-      out=str(out), examples=ExampleConfig(user_share=0.25)
+  prepare_data.main(
+    prepare_data.Config(
+      out=str(out), views=('examples',), examples=ExampleConfig(user_share=0.25)
     )
   )
   return out
@@ -67,9 +67,9 @@ def two_labels(tmp_path_factory):
     'user: user\nitem: film\ntime: second\nlabel: click\n'
     'histories: outcome\nnumeric: [best]\n'
   )
-  prepare_behaviors.main(
-    prepare_behaviors.Config(
-      dataset='sequences',
+  prepare_data.main(
+    prepare_data.Config(
+      views=('examples',),
       source=str(work / 'log.parquet'),
       schema=str(work / 'log.yaml'),
       out=str(work / 'data'),

@@ -19,7 +19,6 @@ from collections.abc import Iterator
 import contextlib
 import dataclasses
 import os
-import pathlib
 import socket
 import time
 from typing import Annotated, Any, Literal, TYPE_CHECKING
