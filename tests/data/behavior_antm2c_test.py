@@ -151,9 +151,7 @@ def test_bad_rows_and_made_up_files_are_told(tmp_path):
   assert description['is_synthetic']
   assert description['name'] == 'antm2c-synthetic'
   assert description['counts']['rejected_value'] == 1
-  listed = (
-    tmp_path / 'a' / 'out' / 'events' / output_folder.REJECTED
-  ).read_text()
+  listed = tmp_path / 'a' / 'out' / 'events' / output_folder.REJECTED
   assert ',label,value,' in listed.read_text()
   with pytest.raises(ValueError, match='are listed in|They are in') as error:
     prepare(tmp_path / 'b', text, share=0.01)

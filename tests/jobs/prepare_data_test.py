@@ -37,9 +37,7 @@ def test_prepares_a_sample_and_then_does_nothing(tmp_path):
   assert 'MeLU' in first.stdout
   assert 'doi.org/10.1145/2827872' in first.stdout
   assert 'not the whole MovieLens-1M' in first.stderr
-  description = json.loads(
-    (tmp_path / 'out' / 'tasks' / 'dataset.json').read_text()
-  )
+  description = output_folder.load_description(tmp_path / 'out' / 'tasks')
   assert description['files']['train']['path'] == 'train.array_record'
   second = run(*flags)
   assert second.returncode == 0
@@ -72,9 +70,7 @@ def test_prepares_a_table_by_its_schema_file(tmp_path):
   assert done.returncode == 0, done.stderr
   assert 'sorting rows' in done.stderr
   assert 'task_cold' in done.stdout
-  description = json.loads(
-    (tmp_path / 'out' / 'tasks' / 'dataset.json').read_text()
-  )
+  description = output_folder.load_description(tmp_path / 'out' / 'tasks')
   assert description['config']['tasks.max_rows'] == 32
   assert description['files']['train']['path'] == 'train.arrow'
 

@@ -131,9 +131,7 @@ def test_a_run_trains_scores_and_reports(folder, tmp_path):
   state = saved_params(run_dir, 2)
   shapes = {x.shape for x in jax.tree.leaves(state)}
   behaviors = folder / 'data' / 'examples' / 'behaviors'
-  num_behaviors = len(
-    BehaviorVocabulary.open(folder / 'data' / 'examples' / 'behaviors')
-  )
+  num_behaviors = len(BehaviorVocabulary.open(behaviors))
   assert (num_behaviors, DIM) not in shapes
 
 
