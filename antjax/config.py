@@ -79,17 +79,22 @@ class _Field:
 
 
 def _hints(config_class: type[Any]) -> dict[str, tuple[Any, str]]:
-  """Field name -> (type, help) of the fields that `__init__` takes."""
-  hints = typing.get_type_hints(config_class, include_extras=True)
+  """Field name -> (type, help) of the fields that `__init__` takes.
+
+  A field that a subclass declares again without help keeps its help.
+  """
+  classes = [c for c in config_class.__mro__ if dataclasses.is_dataclass(c)]
+  by_class = [typing.get_type_hints(c, include_extras=True) for c in classes]
   result = {}
   for field in dataclasses.fields(config_class):
-    if not field.init:
-      continue
-    kind, text = hints[field.name], ''
-    if typing.get_origin(kind) is Annotated:
-      kind, *notes = typing.get_args(kind)
-      text = next((note for note in notes if isinstance(note, str)), '')
-    result[field.name] = kind, text
+    if field.init:
+      found = [hints[field.name] for hints in by_class if field.name in hints]
+      notes = [x for hint in found for x in getattr(hint, '__metadata__', ())]
+      texts = [note for note in notes if isinstance(note, str)]
+      kind = found[0]
+      if typing.get_origin(kind) is Annotated:
+        kind = typing.get_args(kind)[0]
+      result[field.name] = kind, texts[0] if texts else ''
   return result
 
 

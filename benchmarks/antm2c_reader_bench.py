@@ -7,13 +7,13 @@
 makes a synthetic file in AntM2C's format (launch/make_antm2c_synthetic) and
 prints a JSON line for each side; the last line is the summary.
 
-- `antjax`: `antm2c_reader`: every row checked, typed and written to Parquet.
+- `antjax`: `text_reader`: every row checked, typed and written to Parquet.
 - `pyarrow`: csv.read_csv of the file with line ends in values, all threads: its
   own types, nothing checked, nothing written.
 - `pyarrow_typed`: the same, told the types that `antjax` gives.
 - `pandas`: read_csv.
-- `duckdb`: `delimited.read_delimited`, as strict as `antjax` in numbers and
-  encoding, into a table on disk. It knows nothing of labels, scenarios, times.
+- `duckdb`: read_csv with the types and `store_rejects`, into a table on disk.
+  It knows nothing of labels and scenarios, and rounds what is no integer.
 
 The sides take turns, the file in the page cache; medians are compared, of wall
 time; `cpu_s` is that of all threads, which other jobs disturb less. Then
@@ -44,18 +44,18 @@ from pyarrow import csv
 
 from antjax.ctr.antm2c.clicks import Clicks
 from antjax.data import (
-  antm2c_columns,
-  antm2c_reader,
+  antm2c,
   antm2c_synthetic_files,
   behavior_text,
-  delimited,
   event_antm2c,
   events,
   prepare,
+  rejects,
+  text_reader,
   view_examples,
   whole_columns,
 )
-from antjax.data.antm2c_columns import Antm2cConfig
+from antjax.data.antm2c import Antm2cConfig
 from antjax.data.antm2c_synthetic import SyntheticConfig
 
 _ROWS = flags.DEFINE_integer('num_rows', 1_000_000, 'In the file.', 1)
@@ -69,17 +69,17 @@ _MANY = 1_000_000_000
 _SLOW = ('pandas', 'duckdb')  # Have two turns.
 _CHILD = """
 import pathlib, sys
-from antjax.data import antm2c_reader
-from antjax.data.antm2c_columns import Antm2cConfig
+from antjax.data import rejects, text_reader
+from antjax.data.antm2c import Antm2cConfig
 def peak():
   # Of getrusage, a child's peak would be at least its parent's.
   text = pathlib.Path('/proc/self/status').read_text()
   return next(int(x.split()[1]) for x in text.splitlines() if 'VmHWM' in x)
 idle = peak()
 out = pathlib.Path(sys.argv[2])
-antm2c_reader.write_rows(
-  [pathlib.Path(sys.argv[1])], out, Antm2cConfig(), max_rejected_share=0,
-  rejected_path=out / 'rejected.csv')
+text_reader.read(
+  [pathlib.Path(sys.argv[1])], Antm2cConfig().layout(), out,
+  rejects.Rejects(out / 'rejected.csv', 0))
 print(idle, peak())
 """
 
@@ -89,12 +89,11 @@ def antjax(path: pathlib.Path, work: pathlib.Path) -> int:
   folder = work / 'parts'
   shutil.rmtree(folder, ignore_errors=True)
   folder.mkdir()
-  return antm2c_reader.write_rows(
+  return text_reader.read(
     [path],
+    Antm2cConfig().layout(),
     folder,
-    Antm2cConfig(),
-    max_rejected_share=0,
-    rejected_path=folder / 'rejected.csv',
+    rejects.Rejects(folder / 'rejected.csv', 0),
   ).rows
 
 
@@ -109,7 +108,7 @@ def pyarrow_typed(path: pathlib.Path, work: pathlib.Path) -> int:
   """Parses a file with the types that are wanted."""
   del work
   config = Antm2cConfig()
-  kinds = dict.fromkeys(antm2c_columns.COLUMNS, pa.string())
+  kinds = dict.fromkeys(antm2c.COLUMNS, pa.string())
   kinds |= dict.fromkeys(config.numeric_columns, pa.float64())
   return csv.read_csv(
     path,
@@ -125,27 +124,24 @@ def pandas(path: pathlib.Path, work: pathlib.Path) -> int:
 
 
 def duckdb(path: pathlib.Path, work: pathlib.Path) -> int:
-  """Reads a file strictly into a table."""
-  config = Antm2cConfig()
-  kinds: dict[str, delimited.Kind] = dict.fromkeys(
-    antm2c_columns.COLUMNS, 'string'
-  )
-  kinds |= dict.fromkeys(config.numeric_columns, 'float32')
-  kinds['label'] = 'int32'
+  """Reads a file into a table: malformed lines are set aside."""
+  columns = dict.fromkeys(antm2c.COLUMNS, 'VARCHAR')
+  columns |= dict.fromkeys(Antm2cConfig().numeric_columns, 'FLOAT')
+  columns |= {'label': 'TINYINT', 'log_time': 'TIMESTAMP'}
   database = work / 'tables.duckdb'
   con = prepare.connect(temp_directory=work / 'spill', database=database)
   try:
-    table = delimited.read_delimited(
-      con,
-      path,
-      kinds,
-      delimiter=',',
-      header=antm2c_columns.COLUMNS,
+    lines = con.read_csv(
+      str(path),
+      delim=',',
+      columns=columns,
+      header=True,
+      auto_detect=False,
       quote='"',
-      empty=dict.fromkeys(config.numeric_columns, 0.0),
-      rejected_path=work / 'rejected.csv',
+      escape='"',
+      store_rejects=True,
     )
-    return int(table.count().to_pyarrow().as_py())
+    return int(con.create_table('rows', lines).count().to_pyarrow().as_py())
   finally:
     con.disconnect()
     database.unlink()

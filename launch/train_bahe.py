@@ -3,7 +3,8 @@
 """Trains a click model on long textual behaviour (BAHE), and its baselines."""
 
 from antjax.jobs import job as job_lib
-from antjax.jobs.bahe.train import Config, main
+from antjax.jobs.bahe.config import Config
+from antjax.jobs.bahe.job import main
 
 if __name__ == '__main__':
   job_lib.run(main, Config())

@@ -3,7 +3,8 @@
 """Trains a click model of several scenarios, and scores each of them."""
 
 from antjax.jobs import job as job_lib
-from antjax.jobs.clicks.train import Config, main
+from antjax.jobs.clicks.config import Config
+from antjax.jobs.clicks.job import main
 
 if __name__ == '__main__':
   job_lib.run(main, Config())

@@ -3,7 +3,8 @@
 """Trains a causal language model on texts, from scratch or from another run."""
 
 from antjax.jobs import job as job_lib
-from antjax.jobs.lm.train import Config, main
+from antjax.jobs.lm.config import Config
+from antjax.jobs.lm.job import main
 
 if __name__ == '__main__':
   job_lib.run(main, Config())

@@ -10,6 +10,7 @@ import functools
 import pathlib
 import re
 import sys
+from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FOLDERS = ('antjax', 'benchmarks', 'launch', 'tests')
@@ -39,11 +40,13 @@ class Import:
     module: Full name; of `from a import b` it is a.b if that is a module.
     line: Line of the statement.
     at_import_time: False inside a function and under TYPE_CHECKING.
+    is_for_types: Whether it stands under TYPE_CHECKING.
   """
 
   module: str
   line: int
   at_import_time: bool
+  is_for_types: bool = False
 
 
 def python_files(root: pathlib.Path = ROOT) -> list[pathlib.Path]:
@@ -72,23 +75,34 @@ def module_path(module: str, root: pathlib.Path = ROOT) -> pathlib.Path | None:
 
 
 def _statements(
-  node: ast.AST, at_import_time: bool
-) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
+  node: ast.AST, at_import_time: bool, is_for_types: bool = False
+) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool, bool]]:
   for child in ast.iter_child_nodes(node):
-    now = at_import_time
+    now, types = at_import_time, is_for_types
     if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
       now = False
     elif isinstance(child, ast.If) and 'TYPE_CHECKING' in ast.dump(child.test):
-      now = False
+      now, types = False, True
     if isinstance(child, (ast.Import, ast.ImportFrom)):
-      yield child, now
-    yield from _statements(child, now)
+      yield child, now, types
+    yield from _statements(child, now, types)
+
+
+@functools.cache
+def parsed(text: str) -> ast.Module:
+  """The syntax tree of a source text; several rules read the same files."""
+  return ast.parse(text)
+
+
+@functools.cache
+def _all_statements(text: str) -> list[tuple[Any, bool, bool]]:
+  return list(_statements(parsed(text), True))
 
 
 def imports(path: pathlib.Path, root: pathlib.Path = ROOT) -> list[Import]:
   """Returns what a file imports, relative imports and stdlib left out."""
   found = []
-  for node, now in _statements(ast.parse(path.read_text()), True):
+  for node, now, types in _all_statements(path.read_text()):
     if isinstance(node, ast.Import):
       names = [alias.name for alias in node.names]
     elif node.level == 0 and node.module:
@@ -100,7 +114,7 @@ def imports(path: pathlib.Path, root: pathlib.Path = ROOT) -> list[Import]:
     else:
       names = []
     found += [
-      Import(name, node.lineno, now)
+      Import(name, node.lineno, now, types)
       for name in dict.fromkeys(names)
       if name.split('.')[0] not in sys.stdlib_module_names
     ]

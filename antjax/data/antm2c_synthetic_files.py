@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes synthetic files in AntM2C's format.
 
-  antm2c_synthetic_part0, ...         CSV, as `antm2c_columns` says
+  antm2c_synthetic_part0, ...         CSV, as `antm2c` says
   AntM2C_synthetic_image.tar.gz       AntM2C_synthetic_image/<item_id>.png
   antm2c_synthetic_truth.parquet      what the rows were drawn with, see `TRUTH`
   antm2c_synthetic.json               the configuration
@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from antjax.data import (
-  antm2c_columns,
+  antm2c,
   antm2c_synthetic,
   antm2c_synthetic_text,
   output_folder,
@@ -36,7 +36,7 @@ from antjax.data.antm2c_synthetic import CHUNK, Rows, SyntheticConfig, World
 PREFIX = 'antm2c_synthetic'
 IMAGES = 'AntM2C_synthetic_image'
 # The truth: one row a row of the parts, in their order. `row` is the number
-# that `antm2c_reader` gives it.
+# that `antm2c` gives it.
 TRUTH = pa.schema(
   [
     ('row', pa.int64()),
@@ -108,7 +108,7 @@ def _write_part(
 ) -> None:
   """Writes the rows start <= number < stop."""
   with open(path, 'wb') as file:
-    file.write((','.join(antm2c_columns.COLUMNS) + '\n').encode())
+    file.write((','.join(antm2c.COLUMNS) + '\n').encode())
 
     def made(number: int) -> tuple[Rows, pa.Array]:
       rows = antm2c_synthetic.rows(world, number)
@@ -123,7 +123,7 @@ def _write_part(
       a, b = np.frombuffer(offsets, np.int32)[[first, last]]
       file.write(memoryview(data)[a:b])
       # Records of a file are counted from its header.
-      shift = antm2c_columns.row_number(part, 1) + rows.first - start
+      shift = antm2c.row_number(part, 1) + rows.first - start
       truth.write_table(_truth(rows, shift).slice(first, last - first))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from antjax.data import antm2c_columns, antm2c_words, splitmix
+from antjax.data import antm2c, antm2c_words, splitmix
 from antjax.data.antm2c_synthetic import DIM, FIRST_DAY, Rows, World
 
 _FIRST_USER, _FIRST_ITEM = 1_000_000, 100_000
@@ -63,9 +63,9 @@ def columns(world: World, rows: Rows) -> dict[str, pa.Array]:
     'item_id': item_ids(rows.item),
     'log_time': pa.array(rows.time).cast(pa.timestamp('s')).cast(pa.string()),
     'label': _number(rows.label.astype(np.int64)),
-    **dict(zip(antm2c_columns.TEXTS, texts)),
+    **dict(zip(antm2c.TEXTS, texts)),
     'item_entity_names': _item_entities(world, rows.item, variant),
-    antm2c_columns.TITLE: titles(world, rows.item),
+    antm2c.TITLE: titles(world, rows.item),
     'scene': _number(rows.scene),
   }
   hour = (rows.time - FIRST_DAY) // 3600
@@ -90,14 +90,14 @@ def columns(world: World, rows: Rows) -> dict[str, pa.Array]:
     rng.random(num) < 0.03, len(_LEVELS), rng.integers(0, 1001, num)
   )
   features[26] = _take([*_LEVELS.to_pylist(), ''], last)
-  for number in range(antm2c_columns.NUM_FEATURES):
+  for number in range(antm2c.NUM_FEATURES):
     found[f'deep_features_{number}'] = features[number]
   return found
 
 
 def lines(found: dict[str, pa.Array]) -> pa.Array:
   """Rows as lines of CSV, with their line ends, strings [n]."""
-  texts = {*antm2c_columns.TEXTS, antm2c_columns.TITLE}
+  texts = {*antm2c.TEXTS, antm2c.TITLE}
   parts = [
     _quoted(column) if name in texts else column
     for name, column in found.items()

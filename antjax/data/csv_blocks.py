@@ -1,12 +1,12 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Cuts a CSV file into blocks of whole records, in bounded memory.
+"""Cuts a text file into blocks of whole records, in bounded memory.
 
-RFC 4180: fields parted by commas, `"` around a field that holds commas, quotes
-(doubled) or line ends; line ends are LF or CRLF. A line end outside of quotes
-ends a record. A quote that opens where no field begins, or closes where none
-ends, is a fault of its record alone: reading goes on at the next line, so that
-a stray quote costs a row and not the rest of the file.
+RFC 4180: fields separated by a delimiter, quotes around a field that holds
+delimiters, quotes (doubled) or line ends; line ends are LF or CRLF. A line end
+outside of quotes ends a record. A quote that opens where no field begins, or
+closes where none ends, is a fault of its record alone: reading resumes at the
+next line, so that a stray quote costs a row and not the rest of the file.
 
 All quotes and line ends of a block are found at once, by NumPy; Python looks at
 faults only.
@@ -15,21 +15,88 @@ faults only.
 from collections.abc import Iterator
 import dataclasses
 import functools
+import gzip
+import lzma
 import os
 import pathlib
+from typing import BinaryIO, Literal
+import zlib
 
 import numpy as np
 
-_QUOTE, _COMMA, _LF, _CR = b'",\n\r'
+_LF, _CR = b'\n\r'
 _BOM = b'\xef\xbb\xbf'
 OPENS = 'a quote opens inside of a field'
 CLOSES = 'text follows a closing quote'
 UNCLOSED = 'a quote is never closed'
 LONE_CR = 'a line end CR without LF'
-# Bytes before a quote that opens, and behind one that closes. A quote beside
-# another one is half of a doubled quote.
-_OPENS = np.isin(np.arange(256), (_COMMA, _LF, _QUOTE))
-_CLOSES = np.isin(np.arange(256), (_COMMA, _LF, _QUOTE, _CR))
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialect:
+  """How records are written.
+
+  Attributes:
+    delimiter: Text between two fields, one or more ASCII characters.
+    quote: Quote character, or '' where quotes are ordinary text.
+    encoding: Encoding of the file; blocks are UTF-8.
+  """
+
+  delimiter: str = ','
+  quote: str = '"'
+  encoding: Literal['utf-8', 'latin-1'] = 'utf-8'
+
+  def __post_init__(self) -> None:
+    for text, least in ((self.delimiter, 1), (self.quote, 0)):
+      if len(text) < least or not text.isascii() or {*text} & {*'\r\n\0'}:
+        raise ValueError(
+          f'delimiter={self.delimiter!r}, quote={self.quote!r}: needed: ASCII'
+          ' characters that end no line.'
+        )
+    if len(self.quote) > 1 or self.quote == self.delimiter:
+      raise ValueError(
+        f'quote={self.quote!r}: needed: one character that is not the'
+        " delimiter, or ''."
+      )
+
+
+class _Borders:
+  """What may stand before a quote that opens and behind one that closes.
+
+  A quote beside another one is half of a doubled quote.
+  """
+
+  def __init__(self, dialect: Dialect):
+    self.quote = ord(dialect.quote) if dialect.quote else None
+    self._delimiter = dialect.delimiter.encode()
+    others = [_LF, *dialect.quote.encode()]
+    bytes_ = np.arange(256)
+    self._opens = np.isin(bytes_, [*others, self._delimiter[-1]])
+    self._closes = np.isin(bytes_, [*others, _CR, self._delimiter[0]])
+
+  def opens(self, data: np.ndarray, quotes: np.ndarray) -> np.ndarray:
+    """Whether a field begins at each quote, bool [n]."""
+    found = self._opens[data[quotes - 1]] | (quotes == 0)
+    return found & self._is_whole(data, quotes, self._delimiter[::-1], -1)
+
+  def closes(self, data: np.ndarray, quotes: np.ndarray) -> np.ndarray:
+    """Whether a field ends at each quote, bool [n]."""
+    last = len(data) - 1
+    found = self._closes[data[np.minimum(quotes + 1, last)]] | (quotes == last)
+    return found & self._is_whole(data, quotes, self._delimiter, 1)
+
+  def _is_whole(
+    self, data: np.ndarray, quotes: np.ndarray, delimiter: bytes, step: int
+  ) -> np.ndarray | bool:
+    """Whether the rest of a long delimiter is where its first byte is."""
+    if len(delimiter) == 1:
+      return True
+    places = [
+      np.clip(quotes + step * (i + 1), 0, len(data) - 1)
+      for i in range(len(delimiter))
+    ]
+    fits = [data[p] == byte for p, byte in zip(places, delimiter)]
+    return ~fits[0] | np.logical_and.reduce(fits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,19 +169,20 @@ class _Marks:
     lone_crs: Those of CR without LF, int64.
   """
 
-  def __init__(self, held: bytearray):
+  def __init__(self, held: bytes, borders: _Borders):
     """Looks at each byte twice."""
     data = np.frombuffer(held, np.uint8)
-    mask = data == _QUOTE
-    mask |= data == _LF
+    mask = data == _LF
+    if borders.quote is not None:
+      mask |= data == borders.quote
     marks = np.flatnonzero(mask)
-    is_quote = data[marks] == _QUOTE
+    is_quote = data[marks] != _LF
     self.quotes = marks[is_quote]
     is_line_end = ~is_quote
     self.line_ends = marks[is_line_end]
     # How many quotes come before each line end.
     self._before = np.cumsum(is_quote)[is_line_end]
-    self._data = data
+    self._data, self._borders = data, borders
     last = len(data) - 1  # What follows it is not known yet: never a fault.
     crs = np.zeros(0, np.int64)
     if held.find(b'\r') >= 0:
@@ -152,10 +220,9 @@ class _Marks:
 
   def _faults(self, parity: int) -> np.ndarray:
     data, quotes = self._data, self.quotes
-    last = len(data) - 1
     opening, closing = quotes[parity::2], quotes[1 - parity :: 2]
-    is_open = _OPENS[data[opening - 1]] | (opening == 0)
-    is_closed = _CLOSES[data[np.minimum(closing + 1, last)]] | (closing == last)
+    is_open = self._borders.opens(data, opening)
+    is_closed = self._borders.closes(data, closing)
     if len(self.lone_crs):
       is_closed &= ~np.isin(closing + 1, self.lone_crs)
     return np.sort(
@@ -178,19 +245,20 @@ class _Marks:
 
 
 def _cut(
-  held: bytearray, at_end: bool, max_record_bytes: int
+  held: bytes, borders: _Borders, at_end: bool, max_record_bytes: int
 ) -> tuple[np.ndarray, list[Fault], int, int]:
   """Finds the ends of records, the faults, and how many bytes both take.
 
   Args:
     held: Bytes, from the start of a record.
+    borders: What may stand beside quotes.
     at_end: Whether the file ends here.
     max_record_bytes: A quote that is open for longer is never closed.
 
   Returns:
     Positions of the LFs that end good records, faults, bytes, lines.
   """
-  marks = _Marks(held)
+  marks = _Marks(held, borders)
   ends, faults, crs = [], [], []
   position = first_quote = 0
   while True:
@@ -267,6 +335,7 @@ def _block(
 
 def read_blocks(
   path: str | os.PathLike[str],
+  dialect: Dialect = Dialect(),
   *,
   block_bytes: int = 1 << 24,
   max_record_bytes: int = 1 << 20,
@@ -274,37 +343,45 @@ def read_blocks(
   """Yields the blocks of a file, the header among the records of the first.
 
   Args:
-    path: CSV file, with or without a byte order mark.
+    path: Text file, with or without a byte order mark; it may be packed as .gz
+      or .xz.
+    dialect: How its records are written.
     block_bytes: Bytes to read at a time.
     max_record_bytes: A quote that is open for longer is a fault.
 
   Raises:
     FileNotFoundError: No such file.
-    ValueError: A line is longer than `max_record_bytes` and a block.
+    ValueError: A line is longer than `max_record_bytes` and a block, or a
+      packed file is damaged.
+    RuntimeError: The file changed meanwhile.
   """
   path = pathlib.Path(path)
   if not path.is_file():
     raise FileNotFoundError(f'read_blocks: no such file: {path}')
+  borders = _Borders(dialect)
   first_record, first_line = 0, 1
-  with open(path, 'rb', buffering=0) as file:
-    rest = file.read(len(_BOM)).removeprefix(_BOM)
+  rest, has_begun = b'', False
+  with _opened(path) as file:
+    before = os.fstat(file.fileno())
     at_end = False
     while not at_end:
-      size = len(rest)
-      held = bytearray(size + block_bytes)
-      held[:size] = rest
-      while size < len(held) and not at_end:
-        num = file.readinto(memoryview(held)[size:])
-        at_end = not num
-        size += num
-      del held[size:]
+      chunk = _chunk(path, file, block_bytes, dialect.encoding)
+      at_end = not chunk
+      held = rest + chunk
+      if not has_begun:
+        if len(held) < len(_BOM) and not at_end:
+          rest = held
+          continue
+        held, has_begun = held.removeprefix(_BOM), True
       if at_end and held and held[-1] != _LF:
         held += b'\n'
       if not held:
-        break
-      ends, faults, used, num_lines = _cut(held, at_end, max_record_bytes)
-      data = np.frombuffer(held, np.uint8)
-      rest = data[used:].tobytes()
+        rest = held
+        continue
+      ends, faults, used, num_lines = _cut(
+        held, borders, at_end, max_record_bytes
+      )
+      rest = held[used:]
       if len(rest) > max_record_bytes + block_bytes:
         raise ValueError(
           f'read_blocks: {path}: the record in line {first_line + num_lines} is'
@@ -312,7 +389,35 @@ def read_blocks(
           ' ends LF or CRLF.'
         )
       if used:
-        block = _block(data[:used], ends, faults, first_record, first_line)
+        data = np.frombuffer(held, np.uint8)[:used]
+        block = _block(data, ends, faults, first_record, first_line)
         yield block
         first_record += block.num_records
         first_line += num_lines
+    after = os.stat(path)
+  if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+    raise RuntimeError(f'{path} changed while it was read; try again.')
+
+
+def is_packed(path: pathlib.Path) -> bool:
+  """Whether the reader unpacks a file, by its suffix."""
+  return path.suffix.lower() in ('.gz', '.xz')
+
+
+def _opened(path: pathlib.Path) -> BinaryIO:
+  if path.suffix.lower() == '.gz':
+    return gzip.open(path)  # type: ignore[return-value]
+  if path.suffix.lower() == '.xz':
+    return lzma.open(path)  # type: ignore[return-value]
+  return open(path, 'rb', buffering=0)  # type: ignore[return-value]
+
+
+def _chunk(
+  path: pathlib.Path, file: BinaryIO, size: int, encoding: str
+) -> bytes:
+  """Reads some bytes, as UTF-8 where they are Latin-1."""
+  try:
+    chunk = file.read(size)
+  except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as e:
+    raise ValueError(f'{path} is damaged ({e}); get the file again.') from e
+  return chunk.decode('latin-1').encode() if encoding == 'latin-1' else chunk

@@ -13,9 +13,9 @@ from antjax.data import (
   event_movielens,
   event_table,
   table_layouts,
-  table_raw,
+  table_source,
 )
-from antjax.data.antm2c_columns import Antm2cConfig
+from antjax.data.antm2c import Antm2cConfig
 from antjax.data.events import Source
 
 Name = Literal[
@@ -65,5 +65,5 @@ def source(
     return event_food_kitchen.source(path)
   if name == 'antm2c':
     return event_antm2c.source(path, antm2c)
-  first_line = table_raw.first_line(table_raw.find_files(path)[0])
+  first_line = table_source.first_line(table_source.find_files(path)[0])
   return event_table.source(path, _LAYOUTS[name](first_line, task))

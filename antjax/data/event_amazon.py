@@ -19,9 +19,13 @@ from typing import Any
 import ibis
 from ibis.expr import types as ir
 
-from antjax.data import delimited, events, prepare, rejected_lines
+from antjax.data import events, prepare
+from antjax.data.csv_blocks import Dialect
 from antjax.data.events import ITEM, ROW, Source, Writer
+from antjax.data.rejects import BadRow
 from antjax.data.schema import Schema
+from antjax.data.strict_columns import Column
+from antjax.data.text_reader import Counts
 
 ACKNOWLEDGEMENT = (
   'Jianmo Ni, Jiacheng Li, Julian McAuley. 2019. Justifying recommendations'
@@ -38,6 +42,12 @@ SCHEMA = Schema(
   text='title',
   domain='domain',
 )
+_RATINGS = {
+  'item': Column(is_needed=True),
+  'user': Column(is_needed=True),
+  'rating': Column(kind='float32'),
+  'time': Column(kind='int64'),
+}
 _PREFIX, _SUFFIXES = 'meta_', ('.json.gz', '.json')
 # A line is one field: no JSON text holds a raw control character.
 _NO_DELIMITER = '\x1f'
@@ -141,135 +151,58 @@ def _write(files: Sequence[DomainFiles], step: Writer) -> dict[str, Any]:
   Lines that are no JSON or name no item, and ratings without a user, an item or
   a number, are set aside.
   """
-  read = _Read(step)
   names: list[ir.Table] = []
-  num_items = num_rows = 0
+  num_items = num_rows = num_bad = 0
   for number, domain in enumerate(files):
-    items = read.items(domain).mutate(row=ibis.row_number() + num_items)
-    num_items += prepare.count(items)
-    path = step.work / 'raw' / f'items-{number:05d}.parquet'
-    items.to_parquet(str(path))
-    names.append(prepare.read_parquet(step.con, path))
-    read.drop_tables()
-    ratings = read.ratings(domain)
-    ratings = ratings.mutate(
-      **{ROW: (ibis.row_number() + num_rows).cast('int64')}
+    items, counts, more = _items(step, domain)
+    names.append(items.mutate(**{ROW: items[ROW] + num_items}))
+    num_items += counts.rows
+    num_bad += counts.rejected_lines + more
+    ratings, counts = step.read_text(
+      domain.ratings, _RATINGS, Dialect(quote='')
     )
-    num_rows += prepare.count(ratings)
+    ratings = ratings.mutate(**{ROW: ratings[ROW] + num_rows}).drop('rating')
     step.store('rows', ratings, number)
-    read.drop_tables()
+    num_rows += counts.rows
+    num_bad += counts.rejected_lines
   both = names[0] if len(names) == 1 else ibis.union(*names)
+  num_read = prepare.count(both)
   both = both.mutate(title=events.clean_title(both['title']))
-  items = events.one_row_an_item(both, ITEM, 'title', 'row').drop('row')
+  items = events.one_row_an_item(both, ITEM, 'title', ROW).drop(ROW)
   step.store('items', items)
-  num_known = prepare.count(
-    prepare.read_parquet(step.con, step.part('items'), '*.parquet')
-  )
+  num_known = prepare.count(step.opened(step.part('items')))
   return {
     'acknowledgement': ACKNOWLEDGEMENT,
     'domains': [domain.name for domain in files],
     'counts': {
-      'rejected_lines': read.num_set_aside + delimited.num_rejected(step.con),
-      'item_rows_read': num_items,
-      'item_rows_repeated': num_items - num_known,
+      'rejected_lines': num_bad,
+      'item_rows_read': num_read,
+      'item_rows_repeated': num_read - num_known,
     },
   }
 
 
-class _Read:
-  """Reads the files of a domain.
-
-  Attributes:
-    num_set_aside: Lines that were whole but said something that cannot be.
-  """
-
-  def __init__(self, step: Writer):
-    self.num_set_aside = 0
-    self._step = step
-    self._tables: list[str] = []
-
-  def items(self, domain: DomainFiles) -> ir.Table:
-    """(`ITEM`, domain, title)."""
-    lines = self._lines(
-      domain.items, {'line': 'string'}, delimiter=_NO_DELIMITER
-    )
-    lines = lines.mutate(number=ibis.row_number() + 1)
-    is_json = json_valid(lines['line'])
-    text = is_json.ifelse(lines['line'], '{}')
-    item = json_extract_string(text, '$.asin')
-    title = json_extract_string(text, '$.title').fill_null('')
-    rows = lines.select(
-      'number',
-      is_json=is_json,
-      item=item.fill_null('').strip(),
-      title=title,
-    )
-    is_named = rows['item'] != ''
-    for bad, why in (
-      (~rows['is_json'], 'the line is no JSON'),
-      (rows['is_json'] & ~is_named, 'names no item (asin)'),
-    ):
-      self._set_aside(rows, bad, domain.items, 'line', why)
-    good = rows.filter(rows['is_json'] & is_named)
-    return good.select(
-      'title', **{ITEM: good['item']}, domain=ibis.literal(domain.name)
-    )
-
-  def ratings(self, domain: DomainFiles) -> ir.Table:
-    """(user, item, time)."""
-    rows = self._lines(
-      domain.ratings,
-      {
-        'item': 'string',
-        'user': 'string',
-        'rating': 'float32',
-        'timestamp': 'int64',
-      },
-      delimiter=',',
-    )
-    rows = rows.mutate(number=ibis.row_number() + 1)
-    is_blank = (rows['user'].strip() == '') | (rows['item'].strip() == '')
-    why = 'names no user or no item'
-    self._set_aside(rows, is_blank, domain.ratings, 'user or item', why)
-    return rows.filter(~is_blank).select('user', 'item', time='timestamp')
-
-  def _lines(
-    self,
-    path: pathlib.Path,
-    columns: dict[str, delimited.Kind],
-    *,
-    delimiter: str,
-  ) -> ir.Table:
-    self._step.progress(f'reading {path.name}')
-    table = delimited.read_delimited(
-      self._step.con,
-      path,
-      columns,
-      delimiter=delimiter,
-      max_rejected_share=self._step.max_rejected_share,
-      rejected_path=self._step.rejected,
-    )
-    # It lists the lines of all files so far.
-    rejected_lines.put_aside(self._step.rejected, 'lines')
-    self._tables.append(table.get_name())
-    return table
-
-  def _set_aside(
-    self,
-    table: ir.Table,
-    bad: ir.BooleanValue,
-    path: pathlib.Path,
-    column: str,
-    why: str,
-  ) -> None:
-    where = f'{path} (line: its number among those that are whole)'
-    _, number = self._step.set_aside(
-      table, bad, table['number'], column, where, why
-    )
-    self.num_set_aside += number
-
-  def drop_tables(self) -> None:
-    """Gives the room of the tables read so far back."""
-    for name in self._tables:
-      self._step.con.raw_sql(f'DROP TABLE {name}')
-    self._tables = []
+def _items(step: Writer, domain: DomainFiles) -> tuple[ir.Table, Counts, int]:
+  """(`ITEM`, title, domain, `ROW`), counts of lines, and those set aside."""
+  dialect = Dialect(_NO_DELIMITER, '')
+  lines, counts = step.read_text(domain.items, {'line': Column()}, dialect)
+  is_json = json_valid(lines['line'])
+  text = is_json.ifelse(lines['line'], '{}')
+  item = json_extract_string(text, '$.asin')
+  title = json_extract_string(text, '$.title').fill_null('')
+  rows = lines.select(
+    ROW, is_json=is_json, item=item.fill_null('').strip(), title=title
+  )
+  where = f'{domain.items} (line: its number among those that are not empty)'
+  num_bad = 0
+  for bad, why in (
+    (~rows['is_json'], 'the line is no JSON'),
+    (rows['is_json'] & (rows['item'] == ''), 'names no item (asin)'),
+  ):
+    row = BadRow(0, 'line', 'json', why)
+    num_bad += step.set_aside(rows, bad, where, row)[1]
+  good = rows.filter(rows['is_json'] & (rows['item'] != ''))
+  named = good.select(
+    ROW, 'title', **{ITEM: good['item']}, domain=ibis.literal(domain.name)
+  )
+  return named, counts, num_bad

@@ -11,13 +11,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from antjax.data import antm2c_columns, antm2c_reader, prepare
-from antjax.data.antm2c_columns import Antm2cConfig
-from antjax.data.events import ROW, Source, Writer
+from antjax.data import antm2c, prepare, text_reader
+from antjax.data.antm2c import Antm2cConfig
+from antjax.data.events import Source, Writer
 from antjax.data.schema import Schema
 
 CLICKED = 'clicked'
-# Names of the sequences, in the order of `antm2c_columns.TEXTS`.
+# Names of the sequences, in the order of `antm2c.TEXTS`.
 SEQUENCES = ('bill', 'service', 'query', 'item_entities')
 # What parts the entities of a text is not published. It may be any of these.
 SEPARATORS = r'[,;|\uff0c\uff1b\u3001\s]+'
@@ -29,7 +29,7 @@ def schema(config: Antm2cConfig) -> Schema:
   The history of a user is what the user clicked before, by its title, in all
   scenarios.
   """
-  kinds = dict.fromkeys(('user_id', 'item_id', antm2c_columns.TITLE), 'string')
+  kinds = dict.fromkeys(('user_id', 'item_id', antm2c.TITLE), 'string')
   kinds |= {'log_time': 'int64', 'label': 'int32'}
   kinds |= dict.fromkeys((*SEQUENCES, *config.categories), 'string')
   kinds |= dict.fromkeys(config.numeric_columns, 'float32')
@@ -39,7 +39,7 @@ def schema(config: Antm2cConfig) -> Schema:
     user='user_id',
     item='item_id',
     time='log_time',
-    text=antm2c_columns.TITLE,
+    text=antm2c.TITLE,
     domain='scene',
     label='label',
     texts=SEQUENCES,
@@ -55,14 +55,14 @@ def source(
   """Names the events of AntM2C's files.
 
   Args:
-    path: See `antm2c_reader.find_files`.
+    path: See `antm2c.find_files`.
     config: What the columns hold.
 
   Raises:
     FileNotFoundError: No such source.
   """
   config = config or Antm2cConfig()
-  files = antm2c_reader.find_files(path)
+  files = antm2c.find_files(path)
   made_of = {
     'data': prepare.fingerprint(files),
     'files': [path.name for path in files],
@@ -76,18 +76,18 @@ def _write(
   files: list[pathlib.Path], config: Antm2cConfig, step: Writer
 ) -> dict[str, Any]:
   """Writes the rows."""
-  counts = antm2c_reader.write_rows(
+  counts = text_reader.read(
     files,
+    config.layout(),
     step.part('rows'),
-    config,
-    max_rejected_share=step.max_rejected_share,
-    rejected_path=step.rejected,
-    finish=_rows,
+    step.rejects,
+    finish=lambda table, _: _named(table),
     threads=step.threads,
     progress=step.progress,
   )
-  if counts.rows == counts.rejected_lines:
+  if not counts.good:
     raise ValueError(f'antm2c: {files[0]} and the others have no good row.')
+  filled_times = counts.filled['log_time']
   # Files of the true format may be made up: their names say so.
   is_synthetic = any('synthetic' in path.name for path in files)
   return {
@@ -97,13 +97,13 @@ def _write(
       'rows': counts.rows,
       'rejected_lines': counts.rejected_lines,
       **{f'rejected_{k}': n for k, n in sorted(counts.rejected.items())},
-      'empty_numbers': counts.empty_numbers,
-      'times_filled_in': counts.filled_times,
+      'empty_numbers': counts.filled.total() - filled_times,
+      'times_filled_in': filled_times,
     },
   }
 
 
-def _rows(table: pa.Table) -> pa.Table:
+def _named(table: pa.Table) -> pa.Table:
   """Names the columns of typed rows as `schema` has them."""
-  names = dict(zip(antm2c_columns.TEXTS, SEQUENCES)) | {antm2c_columns.ROW: ROW}
+  names = dict(zip(antm2c.TEXTS, SEQUENCES))
   return table.rename_columns([names.get(n, n) for n in table.column_names])

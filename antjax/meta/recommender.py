@@ -211,38 +211,6 @@ class InnerConfig:
     }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-  """The outer optimizer of the dense parameters: AdamW with clipping."""
-
-  learning_rate: Annotated[float, 'Peak rate.'] = 0.004
-  warmup_steps: Annotated[int, 'Steps of linear warm-up.'] = 20
-  weight_decay: Annotated[float, 'Decoupled decay a step, times the rate.'] = (
-    1e-3
-  )
-  clip_norm: Annotated[float, 'Largest global norm of the gradient.'] = 5.0
-
-  def build(self, num_steps: int) -> optax.GradientTransformation:
-    """AdamW with the schedule of `num_steps` steps."""
-    return optax.chain(
-      optax.clip_by_global_norm(self.clip_norm),
-      optax.adamw(
-        self.schedule(self.learning_rate, num_steps),
-        weight_decay=self.weight_decay,
-      ),
-    )
-
-  def schedule(self, peak: float, num_steps: int) -> optax.Schedule:
-    """Linear warm-up, then cosine to a twentieth of the peak rate."""
-    return optax.warmup_cosine_decay_schedule(
-      peak / 20,
-      peak,
-      min(self.warmup_steps, max(num_steps - 1, 1)),
-      max(num_steps, 2),
-      peak / 20,
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class Recommender:
   """A rating model over embedding tables.

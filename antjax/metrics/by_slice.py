@@ -56,12 +56,8 @@ class ScoreConfig:
   ] = 10
 
   def __post_init__(self) -> None:
-    for name, least in (
-      ('num_resamples', 0),
-      ('num_bins', 1),
-      ('few_users', 1),
-      ('few_items', 1),
-    ):
+    for name in ('num_resamples', 'num_bins', 'few_users', 'few_items'):
+      least = int(name != 'num_resamples')
       if getattr(self, name) < least:
         raise ValueError(
           f'{name}={getattr(self, name)}: must be at least {least}.'
@@ -258,16 +254,13 @@ def calibration(columns: Columns, config: ScoreConfig) -> list[Bin]:
 
 def as_json(table: Mapping[str, Part]) -> dict[str, Any]:
   """A table as plain values; None for nan, which JSON has not."""
-
-  def plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
   return {
-    name: {
-      'rows': part.rows,
-      'clicks': part.clicks,
-      'users': part.users,
-      'metrics': {k: [plain(x) for x in e] for k, e in part.metrics.items()},
+    name: part._asdict()
+    | {
+      'metrics': {
+        k: [x if math.isfinite(x) else None for x in e]
+        for k, e in part.metrics.items()
+      }
     }
     for name, part in table.items()
   }
@@ -275,16 +268,12 @@ def as_json(table: Mapping[str, Part]) -> dict[str, Any]:
 
 def from_json(table: Mapping[str, Any]) -> dict[str, Part]:
   """A table of what `as_json` made of it."""
-
-  def number(value: float | None) -> float:
-    return math.nan if value is None else value
-
   return {
-    name: Part(
-      part['rows'],
-      part['clicks'],
-      part['users'],
-      {k: Estimate(*map(number, e)) for k, e in part['metrics'].items()},
+    name: Part(**part)._replace(
+      metrics={
+        k: Estimate(*(math.nan if x is None else x for x in e))
+        for k, e in part['metrics'].items()
+      }
     )
     for name, part in table.items()
   }

@@ -12,9 +12,9 @@ from collections.abc import Callable
 import numpy as np
 
 from antjax.metrics.columns import Selected
+from antjax.metrics.means import LogLoss, NormalizedEntropy
 from antjax.metrics.metric import Metric
 from antjax.metrics.ranking import AUC, GAUC
-from antjax.metrics.streaming import LogLoss, NormalizedEntropy
 
 # Name of a slice -> the array of `Trainer.evaluate` that marks its examples.
 SLICES = {'all': '', 'new_item': 'is_new_item', 'new_user': 'is_new_user'}
@@ -32,7 +32,7 @@ class Examples(LogLoss):
   """Weight of all examples."""
 
   def compute(self) -> float:
-    return self._weight
+    return self._sums['weight']
 
 
 _KINDS: dict[str, Callable[[], Metric]] = {

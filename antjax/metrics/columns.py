@@ -2,23 +2,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics of rows with more columns than a prediction and a label."""
 
-from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
 
-from antjax.metrics.metric import check_mergeable, Metric
+from antjax.metrics.metric import Metric
 
 
-class Rows(Metric):
-  """Keeps every column of all rows, for metrics that need whole groups.
+class Kept(Metric):
+  """Base of metrics that keep rows, for metrics that need whole groups."""
+
+  def __init__(self) -> None:
+    self._chunks: list[dict[str, np.ndarray]] = []
+
+  def _arrays(self):
+    if not self._chunks:
+      return {}
+    return {
+      name: np.concatenate([chunk[name] for chunk in self._chunks])
+      for name in self._chunks[0]
+    }
+
+  def _add(self, arrays):
+    if arrays:
+      self._chunks.append(dict(arrays))
+
+
+class Rows(Kept):
+  """Keeps every column of all rows.
 
   `compute` gives the columns instead of a number, so that
   `Trainer.evaluate` returns them, gathered from all processes.
   """
-
-  def __init__(self) -> None:
-    self._chunks: list[dict[str, np.ndarray]] = []
 
   def update(
     self,
@@ -39,32 +54,13 @@ class Rows(Metric):
   def _update(self, prediction, label, weight, group):
     raise NotImplementedError('Rows.update keeps all columns itself.')
 
-  def merge(self, other: Self) -> Self:
-    merged = type(self)()
-    merged._chunks = self._chunks + other._chunks
-    return merged
-
   def compute(self) -> Any:
-    if not self._chunks:
-      return {}
-    columns = {
-      name: np.concatenate([chunk[name] for chunk in self._chunks])
-      for name in self._chunks[0]
-    }
+    columns = self._arrays()
     if 'group' not in columns:
       return columns
     # By group, whatever the number of processes.
     order = np.argsort(columns['group'], kind='stable')
     return {name: column[order] for name, column in columns.items()}
-
-  def state(self) -> dict[str, np.ndarray]:
-    return dict(self.compute())
-
-  def from_state(self, state: Mapping[str, np.ndarray]) -> Self:
-    metric = type(self)()
-    if state:
-      metric._chunks = [dict(state)]
-    return metric
 
 
 class Selected(Metric):
@@ -79,6 +75,8 @@ class Selected(Metric):
     column: Column to read as the prediction; 'prediction' where it is missing.
     where: Column whose rows count where it is not 0; '': all rows.
   """
+
+  OPTIONS = ('column', 'where')
 
   def __init__(
     self, inner: Metric, *, column: str = 'prediction', where: str = ''
@@ -103,18 +101,15 @@ class Selected(Metric):
   def _update(self, prediction, label, weight, group):
     raise AssertionError('update hands its rows to the inner metric.')
 
-  def _of(self, inner: Metric) -> Self:
-    return type(self)(inner, column=self.column, where=self.where)
-
-  def merge(self, other: Self) -> Self:
-    check_mergeable(self, other, 'column', 'where')
-    return self._of(self._inner.merge(other._inner))
-
   def compute(self) -> float:
     return self._inner.compute()
 
-  def state(self) -> dict[str, np.ndarray]:
+  def empty(self) -> Self:
+    inner = self._inner.empty()
+    return type(self)(inner, column=self.column, where=self.where)
+
+  def _arrays(self):
     return self._inner.state()
 
-  def from_state(self, state: Mapping[str, np.ndarray]) -> Self:
-    return self._of(self._inner.from_state(state))
+  def _add(self, arrays):
+    self._inner.add(arrays)

@@ -3,7 +3,6 @@
 """Merges metrics over processes."""
 
 from collections.abc import Mapping
-import functools
 import io
 
 import jax
@@ -33,9 +32,9 @@ def _to_bytes(metrics: Mapping[str, Metric]) -> np.ndarray:
   return np.frombuffer(buffer.getvalue(), np.uint8)
 
 
-def _from_bytes(
+def _states(
   data: np.ndarray, like: Mapping[str, Metric], process: int
-) -> dict[str, Metric]:
+) -> list[dict[str, np.ndarray]]:
   """Unpacks what `_to_bytes` packed on `process` from the same metrics."""
   names = sorted(like)
   expected = '\n'.join(f'{name} {type(like[name]).__name__}' for name in names)
@@ -53,10 +52,7 @@ def _from_bytes(
       if entry != 'names':
         i, key = entry.split('/')
         states[int(i)][key] = arrays[entry]
-  return {
-    name: like[name].from_state(state)
-    for name, state in zip(names, states, strict=True)
-  }
+  return states
 
 
 def merge_across_processes(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
@@ -84,23 +80,18 @@ def merge_across_processes(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
       f'{_MAX_STATE_BYTES} can be sent. Use AUC in place of GAUC or NDCG, or '
       'evaluate fewer rows at a time.'
     )
+  merged = {name: metric.empty() for name, metric in metrics.items()}
   if jax.process_count() == 1:
-    return {
-      name: metric.from_state(metric.state())
-      for name, metric in metrics.items()
-    }
+    for name, metric in metrics.items():
+      merged[name].add(metric.state())
+    return merged
   # Bytes, because float64 would pass through JAX as float32.
   sizes = multihost_utils.process_allgather(np.asarray(len(data), np.int32))
   padded = np.zeros(max(sizes), np.uint8)
   padded[: len(data)] = data
   gathered = np.asarray(multihost_utils.process_allgather(padded))
-  parts = [
-    _from_bytes(row[:size], metrics, process)
-    for process, (row, size) in enumerate(zip(gathered, sizes, strict=True))
-  ]
-  return {
-    name: functools.reduce(
-      lambda a, b: a.merge(b), (part[name] for part in parts)
-    )
-    for name in metrics
-  }
+  for process, (row, size) in enumerate(zip(gathered, sizes, strict=True)):
+    states = _states(row[:size], metrics, process)
+    for name, state in zip(sorted(metrics), states, strict=True):
+      merged[name].add(state)
+  return merged

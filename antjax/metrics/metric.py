@@ -1,16 +1,33 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What every streaming metric can do, and the checks they share."""
+"""What every streaming metric can do, and the checks they share.
+
+A metric is a small numpy accumulator on the host: `update` folds in rows,
+`compute` gives the number. `state` turns it into arrays, which `add` folds into
+another: so metrics merge exactly, across batches and processes
+(`antjax.metrics.merge`). Sums are kept in float64, so a long evaluation does
+not drift.
+
+Empty input has no value: every `compute` then returns nan, and so does a
+ranking metric that saw one class only. nan rather than an error, because an
+empty scenario is a fact to report, not a fault of the run.
+"""
 
 import abc
 from collections.abc import Mapping
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 
 
 class Metric(abc.ABC):
-  """Base of all metrics: checks the rows once, then hands them on."""
+  """Base of all metrics: checks the rows once, then hands them on.
+
+  Attributes:
+    OPTIONS: Arguments of the constructor, which are attributes by that name.
+  """
+
+  OPTIONS: ClassVar[tuple[str, ...]] = ()
 
   def update(
     self,
@@ -77,33 +94,53 @@ class Metric(abc.ABC):
     """Folds in checked rows of positive weight."""
 
   @abc.abstractmethod
-  def merge(self, other: Self) -> Self:
-    """Returns a metric of the rows of both; changes neither."""
-
-  @abc.abstractmethod
   def compute(self) -> float:
     """Returns the value of all rows so far, or nan where it has none."""
 
   @abc.abstractmethod
-  def state(self) -> dict[str, np.ndarray]:
-    """Returns all it holds, options included, as arrays without objects."""
+  def _arrays(self) -> dict[str, np.ndarray]:
+    """Returns what the rows left here, as arrays without objects."""
 
   @abc.abstractmethod
-  def from_state(self, state: Mapping[str, np.ndarray]) -> Self:
-    """Rebuilds the metric that `state` came from; `self` only says the kind."""
+  def _add(self, arrays: Mapping[str, np.ndarray]) -> None:
+    """Folds in what other rows left in a metric of the same options."""
 
+  def state(self) -> dict[str, np.ndarray]:
+    """Returns all it holds, options included, as arrays without objects."""
+    options = {name: np.asarray(getattr(self, name)) for name in self.OPTIONS}
+    return options | self._arrays()
 
-def check_mergeable(a: Metric, b: Metric, *options: str) -> None:
-  """Raises ValueError unless both are one class with equal options."""
-  if type(a) is not type(b):
-    raise ValueError(
-      f'{type(a).__name__}.merge: got a {type(b).__name__}; merge metrics '
-      'of one class.'
-    )
-  for option in options:
-    x, y = getattr(a, option), getattr(b, option)
-    if x != y:
+  def add(self, state: Mapping[str, np.ndarray]) -> None:
+    """Folds in the `state` of a metric of this class.
+
+    Raises:
+      ValueError: The options differ.
+    """
+    for option in self.OPTIONS:
+      x, y = getattr(self, option), state[option].item()
+      if x != y:
+        raise ValueError(
+          f'{type(self).__name__}.merge: {option} is {x} here and {y} there; '
+          'build both with the same options.'
+        )
+    self._add({k: x for k, x in state.items() if k not in self.OPTIONS})
+
+  def empty(self) -> Self:
+    """Returns a metric of the same options without rows."""
+    return type(self)(**{name: getattr(self, name) for name in self.OPTIONS})
+
+  def merge(self, other: Self) -> Self:
+    """Returns a metric of the rows of both; changes neither.
+
+    Raises:
+      ValueError: The classes or options differ.
+    """
+    if type(self) is not type(other):
       raise ValueError(
-        f'{type(a).__name__}.merge: {option} is {x} here and {y} there; '
-        'build both with the same options.'
+        f'{type(self).__name__}.merge: got a {type(other).__name__}; merge '
+        'metrics of one class.'
       )
+    merged = self.empty()
+    for metric in (self, other):
+      merged.add(metric.state())
+    return merged

@@ -2,12 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics of order: AUC, AUC within groups, nDCG within groups."""
 
-from collections.abc import Mapping
-from typing import Self
-
 import numpy as np
 
-from antjax.metrics.metric import check_mergeable, Metric
+from antjax.metrics.columns import Kept
+from antjax.metrics.metric import Metric
 
 # Sign, 8 exponent bits and 11 mantissa bits of a float32.
 _AUC_BITS = 20
@@ -35,14 +33,15 @@ class AUC(Metric):
   a float32, so **pairs whose scores agree to relative 2^-11 (4.9e-4) may count
   as ties** (below 1.2e-38, in absolute terms). Such a pair is off by one half
   at most, so the error is at most half the share of pairs that fall into one
-  bin; `error_bound` returns it for the data seen. Scores that one bin apart or
-  more are always ordered exactly.
+  bin. Scores that are one bin or more apart are always ordered exactly.
 
   nan where one class (or both) is missing: there is no pair to order.
 
   Args:
     label_threshold: A row is positive if its label is >= this.
   """
+
+  OPTIONS = ('label_threshold',)
 
   def __init__(self, label_threshold: float = 0.5):
     self.label_threshold = float(label_threshold)
@@ -55,55 +54,29 @@ class AUC(Metric):
     np.add.at(self._positive, bins[positive], weight[positive])
     np.add.at(self._negative, bins[~positive], weight[~positive])
 
-  def merge(self, other: Self) -> Self:
-    check_mergeable(self, other, 'label_threshold')
-    merged = type(self)(self.label_threshold)
-    merged._positive = self._positive + other._positive
-    merged._negative = self._negative + other._negative
-    return merged
-
-  def _num_pairs(self) -> float:
-    return float(self._positive.sum() * self._negative.sum())
-
   def compute(self) -> float:
-    pairs = self._num_pairs()
+    pairs = float(self._positive.sum() * self._negative.sum())
     if not pairs:
       return float('nan')
     below = np.cumsum(self._negative) - 0.5 * self._negative
     return float(np.sum(self._positive * below) / pairs)
 
-  def error_bound(self) -> float:
-    """Returns the most that `compute` can differ from the exact AUC."""
-    pairs = self._num_pairs()
-    if not pairs:
-      return float('nan')
-    return float(0.5 * np.sum(self._positive * self._negative) / pairs)
-
-  def state(self) -> dict[str, np.ndarray]:
+  def _arrays(self):
     # Only bins in use: a few thousand scores should not cost 16 MiB of wire.
     bins = np.flatnonzero(self._positive + self._negative)
     return {
-      'label_threshold': np.asarray(self.label_threshold),
       'bins': bins.astype(np.int32),
       'positive': self._positive[bins],
       'negative': self._negative[bins],
     }
 
-  def from_state(self, state: Mapping[str, np.ndarray]) -> Self:
-    metric = type(self)(float(state['label_threshold']))
-    metric._positive[state['bins']] = state['positive']
-    metric._negative[state['bins']] = state['negative']
-    return metric
+  def _add(self, arrays):
+    self._positive[arrays['bins']] += arrays['positive']
+    self._negative[arrays['bins']] += arrays['negative']
 
 
-class _Rows(Metric):
+class _Rows(Kept):
   """Keeps every row, 32 bytes each, for metrics that need whole groups."""
-
-  _FIELDS = ('group', 'score', 'label', 'weight')
-  _OPTION = ''  # Name of the one option of a subclass.
-
-  def __init__(self):
-    self._chunks: list[tuple[np.ndarray, ...]] = []
 
   def _update(self, prediction, label, weight, group):
     if group is None:
@@ -117,37 +90,23 @@ class _Rows(Metric):
         'groups must be integers. Map names to integers first.'
       )
     self._chunks.append(
-      (
-        group.astype(np.int64),
-        prediction.astype(float),
-        label.astype(float),
-        weight.astype(float),
-      )
+      {
+        'group': group.astype(np.int64),
+        'score': prediction.astype(float),
+        'label': label.astype(float),
+        'weight': weight.astype(float),
+      }
     )
 
   def _columns(self) -> tuple[np.ndarray, ...]:
     """Returns (group, score, label, weight) in one order whatever the merge."""
-    if not self._chunks:
+    arrays = self._arrays()
+    if not arrays:
       return (np.zeros(0, np.int64), *(np.zeros(0) for _ in range(3)))
-    columns = tuple(np.concatenate(c) for c in zip(*self._chunks, strict=True))
+    columns = tuple(arrays[k] for k in ('group', 'score', 'label', 'weight'))
     # lexsort's last key is the first to sort by.
     order = np.lexsort(columns[::-1])
     return tuple(column[order] for column in columns)
-
-  def merge(self, other: Self) -> Self:
-    check_mergeable(self, other, self._OPTION)
-    merged = type(self)(**{self._OPTION: getattr(self, self._OPTION)})
-    merged._chunks = self._chunks + other._chunks
-    return merged
-
-  def state(self) -> dict[str, np.ndarray]:
-    columns = dict(zip(self._FIELDS, self._columns()))
-    return {self._OPTION: np.asarray(getattr(self, self._OPTION)), **columns}
-
-  def from_state(self, state: Mapping[str, np.ndarray]) -> Self:
-    metric = type(self)(**{self._OPTION: state[self._OPTION].item()})
-    metric._chunks = [tuple(state[field] for field in self._FIELDS)]
-    return metric
 
 
 def _run_starts(*columns: np.ndarray) -> np.ndarray:
@@ -168,7 +127,7 @@ class GAUC(_Rows):
     label_threshold: A row is positive if its label is >= this.
   """
 
-  _OPTION = 'label_threshold'
+  OPTIONS = ('label_threshold',)
 
   def __init__(self, label_threshold: float = 0.5):
     super().__init__()
@@ -238,7 +197,7 @@ class NDCG(_Rows):
     k: Number of ranks that count, at least 1.
   """
 
-  _OPTION = 'k'
+  OPTIONS = ('k',)
 
   def __init__(self, k: int):
     super().__init__()

@@ -5,9 +5,9 @@
 import csv
 import io
 
-from antjax.data import antm2c_columns
+from antjax.data import antm2c
 
-COLUMNS = antm2c_columns.COLUMNS
+COLUMNS = antm2c.COLUMNS
 
 
 def row(number=0, **fields):

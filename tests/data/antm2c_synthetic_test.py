@@ -11,14 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from antjax.data import (
-  antm2c_columns,
-  antm2c_reader,
+  antm2c,
   antm2c_synthetic,
   antm2c_synthetic_files,
   antm2c_synthetic_text,
   antm2c_words,
+  text_reader,
 )
 from antjax.data.antm2c_synthetic import CHUNK, SyntheticConfig, World
+from antjax.data.rejects import Rejects
 from antjax.metrics import ranking as ranking_metrics
 
 _CONFIG = SyntheticConfig(
@@ -37,19 +38,18 @@ def folder(tmp_path_factory):
 def read(folder, tmp_path_factory):
   """The rows of the parts, in their order, as columns."""
   parts = tmp_path_factory.mktemp('parts')
-  files = antm2c_reader.find_files(folder)
+  files = antm2c.find_files(folder)
   assert [path.name for path in files] == [
     'antm2c_synthetic_part0',
     'antm2c_synthetic_part1',
   ]
-  counts = antm2c_reader.write_rows(
+  counts = text_reader.read(
     files,
+    antm2c.Antm2cConfig().layout(),
     parts,
-    antm2c_columns.Antm2cConfig(),
-    max_rejected_share=0,
-    rejected_path=parts / 'rejected.csv',
+    Rejects(parts / 'rejected.csv', 0),
   )
-  table = pq.read_table(parts).sort_by('row')
+  table = pq.read_table(parts).rename_columns({'__row': 'row'}).sort_by('row')
   assert counts.rows == table.num_rows == _CONFIG.num_rows
   return table
 
@@ -77,7 +77,7 @@ def test_the_truth_is_that_of_the_rows(folder, read):
 def test_rows_depend_neither_on_parts_nor_on_each_other(folder, tmp_path):
   def lines(out):
     found = []
-    for path in antm2c_reader.find_files(out):
+    for path in antm2c.find_files(out):
       found += path.read_bytes().split(b'\n', 1)[1:]
     return b''.join(found)
 

@@ -17,7 +17,7 @@ from antjax.data import movielens_raw
 from antjax.data.behavior_examples import ExampleConfig
 from antjax.jobs import job as job_lib
 from antjax.jobs import prepare_data, script
-from antjax.jobs.clicks import train as train_antm2c
+from antjax.jobs.clicks import job as train_antm2c
 from antjax.metrics import by_slice as scores
 
 pytestmark = [
@@ -87,7 +87,6 @@ def train(folder, tmp_path, **options):
     batch_size=1024,
     fields=FieldConfig(learning_rate=0.01),
     score=scores.ScoreConfig(num_resamples=0),
-    check_memory=False,
     **options,
   )
   job = job_lib.Job(

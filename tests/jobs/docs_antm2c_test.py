@@ -8,10 +8,12 @@ import re
 import numpy as np
 
 from antjax.data import (
-  antm2c_columns,
+  antm2c,
   antm2c_synthetic,
   antm2c_synthetic_files,
   event_antm2c,
+  strict_columns,
+  text_reader,
 )
 from antjax.jobs import prepare_data
 from antjax.jobs.clicks import encode_images
@@ -68,9 +70,12 @@ def test_the_best_score_is_computed_as_shown(tmp_path, monkeypatch, capsys):
 
 def test_columns_reasons_and_weights_are_those_of_the_code():
   shown = {*re.findall(r'`(\w+)`', _TEXT)}
-  fixed = [c for c in antm2c_columns.COLUMNS if not c.startswith('deep')]
+  fixed = [c for c in antm2c.COLUMNS if not c.startswith('deep')]
   assert {*fixed, *event_antm2c.SEQUENCES, event_antm2c.CLICKED} <= shown
-  source = pathlib.Path(antm2c_columns.__file__).read_text()
+  source = ''.join(
+    pathlib.Path(module.__file__).read_text()
+    for module in (text_reader, strict_columns)
+  )
   table = _TEXT.partition('| reason |')[2].partition('\n\n')[0]
   reasons = re.findall(r'^\| `(\w+)`', table, re.M)
   assert len(reasons) == 7

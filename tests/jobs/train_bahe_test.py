@@ -20,7 +20,7 @@ import pytest
 
 import antjax
 from antjax import config as config_lib
-from antjax.ctr import heads, tuning
+from antjax.ctr import heads
 from antjax.ctr.bahe import model
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.jobs import identity as run_identity
@@ -28,10 +28,11 @@ from antjax.jobs import job as job_lib
 from antjax.jobs import prepare_data, script
 from antjax.jobs.bahe import build_store as build_behavior_store
 from antjax.jobs.bahe import data as bahe_data
-from antjax.jobs.bahe import train as train_bahe
+from antjax.jobs.bahe import job as train_bahe
 from antjax.jobs.bahe import users as bahe_users
 from antjax.mesh.paro import PaRO
 from antjax.train import checkpoint
+from antjax.train.optimizer import OptimizerConfig
 from tests.ctr.bahe import small_vocabulary
 from tests.data import movielens_fixture
 
@@ -87,7 +88,7 @@ def config_of(folder, run_dir, **changes):
     min_shard_size=64,
     head=heads.HeadConfig(kind='din', widths=(8,), attention_widths=(4,)),
     ids=model.IdConfig(embedding_dim=8),
-    optimizer=tuning.OptimizerConfig(warmup_steps=1, lm_learning_rate=1e-3),
+    optimizer=OptimizerConfig(warmup_steps=1, lm_learning_rate=1e-3),
   )
   return dataclasses.replace(base, **changes)
 
@@ -281,8 +282,8 @@ def test_early_stopping_takes_the_best_step(folder, tmp_path):
     evaluate_every=2,
     patience=2,
     checkpoint_every=2,
-    optimizer=tuning.OptimizerConfig(
-      warmup_steps=1, lm_learning_rate=0.3, head_learning_rate=0.3
+    optimizer=OptimizerConfig(
+      warmup_steps=1, lm_learning_rate=0.3, learning_rate=0.3
     ),
   )
   lines = (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()

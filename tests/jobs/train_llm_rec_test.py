@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 
 import antjax
-from antjax.ctr import tuning
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import VectorConfig
 from antjax.jobs import job as job_lib
@@ -21,9 +20,11 @@ from antjax.jobs import prepare_data, script
 from antjax.jobs.llm_rec import data as llm_rec_data
 from antjax.jobs.llm_rec import export as llm_rec_export
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
+from antjax.jobs.llm_rec import job as train_llm_rec
 from antjax.jobs.llm_rec import recommend
 from antjax.jobs.llm_rec import sweep as llm_rec_sweep
-from antjax.jobs.llm_rec import train as train_llm_rec
+from antjax.jobs.llm_rec.config import SweepConfig
+from antjax.train.optimizer import OptimizerConfig
 from tests.ctr.bahe import small_vocabulary
 from tests.data import movielens_fixture
 
@@ -75,7 +76,7 @@ def config_of(folder, run_dir, **changes):
     loss=LossConfig(
       negatives='shared', num_negatives=4, temperature=0.1, across='all'
     ),
-    optimizer=tuning.OptimizerConfig(warmup_steps=1, lm_learning_rate=1e-2),
+    optimizer=OptimizerConfig(warmup_steps=1, lm_learning_rate=1e-2),
   )
   return dataclasses.replace(base, **changes)
 
@@ -249,7 +250,7 @@ def test_a_sweep_makes_one_table(folder, tmp_path, capsys):
     num_steps=1,
     check_memory=False,
     loss=LossConfig(num_negatives=3),
-    swept=llm_rec_sweep.SweepConfig(
+    swept=SweepConfig(
       starts=('pretrained',), tunings=('lora', 'none'), histories=(1,)
     ),
   )

@@ -10,7 +10,8 @@ import pytest
 
 from antjax.meta import evaluate, maml, meta_io, meta_loss
 from antjax.meta.episodes import Bucket, EpisodeConfig
-from antjax.metrics import streaming as metrics_lib
+from antjax.metrics import means as metrics_lib
+from antjax.metrics import ranking
 
 
 def make_batches():
@@ -37,7 +38,7 @@ def test_baselines_are_those_computed_by_hand():
   mean = evaluate.mean_label(records)
   assert mean == pytest.approx(43 / 14)
   metrics = {name: metrics_lib.MAE() for name in evaluate.BASELINES}
-  auc = metrics_lib.AUC(4.0)
+  auc = ranking.AUC(4.0)
   for by_name in evaluate.baseline_columns(batches, mean):
     for name, columns in by_name.items():
       del columns['support_size']

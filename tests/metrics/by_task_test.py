@@ -1,14 +1,14 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics against the streaming ones, and the coverage of their intervals."""
+"""Metrics against those of all rows, and the coverage of their intervals."""
 
 import logging
 
 import numpy as np
 import pytest
 
-from antjax.metrics import by_task
-from antjax.metrics import streaming as metrics_lib
+from antjax.metrics import by_task, ranking
+from antjax.metrics import means as metrics_lib
 from antjax.metrics.columns import Rows, Selected
 
 
@@ -36,7 +36,7 @@ def streamed(metric, columns, prediction='prediction', label=None):
   return metric.compute()
 
 
-def test_values_are_those_of_the_streaming_metrics():
+def test_values_are_those_of_the_metrics_of_all_rows():
   columns = ratings()
   found = by_task.estimate(columns, 'rating')
   positive = (columns['label'] >= 4).astype(float)
@@ -48,9 +48,9 @@ def test_values_are_those_of_the_streaming_metrics():
   expected = {
     'MAE': streamed(metrics_lib.MAE(), columns, 'median'),
     'RMSE': streamed(metrics_lib.RMSE(), columns),
-    'nDCG@3': streamed(metrics_lib.NDCG(3), columns),
-    'AUC': streamed(metrics_lib.AUC(4.0), columns),
-    'GAUC': streamed(metrics_lib.GAUC(4.0), columns),
+    'nDCG@3': streamed(ranking.NDCG(3), columns),
+    'AUC': streamed(ranking.AUC(4.0), columns),
+    'GAUC': streamed(ranking.GAUC(4.0), columns),
     'log-loss': log_loss,
     'NE': log_loss / entropy,
   }
@@ -129,7 +129,7 @@ def test_rows_are_gathered_in_one_order_without_padding():
   parts = [Rows(), Rows()]
   for part, rows in zip(parts, (slice(200, None), slice(200))):
     part.update(**{k: x[rows] for k, x in columns.items()}, weight=weight[rows])
-  merged = parts[0].merge(Rows().from_state(parts[1].state()))
+  merged = parts[0].merge(parts[1])
   assert len(whole.compute()['label']) == 300
   for name, column in merged.compute().items():
     np.testing.assert_array_equal(column, whole.compute()[name])
@@ -151,6 +151,6 @@ def test_a_metric_reads_the_column_that_it_is_given():
     metric.update(**rows)
     assert metric.compute() == (0 if column == 'median' else 1)
   some = found['prediction', 'new']
-  assert some.merge(some.from_state(some.state())).compute() == 1
+  assert some.merge(some).compute() == 1
   with pytest.raises(ValueError, match='column is prediction here and median'):
     found['prediction', ''].merge(found['median', ''])

@@ -13,8 +13,10 @@ import jax
 import numpy as np
 import pytest
 
-from antjax.metrics import streaming as metrics
+from antjax.metrics import means as metrics
+from antjax.metrics import ranking
 from antjax.metrics.merge import merge_across_processes
+from antjax.metrics.metric import Metric
 
 pytestmark = pytest.mark.multiprocess
 
@@ -22,14 +24,14 @@ _TIMEOUT_S = 60
 _ROOT = pathlib.Path(__file__).parents[2]
 
 
-def _new_metrics() -> dict[str, metrics.Metric]:
+def _new_metrics() -> dict[str, Metric]:
   return {
     'rmse': metrics.RMSE(),
     'mae': metrics.MAE(),
     'log_loss': metrics.LogLoss(from_logits=True),
-    'auc': metrics.AUC(),
-    'gauc': metrics.GAUC(),
-    'ndcg': metrics.NDCG(3),
+    'auc': ranking.AUC(),
+    'gauc': ranking.GAUC(),
+    'ndcg': ranking.NDCG(3),
   }
 
 

@@ -18,7 +18,8 @@ from antjax.embedding.optimizer import Adagrad
 from antjax.embedding.table import EmbeddingTables
 from antjax.jobs import job as job_lib
 from antjax.mesh.mesh import make_mesh
-from antjax.metrics import streaming as metrics_lib
+from antjax.metrics import means as metrics_lib
+from antjax.metrics import ranking
 from antjax.train.trainer import Trainer
 
 BATCH = 32  # Of all processes.
@@ -114,8 +115,8 @@ def main(code, intra, folder, counts):
     predict_fn,
     {
       'MAE': metrics_lib.MAE(),
-      'AUC': metrics_lib.AUC(0.0),
-      'GAUC': metrics_lib.GAUC(0.0),
+      'AUC': ranking.AUC(0.0),
+      'GAUC': ranking.GAUC(0.0),
     },
   )
   print(

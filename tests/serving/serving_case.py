@@ -12,6 +12,7 @@ from antjax.meta import episodes, maml, meta_io, meta_loss
 from antjax.meta import recommender as recommender_lib
 from antjax.serving import recommender as serving
 from antjax.train import predict
+from antjax.train.optimizer import OptimizerConfig
 
 FEATURES = {
   'gender': {'num_ids': 3, 'max_values': 1},
@@ -56,7 +57,7 @@ class Case:
     self.has_task_rows = self.inner.adapt == 'all'
     self.trainer = self.recommender.trainer(
       meta_loss.meta_loss_fn(self.recommender.task_model, self.inner),
-      recommender_lib.OptimizerConfig().build(10),
+      OptimizerConfig().build(10),
       min_shard_size=64,
     )
     state = self.trainer.init(

@@ -13,7 +13,7 @@ import pytest
 
 import antjax
 from antjax.mesh.mesh import INTRA
-from antjax.metrics import streaming as metrics
+from antjax.metrics import means as metrics
 
 ROWS = np.arange(32, dtype=np.float32).reshape(8, 4) / 16
 

@@ -13,7 +13,7 @@ from antjax.embedding.optimizer import Adagrad
 from antjax.embedding.table import EmbeddingTables
 from antjax.embedding.vocabulary import Vocabulary, VocabularyConfig
 from antjax.mesh.mesh import make_mesh
-from antjax.metrics import streaming as metrics_lib
+from antjax.metrics import means as metrics_lib
 from antjax.train.trainer import Trainer
 
 NUM_IDS = 6

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from antjax.mesh.mesh import make_mesh
-from antjax.metrics import streaming as metrics_lib
+from antjax.metrics import means as metrics_lib
 from antjax.train.trainer import Trainer
 
 

@@ -5,7 +5,7 @@
 from collections.abc import Iterator, Mapping
 import contextlib
 import functools
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 import grain
 import jax
@@ -18,11 +18,9 @@ from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
 from antjax.jobs.bahe import users as bahe_users
+from antjax.jobs.bahe.config import Config
 from antjax.report import progress
 from antjax.shards import record_source
-
-if TYPE_CHECKING:
-  from antjax.jobs.bahe.train import Config
 
 # Marks a record with its number; see `LeasedDataset`.
 _KEY = 'record_key'
@@ -43,7 +41,7 @@ class Clicks:
     is_elastic: Whether that is a micro-batch, of which plans say how many.
   """
 
-  def __init__(self, config: 'Config', job: job_lib.Job):
+  def __init__(self, config: Config, job: job_lib.Job):
     self._config, self._job = config, job
     folder = output_folder.find_view(config.data, 'examples')
     self.description = output_folder.load_description(folder)

@@ -4,7 +4,7 @@
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -15,23 +15,21 @@ from antjax.ctr.bahe.full_text import FullTextTower
 from antjax.ctr.bahe.model import ClickModel
 from antjax.ctr.bahe.store_tower import StoreTower
 from antjax.jobs import memory_table
+from antjax.jobs.bahe.config import Config
 from antjax.jobs.bahe.data import Clicks
+from antjax.jobs.bahe.model import Built
 from antjax.lm import cost
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
 
-if TYPE_CHECKING:
-  from antjax.jobs.bahe.model import Built
-  from antjax.jobs.bahe.train import Config
-
 
 def account(
-  config: 'Config',
+  config: Config,
   trainer: Trainer,
   state: TrainState,
   model: ClickModel,
   clicks: Clicks,
-  built: 'Built',
+  built: Built,
 ) -> dict[str, Any]:
   """Bytes on a device: {'state': parts, 'activations', 'table', ...}.
 
@@ -63,9 +61,7 @@ def account(
   return planned
 
 
-def activation_bytes(
-  config: 'Config', model: ClickModel, clicks: Clicks
-) -> int:
+def activation_bytes(config: Config, model: ClickModel, clicks: Clicks) -> int:
   """About the bytes that the trained layers' activations take; 0 for others.
 
   The tower's sequences at the peak of the backward pass (`lm.cost`), and its

@@ -5,7 +5,7 @@
 from collections.abc import Mapping
 import dataclasses
 import os
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 from absl import logging
 import jax
@@ -22,6 +22,7 @@ from antjax.ctr.bahe.towers import PyTree, Tower
 from antjax.jobs import auto_paro
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
+from antjax.jobs.bahe.config import Config
 from antjax.jobs.bahe.data import Clicks
 from antjax.lm import (
   fingerprint,
@@ -33,9 +34,6 @@ from antjax.lm import (
 from antjax.lm.config import Config as LMConfig
 from antjax.lm.token_cache import TokenCache
 from antjax.mesh.mesh import INTRA
-
-if TYPE_CHECKING:
-  from antjax.jobs.bahe.train import Config
 
 # Tokens of a behaviour in a full text at most.
 _MAX_TOKENS = 128
@@ -65,7 +63,7 @@ class Built:
   made_of: Mapping[str, Any]
 
 
-def build(config: 'Config', job: job_lib.Job, clicks: Clicks) -> Built:
+def build(config: Config, job: job_lib.Job, clicks: Clicks) -> Built:
   """Reads store and language model, and makes the click model.
 
   Raises:
@@ -114,7 +112,7 @@ def build(config: 'Config', job: job_lib.Job, clicks: Clicks) -> Built:
   )
 
 
-def _made_of(config: 'Config', clicks: Clicks) -> dict[str, Any]:
+def _made_of(config: Config, clicks: Clicks) -> dict[str, Any]:
   found: dict[str, Any] = {
     'data set': run_identity.of_data(clicks.description),
     'tower': config.tower,
@@ -143,7 +141,7 @@ def _table_level(tower: Tower | None) -> str:
   return 'intra' if table.exchange.axes == (INTRA,) else 'global'
 
 
-def _language_model(config: 'Config') -> tuple[LMConfig, PyTree]:
+def _language_model(config: Config) -> tuple[LMConfig, PyTree]:
   """The language model's config, and its parameters on the host."""
   host = jax.local_devices(backend='cpu')[0]
   lm_config, params = pretrained.load_pretrained(
@@ -161,7 +159,7 @@ def _language_model(config: 'Config') -> tuple[LMConfig, PyTree]:
 
 
 def _store_tower(
-  config: 'Config', job: job_lib.Job, clicks: Clicks, lm_config: LMConfig
+  config: Config, job: job_lib.Job, clicks: Clicks, lm_config: LMConfig
 ) -> store_tower.StoreTower:
   store = BehaviorStore.open(config.store)
   manifest = store.manifest
@@ -210,13 +208,13 @@ def _store_tower(
   )
 
 
-def _max_distinct(config: 'Config', clicks: Clicks) -> int:
+def _max_distinct(config: Config, clicks: Clicks) -> int:
   most = table_lib.most_distinct(clicks.rows_per_device, clicks.lengths)
   return config.max_distinct or most
 
 
 def sequence_encoder(
-  config: 'Config', clicks: Clicks, lm_config: LMConfig, num_low: int
+  config: Config, clicks: Clicks, lm_config: LMConfig, num_low: int
 ) -> SequenceEncoder:
   """The high half over sequences, as the flags ask for."""
   places = 0
@@ -230,9 +228,7 @@ def sequence_encoder(
   )
 
 
-def _token_tower(
-  config: 'Config', clicks: Clicks, lm_config: LMConfig
-) -> Tower:
+def _token_tower(config: Config, clicks: Clicks, lm_config: LMConfig) -> Tower:
   """The tower that reads tokens in each step."""
   tokenizer = pretrained_tokenizer.load_tokenizer(
     config.model, lm_config.vocab_size

@@ -115,17 +115,14 @@ class _Writer(Metric):
   ) -> None:
     raise AssertionError('update writes.')
 
-  def merge(self, other: Self) -> Self:
-    return type(self)(None, self._count + other._count)
-
   def compute(self) -> float:
     return float(self._count)
 
-  def state(self) -> dict[str, np.ndarray]:
+  def _arrays(self) -> dict[str, np.ndarray]:
     return {'count': np.asarray(self._count)}
 
-  def from_state(self, state: Mapping[str, np.ndarray]) -> Self:
-    return type(self)(None, int(state['count']))
+  def _add(self, arrays: Mapping[str, np.ndarray]) -> None:
+    self._count += int(arrays['count'])
 
 
 def export(

@@ -5,7 +5,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 import json
 import pathlib
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 from absl import logging
 import grain
@@ -21,9 +21,7 @@ from antjax.data import output_folder, shuffled_index, whole_columns
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
 from antjax.jobs.clicks import vectors as antm2c_vectors
-
-if TYPE_CHECKING:
-  from antjax.jobs.clicks.train import Config
+from antjax.jobs.clicks.config import Config
 
 SPLITS = ('train', 'validation', 'test')
 _COLUMNS = (
@@ -44,7 +42,7 @@ class ScenarioData:
     made_of: For `run_identity`.
   """
 
-  def __init__(self, config: 'Config', job: job_lib.Job):
+  def __init__(self, config: Config, job: job_lib.Job):
     """Reads all columns.
 
     Raises:
@@ -266,7 +264,7 @@ def _conversion(wanted: str, names: Sequence[str]) -> int | None:
 
 
 def _scenarios(
-  config: 'Config', folder: pathlib.Path, described: Mapping[str, Any]
+  config: Config, folder: pathlib.Path, described: Mapping[str, Any]
 ) -> tuple[tuple[str, ...], np.ndarray, int | None]:
   """(names, id of the column -> scenario or -1, number of the column)."""
   names = [c['name'] for c in described['ids']]

@@ -4,7 +4,7 @@
 
 import dataclasses
 import json
-from typing import Annotated, Any, TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 from absl import logging
 import jax
@@ -12,57 +12,17 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from antjax.jobs import job as job_lib
+from antjax.jobs.clicks.config import Config, SearchConfig
 from antjax.jobs.clicks.data import ScenarioData
-from antjax.jobs.clicks.job import ClickJob
+from antjax.jobs.clicks.training import ClickJob
 
 if TYPE_CHECKING:
   import optuna
 
-  from antjax.jobs.clicks.train import Config
-
 _DATABASE = 'search.db'
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SearchConfig:
-  """What is tried before the trainings that count."""
-
-  num_trials: Annotated[
-    int, 'Trainings to choose by; 0: the settings are taken as they are.'
-  ] = 0
-  learning_rate: Annotated[
-    tuple[float, ...], 'Least and largest rate of the network.'
-  ] = (2e-4, 5e-3)
-  row_learning_rate: Annotated[
-    tuple[float, ...], 'Least and largest rate of the rows.'
-  ] = (2e-4, 2e-2)
-  weight_decay: Annotated[
-    tuple[float, ...], 'Least and largest weight decay.'
-  ] = (1e-6, 1e-2)
-  widths: Annotated[
-    tuple[str, ...], 'Hidden widths of the deep part to choose from.'
-  ] = ('256+128', '512+256', '128+64')
-
-  def __post_init__(self) -> None:
-    if self.num_trials < 0:
-      raise ValueError(f'num_trials={self.num_trials}: must not be negative.')
-    for name in ('learning_rate', 'row_learning_rate', 'weight_decay'):
-      low, *rest = getattr(self, name) or (0.0,)
-      if len(rest) != 1 or not 0 < low <= rest[0]:
-        raise ValueError(
-          f'search.{name}={getattr(self, name)}: needed: the least and the'
-          ' largest value, positive.'
-        )
-    if not self.widths:
-      raise ValueError('search.widths: give one or more.')
-    for text in self.widths:
-      if not all(part.isdecimal() and int(part) for part in text.split('+')):
-        raise ValueError(f'search.widths={text}: needed: widths as 256+128.')
-
-
-def best_config(
-  config: 'Config', job: job_lib.Job, data: ScenarioData
-) -> 'Config':
+def best_config(config: Config, job: job_lib.Job, data: ScenarioData) -> Config:
   """Runs what is lacking of the trials; the config with the best settings.
 
   Trials and their values are in search.db (SQLite) in the run folder; a search
@@ -97,7 +57,7 @@ def best_config(
   return with_values(config, best)
 
 
-def with_values(config: 'Config', values: dict[str, Any]) -> 'Config':
+def with_values(config: Config, values: dict[str, Any]) -> Config:
   """The config with what a trial suggests."""
   widths = tuple(int(part) for part in values['widths'].split('+'))
   return dataclasses.replace(
@@ -123,7 +83,7 @@ def _suggest(trial: 'optuna.Trial', search: SearchConfig) -> dict[str, Any]:
   return found
 
 
-def _study(config: 'Config', job: job_lib.Job) -> 'optuna.Study':
+def _study(config: Config, job: job_lib.Job) -> 'optuna.Study':
   try:
     import optuna
   except ImportError as e:

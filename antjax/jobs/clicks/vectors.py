@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import pathlib
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 from absl import logging
 from jax.experimental import multihost_utils
@@ -18,15 +18,13 @@ from antjax.ctr.bahe.store import BehaviorStore
 from antjax.data import output_folder, prepare
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.jobs import job as job_lib
-
-if TYPE_CHECKING:
-  from antjax.jobs.clicks.train import Config
+from antjax.jobs.clicks.config import Config
 
 _BLOCK = 65_536  # Vectors that are hashed at once.
 
 
 def load(
-  config: 'Config',
+  config: Config,
   job: job_lib.Job,
   described: Mapping[str, Any],
   names: Sequence[str],
@@ -79,7 +77,7 @@ def digest(vectors: np.ndarray | None) -> str:
 
 
 def _texts(
-  config: 'Config', job: job_lib.Job, described: Mapping[str, Any]
+  config: Config, job: job_lib.Job, described: Mapping[str, Any]
 ) -> np.ndarray:
   """[num_behaviors, X], mapped from a file that process 0 writes once."""
   store = BehaviorStore.open(config.text_vectors)

@@ -4,10 +4,11 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
+from antjax.jobs.gmeta.config import Config
 from antjax.jobs.gmeta.methods import Method
 from antjax.jobs.gmeta.tasks import Tasks
 from antjax.meta import evaluate, predictions
@@ -15,9 +16,6 @@ from antjax.meta.recommender import Recommender
 from antjax.metrics import by_task, merge
 from antjax.metrics.bootstrap import Estimate
 from antjax.metrics.columns import Rows
-
-if TYPE_CHECKING:
-  from antjax.jobs.gmeta.train import Config
 
 
 @dataclasses.dataclass
@@ -37,7 +35,7 @@ class Results:
 
 
 def evaluate_methods(
-  config: 'Config',
+  config: Config,
   tasks: Tasks,
   recommender: Recommender,
   methods: Mapping[str, Method],
@@ -80,7 +78,7 @@ def _baselines(
 
 def _add(
   results: Results,
-  config: 'Config',
+  config: Config,
   kind: by_task.Kind,
   scenario: str,
   method: str,

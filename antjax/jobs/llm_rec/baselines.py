@@ -19,7 +19,7 @@ import json
 import os
 import pathlib
 import time
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from absl import logging
 from jax.experimental import multihost_utils
@@ -32,8 +32,6 @@ from antjax.ctr.llm_rec import (
   popularity,
   text_cosine,
 )
-from antjax.ctr.llm_rec.gru4rec import GRU4RecConfig
-from antjax.ctr.llm_rec.sasrec import SASRecConfig
 from antjax.data.sequence_data import SequenceData
 from antjax.data.sequence_events import SequenceEvents
 from antjax.jobs import identity as run_identity
@@ -41,84 +39,17 @@ from antjax.jobs import job as job_lib
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
 from antjax.jobs.llm_rec import next_item_job
 from antjax.jobs.llm_rec import table as llm_rec_table
-from antjax.jobs.llm_rec.held_out import HeldOut, HeldOutConfig
+from antjax.jobs.llm_rec.config import BaselinesConfig as Config
+from antjax.jobs.llm_rec.held_out import HeldOut
 from antjax.jobs.llm_rec.texts import TextEncoder
-from antjax.mesh.paro import PaRO
 from antjax.metrics import rank_metrics
 
-METHODS = (
-  *('popularity', 'bm25', 'last_title', 'mean_titles', 'one_text'),
-  *('sasrec', 'gru4rec', 'sasrec_single', 'gru4rec_single', 'sasrec_text'),
-)
 _KINDS: dict[str, text_cosine.Kind] = {
   'last_title': 'last',
   'mean_titles': 'mean',
   'one_text': 'concatenated',
 }
 Ranks = dict[str, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(job_lib.JobConfig):
-  """Which methods, on which examples."""
-
-  run_dir: Annotated[str, 'Folder for what comes out.'] = (
-    'runs/llm_rec_baselines'
-  )
-  data: Annotated[str, 'Folder that launch/prepare_data.py wrote.'] = (
-    'data/ml-1m'
-  )
-  split: Annotated[
-    Literal['last', 'source'],
-    "last: each user's last event is the test target. source: the data's own"
-    ' split of users.',
-  ] = 'last'
-  methods: Annotated[tuple[str, ...], 'Which, in this order.'] = METHODS
-  without_domain: Annotated[
-    str, 'Domain that training does not see, for zero-shot scores.'
-  ] = ''
-  train_users: Annotated[
-    int, 'Users to train on, drawn once for all seeds; 0: all.'
-  ] = 0
-  train_users_seed: Annotated[int, 'Of that draw.'] = 0
-  model: Annotated[
-    str, 'Language model of the texts: Hugging Face folder or GGUF file.'
-  ] = 'data/minilm'
-  max_history: Annotated[int, 'Newest items that methods of texts read.'] = 10
-  max_text_tokens: Annotated[
-    int, 'Tokens of a text at most; the newest are kept.'
-  ] = 256
-  text_cache: Annotated[
-    str,
-    'Folder that keeps the vectors of titles, for runs of the same data and'
-    ' model. Empty: the run folder.',
-  ] = ''
-  validation_examples: Annotated[
-    int, 'Examples that trained methods are chosen by; 0: all.'
-  ] = 1000
-  paro: Annotated[
-    str, 'PaRO code: levels of parameters, gradients, optimizer state.'
-  ] = 'NNN'
-  seed: Annotated[int, 'Of parameters and shuffles.'] = 0
-  held_out: HeldOutConfig = HeldOutConfig()
-  training: next_item_job.NextItemConfig = next_item_job.NextItemConfig()
-  sasrec: SASRecConfig = SASRecConfig()
-  gru4rec: GRU4RecConfig = GRU4RecConfig()
-
-  def __post_init__(self) -> None:
-    super().__post_init__()
-    PaRO.from_code(self.paro)
-    wrong = sorted({*self.methods} - {*METHODS})
-    if wrong or not self.methods:
-      raise ValueError(
-        f'methods={self.methods}: {wrong or "none"} cannot be run; use'
-        f' {", ".join(METHODS)}.'
-      )
-    if self.max_history < 1 or self.validation_examples < 0:
-      raise ValueError(
-        f'max_history={self.max_history} must be at least 1,'
-        f' validation_examples={self.validation_examples} not negative.'
-      )
 
 
 def main(config: Config) -> None:

@@ -3,7 +3,7 @@
 """Data of launch/train_llm_rec.py: sequences of users to batches of texts."""
 
 from collections.abc import Mapping
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 import grain
 import jax
@@ -15,10 +15,8 @@ from antjax.data import shuffled_index
 from antjax.data.sequence_data import SequenceData
 from antjax.data.sequence_events import ExampleSource
 from antjax.jobs import job as job_lib
+from antjax.jobs.llm_rec.config import Config
 from antjax.mesh import mesh as mesh_lib
-
-if TYPE_CHECKING:
-  from antjax.jobs.llm_rec.train import Config
 
 # Marks a record with its number; see `LeasedDataset`.
 _KEY = 'record_key'
@@ -37,7 +35,7 @@ class Sequences:
       many.
   """
 
-  def __init__(self, config: 'Config', job: job_lib.Job):
+  def __init__(self, config: Config, job: job_lib.Job):
     self._config, self._job = config, job
     self.data = SequenceData.open(config.data, split=config.split)
     self.events = self.data.training(

@@ -14,7 +14,7 @@ import json
 import os
 import pathlib
 import shutil
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,11 +24,9 @@ from antjax.ctr.llm_rec.model import LLMRec, VectorConfig
 from antjax.ctr.llm_rec.recommender import Limits, Recommender
 from antjax.ctr.llm_rec.texts import Marks
 from antjax.data.sequence_data import SequenceData
+from antjax.jobs.llm_rec.config import Config
 from antjax.jobs.llm_rec.model import Built
 from antjax.lm import lora, pretrained, pretrained_tokenizer
-
-if TYPE_CHECKING:
-  from antjax.jobs.llm_rec.train import Config
 
 FOLDER = 'export'
 ITEM_VECTORS, ITEMS = 'item_vectors.npy', 'items.parquet'
@@ -37,7 +35,7 @@ _FILE, _HEAD = 'recommender.json', 'head.npz'
 
 def write(
   run_dir: pathlib.Path,
-  config: 'Config',
+  config: Config,
   data: SequenceData,
   built: Built,
   params: Any,

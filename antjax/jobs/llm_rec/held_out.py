@@ -3,45 +3,15 @@
 """Held-out examples of sequences: the same ones for every model."""
 
 import dataclasses
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 
 from antjax.ctr.llm_rec import negatives
 from antjax.ctr.llm_rec.evaluation import Examples
 from antjax.data.sequence_data import SequenceData
+from antjax.jobs.llm_rec.config import HeldOutConfig
 from antjax.metrics import rank_metrics
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class HeldOutConfig:
-  """What is ranked, and against what."""
-
-  num_examples: Annotated[
-    int, 'Examples of a split, drawn by seed; 0: all.'
-  ] = 0
-  num_cold: Annotated[
-    int,
-    'Examples drawn apart whose target training never saw: few of the others'
-    ' have such a one. 0: none.',
-  ] = 0
-  num_negatives: Annotated[
-    int, "Items of the target's domain that it is ranked against."
-  ] = 1000
-  exclude_seen: Annotated[
-    bool,
-    'Draw neither the target nor items of the history. The official code of'
-    ' LLM-Rec does draw them.',
-  ] = True
-  seed: Annotated[int, 'Of the draws; the same for every model.'] = 0
-
-  def __post_init__(self) -> None:
-    if min(self.num_examples, self.num_cold) < 0 or self.num_negatives < 1:
-      raise ValueError(
-        f'held_out.num_examples={self.num_examples} and num_cold='
-        f'{self.num_cold} must not be negative, num_negatives='
-        f'{self.num_negatives} must be at least 1.'
-      )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -13,18 +13,16 @@ from antjax.ctr.llm_rec import packing, tuning
 from antjax.ctr.llm_rec.inputs import TrainingInputs
 from antjax.ctr.llm_rec.model import LLMRec
 from antjax.jobs import memory_table
+from antjax.jobs.llm_rec.config import Config
 from antjax.jobs.llm_rec.data import Sequences
 from antjax.jobs.llm_rec.model import Built
 from antjax.lm import cost
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
 
-if TYPE_CHECKING:
-  from antjax.jobs.llm_rec.train import Config
-
 
 def activation_bytes(
-  config: 'Config', model: LLMRec, inputs: TrainingInputs
+  config: Config, model: LLMRec, inputs: TrainingInputs
 ) -> int:
   """About the bytes of activations at the peak of a backward pass.
 
@@ -48,7 +46,7 @@ def activation_bytes(
 
 
 def account(
-  config: 'Config',
+  config: Config,
   trainer: Trainer,
   state: TrainState,
   sequences: Sequences,

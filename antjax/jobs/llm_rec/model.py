@@ -5,7 +5,7 @@
 from collections.abc import Mapping
 import dataclasses
 import os
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +15,7 @@ from antjax.ctr.llm_rec.model import LLMRec
 from antjax.ctr.llm_rec.texts import Marks, marks_of, TextMaker, Titles
 from antjax.data.sequence_data import SequenceData
 from antjax.jobs import identity as run_identity
+from antjax.jobs.llm_rec.config import Config
 from antjax.lm import (
   fingerprint,
   positions,
@@ -24,9 +25,6 @@ from antjax.lm import (
 )
 from antjax.lm.config import Config as LMConfig
 from antjax.lm.token_cache import TokenCache
-
-if TYPE_CHECKING:
-  from antjax.jobs.llm_rec.train import Config
 
 PyTree = Any
 
@@ -48,7 +46,7 @@ class Built:
   made_of: Mapping[str, Any]
 
 
-def build(config: 'Config', data: SequenceData) -> Built:
+def build(config: Config, data: SequenceData) -> Built:
   """Reads the language model and the titles' tokens."""
   lm_config, params = language_model(config)
   texts = text_maker(config, data, lm_config)
@@ -78,7 +76,7 @@ def build(config: 'Config', data: SequenceData) -> Built:
   return Built(model, jax.tree.map(np.asarray, found), texts, made_of)
 
 
-def _words_of(config: 'Config') -> list[float] | None:
+def _words_of(config: Config) -> list[float] | None:
   """For `run_identity`; None where there is nothing to say, as before."""
   vector = config.vector
   if not (vector.word_dim or vector.half_life):
@@ -86,7 +84,7 @@ def _words_of(config: 'Config') -> list[float] | None:
   return [vector.half_life, vector.word_dim, vector.word_weight]
 
 
-def make_model(config: 'Config', lm_config: LMConfig, marks: Marks) -> LLMRec:
+def make_model(config: Config, lm_config: LMConfig, marks: Marks) -> LLMRec:
   """The model that the flags ask for."""
   pooling = config.vector.pooling
   return LLMRec(
@@ -98,7 +96,7 @@ def make_model(config: 'Config', lm_config: LMConfig, marks: Marks) -> LLMRec:
   )
 
 
-def language_model(config: 'Config') -> tuple[LMConfig, PyTree]:
+def language_model(config: Config) -> tuple[LMConfig, PyTree]:
   """The language model's config, and its parameters on the host."""
   host = jax.local_devices(backend='cpu')[0]
   lm_config, params = pretrained.load_pretrained(
@@ -119,7 +117,7 @@ def language_model(config: 'Config') -> tuple[LMConfig, PyTree]:
 
 
 def text_maker(
-  config: 'Config', data: SequenceData, lm_config: LMConfig
+  config: Config, data: SequenceData, lm_config: LMConfig
 ) -> TextMaker:
   """Texts of the data's titles; their tokens are made if not there."""
   tokenizer = pretrained_tokenizer.load_tokenizer(

@@ -5,7 +5,7 @@
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
-from typing import Annotated, Any
+from typing import Any
 
 import grain
 import jax
@@ -18,57 +18,14 @@ from antjax.ctr.llm_rec.next_item import NextItemModel, TrainedNextItem
 from antjax.data import sequence_events
 from antjax.data.sequence_events import SequenceEvents
 from antjax.jobs import job as job_lib
-from antjax.jobs.run import TrainingRun
+from antjax.jobs import run as run_lib
+from antjax.jobs.llm_rec.config import BEST_METRIC, NextItemConfig
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
 
 # Marks a record with its number; see `LeasedDataset`.
 _KEY = 'record_key'
 _SHARD = 256  # Runs of events in a DataShard.
-# NDCG@10 among drawn items.
-BEST_METRIC = 'validation_ndcg@10'
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class NextItemConfig:
-  """Training of a model of items."""
-
-  num_steps: Annotated[int, 'Most optimizer steps.'] = 4000
-  batch_size: Annotated[int, 'Sequences of a step, all devices together.'] = 128
-  num_negatives: Annotated[
-    int, 'Items drawn for each sequence, which share them on a device.'
-  ] = 8
-  learning_rate: Annotated[float, 'Of Adam, for layers.'] = 2e-3
-  row_learning_rate: Annotated[
-    float, 'Of Adam, for items: most rows are seen in few steps.'
-  ] = 2e-2
-  evaluate_every: Annotated[int, 'Steps between validations.'] = 500
-  patience: Annotated[
-    int,
-    'Stop after so many validations without a better one, and take the best; 0:'
-    ' train all steps and take the last.',
-  ] = 3
-  checkpoint_every: Annotated[int, 'Steps between checkpoints.'] = 1000
-
-  def __post_init__(self) -> None:
-    positive = 'num_steps batch_size num_negatives evaluate_every'
-    for name in (*positive.split(), 'checkpoint_every'):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f'training.{name}={getattr(self, name)}: must be at least 1.'
-        )
-    rates = self.learning_rate, self.row_learning_rate
-    if not min(rates) > 0 or self.patience < 0:
-      raise ValueError(
-        f'training.learning_rate={rates[0]} and training.row_learning_rate='
-        f'{rates[1]} must be positive, training.patience={self.patience} not'
-        ' negative.'
-      )
-
-  @property
-  def best_metric(self) -> str:
-    """What better means."""
-    return BEST_METRIC
 
 
 class NextItemJob:
@@ -213,19 +170,19 @@ class NextItemJob:
 
     run_dir = self._job.run_dir / name
     run_dir.mkdir(exist_ok=True)
-    run = TrainingRun(
+    run = run_lib.Run(
       name,
       self._config,
       dataclasses.replace(self._job, run_dir=run_dir),
-      self.trainer,
+      self._made_of,
       num_steps=self._config.num_steps,
-      made_of=self._made_of,
       best_mode='max',
-      tables=self._tables,
     )
     params = self._model.init_params(jax.random.key(self._seed))
     state = self.trainer.init(params, seed=self._seed)
-    return self.trained(run.fit(state, self.batches(name), evaluate))
+    return self.trained(
+      run.fit(self.trainer, state, self.batches(name), evaluate)
+    )
 
 
 def model_of(

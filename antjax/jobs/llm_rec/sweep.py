@@ -16,55 +16,18 @@ import pathlib
 import subprocess
 import sys
 import time
-from typing import Annotated, Any, Literal, TYPE_CHECKING
+from typing import Any
 
 import rich
 
 from antjax import config as config_lib
 from antjax.ctr.llm_rec import evaluation
 from antjax.ctr.tuning import Tuning
+from antjax.jobs.llm_rec.config import Config, Start
 from antjax.metrics import rank_metrics
 from antjax.report import report
 
-if TYPE_CHECKING:
-  from antjax.jobs.llm_rec.train import Config
-
 _METRIC = 'ndcg@10'
-Start = Literal['pretrained', 'random']
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SweepConfig:
-  """What --sweep compares: all combinations."""
-
-  models: Annotated[
-    tuple[str, ...], 'Language models; empty: that of --model.'
-  ] = ()
-  starts: Annotated[
-    tuple[Start, ...],
-    'Where their weights begin; random: only the shape is theirs.',
-  ] = ('pretrained', 'random')
-  tunings: Annotated[
-    tuple[Tuning, ...],
-    'What is trained. none: a linear map behind the model.',
-  ] = ('full', 'lora', 'none')
-  histories: Annotated[
-    tuple[int, ...], "Newest items that make a user's text."
-  ] = (1, 10)
-  projection_dim: Annotated[
-    int, 'Width of the linear map where nothing else is trained.'
-  ] = 256
-
-  def __post_init__(self) -> None:
-    if min((*self.histories, self.projection_dim)) < 1:
-      raise ValueError(
-        f'swept.histories={self.histories} and swept.projection_dim='
-        f'{self.projection_dim} must be at least 1.'
-      )
-    if not (self.starts and self.tunings and self.histories):
-      raise ValueError(
-        'swept.starts, swept.tunings and swept.histories must not be empty.'
-      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +50,7 @@ class Setting:
     """Name of its run folder."""
     return f'{self.line}, {self.max_history}'.replace(', ', '_')
 
-  def config(self, base: 'Config') -> 'Config':
+  def config(self, base: Config) -> Config:
     """The run's config."""
     vector = base.vector
     if self.tuning == 'none' and not vector.has_head:
@@ -107,7 +70,7 @@ class Setting:
     )
 
 
-def settings(config: 'Config') -> list[Setting]:
+def settings(config: Config) -> list[Setting]:
   """All combinations, in a fixed order."""
   swept = config.swept
   return [
@@ -121,7 +84,7 @@ def settings(config: 'Config') -> list[Setting]:
   ]
 
 
-def run(config: 'Config') -> list[dict[str, Any]]:
+def run(config: Config) -> list[dict[str, Any]]:
   """Runs what is not done; writes and returns the rows.
 
   Raises:
@@ -143,7 +106,7 @@ def run(config: 'Config') -> list[dict[str, Any]]:
   return rows
 
 
-def _run(setting: Setting, base: 'Config') -> bool:
+def _run(setting: Setting, base: Config) -> bool:
   """One run, unless it is done; returns whether it is now."""
   folder = pathlib.Path(base.run_dir) / setting.folder
   if (folder / 'results.json').exists():
@@ -208,7 +171,7 @@ def _number(value: float | None, error: float | None) -> str:
   return f'{value:.4f}' + ('' if error is None else f' ± {error:.4f}')
 
 
-def write(config: 'Config', rows: list[dict[str, Any]]) -> None:
+def write(config: Config, rows: list[dict[str, Any]]) -> None:
   """Writes sweep.json, sweep.md and report.html; prints the table."""
   folder = pathlib.Path(config.run_dir)
   (folder / 'sweep.json').write_text(

@@ -13,6 +13,7 @@ import antjax
 from antjax.ctr import tuning as ctr_tuning
 from antjax.ctr.bahe import model as model_lib
 from antjax.ctr.bahe import tuning
+from antjax.train.optimizer import OptimizerConfig
 from tests.ctr.bahe import small_clicks
 
 
@@ -136,9 +137,9 @@ def test_rates_of_the_language_model_and_the_head():
     'tower': {'high': {'layers': {'query': jnp.ones((1, 2, 2))}}},
     'head': {'kernel': jnp.ones((2, 2))},
   }
-  optimizer = ctr_tuning.OptimizerConfig(
+  optimizer = OptimizerConfig(
     lm_learning_rate=1e-4,
-    head_learning_rate=1e-2,
+    learning_rate=1e-2,
     warmup_steps=0,
     weight_decay=0.0,
   ).build(10, tuning.is_lm)
@@ -147,5 +148,7 @@ def test_rates_of_the_language_model_and_the_head():
   lm = updates['tower']['high']['layers']['query']
   ratio = np.asarray(updates['head']['kernel'] / lm[0])
   np.testing.assert_allclose(ratio, 100, rtol=1e-4)
-  with pytest.raises(ValueError, match='optimizer.clip_norm must be positive'):
-    ctr_tuning.OptimizerConfig(clip_norm=0)
+  with pytest.raises(
+    ValueError, match='optimizer.clip_norm must not be negative'
+  ):
+    OptimizerConfig(clip_norm=-1)

@@ -1,51 +1,26 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Trains a click model on long textual behaviour (BAHE), and its baselines.
-
-  python -m launch.prepare_data --views=examples
-  python -m launch.fetch_model
-  python -m launch.build_behavior_store
-  python -m launch.local_cluster --hosts=2 --devices_per_host=4 -- \
-    launch/train_bahe.py --flagfile=launch/recipes/bahe_ml1m.flags
-
-A behaviour's vector comes from the store; only the language model's high layers
-and the head are trained, under any PaRO code. --tower chooses what BAHE is
-compared with (docs/bahe.md). The run folder gets checkpoints, metrics.jsonl,
-TensorBoard events, results.json, report.html. The same command goes on where a
-run was stopped.
-"""
+"""Settings of launch/train_bahe.py."""
 
 import dataclasses
 from typing import Annotated, Literal
 
-from antjax.ctr import heads
-from antjax.ctr import tuning as tuning_lib
-from antjax.ctr.bahe import model as model_lib
-from antjax.ctr.bahe import table as table_lib
-from antjax.jobs import job as job_lib
-from antjax.jobs import training_config
-from antjax.jobs.bahe import model as bahe_model
-from antjax.jobs.bahe import report as bahe_report
-from antjax.jobs.bahe import users as bahe_users
-from antjax.jobs.bahe.data import Clicks
-from antjax.jobs.bahe.job import BaheJob
+from antjax.ctr.bahe.model import IdConfig
+from antjax.ctr.bahe.table import Home
+from antjax.ctr.heads import HeadConfig
+from antjax.ctr.tuning import Tuning
+from antjax.jobs.training_config import LanguageConfig
 from antjax.metrics import click_metrics
+from antjax.train.optimizer import OptimizerConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(training_config.LanguageTrainingConfig):
+class Config(LanguageConfig):
   """Training of a click model on textual behaviour."""
 
-  run_dir: Annotated[
-    str,
-    'Folder of this run: config, logs, checkpoints, report. A second start with'
-    ' the same folder goes on where the first one stopped.',
-  ] = 'runs/bahe'
+  run_dir: str = 'runs/bahe'
   data: Annotated[str, 'Folder that launch/prepare_data.py wrote.'] = (
     'data/ml-1m'
-  )
-  model: Annotated[str, 'Language model: Hugging Face folder or GGUF file.'] = (
-    'data/minilm'
   )
   store: Annotated[
     str, 'Store that launch/build_behavior_store.py wrote of it.'
@@ -71,15 +46,6 @@ class Config(training_config.LanguageTrainingConfig):
     'early puts the title behind each sequence, late keeps it apart until the'
     ' head.',
   ] = 'late'
-  tuning: Annotated[
-    tuning_lib.Tuning, 'Of the layers above the cut: all, adapters, or nothing.'
-  ] = 'full'
-  lora_rank: Annotated[int, 'Width of the adapters.'] = 8
-  lora_alpha: Annotated[float, 'Their scale is alpha / rank.'] = 16.0
-  lora_targets: Annotated[tuple[str, ...], 'Matrices with adapters.'] = (
-    'query',
-    'value',
-  )
   num_low: Annotated[
     int | None,
     "Layers below the cut. none: the store's own, for --tower=dedup 3; another"
@@ -94,7 +60,7 @@ class Config(training_config.LanguageTrainingConfig):
     str, 'Folder of token ids, for full_text and dedup; made if not there.'
   ] = ''
   table: Annotated[
-    table_lib.Home,
+    Home,
     'Home of the vectors of behaviours: every device, split over devices, or'
     ' the host. auto: the first with room.',
   ] = 'auto'
@@ -117,10 +83,10 @@ class Config(training_config.LanguageTrainingConfig):
     'Examples of validation and test that are scored, in evenly spread runs of'
     ' 64; 0: all.',
   ] = 0
-  best_metric: Annotated[str, 'What better means.'] = 'validation_auc'
-  head: heads.HeadConfig = heads.HeadConfig()
-  ids: model_lib.IdConfig = model_lib.IdConfig()
-  optimizer: tuning_lib.OptimizerConfig = tuning_lib.OptimizerConfig()
+  best_metric: str = 'validation_auc'
+  head: HeadConfig = HeadConfig()
+  ids: IdConfig = IdConfig()
+  optimizer: OptimizerConfig = OptimizerConfig(lm_learning_rate=1e-4)
 
   def __post_init__(self) -> None:
     super().__post_init__()
@@ -132,7 +98,7 @@ class Config(training_config.LanguageTrainingConfig):
       )
     self.check_least(
       {
-        **dict.fromkeys(('lora_rank', 'max_tokens'), 1),
+        'max_tokens': 1,
         **dict.fromkeys(('max_distinct', 'eval_examples'), 0),
       }
     )
@@ -161,30 +127,6 @@ class Config(training_config.LanguageTrainingConfig):
       )
 
   @property
-  def effective_tuning(self) -> tuning_lib.Tuning:
+  def effective_tuning(self) -> Tuning:
     """`tuning`, or none where the tower has no layers to train."""
     return 'none' if self.tower in ('frozen', 'none') else self.tuning
-
-
-def main(config: Config) -> None:
-  job = job_lib.start(config)
-  train(config, job)
-
-
-def train(config: Config, job: job_lib.Job) -> dict[str, dict[str, float]]:
-  """Trains, scores, exports and reports; returns the scores by split."""
-  clicks = Clicks(config, job)
-  built = bahe_model.build(config, job, clicks)
-  bahe = BaheJob(config, job, clicks, built)
-  state = bahe.fit()
-  scores = {
-    split: bahe.scores(state, split, f'score {split}')
-    for split in ('validation', 'test')
-  }
-  if config.export_users:
-    bahe_users.export(job.run_dir, bahe.trainer, state, clicks, built.model)
-  if job.is_main:
-    bahe_report.write(
-      config, job, clicks.description, bahe.trainer, bahe.memory, scores
-    )
-  return scores

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The optimizer of language models: what decays, and the schedule."""
+"""The optimizer of dense parameters: what decays, and the schedule."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from antjax.lm import optimizer, transformer
+from antjax.lm import transformer
+from antjax.train import optimizer
 
 CONFIG = transformer.Config(
   vocab_size=11, num_layers=2, embed_dim=8, num_heads=2, mlp_dim=8
@@ -53,7 +54,9 @@ def test_schedule_warms_up_and_falls():
     {'learning_rate': 0.0},
     {'warmup_steps': -1},
     {'final_share': 2.0},
-    {'clip_norm': 0.0},
+    {'clip_norm': -1.0},
+    {'lm_learning_rate': 0.0},
+    {'first_share': -0.1},
   ],
 )
 def test_wrong_options_are_refused(options):

@@ -1,0 +1,307 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Turns columns into typed ones strictly: what does not fit is a fault.
+
+A value is never rounded, cut or replaced unseen: '2.5' is no integer, 'nan' and
+'1e99' are no float32. Spaces and tabs around a number do not matter.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import math
+import re
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from antjax.data import text_times
+
+Kind = Literal['int8', 'int32', 'int64', 'float32', 'float64', 'string', 'time']
+
+_INTEGER = re.compile(r'[+-]?[0-9]+')
+_FLOAT = re.compile(r'[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?')
+_BLANK = ' \t'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Column:
+  """What a column has to hold.
+
+  Attributes:
+    kind: Type; 'time' is a text as `text_times` reads it, and becomes int64
+      seconds.
+    empty: Number that an empty field stands for, or None where an empty number
+      is malformed. Of a 'time', seconds that stand for whatever is no time.
+    values: The only texts that it may hold; () allows all.
+    is_needed: Whether a text must not be blank.
+    limit: Numbers must be below it in size.
+    separator: Text between the values of a field, '' for one value. The column
+      becomes lists of texts.
+  """
+
+  kind: Kind = 'string'
+  empty: float | None = None
+  values: tuple[str, ...] = ()
+  is_needed: bool = False
+  limit: float = math.inf
+  separator: str = ''
+
+  @property
+  def wanted(self) -> str:
+    """What a value has to be, for messages."""
+    if math.isinf(self.limit):
+      return self.kind
+    return f'{self.kind} below {self.limit:.3g}'
+
+
+class Faults:
+  """The first fault of each row: its column, a reason of one word, a message.
+
+  Attributes:
+    of_row: Row -> (column, reason, message).
+  """
+
+  def __init__(self) -> None:
+    self.of_row: dict[int, tuple[str, str, str]] = {}
+
+  def add(
+    self,
+    is_bad: np.ndarray,
+    column: str,
+    reason: str,
+    message: Callable[[int], str],
+  ) -> None:
+    """Marks the rows of a mask, bool [n]."""
+    for row in np.flatnonzero(is_bad).tolist():
+      self.of_row.setdefault(row, (column, reason, message(row)))
+
+
+def decoded(name: str, values: pa.BinaryArray, faults: Faults) -> pa.Array:
+  """Bytes as texts; what is no UTF-8 is a fault, and ''."""
+  try:
+    return values.cast(pa.string())
+  except pa.ArrowInvalid:
+    found = []
+    is_bad = np.zeros(len(values), bool)
+    for row, value in enumerate(values.to_pylist()):
+      try:
+        found.append(value.decode('utf-8'))
+      except UnicodeDecodeError:
+        found.append('')
+        is_bad[row] = True
+  faults.add(is_bad, name, 'encoding', lambda row: 'bytes that are not utf-8')
+  return pa.array(found, pa.string())
+
+
+def typed(
+  name: str, values: pa.Array, column: Column, faults: Faults
+) -> tuple[pa.Array, int]:
+  """Returns a typed column, and how many values were filled in.
+
+  Args:
+    name: Name of the column.
+    values: Texts, or numbers, nulls or lists of a Parquet file, [n].
+    column: What they have to be.
+    faults: Gets the rows that are not; their value is any.
+
+  Raises:
+    ValueError: The column as a whole is of a type that cannot be one of `kind`.
+  """
+  values = _plain(name, values, column)
+  if pa.types.is_list(values.type):
+    is_bad = values.is_null().to_numpy(zero_copy_only=False)
+    lists = values.cast(pa.list_(pa.string()))
+    parents = pc.list_parent_indices(lists).to_numpy()
+    is_bad[parents[mask(pc.list_flatten(lists).is_null())]] = True
+    faults.add(is_bad, name, 'empty', lambda row: 'no value')
+    return lists, 0
+  if pa.types.is_string(values.type):
+    return _from_texts(name, values, column, faults)
+  return _from_numbers(name, values, column, faults)
+
+
+def _plain(name: str, values: pa.Array, column: Column) -> pa.Array:
+  """Texts, numbers or lists, whatever way Arrow has them."""
+  kind = values.type
+  if pa.types.is_dictionary(kind):
+    values = values.dictionary_decode()
+    kind = values.type
+  if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    if not column.separator:
+      raise ValueError(
+        f'the column {name!r} holds lists; needed is a value in each row, or a'
+        ' feature with a separator in the schema file.'
+      )
+    inner = kind.value_type
+    if not (_is_text(inner) or pa.types.is_integer(inner)):
+      raise ValueError(
+        f'the column {name!r} holds lists of {inner}; needed are lists of texts'
+        ' or of integers.'
+      )
+    return values.cast(pa.list_(inner))
+  if _is_text(kind):
+    return values.cast(pa.string())
+  if column.kind == 'string':
+    if pa.types.is_floating(kind):  # As '1.0', not '1'.
+      texts = [None if v is None else str(v) for v in values.to_pylist()]
+      return pa.array(texts, pa.string())
+    return values.cast(pa.string())
+  if pa.types.is_boolean(kind):
+    return values.cast(pa.int8())
+  return values
+
+
+def _is_text(kind: pa.DataType) -> bool:
+  return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _from_texts(
+  name: str, texts: pa.StringArray, column: Column, faults: Faults
+) -> tuple[pa.Array, int]:
+  if texts.null_count:
+    if column.kind == 'string' or column.empty is None:
+      is_null = mask(texts.is_null())
+      faults.add(is_null, name, 'empty', lambda row: 'no value')
+    texts = texts.fill_null('')
+  if column.is_needed:
+    is_blank = pc.or_(pc.equal(texts, ''), pc.utf8_is_space(texts))
+    faults.add(mask(is_blank), name, 'empty', lambda row: 'no value')
+  if column.values:
+    is_known = pc.is_in(texts, pa.array(column.values, pa.string()))
+    needed = ', '.join(column.values)
+    faults.add(
+      ~mask(is_known),
+      name,
+      'value',
+      lambda row: f'{texts[row].as_py()!r}; needed: {needed}',
+    )
+  if column.separator:
+    lists = pc.split_pattern(texts, column.separator)
+    none = pa.scalar([], lists.type)
+    return pc.if_else(pc.equal(texts, ''), none, lists), 0
+  if column.kind == 'string':
+    return texts, 0
+  if column.kind == 'time':
+    return _times(name, texts, column, faults)
+  is_empty = np.zeros(len(texts), bool)
+  if column.empty is not None:
+    is_empty = mask(pc.equal(texts, ''))
+    if is_empty.any():
+      texts = pc.if_else(pa.array(is_empty), '0', texts)
+  try:
+    numbers = _cast(texts, column.kind)
+    is_bad = ~_fits(numbers, column.limit)
+  except pa.ArrowInvalid:
+    coded = texts.dictionary_encode()
+    found = [_number(t, column) for t in coded.dictionary.to_pylist()]
+    index = coded.indices.to_numpy()
+    is_bad = np.array([x is None for x in found], bool)[index]
+    is_empty |= np.array([x == '' for x in found], bool)[index]
+    kept = [x or 0 for x in found]
+    numbers = np.array(kept, np.dtype(column.kind))[index]
+  faults.add(
+    is_bad,
+    name,
+    'cast',
+    lambda row: (
+      f'Could not convert "{texts[row].as_py()}" in "{name}" to {column.wanted}'
+    ),
+  )
+  num_empty = int(np.count_nonzero(is_empty))
+  if num_empty:
+    assert column.empty is not None
+    numbers = np.where(is_empty, np.array(column.empty, numbers.dtype), numbers)
+  return pa.array(numbers), num_empty
+
+
+def _cast(texts: pa.StringArray, kind: str) -> np.ndarray:
+  """Numbers of texts that all are some, in the way Arrow writes them."""
+  if kind.startswith('int'):
+    _, _, data = texts.buffers()
+    if data is not None and ((np.frombuffer(data, np.uint8) | 32) == 120).any():
+      raise pa.ArrowInvalid('hexadecimal numbers are none')
+  return texts.cast(kind).to_numpy()
+
+
+def _number(text: str, column: Column) -> float | Literal[''] | None:
+  """One number; '' where it is an empty one, None for what is none."""
+  text, kind = text.strip(_BLANK), column.kind
+  if not text:
+    return None if column.empty is None else ''
+  pattern = _INTEGER if kind.startswith('int') else _FLOAT
+  if not pattern.fullmatch(text):
+    return None
+  if kind.startswith('int'):
+    number = int(text)
+    limits = np.iinfo(kind)
+    return number if limits.min <= number <= limits.max else None
+  number = pa.scalar(text).cast(kind).as_py()
+  return number if abs(number) < column.limit else None
+
+
+def _fits(numbers: np.ndarray, limit: float) -> np.ndarray:
+  """Whether numbers are finite and below the limit, bool [n]."""
+  if numbers.dtype.kind != 'f':
+    return np.ones(len(numbers), bool)
+  return np.abs(numbers) < limit
+
+
+def _times(
+  name: str, texts: pa.StringArray, column: Column, faults: Faults
+) -> tuple[pa.Array, int]:
+  times, is_time = text_times.seconds(texts)
+  if column.empty is None:
+    faults.add(~is_time, name, 'time', lambda row: f'{texts[row].as_py()!r}')
+    return pa.array(times), 0
+  times[~is_time] = int(column.empty)
+  return pa.array(times), int(np.count_nonzero(~is_time))
+
+
+def _from_numbers(
+  name: str, values: pa.Array, column: Column, faults: Faults
+) -> tuple[pa.Array, int]:
+  """Numbers of a Parquet file, which may be of another type."""
+  kind, is_null = values.type, mask(values.is_null())
+  if pa.types.is_decimal(kind):
+    exact = [x or 0 for x in values.to_pylist()]
+    is_whole = np.array([x == int(x) for x in exact], bool)
+    found = np.array([float(x) for x in exact])
+  elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
+    found = values.fill_null(0).to_numpy(zero_copy_only=False)
+    is_whole = found == np.floor(found) if found.dtype.kind == 'f' else ~is_null
+  elif pa.types.is_null(kind):
+    found, is_whole = np.zeros(len(values)), ~is_null
+  else:
+    raise ValueError(f'the column {name!r} is {kind}; needed: {column.kind}.')
+  with np.errstate(over='ignore', invalid='ignore'):
+    if column.kind.startswith('int'):
+      limits = np.iinfo(column.kind)
+      fits = (found >= limits.min) & (found < limits.max + 1) & is_whole
+      if found.dtype.kind != 'f':
+        fits = (found >= limits.min) & (found <= limits.max)
+      numbers = np.where(fits, found, 0).astype(column.kind)
+    else:
+      numbers = found.astype(column.kind)
+      fits = _fits(numbers, column.limit)
+  is_bad = ~fits | is_null
+  num_empty = 0
+  if column.empty is not None:
+    num_empty = int(np.count_nonzero(is_null))
+    numbers = np.where(is_null, np.array(column.empty, numbers.dtype), numbers)
+    is_bad &= ~is_null
+  faults.add(
+    is_bad,
+    name,
+    'cast',
+    lambda row: (
+      f'Could not convert {values[row].as_py()} in "{name}" to {column.wanted}'
+    ),
+  )
+  return pa.array(numbers), num_empty
+
+
+def mask(values: pa.BooleanArray) -> np.ndarray:
+  """Arrow's booleans as NumPy's."""
+  return values.to_numpy(zero_copy_only=False)

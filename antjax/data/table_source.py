@@ -1,0 +1,252 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the files of a table, text or Parquet, as its schema says.
+
+Parquet goes the way of text: what is empty, or no value of the type that the
+schema gives, is set aside by its row, and nothing is rounded.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+import math
+import os
+import pathlib
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from antjax.data import strict_columns, text_reader
+from antjax.data.csv_blocks import Dialect
+from antjax.data.rejects import BadRow, Rejects
+from antjax.data.strict_columns import Column, Faults
+from antjax.data.text_reader import Counts, Layout, Parsed, ROW, Source
+
+_TEXT = ('.csv', '.tsv', '.txt')
+_DATA = (*_TEXT, '.parquet')
+_PACKED = ('.gz', '.bz2', '.xz', '.zst', '.zip', '.lz4', '.br', '.snappy')
+_BATCH_ROWS = 1 << 16
+
+
+class Columns(Protocol):
+  """Columns of a table, as a schema says."""
+
+  @property
+  def columns(self) -> Mapping[str, strict_columns.Kind]: ...
+  @property
+  def used(self) -> list[str]: ...
+  # Numbers must be below these in size.
+  @property
+  def limits(self) -> Mapping[str, float]: ...
+  # Texts that must not be blank.
+  @property
+  def needed(self) -> Sequence[str]: ...
+  # A column of 0 and 1; '' for none.
+  @property
+  def label(self) -> str: ...
+  @property
+  def empty(self) -> Mapping[str, float]: ...
+  @property
+  def separator(self) -> Mapping[str, str]: ...
+  @property
+  def delimiter(self) -> str: ...
+  @property
+  def header(self) -> bool: ...
+  @property
+  def quote(self) -> str: ...
+
+
+def find_files(source: str | os.PathLike[str]) -> list[pathlib.Path]:
+  """Returns the files of a source, in the order of their names.
+
+  Args:
+    source: A text file or Parquet file, or a folder with files of one kind.
+
+  Raises:
+    FileNotFoundError: No such source, or a folder without such files.
+    ValueError: A file of another kind, or a folder with both kinds or with a
+      packed file that is not there unpacked as well.
+  """
+  source = pathlib.Path(source)
+  if not source.exists():
+    raise FileNotFoundError(f'source={source} does not exist.')
+  if source.is_file():
+    files = [source]
+  else:
+    there = sorted(source.iterdir())
+    packed = [
+      p.name
+      for p in there
+      if _suffix(p) in _PACKED
+      and _suffix(p.with_suffix('')) in _DATA
+      and p.with_suffix('') not in there
+    ]
+    if packed:
+      raise ValueError(
+        f'source={source} holds the packed files {", ".join(packed)}, which are'
+        ' not read; unpack them, or move them elsewhere.'
+      )
+    files = [p for p in there if _suffix(p) in _DATA]
+    if not files:
+      raise FileNotFoundError(
+        f'source={source} holds no file that ends in {", ".join(_TEXT)} or'
+        ' .parquet.'
+      )
+  if len({*map(_is_parquet, files)}) > 1:
+    raise ValueError(f'source={source} holds both text and Parquet files.')
+  if source.is_file() and _suffix(source) not in _DATA:
+    raise ValueError(
+      f'source={source} must end in {", ".join(_TEXT)} or .parquet; unpack it'
+      ' first, if it is packed.'
+    )
+  return files
+
+
+def _suffix(path: pathlib.Path) -> str:
+  return path.suffix.lower()
+
+
+def _is_parquet(path: pathlib.Path) -> bool:
+  return _suffix(path) == '.parquet'
+
+
+def first_line(path: pathlib.Path) -> str:
+  """Returns the first line of a text file, without its end."""
+  if _is_parquet(path):
+    return ','.join(_parquet(path).schema_arrow.names)
+  with open(path, encoding='utf-8', errors='replace') as file:
+    return file.readline().rstrip('\r\n').lstrip('\ufeff')
+
+
+def read(
+  files: Sequence[pathlib.Path],
+  columns: Columns,
+  folder: pathlib.Path,
+  rejects: Rejects,
+  *,
+  threads: int = 0,
+  progress: Callable[[str], None] = lambda text: None,
+) -> Counts:
+  """Writes the good rows of all files to Parquet files in a folder.
+
+  Args:
+    files: From `find_files`.
+    columns: Their columns.
+    folder: Existing folder; its files get the columns that are used, those with
+      a separator as lists of texts, and `ROW`, see `Layout.file_bits`.
+    rejects: Lists rows that are set aside, and refuses too many of them.
+    threads: Number of threads; 0 means one a core.
+    progress: Called with a text at the start of each file.
+
+  Returns:
+    What all files hold.
+
+  Raises:
+    ValueError: Another header, too many rows set aside, a label that is not 0
+      or 1, or no row at all.
+  """
+  layout = Layout(
+    columns={n: _column(n, columns) for n in columns.columns},
+    dialect=Dialect(columns.delimiter, columns.quote),
+    header=[*columns.columns] if columns.header else None,
+  )
+
+  def finish(table: pa.Table, path: pathlib.Path) -> pa.Table:
+    if columns.label:
+      _check_label(table[columns.label], path, columns.label)
+    return table.select([*columns.used, ROW])
+
+  if _is_parquet(files[0]):
+    used = {name: layout.columns[name] for name in columns.used}
+    counts = text_reader.write(
+      [functools.partial(_source, path, used) for path in files],
+      folder,
+      rejects,
+      lambda: text_reader.empty(layout),
+      finish=finish,
+      threads=threads,
+      progress=progress,
+    )
+  else:
+    counts = text_reader.read(
+      files,
+      layout,
+      folder,
+      rejects,
+      finish=finish,
+      threads=threads,
+      progress=progress,
+    )
+  if not counts.good:
+    raise ValueError(f'{files[0]} and the others hold no row at all.')
+  return counts
+
+
+def _column(name: str, columns: Columns) -> Column:
+  return Column(
+    kind=columns.columns[name],
+    empty=columns.empty.get(name),
+    is_needed=name in columns.needed,
+    limit=columns.limits.get(name, math.inf),
+    separator=columns.separator.get(name, ''),
+  )
+
+
+def _check_label(
+  labels: pa.ChunkedArray, path: pathlib.Path, name: str
+) -> None:
+  """Refuses labels that are no click."""
+  clicks = pa.array([0, 1], labels.type)
+  bad = labels.filter(pc.invert(pc.is_in(labels, clicks)))
+  if len(bad):
+    raise ValueError(
+      f'{path}: the label {name!r} is {bad[0].as_py()}; needed is 0 or 1. Name'
+      ' a column of ratings with rating.'
+    )
+
+
+def _parquet(path: pathlib.Path) -> pq.ParquetFile:
+  try:
+    return pq.ParquetFile(path)
+  except (pa.ArrowInvalid, OSError) as error:
+    raise ValueError(f'{path} is no Parquet file ({error}).') from error
+
+
+def _source(
+  path: pathlib.Path, columns: Mapping[str, Column]
+) -> Source[tuple[int, pa.RecordBatch]]:
+  """A Parquet file; its pieces are batches with the number of rows before."""
+  file = _parquet(path)
+  there = file.schema_arrow.names
+  if missing := [name for name in columns if name not in there]:
+    raise ValueError(
+      f'{path} has no column {", ".join(missing)}; it has {", ".join(there)}.'
+    )
+
+  def batches() -> Iterator[tuple[int, pa.RecordBatch]]:
+    first = 0
+    with file:
+      for batch in file.iter_batches(_BATCH_ROWS, columns=[*columns]):
+        yield first, batch
+        first += batch.num_rows
+
+  def parse(piece: tuple[int, pa.RecordBatch]) -> Parsed:
+    first, batch = piece
+    faults = Faults()
+    try:
+      table, filled = text_reader.typed(
+        {n: batch.column(n) for n in columns}, columns, faults
+      )
+    except ValueError as e:
+      raise ValueError(f'{path}: {e}') from e
+    rows = pa.array(range(first, first + batch.num_rows), pa.int64())
+    table = text_reader.good(table.append_column(ROW, rows), faults)
+    bad = [
+      BadRow(first + row + 1, *fault)
+      for row, fault in sorted(faults.of_row.items())
+    ]
+    return Parsed(table, bad, filled, batch.num_rows)
+
+  num_rows = file.metadata.num_rows
+  return Source(path, batches(), parse, num_rows, unit='rows')

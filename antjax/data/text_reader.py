@@ -1,0 +1,489 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Reads text files strictly, in parallel and in bounded memory, as Parquet.
+
+Blocks of whole records go to threads that parse, check and write them: pyarrow
+releases Python's lock meanwhile. At most two blocks a thread are in memory at
+once, however large the files are. A row that is not as its layout says is set
+aside with its line, see `rejects`.
+"""
+
+import collections
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import csv
+import dataclasses
+import math
+import os
+import pathlib
+import threading
+from typing import Generic, Self, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv as arrow_csv
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from antjax.data import csv_blocks, strict_columns, thread_map
+from antjax.data.csv_blocks import Block, Dialect
+from antjax.data.rejects import BadRow, Rejects
+from antjax.data.strict_columns import Column, Faults
+
+ROW = '__row'  # Column of the numbers of rows, int64.
+_PART_BYTES = 1 << 30
+_Piece = TypeVar('_Piece')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+  """What a text file holds.
+
+  Attributes:
+    columns: Column -> what it has to hold: all of a file, in their order.
+    dialect: How records are written.
+    header: Fields of the first line, or None where a file has no header.
+    file_bits: 0 numbers the rows of all files one after another, those set
+      aside included, in the column `ROW`. Else a row's number is (place of its
+      file << file_bits) + place of its record, from the header on: it does not
+      change with the other files.
+  """
+
+  columns: Mapping[str, Column]
+  dialect: Dialect = Dialect()
+  header: Sequence[str] | None = None
+  file_bits: int = 0
+
+
+@dataclasses.dataclass
+class Counts:
+  """What files hold.
+
+  Attributes:
+    rows: Records, those set aside included.
+    rejected_lines: Records set aside.
+    rejected: Reason -> how many of them.
+    filled: Column -> fields that another value stands for now.
+  """
+
+  rows: int = 0
+  rejected_lines: int = 0
+  rejected: collections.Counter[str] = dataclasses.field(
+    default_factory=collections.Counter
+  )
+  filled: collections.Counter[str] = dataclasses.field(
+    default_factory=collections.Counter
+  )
+
+  def add(self, other: 'Counts') -> None:
+    """Adds other counts to these."""
+    self.rows += other.rows
+    self.rejected_lines += other.rejected_lines
+    self.rejected += other.rejected
+    self.filled += other.filled
+
+  @property
+  def good(self) -> int:
+    """Rows that were written."""
+    return self.rows - self.rejected_lines
+
+
+@dataclasses.dataclass(frozen=True)
+class Parsed:
+  """What a piece of a file holds.
+
+  Attributes:
+    table: Good rows: the columns, and `ROW`, their places in the file.
+    bad: Rows set aside, in their order.
+    filled: Column -> values that were filled in.
+    size: How much of the file this was, in the unit of `Source.size`.
+  """
+
+  table: pa.Table
+  bad: list[BadRow]
+  filled: collections.Counter[str]
+  size: int
+
+  def counts(self) -> Counts:
+    """Counts the rows."""
+    return Counts(
+      self.table.num_rows + len(self.bad),
+      len(self.bad),
+      collections.Counter(bad.reason for bad in self.bad),
+      self.filled,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Source(Generic[_Piece]):
+  """A file as pieces that are parsed in parallel.
+
+  Attributes:
+    path: The file.
+    pieces: Its pieces, read as they are taken.
+    parse: Parses a piece, in any thread.
+    size: How large the file is, infinite where that is not known.
+    smallest: Size of the smallest row.
+    unit: What its rows are called.
+  """
+
+  path: pathlib.Path
+  pieces: Iterable[_Piece]
+  parse: Callable[[_Piece], Parsed]
+  size: float
+  smallest: float = 1
+  unit: str = 'lines'
+
+
+def read(
+  files: Sequence[pathlib.Path],
+  layout: Layout,
+  folder: pathlib.Path,
+  rejects: Rejects,
+  *,
+  finish: Callable[[pa.Table, pathlib.Path], pa.Table] = lambda table, _: table,
+  threads: int = 0,
+  block_bytes: int = 1 << 22,
+  max_record_bytes: int = 1 << 20,
+  progress: Callable[[str], None] = lambda text: None,
+) -> Counts:
+  """Writes the good rows of all files to Parquet files in a folder.
+
+  Args:
+    files: Text files, read in this order; they may be packed as .gz or .xz.
+    layout: What each of them holds.
+    folder: Existing folder for `part-*.parquet`; at least one is written.
+    rejects: Lists rows that are set aside, and refuses too many of them.
+    finish: Makes what is written of the typed rows of a block and their file;
+      called in any thread.
+    threads: Number of threads; 0 means one a core.
+    block_bytes: Bytes of a block: a few megabytes, so that the next step finds
+      in a processor's cache what the last one wrote there.
+    max_record_bytes: A quote that is open for longer is never closed.
+    progress: Called with a text at the start of each file.
+
+  Returns:
+    What all files hold.
+
+  Raises:
+    ValueError: A file has another header, or too many rows are set aside.
+    FileNotFoundError: No such file.
+    RuntimeError: A file changed while it was read.
+  """
+
+  def opened(path: pathlib.Path) -> Source[Block]:
+    blocks = csv_blocks.read_blocks(
+      path,
+      layout.dialect,
+      block_bytes=block_bytes,
+      max_record_bytes=max_record_bytes,
+    )
+    if layout.header is not None:
+      blocks = _after_header(path, blocks, layout)
+    # Blocks of some files are larger than what they were made of.
+    is_same = layout.dialect.encoding == 'utf-8' and path.is_file()
+    is_same = is_same and not csv_blocks.is_packed(path)
+    return Source(
+      path,
+      blocks,
+      lambda block: parse(block, layout),
+      path.stat().st_size if is_same else math.inf,
+      (len(layout.columns) - 1) * len(layout.dialect.delimiter) + 1,
+    )
+
+  return write(
+    [lambda path=path: opened(path) for path in files],
+    folder,
+    rejects,
+    lambda: empty(layout),
+    finish=finish,
+    file_bits=layout.file_bits,
+    threads=threads,
+    progress=progress,
+  )
+
+
+def write(
+  sources: Sequence[Callable[[], Source[_Piece]]],
+  folder: pathlib.Path,
+  rejects: Rejects,
+  no_rows: Callable[[], pa.Table],
+  *,
+  finish: Callable[[pa.Table, pathlib.Path], pa.Table] = lambda table, _: table,
+  file_bits: int = 0,
+  threads: int = 0,
+  progress: Callable[[str], None] = lambda text: None,
+) -> Counts:
+  """Writes the good rows of sources, one after another; see `read`.
+
+  Args:
+    sources: What opens each of them.
+    folder: See `read`.
+    rejects: See `read`.
+    no_rows: Makes the table of no rows.
+    finish: See `read`.
+    file_bits: See `Layout`.
+    threads: See `read`.
+    progress: See `read`.
+  """
+  total = Counts()
+  threads = threads or os.cpu_count() or 1
+  path = pathlib.Path()
+  with _Parts(folder) as parts:
+    for number, opened in enumerate(sources):
+      source = opened()
+      path = source.path
+      progress(f'reading {path.name}')
+      first = (number << file_bits) + 1 if file_bits else total.rows
+
+      def work(piece: _Piece) -> tuple[Counts, int, list[BadRow]]:
+        parsed = source.parse(piece)
+        if parsed.table.num_rows:
+          parts.write(finish(_numbered(parsed.table, first), path))
+        return parsed.counts(), parsed.size, parsed.bad
+
+      counts, left = Counts(), source.size
+      for more, size, bad in thread_map.in_order(work, source.pieces, threads):
+        counts.add(more)
+        left -= size
+        rejects.add(path, bad)
+        if left > 0:  # No more rows than these can follow.
+          most = counts.rows + left / source.smallest
+          _check(rejects, source, counts, most)
+      _check(rejects, source, counts)
+      total.add(counts)
+    if not total.good:
+      parts.write(finish(no_rows(), path))
+  return total
+
+
+def _check(
+  rejects: Rejects,
+  source: Source[_Piece],
+  counts: Counts,
+  most: float | None = None,
+) -> None:
+  reasons = counts.rejected.most_common()
+  rejects.check(
+    source.path,
+    counts.rejected_lines,
+    counts.rows,
+    most=most,
+    why=', '.join(f'{name} {n}' for name, n in reasons),
+    unit=source.unit,
+  )
+
+
+def _numbered(table: pa.Table, first: int) -> pa.Table:
+  place = table.schema.get_field_index(ROW)
+  rows = table[place].to_numpy() + first
+  return table.set_column(place, ROW, pa.array(rows))
+
+
+def _after_header(
+  path: pathlib.Path, blocks: Iterator[Block], layout: Layout
+) -> Iterator[Block]:
+  """Gives the blocks without the header, once it is the right one."""
+  block = next(blocks, None)
+  assert layout.header is not None
+  line, fault = '', ''
+  if block is not None:
+    spans = [*zip(block.starts[:1], block.stops[:1])]
+    spans += [(f.start, f.stop) for f in block.faults[:1]]
+    first = min(spans)
+    line = block.text(*map(int, first))
+    if block.faults and block.faults[0].start == first[0]:
+      fault = block.faults[0].message
+  if fault == csv_blocks.LONE_CR:
+    raise ValueError(
+      f'{path} has {fault}; needed are LF or CRLF, the same in the whole file.'
+    )
+  found = _fields(line, layout.dialect)
+  if found != [*layout.header]:
+    shown = ', '.join(found)[:500]
+    raise ValueError(
+      f'{path} has the columns {shown}; needed: {", ".join(layout.header)}.'
+    )
+  assert block is not None
+  yield dataclasses.replace(
+    block, starts=block.starts[1:], stops=block.stops[1:]
+  )
+  for block in blocks:
+    yield dataclasses.replace(block, first_record=block.first_record - 1)
+
+
+def _fields(line: str, dialect: Dialect) -> list[str]:
+  if not dialect.quote or len(dialect.delimiter) > 1:
+    return line.split(dialect.delimiter)
+  lines = [line]
+  return next(
+    csv.reader(lines, delimiter=dialect.delimiter, quotechar=dialect.quote), []
+  )
+
+
+def parse(block: Block, layout: Layout) -> Parsed:
+  """Reads the records of a block strictly."""
+  # Where a bad row is, and (column, reason, message).
+  bad: list[tuple[int, int, tuple[str, str, str]]] = [
+    (f.start, f.stop, ('', 'quote', f'{f.message}; the line is left out'))
+    for f in block.faults
+  ]
+
+  def add(record: int, fault: tuple[str, str, str]) -> None:
+    span = block.starts[record], block.stops[record]
+    bad.append((int(span[0]), int(span[1]), fault))
+
+  kept = np.arange(len(block.starts))
+  faults = Faults()
+  if len(kept):
+    raw, wrong = _texts(block, layout, faults)
+    for record, message in wrong.items():
+      add(record, ('', 'columns', message))
+    kept = np.delete(kept, [*wrong])
+    table, filled = typed(raw, layout.columns, faults)
+  else:
+    table, filled = empty(layout).drop_columns(ROW), collections.Counter()
+  table = table.append_column(ROW, pa.array(block.numbers()[kept]))
+  table = good(table, faults)
+  for row, fault in faults.of_row.items():
+    add(int(kept[row]), fault)
+  rows = [
+    BadRow(block.line(start), *fault, block.text(start, stop))
+    for start, stop, fault in sorted(bad)
+  ]
+  return Parsed(table, rows, filled, len(block.data))
+
+
+def typed(
+  raw: Mapping[str, pa.Array], columns: Mapping[str, Column], faults: Faults
+) -> tuple[pa.Table, collections.Counter[str]]:
+  """Returns typed columns, and in which of them how many were filled in."""
+  filled: collections.Counter[str] = collections.Counter()
+  found = {}
+  for name, column in columns.items():
+    found[name], num = strict_columns.typed(name, raw[name], column, faults)
+    if num:
+      filled[name] += num
+  return pa.table(found), filled
+
+
+def good(table: pa.Table, faults: Faults) -> pa.Table:
+  """Returns the rows without a fault."""
+  if not faults.of_row:
+    return table
+  is_good = np.ones(table.num_rows, bool)
+  is_good[[*faults.of_row]] = False
+  return table.filter(pa.array(is_good))
+
+
+def empty(layout: Layout) -> pa.Table:
+  """Returns the table of no rows, with its types."""
+  none = {name: pa.array([], pa.string()) for name in layout.columns}
+  table, _ = typed(none, layout.columns, Faults())
+  return table.append_column(ROW, pa.array([], pa.int64()))
+
+
+def _texts(
+  block: Block, layout: Layout, faults: Faults
+) -> tuple[dict[str, pa.Array], dict[int, str]]:
+  """Returns columns of texts, and records with another number of them.
+
+  Those records are not among the columns' rows.
+  """
+  data = block.records()
+  dialect, names = layout.dialect, [*layout.columns]
+  delimiter = dialect.delimiter
+  if len(delimiter) > 1:
+    data, delimiter = _with_short_delimiter(data, delimiter)
+  wrong: dict[int, str] = {}
+
+  def skip(row: arrow_csv.InvalidRow) -> str:
+    wrong[row.number - 1] = (
+      f'{row.actual_columns} columns; needed: {row.expected_columns}'
+    )
+    return 'skip'
+
+  def read(kind: pa.DataType) -> dict[str, pa.Array]:
+    wrong.clear()
+    table = arrow_csv.read_csv(
+      pa.BufferReader(pa.py_buffer(data)),
+      arrow_csv.ReadOptions(
+        use_threads=False, block_size=len(data) + 1, column_names=names
+      ),
+      arrow_csv.ParseOptions(
+        delimiter=delimiter,
+        quote_char=dialect.quote or False,
+        newlines_in_values=bool(dialect.quote),
+        invalid_row_handler=skip,
+      ),
+      arrow_csv.ConvertOptions(column_types=dict.fromkeys(names, kind)),
+    )
+    return {name: table[name].combine_chunks() for name in names}
+
+  try:
+    found = read(pa.string())
+  except pa.ArrowInvalid:  # Some bytes are no UTF-8: see which.
+    raw = read(pa.binary())
+    found = {n: strict_columns.decoded(n, raw[n], faults) for n in names}
+  if dialect.quote and delimiter != dialect.delimiter:
+    found = {
+      name: pc.replace_substring(texts, delimiter, dialect.delimiter)
+      for name, texts in found.items()
+    }
+  return found, wrong
+
+
+def _with_short_delimiter(
+  data: np.ndarray, delimiter: str
+) -> tuple[bytes, str]:
+  """Replaces a long delimiter by a control character that is not there."""
+  held = data.tobytes()
+  for number in range(31, 0, -1):
+    short = bytes([number])
+    if short not in b'\t\n\r' and short not in held:
+      return held.replace(delimiter.encode(), short), short.decode()
+  raise ValueError(
+    f'delimiter={delimiter!r}: the text holds all control characters; needed: a'
+    ' delimiter of one byte.'
+  )
+
+
+class _Parts:
+  """Parquet files that several threads write, each one file at a time."""
+
+  def __init__(self, folder: pathlib.Path):
+    """The files are whole when the context ends."""
+    self._folder = folder
+    self._free: list[tuple[pq.ParquetWriter, int]] = []
+    self._lock = threading.Lock()
+    self._num_files = 0
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    for writer, _ in self._free:
+      writer.close()
+
+  def write(self, table: pa.Table) -> None:
+    """Adds a table to a file that no other thread writes to now."""
+    with self._lock:
+      writer, size = self._free.pop() if self._free else (None, 0)
+      if writer is None:
+        self._num_files += 1
+        path = self._folder / f'part-{self._num_files:05d}.parquet'
+    if writer is None:
+      # Read once, and soon: neither packed nor coded.
+      writer = pq.ParquetWriter(
+        path,
+        table.schema,
+        compression='none',
+        use_dictionary=False,
+        write_statistics=False,
+      )
+    writer.write_table(table)
+    size += table.nbytes
+    if size > _PART_BYTES:
+      writer.close()
+      return
+    with self._lock:
+      self._free.append((writer, size))

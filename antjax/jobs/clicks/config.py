@@ -1,0 +1,170 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of launch/train_clicks.py."""
+
+import dataclasses
+from typing import Annotated, Literal
+
+from antjax.ctr.antm2c.model import FieldConfig
+from antjax.ctr.models import build
+from antjax.ctr.models.inputs import NetworkConfig
+from antjax.jobs.training_config import ExamplesConfig
+from antjax.metrics.by_slice import ScoreConfig
+from antjax.train.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+  """What is tried before the trainings that count."""
+
+  num_trials: Annotated[
+    int, 'Trainings to choose by; 0: the settings are taken as they are.'
+  ] = 0
+  learning_rate: Annotated[
+    tuple[float, ...], 'Least and largest rate of the network.'
+  ] = (2e-4, 5e-3)
+  row_learning_rate: Annotated[
+    tuple[float, ...], 'Least and largest rate of the rows.'
+  ] = (2e-4, 2e-2)
+  weight_decay: Annotated[
+    tuple[float, ...], 'Least and largest weight decay.'
+  ] = (1e-6, 1e-2)
+  widths: Annotated[
+    tuple[str, ...], 'Hidden widths of the deep part to choose from.'
+  ] = ('256+128', '512+256', '128+64')
+
+  def __post_init__(self) -> None:
+    if self.num_trials < 0:
+      raise ValueError(f'num_trials={self.num_trials}: must not be negative.')
+    for name in ('learning_rate', 'row_learning_rate', 'weight_decay'):
+      low, *rest = getattr(self, name) or (0.0,)
+      if len(rest) != 1 or not 0 < low <= rest[0]:
+        raise ValueError(
+          f'search.{name}={getattr(self, name)}: needed: the least and the'
+          ' largest value, positive.'
+        )
+    if not self.widths:
+      raise ValueError('search.widths: give one or more.')
+    for text in self.widths:
+      if not all(part.isdecimal() and int(part) for part in text.split('+')):
+        raise ValueError(f'search.widths={text}: needed: widths as 256+128.')
+
+
+# Name in the table -> kinds of vectors that the models see.
+POOLED = 'pooled'  # Ids, but not the scenario.
+INPUTS = {
+  POOLED: (),
+  'id': (),
+  'id+text': ('text',),
+  'id+image': ('image',),
+  'all': ('text', 'image'),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(ExamplesConfig):
+  """Training of a click model of several scenarios."""
+
+  run_dir: str = 'runs/antm2c'
+  data: Annotated[str, 'Folder that launch/prepare_data.py wrote.'] = (
+    'data/antm2c'
+  )
+  model: Annotated[str, f'One of {", ".join(build.MODELS)}.'] = 'dcnv2'
+  scenario: Annotated[
+    str,
+    'Id column that says the scenario; empty: scene, or else all clicks are of'
+    ' one.',
+  ] = ''
+  scenario_groups: Annotated[
+    tuple[str, ...],
+    'Values of that column that make a scenario each, e.g. 1+18,25,35+45.'
+    ' Empty: each value is one, and the column no feature besides.',
+  ] = ()
+  ids: Annotated[
+    Literal['train', 'global'],
+    'train: users and items that training has not seen are the unknown one.'
+    ' global: each has its row, which nothing has trained.',
+  ] = 'train'
+  history: Annotated[
+    str, 'Sequence that is the history of clicks; empty: the first; or none.'
+  ] = ''
+  max_history: Annotated[int, 'Newest clicks taken of it.'] = 20
+  conversion: Annotated[
+    str,
+    'Numeric column of 0 and 1 that is a second label, for esmm; no feature.',
+  ] = ''
+  text_vectors: Annotated[
+    str,
+    'Store that launch/build_behavior_store.py wrote of these texts: with all'
+    ' layers below the cut it has sentence vectors.',
+  ] = ''
+  text_dim: Annotated[int, 'Their principal components; 0: all.'] = 64
+  text_sequences: Annotated[
+    tuple[str, ...], 'Sequences that are texts, each a mean of its pieces.'
+  ] = ()
+  max_pieces: Annotated[int, 'Newest pieces taken of such a text.'] = 16
+  image_vectors: Annotated[
+    str, 'Folder that launch/encode_images.py wrote.'
+  ] = ''
+  eval_batch_size: Annotated[int, 'Clicks scored at once.'] = 8192
+  num_seeds: Annotated[int, 'Trainings, with seeds from --seed on.'] = 1
+  batch_size: Annotated[int, 'Clicks of a step, all devices together.'] = 2048
+  table: Annotated[
+    bool, 'Train many models into one table, instead of --model.'
+  ] = False
+  models: Annotated[
+    tuple[str, ...], 'Rows of the table; empty: all that the data allow.'
+  ] = ()
+  inputs: Annotated[
+    tuple[str, ...],
+    f'Some of {", ".join(INPUTS)}: what models of the table see; pooled: ids,'
+    ' but not the scenario.',
+  ] = ('id',)
+  best_metric: str = 'validation_auc'
+  paro: str = 'NNN'
+  network: NetworkConfig = NetworkConfig()
+  fields: FieldConfig = FieldConfig()
+  optimizer: OptimizerConfig = OptimizerConfig(
+    warmup_steps=0,
+    decay='none',
+    weight_decay=0.0,
+    decay_norms=True,
+    clip_norm=0.0,
+  )
+  score: ScoreConfig = ScoreConfig()
+  search: SearchConfig = SearchConfig()
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if self.model not in build.MODELS:
+      raise ValueError(
+        f'model={self.model}: unknown; use one of {", ".join(build.MODELS)}.'
+      )
+    for name, known in (('models', build.MODELS), ('inputs', INPUTS)):
+      if unknown := sorted(set(getattr(self, name)) - set(known)):
+        raise ValueError(
+          f'{name}: {", ".join(unknown)} unknown; use some of'
+          f' {", ".join(known)}.'
+        )
+    if not self.inputs:
+      raise ValueError('inputs: give at least one.')
+    if POOLED in self.inputs or not self.fields.knows_scenario:
+      self.check_pooled()
+    if self.model == 'esmm' and not self.conversion:
+      raise ValueError('model=esmm learns two labels: name --conversion.')
+    self.check_least(
+      {
+        **dict.fromkeys(('max_history', 'max_pieces', 'eval_batch_size'), 1),
+        'num_seeds': 1,
+        'text_dim': 0,
+      }
+    )
+
+  def check_pooled(self) -> None:
+    """Refuses fields that tell a model the scenario that is kept from it."""
+    if self.scenario_groups and 'columns' in self.fields.use:
+      raise ValueError(
+        f'fields.use={self.fields.use}: the column {self.scenario} of the'
+        ' groups is one of columns and tells the scenario; leave columns out,'
+        ' or --scenario_groups.'
+      )

@@ -1,0 +1,70 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+r"""Meta-learns a rating or click model and scores it on cold-start tasks.
+
+  python -m launch.local_cluster --hosts=2 --devices_per_host=4 -- \
+    launch/train_gmeta.py --flagfile=launch/recipes/quickstart.flags
+
+trains on task records that launch/prepare_data.py wrote: embedding tables by
+rows over all devices, dense parameters under a PaRO code. --algorithm chooses
+how to learn (docs/gmeta.md). Beside it the same model is trained jointly, the
+baseline that a meta-learner has to beat. The run folder gets checkpoints,
+metrics.jsonl, TensorBoard events, results.json, report.html. The same command
+goes on where a run was stopped.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+from antjax.data import output_folder
+from antjax.jobs import auto_paro, table_levels
+from antjax.jobs import job as job_lib
+from antjax.jobs.gmeta import report as gmeta_report
+from antjax.jobs.gmeta import scores as gmeta_scores
+from antjax.jobs.gmeta.config import Config
+from antjax.jobs.gmeta.methods import Methods
+from antjax.jobs.gmeta.tasks import Tasks
+from antjax.meta import algorithms
+from antjax.meta import recommender as recommender_lib
+
+# A plan of the tables counts the distinct rows of so many batches, and may give
+# the tables that much of a device's memory.
+_PLAN_BATCHES = 8
+_TABLE_SHARE = 0.5
+
+
+def main(config: Config) -> None:
+  train(config, job_lib.start(config))
+
+
+def train(config: Config, job: job_lib.Job) -> list[dict[str, Any]]:
+  """Trains, evaluates and reports; returns the rows of the result table."""
+  description = output_folder.load_description(
+    output_folder.find_view(config.data, 'tasks')
+  )
+  tasks = Tasks(config, description, job)
+  network = algorithms.ALGORITHMS[config.algorithm].network
+  recommender = recommender_lib.build(
+    description['features'],
+    dataclasses.replace(config.model, kind=network or config.model.kind),
+    job.mesh,
+    config.optimizer.schedule(
+      config.num_steps, config.model.table_learning_rate
+    ),
+    place_fn=lambda specs: table_levels.place_tables(
+      specs,
+      tasks.sample_ids(_PLAN_BATCHES),
+      job.mesh,
+      auto_paro.links_of(job.mesh, config.links),
+      _TABLE_SHARE * (auto_paro.memory_of_device() or math.inf),
+    ),
+    label_kind=tasks.kind,
+    num_numeric=len(description.get('numeric', ())),
+  )
+  methods = Methods(config, job, recommender, tasks).train()
+  results = gmeta_scores.evaluate_methods(config, tasks, recommender, methods)
+  if job.is_main:
+    trainer = next(iter(methods.values())).trainer
+    gmeta_report.write(config, job, description, trainer, results)
+  return results.rows

@@ -1,0 +1,288 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of launch/train_llm_rec.py and launch/llm_rec_baselines.py."""
+
+import dataclasses
+from typing import Annotated, Literal
+
+from antjax.ctr.llm_rec.gru4rec import GRU4RecConfig
+from antjax.ctr.llm_rec.losses import LossConfig
+from antjax.ctr.llm_rec.model import VectorConfig
+from antjax.ctr.llm_rec.sasrec import SASRecConfig
+from antjax.ctr.tuning import Tuning
+from antjax.jobs.job import JobConfig
+from antjax.jobs.training_config import LanguageConfig
+from antjax.mesh.paro import PaRO
+from antjax.metrics import rank_metrics
+from antjax.train.optimizer import OptimizerConfig
+
+METHODS = (
+  *('popularity', 'bm25', 'last_title', 'mean_titles', 'one_text'),
+  *('sasrec', 'gru4rec', 'sasrec_single', 'gru4rec_single', 'sasrec_text'),
+)
+Start = Literal['pretrained', 'random']
+# NDCG@10 among drawn items.
+BEST_METRIC = 'validation_ndcg@10'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeldOutConfig:
+  """What is ranked, and against what."""
+
+  num_examples: Annotated[
+    int, 'Examples of a split, drawn by seed; 0: all.'
+  ] = 0
+  num_cold: Annotated[
+    int,
+    'Examples drawn apart whose target training never saw: few of the others'
+    ' have such a one. 0: none.',
+  ] = 0
+  num_negatives: Annotated[
+    int, "Items of the target's domain that it is ranked against."
+  ] = 1000
+  exclude_seen: Annotated[
+    bool,
+    'Draw neither the target nor items of the history. The official code of'
+    ' LLM-Rec does draw them.',
+  ] = True
+  seed: Annotated[int, 'Of the draws; the same for every model.'] = 0
+
+  def __post_init__(self) -> None:
+    if min(self.num_examples, self.num_cold) < 0 or self.num_negatives < 1:
+      raise ValueError(
+        f'held_out.num_examples={self.num_examples} and num_cold='
+        f'{self.num_cold} must not be negative, num_negatives='
+        f'{self.num_negatives} must be at least 1.'
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SequencesConfig(JobConfig):
+  """What is learned from, and what is ranked."""
+
+  data: Annotated[str, 'Folder that launch/prepare_data.py wrote.'] = (
+    'data/ml-1m'
+  )
+  split: Annotated[
+    Literal['last', 'source'],
+    "last: each user's last event is the test target. source: the data's own"
+    ' split of users.',
+  ] = 'last'
+  without_domain: Annotated[
+    str, 'Domain that training does not see, for zero-shot scores.'
+  ] = ''
+  train_users: Annotated[
+    int, 'Users to train on, drawn once for all seeds; 0: all.'
+  ] = 0
+  train_users_seed: Annotated[int, 'Of that draw.'] = 0
+  max_history: Annotated[int, "Newest items that make a user's text."] = 10
+  validation_examples: Annotated[
+    int, 'Validation examples, drawn by seed; 0: all.'
+  ] = 1000
+  held_out: HeldOutConfig = HeldOutConfig()
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    least = {'max_history': 1, 'train_users': 0, 'validation_examples': 0}
+    for name, value in least.items():
+      if getattr(self, name) < value:
+        raise ValueError(
+          f'{name}={getattr(self, name)}: must be at least {value}.'
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+  """What --sweep compares: all combinations."""
+
+  models: Annotated[
+    tuple[str, ...], 'Language models; empty: that of --model.'
+  ] = ()
+  starts: Annotated[
+    tuple[Start, ...],
+    'Where their weights begin; random: only the shape is theirs.',
+  ] = ('pretrained', 'random')
+  tunings: Annotated[
+    tuple[Tuning, ...],
+    'What is trained. none: a linear map behind the model.',
+  ] = ('full', 'lora', 'none')
+  histories: Annotated[
+    tuple[int, ...], "Newest items that make a user's text."
+  ] = (1, 10)
+  projection_dim: Annotated[
+    int, 'Width of the linear map where nothing else is trained.'
+  ] = 256
+
+  def __post_init__(self) -> None:
+    if min((*self.histories, self.projection_dim)) < 1:
+      raise ValueError(
+        f'swept.histories={self.histories} and swept.projection_dim='
+        f'{self.projection_dim} must be at least 1.'
+      )
+    if not (self.starts and self.tunings and self.histories):
+      raise ValueError(
+        'swept.starts, swept.tunings and swept.histories must not be empty.'
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NextItemConfig:
+  """Training of a model of items."""
+
+  num_steps: Annotated[int, 'Most optimizer steps.'] = 4000
+  batch_size: Annotated[int, 'Sequences of a step, all devices together.'] = 128
+  num_negatives: Annotated[
+    int, 'Items drawn for each sequence, which share them on a device.'
+  ] = 8
+  learning_rate: Annotated[float, 'Of Adam, for layers.'] = 2e-3
+  row_learning_rate: Annotated[
+    float, 'Of Adam, for items: most rows are seen in few steps.'
+  ] = 2e-2
+  evaluate_every: Annotated[int, 'Steps between validations.'] = 500
+  patience: Annotated[
+    int,
+    'Stop after so many validations without a better one, and take the best; 0:'
+    ' train all steps and take the last.',
+  ] = 3
+  checkpoint_every: Annotated[int, 'Steps between checkpoints.'] = 1000
+
+  def __post_init__(self) -> None:
+    positive = 'num_steps batch_size num_negatives evaluate_every'
+    for name in (*positive.split(), 'checkpoint_every'):
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f'training.{name}={getattr(self, name)}: must be at least 1.'
+        )
+    rates = self.learning_rate, self.row_learning_rate
+    if not min(rates) > 0 or self.patience < 0:
+      raise ValueError(
+        f'training.learning_rate={rates[0]} and training.row_learning_rate='
+        f'{rates[1]} must be positive, training.patience={self.patience} not'
+        ' negative.'
+      )
+
+  @property
+  def best_metric(self) -> str:
+    """What better means."""
+    return BEST_METRIC
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BaselinesConfig(SequencesConfig):
+  """Which methods, on which examples."""
+
+  run_dir: str = 'runs/llm_rec_baselines'
+  methods: Annotated[tuple[str, ...], 'Which, in this order.'] = METHODS
+  model: Annotated[
+    str, 'Language model of the texts: Hugging Face folder or GGUF file.'
+  ] = 'data/minilm'
+  max_text_tokens: Annotated[
+    int, 'Tokens of a text at most; the newest are kept.'
+  ] = 256
+  text_cache: Annotated[
+    str,
+    'Folder that keeps the vectors of titles, for runs of the same data and'
+    ' model. Empty: the run folder.',
+  ] = ''
+  paro: Annotated[
+    str, 'PaRO code: levels of parameters, gradients, optimizer state.'
+  ] = 'NNN'
+  seed: Annotated[int, 'Of parameters and shuffles.'] = 0
+  training: NextItemConfig = NextItemConfig()
+  sasrec: SASRecConfig = SASRecConfig()
+  gru4rec: GRU4RecConfig = GRU4RecConfig()
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    PaRO.from_code(self.paro)
+    wrong = sorted({*self.methods} - {*METHODS})
+    if wrong or not self.methods:
+      raise ValueError(
+        f'methods={self.methods}: {wrong or "none"} cannot be run; use'
+        f' {", ".join(METHODS)}.'
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(LanguageConfig, SequencesConfig):
+  """Training of a language model as a recommender."""
+
+  run_dir: str = 'runs/llm_rec'
+  only_domain: Annotated[
+    str, 'Train on the events of this domain alone; empty: all.'
+  ] = ''
+  start: Annotated[
+    Literal['pretrained', 'random'],
+    "Where its weights begin; random: only its shape is the folder's.",
+  ] = 'pretrained'
+  published_marks: Annotated[
+    bool, 'OPT without the token that its texts begin with, as in the paper.'
+  ] = False
+  max_title_tokens: Annotated[int, 'Tokens taken of a title.'] = 40
+  max_tokens: Annotated[
+    int, "Tokens of a user's text; the newest titles that fit are in it."
+  ] = 402
+  max_seen: Annotated[
+    int, 'Newest items of a user that are no negatives (loss.exclude=seen).'
+  ] = 100
+  token_cache: Annotated[
+    str, "Folder of the titles' token ids; empty: tokens in the data folder."
+  ] = ''
+  lora_rank: int = 16
+  num_chunks: Annotated[
+    int,
+    'Parts that the texts of a micro-batch are encoded in: memory of a part,'
+    ' negatives of all (gradient caching).',
+  ] = 1
+  num_shapes: Annotated[
+    int, 'Shapes of packed texts, each compiled once; several processes: 1.'
+  ] = 3
+  batch_size: int = 96
+  best_metric: str = 'validation_ndcg@10'
+  export: Annotated[bool, 'Write the folder for launch/recommend.py.'] = True
+  baselines: Annotated[
+    tuple[str, ...],
+    'Methods of launch/llm_rec_baselines.py to run too, or all.',
+  ] = ()
+  sweep: Annotated[
+    bool, 'Compare settings, each in a run of its own, and train nothing else.'
+  ] = False
+  loss: LossConfig = LossConfig()
+  vector: VectorConfig = VectorConfig()
+  optimizer: OptimizerConfig = OptimizerConfig(
+    lm_learning_rate=5e-5, weight_decay=1e-3
+  )
+  swept: SweepConfig = SweepConfig()
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    known = [f'validation_{name}' for name in rank_metrics.metric_names()]
+    if self.best_metric not in known:
+      raise ValueError(
+        f'best_metric={self.best_metric}: use one of {", ".join(known)}.'
+      )
+    self.check_least(
+      {
+        **dict.fromkeys(('max_title_tokens', 'max_tokens', 'max_seen'), 1),
+        **dict.fromkeys(('num_chunks', 'num_shapes'), 1),
+      }
+    )
+    if self.only_domain and self.only_domain == self.without_domain:
+      raise ValueError(
+        f'only_domain and without_domain are both {self.only_domain}: nothing'
+        ' is left to train on.'
+      )
+    if self.tuning == 'none' and not (
+      self.vector.has_head or self.loss.learn_temperature
+    ):
+      raise ValueError(
+        'tuning=none: nothing would be trained; set vector.projection_dim or'
+        ' vector.word_dim, or run launch/llm_rec_baselines.py for untrained'
+        ' models.'
+      )
+    wrong = sorted({*self.baselines} - {*METHODS, 'all'})
+    if wrong:
+      raise ValueError(
+        f'baselines={self.baselines}: {", ".join(wrong)} unknown; use all, or'
+        f' some of {", ".join(METHODS)}.'
+      )

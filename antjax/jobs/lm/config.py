@@ -1,0 +1,78 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of launch/train_lm.py."""
+
+import dataclasses
+import math
+import re
+from typing import Annotated, Literal
+
+from antjax.jobs.training_config import ExamplesConfig
+from antjax.lm import generate, transformer
+from antjax.train.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(ExamplesConfig):
+  """Training of a causal language model."""
+
+  run_dir: str = 'runs/lm'
+  data: Annotated[str, 'Folder that launch/prepare_text.py wrote.'] = (
+    'data/shakespeare'
+  )
+  init_from: Annotated[
+    str,
+    'Run folder whose newest parameters to start from (fine-tuning). Prepare'
+    " the texts with that run's tokenizer.json.",
+  ] = ''
+  train_on: Annotated[
+    str,
+    'Regular expression: only parameters whose name it finds are trained, e.g.'
+    " 'norm|layers.query'. Empty: all.",
+  ] = ''
+  device_gib: Annotated[
+    float, 'For --paro=auto: memory of a device; 0: what it says it has.'
+  ] = 0.0
+  regather: Annotated[
+    bool, 'Gather layers of levels I and G again in the backward pass.'
+  ] = True
+  num_steps: Annotated[int, 'Optimizer steps; 0: those of num_epochs.'] = 200
+  batch_size: Annotated[int, 'Sequences of a step, all devices together.'] = 32
+  seq_len: Annotated[int, 'Tokens of a sequence.'] = 256
+  compute_dtype: Annotated[
+    Literal['float32', 'bfloat16', 'float16'],
+    'Of activations and of the copy of the parameters that computes; masters,'
+    ' norms, softmax and loss are float32. float16 scales the loss.',
+  ] = 'float32'
+  shard_size: Annotated[int, 'Sequences in a DataShard.'] = 16
+  evaluate_every: Annotated[int, 'Steps between validations.'] = 50
+  best_metric: Annotated[str, 'What better means.'] = 'validation_loss'
+  checkpoint_every: Annotated[int, 'Steps between checkpoints.'] = 100
+  peak_tflops: Annotated[
+    float,
+    'Peak of one device in compute_dtype, for MFU, in TFLOP/s. 0: the speed of'
+    ' a large matrix product here, which is measured at the start.',
+  ] = 0.0
+  prompts: Annotated[
+    tuple[str, ...], 'Beginnings of the samples at the end.'
+  ] = ('ROMEO:', 'KING HENRY:')
+  sample_tokens: Annotated[int, 'Tokens of each sample; 0: none.'] = 120
+  model: transformer.Config = transformer.Config(vocab_size=0, remat='dots')
+  optimizer: OptimizerConfig = OptimizerConfig(
+    learning_rate=2e-3, warmup_steps=30, b2=0.95, weight_decay=0.1
+  )
+  sampling: generate.Sampling = generate.Sampling()
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    self.check_least(dict.fromkeys(('sample_tokens', 'device_gib'), 0))
+    if not 0 <= self.peak_tflops < math.inf:
+      raise ValueError(
+        f'peak_tflops={self.peak_tflops} must be positive, or 0 to measure it.'
+      )
+    try:
+      re.compile(self.train_on)
+    except re.error as error:
+      raise ValueError(
+        f'train_on={self.train_on!r} is no regular expression: {error}.'
+      ) from error

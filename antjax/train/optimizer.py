@@ -1,0 +1,133 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The optimizer of dense parameters; embedding rows have their own."""
+
+from collections.abc import Callable
+import dataclasses
+import math
+from typing import Annotated, Any, Literal
+
+import jax
+import optax
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+  """AdamW with clipping, warm-up and decay; a language model has its rate."""
+
+  learning_rate: Annotated[float, 'Peak rate.'] = 1e-3
+  lm_learning_rate: Annotated[
+    float | None,
+    'Peak rate of the layers of a language model inside a recommender; none:'
+    ' learning_rate.',
+  ] = None
+  warmup_steps: Annotated[int, 'Steps of linear warm-up.'] = 100
+  first_share: Annotated[
+    float | None,
+    'Rate at the start of the warm-up, as a share of the peak; none: that of'
+    ' one step of the warm-up.',
+  ] = None
+  decay: Annotated[
+    Literal['none', 'cosine'],
+    'Of the rate after the warm-up, to the last step.',
+  ] = 'cosine'
+  final_share: Annotated[
+    float, 'Rate at the end of the cosine, as a share of the peak.'
+  ] = 0.1
+  b1: Annotated[float, "Adam's decay of the mean."] = 0.9
+  b2: Annotated[float, "Adam's decay of the squares."] = 0.999
+  eps: Annotated[float, "Added to Adam's root mean square."] = 1e-8
+  weight_decay: Annotated[float, 'Decoupled decay a step, times the rate.'] = (
+    0.01
+  )
+  decay_norms: Annotated[bool, 'Whether norms and biases decay too.'] = False
+  clip_norm: Annotated[
+    float, 'Largest global norm of the gradient; 0: any.'
+  ] = 1.0
+
+  def __post_init__(self) -> None:
+    for name in ('learning_rate', 'lm_learning_rate', 'eps'):
+      value = getattr(self, name)
+      if value is not None and not value > 0:
+        raise ValueError(f'optimizer.{name} must be positive; got {value}.')
+    for name in ('warmup_steps', 'weight_decay', 'clip_norm'):
+      if not 0 <= getattr(self, name) < math.inf:
+        raise ValueError(
+          f'optimizer.{name} must not be negative; got {getattr(self, name)}.'
+        )
+    for name in ('first_share', 'final_share'):
+      value = getattr(self, name)
+      if value is not None and not 0 <= value <= 1:
+        raise ValueError(f'optimizer.{name} must be from 0 to 1; got {value}.')
+
+  def schedule(
+    self, num_steps: int, peak: float | None = None
+  ) -> float | optax.Schedule:
+    """The rate of each of `num_steps` steps.
+
+    Args:
+      num_steps: Number of steps of the run.
+      peak: Peak rate, of embedding rows for example; None: learning_rate.
+    """
+    peak = self.learning_rate if peak is None else peak
+    warmup = min(self.warmup_steps, max(num_steps - 1, 1))
+    first = peak / (warmup + 1)
+    if self.first_share is not None:
+      first = peak * self.first_share
+    if self.decay == 'cosine':
+      return optax.warmup_cosine_decay_schedule(
+        first, peak, warmup, max(num_steps, 2), peak * self.final_share
+      )
+    if not warmup:
+      return peak
+    return optax.linear_schedule(first, peak, warmup)
+
+  def build(
+    self, num_steps: int, is_lm: Callable[[str], bool] | None = None
+  ) -> optax.GradientTransformation:
+    """The optimizer of a run.
+
+    Args:
+      num_steps: Number of steps of the run.
+      is_lm: Leaf name -> whether `lm_learning_rate` is its rate; None: no
+        leaf's.
+    """
+    adamw = self._adamw(self.schedule(num_steps))
+    if is_lm is not None:
+
+      def groups(params: PyTree) -> PyTree:
+        return jax.tree.map_with_path(
+          lambda path, _: 'lm' if is_lm(_name(path)) else 'head', params
+        )
+
+      of_lm = self._adamw(self.schedule(num_steps, self.lm_learning_rate))
+      adamw = optax.multi_transform({'lm': of_lm, 'head': adamw}, groups)
+    if not self.clip_norm:
+      return optax.chain(adamw)
+    return optax.chain(optax.clip_by_global_norm(self.clip_norm), adamw)
+
+  def _adamw(
+    self, rate: float | optax.Schedule
+  ) -> optax.GradientTransformation:
+    return optax.adamw(
+      rate,
+      b1=self.b1,
+      b2=self.b2,
+      eps=self.eps,
+      weight_decay=self.weight_decay,
+      mask=None if self.decay_norms else decays,
+    )
+
+
+def decays(params: PyTree) -> PyTree:
+  """Whether each leaf decays: no norm, bias or factor does, by name."""
+  return jax.tree.map_with_path(
+    lambda path, _: not _name(path).endswith(('norm', 'bias', 'log_scale')),
+    params,
+  )
+
+
+def _name(path: tuple[Any, ...]) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator='.')
