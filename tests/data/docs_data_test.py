@@ -9,7 +9,7 @@ import re
 import pytest
 
 from antjax.data import (
-  antm2c_columns,
+  antm2c,
   behavior_examples,
   behavior_text,
   event_movielens,
@@ -47,7 +47,7 @@ def _folder(tmp_path_factory):
 def test_parts(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'clicks.tsv').write_text('7\ta\t1\n7\tb\t0\n9\ta\t1\n')
-  exec(_blocks('python')[0].replace('/tmp/spill', str(tmp_path)), {})
+  exec(_blocks('python')[0].replace('/tmp/spill', f'{tmp_path}/w'), {})
   assert len(records.open_source(tmp_path / 'tasks.parquet')) == 2
 
 
@@ -79,11 +79,10 @@ def test_the_schema_file(tmp_path):
   (tmp_path / 'clicks.yaml').write_text(text)
   schema = schema_file.load(str(tmp_path / 'clicks.yaml'))
   assert schema.features == ('user', 'item', 'tags')
+  assert schema.task_column == 'user'
   assert schema.separator == {'tags': '|'}
   assert schema.numeric == schema.log == ('price',)
-  defaults = schema_file.make(
-    schema.columns, label='clicked', task='user', time='when'
-  )
+  defaults = schema_file.make(schema.columns, label='clicked')
   for name in ('delimiter', 'header', 'quote'):
     assert getattr(schema, name) == getattr(defaults, name)
 
@@ -95,7 +94,7 @@ def test_flags_exist():
       ('', prepare_data.Config),
       ('split.', movielens.SplitConfig),
       ('tasks.', view_tasks.TaskConfig),
-      ('antm2c.', antm2c_columns.Antm2cConfig),
+      ('antm2c.', antm2c.Antm2cConfig),
       ('examples.', behavior_examples.ExampleConfig),
       ('normalizer.', behavior_text.Normalizer),
       ('sequences.', prepare_data.SequenceFlags),

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from antjax.data import schema_file, table_layouts, table_raw, view_tasks
+from antjax.data import schema_file, table_layouts, table_source, view_tasks
 from antjax.data.view_tasks import TaskConfig
 from tests.data import views
 from tests.data.views import read
@@ -41,7 +41,7 @@ def write_criteo(path, header):
 @pytest.mark.parametrize('header', [False, True])
 def test_criteo(tmp_path, header):
   source = write_criteo(tmp_path / 'train.txt', header)
-  schema = table_layouts.criteo(table_raw.first_line(source))
+  schema = table_layouts.criteo(table_source.first_line(source))
   description = make(tmp_path / 'out', source, schema)
   assert description['counts']['rows'] == 60
   assert description['task_feature'] == 'C1'
@@ -72,7 +72,7 @@ def test_avazu(tmp_path, is_encoded):
     lines.append(','.join(fields))
   source = tmp_path / 'train.csv'
   source.write_text('\n'.join(lines) + '\n')
-  schema = table_layouts.avazu(table_raw.first_line(source))
+  schema = table_layouts.avazu(table_source.first_line(source))
   description = make(tmp_path / 'out', source, schema)
   counts = description['counts']
   assert (counts['rows'], counts['tasks'], counts['cold_tasks']) == (60, 3, 1)
