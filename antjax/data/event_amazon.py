@@ -21,7 +21,7 @@ from ibis.expr import types as ir
 
 from antjax.data import events, prepare
 from antjax.data.csv_blocks import Dialect
-from antjax.data.events import ITEM, ROW, Source, Writer
+from antjax.data.events import EventWriter, ITEM, ROW, Source
 from antjax.data.rejects import BadRow
 from antjax.data.schema import Schema
 from antjax.data.strict_columns import Column
@@ -145,7 +145,7 @@ def source(path: str | os.PathLike[str], domains: Sequence[str] = ()) -> Source:
   return Source(SCHEMA, made_of, functools.partial(_write, files))
 
 
-def _write(files: Sequence[DomainFiles], step: Writer) -> dict[str, Any]:
+def _write(files: Sequence[DomainFiles], step: EventWriter) -> dict[str, Any]:
   """Writes rows and items.
 
   Lines that are no JSON or name no item, and ratings without a user, an item or
@@ -182,7 +182,9 @@ def _write(files: Sequence[DomainFiles], step: Writer) -> dict[str, Any]:
   }
 
 
-def _items(step: Writer, domain: DomainFiles) -> tuple[ir.Table, Counts, int]:
+def _items(
+  step: EventWriter, domain: DomainFiles
+) -> tuple[ir.Table, Counts, int]:
   """(`ITEM`, title, domain, `ROW`), counts of lines, and those set aside."""
   dialect = Dialect(_NO_DELIMITER, '')
   lines, counts = step.read_text(domain.items, {'line': Column()}, dialect)

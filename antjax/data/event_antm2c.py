@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from antjax.data import antm2c, prepare, text_reader
 from antjax.data.antm2c import Antm2cConfig
-from antjax.data.events import Source, Writer
+from antjax.data.events import EventWriter, Source
 from antjax.data.schema import Schema
 
 CLICKED = 'clicked'
@@ -73,7 +73,7 @@ def source(
 
 
 def _write(
-  files: list[pathlib.Path], config: Antm2cConfig, step: Writer
+  files: list[pathlib.Path], config: Antm2cConfig, step: EventWriter
 ) -> dict[str, Any]:
   """Writes the rows."""
   counts = text_reader.read(

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from antjax.data import event_amazon, prepare
-from antjax.data.events import ITEM, ROW, Source, Writer
+from antjax.data.events import EventWriter, ITEM, ROW, Source
 from antjax.data.rejects import BadRow
 from antjax.data.schema import Schema
 
@@ -86,7 +86,9 @@ def source(path: str | os.PathLike[str]) -> Source:
 
 
 def _write(
-  path: str | os.PathLike[str], files: dict[str, pathlib.Path], step: Writer
+  path: str | os.PathLike[str],
+  files: dict[str, pathlib.Path],
+  step: EventWriter,
 ) -> dict[str, Any]:
   """Writes rows and items."""
   num_bad = 0

@@ -23,7 +23,7 @@ from antjax.data import (
   movielens_raw,
   prepare,
 )
-from antjax.data.events import ITEM, ROW, Source, USER, Writer
+from antjax.data.events import EventWriter, ITEM, ROW, Source, USER
 from antjax.data.schema import Schema
 
 # 'Matrix, The (1999)' is how catalogues sort, not how one writes. An article
@@ -82,7 +82,7 @@ def source(
 
 
 def _write(
-  path: str | os.PathLike[str], allow_other_counts: bool, step: Writer
+  path: str | os.PathLike[str], allow_other_counts: bool, step: EventWriter
 ) -> dict[str, Any]:
   """Writes rows, items and users."""
   if not path:

@@ -14,7 +14,7 @@ from typing import Any
 from ibis.expr import types as ir
 
 from antjax.data import prepare, table_source
-from antjax.data.events import ITEM, ROW, Source, Writer
+from antjax.data.events import EventWriter, ITEM, ROW, Source
 from antjax.data.rejects import BadRow
 from antjax.data.schema import Schema
 
@@ -40,7 +40,7 @@ def source(path: str | os.PathLike[str], schema: Schema) -> Source:
 
 
 def _write(
-  path: str | os.PathLike[str], schema: Schema, step: Writer
+  path: str | os.PathLike[str], schema: Schema, step: EventWriter
 ) -> dict[str, Any]:
   """Writes rows and items; returns the counts."""
   folder, counts = step.read('log', path, schema)
@@ -71,7 +71,7 @@ def _write(
 
 
 def _of_known_items(
-  step: Writer, table: ir.Table, schema: Schema
+  step: EventWriter, table: ir.Table, schema: Schema
 ) -> tuple[ir.Table, int]:
   """Writes the items; sets rows of other ones aside."""
   assert schema.items is not None

@@ -42,7 +42,7 @@ _BLANKS = r'[\s\x00-\x1f\x7f]+'
 
 
 @dataclasses.dataclass(frozen=True)
-class Writer:
+class EventWriter:
   """What a source writes its events with.
 
   Attributes:
@@ -155,7 +155,7 @@ class Source:
 
   schema: Schema
   made_of: Mapping[str, Any]
-  write: Callable[[Writer], Mapping[str, Any]]
+  write: Callable[[EventWriter], Mapping[str, Any]]
 
 
 def write(
@@ -202,7 +202,7 @@ def write(
       (work / name).mkdir()
     rejects = Rejects(work / output_folder.REJECTED, max_rejected_share)
     with engine_lib.duckdb(work, engine) as con:
-      step = Writer(con, stage, work, rejects, engine.threads, progress)
+      step = EventWriter(con, stage, work, rejects, engine.threads, progress)
       about = source.write(step)
     return {
       'kind': KIND,

@@ -133,7 +133,7 @@ def read_raw(con: ibis.BaseBackend, files: RawFiles, read: Reader) -> RawTables:
   Args:
     con: Connection from `prepare.connect`.
     files: Files from `find_files`.
-    read: `events.Writer.read_text`.
+    read: `events.EventWriter.read_text`.
 
   Raises:
     ValueError: Too many malformed lines, or files that do not fit together.

@@ -23,7 +23,7 @@ OWN = '__'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Columns:
+class TableColumns:
   """Columns of one table, and the format of its text files.
 
   Attributes:
@@ -69,7 +69,7 @@ class Columns:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ItemTable(Columns):
+class ItemTable(TableColumns):
   """A second table, with one row an item; all of its columns are read.
 
   Attributes:
@@ -103,7 +103,7 @@ class ItemTable(Columns):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Schema(Columns):
+class Schema(TableColumns):
   """Columns of a log, one row an event, and what they are for.
 
   A column that is named here may be one of the table of items where the text

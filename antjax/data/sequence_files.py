@@ -76,7 +76,7 @@ def write_sequences(
   """
   check(schema)
 
-  def build(job: view.Job) -> dict[str, Any]:
+  def build(job: view.ViewWork) -> dict[str, Any]:
     with job.opened() as events:
       steps = job.work / 'steps'
       made = view_sequences.build(events, config, steps, job.progress)

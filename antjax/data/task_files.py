@@ -70,7 +70,7 @@ def write_tasks(
   )
 
 
-def _build(job: view.Job, config: TaskConfig) -> dict[str, Any]:
+def _build(job: view.ViewWork, config: TaskConfig) -> dict[str, Any]:
   """Writes all files; returns the description."""
   schema = job.schema
   with job.opened() as events:

@@ -18,7 +18,7 @@ Progress = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class ViewWork:
   """Where and how a view is made.
 
   Attributes:
@@ -58,7 +58,7 @@ def make(
   schema: Schema,
   version: int,
   settings: Mapping[str, Any],
-  build: Callable[[Job], dict[str, Any]],
+  build: Callable[[ViewWork], dict[str, Any]],
   *,
   engine: engine_lib.Engine | None = None,
   file_format: Literal['arrow', 'parquet', 'array_record'] = 'arrow',
@@ -96,7 +96,7 @@ def make(
   def write(stage: pathlib.Path, work: pathlib.Path) -> dict[str, Any]:
     for name in ('steps', 'spill'):
       (work / name).mkdir()
-    job = Job(
+    job = ViewWork(
       stage,
       work,
       pathlib.Path(events),

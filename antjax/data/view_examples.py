@@ -105,7 +105,7 @@ def write_examples(
     **dataclasses.asdict(config),
   }
 
-  def build(job: view.Job) -> dict[str, Any]:
+  def build(job: view.ViewWork) -> dict[str, Any]:
     folder = pathlib.Path(vocabulary or job.work / 'vocabulary')
     with job.opened() as events:
       return _build(job, events, config, folder, known)
@@ -157,7 +157,7 @@ def _check_shared(
 
 
 def _build(
-  job: view.Job,
+  job: view.ViewWork,
   events: Events,
   config: BehaviorConfig,
   vocabulary: pathlib.Path,
@@ -315,7 +315,7 @@ def _with_history(rows: ir.Table, schema: Schema) -> tuple[ir.Table, list[str]]:
   return rows.mutate(history=ibis.cases(*cases, else_='')), names
 
 
-def _digest_of(job: view.Job, config: BehaviorConfig) -> str:
+def _digest_of(job: view.ViewWork, config: BehaviorConfig) -> str:
   """Names the texts of a run: the same again are not counted twice."""
   made_of = dataclasses.asdict(config) | {'events': job.about['config']}
   del made_of['examples']

@@ -56,7 +56,7 @@ def write_tasks(
   )
 
 
-def _build(job: view.Job, config: movielens.SplitConfig) -> dict[str, Any]:
+def _build(job: view.ViewWork, config: movielens.SplitConfig) -> dict[str, Any]:
   """Writes all files; returns the description."""
   with job.opened() as events:
     tasks = build(events, config)
@@ -111,7 +111,7 @@ def _states(tasks: 'Tasks') -> dict[str, dict[str, int]]:
   return {state: rows.get(state, none) for state in movielens.SPLITS[1:]}
 
 
-def _write(job: view.Job, tasks: 'Tasks') -> dict[str, Any]:
+def _write(job: view.ViewWork, tasks: 'Tasks') -> dict[str, Any]:
   """Writes all files; returns 'schema', 'splits', 'features' and 'files'."""
   schema = dict(movielens.SCHEMA)
   schema['genres'] = dataclasses.replace(
