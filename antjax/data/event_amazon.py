@@ -34,8 +34,13 @@ ACKNOWLEDGEMENT = (
 )
 SCHEMA = Schema(
   name='amazon-2018',
-  columns=dict.fromkeys(('user', 'item', 'title', 'domain'), 'string')
-  | {'time': 'int64'},
+  columns={
+    'user': 'string',
+    'item': 'string',
+    'title': 'string',
+    'domain': 'string',
+    'time': 'int64',
+  },
   user='user',
   item='item',
   time='time',

@@ -14,7 +14,7 @@ import pyarrow as pa
 from antjax.data import antm2c, prepare, text_reader
 from antjax.data.antm2c import Antm2cConfig
 from antjax.data.events import EventWriter, Source
-from antjax.data.schema import Schema
+from antjax.data.schema import Kind, Schema
 
 CLICKED = 'clicked'
 # Names of the sequences, in the order of `antm2c.TEXTS`.
@@ -29,9 +29,11 @@ def schema(config: Antm2cConfig) -> Schema:
   The history of a user is what the user clicked before, by its title, in all
   scenarios.
   """
-  kinds = dict.fromkeys(('user_id', 'item_id', antm2c.TITLE), 'string')
+  kinds: dict[str, Kind] = dict.fromkeys(
+    ('user_id', 'item_id', antm2c.TITLE), 'string'
+  )
   kinds |= {'log_time': 'int64', 'label': 'int32'}
-  kinds |= dict.fromkeys((*SEQUENCES, *config.categories), 'string')
+  kinds |= dict.fromkeys(config.categories, 'string')
   kinds |= dict.fromkeys(config.numeric_columns, 'float32')
   return Schema(
     name='antm2c',

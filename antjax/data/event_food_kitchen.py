@@ -40,8 +40,14 @@ _USERS = {
 }
 SCHEMA = Schema(
   name='amazon-food-kitchen',
-  columns=dict.fromkeys(('user', 'item', 'title', 'domain', 'split'), 'string')
-  | {'time': 'int64'},
+  columns={
+    'user': 'string',
+    'item': 'string',
+    'title': 'string',
+    'domain': 'string',
+    'split': 'string',
+    'time': 'int64',
+  },
   user='user',
   item='item',
   time='time',

@@ -12,10 +12,12 @@ import yaml
 from antjax.data.schema import ItemTable, Schema
 
 PAGE = 'docs/data.md'
-_LISTS = ('ids', 'numeric', 'texts', 'log', 'item_columns', 'ignore')
-_LISTS += ('history_names',)
-_NAMES = ('user', 'item', 'time', 'text', 'title', 'domain', 'label', 'rating')
-_NAMES += ('task', 'split')
+_LISTS = tuple(
+  'ids numeric texts log item_columns ignore history_names'.split()
+)
+_NAMES = tuple(
+  'user item time text title domain label rating task split'.split()
+)
 _OF_A_COLUMN = ('type', 'empty', 'separator')
 
 
@@ -54,9 +56,10 @@ def make(
     numeric = [c for c in numeric if c not in (ids or ())]
   if ids is None:
     ids = [c for c in left if c not in numeric]
-  lists = {'ids': ids, 'numeric': numeric}
+  lists: dict[str, Any] = {'ids': ids, 'numeric': numeric}
   lists |= {name: rest.pop(name) for name in _LISTS if name in rest}
-  return Schema(**parted, **{n: tuple(v) for n, v in lists.items()}, **rest)
+  rest |= {name: tuple(names) for name, names in lists.items()}
+  return Schema(**parted, **rest)
 
 
 def _parted(columns: Mapping[str, Any]) -> dict[str, Any]:

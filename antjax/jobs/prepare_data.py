@@ -51,6 +51,7 @@ from antjax.data import (
 )
 from antjax.data import engine as engine_lib
 from antjax.data.antm2c import Antm2cConfig
+from antjax.data.schema import Schema
 from antjax.jobs import shown
 
 _VIEWS = ('tasks', 'examples', 'sequences')
@@ -292,11 +293,15 @@ def _source(config: Config) -> events.Source:
 
 
 def _tasks(
-  config: Config, *place: Any, **options: Any
+  config: Config,
+  out: pathlib.Path,
+  folder: pathlib.Path,
+  schema: Schema,
+  **options: Any,
 ) -> tuple[dict[str, Any], bool]:
   if config.is_movielens:
-    return view_melu.write_tasks(*place, config.split, **options)
-  return task_files.write_tasks(*place, config.tasks, **options)
+    return view_melu.write_tasks(out, folder, schema, config.split, **options)
+  return task_files.write_tasks(out, folder, schema, config.tasks, **options)
 
 
 def _print_tables(
