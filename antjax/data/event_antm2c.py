@@ -29,9 +29,8 @@ def schema(config: Antm2cConfig) -> Schema:
   The history of a user is what the user clicked before, by its title, in all
   scenarios.
   """
-  kinds: dict[str, Kind] = dict.fromkeys(
-    ('user_id', 'item_id', antm2c.TITLE), 'string'
-  )
+  texts = ('user_id', 'item_id', antm2c.TITLE, *SEQUENCES)
+  kinds: dict[str, Kind] = dict.fromkeys(texts, 'string')
   kinds |= {'log_time': 'int64', 'label': 'int32'}
   kinds |= dict.fromkeys(config.categories, 'string')
   kinds |= dict.fromkeys(config.numeric_columns, 'float32')

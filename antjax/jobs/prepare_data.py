@@ -215,7 +215,6 @@ class Config:
 
 def main(config: Config) -> None:
   """Prepares the data set and prints its counts."""
-  shown.show_step('finding out whether the files are known')
   source = _source(config)
   behaviors = view_examples.BehaviorConfig(
     normalizer=config.normalizer,
