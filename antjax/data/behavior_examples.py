@@ -201,11 +201,7 @@ def build(
   """
   known_ids = known_ids or {}
 
-  def stored(name: str, table: ir.Table) -> ir.Table:
-    path = folder / f'{name}.parquet'
-    table.to_parquet(str(path))
-    return prepare.read_parquet(con, path)
-
+  stored = prepare.Steps(con, folder)
   if config.user_share < 1:
     progress('drawing users')
     users = stored('users', rows.select('user').distinct())

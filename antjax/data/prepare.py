@@ -136,6 +136,34 @@ def read_parquet(
   return con.read_parquet(exact_path(con, path, files))
 
 
+class Steps:
+  """Intermediate tables, each a Parquet file that the next step reads.
+
+  That works out of core on every engine, and nothing is computed twice.
+  """
+
+  def __init__(self, con: ibis.BaseBackend, folder: pathlib.Path):
+    self.con, self._folder = con, folder
+
+  def __call__(self, name: str, table: ir.Table) -> ir.Table:
+    """Computes a table; its file outlives the result."""
+    path = self.path(name)
+    table.to_parquet(str(path))
+    return read_parquet(self.con, path)
+
+  def drop(self, name: str) -> None:
+    """Gives the room of a table back."""
+    path = self.path(name)
+    if path.is_dir():  # Spark's.
+      shutil.rmtree(path)
+    else:
+      path.unlink()
+
+  def path(self, name: str) -> pathlib.Path:
+    """File of a table, or folder of them."""
+    return self._folder / f'{name}.parquet'
+
+
 def count(table: ir.Table) -> int:
   """Returns the number of rows."""
   return int(table.count().to_pyarrow().as_py())

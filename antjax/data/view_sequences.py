@@ -13,13 +13,14 @@ core.
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import itertools
 import pathlib
 from typing import Any, Literal
 
 import ibis
 from ibis.expr import types as ir
 
-from antjax.data import prepare, sequence_core
+from antjax.data import prepare
 from antjax.data.events import clean_title, Events, ITEM, one_row_an_item
 from antjax.data.sequence_data import MIN_EVENTS, SPLITS
 
@@ -81,15 +82,15 @@ def build(
   Raises:
     ValueError: No event is left.
   """
-  steps = sequence_core.Steps(events.con, folder)
+  steps = prepare.Steps(events.con, folder)
   counts: dict[str, int] = {}
   progress('matching events with items')
   domains, items = _items(steps, events, counts)
   rows, users = _coded(steps, events, items, config, counts)
-  rows = sequence_core.k_core(steps, rows, config.k_core, counts, progress)
+  rows = _k_core(steps, rows, config.k_core, counts, progress)
   progress('putting events in order')
   num_before = prepare.count(rows)
-  kept = steps.stored('ordered', _in_order(rows, config.drop_repeats))
+  kept = steps('ordered', _in_order(rows, config.drop_repeats))
   counts['repeats_dropped'] = num_before - prepare.count(kept)
   if not prepare.count(kept):
     raise ValueError(
@@ -101,7 +102,7 @@ def build(
 
 
 def _items(
-  steps: sequence_core.Steps, events: Events, counts: dict[str, int]
+  steps: prepare.Steps, events: Events, counts: dict[str, int]
 ) -> tuple[list[str], ir.Table]:
   """Domains, and (item, domain int32, title) with each item once."""
   schema, known = events.schema, events.items
@@ -133,7 +134,7 @@ def _items(
   number = ibis.cases(
     *((rows['domain'] == name, i) for i, name in enumerate(domains))
   )
-  items = steps.stored('known', rows.mutate(domain=number.cast('int32')))
+  items = steps('known', rows.mutate(domain=number.cast('int32')))
   counts['items_without_title'] = prepare.count(
     items.filter(items['title'] == '')
   )
@@ -141,7 +142,7 @@ def _items(
 
 
 def _coded(
-  steps: sequence_core.Steps,
+  steps: prepare.Steps,
   events: Events,
   items: ir.Table,
   config: SequenceConfig,
@@ -159,7 +160,7 @@ def _coded(
     rows = liked
   of_event = events.of_event(rows)
   rows = rows.select(**{n: of_event[n] for n in ('user', 'item', 'time')})
-  item_ids = steps.stored('item_ids', prepare.dense_ids(items, 'item'))
+  item_ids = steps('item_ids', prepare.dense_ids(items, 'item'))
   named = items.join(item_ids, 'item')
   known = named.select(_key='item', _id='id', _title='title')
   joined = rows.left_join(known, rows['item'] == known['_key'])
@@ -178,15 +179,55 @@ def _coded(
   counts['events_of_untitled_items'] = num_known - num_titled
   is_good = is_titled if config.untitled == 'drop' else is_known
   good = joined.filter(is_good)
-  good = steps.stored('good', good.select('user', 'time', item=good['_id']))
-  user_ids = steps.stored('user_ids', prepare.dense_ids(good, 'user'))
+  good = steps('good', good.select('user', 'time', item=good['_id']))
+  user_ids = steps('user_ids', prepare.dense_ids(good, 'user'))
   keys = user_ids.select(_key='user', _id='id')
   with_users = good.join(keys, good['user'] == keys['_key'])
-  coded = steps.stored(
+  coded = steps(
     'coded', with_users.select('time', 'item', user=with_users['_id'])
   )
   steps.drop('good')
   return coded, user_ids
+
+
+def _k_core(
+  steps: prepare.Steps,
+  events: ir.Table,
+  k: int,
+  counts: dict[str, int],
+  progress: Callable[[str], None] = lambda text: None,
+) -> ir.Table:
+  """The most events of which each user and each item has at least k.
+
+  Users with fewer go, then items with fewer, and so on until nothing changes;
+  what is left does not depend on the order.
+
+  Args:
+    steps: For the rounds.
+    events: user, item and other columns.
+    k: 0 or 1 leave all events.
+    counts: Gets the events dropped and the rounds.
+    progress: Called at the start of each round.
+  """
+  num_events = first = prepare.count(events)
+  counts['core_rounds'] = 0
+  old = ''
+  for number in itertools.count(1) if k > 1 else ():
+    progress(f'{k}-core, round {number}: {num_events:,} events')
+    for column in ('user', 'item'):
+      sizes = events.group_by(column).agg(size=events.count())
+      enough = sizes.filter(sizes['size'] >= k).select(column)
+      name = f'core_{number}_{column}'
+      events = steps(name, events.semi_join(enough, column))
+      if old:
+        steps.drop(old)
+      old = name
+    counts['core_rounds'] = number
+    before, num_events = num_events, prepare.count(events)
+    if num_events == before:
+      break
+  counts['events_outside_core'] = first - num_events
+  return events
 
 
 def _in_order(events: ir.Table, drop_repeats: bool) -> ir.Table:
@@ -210,7 +251,7 @@ def _in_order(events: ir.Table, drop_repeats: bool) -> ir.Table:
 
 
 def _numbered(
-  steps: sequence_core.Steps,
+  steps: prepare.Steps,
   source: Events,
   domains: list[str],
   kept: ir.Table,
@@ -226,10 +267,10 @@ def _numbered(
     else_=0,
   )
   kept = kept.mutate(role=role.cast('int8'))
-  final_items = steps.stored('final_items', _final_items(steps, kept, items))
+  final_items = steps('final_items', _final_items(steps, kept, items))
   renamed = final_items.select(_old='old', _number='number', domain='domain')
   joined = kept.join(renamed, kept['item'] == renamed['_old'])
-  events = steps.stored(
+  events = steps(
     'final_events',
     joined.select(
       'user', 'place', 'size', 'role', 'domain', item=joined['_number']
@@ -242,7 +283,7 @@ def _numbered(
   names = user_ids.select(key='user', _id='id')
   users = per_user.join(names, per_user['user'] == names['_id']).drop('_id')
   users = _with_split(source, users)
-  users = steps.stored('final_users', users)
+  users = steps('final_users', users)
   about = {
     'counts': counts | _totals(events, users, final_items),
     'domains': _domains(domains, events),
@@ -262,7 +303,7 @@ def _numbered(
 
 
 def _final_items(
-  steps: sequence_core.Steps, kept: ir.Table, items: ir.Table
+  steps: prepare.Steps, kept: ir.Table, items: ir.Table
 ) -> ir.Table:
   """(old, number, key, domain, title, count) of the items that are left."""
   item_ids = prepare.read_parquet(steps.con, steps.path('item_ids'))

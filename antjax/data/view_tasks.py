@@ -134,11 +134,7 @@ def build(
   schema = events.schema
   check(schema)
 
-  def stored(name: str, table: ir.Table) -> ir.Table:
-    path = folder / f'{name}.parquet'
-    table.to_parquet(str(path))
-    return prepare.read_parquet(events.con, path)
-
+  stored = prepare.Steps(events.con, folder)
   rows = events.joined()
   _check_ratings(rows, schema)
   rows, widths = _cut_lists(rows, schema, config)

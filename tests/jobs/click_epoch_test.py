@@ -10,7 +10,7 @@ import pytest
 
 from antjax.ctr.antm2c.model import FieldConfig
 from antjax.ctr.models import build
-from antjax.data import movielens_raw
+from antjax.data import event_movielens
 from antjax.data.behavior_examples import ExampleConfig
 from antjax.jobs import prepare_data
 from antjax.jobs.clicks import job as train_antm2c
@@ -42,9 +42,9 @@ def two_labels(tmp_path_factory):
   """A click is 4 stars or more, a conversion 5."""
   work = tmp_path_factory.mktemp('two_labels')
   (work / 'raw').mkdir()
-  files = movielens_raw.find_files(movielens_raw.fetch(work / 'raw'), work)
+  files = event_movielens.find_files(event_movielens.fetch(work / 'raw'), work)
   ratings = csv.read_csv(
-    files.ratings, parse_options=csv.ParseOptions(delimiter='\t')
+    files.paths[0], parse_options=csv.ParseOptions(delimiter='\t')
   )
   user, film, stars, second = ratings.columns
   stars = stars.to_numpy()
