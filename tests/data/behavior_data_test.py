@@ -448,20 +448,19 @@ def test_rows_that_do_not_fit_are_set_aside_and_listed(log, tmp_path):
     file.write(' ,1001,3,4,Oslo,,1\n')  # No user.
     file.write('u1,77,3,4,Oslo,,1\n')  # No such item.
   out = tmp_path / 'out'
-  with pytest.raises(ValueError, match=r'1 of 303 lines .*rejected\.csv'):
+  with pytest.raises(ValueError, match=r'2 of 303 lines .*rejected\.csv'):
     behavior_fixture.prepare(folder, out)
   behavior_fixture.prepare(folder, out, max_rejected_share=0.01)
   counts = output_folder.load_description(out / 'examples')['counts']
-  assert counts['rejected_lines'] == 1
-  assert counts['rows_without_user_or_item'] == 1
+  assert counts['rejected_lines'] == 2
   assert counts['events_of_unknown_items'] == 1
   assert counts['rows'] == 303
   assert counts['examples'] == 300
   listed = rejected(out)
   assert sorted((int(row['line']), row['column']) for row in listed) == [
-    (301, 'user or item'),
-    (302, 'item'),
+    (303, 'item'),
     (num_lines + 1, 'when'),  # Of the text file, where a row can have more.
+    (num_lines + 2, 'user'),
   ]
 
 
@@ -481,10 +480,10 @@ def test_numbers_beyond_float32_are_set_aside(tmp_path):
   )
   out = tmp_path / 'out'
   description = output_folder.load_description(out / 'examples')
-  assert description['counts']['rows_beyond_float32'] == 1
+  assert description['counts']['rejected_lines'] == 1
   assert description['counts']['examples'] == 9
   listed = [(row['line'], row['column']) for row in rejected(out)]
-  assert listed == [('5', 'worth')]
+  assert listed == [('6', 'worth')]
 
 
 def test_a_sequence_without_events_can_be_mapped(tmp_path):

@@ -61,9 +61,7 @@ def test_tasks_are_those_of_a_plain_loop(rows, source, tmp_path):
   assert description['counts'] == {
     'rows': 900,
     'rejected_lines': 0,
-    'rows_without_user_or_item': 0,
     'events_of_unknown_items': 0,
-    'rows_beyond_float32': 0,
     'tasks': len(tasks),
     'cold_tasks': len(cold),
   }
