@@ -83,7 +83,7 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   'antjax/collectives': 2_300,
-  'antjax/ctr': 5_560,
+  'antjax/ctr': 5_580,
   'antjax/data': 13_000,
   'antjax/elastic': 10_400,
   'antjax/jobs': 13_500,
