@@ -9,7 +9,6 @@ import pathlib
 from typing import Any
 
 import matplotlib
-import matplotlib.backends.backend_svg
 import matplotlib.figure
 import matplotlib.ticker
 
