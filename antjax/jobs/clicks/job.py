@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Trains a click model of several scenarios, and scores each of them.
 
-  python -m launch.prepare_behaviors --out=data/ml-1m-text
+  python -m launch.prepare_data --views=examples
   python -m launch.train_clicks --flagfile=launch/recipes/scenarios_ml1m.flags
 
 does it on MovieLens-1M, whose scenarios are three groups of ages; AntM2C's own

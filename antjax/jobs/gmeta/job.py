@@ -40,7 +40,9 @@ def main(config: Config) -> None:
 
 def train(config: Config, job: job_lib.Job) -> list[dict[str, Any]]:
   """Trains, evaluates and reports; returns the rows of the result table."""
-  description = output_folder.load_description(config.data)
+  description = output_folder.load_description(
+    output_folder.find_view(config.data, 'tasks')
+  )
   tasks = Tasks(config, description, job)
   network = algorithms.ALGORITHMS[config.algorithm].network
   recommender = recommender_lib.build(

@@ -12,7 +12,7 @@ import numpy as np
 from antjax.jobs.gmeta.data import Tasks
 from antjax.jobs.gmeta.methods import Method
 from antjax.meta import evaluate
-from antjax.meta.recommender import Recommender
+from antjax.meta.recommender import MetaRecommender
 from antjax.metrics import by_task, merge
 from antjax.metrics.bootstrap import Estimate
 from antjax.metrics.columns import Rows
@@ -36,7 +36,7 @@ class Results:
 
 def evaluate_methods(
   tasks: Tasks,
-  recommender: Recommender,
+  recommender: MetaRecommender,
   methods: Mapping[str, Method],
   *,
   eval_steps: int,
