@@ -67,7 +67,7 @@ def with_values(config: Config, values: dict[str, Any]) -> Config:
     fields=dataclasses.replace(
       config.fields, learning_rate=values['row_learning_rate']
     ),
-    network=dataclasses.replace(config.network, widths=widths),
+    network=dataclasses.replace(config.network, **{'widths': widths}),
   )
 
 
