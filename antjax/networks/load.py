@@ -98,14 +98,13 @@ def load(name: str, flag: str = 'model') -> type[Any]:
       f'{flag}={name}: {where} cannot be imported ({error}); needed is a module'
       ' in the current folder, on PYTHONPATH, or installed.'
     ) from error
-  found = getattr(module, class_name, None)
+  found: Any = getattr(module, class_name, None)
   if lacking := _lacking(found):
     raise ValueError(
       f'{flag}={name}: {class_name} {lacking}; see antjax.networks.network for'
       ' an example.'
     )
-  loaded: type[Any] = found
-  return loaded
+  return found
 
 
 def _lacking(found: Any) -> str:
