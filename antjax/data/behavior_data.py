@@ -33,7 +33,7 @@ from antjax.data import (
   column_file,
   output_folder,
   prepare,
-  records,
+  record_schema,
   table_files,
 )
 from antjax.data import engine as engine_lib
@@ -253,7 +253,7 @@ def _make(
     'num_behaviors': len(state),
     'counts': counts,
     'format': file_format,
-    'schema': records.schema_to_json(behavior_files.SCHEMA),
+    'schema': record_schema.schema_to_json(behavior_files.SCHEMA),
     'splits': splits,
     'files': behavior_files.list_files(stage, splits),
   }

@@ -21,7 +21,7 @@ from antjax.data import (
   movielens_tasks,
   output_folder,
   prepare,
-  records,
+  record_schema,
 )
 
 _FORMAT_VERSION = 2
@@ -214,7 +214,7 @@ def _write(
     max_values = tasks.max_genres if feature == 'genres' else 1
     features[feature] = {'num_ids': num_ids, 'max_values': max_values}
   return {
-    'schema': records.schema_to_json(schema),
+    'schema': record_schema.schema_to_json(schema),
     'splits': splits,
     'features': features,
     'files': files,

@@ -29,7 +29,7 @@ from antjax.data import (
   sequence_data,
 )
 from antjax.data import engine as engine_lib
-from antjax.data.records import Field
+from antjax.data.record_schema import Field
 from antjax.data.sequence_build import SequenceConfig, SequenceSource
 
 _FORMAT_VERSION = 1
@@ -126,11 +126,11 @@ def _write(
       sizes.append(batch['size'].to_numpy())
       yield batch
 
-  record_writer.write_parquet(
+  record_writer.write(
     stage / sequence_data.USERS,
     users(),
     _USER_SCHEMA,
-    row_group_size=_ROW_GROUP,
+    block_size=_ROW_GROUP,
   )
   offsets = np.concatenate([[0], *sizes]).cumsum(dtype=np.int64)
   assert offsets[-1] == num_events, (offsets[-1], num_events)
@@ -140,11 +140,11 @@ def _write(
     yield _PADDING
     yield from _stream(made.items, work)
 
-  record_writer.write_parquet(
+  record_writer.write(
     stage / sequence_data.ITEMS,
     items(),
     _ITEM_SCHEMA,
-    row_group_size=_ROW_GROUP,
+    block_size=_ROW_GROUP,
   )
 
 

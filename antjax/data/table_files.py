@@ -26,14 +26,14 @@ from antjax.data import engine as engine_lib
 from antjax.data import (
   output_folder,
   prepare,
+  record_schema,
   record_writer,
-  records,
   table_raw,
   table_tasks,
   task_spans,
 )
 from antjax.data.engine import Engine as Engine
-from antjax.data.records import Field
+from antjax.data.record_schema import Field
 from antjax.data.table_schema import TableSchema
 from antjax.data.table_tasks import TableConfig
 
@@ -201,7 +201,7 @@ def _write(
     }
     files[split] = output_folder.file_entry(folder, path)
   return {
-    'schema': records.schema_to_json(fields),
+    'schema': record_schema.schema_to_json(fields),
     'splits': splits,
     'files': files,
   }
