@@ -7,6 +7,7 @@ a host without JAX can run the coordinator.
 """
 
 import importlib
+import importlib.metadata
 from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
   from antjax.meta.meta_loss import meta_loss_fn as meta_loss_fn
   from antjax.meta.meta_loss import TaskModel as TaskModel
   from antjax.shards.data_shard import DataShard as DataShard
-  from antjax.shards.data_shard import ShardLedger as ShardLedger
   from antjax.shards.dataset import LeasedDataset as LeasedDataset
   from antjax.shards.ledger_client import LocalLedgerClient as LocalLedgerClient
+  from antjax.shards.ledger_spec import LedgerSpec as LedgerSpec
   from antjax.train.checkpoint import Checkpointer as Checkpointer
   from antjax.train.state import TrainState as TrainState
   from antjax.train.trainer import Trainer as Trainer
@@ -51,7 +52,7 @@ _HOMES = {
   'PaRO': 'mesh.paro',
   'RowWiseAdagrad': 'embedding.optimizer',
   'SGD': 'embedding.optimizer',
-  'ShardLedger': 'shards.data_shard',
+  'LedgerSpec': 'shards.ledger_spec',
   'TableSpec': 'embedding.layout',
   'TaskModel': 'meta.meta_loss',
   'TrainState': 'train.state',
@@ -66,6 +67,8 @@ __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
+  if name == '__version__':
+    return importlib.metadata.version('antjax')
   if name in _HOMES:
     return getattr(importlib.import_module(f'antjax.{_HOMES[name]}'), name)
   raise AttributeError(f'module antjax has no attribute {name!r}')

@@ -83,24 +83,18 @@ def _hints(config_class: type[Any]) -> dict[str, tuple[Any, str]]:
 
   A field that a subclass declares again without help keeps its help.
   """
-  by_class = [
-    typing.get_type_hints(one, include_extras=True)
-    for one in config_class.__mro__
-    if dataclasses.is_dataclass(one)
-  ]
+  classes = [c for c in config_class.__mro__ if dataclasses.is_dataclass(c)]
+  by_class = [typing.get_type_hints(c, include_extras=True) for c in classes]
   result = {}
   for field in dataclasses.fields(config_class):
-    if not field.init:
-      continue
-    kind, text = by_class[0][field.name], ''
-    for hints in reversed(by_class):
-      hint = hints.get(field.name)
-      if typing.get_origin(hint) is Annotated:
-        notes = [x for x in typing.get_args(hint)[1:] if isinstance(x, str)]
-        text = notes[0] if notes else text
-    if typing.get_origin(kind) is Annotated:
-      kind = typing.get_args(kind)[0]
-    result[field.name] = kind, text
+    if field.init:
+      found = [hints[field.name] for hints in by_class if field.name in hints]
+      notes = [x for hint in found for x in getattr(hint, '__metadata__', ())]
+      texts = [note for note in notes if isinstance(note, str)]
+      kind = found[0]
+      if typing.get_origin(kind) is Annotated:
+        kind = typing.get_args(kind)[0]
+      result[field.name] = kind, texts[0] if texts else ''
   return result
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from antjax.jobs import job as job_lib
 from antjax.jobs import script
 from antjax.jobs.clicks import data as antm2c_data
-from antjax.jobs.clicks.job import ClickJob
+from antjax.jobs.clicks.training import ClickJob
 from antjax.mesh import mesh as mesh_lib
 from benchmarks import ctr_problem
 

@@ -48,9 +48,9 @@ from antjax.data.records import ArrayRecordSource
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.service_ledger import ServiceLedgerClient
-from antjax.shards.data_shard import ShardLedger
 from antjax.shards.dataset import LeasedDataset
 from antjax.shards.ledger_client import LocalLedgerClient
+from antjax.shards.ledger_spec import LedgerSpec
 from benchmarks import coordinator_sides
 
 _RECORDS = flags.DEFINE_integer('num_records', 200_000, 'In the file.', 1)
@@ -93,8 +93,8 @@ def local(path: pathlib.Path, batch: int, shard_size: int) -> MakeFn:
   source = ArrayRecordSource(path)
 
   def make() -> Iterator[Any]:
-    ledger = ShardLedger(len(source), shard_size, seed=_SEED, num_epochs=None)
-    dataset = LeasedDataset(source, LocalLedgerClient(ledger))
+    spec = LedgerSpec(len(source), shard_size, seed=_SEED, num_epochs=None)
+    dataset = LeasedDataset(source, LocalLedgerClient(spec))
     return iter(dataset.batch(batch))
 
   return make

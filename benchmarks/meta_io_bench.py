@@ -50,8 +50,8 @@ from antjax.data import (
 )
 from antjax.meta import episodes, meta_io
 from antjax.shards import dataset, record_source
-from antjax.shards.data_shard import ShardLedger
 from antjax.shards.ledger_client import LocalLedgerClient
+from antjax.shards.ledger_spec import LedgerSpec
 
 _DATA = flags.DEFINE_string(
   'folder', 'data/ml-1m-time', 'MovieLens-1M, prepared in time.'
@@ -199,9 +199,9 @@ def through_episodes(
     )
     if num_tasks is not None:
       source = record_source.SourceRange(source, 0, num_tasks)
-    ledger = ShardLedger(len(source), block_size, seed=_SEED, num_epochs=1)
+    spec = LedgerSpec(len(source), block_size, seed=_SEED, num_epochs=1)
     tasks = dataset.LeasedDataset(
-      source, LocalLedgerClient(ledger), key_field='record_key'
+      source, LocalLedgerClient(spec), key_field='record_key'
     )
     if as_blocks:  # The kernel reads the next blocks beside this one's work.
       tasks = grain.experimental.ThreadPrefetchIterDataset(

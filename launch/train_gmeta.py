@@ -4,7 +4,7 @@
 
 from antjax.jobs import job as job_lib
 from antjax.jobs.gmeta.config import Config
-from antjax.jobs.gmeta.train import main
+from antjax.jobs.gmeta.job import main
 
 if __name__ == '__main__':
   job_lib.run(main, Config())

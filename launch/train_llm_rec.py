@@ -4,7 +4,7 @@
 
 from antjax.jobs import job as job_lib
 from antjax.jobs.llm_rec.config import Config
-from antjax.jobs.llm_rec.train import main
+from antjax.jobs.llm_rec.job import main
 
 if __name__ == '__main__':
   job_lib.run(main, Config())

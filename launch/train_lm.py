@@ -4,7 +4,7 @@
 
 from antjax.jobs import job as job_lib
 from antjax.jobs.lm.config import Config
-from antjax.jobs.lm.train import main
+from antjax.jobs.lm.job import main
 
 if __name__ == '__main__':
   job_lib.run(main, Config())

@@ -49,8 +49,9 @@ _LEAVES = {'config', 'config_values'}
 # They run on a small host; importing grain pulls in jax.
 _WITHOUT_JAX = (
   'antjax.elastic',
-  'antjax.shards.data_shard',
+  'antjax.shards.ledger_client',
   'antjax.shards.journal',
+  'antjax.shards.position',
   'antjax.shards.record_source',
 )
 # Lines of Python that a room may have; antjax/ itself holds config.
@@ -88,25 +89,20 @@ _OVER_BUDGET = {
   'antjax/meta': 3_800,
   'antjax/metrics': 1_600,
   'antjax/report': 2_000,
-  'antjax/shards': 3_600,
+  'antjax/shards': 2_750,
   'antjax/train': 4_900,
   'benchmarks': 12_300,
   'tests': 50_500,
 }
 _CIRCLES = {
-  'antjax/jobs/bahe': 6,
-  'antjax/jobs/clicks': 5,
-  'antjax/jobs/gmeta': 3,
-  'antjax/jobs/llm_rec': 7,
-  'antjax/jobs/lm': 5,
   'antjax/meta': 2,
   'antjax/train': 3,
 }
 _TWICE = frozenset(
   'Agent Block Built Clicks Client Counts Examples Lane Layout Level Limits'
-  ' Marks Method Model Moments Network OptimizerConfig Part Plan Problem'
-  ' Recommender Results Rows Sequences Setting Sizes Source Tasks TextEncoder'
-  ' Tokenizer Tokens Vocabulary'.split()
+  ' Marks Method Model Moments Network Part Plan Problem'
+  ' Recommender Results Rows Run Sequences Setting Sizes Source Tasks'
+  ' TextEncoder Tokenizer Tokens Vocabulary'.split()
 )
 _MAX_SCRIPT_LINES = 60
 _FORBIDDEN_THERE = {'flax', 'grain', 'jax', 'jaxlib', 'optax', 'orbax'}
@@ -161,10 +157,14 @@ def third_party_violations(root: pathlib.Path) -> list[str]:
 
 
 def environment_violations(root: pathlib.Path) -> list[str]:
-  """Uses of environment variables in the library: its callers pass values."""
+  """Uses of environment variables in the library: its callers pass values.
+
+  `Agent.from_env` alone reads them for a program without a job of antjax.
+  """
   found = []
   for path in (root / 'antjax').rglob('*.py'):
-    if path.relative_to(root).parts[1] == 'jobs':
+    parts = path.relative_to(root).parts
+    if parts[1] == 'jobs' or parts[1:] == ('elastic', 'worker.py'):
       continue
     for node in ast.walk(source_tree.parsed(path.read_text())):
       names = []
@@ -389,9 +389,9 @@ def test_the_rules_know_every_package():
     ),
     (
       jax_violations,
-      'antjax/shards/data_shard.py',
+      'antjax/shards/ledger_client.py',
       'import jax.numpy as jnp',
-      'antjax.shards.data_shard imports jax.numpy',
+      'antjax.shards.ledger_client imports jax.numpy',
     ),
   ],
 )
@@ -405,26 +405,26 @@ def test_rule_catches_a_violation(tmp_path, rule, file, text, message):
 def test_a_chain_of_imports_is_followed(tmp_path):
   folder = tmp_path / 'antjax' / 'shards'
   folder.mkdir(parents=True)
-  (folder / 'data_shard.py').write_text('from antjax.shards import other\n')
+  (folder / 'ledger_client.py').write_text('from antjax.shards import other\n')
   (folder / 'other.py').write_text(
     'from typing import TYPE_CHECKING\n'
     'if TYPE_CHECKING:\n  import flax\n'
     'import grain\n'
   )
   assert jax_violations(tmp_path) == [
-    'antjax.shards.data_shard -> antjax.shards.other imports grain'
+    'antjax.shards.ledger_client -> antjax.shards.other imports grain'
   ]
   # Importing a module runs the packages around it.
   (folder / 'other.py').write_text('')
   (tmp_path / 'antjax' / '__init__.py').write_text('import jax\n')
   assert jax_violations(tmp_path) == [
-    'antjax.shards.data_shard -> antjax imports jax'
+    'antjax.shards.ledger_client -> antjax imports jax'
   ]
 
 
 def test_the_ledger_runs_without_jax():
   code = (
-    'import sys, antjax.shards.data_shard\n'
+    'import sys, antjax.shards.ledger_client\n'
     f'found = {_FORBIDDEN_THERE!r} & set(sys.modules)\n'
     'assert not found, found\n'
   )

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The public names of antjax."""
 
+import re
+
 import pytest
 
 import antjax
@@ -16,6 +18,10 @@ def test_public_name_is_there_and_documented(name):
   value = getattr(antjax, name)
   assert not name.startswith('_')
   assert (value.__doc__ or '').strip(), f'antjax.{name} has no docstring'
+
+
+def test_the_version_is_known():
+  assert re.fullmatch(r'\d+\.\d+.*', antjax.__version__)
 
 
 def test_an_unknown_name_is_an_attribute_error():

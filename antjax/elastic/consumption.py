@@ -12,8 +12,9 @@ import dataclasses
 
 import numpy as np
 
-from antjax.shards import index_set, ledger_state
+from antjax.shards import data_shard, index_set, ledger_state
 from antjax.shards.data_shard import DataShard
+from antjax.shards.ledger_spec import LedgerSpec
 
 _DIGITS = b'0123456789abcdef'
 _VALUE = {digit: value for value, digit in enumerate(_DIGITS)}
@@ -29,9 +30,7 @@ class _Positions:
   def __init__(self, text: str, size: int):
     """Takes a set as text; digits for `size` numbers, more come as needed."""
     if text.startswith('z'):
-      flags = index_set.decode_flags(text, size)
-      packed = np.packbits(flags, bitorder='little').tobytes()
-      text = packed[::-1].hex()
+      text = f'{index_set.decode(text, size):x}'
     self._digits = bytearray(text.encode().rjust(-(-size // 4), b'0'))
     self._text: str | None = None  # None where it has changed.
 
@@ -79,35 +78,23 @@ class Consumption:
   Memory: 4.25 bytes a shard and epoch that is open.
   """
 
-  def __init__(
-    self,
-    num_records: int,
-    shard_size: int,
-    *,
-    seed: int = 0,
-    num_epochs: int | None = 1,
-    is_stream: bool = False,
-    share: tuple[int, int] = (0, 1),
-  ):
+  def __init__(self, spec: LedgerSpec, share: tuple[int, int] = (0, 1)):
     """Begins with nothing consumed.
 
     Args:
-      num_records: Records of the data set; of a stream: so far.
-      shard_size: Records in a shard.
-      seed: Seed of the order.
-      num_epochs: Passes over the data in all; None for no end.
-      is_stream: Whether it grows; then it is read in order.
+      spec: The data set.
       share: (rank of this worker, number of workers).
     """
-    self.num_records = num_records
-    self._shard_size = shard_size
-    self._seed = seed
-    self._num_epochs = num_epochs
-    self._is_stream = is_stream
+    self._spec = spec
     self._share = share
     self._first = 0
     self._base: list[ledger_state.State] = []
     self._epochs: dict[int, _Epoch] = {}
+
+  @property
+  def num_records(self) -> int:
+    """Records of the data set; of a stream: as far as it is known."""
+    return self._spec.num_records
 
   def load(self, state: ledger_state.State | None) -> None:
     """Takes over a position; None: nothing is consumed.
@@ -119,15 +106,8 @@ class Consumption:
     self._first, self._base, self._epochs = 0, [], {}
     if state is None:
       return
-    ledger_state.check(state)
-    ledger_state.check_same_data([self.state(), state])
-    share = state['share']
-    if share is not None and share[1] > 1:
-      raise ValueError(
-        f'This is the position of worker {share[0]} of {share[1]} alone; unite'
-        f' those of all {share[1]} workers with merge() first.'
-      )
-    self.num_records = max(self.num_records, state['num_records'])
+    self._spec.read(state)
+    self._know(state['num_records'])
     self._first = state['first_epoch']
     self._base = [
       {**run, 'assigned': None, 'doing': {}} for run in state['epochs']
@@ -140,12 +120,7 @@ class Consumption:
       shard: A leased shard.
       consumed: [n] Flags of its records that are consumed, by whomever.
     """
-    if self._is_stream:
-      order = np.arange(shard.start, shard.stop)
-    else:
-      order = ledger_state.record_order(
-        shard.start, shard.stop, self._seed, shard.epoch
-      )
+    order = self._spec.record_order(shard)
     if not consumed.any():
       return order
     return order[consumed[order - shard.start] == 0]
@@ -191,26 +166,25 @@ class Consumption:
       at = number + 1
     stop = max([at, *(run['stop'] for run in self._base)])
     runs += self._untouched(at, stop)
-    state = {
-      'version': ledger_state.VERSION,
-      'num_records': self.num_records,
-      'shard_size': self._shard_size,
-      'seed': self._seed,
-      'num_epochs': self._num_epochs,
+    return {
+      **self._spec.head(),
       'share': list(self._share),
       'dynamic': True,
       'first_epoch': self._first,
       'epochs': runs,
     }
-    return {**state, 'is_stream': True} if self._is_stream else state
 
   def _run(self, number: int) -> ledger_state.State:
     epoch = self._epochs[number]
     marks = {
-      str(position): index_set.encode_flags(flags)
+      str(position): index_set.encode(index_set.from_flags(flags))
       for position, flags in epoch.marks.items()
     }
-    return _run(number, number + 1, epoch.done.text(), marks)
+    return {
+      **ledger_state.Run(number, number + 1).to_json(),
+      'done': epoch.done.text(),
+      'marks': marks,
+    }
 
   def _untouched(self, start: int, stop: int) -> Iterator[ledger_state.State]:
     """Yields what the base says of the epochs from start to before stop."""
@@ -220,7 +194,7 @@ class Consumption:
         yield {**run, 'start': first, 'stop': last}
         start = last
     if start < stop:  # Not begun in the base.
-      yield _run(start, stop, '0', {})
+      yield ledger_state.Run(start, stop).to_json()
 
   def _find(self, shard: DataShard) -> tuple[_Epoch, int]:
     epoch = self._epochs.get(shard.epoch)
@@ -228,35 +202,29 @@ class Consumption:
       epoch = self._open(shard.epoch)
     if epoch.place is not None:
       return epoch, int(epoch.place[shard.index])
-    self.num_records = max(self.num_records, shard.stop)
+    self._know(shard.stop)
     return epoch, shard.index
 
+  def _know(self, num_records: int) -> None:
+    """Notes that a stream has at least so many records."""
+    if num_records > self.num_records:
+      self._spec = self._spec.grown(num_records, False)
+
   def _open(self, number: int) -> _Epoch:
-    shards = ledger_state.num_shards(self.num_records, self._shard_size)
+    spec = self._spec
+    shards = data_shard.num_shards(spec.num_records, spec.shard_size)
     place = None
-    if not self._is_stream:
-      _, places = ledger_state.shard_order(shards, self._seed, number)
-      place = places.astype(np.int32)
+    if not spec.is_stream:
+      place = data_shard.shard_positions(shards, spec.seed, number)
     epoch = _Epoch(_Positions('0', shards), {}, place)
     for run in self._base:
       if run['start'] <= number < run['stop']:
         epoch.done = _Positions(run['done'], shards)
         epoch.marks = {
-          int(position): index_set.decode_flags(text, self._shard_size)
+          int(position): index_set.flags(
+            index_set.decode(text), spec.shard_size
+          )
           for position, text in run['marks'].items()
         }
     self._epochs[number] = epoch
     return epoch
-
-
-def _run(
-  start: int, stop: int, done: str, marks: dict[str, str]
-) -> ledger_state.State:
-  return {
-    'start': start,
-    'stop': stop,
-    'done': done,
-    'assigned': None,
-    'marks': marks,
-    'doing': {},
-  }

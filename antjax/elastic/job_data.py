@@ -16,8 +16,8 @@ from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.job_state import DataSetState, JobState
 from antjax.elastic.refused import Refused
 from antjax.shards.data_shard import DataShard
+from antjax.shards.ledger import Ledger
 from antjax.shards.ledger_spec import LedgerSpec
-from antjax.shards.shared_ledger import SharedLedger
 
 MAX_DATA_SETS = 100  # Of a job.
 MAX_HELD = 10_000  # Leases of a worker in a data set.
@@ -41,7 +41,7 @@ def create_data_set(job: JobState, request: pb.CreateDataSetRequest) -> bool:
         f'job {job.name!r} has {MAX_DATA_SETS} data sets already.',
       )
     job.sets[name] = DataSetState(
-      request.data_set, SharedLedger(spec), spec_generation=job.generation
+      request.data_set, Ledger(spec), spec_generation=job.generation
     )
     return True
   changed = []
@@ -197,7 +197,7 @@ def data_set(job: JobState, name: str) -> DataSetState:
 
 def _report(
   job: JobState,
-  ledger: SharedLedger,
+  ledger: Ledger,
   worker: str,
   request: pb.ExchangeRequest,
 ) -> bool:

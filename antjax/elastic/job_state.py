@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.shards.shared_ledger import SharedLedger
+from antjax.shards.ledger import Ledger
 
 MAX_HISTORY = 100
 MAX_ACTIONS = 200
@@ -69,7 +69,7 @@ class DataSetState:
   """
 
   spec: pb.DataSet
-  ledger: SharedLedger
+  ledger: Ledger
   generation: int = -1
   pass_number: int = 0
   digest: bytes = b''
@@ -132,7 +132,7 @@ class JobState:
   committed_unix_s: float = 0.0
 
   @property
-  def data_sets(self) -> dict[str, SharedLedger]:
+  def data_sets(self) -> dict[str, Ledger]:
     """The ledgers by name."""
     return {name: one.ledger for name, one in self.sets.items()}
 
@@ -177,7 +177,7 @@ class JobState:
     for name, data in fields['sets'].items():
       job.sets[name] = DataSetState(
         pb.DataSet.FromString(_bytes(data['spec'])),
-        SharedLedger.from_bytes(blobs[data['ledger']]),
+        Ledger.from_bytes(blobs[data['ledger']]),
         data['generation'],
         data['pass_number'],
         _bytes(data['digest']),

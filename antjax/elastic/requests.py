@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError, Message
 
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.refused import Refused
-from antjax.shards import ledger_state
+from antjax.shards import data_shard
 
 MAX_BYTES = 1 << 20
 MAX_STATE_BYTES = 32 << 20  # Of Begin and Commit.
@@ -80,7 +80,7 @@ def _check_data_set(request: pb.CreateDataSetRequest) -> None:
 
 
 def _check_shards(num_records: int, shard_size: int) -> None:
-  shards = ledger_state.num_shards(num_records, shard_size)
+  shards = data_shard.num_shards(num_records, shard_size)
   if shards > MAX_SHARDS:
     raise Refused(
       'INVALID_ARGUMENT',

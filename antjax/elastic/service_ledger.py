@@ -23,6 +23,7 @@ from antjax.elastic.lease_queue import (
 )
 from antjax.shards import ledger_state
 from antjax.shards.data_shard import DataShard
+from antjax.shards.ledger_spec import LedgerSpec
 
 # Shards in a row that one worker cannot read, and then it is not the data.
 _MAX_UNREADABLE = 8
@@ -59,12 +60,14 @@ class ServiceLedgerClient:
     self._hub: Hub | None = None
     self._hub_lock = threading.Lock()
     self._consumption = Consumption(
-      data_set.num_records,
-      data_set.shard_size,
-      seed=data_set.seed,
-      num_epochs=data_set.num_epochs or None,
-      is_stream=data_set.is_stream,
-      share=share,
+      LedgerSpec(
+        data_set.num_records,
+        data_set.shard_size,
+        seed=data_set.seed,
+        num_epochs=1 if data_set.is_stream else data_set.num_epochs or None,
+        is_stream=data_set.is_stream,
+      ),
+      share,
     )
     self._is_stream = data_set.is_stream
     self._base: ledger_state.State | None = None  # Of the next pass.

@@ -23,7 +23,7 @@ from antjax.elastic.status_memory import ActionLog as ActionLog
 from antjax.elastic.status_memory import Rates as Rates
 from antjax.elastic.view import WorkerView
 from antjax.elastic.windows import Slice
-from antjax.shards.shared_ledger import SharedLedger
+from antjax.shards.ledger import Ledger
 
 # Of these, all jobs share: each gets its part, at least a few.
 MAX_JOBS = 16
@@ -259,7 +259,7 @@ def _worker(
 
 
 def _data_set(
-  job: str, name: str, ledger: SharedLedger, now: float, rates: Rates
+  job: str, name: str, ledger: Ledger, now: float, rates: Rates
 ) -> dict[str, Any]:
   spec, counts, set_aside = ledger.spec, ledger.counts(), ledger.set_aside()
   num_shards = max(-(-spec.num_records // spec.shard_size), 1)
@@ -285,7 +285,7 @@ def _data_set(
     'epoch': earlier,
     'num_epochs': spec.num_epochs,
     'is_stream': spec.is_stream,
-    'is_closed': ledger.is_closed,
+    'is_closed': spec.is_closed,
     'is_at_most_once': spec.at_most_once,
     'is_finished': ledger.outcome() == 'FINISHED',
     'shards': shards,

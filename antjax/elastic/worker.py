@@ -7,8 +7,10 @@ import json
 import os
 import time
 from typing import Any, TYPE_CHECKING
+import urllib.parse
 
 from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic import security
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.lease_queue import LeaseQueue
 from antjax.elastic.pulse import Pulse
@@ -102,6 +104,43 @@ class Agent:
       heartbeat_s=heartbeat_s,
       grace_s=grace_s,
       exit_process=exit_process,
+    )
+
+  @classmethod
+  def from_env(cls, run_dir: str | os.PathLike[str] | None = None) -> 'Agent':
+    """The agent of this process, as launch/agent.py describes it.
+
+    Reads the ANTJAX_* variables. Call it after `jax.distributed.initialize`,
+    which says the rank.
+
+    Args:
+      run_dir: Folder that gets the timeline of steps; None: none is kept.
+
+    Raises:
+      RuntimeError: Nothing described an agent.
+    """
+    import jax  # The coordinator's host imports this folder without it.
+
+    env = os.environ
+    address = env.get('ANTJAX_COORDINATOR')
+    if not address:
+      raise RuntimeError(
+        'Agent.from_env: ANTJAX_COORDINATOR is not set; start this program by'
+        ' launch/agent.py, or train without an agent.'
+      )
+    name = env.get('ANTJAX_WORKER', f'worker-{jax.process_index()}')
+    token_file = env.get('ANTJAX_TOKEN_FILE', '')
+    file = f'timeline.{urllib.parse.quote(name, "")}.jsonl'
+    return cls(
+      address,
+      job=env.get('ANTJAX_JOB', 'job'),
+      worker=name,
+      generation=int(env.get('ANTJAX_GENERATION', '0')),
+      rank=jax.process_index(),
+      num_workers=jax.process_count(),
+      token=security.read_token(token_file, 'worker') if token_file else '',
+      tls_dir=env.get('ANTJAX_TLS_DIR', ''),
+      timeline=os.path.join(run_dir, file) if run_dir else None,
     )
 
   def __enter__(self) -> 'Agent':

@@ -17,12 +17,11 @@ flags.disclaim_key_flags()  # They are the command's.
 
 # Command -> module in antjax.jobs, of commands that use devices.
 _JOBS = {
-  'train-lm': 'lm.train',
-  'train-gmeta': 'gmeta.train',
-  'train-bahe': 'bahe.train',
-  'train-llm-rec': 'llm_rec.train',
-  'train-clicks': 'clicks.train',
-  'benchmark-clicks': 'clicks.benchmark',
+  'train-lm': 'lm.job',
+  'train-gmeta': 'gmeta.job',
+  'train-bahe': 'bahe.job',
+  'train-llm-rec': 'llm_rec.job',
+  'train-clicks': 'clicks.job',
   'llm-rec-baselines': 'llm_rec.baselines',
   'plan': 'plan',
   'compile-for-pod': 'compile_for_pod',

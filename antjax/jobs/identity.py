@@ -17,6 +17,7 @@ from typing import Any
 from antjax.train import checkpoint
 
 _FILE = 'made_of.json'
+_OLD_FILE = 'data.json'  # Of train_lm, before it shared this file.
 
 
 def of_data(description: Mapping[str, Any]) -> str:
@@ -32,6 +33,7 @@ def check(
   *,
   models: Iterable[str] = ('.',),
   is_part: bool = False,
+  advice: str = '',
 ) -> None:
   """Refuses to go on with something else than the run so far.
 
@@ -40,12 +42,15 @@ def check(
     made_of: JSON-able, by what people call it.
     models: Folders in `run_dir` that may hold checkpoints of the run.
     is_part: Whether what `made_of` does not name may be anything.
+    advice: What the error says behind "another run folder".
 
   Raises:
     ValueError: Something differs, or the run does not say what it was trained
       with.
   """
   path = run_dir / _FILE
+  if not path.exists() and (run_dir / _OLD_FILE).exists():
+    path = run_dir / _OLD_FILE
   if not path.exists():
     folders = (run_dir / model / 'checkpoints' for model in models)
     # A run says it before its first step ends.
@@ -62,7 +67,7 @@ def check(
   if wrong:
     raise ValueError(
       f'{run_dir} was trained with another {" and ".join(wrong)} than given'
-      ' now; use those of the run, or another run folder.'
+      f' now; use those of the run, or another run folder{advice}.'
     )
 
 

@@ -32,7 +32,6 @@ import pathlib
 import shlex
 import threading
 from typing import Annotated, Any, NoReturn, TYPE_CHECKING, TypeVar
-import urllib.parse
 
 from absl import flags, logging
 import jax
@@ -42,7 +41,7 @@ from antjax import config as config_lib
 from antjax.jobs import compilation_cache, script
 from antjax.mesh import mesh as mesh_lib
 from antjax.mesh.paro import NotElasticError
-from antjax.shards import data_shard, dataset, ledger_client, record_source
+from antjax.shards import dataset, ledger_client, ledger_spec, record_source
 
 if TYPE_CHECKING:
   from antjax.elastic.worker import Agent
@@ -155,11 +154,11 @@ class Job:
         num_epochs=num_epochs,
         key_field=key_field,
       )
-    ledger = data_shard.ShardLedger(
+    spec = ledger_spec.LedgerSpec(
       len(source), shard_size, seed=seed, num_epochs=num_epochs
     )
     client = ledger_client.LocalLedgerClient(
-      ledger, worker=jax.process_index(), num_workers=jax.process_count()
+      spec, worker=jax.process_index(), num_workers=jax.process_count()
     )
     return dataset.LeasedDataset(source, client, key_field=key_field)
 
@@ -357,28 +356,13 @@ def agent_from_environment(
   """This process's `antjax.Agent`, where launch/agent.py started it.
 
   Args:
-    run_dir: Gets the timeline of steps; None: none is kept.
+    run_dir: Folder that gets the timeline of steps; None: none is kept.
   """
-  address = os.environ.get('ANTJAX_COORDINATOR')
-  if not address:
+  if not os.environ.get('ANTJAX_COORDINATOR'):
     return None
-  from antjax.elastic import security, worker  # Others need no grpc.
+  from antjax.elastic import worker  # Others need no grpc.
 
-  token_file = os.environ.get('ANTJAX_TOKEN_FILE', '')
-  name = os.environ.get('ANTJAX_WORKER', f'worker-{jax.process_index()}')
-  return worker.Agent(
-    address,
-    job=os.environ.get('ANTJAX_JOB', 'job'),
-    worker=name,
-    generation=int(os.environ.get('ANTJAX_GENERATION', '0')),
-    rank=jax.process_index(),
-    num_workers=jax.process_count(),
-    token=security.read_token(token_file, 'worker') if token_file else '',
-    tls_dir=os.environ.get('ANTJAX_TLS_DIR', ''),
-    timeline=run_dir / f'timeline.{urllib.parse.quote(name, "")}.jsonl'
-    if run_dir
-    else None,
-  )
+  return worker.Agent.from_env(run_dir)
 
 
 def _start_logging(run_dir: pathlib.Path) -> None:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A grain data set over leased data shards."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import threading
 from typing import Any
 import weakref
@@ -41,21 +41,18 @@ class LeasedDataset(grain.IterDataset):
   number of processes, unite the states of all of them with `merge_states`.
 
   With a coordinator's ledger, `.mp_prefetch` lets each of its processes lease
-  shards of its own through this one; source and transforms are sent to them, so
-  they must be picklable. A shard that cannot be read is reported to the
-  coordinator, and the next one is read.
+  shards of its own; source and transforms are sent to them, so they must be
+  picklable. A shard that cannot be read is reported, and the next one is read.
 
   A source that reads blocks (`records.open_source(..., as_blocks=True)`) makes
   each element a block: {'rows': columns of rows, 'tasks': columns of records},
   with all records of a shard that are still to be read, in its shuffled order.
 
-  What does not work: `mp_prefetch` with a `LocalLedgerClient` (the worker
-  processes would lease the same records: a TypeError); two live iterators on
-  one data set or client (once the newer is used, the older one raises a
-  RuntimeError); `set_state` under `mp_prefetch` after the first element;
-  transforms that hold back records unsaved, such as grain's window shuffle,
-  make those count as consumed; `batch(drop_remainder=True)` drops the last
-  records of this process after the last epoch.
+  What does not work: `mp_prefetch` with a `LocalLedgerClient` (TypeError); two
+  live iterators on one data set or client (RuntimeError in the older one);
+  `set_state` under `mp_prefetch` after the first element. Transforms that hold
+  back records unsaved, such as grain's window shuffle, make those count as
+  consumed; `batch(drop_remainder=True)` drops the last records of this process.
   """
 
   def __init__(
@@ -176,9 +173,8 @@ class _LeasedIterator(grain.DatasetIterator):
 
   def _forget(self) -> None:
     self._shard: DataShard | None = None
-    self._block: (
-      Sequence[Any] | Block
-    ) = ()  # Records of the shard, in file order.
+    # Records of the shard, in file order.
+    self._block: Sequence[Any] | Block = ()
     self._order = np.empty(0, np.int64)  # Records to yield, in order.
     self._num_marked = 0  # Of `_order`, noted as consumed.
     self._num_loaded = 0  # Of `_order`, yielded or in `_records`.
@@ -211,29 +207,38 @@ class _LeasedIterator(grain.DatasetIterator):
       with _beginning:
         self._begin()
       self._next_shard()
-    assert self._shard is not None
-    start, size = self._num_loaded, self._order.size
-    if isinstance(self._block, Block):
-      return self._take_block(self._block)
-    stop = min(start + _CHUNK, size)
-    offsets = self._order[start:stop] - self._shard.start
-    self._records = [self._block[i] for i in offsets[::-1].tolist()]
-    if self._dataset._key_field is not None:
-      self._add_keys(self._order[start:stop][::-1])
+    shard, block = self._shard, self._block
+    assert shard is not None
+    stop = self._order.size  # All of a block is one element.
+    if not isinstance(block, Block):
+      stop = min(self._num_loaded + _CHUNK, stop)
+    indices = self._order[self._num_loaded : stop]
+    offsets = indices - shard.start
+    if isinstance(block, Block):
+      keys = self._keys(shard, indices, [block.tasks])
+      self._records = [block.take(offsets, **keys)]
+    else:  # Reversed: the next one is taken from the end.
+      records = [block[i] for i in offsets[::-1].tolist()]
+      for name, values in self._keys(shard, indices[::-1], records).items():
+        records = [{**r, name: key} for r, key in zip(records, values)]
+      self._records = records
     self._num_loaded = stop
     return self._records
 
-  def _take_block(self, block: Block) -> list[Any]:
-    """Takes all of the shard that is to be yielded, as one element."""
-    assert self._shard is not None
-    keys = {}
-    if (name := self._dataset._key_field) is not None:
-      if name in block.tasks:
-        raise ValueError(_same_field(name))
-      keys[name] = self._keys(self._order)
-    self._num_loaded = self._order.size
-    self._records = [block.take(self._order - self._shard.start, **keys)]
-    return self._records
+  def _keys(
+    self, shard: DataShard, indices: np.ndarray, records: Iterable[Any]
+  ) -> dict[str, np.ndarray]:
+    """Returns the field to add to records, if any."""
+    name = self._dataset._key_field
+    if name is None:
+      return {}
+    if any(name in record for record in records):
+      raise ValueError(
+        f'LeasedDataset: key_field={name!r} is a field of the records too;'
+        ' choose another name.'
+      )
+    base = shard.epoch * self._dataset._client.num_records
+    return {name: (base + indices).astype(np.int64)}
 
   def _next_shard(self) -> None:
     client, source = self._dataset._client, self._dataset._source
@@ -275,25 +280,3 @@ class _LeasedIterator(grain.DatasetIterator):
         self._shard, self._order[self._num_marked : stop]
       )
       self._num_marked = stop
-
-  def _add_keys(self, indices: np.ndarray) -> None:
-    name = self._dataset._key_field
-    assert name is not None
-    if any(name in record for record in self._records):
-      raise ValueError(_same_field(name))
-    self._records = [
-      {**record, name: key}
-      for record, key in zip(self._records, self._keys(indices))
-    ]
-
-  def _keys(self, indices: np.ndarray) -> np.ndarray:
-    assert self._shard is not None
-    base = self._shard.epoch * self._dataset._client.num_records
-    return (base + indices).astype(np.int64)
-
-
-def _same_field(name: str) -> str:
-  return (
-    f'LeasedDataset: key_field={name!r} is a field of the records too; choose'
-    ' another name.'
-  )

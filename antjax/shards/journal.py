@@ -16,7 +16,6 @@ import os
 import pathlib
 import sqlite3
 import struct
-from types import TracebackType
 from typing import Any
 import zlib
 
@@ -73,12 +72,7 @@ class Journal:
   def __enter__(self) -> 'Journal':
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
+  def __exit__(self, *error: object) -> None:
     self.close()
 
   def close(self) -> None:

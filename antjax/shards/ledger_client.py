@@ -12,8 +12,11 @@ from typing import NoReturn, Protocol
 
 import numpy as np
 
-from antjax.shards import data_shard, ledger_state
+from antjax.shards import index_set
 from antjax.shards.data_shard import DataShard
+from antjax.shards.ledger import Ledger
+from antjax.shards.ledger_spec import LedgerSpec
+from antjax.shards.ledger_state import State
 
 
 class LedgerClient(Protocol):
@@ -60,10 +63,10 @@ class LedgerClient(Protocol):
       Exception: `error`, where going on with the next shard is no help.
     """
 
-  def state(self) -> ledger_state.State:
+  def state(self) -> State:
     """Returns the progress of this worker, as plain JSON types."""
 
-  def load(self, state: ledger_state.State) -> None:
+  def load(self, state: State) -> None:
     """Continues from `state`, of this worker or from `merge`."""
 
 
@@ -71,10 +74,9 @@ class LocalLedgerClient:
   """A ledger in this process, for one process or P that do not communicate.
 
   Process p of P serves every P-th shard that is to do, in the same seeded
-  global shuffle, so that together they read each record once an epoch. The
-  shares are fixed: a slow process is not helped by a fast one (that takes a
-  shared ledger). Their P states are united by `merge`, and any number of
-  processes continues from the result.
+  global shuffle, so that together they read each record once an epoch. A slow
+  process is not helped by a fast one: that takes a coordinator. The P states
+  are united by `merge`, and any number of processes continues from the result.
 
   It cannot be pickled or copied: two copies would lease the same shards. So
   grain's `mp_prefetch`, which sends the data set to worker processes, is
@@ -82,32 +84,20 @@ class LocalLedgerClient:
   """
 
   def __init__(
-    self,
-    ledger: data_shard.ShardLedger,
-    *,
-    worker: int = 0,
-    num_workers: int = 1,
+    self, spec: LedgerSpec, *, worker: int = 0, num_workers: int = 1
   ):
-    """Takes this worker's share of a ledger's shards.
+    """Takes a worker's share of all shards of a data set.
 
     Args:
-      ledger: Ledger with all shards; it is copied, not changed.
+      spec: The data set.
       worker: Index p of this process.
       num_workers: Number of processes P.
 
     Raises:
-      ValueError: `ledger` has only a share itself, or too few shards.
+      ValueError: `spec` is of a stream, or has too few shards.
     """
     self._name = f'{worker}/{num_workers}'
-    self._ledger = data_shard.ShardLedger(
-      ledger.num_records,
-      ledger.shard_size,
-      seed=ledger.seed,
-      num_epochs=ledger.num_epochs,
-      share=(worker, num_workers),
-    )
-    self.load(ledger.to_json())
-    self._first_state = self.state()
+    self._ledger = Ledger(spec, share=(worker, num_workers))
 
   @property
   def name(self) -> str:
@@ -115,55 +105,73 @@ class LocalLedgerClient:
 
   @property
   def num_records(self) -> int:
-    return self._ledger.num_records
+    return self._ledger.spec.num_records
 
   @property
   def is_stream(self) -> bool:
     return False
 
   def start(self) -> None:
-    """Begins again at the state that the client was built with."""
-    self.load(self._first_state)
+    """Begins again with nothing consumed."""
+    self._ledger.begin(None)
 
   def lease(self) -> DataShard | None:
     """See `LedgerClient`; None: this process has consumed its share."""
-    return self._ledger.lease(self._name)
+    leases = self._ledger.lease(self._name, 1)
+    return leases[0][0] if leases else None
 
   def unconsumed(self, shard: DataShard) -> np.ndarray:
     """See `LedgerClient`."""
-    return self._ledger.unconsumed(shard)
+    order = self._ledger.spec.record_order(shard)
+    bits = self._ledger.check_held(self._name, shard)
+    if not bits:
+      return order
+    flags = index_set.flags(bits, len(shard))
+    return order[flags[order - shard.start] == 0]
 
   def mark(self, shard: DataShard, records: np.ndarray) -> None:
-    """See `LedgerClient`."""
-    for record in np.atleast_1d(records).tolist():
-      self._ledger.mark(self._name, shard, record)
+    """See `LedgerClient`.
+
+    Raises:
+      ValueError: The shard is not leased, or a record is not in it or was
+        marked before.
+    """
+    offsets = np.atleast_1d(records) - shard.start
+    if offsets.min() < 0 or offsets.max() >= len(shard):
+      raise ValueError(f'mark(): {records} are not all in {shard}.')
+    bits = index_set.bits(offsets)
+    before = self._ledger.check_held(self._name, shard)
+    if before & bits or bits.bit_count() < offsets.size:
+      raise ValueError(
+        f'mark(): some of {records} of {shard} are marked already.'
+      )
+    self._ledger.progress(self._name, shard, bits)
 
   def ack(self, shard: DataShard) -> None:
     """See `LedgerClient`."""
-    self._ledger.ack(self._name, shard)
+    self._ledger.consume(self._name, shard)
 
   def requeue(self, shard: DataShard) -> None:
     """See `LedgerClient`."""
-    self._ledger.requeue(self._name, shard)
+    self._ledger.give_back(self._name, shard)
 
   def fail(self, shard: DataShard, error: Exception) -> None:
     """Gives the shard back and raises `error`: nobody else could read it."""
     self.requeue(shard)
     raise error
 
-  def state(self) -> ledger_state.State:
+  def state(self) -> State:
     """See `LedgerClient`."""
-    return self._ledger.to_json()
+    return self._ledger.state()
 
-  def load(self, state: ledger_state.State) -> None:
-    """Continues from a state; shards that were leased in it are to do.
+  def load(self, state: State) -> None:
+    """Continues from a state.
 
     Raises:
       ValueError: The state is malformed, of another data set, or of another
         worker (unite the states of all workers with `merge` first).
     """
-    self._ledger.load(state)
-    self._ledger.requeue_all()
+    self._ledger.begin(state)
 
   def __reduce__(self) -> NoReturn:
     raise TypeError(

@@ -7,10 +7,12 @@ unites those of all workers; `fitted_state` lets a pipeline with another number
 of prefetch processes take the result. Neither jax nor grain is imported here.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from antjax.shards import ledger_state
+
+_Unite = Callable[[Sequence[ledger_state.State]], ledger_state.State]
 
 LEDGER = 'ledger'  # Key of the ledger's state in an iterator's state.
 DATA_SET = 'data_set'  # Key of its name, where it has one.
@@ -104,7 +106,9 @@ def unmark_state(
   )
 
 
-def _merge_values(values: list[Any], path: str) -> Any:
+def _merge_values(
+  values: list[Any], path: str, unite: _Unite = ledger_state.merge
+) -> Any:
   """Unites what is at `path` in each state."""
   first = values[0]
   if all(isinstance(value, Mapping) for value in values):
@@ -117,16 +121,16 @@ def _merge_values(values: list[Any], path: str) -> Any:
       return _merge_processes(values, path)
     return {
       key: (
-        ledger_state.merge([value[key] for value in values])
+        unite([value[key] for value in values])
         if key == LEDGER
-        else _merge_values([v[key] for v in values], f'{path}.{key}')
+        else _merge_values([v[key] for v in values], f'{path}.{key}', unite)
       )
       for key in first
     }
   if all(isinstance(value, list | tuple) for value in values):
     if len({len(value) for value in values}) == 1:
       return [
-        _merge_values(list(parts), f'{path}.{i}')
+        _merge_values(list(parts), f'{path}.{i}', unite)
         for i, parts in enumerate(zip(*values))
       ]
   if path.rpartition('.')[2] in _COUNTERS:
@@ -156,8 +160,15 @@ def _merge_processes(
     parts += own
   if not parts:
     raise ValueError(f'merge_states(): {path} has no prefetch process.')
-  united = _merge_values([_as_whole(part) for part in parts], path)
+  united = _merge_values(parts, path, _merge_of_processes)
   return _processes(united, len(values[0][_PROCESSES]))
+
+
+def _merge_of_processes(
+  states: Sequence[ledger_state.State],
+) -> ledger_state.State:
+  whole = {'share': None, 'dynamic': False}
+  return ledger_state.merge([{**state, **whole} for state in states])
 
 
 def _processes(state: Any, count: int) -> dict[str, Any]:
@@ -186,22 +197,6 @@ def _check_workers(
           f'merge_states(): {path} is of worker {share[0]} of {share[1]}, and'
           f' the states of {num_workers} workers are given; give those of all.'
         )
-
-
-def _as_whole(state: Any) -> Any:
-  """The state of a process with ledgers that are nobody's share."""
-  if isinstance(state, Mapping):
-    return {
-      key: (
-        {**value, 'share': None, 'dynamic': False}
-        if key == LEDGER
-        else _as_whole(value)
-      )
-      for key, value in state.items()
-    }
-  if isinstance(state, list | tuple):
-    return [_as_whole(value) for value in state]
-  return state
 
 
 def _fit(state: Any, own: Any) -> Any:

@@ -28,7 +28,7 @@ from antjax.train.batches import (
 from antjax.train.checkpoint import Checkpointer
 from antjax.train.elastic import ElasticControl, Plan
 from antjax.train.elastic_timer import StepTimer
-from antjax.train.loop import FitOptions, Metrics
+from antjax.train.fit_options import FitOptions, Metrics
 from antjax.train.state import PyTree, TrainState
 
 if TYPE_CHECKING:
@@ -44,11 +44,10 @@ def fit(
   batches: Iterable[PyTree],
   num_steps: int,
   options: FitOptions,
-  elastic: ElasticControl,
-  *,
   clock: Callable[[], float] = time.perf_counter,
 ) -> TrainState:
   """See `Trainer.fit`; `clock` gives seconds."""
+  assert options.elastic is not None
   if options.num_micro_batches_fn is not None:
     raise ValueError(
       'Trainer.fit(elastic=..., num_micro_batches_fn=...): the plan of the'
@@ -78,7 +77,7 @@ def fit(
   trainer.elastic_step()  # Says at once what cannot be.
   iterator = iter(batches)
   with loop.opened(trainer, state, iterator, options) as (saver, state):
-    run = _Run(trainer, elastic, iterator, saver, options, clock)
+    run = _Run(trainer, options.elastic, iterator, saver, options, clock)
     return run.train(state, num_steps)
 
 

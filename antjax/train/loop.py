@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training loop behind `Trainer.fit`."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 import contextlib
-import dataclasses
 import math
 import time
 from typing import Any, TYPE_CHECKING
@@ -14,6 +13,7 @@ import numpy as np
 
 from antjax.train.batches import Feed, get_position, set_position
 from antjax.train.checkpoint import Checkpointer
+from antjax.train.fit_options import FitOptions, Metrics
 from antjax.train.keys import Keys
 from antjax.train.rows_ahead import RowsAhead
 from antjax.train.state import PyTree, TrainState
@@ -22,50 +22,8 @@ from antjax.train.step import StepInput
 if TYPE_CHECKING:
   from antjax.train.trainer import Trainer
 
-Metrics = dict[str, float]
 # Halved so often, the loss itself must be at fault.
 _LEAST_LOSS_SCALE = 2.0**-14
-
-
-@dataclasses.dataclass(frozen=True)
-class FitOptions:
-  """Arguments of `Trainer.fit`, which says what they are."""
-
-  checkpoint_dir: str | None
-  checkpoint_every: int
-  keep: int
-  best_metric: str | None
-  best_mode: str
-  evaluate_fn: Callable[[TrainState], Metrics] | None
-  evaluate_every: int
-  config: Mapping[str, Any] | None
-  merge_input_states: Callable[[list[Any]], Any] | None
-  num_micro_batches_fn: Callable[[int], Sequence[int]] | None
-  count_examples: Callable[[PyTree], int] | None
-  on_step: Callable[[int, Metrics], None] | None
-  should_stop: Callable[[], bool] | None
-
-  def __post_init__(self) -> None:
-    for name, least in (('checkpoint_every', 1), ('evaluate_every', 0)):
-      value = getattr(self, name)
-      if value < least:
-        raise ValueError(
-          f'Trainer.fit({name}={value}): needed is a number of steps, {least}'
-          ' or more.'
-        )
-    if self.best_metric is not None and self.evaluate_fn is None:
-      raise ValueError(
-        f'Trainer.fit(best_metric={self.best_metric!r}) needs an evaluate_fn'
-        ' that gives it.'
-      )
-
-  def is_evaluation(self, number: int) -> bool:
-    """Whether `evaluate_fn` is due after this step, the last one aside."""
-    return bool(self.evaluate_every) and number % self.evaluate_every == 0
-
-  def is_pause(self, number: int) -> bool:
-    """Whether to evaluate or save after this step, the last one aside."""
-    return self.is_evaluation(number) or number % self.checkpoint_every == 0
 
 
 @contextlib.contextmanager

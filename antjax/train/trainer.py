@@ -20,11 +20,10 @@ from antjax.train import loss_scale as loss_scale_lib
 from antjax.train import predict as predict_lib
 from antjax.train import step as step_lib
 from antjax.train.batches import BatchPlacer
-from antjax.train.elastic import ElasticControl
 from antjax.train.elastic_step import ElasticStep
+from antjax.train.fit_options import FitOptions, Metrics
 from antjax.train.gradient import StepSpec
 from antjax.train.keys import Keys
-from antjax.train.loop import Metrics
 from antjax.train.state import (
   Layout,
   place_new_state,
@@ -277,56 +276,20 @@ class Trainer:
     state: TrainState,
     batches: Iterable[PyTree],
     num_steps: int,
-    *,
-    checkpoint_dir: str | None = None,
-    checkpoint_every: int = 1000,
-    keep: int = 3,
-    best_metric: str | None = None,
-    best_mode: str = 'min',
-    evaluate_fn: Callable[[TrainState], Metrics] | None = None,
-    evaluate_every: int = 0,
-    config: Mapping[str, Any] | None = None,
-    merge_input_states: Callable[[list[Any]], Any] | None = None,
-    num_micro_batches_fn: Callable[[int], Sequence[int]] | None = None,
-    count_examples: Callable[[PyTree], int] | None = None,
-    on_step: Callable[[int, Metrics], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    elastic: ElasticControl | None = None,
+    **options: Any,
   ) -> TrainState:
     """Trains to step `num_steps`, or until no process has data left.
 
-    If `checkpoint_dir` holds a checkpoint, state and input position are taken
-    from the newest one. If `should_stop` says so on any process, all of them
-    end after the same step, save, and raise KeyboardInterrupt.
+    If there is a checkpoint in `checkpoint_dir`, state and input position are
+    taken from the newest one. If `should_stop` says so on any process, all of
+    them end after the same step, save, and raise KeyboardInterrupt.
 
     Args:
       state: From `init`.
       batches: This process's batches. If its iterator has get_state and
         set_state, as Grain's have, the position is saved and restored.
       num_steps: Step to stop at, counted from the start of the run.
-      checkpoint_dir: Folder; None saves nothing.
-      checkpoint_every: Steps between checkpoints; the last step is saved too.
-      keep: Newest checkpoints to keep.
-      best_metric: Keep also the best by this metric of `evaluate_fn`.
-      best_mode: 'min' or 'max'.
-      evaluate_fn: Called on all processes every `evaluate_every` steps (0:
-        never) and at the end; its metrics go to `on_step` and the checkpoint.
-      evaluate_every: See `evaluate_fn`.
-      config: JSON-able; stored in each checkpoint.
-      merge_input_states: Makes one position of those of several processes, so
-        that another number of processes can go on.
-      num_micro_batches_fn: Step -> micro-batches of each group. Rows that it
-        leaves out are read but not trained on: best let them be padding.
-      count_examples: Batch -> examples in it; by default the sum of weights.
-      on_step: Gets each step's number (from 1) and metrics: loss, weight,
-        grad_norm, num_examples and examples_per_s, and the results of
-        `evaluate_fn` when there are any.
-      should_stop: Asked before each step; e.g. whether a signal came.
-      elastic: The job's control, e.g. an `antjax.Agent`: then an element of
-        `batches` is ONE micro-batch of this process, [local devices x
-        examples, ...], and each process does its own number of them in a step,
-        the Trainer's where there is no plan (`elastic_loop`). Metrics have
-        `num_micro_batches` of all processes.
+      **options: The fields of `FitOptions`.
 
     Raises:
       KeyboardInterrupt: Stopped by `should_stop`; what was done is saved.
@@ -335,24 +298,9 @@ class Trainer:
       ValueError: A checkpoint of another model, an input position that cannot
         be restored here, or `elastic` with a code or mesh that is not.
     """
-    options = loop.FitOptions(
-      checkpoint_dir=checkpoint_dir,
-      checkpoint_every=checkpoint_every,
-      keep=keep,
-      best_metric=best_metric,
-      best_mode=best_mode,
-      evaluate_fn=evaluate_fn,
-      evaluate_every=evaluate_every,
-      config=config,
-      merge_input_states=merge_input_states,
-      num_micro_batches_fn=num_micro_batches_fn,
-      count_examples=count_examples,
-      on_step=on_step,
-      should_stop=should_stop,
-    )
-    if elastic is not None:
-      return elastic_loop.fit(self, state, batches, num_steps, options, elastic)
-    return loop.fit(self, state, batches, num_steps, options)
+    chosen = FitOptions(**options)
+    fit = loop.fit if chosen.elastic is None else elastic_loop.fit
+    return fit(self, state, batches, num_steps, chosen)
 
   def evaluate(
     self,

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from antjax.jobs.bahe import train as train_bahe
+from antjax.jobs.bahe import job as train_bahe
 from benchmarks import bahe_quality, quality_runs
 
 _COLUMNS = [

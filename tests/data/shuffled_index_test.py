@@ -9,7 +9,7 @@ import pytest
 
 from antjax.data import record_schema, record_writer, records
 from antjax.data.shuffled_index import Order, ShuffledIndex, ShuffledRecords
-from antjax.shards import data_shard, dataset, ledger_client
+from antjax.shards import dataset, ledger_client, ledger_spec
 
 
 def numbers(source, start, stop):
@@ -83,8 +83,8 @@ def test_places_beyond_the_end_are_refused():
 
 def test_a_data_set_reads_every_record_once_an_epoch():
   source = ShuffledIndex(50, seed=3)
-  ledger = data_shard.ShardLedger(50, 8, seed=0, num_epochs=2)
-  client = ledger_client.LocalLedgerClient(ledger)
+  spec = ledger_spec.LedgerSpec(50, 8, seed=0, num_epochs=2)
+  client = ledger_client.LocalLedgerClient(spec)
   data = dataset.LeasedDataset(source, client)
   assert isinstance(data, grain.IterDataset)
   batches = [block['tasks']['index'] for block in data]

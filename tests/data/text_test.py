@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from antjax.data import shakespeare, text
-from antjax.shards.data_shard import ShardLedger
 from antjax.shards.dataset import LeasedDataset, merge_states
 from antjax.shards.ledger_client import LocalLedgerClient
+from antjax.shards.ledger_spec import LedgerSpec
 
 
 class Documents:
@@ -81,8 +81,8 @@ def test_a_stopped_reader_goes_on_where_it_was():
   source = text.PackedSource(Documents(lengths), 8)
 
   def loader(worker, num_workers):
-    ledger = ShardLedger(len(source), 2, seed=3, num_epochs=2)
-    client = LocalLedgerClient(ledger, worker=worker, num_workers=num_workers)
+    spec = LedgerSpec(len(source), 2, seed=3, num_epochs=2)
+    client = LocalLedgerClient(spec, worker=worker, num_workers=num_workers)
     return iter(LeasedDataset(source, client))
 
   first = [loader(p, 2) for p in range(2)]

@@ -11,43 +11,28 @@ import pytest
 from antjax.elastic import consumption
 from antjax.elastic.consumption import Consumption
 from antjax.shards import index_set, ledger_state
-from antjax.shards.data_shard import DataShard, ShardLedger
-
-
-def shard_of(index, epoch, num_records, size):
-  start = index * size
-  return DataShard(index, start, min(start + size, num_records), epoch)
-
-
-def unconsumed(state):
-  """Returns (epoch, record) that a ledger with this state still gives."""
-  ledger = ShardLedger.from_json(json.loads(json.dumps(state)))
-  rest = []
-  while shard := ledger.lease('w'):
-    rest += [(shard.epoch, int(r)) for r in ledger.unconsumed(shard)]
-  return sorted(rest)
+from antjax.shards.data_shard import DataShard
+from antjax.shards.ledger import Ledger
+from antjax.shards.ledger_spec import LedgerSpec
+from tests.shards.states import remaining
 
 
 @pytest.mark.parametrize('seed', range(8))
 def test_united_positions_are_what_the_workers_consumed(seed):
   draw = random.Random(seed)
   num_records, size, epochs = draw.randint(5, 90), draw.randint(1, 12), 3
+  spec = LedgerSpec(num_records, size, seed=7, num_epochs=epochs)
   everything = {(e, r) for e in range(epochs) for r in range(num_records)}
   done, base = set(), None
   for _ in range(4):  # Generations, each of another number of workers.
     num_workers = draw.randint(1, 4)
-    workers = [
-      Consumption(
-        num_records, size, seed=7, num_epochs=epochs, share=(p, num_workers)
-      )
-      for p in range(num_workers)
-    ]
+    workers = [Consumption(spec, (p, num_workers)) for p in range(num_workers)]
     for worker in workers:
       worker.load(base)
     for epoch, record in draw.sample(
       sorted(everything - done), k=min(len(everything - done), 40)
     ):
-      shard = shard_of(record // size, epoch, num_records, size)
+      shard = spec.shard(epoch, record // size)
       worker = draw.choice(workers)
       if not worker.consumed(shard)[record - shard.start]:
         worker.mark(shard, np.array([record]))
@@ -55,28 +40,28 @@ def test_united_positions_are_what_the_workers_consumed(seed):
     states = [json.loads(json.dumps(w.state())) for w in workers]
     draw.shuffle(states)
     base = ledger_state.merge(states)
-    assert unconsumed(base) == sorted(everything - done)
+    assert remaining(base, spec) == sorted(everything - done)
 
 
 def test_takes_the_state_of_a_local_ledger():
-  ledger = ShardLedger(23, 5, seed=1, num_epochs=2)
-  for _ in range(3):
-    ledger.ack('a', ledger.lease('a'))
-  shard = ledger.lease('a')
-  ledger.mark('a', shard, shard.start + 1)
-  worker = Consumption(23, 5, seed=1, num_epochs=2)
-  worker.load(ledger.to_json())
+  spec = LedgerSpec(23, 5, seed=1, num_epochs=2)
+  ledger = Ledger(spec, (0, 1))
+  for shard, _ in ledger.lease('a', 3):
+    ledger.consume('a', shard)
+  [(shard, _)] = ledger.lease('a', 1)
+  ledger.progress('a', shard, 0b10)
+  worker = Consumption(spec)
+  worker.load(ledger.state())
   assert worker.consumed(shard).tolist()[1] == 1
-  assert unconsumed(worker.state()) == unconsumed(
-    ledger_state.merge([ledger.to_json()])
-  )
+  assert remaining(worker.state(), spec) == remaining(ledger.state(), spec)
 
 
 def test_committed_epochs_are_forgotten():
-  worker = Consumption(20, 5, num_epochs=None)
+  spec = LedgerSpec(20, 5, num_epochs=None)
+  worker = Consumption(spec)
   for epoch in range(50):
     for index in range(4):
-      shard = shard_of(index, epoch, 20, 5)
+      shard = spec.shard(epoch, index)
       worker.mark(shard, np.arange(shard.start, shard.stop))
     worker.drop_before(epoch)
   state = worker.state()
@@ -101,7 +86,7 @@ def test_positions_are_text_all_along(text):
 
 
 def test_a_stream_grows_in_order():
-  worker = Consumption(0, 4, is_stream=True)
+  worker = Consumption(LedgerSpec(0, 4, is_stream=True))
   shards = [DataShard(i, 4 * i, 4 * i + 4, 0) for i in (0, 1, 300)]
   nothing = np.zeros(4, np.uint8)
   assert worker.order(shards[1], nothing).tolist() == [4, 5, 6, 7]
@@ -109,15 +94,15 @@ def test_a_stream_grows_in_order():
     worker.mark(shard, np.arange(shard.start, shard.stop))
   state = worker.state()
   assert state['num_records'] == 1204 and state['is_stream']
-  ledger_state.check(state)
-  again = Consumption(8, 4, is_stream=True)
+  again = Consumption(LedgerSpec(8, 4, is_stream=True))
   again.load(ledger_state.merge([state]))
   assert again.consumed(shards[2]).all() and not again.consumed(shards[0]).any()
 
 
 def test_refuses_the_state_of_one_worker_of_several():
-  one = Consumption(20, 5, share=(1, 2))
-  with pytest.raises(ValueError, match='worker 1 of 2 alone'):
-    Consumption(20, 5, share=(1, 2)).load(one.state())
+  spec = LedgerSpec(20, 5)
+  one = Consumption(spec, (1, 2))
+  with pytest.raises(ValueError, match='worker 1 of 2 .* unite the states'):
+    Consumption(spec, (1, 2)).load(one.state())
   with pytest.raises(ValueError, match='seed=1'):
-    Consumption(20, 5).load(Consumption(20, 5, seed=1).state())
+    Consumption(spec).load(Consumption(LedgerSpec(20, 5, seed=1)).state())

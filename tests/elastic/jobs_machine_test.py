@@ -20,7 +20,7 @@ from antjax.elastic.refused import Refused
 from antjax.shards import index_set, ledger_state
 from antjax.shards.journal import Journal
 from antjax.shards.ledger_spec import LedgerSpec
-from tests.shards.shared_ledger_machine_test import state_of
+from tests.shards.states import state_of
 
 _SETTINGS = hypothesis.settings(max_examples=60, stateful_step_count=40)
 _SPEC = LedgerSpec(num_records=22, shard_size=4, seed=3, num_epochs=2)

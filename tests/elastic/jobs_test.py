@@ -11,7 +11,7 @@ from antjax.elastic.jobs import Jobs
 from antjax.elastic.liveness import Liveness
 from antjax.elastic.refused import Refused
 from antjax.shards.ledger_spec import LedgerSpec
-from tests.shards.shared_ledger_machine_test import state_of
+from tests.shards.states import state_of
 
 SPEC = LedgerSpec(num_records=20, shard_size=4)
 STALE = 'FAILED_PRECONDITION'

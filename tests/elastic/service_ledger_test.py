@@ -14,9 +14,9 @@ import pytest
 
 from antjax.elastic.client import StaleError
 from antjax.elastic.worker import Agent
-from antjax.shards.data_shard import ShardLedger
 from antjax.shards.dataset import LeasedDataset, merge_states
 from antjax.shards.ledger_client import LocalLedgerClient
+from antjax.shards.ledger_spec import LedgerSpec
 from tests.elastic.jobs_server import JobsServer
 from tests.elastic.lockstep_workers import (
   assert_each,
@@ -127,8 +127,8 @@ def test_restart_with_prefetched_indices(server):
 
 def test_local_positions_go_on_at_a_coordinator_and_back(server):
   def local(worker, num_workers):
-    ledger = ShardLedger(NUM_RECORDS, 10, seed=0, num_epochs=2)
-    client = LocalLedgerClient(ledger, worker=worker, num_workers=num_workers)
+    spec = LedgerSpec(NUM_RECORDS, 10, seed=0, num_epochs=2)
+    client = LocalLedgerClient(spec, worker=worker, num_workers=num_workers)
     return iter(LeasedDataset(Source(), client).batch(7))
 
   first = [local(p, 2) for p in range(2)]

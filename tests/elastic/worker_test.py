@@ -280,3 +280,13 @@ def test_wrong_arguments(server):
       agent.dataset(Source(), shard_size=5, name='other', **options)
   agent.close()
   agent.close()  # Again does nothing.
+
+
+def test_an_agent_comes_from_the_environment(monkeypatch, tmp_path):
+  monkeypatch.delenv('ANTJAX_COORDINATOR', raising=False)
+  with pytest.raises(RuntimeError, match='start this program by launch/agent'):
+    Agent.from_env()
+  monkeypatch.setenv('ANTJAX_COORDINATOR', 'localhost:1')
+  monkeypatch.setenv('ANTJAX_WORKER', 'host-7')
+  monkeypatch.setenv('ANTJAX_GENERATION', '3')
+  assert Agent.from_env(tmp_path).worker == 'host-7'

@@ -17,7 +17,7 @@ from antjax.data import movielens_raw
 from antjax.data.behavior_examples import ExampleConfig
 from antjax.jobs import job as job_lib
 from antjax.jobs import prepare_behaviors, script
-from antjax.jobs.clicks import train as train_antm2c
+from antjax.jobs.clicks import job as train_antm2c
 from antjax.metrics import by_slice as scores
 
 pytestmark = [

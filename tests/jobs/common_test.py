@@ -23,7 +23,7 @@ _JOB = """
 import dataclasses, os, time
 from typing import Annotated
 import jax
-from launch import common
+from antjax.jobs import job as common
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(job_lib.JobConfig):

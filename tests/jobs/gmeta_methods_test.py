@@ -7,37 +7,35 @@ import pytest
 
 from antjax.jobs.gmeta import methods as gmeta_methods
 from antjax.jobs.gmeta import tasks as gmeta_tasks
-from antjax.jobs.gmeta import train as train_gmeta
+from antjax.jobs.gmeta.config import Config
 from antjax.mesh.mesh import make_mesh
 from antjax.meta import recommender as recommender_lib
 from tests.serving import serving_case
 
 
-class Tasks:
-  """Keeps what is to be trained."""
-
-  is_elastic = False
-
-  def fit(self, name, recommender, stages, inner, paro):
-    self.found = recommender, stages[-1].until
-    return None, None
-
-
 @pytest.mark.parametrize('joint_steps', [600, 150])
-def test_rows_of_the_joint_model_follow_its_own_schedule(joint_steps):
-  config = train_gmeta.Config(joint_steps=joint_steps)
+def test_rows_of_the_joint_model_follow_its_own_schedule(
+  joint_steps, monkeypatch
+):
+  config = Config(joint_steps=joint_steps)
   optimizer = config.optimizer
   recommender = recommender_lib.build(
     serving_case.FEATURES,
     config.model,
     make_mesh(intra=1, devices=jax.devices()[:1]),
-    optimizer.schedule(config.model.table_learning_rate, config.num_steps),
+    optimizer.schedule(config.num_steps, config.model.table_learning_rate),
   )
-  tasks = Tasks()
-  gmeta_methods.Methods(config, recommender, tasks)._joint()
-  (joint, num_steps) = tasks.found
+  asked = []
+
+  def fit(self, name, recommender, stages, inner):
+    asked.append((recommender, stages[-1].until))
+    return None, None
+
+  monkeypatch.setattr(gmeta_methods.Methods, '_fit', fit)
+  gmeta_methods.Methods(config, None, recommender, None)._joint()
+  ((joint, num_steps),) = asked
   assert num_steps == joint_steps
-  dense = optimizer.schedule(config.model.table_learning_rate, joint_steps)
+  dense = optimizer.schedule(joint_steps, config.model.table_learning_rate)
   for spec in joint.tables.specs.values():
     for step in (0, joint_steps // 2, joint_steps):
       assert spec.optimizer.learning_rate(step) == dense(step)

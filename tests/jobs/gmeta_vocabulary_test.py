@@ -15,8 +15,8 @@ from antjax.data import output_folder
 from antjax.jobs import identity as run_identity
 from antjax.jobs.gmeta import export as export_gmeta
 from antjax.jobs.gmeta import tasks as gmeta_tasks
-from antjax.jobs.gmeta import train as train_gmeta
 from antjax.jobs.gmeta import vocabulary as gmeta_vocabulary
+from antjax.jobs.gmeta.config import Config
 from antjax.train.checkpoint import Checkpointer
 from tests.serving import serving_case
 
@@ -122,7 +122,7 @@ def test_data_made_anew_are_not_taken_for_those_of_the_run(tmp_path):
   data = write_data(tmp_path / 'data', ['a', 'b'])
   description = output_folder.load_description(data)
   (tmp_path / 'meta/checkpoints/5').mkdir(parents=True)
-  config = train_gmeta.Config(data=data, run_dir=str(tmp_path))
+  config = Config(data=data, run_dir=str(tmp_path))
   job = types.SimpleNamespace(run_dir=tmp_path)
 
   def refuses(message):

@@ -9,9 +9,8 @@ import pytest
 
 from antjax.jobs import auto_paro, script
 from antjax.jobs import job as job_lib
-from antjax.jobs.lm import paro as lm_paro
-from antjax.jobs.lm import prepare_text, text_folder
-from antjax.jobs.lm import train as train_lm
+from antjax.jobs.lm import prepare_text
+from antjax.jobs.lm.config import Config
 from antjax.jobs.lm.job import LMJob
 from antjax.lm import transformer
 from antjax.mesh.mesh import make_mesh
@@ -34,7 +33,7 @@ def data(tmp_path_factory):
     vocab_size=260,
     validation_share=0.4,
   )
-  text_folder.prepare(config, say=lambda text: None)
+  prepare_text.prepare(config, say=lambda text: None)
   return str(folder / 'data')
 
 
@@ -50,7 +49,7 @@ def make(data, tmp_path):
       'peak_tflops': 0.01,
       'model': _MODEL,
     } | settings
-    config = train_lm.Config(**settings)
+    config = Config(**settings)
     mesh = make_mesh(
       intra=min(num_devices, 4), devices=jax.devices()[:num_devices]
     )
@@ -125,9 +124,8 @@ def test_auto_takes_an_elastic_code_under_agents(make, monkeypatch, agent):
     asked.update(options)
     return auto_paro.PaRO.from_code('IIG')
 
-  monkeypatch.setattr(lm_paro.auto_paro, 'choose_paro', choose_paro)
-  lm = make(agent=agent, paro='auto')
-  lm.trainer()
-  assert lm.paro == 'IIG'
+  monkeypatch.setattr(auto_paro, 'choose_paro', choose_paro)
+  trainer = make(agent=agent, paro='auto').trainer()
+  assert trainer.paro.code == 'IIG'
   assert asked['elastic_only'] == (agent is not None)
   assert asked['device_bytes'] is None

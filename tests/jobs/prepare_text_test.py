@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from antjax.data import output_folder, records, text
-from antjax.jobs.lm import prepare_text, text_folder
+from antjax.jobs.lm import prepare_text
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def prepare(source, **settings):
     'validation_share': 0.3,
   } | settings
   config = prepare_text.Config(**settings)
-  return text_folder.prepare(config, say=lambda text: None)
+  return prepare_text.prepare(config, say=lambda text: None)
 
 
 def paragraphs(num):
@@ -78,7 +78,7 @@ def test_a_single_word_of_a_million_letters(source):
   description, _ = prepare(source)
   out = source.parent / 'out'
   read = 0
-  for split in text_folder.SPLITS:
+  for split in prepare_text.SPLITS:
     path = out / description['files'][split]['path']
     packed = text.PackedSource(records.open_source(path, text.SCHEMA), 64)
     read += packed.num_tokens

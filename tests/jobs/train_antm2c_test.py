@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""launch/train_clicks and benchmark_antm2c on made-up ratings."""
+"""launch/train_clicks, of one model and of a table, on made-up ratings."""
 
 import dataclasses
 import json
@@ -17,10 +17,9 @@ from antjax.ctr.models import build
 from antjax.ctr.models.inputs import NetworkConfig
 from antjax.jobs import job as job_lib
 from antjax.jobs import prepare_behaviors, script
-from antjax.jobs.clicks import benchmark as benchmark_antm2c
 from antjax.jobs.clicks import data as antm2c_data
+from antjax.jobs.clicks import job as train_antm2c
 from antjax.jobs.clicks import search as antm2c_search
-from antjax.jobs.clicks import train as train_antm2c
 from antjax.metrics import by_slice as scores
 from tests.data import movielens_fixture
 
@@ -63,9 +62,9 @@ def job_of(config):
   return job_lib.Job(mesh, run_dir, script.StopRequest(), config)
 
 
-def config_of(folder, run_dir, kind=train_antm2c.Config, **changes):
+def config_of(folder, run_dir, **changes):
   fields = SMALL | {'data': str(folder / 'data'), 'run_dir': str(run_dir)}
-  return kind(**fields | changes)
+  return train_antm2c.Config(**fields | changes)
 
 
 def train(folder, run_dir, **changes):
@@ -251,8 +250,8 @@ def test_a_table_of_models_grows(folder, tmp_path):
   run_dir = tmp_path / 'table'
 
   def table(*models):
-    config = config_of(folder, run_dir, benchmark_antm2c.Config, models=models)
-    benchmark_antm2c.train(config, job_of(config))
+    config = config_of(folder, run_dir, table=True, models=models)
+    train_antm2c.fill_table(config, job_of(config))
     return (run_dir / 'table.md').read_text()
 
   first = table('lr')

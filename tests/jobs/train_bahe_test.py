@@ -28,7 +28,7 @@ from antjax.jobs import job as job_lib
 from antjax.jobs import prepare_behaviors, script
 from antjax.jobs.bahe import build_store as build_behavior_store
 from antjax.jobs.bahe import data as bahe_data
-from antjax.jobs.bahe import train as train_bahe
+from antjax.jobs.bahe import job as train_bahe
 from antjax.jobs.bahe import users as bahe_users
 from antjax.mesh.paro import PaRO
 from antjax.train import checkpoint

@@ -20,9 +20,10 @@ from antjax.jobs import prepare_sequences, script
 from antjax.jobs.llm_rec import data as llm_rec_data
 from antjax.jobs.llm_rec import export as llm_rec_export
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
+from antjax.jobs.llm_rec import job as train_llm_rec
 from antjax.jobs.llm_rec import recommend
 from antjax.jobs.llm_rec import sweep as llm_rec_sweep
-from antjax.jobs.llm_rec import train as train_llm_rec
+from antjax.jobs.llm_rec.config import SweepConfig
 from antjax.train.optimizer import OptimizerConfig
 from tests.ctr.bahe import small_vocabulary
 from tests.data import movielens_fixture
@@ -246,7 +247,7 @@ def test_a_sweep_makes_one_table(folder, tmp_path, capsys):
     num_steps=1,
     check_memory=False,
     loss=LossConfig(num_negatives=3),
-    swept=llm_rec_sweep.SweepConfig(
+    swept=SweepConfig(
       starts=('pretrained',), tunings=('lora', 'none'), histories=(1,)
     ),
   )

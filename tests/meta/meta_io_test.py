@@ -14,8 +14,8 @@ from antjax.data.record_schema import Field
 from antjax.meta import episodes, meta_io
 from antjax.meta.episodes import Bucket, EpisodeConfig
 from antjax.shards import dataset
-from antjax.shards.data_shard import ShardLedger
 from antjax.shards.ledger_client import LocalLedgerClient
+from antjax.shards.ledger_spec import LedgerSpec
 
 CONFIG = EpisodeConfig(
   buckets=(Bucket(4, 2), Bucket(8, 2)),
@@ -68,9 +68,9 @@ def block_source(sizes, folder, num_query=2):
 
 
 def leased(sizes, num_epochs=1, source=None, **kwargs):
-  ledger = ShardLedger(len(sizes), 3, seed=0, num_epochs=num_epochs)
+  spec = LedgerSpec(len(sizes), 3, seed=0, num_epochs=num_epochs)
   records = dataset.LeasedDataset(
-    source or Source(sizes), LocalLedgerClient(ledger), key_field='record_key'
+    source or Source(sizes), LocalLedgerClient(spec), key_field='record_key'
   )
   kwargs.setdefault('unmark_fn', dataset.unmark_state)
   return meta_io.EpisodeBatches(records, CONFIG, **kwargs)
@@ -164,10 +164,10 @@ def test_blocks_give_the_batches_of_their_records(tmp_path):
 
 def test_keys_of_blocks_name_record_and_epoch(tmp_path):
   sizes = [3, 4, 5, 6, 7]
-  ledger = ShardLedger(5, 3, seed=0, num_epochs=2)
+  spec = LedgerSpec(5, 3, seed=0, num_epochs=2)
   elements = dataset.LeasedDataset(
     block_source(sizes, tmp_path),
-    LocalLedgerClient(ledger),
+    LocalLedgerClient(spec),
     key_field='record_key',
   )
   tasks = [element['tasks'] for element in elements]
@@ -182,11 +182,11 @@ def test_splits_change_with_the_epoch():
   config = EpisodeConfig(
     buckets=(Bucket(8, 1),), features={'item': 1}, query_size=2
   )
-  ledger = ShardLedger(1, 1, seed=0, num_epochs=3)
+  spec = LedgerSpec(1, 1, seed=0, num_epochs=3)
   source = Source([8])
   source.read = lambda start, stop: [make_record(0, 8) | {'num_query': 0}]
   records = dataset.LeasedDataset(
-    source, LocalLedgerClient(ledger), key_field='record_key'
+    source, LocalLedgerClient(spec), key_field='record_key'
   )
   queries = {
     tuple(batch['ids']['s8']['query']['item'][0])

@@ -21,9 +21,9 @@ from antjax.embedding.optimizer import Adagrad
 from antjax.embedding.table import EmbeddingTables
 from antjax.jobs import job as job_lib
 from antjax.mesh.mesh import make_mesh
-from antjax.shards.data_shard import ShardLedger
 from antjax.shards.dataset import LeasedDataset, merge_states
 from antjax.shards.ledger_client import LocalLedgerClient
+from antjax.shards.ledger_spec import LedgerSpec
 from antjax.train.elastic import Plan
 from antjax.train.trainer import Trainer
 
@@ -131,10 +131,8 @@ class Noted:
 def micro_batches(settings, used):
   me = jax.process_index()
   if settings.totals is None:
-    ledger = ShardLedger(NUM_RECORDS, SHARD_SIZE, seed=1, num_epochs=1)
-    client = LocalLedgerClient(
-      ledger, worker=me, num_workers=jax.process_count()
-    )
+    spec = LedgerSpec(NUM_RECORDS, SHARD_SIZE, seed=1, num_epochs=1)
+    client = LocalLedgerClient(spec, worker=me, num_workers=jax.process_count())
     return Noted(iter(LeasedDataset(Records(), client).batch(ROWS)), used)
 
   def made():

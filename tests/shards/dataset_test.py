@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from antjax.shards import dataset as dataset_lib
-from antjax.shards.data_shard import ShardLedger
 from antjax.shards.dataset import LeasedDataset, merge_states
 from antjax.shards.ledger_client import LocalLedgerClient
+from antjax.shards.ledger_spec import LedgerSpec
 
 NUM_RECORDS = 103
 
@@ -34,8 +34,8 @@ class Source:
 
 
 def leased(worker=0, num_workers=1, *, num_epochs=1, shard_size=10, **options):
-  ledger = ShardLedger(NUM_RECORDS, shard_size, seed=3, num_epochs=num_epochs)
-  client = LocalLedgerClient(ledger, worker=worker, num_workers=num_workers)
+  spec = LedgerSpec(NUM_RECORDS, shard_size, seed=3, num_epochs=num_epochs)
+  client = LocalLedgerClient(spec, worker=worker, num_workers=num_workers)
   return LeasedDataset(Source(), client, **options)
 
 
@@ -174,7 +174,7 @@ def test_state_of_another_dataset():
 
 
 def test_source_and_ledger_differ():
-  client = LocalLedgerClient(ShardLedger(NUM_RECORDS, 10))
+  client = LocalLedgerClient(LedgerSpec(NUM_RECORDS, 10))
   with pytest.raises(ValueError, match='source has 7 records, the ledger 103'):
     LeasedDataset(Source(7), client)
 
@@ -239,8 +239,8 @@ def test_states_within_and_between_chunks():
   for num_before in (1, dataset_lib._CHUNK, dataset_lib._CHUNK + 1, size, 700):
 
     def iterate():
-      ledger = ShardLedger(1000, size, seed=3)
-      return iter(LeasedDataset(Source(1000), LocalLedgerClient(ledger)))
+      client = LocalLedgerClient(LedgerSpec(1000, size, seed=3))
+      return iter(LeasedDataset(Source(1000), client))
 
     whole = whole or numbers(iterate())
     iterator = iterate()
@@ -286,12 +286,8 @@ def test_close_gives_the_rest_of_a_shard_back():
   dataset.close()
   with pytest.raises(RuntimeError, match='a newer iterator'):
     next(iterator)
-  rest = iter(
-    LeasedDataset(
-      Source(),
-      LocalLedgerClient(ShardLedger.from_json(dataset._client.state())),
-    )
-  )
+  rest = iter(leased())
+  rest.set_state({'ledger': dataset._client.state()})
   assert sorted(before + numbers(rest)) == list(range(NUM_RECORDS))
 
 

@@ -5,11 +5,12 @@
 import pytest
 
 from antjax.elastic.consumption import Consumption
+from antjax.shards.ledger_spec import LedgerSpec
 from antjax.shards.position import fitted_state, ledger_states, merge_states
 
 
-def ledger(share=(0, 1), **options):
-  return Consumption(20, 5, share=share, **options).state()
+def ledger(share=(0, 1)):
+  return Consumption(LedgerSpec(20, 5), share).state()
 
 
 def leaf(share=(0, 1), name='train'):

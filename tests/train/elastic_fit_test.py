@@ -2,15 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """`Trainer.fit(elastic=...)`: plans, deadlines, the end of data."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import optax
 import pytest
 
-from antjax.train import elastic_loop, loop
+from antjax.train import elastic_loop
 from antjax.train.elastic import Plan
+from antjax.train.fit_options import FitOptions
 from tests.train.elastic_control import (
   Control,
   fit,
@@ -111,20 +110,15 @@ def test_a_deadline_ends_a_step_and_loses_nothing():
     trainer.init(PARAMS),
     slow(),
     3,
-    options(on_step=lambda step, values: seen.setdefault(step, values)),
-    control,
+    FitOptions(
+      on_step=lambda step, values: seen.setdefault(step, values),
+      elastic=control,
+    ),
     clock=lambda: now[0],
   )
   # One before the step begins, then at 0, 1 and 2 s.
   assert [v['num_micro_batches'] for v in seen.values()] == [4, 4, 4]
   assert sum(v['weight'] for v in seen.values()) == 16 * len(pulled) == 16 * 12
-
-
-def options(**kwargs):
-  fields = dict.fromkeys(
-    f.name for f in dataclasses.fields(loop.FitOptions)
-  ) | {'checkpoint_every': 1000, 'keep': 3, 'best_mode': 'min'}
-  return loop.FitOptions(**fields | {'evaluate_every': 0} | kwargs)
 
 
 def test_the_end_of_data_is_a_smaller_step_and_then_the_end():

@@ -5,9 +5,9 @@
 import numpy as np
 import pytest
 
-from antjax.shards.data_shard import ShardLedger
 from antjax.shards.dataset import LeasedDataset, merge_states
 from antjax.shards.ledger_client import LocalLedgerClient
+from antjax.shards.ledger_spec import LedgerSpec
 from antjax.train.elastic import Plan
 from tests.train.elastic_control import (
   Control,
@@ -115,10 +115,10 @@ def test_dlrover_defect_6_the_ledgers_are_in_the_checkpoint(tmp_path):
 
   def run(num_workers, num_steps):
     """Workers of one process take turns at one trainer: equal steps."""
-    ledger = ShardLedger(num_records, 8, seed=1, num_epochs=1)
+    spec = LedgerSpec(num_records, 8, seed=1, num_epochs=1)
     datasets = [
       LeasedDataset(
-        source, LocalLedgerClient(ledger, worker=i, num_workers=num_workers)
+        source, LocalLedgerClient(spec, worker=i, num_workers=num_workers)
       ).batch(8)
       for i in range(num_workers)
     ]

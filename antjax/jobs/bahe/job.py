@@ -1,6 +1,19 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The loops of launch/train_bahe.py: training, early stopping, scores."""
+r"""Trains a click model on long textual behaviour (BAHE), and its baselines.
+
+  python -m launch.prepare_behaviors --out=data/ml-1m-text
+  python -m launch.fetch_model
+  python -m launch.build_behavior_store
+  python -m launch.local_cluster --hosts=2 --devices_per_host=4 -- \
+    launch/train_bahe.py --flagfile=launch/recipes/bahe_ml1m.flags
+
+A behaviour's vector comes from the store; only the language model's high layers
+and the head are trained, under any PaRO code. --tower chooses what BAHE is
+compared with (docs/bahe.md). The run folder gets checkpoints, metrics.jsonl,
+TensorBoard events, results.json, report.html. The same command goes on where a
+run was stopped.
+"""
 
 from collections.abc import Callable, Mapping
 import functools
@@ -13,14 +26,39 @@ from antjax.ctr.bahe import tuning
 from antjax.jobs import job as job_lib
 from antjax.jobs import run as run_lib
 from antjax.jobs.bahe import memory as bahe_memory
+from antjax.jobs.bahe import model as bahe_model
+from antjax.jobs.bahe import report as bahe_report
+from antjax.jobs.bahe import users as bahe_users
 from antjax.jobs.bahe.config import Config
 from antjax.jobs.bahe.data import Clicks
 from antjax.jobs.bahe.model import Built
-from antjax.jobs.run import TrainingRun
 from antjax.metrics import click_metrics
 from antjax.train.state import TrainState
 
 Scores = dict[str, float]
+
+
+def main(config: Config) -> None:
+  train(config, job_lib.start(config))
+
+
+def train(config: Config, job: job_lib.Job) -> dict[str, dict[str, float]]:
+  """Trains, scores, exports and reports; returns the scores by split."""
+  clicks = Clicks(config, job)
+  built = bahe_model.build(config, job, clicks)
+  bahe = BaheJob(config, job, clicks, built)
+  state = bahe.fit()
+  scores = {
+    split: bahe.scores(state, split, f'score {split}')
+    for split in ('validation', 'test')
+  }
+  if config.export_users:
+    bahe_users.export(job.run_dir, bahe.trainer, state, clicks, built.model)
+  if job.is_main:
+    bahe_report.write(
+      config, job, clicks.description, bahe.trainer, bahe.memory, scores
+    )
+  return scores
 
 
 class BaheJob:
@@ -44,6 +82,7 @@ class BaheJob:
       self._loss,
       config.optimizer.build(self.num_steps, tuning.is_lm),
       built.params,
+      compute_dtype=config.compute_dtype,
       trainable=tuning.trainable(config.effective_tuning),
       scanned=run_lib.is_stack,
       activation_bytes=bahe_memory.activation_bytes(
@@ -82,17 +121,15 @@ class BaheJob:
     return predict
 
   def fit(self) -> TrainState:
-    """Trains, or goes on, in the run folder; the state is the best one."""
+    """Trains or resumes; the state is the best one."""
     config = self._config
-    run = TrainingRun(
+    run = run_lib.Run(
       'bahe',
       config,
       self._job,
-      self.trainer,
+      self._built.made_of,
       num_steps=self.num_steps,
-      made_of=self._built.made_of,
       best_mode=click_metrics.best_mode(config.best_metric),
-      tables=self._tables,
     )
     state = self.trainer.init(self._built.params, seed=config.seed)
     self.memory = bahe_memory.account(
@@ -101,7 +138,7 @@ class BaheJob:
     if self._job.is_main:
       bahe_memory.print_table(self.memory)
     batches = self._clicks.training(self._model.prepare)
-    return run.fit(state, batches, self.validate)
+    return run.fit(self.trainer, state, batches, self.validate)
 
   # Scores.
 

@@ -4,7 +4,7 @@
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -17,12 +17,10 @@ from antjax.ctr.bahe.store_tower import StoreTower
 from antjax.jobs import memory_table
 from antjax.jobs.bahe.config import Config
 from antjax.jobs.bahe.data import Clicks
+from antjax.jobs.bahe.model import Built
 from antjax.lm import cost
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
-
-if TYPE_CHECKING:
-  from antjax.jobs.bahe.model import Built
 
 
 def account(
@@ -31,7 +29,7 @@ def account(
   state: TrainState,
   model: ClickModel,
   clicks: Clicks,
-  built: 'Built',
+  built: Built,
 ) -> dict[str, Any]:
   """Bytes on a device: {'state': parts, 'activations', 'table', ...}.
 

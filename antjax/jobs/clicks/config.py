@@ -50,6 +50,17 @@ class SearchConfig:
         raise ValueError(f'search.widths={text}: needed: widths as 256+128.')
 
 
+# Name in the table -> kinds of vectors that the models see.
+POOLED = 'pooled'  # Ids, but not the scenario.
+INPUTS = {
+  POOLED: (),
+  'id': (),
+  'id+text': ('text',),
+  'id+image': ('image',),
+  'all': ('text', 'image'),
+}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(ExamplesConfig):
   """Training of a click model of several scenarios."""
@@ -98,6 +109,17 @@ class Config(ExamplesConfig):
   eval_batch_size: Annotated[int, 'Clicks scored at once.'] = 8192
   num_seeds: Annotated[int, 'Trainings, with seeds from --seed on.'] = 1
   batch_size: Annotated[int, 'Clicks of a step, all devices together.'] = 2048
+  table: Annotated[
+    bool, 'Train many models into one table, instead of --model.'
+  ] = False
+  models: Annotated[
+    tuple[str, ...], 'Rows of the table; empty: all that the data allow.'
+  ] = ()
+  inputs: Annotated[
+    tuple[str, ...],
+    f'Some of {", ".join(INPUTS)}: what models of the table see; pooled: ids,'
+    ' but not the scenario.',
+  ] = ('id',)
   best_metric: str = 'validation_auc'
   paro: str = 'NNN'
   network: NetworkConfig = NetworkConfig()
@@ -118,7 +140,15 @@ class Config(ExamplesConfig):
       raise ValueError(
         f'model={self.model}: unknown; use one of {", ".join(build.MODELS)}.'
       )
-    if not self.fields.knows_scenario:
+    for name, known in (('models', build.MODELS), ('inputs', INPUTS)):
+      if unknown := sorted(set(getattr(self, name)) - set(known)):
+        raise ValueError(
+          f'{name}: {", ".join(unknown)} unknown; use some of'
+          f' {", ".join(known)}.'
+        )
+    if not self.inputs:
+      raise ValueError('inputs: give at least one.')
+    if POOLED in self.inputs or not self.fields.knows_scenario:
       self.check_pooled()
     if self.model == 'esmm' and not self.conversion:
       raise ValueError('model=esmm learns two labels: name --conversion.')

@@ -2,26 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shows and writes what click models of several scenarios reached."""
 
-from collections.abc import Mapping, Sequence
-import dataclasses
-import datetime
-import json
+from collections.abc import Iterator, Mapping, Sequence
 import math
-import os
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-import rich
-import rich.box
-import rich.table
-
-from antjax import config as config_lib
 from antjax.jobs import job as job_lib
-from antjax.jobs.bahe import report as bahe_report
-from antjax.jobs.gmeta import report as gmeta_report
+from antjax.jobs.clicks.config import Config
 from antjax.metrics import by_slice as scores
 from antjax.metrics.bootstrap import Estimate
 from antjax.metrics.resampled import METRICS
-from antjax.report import progress, report
+from antjax.report import job_report, report
 from antjax.train.trainer import Trainer
 
 _BARS = 'AUC'
@@ -41,81 +31,66 @@ class Scored(NamedTuple):
 
 
 def write(
-  config: Any,
+  config: Config,
   job: job_lib.Job,
   description: Mapping[str, Any],
   models: Mapping[str, Scored],
   *,
-  script: str = 'launch/train_clicks.py',
-  baselines: Sequence[str] = (),
-  differences: Mapping[str, Mapping[str, scores.Part]] | None = None,
   trainer: Trainer | None = None,
-  throughput: Mapping[str, float] | None = None,
-  notes: Sequence[str] = (),
+  throughput: Mapping[str, float],
 ) -> None:
   """Prints the table; writes results.json and report.html. On process 0.
 
   Args:
-    config: Of the run, a dataclass.
+    config: Settings of the run.
     job: The job.
-    description: Of the data: 'name', and perhaps 'is_synthetic' and
+    description: Description of the data: 'name', and perhaps 'is_synthetic' and
       'acknowledgement'.
     models: Name -> what it reached, with intervals over users.
-    script: What the job is started with.
-    baselines: Those of `models` that the others are measured against.
-    differences: 'a - b' -> from `scores.difference`.
-    trainer: Of the run, for its memory and PaRO code; None: of several runs.
+    trainer: Trainer of one of the models, for its memory.
     throughput: Numbers by what they count.
-    notes: Further sentences.
   """
-  differences = differences or {}
-  name = description['name']
-  if description.get('is_synthetic'):
-    name += ' (synthetic)'
-  print_table(name, models)
-  everything = {
-    'data': name,
-    'models': {
-      model: {
-        'parts': scores.as_json(scored.table),
-        'calibration': [_bin_as_json(one) for one in scored.bins],
-      }
-      for model, scored in models.items()
-    },
-    'differences': {k: scores.as_json(v) for k, v in differences.items()},
-    'throughput': dict(throughput or {}),
-  }
-  path = job.run_dir / 'results.json'
-  temporary = path.with_suffix('.new')
-  temporary.write_text(json.dumps(everything, indent=2), encoding='utf-8')
-  os.replace(temporary, path)
-  metrics_file = job.run_dir / progress.METRICS_FILE
-  lines = progress.read_metrics(metrics_file) if metrics_file.exists() else []
-  revision = config_lib.git_revision() or {'revision': '', 'dirty': False}
-  titles = _bars(models)
-  page = report.write_report(
-    report.Report(
-      title=f'Clicks of several scenarios on {name}',
-      summary=_summary(models),
-      results=result_rows(models),
-      lower_is_better=scores.LOWER_IS_BETTER,
-      baselines=baselines,
-      intervals=_panels(models),
-      bars=titles | _difference_bars(differences),
-      bar_floors=dict.fromkeys(titles, _FLOOR),
-      curves=bahe_report.curves(lines),
-      throughput=throughput or {},
-      memory=gmeta_report.memory(trainer) if trainer else [],
-      config=dataclasses.asdict(config),
-      command=job.repeat_command(script),
-      revision=revision['revision'][:12] + '+' * revision['dirty'],
-      machine=report.describe_machine(),
-      date=f'{datetime.datetime.now():%Y-%m-%d %H:%M}',
-      notes=[*_notes(description), *notes],
-    ),
-    job.run_dir,
+  name = description['name'] + ' (synthetic)' * bool(
+    description.get('is_synthetic')
   )
-  rich.print(f'Report: {page}')
+  rows = result_rows(models)
+  job_report.show_table(
+    f'Clicks on {name}',
+    ('rows of', 'model', *METRICS),
+    _cells(rows, models),
+    num_left=2,
+  )
+  bars = _bars(models)
+  job_report.write(
+    job.run_dir,
+    {
+      'data': name,
+      'models': {
+        model: {
+          'parts': scores.as_json(scored.table),
+          'calibration': [_bin_as_json(one) for one in scored.bins],
+        }
+        for model, scored in models.items()
+      },
+      'throughput': dict(throughput),
+    },
+    config=config,
+    command=job.repeat_command('launch/train_clicks.py'),
+    trainer=trainer,
+    title=f'Clicks of several scenarios on {name}',
+    summary=_summary(models),
+    results=rows,
+    lower_is_better=scores.LOWER_IS_BETTER,
+    intervals=_panels(models),
+    bars=bars,
+    bar_floors=dict.fromkeys(bars, _FLOOR),
+    curves=job_report.curves(
+      job_report.read_lines(job.run_dir), job_report.CLICK_CURVES
+    ),
+    throughput=throughput,
+    notes=_notes(description),
+    acknowledgement=description.get('acknowledgement'),
+  )
 
 
 def result_rows(models: Mapping[str, Scored]) -> list[dict[str, Any]]:
@@ -133,25 +108,22 @@ def result_rows(models: Mapping[str, Scored]) -> list[dict[str, Any]]:
   ]
 
 
-def print_table(name: str, models: Mapping[str, Scored]) -> None:
+def _cells(
+  rows: Sequence[Mapping[str, Any]], models: Mapping[str, Scored]
+) -> Iterator[Sequence[str]]:
   """Metrics by part and model, without the parts of scenarios."""
-  table = rich.table.Table(title=f'Clicks on {name}', box=rich.box.SIMPLE)
-  for column in ('rows of', 'model', *METRICS):
-    justify: Literal['left', 'right'] = 'right' if column in METRICS else 'left'
-    table.add_column(column, justify=justify, no_wrap=True)
   shown = ''
-  for row in result_rows(models):
+  for row in rows:
     part = row['scenario']
     if part.startswith(scores.SCENARIO) and not scores.is_scenario(part):
       continue
     found = models[row['method']].table[part].metrics
-    table.add_row(
+    yield [
       '' if part == shown else part.removeprefix(scores.SCENARIO),
       row['method'],
       *(_shown(found[m], with_interval=m == _BARS) for m in METRICS),
-    )
+    ]
     shown = part
-  rich.print(table)
 
 
 def _shown(estimate: Estimate, *, with_interval: bool = True) -> str:
@@ -204,19 +176,6 @@ def _place(part: str) -> tuple[str, str]:
   return title, bucket
 
 
-def _difference_bars(
-  differences: Mapping[str, Mapping[str, scores.Part]],
-) -> dict[str, dict[str, dict[str, Sequence[float]]]]:
-  """Differences of AUC by scenario."""
-  groups: dict[str, dict[str, Sequence[float]]] = {}
-  for pair, table in differences.items():
-    for part, found in table.items():
-      title, group = _place(part)
-      if title == 'by scenario':
-        groups.setdefault(group, {})[pair] = found.metrics[_BARS]
-  return {f'Difference of {_BARS}, on the same rows': groups} if groups else {}
-
-
 def _panels(models: Mapping[str, Scored]) -> dict[str, report.Panel]:
   """The calibration plot."""
   lines = {
@@ -252,6 +211,4 @@ def _notes(description: Mapping[str, Any]) -> list[str]:
   ]
   if description.get('is_synthetic'):
     notes.append('The data are synthetic: no figure here is of real users.')
-  if description.get('acknowledgement'):
-    notes.append(f'Data: {description["acknowledgement"]}')
   return notes

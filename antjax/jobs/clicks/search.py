@@ -14,7 +14,7 @@ import numpy as np
 from antjax.jobs import job as job_lib
 from antjax.jobs.clicks.config import Config, SearchConfig
 from antjax.jobs.clicks.data import ScenarioData
-from antjax.jobs.clicks.job import ClickJob
+from antjax.jobs.clicks.training import ClickJob
 
 if TYPE_CHECKING:
   import optuna

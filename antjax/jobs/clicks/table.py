@@ -1,25 +1,23 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The table of launch/benchmark_clicks.py: models, inputs, scenarios."""
+"""The table of launch/train_clicks.py --table: models, inputs, scenarios."""
 
 from collections.abc import Mapping, Sequence
 import json
 import math
 import pathlib
 import statistics
-from typing import Any, NamedTuple, TYPE_CHECKING
+from typing import Any, NamedTuple
 
 import numpy as np
 import rich
 import rich.table
 
 from antjax.jobs import job as job_lib
+from antjax.jobs.clicks.config import Config
 from antjax.jobs.clicks.data import ScenarioData
-from antjax.jobs.clicks.job import SeedResult
+from antjax.jobs.clicks.training import SeedResult
 from antjax.metrics import by_slice as scores
-
-if TYPE_CHECKING:
-  from antjax.jobs.clicks.benchmark import Config
 
 _PARTS = (scores.ALL, scores.WEIGHTED)
 _BUCKETS = tuple(
@@ -36,7 +34,7 @@ class Cell(NamedTuple):
 
 
 def write(
-  config: 'Config', job: job_lib.Job, data: ScenarioData, cells: Sequence[Cell]
+  config: Config, job: job_lib.Job, data: ScenarioData, cells: Sequence[Cell]
 ) -> None:
   """Prints the table; writes table.md and table.json. On process 0."""
   parts = _parts(cells)
@@ -71,7 +69,7 @@ def write(
 
 
 def write_differences(
-  config: 'Config', job: job_lib.Job, data: ScenarioData, cells: Sequence[Cell]
+  config: Config, job: job_lib.Job, data: ScenarioData, cells: Sequence[Cell]
 ) -> None:
   """Writes differences.md: AUC less that of a like cell, with intervals.
 
@@ -105,9 +103,7 @@ def write_differences(
   (job.run_dir / 'differences.md').write_text('\n'.join(text), encoding='utf-8')
 
 
-def _sampled(
-  config: 'Config', data: ScenarioData, cell: Cell
-) -> scores.Sampled:
+def _sampled(config: Config, data: ScenarioData, cell: Cell) -> scores.Sampled:
   """Scores of all seeds over draws of users."""
   logits = []
   for result in cell.results:

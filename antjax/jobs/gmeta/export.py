@@ -27,7 +27,7 @@ import rich
 from antjax import config as config_lib
 from antjax.data import output_folder
 from antjax.jobs import identity as run_identity
-from antjax.jobs.gmeta import train as train_gmeta
+from antjax.jobs.gmeta.config import Config as TrainConfig
 from antjax.jobs.gmeta.vocabulary import read_vocabulary
 from antjax.mesh import mesh as mesh_lib
 from antjax.meta import algorithms, meta_loss
@@ -72,7 +72,7 @@ def main(config: Config) -> None:
   if not logging.level_debug():
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file.
   exporter.check_new(config.out)  # Before the work.
-  run = config_lib.load(train_gmeta.Config, config.run_dir)
+  run = config_lib.load(TrainConfig, config.run_dir)
   if not config.base and config.since is None:
     manifest = exporter.write(
       config.out, exported(run, config.run_dir, config.step), config.quantize
@@ -97,7 +97,7 @@ def main(config: Config) -> None:
 
 
 def exported(
-  run: train_gmeta.Config, run_dir: str, step: int | None
+  run: TrainConfig, run_dir: str, step: int | None
 ) -> exporter.Exported:
   """A checkpoint of a run, on one device of this process."""
   description = output_folder.load_description(run.data)

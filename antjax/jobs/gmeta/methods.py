@@ -2,18 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """What launch/train_gmeta.py compares: the meta-learner and its references."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import functools
 from typing import Any, NamedTuple
 
 from absl import logging
 import jax
 
-from antjax.jobs import auto_paro
+from antjax.jobs import job as job_lib
+from antjax.jobs import run as run_lib
+from antjax.jobs.gmeta import vocabulary as gmeta_vocabulary
 from antjax.jobs.gmeta.config import Config
-from antjax.jobs.gmeta.tasks import Stage, Tasks
-from antjax.mesh.paro import PaRO
-from antjax.meta import algorithms, evaluate, maml, meta_loss
+from antjax.jobs.gmeta.tasks import MODELS, Tasks
+from antjax.meta import algorithms, episodes, evaluate, maml, meta_loss
 from antjax.meta.recommender import Recommender
 from antjax.metrics.means import LogLoss
 from antjax.train.state import TrainState
@@ -38,26 +39,28 @@ class Method(NamedTuple):
   inner: maml.InnerLoop
 
 
+class Stage(NamedTuple):
+  """A loss, and the outer step up to which it is trained on."""
+
+  until: int
+  loss_fn: Callable[..., Any]
+
+
 class Methods:
   """Trains the methods of one run."""
 
-  def __init__(self, config: Config, recommender: Recommender, tasks: Tasks):
-    """Chooses the PaRO code; nothing is trained yet."""
-    self._config = config
-    self._recommender = recommender
-    self._tasks = tasks
+  def __init__(
+    self,
+    config: Config,
+    job: job_lib.Job,
+    recommender: Recommender,
+    tasks: Tasks,
+  ):
+    """Nothing is trained yet."""
+    self._config, self._job = config, job
+    self._recommender, self._tasks = recommender, tasks
     self._algorithm = algorithms.ALGORITHMS[config.algorithm]
     self._inner = config.inner.loop(self._algorithm.inner)
-    self._paro: PaRO = auto_paro.choose_paro(
-      config.paro,
-      jax.eval_shape(recommender.init_params(self._inner), jax.random.key(0)),
-      config.optimizer.build(config.num_steps),
-      recommender.tables.mesh,
-      links_file=config.links,
-      num_micro_batches=config.num_micro_batches,
-      min_shard_size=config.min_shard_size,
-      elastic_only=tasks.is_elastic,
-    )
 
   def train(self) -> dict[str, Method]:
     """Returns the methods by name, in the order of the result table."""
@@ -84,9 +87,7 @@ class Methods:
       Stage(phase.until, self._algorithm.loss_fn(model, phase.inner))
       for phase in self._algorithm.phases(self._inner, num_steps)
     ]
-    trainer, state = self._tasks.fit(
-      'meta', self._recommender, stages, self._inner, self._paro
-    )
+    trainer, state = self._fit('meta', self._recommender, stages, self._inner)
     return Method(trainer, state, self._inner)
 
   def _joint(self) -> Method:
@@ -99,23 +100,15 @@ class Methods:
         )
       )
     loss_fn = meta_loss.joint_loss_fn(recommender.task_model)
-    trainer, state = self._tasks.fit(
-      'joint',
-      recommender,
-      [Stage(config.joint_steps, loss_fn)],
-      _STILL,
-      self._paro,
+    trainer, state = self._fit(
+      'joint', recommender, [Stage(config.joint_steps, loss_fn)], _STILL
     )
     return Method(trainer, state, _STILL)
 
   def _per_task(self, num_steps: int) -> Method:
     """No training but that of each task, from the initial parameters."""
-    trainer = self._recommender.trainer(
-      meta_loss.joint_loss_fn(self._recommender.task_model),
-      self._config.optimizer.build(1),
-      paro=self._paro,
-      min_shard_size=self._config.min_shard_size,
-    )
+    loss_fn = meta_loss.joint_loss_fn(self._recommender.task_model)
+    trainer = self._trainer(loss_fn, self._recommender, 1, _STILL)
     state = trainer.init(
       self._recommender.init_params(_STILL), seed=self._config.seed
     )
@@ -127,6 +120,66 @@ class Methods:
         num_steps=(num_steps,),
         learning_rates=_PER_TASK_RATES,
       )
+    )
+
+  def _fit(
+    self,
+    name: str,
+    recommender: Recommender,
+    stages: Sequence[Stage],
+    inner: maml.InnerLoop,
+  ) -> tuple[Trainer, TrainState]:
+    """Trains one model, or resumes it, in run_dir/<name>.
+
+    Args:
+      name: Name of the model.
+      recommender: The model.
+      stages: By rising `until`; each resumes from the last one's checkpoint.
+      inner: Inner loop of the last stage; says which inner rates are learned.
+    """
+    config, tasks = self._config, self._tasks
+    run = run_lib.Run(
+      name,
+      config,
+      self._job,
+      tasks.made_of,
+      num_steps=stages[-1].until,
+      folder=self._job.run_dir / name,
+      models=MODELS,
+    )
+    batches = tasks.training(name, with_rows=inner.adapt == 'all')
+    # A finished run needs its last stage, to restore.
+    for stage in [s for s in stages if s.until > run.start] or stages[-1:]:
+      trainer = self._trainer(stage.loss_fn, recommender, run.num_steps, inner)
+      state = trainer.init(recommender.init_params(inner), seed=config.seed)
+      if config.init_from and not run.start and stage is stages[0]:
+        state = gmeta_vocabulary.start_from(
+          config.init_from, name, config.data, tasks.features, trainer, state
+        )
+      state = run.fit(
+        trainer,
+        state,
+        batches,
+        until=stage.until,
+        count_examples=episodes.count_rows,
+      )
+    return trainer, state
+
+  def _trainer(
+    self,
+    loss_fn: Callable[..., Any],
+    recommender: Recommender,
+    num_steps: int,
+    inner: maml.InnerLoop,
+  ) -> Trainer:
+    return run_lib.make_trainer(
+      self._config,
+      self._job,
+      loss_fn,
+      self._config.optimizer.build(num_steps),
+      jax.eval_shape(recommender.init_params(inner), jax.random.key(0)),
+      tables=recommender.tables,
+      row_staleness=self._config.row_staleness,
     )
 
   def _tuned(

@@ -1,9 +1,8 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Data and loops of launch/train_gmeta.py: task records to trained models."""
+"""Data of launch/train_gmeta.py: task records to batches of episodes."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
 import itertools
 import json
@@ -15,33 +14,25 @@ import jax
 from antjax.data import output_folder
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
-from antjax.jobs.gmeta import vocabulary as gmeta_vocabulary
 from antjax.jobs.gmeta.config import Config
-from antjax.mesh.paro import PaRO
-from antjax.meta import episodes, evaluate, maml, meta_io
-from antjax.meta.recommender import Recommender
+from antjax.meta import episodes, evaluate, meta_io
 from antjax.metrics import by_task
-from antjax.report import progress
 from antjax.shards import dataset, record_source
-from antjax.train import checkpoint
-from antjax.train.state import TrainState
-from antjax.train.trainer import Trainer
 
 # Folders of a run that hold checkpoints.
 MODELS = ('meta', 'joint')
 _BLOCK = 64  # Records that are looked at together.
 
 
-@dataclasses.dataclass(frozen=True)
-class Stage:
-  """A loss, and the outer step up to which it is trained on."""
-
-  until: int
-  loss_fn: Callable[..., Any]
-
-
 class Tasks:
-  """The training and evaluation tasks of one run, and the loops over them."""
+  """The training and evaluation tasks of one run.
+
+  Attributes:
+    made_of: For `run_identity`.
+    kind: Kind of the labels.
+    scenarios: Names of the evaluation splits.
+    features: Feature -> most values it has.
+  """
 
   def __init__(
     self,
@@ -51,15 +42,15 @@ class Tasks:
   ):
     self._config, self._job = config, job
     inner = dataclasses.asdict(config.inner)
-    self._made_of = {
+    self.made_of = {
       'data set': run_identity.of_data(description),
       'algorithm': config.algorithm,
       'inner loop': json.loads(json.dumps(inner)),
       'seed': config.seed,
     }
-    run_identity.check(job.run_dir, self._made_of, models=MODELS)
+    run_identity.check(job.run_dir, self.made_of, models=MODELS)
     described = config.model.chosen(description['features'])
-    self._features = {k: v['max_values'] for k, v in described.items()}
+    self.features = {k: v['max_values'] for k, v in described.items()}
     self._num_ids = {k: v['num_ids'] for k, v in described.items()}
     self.kind: by_task.Kind = description.get('kind', 'rating')
     self.scenarios: tuple[str, ...] = tuple(
@@ -96,82 +87,6 @@ class Tasks:
       int(record['task'])
       for record in self._validation.read(0, len(whole) - num_train)
     }
-
-  @property
-  def is_elastic(self) -> bool:
-    """Whether agents run the job: groups do unequal numbers of batches."""
-    return self._job.agent is not None
-
-  def fit(
-    self,
-    name: str,
-    recommender: Recommender,
-    stages: Sequence[Stage],
-    inner: maml.InnerLoop,
-    paro: PaRO,
-  ) -> tuple[Trainer, TrainState]:
-    """Trains one model, or goes on with it, in run_dir/<name>.
-
-    Args:
-      name: Of the model.
-      recommender: The model.
-      stages: By rising `until`; each goes on from the last one's checkpoint.
-      inner: Of the last stage; says which inner rates are learned.
-      paro: Code.
-    """
-    config = self._config
-    folder = self._job.run_dir / name
-    num_steps = stages[-1].until
-    start = checkpoint.latest_step(folder / 'checkpoints') or 0
-    batches = self._batches(name, with_rows=inner.adapt == 'all')
-    with contextlib.ExitStack() as stack:
-      bar = stack.enter_context(
-        progress.Progress(num_steps, start_step=start, name=name)
-      )
-      stack.enter_context(self._job.should_stop.deferred())
-      log: progress.RunLog | None = None
-
-      def on_step(step: int, metrics: Mapping[str, float]) -> None:
-        nonlocal log
-        if log is None:  # The checkpoint, if any, fits: now files may change.
-          self._job.save_config()
-          if self._job.is_main:
-            run_identity.save(self._job.run_dir, self._made_of)
-          log = stack.enter_context(progress.RunLog(folder, resume_step=start))
-        bar.update(
-          step, num_examples=metrics['num_examples'], loss=metrics['loss']
-        )
-        log.write(step - 1, metrics)
-
-      # A finished run needs its last stage, to restore.
-      for stage in [s for s in stages if s.until > start] or stages[-1:]:
-        trainer = recommender.trainer(
-          stage.loss_fn,
-          config.optimizer.build(num_steps),
-          paro=paro,
-          min_shard_size=config.min_shard_size,
-          num_micro_batches=config.num_micro_batches,
-          row_staleness=config.row_staleness,
-        )
-        state = trainer.init(recommender.init_params(inner), seed=config.seed)
-        if config.init_from and not start and stage is stages[0]:
-          state = gmeta_vocabulary.start_from(
-            config.init_from, name, config.data, self._features, trainer, state
-          )
-        state = trainer.fit(
-          state,
-          batches,
-          stage.until,
-          checkpoint_dir=str((folder / 'checkpoints').absolute()),
-          checkpoint_every=config.checkpoint_every,
-          config=dataclasses.asdict(config),
-          merge_input_states=dataset.merge_states,
-          count_examples=episodes.count_rows,
-          on_step=on_step,
-          should_stop=self._job.should_stop,
-          elastic=self._job.agent,
-        )
-    return trainer, state
 
   def sample_ids(self, num_batches: int) -> Iterator[Mapping[str, Any]]:
     """batch['ids'] of training batches, this process's share of them."""
@@ -218,7 +133,7 @@ class Tasks:
           config.support_sizes, config.slots_per_device, strict=True
         )
       ),
-      features=self._features,
+      features=self.features,
       numeric=self._numeric,
       label=self._label,
       query_size=self._query_size,
@@ -233,9 +148,9 @@ class Tasks:
     )
 
   def _of_items(self, share: float) -> dict[str, float]:
-    return {'item': share} if 'item' in self._features else {}
+    return {'item': share} if 'item' in self.features else {}
 
-  def _batches(self, name: str, *, with_rows: bool) -> grain.IterDataset:
+  def training(self, name: str, *, with_rows: bool) -> grain.IterDataset:
     """Endless training batches of this process: a plain Grain data set."""
     tasks = self._job.dataset(
       self._train_blocks,

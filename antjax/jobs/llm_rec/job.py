@@ -1,6 +1,20 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The loops of launch/train_llm_rec.py: training, early stopping, scores."""
+r"""Trains LLM-Rec: one language model that recommends in all domains.
+
+  python -m launch.prepare_sequences --out=data/ml-1m-sequences
+  python -m launch.fetch_model
+  python -m launch.local_cluster --hosts=2 --devices_per_host=4 -- \
+    launch/train_llm_rec.py --flagfile=launch/recipes/llm_rec_ml1m.flags
+
+A user is the titles of their last items, an item is its title; all layers,
+adapters or nothing but a head are trained, under any PaRO code. --baselines
+adds what it is compared with, on the same examples; --sweep compares language
+models, tunings and lengths of history (docs/llm_rec.md). The run folder gets
+checkpoints, metrics.jsonl, TensorBoard events, results.json, report.html, and
+for launch/recommend.py the folder export. The same command goes on where a run
+was stopped.
+"""
 
 import dataclasses
 import time
@@ -14,18 +28,99 @@ from antjax.ctr.llm_rec import evaluation, tuning
 from antjax.ctr.llm_rec.vectors import VectorEncoder
 from antjax.jobs import job as job_lib
 from antjax.jobs import run as run_lib
+from antjax.jobs.llm_rec import baselines as llm_rec_baselines
+from antjax.jobs.llm_rec import export as llm_rec_export
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
 from antjax.jobs.llm_rec import memory as llm_rec_memory
-from antjax.jobs.llm_rec.config import Config
+from antjax.jobs.llm_rec import model as llm_rec_model
+from antjax.jobs.llm_rec import report as llm_rec_report
+from antjax.jobs.llm_rec import sweep as llm_rec_sweep
+from antjax.jobs.llm_rec.config import (
+  BaselinesConfig,
+  Config,
+  METHODS,
+  SequencesConfig,
+)
 from antjax.jobs.llm_rec.data import Sequences
 from antjax.jobs.llm_rec.held_out import HeldOut
 from antjax.jobs.llm_rec.model import Built
-from antjax.jobs.run import TrainingRun
 from antjax.metrics import rank_metrics
 from antjax.train.batches import gather_bytes
 from antjax.train.state import TrainState
 
 Ranks = dict[str, np.ndarray]
+
+
+def main(config: Config) -> None:
+  if config.sweep:
+    llm_rec_sweep.run(config)
+    return
+  train(config, job_lib.start(config))
+
+
+def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
+  """Trains, scores, exports and reports; returns the test scores."""
+  if job.agent is not None and config.loss.across == 'all':
+    raise ValueError(
+      'loss.across=all under agents: groups do their own number of'
+      ' micro-batches, so they cannot wait for each other in each; use group or'
+      ' device.'
+    )
+  sequences = Sequences(config, job)
+  built = llm_rec_model.build(config, sequences.data)
+  sequences.make_inputs(built.texts)
+  run = LLMRecJob(config, job, sequences, built)
+  state = run.fit()
+  vectors = run.vectors(state)
+  held_out = llm_rec_held_out.held_out(sequences.data, 'test', config.held_out)
+  results = score(run, vectors, held_out, job)
+  if config.export and job.is_main:
+    llm_rec_export.write(
+      job.run_dir,
+      config,
+      sequences.data,
+      built,
+      vectors.params,
+      vectors.item_vectors(),
+    )
+  others = run_baselines(config, job)
+  if job.is_main:
+    llm_rec_report.write(
+      config,
+      job,
+      sequences,
+      run.trainer,
+      results,
+      others,
+      vectors.item_vectors(),
+      memory=run.memory,
+      speed=run.speed,
+      num_steps=run.num_steps,
+    )
+  return results
+
+
+def run_baselines(config: Config, job: job_lib.Job) -> dict[str, Any]:
+  """Scores of the other methods, on the same examples."""
+  if not config.baselines:
+    return {}
+  methods = config.baselines
+  if 'all' in methods:
+    methods = METHODS
+  run_dir = job.run_dir / 'baselines'
+  run_dir.mkdir(exist_ok=True)
+  shared = {
+    field.name: getattr(config, field.name)
+    for field in dataclasses.fields(SequencesConfig)
+  }
+  other = BaselinesConfig(
+    **shared
+    | {'run_dir': str(run_dir), 'model': config.model, 'seed': config.seed},
+    methods=methods,
+  )
+  return llm_rec_baselines.train(
+    other, dataclasses.replace(job, run_dir=run_dir, config=other)
+  )
 
 
 class LLMRecJob:
@@ -56,6 +151,7 @@ class LLMRecJob:
       lambda params, batch, rng: built.model.loss(params, batch),
       config.optimizer.build(self.num_steps, tuning.is_lm),
       built.params,
+      compute_dtype=config.compute_dtype,
       trainable=tuning.trainable(config.tuning),
       scanned=run_lib.is_stack,
       activation_bytes=self._activation_bytes,
@@ -72,14 +168,13 @@ class LLMRecJob:
     self.speed: dict[str, float] = {}
 
   def fit(self) -> TrainState:
-    """Trains, or goes on, in the run folder; the state is the best one."""
-    run = TrainingRun(
+    """Trains or resumes; the state is the best one."""
+    run = run_lib.Run(
       'llm_rec',
       self._config,
       self._job,
-      self.trainer,
+      self._built.made_of,
       num_steps=self.num_steps,
-      made_of=self._built.made_of,
       best_mode='max',  # Recall and NDCG.
     )
     state = self.trainer.init(self._built.params, seed=self._config.seed)
@@ -93,7 +188,9 @@ class LLMRecJob:
     )
     if self._job.is_main:
       llm_rec_memory.print_table(self.memory)
-    return run.fit(state, self._sequences.training(), self.validate)
+    return run.fit(
+      self.trainer, state, self._sequences.training(), self.validate
+    )
 
   # Scores.
 
@@ -159,6 +256,42 @@ class LLMRecJob:
         whole[kind][i::count] = np.frombuffer(part, np.int32)
     self.speed['ranked users/s'] = len(held_out) / (time.perf_counter() - start)
     return whole
+
+
+def score(
+  run: LLMRecJob,
+  vectors: VectorEncoder,
+  held_out: tuple[HeldOut, HeldOut | None],
+  job: job_lib.Job,
+) -> dict[str, Any]:
+  """Scores of the test examples, and of those of cold items.
+
+  Ranks go to ranks.npz in the run folder: differences between models are paired
+  by examples.
+
+  Args:
+    run: The run.
+    vectors: Its model, with the vectors of all items.
+    held_out: From `llm_rec_held_out.held_out`.
+    job: The job; all processes call this.
+
+  Returns:
+    {'test' or 'cold': {'sampled' or 'full': {part: {metric: value}}}}.
+  """
+  found: dict[str, Any] = {}
+  arrays: dict[str, Any] = {}
+  for name, examples in zip(('test', 'cold'), held_out, strict=True):
+    if examples is None:
+      continue
+    found[name] = {}
+    for kind, ranks in run.ranks(vectors, examples).items():
+      scores = rank_metrics.scores(ranks, examples.parts)
+      found[name][kind] = llm_rec_held_out.as_json(scores)
+      arrays[f'{name}_{kind}'] = ranks
+    arrays[f'{name}_users'] = examples.users
+  if job.is_main:
+    np.savez(job.run_dir / 'ranks.npz', **arrays)
+  return found
 
 
 def _host(x: jax.Array) -> np.ndarray:

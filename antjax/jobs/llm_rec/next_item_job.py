@@ -18,8 +18,8 @@ from antjax.ctr.llm_rec.next_item import NextItemModel, TrainedNextItem
 from antjax.data import sequence_events
 from antjax.data.sequence_events import SequenceEvents
 from antjax.jobs import job as job_lib
+from antjax.jobs import run as run_lib
 from antjax.jobs.llm_rec.config import BEST_METRIC, NextItemConfig
-from antjax.jobs.run import TrainingRun
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
 
@@ -170,19 +170,19 @@ class NextItemJob:
 
     run_dir = self._job.run_dir / name
     run_dir.mkdir(exist_ok=True)
-    run = TrainingRun(
+    run = run_lib.Run(
       name,
       self._config,
       dataclasses.replace(self._job, run_dir=run_dir),
-      self.trainer,
+      self._made_of,
       num_steps=self._config.num_steps,
-      made_of=self._made_of,
       best_mode='max',
-      tables=self._tables,
     )
     params = self._model.init_params(jax.random.key(self._seed))
     state = self.trainer.init(params, seed=self._seed)
-    return self.trained(run.fit(state, self.batches(name), evaluate))
+    return self.trained(
+      run.fit(self.trainer, state, self.batches(name), evaluate)
+    )
 
 
 def model_of(

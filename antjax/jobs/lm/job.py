@@ -1,14 +1,21 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Data, model and loop of launch/train_lm.py."""
+r"""Trains a causal language model on texts, from scratch or from another run.
+
+  python -m launch.prepare_text --out=data/shakespeare
+  python -m launch.local_cluster --hosts=2 --devices_per_host=4 -- \
+    launch/train_lm.py --flagfile=launch/recipes/lm_shakespeare.flags
+
+Packs tokenized documents into sequences without a token lost, and trains under
+any PaRO code, or the one that the planner finds best (--paro=auto). The run
+folder gets checkpoints, metrics.jsonl, TensorBoard events, results.json,
+samples.txt and report.html. The same command goes on where a run was stopped.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
-import contextlib
 import dataclasses
 import functools
-import json
 import math
-import os
 import pathlib
 import re
 import shutil
@@ -20,23 +27,49 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from antjax.collectives import choose
 from antjax.data import output_folder, records, text
 from antjax.jobs import auto_paro
 from antjax.jobs import job as job_lib
+from antjax.jobs import run as run_lib
 from antjax.jobs import speed as lm_speed
-from antjax.jobs.lm import paro as lm_paro
+from antjax.jobs.lm import report as lm_report
 from antjax.jobs.lm.config import Config
-from antjax.lm import attention, cost, generate, transformer
+from antjax.lm import cost, generate, transformer
 from antjax.lm import tokenizer as tokenizer_lib
 from antjax.metrics import means as metrics
-from antjax.report import progress
-from antjax.shards import dataset
 from antjax.train import checkpoint, warm_start
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
 
-_DATA_FILE = 'data.json'  # In the run folder: what it was trained on.
+# Of the peak that a model of this kind reaches without communication.
+_EFFICIENCY = 0.5
+
+
+def main(config: Config) -> None:
+  train(config, job_lib.start(config))
+
+
+def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
+  """Trains, validates, samples and reports; returns the results."""
+  lm = LMJob(config, job)
+  trainer = lm.trainer()
+  state = lm.fit(trainer)
+  results = lm.validate(trainer, state)
+  samples = lm.samples(trainer, state)
+  if job.is_main:
+    lm_report.write(
+      config,
+      job,
+      lm.description,
+      trainer,
+      results,
+      samples,
+      num_params=cost.num_params(lm.model),
+      flops_per_token=cost.flops_per_token(lm.model, config.seq_len),
+      peak_flops=lm.peak_flops,
+      peak_name=lm.peak_name,
+    )
+  return results
 
 
 class LMJob:
@@ -46,7 +79,6 @@ class LMJob:
     description: Content of the data folder's dataset.json.
     tokenizer: The tokenizer of the texts.
     model: The model's config, with the vocabulary filled in.
-    paro: The PaRO code, also where `auto` chose it.
     peak_flops: Peak of one device, FLOP/s; see `peak_name`.
     peak_name: Where the peak is from.
   """
@@ -72,13 +104,21 @@ class LMJob:
       for split in ('train', 'validation')
     }
     self._check_sizes()
-    self._check_run_dir()
+    self._check_init_from()
+    self._run = run_lib.Run(
+      'lm',
+      config,
+      job,
+      self._fingerprint(),
+      num_steps=config.steps_for(len(self._sources['train'])),
+      unit='tokens',
+      advice=' (with --init_from for the same tokenizer)',
+    )
     self.peak_flops = config.peak_tflops * 1e12
     self.peak_name = 'given by --peak_tflops'
     if not self.peak_flops:
       self.peak_flops = lm_speed.matmul_flops(self._dtype)
       self.peak_name = 'measured on a large matrix product'
-    self.paro = config.paro
     self._validated: tuple[int, dict[str, float]] | None = None
 
   def _source(self, path: pathlib.Path) -> text.PackedSource:
@@ -106,30 +146,27 @@ class LMJob:
   def trainer(self) -> Trainer:
     """The trainer; with `--paro=auto` the planner's code."""
     config, model = self._config, self.model
-    options: dict[str, Any] = {
-      'num_micro_batches': config.num_micro_batches,
-      'compute_dtype': None if self._dtype == jnp.float32 else self._dtype,
-      'trainable': self._trainable if config.train_on else None,
-      'scanned': lambda name: name.startswith('layers'),
-      'regather': config.regather,
-      'min_shard_size': config.min_shard_size,
-    }
-    mesh, links = self._job.mesh, None
-    if config.collectives == 'auto':
-      links = auto_paro.links_of(mesh, config.links)
-    optimizer = config.optimizer.build(config.num_steps)
-    self.paro = lm_paro.choose(
-      config, self._job, model, optimizer, options, self.peak_flops
-    )
-    return Trainer(
+    init = functools.partial(transformer.init, model)
+    parts = jax.device_count() * config.num_micro_batches
+    sequences = config.batch_size // parts
+    flops = cost.flops_per_token(model, config.seq_len)
+    return run_lib.make_trainer(
+      config,
+      self._job,
       lambda params, batch, rng: transformer.loss(model, params, batch),
-      optimizer,
-      mesh=mesh,
-      paro=self.paro,
-      collectives=choose.for_mesh(config.collectives, mesh, links=links),
-      loss_scale='dynamic' if self._dtype == jnp.float16 else None,
-      check_vma=attention.check_vma(mesh),
-      **options,
+      config.optimizer.build(self._run.num_steps),
+      jax.eval_shape(init, jax.random.key(0)),
+      compute_dtype=config.compute_dtype,
+      activation_bytes=cost.activation_bytes(
+        model, sequences, config.seq_len, self._dtype
+      ),
+      compute_s=sequences
+      * (config.seq_len * flops)
+      / (self.peak_flops * _EFFICIENCY),
+      device_bytes=int(config.device_gib * 2**30) or None,
+      trainable=self._trainable if config.train_on else None,
+      scanned=lambda name: name.startswith('layers'),
+      regather=config.regather,
     )
 
   def _trainable(self, name: str) -> bool:
@@ -138,60 +175,48 @@ class LMJob:
   # Training.
 
   def fit(self, trainer: Trainer) -> TrainState:
-    """Trains, or goes on, in the run folder."""
-    config, run_dir = self._config, self._job.run_dir
-    checkpoints = (run_dir / 'checkpoints').absolute()
-    start = checkpoint.latest_step(checkpoints) or 0
+    """Trains or resumes; the state is the best one where patience asks."""
+    config, run = self._config, self._run
     state = trainer.init(
       functools.partial(transformer.init, self.model), seed=config.seed
     )
-    if config.init_from and not start:
+    if config.init_from and not run.start:
       folder = pathlib.Path(config.init_from).absolute() / 'checkpoints'
       state = warm_start.warm_start(trainer, state, folder)
+    peak = self.peak_flops * jax.device_count()
     flops = cost.flops_per_token(self.model, config.seq_len)
-    num_devices = jax.device_count()
-    with contextlib.ExitStack() as stack:
-      bar = stack.enter_context(
-        progress.Progress(
-          config.num_steps, start_step=start, name='lm', unit='tokens'
-        )
-      )
-      stack.enter_context(self._job.should_stop.deferred())
-      log: progress.RunLog | None = None
 
-      def on_step(step: int, values: Mapping[str, float]) -> None:
-        nonlocal log
-        if log is None:  # The checkpoint, if any, fits: now files may change.
-          self._save_run_dir()
-          log = stack.enter_context(progress.RunLog(run_dir, resume_step=start))
-        bar.update(
-          step,
-          num_examples=values.get('num_examples', 0),  # None with a validation
-          loss=values.get('loss'),  # after the last step.
-        )
-        line = dict(values)
-        tokens_per_s = line.pop('examples_per_s', None)
-        if tokens_per_s is not None:
-          line['tokens_per_s'] = tokens_per_s
-          line['tokens_per_s_per_device'] = tokens_per_s / num_devices
-          line['mfu'] = tokens_per_s * flops / (self.peak_flops * num_devices)
-        log.write(step - 1, line)
+    def line_of(values: Mapping[str, float]) -> dict[str, float]:
+      line = dict(values)
+      tokens_per_s = line.pop('examples_per_s', None)
+      if tokens_per_s is not None:
+        line['tokens_per_s'] = tokens_per_s
+        line['tokens_per_s_per_device'] = tokens_per_s / jax.device_count()
+        line['mfu'] = tokens_per_s * flops / peak
+      return line
 
-      return trainer.fit(
-        state,
-        self._batches(),
-        config.num_steps,
-        checkpoint_dir=str(checkpoints),
-        checkpoint_every=config.checkpoint_every,
-        evaluate_fn=lambda state: self.validate(trainer, state),
-        evaluate_every=config.evaluate_every,
-        config=dataclasses.asdict(config),
-        merge_input_states=dataset.merge_states,
-        count_examples=lambda batch: int(np.sum(batch['segment_ids'] > 0)),
-        on_step=on_step,
-        should_stop=self._job.should_stop,
-        elastic=self._job.agent,
+    def on_start() -> None:
+      name = tokenizer_lib.FILE_NAME
+      shutil.copyfile(
+        pathlib.Path(config.data) / name, self._job.run_dir / name
       )
+      logging.info(
+        'PaRO %s; %s parameters; peak of a device %.3g TFLOP/s, %s.',
+        trainer.paro.code,
+        f'{cost.num_params(self.model):,}',
+        self.peak_flops / 1e12,
+        self.peak_name,
+      )
+
+    return run.fit(
+      trainer,
+      state,
+      self._batches(),
+      functools.partial(self.validate, trainer),
+      count_examples=lambda batch: int(np.sum(batch['segment_ids'] > 0)),
+      line_of=line_of,
+      on_start=on_start,
+    )
 
   def _batches(self) -> grain.IterDataset:
     """Endless training batches of this process: a plain Grain data set."""
@@ -339,49 +364,22 @@ class LMJob:
       'seq_len': self._config.seq_len,
     }
 
-  def _check_run_dir(self) -> None:
-    """Refuses to go on with other texts than those of the run so far."""
-    path = self._job.run_dir / _DATA_FILE
-    here = self._fingerprint()
-    if path.exists():
-      there = json.loads(path.read_text(encoding='utf-8'))
-      changed = [k for k in here if there.get(k) != here[k]]
-      if changed:
-        raise ValueError(
-          f'{self._job.run_dir} was trained with another'
-          f' {" and ".join(changed)} than --data={self._config.data} and'
-          ' --seq_len give now; use those of the run, or another run folder'
-          ' (with --init_from for the same tokenizer).'
-        )
-    elif self._config.init_from:
-      folder = pathlib.Path(self._config.init_from)
-      theirs = folder / tokenizer_lib.FILE_NAME
-      if not theirs.is_file():
-        raise FileNotFoundError(
-          f'init_from={folder} is no run folder of train_lm: it has no'
-          f' {tokenizer_lib.FILE_NAME}.'
-        )
-      if tokenizer_lib.fingerprint(theirs) != here['tokenizer']:
-        raise ValueError(
-          f'init_from={folder} has another tokenizer than {self._config.data};'
-          f' prepare the texts with --tokenizer={theirs}.'
-        )
-
-  def _save_run_dir(self) -> None:
-    """Keeps config and tokenizer beside what they made."""
-    self._job.save_config()
-    if not self._job.is_main:
+  def _check_init_from(self) -> None:
+    """Refuses to start from a run with another tokenizer."""
+    config = self._config
+    if not config.init_from or checkpoint.latest_step(
+      self._job.run_dir / 'checkpoints'
+    ):
       return
-    run_dir = self._job.run_dir
-    name = tokenizer_lib.FILE_NAME
-    shutil.copyfile(pathlib.Path(self._config.data) / name, run_dir / name)
-    temporary = run_dir / f'.{_DATA_FILE}'
-    temporary.write_text(json.dumps(self._fingerprint()), encoding='utf-8')
-    os.replace(temporary, run_dir / _DATA_FILE)
-    logging.info(
-      'PaRO %s; %s parameters; peak of a device %.3g TFLOP/s, %s.',
-      self.paro,
-      f'{cost.num_params(self.model):,}',
-      self.peak_flops / 1e12,
-      self.peak_name,
-    )
+    theirs = pathlib.Path(config.init_from) / tokenizer_lib.FILE_NAME
+    if not theirs.is_file():
+      raise FileNotFoundError(
+        f'init_from={config.init_from} is no run folder of train_lm: it has no'
+        f' {tokenizer_lib.FILE_NAME}.'
+      )
+    ours = pathlib.Path(config.data) / tokenizer_lib.FILE_NAME
+    if tokenizer_lib.fingerprint(theirs) != tokenizer_lib.fingerprint(ours):
+      raise ValueError(
+        f'init_from={config.init_from} has another tokenizer than'
+        f' {config.data}; prepare the texts with --tokenizer={theirs}.'
+      )

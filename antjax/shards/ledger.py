@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The ledger of a data set that many workers share: who has which shard.
+"""The ledger of a data set: which records are still to do, and who has them.
 
 In every epoch a shard goes
 
@@ -8,56 +8,61 @@ In every epoch a shard goes
                   DOING --give_back, release, fail--> TODO
                   DOING --fail, too often--> SET_ASIDE --retry_set_aside--> TODO
 
-`begin` makes the ledger what a checkpoint says: all that is not in it is TODO
-again. A pure state machine like `data_shard.ShardLedger`, whose states it
-reads; kept by the coordinator. It takes a byte a shard of an open epoch, and
-four more while its order is needed.
+and what is consumed of a shard that comes back is not read again. `begin` makes
+the ledger what a checkpoint says: all that is not in it is TODO again.
+
+A ledger hands out its shards in one of two ways. Kept by the coordinator, it
+leases to whoever asks. With a static share it leases only every P-th shard that
+is to do, for P processes that each have a ledger of their own and do not talk;
+`ledger_state.merge` unites their states. A pure state machine: no clock, no
+network, no randomness but the seed; neither jax nor grain is imported. It takes
+a byte a shard of an open epoch, and four more while its order is needed.
 """
 
 from collections.abc import Collection
 import dataclasses
 from typing import Literal
 
-from antjax.shards import ledger_state
 from antjax.shards.data_shard import DataShard
-from antjax.shards.ledger_spec import LedgerSpec, read_runs, Run
-from antjax.shards.shared_epoch import (
-  CONSUMED,
-  DONE,
-  SET_ASIDE,
-  SetAside,
-  SharedEpoch,
-  TODO,
-)
-from antjax.shards.shared_epochs import SharedEpochs
+from antjax.shards.epoch import CONSUMED, DONE, Epoch, SET_ASIDE, TODO
+from antjax.shards.epochs import Epochs, SetAside
+from antjax.shards.ledger_spec import LedgerSpec
+from antjax.shards.ledger_state import Run, State
 
 MAX_SET_ASIDE = 10_000
 MAX_MESSAGE = 500  # Characters kept of an error's text.
 _MAX_ERRORS = 100_000  # Shards whose errors are counted.
-_VERSION = 1
+_NOBODY = ('', -1)
 
 Outcome = Literal['LEASED', 'WAIT', 'FINISHED']
 
 
-class SharedLedger:
-  """Leases every shard of every epoch to many workers, in a seeded shuffle.
+class Ledger:
+  """Leases every shard of every epoch, in a seeded global shuffle.
 
   A lease takes amortised constant time. The next epoch begins when nothing is
-  to do. A shard that could not be read is tried again at the end of its epoch;
-  one that is set aside stays so in this epoch, until an operator retries it.
+  to do, even while some shards are DOING: no worker waits for another. A shard
+  that could not be read is tried again at the end of its epoch; one that is set
+  aside stays so in this epoch, until an operator retries it.
 
-  Attributes:
-    num_spent: Shards that are DONE though nobody consumed them whole; only
-      where they are leased at most once.
+  What a worker says of a shard raises ValueError unless it holds the shard, and
+  does nothing where a commit has said it before.
   """
 
-  def __init__(self, spec: LedgerSpec):
-    """Begins with all records of the first epoch to do."""
-    self.num_spent = 0
-    self._epochs = SharedEpochs(spec)
-    self._errors: dict[tuple[int, int], int] = {}
-    # Leases that a checkpoint ended, before the worker said a word of them.
-    self._early: dict[tuple[int, int], str] = {}
+  def __init__(self, spec: LedgerSpec, share: tuple[int, int] | None = None):
+    """Begins with all records of the first epoch to do.
+
+    Args:
+      spec: The data set.
+      share: (worker, num_workers) of a static share; None: no shares.
+
+    Raises:
+      ValueError: The share is none, or there are fewer shards than workers.
+    """
+    if share is not None:
+      _check_share(spec, *share)
+    self._share = share
+    self._epochs = Epochs(spec, share)
     if spec.is_stream:
       self._epochs.begin_next()
 
@@ -67,18 +72,13 @@ class SharedLedger:
     return self._epochs.spec
 
   @property
-  def is_closed(self) -> bool:
-    """Whether a stream has ended."""
-    return self.spec.is_closed
-
-  @property
   def first_open_epoch(self) -> int:
     """All earlier epochs are DONE or SET_ASIDE."""
     return self._epochs.first_open
 
   @property
   def num_begun_epochs(self) -> int:
-    """How many epochs have begun."""
+    """Number of epochs that have begun."""
     return self._epochs.next
 
   # --- What workers do. -------------------------------------------------------
@@ -98,15 +98,14 @@ class SharedLedger:
       while len(leases) < count and (place := epoch.lease(worker)):
         position, index = place
         bits = epoch.marks.get(position, 0)
-        leases.append((self._epochs.shard(number, index), bits))
+        leases.append((self.spec.shard(number, index), bits))
     return leases
 
   def outcome(self) -> Outcome:
     """Says what a lease would give.
 
-    Returns:
-      'LEASED': a shard. 'WAIT': nothing now, but a leased shard may come back,
-      or the stream grow. 'FINISHED': nothing any more.
+    'LEASED': a shard. 'WAIT': nothing now, but a leased shard may come back, or
+    the stream grow. 'FINISHED': nothing any more.
     """
     epochs = self._epochs.open.values()
     if any(epoch.num[TODO] for epoch in epochs) or self._epochs.can_begin:
@@ -115,9 +114,13 @@ class SharedLedger:
       return 'WAIT'
     return 'FINISHED'
 
-  def check_held(self, worker: str, shard: DataShard, bits: int = 0) -> None:
-    """Raises ValueError unless the worker holds the shard, with these bits."""
-    self._find('check_held', worker, shard, bits)
+  def check_held(self, worker: str, shard: DataShard, bits: int = 0) -> int:
+    """Checks a lease; returns the bit set of what is consumed of the shard."""
+    epoch = self._find('check_held', worker, shard, bits)
+    if epoch is None:
+      return (1 << len(shard)) - 1
+    _, position = epoch.held[shard.index]
+    return epoch.marks.get(position, 0)
 
   def check_failures(self, count: int) -> None:
     """Raises ValueError where that many shards more cannot be set aside."""
@@ -129,60 +132,42 @@ class SharedLedger:
       )
 
   def consume(self, worker: str, shard: DataShard) -> None:
-    """Notes that all records of a leased shard are consumed.
-
-    This and what follows do nothing where a commit has said it before.
-
-    Raises:
-      ValueError: The worker does not hold the shard.
-    """
+    """Notes that all records of a leased shard are consumed."""
     epoch = self._find('consume', worker, shard)
     if epoch is not None:
       epoch.marks.pop(epoch.drop(shard.index, CONSUMED), None)
       self._epochs.close_if_over(shard.epoch)
 
   def progress(self, worker: str, shard: DataShard, bits: int) -> None:
-    """Notes which records of a leased shard are consumed.
-
-    Raises:
-      ValueError: The worker does not hold the shard, or it has fewer records.
-    """
+    """Notes which records of a leased shard are consumed."""
     epoch = self._find('progress', worker, shard, bits)
     if epoch is not None and bits:
-      position = epoch.held[shard.index].position
+      _, position = epoch.held[shard.index]
       epoch.marks[position] = epoch.marks.get(position, 0) | bits
 
-  def give_back(self, worker: str, shard: DataShard, bits: int) -> None:
-    """Gives a leased shard back; its records not in `bits` are the next to do.
-
-    Raises:
-      ValueError: As `progress`.
-    """
+  def give_back(self, worker: str, shard: DataShard, bits: int = 0) -> None:
+    """Gives a leased shard back: the next to do, less the records in `bits`."""
     self.progress(worker, shard, bits)
     if self._find('give_back', worker, shard) is not None:
       self._return(shard.epoch, shard.index)
       self._epochs.close_if_over(shard.epoch)
 
   def fail(self, worker: str, shard: DataShard, message: str) -> bool:
-    """Gives a leased shard back that could not be read.
+    """Gives a leased shard back that could not be read; see `check_failures`.
 
     Returns:
       Whether it is set aside: it failed too often.
-
-    Raises:
-      ValueError: The worker does not hold the shard, or MAX_SET_ASIDE shards
-        are set aside.
     """
     epoch = self._find('fail', worker, shard)
     if epoch is None:
       return False
     self.check_failures(1)
-    key = (shard.epoch, shard.index)
-    count = self._errors.pop(key, 0) + 1
+    key, errors = (shard.epoch, shard.index), self._epochs.errors
+    count = errors.pop(key, 0) + 1
     if count < self.spec.max_data_errors and not self.spec.at_most_once:
-      if len(self._errors) >= _MAX_ERRORS:
-        del self._errors[next(iter(self._errors))]
-      self._errors[key] = count
+      if len(errors) >= _MAX_ERRORS:
+        del errors[next(iter(errors))]
+      errors[key] = count
       epoch.failed.append((epoch.drop(shard.index, TODO), shard.index))
       return False
     position = epoch.drop(shard.index, SET_ASIDE)
@@ -193,103 +178,99 @@ class SharedLedger:
     return True
 
   def release(self, workers: Collection[str] | None = None) -> int:
-    """Gives back all shards of workers that are gone, or of all workers.
-
-    Returns:
-      Number of shards.
-    """
+    """Gives back all shards of these workers, or of all; returns how many."""
     count = 0
     for number, epoch in list(self._epochs.open.items()):
       gone = [
         index
-        for index, held in epoch.held.items()
-        if workers is None or held.worker in workers
+        for index, (worker, _) in epoch.held.items()
+        if workers is None or worker in workers
       ]
       for index in gone:
         self._return(number, index)
       count += len(gone)
       self._epochs.close_if_over(number)
-    self._early = {
-      key: worker
-      for key, worker in self._early.items()
-      if workers is not None and worker not in workers
-    }
+    early = self._epochs.early
+    for key in [k for k in early if workers is None or early[k] in workers]:
+      del early[key]
     return count
 
   # --- Checkpoints. -----------------------------------------------------------
 
-  def begin(self, state: ledger_state.State | None) -> None:
+  def state(self) -> State:
+    """Returns what is consumed, as plain types; see `ledger_state`."""
+    return {
+      **self.spec.head(),
+      'share': list(self._share or (0, 1)),
+      'first_epoch': self.first_open_epoch,
+      'epochs': self._epochs.to_json(),
+    }
+
+  def begin(self, state: State | None) -> None:
     """Continues from the state of a checkpoint; all leases end.
 
     What is not consumed in it is to do again, unless it was set aside or may be
-    leased at most once.
+    leased at most once. `num_epochs` may be another one than the state's.
 
     Args:
-      state: State of all workers, see `ledger_state.merge`; None: nothing is
-        consumed.
+      state: State of all workers, see `ledger_state.merge`, or of the worker
+        with this ledger's share; None: nothing is consumed.
 
     Raises:
       ValueError: The state is malformed, of another data set, or of one worker
         of several. Then nothing changes.
     """
-    first, runs, num_records = 0, list[Run](), self.spec.num_records
+    first, runs, spec = 0, list[Run](), self.spec
     if state is not None:
-      self.spec.check(state)
-      size = self.spec.num_shards
-      if self.spec.is_growing:  # The state may know of more records.
-        size = max(size, state['num_records'] // self.spec.shard_size)
-        num_records = max(num_records, state['num_records'])
-      first, runs = state['first_epoch'], read_runs(state, size)
+      runs, first = spec.read(state, self._share), state['first_epoch']
+      if spec.is_growing and state['num_records'] > spec.num_records:
+        spec = spec.grown(state['num_records'], False)
+      _check_size(runs, spec.num_shards)
     stop = max([first, *(run.stop for run in runs)])
-    if self.spec.at_most_once:
-      self.spec.check_open(stop - self._epochs.next)
-    else:
-      self.spec.check_open(
-        sum(run.length for run in runs if not run.done.all())
-      )
-    if num_records > self.spec.num_records:
-      self._epochs.grow(self.spec.grown(num_records, False))
-    if self.spec.at_most_once:
+    num_open = stop - self._epochs.next
+    if not spec.at_most_once:
+      size = spec.num_shards
+      num_open = sum(run.length for run in runs if run.remaining(size))
+    spec.check_open(num_open)
+    if spec is not self.spec:
+      self._epochs.grow(spec)
+    if spec.at_most_once:
       self.release()
       self._epochs.spend()
       while self._epochs.next < stop:
         self._epochs.begin_next()
-      self._note_done(self._epochs.commit(first, runs))
-      return
-    self._early = {}
-    self._epochs.load(first, runs)
+      self._epochs.commit(first, runs)
+    else:
+      self._epochs.load(first, runs)
 
-  def commit(self, state: ledger_state.State) -> None:
+  def commit(self, state: State) -> None:
     """Notes that a checkpoint with this state is committed.
 
     Raises:
       ValueError: As `begin`, or the state has epochs that have not begun.
     """
     runs = self.check_commit(state)
-    self._note_done(self._epochs.commit(state['first_epoch'], runs))
+    self._epochs.commit(state['first_epoch'], runs)
 
-  def check_commit(self, state: ledger_state.State) -> list[Run]:
+  def check_commit(self, state: State) -> list[Run]:
     """Reads a state for `commit`; raises ValueError as that does."""
-    self.spec.check(state)
-    runs = read_runs(state, self.spec.num_shards)
+    runs = self.spec.read(state)
+    _check_size(runs, self.spec.num_shards)
     begun = self._epochs.next
-    used = [run.stop for run in runs if run.done.any() or run.marks]
+    used = [run.stop for run in runs if run.done or run.marks]
     if max([state['first_epoch'], *used]) > begun:
       raise ValueError(
         f'commit(): the state has records of epochs up to'
         f' {max([state["first_epoch"], *used]) - 1}, but only {begun} epochs'
         ' have begun: it is of another run.'
       )
+    self.spec.check_open(sum(run.length for run in runs if run.marks))
     return runs
 
   # --- What people do and see. ------------------------------------------------
 
   def extend(self, num_records: int, is_closed: bool) -> None:
-    """Notes that a stream has grown, or has ended.
-
-    Raises:
-      ValueError: It is no stream, shrinks, or grows after its end.
-    """
+    """Notes that a stream has grown, or has ended; see `LedgerSpec.grown`."""
     self._epochs.grow(self.spec.grown(num_records, is_closed))
 
   def change_limits(self, num_epochs: int | None, max_data_errors: int) -> None:
@@ -317,68 +298,42 @@ class SharedLedger:
   def set_aside(self) -> list[tuple[DataShard, str]]:
     """Returns the shards that are set aside, and why."""
     return [
-      (self._epochs.shard(*key), one.message)
+      (self.spec.shard(*key), one.message)
       for key, one in self._epochs.set_aside.items()
     ]
 
   def retry_set_aside(self) -> int:
-    """Makes shards that are set aside to do again, of epochs still open.
-
-    Returns:
-      Number of shards.
-    """
+    """Makes shards to do again that are set aside; returns how many."""
     return self._epochs.retry_set_aside()
 
   # --- Storage. ---------------------------------------------------------------
 
   def to_bytes(self) -> bytes:
-    """Returns all of it, leases included, compressed."""
-    head = {
-      'version': _VERSION,
-      'num_spent': self.num_spent,
-      'errors': [[*key, count] for key, count in self._errors.items()],
-      'early': [[*key, worker] for key, worker in self._early.items()],
-    }
-    return self._epochs.to_bytes(head)
+    """Returns all of a ledger without shares, leases included, compressed."""
+    return self._epochs.to_bytes()
 
   @classmethod
-  def from_bytes(cls, data: bytes) -> 'SharedLedger':
-    """Makes a ledger from what `to_bytes` returned.
-
-    Raises:
-      ValueError: It is of another version.
-    """
-    epochs, head = SharedEpochs.from_bytes(data)
-    if head['version'] != _VERSION:
-      raise ValueError(
-        f'SharedLedger: stored as version {head["version"]}, needed:'
-        f' {_VERSION}.'
-      )
+  def from_bytes(cls, data: bytes) -> 'Ledger':
+    """Makes a ledger from what `to_bytes` returned, now or in version 1."""
+    epochs = Epochs.from_bytes(data)
     ledger = cls(epochs.spec)
     ledger._epochs = epochs
-    ledger.num_spent = head['num_spent']
-    ledger._errors = {(e, i): count for e, i, count in head['errors']}
-    ledger._early = {(e, i): worker for e, i, worker in head['early']}
     return ledger
-
-  def _note_done(self, ended: list[tuple[DataShard, str]]) -> None:
-    for shard, worker in ended:
-      self._early[shard.epoch, shard.index] = worker
 
   def _find(
     self, call: str, worker: str, shard: DataShard, bits: int = 0
-  ) -> SharedEpoch | None:
+  ) -> Epoch | None:
     """Returns the epoch of a worker's lease; None: a commit has ended it."""
-    if shard != self._epochs.shard(shard.epoch, shard.index):
+    if shard != self.spec.shard(shard.epoch, shard.index):
       raise ValueError(f'{call}(): {shard} is not a shard of the data set.')
     if bits and (bits < 0 or bits.bit_length() > len(shard)):
       raise ValueError(f'{call}(): {shard} does not have so many records.')
-    if self._early and self._early.get((shard.epoch, shard.index)) == worker:
+    if self._epochs.early.get((shard.epoch, shard.index)) == worker:
       return None
     epoch = self._epochs.open.get(shard.epoch)
-    held = epoch.held.get(shard.index) if epoch is not None else None
-    if held is None or held.worker != worker:
-      what = 'not leased' if held is None else f'leased to {held.worker!r}'
+    holder, _ = epoch.held.get(shard.index, _NOBODY) if epoch else _NOBODY
+    if epoch is None or holder != worker:
+      what = f'leased to {holder!r}' if holder else 'not leased'
       raise ValueError(
         f'{call}() by {worker!r}: {shard} is {what}; lease it first.'
       )
@@ -387,14 +342,38 @@ class SharedLedger:
   def _return(self, number: int, index: int) -> None:
     """Ends a lease whose shard may be to do again."""
     epoch = self._epochs.open[number]
-    position = epoch.held[index].position
+    _, position = epoch.held[index]
     if self._epochs.is_full(number, index, epoch.marks.get(position, 0)):
       epoch.drop(index, CONSUMED)
       del epoch.marks[position]
     elif self.spec.at_most_once:
       epoch.drop(index, DONE)
       epoch.marks.pop(position, None)
-      self.num_spent += 1
     else:
-      epoch.unhold(index)
-      epoch.put_back(position, index)
+      epoch.put_back(epoch.drop(index, TODO), index)
+
+
+def _check_share(spec: LedgerSpec, worker: int, num_workers: int) -> None:
+  if not 0 <= worker < num_workers:
+    raise ValueError(
+      f'Ledger: share=({worker}, {num_workers}) must be (worker, num_workers)'
+      ' with 0 <= worker < num_workers.'
+    )
+  if spec.is_stream or spec.at_most_once:
+    raise ValueError(
+      'Ledger: a stream, and shards that are leased at most once, have no'
+      ' static shares; lease them from a coordinator.'
+    )
+  if spec.num_shards < num_workers:
+    raise ValueError(
+      f'Ledger: {spec.num_shards} shards are too few for {num_workers} workers;'
+      f' use shard_size <= {max(1, spec.num_records // num_workers)} for'
+      f' {spec.num_records} records.'
+    )
+
+
+def _check_size(runs: list[Run], num_shards: int) -> None:
+  """Raises ValueError where a state has shards that the ledger has not."""
+  for run in runs:
+    if max([run.done.bit_length() - 1, *run.marks]) >= num_shards:
+      raise ValueError(f'A state has shards beyond the {num_shards} known.')

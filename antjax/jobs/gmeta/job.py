@@ -35,8 +35,7 @@ _TABLE_SHARE = 0.5
 
 
 def main(config: Config) -> None:
-  job = job_lib.start(config)
-  train(config, job)
+  train(config, job_lib.start(config))
 
 
 def train(config: Config, job: job_lib.Job) -> list[dict[str, Any]]:
@@ -61,7 +60,7 @@ def train(config: Config, job: job_lib.Job) -> list[dict[str, Any]]:
     label_kind=tasks.kind,
     num_numeric=len(description.get('numeric', ())),
   )
-  methods = Methods(config, recommender, tasks).train()
+  methods = Methods(config, job, recommender, tasks).train()
   results = gmeta_scores.evaluate_methods(config, tasks, recommender, methods)
   if job.is_main:
     trainer = next(iter(methods.values())).trainer

@@ -1,0 +1,232 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""One epoch of a ledger: a byte for each shard.
+
+Shards have positions in the epoch's shuffled order, and are leased by them.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+import dataclasses
+import heapq
+from typing import Any
+
+import numpy as np
+
+from antjax.shards import index_set
+
+# OTHER: a worker with another static share has it.
+TODO, DOING, CONSUMED, DONE, SET_ASIDE, OTHER = range(6)
+_SCAN = 4096
+
+
+class Epoch:
+  """Who has which shard of an open epoch; changed by its `Epochs` only.
+
+  Attributes:
+    size: Number of shards S.
+    status: [S] What each position is, as bytes; `flags` is the same as array.
+    num: How many positions are TODO, DOING, CONSUMED, DONE, SET_ASIDE, OTHER.
+    held: Shard index -> (worker, position) of its lease.
+    num_held: Worker -> number of its leases, if any.
+    marks: Position -> bit set of consumed records of a shard that is in part.
+  """
+
+  def __init__(self, status: bytes, order_fn: Callable[[], np.ndarray] | None):
+    """Nothing is leased.
+
+    Args:
+      status: [S] What each position is.
+      order_fn: Computes the shard index at each position; None: in order.
+    """
+    self._order_fn = order_fn
+    self._order: np.ndarray | None = None
+    self._take(bytearray(status))
+    self.held: dict[int, tuple[str, int]] = {}
+    self.num_held: dict[str, int] = {}
+    self.marks: dict[int, int] = {}
+    # To do are the positions >= cursor with that status, and of the others
+    # (position, index) those that came back, and those to try again last.
+    self.cursor = 0
+    self.returned: list[tuple[int, int]] = []
+    self.failed: deque[tuple[int, int]] = deque()
+
+  def _take(self, status: bytearray) -> None:
+    self.status = status
+    self.flags = np.frombuffer(status, np.uint8)
+    self.size = len(status)
+    self._fresh = self._scan()
+    self._count()
+
+  def _count(self) -> None:
+    self.num = np.bincount(self.flags, minlength=6).tolist()
+
+  def grow(self, size: int) -> None:
+    """Adds shards, of an epoch in order, that are to do."""
+    self._take(self.status + bytearray(size - self.size))
+
+  @property
+  def is_over(self) -> bool:
+    """Whether nothing is to do or leased."""
+    return not self.num[TODO] and not self.num[DOING]
+
+  def set(self, position: int, status: int) -> None:
+    """Changes what a position is."""
+    self.num[self.status[position]] -= 1
+    self.num[status] += 1
+    self.status[position] = status
+
+  def lease(self, worker: str) -> tuple[int, int] | None:
+    """Gives (position, index) of the next shard to a worker."""
+    found = self._next()
+    if found is not None:
+      position, index = found
+      self.set(position, DOING)
+      self._hold(index, worker, position)
+    return found
+
+  def _hold(self, index: int, worker: str, position: int) -> None:
+    self.held[index] = worker, position
+    self.num_held[worker] = self.num_held.get(worker, 0) + 1
+
+  def _unhold(self, index: int) -> int:
+    worker, position = self.held.pop(index)
+    count = self.num_held.pop(worker)
+    if count > 1:
+      self.num_held[worker] = count - 1
+    return position
+
+  def _next(self) -> tuple[int, int] | None:
+    while self.returned:
+      place = heapq.heappop(self.returned)
+      if self.status[place[0]] == TODO:
+        return place
+    for position in self._fresh:
+      return position, self.index(position)
+    self._order = None  # All that is to do has its index with it.
+    while self.failed:
+      place = self.failed.popleft()
+      if self.status[place[0]] == TODO:
+        return place
+    return None
+
+  def _scan(self) -> Iterator[int]:
+    """Yields the positions from the cursor on that are to do."""
+    while self.cursor < self.size:
+      start, stop = self.cursor, min(self.cursor + _SCAN, self.size)
+      todo = np.flatnonzero(self.flags[start:stop] == TODO) + start
+      for position in todo.tolist():
+        self.cursor = position + 1
+        if self.status[position] == TODO:
+          yield position
+      self.cursor = stop
+
+  def index(self, position: int) -> int:
+    """Returns the shard at a position."""
+    if self._order_fn is None:
+      return position
+    if self._order is None:
+      self._order = self._order_fn()
+    return int(self._order[position])
+
+  def drop(self, index: int, status: int) -> int:
+    """Ends a lease; returns the position, which now has `status`."""
+    position = self._unhold(index)
+    self.set(position, status)
+    return position
+
+  def put_back(self, position: int, index: int) -> None:
+    """Makes a position the next that is to do."""
+    self.set(position, TODO)
+    heapq.heappush(self.returned, (position, index))
+
+  def set_done(self, done: int) -> list[tuple[int, str]]:
+    """Makes the positions of a bit set DONE.
+
+    Returns:
+      (index, worker) of the leases that ended so.
+    """
+    self.flags[index_set.flags(done, self.size) != 0] = DONE
+    self._count()
+    ended = [
+      (index, worker)
+      for index, (worker, position) in self.held.items()
+      if self.status[position] == DONE
+    ]
+    for index, _ in ended:
+      self._unhold(index)
+    for position in [p for p in self.marks if self.status[p] == DONE]:
+      del self.marks[position]
+    return ended
+
+  def positions(self, *statuses: int) -> int:
+    """Returns the bit set of the positions that are one of these."""
+    return index_set.from_flags(np.isin(self.flags, statuses))
+
+  def stored(self) -> dict[str, Any]:
+    """Returns all but the status as plain types."""
+    return {
+      'size': self.size,
+      'cursor': self.cursor,
+      'returned': self.returned,
+      'failed': list(self.failed),
+      'held': [[index, *lease] for index, lease in self.held.items()],
+      'marks': {str(p): index_set.encode(m) for p, m in self.marks.items()},
+    }
+
+  def restore(self, fields: dict[str, Any]) -> None:
+    """Takes over what `stored` returned."""
+    self.cursor = fields['cursor']
+    self.returned = [(p, i) for p, i in fields['returned']]
+    self.failed = deque((p, i) for p, i in fields['failed'])
+    for index, worker, position in fields['held']:
+      self._hold(index, worker, position)
+    for position, text in fields['marks'].items():
+      self.marks[int(position)] = index_set.decode(text)
+
+
+@dataclasses.dataclass
+class Over:
+  """Epochs start <= epoch < stop that are over, and alike.
+
+  Attributes:
+    start: First epoch.
+    stop: One past the last one.
+    size: Number of shards S.
+    done: Bit set of the positions that are DONE.
+    other: Bit set of the positions that are OTHER.
+    aside: Bit set of the positions that are SET_ASIDE.
+  """
+
+  start: int
+  stop: int
+  size: int
+  done: int = 0
+  other: int = 0
+  aside: int = 0
+
+  @property
+  def consumed(self) -> int:
+    """Bit set of the positions that are CONSUMED: all the others."""
+    return ((1 << self.size) - 1) & ~(self.done | self.other | self.aside)
+
+  def flags(self, todo: int = 0) -> np.ndarray:
+    """Returns what each position [S] is, where some are TODO."""
+    flags = np.full(self.size, CONSUMED, np.uint8)
+    for status, positions in (
+      (DONE, self.done),
+      (OTHER, self.other),
+      (SET_ASIDE, self.aside),
+      (TODO, todo),
+    ):
+      flags[index_set.flags(positions, self.size) != 0] = status
+    return flags
+
+  def pieces(self, *edges: int) -> list['Over']:
+    """Returns these epochs, cut at the edges."""
+    inner = {edge for edge in edges if self.start < edge < self.stop}
+    ends = sorted({self.start, self.stop, *inner})
+    return [
+      dataclasses.replace(self, start=start, stop=stop)
+      for start, stop in zip(ends, ends[1:])
+    ]
