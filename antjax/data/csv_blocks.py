@@ -15,49 +15,18 @@ faults only.
 from collections.abc import Iterator
 import dataclasses
 import functools
-import gzip
-import lzma
 import os
-import pathlib
-from typing import BinaryIO, Literal
-import zlib
 
 import numpy as np
 
+from antjax.data import text_file
+from antjax.data.text_file import CSV, Dialect
+
 _LF, _CR = b'\n\r'
-_BOM = b'\xef\xbb\xbf'
 OPENS = 'a quote opens inside of a field'
 CLOSES = 'text follows a closing quote'
 UNCLOSED = 'a quote is never closed'
 LONE_CR = 'a line end CR without LF'
-
-
-@dataclasses.dataclass(frozen=True)
-class Dialect:
-  """How records are written.
-
-  Attributes:
-    delimiter: Text between two fields, one or more ASCII characters.
-    quote: Quote character, or '' where quotes are ordinary text.
-    encoding: Encoding of the file; blocks are UTF-8.
-  """
-
-  delimiter: str = ','
-  quote: str = '"'
-  encoding: Literal['utf-8', 'latin-1'] = 'utf-8'
-
-  def __post_init__(self) -> None:
-    for text, least in ((self.delimiter, 1), (self.quote, 0)):
-      if len(text) < least or not text.isascii() or {*text} & {*'\r\n\0'}:
-        raise ValueError(
-          f'delimiter={self.delimiter!r}, quote={self.quote!r}: needed: ASCII'
-          ' characters that end no line.'
-        )
-    if len(self.quote) > 1 or self.quote == self.delimiter:
-      raise ValueError(
-        f'quote={self.quote!r}: needed: one character that is not the'
-        " delimiter, or ''."
-      )
 
 
 class _Borders:
@@ -335,7 +304,7 @@ def _block(
 
 def read_blocks(
   path: str | os.PathLike[str],
-  dialect: Dialect = Dialect(),
+  dialect: Dialect = CSV,
   *,
   block_bytes: int = 1 << 24,
   max_record_bytes: int = 1 << 20,
@@ -355,69 +324,31 @@ def read_blocks(
       packed file is damaged.
     RuntimeError: The file changed meanwhile.
   """
-  path = pathlib.Path(path)
-  if not path.is_file():
-    raise FileNotFoundError(f'read_blocks: no such file: {path}')
   borders = _Borders(dialect)
   first_record, first_line = 0, 1
-  rest, has_begun = b'', False
-  with _opened(path) as file:
-    before = os.fstat(file.fileno())
-    at_end = False
-    while not at_end:
-      chunk = _chunk(path, file, block_bytes, dialect.encoding)
-      at_end = not chunk
-      held = rest + chunk
-      if not has_begun:
-        if len(held) < len(_BOM) and not at_end:
-          rest = held
-          continue
-        held, has_begun = held.removeprefix(_BOM), True
-      if at_end and held and held[-1] != _LF:
-        held += b'\n'
-      if not held:
-        rest = held
-        continue
-      ends, faults, used, num_lines = _cut(
-        held, borders, at_end, max_record_bytes
+  rest, at_end = b'', False
+  chunks = text_file.chunks(path, dialect.encoding, block_bytes)
+  while not at_end:
+    chunk = next(chunks, b'')
+    at_end = not chunk
+    held = rest + chunk
+    if at_end and held and held[-1] != _LF:
+      held += b'\n'
+    if not held:
+      return
+    ends, faults, used, num_lines = _cut(
+      held, borders, at_end, max_record_bytes
+    )
+    rest = held[used:]
+    if len(rest) > max_record_bytes + block_bytes:
+      raise ValueError(
+        f'read_blocks: {path}: the record in line {first_line + num_lines} is'
+        f' longer than {max_record_bytes + block_bytes} bytes; needed: line'
+        ' ends LF or CRLF.'
       )
-      rest = held[used:]
-      if len(rest) > max_record_bytes + block_bytes:
-        raise ValueError(
-          f'read_blocks: {path}: the record in line {first_line + num_lines} is'
-          f' longer than {max_record_bytes + block_bytes} bytes; needed: line'
-          ' ends LF or CRLF.'
-        )
-      if used:
-        data = np.frombuffer(held, np.uint8)[:used]
-        block = _block(data, ends, faults, first_record, first_line)
-        yield block
-        first_record += block.num_records
-        first_line += num_lines
-    after = os.stat(path)
-  if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-    raise RuntimeError(f'{path} changed while it was read; try again.')
-
-
-def is_packed(path: pathlib.Path) -> bool:
-  """Whether the reader unpacks a file, by its suffix."""
-  return path.suffix.lower() in ('.gz', '.xz')
-
-
-def _opened(path: pathlib.Path) -> BinaryIO:
-  if path.suffix.lower() == '.gz':
-    return gzip.open(path)  # type: ignore[return-value]
-  if path.suffix.lower() == '.xz':
-    return lzma.open(path)  # type: ignore[return-value]
-  return open(path, 'rb', buffering=0)  # type: ignore[return-value]
-
-
-def _chunk(
-  path: pathlib.Path, file: BinaryIO, size: int, encoding: str
-) -> bytes:
-  """Reads some bytes, as UTF-8 where they are Latin-1."""
-  try:
-    chunk = file.read(size)
-  except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as e:
-    raise ValueError(f'{path} is damaged ({e}); get the file again.') from e
-  return chunk.decode('latin-1').encode() if encoding == 'latin-1' else chunk
+    if used:
+      data = np.frombuffer(held, np.uint8)[:used]
+      block = _block(data, ends, faults, first_record, first_line)
+      yield block
+      first_record += block.num_records
+      first_line += num_lines

@@ -70,6 +70,14 @@ class Faults:
     for row in np.flatnonzero(is_bad).tolist():
       self.of_row.setdefault(row, (column, reason, message(row)))
 
+  def without(self, table: pa.Table) -> pa.Table:
+    """Returns the rows of a table that have no fault."""
+    if not self.of_row:
+      return table
+    is_good = np.ones(table.num_rows, bool)
+    is_good[[*self.of_row]] = False
+    return table.filter(pa.array(is_good))
+
 
 def decoded(name: str, values: pa.BinaryArray, faults: Faults) -> pa.Array:
   """Bytes as texts; what is no UTF-8 is a fault, and ''."""
