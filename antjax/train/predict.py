@@ -14,16 +14,12 @@ import numpy as np
 
 from antjax.collectives import transition
 from antjax.mesh import compiler
+from antjax.mesh.gather import gather_bytes
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.mesh.paro import Level
 from antjax.metrics.merge import merge_across_processes
 from antjax.metrics.metric import Metric
-from antjax.train.batches import (
-  BatchPlacer,
-  Feed,
-  gather_bytes,
-  local_flat,
-)
+from antjax.train.batches import BatchPlacer, Feed, local_flat
 from antjax.train.gradient import device_key, reading_constants, StepSpec
 from antjax.train.leaves import open_leaves
 from antjax.train.state import Layout, PyTree, TrainState
@@ -58,7 +54,7 @@ def make_predict(
     mesh=layout.mesh,
     in_specs=(
       layout.level_specs(paro.params, trained=False),
-      {} if tables is None else tables.partition_specs(),
+      spec.table_partition,
       P(),
       P(),
       input_specs(spec.constants),
@@ -80,11 +76,7 @@ def whole_params(layout: Layout, state: TrainState) -> PyTree:
   leaves = jax.tree.leaves(state.params)
   levels = [level] * len(leaves)
   if state.master is not None:
-    it = iter(jax.tree.leaves(state.master))
-    leaves = [
-      next(it) if t else x
-      for x, t in zip(leaves, layout.trainable, strict=True)
-    ]
+    leaves = layout.with_trained(leaves, jax.tree.leaves(state.master))
     levels = [layout.paro.opt_state if t else level for t in layout.trainable]
   partition = [
     spec.partition_spec(at)

@@ -24,11 +24,11 @@ from antjax.train.elastic_step import ElasticStep
 from antjax.train.fit_options import FitOptions, Metrics
 from antjax.train.gradient import StepSpec
 from antjax.train.keys import Keys
+from antjax.train.rows_ahead import RowsAhead
 from antjax.train.state import (
   Layout,
   place_new_state,
   PyTree,
-  reset_rows,
   SparseTables,
   TrainState,
 )
@@ -224,14 +224,7 @@ class Trainer:
       ValueError: A batch that does not divide, or counts under another code.
     """
     inputs = self.placer.place(batch, counts=num_micro_batches)
-    return self.compiled_step()(self.with_new_rows(state), inputs)
-
-  def with_new_rows(self, state: TrainState) -> TrainState:
-    """The state with the rows made new that the last batch placed asks for."""
-    reset, self.placer.reset = self.placer.reset, {}
-    if self.tables is None or not reset:
-      return state
-    return reset_rows(self.tables, state, reset)
+    return self.compiled_step()(self.placer.with_new_rows(state), inputs)
 
   def compiled_step(self) -> Callable[..., Any]:
     """The jitted step: `(state, StepInput) -> (state, metrics)`."""
@@ -299,8 +292,25 @@ class Trainer:
         be restored here, or `elastic` with a code or mesh that is not.
     """
     chosen = FitOptions(**options)
-    fit = loop.fit if chosen.elastic is None else elastic_loop.fit
-    return fit(self, state, batches, num_steps, chosen)
+    if chosen.elastic is not None:
+      elastic_loop.check(
+        chosen,
+        row_staleness=self.row_staleness,
+        has_vocabularies=self.keys is not None,
+      )
+      step = self.elastic_step()
+      return elastic_loop.fit(state, batches, num_steps, chosen, step=step)
+    spec = self.step_spec()
+    return loop.fit(
+      state,
+      batches,
+      num_steps,
+      chosen,
+      spec=spec,
+      step=self.compiled_step(),
+      placer=self.placer,
+      rows_ahead=RowsAhead(spec) if self.row_staleness else None,
+    )
 
   def evaluate(
     self,
