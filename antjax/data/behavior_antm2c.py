@@ -9,7 +9,7 @@ import pathlib
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from antjax.data import antm2c, text_reader
+from antjax.data import antm2c, row_writer, text_reader
 from antjax.data import engine as engine_lib
 from antjax.data.antm2c import Antm2cConfig
 from antjax.data.behavior_data import Source
@@ -97,7 +97,7 @@ def _rows(table: pa.Table, config: Antm2cConfig) -> pa.Table:
   """Typed rows -> rows of `Source`."""
   is_click = pc.equal(table['label'], 1)
   columns = {
-    'row': table[text_reader.ROW],
+    'row': table[row_writer.ROW],
     'user': table['user_id'],
     'item': table['item_id'],
     'domain': table['scene'],

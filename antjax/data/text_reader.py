@@ -12,6 +12,7 @@ import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import csv
 import dataclasses
+import functools
 import math
 import pathlib
 
@@ -105,7 +106,7 @@ def read(
     )
 
   return row_writer.write(
-    [lambda path=path: opened(path) for path in files],
+    [functools.partial(opened, path) for path in files],
     folder,
     rejects,
     lambda: empty(layout),
@@ -217,7 +218,7 @@ def _texts(
 
   Those records are not among the columns' rows.
   """
-  data = block.records()
+  data: np.ndarray | bytes = block.records()
   dialect, names = layout.dialect, [*layout.columns]
   delimiter = dialect.delimiter
   if len(delimiter) > 1:
@@ -261,10 +262,10 @@ def _texts(
 
 
 def _with_short_delimiter(
-  data: np.ndarray, delimiter: str
+  data: np.ndarray | bytes, delimiter: str
 ) -> tuple[bytes, str]:
   """Replaces a long delimiter by a control character that is not there."""
-  held = data.tobytes()
+  held = bytes(data)
   for number in range(31, 0, -1):
     short = bytes([number])
     if short not in b'\t\n\r' and short not in held:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from antjax.data import records
+from antjax.data.array_record_file import ArrayRecordSource
 
 _NARROW = {np.dtype('int64'): np.dtype('int32')}
 _READ_RECORDS = 65_536
@@ -34,7 +35,7 @@ def read(
     ValueError: Lists of a column differ in length, or a number does not fit.
   """
   source = records.open_source(path)
-  assert not isinstance(source, records.ArrayRecordSource)
+  assert not isinstance(source, ArrayRecordSource)
   found: dict[str, np.ndarray] = {}
   total = len(source)
   for start in range(0, total, _READ_RECORDS):
