@@ -41,12 +41,14 @@ import numpy as np
 import pyarrow as pa
 
 from antjax.data import (
+  event_movielens,
+  events,
   movielens,
-  movielens_files,
   output_folder,
   record_schema,
   record_writer,
   records,
+  view_melu,
 )
 from antjax.meta import episodes, meta_io
 from antjax.shards import dataset, record_source
@@ -317,10 +319,18 @@ def main(argv: Sequence[str]) -> None:
   if load > 1:
     print(f'meta_io_bench: load {load:.1f}: not quiet.', file=sys.stderr)
   if not os.path.exists(_DATA.value):
-    movielens_files.prepare_movielens(
-      _DATA.value, movielens.SplitConfig(order='time'), file_format='arrow'
+    data = event_movielens.source(allow_other_counts=False)
+    folder = pathlib.Path(_DATA.value)
+    events.write(folder / 'events', data)
+    view_melu.write_tasks(
+      folder / 'tasks',
+      folder / 'events',
+      data.schema,
+      movielens.SplitConfig(order='time'),
     )
-  source = output_folder.open_split(_DATA.value, 'train')
+  source = output_folder.open_split(
+    output_folder.find_view(_DATA.value, 'tasks'), 'train'
+  )
   tasks = source.read(0, len(source))
   in_time = episode_config(tasks, _TASKS.value, 'time')
   at_random = episode_config(tasks, _TASKS.value, 'random')

@@ -52,6 +52,13 @@ class Column:
   limit: float = math.inf
   separator: str = ''
 
+  @property
+  def wanted(self) -> str:
+    """What a value has to be, for messages."""
+    if math.isinf(self.limit):
+      return self.kind
+    return f'{self.kind} below {self.limit:.3g}'
+
 
 class Faults:
   """The first fault of each row: its column, a reason of one word, a message.
@@ -242,7 +249,7 @@ def _cast_fault(
   return (
     'cast',
     lambda row: (
-      f'Could not convert "{values[row]}" in "{name}" to {column.kind}'
+      f'Could not convert "{values[row]}" in "{name}" to {column.wanted}'
     ),
   )
 

@@ -49,12 +49,12 @@ class ScenarioData:
       ValueError: The folder holds something else, or has no such scenario,
         history or conversion.
     """
-    folder = pathlib.Path(config.data)
+    folder = output_folder.find_view(config.data, 'examples')
     self.description = described = output_folder.load_description(folder)
     if described.get('kind') != 'behaviors':
       raise ValueError(
         f'data={config.data} holds {described.get("name")}, no clicks;'
-        ' launch/prepare_behaviors.py makes them.'
+        ' launch/prepare_data.py makes them.'
       )
     if not set(_COLUMNS) <= set(described['schema']):
       raise ValueError(

@@ -59,8 +59,9 @@ class Tasks:
     self._label = description.get('label', 'rating')
     self._numeric = tuple(description.get('numeric', ()))
     self._query_size = int(description.get('query_size', 10))
+    folder = output_folder.find_view(config.data, 'tasks')
     self._sources = {
-      split: output_folder.open_split(config.data, split)
+      split: output_folder.open_split(folder, split)
       for split in ('train', *self.scenarios)
     }
     whole = self._sources['train']
@@ -80,7 +81,7 @@ class Tasks:
     self._train_blocks = self._train
     if description.get('format') in ('arrow', 'parquet'):
       # Split and laid out by whole columns: an order of magnitude faster.
-      blocks = output_folder.open_split(config.data, 'train', as_blocks=True)
+      blocks = output_folder.open_split(folder, 'train', as_blocks=True)
       self._train_blocks = record_source.SourceRange(blocks, 0, num_train)
     self._validation = record_source.SourceRange(whole, num_train, len(whole))
     self._held_out = {
