@@ -29,45 +29,6 @@ UNCLOSED = 'a quote is never closed'
 LONE_CR = 'a line end CR without LF'
 
 
-class _Borders:
-  """What may stand before a quote that opens and behind one that closes.
-
-  A quote beside another one is half of a doubled quote.
-  """
-
-  def __init__(self, dialect: Dialect):
-    self.quote = ord(dialect.quote) if dialect.quote else None
-    self._delimiter = dialect.delimiter.encode()
-    others = [_LF, *dialect.quote.encode()]
-    bytes_ = np.arange(256)
-    self._opens = np.isin(bytes_, [*others, self._delimiter[-1]])
-    self._closes = np.isin(bytes_, [*others, _CR, self._delimiter[0]])
-
-  def opens(self, data: np.ndarray, quotes: np.ndarray) -> np.ndarray:
-    """Whether a field begins at each quote, bool [n]."""
-    found = self._opens[data[quotes - 1]] | (quotes == 0)
-    return found & self._is_whole(data, quotes, self._delimiter[::-1], -1)
-
-  def closes(self, data: np.ndarray, quotes: np.ndarray) -> np.ndarray:
-    """Whether a field ends at each quote, bool [n]."""
-    last = len(data) - 1
-    found = self._closes[data[np.minimum(quotes + 1, last)]] | (quotes == last)
-    return found & self._is_whole(data, quotes, self._delimiter, 1)
-
-  def _is_whole(
-    self, data: np.ndarray, quotes: np.ndarray, delimiter: bytes, step: int
-  ) -> np.ndarray | bool:
-    """Whether the rest of a long delimiter is where its first byte is."""
-    if len(delimiter) == 1:
-      return True
-    places = [
-      np.clip(quotes + step * (i + 1), 0, len(data) - 1)
-      for i in range(len(delimiter))
-    ]
-    fits = [data[p] == byte for p, byte in zip(places, delimiter)]
-    return ~fits[0] | np.logical_and.reduce(fits)
-
-
 @dataclasses.dataclass(frozen=True)
 class Fault:
   """A span of bytes that is no record: start, stop, and what is wrong."""
@@ -138,12 +99,12 @@ class _Marks:
     lone_crs: Those of CR without LF, int64.
   """
 
-  def __init__(self, held: bytes, borders: _Borders):
+  def __init__(self, held: bytes, dialect: Dialect):
     """Looks at each byte twice."""
     data = np.frombuffer(held, np.uint8)
     mask = data == _LF
-    if borders.quote is not None:
-      mask |= data == borders.quote
+    for quote in dialect.quote.encode():
+      mask |= data == quote
     marks = np.flatnonzero(mask)
     is_quote = data[marks] != _LF
     self.quotes = marks[is_quote]
@@ -151,7 +112,7 @@ class _Marks:
     self.line_ends = marks[is_line_end]
     # How many quotes come before each line end.
     self._before = np.cumsum(is_quote)[is_line_end]
-    self._data, self._borders = data, borders
+    self._data, self._dialect = data, dialect
     last = len(data) - 1  # What follows it is not known yet: never a fault.
     crs = np.zeros(0, np.int64)
     if held.find(b'\r') >= 0:
@@ -190,8 +151,8 @@ class _Marks:
   def _faults(self, parity: int) -> np.ndarray:
     data, quotes = self._data, self.quotes
     opening, closing = quotes[parity::2], quotes[1 - parity :: 2]
-    is_open = self._borders.opens(data, opening)
-    is_closed = self._borders.closes(data, closing)
+    is_open = self._is_border(opening, -1) | (opening == 0)
+    is_closed = self._is_border(closing, 1) | (closing == len(data) - 1)
     if len(self.lone_crs):
       is_closed &= ~np.isin(closing + 1, self.lone_crs)
     return np.sort(
@@ -202,6 +163,21 @@ class _Marks:
         ]
       )
     )
+
+  def _is_border(self, quotes: np.ndarray, step: int) -> np.ndarray:
+    """Whether a field can begin at quotes (step -1), or end there (step 1)."""
+    places = np.clip(quotes + step, 0, len(self._data) - 1)
+    beside = self._data[places]
+    found = beside == _LF
+    # A quote beside another one is half of a doubled quote.
+    for byte in self._dialect.quote.encode() + b'\r' * (step > 0):
+      found |= beside == byte
+    delimiter = self._dialect.delimiter.encode()[::step]
+    is_delimiter = beside == delimiter[0]
+    for byte in delimiter[1:]:
+      places = np.clip(places + step, 0, len(self._data) - 1)
+      is_delimiter &= self._data[places] == byte
+    return found | is_delimiter
 
   def field_start(self, quote: int, first_quote: int) -> int:
     """Index of the quote that opened the field in which `quote` is."""
@@ -214,20 +190,20 @@ class _Marks:
 
 
 def _cut(
-  held: bytes, borders: _Borders, at_end: bool, max_record_bytes: int
+  held: bytes, dialect: Dialect, at_end: bool, max_record_bytes: int
 ) -> tuple[np.ndarray, list[Fault], int, int]:
   """Finds the ends of records, the faults, and how many bytes both take.
 
   Args:
     held: Bytes, from the start of a record.
-    borders: What may stand beside quotes.
+    dialect: How records are written.
     at_end: Whether the file ends here.
     max_record_bytes: A quote that is open for longer is never closed.
 
   Returns:
     Positions of the LFs that end good records, faults, bytes, lines.
   """
-  marks = _Marks(held, borders)
+  marks = _Marks(held, dialect)
   ends, faults, crs = [], [], []
   position = first_quote = 0
   while True:
@@ -324,7 +300,6 @@ def read_blocks(
       packed file is damaged.
     RuntimeError: The file changed meanwhile.
   """
-  borders = _Borders(dialect)
   first_record, first_line = 0, 1
   rest, at_end = b'', False
   chunks = text_file.chunks(path, dialect.encoding, block_bytes)
@@ -337,7 +312,7 @@ def read_blocks(
     if not held:
       return
     ends, faults, used, num_lines = _cut(
-      held, borders, at_end, max_record_bytes
+      held, dialect, at_end, max_record_bytes
     )
     rest = held[used:]
     if len(rest) > max_record_bytes + block_bytes:
