@@ -13,7 +13,7 @@ import pytest
 from antjax.data import output_folder
 from antjax.data.view_tasks import TaskConfig
 from antjax.meta import meta_io
-from antjax.meta.episodes import Bucket, EpisodeConfig
+from antjax.meta.episode_config import Bucket, EpisodeConfig
 from tests.data import table_fixture, views
 from tests.data.views import read
 

@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 from antjax.ctr.antm2c.clicks import Clicks, TextVectors
 from antjax.ctr.antm2c.model import DataSizes, ScenarioModel
 from antjax.ctr.bahe.batches import Standardizer
-from antjax.ctr.models.inputs import Moments
 from antjax.data import output_folder, shuffled_index, whole_columns
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
 from antjax.jobs.clicks import vectors as antm2c_vectors
 from antjax.jobs.clicks.config import Config
+from antjax.networks.network import ScenarioMoments
 
 SPLITS = ('train', 'validation', 'test')
 _COLUMNS = (
@@ -184,7 +184,7 @@ class ScenarioData:
     split: str,
     model: ScenarioModel,
     *,
-    moments: Moments | None = None,
+    moments: ScenarioMoments | None = None,
     limit: int = 0,
   ) -> Iterator[dict[str, Any]]:
     """This process's share of a split, once, filled up to whole batches.

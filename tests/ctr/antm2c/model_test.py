@@ -10,8 +10,8 @@ import pytest
 import antjax
 from antjax.ctr.antm2c.clicks import Clicks, TextVectors
 from antjax.ctr.antm2c.model import DataSizes, FieldConfig, ScenarioModel
-from antjax.ctr.models import moments
-from antjax.ctr.models.inputs import NetworkConfig
+from antjax.networks import moments
+from antjax.networks.load import NetworkConfig
 
 NETWORK = NetworkConfig(
   widths=(8,),

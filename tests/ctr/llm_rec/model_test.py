@@ -11,7 +11,8 @@ import numpy as np
 import optax
 import pytest
 
-from antjax.ctr.llm_rec import packing, tuning, words
+from antjax.ctr import tuning
+from antjax.ctr.llm_rec import packing, words
 from antjax.ctr.llm_rec.inputs import TrainingInputs
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import LLMRec, VectorConfig
