@@ -33,7 +33,7 @@ def test_schema_files_load(tmp_path):
   )
   assert first.rating and first.items.ids == ('shelf',)
   assert first.empty == {'age': -1}
-  assert second.separator == {'items': ','} and second.delimiter == '\t'
+  assert second.separator == {'bought': ','} and second.delimiter == '\t'
 
 
 def test_the_list_of_items_a_row_is_read_as_shown(tmp_path):

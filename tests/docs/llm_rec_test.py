@@ -7,7 +7,7 @@ import re
 from typing import get_args
 
 from antjax.data import datasets
-from antjax.jobs.llm_rec import baselines as llm_rec_baselines
+from antjax.jobs.llm_rec import config as llm_rec_config
 from tests.data import sequence_fixture
 
 _TEXT = (pathlib.Path(__file__).parents[2] / 'docs' / 'llm_rec.md').read_text()
@@ -28,7 +28,7 @@ def test_the_code_runs_as_shown(tmp_path, monkeypatch, capsys):
 
 
 def test_every_method_and_layout_is_told():
-  for method in llm_rec_baselines.METHODS:
+  for method in llm_rec_config.METHODS:
     assert f'`{method}`' in _TEXT
   for name in ('ml-1m', 'amazon-2018', 'food-kitchen'):
     assert f'`{name}`' in _TEXT
