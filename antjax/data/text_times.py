@@ -48,10 +48,11 @@ def _seconds(text: str) -> int | None:
   match = _FIXED.fullmatch(text) or _SHORT.fullmatch(text)
   if match is None:
     return None
-  year, month, day, hour, minute, *second = map(int, match.groups())
+  year, month, day, hour, minute, *rest = map(int, match.groups())
+  second = rest[0] if rest else 0
   try:
     moment = datetime.datetime(
-      year, month, day, hour, minute, *second, tzinfo=datetime.UTC
+      year, month, day, hour, minute, second, tzinfo=datetime.UTC
     )
   except ValueError:
     return None
