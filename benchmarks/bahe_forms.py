@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from antjax.ctr.bahe import encode, row_towers, table
-from antjax.ctr.bahe.full_text import FullTextTower, Marks
+from antjax.ctr.bahe.full_text import FullTextTower, JoinMarks
 from antjax.ctr.bahe.row_towers import DedupTower
 from antjax.ctr.bahe.sequences import SequenceEncoder
 from antjax.ctr.bahe.towers import Tower
@@ -94,7 +94,7 @@ class Form:
     width = bahe_problem.TOKENS_PER_BEHAVIOR
     if form == 'full_text':
       return FullTextTower(
-        config, 1, case.text_length, width, Marks(0, ()), self._cache
+        config, 1, case.text_length, width, JoinMarks(0, ()), self._cache
       )
     places = case.num_behaviors if config.positions == 'learned' else 0
     encoder = SequenceEncoder(

@@ -83,13 +83,13 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   'antjax/collectives': 2_300,
-  'antjax/ctr': 5_600,
+  'antjax/ctr': 5_580,
   'antjax/data': 13_000,
   'antjax/elastic': 10_400,
   'antjax/jobs': 13_500,
   'antjax/meta': 3_250,
   'antjax/metrics': 1_600,
-  'antjax/networks': 2_800,
+  'antjax/networks': 2_750,
   'antjax/report': 2_000,
   'antjax/shards': 2_750,
   'antjax/train': 4_900,
@@ -98,10 +98,8 @@ _OVER_BUDGET = {
 }
 _CIRCLES = {}
 _TWICE = frozenset(
-  'Agent Block Built Clicks Client Counts Examples Lane Layout Limits'
-  ' Marks Method Model Part Plan Problem'
-  ' Recommender Results Rows Run Sequences Setting Sizes Source Tasks'
-  ' TextEncoder Tokenizer Tokens Vocabulary'.split()
+  'Block Built Counts Examples Layout Model Plan Results Rows Run'
+  ' Sequences Setting Source Tasks TextEncoder Tokenizer Vocabulary'.split()
 )
 _MAX_SCRIPT_LINES = 60
 _FORBIDDEN_THERE = {'flax', 'grain', 'jax', 'jaxlib', 'optax', 'orbax'}

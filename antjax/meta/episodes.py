@@ -92,7 +92,7 @@ def block_of(
 
 
 def make_batch(
-  slots: Mapping[str, Sequence[task_block.Tasks]], config: EpisodeConfig
+  slots: Mapping[str, Sequence[task_block.SplitTasks]], config: EpisodeConfig
 ) -> Batch:
   """Lays out tasks, given by bucket, as one batch; see the module."""
   ids, episodes = {}, {}

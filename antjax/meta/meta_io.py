@@ -36,17 +36,17 @@ class Packer:
 
   def __init__(self, config: EpisodeConfig):
     self._config = config
-    self._pending: dict[str, deque[task_block.Tasks]] = {
+    self._pending: dict[str, deque[task_block.SplitTasks]] = {
       bucket.name: deque() for bucket in config.buckets
     }
     self._num_waiting = dict.fromkeys(self._pending, 0)  # Tasks.
 
   @property
-  def pending(self) -> list[task_block.Tasks]:
+  def pending(self) -> list[task_block.SplitTasks]:
     """Tasks added and not yet in a batch."""
     return [piece for queue in self._pending.values() for piece in queue]
 
-  def add(self, piece: task_block.Tasks) -> None:
+  def add(self, piece: task_block.SplitTasks) -> None:
     """Queues tasks, each in the smallest bucket that holds it.
 
     Raises:
@@ -74,7 +74,7 @@ class Packer:
       full = full and waiting >= slots
     return full or waiting >= _PENDING_BATCHES * slots
 
-  def take(self) -> dict[str, list[task_block.Tasks]]:
+  def take(self) -> dict[str, list[task_block.SplitTasks]]:
     """Takes a batch's tasks by bucket: as many as fit, oldest first."""
     slots = {}
     buckets = self._config.buckets

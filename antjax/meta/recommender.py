@@ -213,7 +213,7 @@ class InnerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recommender:
+class MetaRecommender:
   """A rating model over embedding tables.
 
   Attributes:
@@ -230,7 +230,7 @@ class Recommender:
   features: Mapping[str, int]
   tables_fn: Callable[[float | optax.Schedule], EmbeddingTables]
 
-  def at_table_rate(self, rate: float | optax.Schedule) -> 'Recommender':
+  def at_table_rate(self, rate: float | optax.Schedule) -> 'MetaRecommender':
     """The same model, whose touched rows are stepped at another rate."""
     tables = self.tables_fn(rate)
     model = dataclasses.replace(self.task_model, tables=tables)
@@ -264,7 +264,7 @@ def build(
   *,
   label_kind: str = 'rating',
   num_numeric: int = 0,
-) -> Recommender:
+) -> MetaRecommender:
   """Makes a model for the features that a data set describes.
 
   Args:
@@ -322,7 +322,7 @@ def build(
     tables=tables,
     pooling=ways,
   )
-  return Recommender(
+  return MetaRecommender(
     tables,
     task_model,
     network.init,

@@ -31,7 +31,7 @@ Block = Mapping[str, Mapping[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Tasks:
+class SplitTasks:
   """Tasks whose rows are split into support and query.
 
   Attributes:
@@ -59,7 +59,7 @@ class Tasks:
     """How many, N."""
     return len(self.task)
 
-  def __getitem__(self, chosen: Any) -> 'Tasks':
+  def __getitem__(self, chosen: Any) -> 'SplitTasks':
     """Some of the tasks, by a slice, a mask or indices; rows stay in place."""
     fields = {
       field.name: getattr(self, field.name)[chosen]
@@ -77,7 +77,7 @@ def is_block(record: Mapping[str, Any]) -> bool:
 
 def split(
   block: Block, config: EpisodeConfig, *, key_field: str = 'record_key'
-) -> Tasks:
+) -> SplitTasks:
   """Splits each task of a block into support and query.
 
   A task with `num_query` > 0 keeps its split: its last rows are the query.
@@ -125,7 +125,7 @@ def split(
     )
   if order is not None:
     rows = {name: _gather(column, order) for name, column in rows.items()}
-  return Tasks(
+  return SplitTasks(
     rows,
     {name: tasks[name] for name in config.columns if name not in rows},
     task,
@@ -239,7 +239,7 @@ def _as_scalars(array):
 
 
 def fill(
-  pieces: Sequence[Tasks], bucket: Bucket, config: EpisodeConfig
+  pieces: Sequence[SplitTasks], bucket: Bucket, config: EpisodeConfig
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Lays out tasks in the slots of a bucket.
 

@@ -289,7 +289,7 @@ class ScenarioModel:
     return EmbeddingTables(every, features, mesh=mesh)
 
   def prepare(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a batch of `Clicks` this model reads."""
+    """What of a batch of `ScenarioClicks` this model reads."""
     names = ['label', 'weight', *self._modal]
     names += ['numeric'] * self._has_numeric
     names += ['conversion'] * ('conversion' in batch)

@@ -22,7 +22,7 @@ from antjax.lm.token_cache import TokenCache
 # Shape suffixes: R = histories, M = places of a history, T = tokens of a text.
 
 
-class Marks(NamedTuple):
+class JoinMarks(NamedTuple):
   """What stands around behaviours in a text.
 
   Attributes:
@@ -36,17 +36,17 @@ class Marks(NamedTuple):
   separator: tuple[int, ...]
 
 
-def marks_of(tokenizer: tokenizers.Tokenizer) -> Marks:
+def marks_of(tokenizer: tokenizers.Tokenizer) -> JoinMarks:
   """The marks of texts of a tokenizer; a line break where it adds nothing."""
   mask = tokenizer.encode('a').special_tokens_mask
   if mask[-1]:
-    return Marks(mask.index(0), ())
+    return JoinMarks(mask.index(0), ())
   line = tokenizer.encode('\n', add_special_tokens=False).ids
-  return Marks(mask.index(0), tuple(line))
+  return JoinMarks(mask.index(0), tuple(line))
 
 
 def join(
-  cache: TokenCache, behaviors: np.ndarray, num_tokens: int, marks: Marks
+  cache: TokenCache, behaviors: np.ndarray, num_tokens: int, marks: JoinMarks
 ) -> tuple[np.ndarray, np.ndarray]:
   """Whole behaviours one after the other, as many of the newest as fit.
 
@@ -127,7 +127,7 @@ class FullTextTower:
   num_sequences: int
   num_tokens: int
   title_tokens: int
-  marks: Marks
+  marks: JoinMarks
   cache: TokenCache = dataclasses.field(compare=False)
 
   def __post_init__(self) -> None:

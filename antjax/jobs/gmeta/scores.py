@@ -12,7 +12,7 @@ from antjax.jobs.gmeta.config import Config
 from antjax.jobs.gmeta.data import Tasks
 from antjax.jobs.gmeta.methods import Method
 from antjax.meta import evaluate
-from antjax.meta.recommender import Recommender
+from antjax.meta.recommender import MetaRecommender
 from antjax.metrics import by_task, merge
 from antjax.metrics.bootstrap import Estimate
 from antjax.metrics.columns import Rows
@@ -37,7 +37,7 @@ class Results:
 def evaluate_methods(
   config: Config,
   tasks: Tasks,
-  recommender: Recommender,
+  recommender: MetaRecommender,
   methods: Mapping[str, Method],
 ) -> Results:
   """Scores every method and baseline in every scenario; a collective call."""

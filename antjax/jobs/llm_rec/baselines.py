@@ -208,7 +208,7 @@ class Baselines:
 
   def _in_domain(
     self, held_out: HeldOut, domain: str
-  ) -> tuple[np.ndarray, evaluation.Examples]:
+  ) -> tuple[np.ndarray, evaluation.RankedExamples]:
     """The examples of a domain's targets, with the history in it alone."""
     number = self.data.domain_id(domain)
     index = np.flatnonzero(held_out.target_domains == number)
@@ -251,7 +251,7 @@ def _nothing(held_out: HeldOut | None) -> Ranks | None:
   return {kind: worst.copy() for kind in (evaluation.SAMPLED, evaluation.FULL)}
 
 
-def _ndcg(model: Any, examples: evaluation.Examples) -> float:
+def _ndcg(model: Any, examples: evaluation.RankedExamples) -> float:
   """NDCG@10 among the negatives."""
   if not len(examples):
     return 0.0

@@ -20,7 +20,7 @@ from antjax.lm import positions, transformer
 from tests.ctr.bahe import small_clicks
 
 NUM_TOKENS = 12
-MARKS = full_text.Marks(0, (30,))
+MARKS = full_text.JoinMarks(0, (30,))
 
 
 class Cache:

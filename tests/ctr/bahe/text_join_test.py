@@ -8,8 +8,8 @@ import pytest
 from antjax.ctr.bahe import full_text
 
 CLS, SEP = 90, 91
-BERT = full_text.Marks(1, ())
-LLAMA = full_text.Marks(0, (80, 81))
+BERT = full_text.JoinMarks(1, ())
+LLAMA = full_text.JoinMarks(0, (80, 81))
 
 
 class Cache:

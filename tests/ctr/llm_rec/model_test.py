@@ -347,7 +347,7 @@ def test_an_example_without_room_has_no_weight():
   inputs = inputs_of('bert', loss)
   batch = small_catalogue.examples(B, seed=6)
   ((width, rows),) = inputs.shapes[-1]
-  inputs.shapes = ((packing.Lane(width, 2 * rows // 3),),)
+  inputs.shapes = ((packing.LaneShape(width, 2 * rows // 3),),)
   prepared = inputs(batch, 1)
   num_out = int((prepared['weight'] == 0).sum())
   assert 0 < num_out < B

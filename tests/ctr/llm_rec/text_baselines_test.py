@@ -61,7 +61,7 @@ def test_bm25_is_the_formula(k1, b, max_history):
 def test_popularity_ranks_by_count():
   counts = np.array([0, 5, 9, 9, 1, 0, 2])
   model = Popularity(counts)
-  examples = evaluation.Examples(
+  examples = evaluation.RankedExamples(
     np.array([2, 1, 6, 5]),
     np.array([[1, 3, 4], [2, 4, 6], [5, 4, 0], [4, 1, 6]]),
     lambda index: HISTORY[index],
@@ -136,7 +136,7 @@ def test_a_model_of_scores_is_ranked_like_one_of_vectors():
       return model.user_vectors(history) @ model.item_vectors().T
 
   rng = np.random.default_rng(1)
-  examples = evaluation.Examples(
+  examples = evaluation.RankedExamples(
     rng.integers(1, 7, 5),
     rng.integers(1, 7, (5, 4)),
     lambda index: HISTORY[index],
@@ -151,7 +151,7 @@ def test_a_model_of_scores_is_ranked_like_one_of_vectors():
 
 
 def test_examples_can_be_taken_with_a_part_of_their_histories():
-  examples = evaluation.Examples(
+  examples = evaluation.RankedExamples(
     np.arange(1, 6), np.ones((5, 2), int), lambda index: HISTORY[index]
   )
   is_kept = np.isin(np.arange(7), [1, 3])
