@@ -44,7 +44,7 @@ import grain
 import numpy as np
 
 from antjax.data import array_record_file
-from antjax.data.records import ArrayRecordSource
+from antjax.data.array_record_file import ArrayRecordSource
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.service_ledger import ServiceLedgerClient
