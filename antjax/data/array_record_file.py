@@ -133,7 +133,7 @@ class ArrayRecordSource:
       }
       record_schema.check_schema('ArrayRecordSource', self._path, schema, kinds)
 
-  def __reduce__(self) -> tuple[Any, ...]:  # Another process opens it anew.
+  def __reduce__(self) -> tuple[Any, ...]:  # Another process reopens it.
     return type(self), (self._path, self._schema)
 
   def __len__(self) -> int:

@@ -78,7 +78,7 @@ class _ColumnSource(abc.ABC):
   @abc.abstractmethod
   def __len__(self) -> int: ...
 
-  def __reduce__(self) -> tuple[Any, ...]:  # Another process opens it anew.
+  def __reduce__(self) -> tuple[Any, ...]:  # Another process reopens it.
     return type(self), (self._path, self._schema, self._as_blocks)
 
   def table(

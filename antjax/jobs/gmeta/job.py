@@ -10,7 +10,7 @@ rows over all devices, dense parameters under a PaRO code. --algorithm chooses
 how to learn (docs/gmeta.md). Beside it the same model is trained jointly, the
 baseline that a meta-learner has to beat. The run folder gets checkpoints,
 metrics.jsonl, TensorBoard events, results.json, report.html. The same command
-goes on where a run was stopped.
+resumes a stopped run.
 """
 
 import dataclasses
