@@ -13,8 +13,8 @@ import dataclasses
 from flax import nnx
 import jax
 import jax.numpy as jnp
-import optax
 
+from antjax.embedding.lookup import pick
 from antjax.layers import interaction, mlp
 
 # Shape suffixes: B = rows, F = features, D = embedding width, N = numeric
@@ -226,7 +226,7 @@ class RatingLevels:
       rating_B[..., None] - levels.reshape((1,) * rating_B.ndim + (-1,))
     )
     target = jnp.argmin(distance, axis=-1)
-    return optax.softmax_cross_entropy_with_integer_labels(logits_BL, target)
+    return jax.nn.logsumexp(logits_BL, axis=-1) - pick(logits_BL, target)
 
   def mean(self, logits_BL: jax.Array) -> jax.Array:
     """Expected rating [B]."""
