@@ -4,7 +4,7 @@
 
   python -m benchmarks.antm2c_scale_bench --rows=1000000,10000000
 
-runs, for each number of rows, launch/make_antm2c_synthetic, prepare_behaviors
+runs, for each number of rows, launch/make_antm2c_synthetic, prepare_data
 and one epoch of train_antm2c, a process each, and prints a JSON line: for each
 stage wall seconds, CPU seconds of all threads, both in microseconds a row, and
 the most memory. `steps` is training alone, without start, compilation, reading
@@ -74,8 +74,9 @@ def measure(
       '--image_size=0',
     ),
     'prepare': stage(
-      'launch.prepare_behaviors',
+      'launch.prepare_data',
       '--dataset=antm2c',
+      '--views=examples',
       f'--source={source}',
       f'--out={data}',
     ),

@@ -41,13 +41,16 @@ import numpy as np
 import pyarrow as pa
 
 from antjax.data import (
+  event_movielens,
+  events,
   movielens,
-  movielens_files,
   output_folder,
   record_writer,
   records,
+  view_melu,
 )
 from antjax.meta import episodes, meta_io
+from antjax.meta.episode_config import Bucket, EpisodeConfig
 from antjax.shards import dataset, record_source
 from antjax.shards.ledger_client import LocalLedgerClient
 from antjax.shards.ledger_spec import LedgerSpec
@@ -96,14 +99,14 @@ def _schema(tasks: Sequence[record_source.Record]) -> dict[str, records.Field]:
 
 def episode_config(
   tasks: Sequence[record_source.Record], num_slots: int, split: str
-) -> episodes.EpisodeConfig:
+) -> EpisodeConfig:
   """Returns buckets in the proportions of the tasks' sizes."""
   sizes = np.array([len(r['rating']) for r in tasks]) - _QUERY_SIZE
   bucket = np.searchsorted(_SUPPORT_SIZES[:-1], sizes)
   share = np.bincount(bucket, minlength=len(_SUPPORT_SIZES)) / len(tasks)
-  return episodes.EpisodeConfig(
+  return EpisodeConfig(
     buckets=tuple(
-      episodes.Bucket(size, max(1, round(num_slots * part)))
+      Bucket(size, max(1, round(num_slots * part)))
       for size, part in zip(_SUPPORT_SIZES, share)
     ),
     features={'item': 1, 'genres': tasks[0]['genres'].shape[1]}
@@ -179,7 +182,7 @@ def raw(path: pathlib.Path, num_tasks: int, num_rows: int) -> Turn:
 
 def through_episodes(
   path: pathlib.Path,
-  config: episodes.EpisodeConfig,
+  config: EpisodeConfig,
   block_size: int,
   *,
   num_tasks: int | None = None,
@@ -207,9 +210,7 @@ def through_episodes(
   return turn
 
 
-def row_text(
-  text: RowText, config: episodes.EpisodeConfig, num_tasks: int
-) -> Turn:
+def row_text(text: RowText, config: EpisodeConfig, num_tasks: int) -> Turn:
   def turn() -> tuple[float, int, int]:
     order = np.random.default_rng(_SEED).permutation(len(text.places))
     start = time.perf_counter()
@@ -312,10 +313,18 @@ def main(argv: Sequence[str]) -> None:
   if load > 1:
     print(f'meta_io_bench: load {load:.1f}: not quiet.', file=sys.stderr)
   if not os.path.exists(_DATA.value):
-    movielens_files.prepare_movielens(
-      _DATA.value, movielens.SplitConfig(order='time'), file_format='arrow'
+    data = event_movielens.source(allow_other_counts=False)
+    folder = pathlib.Path(_DATA.value)
+    events.write(folder / 'events', data)
+    view_melu.write_tasks(
+      folder / 'tasks',
+      folder / 'events',
+      data.schema,
+      movielens.SplitConfig(order='time'),
     )
-  source = output_folder.open_split(_DATA.value, 'train')
+  source = output_folder.open_split(
+    output_folder.find_view(_DATA.value, 'tasks'), 'train'
+  )
   tasks = source.read(0, len(source))
   in_time = episode_config(tasks, _TASKS.value, 'time')
   at_random = episode_config(tasks, _TASKS.value, 'random')

@@ -101,7 +101,7 @@ class BehaviorVocabulary:
     if not path.is_file():
       raise FileNotFoundError(
         f'{path} is missing: {folder} holds no vocabulary of behaviours;'
-        ' launch/prepare_behaviors.py makes one.'
+        ' launch/prepare_data.py makes one.'
       )
     try:
       manifest = json.loads(path.read_text(encoding='utf-8'))
@@ -113,7 +113,7 @@ class BehaviorVocabulary:
       normalizer = str(manifest['normalizer'])
     except (KeyError, TypeError, ValueError) as e:
       raise ValueError(
-        f'{path} was not written by launch/prepare_behaviors.py ({e!r}).'
+        f'{path} was not written by launch/prepare_data.py ({e!r}).'
       ) from e
     if version != _FORMAT_VERSION:
       raise ValueError(

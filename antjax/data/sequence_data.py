@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a folder of sequences that launch/prepare_sequences.py wrote.
+"""Reads a folder of sequences that launch/prepare_data.py wrote.
 
 Two ways to split users' events, chosen when the folder is opened:
 
@@ -84,11 +84,12 @@ class SequenceData:
       FileNotFoundError: There are no prepared data.
       ValueError: They are no sequences, or have no split of their own.
     """
+    folder = output_folder.find_view(folder, KIND)
     description = output_folder.load_description(folder)
     if description.get('kind') != KIND:
       raise ValueError(
         f'{folder} holds {description.get("name")}, no sequences;'
-        ' launch/prepare_sequences.py makes them.'
+        ' launch/prepare_data.py --views=sequences makes them.'
       )
     if split == 'source' and not description['has_user_split']:
       raise ValueError(

@@ -48,6 +48,13 @@ class Column:
   limit: float = math.inf
   separator: str = ''
 
+  @property
+  def wanted(self) -> str:
+    """What a value has to be, for messages."""
+    if math.isinf(self.limit):
+      return self.kind
+    return f'{self.kind} below {self.limit:.3g}'
+
 
 class Faults:
   """The first fault of each row: its column, a reason of one word, a message.
@@ -199,7 +206,7 @@ def _from_texts(
     name,
     'cast',
     lambda row: (
-      f'Could not convert "{texts[row].as_py()}" in "{name}" to {column.kind}'
+      f'Could not convert "{texts[row].as_py()}" in "{name}" to {column.wanted}'
     ),
   )
   num_empty = int(np.count_nonzero(is_empty))
@@ -289,7 +296,7 @@ def _from_numbers(
     name,
     'cast',
     lambda row: (
-      f'Could not convert {values[row].as_py()} in "{name}" to {column.kind}'
+      f'Could not convert {values[row].as_py()} in "{name}" to {column.wanted}'
     ),
   )
   return pa.array(numbers), num_empty

@@ -29,8 +29,6 @@ _JOBS = {
 # Those that do not: they start without JAX.
 _SCRIPTS = {
   'prepare-data': 'prepare_data',
-  'prepare-behaviors': 'prepare_behaviors',
-  'prepare-sequences': 'prepare_sequences',
   'prepare-text': 'lm.prepare_text',
   'make-antm2c-synthetic': 'clicks.make_synthetic',
   'encode-images': 'clicks.encode_images',

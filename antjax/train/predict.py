@@ -103,7 +103,7 @@ def evaluate(
 ) -> dict[str, float]:
   """See `Trainer.evaluate`; `predict` is from `make_predict`."""
   metrics = dict(metrics)
-  for arrays in _outputs(predict, placer, state, batches):
+  for arrays in outputs(predict, placer, state, batches):
     for metric in metrics.values():
       metric.update(**arrays)
   merged = merge_across_processes(metrics)
@@ -118,7 +118,7 @@ def collect(
 ) -> dict[str, np.ndarray]:
   """See `Trainer.predict`; `predict` is from `make_predict`."""
   parts: list[dict[str, np.ndarray]] = []
-  for arrays in _outputs(predict, placer, state, batches):
+  for arrays in outputs(predict, placer, state, batches):
     weight = arrays.pop('weight', None)
     if weight is not None:
       arrays = {name: x[weight > 0] for name, x in arrays.items()}
@@ -139,16 +139,13 @@ def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
   return {name: np.concatenate([x[name] for x in parts]) for name in parts[0]}
 
 
-def _outputs(
+def outputs(
   predict: Callable[[TrainState, StepInput], tuple[PyTree, jax.Array]],
   placer: BatchPlacer,
   state: TrainState,
   batches: Iterable[PyTree],
 ) -> Iterator[dict[str, np.ndarray]]:
-  """This process's outputs of each of its batches, 1-D arrays by name.
-
-  All processes go on until none has a batch left.
-  """
+  """See `Trainer.outputs`; `predict` is from `make_predict`."""
   feed = Feed(iter(batches))
   has_data = feed.open()
   # The outputs of one batch are fetched while the next one runs.

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trainer: init, step, fit and evaluate for any loss on any pytree."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -347,6 +347,20 @@ class Trainer:
     """
     predict = self._compiled(predict_fn)
     return predict_lib.collect(predict, self.placer, state, batches)
+
+  def outputs(
+    self,
+    state: TrainState,
+    batches: Iterable[PyTree],
+    predict_fn: Callable[..., Mapping[str, jax.Array]],
+  ) -> Iterator[dict[str, np.ndarray]]:
+    """Outputs of `evaluate`'s `predict_fn` for each of this process's batches.
+
+    1-D arrays by name, on the host. All processes iterate until none has a
+    batch left.
+    """
+    predict = self._compiled(predict_fn)
+    return predict_lib.outputs(predict, self.placer, state, batches)
 
   def _compiled(self, predict_fn: Callable[..., Any]) -> Callable[..., Any]:
     if predict_fn not in self._predict:

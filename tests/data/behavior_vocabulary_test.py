@@ -116,7 +116,7 @@ def test_no_texts_at_all(con, tmp_path):
 _KILLED = """
 import os, signal, sys
 import ibis, pyarrow as pa
-from antjax.input import behavior_vocabulary as bv, prepare
+from antjax.data import behavior_vocabulary as bv, prepare
 def kill(*arguments):
   os.kill(os.getpid(), signal.SIGKILL)
 setattr({where}, {name!r}, kill)
@@ -168,7 +168,7 @@ def test_two_at_once_are_refused(con, tmp_path):
 
 
 def test_what_is_no_vocabulary_is_named(con, tmp_path):
-  with pytest.raises(FileNotFoundError, match='prepare_behaviors.py makes one'):
+  with pytest.raises(FileNotFoundError, match='prepare_data.py makes one'):
     BehaviorVocabulary.open(tmp_path)
   append(con, tmp_path / 'v', {'a': 1}, 'day 1')
   manifest = tmp_path / 'v' / 'vocabulary.json'

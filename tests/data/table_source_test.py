@@ -27,7 +27,8 @@ COLUMNS = {
 def columns(kinds=COLUMNS, used=None, **options):
   defaults = {
     'label': 'click',
-    'time': 'when' if 'when' in kinds else '',
+    'limits': {'when': 2.0**63},
+    'needed': [],
     'empty': {'price': 0} if 'price' in kinds else {},
     'separator': {'tags': '|'} if 'tags' in kinds else {},
     'delimiter': ',',

@@ -19,8 +19,7 @@ import pytest
 
 import antjax
 from antjax.lm import transformer
-from antjax.meta import maml
-from antjax.meta import models as meta_models
+from antjax.meta import maml, task_network
 from tests.ctr.antm2c import model_test as click_models
 from tests.ctr.bahe import small_clicks
 from tests.ctr.bahe import store_tower_test as store_towers
@@ -134,7 +133,7 @@ def behaviours(pooling):
 
 
 def rating_loss():
-  levels = meta_models.RatingLevels()
+  levels = task_network.RatingLevels()
   return (
     jax.grad(lambda x, y: levels.loss(x, y).sum()),
     jnp.ones((4, 5)),

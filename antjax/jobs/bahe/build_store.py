@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Encodes all distinct behaviours with the low half of a language model.
 
-  python -m launch.build_behavior_store --vocabulary=data/ml-1m-text \
+  python -m launch.build_behavior_store --vocabulary=data/ml-1m \
       --model=data/minilm --num_low=3 --out=data/ml-1m-minilm-k3
 
 Encodes what the store lacks, and only that: a second run after a new day adds
@@ -18,8 +18,8 @@ jobs are. The store must be on a disk that all of them share. See docs/bahe.md.
 from collections.abc import Iterator
 import contextlib
 import dataclasses
+import functools
 import os
-import pathlib
 import socket
 import time
 from typing import Annotated, Any, Literal, TYPE_CHECKING
@@ -33,6 +33,7 @@ from antjax.ctr.bahe import store
 from antjax.ctr.bahe.encode import Encoder
 from antjax.ctr.bahe.manifest import Manifest
 from antjax.ctr.bahe.store_writer import StoreWriter
+from antjax.data import output_folder
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.jobs import job as job_lib
 from antjax.jobs import script
@@ -50,8 +51,8 @@ class Config:
 
   vocabulary: Annotated[
     str,
-    'Folder that launch/prepare_behaviors.py made, or that of its vocabulary.',
-  ] = 'data/ml-1m-text'
+    'Folder that launch/prepare_data.py made, or that of its vocabulary.',
+  ] = 'data/ml-1m'
   model: Annotated[
     str, 'Folder or GGUF file with a model and its tokenizer; see fetch_model.'
   ] = 'data/minilm'
@@ -171,15 +172,15 @@ def build(config: Config, agent: 'Agent | None' = None) -> int:
     for shard in _shards(config, writer.manifest, total, agent):
       # What others have done since, or a killed run has.
       now = _num_rows(writer.missing(0, total))
-      progress.update(total - now, num_examples=left - now)
+      progress.advance_to(total - now)
       left = now
       for start, stop in writer.missing(*shard):
         tokens, offsets = tokenizer(vocabulary.texts(start, stop))
-        show = _Shown(progress, total - left)
+        show = functools.partial(progress.advance_to, start=total - left)
         writer.write(start, encoder(tokens, offsets, show))
-        show(stop - start)  # Those without tokens too.
         num_done += stop - start
         left -= stop - start
+        progress.advance_to(total - left)  # Those without tokens too.
       if script.stop_request():
         return num_done
   if tokenizer.num_cut:
@@ -197,19 +198,6 @@ def build(config: Config, agent: 'Agent | None' = None) -> int:
     f' {num_done / took_s:,.0f} behaviours/s.'
   )
   return num_done
-
-
-class _Shown:
-  """Shows how many texts of a range are done."""
-
-  def __init__(self, progress: Progress, start: int):
-    self._progress, self._start, self._num_texts = progress, start, 0
-
-  def __call__(self, num_texts: int) -> None:
-    self._progress.update(
-      self._start + num_texts, num_examples=num_texts - self._num_texts
-    )
-    self._num_texts = num_texts
 
 
 def _encoder(config: Config) -> tuple[Encoder, Tokenizer]:
@@ -232,7 +220,7 @@ def _encoder(config: Config) -> tuple[Encoder, Tokenizer]:
 
 
 def _vocabulary(folder: str) -> BehaviorVocabulary:
-  inner = pathlib.Path(folder) / 'behaviors'
+  inner = output_folder.find_view(folder, 'examples') / 'behaviors'
   return BehaviorVocabulary.open(inner if inner.is_dir() else folder)
 
 

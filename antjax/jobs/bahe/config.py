@@ -5,9 +5,8 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from antjax.ctr.bahe.model import IdConfig
+from antjax.ctr.bahe.model import HeadConfig, IdConfig
 from antjax.ctr.bahe.table import Home
-from antjax.ctr.heads import HeadConfig
 from antjax.ctr.tuning import Tuning
 from antjax.jobs.training_config import LanguageConfig
 from antjax.metrics import click_metrics
@@ -19,8 +18,8 @@ class Config(LanguageConfig):
   """Training of a click model on textual behaviour."""
 
   run_dir: str = 'runs/bahe'
-  data: Annotated[str, 'Folder that launch/prepare_behaviors.py wrote.'] = (
-    'data/ml-1m-text'
+  data: Annotated[str, 'Folder that launch/prepare_data.py wrote.'] = (
+    'data/ml-1m'
   )
   store: Annotated[
     str, 'Store that launch/build_behavior_store.py wrote of it.'

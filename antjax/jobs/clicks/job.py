@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Trains a click model of several scenarios, and scores each of them.
 
-  python -m launch.prepare_behaviors --out=data/ml-1m-text
+  python -m launch.prepare_data --views=examples
   python -m launch.train_clicks --flagfile=launch/recipes/scenarios_ml1m.flags
 
 does it on MovieLens-1M, whose scenarios are three groups of ages; AntM2C's own
@@ -24,8 +24,10 @@ folder for each training.
 """
 
 import dataclasses
+import pathlib
 
-from antjax.ctr.models import build
+import numpy as np
+
 from antjax.jobs import job as job_lib
 from antjax.jobs.clicks import data as antm2c_data
 from antjax.jobs.clicks import report as antm2c_report
@@ -34,6 +36,8 @@ from antjax.jobs.clicks import table as antm2c_table
 from antjax.jobs.clicks.config import Config, INPUTS, POOLED
 from antjax.jobs.clicks.data import ScenarioData
 from antjax.jobs.clicks.training import ClickJob, SeedResult
+from antjax.metrics import by_slice as scores
+from antjax.networks import load
 
 
 def main(config: Config) -> None:
@@ -74,14 +78,25 @@ def train(config: Config, job: job_lib.Job) -> list[SeedResult]:
 def fill_table(config: Config, job: job_lib.Job) -> list[antm2c_table.Cell]:
   """Trains each model on each kind of inputs; returns the cells."""
   data = ScenarioData(config, job)
-  cells = []
+  name, cells = data.description['name'], list[antm2c_table.Cell]()
   for inputs in config.inputs:
     for model in config.models or _possible(data):
       cells.append(_cell(config, job, data, model, inputs))
       if job.is_main:
-        antm2c_table.write(config, job, data, cells)
+        antm2c_table.write(
+          job.run_dir, name, cells, config.score, config.best_metric
+        )
+
+  def sample(cell: antm2c_table.Cell) -> scores.Sampled:
+    logits = [
+      np.load(pathlib.Path(result.folder) / 'predictions.npz')['logit']
+      for result in cell.results
+    ]
+    columns = data.splits['test'].scored
+    return scores.sample(columns, logits, config.score, data.scenarios)
+
   if job.is_main and len(cells) > 1:
-    antm2c_table.write_differences(config, job, data, cells)
+    antm2c_table.write_differences(job.run_dir, name, cells, sample)
   return cells
 
 
@@ -116,7 +131,7 @@ def _cell(
 
 def _possible(data: ScenarioData) -> list[str]:
   """Models that need nothing that the data lack."""
-  lacking = set() if data.sizes.max_history else {'din', 'bst'}
+  lacking = set() if data.sizes.max_history else {'history'}
   if data.splits['train'].conversion is None:
-    lacking |= {*build.MULTI_TASK}
-  return [name for name in build.MODELS if name not in lacking]
+    lacking |= {'conversion'}
+  return [n for n, found in load.CLICK.items() if not found.needs & lacking]

@@ -11,7 +11,7 @@ from antjax.jobs import job as job_lib
 from antjax.jobs.clicks.config import Config, SearchConfig
 from antjax.jobs.clicks.data import ScenarioData
 from antjax.jobs.clicks.training import ClickJob
-from antjax.train.batches import gather_json
+from antjax.mesh.gather import gather_json
 
 if TYPE_CHECKING:
   import optuna

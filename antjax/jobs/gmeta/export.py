@@ -32,7 +32,7 @@ from antjax.jobs.gmeta.vocabulary import read_vocabulary
 from antjax.mesh import mesh as mesh_lib
 from antjax.meta import algorithms, meta_loss
 from antjax.meta import recommender as recommender_lib
-from antjax.meta.episodes import EpisodeConfig
+from antjax.meta.episode_config import EpisodeConfig
 from antjax.serving import delta, exporter, loader
 from antjax.serving import recommender as serving
 from antjax.train import checkpoint
@@ -100,7 +100,8 @@ def exported(
   run: TrainConfig, run_dir: str, step: int | None
 ) -> exporter.Exported:
   """A checkpoint of a run, on one device of this process."""
-  description = output_folder.load_description(run.data)
+  data = output_folder.find_view(run.data, 'tasks')
+  description = output_folder.load_description(data)
   run_identity.check(
     pathlib.Path(run_dir),
     {'data set': run_identity.of_data(description)},
@@ -152,7 +153,7 @@ def exported(
     trainer.params(state),
     serving.table_rows(recommender.tables, state.tables),
     vocabularies={
-      name: read_vocabulary(run.data, description, name)
+      name: read_vocabulary(data, description, name)
       for name in recommender.features
       if f'ids_{name}' in description['files']
     },

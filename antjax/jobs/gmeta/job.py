@@ -23,8 +23,8 @@ from antjax.jobs import job as job_lib
 from antjax.jobs.gmeta import report as gmeta_report
 from antjax.jobs.gmeta import scores as gmeta_scores
 from antjax.jobs.gmeta.config import Config
+from antjax.jobs.gmeta.data import Tasks
 from antjax.jobs.gmeta.methods import Methods
-from antjax.jobs.gmeta.tasks import Tasks
 from antjax.meta import algorithms
 from antjax.meta import recommender as recommender_lib
 
@@ -40,7 +40,9 @@ def main(config: Config) -> None:
 
 def train(config: Config, job: job_lib.Job) -> list[dict[str, Any]]:
   """Trains, evaluates and reports; returns the rows of the result table."""
-  description = output_folder.load_description(config.data)
+  description = output_folder.load_description(
+    output_folder.find_view(config.data, 'tasks')
+  )
   tasks = Tasks(config, description, job)
   network = algorithms.ALGORITHMS[config.algorithm].network
   recommender = recommender_lib.build(

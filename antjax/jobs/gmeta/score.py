@@ -3,7 +3,7 @@
 r"""Scores with an exported model: a file of task records, or one new user.
 
   python -m launch.score_gmeta --model=models/day1 \
-    --input=data/ml-1m/user_cold.arrow --out=scores.parquet
+    --input=data/ml-1m/tasks/user_cold.arrow --out=scores.parquet
 
 adapts to the support of each record and scores its query. Ids of the input are
 those of its own folder; they become the model's by their values. For one user
@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from antjax.data import output_folder, records
 from antjax.jobs.gmeta.vocabulary import read_vocabulary
-from antjax.meta.models import RatingLevels
+from antjax.meta.task_network import RatingLevels
 from antjax.report import progress
 from antjax.serving import scorer
 from antjax.serving.loader import Model

@@ -60,8 +60,8 @@ class HeldOutConfig:
 class SequencesConfig(JobConfig):
   """What is learned from, and what is ranked."""
 
-  data: Annotated[str, 'Folder that launch/prepare_sequences.py wrote.'] = (
-    'data/ml-1m-sequences'
+  data: Annotated[str, 'Folder that launch/prepare_data.py wrote.'] = (
+    'data/ml-1m'
   )
   split: Annotated[
     Literal['last', 'source'],

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Trains LLM-Rec: one language model that recommends in all domains.
 
-  python -m launch.prepare_sequences --out=data/ml-1m-sequences
+  python -m launch.prepare_data --views=sequences
   python -m launch.fetch_model
   python -m launch.local_cluster --hosts=2 --devices_per_host=4 -- \
     launch/train_llm_rec.py --flagfile=launch/recipes/llm_rec_ml1m.flags
@@ -24,7 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from antjax.ctr.llm_rec import evaluation, tuning
+from antjax.ctr import tuning
+from antjax.ctr.llm_rec import evaluation
 from antjax.ctr.llm_rec.vectors import VectorEncoder
 from antjax.ctr.tuning import frozen_share
 from antjax.jobs import job as job_lib

@@ -1,0 +1,204 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Data of launch/train_gmeta.py: task records to batches of episodes."""
+
+from collections.abc import Iterable, Iterator, Mapping
+import dataclasses
+import itertools
+import json
+from typing import Any
+
+import grain
+import jax
+
+from antjax.data import output_folder
+from antjax.jobs import identity as run_identity
+from antjax.jobs import job as job_lib
+from antjax.jobs.gmeta.config import Config
+from antjax.meta import episodes, evaluate, meta_io
+from antjax.meta.episode_config import Bucket, EpisodeConfig
+from antjax.metrics import by_task
+from antjax.shards import dataset, record_source
+
+# Folders of a run that hold checkpoints.
+MODELS = ('meta', 'joint')
+_BLOCK = 64  # Records that are looked at together.
+
+
+class Tasks:
+  """The training and evaluation tasks of one run.
+
+  Attributes:
+    made_of: For `run_identity`.
+    kind: Kind of the labels.
+    scenarios: Names of the evaluation splits.
+    features: Feature -> most values it has.
+  """
+
+  def __init__(
+    self,
+    config: Config,
+    description: Mapping[str, Any],
+    job: job_lib.Job,
+  ):
+    self._config, self._job = config, job
+    inner = dataclasses.asdict(config.inner)
+    self.made_of = {
+      'data set': run_identity.of_data(description),
+      'algorithm': config.algorithm,
+      'inner loop': json.loads(json.dumps(inner)),
+      'seed': config.seed,
+    }
+    run_identity.check(job.run_dir, self.made_of, models=MODELS)
+    described = config.model.chosen(description['features'])
+    self.features = {k: v['max_values'] for k, v in described.items()}
+    self._num_ids = {k: v['num_ids'] for k, v in described.items()}
+    self.kind: by_task.Kind = description.get('kind', 'rating')
+    self.scenarios: tuple[str, ...] = tuple(
+      description.get('scenarios', evaluate.SCENARIOS)
+    )
+    self._label = description.get('label', 'rating')
+    self._numeric = tuple(description.get('numeric', ()))
+    self._query_size = int(description.get('query_size', 10))
+    folder = output_folder.find_view(config.data, 'tasks')
+    self._sources = {
+      split: output_folder.open_split(folder, split)
+      for split in ('train', *self.scenarios)
+    }
+    whole = self._sources['train']
+    if not 0 < config.validation_tasks < len(whole):
+      raise ValueError(
+        f'validation_tasks={config.validation_tasks}: {config.data} has'
+        f' {len(whole)} training tasks; hold out at least 1 and not all.'
+      )
+    num_train = _before_task_at(whole, len(whole) - config.validation_tasks)
+    if not num_train:
+      raise ValueError(
+        f'validation_tasks={config.validation_tasks} leaves no task of'
+        f' {config.data} to train on: the {len(whole)} training records are of'
+        ' few tasks; lower it.'
+      )
+    self._train = record_source.SourceRange(whole, 0, num_train)
+    self._train_blocks = self._train
+    if description.get('format') in ('arrow', 'parquet'):
+      # Split and laid out by whole columns: an order of magnitude faster.
+      blocks = output_folder.open_split(folder, 'train', as_blocks=True)
+      self._train_blocks = record_source.SourceRange(blocks, 0, num_train)
+    self._validation = record_source.SourceRange(whole, num_train, len(whole))
+    self._held_out = {
+      int(record['task'])
+      for record in self._validation.read(0, len(whole) - num_train)
+    }
+
+  def sample_ids(self, num_batches: int) -> Iterator[Mapping[str, Any]]:
+    """batch['ids'] of training batches, this process's share of them."""
+    index, count = jax.process_index(), jax.process_count()
+    batches = meta_io.iter_episode_batches(
+      record_source.every(self._train, index, count),
+      self._episode_config(is_training=True),
+    )
+    for batch in itertools.islice(batches, num_batches):
+      yield batch['ids']
+
+  def validation(self, *, with_rows: bool) -> Iterator[episodes.Batch]:
+    """Episodes of the held-out training tasks, this process's share."""
+    return self._share(self._validation, with_rows)
+
+  def scenario(
+    self, name: str, *, with_rows: bool = False
+  ) -> Iterator[episodes.Batch]:
+    """Episodes of an evaluation split, this process's share.
+
+    Args:
+      name: Of the scenario.
+      with_rows: Whether each task's rows are grouped, so that they can adapt.
+    """
+    return self._share(self._sources[name], with_rows)
+
+  def mean_label(self) -> float:
+    """Mean label of the training rows."""
+    return evaluate.mean_label(
+      record_source.every(self._train, 0, 1), self._label
+    )
+
+  def _episode_config(self, *, is_training: bool) -> EpisodeConfig:
+    config = self._config
+    model = config.model
+    num_parts = len(self._job.mesh.local_devices)
+    if is_training and self._job.agent is None:
+      # Of a whole step; else of a micro-batch, as many as a plan says.
+      num_parts *= config.num_micro_batches
+    return EpisodeConfig(
+      buckets=tuple(
+        Bucket(size, slots * num_parts)
+        for size, slots in zip(
+          config.support_sizes, config.slots_per_device, strict=True
+        )
+      ),
+      features=self.features,
+      numeric=self._numeric,
+      label=self._label,
+      query_size=self._query_size,
+      # A slot may be as small as a row.
+      min_support=min(EpisodeConfig.min_support, config.support_sizes[-1]),
+      split=config.split,
+      id_dropout=self._of_items(model.id_dropout * is_training),
+      task_id_dropout=self._of_items(model.task_id_dropout * is_training),
+      seed=config.seed,
+    )
+
+  def _of_items(self, share: float) -> dict[str, float]:
+    return {'item': share} if 'item' in self.features else {}
+
+  def training(self, name: str, *, with_rows: bool) -> grain.IterDataset:
+    """Endless training batches of this process: a plain Grain data set."""
+    tasks = self._job.dataset(
+      self._train_blocks,
+      name=name,
+      shard_size=self._config.shard_size,
+      seed=self._config.seed,
+      key_field='record_key',
+    )
+    batches = meta_io.EpisodeBatches(
+      tasks,
+      self._episode_config(is_training=True),
+      unmark_fn=dataset.unmark_state,
+      num_records=len(self._train_blocks),
+    )
+    return batches.map(self._with_rows) if with_rows else batches
+
+  def _share(
+    self, source: record_source.RecordSource, with_rows: bool
+  ) -> Iterator[episodes.Batch]:
+    """Batches of every P-th record, the same split each time."""
+    index, count = jax.process_index(), jax.process_count()
+    mine: Iterable[record_source.Record] = record_source.every(
+      source, index, count
+    )
+    if source is not self._validation:
+      # Their ratings were not trained on: they are no warm users.
+      mine = (r for r in mine if int(r['task']) not in self._held_out)
+    batches = meta_io.iter_episode_batches(
+      mine, self._episode_config(is_training=False)
+    )
+    return map(self._with_rows, batches) if with_rows else batches
+
+  def _with_rows(self, batch: episodes.Batch) -> episodes.Batch:
+    return episodes.with_task_rows(batch, num_ids=self._num_ids)
+
+
+def _before_task_at(source: record_source.RecordSource, place: int) -> int:
+  """Place of the first record of the task that has a record at `place`.
+
+  A long task is cut into several records, which lie side by side.
+  """
+  task = int(source.read(place, place + 1)[0]['task'])
+  while place:
+    before = source.read(max(place - _BLOCK, 0), place)
+    same = list(
+      itertools.takewhile(lambda r: int(r['task']) == task, reversed(before))
+    )
+    place -= len(same)
+    if len(same) < len(before):
+      break
+  return place

@@ -1,0 +1,330 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A job of slow and fast workers on paper: what would a policy do?
+
+Steps, batch times, heartbeats, decisions and restarts are played on a clock of
+numbers; Monitor, policy and Controller are the real ones. Everything is
+deterministic, so that decisions can be compared with recorded ones; the times
+are synthetic. `replay` feeds batch times recorded elsewhere.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+import dataclasses
+import math
+import random
+from typing import Any
+
+from antjax.elastic import actions
+from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic.controller import Controller, ControllerConfig
+from antjax.elastic.monitor import Monitor
+from antjax.elastic.policy import Policy
+from antjax.elastic.windows import MonitorConfig
+
+_JOB = 'simulated'
+_Row = dict[str, Any]  # What a worker says of a step.
+
+# (index of the worker, seconds since the job began) -> times slower.
+Slowness = Callable[[int, float], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+  """A job to simulate.
+
+  Attributes:
+    name: For people.
+    slowness: Of each worker, over time.
+    device_kinds: One for each worker.
+    num_micro_batches: Of a worker in a step, as the job is set up.
+    num_steps: Full steps to train for.
+    s_per_micro_batch: Of a worker with slowness 1.
+    samples_per_micro_batch: Records.
+    overhead_s: Of a step: exchange and update.
+    noise: Largest share by which a worker's time varies from step to step.
+    restart_s: From a kill to the first step of the next generation.
+    commit_s: Between checkpoints; work since the last is repeated.
+  """
+
+  name: str
+  slowness: Slowness
+  device_kinds: Sequence[str] = ('cpu',) * 4
+  num_micro_batches: int = 8
+  num_steps: int = 1200
+  s_per_micro_batch: float = 0.125
+  samples_per_micro_batch: int = 32
+  overhead_s: float = 0.01
+  noise: float = 0.02
+  restart_s: float = 20.0
+  commit_s: float = 60.0
+
+  @property
+  def num_workers(self) -> int:
+    return len(self.device_kinds)
+
+  @property
+  def total_micro_batches(self) -> int:
+    return self.num_steps * self.num_workers * self.num_micro_batches
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+  """An action, when it was taken, and the step that it came after."""
+
+  now: float
+  step: int
+  action: actions.Action
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """How a simulated job went.
+
+  Attributes:
+    job_s: Until all work was committed.
+    ideal_s: The same work at all workers' speeds added, without overhead and
+      restarts.
+    num_steps: Steps made, those that were repeated among them.
+    num_generations: Of the job.
+    decisions: In order.
+  """
+
+  job_s: float
+  ideal_s: float
+  num_steps: int
+  num_generations: int
+  decisions: tuple[Decision, ...]
+
+  @property
+  def share_of_ideal(self) -> float:
+    return self.ideal_s / self.job_s
+
+
+def _one_of(times: float) -> Slowness:
+  return lambda worker, now: times if worker == 3 else 1.0
+
+
+def _transient(worker: int, now: float) -> float:
+  return 4.0 if worker == 3 and now % 240 < 60 else 1.0
+
+
+def _rotating(worker: int, now: float) -> float:
+  return 4.0 if worker == int(now // 120) % 4 else 1.0
+
+
+SCENARIOS: tuple[Scenario, ...] = (
+  Scenario('none', lambda worker, now: 1.0),
+  Scenario('x2_one_of_4', _one_of(2.0)),
+  Scenario('x4_one_of_4', _one_of(4.0)),
+  Scenario('x10_one_of_4', _one_of(10.0)),
+  Scenario(
+    'classes_1_2',
+    lambda worker, now: 2.0 if worker >= 2 else 1.0,
+    device_kinds=('new', 'new', 'old', 'old'),
+  ),
+  Scenario('transient_x4', _transient),
+  Scenario('rotating_x4', _rotating),
+)
+
+
+def _tell(
+  watch: Monitor, row: _Row, generation: int, clock_s: float = 0.0
+) -> None:
+  """Tells a Monitor of a worker's step; `clock_s` is its clock's error."""
+  names = ('step', 'compute_s', 'wait_s', 'num_micro_batches', 'num_samples')
+  time = {name: row[name] for name in names}
+  time['end_unix_s'] = clock_s + row['now']
+  beat = pb.HeartbeatRequest(
+    head=pb.Head(job=_JOB, client=row['worker'], generation=generation),
+    step=row['step'],
+    device_kind=row['device_kind'],
+    num_devices=1,
+    batch_times=[pb.BatchTime(**time)],
+  )
+  watch.record_heartbeat(beat, row['now'])
+
+
+@dataclasses.dataclass
+class _Run:
+  """A job under way."""
+
+  scenario: Scenario
+  noise: random.Random
+  now: float = 0.0
+  step: int = 0
+  generation: int = 1
+  num_done: int = 0  # Micro-batches.
+  plan: pb.Plan = dataclasses.field(
+    default_factory=lambda: pb.Plan(lr_scale=1.0)
+  )
+  cured: set[int] = dataclasses.field(default_factory=set)
+  # Of the last checkpoint: time, step, micro-batches.
+  commit: tuple[float, int, int] = (0.0, 0, 0)
+
+  def names(self) -> list[str]:
+    return [f'w{at}' for at in range(self.scenario.num_workers)]
+
+  def speeds(self) -> list[float]:
+    """Seconds of a micro-batch of each worker now."""
+    return [
+      self.scenario.s_per_micro_batch
+      * (1.0 if at in self.cured else self.scenario.slowness(at, self.now))
+      for at in range(self.scenario.num_workers)
+    ]
+
+  def make_step(self) -> list[_Row]:
+    """Makes a step; returns what the workers say of it."""
+    scenario = self.scenario
+    counts, times = [], []
+    for name, each in zip(self.names(), self.speeds()):
+      count = self.plan.num_micro_batches.get(name, scenario.num_micro_batches)
+      if self.plan.deadline_s and count:
+        count = min(count, max(1, math.ceil(self.plan.deadline_s / each)))
+      vary = 1 + scenario.noise * (2 * self.noise.random() - 1)
+      counts.append(count)
+      times.append(count * each * vary)
+    longest = max(times)
+    self.now += longest + scenario.overhead_s
+    self.step += 1
+    self.num_done += sum(counts)
+    return [
+      {
+        'now': self.now,
+        'worker': name,
+        'device_kind': scenario.device_kinds[at],
+        'step': self.step,
+        'compute_s': times[at],
+        'wait_s': longest - times[at] + scenario.overhead_s,
+        'num_micro_batches': counts[at],
+        'num_samples': counts[at] * scenario.samples_per_micro_batch,
+      }
+      for at, name in enumerate(self.names())
+    ]
+
+  def apply(self, action: actions.Action) -> None:
+    """Carries an action out."""
+    self.plan.version += 1
+    actions.change_plan(self.plan, action)
+    if isinstance(action, actions.KillRestart):
+      self.cured.add(self.names().index(action.worker))
+
+  def restart(self) -> None:
+    """Begins a new generation at the last checkpoint."""
+    self.generation += 1
+    _, self.step, self.num_done = self.commit
+    self.now += self.scenario.restart_s
+    self.commit = (self.now, self.step, self.num_done)
+
+  def is_commit_due(self) -> bool:
+    return self.now - self.commit[0] >= self.scenario.commit_s
+
+
+def _ideal_s(scenario: Scenario, tick_s: float = 1.0) -> float:
+  """Time of the work if all workers were busy all the time."""
+  now, left = 0.0, float(scenario.total_micro_batches)
+  while True:
+    rate = sum(
+      1 / (scenario.s_per_micro_batch * scenario.slowness(at, now))
+      for at in range(scenario.num_workers)
+    )
+    if rate * tick_s >= left:
+      return now + left / rate
+    now, left = now + tick_s, left - rate * tick_s
+
+
+def simulate(
+  scenario: Scenario,
+  policy: Policy,
+  *,
+  monitor: MonitorConfig | None = None,
+  controller: ControllerConfig | None = None,
+  seed: int = 0,
+) -> Outcome:
+  """Plays a job to its end.
+
+  KILL_RESTART replaces a slow host by one with slowness 1.
+
+  Args:
+    scenario: What is slow, and when.
+    policy: Decides.
+    monitor: Windows and thresholds; None: the defaults.
+    controller: Periods and budgets; None: the defaults.
+    seed: Of the noise.
+  """
+  run = _Run(scenario, random.Random(seed))
+  watch = Monitor(monitor or MonitorConfig())
+  control = Controller(policy, controller or ControllerConfig())
+  decisions: list[Decision] = []
+  num_steps, total = 0, scenario.total_micro_batches
+  while run.num_done < total:
+    for at, row in enumerate(run.make_step(), 1):
+      _tell(watch, row, run.generation, 1e6 * at)  # Clocks do not agree.
+    num_steps += 1
+    if run.is_commit_due():
+      run.commit = (run.now, run.step, run.num_done)
+      watch.note_commit(_JOB, run.now)
+    left = (total - run.num_done) * scenario.samples_per_micro_batch
+    watch.note_remaining(_JOB, left)
+    if not control.is_due(_JOB, run.now):
+      continue
+    taken = control.decide(watch.view(_JOB, run.now), run.now)
+    for action in taken:
+      decisions.append(Decision(run.now, run.step, action))
+      run.apply(action)
+    if taken:
+      watch.note_plan(_JOB, run.plan, run.now)
+    if any(isinstance(action, actions.KillRestart) for action in taken):
+      run.restart()
+  return Outcome(
+    run.now, _ideal_s(scenario), num_steps, run.generation, tuple(decisions)
+  )
+
+
+def record(scenario: Scenario, seed: int = 0) -> list[_Row]:
+  """Returns the batch times of a job that nobody steers, for `replay`."""
+  run = _Run(scenario, random.Random(seed))
+  trace = []
+  while run.num_done < scenario.total_micro_batches:
+    trace += [
+      {
+        name: round(value, 6) if isinstance(value, float) else value
+        for name, value in row.items()
+      }
+      for row in run.make_step()
+    ]
+  return trace
+
+
+def replay(
+  trace: Iterable[_Row],
+  policy: Policy,
+  *,
+  monitor: MonitorConfig | None = None,
+  controller: ControllerConfig | None = None,
+) -> list[Decision]:
+  """Returns what a policy would have decided on recorded batch times.
+
+  The trace does not follow the decisions: counts in it stay what they were.
+
+  Args:
+    trace: Values as `record` gives them, in order of time; `generation` may be
+      there as well.
+    policy: Decides.
+    monitor: Windows and thresholds; None: the defaults.
+    controller: Periods and budgets; None: the defaults.
+  """
+  watch = Monitor(monitor or MonitorConfig())
+  control = Controller(policy, controller or ControllerConfig())
+  plan = pb.Plan(lr_scale=1.0)
+  decisions = []
+  for row in trace:
+    now = row['now']
+    _tell(watch, row, row.get('generation', 1))
+    if not control.is_due(_JOB, now):
+      continue
+    for action in control.decide(watch.view(_JOB, now), now):
+      decisions.append(Decision(now, row['step'], action))
+      plan.version += 1
+      actions.change_plan(plan, action)
+      watch.note_plan(_JOB, plan, now)
+  return decisions
