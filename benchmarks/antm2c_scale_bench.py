@@ -32,8 +32,8 @@ from benchmarks import worker_process
 
 
 def _define_flags() -> None:
-  flags.DEFINE_list('rows', ['1000000', '10000000'], 'Of each run.')
-  flags.DEFINE_string('model', 'mlp', 'Of launch/train_clicks.')
+  flags.DEFINE_list('rows', ['1000000', '10000000'], 'Rows of each run.')
+  flags.DEFINE_string('model', 'mlp', 'Model of launch/train_clicks.')
   flags.DEFINE_integer('batch_rows', 2048, 'Clicks of a step.', 1)
   flags.DEFINE_string('work', '', 'Folder for files; empty: temporary.')
 

@@ -58,7 +58,7 @@ _BATCH = flags.DEFINE_integer('batch_size', 1024, 'Records in a batch.', 1)
 _SHARD = flags.DEFINE_integer(
   'records_in_shard', 4096, 'Records in a shard.', 1
 )
-_SECONDS = flags.DEFINE_float('turn_s', 1.0, 'Of a turn.', 0.01)
+_SECONDS = flags.DEFINE_float('turn_s', 1.0, 'Length of a turn.', 0.01)
 _ROUNDS = flags.DEFINE_integer('num_turns', 9, 'Turns of each side.', 1)
 _GROUP_SIZES = flags.DEFINE_list('group_sizes', ['1', '16'], 'See above.')
 _THREADS = flags.DEFINE_list(

@@ -58,7 +58,7 @@ from antjax.shards.ledger_spec import LedgerSpec
 _DATA = flags.DEFINE_string(
   'folder', 'data/ml-1m-time', 'MovieLens-1M, prepared in time.'
 )
-_COPIES = flags.DEFINE_integer('copies', 8, 'Of the tasks.', 1)
+_COPIES = flags.DEFINE_integer('copies', 8, 'Copies of the tasks.', 1)
 _TURNS = flags.DEFINE_integer('turns', 5, 'Turns of each side.', 1)
 _BLOCK = flags.DEFINE_integer('block_size', 1024, 'Tasks in a block.', 1)
 _TASKS = flags.DEFINE_integer('num_slots', 512, 'Task slots in a batch.', 8)

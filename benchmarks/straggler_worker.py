@@ -41,7 +41,8 @@ class Job:
     num_epochs: Passes over them.
     seq_len: Tokens of a sequence.
     rows: Sequences of a micro-batch.
-    num_micro_batches: Of each worker in a step, where no plan says otherwise.
+    num_micro_batches: Number of micro-batches of each worker in a step, where
+      no plan says otherwise.
     dim: Width of the model.
     num_layers: Its depth.
     shard_size: Sequences of a lease.

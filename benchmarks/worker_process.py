@@ -37,8 +37,8 @@ class WorkerProcess:
 
     Args:
       name: For messages.
-      args: Of the Python interpreter.
-      env: Added to the environment.
+      args: Arguments of the Python interpreter.
+      env: Variables added to the environment.
     """
     self._name = name
     self._process = subprocess.Popen(

@@ -79,7 +79,7 @@ class ArrowSource:
       last = self._file.get_batch(num_blocks - 1).num_rows
       self._num_records = (num_blocks - 1) * self._block_size + last
 
-  def __reduce__(self) -> tuple[Any, ...]:  # Another process opens it anew.
+  def __reduce__(self) -> tuple[Any, ...]:  # Another process reopens it.
     return _open, (self._path, self._schema, self._as_blocks)
 
   def __len__(self) -> int:

@@ -174,7 +174,7 @@ class Examples:
 
 
 ORDER = ('split', 'time', 'row', 'draw')
-_MAX_JOINS = 12  # Of one query: ibis goes down them by recursion.
+_MAX_JOINS = 12  # Per query: ibis recurses into them.
 Stored = Callable[[str, ir.Table], ir.Table]
 
 

@@ -35,7 +35,7 @@ from antjax.data import behavior_text, prepare, record_writer
 from antjax.data.records import Field
 
 PAD, UNK = 0, 1
-SPECIAL_TEXTS = ('', '[UNK]')  # Of the rows 0 and 1; no file holds them.
+SPECIAL_TEXTS = ('', '[UNK]')  # Texts of rows 0 and 1; no file holds them.
 MANIFEST = 'vocabulary.json'
 _FORMAT_VERSION = 1
 _ROW_GROUP = 16_384
@@ -49,7 +49,7 @@ class Append:
 
   Attributes:
     source: Fingerprint of the data; data with the same one are added once.
-    number: Of the files.
+    number: Number in the names of the files.
     first: First id that is new.
     num_new: Texts that are new.
     num_events: Occurrences that were counted.

@@ -6,7 +6,7 @@ Source: Ni et al. 2019, "Justifying recommendations using distantly-labeled
 reviews and fine-grained aspects" (https://aclanthology.org/D19-1018). Of a
 domain there are `meta_<Domain>.json.gz`, a JSON object a line with asin and
 title, and `<Domain>.csv`, lines of item, user, rating and time in seconds,
-without a header. DuckDB reads them, whatever engine goes on from there.
+without a header. DuckDB reads them, whatever engine takes over from there.
 """
 
 from collections.abc import Sequence

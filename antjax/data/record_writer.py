@@ -145,7 +145,7 @@ def write_array_record(
 def _regroup(
   batches: Iterable[pa.RecordBatch], schema: pa.Schema, size: int
 ) -> Iterator[pa.Table]:
-  """Casts batches and cuts them anew into tables of `size` rows."""
+  """Casts batches and cuts them again into tables of `size` rows."""
   waiting: list[pa.Table] = []
   num_rows = 0
   for batch in batches:

@@ -82,7 +82,7 @@ class ParquetSource:
     ]
     self._starts = np.cumsum([0, *sizes])
 
-  def __reduce__(self) -> tuple[Any, ...]:  # Another process opens it anew.
+  def __reduce__(self) -> tuple[Any, ...]:  # Another process reopens it.
     return open_source, (self._path, self._schema, self._as_blocks)
 
   def __len__(self) -> int:
@@ -143,7 +143,7 @@ class ArrayRecordSource:
       }
       record_schema.check_schema('ArrayRecordSource', self._path, schema, kinds)
 
-  def __reduce__(self) -> tuple[Any, ...]:  # Another process opens it anew.
+  def __reduce__(self) -> tuple[Any, ...]:  # Another process reopens it.
     return type(self), (self._path, self._schema)
 
   def __len__(self) -> int:

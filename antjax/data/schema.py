@@ -28,8 +28,8 @@ class TableColumns:
 
   Attributes:
     columns: Column -> type; of a text file all of them, in their order.
-    empty: Column of numbers -> what an empty field stands for.
-    separator: Column with many values in a row -> what stands between them in
+    empty: Column of numbers -> the value of an empty field.
+    separator: Column with many values in a row -> the text between them in
       a text; Parquet files may have lists of texts or integers instead. Its
       values are texts.
     delimiter: Delimiter of a text file.

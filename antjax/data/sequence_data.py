@@ -165,7 +165,7 @@ class SequenceData:
       without: Domain to leave out, so that it is new in the test (zero-shot).
       num_users: Users to draw of those with examples in any domain, so that
         models of one domain and of all have the same; 0: all.
-      seed: Of that draw.
+      seed: Seed of that sample.
 
     Raises:
       ValueError: No such domain, or a negative number of users.

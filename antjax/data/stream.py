@@ -40,7 +40,7 @@ class FileStream:
 
     Args:
       folder: It exists; it may be empty.
-      suffix: Of the files, .array_record, .parquet or .arrow.
+      suffix: Suffix of the files, .array_record, .parquet or .arrow.
       schema: See `records.open_source`.
 
     Raises:

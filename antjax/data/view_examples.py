@@ -44,7 +44,7 @@ from antjax.data.events import Events
 from antjax.data.schema import Schema
 
 _VERSION = 3
-_MAX_DOMAINS = 32  # Of which each is a sequence of its own.
+_MAX_DOMAINS = 32  # Each is a sequence of its own.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

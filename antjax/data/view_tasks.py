@@ -246,7 +246,7 @@ def _cut_lists(
       most,
     )
     rows = rows.mutate(**{name: rows[name][:most]})
-  # Of a feature with a width of 1, readers expect an id and no list.
+  # For a feature of width 1, readers expect an id, not a list.
   return rows, {n: max(2, min(w, most)) for n, w in widths.items()}
 
 

@@ -57,7 +57,7 @@ def main() -> None:
       f'{name or "no command"}: give one of {", ".join(sorted(COMMANDS))}.'
     )
   module = importlib.import_module(f'antjax.jobs.{COMMANDS[name]}')
-  if hasattr(module, 'run'):  # It takes what stands behind `--`.
+  if hasattr(module, 'run'):  # It takes the arguments after `--`.
     module.run()
   elif name in _JOBS:
     from antjax.jobs import job

@@ -57,7 +57,7 @@ def hidden(
     config: The model.
     params: From `transformer.init` or `load_pretrained`, in the dtype to
       compute in.
-    lanes: The texts. A text lies in one row.
+    lanes: The texts. Each text is in one row.
     num_chunks: Parts that run after one another; divides the rows of each lane.
     at: int32 [M], the slots that are wanted; None: all. With one chunk the last
       layer's MLP runs for no others.

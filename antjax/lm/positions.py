@@ -69,8 +69,8 @@ def extend_learned(
   al. 2020, https://arxiv.org/abs/2004.05150, section 5).
 
   Args:
-    config: Of a model with positions='learned'; others are returned as they
-      are.
+    config: Configuration of a model with positions='learned'; others are
+      returned as they are.
     params: Its parameters.
     max_positions: Positions to have; fewer than now changes nothing.
   """

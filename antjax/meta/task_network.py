@@ -134,7 +134,7 @@ class LabelKind:
 
   @classmethod
   def of(cls, kind: str) -> 'LabelKind':
-    """Of 'rating' (cross-entropy of the levels) or 'click' (binary)."""
+    """Loss of 'rating' (cross-entropy of the levels) or 'click' (binary)."""
     if kind == 'click':
       return cls(1, optax.sigmoid_binary_cross_entropy, click_columns)
     if kind == 'rating':

@@ -257,7 +257,7 @@ def transient_bytes(layout: Layout, regather: bool) -> int:
   update: the gradient at the optimizer's level.
 
   Args:
-    layout: Of the state.
+    layout: Layout of the state.
     regather: As for `Trainer`.
   """
   paro, mesh = layout.paro, layout.mesh

@@ -170,7 +170,7 @@ def test_user_vectors_of_one_run_are_features_of_another(folder, tmp_path):
   options = {'tower': 'none', 'user_embeddings': str(exported)}
   other = train(folder, tmp_path / 'ids', **options)
   assert math.isfinite(other['test']['log_loss'])
-  # The run does not go on with another export, nor with one of other data.
+  # The run does not resume with another export, nor with one of other data.
   path = exported / 'made_of.json'
   made_of = json.loads(path.read_text())
   path.write_text(json.dumps(made_of | {'name': 'other'}))

@@ -109,7 +109,7 @@ def test_a_batch_is_ready_when_its_slots_can_be_filled():
   assert packed([SMALL, SMALL, LARGE, LARGE]).ready()
   assert packed([SMALL] * 4).ready()  # A small task may take a large slot.
   assert not packed([LARGE] * 4).ready()
-  assert packed([LARGE] * 12).ready()  # Too many wait: go on part empty.
+  assert packed([LARGE] * 12).ready()  # Too many wait: continue part empty.
 
 
 def test_tasks_take_the_smallest_slots_and_then_larger_ones():

@@ -52,8 +52,8 @@ class SequenceEncoder:
     """The high half of a language model's parameters, and the null vectors.
 
     Args:
-      pretrained: Of the whole model, from `lm.pretrained.load_pretrained` or
-        `lm.transformer.init`.
+      pretrained: Parameters of the whole model, from
+        `lm.pretrained.load_pretrained` or `lm.transformer.init`.
     """
     shape = (self.num_sequences, self.dim)
     return {

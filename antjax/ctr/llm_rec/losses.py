@@ -110,10 +110,10 @@ def losses(
   'device'.
 
   Args:
-    config: Of the loss.
+    config: Configuration of the loss.
     user_BD: Vectors of the users.
     item_UD: Vectors of this device's distinct items.
-    factor: Of the scores.
+    factor: Factor on the scores.
     batch: 'target' int32 [B] and for own 'negatives' int32 [B, J], rows of
       item_UD, -1 for none. For pools 'items' int32 [U], 0 for none,
       'item_domain' int32 [U], 'in_pool' [U], 'log_q' float32 [U], 'domain'

@@ -7,7 +7,7 @@
 (Tang et al. 2025, https://arxiv.org/abs/2310.14304, section 3). T are titles;
 the user's are those of their last items in all domains, so that nothing in the
 model knows a domain or an id. Its parameters are {'lm': the language model's,
-'head': what stands behind it}.
+'head': the head's}.
 """
 
 from collections.abc import Sequence
@@ -93,9 +93,9 @@ class LLMRec:
 
   Attributes:
     lm: The language model.
-    pooling: Of a text's outputs.
-    vector: What is done to them; its own pooling is not read.
-    loss_config: Of the loss.
+    pooling: How a text's outputs are pooled.
+    vector: Vector options; their own pooling is not read.
+    loss_config: Configuration of the loss.
     num_chunks: Parts that a step's texts are encoded in, see
       `antjax.lm.packed`: more take less memory and a third more time.
   """
@@ -131,9 +131,10 @@ class LLMRec:
     """A language model's parameters, less its output layer, and the head.
 
     Args:
-      key: Of the head.
+      key: Random key of the head's parameters.
       pretrained: The language model's.
-      rarity_V: Of the tokens, for `vector.word_dim`; see `TextMaker.rarity`.
+      rarity_V: Rarity of each token, [V], for `vector.word_dim`; see
+        `TextMaker.rarity`.
     """
     head: dict[str, Any] = {}
     if self.vector.word_dim:

@@ -62,7 +62,7 @@ class Config:
   num_low: Annotated[int, 'k: layers below the cut. 0: embeddings only.'] = 3
   dtype: Annotated[
     manifest_lib.Dtype,
-    'Of the stored numbers; int8 has an fp32 scale a row.',
+    'Dtype of the stored numbers; int8 has an fp32 scale per row.',
   ] = 'float16'
   max_tokens: Annotated[
     int, 'Longer texts are cut to so many tokens, special ones included.'

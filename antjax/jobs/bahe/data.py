@@ -132,7 +132,7 @@ class Clicks:
       prepare: `ClickModel.prepare`.
       with_index: Add 'index' int32 [B], the number of the example; always of
         the whole split.
-      title: Of a progress bar; '': none.
+      title: Title of the progress bar; '': no bar.
     """
     size = self.rows_per_device * self._num_devices
     limit = 0 if with_index else self._config.eval_examples
@@ -194,7 +194,7 @@ class Clicks:
 
   @functools.cached_property
   def standardizer(self) -> batches.Standardizer | None:
-    """Of the numeric features, from the training examples; None without any."""
+    """Standardizer of the numeric features, fitted on `train`, if any."""
     if not self.sizes.num_numeric:
       return None
     return batches.Standardizer.of(

@@ -173,7 +173,7 @@ class BaheJob:
     Args:
       state: To score.
       split: Its name.
-      title: Of a progress bar; '': none.
+      title: Title of the progress bar; '': no bar.
     """
     return self.trainer.evaluate(
       state,

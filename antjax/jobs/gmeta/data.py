@@ -29,7 +29,7 @@ class Tasks:
   """The training and evaluation tasks of one run.
 
   Attributes:
-    made_of: For `run_identity`.
+    made_of: Fingerprints of the inputs, for `run_identity`.
     kind: Kind of the labels.
     scenarios: Names of the evaluation splits.
     features: Feature -> most values it has.
@@ -110,7 +110,7 @@ class Tasks:
     """Episodes of an evaluation split, this process's share.
 
     Args:
-      name: Of the scenario.
+      name: Name of the scenario.
       with_rows: Whether each task's rows are grouped, so that they can adapt.
     """
     return self._share(self._sources[name], with_rows)
@@ -126,7 +126,7 @@ class Tasks:
     model = config.model
     num_parts = len(self._job.mesh.local_devices)
     if is_training and self._job.agent is None:
-      # Of a whole step; else of a micro-batch, as many as a plan says.
+      # Batch of a whole step; else of a micro-batch, as many as a plan says.
       num_parts *= config.num_micro_batches
     return EpisodeConfig(
       buckets=tuple(

@@ -88,7 +88,8 @@ def _read_user(path: str, label_kind: str = '') -> dict[str, Any]:
 
   Args:
     path: The file.
-    label_kind: Of the model's labels, 'rating' or 'click'; '' if not known.
+    label_kind: Kind of the model's labels, 'rating' or 'click'; '' if not
+      known.
 
   Raises:
     ValueError: It is no JSON object with 'support', 'labels' and 'query', or a

@@ -61,9 +61,9 @@ def start_from(
 ) -> TrainState:
   """Starts a model from one that was trained on other data.
 
-  Dense parameters go on as they are. A value that both data sets have keeps its
-  row, at its new id; the rows of new values, the optimizers' state and the step
-  are those of `state`.
+  Dense parameters are kept as they are. A value that both data sets have keeps
+  its row, at its new id; the rows of new values, the optimizers' state and the
+  step are those of `state`.
 
   Args:
     init_from: Run folder of train_gmeta, or one of its checkpoints.

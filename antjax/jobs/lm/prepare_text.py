@@ -29,7 +29,7 @@ from antjax.lm import tokenizer as tokenizer_lib
 from antjax.report import job_report
 
 SPLITS = ('train', 'validation')
-_VERSION = 1  # Of what is made from the same settings.
+_VERSION = 1  # Version of the output for equal settings.
 _BATCH = 256  # Documents that are tokenized at once.
 _GROUP_TOKENS = 1 << 16
 _MAX_GROUP = 4096  # Documents.
