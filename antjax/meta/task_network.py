@@ -170,7 +170,7 @@ class RatingLevels:
     """Cross-entropy [B] of ratings [B], each taken as its nearest level.
 
     It cannot refuse a rating off the levels, in a compiled step: whoever
-    prepares the data does, as `antjax.data.table_raw` does.
+    prepares the data does, as `antjax.data.view_tasks` does.
     """
     logits_BL = self.logits(outputs)
     levels = jnp.asarray(self.levels, logits_BL.dtype)

@@ -54,7 +54,7 @@ def comm_seconds(code: str, setting: Setting) -> float:
   paro = PaRO.from_code(code)
   s = setting
   flat_share = 1 - 1 / (s.num_groups * s.group_size)
-  # Of a volume of one bit: a flat ring over all, a ring inside the groups, and
+  # Times of one bit: a flat ring over all, a ring inside the groups, and
   # one between the groups in which each device moves its lane's part.
   flat = flat_share / s.inter_bits_per_s
   intra = (1 - 1 / s.group_size) / s.intra_bits_per_s
