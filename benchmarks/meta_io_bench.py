@@ -45,6 +45,7 @@ from antjax.data import (
   events,
   movielens,
   output_folder,
+  record_schema,
   record_writer,
   records,
   view_melu,
@@ -92,9 +93,13 @@ def _lists(record: record_source.Record) -> list[np.ndarray]:
   return [row[row >= 0] for row in record['genres']]
 
 
-def _schema(tasks: Sequence[record_source.Record]) -> dict[str, records.Field]:
+def _schema(
+  tasks: Sequence[record_source.Record],
+) -> dict[str, record_schema.Field]:
   width = tasks[0]['genres'].shape[1]
-  return dict(movielens.SCHEMA) | {'genres': records.Field('int32', 2, width)}
+  return dict(movielens.SCHEMA) | {
+    'genres': record_schema.Field('int32', 2, width)
+  }
 
 
 def episode_config(
@@ -342,17 +347,17 @@ def main(argv: Sequence[str]) -> None:
   with tempfile.TemporaryDirectory(dir=_DATA.value, prefix='.bench-') as folder:
     arrow = pathlib.Path(folder) / 'tasks.arrow'
     parquet = pathlib.Path(folder) / 'tasks.parquet'
-    record_writer.write_arrow(
+    record_writer.write(
       arrow,
       repeated(tasks, _COPIES.value),
       _schema(tasks),
       block_size=_BLOCK.value,
     )
-    record_writer.write_parquet(
+    record_writer.write(
       parquet,
       repeated(tasks, _COPIES.value),
       _schema(tasks),
-      row_group_size=_BLOCK.value,
+      block_size=_BLOCK.value,
     )
     text = RowText(pathlib.Path(folder) / 'rows.txt', tasks)
     os.sync()  # What is not on the disk yet cannot be dropped.

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from antjax.data import behavior_examples, output_folder, prepare, record_writer
 from antjax.data.behavior_examples import RowLayout, SPLITS
-from antjax.data.records import Field
+from antjax.data.record_schema import Field
 
 SCHEMA: Mapping[str, Field] = {
   'user': Field('int64'),

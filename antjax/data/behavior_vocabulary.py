@@ -32,7 +32,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from antjax.data import behavior_text, prepare, record_writer
-from antjax.data.records import Field
+from antjax.data.record_schema import Field
 
 PAD, UNK = 0, 1
 SPECIAL_TEXTS = ('', '[UNK]')  # Texts of rows 0 and 1; no file holds them.
@@ -277,8 +277,8 @@ def _write_append(
       yield pa.record_batch({'id': ids, 'text': batch['text']})
       start = stop
 
-  num_new = record_writer.write_parquet(
-    new_path, numbered(), _TEXTS, row_group_size=_ROW_GROUP
+  num_new = record_writer.write(
+    new_path, numbered(), _TEXTS, block_size=_ROW_GROUP
   )
   total = 0
 
@@ -293,9 +293,7 @@ def _write_append(
       total += int(np.sum(batch['count'].to_numpy(zero_copy_only=False)))
       yield batch
 
-  record_writer.write_parquet(
-    counts_path, counted(), _COUNTS, row_group_size=_ROW_GROUP
-  )
+  record_writer.write(counts_path, counted(), _COUNTS, block_size=_ROW_GROUP)
   sizes = (new_path.stat().st_size, counts_path.stat().st_size)
   return Append(source, number, first, num_new, total, sizes)
 

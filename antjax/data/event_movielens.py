@@ -27,10 +27,10 @@ import ibis
 from ibis.expr import types as ir
 
 from antjax.data import movielens, prepare, wheel
-from antjax.data.csv_blocks import Dialect
 from antjax.data.events import EventWriter, ITEM, ROW, Source, USER
 from antjax.data.schema import Schema
 from antjax.data.strict_columns import Column, Kind
+from antjax.data.text_file import Dialect
 
 # 'Matrix, The (1999)' is how catalogs sort, not how one writes. An article
 # that elides, as in "Atalante, L'", is left where it is.

@@ -26,16 +26,23 @@ import ibis
 from ibis.expr import types as ir
 
 from antjax.data import engine as engine_lib
-from antjax.data import output_folder, prepare, table_source, text_reader
-from antjax.data.csv_blocks import Dialect
+from antjax.data import (
+  output_folder,
+  prepare,
+  row_writer,
+  table_source,
+  text_reader,
+)
 from antjax.data.rejects import BadRow, Rejects
+from antjax.data.row_writer import Counts
 from antjax.data.schema import ItemTable, Schema
 from antjax.data.strict_columns import Column
-from antjax.data.text_reader import Counts, Layout
+from antjax.data.text_file import Dialect
+from antjax.data.text_reader import Layout
 
 _FORMAT_VERSION = 1
 KIND = 'events'
-ROW, USER, ITEM = text_reader.ROW, '__user', '__item'
+ROW, USER, ITEM = row_writer.ROW, '__user', '__item'
 # The item of a log without any.
 _NO_ITEM = '-'
 _BLANKS = r'[\s\x00-\x1f\x7f]+'

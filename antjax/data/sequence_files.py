@@ -28,7 +28,7 @@ from antjax.data import (
   view,
   view_sequences,
 )
-from antjax.data.records import Field
+from antjax.data.record_schema import Field
 from antjax.data.schema import Schema
 from antjax.data.view_sequences import SequenceConfig
 
@@ -127,11 +127,11 @@ def _write(
       sizes.append(batch['size'].to_numpy())
       yield batch
 
-  record_writer.write_parquet(
+  record_writer.write(
     stage / sequence_data.USERS,
     users(),
     _USER_SCHEMA,
-    row_group_size=_ROW_GROUP,
+    block_size=_ROW_GROUP,
   )
   offsets = np.concatenate([[0], *sizes]).cumsum(dtype=np.int64)
   assert offsets[-1] == num_events, (offsets[-1], num_events)
@@ -141,11 +141,11 @@ def _write(
     yield _PADDING
     yield from _stream(made.items, work)
 
-  record_writer.write_parquet(
+  record_writer.write(
     stage / sequence_data.ITEMS,
     items(),
     _ITEM_SCHEMA,
-    row_group_size=_ROW_GROUP,
+    block_size=_ROW_GROUP,
   )
 
 

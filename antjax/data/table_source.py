@@ -16,12 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from antjax.data import text_reader
-from antjax.data.csv_blocks import Dialect
+from antjax.data import row_writer, text_reader
 from antjax.data.rejects import BadRow, Rejects
+from antjax.data.row_writer import Counts, Parsed, ROW, Source
 from antjax.data.schema import ItemTable, Schema
 from antjax.data.strict_columns import Column, Faults
-from antjax.data.text_reader import Counts, Layout, Parsed, ROW, Source
+from antjax.data.text_file import Dialect
+from antjax.data.text_reader import Layout
 
 _TEXT = ('.csv', '.tsv', '.txt')
 _DATA = (*_TEXT, '.parquet')
@@ -131,7 +132,7 @@ def read(
 
   if _is_parquet(files[0]):
     used = {name: layout.columns[name] for name in columns.used}
-    counts = text_reader.write(
+    counts = row_writer.write(
       [functools.partial(_source, path, used) for path in files],
       folder,
       rejects,
@@ -213,7 +214,7 @@ def _source(
     except ValueError as e:
       raise ValueError(f'{path}: {e}') from e
     rows = pa.array(range(first, first + batch.num_rows), pa.int64())
-    table = text_reader.good(table.append_column(ROW, rows), faults)
+    table = faults.without(table.append_column(ROW, rows))
     bad = [
       BadRow(first + row + 1, *fault)
       for row, fault in sorted(faults.of_row.items())

@@ -22,13 +22,13 @@ import pyarrow.parquet as pq
 
 from antjax.data import (
   output_folder,
+  record_schema,
   record_writer,
-  records,
   task_spans,
   view,
   view_tasks,
 )
-from antjax.data.records import Field
+from antjax.data.record_schema import Field
 from antjax.data.schema import Schema
 from antjax.data.view_tasks import TaskConfig
 
@@ -144,7 +144,7 @@ def _write(
     }
     files[split] = output_folder.file_entry(folder, path)
   return {
-    'schema': records.schema_to_json(fields),
+    'schema': record_schema.schema_to_json(fields),
     'splits': splits,
     'files': files,
   }

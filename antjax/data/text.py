@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from antjax.data.records import Field
+from antjax.data.record_schema import Field
 from antjax.shards.record_source import Record, RecordSource
 
 # A document as prepared: its tokens, and how many they are.

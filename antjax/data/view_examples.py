@@ -36,7 +36,7 @@ from antjax.data import (
   column_file,
   output_folder,
   prepare,
-  records,
+  record_schema,
   view,
 )
 from antjax.data.behavior_examples import ExampleConfig, RowLayout
@@ -235,7 +235,7 @@ def _build(
     'num_items': num_ids['item'],
     'num_behaviors': len(state),
     'counts': counts,
-    'schema': records.schema_to_json(behavior_files.SCHEMA),
+    'schema': record_schema.schema_to_json(behavior_files.SCHEMA),
     'splits': splits,
     'files': output_folder.list_files(stage, splits),
   }

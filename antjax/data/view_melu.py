@@ -15,7 +15,13 @@ from ibis.expr import types as ir
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from antjax.data import movielens, output_folder, prepare, records, view
+from antjax.data import (
+  movielens,
+  output_folder,
+  prepare,
+  record_schema,
+  view,
+)
 from antjax.data.events import Events, ITEM, USER
 from antjax.data.schema import Schema
 
@@ -141,7 +147,7 @@ def _write(job: view.ViewWork, tasks: 'Tasks') -> dict[str, Any]:
     max_values = tasks.max_genres if feature == 'genres' else 1
     features[feature] = {'num_ids': num_ids, 'max_values': max_values}
   return {
-    'schema': records.schema_to_json(schema),
+    'schema': record_schema.schema_to_json(schema),
     'splits': splits,
     'features': features,
     'files': files,

@@ -10,6 +10,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from antjax.embedding.lookup import add_rows
+
 Slots = dict[str, jax.Array]
 LearningRate = float | Callable[[jax.Array], jax.Array]
 
@@ -141,7 +143,7 @@ def apply_to_rows(
   order = jnp.arange(ids.size, dtype=jnp.int32)
   if len(ids) > 1:
     leader = first_mentions(ids)
-    grads = jnp.zeros_like(grads).at[leader].add(grads, mode='drop')
+    grads = add_rows(ids.size, grads, leader)
     is_leader = leader == order
   else:
     is_leader = jnp.ones_like(order, bool)

@@ -21,6 +21,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from antjax.embedding.lookup import take_rows
 from antjax.lm import blocks, positions, transformer
 from antjax.lm.config import Config
 
@@ -88,7 +89,7 @@ def hidden(
     parts.append(part.reshape(-1, x_CSD.shape[-1]))
     start += size
   x_SD = jnp.concatenate(parts)
-  return x_SD if at is None else x_SD[at]
+  return x_SD if at is None else take_rows(x_SD, at)
 
 
 def _hidden(

@@ -63,7 +63,7 @@ def test_rows_of_text_give_their_records_again(tasks, tmp_path):
 
 def test_all_sides_lay_out_the_same_rows(tasks, tmp_path):
   path = tmp_path / 'tasks.arrow'
-  record_writer.write_arrow(
+  record_writer.write(
     path,
     meta_io_bench.repeated(tasks, 2),
     meta_io_bench._schema(tasks),

@@ -231,6 +231,34 @@ def test_a_log_by_its_schema_file(tmp_path, labelled):
   assert counts['events_not_liked'] == (disliked if labelled else 0)
 
 
+def test_a_log_may_say_whose_part_a_user_is_and_what_a_title_is(tmp_path):
+  columns = dict.fromkeys(('user', 'item', 'part', 'name'), 'string')
+  schema = schema_file.make(
+    columns | {'liked': 'int32'},
+    user='user',
+    item='item',
+    title='name',
+    split='part',
+    label='liked',
+    liked_only=False,
+  )
+  path = tmp_path / 'log.csv'
+  rows = ['a,i1,train,One,1', 'a,i2,train,Two,0', 'b,i2,test,Two,1']
+  text = '\n'.join(['user,item,part,name,liked', *rows, ''])
+  path.write_text(text)
+  prepare(tmp_path / 'out', event_table.source(path, schema))
+  assert sequence_fixture.read_back(tmp_path / 'out') == {
+    'a': ['i1', 'i2'],
+    'b': ['i2'],
+  }
+  data = SequenceData.open(tmp_path / 'out', split='source')
+  assert data.titles == ['', 'One', 'Two']
+  assert data.user_split.tolist() == [0, 2]
+  path.write_text(text + 'b,i1,train,One,1\n')
+  with pytest.raises(ValueError, match="user 'b' has not one part in 'part'"):
+    prepare(tmp_path / 'other', event_table.source(path, schema))
+
+
 def test_a_log_without_users_has_no_sequences(tmp_path):
   (tmp_path / 'log.yaml').write_text('columns: {what: string}\nitem: what\n')
   schema = schema_file.load(str(tmp_path / 'log.yaml'))

@@ -152,20 +152,6 @@ def test_lists_with_an_empty_value_are_set_aside(tmp_path):
   assert record['tags'][6:9].tolist() == [[1, 2], [-1, -1], [1, 2]]
 
 
-@pytest.mark.parametrize(
-  ('columns', 'message'),
-  [
-    ({'tags': [[0.5]]}, "'tags' holds lists of float64; needed are lists of"),
-    ({'when': [[1]]}, "'when' holds lists; needed is a value in each row, or"),
-  ],
-)
-def test_other_lists_are_refused(tmp_path, columns, message):
-  table = {'user': ['u'], 'tags': [['a']], 'when': [1], 'click': [1]} | columns
-  pq.write_table(pa.table(table), tmp_path / 'c.parquet')
-  with pytest.raises(ValueError, match=message):
-    make(tmp_path / 'out', tmp_path / 'c.parquet')
-
-
 def test_a_feature_of_one_value_in_each_row_is_a_list_still(tmp_path):
   rows = [(f'u{i % 3}', ['7'], i, i % 2) for i in range(90)]
   source = table_fixture.write_with_tags(tmp_path / 'c.csv', rows)

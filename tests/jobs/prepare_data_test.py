@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """launch/prepare_data as a user runs it."""
 
+import numpy as np
 import pytest
 
 from antjax.data import output_folder
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.data.sequence_data import SequenceData
+from antjax.data.view_tasks import TaskConfig
 from antjax.jobs import prepare_data
 from tests import warm_python
 from tests.data import (
@@ -145,6 +147,44 @@ def test_prepares_examples_and_sequences_of_a_log(tmp_path):
   assert texts[0] == texts[1]
   assert 'book hotel' in texts[0] and 'BOOK hotel' not in texts[0]
   assert SequenceData.open(tmp_path / 'out').num_users > 1
+
+
+def test_one_schema_file_feeds_every_view(tmp_path):
+  rows = table_fixture.make_rows(300)
+  source = table_fixture.write(tmp_path / 'clicks.csv', rows)
+  schema = tmp_path / 'clicks.yaml'
+  schema.write_text(
+    'columns: {user: string, item: string, price: {type: float32, empty: 0},'
+    ' when: int64, click: int32}\nuser: user\nitem: item\ntime: when\n'
+    'label: click\nnumeric: [price]\nlog: [price]\n'
+  )
+  config = prepare_data.Config(
+    schema=str(schema),
+    source=str(source),
+    out=str(tmp_path / 'out'),
+    views=('tasks', 'examples', 'sequences'),
+    tasks=TaskConfig(query_size=4, min_rows=8),
+  )
+  prepare_data.main(config)
+  tasks = output_folder.load_description(tmp_path / 'out' / 'tasks')
+  assert list(tasks['features']) == ['user', 'item']
+  assert tasks['task_feature'] == 'user'
+  found = behavior_fixture.read_back(tmp_path / 'out')
+  assert sum(map(len, found.values())) == len(rows)
+  prices = {float(x) for x in ('12.5', '-3', '1e2', '0')}
+  logs = {np.float32(np.sign(x) * np.log1p(abs(x))) for x in prices}
+  for examples in found.values():
+    for example in examples:
+      assert np.isclose(example['numeric'][0], [*logs]).any()
+  liked = {(row[0], ' '.join(row[1].split())) for row in rows if row[4]}
+  data = SequenceData.open(tmp_path / 'out')
+  seen = {
+    (user, item)
+    for user, items in sequence_fixture.read_back(tmp_path / 'out').items()
+    for item in items
+  }
+  assert seen == liked
+  assert data.domain_names == ['all']
 
 
 def test_prepares_amazon_and_then_does_nothing(tmp_path):

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from antjax.ctr.llm_rec import losses, words
 from antjax.ctr.llm_rec.losses import Batch, LossConfig
 from antjax.ctr.llm_rec.texts import Pooling
+from antjax.embedding.lookup import take_rows
 from antjax.layers.functional import Functional
 from antjax.lm import packed, transformer
 from antjax.lm.config import Config
@@ -223,7 +224,7 @@ class LLMRec:
       found_MD = _unit(found_MD)
     if not self.vector.word_dim:
       return found_MD
-    words_SD = params['head']['words']['embedding'][tokens_S]
+    words_SD = take_rows(params['head']['words']['embedding'], tokens_S)
     words_MD = words.sums(words_SD, weight_S, texts_S, len(lengths_M))
     share = self.vector.word_weight / (1 + self.vector.word_weight)
     return jnp.concatenate(

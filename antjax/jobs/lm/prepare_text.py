@@ -284,11 +284,11 @@ def _write(path: pathlib.Path, batches: Iterator[pa.RecordBatch]) -> None:
   """Writes row groups of about `_GROUP_TOKENS`, the unit of reading."""
   first = list(itertools.islice(batches, 1))
   per_document = first[0]['num_tokens'].to_numpy().mean() if first else 1
-  record_writer.write_parquet(
+  record_writer.write(
     path,
     itertools.chain(first, batches),
     text.SCHEMA,
-    row_group_size=int(np.clip(_GROUP_TOKENS / per_document, 1, _MAX_GROUP)),
+    block_size=int(np.clip(_GROUP_TOKENS / per_document, 1, _MAX_GROUP)),
   )
 
 
