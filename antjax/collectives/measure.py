@@ -38,7 +38,7 @@ def measure(
   nothing else meanwhile.
 
   Args:
-    mesh: From `make_mesh`.
+    mesh: Mesh from `make_mesh`.
     sizes_bytes: Bytes of the whole array; two sizes or more.
     repeats: Calls of each; their median counts.
 

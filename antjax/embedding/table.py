@@ -60,7 +60,7 @@ class EmbeddingTables:
         several names: then the feature is an array of ids [..., F] whose
         columns look up a table each, all of one stack. Many one-id features
         are far cheaper as the columns of one.
-      mesh: From `make_mesh`.
+      mesh: Mesh from `make_mesh`.
       max_unique: Most distinct rows of one stack that a device may need in a
         step; the number of its ids by default, which is always enough. A
         smaller one saves memory and messages; a batch with more is refused.

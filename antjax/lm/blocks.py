@@ -50,8 +50,8 @@ def embed(
   """What goes into the first layer, [B, T, D] in the parameters' dtype.
 
   Args:
-    config: The model.
-    params: The whole tree; its layers are not used.
+    config: Configuration of the model.
+    params: Whole parameter tree; its layers are not used.
     tokens: int32 [B, T].
     places: int32 [B, T], the place of each token in its document.
     token_types: int32 [B, T]; None: all 0.

@@ -30,7 +30,7 @@ def flops_per_token(config: transformer.Config, num_tokens: int) -> float:
   which counts masked scores too).
 
   Args:
-    config: The model.
+    config: Configuration of the model.
     num_tokens: Length T of the sequences.
   """
   shapes = transformer.shapes(config)['layers'].values()
@@ -54,7 +54,7 @@ def activation_bytes(
   the loss holds at once with their gradient. An estimate for planning.
 
   Args:
-    config: The model.
+    config: Configuration of the model.
     num_sequences: Sequences in a device's micro-batch.
     num_tokens: Length of a sequence.
     dtype: Dtype of the computation; None is fp32.

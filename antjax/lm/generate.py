@@ -63,13 +63,13 @@ def generate(
   each new token costs one pass of one token.
 
   Args:
-    config: The model.
-    params: From `transformer.init`, whole.
+    config: Configuration of the model.
+    params: Whole parameters from `transformer.init`.
     prompts: int32 [B, P], each padded at its end.
     lengths: int32 [B], tokens of each prompt, at least 1.
     key: Random key.
     num_tokens: Tokens to add to each prompt.
-    sampling: How to draw them.
+    sampling: Sampling settings.
     end_token: Token that ends a sequence; only it follows.
 
   Returns:

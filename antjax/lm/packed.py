@@ -54,7 +54,7 @@ def hidden(
   """The normed output of the last layer for each slot.
 
   Args:
-    config: The model.
+    config: Configuration of the model.
     params: From `transformer.init` or `load_pretrained`, in the dtype to
       compute in.
     lanes: The texts. Each text is in one row.

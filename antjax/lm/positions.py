@@ -71,7 +71,7 @@ def extend_learned(
   Args:
     config: Configuration of a model with positions='learned'; others are
       returned as they are.
-    params: Its parameters.
+    params: Parameters of the model.
     max_positions: Positions to have; fewer than now changes nothing.
   """
   if config.positions != 'learned' or max_positions <= config.max_positions:
@@ -94,7 +94,7 @@ def relative_bias(
   """What T5 adds to the scores; None where the model has no such positions.
 
   Args:
-    config: The model.
+    config: Configuration of the model.
     table: [relative_buckets, H].
     queries: int32 [..., T], places of the queries.
     keys: int32 [..., S], places of the keys.

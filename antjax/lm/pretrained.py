@@ -106,7 +106,7 @@ def save_pretrained(
 
   Args:
     path: Folder to make; it must not hold a model.
-    config: The model.
+    config: Configuration of the model.
     params: Its parameters, each whole or in pieces on this host's devices.
     max_file_bytes: Files are no longer than this, unless one tensor is.
 

@@ -51,7 +51,7 @@ def attend(
     segment_ids_BT: Document of each token, none negative; None: one.
     is_causal: Whether only this and earlier tokens are seen.
     scale: Factor of the scores.
-    block: Most queries of a block.
+    block: Largest number of queries in a block.
     interpret: Whether to compute it step by step on any device, for tests.
   """
   num_tokens, num_heads = q_BTHK.shape[1:3]

@@ -49,7 +49,7 @@ class LowEncoder:
   """Embeddings and the first layers.
 
   Attributes:
-    config: The whole model.
+    config: Configuration of the whole model.
     num_low: Layers below the cut, from 0 (embeddings only) to all.
   """
 
@@ -76,7 +76,7 @@ class LowEncoder:
     """What goes into the first layer above the cut, [B, T, D].
 
     Args:
-      params: From `params_of`.
+      params: Parameters from `params_of`.
       tokens: int32 [B, T].
       segment_ids: int32 [B, T], the text of each token; a mask of padding will
         do. None: one text a row.
@@ -97,7 +97,7 @@ class HighEncoder:
   """The last layers and the final norm.
 
   Attributes:
-    config: The whole model.
+    config: Configuration of the whole model.
     num_low: Layers below the cut, from 0 to all (the final norm only).
     max_behaviors: Places of behaviors with a learned embedding, for models of
       learned positions; 0: none, which leaves their order unknown to the half.
@@ -135,7 +135,7 @@ class HighEncoder:
     """The normed output of the last layer, [B, M, D].
 
     Args:
-      params: From `params_of`.
+      params: Parameters from `params_of`.
       x_BMD: A vector a behavior (or token), outputs of the low half.
       segment_ids: int32 [B, M], the sequence of each behavior; a mask of
         padding will do. None: one sequence a row.

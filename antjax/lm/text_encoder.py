@@ -54,12 +54,12 @@ class TextEncoder:
 
     Args:
       encode_fn: (params, tokens int32 [B, T], lengths int32 [B]) -> [B, D].
-      params: In the dtype to compute in.
+      params: Parameters in the compute dtype.
       dim: D.
       max_tokens: Tokens of a text at most.
       tokens_per_batch: Number of tokens per device, at least one text; None:
         CPU_TOKENS or DEVICE_TOKENS.
-      devices: To compute on; None: all of this process.
+      devices: Devices to compute on; None: all of this process.
     """
     devices = jax.local_devices() if devices is None else devices
     mesh = jax.sharding.Mesh(np.asarray(devices), ('text',))
@@ -100,7 +100,8 @@ class TextEncoder:
       tokens: int32 [all].
       offsets: int64 [n + 1]: text i is tokens[offsets[i]:offsets[i + 1]]. One
         without tokens becomes zeros.
-      on_texts: Called after each batch with the number of texts so far.
+      on_texts: Function called after each batch with the number of texts so
+        far.
 
     Returns:
       float32 [n, D].

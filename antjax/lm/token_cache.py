@@ -151,7 +151,7 @@ class TokenCache:
     Args:
       folder: Parent of the caches; each tokenizer, length and kind has one of
         its own in it, which is made where it is missing.
-      vocabulary: The texts.
+      vocabulary: Vocabulary of the texts.
       model: Folder or GGUF file with the tokenizer.
       max_tokens: Tokens of a row at most, special ones included.
       special_tokens: Whether rows have those of the tokenizer's template.

@@ -44,7 +44,7 @@ def init(config: Config, key: jax.Array) -> PyTree:
   stream with 0.02 / sqrt(2 L) (Radford et al. 2019, GPT-2); biases are 0.
 
   Args:
-    config: The model; needs vocab_size > 0.
+    config: Configuration of the model; needs vocab_size > 0.
     key: Random key.
 
   Returns:
@@ -136,8 +136,8 @@ def logits(
   """Scores of every next token.
 
   Args:
-    config: The model.
-    params: From `init`, in the dtype to compute in.
+    config: Configuration of the model.
+    params: Parameters from `init`, in the compute dtype.
     tokens: int32 [B, T].
     segment_ids: int32 [B, T], the document of each token, or None for one
       document a sequence.
@@ -166,7 +166,7 @@ def encode(
   """Hidden states of padded sequences; for packed ones see `hidden`.
 
   Args:
-    config: The model.
+    config: Configuration of the model.
     params: From `init` or `load_pretrained`, in the dtype to compute in.
     tokens: int32 [B, T].
     mask: [B, T], 0 where there is padding, on either side; None: nowhere. What
@@ -228,7 +228,7 @@ def run_layers(
   """All layers in `params`, which may be fewer than the model's.
 
   Args:
-    config: The model.
+    config: Configuration of the model.
     params: Its 'layers' are run, if it has any; its 'relative_bias' is used
       where the model has relative positions, which count places in the row.
     x_BTD: Output of `blocks.embed` or of the layers before.
@@ -327,11 +327,11 @@ def loss(
   """Cross-entropy of the next token, for Trainer's loss_fn.
 
   Args:
-    config: The model.
-    params: From `init`, in the dtype to compute in.
+    config: Configuration of the model.
+    params: Parameters from `init`, in the compute dtype.
     batch: 'tokens' int32 [B, T], and as wanted 'segment_ids' and 'positions'
       (see `logits`) and 'loss_mask' [B, T], 0 where a token is no target.
-    max_logits: Most logits that are held at once; where there are more, the
+    max_logits: Largest number of logits held at once; where there are more, the
       loss goes by chunks of tokens and the backward pass computes their logits
       again.
 

@@ -108,7 +108,7 @@ def bytes_per_step(
   """(intra, inter) bytes that a device sends in a run of the program.
 
   Args:
-    found: From `collectives`.
+    found: Collectives from `collectives`.
     unknown: Trips of loops whose count the text does not say: for a step with
       counts of its own (`num_micro_batches` given), those.
   """

@@ -35,7 +35,7 @@ class Line:
     num_found: Collectives in the text.
     is_dcn: Whether they go between TPU slices.
     is_equal: Whether `found` is what is planned.
-    note: What there is to say about it.
+    note: Remark on it.
   """
 
   kind: str
@@ -64,7 +64,7 @@ def compare(
 
   Args:
     layout: Layout of the step's state.
-    found: From `census.collectives`.
+    found: Collectives from `census.collectives`.
     num_micro_batches: Number of micro-batches of the step.
     regather: As for `Trainer`.
   """

@@ -47,10 +47,10 @@ class Progress:
   Args:
     num_steps: Steps of the whole run, those before `start_step` included.
     start_step: Steps done before this loop; they do not count as speed.
-    name: What is running, a word or two.
+    name: Name of the work, a word or two.
     unit: What `num_examples` counts.
     plain_every_s: Seconds between plain lines.
-    stream: Where to write; stderr if None.
+    stream: Stream to write to; stderr if None.
     show: Whether to show; None shows on process 0 only.
     clock: Clock in seconds from any origin.
   """

@@ -67,7 +67,7 @@ class Timeline:
     blocks: Worker -> its blocks by time.
     wait_shares: Worker -> share of its time in which it waited for others.
     steps_a_block: Steps in a block, on average.
-    marks: By time.
+    marks: Marks in order of time.
     num_workers_left_out: Workers that are in the file, not in `blocks`.
     num_marks_left_out: Marks that are in the file, not in `marks`.
     num_damaged: Lines that could not be understood.

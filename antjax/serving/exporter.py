@@ -85,8 +85,8 @@ def write(
   The same model gives the same bytes.
 
   Args:
-    folder: To make; must not exist.
-    model: What to write.
+    folder: Folder to make; must not exist.
+    model: Model to write.
     quantize: How tables are stored: 'none' is float32.
 
   Returns:

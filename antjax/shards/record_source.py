@@ -66,7 +66,7 @@ class Block(Sequence[Record]):
     """Chooses and orders records; their rows stay in place.
 
     Args:
-      index: Which records, [n].
+      index: Indices of the records, [n].
       **more: Further columns [n] for 'tasks'.
 
     Returns:

@@ -88,7 +88,7 @@ class Keys:
     """Looks keys up; in training counts and admits them first, collectively.
 
     Args:
-      keys: From `read`; what is left out is negative.
+      keys: Keys from `read`; omitted ones are negative.
       is_training: False changes nothing.
 
     Returns:

@@ -90,7 +90,7 @@ class DedupTower(RowTower):
   Attributes:
     capacity: Most distinct behaviors of a part, U, the padding among them.
     num_tokens: Number of tokens of a behavior; longer ones are cut.
-    cache: Tokens of the behaviors.
+    cache: Cache of the behaviors' tokens.
   """
 
   capacity: int

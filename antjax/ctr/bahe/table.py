@@ -183,7 +183,7 @@ def place(
 
   Args:
     array: [R, D], in the dtype to keep; not read where it stays on the host.
-    mesh: From `make_mesh`.
+    mesh: Mesh from `make_mesh`.
     home: 'device', 'split', 'host', or 'auto': the first of them that takes no
       more than a quarter of `device_bytes` on a device.
     device_bytes: Memory of a device; None: not known, taken for enough.
