@@ -76,9 +76,9 @@ class BehaviorVocabulary:
   """One state of a vocabulary, whatever is appended later.
 
   Attributes:
-    folder: Where it is.
+    folder: Folder of the vocabulary.
     normalizer: Name of the normalizer of all texts, with its version.
-    appends: In their order.
+    appends: Appended files, in order.
   """
 
   def __init__(

@@ -115,8 +115,8 @@ def typed(
   Args:
     name: Name of the column.
     values: Texts, or numbers, nulls or lists of a Parquet file, [n].
-    column: What they have to be.
-    faults: Gets the rows that are not; their value is any.
+    column: Column that they must conform to.
+    faults: Receives the rows that do not; their value is arbitrary.
 
   Raises:
     ValueError: The column as a whole is of a type that cannot be one of `kind`.

@@ -67,7 +67,7 @@ class BaheJob:
 
   Attributes:
     num_steps: Steps of the run, if it does not stop early.
-    memory: What was planned and what was compiled, for the report.
+    memory: Planned and compiled memory, for the report.
   """
 
   def __init__(
@@ -171,7 +171,7 @@ class BaheJob:
     """Scores of a split by name; see `antjax.metrics.click_metrics`.
 
     Args:
-      state: To score.
+      state: State to score.
       split: Its name.
       title: Title of the progress bar; '': no bar.
     """

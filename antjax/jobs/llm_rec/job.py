@@ -131,7 +131,7 @@ class LLMRecJob:
 
   Attributes:
     num_steps: Steps of the run, if it does not stop early.
-    memory: What was planned and what was compiled, for the report.
+    memory: Planned and compiled memory, for the report.
     speed: Rates of evaluation, for the report.
   """
 
@@ -278,7 +278,7 @@ def score(
   Args:
     run: The run.
     vectors: Its model, with the vectors of all items.
-    held_out: From `llm_rec_held_out.held_out`.
+    held_out: Result of `llm_rec_held_out.held_out`.
     job: The job; all processes call this.
 
   Returns:
