@@ -180,7 +180,7 @@ def write(
     out: Folder to make; intermediate files are beside it.
     source: Source to read.
     engine: Memory and threads of DuckDB, which reads all sources.
-    max_rejected_share: Largest share of malformed rows of a file to go on with.
+    max_rejected_share: Largest accepted share of malformed rows of a file.
     overwrite: Replace events of another source.
     progress: Function called with a text at the start of each step.
 

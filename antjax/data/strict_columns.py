@@ -36,8 +36,8 @@ class Column:
   Attributes:
     kind: Type; 'time' is a text as `text_times` reads it, and becomes int64
       seconds.
-    empty: Number that an empty field stands for, or None where an empty number
-      is malformed. Of a 'time', seconds that stand for whatever is no time.
+    empty: Number that an empty field means, or None where an empty number
+      is malformed. For a 'time', seconds that replace unreadable times.
     values: The only texts that it may hold; () allows all.
     is_needed: Whether a text must not be blank.
     limit: Numbers must be below it in size.

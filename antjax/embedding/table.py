@@ -115,7 +115,7 @@ class EmbeddingTables:
   # State.
 
   def init(self, key: jax.Array) -> dict[str, Any]:
-    """New tables; in `jit` with `shardings()` each row is born at its owner.
+    """New tables; in `jit` with `shardings()` each row is made at its owner.
 
     A row's value depends on the key, the table's name and the row only, not
     on the mesh.
@@ -129,7 +129,7 @@ class EmbeddingTables:
   def reset_rows(
     self, state: Any, ids: Mapping[str, np.ndarray], key: jax.Array
   ) -> dict[str, Any]:
-    """Makes rows [n] of tables new again; donates, see `reset.reset_rows`."""
+    """Resets rows [n] of tables; donates, see `reset.reset_rows`."""
     for name, rows in ids.items():
       stack = self._stack_of[name]
       args = self.mesh, stack, self.specs[name], state[stack.name], rows, key

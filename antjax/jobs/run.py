@@ -197,7 +197,7 @@ class Run:
 def is_stack(name: str) -> bool:
   """Whether a leaf holds a language model's layers, for `scanned`.
 
-  Not the layers of a Flax module, which have numbers and stand apart.
+  Not the layers of a Flax module, which have numbers and are separate.
   """
   return re.search(r'\.layers\.(?!\d)', name) is not None
 

@@ -4,7 +4,7 @@
 
 Song et al. 2021 group tasks softly and let the group modulate the parameters
 that all tasks share, before a task adapts them. Of the paper only the abstract
-was at hand; what stands here is that idea in our own form: a task's support is
+was at hand; this is that idea in our own form: a task's support is
 encoded and averaged, its distances to learned centers give the share of each
 cluster, and the mixture of centers gives a factor for each hidden unit.
 """

@@ -148,7 +148,7 @@ class Inputs(NamedTuple):
     first_order_B: Sum of the features' own weights, of linear terms.
     scenario_B: int32, from 0 to S - 1.
     dense_BX: Inputs of another width than D: numbers, vectors of texts; None
-      without. They stand in `flat` behind the fields.
+      without. They follow the fields in `flat`.
     histories: Histories of the user and the candidate, by kind of behavior.
     weight_B: 0 for rows that only fill the batch, which must not count where
       a model takes statistics of the batch; None: all rows count.

@@ -28,7 +28,7 @@ class Line:
     kind: HLO opcode.
     axis: 'intra', 'inter' or 'both'.
     in_loop: At each micro-batch, or once at the step's end; with a single
-      micro-batch there is no loop and all stand at the end.
+      micro-batch there is no loop and all are at the end.
     planned: Elements of the larger side on a device, each time.
     found: Likewise, in the compiled text.
     found_bytes: Bytes that a device sends each time, in the compiled text.

@@ -196,7 +196,7 @@ def _sources(name, old, new):
     for where, m in ((base, old_manifest), (folder, manifest))
   )
   source = match_rows(olds, news, num_old, num_rows)
-  # Nobody's rows stand for no key: each is compared with its like.
+  # Rows without a key: each is compared with its like.
   is_unused = np.ones(num_rows, bool)
   is_unused[news[1]] = False
   unused = np.flatnonzero(is_unused[:num_old])

@@ -97,7 +97,7 @@ class BM25:
     sizes = np.array([len(found) for found in self._words])
     flat = np.concatenate([*self._words, np.zeros(0, np.int64)])
     item = np.repeat(np.arange(len(titles)), sizes)
-    # Sorted by word, so that a word's postings stand together.
+    # Sorted by word, so that a word's postings are adjacent.
     pairs, tf = np.unique(flat * len(titles) + item, return_counts=True)
     word, self._items = np.divmod(pairs, len(titles))
     num_titles = np.bincount(word, minlength=len(vocabulary))

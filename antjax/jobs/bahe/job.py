@@ -11,8 +11,8 @@ r"""Trains a click model on long textual behaviour (BAHE), and its baselines.
 A behaviour's vector comes from the store; only the language model's high layers
 and the head are trained, under any PaRO code. --tower chooses what BAHE is
 compared with (docs/bahe.md). The run folder gets checkpoints, metrics.jsonl,
-TensorBoard events, results.json, report.html. The same command goes on where a
-run was stopped.
+TensorBoard events, results.json, report.html. The same command resumes a
+stopped run.
 """
 
 from collections.abc import Callable, Mapping

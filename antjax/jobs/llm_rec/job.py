@@ -12,8 +12,8 @@ adapters or nothing but a head are trained, under any PaRO code. --baselines
 adds what it is compared with, on the same examples; --sweep compares language
 models, tunings and lengths of history (docs/llm_rec.md). The run folder gets
 checkpoints, metrics.jsonl, TensorBoard events, results.json, report.html, and
-for launch/recommend.py the folder export. The same command goes on where a run
-was stopped.
+for launch/recommend.py the folder export. The same command resumes a stopped
+run.
 """
 
 import dataclasses
