@@ -28,7 +28,7 @@ from typing import Any
 from absl import app, flags
 
 from antjax.report import progress
-from benchmarks import worker_process
+from benchmarks import harness
 
 
 def _define_flags() -> None:
@@ -48,7 +48,7 @@ def stage(module: str, *args: str) -> dict[str, float]:
   process = subprocess.Popen(
     [sys.executable, '-m', module, *args],
     stdout=sys.stderr,
-    env=os.environ | worker_process.ENVS['antjax'],
+    env=os.environ | harness.ANTJAX_ENV,
   )
   _, status, used = os.wait4(process.pid, 0)
   process.returncode = os.waitstatus_to_exitcode(status)
@@ -133,7 +133,7 @@ def main(argv: Sequence[str]) -> None:
     raise app.UsageError(f'got {argv[1:]}; this takes flags only.')
   args = flags.FLAGS
   facts = {
-    'device': worker_process.device_name(),
+    'device': harness.device_name(),
     'model': args.model,
     'batch_rows': args.batch_rows,
     'load_average_before': round(os.getloadavg()[0], 2),

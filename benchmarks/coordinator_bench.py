@@ -50,7 +50,7 @@ from typing import Any
 
 from absl import app, flags
 
-from benchmarks import coordinator_sides, worker_process
+from benchmarks import coordinator_sides, harness
 from benchmarks.coordinator_sides import Side
 
 _CLIENTS = flags.DEFINE_list(
@@ -199,7 +199,7 @@ def _kill(sides: Sequence[Side]) -> dict[str, Any]:
 def _facts(folder: pathlib.Path) -> dict[str, Any]:
   """Returns what a reader needs to judge the figures."""
   return {
-    'device': worker_process.device_name(),
+    'device': harness.device_name(),
     'python': platform.python_version(),
     'fsyncs_per_s': fsyncs_per_s(folder),
     'load_average_before': round(os.getloadavg()[0], 2),

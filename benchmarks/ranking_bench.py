@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from antjax.ctr.llm_rec import ranking
-from benchmarks import worker_process
+from benchmarks import harness
 
 _ITEMS = flags.DEFINE_integer('num_items', 1_000_000, 'Of the catalogue.', 2)
 _USERS = flags.DEFINE_integer('num_users', 1024, 'Ranked at once.', 1)
@@ -112,7 +112,7 @@ def main(argv: list[str]) -> None:
     'vector_bytes': items.nbytes + users.nbytes,
     'extra_bytes': extra,
     'score_bytes': 4 * num_users * min(_BLOCK.value, num_items),
-    'device': worker_process.device_name()
+    'device': harness.device_name()
     if jax.default_backend() == 'cpu'
     else jax.devices()[0].device_kind,
     'jax': jax.__version__,
