@@ -9,14 +9,14 @@ A benchmark is one module that is started again for each side:
 
   def main(argv) -> None:
     facts = harness.start(argv, is_quick=_QUICK.value)
-    with harness.sides({name: ...}) as workers:
+    with harness.workers({name: ...}) as workers:
       ...  # Agreement first, then `harness.take_turns`.
       harness.emit(line | facts)
     harness.finish()
 
-Each side is a process of its own that works only when it is its turn: two thread
-pools in one process would share the cores. A line is printed as soon as it is
-known. Sides of the environment of the peers run with its Python, see
+Each side is a process of its own that works only when it is its turn: two
+thread pools in one process would share the cores. A line is printed as soon as
+it is known. Peers run with the Python of their own environment, see
 `peers_python`.
 """
 
@@ -81,12 +81,9 @@ def peers_python(package: str = 'torch') -> str:
 
 def peers_have(package: str) -> bool:
   """Whether the peers' environment has a package, by its import name."""
-  code = (
-    f'import importlib.util as u, sys; sys.exit(not u.find_spec({package!r}))'
-  )
-  return (
-    subprocess.run([peers_python(), '-c', code], check=False).returncode == 0
-  )
+  code = f'import importlib.util as u; assert u.find_spec({package!r})'
+  command = [peers_python(), '-c', code]
+  return not subprocess.run(command, capture_output=True).returncode
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,10 +18,10 @@ there; `items_per_s` of titles to vectors. `ratio` is antjax over peer.
 
 In float32 all forms of the same negatives must agree on the loss of the first
 batch from the same weights; otherwise an error line is printed and the exit
-status is 1. Each form runs in a process of its own. The two of a line take turns
-in blocks, and only one works at a time; the first step of a block is not timed.
-Medians of all calls are compared, and the line is printed before the next pair
-begins.
+status is 1. Each form runs in a process of its own. The two of a line take
+turns in blocks, and only one works at a time; the first step of a block is not
+timed. Medians of all calls are compared, and the line is printed before the
+next pair begins.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -143,8 +143,9 @@ def _lines(
           continue
         start = time.perf_counter()
         facts[name] = workers[name].order('prepare', **options)
+        seconds = time.perf_counter() - start
         print(
-          f'{case.name}: {name} ready after {time.perf_counter() - start:.0f} s',
+          f'{case.name}: {name} ready after {seconds:.0f} s',
           file=sys.stderr,
           flush=True,
         )

@@ -54,7 +54,10 @@ def test_ratios_are_of_the_same_negatives():
     'peer_deduplicated': _measured(2.0),
     'peer_shared': _measured(1.5, 1.1),
   }
-  lines = llm_rec_figures.lines_of(_CASE, found)
+  lines = [
+    llm_rec_figures.line_of(_CASE, pair, found)
+    for pair in llm_rec_figures.pairs_of(found)
+  ]
   assert [line['peer'] for line in lines] == [
     'published',
     'deduplicated',
