@@ -21,7 +21,7 @@ from typing import Any
 import grpc
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic.client import SERVICE
+from antjax.elastic.methods import SERVICE
 from benchmarks import coordinator_load
 
 JOB = 'bench'

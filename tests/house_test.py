@@ -37,7 +37,7 @@ _ALLOWED = {
   'lm': _LOW | {'layers'},
   'mesh': set(),
   'meta': _MIDDLE,
-  'metrics': set(),
+  'metrics': {'mesh'},
   'plan': _MIDDLE | {'report'},
   'report': _MIDDLE,
   'serving': _MIDDLE | {'meta', 'ctr'},
@@ -96,7 +96,6 @@ _OVER_BUDGET = {
 }
 _CIRCLES = {
   'antjax/meta': 2,
-  'antjax/train': 3,
 }
 _TWICE = frozenset(
   'Agent Block Built Clicks Client Counts Examples Lane Layout Level Limits'

@@ -8,6 +8,8 @@ Each says in one sentence, with the figures, why.
 from collections.abc import Mapping
 import dataclasses
 
+from antjax.elastic import coordinator_pb2 as pb
+
 
 @dataclasses.dataclass(frozen=True)
 class AdjustBatch:
@@ -49,3 +51,14 @@ class Nothing:
 
 
 Action = AdjustBatch | BackupWorkers | KillRestart | AdjustLR | Nothing
+
+
+def change_plan(plan: pb.Plan, action: Action) -> None:
+  """Makes a plan say what an action asks for, if it asks for a plan at all."""
+  if isinstance(action, AdjustBatch):
+    plan.num_micro_batches.clear()  # Of those who have left.
+    plan.num_micro_batches.update(action.num_micro_batches)
+  elif isinstance(action, BackupWorkers):
+    plan.deadline_s = action.deadline_s
+  elif isinstance(action, AdjustLR):
+    plan.lr_scale = action.lr_scale

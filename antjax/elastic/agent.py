@@ -19,13 +19,13 @@ import signal
 import sys
 import threading
 import time
-from typing import Any, Protocol
+from typing import Any
 
 import psutil
 
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import host_sockets
-from antjax.elastic.client import CoordinatorGoneError
+from antjax.elastic.client import CoordinatorClient, CoordinatorGoneError
 from antjax.elastic.process_group import (
   describe_exit,
   describe_signal,
@@ -42,14 +42,6 @@ _FLUSH_S = 1.0
 _RESOURCES_S = 2.0
 _MAX_TAIL = 4000
 _Beat = pb.AgentBeatRequest
-
-
-class Caller(Protocol):
-  """What a supervisor needs of a CoordinatorClient."""
-
-  def call(
-    self, name: str, request: Any, *, give_up_s: float | None = None
-  ) -> Any: ...
 
 
 class Supervisor:
@@ -73,7 +65,7 @@ class Supervisor:
 
   def __init__(
     self,
-    client: Caller,
+    client: CoordinatorClient,
     command: Sequence[str],
     *,
     worker_env: Callable[[pb.Assignment], Mapping[str, str]],

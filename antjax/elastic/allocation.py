@@ -15,13 +15,64 @@ ends the step, so a step takes as long as its slowest worker. Three forms:
 The derivations are ours: docs/design/antdt_policies.md.
 """
 
+import bisect
 from collections.abc import Sequence
 import dataclasses
 import heapq
 import itertools
 import math
 
-from antjax.elastic.cost import Cost
+from antjax.elastic.view import StepMoments
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+  """Seconds of x units of work: alpha_s + beta_s * x.
+
+  Attributes:
+    alpha_s: Seconds whatever x is.
+    beta_s: Seconds of a unit.
+  """
+
+  alpha_s: float
+  beta_s: float
+
+  def __post_init__(self) -> None:
+    if not (
+      0 <= self.alpha_s < math.inf
+      and 0 <= self.beta_s < math.inf
+      and self.alpha_s + self.beta_s > 0
+    ):
+      raise ValueError(
+        f'Cost: alpha_s={self.alpha_s} and beta_s={self.beta_s} must be finite,'
+        ' not negative and not both zero'
+      )
+
+  def __call__(self, x: float) -> float:
+    return self.alpha_s + self.beta_s * x if x else 0.0
+
+
+def fit(moments: StepMoments) -> Cost | None:
+  """Least-squares line of busy seconds over work; None: no steps.
+
+  Where all steps did the same amount of work nothing tells fixed from
+  proportional time, and all counts as proportional. Negative parts are put at
+  zero and the line is fitted again without them.
+  """
+  if moments.num == 0 or moments.x <= 0 or moments.t <= 0:
+    return None
+  through_zero = Cost(0.0, moments.xt / moments.xx)
+  # num^2 times the variance of the work.
+  spread = moments.num * moments.xx - moments.x**2
+  if spread <= 1e-9 * moments.x**2:
+    return through_zero
+  beta = (moments.num * moments.xt - moments.x * moments.t) / spread
+  alpha = (moments.t - beta * moments.x) / moments.num
+  if alpha < 0:
+    return through_zero
+  if beta < 0:
+    return Cost(moments.t / moments.num, 0.0)
+  return Cost(alpha, beta)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +88,7 @@ class Split:
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class SplitLimits:
   """What `solve` may choose for a worker.
 
   Attributes:
@@ -56,7 +107,7 @@ class Limits:
       and self.max_micro_batches >= 1
     ):
       raise ValueError(
-        f'Limits: {self} needs 1 <= min_micro_batch <= max_micro_batch and'
+        f'SplitLimits: {self} needs 1 <= min_micro_batch <= max_micro_batch and'
         ' max_micro_batches >= 1'
       )
 
@@ -199,47 +250,25 @@ def greedy(
   return counts
 
 
-def _largest_batch(
-  time_s: float, cost: Cost, limits: Limits, num_micro_batches: int
-) -> int:
-  """Largest batch with num_micro_batches * cost <= time_s; 0: none."""
-  top = limits.max_micro_batch
-  if cost.beta_s > 0:
-    each = time_s / num_micro_batches - cost.alpha_s
-    top = min(top, max(0, int(each / cost.beta_s) + 1))
-  # The division rounds; the product is what counts.
-  while top > 0 and num_micro_batches * cost(top) > time_s:
-    top -= 1
-  return top if top >= limits.min_micro_batch else 0
+# Samples -> (seconds, the split that does them soonest).
+_Quickest = dict[int, tuple[float, Split]]
 
 
-def _choices(
-  time_s: float, cost: Cost, limits: Limits, num_samples: int
-) -> list[tuple[int, Split]]:
-  """(samples, quickest split) of at least num_samples that end in time.
-
-  Most samples first.
-  """
-  best: dict[int, Split] = {}
+def _quickest(cost: Cost, limits: SplitLimits, total: int) -> _Quickest:
+  best: _Quickest = {}
   for num in range(1, limits.max_micro_batches + 1):
-    top = _largest_batch(time_s, cost, limits, num)
-    low = max(limits.min_micro_batch, math.ceil(num_samples / num))
-    for batch in range(low, top + 1):
-      split = Split(num, batch)
-      # In order of num: the first has the fewest launches.
-      best.setdefault(split.num_samples, split)
-  return sorted(best.items(), key=lambda item: -item[0])
-
-
-def _capacity(time_s: float, cost: Cost, limits: Limits) -> int:
-  return max(
-    num * _largest_batch(time_s, cost, limits, num)
-    for num in range(1, limits.max_micro_batches + 1)
-  )
+    top = min(limits.max_micro_batch, total // num)
+    for batch in range(limits.min_micro_batch, top + 1):
+      seconds, split = num * cost(batch), Split(num, batch)
+      known = best.get(split.num_samples)
+      # In order of num: of equals the first has the fewest launches.
+      if known is None or seconds < known[0]:
+        best[split.num_samples] = seconds, split
+  return best
 
 
 def _split_in(
-  time_s: float, total: int, costs: Sequence[Cost], limits: Sequence[Limits]
+  time_s: float, total: int, quickest: Sequence[_Quickest]
 ) -> list[Split] | None:
   """Splits of exactly `total` samples that end in time; None: there are none.
 
@@ -247,19 +276,19 @@ def _split_in(
   over what each can leave out: bit s of `reach` says that the workers so far
   can leave out s together.
   """
-  tops = [_capacity(time_s, c, lim) for c, lim in zip(costs, limits)]
+  in_time = [
+    {samples: one for samples, (s, one) in each.items() if s <= time_s}
+    for each in quickest
+  ]
+  tops = [max(each, default=0) for each in in_time]
   surplus = sum(tops) - total
   if surplus < 0 or min(tops) == 0:
     return None
   mask = (1 << (surplus + 1)) - 1
-  reach, reaches, cuts = 1, [], []
-  for cost, limit, top in zip(costs, limits, tops):
-    cut = {
-      top - samples: split
-      for samples, split in _choices(time_s, cost, limit, top - surplus)
-    }
-    reaches.append(reach)
-    cuts.append(cut)
+  reach, cuts = 1, []
+  for each, top in zip(in_time, tops):
+    cut = {top - n: split for n, split in each.items() if top - n <= surplus}
+    cuts.append((reach, cut))
     new = 0
     for left_out in cut:
       new |= reach << left_out
@@ -267,7 +296,7 @@ def _split_in(
   if not reach >> surplus & 1:
     return None
   splits = []
-  for before, cut in zip(reversed(reaches), reversed(cuts)):
+  for before, cut in reversed(cuts):
     left_out = next(
       out for out in cut if out <= surplus and before >> (surplus - out) & 1
     )
@@ -285,16 +314,15 @@ def step_s(splits: Sequence[Split], costs: Sequence[Cost]) -> float:
 
 
 def solve(
-  total: int, costs: Sequence[Cost], limits: Sequence[Limits]
+  total: int, costs: Sequence[Cost], limits: Sequence[SplitLimits]
 ) -> list[Split]:
   """Splits `total` samples for the shortest step, batch sizes free as well.
 
   Minimises max_i c_i * (alpha_i + beta_i * b_i) over integers with
-  sum_i c_i * b_i = total, by bisection over the step time. First it finds the
-  least time in which the workers can do `total` or more; from there the least
-  in which they can do exactly `total`, which is seldom far. A feasible time is
-  replaced by the step time of the splits found, so that the bisection ends at
-  an optimum and not near one.
+  sum_i c_i * b_i = total. The optimum is the time of some worker's split, so
+  these times are searched: by bisection for the least in which the workers can
+  do `total` or more; from there for the least in which they can do exactly
+  `total`, which is seldom far.
 
   Args:
     total: Samples of the global batch.
@@ -312,40 +340,36 @@ def solve(
       f'solve: {len(costs)} costs and {len(limits)} limits; there must be one'
       ' of each for every worker'
     )
-  longest = max(
-    limit.max_micro_batches * cost(limit.max_micro_batch)
-    for cost, limit in zip(costs, limits)
-  )
-  low_s, high_s = 0.0, longest
-  while high_s - low_s > 1e-6 * high_s:
-    middle_s = (low_s + high_s) / 2
-    caps = [_capacity(middle_s, c, lim) for c, lim in zip(costs, limits)]
-    if min(caps) > 0 and sum(caps) >= total:
-      high_s = middle_s
-    else:
-      low_s = middle_s
-  best, stride_s = _split_in(high_s, total, costs, limits), high_s - low_s
-  while best is None and high_s < longest:
-    low_s, stride_s = high_s, stride_s * 2
-    high_s = min(longest, high_s + stride_s)
-    best = _split_in(high_s, total, costs, limits)
-  if best is None:
-    low = sum(limit.min_micro_batch for limit in limits)
-    high = sum(lim.max_micro_batches * lim.max_micro_batch for lim in limits)
-    raise ValueError(
-      f'solve: no micro-batches of the allowed sizes add up to {total} samples'
-      f' (the {len(costs)} workers can do {low} to {high}); change the global'
-      ' batch, max_micro_batches or the limits of the micro-batch'
+  quickest = [_quickest(c, lim, total) for c, lim in zip(costs, limits)]
+  times = sorted({s for each in quickest for s, _ in each.values()})
+
+  def can_do_all(time_s: float) -> bool:
+    return total <= sum(
+      max((n for n, (s, _) in each.items() if s <= time_s), default=0)
+      for each in quickest
     )
+
+  low = bisect.bisect_left(times, True, key=can_do_all) - 1
+  high, stride = low + 1, 1
   while True:
-    high_s = step_s(best, costs)
-    is_last = high_s - low_s <= 1e-9 * high_s
-    # Nothing is left between but rounding, or an optimum just below.
-    try_s = math.nextafter(high_s, 0) if is_last else (low_s + high_s) / 2
-    found = _split_in(try_s, total, costs, limits)
-    if found is not None:
-      best = found
-    elif is_last:
-      return best
+    high = min(high, len(times) - 1)
+    best = _split_in(times[high], total, quickest) if times else None
+    if best is not None:
+      break
+    if high == len(times) - 1:
+      lows = sum(limit.min_micro_batch for limit in limits)
+      highs = sum(one.max_micro_batches * one.max_micro_batch for one in limits)
+      raise ValueError(
+        f'solve: no micro-batches of the allowed sizes add up to {total}'
+        f' samples (the {len(costs)} workers can do {lows} to {highs}); change'
+        ' the global batch, max_micro_batches or the limits of the micro-batch'
+      )
+    low, high, stride = high, high + stride, 2 * stride
+  while high - low > 1:
+    middle = (low + high) // 2
+    found = _split_in(times[middle], total, quickest)
+    if found is None:
+      low = middle
     else:
-      low_s = try_s
+      best, high = found, middle
+  return best

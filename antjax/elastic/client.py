@@ -16,28 +16,12 @@ import time
 from typing import Any, NoReturn
 
 from absl import logging
-from google.protobuf.message import Message
 import grpc
 
-from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import security
+from antjax.elastic.methods import METHODS, SERVICE
 
-SERVICE = 'antjax.v1.Coordinator'
 MAX_MESSAGE_BYTES = 64 << 20
-
-_REPLIES: dict[str, type[Message]] = {
-  'CreateDataSet': pb.Empty,
-  'Begin': pb.Empty,
-  'Exchange': pb.ExchangeReply,
-  'Commit': pb.Empty,
-  'ExtendStream': pb.Empty,
-  'Heartbeat': pb.HeartbeatReply,
-  'AgentBeat': pb.AgentBeatReply,
-  'Status': pb.StatusReply,
-  'Operate': pb.Empty,
-}
-# Soft state: the newest one counts, a repeat does no harm.
-_UNSEQUENCED = ('Heartbeat', 'AgentBeat', 'Status')
 _FIRST_DELAY_S, _MAX_DELAY_S = 0.1, 2.0
 _QUIET_S = 5.0  # A coordinator that restarts is no news.
 _LOST = ('rst_stream', 'stream removed', 'socket closed', 'connection reset')
@@ -52,6 +36,16 @@ class StaleError(RuntimeError):
 
 class CoordinatorGoneError(RuntimeError):
   """The coordinator did not answer for as long as the client was to wait."""
+
+
+_ERRORS: dict[grpc.StatusCode, type[Exception]] = {
+  grpc.StatusCode.FAILED_PRECONDITION: StaleError,
+  grpc.StatusCode.INVALID_ARGUMENT: ValueError,
+  grpc.StatusCode.OUT_OF_RANGE: ValueError,
+  grpc.StatusCode.NOT_FOUND: LookupError,
+  grpc.StatusCode.UNAUTHENTICATED: PermissionError,
+  grpc.StatusCode.PERMISSION_DENIED: PermissionError,
+}
 
 
 class CoordinatorClient:
@@ -109,9 +103,9 @@ class CoordinatorClient:
       name: self._channel.unary_unary(
         f'/{SERVICE}/{name}',
         request_serializer=lambda message: message.SerializeToString(),
-        response_deserializer=reply.FromString,
+        response_deserializer=method.reply.FromString,
       )
-      for name, reply in _REPLIES.items()
+      for name, method in METHODS.items()
     }
 
   def __enter__(self) -> 'CoordinatorClient':
@@ -152,7 +146,7 @@ class CoordinatorClient:
     head.job, head.client = self.job, self.client
     head.incarnation, head.generation = self.incarnation, self.generation
     patience = self._give_up_s if give_up_s is None else give_up_s
-    if name in _UNSEQUENCED:
+    if not METHODS[name].is_journaled:
       head.sequence = 0
       return self._call_until_answered(name, request, patience)
     with self._order:
@@ -208,19 +202,13 @@ class CoordinatorClient:
 
   def _refused(self, name: str, code: grpc.StatusCode, text: str) -> NoReturn:
     message = f'{name}: {text}'
-    if code is grpc.StatusCode.FAILED_PRECONDITION:
-      raise StaleError(message)
-    if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE):
-      raise ValueError(message)
-    if code is grpc.StatusCode.NOT_FOUND:
-      raise LookupError(message)
     if code is grpc.StatusCode.UNAUTHENTICATED:
-      raise PermissionError(
-        f'{message} The coordinator at {self.address} wants another token; see'
-        ' the token file.'
+      message += (
+        f' The coordinator at {self.address} wants another token; see the token'
+        ' file.'
       )
-    if code is grpc.StatusCode.PERMISSION_DENIED:
-      raise PermissionError(message)
+    if code in _ERRORS:
+      raise _ERRORS[code](message)
     raise RuntimeError(
       f'{name}: the coordinator at {self.address} failed ({code.name}: {text}).'
     )

@@ -139,14 +139,6 @@ class Consumption:
       del epoch.marks[position]
       epoch.done.add(position)
 
-  def consumed(self, shard: DataShard) -> np.ndarray:
-    """Returns flags [n] of a shard's records that are known to be consumed."""
-    epoch, position = self._find(shard)
-    marks = epoch.marks.get(position)
-    if marks is None:
-      return np.full(len(shard), position in epoch.done, np.uint8)
-    return marks[: len(shard)].copy()
-
   def drop_before(self, epoch: int) -> None:
     """Forgets earlier epochs: they are in a committed checkpoint."""
     if epoch <= self._first:

@@ -4,10 +4,9 @@
 
 A policy says what is best now. The Controller asks it once a period, waits for
 enough steps, ignores changes too small to matter, and spends restarts from a
-budget with a cooldown. What it let pass is kept, for people, in a bounded log.
+budget with a cooldown.
 """
 
-from collections import deque
 import dataclasses
 import math
 
@@ -35,7 +34,6 @@ class ControllerConfig:
       less than `large_change` waits for so long: measured times are noisy, and
       small gains mostly that noise.
     large_change: A share of the step time.
-    log_size: Entries kept of a job.
   """
 
   period_s: float = 10.0
@@ -45,43 +43,23 @@ class ControllerConfig:
   min_change: float = 0.03
   settle_s: float = 60.0
   large_change: float = 0.15
-  log_size: int = 256
 
   def __post_init__(self) -> None:
-    if not (
-      self.period_s >= 0
-      and self.cooldown_s >= 0
-      and self.min_change >= 0
-      and self.settle_s >= 0
-      and self.large_change >= 0
-      and self.max_restarts >= 0
-      and self.min_samples >= 1
-      and self.log_size >= 1
-    ):
+    values = dataclasses.astuple(self)
+    if self.min_samples < 1 or not all(value >= 0 for value in values):
       raise ValueError(
-        f'{self}: min_samples and log_size must be at least 1, all else not'
-        ' negative'
+        f'{self}: min_samples must be at least 1, all else not negative'
       )
-
-
-@dataclasses.dataclass(frozen=True)
-class LogEntry:
-  """An action that was taken, or a policy that failed (action None)."""
-
-  now: float
-  generation: int
-  action: actions.Action | None
-  reason: str
 
 
 @dataclasses.dataclass
 class _Job:
-  log: deque[LogEntry]
   decided_at: float = -math.inf
   restarted_at: float = -math.inf
   adjusted_at: float = -math.inf
   num_restarts: int = 0
   idle_reason: str = 'no decision yet'
+  failure_reason: str = ''  # While the policy fails.
   new_failure: Exception | None = None
 
 
@@ -113,9 +91,7 @@ class Controller:
       restarts_used: Of the job's budget, where something lasting counts them;
         None: those that this Controller has decided on.
     """
-    job = self._jobs.setdefault(
-      view.job, _Job(deque(maxlen=self._config.log_size))
-    )
+    job = self._jobs.setdefault(view.job, _Job())
     if not self.is_due(view.job, now):
       return []
     job.decided_at = now
@@ -131,7 +107,10 @@ class Controller:
         _check(action, view)
     # A user's policy may raise anything; the coordinator must go on.
     except Exception as error:  # pylint: disable=broad-except
-      self._log_failure(job, view, now, error)
+      job.idle_reason = f'the policy failed: {type(error).__name__}: {error}'
+      # It will fail again a period later: once is enough.
+      if job.idle_reason != job.failure_reason:
+        job.failure_reason, job.new_failure = job.idle_reason, error
       return []
     passed: list[actions.Action] = []
     for action in wanted:
@@ -145,10 +124,10 @@ class Controller:
       passed = [*restarts]
       job.restarted_at = now
       job.num_restarts += 1
+    if passed:
+      job.failure_reason = ''
     if any(isinstance(a, actions.AdjustBatch) for a in passed):
       job.adjusted_at = now
-    for action in passed:
-      job.log.append(LogEntry(now, view.generation, action, action.reason))
     return passed
 
   def is_due(self, job: str, now: float) -> bool:
@@ -166,10 +145,6 @@ class Controller:
     if known and now - known.restarted_at < self._config.cooldown_s:
       return 0
     return max(0, self._config.max_restarts - restarts_used)
-
-  def log(self, job: str) -> list[LogEntry]:
-    """What was done to a job, oldest first."""
-    return list(self._jobs[job].log) if job in self._jobs else []
 
   def idle_reason(self, job: str) -> str:
     """Why the last action was held back, or none was asked for."""
@@ -246,15 +221,6 @@ class Controller:
 
   def _is_small(self, old: float, new: float) -> bool:
     return old == new or abs(new - old) < self._config.min_change * old
-
-  def _log_failure(
-    self, job: _Job, view: ClusterView, now: float, error: Exception
-  ) -> None:
-    job.idle_reason = f'the policy failed: {type(error).__name__}: {error}'
-    # It will fail again a period later: once is enough.
-    if not job.log or job.log[-1].reason != job.idle_reason:
-      job.log.append(LogEntry(now, view.generation, None, job.idle_reason))
-      job.new_failure = error
 
 
 def _check(action: actions.Action, view: ClusterView) -> None:

@@ -21,11 +21,14 @@ from antjax.elastic import policy_by_name, security, status, writer
 from antjax.elastic.controller import Controller, ControllerConfig
 from antjax.elastic.decisions import Decisions
 from antjax.elastic.liveness import Liveness
-from antjax.elastic.monitor import Monitor, MonitorConfig
+from antjax.elastic.methods import METHODS, OPERATOR
+from antjax.elastic.monitor import Monitor
 from antjax.elastic.refused import Refused
-from antjax.elastic.rendezvous import Rendezvous, RendezvousConfig
+from antjax.elastic.rendezvous import Rendezvous
+from antjax.elastic.rendezvous_room import RendezvousConfig
 from antjax.elastic.service import make_server, Service
 from antjax.elastic.status_page import StatusPage
+from antjax.elastic.windows import MonitorConfig
 from antjax.shards.journal import Journal
 
 _TICK_S = 0.5
@@ -111,7 +114,7 @@ async def serve(
   tokens = (
     security.read_tokens(config.token_file)
     if config.token_file
-    else security.Tokens()
+    else security.RoleTokens()
   )
   tls = security.read_tls(config.tls_dir) if config.tls_dir else None
   policy_fn = policy_by_name.resolve(config.policy)
@@ -135,7 +138,7 @@ async def serve(
     try:
       await server.start()
       if page is not None:
-        await _start_page(page, config)
+        await page.start()
       on_start(port, page.url if page is not None else '')
       await coordinator.run(until)
     finally:
@@ -147,13 +150,13 @@ async def serve(
 
 
 def _status_page(
-  config: CoordinatorConfig, coordinator: 'Coordinator', tokens: security.Tokens
+  config: CoordinatorConfig,
+  coordinator: 'Coordinator',
+  tokens: security.RoleTokens,
 ) -> StatusPage | None:
   if config.status_port is None:
     return None
-  token = next(
-    (token for token, role in tokens.roles if role == security.OPERATOR), b''
-  )
+  token = next((token for token, role in tokens.roles if role == OPERATOR), b'')
   return StatusPage(
     coordinator.snapshot,
     address=config.address,
@@ -162,16 +165,6 @@ def _status_page(
     tls=security.page_tls(config.tls_dir) if config.tls_dir else None,
     is_insecure=config.is_insecure,
   )
-
-
-async def _start_page(page: StatusPage, config: CoordinatorConfig) -> None:
-  try:
-    await page.start()
-  except OSError as error:
-    raise RuntimeError(
-      f'the status page cannot listen on {config.address}:'
-      f'{config.status_port}: {error}.'
-    ) from error
 
 
 class Coordinator:
@@ -205,7 +198,16 @@ class Coordinator:
     self._decisions = Decisions(
       durable, self._monitor, self._rendezvous, self._liveness, controller
     )
-    self._rates = status.Rates()
+    self._snapshots = status.Snapshots(
+      durable.jobs,
+      self._monitor,
+      self._rendezvous,
+      self._decisions.log,
+      controller.idle_reason,
+      lambda job: controller.restarts_left(
+        job.name, clock(), job.policy_restarts
+      ),
+    )
     self._beaten: dict[str, float] = {}  # Job -> last beat of an agent.
     self._exits: dict[tuple[str, str], tuple[int, int]] = {}
     for name in durable.jobs.names():
@@ -213,18 +215,12 @@ class Coordinator:
 
   def handlers(self) -> dict[str, Any]:
     """Returns what answers each method of the service."""
-    return {
-      'CreateDataSet': self.writer.answer,
-      'Begin': self._begin,
-      'Exchange': self._exchange,
-      'Exchanges': self._exchange,
-      'Commit': self._commit,
-      'ExtendStream': self.writer.answer,
+    soft = {
       'Heartbeat': self._heartbeat,
       'AgentBeat': self._agent_beat,
       'Status': self._status,
-      'Operate': self._operate,
     }
+    return {name: soft.get(name, self._answer) for name in METHODS}
 
   async def run(self, until: asyncio.Event) -> None:
     """Ticks until the event is set.
@@ -265,68 +261,43 @@ class Coordinator:
     self._decisions.tick(set(self._beaten), now)
 
   def snapshot(self) -> dict[str, Any]:
-    """Returns everything that is known, see `status.snapshot`."""
+    """Returns everything that is known, see `status.Snapshots`."""
     durable = self.writer
-    return status.snapshot(
-      durable.jobs,
-      self._monitor,
-      self._decisions.log,
-      self._rendezvous,
+    return self._snapshots.take(
       time.time(),
-      steady_s=self._clock(),
-      rates=self._rates,
+      self._clock(),
       journal={
         'num_commits': durable.num_commits,
         'commit_s': durable.commit_s,
         'num_changes': durable.num_changes,
         'num_bytes': durable.num_bytes,
       },
-      idle_reason_fn=self._decisions.idle_reason,
-      policy_restarts_left_fn=lambda job: self._decisions.restarts_left(
-        job, self._clock()
-      ),
       more_names=self._beaten,
     )
 
   # --- Requests. --------------------------------------------------------------
 
-  async def _begin(self, request: pb.BeginRequest, data: bytes) -> bytes:
-    head = request.head
+  async def _answer(self, request: Any, data: bytes) -> bytes:
+    """Answers a request that is journaled, and notes what it says softly."""
     reply = await self.writer.answer(request, data)
-    self._liveness.note_progress(
-      head.job, head.client, head.generation, self._clock()
-    )
-    return reply
-
-  async def _exchange(self, request: pb.ExchangeRequest, data: bytes) -> bytes:
-    head = request.head
-    reply = await self.writer.answer(request, data)
-    now = self._clock()
-    if request.consumed:
-      self._liveness.note_progress(head.job, head.client, head.generation, now)
-    else:
-      self._liveness.hear(head.job, head.client, head.generation, now)
-    return reply
-
-  async def _commit(self, request: pb.CommitRequest, data: bytes) -> bytes:
-    reply = await self.writer.answer(request, data)
-    self._monitor.note_commit(request.head.job, self._clock())
-    return reply
-
-  async def _operate(self, request: pb.OperateRequest, data: bytes) -> bytes:
-    reply = await self.writer.answer(request, data)
-    name = request.head.job
-    logging.info(
-      'Job %s: %s %s by %s. %s',
-      name,
-      request.action,
-      request.target,
-      request.head.client,
-      request.reason,
-    )
-    self._monitor.note_plan(
-      name, self.writer.jobs.job(name).plan, self._clock()
-    )
+    head, now = request.head, self._clock()
+    if isinstance(request, pb.ExchangeRequest) and not request.consumed:
+      self._liveness.hear(head, now)
+    elif isinstance(request, (pb.BeginRequest, pb.ExchangeRequest)):
+      self._liveness.note_progress(head, now)
+    elif isinstance(request, pb.CommitRequest):
+      self._monitor.note_commit(head.job, now)
+    elif isinstance(request, pb.OperateRequest):
+      logging.info(
+        'Job %s: %s %s by %s. %s',
+        head.job,
+        request.action,
+        request.target,
+        head.client,
+        request.reason,
+      )
+      plan = self.writer.jobs.job(head.job).plan
+      self._monitor.note_plan(head.job, plan, now)
     return reply
 
   async def _heartbeat(
@@ -338,15 +309,9 @@ class Coordinator:
     self.writer.jobs.check_alive(head)
     now = self._clock()
     self._monitor.record_heartbeat(request, now)
-    self._liveness.note_progress(
-      head.job,
-      head.client,
-      head.generation,
-      now,
-      (request.step, request.num_samples),
-    )
+    self._liveness.note_progress(head, now, (request.step, request.num_samples))
     if request.is_last:
-      self._liveness.leave(head.job, head.client, head.generation, now)
+      self._liveness.leave(head, now)
     await self.writer.settled()
     return pb.HeartbeatReply(
       plan=job.plan, is_stopping=job.is_stopping

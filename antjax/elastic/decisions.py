@@ -13,7 +13,7 @@ import time
 from absl import logging
 from google.protobuf.message import Message
 
-from antjax.elastic import actions, status
+from antjax.elastic import actions
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.controller import Controller
 from antjax.elastic.job_state import JobState
@@ -21,6 +21,7 @@ from antjax.elastic.liveness import Liveness
 from antjax.elastic.monitor import Monitor
 from antjax.elastic.refused import Refused
 from antjax.elastic.rendezvous import Rendezvous
+from antjax.elastic.status_memory import ActionLog
 from antjax.elastic.writer import Writer
 
 _NAMES = {
@@ -48,7 +49,7 @@ class Decisions:
     wall_clock: Callable[[], float] = time.time,
   ):
     """Takes over the jobs of a writer, and asks the others about them."""
-    self.log = status.ActionLog()
+    self.log = ActionLog()
     self._writer = writer
     self._monitor = monitor
     self._rendezvous = rendezvous
@@ -79,14 +80,6 @@ class Decisions:
     self._liveness.keep(known)
     for name in self._waiting_since.keys() - {*known, *names}:
       del self._waiting_since[name]
-
-  def idle_reason(self, job: str) -> str:
-    """Why the controller last did nothing about a job."""
-    return self._controller.idle_reason(job)
-
-  def restarts_left(self, job: JobState, now: float) -> int:
-    """Restarts of slow workers that the policy may ask for now."""
-    return self._controller.restarts_left(job.name, now, job.policy_restarts)
 
   def _tick_job(self, job: JobState, now: float, has_agents: bool) -> None:
     if job.phase == 'ended':
@@ -162,14 +155,7 @@ class Decisions:
         )
         continue
       reasons.append(action.reason)
-      if isinstance(action, actions.AdjustBatch):
-        plan.num_micro_batches.clear()  # Of those who have left.
-        for worker, count in action.num_micro_batches.items():
-          plan.num_micro_batches[worker] = count
-      elif isinstance(action, actions.BackupWorkers):
-        plan.deadline_s = action.deadline_s
-      else:
-        plan.lr_scale = action.lr_scale
+      actions.change_plan(plan, action)
     if reasons:
       plan.reason = '; '.join(reasons)
       self._writer.decide(pb.SetPlan(job=job.name, plan=plan))

@@ -23,11 +23,6 @@ MAX_DATA_SETS = 100  # Of a job.
 MAX_HELD = 10_000  # Leases of a worker in a data set.
 # What a later generation may say anew.
 _CHANGEABLE = ('num_epochs', 'max_data_errors')
-_OUTCOMES = {
-  'LEASED': pb.ExchangeReply.LEASED,
-  'WAIT': pb.ExchangeReply.WAIT,
-  'FINISHED': pb.ExchangeReply.FINISHED,
-}
 
 
 def create_data_set(job: JobState, request: pb.CreateDataSetRequest) -> bool:
@@ -133,7 +128,7 @@ def exchange(
       if bits:
         lease.consumed = bits.to_bytes((bits.bit_length() + 7) // 8, 'little')
   if not reply.leases:
-    reply.outcome = _OUTCOMES[ledger.outcome()]
+    reply.outcome = getattr(pb.ExchangeReply, ledger.outcome())
   reply.first_open_epoch = ledger.first_open_epoch
   return (
     is_changed or bool(reply.leases) or num_epochs != ledger.num_begun_epochs

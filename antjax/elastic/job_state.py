@@ -193,23 +193,11 @@ class JobState:
     return job
 
 
-_PLAIN = (
-  'name',
-  'generation',
-  'phase',
-  'members',
-  'jax_coordinator',
-  'restarts_used',
-  'policy_restarts',
-  'is_managed',
-  'is_success',
-  'is_stopping',
-  'is_restart_asked',
-  'replace_asked',
-  'replaced',
-  'last_step',
-  'committed_unix_s',
-)
+_PLAIN = [
+  field.name
+  for field in dataclasses.fields(JobState)
+  if field.name not in ('plan', 'sets', 'clients', 'history', 'actions')
+]
 
 
 def _text(data: bytes) -> str:

@@ -14,8 +14,10 @@ them is enough to go on after a crash. Who may change a job:
                older one is refused.
 """
 
+from collections.abc import Callable
 import json
 import struct
+from typing import Any
 
 from absl import logging
 from google.protobuf.message import Message
@@ -49,6 +51,20 @@ MESSAGES = (*REQUESTS, *DECISIONS)
 _WITHOUT = (pb.OperateRequest, pb.ExtendStreamRequest)  # A generation.
 
 
+# What requests that have no reply do to a job; True: it has changed.
+_CHANGES: dict[type[Message], Callable[[JobState, Any, float], bool]] = {
+  pb.BeginRequest: lambda job, request, now: job_data.begin(job, request),
+  pb.CommitRequest: job_data.commit,
+  pb.CreateDataSetRequest: (
+    lambda job, request, now: job_data.create_data_set(job, request)
+  ),
+  pb.ExtendStreamRequest: (
+    lambda job, request, now: job_data.extend_stream(job, request)
+  ),
+  pb.OperateRequest: job_control.operate,
+}
+
+
 class Jobs:
   """Applies requests and decisions to jobs, one after the other."""
 
@@ -62,26 +78,6 @@ class Jobs:
   def job(self, name: str) -> JobState:
     """Returns a job, to be read only; a blank one where it is not known."""
     return self._jobs.get(name) or JobState(name)
-
-  def apply(self, message: Message, now: float) -> Message:
-    """Applies a request or a decision.
-
-    Args:
-      message: One of MESSAGES.
-      now: Unix time.
-
-    Returns:
-      The reply; that of a decision is empty.
-
-    Raises:
-      Refused: The request changes nothing.
-    """
-    if isinstance(message, REQUESTS):
-      reply, _ = self.answer(message, now)
-      is_exchange = isinstance(message, pb.ExchangeRequest)
-      return (pb.ExchangeReply if is_exchange else pb.Empty).FromString(reply)
-    self.decide(message, now)
-    return pb.Empty()
 
   def answer(self, request: Message, now: float) -> tuple[bytes, bool]:
     """Applies a request.
@@ -139,13 +135,24 @@ class Jobs:
     is_poll = isinstance(request, pb.ExchangeRequest) and not is_changed
     return client.reply, is_new or not is_poll
 
-  def replay(self, message: Message, now: float) -> None:
-    """Applies a message of the journal; it was one that changed the state."""
+  def apply(self, message: Message, now: float) -> bytes:
+    """Applies a request or a decision, such as the journal has them.
+
+    Args:
+      message: One of MESSAGES.
+      now: Unix time.
+
+    Returns:
+      The serialized reply; that of a decision is empty.
+
+    Raises:
+      Refused: The request changes nothing.
+    """
     head: pb.Head | None = getattr(message, 'head', None)
     if head is not None and head.sequence:
-      self.answer(message, now)
-    else:
-      self.decide(message, now)
+      return self.answer(message, now)[0]
+    self.decide(message, now)
+    return b''
 
   def _apply_request(
     self, job: JobState, request: Message, now: float
@@ -154,18 +161,7 @@ class Jobs:
     if isinstance(request, pb.ExchangeRequest):
       reply = pb.ExchangeReply()
       return reply, job_data.exchange(job, request, reply)
-    if isinstance(request, pb.BeginRequest):
-      is_changed = job_data.begin(job, request)
-    elif isinstance(request, pb.CommitRequest):
-      is_changed = job_data.commit(job, request, now)
-    elif isinstance(request, pb.CreateDataSetRequest):
-      is_changed = job_data.create_data_set(job, request)
-    elif isinstance(request, pb.ExtendStreamRequest):
-      is_changed = job_data.extend_stream(job, request)
-    else:
-      assert isinstance(request, pb.OperateRequest), type(request)
-      is_changed = job_control.operate(job, request, now)
-    return pb.Empty(), is_changed
+    return pb.Empty(), _CHANGES[type(request)](job, request, now)
 
   def check_alive(self, head: pb.Head) -> None:
     """Raises Refused where who sends this is fenced off; for heartbeats."""

@@ -8,8 +8,8 @@ the worker's process over a local socket. So the coordinator sees one client a
 worker, and a pass is one pass for all its processes.
 
 Messages are a letter and bytes; no pickle. A prefetch process says who it is
-('H'), then begins passes ('B'), takes leases ('T') and reports ('C', 'P', 'G',
-'F'); only 'B' and 'T' are answered.
+('H'), then begins passes ('B'), takes leases ('T') and reports ('R'); only 'B'
+and 'T' are answered.
 """
 
 from collections.abc import Callable
@@ -24,8 +24,7 @@ from absl import logging
 
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorGoneError, StaleError
-from antjax.elastic.lease_queue import from_proto, LeaseQueue, to_proto
-from antjax.shards.data_shard import DataShard
+from antjax.elastic.lease_queue import ended_shards, key_of, LeaseQueue
 
 _ERRORS: dict[str, type[Exception]] = {
   error.__name__: error
@@ -150,7 +149,7 @@ class Hub:
     elif letter == b'T':
       process.connection.send_bytes(self._guarded(lambda: self._take(process)))
     elif process.number:
-      self._report(process, letter, body)
+      self._report(process, pb.ExchangeRequest.FromString(body))
 
   def _guarded(self, call: Callable[[], bytes]) -> bytes:
     try:
@@ -204,7 +203,7 @@ class Hub:
     process.is_at_end = lease is None
     if lease is not None:
       reply.leases.append(lease)
-      process.held[lease.shard.epoch, lease.shard.index] = lease
+      process.held[key_of(lease.shard)] = lease
     return reply.SerializeToString()
 
   def _check_newest(self, process: _Process) -> None:
@@ -215,25 +214,12 @@ class Hub:
         ' its first element.'
       )
 
-  def _report(self, process: _Process, letter: bytes, body: bytes) -> None:
-    leases, number = self._leases, process.number
-    if letter == b'C':
-      shard = pb.Shard.FromString(body)
-      process.held.pop((shard.epoch, shard.index), None)
-      leases.consumed(number, from_proto(shard))
-    elif letter in (b'P', b'G'):
-      lease = pb.Lease.FromString(body)
-      key = (lease.shard.epoch, lease.shard.index)
-      if letter == b'P':
-        process.held[key] = lease
-        leases.progress(number, lease)
-      else:
-        process.held.pop(key, None)
-        leases.give_back(number, lease)
-    else:
-      error = pb.DataError.FromString(body)
-      process.held.pop((error.shard.epoch, error.shard.index), None)
-      leases.fail(number, from_proto(error.shard), error.message)
+  def _report(self, process: _Process, news: pb.ExchangeRequest) -> None:
+    for lease in news.progress:
+      process.held[key_of(lease.shard)] = lease
+    for shard in ended_shards(news):
+      process.held.pop(key_of(shard), None)
+    self._leases.report(process.number, news)
 
   def _leave(self, process: _Process) -> None:
     """Gives back what a process held; its iterator has come to its end."""
@@ -245,8 +231,8 @@ class Hub:
         group.end = self._num_tickets
       number, process.number = process.number, 0
       held, process.held = process.held, {}
-    for lease in held.values():
-      self._leases.give_back(number, lease)
+    if held:
+      self._leases.report(number, pb.ExchangeRequest(returned=held.values()))
 
 
 class RemoteLeases:
@@ -270,7 +256,7 @@ class RemoteLeases:
     self._index = index
 
   def begin(self, state: bytes, round_number: int) -> int:
-    """See `Leases`."""
+    """See `LeaseQueue`."""
     if self._connection is None:
       self._connection = connection.Client(self._address, authkey=self._key)
       hello = {'ticket': self._ticket, 'index': self._index}
@@ -280,38 +266,22 @@ class RemoteLeases:
     return round_number
 
   def take(self, number: int) -> tuple[pb.Lease | None, bool, int]:
-    """See `Leases`."""
+    """See `LeaseQueue`."""
     del number  # A process has one pass at a time.
     reply = pb.ExchangeReply.FromString(self._ask(b'T'))
     lease = reply.leases[0] if reply.leases else None
     is_waiting = reply.outcome == pb.ExchangeReply.WAIT
     return lease, is_waiting, reply.first_open_epoch
 
-  def consumed(self, number: int, shard: DataShard) -> None:
-    """See `Leases`."""
-    self._say(number, b'C', to_proto(shard))
-
-  def progress(self, number: int, lease: pb.Lease) -> None:
-    """See `Leases`."""
-    self._say(number, b'P', lease)
-
-  def give_back(self, number: int, lease: pb.Lease) -> None:
-    """See `Leases`."""
-    self._say(number, b'G', lease)
-
-  def fail(self, number: int, shard: DataShard, message: str) -> None:
-    """See `Leases`."""
-    error = pb.DataError(shard=to_proto(shard), message=message)
-    self._say(number, b'F', error)
+  def report(self, number: int, news: pb.ExchangeRequest) -> None:
+    """See `LeaseQueue`."""
+    if number == self._number:
+      self._connection.send_bytes(b'R' + news.SerializeToString())
 
   def close(self) -> None:
     """Disconnects; what is held goes back."""
     if self._connection is not None:
       self._connection.close()
-
-  def _say(self, number: int, letter: bytes, message: Any) -> None:
-    if number == self._number:
-      self._connection.send_bytes(letter + message.SerializeToString())
 
   def _ask(self, message: bytes) -> bytes:
     self._connection.send_bytes(message)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 import dataclasses
 import threading
 import time
-from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -19,48 +18,7 @@ from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorClient
 from antjax.shards.data_shard import DataShard
 
-_T = TypeVar('_T')
 _OUTCOME = pb.ExchangeReply
-
-
-class Leases(Protocol):
-  """Where a ledger client gets its leases from and reports them to.
-
-  What is said of a pass that is no longer the newest is ignored.
-  """
-
-  def begin(self, state: bytes, round_number: int) -> int:
-    """Begins the next pass.
-
-    Args:
-      state: Position as JSON; empty: at the beginning.
-      round_number: How often the ledger client was set to a position.
-
-    Returns:
-      Its number, for the other calls.
-    """
-
-  def take(self, number: int) -> tuple[pb.Lease | None, bool, int]:
-    """Returns (the next lease or None, is waiting, first open epoch).
-
-    None: the pass is over; or, where it `is waiting`, there is none just now.
-    All epochs before the first open one are in a committed checkpoint.
-    """
-
-  def consumed(self, number: int, shard: DataShard) -> None:
-    """Notes that a shard is consumed."""
-
-  def progress(self, number: int, lease: pb.Lease) -> None:
-    """Notes which records of a held shard are consumed."""
-
-  def give_back(self, number: int, lease: pb.Lease) -> None:
-    """Gives a shard back, of which some records are consumed."""
-
-  def fail(self, number: int, shard: DataShard, message: str) -> None:
-    """Gives a shard back that could not be read."""
-
-  def close(self) -> None:
-    """Ends the work; leases that were not taken are given back."""
 
 
 @dataclasses.dataclass
@@ -69,12 +27,13 @@ class _Pass:
 
   number: int
   leases: deque[pb.Lease] = dataclasses.field(default_factory=deque)
-  consumed: list[pb.Shard] = dataclasses.field(default_factory=list)
+  # What is to be said; of the use of shards that are held only the newest.
+  news: pb.ExchangeRequest = dataclasses.field(
+    default_factory=pb.ExchangeRequest
+  )
   progress: dict[tuple[int, int], pb.Lease] = dataclasses.field(
     default_factory=dict
   )
-  returned: list[pb.Lease] = dataclasses.field(default_factory=list)
-  failed: list[pb.DataError] = dataclasses.field(default_factory=list)
   first_open_epoch: int = 0
   outcome: int = _OUTCOME.LEASED
   is_ending: bool = False  # Nothing is to be had but what others hold.
@@ -85,7 +44,8 @@ class _Pass:
   error: Exception | None = None
 
   def has_news(self) -> bool:
-    return bool(self.consumed or self.returned or self.failed)
+    news = self.news
+    return bool(news.consumed or news.returned or news.failed)
 
 
 class LeaseQueue:
@@ -132,12 +92,19 @@ class LeaseQueue:
     self._number = 0
     self._num_takers = 0
     self._is_asked = False  # A taker wants an answer now.
-    self._is_flushing = False
     self._is_closed = False
     self._thread: threading.Thread | None = None
 
   def begin(self, state: bytes, round_number: int = 0) -> int:
-    """See `Leases`; blocks until the coordinator has heard it.
+    """Begins the next pass; blocks until the coordinator has heard it.
+
+    Args:
+      state: Position as JSON; empty: at the beginning.
+      round_number: How often the ledger client was set to a position.
+
+    Returns:
+      Its number, for the other calls; what is said of an earlier pass is
+      ignored.
 
     Raises:
       StaleError: This process is fenced off, or another worker began another
@@ -174,7 +141,10 @@ class LeaseQueue:
   def take(
     self, number: int, *, may_wait: bool = True
   ) -> tuple[pb.Lease | None, bool, int]:
-    """See `Leases`.
+    """Returns (the next lease or None, is waiting, first open epoch).
+
+    None: the pass is over; or, where it `is waiting`, there is none just now.
+    All epochs before the first open one are in a committed checkpoint.
 
     Args:
       number: Of the pass.
@@ -217,33 +187,24 @@ class LeaseQueue:
       finally:
         self._num_takers -= 1
 
-  def consumed(self, number: int, shard: DataShard) -> None:
-    """See `Leases`."""
-    with self._changed:
-      if this := self._newest(number):
-        this.progress.pop((shard.epoch, shard.index), None)
-        self._say(this, this.consumed, to_proto(shard))
+  def report(self, number: int, news: pb.ExchangeRequest) -> None:
+    """Notes what has become of held shards.
 
-  def progress(self, number: int, lease: pb.Lease) -> None:
-    """See `Leases`."""
+    Args:
+      number: Of the pass.
+      news: Has `consumed`, `progress`, `returned` and `failed`.
+    """
     with self._changed:
       if this := self._newest(number):
-        this.progress[lease.shard.epoch, lease.shard.index] = lease
-
-  def give_back(self, number: int, lease: pb.Lease) -> None:
-    """See `Leases`."""
-    with self._changed:
-      if this := self._newest(number):
-        this.progress.pop((lease.shard.epoch, lease.shard.index), None)
-        self._say(this, this.returned, lease)
-
-  def fail(self, number: int, shard: DataShard, message: str) -> None:
-    """See `Leases`."""
-    with self._changed:
-      if this := self._newest(number):
-        this.progress.pop((shard.epoch, shard.index), None)
-        error = pb.DataError(shard=to_proto(shard), message=message[:1000])
-        self._say(this, this.failed, error)
+        for lease in news.progress:
+          this.progress[key_of(lease.shard)] = lease
+        ended = ended_shards(news)
+        for shard in ended:
+          this.progress.pop(key_of(shard), None)
+        if ended:
+          self._note_news(this)
+          this.news.MergeFrom(news)
+          del this.news.progress[:]
 
   def close(self, give_up_s: float = 5.0) -> None:
     """Reports what is left and gives back what was not taken."""
@@ -259,7 +220,7 @@ class LeaseQueue:
         return  # It waits for a coordinator that is not there.
     if this is None or this.error is not None:
       return
-    this.returned += this.leases
+    this.news.returned.extend(this.leases)
     this.leases.clear()
     if this.has_news():
       self._exchange(this, self._request(this, 0), give_up_s)
@@ -268,11 +229,11 @@ class LeaseQueue:
     this = self._pass
     return this if this is not None and this.number == number else None
 
-  def _say(self, this: _Pass, where: list[_T], what: _T) -> None:
+  def _note_news(self, this: _Pass) -> None:
+    """Notes that there comes something to report."""
     this.news_s = time.monotonic()
     if not this.has_news():
       this.said_s = this.news_s
-    where.append(what)
     self._changed.notify_all()
 
   def _run(self) -> None:
@@ -301,7 +262,7 @@ class LeaseQueue:
       until.append(this.said_s + self._flush_s - now)
     if this.progress or this.leases:  # Others may need those in reserve.
       until.append(this.built_s + self._progress_s - now)
-    if this.returned:
+    if this.news.returned:
       return 0.0  # Somebody may be waiting for it.
     if self._num_wanted(this):
       if this.outcome == _OUTCOME.LEASED:
@@ -320,16 +281,10 @@ class LeaseQueue:
     return max(0, read_ahead + self._num_takers - len(this.leases))
 
   def _request(self, this: _Pass, num_wanted: int) -> pb.ExchangeRequest:
-    request = pb.ExchangeRequest(
-      data_set=self._data_set.name,
-      pass_number=this.number,
-      consumed=this.consumed,
-      progress=this.progress.values(),
-      returned=this.returned,
-      failed=this.failed,
-      num_wanted=num_wanted,
-    )
-    this.consumed, this.returned, this.failed = [], [], []
+    request, this.news = this.news, pb.ExchangeRequest()
+    request.data_set = self._data_set.name
+    request.pass_number, request.num_wanted = this.number, num_wanted
+    request.progress.extend(this.progress.values())
     this.progress = {}
     this.said_s = this.built_s = time.monotonic()
     return request
@@ -356,8 +311,23 @@ class LeaseQueue:
         # Faster workers would stand idle for what is held in reserve here.
         this.is_ending = True
         while len(this.leases) > self._num_takers:
-          self._say(this, this.returned, this.leases.pop())
+          self._note_news(this)
+          this.news.returned.append(this.leases.pop())
       self._changed.notify_all()
+
+
+def key_of(shard: pb.Shard) -> tuple[int, int]:
+  """What tells a shard of a data set from the others."""
+  return shard.epoch, shard.index
+
+
+def ended_shards(news: pb.ExchangeRequest) -> list[pb.Shard]:
+  """The shards of a report that are not held any more."""
+  return [
+    *news.consumed,
+    *(lease.shard for lease in news.returned),
+    *(error.shard for error in news.failed),
+  ]
 
 
 def to_proto(shard: DataShard) -> pb.Shard:

@@ -9,6 +9,7 @@ that restarts gives all workers their full time again.
 from collections.abc import Collection
 import dataclasses
 
+from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.job_state import JobState
 
 _MAX_WORKERS = 20_000  # Of a job.
@@ -37,40 +38,33 @@ class Liveness:
     self._progress_timeout_s = progress_timeout_s
     self._pulses: dict[str, dict[str, _Pulse]] = {}
 
-  def hear(self, job: str, worker: str, generation: int, now: float) -> None:
+  def hear(self, head: pb.Head, now: float) -> None:
     """Notes a word of a worker, of whatever kind."""
-    self._pulse(job, worker, generation, now).heard = now
+    self._pulse(head.job, head.client, head.generation, now).heard = now
 
   def note_progress(
-    self,
-    job: str,
-    worker: str,
-    generation: int,
-    now: float,
-    progress: tuple[int, int] | None = None,
+    self, head: pb.Head, now: float, progress: tuple[int, int] | None = None
   ) -> None:
     """Notes how far a worker is.
 
     Args:
-      job: Name of the job.
-      worker: Name of the worker.
-      generation: That it is of.
+      head: Says who it is.
       now: Seconds.
       progress: Step and samples: only another value than before counts. None:
         there is progress.
     """
-    pulse = self._pulse(job, worker, generation, now)
+    pulse = self._pulse(head.job, head.client, head.generation, now)
     pulse.heard = now
     if progress is None or progress != pulse.progress:
       pulse.progressed = now
       pulse.progress = progress or pulse.progress
 
-  def leave(self, job: str, worker: str, generation: int, now: float) -> None:
+  def leave(self, head: pb.Head, now: float) -> None:
     """Notes that a worker trains no more: its process may do so in silence.
 
     As in a last evaluation. Whether it ends, and how, is its agent's to say.
     """
-    self._pulse(job, worker, generation, now).has_left = True
+    self._pulse(head.job, head.client, head.generation, now).has_left = True
 
   def hung(self, job: JobState, now: float) -> list[str]:
     """Returns the workers of a job that are to be given up.

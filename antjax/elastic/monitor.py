@@ -9,69 +9,14 @@ after a restart of the coordinator the windows fill again within seconds.
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 import dataclasses
-import math
 import statistics
 
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.view import ClusterView, WorkerView
-from antjax.elastic.windows import Slice, Windows, WorkerRecord
+from antjax.elastic.windows import MonitorConfig, Slice, WorkerRecord
 
 _MAX_EXIT_CODES = 64
 _MAX_KINDS = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class MonitorConfig:
-  """Windows and thresholds.
-
-  Attributes:
-    short_s: Short window: slow in it is slow now.
-    long_s: Long window: slow in most of it, once it is full, is persistent.
-    enter_slowness: A worker this many times slower than the median is slow.
-    leave_slowness: Below this it no longer is.
-    min_steps: Steps before a worker's figures count.
-    num_warmup_steps: First steps of a generation that are left out, beside the
-      very first one, which compiles and which no worker reports.
-    restart_cost_s: Of a restart, before one has been seen.
-    pending_memory_s: For how long a wait for hosts is remembered.
-    max_workers: Of a job; beyond, the one not heard of for longest goes.
-    max_jobs: The same for jobs.
-  """
-
-  short_s: float = 30.0
-  long_s: float = 300.0
-  enter_slowness: float = 1.3
-  leave_slowness: float = 1.15
-  min_steps: int = 5
-  num_warmup_steps: int = 1
-  restart_cost_s: float = 60.0
-  pending_memory_s: float = 1800.0
-  max_workers: int = 4096
-  max_jobs: int = 256
-
-  def __post_init__(self) -> None:
-    if not 0 < self.short_s < self.long_s < math.inf:
-      raise ValueError(
-        f'MonitorConfig: short_s={self.short_s}, long_s={self.long_s}; needed'
-        ' is 0 < short_s < long_s'
-      )
-    if not 1 <= self.leave_slowness <= self.enter_slowness < math.inf:
-      raise ValueError(
-        f'MonitorConfig: enter_slowness={self.enter_slowness},'
-        f' leave_slowness={self.leave_slowness}; needed is 1 <= leave <= enter,'
-        ' with room between, so that noise does not switch states'
-      )
-    if not self.restart_cost_s >= 0:  # Nor nan.
-      raise ValueError(
-        f'MonitorConfig: restart_cost_s={self.restart_cost_s} must be at least'
-        ' 0'
-      )
-    if min(self.min_steps, self.max_workers, self.max_jobs) < 1:
-      raise ValueError(
-        f'MonitorConfig: min_steps={self.min_steps},'
-        f' max_workers={self.max_workers}, max_jobs={self.max_jobs}; each must'
-        ' be at least 1'
-      )
 
 
 @dataclasses.dataclass
@@ -116,15 +61,8 @@ class Monitor:
   that does not go back.
   """
 
-  def __init__(self, config: MonitorConfig = MonitorConfig()):
-    self._config = config
-    self._windows = Windows(
-      config.short_s,
-      config.long_s,
-      config.num_warmup_steps,
-      config.min_steps,
-      jump=config.enter_slowness,
-    )
+  def __init__(self, config: MonitorConfig | None = None):
+    self._config = config or MonitorConfig()
     self._jobs: dict[str, _Job] = {}
 
   # --- What is told. ---------------------------------------------------------
@@ -166,10 +104,6 @@ class Monitor:
       if len(known.left_slow) >= self._config.max_workers:
         known.left_slow.clear()
       known.left_slow.add(worker)
-
-  def forget_job(self, job: str) -> None:
-    """Drops a job that is over."""
-    self._jobs.pop(job, None)
 
   def note_plan(self, job: str, plan: pb.Plan, now: float) -> None:
     """Says which plan is in force: after each SetPlan, and at the start."""
@@ -258,11 +192,6 @@ class Monitor:
       for name, worker in known.members().items()
     }
 
-  @property
-  def slice_s(self) -> float:
-    """Seconds of a slice: slice n begins at n * slice_s."""
-    return self._windows.slice_s
-
   # --- Bookkeeping. ----------------------------------------------------------
 
   def _job(self, name: str, now: float) -> _Job:
@@ -283,7 +212,7 @@ class Monitor:
     if old is None and len(job.workers) >= self._config.max_workers:
       workers = job.workers
       del workers[min(workers, key=lambda n: workers[n].heard_at)]
-    worker = WorkerRecord(self._windows, generation, now, old)
+    worker = WorkerRecord(self._config, generation, now, old)
     if name in job.left_slow:
       job.left_slow.remove(name)
       worker.was_persistent = True
@@ -306,7 +235,7 @@ class Monitor:
     firsts = [w.first_at for w in members.values() if w.first_at is not None]
     if job.learned_in is None and 0 not in unplanned:
       # Until now some may not have been heard of.
-      if firsts and now - min(firsts) >= self._windows.slice_s:
+      if firsts and now - min(firsts) >= self._config.slice_s:
         job.learned_in = job.generation
         # A deadline makes batches smaller that are planned whole.
         scale = 1.0 if job.deadline_s else job.lr_scale

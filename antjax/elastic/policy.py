@@ -24,7 +24,7 @@ from antjax.elastic.actions import AdjustLR as AdjustLR
 from antjax.elastic.actions import BackupWorkers as BackupWorkers
 from antjax.elastic.actions import KillRestart as KillRestart
 from antjax.elastic.actions import Nothing as Nothing
-from antjax.elastic.cost import Cost, fit
+from antjax.elastic.allocation import Cost, fit
 from antjax.elastic.view import ClusterView, WorkerView
 
 # An equal split that costs no more than this is preferred: it is the plain one.

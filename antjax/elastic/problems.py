@@ -16,7 +16,7 @@ _STOPPED = {130, 143, -2, -15}
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
+class GenerationProblem:
   """Why a generation cannot go on.
 
   Attributes:
@@ -38,8 +38,8 @@ class Problem:
   is_final: bool = False
 
 
-def _left(name: str, at: float) -> Problem:
-  return Problem(at, False, f'{name}: its host left', counts=False)
+def _left(name: str, at: float) -> GenerationProblem:
+  return GenerationProblem(at, False, f'{name}: its host left', counts=False)
 
 
 def problems_of(
@@ -48,7 +48,7 @@ def problems_of(
   agent_timeout_s: float,
   now: float,
   hung: Collection[str],
-) -> Iterable[Problem]:
+) -> Iterable[GenerationProblem]:
   """Yields what is wrong with the members of the running generation.
 
   Args:
@@ -71,7 +71,7 @@ def problems_of(
           yield _left(name, agent.last_seen)
         else:
           reason = f'{name}: no beat of its agent for {now - since:.0f} s'
-          yield Problem(since, True, reason)
+          yield GenerationProblem(since, True, reason)
     elif agent.has_left:
       yield _left(name, agent.changed_at)
     elif agent.took_over == job.generation:
@@ -79,28 +79,29 @@ def problems_of(
         yield _left(name, agent.first_seen)
       else:
         reason = f'{name}: its agent was started anew'
-        yield Problem(agent.took_over_at, True, reason)
+        yield GenerationProblem(agent.took_over_at, True, reason)
     elif agent.is_idle and not room.may_start(agent, job.generation):
       reason = f'{name}: its worker was gone when the coordinator came back'
-      yield Problem(agent.first_seen, True, reason, counts=False)
+      yield GenerationProblem(agent.first_seen, True, reason, counts=False)
     elif agent.has_exited_from(job.generation):
       if agent.is_leaving:
         yield _left(name, agent.changed_at)
-      elif agent.exit_code:
-        was_stopped = agent.exit_code in _STOPPED
-        yield Problem(
+      elif agent.beat.exit_code:
+        was_stopped = agent.beat.exit_code in _STOPPED
+        yield GenerationProblem(
           agent.changed_at,
           not was_stopped,
           f'{name}: its worker {agent.exit_text}',
-          agent.log_tail,
+          agent.beat.log_tail,
           counts=not (was_stopped and is_asked),
           is_exit=True,
           # Where a job has run before, another host may be the odd one.
-          is_final=agent.exit_code == EXIT_WRONG_USAGE and job.last_step < 0,
+          is_final=agent.beat.exit_code == EXIT_WRONG_USAGE
+          and job.last_step < 0,
         )
-    elif name in hung and agent.generation == job.generation:
+    elif name in hung and agent.beat.generation == job.generation:
       reason = f'{name}: its worker is silent or makes no progress'
-      yield Problem(now, True, reason)
+      yield GenerationProblem(now, True, reason)
 
 
 def silent_members(job: JobState, room: Room, since: float) -> dict[str, float]:

@@ -3,7 +3,10 @@
 """A worker's heartbeat: a thread that says how it is, and hears what to do."""
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+import json
+import os
+import pathlib
 import threading
 import time
 from typing import Any
@@ -17,11 +20,51 @@ from antjax.elastic.client import (
   CoordinatorGoneError,
   StaleError,
 )
-from antjax.elastic.step_log import StepLog
 
 EXIT_STALE = 75  # Exit code of a process that is fenced off.
 _GOODBYE_S = 5.0
 _MAX_BATCH_TIMES = 1000  # Kept while the coordinator is away.
+
+
+class StepLog:
+  """Notes steps for the report (`train/timeline.py`); without a path none."""
+
+  def __init__(
+    self, path: str | os.PathLike[str] | None, worker: str, generation: int
+  ):
+    """Writes nothing yet."""
+    self._path = pathlib.Path(path) if path else None
+    self._worker, self._generation = worker, generation
+
+  def add_steps(self, times: Iterable[pb.BatchTime]) -> None:
+    """Notes steps."""
+    self._write(
+      {
+        'step': one.step,
+        'worker': self._worker,
+        'end_unix_s': one.end_unix_s,
+        'compute_s': one.compute_s,
+        'wait_s': one.wait_s,
+        'num_micro_batches': one.num_micro_batches,
+      }
+      for one in times
+    )
+
+  def add_mark(self, action: str, reason: str) -> None:
+    """Notes that something happened to all workers; one of them says it."""
+    mark = {
+      'time': time.time(),
+      'action': action,
+      'reason': reason,
+      'generation': self._generation,
+    }
+    self._write([mark])
+
+  def _write(self, entries: Iterable[dict[str, object]]) -> None:
+    lines = [json.dumps(entry) + '\n' for entry in entries]
+    if self._path is not None and lines:
+      with self._path.open('a', encoding='utf-8') as file:
+        file.writelines(lines)
 
 
 class Pulse:

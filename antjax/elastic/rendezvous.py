@@ -30,11 +30,17 @@ from google.protobuf.message import Message
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import job_control
 from antjax.elastic.job_state import JobState
-from antjax.elastic.problems import Problem, problems_of, silent_members
-from antjax.elastic.rendezvous_config import (
-  RendezvousConfig as RendezvousConfig,
+from antjax.elastic.problems import (
+  GenerationProblem,
+  problems_of,
+  silent_members,
 )
-from antjax.elastic.rendezvous_room import Agent, natural_order, Room
+from antjax.elastic.rendezvous_room import (
+  AgentRecord,
+  natural_order,
+  RendezvousConfig,
+  Room,
+)
 
 # Exit codes of an agent's process, for what started it.
 EXIT_FAILED = 1
@@ -51,7 +57,7 @@ class Rendezvous:
     self._config = config or RendezvousConfig()
     self._rooms: dict[str, Room] = {}
 
-  def agents(self, job: str, now: float) -> list[Agent]:
+  def agents(self, job: str, now: float) -> list[AgentRecord]:
     """The agents of a job that are not lost, by name; for the status page."""
     room = self._rooms.get(job)
     if room is None:
@@ -76,36 +82,26 @@ class Rendezvous:
     """
     room = self._room(job.name, now)
     agent = room.note(request, job.generation, now)
-    reply = pb.AgentBeatReply()
     if agent is None:
-      reply.command = pb.AgentBeatReply.EXIT
-      reply.exit_code = EXIT_FAILED
-      reply.reason = (
+      return _exit(
+        EXIT_FAILED,
         f'another agent joined job {job.name} as {request.head.client}; give'
         ' each host its own --name.'
         if room.current(request.head.client)
-        else f'job {job.name} has too many agents.'
+        else f'job {job.name} has too many agents.',
       )
-    elif job.phase == 'ended':
-      reply.command = pb.AgentBeatReply.EXIT
-      reply.exit_code = 0 if job.is_success else EXIT_FAILED
-      reply.reason = job_control.why_ended(job, is_new=not agent.generation)
-    elif (
-      agent.name in job.replaced
-      and agent.generation  # A new one of that name has run nothing yet.
-      and not (job.phase == 'running' and agent.name in job.members)
-    ):
-      reply.command = pb.AgentBeatReply.EXIT
-      reply.exit_code = EXIT_REPLACED
-      reply.reason = 'this host is replaced: ' + (
-        job.history[-1].reason if job.history else ''
+    has_run = bool(agent.beat.generation)
+    if job.phase == 'ended':
+      return _exit(
+        0 if job.is_success else EXIT_FAILED,
+        job_control.why_ended(job, is_new=not has_run),
       )
-    elif job.phase == 'running' and agent.name in job.members:
-      self._answer_member(agent, job, room, reply)
-    elif agent.status != pb.AgentBeatRequest.IDLE:
-      reply.command = pb.AgentBeatReply.KILL
-      reply.reason = f'generation {agent.generation} is over.'
-    return reply
+    if job.phase == 'running' and agent.name in job.members:
+      return self._answer_member(agent, job, room)
+    if agent.name in job.replaced and has_run:  # A new one may take part.
+      reason = job.history[-1].reason if job.history else ''
+      return _exit(EXIT_REPLACED, f'this host is replaced: {reason}')
+    return pb.AgentBeatReply() if agent.is_idle else _kill(agent)
 
   def decide(
     self, job: JobState, now: float, hung: Collection[str] = ()
@@ -138,7 +134,7 @@ class Rendezvous:
   def _room(self, name: str, now: float) -> Room:
     return self._rooms.setdefault(name, Room(now))
 
-  def _is_living(self, agent: Agent, now: float) -> bool:
+  def _is_living(self, agent: AgentRecord, now: float) -> bool:
     return now - agent.last_seen <= self._config.agent_timeout_s
 
   @property
@@ -153,24 +149,27 @@ class Rendezvous:
   # --- Running. ---------------------------------------------------------------
 
   def _answer_member(
-    self, agent: Agent, job: JobState, room: Room, reply: pb.AgentBeatReply
-  ) -> None:
+    self, agent: AgentRecord, job: JobState, room: Room
+  ) -> pb.AgentBeatReply:
     """What a member of the running generation is to do."""
-    if agent.generation == job.generation and not agent.is_idle:
+    if agent.beat.generation == job.generation and not agent.is_idle:
       stop = room.stop(job.generation)
       if agent.is_running and stop:
-        reply.command = pb.AgentBeatReply.STOP
-        reply.reason = stop[0]
+        return pb.AgentBeatReply(command=pb.AgentBeatReply.STOP, reason=stop[0])
     elif not agent.is_idle:
-      reply.command = pb.AgentBeatReply.KILL
-      reply.reason = f'generation {agent.generation} is over.'
+      return _kill(agent)
     elif not agent.is_leaving and room.may_start(agent, job.generation):
       agent.is_told_to_run = True
-      reply.command = pb.AgentBeatReply.RUN
-      reply.assignment.generation = job.generation
-      reply.assignment.rank = job.members.index(agent.name)
-      reply.assignment.num_hosts = len(job.members)
-      reply.assignment.jax_coordinator = job.jax_coordinator
+      return pb.AgentBeatReply(
+        command=pb.AgentBeatReply.RUN,
+        assignment=pb.Assignment(
+          generation=job.generation,
+          rank=job.members.index(agent.name),
+          num_hosts=len(job.members),
+          jax_coordinator=job.jax_coordinator,
+        ),
+      )
+    return pb.AgentBeatReply()
 
   def _end(
     self, job: JobState, room: Room, now: float, hung: Collection[str]
@@ -232,7 +231,7 @@ class Rendezvous:
   def _end_after(
     self,
     job: JobState,
-    problems: list[Problem],
+    problems: list[GenerationProblem],
     stop: tuple[str, float] | None,
   ) -> pb.EndGeneration:
     """Ends a generation: as it was asked to, or by its first problem."""
@@ -273,7 +272,9 @@ class Rendezvous:
 
   # --- Waiting. ---------------------------------------------------------------
 
-  def _candidates(self, job: JobState, room: Room, now: float) -> list[Agent]:
+  def _candidates(
+    self, job: JobState, room: Room, now: float
+  ) -> list[AgentRecord]:
     """Agents that could run a worker now, by name."""
     return sorted(
       (
@@ -282,7 +283,7 @@ class Rendezvous:
         if not agent.may_run
         and not agent.is_leaving
         and now - agent.last_seen <= self._fresh_s
-        and not (agent.name in job.replaced and agent.generation)
+        and not (agent.name in job.replaced and agent.beat.generation)
       ),
       key=lambda agent: natural_order(agent.name),
     )
@@ -321,12 +322,13 @@ class Rendezvous:
     room.started = job.generation + 1
     chosen = candidates[: max_hosts or None]
     first = chosen[0]
-    host = f'[{first.address}]' if ':' in first.address else first.address
+    address = first.beat.address
+    host = f'[{address}]' if ':' in address else address
     return [
       pb.StartGeneration(
         job=job.name,
         members=[agent.name for agent in chosen],
-        jax_coordinator=f'{host}:{first.free_port}',
+        jax_coordinator=f'{host}:{first.beat.free_port}',
       )
     ]
 
@@ -347,3 +349,16 @@ class Rendezvous:
       self._config.backoff_s * 2.0 ** min(in_a_row - 2, 30),
       self._config.max_backoff_s,
     )
+
+
+def _exit(code: int, reason: str) -> pb.AgentBeatReply:
+  return pb.AgentBeatReply(
+    command=pb.AgentBeatReply.EXIT, exit_code=code, reason=reason
+  )
+
+
+def _kill(agent: AgentRecord) -> pb.AgentBeatReply:
+  return pb.AgentBeatReply(
+    command=pb.AgentBeatReply.KILL,
+    reason=f'generation {agent.beat.generation} is over.',
+  )

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the agents of one job said last: the memory of `rendezvous`."""
+"""Settings of `rendezvous`, and its memory: what agents said last."""
 
 from collections.abc import Iterable
 import dataclasses
@@ -14,6 +14,55 @@ _MAX_TAIL = 2000  # Characters; an agent may send more than is shown.
 _MAX_FENCED = 16  # Of one name; a host does not come back so often in minutes.
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RendezvousConfig:
+  """When generations start and end.
+
+  Attributes:
+    min_hosts: A job waits for so many.
+    max_hosts: It takes no more; 0: no limit.
+    max_restarts: After so many faults a further one ends the job.
+    agent_timeout_s: An agent silent for so long is lost.
+    join_wait_s: With min_hosts there, waits so long for max_hosts.
+    stop_grace_s: Workers that were asked to save have so long.
+    kill_timeout_s: A host whose agent lives and cannot kill its worker (it
+      hangs in the kernel) is left behind after so long.
+    backoff_s: Wait before the second restart in a row; doubles each time. The
+      first restart comes at once.
+    max_backoff_s: Longest such wait.
+    healthy_s: A generation that ran so long starts the row anew.
+    grow_after_s: Hosts that wait for so long beside a job with room for them
+      are taken in: it saves and starts again. 0: never.
+  """
+
+  min_hosts: int = 1
+  max_hosts: int = 0
+  max_restarts: int = 10
+  agent_timeout_s: float = 10.0
+  join_wait_s: float = 2.0
+  stop_grace_s: float = 60.0
+  kill_timeout_s: float = 60.0
+  backoff_s: float = 1.0
+  max_backoff_s: float = 60.0
+  healthy_s: float = 60.0
+  grow_after_s: float = 60.0
+
+  def __post_init__(self) -> None:
+    for field in dataclasses.fields(self):
+      least, value = int(field.name == 'min_hosts'), getattr(self, field.name)
+      if not value >= least:  # Nor nan.
+        raise ValueError(f'{field.name} must be at least {least}; got {value}.')
+    if self.max_hosts and self.max_hosts < self.min_hosts:
+      raise ValueError(
+        f'max_hosts={self.max_hosts} must be at least min_hosts='
+        f'{self.min_hosts}, or 0 for no limit.'
+      )
+    if not self.agent_timeout_s > 0:
+      raise ValueError(
+        f'agent_timeout_s must be positive; got {self.agent_timeout_s}.'
+      )
+
+
 def natural_order(name: str) -> tuple[list[tuple[int, int | str]], str]:
   """A sort key that puts host-2 before host-10."""
   parts = re.split(r'(\d+)', name)
@@ -23,18 +72,13 @@ def natural_order(name: str) -> tuple[list[tuple[int, int | str]], str]:
 
 
 @dataclasses.dataclass
-class Agent:
+class AgentRecord:
   """One agent process, as it said last.
 
   Attributes:
     name: Of the agent, its host and its worker.
     incarnation: Of the process that has the name.
-    address: Where other hosts reach it.
-    free_port: A port nobody uses there; 0: the host leaves.
-    status: IDLE, RUNNING or EXITED.
-    generation: What runs there or ran last; 0: nothing yet.
-    exit_code: Of the worker that exited.
-    log_tail: The last lines of that worker.
+    beat: What it said last; without a `free_port` its host leaves.
     first_seen: When it joined.
     last_seen: When it beat last.
     changed_at: When its status changed last.
@@ -47,14 +91,9 @@ class Agent:
 
   name: str
   incarnation: int
-  address: str = ''
-  free_port: int = 0
-  status: int = pb.AgentBeatRequest.IDLE
-  generation: int = 0
-  exit_code: int = 0
-  log_tail: str = ''
-  device_kind: str = ''
-  resources: pb.Resources = dataclasses.field(default_factory=pb.Resources)
+  beat: pb.AgentBeatRequest = dataclasses.field(
+    default_factory=pb.AgentBeatRequest
+  )
   first_seen: float = 0.0
   last_seen: float = 0.0
   changed_at: float = 0.0
@@ -65,7 +104,7 @@ class Agent:
 
   @property
   def is_idle(self) -> bool:
-    return self.status == pb.AgentBeatRequest.IDLE
+    return self.beat.status == pb.AgentBeatRequest.IDLE
 
   @property
   def may_run(self) -> bool:
@@ -74,11 +113,11 @@ class Agent:
 
   @property
   def is_running(self) -> bool:
-    return self.status == pb.AgentBeatRequest.RUNNING
+    return self.beat.status == pb.AgentBeatRequest.RUNNING
 
   @property
   def is_leaving(self) -> bool:
-    return self.free_port == 0
+    return self.beat.free_port == 0
 
   @property
   def has_left(self) -> bool:
@@ -87,12 +126,12 @@ class Agent:
 
   @property
   def exit_text(self) -> str:
-    return describe_exit(self.exit_code)
+    return describe_exit(self.beat.exit_code)
 
   def has_exited_from(self, generation: int) -> bool:
     return (
-      self.status == pb.AgentBeatRequest.EXITED
-      and self.generation == generation
+      self.beat.status == pb.AgentBeatRequest.EXITED
+      and self.beat.generation == generation
     )
 
   def is_out(self, generation: int) -> bool:
@@ -104,17 +143,15 @@ class Agent:
     )
 
   def update(self, request: pb.AgentBeatRequest, now: float) -> None:
-    state = (request.status, request.generation, request.free_port == 0)
-    if state != (self.status, self.generation, self.is_leaving):
+    old = self.beat
+    if (request.status, request.generation, request.free_port == 0) != (
+      old.status,
+      old.generation,
+      self.is_leaving,
+    ):
       self.changed_at = now
-    self.address = request.address
-    self.free_port = request.free_port
-    self.status = request.status
-    self.generation = request.generation
-    self.exit_code = request.exit_code
-    self.log_tail = request.log_tail[-_MAX_TAIL:]
-    self.device_kind = request.device_kind
-    self.resources.CopyFrom(request.resources)
+    old.CopyFrom(request)
+    old.log_tail = request.log_tail[-_MAX_TAIL:]
     self.last_seen = now
     self.is_told_to_run = False
 
@@ -138,23 +175,23 @@ class Room:
     self.num_hosts: tuple[int, int] | None = None
     self._stop = (-1, '', 0.0)
     self._over = (-1, 0.0)
-    self._current: dict[str, Agent] = {}
+    self._current: dict[str, AgentRecord] = {}
     # Agents whose name another one has taken; they may still run a worker.
-    self._former: dict[tuple[str, int], Agent] = {}
+    self._former: dict[tuple[str, int], AgentRecord] = {}
     self._fenced: dict[str, list[int]] = {}
 
-  def agents(self) -> Iterable[Agent]:
+  def agents(self) -> Iterable[AgentRecord]:
     """All, also those whose name another one has taken."""
     return [*self._current.values(), *self._former.values()]
 
-  def current_agents(self) -> Iterable[Agent]:
+  def current_agents(self) -> Iterable[AgentRecord]:
     return self._current.values()
 
-  def current(self, name: str) -> Agent | None:
+  def current(self, name: str) -> AgentRecord | None:
     """The agent that has the name now."""
     return self._current.get(name)
 
-  def may_start(self, agent: Agent, generation: int) -> bool:
+  def may_start(self, agent: AgentRecord, generation: int) -> bool:
     """Whether a worker of the generation was certainly not there before.
 
     A second one under the same generation would take the first one's word for
@@ -164,7 +201,7 @@ class Room:
 
   def note(
     self, request: pb.AgentBeatRequest, generation: int, now: float
-  ) -> Agent | None:
+  ) -> AgentRecord | None:
     """Notes a beat; returns None for an agent that has to leave.
 
     Another one took its name, or there are too many.
@@ -188,7 +225,7 @@ class Room:
       return None
     if agent is None or agent.incarnation != incarnation:
       before = agent
-      agent = Agent(name, incarnation, first_seen=now, changed_at=now)
+      agent = AgentRecord(name, incarnation, first_seen=now, changed_at=now)
       self._current[name] = agent
       if before is not None:
         fenced.append(before.incarnation)
@@ -198,7 +235,7 @@ class Room:
         agent.is_after_leaver = before.is_leaving
         # An agent holds its name on its host until its worker is dead: the
         # same host twice means that the first one is gone.
-        if before.may_run and before.address != request.address:
+        if before.may_run and before.beat.address != request.address:
           self._former[name, before.incarnation] = before
     agent.update(request, now)
     if request.min_hosts:

@@ -14,6 +14,7 @@ from typing import Any
 from google.protobuf.message import DecodeError, Message
 
 from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic import methods
 from antjax.elastic.refused import Refused
 from antjax.shards import data_shard
 
@@ -26,10 +27,13 @@ MAX_WANTED = 1000
 _MAX_LOG = 64 << 10
 _MAX_TEXT = 4096
 _MAX_WORKERS = 10_000
+_MAX_HOSTS = 1 << 20
 _NAME = re.compile(r'[\w.:@/+\-]{1,128}', re.ASCII)
 _MAX_INT = 1 << 53
 _STATE_MESSAGES = (pb.BeginRequest, pb.CommitRequest)
-_UNSEQUENCED = (pb.HeartbeatRequest, pb.AgentBeatRequest, pb.StatusRequest)
+
+# Takes the path of a field and its value; raises Refused.
+_Check = Callable[[str, Any], None]
 
 
 def parse(kind: type[Message], data: bytes) -> Message:
@@ -52,31 +56,18 @@ def parse(kind: type[Message], data: bytes) -> Message:
       'INVALID_ARGUMENT', f'this is no {kind.DESCRIPTOR.name}: {error}.'
     ) from error
   if kind is not pb.StatusRequest:
-    _check_head(request)
-  _CHECKS[kind](request)
+    _message('head', request.head)  # type: ignore[attr-defined]
+    sequence = request.head.sequence  # type: ignore[attr-defined]
+    if not sequence and kind in methods.JOURNALED:
+      raise _refused('head.sequence', sequence, '1, 2, ...')
+    _fields('', request)
+  if isinstance(request, pb.CreateDataSetRequest):
+    _check_shards(request.data_set.num_records, request.data_set.shard_size)
+  elif isinstance(request, pb.AgentBeatRequest) and request.max_hosts:
+    _between(max(1, request.min_hosts), _MAX_HOSTS)(
+      'max_hosts', request.max_hosts
+    )
   return request
-
-
-def _check_head(request: Message) -> None:
-  head = request.head  # type: ignore[attr-defined]
-  _check_name('head.job', head.job)
-  _check_name('head.client', head.client)
-  if head.generation < 0:
-    raise _refused('head.generation', head.generation, '>= 0')
-  if not head.sequence and not isinstance(request, _UNSEQUENCED):
-    raise _refused('head.sequence', head.sequence, '1, 2, ...')
-
-
-def _check_data_set(request: pb.CreateDataSetRequest) -> None:
-  data_set = request.data_set
-  _check_name('data_set.name', data_set.name)
-  _check_range('num_records', data_set.num_records, 0, _MAX_INT)
-  _check_range('shard_size', data_set.shard_size, 1, MAX_SHARD_SIZE)
-  _check_range('num_epochs', data_set.num_epochs, 0, _MAX_INT)
-  _check_range('max_data_errors', data_set.max_data_errors, 0, 1000)
-  if data_set.delivery not in pb.Delivery.values():
-    raise _refused('delivery', data_set.delivery, 'a value of Delivery')
-  _check_shards(data_set.num_records, data_set.shard_size)
 
 
 def _check_shards(num_records: int, shard_size: int) -> None:
@@ -90,133 +81,152 @@ def _check_shards(num_records: int, shard_size: int) -> None:
     )
 
 
-def _check_begin(request: pb.BeginRequest) -> None:
-  _check_name('data_set', request.data_set)
-  _check_range('pass_number', request.pass_number, 1, _MAX_INT)
+def _refused(field: str, value: object, needed: str) -> Refused:
+  return Refused('INVALID_ARGUMENT', f'{field}={value!r} must be {needed}.')
 
 
-def _check_exchange(request: pb.ExchangeRequest) -> None:
-  _check_name('data_set', request.data_set)
-  _check_range('num_wanted', request.num_wanted, 0, MAX_WANTED)
-  for field in ('consumed', 'progress', 'returned', 'failed'):
-    if len(getattr(request, field)) > MAX_ITEMS:
-      raise _refused(
-        f'number of {field}', len(getattr(request, field)), f'<= {MAX_ITEMS}'
-      )
-  for error in request.failed:
-    _check_text('failed.message', error.message)
+# --- Kinds of checks. --------------------------------------------------------
 
 
-def _check_commit(request: pb.CommitRequest) -> None:
-  for name in request.states:
-    _check_name('name in states', name)
-  _check_range('step', request.step, 0, _MAX_INT)
-
-
-def _check_extend(request: pb.ExtendStreamRequest) -> None:
-  _check_name('data_set', request.data_set)
-  _check_range('num_records', request.num_records, 0, _MAX_INT)
-
-
-def _check_heartbeat(request: pb.HeartbeatRequest) -> None:
-  _check_range('step', request.step, 0, _MAX_INT)
-  _check_range('num_samples', request.num_samples, 0, _MAX_INT)
-  _check_range('num_devices', request.num_devices, 0, 1 << 20)
-  _check_range('max_micro_batches', request.max_micro_batches, 0, 1 << 30)
-  _check_text('device_kind', request.device_kind)
-  _check_resources(request.resources)
-  for one in request.batch_times:
-    _check_range('batch_times.step', one.step, 0, _MAX_INT)
-    _check_range('batch_times.num_samples', one.num_samples, 0, _MAX_INT)
-    _check_range('num_micro_batches', one.num_micro_batches, 0, 1 << 30)
-    for field in ('end_unix_s', 'compute_s', 'wait_s'):
-      _check_number(f'batch_times.{field}', getattr(one, field))
-
-
-def _check_agent_beat(request: pb.AgentBeatRequest) -> None:
-  if request.address:
-    _check_name('address', request.address)
-  _check_range('free_port', request.free_port, 0, 65535)
-  if request.status not in pb.AgentBeatRequest.Status.values():
-    raise _refused('status', request.status, 'a value of Status')
-  _check_range('min_hosts', request.min_hosts, 0, 1 << 20)
-  if request.max_hosts:
-    least = max(1, request.min_hosts)
-    _check_range('max_hosts', request.max_hosts, least, 1 << 20)
-  _check_range('generation', request.generation, 0, _MAX_INT)
-  _check_text('log_tail', request.log_tail, _MAX_LOG)
-  _check_text('device_kind', request.device_kind)
-  _check_resources(request.resources)
-
-
-def _check_operate(request: pb.OperateRequest) -> None:
-  if request.target:
-    _check_name('target', request.target)
-  _check_text('action', request.action)
-  _check_text('reason', request.reason)
-  check_plan(request.plan)
-
-
-def check_plan(plan: pb.Plan) -> None:
-  """Raises Refused where a plan cannot be carried out."""
-  if len(plan.num_micro_batches) > _MAX_WORKERS:
-    raise _refused(
-      'number of num_micro_batches',
-      len(plan.num_micro_batches),
-      f'<= {_MAX_WORKERS}',
-    )
-  for name, count in plan.num_micro_batches.items():
-    _check_name('name in num_micro_batches', name)
-    _check_range('num_micro_batches', count, 0, 1 << 20)
-  _check_number('lr_scale', plan.lr_scale)
-  _check_number('deadline_s', plan.deadline_s)
-  _check_text('reason', plan.reason)
-
-
-def _check_resources(resources: pb.Resources) -> None:
-  _check_number('cpu_share', resources.cpu_share)
-  _check_range('rss_bytes', resources.rss_bytes, 0, _MAX_INT)
-  _check_range('memory_bytes', resources.memory_bytes, 0, _MAX_INT)
-
-
-def _check_nothing(request: Message) -> None:
-  del request
-
-
-def _check_name(field: str, value: str) -> None:
+def _name(field: str, value: str) -> None:
   if not _NAME.fullmatch(value):
     raise _refused(
       field, value[:40], '1 to 128 letters, digits or . : @ / + - _'
     )
 
 
-def _check_text(field: str, value: str, limit: int = _MAX_TEXT) -> None:
-  if len(value) > limit:
-    raise _refused(f'length of {field}', len(value), f'<= {limit}')
+def _name_if_any(field: str, value: str) -> None:
+  if value:
+    _name(field, value)
 
 
-def _check_range(field: str, value: int, low: int, high: int) -> None:
-  if not low <= value <= high:
-    raise _refused(field, value, f'from {low} to {high}')
+def _key(field: str, value: str) -> None:
+  _name(f'name in {field}', value)
 
 
-def _check_number(field: str, value: float) -> None:
+def _number(field: str, value: float) -> None:
   if not (math.isfinite(value) and value >= 0):
     raise _refused(field, value, 'a number >= 0')
 
 
-def _refused(field: str, value: object, needed: str) -> Refused:
-  return Refused('INVALID_ARGUMENT', f'{field}={value!r} must be {needed}.')
+def _text(field: str, value: str, limit: int = _MAX_TEXT) -> None:
+  if len(value) > limit:
+    raise _refused(f'length of {field}', len(value), f'<= {limit}')
 
 
-_CHECKS: dict[type[Message], Callable[[Any], None]] = {
-  pb.CreateDataSetRequest: _check_data_set,
-  pb.BeginRequest: _check_begin,
-  pb.ExchangeRequest: _check_exchange,
-  pb.CommitRequest: _check_commit,
-  pb.ExtendStreamRequest: _check_extend,
-  pb.HeartbeatRequest: _check_heartbeat,
-  pb.AgentBeatRequest: _check_agent_beat,
-  pb.StatusRequest: _check_nothing,
-  pb.OperateRequest: _check_operate,
+def _between(low: int, high: int) -> _Check:
+  def check(field: str, value: int) -> None:
+    if not low <= value <= high:
+      raise _refused(field, value, f'from {low} to {high}')
+
+  return check
+
+
+def _enum(kind: Any) -> _Check:
+  def check(field: str, value: int) -> None:
+    if value not in kind.values():
+      raise _refused(field, value, f'a value of {kind.DESCRIPTOR.name}')
+
+  return check
+
+
+def _message(field: str, value: Message) -> None:
+  _fields(f'{field}.', value)
+
+
+def _each(check: _Check, limit: int = MAX_ITEMS) -> _Check:
+
+  def check_all(field: str, value: Any) -> None:
+    if len(value) > limit:
+      raise _refused(f'number of {field}', len(value), f'<= {limit}')
+    for one in value:
+      check(field, one)
+
+  return check_all
+
+
+def _anything(field: str, value: object) -> None:
+  del field, value
+
+
+def _micro_batches(field: str, value: Any) -> None:
+  _each(_key, _MAX_WORKERS)(field, value)
+  for count in value.values():
+    _between(0, 1 << 20)(field, count)
+
+
+def _fields(prefix: str, message: Message) -> None:
+  for name, check in _FIELDS[type(message)].items():
+    check(prefix + name, getattr(message, name))
+
+
+_COUNT = _between(0, _MAX_INT)
+_SMALL_COUNT = _between(0, 1 << 30)
+_FIELDS: dict[type[Message], dict[str, _Check]] = {
+  pb.Head: {'job': _name, 'client': _name, 'generation': _COUNT},
+  pb.CreateDataSetRequest: {'data_set': _message},
+  pb.DataSet: {
+    'name': _name,
+    'num_records': _COUNT,
+    'shard_size': _between(1, MAX_SHARD_SIZE),
+    'num_epochs': _COUNT,
+    'max_data_errors': _between(0, 1000),
+    'delivery': _enum(pb.Delivery),
+  },
+  pb.BeginRequest: {'data_set': _name, 'pass_number': _between(1, _MAX_INT)},
+  pb.ExchangeRequest: {
+    'data_set': _name,
+    'num_wanted': _between(0, MAX_WANTED),
+    'consumed': _each(_anything),
+    'progress': _each(_anything),
+    'returned': _each(_anything),
+    'failed': _each(_message),
+  },
+  pb.DataError: {'message': _text},
+  pb.CommitRequest: {'states': _each(_key, _MAX_INT), 'step': _COUNT},
+  pb.ExtendStreamRequest: {'data_set': _name, 'num_records': _COUNT},
+  pb.HeartbeatRequest: {
+    'step': _COUNT,
+    'num_samples': _COUNT,
+    'num_devices': _between(0, 1 << 20),
+    'max_micro_batches': _SMALL_COUNT,
+    'device_kind': _text,
+    'resources': _message,
+    'batch_times': _each(_message, _MAX_INT),
+  },
+  pb.BatchTime: {
+    'step': _COUNT,
+    'num_samples': _COUNT,
+    'num_micro_batches': _SMALL_COUNT,
+    'end_unix_s': _number,
+    'compute_s': _number,
+    'wait_s': _number,
+  },
+  pb.Resources: {
+    'cpu_share': _number,
+    'rss_bytes': _COUNT,
+    'memory_bytes': _COUNT,
+  },
+  pb.AgentBeatRequest: {
+    'address': _name_if_any,
+    'free_port': _between(0, 65535),
+    'status': _enum(pb.AgentBeatRequest.Status),
+    'min_hosts': _between(0, _MAX_HOSTS),
+    'generation': _COUNT,
+    'log_tail': lambda field, value: _text(field, value, _MAX_LOG),
+    'device_kind': _text,
+    'resources': _message,
+  },
+  pb.OperateRequest: {
+    'target': _name_if_any,
+    'action': _text,
+    'reason': _text,
+    'plan': _message,
+  },
+  pb.Plan: {
+    'num_micro_batches': _micro_batches,
+    'lr_scale': _number,
+    'deadline_s': _number,
+    'reason': _text,
+  },
 }

@@ -14,27 +14,14 @@ import stat
 from absl import logging
 import grpc
 
-OPERATOR = 'operator'
-ROLES = ('worker', 'agent', OPERATOR)
-# The lowest role that may call it; an operator may call all.
-METHOD_ROLES = {
-  'CreateDataSet': 'worker',
-  'Begin': 'worker',
-  'Exchange': 'worker',
-  'Exchanges': 'worker',
-  'Commit': 'worker',
-  'ExtendStream': 'worker',
-  'Heartbeat': 'worker',
-  'AgentBeat': 'agent',
-  'Status': OPERATOR,
-  'Operate': OPERATOR,
-}
+from antjax.elastic.methods import OPERATOR, ROLES
+
 _MIN_TOKEN = 16
 _TOKEN = re.compile(r'[\x21-\x7e]+')
 
 
 @dataclasses.dataclass(frozen=True)
-class Tokens:
+class RoleTokens:
   """The tokens that a coordinator knows.
 
   Attributes:
@@ -66,12 +53,7 @@ class Tokens:
     return found if scheme.lower() == b'bearer' else None
 
 
-def may_call(role: str, method: str) -> bool:
-  """Whether a role may call a method of METHOD_ROLES."""
-  return role in (OPERATOR, METHOD_ROLES[method])
-
-
-def read_tokens(path: str | os.PathLike[str]) -> Tokens:
+def read_tokens(path: str | os.PathLike[str]) -> RoleTokens:
   """Reads a token file: lines `role token`; # begins a comment.
 
   Raises:
@@ -99,7 +81,7 @@ def read_tokens(path: str | os.PathLike[str]) -> Tokens:
     roles.append((token.encode(), role))
   if not roles:
     raise ValueError(f'token file {path} has no line `role token`.')
-  return Tokens(tuple(roles))
+  return RoleTokens(tuple(roles))
 
 
 def read_token(path: str | os.PathLike[str], role: str) -> str:

@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The coordinator's gRPC service: methods, who may call them, and limits."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-import dataclasses
+from collections.abc import Awaitable, Callable, Sequence
 import resource
 from typing import Any, TypeAlias
 
@@ -12,12 +11,11 @@ from google.protobuf.message import Message
 import grpc
 import grpc.aio
 
-from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import requests, security
+from antjax.elastic.methods import METHODS, SERVICE
 from antjax.elastic.refused import Refused
-from antjax.elastic.security import Tokens
+from antjax.elastic.security import RoleTokens
 
-SERVICE = 'antjax.v1.Coordinator'
 _MAX_CALLS = 20_000  # At once.
 
 _Context: TypeAlias = 'grpc.aio.ServicerContext[bytes, bytes]'
@@ -25,42 +23,10 @@ _Context: TypeAlias = 'grpc.aio.ServicerContext[bytes, bytes]'
 HandlerFn = Callable[[Any, bytes], Awaitable[bytes]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Method:
-  """A method of the service; its role is in security.METHOD_ROLES.
-
-  Attributes:
-    request: Message type.
-    reply: Message type.
-    is_journaled: It changes durable state, so that its requests have numbers.
-    is_stream: One call takes any number of requests and answers each in turn,
-      for a third of the cost; the first that is refused ends it.
-  """
-
-  request: type[Message]
-  reply: type[Message]
-  is_journaled: bool
-  is_stream: bool = False
-
-
-METHODS = {
-  'CreateDataSet': Method(pb.CreateDataSetRequest, pb.Empty, True),
-  'Begin': Method(pb.BeginRequest, pb.Empty, True),
-  'Exchange': Method(pb.ExchangeRequest, pb.ExchangeReply, True),
-  'Exchanges': Method(pb.ExchangeRequest, pb.ExchangeReply, True, True),
-  'Commit': Method(pb.CommitRequest, pb.Empty, True),
-  'ExtendStream': Method(pb.ExtendStreamRequest, pb.Empty, True),
-  'Heartbeat': Method(pb.HeartbeatRequest, pb.HeartbeatReply, False),
-  'AgentBeat': Method(pb.AgentBeatRequest, pb.AgentBeatReply, False),
-  'Status': Method(pb.StatusRequest, pb.StatusReply, False),
-  'Operate': Method(pb.OperateRequest, pb.Empty, True),
-}
-
-
 class Service(grpc.GenericRpcHandler):
   """Finds the handler of a call; who may not call is refused unread."""
 
-  def __init__(self, handlers: dict[str, HandlerFn], tokens: Tokens):
+  def __init__(self, handlers: dict[str, HandlerFn], tokens: RoleTokens):
     """Serves METHODS.
 
     Args:
@@ -69,23 +35,12 @@ class Service(grpc.GenericRpcHandler):
     """
     self._tokens = tokens
     self._handlers = {
-      f'/{SERVICE}/{name}': (name, _handler(METHODS[name], handler))
+      f'/{SERVICE}/{name}': (name, _handler(METHODS[name].request, handler))
       for name, handler in handlers.items()
     }
     self._unknown = _refusal(
       Refused('UNAUTHENTICATED', 'the token is missing or not known.')
     )
-    self._denied = {
-      (role, name): _refusal(
-        Refused(
-          'PERMISSION_DENIED',
-          f'{name} is for the role {security.METHOD_ROLES[name]}; this token is'
-          f' of the role {role}.',
-        )
-      )
-      for role in security.ROLES
-      for name in METHODS
-    }
 
   def service(
     self, handler_call_details: grpc.HandlerCallDetails
@@ -103,8 +58,14 @@ class Service(grpc.GenericRpcHandler):
     name, handler = found
     if role is None:
       return self._unknown
-    if not security.may_call(role, name):
-      return self._denied[role, name]
+    if not METHODS[name].may_be_called_by(role):
+      return _refusal(
+        Refused(
+          'PERMISSION_DENIED',
+          f'{name} is for the role {METHODS[name].role}; this token is of the'
+          f' role {role}.',
+        )
+      )
     return handler
 
 
@@ -181,9 +142,7 @@ def _max_connections() -> int:
   return min(_MAX_CALLS, max(limit - 200, limit // 2))
 
 
-def _handler(method: Method, handle: HandlerFn) -> grpc.RpcMethodHandler:
-  kind = method.request
-
+def _handler(kind: type[Message], handle: HandlerFn) -> grpc.RpcMethodHandler:
   async def answer(data: bytes, context: _Context) -> bytes:
     try:
       return await handle(requests.parse(kind, data), data)
@@ -199,14 +158,6 @@ def _handler(method: Method, handle: HandlerFn) -> grpc.RpcMethodHandler:
     await context.abort(grpc.StatusCode[code], text)
     raise AssertionError('abort raises.')
 
-  async def answer_all(
-    stream: AsyncIterator[bytes], context: _Context
-  ) -> AsyncIterator[bytes]:
-    async for data in stream:
-      yield await answer(data, context)
-
-  if method.is_stream:
-    return grpc.stream_stream_rpc_method_handler(answer_all)
   return grpc.unary_unary_rpc_method_handler(answer)
 
 

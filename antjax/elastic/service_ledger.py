@@ -18,8 +18,8 @@ from antjax.elastic.lease_queue import (
   consumed_flags,
   from_proto,
   LeaseQueue,
-  Leases,
   to_lease,
+  to_proto,
 )
 from antjax.shards import ledger_state
 from antjax.shards.data_shard import DataShard
@@ -27,6 +27,7 @@ from antjax.shards.ledger_spec import LedgerSpec
 
 # Shards in a row that one worker cannot read, and then it is not the data.
 _MAX_UNREADABLE = 8
+_MAX_TEXT = 1000
 
 
 class ServiceLedgerClient:
@@ -42,7 +43,7 @@ class ServiceLedgerClient:
 
   def __init__(
     self,
-    leases: Leases,
+    leases: LeaseQueue | RemoteLeases,
     data_set: pb.DataSet,
     *,
     share: tuple[int, int] = (0, 1),
@@ -152,7 +153,7 @@ class ServiceLedgerClient:
     flags = self._flags(shard)
     flags[np.asarray(records) - shard.start] = 1
     self._consumption.mark(shard, records)
-    self._leases.progress(self._number, to_lease(shard, flags))
+    self._report(progress=[to_lease(shard, flags)])
     self._unreadable.clear()
 
   def ack(self, shard: DataShard) -> None:
@@ -160,13 +161,12 @@ class ServiceLedgerClient:
     flags = self._flags(shard)
     self._consumption.mark(shard, shard.start + np.flatnonzero(flags == 0))
     del self._held[shard]
-    self._leases.consumed(self._number, shard)
+    self._report(consumed=[to_proto(shard)])
     self._unreadable.clear()
 
   def requeue(self, shard: DataShard) -> None:
     """Gives a leased shard back; its unmarked records are still to do."""
-    lease = to_lease(shard, self._flags(shard))
-    self._leases.give_back(self._number, lease)
+    self._report(returned=[to_lease(shard, self._flags(shard))])
     del self._held[shard]
 
   def fail(self, shard: DataShard, error: Exception) -> None:
@@ -191,7 +191,8 @@ class ServiceLedgerClient:
     )
     self._flags(shard)
     del self._held[shard]
-    self._leases.fail(self._number, shard, text)
+    failure = pb.DataError(shard=to_proto(shard), message=text[:_MAX_TEXT])
+    self._report(failed=[failure])
     if len(self._unreadable) >= _MAX_UNREADABLE:
       raise error
 
@@ -215,6 +216,9 @@ class ServiceLedgerClient:
     self._is_waiting = False
     self._held.clear()
     self._unreadable.clear()
+
+  def _report(self, **news: Any) -> None:
+    self._leases.report(self._number, pb.ExchangeRequest(**news))
 
   def _flags(self, shard: DataShard) -> np.ndarray:
     flags = self._held.get(shard)

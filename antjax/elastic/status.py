@@ -7,10 +7,10 @@ jobs there are: lists are cut, and say how many they leave out.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import dataclasses
 import math
-from typing import Any
+from typing import Any, TypeVar
 import zlib
 
 from antjax.elastic import coordinator_pb2 as pb
@@ -18,10 +18,9 @@ from antjax.elastic.job_state import JobState
 from antjax.elastic.jobs import Jobs
 from antjax.elastic.monitor import Monitor
 from antjax.elastic.rendezvous import Rendezvous
-from antjax.elastic.rendezvous_room import Agent
-from antjax.elastic.status_memory import ActionLog as ActionLog
-from antjax.elastic.status_memory import Rates as Rates
-from antjax.elastic.view import WorkerView
+from antjax.elastic.rendezvous_room import AgentRecord
+from antjax.elastic.status_memory import ActionLog, Rates
+from antjax.elastic.view import ClusterView, WorkerView
 from antjax.elastic.windows import Slice
 from antjax.shards.ledger import Ledger
 
@@ -40,161 +39,220 @@ _FEW = 8
 _MAX_NAME = 80
 _MAX_TEXT = 400
 _MAX_LOG = 800
-
-
-def snapshot(
-  jobs: Jobs,
-  monitor: Monitor,
-  controller_log: ActionLog,
-  rendezvous: Rendezvous,
-  now: float,
-  *,
-  steady_s: float | None = None,
-  rates: Rates | None = None,
-  journal: Mapping[str, float] | None = None,
-  idle_reason_fn: Callable[[str], str] | None = None,
-  policy_restarts_left_fn: Callable[[JobState], int] | None = None,
-  more_names: Iterable[str] = (),
-) -> dict[str, Any]:
-  """Returns the state of everything as plain values for JSON.
-
-  Args:
-    jobs: All jobs.
-    monitor: Knows the speed of workers.
-    controller_log: What the controller did and why.
-    rendezvous: Knows the agents.
-    now: Unix time.
-    steady_s: Now on the clock of monitor and rendezvous, if that is another.
-    rates: Kept from one snapshot to the next, for records a second.
-    journal: 'num_commits', 'commit_s' (sum), 'num_changes', 'num_bytes'.
-    idle_reason_fn: Job -> why the controller last did nothing.
-    policy_restarts_left_fn: Job -> restarts that the policy may ask for now.
-    more_names: Jobs that only agents have spoken of.
-  """
-  steady_s = now if steady_s is None else steady_s
-  order = {'running': 0, 'waiting': 1, 'ended': 2}
-  names = dict.fromkeys([*jobs.names(), *more_names])
-  states = [jobs.job(name) for name in names]
-  states.sort(key=lambda state: (order.get(state.phase, 3), state.name))
-  shown = states[:MAX_JOBS]
-  return {
-    'version': 1,
-    'time_unix_s': round(now, 3),
-    'jobs': [
-      _job(
-        state,
-        monitor,
-        controller_log,
-        rendezvous,
-        now,
-        steady_s,
-        rates or Rates(),
-        idle_reason_fn(state.name) if idle_reason_fn else '',
-        policy_restarts_left_fn(state) if policy_restarts_left_fn else None,
-        _Shares(len(shown)),
-      )
-      for state in shown
-    ],
-    'num_jobs_left_out': len(states) - len(shown),
-    'journal': dict(journal) if journal else None,
-  }
+_T = TypeVar('_T')
 
 
 @dataclasses.dataclass(frozen=True)
-class _Shares:
-  """What a job gets of the lists that all jobs share."""
+class Snapshots:
+  """Takes snapshots of what a coordinator knows, as plain values for JSON.
 
-  num_jobs: int
+  Attributes:
+    jobs: All jobs.
+    monitor: Knows the speed of workers.
+    rendezvous: Knows the agents.
+    log: What the controller did and why.
+    idle_reason_fn: Job -> why the controller last did nothing.
+    policy_restarts_left_fn: Job -> restarts that the policy may ask for now.
+    rates: Kept from one snapshot to the next, for records a second.
+  """
 
-  def of(self, total: int) -> int:
-    return max(total // self.num_jobs, min(_FEW, total))
+  jobs: Jobs
+  monitor: Monitor
+  rendezvous: Rendezvous
+  log: ActionLog
+  idle_reason_fn: Callable[[str], str] = lambda job: ''
+  policy_restarts_left_fn: Callable[[JobState], int | None] = lambda job: None
+  rates: Rates = dataclasses.field(default_factory=Rates)
+
+  def take(
+    self,
+    now: float,
+    steady_s: float,
+    *,
+    journal: Mapping[str, float] | None = None,
+    more_names: Iterable[str] = (),
+  ) -> dict[str, Any]:
+    """Returns the state of everything.
+
+    Args:
+      now: Unix time.
+      steady_s: Now on the clock of monitor and rendezvous.
+      journal: 'num_commits', 'commit_s' (sum), 'num_changes', 'num_bytes'.
+      more_names: Jobs that only agents have spoken of.
+    """
+    order = {'running': 0, 'waiting': 1, 'ended': 2}
+    names = dict.fromkeys([*self.jobs.names(), *more_names])
+    states = [self.jobs.job(name) for name in names]
+    states.sort(key=lambda state: (order.get(state.phase, 3), state.name))
+    num_shown = min(len(states), MAX_JOBS)
+
+    def share(total: int) -> int:
+      """What a job gets of a list that all jobs share."""
+      return max(total // num_shown, min(_FEW, total))
+
+    return {
+      'version': 1,
+      'time_unix_s': round(now, 3),
+      **_listed(
+        'jobs',
+        states,
+        MAX_JOBS,
+        lambda state: self._job(state, now, steady_s, share),
+      ),
+      'journal': dict(journal) if journal else None,
+    }
+
+  def _job(
+    self,
+    job: JobState,
+    now: float,
+    steady_s: float,
+    share: Callable[[int], int],
+  ) -> dict[str, Any]:
+    view = self.monitor.view(job.name, steady_s)
+    agents = self.rendezvous.agents(job.name, steady_s)
+    return {
+      'name': _name(job.name),
+      **_fields(job, 'phase is_success is_stopping generation restarts_used'),
+      'jax_coordinator': _text(job.jax_coordinator),
+      'restarts_left': self.rendezvous.restarts_left(job),
+      'policy_restarts_left': self.policy_restarts_left_fn(job),
+      'step': max((w.step for w in view.workers), default=None),
+      'committed_step': job.last_step if job.last_step >= 0 else None,
+      'committed_unix_s': job.committed_unix_s or None,
+      'samples_per_s': _round(view.samples_per_s),
+      'remaining_samples': _round(view.remaining_samples, 12),
+      'remaining_s': _round(view.remaining_s),
+      'restart_cost_s': _round(view.restart_cost_s),
+      'pending_s': _round(view.pending_s),
+      'exit_codes': {
+        str(code): count
+        for code, count in list(view.exit_codes.items())[:MAX_EXIT_CODES]
+      },
+      'plan': {
+        'version': job.plan.version,
+        'lr_scale': _round(job.plan.lr_scale),
+        'deadline_s': _round(job.plan.deadline_s),
+        'reason': _text(job.plan.reason),
+      },
+      **self._workers(job, view, steady_s, share(MAX_WORKERS)),
+      **_listed(
+        'data_sets',
+        list(job.sets.items()),
+        share(MAX_DATA_SETS),
+        lambda item: self._data_set(job.name, item[0], item[1].ledger, now),
+      ),
+      **_listed('actions', self._actions(job), share(MAX_ACTIONS)),
+      'action_counts': dict(self.log.counts(job.name)),
+      'idle_reason': _text(self.idle_reason_fn(job.name)),
+      **_generations(job, share(MAX_GENERATIONS)),
+      **_agents(job, agents, steady_s, share(MAX_AGENTS)),
+    }
+
+  def _workers(
+    self, job: JobState, view: ClusterView, steady_s: float, limit: int
+  ) -> dict[str, Any]:
+    by_name = {w.worker: w for w in view.workers}
+    # After the job's end the monitor still knows its last workers.
+    members = job.members if job.is_managed else list(by_name)
+    ranks = {name: rank for rank, name in enumerate(members)}
+    states = {name: _worker_state(by_name.get(name)) for name in members}
+    # Those with something the matter first, where not all fit.
+    chosen = sorted(
+      members,
+      key=lambda name: (states[name] in ('normal', 'leader'), ranks[name]),
+    )[:limit]
+    series = self.monitor.series(job.name, steady_s) if chosen else {}
+    return {
+      'num_workers': len(members),
+      'worker_states': dict(Counter(states.values())),
+      'workers': [
+        _worker(
+          name, ranks[name], by_name.get(name), series.get(name, ()), job.plan
+        )
+        for name in sorted(chosen, key=ranks.__getitem__)
+      ],
+      'num_workers_left_out': len(members) - len(chosen),
+    }
+
+  def _data_set(
+    self, job: str, name: str, ledger: Ledger, now: float
+  ) -> dict[str, Any]:
+    spec, counts, set_aside = ledger.spec, ledger.counts(), ledger.set_aside()
+    num_shards = max(-(-spec.num_records // spec.shard_size), 1)
+    used = counts['done'] + counts['consumed']
+    num_used = round(used / num_shards * spec.num_records)
+    # The epochs behind are all alike: the open ones are shown, while some are.
+    earlier = ledger.first_open_epoch
+    aside = sum(shard.epoch < earlier for shard, _ in set_aside)
+    shards = {
+      'todo': counts['todo'],
+      'doing': counts['doing'],
+      'consumed': counts['consumed'],
+      'done': counts['done'] - (earlier * num_shards - aside),
+      'set_aside': counts['set_aside'] - aside,
+    }
+    return {
+      'name': _name(name),
+      **_fields(spec, 'num_records shard_size num_epochs is_stream'),
+      'num_shards': num_shards,
+      'epoch': earlier,
+      'is_closed': spec.is_closed,
+      'is_at_most_once': spec.at_most_once,
+      'is_finished': ledger.outcome() == 'FINISHED',
+      'shards': shards if any(shards.values()) else counts,
+      'num_used': num_used,
+      'records_per_s': _round(self.rates.note(job, name, num_used, now)),
+      'num_set_aside': len(set_aside),
+      **_listed(
+        'set_aside',
+        set_aside,
+        MAX_SET_ASIDE,
+        lambda item: {
+          **_fields(item[0], 'epoch start stop'),
+          'message': _text(item[1]),
+        },
+      ),
+    }
+
+  def _actions(self, job: JobState) -> list[dict[str, Any]]:
+    """Returns what happened to the job and why, newest first."""
+    noted = [(unix_s, text, '') for unix_s, text in job.actions]
+    return sorted(
+      (
+        {
+          'unix_s': round(unix_s, 3),
+          'text': _text(text),
+          'reason': _text(reason),
+        }
+        for unix_s, text, reason in [*noted, *self.log.entries(job.name)]
+      ),
+      key=lambda action: action['unix_s'],
+      reverse=True,
+    )
 
 
-def _job(
-  job: JobState,
-  monitor: Monitor,
-  controller_log: ActionLog,
-  rendezvous: Rendezvous,
-  now: float,
-  steady_s: float,
-  rates: Rates,
-  idle_reason: str,
-  policy_restarts_left: int | None,
-  shares: _Shares,
+def _fields(of: object, names: str) -> dict[str, Any]:
+  return {name: getattr(of, name) for name in names.split()}
+
+
+def _listed(
+  key: str,
+  items: Sequence[_T],
+  limit: int,
+  as_json: Callable[[_T], Any] = lambda item: item,
 ) -> dict[str, Any]:
-  view = monitor.view(job.name, steady_s)
-  # After the job's end the monitor still knows its last workers.
-  members = job.members if job.is_managed else [w.worker for w in view.workers]
-  ranks = {name: rank for rank, name in enumerate(members)}
-  by_name = {w.worker: w for w in view.workers}
-  worker_states = Counter(_worker_state(by_name.get(name)) for name in members)
-  # Those with something the matter first, where not all fit.
-  chosen = sorted(
-    members,
-    key=lambda name: (
-      _worker_state(by_name.get(name)) in ('normal', 'leader'),
-      ranks[name],
-    ),
-  )[: shares.of(MAX_WORKERS)]
-  series = monitor.series(job.name, steady_s) if chosen else {}
-  sets = list(job.sets.items())[: shares.of(MAX_DATA_SETS)]
-  history = list(job.history)[-shares.of(MAX_GENERATIONS) :]
-  num_older = (history[0].generation - 1) if history else 0
-  done = _actions(job, controller_log)
-  shown_actions = done[: shares.of(MAX_ACTIONS)]
-  agents = [
-    (_agent_state(agent, ranks), agent)
-    for agent in rendezvous.agents(job.name, steady_s)
-  ]
-  # Those that wait are what an operator looks for.
-  agents.sort(key=lambda agent: agent[0] == 'running')
-  shown_agents = agents[: shares.of(MAX_AGENTS)]
+  """Returns the first items, and how many are left out."""
   return {
-    'name': _name(job.name),
-    'phase': job.phase,
-    'is_success': job.is_success,
-    'is_stopping': job.is_stopping,
-    'generation': job.generation,
-    'jax_coordinator': _text(job.jax_coordinator),
-    'restarts_used': job.restarts_used,
-    'restarts_left': rendezvous.restarts_left(job),
-    'policy_restarts_left': policy_restarts_left,
-    'step': max((w.step for w in view.workers), default=None),
-    'committed_step': job.last_step if job.last_step >= 0 else None,
-    'committed_unix_s': job.committed_unix_s or None,
-    'samples_per_s': _round(view.samples_per_s),
-    'remaining_samples': _round(view.remaining_samples, 12),
-    'remaining_s': _round(view.remaining_s),
-    'restart_cost_s': _round(view.restart_cost_s),
-    'pending_s': _round(view.pending_s),
-    'exit_codes': {
-      str(code): count
-      for code, count in list(view.exit_codes.items())[:MAX_EXIT_CODES]
-    },
-    'plan': {
-      'version': job.plan.version,
-      'lr_scale': _round(job.plan.lr_scale),
-      'deadline_s': _round(job.plan.deadline_s),
-      'reason': _text(job.plan.reason),
-    },
-    'num_workers': len(members),
-    'worker_states': dict(worker_states),
-    'workers': [
-      _worker(
-        name, ranks[name], by_name.get(name), series.get(name, ()), job.plan
-      )
-      for name in sorted(chosen, key=ranks.__getitem__)
-    ],
-    'num_workers_left_out': len(members) - len(chosen),
-    'data_sets': [
-      _data_set(job.name, name, data_set.ledger, now, rates)
-      for name, data_set in sets
-    ],
-    'num_data_sets_left_out': len(job.sets) - len(sets),
-    'actions': shown_actions,
-    'num_actions_left_out': len(done) - len(shown_actions),
-    'action_counts': dict(controller_log.counts(job.name)),
-    'idle_reason': _text(idle_reason),
+    key: [as_json(item) for item in items[:limit]],
+    f'num_{key}_left_out': max(len(items) - limit, 0),
+  }
+
+
+def _generations(job: JobState, limit: int) -> dict[str, Any]:
+  """The newest first; those that the job itself has forgotten count too."""
+  history = list(job.history)[-limit:]
+  return {
     'generations': [
       {
         'generation': record.generation,
@@ -209,10 +267,22 @@ def _job(
       }
       for record in reversed(history)
     ],
-    'num_generations_left_out': max(num_older, 0),
-    'agents': [_agent(agent, state, steady_s) for state, agent in shown_agents],
-    'agent_states': dict(Counter(state for state, _ in agents)),
-    'num_agents_left_out': len(agents) - len(shown_agents),
+    'num_generations_left_out': history[0].generation - 1 if history else 0,
+  }
+
+
+def _agents(
+  job: JobState, agents: Iterable[AgentRecord], steady_s: float, limit: int
+) -> dict[str, Any]:
+  members = set(job.members)
+  states = [(_agent_state(agent, members), agent) for agent in agents]
+  # Those that wait are what an operator looks for.
+  states.sort(key=lambda one: one[0] == 'running')
+  return {
+    **_listed(
+      'agents', states, limit, lambda one: _agent(one[1], one[0], steady_s)
+    ),
+    'agent_states': dict(Counter(state for state, _ in states)),
   }
 
 
@@ -258,88 +328,28 @@ def _worker(
   }
 
 
-def _data_set(
-  job: str, name: str, ledger: Ledger, now: float, rates: Rates
-) -> dict[str, Any]:
-  spec, counts, set_aside = ledger.spec, ledger.counts(), ledger.set_aside()
-  num_shards = max(-(-spec.num_records // spec.shard_size), 1)
-  used = counts['done'] + counts['consumed']
-  num_used = round(used / num_shards * spec.num_records)
-  # The epochs behind are all alike: the open ones are shown, while some are.
-  earlier = ledger.first_open_epoch
-  aside = sum(shard.epoch < earlier for shard, _ in set_aside)
-  shards = {
-    'todo': counts['todo'],
-    'doing': counts['doing'],
-    'consumed': counts['consumed'],
-    'done': counts['done'] - (earlier * num_shards - aside),
-    'set_aside': counts['set_aside'] - aside,
-  }
-  if not any(shards.values()):
-    shards = counts
-  return {
-    'name': _name(name),
-    'num_records': spec.num_records,
-    'shard_size': spec.shard_size,
-    'num_shards': num_shards,
-    'epoch': earlier,
-    'num_epochs': spec.num_epochs,
-    'is_stream': spec.is_stream,
-    'is_closed': spec.is_closed,
-    'is_at_most_once': spec.at_most_once,
-    'is_finished': ledger.outcome() == 'FINISHED',
-    'shards': shards,
-    'num_used': num_used,
-    'records_per_s': _round(rates.note(job, name, num_used, now)),
-    'num_set_aside': len(set_aside),
-    'set_aside': [
-      {
-        'epoch': shard.epoch,
-        'start': shard.start,
-        'stop': shard.stop,
-        'message': _text(message),
-      }
-      for shard, message in set_aside[:MAX_SET_ASIDE]
-    ],
-    'num_set_aside_left_out': max(len(set_aside) - MAX_SET_ASIDE, 0),
-  }
-
-
-def _actions(job: JobState, controller_log: ActionLog) -> list[dict[str, Any]]:
-  """Returns what happened to the job and why, newest first."""
-  noted = [
-    {'unix_s': round(unix_s, 3), 'text': _text(text), 'reason': ''}
-    for unix_s, text in job.actions
-  ]
-  noted += [
-    {'unix_s': round(unix_s, 3), 'text': _text(text), 'reason': _text(reason)}
-    for unix_s, text, reason in controller_log.entries(job.name)
-  ]
-  return sorted(noted, key=lambda action: action['unix_s'], reverse=True)
-
-
-def _agent_state(agent: Agent, ranks: Mapping[str, int]) -> str:
+def _agent_state(agent: AgentRecord, members: Collection[str]) -> str:
   if not agent.is_idle:
-    return pb.AgentBeatRequest.Status.Name(agent.status).lower()
+    return pb.AgentBeatRequest.Status.Name(agent.beat.status).lower()
   if agent.is_leaving:
     return 'leaving'
-  return 'starting' if agent.name in ranks else 'waiting'
+  return 'starting' if agent.name in members else 'waiting'
 
 
-def _agent(agent: Agent, state: str, steady_s: float) -> dict[str, Any]:
+def _agent(agent: AgentRecord, state: str, steady_s: float) -> dict[str, Any]:
   return {
     'name': _name(agent.name),
     'state': state,
-    'address': _name(agent.address),
-    'device_kind': _name(agent.device_kind),
+    'address': _name(agent.beat.address),
+    'device_kind': _name(agent.beat.device_kind),
     'last_beat_age_s': _round(max(steady_s - agent.last_seen, 0.0)),
     'state_age_s': _round(max(steady_s - agent.changed_at, 0.0)),
-    'generation': agent.generation,
-    'exit_code': agent.exit_code,
-    'cpu_share': _round(agent.resources.cpu_share),
-    'rss_bytes': agent.resources.rss_bytes,
-    'memory_bytes': agent.resources.memory_bytes,
-    'log_tail': agent.log_tail[-_MAX_LOG:],
+    'generation': agent.beat.generation,
+    'exit_code': agent.beat.exit_code,
+    'cpu_share': _round(agent.beat.resources.cpu_share),
+    'rss_bytes': agent.beat.resources.rss_bytes,
+    'memory_bytes': agent.beat.resources.memory_bytes,
+    'log_tail': agent.beat.log_tail[-_MAX_LOG:],
   }
 
 

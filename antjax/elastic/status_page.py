@@ -5,7 +5,7 @@
 | path | |
 |---|---|
 | `/` | the page; it asks for `status.json` every second |
-| `/status.json` | what `status.snapshot` says |
+| `/status.json` | what `status.Snapshots` says |
 | `/metrics` | the same for Prometheus |
 | `/healthz` | `ok`, without a token |
 
@@ -16,92 +16,42 @@ sees no half of a change, and takes one a second at most, however many ask.
 import asyncio
 import base64
 from collections.abc import Callable, Mapping
-import dataclasses
-import gzip
 import hashlib
 import hmac
-import http
 import importlib.resources
-import ipaddress
 import json
+import logging as std_logging
 import ssl
 import time
 from typing import Any
-import urllib.parse
 
 from absl import logging
+from aiohttp import http_exceptions, web
 
-from antjax.elastic import metrics_export
+from antjax.elastic import metrics_export, security
 
-_MAX_HEAD_BYTES = 16 * 1024
+_MAX_LINE_BYTES = 8190
+_MAX_HEADERS = 64
+_MAX_FIELDS = 8
 _HEAD_TIMEOUT_S = 5.0
 _REPLY_TIMEOUT_S = 15.0
+_CLOSE_TIMEOUT_S = 2.0
 _MAX_AGE_S = 0.9  # Of a snapshot, so that a poll a second finds a new one.
 _MIN_GZIP_BYTES = 1024
-_TEXT = 'text/plain; charset=utf-8'
-_HEADERS = (
-  ('Cache-Control', 'no-store'),
-  ('Cross-Origin-Resource-Policy', 'same-origin'),
-  ('Referrer-Policy', 'no-referrer'),
-  ('X-Content-Type-Options', 'nosniff'),
-  ('X-Frame-Options', 'DENY'),
-  ('Connection', 'close'),
-)
-_NO_CONTENT = "default-src 'none'; frame-ancestors 'none'"
+_NO_LOG = std_logging.Logger('status page', std_logging.WARNING)
+_NO_REQUEST = 'Not an HTTP/1.1 request.'
+_HEADERS = {
+  'Cache-Control': 'no-store',
+  'Content-Security-Policy': "default-src 'none'; frame-ancestors 'none'",
+  'Cross-Origin-Resource-Policy': 'same-origin',
+  'Referrer-Policy': 'no-referrer',
+  'Server': 'antjax',
+  'X-Content-Type-Options': 'nosniff',
+  'X-Frame-Options': 'DENY',
+}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Reply:
-  status: int
-  body: bytes
-  content_type: str = _TEXT
-  headers: tuple[tuple[str, str], ...] = ()
-  policy: str = _NO_CONTENT
-
-
-@dataclasses.dataclass(frozen=True)
-class _Request:
-  method: str
-  path: str
-  query: Mapping[str, str]
-  headers: Mapping[str, str]
-
-
-class _Refused(Exception):
-  """A request that gets an error; the text says what is wrong with it."""
-
-  def __init__(self, status: int, text: str):
-    super().__init__(text)
-    self.status = status
-
-
-def _parse(head: bytes) -> _Request:
-  """Reads the head of a request.
-
-  Raises:
-    _Refused: it is not one, or asks for what no page here does.
-  """
-  lines = head.decode('latin-1').split('\r\n')
-  parts = lines[0].split(' ')
-  if len(parts) != 3 or not parts[2].startswith('HTTP/1.'):
-    raise _Refused(400, 'Not an HTTP/1.1 request.')
-  method, target, _ = parts
-  if method not in ('GET', 'HEAD'):
-    raise _Refused(405, 'Only GET and HEAD: this page changes nothing.')
-  headers: dict[str, str] = {}
-  for line in lines[1:]:
-    name, colon, value = line.partition(':')
-    if colon:
-      headers[name.strip().lower()] = value.strip()
-  path, _, query = target.partition('?')
-  try:
-    fields = urllib.parse.parse_qsl(query, max_num_fields=8)
-  except ValueError:
-    raise _Refused(400, 'Too many fields in the query.') from None
-  return _Request(method, path, dict(fields), headers)
-
-
-def _page() -> tuple[bytes, str]:
+def _page() -> tuple[str, str]:
   """Returns the page and the policy that lets nothing but it run."""
   files = importlib.resources.files('antjax.elastic')
   texts = {
@@ -120,21 +70,14 @@ def _page() -> tuple[bytes, str]:
     "img-src data:; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
   )
-  return page.encode(), policy
-
-
-def _is_loopback(address: str) -> bool:
-  try:
-    return ipaddress.ip_address(address.strip('[]')).is_loopback
-  except ValueError:
-    return address == 'localhost'
+  return page, policy
 
 
 class StatusPage:
   """Serves the status on an event loop.
 
   Args:
-    snapshot_fn: Returns what `status.snapshot` says; called on the loop.
+    snapshot_fn: Returns what `status.Snapshots` says; called on the loop.
     address: Where to listen. Not loopback: needs a token.
     port: 0 picks a free one; see `port` after `start`.
     token: Who asks must show it, as `Authorization: Bearer` or, once, as
@@ -160,7 +103,7 @@ class StatusPage:
     max_connections: int = 64,
     clock: Callable[[], float] = time.monotonic,
   ):
-    if not (token or is_insecure or _is_loopback(address)):
+    if not (token or is_insecure or security.is_loopback(address)):
       raise ValueError(
         f'StatusPage(address={address!r}): other machines would read it '
         'without a token. Give a token, or listen on 127.0.0.1 and come '
@@ -169,25 +112,37 @@ class StatusPage:
     self._snapshot_fn, self._clock = snapshot_fn, clock
     self._address, self._port, self._tls = address, port, tls
     self._token, self._is_insecure = token, is_insecure
-    self._max_connections, self._num_connections = max_connections, 0
+    self._max_connections = max_connections
+    self._connections: set[_Connection] = set()
     self._page, self._policy = _page()
     self._taken_s, self._snapshot = -float('inf'), dict[str, Any]()
     self._server: asyncio.Server | None = None
+    self._requests: web.Server | None = None
 
   async def start(self) -> None:
     """Begins to listen.
 
     Raises:
-      OSError: the port is taken.
+      RuntimeError: The port is taken.
     """
-    self._server = await asyncio.start_server(
-      self._serve,
-      self._address,
-      self._port,
-      limit=_MAX_HEAD_BYTES,
-      ssl=self._tls,
-      **({'ssl_handshake_timeout': _HEAD_TIMEOUT_S} if self._tls else {}),
-    )
+    loop = asyncio.get_running_loop()
+    requests = web.Server(self._handle)
+    self._requests = requests
+    try:
+      self._server = await loop.create_server(
+        lambda: _Connection(
+          requests, loop, self._connections, self._max_connections
+        ),
+        self._address,
+        self._port,
+        ssl=self._tls,
+        ssl_handshake_timeout=_HEAD_TIMEOUT_S if self._tls else None,
+      )
+    except OSError as error:
+      raise RuntimeError(
+        f'the status page cannot listen on {self._address}:{self._port}:'
+        f' {error}.'
+      ) from error
     self._port = self._server.sockets[0].getsockname()[1]
 
   @property
@@ -204,55 +159,58 @@ class StatusPage:
 
   async def close(self) -> None:
     """Stops to listen; what is being answered is."""
-    if self._server is not None:
+    if self._server is not None and self._requests is not None:
       self._server.close()
-      self._server = None
+      await self._requests.shutdown(_CLOSE_TIMEOUT_S)
+      self._server = self._requests = None
 
-  async def _serve(
-    self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-  ) -> None:
-    """Answers one request, within limits of size and time, and hangs up."""
-    self._num_connections += 1
-    try:
-      request, reply = None, _text(503, 'Too many connections; come again.')
-      if self._num_connections <= self._max_connections:
-        try:
-          request = _parse(await _read_head(reader))
-          reply = self._answer(request)
-        except _Refused as error:
-          reply = _text(error.status, str(error))
-      writer.write(_format(reply, request))
-      async with asyncio.timeout(_REPLY_TIMEOUT_S):
-        await writer.drain()
-        writer.close()
-        await writer.wait_closed()
-    except (OSError, EOFError, TimeoutError):
-      pass  # They went away, said nothing or do not read; nobody to tell.
-    finally:
-      # Also what a reader that does not read left in the buffer.
-      writer.transport.abort()
-      self._num_connections -= 1
+  async def _handle(self, request: web.BaseRequest) -> web.Response:
+    connection = request.protocol
+    assert isinstance(connection, _Connection)
+    connection.hang_up_in(_REPLY_TIMEOUT_S)
+    if connection.is_surplus:
+      reply = _text(503, 'Too many connections; come again.')
+    else:
+      reply = self._answer(request)
+    if 'gzip' in request.headers.get('accept-encoding', ''):
+      if (reply.content_length or 0) >= _MIN_GZIP_BYTES:
+        reply.enable_compression(web.ContentCoding.gzip)
+        reply.headers['Vary'] = 'Accept-Encoding'
+    return _last(reply)
 
-  def _answer(self, request: _Request) -> _Reply:
+  def _answer(self, request: web.BaseRequest) -> web.Response:
+    if request.version < (1, 0):
+      return _text(400, _NO_REQUEST)
+    if request.method not in ('GET', 'HEAD'):
+      allowed = {'Allow': 'GET, HEAD'}
+      return _text(
+        405, 'Only GET and HEAD: this page changes nothing.', allowed
+      )
+    if len(request.query) > _MAX_FIELDS:
+      return _text(400, 'Too many fields in the query.')
     if request.path == '/healthz':
-      return _Reply(200, b'ok\n')
+      return _text(200, 'ok')
     if request.path not in ('/', '/status.json', '/metrics'):
-      raise _Refused(404, 'Here are /, /status.json, /metrics and /healthz.')
+      return _text(404, 'Here are /, /status.json, /metrics and /healthz.')
+    refused = None
     if self._token:
       refused = self._check_token(request)
-      if refused is not None:
-        return refused
     elif not self._is_insecure:
-      self._check_host(request)
-    if request.path == '/':
-      return _Reply(
-        200, self._page, 'text/html; charset=utf-8', policy=self._policy
+      refused = _check_host(request)
+    return refused or self._show(request.path)
+
+  def _show(self, path: str) -> web.Response:
+    if path == '/':
+      policy = {'Content-Security-Policy': self._policy}
+      return web.Response(
+        text=self._page, content_type='text/html', headers=policy
       )
     try:
       snapshot = self._take()
-      if request.path == '/metrics':
-        return _Reply(
-          200, metrics_export.render(snapshot), metrics_export.CONTENT_TYPE
+      if path == '/metrics':
+        return web.Response(
+          body=metrics_export.render(snapshot),
+          headers={'Content-Type': metrics_export.CONTENT_TYPE},
         )
       body = json.dumps(
         snapshot, separators=(',', ':'), allow_nan=False, ensure_ascii=False
@@ -260,10 +218,12 @@ class StatusPage:
     # Whatever it is, the service beside the page goes on.
     except Exception:
       logging.exception('The status page could not take a snapshot.')
-      raise _Refused(
+      return _text(
         500, 'Could not take a snapshot; the log of the coordinator says why.'
-      ) from None
-    return _Reply(200, body.encode(), 'application/json')
+      )
+    return web.Response(
+      body=body.encode(), headers={'Content-Type': 'application/json'}
+    )
 
   def _take(self) -> dict[str, Any]:
     """Returns a snapshot, the last one if it is new enough."""
@@ -273,7 +233,7 @@ class StatusPage:
       self._taken_s = now
     return self._snapshot
 
-  def _check_token(self, request: _Request) -> _Reply | None:
+  def _check_token(self, request: web.BaseRequest) -> web.Response | None:
     """Returns None where the request shows the token, else what to say."""
     # Not the token itself, which may also open the service.
     ticket = hmac.digest(
@@ -283,43 +243,21 @@ class StatusPage:
     kind, _, shown = request.headers.get('authorization', '').partition(' ')
     if kind.lower() == 'bearer' and _equal(shown.strip(), self._token):
       return None
-    for part in request.headers.get('cookie', '').split(';'):
-      name, _, value = part.strip().partition('=')
-      if name == cookie and _equal(value, ticket):
-        return None
+    if _equal(request.cookies.get(cookie, ''), ticket):
+      return None
     if _equal(request.query.get('token', ''), self._token):
       # Away from the address bar, and from what a browser remembers.
-      secure = '; Secure' if self._tls else ''
-      return _Reply(
-        303,
-        b'',
-        headers=(
-          ('Location', request.path),
-          (
-            'Set-Cookie',
-            f'{cookie}={ticket}; Path=/; HttpOnly; SameSite=Lax{secure}',
-          ),
-        ),
+      reply = web.Response(status=303, headers={'Location': request.path})
+      reply.set_cookie(
+        cookie, ticket, httponly=True, samesite='Lax', secure=bool(self._tls)
       )
-    return dataclasses.replace(
-      _text(
-        401,
-        'A token is needed: open /?token=TOKEN once, or send '
-        '"Authorization: Bearer TOKEN".',
-      ),
-      headers=(('WWW-Authenticate', 'Bearer'),),
+      return reply
+    return _text(
+      401,
+      'A token is needed: open /?token=TOKEN once, or send '
+      '"Authorization: Bearer TOKEN".',
+      {'WWW-Authenticate': 'Bearer'},
     )
-
-  def _check_host(self, request: _Request) -> None:
-    """Refuses names that a foreign web page gave this machine's address."""
-    host = request.headers.get('host')
-    if host is None:  # No browser.
-      return
-    name = host if host.endswith(']') else host.rpartition(':')[0] or host
-    if not _is_loopback(name):
-      raise _Refused(
-        403, 'Without a token only as localhost or 127.0.0.1, by that name.'
-      )
 
 
 def _equal(shown: str, secret: str) -> bool:
@@ -328,44 +266,99 @@ def _equal(shown: str, secret: str) -> bool:
   )
 
 
-async def _read_head(reader: asyncio.StreamReader) -> bytes:
-  """Reads up to the empty line, within a size and a time for all of it.
-
-  Raises:
-    _Refused: it is too long.
-    EOFError: it ended before.
-    TimeoutError: it takes too long, a byte now and then included.
-  """
-  try:
-    async with asyncio.timeout(_HEAD_TIMEOUT_S):
-      return (await reader.readuntil(b'\r\n\r\n'))[:-4]
-  except asyncio.LimitOverrunError:
-    raise _Refused(
-      431, f'The head of a request is at most {_MAX_HEAD_BYTES} bytes.'
-    ) from None
-
-
-def _text(status: int, text: str) -> _Reply:
-  return _Reply(status, text.encode() + b'\n')
-
-
-def _format(reply: _Reply, request: _Request | None) -> bytes:
-  body, headers = reply.body, [*reply.headers]
-  if reply.status == 405:
-    headers.append(('Allow', 'GET, HEAD'))
-  accepted = request.headers.get('accept-encoding', '') if request else ''
-  if len(body) >= _MIN_GZIP_BYTES and 'gzip' in accepted:
-    body = gzip.compress(body, 1)
-    headers += [('Content-Encoding', 'gzip'), ('Vary', 'Accept-Encoding')]
-  headers += [
-    ('Content-Type', reply.content_type),
-    ('Content-Length', str(len(body))),
-    ('Content-Security-Policy', reply.policy),
-    *_HEADERS,
-  ]
-  phrase = http.HTTPStatus(reply.status).phrase
-  head = f'HTTP/1.1 {reply.status} {phrase}\r\n' + ''.join(
-    f'{name}: {value}\r\n' for name, value in headers
+def _check_host(request: web.BaseRequest) -> web.Response | None:
+  """Refuses names that a foreign web page gave this machine's address."""
+  host = request.headers.get('host')
+  if host is None:  # No browser.
+    return None
+  name = host if host.endswith(']') else host.rpartition(':')[0] or host
+  if security.is_loopback(name):
+    return None
+  return _text(
+    403, 'Without a token only as localhost or 127.0.0.1, by that name.'
   )
-  is_head = request is not None and request.method == 'HEAD'
-  return f'{head}\r\n'.encode('latin-1') + (b'' if is_head else body)
+
+
+def _text(
+  status: int, text: str, headers: Mapping[str, str] | None = None
+) -> web.Response:
+  return web.Response(status=status, text=f'{text}\n', headers=headers)
+
+
+def _last(reply: web.Response) -> web.Response:
+  """Gives a reply what all have; the connection ends after it."""
+  for name, value in _HEADERS.items():
+    reply.headers.setdefault(name, value)
+  reply.force_close()
+  return reply
+
+
+class _Connection(web.RequestHandler):
+  """One request, within limits of number, size and time."""
+
+  def __init__(
+    self,
+    server: web.Server,
+    loop: asyncio.AbstractEventLoop,
+    connections: 'set[_Connection]',
+    max_connections: int,
+  ):
+    super().__init__(
+      server,
+      loop=loop,
+      access_log=_NO_LOG,
+      max_line_size=_MAX_LINE_BYTES,
+      max_field_size=_MAX_LINE_BYTES,
+      max_headers=_MAX_HEADERS,
+    )
+    self._connections, self._max_connections = connections, max_connections
+    self._deadline: asyncio.TimerHandle | None = None
+    self.is_surplus = False
+
+  def hang_up_in(self, seconds: float) -> None:
+    """Sets how long the connection may still last, whatever it does."""
+    if self._deadline is not None:
+      self._deadline.cancel()
+    if self.transport is not None:
+      # Also what a reader that does not read left in the buffer.
+      self._deadline = self._loop.call_later(seconds, self.transport.abort)
+
+  def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    """See the base class."""
+    super().connection_made(transport)
+    self._connections.add(self)
+    self.hang_up_in(_HEAD_TIMEOUT_S)
+    self.is_surplus = len(self._connections) > self._max_connections
+    if self.is_surplus:  # It is told at once, whatever it would ask.
+      self.data_received(b'GET / HTTP/1.0\r\n\r\n')
+
+  def connection_lost(self, exc: BaseException | None) -> None:
+    """See the base class."""
+    if self._deadline is not None:
+      self._deadline.cancel()
+    self._connections.discard(self)
+    super().connection_lost(exc)
+
+  def handle_error(
+    self,
+    request: web.BaseRequest,
+    status: int = 500,
+    exc: BaseException | None = None,
+    message: str | None = None,
+  ) -> web.Response:
+    """Answers what is no request, or is too long; see the base class."""
+    if status != 400:
+      logging.error('The status page failed.', exc_info=exc)
+      return _last(_text(500, 'The page failed; the log says why.'))
+    # Of too many headers it knows no class of its own.
+    if isinstance(exc, http_exceptions.LineTooLong) or (
+      message or ''
+    ).startswith('Too many headers'):
+      return _last(
+        _text(
+          431,
+          f'The head of a request has at most {_MAX_HEADERS} lines of at most '
+          f'{_MAX_LINE_BYTES} bytes.',
+        )
+      )
+    return _last(_text(400, _NO_REQUEST))

@@ -5,7 +5,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import json
 import time
-from typing import Any, Protocol
+from typing import Any
 
 import rich.console
 import rich.live
@@ -13,6 +13,7 @@ import rich.table
 import rich.text
 
 from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic.client import CoordinatorClient
 
 _Json = Mapping[str, Any]
 _BARS = '▁▂▃▄▅▆▇█'
@@ -23,12 +24,6 @@ _STYLES = {
   'deterministic': 'red',
 }
 _PLAIN_EVERY_S = 10.0
-
-
-class Client(Protocol):
-  """What `show` needs of a CoordinatorClient."""
-
-  def call(self, name: str, request: Any) -> Any: ...
 
 
 def duration(seconds: float | None) -> str:
@@ -209,7 +204,7 @@ def _parts(job: _Json, is_wide: bool) -> Iterator[rich.console.RenderableType]:
 
 
 def render(snapshot: _Json, width: int = 120) -> rich.console.Group:
-  """Returns a snapshot (see `status.snapshot`) for rich to print.
+  """Returns a snapshot (see `status.Snapshots`) for rich to print.
 
   Args:
     snapshot: Of the coordinator.
@@ -223,13 +218,13 @@ def render(snapshot: _Json, width: int = 120) -> rich.console.Group:
   return rich.console.Group(*parts)
 
 
-def _ask(client: Client, width: int) -> rich.console.Group:
+def _ask(client: CoordinatorClient, width: int) -> rich.console.Group:
   reply = client.call('Status', pb.StatusRequest())
   return render(json.loads(reply.json), width)
 
 
 def show(
-  client: Client,
+  client: CoordinatorClient,
   once: bool,
   *,
   console: rich.console.Console | None = None,

@@ -17,7 +17,7 @@ State = Literal['leader', 'normal', 'transient', 'persistent', 'deterministic']
 
 
 @dataclasses.dataclass(frozen=True)
-class Moments:
+class StepMoments:
   """Sums over steps: a line of seconds over micro-batches is fitted to them.
 
   Attributes:
@@ -34,8 +34,13 @@ class Moments:
   t: float = 0.0
   xt: float = 0.0
 
-  def __add__(self, other: 'Moments') -> 'Moments':
-    return Moments(
+  @classmethod
+  def of(cls, work: float, busy_s: float) -> 'StepMoments':
+    """Those of one step."""
+    return cls(1, work, work * work, busy_s, work * busy_s)
+
+  def __add__(self, other: 'StepMoments') -> 'StepMoments':
+    return StepMoments(
       self.num + other.num,
       self.x + other.x,
       self.xx + other.xx,
@@ -106,7 +111,7 @@ class WorkerView:
   num_samples: int = 0
   samples_per_micro_batch: float = 0.0
   max_micro_batches: int = 0
-  moments: Moments = Moments()
+  moments: StepMoments = StepMoments()
   device_kind: str = ''
   num_devices: int = 0
   restarts: int = 0

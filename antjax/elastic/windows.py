@@ -13,7 +13,7 @@ import math
 import statistics
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic.view import Moments, State, WorkerView
+from antjax.elastic.view import State, StepMoments, WorkerView
 
 _SHORT_SLICES = 4  # In the short window: its reach is known to a quarter.
 _NUM_NEWEST = 3  # Steps that tell of a jump: their median bears one bad step.
@@ -21,26 +21,61 @@ _MAX_KIND = 128  # Characters.
 
 
 @dataclasses.dataclass(frozen=True)
-class Windows:
-  """Lengths of the windows.
+class MonitorConfig:
+  """Windows and thresholds.
 
   Attributes:
-    short_s: Of the short one.
-    long_s: Of the long one.
-    num_warmup_steps: First steps of a generation that are left out.
-    min_steps: After which a worker counts as measured.
-    jump: Where the newest steps are so many times slower or faster than the
-      short window, the speed has changed within it.
+    short_s: Short window: slow in it is slow now.
+    long_s: Long window: slow in most of it, once it is full, is persistent.
+    enter_slowness: A worker this many times slower than the median is slow.
+    leave_slowness: Below this it no longer is.
+    min_steps: Steps before a worker's figures count.
+    num_warmup_steps: First steps of a generation that are left out, beside the
+      very first one, which compiles and which no worker reports.
+    restart_cost_s: Of a restart, before one has been seen.
+    pending_memory_s: For how long a wait for hosts is remembered.
+    max_workers: Of a job; beyond, the one not heard of for longest goes.
+    max_jobs: The same for jobs.
   """
 
-  short_s: float
-  long_s: float
-  num_warmup_steps: int
-  min_steps: int
-  jump: float
+  short_s: float = 30.0
+  long_s: float = 300.0
+  enter_slowness: float = 1.3
+  leave_slowness: float = 1.15
+  min_steps: int = 5
+  num_warmup_steps: int = 1
+  restart_cost_s: float = 60.0
+  pending_memory_s: float = 1800.0
+  max_workers: int = 4096
+  max_jobs: int = 256
+
+  def __post_init__(self) -> None:
+    if not 0 < self.short_s < self.long_s < math.inf:
+      raise ValueError(
+        f'MonitorConfig: short_s={self.short_s}, long_s={self.long_s}; needed'
+        ' is 0 < short_s < long_s'
+      )
+    if not 1 <= self.leave_slowness <= self.enter_slowness < math.inf:
+      raise ValueError(
+        f'MonitorConfig: enter_slowness={self.enter_slowness},'
+        f' leave_slowness={self.leave_slowness}; needed is 1 <= leave <= enter,'
+        ' with room between, so that noise does not switch states'
+      )
+    if not self.restart_cost_s >= 0:  # Nor nan.
+      raise ValueError(
+        f'MonitorConfig: restart_cost_s={self.restart_cost_s} must be at least'
+        ' 0'
+      )
+    if min(self.min_steps, self.max_workers, self.max_jobs) < 1:
+      raise ValueError(
+        f'MonitorConfig: min_steps={self.min_steps},'
+        f' max_workers={self.max_workers}, max_jobs={self.max_jobs}; each must'
+        ' be at least 1'
+      )
 
   @property
   def slice_s(self) -> float:
+    """Seconds of a slice: slice n begins at n * slice_s."""
     return self.short_s / _SHORT_SLICES
 
   @property
@@ -56,7 +91,7 @@ class Slice:
   """What a worker did in one stretch of time.
 
   Attributes:
-    number: Slice n begins at n * Monitor.slice_s.
+    number: Slice n begins at n * MonitorConfig.slice_s.
     num_steps: Steps in which it had micro-batches.
     num_input_steps: Those that took longer to get input than to compute.
     num_samples: In these steps.
@@ -65,10 +100,7 @@ class Slice:
     rest_s: Neither: to get input, to update, to save.
     input_s: The part of rest_s that other workers did not take as well: to get
       input, as far as can be told.
-    x: Micro-batches of these steps.
-    xx: Squares of them.
-    t: Busy seconds.
-    xt: Products of both.
+    moments: Of micro-batches and busy seconds of these steps.
   """
 
   number: int
@@ -79,10 +111,7 @@ class Slice:
   wait_s: float = 0.0
   rest_s: float = 0.0
   input_s: float = 0.0
-  x: float = 0.0
-  xx: float = 0.0
-  t: float = 0.0
-  xt: float = 0.0
+  moments: StepMoments = StepMoments()
 
   @property
   def busy_s(self) -> float:
@@ -115,7 +144,7 @@ class WorkerRecord:
 
   def __init__(
     self,
-    windows: Windows,
+    config: MonitorConfig,
     generation: int,
     now: float,
     before: 'WorkerRecord | None' = None,
@@ -133,8 +162,8 @@ class WorkerRecord:
     self.samples_per_s = 0.0
     self.rest_s: float | None = None
     self.wait_s: float | None = None
-    self._windows = windows
-    self._slices: deque[Slice] = deque(maxlen=windows.num_slices + 1)
+    self._config = config
+    self._slices: deque[Slice] = deque(maxlen=config.num_slices + 1)
     self._prior_s_per_sample: float | None = None
     self._num_steps = 0
     self._last_step: tuple[int, float] | None = None  # Number and end.
@@ -185,11 +214,11 @@ class WorkerRecord:
     )
     has_work = time.num_micro_batches > 0 and time.num_samples > 0
     self._num_steps += has_work
-    if self._num_steps <= self._windows.num_warmup_steps:
+    if self._num_steps <= self._config.num_warmup_steps:
       return True
     if self.first_at is None:
       self.first_at = now
-    number = self._windows.number(now)
+    number = self._config.number(now)
     if not self._slices or self._slices[-1].number != number:
       self._slices.append(Slice(number))
     at = self._slices[-1]
@@ -206,27 +235,24 @@ class WorkerRecord:
       is_input = input_s > time.compute_s
       busy_s = time.compute_s + (input_s if is_input else 0.0)
       num = time.num_micro_batches
-      if number - self._worked_in > self._windows.num_slices:
+      if number - self._worked_in > self._config.num_slices:
         self._newest.clear()  # It had no work for long.
       self._worked_in = number
       self._newest.append(busy_s / time.num_samples)
       at.num_steps += 1
       at.num_input_steps += is_input
       at.num_samples += time.num_samples
-      at.x += num
-      at.xx += num * num
-      at.t += busy_s
-      at.xt += num * busy_s
+      at.moments += StepMoments.of(num, busy_s)
     return True
 
   def slices(self, now: float) -> list[Slice]:
     """Slices of the long window, oldest first."""
-    oldest = self._windows.number(now) - self._windows.num_slices
+    oldest = self._config.number(now) - self._config.num_slices
     return [s for s in self._slices if s.number >= oldest]
 
   def is_full(self, now: float) -> bool:
     """True once the long window has been watched from end to end."""
-    reach_s = self._windows.long_s - self._windows.slice_s
+    reach_s = self._config.long_s - self._config.slice_s
     return self.first_at is not None and now - self.first_at >= reach_s
 
   def measure(
@@ -247,7 +273,7 @@ class WorkerRecord:
       now: Time.
     """
     filled = [s for s in self.slices(now) if s.num_steps]
-    oldest = self._windows.number(now) - _SHORT_SLICES
+    oldest = self._config.number(now) - _SHORT_SLICES
     # Where a step takes longer than the short window: the newest one.
     short = [s for s in filled if s.number >= oldest] or filled[-1:]
     short_steps = sum(s.num_steps for s in short)
@@ -265,9 +291,9 @@ class WorkerRecord:
     self.rest_s = rest_s / short_steps if short_steps else None
     wait_s = sum(s.wait_s for s in short)
     self.wait_s = wait_s / short_steps if short_steps else None
-    moments = _moments(filled)
+    moments = sum((s.moments for s in filled), StepMoments())
     num_samples = sum(s.num_samples for s in filled)
-    num_steps = max(0, self._num_steps - self._windows.num_warmup_steps)
+    num_steps = max(0, self._num_steps - self._config.num_warmup_steps)
     if quota is None:
       count = max(self.reported_micro_batches, default_quota)
     else:
@@ -281,7 +307,7 @@ class WorkerRecord:
       long_s_per_sample=self._long_s_per_sample,
       last_s_per_sample=self._newest[-1] if self._newest else None,
       prior_s_per_sample=self._prior_s_per_sample or kind_s_per_sample,
-      is_measured=num_steps >= self._windows.min_steps,
+      is_measured=num_steps >= self._config.min_steps,
       is_idle=quota == 0 and not filled,
       input_share=input_share,
       is_input_bound=input_share >= 0.5,
@@ -308,19 +334,8 @@ class WorkerRecord:
     """
     if len(self._newest) < _NUM_NEWEST:
       return mean
-    newest, jump = statistics.median(self._newest), self._windows.jump
+    newest, jump = statistics.median(self._newest), self._config.enter_slowness
     return mean if mean < newest * jump and newest < mean * jump else newest
-
-
-def _moments(slices: list[Slice]) -> Moments:
-  num, x, xx, t, xt = 0, 0.0, 0.0, 0.0, 0.0
-  for s in slices:
-    num += s.num_steps
-    x += s.x
-    xx += s.xx
-    t += s.t
-    xt += s.xt
-  return Moments(num, x, xx, t, xt)
 
 
 def _is_sound(time: pb.BatchTime) -> bool:

@@ -12,10 +12,8 @@ import urllib.parse
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import security
 from antjax.elastic.client import CoordinatorClient
-from antjax.elastic.lease_queue import LeaseQueue
-from antjax.elastic.pulse import Pulse
+from antjax.elastic.pulse import Pulse, StepLog
 from antjax.elastic.service_ledger import ServiceLedgerClient
-from antjax.elastic.step_log import StepLog
 from antjax.shards import position
 from antjax.shards.data_shard import DataShard
 from antjax.shards.record_source import RecordSource
@@ -297,16 +295,13 @@ class Agent:
         f'Agent: name={data_set.name!r} is taken; data sets of a job need'
         ' names of their own.'
       )
-    ledger = ServiceLedgerClient(
-      LeaseQueue(
-        self._client,
-        data_set,
-        read_ahead=read_ahead,
-        lockstep=lockstep,
-        check=self._pulse.check,
-      ),
+    ledger = ServiceLedgerClient.connect(
+      self._client,
       data_set,
       share=(self._rank, self._num_workers),
+      read_ahead=read_ahead,
+      lockstep=lockstep,
+      check=self._pulse.check,
     )
     self._ledgers[data_set.name] = ledger
     return ledger

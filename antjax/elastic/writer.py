@@ -38,7 +38,7 @@ def load(journal: Journal) -> Jobs:
   try:
     jobs = Jobs() if snapshot is None else Jobs.from_bytes(snapshot)
     for kind, body, now in commands:
-      jobs.replay(MESSAGES[kind].FromString(body), now)
+      jobs.apply(MESSAGES[kind].FromString(body), now)
   except (ValueError, LookupError, Refused) as error:
     raise RuntimeError(
       f'Journal({journal.path}): it cannot be replayed: {error}'

@@ -22,19 +22,21 @@ Needs no JAX itself: it only minds processes.
 """
 
 from collections.abc import Sequence
+import dataclasses
 import os
 import signal
 import socket
 import sys
 import tempfile
+from typing import Annotated
 
-from absl import app, flags
+from absl import flags
 
 from antjax.elastic import agent as agent_lib
 from antjax.elastic import host_sockets, security
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.process_group import Guard, Output
-from antjax.jobs import worker_env
+from antjax.jobs import script, worker_env
 
 flags.disclaim_key_flags()  # They are the script's.
 
@@ -60,99 +62,92 @@ def own_address(coordinator: str) -> str:
     return str(probe.getsockname()[0])
 
 
-def _define_flags() -> None:
-  flags.DEFINE_string(
-    'coordinator', None, 'host:port of launch/coordinator.py.', required=True
-  )
-  flags.DEFINE_string('job', 'job', 'Name of the job there.')
-  flags.DEFINE_string(
-    'name',
-    socket.gethostname(),
-    'Name of this host in the job, its own there; ranks follow the names.',
-  )
-  flags.DEFINE_integer(
-    'min_hosts',
-    0,
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Which job this host works for, and how."""
+
+  coordinator: Annotated[str, 'host:port of launch/coordinator.py.'] = ''
+  job: Annotated[str, 'Name of the job there.'] = 'job'
+  name: Annotated[
+    str,
+    'Name of this host in the job, its own there; ranks follow the names.'
+    " Empty: the machine's name.",
+  ] = ''
+  min_hosts: Annotated[
+    int,
     'The job starts with so many hosts, the same flag on each of them; 0: as'
     ' launch/coordinator.py says for all jobs.',
-    lower_bound=0,
-  )
-  flags.DEFINE_integer(
-    'max_hosts',
-    0,
-    'With --min_hosts: the job takes no more; 0: no limit.',
-    lower_bound=0,
-  )
-  flags.DEFINE_integer(
-    'devices_per_host',
-    0,
-    'Virtual CPU devices of the worker; 0 leaves the devices to JAX.',
-    lower_bound=0,
-  )
-  flags.DEFINE_string(
-    'platform', '', "JAX platform of the worker; '' leaves it to JAX."
-  )
-  flags.DEFINE_string(
-    'token_file',
-    '',
+  ] = 0
+  max_hosts: Annotated[
+    int, 'With --min_hosts: the job takes no more; 0: no limit.'
+  ] = 0
+  devices_per_host: Annotated[
+    int, 'Virtual CPU devices of the worker; 0 leaves the devices to JAX.'
+  ] = 0
+  platform: Annotated[
+    str, 'JAX platform of the worker; empty: leave it to JAX.'
+  ] = ''
+  token_file: Annotated[
+    str,
     'File with the lines `agent <token>` and `worker <token>`; empty: the'
     ' coordinator wants none.',
-  )
-  flags.DEFINE_string(
-    'tls_dir', '', 'Folder with ca.pem, cert.pem and key.pem; empty: no TLS.'
-  )
-  flags.DEFINE_string(
-    'address',
-    '',
+  ] = ''
+  tls_dir: Annotated[
+    str, 'Folder with ca.pem, cert.pem and key.pem; empty: no TLS.'
+  ] = ''
+  address: Annotated[
+    str,
     'Where the other hosts reach this one; empty: its address on the way to the'
     ' coordinator.',
-  )
-  flags.DEFINE_string(
-    'compilation_cache',
-    '',
+  ] = ''
+  compilation_cache: Annotated[
+    str,
     "Folder of compiled programs, for quick restarts; best one that all hosts'"
     ' share, since JAX writes it on rank 0. Empty: a folder of this agent.',
-  )
-  flags.DEFINE_float(
-    'grace_s',
-    30.0,
+  ] = ''
+  grace_s: Annotated[
+    float,
     'Seconds that the worker has to save after a SIGTERM, before SIGKILL.',
-    lower_bound=0.0,
-  )
+  ] = 30.0
+
+  def __post_init__(self) -> None:
+    for name in ('min_hosts', 'max_hosts', 'devices_per_host', 'grace_s'):
+      if getattr(self, name) < 0:
+        raise ValueError(f'{name}={getattr(self, name)} must not be negative.')
 
 
-def main(argv: Sequence[str]) -> int:
-  values = flags.FLAGS
+def main(config: Config, command: Sequence[str]) -> int:
+  """Supervises the worker to its end; returns the exit code."""
+  name = config.name or socket.gethostname()
 
   def say(message: str) -> None:
-    print(f'agent {values.name}: {message}', file=sys.stderr, flush=True)
+    print(f'agent {name}: {message}', file=sys.stderr, flush=True)
 
-  command = list(argv[1:])
   if problem := worker_env.command_problem(command):
     say(problem)
     return 2
-  if values.max_hosts and not 0 < values.min_hosts <= values.max_hosts:
+  if config.max_hosts and not 0 < config.min_hosts <= config.max_hosts:
     say(
-      f'--max_hosts={values.max_hosts} needs a --min_hosts from 1 to'
-      f' {values.max_hosts}; got {values.min_hosts}.'
+      f'--max_hosts={config.max_hosts} needs a --min_hosts from 1 to'
+      f' {config.max_hosts}; got {config.min_hosts}.'
     )
     return 2
   try:
-    address = values.address or own_address(values.coordinator)
+    address = config.address or own_address(config.coordinator)
     host_sockets.free_port(address)
     token = (
-      security.read_token(values.token_file, 'agent')
-      if values.token_file
+      security.read_token(config.token_file, 'agent')
+      if config.token_file
       else ''
     )
     client = CoordinatorClient(
-      values.coordinator,
-      job=values.job,
-      client=values.name,
+      config.coordinator,
+      job=config.job,
+      client=name,
       token=token,
-      tls_dir=values.tls_dir,
+      tls_dir=config.tls_dir,
     )
-    held = host_sockets.hold_name(f'{values.job}/{values.name}/{address}')
+    held = host_sockets.hold_name(f'{config.job}/{name}/{address}')
   except (OSError, RuntimeError, ValueError) as error:
     say(f'{error}')
     return 2
@@ -164,26 +159,26 @@ def main(argv: Sequence[str]) -> int:
       command,
       worker_env=lambda assignment: worker_env.agent_env(
         assignment,
-        coordinator=values.coordinator,
-        job=values.job,
-        name=values.name,
-        devices_per_host=values.devices_per_host,
-        platform=values.platform,
-        token_file=os.path.abspath(values.token_file)
-        if values.token_file
+        coordinator=config.coordinator,
+        job=config.job,
+        name=name,
+        devices_per_host=config.devices_per_host,
+        platform=config.platform,
+        token_file=os.path.abspath(config.token_file)
+        if config.token_file
         else '',
-        tls_dir=os.path.abspath(values.tls_dir) if values.tls_dir else '',
-        compilation_cache=values.compilation_cache or folder,
+        tls_dir=os.path.abspath(config.tls_dir) if config.tls_dir else '',
+        compilation_cache=config.compilation_cache or folder,
         base=os.environ,
       ),
       address=address,
       output=Output(),
       guard=guard,
       say=say,
-      grace_s=values.grace_s,
+      grace_s=config.grace_s,
       is_direct=sys.stderr.isatty(),
-      min_hosts=values.min_hosts,
-      max_hosts=values.max_hosts,
+      min_hosts=config.min_hosts,
+      max_hosts=config.max_hosts,
     )
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
       signal.signal(number, lambda number, _: supervisor.signal(number))
@@ -195,6 +190,4 @@ def main(argv: Sequence[str]) -> int:
 
 def run() -> None:
   """Parses the flags and runs the script."""
-  _define_flags()
-  sys.modules['__main__'].__doc__ = __doc__  # What --help shows.
-  app.run(main)
+  script.run(main, Config(), takes_command=True)

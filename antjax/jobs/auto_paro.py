@@ -12,9 +12,9 @@ import optax
 
 from antjax.collectives import cost_model, measure
 from antjax.mesh import mesh as mesh_lib
+from antjax.mesh.gather import gather_json
 from antjax.mesh.paro import PaRO
 from antjax.plan import planner
-from antjax.train.batches import gather_json
 
 
 @functools.cache

@@ -48,7 +48,7 @@ class BulkConfig:
 
   @property
   def bulk_engine(self) -> engine_lib.Engine:
-    """The engine, as functions of `antjax.input` take it."""
+    """The engine, as functions of `antjax.data` take it."""
     return engine_lib.Engine(
       name=self.engine,
       memory_limit=self.memory_limit,

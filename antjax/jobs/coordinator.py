@@ -22,8 +22,9 @@ from antjax.elastic import coordinator, security, status_table
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.controller import ControllerConfig
-from antjax.elastic.monitor import MonitorConfig
-from antjax.elastic.rendezvous import RendezvousConfig
+from antjax.elastic.methods import OPERATOR
+from antjax.elastic.rendezvous_room import RendezvousConfig
+from antjax.elastic.windows import MonitorConfig
 from antjax.jobs import script
 
 # What an operator may ask for, and what happens then.
@@ -245,7 +246,7 @@ def _client(
   if not config.port:
     raise ValueError(f'{flag} needs the --port of the coordinator.')
   token = (
-    security.read_token(config.token_file, security.OPERATOR)
+    security.read_token(config.token_file, OPERATOR)
     if config.token_file
     else ''
   )

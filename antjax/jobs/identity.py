@@ -10,10 +10,10 @@ rows: the model would only become worse.
 from collections.abc import Iterable, Mapping
 import hashlib
 import json
-import os
 import pathlib
 from typing import Any
 
+from antjax.report import job_report
 from antjax.train import checkpoint
 
 _FILE = 'made_of.json'
@@ -73,6 +73,4 @@ def check(
 
 def save(run_dir: pathlib.Path, made_of: Mapping[str, Any]) -> None:
   """Writes what `check` reads; on process 0."""
-  temporary = run_dir / f'.{_FILE}'
-  temporary.write_text(json.dumps(made_of, indent=2), encoding='utf-8')
-  os.replace(temporary, run_dir / _FILE)
+  job_report.write_json(run_dir / _FILE, made_of)

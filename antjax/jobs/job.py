@@ -5,15 +5,15 @@
 A launch script is a config, a `main` and three lines:
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
-  class Config(common.JobConfig):
+  class Config(job_lib.JobConfig):
     num_steps: Annotated[int, 'Optimizer steps.'] = 1000
 
   def main(config: Config) -> None:
-    job = common.start(config)
+    job = job_lib.start(config)
     train(config, job.mesh)
 
   if __name__ == '__main__':
-    common.run(main, Config())
+    job_lib.run(main, Config())
 
 The order is fixed: flags, then `jax.distributed` (before anything touches a
 device), then the mesh, then the run folder (so that a wrong flag leaves nothing
@@ -31,7 +31,7 @@ import os
 import pathlib
 import shlex
 import threading
-from typing import Annotated, Any, NoReturn, TYPE_CHECKING, TypeVar
+from typing import Annotated, Any, NamedTuple, NoReturn, TYPE_CHECKING, TypeVar
 
 from absl import flags, logging
 import jax
@@ -76,6 +76,19 @@ class JobConfig:
       raise ValueError('run_dir must name a folder; it is empty.')
     if self.intra is not None and self.intra < 1:
       raise ValueError(f'intra must be at least 1 or none; got {self.intra}.')
+
+
+class BatchShape(NamedTuple):
+  """How batches of a process are made.
+
+  Attributes:
+    rows: Rows of this process in one element of its batches: of a whole step,
+      or under an agent of a micro-batch, of which plans say how many.
+    num_parts: Runs of an element that are worked off apart.
+  """
+
+  rows: int
+  num_parts: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,28 +175,35 @@ class Job:
     )
     return dataset.LeasedDataset(source, client, key_field=key_field)
 
-  def rows_of_micro_batch(self, batch_size: int, num_micro_batches: int) -> int:
-    """Rows of this process's micro-batch, the same when other hosts have come.
+  def batch_shape(self, batch_size: int, num_micro_batches: int) -> BatchShape:
+    """How this process's batches are made.
 
     Args:
       batch_size: Rows of a step of all processes that the job begins with.
-      num_micro_batches: Of each of them in a step.
+      num_micro_batches: Micro-batches of each process in a step.
 
     Raises:
-      ValueError: The job begins, and the batch is no multiple of its parts.
+      ValueError: The batch is no multiple of its parts.
     """
+    num_devices = len(self.mesh.local_devices)
+    if self.agent is None:
+      check_batch_size(batch_size, num_micro_batches)
+      rows = batch_size // jax.process_count()
+      return BatchShape(rows, num_devices * num_micro_batches)
+    # An element is a micro-batch, the same when other hosts have come.
     path = self.run_dir / _ROWS_FILE
     if path.exists():
-      return int(json.loads(path.read_text(encoding='utf-8'))['rows'])
+      rows = int(json.loads(path.read_text(encoding='utf-8'))['rows'])
+      return BatchShape(rows, num_devices)
     # Later the hosts may be others, which batch_size need not fit.
     check_batch_size(batch_size, num_micro_batches)
     rows = batch_size // jax.process_count() // num_micro_batches
-    multihost_utils.sync_global_devices('rows_of_micro_batch')  # All looked.
+    multihost_utils.sync_global_devices('batch_shape')  # All looked.
     if self.is_main:
       temporary = path.with_suffix('.new')
       temporary.write_text(json.dumps({'rows': rows}), encoding='utf-8')
       os.replace(temporary, path)
-    return rows
+    return BatchShape(rows, num_devices)
 
   @property
   def is_main(self) -> bool:

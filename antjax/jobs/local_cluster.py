@@ -32,8 +32,9 @@ import sys
 import tempfile
 import time
 import types
+from typing import Annotated
 
-from absl import app, flags
+from absl import flags
 
 from antjax.elastic.process_group import (
   describe_exit,
@@ -42,7 +43,7 @@ from antjax.elastic.process_group import (
   Output,
   ProcessGroup,
 )
-from antjax.jobs import worker_env
+from antjax.jobs import script, worker_env
 
 flags.disclaim_key_flags()  # They are the script's.
 
@@ -239,8 +240,66 @@ class _Cluster:
         host.process.send(self._stop_signal)
 
 
-def _run_plain(command: Sequence[str]) -> int:
-  values = flags.FLAGS
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Hosts to play, and with --elastic how the job survives them."""
+
+  hosts: Annotated[int, 'Processes to start.'] = 2
+  devices_per_host: Annotated[int, 'Virtual CPU devices of each.'] = 4
+  platform: Annotated[
+    str, 'JAX platform of the hosts; empty: leave it to JAX.'
+  ] = 'cpu'
+  grace_s: Annotated[
+    float,
+    'Seconds that the hosts have to stop after a SIGTERM, before SIGKILL.',
+  ] = 30.0
+  elastic: Annotated[
+    bool,
+    'Run the hosts under launch/coordinator.py and launch/agent.py. The flags'
+    ' below are for this.',
+  ] = False
+  min_hosts: Annotated[
+    int,
+    'Elastic: the job goes on with so many of the hosts; 0: with all only.',
+  ] = 0
+  max_restarts: Annotated[
+    int, 'Elastic: restarts after faults before the job is given up.'
+  ] = 3
+  lease_timeout_s: Annotated[
+    float, 'Elastic: a worker that is silent for so long is given up.'
+  ] = 30.0
+  progress_timeout_s: Annotated[
+    float, 'Elastic: so is one that lives, but makes no step for so long.'
+  ] = 600.0
+  policy: Annotated[
+    str,
+    'Elastic: what is done about slow workers; see launch/coordinator.py.',
+  ] = 'antdt_nd'
+  status_port: Annotated[
+    int, 'Elastic: loopback port of the status page; 0: a free one.'
+  ] = 0
+  journal: Annotated[
+    str,
+    "Elastic: the coordinator's journal; with the same one a job goes on where"
+    ' it was. Empty: a temporary one.',
+  ] = ''
+
+  def __post_init__(self) -> None:
+    at_least = {
+      **dict.fromkeys(('hosts', 'devices_per_host'), 1),
+      **dict.fromkeys(('lease_timeout_s', 'progress_timeout_s'), 0.1),
+      **dict.fromkeys(('grace_s', 'min_hosts', 'max_restarts'), 0),
+    }
+    for name, least in at_least.items():
+      if getattr(self, name) < least:
+        raise ValueError(
+          f'{name}={getattr(self, name)}: must be at least {least}.'
+        )
+    if not 0 <= self.status_port <= 65535:
+      raise ValueError(f'status_port={self.status_port} must be 0 to 65535.')
+
+
+def _run_plain(config: Config, command: Sequence[str]) -> int:
   is_terminal = sys.stdout.isatty()
   coordinator = f'127.0.0.1:{worker_env.free_port()}'
   hosts = [
@@ -250,40 +309,39 @@ def _run_plain(command: Sequence[str]) -> int:
       command,
       worker_env.worker_env(
         host,
-        hosts=values.hosts,
-        devices_per_host=values.devices_per_host,
+        hosts=config.hosts,
+        devices_per_host=config.devices_per_host,
         coordinator=coordinator,
-        platform=values.platform,
+        platform=config.platform,
         base=os.environ,
       ),
       # On a terminal, host 0's progress bar is drawn there by itself.
       prefix=b'' if is_terminal and host == 0 else b'[%d] ' % host,
       direct=is_terminal and host == 0,
     )
-    for host in range(values.hosts)
+    for host in range(config.hosts)
   ]
-  return _Cluster(values.grace_s).run(hosts)
+  return _Cluster(config.grace_s).run(hosts)
 
 
-def _run_elastic(command: Sequence[str], folder: str) -> int:
-  values = flags.FLAGS
+def _run_elastic(config: Config, command: Sequence[str], folder: str) -> int:
   port = worker_env.free_port()
   address = f'127.0.0.1:{port}'
-  status_port = values.status_port or worker_env.free_port()
-  min_hosts = values.min_hosts or values.hosts
+  status_port = config.status_port or worker_env.free_port()
+  min_hosts = config.min_hosts or config.hosts
   env = worker_env.checkout_env(os.environ)
   coordinator = _Program(
     'the coordinator',
     -1,
     [
       *('-m', 'launch.coordinator', '--address=127.0.0.1', f'--port={port}'),
-      f'--journal={values.journal or os.path.join(folder, "journal.db")}',
+      f'--journal={config.journal or os.path.join(folder, "journal.db")}',
       f'--min_hosts={min_hosts}',
-      f'--max_hosts={values.hosts}',
-      f'--max_restarts={values.max_restarts}',
-      f'--policy={values.policy}',
-      f'--lease_timeout_s={values.lease_timeout_s}',
-      f'--progress_timeout_s={values.progress_timeout_s}',
+      f'--max_hosts={config.hosts}',
+      f'--max_restarts={config.max_restarts}',
+      f'--policy={config.policy}',
+      f'--lease_timeout_s={config.lease_timeout_s}',
+      f'--progress_timeout_s={config.progress_timeout_s}',
       f'--status_port={status_port}',
       _RESTART_ENDED,
     ],
@@ -298,9 +356,9 @@ def _run_elastic(command: Sequence[str], folder: str) -> int:
       [
         *('-m', 'launch.agent', f'--coordinator={address}', '--job=job'),
         f'--name=host-{host}',
-        f'--devices_per_host={values.devices_per_host}',
-        f'--platform={values.platform}',
-        f'--grace_s={values.grace_s}',
+        f'--devices_per_host={config.devices_per_host}',
+        f'--platform={config.platform}',
+        f'--grace_s={config.grace_s}',
         f'--compilation_cache={os.path.join(folder, "compilation_cache")}',
         '--',
         *command,
@@ -309,91 +367,26 @@ def _run_elastic(command: Sequence[str], folder: str) -> int:
       prefix=b'',  # The agent writes its worker's rank.
       direct=True,
     )
-    for host in range(values.hosts)
+    for host in range(config.hosts)
   ]
-  return _Cluster(values.grace_s, coordinator, [folder]).run(agents)
+  return _Cluster(config.grace_s, coordinator, [folder]).run(agents)
 
 
-def _define_flags() -> None:
-  flags.DEFINE_integer('hosts', 2, 'Processes to start.', lower_bound=1)
-  flags.DEFINE_integer(
-    'devices_per_host', 4, 'Virtual CPU devices of each.', lower_bound=1
-  )
-  flags.DEFINE_string(
-    'platform', 'cpu', "JAX platform of the hosts; '' leaves it to JAX."
-  )
-  flags.DEFINE_float(
-    'grace_s',
-    30.0,
-    'Seconds that the hosts have to stop after a SIGTERM, before SIGKILL.',
-    lower_bound=0.0,
-  )
-  flags.DEFINE_bool(
-    'elastic',
-    False,
-    'Run the hosts under launch/coordinator.py and launch/agent.py. The flags'
-    ' below are for this.',
-  )
-  flags.DEFINE_integer(
-    'min_hosts',
-    0,
-    'Elastic: the job goes on with so many of the hosts; 0: with all only.',
-    lower_bound=0,
-  )
-  flags.DEFINE_integer(
-    'max_restarts',
-    3,
-    'Elastic: restarts after faults before the job is given up.',
-    lower_bound=0,
-  )
-  flags.DEFINE_float(
-    'lease_timeout_s',
-    30.0,
-    'Elastic: a worker that is silent for so long is given up.',
-    lower_bound=0.1,
-  )
-  flags.DEFINE_float(
-    'progress_timeout_s',
-    600.0,
-    'Elastic: so is one that lives, but makes no step for so long.',
-    lower_bound=0.1,
-  )
-  flags.DEFINE_string(
-    'policy',
-    'antdt_nd',
-    'Elastic: what is done about slow workers; see launch/coordinator.py.',
-  )
-  flags.DEFINE_integer(
-    'status_port',
-    0,
-    'Elastic: loopback port of the status page; 0: a free one.',
-    lower_bound=0,
-    upper_bound=65535,
-  )
-  flags.DEFINE_string(
-    'journal',
-    '',
-    "Elastic: the coordinator's journal; with the same one a job goes on where"
-    ' it was. Empty: a temporary one.',
-  )
-
-
-def main(argv: Sequence[str]) -> int:
-  command = list(argv[1:])
+def main(config: Config, command: Sequence[str]) -> int:
+  """Runs the hosts to their end; returns the exit code."""
   if problem := worker_env.command_problem(command):
     _say(problem)
     return 2
-  if not flags.FLAGS.elastic:
+  if not config.elastic:
     given = [f'--{name}' for name in _ELASTIC if flags.FLAGS[name].present]
     if given:
       _say(f'{", ".join(given)}: without --elastic nothing heeds this; add it.')
       return 2
-    return _run_plain(command)
-  return _run_elastic(command, tempfile.mkdtemp(prefix='antjax-cluster-'))
+    return _run_plain(config, command)
+  folder = tempfile.mkdtemp(prefix='antjax-cluster-')
+  return _run_elastic(config, command, folder)
 
 
 def run() -> None:
   """Parses the flags and runs the script."""
-  _define_flags()
-  sys.modules['__main__'].__doc__ = __doc__  # What --help shows.
-  app.run(main)
+  script.run(main, Config(), takes_command=True)

@@ -2,16 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a step takes of a device: what was planned, what is compiled."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from absl import logging
 import jax
 import numpy as np
-import rich
-import rich.table
 
-from antjax.report import report
+from antjax.report import job_report, report
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
 
@@ -48,31 +46,62 @@ def compiled_bytes(
   }, size
 
 
-def print_table(
-  planned: Sequence[tuple[str, int]],
-  compiled: Mapping[str, int],
-  facts: Mapping[str, str],
-) -> None:
+def account(
+  trainer: Trainer,
+  state: TrainState,
+  *,
+  activations: int,
+  frozen_share: float,
+  batch_fn: Callable[[], Any] | None,
+  **extra: Any,
+) -> dict[str, Any]:
+  """Bytes on a device: {'state': parts, 'activations', 'compiled', ...}.
+
+  Args:
+    trainer: Trainer of the run.
+    state: A state; it is not changed.
+    activations: Planned bytes of the activations.
+    frozen_share: Share of the parameters that are not trained.
+    batch_fn: Makes a batch like those of training; None leaves 'compiled'
+      empty, as under agents, where the step is several programs.
+    **extra: Further entries, such as the bytes of a 'table'.
+
+  Returns:
+    What was planned, and in 'compiled' what the compiler says of the step:
+    'temporary' for what is live beside its arguments.
+  """
+  planned: dict[str, Any] = {
+    'state': trainer.bytes_per_device(),
+    'activations': activations,
+    'frozen_share': frozen_share,
+    'compiled': {},
+    **extra,
+  }
+  if batch_fn is not None:
+    compiled, size = compiled_bytes(trainer, state, batch_fn())
+    if compiled:
+      planned['compiled'] = compiled
+      planned['batch'] = size - planned.get('table', 0)
+  return planned
+
+
+def print_table(memory: Mapping[str, Any]) -> None:
   """Says what a device needs, before the first step.
 
   Args:
-    planned: (name, bytes) of each part.
-    compiled: From `compiled_bytes`; may be empty.
-    facts: What else there is to say.
+    memory: From `account`.
   """
-  table = rich.table.Table(title='Memory of a device', show_header=False)
-  table.add_column(no_wrap=True)
-  table.add_column(justify='right')
-  for name, size in planned:
-    table.add_row(name, report.format_bytes(size))
-  together = sum(size for _, size in planned)
-  table.add_row('together', report.format_bytes(together))
+  sizes = dict(memory['state'])
+  if 'table' in memory:
+    sizes['table of behaviours'] = memory['table']
+  sizes['activations (planned)'] = memory['activations']
+  sizes['together'] = sum(sizes.values())
+  compiled = memory['compiled']
+  sizes |= {f'{name} (compiled)': size for name, size in compiled.items()}
   if compiled:
-    for name, size in compiled.items():
-      table.add_row(f'{name} (compiled)', report.format_bytes(size))
-    table.add_row(
-      'together (compiled)', report.format_bytes(sum(compiled.values()))
-    )
-  for name, fact in facts.items():
-    table.add_row(name, fact)
-  rich.print(table)
+    sizes['together (compiled)'] = sum(compiled.values())
+  rows = [(name, report.format_bytes(size)) for name, size in sizes.items()]
+  rows.append(('frozen share of parameters', f'{memory["frozen_share"]:.1%}'))
+  if 'num_absent' in memory:
+    rows.append(('parameters left out', f'{memory["num_absent"]:,}'))
+  job_report.show_table('Memory of a device', ('', ''), rows, show_header=False)

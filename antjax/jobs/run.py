@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 import contextlib
 import dataclasses
 import pathlib
-from typing import Any, Literal
+from typing import Any
 
 from absl import logging
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ class Run:
     made_of: Mapping[str, Any],
     *,
     num_steps: int,
-    best_mode: Literal['min', 'max'] = 'min',
+    best_mode: str = 'min',
     unit: str = 'examples',
     folder: pathlib.Path | None = None,
     models: Iterable[str] = ('.',),
@@ -63,7 +63,7 @@ class Run:
       job: The job; its run folder gets the settings and `made_of`.
       made_of: What the run is trained on, see `identity`.
       num_steps: Steps of the run, if it does not stop early.
-      best_mode: What better means of `config.best_metric`.
+      best_mode: 'min' or 'max', what better means of `config.best_metric`.
       unit: What the progress bar counts.
       folder: Folder of log and checkpoints; None: the job's.
       models: Folders in the job's run folder that may hold checkpoints.
@@ -74,7 +74,7 @@ class Run:
     """
     self._name, self._config, self._job = name, config, job
     self._made_of, self.num_steps = made_of, num_steps
-    self._best_mode: Literal['min', 'max'] = best_mode
+    self._best_mode = best_mode
     self._unit = unit
     self._folder = job.run_dir if folder is None else folder
     self._checkpoints = (self._folder / 'checkpoints').absolute()

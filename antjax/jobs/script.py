@@ -14,7 +14,7 @@ import re
 import signal
 import sys
 import types
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from absl import app, flags, logging
 
@@ -96,45 +96,52 @@ def shipped(word: str) -> str:
 
 
 def run(
-  main: Callable[[_T], None],
+  main: Callable[..., int | None],
   default_config: _T,
   define_flags: Callable[[], None] = lambda: None,
   exit_code_of: Callable[[Exception], int] = lambda error: 1,
+  *,
+  takes_command: bool = False,
 ) -> NoReturn:
   """Parses flags, runs `main(config)` and exits.
 
-  Exit codes: 0; `exit_code_of` after an error; 128 + signal after a stop asked
-  by SIGINT or SIGTERM, also if `main` stopped cleanly. An error that antjax
-  itself raises (bad flag, missing file, mesh that does not divide) is shown as
-  one line; `--verbosity=1` adds the traceback. Anything else keeps its
-  traceback.
+  Exit codes: what `main` returns, or 0; `exit_code_of` after an error; 128 +
+  signal after a stop asked by SIGINT or SIGTERM, also if `main` stopped
+  cleanly. An error that antjax itself raises (bad flag, missing file, mesh that
+  does not divide) is shown as one line; `--verbosity=1` adds the traceback.
+  Anything else keeps its traceback.
 
   Args:
     main: The job; gets the config that the flags give.
     default_config: Frozen dataclass whose fields become the flags.
     define_flags: Defines flags that are no part of the config.
     exit_code_of: Error -> exit code; a `flags.Error` stands for all flags.
+    takes_command: Whether what stands behind the flags is a command, which
+      `main` gets too.
   """
   config_lib.define_flags(default_config)
   define_flags()
   # What --help shows above the flags, from a thin script or a console command.
   sys.modules['__main__'].__doc__ = sys.modules[main.__module__].__doc__
 
-  def parse(argv: list[str]) -> _T:
+  def parse(argv: list[str]) -> tuple[Any, ...]:
     try:
       rest = app.parse_flags_with_usage([shipped(word) for word in argv])
     except SystemExit:  # It has said why.
       sys.exit(exit_code_of(flags.Error()))
     try:
+      if takes_command:
+        return config_lib.parse_flags(default_config), rest[1:]
       if rest[1:]:
         raise flags.Error(f'unknown arguments: {" ".join(rest[1:])}')
-      return config_lib.parse_flags(default_config)
+      return (config_lib.parse_flags(default_config),)
     except flags.Error as error:
       _exit(f'flags: {error}', exit_code_of(error))  # Nothing has started yet.
 
-  def guarded(config: _T) -> None:
+  def guarded(parsed: tuple[Any, ...]) -> None:
+    code = None
     try:
-      main(config)
+      code = main(*parsed)
     except KeyboardInterrupt:
       _abort('interrupted.', 128 + (stop_request.signal or signal.SIGINT))
     except Exception as error:
@@ -144,6 +151,7 @@ def run(
       _abort(f'error: {" ".join(str(error).split())}', code)
     if stop_request.signal is not None:
       _exit('stopped as asked.', 128 + stop_request.signal)
+    sys.exit(code)
 
   app.run(guarded, flags_parser=parse)
   raise AssertionError('app.run exits.')

@@ -12,7 +12,7 @@ from antjax.collectives import cost_model
 from antjax.embedding import planner
 from antjax.embedding.layout import TableSpec
 from antjax.mesh import mesh as mesh_lib
-from antjax.train.batches import gather_json
+from antjax.mesh.gather import gather_json
 
 
 def place_tables(

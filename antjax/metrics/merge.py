@@ -6,17 +6,17 @@ from collections.abc import Mapping
 import io
 
 import jax
-from jax.experimental import multihost_utils
 import numpy as np
 
+from antjax.mesh.gather import gather_bytes
 from antjax.metrics.metric import Metric
 
-# The byte counts of `merge_across_processes` travel as int32.
+# Byte counts travel as int32.
 _MAX_STATE_BYTES = 2**31 - 1
 
 
-def _to_bytes(metrics: Mapping[str, Metric]) -> np.ndarray:
-  """Packs the states of `metrics` into one [bytes] uint8 array."""
+def _to_bytes(metrics: Mapping[str, Metric]) -> bytes:
+  """Packs the states of `metrics`."""
   arrays = {
     f'{i}/{key}': array
     for i, name in enumerate(sorted(metrics))
@@ -29,16 +29,16 @@ def _to_bytes(metrics: Mapping[str, Metric]) -> np.ndarray:
   arrays['names'] = np.asarray(names)
   # NumPy's stub takes an array by name for an option.
   np.savez(buffer, **arrays)  # type: ignore[arg-type]
-  return np.frombuffer(buffer.getvalue(), np.uint8)
+  return buffer.getvalue()
 
 
 def _states(
-  data: np.ndarray, like: Mapping[str, Metric], process: int
+  data: bytes, like: Mapping[str, Metric], process: int
 ) -> list[dict[str, np.ndarray]]:
   """Unpacks what `_to_bytes` packed on `process` from the same metrics."""
   names = sorted(like)
   expected = '\n'.join(f'{name} {type(like[name]).__name__}' for name in names)
-  with np.load(io.BytesIO(data.tobytes()), allow_pickle=False) as arrays:
+  with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
     found = str(arrays['names'])
     if found != expected:
       raise ValueError(
@@ -81,17 +81,9 @@ def merge_across_processes(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
       'evaluate fewer rows at a time.'
     )
   merged = {name: metric.empty() for name, metric in metrics.items()}
-  if jax.process_count() == 1:
-    for name, metric in metrics.items():
-      merged[name].add(metric.state())
-    return merged
   # Bytes, because float64 would pass through JAX as float32.
-  sizes = multihost_utils.process_allgather(np.asarray(len(data), np.int32))
-  padded = np.zeros(max(sizes), np.uint8)
-  padded[: len(data)] = data
-  gathered = np.asarray(multihost_utils.process_allgather(padded))
-  for process, (row, size) in enumerate(zip(gathered, sizes, strict=True)):
-    states = _states(row[:size], metrics, process)
+  for process, part in enumerate(gather_bytes(data)):
+    states = _states(part, metrics, process)
     for name, state in zip(sorted(metrics), states, strict=True):
       merged[name].add(state)
   return merged

@@ -152,6 +152,12 @@ def memory_notes(planned: Mapping[str, Any]) -> list[str]:
   ]
 
 
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+  """Returns a table as Markdown."""
+  lines = [head, ['---'] * len(head), *rows]
+  return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+
+
 def show_table(
   title: str,
   head: Sequence[str],

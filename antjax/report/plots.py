@@ -4,6 +4,7 @@
 
 from collections.abc import Mapping, Sequence
 import io
+from typing import Any
 
 import matplotlib
 import matplotlib.backends.backend_svg
@@ -17,6 +18,10 @@ _LEVEL_COLORS = {'none': '#d55e00', 'intra': '#0072b2', 'global': '#009e73'}
 _INK = '#1d2433'
 _SOFT = '#5d6779'
 _LINE = '#e3e7ee'
+# Name -> [(x, y), ...].
+Points = Mapping[str, Sequence[tuple[float, float]]]
+# Group -> bar -> (value, standard error) or (value, low, high).
+Bars = Mapping[str, Mapping[str, Sequence[float]]]
 _MAX_POINTS = 2000  # More make the page large, not the curve finer.
 
 
@@ -46,9 +51,32 @@ def svg(figure: matplotlib.figure.Figure, salt: str) -> str:
   return text[text.index('<svg') :]
 
 
-def curves(
-  title: str, lines: Mapping[str, Sequence[tuple[float, float]]]
-) -> str:
+def _line(i: int, name: str, **more: Any) -> dict[str, Any]:
+  """How the i-th line of a plot is drawn."""
+  return {
+    'color': _COLORS[i % len(_COLORS)],
+    'linestyle': ('-', '--', ':')[i // len(_COLORS) % 3],
+    'linewidth': 1.6,
+    'markersize': 3.5,
+    'label': _label(name),
+    **more,
+  }
+
+
+def _label(name: str) -> str:
+  # A name that starts with _ would be left out of the legend.
+  return f' {name}' if name.startswith('_') else name
+
+
+def _finish(axes: Any, x_label: str, *, integer: bool) -> None:
+  axes.grid(axis='y', color=_LINE, linewidth=0.8)
+  axes.set_xlabel(x_label, fontsize=9, color=_SOFT)
+  axes.xaxis.set_major_locator(
+    matplotlib.ticker.MaxNLocator(nbins=6, integer=integer)
+  )
+
+
+def curves(title: str, lines: Points) -> str:
   """Plots lines over steps.
 
   Args:
@@ -65,22 +93,9 @@ def curves(
     drawn = points[::-1][::stride][::-1]
     steps = [step for step, _ in drawn]
     values = [float('nan') if v is None else v for _, v in drawn]
-    axes.plot(
-      steps,
-      values,
-      color=_COLORS[i % len(_COLORS)],
-      linestyle=('-', '--', ':')[i // len(_COLORS) % 3],
-      linewidth=1.6,
-      marker='o' if len(steps) < 12 else None,
-      markersize=3.5,
-      # A name that starts with _ would be left out of the legend.
-      label=f' {name}' if name.startswith('_') else name,
-    )
-  axes.grid(axis='y', color=_LINE, linewidth=0.8)
-  axes.set_xlabel('step', fontsize=9, color=_SOFT)
-  axes.xaxis.set_major_locator(
-    matplotlib.ticker.MaxNLocator(nbins=6, integer=True)
-  )
+    marker = 'o' if len(steps) < 12 else None
+    axes.plot(steps, values, **_line(i, name, marker=marker))
+  _finish(axes, 'step', integer=True)
   axes.legend(frameon=False, fontsize=9, labelcolor=_INK)
   return svg(figure, f'curves {title}')
 
@@ -104,37 +119,18 @@ def intervals(
   figure, axes = _figure(title, 3.2)
   counts = True  # Whether x counts something: no ticks between numbers.
   for i, (name, points) in enumerate(lines.items()):
-    columns = np.asarray(points, float).T
-    x, value, low, high = columns
+    x, value, low, high = np.asarray(points, float).T
     counts &= bool(np.all(x == np.round(x)))
-    axes.errorbar(
-      x,
-      value,
-      # A percentile may lie on the other side of the value.
-      yerr=np.clip([value - low, high - value], 0, None),
-      color=_COLORS[i % len(_COLORS)],
-      linestyle=('-', '--', ':')[i // len(_COLORS) % 3],
-      linewidth=1.6,
-      elinewidth=1,
-      capsize=2.5,
-      marker='o',
-      markersize=3.5,
-      label=f' {name}' if name.startswith('_') else name,
-    )
-  axes.grid(axis='y', color=_LINE, linewidth=0.8)
-  axes.set_xlabel(x_label, fontsize=9, color=_SOFT)
-  axes.xaxis.set_major_locator(
-    matplotlib.ticker.MaxNLocator(nbins=6, integer=counts)
-  )
+    # A percentile may lie on the other side of the value.
+    errors = np.clip([value - low, high - value], 0, None)
+    style = _line(i, name, marker='o', elinewidth=1, capsize=2.5)
+    axes.errorbar(x, value, yerr=errors, **style)
+  _finish(axes, x_label, integer=counts)
   axes.legend(frameon=False, fontsize=8, labelcolor=_INK, ncols=2)
   return svg(figure, f'intervals {title}')
 
 
-def bars(
-  title: str,
-  groups: Mapping[str, Mapping[str, Sequence[float]]],
-  floor: float = 0.0,
-) -> str:
+def bars(title: str, groups: Bars, floor: float = 0.0) -> str:
   """Draws groups of bars side by side, with errors or intervals.
 
   Args:
@@ -165,20 +161,15 @@ def bars(
       color=_COLORS[i % len(_COLORS)],
       alpha=1.0 if i < len(_COLORS) else 0.5,
       error_kw={'elinewidth': 1, 'ecolor': _SOFT},
-      label=f' {name}' if name.startswith('_') else name,
+      label=_label(name),
     )
   if floor and axes.get_ylim()[1] > floor:  # Else all bars are cut.
     axes.set_ylim(bottom=floor)
   axes.set_xticks(np.arange(len(groups)), list(groups), fontsize=8)
   axes.grid(axis='y', color=_LINE, linewidth=0.8)
   # Below: bars reach up to wherever a legend inside would be.
-  figure.legend(
-    frameon=False,
-    fontsize=8,
-    labelcolor=_INK,
-    ncols=3,
-    loc='outside lower left',
-  )
+  place = 'outside lower left'
+  figure.legend(frameon=False, fontsize=8, labelcolor=_INK, ncols=3, loc=place)
   return svg(figure, f'bars {title}')
 
 
@@ -190,9 +181,7 @@ def _value_and_errors(bar: Sequence[float]) -> tuple[float, float, float]:
   return value, value - low, high - value
 
 
-def scatter(
-  title: str, points: Mapping[str, Sequence[tuple[float, float]]]
-) -> str:
+def scatter(title: str, points: Points) -> str:
   """Draws points in the plane, a colour for each name.
 
   Args:
@@ -205,15 +194,9 @@ def scatter(
   figure, axes = _figure(title, 3.8)
   for i, (name, pairs) in enumerate(points.items()):
     x, y = np.asarray(pairs, float).reshape(-1, 2).T
-    axes.scatter(
-      x,
-      y,
-      s=5,
-      color=_COLORS[i % len(_COLORS)],
-      alpha=0.6,
-      linewidths=0,
-      label=f' {name}' if name.startswith('_') else name,
-    )
+    color = _COLORS[i % len(_COLORS)]
+    style = {'color': color, 'alpha': 0.6, 'linewidths': 0}
+    axes.scatter(x, y, s=5, label=_label(name), **style)
   axes.legend(frameon=False, fontsize=8, labelcolor=_INK, markerscale=2)
   return svg(figure, f'scatter {title}')
 

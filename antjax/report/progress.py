@@ -140,6 +140,10 @@ class Progress:
     elif self._show and now - self._printed_s >= self._plain_every_s:
       self._print_plain()
 
+  def advance_to(self, num: int, *, start: int = 0) -> None:
+    """Shows that `num` steps of an example each are done, behind `start`."""
+    self.update(start + num, num_examples=start + num - self._step)
+
   def _facts(self, now: float) -> str:
     facts = []
     if self._rate is not None:

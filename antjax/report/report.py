@@ -25,6 +25,10 @@ from antjax.report.timeline import Timeline
 FILE_NAME = 'report.html'
 
 
+def _no_items() -> Any:
+  return dataclasses.field(default_factory=dict)
+
+
 @dataclasses.dataclass(frozen=True)
 class Panel:
   """Lines with intervals.
@@ -73,23 +77,17 @@ class Report:
   results: Sequence[Mapping[str, Any]] = ()
   lower_is_better: frozenset[str] = frozenset({'MAE', 'RMSE', 'log-loss'})
   baselines: Sequence[str] = ()
-  intervals: Mapping[str, Panel] = dataclasses.field(default_factory=dict)
-  bars: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]] = (
-    dataclasses.field(default_factory=dict)
-  )
-  bar_floors: Mapping[str, float] = dataclasses.field(default_factory=dict)
-  scatters: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]] = (
-    dataclasses.field(default_factory=dict)
-  )
-  curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]] = (
-    dataclasses.field(default_factory=dict)
-  )
-  throughput: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  intervals: Mapping[str, Panel] = _no_items()
+  bars: Mapping[str, report_plots.Bars] = _no_items()
+  bar_floors: Mapping[str, float] = _no_items()
+  scatters: Mapping[str, report_plots.Points] = _no_items()
+  curves: Mapping[str, report_plots.Points] = _no_items()
+  throughput: Mapping[str, float] = _no_items()
   memory: Sequence[Mapping[str, Any]] = ()
-  config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  config: Mapping[str, Any] = _no_items()
   command: str = ''
   revision: str = ''
-  machine: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  machine: Mapping[str, Any] = _no_items()
   date: str = ''
   notes: Sequence[str] = ()
   timeline: Timeline | None = None
@@ -135,7 +133,7 @@ def render(report: Report) -> str:
   )
   sections = [
     report_results.section(results) if results.rows else '',
-    _intervals_section(report),
+    _details_section(report),
     _curves_section(report),
     _throughput_section(report),
     timeline.section(report.timeline) if report.timeline else '',
@@ -144,38 +142,28 @@ def render(report: Report) -> str:
     _config_section(report),
   ]
   facts = [report.date, report.revision and f'revision {report.revision}']
-  return page.PAGE.format(
-    title=page.text(report.title),
-    summary=f'<p class="lead">{page.text(report.summary)}</p>'
-    if report.summary
-    else '',
-    facts=page.text(' · '.join(fact for fact in facts if fact)),
-    sections='\n'.join(section for section in sections if section),
-    style=page.STYLE,
+  return page.whole(
+    report.title,
+    report.summary,
+    ' · '.join(fact for fact in facts if fact),
+    sections,
   )
 
 
-def _intervals_section(report: Report) -> str:
+def _details_section(report: Report) -> str:
   figures = [
-    '<figure>'
-    f'{report_plots.intervals(title, panel.x_label, panel.lines)}</figure>'
+    report_plots.intervals(title, panel.x_label, panel.lines)
     for title, panel in report.intervals.items()
   ]
   figures += [
-    '<figure>'
-    f'{report_plots.bars(title, groups, report.bar_floors.get(title, 0.0))}'
-    '</figure>'
+    report_plots.bars(title, groups, report.bar_floors.get(title, 0.0))
     for title, groups in report.bars.items()
   ]
   figures += [
-    f'<figure>{report_plots.scatter(title, points)}</figure>'
+    report_plots.scatter(title, points)
     for title, points in report.scatters.items()
   ]
-  if not figures:
-    return ''
-  return page.section(
-    'Results in detail', f'<div class="grid">{"".join(figures)}</div>'
-  )
+  return _figures_section('Results in detail', figures)
 
 
 def _curves_section(report: Report) -> str:
@@ -183,14 +171,17 @@ def _curves_section(report: Report) -> str:
     title: {name: points for name, points in lines.items() if points}
     for title, lines in report.curves.items()
   }
-  figures = [
-    f'<figure>{report_plots.curves(title, lines)}</figure>'
-    for title, lines in panels.items()
-    if lines
-  ]
+  return _figures_section(
+    'Training',
+    [report_plots.curves(title, x) for title, x in panels.items() if x],
+  )
+
+
+def _figures_section(title: str, figures: Sequence[str]) -> str:
   if not figures:
     return ''
-  return page.section('Training', f'<div class="grid">{"".join(figures)}</div>')
+  cells = ''.join(f'<figure>{figure}</figure>' for figure in figures)
+  return page.section(title, f'<div class="grid">{cells}</div>')
 
 
 def _throughput_section(report: Report) -> str:

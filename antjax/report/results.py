@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The results table of the report, and where it falls short of a baseline."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
 import math
 from typing import Any
@@ -17,12 +17,12 @@ class Results:
   """Numbers by scenario, method and metric.
 
   Attributes:
-    rows: (scenario, method) -> metric -> number, in the order to show.
+    rows: Scenario -> method -> metric -> number, in the order to show.
     lower_is_better: Metrics whose smaller value is better.
     baselines: Methods that the others are measured against.
   """
 
-  rows: Mapping[tuple[str, str], Mapping[str, float | None]]
+  rows: Mapping[str, Mapping[str, Mapping[str, float | None]]]
   lower_is_better: frozenset[str]
   baselines: frozenset[str]
 
@@ -38,7 +38,7 @@ class Results:
     Raises:
       ValueError: a record lacks one of the two, or two records share both.
     """
-    rows: dict[tuple[str, str], Mapping[str, float | None]] = {}
+    rows: dict[str, dict[str, Mapping[str, float | None]]] = {}
     for record in records:
       missing = set(_KEYS) - record.keys()
       if missing:
@@ -46,75 +46,62 @@ class Results:
           f'Report(results=): a row lacks {sorted(missing)}; it has '
           f'{sorted(record)}. Each row names its scenario and its method.'
         )
-      key = str(record['scenario']), str(record['method'])
-      if key in rows:
+      scenario, method = str(record['scenario']), str(record['method'])
+      methods = rows.setdefault(scenario, {})
+      if method in methods:
         raise ValueError(
-          f'Report(results=): two rows for {key}; join them into one.'
+          f'Report(results=): two rows for {(scenario, method)}; join them into'
+          ' one.'
         )
-      rows[key] = {k: v for k, v in record.items() if k not in _KEYS}
+      methods[method] = {k: v for k, v in record.items() if k not in _KEYS}
     return cls(rows, frozenset(lower_is_better), frozenset(baselines))
 
   @property
-  def scenarios(self) -> list[str]:
-    return list(dict.fromkeys(scenario for scenario, _ in self.rows))
-
-  @property
   def metrics(self) -> list[str]:
-    return list(dict.fromkeys(m for row in self.rows.values() for m in row))
+    every = (row for methods in self.rows.values() for row in methods.values())
+    return list(dict.fromkeys(metric for row in every for metric in row))
 
-  def methods(self, scenario: str) -> list[str]:
-    return [method for name, method in self.rows if name == scenario]
+  def values(self, scenario: str, metric: str) -> dict[str, float]:
+    """Method -> its finite number, of the methods that have one."""
+    found = {m: row.get(metric) for m, row in self.rows[scenario].items()}
+    return {
+      m: x for m, x in found.items() if x is not None and math.isfinite(x)
+    }
 
-  def value(self, scenario: str, method: str, metric: str) -> float | None:
-    """Returns a finite number or None."""
-    value = self.rows[scenario, method].get(metric)
-    return value if value is not None and math.isfinite(value) else None
-
-  def best(
-    self, scenario: str, metric: str, methods: Iterable[str]
-  ) -> str | None:
-    """Returns the best of these methods, or None if none has a value."""
-    values = {m: self.value(scenario, m, metric) for m in methods}
-    known = {m: v for m, v in values.items() if v is not None}
-    if not known:
-      return None
+  def best(self, values: Mapping[str, float], metric: str) -> str | None:
+    """The best method, the first of equals; None if there is none."""
     pick = min if metric in self.lower_is_better else max
-    return pick(known, key=lambda method: known[method])
+    return pick(values, key=lambda method: values[method], default=None)
 
-  def beaten_by(self, scenario: str, method: str, metric: str) -> str | None:
-    """Returns the baseline that beats a method that is none, or None."""
-    if method in self.baselines or self.value(scenario, method, metric) is None:
+  def rival(self, scenario: str, method: str, metric: str) -> str | None:
+    """The baseline that beats a method that is none, or None."""
+    values = self.values(scenario, metric)
+    if method in self.baselines or method not in values:
       return None
-    rivals = [m for m in self.methods(scenario) if m in self.baselines]
-    rival = self.best(scenario, metric, rivals)
-    if rival is None or self.best(scenario, metric, [method, rival]) == method:
-      return None  # `best` takes the first of two equal ones: no defeat.
-    return rival
+    rivals = {m: x for m, x in values.items() if m in self.baselines}
+    rival = self.best(rivals, metric)
+    if rival is None:
+      return None
+    pair = {m: values[m] for m in (method, rival)}  # Of equals, no defeat.
+    return rival if self.best(pair, metric) == rival else None
 
 
 def shortfalls(results: Results) -> list[str]:
   """Says, a sentence each, where a method is worse than the best baseline."""
-  sentences = []
-  for scenario, method in results.rows:
-    for metric in results.metrics:
-      rival = results.beaten_by(scenario, method, metric)
-      if rival is not None:
-        ours = results.value(scenario, method, metric)
-        best = results.value(scenario, rival, metric)
-        sentences.append(
-          f'{scenario}: {metric} of {method} is {ours:.4f}, worse than '
-          f'{rival} ({best:.4f}).'
-        )
-  return sentences
+  return [
+    f'{scenario}: {metric} of {method} is'
+    f' {results.values(scenario, metric)[method]:.4f}, worse than {rival}'
+    f' ({results.values(scenario, metric)[rival]:.4f}).'
+    for scenario, methods in results.rows.items()
+    for method in methods
+    for metric in results.metrics
+    if (rival := results.rival(scenario, method, metric)) is not None
+  ]
 
 
 def section(results: Results) -> str:
   """Returns the section: table, legend, and what falls short."""
-  rows = [
-    row
-    for scenario in results.scenarios
-    for row in _scenario_rows(results, scenario)
-  ]
+  rows = [row for scenario in results.rows for row in _rows(results, scenario)]
   head = list(_KEYS)
   for metric in results.metrics:
     arrow = '↓' if metric in results.lower_is_better else '↑'
@@ -128,49 +115,44 @@ def section(results: Results) -> str:
   )
 
 
-def _scenario_rows(results: Results, scenario: str) -> Sequence[str]:
-  methods = results.methods(scenario)
-  best = {
-    metric: results.best(scenario, metric, methods)
-    for metric in results.metrics
-  }
-  rows = []
+def _rows(results: Results, scenario: str) -> Iterator[str]:
+  methods = results.rows[scenario]
   for i, method in enumerate(methods):
-    cells = []
-    if i == 0:
-      cells.append(
+    first = tag = ''
+    if not i:
+      first = (
         f'<th class="scenario" rowspan="{len(methods)}">'
         f'{page.text(scenario)}</th>'
       )
-    tag = ''
     if method in results.baselines:
       tag = ' <span class="tag">baseline</span>'
-    cells.append(f'<td class="method">{page.text(method)}{tag}</td>')
-    for metric in results.metrics:
-      cells.append(_number(results, scenario, method, metric, best[metric]))
-    rows.append(f'<tr{" class=first" if i == 0 else ""}>{"".join(cells)}</tr>')
-  return rows
+    cells = [_cell(results, scenario, method, m) for m in results.metrics]
+    yield (
+      f'<tr{"" if i else " class=first"}>{first}<td class="method">'
+      f'{page.text(method)}{tag}</td>{"".join(cells)}</tr>'
+    )
 
 
-def _number(
-  results: Results, scenario: str, method: str, metric: str, best: str | None
-) -> str:
+def _cell(results: Results, scenario: str, method: str, metric: str) -> str:
   """Returns a cell: bold if it shows the best value, marked if beaten."""
-  value = results.value(scenario, method, metric)
-  if value is None or best is None:
+  values = results.values(scenario, metric)
+  best = results.best(values, metric)
+  if best is None or method not in values:
     return '<td class="number none">-</td>'
-  shown = f'{value:.4f}'
+  shown = f'{values[method]:.4f}'
   # By what is shown, so that two equal numbers are not set apart.
-  if shown == f'{results.value(scenario, best, metric):.4f}':
+  if shown == f'{values[best]:.4f}':
     shown = f'<b>{shown}</b>'
-  rival = results.beaten_by(scenario, method, metric)
+  rival = results.rival(scenario, method, metric)
   if rival is not None:
     shown += f'<span class="worse">worse than {page.text(rival)}</span>'
   return f'<td class="number">{shown}</td>'
 
 
 def _verdict(results: Results) -> str:
-  if not any(method in results.baselines for _, method in results.rows):
+  if not any(
+    results.baselines & {*methods} for methods in results.rows.values()
+  ):
     return ''
   worse = shortfalls(results)
   if not worse:

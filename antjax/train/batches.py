@@ -4,22 +4,19 @@
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
-import json
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from antjax.mesh.gather import gather_json
 from antjax.mesh.mesh import BATCH_AXES, group_size, num_groups
 from antjax.mesh.paro import ELASTIC_CODES, PaRO
-from antjax.train.state import PyTree, SparseTables
+from antjax.train.keys import Keys
+from antjax.train.state import PyTree, reset_rows, SparseTables, TrainState
 from antjax.train.step import StepInput
-
-if TYPE_CHECKING:
-  from antjax.train.keys import Keys
 
 
 class BatchPlacer:
@@ -31,7 +28,7 @@ class BatchPlacer:
     paro: PaRO,
     tables: SparseTables | None,
     num_micro_batches: int,
-    keys: 'Keys | None' = None,
+    keys: Keys | None = None,
     constants: PyTree = None,
   ):
     self._mesh = mesh
@@ -39,7 +36,7 @@ class BatchPlacer:
     self._tables = tables
     self._num_micro_batches = num_micro_batches
     self._num_local = len(mesh.local_devices)
-    self._keys = keys
+    self.keys = keys
     self._constants = constants
     # Rows that the last batch placed wants new, by table.
     self.reset: dict[str, np.ndarray] = {}
@@ -78,14 +75,14 @@ class BatchPlacer:
     if self._tables is not None:
       check_has_ids(batch)
       ids = batch['ids']
-      if self._keys is not None:
-        ids = self._keys.read(ids)
+      if self.keys is not None:
+        ids = self.keys.read(ids)
       if not is_valid or local_counts is not None:
         # What is left out is not even touched: a lazy optimizer would move it.
         none = np.zeros((self._num_local,), np.int32)
         ids = _leave_out(ids, local_counts if is_valid else none, parts)
-      if self._keys is not None:
-        ids, self.reset = self._keys.ids(ids, is_training=is_training)
+      if self.keys is not None:
+        ids, self.reset = self.keys.ids(ids, is_training=is_training)
       ids, routing = self._tables.prepare(ids, self._num_local)
       batch = batch | {'ids': ids}
     once = np.zeros((self._num_local,), np.float32)
@@ -103,6 +100,13 @@ class BatchPlacer:
       )
     )
     return dataclasses.replace(inputs, constants=self._constants)
+
+  def with_new_rows(self, state: TrainState) -> TrainState:
+    """The state with the rows made new that the last batch placed asks for."""
+    reset, self.reset = self.reset, {}
+    if self._tables is None or not reset:
+      return state
+    return reset_rows(self._tables, state, reset)
 
   def _local_counts(self, counts: Sequence[int] | None) -> np.ndarray | None:
     """Micro-batches of each local device, or None for all of them."""
@@ -361,20 +365,3 @@ def local_flat(x: jax.Array) -> np.ndarray:
   """This process's elements, 1-D, in the order of its devices."""
   shards = sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
   return np.concatenate([np.asarray(s.data).reshape(-1) for s in shards])
-
-
-def gather_json(value: Any) -> list[Any]:
-  """Every process's JSON value, in the order of processes."""
-  return [json.loads(x) for x in gather_bytes(json.dumps(value).encode())]
-
-
-def gather_bytes(data: bytes) -> list[bytes]:
-  """Every process's bytes, in the order of processes; a collective call."""
-  if jax.process_count() == 1:
-    return [data]
-  mine = np.frombuffer(data, np.uint8)
-  sizes = multihost_utils.process_allgather(np.int32(mine.size))
-  padded = np.zeros(int(sizes.max()), np.uint8)
-  padded[: mine.size] = mine
-  every = multihost_utils.process_allgather(padded)
-  return [row[:size].tobytes() for row, size in zip(every, sizes, strict=True)]

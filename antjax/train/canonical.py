@@ -82,11 +82,7 @@ class Canonical:
     layout = self._layout
     leaves = jax.tree.leaves(state.params)
     if state.master is not None:
-      it = iter(jax.tree.leaves(state.master))
-      leaves = [
-        next(it) if t else x
-        for x, t in zip(leaves, layout.trainable, strict=True)
-      ]
+      leaves = layout.with_trained(leaves, jax.tree.leaves(state.master))
     tables = {}
     if self._tables is not None:
       tables = jax.jit(

@@ -19,7 +19,7 @@ import optax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from antjax.train.batches import gather_json
+from antjax.mesh.gather import gather_json
 from antjax.train.canonical import Canonical
 from antjax.train.checkpoint_folder import Claim
 from antjax.train.state import Layout, SparseTables, TrainState

@@ -12,42 +12,40 @@ the host. At most two micro-batches are dispatched ahead.
 from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import time
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 import jax
 import numpy as np
 
+from antjax.mesh.gather import gather_json
 from antjax.train import loop
 from antjax.train.batches import (
   check_has_ids,
   describe,
-  gather_json,
   get_position,
   zeros_of,
 )
 from antjax.train.checkpoint import Checkpointer
 from antjax.train.elastic import ElasticControl, Plan
+from antjax.train.elastic_step import ElasticStep
 from antjax.train.elastic_timer import StepTimer
 from antjax.train.fit_options import FitOptions, Metrics
 from antjax.train.state import PyTree, TrainState
-
-if TYPE_CHECKING:
-  from antjax.train.trainer import Trainer
 
 # Between two looks at an input that nobody has anything of.
 _POLL_S = 0.05
 
 
-def fit(
-  trainer: 'Trainer',
-  state: TrainState,
-  batches: Iterable[PyTree],
-  num_steps: int,
-  options: FitOptions,
-  clock: Callable[[], float] = time.perf_counter,
-) -> TrainState:
-  """See `Trainer.fit`; `clock` gives seconds."""
-  assert options.elastic is not None
+def check(
+  options: FitOptions, *, row_staleness: int, has_vocabularies: bool
+) -> None:
+  """Raises ValueError for what cannot go together with `elastic`.
+
+  Args:
+    options: Arguments of `Trainer.fit`.
+    row_staleness: As given to `Trainer`.
+    has_vocabularies: Whether the Trainer has some.
+  """
   if options.num_micro_batches_fn is not None:
     raise ValueError(
       'Trainer.fit(elastic=..., num_micro_batches_fn=...): the plan of the'
@@ -64,20 +62,41 @@ def fit(
       ' may change between a save and a restore; pass merge_input_states, e.g.'
       ' antjax.shards.dataset.merge_states.'
     )
-  if trainer.row_staleness:
+  if row_staleness:
     raise ValueError(
       'Trainer(row_staleness=1).fit(elastic=...): which rows the next step'
       ' needs is not known before it begins; use row_staleness=0.'
     )
-  if trainer.keys is not None:
+  if has_vocabularies:
     raise ValueError(
       'Trainer(vocabularies=...).fit(elastic=...): not supported; turn keys'
       ' into ids before the job, or train without agents.'
     )
-  trainer.elastic_step()  # Says at once what cannot be.
+
+
+def fit(
+  state: TrainState,
+  batches: Iterable[PyTree],
+  num_steps: int,
+  options: FitOptions,
+  *,
+  step: ElasticStep,
+  clock: Callable[[], float] = time.perf_counter,
+) -> TrainState:
+  """See `Trainer.fit`.
+
+  Args:
+    state: State to begin with.
+    batches: Micro-batches of this process.
+    num_steps: Step to stop at.
+    options: The other arguments of `Trainer.fit`; see `check`.
+    step: The step in its host-loop form.
+    clock: Seconds from any origin.
+  """
   iterator = iter(batches)
-  with loop.opened(trainer, state, iterator, options) as (saver, state):
-    run = _Run(trainer, options.elastic, iterator, saver, options, clock)
+  assert options.elastic is not None
+  with loop.opened(step.spec, None, state, iterator, options) as (saver, state):
+    run = _Run(step, options.elastic, iterator, saver, options, clock)
     return run.train(state, num_steps)
 
 
@@ -98,23 +117,22 @@ class _Run:
 
   def __init__(
     self,
-    trainer: 'Trainer',
+    step: ElasticStep,
     elastic: ElasticControl,
     iterator: Iterator[PyTree],
     saver: Checkpointer | None,
     options: FitOptions,
     clock: Callable[[], float],
   ):
-    self._trainer, self._elastic = trainer, elastic
+    self._step, self._elastic = step, elastic
     self._saver, self._options = saver, options
-    self._step = trainer.elastic_step()
     self._input = _Input(iterator, getattr(elastic, 'may_get_more', None))
     self._timer = StepTimer(clock)
     self._reporter = loop.Reporter(options)
     self._plan = Plan()  # In use; equal on all processes.
     self._newest = Plan()  # That this process last said it has.
     self._ids_like: PyTree = None
-    self._most = trainer.num_micro_batches
+    self._most = step.spec.num_micro_batches
     self._pending: _Pending | None = None
     self._saved: tuple[int, list[Any]] | None = None  # Perhaps not committed.
     self._done = self._start = 0
@@ -123,7 +141,6 @@ class _Run:
   def train(self, state: TrainState, num_steps: int) -> TrainState:
     self._done = self._start = int(state.step)
     self._agree_on_first_plan()
-    evaluate_fn = self._options.evaluate_fn
     while not self._is_over:
       if self._last_number() == num_steps:
         if self._pending is None:
@@ -134,10 +151,8 @@ class _Run:
       self._tell_committed()
       number = self._last_number()
       if number < num_steps and self._options.is_pause(number):
-        extra = None
         if values := self._fetch():
-          if self._options.is_evaluation(number) and evaluate_fn:
-            extra = evaluate_fn(state)
+          extra = self._reporter.evaluate(number, state)
           # Reported before it is saved: a lost state must not be.
           self._reporter.tell(number, values, extra)
           self._save(state, extra)
@@ -147,10 +162,8 @@ class _Run:
       self._tell_committed(wait=True)
       raise KeyboardInterrupt(f'stopped at step {self._done}')
     final: Metrics | None = None
-    if evaluate_fn and self._done > self._start:
-      final = evaluate_fn(state)
-      if self._options.on_step is not None:
-        self._options.on_step(self._done, final)
+    if self._done > self._start:
+      final = self._reporter.evaluate_last(self._done, state)
     self._save(state, final)
     self._tell_committed(wait=True)
     return state
@@ -165,11 +178,11 @@ class _Run:
     """Does a step; the metrics of the one before are fetched on the way."""
     plan = self._plan
     quota = plan.num_micro_batches.get(
-      self._elastic.worker, self._trainer.num_micro_batches
+      self._elastic.worker, self._step.spec.num_micro_batches
     )
     if self._is_waiting:
       quota = max(quota, 1)  # Nobody had data: whoever has some goes on.
-    if self._trainer.tables is None:
+    if self._step.spec.tables is None:
       examples, samples = self._do_micro_batches(state, quota, plan)
     else:
       examples, samples = self._do_routed(state, quota, plan)

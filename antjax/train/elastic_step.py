@@ -23,7 +23,7 @@ from antjax.train.batches import join_ids
 from antjax.train.gradient import StepSpec
 from antjax.train.micro_steps import local_groups, MicroSteps
 from antjax.train.state import PyTree, TrainState
-from antjax.train.step import jit_step, make_update, Metrics
+from antjax.train.step import grad_specs, jit_step, make_update, Metrics
 
 _BATCH = P(BATCH_AXES)
 # What each process says in a step, to be summed.
@@ -77,7 +77,7 @@ class ElasticStep:
     for part in self.parts:
       part.hold(constants)
     self.local = self.parts[0]
-    self._spec = spec
+    self.spec = spec
     self._batch = NamedSharding(layout.mesh, _BATCH)
     self._routed: tuple[PyTree, PyTree] = ({}, {})  # Routing, rounds.
     self._scales: dict[float, jax.Array] = {}
@@ -112,7 +112,7 @@ class ElasticStep:
     Returns:
       The micro-batches of each part, placed.
     """
-    tables = self._spec.tables
+    tables = self.spec.tables
     assert tables is not None
     placed, routing = [], []
     for part, micros in zip(self.parts, batches, strict=True):
@@ -180,14 +180,14 @@ class ElasticStep:
       value = np.float32(lr_scale)
       self._scales = {
         lr_scale: jax.make_array_from_callback(
-          (), NamedSharding(self._spec.layout.mesh, P()), lambda _: value
+          (), NamedSharding(self.spec.layout.mesh, P()), lambda _: value
         )
       }
     return self._scales[lr_scale]
 
   def _join(self, parts: list[PyTree]) -> PyTree:
     """Global arrays of all processes' parts, split by their leading dim."""
-    size = self._spec.layout.mesh.size
+    size = self.spec.layout.mesh.size
     if len(parts) == 1 and self.local.num_devices == size:
       return parts[0]
 
@@ -201,9 +201,7 @@ class ElasticStep:
     return jax.tree.map(join, *parts)
 
   def _compile_finish(self) -> Callable[..., tuple[TrainState, Metrics]]:
-    spec, tables = self._spec, self._spec.tables
-    layout = spec.layout
-    table_partition = {} if tables is None else tables.partition_specs()
+    spec = self.spec
 
     def sync(carry, table_state, said, routing, rounds, step, factor, lr_scale):
       acc, row_acc, loss, weight = carry
@@ -224,36 +222,23 @@ class ElasticStep:
 
     mapped = jax.shard_map(
       sync,
-      mesh=layout.mesh,
-      in_specs=(_BATCH, table_partition, _BATCH, _BATCH, P(), P(), P(), P()),
-      out_specs=(
-        layout.level_specs(layout.paro.opt_state, trained=True),
-        table_partition,
-        P(),
+      mesh=spec.layout.mesh,
+      in_specs=(
+        *(_BATCH, spec.table_partition, _BATCH, _BATCH),
+        *(P(), P(), P(), P()),
       ),
+      out_specs=grad_specs(spec),
       check_vma=spec.is_typed,
     )
     update = make_update(spec)
 
-    def finish(
-      state: TrainState,
-      carry: PyTree,
-      said: jax.Array,
-      routing: PyTree,
-      rounds: PyTree,
-      lr_scale: jax.Array,
-    ) -> tuple[TrainState, Metrics]:
-      grads, new_tables, sums = mapped(
-        carry,
-        state.tables,
-        said,
-        routing,
-        rounds,
-        state.step,
-        spec.factor(state.opt_state),
-        lr_scale,
+    def finish(state, carry, said, routing, rounds, lr_scale):
+      factor = spec.factor(state.opt_state)
+      *synced, sums = mapped(
+        *(carry, state.tables, said, routing, rounds),
+        *(state.step, factor, lr_scale),
       )
-      new_state, metrics = update(state, grads, new_tables, sums, lr_scale)
+      new_state, metrics = update(state, *synced, sums, lr_scale)
       more = {'num_micro_batches', 'may_get_more', 'plans'}
       return new_state, metrics | {name: sums[name] for name in more}
 

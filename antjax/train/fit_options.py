@@ -4,7 +4,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 from antjax.train.elastic import ElasticControl
 from antjax.train.state import PyTree, TrainState
@@ -47,7 +47,7 @@ class FitOptions:
   checkpoint_every: int = 1000
   keep: int = 3
   best_metric: str | None = None
-  best_mode: Literal['min', 'max'] = 'min'
+  best_mode: str = 'min'
   evaluate_fn: Callable[[TrainState], Metrics] | None = None
   evaluate_every: int = 0
   config: Mapping[str, Any] | None = None

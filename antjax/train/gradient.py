@@ -71,6 +71,11 @@ class StepSpec:
     is_alone = self.layout.mesh.size == 1  # See `varying.is_alone`.
     return self.check_vma and self.how.is_typed and not is_alone
 
+  @property
+  def table_partition(self) -> PyTree:
+    """PartitionSpecs of the tables' state."""
+    return {} if self.tables is None else self.tables.partition_specs()
+
   def factor(self, opt_state: PyTree) -> jax.Array:
     """What the loss is multiplied by before it is differentiated."""
     scaled = isinstance(opt_state, LossScaleState)

@@ -16,7 +16,7 @@ import numpy as np
 
 from antjax.embedding.key_index import to_keys
 from antjax.embedding.vocabulary import Vocabulary
-from antjax.train.batches import gather_bytes
+from antjax.mesh.gather import gather_bytes
 from antjax.train.state import SparseTables
 
 PyTree = Any

@@ -61,15 +61,11 @@ def with_trained(
   layout: Layout, opened: list[Any], trained: list[jax.Array]
 ) -> list[Any]:
   """Puts the arguments of `trained_args` back in their places."""
-  it = iter(trained)
-  return [
-    x
-    if not is_trained
-    else dataclasses.replace(x, slot=next(it))
-    if isinstance(x, LayerPiece)
-    else next(it)
-    for x, is_trained in zip(opened, layout.trainable, strict=True)
+  back = [
+    dataclasses.replace(x, slot=new) if isinstance(x, LayerPiece) else new
+    for x, new in zip(layout.trained(opened), trained, strict=True)
   ]
+  return layout.with_trained(opened, back)
 
 
 def empty_accumulator(layout: Layout, spec: LeafSpec) -> jax.Array:

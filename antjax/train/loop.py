@@ -6,21 +6,24 @@ from collections.abc import Iterable, Iterator
 import contextlib
 import math
 import time
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 import jax
 import numpy as np
 
-from antjax.train.batches import Feed, get_position, set_position
+from antjax.train.batches import (
+  BatchPlacer,
+  Feed,
+  get_position,
+  set_position,
+)
 from antjax.train.checkpoint import Checkpointer
 from antjax.train.fit_options import FitOptions, Metrics
+from antjax.train.gradient import StepSpec
 from antjax.train.keys import Keys
 from antjax.train.rows_ahead import RowsAhead
 from antjax.train.state import PyTree, TrainState
-from antjax.train.step import StepInput
-
-if TYPE_CHECKING:
-  from antjax.train.trainer import Trainer
+from antjax.train.step import Step, StepInput
 
 # Halved so often, the loss itself must be at fault.
 _LEAST_LOSS_SCALE = 2.0**-14
@@ -28,7 +31,8 @@ _LEAST_LOSS_SCALE = 2.0**-14
 
 @contextlib.contextmanager
 def opened(
-  trainer: 'Trainer',
+  spec: StepSpec,
+  keys: Keys | None,
   state: TrainState,
   iterator: Iterator[PyTree],
   options: FitOptions,
@@ -39,9 +43,9 @@ def opened(
     return
   with Checkpointer(
     options.checkpoint_dir,
-    trainer.layout,
-    trainer.optimizer,
-    trainer.tables,
+    spec.layout,
+    spec.optimizer,
+    spec.tables,
     keep=options.keep,
     best_metric=options.best_metric,
     best_mode=options.best_mode,
@@ -50,7 +54,7 @@ def opened(
       state, positions = saver.restore(step)
       set_position(iterator, positions, options.merge_input_states)
       # A Trainer without vocabularies refuses a checkpoint with some.
-      keys = trainer.keys or Keys({}, None)
+      keys = keys or Keys({}, None)
       keys.set_state(saver.restore_keys(step))
     yield saver, state
 
@@ -96,18 +100,47 @@ class Reporter:
         ' gradient clipping, and look at the data of that step.'
       )
 
+  def evaluate(self, number: int, state: TrainState) -> Metrics | None:
+    """Results of `evaluate_fn` where it is due after this step."""
+    if self._options.is_evaluation(number) and self._options.evaluate_fn:
+      return self._options.evaluate_fn(state)
+    return None
+
+  def evaluate_last(self, number: int, state: TrainState) -> Metrics | None:
+    """Results of `evaluate_fn` after the last step, reported as well."""
+    if self._options.evaluate_fn is None:
+      return None
+    final = self._options.evaluate_fn(state)
+    if self._options.on_step is not None:
+      self._options.on_step(number, final)
+    return final
+
 
 def fit(
-  trainer: 'Trainer',
   state: TrainState,
   batches: Iterable[PyTree],
   num_steps: int,
   options: FitOptions,
+  *,
+  spec: StepSpec,
+  step: Step,
+  placer: BatchPlacer,
+  rows_ahead: RowsAhead | None = None,
 ) -> TrainState:
-  """See `Trainer.fit`."""
-  iterator = iter(batches)
-  evaluate_fn, count_examples = options.evaluate_fn, options.count_examples
-  with opened(trainer, state, iterator, options) as (saver, state):
+  """See `Trainer.fit`.
+
+  Args:
+    state: State to begin with.
+    batches: Batches of this process.
+    num_steps: Step to stop at.
+    options: The other arguments of `Trainer.fit`.
+    spec: Description of the step.
+    step: The compiled step.
+    placer: What makes its inputs of a batch.
+    rows_ahead: The step to take instead, with rows that are fetched ahead.
+  """
+  iterator, keys = iter(batches), placer.keys
+  with opened(spec, keys, state, iterator, options) as (saver, state):
     start = done = int(state.step)
     # The feed reads a batch ahead of the first step.
     start_position = get_position(iterator)
@@ -115,9 +148,6 @@ def fit(
     has_data = done < num_steps and feed.open()
     is_stopping = False
     pending: tuple[int, Any] | None = None  # Dispatched, not yet fetched.
-    rows_ahead = None
-    if trainer.row_staleness:
-      rows_ahead = RowsAhead(trainer.step_spec())
     rows: PyTree | None = None  # Of the next step, on their way.
     ahead: StepInput | None = None  # The next step's inputs, already read,
     before_ahead: Any = None  # and the position before they were.
@@ -134,7 +164,7 @@ def fit(
           input_state=position,
           config=options.config,
           metrics=metrics,
-          keys=None if trainer.keys is None else trainer.keys.state(),
+          keys=None if keys is None else keys.state(),
         )
 
     def place(number: int) -> StepInput | None:
@@ -143,7 +173,8 @@ def fit(
       if batch is None and jax.process_count() == 1:
         return None
       counts_fn, should_stop = options.num_micro_batches_fn, options.should_stop
-      return trainer.placer.place(
+      count_examples = options.count_examples
+      return placer.place(
         feed.filler() if batch is None else batch,
         counts=counts_fn(number) if counts_fn else None,
         is_valid=batch is not None,
@@ -170,8 +201,7 @@ def fit(
         break
       ahead = None
       if rows_ahead is None:
-        state = trainer.with_new_rows(state)
-        state, on_device = trainer.compiled_step()(state, inputs)
+        state, on_device = step(placer.with_new_rows(state), inputs)
       else:
         if rows is None:
           rows = rows_ahead.fetch(state, inputs)
@@ -187,9 +217,7 @@ def fit(
       if older is not None and not report(older):
         break
       if done < num_steps and options.is_pause(done):
-        extra = None
-        if options.is_evaluation(done) and evaluate_fn:
-          extra = evaluate_fn(state)
+        extra = reporter.evaluate(done, state)
         # Reported before it is saved: a lost state must not be.
         goes_on, pending = report(pending, extra), None
         save(extra)
@@ -200,10 +228,6 @@ def fit(
     if is_stopping:
       save()
       raise KeyboardInterrupt(f'stopped at step {int(state.step)}')
-    final: Metrics | None = None
-    if evaluate_fn and int(state.step) > start:
-      final = evaluate_fn(state)
-      if options.on_step is not None:
-        options.on_step(int(state.step), final)
-    save(final)
+    number = int(state.step)
+    save(reporter.evaluate_last(number, state) if number > start else None)
   return state

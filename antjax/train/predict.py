@@ -14,16 +14,12 @@ import numpy as np
 
 from antjax.collectives import transition
 from antjax.mesh import compiler
+from antjax.mesh.gather import gather_bytes
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.mesh.paro import Level
 from antjax.metrics.merge import merge_across_processes
 from antjax.metrics.metric import Metric
-from antjax.train.batches import (
-  BatchPlacer,
-  Feed,
-  gather_bytes,
-  local_flat,
-)
+from antjax.train.batches import BatchPlacer, Feed, local_flat
 from antjax.train.gradient import device_key, reading_constants, StepSpec
 from antjax.train.leaves import open_leaves
 from antjax.train.state import Layout, PyTree, TrainState
@@ -58,7 +54,7 @@ def make_predict(
     mesh=layout.mesh,
     in_specs=(
       layout.level_specs(paro.params, trained=False),
-      {} if tables is None else tables.partition_specs(),
+      spec.table_partition,
       P(),
       P(),
       input_specs(spec.constants),
@@ -80,11 +76,7 @@ def whole_params(layout: Layout, state: TrainState) -> PyTree:
   leaves = jax.tree.leaves(state.params)
   levels = [level] * len(leaves)
   if state.master is not None:
-    it = iter(jax.tree.leaves(state.master))
-    leaves = [
-      next(it) if t else x
-      for x, t in zip(leaves, layout.trainable, strict=True)
-    ]
+    leaves = layout.with_trained(leaves, jax.tree.leaves(state.master))
     levels = [layout.paro.opt_state if t else level for t in layout.trainable]
   partition = [
     spec.partition_spec(at)
@@ -111,7 +103,7 @@ def evaluate(
 ) -> dict[str, float]:
   """See `Trainer.evaluate`; `predict` is from `make_predict`."""
   metrics = dict(metrics)
-  for arrays in _outputs(predict, placer, state, batches):
+  for arrays in outputs(predict, placer, state, batches):
     for metric in metrics.values():
       metric.update(**arrays)
   merged = merge_across_processes(metrics)
@@ -126,7 +118,7 @@ def collect(
 ) -> dict[str, np.ndarray]:
   """See `Trainer.predict`; `predict` is from `make_predict`."""
   parts: list[dict[str, np.ndarray]] = []
-  for arrays in _outputs(predict, placer, state, batches):
+  for arrays in outputs(predict, placer, state, batches):
     weight = arrays.pop('weight', None)
     if weight is not None:
       arrays = {name: x[weight > 0] for name, x in arrays.items()}
@@ -147,16 +139,13 @@ def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
   return {name: np.concatenate([x[name] for x in parts]) for name in parts[0]}
 
 
-def _outputs(
+def outputs(
   predict: Callable[[TrainState, StepInput], tuple[PyTree, jax.Array]],
   placer: BatchPlacer,
   state: TrainState,
   batches: Iterable[PyTree],
 ) -> Iterator[dict[str, np.ndarray]]:
-  """This process's outputs of each of its batches, 1-D arrays by name.
-
-  All processes go on until none has a batch left.
-  """
+  """See `Trainer.outputs`; `predict` is from `make_predict`."""
   feed = Feed(iter(batches))
   has_data = feed.open()
   # The outputs of one batch are fetched while the next one runs.

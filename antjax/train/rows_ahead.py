@@ -13,14 +13,12 @@ from typing import Any
 import jax
 from jax import lax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from antjax.mesh import compiler
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.train import step as step_lib
 from antjax.train.gradient import StepSpec
-from antjax.train.state import PyTree, state_shardings, TrainState
+from antjax.train.state import PyTree, TrainState
 from antjax.train.step import Metrics, StepInput
 
 _BATCH = P(BATCH_AXES)
@@ -85,9 +83,7 @@ class RowsAhead:
     return self._inner.lower(*args)
 
   def _compile(self, *, is_last: bool) -> Any:
-    spec = self._spec
-    layout, tables = spec.layout, self._tables
-    partition = tables.partition_specs()
+    spec, tables = self._spec, self._tables
 
     def local(leaves, table_state, step, rng, factor, inputs, rows, ahead):
       at_hand, rounds = tables.fetch(table_state, inputs.routing)
@@ -101,56 +97,15 @@ class RowsAhead:
       )
       return *result, next_rows
 
-    backward = jax.shard_map(
-      local,
-      mesh=layout.mesh,
-      in_specs=(
-        layout.level_specs(layout.paro.params, trained=False),
-        partition,
-        P(),
-        P(),
-        P(),
-        step_lib.input_specs(spec.constants),
-        _BATCH,
-        _BATCH,
-      ),
-      out_specs=(
-        layout.level_specs(layout.paro.opt_state, trained=True),
-        partition,
-        P(),
-        _BATCH,
-      ),
-      check_vma=spec.is_typed,
-    )
+    backward = step_lib.make_backward(spec, local, (_BATCH, _BATCH), (_BATCH,))
     update = step_lib.make_update(spec)
 
     def step(state, inputs, rows, ahead=None):
-      grads, new_tables, sums, next_rows = backward(
-        jax.tree.leaves(state.params),
-        state.tables,
-        state.step,
-        state.rng,
-        spec.factor(state.opt_state),
-        inputs,
-        rows,
-        ahead,
-      )
-      state, metrics = update(state, grads, new_tables, sums, None)
+      *synced, next_rows = backward(state, inputs, rows, ahead)
+      state, metrics = update(state, *synced, None)
       return (state, metrics) if is_last else (state, metrics, next_rows)
 
-    replicated = NamedSharding(layout.mesh, P())
-    out: tuple[Any, ...] = (
-      state_shardings(layout, spec.optimizer, tables),
-      replicated,
-    )
-    if not is_last:
-      out += (NamedSharding(layout.mesh, _BATCH),)
-    return jax.jit(
-      step,
-      donate_argnums=0,
-      out_shardings=out,
-      compiler_options=compiler.options(layout.mesh),
-    )
+    return step_lib.jit_step(spec, step, () if is_last else (_BATCH,))
 
 
 def _after(rounds: PyTree, rows: PyTree) -> PyTree:

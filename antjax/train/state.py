@@ -177,10 +177,17 @@ class Layout:
     """Picks the trained ones among all leaves."""
     return [x for x, t in zip(leaves, self.trainable, strict=True) if t]
 
+  def with_trained(self, leaves: list[Any], trained: list[Any]) -> list[Any]:
+    """All leaves, with these in place of the trained ones."""
+    it = iter(trained)
+    return [
+      next(it) if t else x for x, t in zip(leaves, self.trainable, strict=True)
+    ]
+
   def trained_tree(self, trained_leaves: list[Any]) -> PyTree:
     """The user's tree with None in place of frozen leaves."""
-    it = iter(trained_leaves)
-    leaves = [next(it) if t else None for t in self.trainable]
+    nothing = [None] * len(self.trainable)
+    leaves = self.with_trained(nothing, trained_leaves)
     return jax.tree.unflatten(self.treedef, leaves)
 
   def compute_type(self, spec: LeafSpec) -> np.dtype:

@@ -88,49 +88,84 @@ def make_step(spec: StepSpec) -> Step:
   many devices have data (`num_valid`) or want to stop (`is_stopping`). An
   optimizer of `with_loss_scale` adds its `loss_scale`.
   """
-  layout, tables = spec.layout, spec.tables
-  table_partition = {} if tables is None else tables.partition_specs()
-  backward = jax.shard_map(
-    functools.partial(accumulate, spec),
-    mesh=layout.mesh,
-    in_specs=(
-      layout.level_specs(layout.paro.params, trained=False),
-      table_partition,
-      P(),
-      P(),
-      P(),
-      input_specs(spec.constants),
-    ),
-    out_specs=(
-      layout.level_specs(layout.paro.opt_state, trained=True),
-      table_partition,
-      P(),
-    ),
-    check_vma=spec.is_typed,
-  )
+  backward = make_backward(spec, functools.partial(accumulate, spec))
   update = make_update(spec)
 
   def step(state: TrainState, inputs: StepInput) -> tuple[TrainState, Metrics]:
-    grads, new_tables, sums = backward(
-      jax.tree.leaves(state.params),
-      state.tables,
-      state.step,
-      state.rng,
-      spec.factor(state.opt_state),
-      inputs,
-    )
-    return update(state, grads, new_tables, sums, None)
+    return update(state, *backward(state, inputs), None)
 
   return jit_step(spec, step)
 
 
-def jit_step(spec: StepSpec, step: Callable[..., object]) -> Step:
-  """Compiles `(state, ...) -> (state, metrics)`; the state is donated."""
+def make_backward(
+  spec: StepSpec,
+  local: Callable[..., Any],
+  more_in: tuple[Any, ...] = (),
+  more_out: tuple[Any, ...] = (),
+) -> Callable[..., Any]:
+  """The manual part of a step, to be called in `jit`.
+
+  Args:
+    spec: Description of the step.
+    local: A device's part, as `accumulate`.
+    more_in: PartitionSpecs of further arguments of `local`.
+    more_out: PartitionSpecs of further results.
+
+  Returns:
+    `(state, inputs, *more) -> (grads, new tables, sums, *more)`.
+  """
+  layout = spec.layout
+  mapped = jax.shard_map(
+    local,
+    mesh=layout.mesh,
+    in_specs=(
+      layout.level_specs(layout.paro.params, trained=False),
+      spec.table_partition,
+      P(),
+      P(),
+      P(),
+      input_specs(spec.constants),
+      *more_in,
+    ),
+    out_specs=(*grad_specs(spec), *more_out),
+    check_vma=spec.is_typed,
+  )
+  return lambda state, inputs, *more: mapped(
+    jax.tree.leaves(state.params),
+    state.tables,
+    state.step,
+    state.rng,
+    spec.factor(state.opt_state),
+    inputs,
+    *more,
+  )
+
+
+def grad_specs(spec: StepSpec) -> tuple[Any, ...]:
+  """PartitionSpecs of what `gradient.sync` returns."""
+  layout = spec.layout
+  grads = layout.level_specs(layout.paro.opt_state, trained=True)
+  return grads, spec.table_partition, P()
+
+
+def jit_step(
+  spec: StepSpec, step: Callable[..., object], more_out: tuple[P, ...] = ()
+) -> Any:
+  """Compiles `(state, ...) -> (state, metrics, *more)`; the state is donated.
+
+  Args:
+    spec: Description of the step.
+    step: What to compile.
+    more_out: PartitionSpecs of further results.
+  """
   shardings = state_shardings(spec.layout, spec.optimizer, spec.tables)
   return jax.jit(
     step,
     donate_argnums=0,
-    out_shardings=(shardings, NamedSharding(spec.layout.mesh, P())),
+    out_shardings=(
+      shardings,
+      *(NamedSharding(spec.layout.mesh, p) for p in (P(), *more_out)),
+    ),
     compiler_options=compiler.options(spec.layout.mesh),
   )
 
@@ -212,11 +247,7 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
       x.astype(layout.compute_type(s))
       for x, s in zip(new_leaves, trained_specs, strict=True)
     ]
-    changed = iter(coarsen(kept))
-    params = [
-      next(changed) if t else x
-      for x, t in zip(leaves, layout.trainable, strict=True)
-    ]
+    params = layout.with_trained(leaves, coarsen(kept))
     new_state = TrainState(
       step=state.step + (sums['num_valid'] > 0),
       params=jax.tree.unflatten(layout.treedef, params),

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trainer: init, step, fit and evaluate for any loss on any pytree."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -24,11 +24,11 @@ from antjax.train.elastic_step import ElasticStep
 from antjax.train.fit_options import FitOptions, Metrics
 from antjax.train.gradient import StepSpec
 from antjax.train.keys import Keys
+from antjax.train.rows_ahead import RowsAhead
 from antjax.train.state import (
   Layout,
   place_new_state,
   PyTree,
-  reset_rows,
   SparseTables,
   TrainState,
 )
@@ -224,14 +224,7 @@ class Trainer:
       ValueError: A batch that does not divide, or counts under another code.
     """
     inputs = self.placer.place(batch, counts=num_micro_batches)
-    return self.compiled_step()(self.with_new_rows(state), inputs)
-
-  def with_new_rows(self, state: TrainState) -> TrainState:
-    """The state with the rows made new that the last batch placed asks for."""
-    reset, self.placer.reset = self.placer.reset, {}
-    if self.tables is None or not reset:
-      return state
-    return reset_rows(self.tables, state, reset)
+    return self.compiled_step()(self.placer.with_new_rows(state), inputs)
 
   def compiled_step(self) -> Callable[..., Any]:
     """The jitted step: `(state, StepInput) -> (state, metrics)`."""
@@ -299,8 +292,25 @@ class Trainer:
         be restored here, or `elastic` with a code or mesh that is not.
     """
     chosen = FitOptions(**options)
-    fit = loop.fit if chosen.elastic is None else elastic_loop.fit
-    return fit(self, state, batches, num_steps, chosen)
+    if chosen.elastic is not None:
+      elastic_loop.check(
+        chosen,
+        row_staleness=self.row_staleness,
+        has_vocabularies=self.keys is not None,
+      )
+      step = self.elastic_step()
+      return elastic_loop.fit(state, batches, num_steps, chosen, step=step)
+    spec = self.step_spec()
+    return loop.fit(
+      state,
+      batches,
+      num_steps,
+      chosen,
+      spec=spec,
+      step=self.compiled_step(),
+      placer=self.placer,
+      rows_ahead=RowsAhead(spec) if self.row_staleness else None,
+    )
 
   def evaluate(
     self,
@@ -337,6 +347,20 @@ class Trainer:
     """
     predict = self._compiled(predict_fn)
     return predict_lib.collect(predict, self.placer, state, batches)
+
+  def outputs(
+    self,
+    state: TrainState,
+    batches: Iterable[PyTree],
+    predict_fn: Callable[..., Mapping[str, jax.Array]],
+  ) -> Iterator[dict[str, np.ndarray]]:
+    """Outputs of `evaluate`'s `predict_fn` for each of this process's batches.
+
+    1-D arrays by name, on the host. All processes iterate until none has a
+    batch left.
+    """
+    predict = self._compiled(predict_fn)
+    return predict_lib.outputs(predict, self.placer, state, batches)
 
   def _compiled(self, predict_fn: Callable[..., Any]) -> Callable[..., Any]:
     if predict_fn not in self._predict:

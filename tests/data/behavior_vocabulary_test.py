@@ -116,7 +116,7 @@ def test_no_texts_at_all(con, tmp_path):
 _KILLED = """
 import os, signal, sys
 import ibis, pyarrow as pa
-from antjax.input import behavior_vocabulary as bv, prepare
+from antjax.data import behavior_vocabulary as bv, prepare
 def kill(*arguments):
   os.kill(os.getpid(), signal.SIGKILL)
 setattr({where}, {name!r}, kill)

@@ -16,7 +16,7 @@ import pytest
 
 from antjax.elastic import agent as agent_lib
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import host_sockets, process_group
+from antjax.elastic import host_sockets, process_group, rendezvous_room
 from antjax.elastic import jobs as jobs_lib
 from antjax.elastic import rendezvous as rendezvous_lib
 from antjax.elastic.client import CoordinatorGoneError, StaleError
@@ -41,7 +41,7 @@ class _Coordinator:
     config = {'join_wait_s': 0.0, 'agent_timeout_s': 5.0, **config}
     self.jobs = jobs_lib.Jobs()
     self.rendezvous = rendezvous_lib.Rendezvous(
-      rendezvous_lib.RendezvousConfig(**config)
+      rendezvous_room.RendezvousConfig(**config)
     )
     self.is_down = False
     self.error: Exception | None = None

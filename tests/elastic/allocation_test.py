@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 import pytest
 
 from antjax.elastic import allocation
-from antjax.elastic.allocation import Limits, Split
-from antjax.elastic.cost import Cost, fit, moments
+from antjax.elastic.allocation import Cost, fit, Split, SplitLimits
+from tests.elastic.monitored_job import moments
 
 _COST = st.builds(
   Cost,
@@ -168,7 +168,7 @@ def _brute_force(total, costs, limits):
 )
 def test_solve_is_optimal(total, workers):
   costs = [worker[0] for worker in workers]
-  limits = [Limits(low + more, low, num) for _, low, more, num in workers]
+  limits = [SplitLimits(low + more, low, num) for _, low, more, num in workers]
   best = _brute_force(total, costs, limits)
   if best is None:
     with pytest.raises(ValueError, match='no micro-batches of the allowed'):
@@ -185,7 +185,9 @@ def test_solve_is_optimal(total, workers):
 def test_solve_accumulates_where_memory_is_small():
   # As fast, but it holds 64 samples at once: twice, or the other does it all.
   costs = [Cost(1.0, 0.1), Cost(1.0, 0.1)]
-  splits = allocation.solve(256, costs, [Limits(256), Limits(64, 1, 4)])
+  splits = allocation.solve(
+    256, costs, [SplitLimits(256), SplitLimits(64, 1, 4)]
+  )
   assert splits[1].num_micro_batches == 2
   assert sum(split.num_samples for split in splits) == 256
 
@@ -197,7 +199,7 @@ def test_solve_on_a_real_size_is_near_the_bound():
     Cost(0.02 * noise.random(), 1e-3 * (1 + 3 * noise.random()))
     for _ in range(n)
   ]
-  splits = allocation.solve(total, costs, [Limits(128, 8, 8)] * n)
+  splits = allocation.solve(total, costs, [SplitLimits(128, 8, 8)] * n)
   assert sum(split.num_samples for split in splits) == total
   step_s = allocation.step_s(splits, costs)
   # No split of real numbers is quicker than this.
@@ -262,8 +264,8 @@ def test_work_of_nothing_takes_no_time():
     (lambda: Cost(-1.0, 1.0), 'alpha_s=-1.0'),
     (lambda: Cost(0.0, 0.0), 'not both zero'),
     (lambda: Cost(0.0, math.nan), 'finite'),
-    (lambda: Limits(4, 5), '1 <= min_micro_batch <= max_micro_batch'),
-    (lambda: Limits(4, 1, 0), 'max_micro_batches >= 1'),
+    (lambda: SplitLimits(4, 5), '1 <= min_micro_batch <= max_micro_batch'),
+    (lambda: SplitLimits(4, 1, 0), 'max_micro_batches >= 1'),
     (
       lambda: allocation.greedy(4, [Cost(0.0, 1.0)], [0, 0], [None]),
       '1 workers, 2 minima and 1 maxima',
@@ -279,7 +281,7 @@ def test_work_of_nothing_takes_no_time():
     (lambda: allocation.proportional(-1, [1.0], [0], [None]), '-1 units'),
     (lambda: allocation.solve(4, [], []), '0 costs and 0 limits'),
     (
-      lambda: allocation.solve(7, [Cost(0.0, 1.0)], [Limits(4, 1, 2)]),
+      lambda: allocation.solve(7, [Cost(0.0, 1.0)], [SplitLimits(4, 1, 2)]),
       'can do 1 to 8',
     ),
   ],

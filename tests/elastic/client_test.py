@@ -19,12 +19,6 @@ from antjax.elastic.client import (
 from tests.elastic.jobs_server import JobsServer
 
 
-@pytest.fixture
-def server():
-  with JobsServer() as server:
-    yield server
-
-
 def connect(server, client='w', **options):
   return CoordinatorClient(
     server.address, job='job', client=client, **{'give_up_s': 30.0, **options}

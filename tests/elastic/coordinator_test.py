@@ -21,7 +21,7 @@ import grpc.aio
 import pytest
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import requests, security, service, writer
+from antjax.elastic import methods, requests, security, service, writer
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.controller import Controller
 from antjax.elastic.coordinator import (
@@ -32,12 +32,13 @@ from antjax.elastic.coordinator import (
 from antjax.elastic.jobs import Jobs
 from antjax.elastic.policy_by_name import resolve
 from antjax.elastic.refused import Refused
-from antjax.elastic.rendezvous import RendezvousConfig
+from antjax.elastic.rendezvous_room import RendezvousConfig
 from antjax.shards.journal import Journal
 from tests import source_tree
+from tests.elastic import certificates
 
 DATA_SET = pb.DataSet(name='d', num_records=400, shard_size=4, num_epochs=1)
-TOKENS = {role: f'token-of-the-{role}' for role in security.ROLES}
+TOKENS = {role: f'token-of-the-{role}' for role in methods.ROLES}
 
 
 class Clock:
@@ -66,7 +67,7 @@ class Server:
       Controller(resolve('static'), self.config.controller),
       self.clock,
     )
-    tokens = security.Tokens()
+    tokens = security.RoleTokens()
     if self.config.token_file:
       tokens = security.read_tokens(self.config.token_file)
     self.server, port = service.make_server(
@@ -100,16 +101,10 @@ class Server:
     if not isinstance(data, bytes):
       data = data.SerializeToString()
     metadata = [('authorization', f'Bearer {token}')] if token else None
-    path = f'/{service.SERVICE}/{name}'
-    if service.METHODS[name].is_stream:
-      call = self.channel.stream_stream(path)(
-        iter([data]), metadata=metadata, timeout=20
-      )
-      [reply] = [one async for one in call]
-    else:
-      call = self.channel.unary_unary(path)
-      reply = await call(data, metadata=metadata, timeout=20)
-    return service.METHODS[name].reply.FromString(reply)
+    path = f'/{methods.SERVICE}/{name}'
+    call = self.channel.unary_unary(path)
+    reply = await call(data, metadata=metadata, timeout=20)
+    return methods.METHODS[name].reply.FromString(reply)
 
   async def refused(self, name, data, code, match='', token=None):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -175,38 +170,6 @@ async def test_workers_get_leases(tmp_path):
     await server.refused(
       'Exchange', exchange(2), 'FAILED_PRECONDITION', 'older than'
     )
-
-
-@run
-async def test_a_stream_of_exchanges_is_answered_in_turn(tmp_path):
-  async with Server(tmp_path) as server:
-    await join(server)
-    call = server.channel.stream_stream(f'/{service.SERVICE}/Exchanges')()
-    consumed = []
-    for sequence in range(3, 103):
-      request = exchange(sequence, consumed=consumed)
-      await call.write(request.SerializeToString())
-      reply = pb.ExchangeReply.FromString(await call.read())
-      [lease] = reply.leases
-      consumed = [lease.shard]
-    assert server.jobs.job('j').data_sets['d'].counts()['consumed'] == 99
-    # The same again is answered the same; what is refused ends the stream.
-    again = server.channel.stream_stream(f'/{service.SERVICE}/Exchanges')()
-    await again.write(request.SerializeToString())
-    assert pb.ExchangeReply.FromString(await again.read()) == reply
-    await again.write(exchange(5).SerializeToString())
-    with pytest.raises(grpc.aio.AioRpcError, match='is older than'):
-      await again.read()
-    assert await again.code() == grpc.StatusCode.FAILED_PRECONDITION
-    # Several may be on their way.
-    for sequence in (103, 104):
-      await call.write(exchange(sequence).SerializeToString())
-    for _ in range(2):
-      assert pb.ExchangeReply.FromString(await call.read()).outcome == (
-        pb.ExchangeReply.WAIT
-      )
-    await call.done_writing()
-    assert await call.code() == grpc.StatusCode.OK
 
 
 @run
@@ -310,13 +273,13 @@ async def test_roles_hold(tmp_path):
   path.write_text(''.join(f'{r} {token}\n' for r, token in TOKENS.items()))
   path.chmod(0o600)
   async with Server(tmp_path, token_file=str(path)) as server:
-    for name, method in service.METHODS.items():
+    for name, method in methods.METHODS.items():
       for token in (None, 'another-token-of-nobody', TOKENS['worker'][:-1]):
         await server.refused(
           name, method.request(), 'UNAUTHENTICATED', 'token', token
         )
       for role, token in TOKENS.items():
-        if security.may_call(role, name):
+        if method.may_be_called_by(role):
           continue
         await server.refused(
           name, method.request(), 'PERMISSION_DENIED', role, token
@@ -328,7 +291,7 @@ async def test_roles_hold(tmp_path):
 @run
 async def test_an_unknown_method_is_unimplemented(tmp_path):
   async with Server(tmp_path) as server:
-    call = server.channel.unary_unary(f'/{service.SERVICE}/Explode')
+    call = server.channel.unary_unary(f'/{methods.SERVICE}/Explode')
     with pytest.raises(grpc.aio.AioRpcError) as caught:
       await call(b'')
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
@@ -390,7 +353,7 @@ BAD = [
 
 @pytest.mark.parametrize('name, fields, message', BAD)
 def test_a_field_out_of_range_is_named(name, fields, message):
-  request = service.METHODS[name].request(head=head())
+  request = methods.METHODS[name].request(head=head())
   for field, value in (
     ('data_set', 'd'),
     ('pass_number', 1),
@@ -422,7 +385,7 @@ async def test_dlrover_defect_11_nothing_that_is_sent_is_run(tmp_path):
       return (os.mkdir, (str(tmp_path / 'exploded'),))
 
   async with Server(tmp_path) as server:
-    for name in service.METHODS:
+    for name in methods.METHODS:
       for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         await server.refused(
           name, pickle.dumps(Bomb(), protocol), 'INVALID_ARGUMENT'
@@ -514,10 +477,14 @@ async def test_agents_run_generations(tmp_path):
       server.coordinator.tick()
       return await server.send('AgentBeat', agent_beat(**fields))
 
-    for _ in range(40):
-      reply = await beat()
-      if reply.command == pb.AgentBeatReply.RUN:
-        break
+    async def told_to_run():
+      for _ in range(40):
+        reply = await beat()
+        if reply.command == pb.AgentBeatReply.RUN:
+          return reply
+      raise AssertionError(reply)
+
+    reply = await told_to_run()
     assert reply.assignment.generation == 1
     assert reply.assignment.jax_coordinator == '127.0.0.1:4321'
     await join(server, 'h0', generation=1)
@@ -534,10 +501,7 @@ async def test_agents_run_generations(tmp_path):
       'FAILED_PRECONDITION',
       'over',
     )
-    for _ in range(40):
-      reply = await beat()
-      if reply.command == pb.AgentBeatReply.RUN:
-        break
+    reply = await told_to_run()
     assert reply.assignment.generation == 2
     (job,) = server.coordinator.snapshot()['jobs']
     assert [g['generation'] for g in job['generations']] == [2, 1]
@@ -626,6 +590,16 @@ def coordinator(folder, *flags):
       process.end()
 
 
+def ended(*arguments):
+  return subprocess.run(
+    [sys.executable, *arguments],
+    cwd=source_tree.ROOT,
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+
+
 def test_the_coordinator_runs_without_jax():
   code = (
     'import sys\n'
@@ -635,13 +609,7 @@ def test_the_coordinator_runs_without_jax():
     'found = {"jax", "jaxlib", "grain", "flax"} & set(sys.modules)\n'
     'assert not found, found\n'
   )
-  done = subprocess.run(
-    [sys.executable, '-c', code],
-    cwd=source_tree.ROOT,
-    capture_output=True,
-    text=True,
-    timeout=60,
-  )
+  done = ended('-c', code)
   assert done.returncode == 0, done.stderr
 
 
@@ -700,13 +668,7 @@ def test_a_coordinator_says_what_is_wrong_and_ends(tmp_path):
   with coordinator(tmp_path) as process:
 
     def fails(*flags):
-      done = subprocess.run(
-        [sys.executable, '-m', 'launch.coordinator', *flags],
-        cwd=source_tree.ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-      )
+      done = ended('-m', 'launch.coordinator', *flags)
       assert done.returncode == 1 and 'Traceback' not in done.stderr
       return done.stderr
 
@@ -718,59 +680,19 @@ def test_a_coordinator_says_what_is_wrong_and_ends(tmp_path):
     assert 'reached from other machines' in fails(other, '--address=0.0.0.0')
     assert 'policy' in fails(other, '--policy=nothing')
     assert 'needs the --port' in fails('--status')
-    shown = subprocess.run(
-      [
-        sys.executable,
-        '-m',
-        'launch.coordinator',
-        '--status',
-        '--once',
-        f'--port={process.port}',
-      ],
-      cwd=source_tree.ROOT,
-      capture_output=True,
-      text=True,
-      timeout=60,
-    )
+    port = f'--port={process.port}'
+    shown = ended('-m', 'launch.coordinator', '--status', '--once', port)
     assert shown.returncode == 0, shown.stderr
 
 
-def certificates(folder, *names):
-  """Makes a CA and folders with certificates that it has signed."""
-
-  def openssl(*arguments):
-    subprocess.run(
-      ['openssl', *arguments], check=True, capture_output=True, cwd=folder
-    )
-
-  openssl(
-    *('req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2'),
-    *('-subj', '/CN=test CA', '-keyout', 'ca.key', '-out', 'ca.pem'),
-  )
-  (folder / 'san').write_text('subjectAltName=DNS:localhost,IP:127.0.0.1')
-  for name in names:
-    target = folder / name
-    target.mkdir()
-    openssl(
-      *('req', '-newkey', 'rsa:2048', '-nodes', '-subj', f'/CN={name}'),
-      *('-keyout', f'{name}/key.pem', '-out', f'{name}.csr'),
-    )
-    openssl(
-      *('x509', '-req', '-in', f'{name}.csr', '-CA', 'ca.pem'),
-      *('-CAkey', 'ca.key', '-CAcreateserial', '-days', '2'),
-      *('-extfile', 'san', '-out', f'{name}/cert.pem'),
-    )
-    shutil.copy(folder / 'ca.pem', target / 'ca.pem')
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not shutil.which('openssl'), reason='needs openssl')
+@certificates.needs_openssl
 def test_only_who_has_a_certificate_is_served(tmp_path):
   ours, theirs = tmp_path / 'ours', tmp_path / 'theirs'
   ours.mkdir()
   theirs.mkdir()
-  certificates(ours, 'server', 'client')
-  certificates(theirs, 'client')
+  certificates.make(ours, 'server', 'client')
+  certificates.make(theirs, 'client')
   tokens = tmp_path / 'tokens'
   tokens.write_text(f'operator {TOKENS["operator"]}\n')
   tokens.chmod(0o600)

@@ -216,7 +216,7 @@ def test_a_worker_process_is_killed(coordinator, source, tmp_path):
   script = (
     'import sys, json, time\n'
     'from antjax.elastic.worker import Agent\n'
-    'from antjax.input import records\n'
+    'from antjax.data import records\n'
     f'source = records.open_source({str(tmp_path / "data.array_record")!r})\n'
     f'agent = Agent({coordinator.address!r}, job="job", worker="victim",'
     ' generation=1)\n'

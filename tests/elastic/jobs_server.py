@@ -13,20 +13,9 @@ import time
 import grpc
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic.client import SERVICE
 from antjax.elastic.jobs import Jobs
+from antjax.elastic.methods import METHODS, SERVICE
 from antjax.elastic.refused import Refused
-
-_REQUESTS = {
-  'CreateDataSet': pb.CreateDataSetRequest,
-  'Begin': pb.BeginRequest,
-  'Exchange': pb.ExchangeRequest,
-  'Commit': pb.CommitRequest,
-  'ExtendStream': pb.ExtendStreamRequest,
-  'Operate': pb.OperateRequest,
-  'Heartbeat': pb.HeartbeatRequest,
-  'Status': pb.StatusRequest,
-}
 
 
 class JobsServer:
@@ -63,10 +52,10 @@ class JobsServer:
     methods = {
       name: grpc.unary_unary_rpc_method_handler(
         lambda request, context, name=name: self._call(name, request, context),
-        request_deserializer=kind.FromString,
+        request_deserializer=method.request.FromString,
         response_serializer=lambda reply: reply.SerializeToString(),
       )
-      for name, kind in _REQUESTS.items()
+      for name, method in METHODS.items()
     }
     self._server.add_generic_rpc_handlers(
       [grpc.method_handlers_generic_handler(SERVICE, methods)]
@@ -114,4 +103,13 @@ class JobsServer:
       return pb.HeartbeatReply(plan=self.plan, is_stopping=self.is_stopping)
     if name == 'Status':
       return pb.StatusReply(json=b'{}')
-    return self.jobs.apply(request, time.time())
+    reply = self.jobs.apply(request, time.time())
+    return METHODS[name].reply.FromString(reply)
+
+
+def eventually(check):
+  for _ in range(1000):
+    if check():
+      return
+    time.sleep(0.01)
+  raise AssertionError('it did not happen')

@@ -34,7 +34,7 @@ class Worker:
   def send(self, request, now=0.0):
     self.head.sequence += 1
     request.head.CopyFrom(self.head)
-    return self.jobs.apply(request, now)
+    return pb.ExchangeReply.FromString(self.jobs.apply(request, now))
 
   def create(self, **fields):
     spec = {'name': 'd', 'num_records': 20, 'shard_size': 4, 'num_epochs': 1}
@@ -68,6 +68,10 @@ class Worker:
 @pytest.fixture
 def jobs():
   return Jobs()
+
+
+def said(client, generation):
+  return pb.Head(job='j', client=client, generation=generation)
 
 
 def counts(jobs):
@@ -118,7 +122,7 @@ def test_a_request_is_applied_once_however_often_it_comes(jobs):
   request = pb.ExchangeRequest(data_set='d', pass_number=1, num_wanted=2)
   reply = worker.send(request)
   before = jobs.to_bytes()
-  assert jobs.apply(request, 9.0) == reply
+  assert pb.ExchangeReply.FromString(jobs.apply(request, 9.0)) == reply
   assert jobs.to_bytes() == before
   worker.exchange(1)
   refused(jobs, STALE, 'older than', lambda: jobs.apply(request, 9.0))
@@ -469,15 +473,23 @@ def test_workers_under_agents_are_given_up_when_silent_or_stuck(jobs):
   liveness = Liveness(lease_timeout_s=30, progress_timeout_s=100)
   assert liveness.hung(job, 0) == []
   for now in range(10, 200, 10):
-    liveness.note_progress('j', 'a', generation, now, (now, now))
+    liveness.note_progress(said('a', generation), now, (now, now))
     if now <= 60:
-      liveness.note_progress('j', 'b', generation, now, (min(now, 30), 0))
+      liveness.note_progress(
+        said('b', generation),
+        now,
+        (min(now, 30), 0),
+      )
     expected = ['b'] if now > 90 else []
     assert liveness.hung(job, now) == expected, now
   liveness = Liveness(lease_timeout_s=1000, progress_timeout_s=100)
   for now in range(10, 200, 10):
-    liveness.note_progress('j', 'a', generation, now, (now, now))
-    liveness.note_progress('j', 'b', generation, now, (min(now, 30), 0))
+    liveness.note_progress(said('a', generation), now, (now, now))
+    liveness.note_progress(
+      said('b', generation),
+      now,
+      (min(now, 30), 0),
+    )
     assert liveness.hung(job, now) == (['b'] if now > 130 else []), now
 
 
@@ -494,9 +506,9 @@ def test_a_worker_that_has_left_may_be_silent(jobs):
   generation = start(jobs, 'a', 'b')
   liveness = Liveness(lease_timeout_s=30, progress_timeout_s=100)
   for name in 'ab':
-    liveness.note_progress('j', name, generation, 0, (1, 1))
-  liveness.leave('j', 'a', generation, 1)
-  liveness.hear('j', 'a', generation, 2)  # Was on its way.
+    liveness.note_progress(said(name, generation), 0, (1, 1))
+  liveness.leave(said('a', generation), 1)
+  liveness.hear(said('a', generation), 2)  # Was on its way.
   assert liveness.hung(jobs.job('j'), 1000) == ['b']
   end(jobs)
   start(jobs, 'a', 'b')
@@ -509,10 +521,10 @@ def test_without_agents_only_holders_are_given_up(jobs):
   a.exchange(1)
   liveness = Liveness(lease_timeout_s=30, progress_timeout_s=100)
   for name in 'ab':
-    liveness.hear('j', name, 0, 0)
+    liveness.hear(said(name, 0), 0)
   assert liveness.hung(jobs.job('j'), 31) == ['a']
   b.exchange(1)
-  liveness.hear('j', 'a', 0, 31)
+  liveness.hear(said('a', 0), 31)
   assert liveness.hung(jobs.job('j'), 32) == ['b']
 
 

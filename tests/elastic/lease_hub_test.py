@@ -3,16 +3,16 @@
 """Which prefetch process reads which pass; the processes are threads here."""
 
 import pickle
-import time
 
 import numpy as np
 import pytest
 
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorClient
+from antjax.elastic.lease_queue import to_proto
 from antjax.elastic.service_ledger import ServiceLedgerClient
 from antjax.shards import ledger_state
-from tests.elastic.jobs_server import JobsServer
+from tests.elastic.jobs_server import eventually, JobsServer
 
 NUM_SHARDS = 12
 
@@ -45,14 +45,6 @@ def read(client):
   if shard is not None:
     client.ack(shard)
   return shard
-
-
-def eventually(check):
-  for _ in range(1000):
-    if check():
-      return
-    time.sleep(0.005)
-  raise AssertionError('it did not happen')
 
 
 def has_left(ledger, count):
@@ -168,7 +160,7 @@ def test_errors_reach_the_process(ledger):
   read(one)
   shard = one.lease()
   one.ack(shard)
-  one._leases.consumed(1, shard)  # Twice: the coordinator refuses.
+  one._report(consumed=[to_proto(shard)])  # Twice: the coordinator refuses.
   with pytest.raises(ValueError, match='is named twice|is not leased'):
     while one.lease():
       pass

@@ -105,11 +105,3 @@ def assert_each(seen, count, num_records=NUM_RECORDS):
 def consumed(server):
   data_sets = server.jobs.job('job').data_sets
   return data_sets['train'].counts()['consumed'] if data_sets else 0
-
-
-def eventually(check):
-  for _ in range(1000):
-    if check():
-      return
-    time.sleep(0.01)
-  raise AssertionError('it did not happen')

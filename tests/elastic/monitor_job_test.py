@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 import pytest
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic.monitor import Monitor, MonitorConfig
+from antjax.elastic.monitor import Monitor
+from antjax.elastic.windows import MonitorConfig
 from tests.elastic.monitored_job import CONFIG, Job, of
 
 # --- Quotas and the global batch. --------------------------------------------
@@ -130,7 +131,7 @@ def test_exit_codes_are_counted():
   assert job.view().exit_codes == {-9: 2, 1: 1}
 
 
-def test_unknown_and_forgotten_jobs_have_no_workers():
+def test_unknown_jobs_and_forgotten_workers_have_no_figures():
   job = Job()
   assert job.monitor.view('other', 0.0).workers == ()
   job.run(5)
@@ -138,9 +139,7 @@ def test_unknown_and_forgotten_jobs_have_no_workers():
   job.monitor.forget('job', 'nobody')
   job.monitor.forget('other', 'a')
   assert [w.worker for w in job.view().workers] == ['b', 'c', 'd']
-  job.monitor.forget_job('job')
-  assert job.view().workers == ()
-  assert job.monitor.series('job', job.now) == {}
+  assert job.monitor.series('other', job.now) == {}
 
 
 def test_jobs_do_not_mix():
@@ -159,7 +158,7 @@ def test_series_are_the_long_window():
   job = Job()
   job.run(300, slow={'d': 2.0})
   series = job.monitor.series('job', job.now)['d']
-  slice_s = job.monitor.slice_s
+  slice_s = CONFIG.slice_s
   assert slice_s == 5.0
   assert series[0].number * slice_s >= job.now - 100 - slice_s
   assert [s.num_steps for s in series[:-1]] == [5] * (len(series) - 1)

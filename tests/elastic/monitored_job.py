@@ -3,7 +3,9 @@
 """A job on a clock of numbers that tells a Monitor of itself."""
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic.monitor import Monitor, MonitorConfig
+from antjax.elastic.monitor import Monitor
+from antjax.elastic.view import StepMoments
+from antjax.elastic.windows import MonitorConfig
 
 CONFIG = MonitorConfig(
   short_s=20.0, long_s=100.0, min_steps=3, num_warmup_steps=1
@@ -83,3 +85,8 @@ class Job:
 
 def of(view, worker):
   return next(w for w in view.workers if w.worker == worker)
+
+
+def moments(steps):
+  """Sums over steps, each (work, busy seconds)."""
+  return sum((StepMoments.of(*step) for step in steps), StepMoments())

@@ -18,9 +18,10 @@ from typing import Any
 
 import pytest
 
-from antjax.elastic import policy, simulate
+from antjax.elastic import policy
 from antjax.elastic.controller import ControllerConfig
-from antjax.elastic.monitor import MonitorConfig
+from antjax.elastic.windows import MonitorConfig
+from tests.elastic import simulate
 
 _GOLDEN = pathlib.Path(__file__).parent / 'golden'
 _DECISIONS = _GOLDEN / 'decisions.json'

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 import pytest
 
 from antjax.elastic import policy, policy_by_name
-from antjax.elastic.cost import moments
 from antjax.elastic.policy import (
   AdjustBatch,
   AdjustLR,
@@ -20,6 +19,7 @@ from antjax.elastic.policy import (
   Nothing,
 )
 from antjax.elastic.view import ClusterView, WorkerView
+from tests.elastic.monitored_job import moments
 
 # A micro-batch of 10 samples: a second at slowness 1.
 _S = 0.1

@@ -12,6 +12,7 @@ import pytest
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import jobs as jobs_lib
 from antjax.elastic import rendezvous as rendezvous_lib
+from antjax.elastic import rendezvous_room
 from antjax.elastic.job_state import JobState
 from antjax.elastic.rendezvous_room import natural_order
 
@@ -85,7 +86,7 @@ class _World:
   """A job, its rendezvous and its hosts; half a second a tick."""
 
   def __init__(self, *names: str, **config) -> None:
-    self.config = rendezvous_lib.RendezvousConfig(**config)
+    self.config = rendezvous_room.RendezvousConfig(**config)
     self.rendezvous = rendezvous_lib.Rendezvous(self.config)
     self.jobs = jobs_lib.Jobs()
     self.sequence = 0
@@ -168,9 +169,19 @@ class _World:
     self.rendezvous = rendezvous_lib.Rendezvous(self.config)
 
 
-def test_ranks_follow_names_in_natural_order():
-  world = _World('host-10', 'host-2', 'host-1', min_hosts=3, max_hosts=3)
+def _running(*names: str, **config) -> _World:
+  world = _World(*names, **config)
   world.run(1)
+  return world
+
+
+@pytest.fixture
+def world() -> _World:
+  return _running('a', 'b', min_hosts=2, max_hosts=2)
+
+
+def test_ranks_follow_names_in_natural_order():
+  world = _running('host-10', 'host-2', 'host-1', min_hosts=3, max_hosts=3)
   assert world.job.members == ['host-1', 'host-2', 'host-10']
   first = world.hosts['host-1']
   assert world.job.jax_coordinator == f'{first.address}:{first.port}'
@@ -237,8 +248,7 @@ def test_agents_may_want_another_number_of_hosts_for_their_job():
 
 @pytest.mark.parametrize('code', [1, 3, -9, -11])
 def test_a_death_kills_all_and_starts_the_next_generation(code):
-  world = _World('a', 'b', 'c', min_hosts=3, max_hosts=3)
-  world.run(1)
+  world = _running('a', 'b', 'c', min_hosts=3, max_hosts=3)
   world.hosts['b'].die(code)
   assert world.run(2) <= 4 * _TICK_S
   (end,) = world.ends
@@ -249,9 +259,7 @@ def test_a_death_kills_all_and_starts_the_next_generation(code):
   assert int(world.job.jax_coordinator.split(':')[1]) in ports
 
 
-def test_the_cause_is_the_first_death():
-  world = _World('a', 'b', min_hosts=2, max_hosts=2)
-  world.run(1)
+def test_the_cause_is_the_first_death(world):
   world.hosts['b'].die(-9)
   world.hosts['b'].beat(world.rendezvous, world.job, world.now + 0.1)
   world.hosts['a'].die(1)  # Its peer's connection is gone.
@@ -297,8 +305,7 @@ def test_an_agent_that_speaks_again_is_not_the_cause():
 
 
 def test_a_lost_agent_is_the_cause_of_what_breaks_later():
-  world = _World('a', 'b', min_hosts=2, agent_timeout_s=9)
-  world.run(1)
+  world = _running('a', 'b', min_hosts=2, agent_timeout_s=9)
   world.hosts['b'].is_cut_off = True
   world.tick(17)
   world.hosts['a'].die(1)
@@ -307,8 +314,7 @@ def test_a_lost_agent_is_the_cause_of_what_breaks_later():
 
 
 def test_no_generation_starts_before_all_have_killed():
-  world = _World('a', 'b', 'c', min_hosts=1, join_wait_s=0, kill_timeout_s=60)
-  world.run(1)
+  world = _running('a', 'b', 'c', min_hosts=1, join_wait_s=0, kill_timeout_s=60)
   world.hosts['c'].is_deaf = True
   world.hosts['a'].die(1)
   world.tick(20)
@@ -319,8 +325,7 @@ def test_no_generation_starts_before_all_have_killed():
 
 
 def test_a_host_that_cannot_kill_is_left_behind():
-  world = _World('a', 'b', min_hosts=1, kill_timeout_s=20)
-  world.run(1)
+  world = _running('a', 'b', min_hosts=1, kill_timeout_s=20)
   world.hosts['b'].is_deaf = True
   world.hosts['a'].die(1)
   assert 20 <= world.run(2) < 25
@@ -328,10 +333,9 @@ def test_a_host_that_cannot_kill_is_left_behind():
 
 
 def test_a_lost_agent_shrinks_the_job_and_its_return_grows_it():
-  world = _World(
+  world = _running(
     'a', 'b', min_hosts=1, max_hosts=2, agent_timeout_s=10, grow_after_s=30
   )
-  world.run(1)
   world.hosts['a'].is_cut_off = True
   assert 10 <= world.run(2) <= 16
   assert world.job.members == ['b']
@@ -347,8 +351,7 @@ def test_a_lost_agent_shrinks_the_job_and_its_return_grows_it():
 
 
 def test_below_the_minimum_the_job_waits():
-  world = _World('a', 'b', min_hosts=2)
-  world.run(1)
+  world = _running('a', 'b', min_hosts=2)
   world.hosts['b'].is_cut_off = True
   world.tick(200)
   assert world.job.phase == 'waiting' and not world.alive()
@@ -357,9 +360,7 @@ def test_below_the_minimum_the_job_waits():
   assert world.job.members == ['a', 'c']
 
 
-def test_split_brain_one_of_two_agents_of_a_name_leaves():
-  world = _World('a', 'b', min_hosts=2, max_hosts=2)
-  world.run(1)
+def test_split_brain_one_of_two_agents_of_a_name_leaves(world):
   second = world.hosts['twin'] = _Host('b', 'elsewhere')
   world.until(lambda: world.hosts['b'].exit is not None, 5)
   assert world.hosts['b'].exit[0] == 1
@@ -373,8 +374,7 @@ def test_split_brain_one_of_two_agents_of_a_name_leaves():
 
 
 def test_a_twin_elsewhere_may_still_run_until_it_speaks_or_is_lost():
-  world = _World('a', min_hosts=1, max_hosts=1, agent_timeout_s=10)
-  world.run(1)
+  world = _running('a', min_hosts=1, max_hosts=1, agent_timeout_s=10)
   old = world.hosts['a']
   old.is_cut_off = True
   world.add('a', 'elsewhere')
@@ -384,8 +384,7 @@ def test_a_twin_elsewhere_may_still_run_until_it_speaks_or_is_lost():
 
 
 def test_an_agent_started_again_on_its_host_need_not_wait():
-  world = _World('a', 'b', min_hosts=2, max_hosts=2, agent_timeout_s=10)
-  world.run(1)
+  world = _running('a', 'b', min_hosts=2, max_hosts=2, agent_timeout_s=10)
   world.hosts['a'].restart()
   assert world.run(2) <= 4 * _TICK_S
   assert 'a: its agent was started anew' in world.ends[0].reason
@@ -436,9 +435,7 @@ def test_an_ended_job_that_is_restarted_has_all_its_budget_again():
   assert world.job.restarts_used == 1
 
 
-def test_wrong_settings_end_the_job_at_once():
-  world = _World('a', 'b', min_hosts=2, max_hosts=2)
-  world.run(1)
+def test_wrong_settings_end_the_job_at_once(world):
   world.hosts['a'].die(-6)  # By the end of the other one.
   world.hosts['b'].die(64)
   world.tick()
@@ -449,9 +446,7 @@ def test_wrong_settings_end_the_job_at_once():
   )
 
 
-def test_a_host_of_wrong_settings_does_not_end_a_job_that_has_run():
-  world = _World('a', 'b', min_hosts=2, max_hosts=2)
-  world.run(1)
+def test_a_host_of_wrong_settings_does_not_end_a_job_that_has_run(world):
   world.job.last_step = 7
   world.hosts['b'].die(64)
   world.run(2)
@@ -479,9 +474,7 @@ def test_restarts_in_a_row_come_slower_until_one_was_healthy():
   assert world.run(7) <= 2
 
 
-def test_success_needs_all_workers():
-  world = _World('a', 'b', min_hosts=2, max_hosts=2)
-  world.run(1)
+def test_success_needs_all_workers(world):
   world.hosts['a'].die(0)
   world.tick(100)
   assert world.job.phase == 'running'
@@ -491,9 +484,7 @@ def test_success_needs_all_workers():
   assert [host.exit[0] for host in world.hosts.values()] == [0, 0]
 
 
-def test_a_worker_that_finished_and_one_that_died_run_again():
-  world = _World('a', 'b', min_hosts=2, max_hosts=2)
-  world.run(1)
+def test_a_worker_that_finished_and_one_that_died_run_again(world):
   world.hosts['a'].die(0)
   world.tick(2)
   world.hosts['b'].die(-9)
@@ -501,9 +492,7 @@ def test_a_worker_that_finished_and_one_that_died_run_again():
   assert world.hosts['a'].is_alive
 
 
-def test_a_hung_worker_ends_the_generation():
-  world = _World('a', 'b', min_hosts=2, max_hosts=2)
-  world.run(1)
+def test_a_hung_worker_ends_the_generation(world):
   world.hung = {'b', 'of another job'}
   world.tick()
   world.hung = set()
@@ -523,8 +512,7 @@ def test_workers_without_agents_only_lose_their_leases():
 
 
 def test_a_preempted_host_saves_and_the_others_go_on():
-  world = _World('a', 'b', min_hosts=1, max_hosts=2, stop_grace_s=30)
-  world.run(1)
+  world = _running('a', 'b', min_hosts=1, max_hosts=2, stop_grace_s=30)
   host = world.hosts['a']
   host.port = 0  # It leaves.
   world.tick()
@@ -541,8 +529,7 @@ def test_a_preempted_host_saves_and_the_others_go_on():
 
 
 def test_peers_that_do_not_save_are_killed_after_the_grace():
-  world = _World('a', 'b', min_hosts=1, stop_grace_s=20)
-  world.run(1)
+  world = _running('a', 'b', min_hosts=1, stop_grace_s=20)
   world.hosts['a'].die(-15)
   assert 20 <= world.run(2) <= 24
   # Nobody had asked for it: a script that ends so does not start for ever.
@@ -550,8 +537,7 @@ def test_peers_that_do_not_save_are_killed_after_the_grace():
 
 
 def test_what_breaks_because_a_host_left_does_not_count():
-  world = _World('a', 'b', min_hosts=1)
-  world.run(1)
+  world = _running('a', 'b', min_hosts=1)
   world.hosts['a'].port = 0
   world.hosts['a'].die(143)
   world.tick()
@@ -560,9 +546,7 @@ def test_what_breaks_because_a_host_left_does_not_count():
   assert world.job.restarts_used == 0
 
 
-def test_restart_as_asked_lets_all_save():
-  world = _World('a', 'b', min_hosts=2, max_hosts=2)
-  world.run(1)
+def test_restart_as_asked_lets_all_save(world):
   world.operate('restart')
   world.run(2, limit_s=5)
   assert all(_Reply.STOP in host.commands for host in world.hosts.values())
@@ -570,9 +554,7 @@ def test_restart_as_asked_lets_all_save():
   assert world.ends[0].reason == 'restarted as asked'
 
 
-def test_replaced_host_leaves_and_a_new_one_of_its_name_is_welcome():
-  world = _World('a', 'b', min_hosts=2, max_hosts=2)
-  world.run(1)
+def test_replaced_host_leaves_and_a_new_one_of_its_name_is_welcome(world):
   world.operate('replace', 'b')
   world.until(lambda: world.hosts['b'].exit is not None)
   assert world.hosts['b'].exit[0] == rendezvous_lib.EXIT_REPLACED
@@ -585,18 +567,14 @@ def test_replaced_host_leaves_and_a_new_one_of_its_name_is_welcome():
   world.run(3)  # Its generation was another one's end.
 
 
-def test_stop_as_asked_ends_the_job_once_all_have_saved():
-  world = _World('a', 'b', min_hosts=2, max_hosts=2)
-  world.run(1)
+def test_stop_as_asked_ends_the_job_once_all_have_saved(world):
   world.operate('stop')
   world.until(lambda: all(host.exit for host in world.hosts.values()), 10)
   assert world.job.phase == 'ended' and not world.job.is_success
   assert all(_Reply.STOP in host.commands for host in world.hosts.values())
 
 
-def test_stop_while_waiting_ends_the_job():
-  world = _World('a', 'b', min_hosts=2, max_hosts=2)
-  world.run(1)
+def test_stop_while_waiting_ends_the_job(world):
   world.hosts.pop('b')
   world.tick(40)
   assert world.job.phase == 'waiting'
@@ -622,8 +600,7 @@ def test_a_job_that_was_stopped_before_it_ran_can_be_restarted():
 
 
 def test_a_new_coordinator_changes_nothing():
-  world = _World('a', 'b', min_hosts=1, max_hosts=2)
-  world.run(1)
+  world = _running('a', 'b', min_hosts=1, max_hosts=2)
   for _ in range(5):
     world.restart_coordinator()
     world.tick(15)
@@ -631,8 +608,7 @@ def test_a_new_coordinator_changes_nothing():
 
 
 def test_a_new_coordinator_loses_those_that_are_gone():
-  world = _World('a', 'b', min_hosts=1, agent_timeout_s=10)
-  world.run(1)
+  world = _running('a', 'b', min_hosts=1, agent_timeout_s=10)
   world.hosts['b'].is_cut_off = True
   world.restart_coordinator()
   world.run(2)
@@ -640,8 +616,7 @@ def test_a_new_coordinator_loses_those_that_are_gone():
 
 
 def test_a_new_coordinator_waits_for_workers_it_has_not_heard_of():
-  world = _World('a', 'b', min_hosts=1, join_wait_s=0, agent_timeout_s=10)
-  world.run(1)
+  world = _running('a', 'b', min_hosts=1, join_wait_s=0, agent_timeout_s=10)
   world.hosts['a'].die(1)
   world.hosts['b'].is_cut_off = True  # Slow to find it again.
   world.tick()
@@ -653,9 +628,7 @@ def test_a_new_coordinator_waits_for_workers_it_has_not_heard_of():
   assert world.job.members == ['a', 'b']
 
 
-def test_all_come_back_after_a_power_cut_as_a_new_generation():
-  world = _World('a', 'b', min_hosts=2, max_hosts=2)
-  world.run(1)
+def test_all_come_back_after_a_power_cut_as_a_new_generation(world):
   world.restart_coordinator()
   for host in world.hosts.values():
     host.restart()
@@ -675,8 +648,7 @@ def test_a_coordinator_that_dies_while_it_starts_a_generation():
 
 
 def test_an_agent_that_ran_under_a_lost_journal_starts_anew():
-  world = _World('a', min_hosts=1, max_hosts=1)
-  world.run(1)
+  world = _running('a', min_hosts=1, max_hosts=1)
   world.hosts['a'].generation = 1
   world.jobs = jobs_lib.Jobs()
   world.restart_coordinator()
@@ -715,7 +687,7 @@ def test_memory_is_bounded_however_many_agents_come_and_go():
 )
 def test_a_wrong_config_is_refused(values, message):
   with pytest.raises(ValueError, match=message):
-    rendezvous_lib.RendezvousConfig(**values)
+    rendezvous_room.RendezvousConfig(**values)
 
 
 _EVENTS = ('die', 'stop', 'agent', 'cut', 'back', 'join', 'leave', 'coord')

@@ -10,23 +10,15 @@ import pytest
 
 from antjax.elastic.worker import Agent
 from antjax.shards.dataset import merge_states
-from tests.elastic.jobs_server import JobsServer
+from tests.elastic.jobs_server import eventually
 from tests.elastic.lockstep_workers import (
   assert_each,
   consumed,
-  eventually,
   NUM_RECORDS,
   Source,
   Stream,
   Workers,
 )
-
-
-@pytest.fixture
-def server():
-  with JobsServer() as server:
-    yield server
-
 
 # --- Bad data. ----------------------------------------------------------------
 

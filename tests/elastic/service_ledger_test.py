@@ -17,22 +17,14 @@ from antjax.elastic.worker import Agent
 from antjax.shards.dataset import LeasedDataset, merge_states
 from antjax.shards.ledger_client import LocalLedgerClient
 from antjax.shards.ledger_spec import LedgerSpec
-from tests.elastic.jobs_server import JobsServer
+from tests.elastic.jobs_server import eventually
 from tests.elastic.lockstep_workers import (
   assert_each,
   consumed,
-  eventually,
   NUM_RECORDS,
   Source,
   Workers,
 )
-
-
-@pytest.fixture
-def server():
-  with JobsServer() as server:
-    yield server
-
 
 # --- Exactness. ---------------------------------------------------------------
 

@@ -6,9 +6,10 @@ import dataclasses
 
 import pytest
 
-from antjax.elastic import policy, simulate
+from antjax.elastic import policy
 from antjax.elastic.actions import AdjustBatch, KillRestart
 from antjax.elastic.controller import ControllerConfig
+from tests.elastic import simulate
 
 _SCENARIOS = {scenario.name: scenario for scenario in simulate.SCENARIOS}
 

@@ -3,13 +3,13 @@
 """Jobs as the coordinator knows them, for the tests of what people see."""
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import status
+from antjax.elastic import status, status_memory
 from antjax.elastic.job_state import (
   DataSetState,
   GenerationRecord,
   JobState,
 )
-from antjax.elastic.rendezvous_room import Agent
+from antjax.elastic.rendezvous_room import AgentRecord
 from antjax.elastic.view import ClusterView, WorkerView
 from antjax.elastic.windows import Slice
 from antjax.shards.data_shard import DataShard
@@ -71,11 +71,13 @@ class Known:
   def restarts_left(self, job):
     return 3 - job.restarts_used
 
-  def snapshot(self, now=NOW, **options):
-    log = status.ActionLog()
+  def snapshot(self, now=NOW, *, steady_s=None, journal=None, **fields):
+    log = status_memory.ActionLog()
     for entry in self._log:
       log.record(*entry)
-    return status.snapshot(self, self, log, self, now, **options)
+    return status.Snapshots(self, self, self, log, **fields).take(
+      now, now if steady_s is None else steady_s, journal=journal
+    )
 
 
 def shard(epoch, index, start, stop):
@@ -84,6 +86,13 @@ def shard(epoch, index, start, stop):
 
 def data_set(ledger):
   return DataSetState(pb.DataSet(), ledger)
+
+
+def agent(name, address, changed_at=0.0, last_seen=0.0, status=0, log_tail=''):
+  beat = pb.AgentBeatRequest(
+    address=address, free_port=4000, status=status, log_tail=log_tail
+  )
+  return AgentRecord(name, 1, beat, changed_at=changed_at, last_seen=last_seen)
 
 
 def lively(now=NOW):
@@ -171,16 +180,8 @@ def lively(now=NOW):
     for w in workers
   }
   agents = [
-    Agent(
-      'w0',
-      1,
-      '10.0.0.1',
-      4001,
-      status=pb.AgentBeatRequest.RUNNING,
-      changed_at=now - 590,
-      last_seen=now - 1,
-    ),
-    Agent('spare', 2, '10.0.0.9', 4000, changed_at=now - 77, last_seen=now - 1),
+    agent('w0', '10.0.0.1', now - 590, now - 1, pb.AgentBeatRequest.RUNNING),
+    agent('spare', '10.0.0.9', now - 77, now - 1),
   ]
   log = [
     ('ctr', now - 300, 'KILL_RESTART', 'w2 was slow for 5 min'),
@@ -223,7 +224,7 @@ def huge(num_jobs):
     jobs.append(job)
   points = [Slice(n, 3, compute_s=0.123456789) for n in range(200)]
   slices = dict.fromkeys(jobs[0].members, points)
-  agents = [Agent(f'{long}{n}', n, long, log_tail=long) for n in range(5000)]
+  agents = [agent(f'{long}{n}', long, log_tail=long) for n in range(5000)]
   return Known(jobs, views, slices, agents)
 
 
@@ -241,5 +242,5 @@ def named(job_name, worker_name):
   view = ClusterView(
     job_name, 1, (WorkerView(worker_name, 1, device_kind=worker_name),)
   )
-  agent = Agent(worker_name, 1, worker_name, log_tail=worker_name)
-  return Known([job], [view], agents=[agent])
+  only = agent(worker_name, worker_name, log_tail=worker_name)
+  return Known([job], [view], agents=[only])

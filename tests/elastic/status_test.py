@@ -8,7 +8,7 @@ import json
 import pytest
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import status
+from antjax.elastic import status, status_memory
 from antjax.elastic.job_state import (
   JobState,
 )
@@ -99,7 +99,7 @@ def test_numbers_that_json_cannot_say_are_unknown():
 
 
 def test_rates_of_records():
-  rates = status.Rates()
+  rates = status_memory.Rates()
   assert rates.note('a', 'd', 100, 10.0) is None
   assert rates.note('a', 'd', 300, 12.0) == 100.0
   # A checkpoint is restored: the rate begins anew, and is never negative.
@@ -108,21 +108,21 @@ def test_rates_of_records():
 
 
 def test_rates_forget_what_is_old():
-  rates = status.Rates()
+  rates = status_memory.Rates()
   for second in range(200):
     rate = rates.note('a', 'd', 5 * min(second, 100), float(second))
   assert rate == 0.0
 
 
 def test_rates_of_polls_that_are_far_apart():
-  rates = status.Rates()
+  rates = status_memory.Rates()
   rates.note('a', 'd', 0, 0.0)
   rates.note('a', 'd', 300, 300.0)
   assert rates.note('a', 'd', 900, 600.0) == 2.0
 
 
 def test_memory_is_bounded():
-  log, rates = status.ActionLog(), status.Rates()
+  log, rates = status_memory.ActionLog(), status_memory.Rates()
   for n in range(5000):
     rates.note(f'job {n}', 'd', 1.0, 1.0)
     log.record(f'job {n}', 0.0, 'NONE', '')
@@ -194,14 +194,17 @@ def test_of_the_real_parts():
       sequence=next(sequence),
       generation=1,
     )
-    return jobs.apply(kind(head=head, **fields), NOW)
+    reply = jobs.apply(kind(head=head, **fields), NOW)
+    return pb.ExchangeReply.FromString(reply)
 
   beat = pb.AgentBeatRequest(address='10.0.0.1', free_port=4000)
   beat.head.job, beat.head.client, beat.head.incarnation = 'j', 'h0', 7
   rendezvous.beat(beat, jobs.job('j'), 5.0)
   # Of a job that has not begun only its agents are there.
-  args = jobs, monitor, status.ActionLog(), rendezvous, NOW
-  (job,) = status.snapshot(*args, steady_s=6.0, more_names=['j'])['jobs']
+  snapshots = status.Snapshots(
+    jobs, monitor, rendezvous, status_memory.ActionLog()
+  )
+  (job,) = snapshots.take(NOW, 6.0, more_names=['j'])['jobs']
   assert (job['phase'], job['num_workers']) == ('waiting', 0)
   assert [a['state'] for a in job['agents']] == ['waiting']
 
@@ -243,7 +246,7 @@ def test_of_the_real_parts():
       )
     )
   monitor.record_heartbeat(request, 8.0)
-  out = status.snapshot(*args, steady_s=9.0)
+  out = snapshots.take(NOW, 9.0)
   json.dumps(out, allow_nan=False)
   (job,) = out['jobs']
   (worker,), (data,) = job['workers'], job['data_sets']

@@ -15,7 +15,7 @@ from antjax.elastic.client import CoordinatorGoneError, StaleError
 from antjax.elastic.pulse import EXIT_STALE
 from antjax.elastic.worker import Agent
 from antjax.shards.dataset import merge_states
-from tests.elastic.jobs_server import JobsServer
+from tests.elastic.jobs_server import eventually
 
 
 class Source:
@@ -24,12 +24,6 @@ class Source:
 
   def read(self, start, stop):
     return [{'x': np.int32(i)} for i in range(start, stop)]
-
-
-@pytest.fixture
-def server():
-  with JobsServer() as server:
-    yield server
 
 
 def agent_of(server, **options):
@@ -45,14 +39,6 @@ def agent_of(server, **options):
 
 def heartbeats(server):
   return [m for name, m in list(server.requests) if name == 'Heartbeat']
-
-
-def eventually(check):
-  for _ in range(1000):
-    if check():
-      return
-    time.sleep(0.01)
-  raise AssertionError('it did not happen')
 
 
 def test_a_heartbeat_says_what_the_worker_is_and_does(server):

@@ -14,6 +14,7 @@ import pytest
 
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.jobs import agent, worker_env
+from tests.jobs.processes import is_alive
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _DEADLINE_S = 60.0
@@ -71,14 +72,6 @@ def _read_pid(path: pathlib.Path) -> int:
 def _environment(pid: int) -> dict[str, str]:
   text = pathlib.Path(f'/proc/{pid}/environ').read_text()
   return dict(item.split('=', 1) for item in text.split('\0') if item)
-
-
-def _is_alive(pid: int) -> bool:
-  try:
-    stat = pathlib.Path(f'/proc/{pid}/stat').read_text()
-  except FileNotFoundError:
-    return False
-  return stat.rsplit(')', 1)[1].split()[0] != 'Z'
 
 
 def _end(process: subprocess.Popen) -> tuple[int, str, str]:
@@ -176,7 +169,7 @@ def test_kill_9_of_the_agent_ends_its_worker_and_a_new_one_goes_on(
   assert code == 0, err
   assert 'generation 2' in err
   assert not os.path.exists(cache)
-  assert not _is_alive(pid) and not _is_alive(child)
+  assert not is_alive(pid) and not is_alive(child)
 
 
 @pytest.mark.slow
@@ -217,7 +210,7 @@ def test_a_hung_worker_is_found_by_its_lack_of_progress(
   )
   assert code == 0, err
   assert 'generation 2' in err
-  assert not _is_alive(_read_pid(tmp_path / 'up.1'))
+  assert not is_alive(_read_pid(tmp_path / 'up.1'))
 
 
 def _secrets(folder: pathlib.Path) -> None:

@@ -2,23 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every click model learns from an epoch of real clicks: MovieLens-1M."""
 
-import pathlib
-
 import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 import pyarrow.parquet as pq
 import pytest
 
-import antjax
 from antjax.ctr.antm2c.model import FieldConfig
 from antjax.ctr.models import build
 from antjax.data import movielens_raw
 from antjax.data.behavior_examples import ExampleConfig
-from antjax.jobs import job as job_lib
-from antjax.jobs import prepare_behaviors, script
+from antjax.jobs import prepare_behaviors
 from antjax.jobs.clicks import job as train_antm2c
 from antjax.metrics import by_slice as scores
+from tests.jobs.processes import job_of
 
 pytestmark = [
   pytest.mark.slow,
@@ -89,13 +86,7 @@ def train(folder, tmp_path, **options):
     score=scores.ScoreConfig(num_resamples=0),
     **options,
   )
-  job = job_lib.Job(
-    antjax.make_mesh(intra=4),
-    pathlib.Path(tmp_path),
-    script.StopRequest(),
-    config,
-  )
-  (result,) = train_antm2c.train(config, job)
+  (result,) = train_antm2c.train(config, job_of(config))
   return {
     part: found.metrics['AUC'].value for part, found in result.test.items()
   }

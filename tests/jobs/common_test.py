@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import pytest
@@ -23,7 +24,7 @@ _JOB = """
 import dataclasses, os, time
 from typing import Annotated
 import jax
-from antjax.jobs import job as common
+from antjax.jobs import job as job_lib
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(job_lib.JobConfig):
@@ -260,15 +261,13 @@ def test_job_config_needs_a_folder():
     job_lib.JobConfig(run_dir='')
 
 
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))
-
-
 def test_rows_of_a_micro_batch_are_those_of_the_first_hosts(
   tmp_path, monkeypatch
 ):
   config = job_lib.JobConfig(run_dir=str(tmp_path))
-  job = job_lib.Job(None, tmp_path, script.StopRequest(), config)
+  mesh = types.SimpleNamespace(local_devices=[0, 1])
+  stop = script.StopRequest()
+  job = job_lib.Job(mesh, tmp_path, stop, config, agent=object())
   monkeypatch.setattr(
     job_lib.multihost_utils, 'sync_global_devices', lambda name: None
   )
@@ -279,7 +278,11 @@ def test_rows_of_a_micro_batch_are_those_of_the_first_hosts(
 
   hosts(3)
   with pytest.raises(ValueError, match='batch_size=16 must be a multiple of 6'):
-    job.rows_of_micro_batch(16, 1)
-  assert job.rows_of_micro_batch(18, 1) == 6
+    job.batch_shape(16, 1)
+  assert job.batch_shape(18, 1).rows == 6
   hosts(2)  # One has gone: 18 is no multiple of 4, and need not be.
-  assert job.rows_of_micro_batch(18, 1) == 6
+  assert job.batch_shape(18, 1).rows == 6
+
+
+if __name__ == '__main__':
+  raise SystemExit(pytest.main([__file__]))

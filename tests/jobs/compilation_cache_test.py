@@ -17,7 +17,7 @@ _WORKER = """
 import collections, json
 import jax, jax.numpy as jnp
 from jax.experimental import multihost_utils
-from launch import common
+from antjax.jobs import job as common
 
 seen = collections.Counter()
 jax.monitoring.register_event_listener(lambda name, **_: seen.update([name]))

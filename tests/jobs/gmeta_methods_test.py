@@ -5,8 +5,8 @@
 import jax
 import pytest
 
+from antjax.jobs.gmeta import data as gmeta_data
 from antjax.jobs.gmeta import methods as gmeta_methods
-from antjax.jobs.gmeta import tasks as gmeta_tasks
 from antjax.jobs.gmeta.config import Config
 from antjax.mesh.mesh import make_mesh
 from antjax.meta import recommender as recommender_lib
@@ -65,4 +65,4 @@ class Source:
 )
 def test_a_task_is_held_out_whole(sizes, place, first):
   tasks = [task for task, size in enumerate(sizes) for _ in range(size)]
-  assert gmeta_tasks._before_task_at(Source(tasks), place) == first
+  assert gmeta_data._before_task_at(Source(tasks), place) == first

@@ -13,8 +13,8 @@ import pytest
 
 from antjax.data import output_folder
 from antjax.jobs import identity as run_identity
+from antjax.jobs.gmeta import data as gmeta_data
 from antjax.jobs.gmeta import export as export_gmeta
-from antjax.jobs.gmeta import tasks as gmeta_tasks
 from antjax.jobs.gmeta import vocabulary as gmeta_vocabulary
 from antjax.jobs.gmeta.config import Config
 from antjax.train.checkpoint import Checkpointer
@@ -129,7 +129,7 @@ def test_data_made_anew_are_not_taken_for_those_of_the_run(tmp_path):
     with pytest.raises(ValueError, match='data set'):
       export_gmeta.exported(config, str(tmp_path), None)
     with pytest.raises(ValueError, match=message):
-      gmeta_tasks.Tasks(config, description, job)
+      gmeta_data.Tasks(config, description, job)
 
   refuses('has checkpoints and no made_of.json.* which data set .*it was')
   run_identity.save(tmp_path, made_of(data, config=1))

@@ -4,23 +4,20 @@
 
 import functools
 import json
-import pathlib
 
 import numpy as np
 import pytest
 
-import antjax
 from antjax.ctr.llm_rec.gru4rec import GRU4RecConfig
 from antjax.ctr.llm_rec.sasrec import SASRecConfig
 from antjax.data import sequence_files, sequence_food_kitchen
 from antjax.data.sequence_build import SequenceConfig
 from antjax.data.sequence_data import SequenceData
-from antjax.jobs import job as job_lib
-from antjax.jobs import script
 from antjax.jobs.llm_rec import baselines as llm_rec_baselines
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
 from antjax.jobs.llm_rec.baselines import Config
 from antjax.jobs.llm_rec.next_item_job import NextItemConfig
+from tests.jobs.processes import job_of
 
 
 def write(folder, num_users=60, num_items=20):
@@ -111,15 +108,6 @@ def config_of(folder, run_dir, **options):
   )
 
 
-def job_of(config):
-  """As `job_lib.start` makes it, in a process whose devices are in use."""
-  run_dir = pathlib.Path(config.run_dir)
-  run_dir.mkdir(parents=True, exist_ok=True)
-  return job_lib.Job(
-    antjax.make_mesh(intra=4), run_dir, script.StopRequest(), config
-  )
-
-
 @pytest.mark.slow
 def test_all_methods_rank_the_same_examples(
   folder, tmp_path, capsys, monkeypatch
@@ -200,7 +188,7 @@ def test_examples_are_drawn_by_seed_and_cold_ones_apart(folder):
       r"\['svd'\] cannot be run; use popularity",
     ),
     ({'methods': ()}, 'none cannot be run'),
-    ({'max_history': 0}, 'max_history=0 must be at least 1'),
+    ({'max_history': 0}, 'max_history=0: must be at least 1'),
     ({'paro': 'XYZ'}, 'XYZ'),
   ],
 )

@@ -14,6 +14,8 @@ import time
 
 import pytest
 
+from tests.jobs.processes import is_alive
+
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _DEADLINE_S = 60.0
 
@@ -86,12 +88,13 @@ def _read_pids(folder: pathlib.Path, *names: str) -> list[int]:
   return [int((folder / name).read_text()) for name in names]
 
 
-def _is_alive(pid: int) -> bool:
-  try:
-    stat = pathlib.Path(f'/proc/{pid}/stat').read_text()
-  except FileNotFoundError:
-    return False
-  return stat.rsplit(')', 1)[1].split()[0] != 'Z'
+_MODES = [(), pytest.param(('--elastic',), marks=pytest.mark.slow)]
+
+
+def _worker_of(pid: int) -> int:
+  """The agent that has started a worker."""
+  stat = pathlib.Path(f'/proc/{pid}/stat').read_text()
+  return int(stat.rsplit(')', 1)[1].split()[1])
 
 
 def test_each_host_gets_its_settings_and_its_prefix(script):
@@ -170,7 +173,7 @@ def test_one_death_stops_all(script, tmp_path, death, code, reason):
   done = _run('--', path)
   assert done.returncode == code
   assert re.search(rf'{reason}; stopping hosts \[0\]\.', done.stderr)
-  assert not _is_alive(int((tmp_path / 'pid0').read_text()))
+  assert not is_alive(int((tmp_path / 'pid0').read_text()))
 
 
 def test_a_host_deaf_to_sigterm_is_killed_with_its_children(script, tmp_path):
@@ -187,7 +190,7 @@ def test_a_host_deaf_to_sigterm_is_killed_with_its_children(script, tmp_path):
   done = _run('--', path)
   assert done.returncode == 4
   assert 'killing hosts [0]' in done.stderr
-  assert not any(map(_is_alive, _read_pids(tmp_path, 'up', 'child')))
+  assert not any(map(is_alive, _read_pids(tmp_path, 'up', 'child')))
 
 
 _SAVES_ON_SIGNAL = (
@@ -217,7 +220,8 @@ def test_a_signal_is_passed_on_and_the_job_may_save(script, tmp_path, name):
   assert f'({name}) on' in err and 'killing' not in err
 
 
-def test_second_interrupt_kills(script, tmp_path):
+@pytest.mark.parametrize('mode', _MODES)
+def test_second_interrupt_kills(script, tmp_path, mode):
   path = script(
     'def hear(number, frame):\n'
     "  note(f'heard{host}')\n"
@@ -225,7 +229,7 @@ def test_second_interrupt_kills(script, tmp_path):
     "note(f'pid{host}')\n"
     'while True: time.sleep(0.05)\n'
   )
-  launcher = _start('--', path)
+  launcher = _start(*mode, '--', path)
   pids = _read_pids(tmp_path, 'pid0', 'pid1')
   launcher.send_signal(signal.SIGINT)
   _read_pids(tmp_path, 'heard0', 'heard1')
@@ -233,25 +237,27 @@ def test_second_interrupt_kills(script, tmp_path):
   launcher.send_signal(signal.SIGINT)
   launcher.communicate(timeout=_DEADLINE_S)
   assert launcher.returncode == 137
-  assert not any(map(_is_alive, pids))
+  assert not any(map(is_alive, pids))
 
 
-def test_sigterm_has_a_time_limit(script, tmp_path):
+@pytest.mark.parametrize('mode', _MODES)
+def test_sigterm_has_a_time_limit(script, tmp_path, mode):
   path = script(
     'signal.signal(signal.SIGTERM, signal.SIG_IGN)\n'
     "note(f'pid{host}')\n"
     'while True: time.sleep(0.05)\n'
   )
-  launcher = _start('--', path, grace_s=0.3)
+  launcher = _start(*mode, '--', path, grace_s=0.3)
   pids = _read_pids(tmp_path, 'pid0', 'pid1')
   launcher.send_signal(signal.SIGTERM)
   _, err = launcher.communicate(timeout=_DEADLINE_S)
   assert launcher.returncode == 137
-  assert 'killing hosts [0, 1]' in err
-  assert not any(map(_is_alive, pids))
+  assert mode or 'killing hosts [0, 1]' in err
+  assert not any(map(is_alive, pids))
 
 
-def test_kill_9_of_the_launcher_leaves_no_orphans(script, tmp_path):
+@pytest.mark.parametrize('mode', _MODES)
+def test_kill_9_of_the_launcher_leaves_no_orphans(script, tmp_path, mode):
   path = script(
     "child = subprocess.Popen(['sleep', '600'])\n"
     "open(os.path.join(here, f'child{host}'), 'w').write(str(child.pid))\n"
@@ -259,12 +265,14 @@ def test_kill_9_of_the_launcher_leaves_no_orphans(script, tmp_path):
     'signal.signal(signal.SIGTERM, signal.SIG_IGN)\n'
     'child.wait()\n'
   )
-  launcher = _start('--', path)
+  launcher = _start(*mode, '--', path)
   pids = _read_pids(tmp_path, 'pid0', 'pid1', 'child0', 'child1')
-  assert all(map(_is_alive, pids))
+  if mode:  # Agents started them.
+    pids += [_worker_of(pid) for pid in pids[:2]]
+  assert all(map(is_alive, pids))
   launcher.kill()
   launcher.communicate(timeout=_DEADLINE_S)
-  _wait_for(lambda: not any(map(_is_alive, pids)), 'the end of the orphans')
+  _wait_for(lambda: not any(map(is_alive, pids)), 'the end of the orphans')
 
 
 def test_children_left_behind_end_with_their_host(script, tmp_path):
@@ -274,7 +282,8 @@ def test_children_left_behind_end_with_their_host(script, tmp_path):
   )
   assert _run('--', path, hosts=1).returncode == 0
   _wait_for(
-    lambda: not any(map(_is_alive, _read_pids(tmp_path, 'child'))), 'the child'
+    lambda: not any(map(is_alive, _read_pids(tmp_path, 'child'))),
+    'the child',
   )
 
 
@@ -313,7 +322,7 @@ def test_a_reader_that_leaves_ends_the_job(script, tmp_path):
   launcher.stdout.close()
   launcher.wait(_DEADLINE_S)
   launcher.stderr.close()
-  assert not any(map(_is_alive, pids))
+  assert not any(map(is_alive, pids))
 
 
 @pytest.mark.parametrize(
@@ -348,12 +357,6 @@ def _run_elastic(*arguments: str):
   return _run('--elastic', *arguments)
 
 
-def _worker_of(pid: int) -> int:
-  """The agent that has started a worker."""
-  stat = pathlib.Path(f'/proc/{pid}/stat').read_text()
-  return int(stat.rsplit(')', 1)[1].split()[1])
-
-
 @pytest.mark.slow
 def test_elastic_a_dead_worker_starts_all_again(script, tmp_path):
   path = script(
@@ -379,7 +382,7 @@ def test_elastic_a_dead_worker_starts_all_again(script, tmp_path):
     r'^\[coordinator\] status: http://127\.0\.0\.1:\d+/', done.stdout, re.M
   )
   assert 'the worker died of signal 9 (SIGKILL)' in done.stderr
-  assert not any(map(_is_alive, _read_pids(tmp_path, 'pid0', 'pid1')))
+  assert not any(map(is_alive, _read_pids(tmp_path, 'pid0', 'pid1')))
 
 
 @pytest.mark.slow
@@ -402,7 +405,7 @@ def test_elastic_dead_agents_and_coordinators_start_again(script, tmp_path):
   pids = _read_pids(tmp_path, 'pid0.1', 'pid1.1')
   os.kill(_worker_of(pids[0]), signal.SIGKILL)
   again = _read_pids(tmp_path, 'pid0.2', 'pid1.2')
-  assert not any(map(_is_alive, pids))
+  assert not any(map(is_alive, pids))
   children = pathlib.Path(f'/proc/{launcher.pid}/task/{launcher.pid}/children')
   (coordinator,) = [
     int(pid)
@@ -416,7 +419,7 @@ def test_elastic_dead_agents_and_coordinators_start_again(script, tmp_path):
   assert launcher.returncode == 0, err
   assert 'agent 0 died of signal 9 (SIGKILL); starting it again' in err
   assert 'the coordinator died of signal 9 (SIGKILL); starting it again' in err
-  assert not any(map(_is_alive, again))
+  assert not any(map(is_alive, again))
   assert not (tmp_path / 'pid0.3').exists()
 
 
@@ -459,59 +462,6 @@ def test_elastic_an_ended_job_goes_on_as_a_new_start(script, tmp_path, code):
 
 
 @pytest.mark.slow
-def test_elastic_second_interrupt_kills(script, tmp_path):
-  path = script(
-    'def hear(number, frame):\n'
-    "  note(f'heard{host}')\n"
-    'signal.signal(signal.SIGINT, hear)\n'
-    "note(f'pid{host}')\n"
-    'while True: time.sleep(0.05)\n'
-  )
-  launcher = _start('--elastic', '--', path)
-  pids = _read_pids(tmp_path, 'pid0', 'pid1')
-  launcher.send_signal(signal.SIGINT)
-  _read_pids(tmp_path, 'heard0', 'heard1')
-  assert launcher.poll() is None
-  launcher.send_signal(signal.SIGINT)
-  launcher.communicate(timeout=_DEADLINE_S)
-  assert launcher.returncode == 137
-  assert not any(map(_is_alive, pids))
-
-
-@pytest.mark.slow
-def test_elastic_sigterm_has_a_time_limit(script, tmp_path):
-  path = script(
-    'signal.signal(signal.SIGTERM, signal.SIG_IGN)\n'
-    "note(f'pid{host}')\n"
-    'while True: time.sleep(0.05)\n'
-  )
-  launcher = _start('--elastic', '--', path, grace_s=0.3)
-  pids = _read_pids(tmp_path, 'pid0', 'pid1')
-  launcher.send_signal(signal.SIGTERM)
-  _, err = launcher.communicate(timeout=_DEADLINE_S)
-  assert launcher.returncode == 137, err
-  assert not any(map(_is_alive, pids))
-
-
-@pytest.mark.slow
-def test_elastic_kill_9_of_the_launcher_leaves_no_orphans(script, tmp_path):
-  path = script(
-    "child = subprocess.Popen(['sleep', '600'])\n"
-    "open(os.path.join(here, f'child{host}'), 'w').write(str(child.pid))\n"
-    "note(f'pid{host}')\n"
-    'signal.signal(signal.SIGTERM, signal.SIG_IGN)\n'
-    'child.wait()\n'
-  )
-  launcher = _start('--elastic', '--', path)
-  pids = _read_pids(tmp_path, 'pid0', 'pid1', 'child0', 'child1')
-  pids += [_worker_of(pid) for pid in pids[:2]]
-  assert all(map(_is_alive, pids))
-  launcher.kill()
-  launcher.communicate(timeout=_DEADLINE_S)
-  _wait_for(lambda: not any(map(_is_alive, pids)), 'the end of the orphans')
-
-
-@pytest.mark.slow
 def test_elastic_a_wrong_policy_ends_it_all(script):
   done = _run_elastic('--policy=nonsense', '--', script(''))
   assert done.returncode == 1
@@ -525,7 +475,7 @@ def test_psum_over_two_hosts_of_four_devices(script):
     'import jax\n'
     'import jax.numpy as jnp\n'
     'from jax.sharding import PartitionSpec as P\n'
-    'from launch import common\n'
+    'from antjax.jobs import job as common\n'
     'common.initialize_distributed()\n'
     'assert jax.process_count() == 2 and jax.local_device_count() == 4\n'
     "mesh = jax.make_mesh((8,), ('d',))\n"

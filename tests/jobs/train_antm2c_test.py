@@ -11,17 +11,16 @@ import sys
 import numpy as np
 import pytest
 
-import antjax
 from antjax.ctr.antm2c.model import FieldConfig
 from antjax.ctr.models import build
 from antjax.ctr.models.inputs import NetworkConfig
-from antjax.jobs import job as job_lib
 from antjax.jobs import prepare_behaviors, script
 from antjax.jobs.clicks import data as antm2c_data
 from antjax.jobs.clicks import job as train_antm2c
 from antjax.jobs.clicks import search as antm2c_search
 from antjax.metrics import by_slice as scores
 from tests.data import movielens_fixture
+from tests.jobs.processes import job_of
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Of reading a checkpoint as it is.
@@ -53,13 +52,6 @@ def folder(tmp_path_factory):
     prepare_behaviors.Config(source=str(source), out=str(folder / 'data'))
   )
   return folder
-
-
-def job_of(config):
-  run_dir = pathlib.Path(config.run_dir)
-  run_dir.mkdir(parents=True, exist_ok=True)
-  mesh = antjax.make_mesh(intra=4)
-  return job_lib.Job(mesh, run_dir, script.StopRequest(), config)
 
 
 def config_of(folder, run_dir, **changes):

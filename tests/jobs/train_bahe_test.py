@@ -7,24 +7,18 @@ import json
 import logging
 import math
 import os
-import pathlib
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
 import pytest
 
-import antjax
 from antjax import config as config_lib
 from antjax.ctr import heads
 from antjax.ctr.bahe import model
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.jobs import identity as run_identity
-from antjax.jobs import job as job_lib
 from antjax.jobs import prepare_behaviors, script
 from antjax.jobs.bahe import build_store as build_behavior_store
 from antjax.jobs.bahe import data as bahe_data
@@ -35,11 +29,11 @@ from antjax.train import checkpoint
 from antjax.train.optimizer import OptimizerConfig
 from tests.ctr.bahe import small_vocabulary
 from tests.data import movielens_fixture
+from tests.jobs.processes import ElasticJob, job_of, logged_steps
 
 # Of reading a checkpoint as it is.
 pytestmark = pytest.mark.filterwarnings('ignore:Sharding info not provided')
 
-ROOT = pathlib.Path(__file__).parents[2]
 NUM_LAYERS, NUM_LOW, DIM = 3, 1, 32
 # Words of the made-up titles, so that their vectors differ.
 WORDS = ['Film', '(1990)', *map(str, range(40))]
@@ -88,16 +82,9 @@ def config_of(folder, run_dir, **changes):
   return dataclasses.replace(base, **changes)
 
 
-def start(config):
-  run_dir = pathlib.Path(config.run_dir)
-  run_dir.mkdir(parents=True, exist_ok=True)
-  mesh = antjax.make_mesh(intra=4)
-  return job_lib.Job(mesh, run_dir, script.StopRequest(), config)
-
-
 def train(folder, run_dir, **changes):
   config = config_of(folder, run_dir, **changes)
-  return train_bahe.train(config, start(config))
+  return train_bahe.train(config, job_of(config))
 
 
 def saved_params(run_dir, step):
@@ -133,7 +120,7 @@ def test_a_run_trains_scores_and_reports(folder, tmp_path):
 def test_a_batch_is_of_many_users(folder, tmp_path):
   # Records lie by user and time.
   config = config_of(folder, tmp_path, shard_size=32)
-  clicks = bahe_data.Clicks(config, start(config))
+  clicks = bahe_data.Clicks(config, job_of(config))
   batches = iter(clicks.training(lambda batch, num_parts: batch))
   for _ in range(3):
     assert len({*next(batches)['user'].tolist()}) > 10
@@ -176,7 +163,7 @@ def test_a_stopped_run_goes_on_to_the_same_parameters(folder, tmp_path):
   train(folder, tmp_path / 'whole')
   # The same schedule, stopped half way.
   config = config_of(folder, tmp_path / 'parts')
-  job = start(config)
+  job = job_of(config)
 
   class StopAfterTwo(script.StopRequest):
     asked = 0
@@ -395,54 +382,19 @@ def test_examples_to_score_are_spread_runs(num_examples, limit, num_chosen):
 @pytest.mark.multiprocess
 def test_two_hosts_under_agents_of_which_one_is_killed(folder, tmp_path):
   run_dir = tmp_path / 'run'
-  job = subprocess.Popen(
-    [
-      *(sys.executable, '-m', 'launch.local_cluster', '--elastic', '--hosts=2'),
-      *('--devices_per_host=2', '--', 'launch/train_bahe.py'),
-      *(f'--run_dir={run_dir}', f'--data={folder / "data"}', '--paro=IIG'),
-      *(f'--model={folder / "model"}', f'--store={folder / "store1"}'),
-      *('--max_behaviors=5', '--batch_size=32', '--num_steps=16'),
-      *('--num_micro_batches=2', '--shard_size=8', '--table=split'),
-      *('--min_shard_size=64', '--checkpoint_every=3'),
-    ],
-    cwd=ROOT,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
+  job = ElasticJob(
+    'train_bahe',
+    *(f'--run_dir={run_dir}', f'--data={folder / "data"}', '--paro=IIG'),
+    *(f'--model={folder / "model"}', f'--store={folder / "store1"}'),
+    *('--max_behaviors=5', '--batch_size=32', '--num_steps=16'),
+    *('--num_micro_batches=2', '--shard_size=8', '--table=split'),
+    *('--min_shard_size=64', '--checkpoint_every=3'),
   )
-  end = time.monotonic() + 400
-  while len(logged_steps(run_dir)) < 5:
-    if job.poll() is not None or time.monotonic() > end:
-      job.kill()
-      raise AssertionError(job.communicate()[0])
-    time.sleep(0.05)
-  os.kill(workers_of(job.pid)[1], signal.SIGKILL)
-  output, _ = job.communicate(timeout=400)
-  assert job.returncode == 0, output
+  job.wait_for(lambda: len(logged_steps(run_dir)) >= 5)
+  os.kill(job.workers()[1], signal.SIGKILL)
+  output = job.output()
   assert 'generation 2: rank 0 of 2' in output
   assert 'Restored step' in output
   assert logged_steps(run_dir) == list(range(16))
   results = json.loads((run_dir / 'results.json').read_text())
   assert results['results']['test']['examples'] > 20
-
-
-def logged_steps(run_dir):
-  path = run_dir / 'metrics.jsonl'
-  lines = path.read_text().splitlines() if path.exists() else []
-  found = [json.loads(line) for line in lines if line.endswith('}')]
-  return [line['step'] for line in found if 'loss' in line]
-
-
-def workers_of(launcher):
-  """Processes that train, by rank."""
-
-  def children(pid):
-    path = pathlib.Path(f'/proc/{pid}/task/{pid}/children')
-    return [int(child) for child in path.read_text().split()]
-
-  return [
-    worker
-    for agent in children(launcher)
-    for worker in children(agent)
-    if b'train_bahe' in pathlib.Path(f'/proc/{worker}/cmdline').read_bytes()
-  ]

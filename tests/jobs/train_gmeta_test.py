@@ -153,7 +153,7 @@ def test_a_config_file_repeats_the_run_on_one_process(data, tmp_path):
     (['--intra=3'], 'do not form groups of 3; use one of 1, 2, 4'),
     (['--data=/nowhere'], 'the scripts launch/prepare_'),
     (['--validation_tasks=100000'], 'hold out at least 1'),
-    (['--num_micro_batches=0'], 'must be at least 1; got 0'),
+    (['--num_micro_batches=0'], 'num_micro_batches=0: must be at least 1'),
     (['--inner.num_steps=-1'], 'must not be negative'),
     (['--optimizer.lr=1'], 'Did you mean'),
     (['--slots_per_device=1'], 'equally long'),

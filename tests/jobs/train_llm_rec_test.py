@@ -12,11 +12,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-import antjax
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import VectorConfig
-from antjax.jobs import job as job_lib
-from antjax.jobs import prepare_sequences, script
+from antjax.jobs import prepare_sequences
 from antjax.jobs.llm_rec import data as llm_rec_data
 from antjax.jobs.llm_rec import export as llm_rec_export
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
@@ -27,6 +25,7 @@ from antjax.jobs.llm_rec.config import SweepConfig
 from antjax.train.optimizer import OptimizerConfig
 from tests.ctr.bahe import small_vocabulary
 from tests.data import movielens_fixture
+from tests.jobs.processes import job_of
 
 # Of reading a checkpoint as it is.
 pytestmark = pytest.mark.filterwarnings('ignore:Sharding info not provided')
@@ -80,11 +79,7 @@ def config_of(folder, run_dir, **changes):
 
 def train(folder, run_dir, **changes):
   config = config_of(folder, run_dir, **changes)
-  run_dir = pathlib.Path(config.run_dir)
-  run_dir.mkdir(parents=True, exist_ok=True)
-  mesh = antjax.make_mesh(intra=4)
-  job = job_lib.Job(mesh, run_dir, script.StopRequest(), config)
-  return train_llm_rec.train(config, job)
+  return train_llm_rec.train(config, job_of(config))
 
 
 def test_a_run_trains_scores_exports_and_reports(folder, tmp_path):
@@ -124,9 +119,7 @@ def test_a_run_trains_scores_exports_and_reports(folder, tmp_path):
 def test_a_batch_is_of_many_users(folder, tmp_path):
   # Examples lie by user and time; all of a run are read once an epoch.
   config = config_of(folder, tmp_path, shard_size=16)
-  job = job_lib.Job(
-    antjax.make_mesh(intra=4), tmp_path, script.StopRequest(), config
-  )
+  job = job_of(config)
   sequences = llm_rec_data.Sequences(config, job)
   batches = []
 

@@ -105,15 +105,16 @@ def test_a_deadline_ends_a_step_and_loses_nothing():
   control = Control()
   control.current = Plan(1, {'me': 10}, deadline_s=2.5)
   trainer, seen = make_trainer(), {}
+  state = trainer.init(PARAMS)
   elastic_loop.fit(
-    trainer,
-    trainer.init(PARAMS),
+    state,
     slow(),
     3,
     FitOptions(
       on_step=lambda step, values: seen.setdefault(step, values),
       elastic=control,
     ),
+    step=trainer.elastic_step(),
     clock=lambda: now[0],
   )
   # One before the step begins, then at 0, 1 and 2 s.

@@ -18,6 +18,7 @@ jobs are. The store must be on a disk that all of them share. See docs/bahe.md.
 from collections.abc import Iterator
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import socket
@@ -171,15 +172,15 @@ def build(config: Config, agent: 'Agent | None' = None) -> int:
     for shard in _shards(config, writer.manifest, total, agent):
       # What others have done since, or a killed run has.
       now = _num_rows(writer.missing(0, total))
-      progress.update(total - now, num_examples=left - now)
+      progress.advance_to(total - now)
       left = now
       for start, stop in writer.missing(*shard):
         tokens, offsets = tokenizer(vocabulary.texts(start, stop))
-        show = _Shown(progress, total - left)
+        show = functools.partial(progress.advance_to, start=total - left)
         writer.write(start, encoder(tokens, offsets, show))
-        show(stop - start)  # Those without tokens too.
         num_done += stop - start
         left -= stop - start
+        progress.advance_to(total - left)  # Those without tokens too.
       if script.stop_request():
         return num_done
   if tokenizer.num_cut:
@@ -197,19 +198,6 @@ def build(config: Config, agent: 'Agent | None' = None) -> int:
     f' {num_done / took_s:,.0f} behaviours/s.'
   )
   return num_done
-
-
-class _Shown:
-  """Shows how many texts of a range are done."""
-
-  def __init__(self, progress: Progress, start: int):
-    self._progress, self._start, self._num_texts = progress, start, 0
-
-  def __call__(self, num_texts: int) -> None:
-    self._progress.update(
-      self._start + num_texts, num_examples=num_texts - self._num_texts
-    )
-    self._num_texts = num_texts
 
 
 def _encoder(config: Config) -> tuple[Encoder, Tokenizer]:

@@ -79,15 +79,8 @@ class Clicks:
     )
     self._num_devices = len(job.mesh.local_devices)
     self.is_elastic = job.agent is not None
-    sizes = config.batch_size, config.num_micro_batches
-    if self.is_elastic:  # An element is a micro-batch.
-      self.rows = job.rows_of_micro_batch(*sizes)
-    else:
-      job_lib.check_batch_size(*sizes)
-      self.rows = config.batch_size // jax.process_count()
-    # Runs of a batch that are worked off apart.
-    self._num_parts = self._num_devices * (
-      1 if self.is_elastic else config.num_micro_batches
+    self.rows, self._num_parts = job.batch_shape(
+      config.batch_size, config.num_micro_batches
     )
 
   def num_examples(self, split: str) -> int:

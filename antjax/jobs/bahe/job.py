@@ -23,7 +23,9 @@ from typing import Any
 import jax
 
 from antjax.ctr.bahe import tuning
+from antjax.ctr.tuning import frozen_share
 from antjax.jobs import job as job_lib
+from antjax.jobs import memory_table
 from antjax.jobs import run as run_lib
 from antjax.jobs.bahe import memory as bahe_memory
 from antjax.jobs.bahe import model as bahe_model
@@ -76,6 +78,9 @@ class BaheJob:
     self._model, self._built = built.model, built
     self.num_steps = config.steps_for(clicks.num_examples('train'))
     self._tables = built.model.tables(job.mesh)
+    self._activation_bytes = bahe_memory.activation_bytes(
+      config, built.model, clicks
+    )
     self.trainer = run_lib.make_trainer(
       config,
       job,
@@ -85,9 +90,7 @@ class BaheJob:
       compute_dtype=config.compute_dtype,
       trainable=tuning.trainable(config.effective_tuning),
       scanned=run_lib.is_stack,
-      activation_bytes=bahe_memory.activation_bytes(
-        config, built.model, clicks
-      ),
+      activation_bytes=self._activation_bytes,
       tables=self._tables,
       constants=built.constants,
     )
@@ -132,11 +135,26 @@ class BaheJob:
       best_mode=click_metrics.best_mode(config.best_metric),
     )
     state = self.trainer.init(self._built.params, seed=config.seed)
-    self.memory = bahe_memory.account(
-      config, self.trainer, state, self._model, self._clicks, self._built
+    built, clicks = self._built, self._clicks
+    is_checked = config.check_memory and not clicks.is_elastic
+    self.memory = memory_table.account(
+      self.trainer,
+      state,
+      activations=self._activation_bytes,
+      frozen_share=frozen_share(
+        built.params,
+        tuning.trainable(config.effective_tuning),
+        built.num_absent,
+      ),
+      batch_fn=(lambda: clicks.example(self._model.prepare))
+      if is_checked
+      else None,
+      table=built.table_bytes,
+      table_level=built.table_level,
+      num_absent=built.num_absent,
     )
     if self._job.is_main:
-      bahe_memory.print_table(self.memory)
+      memory_table.print_table(self.memory)
     batches = self._clicks.training(self._model.prepare)
     return run.fit(self.trainer, state, batches, self.validate)
 

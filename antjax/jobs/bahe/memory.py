@@ -1,64 +1,19 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a click model's training takes of a device: planned, and compiled."""
+"""What the activations of a click model take of a device."""
 
-from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
 
-from antjax.ctr import tuning as ctr_tuning
-from antjax.ctr.bahe import tuning
 from antjax.ctr.bahe.dedup_tower import DedupTower
 from antjax.ctr.bahe.full_text import FullTextTower
 from antjax.ctr.bahe.model import ClickModel
 from antjax.ctr.bahe.store_tower import StoreTower
-from antjax.jobs import memory_table
 from antjax.jobs.bahe.config import Config
 from antjax.jobs.bahe.data import Clicks
-from antjax.jobs.bahe.model import Built
 from antjax.lm import cost
-from antjax.train.state import TrainState
-from antjax.train.trainer import Trainer
-
-
-def account(
-  config: Config,
-  trainer: Trainer,
-  state: TrainState,
-  model: ClickModel,
-  clicks: Clicks,
-  built: Built,
-) -> dict[str, Any]:
-  """Bytes on a device: {'state': parts, 'activations', 'table', ...}.
-
-  'compiled' holds what the compiler says of the step: 'temporary' for what is
-  live beside its arguments. With an agent, and with --check_memory=false, it
-  is empty: the host-loop form is several programs.
-  """
-  parts = trainer.bytes_per_device()
-  planned: dict[str, Any] = {
-    'state': parts,
-    'table': built.table_bytes,
-    'table_level': built.table_level,
-    'activations': activation_bytes(config, model, clicks),
-    'frozen_share': ctr_tuning.frozen_share(
-      built.params,
-      tuning.trainable(config.effective_tuning),
-      built.num_absent,
-    ),
-    'num_absent': built.num_absent,
-    'compiled': {},
-  }
-  if config.check_memory and not clicks.is_elastic:
-    compiled, size = memory_table.compiled_bytes(
-      trainer, state, clicks.example(model.prepare)
-    )
-    if compiled:
-      planned['compiled'] = compiled
-      planned['batch'] = size - built.table_bytes
-  return planned
 
 
 def activation_bytes(config: Config, model: ClickModel, clicks: Clicks) -> int:
@@ -111,20 +66,4 @@ def _low_bytes(tower: DedupTower, dtype: Any) -> int:
   )
   return cost.activation_bytes(
     one_layer, tower.capacity, tower.num_tokens, dtype
-  )
-
-
-def print_table(memory: Mapping[str, Any]) -> None:
-  """Says what a device needs, before the first step."""
-  memory_table.print_table(
-    [
-      *memory['state'].items(),
-      ('table of behaviours', memory['table']),
-      ('activations (planned)', memory['activations']),
-    ],
-    memory['compiled'],
-    {
-      'frozen share of parameters': f'{memory["frozen_share"]:.1%}',
-      'parameters left out': f'{memory["num_absent"]:,}',
-    },
   )

@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from antjax.jobs import identity as run_identity
-from antjax.metrics.metric import Metric
+from antjax.mesh.gather import gather_json
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
 
@@ -91,40 +91,6 @@ class UserVectors:
     return self._arrays[split][index].astype(np.float32)
 
 
-class _Writer(Metric):
-  """Not a score: writes what it sees at its place; counts rows."""
-
-  def __init__(self, file: Any = None, count: int = 0):
-    self._file, self._count = file, count
-
-  def update(  # type: ignore[override]
-    self, *, user_vector: np.ndarray, index: np.ndarray, weight: np.ndarray
-  ) -> None:
-    """Rows of one batch, flat, as `Trainer.evaluate` gives them."""
-    vectors = user_vector.reshape(len(index), -1)
-    there = weight > 0
-    self._file[index[there]] = vectors[there].astype(self._file.dtype)
-    self._count += int(there.sum())
-
-  def _update(
-    self,
-    prediction: np.ndarray,
-    label: np.ndarray,
-    weight: np.ndarray,
-    group: np.ndarray | None,
-  ) -> None:
-    raise AssertionError('update writes.')
-
-  def compute(self) -> float:
-    return float(self._count)
-
-  def _arrays(self) -> dict[str, np.ndarray]:
-    return {'count': np.asarray(self._count)}
-
-  def _add(self, arrays: Mapping[str, np.ndarray]) -> None:
-    self._count += int(arrays['count'])
-
-
 def export(
   run_dir: pathlib.Path,
   trainer: Trainer,
@@ -152,18 +118,23 @@ def export(
       np.lib.format.open_memmap(path, 'w+', np.float16, (size, dim)).flush()
     multihost_utils.sync_global_devices(f'export {split}')
     file = np.load(path, mmap_mode='r+')
-    found = trainer.evaluate(
+    num_written = 0
+    for found in trainer.outputs(
       state,
       clicks.evaluation(
         split, model.prepare, with_index=True, title=f'export {split}'
       ),
       predict,
-      {'rows': _Writer(file)},
-    )
+    ):
+      there = found['weight'] > 0
+      vectors = found['user_vector'].reshape(len(there), -1)[there]
+      file[found['index'][there]] = vectors.astype(file.dtype)
+      num_written += len(vectors)
     file.flush()
-    if found['rows'] != size:
+    num_written = sum(gather_json(num_written))
+    if num_written != size:
       raise RuntimeError(
-        f'export_users: {found["rows"]:.0f} of {size} rows of {path} were'
+        f'export_users: {num_written} of {size} rows of {path} were'
         ' written; start the run again.'
       )
   multihost_utils.sync_global_devices('exported')

@@ -140,14 +140,10 @@ class ScenarioData:
     }
     self._config, self._job = config, job
     self._num_devices = len(job.mesh.local_devices)
-    sizes = config.batch_size, config.num_micro_batches
-    if job.agent is not None:  # An element is a micro-batch.
-      self.rows = job.rows_of_micro_batch(*sizes)
-    else:
-      job_lib.check_batch_size(*sizes)
-      self.rows = config.batch_size // jax.process_count()
-    parts = 1 if job.agent is not None else config.num_micro_batches
-    self._rows_of_part = self.rows // (self._num_devices * parts)
+    self.rows, num_parts = job.batch_shape(
+      config.batch_size, config.num_micro_batches
+    )
+    self._rows_of_part = self.rows // num_parts
 
   def training(
     self, model: ScenarioModel, seed: int, name: str

@@ -24,6 +24,9 @@ folder for each training.
 """
 
 import dataclasses
+import pathlib
+
+import numpy as np
 
 from antjax.ctr.models import build
 from antjax.jobs import job as job_lib
@@ -34,6 +37,7 @@ from antjax.jobs.clicks import table as antm2c_table
 from antjax.jobs.clicks.config import Config, INPUTS, POOLED
 from antjax.jobs.clicks.data import ScenarioData
 from antjax.jobs.clicks.training import ClickJob, SeedResult
+from antjax.metrics import by_slice as scores
 
 
 def main(config: Config) -> None:
@@ -74,14 +78,25 @@ def train(config: Config, job: job_lib.Job) -> list[SeedResult]:
 def fill_table(config: Config, job: job_lib.Job) -> list[antm2c_table.Cell]:
   """Trains each model on each kind of inputs; returns the cells."""
   data = ScenarioData(config, job)
-  cells = []
+  name, cells = data.description['name'], list[antm2c_table.Cell]()
   for inputs in config.inputs:
     for model in config.models or _possible(data):
       cells.append(_cell(config, job, data, model, inputs))
       if job.is_main:
-        antm2c_table.write(config, job, data, cells)
+        antm2c_table.write(
+          job.run_dir, name, cells, config.score, config.best_metric
+        )
+
+  def sample(cell: antm2c_table.Cell) -> scores.Sampled:
+    logits = [
+      np.load(pathlib.Path(result.folder) / 'predictions.npz')['logit']
+      for result in cell.results
+    ]
+    columns = data.splits['test'].scored
+    return scores.sample(columns, logits, config.score, data.scenarios)
+
   if job.is_main and len(cells) > 1:
-    antm2c_table.write_differences(config, job, data, cells)
+    antm2c_table.write_differences(job.run_dir, name, cells, sample)
   return cells
 
 

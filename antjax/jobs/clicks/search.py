@@ -3,18 +3,15 @@
 """Search for rates and widths by Optuna; only the validation clicks decide."""
 
 import dataclasses
-import json
 from typing import Any, TYPE_CHECKING
 
 from absl import logging
-import jax
-from jax.experimental import multihost_utils
-import numpy as np
 
 from antjax.jobs import job as job_lib
 from antjax.jobs.clicks.config import Config, SearchConfig
 from antjax.jobs.clicks.data import ScenarioData
 from antjax.jobs.clicks.training import ClickJob
+from antjax.mesh.gather import gather_json
 
 if TYPE_CHECKING:
   import optuna
@@ -118,11 +115,4 @@ def _complete(study: 'optuna.Study') -> list[Any]:
 
 def _from_main(value: Any) -> Any:
   """Process 0's value, JSON-able, on every process."""
-  if jax.process_count() == 1:
-    return value
-  data = np.frombuffer(json.dumps(value).encode(), np.uint8)
-  size = int(multihost_utils.broadcast_one_to_all(np.int32(data.size)))
-  padded = np.zeros(size, np.uint8)
-  padded[: min(size, data.size)] = data[:size]
-  sent = multihost_utils.broadcast_one_to_all(padded)
-  return json.loads(np.asarray(sent, np.uint8).tobytes())
+  return gather_json(value)[0]

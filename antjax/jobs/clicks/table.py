@@ -2,22 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of launch/train_clicks.py --table: models, inputs, scenarios."""
 
-from collections.abc import Mapping, Sequence
-import json
+from collections.abc import Callable, Mapping, Sequence
 import math
 import pathlib
 import statistics
 from typing import Any, NamedTuple
 
-import numpy as np
-import rich
-import rich.table
-
-from antjax.jobs import job as job_lib
-from antjax.jobs.clicks.config import Config
-from antjax.jobs.clicks.data import ScenarioData
 from antjax.jobs.clicks.training import SeedResult
 from antjax.metrics import by_slice as scores
+from antjax.report import job_report
 
 _PARTS = (scores.ALL, scores.WEIGHTED)
 _BUCKETS = tuple(
@@ -34,52 +27,59 @@ class Cell(NamedTuple):
 
 
 def write(
-  config: Config, job: job_lib.Job, data: ScenarioData, cells: Sequence[Cell]
+  folder: pathlib.Path,
+  name: str,
+  cells: Sequence[Cell],
+  score: scores.ScoreConfig,
+  best_metric: str,
 ) -> None:
-  """Prints the table; writes table.md and table.json. On process 0."""
+  """Prints the table; writes table.md and table.json. On process 0.
+
+  Args:
+    folder: Run folder.
+    name: Name of the data.
+    cells: Cells of the table.
+    score: How the cells were scored.
+    best_metric: Metric that chose the best steps.
+  """
   parts = _parts(cells)
-  lines = [[cell.model, cell.inputs, *_texts(cell, parts)] for cell in cells]
-  heading = ['model', 'inputs', *map(_short, parts), 'GAUC', 'log-loss', 'ECE']
-  name = data.description['name']
-  text = [
-    f'# Click models on {name}',
-    '',
-    f'Test AUC (mean of {config.num_seeds} seeds, with its standard error if'
-    ' there are several); GAUC, log-loss and ECE of all test clicks. item/zero'
-    ' are clicks on items without a training click, few up to'
-    f' {config.score.few_items}; likewise users'
-    f' (up to {config.score.few_users}). Best steps were chosen by'
-    f' {config.best_metric}.',
-    '',
-    _row(heading),
-    _row(['---'] * len(heading)),
-    *map(_row, lines),
-    '',
-  ]
-  (job.run_dir / 'table.md').write_text('\n'.join(text), encoding='utf-8')
-  (job.run_dir / 'table.json').write_text(
-    json.dumps([_plain(cell) for cell in cells], indent=2), encoding='utf-8'
+  rows = [[cell.model, cell.inputs, *_texts(cell, parts)] for cell in cells]
+  head = ['model', 'inputs', *map(_short, parts), 'GAUC', 'log-loss', 'ECE']
+  text = (
+    f'# Click models on {name}\n\nTest AUC (mean of {len(cells[0].results)}'
+    ' seeds, with its standard error if there are several); GAUC, log-loss and'
+    ' ECE of all test clicks. item/zero are clicks on items without a training'
+    f' click, few up to {score.few_items}; likewise users (up to'
+    f' {score.few_users}). Best steps were chosen by {best_metric}.\n\n'
   )
-  table = rich.table.Table(title=f'Click models on {name}: test AUC')
-  for column in heading:
-    table.add_column(column, no_wrap=True)
-  for line in lines:
-    table.add_row(*line)
-  rich.print(table)
+  table = job_report.markdown(head, rows)
+  (folder / 'table.md').write_text(text + table, encoding='utf-8')
+  job_report.write_json(folder / 'table.json', [_plain(c) for c in cells])
+  job_report.show_table(
+    f'Click models on {name}: test AUC', head, rows, num_left=len(head)
+  )
 
 
 def write_differences(
-  config: Config, job: job_lib.Job, data: ScenarioData, cells: Sequence[Cell]
+  folder: pathlib.Path,
+  name: str,
+  cells: Sequence[Cell],
+  sample: Callable[[Cell], scores.Sampled],
 ) -> None:
   """Writes differences.md: AUC less that of a like cell, with intervals.
 
   A cell is told from the first model on the same inputs, and from the same
   model on the first inputs (`scores.difference`).
+
+  Args:
+    folder: Run folder.
+    name: Name of the data.
+    cells: Cells of the table.
+    sample: Cell -> scores of all its seeds over draws of users.
   """
-  sampled = {(c.model, c.inputs): _sampled(config, data, c) for c in cells}
+  sampled = {(c.model, c.inputs): sample(c) for c in cells}
   parts = [p for p in _parts(cells) if p not in scores.OF_TWO_LABELS]
-  heading = ['model', 'inputs', 'against', *map(_short, parts)]
-  lines = []
+  rows = []
   for (model, inputs), other in sampled.items():
     for base in ((cells[0].model, inputs), (model, cells[0].inputs)):
       if base == (model, inputs):
@@ -87,30 +87,18 @@ def write_differences(
       table = scores.difference(sampled[base], other)
       found = [table[part].metrics['AUC'] for part in parts]
       texts = [f'{x.value:+.4f} ({x.low:+.4f}, {x.high:+.4f})' for x in found]
-      lines.append([model, inputs, ' on '.join(base), *texts])
-  seeds = '' if config.num_seeds == 1 else ", and for each one's seeds"
-  text = [
-    f'# Differences: {data.description["name"]}',
-    '',
-    f'Test AUC (mean of {config.num_seeds} seeds) less that of another cell,'
-    f' with 95 % intervals over draws of users, the same for both{seeds}.',
-    '',
-    _row(heading),
-    _row(['---'] * len(heading)),
-    *map(_row, lines),
-    '',
-  ]
-  (job.run_dir / 'differences.md').write_text('\n'.join(text), encoding='utf-8')
-
-
-def _sampled(config: Config, data: ScenarioData, cell: Cell) -> scores.Sampled:
-  """Scores of all seeds over draws of users."""
-  logits = []
-  for result in cell.results:
-    with np.load(pathlib.Path(result.folder) / 'predictions.npz') as archive:
-      logits.append(archive['logit'])
-  columns = data.splits['test'].scored
-  return scores.sample(columns, logits, config.score, data.scenarios)
+      rows.append([model, inputs, ' on '.join(base), *texts])
+  num_seeds = len(cells[0].results)
+  seeds = '' if num_seeds == 1 else ", and for each one's seeds"
+  text = (
+    f'# Differences: {name}\n\nTest AUC (mean of {num_seeds} seeds) less that'
+    ' of another cell, with 95 % intervals over draws of users, the same for'
+    f' both{seeds}.\n\n'
+  )
+  head = ['model', 'inputs', 'against', *map(_short, parts)]
+  (folder / 'differences.md').write_text(
+    text + job_report.markdown(head, rows), encoding='utf-8'
+  )
 
 
 def _parts(cells: Sequence[Cell]) -> list[str]:
@@ -149,10 +137,6 @@ def _mean(values: Sequence[float]) -> str:
     return f'{values[0]:.4f}'
   error = statistics.stdev(values) / math.sqrt(len(values))
   return f'{statistics.mean(values):.4f} ± {error:.4f}'
-
-
-def _row(cells: Sequence[str]) -> str:
-  return f'| {" | ".join(cells)} |'
 
 
 def _plain(cell: Cell) -> Mapping[str, Any]:

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import json
 import math
-import os
 from typing import Any
 
 import jax
@@ -179,9 +178,7 @@ class ClickJob:
         'validation': validation,
         'test': scores.as_json(test),
       }
-      temporary = path.with_suffix('.new')
-      temporary.write_text(json.dumps(done), encoding='utf-8')
-      os.replace(temporary, path)
+      job_report.write_json(path, done)
     return SeedResult(self._seed, validation, test, str(folder))
 
   def _settings(self) -> dict[str, Any]:

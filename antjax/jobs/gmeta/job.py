@@ -23,8 +23,8 @@ from antjax.jobs import job as job_lib
 from antjax.jobs.gmeta import report as gmeta_report
 from antjax.jobs.gmeta import scores as gmeta_scores
 from antjax.jobs.gmeta.config import Config
+from antjax.jobs.gmeta.data import Tasks
 from antjax.jobs.gmeta.methods import Methods
-from antjax.jobs.gmeta.tasks import Tasks
 from antjax.meta import algorithms
 from antjax.meta import recommender as recommender_lib
 

@@ -13,7 +13,7 @@ from antjax.jobs import job as job_lib
 from antjax.jobs import run as run_lib
 from antjax.jobs.gmeta import vocabulary as gmeta_vocabulary
 from antjax.jobs.gmeta.config import Config
-from antjax.jobs.gmeta.tasks import MODELS, Tasks
+from antjax.jobs.gmeta.data import MODELS, Tasks
 from antjax.meta import algorithms, episodes, evaluate, maml, meta_loss
 from antjax.meta.recommender import Recommender
 from antjax.metrics.means import LogLoss

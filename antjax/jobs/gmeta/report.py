@@ -10,7 +10,8 @@ import rich
 
 from antjax.jobs import job as job_lib
 from antjax.jobs.gmeta.config import Config
-from antjax.jobs.gmeta.methods import FINE_TUNED, JOINT, META, MODELS
+from antjax.jobs.gmeta.data import MODELS
+from antjax.jobs.gmeta.methods import FINE_TUNED, JOINT, META
 from antjax.jobs.gmeta.scores import Results
 from antjax.metrics import by_task
 from antjax.report import job_report, report

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from antjax.jobs.gmeta.config import Config
+from antjax.jobs.gmeta.data import Tasks
 from antjax.jobs.gmeta.methods import Method
-from antjax.jobs.gmeta.tasks import Tasks
 from antjax.meta import evaluate, predictions
 from antjax.meta.recommender import Recommender
 from antjax.metrics import by_task, merge

@@ -15,8 +15,8 @@ method that is done is not done again (docs/llm_rec.md).
 """
 
 import dataclasses
+import functools
 import json
-import os
 import pathlib
 import time
 from typing import Any
@@ -43,6 +43,7 @@ from antjax.jobs.llm_rec.config import BaselinesConfig as Config
 from antjax.jobs.llm_rec.held_out import HeldOut
 from antjax.jobs.llm_rec.texts import TextEncoder
 from antjax.metrics import rank_metrics
+from antjax.report import job_report
 
 _KINDS: dict[str, text_cosine.Kind] = {
   'last_title': 'last',
@@ -102,9 +103,6 @@ class Baselines:
     self.test, self.cold = llm_rec_held_out.held_out(
       self.data, 'test', config.held_out
     )
-    self._validation: HeldOut | None = None
-    self._encoder: TextEncoder | None = None
-    self._vectors: np.ndarray | None = None
 
   def made_of(self, method: str) -> dict[str, Any]:
     """What a method's scores are of, JSON-able."""
@@ -223,35 +221,26 @@ class Baselines:
     is_kept = self.data.domains == number
     return index, held_out.examples.take(index, is_kept)
 
-  @property
+  @functools.cached_property
   def validation(self) -> HeldOut:
     """What trained methods are chosen by."""
-    if self._validation is None:
-      options = dataclasses.replace(
-        self._config.held_out,
-        num_examples=self._config.validation_examples,
-        num_cold=0,
-      )
-      self._validation, _ = llm_rec_held_out.held_out(
-        self.data, 'validation', options
-      )
-    return self._validation
+    options = dataclasses.replace(
+      self._config.held_out,
+      num_examples=self._config.validation_examples,
+      num_cold=0,
+    )
+    return llm_rec_held_out.held_out(self.data, 'validation', options)[0]
 
-  @property
+  @functools.cached_property
   def encoder(self) -> TextEncoder:
-    if self._encoder is None:
-      config = self._config
-      self._encoder = TextEncoder(config.model, config.max_text_tokens)
-    return self._encoder
+    return TextEncoder(self._config.model, self._config.max_text_tokens)
 
-  @property
+  @functools.cached_property
   def vectors(self) -> np.ndarray:
     """float32 [N, D], of the titles."""
-    if self._vectors is None:
-      folder = pathlib.Path(self._config.text_cache or self._job.run_dir)
-      folder.mkdir(parents=True, exist_ok=True)
-      self._vectors = self.encoder.kept(self.data.titles, folder, 'titles')
-    return self._vectors
+    folder = pathlib.Path(self._config.text_cache or self._job.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    return self.encoder.kept(self.data.titles, folder, 'titles')
 
   def _encode(self, rows: Any) -> np.ndarray:
     titles = self.data.titles
@@ -302,6 +291,4 @@ def _write(
       results['cold'][kind] = llm_rec_held_out.as_json(scores)
       arrays[f'cold_{kind}'] = values
   np.savez(path.with_suffix('.npz'), **arrays)
-  temporary = path.with_suffix('.new')
-  temporary.write_text(json.dumps(results, indent=2), encoding='utf-8')
-  os.replace(temporary, path)
+  job_report.write_json(path, results)

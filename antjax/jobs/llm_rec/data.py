@@ -52,14 +52,8 @@ class Sequences:
         f' train_users={config.train_users}).'
       )
     self.is_elastic = job.agent is not None
-    sizes = config.batch_size, config.num_micro_batches
-    if self.is_elastic:
-      self.rows = job.rows_of_micro_batch(*sizes)
-    else:
-      job_lib.check_batch_size(*sizes)
-      self.rows = config.batch_size // jax.process_count()
-    self.num_parts = len(job.mesh.local_devices) * (
-      1 if self.is_elastic else config.num_micro_batches
+    self.rows, self.num_parts = job.batch_shape(
+      config.batch_size, config.num_micro_batches
     )
     self._inputs: TrainingInputs | None = None
 

@@ -26,7 +26,9 @@ import numpy as np
 
 from antjax.ctr.llm_rec import evaluation, tuning
 from antjax.ctr.llm_rec.vectors import VectorEncoder
+from antjax.ctr.tuning import frozen_share
 from antjax.jobs import job as job_lib
+from antjax.jobs import memory_table
 from antjax.jobs import run as run_lib
 from antjax.jobs.llm_rec import baselines as llm_rec_baselines
 from antjax.jobs.llm_rec import export as llm_rec_export
@@ -44,8 +46,8 @@ from antjax.jobs.llm_rec.config import (
 from antjax.jobs.llm_rec.data import Sequences
 from antjax.jobs.llm_rec.held_out import HeldOut
 from antjax.jobs.llm_rec.model import Built
+from antjax.mesh.gather import gather_bytes
 from antjax.metrics import rank_metrics
-from antjax.train.batches import gather_bytes
 from antjax.train.state import TrainState
 
 Ranks = dict[str, np.ndarray]
@@ -178,16 +180,19 @@ class LLMRecJob:
       best_mode='max',  # Recall and NDCG.
     )
     state = self.trainer.init(self._built.params, seed=self._config.seed)
-    self.memory = llm_rec_memory.account(
-      self._config,
+    sequences = self._sequences
+    is_checked = self._config.check_memory and not sequences.is_elastic
+    self.memory = memory_table.account(
       self.trainer,
       state,
-      self._sequences,
-      self._built,
-      self._activation_bytes,
+      activations=self._activation_bytes,
+      frozen_share=frozen_share(
+        self._built.params, tuning.trainable(self._config.tuning)
+      ),
+      batch_fn=sequences.example if is_checked else None,
     )
     if self._job.is_main:
-      llm_rec_memory.print_table(self.memory)
+      memory_table.print_table(self.memory)
     return run.fit(
       self.trainer, state, self._sequences.training(), self.validate
     )

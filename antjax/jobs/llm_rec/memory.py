@@ -1,24 +1,16 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What training of an LLM-Rec takes of a device: planned, and compiled."""
+"""What the activations of an LLM-Rec take of a device."""
 
-from collections.abc import Mapping
 import dataclasses
-from typing import Any
 
 import jax.numpy as jnp
 
-from antjax.ctr import tuning as ctr_tuning
-from antjax.ctr.llm_rec import packing, tuning
+from antjax.ctr.llm_rec import packing
 from antjax.ctr.llm_rec.inputs import TrainingInputs
 from antjax.ctr.llm_rec.model import LLMRec
-from antjax.jobs import memory_table
 from antjax.jobs.llm_rec.config import Config
-from antjax.jobs.llm_rec.data import Sequences
-from antjax.jobs.llm_rec.model import Built
 from antjax.lm import cost
-from antjax.train.state import TrainState
-from antjax.train.trainer import Trainer
 
 
 def activation_bytes(
@@ -43,45 +35,3 @@ def activation_bytes(
   width = model.lm.embed_dim + model.vector.word_dim
   outputs = packing.num_slots(shape) * width * dtype.itemsize
   return of_lanes + 2 * outputs
-
-
-def account(
-  config: Config,
-  trainer: Trainer,
-  state: TrainState,
-  sequences: Sequences,
-  built: Built,
-  activations: int,
-) -> dict[str, Any]:
-  """Bytes on a device: {'state': parts, 'activations', 'compiled', ...}.
-
-  'compiled' holds what the compiler says of the step: 'temporary' for what is
-  live beside its arguments. With an agent, and with --check_memory=false, it
-  is empty: the host-loop form is several programs.
-  """
-  parts = trainer.bytes_per_device()
-  planned: dict[str, Any] = {
-    'state': parts,
-    'activations': activations,
-    'frozen_share': ctr_tuning.frozen_share(
-      built.params, tuning.trainable(config.tuning)
-    ),
-    'compiled': {},
-  }
-  if config.check_memory and not sequences.is_elastic:
-    planned['compiled'], planned['batch'] = memory_table.compiled_bytes(
-      trainer, state, sequences.example()
-    )
-  return planned
-
-
-def print_table(memory: Mapping[str, Any]) -> None:
-  """Says what a device needs, before the first step."""
-  memory_table.print_table(
-    [
-      *memory['state'].items(),
-      ('activations (planned)', memory['activations']),
-    ],
-    memory['compiled'],
-    {'frozen share of parameters': f'{memory["frozen_share"]:.1%}'},
-  )

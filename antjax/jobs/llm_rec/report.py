@@ -51,7 +51,7 @@ def write(
       {metric: value}}}}.
     others: The same of other methods, by name.
     item_vectors: float32 [items, D].
-    memory: From `llm_rec_memory.account`.
+    memory: From `memory_table.account`.
     speed: Rates of evaluation.
     num_steps: Most steps of the run.
   """

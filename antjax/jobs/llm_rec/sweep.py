@@ -9,7 +9,6 @@ into the run folder.
 """
 
 import dataclasses
-import datetime
 import itertools
 import json
 import pathlib
@@ -18,14 +17,12 @@ import sys
 import time
 from typing import Any
 
-import rich
-
 from antjax import config as config_lib
 from antjax.ctr.llm_rec import evaluation
 from antjax.ctr.tuning import Tuning
 from antjax.jobs.llm_rec.config import Config, Start
 from antjax.metrics import rank_metrics
-from antjax.report import report
+from antjax.report import job_report, report
 
 _METRIC = 'ndcg@10'
 
@@ -154,15 +151,15 @@ def table_of(rows: list[dict[str, Any]]) -> str:
   numbers = [k for k in rows[0] if k.split(' ')[0] in ('test', 'cold')]
   numbers = [k for k in numbers if not k.endswith(' se')]
   head = ['model, start, tuning', 'history', *numbers, 'examples/s', 'peak']
-  lines = [f'| {" | ".join(head)} |', '|---' * len(head) + '|']
+  lines = []
   for row in rows:
     cells = [row['line'], str(row['max_history'])]
     cells += [_number(row[k], row[f'{k} se']) for k in numbers]
     speed = row['examples/s']
     cells.append('-' if speed is None else f'{speed:.1f}')
     cells.append(report.format_bytes(row['peak_bytes']))
-    lines.append(f'| {" | ".join(cells)} |')
-  return '\n'.join(lines) + '\n'
+    lines.append(cells)
+  return job_report.markdown(head, lines)
 
 
 def _number(value: float | None, error: float | None) -> str:
@@ -174,39 +171,33 @@ def _number(value: float | None, error: float | None) -> str:
 def write(config: Config, rows: list[dict[str, Any]]) -> None:
   """Writes sweep.json, sweep.md and report.html; prints the table."""
   folder = pathlib.Path(config.run_dir)
-  (folder / 'sweep.json').write_text(
-    json.dumps(rows, indent=2), encoding='utf-8'
-  )
+  job_report.write_json(folder / 'sweep.json', rows)
   text = f'{_METRIC}, with standard errors over examples.\n\n{table_of(rows)}'
   (folder / 'sweep.md').write_text(text, encoding='utf-8')
   print(text)
   kinds = (evaluation.SAMPLED, evaluation.FULL)
-  path = report.write_report(
-    report.Report(
-      title='LLM-Rec: language models, tunings, lengths of history',
-      results=[
-        {
-          'scenario': f'{kind}, {row["max_history"]} items',
-          'method': row['line'],
-          'NDCG@10': row[f'test {kind}'],
-        }
-        for row in rows
-        for kind in kinds
-      ],
-      intervals={
-        f'NDCG@10, {kind}': report.Panel(
-          "newest items in a user's text", _lines(rows, f'test {kind}')
-        )
-        for kind in kinds
-      },
-      config=dataclasses.asdict(config),
-      machine=report.describe_machine(),
-      date=f'{datetime.datetime.now():%Y-%m-%d %H:%M}',
-      notes=['Intervals are one standard error over examples, both ways.'],
-    ),
+  job_report.write(
     folder,
+    None,
+    config=config,
+    title='LLM-Rec: language models, tunings, lengths of history',
+    results=[
+      {
+        'scenario': f'{kind}, {row["max_history"]} items',
+        'method': row['line'],
+        'NDCG@10': row[f'test {kind}'],
+      }
+      for row in rows
+      for kind in kinds
+    ],
+    intervals={
+      f'NDCG@10, {kind}': report.Panel(
+        "newest items in a user's text", _lines(rows, f'test {kind}')
+      )
+      for kind in kinds
+    },
+    notes=['Intervals are one standard error over examples, both ways.'],
   )
-  rich.print(f'Report: {path}')
 
 
 def _lines(

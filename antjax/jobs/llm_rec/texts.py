@@ -65,14 +65,7 @@ class TextEncoder:
     if not title:
       return self._encoder(tokens, offsets)
     with progress.Progress(len(texts), name=title, unit='texts') as bar:
-      done = 0
-
-      def on_texts(num: int) -> None:
-        nonlocal done
-        bar.update(num, num_examples=num - done)
-        done = num
-
-      return self._encoder(tokens, offsets, on_texts)
+      return self._encoder(tokens, offsets, bar.advance_to)
 
   def kept(
     self, texts: Sequence[str], folder: pathlib.Path, title: str

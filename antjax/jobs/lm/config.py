@@ -43,7 +43,7 @@ class Config(ExamplesConfig):
     Literal['float32', 'bfloat16', 'float16'],
     'Of activations and of the copy of the parameters that computes; masters,'
     ' norms, softmax and loss are float32. float16 scales the loss.',
-  ] = 'float32'
+  ] = 'float32'  # type: ignore[assignment]
   shard_size: Annotated[int, 'Sequences in a DataShard.'] = 16
   evaluate_every: Annotated[int, 'Steps between validations.'] = 50
   best_metric: Annotated[str, 'What better means.'] = 'validation_loss'

@@ -224,10 +224,8 @@ class LMJob:
     data = job.dataset(
       self._sources['train'], shard_size=config.shard_size, seed=config.seed
     )
-    if job.agent is None:
-      return data.batch(config.batch_size // jax.process_count())
-    rows = job.rows_of_micro_batch(config.batch_size, config.num_micro_batches)
-    return data.batch(rows)
+    shape = job.batch_shape(config.batch_size, config.num_micro_batches)
+    return data.batch(shape.rows)
 
   # What comes of it.
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Prepares texts for launch/train_lm.py: a tokenizer and tokenized documents.
+"""Prepares texts for launch/train_lm.py: a tokenizer, tokenized documents.
 
   python -m launch.prepare_text --out=data/shakespeare
 

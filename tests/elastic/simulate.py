@@ -17,10 +17,12 @@ from typing import Any
 from antjax.elastic import actions
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.controller import Controller, ControllerConfig
-from antjax.elastic.monitor import Monitor, MonitorConfig
+from antjax.elastic.monitor import Monitor
 from antjax.elastic.policy import Policy
+from antjax.elastic.windows import MonitorConfig
 
 _JOB = 'simulated'
+_Row = dict[str, Any]  # What a worker says of a step.
 
 # (index of the worker, seconds since the job began) -> times slower.
 Slowness = Callable[[int, float], float]
@@ -125,6 +127,23 @@ SCENARIOS: tuple[Scenario, ...] = (
 )
 
 
+def _tell(
+  watch: Monitor, row: _Row, generation: int, clock_s: float = 0.0
+) -> None:
+  """Tells a Monitor of a worker's step; `clock_s` is its clock's error."""
+  names = ('step', 'compute_s', 'wait_s', 'num_micro_batches', 'num_samples')
+  time = {name: row[name] for name in names}
+  time['end_unix_s'] = clock_s + row['now']
+  beat = pb.HeartbeatRequest(
+    head=pb.Head(job=_JOB, client=row['worker'], generation=generation),
+    step=row['step'],
+    device_kind=row['device_kind'],
+    num_devices=1,
+    batch_times=[pb.BatchTime(**time)],
+  )
+  watch.record_heartbeat(beat, row['now'])
+
+
 @dataclasses.dataclass
 class _Run:
   """A job under way."""
@@ -153,7 +172,7 @@ class _Run:
       for at in range(self.scenario.num_workers)
     ]
 
-  def make_step(self) -> list[pb.HeartbeatRequest]:
+  def make_step(self) -> list[_Row]:
     """Makes a step; returns what the workers say of it."""
     scenario = self.scenario
     counts, times = [], []
@@ -169,37 +188,24 @@ class _Run:
     self.step += 1
     self.num_done += sum(counts)
     return [
-      pb.HeartbeatRequest(
-        head=pb.Head(job=_JOB, client=name, generation=self.generation),
-        step=self.step,
-        device_kind=scenario.device_kinds[at],
-        num_devices=1,
-        plan_version=self.plan.version,
-        batch_times=[
-          pb.BatchTime(
-            step=self.step,
-            # Clocks of hosts do not agree.
-            end_unix_s=1e6 * (at + 1) + self.now,
-            compute_s=times[at],
-            wait_s=longest - times[at] + scenario.overhead_s,
-            num_micro_batches=counts[at],
-            num_samples=counts[at] * scenario.samples_per_micro_batch,
-          )
-        ],
-      )
+      {
+        'now': self.now,
+        'worker': name,
+        'device_kind': scenario.device_kinds[at],
+        'step': self.step,
+        'compute_s': times[at],
+        'wait_s': longest - times[at] + scenario.overhead_s,
+        'num_micro_batches': counts[at],
+        'num_samples': counts[at] * scenario.samples_per_micro_batch,
+      }
       for at, name in enumerate(self.names())
     ]
 
   def apply(self, action: actions.Action) -> None:
     """Carries an action out."""
     self.plan.version += 1
-    if isinstance(action, actions.AdjustBatch):
-      self.plan.num_micro_batches.update(action.num_micro_batches)
-    elif isinstance(action, actions.BackupWorkers):
-      self.plan.deadline_s = action.deadline_s
-    elif isinstance(action, actions.AdjustLR):
-      self.plan.lr_scale = action.lr_scale
-    elif isinstance(action, actions.KillRestart):
+    actions.change_plan(self.plan, action)
+    if isinstance(action, actions.KillRestart):
       self.cured.add(self.names().index(action.worker))
 
   def restart(self) -> None:
@@ -251,8 +257,8 @@ def simulate(
   decisions: list[Decision] = []
   num_steps, total = 0, scenario.total_micro_batches
   while run.num_done < total:
-    for beat in run.make_step():
-      watch.record_heartbeat(beat, run.now)
+    for at, row in enumerate(run.make_step(), 1):
+      _tell(watch, row, run.generation, 1e6 * at)  # Clocks do not agree.
     num_steps += 1
     if run.is_commit_due():
       run.commit = (run.now, run.step, run.num_done)
@@ -274,30 +280,23 @@ def simulate(
   )
 
 
-def record(scenario: Scenario, seed: int = 0) -> list[dict[str, Any]]:
+def record(scenario: Scenario, seed: int = 0) -> list[_Row]:
   """Returns the batch times of a job that nobody steers, for `replay`."""
   run = _Run(scenario, random.Random(seed))
   trace = []
   while run.num_done < scenario.total_micro_batches:
-    for beat in run.make_step():
-      time = beat.batch_times[0]
-      trace.append(
-        {
-          'now': round(run.now, 6),
-          'worker': beat.head.client,
-          'device_kind': beat.device_kind,
-          'step': time.step,
-          'compute_s': round(time.compute_s, 6),
-          'wait_s': round(time.wait_s, 6),
-          'num_micro_batches': time.num_micro_batches,
-          'num_samples': time.num_samples,
-        }
-      )
+    trace += [
+      {
+        name: round(value, 6) if isinstance(value, float) else value
+        for name, value in row.items()
+      }
+      for row in run.make_step()
+    ]
   return trace
 
 
 def replay(
-  trace: Iterable[dict[str, Any]],
+  trace: Iterable[_Row],
   policy: Policy,
   *,
   monitor: MonitorConfig | None = None,
@@ -320,39 +319,12 @@ def replay(
   decisions = []
   for row in trace:
     now = row['now']
-    watch.record_heartbeat(
-      pb.HeartbeatRequest(
-        head=pb.Head(
-          job=_JOB,
-          client=row['worker'],
-          generation=row.get('generation', 1),
-        ),
-        step=row['step'],
-        device_kind=row['device_kind'],
-        plan_version=plan.version,
-        batch_times=[
-          pb.BatchTime(
-            step=row['step'],
-            end_unix_s=now,
-            compute_s=row['compute_s'],
-            wait_s=row['wait_s'],
-            num_micro_batches=row['num_micro_batches'],
-            num_samples=row['num_samples'],
-          )
-        ],
-      ),
-      now,
-    )
+    _tell(watch, row, row.get('generation', 1))
     if not control.is_due(_JOB, now):
       continue
     for action in control.decide(watch.view(_JOB, now), now):
       decisions.append(Decision(now, row['step'], action))
       plan.version += 1
-      if isinstance(action, actions.AdjustBatch):
-        plan.num_micro_batches.update(action.num_micro_batches)
-      elif isinstance(action, actions.BackupWorkers):
-        plan.deadline_s = action.deadline_s
-      elif isinstance(action, actions.AdjustLR):
-        plan.lr_scale = action.lr_scale
+      actions.change_plan(plan, action)
       watch.note_plan(_JOB, plan, now)
   return decisions
