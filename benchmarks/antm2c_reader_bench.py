@@ -43,7 +43,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import csv
 
-from antjax.ctr.antm2c.clicks import Clicks
+from antjax.ctr.antm2c.clicks import ScenarioClicks
 from antjax.data import (
   antm2c,
   antm2c_synthetic_files,
@@ -220,7 +220,7 @@ def batches(
     ('user', 'item', 'ids', 'label', 'numeric', 'starts', 'stops'),
     wide=('starts', 'stops'),
   )
-  clicks = Clicks(
+  clicks = ScenarioClicks(
     names=('user', 'item', *(c['name'] for c in description['ids'])),
     ids=np.concatenate(
       [columns['user'][:, None], columns['item'][:, None], columns['ids']], 1

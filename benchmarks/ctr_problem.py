@@ -47,8 +47,8 @@ class Problem:
 def config(folder: str, model: str, run_dir: str, **changes: Any) -> Any:
   """The config of launch/train_clicks.py for one model."""
   from antjax.ctr.antm2c.model import FieldConfig
-  from antjax.ctr.models.inputs import NetworkConfig
   from antjax.jobs.clicks import config as train_antm2c
+  from antjax.networks.load import NetworkConfig
 
   return train_antm2c.Config(
     run_dir=run_dir,

@@ -15,7 +15,7 @@ from antjax.ctr.llm_rec import packing
 from antjax.ctr.llm_rec.inputs import TrainingInputs
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import LLMRec
-from antjax.ctr.llm_rec.negative_sampler import NegativeSampler
+from antjax.ctr.llm_rec.negatives import NegativeSampler
 from antjax.ctr.llm_rec.texts import Marks, TextMaker
 from antjax.ctr.llm_rec.vectors import VectorEncoder
 from antjax.lm import pretrained

@@ -48,6 +48,7 @@ from antjax.data import (
   records,
 )
 from antjax.meta import episodes, meta_io
+from antjax.meta.episode_config import Bucket, EpisodeConfig
 from antjax.shards import dataset, record_source
 from antjax.shards.ledger_client import LocalLedgerClient
 from antjax.shards.ledger_spec import LedgerSpec
@@ -96,14 +97,14 @@ def _schema(tasks: Sequence[record_source.Record]) -> dict[str, records.Field]:
 
 def episode_config(
   tasks: Sequence[record_source.Record], num_slots: int, split: str
-) -> episodes.EpisodeConfig:
+) -> EpisodeConfig:
   """Returns buckets in the proportions of the tasks' sizes."""
   sizes = np.array([len(r['rating']) for r in tasks]) - _QUERY_SIZE
   bucket = np.searchsorted(_SUPPORT_SIZES[:-1], sizes)
   share = np.bincount(bucket, minlength=len(_SUPPORT_SIZES)) / len(tasks)
-  return episodes.EpisodeConfig(
+  return EpisodeConfig(
     buckets=tuple(
-      episodes.Bucket(size, max(1, round(num_slots * part)))
+      Bucket(size, max(1, round(num_slots * part)))
       for size, part in zip(_SUPPORT_SIZES, share)
     ),
     features={'item': 1, 'genres': tasks[0]['genres'].shape[1]}
@@ -179,7 +180,7 @@ def raw(path: pathlib.Path, num_tasks: int, num_rows: int) -> Turn:
 
 def through_episodes(
   path: pathlib.Path,
-  config: episodes.EpisodeConfig,
+  config: EpisodeConfig,
   block_size: int,
   *,
   num_tasks: int | None = None,
@@ -207,9 +208,7 @@ def through_episodes(
   return turn
 
 
-def row_text(
-  text: RowText, config: episodes.EpisodeConfig, num_tasks: int
-) -> Turn:
+def row_text(text: RowText, config: EpisodeConfig, num_tasks: int) -> Turn:
   def turn() -> tuple[float, int, int]:
     order = np.random.default_rng(_SEED).permutation(len(text.places))
     start = time.perf_counter()

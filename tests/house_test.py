@@ -6,7 +6,7 @@ Who may import whom, how long a room and a launch script may be, and that a
 public class has a name of its own. The imports:
 
 launch -> jobs -> serving | plan, report -> meta | ctr
-  -> lm, layers, embedding, train -> metrics, collectives -> mesh
+  -> networks, lm, layers, embedding, train -> metrics, collectives -> mesh
   jobs -> data, elastic -> shards         config: a leaf anyone may use
 """
 
@@ -21,7 +21,7 @@ from tests import source_tree
 
 # package -> the antjax packages it may import beside itself and config.
 _LOW = {'collectives', 'mesh', 'metrics'}
-_MIDDLE = _LOW | {'embedding', 'layers', 'lm', 'train'}
+_MIDDLE = _LOW | {'embedding', 'layers', 'lm', 'networks', 'train'}
 _OUTSIDE = {'shards', 'data', 'elastic'}
 _TOOLS = {'plan', 'report'}
 _ALLOWED = {
@@ -38,6 +38,7 @@ _ALLOWED = {
   'mesh': set(),
   'meta': _MIDDLE,
   'metrics': {'mesh'},
+  'networks': _LOW | {'layers'},
   'plan': _MIDDLE | {'report'},
   'report': _MIDDLE,
   'serving': _MIDDLE | {'meta', 'ctr'},
@@ -58,7 +59,7 @@ _WITHOUT_JAX = (
 _BUDGETS = {
   'antjax': 700,
   'antjax/collectives': 2_000,
-  'antjax/ctr': 6_500,
+  'antjax/ctr': 4_000,
   'antjax/data': 6_000,
   'antjax/elastic': 8_500,
   'antjax/embedding': 3_000,
@@ -68,6 +69,7 @@ _BUDGETS = {
   'antjax/mesh': 600,
   'antjax/meta': 3_000,
   'antjax/metrics': 1_500,
+  'antjax/networks': 2_600,
   'antjax/plan': 3_200,
   'antjax/report': 1_500,
   'antjax/serving': 2_200,
@@ -81,27 +83,23 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   'antjax/collectives': 2_300,
-  'antjax/ctr': 8_000,
+  'antjax/ctr': 5_580,
   'antjax/data': 13_000,
   'antjax/elastic': 10_400,
   'antjax/jobs': 13_500,
-  'antjax/layers': 1_400,
-  'antjax/meta': 3_800,
+  'antjax/meta': 3_250,
   'antjax/metrics': 1_600,
+  'antjax/networks': 2_750,
   'antjax/report': 2_000,
   'antjax/shards': 2_750,
   'antjax/train': 4_900,
   'benchmarks': 12_300,
   'tests': 50_500,
 }
-_CIRCLES = {
-  'antjax/meta': 2,
-}
+_CIRCLES = {}
 _TWICE = frozenset(
-  'Agent Block Built Clicks Client Counts Examples Lane Layout Level Limits'
-  ' Marks Method Model Moments Network Part Plan Problem'
-  ' Recommender Results Rows Run Sequences Setting Sizes Source Tasks'
-  ' TextEncoder Tokenizer Tokens Vocabulary'.split()
+  'Block Built Counts Examples Layout Model Plan Results Rows Run'
+  ' Sequences Setting Source Tasks TextEncoder Tokenizer Vocabulary'.split()
 )
 _MAX_SCRIPT_LINES = 60
 _FORBIDDEN_THERE = {'flax', 'grain', 'jax', 'jaxlib', 'optax', 'orbax'}

@@ -150,8 +150,11 @@ class AgentRecord:
       self.is_leaving,
     ):
       self.changed_at = now
-    old.CopyFrom(request)
-    old.log_tail = request.log_tail[-_MAX_TAIL:]
+    # A new message without the long tail: one that is changed keeps the memory
+    # of all that was ever in it.
+    fields = {field.name: value for field, value in request.ListFields()}
+    fields['log_tail'] = request.log_tail[-_MAX_TAIL:]
+    self.beat = pb.AgentBeatRequest(**fields)
     self.last_seen = now
     self.is_told_to_run = False
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 import contextlib
 import dataclasses
 import pathlib
+import re
 from typing import Any
 
 from absl import logging
@@ -194,8 +195,11 @@ class Run:
 
 
 def is_stack(name: str) -> bool:
-  """Whether a leaf holds a language model's layers, for `scanned`."""
-  return '.layers.' in name
+  """Whether a leaf holds a language model's layers, for `scanned`.
+
+  Not the layers of a Flax module, which have numbers and stand apart.
+  """
+  return re.search(r'\.layers\.(?!\d)', name) is not None
 
 
 def make_trainer(

@@ -119,6 +119,8 @@ def run(
     takes_command: Whether what stands behind the flags is a command, which
       `main` gets too.
   """
+  if os.getcwd() not in sys.path:  # For --model=my_model:Net, a file here.
+    sys.path.append(os.getcwd())
   config_lib.define_flags(default_config)
   define_flags()
   # What --help shows above the flags, from a thin script or a console command.

@@ -40,7 +40,7 @@ class LowRank:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class AdaptPlan:
   """Which leaves adapt, and how; static.
 
   Attributes:
@@ -88,7 +88,7 @@ def make_plan(
   *,
   adapted: frozenset[str],
   adapt_rows: bool,
-) -> Plan:
+) -> AdaptPlan:
   """Finds out, by one abstract forward pass, how each leaf can adapt.
 
   A kernel [I, O] adapts by pairs if a step's, (I + O) numbers a support row,
@@ -161,7 +161,7 @@ def make_plan(
     low_rank[path] = LowRank(tuple(outputs[path]), bias, constant)
   paired = {*low_rank, *(layer.bias for layer in low_rank.values())}
   plain = tuple(p for p in leaves if p in adapted and p not in paired)
-  return Plan(plain=plain, low_rank=low_rank, adapt_rows=adapt_rows)
+  return AdaptPlan(plain=plain, low_rank=low_rank, adapt_rows=adapt_rows)
 
 
 def linear_layers(model, kernels):

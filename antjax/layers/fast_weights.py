@@ -49,7 +49,7 @@ PyTree = Any
 RateFn = Callable[[str], jax.Array | float]
 MergeFn = fast_plan.MergeFn
 LossFn = fast_plan.LossFn
-Plan = fast_plan.Plan
+AdaptPlan = fast_plan.AdaptPlan
 
 make_plan = fast_plan.make_plan
 named_leaves = fast_plan.named_leaves
@@ -129,7 +129,12 @@ def rate_at(
 
 
 def start(
-  plan: Plan, params: PyTree, rows: PyTree, data: PyTree, *, rate_fn: RateFn
+  plan: AdaptPlan,
+  params: PyTree,
+  rows: PyTree,
+  data: PyTree,
+  *,
+  rate_fn: RateFn,
 ) -> FastWeights:
   """Returns the fast weights before the first step: nothing has changed.
 
@@ -159,7 +164,7 @@ def start(
 def step(
   loss_fn: LossFn,
   merge_fn: MergeFn,
-  plan: Plan,
+  plan: AdaptPlan,
   params: PyTree,
   fast: FastWeights,
   data: PyTree,
@@ -248,7 +253,7 @@ def step(
 
 
 def bind(
-  merge_fn: MergeFn, plan: Plan, params: PyTree, fast: FastWeights
+  merge_fn: MergeFn, plan: AdaptPlan, params: PyTree, fast: FastWeights
 ) -> nnx.Module:
   """Returns a module that computes with the fast weights.
 
@@ -258,7 +263,7 @@ def bind(
   return model
 
 
-def pull(plan: Plan, params: PyTree, fast: FastWeights) -> jax.Array:
+def pull(plan: AdaptPlan, params: PyTree, fast: FastWeights) -> jax.Array:
   """Returns a number whose gradient in `params` is what the steps took off.
 
   That is, `params` before the steps minus `params` after them; all else is

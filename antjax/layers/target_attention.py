@@ -6,9 +6,6 @@ Source: Zhou et al. 2018, "Deep Interest Network",
 https://arxiv.org/abs/1706.06978, section 4.3. As there, weights are not
 normalised: how much of a history fits the candidate is information. The unit's
 hidden layers have ReLU where the paper has PReLU or Dice.
-
-The functions work on dict parameters; `TargetAttention` is the same as a Flax
-module.
 """
 
 from collections.abc import Sequence
@@ -18,43 +15,13 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from antjax.layers import dense
 from antjax.layers.mlp import MLP
 
 # Shape suffixes: B = rows, M = places of the history, D = width.
 
-PyTree = Any
-
-
-def init(key: jax.Array, dim: int, widths: Sequence[int]) -> PyTree:
-  """The activation unit: an MLP over (q, k, q - k, q k), then one number.
-
-  Args:
-    key: Random key.
-    dim: D.
-    widths: Hidden widths, at least one.
-  """
-  key_mlp, key_out = jax.random.split(key)
-  return {
-    'mlp': dense.init_mlp(key_mlp, 4 * dim, widths),
-    'out': dense.init(key_out, widths[-1], 1),
-  }
-
-
-def attend(
-  params: PyTree, query_BD: jax.Array, keys_BMD: jax.Array, is_there_BM: Any
-) -> jax.Array:
-  """The weighted sum of the keys, [B, D]; 0 for an empty history.
-
-  Divided by the number of places M, so that its size does not grow with them.
-  """
-  x = _compare(query_BD, keys_BMD)
-  score_BM = dense.apply(params['out'], dense.mlp(params['mlp'], x))[..., 0]
-  return _weigh(score_BM, keys_BMD, is_there_BM)
-
 
 class TargetAttention(nnx.Module):
-  """The activation unit and the sum that it weighs; see `attend`."""
+  """The activation unit, an MLP over (q, k, q - k, q k), and its sum."""
 
   def __init__(self, dim: int, widths: Sequence[int], *, rngs: nnx.Rngs):
     """Makes the unit.
@@ -70,7 +37,10 @@ class TargetAttention(nnx.Module):
   def __call__(
     self, query_BD: jax.Array, keys_BMD: jax.Array, is_there_BM: Any
   ) -> jax.Array:
-    """See `attend`."""
+    """The weighted sum of the keys, [B, D]; 0 for an empty history.
+
+    Divided by the number of places M, so that its size does not grow with them.
+    """
     score_BM = self.out(self.mlp(_compare(query_BD, keys_BMD)))[..., 0]
     return _weigh(score_BM, keys_BMD, is_there_BM)
 

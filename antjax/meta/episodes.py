@@ -20,289 +20,87 @@ with another's, and the reader does all grouping off the device.
 """
 
 from collections.abc import Mapping, Sequence
-import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from antjax.meta import task_block
+from antjax.meta.episode_config import EpisodeConfig
 
 Record = Mapping[str, Any]
 Batch = dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class Bucket:
-  """Task slots of one size.
-
-  Attributes:
-    support_size: support rows a slot holds, S.
-    num_slots: slots in a batch of this process, T; a multiple of its devices
-      times the micro-batches.
-  """
-
-  support_size: int
-  num_slots: int
-
-  @property
-  def name(self) -> str:
-    """The bucket's key in a batch."""
-    return f's{self.support_size}'
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EpisodeConfig:
-  """How records become batches.
-
-  Attributes:
-    buckets: the slots, by rising support size.
-    features: feature -> the most values it has (1 = one id a row, more = a list
-      of ids, padded with -1). A record's scalar feature holds for all its rows.
-    numeric: names of float columns, joined to the input 'numeric' [T, S, N].
-    label: name of the label column.
-    query_size: query rows of an episode, Q; fewer where a task is short.
-    split: 'random', or 'time': the support before the query in `time`.
-    time: name of the column by which 'time' splits; it need be no feature.
-    min_support: a training record too short for this many support rows and one
-      query row is left out (counted and logged).
-    id_dropout: feature -> share of training rows whose id becomes 0, the
-      unknown id, so that the model learns to do without it.
-    task_id_dropout: feature -> share of training tasks that lose all their ids
-      of it, as in a task of new items only.
-    seed: of the splits and the dropout; with the record's key it fixes an
-      episode, wherever and whenever it is made.
-    with_keys: features hold the keys of `Trainer(vocabularies=...)`, int64,
-      which become ids in its steps. Dropout needs ids.
-  """
-
-  buckets: tuple[Bucket, ...]
-  features: Mapping[str, int]
-  numeric: tuple[str, ...] = ()
-  label: str = 'rating'
-  query_size: int = 10
-  min_support: int = 3
-  split: Literal['random', 'time'] = 'random'
-  time: str = 'timestamp'
-  id_dropout: Mapping[str, float] = dataclasses.field(default_factory=dict)
-  task_id_dropout: Mapping[str, float] = dataclasses.field(default_factory=dict)
-  seed: int = 0
-  with_keys: bool = False
-
-  def __post_init__(self):
-    sizes = [bucket.support_size for bucket in self.buckets]
-    if not sizes or sizes != sorted(set(sizes)) or sizes[0] < 1:
-      raise ValueError(
-        f'EpisodeConfig(buckets={self.buckets}): at least one bucket is'
-        ' needed, by rising support_size.'
-      )
-    if min(bucket.num_slots for bucket in self.buckets) < 1:
-      raise ValueError(
-        f'EpisodeConfig(buckets={self.buckets}): num_slots must be positive.'
-      )
-    if self.query_size < 1 or not 0 <= self.min_support <= sizes[-1]:
-      raise ValueError(
-        f'EpisodeConfig(query_size={self.query_size}, min_support='
-        f'{self.min_support}): a query needs a row, and min_support must be'
-        f' 0 to {sizes[-1]}, the largest bucket.'
-      )
-    if self.split not in ('random', 'time'):
-      raise ValueError(
-        f"EpisodeConfig(split={self.split!r}): needed: 'random' or 'time'."
-      )
-    for field in ('id_dropout', 'task_id_dropout'):
-      shares = getattr(self, field)
-      unknown = set(shares) - set(self.features)
-      if unknown:
-        raise ValueError(
-          f'EpisodeConfig({field}=...): {sorted(unknown)} are not features; the'
-          f' features are {sorted(self.features)}.'
-        )
-      if self.with_keys and any(shares.values()):
-        raise ValueError(
-          f'EpisodeConfig({field}={dict(shares)}, with_keys=True): id 0 is'
-          ' unknown, key 0 is a key like others; leave the dropout out.'
-        )
-      if not all(0 <= share <= 1 for share in shares.values()):
-        raise ValueError(
-          f'EpisodeConfig({field}={dict(shares)}): a share is 0 to 1.'
-        )
-
-  @property
-  def num_tasks(self) -> int:
-    """Task slots in a batch of this process."""
-    return sum(bucket.num_slots for bucket in self.buckets)
-
-  @property
-  def id_type(self) -> type[np.signedinteger]:
-    """Type of ids in a batch."""
-    return np.int64 if self.with_keys else np.int32
-
-
-@dataclasses.dataclass(frozen=True)
-class Episode:
-  """One task: rows of its record, the support before the query.
-
-  Attributes:
-    task: id of the task.
-    columns: column -> array [rows, ...].
-    num_support: how many of the rows are support.
-    key: the key of its record, which names the epoch too, or -1.
-  """
-
-  task: int
-  columns: dict[str, np.ndarray]
-  num_support: int
-  key: int = -1
-
-  @property
-  def num_tasks(self) -> int:
-    """1: an episode is one task."""
-    return 1
-
-
-# What a batch is made of: single episodes, or tasks of a block.
-Piece = Episode | task_block.Tasks
-
-
-def make_episode(
-  record: Record, config: EpisodeConfig, *, key: int = -1
-) -> Episode | None:
-  """Splits a record into support and query.
-
-  A record with `num_query` > 0 keeps its split: its last rows are the query.
-  Otherwise the split is random, anew in each epoch, or in time: the latest rows
-  are the query, and of rows of equal time those that stand later. A record with
-  more support rows than the largest bucket gives a random subset of them, or
-  in time the latest.
+def block_of(
+  records: Sequence[Record],
+  config: EpisodeConfig,
+  keys: Sequence[int],
+  *,
+  key_field: str = 'record_key',
+) -> task_block.Block:
+  """Task records as one block.
 
   Args:
-    record: {'task': int, 'num_query': int, label: [n], features: [n], [n, K]
-      or scalar}.
-    config: what to make of it.
-    key: what draws a random split: another one in each epoch for another split.
-
-  Returns:
-    The episode, or None if the record is too short for one.
+    records: {'task': int, 'num_query': int or absent, label: [n], features:
+      [n], [n, K] or one value for all rows}.
+    config: what to make of them.
+    keys: keys of the records.
+    key_field: see `task_block.split`.
 
   Raises:
-    ValueError: If a column is missing or its length is not the label's.
+    ValueError: A column is missing or its length is not the label's.
   """
-  columns = _columns(record, config)
-  num_rows = len(columns[config.label])
-  num_query = int(record.get('num_query', 0))
-  rng = np.random.default_rng([config.seed, key + 1, int(record['task']) + 1])
-  max_support = config.buckets[-1].support_size
-  if num_query:
-    order = np.arange(num_rows)
-    support, query = order[:-num_query], order[-num_query:]
-    query = query[-config.query_size :]
-  else:
-    num_query = min(config.query_size, num_rows - config.min_support)
-    if num_query < 1:
-      return None
-    if config.split == 'time':
-      order = np.argsort(_time(record, config, num_rows), kind='stable')
-      support, query = order[:-num_query], order[-num_query:]
-    else:
-      order = rng.permutation(num_rows)
-      query, support = order[:num_query], order[num_query:]
-  if len(support) > max_support or len(query) < num_query:
-    task_block.log_cut(record['task'], len(support), num_query, config)
-  if len(support) > max_support and config.split == 'time':
-    support = support[-max_support:]
-  elif len(support) > max_support:
-    support = np.sort(rng.permutation(support)[:max_support])
-  rows = np.concatenate([support, query])
-  columns = {name: column[rows] for name, column in columns.items()}
-  if not record.get('num_query', 0):
-    for name, width in config.features.items():
-      share = config.id_dropout.get(name, 0.0)
-      if rng.random() < config.task_id_dropout.get(name, 0.0):
-        share = 1.0
-      if share:
-        dropped = rng.random(len(rows)) < share
-        columns[name] = columns[name].copy()
-        columns[name][dropped] = task_block.unknown(width)
-  return Episode(int(record['task']), columns, len(support), key)
-
-
-def _time(record, config, num_rows):
-  time = np.asarray(record.get(config.time))
-  if time.shape != (num_rows,):
-    raise ValueError(
-      f'make_episode: split=time needs the times {config.time!r} of the'
-      f' {num_rows} rows of task {record["task"]}; the record has'
-      f' {", ".join(sorted(record))}. Name the column in EpisodeConfig.time.'
-    )
-  return time
-
-
-def _columns(record, config):
-  names = [*config.features, *config.numeric, config.label]
-  missing = [name for name in ('task', *names) if name not in record]
-  if missing:
-    raise ValueError(
-      f'make_episode: the record has no {", ".join(missing)}; it has'
-      f' {", ".join(sorted(record))}. Name its columns in EpisodeConfig.'
-    )
-  num_rows = len(record[config.label])
-  columns = {}
-  for name in names:
-    column = np.asarray(record[name])
-    if column.ndim == 0:
-      column = np.broadcast_to(column, (num_rows,))
-    width = config.features.get(name, 1)
-    shape = (num_rows,) if width == 1 else (num_rows, width)
-    if column.shape != shape:
+  wanted = list(config.columns)
+  for record in records:
+    missing = [name for name in ('task', *wanted) if name not in record]
+    if missing:
       raise ValueError(
-        f'make_episode: column {name!r} of task {record["task"]} has shape'
-        f' {column.shape}; {shape} is needed (rows of'
-        f' {config.label!r} x values of the feature in EpisodeConfig).'
+        f'block_of: the record has no {", ".join(missing)}; it has'
+        f' {", ".join(sorted(record))}. Name its columns in EpisodeConfig.'
       )
-    if name in config.features:
-      task_block.check_ids(name, column, config)
-      columns[name] = column.astype(config.id_type)
-    else:
-      columns[name] = column.astype(np.float32)
-  return columns
+  if config.split == 'time' and all(config.time in r for r in records):
+    wanted.append(config.time)
+  num_rows = np.array([len(r[config.label]) for r in records], np.int64)
+  rows, tasks = (
+    {},
+    {
+      'task': np.array([r['task'] for r in records]),
+      'num_query': np.array([r.get('num_query', 0) for r in records], np.int64),
+      'first_row': np.cumsum(num_rows) - num_rows,
+      'num_rows': num_rows,
+      key_field: np.array(keys, np.int64),
+    },
+  )
+  for name in dict.fromkeys(wanted):
+    columns = [np.asarray(r[name]) for r in records]
+    if all(column.ndim == 0 for column in columns):
+      tasks[name] = np.stack(columns)
+      continue
+    width = config.features.get(name, 1)
+    for i, size in enumerate(num_rows.tolist()):
+      shape = (size,) if width == 1 else (size, width)
+      if columns[i].ndim == 0:
+        columns[i] = np.broadcast_to(columns[i], shape[:1])
+      if columns[i].shape != shape:
+        raise ValueError(
+          f'block_of: column {name!r} of task {records[i]["task"]} has shape'
+          f' {columns[i].shape}; {shape} is needed (rows of {config.label!r} x'
+          ' values of the feature in EpisodeConfig).'
+        )
+    rows[name] = np.concatenate(columns)
+  return {'rows': rows, 'tasks': tasks}
 
 
 def make_batch(
-  slots: Mapping[str, Sequence[Piece]], config: EpisodeConfig
+  slots: Mapping[str, Sequence[task_block.SplitTasks]], config: EpisodeConfig
 ) -> Batch:
   """Lays out tasks, given by bucket, as one batch; see the module."""
   ids, episodes = {}, {}
   for bucket in config.buckets:
-    pieces = slots.get(bucket.name, [])
-    tasks = [p for p in pieces if isinstance(p, task_block.Tasks)]
-    single = [p for p in pieces if isinstance(p, Episode)]
-    if single:
-      tasks.append(_as_tasks(single, config))
     ids[bucket.name], episodes[bucket.name] = task_block.fill(
-      tasks, bucket, config
+      slots.get(bucket.name, ()), bucket, config
     )
   return {'ids': ids, 'episodes': episodes}
-
-
-def _as_tasks(episodes, config):
-  """Returns episodes, at least one, as tasks of a block of their own."""
-  sizes = np.array([len(e.columns[config.label]) for e in episodes])
-  num_support = np.array([e.num_support for e in episodes])
-  first = np.cumsum(sizes) - sizes
-  return task_block.Tasks(
-    rows={
-      name: np.concatenate([e.columns[name] for e in episodes])
-      for name in episodes[0].columns
-    },
-    values={},
-    task=np.array([e.task for e in episodes]),
-    key=np.array([e.key for e in episodes]),
-    support=first,
-    num_support=num_support,
-    query=first + num_support,
-    num_query=sizes - num_support,
-    draws=np.zeros(len(episodes), np.uint64),  # The ids are dropped already.
-  )
 
 
 def with_task_rows(

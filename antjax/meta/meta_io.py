@@ -3,12 +3,13 @@
 """Meta-IO: a stream of task records becomes a stream of episode batches.
 
 After the idea of Meta-IO in G-Meta (Xiao et al. 2023): batches are made of
-whole tasks by the reader, off the device. The stream may also be one of blocks
-of tasks (see `task_block`): these are not taken apart, and so cost little.
+whole tasks by the reader, off the device. The stream is of records or, at an
+order of magnitude less a task, of blocks of them (see `task_block`).
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+import itertools
 from typing import Any
 
 from absl import logging
@@ -17,11 +18,13 @@ import numpy as np
 
 from antjax.meta import episodes as episodes_lib
 from antjax.meta import task_block
+from antjax.meta.episode_config import EpisodeConfig
 
 State = dict[str, Any]
 
 # How many tasks may wait for a well filled batch, in batches.
 _PENDING_BATCHES = 3
+_GROUP = 64  # Records in memory that are split together.
 
 
 class Packer:
@@ -31,37 +34,31 @@ class Packer:
   tasks wait because their sizes do not fit the slots.
   """
 
-  def __init__(self, config: episodes_lib.EpisodeConfig):
+  def __init__(self, config: EpisodeConfig):
     self._config = config
-    self._pending: dict[str, deque[episodes_lib.Piece]] = {
+    self._pending: dict[str, deque[task_block.SplitTasks]] = {
       bucket.name: deque() for bucket in config.buckets
     }
     self._num_waiting = dict.fromkeys(self._pending, 0)  # Tasks.
 
   @property
-  def pending(self) -> list[episodes_lib.Piece]:
-    """Episodes and tasks added and not yet in a batch."""
+  def pending(self) -> list[task_block.SplitTasks]:
+    """Tasks added and not yet in a batch."""
     return [piece for queue in self._pending.values() for piece in queue]
 
-  def add(self, piece: episodes_lib.Piece) -> None:
-    """Queues an episode, or tasks each, in the smallest bucket that holds it.
+  def add(self, piece: task_block.SplitTasks) -> None:
+    """Queues tasks, each in the smallest bucket that holds it.
 
     Raises:
-      ValueError: It has more support rows than the largest bucket.
+      ValueError: One has more support rows than the largest bucket.
     """
     buckets = self._config.buckets
-    if isinstance(piece, episodes_lib.Episode):  # The same, without arrays.
-      for bucket in buckets:
-        if piece.num_support <= bucket.support_size:
-          self._append(bucket.name, piece)
-          return
     largest = np.max(piece.num_support, initial=0)
     if largest > buckets[-1].support_size:
       raise ValueError(
         f'Packer.add: {largest} support rows do not fit the largest bucket,'
         f' {buckets[-1]}.'
       )
-    assert isinstance(piece, task_block.Tasks)
     sizes = [bucket.support_size for bucket in buckets]
     chosen = np.searchsorted(sizes, piece.num_support)
     for i, bucket in enumerate(buckets):
@@ -77,7 +74,7 @@ class Packer:
       full = full and waiting >= slots
     return full or waiting >= _PENDING_BATCHES * slots
 
-  def take(self) -> dict[str, list[episodes_lib.Piece]]:
+  def take(self) -> dict[str, list[task_block.SplitTasks]]:
     """Takes a batch's tasks by bucket: as many as fit, oldest first."""
     slots = {}
     buckets = self._config.buckets
@@ -104,7 +101,6 @@ class Packer:
     while free[into] and queue:
       piece = queue.popleft()
       if piece.num_tasks > free[into]:
-        assert isinstance(piece, task_block.Tasks)
         queue.appendleft(piece[free[into] :])
         piece = piece[: free[into]]
       taken.append(piece)
@@ -124,7 +120,7 @@ class EpisodeBatches(grain.IterDataset):
   def __init__(
     self,
     parent: grain.IterDataset,
-    config: episodes_lib.EpisodeConfig,
+    config: EpisodeConfig,
     *,
     unmark_fn: Callable[[State, list[int]], State] | None = None,
     key_field: str = 'record_key',
@@ -133,8 +129,8 @@ class EpisodeBatches(grain.IterDataset):
     """Makes the dataset.
 
     Args:
-      parent: a dataset of records (see `make_episode`) or of blocks of them
-        (see `task_block`).
+      parent: a dataset of records (see `episodes.block_of`) or of blocks
+        of them.
       config: the layout and the split.
       unmark_fn: (parent's state, record keys) -> the state as if those records
         had not been read, e.g. `antjax.shards.dataset.unmark_state`. None: the
@@ -190,24 +186,22 @@ class _EpisodeIterator(grain.DatasetIterator):
     return episodes_lib.make_batch(self._packer.take(), self._config)
 
   def _add(self, record):
-    is_block = task_block.is_block(record)
-    fields = record['tasks'] if is_block else record
+    fields = record['tasks'] if task_block.is_block(record) else record
     # The tasks of a block are of one epoch.
     key = int(np.max(fields.get(self._key_field, -1), initial=-1))
     if self._num_records and key // self._num_records > self._epoch:
       self._end_epoch()
       self._epoch = key // self._num_records
-    piece: episodes_lib.Piece | None
-    if is_block:
-      piece = task_block.split(record, self._config, key_field=self._key_field)
-      num_read, num_used = len(fields['task']), piece.num_tasks
-    else:
-      piece = episodes_lib.make_episode(record, self._config, key=key)
-      num_read, num_used = 1, int(piece is not None)
-    self._num_short += num_read - num_used
-    self._num_in_vain = 0 if num_used else self._num_in_vain + num_read
-    if piece is not None:
-      self._packer.add(piece)
+    block = record
+    if not task_block.is_block(record):
+      block = episodes_lib.block_of(
+        [record], self._config, [key], key_field=self._key_field
+      )
+    tasks = task_block.split(block, self._config, key_field=self._key_field)
+    num_read = len(block['tasks']['task'])
+    self._num_short += num_read - tasks.num_tasks
+    self._num_in_vain = 0 if tasks.num_tasks else self._num_in_vain + num_read
+    self._packer.add(tasks)
 
   def _end_epoch(self):
     """Says how many records were too short; raises if all of an epoch were."""
@@ -229,7 +223,7 @@ class _EpisodeIterator(grain.DatasetIterator):
     pending = self._packer.pending
     if not pending:
       return state
-    keys = np.concatenate([np.atleast_1d(p.key) for p in pending]).tolist()
+    keys = np.concatenate([p.key for p in pending]).tolist()
     if self._unmark_fn is None or min(keys) < 0:
       raise ValueError(
         f'EpisodeBatches.get_state: {len(keys)} tasks wait for a batch and'
@@ -259,14 +253,14 @@ def _log_short(name, num_short, config):
 
 def iter_episode_batches(
   records: Iterable[episodes_lib.Record],
-  config: episodes_lib.EpisodeConfig,
+  config: EpisodeConfig,
   *,
   first_key: int = 0,
 ) -> Iterator[episodes_lib.Batch]:
   """Gives the batches of records in memory, e.g. for an evaluation.
 
   Args:
-    records: records (see `make_episode`).
+    records: records (see `episodes.block_of`).
     config: the layout and the split.
     first_key: key of the first record; the others count on. Another one draws
       other random splits.
@@ -275,13 +269,13 @@ def iter_episode_batches(
     Batches; the last ones may be partly empty.
   """
   packer = Packer(config)
-  num_short = 0
-  for key, record in enumerate(records, first_key):
-    episode = episodes_lib.make_episode(record, config, key=key)
-    if episode is None:
-      num_short += 1
-    else:
-      packer.add(episode)
+  num_short, records, key = 0, iter(records), first_key
+  while group := list(itertools.islice(records, _GROUP)):
+    keys = range(key, key + len(group))
+    tasks = task_block.split(episodes_lib.block_of(group, config, keys), config)
+    num_short += len(group) - tasks.num_tasks
+    key += len(group)
+    packer.add(tasks)
     while packer.ready():
       yield episodes_lib.make_batch(packer.take(), config)
   _log_short('iter_episode_batches', num_short, config)

@@ -20,8 +20,11 @@ import optax
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adam, RowWiseAdagrad
 from antjax.embedding.table import EmbeddingTables
+from antjax.layers.functional import Functional
 from antjax.layers.pooling import Pooling
-from antjax.meta import algorithms, maml, meta_loss, networks
+from antjax.meta import algorithms, maml, meta_loss
+from antjax.meta.task_network import LabelKind, TaskNetwork
+from antjax.networks import load
 from antjax.train.trainer import Trainer
 
 PyTree = Any
@@ -34,13 +37,15 @@ _WAYS: Mapping[str, Pooling] = {'mean': 'mean', 'sum': 'sum'}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(load.NetworkConfig):
   """The network and its tables."""
 
   kind: Annotated[
-    Literal['dlrm', 'melu', 'cbml'],
+    str,
     'dlrm: pairwise dot products and a top MLP; melu: decision layers on the'
-    ' concatenated vectors; cbml: these, gated by soft clusters of tasks.',
+    ' concatenated vectors; cbml: these, gated by soft clusters of tasks; any'
+    f' other click network: {", ".join(load.CLICK)}; or one of your own, as'
+    ' package.module:Class.',
   ] = 'dlrm'
   features: Annotated[
     tuple[str, ...], 'Features to use; none named: all of the data set.'
@@ -48,16 +53,13 @@ class ModelConfig:
   embedding_dim: Annotated[int, 'Width of an embedding.'] = 16
   embedding_dims: Annotated[
     tuple[str, ...],
-    'Other widths, e.g. gender=4,age=4; a dlrm maps them to embedding_dim.',
+    'Other widths, e.g. gender=4,age=4; they are mapped to embedding_dim.',
   ] = ()
   pooling: Annotated[
     tuple[str, ...],
     'How the values of a multi-hot feature are pooled where it is not their'
     ' mean, e.g. genres=sum.',
   ] = ()
-  widths: Annotated[
-    tuple[int, ...], 'Hidden widths of the top MLP or the decision layers.'
-  ] = (64, 64)
   table_level: Annotated[
     Literal['auto', 'plan', 'none', 'intra', 'global'],
     'Where rows live: a copy on every device (none), rows over the devices of a'
@@ -87,11 +89,10 @@ class ModelConfig:
   ] = 0.3
 
   def __post_init__(self) -> None:
-    if self.embedding_dim < 1 or not self.widths or min(self.widths) < 1:
-      raise ValueError(
-        f'embedding_dim={self.embedding_dim} and widths={self.widths} must be'
-        ' positive.'
-      )
+    super().__post_init__()
+    self.of(load.load(self.kind, 'model.kind'))
+    if self.embedding_dim < 1:
+      raise ValueError(f'embedding_dim={self.embedding_dim} must be positive.')
     for name in ('id_dropout', 'task_id_dropout'):
       if not 0 <= getattr(self, name) < 1:
         raise ValueError(f'{name}={getattr(self, name)} must be in [0, 1).')
@@ -212,7 +213,7 @@ class InnerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recommender:
+class MetaRecommender:
   """A rating model over embedding tables.
 
   Attributes:
@@ -229,7 +230,7 @@ class Recommender:
   features: Mapping[str, int]
   tables_fn: Callable[[float | optax.Schedule], EmbeddingTables]
 
-  def at_table_rate(self, rate: float | optax.Schedule) -> 'Recommender':
+  def at_table_rate(self, rate: float | optax.Schedule) -> 'MetaRecommender':
     """The same model, whose touched rows are stepped at another rate."""
     tables = self.tables_fn(rate)
     model = dataclasses.replace(self.task_model, tables=tables)
@@ -263,7 +264,7 @@ def build(
   *,
   label_kind: str = 'rating',
   num_numeric: int = 0,
-) -> Recommender:
+) -> MetaRecommender:
   """Makes a model for the features that a data set describes.
 
   Args:
@@ -301,31 +302,41 @@ def build(
   tables = tables_fn(
     config.table_learning_rate if table_rate is None else table_rate
   )
-  network = networks.build(
-    config.kind,
-    label_kind,
-    dims,
-    embedding_dim=config.embedding_dim,
-    widths=config.widths,
-    num_numeric=num_numeric,
+  label = LabelKind.of(label_kind)
+  network = Functional(
+    functools.partial(
+      _make,
+      config=config,
+      feature_dims=dims,
+      num_numeric=num_numeric,
+      num_outputs=label.num_outputs,
+    )
   )
-  make = network.make
-  graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
+  has_context = 'support' in load.load(config.kind).needs
   task_model = meta_loss.TaskModel(
-    apply_fn=network.apply_fn,
-    loss_fn=network.loss_fn,
-    output_fn=network.output_fn,
-    context_fn=network.context_fn,
-    merge_fn=functools.partial(nnx.merge, graphdef),
+    apply_fn=TaskNetwork.__call__,
+    loss_fn=label.loss_fn,
+    output_fn=label.output_fn,
+    context_fn=TaskNetwork.context if has_context else None,
+    merge_fn=network.merge,
     tables=tables,
     pooling=ways,
   )
-  return Recommender(
+  return MetaRecommender(
     tables,
     task_model,
-    lambda key: nnx.to_pure_dict(nnx.state(make(rngs=nnx.Rngs(key)))),
+    network.init,
     {name: facts['max_values'] for name, facts in features.items()},
     tables_fn,
+  )
+
+
+def _make(
+  rngs: nnx.Rngs, config: ModelConfig, feature_dims: Mapping[str, int], **sizes
+) -> TaskNetwork:
+  dim = config.embedding_dim
+  return TaskNetwork(
+    config.kind, config, feature_dims, embedding_dim=dim, rngs=rngs, **sizes
   )
 
 

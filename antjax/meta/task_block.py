@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Blocks of tasks, split and laid out column by column.
+"""Task records in blocks, split and laid out column by column.
 
 A block holds many tasks as numpy columns, such as `antjax.data.arrow_file`
 gives them without copies:
@@ -17,15 +17,13 @@ T = slots of a bucket, S = rows of a slot, K = values of a feature.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 from absl import logging
 import numpy as np
 
 from antjax.meta import task_draws
-
-if TYPE_CHECKING:
-  from antjax.meta.episodes import Bucket, EpisodeConfig
+from antjax.meta.episode_config import Bucket, EpisodeConfig
 
 _PARTS = ('support', 'query')
 
@@ -33,7 +31,7 @@ Block = Mapping[str, Mapping[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Tasks:
+class SplitTasks:
   """Tasks whose rows are split into support and query.
 
   Attributes:
@@ -61,7 +59,7 @@ class Tasks:
     """How many, N."""
     return len(self.task)
 
-  def __getitem__(self, chosen: Any) -> 'Tasks':
+  def __getitem__(self, chosen: Any) -> 'SplitTasks':
     """Some of the tasks, by a slice, a mask or indices; rows stay in place."""
     fields = {
       field.name: getattr(self, field.name)[chosen]
@@ -78,12 +76,15 @@ def is_block(record: Mapping[str, Any]) -> bool:
 
 
 def split(
-  block: Block, config: 'EpisodeConfig', *, key_field: str = 'record_key'
-) -> Tasks:
-  """Splits the tasks of a block as `episodes.make_episode` does one.
+  block: Block, config: EpisodeConfig, *, key_field: str = 'record_key'
+) -> SplitTasks:
+  """Splits each task of a block into support and query.
 
-  Given splits and splits in time are the same as there. Random ones are drawn
-  otherwise, from (seed, record key, task) too: all tasks of a block at once.
+  A task with `num_query` > 0 keeps its split: its last rows are the query.
+  Otherwise the split is random, by a draw from (seed, record key, task), or in
+  time: the latest rows are the query, and of rows of equal time those that
+  stand later. Of more support rows than the largest bucket has a random subset
+  is taken, or in time the latest.
 
   Args:
     block: see the module.
@@ -111,7 +112,7 @@ def split(
   is_cut = (total > max_support) | (given > config.query_size)
   if is_cut.any():
     i = int(np.argmax(is_cut))
-    log_cut(task[i], total[i], held[i], config)
+    _log_cut(task[i], total[i], held[i], config)
   draws = task_draws.seeds(config.seed, key, task)
   stop = tasks['first_row'] + num_rows
   if config.split == 'time':
@@ -124,9 +125,9 @@ def split(
     )
   if order is not None:
     rows = {name: _gather(column, order) for name, column in rows.items()}
-  return Tasks(
+  return SplitTasks(
     rows,
-    {name: tasks[name] for name in _names(config) if name not in rows},
+    {name: tasks[name] for name in config.columns if name not in rows},
     task,
     key,
     support=stop - held - num_support,
@@ -137,8 +138,8 @@ def split(
   )[num_query > 0]
 
 
-def log_cut(
-  task: int, num_support: int, num_query: int, config: 'EpisodeConfig'
+def _log_cut(
+  task: int, num_support: int, num_query: int, config: EpisodeConfig
 ) -> None:
   """Says, once, that a task has more rows than the slots hold."""
   logging.log_first_n(
@@ -156,16 +157,12 @@ def log_cut(
   )
 
 
-def _names(config: 'EpisodeConfig') -> list[str]:
-  return [*config.features, *config.numeric, config.label]
-
-
 def _row_columns(
-  block: Block, config: 'EpisodeConfig', *, needs_time: bool
+  block: Block, config: EpisodeConfig, *, needs_time: bool
 ) -> dict[str, np.ndarray]:
   """Returns the block's columns of rows that `config` uses, checked."""
   tasks, rows = block['tasks'], block['rows']
-  wanted = _names(config)
+  wanted = list(config.columns)
   if config.split == 'time' and needs_time:
     wanted.append(config.time)
   missing = [name for name in wanted if name not in {**rows, **tasks}]
@@ -181,7 +178,7 @@ def _row_columns(
     column = {**tasks, **rows}[name]
     found = column.shape[1:]
     if name in config.features:
-      check_ids(name, column, config)
+      _check_ids(name, column, config)
     if found != needed or (name == config.label and name not in rows):
       raise ValueError(
         f'task_block.split: column {name!r} holds values of shape'
@@ -191,7 +188,7 @@ def _row_columns(
   return {name: rows[name] for name in dict.fromkeys(wanted) if name in rows}
 
 
-def check_ids(name: str, column: np.ndarray, config: 'EpisodeConfig') -> None:
+def _check_ids(name: str, column: np.ndarray, config: EpisodeConfig) -> None:
   """Raises ValueError where ids are no integers, or would be cut."""
   if not column.size or np.can_cast(column.dtype, config.id_type):
     return
@@ -242,7 +239,7 @@ def _as_scalars(array):
 
 
 def fill(
-  pieces: Sequence[Tasks], bucket: 'Bucket', config: 'EpisodeConfig'
+  pieces: Sequence[SplitTasks], bucket: Bucket, config: EpisodeConfig
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Lays out tasks in the slots of a bucket.
 
@@ -252,7 +249,7 @@ def fill(
     config: what to lay out.
 
   Returns:
-    What `episodes` calls ids[bucket] and episodes[bucket].
+    What `antjax.meta.episodes` calls ids[bucket] and episodes[bucket].
   """
   ids: dict[str, Any] = {}
   laid: dict[str, Any] = {}
@@ -357,9 +354,6 @@ def _drop_ids(ids, slots, tasks, part, config):
     places = base + (_PARTS.index(part) << 30) + np.arange(ids[name].shape[1])
     whole = task_draws.uniform(drawn, np.array([base + (3 << 30)])) < task_share
     dropped = whole | (task_draws.uniform(drawn, places) < share)
-    ids[name][slots][dropped & (drawn > 0)] = unknown(width)
-
-
-def unknown(width: int) -> Any:
-  """Returns the unknown id 0 as the value of a feature of `width` ids."""
-  return 0 if width == 1 else np.r_[0, np.full(width - 1, -1)]
+    # The unknown id 0, one of the values of a feature that has several.
+    unknown: Any = 0 if width == 1 else np.r_[0, np.full(width - 1, -1)]
+    ids[name][slots][dropped & (drawn > 0)] = unknown

@@ -3,7 +3,7 @@
 """What every loss and prediction does with the tasks of a batch.
 
 The layout of a batch is in `antjax.meta.episodes`; `antjax.meta.meta_loss` and
-`antjax.meta.predictions` are made of these parts.
+`antjax.meta.evaluate` are made of these parts.
 """
 
 from collections.abc import Callable, Mapping
@@ -45,7 +45,7 @@ class TaskModel:
       that a metric reads, e.g. 'median': [S]}; None: the outputs are the
       predictions.
     context_fn: (model, embeddings, part of the support) -> what the support
-      says of the task, e.g. the gates of `antjax.meta.models.CBML`. It is
+      says of the task, e.g. the gates of `antjax.networks.cbml.CBML`. It is
       computed once, before the inner steps, with the parameters as they are;
       `apply_fn` finds it as part['context'], the same for every row.
     merge_fn: params -> a fresh `nnx.Module`, which is then `apply_fn`'s model:

@@ -10,12 +10,12 @@ import numpy as np
 
 from antjax.embedding.table import EmbeddingTables
 from antjax.meta import maml
-from antjax.meta.recommender import Recommender
+from antjax.meta.recommender import MetaRecommender
 from antjax.serving import exporter, functions
 
 
 def exported(
-  recommender: Recommender,
+  recommender: MetaRecommender,
   inner: maml.InnerLoop,
   params: Any,
   tables: Mapping[str, np.ndarray],

@@ -13,7 +13,6 @@ import functools
 
 import numpy as np
 
-_CACHED = 1 << 20  # Larger orders take too much memory to keep.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -53,24 +52,17 @@ def shard_order(shards: int, seed: int, epoch: int) -> np.ndarray:
   return _seeded_order(np.arange(shards), seed, epoch, 0).astype(np.int32)
 
 
+@functools.lru_cache(maxsize=4)
 def shard_positions(shards: int, seed: int, epoch: int) -> np.ndarray:
   """Returns the position [S] of each shard: the inverse of `shard_order`."""
-  inverse = _cached_inverse if shards <= _CACHED else _inverse
-  return inverse(shards, seed, epoch)
-
-
-def record_order(start: int, stop: int, seed: int, epoch: int) -> np.ndarray:
-  """Returns the records start <= index < stop in their seeded order."""
-  return start + _seeded_order(np.arange(start, stop), seed, epoch, 1)
-
-
-def _inverse(shards: int, seed: int, epoch: int) -> np.ndarray:
   inverse = np.empty(shards, np.int32)
   inverse[shard_order(shards, seed, epoch)] = np.arange(shards)
   return inverse
 
 
-_cached_inverse = functools.lru_cache(maxsize=8)(_inverse)
+def record_order(start: int, stop: int, seed: int, epoch: int) -> np.ndarray:
+  """Returns the records start <= index < stop in their seeded order."""
+  return start + _seeded_order(np.arange(start, stop), seed, epoch, 1)
 
 
 def _seeded_order(

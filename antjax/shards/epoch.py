@@ -7,7 +7,6 @@ Shards have positions in the epoch's shuffled order, and are leased by them.
 
 from collections import deque
 from collections.abc import Callable, Iterator
-import dataclasses
 import heapq
 from typing import Any
 
@@ -159,9 +158,10 @@ class Epoch:
       del self.marks[position]
     return ended
 
-  def positions(self, *statuses: int) -> int:
-    """Returns the bit set of the positions that are one of these."""
-    return index_set.from_flags(np.isin(self.flags, statuses))
+  def positions(self, first: int, last: int | None = None) -> int:
+    """Returns the bit set of the positions with statuses from first to last."""
+    more = 0 if last is None else last - first
+    return index_set.from_flags(self.flags - np.uint8(first) <= more)
 
   def stored(self) -> dict[str, Any]:
     """Returns all but the status as plain types."""
@@ -183,50 +183,3 @@ class Epoch:
       self._hold(index, worker, position)
     for position, text in fields['marks'].items():
       self.marks[int(position)] = index_set.decode(text)
-
-
-@dataclasses.dataclass
-class Over:
-  """Epochs start <= epoch < stop that are over, and alike.
-
-  Attributes:
-    start: First epoch.
-    stop: One past the last one.
-    size: Number of shards S.
-    done: Bit set of the positions that are DONE.
-    other: Bit set of the positions that are OTHER.
-    aside: Bit set of the positions that are SET_ASIDE.
-  """
-
-  start: int
-  stop: int
-  size: int
-  done: int = 0
-  other: int = 0
-  aside: int = 0
-
-  @property
-  def consumed(self) -> int:
-    """Bit set of the positions that are CONSUMED: all the others."""
-    return ((1 << self.size) - 1) & ~(self.done | self.other | self.aside)
-
-  def flags(self, todo: int = 0) -> np.ndarray:
-    """Returns what each position [S] is, where some are TODO."""
-    flags = np.full(self.size, CONSUMED, np.uint8)
-    for status, positions in (
-      (DONE, self.done),
-      (OTHER, self.other),
-      (SET_ASIDE, self.aside),
-      (TODO, todo),
-    ):
-      flags[index_set.flags(positions, self.size) != 0] = status
-    return flags
-
-  def pieces(self, *edges: int) -> list['Over']:
-    """Returns these epochs, cut at the edges."""
-    inner = {edge for edge in edges if self.start < edge < self.stop}
-    ends = sorted({self.start, self.stop, *inner})
-    return [
-      dataclasses.replace(self, start=start, stop=stop)
-      for start, stop in zip(ends, ends[1:])
-    ]

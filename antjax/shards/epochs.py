@@ -12,6 +12,8 @@ import dataclasses
 import json
 import zlib
 
+import numpy as np
+
 from antjax.shards import data_shard, index_set
 from antjax.shards.epoch import (
   CONSUMED,
@@ -19,7 +21,6 @@ from antjax.shards.epoch import (
   DONE,
   Epoch,
   OTHER,
-  Over,
   SET_ASIDE,
   TODO,
 )
@@ -61,7 +62,9 @@ class Epochs:
     self.early: dict[tuple[int, int], str] = {}
     self.first_open = self.next = 0
     self.open: dict[int, Epoch] = {}
-    self._over: list[Over] = []  # In order.
+    # Those that are over: `done` is DONE, `assigned` is CONSUMED, the rest are
+    # SET_ASIDE, or OTHER in a ledger with a static share.
+    self._over: list[Run] = []
 
   def load(self, first: int, runs: list[Run]) -> None:
     """Begins with the runs of a state in which all before `first` is done."""
@@ -80,31 +83,24 @@ class Epochs:
 
   def _begin(self, run: Run) -> None:
     """Begins the next epochs, of which a state says so much."""
-    todo = run.remaining(self.spec.num_shards)
-    over = Over(run.start, run.stop, self.spec.num_shards, run.done)
+    todo, consumed = run.remaining(self.spec.num_shards), 0
     if run.assigned is not None:
-      over.done = run.done & ~run.assigned
-      over.other = over.consumed & ~run.assigned
+      consumed = run.done & run.assigned
     elif self._share is not None:  # Here all workers share what is left.
       worker, num_workers = self._share
-      every = todo
       todo = index_set.bits(index_set.members(todo)[worker::num_workers])
-      over.other = every & ~todo
-    if not todo and not self.spec.is_growing:  # All at once, without arrays.
-      self._over.append(over)
-      self.next = run.stop
-      for key in [k for k in self.set_aside if run.start <= k[0] < run.stop]:
-        del self.set_aside[key]
-      self._advance()
-      return
-    for number in range(run.start, run.stop):
-      self.open[number] = epoch = self._new(number, over.flags(todo).tobytes())
-      self.next = number + 1
-      for (other, _), one in self.set_aside.items():
-        if other == number:
-          epoch.set(one.position, SET_ASIDE)
-      self._set_done(number, over.done, run.marks)
-      self.close_if_over(number)
+    over = Run(run.start, run.stop, run.done & ~consumed, consumed)
+    if not todo and not self.spec.is_growing:
+      self._over.append(over)  # All at once, without arrays.
+    else:
+      for number in range(run.start, run.stop):
+        self.open[number] = self._opened(number, over, todo)
+    self.next = run.stop
+    for (number, _), one in self.set_aside.items():
+      if number in self.open and number >= run.start:
+        self.open[number].set(one.position, SET_ASIDE)
+    self._note(dataclasses.replace(run, done=over.done))
+    self._advance()
 
   def grow(self, spec: LedgerSpec) -> None:
     """Takes over how a stream is now."""
@@ -137,99 +133,78 @@ class Epochs:
     if epoch is None or not epoch.is_over or self.spec.is_growing:
       return
     del self.open[number]
-    statuses = map(epoch.positions, (DONE, OTHER, SET_ASIDE))
-    self._over.append(Over(number, number + 1, epoch.size, *statuses))
+    sets = epoch.positions(DONE), epoch.positions(CONSUMED)
+    self._over.append(Run(number, number + 1, *sets))
     self._advance()
 
   def _advance(self) -> None:
     """Joins epochs that are over, and forgets the first that are done."""
-    joined: list[Over] = []
-    for over in sorted(self._over, key=lambda one: one.start):
-      last = joined[-1] if joined else None
-      if (
-        last is not None
-        and dataclasses.replace(last, start=over.start, stop=over.stop) == over
-        and not over.aside
-      ):
-        last.stop = over.stop
+    every = (1 << self.spec.num_shards) - 1
+    joined: list[Run] = []
+    for run in sorted(self._over, key=lambda one: one.start):
+      last = joined[-1] if joined else run
+      # Epochs with shards set aside stay apart.
+      is_whole = self._share is not None or last.done | last.own == every
+      same = dataclasses.replace(last, start=run.start, stop=run.stop) == run
+      if last.stop == run.start and is_whole and same:
+        last.stop = run.stop
       else:
-        joined.append(over)
-    while (
-      joined
-      and joined[0].start == self.first_open
+        joined.append(run)
+    while joined and joined[0].start == self.first_open:
       # With static shares nobody says more of a shard than its own worker.
-      and not (joined[0].other if self._share else joined[0].consumed)
-    ):
+      run = joined[0]
+      if run.done | run.own != every if self._share else run.own:
+        break
       self.first_open = joined.pop(0).stop
     self._over = joined
 
-  def _between(self, start: int, stop: int) -> list[Over]:
+  def _between(self, start: int, stop: int) -> list[Run]:
     """Returns the epochs of these that are over, cut out of their runs."""
-    self._over = [
-      piece for over in self._over for piece in over.pieces(start, stop)
-    ]
-    return [over for over in self._over if start <= over.start < stop]
+    self._over = [run for over in self._over for run in over.cut(start, stop)]
+    return [run for run in self._over if start <= run.start < stop]
 
   def _reopen(self, number: int) -> None:
     """Opens an epoch again that is over."""
-    for over in self._between(number, number + 1):
-      self._over.remove(over)
-      self.open[number] = epoch = self._new(number, over.flags().tobytes())
+    for run in self._between(number, number + 1):
+      self._over.remove(run)
+      self.open[number] = epoch = self._opened(number, run)
       epoch.cursor = epoch.size
     self.open = dict(sorted(self.open.items()))
 
-  def _set_done(self, number: int, done: int, marks: dict[int, int]) -> None:
-    """Notes what a state says of an open epoch, see `ledger_state.Run`."""
-    epoch = self.open[number]
-    length = self.spec.shard_size
-    tail = self.spec.num_records % length  # Of the last shard, if it is short.
-    for position, bits in marks.items():
-      count = bits.bit_count()
-      if count == length or (
-        count == tail and self.is_full(number, epoch.index(position), bits)
-      ):
-        done |= 1 << position
-    for index, worker in epoch.set_done(done):
-      self.early[number, index] = worker
-    aside = {
-      one.position: key
-      for key, one in self.set_aside.items()
-      if key[0] == number
-    }
-    for position, key in aside.items():
-      if epoch.status[position] == DONE:
-        del self.set_aside[key]
-    for position, bits in marks.items():
-      if epoch.status[position] in (TODO, DOING):
-        epoch.marks[position] = epoch.marks.get(position, 0) | bits
-      elif epoch.status[position] == SET_ASIDE:
-        self.set_aside[aside[position]].bits |= bits
+  def _note(self, run: Run) -> None:
+    """Notes what a state says of epochs that have begun."""
+    for one in self._between(run.start, run.stop):
+      one.assigned = one.own & ~run.done
+      one.done |= run.done
+    for key, aside in list(self.set_aside.items()):
+      if run.start <= key[0] < run.stop:
+        aside.bits |= run.marks.get(aside.position, 0)
+        if run.done >> aside.position & 1:
+          del self.set_aside[key]
+    for number in [n for n in self.open if run.start <= n < run.stop]:
+      epoch = self.open[number]
+      for index, worker in epoch.set_done(run.done):
+        self.early[number, index] = worker
+      for position, bits in run.marks.items():
+        if epoch.status[position] in (TODO, DOING):
+          epoch.marks[position] = epoch.marks.get(position, 0) | bits
+      self.close_if_over(number)
 
   def commit(self, first: int, runs: Iterable[Run]) -> None:
     """Notes the runs of a checkpoint in which all before `first` is done."""
-    every = (1 << self.spec.num_shards) - 1
-    for run in (Run(0, first, every), *runs):
-      over = self._between(run.start, run.stop)
-      for one in over:
-        one.done |= run.done & ~one.aside
-      if run.marks:  # A shard in part may be done, if its parts are all of it.
-        for number in (n for one in over for n in range(one.start, one.stop)):
-          self._reopen(number)
-      for number in [n for n in self.open if run.start <= n < run.stop]:
-        self._set_done(number, run.done, run.marks)
-        self.close_if_over(number)
+    if first > self.first_open:
+      every = (1 << self.spec.num_shards) - 1
+      self._note(Run(self.first_open, first, every))
+    for run in runs:
+      self._note(run)
     self._advance()
-
-  def is_full(self, epoch: int, index: int, bits: int) -> bool:
-    """Whether the records in `bits` are all that a shard has."""
-    return bits.bit_count() == len(self.spec.shard(epoch, index))
 
   def spend(self) -> None:
     """Makes all that is CONSUMED DONE."""
     for epoch in self.open.values():
       epoch.set_done(epoch.positions(CONSUMED))
-    for over in self._over:
-      over.done |= over.consumed
+    for run in self._over:
+      run.done, run.assigned = run.done | run.own, 0
     self._advance()
 
   def counts(self) -> dict[str, int]:
@@ -239,10 +214,13 @@ class Epochs:
     for epoch in self.open.values():
       for name, num in zip(names, epoch.num):
         counts[name] += num
-    for over in self._over:
-      kinds = (over.consumed, over.done, over.aside)
-      for name, positions in zip(names[CONSUMED:], kinds):
-        counts[name] += (over.stop - over.start) * positions.bit_count()
+    for run in self._over:
+      done, used = run.done.bit_count(), run.own.bit_count()
+      counts['done'] += run.length * done
+      counts['consumed'] += run.length * used
+      if self._share is None:
+        rest = self.spec.num_shards - done - used
+        counts['set_aside'] += run.length * rest
     aside = sum(number < self.first_open for number, _ in self.set_aside)
     counts['set_aside'] += aside
     counts['done'] += self.first_open * self.spec.num_shards - aside
@@ -279,15 +257,15 @@ class Epochs:
     that was begun with.
     """
     has_share = self._share is not None and self._share[1] > 1
-    runs = []
-    for over in self._over:
-      mine = over.consumed if has_share else None
-      done = over.done | over.consumed
-      runs.append(Run(over.start, over.stop, done, mine))
+    runs = [run.cut()[0] for run in self._over]
+    for run in runs:
+      run.done |= run.own
     for number, epoch in self.open.items():
-      mine = epoch.positions(TODO, DOING, CONSUMED) if has_share else None
-      done = epoch.positions(CONSUMED, DONE)
-      runs.append(Run(number, number + 1, done, mine, epoch.marks))
+      run = Run(number, number + 1, epoch.positions(CONSUMED, DONE))
+      run.assigned, run.marks = epoch.positions(TODO, CONSUMED), epoch.marks
+      runs.append(run)
+    for run in runs:
+      run.assigned = run.assigned if has_share else None
     return [run.to_json() for run in sorted(runs, key=lambda run: run.start)]
 
   def to_bytes(self) -> bytes:
@@ -299,8 +277,8 @@ class Epochs:
       'first_open': self.first_open,
       'next': self.next,
       'over': [
-        [over.start, over.stop, *map(index_set.encode, (over.done, over.aside))]
-        for over in self._over
+        [run.start, run.stop, *map(index_set.encode, (run.done, run.own))]
+        for run in self._over
       ],
       'set_aside': [
         [*key, one.position, one.message, index_set.encode(one.bits)]
@@ -334,13 +312,13 @@ class Epochs:
       result.set_aside[number, index] = SetAside(
         position, text, index_set.decode(bits)
       )
-    for start, stop, done, aside in fields['over']:
-      over = Over(start, stop, result.spec.num_shards)
+    for start, stop, *sets in fields['over']:
       if fields['version'] == 1:
-        result._read_version_1(over, done + aside)
+        run = result._run_of_version_1(start, stop, sum(sets))
       else:
-        over.done, over.aside = map(index_set.decode, (done, aside))
-      result._over.append(over)
+        done, consumed = map(index_set.decode, sets)
+        run = Run(start, stop, done, consumed)
+      result._over.append(run)
     result.errors = {(e, i): count for e, i, count in fields['errors']}
     result.early = {(e, i): worker for e, i, worker in fields['early']}
     at = 0
@@ -351,17 +329,31 @@ class Epochs:
       at += one['size']
     return result
 
-  def _read_version_1(self, over: Over, num_done: int) -> None:
-    """Completes epochs that are over, stored as numbers of shards only.
+  def _run_of_version_1(self, start: int, stop: int, num_past: int) -> Run:
+    """Returns epochs that are over, stored as numbers of shards only.
 
     Where not all were DONE or SET_ASIDE the next commit says which are.
     """
-    aside = [
-      s.position for key, s in self.set_aside.items() if key[0] == over.start
-    ]
-    over.aside = index_set.bits(aside)
-    if num_done == over.size:
-      over.done = over.consumed
+    aside = index_set.bits(
+      one.position for key, one in self.set_aside.items() if key[0] == start
+    )
+    size = self.spec.num_shards
+    rest = (1 << size) - 1 & ~aside
+    sets = (rest, 0) if num_past == size else (0, rest)
+    return Run(start, stop, *sets)
+
+  def _opened(self, number: int, run: Run, todo: int = 0) -> Epoch:
+    """Returns an epoch of those that are over, where some shards are TODO."""
+    size = self.spec.num_shards
+    rest = OTHER if self._share else SET_ASIDE
+    flags = np.full(size, rest, np.uint8)
+    for status, positions in (
+      (DONE, run.done),
+      (CONSUMED, run.own),
+      (TODO, todo),
+    ):
+      flags[index_set.flags(positions, size) != 0] = status
+    return self._new(number, flags.tobytes())
 
   def _new(self, number: int, status: bytes) -> Epoch:
     if self.spec.is_stream:

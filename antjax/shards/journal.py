@@ -36,9 +36,7 @@ Command = tuple[int, bytes, float]
 
 
 class Journal:
-  """The journal of one coordinator; nobody else may have it open.
-
-  For one thread at a time.
+  """The journal of one coordinator, for one thread at a time.
 
   Attributes:
     path: The file; `<path>-wal` and `<path>.lock` belong to it.
@@ -177,8 +175,7 @@ class Journal:
     return lock
 
   def _opened(self) -> sqlite3.Connection:
-    is_new = not self.path.exists() or not self.path.stat().st_size
-    if not is_new:
+    if self.path.exists() and self.path.stat().st_size:
       with self.path.open('rb') as file:
         if file.read(16) != b'SQLite format 3\0':
           raise self._damaged('it is no SQLite file')
@@ -186,40 +183,42 @@ class Journal:
       self.path, isolation_level=None, check_same_thread=False
     )
     try:
-      # Without other readers the index of the log is in memory, not in a file.
-      db.execute('PRAGMA locking_mode = EXCLUSIVE')
-      db.execute('PRAGMA journal_mode = WAL')
-      db.execute('PRAGMA synchronous = FULL')
-      db.execute(f'PRAGMA journal_size_limit = {16 << 20}')
-      (application,) = db.execute('PRAGMA application_id').fetchone()
-      (version,) = db.execute('PRAGMA user_version').fetchone()
-      (num_tables,) = db.execute(
-        'SELECT count(*) FROM sqlite_master'
-      ).fetchone()
-      if not application and not num_tables:
-        db.executescript(
-          f'BEGIN; PRAGMA application_id = {_APPLICATION_ID};'
-          f'PRAGMA user_version = {VERSION}; {_TABLES} COMMIT;'
-        )
-        self._sync_folder()
-      elif application != _APPLICATION_ID:
-        raise self._damaged('it is the SQLite file of another program')
-      elif version != VERSION:
-        raise RuntimeError(
-          f'Journal({self.path}): it has version {version}, needed: {VERSION};'
-          ' use the antjax that made it, or another file.'
-        )
-      problems = [text for (text,) in db.execute('PRAGMA quick_check(3)')]
-      if problems != ['ok']:
-        raise self._damaged('; '.join(problems))
-    except sqlite3.DatabaseError as error:
+      self._prepare(db)
+    except BaseException as error:
       db.close()
-      raise self._damaged(str(error)) from error
-    except BaseException:
-      db.close()
+      if isinstance(error, sqlite3.DatabaseError):
+        raise self._damaged(str(error)) from error
       raise
     os.chmod(self.path, 0o600)
     return db
+
+  def _prepare(self, db: sqlite3.Connection) -> None:
+    """Checks the tables of a journal, or makes those of a new one."""
+    # Without other readers the index of the log is in memory, not in a file.
+    db.execute('PRAGMA locking_mode = EXCLUSIVE')
+    db.execute('PRAGMA journal_mode = WAL')
+    db.execute('PRAGMA synchronous = FULL')
+    db.execute(f'PRAGMA journal_size_limit = {16 << 20}')
+    [(application, version, num_tables)] = db.execute(
+      'SELECT application_id, user_version, (SELECT count(*) FROM'
+      ' sqlite_master) FROM pragma_application_id, pragma_user_version'
+    )
+    if not application and not num_tables:
+      db.executescript(
+        f'BEGIN; PRAGMA application_id = {_APPLICATION_ID};'
+        f'PRAGMA user_version = {VERSION}; {_TABLES} COMMIT;'
+      )
+      self._sync_folder()
+    elif application != _APPLICATION_ID:
+      raise self._damaged('it is the SQLite file of another program')
+    elif version != VERSION:
+      raise RuntimeError(
+        f'Journal({self.path}): it has version {version}, needed: {VERSION};'
+        ' use the antjax that made it, or another file.'
+      )
+    problems = [text for (text,) in db.execute('PRAGMA quick_check(3)')]
+    if problems != ['ok']:
+      raise self._damaged('; '.join(problems))
 
   def _sync_folder(self) -> None:
     """Makes sure that a new file is found after a crash of the machine."""

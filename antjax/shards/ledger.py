@@ -264,7 +264,6 @@ class Ledger:
         f' {max([state["first_epoch"], *used]) - 1}, but only {begun} epochs'
         ' have begun: it is of another run.'
       )
-    self.spec.check_open(sum(run.length for run in runs if run.marks))
     return runs
 
   # --- What people do and see. ------------------------------------------------
@@ -343,7 +342,8 @@ class Ledger:
     """Ends a lease whose shard may be to do again."""
     epoch = self._epochs.open[number]
     _, position = epoch.held[index]
-    if self._epochs.is_full(number, index, epoch.marks.get(position, 0)):
+    consumed = epoch.marks.get(position, 0).bit_count()
+    if consumed == len(self.spec.shard(number, index)):
       epoch.drop(index, CONSUMED)
       del epoch.marks[position]
     elif self.spec.at_most_once:

@@ -83,6 +83,9 @@ class LocalLedgerClient:
   refused; `grain.experimental.ThreadPrefetchIterDataset` works.
   """
 
+  name = ''
+  is_stream = False
+
   def __init__(
     self, spec: LedgerSpec, *, worker: int = 0, num_workers: int = 1
   ):
@@ -96,20 +99,9 @@ class LocalLedgerClient:
     Raises:
       ValueError: `spec` is of a stream, or has too few shards.
     """
+    self.num_records = spec.num_records
     self._name = f'{worker}/{num_workers}'
     self._ledger = Ledger(spec, share=(worker, num_workers))
-
-  @property
-  def name(self) -> str:
-    return ''
-
-  @property
-  def num_records(self) -> int:
-    return self._ledger.spec.num_records
-
-  @property
-  def is_stream(self) -> bool:
-    return False
 
   def start(self) -> None:
     """Begins again with nothing consumed."""
@@ -122,10 +114,8 @@ class LocalLedgerClient:
 
   def unconsumed(self, shard: DataShard) -> np.ndarray:
     """See `LedgerClient`."""
-    order = self._ledger.spec.record_order(shard)
     bits = self._ledger.check_held(self._name, shard)
-    if not bits:
-      return order
+    order = self._ledger.spec.record_order(shard)
     flags = index_set.flags(bits, len(shard))
     return order[flags[order - shard.start] == 0]
 

@@ -64,11 +64,19 @@ class Run:
     every = (1 << shards) - 1 if self.assigned is None else self.assigned
     return every & ~self.done
 
-  def cut(self, start: int, stop: int) -> 'Run':
-    """Returns the same of other epochs."""
-    return dataclasses.replace(
-      self, start=start, stop=stop, marks=dict(self.marks)
-    )
+  @property
+  def own(self) -> int:
+    """The same bit set as `assigned`; empty where that is None."""
+    return self.assigned or 0
+
+  def cut(self, *edges: int) -> list['Run']:
+    """Returns these epochs as runs that end at the edges."""
+    inner = {edge for edge in edges if self.start < edge < self.stop}
+    ends = sorted({self.start, self.stop, *inner})
+    return [
+      dataclasses.replace(self, start=a, stop=b, marks=dict(self.marks))
+      for a, b in zip(ends, ends[1:])
+    ]
 
   def to_json(self) -> State:
     """Returns the run as plain types."""
@@ -94,14 +102,15 @@ def read(state: Any) -> list[Run]:
       raise ValueError(f'version {state["version"]}, needed: {VERSION}')
     if missing := {'seed', 'num_epochs'} - state.keys():
       raise ValueError(f'no {", ".join(sorted(missing))}')
-    for name, low in (('num_records', 0), ('shard_size', 1)):
+    for name, low in (
+      ('num_records', 0),
+      ('shard_size', 1),
+      ('first_epoch', 0),
+    ):
       _check_whole(name, state[name], low)
-    _check_whole('first epoch', state['first_epoch'])
-    shards = data_shard.num_shards(state['num_records'], state['shard_size'])
-    expected = state['first_epoch']
-    runs = []
+    expected, runs = state['first_epoch'], []
     for fields in state['epochs']:
-      run = _read_run(fields, shards, state['shard_size'])
+      run = _read_run(fields, state)
       if run.start != expected or run.stop <= run.start:
         raise ValueError(f'epoch {expected} is missing')
       if not _is_own_share(state):
@@ -116,21 +125,33 @@ def read(state: Any) -> list[Run]:
   return runs
 
 
-def _read_run(fields: State, shards: int, shard_size: int) -> Run:
-  start, assigned = fields['start'], fields['assigned']
-  _check_whole('epoch', start)
-  _check_whole('epoch', fields['stop'])
+def _read_run(fields: State, state: State) -> Run:
+  """Reads a run; a shard of which all records are marked is done."""
+  size, shard_size = state['num_records'], state['shard_size']
+  shards = data_shard.num_shards(size, shard_size)
+  for name in ('start', 'stop'):
+    _check_whole(name, fields[name])
   named = [int(p) for p in (*fields['marks'], *fields['doing'])]
   if max(named, default=0) >= shards or min(named, default=0) < 0:
-    raise ValueError(f'epoch {start} has more than {shards} shards')
-  decode = index_set.decode
-  return Run(
-    start,
-    fields['stop'],
-    decode(fields['done'], shards),
-    None if assigned is None else decode(assigned, shards),
-    {int(p): decode(text, shard_size) for p, text in fields['marks'].items()},
-  )
+    raise ValueError(f'epoch {fields["start"]} has more than {shards} shards')
+  run = Run(fields['start'], fields['stop'])
+  run.done = index_set.decode(fields['done'], shards)
+  if fields['assigned'] is not None:
+    run.assigned = index_set.decode(fields['assigned'], shards)
+  for position, text in fields['marks'].items():
+    bits = index_set.decode(text, shard_size)
+    count, place = bits.bit_count(), shards - 1
+    if count == size % shard_size and run.length == 1:  # The last one's?
+      if not state.get('is_stream'):
+        places = data_shard.shard_positions(shards, state['seed'], run.start)
+        place = int(places[-1])
+      if place == int(position):
+        count = shard_size
+    if count == shard_size:
+      run.done |= 1 << int(position)
+    else:
+      run.marks[int(position)] = bits
+  return run
 
 
 def _check_whole(name: str, value: Any, low: int = 0) -> None:
@@ -141,9 +162,8 @@ def _check_whole(name: str, value: Any, low: int = 0) -> None:
 def check_same_data(states: Sequence[State]) -> None:
   """Raises ValueError unless all states are of one data set."""
   names = [*_IDENTITY, 'is_stream']
-  if all(
-    state.get('is_stream') for state in states
-  ):  # Each saw it at another length.
+  if all(state.get('is_stream') for state in states):
+    # Each saw it at another length.
     names.remove('num_records')
   first = states[0]
   for state in states:
@@ -228,7 +248,10 @@ def unmark(state: State, record_keys: Iterable[int]) -> State:
       0, Run(first, state['first_epoch'], (1 << shards) - 1, assigned)
     )
   for epoch, indices in by_epoch.items():
-    run = _cut_out(runs, epoch)
+    runs = [piece for run in runs for piece in run.cut(epoch, epoch + 1)]
+    run = next((run for run in runs if run.start == epoch), None)
+    if run is None:
+      raise ValueError(f'unmark(): epoch {epoch} has not begun.')
     places = None
     if not state.get('is_stream'):
       places = data_shard.shard_positions(shards, state['seed'], epoch)
@@ -293,26 +316,14 @@ def _united(runs: Iterable[Run], start: int, stop: int) -> Run:
     if not run.start <= start < run.stop:
       continue
     result.done |= run.done
-    mine = run.assigned or 0
-    if mine & assigned:
+    if run.own & assigned:
       raise ValueError(
         f'merge(): two workers own the same shards of epoch {start}: the'
         ' states are not of one run.'
       )
-    assigned |= mine
+    assigned |= run.own
     for position, bits in run.marks.items():
       result.marks[position] = result.marks.get(position, 0) | bits
   for position in [p for p in result.marks if result.done >> p & 1]:
     del result.marks[position]
   return result
-
-
-def _cut_out(runs: list[Run], epoch: int) -> Run:
-  """Cuts the run with `epoch` so that it has a run of its own; returns that."""
-  for i, run in enumerate(runs):
-    if run.start <= epoch < run.stop:
-      edges = sorted({run.start, epoch, epoch + 1, run.stop})
-      pieces = [run.cut(*pair) for pair in zip(edges, edges[1:])]
-      runs[i : i + 1] = pieces
-      return next(piece for piece in pieces if piece.start == epoch)
-  raise ValueError(f'unmark(): epoch {epoch} has not begun.')

@@ -42,9 +42,7 @@ def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   """
   if not states:
     raise ValueError('merge_states() needs the state of at least one process.')
-  merged = _merge_values(list(states), 'state')
-  assert isinstance(merged, dict)
-  return merged
+  return dict(_merge_values(list(states), 'state'))
 
 
 def fitted_state(
@@ -52,15 +50,11 @@ def fitted_state(
 ) -> dict[str, Any]:
   """Returns a merged state for an iterator with other prefetch processes.
 
-  Also where only one of the two has an `mp_prefetch`.
-
   Args:
-    state: What `merge_states` returned.
-    own: `get_state()` of the iterator that is to go on from it.
+    state: What `merge_states` returned, with or without an `mp_prefetch`.
+    own: `get_state()` of the iterator that is to continue from it.
   """
-  fitted = _fit(state, own)
-  assert isinstance(fitted, dict)
-  return fitted
+  return dict(_fit(state, own))
 
 
 def ledger_states(state: Any) -> dict[str, ledger_state.State]:
@@ -153,22 +147,22 @@ def _merge_processes(
   The ledger's share is the worker's, whichever process of it said so; one that
   has yielded nothing since a restore still has the state it was given.
   """
-  parts: list[Any] = []
-  for value in values:
-    own = [state for state in value[_PROCESSES] if state is not None]
-    _check_workers([ledger_states(state) for state in own], len(values), path)
-    parts += own
+
+  def unite(states: Sequence[ledger_state.State]) -> ledger_state.State:
+    for share in (state['share'] for state in states):
+      if share is not None and share[1] != len(values):
+        raise ValueError(
+          f'merge_states(): {path} is of worker {share[0]} of {share[1]}, and'
+          f' the states of {len(values)} workers are given; give those of all.'
+        )
+    whole = {'share': None, 'dynamic': False}
+    return ledger_state.merge([{**state, **whole} for state in states])
+
+  parts = [part for value in values for part in value[_PROCESSES] if part]
   if not parts:
     raise ValueError(f'merge_states(): {path} has no prefetch process.')
-  united = _merge_values(parts, path, _merge_of_processes)
+  united = _merge_values(parts, path, unite)
   return _processes(united, len(values[0][_PROCESSES]))
-
-
-def _merge_of_processes(
-  states: Sequence[ledger_state.State],
-) -> ledger_state.State:
-  whole = {'share': None, 'dynamic': False}
-  return ledger_state.merge([{**state, **whole} for state in states])
 
 
 def _processes(state: Any, count: int) -> dict[str, Any]:
@@ -181,22 +175,6 @@ def _processes(state: Any, count: int) -> dict[str, Any]:
     'exhausted': [0] * count,
     'future_states': {},
   }
-
-
-def _check_workers(
-  processes: Sequence[Mapping[str, ledger_state.State]],
-  num_workers: int,
-  path: str,
-) -> None:
-  """Raises ValueError where the workers of a run are not all given."""
-  for states in processes:
-    for state in states.values():
-      share = state['share']
-      if share is not None and share[1] != num_workers:
-        raise ValueError(
-          f'merge_states(): {path} is of worker {share[0]} of {share[1]}, and'
-          f' the states of {num_workers} workers are given; give those of all.'
-        )
 
 
 def _fit(state: Any, own: Any) -> Any:

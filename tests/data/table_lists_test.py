@@ -14,7 +14,7 @@ import pytest
 from antjax.data import output_folder, table_files
 from antjax.data.table_tasks import TableConfig
 from antjax.meta import meta_io
-from antjax.meta.episodes import Bucket, EpisodeConfig
+from antjax.meta.episode_config import Bucket, EpisodeConfig
 from tests.data import table_fixture
 
 CONFIG = TableConfig(

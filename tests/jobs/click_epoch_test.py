@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from antjax.ctr.antm2c.model import FieldConfig
-from antjax.ctr.models import build
 from antjax.data import movielens_raw
 from antjax.data.behavior_examples import ExampleConfig
 from antjax.jobs import prepare_behaviors
 from antjax.jobs.clicks import job as train_antm2c
 from antjax.metrics import by_slice as scores
+from antjax.networks import load
 from tests.jobs.processes import job_of
 
 pytestmark = [
@@ -101,7 +101,7 @@ def test_an_epoch_of_two_real_labels(two_labels, tmp_path):
 
 
 # ESMM is above.
-@pytest.mark.parametrize('model', [n for n in build.MODELS if n != 'esmm'])
+@pytest.mark.parametrize('model', [n for n in load.CLICK if n != 'esmm'])
 def test_an_epoch_of_real_clicks(model, folder, tmp_path):
   scenarios = ('1+18', '25', '35+45+50+56')
   found = train(

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from antjax.ctr.antm2c.model import FieldConfig
-from antjax.ctr.models import build
-from antjax.ctr.models.inputs import NetworkConfig
 from antjax.jobs import prepare_behaviors, script
 from antjax.jobs.clicks import data as antm2c_data
 from antjax.jobs.clicks import job as train_antm2c
 from antjax.jobs.clicks import search as antm2c_search
 from antjax.metrics import by_slice as scores
+from antjax.networks import load
+from antjax.networks.load import NetworkConfig
 from tests.data import movielens_fixture
 from tests.jobs.processes import job_of
 
@@ -94,6 +94,18 @@ def test_each_seed_is_trained_scored_and_reported(folder, tmp_path):
     train(folder, run_dir, model='mlp', paro='IIG')
 
 
+def test_a_network_of_ones_own_trains_and_scores(folder, tmp_path):
+  network = NetworkConfig(own=('width=3',))
+  name = 'tests.jobs.my_model:Net'
+  (result,) = train(folder, tmp_path, model=name, network=network, num_steps=2)
+  assert 0 <= result.validation['auc'] <= 1
+  assert result.test[scores.ALL].rows > 0
+  with pytest.raises(ValueError, match='own=depth=3: .*Net.Config: width'):
+    config_of(
+      *(folder, tmp_path), model=name, network=NetworkConfig(own=('depth=3',))
+    )
+
+
 class _Model:
   """Reads batches as they are."""
 
@@ -133,7 +145,8 @@ def test_a_device_s_rows_are_sorted_for_weights_of_scenarios(folder, tmp_path):
   'model',
   [
     pytest.param(name, marks=() if name == 'star' else pytest.mark.slow)
-    for name in sorted(build.OWN_LAYERS)
+    for name in sorted(load.MULTI_SCENARIO)
+    if 'sorted_rows' in load.load(name).needs
   ],
 )
 def test_layers_of_scenarios_train_in_bfloat16(folder, tmp_path, model):
@@ -276,7 +289,7 @@ def test_what_the_data_lack_is_named(folder, tmp_path, changes, message):
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'model': 'gbdt'}, 'unknown; use one of lr'),
+    ({'model': 'gbdt'}, 'no such model. Of one scenario: lr'),
     ({'model': 'esmm'}, 'name --conversion'),
     ({'num_seeds': 0}, 'num_seeds=0'),
     (

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from antjax import config as config_lib
-from antjax.ctr import heads
 from antjax.ctr.bahe import model
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.jobs import identity as run_identity
@@ -75,7 +74,7 @@ def config_of(folder, run_dir, **changes):
     shard_size=8,
     checkpoint_every=2,
     min_shard_size=64,
-    head=heads.HeadConfig(kind='din', widths=(8,), attention_widths=(4,)),
+    head=model.HeadConfig(kind='din', widths=(8,), attention_widths=(4,)),
     ids=model.IdConfig(embedding_dim=8),
     optimizer=OptimizerConfig(warmup_steps=1, lm_learning_rate=1e-3),
   )
@@ -115,6 +114,24 @@ def test_a_run_trains_scores_and_reports(folder, tmp_path):
   shapes = {x.shape for x in jax.tree.leaves(state)}
   num_behaviors = len(BehaviorVocabulary.open(folder / 'data' / 'behaviors'))
   assert (num_behaviors, DIM) not in shapes
+
+
+@pytest.mark.parametrize('kind', ['tests.jobs.my_model:Net', 'pepnet'])
+def test_any_click_network_is_a_head(folder, tmp_path, kind):
+  head = model.HeadConfig(kind=kind, widths=(8,), gate_width=4)
+  scores = train(folder, tmp_path, num_steps=2, head=head)
+  assert 0 <= scores['test']['auc'] <= 1
+
+
+def test_a_head_refuses_what_it_cannot_do():
+  with pytest.raises(ValueError, match="head.kind=star: it needs 'moments'"):
+    model.HeadConfig(kind='star')
+  with pytest.raises(ValueError, match='head.kind=.tree.: there is no such'):
+    model.HeadConfig(kind='tree')
+  with pytest.raises(ValueError, match='cross_rank=-1: must be at least 0'):
+    model.HeadConfig(cross_rank=-1)
+  with pytest.raises(ValueError, match=r'widths=\(\)'):
+    model.HeadConfig(widths=())
 
 
 def test_a_batch_is_of_many_users(folder, tmp_path):
@@ -198,7 +215,7 @@ def test_homes_of_the_table_give_the_same_scores(folder, tmp_path, home):
 @pytest.mark.slow
 def test_the_planner_chooses_the_code(folder, tmp_path, caplog):
   caplog.set_level(logging.INFO)
-  train(folder, tmp_path, paro='auto', num_steps=1, head=heads.HeadConfig())
+  train(folder, tmp_path, paro='auto', num_steps=1, head=model.HeadConfig())
   results = json.loads((tmp_path / 'results.json').read_text())
   PaRO.from_code(results['paro'])
   assert 'paro=auto: ' in caplog.text

@@ -13,6 +13,9 @@ import pyarrow as pa
 import pytest
 
 from antjax.data import record_writer, records
+from antjax.jobs.gmeta import job as train_gmeta
+from antjax.meta.recommender import ModelConfig
+from tests.jobs.processes import job_of
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCHEMA = {
@@ -155,3 +158,26 @@ def test_an_algorithm_runs_by_its_name(data, tmp_path, name):
   if name != 'per_task':
     log = (tmp_path / 'meta' / 'metrics.jsonl').read_text().splitlines()
     assert [json.loads(line)['step'] for line in log] == list(range(10))
+
+
+@pytest.mark.parametrize(
+  'kind',
+  ['tests.jobs.my_model:Net', pytest.param('pepnet', marks=pytest.mark.slow)],
+)
+def test_any_click_network_is_meta_learned(data, tmp_path, kind):
+  config = train_gmeta.Config(
+    data=str(data),
+    run_dir=str(tmp_path),
+    support_sizes=(8,),
+    slots_per_device=(1,),
+    shard_size=4,
+    validation_tasks=8,
+    num_steps=2,
+    joint_steps=0,
+    eval_steps=1,
+    num_resamples=0,
+    model=ModelConfig(kind=kind, embedding_dim=4, widths=(8,), gate_width=4),
+  )
+  row = train_gmeta.train(config, job_of(config))[0]
+  assert row['method'] == 'meta-learned'
+  assert 0 <= row['AUC'] <= 1 and 0 < row['log-loss'] < 5

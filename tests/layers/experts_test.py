@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Experts against MLPs one by one; the attention module and its function."""
+"""Experts against MLPs one by one; target attention by hand."""
 
 from flax import nnx
 import jax
@@ -59,14 +59,21 @@ def test_experts_of_no_size_are_refused(arguments):
     Experts(*arguments, rngs=nnx.Rngs(0))
 
 
-def test_the_attention_module_is_the_function():
-  module = target_attention.TargetAttention(3, (5, 4), rngs=nnx.Rngs(0))
-  query, keys = random(2, 3), random(2, 6, 3, seed=1)
-  is_there = jnp.asarray([[True] * 4 + [False] * 2, [False] * 6])
-  params = nnx.to_pure_dict(nnx.state(module))
-  params['mlp'] = [params['mlp']['layers'][i] for i in range(2)]
-  np.testing.assert_allclose(
-    module(query, keys, is_there),
-    target_attention.attend(params, query, keys, is_there),
-    rtol=1e-6,
-  )
+def test_target_attention_weighs_what_is_there():
+  module = target_attention.TargetAttention(3, (5,), rngs=nnx.Rngs(0))
+  query, keys = random(2, 3), random(2, 4, 3, seed=1)
+  is_there = jnp.asarray([[True] * 3 + [False], [False] * 4])
+  (layer,), out = module.mlp.layers, module.out
+  expected = np.zeros((2, 3), np.float32)
+  for m in range(3):
+    q, k = np.asarray(query[0]), np.asarray(keys[0, m])
+    hidden = np.concatenate([q, k, q - k, q * k]) @ layer.kernel[...]
+    score = np.maximum(hidden, 0) @ np.asarray(out.kernel[...])
+    expected[0] += score * k / 4
+  found = module(query, keys, is_there)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+  # An empty history is 0, whatever its keys are; and has no gradient.
+  keys = keys.at[1].set(jnp.nan)
+  np.testing.assert_array_equal(module(query, keys, is_there)[1], 0)
+  grads = jax.grad(lambda k: module(query, k, is_there).sum())(keys)
+  np.testing.assert_array_equal(grads[0, 3], 0)

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from antjax.layers.mlp import MLP
-from antjax.meta import clusters, episodes, inner_gradient, maml, meta_loss
+from antjax.meta import adaptation, episodes, maml, meta_loss
+from antjax.meta.task_network import TaskNetwork
+from antjax.networks import cbml
 from tests.meta import small_tasks
 
 # So wide that kernels adapt by pairs at SUPPORT rows.
@@ -205,7 +207,7 @@ def test_mixed_mode_gives_the_gradient_of_reverse_mode(low_rank, remat):
 
 def test_mixed_mode_takes_data_of_numpy():
   data = np.arange(3, dtype=np.float32)
-  gradient = inner_gradient.mixed_mode_grad(lambda x, rest: (rest * x**3).sum())
+  gradient = adaptation.mixed_mode_grad(lambda x, rest: (rest * x**3).sum())
   outer = jax.jit(jax.grad(lambda x: gradient(x, data).sum()))
   np.testing.assert_allclose(outer(jnp.full(3, 2.0)), 12 * data)
 
@@ -324,19 +326,7 @@ def test_step_weights_mix_the_losses_after_each_step():
 
 
 def cbml_model():
-  config = clusters.CBMLConfig(
-    features=tuple(small_tasks.FEATURES),
-    embedding_dim=small_tasks.DIM,
-    widths=(8, 6),
-    num_clusters=3,
-  )
-  graphdef, state = nnx.split(clusters.CBML(config, rngs=nnx.Rngs(0)))
-  model, _, rows = small_tasks.make_model(
-    apply_fn=lambda model, embeddings, part: model(embeddings, part),
-    context_fn=lambda model, embeddings, part: model.context(embeddings, part),
-    merge_fn=functools.partial(nnx.merge, graphdef),
-  )
-  return model, nnx.to_pure_dict(state), rows
+  return small_tasks.make_model('cbml', (8, 6), context_fn=TaskNetwork.context)
 
 
 def test_cbml_learns_its_clusters_from_the_support_only():
@@ -349,7 +339,7 @@ def test_cbml_learns_its_clusters_from_the_support_only():
 
   batch = small_tasks.make_batch()
   grads = quick_jit(jax.grad(mean))(params, batch)
-  for leaf in jax.tree.leaves(grads['clusters']):
+  for leaf in jax.tree.leaves(grads['model']['network']['clusters']):
     assert jnp.any(leaf != 0)
   # The gates read the labels of the support, not those of the query.
   still = maml.InnerLoop(num_steps=0)
@@ -383,8 +373,8 @@ def test_cbml_adapts_the_same_in_both_forms():
 
 
 def test_shares_of_clusters_ignore_padding_and_sum_to_one():
-  config = clusters.CBMLConfig(features=('item',), num_clusters=3)
-  module = clusters.SoftClusters(5, config, rngs=nnx.Rngs(0))
+  config = cbml.CBMLConfig(num_clusters=3)
+  module = cbml.SoftClusters(5, config, rngs=nnx.Rngs(0))
   rows = jax.random.normal(jax.random.key(0), (4, 5))
   shares = module.shares(rows, jnp.asarray([1.0, 1.0, 0.0, 0.0]))
   np.testing.assert_allclose(shares.sum(), 1, rtol=1e-6)

@@ -5,8 +5,8 @@
 import numpy as np
 import pytest
 
-from antjax.meta import episodes
-from antjax.meta.episodes import Bucket, EpisodeConfig
+from antjax.meta import episodes, task_block
+from antjax.meta.episode_config import Bucket, EpisodeConfig
 
 
 def config(**changes):
@@ -33,85 +33,87 @@ def record(num_rows=9, task=7, **changes):
   }
 
 
+def split(record, config, key=-1):
+  return task_block.split(episodes.block_of([record], config, [key]), config)
+
+
+def rows_of(tasks, name='item'):
+  """A column of the one task's support and of its query."""
+  column = tasks.rows[name]
+  return [
+    column[first : first + number].tolist()
+    for first, number in (
+      (tasks.support[0], tasks.num_support[0]),
+      (tasks.query[0], tasks.num_query[0]),
+    )
+  ]
+
+
 def test_a_given_split_is_kept():
-  episode = episodes.make_episode(record(num_query=3), config(), key=1)
-  assert episode.num_support == 6
-  np.testing.assert_array_equal(episode.columns['item'], record()['item'])
+  support, query = rows_of(split(record(num_query=3), config(), key=1))
+  assert support + query == record()['item'].tolist() and len(query) == 3
 
 
 def test_random_splits_differ_by_key_and_repeat():
   def items(key):
-    episode = episodes.make_episode(record(), config(), key=key)
-    assert episode.num_support == 6
-    assert sorted(episode.columns['item']) == sorted(record()['item'])
-    return episode.columns['item'].tolist()
+    support, query = rows_of(split(record(), config(), key))
+    assert len(support) == 6
+    assert sorted(support + query) == sorted(record()['item'])
+    return support + query
 
   assert items(3) == items(3)
   assert items(3) != items(4)
 
 
 def test_a_short_record_has_a_short_query_or_no_episode():
-  episode = episodes.make_episode(record(4), config())
-  assert (episode.num_support, len(episode.columns['rating'])) == (2, 4)
-  assert episodes.make_episode(record(2), config()) is None
+  support, query = rows_of(split(record(4), config()))
+  assert (len(support), len(query)) == (2, 2)
+  assert not split(record(2), config()).num_tasks
 
 
 def test_a_long_support_is_a_random_subset():
   supports = set()
   for key in range(3):
-    episode = episodes.make_episode(record(40, num_query=3), config(), key=key)
-    assert episode.num_support == 8
-    assert len(set(episode.columns['item'])) == 11
-    np.testing.assert_array_equal(episode.columns['item'][8:], [137, 138, 139])
-    supports.add(tuple(episode.columns['item'][:8]))
+    support, query = rows_of(split(record(40, num_query=3), config(), key))
+    assert len(set(support)) == 8 and max(support) < 137
+    assert query == [137, 138, 139]
+    supports.add(tuple(support))
   assert len(supports) == 3
 
 
 def test_a_split_in_time_takes_the_latest_rows_in_stable_order():
   times = np.array([5, 1, 9, 5, 5, 0, 9, 2, 1])
-  episode = episodes.make_episode(
-    record(when=times), config(split='time', time='when'), key=3
-  )
-  items = episode.columns['item'].tolist()
-  assert items == [105, 101, 108, 107, 100, 103, 104, 102, 106]
-  assert episode.num_support == 6
+  by_time = config(split='time', time='when')
+  support, query = rows_of(split(record(when=times), by_time, key=3))
+  assert support == [105, 101, 108, 107, 100, 103]
+  assert query == [104, 102, 106]
   # Of a long support the rows nearest to the query.
-  episode = episodes.make_episode(
-    record(40, when=np.arange(40)), config(split='time', time='when')
+  tasks = split(record(40, when=np.arange(40)), by_time)
+  assert sum(rows_of(tasks), []) == [*range(129, 140)]
+  with pytest.raises(ValueError, match='the block has no timestamp'):
+    split(record(), config(split='time'))
+
+
+def test_records_of_a_block_keep_their_rows_and_values():
+  many = [record(6, task=1), record(9, task=2, user=np.int32(3))]
+  many[0]['num_query'] = 2
+  block = episodes.block_of(many, config(), [4, 5])
+  tasks = block['tasks']
+  assert tasks['record_key'].tolist() == [4, 5]
+  assert tasks['user'].tolist() == [5, 3]
+  assert (tasks['first_row'].tolist(), tasks['num_query'].tolist()) == (
+    [0, 6],
+    [2, 0],
   )
-  assert episode.columns['item'].tolist() == [*range(129, 140)]
-  with pytest.raises(ValueError, match="needs the times 'timestamp' of the 9"):
-    episodes.make_episode(record(), config(split='time'))
-
-
-def test_dropout_makes_ids_unknown_in_training_only():
-  dropping = config(id_dropout={'item': 0.5, 'genres': 1.0})
-  episode = episodes.make_episode(record(200), dropping)
-  items = episode.columns['item']
-  assert 0 < (items == 0).sum() < len(items)
-  np.testing.assert_array_equal(
-    episode.columns['genres'], [[0, -1, -1]] * len(items)
-  )
-  given = episodes.make_episode(record(9, num_query=3), dropping)
-  assert (given.columns['item'] > 0).all()
-
-
-def test_task_dropout_takes_all_ids_of_a_task():
-  dropping = config(task_id_dropout={'item': 0.5})
-  shares = [
-    np.mean(
-      episodes.make_episode(record(), dropping, key=key).columns['item'] == 0
-    )
-    for key in range(40)
-  ]
-  assert set(shares) == {0.0, 1.0}
+  assert block['rows']['genres'].shape == (15, 3)
+  # What holds for all rows of one record may be by row in another.
+  many[1]['user'] = np.arange(9)
+  rows = episodes.block_of(many, config(), [4, 5])['rows']
+  assert rows['user'].tolist() == [5] * 6 + [*range(9)]
 
 
 def test_a_batch_has_its_layout_and_padding():
-  tasks = [
-    episodes.make_episode(record(7, task=t, num_query=3), config())
-    for t in (7, 8)
-  ]
+  tasks = [split(record(7, task=t, num_query=3), config()) for t in (7, 8)]
   batch = episodes.make_batch({'s4': tasks[:1], 's8': tasks[1:]}, config())
   ids, parts = batch['ids']['s4'], batch['episodes']['s4']
   assert ids['support']['item'].shape == (2, 4)
@@ -133,9 +135,7 @@ def test_a_batch_has_its_layout_and_padding():
 
 def test_numeric_columns_are_joined():
   numeric = config(numeric=('rating', 'age'), features={'item': 1})
-  episode = episodes.make_episode(
-    record(7, num_query=3, age=np.float32(30)), numeric
-  )
+  episode = split(record(7, num_query=3, age=np.float32(30)), numeric)
   batch = episodes.make_batch({'s4': [episode]}, numeric)
   np.testing.assert_array_equal(
     batch['episodes']['s4']['query']['numeric'][0],
@@ -144,11 +144,7 @@ def test_numeric_columns_are_joined():
 
 
 def test_task_rows_are_distinct_and_lead_back_to_the_ids():
-  tasks = [
-    episodes.make_episode(
-      record(7, num_query=3, item=[4, 9, 4, 2, 9, 5, 2]), config()
-    )
-  ]
+  tasks = [split(record(7, num_query=3, item=[4, 9, 4, 2, 9, 5, 2]), config())]
   batch = episodes.make_batch({'s8': tasks}, config())
   grouped = episodes.with_task_rows(
     batch, num_ids={'user': 6, 'item': 200, 'genres': 12}
@@ -166,7 +162,7 @@ def test_task_rows_are_distinct_and_lead_back_to_the_ids():
 
 
 def test_more_ids_than_there_are_are_refused():
-  episode = episodes.make_episode(record(5, num_query=3), config())
+  episode = split(record(5, num_query=3), config())
   batch = episodes.make_batch({'s4': [episode]}, config())
   with pytest.raises(ValueError, match="ids of 'item', more than the 2 that"):
     episodes.with_task_rows(batch, num_ids={'item': 2})
@@ -177,13 +173,13 @@ def test_more_ids_than_there_are_are_refused():
 )
 def test_ids_that_would_be_cut_are_refused(item):
   with pytest.raises(ValueError, match="feature 'item' holds .* ids are int32"):
-    episodes.make_episode(record(5, num_query=3, item=item), config())
+    split(record(5, num_query=3, item=item), config())
 
 
 def test_keys_stay_whole():
   keyed = config(with_keys=True)
   item = [2**40, 2**41, 3, 2**40, 2**62]
-  episode = episodes.make_episode(record(5, num_query=3, item=item), keyed)
+  episode = split(record(5, num_query=3, item=item), keyed)
   batch = episodes.make_batch({'s4': [episode]}, keyed)
   ids = batch['ids']['s4']
   np.testing.assert_array_equal(ids['support']['item'][0], [*item[:2], -1, -1])
@@ -195,7 +191,7 @@ def test_keys_stay_whole():
 
 def test_features_of_one_table_share_their_rows():
   both = config(features={'item': 1, 'last_item': 1})
-  episode = episodes.make_episode(
+  episode = split(
     record(5, num_query=3, item=[1, 2, 3, 4, 5], last_item=[3, 3, 9, 1, 2]),
     both,
   )
@@ -235,6 +231,6 @@ def test_a_wrong_record_is_refused_with_its_column():
   wrong = record()
   del wrong['item']
   with pytest.raises(ValueError, match='the record has no item'):
-    episodes.make_episode(wrong, config())
+    split(wrong, config())
   with pytest.raises(ValueError, match="column 'genres' of task 7 has shape"):
-    episodes.make_episode(record(genres=np.zeros((9, 2))), config())
+    split(record(genres=np.zeros((9, 2))), config())

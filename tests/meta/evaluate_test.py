@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from antjax.meta import evaluate, maml, meta_io, meta_loss
-from antjax.meta.episodes import Bucket, EpisodeConfig
+from antjax.meta.episode_config import Bucket, EpisodeConfig
 from antjax.metrics import means as metrics_lib
 from antjax.metrics import ranking
 

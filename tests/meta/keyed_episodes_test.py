@@ -12,7 +12,7 @@ from antjax.embedding.optimizer import Adagrad
 from antjax.embedding.table import EmbeddingTables
 from antjax.embedding.vocabulary import Vocabulary, VocabularyConfig
 from antjax.mesh.mesh import make_mesh
-from antjax.meta import episodes, maml, meta_io, meta_loss
+from antjax.meta import episode_config, episodes, maml, meta_io, meta_loss
 from antjax.train.trainer import Trainer
 from tests.meta import small_tasks
 
@@ -43,8 +43,8 @@ def make_batch(item_fn, **options):
     {**record, 'item': item_fn(record['item'])}
     for record in small_tasks.make_records()
   ]
-  config = episodes.EpisodeConfig(
-    buckets=(episodes.Bucket(8, 4),),
+  config = episode_config.EpisodeConfig(
+    buckets=(episode_config.Bucket(8, 4),),
     features=small_tasks.FEATURES,
     query_size=3,
     **options,

@@ -3,6 +3,7 @@
 """Tests of the packing of episodes and of the batches' iterator."""
 
 import collections
+import dataclasses
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +12,8 @@ import pytest
 from antjax.data import record_writer
 from antjax.data import records as records_lib
 from antjax.data.records import Field
-from antjax.meta import episodes, meta_io
-from antjax.meta.episodes import Bucket, EpisodeConfig
+from antjax.meta import episodes, meta_io, task_block
+from antjax.meta.episode_config import Bucket, EpisodeConfig
 from antjax.shards import dataset
 from antjax.shards.ledger_client import LocalLedgerClient
 from antjax.shards.ledger_spec import LedgerSpec
@@ -23,6 +24,7 @@ CONFIG = EpisodeConfig(
   query_size=2,
   min_support=1,
 )
+LARGER = dataclasses.replace(CONFIG, buckets=(Bucket(9, 2),))
 SMALL, LARGE = 5, 9  # Rows of records for the two buckets.
 
 
@@ -89,10 +91,16 @@ def count(batches):
   return collections.Counter(t for batch in batches for t in tasks_of(batch))
 
 
+def tasks_block(sizes, config=CONFIG):
+  records = [make_record(task, size) for task, size in sizes]
+  block = episodes.block_of(records, config, range(len(records)))
+  return task_block.split(block, config)
+
+
 def packed(sizes):
   packer = meta_io.Packer(CONFIG)
   for task, size in enumerate(sizes):
-    packer.add(episodes.make_episode(make_record(task, size), CONFIG))
+    packer.add(tasks_block([(task, size)]))
   return packer
 
 
@@ -107,17 +115,17 @@ def test_a_batch_is_ready_when_its_slots_can_be_filled():
 def test_tasks_take_the_smallest_slots_and_then_larger_ones():
   packer = packed([SMALL, LARGE, SMALL, SMALL, SMALL])
   slots = {
-    name: [episode.task for episode in tasks]
-    for name, tasks in packer.take().items()
+    name: [int(task) for piece in pieces for task in piece.task]
+    for name, pieces in packer.take().items()
   }
   assert slots == {'s4': [0, 2], 's8': [1, 3]}
-  assert [episode.task for episode in packer.pending] == [4]
+  assert [piece.task.tolist() for piece in packer.pending] == [[4]]
 
 
 def test_a_task_larger_than_any_slot_is_refused():
   packer = meta_io.Packer(CONFIG)
   with pytest.raises(ValueError, match='do not fit the largest bucket'):
-    packer.add(episodes.Episode(0, {}, 9))
+    packer.add(tasks_block([(0, 11)], LARGER))
 
 
 def test_every_task_is_in_one_batch_an_epoch():

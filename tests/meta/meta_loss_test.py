@@ -11,13 +11,13 @@ import pytest
 
 from antjax.meta import (
   episodes,
+  evaluate,
   maml,
   meta_io,
   meta_loss,
-  predictions,
   task_steps,
 )
-from antjax.meta.episodes import Bucket, EpisodeConfig
+from antjax.meta.episode_config import Bucket, EpisodeConfig
 from tests.meta import small_tasks
 
 
@@ -70,7 +70,7 @@ def test_the_plain_form_gives_the_same_gradients():
   model, _, _ = small_tasks.make_model()
   plain = {
     'apply_fn': lambda params, embeddings, part: model.merge_fn(params)(
-      embeddings
+      embeddings, part
     ),
     'merge_fn': None,
   }
@@ -215,7 +215,7 @@ def test_predictions_are_those_of_the_loss():
 def test_fine_tuning_columns_are_those_of_each_inner_loop():
   model, params, rows = small_tasks.make_model()
   batch = small_tasks.make_batch()
-  predict = predictions.fine_tune_predict_fn(
+  predict = evaluate.fine_tune_predict_fn(
     model, small_tasks.INNER, num_steps=(1, 2), learning_rates=(0.01, 0.03)
   )
   columns = jax.jit(predict)(params, rows, batch, None)
@@ -228,7 +228,7 @@ def test_fine_tuning_columns_are_those_of_each_inner_loop():
         params, rows, batch, None
       )
       np.testing.assert_allclose(
-        columns[predictions.fine_tune_name(steps, rate)],
+        columns[evaluate.fine_tune_name(steps, rate)],
         expected['prediction'],
         atol=small_tasks.ATOL,
       )

@@ -7,7 +7,6 @@ Shared by tests of one process and of several.
 
 import functools
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,9 +16,11 @@ from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adagrad
 from antjax.embedding.table import EmbeddingTables
 from antjax.mesh.mesh import make_mesh
+from antjax.meta import episode_config, maml, meta_io, meta_loss
 from antjax.meta import episodes as episodes_lib
-from antjax.meta import maml, meta_io, meta_loss, models
+from antjax.meta.task_network import TaskNetwork
 from antjax.train.trainer import Trainer
+from tests.meta import small_tasks
 
 # Sums over tasks and devices in another order, through Adagrad and AdamW.
 SUM_ORDER_ATOL = 3e-5
@@ -41,8 +42,8 @@ def make_batches(num_batches=2):
     }
     for task, n in enumerate(rng.integers(6, 16, 20 * num_batches))
   ]
-  config = episodes_lib.EpisodeConfig(
-    buckets=(episodes_lib.Bucket(6, 16), episodes_lib.Bucket(12, 8)),
+  config = episode_config.EpisodeConfig(
+    buckets=(episode_config.Bucket(6, 16), episode_config.Bucket(12, 8)),
     features={name: k for name, (_, k) in FEATURES.items()},
     query_size=4,
   )
@@ -50,34 +51,16 @@ def make_batches(num_batches=2):
 
 
 def make_model(tables):
-  make = functools.partial(
-    models.DLRM,
-    models.DLRMConfig(
-      features=tuple(FEATURES), embedding_dim=DIM, top_widths=(16, 16)
-    ),
-  )
-  graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
+  network = small_tasks.functional('dlrm', FEATURES, DIM, widths=(16, 16))
   return (
     meta_loss.TaskModel(
-      apply_fn=lambda model, embeddings, part: model(embeddings),
+      apply_fn=TaskNetwork.__call__,
       loss_fn=lambda y, label: jnp.square(y - label),
-      merge_fn=functools.partial(nnx.merge, graphdef),
+      merge_fn=network.merge,
       tables=tables,
     ),
-    nnx.to_pure_dict(nnx.state(make(rngs=nnx.Rngs(1)))),
+    network.init(jax.random.key(1)),
   )
-
-
-class DenseTables:
-  """The oracle: whole tables on one device; ids are the rows' indices."""
-
-  def lookup(self, rows, ids):
-    def one(path, index):
-      table = rows[path[-1].key]
-      index = jnp.where(index < 0, table.shape[0], index)
-      return table.at[index].get(mode='fill', fill_value=0)
-
-    return jax.tree.map_with_path(one, ids)
 
 
 def optimizer():
@@ -86,7 +69,7 @@ def optimizer():
 
 def dense_steps(inner, batches, whole, params):
   """Plain jax.grad and optax; Adagrad on rows that the batch names."""
-  model, _ = make_model(DenseTables())
+  model, _ = make_model(small_tasks.DenseTables())
   loss_fn = meta_loss.meta_loss_fn(model, inner)
   tx, rows_tx = optimizer(), Adagrad(0.1)
 

@@ -3,15 +3,16 @@
 """A few made-up tasks and a small model over dense tables, for tests."""
 
 import dataclasses
-import functools
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from antjax.meta import maml, meta_io, meta_loss, models
-from antjax.meta.episodes import Bucket, EpisodeConfig
+from antjax.layers.functional import Functional
+from antjax.meta import maml, meta_io, meta_loss
+from antjax.meta.episode_config import Bucket, EpisodeConfig
+from antjax.meta.task_network import TaskNetwork
+from antjax.networks.load import NetworkConfig
 
 NUM_IDS = {'item': 9, 'genres': 5, 'user': 4}
 FEATURES = {'item': 1, 'genres': 2, 'user': 1}
@@ -33,18 +34,22 @@ class DenseTables:
     return jax.tree.map_with_path(one, ids)
 
 
-def make_model(**changes):
-  make = functools.partial(
-    models.DLRM,
-    models.DLRMConfig(
-      features=tuple(FEATURES), embedding_dim=DIM, top_widths=(6,)
-    ),
+def functional(kind='dlrm', features=FEATURES, dim=DIM, **widths):
+  """A network of tasks as functions of its parameters."""
+  config = NetworkConfig(**({'widths': (6,)} | widths))
+  return Functional(
+    lambda rngs: TaskNetwork(
+      kind, config, dict.fromkeys(features, dim), embedding_dim=dim, rngs=rngs
+    )
   )
-  graphdef, state = nnx.split(make(rngs=nnx.Rngs(0)))
+
+
+def make_model(kind='dlrm', widths=(6,), **changes):
+  network = functional(kind, widths=widths)
   model = meta_loss.TaskModel(
-    apply_fn=lambda model, embeddings, part: model(embeddings),
+    apply_fn=TaskNetwork.__call__,
     loss_fn=lambda prediction, label: jnp.square(prediction - label),
-    merge_fn=functools.partial(nnx.merge, graphdef),
+    merge_fn=network.merge,
     tables=DenseTables(),
   )
   rng = np.random.default_rng(0)
@@ -54,7 +59,7 @@ def make_model(**changes):
   }
   return (
     dataclasses.replace(model, **changes),
-    nnx.to_pure_dict(state),
+    network.init(jax.random.key(0)),
     rows,
   )
 

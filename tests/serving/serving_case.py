@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from antjax.mesh.mesh import make_mesh
-from antjax.meta import episodes, maml, meta_io, meta_loss
+from antjax.meta import episode_config, episodes, maml, meta_io, meta_loss
 from antjax.meta import recommender as recommender_lib
 from antjax.serving import recommender as serving
 from antjax.train import predict
@@ -86,8 +86,8 @@ class Case:
         **{name: rng.normal(size=n) for name in self.numeric},
       }
 
-    config = episodes.EpisodeConfig(
-      buckets=tuple(episodes.Bucket(s, 4) for s in SUPPORT_SIZES),
+    config = episode_config.EpisodeConfig(
+      buckets=tuple(episode_config.Bucket(s, 4) for s in SUPPORT_SIZES),
       features=self.recommender.features,
       numeric=self.numeric,
       query_size=QUERY_SIZE,

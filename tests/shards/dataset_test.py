@@ -150,12 +150,6 @@ def test_restores_with_another_number_of_processes(before, after):
   assert sorted(seen) == sorted(2 * list(range(NUM_RECORDS)))
 
 
-def test_processes_partition_the_epoch():
-  parts = [numbers(leased(p, 3)) for p in range(3)]
-  assert sorted(sum(parts, [])) == list(range(NUM_RECORDS))
-  assert max(map(len, parts)) - min(map(len, parts)) <= 20
-
-
 def test_merge_of_other_pipelines():
   plain = iter(leased()).get_state()
   mapped = iter(leased().seed(1).random_map(lambda r, rng: r)).get_state()
@@ -294,8 +288,3 @@ def test_close_gives_the_rest_of_a_shard_back():
 def test_client_is_not_copied():
   with pytest.raises(TypeError, match='cannot be pickled or copied'):
     copy.deepcopy(leased()._client)
-
-
-def test_more_workers_than_shards():
-  with pytest.raises(ValueError, match='2 shards are too few for 3 workers'):
-    leased(0, 3, shard_size=60)

@@ -263,6 +263,7 @@ class SharedMachine(LedgerMachine):
     assert min(counts.values()) >= 0
     assert sum(counts.values()) == begun * self.num_shards()
     assert counts['doing'] <= len(self.held)
+    assert self.ledger.holders() <= {worker for worker, _ in self.held}
     assert counts['set_aside'] == len(
       [s for s, _ in self.ledger.set_aside() if s.epoch < begun]
     )

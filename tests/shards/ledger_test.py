@@ -109,15 +109,6 @@ def test_orders_look_random(seed):
 # --- Leases. ------------------------------------------------------------------
 
 
-def test_each_worker_may_have_several_shards():
-  ledger = make()
-  assert len(ledger.lease('a', 3)) == 3
-  assert len(ledger.lease('b', 3)) == 2
-  assert (ledger.num_held('a'), ledger.num_held('b')) == (3, 2)
-  assert ledger.holders() == {'a', 'b'}
-  assert not ledger.lease('c', 1)
-
-
 def test_shards_that_come_back_are_the_next_less_what_was_consumed():
   ledger = make()
   [(first, _), (second, _), (third, _)] = ledger.lease('a', 3)
@@ -126,15 +117,8 @@ def test_shards_that_come_back_are_the_next_less_what_was_consumed():
   assert ledger.lease('b', 1) == [(second, 0b0101)]
   assert ledger.release(['a']) == 2
   assert ledger.lease('b', 2) == [(first, 0), (third, 0)]
-
-
-def test_a_shard_given_back_when_all_is_consumed_is_consumed():
-  ledger = make()
-  [(shard, _)] = ledger.lease('a', 1)
-  ledger.progress('a', shard, 0b0111)
-  ledger.give_back('a', shard, 0b1000)
+  ledger.give_back('b', first, 0b1111)
   assert ledger.counts()['consumed'] == 1
-  assert shard not in lease_all(ledger)
 
 
 def test_the_next_epoch_begins_when_nothing_is_to_do():
@@ -144,18 +128,6 @@ def test_the_next_epoch_begins_when_nothing_is_to_do():
   [(again, _), (third, _)] = ledger.lease('b', 2)
   assert again == first and third.epoch == 1
   assert (second.epoch, ledger.num_begun_epochs) == (0, 2)
-
-
-def test_no_shard_is_lost_between_the_last_lease_and_the_end():
-  ledger = make(8, 4)
-  [(first, _), (second, _)] = ledger.lease('a', 2)
-  assert ledger.outcome() == 'WAIT'
-  ledger.consume('a', first)
-  ledger.give_back('a', second)
-  assert ledger.outcome() == 'LEASED'
-  ledger.lease('b', 1)
-  ledger.consume('b', second)
-  assert ledger.outcome() == 'FINISHED'
 
 
 @pytest.mark.parametrize(
@@ -267,29 +239,21 @@ def test_a_commit_may_come_before_the_report():
   assert ledger.lease('a', 1) == [(second, 0b1)]
 
 
-def test_states_go_from_local_jobs_to_a_coordinator_and_back():
+def test_a_state_of_a_shared_job_is_taken_up_by_local_ones():
   spec = LedgerSpec(45, 4, seed=2, num_epochs=2)
-  clients, used = clients_of(spec, 3), []
-  for p, client in enumerate(clients):
-    for _ in range(p + 1):
-      shard = client.lease()
-      for record in client.unconsumed(shard)[: 4 - p].tolist():
-        client.mark(shard, record)
-        used.append((0, record))
-      if p == 0:
-        client.ack(shard)
-  merged = ledger_state.merge([client.state() for client in clients])
-  everything = {(epoch, record) for epoch in range(2) for record in range(45)}
-  left = sorted(everything - set(used))
-  assert remaining(merged, spec) == left
-  whole = ledger_state.merge([state_of(used, spec)])
-  for num_workers in (1, 2):
-    rest = []
-    for p in range(num_workers):
-      ledger = Ledger(spec, (p, num_workers))
-      ledger.begin(whole)
-      rest += drain(ledger)
-    assert sorted(rest) == left
+  used = {(0, record) for record in range(1, 45, 3)}
+  states = [
+    state_of({key for key in used if key[1] % 2 == p}, spec, (p, 2))
+    for p in range(2)
+  ]
+  merged = ledger_state.merge(states)
+  assert merged['share'] is None and 'dynamic' not in merged
+  rest = set()
+  for p in range(3):
+    ledger = Ledger(spec, (p, 3))
+    ledger.begin(merged)
+    rest.update(drain(ledger))
+  assert rest == {(e, r) for e in range(2) for r in range(45)} - used
 
 
 def test_a_state_of_one_worker_of_several_fits_no_other():
@@ -311,18 +275,6 @@ def test_more_epochs_than_saved():
   longer = make(10, 5, (0, 1), num_epochs=2)
   longer.begin(ledger.state())
   assert {s.epoch for s in lease_all(longer)} == {1}
-
-
-def test_begin_with_epochs_done_in_part_out_of_order():
-  spec = LedgerSpec(8, 4, num_epochs=4)
-  consumed = {(0, 1), *((1, r) for r in range(8)), (2, 5), (2, 6)}
-  ledger = Ledger(spec)
-  ledger.begin(state_of(consumed, spec))
-  assert ledger.first_open_epoch == 0
-  everything = {(e, r) for e in range(4) for r in range(8)}
-  assert sorted(drain(ledger)) == sorted(everything - consumed)
-  ledger.commit(state_of(everything, spec))
-  assert ledger.first_open_epoch == 4
 
 
 def bad_states():
@@ -411,21 +363,6 @@ def test_a_shard_that_fails_is_tried_again_last():
   assert len(order) == 5 and order[-1] == bad
 
 
-def test_retry_makes_a_shard_to_do_again_with_its_marks():
-  ledger = make(8, 4, num_epochs=2, max_data_errors=1)
-  [(bad, _)] = ledger.lease('a', 1)
-  ledger.progress('a', bad, 0b0011)
-  assert ledger.fail('a', bad, 'torn')
-  [(good, _)] = ledger.lease('a', 1)
-  ledger.consume('a', good)
-  ledger.lease('a', 1)  # The next epoch; the first one is over.
-  ledger = through_bytes(ledger)
-  assert ledger.set_aside() == [(bad, 'torn')]
-  assert ledger.retry_set_aside() == 1
-  assert ledger.set_aside() == []
-  assert ledger.lease('b', 1) == [(bad, 0b0011)]
-
-
 def bad_and_good(num_records=8, **fields):
   """A ledger whose first shard is set aside, its second one consumed."""
   ledger = make(num_records, 4, max_data_errors=1, **fields)
@@ -453,17 +390,6 @@ def test_a_data_set_that_is_bad_as_a_whole_is_refused():
   assert ledger.counts()['doing'] == 1
 
 
-def test_what_was_used_of_a_shard_set_aside_is_lost_with_the_model():
-  ledger = make(8, 4, max_data_errors=1)
-  [(shard, _)] = ledger.lease('a', 1)
-  ledger.progress('a', shard, 0b1)
-  assert ledger.fail('a', shard, 'bad')
-  ledger.begin(None)  # Restored: its first record is to be used again.
-  assert len(ledger.lease('a', 2)) == 1  # The other one.
-  assert ledger.retry_set_aside() == 1
-  assert ledger.lease('a', 1) == [(shard, 0)]
-
-
 @pytest.mark.parametrize('num_records', [8, 7])
 def test_shards_whose_parts_make_a_whole_are_done_in_an_epoch_that_is_over(
   num_records,
@@ -479,34 +405,6 @@ def test_shards_whose_parts_make_a_whole_are_done_in_an_epoch_that_is_over(
   ledger.commit(merged)
   assert ledger.counts()['done'] == 1
   assert ledger.first_open_epoch == 1
-
-
-def test_a_commit_tells_what_is_consumed_of_a_shard_set_aside_before():
-  ledger, bad, _ = bad_and_good(num_epochs=2)
-  # Its first record was used: not yet said.
-  ledger.commit(state_of({(0, bad.start)}, ledger.spec))
-  assert ledger.counts() == counts(consumed=1, set_aside=1)
-  assert ledger.retry_set_aside() == 1
-  assert ledger.lease('b', 1) == [(bad, 0b0001)]
-
-
-def test_a_later_epoch_whose_parts_are_done_is_over_with_the_earlier_one():
-  ledger = make(8, 4, num_epochs=2)
-  for shard in lease_all(ledger):
-    ledger.consume('a', shard)
-
-  def commit(used):
-    states = [
-      state_of(part, ledger.spec, (worker, 2))
-      for worker, part in enumerate([used[::2], used[1::2]])
-    ]
-    ledger.commit(ledger_state.merge(states))
-
-  later = [(1, record) for record in range(8)]
-  commit(later)
-  assert ledger.counts()['done'] == 2
-  commit([(0, record) for record in range(8)] + later)
-  assert ledger.first_open_epoch == 2
 
 
 # --- Streams. -----------------------------------------------------------------
@@ -737,47 +635,6 @@ def test_unmark_reopens_epochs_that_were_over():
   assert ledger.state() == before
 
 
-def _consume(client, count):
-  """Consumes records of the shard that is next; returns them."""
-  shard = client.lease()
-  records = client.unconsumed(shard)[:count].tolist()
-  for record in records:
-    client.mark(shard, record)
-  if not len(client.unconsumed(shard)):
-    client.ack(shard)
-  return records
-
-
-def test_shard_used_up_in_three_runs():
-  """Marks of before and after a restore add up, whoever is merged last."""
-  seen, state = [], None
-  for count in (3, 4, 99):
-    clients = clients_of(LedgerSpec(40, 10), 2, state)
-    for client in clients:
-      seen += _consume(client, count)
-    state = ledger_state.merge([c.state() for c in clients])
-    assert state == ledger_state.merge([c.state() for c in clients[::-1]])
-  assert len(seen) == len(set(seen)) == 20
-
-
-def test_unmark_in_an_epoch_that_was_over_for_all():
-  """The last shard of an epoch is one worker's, which then takes it back."""
-  spec = LedgerSpec(6, 2, num_epochs=2)
-  before = LocalLedgerClient(spec)
-  for _ in range(2):
-    before.ack(before.lease())
-  clients = clients_of(spec, 2, before.state())
-  (first, second) = _consume(clients[0], 2)  # The epoch is done for worker 0.
-  own = ledger_state.unmark(clients[0].state(), [second])
-  clients[0].load(own)
-  assert _consume(clients[0], 2) == [second]
-  merged = ledger_state.merge([own, clients[1].state()])
-  clients[1].load(merged)
-  [rest] = clients_of(spec, 1, merged)
-  assert _consume(rest, 2) == [second]
-  assert first != second
-
-
 def test_unmark_what_was_not_consumed():
   client = LocalLedgerClient(LedgerSpec(10, 5))
   shard = client.lease()
@@ -789,19 +646,6 @@ def test_unmark_what_was_not_consumed():
   with pytest.raises(ValueError, match='epoch 1 has not begun'):
     ledger_state.unmark(state, [10])
   assert state == client.state()
-
-
-def test_dynamic_states_are_united_without_shares():
-  spec = LedgerSpec(20, 4, seed=1)
-  states = [
-    state_of({(0, r) for r in records}, spec, (p, 3))
-    for p, records in enumerate([range(6), range(4, 10), ()])
-  ]
-  states[0] = ledger_state.unmark(states[0], [1, 3])
-  merged = ledger_state.merge(states)
-  assert merged['share'] is None and 'dynamic' not in merged
-  left = [1, 3, *range(10, 20)]
-  assert remaining(merged, spec) == [(0, record) for record in left]
 
 
 @pytest.mark.parametrize(

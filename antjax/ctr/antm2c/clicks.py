@@ -31,7 +31,7 @@ class TextVectors:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Clicks:
+class ScenarioClicks:
   """Examples of one split.
 
   Attributes:
@@ -78,7 +78,7 @@ class Clicks:
 
     Args:
       index: Numbers of clicks.
-      rows_of_part: Clicks of a part: what one device takes at once.
+      rows_of_part: ScenarioClicks of a part: what one device takes at once.
     """
     part = np.arange(len(index)) // rows_of_part
     scenario = self.ids[index, self.names.index('scenario')]

@@ -16,15 +16,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from antjax.ctr.heads import History
-from antjax.ctr.models import build, esmm
-from antjax.ctr.models.fusion import Fusion, Way
-from antjax.ctr.models.inputs import Inputs, Moments, NetworkConfig, Sizes
-from antjax.ctr.models.moments import moments_of, MomentSums
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adam, RowWiseAdagrad
 from antjax.embedding.table import EmbeddingTables
 from antjax.layers import pooling
+from antjax.layers.functional import Functional
+from antjax.networks import esmm, load
+from antjax.networks.fusion import Fusion, Way
+from antjax.networks.moments import moments_of, MomentSums
+from antjax.networks.network import History, Inputs, ScenarioMoments, Sizes
 
 # Shape suffixes: B = rows, F = fields, D = embedding width, M = places of the
 # history, C = id columns, K = numeric columns.
@@ -115,14 +115,14 @@ class DataSizes:
   modal: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
-class Network(nnx.Module):
-  """Everything but the tables."""
+class FieldNetwork(nnx.Module):
+  """Everything but the tables: fields of numbers and vectors, and a network."""
 
   def __init__(
     self,
     name: str,
     sizes: Sizes,
-    config: NetworkConfig,
+    config: load.NetworkConfig,
     num_numeric: int,
     modal: Mapping[str, int],
     fusion: Way,
@@ -134,7 +134,7 @@ class Network(nnx.Module):
     self.fusion = Fusion(sizes, modal, fusion, rngs=rngs) if modal else None
     if self.fusion is not None:
       sizes = self.fusion.sizes
-    self.model = build.make(name, sizes, config, rngs=rngs)
+    self.model = load.make(name, sizes, config, rngs=rngs)
 
   def inputs(
     self,
@@ -142,7 +142,7 @@ class Network(nnx.Module):
     weights_BF: jax.Array | None,
     batch: Mapping[str, Any],
     modal: Mapping[str, jax.Array],
-    history: History | None,
+    histories: tuple[History, ...],
   ) -> Inputs:
     """What the model reads.
 
@@ -151,21 +151,25 @@ class Network(nnx.Module):
       weights_BF: Their weights in linear terms, of models that have these.
       batch: See `ScenarioModel.logits`.
       modal: Name -> vectors [B, X].
-      history: See `Inputs`.
+      histories: See `Inputs`.
     """
     if 'numeric' in batch:
       row = self.numeric(batch['numeric'].astype(fields_BFD.dtype))
       fields_BFD = jnp.concatenate([fields_BFD, row[:, None]], axis=1)
-    moments = batch.get('moments')
+    moments = None
+    if 'moments' in batch:
+      moments = ScenarioMoments(*(m[0] for m in batch['moments']))
     x = Inputs(
       fields_BFD,
       jnp.zeros(len(fields_BFD), fields_BFD.dtype)
       if weights_BF is None
       else weights_BF.sum(axis=1),
       batch['scenario'],
-      history,
-      batch['weight'],
-      None if moments is None else Moments(*(m[0] for m in moments)),
+      histories=histories,
+      weight_B=batch['weight'],
+      moments=None
+      if moments is None
+      else ScenarioMoments(*(m[0] for m in moments)),
     )
     return x if self.fusion is None else self.fusion(x, modal)
 
@@ -177,7 +181,7 @@ class ScenarioModel:
     self,
     name: str,
     fields: FieldConfig,
-    network: NetworkConfig,
+    network: load.NetworkConfig,
     sizes: DataSizes,
   ):
     """Looks which fields there are.
@@ -187,6 +191,7 @@ class ScenarioModel:
         none, or text or image without vectors.
     """
     self.name, self.fields, self.data = name, fields, sizes
+    self._needs = load.load(name).needs
     use = set(fields.use)
     columns = [f'column_{n}' for n in sizes.columns]
     self._num_ids = {
@@ -225,7 +230,7 @@ class ScenarioModel:
     order += ['history'] * self._has_history
     order += ['numeric'] * self._has_numeric
     self.field_names = tuple(order)
-    self._is_linear = name in build.LINEAR
+    self._is_linear = 'linear' in self._needs
     self.sizes = Sizes(
       num_fields=len(order),
       dim=fields.embedding_dim,
@@ -235,11 +240,11 @@ class ScenarioModel:
       item_fields=tuple(
         i for i, n in enumerate(order) if n in ('item', 'title')
       ),
-      max_history=sizes.max_history * self._has_history,
+      histories=(sizes.max_history,) * self._has_history,
     )
 
-    def make(rngs: nnx.Rngs) -> Network:
-      return Network(
+    def make(rngs: nnx.Rngs) -> FieldNetwork:
+      return FieldNetwork(
         name,
         self.sizes,
         network,
@@ -249,8 +254,8 @@ class ScenarioModel:
         rngs=rngs,
       )
 
-    self._make = make
-    self._graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    self._network = Functional(make)
+    jax.eval_shape(self._network.init, jax.random.key(0))  # Checks it.
 
   def tables(self, mesh: jax.sharding.Mesh) -> EmbeddingTables:
     """Tables of the ids, and for linear terms tables of their weights."""
@@ -284,7 +289,7 @@ class ScenarioModel:
     return EmbeddingTables(every, features, mesh=mesh)
 
   def prepare(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a batch of `Clicks` this model reads."""
+    """What of a batch of `ScenarioClicks` this model reads."""
     names = ['label', 'weight', *self._modal]
     names += ['numeric'] * self._has_numeric
     names += ['conversion'] * ('conversion' in batch)
@@ -309,15 +314,15 @@ class ScenarioModel:
 
   def init_params(self, key: jax.Array) -> PyTree:
     """Fresh parameters of the network."""
-    return nnx.to_pure_dict(nnx.state(self._make(nnx.Rngs(key))))
+    return self._network.init(key)
 
   def _inputs(
     self, params: PyTree, vectors: PyTree, batch: Mapping[str, Any]
-  ) -> tuple[Network, Inputs]:
+  ) -> tuple[FieldNetwork, Inputs]:
     dtype = jax.tree.leaves(params)[0].dtype
     rows = [vectors[group] for group in self._groups]
     weights = [vectors[g + _WEIGHT] for g in self._groups if self._is_linear]
-    history = None
+    histories: tuple[History, ...] = ()
     if self._has_history:
       title = self.field_names.index('title')
       history = History(
@@ -325,9 +330,10 @@ class ScenarioModel:
         batch['ids']['history'] >= 0,
         jnp.concatenate(rows, axis=1)[:, title].astype(dtype),
       )
+      histories = (history,)
       mean = pooling.pool(vectors['history'], batch['ids']['history'])
       rows.append(mean[:, None])
-    network = nnx.merge(self._graphdef, params)
+    network = self._network.merge(params)
     return network, network.inputs(
       jnp.concatenate(rows, axis=1).astype(dtype),
       jnp.concatenate(weights, axis=1)[..., 0].astype(dtype)
@@ -335,7 +341,7 @@ class ScenarioModel:
       else None,
       batch,
       {n: batch[n].astype(dtype) for n in self._modal},
-      history,
+      histories,
     )
 
   def logits(
@@ -346,11 +352,11 @@ class ScenarioModel:
     Args:
       params: From `init_params`, in the dtype to compute in.
       vectors: Like batch['ids'], of the tables.
-      batch: From `prepare`; one device's part. To score with a model of
-        `NORMALISING`, with 'moments': (means, variances) [1, S, F D].
+      batch: From `prepare`; one device's part. To score with a network that
+        needs moments, with 'moments': (means, variances) [1, S, F D].
     """
     network, x = self._inputs(params, vectors, batch)
-    found = network.model(x)
+    found = load.scores(network.model, x)
     logits = {'prediction': found}
     if isinstance(found, esmm.Logits):
       logits = found._asdict()
@@ -362,7 +368,8 @@ class ScenarioModel:
   ) -> tuple[jax.Array, jax.Array]:
     """(cross-entropies [B], weights [B])."""
     network, x = self._inputs(params, vectors, batch)
-    found = jax.tree.map(lambda y: y.astype(jnp.float32), network.model(x))
+    found = load.scores(network.model, x)
+    found = jax.tree.map(lambda y: y.astype(jnp.float32), found)
     if isinstance(found, esmm.Logits):
       losses_B = esmm.loss(found, batch['label'], batch['conversion'])
     else:
@@ -372,17 +379,17 @@ class ScenarioModel:
   @property
   def is_by_scenario(self) -> bool:
     """Whether rows sorted by scenario are faster: `antjax.layers.grouped`."""
-    return self.name in build.OWN_LAYERS and self.fields.knows_scenario
+    return 'sorted_rows' in self._needs and self.fields.knows_scenario
 
   @property
   def is_normalising(self) -> bool:
     """Whether `logits` needs moments of the training clicks."""
-    return self.name in build.NORMALISING
+    return 'moments' in self._needs
 
   def moment_sums(
     self, params: PyTree, vectors: PyTree, batch: Mapping[str, Any]
   ) -> MomentSums:
-    """What `antjax.ctr.models.moments.finish` reads, of one batch."""
+    """What `antjax.networks.moments.finish` reads, of one batch."""
     _, x = self._inputs(params, vectors, batch)
     return moments_of(x, self.sizes.num_scenarios)
 

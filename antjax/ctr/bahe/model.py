@@ -4,23 +4,35 @@
 
 from collections.abc import Mapping
 import dataclasses
+import functools
 from typing import Annotated, Any
 
+from flax import nnx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
-from antjax.ctr import heads
 from antjax.ctr.bahe.towers import Batch, Encoded, PyTree, Tower
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import RowWiseAdagrad
 from antjax.embedding.table import EmbeddingTables
-from antjax.layers import dense
+from antjax.layers import pooling
+from antjax.layers.functional import Functional
+from antjax.networks import load, network
+from antjax.networks.standalone import Standalone
 
 # Shape suffixes: B = examples, N = sequences of a user, M = places of a
 # sequence, E = embedding_dim, X = width of given user vectors.
 
 _ID_TABLES = ('user', 'item', 'behavior')
+_ROWS = ('user', 'item', 'title')  # A field each.
+# Needs of networks that are not met here.
+_LACKING = {
+  'moments': 'a head takes no statistics of training rows',
+  'conversion': 'examples have one label',
+  'support': 'examples belong to no task',
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,8 +64,61 @@ class IdConfig:
       )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeadConfig(load.NetworkConfig):
+  """What makes a click probability of a user's and an item's vectors."""
+
+  kind: Annotated[
+    str,
+    'dnn: an MLP over all vectors; any other click network:'
+    f' {", ".join(load.CLICK)}; or one of your own, as package.module:Class.',
+  ] = 'dnn'
+  cross_layers: Annotated[int, 'Cross layers of dcnv2.'] = 2
+  cross_rank: Annotated[
+    int, 'Rank of the matrices of cross layers; 0: full rank.'
+  ] = 64
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    found = load.load(self.name, 'head.kind')
+    load.refuse(found, _LACKING, f'head.kind={self.kind}')
+    self.of(found)
+
+  @property
+  def name(self) -> str:
+    """Name of the network."""
+    return 'mlp' if self.kind == 'dnn' else self.kind
+
+
+class Head(nnx.Module):
+  """A click network, and a map of texts to the width of its fields."""
+
+  def __init__(
+    self,
+    config: HeadConfig,
+    sizes: network.Sizes,
+    text_dim: int,
+    *,
+    rngs: nnx.Rngs,
+  ):
+    """Makes the layers; `text_dim` is 0 where no history of texts is read."""
+    self.model = Standalone(config.name, sizes, config, rngs=rngs)
+    self.text = nnx.Linear(text_dim, sizes.dim, rngs=rngs) if text_dim else None
+
+  def text_histories(self, encoded: Encoded) -> list[network.History]:
+    """Each sequence's text vectors and the title's, in the fields' width."""
+    assert self.text is not None and encoded.history_BNMD is not None
+    assert encoded.is_there_BNM is not None
+    keys_BNME = self.text(encoded.history_BNMD)
+    title_BE = self.text(encoded.title_BD)
+    return [
+      network.History(keys_BNME[:, n], encoded.is_there_BNM[:, n], title_BE)
+      for n in range(keys_BNME.shape[1])
+    ]
+
+
 @dataclasses.dataclass(frozen=True)
-class Sizes:
+class BehaviorSizes:
   """What the model has to know of the data.
 
   Attributes:
@@ -62,7 +127,7 @@ class Sizes:
     num_behaviors: Rows of the vocabulary.
     columns: Name of an id column -> its ids.
     num_numeric: Numeric features.
-    num_sequences: N.
+    history_lengths: M of each sequence.
     user_vector_dim: Width of given user vectors, X; 0: there are none.
   """
 
@@ -71,16 +136,21 @@ class Sizes:
   num_behaviors: int
   columns: Mapping[str, int]
   num_numeric: int
-  num_sequences: int
+  history_lengths: tuple[int, ...]
   user_vector_dim: int = 0
+
+  @property
+  def num_sequences(self) -> int:
+    """Sequences of a user, N."""
+    return len(self.history_lengths)
 
 
 @dataclasses.dataclass(frozen=True)
 class ClickModel:
-  """Its parameters are {'tower': ..., 'text': ..., 'head': ...}.
+  """Its parameters are {'tower': ..., 'head': ...}.
 
-  'text' maps text vectors to the width of the head's attention, where it has
-  one; models of ids have the head only.
+  Ids and the means of their histories are the head's fields; texts and numbers
+  are its dense inputs. Models of ids have the head only.
 
   Attributes:
     tower: The text side; None: the model knows ids only.
@@ -90,9 +160,9 @@ class ClickModel:
   """
 
   tower: Tower | None
-  head: heads.HeadConfig
+  head: HeadConfig
   ids: IdConfig
-  sizes: Sizes
+  sizes: BehaviorSizes
 
   def tables(self, mesh: jax.sharding.Mesh) -> EmbeddingTables | None:
     """The tables of the ids; None where none are used."""
@@ -171,32 +241,48 @@ class ClickModel:
       key: Random key.
       pretrained: The whole language model's parameters, where there is a tower.
     """
-    sizes, E = self.sizes, self.ids.embedding_dim
-    k_head, k_text = jax.random.split(key)
-    num_features = sizes.num_numeric + sizes.user_vector_dim
-    dims: dict[str, int] = {}  # Of histories.
+    k_head, _ = jax.random.split(key)
     params: dict[str, Any] = {}
     if self.tower is not None:
       params['tower'] = self.tower.init_params(pretrained)
-      num_features += self.tower.user_dim + self.tower.title_dim
+    return params | {'head': self._functional_head.init(k_head)}
+
+  def _make_head(self, rngs: nnx.Rngs) -> Head:
+    sizes, use = self.sizes, self.ids.use
+    has_history = 'behavior' in use
+    names = [n for n in _ROWS if (n if n != 'title' else 'behavior') in use]
+    num_fields = len(names) + len(sizes.columns) * self._has_columns
+    places = sizes.history_lengths * has_history
+    dense_width = sizes.num_numeric + sizes.user_vector_dim
+    text_dim = 0
+    if self.tower is not None:
+      dense_width += self.tower.user_dim + self.tower.title_dim
       if self.attends_to_text:
-        params['text'] = dense.init(k_text, self.tower.title_dim, E)
-        dims |= {f'text_{n}': E for n in range(sizes.num_sequences)}
-    for name in ('user', 'item'):
-      num_features += E * (name in self.ids.use)
-    if 'behavior' in self.ids.use:
-      num_features += E
-      dims |= {f'history_{n}': E for n in range(sizes.num_sequences)}
-    if self._has_columns:
-      num_features += E * len(sizes.columns)
-    params['head'] = heads.init(self.head, k_head, num_features, dims)
-    return params
+        text_dim = self.tower.title_dim
+        places = (*sizes.history_lengths, *places)
+    return Head(
+      self.head,
+      network.Sizes(
+        num_fields=num_fields + sizes.num_sequences * has_history,
+        dim=self.ids.embedding_dim,
+        dense_width=dense_width,
+        user_fields=tuple(i for i, n in enumerate(names) if n == 'user'),
+        item_fields=tuple(i for i, n in enumerate(names) if n != 'user'),
+        histories=places,
+      ),
+      text_dim,
+      rngs=rngs,
+    )
+
+  @functools.cached_property
+  def _functional_head(self) -> Functional[Head]:
+    return Functional(self._make_head)
 
   @property
   def attends_to_text(self) -> bool:
     """Whether the head weighs the behaviours' text vectors."""
     has_history = self.tower is not None and self.tower.has_history
-    return self.head.kind == 'din' and has_history
+    return 'history' in load.load(self.head.name).needs and has_history
 
   def logits(self, params: PyTree, vectors: PyTree, batch: Batch) -> jax.Array:
     """fp32 logits of a click, [B].
@@ -206,30 +292,46 @@ class ClickModel:
       vectors: Like batch['ids'], of the tables; {} where there are none.
       batch: From `prepare`; one device's part.
     """
-    features: list[jax.Array] = []
-    histories: dict[str, heads.History] = {}
+    dtype = jax.tree.leaves(params['head'])[0].dtype
+    head = self._functional_head.merge(params['head'])
+    dense: list[jax.Array] = []
+    histories: list[network.History] = []
     if self.tower is not None:
       encoded = self.tower(params['tower'], batch)
-      features += [encoded.user_BF, encoded.title_BD]
+      dense += [encoded.user_BF, encoded.title_BD]
       if self.attends_to_text:
-        histories |= _text_histories(params['text'], encoded)
-    features += [vectors[k] for k in ('user', 'item') if k in vectors]
-    if 'title' in vectors:
-      features.append(vectors['title'])
-      is_there_BNM = batch['ids']['history'] >= 0
-      histories |= {
-        f'history_{n}': heads.History(
-          vectors['history'][:, n], is_there_BNM[:, n], vectors['title']
+        encoded = jax.tree.map(
+          lambda x: x if x.dtype == bool else x.astype(dtype), encoded
+        )
+        histories += head.text_histories(encoded)
+    rows = [vectors[name][:, None] for name in _ROWS if name in vectors]
+    if 'columns' in vectors:
+      rows.append(vectors['columns'])
+    if 'history' in vectors:
+      ids_BNM, keys_BNME = batch['ids']['history'], vectors['history']
+      rows.append(pooling.pool(keys_BNME, ids_BNM))
+      histories += [
+        network.History(
+          keys_BNME[:, n].astype(dtype),
+          ids_BNM[:, n] >= 0,
+          vectors['title'].astype(dtype),
         )
         for n in range(self.sizes.num_sequences)
-      }
-    if 'columns' in vectors:
-      features.append(vectors['columns'].reshape(len(batch['label']), -1))
+      ]
     if self.sizes.num_numeric:
-      features.append(batch['numeric'])
+      dense.append(batch['numeric'])
     if self.sizes.user_vector_dim:
-      features.append(batch['user_vector'])
-    return heads.logits(self.head, params['head'], features, histories)
+      dense.append(batch['user_vector'])
+    num_rows = len(batch['label'])
+    empty_BFE = jnp.zeros((num_rows, 0, self.ids.embedding_dim), dtype)
+    fields_BFE = jnp.concatenate(
+      [empty_BFE, *(x.astype(dtype) for x in rows)], axis=1
+    )
+    dense_BX = None
+    if dense:
+      dense_BX = jnp.concatenate([x.astype(dtype) for x in dense], axis=-1)
+    x = head.model.inputs(fields_BFE, dense_BX, tuple(histories))
+    return head.model(x).astype(jnp.float32)
 
   def loss(
     self, params: PyTree, vectors: PyTree, batch: Batch
@@ -238,18 +340,3 @@ class ClickModel:
     logits_B = self.logits(params, vectors, batch)
     losses_B = optax.sigmoid_binary_cross_entropy(logits_B, batch['label'])
     return losses_B, batch['weight']
-
-
-def _text_histories(
-  params: PyTree, encoded: Encoded
-) -> dict[str, heads.History]:
-  """Each sequence's text vectors and the title's, in the head's width."""
-  assert encoded.history_BNMD is not None and encoded.is_there_BNM is not None
-  keys_BNME = dense.apply(params, encoded.history_BNMD)
-  title_BE = dense.apply(params, encoded.title_BD)
-  return {
-    f'text_{n}': heads.History(
-      keys_BNME[:, n], encoded.is_there_BNM[:, n], title_BE
-    )
-    for n in range(keys_BNME.shape[1])
-  }

@@ -179,12 +179,12 @@ class BehaviorStore:
       start, at = end, at + 1
     return values, scales
 
-  def _part(self, name: str) -> 'Part':
+  def _part(self, name: str) -> 'StorePart':
     return _open_part(self.path, name, self.manifest.dtype, self.dim)
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class StorePart:
   """A database of a store.
 
   Attributes:
@@ -268,7 +268,7 @@ def complete_ranges(
 
 def open_part(
   path: pathlib.Path, name: str, dtype: str, dim: int, *, create: bool = False
-) -> Part:
+) -> StorePart:
   """Opens a database.
 
   Raises:
@@ -301,7 +301,7 @@ def open_part(
     }
     return done(ts.open(spec, open=True, create=create, context=context), what)
 
-  return Part(
+  return StorePart(
     array('values', dtype, (dim,)),
     array('scales', 'float32', ()) if dtype == 'int8' else None,
     done(ts.KvStore.open(database, context=context), what),

@@ -51,7 +51,7 @@ class StoreWriter:
       OSError: It cannot be written.
     """
     self._path = pathlib.Path(path)
-    self._part: store.Part | None = None  # Made with the first row.
+    self._part: store.StorePart | None = None  # Made with the first row.
     self._name = secrets.token_hex(8)
     self._seen: dict[str, tuple[Range, list[Range]]] = {}
     self._texts = texts and functools.lru_cache(None)(texts)

@@ -44,7 +44,7 @@ class ScoreModel(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Examples:
+class RankedExamples:
   """Held-out examples.
 
   Attributes:
@@ -62,7 +62,7 @@ class Examples:
 
   def take(
     self, index: np.ndarray, is_kept: np.ndarray | None = None
-  ) -> 'Examples':
+  ) -> 'RankedExamples':
     """Some of the examples.
 
     Args:
@@ -75,12 +75,12 @@ class Examples:
       found = self.history_fn(index[mine])
       return found if is_kept is None else histories.of_items(found, is_kept)
 
-    return Examples(self.targets[index], self.negatives[index], history)
+    return RankedExamples(self.targets[index], self.negatives[index], history)
 
 
 def ranks(
   model: VectorModel | ScoreModel,
-  examples: Examples,
+  examples: RankedExamples,
   *,
   allowed: np.ndarray | None = None,
   with_full: bool = True,
@@ -111,7 +111,10 @@ def ranks(
 
 
 def _by_vectors(
-  model: Any, examples: Examples, allowed: np.ndarray | None, with_full: bool
+  model: Any,
+  examples: RankedExamples,
+  allowed: np.ndarray | None,
+  with_full: bool,
 ) -> Iterator[tuple[np.ndarray, Mapping[str, np.ndarray]]]:
   items = model.item_vectors()
   for index in _parts(len(examples), _CHUNK):
@@ -143,7 +146,10 @@ def _by_vectors(
 
 
 def _by_scores(
-  model: Any, examples: Examples, allowed: np.ndarray | None, with_full: bool
+  model: Any,
+  examples: RankedExamples,
+  allowed: np.ndarray | None,
+  with_full: bool,
 ) -> Iterator[tuple[np.ndarray, Mapping[str, np.ndarray]]]:
   for index in _parts(len(examples), _BATCH):
     seen = examples.history_fn(index)

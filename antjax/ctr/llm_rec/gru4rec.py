@@ -14,15 +14,17 @@ the unit as cuDNN has it (the reset gate after the product). The loss is that of
 """
 
 import dataclasses
+import functools
 from typing import Annotated, Any
 
+from flax import nnx
 import jax
 from jax import lax
 import jax.numpy as jnp
 
 from antjax.ctr.llm_rec.sasrec import drop
-from antjax.layers import dense
 from antjax.layers.fast_weights import match_varying
+from antjax.layers.functional import Functional
 
 # Shape suffixes: B = sequences, T = items of a sequence, D = width of item
 # vectors, H = width of the state.
@@ -50,32 +52,43 @@ class GRU4RecConfig:
 
   def init(self, key: jax.Array) -> PyTree:
     """Fresh parameters."""
-    k_input, k_state, k_out = jax.random.split(key, 3)
-    H = self.state_dim
-    return {
-      'input': dense.init(k_input, self.dim, 3 * H),
-      'state': dense.init(k_state, H, 3 * H, use_bias=False),
-      'out': dense.init(k_out, H, self.dim),
-    }
+    return self._unit.init(key)
 
   def __call__(
     self, params: PyTree, x_BTD: jax.Array, rng: jax.Array | None = None
   ) -> jax.Array:
     """What each place says of the next item, [B, T, D]; see `SASRecConfig`."""
-    x_BTD = drop(x_BTD, self.dropout, rng)
+    return self._unit.merge(params)(drop(x_BTD, self.dropout, rng))
+
+  @functools.cached_property
+  def _unit(self) -> 'Functional[GatedUnit]':
+    return Functional(lambda rngs: GatedUnit(self, rngs=rngs))
+
+
+class GatedUnit(nnx.Module):
+  """The recurrent unit, and the map of its states to item vectors."""
+
+  def __init__(self, config: GRU4RecConfig, *, rngs: nnx.Rngs):
+    H = config.state_dim
+    self.input = nnx.Linear(config.dim, 3 * H, rngs=rngs)
+    self.state = nnx.Linear(H, 3 * H, use_bias=False, rngs=rngs)
+    self.out = nnx.Linear(H, config.dim, rngs=rngs)
+
+  def __call__(self, x_BTD: jax.Array) -> jax.Array:
+    """[B, T, D] of [B, T, D]."""
     # For all places at once: only what needs the state is in the loop.
-    inputs_TBG = jnp.moveaxis(dense.apply(params['input'], x_BTD), 1, 0)
+    inputs_TBG = jnp.moveaxis(self.input(x_BTD), 1, 0)
+    kernel_HG = self.state.kernel[...]
 
     def step(state_BH, input_BG):
       update_in, reset_in, new_in = jnp.split(input_BG, 3, axis=-1)
-      product_BG = dense.apply(params['state'], state_BH)
-      update, reset, new = jnp.split(product_BG, 3, axis=-1)
+      update, reset, new = jnp.split(state_BH @ kernel_HG, 3, axis=-1)
       keep = jax.nn.sigmoid(update_in + update)
       new = jnp.tanh(new_in + jax.nn.sigmoid(reset_in + reset) * new)
       state_BH = (1 - keep) * new + keep * state_BH
       return state_BH, state_BH
 
-    start_BH = jnp.zeros((len(x_BTD), self.state_dim), inputs_TBG.dtype)
-    start_BH = match_varying(start_BH, (inputs_TBG, params['state']))
+    start_BH = jnp.zeros((len(x_BTD), len(kernel_HG)), inputs_TBG.dtype)
+    start_BH = match_varying(start_BH, (inputs_TBG, kernel_HG))
     _, states_TBH = lax.scan(step, start_BH, inputs_TBG)
-    return dense.apply(params['out'], jnp.moveaxis(states_TBH, 0, 1))
+    return self.out(jnp.moveaxis(states_TBH, 0, 1))

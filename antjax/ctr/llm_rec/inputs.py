@@ -17,7 +17,7 @@ import numpy as np
 
 from antjax.ctr.llm_rec import packing
 from antjax.ctr.llm_rec.losses import inclusion_log_q, LossConfig
-from antjax.ctr.llm_rec.negative_sampler import NegativeSampler
+from antjax.ctr.llm_rec.negatives import NegativeSampler
 from antjax.ctr.llm_rec.texts import Planned, TextMaker
 
 # Shape suffixes: b = examples of a part, N = items of a history, J = negatives,

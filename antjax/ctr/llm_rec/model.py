@@ -12,15 +12,17 @@ model knows a domain or an id. Its parameters are {'lm': the language model's,
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 from typing import Annotated, Any, Literal
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 
 from antjax.ctr.llm_rec import losses, words
 from antjax.ctr.llm_rec.losses import Batch, LossConfig
 from antjax.ctr.llm_rec.texts import Pooling
-from antjax.layers import dense
+from antjax.layers.functional import Functional
 from antjax.lm import packed, transformer
 from antjax.lm.config import Config
 
@@ -117,6 +119,11 @@ class LLMRec:
     own = self.vector.projection_dim or self.lm.embed_dim
     return own + self.vector.word_dim
 
+  @functools.cached_property
+  def _projection(self) -> Functional[nnx.Linear]:
+    sizes = self.lm.embed_dim, self.vector.projection_dim
+    return Functional(lambda rngs: nnx.Linear(*sizes, rngs=rngs))
+
   def init_params(
     self, key: jax.Array, pretrained: PyTree, rarity_V: Any = None
   ) -> PyTree:
@@ -132,9 +139,7 @@ class LLMRec:
       word_key = jax.random.fold_in(key, 2)  # 1 is that of adapters.
       head['words'] = words.init(word_key, rarity_V, self.vector.word_dim)
     if self.vector.projection_dim:
-      head['projection'] = dense.init(
-        key, self.lm.embed_dim, self.vector.projection_dim
-      )
+      head['projection'] = self._projection.init(key)
     if self.loss_config.learn_temperature:
       inverse = 1 / self.loss_config.temperature
       head['log_scale'] = jnp.log(jnp.full((1,), inverse, jnp.float32))
@@ -211,7 +216,7 @@ class LLMRec:
     if self.vector.projection_dim:
       projection = params['head']['projection']
       dtype = jax.tree.leaves(projection)[0].dtype
-      found_MD = dense.apply(projection, found_MD.astype(dtype))
+      found_MD = self._projection.merge(projection)(found_MD.astype(dtype))
       found_MD = jnp.where(is_there_M1, found_MD.astype(jnp.float32), 0)
     if self.vector.normalize:
       found_MD = _unit(found_MD)

@@ -23,6 +23,7 @@ import dataclasses
 import functools
 from typing import Any
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -34,7 +35,7 @@ from antjax.ctr.llm_rec.sasrec import SASRecConfig
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adam
 from antjax.embedding.table import EmbeddingTables
-from antjax.layers import dense
+from antjax.layers.functional import Functional
 
 # Shape suffixes: B = sequences, T = places, D = width of item vectors, N =
 # items with the padding, J = drawn items a sequence, M = all drawn items, X =
@@ -82,8 +83,14 @@ class NextItemModel:
     k_encoder, k_adapter = jax.random.split(key)
     params = {'encoder': self.encoder.init(k_encoder)}
     if self.text_dim:
-      params['adapter'] = dense.init(k_adapter, self.text_dim, self.encoder.dim)
+      params['adapter'] = self._adapter.init(k_adapter)
     return params
+
+  @functools.cached_property
+  def _adapter(self) -> Functional[nnx.Linear]:
+    return Functional(
+      lambda rngs: nnx.Linear(self.text_dim, self.encoder.dim, rngs=rngs)
+    )
 
   def prepare(
     self, sequence_BT: np.ndarray, negatives_BJ: np.ndarray
@@ -137,7 +144,7 @@ class NextItemModel:
     """Item vectors [..., D]."""
     if not self.text_dim:
       return vectors
-    return _unit(dense.apply(params['adapter'], vectors))
+    return _unit(self._adapter.merge(params['adapter'])(vectors))
 
   def _scaled(self, h: jax.Array) -> jax.Array:
     """What is multiplied with item vectors."""

@@ -26,7 +26,7 @@ WIDTHS = (64, 128, 256)
 _STEP = 8  # Of rows where no text is as long as the narrowest.
 
 
-class Lane(NamedTuple):
+class LaneShape(NamedTuple):
   """Rows of one width."""
 
   width: int
@@ -34,7 +34,7 @@ class Lane(NamedTuple):
 
 
 # The widest lane first.
-Shape = tuple[Lane, ...]
+Shape = tuple[LaneShape, ...]
 
 
 def num_slots(shape: Shape) -> int:
@@ -147,11 +147,11 @@ def _shape_of(
     for lengths in samples:
       mine = lengths[lengths > below]
       while True:
-        is_out = pack(mine, (*shape, Lane(width, rows))) < 0
+        is_out = pack(mine, (*shape, LaneShape(width, rows))) < 0
         if not is_out.any():
           break
         rows += max(1, int(mine[is_out].sum()) // width)
         rows = -(-rows // multiple) * multiple
     if rows:
-      shape += (Lane(width, rows),)
+      shape += (LaneShape(width, rows),)
   return shape

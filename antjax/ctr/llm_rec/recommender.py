@@ -140,14 +140,14 @@ class Recommender:
     vocabulary = Titles(['', *titles])
     tokens, offsets = self._tokenize(vocabulary.texts(0, len(vocabulary)))
     return TextMaker(
-      Tokens(tokens, offsets),
+      TitleTokens(tokens, offsets),
       self._marks,
       max_title_tokens=self._limits.max_title_tokens,
       max_tokens=self._limits.max_tokens,
     )
 
 
-class Tokens(NamedTuple):
+class TitleTokens(NamedTuple):
   """Token ids of titles in memory; see `TokenCache`."""
 
   tokens: np.ndarray

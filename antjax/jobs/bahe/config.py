@@ -5,9 +5,8 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from antjax.ctr.bahe.model import IdConfig
+from antjax.ctr.bahe.model import HeadConfig, IdConfig
 from antjax.ctr.bahe.table import Home
-from antjax.ctr.heads import HeadConfig
 from antjax.ctr.tuning import Tuning
 from antjax.jobs.training_config import LanguageConfig
 from antjax.metrics import click_metrics

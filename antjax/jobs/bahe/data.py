@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from antjax.ctr.bahe import batches
-from antjax.ctr.bahe.model import Sizes
+from antjax.ctr.bahe.model import BehaviorSizes
 from antjax.data import output_folder, shuffled_index
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.jobs import identity as run_identity
@@ -68,13 +68,13 @@ class Clicks:
       run_identity.of_data(self.description),
     )
     self.user_vectors = self._users.name if self._users else ''
-    self.sizes = Sizes(
+    self.sizes = BehaviorSizes(
       num_users=self.description['num_users'],
       num_items=self.description['num_items'],
       num_behaviors=self.description['num_behaviors'],
       columns={c['name']: c['num_ids'] for c in self.description['ids']},
       num_numeric=len(self.description['numeric']),
-      num_sequences=len(names),
+      history_lengths=self.lengths,
       user_vector_dim=self._users.dim if self._users else 0,
     )
     self._num_devices = len(job.mesh.local_devices)

@@ -22,8 +22,7 @@ from typing import Any
 
 import jax
 
-from antjax.ctr.bahe import tuning
-from antjax.ctr.tuning import frozen_share
+from antjax.ctr import tuning
 from antjax.jobs import job as job_lib
 from antjax.jobs import memory_table
 from antjax.jobs import run as run_lib
@@ -141,7 +140,7 @@ class BaheJob:
       self.trainer,
       state,
       activations=self._activation_bytes,
-      frozen_share=frozen_share(
+      frozen_share=tuning.frozen_share(
         built.params,
         tuning.trainable(config.effective_tuning),
         built.num_absent,

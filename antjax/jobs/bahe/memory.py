@@ -7,10 +7,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from antjax.ctr.bahe.dedup_tower import DedupTower
 from antjax.ctr.bahe.full_text import FullTextTower
 from antjax.ctr.bahe.model import ClickModel
-from antjax.ctr.bahe.store_tower import StoreTower
+from antjax.ctr.bahe.row_towers import DedupTower, StoreTower
 from antjax.jobs.bahe.config import Config
 from antjax.jobs.bahe.data import Clicks
 from antjax.lm import cost

@@ -11,11 +11,12 @@ from absl import logging
 import jax
 import numpy as np
 
-from antjax.ctr.bahe import store_tower, text_join, tuning
+from antjax.ctr import tuning
+from antjax.ctr.bahe import full_text, row_towers
 from antjax.ctr.bahe import table as table_lib
-from antjax.ctr.bahe.dedup_tower import DedupTower
 from antjax.ctr.bahe.full_text import FullTextTower
 from antjax.ctr.bahe.model import ClickModel
+from antjax.ctr.bahe.row_towers import DedupTower
 from antjax.ctr.bahe.sequences import SequenceEncoder
 from antjax.ctr.bahe.store import BehaviorStore
 from antjax.ctr.bahe.towers import PyTree, Tower
@@ -89,7 +90,7 @@ def build(config: Config, job: job_lib.Job, clicks: Clicks) -> Built:
       targets=config.lora_targets,
     )
   constants = None
-  if isinstance(tower, store_tower.StoreTower):
+  if isinstance(tower, row_towers.StoreTower):
     constants = tower.table.constants
   table_bytes = sum(
     shard.data.nbytes
@@ -160,7 +161,7 @@ def _language_model(config: Config) -> tuple[LMConfig, PyTree]:
 
 def _store_tower(
   config: Config, job: job_lib.Job, clicks: Clicks, lm_config: LMConfig
-) -> store_tower.StoreTower:
+) -> row_towers.StoreTower:
   store = BehaviorStore.open(config.store)
   manifest = store.manifest
   manifest.check(
@@ -203,7 +204,7 @@ def _store_tower(
     inside_groups=job.agent is not None,
   )
   logging.info('%s', said)
-  return store_tower.StoreTower(
+  return row_towers.StoreTower(
     sequence_encoder(config, clicks, lm_config, num_low), table
   )
 
@@ -251,6 +252,6 @@ def _token_tower(config: Config, clicks: Clicks, lm_config: LMConfig) -> Tower:
     clicks.sizes.num_sequences,
     config.max_tokens,
     min(config.max_tokens, int(cache.lengths.max())),
-    text_join.marks_of(tokenizer),
+    full_text.marks_of(tokenizer),
     cache,
   )

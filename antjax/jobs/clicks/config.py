@@ -6,10 +6,9 @@ import dataclasses
 from typing import Annotated, Literal
 
 from antjax.ctr.antm2c.model import FieldConfig
-from antjax.ctr.models import build
-from antjax.ctr.models.inputs import NetworkConfig
 from antjax.jobs.training_config import ExamplesConfig
 from antjax.metrics.by_slice import ScoreConfig
+from antjax.networks import load
 from antjax.train.optimizer import OptimizerConfig
 
 
@@ -69,7 +68,11 @@ class Config(ExamplesConfig):
   data: Annotated[str, 'Folder that launch/prepare_behaviors.py wrote.'] = (
     'data/antm2c'
   )
-  model: Annotated[str, f'One of {", ".join(build.MODELS)}.'] = 'dcnv2'
+  model: Annotated[
+    str,
+    f'One of {", ".join(load.NETWORKS)}; or one of your own, as'
+    ' package.module:Class.',
+  ] = 'dcnv2'
   scenario: Annotated[
     str,
     'Id column that says the scenario; empty: scene, or else all clicks are of'
@@ -122,7 +125,7 @@ class Config(ExamplesConfig):
   ] = ('id',)
   best_metric: str = 'validation_auc'
   paro: str = 'NNN'
-  network: NetworkConfig = NetworkConfig()
+  network: load.NetworkConfig = load.NetworkConfig()
   fields: FieldConfig = FieldConfig()
   optimizer: OptimizerConfig = OptimizerConfig(
     warmup_steps=0,
@@ -136,22 +139,28 @@ class Config(ExamplesConfig):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    if self.model not in build.MODELS:
+    network = load.load(self.model)
+    self.network.of(network)
+    if 'support' in network.needs:
       raise ValueError(
-        f'model={self.model}: unknown; use one of {", ".join(build.MODELS)}.'
+        f'model={self.model} reads the support of a task, which only'
+        ' launch/train_gmeta.py has; use another model.'
       )
-    for name, known in (('models', build.MODELS), ('inputs', INPUTS)):
-      if unknown := sorted(set(getattr(self, name)) - set(known)):
-        raise ValueError(
-          f'{name}: {", ".join(unknown)} unknown; use some of'
-          f' {", ".join(known)}.'
-        )
+    for name in self.models:
+      load.load(name, 'models')
+    if unknown := sorted(set(self.inputs) - set(INPUTS)):
+      raise ValueError(
+        f'inputs: {", ".join(unknown)} unknown; use some of'
+        f' {", ".join(INPUTS)}.'
+      )
     if not self.inputs:
       raise ValueError('inputs: give at least one.')
     if POOLED in self.inputs or not self.fields.knows_scenario:
       self.check_pooled()
-    if self.model == 'esmm' and not self.conversion:
-      raise ValueError('model=esmm learns two labels: name --conversion.')
+    if 'conversion' in network.needs and not self.conversion:
+      raise ValueError(
+        f'model={self.model} learns two labels: name --conversion.'
+      )
     self.check_least(
       {
         **dict.fromkeys(('max_history', 'max_pieces', 'eval_batch_size'), 1),

@@ -13,15 +13,15 @@ import jax
 import numpy as np
 import pyarrow.parquet as pq
 
-from antjax.ctr.antm2c.clicks import Clicks, TextVectors
+from antjax.ctr.antm2c.clicks import ScenarioClicks, TextVectors
 from antjax.ctr.antm2c.model import DataSizes, ScenarioModel
 from antjax.ctr.bahe.batches import Standardizer
-from antjax.ctr.models.inputs import Moments
 from antjax.data import output_folder, shuffled_index, whole_columns
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
 from antjax.jobs.clicks import vectors as antm2c_vectors
 from antjax.jobs.clicks.config import Config
+from antjax.networks.network import ScenarioMoments
 
 SPLITS = ('train', 'validation', 'test')
 _COLUMNS = (
@@ -98,7 +98,7 @@ class ScenarioData:
       numeric = found['numeric']
       if self.standardizer is not None:
         numeric = self.standardizer(numeric[:, numbers])
-      self.splits[split] = Clicks(
+      self.splits[split] = ScenarioClicks(
         names=('user', 'item', 'title', 'scenario')
         + tuple(f'column_{id_names[i]}' for i in kept),
         ids=np.stack(ids, axis=1),
@@ -184,7 +184,7 @@ class ScenarioData:
     split: str,
     model: ScenarioModel,
     *,
-    moments: Moments | None = None,
+    moments: ScenarioMoments | None = None,
     limit: int = 0,
   ) -> Iterator[dict[str, Any]]:
     """This process's share of a split, once, filled up to whole batches.
@@ -193,7 +193,7 @@ class ScenarioData:
       split: One of `SPLITS`.
       model: What reads them.
       moments: Of the training clicks, for models that normalise.
-      limit: Clicks to take, evenly spread; 0: all.
+      limit: ScenarioClicks to take, evenly spread; 0: all.
     """
     clicks = self.splits[split]
     per_device = -(-self._config.eval_batch_size // jax.device_count())

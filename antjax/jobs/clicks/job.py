@@ -28,7 +28,6 @@ import pathlib
 
 import numpy as np
 
-from antjax.ctr.models import build
 from antjax.jobs import job as job_lib
 from antjax.jobs.clicks import data as antm2c_data
 from antjax.jobs.clicks import report as antm2c_report
@@ -38,6 +37,7 @@ from antjax.jobs.clicks.config import Config, INPUTS, POOLED
 from antjax.jobs.clicks.data import ScenarioData
 from antjax.jobs.clicks.training import ClickJob, SeedResult
 from antjax.metrics import by_slice as scores
+from antjax.networks import load
 
 
 def main(config: Config) -> None:
@@ -131,7 +131,7 @@ def _cell(
 
 def _possible(data: ScenarioData) -> list[str]:
   """Models that need nothing that the data lack."""
-  lacking = set() if data.sizes.max_history else {'din', 'bst'}
+  lacking = set() if data.sizes.max_history else {'history'}
   if data.splits['train'].conversion is None:
-    lacking |= {*build.MULTI_TASK}
-  return [name for name in build.MODELS if name not in lacking]
+    lacking |= {'conversion'}
+  return [n for n, found in load.CLICK.items() if not found.needs & lacking]

@@ -14,13 +14,13 @@ import numpy as np
 
 from antjax import config as config_lib
 from antjax.ctr.antm2c.model import ScenarioModel
-from antjax.ctr.models import moments
 from antjax.jobs import job as job_lib
 from antjax.jobs import run as run_lib
 from antjax.jobs.clicks import report as antm2c_report
 from antjax.jobs.clicks.config import Config
 from antjax.jobs.clicks.data import ScenarioData
 from antjax.metrics import by_slice as scores
+from antjax.networks import moments
 from antjax.report import job_report
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer

@@ -16,6 +16,7 @@ from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
 from antjax.jobs.gmeta.config import Config
 from antjax.meta import episodes, evaluate, meta_io
+from antjax.meta.episode_config import Bucket, EpisodeConfig
 from antjax.metrics import by_task
 from antjax.shards import dataset, record_source
 
@@ -119,16 +120,16 @@ class Tasks:
       record_source.every(self._train, 0, 1), self._label
     )
 
-  def _episode_config(self, *, is_training: bool) -> episodes.EpisodeConfig:
+  def _episode_config(self, *, is_training: bool) -> EpisodeConfig:
     config = self._config
     model = config.model
     num_parts = len(self._job.mesh.local_devices)
     if is_training and self._job.agent is None:
       # Of a whole step; else of a micro-batch, as many as a plan says.
       num_parts *= config.num_micro_batches
-    return episodes.EpisodeConfig(
+    return EpisodeConfig(
       buckets=tuple(
-        episodes.Bucket(size, slots * num_parts)
+        Bucket(size, slots * num_parts)
         for size, slots in zip(
           config.support_sizes, config.slots_per_device, strict=True
         )
@@ -138,9 +139,7 @@ class Tasks:
       label=self._label,
       query_size=self._query_size,
       # A slot may be as small as a row.
-      min_support=min(
-        episodes.EpisodeConfig.min_support, config.support_sizes[-1]
-      ),
+      min_support=min(EpisodeConfig.min_support, config.support_sizes[-1]),
       split=config.split,
       id_dropout=self._of_items(model.id_dropout * is_training),
       task_id_dropout=self._of_items(model.task_id_dropout * is_training),

@@ -32,7 +32,7 @@ from antjax.jobs.gmeta.vocabulary import read_vocabulary
 from antjax.mesh import mesh as mesh_lib
 from antjax.meta import algorithms, meta_loss
 from antjax.meta import recommender as recommender_lib
-from antjax.meta.episodes import EpisodeConfig
+from antjax.meta.episode_config import EpisodeConfig
 from antjax.serving import delta, exporter, loader
 from antjax.serving import recommender as serving
 from antjax.train import checkpoint

@@ -15,7 +15,7 @@ from antjax.jobs.gmeta import vocabulary as gmeta_vocabulary
 from antjax.jobs.gmeta.config import Config
 from antjax.jobs.gmeta.data import MODELS, Tasks
 from antjax.meta import algorithms, episodes, evaluate, maml, meta_loss
-from antjax.meta.recommender import Recommender
+from antjax.meta.recommender import MetaRecommender
 from antjax.metrics.means import LogLoss
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
@@ -53,7 +53,7 @@ class Methods:
     self,
     config: Config,
     job: job_lib.Job,
-    recommender: Recommender,
+    recommender: MetaRecommender,
     tasks: Tasks,
   ):
     """Nothing is trained yet."""
@@ -125,7 +125,7 @@ class Methods:
   def _fit(
     self,
     name: str,
-    recommender: Recommender,
+    recommender: MetaRecommender,
     stages: Sequence[Stage],
     inner: maml.InnerLoop,
   ) -> tuple[Trainer, TrainState]:
@@ -168,7 +168,7 @@ class Methods:
   def _trainer(
     self,
     loss_fn: Callable[..., Any],
-    recommender: Recommender,
+    recommender: MetaRecommender,
     num_steps: int,
     inner: maml.InnerLoop,
   ) -> Trainer:

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from antjax.data import output_folder, records
 from antjax.jobs.gmeta.vocabulary import read_vocabulary
-from antjax.meta.models import RatingLevels
+from antjax.meta.task_network import RatingLevels
 from antjax.report import progress
 from antjax.serving import scorer
 from antjax.serving.loader import Model

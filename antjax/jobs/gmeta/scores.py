@@ -11,8 +11,8 @@ import numpy as np
 from antjax.jobs.gmeta.config import Config
 from antjax.jobs.gmeta.data import Tasks
 from antjax.jobs.gmeta.methods import Method
-from antjax.meta import evaluate, predictions
-from antjax.meta.recommender import Recommender
+from antjax.meta import evaluate
+from antjax.meta.recommender import MetaRecommender
 from antjax.metrics import by_task, merge
 from antjax.metrics.bootstrap import Estimate
 from antjax.metrics.columns import Rows
@@ -37,14 +37,14 @@ class Results:
 def evaluate_methods(
   config: Config,
   tasks: Tasks,
-  recommender: Recommender,
+  recommender: MetaRecommender,
   methods: Mapping[str, Method],
 ) -> Results:
   """Scores every method and baseline in every scenario; a collective call."""
   results = Results()
   mean = tasks.mean_label()
   predict_fns = {
-    name: predictions.predict_by_step_fn(
+    name: evaluate.predict_by_step_fn(
       recommender.task_model, method.inner, last_step=config.eval_steps
     )
     for name, method in methods.items()
@@ -122,7 +122,7 @@ def _add(
 
 
 def after_step(columns: by_task.Columns, step: int) -> dict[str, np.ndarray]:
-  """Returns the columns of `predictions.predict_by_step_fn` after a step."""
+  """Returns the columns of `evaluate.predict_by_step_fn` after a step."""
   suffix = f'_{step}'
   chosen = {
     name.removesuffix(suffix): column

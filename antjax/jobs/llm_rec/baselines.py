@@ -25,13 +25,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 import numpy as np
 
-from antjax.ctr.llm_rec import (
-  bm25,
-  evaluation,
-  next_item,
-  popularity,
-  text_cosine,
-)
+from antjax.ctr.llm_rec import evaluation, next_item, untrained
 from antjax.data.sequence_data import SequenceData
 from antjax.data.sequence_events import SequenceEvents
 from antjax.jobs import identity as run_identity
@@ -45,7 +39,7 @@ from antjax.jobs.llm_rec.texts import TextEncoder
 from antjax.metrics import rank_metrics
 from antjax.report import job_report
 
-_KINDS: dict[str, text_cosine.Kind] = {
+_KINDS: dict[str, untrained.Kind] = {
   'last_title': 'last',
   'mean_titles': 'mean',
   'one_text': 'concatenated',
@@ -141,12 +135,12 @@ class Baselines:
     config, data = self._config, self.data
     if method == 'popularity':
       events = self._events()
-      return popularity.Popularity(events.count_items(data.num_items))
+      return untrained.Popularity(events.count_items(data.num_items))
     if method == 'bm25':
-      return bm25.BM25(data.titles, max_history=config.max_history)
+      return untrained.BM25(data.titles, max_history=config.max_history)
     if method in _KINDS:
       encode = self._encode if method == 'one_text' else None
-      return text_cosine.TextCosine(
+      return untrained.TextCosine(
         _KINDS[method], self.vectors, config.max_history, encode
       )
     texts = None
@@ -214,7 +208,7 @@ class Baselines:
 
   def _in_domain(
     self, held_out: HeldOut, domain: str
-  ) -> tuple[np.ndarray, evaluation.Examples]:
+  ) -> tuple[np.ndarray, evaluation.RankedExamples]:
     """The examples of a domain's targets, with the history in it alone."""
     number = self.data.domain_id(domain)
     index = np.flatnonzero(held_out.target_domains == number)
@@ -245,7 +239,7 @@ class Baselines:
   def _encode(self, rows: Any) -> np.ndarray:
     titles = self.data.titles
     return self.encoder(
-      [text_cosine.join_titles([titles[i] for i in row]) for row in rows]
+      [untrained.join_titles([titles[i] for i in row]) for row in rows]
     )
 
 
@@ -257,7 +251,7 @@ def _nothing(held_out: HeldOut | None) -> Ranks | None:
   return {kind: worst.copy() for kind in (evaluation.SAMPLED, evaluation.FULL)}
 
 
-def _ndcg(model: Any, examples: evaluation.Examples) -> float:
+def _ndcg(model: Any, examples: evaluation.RankedExamples) -> float:
   """NDCG@10 among the negatives."""
   if not len(examples):
     return 0.0

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from antjax.ctr.llm_rec import negatives
-from antjax.ctr.llm_rec.evaluation import Examples
+from antjax.ctr.llm_rec.evaluation import RankedExamples
 from antjax.data.sequence_data import SequenceData
 from antjax.jobs.llm_rec.config import HeldOutConfig
 from antjax.metrics import rank_metrics
@@ -28,7 +28,7 @@ class HeldOut:
   users: np.ndarray
   target_domains: np.ndarray
   parts: dict[str, np.ndarray]
-  examples: Examples
+  examples: RankedExamples
 
   def __len__(self) -> int:
     return len(self.users)
@@ -106,7 +106,7 @@ def _of(
     exclude_seen=config.exclude_seen,
   )
   return HeldOut(
-    user, data.domains[targets], parts, Examples(targets, drawn, history)
+    user, data.domains[targets], parts, RankedExamples(targets, drawn, history)
   )
 
 

@@ -24,7 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from antjax.ctr.llm_rec import evaluation, tuning
+from antjax.ctr import tuning
+from antjax.ctr.llm_rec import evaluation
 from antjax.ctr.llm_rec.vectors import VectorEncoder
 from antjax.ctr.tuning import frozen_share
 from antjax.jobs import job as job_lib

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from antjax.ctr.llm_rec import tuning
+from antjax.ctr import tuning
 from antjax.ctr.llm_rec.model import LLMRec
 from antjax.ctr.llm_rec.texts import Marks, marks_of, TextMaker, Titles
 from antjax.data.sequence_data import SequenceData

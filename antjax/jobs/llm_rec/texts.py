@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from antjax.ctr.bahe import encode
-from antjax.ctr.llm_rec import text_cosine
+from antjax.ctr.llm_rec import untrained
 from antjax.lm import (
   fingerprint,
   pretrained,
@@ -49,7 +49,7 @@ class TextEncoder:
       fingerprint.of_tokenizer(model),
       max_tokens,
     ]
-    text_cosine.keep_newest(inner, max_tokens)
+    untrained.keep_newest(inner, max_tokens)
     self._encoder = encode.Encoder(
       config, params, num_low=config.num_layers, max_tokens=max_tokens
     )

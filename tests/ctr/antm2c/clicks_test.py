@@ -4,7 +4,7 @@
 
 import numpy as np
 
-from antjax.ctr.antm2c.clicks import Clicks, TextVectors
+from antjax.ctr.antm2c.clicks import ScenarioClicks, TextVectors
 
 NAMES = ('user', 'item', 'title', 'scenario', 'column_city')
 IDS = np.array([[1, 2, 3, 0, 5], [4, 0, 2, 1, 6], [0, 1, 3, 1, 0]], np.int32)
@@ -27,7 +27,7 @@ def clicks(**changes):
     'history': 0,
     'max_history': 2,
   }
-  return Clicks(**fields | changes)
+  return ScenarioClicks(**fields | changes)
 
 
 def test_a_batch_has_its_rows_and_fills_up_with_weight_zero():

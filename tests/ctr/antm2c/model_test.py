@@ -8,10 +8,10 @@ import optax
 import pytest
 
 import antjax
-from antjax.ctr.antm2c.clicks import Clicks, TextVectors
+from antjax.ctr.antm2c.clicks import ScenarioClicks, TextVectors
 from antjax.ctr.antm2c.model import DataSizes, FieldConfig, ScenarioModel
-from antjax.ctr.models import moments
-from antjax.ctr.models.inputs import NetworkConfig
+from antjax.networks import moments
+from antjax.networks.load import NetworkConfig
 
 NETWORK = NetworkConfig(
   widths=(8,),
@@ -36,7 +36,7 @@ def clicks(size=64, seed=0):
   rng = np.random.default_rng(seed)
   tops = (9, 7, 6, 2, 5, 3)
   starts = rng.integers(0, 20, (size, 1))
-  return Clicks(
+  return ScenarioClicks(
     names=('user', 'item', 'title', 'scenario', 'column_city', 'column_sex'),
     ids=np.stack([rng.integers(0, n, size) for n in tops], 1).astype(np.int32),
     label=rng.integers(0, 2, size).astype(np.float32),

@@ -5,7 +5,7 @@
 import numpy as np
 import pytest
 
-from antjax.ctr.bahe import batches, distinct
+from antjax.ctr.bahe import batches, table
 from tests.ctr.bahe import small_clicks
 
 EVENTS = [np.arange(2, 12, dtype=np.int32), np.arange(20, 30, dtype=np.int32)]
@@ -75,7 +75,7 @@ def test_what_a_batch_refuses():
 
 def test_distinct_behaviours_of_each_part():
   batch = small_clicks.batch(8)
-  ids, found = distinct.distinct_behaviors(batch, 4, 30, fill=99)
+  ids, found = table.distinct_behaviors(batch, 4, 30, fill=99)
   by_part = ids.reshape(4, 30)
   assert (by_part[:, 0] == 0).all()
   for i, part in enumerate(by_part):
@@ -90,6 +90,6 @@ def test_distinct_behaviours_of_each_part():
 def test_what_distinct_behaviours_refuse():
   batch = small_clicks.batch(8)
   with pytest.raises(ValueError, match='capacity=3; raise it'):
-    distinct.distinct_behaviors(batch, 4, 3)
+    table.distinct_behaviors(batch, 4, 3)
   with pytest.raises(ValueError, match='8 examples in 3 parts'):
-    distinct.distinct_behaviors(batch, 3, 30)
+    table.distinct_behaviors(batch, 3, 30)

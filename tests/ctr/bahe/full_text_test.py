@@ -11,14 +11,16 @@ import optax
 import pytest
 
 import antjax
-from antjax.ctr.bahe import encode, store_tower, table, text_join, tuning
-from antjax.ctr.bahe.dedup_tower import DedupTower
+from antjax.ctr import tuning
+from antjax.ctr.bahe import encode, full_text, row_towers, table
 from antjax.ctr.bahe.full_text import FullTextTower
+from antjax.ctr.bahe.row_towers import DedupTower
+from antjax.jobs import run
 from antjax.lm import positions, transformer
 from tests.ctr.bahe import small_clicks
 
 NUM_TOKENS = 12
-MARKS = text_join.Marks(0, (30,))
+MARKS = full_text.JoinMarks(0, (30,))
 
 
 class Cache:
@@ -59,7 +61,7 @@ def stored(tower, params):
     max_tokens=5,
     devices=jax.devices()[:1],
   )(cache.tokens, cache.offsets)
-  return store_tower.StoreTower(
+  return row_towers.StoreTower(
     tower.encoder, table.DeviceTable({'behavior_rows': jnp.asarray(rows)})
   )
 
@@ -155,7 +157,7 @@ def test_training_moves_what_is_trained(kind):
     tables=tables,
     min_shard_size=16,
     trainable=tuning.trainable('full'),
-    scanned=lambda name: '.layers.' in name,
+    scanned=run.is_stack,
   )
   params = model.init_params(jax.random.key(1), small_clicks.language_model())
   before = jax.tree.map(np.asarray, params)

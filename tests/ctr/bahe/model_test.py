@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 import antjax
-from antjax.ctr import tuning as ctr_tuning
+from antjax.ctr import tuning
 from antjax.ctr.bahe import model as model_lib
-from antjax.ctr.bahe import tuning
 from antjax.train.optimizer import OptimizerConfig
 from tests.ctr.bahe import small_clicks
 
@@ -63,7 +62,7 @@ def test_every_feature_changes_the_logit_and_padding_does_not(kind, tower):
     params, vectors, prepared | {'numeric': prepared['numeric'] + 1}
   )
   assert (np.asarray(moved) != base).all()
-  assert ('text' in params) == (kind == 'din' and tower)
+  assert ('text' in params['head']) == (kind == 'din' and tower)
 
 
 def test_given_user_vectors_are_features():
@@ -111,7 +110,7 @@ def test_what_is_trained():
     for name in ('query', 'value')
     for x in 'ab'
   }
-  share = ctr_tuning.frozen_share(params, tuning.trainable('none'), 1000)
+  share = tuning.frozen_share(params, tuning.trainable('none'), 1000)
   sizes = [x.size for x in jax.tree.leaves(params)]
   trained = sum(
     x.size for n, x in zip(names, jax.tree.leaves(params)) if n in none

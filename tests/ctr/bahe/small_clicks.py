@@ -5,20 +5,19 @@
 import jax
 import numpy as np
 
-from antjax.ctr import heads
-from antjax.ctr.bahe import batches, model, sequences, store_tower, table
+from antjax.ctr.bahe import batches, model, row_towers, sequences, table
 from antjax.lm import split, transformer
 
 NUM_BEHAVIORS = 40
 LENGTHS = (6, 4)
 MAX_LENGTH = max(LENGTHS)
-SIZES = model.Sizes(
+SIZES = model.BehaviorSizes(
   num_users=9,
   num_items=12,
   num_behaviors=NUM_BEHAVIORS,
   columns={'genre': 5},
   num_numeric=2,
-  num_sequences=2,
+  history_lengths=LENGTHS,
 )
 _SIZES = {
   'vocab_size': 31,
@@ -107,7 +106,7 @@ def place(mesh, home, examples, **options):
 
 
 def click_model(tower, kind='dnn', sizes=SIZES, **ids):
-  head = heads.HeadConfig(
+  head = model.HeadConfig(
     kind=kind, widths=(8,), attention_widths=(4,), cross_rank=3
   )
   return model.ClickModel(
@@ -116,7 +115,5 @@ def click_model(tower, kind='dnn', sizes=SIZES, **ids):
 
 
 def store_model(mesh, home='device', examples=2, kind='dnn', **options):
-  tower = store_tower.StoreTower(
-    encoder(**options), place(mesh, home, examples)
-  )
+  tower = row_towers.StoreTower(encoder(**options), place(mesh, home, examples))
   return click_model(tower, kind)

@@ -11,7 +11,9 @@ import optax
 import pytest
 
 import antjax
-from antjax.ctr.bahe import store_tower, tuning
+from antjax.ctr import tuning
+from antjax.ctr.bahe import row_towers
+from antjax.jobs import run
 from antjax.mesh import paro
 from tests.ctr.bahe import small_clicks
 
@@ -34,7 +36,7 @@ def make_trainer(model, mesh, code='NNN', num_micro_batches=1, **options):
     num_micro_batches=num_micro_batches,
     min_shard_size=16,
     trainable=tuning.trainable('full'),
-    scanned=lambda name: 'layers' in name,
+    scanned=run.is_stack,
     constants=getattr(model.tower.table, 'constants', None),
     **options,
   )
@@ -87,7 +89,7 @@ def test_three_homes_train_alike(plain, home, num_micro_batches):
     4 // num_micro_batches,
     inside_groups=home == 'group',
   )
-  tower = store_tower.StoreTower(small_clicks.encoder(), table)
+  tower = row_towers.StoreTower(small_clicks.encoder(), table)
   found, losses, _, _ = train(
     small_clicks.click_model(tower), mesh, num_micro_batches=num_micro_batches
   )
@@ -104,7 +106,7 @@ def test_a_split_table_takes_rounds_where_one_owner_has_most():
   )
   batch = small_clicks.batch(30, size=32)
   assert (tight.prepare(batch, 8)['behavior_halvings'] > 0).any()
-  tower = store_tower.StoreTower(small_clicks.encoder(), tight)
+  tower = row_towers.StoreTower(small_clicks.encoder(), tight)
   found, _, _, _ = train(small_clicks.click_model(tower), mesh, 1)
   model = small_clicks.store_model(mesh, 'device', 4)
   expected, _, _, _ = train(model, mesh, 1)

@@ -5,11 +5,11 @@
 import numpy as np
 import pytest
 
-from antjax.ctr.bahe import text_join
+from antjax.ctr.bahe import full_text
 
 CLS, SEP = 90, 91
-BERT = text_join.Marks(1, ())
-LLAMA = text_join.Marks(0, (80, 81))
+BERT = full_text.JoinMarks(1, ())
+LLAMA = full_text.JoinMarks(0, (80, 81))
 
 
 class Cache:
@@ -49,7 +49,7 @@ def test_text_is_the_newest_whole_behaviors(marks, num_tokens):
   for history in histories:
     length = rng.integers(0, 7)
     history[:length] = rng.integers(1, len(rows), length)
-  text, lengths = text_join.join(Cache(rows), histories, num_tokens, marks)
+  text, lengths = full_text.join(Cache(rows), histories, num_tokens, marks)
   assert text.shape == (50, num_tokens)
   for row, length, history in zip(text, lengths, histories):
     expected = by_hand(rows, history, num_tokens, marks)
@@ -59,7 +59,7 @@ def test_text_is_the_newest_whole_behaviors(marks, num_tokens):
 
 def test_a_history_without_tokens_is_empty():
   rows = [[], [5], []]
-  text, lengths = text_join.join(
+  text, lengths = full_text.join(
     Cache(rows), np.array([[2, 2, 0], [0, 0, 0]], np.int32), 4, LLAMA
   )
   assert not text.any()
@@ -68,4 +68,4 @@ def test_a_history_without_tokens_is_empty():
 
 def test_no_room_beside_special_tokens_is_refused():
   with pytest.raises(ValueError, match='1 are special ones in front'):
-    text_join.join(Cache([[]]), np.zeros((1, 1), np.int32), 1, BERT)
+    full_text.join(Cache([[]]), np.zeros((1, 1), np.int32), 1, BERT)

@@ -11,7 +11,8 @@ import numpy as np
 import optax
 import pytest
 
-from antjax.ctr.llm_rec import packing, tuning, words
+from antjax.ctr import tuning
+from antjax.ctr.llm_rec import packing, words
 from antjax.ctr.llm_rec.inputs import TrainingInputs
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import LLMRec, VectorConfig
@@ -346,7 +347,7 @@ def test_an_example_without_room_has_no_weight():
   inputs = inputs_of('bert', loss)
   batch = small_catalogue.examples(B, seed=6)
   ((width, rows),) = inputs.shapes[-1]
-  inputs.shapes = ((packing.Lane(width, 2 * rows // 3),),)
+  inputs.shapes = ((packing.LaneShape(width, 2 * rows // 3),),)
   prepared = inputs(batch, 1)
   num_out = int((prepared['weight'] == 0).sum())
   assert 0 < num_out < B

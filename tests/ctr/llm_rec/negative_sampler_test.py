@@ -4,7 +4,7 @@
 
 import numpy as np
 
-from antjax.ctr.llm_rec.negative_sampler import NegativeSampler
+from antjax.ctr.llm_rec.negatives import NegativeSampler
 
 DOMAINS = np.array([-1] + [0] * 50 + [1] * 6)
 KEYS = np.arange(400, dtype=np.int64)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from antjax.ctr.llm_rec import packing
-from antjax.ctr.llm_rec.packing import Lane
+from antjax.ctr.llm_rec.packing import LaneShape
 
 LONGEST = 401
 
@@ -61,7 +61,7 @@ def test_samples_fit_and_rows_are_full(num_titles, num_shapes, least_full):
 
 def test_what_does_not_fit_is_left_out_and_told():
   lengths = np.array([30, 9, 8, 0, 8, 20])
-  shape = (Lane(24, 1), Lane(8, 1))
+  shape = (LaneShape(24, 1), LaneShape(8, 1))
   starts = packing.pack(lengths, shape)
   # 30 is wider than all rows, 9 finds no room, nor does one of the 8s.
   assert starts.tolist() == [-1, -1, -1, -1, 24, 0]
@@ -95,7 +95,7 @@ def test_widths(max_length, widths):
 def test_short_texts_need_no_wide_rows():
   # 12 and 3 share a row; the last shape has room for one more of 12.
   shapes = packing.choose([np.array([3, 9, 12])], 12, num_shapes=2)
-  assert shapes == ((Lane(16, 2),), (Lane(16, 3),))
+  assert shapes == ((LaneShape(16, 2),), (LaneShape(16, 3),))
 
 
 @pytest.mark.parametrize('samples', [[], [np.array([13])]])

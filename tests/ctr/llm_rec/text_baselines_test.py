@@ -10,8 +10,8 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from antjax.ctr.llm_rec import bm25, evaluation, text_cosine
-from antjax.ctr.llm_rec.popularity import Popularity
+from antjax.ctr.llm_rec import evaluation, untrained
+from antjax.ctr.llm_rec.untrained import Popularity
 
 TITLES = [
   '',
@@ -49,7 +49,7 @@ def plain_bm25(query, k1, b):
 @pytest.mark.parametrize('k1, b', [(1.2, 0.75), (0.5, 0.0), (2.0, 1.0)])
 @pytest.mark.parametrize('max_history', [2, 10])
 def test_bm25_is_the_formula(k1, b, max_history):
-  model = bm25.BM25(TITLES, max_history=max_history, k1=k1, b=b)
+  model = untrained.BM25(TITLES, max_history=max_history, k1=k1, b=b)
   found = model.scores(HISTORY)
   assert found.shape == (5, 7) and found.dtype == np.float32
   for row, history in zip(found, HISTORY):
@@ -61,7 +61,7 @@ def test_bm25_is_the_formula(k1, b, max_history):
 def test_popularity_ranks_by_count():
   counts = np.array([0, 5, 9, 9, 1, 0, 2])
   model = Popularity(counts)
-  examples = evaluation.Examples(
+  examples = evaluation.RankedExamples(
     np.array([2, 1, 6, 5]),
     np.array([[1, 3, 4], [2, 4, 6], [5, 4, 0], [4, 1, 6]]),
     lambda index: HISTORY[index],
@@ -83,8 +83,8 @@ def cosine(a, b):
 
 def test_cosines_of_the_last_and_of_the_mean():
   given = vectors()
-  last = text_cosine.TextCosine('last', given)
-  mean = text_cosine.TextCosine('mean', given, 2)
+  last = untrained.TextCosine('last', given)
+  mean = untrained.TextCosine('mean', given, 2)
   for model in (last, mean):
     scores = model.user_vectors(HISTORY) @ model.item_vectors().T
     for row, history in zip(scores, HISTORY):
@@ -105,40 +105,38 @@ def test_one_text_is_of_the_newest_titles_oldest_first():
   seen = []
 
   def encode(rows):
-    seen.extend(
-      text_cosine.join_titles([TITLES[i] for i in row]) for row in rows
-    )
+    seen.extend(untrained.join_titles([TITLES[i] for i in row]) for row in rows)
     return np.ones((len(rows), 4))
 
-  model = text_cosine.TextCosine('concatenated', vectors(), 2, encode)
+  model = untrained.TextCosine('concatenated', vectors(), 2, encode)
   found = model.user_vectors(HISTORY)
   assert seen[0] == 'Caf\xe9 au lait; Tea pot; tea cosy'
   assert seen[3] == ''
   np.testing.assert_allclose(found, 0.5)
   with pytest.raises(ValueError, match='concatenated needs `encode`'):
-    text_cosine.TextCosine('concatenated', vectors())
+    untrained.TextCosine('concatenated', vectors())
   with pytest.raises(ValueError, match='nothing else takes it'):
-    text_cosine.TextCosine('mean', vectors(), 2, encode)
+    untrained.TextCosine('mean', vectors(), 2, encode)
 
 
 def test_the_old_end_of_a_text_is_cut():
   vocabulary = {'[UNK]': 0, 'a': 1, 'b': 2, 'c': 3}
   inner = tokenizers.Tokenizer(models.WordLevel(vocabulary, '[UNK]'))
   inner.pre_tokenizer = pre_tokenizers.Whitespace()
-  text_cosine.keep_newest(inner, 2)
+  untrained.keep_newest(inner, 2)
   assert inner.encode('a b c').ids == [2, 3]
 
 
 def test_a_model_of_scores_is_ranked_like_one_of_vectors():
   given = vectors()
-  model = text_cosine.TextCosine('mean', given, 2)
+  model = untrained.TextCosine('mean', given, 2)
 
   class Scores:
     def scores(self, history):
       return model.user_vectors(history) @ model.item_vectors().T
 
   rng = np.random.default_rng(1)
-  examples = evaluation.Examples(
+  examples = evaluation.RankedExamples(
     rng.integers(1, 7, 5),
     rng.integers(1, 7, (5, 4)),
     lambda index: HISTORY[index],
@@ -153,7 +151,7 @@ def test_a_model_of_scores_is_ranked_like_one_of_vectors():
 
 
 def test_examples_can_be_taken_with_a_part_of_their_histories():
-  examples = evaluation.Examples(
+  examples = evaluation.RankedExamples(
     np.arange(1, 6), np.ones((5, 2), int), lambda index: HISTORY[index]
   )
   is_kept = np.isin(np.arange(7), [1, 3])

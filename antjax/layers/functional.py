@@ -1,0 +1,37 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A Flax module as functions over a plain dict of parameters."""
+
+from collections.abc import Callable
+import functools
+from typing import Any, Generic, TypeVar
+
+from flax import nnx
+import jax
+
+PyTree = Any
+M = TypeVar('M', bound=nnx.Module)
+
+
+class Functional(Generic[M]):
+  """Parameters apart from the module that computes with them.
+
+  A step holds, shards and differentiates the parameters; inside of it `merge`
+  makes the module anew.
+  """
+
+  def __init__(self, make: Callable[[nnx.Rngs], M]):
+    """Notes how the module is made: from its source of initial weights."""
+    self._make = make
+
+  @functools.cached_property
+  def _graphdef(self) -> nnx.GraphDef[M]:
+    return nnx.graphdef(nnx.eval_shape(lambda: self._make(nnx.Rngs(0))))
+
+  def init(self, key: jax.Array) -> PyTree:
+    """Fresh parameters."""
+    return nnx.to_pure_dict(nnx.state(self._make(nnx.Rngs(key))))
+
+  def merge(self, params: PyTree) -> M:
+    """A module with these parameters, for use in the same trace only."""
+    return nnx.merge(self._graphdef, params)

@@ -1,0 +1,121 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""How task records become batches of episodes."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Literal
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Bucket:
+  """Task slots of one size.
+
+  Attributes:
+    support_size: support rows a slot holds, S.
+    num_slots: slots in a batch of this process, T; a multiple of its devices
+      times the micro-batches.
+  """
+
+  support_size: int
+  num_slots: int
+
+  @property
+  def name(self) -> str:
+    """The bucket's key in a batch."""
+    return f's{self.support_size}'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EpisodeConfig:
+  """How records become batches.
+
+  Attributes:
+    buckets: the slots, by rising support size.
+    features: feature -> the most values it has (1 = one id a row, more = a list
+      of ids, padded with -1). A record's scalar feature holds for all its rows.
+    numeric: names of float columns, joined to the input 'numeric' [T, S, N].
+    label: name of the label column.
+    query_size: query rows of an episode, Q; fewer where a task is short.
+    split: 'random', or 'time': the support before the query in `time`.
+    time: name of the column by which 'time' splits; it need be no feature.
+    min_support: a training record too short for this many support rows and one
+      query row is left out (counted and logged).
+    id_dropout: feature -> share of training rows whose id becomes 0, the
+      unknown id, so that the model learns to do without it.
+    task_id_dropout: feature -> share of training tasks that lose all their ids
+      of it, as in a task of new items only.
+    seed: of the splits and the dropout; with the record's key it fixes an
+      episode, wherever and whenever it is made.
+    with_keys: features hold the keys of `Trainer(vocabularies=...)`, int64,
+      which become ids in its steps. Dropout needs ids.
+  """
+
+  buckets: tuple[Bucket, ...]
+  features: Mapping[str, int]
+  numeric: tuple[str, ...] = ()
+  label: str = 'rating'
+  query_size: int = 10
+  min_support: int = 3
+  split: Literal['random', 'time'] = 'random'
+  time: str = 'timestamp'
+  id_dropout: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  task_id_dropout: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  seed: int = 0
+  with_keys: bool = False
+
+  def __post_init__(self):
+    sizes = [bucket.support_size for bucket in self.buckets]
+    if not sizes or sizes != sorted(set(sizes)) or sizes[0] < 1:
+      raise ValueError(
+        f'EpisodeConfig(buckets={self.buckets}): at least one bucket is'
+        ' needed, by rising support_size.'
+      )
+    if min(bucket.num_slots for bucket in self.buckets) < 1:
+      raise ValueError(
+        f'EpisodeConfig(buckets={self.buckets}): num_slots must be positive.'
+      )
+    if self.query_size < 1 or not 0 <= self.min_support <= sizes[-1]:
+      raise ValueError(
+        f'EpisodeConfig(query_size={self.query_size}, min_support='
+        f'{self.min_support}): a query needs a row, and min_support must be'
+        f' 0 to {sizes[-1]}, the largest bucket.'
+      )
+    if self.split not in ('random', 'time'):
+      raise ValueError(
+        f"EpisodeConfig(split={self.split!r}): needed: 'random' or 'time'."
+      )
+    for field in ('id_dropout', 'task_id_dropout'):
+      shares = getattr(self, field)
+      unknown = set(shares) - set(self.features)
+      if unknown:
+        raise ValueError(
+          f'EpisodeConfig({field}=...): {sorted(unknown)} are not features; the'
+          f' features are {sorted(self.features)}.'
+        )
+      if self.with_keys and any(shares.values()):
+        raise ValueError(
+          f'EpisodeConfig({field}={dict(shares)}, with_keys=True): id 0 is'
+          ' unknown, key 0 is a key like others; leave the dropout out.'
+        )
+      if not all(0 <= share <= 1 for share in shares.values()):
+        raise ValueError(
+          f'EpisodeConfig({field}={dict(shares)}): a share is 0 to 1.'
+        )
+
+  @property
+  def columns(self) -> tuple[str, ...]:
+    """Columns of a record that are used, but for its task."""
+    return (*self.features, *self.numeric, self.label)
+
+  @property
+  def num_tasks(self) -> int:
+    """Task slots in a batch of this process."""
+    return sum(bucket.num_slots for bucket in self.buckets)
+
+  @property
+  def id_type(self) -> type[np.signedinteger]:
+    """Type of ids in a batch."""
+    return np.int64 if self.with_keys else np.int32

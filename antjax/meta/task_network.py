@@ -1,0 +1,219 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Any click network as the meta-learner's, for ratings or clicks."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import optax
+
+from antjax.meta.inner_loop import DECISION
+from antjax.networks import load
+from antjax.networks.network import Inputs, Sizes
+from antjax.networks.standalone import Standalone
+
+# Shape suffixes: B = rows, L = levels of a rating.
+
+# Needs of networks that are not met here.
+_LACKING = {
+  'history': 'rows of a task come without one',
+  'moments': "a task's rows must not depend on its other rows",
+  'conversion': 'rows have one label',
+}
+
+
+class TaskNetwork(nnx.Module):
+  """A click network over the vectors of features.
+
+  A feature of another width than the others has a linear map without bias to
+  theirs (Ginart et al. 2019). In an inner loop a network without a part of
+  `inner_loop.DECISION` is one as a whole.
+  """
+
+  def __init__(
+    self,
+    name: str,
+    config: load.NetworkConfig,
+    feature_dims: Mapping[str, int],
+    *,
+    embedding_dim: int,
+    num_numeric: int = 0,
+    num_outputs: int = 1,
+    rngs: nnx.Rngs,
+  ):
+    """Makes the layers.
+
+    Args:
+      name: Name of the network, see `load.load`.
+      config: Sizes of networks.
+      feature_dims: Feature -> width of its vector; their order is that of the
+        network's fields.
+      embedding_dim: Width of the fields.
+      num_numeric: Numeric inputs of a row.
+      num_outputs: Outputs of networks that can give several.
+      rngs: Source of the initial weights.
+
+    Raises:
+      ValueError: The network needs what tasks have not.
+    """
+    load.refuse(load.load(name), _LACKING, f'model.kind={name}')
+    self.features = tuple(feature_dims)
+    self.project = nnx.Dict(
+      {
+        feature: nnx.Linear(width, embedding_dim, use_bias=False, rngs=rngs)
+        for feature, width in feature_dims.items()
+        if width != embedding_dim
+      }
+    )
+    fields = range(len(self.features))
+    items = tuple(i for i in fields if self.features[i] == 'item')
+    sizes = Sizes(
+      num_fields=len(self.features),
+      dim=embedding_dim,
+      dense_width=num_numeric,
+      user_fields=tuple(i for i in fields if i not in items),
+      item_fields=items,
+      num_outputs=num_outputs,
+    )
+    network = Standalone(name, sizes, config, rngs=rngs)
+    parts = {part for path, _ in nnx.iter_graph(network) for part in path}
+    self.is_decision = DECISION.isdisjoint(parts)
+    if self.is_decision:
+      self.decision = network
+    else:
+      self.model = network
+
+  def __call__(
+    self, embeddings: Mapping[str, jax.Array], part: Mapping[str, Any]
+  ) -> jax.Array:
+    """Outputs [B], or [B, num_outputs]; see `TaskModel.apply_fn`."""
+    x = self._inputs(embeddings, part)
+    return self._network(x._replace(context=part.get('context')))
+
+  def context(
+    self, embeddings: Mapping[str, jax.Array], part: Mapping[str, Any]
+  ) -> Any:
+    """What a support says of its task; see `TaskModel.context_fn`."""
+    x = self._inputs(embeddings, part)
+    return self._network.network.context(x, part['label'], part['mask'])
+
+  @property
+  def _network(self) -> Standalone:
+    return self.decision if self.is_decision else self.model
+
+  def _inputs(
+    self, embeddings: Mapping[str, jax.Array], part: Mapping[str, Any]
+  ) -> Inputs:
+    vectors = [
+      self.project[name](embeddings[name])
+      if name in self.project
+      else embeddings[name]
+      for name in self.features
+    ]
+    return self._network.inputs(jnp.stack(vectors, axis=1), part.get('numeric'))
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelKind:
+  """What a label asks of a network.
+
+  Attributes:
+    num_outputs: Outputs of networks that can give several.
+    loss_fn: (outputs, labels [B]) -> losses [B].
+    output_fn: Outputs -> columns, 'prediction' among them.
+  """
+
+  num_outputs: int
+  loss_fn: Callable[[jax.Array, jax.Array], jax.Array]
+  output_fn: Callable[[jax.Array], dict[str, jax.Array]]
+
+  @classmethod
+  def of(cls, kind: str) -> 'LabelKind':
+    """Of 'rating' (cross-entropy of the levels) or 'click' (binary)."""
+    if kind == 'click':
+      return cls(1, optax.sigmoid_binary_cross_entropy, click_columns)
+    if kind == 'rating':
+      levels = RatingLevels()
+      return cls(len(levels.levels), levels.loss, levels.predictions)
+    raise ValueError(
+      f"build: labels of kind {kind!r}; use 'rating' or 'click' in"
+      ' dataset.json.'
+    )
+
+
+def click_columns(logits_B: jax.Array) -> dict[str, jax.Array]:
+  """{'prediction': probability of a click [B], 'logit': [B]}."""
+  return {'prediction': jax.nn.sigmoid(logits_B), 'logit': logits_B}
+
+
+@dataclasses.dataclass(frozen=True)
+class RatingLevels:
+  """A distribution over rating levels, and the best guess for each error.
+
+  The mean of the distribution has the least expected squared error and orders
+  items; its median has the least expected absolute error.
+
+  Attributes:
+    levels: the ratings that can be given, rising; one model output each.
+    positive_rating: ratings from this one on are positive.
+  """
+
+  levels: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 5.0)
+  positive_rating: float = 4.0
+
+  def loss(self, outputs: jax.Array, rating_B: jax.Array) -> jax.Array:
+    """Cross-entropy [B] of ratings [B], each taken as its nearest level.
+
+    It cannot refuse a rating off the levels, in a compiled step: whoever
+    prepares the data does, as `antjax.data.table_raw` does.
+    """
+    logits_BL = self.logits(outputs)
+    levels = jnp.asarray(self.levels, logits_BL.dtype)
+    distance = jnp.abs(
+      rating_B[..., None] - levels.reshape((1,) * rating_B.ndim + (-1,))
+    )
+    target = jnp.argmin(distance, axis=-1)
+    return optax.softmax_cross_entropy_with_integer_labels(logits_BL, target)
+
+  def logits(self, outputs: jax.Array) -> jax.Array:
+    """Logits [B, L] of outputs [B, L], or of one number a row [B].
+
+    One number is a rating less the middle level: the centre of a normal
+    distribution of variance 1, cut into the levels.
+    """
+    if outputs.ndim == 2:
+      return outputs
+    levels = jnp.asarray(self.levels, outputs.dtype)
+    centre_B1 = outputs[:, None] + levels.mean()
+    return -0.5 * jnp.square(centre_B1 - levels[None])
+
+  def mean(self, logits_BL: jax.Array) -> jax.Array:
+    """Expected rating [B]."""
+    levels = jnp.asarray(self.levels, logits_BL.dtype)
+    return jax.nn.softmax(logits_BL) @ levels
+
+  def median(self, logits_BL: jax.Array) -> jax.Array:
+    """Median rating [B]: the first level that half of the mass reaches."""
+    levels = jnp.asarray(self.levels, logits_BL.dtype)
+    mass = jnp.cumsum(jax.nn.softmax(logits_BL), axis=-1)
+    index = (mass < 0.5).sum(axis=-1)  # The last mass is 1: in range.
+    return levels[index]
+
+  def predictions(self, outputs: jax.Array) -> dict[str, jax.Array]:
+    """Columns for `TaskModel`: each [B].
+
+    'prediction' is the mean, 'median' the median, 'positive' the probability of
+    a rating from `positive_rating` on.
+    """
+    logits_BL = self.logits(outputs)
+    positive_L = [level >= self.positive_rating for level in self.levels]
+    return {
+      'prediction': self.mean(logits_BL),
+      'median': self.median(logits_BL),
+      'positive': jax.nn.softmax(logits_BL)
+      @ jnp.asarray(positive_L, logits_BL.dtype),
+    }

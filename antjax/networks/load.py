@@ -1,0 +1,278 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Click networks by name or by 'package.module:Class', and their settings."""
+
+from collections.abc import Callable, Iterable, Mapping
+import dataclasses
+import importlib
+import inspect
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from flax import nnx
+import jax
+
+from antjax import config_values
+from antjax.networks import network
+from antjax.networks.adasparse import AdaSparse
+from antjax.networks.apg import APG
+from antjax.networks.autoint import AutoInt
+from antjax.networks.bst import BST
+from antjax.networks.cbml import CBML
+from antjax.networks.dcnv2 import DCNv2
+from antjax.networks.deep import MLPModel
+from antjax.networks.deepfm import DeepFM
+from antjax.networks.din import DIN
+from antjax.networks.dlrm import DLRM
+from antjax.networks.esmm import ESMM
+from antjax.networks.finalmlp import FinalMLP
+from antjax.networks.fm import FM
+from antjax.networks.hamur import HAMUR
+from antjax.networks.lr import LR
+from antjax.networks.m2m import M2M
+from antjax.networks.melu import MeLU
+from antjax.networks.mmoe import MMoE
+from antjax.networks.pepnet import PEPNet
+from antjax.networks.ple import PLE
+from antjax.networks.sar_net import SARNet
+from antjax.networks.shared_bottom import SharedBottom
+from antjax.networks.star import STAR
+from antjax.networks.wide_deep import WideDeep
+from antjax.networks.xdeepfm import XDeepFM
+
+SINGLE_SCENARIO: dict[str, type] = {
+  'lr': LR,
+  'fm': FM,
+  'mlp': MLPModel,
+  'wide_deep': WideDeep,
+  'deepfm': DeepFM,
+  'dcnv2': DCNv2,
+  'xdeepfm': XDeepFM,
+  'autoint': AutoInt,
+  'finalmlp': FinalMLP,
+  'din': DIN,
+  'bst': BST,
+}
+MULTI_SCENARIO: dict[str, type] = {
+  'shared_bottom': SharedBottom,
+  'mmoe': MMoE,
+  'ple': PLE,
+  'star': STAR,
+  'sar_net': SARNet,
+  'm2m': M2M,
+  'pepnet': PEPNet,
+  'adasparse': AdaSparse,
+  'hamur': HAMUR,
+  'apg': APG,
+}
+MULTI_TASK: dict[str, type] = {'esmm': ESMM}
+META: dict[str, type] = {'dlrm': DLRM, 'melu': MeLU, 'cbml': CBML}
+CLICK: dict[str, type] = SINGLE_SCENARIO | MULTI_SCENARIO | MULTI_TASK
+NETWORKS: dict[str, type] = CLICK | META
+
+
+def load(name: str, flag: str = 'model') -> type[Any]:
+  """The class of a network.
+
+  Args:
+    name: A name in `NETWORKS`, or 'package.module:Class' of your own.
+    flag: Name of the setting, for messages.
+
+  Raises:
+    ValueError: There is no such network, or it does not keep the contract of
+      `antjax.networks.network`.
+  """
+  if name in NETWORKS:
+    return NETWORKS[name]
+  where, colon, class_name = name.partition(':')
+  if not colon:
+    raise ValueError(
+      f'{flag}={name!r}: there is no such model. Of one scenario:'
+      f' {", ".join(SINGLE_SCENARIO)}; of several: {", ".join(MULTI_SCENARIO)};'
+      f' of two labels: {", ".join(MULTI_TASK)}; for meta-learning:'
+      f' {", ".join(META)}; or one of your own: package.module:Class.'
+    )
+  try:
+    module = importlib.import_module(where)
+  except ImportError as error:
+    raise ValueError(
+      f'{flag}={name}: {where} cannot be imported ({error}); needed is a module'
+      ' in the current folder, on PYTHONPATH, or installed.'
+    ) from error
+  found = getattr(module, class_name, None)
+  if lacking := _lacking(found):
+    raise ValueError(
+      f'{flag}={name}: {class_name} {lacking}; see antjax.networks.network for'
+      ' an example.'
+    )
+  return found
+
+
+def _lacking(found: Any) -> str:
+  """What a class lacks of the contract; '' for nothing."""
+  if not (isinstance(found, type) and issubclass(found, nnx.Module)):
+    return f'is {found!r}; needed is a class derived from flax.nnx.Module'
+  needs = getattr(found, 'needs', None)
+  if not isinstance(needs, frozenset) or not needs <= set(network.NEEDS):
+    known = ', '.join(network.NEEDS)
+    return f'has needs={needs!r}; needed is a frozenset of some of {known}'
+  config = getattr(found, 'Config', None)
+  if not (isinstance(config, type) and dataclasses.is_dataclass(config)):
+    return f'has Config={config!r}; needed is a frozen dataclass of its sizes'
+  try:
+    config()
+  except TypeError as error:
+    return f'has a Config without defaults ({error}); give each field one'
+  try:
+    inspect.signature(found.__init__).bind(None, None, None, rngs=None)
+  except TypeError as error:
+    return (
+      f'cannot be made ({error}); needed is'
+      ' __init__(self, sizes, config, *, rngs)'
+    )
+  if 'support' in needs and not hasattr(found, 'context'):
+    return "needs 'support' and has no method context(x, label, mask)"
+  return ''
+
+
+def refuse(found: type[Any], without: Mapping[str, str], where: str) -> None:
+  """Checks that what a network needs is there.
+
+  Args:
+    found: The network's class.
+    without: Need -> why it is not met there.
+    where: Setting that asks for the network, as 'head.kind=star'.
+
+  Raises:
+    ValueError: A need is not met.
+  """
+  for need in sorted(found.needs & set(without)):
+    raise ValueError(
+      f'{where}: it needs {need!r} ({network.NEEDS[need]}), and'
+      f' {without[need]}.'
+    )
+
+
+def make(
+  name: str, sizes: network.Sizes, config: 'NetworkConfig', *, rngs: nnx.Rngs
+) -> Any:
+  """A fresh network.
+
+  Args:
+    name: See `load`.
+    sizes: Shapes of its inputs.
+    config: Sizes of networks, of which it takes those that it has.
+    rngs: Source of the initial weights.
+
+  Raises:
+    ValueError: There is no such network, or it needs what the sizes lack.
+  """
+  found = load(name)
+  if 'history' in found.needs:
+    sizes.need_history(name)
+  return found(sizes, config.of(found), rngs=rngs)
+
+
+def scores(
+  model: Callable[[network.Inputs], Any],
+  x: network.Inputs,
+  num_outputs: int = 1,
+) -> Any:
+  """What a network says of its inputs, [B] or, of several outputs, [B, ...].
+
+  Raises:
+    ValueError: It has another shape.
+  """
+  found = model(x)
+  size = len(x.fields_BFD)
+  shapes = {(size,), (size, num_outputs) if num_outputs > 1 else (size,)}
+  for y in jax.tree.leaves(found):
+    if y.shape not in shapes:
+      raise ValueError(
+        f'{type(model).__name__} gave {y.shape} for {size} rows; needed is a'
+        f' number a row: ({size},).'
+      )
+  return found
+
+
+def _union(classes: Iterable[type[Any]]) -> Any:
+  """A dataclass with the fields of all their Configs, each None."""
+  kinds: dict[str, Any] = {}
+  texts: dict[str, list[str]] = {}
+  names = {found: name for name, found in NETWORKS.items()}
+  for found in classes:
+    hints = get_type_hints(found.Config, include_extras=True)
+    for field in dataclasses.fields(found.Config):
+      kind, text = get_args(hints[field.name])[:2]
+      kinds[field.name] = kind
+      texts.setdefault(field.name, []).append(
+        f'{names[found]}: {text} [{config_values.to_text(field.default)}]'
+      )
+  return dataclasses.make_dataclass(
+    'Union',
+    [
+      (name, Annotated[kind | None, _joined(texts[name])], None)
+      for name, kind in kinds.items()
+    ],
+    frozen=True,
+    kw_only=True,
+  )
+
+
+def _joined(texts: list[str]) -> str:
+  """Help of a field: its networks together where they say the same."""
+  by_text: dict[str, list[str]] = {}
+  for text in texts:
+    name, said = text.split(': ', 1)
+    by_text.setdefault(said, []).append(name)
+  return ' '.join(f'{", ".join(n)}: {said}' for said, n in by_text.items())
+
+
+_Union: Any = _union(NETWORKS.values())
+_FIELDS = tuple(field.name for field in dataclasses.fields(_Union))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkConfig(_Union):
+  """Sizes of networks: what is none is as the network has it."""
+
+  own: Annotated[
+    tuple[str, ...],
+    'Settings of a network of your own that are not named here, as name=value;'
+    ' widths as 64+32.',
+  ] = ()
+
+  def __post_init__(self) -> None:
+    for found in NETWORKS.values():
+      self._of(found, ())
+
+  def of(self, found: type[Any]) -> Any:
+    """The Config of a network.
+
+    Raises:
+      ValueError: `own` names a field that it has not, or a value is wrong.
+    """
+    return self._of(found, self.own)
+
+  def _of(self, found: type[Any], own: tuple[str, ...]) -> Any:
+    hints = get_type_hints(found.Config)
+    fields = [field.name for field in dataclasses.fields(found.Config)]
+    given = {
+      name: getattr(self, name)
+      for name in fields
+      if name in _FIELDS and getattr(self, name) is not None
+    }
+    for text in own:
+      name, equals, value = text.partition('=')
+      if not equals or name not in fields:
+        raise ValueError(
+          f'own={text}: say name=value with a field of {found.__name__}.Config:'
+          f' {", ".join(fields) or "it has none"}.'
+        )
+      kind = hints[name]
+      if get_origin(kind) is tuple:
+        value = value.replace('+', ',')
+      try:
+        given[name] = config_values.from_text(kind, value)
+      except ValueError as error:
+        raise ValueError(f'own={text}: {error}') from error
+    return found.Config(**given)

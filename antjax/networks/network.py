@@ -1,0 +1,215 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The contract of a click network: what it declares, what it reads.
+
+A click network is a Flax NNX module that turns `Inputs` into one logit a row.
+The click job, BAHE's head and the meta-learner take any of them, by name or as
+'package.module:Class' (`antjax.networks.load`):
+
+  class Net(nnx.Module):
+    needs = frozenset()
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config:
+      width: int = 64
+
+    def __init__(self, sizes: Sizes, config: Config, *, rngs: nnx.Rngs):
+      self.deep = Deep(sizes.flat_width, (config.width,), rngs=rngs)
+
+    def __call__(self, x: Inputs) -> jax.Array:
+      return self.deep(x.flat)
+"""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+# Shape suffixes: B = rows, F = fields, D = embedding width, S = scenarios, X =
+# width of all inputs side by side, M = places of a history.
+
+# What a network may declare in `needs`.
+NEEDS = {
+  'history': 'reads `Inputs.histories`: what the user did before',
+  'linear': 'reads `Inputs.first_order_B`: a weight for each feature',
+  'moments': 'normalises by `Inputs.moments` of the training rows',
+  'sorted_rows': 'has layers of each scenario, fast on rows sorted by scenario',
+  'conversion': 'learns a second label, the conversion after a click',
+  'support': "has a method `context` that reads a task's labelled support",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sizes:
+  """Shapes of a network's inputs; static.
+
+  Attributes:
+    num_fields: F: one vector each of ids, numbers, a history's mean, a text.
+    dim: D.
+    dense_width: Width of `Inputs.dense_BX`; 0: there is none.
+    num_scenarios: S.
+    scenario_field: Index of the field that is the scenario's own vector; None
+      where rows do not say their scenario.
+    user_fields: Which of the fields tell about the user.
+    item_fields: Which tell about the item.
+    histories: Places of each history.
+    num_outputs: Numbers a row for networks that can give several.
+  """
+
+  num_fields: int
+  dim: int
+  dense_width: int = 0
+  num_scenarios: int = 1
+  scenario_field: int | None = None
+  user_fields: tuple[int, ...] = ()
+  item_fields: tuple[int, ...] = ()
+  histories: tuple[int, ...] = ()
+  num_outputs: int = 1
+
+  def __post_init__(self) -> None:
+    for name in ('dim', 'num_scenarios', 'num_outputs'):
+      if getattr(self, name) < 1:
+        raise ValueError(f'{name}={getattr(self, name)}: must be at least 1.')
+    if min(self.num_fields, self.dense_width) < 0 or not self.flat_width:
+      raise ValueError(
+        f'num_fields={self.num_fields} and dense_width={self.dense_width}: a'
+        ' network needs something to look at.'
+      )
+    if min(self.histories, default=1) < 1:
+      raise ValueError(f'histories={self.histories}: must be at least 1 each.')
+    for name in ('scenario_field', 'user_fields', 'item_fields'):
+      fields = getattr(self, name)
+      for field in fields if isinstance(fields, tuple) else (fields or 0,):
+        if not 0 <= field < max(self.num_fields, 1):
+          raise ValueError(
+            f'{name}={fields}: there are fields 0 to {self.num_fields - 1}.'
+          )
+
+  @property
+  def flat_width(self) -> int:
+    """Width of all inputs side by side."""
+    return self.num_fields * self.dim + self.dense_width
+
+  @property
+  def scenario_fields(self) -> tuple[int, ...]:
+    """The scenario's field, or none."""
+    return () if self.scenario_field is None else (self.scenario_field,)
+
+  def need_history(self, model: str) -> None:
+    """Raises ValueError where there is no history."""
+    if not self.histories:
+      raise ValueError(
+        f'{model} looks at what a user clicked before, and the inputs have no'
+        ' history; use data with one, or another model.'
+      )
+
+  def need_scenario(self, model: str) -> None:
+    """Raises ValueError where no field says the scenario."""
+    if self.scenario_field is None:
+      raise ValueError(
+        f"{model} makes weights of the scenario's vector, and the inputs have"
+        ' none (Sizes.scenario_field=None); use another model.'
+      )
+
+
+class History(NamedTuple):
+  """What a user did, as vectors, and the candidate in the same space.
+
+  Attributes:
+    keys_BMD: Vectors of the history.
+    is_there_BM: bool, False for padding.
+    query_BD: The candidate.
+  """
+
+  keys_BMD: jax.Array
+  is_there_BM: jax.Array
+  query_BD: jax.Array
+
+
+class ScenarioMoments(NamedTuple):
+  """Mean and variance of all inputs among the rows of each scenario.
+
+  Attributes:
+    mean_SX: Means.
+    variance_SX: Over the number of rows, not one less.
+  """
+
+  mean_SX: jax.Array
+  variance_SX: jax.Array
+
+
+class Inputs(NamedTuple):
+  """One batch as a network sees it.
+
+  Attributes:
+    fields_BFD: A vector a field.
+    first_order_B: Sum of the features' own weights, of linear terms.
+    scenario_B: int32, from 0 to S - 1.
+    dense_BX: Inputs of another width than D: numbers, vectors of texts; None
+      without. They stand in `flat` behind the fields.
+    histories: What the user did and the candidate, by kind of behaviour.
+    weight_B: 0 for rows that only fill the batch, which must not count where
+      a model takes statistics of the batch; None: all rows count.
+    moments: Those of the training rows, for models that normalise; None while
+      training: those of the batch. See `antjax.networks.moments`.
+    context: What `context` of the network said of a task's support.
+  """
+
+  fields_BFD: jax.Array
+  first_order_B: jax.Array
+  scenario_B: jax.Array
+  dense_BX: jax.Array | None = None
+  histories: tuple[History, ...] = ()
+  weight_B: jax.Array | None = None
+  moments: ScenarioMoments | None = None
+  context: Any = None
+
+  @property
+  def flat(self) -> jax.Array:
+    """All inputs side by side, [B, X]."""
+    return self.beside(self.fields_BFD)
+
+  def beside(self, fields_BFD: jax.Array) -> jax.Array:
+    """Fields, these or what a layer made of them, and the dense inputs."""
+    flat = fields_BFD.reshape(len(fields_BFD), -1)
+    if self.dense_BX is None:
+      return flat
+    return jnp.concatenate([flat, self.dense_BX.astype(flat.dtype)], axis=1)
+
+  def joined(self, fields: Sequence[int]) -> jax.Array:
+    """Some of the fields side by side, [B, len(fields) D]."""
+    none_B0 = self.fields_BFD[:, :0].reshape(len(self.fields_BFD), 0)
+    chosen = [self.fields_BFD[:, field] for field in fields]
+    return jnp.concatenate(chosen or [none_B0], axis=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sized:
+  """A network's Config whose widths and counts are checked."""
+
+  may_be_zero: ClassVar[tuple[str, ...]] = ()
+
+  def __post_init__(self) -> None:
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if isinstance(value, tuple):
+        if not value or min(value) < 1:
+          raise ValueError(
+            f'{field.name}={value}: give one or more positive widths.'
+          )
+      elif isinstance(value, int) and not isinstance(value, bool):
+        least = 0 if field.name in self.may_be_zero else 1
+        if value < least:
+          raise ValueError(f'{field.name}={value}: must be at least {least}.')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeepConfig(Sized):
+  """Sizes of a network whose one part of its own is an MLP."""
+
+  widths: Annotated[tuple[int, ...], 'Hidden widths of the deep part.'] = (
+    256,
+    128,
+  )

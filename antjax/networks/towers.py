@@ -1,0 +1,140 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Layers that each scenario has of its own, of which a row takes one.
+
+Where rows lie sorted by scenario such a layer costs little more than one that
+all rows share, see `antjax.layers.grouped`; in any other order S times as much.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import itertools
+from typing import Annotated
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from antjax.layers import grouped
+from antjax.networks.network import Sized
+
+# Shape suffixes: B = rows, S = scenarios, I = input width, O = output width,
+# K = experts of a scenario.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TowerConfig(Sized):
+  """Sizes of a network with towers."""
+
+  tower_widths: Annotated[
+    tuple[int, ...], "Hidden widths of each scenario's or task's tower."
+  ] = (64,)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExpertConfig(TowerConfig):
+  """Sizes of a network with experts and towers."""
+
+  expert_widths: Annotated[tuple[int, ...], 'Hidden widths of an expert.'] = (
+    128,
+  )
+  num_experts: Annotated[int, 'Experts that all scenarios share.'] = 4
+
+
+def row_of_scenario(table_SO: jax.Array, scenario_B: jax.Array) -> jax.Array:
+  """Each row's row of a table [S, O], [B, O]; its gradient is no scatter."""
+  mine_BS = jax.nn.one_hot(scenario_B, len(table_SO), dtype=table_SO.dtype)
+  # Exact: on some backends the default rounds what it multiplies.
+  return jnp.dot(mine_BS, table_SO, precision=jax.lax.Precision.HIGHEST)
+
+
+def own_product(
+  x_BI: jax.Array, kernel_ISO: jax.Array, scenario_B: jax.Array
+) -> jax.Array:
+  """X W_d with the row's own W_d, [B, O]."""
+  return grouped.product(x_BI, kernel_ISO, scenario_B)
+
+
+class ScenarioLinear(nnx.Module):
+  """W_d x + b_d."""
+
+  def __init__(
+    self,
+    num_scenarios: int,
+    in_features: int,
+    out_features: int,
+    *,
+    use_bias: bool = True,
+    rngs: nnx.Rngs,
+  ):
+    shape = in_features, num_scenarios, out_features
+    scale = in_features**-0.5
+    self.kernel = nnx.Param(scale * jax.random.normal(rngs.params(), shape))
+    self.bias = (
+      nnx.Param(jnp.zeros((num_scenarios, out_features))) if use_bias else None
+    )
+
+  def __call__(self, x_BI: jax.Array, scenario_B: jax.Array) -> jax.Array:
+    """[B, O] of [B, I]."""
+    y_BO = own_product(x_BI, self.kernel[...], scenario_B)
+    if self.bias is None:
+      return y_BO
+    return y_BO + row_of_scenario(self.bias[...], scenario_B)
+
+
+class Towers(nnx.Module):
+  """An MLP with one output for each scenario."""
+
+  def __init__(
+    self,
+    num_scenarios: int,
+    in_features: int,
+    widths: Sequence[int],
+    *,
+    rngs: nnx.Rngs,
+  ):
+    self.layers = nnx.List(
+      ScenarioLinear(num_scenarios, i, o, rngs=rngs)
+      for i, o in itertools.pairwise((in_features, *widths, 1))
+    )
+
+  def __call__(self, x_BI: jax.Array, scenario_B: jax.Array) -> jax.Array:
+    """The logit of the row's own tower, [B]."""
+    x = x_BI
+    for layer in self.layers[:-1]:
+      x = jax.nn.relu(layer(x, scenario_B))
+    return self.layers[-1](x, scenario_B)[:, 0]
+
+
+class ScenarioExperts(nnx.Module):
+  """K MLPs of each scenario, ReLU after each layer."""
+
+  def __init__(
+    self,
+    num_scenarios: int,
+    num_experts: int,
+    in_features: int,
+    widths: Sequence[int],
+    *,
+    rngs: nnx.Rngs,
+  ):
+    self.num_experts = num_experts
+    self.first = ScenarioLinear(
+      num_scenarios, in_features, num_experts * widths[0], rngs=rngs
+    )
+    self.rest = nnx.List(
+      nnx.List(
+        ScenarioLinear(num_scenarios, i, o, rngs=rngs)
+        for _ in range(num_experts)
+      )
+      for i, o in itertools.pairwise(widths)
+    )
+
+  def __call__(self, x_BI: jax.Array, scenario_B: jax.Array) -> jax.Array:
+    """What the row's own experts say, [B, K, O]."""
+    x = jax.nn.relu(self.first(x_BI, scenario_B))
+    for layer in self.rest:
+      parts = jnp.split(x, self.num_experts, axis=1)
+      y = [own(part, scenario_B) for own, part in zip(layer, parts)]
+      x = jax.nn.relu(jnp.concatenate(y, axis=1))
+    return x.reshape(len(x), self.num_experts, -1)
