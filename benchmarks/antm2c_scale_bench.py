@@ -15,7 +15,6 @@ Files of one size are deleted before the next is made: 10^7 rows take 7 GB.
 """
 
 from collections.abc import Sequence
-import json
 import os
 import pathlib
 import shutil
@@ -129,15 +128,8 @@ def ratios(first: dict[str, Any], last: dict[str, Any]) -> dict[str, float]:
 
 
 def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'got {argv[1:]}; this takes flags only.')
   args = flags.FLAGS
-  facts = {
-    'device': harness.device_name(),
-    'model': args.model,
-    'batch_rows': args.batch_rows,
-    'load_average_before': round(os.getloadavg()[0], 2),
-  }
+  facts = harness.start(argv, model=args.model, batch_rows=args.batch_rows)
   results = []
   for num_rows in sorted(map(int, args.rows)):
     folder = tempfile.mkdtemp(dir=args.work or None)
@@ -148,16 +140,10 @@ def main(argv: Sequence[str]) -> None:
     finally:
       shutil.rmtree(folder)
     results.append(found)
-    print(json.dumps(found | facts), flush=True)
-  last = results[-1]
-  print(
-    json.dumps(
-      {
-        'rows': [results[0]['rows'], last['rows']],
-        'ratio': ratios(results[0], last),
-      }
-    )
-  )
+    harness.emit(found | facts)
+  first, last = results[0], results[-1]
+  rows = [first['rows'], last['rows']]
+  harness.emit({'rows': rows, 'ratio': ratios(first, last)})
 
 
 if __name__ == '__main__':

@@ -58,32 +58,34 @@ _failures: list[str] = []
 # The sides.
 
 
-def peers_python(package: str = 'torch') -> str:
-  """The Python of the peers' environment; exits where none has the package.
-
-  It is that of the variable PEERS_PYTHON, else of `.venv-peers`, which `make
-  peers` makes, else this one.
-
-  Args:
-    package: Distribution that the peer needs.
-  """
-  named = os.environ.get('PEERS_PYTHON')
+def _made_python() -> str:
+  """The Python of the peers' environment; '' where there is none."""
   made = _ROOT / '.venv-peers' / 'bin' / 'python'
-  if named or made.exists():
-    return named or str(made)
-  if importlib.util.find_spec(package.replace('-', '_')) is None:
-    sys.exit(
-      f'The peers need {package}: run `make peers`, or set PEERS_PYTHON to a'
-      ' Python that has it, or pip install antjax[bench].'
-    )
-  return sys.executable
+  named = os.environ.get('PEERS_PYTHON')
+  return named or (str(made) if made.exists() else '')
 
 
 def peers_have(package: str) -> bool:
   """Whether the peers' environment has a package, by its import name."""
-  code = f'import importlib.util as u; assert u.find_spec({package!r})'
-  command = [peers_python(), '-c', code]
-  return not subprocess.run(command, capture_output=True).returncode
+  if made := _made_python():
+    code = f'import importlib.util as u; assert u.find_spec({package!r})'
+    done = subprocess.run([made, '-c', code], capture_output=True, check=False)
+    return not done.returncode
+  return importlib.util.find_spec(package) is not None
+
+
+def peers_python() -> str:
+  """The Python of the peers' environment; exits where none has PyTorch.
+
+  It is that of the variable PEERS_PYTHON, else of `.venv-peers`, which `make
+  peers` makes, else this one.
+  """
+  if not (made := _made_python()) and not peers_have('torch'):
+    sys.exit(
+      'The peers need torch: run `make peers`, or set PEERS_PYTHON to a Python'
+      ' that has it, or pip install antjax[bench].'
+    )
+  return made or sys.executable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,32 +97,37 @@ class Side:
     flags: Flags that make it this side.
     env: Variables added to the environment.
     is_peer: Whether it runs in the peers' environment.
+    python: Python of an environment of its own; empty: one of those two.
   """
 
   module: str
   flags: tuple[str, ...]
   env: Mapping[str, str]
   is_peer: bool = False
+  python: str = ''
 
 
 class Worker:
   """A process that serves orders, one at a time."""
 
-  def __init__(self, name: str, side: Side):
+  def __init__(self, name: str, side: Side, **options: Any):
     """Starts it.
 
     Args:
       name: Name for messages.
       side: What to start.
+      **options: Those of subprocess.Popen, such as stderr.
     """
-    self._name = name
+    self._name, self._last = name, ''
     python = peers_python() if side.is_peer else sys.executable
     self._process = subprocess.Popen(
-      [python, '-m', side.module, *side.flags],
+      [side.python or python, '-m', side.module, *side.flags],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
+      cwd=_ROOT,
       env=os.environ | side.env,
+      **options,
     )
 
   def order(self, do: str, **fields: Any) -> Any:
@@ -129,15 +136,25 @@ class Worker:
     Raises:
       RuntimeError: The process died.
     """
-    assert self._process.stdin is not None and self._process.stdout is not None
-    reply = ''
+    self.send(do, **fields)
+    return self.receive()
+
+  def send(self, do: str, **fields: Any) -> None:
+    """Sends an order whose reply is to be received later."""
+    assert self._process.stdin is not None
+    self._last = do
     with contextlib.suppress(BrokenPipeError):
       self._process.stdin.write(json.dumps({'do': do} | fields) + '\n')
       self._process.stdin.flush()
-      reply = self._process.stdout.readline()
+
+  def receive(self) -> Any:
+    """The reply to the last order; see `order`."""
+    assert self._process.stdout is not None
+    reply = self._process.stdout.readline()
     if not reply:
       raise RuntimeError(
-        f'the process {self._name} died during {do!r}; its output is above.'
+        f'the process {self._name} died during {self._last!r}; its output is'
+        ' above.'
       )
     return json.loads(reply)
 
@@ -198,6 +215,22 @@ def take_turns(
       time.sleep(PAUSE_S)
       for key, seconds in worker.order('time', **fields).items():
         found[name].setdefault(key, []).extend(seconds)
+  return found
+
+
+def alternate(
+  sides: Mapping[str, Callable[[], _T]], num_turns: int
+) -> dict[str, list[_T]]:
+  """Sides of one process take turns, back and forth: side -> its results.
+
+  Args:
+    sides: Side -> a turn of it.
+    num_turns: Turns of each side.
+  """
+  found: dict[str, list[_T]] = {name: [] for name in sides}
+  for turn in range(num_turns):
+    for name in list(sides) if turn % 2 else list(sides)[::-1]:
+      found[name].append(sides[name]())
   return found
 
 
@@ -349,9 +382,7 @@ def versions() -> dict[str, str]:
     f'print(json.dumps({{n: have[n] for n in {names!r} if n in have}}))'
   )
   found = {}
-  made = _ROOT / '.venv-peers' / 'bin' / 'python'
-  peers = os.environ.get('PEERS_PYTHON') or (str(made) if made.exists() else '')
-  for python in filter(None, (peers, sys.executable)):
+  for python in filter(None, (_made_python(), sys.executable)):
     said = subprocess.run(
       [python, '-c', code], capture_output=True, text=True, check=False
     ).stdout
