@@ -3,8 +3,8 @@
 """Fake workers that load a coordinator, the same way for every side.
 
 A process of fake workers takes orders, a JSON line each, on its standard input
-and answers on its standard output; `harness.Worker` is the other end. What a worker
-says to its coordinator is given by the side (`coordinator_workers` ours,
+and answers on its standard output; `harness.Worker` is the other end. What a
+worker says to its coordinator is given by the side (`coordinator_workers` ours,
 `coordinator_peers` the peer's); how often, and how it is timed, is here. Needs
 nothing but grpc: the peer's environment has not our packages.
 
