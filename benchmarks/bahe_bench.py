@@ -92,7 +92,7 @@ def _prepare(form: str, order: dict[str, Any]):
     remat = _REMAT.value if form == 'full_text' else _HIGH_REMAT.value
     work = bahe_forms.Form(form, case, order['folder'], problem, remat)
     facts = {
-      'peak_flops': bahe_forms.measured_peak(case.dtype),
+      'peak_flops': harness.matmul_flops_per_s(case.dtype),
       'flops': work.flops_per_example(),
     }
     if form == 'bahe':

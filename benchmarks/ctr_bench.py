@@ -55,7 +55,7 @@ def _work() -> None:
     from benchmarks import ctr_form
 
     side = sides['side'] = ctr_form.Form(model, data, run_dir)
-    problem_lib.save(side.problem(), pathlib.Path(problem))
+    problem_lib.save(side.problem(), problem)
     side.train(5)
 
   def peer(model: str, loader: str, problem: str) -> None:
@@ -64,13 +64,10 @@ def _work() -> None:
     torch.set_num_threads(_THREADS.value)
     made = problem_lib.load(problem)
     if loader == 'fuxictr':
-      from benchmarks import ctr_fuxictr
-
-      sides['side'] = ctr_fuxictr.Peer(model, made)
+      from benchmarks.ctr_fuxictr import Peer
     else:
-      from benchmarks import ctr_peers
-
-      sides['side'] = ctr_peers.Peer(model, loader, made)
+      from benchmarks.ctr_peers import Peer
+    sides['side'] = Peer(model, loader, made)
     sides['side'].train(5)
 
   def timed(steps: int) -> dict[str, list[float]]:
@@ -89,7 +86,7 @@ def _work() -> None:
       'peer': peer,
       'time': timed,
       'logits': logits,
-      'matmul': ctr_figures.matmul_flops_per_s,
+      'matmul': harness.matmul_flops_per_s,
     }
   )
 

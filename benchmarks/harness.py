@@ -268,6 +268,18 @@ def peak_bytes() -> int:
   return int(line.split()[1]) * 1024
 
 
+def matmul_flops_per_s(dtype: str = 'float32', size: int = 2048) -> float:
+  """The fastest of some products of two large matrices in JAX."""
+  import jax
+  import jax.numpy as jnp
+
+  x = jnp.ones((size, size), dtype)
+  product = jax.jit(jnp.matmul)
+  product(x, x).block_until_ready()
+  seconds = [timed(lambda: product(x, x).block_until_ready()) for _ in range(5)]
+  return 2.0 * size**3 / min(seconds)
+
+
 def set_torch_threads(num_threads: int) -> None:
   """Sets the threads of PyTorch's operators; one operator at a time."""
   import torch

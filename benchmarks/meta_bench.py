@@ -76,12 +76,6 @@ _WARM_UP_CALLS = 5
 # float32 sums of some thousand terms in another order, through two gradients.
 _LOSS_RTOL = 1e-5
 _GRAD_TOLERANCE = 2e-4  # Of the largest entry of a gradient.
-# Keeps freed memory in the process: up to 1.5 times faster PyTorch here.
-_TORCH_ENV = {
-  'MALLOC_MMAP_THRESHOLD_': '4294967296',
-  'MALLOC_TRIM_THRESHOLD_': '4294967296',
-  'OMP_PROC_BIND': 'true',
-}
 
 
 def _antjax_env(num_devices: int) -> dict[str, str]:
@@ -130,13 +124,11 @@ def _make_step(
     if args[0].num_rows:
       return meta_peers.make_table_step(peer, *args)
     run = meta_peers.make_step(peer, *args)
-  elif args[0].num_rows:
-    from benchmarks import meta_table_step
-
-    return meta_table_step.make_step(*args)
   else:
     from benchmarks import meta_step
 
+    if args[0].num_rows:
+      return meta_step.make_table_step(*args)
     run = meta_step.make_step(*args)
 
   def answer() -> dict[str, np.ndarray]:
@@ -276,7 +268,7 @@ def main(argv: Sequence[str]) -> None:
   )
   sides = {
     'antjax': _side('antjax', _antjax_env(_DEVICES.value)),
-    'torch': _side('torch', _TORCH_ENV),
+    'torch': _side('torch', harness.PEER_ENV),
   }
   with tempfile.TemporaryDirectory() as name, harness.workers(sides) as workers:
     folder = pathlib.Path(name)

@@ -17,8 +17,6 @@ prints one JSON line for random vectors, 10^6 items by default:
 One process, all its devices. Compilation is outside of the times.
 """
 
-import json
-import resource
 import statistics
 import time
 
@@ -47,10 +45,6 @@ def _vectors(rng: np.random.Generator, num: int) -> np.ndarray:
   return found
 
 
-def _peak_bytes() -> int:
-  return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 @jax.jit
 def _multiply(users_BD: jax.Array, items_ID: jax.Array) -> jax.Array:
   return jnp.einsum('bd,id->bi', users_BD, items_ID, precision='highest')
@@ -67,7 +61,7 @@ def _products(users: np.ndarray, items: np.ndarray) -> float:
 
 
 def main(argv: list[str]) -> None:
-  del argv
+  facts = harness.start(argv)
   rng = np.random.default_rng(0)
   num_items, num_users = _ITEMS.value, _USERS.value
   items, users = _vectors(rng, num_items), _vectors(rng, num_users)
@@ -91,13 +85,15 @@ def main(argv: list[str]) -> None:
   rank(head)
   _products(users, head)
   _products(users, items[len(items) - len(items) % _BLOCK.value :])
-  before = _peak_bytes()
-  ranked, bound = [rank(items)], []
-  extra = _peak_bytes() - before
-  for _ in range(_TURNS.value):
-    bound.append(_products(users, items))
-    ranked.append(rank(items))
-  rank_s, bound_s = statistics.median(ranked[1:]), statistics.median(bound)
+  before = harness.peak_bytes()
+  rank(items)
+  extra = harness.peak_bytes() - before
+  turns = {
+    'ranked': lambda: rank(items),
+    'bound': lambda: _products(users, items),
+  }
+  seconds = harness.alternate(turns, _TURNS.value)
+  rank_s, bound_s = (statistics.median(x) for x in seconds.values())
   result = {
     'bench': 'full_ranking',
     'num_items': num_items,
@@ -117,7 +113,7 @@ def main(argv: list[str]) -> None:
     else jax.devices()[0].device_kind,
     'jax': jax.__version__,
   }
-  print(json.dumps(result))
+  harness.emit(facts | result)
 
 
 if __name__ == '__main__':

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training of a small LM on leased sequences of real text; imports no jax.
 
-What the workers of `benchmarks.chaos_bench` and `benchmarks.straggler_bench` do.
+What the workers of `chaos_bench` and `straggler_bench` do.
 """
 
 import dataclasses
