@@ -92,12 +92,16 @@ def _prepare(form: str, order: dict[str, Any]):
     remat = _REMAT.value if form == 'full_text' else _HIGH_REMAT.value
     work = bahe_forms.Form(form, case, order['folder'], problem, remat)
     facts = {
-      'peak_flops': harness.matmul_flops_per_s(case.dtype),
+      'peak_flops': harness.matmul_flops_per_s(
+        case.dtype, 128 if _QUICK.value else 2048
+      ),
       'flops': work.flops_per_example(),
     }
     if form == 'bahe':
       facts['behaviors_per_s'] = bahe_forms.behaviors_per_s(
-        order['folder'], problem['tokens'][:_NUM_ENCODED], case.dtype
+        order['folder'],
+        problem['tokens'][: 64 if _QUICK.value else _NUM_ENCODED],
+        case.dtype,
       )
   facts['bytes'] = work.bytes_per_example()
   facts['loss'] = work.gradient()
