@@ -35,9 +35,7 @@ import dataclasses
 import gc
 import os
 import pathlib
-import sys
 import tempfile
-import time
 from typing import Any
 
 from absl import app, flags
@@ -113,9 +111,6 @@ def _work(form: str) -> None:
   """Serves orders until there are no more."""
   made: dict[str, Any] = {}
 
-  def write_model(model: str, folder: str) -> None:
-    harness.write_model(bahe_problem.fields(model, _QUICK.value), folder)
-
   def prepare(**order: Any) -> dict[str, Any]:
     made['work'], facts = _prepare(form, order)
     gc.collect()  # Compilation and warm-up are not part of the peak.
@@ -132,14 +127,7 @@ def _work(form: str) -> None:
   def peak() -> dict[str, int]:
     return {'peak_bytes': harness.peak_bytes()}
 
-  harness.serve(
-    {
-      'write_model': write_model,
-      'prepare': prepare,
-      'time': timed,
-      'peak': peak,
-    }
-  )
+  harness.serve({'prepare': prepare, 'time': timed, 'peak': peak})
 
 
 def _side(form: str) -> harness.Side:
@@ -166,24 +154,16 @@ def _run(case: bahe_problem.Case, folder: pathlib.Path) -> dict[str, Any]:
     'folder': str(folder / case.model),
   }
   found: dict[str, Any] = {}
+  if not (folder / case.model).exists():
+    harness.write_model(config, common['folder'])
   with harness.workers({form: _side(form) for form in forms}) as workers:
-    if not (folder / case.model).exists():
-      first = next(iter(set(forms) - {'peer'}))
-      workers[first].order(
-        'write_model', model=case.model, folder=common['folder']
-      )
     for form, worker in workers.items():
       is_long = form in ('full_text', 'peer')
       size = case.micro_batch if is_long else _SHORT_MICRO_BATCH
       path = str(folder / f'{form}.npz')
       harness.save(bahe_problem.make(case, config, size), path)
-      start = time.perf_counter()
-      found[form] = worker.order('prepare', **common, problem=path)
-      print(
-        f'{case.name}: {form} ready after {time.perf_counter() - start:.0f} s',
-        file=sys.stderr,
-        flush=True,
-      )
+      title = f'{case.name}: {form}'
+      found[form] = harness.prepare(worker, title, **common, problem=path)
     blocks, block_s = (
       (1, 0.0) if _QUICK.value else (_BLOCKS.value, _BLOCK_S.value)
     )
@@ -199,8 +179,6 @@ def main(argv: Sequence[str]) -> None:
     return
   by_name = {case.name: case for case in bahe_problem.CASES}
   cases = harness.choose('cases', _CASES.value, by_name)
-  if not set(_FORMS) - {'peer', *_SKIP.value}:
-    sys.exit('--skip: leave at least one of full_text, dedup, bahe.')
   facts = harness.start(
     argv,
     is_quick=_QUICK.value,

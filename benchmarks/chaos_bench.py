@@ -48,6 +48,7 @@ from benchmarks import (
   chaos_hosts,
   chaos_lineage,
   chaos_storm,
+  harness,
   text_job,
 )
 from benchmarks import cluster as cluster_lib
@@ -307,8 +308,7 @@ def _median(values: list[float]) -> float | None:
 
 
 def main(argv: Sequence[str]) -> int:
-  if len(argv) > 1:
-    raise app.UsageError(f'got {argv[1:]}; chaos_bench takes flags only.')
+  harness.start(argv)
   cluster_lib.exit_on_signals()
   with contextlib.ExitStack() as stack:
     out = flags.FLAGS.out or stack.enter_context(

@@ -160,10 +160,11 @@ class Worker:
 
   def close(self) -> None:
     """Ends it, and waits for that."""
-    assert self._process.stdin is not None
+    assert self._process.stdin is not None and self._process.stdout is not None
     with contextlib.suppress(BrokenPipeError):
       self._process.stdin.close()
     self._process.wait()
+    self._process.stdout.close()
 
 
 @contextlib.contextmanager
@@ -197,6 +198,24 @@ def serve(handlers: Mapping[str, Callable[..., Any]]) -> None:
   """
   for order, reply in orders():
     reply(handlers[order.pop('do')](**order))
+
+
+def prepare(worker: Worker, title: str, **fields: Any) -> Any:
+  """Orders 'prepare', which may take long; says when it is done.
+
+  Args:
+    worker: A side.
+    title: Case and side, for the message.
+    **fields: Fields of the order.
+
+  Returns:
+    The reply.
+  """
+  start = time.perf_counter()
+  reply = worker.order('prepare', **fields)
+  seconds = time.perf_counter() - start
+  print(f'{title} ready after {seconds:.0f} s', file=sys.stderr, flush=True)
+  return reply
 
 
 def take_turns(
@@ -313,9 +332,15 @@ def write_model(fields: Mapping[str, Any], folder: str | pathlib.Path) -> None:
 
   from antjax.lm import config_json, pretrained, transformer
 
+  jax.config.update('jax_platforms', 'cpu')  # No accelerator is to be taken.
   config = config_json.read_config(fields)
   params = jax.jit(lambda key: transformer.init(config, key))(jax.random.key(0))
   pretrained.save_pretrained(folder, config, params)
+
+
+def rounded(x: float, digits: int = 3) -> float:
+  """A number with so many digits that count."""
+  return float(f'{x:.{digits}g}')
 
 
 def choose(

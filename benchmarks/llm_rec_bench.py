@@ -30,7 +30,6 @@ import os
 import pathlib
 import sys
 import tempfile
-import time
 from typing import Any
 
 from absl import app, flags
@@ -82,9 +81,6 @@ def _work(worker: str) -> None:
   """Serves orders until there are no more."""
   made: dict[str, Any] = {}
 
-  def write_model(model: str, folder: str) -> None:
-    harness.write_model(problem_lib.fields(model, _QUICK.value), folder)
-
   def prepare(**order: Any) -> dict[str, Any]:
     made['work'], facts = _prepare(worker, order)
     return facts
@@ -98,7 +94,7 @@ def _work(worker: str) -> None:
       'items': [harness.timed(lambda: work.items(_NUM_ITEMS))],
     }
 
-  harness.serve({'write_model': write_model, 'prepare': prepare, 'time': timed})
+  harness.serve({'prepare': prepare, 'time': timed})
 
 
 def _side(name: str) -> harness.Side:
@@ -131,24 +127,14 @@ def _lines(
     (1, 0.0) if _QUICK.value else (_BLOCKS.value, _BLOCK_S.value)
   )
   facts: dict[str, Mapping[str, Any]] = {}
+  if not (folder / case.model).exists():
+    harness.write_model(config, options['folder'])
   with harness.workers({name: _side(name) for name in names}) as workers:
-    if not (folder / case.model).exists():
-      first = next(name for name in names if name.startswith('antjax'))
-      workers[first].order(
-        'write_model', model=case.model, folder=options['folder']
-      )
     for pair in llm_rec_figures.pairs_of(names):
       for name in filter(None, pair):
-        if name in facts:
-          continue
-        start = time.perf_counter()
-        facts[name] = workers[name].order('prepare', **options)
-        seconds = time.perf_counter() - start
-        print(
-          f'{case.name}: {name} ready after {seconds:.0f} s',
-          file=sys.stderr,
-          flush=True,
-        )
+        if name not in facts:
+          title = f'{case.name}: {name}'
+          facts[name] = harness.prepare(workers[name], title, **options)
       sides = {name: workers[name] for name in pair if name}
       turns = harness.take_turns(sides, blocks, block_s=block_s)
       found = {name: {**facts[name], **turns[name]} for name in sides}

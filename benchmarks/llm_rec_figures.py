@@ -6,6 +6,7 @@ from collections.abc import Collection
 import statistics
 from typing import Any
 
+from benchmarks import harness
 from benchmarks import llm_rec_problem as problem_lib
 
 OURS = ('own', 'shared')
@@ -65,7 +66,7 @@ def line_of(
     ('eval_ratio', 'eval_users_per_s'),
     ('items_ratio', 'items_per_s'),
   ):
-    line[ratio] = float(f'{line[name] / line[f"peer_{name}"]:.3g}')
+    line[ratio] = harness.rounded(line[name] / line[f'peer_{name}'])
   difference = abs(ours['loss'] - theirs['loss'])
   if case.dtype == 'float32' and difference > _LOSS_RTOL * theirs['loss']:
     line['error'] = (
@@ -76,7 +77,7 @@ def line_of(
 
 def _speeds(form: dict[str, Any], prefix: str) -> dict[str, float]:
   def rate(count: int, name: str) -> float:
-    return float(f'{count / statistics.median(form[name]):.4g}')
+    return harness.rounded(count / statistics.median(form[name]), 4)
 
   return {
     f'{prefix}examples_per_s': rate(problem_lib.BATCH, 'step'),
