@@ -2,10 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The meta-learning benchmark, tiny: its lines, and its check of equality."""
 
-import importlib.util
-
 import numpy as np
-import pytest
 
 from benchmarks import meta_bench, meta_problem
 from tests import warm_python
@@ -52,10 +49,7 @@ def test_unknown_case_is_a_one_line_error():
   )
 
 
-@pytest.mark.skipif(
-  importlib.util.find_spec('torch') is None,
-  reason='the peers need PyTorch: pip install antjax[bench]',
-)
+@runs.needs_peers
 def test_smoke_run_prints_a_line_a_case_and_peer():
   lines = runs.lines(
     'meta_bench',
