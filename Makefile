@@ -1,6 +1,7 @@
 # make quickstart    fetch MovieLens-1M and train a meta-DLRM on it
 # make test          lint, types and the fast tests
-# make test-slow     all tests
+# make test-slow     all tests; with PART=elastic, jobs, data, models or rest only
+#                    those, which take less than an hour each on two cores
 # make bench         antjax beside its peers, which `make peers` sets up
 #
 # PYTHON chooses the interpreter: make test PYTHON=python3.12. Each version that
@@ -33,7 +34,7 @@ PARALLEL ?= -n 2 --dist loadfile
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,8p
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,10p
 
 quickstart: $(VENV)/.run-stamp
 	$(VENV)/bin/python -m launch.prepare_data
@@ -46,18 +47,34 @@ test: lint test-fast
 # its worker; the others go on.
 HANGS = --timeout-method=thread --timeout
 
-# Compiling is most of the work here: without LLVM's optimizations and XLA's
-# MLIR emitters it takes half the time. Scripts run in forks of one process that
-# has imported the libraries. test-slow runs all as users do.
-QUICK_TO_COMPILE := --xla_backend_optimization_level=0 \
-  --xla_cpu_use_fusion_emitters=false
+# Compiling is most of the work here: without LLVM's optimizations and, where
+# jaxlib can do without them, XLA's MLIR emitters it takes half the time. Scripts
+# run in forks of one process that has imported the libraries. test-slow runs all
+# as users do.
+WITHOUT_EMITTERS := import importlib.metadata as m; \
+  print("--xla_cpu_use_fusion_emitters=false" * \
+    m.version("jaxlib").startswith("0.10."))
+QUICK_TO_COMPILE = --xla_backend_optimization_level=0 \
+  $(shell $(VENV)/bin/python -c '$(WITHOUT_EMITTERS)')
 test-fast: $(VENV)/.dev-stamp
 	WARM_PYTHON=1 XLA_FLAGS='$(QUICK_TO_COMPILE)' $(VENV)/bin/python \
 	  -m pytest -m 'not slow' $(HANGS)=300 $(PARALLEL) $(PYTEST_FLAGS)
 
+# Parts of all tests; `rest` is what no other part names.
+PART_elastic := tests/elastic tests/cluster tests/shards
+PART_jobs := tests/jobs tests/docs
+PART_data := tests/data
+PART_models := tests/lm tests/ctr tests/meta tests/networks tests/serving
+PART_rest := tests $(addprefix --ignore=,$(PART_elastic) $(PART_jobs) \
+  $(PART_data) $(PART_models))
+PART ?= all
+PART_all := tests
 test-slow: lint
+	@test -n '$(PART_$(PART))' || { \
+	  echo 'PART=$(PART): use elastic, jobs, data, models, rest or all.'; exit 1; }
 	$(VENV)/bin/python -m pytest --hypothesis-profile=search \
-	  $(HANGS)=3600 $(PARALLEL) $(PYTEST_FLAGS)
+	  $(HANGS)=3600 $(PARALLEL) $(PYTEST_FLAGS) $(wildcard $(PART_$(PART))) \
+	  $(filter --ignore=%,$(PART_$(PART)))
 
 lint: $(VENV)/.dev-stamp
 	$(VENV)/bin/python -m ruff check .

@@ -17,14 +17,13 @@ prints a JSON line for each side; the last line is the summary.
 
 The sides take turns, the file in the page cache; medians are compared, of wall
 time; `cpu_s` is that of all threads, which other jobs disturb less. Then
-records become batches: fewer rows are prepared as launch/prepare_behaviors does
+records become batches: fewer rows are prepared as launch/prepare_data does
 and read in batches in a random order. `peak_mb` is the most memory that a
 process has while it reads the file, `idle_mb` what it has before; `peak_4_mb`
 is that of four such files in one.
 """
 
 from collections.abc import Callable, Mapping
-import functools
 import os
 import pathlib
 import platform
@@ -46,13 +45,13 @@ from antjax.ctr.antm2c.clicks import ScenarioClicks
 from antjax.data import (
   antm2c,
   antm2c_synthetic_files,
-  behavior_antm2c,
-  behavior_data,
   behavior_text,
-  engine,
+  event_antm2c,
+  events,
   prepare,
   rejects,
   text_reader,
+  view_examples,
   whole_columns,
 )
 from antjax.data.antm2c import Antm2cConfig
@@ -196,24 +195,20 @@ def batches(
   """Prepares a file and reads the training rows in batches."""
   out = work / 'prepared'
   start = time.perf_counter()
-  description, _ = behavior_data.prepare_behaviors(
-    out,
-    functools.partial(
-      behavior_antm2c.read,
-      source,
-      config=Antm2cConfig(),
-      engine=engine.Engine(),
-      max_rejected_share=0,
-      progress=logging.info,
-    ),
-    {'data': 'benchmark'},
-    behavior_data.BehaviorConfig(
-      splitter=behavior_text.Splitter(pattern=behavior_antm2c.SEPARATORS)
-    ),
+  data = event_antm2c.source(source)
+  events.write(
+    out / 'events', data, max_rejected_share=0, progress=logging.info
+  )
+  splitter = behavior_text.Splitter(pattern=event_antm2c.SEPARATORS)
+  description, _ = view_examples.write_examples(
+    out / 'examples',
+    out / 'events',
+    data.schema,
+    view_examples.BehaviorConfig(splitter=splitter),
   )
   took = time.perf_counter() - start
   columns = whole_columns.read(
-    out / description['files']['train']['path'],
+    out / 'examples' / description['files']['train']['path'],
     ('user', 'item', 'ids', 'label', 'numeric', 'starts', 'stops'),
     wide=('starts', 'stops'),
   )

@@ -4,7 +4,7 @@
 
   python -m benchmarks.antm2c_scale_bench --rows=1000000,10000000
 
-runs, for each number of rows, launch/make_antm2c_synthetic, prepare_behaviors
+runs, for each number of rows, launch/make_antm2c_synthetic, prepare_data
 and one epoch of train_antm2c, a process each, and prints a JSON line: for each
 stage wall seconds, CPU seconds of all threads, both in microseconds a row, and
 the most memory. `steps` is training alone, without start, compilation, reading
@@ -31,8 +31,8 @@ from benchmarks import harness
 
 
 def _define_flags() -> None:
-  flags.DEFINE_list('rows', ['1000000', '10000000'], 'Of each run.')
-  flags.DEFINE_string('model', 'mlp', 'Of launch/train_clicks.')
+  flags.DEFINE_list('rows', ['1000000', '10000000'], 'Rows of each run.')
+  flags.DEFINE_string('model', 'mlp', 'Model of launch/train_clicks.')
   flags.DEFINE_integer('batch_rows', 2048, 'Clicks of a step.', 1)
   flags.DEFINE_string('work', '', 'Folder for files; empty: temporary.')
 
@@ -73,8 +73,9 @@ def measure(
       '--image_size=0',
     ),
     'prepare': stage(
-      'launch.prepare_behaviors',
+      'launch.prepare_data',
       '--dataset=antm2c',
+      '--views=examples',
       f'--source={source}',
       f'--out={data}',
     ),

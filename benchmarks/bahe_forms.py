@@ -45,7 +45,7 @@ class Form:
   """Training of one form.
 
   Attributes:
-    num_examples: Of a micro-batch.
+    num_examples: Number of examples in a micro-batch.
     config: The language model.
   """
 
@@ -62,7 +62,7 @@ class Form:
     Args:
       form: One of `FORMS`.
       case: What to compute.
-      folder: Of the model, in Hugging Face's layout.
+      folder: Folder of the model, in Hugging Face's layout.
       problem: From `bahe_problem.make`.
       remat: See `antjax.lm.config.Config`.
     """

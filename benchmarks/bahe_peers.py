@@ -27,7 +27,7 @@ class FullText:
 
     Args:
       case: What to compute.
-      folder: Of the model, in Hugging Face's layout.
+      folder: Folder of the model, in Hugging Face's layout.
       problem: From `bahe_problem.make`.
     """
     options = {}

@@ -19,7 +19,7 @@ TEXT_LENGTHS = (256, 512, 1024, 2048)
 # Of MovieLens-1M's behaviours, weighted by how often they occur: 13.3 with
 # MiniLM's tokenizer, 15.4 with SmolLM2's.
 TOKENS_PER_BEHAVIOR = 16
-# Of launch/prepare_behaviors.py: distinct behaviours and training examples.
+# Of launch/prepare_data.py: distinct behaviours and training examples.
 NUM_BEHAVIORS = 3706
 NUM_EXAMPLES = 800_167
 # Examples of an optimizer step; forms work it off in micro-batches that suit

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Clicks on MovieLens-1M from text: BAHE beside what it is compared with.
 
-  python -m launch.prepare_behaviors --out=data/ml-1m-text
+  python -m launch.prepare_data --views=examples
   python -m launch.fetch_model --model=minilm --out=data/minilm
   for k in 3 6; do python -m launch.build_behavior_store --num_low=$k \
-    --vocabulary=data/ml-1m-text/behaviors --model=data/minilm \
+    --vocabulary=data/ml-1m/examples/behaviors --model=data/minilm \
     --out=data/ml-1m-minilm-k$k; done
   python -m benchmarks.bahe_quality --out=runs/bahe_quality
   python -m benchmarks.bahe_quality --out=runs/bahe_quality --table
@@ -37,7 +37,7 @@ from benchmarks import quality_runs
 class Config:
   """What to run, and where things are."""
 
-  data: Annotated[str, 'Prepared texts.'] = 'data/ml-1m-text'
+  data: Annotated[str, 'Prepared texts.'] = 'data/ml-1m'
   model: Annotated[str, 'Language model.'] = 'data/minilm'
   store: Annotated[str, 'Store of its low layers.'] = 'data/ml-1m-minilm-k3'
   whole_store: Annotated[str, 'Store of all of its layers.'] = (

@@ -213,7 +213,7 @@ def _define_flags() -> None:
     'Hosts beside them, so that their number stays; 0: it may be one less.',
     lower_bound=0,
   )
-  flags.DEFINE_integer('seed', 0, 'Of the schedule.')
+  flags.DEFINE_integer('seed', 0, 'Seed of the schedule.')
   flags.DEFINE_integer(
     'steps_per_kill', 8, 'New steps before a blow, on average.', lower_bound=1
   )

@@ -26,7 +26,7 @@ Kind = Literal[
 #   agent        SIGKILL of an agent; another one is started in its place
 #   coordinator  SIGKILL of the coordinator; started again with its journal
 #   hang         SIGSTOP of a worker, for ever: the system has to find it
-#   freeze       SIGSTOP of a whole host, agent and all; the job goes on without
+#   freeze       SIGSTOP of a whole host, agent and all; the job runs on without
 #                it, and when it wakes up, its worker first, nobody must listen.
 #                Every second time it is the host of rank 0 in the midst of a
 #                save, and it wakes up when its successors write the same one
@@ -60,8 +60,8 @@ class Event:
     host: Whom it hits.
     after_steps: New steps of the run since the last event; 0: at once.
     delay_s: After these.
-    share: Of the bytes of a checkpoint; of `freeze`: in a save if it is below
-      0.5; of `drop`: replies about data if it is, else any.
+    share: Share of the bytes of a checkpoint; for `freeze`: in a save if it is
+      below 0.5; of `drop`: replies about data if it is, else any.
     count: Replies to lose.
   """
 
@@ -120,7 +120,7 @@ def _event(
 
 
 def num_steps(events: list[Event]) -> int:
-  """Steps that suffice: the system acts late, and the run goes on meanwhile."""
+  """Steps that suffice: the system acts late, and the run continues."""
   return 60 + sum(event.after_steps + 16 for event in events)
 
 
@@ -128,7 +128,7 @@ def shuffle_work(view: ClusterView) -> list[Action]:
   """A policy that gives out work at random, so that plans change all the time.
 
   Args:
-    view: Of the job; the same one gives the same work.
+    view: View of the job; the same view gives the same work.
   """
   steps = [worker.step for worker in view.workers]
   rng = random.Random(f'{view.generation} {steps}')

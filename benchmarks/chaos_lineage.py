@@ -23,9 +23,9 @@ class Run:
   """What one worker noted in one generation.
 
   Attributes:
-    generation: Of the job.
-    rank: Of the worker in it.
-    num_workers: Of the generation.
+    generation: Generation of the job.
+    rank: Rank of the worker in it.
+    num_workers: Number of workers of the generation.
     steps: Step -> the worker's micro-batches in it, for each step that the
       worker saw the end of.
   """
@@ -68,8 +68,8 @@ def lineage(
   """Returns step -> generation whose execution of it is in the final model.
 
   Args:
-    runs: Of all workers and generations.
-    last_generation: That finished.
+    runs: Runs of all workers and generations.
+    last_generation: Generation that finished.
     last_step: Where it did.
 
   Raises:

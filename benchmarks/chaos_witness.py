@@ -59,7 +59,7 @@ def transform(max_steps: int) -> optax.GradientTransformation:
   """Returns the transform of the parameters at 'witness' in a tree.
 
   Args:
-    max_steps: Of which generations are kept; later ones are not.
+    max_steps: Number of steps whose generations are kept; later ones are not.
   """
 
   def init_fn(params: PyTree) -> WitnessState:

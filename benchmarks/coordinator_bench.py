@@ -57,8 +57,8 @@ _CLIENTS = flags.DEFINE_list(
 _PACED_CLIENTS = flags.DEFINE_integer(
   'paced_clients', 1000, 'Number of workers, paced; 0: leave the case out.', 0
 )
-_INTERVAL_S = flags.DEFINE_float('interval_s', 1.0, 'Of paced workers.', 0.01)
-_SECONDS = flags.DEFINE_float('seconds', 4.0, 'Of a block.', 0.01)
+_INTERVAL_S = flags.DEFINE_float('interval_s', 1.0, 'Pace of workers.', 0.01)
+_SECONDS = flags.DEFINE_float('seconds', 4.0, 'Length of a block.', 0.01)
 _NUM_BLOCKS = flags.DEFINE_integer('num_blocks', 5, 'Blocks of each side.', 1)
 _MILLION = flags.DEFINE_integer(
   'million', 1_000_000, 'Shards of that case; 0: leave it out.', 0

@@ -36,7 +36,7 @@ class Side:
 
     Args:
       folder: For all that it writes; is made.
-      name: Of the side.
+      name: Name of the side.
       python: Interpreter of both processes.
       workers: Module of its workers.
     """

@@ -37,7 +37,7 @@ class Target:
     address: host:port of the coordinator.
     token: Its worker token.
     data_set: Name of the data set.
-    num_shards: Of an epoch; there is no last epoch.
+    num_shards: Number of shards of an epoch; there is no last epoch.
     shard_size: Records in a shard.
     num_wanted: Shards in a round trip.
   """

@@ -2,14 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Speed and AUC of click models beside torch-rechub's and FuxiCTR's.
 
-  python -m benchmarks.ctr_bench --data=data/ml-1m-text > results.jsonl
+  python -m benchmarks.ctr_bench --data=data/ml-1m > results.jsonl
 
 prints a JSON line for each model and loader of the peer, torch-rechub: `own`,
 its DataLoader over rows as its users run it, and `batched`, where that is
 replaced by slices of tensors, so that the models compete. The loader `fuxictr`
 is FuxiCTR with its own, for the models that it has too, where it is installed
 (the extra `bench_fuxictr`, which brings Ray). Needs the extra `bench`, and the
-folder that launch/prepare_behaviors.py writes by default.
+folder that launch/prepare_data.py writes by default.
 
 Both train the same clicks (see `ctr_problem`) for the same number of epochs in
 blocks of steps that take turns; only one works at a time. `rows_per_s` is of
@@ -34,7 +34,7 @@ import numpy as np
 from benchmarks import ctr_figures, harness
 from benchmarks import ctr_problem as problem_lib
 
-_DATA = flags.DEFINE_string('data', 'data/ml-1m-text', 'Prepared clicks.')
+_DATA = flags.DEFINE_string('data', 'data/ml-1m', 'Prepared clicks.')
 _MODELS = flags.DEFINE_list('models', [], 'Only these; empty: all.')
 _LOADERS = flags.DEFINE_list(
   'loaders',

@@ -56,7 +56,7 @@ class Form:
 
 
 class _Taken:
-  """An iterator that goes on where it was, without a position to restore."""
+  """An iterator that continues where it was, without a position to restore."""
 
   def __init__(self, iterator: Any):
     self._iterator = iterator

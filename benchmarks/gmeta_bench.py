@@ -54,7 +54,7 @@ _HOSTS = flags.DEFINE_list(
 )
 _DEVICES = flags.DEFINE_integer('devices_per_host', 2, 'Devices of each.', 1)
 _UPLINKS = flags.DEFINE_list('uplinks_mbps', ['100', '400'], 'Rates, Mbit/s.')
-_LEVELS = flags.DEFINE_list('levels', ['global', 'intra'], 'Of the tables.')
+_LEVELS = flags.DEFINE_list('levels', ['global', 'intra'], 'Table levels.')
 _ROWS = flags.DEFINE_list(
   'rows', ['100000', '1000000', '10000000'], 'Rows of all tables, by mode.'
 )

@@ -45,8 +45,8 @@ class Case:
   """One case of the benchmark.
 
   Attributes:
-    variant: Of `VARIANTS`.
-    level: Of the tables.
+    variant: Name from `VARIANTS`.
+    level: Level of the tables.
     num_hosts: Hosts that work on it together.
     num_rows: Rows of all tables.
     num_tasks: Tasks of a device in a step, T.
@@ -54,7 +54,7 @@ class Case:
     num_query: Query rows of a task, Q.
     num_features: Features, each with a table of its own.
     embedding_dim: D.
-    widths: Of the MLP; the last is 1.
+    widths: Widths of the MLP layers; the last is 1.
   """
 
   variant: str = 'full'

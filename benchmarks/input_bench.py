@@ -42,8 +42,8 @@ from array_record.python import array_record_module
 import grain
 import numpy as np
 
-from antjax.data import record_codec
-from antjax.data.records import ArrayRecordSource
+from antjax.data import array_record_file
+from antjax.data.array_record_file import ArrayRecordSource
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.service_ledger import ServiceLedgerClient
@@ -57,7 +57,7 @@ _BATCH = flags.DEFINE_integer('batch_size', 1024, 'Records in a batch.', 1)
 _SHARD = flags.DEFINE_integer(
   'records_in_shard', 4096, 'Records in a shard.', 1
 )
-_SECONDS = flags.DEFINE_float('turn_s', 1.0, 'Of a turn.', 0.01)
+_SECONDS = flags.DEFINE_float('turn_s', 1.0, 'Length of a turn.', 0.01)
 _ROUNDS = flags.DEFINE_integer('num_turns', 9, 'Turns of each side.', 1)
 _GROUP_SIZES = flags.DEFINE_list('group_sizes', ['1', '16'], 'See above.')
 _THREADS = flags.DEFINE_list(
@@ -83,7 +83,7 @@ def write_file(path: pathlib.Path, num_records: int, group_size: int) -> None:
       'dense': rng.random(8, np.float32),
       'label': np.float32(number % 2),
     }
-    writer.write(record_codec.encode(record))
+    writer.write(array_record_file.encode(record))
   writer.close()
 
 
@@ -145,7 +145,7 @@ def plain_grain(
     records = grain.MapDataset.source(source)
     if is_shuffled:
       records = records.shuffle(seed=_SEED)
-    records = records.repeat().map(record_codec.decode)
+    records = records.repeat().map(array_record_file.decode)
     options = grain.ReadOptions(
       num_threads=num_threads, prefetch_buffer_size=ahead
     )

@@ -60,7 +60,7 @@ class Form:
     Args:
       negatives: 'own' or 'shared'.
       case: What to compute.
-      folder: Of the model, in Hugging Face's layout.
+      folder: Folder of the model, in Hugging Face's layout.
       problem: From `problem_lib.make`.
     """
     config, params = pretrained.load_pretrained(folder)

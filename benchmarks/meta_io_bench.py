@@ -40,11 +40,14 @@ import numpy as np
 import pyarrow as pa
 
 from antjax.data import (
+  event_movielens,
+  events,
   movielens,
-  movielens_files,
   output_folder,
+  record_schema,
   record_writer,
   records,
+  view_melu,
 )
 from antjax.meta import episodes, meta_io
 from antjax.meta.episode_config import Bucket, EpisodeConfig
@@ -56,7 +59,7 @@ from benchmarks import harness
 _DATA = flags.DEFINE_string(
   'folder', 'data/ml-1m-time', 'MovieLens-1M, prepared in time.'
 )
-_COPIES = flags.DEFINE_integer('copies', 8, 'Of the tasks.', 1)
+_COPIES = flags.DEFINE_integer('copies', 8, 'Copies of the tasks.', 1)
 _TURNS = flags.DEFINE_integer('turns', 5, 'Turns of each side.', 1)
 _BLOCK = flags.DEFINE_integer('block_size', 1024, 'Tasks in a block.', 1)
 _TASKS = flags.DEFINE_integer('num_slots', 512, 'Task slots in a batch.', 8)
@@ -90,9 +93,13 @@ def _lists(record: record_source.Record) -> list[np.ndarray]:
   return [row[row >= 0] for row in record['genres']]
 
 
-def _schema(tasks: Sequence[record_source.Record]) -> dict[str, records.Field]:
+def _schema(
+  tasks: Sequence[record_source.Record],
+) -> dict[str, record_schema.Field]:
   width = tasks[0]['genres'].shape[1]
-  return dict(movielens.SCHEMA) | {'genres': records.Field('int32', 2, width)}
+  return dict(movielens.SCHEMA) | {
+    'genres': record_schema.Field('int32', 2, width)
+  }
 
 
 def episode_config(
@@ -309,10 +316,18 @@ def main(argv: Sequence[str]) -> None:
   )
   logging.set_verbosity(logging.WARNING)
   if not os.path.exists(_DATA.value):
-    movielens_files.prepare_movielens(
-      _DATA.value, movielens.SplitConfig(order='time'), file_format='arrow'
+    data = event_movielens.source(allow_other_counts=False)
+    folder = pathlib.Path(_DATA.value)
+    events.write(folder / 'events', data)
+    view_melu.write_tasks(
+      folder / 'tasks',
+      folder / 'events',
+      data.schema,
+      movielens.SplitConfig(order='time'),
     )
-  source = output_folder.open_split(_DATA.value, 'train')
+  source = output_folder.open_split(
+    output_folder.find_view(_DATA.value, 'tasks'), 'train'
+  )
   tasks = source.read(0, len(source))
   in_time = episode_config(tasks, _TASKS.value, 'time')
   at_random = episode_config(tasks, _TASKS.value, 'random')
@@ -327,17 +342,17 @@ def main(argv: Sequence[str]) -> None:
   with tempfile.TemporaryDirectory(dir=_DATA.value, prefix='.bench-') as folder:
     arrow = pathlib.Path(folder) / 'tasks.arrow'
     parquet = pathlib.Path(folder) / 'tasks.parquet'
-    record_writer.write_arrow(
+    record_writer.write(
       arrow,
       repeated(tasks, _COPIES.value),
       _schema(tasks),
       block_size=_BLOCK.value,
     )
-    record_writer.write_parquet(
+    record_writer.write(
       parquet,
       repeated(tasks, _COPIES.value),
       _schema(tasks),
-      row_group_size=_BLOCK.value,
+      block_size=_BLOCK.value,
     )
     text = RowText(pathlib.Path(folder) / 'rows.txt', tasks)
     os.sync()  # What is not on the disk yet cannot be dropped.

@@ -3,7 +3,7 @@
 """MovieLens-1M as clicks in many scenarios, for `launch/train_gmeta.py`.
 
   python -m benchmarks.movielens_scenarios data/scenarios-raw
-  python -m launch.prepare_data --dataset=generic --out=data/scenarios \
+  python -m launch.prepare_data --out=data/scenarios \
     --source=data/scenarios-raw/clicks.parquet \
     --schema=data/scenarios-raw/schema.json
 
@@ -22,7 +22,10 @@ import tempfile
 from absl import app
 import ibis
 
-from antjax.data import movielens_raw, prepare
+from antjax.data import event_movielens
+from antjax.data import events as events_lib
+from antjax.data.engine import Engine
+from antjax.data.events import Events
 
 _FEATURES = (
   *('user', 'item', 'genre', 'decade'),
@@ -30,14 +33,13 @@ _FEATURES = (
 )
 
 
-def clicks_of(raw: movielens_raw.RawTables) -> ibis.Table:
+def clicks_of(events: Events) -> ibis.Table:
   """One row a rating: scenario, features, label and time."""
-  items = raw.items.select(
-    'item',
-    genre=raw.items.genres[0].fill_null('none'),
-    decade=(raw.items.year // 10 * 10).cast('int32'),
+  joined = events.joined()
+  joined = joined.mutate(
+    genre=joined.genres[0].fill_null('none'),
+    decade=(joined.year // 10 * 10).cast('int32'),
   )
-  joined = raw.ratings.join(raw.users, 'user').join(items, 'item')
   audience = [joined[name].cast('string') for name in _FEATURES[-3:]]
   return joined.select(
     *_FEATURES,
@@ -50,26 +52,23 @@ def clicks_of(raw: movielens_raw.RawTables) -> ibis.Table:
 def write(folder: pathlib.Path, source: str = '') -> None:
   """Writes clicks.parquet and schema.json; without a source, downloads."""
   folder.mkdir(parents=True, exist_ok=True)
+  data = event_movielens.source(source)
   with tempfile.TemporaryDirectory() as temporary:
-    files = movielens_raw.find_files(
-      source or movielens_raw.fetch(temporary), temporary
-    )
-    raw = movielens_raw.read_raw(
-      prepare.connect(),
-      files,
-      max_rejected_share=0.0,
-      rejected_path=folder / 'rejected.csv',
-    )
-    clicks = clicks_of(raw)
-    clicks.to_parquet(folder / 'clicks.parquet')
+    work = pathlib.Path(temporary)
+    events_lib.write(work / 'events', data, max_rejected_share=0)
+    with events_lib.opened(
+      work / 'events', data.schema, work, Engine()
+    ) as events:
+      clicks = clicks_of(events)
+      clicks.to_parquet(folder / 'clicks.parquet')
+      kinds = clicks.schema()
   schema = {
-    'name': 'movielens-1m scenarios',
-    'kind': 'click',
+    'name': 'ml-1m scenarios',
     'label': 'click',
     'task': 'scenario',
     'time': 'timestamp',
-    'columns': {n: str(t).lower() for n, t in clicks.schema().items()},
-    'features': list(_FEATURES),
+    'columns': {n: str(t).lower() for n, t in kinds.items()},
+    'ids': list(_FEATURES),
   }
   text = json.dumps(schema, indent=2)
   (folder / 'schema.json').write_text(text, encoding='utf-8')

@@ -67,7 +67,7 @@ _CODES = flags.DEFINE_list(
 _PEERS = flags.DEFINE_list(
   'peers',
   None,
-  f'Of {", ".join(paro_peers.PEERS)}; default: both; with several --hosts'
+  f'Any of {", ".join(paro_peers.PEERS)}; default: both; with several --hosts'
   ' none.',
 )
 _HOSTS = flags.DEFINE_list('hosts', ['4'], 'Hosts; several: scaling.')

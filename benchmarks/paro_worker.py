@@ -35,7 +35,7 @@ class Job:
 
   Attributes:
     cases: (code or peer, number of hosts) each.
-    sizes: Of the problem.
+    sizes: Sizes of the problem.
     rounds: Timed steps of each case.
     collectives: As for `Trainer`; '' leaves it out.
     link_bytes: Sizes of the arrays that the links are timed with.

@@ -25,7 +25,7 @@ def run(module: str, folder: pathlib.Path, options: Mapping[str, Any]) -> bool:
   their compiled programs.
 
   Args:
-    module: Of the script.
+    module: Module of the script.
     folder: Its --run_dir.
     options: Its other flags.
 

@@ -28,12 +28,12 @@ import numpy as np
 from antjax.ctr.llm_rec import ranking
 from benchmarks import harness
 
-_ITEMS = flags.DEFINE_integer('num_items', 1_000_000, 'Of the catalogue.', 2)
+_ITEMS = flags.DEFINE_integer('num_items', 1_000_000, 'Size of the catalog.', 2)
 _USERS = flags.DEFINE_integer('num_users', 1024, 'Ranked at once.', 1)
 _DIM = flags.DEFINE_integer('dim', 384, 'Width of the vectors.', 1)
 _SEEN = flags.DEFINE_integer('num_seen', 100, 'Items of a history.', 1)
 _BLOCK = flags.DEFINE_integer('block_items', 16_384, 'Items at a time.', 1)
-_TURNS = flags.DEFINE_integer('num_turns', 3, 'Of each side.', 1)
+_TURNS = flags.DEFINE_integer('num_turns', 3, 'Turns of each side.', 1)
 
 
 def _vectors(rng: np.random.Generator, num: int) -> np.ndarray:

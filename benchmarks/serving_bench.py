@@ -41,9 +41,9 @@ from benchmarks import harness
 _MODEL = flags.DEFINE_string('model', None, 'From launch/export_gmeta.py.')
 _INPUT = flags.DEFINE_string('input', None, 'Task records with its ids.')
 _CALLS = flags.DEFINE_integer('num_calls', 500, 'For each latency.', 1)
-_TURNS = flags.DEFINE_integer('num_turns', 5, 'Of the batch scorer.', 1)
-_USERS = flags.DEFINE_integer('num_users', 1024, 'Of a turn.', 1)
-_BATCH = flags.DEFINE_integer('batch_size', 64, 'Of the batch scorer.', 1)
+_TURNS = flags.DEFINE_integer('num_turns', 5, 'Timed batches.', 1)
+_USERS = flags.DEFINE_integer('num_users', 1024, 'Users in a turn.', 1)
+_BATCH = flags.DEFINE_integer('batch_size', 64, 'Batch size of the scorer.', 1)
 _WARM_UP = 10
 
 

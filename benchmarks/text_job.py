@@ -26,12 +26,12 @@ class Job:
     data: Folder of launch/prepare_text.py.
     out: Folder for what workers write.
     num_sequences: In an epoch.
-    num_epochs: Of them.
+    num_epochs: Number of epochs.
     replay: File with the steps to repeat; empty: train.
     paro: PaRO code, an elastic one.
     seq_len: Tokens of a sequence.
     rows: Sequences of a micro-batch.
-    num_micro_batches: Of each worker in a step.
+    num_micro_batches: Number of micro-batches of each worker in a step.
     dim: Width of the model.
     num_layers: Its depth.
     shard_size: Sequences of a lease.

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The wheel: builds, installs into an empty environment, imports, is typed."""
 
+import configparser
 import pathlib
 import shutil
 import subprocess
@@ -10,6 +11,8 @@ import venv
 import zipfile
 
 import pytest
+
+from antjax.jobs import console
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -69,6 +72,12 @@ def test_wheel_holds_the_library_and_its_types_only(wheel):
   }
   assert {name for name in names if name.endswith('.py')} == sources
   assert any(name.endswith('licenses/LICENSE') for name in names)
+  shipped = {
+    f'antjax/jobs/{path.parent.name}/{path.name}'
+    for folder in ('recipes', 'schemas')
+    for path in (_ROOT / 'launch' / folder).iterdir()
+  }
+  assert len(shipped) > 8 and shipped <= set(names)
 
 
 def test_wheel_states_requirements_and_extras(wheel):
@@ -77,8 +86,24 @@ def test_wheel_states_requirements_and_extras(wheel):
   metadata = archive.read(name).decode()
   assert 'Requires-Python: >=3.11' in metadata
   assert 'Requires-Dist: jax>=0.10.2\n' in metadata
-  for extra in ('gpu', 'tpu', 'spark', 'bench'):
+  for extra in ('cuda12', 'cuda13', 'tpu', 'spark', 'bench'):
     assert f'Provides-Extra: {extra}\n' in metadata
+
+
+def test_console_commands_are_the_scripts_of_launch(wheel):
+  archive = zipfile.ZipFile(wheel)
+  (name,) = (n for n in archive.namelist() if n.endswith('/entry_points.txt'))
+  parser = configparser.ConfigParser()
+  parser.read_string(archive.read(name).decode())
+  stated = {
+    command.removeprefix('antjax-') for command in parser['console_scripts']
+  }
+  scripts = {
+    path.stem.replace('_', '-')
+    for path in (_ROOT / 'launch').glob('*.py')
+    if path.stem != '__init__'
+  }
+  assert stated == scripts == set(console.COMMANDS)
 
 
 @pytest.fixture(scope='module')
@@ -119,6 +144,23 @@ def test_wheel_imports_in_an_empty_environment(python, tmp_path):
     "assert not any('launch' in name.split('.') for name in sys.modules)\n"
   )
   _run(python, '-I', '-c', code, cwd=tmp_path)
+
+
+def test_a_command_explains_itself(python, tmp_path):
+  required = next(
+    path for path in map(pathlib.Path, sys.path) if (path / 'jax').is_dir()
+  )
+  command = python.with_name('antjax-prepare-text')
+  done = subprocess.run(
+    [python, command, '--help'],
+    cwd=tmp_path,
+    env={'PYTHONPATH': str(required)},
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert 'Prepares texts' in done.stdout, done.stderr
+  assert '--source' in done.stdout
 
 
 def test_a_type_checker_takes_the_types_of_the_installed_wheel(

@@ -47,8 +47,8 @@ class Timing:
     algorithm: How it was done.
     num_groups: Groups of the mesh.
     group_size: Devices of a group.
-    sizes_bytes: Of the whole array, ascending.
-    seconds: What each size took.
+    sizes_bytes: Sizes of the whole array in bytes, ascending.
+    seconds: Seconds that each size took.
   """
 
   op: Op
@@ -93,8 +93,9 @@ class Links:
   """Speeds of a cluster's links, one direction.
 
   Attributes:
-    intra_bytes_per_s: Of one device's link inside its group.
-    uplink_bytes_per_s: Of all devices of a group together to other groups.
+    intra_bytes_per_s: Bandwidth of one device's link inside its group.
+    uplink_bytes_per_s: Bandwidth that all devices of a group share to other
+      groups.
     intra_latency_s: What a step inside a group costs without any bytes.
     inter_latency_s: What a step between groups costs without any bytes.
     device_inter_bytes_per_s: The most that one device alone sends to other

@@ -41,7 +41,7 @@ class LayerPiece:
     slot: Zeros of the shape of the gradient's accumulator, or None for a frozen
       leaf. The gradient with respect to it is the reduced gradient of the leaf:
       it need not have the shape of `piece`.
-    spec: Of one layer.
+    spec: Spec of one layer.
     params_level: Level of `piece`.
     grads_level: Level of `slot`.
     how: How arrays move over both mesh axes at once.

@@ -134,7 +134,7 @@ def all_reduce(
     num_bytes = x.size * x.dtype.itemsize
     num_rounds = min(max(num_bytes // (m * _CHUNK_BYTES), 4), 64)
   num_chunks = num_rounds * m
-  size = -(-x.size // (num_chunks * n)) * n  # Of a chunk.
+  size = -(-x.size // (num_chunks * n)) * n  # Elements of a chunk.
   flat = x.reshape(-1)
   if size * num_chunks != x.size:
     flat = jnp.pad(flat, (0, size * num_chunks - x.size))
@@ -167,7 +167,7 @@ class _Run:
     self._wire = blocks.wire_dtype(flat, payload_dtype)
     self._zero = jnp.zeros((), jnp.int32)
     self._moved: list[jax.Array] = []
-    # Of the phase before: its receivers are the senders of this one. A chunk
+    # From the phase before: its receivers are the senders of this one. A chunk
     # keeps its slot on its way; one that arrives leaves it to a new one.
     empty = jnp.zeros((m - 1, size))
     self._partials = to_varying(empty.astype(self._sum_dtype))

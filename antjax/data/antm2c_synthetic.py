@@ -87,17 +87,17 @@ class World:
     user_from: Time of the first row a user can have, from 0 to 1 [N]; rising.
     profile: deep_features_0 of users [N].
     likes_red: p_u, -1 or 1 [N].
-    topic: Of items [I].
+    topic: Topic of each item, [I].
     items: Vectors float32 [I, D].
     item_from: As user_from [I]; rising.
     home: Scenario of items, -1 for all [I].
-    redness: Of an item's image, from 0 to 1 [I].
-    price: Of items, from 0 to 1 [I].
+    redness: Redness of each item's image, from 0 to 1, [I].
+    price: Price of each item, from 0 to 1, [I].
     topics: Vectors float32 [T, D].
     signs: R_s, the diagonals [S, D].
-    effects: Of profiles [S, profiles].
-    trends: Of topics [T].
-    drifts: Of scenarios [S].
+    effects: Effects of the profiles, [S, profiles].
+    trends: Trend of each topic, [T].
+    drifts: Drift of each scenario, [S].
     by_scene: Items that a scenario can show, in the order of item_from.
   """
 
@@ -183,8 +183,8 @@ class Rows:
     user: User, from 0.
     item: Item, from 0.
     position: deep_features_19.
-    probability: Of a click.
-    label: Whether there was one.
+    probability: Probability of a click.
+    label: Whether there was a click.
     rng: Goes on from here, for what does not matter to the click.
   """
 

@@ -49,7 +49,7 @@ TRUTH = pa.schema(
   ]
 )
 _WITHOUT_IMAGE = 0.05  # Share of the items.
-_CELLS = 8  # Of the pattern of an image, each way.
+_CELLS = 8  # Cells of an image's pattern along each side.
 
 
 def write(

@@ -12,7 +12,7 @@ from antjax.data import antm2c, antm2c_words, splitmix
 from antjax.data.antm2c_synthetic import DIM, FIRST_DAY, Rows, World
 
 _FIRST_USER, _FIRST_ITEM = 1_000_000, 100_000
-_MOST_WORDS = 6  # Of a text of a user.
+_MOST_WORDS = 6  # In a text of a user.
 _LEVELS = pa.array([f'{i / 1000:g}' for i in range(1001)])
 _WORDS = pa.array([w for words in antm2c_words.TOPICS.values() for w in words])
 _PER_TOPIC = len(next(iter(antm2c_words.TOPICS.values())))

@@ -32,7 +32,7 @@ TOPICS = {
 BILLS = ('', 'paid-', 'refund-', 'monthly-')
 SERVICES = ('', 'book-', 'near-me-')
 QUERIES = ('', 'cheap-', 'best-', 'how-to-choose-', '\u63a8\u8350-')
-# Of titles. Some need quotes in a CSV file, one a line end.
+# Words of titles. Some need quotes in a CSV file, one a line end.
 OPENINGS = (
   'Fresh',
   'New:',

@@ -21,8 +21,10 @@ class _Column:
 
   Attributes:
     values: [N] of scalars; of lists, the rows of all records [R] or [R, K].
-    offsets: Of lists, where the rows of each record are, [N + 1]; else None.
-    lengths: Of lists of lists without a width, values of each row, [R].
+    offsets: Offsets of the rows of each record where the column holds lists, [N
+      + 1]; else None.
+    lengths: Number of values in each row of lists of lists without a width,
+      [R].
   """
 
   values: Any

@@ -174,7 +174,7 @@ class Examples:
 
 
 ORDER = ('split', 'time', 'row', 'draw')
-_MAX_JOINS = 12  # Of one query: ibis goes down them by recursion.
+_MAX_JOINS = 12  # Per query: ibis recurses into them.
 Stored = Callable[[str, ir.Table], ir.Table]
 
 
@@ -201,11 +201,7 @@ def build(
   """
   known_ids = known_ids or {}
 
-  def stored(name: str, table: ir.Table) -> ir.Table:
-    path = folder / f'{name}.parquet'
-    table.to_parquet(str(path))
-    return prepare.read_parquet(con, path)
-
+  stored = prepare.Steps(con, folder)
   if config.user_share < 1:
     progress('drawing users')
     users = stored('users', rows.select('user').distinct())
@@ -361,7 +357,7 @@ def _thresholds(rows: ir.Table, config: ExampleConfig) -> tuple[int, int]:
   table = counts.to_pyarrow()
   if not table.num_rows:
     raise ValueError(
-      'prepare_behaviors: no row is left to be an example; the source is empty,'
+      'examples: no row is left to be an example; the source is empty,'
       f' or min_history={config.min_history} is more than any user has.'
     )
   if config.train_until:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the files of a folder of behaviour data: events, examples, ids."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import os
 import pathlib
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from antjax.data import behavior_examples, output_folder, prepare, record_writer
 from antjax.data.behavior_examples import RowLayout, SPLITS
-from antjax.data.records import Field
+from antjax.data.record_schema import Field
 
 SCHEMA: Mapping[str, Field] = {
   'user': Field('int64'),
@@ -78,7 +78,7 @@ def write_splits(
       continue
     splits[split] = counter.counts
   if not splits:
-    raise ValueError('prepare_behaviors: the source gives no example at all.')
+    raise ValueError('examples: the events give no example at all.')
   return splits
 
 
@@ -173,7 +173,7 @@ def find_ids(folder: str | os.PathLike[str]) -> dict[str, pathlib.Path]:
   if about.get('kind') != 'behaviors':
     raise ValueError(
       f'ids_from={folder} holds {about.get("kind")!r}; needed: a folder of'
-      ' launch/prepare_behaviors.'
+      ' launch/prepare_data --views=examples.'
     )
   names = ['user', 'item', *(f'id:{x["name"]}' for x in about['ids'])]
   output_folder.check_files(folder, about, 'ids_')
@@ -185,16 +185,3 @@ def _id_files(num: int) -> list[str]:
   # The two first are users and items; names of features may be any text.
   features = [f'feature_{i}' for i in range(num - 2)]
   return [f'ids_{name}.parquet' for name in ('user', 'item', *features)]
-
-
-def list_files(
-  stage: pathlib.Path, splits: Iterable[str]
-) -> dict[str, Mapping[str, str | int]]:
-  """Returns the entry 'files' of `dataset.json`, splits by their names."""
-  files = {}
-  for path in sorted(stage.rglob('*')):
-    if path.is_file():
-      name = str(path.relative_to(stage))
-      key = path.stem if path.stem in splits and '/' not in name else name
-      files[key] = output_folder.file_entry(stage, path)
-  return files

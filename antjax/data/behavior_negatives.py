@@ -46,12 +46,7 @@ def draw(
     A table with the columns of `positives`: those of the event, but with the
     drawn item, its title and features, label 0 and `draw` from 1.
   """
-
-  def stored(name: str, table: ir.Table) -> ir.Table:
-    path = folder / f'{name}.parquet'
-    table.to_parquet(str(path))
-    return prepare.read_parquet(con, path)
-
+  stored = prepare.Steps(con, folder)
   items = stored('items', _items(rows, positives, item_columns))
   domains = items.group_by('domain').agg(
     _first=items.place.min(), _size=items.count()

@@ -102,12 +102,7 @@ def collect(
     splitter: Splits long texts; its `max_chars` holds for titles too.
     folder: Existing folder for intermediate files; it outlives the result.
   """
-
-  def stored(name: str, table: ir.Table) -> ir.Table:
-    path = folder / f'{name}.parquet'
-    table.to_parquet(str(path))
-    return prepare.read_parquet(con, path)
-
+  stored = prepare.Steps(con, folder)
   whole = dataclasses.replace(splitter, max_chars=0)
   raw = rows.group_by(raw='text').agg(count=rows.count())
   titles = raw.mutate(

@@ -32,10 +32,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from antjax.data import behavior_text, prepare, record_writer
-from antjax.data.records import Field
+from antjax.data.record_schema import Field
 
 PAD, UNK = 0, 1
-SPECIAL_TEXTS = ('', '[UNK]')  # Of the rows 0 and 1; no file holds them.
+SPECIAL_TEXTS = ('', '[UNK]')  # Texts of rows 0 and 1; no file holds them.
 MANIFEST = 'vocabulary.json'
 _FORMAT_VERSION = 1
 _ROW_GROUP = 16_384
@@ -49,7 +49,7 @@ class Append:
 
   Attributes:
     source: Fingerprint of the data; data with the same one are added once.
-    number: Of the files.
+    number: Number in the names of the files.
     first: First id that is new.
     num_new: Texts that are new.
     num_events: Occurrences that were counted.
@@ -101,7 +101,7 @@ class BehaviorVocabulary:
     if not path.is_file():
       raise FileNotFoundError(
         f'{path} is missing: {folder} holds no vocabulary of behaviours;'
-        ' launch/prepare_behaviors.py makes one.'
+        ' launch/prepare_data.py makes one.'
       )
     try:
       manifest = json.loads(path.read_text(encoding='utf-8'))
@@ -113,7 +113,7 @@ class BehaviorVocabulary:
       normalizer = str(manifest['normalizer'])
     except (KeyError, TypeError, ValueError) as e:
       raise ValueError(
-        f'{path} was not written by launch/prepare_behaviors.py ({e!r}).'
+        f'{path} was not written by launch/prepare_data.py ({e!r}).'
       ) from e
     if version != _FORMAT_VERSION:
       raise ValueError(
@@ -277,8 +277,8 @@ def _write_append(
       yield pa.record_batch({'id': ids, 'text': batch['text']})
       start = stop
 
-  num_new = record_writer.write_parquet(
-    new_path, numbered(), _TEXTS, row_group_size=_ROW_GROUP
+  num_new = record_writer.write(
+    new_path, numbered(), _TEXTS, block_size=_ROW_GROUP
   )
   total = 0
 
@@ -293,9 +293,7 @@ def _write_append(
       total += int(np.sum(batch['count'].to_numpy(zero_copy_only=False)))
       yield batch
 
-  record_writer.write_parquet(
-    counts_path, counted(), _COUNTS, row_group_size=_ROW_GROUP
-  )
+  record_writer.write(counts_path, counted(), _COUNTS, block_size=_ROW_GROUP)
   sizes = (new_path.stat().st_size, counts_path.stat().st_size)
   return Append(source, number, first, num_new, total, sizes)
 

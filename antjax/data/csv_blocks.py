@@ -15,88 +15,18 @@ faults only.
 from collections.abc import Iterator
 import dataclasses
 import functools
-import gzip
-import lzma
 import os
-import pathlib
-from typing import BinaryIO, Literal
-import zlib
 
 import numpy as np
 
+from antjax.data import text_file
+from antjax.data.text_file import CSV, Dialect
+
 _LF, _CR = b'\n\r'
-_BOM = b'\xef\xbb\xbf'
 OPENS = 'a quote opens inside of a field'
 CLOSES = 'text follows a closing quote'
 UNCLOSED = 'a quote is never closed'
 LONE_CR = 'a line end CR without LF'
-
-
-@dataclasses.dataclass(frozen=True)
-class Dialect:
-  """How records are written.
-
-  Attributes:
-    delimiter: Text between two fields, one or more ASCII characters.
-    quote: Quote character, or '' where quotes are ordinary text.
-    encoding: Encoding of the file; blocks are UTF-8.
-  """
-
-  delimiter: str = ','
-  quote: str = '"'
-  encoding: Literal['utf-8', 'latin-1'] = 'utf-8'
-
-  def __post_init__(self) -> None:
-    for text, least in ((self.delimiter, 1), (self.quote, 0)):
-      if len(text) < least or not text.isascii() or {*text} & {*'\r\n\0'}:
-        raise ValueError(
-          f'delimiter={self.delimiter!r}, quote={self.quote!r}: needed: ASCII'
-          ' characters that end no line.'
-        )
-    if len(self.quote) > 1 or self.quote == self.delimiter:
-      raise ValueError(
-        f'quote={self.quote!r}: needed: one character that is not the'
-        " delimiter, or ''."
-      )
-
-
-class _Borders:
-  """What may stand before a quote that opens and behind one that closes.
-
-  A quote beside another one is half of a doubled quote.
-  """
-
-  def __init__(self, dialect: Dialect):
-    self.quote = ord(dialect.quote) if dialect.quote else None
-    self._delimiter = dialect.delimiter.encode()
-    others = [_LF, *dialect.quote.encode()]
-    bytes_ = np.arange(256)
-    self._opens = np.isin(bytes_, [*others, self._delimiter[-1]])
-    self._closes = np.isin(bytes_, [*others, _CR, self._delimiter[0]])
-
-  def opens(self, data: np.ndarray, quotes: np.ndarray) -> np.ndarray:
-    """Whether a field begins at each quote, bool [n]."""
-    found = self._opens[data[quotes - 1]] | (quotes == 0)
-    return found & self._is_whole(data, quotes, self._delimiter[::-1], -1)
-
-  def closes(self, data: np.ndarray, quotes: np.ndarray) -> np.ndarray:
-    """Whether a field ends at each quote, bool [n]."""
-    last = len(data) - 1
-    found = self._closes[data[np.minimum(quotes + 1, last)]] | (quotes == last)
-    return found & self._is_whole(data, quotes, self._delimiter, 1)
-
-  def _is_whole(
-    self, data: np.ndarray, quotes: np.ndarray, delimiter: bytes, step: int
-  ) -> np.ndarray | bool:
-    """Whether the rest of a long delimiter is where its first byte is."""
-    if len(delimiter) == 1:
-      return True
-    places = [
-      np.clip(quotes + step * (i + 1), 0, len(data) - 1)
-      for i in range(len(delimiter))
-    ]
-    fits = [data[p] == byte for p, byte in zip(places, delimiter)]
-    return ~fits[0] | np.logical_and.reduce(fits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,12 +99,12 @@ class _Marks:
     lone_crs: Those of CR without LF, int64.
   """
 
-  def __init__(self, held: bytes, borders: _Borders):
+  def __init__(self, held: bytes, dialect: Dialect):
     """Looks at each byte twice."""
     data = np.frombuffer(held, np.uint8)
     mask = data == _LF
-    if borders.quote is not None:
-      mask |= data == borders.quote
+    for quote in dialect.quote.encode():
+      mask |= data == quote
     marks = np.flatnonzero(mask)
     is_quote = data[marks] != _LF
     self.quotes = marks[is_quote]
@@ -182,7 +112,7 @@ class _Marks:
     self.line_ends = marks[is_line_end]
     # How many quotes come before each line end.
     self._before = np.cumsum(is_quote)[is_line_end]
-    self._data, self._borders = data, borders
+    self._data, self._dialect = data, dialect
     last = len(data) - 1  # What follows it is not known yet: never a fault.
     crs = np.zeros(0, np.int64)
     if held.find(b'\r') >= 0:
@@ -221,8 +151,8 @@ class _Marks:
   def _faults(self, parity: int) -> np.ndarray:
     data, quotes = self._data, self.quotes
     opening, closing = quotes[parity::2], quotes[1 - parity :: 2]
-    is_open = self._borders.opens(data, opening)
-    is_closed = self._borders.closes(data, closing)
+    is_open = self._is_border(opening, -1) | (opening == 0)
+    is_closed = self._is_border(closing, 1) | (closing == len(data) - 1)
     if len(self.lone_crs):
       is_closed &= ~np.isin(closing + 1, self.lone_crs)
     return np.sort(
@@ -233,6 +163,21 @@ class _Marks:
         ]
       )
     )
+
+  def _is_border(self, quotes: np.ndarray, step: int) -> np.ndarray:
+    """Whether a field can begin at quotes (step -1), or end there (step 1)."""
+    places = np.clip(quotes + step, 0, len(self._data) - 1)
+    beside = self._data[places]
+    found = beside == _LF
+    # A quote beside another one is half of a doubled quote.
+    for byte in self._dialect.quote.encode() + b'\r' * (step > 0):
+      found |= beside == byte
+    delimiter = self._dialect.delimiter.encode()[::step]
+    is_delimiter = beside == delimiter[0]
+    for byte in delimiter[1:]:
+      places = np.clip(places + step, 0, len(self._data) - 1)
+      is_delimiter &= self._data[places] == byte
+    return found | is_delimiter
 
   def field_start(self, quote: int, first_quote: int) -> int:
     """Index of the quote that opened the field in which `quote` is."""
@@ -245,20 +190,20 @@ class _Marks:
 
 
 def _cut(
-  held: bytes, borders: _Borders, at_end: bool, max_record_bytes: int
+  held: bytes, dialect: Dialect, at_end: bool, max_record_bytes: int
 ) -> tuple[np.ndarray, list[Fault], int, int]:
   """Finds the ends of records, the faults, and how many bytes both take.
 
   Args:
     held: Bytes, from the start of a record.
-    borders: What may stand beside quotes.
+    dialect: How records are written.
     at_end: Whether the file ends here.
     max_record_bytes: A quote that is open for longer is never closed.
 
   Returns:
     Positions of the LFs that end good records, faults, bytes, lines.
   """
-  marks = _Marks(held, borders)
+  marks = _Marks(held, dialect)
   ends, faults, crs = [], [], []
   position = first_quote = 0
   while True:
@@ -335,7 +280,7 @@ def _block(
 
 def read_blocks(
   path: str | os.PathLike[str],
-  dialect: Dialect = Dialect(),
+  dialect: Dialect = CSV,
   *,
   block_bytes: int = 1 << 24,
   max_record_bytes: int = 1 << 20,
@@ -355,69 +300,30 @@ def read_blocks(
       packed file is damaged.
     RuntimeError: The file changed meanwhile.
   """
-  path = pathlib.Path(path)
-  if not path.is_file():
-    raise FileNotFoundError(f'read_blocks: no such file: {path}')
-  borders = _Borders(dialect)
   first_record, first_line = 0, 1
-  rest, has_begun = b'', False
-  with _opened(path) as file:
-    before = os.fstat(file.fileno())
-    at_end = False
-    while not at_end:
-      chunk = _chunk(path, file, block_bytes, dialect.encoding)
-      at_end = not chunk
-      held = rest + chunk
-      if not has_begun:
-        if len(held) < len(_BOM) and not at_end:
-          rest = held
-          continue
-        held, has_begun = held.removeprefix(_BOM), True
-      if at_end and held and held[-1] != _LF:
-        held += b'\n'
-      if not held:
-        rest = held
-        continue
-      ends, faults, used, num_lines = _cut(
-        held, borders, at_end, max_record_bytes
+  rest, at_end = b'', False
+  chunks = text_file.chunks(path, dialect.encoding, block_bytes)
+  while not at_end:
+    chunk = next(chunks, b'')
+    at_end = not chunk
+    held = rest + chunk
+    if at_end and held and held[-1] != _LF:
+      held += b'\n'
+    if not held:
+      return
+    ends, faults, used, num_lines = _cut(
+      held, dialect, at_end, max_record_bytes
+    )
+    rest = held[used:]
+    if len(rest) > max_record_bytes + block_bytes:
+      raise ValueError(
+        f'read_blocks: {path}: the record in line {first_line + num_lines} is'
+        f' longer than {max_record_bytes + block_bytes} bytes; needed: line'
+        ' ends LF or CRLF.'
       )
-      rest = held[used:]
-      if len(rest) > max_record_bytes + block_bytes:
-        raise ValueError(
-          f'read_blocks: {path}: the record in line {first_line + num_lines} is'
-          f' longer than {max_record_bytes + block_bytes} bytes; needed: line'
-          ' ends LF or CRLF.'
-        )
-      if used:
-        data = np.frombuffer(held, np.uint8)[:used]
-        block = _block(data, ends, faults, first_record, first_line)
-        yield block
-        first_record += block.num_records
-        first_line += num_lines
-    after = os.stat(path)
-  if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-    raise RuntimeError(f'{path} changed while it was read; try again.')
-
-
-def is_packed(path: pathlib.Path) -> bool:
-  """Whether the reader unpacks a file, by its suffix."""
-  return path.suffix.lower() in ('.gz', '.xz')
-
-
-def _opened(path: pathlib.Path) -> BinaryIO:
-  if path.suffix.lower() == '.gz':
-    return gzip.open(path)  # type: ignore[return-value]
-  if path.suffix.lower() == '.xz':
-    return lzma.open(path)  # type: ignore[return-value]
-  return open(path, 'rb', buffering=0)  # type: ignore[return-value]
-
-
-def _chunk(
-  path: pathlib.Path, file: BinaryIO, size: int, encoding: str
-) -> bytes:
-  """Reads some bytes, as UTF-8 where they are Latin-1."""
-  try:
-    chunk = file.read(size)
-  except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as e:
-    raise ValueError(f'{path} is damaged ({e}); get the file again.') from e
-  return chunk.decode('latin-1').encode() if encoding == 'latin-1' else chunk
+    if used:
+      data = np.frombuffer(held, np.uint8)[:used]
+      block = _block(data, ends, faults, first_record, first_line)
+      yield block
+      first_record += block.num_records
+      first_line += num_lines

@@ -28,8 +28,8 @@ class Engine:
     name: 'duckdb', in this process, or 'spark'.
     memory_limit: Such as '4GB', at least 200MB; beside it the program itself
       takes about 300MB. '' means the engine's own choice.
-    threads: Of DuckDB or a local Spark; 0 means all cores, or as many as the
-      memory is enough for.
+    threads: Number of threads of DuckDB or a local Spark; 0 means all cores, or
+      as many as the memory is enough for.
     spark_master: Spark's master; '' means a local one, or that of the session
       that is there already.
   """

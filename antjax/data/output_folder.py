@@ -6,7 +6,7 @@ The folder's `dataset.json` names its configuration and its files. Data are
 written to a hidden folder beside it, which takes its name only at the end.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 import glob
 import json
@@ -18,7 +18,7 @@ from typing import Any
 
 from absl import logging
 
-from antjax.data import records
+from antjax.data import record_schema, records
 from antjax.shards import record_source
 
 DESCRIPTION = 'dataset.json'
@@ -49,6 +49,28 @@ def load_description(folder: str | os.PathLike[str]) -> dict[str, Any]:
   return description
 
 
+def find_view(folder: str | os.PathLike[str], view: str) -> pathlib.Path:
+  """Returns the folder of a view of a data set, such as its tasks.
+
+  Args:
+    folder: Folder of the data set, with a folder for each view, or the folder
+      of the view itself.
+    view: Name of the view: tasks, examples or sequences.
+
+  Raises:
+    FileNotFoundError: The data set is there, but not this view.
+  """
+  folder = pathlib.Path(folder)
+  if (folder / view / DESCRIPTION).is_file():
+    return folder / view
+  if (folder / 'events' / DESCRIPTION).is_file():
+    raise FileNotFoundError(
+      f'{folder} has no {view}; launch/prepare_data.py --views={view}'
+      f' --out={folder} makes them, with the source as before.'
+    )
+  return folder
+
+
 def check_files(
   folder: str | os.PathLike[str], description: Mapping[str, Any], under: str
 ) -> None:
@@ -70,7 +92,7 @@ def check_files(
   if damaged:
     raise ValueError(
       f'data={folder} is damaged: {"; ".join(damaged)}; copy the folder again,'
-      ' or make it again with launch/prepare_*.py --overwrite.'
+      ' or make it again with launch/prepare_data.py --overwrite.'
     )
 
 
@@ -114,7 +136,7 @@ def open_split(
     )
   return records.open_source(
     pathlib.Path(folder) / description['files'][split]['path'],
-    records.schema_from_json(description['schema']),
+    record_schema.schema_from_json(description['schema']),
     as_blocks=as_blocks,
   )
 
@@ -236,10 +258,12 @@ def make(
   if is_current(folder, config, overwrite=overwrite):
     return load_description(folder), False
   whole = pathlib.Path(os.path.abspath(folder))
-  whole.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(
-    dir=whole.parent, prefix=_hidden(whole, 'prepare')
-  ) as temporary:
+  with (
+    _parent(whole) as parent,
+    tempfile.TemporaryDirectory(
+      dir=parent, prefix=_hidden(whole, 'prepare')
+    ) as temporary,
+  ):
     work = pathlib.Path(temporary)
     rejected = work / REJECTED
     try:
@@ -254,6 +278,19 @@ def make(
   return description, True
 
 
+@contextlib.contextmanager
+def _parent(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Gives the parent of a folder; one made here goes if it stays empty."""
+  parent = folder.parent
+  is_new = not parent.exists()
+  parent.mkdir(parents=True, exist_ok=True)
+  try:
+    yield parent
+  finally:
+    if is_new and not any(parent.iterdir()):
+      parent.rmdir()
+
+
 def file_entry(
   folder: pathlib.Path, path: pathlib.Path
 ) -> Mapping[str, str | int]:
@@ -262,6 +299,19 @@ def file_entry(
     'path': str(path.relative_to(folder)),
     'bytes': path.stat().st_size,
   }
+
+
+def list_files(
+  folder: pathlib.Path, splits: Iterable[str] = ()
+) -> dict[str, Mapping[str, str | int]]:
+  """Returns the entry 'files' of a description, splits by their names."""
+  files = {}
+  for path in sorted(folder.rglob('*')):
+    if path.is_file():
+      name = str(path.relative_to(folder))
+      key = path.stem if path.stem in splits and '/' not in name else name
+      files[key] = file_entry(folder, path)
+  return files
 
 
 def keep_rejected(

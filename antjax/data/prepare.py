@@ -5,8 +5,8 @@
 Every function takes and returns ibis tables, so nothing is computed before a
 result is asked for and nothing has to fit in memory: DuckDB, embedded here,
 works out of core on all cores. The functions that work on tables are plain ibis
-and run unchanged on its other backends, such as Spark; `connect` and the strict
-reader of text in `delimited` are DuckDB's own.
+and run unchanged on its other backends, such as Spark; `connect` is DuckDB's
+own.
 
 Results do not depend on the number of threads: every order is total, and what
 is random is ordered by a digest of (seed, key), not by a generator.
@@ -14,6 +14,7 @@ is random is ordered by a digest of (seed, key), not by a generator.
 
 from collections.abc import Callable, Iterator, Sequence
 import glob
+import hashlib
 import os
 import pathlib
 import re
@@ -26,7 +27,7 @@ from ibis.expr import types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from antjax.data import record_writer, records
+from antjax.data import record_schema, record_writer
 
 
 def connect(
@@ -133,6 +134,48 @@ def read_parquet(
 ) -> ir.Table:
   """Opens a Parquet file, or some of a folder; see `exact_path`."""
   return con.read_parquet(exact_path(con, path, files))
+
+
+class Steps:
+  """Intermediate tables, each a Parquet file that the next step reads.
+
+  That works out of core on every engine, and nothing is computed twice.
+  """
+
+  def __init__(self, con: ibis.BaseBackend, folder: pathlib.Path):
+    self.con, self._folder = con, folder
+
+  def __call__(self, name: str, table: ir.Table) -> ir.Table:
+    """Computes a table; its file outlives the result."""
+    path = self.path(name)
+    table.to_parquet(str(path))
+    return read_parquet(self.con, path)
+
+  def drop(self, name: str) -> None:
+    """Gives the room of a table back."""
+    path = self.path(name)
+    if path.is_dir():  # Spark's.
+      shutil.rmtree(path)
+    else:
+      path.unlink()
+
+  def path(self, name: str) -> pathlib.Path:
+    """File of a table, or folder of them."""
+    return self._folder / f'{name}.parquet'
+
+
+def count(table: ir.Table) -> int:
+  """Returns the number of rows."""
+  return int(table.count().to_pyarrow().as_py())
+
+
+def fingerprint(files: Sequence[pathlib.Path]) -> str:
+  """Returns a SHA-256 over the content of the files."""
+  result = hashlib.sha256()
+  for path in files:
+    with open(path, 'rb') as file:
+      result.update(hashlib.file_digest(file, 'sha256').digest())
+  return f'sha256:{result.hexdigest()}'
 
 
 def digest(seed: int, salt: str, *keys: ir.Value) -> ir.StringValue:
@@ -254,7 +297,7 @@ def group_into_lists(
 def write_records(
   table: ir.Table,
   path: str | os.PathLike[str],
-  schema: records.Schema,
+  schema: record_schema.Schema,
   *,
   on_batch: Callable[[pa.RecordBatch], None] = lambda batch: None,
 ) -> int:

@@ -46,6 +46,29 @@ class Field:
 
 Schema = Mapping[str, Field]
 
+# Metadata of files. Of Parquet, JSON: column -> width of the inner lists of a
+# 2-D field. Of Arrow: records in a block, the last one may have fewer.
+WIDTHS_KEY = b'antjax.widths'
+BLOCK_SIZE_KEY = b'antjax.block_size'
+
+
+def widths(schema: Schema) -> dict[str, int]:
+  """Returns the width of each 2-D field."""
+  return {n: f.width for n, f in schema.items() if f.ndim == 2}
+
+
+def arrow_schema(
+  schema: Schema,
+  *,
+  is_padded: bool = False,
+  metadata: Mapping[bytes, bytes] | None = None,
+) -> pa.Schema:
+  """Returns a schema as Arrow's; see `Field.arrow_type`."""
+  return pa.schema(
+    [(n, f.arrow_type(is_padded=is_padded)) for n, f in schema.items()],
+    metadata=metadata,
+  )
+
 
 def schema_to_json(schema: Schema) -> dict[str, dict[str, Any]]:
   """Returns a schema as `dataset.json` holds it."""
@@ -92,17 +115,17 @@ def check_schema(
       )
 
 
-def numpy_type(kind: pa.DataType) -> tuple[str, int]:
-  """Returns (dtype name, ndim) of an Arrow type."""
+def field_of(kind: pa.DataType) -> Field:
+  """Returns the field of an Arrow type, without its width."""
   ndim = 0
   while pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
     kind, ndim = kind.value_type, ndim + 1
   if pa.types.is_string(kind):
-    return 'str', ndim
+    return Field('str', ndim)
   try:
-    return np.dtype(kind.to_pandas_dtype()).name, ndim
+    return Field(np.dtype(kind.to_pandas_dtype()).name, ndim)
   except (NotImplementedError, TypeError):
-    return str(kind), ndim
+    return Field(str(kind), ndim)
 
 
 def one_line(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes record files that appear only when whole."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import json
 import os
@@ -12,140 +12,116 @@ from array_record.python import array_record_module
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from antjax.data import arrow_columns, arrow_file, record_codec, records
+from antjax.data import array_record_file, arrow_columns, record_schema
+from antjax.data.record_schema import Schema
+
+# Takes a table of as many records as a block has.
+_Add = Callable[[pa.Table], None]
+# Records of an ArrayRecord file that are compressed together: more is smaller,
+# but a read of one record decodes all of its group.
+_GROUP_SIZE = 16
 
 
 def write(
   path: str | os.PathLike[str],
   batches: Iterable[pa.RecordBatch],
-  schema: records.Schema,
-) -> int:
-  """Writes a file by its suffix, .arrow, .parquet or .array_record."""
-  suffix = os.path.splitext(os.fspath(path))[1]
-  if suffix == '.arrow':
-    return write_arrow(path, batches, schema)
-  if suffix == '.parquet':
-    return write_parquet(path, batches, schema)
-  if suffix == '.array_record':
-    return write_array_record(path, batches, schema)
-  raise ValueError(
-    f'write: {os.fspath(path)}: unknown suffix {suffix!r}; needed: .arrow,'
-    ' .parquet or .array_record.'
-  )
-
-
-def write_arrow(
-  path: str | os.PathLike[str],
-  batches: Iterable[pa.RecordBatch],
-  schema: records.Schema,
+  schema: Schema,
   *,
   block_size: int = 256,
 ) -> int:
-  """Writes Arrow batches to an Arrow file that appears only when whole.
+  """Writes Arrow batches to a record file that appears only when whole.
 
   Args:
-    path: File to write; an existing file is replaced at the end.
+    path: File to write, by its suffix .arrow, .parquet or .array_record; an
+      existing file is replaced at the end.
     batches: Columns of at least `schema`; integers are cast with a check.
     schema: Columns to write and their types. A list of lists needs its width:
-      it is written padded, so that it is read without decoding.
-    block_size: Records in a block, the unit of reading.
+      Arrow files have it padded, so that it is read without decoding.
+    block_size: Records in a block of Arrow or a row group of Parquet, the unit
+      of reading.
 
   Returns:
     Number of records written.
   """
-  widths = {n: f.width for n, f in schema.items() if f.ndim == 2}
-  given = pa.schema([(n, f.arrow_type()) for n, f in schema.items()])
-  written = pa.schema(
-    [(n, f.arrow_type(is_padded=True)) for n, f in schema.items()],
-    metadata={arrow_file.BLOCK_SIZE_KEY: str(block_size).encode()},
-  )
-  num_records = 0
-  with _replacing(path) as temporary:
-    with pa.ipc.new_file(temporary, written) as file:
-      for table in _regroup(batches, given, block_size):
-        columns = [
-          arrow_columns.padded_lists(column.combine_chunks(), widths[name])
-          if name in widths
-          else column.combine_chunks()
-          for name, column in zip(table.column_names, table.columns)
-        ]
-        file.write_batch(pa.record_batch(columns, schema=written))
-        num_records += table.num_rows
-  return num_records
-
-
-def write_parquet(
-  path: str | os.PathLike[str],
-  batches: Iterable[pa.RecordBatch],
-  schema: records.Schema,
-  *,
-  row_group_size: int = 256,
-) -> int:
-  """Writes Arrow batches to a Parquet file that appears only when whole.
-
-  Args:
-    path: File to write; an existing file is replaced at the end.
-    batches: Columns of at least `schema`; integers are cast with a check.
-    schema: Columns to write and their types.
-    row_group_size: Records in a row group, the unit of reading.
-
-  Returns:
-    Number of records written.
-  """
-  widths = {n: f.width for n, f in schema.items() if f.ndim == 2}
-  arrow_schema = pa.schema(
-    [(name, field.arrow_type()) for name, field in schema.items()],
-    metadata={records.WIDTHS_KEY: json.dumps(widths).encode()},
-  )
-  num_records = 0
-  with _replacing(path) as temporary:
-    with pq.ParquetWriter(temporary, arrow_schema, compression='zstd') as file:
-      for table in _regroup(batches, arrow_schema, row_group_size):
-        file.write_table(table, row_group_size=row_group_size)
-        num_records += table.num_rows
-  return num_records
-
-
-def write_array_record(
-  path: str | os.PathLike[str],
-  batches: Iterable[pa.RecordBatch],
-  schema: records.Schema,
-  *,
-  group_size: int = 16,
-) -> int:
-  """Writes Arrow batches to an ArrayRecord file that appears only when whole.
-
-  Args:
-    path: File to write; an existing file is replaced at the end.
-    batches: Columns of at least `schema`; integers are cast with a check.
-    schema: Fields to write and their types.
-    group_size: Records compressed together: more is smaller, but a read of one
-      record decodes all of its group.
-
-  Returns:
-    Number of records written.
-  """
-  widths = {n: f.width for n, f in schema.items() if f.ndim == 2}
-  arrow_schema = pa.schema([(n, f.arrow_type()) for n, f in schema.items()])
-  num_records = 0
-  with _replacing(path) as temporary:
-    writer = array_record_module.ArrayRecordWriter(
-      temporary, f'group_size:{group_size}'
+  suffix = os.path.splitext(os.fspath(path))[1]
+  if suffix not in _FORMATS:
+    raise ValueError(
+      f'write: {os.fspath(path)}: unknown suffix {suffix!r}; needed: .arrow,'
+      ' .parquet or .array_record.'
     )
-    try:
-      for table in _regroup(batches, arrow_schema, 1024):
-        for record in arrow_columns.records_from_arrow(table, widths):
-          writer.write(record_codec.encode(record))
-          num_records += 1
-    finally:
-      writer.close()
+  given = record_schema.arrow_schema(schema)
+  num_records = 0
+  with _replacing(path) as temporary:
+    with _FORMATS[suffix](temporary, schema, block_size) as add:
+      for table in _regroup(batches, given, block_size):
+        add(table)
+        num_records += table.num_rows
   return num_records
+
+
+@contextlib.contextmanager
+def _arrow(path: str, schema: Schema, block_size: int) -> Iterator[_Add]:
+  widths = record_schema.widths(schema)
+  size = {record_schema.BLOCK_SIZE_KEY: str(block_size).encode()}
+  written = record_schema.arrow_schema(schema, is_padded=True, metadata=size)
+
+  def add(table: pa.Table) -> None:
+    columns = [
+      arrow_columns.padded_lists(column.combine_chunks(), widths[name])
+      if name in widths
+      else column.combine_chunks()
+      for name, column in zip(table.column_names, table.columns)
+    ]
+    file.write_batch(pa.record_batch(columns, schema=written))
+
+  with pa.ipc.new_file(path, written) as file:
+    yield add
+
+
+@contextlib.contextmanager
+def _parquet(path: str, schema: Schema, block_size: int) -> Iterator[_Add]:
+  widths = json.dumps(record_schema.widths(schema)).encode()
+  written = record_schema.arrow_schema(
+    schema, metadata={record_schema.WIDTHS_KEY: widths}
+  )
+
+  def add(table: pa.Table) -> None:
+    table = table.replace_schema_metadata(written.metadata)
+    file.write_table(table, row_group_size=block_size)
+
+  with pq.ParquetWriter(path, written, compression='zstd') as file:
+    yield add
+
+
+@contextlib.contextmanager
+def _array_record(path: str, schema: Schema, block_size: int) -> Iterator[_Add]:
+  del block_size
+  widths = record_schema.widths(schema)
+
+  def add(table: pa.Table) -> None:
+    for record in arrow_columns.records_from_arrow(table, widths):
+      writer.write(array_record_file.encode(record))
+
+  writer = array_record_module.ArrayRecordWriter(
+    path, f'group_size:{_GROUP_SIZE}'
+  )
+  try:
+    yield add
+  finally:
+    writer.close()
+
+
+_FORMATS = {
+  '.arrow': _arrow,
+  '.parquet': _parquet,
+  '.array_record': _array_record,
+}
 
 
 def _regroup(
   batches: Iterable[pa.RecordBatch], schema: pa.Schema, size: int
 ) -> Iterator[pa.Table]:
-  """Casts batches and cuts them anew into tables of `size` rows."""
+  """Casts batches and cuts them again into tables of `size` rows."""
   waiting: list[pa.Table] = []
   num_rows = 0
   for batch in batches:

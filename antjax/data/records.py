@@ -6,170 +6,203 @@ A record is a dict of numpy values: a scalar, a 1-D array, or a 2-D array whose
 rows are padded with -1 to a width that is the same in the whole file. All
 formats give the same records. Neither jax nor grain is imported here.
 
-`record_writer` writes them; `record_codec` says what an ArrayRecord holds,
-`arrow_file` what an Arrow file does.
+`record_writer` writes them. An Arrow file is Arrow's IPC format: one record
+batch a block of records, and a footer that says where each block is. A block's
+columns lie one after another, the rows of all its records in each; a list of
+lists is padded already. So a block is read in one sequential piece, and its
+numpy arrays are views of the page cache.
 """
 
+import abc
 from collections.abc import Sequence
 import json
+import mmap
 import os
 from typing import Any
 
-from array_record.python import array_record_module
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from antjax.data import arrow_columns, record_codec, record_schema
-from antjax.data.arrow_file import ArrowSource as ArrowSource
-from antjax.data.record_schema import Field as Field
-from antjax.data.record_schema import Schema as Schema
-from antjax.data.record_schema import schema_from_json as schema_from_json
-from antjax.data.record_schema import schema_to_json as schema_to_json
+from antjax.data import arrow_columns, record_schema
+from antjax.data.array_record_file import ArrayRecordSource
+from antjax.data.record_schema import Schema
 from antjax.shards.record_source import check_block, Record
 
-# Parquet metadata: JSON, column -> width of the inner lists of a 2-D field.
-WIDTHS_KEY = b'antjax.widths'
+
+class _ColumnSource(abc.ABC):
+  """Records of a file of columns; its subclasses are the formats."""
+
+  def __init__(
+    self,
+    path: str | os.PathLike[str],
+    schema: Schema | None = None,
+    as_blocks: bool = False,
+  ):
+    """Opens the file and checks its columns; reads no records.
+
+    Args:
+      path: The file.
+      schema: Columns to read, all others are left out; None reads all columns.
+      as_blocks: Whether `read` gives a `record_source.Block`, not records.
+
+    Raises:
+      FileNotFoundError: No such file.
+      ValueError: Not a file of ours, or a column is missing or of another type.
+    """
+    name = type(self).__name__
+    self._path = record_schema.existing_file(name, path)
+    self._schema, self._as_blocks = schema, as_blocks
+    try:
+      found = self._open()
+    except (pa.ArrowInvalid, OSError, ValueError, KeyError) as e:
+      raise ValueError(
+        f'{name}: {self._path} is not a whole file of records'
+        f' ({record_schema.one_line(e)}); make it again.'
+      ) from e
+    if schema is not None:
+      fields = {c.name: record_schema.field_of(c.type) for c in found}
+      record_schema.check_schema(name, self._path, schema, fields)
+    self._columns = list(found.names if schema is None else schema)
+    widths = (found.metadata or {}).get(record_schema.WIDTHS_KEY, b'{}')
+    self._widths: dict[str, int] = json.loads(widths)
+
+  @abc.abstractmethod
+  def _open(self) -> pa.Schema:
+    """Opens the file; returns what it holds."""
+
+  @abc.abstractmethod
+  def _table(self, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
+    """Reads columns of the records start <= index < stop."""
+
+  @abc.abstractmethod
+  def __len__(self) -> int: ...
+
+  def __reduce__(self) -> tuple[Any, ...]:  # Another process reopens it.
+    return type(self), (self._path, self._schema, self._as_blocks)
+
+  def table(
+    self, start: int, stop: int, columns: Sequence[str] | None = None
+  ) -> pa.Table:
+    """Returns the records start <= index < stop as a table of columns."""
+    check_block(self._path, start, stop, len(self))
+    columns = self._columns if columns is None else columns
+    try:
+      return self._table(start, stop, columns)
+    except (pa.ArrowException, OSError) as e:
+      raise record_schema.damaged(self._path, start, stop, e) from e
+
+  def read(self, start: int, stop: int) -> Sequence[Record]:
+    """Returns the records start <= index < stop; see `RecordSource`."""
+    return self._decode(self.table(start, stop))
+
+  def _decode(self, table: pa.Table) -> Sequence[Record]:
+    if self._as_blocks:
+      return arrow_columns.block_from_arrow(table, self._widths)
+    return arrow_columns.records_from_arrow(table, self._widths)
 
 
-class ParquetSource:
+class ParquetSource(_ColumnSource):
   """Records of one Parquet file.
 
   `read` decodes only the row groups that the block touches, so let a data shard
   be about as large as a row group or a multiple of it.
   """
 
-  def __init__(
-    self,
-    path: str | os.PathLike[str],
-    schema: Schema | None = None,
-    *,
-    as_blocks: bool = False,
-  ):
-    """Opens the file and checks its columns; reads no records.
-
-    Args:
-      path: Parquet file.
-      schema: Columns to read, all others are left out; None reads all columns.
-      as_blocks: Whether `read` gives a `record_source.Block`, not records.
-
-    Raises:
-      FileNotFoundError: No such file.
-      ValueError: Not a Parquet file, or a column is missing or of another type.
-    """
-    self._path = record_schema.existing_file('ParquetSource', path)
-    self._schema, self._as_blocks = schema, as_blocks
-    try:
-      self._file = pq.ParquetFile(self._path)
-    except (pa.ArrowInvalid, OSError) as e:
-      raise ValueError(
-        f'ParquetSource: {self._path} is not a whole Parquet file'
-        f' ({record_schema.one_line(e)}); make it again.'
-      ) from e
-    found = self._file.schema_arrow
-    if schema is not None:
-      kinds = {
-        name: Field(*record_schema.numpy_type(found.field(name).type))
-        for name in found.names
-      }
-      record_schema.check_schema('ParquetSource', self._path, schema, kinds)
-    self._columns = list(found.names if schema is None else schema)
-    widths = json.loads((found.metadata or {}).get(WIDTHS_KEY, b'{}'))
-    self._widths: dict[str, int] = widths
+  def _open(self) -> pa.Schema:
+    self._file = pq.ParquetFile(self._path)
     sizes = [
       self._file.metadata.row_group(i).num_rows
       for i in range(self._file.num_row_groups)
     ]
     self._starts = np.cumsum([0, *sizes])
-
-  def __reduce__(self) -> tuple[Any, ...]:  # Another process opens it anew.
-    return open_source, (self._path, self._schema, self._as_blocks)
+    return self._file.schema_arrow
 
   def __len__(self) -> int:
     return int(self._starts[-1])
 
-  def read(self, start: int, stop: int) -> Sequence[Record]:
-    """Returns the records start <= index < stop; see `RecordSource`."""
-    check_block(self._path, start, stop, len(self))
-    if start == stop and not self._as_blocks:
-      return []
+  def _table(self, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
     first = int(np.searchsorted(self._starts, start, side='right')) - 1
     last = int(np.searchsorted(self._starts, stop, side='left'))
-    try:
-      table = self._file.read_row_groups(
-        range(first, last), columns=self._columns, use_threads=False
-      )
-    except (pa.ArrowException, OSError) as e:
-      raise record_schema.damaged(self._path, start, stop, e) from e
-    table = table.slice(start - int(self._starts[first]), stop - start)
-    if self._as_blocks:
-      return arrow_columns.block_from_arrow(table, self._widths)
-    return arrow_columns.records_from_arrow(table, self._widths)
-
-
-class ArrayRecordSource:
-  """Records of one ArrayRecord file written by `write_array_record`."""
-
-  def __init__(
-    self, path: str | os.PathLike[str], schema: Schema | None = None
-  ):
-    """Opens the file and checks the fields of its first record.
-
-    Args:
-      path: ArrayRecord file.
-      schema: Fields to give, all others are left out; None gives all fields.
-
-    Raises:
-      FileNotFoundError: No such file.
-      ValueError: Not an ArrayRecord file of ours, or a field is missing or of
-        another type.
-    """
-    self._path = record_schema.existing_file('ArrayRecordSource', path)
-    self._schema = schema
-    self._reader = array_record_module.ArrayRecordReader(
-      self._path, options='readahead_buffer_size:0'
+    table = self._file.read_row_groups(
+      range(first, last), columns=list(columns), use_threads=False
     )
-    if not self._reader.ok():  # It does not raise, and would have 0 records.
-      raise ValueError(
-        f'ArrayRecordSource: {self._path} is not a whole ArrayRecord file;'
-        ' make it again.'
-      )
-    self._num_records = int(self._reader.num_records())
-    self._names: Sequence[str] | None = None if schema is None else list(schema)
-    if schema is not None and self._num_records:
-      kinds = {
-        name: Field(_dtype_name(value), np.ndim(value))
-        for name, value in self._decode(self._reader.read([0])[0], 0).items()
-      }
-      record_schema.check_schema('ArrayRecordSource', self._path, schema, kinds)
+    return table.slice(start - int(self._starts[first]), stop - start)
 
-  def __reduce__(self) -> tuple[Any, ...]:  # Another process opens it anew.
-    return type(self), (self._path, self._schema)
+
+class ArrowSource(_ColumnSource):
+  """Records of one Arrow file, mapped into memory and read without copies.
+
+  `read` touches the blocks that it needs only, so let a data shard be as large
+  as a block or a multiple of it. What it gives are read-only views of the file,
+  which must not change while they are used.
+
+  Attributes:
+    block_size: Records in a block, the unit of reading.
+  """
+
+  def _open(self) -> pa.Schema:
+    with open(self._path, 'rb') as file:
+      self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    whole = pa.py_buffer(self._map)
+    self._address = whole.address
+    self._file = pa.ipc.open_file(whole)
+    found = self._file.schema
+    self.block_size = int((found.metadata or {})[record_schema.BLOCK_SIZE_KEY])
+    num_blocks = self._file.num_record_batches
+    self._num_records = 0
+    if num_blocks:
+      last = self._file.get_batch(num_blocks - 1).num_rows
+      self._num_records = (num_blocks - 1) * self.block_size + last
+    return found
 
   def __len__(self) -> int:
     return self._num_records
 
-  def read(self, start: int, stop: int) -> list[Record]:
-    """Returns the records start <= index < stop; see `RecordSource`."""
-    check_block(self._path, start, stop, len(self))
-    if start == stop:
-      return []
-    try:
-      block = self._reader.read(start, stop)
-    except RuntimeError as e:
-      raise record_schema.damaged(self._path, start, stop, e) from e
-    records = [self._decode(data, start + i) for i, data in enumerate(block)]
-    if self._names is None:
-      return records
-    return [{name: record[name] for name in self._names} for record in records]
+  def _table(self, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
+    first = start // self.block_size
+    last = -(-stop // self.block_size)
+    batches = [self._file.get_batch(i) for i in range(first, last)]
+    self._read_ahead(batches)
+    table = pa.Table.from_batches(batches, self._file.schema)
+    table = table.select(list(columns))
+    table = table.slice(start - first * self.block_size, stop - start)
+    table.validate(full=True)
+    return table
 
-  def _decode(self, data: bytes, index: int) -> Record:
+  def take(self, numbers: Sequence[int]) -> Sequence[Record]:
+    """Returns the records of any numbers, in their order, copied."""
+    if not numbers:
+      return self.read(0, 0)
+    first, stop = min(numbers), max(numbers) + 1
+    check_block(self._path, first, stop, len(self))
     try:
-      return record_codec.decode(data)
-    except ValueError as e:
-      raise ValueError(
-        f'ArrayRecordSource: record {index} of {self._path}: {e}'
-      ) from e
+      at = [divmod(i, self.block_size) for i in numbers]
+      blocks = {
+        block: self._file.get_batch(block).select(self._columns)
+        for block in {block for block, _ in at}
+      }
+      table = pa.Table.from_batches([blocks[b].slice(i, 1) for b, i in at])
+      table.validate(full=True)
+      return self._decode(table.combine_chunks())
+    except (pa.ArrowException, OSError) as e:
+      raise record_schema.damaged(self._path, first, stop, e) from e
+
+  def _read_ahead(self, batches: list[pa.RecordBatch]) -> None:
+    """Asks the kernel for the blocks as a whole, not page by page."""
+    buffers = [
+      buffer
+      for batch in batches
+      for column in batch.columns
+      for buffer in column.buffers()
+      if buffer is not None and buffer.size
+    ]
+    if not buffers:
+      return
+    begin = min(buffer.address for buffer in buffers) - self._address
+    end = max(buffer.address + buffer.size for buffer in buffers)
+    begin -= begin % mmap.PAGESIZE
+    self._map.madvise(mmap.MADV_WILLNEED, begin, end - self._address - begin)
 
 
 def open_source(
@@ -192,9 +225,9 @@ def open_source(
   """
   suffix = os.path.splitext(os.fspath(path))[1]
   if suffix == '.arrow':
-    return ArrowSource(path, schema, as_blocks=as_blocks)
+    return ArrowSource(path, schema, as_blocks)
   if suffix == '.parquet':
-    return ParquetSource(path, schema, as_blocks=as_blocks)
+    return ParquetSource(path, schema, as_blocks)
   if suffix == '.array_record':
     if as_blocks:
       raise ValueError(
@@ -206,7 +239,3 @@ def open_source(
     f'open_source: {os.fspath(path)}: unknown suffix {suffix!r}; needed:'
     ' .arrow, .parquet or .array_record.'
   )
-
-
-def _dtype_name(value: Any) -> str:
-  return 'str' if isinstance(value, str) else np.asarray(value).dtype.name

@@ -56,8 +56,11 @@ class Rejects:
     with open(self.path, 'a', newline='', encoding='utf-8') as file:
       # A CR in a text would be a line end without quotes.
       has_cr = any('\r' in row.text for row in rows)
-      quoting = csv.QUOTE_NONNUMERIC if has_cr else csv.QUOTE_MINIMAL
-      writer = csv.writer(file, lineterminator='\n', quoting=quoting)
+      writer = csv.writer(
+        file,
+        lineterminator='\n',
+        quoting=csv.QUOTE_ALL if has_cr else csv.QUOTE_MINIMAL,
+      )
       if is_new:
         names = [field.name for field in dataclasses.fields(BadRow)]
         writer.writerow(('file', *names))

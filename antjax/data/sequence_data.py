@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a folder of sequences that launch/prepare_sequences.py wrote.
+"""Reads a folder of sequences that launch/prepare_data.py wrote.
 
 Two ways to split users' events, chosen when the folder is opened:
 
@@ -84,11 +84,12 @@ class SequenceData:
       FileNotFoundError: There are no prepared data.
       ValueError: They are no sequences, or have no split of their own.
     """
+    folder = output_folder.find_view(folder, KIND)
     description = output_folder.load_description(folder)
     if description.get('kind') != KIND:
       raise ValueError(
         f'{folder} holds {description.get("name")}, no sequences;'
-        ' launch/prepare_sequences.py makes them.'
+        ' launch/prepare_data.py --views=sequences makes them.'
       )
     if split == 'source' and not description['has_user_split']:
       raise ValueError(
@@ -164,7 +165,7 @@ class SequenceData:
       without: Domain to leave out, so that it is new in the test (zero-shot).
       num_users: Users to draw of those with examples in any domain, so that
         models of one domain and of all have the same; 0: all.
-      seed: Of that draw.
+      seed: Seed of that sample.
 
     Raises:
       ValueError: No such domain, or a negative number of users.

@@ -9,9 +9,8 @@ offsets.npy     int64 [U + 1]: user u has events[offsets[u]:offsets[u + 1]]
 dataset.json    domains, counts, settings
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 import dataclasses
-import json
 import os
 import pathlib
 from typing import Any
@@ -25,14 +24,15 @@ from antjax.data import (
   output_folder,
   prepare,
   record_writer,
-  sequence_build,
   sequence_data,
+  view,
+  view_sequences,
 )
-from antjax.data import engine as engine_lib
-from antjax.data.records import Field
-from antjax.data.sequence_build import SequenceConfig, SequenceSource
+from antjax.data.record_schema import Field
+from antjax.data.schema import Schema
+from antjax.data.view_sequences import SequenceConfig
 
-_FORMAT_VERSION = 1
+_VERSION = 2
 _ROW_GROUP = 65_536
 _ITEM_SCHEMA = {
   'key': Field('str'),
@@ -50,70 +50,71 @@ _PADDING = pa.record_batch(
 )
 
 # Writes the source to a folder: (work, rejected file) -> SequenceSource.
-Reader = Callable[[pathlib.Path, pathlib.Path], SequenceSource]
 
 
-def prepare_sequences(
+def write_sequences(
   out: str | os.PathLike[str],
-  read: Reader,
-  made_of: Mapping[str, Any],
+  events: str | os.PathLike[str],
+  schema: Schema,
   config: SequenceConfig,
-  *,
-  engine: engine_lib.Engine | None = None,
-  overwrite: bool = False,
-  progress: Callable[[str], None] = lambda text: None,
+  **options: Any,
 ) -> tuple[dict[str, Any], bool]:
   """Makes the folder of the module's docstring.
 
   Args:
-    out: Folder to make; intermediate files are beside it.
-    read: Reads the source.
-    made_of: JSON-able: what decides the source, with a fingerprint of the data.
+    out: Folder to make.
+    events: Folder of the events.
+    schema: What their columns mean.
     config: How events become sequences.
-    engine: What does the work; the files do not depend on it.
-    overwrite: Replace data made with another configuration.
-    progress: Called with a text at the start of each step.
+    **options: See `view.make`.
 
   Returns:
     The content of `dataset.json`, and whether it was made now.
 
   Raises:
-    ValueError: `out` holds something else, or the source is not as it must be.
-    FileNotFoundError: No such source.
+    ValueError: `out` holds something else, or no event is left.
   """
-  engine = engine or engine_lib.Engine()
-  made_of = {
-    'format_version': _FORMAT_VERSION,
-    **made_of,
-    **json.loads(json.dumps(dataclasses.asdict(config))),
-  }
+  check(schema)
 
-  def write(stage: pathlib.Path, work: pathlib.Path) -> dict[str, Any]:
-    for name in ('raw', 'steps', 'spill'):
-      (work / name).mkdir()
-    source = read(work, work / output_folder.REJECTED)
-    with engine_lib.backend(work, engine) as con:
-      made = sequence_build.build(con, source, config, work / 'steps', progress)
-      progress('writing events, users and items')
-      _write(made, stage, work)
-    about = dict(source.about)
+  def build(job: view.ViewWork) -> dict[str, Any]:
+    with job.opened() as events:
+      steps = job.work / 'steps'
+      made = view_sequences.build(events, config, steps, job.progress)
+      job.progress('writing events, users and items')
+      _write(made, job.stage, job.work)
     return {
-      **about,
       'kind': sequence_data.KIND,
-      'has_user_split': source.users is not None,
+      'has_user_split': bool(schema.split),
       **made.about,
-      'counts': about.get('counts', {}) | made.about['counts'],
-      'files': {
-        path.name: output_folder.file_entry(stage, path)
-        for path in sorted(stage.iterdir())
-      },
+      'files': output_folder.list_files(job.stage),
     }
 
-  return output_folder.make(out, made_of, write, overwrite=overwrite)
+  return view.make(
+    out,
+    events,
+    schema,
+    _VERSION,
+    dataclasses.asdict(config),
+    build,
+    **options,
+  )
+
+
+def check(schema: Schema) -> None:
+  """Refuses a schema that says too little for sequences.
+
+  Raises:
+    ValueError: What is lacking.
+  """
+  if not (schema.user and schema.item):
+    raise ValueError(
+      f'schema of {schema.name}: sequences need a user and an item; name their'
+      ' columns.'
+    )
 
 
 def _write(
-  made: sequence_build.Sequences, stage: pathlib.Path, work: pathlib.Path
+  made: view_sequences.Sequences, stage: pathlib.Path, work: pathlib.Path
 ) -> None:
   """Writes the four files."""
   num_events = column_file.write_int32(
@@ -126,11 +127,11 @@ def _write(
       sizes.append(batch['size'].to_numpy())
       yield batch
 
-  record_writer.write_parquet(
+  record_writer.write(
     stage / sequence_data.USERS,
     users(),
     _USER_SCHEMA,
-    row_group_size=_ROW_GROUP,
+    block_size=_ROW_GROUP,
   )
   offsets = np.concatenate([[0], *sizes]).cumsum(dtype=np.int64)
   assert offsets[-1] == num_events, (offsets[-1], num_events)
@@ -140,11 +141,11 @@ def _write(
     yield _PADDING
     yield from _stream(made.items, work)
 
-  record_writer.write_parquet(
+  record_writer.write(
     stage / sequence_data.ITEMS,
     items(),
     _ITEM_SCHEMA,
-    row_group_size=_ROW_GROUP,
+    block_size=_ROW_GROUP,
   )
 
 

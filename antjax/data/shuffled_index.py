@@ -35,7 +35,7 @@ class Order:
 
   Attributes:
     num_records: N.
-    seed: Of the order.
+    seed: Seed of the order.
     window: Records that are permuted among each other.
   """
 
@@ -68,7 +68,7 @@ class Order:
 
   @functools.cached_property
   def _whole(self) -> np.ndarray:
-    """Of a single window: batches then cost a look-up."""
+    """The order of a single window: batches then cost a look-up."""
     found = np.arange(self.num_records)
     for start in range(0, len(found), _PART):
       part = slice(start, start + _PART)
@@ -118,9 +118,9 @@ class ShuffledRecords:
     """Reads nothing yet.
 
     Args:
-      source: Of records, not blocks. An `ArrowSource`; another is read record
-        by record, slowly.
-      seed: Of the order.
+      source: Source of records, not blocks: an `ArrowSource`. Any other is read
+        record by record, slowly.
+      seed: Seed of the order.
     """
     self._source = source
     self.order = Order(len(source), seed)

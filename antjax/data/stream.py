@@ -16,7 +16,7 @@ import pathlib
 import threading
 from typing import Any
 
-from antjax.data import records
+from antjax.data import record_schema, records
 from antjax.shards import record_source
 
 END = '_END'
@@ -34,13 +34,13 @@ class FileStream:
     folder: str | os.PathLike[str],
     *,
     suffix: str = '.array_record',
-    schema: records.Schema | None = None,
+    schema: record_schema.Schema | None = None,
   ):
     """Counts the records of the files that are there.
 
     Args:
       folder: It exists; it may be empty.
-      suffix: Of the files, .array_record, .parquet or .arrow.
+      suffix: Suffix of the files, .array_record, .parquet or .arrow.
       schema: See `records.open_source`.
 
     Raises:
@@ -120,6 +120,6 @@ class FileStream:
 
 
 def _again(
-  folder: str, suffix: str, schema: records.Schema | None
+  folder: str, suffix: str, schema: record_schema.Schema | None
 ) -> FileStream:
   return FileStream(folder, suffix=suffix, schema=schema)

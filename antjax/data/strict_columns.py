@@ -10,7 +10,7 @@ from collections.abc import Callable
 import dataclasses
 import math
 import re
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,10 @@ Kind = Literal['int8', 'int32', 'int64', 'float32', 'float64', 'string', 'time']
 _INTEGER = re.compile(r'[+-]?[0-9]+')
 _FLOAT = re.compile(r'[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?')
 _BLANK = ' \t'
+_ARROW = {
+  name: pa.from_numpy_dtype(name)
+  for name in ('int8', 'int32', 'int64', 'float32', 'float64')
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,13 @@ class Column:
   limit: float = math.inf
   separator: str = ''
 
+  @property
+  def wanted(self) -> str:
+    """What a value has to be, for messages."""
+    if math.isinf(self.limit):
+      return self.kind
+    return f'{self.kind} below {self.limit:.3g}'
+
 
 class Faults:
   """The first fault of each row: its column, a reason of one word, a message.
@@ -69,6 +80,14 @@ class Faults:
     """Marks the rows of a mask, bool [n]."""
     for row in np.flatnonzero(is_bad).tolist():
       self.of_row.setdefault(row, (column, reason, message(row)))
+
+  def without(self, table: pa.Table) -> pa.Table:
+    """Returns the rows of a table that have no fault."""
+    if not self.of_row:
+      return table
+    is_good = np.ones(table.num_rows, bool)
+    is_good[[*self.of_row]] = False
+    return table.filter(pa.array(is_good))
 
 
 def decoded(name: str, values: pa.BinaryArray, faults: Faults) -> pa.Array:
@@ -102,52 +121,73 @@ def typed(
   Raises:
     ValueError: The column as a whole is of a type that cannot be one of `kind`.
   """
-  values = _plain(name, values, column)
-  if pa.types.is_list(values.type):
-    is_bad = values.is_null().to_numpy(zero_copy_only=False)
-    lists = values.cast(pa.list_(pa.string()))
-    parents = pc.list_parent_indices(lists).to_numpy()
-    is_bad[parents[mask(pc.list_flatten(lists).is_null())]] = True
-    faults.add(is_bad, name, 'empty', lambda row: 'no value')
-    return lists, 0
-  if pa.types.is_string(values.type):
-    return _from_texts(name, values, column, faults)
-  return _from_numbers(name, values, column, faults)
-
-
-def _plain(name: str, values: pa.Array, column: Column) -> pa.Array:
-  """Texts, numbers or lists, whatever way Arrow has them."""
-  kind = values.type
-  if pa.types.is_dictionary(kind):
+  if pa.types.is_dictionary(values.type):
     values = values.dictionary_decode()
-    kind = values.type
+  kind = values.type
   if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-    if not column.separator:
-      raise ValueError(
-        f'the column {name!r} holds lists; needed is a value in each row, or a'
-        ' feature with a separator in the schema file.'
-      )
-    inner = kind.value_type
-    if not (_is_text(inner) or pa.types.is_integer(inner)):
-      raise ValueError(
-        f'the column {name!r} holds lists of {inner}; needed are lists of texts'
-        ' or of integers.'
-      )
-    return values.cast(pa.list_(inner))
-  if _is_text(kind):
-    return values.cast(pa.string())
-  if column.kind == 'string':
-    if pa.types.is_floating(kind):  # As '1.0', not '1'.
-      texts = [None if v is None else str(v) for v in values.to_pylist()]
-      return pa.array(texts, pa.string())
-    return values.cast(pa.string())
-  if pa.types.is_boolean(kind):
-    return values.cast(pa.int8())
-  return values
+    return _lists(name, values, column, faults), 0
+  if _is_number(kind) and column.kind in _ARROW and not values.null_count:
+    try:
+      numbers = values.cast(_ARROW[column.kind])
+      is_bad = ~_fits(numbers.to_numpy(), column.limit)
+      faults.add(is_bad, name, *_cast_fault(name, values, column))
+      return numbers, 0
+    except pa.ArrowInvalid:  # Some do not fit: see which.
+      pass
+  return _from_texts(name, _as_texts(name, values, column), column, faults)
+
+
+def _lists(
+  name: str, values: pa.Array, column: Column, faults: Faults
+) -> pa.Array:
+  """Lists of texts from those of a Parquet file."""
+  inner = values.type.value_type
+  if not column.separator:
+    raise ValueError(
+      f'the column {name!r} holds lists; needed is a value in each row, or a'
+      ' feature with a separator in the schema file.'
+    )
+  if not (pa.types.is_integer(inner) or _is_text(inner)):
+    raise ValueError(
+      f'the column {name!r} holds lists of {inner}; needed are lists of texts'
+      ' or of integers.'
+    )
+  lists = values.cast(pa.list_(pa.string()))
+  is_bad = mask(lists.is_null())
+  parents = pc.list_parent_indices(lists).to_numpy()
+  is_bad[parents[mask(pc.list_flatten(lists).is_null())]] = True
+  faults.add(is_bad, name, 'empty', lambda row: 'no value')
+  return lists
 
 
 def _is_text(kind: pa.DataType) -> bool:
   return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+  types = pa.types
+  return (
+    types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
+  )
+
+
+def _as_texts(name: str, values: pa.Array, column: Column) -> pa.StringArray:
+  """Values of a Parquet file as a text file would have them."""
+  kind = values.type
+  if pa.types.is_floating(kind) and column.kind == 'string':
+    # As '1.0', not '1'.
+    texts = [None if v is None else str(v) for v in values.to_pylist()]
+    return pa.array(texts, pa.string())
+  if pa.types.is_boolean(kind) and column.kind != 'string':
+    values = values.cast(pa.int8())
+  elif pa.types.is_decimal(kind) and column.kind != 'string':
+    values = values.cast(pa.float64())  # '1', not '1.00'.
+  try:
+    return values.cast(pa.string())
+  except pa.ArrowNotImplementedError as e:
+    raise ValueError(
+      f'the column {name!r} is {kind}; needed: {column.kind}.'
+    ) from e
 
 
 def _from_texts(
@@ -194,19 +234,24 @@ def _from_texts(
     is_empty |= np.array([x == '' for x in found], bool)[index]
     kept = [x or 0 for x in found]
     numbers = np.array(kept, np.dtype(column.kind))[index]
-  faults.add(
-    is_bad,
-    name,
-    'cast',
-    lambda row: (
-      f'Could not convert "{texts[row].as_py()}" in "{name}" to {column.kind}'
-    ),
-  )
+  faults.add(is_bad, name, *_cast_fault(name, texts, column))
   num_empty = int(np.count_nonzero(is_empty))
   if num_empty:
     assert column.empty is not None
     numbers = np.where(is_empty, np.array(column.empty, numbers.dtype), numbers)
   return pa.array(numbers), num_empty
+
+
+def _cast_fault(
+  name: str, values: Any, column: Column
+) -> tuple[str, Callable[[int], str]]:
+  """Reason and message of values that are no number of the kind."""
+  return (
+    'cast',
+    lambda row: (
+      f'Could not convert "{values[row]}" in "{name}" to {column.wanted}'
+    ),
+  )
 
 
 def _cast(texts: pa.StringArray, kind: str) -> np.ndarray:
@@ -250,49 +295,6 @@ def _times(
     return pa.array(times), 0
   times[~is_time] = int(column.empty)
   return pa.array(times), int(np.count_nonzero(~is_time))
-
-
-def _from_numbers(
-  name: str, values: pa.Array, column: Column, faults: Faults
-) -> tuple[pa.Array, int]:
-  """Numbers of a Parquet file, which may be of another type."""
-  kind, is_null = values.type, mask(values.is_null())
-  if pa.types.is_decimal(kind):
-    exact = [x or 0 for x in values.to_pylist()]
-    is_whole = np.array([x == int(x) for x in exact], bool)
-    found = np.array([float(x) for x in exact])
-  elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
-    found = values.fill_null(0).to_numpy(zero_copy_only=False)
-    is_whole = found == np.floor(found) if found.dtype.kind == 'f' else ~is_null
-  elif pa.types.is_null(kind):
-    found, is_whole = np.zeros(len(values)), ~is_null
-  else:
-    raise ValueError(f'the column {name!r} is {kind}; needed: {column.kind}.')
-  with np.errstate(over='ignore', invalid='ignore'):
-    if column.kind.startswith('int'):
-      limits = np.iinfo(column.kind)
-      fits = (found >= limits.min) & (found < limits.max + 1) & is_whole
-      if found.dtype.kind != 'f':
-        fits = (found >= limits.min) & (found <= limits.max)
-      numbers = np.where(fits, found, 0).astype(column.kind)
-    else:
-      numbers = found.astype(column.kind)
-      fits = _fits(numbers, column.limit)
-  is_bad = ~fits | is_null
-  num_empty = 0
-  if column.empty is not None:
-    num_empty = int(np.count_nonzero(is_null))
-    numbers = np.where(is_null, np.array(column.empty, numbers.dtype), numbers)
-    is_bad &= ~is_null
-  faults.add(
-    is_bad,
-    name,
-    'cast',
-    lambda row: (
-      f'Could not convert {values[row].as_py()} in "{name}" to {column.kind}'
-    ),
-  )
-  return pa.array(numbers), num_empty
 
 
 def mask(values: pa.BooleanArray) -> np.ndarray:

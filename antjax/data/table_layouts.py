@@ -10,7 +10,8 @@ Ali-CCP, as CSV with a column a feature field.
 import re
 from typing import Any
 
-from antjax.data import table_schema
+from antjax.data import schema_file
+from antjax.data.schema import Schema
 
 _OPTIONAL = {'type': 'float32', 'empty': 0}
 _CRITEO = {
@@ -20,7 +21,7 @@ _CRITEO = {
 }
 
 
-def criteo(first_line: str, task: str = '') -> table_schema.TableSchema:
+def criteo(first_line: str, task: str = '') -> Schema:
   """Returns the schema of a Criteo file: 13 counts, 26 hashed categories.
 
   It names no user and no time: a task is a value of C1 by default, and its rows
@@ -31,7 +32,7 @@ def criteo(first_line: str, task: str = '') -> table_schema.TableSchema:
   fields = first_line.split(delimiter)
   if len(fields) != len(_CRITEO) or (has_header and fields != [*_CRITEO]):
     raise _other('criteo', first_line, 'label, I1 to I13, C1 to C26')
-  return table_schema.make(
+  return schema_file.make(
     _CRITEO,
     label='label',
     task=task or 'C1',
@@ -43,7 +44,7 @@ def criteo(first_line: str, task: str = '') -> table_schema.TableSchema:
   )
 
 
-def avazu(first_line: str, task: str = '') -> table_schema.TableSchema:
+def avazu(first_line: str, task: str = '') -> Schema:
   """Returns the schema of an Avazu file.
 
   As released, a task is a site and `hour` is its time; with encoded columns
@@ -55,7 +56,7 @@ def avazu(first_line: str, task: str = '') -> table_schema.TableSchema:
   if names[:3] == ['id', 'click', 'hour'] and 'site_id' in names:
     columns = dict.fromkeys(names, 'string')
     columns |= {'click': 'int32', 'hour': 'int64'}
-    return table_schema.make(
+    return schema_file.make(
       columns,
       label='click',
       task=task or 'site_id',
@@ -65,7 +66,7 @@ def avazu(first_line: str, task: str = '') -> table_schema.TableSchema:
     )
   if names == ['label', *(f'feat_{i}' for i in range(1, 23))]:
     columns = dict.fromkeys(names, 'string') | {'label': 'int32'}
-    return table_schema.make(
+    return schema_file.make(
       columns, label='label', task=task or 'feat_4', **options
     )
   raise _other(
@@ -73,7 +74,7 @@ def avazu(first_line: str, task: str = '') -> table_schema.TableSchema:
   )
 
 
-def ali_ccp(first_line: str, task: str = '') -> table_schema.TableSchema:
+def ali_ccp(first_line: str, task: str = '') -> Schema:
   """Returns the schema of an Ali-CCP file: click, purchase, feature fields.
 
   Fields are numbers; those with a D are dense. A task is a user (101) by
@@ -85,7 +86,7 @@ def ali_ccp(first_line: str, task: str = '') -> table_schema.TableSchema:
   if names[:2] != ['click', 'purchase'] or names[2:] != fields or not fields:
     raise _other('ali-ccp', first_line, 'click, purchase, 101, 121, ...')
   columns = {n: 'float32' if n[0] == 'D' else 'string' for n in fields}
-  return table_schema.make(
+  return schema_file.make(
     {'click': 'int32', 'purchase': 'int32', **columns},
     label='click',
     task=task or '101',
@@ -98,6 +99,6 @@ def ali_ccp(first_line: str, task: str = '') -> table_schema.TableSchema:
 def _other(name: str, first_line: str, needed: str) -> ValueError:
   return ValueError(
     f'dataset={name}: the source begins with {first_line[:80]!r}; needed: the'
-    f' columns {needed}. With a schema file, --dataset=generic reads any'
+    f' columns {needed}. With a schema file, --schema reads any'
     ' layout.'
   )

@@ -11,48 +11,23 @@ import functools
 import math
 import os
 import pathlib
-from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from antjax.data import strict_columns, text_reader
-from antjax.data.csv_blocks import Dialect
+from antjax.data import row_writer, text_reader
 from antjax.data.rejects import BadRow, Rejects
+from antjax.data.row_writer import Counts, Parsed, ROW, Source
+from antjax.data.schema import ItemTable, Schema
 from antjax.data.strict_columns import Column, Faults
-from antjax.data.text_reader import Counts, Layout, Parsed, ROW, Source
+from antjax.data.text_file import Dialect
+from antjax.data.text_reader import Layout
 
 _TEXT = ('.csv', '.tsv', '.txt')
 _DATA = (*_TEXT, '.parquet')
 _PACKED = ('.gz', '.bz2', '.xz', '.zst', '.zip', '.lz4', '.br', '.snappy')
-# Times with fractions are cut to int64 later on.
-_TIME_LIMIT = 2.0**63
 _BATCH_ROWS = 1 << 16
-
-
-class Columns(Protocol):
-  """Columns of a table, as a schema says."""
-
-  @property
-  def columns(self) -> Mapping[str, strict_columns.Kind]: ...
-  @property
-  def used(self) -> list[str]: ...
-  @property
-  def time(self) -> str: ...
-  # A column of 0 and 1; '' for none.
-  @property
-  def label(self) -> str: ...
-  @property
-  def empty(self) -> Mapping[str, float]: ...
-  @property
-  def separator(self) -> Mapping[str, str]: ...
-  @property
-  def delimiter(self) -> str: ...
-  @property
-  def header(self) -> bool: ...
-  @property
-  def quote(self) -> str: ...
 
 
 def find_files(source: str | os.PathLike[str]) -> list[pathlib.Path]:
@@ -119,7 +94,7 @@ def first_line(path: pathlib.Path) -> str:
 
 def read(
   files: Sequence[pathlib.Path],
-  columns: Columns,
+  columns: Schema | ItemTable,
   folder: pathlib.Path,
   rejects: Rejects,
   *,
@@ -157,7 +132,7 @@ def read(
 
   if _is_parquet(files[0]):
     used = {name: layout.columns[name] for name in columns.used}
-    counts = text_reader.write(
+    counts = row_writer.write(
       [functools.partial(_source, path, used) for path in files],
       folder,
       rejects,
@@ -181,11 +156,12 @@ def read(
   return counts
 
 
-def _column(name: str, columns: Columns) -> Column:
+def _column(name: str, columns: Schema | ItemTable) -> Column:
   return Column(
     kind=columns.columns[name],
     empty=columns.empty.get(name),
-    limit=_TIME_LIMIT if name == columns.time else math.inf,
+    is_needed=name in columns.needed,
+    limit=columns.limits.get(name, math.inf),
     separator=columns.separator.get(name, ''),
   )
 
@@ -238,7 +214,7 @@ def _source(
     except ValueError as e:
       raise ValueError(f'{path}: {e}') from e
     rows = pa.array(range(first, first + batch.num_rows), pa.int64())
-    table = text_reader.good(table.append_column(ROW, rows), faults)
+    table = faults.without(table.append_column(ROW, rows))
     bad = [
       BadRow(first + row + 1, *fault)
       for row, fault in sorted(faults.of_row.items())

@@ -181,7 +181,7 @@ class _Rows:
       )
     )
     self._held: pa.Table | None = None
-    self._start = 0  # Of the rows held.
+    self._start = 0  # First of the rows held.
     self._values = {n: _Rows(p, [n], {}) for n, p in values.items()}
     self._num_values = dict.fromkeys(values, 0)  # Read so far.
 

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from antjax.data.records import Field
+from antjax.data.record_schema import Field
 from antjax.shards.record_source import Record, RecordSource
 
 # A document as prepared: its tokens, and how many they are.
@@ -92,7 +92,7 @@ class DocumentReader:
     self.num_documents = 0
 
   def __iter__(self) -> Iterator[str]:
-    """Reads all files anew; texts are stripped of outer white space."""
+    """Reads all files again; texts are stripped of outer white space."""
     self.rejected, self.num_documents = [], 0
     for path in self.paths:
       is_table = path.suffix == '.parquet'
@@ -159,9 +159,9 @@ class DocumentReader:
 class PackedSource:
   """Sequences of one length, cut from documents laid end to end.
 
-  A document that does not end with its sequence goes on in the next one, where
-  it counts as a document of its own: its first part is not seen there. Every
-  token is in exactly one sequence; only the last one is padded.
+  A document that does not end with its sequence continues in the next one,
+  where it counts as a document of its own: its first part is not seen there.
+  Every token is in exactly one sequence; only the last one is padded.
 
   A record has, each int32 [seq_len]: 'tokens'; 'segment_ids', 1, 2, ... by
   document, 0 for padding; 'positions' in the (part of the) document.

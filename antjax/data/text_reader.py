@@ -9,29 +9,24 @@ aside with its line, see `rejects`.
 """
 
 import collections
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import csv
 import dataclasses
+import functools
 import math
-import os
 import pathlib
-import threading
-from typing import Generic, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from antjax.data import csv_blocks, strict_columns, thread_map
-from antjax.data.csv_blocks import Block, Dialect
+from antjax.data import csv_blocks, row_writer, strict_columns, text_file
+from antjax.data.csv_blocks import Block
 from antjax.data.rejects import BadRow, Rejects
+from antjax.data.row_writer import Counts, Parsed, ROW, Source
 from antjax.data.strict_columns import Column, Faults
-
-ROW = '__row'  # Column of the numbers of rows, int64.
-_PART_BYTES = 1 << 30
-_Piece = TypeVar('_Piece')
+from antjax.data.text_file import Dialect
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,86 +47,6 @@ class Layout:
   dialect: Dialect = Dialect()
   header: Sequence[str] | None = None
   file_bits: int = 0
-
-
-@dataclasses.dataclass
-class Counts:
-  """What files hold.
-
-  Attributes:
-    rows: Records, those set aside included.
-    rejected_lines: Records set aside.
-    rejected: Reason -> how many of them.
-    filled: Column -> fields that another value stands for now.
-  """
-
-  rows: int = 0
-  rejected_lines: int = 0
-  rejected: collections.Counter[str] = dataclasses.field(
-    default_factory=collections.Counter
-  )
-  filled: collections.Counter[str] = dataclasses.field(
-    default_factory=collections.Counter
-  )
-
-  def add(self, other: 'Counts') -> None:
-    """Adds other counts to these."""
-    self.rows += other.rows
-    self.rejected_lines += other.rejected_lines
-    self.rejected += other.rejected
-    self.filled += other.filled
-
-  @property
-  def good(self) -> int:
-    """Rows that were written."""
-    return self.rows - self.rejected_lines
-
-
-@dataclasses.dataclass(frozen=True)
-class Parsed:
-  """What a piece of a file holds.
-
-  Attributes:
-    table: Good rows: the columns, and `ROW`, their places in the file.
-    bad: Rows set aside, in their order.
-    filled: Column -> values that were filled in.
-    size: How much of the file this was, in the unit of `Source.size`.
-  """
-
-  table: pa.Table
-  bad: list[BadRow]
-  filled: collections.Counter[str]
-  size: int
-
-  def counts(self) -> Counts:
-    """Counts the rows."""
-    return Counts(
-      self.table.num_rows + len(self.bad),
-      len(self.bad),
-      collections.Counter(bad.reason for bad in self.bad),
-      self.filled,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Source(Generic[_Piece]):
-  """A file as pieces that are parsed in parallel.
-
-  Attributes:
-    path: The file.
-    pieces: Its pieces, read as they are taken.
-    parse: Parses a piece, in any thread.
-    size: How large the file is, infinite where that is not known.
-    smallest: Size of the smallest row.
-    unit: What its rows are called.
-  """
-
-  path: pathlib.Path
-  pieces: Iterable[_Piece]
-  parse: Callable[[_Piece], Parsed]
-  size: float
-  smallest: float = 1
-  unit: str = 'lines'
 
 
 def read(
@@ -181,7 +96,7 @@ def read(
       blocks = _after_header(path, blocks, layout)
     # Blocks of some files are larger than what they were made of.
     is_same = layout.dialect.encoding == 'utf-8' and path.is_file()
-    is_same = is_same and not csv_blocks.is_packed(path)
+    is_same = is_same and not text_file.is_packed(path)
     return Source(
       path,
       blocks,
@@ -190,8 +105,8 @@ def read(
       (len(layout.columns) - 1) * len(layout.dialect.delimiter) + 1,
     )
 
-  return write(
-    [lambda path=path: opened(path) for path in files],
+  return row_writer.write(
+    [functools.partial(opened, path) for path in files],
     folder,
     rejects,
     lambda: empty(layout),
@@ -202,83 +117,6 @@ def read(
   )
 
 
-def write(
-  sources: Sequence[Callable[[], Source[_Piece]]],
-  folder: pathlib.Path,
-  rejects: Rejects,
-  no_rows: Callable[[], pa.Table],
-  *,
-  finish: Callable[[pa.Table, pathlib.Path], pa.Table] = lambda table, _: table,
-  file_bits: int = 0,
-  threads: int = 0,
-  progress: Callable[[str], None] = lambda text: None,
-) -> Counts:
-  """Writes the good rows of sources, one after another; see `read`.
-
-  Args:
-    sources: What opens each of them.
-    folder: See `read`.
-    rejects: See `read`.
-    no_rows: Makes the table of no rows.
-    finish: See `read`.
-    file_bits: See `Layout`.
-    threads: See `read`.
-    progress: See `read`.
-  """
-  total = Counts()
-  threads = threads or os.cpu_count() or 1
-  path = pathlib.Path()
-  with _Parts(folder) as parts:
-    for number, opened in enumerate(sources):
-      source = opened()
-      path = source.path
-      progress(f'reading {path.name}')
-      first = (number << file_bits) + 1 if file_bits else total.rows
-
-      def work(piece: _Piece) -> tuple[Counts, int, list[BadRow]]:
-        parsed = source.parse(piece)
-        if parsed.table.num_rows:
-          parts.write(finish(_numbered(parsed.table, first), path))
-        return parsed.counts(), parsed.size, parsed.bad
-
-      counts, left = Counts(), source.size
-      for more, size, bad in thread_map.in_order(work, source.pieces, threads):
-        counts.add(more)
-        left -= size
-        rejects.add(path, bad)
-        if left > 0:  # No more rows than these can follow.
-          most = counts.rows + left / source.smallest
-          _check(rejects, source, counts, most)
-      _check(rejects, source, counts)
-      total.add(counts)
-    if not total.good:
-      parts.write(finish(no_rows(), path))
-  return total
-
-
-def _check(
-  rejects: Rejects,
-  source: Source[_Piece],
-  counts: Counts,
-  most: float | None = None,
-) -> None:
-  reasons = counts.rejected.most_common()
-  rejects.check(
-    source.path,
-    counts.rejected_lines,
-    counts.rows,
-    most=most,
-    why=', '.join(f'{name} {n}' for name, n in reasons),
-    unit=source.unit,
-  )
-
-
-def _numbered(table: pa.Table, first: int) -> pa.Table:
-  place = table.schema.get_field_index(ROW)
-  rows = table[place].to_numpy() + first
-  return table.set_column(place, ROW, pa.array(rows))
-
-
 def _after_header(
   path: pathlib.Path, blocks: Iterator[Block], layout: Layout
 ) -> Iterator[Block]:
@@ -287,12 +125,12 @@ def _after_header(
   assert layout.header is not None
   line, fault = '', ''
   if block is not None:
-    spans = [*zip(block.starts[:1], block.stops[:1])]
-    spans += [(f.start, f.stop) for f in block.faults[:1]]
-    first = min(spans)
-    line = block.text(*map(int, first))
-    if block.faults and block.faults[0].start == first[0]:
-      fault = block.faults[0].message
+    spans = [
+      (int(a), int(b), '') for a, b in zip(block.starts[:1], block.stops[:1])
+    ]
+    spans += [(f.start, f.stop, f.message) for f in block.faults]
+    start, stop, fault = min(spans, default=(0, 0, ''))
+    line = block.text(start, stop)
   if fault == csv_blocks.LONE_CR:
     raise ValueError(
       f'{path} has {fault}; needed are LF or CRLF, the same in the whole file.'
@@ -343,7 +181,7 @@ def parse(block: Block, layout: Layout) -> Parsed:
   else:
     table, filled = empty(layout).drop_columns(ROW), collections.Counter()
   table = table.append_column(ROW, pa.array(block.numbers()[kept]))
-  table = good(table, faults)
+  table = faults.without(table)
   for row, fault in faults.of_row.items():
     add(int(kept[row]), fault)
   rows = [
@@ -366,15 +204,6 @@ def typed(
   return pa.table(found), filled
 
 
-def good(table: pa.Table, faults: Faults) -> pa.Table:
-  """Returns the rows without a fault."""
-  if not faults.of_row:
-    return table
-  is_good = np.ones(table.num_rows, bool)
-  is_good[[*faults.of_row]] = False
-  return table.filter(pa.array(is_good))
-
-
 def empty(layout: Layout) -> pa.Table:
   """Returns the table of no rows, with its types."""
   none = {name: pa.array([], pa.string()) for name in layout.columns}
@@ -389,7 +218,7 @@ def _texts(
 
   Those records are not among the columns' rows.
   """
-  data = block.records()
+  data: np.ndarray | bytes = block.records()
   dialect, names = layout.dialect, [*layout.columns]
   delimiter = dialect.delimiter
   if len(delimiter) > 1:
@@ -433,10 +262,10 @@ def _texts(
 
 
 def _with_short_delimiter(
-  data: np.ndarray, delimiter: str
+  data: np.ndarray | bytes, delimiter: str
 ) -> tuple[bytes, str]:
   """Replaces a long delimiter by a control character that is not there."""
-  held = data.tobytes()
+  held = bytes(data)
   for number in range(31, 0, -1):
     short = bytes([number])
     if short not in b'\t\n\r' and short not in held:
@@ -445,45 +274,3 @@ def _with_short_delimiter(
     f'delimiter={delimiter!r}: the text holds all control characters; needed: a'
     ' delimiter of one byte.'
   )
-
-
-class _Parts:
-  """Parquet files that several threads write, each one file at a time."""
-
-  def __init__(self, folder: pathlib.Path):
-    """The files are whole when the context ends."""
-    self._folder = folder
-    self._free: list[tuple[pq.ParquetWriter, int]] = []
-    self._lock = threading.Lock()
-    self._num_files = 0
-
-  def __enter__(self) -> Self:
-    return self
-
-  def __exit__(self, *error: object) -> None:
-    for writer, _ in self._free:
-      writer.close()
-
-  def write(self, table: pa.Table) -> None:
-    """Adds a table to a file that no other thread writes to now."""
-    with self._lock:
-      writer, size = self._free.pop() if self._free else (None, 0)
-      if writer is None:
-        self._num_files += 1
-        path = self._folder / f'part-{self._num_files:05d}.parquet'
-    if writer is None:
-      # Read once, and soon: neither packed nor coded.
-      writer = pq.ParquetWriter(
-        path,
-        table.schema,
-        compression='none',
-        use_dictionary=False,
-        write_statistics=False,
-      )
-    writer.write_table(table)
-    size += table.nbytes
-    if size > _PART_BYTES:
-      writer.close()
-      return
-    with self._lock:
-      self._free.append((writer, size))

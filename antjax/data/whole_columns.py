@@ -5,14 +5,17 @@
 Four bytes a number: 11 million clicks with 40 features take 2 GB.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import os
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+
+from antjax.data import records
+from antjax.data.array_record_file import ArrayRecordSource
 
 _NARROW = {np.dtype('int64'): np.dtype('int32')}
+_READ_RECORDS = 65_536
 
 
 def read(
@@ -31,13 +34,15 @@ def read(
   Raises:
     ValueError: Lists of a column differ in length, or a number does not fit.
   """
-  path = os.fspath(path)
+  source = records.open_source(path)
+  assert not isinstance(source, ArrayRecordSource)
   found: dict[str, np.ndarray] = {}
-  done = 0
-  total = _num_rows(path)
-  for batch in _batches(path, names):
+  total = len(source)
+  for start in range(0, total, _READ_RECORDS):
+    stop = min(start + _READ_RECORDS, total)
+    table = source.table(start, stop, names)
     for name in names:
-      values = _values(name, batch.column(name))
+      values = _values(name, table[name].combine_chunks())
       if name not in found:
         kind = values.dtype
         if name not in wide:
@@ -55,28 +60,8 @@ def read(
           raise ValueError(
             f'whole_columns.read: {path}: {name!r} has numbers beyond int32.'
           )
-      whole[done : done + len(values)] = values
-    done += batch.num_rows
+      whole[start:stop] = values
   return found
-
-
-def _num_rows(path: str) -> int:
-  if path.endswith('.parquet'):
-    return int(pq.read_metadata(path).num_rows)
-  with pa.memory_map(path) as source, pa.ipc.open_file(source) as file:
-    return sum(
-      file.get_batch(i).num_rows for i in range(file.num_record_batches)
-    )
-
-
-def _batches(path: str, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-  if path.endswith('.parquet'):
-    with pq.ParquetFile(path) as file:
-      yield from file.iter_batches(65_536, columns=list(names))
-    return
-  with pa.memory_map(path) as source, pa.ipc.open_file(source) as file:
-    for i in range(file.num_record_batches):
-      yield file.get_batch(i)
 
 
 def _values(name: str, column: pa.Array) -> np.ndarray:

@@ -56,7 +56,7 @@ Action = AdjustBatch | BackupWorkers | KillRestart | AdjustLR | Nothing
 def change_plan(plan: pb.Plan, action: Action) -> None:
   """Makes a plan say what an action asks for, if it asks for a plan at all."""
   if isinstance(action, AdjustBatch):
-    plan.num_micro_batches.clear()  # Of those who have left.
+    plan.num_micro_batches.clear()  # Entries of workers that have left.
     plan.num_micro_batches.update(action.num_micro_batches)
   elif isinstance(action, BackupWorkers):
     plan.deadline_s = action.deadline_s

@@ -4,7 +4,7 @@
 
 It tells the coordinator twice a second how its worker is, and obeys the
 answer: run this generation, kill, ask to save, or leave. Without an answer it
-goes on with what it has: a coordinator that is away stops nobody.
+continues with what it has: an absent coordinator stops nobody.
 
   supervisor = Supervisor(client, ['train.py'], worker_env=..., address=...)
   signal.signal(signal.SIGTERM, lambda number, _: supervisor.signal(number))

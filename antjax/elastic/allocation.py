@@ -150,7 +150,7 @@ def proportional(
 
   Args:
     total: Units.
-    speeds: Of the workers, > 0, in any unit.
+    speeds: Speeds of the workers, > 0, in any unit.
     minima: Fewest units of each.
     maxima: Most units of each; None: no limit.
 

@@ -72,7 +72,7 @@ class CoordinatorClient:
       address: host:port.
       job: Name of the job.
       client: Name of the worker, agent or operator.
-      generation: Of the job; 0 where there is none.
+      generation: Generation of the job; 0 where there is none.
       token: Bearer token; empty for none.
       tls_dir: Folder with ca.pem, cert.pem and key.pem; empty: no TLS.
       give_up_s: How long a call waits for a coordinator that is not there.
@@ -126,8 +126,8 @@ class CoordinatorClient:
     """Sends a request and returns its reply, however often it takes.
 
     Args:
-      name: Of the call, such as 'Exchange'.
-      request: Its message; `head` is filled in.
+      name: Name of the call, such as 'Exchange'.
+      request: Message of the call; `head` is filled in.
       give_up_s: Another time to wait than the client's.
 
     Raises:
@@ -234,7 +234,7 @@ def _channel(address: str, tls_dir: str) -> Any:
     ('grpc.max_receive_message_length', MAX_MESSAGE_BYTES),
     # A coordinator that comes back is found at once.
     ('grpc.initial_reconnect_backoff_ms', 100),
-    ('grpc.min_reconnect_backoff_ms', 5000),  # Of one attempt, in fact.
+    ('grpc.min_reconnect_backoff_ms', 5000),  # Timeout of one attempt.
     ('grpc.max_reconnect_backoff_ms', 1000),
     ('grpc.enable_http_proxy', 0),
     ('grpc.enable_retries', 0),  # `call` does them, with the same head.

@@ -43,7 +43,7 @@ class _Positions:
   def add(self, number: int) -> None:
     """Adds a number."""
     at = number // 4
-    if at >= len(self._digits):  # Of a stream that has grown.
+    if at >= len(self._digits):  # The stream has grown.
       more = max(64, at + 1 - len(self._digits), len(self._digits))
       self._digits[:0] = b'0' * more
     value = _VALUE[self._digits[-1 - at]] | 1 << number % 4

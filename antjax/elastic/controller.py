@@ -86,10 +86,10 @@ class Controller:
     logged, and nothing is done.
 
     Args:
-      view: Of one job.
-      now: Seconds, of the Monitor's clock.
-      restarts_used: Of the job's budget, where something lasting counts them;
-        None: those that this Controller has decided on.
+      view: View of one job.
+      now: Time in seconds on the Monitor's clock.
+      restarts_used: Restarts used of the job's budget, where a durable count
+        exists; None: those that this Controller has decided on.
     """
     job = self._jobs.setdefault(view.job, _Job())
     if not self.is_due(view.job, now):
@@ -105,7 +105,7 @@ class Controller:
       wanted = list(self._policy(view))
       for action in wanted:
         _check(action, view)
-    # A user's policy may raise anything; the coordinator must go on.
+    # A user's policy may raise anything; the coordinator must keep running.
     except Exception as error:  # pylint: disable=broad-except
       job.idle_reason = f'the policy failed: {type(error).__name__}: {error}'
       # It will fail again a period later: once is enough.

@@ -45,14 +45,14 @@ class CoordinatorConfig:
     journal: Its file.
     address: Where it listens.
     port: 0 picks a free one.
-    status_port: Of the status page; 0 picks one; None: no page.
+    status_port: Port of the status page; 0 picks one; None: no page.
     token_file: Lines `role token`; empty: none needed.
     tls_dir: Folder with ca.pem, cert.pem, key.pem; empty: no TLS.
     is_insecure: It may be open to other machines without them.
     policy: What the Controller does, see `policy_by_name.resolve`.
     lease_timeout_s: A worker silent for so long is given up.
     progress_timeout_s: So is one that makes no step for so long.
-    is_restarting_ended: Jobs that have ended go on, as if started anew.
+    is_restarting_ended: Whether jobs that have ended resume, with a new budget.
     rendezvous: When generations start and end.
     monitor: What is slow.
     controller: When it acts.
@@ -246,7 +246,7 @@ class Coordinator:
       raise self.writer.error
 
   def restart_ended(self) -> None:
-    """Lets jobs that have ended go on, with a new restart budget."""
+    """Lets jobs that have ended resume, with a new restart budget."""
     for name in self.writer.jobs.names():
       if self.writer.jobs.job(name).phase == 'ended':
         head = pb.Head(job=name, client='coordinator')

@@ -19,9 +19,9 @@ from antjax.shards.data_shard import DataShard
 from antjax.shards.ledger import Ledger
 from antjax.shards.ledger_spec import LedgerSpec
 
-MAX_DATA_SETS = 100  # Of a job.
+MAX_DATA_SETS = 100  # Per job.
 MAX_HELD = 10_000  # Leases of a worker in a data set.
-# What a later generation may say anew.
+# What a later generation may say again.
 _CHANGEABLE = ('num_epochs', 'max_data_errors')
 
 

@@ -40,8 +40,8 @@ class Client:
   """The last request of a worker, agent or operator.
 
   Attributes:
-    incarnation: Of the process that has the name now.
-    sequence: Its last request.
+    incarnation: Incarnation of the process that has the name now.
+    sequence: Sequence number of its last request.
     reply: What it was answered, serialized.
     fenced: The last incarnations that had the name before.
     is_expired: It was given up: its shards went back.
@@ -100,7 +100,7 @@ class JobState:
     clients: Name -> worker, agent or operator.
     history: The last generations.
     actions: The last (unix time, text) of what was done and why.
-    last_step: Of the last committed checkpoint; -1: none.
+    last_step: Step of the last committed checkpoint; -1: none.
     committed_unix_s: When it was committed.
   """
 

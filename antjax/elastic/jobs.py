@@ -4,7 +4,7 @@
 
 `apply` takes requests and the coordinator's own decisions one by one; the same
 messages at the same times give the same state and replies, so that a journal of
-them is enough to go on after a crash. Who may change a job:
+them is enough to resume after a crash. Who may change a job:
 
   generation   Of a job under agents only the running one. Where no agents run
                the job, CreateDataSet and Begin of a later one begin it.
@@ -28,7 +28,7 @@ from antjax.elastic.job_state import Client, JobState
 from antjax.elastic.refused import Refused
 
 MAX_JOBS = 1000
-MAX_CLIENTS = 20_000  # Of a job.
+MAX_CLIENTS = 20_000  # Per job.
 _MAX_FENCED = 8
 _VERSION = 1
 
@@ -116,7 +116,7 @@ class Jobs:
       )
     before = job.generation
     if head.generation > before and not isinstance(request, _WITHOUT):
-      job.generation = head.generation  # Of a job that no agents run.
+      job.generation = head.generation  # The job runs without agents.
       is_new = True
     try:
       reply, is_changed = self._apply_request(job, request, now)

@@ -50,7 +50,7 @@ class _Group:
     end: Tickets from this one on are of later iterators; None: not known yet.
     round: How often its processes were set to a position.
     state: The position that the pass began at.
-    number: Of the pass.
+    number: Number of the pass.
   """
 
   members: set[int] = dataclasses.field(default_factory=set)
@@ -68,7 +68,7 @@ class _Process:
   ticket: int
   index: int
   group: _Group | None = None
-  number: int = 0  # Of the pass it reads; 0: none now.
+  number: int = 0  # Number of the pass it reads; 0: none now.
   is_at_end: bool = False
   held: dict[tuple[int, int], pb.Lease] = dataclasses.field(
     default_factory=dict
@@ -242,9 +242,9 @@ class RemoteLeases:
     """Connects with the first `begin`.
 
     Args:
-      address: Of the hub.
-      key: Its key.
-      ticket: Of this process.
+      address: Address of the hub.
+      key: Key of the hub.
+      ticket: Ticket of this process.
     """
     self._address, self._key, self._ticket = address, key, ticket
     self._index = 0

@@ -147,7 +147,7 @@ class LeaseQueue:
     All epochs before the first open one are in a committed checkpoint.
 
     Args:
-      number: Of the pass.
+      number: Number of the pass.
       may_wait: Whether to wait while a shard may come back or a stream grow;
         in `lockstep` it does not, or not long.
     """
@@ -191,7 +191,7 @@ class LeaseQueue:
     """Notes what has become of held shards.
 
     Args:
-      number: Of the pass.
+      number: Number of the pass.
       news: Has `consumed`, `progress`, `returned` and `failed`.
     """
     with self._changed:

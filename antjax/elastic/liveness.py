@@ -12,7 +12,7 @@ import dataclasses
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.job_state import JobState
 
-_MAX_WORKERS = 20_000  # Of a job.
+_MAX_WORKERS = 20_000  # Per job.
 
 
 @dataclasses.dataclass

@@ -187,7 +187,7 @@ def render(snapshot: _Json) -> bytes:
   """Returns a snapshot in the text format of Prometheus."""
   target = prometheus_client.CollectorRegistry()
   target.register(_SnapshotCollector(snapshot))
-  # Of the coordinator's own process: memory, CPU, open files.
+  # Figures of the coordinator's own process: memory, CPU, open files.
   prometheus_client.ProcessCollector(
     namespace='antjax_coordinator', registry=target
   )

@@ -36,7 +36,7 @@ class _Job:
   quotas: dict[str, int] = dataclasses.field(default_factory=dict)
   lr_scale: float = 1.0
   deadline_s: float = 0.0
-  default_micro_batches: int = 0  # Of a worker that no plan names.
+  default_micro_batches: int = 0  # For a worker that no plan names.
   global_micro_batches: int = 0
   learned_in: int | None = None  # Generation of global_micro_batches.
   usual_rest_s: float = 0.0  # Least of the workers; see windows.py.

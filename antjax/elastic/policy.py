@@ -266,7 +266,7 @@ def _restart(
     beta = costs[at].beta_s / view.workers[at].short_slowness
     cured[at] = Cost(0.0, beta)
     if num > 8 and num & (num - 1) and num < len(slow):
-      continue  # Of very many, not every number is tried.
+      continue  # With very many, not every number is tried.
     left = [
       others,
       *(view.workers[i].short_slowness for i in slow[num : num + 1]),

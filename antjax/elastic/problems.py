@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Why a generation cannot go on; for `rendezvous`."""
+"""Why a generation cannot continue; for `rendezvous`."""
 
 from collections.abc import Collection, Iterable
 import dataclasses
@@ -8,7 +8,7 @@ import dataclasses
 from antjax.elastic.job_state import JobState
 from antjax.elastic.rendezvous_room import Room
 
-# Of a worker whose settings are wrong: EX_USAGE of sysexits.h.
+# Exit code of a worker whose settings are wrong: EX_USAGE of sysexits.h.
 EXIT_WRONG_USAGE = 64
 
 # A worker that was asked to stop: 128 + signal or the signal itself.
@@ -17,7 +17,7 @@ _STOPPED = {130, 143, -2, -15}
 
 @dataclasses.dataclass(frozen=True)
 class GenerationProblem:
-  """Why a generation cannot go on.
+  """Why a generation cannot continue.
 
   Attributes:
     at: When it came.

@@ -95,7 +95,7 @@ class Pulse:
     """Sends nothing before `start`.
 
     Args:
-      client: Of this worker; closed by `stop`.
+      client: Client of this worker; closed by `stop`.
       log: Gets steps, and as one worker of all does, plans too.
       keeps_marks: Whether this is that worker.
       before_beat: Called in the thread, once a beat.

@@ -6,7 +6,7 @@ from typing import Literal
 
 Code = Literal[
   'INVALID_ARGUMENT',  # The request is wrong.
-  'FAILED_PRECONDITION',  # Who asks is fenced off, or has to begin anew.
+  'FAILED_PRECONDITION',  # Who asks is fenced off, or has to begin again.
   'NOT_FOUND',  # No such job or data set.
   'PERMISSION_DENIED',  # The role may not ask this.
   'RESOURCE_EXHAUSTED',  # There are too many of something.

@@ -9,9 +9,9 @@ import re
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.process_group import describe_exit
 
-_MAX_AGENTS = 20_000  # Of one job.
+_MAX_AGENTS = 20_000  # Per job.
 _MAX_TAIL = 2000  # Characters; an agent may send more than is shown.
-_MAX_FENCED = 16  # Of one name; a host does not come back so often in minutes.
+_MAX_FENCED = 16  # Per name; no host comes back so often within minutes.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,8 @@ class RendezvousConfig:
     backoff_s: Wait before the second restart in a row; doubles each time. The
       first restart comes at once.
     max_backoff_s: Longest such wait.
-    healthy_s: A generation that ran so long starts the row anew.
+    healthy_s: A generation that ran so long resets the count of restarts in a
+      row.
     grow_after_s: Hosts that wait for so long beside a job with room for them
       are taken in: it saves and starts again. 0: never.
   """
@@ -76,9 +77,10 @@ class AgentRecord:
   """One agent process, as it said last.
 
   Attributes:
-    name: Of the agent, its host and its worker.
-    incarnation: Of the process that has the name.
-    beat: What it said last; without a `free_port` its host leaves.
+    name: Name of the agent, its host and its worker.
+    incarnation: Incarnation of the process that has the name.
+    beat: Its last heartbeat; one without a `free_port` says that its host is
+      leaving.
     first_seen: When it joined.
     last_seen: When it beat last.
     changed_at: When its status changed last.
@@ -211,7 +213,7 @@ class Room:
 
     Args:
       request: The beat.
-      generation: Of the job.
+      generation: Generation of the job.
       now: Seconds.
     """
     name, incarnation = request.head.client, request.head.incarnation

@@ -19,10 +19,10 @@ from antjax.elastic.refused import Refused
 from antjax.shards import data_shard
 
 MAX_BYTES = 1 << 20
-MAX_STATE_BYTES = 32 << 20  # Of Begin and Commit.
+MAX_STATE_BYTES = 32 << 20  # In Begin and Commit.
 MAX_SHARDS = 1 << 26
 MAX_SHARD_SIZE = 1 << 20
-MAX_ITEMS = 10_000  # Of each kind in an Exchange.
+MAX_ITEMS = 10_000  # Per kind, in an Exchange.
 MAX_WANTED = 1000
 _MAX_LOG = 64 << 10
 _MAX_TEXT = 4096

@@ -71,9 +71,9 @@ class ServiceLedgerClient:
       share,
     )
     self._is_stream = data_set.is_stream
-    self._base: ledger_state.State | None = None  # Of the next pass.
+    self._base: ledger_state.State | None = None  # State of the next pass.
     self._round = 0  # How often `start` and `load` were called.
-    self._number = 0  # Of the pass that goes on; 0: none.
+    self._number = 0  # Number of the current pass; 0: none.
     self._is_waiting = False
     self.ended_s = 0.0  # When `lease` last gave None, by the steady clock.
     self._held: dict[DataShard, np.ndarray] = {}  # Consumed, by whomever.

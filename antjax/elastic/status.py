@@ -24,15 +24,15 @@ from antjax.elastic.view import ClusterView, WorkerView
 from antjax.elastic.windows import Slice
 from antjax.shards.ledger import Ledger
 
-# Of these, all jobs share: each gets its part, at least a few.
+# All jobs share these: each gets its part, at least a few.
 MAX_JOBS = 16
 MAX_WORKERS = 256
 MAX_AGENTS = 128
 MAX_DATA_SETS = 64
 MAX_GENERATIONS = 64
 MAX_ACTIONS = 128
-MAX_POINTS = 40  # Of a worker's batch times.
-MAX_SET_ASIDE = 10  # Of a data set.
+MAX_POINTS = 40  # Batch times per worker.
+MAX_SET_ASIDE = 10  # Per data set.
 MAX_EXIT_CODES = 32
 _SILENT_S = 15.0
 _FEW = 8

@@ -49,7 +49,7 @@ class Rates:
     self, job: str, data_set: str, value: float, now: float
   ) -> float | None:
     """Notes a value; returns its growth a second, None: not known yet."""
-    if len(self._points) > _MAX_DATA_SETS:  # Of jobs that are long over.
+    if len(self._points) > _MAX_DATA_SETS:  # Some belong to jobs long over.
       self._points.clear()
     points = self._points.setdefault((job, data_set), deque(maxlen=128))
     if points and (value < points[-1][1] or now < points[-1][0]):

@@ -36,7 +36,7 @@ _MAX_FIELDS = 8
 _HEAD_TIMEOUT_S = 5.0
 _REPLY_TIMEOUT_S = 15.0
 _CLOSE_TIMEOUT_S = 2.0
-_MAX_AGE_S = 0.9  # Of a snapshot, so that a poll a second finds a new one.
+_MAX_AGE_S = 0.9  # Age of a snapshot: one poll a second gets a new one.
 _MIN_GZIP_BYTES = 1024
 _NO_LOG = std_logging.Logger('status page', std_logging.WARNING)
 _NO_REQUEST = 'Not an HTTP/1.1 request.'
@@ -215,7 +215,7 @@ class StatusPage:
       body = json.dumps(
         snapshot, separators=(',', ':'), allow_nan=False, ensure_ascii=False
       )
-    # Whatever it is, the service beside the page goes on.
+    # Whatever it is, the service beside the page keeps running.
     except Exception:
       logging.exception('The status page could not take a snapshot.')
       return _text(
@@ -350,7 +350,7 @@ class _Connection(web.RequestHandler):
     if status != 400:
       logging.error('The status page failed.', exc_info=exc)
       return _last(_text(500, 'The page failed; the log says why.'))
-    # Of too many headers it knows no class of its own.
+    # It has no exception class of its own for too many headers.
     if isinstance(exc, http_exceptions.LineTooLong) or (
       message or ''
     ).startswith('Too many headers'):

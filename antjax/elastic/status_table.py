@@ -207,8 +207,8 @@ def render(snapshot: _Json, width: int = 120) -> rich.console.Group:
   """Returns a snapshot (see `status.Snapshots`) for rich to print.
 
   Args:
-    snapshot: Of the coordinator.
-    width: Of the terminal in characters.
+    snapshot: Snapshot of the coordinator.
+    width: Width of the terminal in characters.
   """
   parts: list[rich.console.RenderableType] = []
   for job in snapshot['jobs']:

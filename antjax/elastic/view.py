@@ -67,7 +67,7 @@ class WorkerView:
       steps where the speed has jumped in it; None: no step yet.
     long_s_per_sample: Median over the time slices of the long window, so that
       a short bad spell does not show; None: no step yet.
-    last_s_per_sample: Of the newest step; None: none yet.
+    last_s_per_sample: Seconds per sample in the newest step; None: none yet.
     prior_s_per_sample: Before it is measured: its own figure of an earlier
       generation, or that of its device kind; None: neither is known.
     is_measured: It has made the minimum number of steps in this generation.
@@ -83,11 +83,11 @@ class WorkerView:
     num_samples: In the long window.
     samples_per_micro_batch: Mean over the long window; 0: unknown.
     max_micro_batches: What it can take in a step; 0: no limit.
-    moments: Of the steps in the long window.
+    moments: Moments over the steps in the long window.
     device_kind: As the device names itself.
     num_devices: Local devices.
     restarts: Generations begun after its first one.
-    cpu_share: Of all cores of its host, 0 to 1.
+    cpu_share: Share of all cores of its host in use, 0 to 1.
     rss_bytes: Memory that the worker uses.
     memory_bytes: Memory of its host.
     step: Newest step.
@@ -136,19 +136,21 @@ class ClusterView:
   Attributes:
     job: Name.
     generation: That runs.
-    workers: Of that generation, by name.
-    global_micro_batches: Of a step, over all workers, as the job was set up;
-      0: unknown yet.
+    workers: Workers of that generation, by name.
+    global_micro_batches: Number of micro-batches of a step, over all workers,
+      as the job was set up; 0: unknown yet.
     lr_scale: In force.
     deadline_s: In force; 0: none.
     remaining_samples: To the end of the job; None: unknown.
-    samples_per_s: Of all workers, over the short window; 0: unknown.
+    samples_per_s: Samples per second of all workers, over the short window; 0:
+      unknown.
     restart_cost_s: Median of the restarts seen, or a default, plus the work
       since the last commit, which a restart repeats.
     pending_s: The longest that hosts waited to be placed, lately.
     restarts_left: Restarts that a policy may still ask for now.
-    exchange_s: Of a step, from the last worker's micro-batches to its end: the
-      exchange and the update; 0: unknown.
+    exchange_s: Seconds of a step from the end of the last worker's
+      micro-batches to the end of the step: the exchange and the update; 0:
+      unknown.
     usual_exchange_s: The same while no worker was slow; None: it was never so.
     exit_codes: Exit code of a worker -> how often.
   """

@@ -32,10 +32,11 @@ class MonitorConfig:
     min_steps: Steps before a worker's figures count.
     num_warmup_steps: First steps of a generation that are left out, beside the
       very first one, which compiles and which no worker reports.
-    restart_cost_s: Of a restart, before one has been seen.
+    restart_cost_s: Cost of a restart in seconds, until one has been seen.
     pending_memory_s: For how long a wait for hosts is remembered.
-    max_workers: Of a job; beyond, the one not heard of for longest goes.
-    max_jobs: The same for jobs.
+    max_workers: Largest number of workers of a job; beyond it, the one silent
+      for longest is dropped.
+    max_jobs: Largest number of jobs, likewise.
   """
 
   short_s: float = 30.0
@@ -100,7 +101,7 @@ class Slice:
     rest_s: Neither: to get input, to update, to save.
     input_s: The part of rest_s that other workers did not take as well: to get
       input, as far as can be told.
-    moments: Of micro-batches and busy seconds of these steps.
+    moments: Moments of micro-batches and busy seconds over these steps.
   """
 
   number: int
@@ -124,7 +125,7 @@ class WorkerRecord:
   """A worker in one generation; what outlives it is handed on.
 
   Attributes:
-    generation: Of the job.
+    generation: Generation of the job.
     heard_at: Time of the last heartbeat.
     restarts: Generations before, since it was first heard of.
     was_persistent: Persistently slow in the generation before, and not yet
@@ -138,8 +139,8 @@ class WorkerRecord:
     first_at: When the first step came that counts.
     samples_per_s: In whole steps, the waiting for others among them; as
       measured last.
-    rest_s: Of a step, neither computing nor waiting for others; as measured
-      last, None: unknown.
+    rest_s: Seconds of a step spent neither computing nor waiting for others; as
+      measured last, None: unknown.
   """
 
   def __init__(
@@ -200,8 +201,8 @@ class WorkerRecord:
     Args:
       time: The step.
       now: When it was told.
-      usual_rest_s: Of a step, neither computing nor waiting for others, for
-        the worker that has least of it.
+      usual_rest_s: Seconds of a step spent neither computing nor waiting for
+        others, for the worker that has least of it.
     """
     last = self._last_step
     if not _is_sound(time) or (
@@ -266,10 +267,10 @@ class WorkerRecord:
     """Measures it; returns all figures, the state being the last verdict.
 
     Args:
-      name: Of the worker.
-      quota: Of the plan in force; None: it does not name this worker.
-      default_quota: Of workers that no plan names.
-      kind_s_per_sample: Of its device kind, if known.
+      name: Name of the worker.
+      quota: Quota in the current plan; None: it does not name this worker.
+      default_quota: Quota of workers that no plan names.
+      kind_s_per_sample: Seconds per sample of its device kind, if known.
       now: Time.
     """
     filled = [s for s in self.slices(now) if s.num_steps]

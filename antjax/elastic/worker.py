@@ -59,8 +59,8 @@ class Agent:
       address: host:port of the coordinator.
       job: Name of the job.
       worker: Name of this worker: another process of the name replaces it.
-      generation: Of the job, as its agent says; 0 without agents.
-      rank: Of this worker among `num_workers`.
+      generation: Generation of the job, from its agent; 0 without agents.
+      rank: Rank of this worker among `num_workers`.
       num_workers: Workers of the job.
       token: Bearer token; empty for none.
       tls_dir: Folder with ca.pem, cert.pem and key.pem; empty: no TLS.
@@ -155,7 +155,7 @@ class Agent:
 
     Raises:
       CoordinatorGoneError: The commit of the last checkpoint could not be
-        delivered; the checkpoint is there, and a restart goes on from it.
+        delivered; the checkpoint is there, and a restart resumes from it.
     """
     if self._pulse.is_ending:
       return
@@ -192,10 +192,10 @@ class Agent:
       source: The records, on every worker the same. One with `poll() -> (number
         of records, is closed)` is a stream that grows, such as
         `antjax.data.stream.FileStream`: read once, in order.
-      name: Of the data set in the job.
+      name: Name of the data set in the job.
       shard_size: Records in a lease.
-      seed: Of the order.
-      num_epochs: Passes over the data in all; None for no end.
+      seed: Seed of the order.
+      num_epochs: Number of passes over the data; None for no end.
       key_field: See `LeasedDataset`.
       at_most_once: Rather lose records than read them twice: what was ever
         leased is not leased again, whatever dies.
@@ -258,7 +258,7 @@ class Agent:
 
     Args:
       num_items: Items of all workers together.
-      name: Of the work in the job.
+      name: Name of the work in the job.
       shard_size: Items of a range; the last one may have fewer.
 
     Raises:
@@ -353,7 +353,7 @@ class Agent:
     """Reports that a checkpoint is committed; returns at once.
 
     Args:
-      step: Of the checkpoint.
+      step: Step of the checkpoint.
       input_state: The merged state of the whole input pipeline in it.
     """
     self._pulse.check()
@@ -377,8 +377,9 @@ class Agent:
 
     Args:
       device_kind: Such as 'cpu' or 'TPU v5e'.
-      num_devices: Of this process.
-      max_micro_batches: That it can do in a step; 0: not known.
+      num_devices: Number of devices of this process.
+      max_micro_batches: Most micro-batches that it can do in a step; 0: not
+        known.
     """
     self._pulse.description = {
       'device_kind': device_kind,

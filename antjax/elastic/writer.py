@@ -55,7 +55,7 @@ class Writer:
     num_changes: Messages written.
     num_bytes: Bytes written.
     commit_s: Seconds that this took.
-    error: Why the journal could not be written; nothing may go on then.
+    error: Why the journal could not be written; nothing may proceed then.
     has_failed: Set then.
   """
 
@@ -174,7 +174,7 @@ class Writer:
     waiting, self._writing = self._writing or [], None
     error = done.exception()
     if error is not None:
-      # What is in memory is ahead of what is on disk: it must not go on.
+      # What is in memory is ahead of what is on disk: it must not continue.
       self.error = RuntimeError(f'the journal cannot be written: {error}')
       self.has_failed.set()
       waiting += self._waiting

@@ -99,7 +99,7 @@ class KeyIndex:
     while rows.size:
       is_free = self._table[at] < 0
       self._table[at[is_free]] = rows[is_free]
-      # Of several that came to one place, the one that stands there stays.
+      # If several keys reach one slot, the one written there stays.
       goes_on = self._table[at] != rows
       rows, at = rows[goes_on], self._next(at[goes_on])
 

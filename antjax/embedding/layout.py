@@ -165,7 +165,8 @@ def new_rows(spec: TableSpec, key: jax.Array, ids: jax.Array) -> jax.Array:
 
   Args:
     spec: The table.
-    key: Of all tables; a row depends on it, the table's name and its id only.
+    key: Random key of all tables; a row depends on it, the table's name and its
+      id only.
     ids: int [...]; a row beyond the table is zero.
   """
   table_key = jax.random.fold_in(key, zlib.crc32(spec.name.encode()))

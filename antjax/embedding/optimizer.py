@@ -10,6 +10,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from antjax.embedding.lookup import add_rows
+
 Slots = dict[str, jax.Array]
 LearningRate = float | Callable[[jax.Array], jax.Array]
 
@@ -132,7 +134,7 @@ def apply_to_rows(
     table: [V, D].
     slots: Its slots, [V] or [V, D] each.
     ids: int32 [L, C], n = L C: L lists, each rising and without repetition but
-      for its end, where V stands for no row.
+      for its end, where V means no row.
     grads: [n, D].
     step: int32 scalar, steps done so far.
     lr_scale: Factor of the rows' changes; None is 1.
@@ -141,7 +143,7 @@ def apply_to_rows(
   order = jnp.arange(ids.size, dtype=jnp.int32)
   if len(ids) > 1:
     leader = first_mentions(ids)
-    grads = jnp.zeros_like(grads).at[leader].add(grads, mode='drop')
+    grads = add_rows(ids.size, grads, leader)
     is_leader = leader == order
   else:
     is_leader = jnp.ones_like(order, bool)
@@ -171,7 +173,7 @@ _MAX_SEARCHED_LISTS = 8
 
 
 def first_mentions(ids: jax.Array) -> jax.Array:
-  """Where in rising lists [L, C] each id stands first, int32 [L C].
+  """Where in sorted lists [L, C] each id appears first, int32 [L C].
 
   Takes O(L^2 C log C) for few lists, which beats the sort of all on CPU, and
   O(L C log(L C)) for many.

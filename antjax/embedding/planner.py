@@ -49,8 +49,8 @@ class Placement:
 
   Attributes:
     level: The level.
-    state_bytes: Of the table and its slots on each device.
-    inter_bytes: Sent to other groups by a device in a step.
+    state_bytes: Bytes of the table and its slots on each device.
+    inter_bytes: Bytes that a device sends to other groups in a step.
     intra_bytes: Sent inside its group by a device in a step.
     step_s: Seconds of a step that the table takes.
   """

@@ -96,7 +96,7 @@ _MAX_SCRATCH = 1 << 26
 
 
 class _Scratch(threading.local):
-  """Memory that is kept from batch to batch: touching it anew costs more."""
+  """Memory that is kept from batch to batch: allocating it again costs more."""
 
   array = np.empty((0,), np.int32)
 

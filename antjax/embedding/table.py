@@ -24,6 +24,7 @@ from antjax.embedding.layout import (
   Stack,
   TableSpec,
 )
+from antjax.embedding.lookup import take_rows
 from antjax.embedding.optimizer import apply_to_rows, apply_to_table
 from antjax.mesh.mesh import check_mesh, INTER, INTRA
 from antjax.mesh.paro import Level
@@ -319,7 +320,7 @@ class EmbeddingTables:
       index = [by_path[i][1] for i in mine]
       flat = jnp.concatenate([x.reshape(-1) for x in index])
       flat = jnp.where(flat < 0, rows[name].shape[0], flat)
-      found = rows[name].at[flat].get(mode='fill', fill_value=0)
+      found = take_rows(rows[name], flat)
       ends = np.cumsum([x.size for x in index])[:-1]
       for i, x, part in zip(mine, index, jnp.split(found, ends), strict=True):
         vectors[i] = part.reshape(*x.shape, -1)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Growing vocabularies: keys become rows of a table of fixed size.
 
-A `Vocabulary` stands in the input pipeline: it admits a key once it was seen
+A `Vocabulary` is part of the input pipeline: it admits a key once it was seen
 often enough, gives it a row (a slot), and takes the row from a key that is no
 longer worth one. A row that is given a second time has to be made new on the
 devices: `antjax.train.state.reset_rows`. `hash_ids` is the alternative without
@@ -281,7 +281,7 @@ class Vocabulary:
     rows = np.flatnonzero(self._slots.is_used)
     return self._slots.index.keys[rows], rows.astype(np.int32)
 
-  # Saved and restored: it goes on exactly as it would have.
+  # Saved and restored: it continues exactly as it would have.
 
   def state(self) -> dict[str, np.ndarray]:
     """Everything that it knows, as arrays; the config as JSON text."""

@@ -54,12 +54,13 @@ def choose_paro(
     params: Tree of arrays or ShapeDtypeStructs.
     optimizer: As for `Trainer`.
     mesh: The job's.
-    links_file: Of an earlier `launch/plan.py --measure`; empty: measured now.
-    num_micro_batches: Of a step.
+    links_file: Link speeds written by `launch/plan.py --measure`; empty:
+      measure them now.
+    num_micro_batches: Number of micro-batches of a step.
     compute_s: Seconds that a device computes on a micro-batch; 0 where nobody
       knows, and then communication alone decides.
     device_bytes: Memory of a device; None takes what the device says.
-    **options: Of `planner.plan`.
+    **options: Options of `planner.plan`.
 
   Raises:
     ValueError: No such code, or none fits into the devices.

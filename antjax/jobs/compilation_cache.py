@@ -5,7 +5,7 @@
 JAX writes its persistent cache on process 0 alone. That does for programs of
 all processes, which have one key. A program of a process's own devices, such as
 the micro-batches of an elastic step, has another key on each process: all but
-process 0 would compile theirs anew at each restart, and hosts that share no
+process 0 would compile theirs again at each restart, and hosts that share no
 folder would keep nothing at all. With three processes on two cores that is most
 of the time that a restart takes.
 

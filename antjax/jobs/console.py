@@ -29,8 +29,6 @@ _JOBS = {
 # Those that do not: they start without JAX.
 _SCRIPTS = {
   'prepare-data': 'prepare_data',
-  'prepare-behaviors': 'prepare_behaviors',
-  'prepare-sequences': 'prepare_sequences',
   'prepare-text': 'lm.prepare_text',
   'make-antm2c-synthetic': 'clicks.make_synthetic',
   'encode-images': 'clicks.encode_images',
@@ -59,7 +57,7 @@ def main() -> None:
       f'{name or "no command"}: give one of {", ".join(sorted(COMMANDS))}.'
     )
   module = importlib.import_module(f'antjax.jobs.{COMMANDS[name]}')
-  if hasattr(module, 'run'):  # It takes what stands behind `--`.
+  if hasattr(module, 'run'):  # It takes the arguments after `--`.
     module.run()
   elif name in _JOBS:
     from antjax.jobs import job

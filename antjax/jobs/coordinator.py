@@ -6,7 +6,7 @@
   python -m launch.coordinator --port=7070 --status
   python -m launch.coordinator --port=7070 --operate=restart --job=ctr
 
-Killed at any instant and started again with the same journal, it goes on;
+Killed at any instant and started again with the same journal, it resumes;
 workers and agents wait for it. It needs no accelerator and imports no jax.
 """
 
@@ -116,7 +116,7 @@ class Config:
     float, 'Wait before the second restart in a row; doubles each time.'
   ] = 1.0
   restart_ended: Annotated[
-    bool, 'Jobs of the journal that have ended go on, with a new budget.'
+    bool, 'Jobs of the journal that have ended resume, with a new budget.'
   ] = False
   status: Annotated[
     bool, 'Show the status of a running coordinator instead.'

@@ -56,5 +56,5 @@ class EarlyStopping:
       self._best, self.best_step, self._num_worse = value, step, 0
       return
     self._num_worse += 1
-    if value == self._best:  # Of equals, the newest checkpoint is kept.
+    if value == self._best:  # On a tie the newest checkpoint is kept.
       self.best_step = step

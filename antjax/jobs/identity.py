@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a run was trained with, so that it goes on with that.
+"""What a run was trained with, so that it resumes with the same.
 
 Shapes tell much apart and not all. Vectors of another model, of another cut or
 of other texts have the same width, and tables of other data perhaps as many
@@ -17,7 +17,7 @@ from antjax.report import job_report
 from antjax.train import checkpoint
 
 _FILE = 'made_of.json'
-_OLD_FILE = 'data.json'  # Of train_lm, before it shared this file.
+_OLD_FILE = 'data.json'  # Written by earlier versions of train_lm.
 
 
 def of_data(description: Mapping[str, Any]) -> str:
@@ -35,11 +35,12 @@ def check(
   is_part: bool = False,
   advice: str = '',
 ) -> None:
-  """Refuses to go on with something else than the run so far.
+  """Refuses to resume with inputs other than those of the run so far.
 
   Args:
-    run_dir: Of the run; one that has not begun is fine.
-    made_of: JSON-able, by what people call it.
+    run_dir: Folder of the run, which need not have started.
+    made_of: What the run was made of, JSON-able, keyed by the names that
+      messages use.
     models: Folders in `run_dir` that may hold checkpoints of the run.
     is_part: Whether what `made_of` does not name may be anything.
     advice: What the error says behind "another run folder".

@@ -111,8 +111,8 @@ class Job:
   def save_config(self) -> None:
     """Writes `<run_dir>/config.json`, on process 0; again changes nothing.
 
-    Call it once it is sure that the run can go on in this folder: a config that
-    does not fit the checkpoints there must not take the place of theirs.
+    Call it once it is sure that the run can resume in this folder: a config
+    that does not fit the checkpoints there must not take the place of theirs.
     """
     if not self.is_main:
       return

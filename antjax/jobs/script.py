@@ -33,7 +33,7 @@ class StopRequest:
 
   Inside `deferred()` the first signal only sets the answer, so that the loop
   can save and leave; a second one, or any outside, raises KeyboardInterrupt
-  where the program stands. Processes of one job get their signals at different
+  where the program is. Processes of one job get their signals at different
   steps: agree on the step to stop at.
   """
 
@@ -116,7 +116,7 @@ def run(
     default_config: Frozen dataclass whose fields become the flags.
     define_flags: Defines flags that are no part of the config.
     exit_code_of: Error -> exit code; a `flags.Error` stands for all flags.
-    takes_command: Whether what stands behind the flags is a command, which
+    takes_command: Whether the arguments after the flags are a command, which
       `main` gets too.
   """
   if os.getcwd() not in sys.path:  # For --model=my_model:Net, a file here.

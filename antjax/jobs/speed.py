@@ -22,8 +22,8 @@ def matmul_flops(dtype: Any, size: int | None = None) -> float:
   Devices that share cores share their speed too. The best of a few runs.
 
   Args:
-    dtype: Of the matrices.
-    size: Their width; by default 512 on CPU, 8192 elsewhere.
+    dtype: Dtype of the matrices.
+    size: Width of the matrices; by default 512 on CPU, 8192 elsewhere.
   """
   devices = jax.local_devices()
   if size is None:

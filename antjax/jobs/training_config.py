@@ -41,7 +41,7 @@ class TrainingConfig(JobConfig):
   ] = 1
   shard_size: Annotated[int, 'Examples in a DataShard.'] = 256
   checkpoint_every: Annotated[int, 'Steps between checkpoints.'] = 500
-  seed: Annotated[int, 'Of parameters, shuffles and draws.'] = 0
+  seed: Annotated[int, 'Seed of parameters, shuffles and samples.'] = 0
 
   def __post_init__(self) -> None:
     super().__post_init__()
@@ -68,7 +68,7 @@ class ExamplesConfig(TrainingConfig):
   batch_size: Annotated[int, 'Examples of a step, all devices together.'] = 256
   compute_dtype: Annotated[
     Literal['float32', 'bfloat16'],
-    'Of activations and of the copy of the parameters that computes.',
+    'Dtype of activations and of the compute copy of the parameters.',
   ] = 'float32'
   evaluate_every: Annotated[
     int, 'Steps between validations; 0: at the end only.'

@@ -53,7 +53,7 @@ def worker_env(
     xla_flags.append(f'{terminate}=300')
   env['XLA_FLAGS'] = ' '.join(xla_flags)
   if platform == 'cpu':
-    # XLA frees a step's memory after it: with small pages, getting 1 GB anew
+    # XLA frees a step's memory after it: with small pages, getting 1 GB again
     # is a sixth of a step of 2.5 s.
     env.setdefault('GLIBC_TUNABLES', 'glibc.malloc.hugetlb=1')
   return checkout_env(env)
@@ -88,7 +88,7 @@ def agent_env(
     assignment: Which rank of which generation it is.
     coordinator: host:port of antjax's coordinator.
     job: Name of the job.
-    name: Of this agent and its worker.
+    name: Name of this agent and its worker.
     devices_per_host: Virtual CPU devices; 0 leaves them to JAX.
     platform: JAX platform; '' leaves it to JAX.
     token_file: File with the worker's token; '': none.

@@ -60,7 +60,7 @@ class Experts(nnx.Module):
       parts = jnp.split(x, self.num_experts, axis=1)
       y = [linear(part) for linear, part in zip(layer, parts, strict=True)]
       x = jax.nn.relu(jnp.concatenate(y, axis=1))
-    return x.reshape(len(x), self.num_experts, self.out_features)
+    return x.reshape(x.shape[0], self.num_experts, self.out_features)
 
 
 def mix(score_BE: jax.Array, experts_BEO: jax.Array) -> jax.Array:

@@ -19,7 +19,7 @@ A layer whose input depends on nothing that adapts, such as the first one when
 embedding rows do not adapt, also computes `x W` and `x H^T` once for all steps,
 and so does its backward pass.
 
-It works on any `nnx.Module` built of `nnx.Linear`: a model is merged anew for
+It works on any `nnx.Module` built of `nnx.Linear`: a model is merged again for
 each forward pass and the `dot_general` attribute of its linear layers, which
 Flax offers for this, is replaced on that copy. Every other leaf (norms,
 embedding rows, a kernel too small to gain) adapts plainly. A kernel that is

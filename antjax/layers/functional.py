@@ -17,7 +17,7 @@ class Functional(Generic[M]):
   """Parameters apart from the module that computes with them.
 
   A step holds, shards and differentiates the parameters; inside of it `merge`
-  makes the module anew.
+  rebuilds the module.
   """
 
   def __init__(self, make: Callable[[nnx.Rngs], M]):

@@ -27,7 +27,7 @@ from antjax.collectives import varying
 # rows of a block, P = pieces: n blocks and G - 1 beginnings of groups.
 
 _MAX_BLOCKS = 32
-_MIN_ROWS = 64  # Of a block; smaller products run slowly.
+_MIN_ROWS = 64  # Per block; smaller products run slowly.
 # Pieces that are compiled one by one and run at once, which takes a fifth less
 # time and compiles in twice; more are a loop.
 _MAX_UNROLLED = 20
@@ -182,7 +182,7 @@ def _product_by_blocks(num_blocks, x_BI, kernel_IGO, group_B):
 def _dkernel_by_blocks(num_blocks, num_groups, x_BI, dy_BO, group_B):
   pieces = _pieces(num_blocks, num_groups, group_B)
   size = len(x_BI) // num_blocks
-  dtype = jnp.promote_types(x_BI.dtype, jnp.float32)  # Of the sums.
+  dtype = jnp.promote_types(x_BI.dtype, jnp.float32)  # Dtype of the sums.
 
   def multiply(dkernel_GIO, piece):
     start, group, mine_R = piece

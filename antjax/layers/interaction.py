@@ -35,4 +35,5 @@ def dot_interaction(vectors_BFD: jax.Array) -> jax.Array:
   flat = products_BFF.reshape(*products_BFF.shape[:-2], -1)
   # One gather with static indices: its transpose is a scatter without
   # collisions, which is cheap on every backend.
-  return flat[..., rows * num_features + columns]
+  index = rows * num_features + columns
+  return flat.at[..., index].get(unique_indices=True)

@@ -148,8 +148,8 @@ def choose(
   """The method that 'auto' stands for.
 
   Args:
-    shape: Of the queries, [B, T, H, K].
-    dtype: Of the queries.
+    shape: Shape of the queries, [B, T, H, K].
+    dtype: Dtype of the queries.
     platform: 'cpu', 'gpu' or 'tpu'.
     has_bias: Whether scores get a bias.
     has_kernels: Whether a Pallas kernel may be called here: on one device, or

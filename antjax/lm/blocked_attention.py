@@ -149,7 +149,7 @@ def _span_bwd(mask, kept, grad_BTHK):
     grad_q_BGKQ = _product('bgks,bgsq->bgkq', k_BGKS, grad_BGSQ)
     return sums, grad_q_BGKQ.astype(q_BTHK.dtype)
 
-  # Of its inputs, so that shard_map knows over which axes it varies.
+  # Type of its inputs, so that shard_map knows over which axes it varies.
   zeros_BGSK = lax.full_like(k_BGSK, 0, jnp.float32)
   (grad_k, grad_v), grad_q = lax.scan(one, (zeros_BGSK, zeros_BGSK), blocks)
   return (
@@ -164,7 +164,7 @@ _span.defvjp(_span_fwd, _span_bwd)
 
 
 def _product(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
-  """Of the inputs' dtype, summed in fp32."""
+  """Product in the inputs' dtype, summed in fp32."""
   return jnp.einsum(subscripts, a, b, preferred_element_type=jnp.float32)
 
 

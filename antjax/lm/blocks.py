@@ -15,6 +15,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from antjax.embedding.lookup import take_rows
 from antjax.lm import attention, positions
 from antjax.lm.config import Config
 
@@ -36,7 +37,7 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 def lookup(table_VD: jax.Array, ids: jax.Array) -> jax.Array:
   """Rows [..., D] of a table, in its dtype."""
   # By fp32, so that the rows' gradients are added up in fp32.
-  return table_VD.astype(jnp.float32)[ids].astype(table_VD.dtype)
+  return take_rows(table_VD.astype(jnp.float32), ids).astype(table_VD.dtype)
 
 
 def embed(

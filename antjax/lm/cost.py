@@ -57,7 +57,7 @@ def activation_bytes(
     config: The model.
     num_sequences: Sequences in a device's micro-batch.
     num_tokens: Length of a sequence.
-    dtype: Of the computation; None is fp32.
+    dtype: Dtype of the computation; None is fp32.
   """
   size = jnp.dtype(dtype or jnp.float32).itemsize
   tokens = num_sequences * num_tokens

@@ -70,7 +70,7 @@ def generate(
     key: Random key.
     num_tokens: Tokens to add to each prompt.
     sampling: How to draw them.
-    end_token: After it a sequence goes on with nothing but it.
+    end_token: Token that ends a sequence; only it follows.
 
   Returns:
     int32 [B, num_tokens].
@@ -152,7 +152,7 @@ def _prefill(config, params, prompts_BP, num_places: int):
 def _step(config, params, tokens_B, positions_B, cache):
   """Runs one token a sequence at its position; returns hidden [B, D], cache.
 
-  What a shorter prompt's padding left in the cache lies behind the sequence's
+  What a shorter prompt's padding left in the cache is behind the sequence's
   position, and is written over before it comes to be seen.
   """
   place_B1 = positions_B[:, None]

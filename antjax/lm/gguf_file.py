@@ -17,7 +17,7 @@ _PLAIN = (gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16)
 
 
 class _Reader(gguf.GGUFReader):
-  """A reader that fails at the end of the file, where gguf's own goes on.
+  """A reader that fails at the end of the file, unlike gguf's own.
 
   Plain buffers are also several times faster than slices of a memory map.
   """

@@ -36,10 +36,10 @@ def add(
   matrix.
 
   Args:
-    params: Of a whole model, or of a half with layers.
+    params: Parameters of a whole model, or of a half with layers.
     key: Random key.
     rank: Width r of the adapters.
-    targets: Of `TARGETS`; those that the model has.
+    targets: Names from `TARGETS`; those that the model has are adapted.
 
   Raises:
     ValueError: A rank below 1, a target that the model does not have, or

@@ -21,6 +21,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from antjax.embedding.lookup import take_rows
 from antjax.lm import blocks, positions, transformer
 from antjax.lm.config import Config
 
@@ -56,7 +57,7 @@ def hidden(
     config: The model.
     params: From `transformer.init` or `load_pretrained`, in the dtype to
       compute in.
-    lanes: The texts. A text lies in one row.
+    lanes: The texts. Each text is in one row.
     num_chunks: Parts that run after one another; divides the rows of each lane.
     at: int32 [M], the slots that are wanted; None: all. With one chunk the last
       layer's MLP runs for no others.
@@ -88,7 +89,7 @@ def hidden(
     parts.append(part.reshape(-1, x_CSD.shape[-1]))
     start += size
   x_SD = jnp.concatenate(parts)
-  return x_SD if at is None else x_SD[at]
+  return x_SD if at is None else take_rows(x_SD, at)
 
 
 def _hidden(

@@ -15,6 +15,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from antjax.embedding.lookup import take_rows
 from antjax.lm.config import Config
 
 # Shape suffixes: B = sequences, T = query tokens, S = key tokens, H = heads,
@@ -68,8 +69,8 @@ def extend_learned(
   al. 2020, https://arxiv.org/abs/2004.05150, section 5).
 
   Args:
-    config: Of a model with positions='learned'; others are returned as they
-      are.
+    config: Configuration of a model with positions='learned'; others are
+      returned as they are.
     params: Its parameters.
     max_positions: Positions to have; fewer than now changes nothing.
   """
@@ -115,7 +116,8 @@ def relative_bias(
     distance_TS = jnp.abs(offset_TS)
   classes = jnp.asarray(distance_classes(half, config.relative_max_distance))
   buckets += classes[jnp.minimum(distance_TS, config.relative_max_distance)]
-  return jnp.moveaxis(table.astype(jnp.float32)[buckets], -1, -3)
+  bias = take_rows(table.astype(jnp.float32), buckets)
+  return jnp.moveaxis(bias, -1, -3)
 
 
 def distance_classes(num_classes: int, max_distance: int) -> np.ndarray:

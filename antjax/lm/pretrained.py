@@ -54,7 +54,7 @@ def load_pretrained(
     path: A folder with config.json and model.safetensors (or its index), or a
       .gguf file, or a folder with one. Families: Llama, Qwen2, OPT, BERT, T5's
       encoder; as GGUF Llama and Qwen2.
-    dtype: Of the parameters; None: as stored (quantized ones as fp32).
+    dtype: Dtype of the parameters; None: as stored (quantized ones as fp32).
     shardings: One for all leaves, or a tree like the parameters'; None: the
       default device.
 

@@ -29,8 +29,8 @@ def load_tokenizer(
 
   Args:
     path: Folder with a tokenizer.json, .gguf file, or folder with one.
-    vocab_size: Of the model that is to read the ids; it may be larger than the
-      tokenizer's. None: nobody checks that they fit.
+    vocab_size: Vocabulary size of the model that reads the ids; it may be
+      larger than the tokenizer's. None: nobody checks that they fit.
 
   Raises:
     FileNotFoundError: There is no tokenizer.

@@ -25,7 +25,7 @@ PyTree = Any
 # average) MiniLM's three layers take 11 % less processor time with them than
 # with powers of 2 alone.
 LENGTHS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-# Of a device. On a CPU larger batches are no faster, and the last one of a
+# Per device. On a CPU larger batches are no faster, and the last one of a
 # length is emptier (measured: 2,048 takes 20 % less time than 8,192).
 CPU_TOKENS = 2048
 # Enough for an accelerator to be busy; not measured.
@@ -57,8 +57,8 @@ class TextEncoder:
       params: In the dtype to compute in.
       dim: D.
       max_tokens: Tokens of a text at most.
-      tokens_per_batch: Of each device, but at least one text; None: CPU_TOKENS
-        or DEVICE_TOKENS.
+      tokens_per_batch: Number of tokens per device, at least one text; None:
+        CPU_TOKENS or DEVICE_TOKENS.
       devices: To compute on; None: all of this process.
     """
     devices = jax.local_devices() if devices is None else devices

@@ -95,7 +95,7 @@ class _Manifest:
   vocabulary_rows: int
   rows: int
   num_tokens: int
-  texts: str = ''  # Of all rows; '' where an older version made the cache.
+  texts: str = ''  # Digest of all rows; '' in caches of older versions.
 
 
 class TokenCache:

@@ -23,6 +23,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from antjax.collectives import layerwise
+from antjax.embedding.lookup import pick, take_rows
 from antjax.lm import blocked_attention, blocks
 from antjax.lm import positions as positions_lib
 from antjax.lm.config import Config as Config
@@ -244,7 +245,11 @@ def run_layers(
   """
 
   def chosen(x):  # [B, T, ...] -> [1, M, ...]
-    return x.reshape(1, -1, *x.shape[2:])[:, at]
+    rows = x.reshape(-1, *x.shape[2:])
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+      return rows[at][None]
+    found = take_rows(rows.reshape(len(rows), -1), at)
+    return found.reshape(1, -1, *x.shape[2:])
 
   if 'layers' not in params:
     return x_BTD if at is None else chosen(x_BTD)
@@ -354,8 +359,7 @@ def _token_losses(x_BTD, kernel_DV, next_BT, max_logits: int) -> jax.Array:
   def chunk_losses(x_BCD, kernel_DV, next_BC):
     logits_BCV = blocks.scores(x_BCD, kernel_DV.astype(x_BCD.dtype))
     log_z = jax.nn.logsumexp(logits_BCV, axis=-1)
-    chosen = jnp.take_along_axis(logits_BCV, next_BC[..., None], axis=-1)
-    return log_z - chosen[..., 0]
+    return log_z - pick(logits_BCV, next_BC)
 
   B, T = next_BT.shape
   num_chunks = -(-(B * T * kernel_DV.shape[1]) // max_logits)

@@ -11,7 +11,7 @@ _KERNELS = 'xla_cpu_experimental_ynn_fusion_type'
 
 
 def options(mesh: jax.sharding.Mesh) -> dict[str, str]:
-  """`compiler_options` of `jax.jit`; empty where XLA's own choice stands.
+  """`compiler_options` of `jax.jit`; empty to keep XLA's own choice.
 
   XLA:CPU gives matrix products to YNNPACK unless it is told not to. With
   Eigen's, steps of click models, whose inputs the same cores make ready

@@ -163,7 +163,7 @@ def predict_by_step_fn(
   Args:
     model: the model.
     inner: how a task adapts.
-    last_step: step to go on to, at the rates of the last step of `inner`, if
+    last_step: Step to continue to, at the rates of the last step of `inner`, if
       that is more than its own number of steps.
 
   Returns:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Task records in blocks, split and laid out column by column.
 
-A block holds many tasks as numpy columns, such as `antjax.data.arrow_file`
+A block holds many tasks as numpy columns, such as `antjax.data.records`
 gives them without copies:
 
     {'rows': {column: [R] or [R, K]},

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from antjax.embedding.lookup import pick
 from antjax.meta.inner_loop import DECISION
 from antjax.networks import load
 from antjax.networks.network import Inputs, Sizes
@@ -133,7 +134,7 @@ class LabelKind:
 
   @classmethod
   def of(cls, kind: str) -> 'LabelKind':
-    """Of 'rating' (cross-entropy of the levels) or 'click' (binary)."""
+    """Loss of 'rating' (cross-entropy of the levels) or 'click' (binary)."""
     if kind == 'click':
       return cls(1, optax.sigmoid_binary_cross_entropy, click_columns)
     if kind == 'rating':
@@ -169,7 +170,7 @@ class RatingLevels:
     """Cross-entropy [B] of ratings [B], each taken as its nearest level.
 
     It cannot refuse a rating off the levels, in a compiled step: whoever
-    prepares the data does, as `antjax.data.table_raw` does.
+    prepares the data does, as `antjax.data.view_tasks` does.
     """
     logits_BL = self.logits(outputs)
     levels = jnp.asarray(self.levels, logits_BL.dtype)
@@ -177,7 +178,7 @@ class RatingLevels:
       rating_B[..., None] - levels.reshape((1,) * rating_B.ndim + (-1,))
     )
     target = jnp.argmin(distance, axis=-1)
-    return optax.softmax_cross_entropy_with_integer_labels(logits_BL, target)
+    return jax.nn.logsumexp(logits_BL, axis=-1) - pick(logits_BL, target)
 
   def logits(self, outputs: jax.Array) -> jax.Array:
     """Logits [B, L] of outputs [B, L], or of one number a row [B].

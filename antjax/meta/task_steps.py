@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from antjax.embedding.lookup import take_rows
 from antjax.layers import fast_weights
 from antjax.layers import pooling as pooling_lib
 from antjax.meta import maml
@@ -243,7 +244,7 @@ def _embeddings(model, task_rows, part):
       for name, index in features.items():
         ids[name] = index
         # Padding (-1) reads row 0 here and is masked by the pooling.
-        vectors[name] = task_rows[first][jnp.maximum(index, 0)]
+        vectors[name] = take_rows(task_rows[first], jnp.maximum(index, 0))
   return pooling_lib.pool_features(
     vectors, ids, model.pooling, part['part'].get('weights')
   )

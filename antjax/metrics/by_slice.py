@@ -46,7 +46,7 @@ class ScoreConfig:
   num_resamples: Annotated[
     int, 'Draws of the users for intervals; 0 gives none.'
   ] = 100
-  seed: Annotated[int, 'Of the draws.'] = 0
+  seed: Annotated[int, 'Seed of the resampling.'] = 0
   num_bins: Annotated[int, 'Bins of the calibration error.'] = 15
   few_users: Annotated[
     int, 'Users with 1 to this many training rows are few, with more warm.'
@@ -70,7 +70,7 @@ class Part(NamedTuple):
   Attributes:
     rows: How many.
     clicks: How many of them are clicks.
-    users: Of how many users.
+    users: Number of users.
     metrics: Name -> estimate; see `METRICS`.
   """
 
@@ -99,7 +99,7 @@ def score(
     columns: 'prediction' (a logit), 'label' (0 or 1), 'user' and 'scenario'
       (integers), 'user_count' and 'item_count' (their training rows), [N] each.
     config: How.
-    scenario_names: Of scenarios 0, 1, ...; their numbers by default.
+    scenario_names: Names of scenarios 0, 1, ...; their numbers by default.
 
   Returns:
     Part -> scores: `ALL`, `WEIGHTED`, 'scenario/<name>', 'item/zero' (and few,
@@ -157,7 +157,7 @@ class Sampled(NamedTuple):
   """Scores of one model's trainings over draws of users, from `sample`.
 
   Attributes:
-    columns: Of `score`; 'prediction' does not count.
+    columns: Columns as for `score`; 'prediction' is not read.
     chosen: Part -> bool [N], its rows.
     values: Part -> [trainings, R, metrics].
     rows: Part -> rows of each draw, [R].
@@ -179,7 +179,7 @@ def sample(
 
   Args:
     columns: As of `score`; 'prediction' may be missing.
-    logits: Of each training, with another seed each, [N].
+    logits: Logits of each training run, one seed each, [N].
     config: See `score`.
     scenario_names: See `score`.
   """
@@ -204,7 +204,7 @@ def difference(
   Args:
     first: From `sample`.
     other: Likewise, of the same rows and draws.
-    seed: Of the numbers.
+    seed: Seed of the resampling.
   """
   rng = np.random.default_rng(seed)
   means = []

@@ -82,7 +82,7 @@ def sigmoid(logit: np.ndarray) -> np.ndarray:
 
 
 def log_loss(logit_N: np.ndarray, is_click_N: np.ndarray) -> np.ndarray:
-  """Of each row, in nats."""
+  """Log-loss of each row, in nats."""
   return np.logaddexp(0, logit_N) - is_click_N * logit_N
 
 

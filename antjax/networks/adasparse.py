@@ -27,7 +27,7 @@ from antjax.networks.network import DeepConfig, Inputs, Sizes
 class AdaSparse(nnx.Module):
   """An MLP whose layers are pruned row by row."""
 
-  needs = frozenset()
+  needs: frozenset[str] = frozenset()
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
   class Config(DeepConfig):

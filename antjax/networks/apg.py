@@ -58,7 +58,7 @@ class GeneratedLinear(nnx.Module):
 class APG(nnx.Module):
   """An MLP of generated layers."""
 
-  needs = frozenset()
+  needs: frozenset[str] = frozenset()
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
   class Config(DeepConfig):

@@ -48,7 +48,7 @@ class InteractingLayer(nnx.Module):
 class AutoInt(nnx.Module):
   """Interacting layers over the fields."""
 
-  needs = frozenset()
+  needs: frozenset[str] = frozenset()
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
   class Config(Sized):

@@ -22,7 +22,7 @@ from antjax.networks.network import DeepConfig, Inputs, Sizes
 class DCNv2(nnx.Module):
   """Cross layers beside an MLP."""
 
-  needs = frozenset()
+  needs: frozenset[str] = frozenset()
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
   class Config(DeepConfig):

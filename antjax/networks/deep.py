@@ -29,7 +29,7 @@ class MLPModel(nnx.Module):
   """The deep part alone."""
 
   Config = DeepConfig
-  needs = frozenset()
+  needs: frozenset[str] = frozenset()
 
   def __init__(self, sizes: Sizes, config: DeepConfig, *, rngs: nnx.Rngs):
     self.deep = Deep(sizes.flat_width, config.widths, rngs=rngs)

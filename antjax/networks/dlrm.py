@@ -20,7 +20,7 @@ from antjax.networks.network import DeepConfig, Inputs, Sizes
 class DLRM(nnx.Module):
   """Pairwise dot products and a top MLP."""
 
-  needs = frozenset()
+  needs: frozenset[str] = frozenset()
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
   class Config(DeepConfig):
@@ -55,11 +55,11 @@ class DLRM(nnx.Module):
   def __call__(self, x: Inputs) -> jax.Array:
     """Logits [B], or [B, num_outputs] of several."""
     vectors_BFD = x.fields_BFD
-    if self.bottom is not None:
+    if self.bottom is not None and x.dense_BX is not None:
       vectors_BFD = jnp.concatenate(
         [vectors_BFD, self.bottom(x.dense_BX)[:, None]], axis=1
       )
     pairs = interaction.dot_interaction(vectors_BFD)
-    flat = vectors_BFD.reshape(len(vectors_BFD), -1)
+    flat = vectors_BFD.reshape(vectors_BFD.shape[0], -1)
     y = self.head(self.top(jnp.concatenate([flat, pairs], axis=-1)))
     return y[:, 0] if self.num_outputs == 1 else y

@@ -26,9 +26,9 @@ class Logits(NamedTuple):
   """Logits [B] of the three probabilities.
 
   Attributes:
-    click: Of a click.
-    conversion: Of a conversion after a click.
-    both: Of a click and a conversion.
+    click: Logit of a click.
+    conversion: Logit of a conversion after a click.
+    both: Logit of a click and a conversion.
   """
 
   click: jax.Array
@@ -66,7 +66,7 @@ def loss(
   """Sum of the two cross entropies, [B].
 
   Args:
-    logits: Of the model.
+    logits: Logits of the model.
     is_click: [B], 0 or 1.
     is_conversion: [B], 0 or 1; counts where there is a click.
   """

@@ -53,7 +53,7 @@ class Stream(nnx.Module):
 class FinalMLP(nnx.Module):
   """Two streams, fused."""
 
-  needs = frozenset()
+  needs: frozenset[str] = frozenset()
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
   class Config(DeepConfig):

@@ -46,7 +46,7 @@ class Fusion(nnx.Module):
     """Makes the maps.
 
     Args:
-      sizes: Of the inputs without the vectors.
+      sizes: Sizes of the inputs without the vectors.
       widths: Name of a vector -> its width; their order is that of the fields.
       way: See above.
       rngs: Source of the initial weights.

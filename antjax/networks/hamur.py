@@ -114,7 +114,7 @@ class HAMUR(nnx.Module):
   def __call__(self, x: Inputs) -> jax.Array:
     """Logits [B]."""
     h = x.flat
-    core_BRR = self.hyper(h).reshape(len(h), self.rank, self.rank)
+    core_BRR = self.hyper(h).reshape(h.shape[0], self.rank, self.rank)
     for layer, adapter in zip(self.layers[:-1], self.adapters, strict=True):
       h = adapter(jax.nn.relu(layer(h)), core_BRR, x.scenario_B)
     return self.layers[-1](h)[:, 0]

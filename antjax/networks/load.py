@@ -39,7 +39,7 @@ from antjax.networks.star import STAR
 from antjax.networks.wide_deep import WideDeep
 from antjax.networks.xdeepfm import XDeepFM
 
-SINGLE_SCENARIO: dict[str, type] = {
+SINGLE_SCENARIO: dict[str, type[Any]] = {
   'lr': LR,
   'fm': FM,
   'mlp': MLPModel,
@@ -52,7 +52,7 @@ SINGLE_SCENARIO: dict[str, type] = {
   'din': DIN,
   'bst': BST,
 }
-MULTI_SCENARIO: dict[str, type] = {
+MULTI_SCENARIO: dict[str, type[Any]] = {
   'shared_bottom': SharedBottom,
   'mmoe': MMoE,
   'ple': PLE,
@@ -64,10 +64,10 @@ MULTI_SCENARIO: dict[str, type] = {
   'hamur': HAMUR,
   'apg': APG,
 }
-MULTI_TASK: dict[str, type] = {'esmm': ESMM}
-META: dict[str, type] = {'dlrm': DLRM, 'melu': MeLU, 'cbml': CBML}
-CLICK: dict[str, type] = SINGLE_SCENARIO | MULTI_SCENARIO | MULTI_TASK
-NETWORKS: dict[str, type] = CLICK | META
+MULTI_TASK: dict[str, type[Any]] = {'esmm': ESMM}
+META: dict[str, type[Any]] = {'dlrm': DLRM, 'melu': MeLU, 'cbml': CBML}
+CLICK: dict[str, type[Any]] = SINGLE_SCENARIO | MULTI_SCENARIO | MULTI_TASK
+NETWORKS: dict[str, type[Any]] = CLICK | META
 
 
 def load(name: str, flag: str = 'model') -> type[Any]:
@@ -98,7 +98,7 @@ def load(name: str, flag: str = 'model') -> type[Any]:
       f'{flag}={name}: {where} cannot be imported ({error}); needed is a module'
       ' in the current folder, on PYTHONPATH, or installed.'
     ) from error
-  found = getattr(module, class_name, None)
+  found: Any = getattr(module, class_name, None)
   if lacking := _lacking(found):
     raise ValueError(
       f'{flag}={name}: {class_name} {lacking}; see antjax.networks.network for'
@@ -183,7 +183,7 @@ def scores(
     ValueError: It has another shape.
   """
   found = model(x)
-  size = len(x.fields_BFD)
+  size = x.fields_BFD.shape[0]
   shapes = {(size,), (size, num_outputs) if num_outputs > 1 else (size,)}
   for y in jax.tree.leaves(found):
     if y.shape not in shapes:

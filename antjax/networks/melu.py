@@ -30,7 +30,7 @@ class MeLU(nnx.Module):
   """Decision layers on all inputs."""
 
   Config = DecisionConfig
-  needs = frozenset()
+  needs: frozenset[str] = frozenset()
 
   def __init__(self, sizes: Sizes, config: DecisionConfig, *, rngs: nnx.Rngs):
     self.num_outputs = sizes.num_outputs

@@ -28,8 +28,8 @@ class MomentSums(NamedTuple):
 
   Attributes:
     count_S: Rows that count.
-    sum_SX: Of the fields.
-    square_SX: Of their squares.
+    sum_SX: Sums of the fields by scenario.
+    square_SX: Sums of their squares.
   """
 
   count_S: jax.Array

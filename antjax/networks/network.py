@@ -173,14 +173,14 @@ class Inputs(NamedTuple):
 
   def beside(self, fields_BFD: jax.Array) -> jax.Array:
     """Fields, these or what a layer made of them, and the dense inputs."""
-    flat = fields_BFD.reshape(len(fields_BFD), -1)
+    flat = fields_BFD.reshape(fields_BFD.shape[0], -1)
     if self.dense_BX is None:
       return flat
     return jnp.concatenate([flat, self.dense_BX.astype(flat.dtype)], axis=1)
 
   def joined(self, fields: Sequence[int]) -> jax.Array:
     """Some of the fields side by side, [B, len(fields) D]."""
-    none_B0 = self.fields_BFD[:, :0].reshape(len(self.fields_BFD), 0)
+    none_B0 = self.fields_BFD[:, :0].reshape(self.fields_BFD.shape[0], 0)
     chosen = [self.fields_BFD[:, field] for field in fields]
     return jnp.concatenate(chosen or [none_B0], axis=1)
 

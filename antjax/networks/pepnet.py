@@ -29,7 +29,7 @@ from antjax.networks.network import DeepConfig, Inputs, Sizes
 class PEPNet(nnx.Module):
   """EPNet on the fields, PPNet in the MLP."""
 
-  needs = frozenset()
+  needs: frozenset[str] = frozenset()
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
   class Config(DeepConfig):

@@ -40,7 +40,7 @@ class Standalone(nnx.Module):
     histories: tuple[History, ...] = (),
   ) -> Inputs:
     """What the network reads, its linear terms included."""
-    num_rows = len(fields_BFD)
+    num_rows = fields_BFD.shape[0]
     x = Inputs(
       fields_BFD,
       jnp.zeros(num_rows, fields_BFD.dtype),

@@ -7,7 +7,8 @@ fields, X^k_h = sum_{i,j} W^{k,h}_{ij} (X^{k-1}_i * X^0_j); the sums of all
 maps over D are weighed into the logit.
 
 Source: Lian et al. 2018, https://arxiv.org/abs/1803.05170, section 3. As in its
-section 3.3, maps have no activation; all maps of a layer go on and out.
+section 3.3, maps have no activation; all maps of a layer go to the next layer
+and to the output.
 """
 
 import dataclasses

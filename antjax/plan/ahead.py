@@ -40,7 +40,7 @@ def lower_step(
       micro-batches.
     num_micro_batches: As for `Trainer`.
     has_counts: Whether each group does its own number of micro-batches.
-    **options: Of `StepSpec`: loss_scale, regather ...
+    **options: Options of `StepSpec`: loss_scale, regather ...
 
   Returns:
     A `jax.stages.Lowered`; its `compile()` allocates nothing on devices.

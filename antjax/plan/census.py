@@ -58,7 +58,7 @@ class Collective:
     inter_bytes: Bytes that a device sends to other groups each time, likewise;
       times the group size, the bytes on a group's uplink.
     is_dcn: Whether it is a transfer between TPU slices.
-    name: Of the instruction.
+    name: Name of the instruction.
     chain: On TPU, a number that the parts share into which an asynchronous
       collective is cut, fused with the computation beside it.
   """
@@ -139,7 +139,7 @@ class _Program:
         self._bodies[name].append(line)
     partitions = re.search(r'num_partitions=(\d+)', text.split('\n', 1)[0])
     num = int(partitions[1]) if partitions else num_groups * group_size
-    # Of several TPU slices the text is one slice's program.
+    # For several TPU slices the text is one slice's program.
     self._num_devices = num
     if num % group_size or num_groups * group_size % num:
       raise ValueError(

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pieces of an HLO instruction's text that the census reads.
 
-Every function takes what stands behind the opcode's parenthesis, or a type.
+Every function takes the text after the opcode's parenthesis, or a type.
 """
 
 from collections.abc import Sequence

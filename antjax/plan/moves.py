@@ -35,10 +35,10 @@ class Move:
     kind: HLO opcode, as in `census.Collective`.
     axis: 'intra', 'inter' or 'both'.
     in_loop: Whether at each micro-batch, or once at the step's end.
-    num_elements: Of the larger side on one device, padding included, all
-      messages together.
+    num_elements: Number of elements of the larger side on one device, padding
+      included, all messages together.
     dtype: Dtype on the wire.
-    name: Of the leaf.
+    name: Name of the leaf.
     num_messages: Collectives it takes: one a layer for a stack in the loop.
   """
 
@@ -83,7 +83,7 @@ def moves(layout: Layout, *, regather: bool = True) -> list[Move]:
   what an optimizer adds that looks beyond single elements.
 
   Args:
-    layout: Of the state.
+    layout: Layout of the state.
     regather: As for `Trainer`: whether stacks are gathered twice.
   """
   n, m = layout.mesh.shape[INTER], layout.mesh.shape[INTRA]

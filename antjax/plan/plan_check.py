@@ -16,7 +16,7 @@ from antjax.train.state import Layout
 _SMALL = 8192
 # TPU pads what it scatters between slices to whole tiles.
 _PADDING = 1.4
-# Of a reduce-scatter whose pieces are no whole tiles: what TPU hands on then.
+# What TPU passes on where a reduce-scatter's pieces are not whole tiles.
 _EDGES = 0.05
 
 
@@ -63,9 +63,9 @@ def compare(
   the compiler takes that apart is its own affair, and counts as equal.
 
   Args:
-    layout: Of the step's state.
+    layout: Layout of the step's state.
     found: From `census.collectives`.
-    num_micro_batches: Of the step.
+    num_micro_batches: Number of micro-batches of the step.
     regather: As for `Trainer`.
   """
   has_loop = num_micro_batches > 1

@@ -4,18 +4,17 @@
 
 from collections.abc import Mapping
 import dataclasses
-import io
 import json
 import pathlib
 from typing import Any
 
 import matplotlib
-import matplotlib.backends.backend_svg
 import matplotlib.figure
 import matplotlib.ticker
 
 from antjax.plan.planner import Plan, Row
 from antjax.report import page as report_page
+from antjax.report import plots as report_plots
 
 # What others call a code.
 KNOWN_AS = {
@@ -172,13 +171,6 @@ def html(plan: Plan, facts: Mapping[str, Any]) -> str:
     rows.append(
       '<tr class="first">' + ''.join(f'<td>{c}</td>' for c in cells) + '</tr>'
     )
-  out = io.StringIO()
-  with matplotlib.rc_context({'svg.hashsalt': 'plan', 'svg.fonttype': 'path'}):
-    matplotlib.backends.backend_svg.FigureCanvasSVG(figure(plan)).print_svg(
-      out,
-      metadata={'Date': None, 'Creator': None, 'Format': None, 'Type': None},
-    )
-  svg = out.getvalue()
   note = (
     '<p class="note">Bytes of one device; sent bytes are those of a step. The'
     ' dotted line joins codes that no other beats in both memory and'
@@ -188,17 +180,14 @@ def html(plan: Plan, facts: Mapping[str, Any]) -> str:
     report_page.section('All codes', report_page.table(head, rows) + note),
     report_page.section(
       'Memory and communication',
-      f'<figure>{svg[svg.index("<svg") :]}</figure>',
+      f'<figure>{report_plots.svg(figure(plan), "plan")}</figure>',
     ),
   )
-  return report_page.PAGE.format(
-    title=f'PaRO plan: {plan.best.code}',
-    style=report_page.STYLE,
-    summary=f'<p class="lead">{report_page.text(plan.reason)}</p>',
-    facts=report_page.text(
-      ', '.join(f'{name} {value}' for name, value in facts.items())
-    ),
-    sections='\n'.join(sections),
+  return report_page.whole(
+    f'PaRO plan: {plan.best.code}',
+    plan.reason,
+    ', '.join(f'{name} {value}' for name, value in facts.items()),
+    sections,
   )
 
 

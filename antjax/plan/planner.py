@@ -7,7 +7,7 @@ Efficient Data Parallel Training of Large Language Models", section 3.1.3): of
 the codes that fit, the one with the least max(communication, compute). Bytes
 and seconds are ours: those of the collectives that the step really does, leaf
 by leaf, in two phases, priced by `antjax.collectives.cost_model`. The paper's
-own time model is in `antjax.plan.guideline`.
+own time model is in tests/plan/guideline_test.py.
 """
 
 from collections.abc import Callable
@@ -257,7 +257,7 @@ def transient_bytes(layout: Layout, regather: bool) -> int:
   update: the gradient at the optimizer's level.
 
   Args:
-    layout: Of the state.
+    layout: Layout of the state.
     regather: As for `Trainer`.
   """
   paro, mesh = layout.paro, layout.mesh

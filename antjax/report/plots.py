@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Plots of the report as SVG text that stands inside a page."""
+"""Plots of the report as SVG text to embed in a page."""
 
 from collections.abc import Mapping, Sequence
 import io

@@ -201,14 +201,14 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 class RunLog:
   """Scalars by step, in `metrics.jsonl` and as TensorBoard events.
 
-  A resumed run goes on in the same files: lines of steps >= `resume_step` (work
+  A resumed run appends to the same files: lines of steps >= `resume_step` (work
   lost with the crash, which will be done again) are dropped first, and
   TensorBoard is told to drop them too, so no step appears twice. Only process 0
   writes; on others every call does nothing.
 
   Args:
     folder: The run folder; made if missing.
-    resume_step: `state.step` at the start: 0 begins anew, dropping all lines.
+    resume_step: `state.step` at the start: 0 starts over, dropping all lines.
     write: Whether to write; None writes on process 0 only.
 
   Raises:

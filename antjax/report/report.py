@@ -3,7 +3,7 @@
 """Writes what a run was and what it reached as one self-contained HTML page.
 
 `render` is a pure function of a `Report`; nothing is fetched or looked up, so
-the page can be made anew from saved numbers and opened without a network.
+the page can be rebuilt from saved numbers and opened without a network.
 """
 
 from collections.abc import Mapping, Sequence

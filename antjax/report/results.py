@@ -82,7 +82,7 @@ class Results:
     rival = self.best(rivals, metric)
     if rival is None:
       return None
-    pair = {m: values[m] for m in (method, rival)}  # Of equals, no defeat.
+    pair = {m: values[m] for m in (method, rival)}  # A tie is no loss.
     return rival if self.best(pair, metric) == rival else None
 
 

@@ -131,7 +131,7 @@ def _lines(folder: pathlib.Path) -> Iterator[_Step | Mark | None]:
 
 @dataclasses.dataclass
 class _Sums:
-  """Of a worker in a time bin."""
+  """Figures of a worker in a time bin."""
 
   start_s: float
   end_s: float
@@ -146,7 +146,7 @@ def read(folder: str | os.PathLike[str]) -> Timeline:
   run's steps are joined by time: each block then shows their mean.
 
   Args:
-    folder: Of the run; its `timeline*.jsonl` count.
+    folder: Folder of the run, with its `timeline*.jsonl`.
   """
   folder = pathlib.Path(folder)
   waits: dict[str, list[float]] = {}  # Worker -> compute, wait, steps.
@@ -249,7 +249,7 @@ def plot(timeline: Timeline) -> str:
     start_s, end_s, wait_share = spans.T
     top, bottom = row - 0.34, row + 0.34
     if _is_joined(timeline):
-      # Of many steps, the share: their turns are too many to be seen.
+      # For many steps, the share: their turns are too many to be seen.
       turn = top + wait_share * (bottom - top)
       _boxes(axes, start_s, end_s, turn, bottom, _COMPUTE)
       _boxes(axes, start_s, end_s, top, turn, _WAIT)

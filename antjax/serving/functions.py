@@ -127,7 +127,7 @@ def _by_task(ids, vectors):
   for name, support in ids['support'].items():
     parts = {'support': support, 'query': ids['query'][name]}
     flat_TN = jnp.concatenate([_flat(x) for x in parts.values()], axis=1)
-    # Each id's vector stands where the task has it first.
+    # Each id's vector is where the task has it first.
     first_TN = jnp.argmax(flat_TN[:, :, None] == flat_TN[:, None, :], axis=2)
     first_TN = jnp.where(flat_TN < 0, -1, first_TN).astype(jnp.int32)
     dim = vectors['support'][name].shape[-1]

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores with an exported model; needs numpy, jax and flatbuffers, no more.
 
-This file stands alone: it imports nothing of antjax and may be copied to where
-a model is served. What it reads is described in docs/delivery.md.
+This file is self-contained: it imports nothing of antjax and may be copied to
+where a model is served. What it reads is described in docs/delivery.md.
 
   model = Model('model')
   items = model.ids('item', ['Toy Story (1995)', 'Heat (1995)'])

@@ -90,7 +90,7 @@ class LeasedDataset(grain.IterDataset):
     return _LeasedIterator(self)
 
   def close(self) -> None:
-    """Gives back the rest of the shard in use; no iterator goes on after it."""
+    """Gives back the rest of the shard in use; no iterator resumes after it."""
     iterator = None if self._newest is None else self._newest()
     if iterator is not None:
       iterator.give_back()
@@ -176,8 +176,8 @@ class _LeasedIterator(grain.DatasetIterator):
     # Records of the shard, in file order.
     self._block: Sequence[Any] | Block = ()
     self._order = np.empty(0, np.int64)  # Records to yield, in order.
-    self._num_marked = 0  # Of `_order`, noted as consumed.
-    self._num_loaded = 0  # Of `_order`, yielded or in `_records`.
+    self._num_marked = 0  # Entries of `_order` noted as consumed.
+    self._num_loaded = 0  # Entries of `_order` yielded or in `_records`.
     self._records: list[Any] = []  # The rest of the chunk, the next one last.
 
   def _begin(self) -> None:

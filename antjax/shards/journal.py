@@ -41,7 +41,7 @@ class Journal:
   Attributes:
     path: The file; `<path>-wal` and `<path>.lock` belong to it.
     num_commands: Commands since the snapshot.
-    num_bytes: Of these commands.
+    num_bytes: Size of these commands in bytes.
   """
 
   def __init__(self, path: str | os.PathLike[str]):

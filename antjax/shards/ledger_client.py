@@ -60,7 +60,7 @@ class LedgerClient(Protocol):
     """Gives a shard back that could not be read.
 
     Raises:
-      Exception: `error`, where going on with the next shard is no help.
+      Exception: `error`, where moving to the next shard does not help.
     """
 
   def state(self) -> State:

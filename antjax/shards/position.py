@@ -20,8 +20,8 @@ DATA_SET = 'data_set'  # Key of its name, where it has one.
 # where the workers' differ: a counter need not be the same on all.
 _COUNTERS = ('index_for_rng', 'index', 'counter')
 _PARENT = 'parent'
-_STOP = 'stop'  # Of mix: whether a part has ended.
-# Of `mp_prefetch`: the states of its processes.
+_STOP = 'stop'  # In mix: whether a part has ended.
+# In `mp_prefetch`: the states of its processes.
 _PROCESSES = 'iterators_in_use_states'
 
 
@@ -142,7 +142,7 @@ def _merge_values(
 def _merge_processes(
   values: list[Mapping[str, Any]], path: str
 ) -> dict[str, Any]:
-  """Unites the prefetch processes of all workers; all go on from the result.
+  """Unites the prefetch processes of all workers; all resume from the result.
 
   The ledger's share is the worker's, whichever process of it said so; one that
   has yielded nothing since a restore still has the state it was given.

@@ -77,7 +77,7 @@ class Block(Sequence[Record]):
 
 
 def check_block(path: str, start: int, stop: int, size: int) -> None:
-  """Raises ValueError unless a block lies inside a source."""
+  """Raises ValueError unless a block is inside a source."""
   if not 0 <= start <= stop <= size:
     raise ValueError(
       f'read({start}, {stop}) of {path}: needed 0 <= start <= stop <= {size}.'

@@ -149,7 +149,7 @@ class BatchPlacer:
     has_jax = any(isinstance(x, jax.Array) for x in leaves)
     if self._mesh.size == 1 and is_cpu and not has_jax:
       # A call takes numpy arrays in a tenth of the time. Copies: an iterator
-      # may fill its arrays anew.
+      # may refill its arrays.
       return jax.tree.map(_copy, tree)
     if jax.process_count() == 1:
       return jax.device_put(tree, sharding)

@@ -54,7 +54,7 @@ class Checkpointer:
 
     Args:
       directory: A path, or any URL that Orbax takes.
-      layout: Of the model to save or to restore into.
+      layout: Layout of the model to save or to restore into.
       optimizer: The optax transform.
       tables: The embedding tables or None.
       keep: Newest checkpoints to keep.

@@ -30,7 +30,7 @@ class Claim:
   """One run's claim to a folder; all its processes have the same token.
 
   Attributes:
-    token: Of the run, in the names of its unfinished checkpoints.
+    token: Token of the run, used in the names of its unfinished checkpoints.
   """
 
   def __init__(self, directory: str):

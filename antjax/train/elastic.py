@@ -114,7 +114,7 @@ class ElasticControl(Protocol):
     """Gets told, on process 0 only, that a checkpoint is committed.
 
     Args:
-      step: Of the checkpoint.
+      step: Step of the checkpoint.
       input_state: The input positions of all processes in it, merged.
     """
 

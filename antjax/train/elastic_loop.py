@@ -181,7 +181,7 @@ class _Run:
       self._elastic.worker, self._step.spec.num_micro_batches
     )
     if self._is_waiting:
-      quota = max(quota, 1)  # Nobody had data: whoever has some goes on.
+      quota = max(quota, 1)  # Nobody had data: whoever has some continues.
     if self._step.spec.tables is None:
       examples, samples = self._do_micro_batches(state, quota, plan)
     else:

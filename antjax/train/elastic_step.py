@@ -54,7 +54,7 @@ class ElasticStep:
     """Compiles nothing yet.
 
     Args:
-      spec: Of the step.
+      spec: Spec of the step.
       parts: Groups of each part that does its own number of micro-batches in
         this process; by default one part, of all groups of the process.
       constants: The Trainer's.
@@ -151,8 +151,8 @@ class ElasticStep:
 
     Args:
       state: That `begin` got; it is donated.
-      *flags: Of each part: the names in `FLAGS`, and `plan`, a number of its
-        newest plan; 0 by default.
+      *flags: Values of each part: the names in `FLAGS`, and `plan`, a number of
+        its newest plan; 0 by default.
       lr_scale: Factor of the updates, equal on all processes.
 
     Returns:

@@ -40,12 +40,12 @@ class StepSpec:
   """What a step is made of.
 
   Attributes:
-    layout: Of the state.
+    layout: Layout of the state.
     loss_fn: See `Trainer`.
     optimizer: See `Trainer`.
     tables: See `Trainer`.
-    num_micro_batches: Of a device's batch; in the host-loop form, where there
-      is no plan.
+    num_micro_batches: Number of micro-batches of a device's batch; in the
+      host-loop form, where there is no plan.
     how: How arrays move over both mesh axes at once.
     loss_scale: Constant factor of the loss that is differentiated, times the
       optimizer's own where it has one.
@@ -111,13 +111,13 @@ def add_micro_batch(
   """Adds one micro-batch's weighted sums of losses and gradients.
 
   Args:
-    spec: Of the step.
+    spec: Spec of the step.
     carry: Sums so far.
     leaves: This device's pieces of the parameters.
     rows: Table rows, or an empty dict.
     micro: The micro-batch.
     key: Its random key.
-    factor: Of the loss.
+    factor: Factor on the loss.
     is_valid: Factor of the weights; None is 1.
   """
   layout, how = spec.layout, spec.how
@@ -180,10 +180,10 @@ def sync(
   """The step's exchange: gradients of the weighted mean loss over all devices.
 
   Args:
-    spec: Of the step.
+    spec: Spec of the step.
     carry: This device's sums.
-    table_state: Of the tables.
-    routing: Of the step's rows.
+    table_state: State of the tables.
+    routing: Routing of the step's rows.
     rounds: From the tables' `fetch`.
     step: Steps done so far.
     factor: That the losses were multiplied by.

@@ -73,7 +73,7 @@ class Reporter:
     """Reports a step.
 
     Args:
-      number: Of the step.
+      number: Number of the step.
       values: Its metrics; examples per second are added, but for the first
         step, which compiles.
       extra: Results of `evaluate_fn`.
@@ -148,7 +148,7 @@ def fit(
     has_data = done < num_steps and feed.open()
     is_stopping = False
     pending: tuple[int, Any] | None = None  # Dispatched, not yet fetched.
-    rows: PyTree | None = None  # Of the next step, on their way.
+    rows: PyTree | None = None  # Rows of the next step, in flight.
     ahead: StepInput | None = None  # The next step's inputs, already read,
     before_ahead: Any = None  # and the position before they were.
 

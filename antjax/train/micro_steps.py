@@ -58,7 +58,7 @@ class MicroSteps:
     """Compiles nothing yet.
 
     Args:
-      spec: Of the step.
+      spec: Spec of the step.
       groups: Indices of this process's groups.
     """
     layout = spec.layout

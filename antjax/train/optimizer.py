@@ -31,7 +31,7 @@ class OptimizerConfig:
   ] = None
   decay: Annotated[
     Literal['none', 'cosine'],
-    'Of the rate after the warm-up, to the last step.',
+    'Decay of the rate from the end of warm-up to the last step.',
   ] = 'cosine'
   final_share: Annotated[
     float, 'Rate at the end of the cosine, as a share of the peak.'

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The step with the rows of the next one fetched beside its computation.
 
-The exchange that brings rows then no longer stands between two computations.
+The exchange that brings rows then no longer separates two computations.
 What it brings lacks the updates of the step that it runs beside: rows are one
 step stale, as in TorchRec's semi-synchronous and jax-tpu-embedding's pipelined
 training. Dense parameters are not.

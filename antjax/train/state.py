@@ -211,7 +211,7 @@ class Layout:
       [jax.ShapeDtypeStruct(s.stored_shape(level), s.dtype) for s in specs]
     )
     shapes = jax.eval_shape(optimizer.init, master)
-    # A moment stands at its parameter's path, behind the optimizer's own, and
+    # A moment is at its parameter's path, behind the optimizer's own, and
     # has its shape; that also holds inside masked and multi_transform.
     by_path = {
       tuple(map(str, path)): spec
@@ -357,7 +357,7 @@ def place_new_state(
   """A new state, each leaf born at its own level.
 
   Args:
-    layout: Of the state.
+    layout: Layout of the state.
     optimizer: See `Trainer`.
     tables: See `Trainer`.
     key: Random key.

@@ -284,13 +284,13 @@ def accumulate(
   """One device's part: gradients of the weighted mean loss, synced.
 
   Args:
-    spec: Of the step.
+    spec: Spec of the step.
     leaves: This device's pieces of the parameters.
-    table_state: Of the tables.
+    table_state: State of the tables.
     step: Steps done so far.
     rng: Key data of the run.
-    factor: Of the loss.
-    inputs: The step's.
+    factor: Factor on the loss.
+    inputs: Inputs of the step.
     fetched: `(rows, rounds)` where the rows are at hand; None fetches them.
 
   Returns:

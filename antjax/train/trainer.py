@@ -157,7 +157,7 @@ class Trainer:
     Args:
       params: The parameters, or a function of a random key that makes them
         (then no device ever holds all of them at once).
-      seed: Of the run's randomness.
+      seed: Seed of the run's randomness.
     """
     key = jax.random.key(seed)
     # An Equinox module can be called too, but is a pytree.

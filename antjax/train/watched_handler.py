@@ -16,7 +16,8 @@ class WatchedHandler(ocp.PyTreeCheckpointHandler):
   """Writes trees as Orbax does.
 
   Attributes:
-    error: Of the first write of this process that failed; None: there is none.
+    error: Error of the first failed write of this process; None: no write
+      failed.
   """
 
   def __init__(self) -> None:

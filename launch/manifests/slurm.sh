@@ -44,7 +44,7 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
   -keyout "$RUN_DIR/tls/key.pem" -out "$RUN_DIR/tls/cert.pem" 2> /dev/null
 cp "$RUN_DIR/tls/cert.pem" "$RUN_DIR/tls/ca.pem"
 
-# Killed, it is started again and goes on with its journal.
+# Killed, it is restarted and resumes from its journal.
 coordinate() {
   local child=
   trap 'kill "$child" 2> /dev/null; exit' TERM

@@ -8,8 +8,8 @@ from benchmarks import antm2c_scale_bench
 
 
 def test_a_stage_that_fails_is_named():
-  with pytest.raises(RuntimeError, match='prepare_behaviors'):
-    antm2c_scale_bench.stage('launch.prepare_behaviors', '--source=/nowhere')
+  with pytest.raises(RuntimeError, match='prepare_data'):
+    antm2c_scale_bench.stage('launch.prepare_data', '--source=/nowhere')
 
 
 @pytest.mark.slow

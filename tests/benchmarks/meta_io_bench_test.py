@@ -8,30 +8,25 @@ import numpy as np
 import pytest
 
 from antjax.data import (
+  event_movielens,
   movielens,
-  movielens_files,
-  output_folder,
   record_writer,
   records,
 )
 from antjax.meta import meta_io
 from benchmarks import meta_io_bench
-from tests.data import movielens_fixture
+from tests.data import movielens_fixture, views
 
 
 @pytest.fixture(name='tasks', scope='module')
 def _tasks(tmp_path_factory):
   folder = tmp_path_factory.mktemp('data')
-  movielens_files.prepare_movielens(
-    folder / 'out',
-    movielens.SplitConfig(
-      order='time', query_size=4, min_ratings=7, max_ratings=20
-    ),
-    source=movielens_fixture.Fixture().write_original(folder / 'source'),
-    allow_other_counts=True,
+  source = movielens_fixture.Fixture().write_original(folder / 'source')
+  config = movielens.SplitConfig(
+    order='time', query_size=4, min_ratings=7, max_ratings=20
   )
-  source = output_folder.open_split(folder / 'out', 'train')
-  return source.read(0, len(source))
+  views.write(folder / 'out', event_movielens.source(source), 'melu', config)
+  return views.read(folder / 'out', 'train')
 
 
 def test_copies_are_the_same_tasks_under_other_ids(tasks, tmp_path):
@@ -68,7 +63,7 @@ def test_rows_of_text_give_their_records_again(tasks, tmp_path):
 
 def test_all_sides_lay_out_the_same_rows(tasks, tmp_path):
   path = tmp_path / 'tasks.arrow'
-  record_writer.write_arrow(
+  record_writer.write(
     path,
     meta_io_bench.repeated(tasks, 2),
     meta_io_bench._schema(tasks),

@@ -4,7 +4,7 @@
 
 import pyarrow.parquet as pq
 
-from antjax.data import table_schema
+from antjax.data import schema_file
 from benchmarks import movielens_scenarios
 from tests.data import movielens_fixture
 
@@ -20,6 +20,6 @@ def test_a_row_a_rating(tmp_path):
     assert row['scenario'].count('/') == 2
     assert row['scenario'].startswith(row['gender'])
     assert row['decade'] % 10 == 0
-  schema = table_schema.load(tmp_path / 'out/schema.json')
-  assert schema.task == 'scenario' and schema.kind == 'click'
+  schema = schema_file.load(tmp_path / 'out/schema.json')
+  assert schema.task == 'scenario' and schema.label == 'click'
   assert 'scenario' not in schema.features

@@ -2,17 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """AntM2C's rows as examples: compared with plain Python, row by row."""
 
-import functools
 import re
 
 import pytest
 
-from antjax.data import behavior_antm2c, behavior_data, output_folder
-from antjax.data import engine as engine_lib
+from antjax.data import event_antm2c, output_folder
 from antjax.data.antm2c import Antm2cConfig
 from antjax.data.behavior_examples import ExampleConfig
 from antjax.data.behavior_text import Normalizer, Splitter
-from tests.data import antm2c_fixture, behavior_fixture
+from antjax.data.view_examples import BehaviorConfig
+from tests.data import antm2c_fixture, behavior_fixture, views
 from tests.data.antm2c_test import seconds
 
 # The first split of two that are in use: its last moments are midnights.
@@ -35,21 +34,15 @@ def prepare(folder, *texts, examples=_SPLIT, share=0.0, name='antm2c_10m'):
   source.mkdir(parents=True)
   for number, text in enumerate(texts):
     (source / f'{name}_part{number}').write_text(text)
-  read = functools.partial(
-    behavior_antm2c.read,
-    source,
-    config=Antm2cConfig(),
-    engine=engine_lib.Engine(),
-    max_rejected_share=share,
-    progress=lambda text: None,
+  config = BehaviorConfig(
+    splitter=Splitter(pattern=event_antm2c.SEPARATORS), examples=examples
   )
-  description, _ = behavior_data.prepare_behaviors(
+  description, _ = views.write(
     folder / 'out',
-    read,
-    {'data': 'by hand'},
-    behavior_data.BehaviorConfig(
-      splitter=Splitter(pattern=behavior_antm2c.SEPARATORS), examples=examples
-    ),
+    event_antm2c.source(source),
+    'examples',
+    config,
+    max_rejected_share=share,
   )
   return description, behavior_fixture.read_back(folder / 'out')
 
@@ -87,7 +80,7 @@ def test_every_row_is_an_example_with_what_was_clicked_before(rows, prepared):
     pieces = [
       [
         normalizer(part)
-        for part in re.split(behavior_antm2c.SEPARATORS, row[column])
+        for part in re.split(event_antm2c.SEPARATORS, row[column])
         if part
       ]
       for column in (
@@ -121,7 +114,7 @@ def test_what_it_holds_is_told(rows, prepared):
   description, _ = prepared
   assert description['name'] == 'antm2c' and not description['is_synthetic']
   names = [s['name'] for s in description['sequences']]
-  assert names == ['clicked', *behavior_antm2c.SEQUENCES]
+  assert names == ['clicked', *event_antm2c.SEQUENCES]
   ids = [entry['name'] for entry in description['ids']]
   assert ids[0] == 'scene' and len(ids) == 19
   assert description['ids'][0]['num_ids'] == 6  # 0 is unknown.
@@ -158,11 +151,11 @@ def test_bad_rows_and_made_up_files_are_told(tmp_path):
   assert description['is_synthetic']
   assert description['name'] == 'antm2c-synthetic'
   assert description['counts']['rejected_value'] == 1
-  listed = (tmp_path / 'a' / 'out' / output_folder.REJECTED).read_text()
-  assert ',label,value,' in listed
+  listed = tmp_path / 'a' / 'out' / 'events' / output_folder.REJECTED
+  assert ',label,value,' in listed.read_text()
   with pytest.raises(ValueError, match='All are in') as error:
     prepare(tmp_path / 'b', text, share=0.01)
-  kept = tmp_path / 'b' / 'out' / output_folder.REJECTED
+  kept = tmp_path / 'b' / 'out' / 'events' / output_folder.REJECTED
   assert str(kept) in str(error.value) and kept.exists()
-  with pytest.raises(ValueError, match='has no good row at all'):
+  with pytest.raises(ValueError, match='have no good row'):
     prepare(tmp_path / 'c', antm2c_fixture.text([]))

@@ -17,6 +17,7 @@ from antjax.data.behavior_examples import ExampleConfig
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.data.engine import Engine
 from tests.data import behavior_fixture
+from tests.data.views import files_of, rejected
 
 _WITHOUT_SPARK = (
   "pyspark is not installed (pip install 'antjax[spark]')"
@@ -37,7 +38,7 @@ def prepared(log, tmp_path_factory):
   """Folder with the labelled log, prepared."""
   folder = tmp_path_factory.mktemp('log')
   behavior_fixture.prepare(log.write(folder), folder / 'out')
-  return folder / 'out'
+  return folder / 'out' / 'examples'
 
 
 @pytest.fixture(scope='module')
@@ -46,15 +47,7 @@ def drawn(log, tmp_path_factory):
   folder = tmp_path_factory.mktemp('unlabelled')
   source = log.write(folder, behavior_fixture.UNLABELLED)
   behavior_fixture.prepare(source, folder / 'out', ExampleConfig(negatives=3))
-  return folder / 'out'
-
-
-def files_of(folder):
-  return {
-    str(p.relative_to(folder)): p.read_bytes()
-    for p in sorted(folder.rglob('*'))
-    if p.is_file() and p.name != 'dataset.json'
-  }
+  return folder / 'out' / 'examples'
 
 
 def test_every_example_is_the_one_of_plain_python(log, prepared):
@@ -144,15 +137,15 @@ def test_counts_are_told(log, prepared):
 
 
 def test_a_second_run_does_nothing_and_another_is_refused(log, prepared):
-  source = prepared.parent
+  source, out = prepared.parent.parent, prepared.parent
   before = files_of(prepared)
-  description, made = behavior_fixture.prepare(source, prepared)
+  description, made = behavior_fixture.prepare(source, out)
   assert not made
   assert description == output_folder.load_description(prepared)
   with pytest.raises(ValueError, match='add --overwrite'):
-    behavior_fixture.prepare(source, prepared, ExampleConfig(test_from=0.95))
+    behavior_fixture.prepare(source, out, ExampleConfig(test_from=0.95))
   assert files_of(prepared) == before
-  assert not list(source.glob('.*'))  # Nothing in between is left.
+  assert not list(source.rglob('.*'))  # Nothing in between is left.
 
 
 def test_neither_threads_nor_the_format_of_the_source_matter(
@@ -163,7 +156,10 @@ def test_neither_threads_nor_the_format_of_the_source_matter(
   pq.write_table(table, source / 'log.parquet')
   (source / 'log.csv').unlink()
   behavior_fixture.prepare(source, tmp_path / 'out', engine=Engine(threads=1))
-  assert files_of(tmp_path / 'out') == files_of(prepared)
+  found, expected = files_of(tmp_path / 'out' / 'examples'), files_of(prepared)
+  for files in (found, expected):
+    del files['behaviors/vocabulary.json']  # It names the source's content.
+  assert found == expected
 
 
 def test_drawn_items_are_of_the_domain_and_never_the_users(log, drawn):
@@ -230,9 +226,11 @@ def test_a_vocabulary_inside_of_the_folder_to_make_is_refused(log, tmp_path):
   source = log.write(tmp_path / 'log')
   with pytest.raises(ValueError, match='is inside of out=.*beside it'):
     behavior_fixture.prepare(
-      source, tmp_path / 'out', vocabulary=tmp_path / 'out' / 'shared'
+      source,
+      tmp_path / 'out',
+      vocabulary=tmp_path / 'out' / 'examples' / 'shared',
     )
-  assert not (tmp_path / 'out').exists()
+  assert not (tmp_path / 'out' / 'examples').exists()
 
 
 @pytest.mark.parametrize('split', ['time', 'last'])
@@ -332,10 +330,8 @@ def test_a_vocabulary_grows_from_day_to_day(tmp_path):
     source = log.write(tmp_path / f'log-{day}')
     for attempt in range(2):  # The same data twice are counted once.
       out = tmp_path / f'day-{day}-{attempt}'
-      behavior_fixture.prepare(
-        source, out, vocabulary=vocabulary, made_of=f'day {day}'
-      )
-      state = BehaviorVocabulary.open(out / 'behaviors')
+      behavior_fixture.prepare(source, out, vocabulary=vocabulary)
+      state = BehaviorVocabulary.open(out / 'examples' / 'behaviors')
       assert state.texts(0, len(texts)) == texts
       assert len(state.appends) == day + 1
     found = behavior_fixture.read_back(out)
@@ -346,7 +342,9 @@ def test_a_vocabulary_grows_from_day_to_day(tmp_path):
     texts = state.texts(0, len(state))
   with pytest.raises(ValueError, match='belongs to the data.*cp -r'):
     behavior_fixture.prepare(
-      source, tmp_path / 'x', vocabulary=tmp_path / 'day-0-0' / 'behaviors'
+      source,
+      tmp_path / 'x',
+      vocabulary=tmp_path / 'day-0-0' / 'examples' / 'behaviors',
     )
 
 
@@ -355,7 +353,7 @@ def ids_of(folder):
     path.name: {
       row['value']: row['id'] for row in pq.read_table(path).to_pylist()
     }
-    for path in sorted(folder.glob('ids_*.parquet'))
+    for path in sorted((folder / 'examples').glob('ids_*.parquet'))
   }
 
 
@@ -381,7 +379,7 @@ def test_ids_stay_from_day_to_day(tmp_path, engine):
   behavior_fixture.prepare(old.write(tmp_path / '0'), first, engine=engine)
   source = new.write(tmp_path / '1')
   told, _ = behavior_fixture.prepare(
-    source, second, made_of='day 1', engine=engine, ids_from=first
+    source, second, engine=engine, ids_from=first
   )
   before, after = ids_of(first), ids_of(second)
   assert before.keys() == after.keys()
@@ -399,12 +397,12 @@ def test_ids_stay_from_day_to_day(tmp_path, engine):
   ]
   assert fresh == sorted(fresh)
   # But for the numbers, the data are what they would be without.
-  behavior_fixture.prepare(source, tmp_path / 'own', made_of='day 1')
+  behavior_fixture.prepare(source, tmp_path / 'own')
   assert behavior_fixture.read_back(second) == (
     behavior_fixture.read_back(tmp_path / 'own')
   )
   with pytest.raises(ValueError, match='ids_from'):
-    behavior_fixture.prepare(source, second, made_of='day 1')
+    behavior_fixture.prepare(source, second)
 
 
 def test_ids_of_no_folder_of_behaviours_are_refused(log, tmp_path):
@@ -414,7 +412,7 @@ def test_ids_of_no_folder_of_behaviours_are_refused(log, tmp_path):
   with pytest.raises(ValueError, match='the folder to make'):
     behavior_fixture.prepare(source, tmp_path / 'x', ids_from=tmp_path / 'x')
   behavior_fixture.prepare(source, tmp_path / 'day')
-  (tmp_path / 'day' / 'ids_user.parquet').write_bytes(b'')
+  (tmp_path / 'day' / 'examples' / 'ids_user.parquet').write_bytes(b'')
   with pytest.raises(ValueError, match='is damaged: ids_user.parquet'):
     behavior_fixture.prepare(source, tmp_path / 'x', ids_from=tmp_path / 'day')
 
@@ -424,8 +422,9 @@ def test_a_list_of_items_a_row_is_a_history_in_its_order(tmp_path):
   folder.mkdir()
   (folder / 'log.tsv').write_text('ann\tb, a,,c,d\nbob\tc\n')
   (folder / 'log.yaml').write_text(
-    'columns: {who: string, what: string}\ndelimiter: "\\t"\nheader: false\n'
-    "quote: ''\nuser: who\nitem: what\nseparator: ','\n"
+    "columns: {who: string, what: {type: string, separator: ','}}\n"
+    'delimiter: "\\t"\nheader: false\n'
+    "quote: ''\nuser: who\nitem: what\n"
   )
   config = ExampleConfig(split='last', negatives=0)
   behavior_fixture.prepare(folder, tmp_path / 'out', config)
@@ -449,23 +448,19 @@ def test_rows_that_do_not_fit_are_set_aside_and_listed(log, tmp_path):
     file.write(' ,1001,3,4,Oslo,,1\n')  # No user.
     file.write('u1,77,3,4,Oslo,,1\n')  # No such item.
   out = tmp_path / 'out'
-  with pytest.raises(ValueError, match=r'1 of 303 lines .*rejected\.csv'):
+  with pytest.raises(ValueError, match=r'2 of 303 lines .*rejected\.csv'):
     behavior_fixture.prepare(folder, out)
   behavior_fixture.prepare(folder, out, max_rejected_share=0.01)
-  counts = output_folder.load_description(out)['counts']
-  assert counts['rejected_lines'] == 1
-  assert counts['rows_without_user_or_item'] == 1
+  counts = output_folder.load_description(out / 'examples')['counts']
+  assert counts['rejected_lines'] == 2
   assert counts['events_of_unknown_items'] == 1
   assert counts['rows'] == 303
   assert counts['examples'] == 300
-  listed = pyarrow.csv.read_csv(
-    out / 'rejected.csv',
-    parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-  ).to_pylist()
-  assert sorted((row['line'], row['column']) for row in listed) == [
-    (301, 'user or item'),
-    (302, 'item'),
+  listed = rejected(out)
+  assert sorted((int(row['line']), row['column']) for row in listed) == [
+    (303, 'item'),
     (num_lines + 1, 'when'),  # Of the text file, where a row can have more.
+    (num_lines + 2, 'user'),
   ]
 
 
@@ -483,11 +478,12 @@ def test_numbers_beyond_float32_are_set_aside(tmp_path):
   behavior_fixture.prepare(
     folder, tmp_path / 'out', config, max_rejected_share=0.1
   )
-  description = output_folder.load_description(tmp_path / 'out')
-  assert description['counts']['rows_beyond_float32'] == 1
+  out = tmp_path / 'out'
+  description = output_folder.load_description(out / 'examples')
+  assert description['counts']['rejected_lines'] == 1
   assert description['counts']['examples'] == 9
-  listed = pyarrow.csv.read_csv(tmp_path / 'out' / 'rejected.csv').to_pylist()
-  assert [(row['line'], row['column']) for row in listed] == [(5, 'worth')]
+  listed = [(row['line'], row['column']) for row in rejected(out)]
+  assert listed == [('6', 'worth')]
 
 
 def test_a_sequence_without_events_can_be_mapped(tmp_path):
@@ -523,8 +519,9 @@ def test_spark_gives_the_same_files(log, tmp_path, is_labelled):
     behavior_fixture.prepare(
       source, tmp_path / name, engine=Engine(name=name, threads=2)
     )
-    found[name] = files_of(tmp_path / name)
-    told[name] = json.loads((tmp_path / name / 'dataset.json').read_text())
+    out = tmp_path / name / 'examples'
+    found[name] = files_of(out)
+    told[name] = json.loads((out / 'dataset.json').read_text())
   assert found['spark'].keys() == found['duckdb'].keys()
   for file, content in found['duckdb'].items():
     assert found['spark'][file] == content, file

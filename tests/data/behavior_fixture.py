@@ -4,7 +4,6 @@
 
 import bisect
 import csv
-import functools
 import pathlib
 import random
 
@@ -13,15 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from antjax.data import (
-  behavior_data,
-  behavior_schema,
-  behavior_table,
   behavior_text,
   behavior_vocabulary,
-  engine,
+  event_table,
   output_folder,
+  schema_file,
 )
 from antjax.data.behavior_examples import ExampleConfig
+from antjax.data.view_examples import BehaviorConfig
+from tests.data import views
 
 NORMALIZER = behavior_text.Normalizer()
 SPLITTER = behavior_text.Splitter(max_behaviors=3, max_chars=20)
@@ -158,31 +157,19 @@ class Log:
     }
 
 
-def prepare(folder, out, examples=BY_TIME, *, made_of='log', **options):
+def prepare(folder, out, examples=BY_TIME, **options):
   """Runs the whole preparation on what `Log.write` has written."""
-  schema = behavior_schema.load(str(folder / 'log.yaml'))
-  read = functools.partial(
-    behavior_table.read,
-    next(folder.glob('log.*[vt]')),
-    schema,
-    engine=options.get('engine') or engine.Engine(),
-    max_rejected_share=options.pop('max_rejected_share', 0.001),
-    progress=lambda text: None,
+  schema = schema_file.load(str(folder / 'log.yaml'))
+  source = event_table.source(next(folder.glob('log.*[vt]')), schema)
+  config = BehaviorConfig(
+    normalizer=NORMALIZER, splitter=SPLITTER, examples=examples
   )
-  return behavior_data.prepare_behaviors(
-    out,
-    read,
-    {'data': made_of},
-    behavior_data.BehaviorConfig(
-      normalizer=NORMALIZER, splitter=SPLITTER, examples=examples
-    ),
-    **options,
-  )
+  return views.write(out, source, 'examples', config, **options)
 
 
 def read_back(out):
   """Returns split -> examples as texts, in their order."""
-  out = pathlib.Path(out)
+  out = output_folder.find_view(out, 'examples')
   description = output_folder.load_description(out)
   vocabulary = behavior_vocabulary.BehaviorVocabulary.open(out / 'behaviors')
   texts = vocabulary.texts(0, len(vocabulary))

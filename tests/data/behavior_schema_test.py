@@ -7,7 +7,7 @@ import json
 import pytest
 import yaml
 
-from antjax.data import behavior_schema
+from antjax.data import schema_file
 from tests.data import behavior_fixture
 
 
@@ -16,21 +16,21 @@ def load(tmp_path, **changes):
   value = yaml.safe_load(behavior_fixture.SCHEMA) | changes
   path = tmp_path / 'log.json'
   path.write_text(json.dumps({k: v for k, v in value.items() if v is not None}))
-  return behavior_schema.load(str(path))
+  return schema_file.load(str(path))
 
 
 def test_a_file_says_what_columns_are_for(tmp_path):
   schema = load(tmp_path)
   assert schema.name == 'log'
-  assert schema.is_labelled
-  assert schema.table.used == [
+  assert schema.label_column == 'stars'
+  assert schema.used == [
     *('user', 'item', 'when', 'stars', 'searches', 'city', 'age')
   ]
-  assert schema.table.empty == {'age': -1}
+  assert schema.empty == {'age': -1}
   assert schema.items.source == str(tmp_path / 'items.parquet')
   assert schema.items.ids == ('shelf',)
   without = load(tmp_path, rating=None, positive_from=None, histories='all')
-  assert not without.is_labelled
+  assert not without.label_column
 
 
 @pytest.mark.parametrize(
@@ -38,20 +38,31 @@ def test_a_file_says_what_columns_are_for(tmp_path):
   [
     ({'user': 'who'}, "'who' is no column; the columns are user, item, when"),
     ({'text': 'name'}, "'name' is no column; .*shelf, grams"),
-    ({'columns': None}, 'needed: columns; docs/behaviors.md'),
-    ({'item': ''}, 'separator and items need an item'),
+    ({'columns': None}, 'needed: columns; docs/data.md'),
+    ({'item': ''}, 'items need an item'),
     ({'users': 'user'}, 'unknown: users; known: .*columns'),
     ({'time': 'city'}, "'city' is text; a number is needed"),
     ({'numeric': ['city']}, "'city' is text; a number is needed"),
     ({'texts': ['age']}, "'age' is float32; texts are strings"),
     ({'ids': ['city', 'city']}, "'city' is used more than once"),
-    ({'label': 'item'}, 'only one of them makes the label'),
-    ({'rating': None}, 'rating and positive_from are given together'),
+    ({'label': 'when'}, 'only one of them makes the label'),
+    ({'rating': None}, 'positive_from is of a rating'),
     ({'positive_from': '4'}, "positive_from: '4'; needed: a number"),
     ({'histories': 'some'}, "'some'; needed: all, outcome, domain or none"),
     ({'histories': 'domain'}, 'histories=domain needs a domain'),
     ({'histories': 'none', 'texts': []}, 'there is no sequence at all'),
-    ({'separator': ';'}, 'would not say of which'),
+    (
+      {
+        'columns': {'item': {'type': 'string', 'separator': ';'}}
+        | dict.fromkeys(('user', 'city', 'searches'), 'string')
+        | dict.fromkeys(('when', 'stars', 'age'), 'float32')
+      },
+      'would not say of which',
+    ),
+    (
+      {'history_names': ['liked']},
+      'histories=outcome needs 2 of them',
+    ),
     ({'item_columns': ['when']}, 'names columns that are no feature'),
     ({'columns': {'user': 'text', 'item': 'int64'}}, "has the type 'text'"),
     ({'delimiter': ''}, 'delimiter: .*needed: one character'),

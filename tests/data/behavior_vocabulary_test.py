@@ -168,7 +168,7 @@ def test_two_at_once_are_refused(con, tmp_path):
 
 
 def test_what_is_no_vocabulary_is_named(con, tmp_path):
-  with pytest.raises(FileNotFoundError, match='prepare_behaviors.py makes one'):
+  with pytest.raises(FileNotFoundError, match='prepare_data.py makes one'):
     BehaviorVocabulary.open(tmp_path)
   append(con, tmp_path / 'v', {'a': 1}, 'day 1')
   manifest = tmp_path / 'v' / 'vocabulary.json'

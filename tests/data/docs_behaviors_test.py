@@ -5,8 +5,8 @@
 import pathlib
 import re
 
-from antjax.data import behavior_schema, output_folder
-from antjax.jobs import prepare_behaviors
+from antjax.data import output_folder, schema_file
+from antjax.jobs import prepare_data
 from tests.data import behavior_fixture
 
 _DOCS = pathlib.Path(__file__).parents[2] / 'docs' / 'behaviors.md'
@@ -20,7 +20,7 @@ def _blocks(language):
 def test_the_vocabulary_is_read_as_shown(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   source = behavior_fixture.Log(num_rows=50).write(tmp_path / 'log')
-  behavior_fixture.prepare(source, 'data/ml-1m-text')
+  behavior_fixture.prepare(source, 'data/ml-1m')
   exec(_blocks('python')[0], {})
   assert 'nfkc-1' in capsys.readouterr().out
 
@@ -29,11 +29,11 @@ def test_schema_files_load(tmp_path):
   for number, text in enumerate(_blocks('yaml')):
     (tmp_path / f'{number}.yaml').write_text(text)
   first, second = (
-    behavior_schema.load(str(tmp_path / f'{n}.yaml')) for n in range(2)
+    schema_file.load(str(tmp_path / f'{n}.yaml')) for n in range(2)
   )
-  assert first.is_labelled and first.items.ids == ('shelf',)
-  assert first.table.empty == {'age': -1}
-  assert second.separator == ',' and second.table.delimiter == '\t'
+  assert first.rating and first.items.ids == ('shelf',)
+  assert first.empty == {'age': -1}
+  assert second.separator == {'bought': ','} and second.delimiter == '\t'
 
 
 def test_the_list_of_items_a_row_is_read_as_shown(tmp_path):
@@ -56,14 +56,16 @@ def test_the_list_of_items_a_row_is_read_as_shown(tmp_path):
 def test_what_is_written_has_the_fields_shown(tmp_path):
   source = behavior_fixture.Log(num_rows=50).write(tmp_path / 'log')
   behavior_fixture.prepare(source, tmp_path / 'out')
-  schema = output_folder.load_description(tmp_path / 'out')['schema']
+  schema = output_folder.load_description(tmp_path / 'out' / 'examples')[
+    'schema'
+  ]
   rows = re.findall(r'^\| (`[a-z_`, ]+) \| (?:lists? of )?\w+ \|', _TEXT, re.M)
   shown = {name for row in rows for name in re.findall(r'`(\w+)`', row)}
   assert shown == {*schema}
 
 
 def test_flags_exist():
-  config = prepare_behaviors.Config()
+  config = prepare_data.Config()
   named = set(re.findall(r'`?--([a-z_.]+)', _TEXT))
   assert len(named) > 15
   for name in named:

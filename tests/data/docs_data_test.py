@@ -9,14 +9,17 @@ import re
 import pytest
 
 from antjax.data import (
+  antm2c,
+  behavior_examples,
+  behavior_text,
+  event_movielens,
   movielens,
-  movielens_files,
   records,
-  table_schema,
-  table_tasks,
+  schema_file,
+  view_tasks,
 )
 from antjax.jobs import prepare_data
-from tests.data import movielens_fixture
+from tests.data import movielens_fixture, views
 
 _DOCS = pathlib.Path(__file__).parents[2] / 'docs' / 'data.md'
 
@@ -32,12 +35,11 @@ def _blocks(language):
 def _folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('docs')
   fixture = movielens_fixture.Fixture()
-  movielens_files.prepare_movielens(
+  views.write(
     folder / 'data/ml-1m',
+    event_movielens.source(fixture.write_original(folder / 'source')),
+    'melu',
     movielens.SplitConfig(query_size=4, min_ratings=7, max_ratings=20),
-    source=fixture.write_original(folder / 'source'),
-    file_format='arrow',
-    allow_other_counts=True,
   )
   return folder
 
@@ -45,7 +47,7 @@ def _folder(tmp_path_factory):
 def test_parts(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'clicks.tsv').write_text('7\ta\t1\n7\tb\t0\n9\ta\t1\n')
-  exec(_blocks('python')[0].replace('/tmp/spill', str(tmp_path)), {})
+  exec(_blocks('python')[0].replace('/tmp/spill', f'{tmp_path}/w'), {})
   assert len(records.open_source(tmp_path / 'tasks.parquet')) == 2
 
 
@@ -75,13 +77,12 @@ def test_episodes(folder, monkeypatch):
 def test_the_schema_file(tmp_path):
   (text,) = _blocks('yaml')
   (tmp_path / 'clicks.yaml').write_text(text)
-  schema = table_schema.load(str(tmp_path / 'clicks.yaml'))
+  schema = schema_file.load(str(tmp_path / 'clicks.yaml'))
   assert schema.features == ('user', 'item', 'tags')
+  assert schema.task_column == 'user'
   assert schema.separator == {'tags': '|'}
   assert schema.numeric == schema.log == ('price',)
-  defaults = table_schema.make(
-    schema.columns, label='clicked', task='user', time='when'
-  )
+  defaults = schema_file.make(schema.columns, label='clicked')
   for name in ('delimiter', 'header', 'quote'):
     assert getattr(schema, name) == getattr(defaults, name)
 
@@ -92,7 +93,12 @@ def test_flags_exist():
     for prefix, config in (
       ('', prepare_data.Config),
       ('split.', movielens.SplitConfig),
-      ('table.', table_tasks.TableConfig),
+      ('tasks.', view_tasks.TaskConfig),
+      ('antm2c.', antm2c.Antm2cConfig),
+      ('examples.', behavior_examples.ExampleConfig),
+      ('normalizer.', behavior_text.Normalizer),
+      ('sequences.', prepare_data.SequenceFlags),
+      ('splitter.', behavior_text.Splitter),
     )
     for field in dataclasses.fields(config)
   }

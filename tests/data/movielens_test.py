@@ -9,10 +9,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from antjax.data import movielens, movielens_files, output_folder, records
-from tests.data import movielens_fixture
+from antjax.data import (
+  event_movielens,
+  movielens,
+  output_folder,
+  records,
+  view_melu,
+)
+from antjax.data.engine import Engine
+from tests.data import movielens_fixture, views
+from tests.data.views import files_of
 
-# The made-up users have 16 to 40 ratings, old and new films together.
 CONFIG = movielens.SplitConfig(query_size=4, min_ratings=7, max_ratings=20)
 SPLITS = movielens.SPLITS
 
@@ -27,28 +34,21 @@ def _original(fixture, tmp_path):
   return fixture.write_original(tmp_path / 'original')
 
 
-def make(out, source, config=CONFIG, **options):
-  return movielens_files.prepare_movielens(
-    out,
-    config,
-    source=source,
-    **{'allow_other_counts': True, 'threads': 2, **options},
-  )
+def make(out, source, config=CONFIG, *, allow_other_counts=True, **options):
+  events = event_movielens.source(source, allow_other_counts=allow_other_counts)
+  options = {'file_format': 'parquet', **options}
+  return views.write(out, events, 'melu', config, **options)
 
 
 def read(out, split, file_format='parquet'):
-  path = out / f'{split}.{file_format}'
+  path = out / 'tasks' / f'{split}.{file_format}'
   source = records.open_source(path, movielens.SCHEMA)
   return source.read(0, len(source))
 
 
 def vocabulary(out, feature):
-  table = pq.read_table(out / f'ids_{feature}.parquet')
+  table = pq.read_table(out / 'tasks' / f'ids_{feature}.parquet')
   return dict(zip(table['id'].to_pylist(), table[feature].to_pylist()))
-
-
-def files_of(folder):
-  return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
 def test_split_rule(fixture, original, tmp_path):
@@ -157,13 +157,12 @@ def test_layouts_and_packings_give_equal_files(fixture, original, tmp_path):
   for name, source in sources.items():
     make(tmp_path / name, source)
     made[name] = files_of(tmp_path / name)
-    del made[name][output_folder.DESCRIPTION]  # Has the source's checksum.
   assert made['a'] == made['b'] == made['c'] == made['d']
 
 
 def test_threads_do_not_matter_and_the_seed_does(original, tmp_path):
   for threads in (1, 4):
-    make(tmp_path / f't{threads}', original, threads=threads)
+    make(tmp_path / f't{threads}', original, engine=Engine(threads=threads))
   assert files_of(tmp_path / 't1') == files_of(tmp_path / 't4')
   other = movielens.SplitConfig(
     seed=1, query_size=4, min_ratings=7, max_ratings=20
@@ -201,35 +200,35 @@ def test_a_folder_says_how_its_files_are_opened(original, tmp_path):
     description, _ = make(out, original, file_format=file_format)
     assert description['format'] == file_format
     assert description['scenarios'] == list(SPLITS[1:])
-    source = output_folder.open_split(out, 'item_cold')
+    source = output_folder.open_split(out / 'tasks', 'item_cold')
     by_format[file_format] = source.read(0, len(source))
   for a, b, c in zip(*by_format.values(), strict=True):
     for name in movielens.SCHEMA:
       np.testing.assert_array_equal(a[name], b[name])
       np.testing.assert_array_equal(a[name], c[name])
   block = output_folder.open_split(
-    tmp_path / 'arrow', 'train', as_blocks=True
+    tmp_path / 'arrow' / 'tasks', 'train', as_blocks=True
   ).read(0, 8)
   assert block.rows['genres'].shape[1] == 3
   with pytest.raises(ValueError, match="no split 'dev'; it has train, warm"):
-    output_folder.open_split(tmp_path / 'arrow', 'dev')
-  path = tmp_path / 'arrow' / output_folder.DESCRIPTION
+    output_folder.open_split(tmp_path / 'arrow' / 'tasks', 'dev')
+  path = tmp_path / 'arrow' / 'tasks' / output_folder.DESCRIPTION
   old = json.loads(path.read_text())
   del old['schema']
   path.write_text(json.dumps(old))
   with pytest.raises(
     ValueError, match='has no schema: it was made by an older'
   ):
-    output_folder.open_split(tmp_path / 'arrow', 'train')
+    output_folder.open_split(tmp_path / 'arrow' / 'tasks', 'train')
 
 
 def test_second_run_does_nothing(original, tmp_path):
   out = tmp_path / 'out'
   first, _ = make(out, original)
-  before = {p: p.stat().st_mtime_ns for p in out.iterdir()}
+  before = {p: p.stat().st_mtime_ns for p in out.rglob('*')}
   second, made = make(out, original)
   assert (second, made) == (json.loads(json.dumps(first)), False)
-  assert {p: p.stat().st_mtime_ns for p in out.iterdir()} == before
+  assert {p: p.stat().st_mtime_ns for p in out.rglob('*')} == before
 
 
 def test_other_settings_need_overwrite(original, tmp_path):
@@ -244,7 +243,7 @@ def test_other_settings_need_overwrite(original, tmp_path):
   assert files_of(out) == before
   make(out, original, config, overwrite=True)
   assert files_of(out).keys() == before.keys()
-  assert output_folder.load_description(out)['seed'] == 5
+  assert output_folder.load_description(out / 'tasks')['seed'] == 5
   assert sorted(p.name for p in tmp_path.iterdir()) == ['original', 'out']
 
 
@@ -307,7 +306,7 @@ def test_malformed_lines(original, tmp_path):
   out = tmp_path / 'out'
   description, _ = make(out, original, max_rejected_share=0.01)
   assert description['counts']['rejected_lines'] == 1
-  text = (out / 'rejected.csv').read_text()
+  text = (out / 'events' / 'rejected.csv').read_text()
   assert '1::x::5::1' in text
   assert 'ratings.dat' in text
   assert make(out, original, max_rejected_share=0.01)[1] is False
@@ -319,13 +318,13 @@ def test_too_many_malformed_lines(original, tmp_path):
   out = tmp_path / 'out'
   with pytest.raises(ValueError, match='1 of .* are malformed') as error:
     make(out, original)
-  assert str(out / 'rejected.csv') in str(error.value)
-  assert [p.name for p in out.iterdir()] == ['rejected.csv']
+  assert str(out / 'events' / 'rejected.csv') in str(error.value)
+  assert [p.name for p in out.rglob('*')] == ['events', 'rejected.csv']
   make(out, original, max_rejected_share=0.01)  # The folder is still ours.
   with pytest.raises(ValueError, match='are malformed') as error:
     make(out, original, overwrite=True)
-  assert str(tmp_path / 'out.rejected.csv') in str(error.value)
-  assert (out / 'train.parquet').exists()
+  assert str(out / 'events.rejected.csv') in str(error.value)
+  assert (out / 'tasks' / 'train.parquet').exists()
 
 
 def test_wrong_column(fixture, tmp_path):
@@ -382,7 +381,7 @@ def test_bad_config(options, message):
 
 def test_counts_table(original, tmp_path):
   description, _ = make(tmp_path / 'out', original)
-  table = movielens_files.counts_table(description)
+  table = view_melu.counts_table(description)
   assert [row[0] for row in table] == [
     'split',
     'warm',

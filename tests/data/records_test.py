@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from antjax.data import record_codec, record_writer, records
-from antjax.data.records import Field
+from antjax.data import array_record_file, record_schema, record_writer, records
+from antjax.data.record_schema import Field
 from antjax.shards import record_source
 
 SCHEMA = {
@@ -111,12 +111,7 @@ def assert_equal_records(a, b):
 def test_a_block_holds_the_records_as_columns(tmp_path, suffix, block_size):
   path = tmp_path / f'r.{suffix}'
   batches = _table().to_batches(3)
-  if suffix == 'arrow':
-    record_writer.write_arrow(path, batches, SCHEMA, block_size=block_size)
-  else:
-    record_writer.write_parquet(
-      path, batches, SCHEMA, row_group_size=block_size
-    )
+  record_writer.write(path, batches, SCHEMA, block_size=block_size)
   source = records.open_source(path, SCHEMA)
   as_blocks = records.open_source(path, SCHEMA, as_blocks=True)
   for start in range(11):
@@ -137,7 +132,7 @@ def test_a_block_holds_the_records_as_columns(tmp_path, suffix, block_size):
 
 def test_arrow_columns_are_views_of_the_file(tmp_path):
   path = tmp_path / 'r.arrow'
-  record_writer.write_arrow(path, _table().to_batches(3), SCHEMA, block_size=4)
+  record_writer.write(path, _table().to_batches(3), SCHEMA, block_size=4)
   source = records.open_source(path, SCHEMA, as_blocks=True)
   assert source.block_size == 4
   with open(path, 'rb') as file:
@@ -154,7 +149,7 @@ def test_arrow_columns_are_views_of_the_file(tmp_path):
 
 def test_arrow_records_of_any_numbers(tmp_path):
   path = tmp_path / 'r.arrow'
-  record_writer.write_arrow(path, _table().to_batches(3), SCHEMA, block_size=4)
+  record_writer.write(path, _table().to_batches(3), SCHEMA, block_size=4)
   source = records.open_source(path, SCHEMA)
   numbers = [9, 0, 5, 5, 8]
   found = source.take(numbers)
@@ -189,8 +184,8 @@ def test_what_cannot_be_a_block_is_refused(tmp_path):
 
 
 def test_a_schema_survives_json():
-  text = json.dumps(records.schema_to_json(SCHEMA))
-  assert records.schema_from_json(json.loads(text)) == SCHEMA
+  text = json.dumps(record_schema.schema_to_json(SCHEMA))
+  assert record_schema.schema_from_json(json.loads(text)) == SCHEMA
 
 
 def test_blocks(path):
@@ -207,8 +202,8 @@ def test_blocks(path):
 @pytest.mark.parametrize('row_group_size', [1, 3, 4, 10, 99])
 def test_blocks_over_row_groups(tmp_path, row_group_size):
   path = tmp_path / 'r.parquet'
-  record_writer.write_parquet(
-    path, _table().to_batches(2), SCHEMA, row_group_size=row_group_size
+  record_writer.write(
+    path, _table().to_batches(2), SCHEMA, block_size=row_group_size
   )
   assert pq.ParquetFile(path).metadata.row_group(0).num_rows == min(
     row_group_size, 10
@@ -363,7 +358,7 @@ _RECORDS = st.dictionaries(
 
 @hypothesis.given(_RECORDS)
 def test_codec_round_trip(record):
-  decoded = record_codec.decode(record_codec.encode(record))
+  decoded = array_record_file.decode(array_record_file.encode(record))
   assert list(decoded) == list(record)
   for name, value in record.items():
     if isinstance(value, str):
@@ -377,26 +372,28 @@ def test_codec_round_trip(record):
 @hypothesis.given(_RECORDS, st.data())
 def test_codec_refuses_damage(record, data):
   """Cut or with a changed byte: the right type of error, or a record."""
-  encoded = record_codec.encode(record)
+  encoded = array_record_file.encode(record)
   size = data.draw(st.integers(0, len(encoded) - 1))
   with pytest.raises(ValueError):
-    record_codec.decode(encoded[:size])
+    array_record_file.decode(encoded[:size])
   with pytest.raises(ValueError, match='1 bytes follow'):
-    record_codec.decode(encoded + b'x')
+    array_record_file.decode(encoded + b'x')
   changed = bytearray(encoded)
   changed[size] = data.draw(st.integers(0, 255))
   try:
-    record_codec.decode(bytes(changed))
+    array_record_file.decode(bytes(changed))
   except ValueError:
     pass
 
 
 def test_codec_keeps_big_endian_values():
-  record = record_codec.encode({'x': np.arange(3, dtype='>i4')})
-  np.testing.assert_array_equal(record_codec.decode(record)['x'], [0, 1, 2])
+  record = array_record_file.encode({'x': np.arange(3, dtype='>i4')})
+  np.testing.assert_array_equal(
+    array_record_file.decode(record)['x'], [0, 1, 2]
+  )
 
 
 @pytest.mark.parametrize('value', [None, object(), np.array(['a']), [1, 'a']])
 def test_codec_refuses_objects(value):
   with pytest.raises(ValueError, match='needed: numbers, bools or str'):
-    record_codec.encode({'x': value})
+    array_record_file.encode({'x': value})

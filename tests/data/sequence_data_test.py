@@ -13,6 +13,7 @@ from antjax.data import output_folder
 from antjax.data.engine import Engine
 from antjax.data.sequence_data import SequenceData
 from tests.data import sequence_fixture
+from tests.data.views import files_of
 
 _WITHOUT_SPARK = (
   "pyspark is not installed (pip install 'antjax[spark]')"
@@ -37,15 +38,7 @@ def _source(log, tmp_path_factory):
 def _folder(source):
   out = source.parent / 'core'
   sequence_fixture.prepare(source, out, k_core=4)
-  return out
-
-
-def files_of(folder):
-  return {
-    p.name: p.read_bytes()
-    for p in sorted(folder.iterdir())
-    if p.name != output_folder.DESCRIPTION
-  }
+  return out / 'sequences'
 
 
 @pytest.mark.parametrize('k', [0, 2, 4])
@@ -72,15 +65,15 @@ def test_sequences_are_those_of_plain_python(
   assert data.domains[0] == -1 and data.counts[0] == 0
 
 
-def test_the_core_is_one_and_takes_rounds(log, folder):
+def test_the_core_is_one_and_takes_rounds(log, source, folder, tmp_path):
   found = log.sequences(4)
   assert found != log.sequences(0)
   counts = SequenceData.open(folder).description['counts']
   assert counts['core_rounds'] > 1 and counts['events_outside_core'] > 0
   # Dropping repeats comes after the core, so counts are of the events before.
   config = {'k_core': 4, 'drop_repeats': False}
-  out = folder.parent / 'with_repeats'
-  sequence_fixture.prepare(folder.parent / 'amazon', out, **config)
+  sequence_fixture.prepare(source, tmp_path / 'out', **config)
+  out = tmp_path / 'out'
   whole = sequence_fixture.read_back(out)
   sizes = collections.Counter(i for items in whole.values() for i in items)
   assert min(sizes.values()) >= 4
@@ -212,11 +205,11 @@ def test_users_are_drawn_before_their_domains(folder):
 
 def test_a_second_run_does_nothing_and_another_is_refused(source, folder):
   before = files_of(folder)
-  description, made = sequence_fixture.prepare(source, folder, k_core=4)
+  description, made = sequence_fixture.prepare(source, folder.parent, k_core=4)
   assert not made
   assert description == output_folder.load_description(folder)
   with pytest.raises(ValueError, match='k_core=4 .now 3.; add --overwrite'):
-    sequence_fixture.prepare(source, folder, k_core=3)
+    sequence_fixture.prepare(source, folder.parent, k_core=3)
   assert files_of(folder) == before
   assert not [*folder.parent.glob('.*')]  # Nothing in between is left.
 
@@ -225,7 +218,7 @@ def test_threads_do_not_matter(source, folder, tmp_path):
   sequence_fixture.prepare(
     source, tmp_path / 'out', k_core=4, engine=Engine(threads=1)
   )
-  assert files_of(tmp_path / 'out') == files_of(folder)
+  assert files_of(tmp_path / 'out' / 'sequences') == files_of(folder)
 
 
 @pytest.mark.slow
@@ -235,7 +228,7 @@ def test_spark_writes_equal_files(source, folder, tmp_path):
   sequence_fixture.prepare(
     source, tmp_path / 'out', k_core=4, engine=Engine(name='spark', threads=2)
   )
-  assert files_of(tmp_path / 'out') == files_of(folder)
+  assert files_of(tmp_path / 'out' / 'sequences') == files_of(folder)
 
 
 def test_nothing_left_is_an_error(source, tmp_path):

@@ -4,7 +4,6 @@
 
 import collections
 import csv
-import functools
 import gzip
 import json
 import pathlib
@@ -13,8 +12,9 @@ import random
 import numpy as np
 import pyarrow.parquet as pq
 
-from antjax.data import engine, sequence_amazon, sequence_files
-from antjax.data.sequence_build import SequenceConfig
+from antjax.data import event_amazon, output_folder
+from antjax.data.view_sequences import SequenceConfig
+from tests.data import views
 
 DOMAINS = ('Toys', 'Arts')  # Not in the order of their names.
 
@@ -117,28 +117,23 @@ class Log:
 
 def prepare(folder, out, *, domains=DOMAINS, share=0.001, **options):
   """Prepares what `write_amazon` has written."""
+  names = ('k_core', 'untitled', 'drop_repeats')
   config = SequenceConfig(
-    **{
-      name: options.pop(name)
-      for name in ('k_core', 'untitled', 'drop_repeats')
-      if name in options
-    }
+    **{name: options.pop(name) for name in names if name in options}
   )
-  files = sequence_amazon.find_files(folder, domains)
-  read = functools.partial(
-    sequence_amazon.read,
-    files,
-    engine=options.get('engine') or engine.Engine(),
+  return views.write(
+    out,
+    event_amazon.source(folder, domains),
+    'sequences',
+    config,
     max_rejected_share=share,
-    progress=lambda text: None,
-  )
-  return sequence_files.prepare_sequences(
-    out, read, {'data': sequence_amazon.fingerprint(files)}, config, **options
+    **options,
   )
 
 
 def read_back(out) -> dict[str, list[str]]:
   """User -> items, as `Log.sequences`, from the files alone."""
+  out = output_folder.find_view(out, 'sequences')
   keys = pq.read_table(out / 'items.parquet')['key'].to_pylist()
   users = pq.read_table(out / 'users.parquet')['key'].to_pylist()
   events, offsets = np.load(out / 'events.npy'), np.load(out / 'offsets.npy')

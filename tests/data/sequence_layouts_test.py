@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each layout of sequences reads, and what it sets aside."""
 
-import csv
-import functools
 import gzip
 import json
 import lzma
@@ -12,35 +10,27 @@ import numpy as np
 import pytest
 
 from antjax.data import (
-  behavior_schema,
-  engine,
-  sequence_amazon,
+  event_amazon,
+  event_food_kitchen,
+  event_movielens,
+  event_table,
+  schema_file,
   sequence_files,
-  sequence_food_kitchen,
-  sequence_movielens,
-  sequence_table,
 )
-from antjax.data.sequence_build import SequenceConfig
 from antjax.data.sequence_data import SequenceData
-from tests.data import behavior_fixture, movielens_fixture, sequence_fixture
+from antjax.data.view_sequences import SequenceConfig
+from tests.data import (
+  behavior_fixture,
+  movielens_fixture,
+  sequence_fixture,
+  views,
+)
+from tests.data.views import rejected
 
 
-def prepare(out, read, share=0.001, **options):
-  found = functools.partial(
-    read, max_rejected_share=share, progress=lambda text: None
-  )
+def prepare(out, source, share=0.001):
   config = SequenceConfig(k_core=0)
-  return sequence_files.prepare_sequences(
-    out, found, {'data': 'x'}, config, **options
-  )
-
-
-def rejected(out):
-  with open(out / 'rejected.csv', newline='', encoding='utf-8') as file:
-    return [*csv.DictReader(file)]
-
-
-# Amazon Reviews 2018.
+  return views.write(out, source, 'sequences', config, max_rejected_share=share)
 
 
 def test_bad_lines_of_amazon_are_listed_by_name(tmp_path):
@@ -59,7 +49,7 @@ def test_bad_lines_of_amazon_are_listed_by_name(tmp_path):
   assert len(whys) == 6
   assert sum('no JSON' in why for why in whys) == 1
   assert sum('names no item' in why for why in whys) == 2
-  assert sum('names no user or no item' in why for why in whys) == 1
+  assert sum(why == 'no value' for why in whys) == 1
   assert sum('"x"' in why for why in whys) == 1
   data = SequenceData.open(tmp_path / 'out')
   assert data.description['counts']['rejected_lines'] == 6
@@ -71,17 +61,17 @@ def test_bad_lines_of_amazon_are_listed_by_name(tmp_path):
 
 def test_files_of_amazon_are_found_or_missed_by_name(tmp_path):
   source = sequence_fixture.Log().write_amazon(tmp_path / 'amazon')
-  names = [one.name for one in sequence_amazon.find_files(source)]
+  names = [one.name for one in event_amazon.find_files(source)]
   assert names == ['Arts', 'Toys']
   with pytest.raises(
     FileNotFoundError, match='Games has no meta_Games.json.gz'
   ):
-    sequence_amazon.find_files(source, ['Games'])
+    event_amazon.find_files(source, ['Games'])
   (source / 'Arts.csv').write_text('')
   with pytest.raises(ValueError, match='domain Arts has 2 of Arts.csv'):
-    sequence_amazon.find_files(source)
+    event_amazon.find_files(source)
   with pytest.raises(FileNotFoundError, match='holds no meta_<Domain>.json.gz'):
-    sequence_amazon.find_files(tmp_path / 'amazon' / 'Ratings')
+    event_amazon.find_files(tmp_path / 'amazon' / 'Ratings')
 
 
 # Food and Kitchen of LLMCDSR.
@@ -120,8 +110,8 @@ def write_food_kitchen(folder):
 
 def test_food_kitchen_with_either_split(tmp_path):
   source = write_food_kitchen(tmp_path / 'source')
-  read = functools.partial(sequence_food_kitchen.read, source)
-  prepare(tmp_path / 'out', read)
+  events = event_food_kitchen.source(source)
+  prepare(tmp_path / 'out', events)
   data = SequenceData.open(tmp_path / 'out', split='source')
   assert data.titles == ['', 'tea', 'oat milk', 'rye', 'pan', 'pot']
   assert data.domain_names == ['Food', 'Kitchen']
@@ -156,10 +146,10 @@ def test_food_kitchen_with_either_split(tmp_path):
 def test_bad_lines_of_food_kitchen(tmp_path):
   source = write_food_kitchen(tmp_path / 'source')
   (source / 'valid.txt').write_text('1\t0,1\n2 0,1\n3\t0,99\n')
-  read = functools.partial(sequence_food_kitchen.read, source)
+  events = event_food_kitchen.source(source)
   with pytest.raises(ValueError, match='2 of 9 lines of .* are malformed'):
-    prepare(tmp_path / 'out', read)
-  description, _ = prepare(tmp_path / 'out', read, share=0.5)
+    prepare(tmp_path / 'out', events)
+  description, _ = prepare(tmp_path / 'out', events, share=0.5)
   assert description['counts']['rejected_lines'] == 2
   found = rejected(tmp_path / 'out')
   assert [(row['line'], row['text']) for row in found] == [
@@ -171,7 +161,7 @@ def test_bad_lines_of_food_kitchen(tmp_path):
   with pytest.raises(
     FileNotFoundError, match='neither test.txt nor test.txt.xz'
   ):
-    sequence_food_kitchen.find_files(source)
+    event_food_kitchen.find_files(source)
 
 
 # MovieLens-1M.
@@ -180,10 +170,8 @@ def test_bad_lines_of_food_kitchen(tmp_path):
 def test_films_have_their_first_genre_as_domain(tmp_path):
   fixture = movielens_fixture.Fixture()
   source = fixture.write_original(tmp_path / 'source')
-  read = functools.partial(
-    sequence_movielens.read, source, engine=engine.Engine()
-  )
-  description, _ = prepare(tmp_path / 'out', read)
+  events = event_movielens.source(source)
+  description, _ = prepare(tmp_path / 'out', events)
   data = SequenceData.open(tmp_path / 'out')
   titles = {number: (title, genres) for number, title, genres in fixture.items}
   expected = {}
@@ -215,13 +203,9 @@ def test_a_log_by_its_schema_file(tmp_path, labelled):
   log = behavior_fixture.Log()
   schema = behavior_fixture.SCHEMA if labelled else behavior_fixture.UNLABELLED
   source = log.write(tmp_path / 'log', schema)
-  read = functools.partial(
-    sequence_table.read,
-    source / 'log.csv',
-    behavior_schema.load(str(source / 'log.yaml')),
-    engine=engine.Engine(),
-  )
-  description, _ = prepare(tmp_path / 'out', read)
+  schema = schema_file.load(str(source / 'log.yaml'))
+  events = event_table.source(source / 'log.csv', schema)
+  description, _ = prepare(tmp_path / 'out', events)
   titles = {
     i['id']: ' '.join(i['title'].replace('\0', '').split()) for i in log.items
   }
@@ -247,11 +231,36 @@ def test_a_log_by_its_schema_file(tmp_path, labelled):
   assert counts['events_not_liked'] == (disliked if labelled else 0)
 
 
+def test_a_log_may_say_whose_part_a_user_is_and_what_a_title_is(tmp_path):
+  columns = dict.fromkeys(('user', 'item', 'part', 'name'), 'string')
+  schema = schema_file.make(
+    columns | {'liked': 'int32'},
+    user='user',
+    item='item',
+    title='name',
+    split='part',
+    label='liked',
+    liked_only=False,
+  )
+  path = tmp_path / 'log.csv'
+  rows = ['a,i1,train,One,1', 'a,i2,train,Two,0', 'b,i2,test,Two,1']
+  text = '\n'.join(['user,item,part,name,liked', *rows, ''])
+  path.write_text(text)
+  prepare(tmp_path / 'out', event_table.source(path, schema))
+  assert sequence_fixture.read_back(tmp_path / 'out') == {
+    'a': ['i1', 'i2'],
+    'b': ['i2'],
+  }
+  data = SequenceData.open(tmp_path / 'out', split='source')
+  assert data.titles == ['', 'One', 'Two']
+  assert data.user_split.tolist() == [0, 2]
+  path.write_text(text + 'b,i1,train,One,1\n')
+  with pytest.raises(ValueError, match="user 'b' has not one part in 'part'"):
+    prepare(tmp_path / 'other', event_table.source(path, schema))
+
+
 def test_a_log_without_users_has_no_sequences(tmp_path):
   (tmp_path / 'log.yaml').write_text('columns: {what: string}\nitem: what\n')
-  schema = behavior_schema.load(str(tmp_path / 'log.yaml'))
-  read = functools.partial(
-    sequence_table.read, tmp_path / 'log.csv', schema, engine=engine.Engine()
-  )
+  schema = schema_file.load(str(tmp_path / 'log.yaml'))
   with pytest.raises(ValueError, match='sequences need a user and an item'):
-    prepare(tmp_path / 'out', read)
+    sequence_files.check(schema)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from antjax.data import record_writer, records
+from antjax.data import record_schema, record_writer, records
 from antjax.data.shuffled_index import Order, ShuffledIndex, ShuffledRecords
 from antjax.shards import dataset, ledger_client, ledger_spec
 
@@ -63,7 +63,7 @@ def test_neighbours_are_everywhere():
 
 @pytest.mark.parametrize('form', ['arrow', 'array_record'])
 def test_records_of_another_source(tmp_path, form):
-  schema = {'number': records.Field('int32')}
+  schema = {'number': record_schema.Field('int32')}
   table = pa.table({'number': pa.array(range(40), pa.int32())})
   path = tmp_path / f'r.{form}'
   record_writer.write(path, table.to_batches(8), schema)

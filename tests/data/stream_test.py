@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from antjax.data import record_writer, records
+from antjax.data import record_schema, record_writer
 from antjax.data.stream import END, FileStream
 
-SCHEMA = {'x': records.Field('int32')}
+SCHEMA = {'x': record_schema.Field('int32')}
 
 
 def write(path, start, stop):

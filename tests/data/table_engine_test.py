@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from antjax.data import output_folder, prepare, table_files
-from antjax.data.table_files import Engine
-from antjax.data.table_tasks import TableConfig
+from antjax.data import output_folder, prepare
+from antjax.data.engine import Engine
+from antjax.data.view_tasks import TaskConfig
 from tests import source_tree
-from tests.data import table_fixture
+from tests.data import table_fixture, views
 
 _WITHOUT_SPARK = (
   "pyspark is not installed (pip install 'antjax[spark]')"
@@ -43,18 +43,14 @@ def test_spark_gives_the_same_files(tmp_path, order, tags):
     table_fixture.write_with_tags(source, rows)
   else:
     table_fixture.write(source, table_fixture.make_rows(2000))
-  config = TableConfig(order=order, cold_share=0.3, max_rows=50, min_count=2)
+  config = TaskConfig(order=order, cold_share=0.3, max_rows=50, min_count=2)
   found = {}
   for name in ('duckdb', 'spark'):
     out = tmp_path / name
-    table_files.prepare_table(
-      out,
-      source,
-      schema,
-      config,
-      engine=Engine(name=name, threads=2),
-    )
-    found[name] = {p.name: p.read_bytes() for p in out.iterdir()}
+    engine = Engine(name=name, threads=2)
+    views.write_tasks(out, source, schema, config, engine=engine)
+    files = (out / 'tasks').iterdir()
+    found[name] = {p.name: p.read_bytes() for p in files}
   assert len(found['duckdb']) == 6
   for file, content in found['duckdb'].items():
     assert found['spark'][file] == content, file
@@ -133,7 +129,7 @@ def peak_mb(folder, num_rows):
   """Prepares so many rows with 200 MB; returns the process's peak memory."""
   write_unsorted(folder / 'rows.parquet', num_rows)
   (folder / 'schema.yaml').write_text(_SCHEMA)
-  command = [sys.executable, '-m', 'launch.prepare_data', '--dataset=generic']
+  command = [sys.executable, '-m', 'launch.prepare_data']
   command += [f'--source={folder}/rows.parquet', f'--out={folder}/out']
   command += [f'--schema={folder}/schema.yaml', '--memory_limit=200MB']
   process = subprocess.Popen(command, cwd=source_tree.ROOT)
@@ -153,7 +149,7 @@ def test_ten_times_the_memory_is_sorted_within_it(tmp_path):
     peaks.append(peak_mb(tmp_path / name, count))
   print(f'peak: {peaks[0]:.0f} MB for 2000 rows, {peaks[1]:.0f} MB for 2 GB')
   assert peaks[1] - peaks[0] < 200
-  out = tmp_path / 'large' / 'out'
+  out = tmp_path / 'large' / 'out' / 'tasks'
   description = output_folder.load_description(out)
   assert description['counts']['rows'] == num_rows
   source = output_folder.open_split(out, 'train', as_blocks=True)

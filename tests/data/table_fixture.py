@@ -6,9 +6,9 @@ import math
 import pathlib
 import random
 
-from antjax.data import table_schema
+from antjax.data import schema_file
 
-SCHEMA = table_schema.make(
+SCHEMA = schema_file.make(
   {
     'user': 'string',
     'item': 'string',
@@ -23,7 +23,7 @@ SCHEMA = table_schema.make(
   name='clicks',
 )
 
-SCHEMA_WITH_TAGS = table_schema.make(
+SCHEMA_WITH_TAGS = schema_file.make(
   {
     'user': 'string',
     'tags': {'type': 'string', 'separator': '|'},

@@ -3,7 +3,6 @@
 """Features with many values in a row: texts to be parted, lists of Parquet."""
 
 import collections
-import csv
 import logging
 
 import numpy as np
@@ -11,13 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from antjax.data import output_folder, table_files
-from antjax.data.table_tasks import TableConfig
+from antjax.data import output_folder
+from antjax.data.view_tasks import TaskConfig
 from antjax.meta import meta_io
 from antjax.meta.episode_config import Bucket, EpisodeConfig
-from tests.data import table_fixture
+from tests.data import table_fixture, views
+from tests.data.views import read
 
-CONFIG = TableConfig(
+CONFIG = TaskConfig(
   cold_share=0.3,
   query_size=4,
   min_rows=8,
@@ -28,20 +28,8 @@ CONFIG = TableConfig(
 
 
 def make(out, source, config=CONFIG, **options):
-  description, _ = table_files.prepare_table(
-    out,
-    source,
-    table_fixture.SCHEMA_WITH_TAGS,
-    config,
-    engine=table_files.Engine(threads=2),
-    **options,
-  )
-  return description
-
-
-def read(out, split):
-  source = output_folder.open_split(out, split)
-  return source.read(0, len(source))
+  schema = table_fixture.SCHEMA_WITH_TAGS
+  return views.write_tasks(out, source, schema, config, **options)
 
 
 @pytest.fixture(name='rows', scope='module')
@@ -58,7 +46,7 @@ def _out(rows, tmp_path_factory):
 
 
 def test_ids_of_lists_are_those_of_a_plain_loop(rows, out):
-  description = output_folder.load_description(out)
+  description = output_folder.load_description(out / 'tasks')
   tags_of = {when: tags for _, tags, when, _ in rows}  # Times are unique.
   train = read(out, 'train')
   counts: collections.Counter[str] = collections.Counter()
@@ -66,7 +54,7 @@ def test_ids_of_lists_are_those_of_a_plain_loop(rows, out):
     for when in record['timestamp'].tolist():
       counts.update({*tags_of[when]})
   frequent = sorted(tag for tag, count in counts.items() if count >= 5)
-  table = pq.read_table(out / 'ids_tags.parquet')
+  table = pq.read_table(out / 'tasks' / 'ids_tags.parquet')
   assert table['tags'].to_pylist() == frequent
   assert table['id'].to_pylist() == [*range(1, len(frequent) + 1)]
   width = max(len(tags) for tags in tags_of.values())
@@ -98,7 +86,7 @@ def test_parquet_gives_the_same(rows, out, tmp_path, kind):
   columns = {'user': user, 'tags': column, 'when': when, 'click': click}
   pq.write_table(pa.table(columns), source)
   description = make(tmp_path / 'out', source, file_format='parquet')
-  expected = output_folder.load_description(out)
+  expected = output_folder.load_description(out / 'tasks')
   assert description['features'] == expected['features']
   for split in ('train', 'warm', 'task_cold'):
     for a, b in zip(read(out, split), read(tmp_path / 'out', split)):
@@ -109,7 +97,7 @@ def test_parquet_gives_the_same(rows, out, tmp_path, kind):
 
 def test_long_lists_are_cut_and_counted(rows, out, tmp_path, caplog):
   source = table_fixture.write_with_tags(tmp_path / 'c.csv', rows)
-  config = TableConfig(cold_share=0.3, query_size=4, min_rows=8, max_values=3)
+  config = TaskConfig(cold_share=0.3, query_size=4, min_rows=8, max_values=3)
   with caplog.at_level(logging.WARNING):
     description = make(tmp_path / 'out', source, config)
   lengths = [len(tags) for _, tags, *_ in rows]
@@ -119,7 +107,7 @@ def test_long_lists_are_cut_and_counted(rows, out, tmp_path, caplog):
   )
   assert description['features']['tags']['max_values'] == 3
   first = {when: tags[:3] for _, tags, when, _ in rows}
-  table = pq.read_table(tmp_path / 'out' / 'ids_tags.parquet')
+  table = pq.read_table(tmp_path / 'out' / 'tasks' / 'ids_tags.parquet')
   tag_of = dict(zip(table['id'].to_pylist(), table['tags'].to_pylist()))
   for record in read(tmp_path / 'out', 'train'):
     for when, line in zip(record['timestamp'].tolist(), record['tags']):
@@ -127,7 +115,7 @@ def test_long_lists_are_cut_and_counted(rows, out, tmp_path, caplog):
 
 
 def test_episodes_of_lists(out):
-  description = output_folder.load_description(out)
+  description = output_folder.load_description(out / 'tasks')
   widths = {k: v['max_values'] for k, v in description['features'].items()}
   config = EpisodeConfig(
     buckets=(Bucket(9, 4),), features=widths, label='click', query_size=4
@@ -157,26 +145,11 @@ def test_lists_with_an_empty_value_are_set_aside(tmp_path):
   out = tmp_path / 'out'
   description = make(out, tmp_path / 'c.parquet', max_rejected_share=0.1)
   assert description['counts']['rejected_lines'] == 2
-  with open(out / output_folder.REJECTED, newline='') as file:
-    found = [(r['line'], r['column']) for r in csv.DictReader(file)]
+  found = [(r['line'], r['column']) for r in views.rejected(out)]
   assert found == [('4', 'tags'), ('8', 'tags')]
   (record, *_) = read(out, 'train')
   assert record['timestamp'][:9].tolist() == [0, 1, 2, 4, 5, 6, 8, 9, 10]
   assert record['tags'][6:9].tolist() == [[1, 2], [-1, -1], [1, 2]]
-
-
-@pytest.mark.parametrize(
-  ('columns', 'message'),
-  [
-    ({'tags': [[0.5]]}, "'tags' holds lists of float64; needed are lists of"),
-    ({'when': [[1]]}, "'when' holds lists; needed is a value in each row, or"),
-  ],
-)
-def test_other_lists_are_refused(tmp_path, columns, message):
-  table = {'user': ['u'], 'tags': [['a']], 'when': [1], 'click': [1]} | columns
-  pq.write_table(pa.table(table), tmp_path / 'c.parquet')
-  with pytest.raises(ValueError, match=message):
-    make(tmp_path / 'out', tmp_path / 'c.parquet')
 
 
 def test_a_feature_of_one_value_in_each_row_is_a_list_still(tmp_path):

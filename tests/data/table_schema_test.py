@@ -7,29 +7,19 @@ import json
 import numpy as np
 import pytest
 
-from antjax.data import (
-  output_folder,
-  table_files,
-  table_layouts,
-  table_raw,
-  table_schema,
-)
-from antjax.data.table_tasks import TableConfig
+from antjax.data import schema_file, table_layouts, table_source, view_tasks
+from antjax.data.view_tasks import TaskConfig
+from tests.data import views
+from tests.data.views import read
 
 
 def make(out, source, schema):
-  description, _ = table_files.prepare_table(
-    out,
-    source,
-    schema,
-    TableConfig(cold_share=0.3, query_size=4, min_rows=8),
-    engine=table_files.Engine(threads=2),
-  )
-  return description
+  config = TaskConfig(cold_share=0.3, query_size=4, min_rows=8)
+  return views.write_tasks(out, source, schema, config)
 
 
 def first_record(out):
-  return output_folder.open_split(out, 'train').read(0, 1)[0]
+  return read(out, 'train')[0]
 
 
 def write_criteo(path, header):
@@ -51,7 +41,7 @@ def write_criteo(path, header):
 @pytest.mark.parametrize('header', [False, True])
 def test_criteo(tmp_path, header):
   source = write_criteo(tmp_path / 'train.txt', header)
-  schema = table_layouts.criteo(table_raw.first_line(source))
+  schema = table_layouts.criteo(table_source.first_line(source))
   description = make(tmp_path / 'out', source, schema)
   assert description['counts']['rows'] == 60
   assert description['task_feature'] == 'C1'
@@ -82,14 +72,11 @@ def test_avazu(tmp_path, is_encoded):
     lines.append(','.join(fields))
   source = tmp_path / 'train.csv'
   source.write_text('\n'.join(lines) + '\n')
-  schema = table_layouts.avazu(table_raw.first_line(source))
+  schema = table_layouts.avazu(table_source.first_line(source))
   description = make(tmp_path / 'out', source, schema)
-  assert description['counts'] == {
-    'rows': 60,
-    'tasks': 3,
-    'cold_tasks': 1,
-    'rejected_lines': 0,
-  }
+  counts = description['counts']
+  assert (counts['rows'], counts['tasks'], counts['cold_tasks']) == (60, 3, 1)
+  assert counts['rejected_lines'] == 0
   assert description['task_feature'] == ('feat_4' if is_encoded else 'site_id')
   assert len(description['features']) == (22 if is_encoded else 21)
   record = first_record(tmp_path / 'out')
@@ -122,14 +109,13 @@ def test_ali_ccp(tmp_path):
   'layout', [table_layouts.ali_ccp, table_layouts.avazu, table_layouts.criteo]
 )
 def test_another_layout_is_named(layout):
-  with pytest.raises(ValueError, match="begins with 'user,item'.*=generic"):
+  with pytest.raises(ValueError, match="begins with 'user,item'.*--schema"):
     layout('user,item')
 
 
 def test_schema_files(tmp_path):
   value = {
-    'kind': 'rating',
-    'label': 'stars',
+    'rating': 'stars',
     'task': 'user',
     'columns': {
       'user': 'int64',
@@ -143,12 +129,12 @@ def test_schema_files(tmp_path):
   }
   (tmp_path / 'films.json').write_text(json.dumps(value))
   (tmp_path / 'films.yaml').write_text(
-    'kind: rating\nlabel: stars\ntask: user\nignore: [note]\nlog: [length]\n'
+    'rating: stars\ntask: user\nignore: [note]\nlog: [length]\n'
     'columns:\n  user: int64\n  film: string\n'
     '  length: {type: float32, empty: 90}\n  stars: float32\n  note: string\n'
   )
-  schema = table_schema.load(str(tmp_path / 'films.json'))
-  assert schema == table_schema.load(str(tmp_path / 'films.yaml'))
+  schema = schema_file.load(str(tmp_path / 'films.json'))
+  assert schema == schema_file.load(str(tmp_path / 'films.yaml'))
   assert schema.features == ('user', 'film')
   assert schema.numeric == ('length',)
   assert schema.empty == {'length': 90.0}
@@ -160,10 +146,9 @@ def test_schema_files(tmp_path):
   [
     ({'label': 'tap'}, "'tap' is no column; the columns are user, item, p"),
     ({'time': 'item'}, "column 'item' is text; a number is needed"),
-    ({'kind': 'tap'}, "kind='tap'; needed: 'click' or 'rating'"),
-    ({'features': ['user', 'click']}, 'more than one of them: click'),
+    ({'ids': ['user', 'click']}, 'more than one of them: click'),
     ({'log': ['item']}, 'log names columns that are not numeric'),
-    ({'features': []}, 'no column is a feature'),
+    ({'ids': []}, 'no column is a feature'),
     ({'task': 'price'}, "the task 'price' is a float32; text or an integer"),
     ({'columns': {'user': 'string', 'click': 'int32', 'Id': 'int32'}}, 'Id is'),
     ({'columns': {'user': 'string', 'click': 'int32', '__a': 'int32'}}, '__a'),
@@ -203,7 +188,7 @@ def test_schema_files(tmp_path):
       {
         'columns': {'user': 'string', 'click': 'int32'}
         | {'n': {'type': 'string', 'separator': '|'}},
-        'features': ['user'],
+        'ids': ['user'],
       },
       "column 'n' has a separator; only a feature of the type string",
     ),
@@ -215,8 +200,8 @@ def test_schema_files(tmp_path):
       "the separator of 'n' is empty",
     ),
     ({'columns': {'task': 'string', 'click': 'text'}}, "the type 'text'; nee"),
-    ({'colums': {}}, 'unknown: colums; known: ignore, columns'),
-    ({'columns': None}, 'needed: columns, label and task'),
+    ({'colums': {}}, 'unknown: colums; known: columns'),
+    ({'columns': None}, 'needed: columns; docs/data.md'),
   ],
 )
 def test_a_wrong_schema_is_refused(tmp_path, changes, message):
@@ -229,22 +214,22 @@ def test_a_wrong_schema_is_refused(tmp_path, changes, message):
   path = tmp_path / 's.json'
   path.write_text(json.dumps(value | changes))
   with pytest.raises(ValueError, match=message):
-    table_schema.load(str(path))
+    view_tasks.check(schema_file.load(str(path)))
 
 
 def test_a_schema_that_is_no_file_or_not_readable(tmp_path):
   with pytest.raises(FileNotFoundError, match='docs/data.md shows'):
-    table_schema.load(str(tmp_path / 'none.yaml'))
+    schema_file.load(str(tmp_path / 'none.yaml'))
   (tmp_path / 's.yaml').write_text('a: [b\nc')
   with pytest.raises(ValueError, match='is neither JSON nor YAML'):
-    table_schema.load(str(tmp_path / 's.yaml'))
+    schema_file.load(str(tmp_path / 's.yaml'))
 
 
 @pytest.mark.parametrize(
   ('text', 'message'),
   [
     ('columns: [a, b]', 'columns: .* needed: column: type'),
-    ('features: item', 'features: .item.; needed: a list of columns'),
+    ('ids: item', 'ids: .item.; needed: a list of columns'),
     ('ignore: 3', 'ignore: 3; needed: a list'),
     ('delimiter: 5', 'delimiter: 5; needed: one character'),
     ('delimiter: ""', 'needed: one character'),
@@ -271,7 +256,7 @@ def test_a_file_of_wrong_types_is_refused(tmp_path, text, message):
     columns = ''
   path.write_text(f'{columns}label: click\ntask: user\n{text}\n')
   with pytest.raises(ValueError, match=message):
-    table_schema.load(str(path))
+    schema_file.load(str(path))
 
 
 @pytest.mark.parametrize(
@@ -288,7 +273,7 @@ def test_a_file_of_wrong_types_is_refused(tmp_path, text, message):
 def test_a_name_that_comes_twice_is_refused(tmp_path, text, message):
   (tmp_path / 's').write_text(text)
   with pytest.raises(ValueError, match=message):
-    table_schema.load(str(tmp_path / 's'))
+    schema_file.load(str(tmp_path / 's'))
 
 
 def test_names_may_be_numbers(tmp_path):
@@ -297,6 +282,6 @@ def test_names_may_be_numbers(tmp_path):
     'columns: {1: int32, 101: string, 7: float32}\nlabel: 1\ntask: 101\n'
     'numeric: [7]\n'
   )
-  schema = table_schema.load(str(path))
+  schema = schema_file.load(str(path))
   assert schema.task == '101' and schema.features == ('101',)
   assert schema.numeric == ('7',)

@@ -3,8 +3,7 @@
 """Tables become the tasks that a plain loop makes of them."""
 
 import collections
-import csv
-import decimal
+import dataclasses
 
 import numpy as np
 import pyarrow as pa
@@ -12,11 +11,12 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from antjax.data import output_folder, table_files, table_raw, table_schema
-from antjax.data.table_tasks import TableConfig
-from tests.data import table_fixture
+from antjax.data import event_table, output_folder, schema_file
+from antjax.data.view_tasks import TaskConfig
+from tests.data import table_fixture, views
+from tests.data.views import read
 
-CONFIG = TableConfig(
+CONFIG = TaskConfig(
   cold_share=0.3,
   query_size=4,
   min_rows=8,
@@ -38,24 +38,11 @@ def _source(rows, tmp_path):
 
 
 def make(out, source, schema=table_fixture.SCHEMA, config=CONFIG, **options):
-  description, _ = table_files.prepare_table(
-    out,
-    source,
-    schema,
-    config,
-    engine=table_files.Engine(threads=2),
-    **options,
-  )
-  return description
-
-
-def read(out, split):
-  source = output_folder.open_split(out, split)
-  return source.read(0, len(source))
+  return views.write_tasks(out, source, schema, config, **options)
 
 
 def vocabulary(out, feature):
-  table = pq.read_table(out / f'ids_{feature}.parquet')
+  table = pq.read_table(out / 'tasks' / f'ids_{feature}.parquet')
   return dict(zip(table[feature].to_pylist(), table['id'].to_pylist()))
 
 
@@ -73,9 +60,10 @@ def test_tasks_are_those_of_a_plain_loop(rows, source, tmp_path):
   assert len(cold) == round(0.3 * len(tasks)) > 0
   assert description['counts'] == {
     'rows': 900,
+    'rejected_lines': 0,
+    'events_of_unknown_items': 0,
     'tasks': len(tasks),
     'cold_tasks': len(cold),
-    'rejected_lines': 0,
   }
   users = list(table_fixture.by_task(rows))
   in_train = [
@@ -127,7 +115,8 @@ def test_tasks_are_those_of_a_plain_loop(rows, source, tmp_path):
 
 def test_a_folder_says_what_is_in_it(source, tmp_path):
   description = make(tmp_path / 'out', source)
-  assert description == output_folder.load_description(tmp_path / 'out')
+  out = tmp_path / 'out' / 'tasks'
+  assert description == output_folder.load_description(out)
   expected = {
     'kind': 'click',
     'label': 'click',
@@ -137,13 +126,10 @@ def test_a_folder_says_what_is_in_it(source, tmp_path):
     'format': 'arrow',
   }
   assert {name: description[name] for name in expected} == expected
-  block = output_folder.open_split(
-    tmp_path / 'out', 'train', as_blocks=True
-  ).read(0, 5)
+  block = output_folder.open_split(out, 'train', as_blocks=True).read(0, 5)
   assert set(block.rows) == {'timestamp', 'click', 'user', 'item', 'price'}
-  again = table_files.prepare_table(
-    tmp_path / 'out', source, table_fixture.SCHEMA, CONFIG
-  )
+  source = event_table.source(source, table_fixture.SCHEMA)
+  again = views.write(tmp_path / 'out', source, 'tasks', CONFIG)
   assert again == (description, False)
 
 
@@ -175,14 +161,12 @@ def test_formats_files_and_parquet_give_the_same(rows, source, tmp_path):
 
 
 def test_order_random_is_seeded(source, tmp_path):
-  import dataclasses
-
   config = dataclasses.replace(CONFIG, order='random')
   make(tmp_path / 'a', source, config=config)
   make(tmp_path / 'b', source, config=config)
   other = dataclasses.replace(config, seed=1)
   make(tmp_path / 'c', source, config=other)
-  files = [(tmp_path / n / 'train.arrow').read_bytes() for n in 'abc']
+  files = [(tmp_path / n / 'tasks' / 'train.arrow').read_bytes() for n in 'abc']
   assert files[0] == files[1] != files[2]
   times = [r['timestamp'] for r in read(tmp_path / 'a', 'train')]
   assert any((np.diff(t) < 0).any() for t in times)
@@ -200,9 +184,8 @@ def test_rows_that_do_not_parse_are_set_aside_and_named(rows, tmp_path):
   out = tmp_path / 'out'
   description = make(out, source, max_rejected_share=0.01)
   assert description['counts']['rejected_lines'] == 4
-  assert description['counts']['rows'] == 900
-  with open(out / output_folder.REJECTED, newline='') as file:
-    found = list(csv.DictReader(file))
+  assert description['counts']['rows'] == 904
+  found = views.rejected(out)
   assert [int(r['line']) for r in found] == [6, 51, 501, 701]
   assert [r['text'] for r in found] == bad
   assert [r['column'] for r in found[1:3]] == ['price', 'when']
@@ -212,102 +195,15 @@ def test_rows_that_do_not_parse_are_set_aside_and_named(rows, tmp_path):
       np.testing.assert_array_equal(a['item'], b['item'])
 
 
-def test_empty_values_of_parquet_are_set_aside_and_named(tmp_path):
-  table = pa.table(
-    {
-      'user': ['a'] * 30 + [None] + ['b'] * 30,
-      'item': [f'i{i % 7}' for i in range(61)],
-      'price': [None if i % 5 else 1.0 for i in range(61)],
-      'when': [str(i) if i != 40 else 'noon' for i in range(61)],
-      'click': [i % 2 for i in range(61)],
-    }
-  )
-  pq.write_table(table, tmp_path / 'c.parquet')
-  with pytest.raises(ValueError, match='2 of 61 rows of .* are malformed'):
-    make(tmp_path / 'strict', tmp_path / 'c.parquet')
-  out = tmp_path / 'out'
-  description = make(out, tmp_path / 'c.parquet', max_rejected_share=0.1)
-  assert description['counts']['rows'] == 59
-  assert description['counts']['rejected_lines'] == 2
-  with open(out / output_folder.REJECTED, newline='') as file:
-    found = [(r['line'], r['column']) for r in csv.DictReader(file)]
-  assert found == [('31', 'user'), ('41', 'when')]
-
-
-def test_a_column_of_parquet_may_be_called_line(tmp_path):
-  columns = {'user': 'string', 'line': 'int64', 'click': 'int32'}
-  schema = table_schema.make(columns, label='click', task='user', time='line')
-  values = [100 * i for i in range(20)]
-  table = pa.table(
-    {
-      'user': ['a'] * 21,
-      'line': pa.array([None, *values]),
-      'click': [i % 2 for i in range(21)],
-    }
-  )
-  pq.write_table(table, tmp_path / 'c.parquet')
-  out = tmp_path / 'out'
-  make(out, tmp_path / 'c.parquet', schema, max_rejected_share=0.5)
-  (record,) = read(out, 'train')[:1]
-  assert record['timestamp'][:4].tolist() == [0, 100, 200, 300]
-  with open(out / output_folder.REJECTED, newline='') as file:
-    found = [(r['line'], r['column']) for r in csv.DictReader(file)]
-  assert found == [('1', 'line')]
-
-
-def test_all_files_of_parquet_are_listed_and_nothing_rounded(rows, tmp_path):
-  folder = tmp_path / 'parts'
-  folder.mkdir()
-  names = table_fixture.SCHEMA.columns
-  for i in range(2):
-    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
-    columns['price'] = [float(x or 0) for x in columns['price']]
-    columns['click'] = [float(x) for x in columns['click']]
-    columns['click'][7 + i] = 0.7  # A cast would make it 1.
-    columns['price'][20] = float('nan')
-    pq.write_table(pa.table(columns), folder / f'{i}.parquet')
-  out = tmp_path / 'out'
-  description = make(out, folder, max_rejected_share=0.5)
-  assert description['counts']['rejected_lines'] == 4
-  with open(out / output_folder.REJECTED, newline='') as file:
-    found = [(r['file'], r['line'], r['column']) for r in csv.DictReader(file)]
-  assert [(name[-9:], *rest) for name, *rest in found] == [
-    ('0.parquet', '8', 'click'),
-    ('0.parquet', '21', 'price'),
-    ('1.parquet', '9', 'click'),
-    ('1.parquet', '21', 'price'),
-  ]
-
-
-def test_texts_and_decimals_of_parquet_are_not_rounded(tmp_path):
-  tenths = decimal.Decimal('0.1')
-  table = pa.table(
-    {
-      'user': ['a'] * 40,
-      'item': [i % 7 for i in range(40)],
-      'price': ['1e2', ' ', *['2.5'] * 37, '0x1'],
-      'when': ['7', '2.5', *map(str, range(37)), '1_0'],
-      'click': [(10 if i != 20 else 9) * tenths for i in range(40)],
-    }
-  )
-  pq.write_table(table, tmp_path / 'c.parquet')
-  out = tmp_path / 'out'
-  description = make(out, tmp_path / 'c.parquet', max_rejected_share=0.5)
-  assert description['counts']['rejected_lines'] == 3
-  with open(out / output_folder.REJECTED, newline='') as file:
-    found = [(r['line'], r['column']) for r in csv.DictReader(file)]
-  assert found == [('2', 'when'), ('21', 'click'), ('40', 'price')]
-
-
 @pytest.mark.parametrize('log', [[], ['price']])
 def test_numbers_too_large_for_a_record_are_refused(tmp_path, log):
   columns = {'user': 'string', 'price': 'float64', 'click': 'int32'}
-  schema = table_schema.make(columns, label='click', task='user', log=log)
+  schema = schema_file.make(columns, label='click', task='user', log=log)
   lines = [f'u,{i}e297,{i % 2}' for i in range(20)]
   path = tmp_path / 'c.csv'
   path.write_text('\n'.join(['user,price,click', *lines]) + '\n')
   if not log:
-    with pytest.raises(ValueError, match="'price' of table .* 1.9e.298; rec"):
+    with pytest.raises(ValueError, match='19 of 20 .*float64 below 3.4e.38'):
       make(tmp_path / 'out', path, schema)
     return
   make(tmp_path / 'out', path, schema)
@@ -318,7 +214,7 @@ def test_numbers_too_large_for_a_record_are_refused(tmp_path, log):
 
 def test_times_with_fractions_are_cut(tmp_path):
   columns = {'user': 'string', 'item': 'string', 'when': 'float64'}
-  schema = table_schema.make(
+  schema = schema_file.make(
     {**columns, 'click': 'int32'}, label='click', task='user', time='when'
   )
   lines = [f'u,{i},{i - 10.5},{i % 2}' for i in range(20)]
@@ -329,28 +225,13 @@ def test_times_with_fractions_are_cut(tmp_path):
   assert record['timestamp'][:4].tolist() == [-11, -10, -9, -8]
 
 
-def test_numbers_that_are_none_are_set_aside(tmp_path):
-  schema = table_schema.make(
-    {'user': 'string', 'price': 'float32', 'stars': 'float32'},
-    label='stars',
-    task='user',
-    kind='rating',
-    name='ratings',
-  )
+def test_ratings_off_the_levels_are_refused(tmp_path):
+  columns = {'user': 'string', 'price': 'float32', 'stars': 'float32'}
+  schema = schema_file.make(columns, rating='stars', task='user')
   path = tmp_path / 'r.csv'
-  good = ['u,1,4', 'u,-.5,3.0', 'u,1e3,5']
-  bad = ['u,nan,3', 'u,1,nan', 'u,inf,3', 'u,1e99,3', 'u,,3', 'u,0x1,3']
-  path.write_text('\n'.join(['user,price,stars', *good, *bad, '']))
-  description = make(tmp_path / 'out', path, schema, max_rejected_share=0.9)
-  assert description['counts']['rows'] == 3
-  assert description['counts']['rejected_lines'] == 6
-  with open(tmp_path / 'out' / output_folder.REJECTED, newline='') as file:
-    found = [(r['line'], r['column']) for r in csv.DictReader(file)]
-  columns = ['price', 'stars', 'price', 'price', 'price', 'price']
-  assert found == [(str(i), c) for i, c in enumerate(columns, 5)]
   for i, label in enumerate(['9.0', '3.5']):
     path.write_text(f'user,price,stars\nu,1,4\nu,1,{label}\n')
-    message = f"label 'stars' is {label}; needed is 1 to 5 .* whole"
+    message = f"rating 'stars' is {label}; tasks need 1 to 5, and whole"
     with pytest.raises(ValueError, match=message):
       make(tmp_path / f'other{i}', path, schema)
 
@@ -371,67 +252,6 @@ def test_names_of_files_and_folders_are_no_patterns(rows, name, tmp_path):
   assert make(folder / 'o[2]', folder / name, **options)['counts']['rows'] > 10
 
 
-@pytest.mark.parametrize(
-  ('names', 'message'),
-  [
-    (['a.csv', 'b.csv.gz', 'c.CSV.BZ2'], 'files b.csv.gz, c.CSV.BZ2, which'),
-    (['a.parquet.zst'], 'files a.parquet.zst, which are not read; unpack'),
-    (['a.CSV', 'b.Parquet'], 'both text and Parquet'),
-  ],
-)
-def test_no_file_is_left_out_silently(tmp_path, names, message):
-  for name in names:
-    (tmp_path / name).touch()
-  with pytest.raises(ValueError, match=message):
-    table_raw.find_files(tmp_path)
-
-
-def test_suffixes_in_capitals_and_packed_files_that_are_there(tmp_path):
-  for name in ('a.CSV', 'b.csv', 'b.csv.gz', 'notes.gz'):
-    (tmp_path / name).touch()
-  found = [p.name for p in table_raw.find_files(tmp_path)]
-  assert found == ['a.CSV', 'b.csv']
-  assert table_raw.find_files(tmp_path / 'a.CSV') == [tmp_path / 'a.CSV']
-
-
-@pytest.mark.parametrize('name', ['c.parquet', 'c.csv'])
-def test_numbers_beyond_an_int64_are_set_aside(name, tmp_path):
-  columns = {'user': 'string', 'item': 'int64', 'when': 'float64'}
-  schema = table_schema.make(
-    {**columns, 'click': 'int32'}, label='click', task='user', time='when'
-  )
-  wild = {3: (1e300, 3.0), 5: (2.0**63, 5.0), 7: (7.0, 1e30), 8: (-1e30, 8.0)}
-  rows = [wild.get(i, (i, i + 0.5)) for i in range(40)]
-  table = pa.table(
-    {
-      'user': ['u'] * 40,
-      'item': pa.array([item for item, _ in rows], 'float64'),
-      'when': pa.array([when for _, when in rows], 'float64'),
-      'click': [i % 2 for i in range(40)],
-    }
-  )
-  if name == 'c.parquet':
-    pq.write_table(table, tmp_path / name)
-  else:
-    lines = [
-      f'u,{item:.0f},{when},{i % 2}' for i, (item, when) in enumerate(rows)
-    ]
-    (tmp_path / name).write_text(
-      '\n'.join(['user,item,when,click', *lines, ''])
-    )
-  out = tmp_path / 'out'
-  description = make(out, tmp_path / name, schema, max_rejected_share=0.5)
-  assert description['counts']['rows'] == 36
-  with open(out / output_folder.REJECTED, newline='') as file:
-    found = [
-      (r['line'], r['column'], r['reason']) for r in csv.DictReader(file)
-    ]
-  first = 1 + (name == 'c.csv')
-  assert found == [
-    (str(i + first), 'when' if i == 7 else 'item', 'cast') for i in wild
-  ]
-
-
 def test_names_of_columns_do_not_matter(rows, source, tmp_path):
   """Not where they are those of steps between, or of no file's name."""
   names = {'item': 'a b', 'user': '0', 'price': 'rank', 'when': 'key'}
@@ -440,7 +260,7 @@ def test_names_of_columns_do_not_matter(rows, source, tmp_path):
   new = ','.join(names.get(name, name) for name in heading.split(','))
   other = tmp_path / 'other.csv'
   other.write_text(f'{new}\n{rest}')
-  schema = table_schema.make(
+  schema = schema_file.make(
     {
       '0': 'string',
       'a b': 'string',
@@ -451,7 +271,7 @@ def test_names_of_columns_do_not_matter(rows, source, tmp_path):
     label='click',
     task='0',
     time='key',
-    features=['a b', '0'],
+    ids=['a b', '0'],
     log=['rank'],
     name='clicks',
   )
@@ -459,7 +279,9 @@ def test_names_of_columns_do_not_matter(rows, source, tmp_path):
   description = make(tmp_path / 'out', other, schema)
   for split in ('train', 'warm', 'task_cold'):
     pairs = zip(
-      read(tmp_path / 'one', split), read(tmp_path / 'out', split), strict=True
+      read(tmp_path / 'one', split),
+      read(tmp_path / 'out', split),
+      strict=True,
     )
     for a, b in pairs:
       for name in a:
@@ -467,31 +289,16 @@ def test_names_of_columns_do_not_matter(rows, source, tmp_path):
   for old, new in names.items():
     if old in ('item', 'user'):
       file = description['files'][f'ids_{new}']['path']
-      values = pq.read_table(tmp_path / 'out' / file)[new].to_pylist()
+      values = pq.read_table(tmp_path / 'out' / 'tasks' / file)[new].to_pylist()
       assert values == list(vocabulary(tmp_path / 'one', old))
 
 
-def test_what_does_not_fit_the_schema_is_refused(rows, source, tmp_path):
+def test_nothing_is_left_of_what_does_not_fit_the_schema(rows, tmp_path):
   wrong = table_fixture.write(
     tmp_path / 'w.csv', [*rows, ('u1', 'i', '', 3, 2)]
   )
   with pytest.raises(ValueError, match="label 'click' is 2; needed is 0 or 1"):
     make(tmp_path / 'out', wrong)
-  source.write_text('user,item,cost,when,click\n')
-  with pytest.raises(ValueError, match='columns user, item, cost.*; needed: u'):
-    make(tmp_path / 'out', source)
-  source.write_text('user,item,price,when,click\n')
-  with pytest.raises(ValueError, match='hold no row at all'):
-    make(tmp_path / 'out', source)
-  pq.write_table(pa.table({'user': ['a']}), tmp_path / 'c.parquet')
-  with pytest.raises(ValueError, match='has no column click, item, price, wh'):
-    make(tmp_path / 'out', tmp_path / 'c.parquet')
-  with pytest.raises(ValueError, match='holds both text and Parquet'):
-    make(tmp_path / 'out', tmp_path)
-  (tmp_path / 'd.parquet').write_bytes(b'PAR1 and then nothing')
-  with pytest.raises(ValueError, match='d.parquet is no Parquet file'):
-    make(tmp_path / 'out', tmp_path / 'd.parquet')
-  (tmp_path / 'd.parquet').unlink()
   with pytest.raises(FileNotFoundError, match='none does not exist'):
     make(tmp_path / 'out', tmp_path / 'none')
   assert not (tmp_path / 'out').exists()
@@ -509,4 +316,4 @@ def test_what_does_not_fit_the_schema_is_refused(rows, source, tmp_path):
 def test_a_wrong_config_is_refused(changes, message):
   options = {'query_size': 4, 'min_rows': 8, **changes}
   with pytest.raises(ValueError, match=message):
-    TableConfig(**options)
+    TaskConfig(**options)

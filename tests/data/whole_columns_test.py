@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from antjax.data import record_writer, whole_columns
-from antjax.data.records import Field
+from antjax.data.record_schema import Field
 
 SCHEMA = {
   'user': Field('int64'),

@@ -4,9 +4,10 @@
 
 import pathlib
 import re
+from typing import get_args
 
-from antjax.jobs import prepare_sequences
-from antjax.jobs.llm_rec import baselines as llm_rec_baselines
+from antjax.data import datasets
+from antjax.jobs.llm_rec import config as llm_rec_config
 from tests.data import sequence_fixture
 
 _TEXT = (pathlib.Path(__file__).parents[2] / 'docs' / 'llm_rec.md').read_text()
@@ -19,7 +20,7 @@ def _blocks(language):
 def test_the_code_runs_as_shown(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   source = sequence_fixture.Log().write_amazon(tmp_path / 'amazon')
-  sequence_fixture.prepare(source, 'data/ml-1m-sequences', k_core=0)
+  sequence_fixture.prepare(source, 'data/ml-1m', k_core=0)
   for block in _blocks('python'):
     if 'SequenceData' in block or 'ranking' in block:
       exec(block, {})
@@ -27,8 +28,8 @@ def test_the_code_runs_as_shown(tmp_path, monkeypatch, capsys):
 
 
 def test_every_method_and_layout_is_told():
-  for method in llm_rec_baselines.METHODS:
+  for method in llm_rec_config.METHODS:
     assert f'`{method}`' in _TEXT
-  for layout in ('movielens', 'amazon2018', 'food_kitchen', 'table'):
-    assert f'`{layout}`' in _TEXT
-    assert layout in prepare_sequences._READERS
+  for name in ('ml-1m', 'amazon-2018', 'food-kitchen'):
+    assert f'`{name}`' in _TEXT
+    assert name in get_args(datasets.Name)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from antjax.data import record_writer, records
+from antjax.data import record_schema, record_writer, records
 from antjax.data.stream import END, FileStream
 from antjax.elastic.worker import Agent
 from antjax.jobs import worker_env
@@ -22,7 +22,7 @@ from antjax.shards.dataset import fitted_state, merge_states
 from tests import source_tree
 
 NUM_RECORDS = 203
-SCHEMA = {'x': records.Field('int32')}
+SCHEMA = {'x': record_schema.Field('int32')}
 
 
 class Coordinator:

@@ -16,7 +16,7 @@ class Job:
   """A job in lock step that tells a Monitor of itself; a step takes a second.
 
   Args:
-    config: Of the Monitor.
+    config: Configuration of the Monitor.
     workers: Names.
   """
 

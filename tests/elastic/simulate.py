@@ -34,13 +34,14 @@ class Scenario:
 
   Attributes:
     name: For people.
-    slowness: Of each worker, over time.
+    slowness: Slowness of each worker over time.
     device_kinds: One for each worker.
-    num_micro_batches: Of a worker in a step, as the job is set up.
+    num_micro_batches: Number of micro-batches of a worker in a step, as the job
+      is set up.
     num_steps: Full steps to train for.
-    s_per_micro_batch: Of a worker with slowness 1.
+    s_per_micro_batch: Seconds per micro-batch of a worker with slowness 1.
     samples_per_micro_batch: Records.
-    overhead_s: Of a step: exchange and update.
+    overhead_s: Seconds of a step for exchange and update.
     noise: Largest share by which a worker's time varies from step to step.
     restart_s: From a kill to the first step of the next generation.
     commit_s: Between checkpoints; work since the last is repeated.
@@ -85,7 +86,7 @@ class Outcome:
     ideal_s: The same work at all workers' speeds added, without overhead and
       restarts.
     num_steps: Steps made, those that were repeated among them.
-    num_generations: Of the job.
+    num_generations: Number of generations of the job.
     decisions: In order.
   """
 
@@ -249,7 +250,7 @@ def simulate(
     policy: Decides.
     monitor: Windows and thresholds; None: the defaults.
     controller: Periods and budgets; None: the defaults.
-    seed: Of the noise.
+    seed: Seed of the noise.
   """
   run = _Run(scenario, random.Random(seed))
   watch = Monitor(monitor or MonitorConfig())

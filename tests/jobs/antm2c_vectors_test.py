@@ -11,7 +11,7 @@ from PIL import Image
 import pyarrow.parquet as pq
 import pytest
 
-from antjax.jobs import prepare_behaviors
+from antjax.jobs import prepare_data
 from antjax.jobs.bahe import build_store as build_behavior_store
 from antjax.jobs.clicks import data as antm2c_data
 from antjax.jobs.clicks import encode_images
@@ -29,8 +29,13 @@ def folder(tmp_path_factory):
     fixture = movielens_fixture.Fixture(num_users=30)
     fixture.ratings = [r for r in fixture.ratings if r[1] >= first]
     source = fixture.write_original(folder / f'source_{name}')
-    prepare_behaviors.main(
-      prepare_behaviors.Config(source=str(source), out=str(folder / name))
+    prepare_data.main(
+      prepare_data.Config(
+        source=str(source),
+        out=str(folder / name),
+        views=('examples',),
+        allow_other_counts=True,
+      )
     )
   words = ['Film', '(1990)', *map(str, range(40))]
   small_vocabulary.write_model(folder / 'model')
@@ -47,7 +52,9 @@ def load(folder, run_dir, use, **vectors):
 def encoded(folder, name):
   """Images of two items, of one color each, as vectors."""
   archive, out = folder / f'{name}.tar', folder / f'images_{name}'
-  items = pq.read_table(folder / name / 'ids_item.parquet')['value'][:2]
+  items = pq.read_table(folder / name / 'examples' / 'ids_item.parquet')[
+    'value'
+  ][:2]
   with tarfile.open(archive, 'w') as tar:
     for i, item in enumerate(items.to_pylist()):
       file = io.BytesIO()

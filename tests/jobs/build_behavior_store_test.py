@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A store is built once, goes on where it was, and is shared by processes."""
+"""A store is built once, is resumed, and is shared by processes."""
 
 import dataclasses
 import os

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from antjax.ctr.antm2c.model import FieldConfig
-from antjax.data import movielens_raw
+from antjax.data import event_movielens
 from antjax.data.behavior_examples import ExampleConfig
-from antjax.jobs import prepare_behaviors
+from antjax.jobs import prepare_data
 from antjax.jobs.clicks import job as train_antm2c
 from antjax.metrics import by_slice as scores
 from antjax.networks import load
@@ -29,9 +29,9 @@ _LEAST_AUC = 0.70
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   out = tmp_path_factory.mktemp('clicks') / 'ml-1m'
-  prepare_behaviors.main(
-    prepare_behaviors.Config(
-      out=str(out), examples=ExampleConfig(user_share=0.25)
+  prepare_data.main(
+    prepare_data.Config(
+      out=str(out), views=('examples',), examples=ExampleConfig(user_share=0.25)
     )
   )
   return out
@@ -42,9 +42,9 @@ def two_labels(tmp_path_factory):
   """A click is 4 stars or more, a conversion 5."""
   work = tmp_path_factory.mktemp('two_labels')
   (work / 'raw').mkdir()
-  files = movielens_raw.find_files(movielens_raw.fetch(work / 'raw'), work)
+  files = event_movielens.find_files(event_movielens.fetch(work / 'raw'), work)
   ratings = csv.read_csv(
-    files.ratings, parse_options=csv.ParseOptions(delimiter='\t')
+    files.paths[0], parse_options=csv.ParseOptions(delimiter='\t')
   )
   user, film, stars, second = ratings.columns
   stars = stars.to_numpy()
@@ -64,9 +64,9 @@ def two_labels(tmp_path_factory):
     'user: user\nitem: film\ntime: second\nlabel: click\n'
     'histories: outcome\nnumeric: [best]\n'
   )
-  prepare_behaviors.main(
-    prepare_behaviors.Config(
-      dataset='sequences',
+  prepare_data.main(
+    prepare_data.Config(
+      views=('examples',),
       source=str(work / 'log.parquet'),
       schema=str(work / 'log.yaml'),
       out=str(work / 'data'),

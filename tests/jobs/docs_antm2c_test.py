@@ -11,11 +11,11 @@ from antjax.data import (
   antm2c,
   antm2c_synthetic,
   antm2c_synthetic_files,
-  behavior_antm2c,
+  event_antm2c,
   strict_columns,
   text_reader,
 )
-from antjax.jobs import prepare_behaviors
+from antjax.jobs import prepare_data
 from antjax.jobs.clicks import encode_images
 from antjax.jobs.clicks import make_synthetic as make_antm2c_synthetic
 
@@ -34,7 +34,7 @@ def _has(config, name):
 
 def test_flags_of_data_exist():
   configs = (
-    prepare_behaviors.Config(),
+    prepare_data.Config(),
     encode_images.Config(),
     make_antm2c_synthetic.Config(),
   )
@@ -71,7 +71,7 @@ def test_the_best_score_is_computed_as_shown(tmp_path, monkeypatch, capsys):
 def test_columns_reasons_and_weights_are_those_of_the_code():
   shown = {*re.findall(r'`(\w+)`', _TEXT)}
   fixed = [c for c in antm2c.COLUMNS if not c.startswith('deep')]
-  assert {*fixed, *behavior_antm2c.SEQUENCES, behavior_antm2c.CLICKED} <= shown
+  assert {*fixed, *event_antm2c.SEQUENCES, event_antm2c.CLICKED} <= shown
   source = ''.join(
     pathlib.Path(module.__file__).read_text()
     for module in (text_reader, strict_columns)

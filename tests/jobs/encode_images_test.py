@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from antjax.data import antm2c_synthetic, behavior_examples, output_folder
-from antjax.jobs import prepare_behaviors
+from antjax.jobs import prepare_data
 from antjax.jobs.clicks import encode_images
 from antjax.jobs.clicks import make_synthetic as make_antm2c_synthetic
 
@@ -22,9 +22,10 @@ def test_from_synthetic_files_to_vectors_of_images(tmp_path, capsys):
     )
   )
   assert '3,000 synthetic rows' in capsys.readouterr().out
-  prepare_behaviors.main(
-    prepare_behaviors.Config(
+  prepare_data.main(
+    prepare_data.Config(
       dataset='antm2c',
+      views=('examples',),
       source=f'{tmp_path}/source',
       out=f'{tmp_path}/data',
       examples=behavior_examples.ExampleConfig(
@@ -36,10 +37,10 @@ def test_from_synthetic_files_to_vectors_of_images(tmp_path, capsys):
   told = capsys.readouterr()
   assert 'texts are parted by' in told.err
   assert 'behaviours a text of bill: 0: ' in told.out
-  description = output_folder.load_description(tmp_path / 'data')
+  description = output_folder.load_description(tmp_path / 'data' / 'examples')
   assert description['is_synthetic']
   assert description['counts']['examples'] == 3000
-  assert description['config']['antm2c']['scenes'] == list('01234')
+  assert description['config']['events']['antm2c']['scenes'] == list('01234')
   splits = {k: v['examples'] for k, v in description['splits'].items()}
   # Rows are spread evenly over 31 days, of which 24 come before August 3.
   assert splits['train'] == pytest.approx(3000 * 24 / 31, abs=100)
@@ -60,7 +61,7 @@ def test_from_synthetic_files_to_vectors_of_images(tmp_path, capsys):
     vectors.shape == (description['num_items'], 192) and about['dim'] == 192
   )
   assert has_image.sum() == about['counts']['images'] > 50
-  ids = pq.read_table(tmp_path / 'data' / 'ids_item.parquet')
+  ids = pq.read_table(tmp_path / 'data' / 'examples' / 'ids_item.parquet')
   red = vectors[:, 0::3].mean(1)
   truth = pq.read_table(tmp_path / 'source' / 'antm2c_synthetic_truth.parquet')
   assert {*truth['item_id'].to_pylist()} == {*ids['value'].to_pylist()}

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A model of one day goes on with the next day's data, whose ids differ."""
+"""A model of one day continues with the next day's data, whose ids differ."""
 
 import json
 import logging
@@ -118,7 +118,7 @@ def test_a_checkpoint_may_be_named(old):
 
 
 def test_data_made_anew_are_not_taken_for_those_of_the_run(tmp_path):
-  """Neither by an export nor by a run that goes on."""
+  """Neither by an export nor by a resumed run."""
   data = write_data(tmp_path / 'data', ['a', 'b'])
   description = output_folder.load_description(data)
   (tmp_path / 'meta/checkpoints/5').mkdir(parents=True)

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """launch/llm_rec_baselines: every method, on the same small examples."""
 
-import functools
 import json
 
 import numpy as np
@@ -10,13 +9,14 @@ import pytest
 
 from antjax.ctr.llm_rec.gru4rec import GRU4RecConfig
 from antjax.ctr.llm_rec.sasrec import SASRecConfig
-from antjax.data import sequence_files, sequence_food_kitchen
-from antjax.data.sequence_build import SequenceConfig
+from antjax.data import event_food_kitchen
 from antjax.data.sequence_data import SequenceData
+from antjax.data.view_sequences import SequenceConfig
 from antjax.jobs.llm_rec import baselines as llm_rec_baselines
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
 from antjax.jobs.llm_rec.baselines import Config
 from antjax.jobs.llm_rec.next_item_job import NextItemConfig
+from tests.data import views
 from tests.jobs.processes import job_of
 
 
@@ -58,15 +58,8 @@ def write(folder, num_users=60, num_items=20):
 @pytest.fixture(name='folder', scope='module')
 def _folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('sequences')
-  read = functools.partial(
-    sequence_food_kitchen.read,
-    write(folder / 'source'),
-    max_rejected_share=0,
-    progress=lambda text: None,
-  )
-  sequence_files.prepare_sequences(
-    folder / 'out', read, {'data': 'made up'}, SequenceConfig(k_core=0)
-  )
+  source = event_food_kitchen.source(write(folder / 'source'))
+  views.write(folder / 'out', source, 'sequences', SequenceConfig(k_core=0))
   return folder / 'out'
 
 

@@ -4,10 +4,15 @@
 
 import pathlib
 
-import pyarrow.parquet as pq
 import pytest
 
-from antjax.data import behavior_schema, behavior_table, engine
+from antjax.data import (
+  engine,
+  event_table,
+  events,
+  schema_file,
+  view_examples,
+)
 from antjax.data.behavior_examples import ExampleConfig
 from tests.data import behavior_fixture
 
@@ -114,25 +119,22 @@ def test_every_schema_has_its_lines():
 @pytest.mark.parametrize('name', _LAYOUTS)
 def test_lines_are_read_as_the_schema_says(tmp_path, name):
   header, line, (user, item, domain, label, first, numeric) = _LAYOUTS[name]
-  schema = behavior_schema.load(str(_SCHEMAS / f'{name}.yaml'))
+  schema = schema_file.load(str(_SCHEMAS / f'{name}.yaml'))
   path = tmp_path / 'log.csv'
   path.write_text(f'{header}\n{line}\n', encoding='utf-8')
-  for folder in ('raw', 'spill'):
-    (tmp_path / folder).mkdir()
-  source = behavior_table.read(
-    path,
-    schema,
-    tmp_path,
-    tmp_path / 'rejected.csv',
-    engine=engine.Engine(threads=1),
-    max_rejected_share=0,
-    progress=lambda text: None,
+  events.write(
+    tmp_path / 'out', event_table.source(path, schema), max_rejected_share=0
   )
-  (row,) = pq.read_table(source.rows).to_pylist()
+  (tmp_path / 'spill').mkdir()
+  with events.opened(
+    tmp_path / 'out', schema, tmp_path, engine.Engine(threads=1)
+  ) as opened:
+    rows, layout = view_examples.standard_rows(opened)
+    (row,) = rows.to_pyarrow().to_pylist()
   found = (row['user'], row['item'], row['domain'], row['label'])
   assert found == (user, item, domain, label)
   assert row.get('id_0') == first
-  taken = [row[f'numeric_{i}'] for i in range(len(schema.numeric))]
+  taken = [row[f'numeric_{i}'] for i in range(len(layout.numeric))]
   assert taken[: len(numeric)] == pytest.approx(numeric)
   assert bool(taken) == bool(numeric)
   outcomes = {'click', 'conversion', 'purchase', 'is_click', 'rating', 'label'}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from antjax.ctr.antm2c.model import FieldConfig
-from antjax.jobs import prepare_behaviors, script
+from antjax.jobs import prepare_data, script
 from antjax.jobs.clicks import data as antm2c_data
 from antjax.jobs.clicks import job as train_antm2c
 from antjax.jobs.clicks import search as antm2c_search
@@ -48,8 +48,13 @@ def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('antm2c')
   fixture = movielens_fixture.Fixture(num_users=30)
   source = fixture.write_original(folder / 'source')
-  prepare_behaviors.main(
-    prepare_behaviors.Config(source=str(source), out=str(folder / 'data'))
+  prepare_data.main(
+    prepare_data.Config(
+      source=str(source),
+      out=str(folder / 'data'),
+      views=('examples',),
+      allow_other_counts=True,
+    )
   )
   return folder
 

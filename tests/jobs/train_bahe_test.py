@@ -18,7 +18,7 @@ from antjax import config as config_lib
 from antjax.ctr.bahe import model
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.jobs import identity as run_identity
-from antjax.jobs import prepare_behaviors, script
+from antjax.jobs import prepare_data, script
 from antjax.jobs.bahe import build_store as build_behavior_store
 from antjax.jobs.bahe import data as bahe_data
 from antjax.jobs.bahe import job as train_bahe
@@ -44,8 +44,13 @@ def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('bahe')
   fixture = movielens_fixture.Fixture(num_users=30)
   source = fixture.write_original(folder / 'source')
-  prepare_behaviors.main(
-    prepare_behaviors.Config(source=str(source), out=str(folder / 'data'))
+  prepare_data.main(
+    prepare_data.Config(
+      source=str(source),
+      out=str(folder / 'data'),
+      views=('examples',),
+      allow_other_counts=True,
+    )
   )
   small_vocabulary.write_model(folder / 'model')
   small_vocabulary.write_tokenizer(folder / 'model', WORDS)
@@ -112,7 +117,8 @@ def test_a_run_trains_scores_and_reports(folder, tmp_path):
   # The frozen rows are nowhere in the checkpoint.
   state = saved_params(run_dir, 2)
   shapes = {x.shape for x in jax.tree.leaves(state)}
-  num_behaviors = len(BehaviorVocabulary.open(folder / 'data' / 'behaviors'))
+  behaviors = folder / 'data' / 'examples' / 'behaviors'
+  num_behaviors = len(BehaviorVocabulary.open(behaviors))
   assert (num_behaviors, DIM) not in shapes
 
 
@@ -164,7 +170,7 @@ def test_user_vectors_of_one_run_are_features_of_another(folder, tmp_path):
   options = {'tower': 'none', 'user_embeddings': str(exported)}
   other = train(folder, tmp_path / 'ids', **options)
   assert math.isfinite(other['test']['log_loss'])
-  # The run does not go on with another export, nor with one of other data.
+  # The run does not resume with another export, nor with one of other data.
   path = exported / 'made_of.json'
   made_of = json.loads(path.read_text())
   path.write_text(json.dumps(made_of | {'name': 'other'}))
@@ -332,7 +338,7 @@ def test_a_model_that_lacks_ids_of_its_tokenizer_is_refused(folder, tmp_path):
 
 def test_events_that_are_cut_are_refused_at_once(folder, tmp_path):
   shutil.copytree(folder / 'data', tmp_path / 'data')
-  path = tmp_path / 'data' / 'events' / 'liked.npy'
+  path = tmp_path / 'data' / 'examples' / 'events' / 'liked.npy'
   path.write_bytes(path.read_bytes()[:-4])
   with pytest.raises(ValueError, match='damaged: events/liked.npy has'):
     train(folder, tmp_path / 'run', data=str(tmp_path / 'data'))

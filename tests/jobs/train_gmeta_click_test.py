@@ -12,20 +12,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from antjax.data import record_writer, records
+from antjax.data import record_schema, record_writer
 from antjax.jobs.gmeta import job as train_gmeta
 from antjax.meta.recommender import ModelConfig
 from tests.jobs.processes import job_of
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCHEMA = {
-  'task': records.Field('int32'),
-  'scenario': records.Field('int32'),
-  'ad': records.Field('int32', 1),
-  'tags': records.Field('int32', 2, 2),
-  'price': records.Field('float32', 1),
-  'click': records.Field('float32', 1),
-  'num_query': records.Field('int32'),
+  'task': record_schema.Field('int32'),
+  'scenario': record_schema.Field('int32'),
+  'ad': record_schema.Field('int32', 1),
+  'tags': record_schema.Field('int32', 2, 2),
+  'price': record_schema.Field('float32', 1),
+  'click': record_schema.Field('float32', 1),
+  'num_query': record_schema.Field('int32'),
 }
 FLAGS = (
   '--support_sizes=8',
@@ -75,7 +75,7 @@ def data(tmp_path_factory):
   description = {
     'name': 'made-up clicks',
     'config': {},
-    'schema': records.schema_to_json(SCHEMA),
+    'schema': record_schema.schema_to_json(SCHEMA),
     'label': 'click',
     'kind': 'click',
     'numeric': ['price'],

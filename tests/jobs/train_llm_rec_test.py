@@ -14,7 +14,7 @@ import pytest
 
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import VectorConfig
-from antjax.jobs import prepare_sequences
+from antjax.jobs import prepare_data
 from antjax.jobs.llm_rec import data as llm_rec_data
 from antjax.jobs.llm_rec import export as llm_rec_export
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
@@ -41,9 +41,12 @@ def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('llm_rec')
   fixture = movielens_fixture.Fixture(num_users=30)
   source = fixture.write_original(folder / 'source')
-  prepare_sequences.main(
-    prepare_sequences.Config(
-      source=str(source), out=str(folder / 'data'), k_core=0
+  prepare_data.main(
+    prepare_data.Config(
+      source=str(source),
+      out=str(folder / 'data'),
+      views=('sequences',),
+      allow_other_counts=True,
     )
   )
   small_vocabulary.write_model(folder / 'model')

@@ -11,7 +11,7 @@ import pytest
 
 from antjax.data import record_writer
 from antjax.data import records as records_lib
-from antjax.data.records import Field
+from antjax.data.record_schema import Field
 from antjax.meta import episodes, meta_io, task_block
 from antjax.meta.episode_config import Bucket, EpisodeConfig
 from antjax.shards import dataset
@@ -65,7 +65,7 @@ def block_source(sizes, folder, num_query=2):
   """The same records in an Arrow file, read by blocks."""
   path = folder / 'tasks.arrow'
   table = pa.Table.from_pylist(Source(sizes, num_query).read(0, len(sizes)))
-  record_writer.write_arrow(path, table.to_batches(), SCHEMA, block_size=3)
+  record_writer.write(path, table.to_batches(), SCHEMA, block_size=3)
   return records_lib.open_source(path, SCHEMA, as_blocks=True)
 
 
@@ -109,7 +109,7 @@ def test_a_batch_is_ready_when_its_slots_can_be_filled():
   assert packed([SMALL, SMALL, LARGE, LARGE]).ready()
   assert packed([SMALL] * 4).ready()  # A small task may take a large slot.
   assert not packed([LARGE] * 4).ready()
-  assert packed([LARGE] * 12).ready()  # Too many wait: go on part empty.
+  assert packed([LARGE] * 12).ready()  # Too many wait: continue part empty.
 
 
 def test_tasks_take_the_smallest_slots_and_then_larger_ones():

@@ -55,7 +55,7 @@ def test_two_processes_equal_one(tmp_path, code, intra):
 )
 def test_another_number_of_processes_takes_over(tmp_path, code, intra):
   (one,) = run(code, intra, tmp_path / 'one', hosts=1, counts='5')
-  # One process began; two go on, and the reverse.
+  # One process began; two resume, and the reverse.
   run(code, intra, tmp_path / 'mixed', hosts=1, counts='2')
   for actual in run(code, intra, tmp_path / 'mixed', hosts=2, counts='4,4'):
     assert sorted(actual['losses']) == ['3', '4']

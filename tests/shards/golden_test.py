@@ -5,7 +5,7 @@
 In `golden/` are states of local jobs (`local_jobs.json`) and of workers that
 share a ledger, stored ledgers (`shared_jobs.json`) and a coordinator's journal
 (`coordinator.db`), all in the middle of an epoch and of the version that had a
-ledger for each, with the records and leases that it went on with.
+ledger for each, with the records and leases that followed.
 """
 
 import base64

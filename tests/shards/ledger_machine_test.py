@@ -316,7 +316,7 @@ class StreamMachine(SharedMachine):
 
 
 class StaticMachine(LedgerMachine):
-  """Workers that do not talk; a run may go on with another number of them."""
+  """Workers that do not talk; a run may resume with another number of them."""
 
   SPEC = LedgerSpec(num_records=33, shard_size=7, seed=7, num_epochs=3)
 
@@ -359,7 +359,7 @@ class StaticMachine(LedgerMachine):
     save_first=st.sampled_from((True, True, True, False)),
   )
   def restart(self, data, num_workers, save_first):
-    """All processes end; others go on from what was saved last."""
+    """All processes end; others resume from what was saved last."""
     if save_first:
       self.save(data)
     state, saved = self.saved
@@ -368,7 +368,7 @@ class StaticMachine(LedgerMachine):
 
   @stateful.rule(data=st.data(), worker=st.sampled_from(_WORKERS))
   def restore_own_state(self, data, worker):
-    """A process goes on from its own state while the others run."""
+    """A process resumes from its own state while the others run."""
     if worker not in self.ledgers:
       return
     new = sorted(

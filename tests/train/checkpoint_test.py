@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints restore under any code and mesh, and training goes on."""
+"""Checkpoints restore under any code and mesh, and training resumes."""
 
 import jax
 import jax.numpy as jnp

@@ -35,7 +35,8 @@ class ScenarioClicks:
   """Examples of one split.
 
   Attributes:
-    names: Of the id columns: 'user', 'item', 'title', 'scenario', and C others.
+    names: Names of the id columns: 'user', 'item', 'title', 'scenario', and C
+      others.
     ids: int32 [N, 4 + C]; one row is read for a click, not a value a column.
     label: float32 [N].
     numeric: float32 [N, K].

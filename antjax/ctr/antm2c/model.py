@@ -53,7 +53,7 @@ class FieldConfig:
   optimizer: Annotated[
     Literal['adam', 'rowwise_adagrad'], 'Steps the touched rows.'
   ] = 'adam'
-  learning_rate: Annotated[float, 'Of the rows.'] = 1e-3
+  learning_rate: Annotated[float, 'Learning rate of the rows.'] = 1e-3
   level: Annotated[
     Literal['auto', 'none', 'intra', 'global'],
     'Where rows live: a copy on every device, or spread over the devices of a'

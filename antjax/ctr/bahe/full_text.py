@@ -23,7 +23,7 @@ from antjax.lm.token_cache import TokenCache
 
 
 class JoinMarks(NamedTuple):
-  """What stands around behaviours in a text.
+  """Marks around behaviors in a text.
 
   Attributes:
     num_leading: Special tokens that each cached row begins with ([CLS]); in a
@@ -56,7 +56,7 @@ def join(
     cache: Tokens of the behaviours.
     behaviors: int32 [R, M], oldest first, 0 behind the newest.
     num_tokens: T.
-    marks: Of the tokenizer.
+    marks: Marks of the tokenizer.
 
   Returns:
     (tokens int32 [R, T], 0 behind the end; lengths int32 [R]).
@@ -117,9 +117,10 @@ class FullTextTower:
     config: The language model. With learned positions it must have as many as a
       text has tokens: see `antjax.lm.positions.extend_learned`.
     num_sequences: N.
-    num_tokens: Of a sequence's text; the newest behaviours that fit are in it.
-    title_tokens: Of an item's title.
-    marks: What stands around behaviours.
+    num_tokens: Number of tokens of a sequence's text, which holds the newest
+      behaviors that fit.
+    title_tokens: Number of tokens of an item's title.
+    marks: Marks around behaviors.
     cache: Tokens of the behaviours.
   """
 

@@ -14,7 +14,7 @@ FILE_NAME = 'manifest.json'
 Dtype = Literal['float16', 'bfloat16', 'int8']
 _VERSION = 1
 _NUMBERS = ('num_low', 'max_tokens', 'vocabulary_rows', 'dim', 'rows')
-_NAME = re.compile('[0-9a-f]+')  # Of a part: it cannot leave the folder.
+_NAME = re.compile('[0-9a-f]+')  # Name of a part: it cannot leave the folder.
 IDENTITY = {  # What tells stores apart: field -> what people call it.
   'model': 'the model (SHA-256 of weights and config)',
   'tokenizer': 'the tokenizer (SHA-256)',
@@ -42,7 +42,7 @@ class Manifest:
     compute_dtype: In which the layers computed.
     texts: Fingerprint of the texts of all complete rows; '' where not known,
       of a store that an older version made.
-    dtype: Of the stored numbers; int8 has a scale a row.
+    dtype: Dtype of the stored numbers; int8 has a scale a row.
     dim: Width of a row.
     store: Random name, which tells two builds apart.
     rows: The rows 0 <= id < rows are complete.
@@ -133,7 +133,7 @@ class Manifest:
       raise ValueError('not a JSON object')
     if fields.pop('version', None) != _VERSION:
       raise ValueError(f'not of version {_VERSION}')
-    fields.setdefault('texts', '')  # Of older versions.
+    fields.setdefault('texts', '')  # Absent in older versions.
     fields.setdefault('compute_dtype', 'float32')
     names = {field.name for field in dataclasses.fields(cls)}
     if set(fields) != names:

@@ -45,7 +45,7 @@ class IdConfig:
     ' id columns of the data). Empty: none.',
   ] = ('user', 'item', 'behavior', 'columns')
   embedding_dim: Annotated[int, 'Width of a row.'] = 32
-  learning_rate: Annotated[float, "Of the rows' Adagrad."] = 0.05
+  learning_rate: Annotated[float, "Learning rate of the rows' Adagrad."] = 0.05
   level: Annotated[
     str, 'Where rows live: none, intra, global, or auto (see TableSpec).'
   ] = 'auto'
@@ -156,7 +156,7 @@ class ClickModel:
     tower: The text side; None: the model knows ids only.
     head: The head.
     ids: Which ids it knows.
-    sizes: Of the data.
+    sizes: Sizes of the data.
   """
 
   tower: Tower | None

@@ -89,7 +89,7 @@ class DedupTower(RowTower):
 
   Attributes:
     capacity: Most distinct behaviours of a part, U, the padding among them.
-    num_tokens: Of a behaviour; longer ones are cut.
+    num_tokens: Number of tokens of a behavior; longer ones are cut.
     cache: Tokens of the behaviours.
   """
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from antjax.ctr.bahe.towers import Encoded
+from antjax.embedding.lookup import pick
 from antjax.lm.split import HighEncoder
 
 # Shape suffixes: B = examples, N = sequences of a user, M = places of a
@@ -51,8 +52,8 @@ class SequenceEncoder:
     """The high half of a language model's parameters, and the null vectors.
 
     Args:
-      pretrained: Of the whole model, from `lm.pretrained.load_pretrained` or
-        `lm.transformer.init`.
+      pretrained: Parameters of the whole model, from
+        `lm.pretrained.load_pretrained` or `lm.transformer.init`.
     """
     shape = (self.num_sequences, self.dim)
     return {
@@ -107,8 +108,7 @@ class SequenceEncoder:
     """[B, N, D] of each sequence; of an empty one, something finite."""
     count_BN1 = is_there_BNM.sum(axis=-1, keepdims=True)
     if self.pooling == 'last':
-      last_BN11 = jnp.maximum(count_BN1 - 1, 0)[..., None]
-      return jnp.take_along_axis(x_BNMD, last_BN11, axis=2)[:, :, 0]
+      return pick(x_BNMD, jnp.maximum(count_BN1[..., 0] - 1, 0))
     kept = jnp.where(is_there_BNM[..., None], x_BNMD, 0).astype(jnp.float32)
     mean_BND = kept.sum(axis=2) / jnp.maximum(count_BN1, 1)
     return mean_BND.astype(x_BNMD.dtype)

@@ -18,7 +18,7 @@ Each process that builds writes to a part of its own, at the rows' own places:
 only chunks that were written take space. Rows and the key that says that they
 are complete are committed in one transaction, and the manifest is replaced last
 of all. So readers, who trust the manifest alone, see whole rows only, whatever
-runs or was killed, and a build that goes on knows from the keys what is left.
+runs or was killed, and a resumed build knows from the keys what is left.
 
 Why not one database for all: OCDBT is made for several writers, but TensorStore
 (0.1.86) does not truncate the lock file that a killed one left beside the file
@@ -114,7 +114,7 @@ class BehaviorStore:
     Args:
       start: First row.
       stop: After the last one.
-      dtype: Of the result; int8 rows are multiplied by their scales.
+      dtype: Dtype of the result; int8 rows are multiplied by their scales.
 
     Returns:
       [stop - start, D].

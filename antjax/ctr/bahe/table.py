@@ -242,8 +242,8 @@ def most_distinct(examples: int, lengths: Sequence[int]) -> int:
   """Most distinct behaviours that examples can have, the padding included.
 
   Args:
-    examples: Of a micro-batch of a device.
-    lengths: Places of each sequence.
+    examples: Examples in a device's micro-batch.
+    lengths: Length of each sequence.
   """
   return examples * (sum(lengths) + 1) + 1
 

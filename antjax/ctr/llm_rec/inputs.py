@@ -48,7 +48,7 @@ class TrainingInputs:
   Call `fit` once, then the object.
 
   Attributes:
-    shapes: Of the packed texts; known after `fit`.
+    shapes: Shapes of the packed texts; known after `fit`.
     num_left_out: Examples so far that had no room and got weight 0.
     num_lacking: Negatives so far that there were none for.
   """
@@ -70,16 +70,16 @@ class TrainingInputs:
     """Draws nothing yet.
 
     Args:
-      texts: Of the data's titles.
-      config: Of the loss.
+      texts: Tokenized titles of the data.
+      config: Configuration of the loss.
       domains: int32 [items], -1 for item 0, the padding.
       counts: int64 [items], interactions of each in training.
       examples_per_part: b.
       pool_parts: Parts whose items make one pool.
       num_shapes: Shapes that batches may have; 1 where several processes run
         one program and must agree.
-      num_chunks: Of the model.
-      seed: Of the draws.
+      num_chunks: The model's number of chunks.
+      seed: Seed of the draws.
       sampler: What draws; None: a `NegativeSampler` of the domains.
     """
     self._texts, self._config = texts, config
@@ -260,7 +260,7 @@ class TrainingInputs:
     return found
 
   def _pool_log_q(self, counts: np.ndarray, pool_parts: int) -> np.ndarray:
-    """Of each item to be in a pool; nothing is drawn from for `own`."""
+    """Log-probability that each item is in a pool; `own` samples none."""
     config = self._config
     if config.negatives == 'own' or not config.log_q:
       return np.zeros(0, np.float32)

@@ -24,6 +24,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from antjax.embedding.lookup import take_rows
 from antjax.mesh.mesh import BATCH_AXES, INTRA
 
 # Shape suffixes: B = examples of a device, J = negatives of an example,
@@ -109,10 +110,10 @@ def losses(
   'device'.
 
   Args:
-    config: Of the loss.
+    config: Configuration of the loss.
     user_BD: Vectors of the users.
     item_UD: Vectors of this device's distinct items.
-    factor: Of the scores.
+    factor: Factor on the scores.
     batch: 'target' int32 [B] and for own 'negatives' int32 [B, J], rows of
       item_UD, -1 for none. For pools 'items' int32 [U], 0 for none,
       'item_domain' int32 [U], 'in_pool' [U], 'log_q' float32 [U], 'domain'
@@ -121,7 +122,7 @@ def losses(
   user_BD = user_BD.astype(jnp.float32)
   item_UD = item_UD.astype(jnp.float32)
   target_B = batch['target']
-  positive_B = factor * jnp.sum(user_BD * item_UD[target_B], axis=-1)
+  positive_B = factor * jnp.sum(user_BD * take_rows(item_UD, target_B), axis=-1)
   if config.negatives == 'own':
     logits_BC = factor * (user_BD @ item_UD.T)
     count_BC = counts(batch['negatives'], len(item_UD))
@@ -176,9 +177,10 @@ def counts(index_BJ: jax.Array, num: int) -> jax.Array:
     num: Rows.
   """
   row_B1 = jnp.arange(len(index_BJ))[:, None]
-  is_there_BJ = jnp.where(index_BJ >= 0, 1.0, 0.0)
-  zeros = jnp.zeros((len(index_BJ), num), jnp.float32)
-  return zeros.at[row_B1, jnp.maximum(index_BJ, 0)].add(is_there_BJ)
+  zeros = jnp.zeros((len(index_BJ), num), jnp.int32)
+  is_there_BJ = (index_BJ >= 0).astype(zeros.dtype)
+  count_BC = zeros.at[row_B1, jnp.maximum(index_BJ, 0)].add(is_there_BJ)
+  return count_BC.astype(jnp.float32)
 
 
 def is_first(ids_C: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@
 (Tang et al. 2025, https://arxiv.org/abs/2310.14304, section 3). T are titles;
 the user's are those of their last items in all domains, so that nothing in the
 model knows a domain or an id. Its parameters are {'lm': the language model's,
-'head': what stands behind it}.
+'head': the head's}.
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from antjax.ctr.llm_rec import losses, words
 from antjax.ctr.llm_rec.losses import Batch, LossConfig
 from antjax.ctr.llm_rec.texts import Pooling
+from antjax.embedding.lookup import take_rows
 from antjax.layers.functional import Functional
 from antjax.lm import packed, transformer
 from antjax.lm.config import Config
@@ -92,9 +93,9 @@ class LLMRec:
 
   Attributes:
     lm: The language model.
-    pooling: Of a text's outputs.
-    vector: What is done to them; its own pooling is not read.
-    loss_config: Of the loss.
+    pooling: How a text's outputs are pooled.
+    vector: Vector options; their own pooling is not read.
+    loss_config: Configuration of the loss.
     num_chunks: Parts that a step's texts are encoded in, see
       `antjax.lm.packed`: more take less memory and a third more time.
   """
@@ -130,9 +131,10 @@ class LLMRec:
     """A language model's parameters, less its output layer, and the head.
 
     Args:
-      key: Of the head.
+      key: Random key of the head's parameters.
       pretrained: The language model's.
-      rarity_V: Of the tokens, for `vector.word_dim`; see `TextMaker.rarity`.
+      rarity_V: Rarity of each token, [V], for `vector.word_dim`; see
+        `TextMaker.rarity`.
     """
     head: dict[str, Any] = {}
     if self.vector.word_dim:
@@ -222,7 +224,7 @@ class LLMRec:
       found_MD = _unit(found_MD)
     if not self.vector.word_dim:
       return found_MD
-    words_SD = params['head']['words']['embedding'][tokens_S]
+    words_SD = take_rows(params['head']['words']['embedding'], tokens_S)
     words_MD = words.sums(words_SD, weight_S, texts_S, len(lengths_M))
     share = self.vector.word_weight / (1 + self.vector.word_weight)
     return jnp.concatenate(

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Negatives: drawn once to rank targets against, and anew for each step.
+"""Negatives: sampled once for ranking, and again for each step.
 
 LLM-Rec (Tang et al. 2025, https://arxiv.org/abs/2310.14304, section 5.1) ranks
 a target against 1,000 items of its domain. The official code draws them without
@@ -42,7 +42,7 @@ def draw(
     targets: int [U].
     seen: int [U, L], the history; 0 for none.
     num: Items to draw for each; where the domain has fewer, all of them.
-    seed: Of the draws.
+    seed: Seed of the draws.
     exclude_seen: Whether target and history are left out.
 
   Returns:

@@ -42,9 +42,9 @@ from antjax.layers.functional import Functional
 # width of text vectors.
 
 PyTree = Any
-TEMPERATURE = 0.07  # Of texts; UniSRec's.
+TEMPERATURE = 0.07  # For texts, as in UniSRec.
 _MASKED = -1e30
-# Of a row's elements. Small: what few steps can turn into something else.
+# Standard deviation of initial elements: small, so that few steps change it.
 _INIT_SCALE = 0.03
 
 
@@ -56,7 +56,7 @@ class NextItemModel:
     encoder: Its parameters are params['encoder'].
     num_items: N.
     text_dim: X, width of frozen text vectors; 0: items are ids.
-    learning_rate: Of the rows of the table.
+    learning_rate: Learning rate of the table rows.
   """
 
   encoder: SASRecConfig | GRU4RecConfig
@@ -119,7 +119,7 @@ class NextItemModel:
       params: From `init_params`.
       ids: 'sequence' int32 [B, T + 1], -1 for padding; 'negatives' int32
         [B, J]; of one numbering.
-      vectors: Of each of them, item vectors or text vectors.
+      vectors: Vector of each of them: item vectors or text vectors.
       rng: For dropout; None: none.
     """
     items = {name: self._items(params, x) for name, x in vectors.items()}

@@ -23,7 +23,7 @@ import numpy as np
 # its row: in the narrowest, scores are fewer numbers than an MLP has. Each
 # width is an attention of its own to compile.
 WIDTHS = (64, 128, 256)
-_STEP = 8  # Of rows where no text is as long as the narrowest.
+_STEP = 8  # Step of row widths where no text is as long as the narrowest.
 
 
 class LaneShape(NamedTuple):

@@ -26,7 +26,7 @@ from antjax.ctr.llm_rec import histories
 # hundred products differ by less than that when they are ordered otherwise.
 TIE = 1e-6
 _BLOCK_ITEMS, _BLOCK_USERS = 16_384, 1024
-# Of a block of drawn items' vectors.
+# Size of a block of sampled items' vectors.
 _SAMPLED_BYTES = 64 << 20
 
 

@@ -24,8 +24,8 @@ class Limits(NamedTuple):
 
   Attributes:
     max_history: Newest titles of a user that are read.
-    max_title_tokens: Of a title.
-    max_tokens: Of a user's text.
+    max_title_tokens: Largest number of tokens of a title.
+    max_tokens: Largest number of tokens of a user's text.
   """
 
   max_history: int
@@ -63,9 +63,9 @@ class Recommender:
       model: The model.
       params: Its parameters, whole.
       tokenizer: That the language model came with.
-      marks: Of its texts.
-      limits: Of its texts.
-      titles: Of the items, [N]; '' for item 0.
+      marks: Marks around its texts.
+      limits: Length limits of its texts.
+      titles: Titles of the items, [N]; '' for item 0.
       item_vectors: float32 [N, D].
 
     Raises:

@@ -5,9 +5,9 @@
 As in LLM-Rec's official recipe (github.com/WHUIR/LLMRec, after Tang et al.
 2025, https://arxiv.org/abs/2310.14304): an item's text is its title and '; ',
 tokenized without special tokens and cut to 40; a user's is the texts of their
-last items. A model's family says what stands around a text and where its vector
-is read. OPT is pretrained on texts that begin with </s>: here they do, in the
-recipe they do not (`marks_of(published=True)`).
+last items. A model's family says which marks surround a text and where its
+vector is read. OPT is pretrained on texts that begin with </s>: here they do,
+in the recipe they do not (`marks_of(published=True)`).
 """
 
 from collections.abc import Sequence
@@ -47,12 +47,12 @@ class Titles:
 
 
 class Marks(NamedTuple):
-  """What stands around a text.
+  """Marks around a text.
 
   Attributes:
     leading: Token ids in front of it.
     trailing: Token ids behind it.
-    pooling: Of which token's output the recipe makes the text's vector.
+    pooling: Token whose output the recipe takes as the text's vector.
   """
 
   leading: tuple[int, ...]
@@ -70,8 +70,8 @@ def marks_of(
   """The marks of a family: [CLS] in front for BERT, an end for the others.
 
   Args:
-    config: Of the model.
-    tokenizer: That it came with.
+    config: Configuration of the model.
+    tokenizer: Tokenizer that came with the model.
     published: Leave out OPT's first token, as the official code does.
 
   Raises:
@@ -133,7 +133,7 @@ class TextMaker:
 
   Attributes:
     marks: Around each text.
-    max_tokens: Of a text, marks included.
+    max_tokens: Largest number of tokens of a text, marks included.
   """
 
   def __init__(
@@ -148,9 +148,10 @@ class TextMaker:
 
     Args:
       cache: Tokens of the items, without special tokens; row 0 has none.
-      marks: Of the model's family.
-      max_title_tokens: Of an item; longer ones are cut.
-      max_tokens: Of a text.
+      marks: Marks of the model's family.
+      max_title_tokens: Largest number of tokens of a title; longer titles are
+        cut.
+      max_tokens: Largest number of tokens of a text.
 
     Raises:
       ValueError: No room beside the marks.
@@ -168,7 +169,7 @@ class TextMaker:
 
   @property
   def num_items(self) -> int:
-    """Of the catalogue, the padding included."""
+    """Number of items in the catalog, padding included."""
     return len(self._cache.offsets) - 1
 
   def rarity(self, vocab_size: int) -> np.ndarray:

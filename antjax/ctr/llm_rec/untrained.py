@@ -80,7 +80,7 @@ class BM25:
     """Indexes the titles.
 
     Args:
-      titles: Of all items, [N]; item 0 is the padding.
+      titles: Titles of all items, [N]; item 0 is the padding.
       max_history: Newest items whose titles are the query.
       k1: How soon repeated words count no more.
       b: How much long titles are held against items, from 0 to 1.

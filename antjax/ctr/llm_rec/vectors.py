@@ -39,9 +39,10 @@ class VectorEncoder:
     Args:
       model: The model.
       params: Its parameters, whole.
-      texts: Of the catalogue.
+      texts: Texts of the catalog.
       max_history: Newest items of a history that make a user's text.
-      compute_dtype: Of the copy that computes; vectors are float32.
+      compute_dtype: Dtype of the parameter copy used to compute; vectors are
+        float32.
       tokens_per_batch: See `TextEncoder`.
     """
     self._texts, self._dtype = texts, compute_dtype
@@ -95,7 +96,7 @@ class VectorEncoder:
     """float32 [R, D] of texts of another catalogue, cut as this one's.
 
     Args:
-      texts: Of that catalogue.
+      texts: Texts of that catalog.
       items: int [R, N], its items of each text.
     """
     return self._encoder(*texts.ragged(items))

@@ -21,6 +21,8 @@ others are random in the other half.
 import jax
 import jax.numpy as jnp
 
+from antjax.embedding.lookup import add_rows
+
 # Shape suffixes: V = vocabulary, S = tokens, M = texts, D = width.
 
 
@@ -67,4 +69,4 @@ def sums(
   # Padding may hold anything.
   x_SD = jnp.where(is_text_S1, x_SD.astype(jnp.float32), 0)
   x_SD *= weight_S[:, None]
-  return jax.ops.segment_sum(x_SD, texts_S, num_texts + 1)[1:]
+  return add_rows(num_texts + 1, x_SD, texts_S)[1:]

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Encodes all distinct behaviours with the low half of a language model.
 
-  python -m launch.build_behavior_store --vocabulary=data/ml-1m-text \
+  python -m launch.build_behavior_store --vocabulary=data/ml-1m \
       --model=data/minilm --num_low=3 --out=data/ml-1m-minilm-k3
 
 Encodes what the store lacks, and only that: a second run after a new day adds
@@ -20,7 +20,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-import pathlib
 import socket
 import time
 from typing import Annotated, Any, Literal, TYPE_CHECKING
@@ -34,6 +33,7 @@ from antjax.ctr.bahe import store
 from antjax.ctr.bahe.encode import Encoder
 from antjax.ctr.bahe.manifest import Manifest
 from antjax.ctr.bahe.store_writer import StoreWriter
+from antjax.data import output_folder
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.jobs import job as job_lib
 from antjax.jobs import script
@@ -51,8 +51,8 @@ class Config:
 
   vocabulary: Annotated[
     str,
-    'Folder that launch/prepare_behaviors.py made, or that of its vocabulary.',
-  ] = 'data/ml-1m-text'
+    'Folder that launch/prepare_data.py made, or that of its vocabulary.',
+  ] = 'data/ml-1m'
   model: Annotated[
     str, 'Folder or GGUF file with a model and its tokenizer; see fetch_model.'
   ] = 'data/minilm'
@@ -62,7 +62,7 @@ class Config:
   num_low: Annotated[int, 'k: layers below the cut. 0: embeddings only.'] = 3
   dtype: Annotated[
     manifest_lib.Dtype,
-    'Of the stored numbers; int8 has an fp32 scale a row.',
+    'Dtype of the stored numbers; int8 has an fp32 scale per row.',
   ] = 'float16'
   max_tokens: Annotated[
     int, 'Longer texts are cut to so many tokens, special ones included.'
@@ -220,7 +220,7 @@ def _encoder(config: Config) -> tuple[Encoder, Tokenizer]:
 
 
 def _vocabulary(folder: str) -> BehaviorVocabulary:
-  inner = pathlib.Path(folder) / 'behaviors'
+  inner = output_folder.find_view(folder, 'examples') / 'behaviors'
   return BehaviorVocabulary.open(inner if inner.is_dir() else folder)
 
 

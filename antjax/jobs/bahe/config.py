@@ -18,8 +18,8 @@ class Config(LanguageConfig):
   """Training of a click model on textual behaviour."""
 
   run_dir: str = 'runs/bahe'
-  data: Annotated[str, 'Folder that launch/prepare_behaviors.py wrote.'] = (
-    'data/ml-1m-text'
+  data: Annotated[str, 'Folder that launch/prepare_data.py wrote.'] = (
+    'data/ml-1m'
   )
   store: Annotated[
     str, 'Store that launch/build_behavior_store.py wrote of it.'

@@ -5,7 +5,6 @@
 from collections.abc import Iterator, Mapping
 import contextlib
 import functools
-import pathlib
 from typing import Any
 
 import grain
@@ -44,12 +43,12 @@ class Clicks:
 
   def __init__(self, config: Config, job: job_lib.Job):
     self._config, self._job = config, job
-    folder = pathlib.Path(config.data)
+    folder = output_folder.find_view(config.data, 'examples')
     self.description = output_folder.load_description(folder)
     if self.description.get('kind') != 'behaviors':
       raise ValueError(
         f'data={config.data} holds {self.description.get("name")}, no clicks'
-        ' with textual behaviour; launch/prepare_behaviors.py makes them.'
+        ' with textual behaviour; launch/prepare_data.py makes them.'
       )
     self.vocabulary = BehaviorVocabulary.open(folder / 'behaviors')
     names = [s['name'] for s in self.description['sequences']]
@@ -133,7 +132,7 @@ class Clicks:
       prepare: `ClickModel.prepare`.
       with_index: Add 'index' int32 [B], the number of the example; always of
         the whole split.
-      title: Of a progress bar; '': none.
+      title: Title of the progress bar; '': no bar.
     """
     size = self.rows_per_device * self._num_devices
     limit = 0 if with_index else self._config.eval_examples
@@ -195,7 +194,7 @@ class Clicks:
 
   @functools.cached_property
   def standardizer(self) -> batches.Standardizer | None:
-    """Of the numeric features, from the training examples; None without any."""
+    """Standardizer of the numeric features, fitted on `train`, if any."""
     if not self.sizes.num_numeric:
       return None
     return batches.Standardizer.of(

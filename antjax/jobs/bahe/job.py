@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Trains a click model on long textual behaviour (BAHE), and its baselines.
 
-  python -m launch.prepare_behaviors --out=data/ml-1m-text
+  python -m launch.prepare_data --views=examples
   python -m launch.fetch_model
   python -m launch.build_behavior_store
   python -m launch.local_cluster --hosts=2 --devices_per_host=4 -- \
@@ -173,7 +173,7 @@ class BaheJob:
     Args:
       state: To score.
       split: Its name.
-      title: Of a progress bar; '': none.
+      title: Title of the progress bar; '': no bar.
     """
     return self.trainer.evaluate(
       state,

@@ -51,7 +51,7 @@ def activation_bytes(config: Config, model: ClickModel, clicks: Clicks) -> int:
 
 
 def _low_bytes(tower: DedupTower, dtype: Any) -> int:
-  """Of the low half's forward pass, which keeps no layer for a backward one."""
+  """Bytes of the low half's forward pass, which keeps no activations."""
   high = tower.encoder.high
   if not high.num_low:  # Embeddings only.
     tokens = tower.capacity * tower.num_tokens

@@ -52,7 +52,7 @@ class Built:
     table_bytes: Bytes of the table of behaviours on a device.
     table_level: How it is split: none, intra or global.
     num_absent: Parameters of the language model that training never holds.
-    made_of: For `run_identity`.
+    made_of: Fingerprints of the inputs, for `run_identity`.
   """
 
   model: ClickModel

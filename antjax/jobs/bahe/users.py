@@ -75,7 +75,7 @@ class UserVectors:
           f' rows, the data have {size} examples; it was exported from other'
           ' data.'
         )
-    made_of = {'data': '', 'name': ''}  # Of an older version.
+    made_of = {'data': '', 'name': ''}  # Written by an older version.
     path = pathlib.Path(folder) / _MADE_OF
     if path.is_file():
       made_of = json.loads(path.read_text(encoding='utf-8'))
@@ -102,7 +102,7 @@ def export(
 
   Args:
     run_dir: The folder is made in it.
-    trainer: Of the run.
+    trainer: Trainer of the run.
     state: What to export.
     clicks: `antjax.jobs.bahe.data.Clicks`.
     model: The `ClickModel`, with a tower.

@@ -65,7 +65,7 @@ class Config(ExamplesConfig):
   """Training of a click model of several scenarios."""
 
   run_dir: str = 'runs/antm2c'
-  data: Annotated[str, 'Folder that launch/prepare_behaviors.py wrote.'] = (
+  data: Annotated[str, 'Folder that launch/prepare_data.py wrote.'] = (
     'data/antm2c'
   )
   model: Annotated[

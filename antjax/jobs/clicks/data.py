@@ -38,8 +38,8 @@ class ScenarioData:
     scenarios: Names of the scenarios.
     sizes: What the model has to know.
     splits: Split -> its clicks.
-    standardizer: Of the numeric columns; None without any.
-    made_of: For `run_identity`.
+    standardizer: Standardizer of the numeric columns; None if there are none.
+    made_of: Fingerprints of the inputs, for `run_identity`.
   """
 
   def __init__(self, config: Config, job: job_lib.Job):
@@ -49,12 +49,12 @@ class ScenarioData:
       ValueError: The folder holds something else, or has no such scenario,
         history or conversion.
     """
-    folder = pathlib.Path(config.data)
+    folder = output_folder.find_view(config.data, 'examples')
     self.description = described = output_folder.load_description(folder)
     if described.get('kind') != 'behaviors':
       raise ValueError(
         f'data={config.data} holds {described.get("name")}, no clicks;'
-        ' launch/prepare_behaviors.py makes them.'
+        ' launch/prepare_data.py makes them.'
       )
     if not set(_COLUMNS) <= set(described['schema']):
       raise ValueError(
@@ -152,8 +152,8 @@ class ScenarioData:
 
     Args:
       model: What reads them.
-      seed: Of the order and of dropped ids.
-      name: Of the data set; each training of a job has its own.
+      seed: Seed of the order and of dropped ids.
+      name: Name of the data set; each training of a job has its own.
     """
     clicks, share = self.splits['train'], self._config.fields.id_dropout
     data = self._job.dataset(
@@ -192,7 +192,8 @@ class ScenarioData:
     Args:
       split: One of `SPLITS`.
       model: What reads them.
-      moments: Of the training clicks, for models that normalise.
+      moments: Moments of the training clicks, for models that normalize their
+        inputs.
       limit: ScenarioClicks to take, evenly spread; 0: all.
     """
     clicks = self.splits[split]

@@ -21,15 +21,15 @@ from typing import Annotated, Any
 
 import pyarrow.parquet as pq
 
-from antjax.data import image_tar, output_folder, table_files
-from antjax.jobs import bulk_work
+from antjax.data import image_tar, output_folder, prepare
+from antjax.jobs import shown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
   """What to encode, and how."""
 
-  data: Annotated[str, 'Folder of launch/prepare_behaviors.'] = ''
+  data: Annotated[str, 'Folder of launch/prepare_data.'] = ''
   images: Annotated[str, 'The tar archive, packed or not.'] = ''
   out: Annotated[str, 'Folder to make.'] = ''
   encoder: Annotated[str, 'module:function, see above.'] = (
@@ -56,12 +56,12 @@ def main(config: Config) -> None:
     if not getattr(config, name):
       raise ValueError(f'--{name} is needed; --help says what it is.')
   encoder = load_encoder(config.encoder)
-  data = pathlib.Path(config.data)
+  data = output_folder.find_view(config.data, 'examples')
   about = output_folder.load_description(data)
   if about.get('kind') != 'behaviors':
     raise ValueError(
       f'data={data} holds {about.get("kind")!r}; needed: a folder of'
-      ' launch/prepare_behaviors.'
+      ' launch/prepare_data --views=examples.'
     )
   if not pathlib.Path(config.images).is_file():
     raise FileNotFoundError(f'images={config.images} is no file.')
@@ -69,8 +69,8 @@ def main(config: Config) -> None:
   made_of = {
     'encoder': config.encoder,
     'image_size': config.image_size,
-    'images': table_files.fingerprint([pathlib.Path(config.images)]),
-    'items': table_files.fingerprint([ids]),
+    'images': prepare.fingerprint([pathlib.Path(config.images)]),
+    'items': prepare.fingerprint([ids]),
   }
   description, is_new = output_folder.make(
     config.out,
@@ -79,7 +79,9 @@ def main(config: Config) -> None:
     overwrite=config.overwrite,
   )
   print(f'{description["dim"]} numbers an image, {description["encoder"]}')
-  bulk_work.print_counts(config.out, description, is_new)
+  shown.print_counts(description['counts'])
+  if not is_new:
+    print(f'{config.out} was complete already: nothing was done.')
   if description['counts']['damaged']:
     print(f'Damaged images are listed in {config.out}/{image_tar.DAMAGED}.')
 
@@ -120,7 +122,7 @@ def _write(
     image_size=config.image_size,
     batch_size=config.batch_size,
     threads=config.threads,
-    progress=bulk_work.show_step,
+    progress=shown.show_step,
   )
   return {
     'kind': 'images',

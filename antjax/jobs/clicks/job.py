@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Trains a click model of several scenarios, and scores each of them.
 
-  python -m launch.prepare_behaviors --out=data/ml-1m-text
+  python -m launch.prepare_data --views=examples
   python -m launch.train_clicks --flagfile=launch/recipes/scenarios_ml1m.flags
 
 does it on MovieLens-1M, whose scenarios are three groups of ages; AntM2C's own
@@ -10,7 +10,7 @@ files, and synthetic ones of the same form, go the same way (docs/antm2c.md).
 --model chooses among models of one scenario and of many. --num_seeds trains
 several times; --search.num_trials looks for rates and widths first. The run
 folder gets checkpoints, metrics.jsonl, TensorBoard events, predictions,
-results.json, report.html. The same command goes on where a run was stopped.
+results.json, report.html. The same command resumes a stopped run.
 
   python -m launch.train_clicks --table --data=data/antm2c --num_seeds=3 \
     --models=lr,deepfm,dcnv2,mmoe,star --run_dir=runs/table

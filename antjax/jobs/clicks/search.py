@@ -57,6 +57,7 @@ def best_config(config: Config, job: job_lib.Job, data: ScenarioData) -> Config:
 def with_values(config: Config, values: dict[str, Any]) -> Config:
   """The config with what a trial suggests."""
   widths = tuple(int(part) for part in values['widths'].split('+'))
+  network: dict[str, Any] = {'widths': widths}
   return dataclasses.replace(
     config,
     optimizer=dataclasses.replace(
@@ -67,7 +68,7 @@ def with_values(config: Config, values: dict[str, Any]) -> Config:
     fields=dataclasses.replace(
       config.fields, learning_rate=values['row_learning_rate']
     ),
-    network=dataclasses.replace(config.network, widths=widths),
+    network=dataclasses.replace(config.network, **network),
   )
 
 

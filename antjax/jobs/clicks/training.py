@@ -33,7 +33,7 @@ _NOT_OF_ONE_TRAINING = (
   *('run_dir', 'intra', 'seed', 'num_seeds', 'search', 'table'),
   *('models', 'inputs'),
 )
-_MOMENT_CLICKS = 1 << 20  # Of training, that statistics are taken of.
+_MOMENT_CLICKS = 1 << 20  # Training clicks that statistics use.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +72,8 @@ class ClickJob:
       config: The job's, or that of a trial.
       job: The job.
       data: The clicks.
-      seed: Of parameters and shuffles.
-      name: Of its folder inside the job's; '': by the seed.
+      seed: Seed of parameters and shuffles.
+      name: Name of its folder inside the job's; '': by the seed.
       dataset: Name of its data set, no other training's; '': that of the
         folder.
     """
@@ -133,7 +133,7 @@ class ClickJob:
     return sums
 
   def _moments(self, state: TrainState) -> Any:
-    """Of the training clicks, for a model that normalises; else None."""
+    """Moments of the training clicks, if the model needs them; else None."""
     if not self._model.is_normalising:
       return None
     batches = self._data.evaluation('train', self._model, limit=_MOMENT_CLICKS)
@@ -148,7 +148,7 @@ class ClickJob:
     return moments.finish(moments.MomentSums(**sums))
 
   def run(self) -> SeedResult:
-    """Trains, or goes on, and scores; nothing where that was done."""
+    """Trains or resumes, and scores; does nothing if that is done."""
     folder = self._job.run_dir
     path = folder / 'scores.json'
     made_of = self._settings()
@@ -232,7 +232,7 @@ class ClickJob:
     return {f'validation_{name}': x for name, x in found.items()}
 
   def _summary(self, state: TrainState) -> dict[str, float]:
-    """Of the validation clicks, all of them together; those with a value."""
+    """Metrics over all validation clicks together; those with a value."""
     logits = self.logits(state, 'validation')['prediction']
     if not len(logits):
       return {}

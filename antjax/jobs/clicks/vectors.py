@@ -15,7 +15,7 @@ import numpy as np
 
 from antjax.ctr.antm2c.clicks import TextVectors
 from antjax.ctr.bahe.store import BehaviorStore
-from antjax.data import output_folder, table_files
+from antjax.data import output_folder, prepare
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.jobs import job as job_lib
 from antjax.jobs.clicks.config import Config
@@ -55,8 +55,9 @@ def load(
         f'{path} is missing; launch/encode_images.py writes it.'
       )
     made_of = output_folder.load_description(path.parent)['config']
-    ids = pathlib.Path(config.data) / 'ids_item.parquet'
-    if made_of['items'] != table_files.fingerprint([ids]):
+    data = output_folder.find_view(config.data, 'examples')
+    ids = data / 'ids_item.parquet'
+    if made_of['items'] != prepare.fingerprint([ids]):
       raise ValueError(
         f'image_vectors={config.image_vectors} was made for the items of other'
         f' data than {config.data}; encode the images for these.'
@@ -85,7 +86,8 @@ def _texts(
       f'text_vectors={config.text_vectors} has {store.rows} texts and the data'
       f' {described["num_behaviors"]}; launch/build_behavior_store.py appends.'
     )
-  vocabulary = BehaviorVocabulary.open(os.path.join(config.data, 'behaviors'))
+  data = output_folder.find_view(config.data, 'examples')
+  vocabulary = BehaviorVocabulary.open(data / 'behaviors')
   store.manifest.check_vocabulary(vocabulary)
   dim = min(config.text_dim or store.dim, store.dim)
   path = job.run_dir / f'text_vectors_{dim}.npy'

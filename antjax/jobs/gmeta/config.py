@@ -54,7 +54,7 @@ class Config(TrainingConfig):
   ] = 0
   split: Annotated[
     Literal['random', 'time'],
-    'Query rows of a training task: drawn anew each epoch, or its latest ones.',
+    'Query rows of a training task: sampled each epoch, or its latest rows.',
   ] = 'random'
   shard_size: Annotated[
     int,

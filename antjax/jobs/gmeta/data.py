@@ -29,7 +29,7 @@ class Tasks:
   """The training and evaluation tasks of one run.
 
   Attributes:
-    made_of: For `run_identity`.
+    made_of: Fingerprints of the inputs, for `run_identity`.
     kind: Kind of the labels.
     scenarios: Names of the evaluation splits.
     features: Feature -> most values it has.
@@ -60,8 +60,9 @@ class Tasks:
     self._label = description.get('label', 'rating')
     self._numeric = tuple(description.get('numeric', ()))
     self._query_size = int(description.get('query_size', 10))
+    folder = output_folder.find_view(config.data, 'tasks')
     self._sources = {
-      split: output_folder.open_split(config.data, split)
+      split: output_folder.open_split(folder, split)
       for split in ('train', *self.scenarios)
     }
     whole = self._sources['train']
@@ -81,7 +82,7 @@ class Tasks:
     self._train_blocks = self._train
     if description.get('format') in ('arrow', 'parquet'):
       # Split and laid out by whole columns: an order of magnitude faster.
-      blocks = output_folder.open_split(config.data, 'train', as_blocks=True)
+      blocks = output_folder.open_split(folder, 'train', as_blocks=True)
       self._train_blocks = record_source.SourceRange(blocks, 0, num_train)
     self._validation = record_source.SourceRange(whole, num_train, len(whole))
     self._held_out = {
@@ -109,7 +110,7 @@ class Tasks:
     """Episodes of an evaluation split, this process's share.
 
     Args:
-      name: Of the scenario.
+      name: Name of the scenario.
       with_rows: Whether each task's rows are grouped, so that they can adapt.
     """
     return self._share(self._sources[name], with_rows)
@@ -125,7 +126,7 @@ class Tasks:
     model = config.model
     num_parts = len(self._job.mesh.local_devices)
     if is_training and self._job.agent is None:
-      # Of a whole step; else of a micro-batch, as many as a plan says.
+      # Batch of a whole step; else of a micro-batch, as many as a plan says.
       num_parts *= config.num_micro_batches
     return EpisodeConfig(
       buckets=tuple(

@@ -100,7 +100,8 @@ def exported(
   run: TrainConfig, run_dir: str, step: int | None
 ) -> exporter.Exported:
   """A checkpoint of a run, on one device of this process."""
-  description = output_folder.load_description(run.data)
+  data = output_folder.find_view(run.data, 'tasks')
+  description = output_folder.load_description(data)
   run_identity.check(
     pathlib.Path(run_dir),
     {'data set': run_identity.of_data(description)},
@@ -152,7 +153,7 @@ def exported(
     trainer.params(state),
     serving.table_rows(recommender.tables, state.tables),
     vocabularies={
-      name: read_vocabulary(run.data, description, name)
+      name: read_vocabulary(data, description, name)
       for name in recommender.features
       if f'ids_{name}' in description['files']
     },

@@ -10,7 +10,7 @@ rows over all devices, dense parameters under a PaRO code. --algorithm chooses
 how to learn (docs/gmeta.md). Beside it the same model is trained jointly, the
 baseline that a meta-learner has to beat. The run folder gets checkpoints,
 metrics.jsonl, TensorBoard events, results.json, report.html. The same command
-goes on where a run was stopped.
+resumes a stopped run.
 """
 
 import dataclasses
@@ -40,7 +40,9 @@ def main(config: Config) -> None:
 
 def train(config: Config, job: job_lib.Job) -> list[dict[str, Any]]:
   """Trains, evaluates and reports; returns the rows of the result table."""
-  description = output_folder.load_description(config.data)
+  description = output_folder.load_description(
+    output_folder.find_view(config.data, 'tasks')
+  )
   tasks = Tasks(config, description, job)
   network = algorithms.ALGORITHMS[config.algorithm].network
   recommender = recommender_lib.build(
@@ -61,7 +63,15 @@ def train(config: Config, job: job_lib.Job) -> list[dict[str, Any]]:
     num_numeric=len(description.get('numeric', ())),
   )
   methods = Methods(config, job, recommender, tasks).train()
-  results = gmeta_scores.evaluate_methods(config, tasks, recommender, methods)
+  results = gmeta_scores.evaluate_methods(
+    tasks,
+    recommender,
+    methods,
+    eval_steps=config.eval_steps,
+    support_sizes=config.support_sizes,
+    num_resamples=config.num_resamples,
+    seed=config.seed,
+  )
   if job.is_main:
     trainer = next(iter(methods.values())).trainer
     gmeta_report.write(config, job, description, trainer, results)

@@ -3,7 +3,7 @@
 r"""Scores with an exported model: a file of task records, or one new user.
 
   python -m launch.score_gmeta --model=models/day1 \
-    --input=data/ml-1m/user_cold.arrow --out=scores.parquet
+    --input=data/ml-1m/tasks/user_cold.arrow --out=scores.parquet
 
 adapts to the support of each record and scores its query. Ids of the input are
 those of its own folder; they become the model's by their values. For one user
@@ -88,7 +88,8 @@ def _read_user(path: str, label_kind: str = '') -> dict[str, Any]:
 
   Args:
     path: The file.
-    label_kind: Of the model's labels, 'rating' or 'click'; '' if not known.
+    label_kind: Kind of the model's labels, 'rating' or 'click'; '' if not
+      known.
 
   Raises:
     ValueError: It is no JSON object with 'support', 'labels' and 'query', or a

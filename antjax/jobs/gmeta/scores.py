@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores the methods of launch/train_gmeta.py on its evaluation tasks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
 
-from antjax.jobs.gmeta.config import Config
 from antjax.jobs.gmeta.data import Tasks
 from antjax.jobs.gmeta.methods import Method
 from antjax.meta import evaluate
@@ -35,17 +35,29 @@ class Results:
 
 
 def evaluate_methods(
-  config: Config,
   tasks: Tasks,
   recommender: MetaRecommender,
   methods: Mapping[str, Method],
+  *,
+  eval_steps: int,
+  support_sizes: Sequence[int],
+  **resampling: int,
 ) -> Results:
-  """Scores every method and baseline in every scenario; a collective call."""
+  """Scores every method and baseline in every scenario; a collective call.
+
+  Args:
+    tasks: The evaluation tasks.
+    recommender: The model.
+    methods: Name -> what was trained.
+    eval_steps: Adaptation steps up to which the metrics are shown.
+    support_sizes: Rising sizes whose tasks are scored apart.
+    **resampling: num_resamples and seed of `by_task.estimate`.
+  """
   results = Results()
   mean = tasks.mean_label()
   predict_fns = {
     name: evaluate.predict_by_step_fn(
-      recommender.task_model, method.inner, last_step=config.eval_steps
+      recommender.task_model, method.inner, last_step=eval_steps
     )
     for name, method in methods.items()
   }
@@ -59,7 +71,11 @@ def evaluate_methods(
       by_method[name] = found['rows']
     by_method |= _baselines(tasks, scenario, mean)
     for name, columns in by_method.items():
-      _add(results, config, tasks.kind, scenario, name, columns)
+      estimate = functools.partial(
+        by_task.estimate, kind=tasks.kind, **resampling
+      )
+      where = {'scenario': scenario, 'method': name}
+      _add(results, where, columns, estimate, support_sizes)
   return results
 
 
@@ -78,46 +94,36 @@ def _baselines(
 
 def _add(
   results: Results,
-  config: Config,
-  kind: by_task.Kind,
-  scenario: str,
-  method: str,
+  where: dict[str, Any],
   columns: by_task.Columns,
+  estimate: Callable[[by_task.Columns], dict[str, Estimate]],
+  support_sizes: Sequence[int],
 ) -> None:
   """Adds a method's numbers in a scenario: whole, by step, by support."""
-  where: dict[str, Any] = {'scenario': scenario, 'method': method}
 
-  def estimate(
-    chosen: by_task.Columns, extra: Mapping[str, Any]
-  ) -> dict[str, Estimate]:
-    found = by_task.estimate(
-      chosen, kind, num_resamples=config.num_resamples, seed=config.seed
-    )
+  def add(chosen: by_task.Columns, **extra: Any) -> dict[str, Estimate]:
+    found = estimate(chosen)
     results.details.extend(
-      {**where, **extra, 'metric': name, **estimate._asdict()}
-      for name, estimate in found.items()
+      {**where, **extra, 'metric': name, **one._asdict()}
+      for name, one in found.items()
     )
     return found
 
-  whole = estimate(columns, {})
-  results.rows.append(
-    where | {name: found.value for name, found in whole.items()}
-  )
+  whole = add(columns)
+  results.rows.append(where | {name: one.value for name, one in whole.items()})
   if not columns:
     return
   steps = _steps(columns)
   for step in steps if len(steps) > 1 else ():
-    estimate(after_step(columns, step), {'num_steps': step})
+    add(after_step(columns, step), num_steps=step)
   size = columns['support_size']
-  for low, high in _bins(config.support_sizes):
+  for low, high in _bins(support_sizes):
     chosen = (size > low) & (size <= high)
     if chosen.any():
-      estimate(
+      add(
         {name: column[chosen] for name, column in columns.items()},
-        {
-          'support': f'{low + 1} to {high}',
-          'mean_support': float(np.mean(size[chosen])),
-        },
+        support=f'{low + 1} to {high}',
+        mean_support=float(np.mean(size[chosen])),
       )
 
 

@@ -61,9 +61,9 @@ def start_from(
 ) -> TrainState:
   """Starts a model from one that was trained on other data.
 
-  Dense parameters go on as they are. A value that both data sets have keeps its
-  row, at its new id; the rows of new values, the optimizers' state and the step
-  are those of `state`.
+  Dense parameters are kept as they are. A value that both data sets have keeps
+  its row, at its new id; the rows of new values, the optimizers' state and the
+  step are those of `state`.
 
   Args:
     init_from: Run folder of train_gmeta, or one of its checkpoints.
@@ -78,7 +78,7 @@ def start_from(
   """
   run_dir, step = _find(init_from, name)
   saved = json.loads((run_dir / config_lib.FILE_NAME).read_text())['config']
-  old_data = saved['data']
+  old_data = output_folder.find_view(saved['data'], 'tasks')
   old = output_folder.load_description(old_data)
   # Other values may have the run's ids by now.
   run_identity.check(
@@ -87,7 +87,8 @@ def start_from(
     models=[name],
     is_part=True,
   )
-  new = output_folder.load_description(data)
+  new_data = output_folder.find_view(data, 'tasks')
+  new = output_folder.load_description(new_data)
   sources = {}
   for feature in features:
     if feature not in old['features']:
@@ -96,7 +97,7 @@ def start_from(
         ' needed are the same features.'
       )
     before = read_vocabulary(old_data, old, feature)
-    now = read_vocabulary(data, new, feature)
+    now = read_vocabulary(new_data, new, feature)
     num_old, num_new = (d['features'][feature]['num_ids'] for d in (old, new))
     sources[feature] = delta.match_rows(before, now, num_old, num_new)
     kept = np.count_nonzero(sources[feature][now[1]] >= 0)

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""What LLM-Rec is compared with, on the same held-out examples.
 
-  python -m launch.prepare_sequences --out=data/ml-1m-sequences
+  python -m launch.prepare_data --views=sequences
   python -m launch.fetch_model
-  python -m launch.llm_rec_baselines --data=data/ml-1m-sequences \
+  python -m launch.llm_rec_baselines --data=data/ml-1m \
     --held_out.num_examples=1000 --run_dir=runs/baselines
 
 popularity; bm25 on titles; last_title, mean_titles, one_text: cosine of a

@@ -45,7 +45,7 @@ class HeldOutConfig:
     'Draw neither the target nor items of the history. The official code of'
     ' LLM-Rec does draw them.',
   ] = True
-  seed: Annotated[int, 'Of the draws; the same for every model.'] = 0
+  seed: Annotated[int, 'Seed of the samples; the same for every model.'] = 0
 
   def __post_init__(self) -> None:
     if min(self.num_examples, self.num_cold) < 0 or self.num_negatives < 1:
@@ -60,8 +60,8 @@ class HeldOutConfig:
 class SequencesConfig(JobConfig):
   """What is learned from, and what is ranked."""
 
-  data: Annotated[str, 'Folder that launch/prepare_sequences.py wrote.'] = (
-    'data/ml-1m-sequences'
+  data: Annotated[str, 'Folder that launch/prepare_data.py wrote.'] = (
+    'data/ml-1m'
   )
   split: Annotated[
     Literal['last', 'source'],
@@ -74,7 +74,7 @@ class SequencesConfig(JobConfig):
   train_users: Annotated[
     int, 'Users to train on, drawn once for all seeds; 0: all.'
   ] = 0
-  train_users_seed: Annotated[int, 'Of that draw.'] = 0
+  train_users_seed: Annotated[int, 'Seed of that sample.'] = 0
   max_history: Annotated[int, "Newest items that make a user's text."] = 10
   validation_examples: Annotated[
     int, 'Validation examples, drawn by seed; 0: all.'
@@ -134,9 +134,9 @@ class NextItemConfig:
   num_negatives: Annotated[
     int, 'Items drawn for each sequence, which share them on a device.'
   ] = 8
-  learning_rate: Annotated[float, 'Of Adam, for layers.'] = 2e-3
+  learning_rate: Annotated[float, 'Learning rate of Adam for layers.'] = 2e-3
   row_learning_rate: Annotated[
-    float, 'Of Adam, for items: most rows are seen in few steps.'
+    float, 'Learning rate of Adam for items: most rows are in few steps.'
   ] = 2e-2
   evaluate_every: Annotated[int, 'Steps between validations.'] = 500
   patience: Annotated[
@@ -187,7 +187,7 @@ class BaselinesConfig(SequencesConfig):
   paro: Annotated[
     str, 'PaRO code: levels of parameters, gradients, optimizer state.'
   ] = 'NNN'
-  seed: Annotated[int, 'Of parameters and shuffles.'] = 0
+  seed: Annotated[int, 'Seed of parameters and shuffles.'] = 0
   training: NextItemConfig = NextItemConfig()
   sasrec: SASRecConfig = SASRecConfig()
   gru4rec: GRU4RecConfig = GRU4RecConfig()

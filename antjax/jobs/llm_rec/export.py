@@ -45,7 +45,7 @@ def write(
 
   Args:
     run_dir: The run's folder.
-    config: Of the run.
+    config: Configuration of the run.
     data: With the catalogue.
     built: The model.
     params: Its parameters, whole.
@@ -100,7 +100,7 @@ class Catalogue:
 
   Attributes:
     keys: Names in the source.
-    titles: Of the items.
+    titles: Titles of the items.
     domains: Name of each item's domain.
   """
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Trains LLM-Rec: one language model that recommends in all domains.
 
-  python -m launch.prepare_sequences --out=data/ml-1m-sequences
+  python -m launch.prepare_data --views=sequences
   python -m launch.fetch_model
   python -m launch.local_cluster --hosts=2 --devices_per_host=4 -- \
     launch/train_llm_rec.py --flagfile=launch/recipes/llm_rec_ml1m.flags

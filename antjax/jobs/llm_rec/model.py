@@ -36,8 +36,8 @@ class Built:
   Attributes:
     model: The model.
     params: numpy arrays.
-    texts: Of the data's titles.
-    made_of: For `run_identity`.
+    texts: Tokenized titles of the data.
+    made_of: Fingerprints of the inputs, for `run_identity`.
   """
 
   model: LLMRec

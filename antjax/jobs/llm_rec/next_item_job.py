@@ -46,14 +46,14 @@ class NextItemJob:
     """Describes the run.
 
     Args:
-      config: Of training.
+      config: Training configuration.
       job: The job.
       model: The model.
       events: What training sees.
       made_of: What the data are, see `run_identity`.
       texts: Whitened text vectors [N, X], for models of texts.
       paro: PaRO code.
-      seed: Of parameters, shuffles and drawn items.
+      seed: Seed of parameters, shuffles and sampled items.
 
     Raises:
       ValueError: There is nothing to train on, or the batch does not divide.
@@ -112,7 +112,7 @@ class NextItemJob:
     """Endless batches of this process.
 
     Args:
-      name: Of the data set; each training of a job has its own.
+      name: Name of the data set; each training of a job has its own.
     """
     config = self._config
     rows = config.batch_size // jax.process_count()
@@ -158,10 +158,10 @@ class NextItemJob:
   def fit(
     self, name: str, validate: Callable[[TrainedNextItem], float]
   ) -> TrainedNextItem:
-    """Trains, or goes on; returns the model of the best validation.
+    """Trains or resumes; returns the model with the best validation score.
 
     Args:
-      name: Of the run, and of its folder inside the job's.
+      name: Name of the run, and of its folder inside the job's.
       validate: The larger, the better; the same on all processes.
     """
 

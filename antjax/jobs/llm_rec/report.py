@@ -18,7 +18,7 @@ from antjax.metrics import rank_metrics
 from antjax.report import job_report
 from antjax.train.trainer import Trainer
 
-NAME = 'llm_rec'  # Of the method, beside those that it is compared with.
+NAME = 'llm_rec'  # Name of the method in tables of methods.
 _METRICS = ('recall@10', 'ndcg@10')
 _POINTS = 400  # Items of a domain in the plot.
 _KINDS = {
@@ -170,8 +170,8 @@ def domain_points(
   Args:
     item_vectors: float [items, D].
     domains: int [items].
-    names: Of the domains.
-    seed: Of the items that are drawn.
+    names: Names of the domains.
+    seed: Seed of the sampled items.
   """
   rng = np.random.default_rng(seed)
   chosen = {}

@@ -59,7 +59,7 @@ class TextEncoder:
 
     Args:
       texts: The texts.
-      title: Of a progress bar; '': none.
+      title: Title of the progress bar; '': no bar.
     """
     tokens, offsets = self._tokenizer(texts)
     if not title:
@@ -78,7 +78,7 @@ class TextEncoder:
     Args:
       texts: The texts.
       folder: Existing folder; process 0 writes the file.
-      title: Of a progress bar.
+      title: Title of the progress bar.
     """
     made_of = json.dumps([*self.made_of, list(texts)]).encode()
     digest = hashlib.sha256(made_of).hexdigest()

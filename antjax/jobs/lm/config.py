@@ -41,7 +41,7 @@ class Config(ExamplesConfig):
   seq_len: Annotated[int, 'Tokens of a sequence.'] = 256
   compute_dtype: Annotated[
     Literal['float32', 'bfloat16', 'float16'],
-    'Of activations and of the copy of the parameters that computes; masters,'
+    'Dtype of activations and of the compute copy of the parameters; masters,'
     ' norms, softmax and loss are float32. float16 scales the loss.',
   ] = 'float32'  # type: ignore[assignment]
   shard_size: Annotated[int, 'Sequences in a DataShard.'] = 16

@@ -9,7 +9,7 @@ r"""Trains a causal language model on texts, from scratch or from another run.
 Packs tokenized documents into sequences without a token lost, and trains under
 any PaRO code, or the one that the planner finds best (--paro=auto). The run
 folder gets checkpoints, metrics.jsonl, TensorBoard events, results.json,
-samples.txt and report.html. The same command goes on where a run was stopped.
+samples.txt and report.html. The same command resumes a stopped run.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -41,7 +41,7 @@ from antjax.train import checkpoint, warm_start
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
 
-# Of the peak that a model of this kind reaches without communication.
+# Share of peak that such a model reaches without communication.
 _EFFICIENCY = 0.5
 
 

@@ -29,7 +29,7 @@ from antjax.lm import tokenizer as tokenizer_lib
 from antjax.report import job_report
 
 SPLITS = ('train', 'validation')
-_VERSION = 1  # Of what is made from the same settings.
+_VERSION = 1  # Version of the output for equal settings.
 _BATCH = 256  # Documents that are tokenized at once.
 _GROUP_TOKENS = 1 << 16
 _MAX_GROUP = 4096  # Documents.
@@ -284,11 +284,11 @@ def _write(path: pathlib.Path, batches: Iterator[pa.RecordBatch]) -> None:
   """Writes row groups of about `_GROUP_TOKENS`, the unit of reading."""
   first = list(itertools.islice(batches, 1))
   per_document = first[0]['num_tokens'].to_numpy().mean() if first else 1
-  record_writer.write_parquet(
+  record_writer.write(
     path,
     itertools.chain(first, batches),
     text.SCHEMA,
-    row_group_size=int(np.clip(_GROUP_TOKENS / per_document, 1, _MAX_GROUP)),
+    block_size=int(np.clip(_GROUP_TOKENS / per_document, 1, _MAX_GROUP)),
   )
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Reads sequences over Amazon's Food and Kitchen as LLMCDSR ships them.
+"""Amazon's Food and Kitchen, as LLMCDSR ships them, as events.
 
 Source: https://github.com/xhran2010/LLMCDSR, data/food-kitchen. A folder holds
 `items_A.jsonl` (Food) and `items_B.jsonl` (Kitchen), a JSON object a line with
@@ -11,6 +11,7 @@ packed as `.xz`. The data set splits its users; there are no times.
 """
 
 from collections.abc import Callable, Iterator
+import functools
 import json
 import lzma
 import os
@@ -22,19 +23,38 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from antjax.data import rejected_lines, sequence_amazon, table_files
-from antjax.data.sequence_build import SequenceSource
+from antjax.data import event_amazon, prepare
+from antjax.data.events import EventWriter, ITEM, ROW, Source
+from antjax.data.rejects import BadRow
+from antjax.data.schema import Schema
 
 DOMAINS = ('Food', 'Kitchen')
 _ITEMS = ('items_A.jsonl', 'items_B.jsonl')
-# File -> place of its users in `sequence_data.SPLITS`.
+# File -> part of its users.
 _USERS = {
-  'train_A.txt': 0,
-  'train_B.txt': 0,
-  'train_overlap.txt': 0,
-  'valid.txt': 1,
-  'test.txt': 2,
+  'train_A.txt': 'train',
+  'train_B.txt': 'train',
+  'train_overlap.txt': 'train',
+  'valid.txt': 'validation',
+  'test.txt': 'test',
 }
+SCHEMA = Schema(
+  name='amazon-food-kitchen',
+  columns={
+    'user': 'string',
+    'item': 'string',
+    'title': 'string',
+    'domain': 'string',
+    'split': 'string',
+    'time': 'int64',
+  },
+  user='user',
+  item='item',
+  time='time',
+  text='title',
+  domain='domain',
+  split='split',
+)
 _LINE = re.compile(r'[0-9]+\t[0-9]+(,[0-9]+)*')
 
 
@@ -57,87 +77,61 @@ def find_files(source: str | os.PathLike[str]) -> dict[str, pathlib.Path]:
   return found
 
 
-def fingerprint(source: str | os.PathLike[str]) -> str:
-  """Returns a SHA-256 over the content of the files."""
-  return table_files.fingerprint(list(find_files(source).values()))
-
-
-def read(
-  source: str | os.PathLike[str],
-  work: pathlib.Path,
-  rejected: pathlib.Path,
-  *,
-  max_rejected_share: float,
-  progress: Callable[[str], None],
-) -> SequenceSource:
-  """Writes events, items and users as `SequenceSource` says.
+def source(path: str | os.PathLike[str]) -> Source:
+  """Names the events.
 
   Args:
-    source: The folder.
-    work: Folder with the empty folder raw.
-    rejected: CSV file for malformed lines, made only if needed.
-    max_rejected_share: Largest share of malformed lines to go on with.
-    progress: Called with a text at the start of each file.
+    path: The folder.
 
   Raises:
-    ValueError: Too many malformed lines, or items that are not numbered in
-      their order.
     FileNotFoundError: A file is missing.
   """
-  files = find_files(source)
-  bad = rejected_lines.BadLines(rejected)
-  keys, items = _items(files, progress)
-  events: list[pa.Table] = []
-  users: dict[str, list[Any]] = {'user': [], 'split': []}
-  num_lines = 0
+  files = find_files(path)
+  made_of = {'data': prepare.fingerprint(list(files.values()))}
+  return Source(SCHEMA, made_of, functools.partial(_write, path, files))
+
+
+def _write(
+  path: str | os.PathLike[str],
+  files: dict[str, pathlib.Path],
+  step: EventWriter,
+) -> dict[str, Any]:
+  """Writes rows and items."""
+  num_bad = 0
+  keys, items = _items(files, step.progress)
+  parts: list[pa.Table] = []
+  num_lines = num_rows = 0
   for name, split in _USERS.items():
-    progress(f'reading {files[name].name}')
+    step.progress(f'reading {files[name].name}')
+    users: list[str] = []
     rows: list[np.ndarray] = []
-    first = len(users['user'])
     for number, line in enumerate(_lines(files[name]), 1):
       num_lines += 1
       ids = _ids(line, len(keys))
       if isinstance(ids, str):
-        bad.add(files[name], number, ids, line)
+        step.rejects.add(path, [BadRow(number, 'items', 'line', ids, line)])
+        num_bad += 1
         continue
-      users['user'].append(f'{name.removesuffix(".txt")}:{line.split()[0]}')
-      users['split'].append(split)
+      users.append(f'{name.removesuffix(".txt")}:{line.split()[0]}')
       rows.append(ids)
     if rows:
-      events.append(_events(users['user'][first:], rows, keys))
-  bad.close(num_lines, str(source), max_rejected_share)
-  folders = [work / 'raw' / name for name in ('events', 'items', 'users')]
-  tables = [
-    pa.concat_tables(events),
-    items,
-    pa.table(
-      {
-        'user': pa.array(users['user'], pa.string()),
-        'split': pa.array(users['split'], pa.int8()),
-      }
-    ),
-  ]
-  for folder, table in zip(folders, tables, strict=True):
-    folder.mkdir()
-    pq.write_table(table, folder / 'rows.parquet')
-  return SequenceSource(
-    folders[0],
-    folders[1],
-    DOMAINS,
-    folders[2],
-    {
-      'name': 'amazon-food-kitchen',
-      'acknowledgement': sequence_amazon.ACKNOWLEDGEMENT,
-      'counts': {'lines': num_lines, 'rejected_lines': bad.num_lines},
-    },
-  )
+      parts.append(_events(users, rows, keys, split, num_rows))
+      num_rows += parts[-1].num_rows
+  step.rejects.check(path, num_bad, num_lines)
+  pq.write_table(pa.concat_tables(parts), step.part('rows') / 'rows.parquet')
+  pq.write_table(items, step.part('items') / 'items.parquet')
+  return {
+    'acknowledgement': event_amazon.ACKNOWLEDGEMENT,
+    'domains': list(DOMAINS),
+    'counts': {'lines': num_lines, 'rejected_lines': num_bad},
+  }
 
 
 def _items(
   files: dict[str, pathlib.Path], progress: Callable[[str], None]
 ) -> tuple[list[str], pa.Table]:
   """Returns the items' names in the order of their numbers, and their table."""
-  columns: dict[str, list[Any]] = {'item': [], 'domain': [], 'title': []}
+  columns: dict[str, list[Any]] = {ITEM: [], 'domain': [], 'title': []}
   for name, domain in zip(_ITEMS, DOMAINS, strict=True):
     progress(f'reading {files[name].name}')
     for number, line in enumerate(_lines(files[name])):
@@ -154,13 +148,12 @@ def _items(
           f'{files[name]}, line {number + 1}: index {index}; needed: {number},'
           ' the place of the line.'
         )
-      columns['item'].append(str(item))
+      columns[ITEM].append(str(item))
       columns['domain'].append(domain)
       columns['title'].append(str(title or ''))
-  keys = columns['item']
+  keys = columns[ITEM]
   return keys, pa.table(
     {name: pa.array(values, pa.string()) for name, values in columns.items()}
-    | {'row': pa.array(range(len(keys)), pa.int64())}
   )
 
 
@@ -175,7 +168,11 @@ def _ids(line: str, num_items: int) -> np.ndarray | str:
 
 
 def _events(
-  users: list[str], rows: list[np.ndarray], keys: list[str]
+  users: list[str],
+  rows: list[np.ndarray],
+  keys: list[str],
+  split: str,
+  first_row: int,
 ) -> pa.Table:
   """Events of users; the place in the line is the time."""
   lengths = np.array([len(ids) for ids in rows])
@@ -190,7 +187,8 @@ def _events(
       'user': user,
       'item': item,
       'time': pa.array(place.astype(np.int64)),
-      'tie': pa.array(np.zeros(len(place))),
+      'split': pa.array([split] * len(place), pa.string()),
+      ROW: pa.array(np.arange(first_row, first_row + len(place))),
     }
   )
 

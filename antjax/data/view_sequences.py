@@ -13,17 +13,19 @@ core.
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import itertools
 import pathlib
 from typing import Any, Literal
 
 import ibis
 from ibis.expr import types as ir
 
-from antjax.data import prepare, sequence_core
-from antjax.data.sequence_data import MIN_EVENTS
+from antjax.data import prepare
+from antjax.data.events import clean_title, Events, ITEM, one_row_an_item
+from antjax.data.sequence_data import MIN_EVENTS, SPLITS
 
-# White space and control characters: one blank in a title.
-_BLANKS = r'[\s\x00-\x1f\x7f]+'
+# Domain of data without domains, and of items without one.
+_ONE_DOMAIN, _UNKNOWN = 'all', 'unknown'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,28 +49,6 @@ class SequenceConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class SequenceSource:
-  """What a reader has written, as folders of Parquet files.
-
-  Attributes:
-    events: user text, item text, time int64, tie float64: the order of a
-      user's events is that of (time, item, tie).
-    items: item text, domain text, title text, row int64. Of several rows of an
-      item the first one with a title counts.
-    domains: All domains, in the order of their ids.
-    users: user text, split int8 (a place in `sequence_data.SPLITS`); None where
-      the source does not split its users.
-    about: Entries for `dataset.json`: name, licence, counts.
-  """
-
-  events: pathlib.Path
-  items: pathlib.Path
-  domains: tuple[str, ...]
-  users: pathlib.Path | None
-  about: Mapping[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
 class Sequences:
   """What is to be written.
 
@@ -86,74 +66,84 @@ class Sequences:
 
 
 def build(
-  con: ibis.BaseBackend,
-  source: SequenceSource,
+  events: Events,
   config: SequenceConfig,
   folder: pathlib.Path,
   progress: Callable[[str], None] = lambda text: None,
 ) -> Sequences:
-  """Makes sequences of a source.
+  """Makes sequences of events.
 
   Args:
-    con: DuckDB or Spark.
-    source: From a reader.
-    config: How events become sequences.
+    events: Events to make sequences of.
+    config: How they become sequences.
     folder: Existing folder for intermediate files; it outlives the result.
     progress: Called with a text at the start of each step.
 
   Raises:
     ValueError: No event is left.
   """
-  steps = sequence_core.Steps(con, folder)
+  steps = prepare.Steps(events.con, folder)
   counts: dict[str, int] = {}
   progress('matching events with items')
-  items = steps.stored('known', _one_row_an_item(steps, source, counts))
-  events, users = _coded(steps, source, items, config, counts)
-  events = sequence_core.k_core(steps, events, config.k_core, counts, progress)
+  domains, items = _items(steps, events, counts)
+  rows, users = _coded(steps, events, items, config, counts)
+  rows = _k_core(steps, rows, config.k_core, counts, progress)
   progress('putting events in order')
-  ordered = _in_order(events, config.drop_repeats)
-  num_before = sequence_core.count(events)
-  kept = steps.stored('ordered', ordered)
-  counts['repeats_dropped'] = num_before - sequence_core.count(kept)
-  if not sequence_core.count(kept):
+  num_before = prepare.count(rows)
+  kept = steps('ordered', _in_order(rows, config.drop_repeats))
+  counts['repeats_dropped'] = num_before - prepare.count(kept)
+  if not prepare.count(kept):
     raise ValueError(
-      f'prepare_sequences: no event is left of {counts["events_read"]}:'
-      f' {counts}; lower k_core={config.k_core}, or look at the source.'
+      f'sequences: no event is left of {counts["events_read"]}: {counts}; lower'
+      f' k_core={config.k_core}, or look at the source.'
     )
   progress('numbering users and items')
-  return _numbered(steps, source, kept, items, users, counts)
+  return _numbered(steps, events, domains, kept, items, users, counts)
 
 
-def _one_row_an_item(
-  steps: sequence_core.Steps, source: SequenceSource, counts: dict[str, int]
-) -> ir.Table:
-  """(item, domain int32, title) with each item once."""
-  rows = prepare.read_parquet(steps.con, source.items, '*.parquet')
-  title = rows['title'].re_replace(_BLANKS, ' ').strip()
-  rows = rows.mutate(title=title)
-  order = [rows['title'] == '', rows['row']]
-  rank = ibis.row_number().over(
-    ibis.window(group_by=rows['item'], order_by=order)
+def _items(
+  steps: prepare.Steps, events: Events, counts: dict[str, int]
+) -> tuple[list[str], ir.Table]:
+  """Domains, and (item, domain int32, title) with each item once."""
+  schema, known = events.schema, events.items
+  names = {schema.text, schema.title, schema.domain} - {''}
+  if known is not None and names and names <= {*known.columns}:
+    known = known.rename(**{schema.item: ITEM})
+    rows = known.select(item=known[schema.item], **events.of_item(known))
+  else:  # All that the rows say of items.
+    joined = events.joined()
+    event, of_item = events.of_event(joined), events.of_item(joined)
+    rows = joined.select(item=event['item'], row=event['row'], **of_item)
+    rows = rows.group_by(['item', 'domain', 'title']).agg(row=rows.row.min())
+    rows = rows.mutate(title=clean_title(rows.title.fill_null('')))
+    counts['item_rows_read'] = prepare.count(rows)
+    rows = one_row_an_item(rows, 'item', 'title', 'row')
+    counts['item_rows_repeated'] = counts['item_rows_read'] - prepare.count(
+      rows
+    )
+  domain: ir.Value = ibis.literal(_ONE_DOMAIN)
+  if schema.domain:
+    given = rows['domain'].fill_null('').strip()
+    domain = (given == '').ifelse(_UNKNOWN, given)
+  title = clean_title(rows['title'].fill_null(''))
+  rows = rows.select('item', title=title, domain=domain)
+  domains = events.about.get('domains')
+  if domains is None:
+    found = rows.select('domain').distinct().order_by('domain').to_pyarrow()
+    domains = found['domain'].to_pylist()
+  number = ibis.cases(
+    *((rows['domain'] == name, i) for i, name in enumerate(domains))
   )
-  ranked = rows.mutate(rank=rank)
-  domain = ibis.cases(
-    *((ranked['domain'] == name, i) for i, name in enumerate(source.domains))
-  )
-  items = ranked.mutate(domain=domain.cast('int32'))
-  items = items.filter(items['rank'] == 0).drop('rank', 'row')
-  counts['item_rows_read'] = sequence_core.count(rows)
-  counts['item_rows_repeated'] = counts['item_rows_read'] - sequence_core.count(
-    items
-  )
-  counts['items_without_title'] = sequence_core.count(
+  items = steps('known', rows.mutate(domain=number.cast('int32')))
+  counts['items_without_title'] = prepare.count(
     items.filter(items['title'] == '')
   )
-  return items
+  return domains, items
 
 
 def _coded(
-  steps: sequence_core.Steps,
-  source: SequenceSource,
+  steps: prepare.Steps,
+  events: Events,
   items: ir.Table,
   config: SequenceConfig,
   counts: dict[str, int],
@@ -162,8 +152,15 @@ def _coded(
 
   Numbers are in the order of the texts, so that sorting by either is the same.
   """
-  rows = prepare.read_parquet(steps.con, source.events, '*.parquet')
-  item_ids = steps.stored('item_ids', prepare.dense_ids(items, 'item'))
+  schema = events.schema
+  rows = events.rows
+  if schema.liked_only:
+    liked = rows.filter(events.of_event(rows)['label'] > 0)
+    counts['events_not_liked'] = prepare.count(rows) - prepare.count(liked)
+    rows = liked
+  of_event = events.of_event(rows)
+  rows = rows.select(**{n: of_event[n] for n in ('user', 'item', 'time')})
+  item_ids = steps('item_ids', prepare.dense_ids(items, 'item'))
   named = items.join(item_ids, 'item')
   known = named.select(_key='item', _id='id', _title='title')
   joined = rows.left_join(known, rows['item'] == known['_key'])
@@ -182,26 +179,64 @@ def _coded(
   counts['events_of_untitled_items'] = num_known - num_titled
   is_good = is_titled if config.untitled == 'drop' else is_known
   good = joined.filter(is_good)
-  good = steps.stored(
-    'good', good.select('user', 'time', 'tie', item=good['_id'])
-  )
-  user_ids = steps.stored('user_ids', prepare.dense_ids(good, 'user'))
+  good = steps('good', good.select('user', 'time', item=good['_id']))
+  user_ids = steps('user_ids', prepare.dense_ids(good, 'user'))
   keys = user_ids.select(_key='user', _id='id')
   with_users = good.join(keys, good['user'] == keys['_key'])
-  events = steps.stored(
-    'coded', with_users.select('time', 'tie', 'item', user=with_users['_id'])
+  coded = steps(
+    'coded', with_users.select('time', 'item', user=with_users['_id'])
   )
   steps.drop('good')
-  return events, user_ids
+  return coded, user_ids
+
+
+def _k_core(
+  steps: prepare.Steps,
+  events: ir.Table,
+  k: int,
+  counts: dict[str, int],
+  progress: Callable[[str], None] = lambda text: None,
+) -> ir.Table:
+  """The most events of which each user and each item has at least k.
+
+  Users with fewer go, then items with fewer, and so on until nothing changes;
+  what is left does not depend on the order.
+
+  Args:
+    steps: For the rounds.
+    events: user, item and other columns.
+    k: 0 or 1 leave all events.
+    counts: Gets the events dropped and the rounds.
+    progress: Called at the start of each round.
+  """
+  num_events = first = prepare.count(events)
+  counts['core_rounds'] = 0
+  old = ''
+  for number in itertools.count(1) if k > 1 else ():
+    progress(f'{k}-core, round {number}: {num_events:,} events')
+    for column in ('user', 'item'):
+      sizes = events.group_by(column).agg(size=events.count())
+      enough = sizes.filter(sizes['size'] >= k).select(column)
+      name = f'core_{number}_{column}'
+      events = steps(name, events.semi_join(enough, column))
+      if old:
+        steps.drop(old)
+      old = name
+    counts['core_rounds'] = number
+    before, num_events = num_events, prepare.count(events)
+    if num_events == before:
+      break
+  counts['events_outside_core'] = first - num_events
+  return events
 
 
 def _in_order(events: ir.Table, drop_repeats: bool) -> ir.Table:
   """Adds `place`, from 0 for each user; repeats in a row are dropped.
 
-  Rows that agree in (time, item, tie) are the same event twice, so that their
+  Rows that agree in time and item are the same event twice, so that their
   order does not matter.
   """
-  order = [events[name] for name in ('time', 'item', 'tie')]
+  order = [events[name] for name in ('time', 'item')]
   window = ibis.window(group_by=events['user'], order_by=order)
   events = events.mutate(place=ibis.row_number().over(window))
   if drop_repeats:
@@ -216,8 +251,9 @@ def _in_order(events: ir.Table, drop_repeats: bool) -> ir.Table:
 
 
 def _numbered(
-  steps: sequence_core.Steps,
-  source: SequenceSource,
+  steps: prepare.Steps,
+  source: Events,
+  domains: list[str],
   kept: ir.Table,
   items: ir.Table,
   user_ids: ir.Table,
@@ -231,10 +267,10 @@ def _numbered(
     else_=0,
   )
   kept = kept.mutate(role=role.cast('int8'))
-  final_items = steps.stored('final_items', _final_items(steps, kept, items))
+  final_items = steps('final_items', _final_items(steps, kept, items))
   renamed = final_items.select(_old='old', _number='number', domain='domain')
   joined = kept.join(renamed, kept['item'] == renamed['_old'])
-  events = steps.stored(
+  events = steps(
     'final_events',
     joined.select(
       'user', 'place', 'size', 'role', 'domain', item=joined['_number']
@@ -246,11 +282,11 @@ def _numbered(
   )
   names = user_ids.select(key='user', _id='id')
   users = per_user.join(names, per_user['user'] == names['_id']).drop('_id')
-  users = _with_split(steps, source, users)
-  users = steps.stored('final_users', users)
+  users = _with_split(source, users)
+  users = steps('final_users', users)
   about = {
     'counts': counts | _totals(events, users, final_items),
-    'domains': _domains(source, events),
+    'domains': _domains(domains, events),
     'users_by_num_domains': {
       str(row['num_domains']): int(row['n'])
       for row in _rows(
@@ -267,7 +303,7 @@ def _numbered(
 
 
 def _final_items(
-  steps: sequence_core.Steps, kept: ir.Table, items: ir.Table
+  steps: prepare.Steps, kept: ir.Table, items: ir.Table
 ) -> ir.Table:
   """(old, number, key, domain, title, count) of the items that are left."""
   item_ids = prepare.read_parquet(steps.con, steps.path('item_ids'))
@@ -284,14 +320,25 @@ def _final_items(
   )
 
 
-def _with_split(
-  steps: sequence_core.Steps, source: SequenceSource, users: ir.Table
-) -> ir.Table:
-  """Adds the source's split; 0 where it has none."""
-  if source.users is None:
+def _with_split(source: Events, users: ir.Table) -> ir.Table:
+  """Adds the source's split, a place in `SPLITS`; 0 where it has none."""
+  schema = source.schema
+  if not schema.split:
     return users.mutate(split=ibis.literal(0, 'int8'))
-  given = prepare.read_parquet(steps.con, source.users, '*.parquet')
-  given = given.select(_user='user', split='split')
+  rows = source.rows
+  places = ((rows[schema.split] == name, i) for i, name in enumerate(SPLITS))
+  place = ibis.cases(*places).cast('int8')
+  given = rows.select(_user=rows[schema.user].cast('string'), split=place)
+  given = given.group_by('_user').agg(
+    split=given['split'].min(), _other=given['split'].nunique() != 1
+  )
+  if bad := given.filter(given['_other']).limit(1).to_pyarrow().to_pylist():
+    raise ValueError(
+      f'schema of {schema.name}: the user {bad[0]["_user"]!r} has not one part'
+      f' in {schema.split!r}; needed: one of {", ".join(SPLITS)}, the same in'
+      ' all rows of a user.'
+    )
+  given = given.drop('_other')
   return users.join(given, users['key'] == given['_user']).drop('_user')
 
 
@@ -307,15 +354,15 @@ def _totals(
   )
   totals = {k: int(v) for k, v in found.to_pyarrow().to_pylist()[0].items()}
   totals['users'], totals['items'] = (
-    sequence_core.count(users),
-    sequence_core.count(items),
+    prepare.count(users),
+    prepare.count(items),
   )
   # A user's first event has no history.
   totals['train_examples'] = totals['train_events'] - totals['users']
   return totals
 
 
-def _domains(source: SequenceSource, events: ir.Table) -> list[dict[str, Any]]:
+def _domains(names: list[str], events: ir.Table) -> list[dict[str, Any]]:
   """Counts of each domain, in the order of their ids."""
   grouped = events.group_by('domain').agg(
     users=events['user'].nunique(),
@@ -326,11 +373,11 @@ def _domains(source: SequenceSource, events: ir.Table) -> list[dict[str, Any]]:
     test=(events['role'] == 2).sum(),
   )
   found = {row.pop('domain'): row for row in _rows(grouped, 'domain')}
-  names = 'users items interactions train validation test'.split()
-  nothing = dict.fromkeys(names, 0)
+  columns = 'users items interactions train validation test'.split()
+  nothing = dict.fromkeys(columns, 0)
   return [
     {'name': name, **{k: int(v) for k, v in found.get(i, nothing).items()}}
-    for i, name in enumerate(source.domains)
+    for i, name in enumerate(names)
   ]
 
 

@@ -1,16 +1,22 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Records as bytes, for files of opaque records such as ArrayRecord.
+"""ArrayRecord files of records, and records as bytes.
 
 The coding is self-describing and safe to read from anyone: no pickle, no code,
 every length is checked.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+import os
 import struct
 from typing import Any
 
+from array_record.python import array_record_module
 import numpy as np
+
+from antjax.data import record_schema
+from antjax.data.record_schema import Field, Schema
+from antjax.shards.record_source import check_block, Record
 
 _MAGIC = b'AJR1'
 _TEXT = 'U'  # Type code of a UTF-8 text; arrays carry their numpy type code.
@@ -89,3 +95,73 @@ def decode(data: bytes) -> dict[str, Any]:
   if position != len(data):
     raise ValueError(f'{len(data) - position} bytes follow the record.')
   return record
+
+
+class ArrayRecordSource:
+  """Records of one ArrayRecord file written by `write_array_record`."""
+
+  def __init__(
+    self, path: str | os.PathLike[str], schema: Schema | None = None
+  ):
+    """Opens the file and checks the fields of its first record.
+
+    Args:
+      path: ArrayRecord file.
+      schema: Fields to give, all others are left out; None gives all fields.
+
+    Raises:
+      FileNotFoundError: No such file.
+      ValueError: Not an ArrayRecord file of ours, or a field is missing or of
+        another type.
+    """
+    self._path = record_schema.existing_file('ArrayRecordSource', path)
+    self._schema = schema
+    self._reader = array_record_module.ArrayRecordReader(
+      self._path, options='readahead_buffer_size:0'
+    )
+    if not self._reader.ok():  # It does not raise, and would have 0 records.
+      raise ValueError(
+        f'ArrayRecordSource: {self._path} is not a whole ArrayRecord file;'
+        ' make it again.'
+      )
+    self._num_records = int(self._reader.num_records())
+    self._names: Sequence[str] | None = None if schema is None else list(schema)
+    if schema is not None and self._num_records:
+      kinds = {
+        name: _field_of(value)
+        for name, value in self._decode(self._reader.read([0])[0], 0).items()
+      }
+      record_schema.check_schema('ArrayRecordSource', self._path, schema, kinds)
+
+  def __reduce__(self) -> tuple[Any, ...]:  # Another process reopens it.
+    return type(self), (self._path, self._schema)
+
+  def __len__(self) -> int:
+    return self._num_records
+
+  def read(self, start: int, stop: int) -> list[Record]:
+    """Returns the records start <= index < stop; see `RecordSource`."""
+    check_block(self._path, start, stop, len(self))
+    if start == stop:
+      return []
+    try:
+      block = self._reader.read(start, stop)
+    except RuntimeError as e:
+      raise record_schema.damaged(self._path, start, stop, e) from e
+    records = [self._decode(data, start + i) for i, data in enumerate(block)]
+    if self._names is None:
+      return records
+    return [{name: record[name] for name in self._names} for record in records]
+
+  def _decode(self, data: bytes, index: int) -> Record:
+    try:
+      return decode(data)
+    except ValueError as e:
+      raise ValueError(
+        f'ArrayRecordSource: record {index} of {self._path}: {e}'
+      ) from e
+
+
+def _field_of(value: Any) -> Field:
+  dtype = 'str' if isinstance(value, str) else np.asarray(value).dtype.name
+  return Field(dtype, np.ndim(value))

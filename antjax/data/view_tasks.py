@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of a table become sorted, coded rows by task, as ibis expressions.
+"""Events become sorted, coded rows by task, as ibis expressions.
 
 The same expressions run on DuckDB and on Spark, with equal results. Each step
 is written to a Parquet file or folder and read back, which works out of core on
@@ -10,7 +10,7 @@ both, and lets nothing be computed twice.
 from collections.abc import Callable, Mapping
 import dataclasses
 import pathlib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from absl import logging
 import ibis
@@ -18,18 +18,20 @@ from ibis.expr import types as ir
 import numpy as np
 
 from antjax.data import prepare, task_spans
-from antjax.data.table_schema import TableSchema
+from antjax.data.events import Events, ROW
+from antjax.data.schema import Schema
 
-# Columns of our own beside those of a table: the number of a row of the source,
-# its place in its task, and so on; `table_schema` keeps others from the names.
-ROW = '__row'
+# Columns of our own beside those of the rows; a schema has no such names.
 _RANK, _IS_TRAIN, _NUM_TEST = '__rank', '__is_train', '__num_test'
 _KEY, _NUM_ROWS, _IS_WARM = '__key', '__num_rows', '__is_warm'
 _PLACE = '__place'
+# Fields of a record beside those of the rows. Engines do not tell names apart
+# by case.
+_RESERVED = ('task', 'timestamp', 'num_query', 'first_row', 'num_rows')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TableConfig:
+class TaskConfig:
   """How rows become tasks."""
 
   seed: Annotated[int, 'Seed of the choice of cold tasks and of orders.'] = 0
@@ -112,34 +114,29 @@ class SortedRows:
 
 
 def build(
-  con: ibis.BaseBackend,
-  rows: ir.Table,
-  schema: TableSchema,
-  config: TableConfig,
+  events: Events,
+  config: TaskConfig,
   folder: pathlib.Path,
   progress: Callable[[str], None] = lambda text: None,
 ) -> SortedRows:
   """Codes and sorts rows.
 
   Args:
-    con: Backend that holds `rows`: DuckDB or Spark.
-    rows: The used columns of the schema, those with a separator as lists, and
-      `ROW`, without NULLs.
-    schema: What they mean.
+    events: Rows to make tasks of.
     config: How they become tasks.
     folder: Empty folder for intermediate files; it outlives the result.
     progress: Called with a text at the start of each step.
 
   Raises:
-    ValueError: A number is too large for a float32.
+    ValueError: The schema names no task or no label, or labels are neither
+      clicks nor ratings.
   """
+  schema = events.schema
+  check(schema)
 
-  def stored(name: str, table: ir.Table) -> ir.Table:
-    path = folder / f'{name}.parquet'
-    table.to_parquet(str(path))
-    return prepare.read_parquet(con, path)
-
-  _check_numbers(rows, schema)
+  stored = prepare.Steps(events.con, folder)
+  rows = events.joined()
+  _check_ratings(rows, schema)
   rows, widths = _cut_lists(rows, schema, config)
   progress('counting tasks')
   tasks = stored('tasks', _tasks(rows, schema, config))
@@ -147,12 +144,12 @@ def build(
   ranked = stored('ranked', _rank(rows, tasks, schema, config))
   vocabularies, values = {}, {}
   coded = ranked
-  for number, name in enumerate(schema.features):
+  for number, name in enumerate(features_of(schema)):
     progress(f'ids of {name}')
     vocabularies[name] = stored(
-      f'ids_{number}', _vocabulary(ranked, name, schema, config)
+      f'ids_{number}', _vocabulary(ranked, name, config)
     )
-    if name in schema.separator:
+    if name in widths:
       # Not put back into lists: engines collect these in memory.
       each = _each_value(ranked, name, vocabularies[name])
       values[name] = folder / f'values_{number}.parquet'
@@ -162,7 +159,7 @@ def build(
       coded = prepare.to_ids(coded, name, vocabularies[name])
   progress('sorting rows')
   path = folder / 'sorted.parquet'
-  _numbers(coded, schema).order_by(['task', _RANK]).drop(_RANK).to_parquet(
+  _numbers(events, coded).order_by(['task', _RANK]).drop(_RANK).to_parquet(
     str(path)
   )
   counts = tasks.select('task', _NUM_ROWS, _IS_WARM).to_pyarrow()
@@ -177,31 +174,59 @@ def build(
   )
 
 
-def _check_numbers(rows: ir.Table, schema: TableSchema) -> None:
-  """Refuses numbers that a record cannot hold."""
-  most = float(np.finfo(np.float32).max)
-  wide = [
-    name
-    for name in (schema.label, *schema.numeric)
-    if schema.columns[name] == 'float64' and name not in schema.log
-  ]
-  if not wide:
+def features_of(schema: Schema) -> tuple[str, ...]:
+  """Columns whose values become ids."""
+  return schema.features + (schema.items.ids if schema.items else ())
+
+
+def check(schema: Schema) -> None:
+  """Refuses a schema that says nothing of tasks.
+
+  Raises:
+    ValueError: What is lacking, or wrong.
+  """
+
+  def refuse(why: str) -> None:
+    raise ValueError(f'schema of {schema.name}: {why}.')
+
+  task, features = schema.task_column, features_of(schema)
+  if not (task and schema.label_column):
+    refuse('tasks need a task or a user, and a label or a rating')
+  if schema.columns[task].startswith('float'):
+    refuse(
+      f'the task {task!r} is a {schema.columns[task]}; text or an integer is'
+      ' needed, as engines write floats in several ways'
+    )
+  if not features:
+    refuse('no column is a feature')
+  fields = (schema.label_column, *features, *schema.all_numeric)
+  taken = [name for name in fields if name.lower() in _RESERVED]
+  # Files of ids have the columns (feature, id).
+  taken += [name for name in features if name.lower() == 'id']
+  if taken:
+    refuse(f'{", ".join(taken)} is the name of a field of our own; rename it')
+
+
+def _check_ratings(rows: ir.Table, schema: Schema) -> None:
+  """Refuses ratings that are off the levels."""
+  if not schema.rating:
     return
-  largest = rows.agg(**{name: rows[name].abs().max() for name in wide})
-  for name, value in largest.to_pyarrow().to_pylist()[0].items():
-    if value > most:
-      raise ValueError(
-        f'column {name!r} of {schema.name} has a number of magnitude'
-        f' {value:g}; records hold float32, up to {most:.2g}: list it under'
-        ' log, or scale it.'
-      )
+  is_level = rows[schema.rating].isin([1, 2, 3, 4, 5])
+  bad = rows.filter(~is_level).select(schema.rating).limit(1)
+  for row in bad.to_pyarrow().to_pylist():
+    raise ValueError(
+      f'{schema.name}: the rating {schema.rating!r} is {row[schema.rating]};'
+      ' tasks need 1 to 5, and whole: round it, or scale it, before.'
+    )
 
 
 def _cut_lists(
-  rows: ir.Table, schema: TableSchema, config: TableConfig
+  rows: ir.Table, schema: Schema, config: TaskConfig
 ) -> tuple[ir.Table, dict[str, int]]:
   """Cuts long lists; returns the rows and the longest of each feature."""
-  names, most = list(schema.separator), config.max_values
+  names = [n for n in features_of(schema) if n in rows.columns]
+  names = [n for n in names if rows[n].type().is_array()]
+  most = config.max_values
   if not names:
     return rows, {}
   lengths = {name: rows[name].length() for name in names}
@@ -221,15 +246,13 @@ def _cut_lists(
       most,
     )
     rows = rows.mutate(**{name: rows[name][:most]})
-  # Of a feature with a width of 1, readers expect an id and no list.
+  # For a feature of width 1, readers expect an id, not a list.
   return rows, {n: max(2, min(w, most)) for n, w in widths.items()}
 
 
-def _tasks(
-  rows: ir.Table, schema: TableSchema, config: TableConfig
-) -> ir.Table:
+def _tasks(rows: ir.Table, schema: Schema, config: TaskConfig) -> ir.Table:
   """Returns key, task, number of rows and is_warm, one row a task."""
-  tasks = rows.group_by(**{_KEY: rows[schema.task]}).agg(
+  tasks = rows.group_by(**{_KEY: rows[schema.task_column]}).agg(
     **{_NUM_ROWS: rows.count()}
   )
   position = ibis.row_number().over(ibis.window(order_by=tasks[_KEY]))
@@ -242,11 +265,11 @@ def _tasks(
 def _rank(
   rows: ir.Table,
   tasks: ir.Table,
-  schema: TableSchema,
-  config: TableConfig,
+  schema: Schema,
+  config: TaskConfig,
 ) -> ir.Table:
   """Adds task, rank in it, timestamp and is_train to the rows."""
-  joined = rows.join(tasks, rows[schema.task] == tasks[_KEY])
+  joined = rows.join(tasks, rows[schema.task_column] == tasks[_KEY])
   timestamp = joined[schema.time or ROW]
   if config.order == 'time':
     keys = [timestamp, joined[ROW]]
@@ -267,18 +290,20 @@ def _rank(
   is_train = ranked[_IS_WARM] & (
     ranked[_RANK] < ranked[_NUM_ROWS] - ranked[_NUM_TEST]
   )
-  names = [schema.label, *schema.features, *schema.numeric]
   return ranked.mutate(**{_IS_TRAIN: is_train}).select(
-    'task', _RANK, 'timestamp', _IS_TRAIN, *names
+    'task', _RANK, 'timestamp', _IS_TRAIN, *_fields(schema)
   )
 
 
-def _vocabulary(
-  ranked: ir.Table, name: str, schema: TableSchema, config: TableConfig
-) -> ir.Table:
+def _fields(schema: Schema) -> list[str]:
+  """Columns that end up in records."""
+  return [schema.label_column, *features_of(schema), *schema.all_numeric]
+
+
+def _vocabulary(ranked: ir.Table, name: str, config: TaskConfig) -> ir.Table:
   """Returns (name, id) of the values that training has often enough."""
   train = ranked.filter(ranked[_IS_TRAIN])
-  if name in schema.separator:
+  if train[name].type().is_array():
     train = train.select(**{name: train[name].unique().unnest()})
   counts = train.group_by(name).agg(__count=train.count())
   return prepare.dense_ids(
@@ -293,13 +318,12 @@ def _each_value(ranked: ir.Table, name: str, ids: ir.Table) -> ir.Table:
   return coded.order_by(['task', _RANK, _PLACE]).select(name)
 
 
-def _numbers(coded: ir.Table, schema: TableSchema) -> ir.Table:
+def _numbers(events: Events, coded: ir.Table) -> ir.Table:
   """Casts label and numbers to float32, takes logarithms, orders columns."""
-  changed: dict[str, Any] = {}
-  for name in (schema.label, *schema.numeric):
-    value = coded[name].cast('float64')
-    if name in schema.log:
-      value = value.sign() * (value.abs() + 1).ln()
-    changed[name] = value.cast('float32')
-  names = [schema.label, *schema.features, *schema.numeric]
-  return coded.mutate(**changed).select('task', _RANK, 'timestamp', *names)
+  schema = events.schema
+  numbers = {
+    name: events.number(coded, name)
+    for name in (schema.label_column, *schema.all_numeric)
+  }
+  names = _fields(schema)
+  return coded.mutate(**numbers).select('task', _RANK, 'timestamp', *names)

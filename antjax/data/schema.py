@@ -1,0 +1,331 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the columns of a data set mean: the one schema file of all views.
+
+The file is JSON or YAML; `docs/data.md` shows one and lists the entries.
+`schema_file` reads it.
+"""
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import math
+from typing import get_args, Literal
+
+import numpy as np
+
+Kind = Literal['int32', 'int64', 'float32', 'float64', 'string']
+KINDS = get_args(Kind)
+# Times with fractions are cut to int64 later on, and numbers become float32.
+_TIME_LIMIT = 2.0**63
+_LIMIT = float(np.nextafter(float(np.finfo(np.float32).max), np.inf))
+# Columns of our own, such as the number of a row, begin so.
+OWN = '__'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TableColumns:
+  """Columns of one table, and the format of its text files.
+
+  Attributes:
+    columns: Column -> type; of a text file all of them, in their order.
+    empty: Column of numbers -> the value of an empty field.
+    separator: Column with many values in a row -> the text between them in
+      a text; Parquet files may have lists of texts or integers instead. Its
+      values are texts.
+    delimiter: Delimiter of a text file.
+    header: Whether the first line of a text file names the columns.
+    quote: Quote character of a text file, '' for none.
+  """
+
+  columns: Mapping[str, Kind]
+  empty: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  separator: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  delimiter: str = ','
+  header: bool = True
+  quote: str = '"'
+
+  def _wrong(self) -> Iterator[str]:
+    """Says what is wrong with the columns, whatever they are for."""
+    for name, kind in self.columns.items():
+      if kind not in KINDS:
+        yield (
+          f'column {name!r} has the type {kind!r}; needed: {", ".join(KINDS)}'
+        )
+    for name, number in self.empty.items():
+      kind = self.columns.get(name, 'string')
+      fits = math.isfinite(number) and kind != 'string'
+      if not fits or (kind.startswith('int') and number != int(number)):
+        yield (
+          f'{number:g} cannot stand for an empty field of the {kind} {name!r}'
+        )
+    seen: dict[str, str] = {}
+    for name in self.columns:
+      other = seen.setdefault(name.lower(), name)
+      if other != name:
+        yield f'the columns {other} and {name} differ in case only; rename one'
+    for name, separator in self.separator.items():
+      if not separator:
+        yield f'the separator of {name!r} is empty'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ItemTable(TableColumns):
+  """A second table, with one row an item; all of its columns are read.
+
+  Attributes:
+    source: File or folder of files.
+    item: Column with the item, as the log names it.
+    ids: Categorical features.
+    numeric: Numeric features.
+  """
+
+  source: str
+  item: str
+  ids: tuple[str, ...] = ()
+  numeric: tuple[str, ...] = ()
+
+  label = ''
+
+  @property
+  def used(self) -> list[str]:
+    """Columns that are read."""
+    return list(self.columns)
+
+  @property
+  def needed(self) -> list[str]:
+    """Columns that must not be blank."""
+    return [self.item]
+
+  @property
+  def limits(self) -> dict[str, float]:
+    """Columns whose numbers must be below a limit in size."""
+    return dict.fromkeys(self.numeric, _LIMIT)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schema(TableColumns):
+  """Columns of a log, one row an event, and what they are for.
+
+  A column that is named here may be one of the table of items where the text
+  says so.
+
+  Attributes:
+    name: What the data are called.
+    user: Column with the user; '' makes every row a user of its own.
+    item: Column with the item; '' means that all rows have the same one. With
+      a separator a row lists several of them, in time.
+    time: Column of numbers that orders the rows, in seconds; '' means the order
+      of the rows.
+    text: Column with the item's text, perhaps of the items; '' means `item`.
+    title: Column with the item's title in sequences, perhaps of the items; ''
+      means `text`.
+    domain: Column with the item's domain, perhaps of the items; '' means one
+      domain.
+    label: Column of 0 and 1; '' for none.
+    rating: Column of numbers that make the label; '' for none.
+    positive_from: Least rating of a label of 1.
+    task: Column whose values are the tasks; '' means `user`.
+    split: Column with the part of a user, train, validation or test, in data
+      that come split; '' for none.
+    texts: Columns of long texts, each a sequence of its own.
+    ids: Columns of categorical features, beside user and item.
+    numeric: Columns of numeric features.
+    log: Numeric columns x that become sign(x) log(1 + |x|).
+    item_columns: Columns of `ids` and `numeric` that belong to the item.
+    histories: Which sequences past rows form: one of the positive ones, one
+      each of positive and negative, one a domain, or none.
+    history_names: Names of these sequences; () means 'history', or 'positive'
+      and 'negative', or the domains.
+    liked_only: Whether only what was liked makes a sequence of a user.
+    items: A second table, None for none; its features come after the log's.
+  """
+
+  name: str = 'table'
+  user: str = ''
+  item: str = ''
+  time: str = ''
+  text: str = ''
+  title: str = ''
+  domain: str = ''
+  label: str = ''
+  rating: str = ''
+  positive_from: float | None = None
+  task: str = ''
+  split: str = ''
+  texts: tuple[str, ...] = ()
+  ids: tuple[str, ...] = ()
+  numeric: tuple[str, ...] = ()
+  log: tuple[str, ...] = ()
+  item_columns: tuple[str, ...] = ()
+  histories: Literal['all', 'outcome', 'domain', 'none'] = 'all'
+  history_names: tuple[str, ...] = ()
+  liked_only: bool = True
+  items: ItemTable | None = None
+
+  def __post_init__(self) -> None:
+    checks = (
+      self._wrong,
+      *((self.items._wrong,) if self.items else ()),
+      self._unknown_columns,
+      self._wrong_types,
+      self._wrong_names,
+      self._wrong_lists,
+      self._wrong_roles,
+    )
+    for check in checks:
+      for why in check():
+        raise ValueError(f'schema of {self.name}: {why}.')
+
+  # What a column is for.
+
+  @property
+  def label_column(self) -> str:
+    """Column that makes the label; '' for none."""
+    return self.label or self.rating
+
+  @property
+  def task_column(self) -> str:
+    """Column whose values are the tasks; '' for none."""
+    return self.task or self.user
+
+  @property
+  def features(self) -> tuple[str, ...]:
+    """Columns of the log that become ids: user, item and categories."""
+    names = (self.user, self.item, *self.ids)
+    return tuple(dict.fromkeys(filter(None, names)))
+
+  @property
+  def all_ids(self) -> tuple[str, ...]:
+    """Categorical features of both tables."""
+    return self.ids + (self.items.ids if self.items else ())
+
+  @property
+  def all_numeric(self) -> tuple[str, ...]:
+    """Numeric features of both tables."""
+    return self.numeric + (self.items.numeric if self.items else ())
+
+  @property
+  def all_item_columns(self) -> tuple[str, ...]:
+    """Features that belong to the item."""
+    items = self.items
+    return self.item_columns + (items.ids + items.numeric if items else ())
+
+  @property
+  def used(self) -> list[str]:
+    """Columns of the log that are read."""
+    names = [*self._single, self.text, self.title, self.domain]
+    names += [*self.texts, *self.ids, *self.numeric]
+    return [n for n in dict.fromkeys(names) if n in self.columns]
+
+  @property
+  def needed(self) -> list[str]:
+    """Columns that must not be blank."""
+    return [n for n in (self.user, self.item) if n]
+
+  @property
+  def limits(self) -> dict[str, float]:
+    """Columns whose numbers must be below a limit in size."""
+    names = [n for n in (*self.numeric, self.rating) if n not in self.log]
+    return dict.fromkeys(names, _LIMIT) | {self.time: _TIME_LIMIT}
+
+  @property
+  def _single(self) -> list[str]:
+    """Columns of the log that are one thing each."""
+    names = (self.user, self.item, self.time, self.label, self.rating)
+    return [n for n in (*names, self.task, self.split) if n]
+
+  def kind_of(self, column: str) -> Kind:
+    """Type of a column of either table; of equal names, the log's."""
+    if column in self.columns or self.items is None:
+      return self.columns[column]
+    return self.items.columns[column]
+
+  # What cannot be.
+
+  def _unknown_columns(self) -> Iterator[str]:
+    items = self.items
+    log = [*self._single, *self.texts, *self.ids, *self.numeric]
+    log += [*self.log, *self.item_columns, *self.empty, *self.separator]
+    other = items.columns if items else {}
+    both = {**other, **self.columns}
+    either = [self.text, self.title, self.domain]
+    of_items = [items.item, *items.ids, *items.numeric] if items else []
+    for names, known, what in (
+      (log, self.columns, 'column; the columns are'),
+      (either, both, 'column; the columns are'),
+      (of_items, other, 'column of items; they are'),
+    ):
+      if unknown := [n for n in names if n and n not in known]:
+        yield (
+          f'{", ".join(map(repr, dict.fromkeys(unknown)))} is no {what}'
+          f' {", ".join(known)}'
+        )
+
+  def _wrong_types(self) -> Iterator[str]:
+    for name in (self.label, self.rating, *self.all_numeric, self.time):
+      if name and self.kind_of(name) == 'string':
+        yield f'column {name!r} is text; a number is needed'
+    for name in self.texts:
+      if self.columns[name] != 'string':
+        yield f'column {name!r} is {self.columns[name]}; texts are strings'
+
+  def _wrong_names(self) -> Iterator[str]:
+    items = self.items
+    of_items = [*items.ids, *items.numeric] if items else []
+    names = [*self.texts, *self.ids, *self.numeric, *of_items]
+    names += [n for n in {*self.used} & {*of_items} if names.count(n) < 2]
+    if twice := [n for n in dict.fromkeys(names) if names.count(n) > 1]:
+      yield f'{", ".join(map(repr, twice))} is used more than once'
+    label = {self.label, self.rating} - {''}
+    if wrong := sorted(label & {*self.features, *names}):
+      yield (
+        'a column is a feature, or numeric, or the label; more than one of'
+        f' them: {", ".join(wrong)}'
+      )
+    if own := [n for n in self.used if n.startswith(OWN)]:
+      yield f'{", ".join(own)} is the name of a field of our own; rename it'
+
+  def _wrong_lists(self) -> Iterator[str]:
+    for name in self.separator:
+      is_text = self.columns[name] == 'string'
+      is_one = name in (self.user, self.task_column)
+      if not is_text or is_one or name not in self.features:
+        yield (
+          f'column {name!r} has a separator; only a feature of the type string'
+          ' that is not the task may have many values'
+        )
+    if self.items and self.items.separator:
+      yield 'a column of items has a separator; it has one value a row'
+    if self.item in self.separator and (self.time or self.label_column):
+      yield (
+        'with a separator of the item a row holds many events: its columns'
+        ' time, label and rating would not say of which'
+      )
+
+  def _wrong_roles(self) -> Iterator[str]:
+    if self.histories not in ('all', 'outcome', 'domain', 'none'):
+      yield (
+        f'histories={self.histories!r}; needed: all, outcome, domain or none'
+      )
+    if self.label and self.rating:
+      yield 'label and rating: only one of them makes the label'
+    if self.positive_from is not None and not self.rating:
+      yield 'positive_from is of a rating; name its column'
+    if self.histories == 'outcome' and not self.label_column:
+      yield 'histories=outcome needs a label or a rating'
+    if self.histories == 'domain' and not self.domain:
+      yield 'histories=domain needs a domain'
+    needed = {'all': 1, 'outcome': 2}.get(self.histories, 0)
+    if self.history_names and len(self.history_names) != needed:
+      yield (
+        f'history_names={self.history_names}: histories={self.histories} needs'
+        f' {needed} of them'
+      )
+    if self.histories == 'none' and not self.texts:
+      yield 'histories=none and no texts: there is no sequence at all'
+    if self.items and not self.item:
+      yield 'items need an item'
+    if {*self.log} - {*self.numeric}:
+      yield 'log names columns that are not numeric'
+    if {*self.item_columns} - {*self.ids, *self.numeric}:
+      yield 'item_columns names columns that are no feature'

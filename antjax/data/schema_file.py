@@ -1,0 +1,206 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Reads a schema file, JSON or YAML."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import pathlib
+from typing import Any
+
+import yaml
+
+from antjax.data.schema import ItemTable, Schema
+
+PAGE = 'docs/data.md'
+_LISTS = tuple(
+  'ids numeric texts log item_columns ignore history_names'.split()
+)
+_NAMES = tuple(
+  'user item time text title domain label rating task split'.split()
+)
+_OF_A_COLUMN = ('type', 'empty', 'separator')
+
+
+def make(
+  columns: Mapping[str, Any],
+  *,
+  ids: Sequence[str] | None = None,
+  numeric: Sequence[str] | None = None,
+  ignore: Sequence[str] = (),
+  **rest: Any,
+) -> Schema:
+  """Makes a schema, with features by the types of columns.
+
+  Args:
+    columns: Column -> type, or {'type': type, 'empty': number,
+      'separator': text}, the latter two where they apply.
+    ids: Categorical features. None means, where neither a user nor an item is
+      named, all columns that are for nothing else, and otherwise none.
+    numeric: Numeric features. None means, where neither a user nor an item is
+      named, all columns of floats that are for nothing else.
+    ignore: Columns to leave out by default.
+    **rest: Further fields of `Schema`.
+
+  Raises:
+    ValueError: A column is not there, of a wrong type, or used twice.
+  """
+  parted = _parted(columns)
+  kinds = parted['columns']
+  one = ('time', 'label', 'rating', 'text', 'title', 'domain', 'split')
+  taken = {rest.get(name) for name in one} | {*ignore, *rest.get('texts', ())}
+  is_plain = not (rest.get('user') or rest.get('item'))
+  left = [c for c in kinds if is_plain and c not in taken]
+  if numeric is None:
+    is_float = [str(kinds[c]).startswith('float') for c in left]
+    numeric = [c for c, is_it in zip(left, is_float) if is_it]
+    numeric = [c for c in numeric if c not in (ids or ())]
+  if ids is None:
+    ids = [c for c in left if c not in numeric]
+  lists: dict[str, Any] = {'ids': ids, 'numeric': numeric}
+  lists |= {name: rest.pop(name) for name in _LISTS if name in rest}
+  rest |= {name: tuple(names) for name, names in lists.items()}
+  return Schema(**parted, **rest)
+
+
+def _parted(columns: Mapping[str, Any]) -> dict[str, Any]:
+  """Parts what is said of each column in columns, empty and separator."""
+  found: dict[str, Any] = {'columns': {}, 'empty': {}, 'separator': {}}
+  for column, entry in columns.items():
+    entry = entry if isinstance(entry, Mapping) else {'type': entry}
+    found['columns'][column] = entry.get('type', 'string')
+    if 'empty' in entry:
+      found['empty'][column] = float(entry['empty'])
+    if 'separator' in entry:
+      found['separator'][column] = str(entry['separator'])
+  return found
+
+
+def load(path: str) -> Schema:
+  """Reads a schema file, JSON or YAML.
+
+  Raises:
+    FileNotFoundError: No such file.
+    ValueError: It is neither, or says something that cannot be.
+  """
+  value = _read(path)
+  _check_keys(path, value, ('columns',), Schema)
+  found = _checked(path, value, lists=_LISTS, names=_NAMES)
+  items = found.pop('items', None)
+  threshold = found.get('positive_from')
+  if threshold is not None and not isinstance(threshold, (int, float)):
+    raise ValueError(f'{path}: positive_from: {threshold!r}; needed: a number.')
+  if items is not None:
+    found['items'] = _items(path, items)
+  return make(**{'name': pathlib.Path(path).stem, **found})
+
+
+def _items(path: str, value: Any) -> ItemTable:
+  """The entry `items`; its source is beside the schema file."""
+  where = f'{path}: items'
+  _check_keys(where, value, ('source', 'columns', 'item'), ItemTable)
+  lists = ('ids', 'numeric')
+  found = _checked(where, value, lists=lists, names=('item', 'source'))
+  found |= _parted(found.pop('columns'))
+  found |= {name: tuple(found.get(name, ())) for name in lists}
+  found['source'] = str(pathlib.Path(path).parent / found['source'])
+  return ItemTable(**found)
+
+
+class _Loader(yaml.SafeLoader):
+  """Refuses a key that comes twice, of which the last would win."""
+
+  def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+    node = super().compose_mapping_node(anchor)
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+      line = key.start_mark.line + 1
+      if isinstance(key, yaml.ScalarNode) and key.value in lines:
+        raise ValueError(
+          f'{self.name}: {key.value!r} is in line {lines[key.value]} and again'
+          f' in line {line}; needed: each name once. Remove or rename one.'
+        )
+      if isinstance(key, yaml.ScalarNode):
+        lines[key.value] = line
+    return node
+
+
+def _read(path: str) -> Any:
+  """Returns what a JSON or YAML file holds."""
+  file = pathlib.Path(path)
+  if not file.is_file():
+    raise FileNotFoundError(
+      f'schema={path!r} is no file; {PAGE} shows what it holds.'
+    )
+  try:
+    loader = _Loader(file.read_text(encoding='utf-8'))  # JSON too.
+    loader.name = path
+    return loader.get_single_data()
+  except (yaml.YAMLError, UnicodeDecodeError) as e:
+    text = ' '.join(str(e).split())
+    raise ValueError(f'{path} is neither JSON nor YAML ({text}).') from e
+
+
+def _check_keys(
+  path: str, value: Any, needed: tuple[str, ...], kind: type
+) -> None:
+  """Raises ValueError where an entry is lacking or not known."""
+  if not isinstance(value, dict) or not all(value.get(n) for n in needed):
+    raise ValueError(f'{path}: needed: {", ".join(needed)}; {PAGE} shows them.')
+  known = {f.name for f in dataclasses.fields(kind)} - {'empty', 'separator'}
+  known |= {'ignore'} if kind is Schema else set()
+  if unknown := sorted({*map(str, value)} - known):
+    raise ValueError(
+      f'{path}: unknown: {", ".join(unknown)}; known:'
+      f' {", ".join(sorted(known))}.'
+    )
+
+
+def _checked(
+  path: str,
+  value: Mapping[str, Any],
+  *,
+  lists: Sequence[str],
+  names: Sequence[str],
+) -> dict[str, Any]:
+  """The entries of a file; names that YAML took for numbers are texts again.
+
+  Args:
+    path: The file, for errors.
+    value: Its content, with `columns`.
+    lists: Entries that are lists of columns.
+    names: Entries that are a column.
+
+  Raises:
+    ValueError: An entry is not what it must be.
+  """
+
+  def need(name: str, what: str, is_met: bool) -> None:
+    if not is_met:
+      raise ValueError(f'{path}: {name}: {value.get(name)!r}; needed: {what}.')
+
+  columns = value['columns']
+  need('columns', 'column: type, one a line', isinstance(columns, dict))
+  for entry in columns.values():
+    number = entry.get('empty', 0) if isinstance(entry, dict) else 0
+    need('columns', 'numbers as empty', isinstance(number, (int, float)))
+    if isinstance(entry, dict):
+      what = f'of a column, only {", ".join(_OF_A_COLUMN)}'
+      need('columns', what, {*entry} <= {*_OF_A_COLUMN})
+      separator = entry.get('separator', '')
+      need('columns', 'texts as separator', isinstance(separator, str))
+  found = {**value, 'columns': {str(k): v for k, v in columns.items()}}
+  for name in lists:
+    if name in value:
+      need(name, 'a list of columns', isinstance(value[name], list))
+      found[name] = [str(x) for x in value[name]]
+  for name in names:
+    if name in value:
+      need(name, 'a column', isinstance(value[name], (str, int)))
+      found[name] = str(value[name])
+  for name, least in (('delimiter', 1), ('quote', 0)):
+    mark = value.get(name, ',')
+    is_mark = isinstance(mark, str) and least <= len(mark) <= 1
+    need(name, 'one character', is_mark)
+  for name in ('header', 'liked_only'):
+    need(name, 'true or false', isinstance(value.get(name, True), bool))
+  return found

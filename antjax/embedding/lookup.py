@@ -1,0 +1,114 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of a table by index, and the transpose: sums of rows by index.
+
+The gradient of a gather is a scatter that adds. Where indices repeat, jaxlib
+0.10.2 to 0.11.0 compiles it for GPUs to a compare-and-swap loop, hundreds of
+times too slow (jax issue 38806, openxla/xla issue 46225). There the rows are
+sorted by index and summed in segments instead. What runs on other backends is
+the plain scatter.
+"""
+
+import functools
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+# Shape suffixes: N = indices, V = rows of the table, D = width.
+
+
+@jax.custom_vjp
+def take_rows(table_VD: jax.Array, index: jax.Array) -> jax.Array:
+  """Rows [..., D] of a table; zeros where an index is V or more."""
+  return table_VD.at[index].get(mode='fill', fill_value=0)
+
+
+def _take_forward(table_VD, index):
+  return take_rows(table_VD, index), (index, table_VD.shape[0])
+
+
+def _take_backward(kept, cotangent):
+  index, num_rows = kept
+  rows_ND = cotangent.reshape(-1, cotangent.shape[-1])
+  return add_rows(num_rows, rows_ND, index.reshape(-1)), None
+
+
+take_rows.defvjp(_take_forward, _take_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def add_rows(
+  num_rows: int, rows_ND: jax.Array, index_N: jax.Array
+) -> jax.Array:
+  """Sums [V, D] of the rows of each index; an index of V or more is left out.
+
+  Args:
+    num_rows: Number of sums, V.
+    rows_ND: Rows to add.
+    index_N: int32, not negative.
+  """
+  return lax.platform_dependent(
+    rows_ND,
+    index_N,
+    cuda=functools.partial(_add_segments, num_rows),
+    rocm=functools.partial(_add_segments, num_rows),
+    default=functools.partial(_scatter, num_rows),
+  )
+
+
+def _add_forward(num_rows, rows_ND, index_N):
+  return add_rows(num_rows, rows_ND, index_N), index_N
+
+
+def _add_backward(num_rows, index_N, cotangent_VD):
+  del num_rows
+  return take_rows(cotangent_VD, index_N), None
+
+
+add_rows.defvjp(_add_forward, _add_backward)
+
+
+def pick(x: jax.Array, index: jax.Array) -> jax.Array:
+  """One entry of each row: x[i, index[i]], with a gradient of distinct places.
+
+  Args:
+    x: [..., K, *rest].
+    index: int [...], from 0 to K - 1.
+
+  Returns:
+    [..., *rest].
+  """
+  rest = x.shape[index.ndim + 1 :]
+  flat = x.reshape(-1, x.shape[index.ndim], *rest)
+  rows = jnp.arange(len(flat), dtype=jnp.int32)
+  found = flat.at[rows, index.reshape(-1)].get(unique_indices=True)
+  return found.reshape(*index.shape, *rest)
+
+
+def _scatter(num_rows, rows_ND, index_N):
+  zeros_VD = jnp.zeros((num_rows, rows_ND.shape[1]), rows_ND.dtype)
+  return zeros_VD.at[index_N].add(rows_ND, mode='drop')
+
+
+def _add_segments(num_rows, rows_ND, index_N):
+  """As `_scatter`, by a sort and log2(N) passes over the rows."""
+  size = index_N.size
+  order_N = np.arange(size, dtype=np.int32)
+  index_N, origin_N = lax.sort((index_N, order_N), num_keys=1)
+  sums_ND = rows_ND.at[origin_N].get(unique_indices=True)
+  # After a pass, each row holds the sum of twice as many rows of its index.
+  shift = 1
+  while shift < size:
+    is_same = jnp.pad(index_N[shift:] == index_N[:-shift], (shift, 0))
+    before_ND = jnp.pad(sums_ND[:-shift], ((shift, 0), (0, 0)))
+    sums_ND = sums_ND + jnp.where(is_same[:, None], before_ND, 0)
+    shift *= 2
+  is_last = jnp.pad(index_N[1:] != index_N[:-1], (0, 1), constant_values=True)
+  # Out-of-range targets stay distinct, as `unique_indices` promises.
+  target_N = jnp.where(
+    is_last & (index_N < num_rows), index_N, num_rows + order_N
+  )
+  zeros_VD = jnp.zeros((num_rows, rows_ND.shape[1]), rows_ND.dtype)
+  return zeros_VD.at[target_N].set(sums_ND, mode='drop', unique_indices=True)

@@ -1,0 +1,75 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the events of a source and a view of them, and reads them back."""
+
+import csv
+import pathlib
+
+from antjax.data import (
+  event_table,
+  events,
+  output_folder,
+  sequence_files,
+  task_files,
+  view_examples,
+  view_melu,
+)
+from antjax.data.engine import Engine
+
+_WRITERS = {
+  'tasks': task_files.write_tasks,
+  'melu': view_melu.write_tasks,
+  'examples': view_examples.write_examples,
+  'sequences': sequence_files.write_sequences,
+}
+
+
+def write(
+  out,
+  source,
+  view,
+  config,
+  *,
+  engine=None,
+  max_rejected_share=0.001,
+  overwrite=False,
+  **options,
+):
+  """Writes out/events and out/VIEW; returns the view's description."""
+  out = pathlib.Path(out)
+  engine = engine or Engine(threads=2)
+  common = {'engine': engine, 'overwrite': overwrite}
+  events.write(
+    out / 'events', source, max_rejected_share=max_rejected_share, **common
+  )
+  name = 'tasks' if view == 'melu' else view
+  place = (out / name, out / 'events', source.schema)
+  return _WRITERS[view](*place, config, **common, **options)
+
+
+def write_tasks(out, path, schema, config, **options):
+  """Writes the tasks of a log; returns their description."""
+  source = event_table.source(path, schema)
+  return write(out, source, 'tasks', config, **options)[0]
+
+
+def read(out, split, view='tasks'):
+  """Returns all records of a split."""
+  source = output_folder.open_split(pathlib.Path(out) / view, split)
+  return source.read(0, len(source))
+
+
+def rejected(out):
+  """Returns the lines that are set aside."""
+  path = pathlib.Path(out) / 'events' / output_folder.REJECTED
+  with open(path, newline='', encoding='utf-8') as file:
+    return list(csv.DictReader(file))
+
+
+def files_of(folder):
+  """Returns path -> content of all files but the description."""
+  return {
+    str(p.relative_to(folder)): p.read_bytes()
+    for p in sorted(pathlib.Path(folder).rglob('*'))
+    if p.is_file() and p.name != output_folder.DESCRIPTION
+  }
