@@ -91,7 +91,7 @@ _OVER_BUDGET = {
   'antjax/metrics': 1_600,
   'antjax/networks': 2_800,
   'antjax/report': 2_000,
-  'antjax/shards': 2_750,
+  'antjax/shards': 2_620,
   'antjax/train': 4_900,
   'benchmarks': 12_300,
   'tests': 50_500,
