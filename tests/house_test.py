@@ -89,15 +89,9 @@ _OVER_BUDGET = {
   'antjax/jobs': 12_100,
   'antjax/meta': 3_250,
   'antjax/metrics': 1_600,
-<<<<<<< HEAD
   'antjax/networks': 2_750,
   'antjax/report': 1_620,
-  'antjax/shards': 2_750,
-=======
-  'antjax/networks': 2_800,
-  'antjax/report': 2_000,
   'antjax/shards': 2_620,
->>>>>>> shards
   'antjax/train': 4_900,
   'benchmarks': 12_300,
   'tests': 50_500,
