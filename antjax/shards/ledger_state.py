@@ -180,7 +180,7 @@ def check_same_data(states: Sequence[State]) -> None:
 
 
 def merge(states: Sequence[State]) -> State:
-  """Returns the united progress of the workers of one run.
+  """Returns the merged progress of the workers of one run.
 
   Args:
     states: One state for each worker, all saved at the same step, in any order.
@@ -312,7 +312,7 @@ def _check_shares(shares: Sequence[Sequence[int] | None]) -> None:
 
 
 def _united(runs: Iterable[Run], start: int, stop: int) -> Run:
-  """Unites what runs of all workers say about epochs that are alike in each."""
+  """Merges what runs of all workers say about epochs that are alike in each."""
   result, assigned = Run(start, stop), 0
   for run in runs:
     if not run.start <= start < run.stop:
