@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the files of a folder of behaviour data: events, examples, ids."""
+"""Writes the files of a folder of behavior data: events, examples, ids."""
 
 from collections.abc import Callable, Iterator, Mapping
 import os

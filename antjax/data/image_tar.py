@@ -50,7 +50,7 @@ class Counts:
 
 
 def mean_colors(images: np.ndarray) -> np.ndarray:
-  """Mean colours on an 8 x 8 grid: uint8 [B, H, W, 3] -> float32 [B, 192].
+  """Mean colors on an 8 x 8 grid: uint8 [B, H, W, 3] -> float32 [B, 192].
 
   From -1 to 1.
 

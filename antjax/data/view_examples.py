@@ -5,7 +5,7 @@
 The folder gets
 
   behaviors/          the vocabulary of texts, see `behavior_vocabulary`
-  events/NAME.npy     int32 [E]: behaviours of all users, each user's in time
+  events/NAME.npy     int32 [E]: behaviors of all users, each user's in time
   train.arrow, validation.arrow, test.arrow    records of `SCHEMA`
   ids_NAME.parquet    users, items and categories -> ids
   dataset.json        what is in it

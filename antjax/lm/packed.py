@@ -35,7 +35,7 @@ class Lane(NamedTuple):
 
   Attributes:
     tokens: int32 [R, W].
-    texts: int32 [R, W], a number for each text, different for neighbours; 0
+    texts: int32 [R, W], a number for each text, different for neighbors; 0
       where there is no token.
   """
 

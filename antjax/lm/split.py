@@ -3,14 +3,14 @@
 """A transformer cut at layer k: a half to freeze and a half to train.
 
 BAHE (Geng et al. 2024, https://arxiv.org/abs/2403.19347) encodes each
-behaviour once by the frozen low layers and trains the high ones on sequences of
+behavior once by the frozen low layers and trains the high ones on sequences of
 such encodings. A half is a config with functions; its parameters are a tree of
 its own, so that who trains the high half need not hold the low one.
 
 What knows of places differs by family. Rotations are in every layer: the high
-half counts behaviours by itself. T5's table belongs to all layers, so both
+half counts behaviors by itself. T5's table belongs to all layers, so both
 halves carry it. Learned positions are added below the cut only: the high half
-gets a table of its own for places of behaviours, of zeros at first.
+gets a table of its own for places of behaviors, of zeros at first.
 """
 
 import dataclasses
@@ -99,7 +99,7 @@ class HighEncoder:
   Attributes:
     config: The whole model.
     num_low: Layers below the cut, from 0 to all (the final norm only).
-    max_behaviors: Places of behaviours with a learned embedding, for models of
+    max_behaviors: Places of behaviors with a learned embedding, for models of
       learned positions; 0: none, which leaves their order unknown to the half.
   """
 
@@ -136,13 +136,13 @@ class HighEncoder:
 
     Args:
       params: From `params_of`.
-      x_BMD: A vector a behaviour (or token), outputs of the low half.
-      segment_ids: int32 [B, M], the sequence of each behaviour; a mask of
+      x_BMD: A vector a behavior (or token), outputs of the low half.
+      segment_ids: int32 [B, M], the sequence of each behavior; a mask of
         padding will do. None: one sequence a row.
       positions: int32 [B, M]; None: counted in each sequence.
 
     Raises:
-      ValueError: More behaviours than `max_behaviors`, unless that is 0.
+      ValueError: More behaviors than `max_behaviors`, unless that is 0.
     """
     if self.max_behaviors and x_BMD.shape[1] > self.max_behaviors:
       raise ValueError(

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Token ids of many short texts, made once and mapped into memory.
 
-A training step never sees a tokenizer: what needs tokens of behaviours or of
+A training step never sees a tokenizer: what needs tokens of behaviors or of
 titles gathers them from here. Special tokens are those that the tokenizer's own
 template adds: [CLS] .. [SEP] for BERT, </s> at the end for T5, none for
 SmolLM2; or there are none, where texts are to be put together. A row without
@@ -158,7 +158,7 @@ class TokenCache:
 
     Raises:
       FileNotFoundError: There is no tokenizer.
-      ValueError: The cache is of another vocabulary or normaliser, or damaged.
+      ValueError: The cache is of another vocabulary or normalizer, or damaged.
       OSError: It cannot be written.
     """
     digest = fingerprint.of_tokenizer(model)

@@ -149,10 +149,10 @@ class Inputs(NamedTuple):
     scenario_B: int32, from 0 to S - 1.
     dense_BX: Inputs of another width than D: numbers, vectors of texts; None
       without. They stand in `flat` behind the fields.
-    histories: What the user did and the candidate, by kind of behaviour.
+    histories: What the user did and the candidate, by kind of behavior.
     weight_B: 0 for rows that only fill the batch, which must not count where
       a model takes statistics of the batch; None: all rows count.
-    moments: Those of the training rows, for models that normalise; None while
+    moments: Those of the training rows, for models that normalize; None while
       training: those of the batch. See `antjax.networks.moments`.
     context: What `context` of the network said of a task's support.
   """

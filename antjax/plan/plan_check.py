@@ -119,7 +119,7 @@ def _pair_scatters(lines: list[Line]) -> list[Line]:
 
   On slices whose chips form a plane libtpu prefers for some shapes an
   all-reduce, of which each chip keeps its piece; where pieces are no whole
-  tiles, neighbours in the group hand on their edges. Place, level and what
+  tiles, neighbors in the group hand on their edges. Place, level and what
   crosses groups stay as planned.
   """
   result = list(lines)

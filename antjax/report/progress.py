@@ -52,7 +52,7 @@ class Progress:
     plain_every_s: Seconds between plain lines.
     stream: Where to write; stderr if None.
     show: Whether to show; None shows on process 0 only.
-    clock: Seconds from any origin.
+    clock: Clock in seconds from any origin.
   """
 
   def __init__(

@@ -40,7 +40,7 @@ _SOFT = '#5d6779'
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-  """A step, or neighbouring steps as one: computed first, then waited."""
+  """A step, or neighboring steps as one: computed first, then waited."""
 
   start_s: float
   end_s: float
@@ -279,7 +279,7 @@ def plot(timeline: Timeline) -> str:
       str(number),
       (mark.time_s, 1.0),
       xycoords=('data', 'axes fraction'),
-      # Neighbours in two heights, so that their numbers stand apart.
+      # Neighbors in two heights, so that their numbers stand apart.
       xytext=(0, 3 if number % 2 else 12),
       textcoords='offset points',
       ha='center',

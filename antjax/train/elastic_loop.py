@@ -91,7 +91,7 @@ def fit(
     num_steps: Step to stop at.
     options: The other arguments of `Trainer.fit`; see `check`.
     step: The step in its host-loop form.
-    clock: Seconds from any origin.
+    clock: Clock in seconds from any origin.
   """
   iterator = iter(batches)
   assert options.elastic is not None

@@ -37,7 +37,7 @@ _LACKING = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IdConfig:
-  """Features that are ids: users, items, behaviours, and columns of ids."""
+  """Features that are ids: users, items, behaviors, and columns of ids."""
 
   use: Annotated[
     tuple[str, ...],

@@ -5,7 +5,7 @@
 BAHE's "behaviors embedding table" (Geng et al. 2024, section 3.2,
 https://arxiv.org/abs/2403.19347): row i is the pooled output of the low half
 for text i of a vocabulary. Row 0, the padding, is zeros; row 1, the unknown
-behaviour, is what the model makes of its text, '[UNK]'.
+behavior, is what the model makes of its text, '[UNK]'.
 
 A folder:
 

@@ -41,7 +41,7 @@ class Recommended(NamedTuple):
 
 
 class Recommender:
-  """A trained model and the vectors of a catalogue.
+  """A trained model and the vectors of a catalog.
 
   Titles need not be of the catalogue: text is all that the model knows. An item
   that is in the history, by its title, is not recommended.

@@ -105,7 +105,7 @@ class Sequences:
       key_field=_KEY,
     )
 
-    # Neighbours are of one user: a batch of them would be of few.
+    # Neighbors are of one user: a batch of them would be of few.
     order = shuffled_index.Order(len(self.source), self._config.seed)
 
     def make(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
