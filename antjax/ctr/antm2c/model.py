@@ -167,9 +167,7 @@ class FieldNetwork(nnx.Module):
       batch['scenario'],
       histories=histories,
       weight_B=batch['weight'],
-      moments=None
-      if moments is None
-      else ScenarioMoments(*(m[0] for m in moments)),
+      moments=moments,
     )
     return x if self.fusion is None else self.fusion(x, modal)
 
