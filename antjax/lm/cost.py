@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a transformer weighs: parameters, operations, activations."""
+"""Costs of a transformer: parameters, operations, activations."""
 
 import math
 from typing import Any
@@ -48,10 +48,11 @@ def activation_bytes(
   num_tokens: int,
   dtype: Any = None,
 ) -> int:
-  """About the bytes that activations take at the peak of a backward pass.
+  """Approximate bytes of activations at the peak of a backward pass.
 
-  What `remat` keeps of each layer, one layer's working set, and the logits that
-  the loss holds at once with their gradient. An estimate for planning.
+  The part that `remat` keeps of each layer, one layer's working set, and the
+  logits that the loss holds at once with their gradient. An estimate for
+  planning.
 
   Args:
     config: Configuration of the model.

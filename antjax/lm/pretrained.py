@@ -45,7 +45,7 @@ def load_pretrained(
   dtype: jax.typing.DTypeLike | None = jnp.float32,
   shardings: PyTree | Sharding | None = None,
 ) -> tuple[Config, PyTree]:
-  """Reads a model, a piece at a time, straight to where it shall live.
+  """Reads a model piece by piece, straight to its devices.
 
   The host holds one device's piece of one leaf at once (of all layers, which
   are stacked), and reads nothing of what other hosts hold.

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Attention by the Pallas kernel that JAX has for TPUs (splash attention).
+"""Attention with JAX's Pallas kernel for TPUs (splash attention).
 
 Scores never leave the chip, and blocks that a causal mask hides are not
 computed. The kernel is JAX's own; here its limits are met: lengths of whole

@@ -5,10 +5,10 @@
 BAHE (Geng et al. 2024, https://arxiv.org/abs/2403.19347) encodes each
 behavior once by the frozen low layers and trains the high ones on sequences of
 such encodings. A half is a config with functions; its parameters are a tree of
-its own, so that who trains the high half need not hold the low one.
+its own, so that training the high half does not need the low one.
 
-What knows of places differs by family. Rotations are in every layer: the high
-half counts behaviors by itself. T5's table belongs to all layers, so both
+How positions are encoded differs by family. Rotations are in every layer: the
+high half counts behaviors by itself. T5's table belongs to all layers, so both
 halves carry it. Learned positions are added below the cut only: the high half
 gets a table of its own for places of behaviors, of zeros at first.
 """
@@ -117,7 +117,7 @@ class HighEncoder:
       )
 
   def params_of(self, params: PyTree) -> PyTree:
-    """This half of a whole model's parameters; behaviours' places are 0."""
+    """This half of a whole model's parameters; behaviors' positions are 0."""
     own = {k: x for k, x in params.items() if k.startswith('final_norm')}
     own |= _layers(params, self.num_low, self.config.num_layers)
     if self.max_behaviors:

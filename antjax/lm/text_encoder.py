@@ -1,9 +1,9 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Vectors of many texts that nothing is trained on: each is computed once.
+"""Vectors of many texts without training: each is computed once.
 
 Texts are sorted by length, padded to the next of a few lengths, and go through
-in batches of about equal numbers of tokens: one compiled program a length.
+in batches of about equal numbers of tokens: one compiled program per length.
 Several texts in a row (packing) would need next to no padding, but scores of
 all tokens of the row with each other; we have not measured which is faster.
 """
@@ -146,7 +146,7 @@ class TextEncoder:
   def _batches(
     self, lengths: np.ndarray
   ) -> Iterator[tuple[np.ndarray, int, int]]:
-    """(texts, rows of the batch, tokens of a row), shortest first.
+    """(texts, rows of the batch, tokens per row), shortest first.
 
     The texts of a length that fill no batch join those of the next one where
     that pads less than empty rows would.

@@ -4,7 +4,7 @@
 
 Parameters are a dict tree whose 'layers' are stacked, every leaf [L, ...], so
 that one compiled layer runs in a loop and a sharded layer is gathered when it
-is its turn. The dtype of the parameters is the dtype of the computation; norms,
+is needed. The dtype of the parameters is the dtype of the computation; norms,
 softmax and loss are in fp32 whatever it is.
 
 Sources: Touvron et al. 2023 (https://arxiv.org/abs/2302.13971), Llama; Qwen
@@ -207,7 +207,7 @@ def hidden(
 
 
 def check_length(config: Config, num_tokens: int) -> None:
-  """Raises a ValueError where there are more tokens than learned positions."""
+  """Raises ValueError if there are more tokens than learned positions."""
   if config.positions == 'learned' and num_tokens > config.max_positions:
     raise ValueError(
       f'sequences of {num_tokens} tokens: the model has {config.max_positions}'
@@ -293,7 +293,7 @@ def run_layers(
 def row_bias(
   config: Config, params: PyTree, num_tokens: int
 ) -> jax.Array | None:
-  """What relative positions add to the scores of a row, [H, T, T], or None."""
+  """Addend of relative positions to the scores of a row, [H, T, T], or None."""
   place_T = jnp.arange(num_tokens, dtype=jnp.int32)
   return positions_lib.relative_bias(
     config, params.get('relative_bias'), place_T, place_T

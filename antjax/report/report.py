@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Writes what a run was and what it reached as one self-contained HTML page.
+"""Writes the report of a run as one self-contained HTML page.
 
 `render` is a pure function of a `Report`; nothing is fetched or looked up, so
 the page can be rebuilt from saved numbers and opened without a network.

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Who waited for whom, and when an action came: a section of the report.
+"""Who waited for whom, and when actions were taken: a section of the report.
 
 Each worker has a file `timeline.<worker>.jsonl` in the run folder, that
 `antjax.Agent` writes. It holds a JSON object a line: of a step
@@ -317,7 +317,7 @@ def _is_joined(timeline: Timeline) -> bool:
 def _boxes(
   axes: Any, left: Any, right: Any, top: Any, bottom: Any, color: str
 ) -> None:
-  """Adds boxes as one path: a patch each would make the page large."""
+  """Adds boxes as one path: separate patches would make the page large."""
   left, right, top, bottom = np.broadcast_arrays(left, right, top, bottom)
   corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
   points = np.stack([np.stack(c, -1) for c in [*corners, corners[0]]], 1)

@@ -80,7 +80,7 @@ def quantize_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def write(
   folder: str | os.PathLike[str], model: Exported, quantize: Quantize = 'none'
 ) -> dict[str, Any]:
-  """Writes a full export; the folder appears only when it is whole.
+  """Writes a full export; the folder appears only when it is complete.
 
   The same model gives the same bytes.
 
