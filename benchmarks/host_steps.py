@@ -46,7 +46,7 @@ class Step:
 
   Attributes:
     facts: The name, what the compiled text sends, memory, `compile_s`.
-    seconds: Of each call.
+    seconds: Seconds of each call.
     losses: Likewise.
   """
 

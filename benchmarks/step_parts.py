@@ -89,7 +89,7 @@ def answer(
   Args:
     trainer: The Trainer.
     state: Its state.
-    loss: Of the last step.
+    loss: Loss of the last step.
     ids: Table -> the rows to read.
   """
   canonical = jax.jit(trainer.tables.to_canonical)(state.tables)

@@ -280,8 +280,8 @@ class Config:
   ] = 0
   journal: Annotated[
     str,
-    "Elastic: the coordinator's journal; with the same one a job goes on where"
-    ' it was. Empty: a temporary one.',
+    "Elastic: the coordinator's journal; with the same one a job resumes."
+    ' Empty: a temporary one.',
   ] = ''
 
   def __post_init__(self) -> None:
