@@ -68,8 +68,8 @@ class Part(NamedTuple):
   """Some of the rows.
 
   Attributes:
-    rows: How many.
-    clicks: How many of them are clicks.
+    rows: Number of rows.
+    clicks: Number of clicks among them.
     users: Number of users.
     metrics: Name -> estimate; see `METRICS`.
   """
@@ -202,7 +202,7 @@ def difference(
   Student's distribution, which is wide where they are few.
 
   Args:
-    first: From `sample`.
+    first: Result of `sample`.
     other: Likewise, of the same rows and draws.
     seed: Seed of the resampling.
   """

@@ -71,7 +71,7 @@ def start_from(
     data: Folder of the new data.
     features: Those of the model, each with a table of its name.
     trainer: The trainer that made `state`.
-    state: From `Trainer.init`.
+    state: State from `Trainer.init`.
 
   Raises:
     ValueError: No such run, one of another model, or its data have changed.
