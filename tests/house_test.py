@@ -12,6 +12,7 @@ launch -> jobs -> serving | plan, report -> meta | ctr
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -234,6 +235,19 @@ def script_violations(root: pathlib.Path) -> list[str]:
   return found
 
 
+def program_violations(root: pathlib.Path) -> list[str]:
+  """Scripts of launch that antjax runs: the wheel has none of them."""
+  return [
+    f'{_where(path, node.lineno, root)}: runs {node.value}; an installed antjax'
+    ' has antjax.jobs.console for it'
+    for path in sorted((root / 'antjax').rglob('*.py'))
+    for node in ast.walk(source_tree.parsed(path.read_text()))
+    if isinstance(node, ast.Constant)
+    and isinstance(node.value, str)
+    and re.fullmatch(r'launch\.\w+', node.value)
+  ]
+
+
 def circle_violations(root: pathlib.Path) -> list[str]:
   """TYPE_CHECKING imports from the same folder: they hide a circle."""
   by_folder: dict[str, list[str]] = {}
@@ -279,6 +293,7 @@ def name_violations(root: pathlib.Path) -> list[str]:
     jax_violations,
     budget_violations,
     script_violations,
+    program_violations,
     circle_violations,
     name_violations,
   ],
@@ -369,6 +384,13 @@ def test_the_rules_know_every_package():
       'launch/a.py',
       61 * 'x = 1\n',
       'launch/a.py: 61 lines; at most 60',
+    ),
+    (
+      program_violations,
+      'antjax/jobs/a.py',
+      "command = ('-m', 'launch.agent')",
+      'antjax/jobs/a.py:1: runs launch.agent; an installed antjax has'
+      ' antjax.jobs.console for it',
     ),
     (
       circle_violations,

@@ -60,6 +60,8 @@ _ELASTIC = (  # Flags that need --elastic.
   'journal',
 )
 _RESTART_ENDED = '--restart_ended'
+# Not the scripts of launch/, which an installed antjax does not have.
+_CONSOLE = ('-m', 'antjax.jobs.console')
 _REPLACED = 75  # What an agent says whose host is to be replaced.
 
 
@@ -334,7 +336,7 @@ def _run_elastic(config: Config, command: Sequence[str], folder: str) -> int:
     'the coordinator',
     -1,
     [
-      *('-m', 'launch.coordinator', '--address=127.0.0.1', f'--port={port}'),
+      *(*_CONSOLE, 'coordinator', '--address=127.0.0.1', f'--port={port}'),
       f'--journal={config.journal or os.path.join(folder, "journal.db")}',
       f'--min_hosts={min_hosts}',
       f'--max_hosts={config.hosts}',
@@ -354,7 +356,7 @@ def _run_elastic(config: Config, command: Sequence[str], folder: str) -> int:
       f'agent {host}',
       host,
       [
-        *('-m', 'launch.agent', f'--coordinator={address}', '--job=job'),
+        *(*_CONSOLE, 'agent', f'--coordinator={address}', '--job=job'),
         f'--name=host-{host}',
         f'--devices_per_host={config.devices_per_host}',
         f'--platform={config.platform}',

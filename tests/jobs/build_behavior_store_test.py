@@ -348,4 +348,4 @@ def _is_builder(pid, out):
   except (OSError, UnicodeDecodeError):
     return False
   mine = 'tests.jobs.store_builder' in command and f'--out={out}' in command
-  return mine and 'launch.agent' in above and 'launch.agent' not in command
+  return mine and '\0agent\0' in above and '\0agent\0' not in command

@@ -410,8 +410,7 @@ def test_elastic_dead_agents_and_coordinators_start_again(script, tmp_path):
   (coordinator,) = [
     int(pid)
     for pid in children.read_text().split()
-    if b'launch.coordinator'
-    in pathlib.Path(f'/proc/{pid}/cmdline').read_bytes()
+    if b'\0coordinator\0' in pathlib.Path(f'/proc/{pid}/cmdline').read_bytes()
   ]
   os.kill(coordinator, signal.SIGKILL)
   (tmp_path / 'go').touch()

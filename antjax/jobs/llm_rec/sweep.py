@@ -114,7 +114,8 @@ def _run(setting: Setting, base: Config) -> bool:
   with open(folder / 'log.txt', 'w', encoding='utf-8') as log:
     code = subprocess.run(
       [
-        *(sys.executable, '-m', 'launch.train_llm_rec'),
+        # Not launch/'s script, which an installed antjax does not have.
+        *(sys.executable, '-m', 'antjax.jobs.console', 'train-llm-rec'),
         f'--config={folder / config_lib.FILE_NAME}',
       ],
       stdout=log,
