@@ -152,10 +152,13 @@ def _after_header(
 def _fields(line: str, dialect: Dialect) -> list[str]:
   if not dialect.quote or len(dialect.delimiter) > 1:
     return line.split(dialect.delimiter)
-  lines = [line]
-  return next(
-    csv.reader(lines, delimiter=dialect.delimiter, quotechar=dialect.quote), []
+  reader = csv.reader(
+    [line], delimiter=dialect.delimiter, quotechar=dialect.quote
   )
+  try:
+    return next(reader, [])
+  except csv.Error:  # Such as a very long field: no header of ours.
+    return [line]
 
 
 def parse(block: Block, layout: Layout) -> Parsed:
