@@ -6,7 +6,7 @@ A value is never rounded, cut or replaced unseen: '2.5' is no integer, 'nan' and
 '1e99' are no float32. Spaces and tabs around a number do not matter.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import math
 import re
@@ -126,15 +126,34 @@ def typed(
   kind = values.type
   if pa.types.is_list(kind) or pa.types.is_large_list(kind):
     return _lists(name, values, column, faults), 0
-  if _is_number(kind) and column.kind in _ARROW and not values.null_count:
+  num_empty = values.null_count
+  is_whole = not num_empty or column.empty is not None
+  if _is_number(kind) and column.kind in _ARROW and is_whole:
     try:
       numbers = values.cast(_ARROW[column.kind])
+      if num_empty:
+        empty = np.dtype(column.kind).type(column.empty)
+        numbers = numbers.fill_null(empty)
       is_bad = ~_fits(numbers.to_numpy(), column.limit)
       faults.add(is_bad, name, *_cast_fault(name, values, column))
-      return numbers, 0
+      return numbers, num_empty
     except pa.ArrowInvalid:  # Some do not fit: see which.
       pass
   return _from_texts(name, _as_texts(name, values, column), column, faults)
+
+
+def float_types(columns: Mapping[str, Column]) -> dict[str, pa.DataType]:
+  """Returns Arrow's types of the columns of floats."""
+  return {
+    n: _ARROW[c.kind] for n, c in columns.items() if c.kind[:5] == 'float'
+  }
+
+
+def all_fit(numbers: pa.Array, column: Column) -> bool:
+  """Whether floats that Arrow has read are all good ones."""
+  if numbers.null_count and column.empty is None:
+    return False
+  return bool(_fits(numbers.fill_null(0).to_numpy(), column.limit).all())
 
 
 def _lists(
