@@ -5,14 +5,14 @@
 Where a device runs one collective after the other, as on XLA:CPU, HO-Ring as it
 is written down does not overlap: all lanes of a group are between groups at the
 same time, and then all inside. Here each lane owns every m-th chunk of the
-array, and while some lanes exchange theirs between groups, neighbours among the
+array, and while some lanes exchange theirs between groups, neighbors among the
 others hand theirs on inside.
 
 A chunk that lane L owns starts at lane L + 1 and goes round to L, each lane
 adding its addend; L sums it over groups with its peers; then it goes round once
-more as the sum. A lane forever takes what its left neighbour has for it, gives
+more as the sum. A lane forever takes what its left neighbor has for it, gives
 the right one what it has, and goes out to the other groups with its own chunk.
-A hop joins two lanes only, so that a lane that is out holds up its neighbours
+A hop joins two lanes only, so that a lane that is out holds up its neighbors
 alone, and the hops of a chunk follow the lanes that are in. This schedule, and
 that it fills the uplink for groups of four and more, is ours, not the paper's.
 
@@ -41,7 +41,7 @@ _CHUNK_BYTES = 256 << 10
 
 @dataclasses.dataclass(frozen=True)
 class _Phase:
-  """One hop of some lanes to their right neighbours, then what they do outside.
+  """One hop of some lanes to their right neighbors, then what they do outside.
 
   Chunks are rows of the array, one for each lane; -1: none.
 
@@ -215,7 +215,7 @@ class _Run:
   def _hop(
     self, value: jax.Array, slots: tuple[tuple[int, ...], ...], wire: Any
   ) -> jax.Array:
-    """`value` handed to the right by those lanes whose neighbour gets a row."""
+    """`value` handed to the right by those lanes whose neighbor gets a row."""
     n, m = self.n, self.m
     pairs = [
       (group * m + (lane - 1) % m, group * m + lane)

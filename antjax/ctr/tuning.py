@@ -19,7 +19,7 @@ PyTree = Any
 Tuning = Literal['full', 'lora', 'none']
 
 _LM = re.compile(r'^(lm|tower\.(high|low|lm))\.')
-# Adapters, and places of behaviours, which no pretraining has seen.
+# Adapters, and places of behaviors, which no pretraining has seen.
 _NEW = re.compile(rf'{lora.PATTERN}|\.behavior_positions$')
 
 

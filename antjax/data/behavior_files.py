@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the files of a folder of behaviour data: events, examples, ids."""
+"""Writes the files of a folder of behavior data: events, examples, ids."""
 
 from collections.abc import Callable, Iterator, Mapping
 import os
@@ -43,12 +43,13 @@ def write_splits(
   """Writes the examples; returns split -> counts.
 
   Args:
-    table: From `behavior_examples.build`, with length_i of each long text.
-    layout: What the rows hold.
+    table: Table from `behavior_examples.build`, with length_i of each long
+      text.
+    layout: Layout of the rows.
     stage: Folder for the files.
     work: Folder with room for intermediate files.
     file_format: Suffix of the files.
-    progress: Called with a text at the start of each split.
+    progress: Function called with a text at the start of each split.
 
   Raises:
     ValueError: There is no example at all.

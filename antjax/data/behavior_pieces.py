@@ -3,7 +3,7 @@
 """Texts of rows as behaviours: item titles, and pieces of long texts.
 
 Ibis expressions, but for the text work itself: `behavior_text` is called by the
-engine. A title is normalised once, however many rows have it.
+engine. A title is normalized once, however many rows have it.
 """
 
 from collections.abc import Mapping
@@ -20,10 +20,10 @@ from antjax.data.behavior_vocabulary import UNK
 
 @dataclasses.dataclass(frozen=True)
 class Texts:
-  """All behaviours of a source, before they have ids.
+  """All behaviors of a source, before they have ids.
 
   Attributes:
-    titles: (raw, title, cut, count): normalised text of each item text.
+    titles: (raw, title, cut, count): normalized text of each item text.
     pieces: For each long text: (row, texts, num_dropped, num_cut).
     distinct: (text, count): what the vocabulary has to hold.
     counts: For `dataset.json`: what was cut, dropped or empty.

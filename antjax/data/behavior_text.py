@@ -1,8 +1,8 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Atomic behaviours from texts: normalise, split, cut.
+"""Atomic behaviors from texts: normalize, split, cut.
 
-An atomic behaviour is a short text such as 'order takeout' or a film's title;
+An atomic behavior is a short text such as 'order takeout' or a film's title;
 a log often keeps many of them in one long text. Plain functions of Python: both
 engines of `prepare` call them row by row, so the results are equal.
 """
@@ -26,7 +26,7 @@ _CACHED_PIECES = 1 << 16
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Normalizer:
-  """Makes one text of the ways in which the same behaviour is written.
+  """Makes one text of the ways in which the same behavior is written.
 
   Unicode NFKC; control characters become blanks; runs of white space become one
   blank, and none is left at the ends. Applying it twice changes nothing.
@@ -40,7 +40,7 @@ class Normalizer:
     return 'nfkc-lower-1' if self.lower else 'nfkc-1'
 
   def __call__(self, text: str) -> str:
-    """Returns the normalised text."""
+    """Returns the normalized text."""
     if not text.isascii():
       text = unicodedata.normalize('NFKC', text)
     if self.lower:
@@ -52,10 +52,10 @@ class Normalizer:
 
 
 def from_name(name: str) -> Normalizer:
-  """Returns the normaliser of a name that a vocabulary holds.
+  """Returns the normalizer of a name that a vocabulary holds.
 
   Raises:
-    ValueError: No normaliser of this version has that name.
+    ValueError: No normalizer of this version has that name.
   """
   for normalizer in (Normalizer(), Normalizer(lower=True)):
     if normalizer.name == name:
@@ -68,7 +68,7 @@ def from_name(name: str) -> Normalizer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Splitter:
-  """Cuts a long text into atomic behaviours."""
+  """Cuts a long text into atomic behaviors."""
 
   separators: Annotated[
     str, 'Characters that part behaviours; see pattern for more.'
@@ -103,7 +103,7 @@ class Splitter:
       ) from e
 
   def split(self, text: str, normalizer: Callable[[str], str]) -> 'Pieces':
-    """Returns the behaviours of a text, in its order.
+    """Returns the behaviors of a text, in its order.
 
     Args:
       text: As the log has it.
@@ -125,7 +125,7 @@ class Splitter:
     return Pieces(pieces, num_dropped, num_cut)
 
   def cut(self, text: str) -> str:
-    """Cuts a normalised behaviour to `max_chars`; it stays normalised."""
+    """Cuts a normalized behavior to `max_chars`; it stays normalized."""
     if not self.max_chars or len(text) <= self.max_chars:
       return text
     # NFKC of a part is the part, but white space may end it.
@@ -152,12 +152,12 @@ class Splitter:
 
 
 class Pieces(NamedTuple):
-  """The behaviours of a text, and what was left out.
+  """The behaviors of a text, and what was left out.
 
   Attributes:
-    texts: Normalised behaviours, none of them empty.
-    num_dropped: Behaviours beyond `max_behaviors`.
-    num_cut: Kept behaviours that were longer than `max_chars`.
+    texts: Normalized behaviors, none of them empty.
+    num_dropped: Behaviors beyond `max_behaviors`.
+    num_cut: Kept behaviors that were longer than `max_chars`.
   """
 
   texts: list[str]
@@ -197,7 +197,7 @@ def pieces_column(
   def behavior_pieces(text: str) -> dict[str, object]:
     return splitter.split(text, normalizer)._asdict()
 
-  # The same behaviours come again and again.
+  # The same behaviors come again and again.
   cached = functools.lru_cache(_CACHED_PIECES)(normalizer)
 
   def behavior_pieces_of(texts: pa.ChunkedArray) -> pa.Array:

@@ -1,8 +1,8 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The distinct behaviours of all days: text <-> dense id, append-only.
+"""The distinct behaviors of all days: text <-> dense id, append-only.
 
-Row 0 is padding, row 1 stands for what is unknown; texts follow from row 2. An
+Row 0 is padding, row 1 is any unknown text; texts follow from row 2. An
 append adds the texts that are new, those that occur most first, equal ones in
 the order of their UTF-8 bytes; an id never changes. Texts are compared
 exactly, not by a hash.
@@ -76,9 +76,9 @@ class BehaviorVocabulary:
   """One state of a vocabulary, whatever is appended later.
 
   Attributes:
-    folder: Where it is.
-    normalizer: Name of the normaliser of all texts, with its version.
-    appends: In their order.
+    folder: Folder of the vocabulary.
+    normalizer: Name of the normalizer of all texts, with its version.
+    appends: Appended files, in order.
   """
 
   def __init__(
@@ -160,7 +160,7 @@ class BehaviorVocabulary:
     Reads the whole vocabulary: for a few texts of a request, or in bulk.
 
     Args:
-      texts: As a log has them; they are normalised first. Texts that the
+      texts: As a log has them; they are normalized first. Texts that the
         splitter has cut are found by what it left of them.
 
     Returns:
@@ -222,8 +222,8 @@ def append(
   Args:
     con: Engine that holds `texts`.
     folder: Folder of the vocabulary; need not exist.
-    texts: (text, count int64): distinct normalised texts, none of them empty.
-    normalizer: Name of their normaliser, see `behavior_text`.
+    texts: (text, count int64): distinct normalized texts, none of them empty.
+    normalizer: Name of their normalizer, see `behavior_text`.
     source: Fingerprint of the data set. If it was added before, nothing is
       done, so that a run may be repeated.
 
@@ -231,7 +231,7 @@ def append(
     The new state.
 
   Raises:
-    ValueError: The vocabulary has another normaliser.
+    ValueError: The vocabulary has another normalizer.
     RuntimeError: Another process is at it.
   """
   folder = pathlib.Path(folder)

@@ -32,7 +32,7 @@ from antjax.data.schema import Schema
 from antjax.data.strict_columns import Column, Kind
 from antjax.data.text_file import Dialect
 
-# 'Matrix, The (1999)' is how catalogues sort, not how one writes. An article
+# 'Matrix, The (1999)' is how catalogs sort, not how one writes. An article
 # that elides, as in "Atalante, L'", is left where it is.
 _ARTICLE = r'^(.*?), (The|A|An|Der|Die|Das|El|Il|La|Las|Le|Les|Los)( \(.*)$'
 SCHEMA = Schema(

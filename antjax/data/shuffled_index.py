@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records in a shuffled order, as a source for a data set.
 
-Record files of logs are ordered by user or time, and neighbours are alike. A
-batch should not be of neighbours, so a DataShard is a range of *places* of this
+Record files of logs are ordered by user or time, and neighbors are alike. A
+batch should not be of neighbors, so a DataShard is a range of *places* of this
 order, and its records are fetched by their numbers.
 """
 

@@ -36,8 +36,8 @@ class Column:
   Attributes:
     kind: Type; 'time' is a text as `text_times` reads it, and becomes int64
       seconds.
-    empty: Number that an empty field stands for, or None where an empty number
-      is malformed. Of a 'time', seconds that stand for whatever is no time.
+    empty: Number that an empty field means, or None where an empty number
+      is malformed. For a 'time', seconds that replace unreadable times.
     values: The only texts that it may hold; () allows all.
     is_needed: Whether a text must not be blank.
     limit: Numbers must be below it in size.
@@ -115,8 +115,8 @@ def typed(
   Args:
     name: Name of the column.
     values: Texts, or numbers, nulls or lists of a Parquet file, [n].
-    column: What they have to be.
-    faults: Gets the rows that are not; their value is any.
+    column: Column that they must conform to.
+    faults: Receives the rows that do not; their value is arbitrary.
 
   Raises:
     ValueError: The column as a whole is of a type that cannot be one of `kind`.

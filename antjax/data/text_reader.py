@@ -35,7 +35,7 @@ class Layout:
 
   Attributes:
     columns: Column -> what it has to hold: all of a file, in their order.
-    dialect: How records are written.
+    dialect: Dialect of the records.
     header: Fields of the first line, or None where a file has no header.
     file_bits: 0 numbers the rows of all files one after another, those set
       aside included, in the column `ROW`. Else a row's number is (place of its
@@ -65,7 +65,7 @@ def read(
 
   Args:
     files: Text files, read in this order; they may be packed as .gz or .xz.
-    layout: What each of them holds.
+    layout: Layout of each file.
     folder: Existing folder for `part-*.parquet`; at least one is written.
     rejects: Lists rows that are set aside, and refuses too many of them.
     finish: Makes what is written of the typed rows of a block and their file;
@@ -74,7 +74,7 @@ def read(
     block_bytes: Bytes of a block: a few megabytes, so that the next step finds
       in a processor's cache what the last one wrote there.
     max_record_bytes: A quote that is open for longer is never closed.
-    progress: Called with a text at the start of each file.
+    progress: Function called with a text at the start of each file.
 
   Returns:
     What all files hold.

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The supervisor of one host: runs its worker as the coordinator says.
 
-It tells the coordinator twice a second how its worker is, and obeys the
+It reports the state of its worker twice a second and obeys the coordinator's
 answer: run this generation, kill, ask to save, or leave. Without an answer it
 continues with what it has: an absent coordinator stops nobody.
 
@@ -49,18 +49,18 @@ class Supervisor:
 
   Args:
     client: Calls the coordinator under this host's name.
-    command: What follows `python` on a command line.
-    worker_env: Gives the environment of a worker for its assignment.
-    address: Where other hosts reach this one.
-    grace_s: How long a worker may take to save after a SIGTERM to us.
-    output: Where the worker's lines go.
-    guard: Kills the worker when we vanish.
-    say: Shows a message to people.
-    is_direct: Rank 0 writes its stderr where we do, without a prefix.
-    beat_s: Seconds between beats.
-    min_hosts: The job starts with so many; 0: as the coordinator says.
-    max_hosts: It takes no more; 0: no limit.
-    give_up_s: Leaves after so long without the coordinator.
+    command: Arguments of `python` on the worker's command line.
+    worker_env: Returns a worker's environment for its assignment.
+    address: Address at which other hosts reach this one.
+    grace_s: Seconds that a worker has to save after this process's SIGTERM.
+    output: Destination of the worker's lines.
+    guard: Process that kills the worker if this one dies.
+    say: Function that shows a message to users.
+    is_direct: Whether rank 0 shares our stderr, without a prefix.
+    beat_s: Seconds between heartbeats.
+    min_hosts: Smallest number of hosts; 0: the coordinator's.
+    max_hosts: Largest number of hosts; 0: no limit.
+    give_up_s: Seconds without the coordinator after which it exits.
   """
 
   def __init__(
@@ -118,8 +118,8 @@ class Supervisor:
   def signal(self, number: int) -> None:
     """Passes a signal on; may be called in a signal handler.
 
-    After the first one the worker may save, and we leave. After a second
-    SIGINT it is killed.
+    After the first one the worker may save, and this process exits. After a
+    second SIGINT the worker is killed.
     """
     self._events.put(functools.partial(self._on_signal, number))
 

@@ -8,7 +8,8 @@ ends the step, so a step takes as long as its slowest worker. Three forms:
   proportional  shares by speed, rounded by largest remainder; what is clamped
                 goes to the others.
   greedy        the micro-batch is a compiled shape and only counts are free:
-                one micro-batch at a time to who would end it first. Optimal.
+                one micro-batch at a time to whoever would finish it first.
+                Optimal.
   solve         batch size and number of micro-batches are both free, under
                 memory limits (AntDT-DD's problem): exact.
 
@@ -30,8 +31,8 @@ class Cost:
   """Seconds of x units of work: alpha_s + beta_s * x.
 
   Attributes:
-    alpha_s: Seconds whatever x is.
-    beta_s: Seconds of a unit.
+    alpha_s: Fixed seconds.
+    beta_s: Seconds per unit.
   """
 
   alpha_s: float
@@ -92,9 +93,9 @@ class SplitLimits:
   """What `solve` may choose for a worker.
 
   Attributes:
-    max_micro_batch: Largest batch that its memory holds.
-    min_micro_batch: Smallest batch that is asked for.
-    max_micro_batches: Most of them in a step.
+    max_micro_batch: Largest batch that fits its memory.
+    min_micro_batch: Smallest batch allowed.
+    max_micro_batches: Largest number of micro-batches in a step.
   """
 
   max_micro_batch: int
@@ -145,14 +146,14 @@ def proportional(
 ) -> list[int]:
   """Shares `total` units by speed, rounded by largest remainder.
 
-  Who would fall out of its bounds is put at them, and the others share what is
-  left or lacking. O(n^2) at worst.
+  Workers outside their bounds are clamped, and the others share the remainder.
+  O(n^2) at worst.
 
   Args:
-    total: Units.
+    total: Number of units.
     speeds: Speeds of the workers, > 0, in any unit.
-    minima: Fewest units of each.
-    maxima: Most units of each; None: no limit.
+    minima: Smallest number of units of each worker.
+    maxima: Largest number of units of each worker; None: no limit.
 
   Returns:
     Units of each worker. Their sum is `total` where the bounds allow it, else
@@ -215,10 +216,10 @@ def greedy(
   one here was given when none ended sooner.
 
   Args:
-    total: Micro-batches.
+    total: Number of micro-batches.
     costs: Seconds of a step over micro-batches, of each worker.
-    minima: Fewest of each worker.
-    maxima: Most of each; None: no limit.
+    minima: Smallest number of each worker.
+    maxima: Largest number of each worker; None: no limit.
 
   Returns:
     Micro-batches of each worker. Their sum is `total` where the bounds allow
@@ -318,16 +319,16 @@ def solve(
 ) -> list[Split]:
   """Splits `total` samples for the shortest step, batch sizes free as well.
 
-  Minimises max_i c_i * (alpha_i + beta_i * b_i) over integers with
+  Minimizes max_i c_i * (alpha_i + beta_i * b_i) over integers with
   sum_i c_i * b_i = total. The optimum is the time of some worker's split, so
   these times are searched: by bisection for the least in which the workers can
   do `total` or more; from there for the least in which they can do exactly
   `total`, which is seldom far.
 
   Args:
-    total: Samples of the global batch.
+    total: Number of samples of the global batch.
     costs: Seconds of ONE micro-batch over its samples, of each worker.
-    limits: What each worker may do.
+    limits: Limits of each worker.
 
   Returns:
     A split for each worker.

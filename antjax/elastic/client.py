@@ -51,7 +51,7 @@ _ERRORS: dict[grpc.StatusCode, type[Exception]] = {
 class CoordinatorClient:
   """Calls to one coordinator under one name; for any number of threads.
 
-  A forked child must make its own: the two would use the same numbers.
+  A forked child must make its own client, or both would use the same numbers.
   """
 
   def __init__(
@@ -66,7 +66,7 @@ class CoordinatorClient:
     give_up_s: float = 600.0,
     try_timeout_s: float = 10.0,
   ):
-    """Connects in the background; nobody needs to be there yet.
+    """Connects in the background; the coordinator need not be up yet.
 
     Args:
       address: host:port.
@@ -75,8 +75,8 @@ class CoordinatorClient:
       generation: Generation of the job; 0 where there is none.
       token: Bearer token; empty for none.
       tls_dir: Folder with ca.pem, cert.pem and key.pem; empty: no TLS.
-      give_up_s: How long a call waits for a coordinator that is not there.
-      try_timeout_s: How long it waits for one answer.
+      give_up_s: Seconds that a call waits for an absent coordinator.
+      try_timeout_s: Seconds that it waits for one answer.
 
     Raises:
       ValueError: A file of `tls_dir` is missing.
@@ -128,7 +128,7 @@ class CoordinatorClient:
     Args:
       name: Name of the call, such as 'Exchange'.
       request: Message of the call; `head` is filled in.
-      give_up_s: Another time to wait than the client's.
+      give_up_s: Seconds to wait, instead of the client's setting.
 
     Raises:
       StaleError: This process is fenced off.

@@ -4,7 +4,7 @@
 
 It is the position that the worker's pass began with and all that it has
 consumed since itself. What other workers consumed is in their own; `merge` of
-`ledger_state` unites them. Pure: no clock, no network.
+`ledger_state` merges them. Pure: no clock, no network.
 """
 
 from collections.abc import Iterator
@@ -82,7 +82,7 @@ class Consumption:
     """Begins with nothing consumed.
 
     Args:
-      spec: The data set.
+      spec: Spec of the data set.
       share: (rank of this worker, number of workers).
     """
     self._spec = spec
@@ -101,7 +101,7 @@ class Consumption:
 
     Raises:
       ValueError: It is malformed, of another data set, or of one worker among
-        several (unite the positions of all with `merge` first).
+        several (merge the positions of all with `merge` first).
     """
     self._first, self._base, self._epochs = 0, [], {}
     if state is None:

@@ -23,17 +23,17 @@ class ControllerConfig:
   """When a Controller lets actions pass.
 
   Attributes:
-    period_s: Between decisions on a job.
+    period_s: Seconds between decisions on a job.
     min_samples: Steps of every worker before the first decision in a
       generation; a worker whose speed is known from before needs none.
-    cooldown_s: After a KILL_RESTART no other for so long.
-    max_restarts: That a job may spend on slow workers.
+    cooldown_s: Seconds after a KILL_RESTART without another.
+    max_restarts: Restarts that a job may spend on slow workers.
     min_change: An ADJUST_BS or BACKUP_WORKERS that changes the predicted step
       time, or the deadline, by less than this share is ignored.
     settle_s: After an ADJUST_BS one that changes the predicted step time by
-      less than `large_change` waits for so long: measured times are noisy, and
-      small gains mostly that noise.
-    large_change: A share of the step time.
+      less than `large_change` waits this many seconds: measured times are
+      noisy, and small gains are mostly noise.
+    large_change: Share of the step time that counts as large.
   """
 
   period_s: float = 10.0
@@ -185,9 +185,9 @@ class Controller:
     """Why an action is not to pass; None: it is.
 
     Args:
-      action: That a policy wants.
-      view: That it saw.
-      adjusted_s: Since the last ADJUST_BS.
+      action: Action that a policy wants.
+      view: View that the policy saw.
+      adjusted_s: Seconds since the last ADJUST_BS.
     """
     if isinstance(action, actions.Nothing):
       return action.reason

@@ -42,20 +42,20 @@ class CoordinatorConfig:
   """Where a coordinator listens, and when it acts.
 
   Attributes:
-    journal: Its file.
-    address: Where it listens.
-    port: 0 picks a free one.
+    journal: Path of the journal file.
+    address: Address to listen on.
+    port: Port to listen on; 0 picks a free one.
     status_port: Port of the status page; 0 picks one; None: no page.
-    token_file: Lines `role token`; empty: none needed.
+    token_file: File of lines `role token`; empty: no tokens needed.
     tls_dir: Folder with ca.pem, cert.pem, key.pem; empty: no TLS.
-    is_insecure: It may be open to other machines without them.
-    policy: What the Controller does, see `policy_by_name.resolve`.
-    lease_timeout_s: A worker silent for so long is given up.
-    progress_timeout_s: So is one that makes no step for so long.
+    is_insecure: Whether it may be open to other machines without them.
+    policy: Name of the Controller's policy, see `policy_by_name.resolve`.
+    lease_timeout_s: Seconds of silence after which a worker counts as dead.
+    progress_timeout_s: Seconds without a step after which it does too.
     is_restarting_ended: Whether jobs that have ended resume, with a new budget.
-    rendezvous: When generations start and end.
-    monitor: What is slow.
-    controller: When it acts.
+    rendezvous: Settings of when generations start and end.
+    monitor: Settings of what counts as slow.
+    controller: Settings of when the Controller acts.
   """
 
   journal: str
@@ -101,10 +101,10 @@ async def serve(
   """Runs a coordinator.
 
   Args:
-    config: How.
-    until: It ends, cleanly, when this is set.
-    on_start: Called when it serves, with its port and the status page's
-      address (empty: none).
+    config: Settings of the coordinator.
+    until: Event at which it exits cleanly.
+    on_start: Function called when it serves, with its port and the status
+      page's address (empty: none).
 
   Raises:
     ValueError: The token file, the TLS files or the policy is wrong.
@@ -171,7 +171,7 @@ class Coordinator:
   """Answers requests and decides; for one event loop.
 
   Attributes:
-    writer: Has the jobs.
+    writer: Writer that holds the jobs.
   """
 
   def __init__(
@@ -184,10 +184,10 @@ class Coordinator:
     """Takes over the jobs of a writer.
 
     Args:
-      config: When to act.
-      durable: Has the jobs.
-      controller: Decides about slow workers.
-      clock: Seconds that only go forward.
+      config: Settings of when to act.
+      durable: Writer that holds the jobs.
+      controller: Controller that decides about slow workers.
+      clock: Monotonic clock in seconds.
     """
     self.writer = durable
     self._config = config

@@ -36,7 +36,7 @@ class Decisions:
   """Decides about jobs, and applies it.
 
   Attributes:
-    log: What the Controller did.
+    log: Log of the Controller's actions.
   """
 
   def __init__(
@@ -62,8 +62,8 @@ class Decisions:
     """Decides about jobs, once.
 
     Args:
-      names: Jobs with agents; known ones are decided on in any case.
-      now: Seconds that only go forward.
+      names: Names of jobs with agents; known jobs are always decided on.
+      now: Monotonic time in seconds.
     """
     jobs = self._writer.jobs
     known = jobs.names()

@@ -3,7 +3,7 @@
 """A process that kills process groups once the one that started it is gone.
 
 It reads lines `+<group>` and `-<group>` from a pipe whose other end only its
-parent holds: the kernel closes that end whatever way the parent dies. Then it
+parent holds: the kernel closes that end however the parent dies. Then it
 also removes the folders that its arguments name. `process_group.Guard` starts
 it, as a script, so that it is there within milliseconds.
 """

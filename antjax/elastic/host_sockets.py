@@ -29,14 +29,14 @@ def free_port(address: str) -> int:
 
 
 def hold_name(key: str, *, wait_s: float = 10.0) -> socket.socket:
-  """Takes a name on this host, until the socket is closed by all who have it.
+  """Takes a name on this host until all holders have closed the socket.
 
   An agent's guard keeps it too, so that a new agent of the same name starts
   only once the worker of a killed one is dead.
 
   Args:
-    key: Job, name and address.
-    wait_s: How long to wait for the one that has it.
+    key: Job, name and address in one string.
+    wait_s: Seconds to wait for the current holder.
 
   Raises:
     RuntimeError: Another process keeps it.

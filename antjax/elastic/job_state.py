@@ -19,10 +19,10 @@ class GenerationRecord:
   """A generation of a job, for people.
 
   Attributes:
-    generation: 1, 2, ...
+    generation: Number of the generation, from 1.
     members: Names of its workers, by rank.
-    started_unix_s: When it was decided.
-    ended_unix_s: When it was ended; None: it runs.
+    started_unix_s: Unix time at which it was decided.
+    ended_unix_s: Unix time at which it was ended; None: it runs.
     reason: Why it ended.
     counts: Whether the end counts against the restart budget.
   """
@@ -42,9 +42,9 @@ class Client:
   Attributes:
     incarnation: Incarnation of the process that has the name now.
     sequence: Sequence number of its last request.
-    reply: What it was answered, serialized.
-    fenced: The last incarnations that had the name before.
-    is_expired: It was given up: its shards went back.
+    reply: Reply to that request, serialized.
+    fenced: Previous incarnations under the name, the last few.
+    is_expired: Whether it expired and its shards were requeued.
   """
 
   incarnation: int
@@ -59,13 +59,13 @@ class DataSetState:
   """A data set of a job.
 
   Attributes:
-    spec: As its workers created it.
-    ledger: Where each shard is.
-    generation: That began the pass; -1: none has.
-    pass_number: In that generation.
+    spec: Spec with which its workers created it.
+    ledger: Ledger with the state of each shard.
+    generation: Generation that began the pass; -1: none has.
+    pass_number: Number of the pass in that generation.
     digest: SHA-256 of the state that the pass began with.
     begun_by: Workers that have begun it.
-    spec_generation: In which `spec` was said last.
+    spec_generation: Generation that last sent `spec`.
   """
 
   spec: pb.DataSet
@@ -83,25 +83,25 @@ class JobState:
 
   Attributes:
     name: Name of the job.
-    generation: The newest; 0: none yet, or the job has no agents.
+    generation: Newest generation; 0: none yet, or the job has no agents.
     phase: 'waiting' (for hosts), 'running' or 'ended'.
     members: Names of the generation's workers by rank.
     jax_coordinator: address:port of rank 0.
     restarts_used: Ends of generations that counted.
     policy_restarts: Replacements that the policy has asked for.
     is_managed: Whether agents run it: it had a StartGeneration.
-    is_success: How it ended.
-    is_stopping: It was asked to save and end.
-    is_restart_asked: An operator wants a new generation.
+    is_success: Whether it ended with success.
+    is_stopping: Whether it was asked to save and end.
+    is_restart_asked: Whether an operator wants a new generation.
     replace_asked: Workers that an operator wants replaced in a new generation.
     replaced: Hosts that are to leave (their agents are told to exit).
-    plan: How much each worker is to do.
+    plan: Plan of how much each worker does.
     sets: Name -> data set; `data_sets` has the ledgers alone.
     clients: Name -> worker, agent or operator.
     history: The last generations.
     actions: The last (unix time, text) of what was done and why.
     last_step: Step of the last committed checkpoint; -1: none.
-    committed_unix_s: When it was committed.
+    committed_unix_s: Unix time at which it was committed.
   """
 
   name: str

@@ -6,9 +6,9 @@
 messages at the same times give the same state and replies, so that a journal of
 them is enough to resume after a crash. Who may change a job:
 
-  generation   Of a job under agents only the running one. Where no agents run
+  generation   Under agents only the running generation. Where no agents run
                the job, CreateDataSet and Begin of a later one begin it.
-  incarnation  Of a client's name the newest process: the first word of one
+  incarnation  The newest process under a client's name: its first message
                fences off the one before.
   sequence     A request is applied once: repeated, it gets the same reply; an
                older one is refused.

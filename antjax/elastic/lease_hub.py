@@ -3,7 +3,7 @@
 """Leases for the prefetch processes of a worker, through the worker itself.
 
 grain's `mp_prefetch` sends the data set to processes that each read a part of
-it. There `RemoteLeases` stands for the worker's lease queue: it asks a `Hub` in
+it. There `RemoteLeases` replaces the worker's lease queue: it asks a `Hub` in
 the worker's process over a local socket. So the coordinator sees one client a
 worker, and a pass is one pass for all its processes.
 

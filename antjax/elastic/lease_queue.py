@@ -67,17 +67,17 @@ class LeaseQueue:
     """Asks for nothing before `begin`.
 
     Args:
-      client: To the coordinator.
-      data_set: What it is.
-      read_ahead: Leases to hold beside those that were taken.
+      client: Client of the coordinator.
+      data_set: Data set to lease from.
+      read_ahead: Number of leases to hold beside those taken.
       lockstep: Whether the worker must not wait here for others: `take` then
         returns None where nothing is to be had now.
-      stream_wait_s: How long it may wait in lockstep for a stream to grow.
-      flush_s: Consumed shards are reported within this time.
+      stream_wait_s: Seconds that it may wait in lockstep for a stream to grow.
+      flush_s: Seconds within which consumed shards are reported.
       progress_s: And the use of the shards that are held within this; so soon
         a worker also hears that others wait for those in reserve.
-      poll_s: Between two questions whether there is something again.
-      check: Called before each wait; raises where the process is to end.
+      poll_s: Seconds between polls for new shards.
+      check: Function called before each wait; raises if the process must end.
     """
     self._lockstep = lockstep
     self._client = client
@@ -192,7 +192,7 @@ class LeaseQueue:
 
     Args:
       number: Number of the pass.
-      news: Has `consumed`, `progress`, `returned` and `failed`.
+      news: Report with `consumed`, `progress`, `returned` and `failed`.
     """
     with self._changed:
       if this := self._newest(number):
@@ -308,7 +308,7 @@ class LeaseQueue:
         if not reply.leases and reply.outcome == _OUTCOME.LEASED:
           this.outcome = _OUTCOME.WAIT  # It holds all that it may.
       if reply.outcome == _OUTCOME.WAIT and not self._data_set.is_stream:
-        # Faster workers would stand idle for what is held in reserve here.
+        # Faster workers would be idle because of what is held in reserve here.
         this.is_ending = True
         while len(this.leases) > self._num_takers:
           self._note_news(this)

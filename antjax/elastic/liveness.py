@@ -31,8 +31,8 @@ class Liveness:
     """Nobody is known.
 
     Args:
-      lease_timeout_s: A worker silent for so long is given up.
-      progress_timeout_s: So is one that makes no step for so long.
+      lease_timeout_s: Seconds of silence after which a worker counts as dead.
+      progress_timeout_s: Seconds without a step after which it does too.
     """
     self._lease_timeout_s = lease_timeout_s
     self._progress_timeout_s = progress_timeout_s
@@ -48,10 +48,10 @@ class Liveness:
     """Notes how far a worker is.
 
     Args:
-      head: Says who it is.
+      head: Head of the worker's request.
       now: Seconds.
-      progress: Step and samples: only another value than before counts. None:
-        there is progress.
+      progress: Step and samples, where only a change counts. None: there is
+        progress.
     """
     pulse = self._pulse(head.job, head.client, head.generation, now)
     pulse.heard = now
@@ -60,7 +60,7 @@ class Liveness:
       pulse.progress = progress or pulse.progress
 
   def leave(self, head: pb.Head, now: float) -> None:
-    """Notes that a worker trains no more: its process may do so in silence.
+    """Notes that a worker has stopped training: its process may then be silent.
 
     As in a last evaluation. Whether it ends, and how, is its agent's to say.
     """

@@ -18,9 +18,9 @@ class ServiceMethod:
   """A method of the service.
 
   Attributes:
-    request: Message type.
-    reply: Message type.
-    role: The lowest role that may call it.
+    request: Type of the request message.
+    reply: Type of the reply message.
+    role: Lowest role that may call it.
     is_journaled: It changes durable state, so that its requests have numbers.
       Of soft state the newest request counts, and a repeat does no harm.
   """

@@ -55,7 +55,7 @@ class _Job:
 
 
 class Monitor:
-  """Collects what workers say; `view` says what it means.
+  """Collects workers' reports; `view` interprets them.
 
   Not thread-safe; every call takes its time, `now`, in seconds of any clock
   that does not go back.

@@ -295,13 +295,13 @@ def _restart(
 def antdt_nd(
   view: ClusterView, max_pending_s: float = 300.0, horizon_s: float = 3600.0
 ) -> list[Action]:
-  """AntDT-ND: less work for who is slow now, a new host for who stays slow.
+  """AntDT-ND: less work for transient stragglers, new hosts for the others.
 
   Args:
     view: What is known.
     max_pending_s: No restart where hosts have lately waited longer than this
       to be placed.
-    horizon_s: Stands for the remaining time where that is unknown.
+    horizon_s: Remaining time to assume where it is unknown.
 
   Returns:
     Actions.

@@ -20,13 +20,13 @@ class GenerationProblem:
   """Why a generation cannot continue.
 
   Attributes:
-    at: When it came.
-    is_fault: The peers hang: they are killed at once. Else they may save.
-    counts: Nobody asked for it: it counts against the budget.
-    reason: For people.
+    at: Time at which it occurred.
+    is_fault: Whether the peers hang and are killed at once; else they may save.
+    counts: Whether it counts against the budget: it was not requested.
+    reason: Text for users.
     tail: Last lines of the worker.
-    is_exit: A worker's process ended.
-    is_final: It would come again: the job ends.
+    is_exit: Whether a worker's process ended.
+    is_final: Whether it would recur, so that the job ends.
   """
 
   at: float
@@ -52,11 +52,11 @@ def problems_of(
   """Yields what is wrong with the members of the running generation.
 
   Args:
-    job: That runs.
-    room: Its agents.
-    agent_timeout_s: An agent silent for so long is lost.
+    job: Running job.
+    room: Agents of the job.
+    agent_timeout_s: Seconds of silence after which an agent is lost.
     now: Seconds.
-    hung: Workers that live and make no progress.
+    hung: Workers that are alive but make no progress.
   """
   is_asked = room.stop(job.generation) is not None or any(
     agent is not None and agent.is_leaving

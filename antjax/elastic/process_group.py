@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that end with us, and all that they start with them.
+"""Programs that end with this process, together with all that they start.
 
 Each program leads a process group of its own. A guard process kills the groups
 when the one that started them vanishes, `kill -9` included.
@@ -50,12 +50,12 @@ def kill_group(group: int) -> None:
 
 
 class Guard:
-  """Kills the groups it knows when this process ends, whatever way.
+  """Kills the groups it knows when this process ends, for whatever reason.
 
   Args:
-    keep: Descriptors that stay open until that is done, such as a lock that
-      says that something still runs.
-    folders: Removed then.
+    keep: Descriptors that stay open until then, such as a lock that says that
+      something still runs.
+    folders: Folders to remove then.
   """
 
   def __init__(
@@ -92,7 +92,7 @@ class Output:
   """Prints lines of several programs, each with its program's prefix.
 
   Attributes:
-    closed: Nobody reads our output any more.
+    closed: Whether nobody reads our output any more.
   """
 
   def __init__(self, is_terminal: bool = False) -> None:

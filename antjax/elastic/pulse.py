@@ -98,10 +98,10 @@ class Pulse:
       client: Client of this worker; closed by `stop`.
       log: Gets steps, and as one worker of all does, plans too.
       keeps_marks: Whether this is that worker.
-      before_beat: Called in the thread, once a beat.
-      heartbeat_s: Between two heartbeats.
-      grace_s: From being fenced off to the exit.
-      exit_process: Ends the process.
+      before_beat: Function called in the thread before each heartbeat.
+      heartbeat_s: Seconds between heartbeats.
+      grace_s: Seconds from being fenced off to the exit.
+      exit_process: Function that ends the process.
     """
     self._client = client
     self._log, self._keeps_marks = log, keeps_marks

@@ -19,7 +19,7 @@ class Refused(Exception):
 
   Attributes:
     code: Name of the gRPC status code.
-    text: Why, and what to do.
+    text: Reason, and what to do.
   """
 
   def __init__(self, code: Code, text: str):

@@ -72,12 +72,13 @@ class Rendezvous:
   def beat(
     self, request: pb.AgentBeatRequest, job: JobState, now: float
   ) -> pb.AgentBeatReply:
-    """Notes what an agent says of itself; returns what it is to do.
+    """Notes an agent's heartbeat; returns what it must do.
 
     Args:
-      request: The beat. `generation` is what runs there, or ran last; 0 in a
-        new agent. An agent without `free_port` leaves: its host goes away.
-      job: The job as it is now.
+      request: Heartbeat of the agent. `generation` is what runs there, or ran
+        last; 0 in a new agent. An agent without `free_port` leaves: its host
+        goes away.
+      job: Current state of the job.
       now: Seconds.
     """
     room = self._room(job.name, now)
@@ -106,10 +107,10 @@ class Rendezvous:
   def decide(
     self, job: JobState, now: float, hung: Collection[str] = ()
   ) -> list[Message]:
-    """Returns what is to be applied to the job now; mostly nothing.
+    """Returns the decision to apply to the job now; usually none.
 
     Args:
-      job: The job as it is now.
+      job: Current state of the job.
       now: Seconds.
       hung: Workers that live and make no progress, or do not say so any more.
     """

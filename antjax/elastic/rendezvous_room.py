@@ -19,17 +19,17 @@ class RendezvousConfig:
   """When generations start and end.
 
   Attributes:
-    min_hosts: A job waits for so many.
-    max_hosts: It takes no more; 0: no limit.
-    max_restarts: After so many faults a further one ends the job.
-    agent_timeout_s: An agent silent for so long is lost.
-    join_wait_s: With min_hosts there, waits so long for max_hosts.
-    stop_grace_s: Workers that were asked to save have so long.
+    min_hosts: Number of hosts that a job waits for.
+    max_hosts: Largest number of hosts; 0: no limit.
+    max_restarts: Faults after which a further one ends the job.
+    agent_timeout_s: Seconds of silence after which an agent is lost.
+    join_wait_s: Seconds to wait for max_hosts once there are min_hosts.
+    stop_grace_s: Seconds that workers have to save when asked.
     kill_timeout_s: A host whose agent lives and cannot kill its worker (it
       hangs in the kernel) is left behind after so long.
     backoff_s: Wait before the second restart in a row; doubles each time. The
       first restart comes at once.
-    max_backoff_s: Longest such wait.
+    max_backoff_s: Longest such wait in seconds.
     healthy_s: A generation that ran so long resets the count of restarts in a
       row.
     grow_after_s: Hosts that wait for so long beside a job with room for them
@@ -81,14 +81,14 @@ class AgentRecord:
     incarnation: Incarnation of the process that has the name.
     beat: Its last heartbeat; one without a `free_port` says that its host is
       leaving.
-    first_seen: When it joined.
-    last_seen: When it beat last.
-    changed_at: When its status changed last.
-    is_told_to_run: It was, and has not beaten since.
+    first_seen: Time at which it joined.
+    last_seen: Time of its last heartbeat.
+    changed_at: Time of its last change of status.
+    is_told_to_run: Whether it was told to, with no heartbeat since.
     took_over: The generation of the job when it took its name from another
       agent, whose worker is gone; -1: it did not.
-    took_over_at: When that one was last heard.
-    is_after_leaver: That one was leaving.
+    took_over_at: Time at which that agent was last heard.
+    is_after_leaver: Whether that agent was leaving.
   """
 
   name: str
@@ -165,10 +165,9 @@ class Room:
   """The agents of one job.
 
   Attributes:
-    since: When the coordinator first heard of the job in its own life.
-    started: The last generation that this coordinator, in its own life, has
-      started.
-    enough_since: When there were first enough idle agents.
+    since: Time at which this coordinator first heard of the job.
+    started: Last generation that this coordinator process has started.
+    enough_since: Time since which there are enough idle agents.
     num_hosts: (minimum, maximum) that its agents want, as said last; None:
       they leave it to the coordinator.
   """
@@ -207,12 +206,12 @@ class Room:
   def note(
     self, request: pb.AgentBeatRequest, generation: int, now: float
   ) -> AgentRecord | None:
-    """Notes a beat; returns None for an agent that has to leave.
+    """Notes a heartbeat; returns None for an agent that must exit.
 
     Another one took its name, or there are too many.
 
     Args:
-      request: The beat.
+      request: Heartbeat of the agent.
       generation: Generation of the job.
       now: Seconds.
     """

@@ -30,8 +30,8 @@ class Service(grpc.GenericRpcHandler):
     """Serves METHODS.
 
     Args:
-      handlers: Method name -> what answers it.
-      tokens: Who may call what.
+      handlers: Method name -> handler.
+      tokens: Tokens and roles of callers.
     """
     self._tokens = tokens
     self._handlers = {
@@ -75,10 +75,10 @@ def make_server(
   """Makes a server that is bound and not started.
 
   Args:
-    service: What it serves.
+    service: Service to serve.
     address: IP address or host name.
-    port: 0 picks a free one.
-    tls: For mutual TLS; None: none.
+    port: Port to listen on; 0 picks a free one.
+    tls: Files for mutual TLS; None: no TLS.
 
   Returns:
     The server and its port.

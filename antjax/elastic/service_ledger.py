@@ -35,7 +35,7 @@ class ServiceLedgerClient:
 
   A `LedgerClient`. Its state is the position that the pass began with and what
   this worker has consumed since; those of all workers, taken at the same step,
-  are united by `ledger_state.merge`. What is leased ahead is not consumed.
+  are merged by `ledger_state.merge`. What is leased ahead is not consumed.
 
   All workers begin their passes in the same order and at the same position: a
   pass begins with the first `lease` after `start` or `load`.
@@ -51,8 +51,8 @@ class ServiceLedgerClient:
     """Begins no pass yet.
 
     Args:
-      leases: From where; see `connect`.
-      data_set: What it is.
+      leases: Source of leases; see `connect`.
+      data_set: Data set to lease from.
       share: (rank of this worker, number of workers).
     """
     self.name = data_set.name
@@ -124,7 +124,7 @@ class ServiceLedgerClient:
 
     Raises:
       ValueError: The state is malformed, of another data set, or of one of
-        several workers (unite the states of all with `merge` first).
+        several workers (merge the states of all with `merge` first).
     """
     self._next_pass(state)
 

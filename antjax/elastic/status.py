@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that the coordinator knows, for people and programs to read.
+"""A snapshot of the coordinator's state, for people and programs to read.
 
 A snapshot is bounded however many shards, epochs, generations, workers and
 jobs there are: lists are cut, and say how many they leave out.
@@ -48,12 +48,12 @@ class Snapshots:
 
   Attributes:
     jobs: All jobs.
-    monitor: Knows the speed of workers.
-    rendezvous: Knows the agents.
-    log: What the controller did and why.
-    idle_reason_fn: Job -> why the controller last did nothing.
+    monitor: Monitor of the workers' speeds.
+    rendezvous: Rendezvous of the agents.
+    log: Log of the controller's actions and reasons.
+    idle_reason_fn: Job -> reason why the controller last did nothing.
     policy_restarts_left_fn: Job -> restarts that the policy may ask for now.
-    rates: Kept from one snapshot to the next, for records a second.
+    rates: Counts kept between snapshots, for records per second.
   """
 
   jobs: Jobs
@@ -76,7 +76,7 @@ class Snapshots:
 
     Args:
       now: Unix time.
-      steady_s: Now on the clock of monitor and rendezvous.
+      steady_s: Time on the clock of monitor and rendezvous.
       journal: 'num_commits', 'commit_s' (sum), 'num_changes', 'num_bytes'.
       more_names: Jobs that only agents have spoken of.
     """

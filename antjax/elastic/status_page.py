@@ -77,15 +77,16 @@ class StatusPage:
   """Serves the status on an event loop.
 
   Args:
-    snapshot_fn: Returns what `status.Snapshots` says; called on the loop.
-    address: Where to listen. Not loopback: needs a token.
+    snapshot_fn: Function that takes a snapshot (`status.Snapshots`) on the
+      loop.
+    address: Address to listen on; one other than loopback needs a token.
     port: 0 picks a free one; see `port` after `start`.
     token: Who asks must show it, as `Authorization: Bearer` or, once, as
       `?token=`; empty: whoever reaches the address may look.
-    tls: Serves HTTPS with this.
-    is_insecure: Other machines may look without a token.
-    max_connections: At once; more are told to come again.
-    clock: Seconds from any origin.
+    tls: TLS context for HTTPS.
+    is_insecure: Whether other machines may look without a token.
+    max_connections: Largest number at once; more are told to retry.
+    clock: Clock in seconds from any origin.
 
   Raises:
     ValueError: an address that others reach, without a token.

@@ -236,10 +236,10 @@ def show(
   plain text every ten seconds.
 
   Args:
-    client: Calls the coordinator.
+    client: Client of the coordinator.
     once: Whether to show it once and return.
-    console: Where to write; stdout if None.
-    sleep: Waits for some seconds.
+    console: Console to write to; stdout if None.
+    sleep: Function that waits for some seconds.
   """
   console = console or rich.console.Console()
   try:

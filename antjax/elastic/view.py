@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the Monitor knows of a job at one instant: all that a policy may see.
+"""The Monitor's view of a job at one instant: all that a policy may see.
 
 Plain frozen values, so that a policy is a pure function of them and a test
 writes them by hand.
@@ -70,28 +70,29 @@ class WorkerView:
     last_s_per_sample: Seconds per sample in the newest step; None: none yet.
     prior_s_per_sample: Before it is measured: its own figure of an earlier
       generation, or that of its device kind; None: neither is known.
-    is_measured: It has made the minimum number of steps in this generation.
-    is_idle: Its quota is zero and the long window is empty: only a probe can
-      tell whether it is still slow.
+    is_measured: Whether it has made the minimum number of steps in this
+      generation.
+    is_idle: Whether its quota is zero and the long window empty: only a probe
+      can tell whether it is still slow.
     short_slowness: short_s_per_sample over the workers' low median; 1 if
       unknown.
-    long_slowness: The same of long_s_per_sample.
+    long_slowness: Slowness by long_s_per_sample, likewise.
     input_share: Share of the steps in the short window in which it took longer
       to get its input, beyond what all workers take, than to compute.
-    is_input_bound: input_share is at least a half.
-    num_steps: In this generation, without its warm-up.
-    num_samples: In the long window.
+    is_input_bound: Whether input_share is at least a half.
+    num_steps: Steps in this generation, without its warm-up.
+    num_samples: Samples in the long window.
     samples_per_micro_batch: Mean over the long window; 0: unknown.
-    max_micro_batches: What it can take in a step; 0: no limit.
+    max_micro_batches: Largest number that it can do in a step; 0: no limit.
     moments: Moments over the steps in the long window.
-    device_kind: As the device names itself.
-    num_devices: Local devices.
+    device_kind: Name of the device kind, from the device.
+    num_devices: Number of local devices.
     restarts: Generations begun after its first one.
     cpu_share: Share of all cores of its host in use, 0 to 1.
     rss_bytes: Memory that the worker uses.
     memory_bytes: Memory of its host.
     step: Newest step.
-    silent_s: Since its last heartbeat.
+    silent_s: Seconds since its last heartbeat.
   """
 
   worker: str
@@ -135,23 +136,23 @@ class ClusterView:
 
   Attributes:
     job: Name.
-    generation: That runs.
+    generation: Running generation.
     workers: Workers of that generation, by name.
     global_micro_batches: Number of micro-batches of a step, over all workers,
       as the job was set up; 0: unknown yet.
-    lr_scale: In force.
-    deadline_s: In force; 0: none.
-    remaining_samples: To the end of the job; None: unknown.
+    lr_scale: Factor on updates in the current plan.
+    deadline_s: Deadline in the current plan; 0: none.
+    remaining_samples: Samples to the end of the job; None: unknown.
     samples_per_s: Samples per second of all workers, over the short window; 0:
       unknown.
     restart_cost_s: Median of the restarts seen, or a default, plus the work
       since the last commit, which a restart repeats.
-    pending_s: The longest that hosts waited to be placed, lately.
+    pending_s: Longest recent wait of hosts to be placed, in seconds.
     restarts_left: Restarts that a policy may still ask for now.
     exchange_s: Seconds of a step from the end of the last worker's
       micro-batches to the end of the step: the exchange and the update; 0:
       unknown.
-    usual_exchange_s: The same while no worker was slow; None: it was never so.
+    usual_exchange_s: The same while no worker was slow; None: never seen.
     exit_codes: Exit code of a worker -> how often.
   """
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What one worker did of late, in bounded memory.
+"""Recent activity of one worker, in bounded memory.
 
 A ring of time slices spans the long window, whatever the length of the job. A
 batch time goes into the slice of the moment it comes, so that clocks of hosts
@@ -25,15 +25,16 @@ class MonitorConfig:
   """Windows and thresholds.
 
   Attributes:
-    short_s: Short window: slow in it is slow now.
-    long_s: Long window: slow in most of it, once it is full, is persistent.
-    enter_slowness: A worker this many times slower than the median is slow.
-    leave_slowness: Below this it no longer is.
-    min_steps: Steps before a worker's figures count.
+    short_s: Short window in seconds: slow in it is slow now.
+    long_s: Long window in seconds: slow in most of it, once it is full, is
+      persistent.
+    enter_slowness: Factor over the median above which a worker becomes slow.
+    leave_slowness: Factor below which it is no longer slow.
+    min_steps: Number of steps before a worker's figures count.
     num_warmup_steps: First steps of a generation that are left out, beside the
       very first one, which compiles and which no worker reports.
     restart_cost_s: Cost of a restart in seconds, until one has been seen.
-    pending_memory_s: For how long a wait for hosts is remembered.
+    pending_memory_s: Seconds for which a wait for hosts is remembered.
     max_workers: Largest number of workers of a job; beyond it, the one silent
       for longest is dropped.
     max_jobs: Largest number of jobs, likewise.
@@ -95,10 +96,10 @@ class Slice:
     number: Slice n begins at n * MonitorConfig.slice_s.
     num_steps: Steps in which it had micro-batches.
     num_input_steps: Those that took longer to get input than to compute.
-    num_samples: In these steps.
-    compute_s: Before the collective.
-    wait_s: In the collective, for other workers.
-    rest_s: Neither: to get input, to update, to save.
+    num_samples: Samples in these steps.
+    compute_s: Seconds computing, before the collective.
+    wait_s: Seconds waiting for other workers in the collective.
+    rest_s: Other seconds: for input, update and saving.
     input_s: The part of rest_s that other workers did not take as well: to get
       input, as far as can be told.
     moments: Moments of micro-batches and busy seconds over these steps.
@@ -132,11 +133,11 @@ class WorkerRecord:
       seen to be well since.
     is_short_slow: In the short window; moves with hysteresis.
     is_long_slow: The same in the long one.
-    state: The last verdict.
+    state: Last verdict.
     reported_micro_batches: Most in a step. The last steps of the data, and
       those with a deadline, make fewer.
-    device_kind: As the device names itself.
-    first_at: When the first step came that counts.
+    device_kind: Name of the device kind, from the device.
+    first_at: Time of the first step that counts.
     samples_per_s: In whole steps, the waiting for others among them; as
       measured last.
     rest_s: Seconds of a step spent neither computing nor waiting for others; as
@@ -199,8 +200,8 @@ class WorkerRecord:
     """Takes in a step; False: it was known, or no clock can say it.
 
     Args:
-      time: The step.
-      now: When it was told.
+      time: Times of the step.
+      now: Time of the report.
       usual_rest_s: Seconds of a step spent neither computing nor waiting for
         others, for the worker that has least of it.
     """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Agent:
-  """What a training process knows of its coordinator; a context manager.
+  """A training process's access to its coordinator; a context manager.
 
     with antjax.Agent(address, job='ctr', worker='host0', ...) as agent:
       batches = agent.dataset(source, shard_size=4096).map(parse).batch(1024)
@@ -66,12 +66,12 @@ class Agent:
       tls_dir: Folder with ca.pem, cert.pem and key.pem; empty: no TLS.
       lockstep: Whether the workers meet in collectives, so that none may wait
         for data; by default if there are several.
-      give_up_s: How long to wait for a coordinator that is not there.
-      heartbeat_s: Between two heartbeats.
-      grace_s: From being fenced off to the exit.
+      give_up_s: Seconds to wait for an absent coordinator.
+      heartbeat_s: Seconds between heartbeats.
+      grace_s: Seconds from being fenced off to the exit.
       timeline: File to which steps and plans are added, for the report's plot
         of who waited for whom (`train/timeline.py`).
-      exit_process: Ends the process; for tests.
+      exit_process: Function that ends the process; for tests.
     """
     if not 0 <= rank < num_workers:
       raise ValueError(
@@ -186,7 +186,7 @@ class Agent:
     """The records of a source, leased shard by shard from the coordinator.
 
     Every worker of the job calls it alike. A plain `grain.IterDataset`, see
-    `LeasedDataset`; its epochs follow each other without a border.
+    `LeasedDataset`; its epochs follow each other without a barrier.
 
     Args:
       source: The records, on every worker the same. One with `poll() -> (number
@@ -257,7 +257,7 @@ class Agent:
     ranges are done, by whomever.
 
     Args:
-      num_items: Items of all workers together.
+      num_items: Number of items of all workers together.
       name: Name of the work in the job.
       shard_size: Items of a range; the last one may have fewer.
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Makes what happens to jobs durable before anybody is told of it.
+"""Makes changes to jobs durable before any reply reveals them.
 
 Requests are applied one after the other, as they come, on the event loop; a
 thread writes what has changed to the journal, with one fsync for all that came
@@ -54,9 +54,9 @@ class Writer:
     num_commits: Groups written.
     num_changes: Messages written.
     num_bytes: Bytes written.
-    commit_s: Seconds that this took.
+    commit_s: Seconds spent writing.
     error: Why the journal could not be written; nothing may proceed then.
-    has_failed: Set then.
+    has_failed: Event set on that failure.
   """
 
   def __init__(
@@ -89,7 +89,7 @@ class Writer:
 
     Args:
       request: One of jobs.REQUESTS, checked.
-      data: The same, serialized.
+      data: Serialized request.
 
     Returns:
       The serialized reply, once it is durable.
@@ -114,7 +114,7 @@ class Writer:
   def decide(self, message: Message) -> bool:
     """Applies a decision; returns whether it changed anything.
 
-    Nobody waits for it: what rests on it will.
+    Nothing waits for it directly; replies that depend on it do.
     """
     if self.error is not None:
       raise self.error

@@ -129,7 +129,7 @@ def fetch(
   """Brings the rows at `positions` from their owners.
 
   Args:
-    ex: Sizes.
+    ex: Sizes of the exchange.
     table: This device's rows [rows_per_device, D].
     positions: int32 [U], sorted and distinct; padded with `num_positions`.
     shift: From `agree_on_rounds`.
@@ -170,12 +170,12 @@ def push(
   over `inter`, and every copy takes the same step.
 
   Args:
-    ex: Sizes.
+    ex: Sizes of the exchange.
     positions: As in `fetch`.
     shift: As in `fetch`.
     grads: float32 [U, D], gradients of the fetched rows.
     apply_fn: (state, ids [L, C], grads [L C, D]) -> state, on the owner: a
-      rising list of distinct ids from each of L devices, `rows_per_device` at
+      sorted list of distinct ids from each of L devices, `rows_per_device` at
       its end standing for no row. An id may be in several lists.
     state: The owner's table and slots.
   """

@@ -24,9 +24,9 @@ class Feature:
 
     Args:
       name: The feature's key in a batch.
-      tables: The name of its table, or one a column.
-      specs: Table name -> the table.
-      stack_of: Table name -> its stack.
+      tables: Name of its table, or one name per column.
+      specs: Table name -> spec of the table.
+      stack_of: Table name -> stack of the table.
 
     Raises:
       ValueError: An unknown table, or tables of several stacks.

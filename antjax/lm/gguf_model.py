@@ -48,7 +48,7 @@ class GgufModel:
 
   Attributes:
     file: The file.
-    fields: What its config.json would say.
+    fields: Fields that its config.json would have.
     shapes: Name -> shape of all tensors.
   """
 
@@ -93,7 +93,7 @@ class GgufModel:
 def rotary_rows(num_rows: int, num_heads: int) -> np.ndarray:
   """Row of llama.cpp's q or k projection for each row of Hugging Face's.
 
-  llama.cpp turns neighbouring pairs of a head's numbers, Hugging Face pairs
+  llama.cpp turns neighboring pairs of a head's numbers, Hugging Face pairs
   that are half a head apart; its converter reorders the rows of Llama's models
   to fit. With the wrong order a model still writes, only worse.
   """

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Token ids of many short texts, made once and mapped into memory.
 
-A training step never sees a tokenizer: what needs tokens of behaviours or of
+A training step never sees a tokenizer: what needs tokens of behaviors or of
 titles gathers them from here. Special tokens are those that the tokenizer's own
 template adds: [CLS] .. [SEP] for BERT, </s> at the end for T5, none for
 SmolLM2; or there are none, where texts are to be put together. A row without
@@ -67,7 +67,7 @@ class Tokenizer:
     tokenizer.enable_truncation(max_length=max_tokens)
 
   def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Tokenizes texts; one without characters gets no token at all.
+    """Tokenizes texts; an empty text gets no token at all.
 
     Returns:
       (tokens int32 [all], offsets int64 [n + 1]): row i is
@@ -145,20 +145,20 @@ class TokenCache:
   ) -> 'TokenCache':
     """Tokenizes the rows that the cache lacks, and opens it.
 
-    Of several processes one does it while the others wait. Longer texts are
+    One of several processes does it while the others wait. Longer texts are
     cut; their number is logged.
 
     Args:
       folder: Parent of the caches; each tokenizer, length and kind has one of
         its own in it, which is made where it is missing.
-      vocabulary: The texts.
+      vocabulary: Vocabulary of the texts.
       model: Folder or GGUF file with the tokenizer.
       max_tokens: Tokens of a row at most, special ones included.
       special_tokens: Whether rows have those of the tokenizer's template.
 
     Raises:
       FileNotFoundError: There is no tokenizer.
-      ValueError: The cache is of another vocabulary or normaliser, or damaged.
+      ValueError: The cache is of another vocabulary or normalizer, or damaged.
       OSError: It cannot be written.
     """
     digest = fingerprint.of_tokenizer(model)
@@ -275,7 +275,7 @@ def _append(
 
 @contextlib.contextmanager
 def _opened(path: pathlib.Path, size: int) -> Iterator[Any]:
-  """Opens a file behind its first `size` bytes; what follows is dropped."""
+  """Opens a file after its first `size` bytes; the rest is dropped."""
   with open(path, 'r+b' if path.exists() else 'w+b') as file:
     file.truncate(size)
     file.seek(size)

@@ -183,7 +183,7 @@ class RatingLevels:
   def logits(self, outputs: jax.Array) -> jax.Array:
     """Logits [B, L] of outputs [B, L], or of one number a row [B].
 
-    One number is a rating less the middle level: the centre of a normal
+    One number is a rating less the middle level: the center of a normal
     distribution of variance 1, cut into the levels.
     """
     if outputs.ndim == 2:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores of click models, over all examples and over new users and items.
 
-AUC and GAUC order, log-loss and normalised entropy judge probabilities. GAUC
+AUC and GAUC order, log-loss and normalized entropy judge probabilities. GAUC
 weighs each user by impressions and leaves out those with one class only;
 `one_class_users` counts them.
 """

@@ -3,10 +3,10 @@
 """CBML: soft clusters of tasks gate the shared layers.
 
 Song et al. 2021 group tasks softly and let the group modulate the parameters
-that all tasks share, before a task adapts them. Of the paper only the abstract
-was at hand; what stands here is that idea in our own form: a task's support is
-encoded and averaged, its distances to learned centres give the share of each
-cluster, and the mixture of centres gives a factor for each hidden unit.
+that all tasks share, before a task adapts them. Only the paper's abstract
+was available; this is that idea in our own form: a task's support is
+encoded and averaged, its distances to learned centers give the share of each
+cluster, and the mixture of centers gives a factor for each hidden unit.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ class SoftClusters(nnx.Module):
   """From the support of a task to a factor for each hidden unit."""
 
   def __init__(self, in_features: int, config: CBMLConfig, *, rngs: nnx.Rngs):
-    """Makes encoder, centres and gates for rows of `in_features` numbers."""
+    """Makes encoder, centers and gates for rows of `in_features` numbers."""
     self.encoder = nnx.Linear(in_features, config.encoding_dim, rngs=rngs)
     shape = config.num_clusters, config.encoding_dim
     self.centers_CE = nnx.Param(jax.random.normal(rngs.params(), shape))

@@ -32,7 +32,7 @@ from antjax.networks.towers import row_of_scenario, ScenarioLinear
 
 
 class Adapter(nnx.Module):
-  """Down, up, normalised and added."""
+  """Down, up, normalized and added."""
 
   def __init__(
     self,

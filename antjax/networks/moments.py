@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Means and variances by scenario, for models that normalise.
+"""Means and variances by scenario, for models that normalize.
 
 While training, a model takes those of the batch. To score rows it needs those
 of the training data, so that a row's score depends on that row alone. A running

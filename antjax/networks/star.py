@@ -85,7 +85,7 @@ class StarLinear(nnx.Module):
 
 
 class STAR(nnx.Module):
-  """Partitioned normalisation, a star-shaped MLP, an auxiliary MLP."""
+  """Partitioned normalization, a star-shaped MLP, an auxiliary MLP."""
 
   needs = frozenset({'moments', 'sorted_rows'})
 

@@ -24,7 +24,7 @@ KNOWN_AS = {
   'III': 'MiCS, HSDP',
   'GGG': 'ZeRO-3, FSDP',
 }
-# Okabe, Ito 2008: told apart also with a colour vision deficiency.
+# Okabe, Ito 2008: told apart also with a color vision deficiency.
 _FITS, _TOO_LARGE, _BEST = '#0072b2', '#b7bfcc', '#d55e00'
 _INK, _SOFT = '#1d2433', '#5d6779'
 
@@ -81,7 +81,7 @@ def figure(plan: Plan) -> matplotlib.figure.Figure:
       color = _BEST
     x, y = row.peak_bytes / 1e9, _shown(row)
     axes.plot([x], [y], 'o', color=color, markersize=9 if color == _BEST else 6)
-    # Neighbours by memory often lie close: their names go up and down.
+    # Neighbors by memory often lie close: their names go up and down.
     up = i % 2 == 0
     axes.annotate(
       row.code,
@@ -149,7 +149,7 @@ def html(plan: Plan, facts: Mapping[str, Any]) -> str:
 
   Args:
     plan: The plan.
-    facts: What it was made for, by name.
+    facts: Facts that it was made for, by name.
   """
   head = (
     *('code', 'known as', 'state', 'peak', 'inside groups', 'between groups'),

@@ -12,7 +12,7 @@ import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
 
-# Told apart also by readers with a colour vision deficiency (Okabe, Ito 2008).
+# Told apart also by readers with a color vision deficiency (Okabe, Ito 2008).
 _COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#56b4e9', '#e69f00')
 _LEVEL_COLORS = {'none': '#d55e00', 'intra': '#0072b2', 'global': '#009e73'}
 _INK = '#1d2433'
@@ -182,7 +182,7 @@ def _value_and_errors(bar: Sequence[float]) -> tuple[float, float, float]:
 
 
 def scatter(title: str, points: Points) -> str:
-  """Draws points in the plane, a colour for each name.
+  """Draws points in the plane, a color for each name.
 
   Args:
     title: Title of the panel.

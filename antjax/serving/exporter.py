@@ -28,7 +28,7 @@ class Exported:
   """A model to be written.
 
   Attributes:
-    functions: name -> serialised function, see `functions.export_functions`.
+    functions: name -> serialized function, see `functions.export_functions`.
     params: dense parameters by name.
     tables: name -> float32 [V, D], rows by id.
     features: feature -> {'table', 'num_ids', 'max_values', 'embedding_dim'}.
@@ -80,13 +80,13 @@ def quantize_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def write(
   folder: str | os.PathLike[str], model: Exported, quantize: Quantize = 'none'
 ) -> dict[str, Any]:
-  """Writes a full export; the folder appears only when it is whole.
+  """Writes a full export; the folder appears only when it is complete.
 
   The same model gives the same bytes.
 
   Args:
-    folder: To make; must not exist.
-    model: What to write.
+    folder: Folder to make; must not exist.
+    model: Model to write.
     quantize: How tables are stored: 'none' is float32.
 
   Returns:

@@ -38,7 +38,7 @@ class LeasedDataset(grain.IterDataset):
   save and restore the position exactly: what was yielded, including all of a
   batch, is consumed; what was only prefetched is not. The state is a JSON-able
   dict that holds the ledger's state at 'ledger'. To continue with another
-  number of processes, unite the states of all of them with `merge_states`.
+  number of processes, merge the states of all of them with `merge_states`.
 
   With a coordinator's ledger, `.mp_prefetch` lets each of its processes lease
   shards of its own; source and transforms are sent to them, so they must be

@@ -14,7 +14,7 @@ the ledger what a checkpoint says: all that is not in it is TODO again.
 A ledger hands out its shards in one of two ways. Kept by the coordinator, it
 leases to whoever asks. With a static share it leases only every P-th shard that
 is to do, for P processes that each have a ledger of their own and do not talk;
-`ledger_state.merge` unites their states. A pure state machine: no clock, no
+`ledger_state.merge` merges their states. A pure state machine: no clock, no
 network, no randomness but the seed; neither jax nor grain is imported. It takes
 a byte a shard of an open epoch, and four more while its order is needed.
 """
@@ -53,7 +53,7 @@ class Ledger:
     """Begins with all records of the first epoch to do.
 
     Args:
-      spec: The data set.
+      spec: Spec of the data set.
       share: (worker, num_workers) of a static share; None: no shares.
 
     Raises:

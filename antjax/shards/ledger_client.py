@@ -76,7 +76,7 @@ class LocalLedgerClient:
   Process p of P serves every P-th shard that is to do, in the same seeded
   global shuffle, so that together they read each record once an epoch. A slow
   process is not helped by a fast one: that takes a coordinator. The P states
-  are united by `merge`, and any number of processes continues from the result.
+  are merged by `merge`, and any number of processes continues from the result.
 
   It cannot be pickled or copied: two copies would lease the same shards. So
   grain's `mp_prefetch`, which sends the data set to worker processes, is
@@ -92,7 +92,7 @@ class LocalLedgerClient:
     """Takes a worker's share of all shards of a data set.
 
     Args:
-      spec: The data set.
+      spec: Spec of the data set.
       worker: Index p of this process.
       num_workers: Number of processes P.
 
@@ -159,7 +159,7 @@ class LocalLedgerClient:
 
     Raises:
       ValueError: The state is malformed, of another data set, or of another
-        worker (unite the states of all workers with `merge` first).
+        worker (merge the states of all workers with `merge` first).
     """
     self._ledger.begin(state)
 

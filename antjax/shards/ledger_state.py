@@ -108,6 +108,9 @@ def read(state: Any) -> list[Run]:
       ('first_epoch', 0),
     ):
       _check_whole(name, state[name], low)
+    worker, num_workers = state['share'] or (0, 1)
+    _check_whole('share', worker)
+    _check_whole('share', num_workers, 1)
     expected, runs = state['first_epoch'], []
     for fields in state['epochs']:
       run = _read_run(fields, state)
@@ -177,7 +180,7 @@ def check_same_data(states: Sequence[State]) -> None:
 
 
 def merge(states: Sequence[State]) -> State:
-  """Returns the united progress of the workers of one run.
+  """Returns the merged progress of the workers of one run.
 
   Args:
     states: One state for each worker, all saved at the same step, in any order.
@@ -243,14 +246,13 @@ def unmark(state: State, record_keys: Iterable[int]) -> State:
     by_epoch.setdefault(int(key) // size, []).append(int(key) % size)
   first = min([state['first_epoch'], *by_epoch])
   if first < state['first_epoch']:
-    assigned = 0 if _is_own_share(state) else None
-    runs.insert(
-      0, Run(first, state['first_epoch'], (1 << shards) - 1, assigned)
-    )
+    run = Run(first, state['first_epoch'], (1 << shards) - 1)
+    run.assigned = 0 if _is_own_share(state) else None
+    runs.insert(0, run)
   for epoch, indices in by_epoch.items():
     runs = [piece for run in runs for piece in run.cut(epoch, epoch + 1)]
-    run = next((run for run in runs if run.start == epoch), None)
-    if run is None:
+    found = [run for run in runs if run.start == epoch]
+    if not found:
       raise ValueError(f'unmark(): epoch {epoch} has not begun.')
     places = None
     if not state.get('is_stream'):
@@ -259,7 +261,7 @@ def unmark(state: State, record_keys: Iterable[int]) -> State:
       shard, offset = divmod(index, shard_size)
       length = min(shard_size, size - shard * shard_size)
       place = shard if places is None else int(places[shard])
-      if not _unmark_in_run(run, place, offset, length):
+      if not _unmark_in_run(found[0], place, offset, length):
         raise ValueError(
           f'unmark(): record {index} of epoch {epoch} was not consumed, or is'
           ' given twice.'
@@ -310,7 +312,7 @@ def _check_shares(shares: Sequence[Sequence[int] | None]) -> None:
 
 
 def _united(runs: Iterable[Run], start: int, stop: int) -> Run:
-  """Unites what runs of all workers say about epochs that are alike in each."""
+  """Merges what runs of all workers say about epochs that are alike in each."""
   result, assigned = Run(start, stop), 0
   for run in runs:
     if not run.start <= start < run.stop:

@@ -3,7 +3,7 @@
 """States of whole input pipelines: the ledgers' positions wherever they nest.
 
 A pipeline of grain transforms nests the states of its parts. `merge_states`
-unites those of all workers; `fitted_state` lets a pipeline with another number
+merges those of all workers; `fitted_state` lets a pipeline with another number
 of prefetch processes take the result. Neither jax nor grain is imported here.
 """
 
@@ -26,7 +26,7 @@ _PROCESSES = 'iterators_in_use_states'
 
 
 def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-  """Unites the states of the iterators of all processes of a run.
+  """Merges the states of the iterators of all processes of a run.
 
   Args:
     states: `get_state()` of each process' iterator, all at the same step, in
@@ -84,7 +84,7 @@ def unmark_state(
 
   Args:
     state: `get_state()` of an iterator over a `LeasedDataset`; not changed.
-    record_keys: What `key_field` was in these records.
+    record_keys: Values of `key_field` in these records.
 
   Raises:
     ValueError: The state has no ledger, or a record was not consumed.
@@ -103,7 +103,7 @@ def unmark_state(
 def _merge_values(
   values: list[Any], path: str, unite: _Unite = ledger_state.merge
 ) -> Any:
-  """Unites what is at `path` in each state."""
+  """Merges what is at `path` in each state."""
   first = values[0]
   if all(isinstance(value, Mapping) for value in values):
     if any(value.keys() != first.keys() for value in values):
@@ -142,7 +142,7 @@ def _merge_values(
 def _merge_processes(
   values: list[Mapping[str, Any]], path: str
 ) -> dict[str, Any]:
-  """Unites the prefetch processes of all workers; all resume from the result.
+  """Merges the prefetch processes of all workers; all resume from the result.
 
   The ledger's share is the worker's, whichever process of it said so; one that
   has yielded nothing since a restore still has the state it was given.

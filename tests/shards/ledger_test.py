@@ -290,7 +290,9 @@ def bad_states():
   yield changed(version=99), 'version 99, needed: 1'
   yield changed(epochs=None), 'Not a state'
   yield changed(epochs=[{}]), "no 'start'"
-  yield changed(share=3), 'Not a state'
+  yield changed(share=3, epochs=[]), 'Not a state'
+  yield changed(share=[0], epochs=[]), 'Not a state'
+  yield changed(share=[0, 'b'], epochs=[]), 'share .* is no whole number'
   yield changed(num_records=21), 'num_records'
   yield changed(num_records=20.0), 'whole number'
   yield changed(shard_size=0), 'whole number >= 1'

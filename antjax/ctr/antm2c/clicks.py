@@ -17,12 +17,12 @@ from antjax.ctr.bahe import batches
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TextVectors:
-  """A vector a behaviour, of a language model, say.
+  """A vector a behavior, of a language model, say.
 
   Attributes:
     vectors: [num_behaviors, X], float16 or float32; a memory map will do.
     sequences: Numbers of the sequences that are texts of their own.
-    max_pieces: Newest behaviours of each of them that are averaged.
+    max_pieces: Newest behaviors of each of them that are averaged.
   """
 
   vectors: np.ndarray
@@ -79,7 +79,7 @@ class ScenarioClicks:
 
     Args:
       index: Numbers of clicks.
-      rows_of_part: ScenarioClicks of a part: what one device takes at once.
+      rows_of_part: Clicks of a part: what one device takes at once.
     """
     part = np.arange(len(index)) // rows_of_part
     scenario = self.ids[index, self.names.index('scenario')]

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The low half over texts: one vector a text, `E[a] = F_p(LLM_low(a))`.
 
-Atomic Behaviour Encoding of BAHE (Geng et al. 2024, section 3.2,
+Atomic Behavior Encoding of BAHE (Geng et al. 2024, section 3.2,
 https://arxiv.org/abs/2403.19347). F_p is the mean over a text's tokens, special
 ones included, in fp32. With num_low = 0 that is the mean of embeddings (with
 positions, types and their norm, where the model has such); with all layers it
@@ -46,7 +46,7 @@ class Encoder:
     """Puts the low half on the devices; compiles nothing yet.
 
     Args:
-      config: The whole model.
+      config: Configuration of the whole model.
       params: The whole model's parameters, in the dtype to compute in.
       num_low: Layers below the cut.
       max_tokens: Tokens of a text at most.

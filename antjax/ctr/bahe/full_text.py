@@ -27,8 +27,8 @@ class JoinMarks(NamedTuple):
 
   Attributes:
     num_leading: Special tokens that each cached row begins with ([CLS]); in a
-      text only the first behaviour keeps them.
-    separator: Token ids between two behaviours, for tokenizers that end a row
+      text only the first behavior keeps them.
+    separator: Token ids between two behaviors, for tokenizers that end a row
       by no special token of their own ([SEP]).
   """
 
@@ -48,12 +48,12 @@ def marks_of(tokenizer: tokenizers.Tokenizer) -> JoinMarks:
 def join(
   cache: TokenCache, behaviors: np.ndarray, num_tokens: int, marks: JoinMarks
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Whole behaviours one after the other, as many of the newest as fit.
+  """Whole behaviors one after the other, as many of the newest as fit.
 
   The newest one is cut where it does not fit by itself.
 
   Args:
-    cache: Tokens of the behaviours.
+    cache: Cache of the behaviors' tokens.
     behaviors: int32 [R, M], oldest first, 0 behind the newest.
     num_tokens: T.
     marks: Marks of the tokenizer.
@@ -75,7 +75,7 @@ def join(
   sizes = np.asarray(cache.offsets[behaviors + 1]) - starts - lead
   is_there = (behaviors != 0) & (sizes > 0)
   sizes = np.where(is_there, np.minimum(sizes, num_tokens - lead), 0)
-  # Room that a behaviour takes with its separator, and all newer ones with it.
+  # Room that a behavior takes with its separator, and all newer ones with it.
   room = np.where(is_there, sizes + gap, 0)
   needed = lead - gap + np.cumsum(room[:, ::-1], axis=1)[:, ::-1]
   is_kept = is_there & (needed <= num_tokens)
@@ -111,17 +111,18 @@ class FullTextTower:
   """Each sequence as one text through the whole language model, all trained.
 
   A text's vector is the mean of its tokens' outputs. A sequence without a
-  behaviour has a learned vector, as in `SequenceEncoder`.
+  behavior has a learned vector, as in `SequenceEncoder`.
 
   Attributes:
-    config: The language model. With learned positions it must have as many as a
-      text has tokens: see `antjax.lm.positions.extend_learned`.
+    config: Configuration of the language model. With learned positions it must
+      have as many as a text has tokens: see
+      `antjax.lm.positions.extend_learned`.
     num_sequences: N.
     num_tokens: Number of tokens of a sequence's text, which holds the newest
       behaviors that fit.
     title_tokens: Number of tokens of an item's title.
     marks: Marks around behaviors.
-    cache: Tokens of the behaviours.
+    cache: Cache of the behaviors' tokens.
   """
 
   config: Config

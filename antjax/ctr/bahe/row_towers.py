@@ -1,9 +1,9 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""BAHE's towers: vectors of behaviours through the high layers.
+"""BAHE's towers: vectors of behaviors through the high layers.
 
 The vectors come from a table, or from the low half, which encodes a batch's
-distinct behaviours in the step.
+distinct behaviors in the step.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from antjax.lm.token_cache import TokenCache
 
 @dataclasses.dataclass(frozen=True)
 class RowTower:
-  """A tower whose texts are rows, a behaviour each.
+  """A tower whose texts are rows, a behavior each.
 
   Attributes:
     encoder: The high half.
@@ -50,12 +50,12 @@ class RowTower:
 class StoreTower(RowTower):
   """Behaviours by their rows in a table, which is frozen.
 
-  An unknown behaviour is row 1, a text like any other; a user without
-  behaviours has a learned vector. With a high half of no layers this is the
+  An unknown behavior is row 1, a text like any other; a user without
+  behaviors has a learned vector. With a high half of no layers this is the
   frozen language model: its vectors are pooled and nothing of it is trained.
 
   Attributes:
-    table: Where the rows are.
+    table: Table that holds the rows.
   """
 
   table: table_lib.Table
@@ -76,21 +76,21 @@ class StoreTower(RowTower):
 
 
 # Shape suffixes: B = examples, N = sequences of a user, M = places of a
-# sequence, P = parts of a batch, U = capacity, T = tokens of a behaviour,
+# sequence, P = parts of a batch, U = capacity, T = tokens of a behavior,
 # D = width of the language model.
 
 
 @dataclasses.dataclass(frozen=True)
 class DedupTower(RowTower):
-  """Each distinct behaviour of a part goes through the low half once.
+  """Each distinct behavior of a part goes through the low half once.
 
   With a frozen low half (Trainer(trainable=...), `tuning.trainable`) it gives
   what `StoreTower` gives; with a trained one it is what a store cannot give.
 
   Attributes:
-    capacity: Most distinct behaviours of a part, U, the padding among them.
+    capacity: Largest number of distinct behaviors of a part, U, with padding.
     num_tokens: Number of tokens of a behavior; longer ones are cut.
-    cache: Tokens of the behaviours.
+    cache: Cache of the behaviors' tokens.
   """
 
   capacity: int
@@ -107,7 +107,7 @@ class DedupTower(RowTower):
     return low | self.encoder.init_params(pretrained)
 
   def prepare(self, batch: Batch, num_parts: int) -> dict[str, Any]:
-    """See `Tower.prepare`; adds the tokens of each part's behaviours."""
+    """See `Tower.prepare`; adds the tokens of each part's behaviors."""
     is_there = np.asarray(batch['behaviors']) != 0
     ids, pointed = distinct_behaviors(batch, num_parts, self.capacity)
     tokens, lengths = self.cache.padded(ids, self.num_tokens)

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""From vectors of behaviours to those of users and items: BAHE's high half.
+"""From vectors of behaviors to those of users and items: BAHE's high half.
 
 Each of a user's sequences goes through the high layers by itself, so that cost
 is linear in their number; what comes out is pooled and concatenated. An item is
@@ -27,7 +27,7 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class SequenceEncoder:
-  """The high half over sequences of behaviours.
+  """The high half over sequences of behaviors.
 
   Attributes:
     high: The layers; it may have none, then vectors are pooled as they are.
@@ -72,8 +72,8 @@ class SequenceEncoder:
     """Encodes users and items.
 
     Args:
-      params: From `init_params`, in the dtype to compute in.
-      x_BNMD: Vectors of behaviours, oldest first.
+      params: Parameters from `init_params`, in the compute dtype.
+      x_BNMD: Vectors of behaviors, oldest first.
       is_there_BNM: bool; padding is at the end. A sequence without any gets its
         null vector, which is learned.
       title_BD: Vectors of the titles.

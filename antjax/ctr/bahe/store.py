@@ -5,7 +5,7 @@
 BAHE's "behaviors embedding table" (Geng et al. 2024, section 3.2,
 https://arxiv.org/abs/2403.19347): row i is the pooled output of the low half
 for text i of a vocabulary. Row 0, the padding, is zeros; row 1, the unknown
-behaviour, is what the model makes of its text, '[UNK]'.
+behavior, is what the model makes of its text, '[UNK]'.
 
 A folder:
 
@@ -113,7 +113,7 @@ class BehaviorStore:
 
     Args:
       start: First row.
-      stop: After the last one.
+      stop: End of the range, exclusive.
       dtype: Dtype of the result; int8 rows are multiplied by their scales.
 
     Returns:

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Adds rows to a store of behaviours; see `store`."""
+"""Adds rows to a store of behaviors; see `store`."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -213,7 +213,7 @@ class StoreWriter:
 def _cover(
   complete: list[tuple[int, int, str]], rows: int
 ) -> tuple[tuple[int, int, str], ...]:
-  """Which part to read each row from; neighbours of one part are joined."""
+  """Which part to read each row from; neighbors of one part are joined."""
   result: list[tuple[int, int, str]] = []
   at = 0
   for start, stop, name in complete:

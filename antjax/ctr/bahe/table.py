@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Where the vectors of all behaviours live, and how a step reads them.
+"""Where the vectors of all behaviors live, and how a step reads them.
 
 Three homes that give the same vectors: memory of every device (`DeviceTable`);
 of the host, where each batch carries the rows that it needs (`HostTable`); of
@@ -29,17 +29,17 @@ from antjax.mesh.mesh import GLOBAL_AXES, INTRA
 def distinct_behaviors(
   batch: Mapping[str, Any], num_parts: int, capacity: int, fill: int = 0
 ) -> tuple[np.ndarray, dict[str, Any]]:
-  """Finds each part's distinct behaviours and points the batch at them.
+  """Finds each part's distinct behaviors and points the batch at them.
 
   A part is what one device works off at a time: a micro-batch, or its share of
-  the batch. Its first distinct behaviour is always 0, the padding.
+  the batch. Its first distinct behavior is always 0, the padding.
 
   Args:
     batch: See `antjax.ctr.bahe.batches`: 'behaviors' int32 [B, N, M] and
       'title' int32 [B], B a multiple of `num_parts`; part i is the i-th of
       equal runs of examples.
     num_parts: P.
-    capacity: Most distinct behaviours of a part, U.
+    capacity: Largest number of distinct behaviors of a part, U.
     fill: Stands at the end of a part with fewer.
 
   Returns:
@@ -47,7 +47,7 @@ def distinct_behaviors(
     'behaviors' and 'title' as indices from 0 to U - 1 into their part's U).
 
   Raises:
-    ValueError: A part has more distinct behaviours, or B does not divide.
+    ValueError: A part has more distinct behaviors, or B does not divide.
   """
   behaviors = np.asarray(batch['behaviors'])
   title = np.asarray(batch['title'])
@@ -78,8 +78,8 @@ def distinct_behaviors(
   }
 
 
-# Shape suffixes: R = behaviours, D = width, P = parts of a batch, U = most
-# distinct behaviours of a part, W = owners.
+# Shape suffixes: R = behaviors, D = width, P = parts of a batch, U = most
+# distinct behaviors of a part, W = owners.
 
 Home = Literal['auto', 'device', 'split', 'host']
 # Share of a device's memory that the table may take before it is split.
@@ -99,7 +99,7 @@ class DeviceTable:
     return dict(batch)
 
   def rows(self, batch: Batch) -> jax.Array:
-    """[R, D], to be read at the batch's behaviours."""
+    """[R, D], to be read at the batch's behaviors."""
     return batch['constants']['behavior_rows']
 
 
@@ -112,12 +112,12 @@ class HostTable:
   constants: Any = None
 
   def prepare(self, batch: Batch, num_parts: int) -> dict[str, Any]:
-    """Adds 'behavior_rows' [P * U, D]; behaviours become places in it."""
+    """Adds 'behavior_rows' [P * U, D]; behaviors become places in it."""
     ids, batch = distinct_behaviors(batch, num_parts, self.max_distinct)
     return batch | {'behavior_rows': np.asarray(self.array[ids])}
 
   def rows(self, batch: Batch) -> jax.Array:
-    """[U, D], to be read at the batch's behaviours."""
+    """[U, D], to be read at the batch's behaviors."""
     return batch['behavior_rows']
 
 
@@ -130,7 +130,7 @@ class SplitTable:
   max_distinct: int
 
   def prepare(self, batch: Batch, num_parts: int) -> dict[str, Any]:
-    """Adds the positions to ask for; behaviours become places among them."""
+    """Adds the positions to ask for; behaviors become places among them."""
     ex = self.exchange
 
     def position(ids: Any) -> np.ndarray:
@@ -153,7 +153,7 @@ class SplitTable:
     }
 
   def rows(self, batch: Batch) -> jax.Array:
-    """[U, D], to be read at the batch's behaviours; asks the owners."""
+    """[U, D], to be read at the batch's behaviors; asks the owners."""
     ex = self.exchange
     halvings = lax.pmax(batch['behavior_halvings'][0], ex.axes)
     table = batch['constants']['behavior_rows']
@@ -165,7 +165,7 @@ Table = DeviceTable | HostTable | SplitTable
 
 
 def vectors(table: Table, batch: Batch) -> tuple[jax.Array, jax.Array]:
-  """([B, N, M, D], [B, D]): a batch's behaviours and titles; no gradient."""
+  """([B, N, M, D], [B, D]): a batch's behaviors and titles; no gradient."""
   rows_UD = lax.stop_gradient(table.rows(batch))
   return rows_UD[batch['behaviors']], rows_UD[batch['title']]
 
@@ -179,15 +179,15 @@ def place(
   max_distinct: int,
   inside_groups: bool = False,
 ) -> tuple[Table, str]:
-  """Puts the vectors of all behaviours where there is room.
+  """Puts the vectors of all behaviors where there is room.
 
   Args:
     array: [R, D], in the dtype to keep; not read where it stays on the host.
-    mesh: From `make_mesh`.
+    mesh: Mesh from `make_mesh`.
     home: 'device', 'split', 'host', or 'auto': the first of them that takes no
       more than a quarter of `device_bytes` on a device.
     device_bytes: Memory of a device; None: not known, taken for enough.
-    max_distinct: Most distinct behaviours of a micro-batch of a device (see
+    max_distinct: Most distinct behaviors in a device's micro-batch (see
       `most_distinct`).
     inside_groups: Split over a group's devices only, so that groups need not
       keep in step, as elastic training wants.
@@ -239,7 +239,7 @@ def place(
 
 
 def most_distinct(examples: int, lengths: Sequence[int]) -> int:
-  """Most distinct behaviours that examples can have, the padding included.
+  """Most distinct behaviors that examples can have, the padding included.
 
   Args:
     examples: Examples in a device's micro-batch.

@@ -25,7 +25,7 @@ class Encoded(NamedTuple):
   Attributes:
     user_BF: A user's sequences, concatenated: F = N D.
     title_BD: The items' titles.
-    history_BNMD: A vector a behaviour, for heads that attend to them; None
+    history_BNMD: A vector a behavior, for heads that attend to them; None
       where a tower has none.
     is_there_BNM: bool, False for padding; None with `history_BNMD`.
   """
@@ -49,7 +49,7 @@ class Tower(Protocol):
 
   @property
   def has_history(self) -> bool:
-    """Whether it gives a vector a behaviour."""
+    """Whether it gives a vector a behavior."""
 
   def init_params(self, pretrained: PyTree) -> PyTree:
     """Its parameters, from those of a whole language model."""
@@ -68,7 +68,7 @@ class Tower(Protocol):
     """Device: encodes one part.
 
     Args:
-      params: From `init_params`, in the dtype to compute in.
+      params: Parameters from `init_params`, in the compute dtype.
       batch: From `prepare`; where the Trainer holds constants, 'constants' is
         their tree.
     """

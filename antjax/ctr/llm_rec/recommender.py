@@ -41,7 +41,7 @@ class Recommended(NamedTuple):
 
 
 class Recommender:
-  """A trained model and the vectors of a catalogue.
+  """A trained model and the vectors of a catalog.
 
   Titles need not be of the catalogue: text is all that the model knows. An item
   that is in the history, by its title, is not recommended.
@@ -62,7 +62,7 @@ class Recommender:
     Args:
       model: The model.
       params: Its parameters, whole.
-      tokenizer: That the language model came with.
+      tokenizer: Tokenizer of the language model.
       marks: Marks around its texts.
       limits: Length limits of its texts.
       titles: Titles of the items, [N]; '' for item 0.

@@ -93,7 +93,7 @@ class VectorEncoder:
     return self._encoder(*self._texts.ragged(newest))
 
   def of_texts(self, texts: TextMaker, items: np.ndarray) -> np.ndarray:
-    """float32 [R, D] of texts of another catalogue, cut as this one's.
+    """float32 [R, D] of texts of another catalog, cut as this one's.
 
     Args:
       texts: Texts of that catalog.

@@ -15,7 +15,7 @@ from antjax.train.optimizer import OptimizerConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(LanguageConfig):
-  """Training of a click model on textual behaviour."""
+  """Training of a click model on textual behavior."""
 
   run_dir: str = 'runs/bahe'
   data: Annotated[str, 'Folder that launch/prepare_data.py wrote.'] = (

@@ -24,7 +24,7 @@ from antjax.shards import record_source
 
 # Marks a record with its number; see `LeasedDataset`.
 _KEY = 'record_key'
-_RUN = 64  # Neighbours among the examples that --eval_examples chooses.
+_RUN = 64  # Neighbors among the examples that --eval_examples chooses.
 _STATISTICS_BLOCK = 65_536  # Records read at once for the statistics.
 
 
@@ -33,9 +33,9 @@ class Clicks:
 
   Attributes:
     description: Content of the data folder's dataset.json.
-    vocabulary: Texts of the behaviours.
-    sizes: What the model has to know.
-    lengths: Behaviours taken of each sequence.
+    vocabulary: Texts of the behaviors.
+    sizes: Sizes that the model needs.
+    lengths: Behaviors taken of each sequence.
     user_vectors: Name of the export of given user vectors; '' without.
     rows: Examples of this process in one element of its batches.
     is_elastic: Whether that is a micro-batch, of which plans say how many.

@@ -20,7 +20,7 @@ def activation_bytes(config: Config, model: ClickModel, clicks: Clicks) -> int:
 
   The tower's sequences at the peak of the backward pass (`lm.cost`), and its
   rows of the table, or, of the dedup tower, one frozen layer over the tokens of
-  its behaviours; of a full text its tokens.
+  its behaviors; of a full text its tokens.
   """
   dtype = jnp.dtype(config.compute_dtype)
   if isinstance(model.tower, FullTextTower):

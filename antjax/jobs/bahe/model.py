@@ -36,7 +36,7 @@ from antjax.lm.config import Config as LMConfig
 from antjax.lm.token_cache import TokenCache
 from antjax.mesh.mesh import INTRA
 
-# Tokens of a behaviour in a full text at most.
+# Tokens of a behavior in a full text at most.
 _MAX_TOKENS = 128
 _DEDUP_NUM_LOW = 3  # Without --num_low.
 
@@ -49,8 +49,8 @@ class Built:
     model: The model.
     params: numpy arrays; the low half is not among them where a store has it.
     constants: For the Trainer.
-    table_bytes: Bytes of the table of behaviours on a device.
-    table_level: How it is split: none, intra or global.
+    table_bytes: Bytes of the table of behaviors on a device.
+    table_level: Level of the table: none, intra or global.
     num_absent: Parameters of the language model that training never holds.
     made_of: Fingerprints of the inputs, for `run_identity`.
   """

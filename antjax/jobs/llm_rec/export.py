@@ -4,7 +4,7 @@
 
 The folder holds the language model as a Hugging Face folder (adapters merged)
 with its tokenizer, `head.npz` where there is one, `recommender.json`, and the
-catalogue for any vector index: `item_vectors.npy` float32 [items, D] and
+catalog for any vector index: `item_vectors.npy` float32 [items, D] and
 `items.parquet` with key, domain and title of each row. Row 0 is the padding.
 The folder takes its name when all of it is written.
 """
@@ -46,7 +46,7 @@ def write(
   Args:
     run_dir: The run's folder.
     config: Configuration of the run.
-    data: With the catalogue.
+    data: With the catalog.
     built: The model.
     params: Its parameters, whole.
     item_vectors: float32 [items, D].

@@ -6,7 +6,7 @@
     --history='Organic green tea bags' --history='Glass tea pot with infuser'
 
 prints the best items, and how long it took; titles are given oldest first and
-need not be of the catalogue. Without --history each line of stdin is a history:
+need not be of the catalog. Without --history each line of stdin is a history:
 titles with tabs between them. --json prints a JSON line a history.
 """
 
