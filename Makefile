@@ -2,7 +2,7 @@
 # make test          lint, types and the fast tests
 # make test-slow     all tests; with PART=elastic, jobs, data, models or rest only
 #                    those, which take less than an hour each on two cores
-# make bench         antjax beside its peers
+# make bench         antjax beside its peers, which `make peers` sets up
 #
 # PYTHON chooses the interpreter: make test PYTHON=python3.12. Each version that
 # is named so has its own environment, .venv-3.12; the default one is .venv.
@@ -30,7 +30,7 @@ PYTEST_FLAGS ?=
 # Files of tests side by side; PARALLEL= turns it off.
 PARALLEL ?= -n 2 --dist loadfile
 
-.PHONY: help quickstart test test-fast test-slow lint bench clean
+.PHONY: help quickstart test test-fast test-slow lint bench peers clean
 .DELETE_ON_ERROR:
 
 help:
@@ -81,12 +81,15 @@ lint: $(VENV)/.dev-stamp
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m mypy
 
-bench: $(VENV)/.bench-stamp
+bench: $(VENV)/.run-stamp peers
 	$(VENV)/bin/python -m benchmarks.meta_bench
+
+# PyTorch and the other peers of the benchmarks, away from antjax's own packages.
+peers: .venv-peers/.stamp
 
 # Environments and caches. What jobs fetched or wrote (data/, runs/) stays.
 clean:
-	rm -rf .venv .venv-3.* .mypy_cache .pytest_cache .ruff_cache .hypothesis \
+	rm -rf .venv .venv-3.* .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis \
 	  build dist antjax.egg-info
 	find antjax launch tests benchmarks -name __pycache__ -type d \
 	  -prune -exec rm -rf {} + 2>/dev/null || true
@@ -115,8 +118,12 @@ $(VENV)/.dev-stamp: requirements-dev.txt $(VENV)/.run-stamp
 	@touch $@
 
 # TorchRec names a GPU build of fbgemm as its dependency; the CPU one will do.
-$(VENV)/.bench-stamp: requirements-bench.txt requirements-bench-no-deps.txt \
-  $(VENV)/.run-stamp
-	$(PIP) install --quiet -r requirements-bench.txt
-	$(PIP) install --quiet --no-deps -r requirements-bench-no-deps.txt
+.venv-peers/.stamp: requirements-bench.txt requirements-bench-no-deps.txt
+	@command -v python3.11 >/dev/null || { \
+	  echo 'The peers need Python 3.11.'; exit 1; }
+	python3.11 -m venv --clear .venv-peers
+	.venv-peers/bin/python -m pip --disable-pip-version-check install --quiet \
+	  -r requirements-bench.txt
+	.venv-peers/bin/python -m pip --disable-pip-version-check install --quiet \
+	  --no-deps -r requirements-bench-no-deps.txt
 	@touch $@

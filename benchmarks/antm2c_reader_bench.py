@@ -23,8 +23,7 @@ process has while it reads the file, `idle_mb` what it has before; `peak_4_mb`
 is that of four such files in one.
 """
 
-from collections.abc import Callable
-import json
+from collections.abc import Callable, Mapping
 import os
 import pathlib
 import platform
@@ -57,6 +56,7 @@ from antjax.data import (
 )
 from antjax.data.antm2c import Antm2cConfig
 from antjax.data.antm2c_synthetic import SyntheticConfig
+from benchmarks import harness
 
 _ROWS = flags.DEFINE_integer('num_rows', 1_000_000, 'In the file.', 1)
 _TURNS = flags.DEFINE_integer('csv_turns', 7, 'Turns of each side.', 1)
@@ -71,16 +71,13 @@ _CHILD = """
 import pathlib, sys
 from antjax.data import rejects, text_reader
 from antjax.data.antm2c import Antm2cConfig
-def peak():
-  # Of getrusage, a child's peak would be at least its parent's.
-  text = pathlib.Path('/proc/self/status').read_text()
-  return next(int(x.split()[1]) for x in text.splitlines() if 'VmHWM' in x)
-idle = peak()
+from benchmarks import harness
+idle = harness.peak_bytes()
 out = pathlib.Path(sys.argv[2])
 text_reader.read(
   [pathlib.Path(sys.argv[1])], Antm2cConfig().layout(), out,
   rejects.Rejects(out / 'rejected.csv', 0))
-print(idle, peak())
+print(idle, harness.peak_bytes())
 """
 
 
@@ -225,7 +222,7 @@ def batches(
     starts=columns['starts'],
     stops=columns['stops'],
     events=tuple(
-      np.load(out / 'events' / f'{sequence["name"]}.npy', mmap_mode='r')
+      np.load(out / 'examples' / f'{sequence["name"]}.npy', mmap_mode='r')
       for sequence in description['sequences']
     ),
     history=0,
@@ -260,7 +257,7 @@ def peak_mb(path: pathlib.Path, work: pathlib.Path) -> tuple[float, float]:
   )
   shutil.rmtree(folder)
   idle, peak = map(int, done.stdout.split())
-  return round(idle / 1024, 1), round(peak / 1024, 1)
+  return round(idle / 2**20, 1), round(peak / 2**20, 1)
 
 
 def write_repeated(
@@ -282,7 +279,7 @@ def run(
   num_prepared: int,
   batch_size: int,
   num_turns: int,
-  say: Callable[[dict[str, Any]], None],
+  say: Callable[[Mapping[str, Any]], None],
 ) -> dict[str, Any]:
   """Measures all of it; returns the summary."""
   config = SyntheticConfig(num_rows=num_rows, num_parts=1)
@@ -330,23 +327,10 @@ def run(
 
 
 def main(argv: list[str]) -> None:
-  if argv[1:]:
-    raise app.UsageError(f'unknown arguments: {" ".join(argv[1:])}')
-
-  def say(line: dict[str, Any]) -> None:
-    print(json.dumps(line), flush=True)
-
+  facts = harness.start(argv)
   with tempfile.TemporaryDirectory(dir=_WORK.value or None) as folder:
-    say(
-      run(
-        pathlib.Path(folder),
-        _ROWS.value,
-        _PREPARED.value,
-        _BATCH.value,
-        _TURNS.value,
-        say,
-      )
-    )
+    sizes = _ROWS.value, _PREPARED.value, _BATCH.value, _TURNS.value
+    harness.emit(run(pathlib.Path(folder), *sizes, harness.emit) | facts)
 
 
 if __name__ == '__main__':

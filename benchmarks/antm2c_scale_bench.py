@@ -15,7 +15,6 @@ Files of one size are deleted before the next is made: 10^7 rows take 7 GB.
 """
 
 from collections.abc import Sequence
-import json
 import os
 import pathlib
 import shutil
@@ -28,7 +27,7 @@ from typing import Any
 from absl import app, flags
 
 from antjax.report import progress
-from benchmarks import worker_process
+from benchmarks import harness
 
 
 def _define_flags() -> None:
@@ -48,7 +47,7 @@ def stage(module: str, *args: str) -> dict[str, float]:
   process = subprocess.Popen(
     [sys.executable, '-m', module, *args],
     stdout=sys.stderr,
-    env=os.environ | worker_process.ENVS['antjax'],
+    env=os.environ | harness.ANTJAX_ENV,
   )
   _, status, used = os.wait4(process.pid, 0)
   process.returncode = os.waitstatus_to_exitcode(status)
@@ -130,15 +129,8 @@ def ratios(first: dict[str, Any], last: dict[str, Any]) -> dict[str, float]:
 
 
 def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'got {argv[1:]}; this takes flags only.')
   args = flags.FLAGS
-  facts = {
-    'device': worker_process.device_name(),
-    'model': args.model,
-    'batch_rows': args.batch_rows,
-    'load_average_before': round(os.getloadavg()[0], 2),
-  }
+  facts = harness.start(argv, model=args.model, batch_rows=args.batch_rows)
   results = []
   for num_rows in sorted(map(int, args.rows)):
     folder = tempfile.mkdtemp(dir=args.work or None)
@@ -149,16 +141,10 @@ def main(argv: Sequence[str]) -> None:
     finally:
       shutil.rmtree(folder)
     results.append(found)
-    print(json.dumps(found | facts), flush=True)
-  last = results[-1]
-  print(
-    json.dumps(
-      {
-        'rows': [results[0]['rows'], last['rows']],
-        'ratio': ratios(results[0], last),
-      }
-    )
-  )
+    harness.emit(found | facts)
+  first, last = results[0], results[-1]
+  rows = [first['rows'], last['rows']]
+  harness.emit({'rows': rows, 'ratio': ratios(first, last)})
 
 
 if __name__ == '__main__':

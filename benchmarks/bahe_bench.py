@@ -31,22 +31,16 @@ Medians of all calls are compared.
 """
 
 from collections.abc import Sequence
-import contextlib
-import ctypes
 import dataclasses
 import gc
-import importlib.util
-import json
 import os
 import pathlib
-import sys
 import tempfile
-import time
 from typing import Any
 
 from absl import app, flags
 
-from benchmarks import bahe_figures, bahe_problem, worker_process
+from benchmarks import bahe_figures, bahe_problem, harness
 
 _FORMS = ('full_text', 'dedup', 'bahe', 'peer')
 _QUICK = flags.DEFINE_bool('quick', False, 'Tiny models, one call a form.')
@@ -81,7 +75,7 @@ _NUM_ENCODED = 2048  # Behaviours, to measure how fast the low half is.
 def _prepare(form: str, order: dict[str, Any]):
   """Builds a form and runs it once; returns it and what is known of it."""
   case = bahe_problem.Case(**order['case'])
-  problem = bahe_problem.load(order['problem'])
+  problem = harness.load(order['problem'])
   if form == 'peer':
     import torch
 
@@ -96,12 +90,16 @@ def _prepare(form: str, order: dict[str, Any]):
     remat = _REMAT.value if form == 'full_text' else _HIGH_REMAT.value
     work = bahe_forms.Form(form, case, order['folder'], problem, remat)
     facts = {
-      'peak_flops': bahe_forms.measured_peak(case.dtype),
+      'peak_flops': harness.matmul_flops_per_s(
+        case.dtype, 128 if _QUICK.value else 2048
+      ),
       'flops': work.flops_per_example(),
     }
     if form == 'bahe':
       facts['behaviors_per_s'] = bahe_forms.behaviors_per_s(
-        order['folder'], problem['tokens'][:_NUM_ENCODED], case.dtype
+        order['folder'],
+        problem['tokens'][: 64 if _QUICK.value else _NUM_ENCODED],
+        case.dtype,
       )
   facts['bytes'] = work.bytes_per_example()
   facts['loss'] = work.gradient()
@@ -109,53 +107,41 @@ def _prepare(form: str, order: dict[str, Any]):
   return work, facts | {'num_examples': work.num_examples}
 
 
-def _timed(call) -> float:
-  start = time.perf_counter()
-  call()
-  return time.perf_counter() - start
-
-
 def _work(form: str) -> None:
   """Serves orders until there are no more."""
-  work: Any = None
-  for order, send in worker_process.orders():
-    reply: Any = {}
-    if order['do'] == 'write_model':
-      fields = bahe_problem.fields(order['model'], _QUICK.value)
-      worker_process.write_model(fields, order['folder'])
-    elif order['do'] == 'prepare':
-      work, reply = _prepare(form, order)
-      # Compilation and warm-up are not part of the peak: what they freed goes
-      # back to the system, and the count starts here.
-      gc.collect()
-      ctypes.CDLL(None).malloc_trim(0)
-      pathlib.Path('/proc/self/clear_refs').write_text('5')
-    elif order['do'] == 'time':
-      reply = {'gradient': [], 'update': []}
-      end = time.perf_counter() + order['block_s']
-      while not reply['gradient'] or time.perf_counter() < end:
-        reply['gradient'].append(_timed(work.gradient))
-      reply['update'].append(_timed(work.update))
-    elif order['do'] == 'peak':
-      status = pathlib.Path('/proc/self/status').read_text()
-      line = next(x for x in status.splitlines() if x.startswith('VmHWM'))
-      reply = {'peak_bytes': int(line.split()[1]) * 1024}
-    send(reply)
+  made: dict[str, Any] = {}
+
+  def prepare(**order: Any) -> dict[str, Any]:
+    made['work'], facts = _prepare(form, order)
+    gc.collect()  # Compilation and warm-up are not part of the peak.
+    harness.forget_peak_memory()
+    return facts
+
+  def timed(block_s: float) -> dict[str, list[float]]:
+    work = made['work']
+    return {
+      'gradient': harness.timed_block(work.gradient, block_s),
+      'update': [harness.timed(work.update)],
+    }
+
+  def peak() -> dict[str, int]:
+    return {'peak_bytes': harness.peak_bytes()}
+
+  harness.serve({'prepare': prepare, 'time': timed, 'peak': peak})
 
 
-def _worker(form: str) -> worker_process.WorkerProcess:
-  return worker_process.WorkerProcess(
-    f'bahe_bench --form={form}',
-    [
-      '-m',
-      'benchmarks.bahe_bench',
+def _side(form: str) -> harness.Side:
+  return harness.Side(
+    'benchmarks.bahe_bench',
+    (
       f'--form={form}',
       f'--quick={_QUICK.value}',
       f'--remat={_REMAT.value}',
       f'--high_remat={_HIGH_REMAT.value}',
       f'--threads={_THREADS.value}',
-    ],
-    worker_process.ENVS['peer' if form == 'peer' else 'antjax'],
+    ),
+    harness.PEER_ENV if form == 'peer' else harness.ANTJAX_ENV,
+    is_peer=form == 'peer',
   )
 
 
@@ -168,87 +154,43 @@ def _run(case: bahe_problem.Case, folder: pathlib.Path) -> dict[str, Any]:
     'folder': str(folder / case.model),
   }
   found: dict[str, Any] = {}
-  with contextlib.ExitStack() as stack:
-    workers = {form: _worker(form) for form in forms}
-    for worker in workers.values():
-      stack.callback(worker.close)
-    if not (folder / case.model).exists():
-      first = next(iter(set(forms) - {'peer'}))
-      workers[first].order(
-        'write_model', model=case.model, folder=common['folder']
-      )
+  if not (folder / case.model).exists():
+    harness.write_model(config, common['folder'])
+  with harness.workers({form: _side(form) for form in forms}) as workers:
     for form, worker in workers.items():
       is_long = form in ('full_text', 'peer')
       size = case.micro_batch if is_long else _SHORT_MICRO_BATCH
       path = str(folder / f'{form}.npz')
-      bahe_problem.save(bahe_problem.make(case, config, size), path)
-      start = time.perf_counter()
-      found[form] = worker.order('prepare', **common, problem=path)
-      found[form] |= {'gradient': [], 'update': []}
-      print(
-        f'{case.name}: {form} ready after {time.perf_counter() - start:.0f} s',
-        file=sys.stderr,
-        flush=True,
-      )
-    for _ in range(1 if _QUICK.value else _BLOCKS.value):
-      for form, worker in workers.items():
-        time.sleep(worker_process.PAUSE_S)
-        block_s = 0.0 if _QUICK.value else _BLOCK_S.value
-        for name, seconds in worker.order('time', block_s=block_s).items():
-          found[form][name] += seconds
+      harness.save(bahe_problem.make(case, config, size), path)
+      title = f'{case.name}: {form}'
+      found[form] = harness.prepare(worker, title, **common, problem=path)
+    blocks, block_s = (
+      (1, 0.0) if _QUICK.value else (_BLOCKS.value, _BLOCK_S.value)
+    )
+    turns = harness.take_turns(workers, blocks, block_s=block_s)
     for form, worker in workers.items():
-      found[form] |= worker.order('peak')
+      found[form] |= turns[form] | worker.order('peak')
   return found
 
 
-def _machine() -> dict[str, Any]:
-  """What a reader needs to judge the figures."""
-  return {
-    'device': worker_process.device_name(),
-    'torch_threads': _THREADS.value,
-    'remat': _REMAT.value,
-    'high_remat': _HIGH_REMAT.value,
-    'versions': worker_process.versions(),
-  }
-
-
-def _selected_cases() -> list[bahe_problem.Case]:
-  """The cases that --cases names; exits at a name that is none."""
-  by_name = {case.name: case for case in bahe_problem.CASES}
-  for name in _CASES.value:
-    if name not in by_name:
-      sys.exit(f'--cases={name}: use some of {", ".join(by_name)}.')
-  return [by_name[name] for name in _CASES.value or by_name]
-
-
 def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'got {argv[1:]}; bahe_bench takes flags only.')
   if _FORM.value:
     _work(_FORM.value)
     return
-  cases = _selected_cases()
-  has_torch = importlib.util.find_spec('torch') is not None
-  if 'peer' not in _SKIP.value and not has_torch:
-    sys.exit('bahe_bench: the peer needs PyTorch: pip install antjax[bench]')
-  if not set(_FORMS) - {'peer', *_SKIP.value}:
-    sys.exit('--skip: leave at least one of full_text, dedup, bahe.')
-  load = os.getloadavg()[0]
-  if load > 1 and not _QUICK.value:
-    print(
-      f'bahe_bench: load average {load:.1f}: other work shares these cores. Do'
-      ' not quote these figures.',
-      file=sys.stderr,
-    )
-  facts = _machine() | {'load_average_before': round(load, 2)}
-  failed = False
+  by_name = {case.name: case for case in bahe_problem.CASES}
+  cases = harness.choose('cases', _CASES.value, by_name)
+  facts = harness.start(
+    argv,
+    is_quick=_QUICK.value,
+    torch_threads=_THREADS.value,
+    remat=_REMAT.value,
+    high_remat=_HIGH_REMAT.value,
+  )
   with tempfile.TemporaryDirectory() as folder:
     for case in cases:
-      line = bahe_figures.line_of(case, _run(case, pathlib.Path(folder)))
-      failed |= 'error' in line
-      print(json.dumps(line | facts), flush=True)
-  if failed:
-    sys.exit(1)
+      found = _run(case, pathlib.Path(folder))
+      harness.emit(bahe_figures.line_of(case, found) | facts)
+  harness.finish()
 
 
 if __name__ == '__main__':

@@ -5,7 +5,7 @@
 import statistics
 from typing import Any
 
-from benchmarks import bahe_problem
+from benchmarks import bahe_problem, harness
 
 # float32 sums through a deep model, in another order.
 _LOSS_RTOL = 1e-4
@@ -37,7 +37,7 @@ def line_of(
   }
   for form, x in found.items():
     line[form] = {
-      's_per_example': float(f'{seconds[form]:.4g}'),
+      's_per_example': harness.rounded(seconds[form], 4),
       'mb_per_example': round(x['bytes'] / 1e6, 2),
       'peak_mb': round(x['peak_bytes'] / 1e6),
       'micro_batch': x['num_examples'],
@@ -45,9 +45,8 @@ def line_of(
     }
   long = [form for form in ('full_text', 'peer') if form in found]
   if 'full_text' in found and 'peer' in found:
-    line['full_text_speed_ratio'] = _ratio(
-      seconds['peer'], seconds['full_text']
-    )
+    ratio = seconds['peer'] / seconds['full_text']
+    line['full_text_speed_ratio'] = harness.rounded(ratio)
     ours, theirs = found['full_text']['loss'], found['peer']['loss']
     difference = abs(ours - theirs)
     if case.dtype == 'float32' and difference > _LOSS_RTOL * abs(theirs):
@@ -57,29 +56,25 @@ def line_of(
     build_s = bahe_problem.NUM_BEHAVIORS / bahe['behaviors_per_s']
     build_s /= bahe_problem.NUM_EXAMPLES
     slow_s = min(seconds[form] for form in long)
+    least, peak = (
+      min(found[form][name] for form in long) / bahe[name]
+      for name in ('bytes', 'peak_bytes')
+    )
     line |= {
-      'time_ratio': _ratio(slow_s, seconds['bahe']),
-      'memory_ratio': _ratio(
-        min(found[form]['bytes'] for form in long), bahe['bytes']
-      ),
-      'peak_ratio': _ratio(
-        min(found[form]['peak_bytes'] for form in long), bahe['peak_bytes']
-      ),
-      'end_to_end_ratio': _ratio(slow_s, seconds['bahe'] + build_s),
+      'time_ratio': harness.rounded(slow_s / seconds['bahe']),
+      'memory_ratio': harness.rounded(least),
+      'peak_ratio': harness.rounded(peak),
+      'end_to_end_ratio': harness.rounded(slow_s / (seconds['bahe'] + build_s)),
       'behaviours_per_s': round(bahe['behaviors_per_s']),
     }
     if 'dedup' in found:
-      line['dedup_time_ratio'] = _ratio(slow_s, seconds['dedup'])
+      line['dedup_time_ratio'] = harness.rounded(slow_s / seconds['dedup'])
   # Of the fastest products that a form was seen to do.
   peak = max(x.get('peak_flops', 0) for x in found.values())
   line['flops_bound_s'] = {
-    form: float(f'{x["flops"] / peak:.4g}')
+    form: harness.rounded(x['flops'] / peak, 4)
     for form, x in found.items()
     if 'flops' in x
   }
   line['matmul_gflops'] = round(peak / 1e9)
   return line
-
-
-def _ratio(a: float, b: float) -> float:
-  return float(f'{a / b:.3g}')

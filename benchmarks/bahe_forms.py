@@ -217,16 +217,3 @@ def behaviors_per_s(
     encoder(tokens.reshape(-1), offsets)
     seconds.append(time.perf_counter() - start)
   return len(tokens) / min(seconds[1:])
-
-
-def measured_peak(dtype: str, num_calls: int = 5) -> float:
-  """Floating-point operations a second of a matrix product of 2,048 rows."""
-  x = jnp.ones((2048, 2048), dtype)
-  product = jax.jit(jnp.matmul)
-  jax.block_until_ready(product(x, x))
-  seconds = []
-  for _ in range(num_calls):
-    start = time.perf_counter()
-    jax.block_until_ready(product(x, x))
-    seconds.append(time.perf_counter() - start)
-  return 2 * 2048**3 / min(seconds)

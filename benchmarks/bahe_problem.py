@@ -11,7 +11,6 @@ weights: speed does not depend on their values.
 """
 
 import dataclasses
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -159,14 +158,3 @@ def make(case: Case, config: dict[str, Any], num_examples: int, seed: int = 0):
     name: x.astype(np.int32 if name in integers else np.float32)
     for name, x in problem.items()
   }
-
-
-def save(problem: dict[str, np.ndarray], path: str | pathlib.Path) -> None:
-  """Writes arrays to an .npz file."""
-  np.savez(path, **problem)
-
-
-def load(path: str | pathlib.Path) -> dict[str, np.ndarray]:
-  """Reads what `save` wrote."""
-  with np.load(path, allow_pickle=False) as arrays:
-    return {name: arrays[name] for name in arrays.files}

@@ -23,6 +23,7 @@ difference to `full_text` of the same seed with the 95% interval of Student's t.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import statistics
@@ -118,37 +119,28 @@ def load(config: Config, method: str, seed: int) -> dict[str, float] | None:
 
 def print_table(config: Config) -> None:
   """Markdown, a line a method; a number that no seed knows is a dash."""
-  runs = {
-    (method, seed): load(config, method, seed)
-    for method in config.methods
-    for seed in range(config.seeds)
-  }
-  seeds = [
-    seed
-    for seed in range(config.seeds)
-    if all(runs[method, seed] for method in config.methods)
-  ]
-  if not seeds:
-    raise RuntimeError(f'{config.out}: no seed is whole yet; run without it.')
+  seeds = quality_runs.whole(
+    functools.partial(load, config), config.methods, config.seeds
+  )
   columns = [part + metric for part in _SLICES for metric in _METRICS]
-  print(f'Seeds: {", ".join(map(str, seeds))}.\n')
-  print('| method |', ' | '.join(columns), '| auc vs full text |')
-  print('|---' * (len(columns) + 2) + '|')
+  print()
+  heading = ['method', *columns, 'auc vs full text']
+  quality_runs.print_row(heading, is_heading=True)
   for method in config.methods:
     cells = [method]
     for column in columns:
-      values = [runs[method, seed][column] for seed in seeds]  # type: ignore[index]
+      values = [runs[method][column] for runs in seeds.values()]
       known = [x for x in values if x is not None and x == x]
       cells.append(f'{statistics.fmean(known):.3f}' if known else '-')
     gap = ''
     if method != _REFERENCE and _REFERENCE in config.methods:
       gap = quality_runs.difference(
         *(
-          {seed: runs[name, seed]['auc'] for seed in seeds}  # type: ignore[index]
+          {seed: runs[name]['auc'] for seed, runs in seeds.items()}
           for name in (method, _REFERENCE)
         )
       )
-    print(f'| {" | ".join([*cells, gap])} |')
+    quality_runs.print_row([*cells, gap])
 
 
 def main(config: Config) -> None:

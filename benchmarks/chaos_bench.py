@@ -30,7 +30,6 @@ from collections import Counter
 from collections.abc import Sequence
 import contextlib
 import json
-import os
 import pathlib
 import statistics
 import subprocess
@@ -47,9 +46,10 @@ from antjax.shards.journal import Journal
 from benchmarks import (
   chaos_events,
   chaos_hosts,
-  chaos_job,
   chaos_lineage,
   chaos_storm,
+  harness,
+  text_job,
 )
 from benchmarks import cluster as cluster_lib
 from benchmarks.chaos_lineage import Micro
@@ -235,8 +235,8 @@ def _define_flags() -> None:
 def make_job(out: pathlib.Path, data: str, num_steps: int) -> dict[str, Any]:
   """The worker's job: data for so many steps of all hosts."""
   values = flags.FLAGS
-  one = chaos_job.Job(data=os.path.abspath(data), out=str(out), num_sequences=0)
-  available = len(chaos_job.all_sequences(one))
+  one = text_job.Job(data=data, out=str(out), num_sequences=0)
+  available = len(text_job.all_sequences(one))
   needed = num_steps * values.hosts * one.num_micro_batches * one.rows
   num_epochs = -(-needed // available)
   job = vars(one) | {
@@ -255,16 +255,11 @@ def run(out: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
   def say(message: str) -> None:
     print(f'[{time.monotonic() - began:7.1f} s] {message}', file=sys.stderr)
 
-  if not (pathlib.Path(values.text) / 'dataset.json').exists():
-    prepare = [sys.executable, '-m', 'launch.prepare_text']
-    subprocess.run(
-      [*prepare, f'--out={values.text}'], check=True, stdout=sys.stderr
-    )
   events = chaos_events.schedule(
     values.seed, values.kills, values.hosts, values.steps_per_kill
   )
   num_steps = values.steps or chaos_events.num_steps(events)
-  job = make_job(out, values.text, num_steps)
+  job = make_job(out, text_job.prepared(values.text), num_steps)
   is_virtual = values.virtual_hosts
   if is_virtual is None:
     is_virtual = cluster_lib.missing() is None
@@ -313,8 +308,7 @@ def _median(values: list[float]) -> float | None:
 
 
 def main(argv: Sequence[str]) -> int:
-  if len(argv) > 1:
-    raise app.UsageError(f'got {argv[1:]}; chaos_bench takes flags only.')
+  harness.start(argv)
   cluster_lib.exit_on_signals()
   with contextlib.ExitStack() as stack:
     out = flags.FLAGS.out or stack.enter_context(

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks import chaos_job, chaos_proxy
+from benchmarks import chaos_proxy, text_job
 from benchmarks import cluster as cluster_lib
 from benchmarks.chaos_events import Event
 from benchmarks.chaos_hosts import Hosts, Saves, step_of
@@ -87,7 +87,7 @@ class Storm:
 
     Args:
       hosts: Where to run.
-      job: Fields of `chaos_job.Job`.
+      job: Fields of `text_job.Job`.
       events: What is to befall it.
       num_workers: Hosts that the job runs on; without spares also one less.
       num_spares: Hosts beside them, that take the place of lost ones.
@@ -220,7 +220,7 @@ class Storm:
           waiting.pop(0)
           ready_at, mark = None, self._last_step
           if not waiting:
-            (self._out / chaos_job.OVER).touch()
+            (self._out / text_job.OVER).touch()
       time.sleep(_POLL_S)
 
   def _read_progress(self) -> bool:
@@ -324,7 +324,7 @@ class Storm:
       os.kill(self._agents[host].pid, signal.SIGKILL)
       self._dead_until[host] = now + event.share / 2
     elif event.kind == 'error':
-      (self._out / f'{chaos_job.RAISE}.host{host}').touch()
+      (self._out / f'{text_job.RAISE}.host{host}').touch()
     elif event.kind == 'hang':
       workers[host].suspend()
       self._hung.append((now, workers[host]))

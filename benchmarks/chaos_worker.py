@@ -34,7 +34,7 @@ from antjax.train.elastic import Plan
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
 from benchmarks import chaos_witness
-from benchmarks.chaos_job import Job, open_source, OVER, RAISE
+from benchmarks.text_job import Job, open_source, OVER, RAISE
 
 Batch = dict[str, np.ndarray]
 _KEY = 'record_key'

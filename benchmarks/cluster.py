@@ -26,16 +26,18 @@ Linux and root only; without them `missing()` says in one line what is missing.
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
+import json
 import os
 import pathlib
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import types
-from typing import IO
+from typing import Any, IO
 
 from absl import app, flags
 
@@ -306,6 +308,41 @@ class Cluster:
         f'{tail}'
       )
     return outputs
+
+
+def report(
+  cluster: Cluster, module: str, order: str, timeout_s: float
+) -> dict[str, Any]:
+  """Runs `benchmarks.host_steps` on all hosts; returns what host 0 reports.
+
+  Its other lines are shown. Hosts share compiled programs.
+
+  Args:
+    cluster: The hosts.
+    module: Module to run.
+    order: Its argument.
+    timeout_s: Ends a job that hangs.
+  """
+
+  def show(host: int, line: str) -> None:
+    if host == 0 and not line.startswith('{'):
+      print(line, file=sys.stderr, flush=True)
+
+  with tempfile.TemporaryDirectory() as cache:
+    env = {
+      'JAX_COMPILATION_CACHE_DIR': cache,
+      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.3',
+    }
+    command = [sys.executable, '-m', module, order]
+    outputs = cluster.run(command, env, timeout_s=timeout_s, on_line=show)
+  return last_json(outputs[0])
+
+
+def last_json(output: str) -> dict[str, Any]:
+  """The last JSON object among lines."""
+  lines = [line for line in output.splitlines() if line.startswith('{')]
+  found: dict[str, Any] = json.loads(lines[-1])
+  return found
 
 
 def _define_flags() -> None:

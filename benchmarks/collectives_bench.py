@@ -37,6 +37,7 @@ from absl import app, flags
 import numpy as np
 
 from benchmarks import cluster as cluster_lib
+from benchmarks import harness
 
 OPS = ('all_gather', 'reduce_scatter', 'all_reduce')
 ALGORITHMS = {  # As in the lines, and as `Collectives` calls them.
@@ -356,11 +357,10 @@ def _is_positive(text: str) -> bool:
 
 
 def main(argv: Sequence[str]) -> int:
-  if len(argv) > 1:
-    raise app.UsageError(f'got {argv[1:]}; collectives_bench takes flags only.')
   if _WORKER.value:
     _work()
     return 0
+  harness.start(argv)
   shapes = _shapes()
   command = [sys.executable, '-m', 'benchmarks.collectives_bench', '--worker']
   for flag in (_SIZES, _REPEATS, _CASE_S, _MAX_UPLINK_S):

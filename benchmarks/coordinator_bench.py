@@ -38,19 +38,17 @@ In the last line `round_trips_per_s` is of 64 workers, closed; `p50_ms` and
 
 from collections.abc import Sequence
 import contextlib
-import json
 import os
 import pathlib
 import platform
 import statistics
-import sys
 import tempfile
 import time
 from typing import Any
 
 from absl import app, flags
 
-from benchmarks import coordinator_sides, worker_process
+from benchmarks import coordinator_sides, harness
 from benchmarks.coordinator_sides import Side
 
 _CLIENTS = flags.DEFINE_list(
@@ -196,25 +194,8 @@ def _kill(sides: Sequence[Side]) -> dict[str, Any]:
   return line
 
 
-def _facts(folder: pathlib.Path) -> dict[str, Any]:
-  """Returns what a reader needs to judge the figures."""
-  return {
-    'device': worker_process.device_name(),
-    'python': platform.python_version(),
-    'fsyncs_per_s': fsyncs_per_s(folder),
-    'load_average_before': round(os.getloadavg()[0], 2),
-  }
-
-
 def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'got {argv[1:]}; coordinator_bench takes flags only.')
-  if os.getloadavg()[0] > 1:
-    print(
-      f'coordinator_bench: load average {os.getloadavg()[0]:.1f}: other work on'
-      ' these cores makes every figure worse. Do not quote them.',
-      file=sys.stderr,
-    )
+  facts = harness.start(argv, python=platform.python_version())
   summary: dict[str, Any] = {'case': 'summary'}
   with contextlib.ExitStack() as stack:
     folder = pathlib.Path(
@@ -222,10 +203,10 @@ def main(argv: Sequence[str]) -> None:
         tempfile.TemporaryDirectory(dir=_JOURNAL_FOLDER.value)
       )
     )
-    facts = _facts(folder)
+    facts['fsyncs_per_s'] = fsyncs_per_s(folder)
 
     def emit(line: dict[str, Any]) -> None:
-      print(json.dumps(line | facts), flush=True)
+      harness.emit(line | facts)
 
     antjax = coordinator_sides.Antjax(folder / 'antjax')
     sides: list[Side] = [antjax, coordinator_sides.Echo(folder / 'echo')]

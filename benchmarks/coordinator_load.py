@@ -3,8 +3,8 @@
 """Fake workers that load a coordinator, the same way for every side.
 
 A process of fake workers takes orders, a JSON line each, on its standard input
-and answers on its standard output; `Orders` is the other end. What a worker
-says to its coordinator is given by the side (`coordinator_workers` ours,
+and answers on its standard output; `harness.Worker` is the other end. What a
+worker says to its coordinator is given by the side (`coordinator_workers` ours,
 `coordinator_peers` the peer's); how often, and how it is timed, is here. Needs
 nothing but grpc: the peer's environment has not our packages.
 
@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable, Sequence
 import json
 import os
 import random
-import subprocess
 import sys
 import time
 from typing import Any, Protocol
@@ -126,51 +125,3 @@ def serve(make_workers: Callable[..., Awaitable[Sequence[Worker]]]) -> None:
     make_workers: Returns the workers of an order 'open' with these fields.
   """
   asyncio.run(_serve(make_workers))
-
-
-class Orders:
-  """A process of fake workers, from the other end."""
-
-  def __init__(self, command: Sequence[str], **options: Any):
-    """Starts it; `options` are those of subprocess.Popen."""
-    self._command = command
-    self._process = subprocess.Popen(
-      command,
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-      **options,
-    )
-
-  def send(self, do: str, **fields: Any) -> None:
-    """Sends an order."""
-    assert self._process.stdin is not None
-    self._process.stdin.write(json.dumps({'do': do} | fields) + '\n')
-    self._process.stdin.flush()
-
-  def receive(self) -> Any:
-    """Waits for the answer to an order.
-
-    Raises:
-      RuntimeError: The process has died.
-    """
-    assert self._process.stdout is not None
-    line = self._process.stdout.readline()
-    if not line:
-      raise RuntimeError(
-        f'{" ".join(self._command)} has died; its output is above.'
-      )
-    return json.loads(line)
-
-  def order(self, do: str, **fields: Any) -> Any:
-    """Sends an order and waits for the answer."""
-    self.send(do, **fields)
-    return self.receive()
-
-  def close(self) -> None:
-    """Ends the process."""
-    assert self._process.stdin is not None
-    assert self._process.stdout is not None
-    self._process.stdin.close()
-    self._process.wait()
-    self._process.stdout.close()

@@ -19,7 +19,7 @@ import psutil
 
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorClient
-from benchmarks import coordinator_load, coordinator_peers, coordinator_workers
+from benchmarks import coordinator_peers, coordinator_workers, harness
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _START_S = 60.0
@@ -46,7 +46,7 @@ class Side:
     self._python = python
     self._workers_module = workers
     self._server: subprocess.Popen[bytes] | None = None
-    self._workers: coordinator_load.Orders | None = None
+    self._workers: harness.Worker | None = None
 
   @property
   def address(self) -> str:
@@ -70,11 +70,11 @@ class Side:
     self.start_server()
     log = self.folder / 'workers.log'
     with log.open('ab') as file:
-      self._workers = coordinator_load.Orders(
-        [self._python, '-m', self._workers_module, 'workers'],
-        cwd=_ROOT,
-        stderr=file,
-        env=os.environ | self.env(),
+      side = harness.Side(
+        self._workers_module, ('workers',), self.env(), python=self._python
+      )
+      self._workers = harness.Worker(
+        f'workers of {self.name}', side, stderr=file
       )
 
   def start_server(self) -> None:

@@ -21,22 +21,17 @@ users (paired bootstrap).
 machine reaches for a large one.
 """
 
-from collections.abc import Sequence
-import contextlib
-import importlib.util
-import json
+from collections.abc import Iterator, Sequence
 import os
 import pathlib
 import statistics
-import sys
 import tempfile
-import time
 from typing import Any
 
 from absl import app, flags
 import numpy as np
 
-from benchmarks import ctr_figures, worker_process
+from benchmarks import ctr_figures, harness
 from benchmarks import ctr_problem as problem_lib
 
 _DATA = flags.DEFINE_string('data', 'data/ml-1m', 'Prepared clicks.')
@@ -54,63 +49,73 @@ _WORKER = flags.DEFINE_string('worker', '', 'Internal: the side to be.')
 
 def _work() -> None:
   """Serves orders until there are no more."""
-  side: Any = None
-  for order, send in worker_process.orders():
-    reply: Any = {}
-    if order['do'] == 'ours':
-      from benchmarks import ctr_form
+  sides: dict[str, Any] = {}
 
-      side = ctr_form.Form(order['model'], order['data'], order['run_dir'])
-      problem_lib.save(side.problem(), pathlib.Path(order['problem']))
-      side.train(5)
-    elif order['do'] == 'peer':
-      import torch
+  def ours(model: str, data: str, run_dir: str, problem: str) -> None:
+    from benchmarks import ctr_form
 
-      torch.set_num_threads(_THREADS.value)
-      problem = problem_lib.load(order['problem'])
-      if order['loader'] == 'fuxictr':
-        from benchmarks import ctr_fuxictr
+    side = sides['side'] = ctr_form.Form(model, data, run_dir)
+    problem_lib.save(side.problem(), problem)
+    side.train(5)
 
-        side = ctr_fuxictr.Peer(order['model'], problem)
-      else:
-        from benchmarks import ctr_peers
+  def peer(model: str, loader: str, problem: str) -> None:
+    import torch
 
-        side = ctr_peers.Peer(order['model'], order['loader'], problem)
-      side.train(5)
-    elif order['do'] == 'train':
-      reply = side.train(order['steps'])
-    elif order['do'] == 'logits':
-      np.save(order['path'], side.logits())
-    elif order['do'] == 'matmul':
-      reply = ctr_figures.matmul_flops_per_s()
-    send(reply)
+    torch.set_num_threads(_THREADS.value)
+    made = problem_lib.load(problem)
+    if loader == 'fuxictr':
+      from benchmarks.ctr_fuxictr import Peer
+    else:
+      from benchmarks.ctr_peers import Peer
+    sides['side'] = Peer(model, loader, made)
+    sides['side'].train(5)
+
+  def timed(steps: int) -> dict[str, list[float]]:
+    # Untimed: a virtual machine takes back memory of idlers.
+    first = steps // 8
+    sides['side'].train(first)
+    seconds = sides['side'].train(steps - first)
+    return {'rows_per_s': [(steps - first) * problem_lib.BATCH / seconds]}
+
+  def logits(path: str) -> None:
+    np.save(path, sides['side'].logits())
+
+  harness.serve(
+    {
+      'ours': ours,
+      'peer': peer,
+      'time': timed,
+      'logits': logits,
+      'matmul': harness.matmul_flops_per_s,
+    }
+  )
 
 
-def _worker(name: str, side: str) -> worker_process.WorkerProcess:
-  args = ['-m', 'benchmarks.ctr_bench', f'--worker={name}']
-  args.append(f'--threads={_THREADS.value}')
-  return worker_process.WorkerProcess(name, args, worker_process.ENVS[side])
+def _side(name: str, *, is_peer: bool) -> harness.Side:
+  return harness.Side(
+    'benchmarks.ctr_bench',
+    (f'--worker={name}', f'--threads={_THREADS.value}'),
+    harness.PEER_ENV if is_peer else harness.ANTJAX_ENV,
+    is_peer=is_peer,
+  )
 
 
 def _has(loader: str, model: str) -> bool:
   """Whether a peer has a model, and is installed."""
   if loader != 'fuxictr':
     return True
-  is_there = importlib.util.find_spec('fuxictr') is not None
-  return is_there and model in problem_lib.FUXICTR_MODELS
+  return model in problem_lib.FUXICTR_MODELS and harness.peers_have('fuxictr')
 
 
-def _run(model: str, folder: pathlib.Path) -> list[dict[str, Any]]:
-  """Trains one model on all sides; returns its lines."""
+def _lines(model: str, folder: pathlib.Path) -> Iterator[dict[str, Any]]:
+  """Trains one model on all sides; yields a line for each of the peer's."""
   problem_path = str(folder / 'problem.npz')
   loaders = [x for x in _LOADERS.value if _has(x, model)]
-  with contextlib.ExitStack() as stack:
-    sides = {'antjax': _worker(f'antjax {model}', 'antjax')}
-    for loader in loaders:
-      sides[loader] = _worker(f'{loader} {model}', 'peer')
-    for side in sides.values():
-      stack.callback(side.close)
-    sides['antjax'].order(
+  sides = {'antjax': _side(f'antjax {model}', is_peer=False)} | {
+    loader: _side(f'{loader} {model}', is_peer=True) for loader in loaders
+  }
+  with harness.workers(sides) as workers:
+    workers['antjax'].order(
       'ours',
       model=model,
       data=_DATA.value,
@@ -118,91 +123,59 @@ def _run(model: str, folder: pathlib.Path) -> list[dict[str, Any]]:
       problem=problem_path,
     )
     for loader in loaders:
-      sides[loader].order(
+      workers[loader].order(
         'peer', model=model, loader=loader, problem=problem_path
       )
     problem = problem_lib.load(problem_path)
     num_rows = len(problem.train['label'])
     steps = round(_EPOCHS.value * num_rows / problem_lib.BATCH)
     edges = np.linspace(0, steps, _BLOCKS.value + 1).astype(int)
-    rates: dict[str, list[float]] = {name: [] for name in sides}
+    rates: dict[str, list[float]] = {name: [] for name in workers}
     for size in np.diff(edges).tolist():
-      for name, side in sides.items():
-        time.sleep(worker_process.PAUSE_S)
-        # Untimed: a virtual machine takes back memory of idlers.
-        first = size // 8
-        side.order('train', steps=first)
-        seconds = side.order('train', steps=size - first)
-        rates[name].append((size - first) * problem_lib.BATCH / seconds)
+      for name, found in harness.take_turns(workers, 1, steps=size).items():
+        rates[name] += found['rows_per_s']
     logits = {}
-    for name, side in sides.items():
+    for name, worker in workers.items():
       path = folder / f'{model}_{name}.npy'
-      side.order('logits', path=str(path))
+      worker.order('logits', path=str(path))
       logits[name] = np.load(path)
-    flops_per_s = sides['antjax'].order('matmul')
-  lines = []
+    flops_per_s = workers['antjax'].order('matmul')
+  ours = statistics.median(rates['antjax'])
   for loader in loaders:
-    lines.append(
-      {
-        'model': model,
-        'peer': 'FuxiCTR' if loader == 'fuxictr' else 'torch-rechub',
-        'loader': loader,
-        'rows_per_s': round(statistics.median(rates['antjax'])),
-        'peer_rows_per_s': round(statistics.median(rates[loader])),
-        'ratio': round(
-          statistics.median(rates['antjax']) / statistics.median(rates[loader]),
-          2,
-        ),
-        **ctr_figures.compared(logits['antjax'], logits[loader], problem.test),
-        'flops_bound_s': round(
-          ctr_figures.flops_of_step(model, problem) / flops_per_s, 6
-        ),
-        'step_s': round(
-          problem_lib.BATCH / statistics.median(rates['antjax']), 6
-        ),
-        'steps': steps,
-        'spread': {
-          name: [round(min(x)), round(max(x))] for name, x in rates.items()
-        },
-      }
-    )
-  return lines
+    theirs = statistics.median(rates[loader])
+    yield {
+      'model': model,
+      'peer': 'FuxiCTR' if loader == 'fuxictr' else 'torch-rechub',
+      'loader': loader,
+      'rows_per_s': round(ours),
+      'peer_rows_per_s': round(theirs),
+      'ratio': round(ours / theirs, 2),
+      **ctr_figures.compared(logits['antjax'], logits[loader], problem.test),
+      'flops_bound_s': round(
+        ctr_figures.flops_of_step(model, problem) / flops_per_s, 6
+      ),
+      'step_s': round(problem_lib.BATCH / ours, 6),
+      'steps': steps,
+      'spread': {n: [round(min(x)), round(max(x))] for n, x in rates.items()},
+    }
 
 
 def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'got {argv[1:]}; ctr_bench takes flags only.')
   if _WORKER.value:
     _work()
     return
-  if unknown := sorted(set(_MODELS.value) - set(problem_lib.MODELS)):
-    sys.exit(
-      f'--models={unknown}: use some of {", ".join(problem_lib.MODELS)}.'
-    )
-  if unknown := sorted(set(_LOADERS.value) - set(problem_lib.LOADERS)):
-    sys.exit(
-      f'--loaders={unknown}: use some of {", ".join(problem_lib.LOADERS)}.'
-    )
-  if not importlib.util.find_spec('torch_rechub'):
-    sys.exit('ctr_bench: the peer is missing: pip install antjax[bench]')
-  load = os.getloadavg()[0]
-  if load > 1:
-    print(
-      f'ctr_bench: load average {load:.1f}: other work shares these cores. Do'
-      ' not quote these figures.',
-      file=sys.stderr,
-    )
-  facts = {
-    'device': worker_process.device_name(),
-    'dtype': 'float32',
-    'torch_threads': _THREADS.value,
-    'versions': worker_process.versions(),
-    'load_average_before': round(load, 2),
-  }
+  models = harness.choose(
+    'models', _MODELS.value, {name: name for name in problem_lib.MODELS}
+  )
+  harness.choose(
+    'loaders', _LOADERS.value, {name: name for name in problem_lib.LOADERS}
+  )
+  facts = harness.start(argv, dtype='float32', torch_threads=_THREADS.value)
   with tempfile.TemporaryDirectory() as folder:
-    for model in _MODELS.value or problem_lib.MODELS:
-      for line in _run(model, pathlib.Path(folder)):
-        print(json.dumps(line | facts), flush=True)
+    for model in models:
+      for line in _lines(model, pathlib.Path(folder)):
+        harness.emit(line | facts)
+  harness.finish()
 
 
 if __name__ == '__main__':

@@ -3,12 +3,10 @@
 """Figures of `ctr_bench`, without its flags."""
 
 from collections.abc import Mapping
-import time
 from typing import Any
 
 import numpy as np
 
-from antjax.metrics import by_slice as scores
 from benchmarks import ctr_problem as problem_lib
 
 
@@ -22,6 +20,8 @@ def compared(
     peers: Likewise.
     test: 'label' and 'user' [N].
   """
+  from antjax.metrics import by_slice as scores  # Peers do without antjax.
+
   nothing = np.zeros(len(ours), np.int32)
   columns = {
     'label': test['label'],
@@ -72,21 +72,3 @@ def flops_of_step(model: str, problem: problem_lib.Problem) -> float:
     'ple': (shared + own) * (expert + width) + tower,
   }
   return 6.0 * problem_lib.BATCH * products[model]
-
-
-def matmul_flops_per_s(size: int = 1536, repeats: int = 5) -> float:
-  """Rate of one large product of float32 matrices in JAX."""
-  import jax
-  import jax.numpy as jnp
-
-  x = jnp.ones((size, size))
-  product = jax.jit(lambda a: a @ a)
-  product(x).block_until_ready()
-  best = min(_seconds(product, x) for _ in range(repeats))
-  return 2.0 * size**3 / best
-
-
-def _seconds(call: Any, x: Any) -> float:
-  start = time.perf_counter()
-  call(x).block_until_ready()
-  return time.perf_counter() - start

@@ -10,7 +10,6 @@ the same order. The loop is that of its `train_epoch`, without the progress bar.
 from collections.abc import Iterator, Mapping
 import pathlib
 import tempfile
-import time
 from typing import Any
 
 from fuxictr.features import FeatureMap
@@ -27,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from benchmarks import ctr_peers
 from benchmarks import ctr_problem as problem_lib
 
 
@@ -94,48 +94,30 @@ def _feature_map(num_ids: Mapping[str, int]) -> Any:
   return found
 
 
-class Peer:
-  """One model with FuxiCTR's own loader; see `ctr_peers.Peer`."""
+class Peer(ctr_peers.Peer):
+  """One model with FuxiCTR's own loader."""
 
-  def __init__(self, model: str, problem: problem_lib.Problem):
-    torch.manual_seed(0)
-    features = _feature_map(problem.num_ids)
-    self._model = (_DeepFM if model == 'deepfm' else _DCNv2)(features)
+  def _make(self, model: str, num_ids: Mapping[str, int]) -> None:
+    self._features = _feature_map(num_ids)
+    self._model = (_DeepFM if model == 'deepfm' else _DCNv2)(self._features)
     self._model._max_gradient_norm = 10.0  # As `fit` sets it.
-    self._test = problem.test
-    self._batches = self._endless(features, problem.train)
 
   def _endless(
-    self, features: Any, clicks: Mapping[str, np.ndarray]
+    self, loader: str, clicks: Mapping[str, np.ndarray]
   ) -> Iterator[Any]:
+    del loader
     folder = tempfile.TemporaryDirectory()
     path = pathlib.Path(folder.name) / 'train.parquet'
     names = (*problem_lib.FIELDS, 'label')
     pq.write_table(pa.table({name: clicks[name] for name in names}), path)
-    loader = ParquetDataLoader(
-      features, str(path), batch_size=problem_lib.BATCH, shuffle=True
+    batches = ParquetDataLoader(
+      self._features, str(path), batch_size=problem_lib.BATCH, shuffle=True
     )
     while True:
-      yield from loader
+      yield from batches
 
-  def train(self, num_steps: int) -> float:
-    """Trains on; returns seconds."""
-    self._model.train()
-    start = time.perf_counter()
-    for _ in range(num_steps):
-      self._model.train_step(next(self._batches)).item()
-    return time.perf_counter() - start
+  def _step(self, batch: Any) -> Any:
+    return self._model.train_step(batch)
 
-  def logits(self) -> np.ndarray:
-    """Of the test clicks."""
-    self._model.eval()
-    parts = []
-    with torch.no_grad():
-      for start in range(0, len(self._test['label']), 8192):
-        part = slice(start, start + 8192)
-        x = {
-          n: torch.from_numpy(self._test[n][part]) for n in problem_lib.FIELDS
-        }
-        y = self._model(x)['y_pred'][:, 0]
-        parts.append(torch.logit(y.double(), eps=1e-7).numpy())
-    return np.concatenate(parts)
+  def _predict(self, x: Any) -> Any:
+    return self._model(x)['y_pred'][:, 0]

@@ -77,18 +77,21 @@ def make(name: str, num_ids: Mapping[str, int]) -> torch.nn.Module:
 
 
 class Peer:
-  """One model with one loader."""
+  """One model with one loader; another library overrides the three below."""
 
   def __init__(self, model: str, loader: str, problem: problem_lib.Problem):
     torch.manual_seed(0)
-    self._model = make(model, problem.num_ids)
+    self._test = problem.test
+    self._make(model, problem.num_ids)
+    self._batches = self._endless(loader, problem.train)
+
+  def _make(self, model: str, num_ids: Mapping[str, int]) -> None:
+    self._model = make(model, num_ids)
     self._is_multi = model in ('shared_bottom', 'mmoe', 'ple')
     self._optimizer = torch.optim.Adam(
       self._model.parameters(), lr=problem_lib.LEARNING_RATE
     )
     self._loss = torch.nn.BCELoss()
-    self._test = problem.test
-    self._batches = self._endless(loader, problem.train)
 
   def _endless(
     self, loader: str, clicks: Mapping[str, np.ndarray]
@@ -109,6 +112,14 @@ class Peer:
       for index in order.split(problem_lib.BATCH):
         yield {name: t[index] for name, t in tensors.items()}, labels[index]
 
+  def _step(self, batch: Any) -> Any:
+    x, y = batch
+    loss = self._loss(self._predict(x), y.float())
+    self._model.zero_grad()
+    loss.backward()
+    self._optimizer.step()
+    return loss
+
   def _predict(self, x: Any) -> Any:
     found = self._model(x)
     if self._is_multi:
@@ -120,21 +131,15 @@ class Peer:
     self._model.train()
     start = time.perf_counter()
     for _ in range(num_steps):
-      x, y = next(self._batches)
-      loss = self._loss(self._predict(x), y.float())
-      self._model.zero_grad()
-      loss.backward()
-      self._optimizer.step()
-      loss.item()
+      self._step(next(self._batches)).item()
     return time.perf_counter() - start
 
   def logits(self) -> np.ndarray:
     """Of the test clicks."""
     self._model.eval()
     parts = []
-    size = len(self._test['label'])
     with torch.no_grad():
-      for start in range(0, size, 8192):
+      for start in range(0, len(self._test['label']), 8192):
         part = slice(start, start + 8192)
         x = {
           n: torch.from_numpy(self._test[n][part]) for n in problem_lib.FIELDS

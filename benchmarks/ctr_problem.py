@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import harness
+
 MODELS = ('mlp', 'deepfm', 'dcnv2', 'shared_bottom', 'mmoe', 'ple')
 # Of torch-rechub; and FuxiCTR with its own loader.
 LOADERS = ('own', 'batched', 'fuxictr')
@@ -104,22 +106,19 @@ def arrays(data: Any) -> Problem:
   )
 
 
-def save(problem: Problem, path: pathlib.Path) -> None:
+def save(problem: Problem, path: str | pathlib.Path) -> None:
   """Writes a problem for the processes of a run."""
-  np.savez(
+  parts = dataclasses.asdict(problem).items()
+  harness.save(
+    {f'{part}.{n}': x for part, fields in parts for n, x in fields.items()},
     path,
-    **{f'train.{n}': x for n, x in problem.train.items()},
-    **{f'test.{n}': x for n, x in problem.test.items()},
-    **{f'num.{n}': np.int64(x) for n, x in problem.num_ids.items()},
   )
 
 
-def load(path: str) -> Problem:
+def load(path: str | pathlib.Path) -> Problem:
   """Reads what `save` wrote."""
-  found: dict[str, dict[str, Any]] = {'train': {}, 'test': {}, 'num': {}}
-  with np.load(path) as archive:
-    for name in archive.files:
-      part, _, field = name.partition('.')
-      found[part][field] = archive[name]
-  num_ids = {name: int(x) for name, x in found['num'].items()}
-  return Problem(found['train'], found['test'], num_ids)
+  found: dict[str, dict[str, Any]] = {'train': {}, 'test': {}, 'num_ids': {}}
+  for name, array in harness.load(path).items():
+    part, _, field = name.partition('.')
+    found[part][field] = array if array.ndim else int(array)
+  return Problem(**found)

@@ -7,23 +7,18 @@ the batch, placing it, and the compiled step; the peers need no distinct ids.
 """
 
 from collections.abc import Callable
-import dataclasses
-import functools
 from typing import Any
 
-from flax import nnx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import RowWiseAdagrad
 from antjax.embedding.table import EmbeddingTables
-from antjax.layers import fast_weights, mlp
 from antjax.mesh.mesh import make_mesh
 from antjax.train.trainer import Trainer
-from benchmarks import dlrm_problem
+from benchmarks import dlrm_problem, step_parts
 
 
 def make_step(
@@ -32,20 +27,21 @@ def make_step(
   """Returns the step, and what reads loss and weights after it."""
   mesh = make_mesh(intra=jax.device_count())
   tables = make_tables(case, mesh, _most_distinct(case, arrays['ids'], mesh))
-  params, forward = _mlp(case, arrays)
+  mlp = step_parts.make_mlp(arrays)
 
   def loss_fn(params, rows, batch, rng):
     del rng
     vectors_BFD = tables.lookup(rows, batch['ids'])['columns']
     x = vectors_BFD.reshape(len(vectors_BFD), -1)
-    logits = forward(params, x)[..., 0]
+    logits = mlp.merge(params)(x)[..., 0]
     return optax.sigmoid_binary_cross_entropy(logits, batch['label'])
 
   trainer = Trainer(
     loss_fn, optax.sgd(dlrm_problem.DENSE_RATE), mesh=mesh, tables=tables
   )
-  state: dict[str, Any] = {'step': 0, 'train': trainer.init(params)}
-  state['train'] = _with_tables(case, tables, state['train'])
+  values = dict(zip(case.features, dlrm_problem.tables(case), strict=True))
+  train = step_parts.with_tables(trainer.init(mlp.params), tables, values)
+  state: dict[str, Any] = {'step': 0, 'train': train}
   batches = [
     {
       'ids': {'columns': np.ascontiguousarray(ids.T, np.int32)},
@@ -70,17 +66,8 @@ def make_step(
 
   def answer() -> dict[str, np.ndarray]:
     ids = dlrm_problem.probed_rows(case, arrays['ids'][0])
-    canonical = jax.jit(tables.to_canonical)(state['train'].tables)
-    rows = [
-      canonical[name]['table'][i]
-      for name, i in zip(case.features, ids, strict=True)
-    ]
-    leaves = fast_weights.named_leaves(trainer.params(state['train']))
-    return {
-      'loss': np.asarray(state['loss']),
-      'rows': np.stack(rows),
-      'w0': np.asarray(leaves['layers/0/kernel']),
-    }
+    by_table = dict(zip(case.features, ids, strict=True))
+    return step_parts.answer(trainer, state['train'], state['loss'], by_table)
 
   return run, answer
 
@@ -114,47 +101,3 @@ def make_tables(
     mesh=mesh,
     max_unique=max_unique,
   )
-
-
-def _mlp(
-  case: dlrm_problem.DLRMCase, arrays: dict[str, np.ndarray]
-) -> tuple[Any, Callable[..., jax.Array]]:
-  graphdef, params = nnx.split(
-    mlp.MLP(
-      case.num_features * case.embedding_dim,
-      case.widths,
-      activate_last=False,
-      rngs=nnx.Rngs(0),
-    )
-  )
-  named = {
-    f'layers/{i}/{leaf}': jnp.asarray(arrays[f'{short}{i}'])
-    for i in range(len(case.widths))
-    for leaf, short in (('kernel', 'w'), ('bias', 'b'))
-  }
-  params = fast_weights.replace_leaves(params, named)
-  merge = functools.partial(nnx.merge, graphdef)
-  return params, lambda params, x: merge(params)(x)
-
-
-def _with_tables(case, tables, state):
-  """The state with the problem's tables."""
-  values = {
-    name: {'table': table, 'slots': {'accumulator': np.zeros(len(table), 'f4')}}
-    for name, table in zip(
-      case.features, dlrm_problem.tables(case), strict=True
-    )
-  }
-  shapes = jax.eval_shape(tables.to_canonical, state.tables)
-  padded = jax.tree.map(
-    lambda x, like: np.pad(
-      x, [(0, like.shape[0] - len(x))] + [(0, 0)] * (x.ndim - 1)
-    ),
-    values,
-    shapes,
-  )
-  placed = jax.device_put(padded, tables.canonical_shardings())
-  made = jax.jit(tables.from_canonical, out_shardings=tables.shardings())(
-    placed
-  )
-  return dataclasses.replace(state, tables=made)

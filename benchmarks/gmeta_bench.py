@@ -33,7 +33,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 from typing import Any
 
 from absl import app, flags
@@ -44,8 +43,8 @@ from antjax.embedding import planner
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import RowWiseAdagrad
 from antjax.mesh.paro import Level
-from benchmarks import gmeta_problem
-from benchmarks.cluster import Cluster, exit_on_signals
+from benchmarks import cluster as cluster_lib
+from benchmarks import gmeta_problem, harness
 
 _MODE = flags.DEFINE_enum(
   'mode', 'scaling', ['scaling', 'ablation', 'rows'], 'What to compare.'
@@ -61,6 +60,7 @@ _ROWS = flags.DEFINE_list(
 )
 _ROUNDS = flags.DEFINE_integer('rounds', 7, 'Timed steps of each case.', 1)
 _NUM_TASKS = flags.DEFINE_integer('num_tasks', 32, 'Tasks of a device.', 1)
+_WORKER = 'benchmarks.gmeta_worker'
 # Fields of a case that differ between cases of a mode.
 _SHOWN = ('variant', 'level', 'num_hosts', 'num_rows')
 _TIMEOUT_S = flags.DEFINE_float('timeout_s', 1800.0, 'Ends a run that hangs.')
@@ -77,45 +77,26 @@ def _run(
   cases: Sequence[gmeta_problem.Case], num_hosts: int, uplink: float | None
 ) -> list[dict[str, Any]]:
   """Runs cases on a cluster, or without an uplink on this host alone."""
-  order = {
-    'cases': [dataclasses.asdict(case) for case in cases],
-    'rounds': _ROUNDS.value,
-  }
-  command = [sys.executable, '-m', 'benchmarks.gmeta_worker', json.dumps(order)]
-  if uplink is None:
-    one_thread = '--xla_cpu_multi_thread_eigen=false'
-    devices = f'--xla_force_host_platform_device_count={_DEVICES.value}'
-    env = {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': f'{devices} {one_thread}'}
-    done = subprocess.run(
-      command,
-      env=os.environ | env,
-      stdout=subprocess.PIPE,
-      text=True,
-      check=False,
-      timeout=_TIMEOUT_S.value,
-    )
-    if done.returncode:
-      sys.exit('gmeta_bench: the worker failed; its output is above.')
-    output = done.stdout
-  else:
-
-    def show(host: int, line: str) -> None:
-      if host == 0 and not line.startswith('{'):
-        print(line, file=sys.stderr, flush=True)
-
-    with (
-      tempfile.TemporaryDirectory() as cache,
-      Cluster(num_hosts, _DEVICES.value, uplink) as cluster,
-    ):
-      env = {
-        'JAX_COMPILATION_CACHE_DIR': cache,
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.3',
-      }
-      output = cluster.run(
-        command, env, timeout_s=_TIMEOUT_S.value, on_line=show
-      )[0]
-  (line,) = [x for x in output.splitlines() if x.startswith('{"cases"')]
-  return json.loads(line)['cases']
+  fields = [dataclasses.asdict(case) for case in cases]
+  order = json.dumps({'cases': fields, 'rounds': _ROUNDS.value})
+  if uplink is not None:
+    with cluster_lib.Cluster(num_hosts, _DEVICES.value, uplink) as cluster:
+      found = cluster_lib.report(cluster, _WORKER, order, _TIMEOUT_S.value)
+    return found['cases']
+  one_thread = '--xla_cpu_multi_thread_eigen=false'
+  devices = f'--xla_force_host_platform_device_count={_DEVICES.value}'
+  env = {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': f'{devices} {one_thread}'}
+  done = subprocess.run(
+    [sys.executable, '-m', _WORKER, order],
+    env=os.environ | env,
+    stdout=subprocess.PIPE,
+    text=True,
+    check=False,
+    timeout=_TIMEOUT_S.value,
+  )
+  if done.returncode:
+    sys.exit('gmeta_bench: the worker failed; its output is above.')
+  return cluster_lib.last_json(done.stdout)['cases']
 
 
 def _line(result: dict[str, Any], uplink: float | None) -> dict[str, Any]:
@@ -125,9 +106,7 @@ def _line(result: dict[str, Any], uplink: float | None) -> dict[str, Any]:
   step_s = statistics.median(result['seconds'])
   rate = case.examples_per_device * _DEVICES.value / step_s
   return {
-    'case': {
-      k: result[k] for k in ('variant', 'level', 'num_hosts', 'num_rows')
-    },
+    'case': {name: result[name] for name in _SHOWN},
     'uplink_mbps': uplink,
     'step_s': round(step_s, 5),
     'examples_per_s_per_host': round(rate),
@@ -168,13 +147,11 @@ def _planned_bytes(case: gmeta_problem.Case) -> float:
 
 
 def _compare(lines: list[dict[str, Any]]) -> None:
-  """Adds to each line how it compares with the one that it is held against."""
+  """Adds to lines of one uplink how each compares with its reference."""
   for line in lines:
     case = line['case']
     for other in lines:
       base = other['case']
-      if other['uplink_mbps'] != line['uplink_mbps']:
-        continue
       ratio = line['step_s'] / other['step_s']
       if _MODE.value == 'rows' and base['num_rows'] == min(_numbers(_ROWS)):
         line['over_smallest'] = round(ratio, 3)
@@ -186,16 +163,8 @@ def _compare(lines: list[dict[str, Any]]) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'got {argv[1:]}; gmeta_bench takes flags only.')
+  facts = harness.start(argv)
   hosts = _numbers(_HOSTS)
-  load = os.getloadavg()[0]
-  if load > 1:
-    print(
-      f'gmeta_bench: load average {load:.1f}: other work on these cores slows'
-      ' all cases. Do not quote these figures.',
-      file=sys.stderr,
-    )
   if any(max(hosts) % n for n in hosts):
     sys.exit(f'--hosts={",".join(_HOSTS.value)}: each must divide the most.')
 
@@ -211,18 +180,17 @@ def main(argv: Sequence[str]) -> None:
     ]
   else:
     cases = [make(level=v, num_hosts=n) for v in _LEVELS.value for n in hosts]
-  exit_on_signals()
+  cluster_lib.exit_on_signals()
   jax.config.update('jax_platforms', 'cpu')  # No accelerator is to be taken.
-  lines = []
   for uplink in uplinks:
     try:
       results = _run(cases, max(hosts), uplink)
     except RuntimeError as error:
       sys.exit(f'gmeta_bench: {error}')
-    lines += [_line(result, uplink) for result in results]
-  _compare(lines)
-  for line in lines:
-    print(json.dumps(line), flush=True)
+    lines = [_line(result, uplink) for result in results]
+    _compare(lines)
+    for line in lines:
+      harness.emit(line | facts)
 
 
 if __name__ == '__main__':

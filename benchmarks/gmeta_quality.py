@@ -17,7 +17,7 @@ over tasks, mean over seeds. `vs joint` is the difference to `joint +
 fine-tuning` of the same seed with the 95% interval of Student's t over seeds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import concurrent.futures
 import json
 import pathlib
@@ -100,45 +100,22 @@ def load(name: str, seed: int) -> list[dict[str, Any]] | None:
   return [row for row in rows if row['method'] == name]
 
 
-Cells = Mapping[tuple[str, str, str], Sequence[dict[str, Any]]]
-
-
-def gather() -> tuple[Cells, list[int]]:
-  """Returns (scenario, method, metric) -> one row a seed, and the seeds."""
-  cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-  seeds = []
-  for seed in range(_SEEDS.value):
-    runs = [load(name, seed) for name in _ALGORITHMS.value]
-    whole = [rows for rows in runs if rows is not None]
-    if len(whole) < len(runs):
-      continue
-    seeds.append(seed)
-    for row in (row for rows in whole for row in rows):
-      key = row['scenario'], row['method'], row['metric']
-      cells.setdefault(key, []).append(row)
-  return cells, seeds
-
-
-def _by_seed(rows: Sequence[Mapping[str, Any]]) -> dict[int, float]:
-  return {row['seed']: row['value'] for row in rows}
-
-
 def print_table() -> None:
   """Markdown, a table a scenario; the best of each metric is bold."""
-  cells, seeds = gather()
-  if not seeds:
-    raise RuntimeError(f'{_OUT.value}: no seed is whole yet; run without it.')
-  scenarios = list(dict.fromkeys(key[0] for key in cells))
-  methods = list(dict.fromkeys(key[1] for key in cells))
-  known_metrics = {key[2] for key in cells}
+  seeds = quality_runs.whole(load, _ALGORITHMS.value, _SEEDS.value)
+  # (scenario, method, metric) -> one row a seed.
+  cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+  for runs in seeds.values():
+    for row in (row for rows in runs.values() for row in rows):
+      key = row['scenario'], row['method'], row['metric']
+      cells.setdefault(key, []).append(row)
+  scenarios, methods, known_metrics = map(dict.fromkeys, zip(*cells))
   metrics = [metric for metric in _METRICS if metric in known_metrics]
   compared = [metric for metric in _COMPARED if metric in metrics][:2]
-  print(f'Seeds: {", ".join(map(str, seeds))}.')
   for scenario in scenarios:
     print(f'\n### {scenario}\n')
     heading = ['method', *metrics, *(f'{m} vs joint' for m in compared)]
-    print(f'| {" | ".join(heading)} |')
-    print('|---' * len(heading) + '|')
+    quality_runs.print_row(heading, is_heading=True)
     means = {
       (method, metric): statistics.fmean(
         row['value'] for row in cells[scenario, method, metric]
@@ -149,7 +126,6 @@ def print_table() -> None:
     for method in methods:
       line = [method]
       for metric in metrics:
-        rows = cells[scenario, method, metric]
         value = means[method, metric]
         if value != value:  # nan
           line.append('-')
@@ -157,19 +133,20 @@ def print_table() -> None:
         column = [means[m, metric] for m in methods]
         known = [number for number in column if number == number]
         best = max(known) if metric in ('nDCG@3', 'AUC', 'GAUC') else min(known)
+        rows = cells[scenario, method, metric]
         half = statistics.fmean((r['high'] - r['low']) / 2 for r in rows)
         text = f'{value:.3f} ± {half:.3f}'
         line.append(f'**{text}**' if value == best else text)
       for metric in compared:
-        line.append(
-          ''
-          if method == _REFERENCE
-          else quality_runs.difference(
-            _by_seed(cells[scenario, method, metric]),
-            _by_seed(cells[scenario, _REFERENCE, metric]),
-          )
+        ours, reference = (
+          {row['seed']: row['value'] for row in cells[scenario, name, metric]}
+          for name in (method, _REFERENCE)
         )
-      print(f'| {" | ".join(line)} |')
+        is_reference = method == _REFERENCE
+        line.append(
+          '' if is_reference else quality_runs.difference(ours, reference)
+        )
+      quality_runs.print_row(line)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -27,13 +27,12 @@ warmed up before the clock starts; medians over the turns are compared.
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
+import functools
 import gc
-import json
 import os
 import pathlib
 import platform
 import statistics
-import sys
 import tempfile
 import time
 from typing import Any
@@ -51,7 +50,7 @@ from antjax.elastic.service_ledger import ServiceLedgerClient
 from antjax.shards.dataset import LeasedDataset
 from antjax.shards.ledger_client import LocalLedgerClient
 from antjax.shards.ledger_spec import LedgerSpec
-from benchmarks import coordinator_sides
+from benchmarks import coordinator_sides, harness
 
 _RECORDS = flags.DEFINE_integer('num_records', 200_000, 'In the file.', 1)
 _BATCH = flags.DEFINE_integer('batch_size', 1024, 'Records in a batch.', 1)
@@ -175,12 +174,11 @@ def compare(
   sides: dict[str, MakeFn], batch: int, seconds: float, rounds: int
 ) -> dict[str, list[float]]:
   """Lets the sides take turns; returns their rates."""
-  rates: dict[str, list[float]] = {name: [] for name in sides}
-  for turn in range(rounds):
-    names = list(sides)
-    for name in names if turn % 2 else names[::-1]:
-      rates[name].append(samples_per_s(sides[name], batch, seconds))
-  return rates
+  turns = {
+    name: functools.partial(samples_per_s, make, batch, seconds)
+    for name, make in sides.items()
+  }
+  return harness.alternate(turns, rounds)
 
 
 def lines_of(rates: dict[str, list[float]]) -> list[dict[str, Any]]:
@@ -220,25 +218,16 @@ def fastest_grain(
 
 
 def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'got {argv[1:]}; input_bench takes flags only.')
-  load = os.getloadavg()[0]
-  if load > 1:
-    print(
-      f'input_bench: load average {load:.1f}: other work on these cores makes'
-      ' every figure worse. Do not quote them.',
-      file=sys.stderr,
-    )
   batch, seconds = _BATCH.value, _SECONDS.value
-  facts = {
-    'records': _RECORDS.value,
-    'batch': batch,
-    'shard_size': _SHARD.value,
-    'cores': os.cpu_count(),
-    'python': platform.python_version(),
-    'grain_version': grain.__version__,
-    'load_average_before': round(load, 2),
-  }
+  facts = harness.start(
+    argv,
+    records=_RECORDS.value,
+    batch=batch,
+    shard_size=_SHARD.value,
+    cores=os.cpu_count(),
+    python=platform.python_version(),
+    grain_version=grain.__version__,
+  )
   worst: dict[str, float] = {}
   with contextlib.ExitStack() as stack:
     folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -263,10 +252,10 @@ def main(argv: Sequence[str]) -> None:
       )
       for line in lines_of(rates):
         line |= {'group_size': group_size, 'grain': way}
-        print(json.dumps(line | facts), flush=True)
+        harness.emit(line | facts)
         key = f'{line["ledger"]}_ratio'
         worst[key] = min(worst.get(key, line['ratio']), line['ratio'])
-  print(json.dumps({'case': 'summary'} | worst | facts), flush=True)
+  harness.emit({'case': 'summary'} | worst | facts)
 
 
 if __name__ == '__main__':

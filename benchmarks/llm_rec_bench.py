@@ -18,26 +18,23 @@ there; `items_per_s` of titles to vectors. `ratio` is antjax over peer.
 
 In float32 all forms of the same negatives must agree on the loss of the first
 batch from the same weights; otherwise an error line is printed and the exit
-status is 1. Each form runs in a process of its own; they take turns in blocks,
-and only one works at a time; the first step of a block is not timed. Medians of
-all calls are compared.
+status is 1. Each form runs in a process of its own. The two of a line take
+turns in blocks, and only one works at a time; the first step of a block is not
+timed. Medians of all calls are compared, and the line is printed before the
+next pair begins.
 """
 
-from collections.abc import Sequence
-import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
-import importlib.util
-import json
 import os
 import pathlib
 import sys
 import tempfile
-import time
 from typing import Any
 
 from absl import app, flags
 
-from benchmarks import llm_rec_figures, worker_process
+from benchmarks import harness, llm_rec_figures
 from benchmarks import llm_rec_problem as problem_lib
 
 _PEERS, _OURS = llm_rec_figures.PEERS, llm_rec_figures.OURS
@@ -63,7 +60,7 @@ _NUM_USERS, _NUM_ITEMS = llm_rec_figures.NUM_USERS, llm_rec_figures.NUM_ITEMS
 def _prepare(worker: str, order: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
   """Builds a form and runs it once; returns it and what is known of it."""
   case = problem_lib.Case(**order['case'])
-  problem = problem_lib.load(order['problem'])
+  problem = harness.load(order['problem'])
   side, form = worker.split('_')
   if side == 'peer':
     import torch
@@ -80,134 +77,89 @@ def _prepare(worker: str, order: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
   return work, {'loss': loss, 'facts': work.facts()}
 
 
-def _timed(call) -> float:
-  start = time.perf_counter()
-  call()
-  return time.perf_counter() - start
-
-
 def _work(worker: str) -> None:
   """Serves orders until there are no more."""
-  work: Any = None
-  for order, send in worker_process.orders():
-    reply: Any = {}
-    if order['do'] == 'write_model':
-      fields = problem_lib.fields(order['model'], _QUICK.value)
-      worker_process.write_model(fields, order['folder'])
-    elif order['do'] == 'prepare':
-      work, reply = _prepare(worker, order)
-    elif order['do'] == 'time':
-      reply = {'step': [], 'users': [], 'items': []}
-      work.step()  # Untimed: a virtual machine takes back memory of idlers.
-      end = time.perf_counter() + order['block_s']
-      while len(reply['step']) < 2 or time.perf_counter() < end:
-        reply['step'].append(_timed(work.step))
-      reply['users'].append(_timed(lambda: work.users(_NUM_USERS)))
-      reply['items'].append(_timed(lambda: work.items(_NUM_ITEMS)))
-    send(reply)
+  made: dict[str, Any] = {}
+
+  def prepare(**order: Any) -> dict[str, Any]:
+    made['work'], facts = _prepare(worker, order)
+    return facts
+
+  def timed(block_s: float) -> dict[str, list[float]]:
+    work = made['work']
+    work.step()  # Untimed: a virtual machine takes back memory of idlers.
+    return {
+      'step': harness.timed_block(work.step, block_s, least=2),
+      'users': [harness.timed(lambda: work.users(_NUM_USERS))],
+      'items': [harness.timed(lambda: work.items(_NUM_ITEMS))],
+    }
+
+  harness.serve({'prepare': prepare, 'time': timed})
 
 
-def _worker(name: str) -> worker_process.WorkerProcess:
-  return worker_process.WorkerProcess(
-    f'llm_rec_bench --worker={name}',
-    [
-      '-m',
-      'benchmarks.llm_rec_bench',
+def _side(name: str) -> harness.Side:
+  is_peer = name.startswith('peer')
+  return harness.Side(
+    'benchmarks.llm_rec_bench',
+    (
       f'--worker={name}',
       f'--quick={_QUICK.value}',
       f'--threads={_THREADS.value}',
-    ],
-    worker_process.ENVS[name.split('_')[0]],
+    ),
+    harness.PEER_ENV if is_peer else harness.ANTJAX_ENV,
+    is_peer=is_peer,
   )
 
 
-def _run(
+def _lines(
   case: problem_lib.Case, names: Sequence[str], folder: pathlib.Path
-) -> dict[str, dict[str, Any]]:
-  """Runs one case in all forms; returns what each measured."""
+) -> Iterator[dict[str, Any]]:
+  """Runs one case pair by pair; yields the line of each when it is known."""
   config = problem_lib.fields(case.model, _QUICK.value)
   problem = problem_lib.make(case, config['vocab_size'], _QUICK.value)
-  problem_lib.save(problem, folder / 'problem.npz')
+  harness.save(problem, folder / 'problem.npz')
   options = {
     'case': dataclasses.asdict(case),
     'folder': str(folder / case.model),
     'problem': str(folder / 'problem.npz'),
   }
-  found: dict[str, dict[str, Any]] = {}
-  with contextlib.ExitStack() as stack:
-    workers = {name: _worker(name) for name in names}
-    for worker in workers.values():
-      stack.callback(worker.close)
-    if not (folder / case.model).exists():
-      first = next(name for name in names if name.startswith('antjax'))
-      workers[first].order(
-        'write_model', model=case.model, folder=options['folder']
-      )
-    for name, worker in workers.items():
-      start = time.perf_counter()
-      found[name] = worker.order('prepare', **options)
-      found[name] |= {'step': [], 'users': [], 'items': []}
-      print(
-        f'{case.name}: {name} ready after {time.perf_counter() - start:.0f} s',
-        file=sys.stderr,
-        flush=True,
-      )
-    for _ in range(1 if _QUICK.value else _BLOCKS.value):
-      for name, worker in workers.items():
-        time.sleep(worker_process.PAUSE_S)
-        block_s = 0.0 if _QUICK.value else _BLOCK_S.value
-        for key, seconds in worker.order('time', block_s=block_s).items():
-          found[name][key] += seconds
-  return found
-
-
-def _machine() -> dict[str, Any]:
-  """What a reader needs to judge the figures."""
-  return {
-    'device': worker_process.device_name(),
-    'torch_threads': _THREADS.value,
-    'versions': worker_process.versions(),
-  }
+  blocks, block_s = (
+    (1, 0.0) if _QUICK.value else (_BLOCKS.value, _BLOCK_S.value)
+  )
+  facts: dict[str, Mapping[str, Any]] = {}
+  if not (folder / case.model).exists():
+    harness.write_model(config, options['folder'])
+  with harness.workers({name: _side(name) for name in names}) as workers:
+    for pair in llm_rec_figures.pairs_of(names):
+      for name in filter(None, pair):
+        if name not in facts:
+          title = f'{case.name}: {name}'
+          facts[name] = harness.prepare(workers[name], title, **options)
+      sides = {name: workers[name] for name in pair if name}
+      turns = harness.take_turns(sides, blocks, block_s=block_s)
+      found = {name: {**facts[name], **turns[name]} for name in sides}
+      yield llm_rec_figures.line_of(case, pair, found)
 
 
 def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'got {argv[1:]}; llm_rec_bench takes flags only.')
   if _WORKER.value:
     _work(_WORKER.value)
     return
   by_name = {case.name: case for case in problem_lib.CASES}
-  for name in _CASES.value:
-    if name not in by_name:
-      sys.exit(f'--cases={name}: use some of {", ".join(by_name)}.')
+  cases = harness.choose('cases', _CASES.value, by_name)
   names = [name for name in _WORKERS if name not in _SKIP.value]
-  if any(n.startswith('peer') for n in names) and not importlib.util.find_spec(
-    'torch'
-  ):
-    sys.exit('llm_rec_bench: the peers need PyTorch: pip install antjax[bench]')
   if not any(name.startswith('antjax') for name in names):
     sys.exit('--skip: leave at least one of antjax_own, antjax_shared.')
-  load = os.getloadavg()[0]
-  if load > 1 and not _QUICK.value:
-    print(
-      f'llm_rec_bench: load average {load:.1f}: other work shares these cores.'
-      ' Do not quote these figures.',
-      file=sys.stderr,
-    )
-  facts = _machine() | {'load_average_before': round(load, 2)}
-  failed = False
+  facts = harness.start(
+    argv, is_quick=_QUICK.value, torch_threads=_THREADS.value
+  )
   with tempfile.TemporaryDirectory() as folder:
-    for name in _CASES.value or by_name:
-      case = by_name[name]
+    for case in cases:
       if _QUICK.value:
         case = dataclasses.replace(case, num_batches=2)
-      for line in llm_rec_figures.lines_of(
-        case, _run(case, names, pathlib.Path(folder))
-      ):
-        failed |= 'error' in line
-        print(json.dumps(line | facts), flush=True)
-  if failed:
-    sys.exit(1)
+      for line in _lines(case, names, pathlib.Path(folder)):
+        harness.emit(line | facts)
+  harness.finish()
 
 
 if __name__ == '__main__':

@@ -10,7 +10,6 @@ and so are the weights: speed does not depend on their values.
 """
 
 import dataclasses
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -115,13 +114,3 @@ def make(case: Case, vocab_size: int, is_quick: bool, seed: int = 0):
     'negatives': negatives,
     'shared': shared.astype(np.int32),
   }
-
-
-def save(problem: dict[str, np.ndarray], path: str | pathlib.Path) -> None:
-  """Writes arrays to an .npz file."""
-  np.savez(path, **problem)
-
-
-def load(path: str | pathlib.Path) -> dict[str, np.ndarray]:
-  """Reads what `save` wrote."""
-  return bahe_problem.load(path)

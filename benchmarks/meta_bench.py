@@ -34,14 +34,9 @@ bound to a core, and sums the gradients in one message.
 """
 
 from collections.abc import Callable, Sequence
-import contextlib
 import dataclasses
-import importlib.metadata
-import importlib.util
-import json
 import os
 import pathlib
-import sys
 import tempfile
 import time
 from typing import Any
@@ -49,7 +44,7 @@ from typing import Any
 from absl import app, flags
 import numpy as np
 
-from benchmarks import dlrm_problem, meta_problem, worker_process
+from benchmarks import dlrm_problem, harness, meta_problem
 
 _META_PEERS = ('loop', 'functional', 'compiled')
 _DLRM_PEERS = ('tbe', 'torchrec')
@@ -78,17 +73,9 @@ _SIDE = flags.DEFINE_enum(
 )
 
 _WARM_UP_CALLS = 5
-# Longer than an idle OpenMP thread spins before it sleeps.
-_PAUSE_S = 0.05
 # float32 sums of some thousand terms in another order, through two gradients.
 _LOSS_RTOL = 1e-5
 _GRAD_TOLERANCE = 2e-4  # Of the largest entry of a gradient.
-# Keeps freed memory in the process: up to 1.5 times faster PyTorch here.
-_TORCH_ENV = {
-  'MALLOC_MMAP_THRESHOLD_': '4294967296',
-  'MALLOC_TRIM_THRESHOLD_': '4294967296',
-  'OMP_PROC_BIND': 'true',
-}
 
 
 def _antjax_env(num_devices: int) -> dict[str, str]:
@@ -116,7 +103,7 @@ def _make_step(
   side: str, order: dict[str, Any]
 ) -> tuple[Callable[[], Any], Callable[[], dict[str, np.ndarray]]]:
   """Returns a step, and what reads loss and gradients or weights after it."""
-  problem = meta_problem.load(order['problem'])
+  problem = harness.load(order['problem'])
   peer = order['peer']
   if peer in _DLRM_PEERS:
     dlrm_case = dlrm_problem.DLRMCase(**order['case'])
@@ -137,13 +124,11 @@ def _make_step(
     if args[0].num_rows:
       return meta_peers.make_table_step(peer, *args)
     run = meta_peers.make_step(peer, *args)
-  elif args[0].num_rows:
-    from benchmarks import meta_table_step
-
-    return meta_table_step.make_step(*args)
   else:
     from benchmarks import meta_step
 
+    if args[0].num_rows:
+      return meta_step.make_table_step(*args)
     run = meta_step.make_step(*args)
 
   def answer() -> dict[str, np.ndarray]:
@@ -156,46 +141,37 @@ def _make_step(
 
 def _work(side: str) -> None:
   """Serves orders until there are no more."""
-  run: Callable[[], Any] | None = None
-  if side == 'torch':  # Only the worker of a side imports its framework.
-    import torch
+  step: dict[str, Callable[[], Any]] = {}
 
-    torch.set_num_threads(_THREADS.value)
-    torch.set_num_interop_threads(1)
-  for order, send in worker_process.orders():
-    reply: Any = None
-    if order['do'] == 'prepare':
-      del run  # The tables of the last case may be large.
-      run, answer = _make_step(side, order)
-      start = time.perf_counter()
+  def prepare(**order: Any) -> dict[str, float]:
+    step.clear()  # The tables of the last case may be large.
+    run, answer = _make_step(side, order)
+    start = time.perf_counter()
+    run()
+    first_s = time.perf_counter() - start
+    harness.save(answer(), order['answer'])
+    for _ in range(_WARM_UP_CALLS):
       run()
-      reply = {'first_call_s': time.perf_counter() - start}
-      meta_problem.save(answer(), pathlib.Path(order['answer']))
-      for _ in range(_WARM_UP_CALLS):
-        run()
-      if side == 'antjax' and _DEVICES.value > 1:
-        _bind_threads()
-    elif order['do'] == 'time':
-      reply = []
-      end = time.perf_counter() + order['block_s']
-      while not reply or time.perf_counter() < end:
-        start = time.perf_counter()
-        run()
-        reply.append(time.perf_counter() - start)
-    send(reply)
+    if side == 'antjax' and _DEVICES.value > 1:
+      _bind_threads()
+    step['run'] = run
+    return {'first_call_s': first_s}
+
+  def timed(block_s: float) -> dict[str, list[float]]:
+    return {'step': harness.timed_block(step['run'], block_s)}
+
+  if side == 'torch':  # Only the worker of a side imports its framework.
+    harness.set_torch_threads(_THREADS.value)
+  harness.serve({'prepare': prepare, 'time': timed})
 
 
-def _side(side: str, env: dict[str, str]) -> worker_process.WorkerProcess:
-  return worker_process.WorkerProcess(
-    f'meta_bench --side={side}',
-    [
-      '-m',
-      'benchmarks.meta_bench',
-      f'--side={side}',
-      f'--threads={_THREADS.value}',
-      f'--devices={_DEVICES.value}',
-    ],
+def _side(side: str, env: dict[str, str]) -> harness.Side:
+  flags_ = (f'--side={side}', f'--threads={_THREADS.value}')
+  return harness.Side(
+    'benchmarks.meta_bench',
+    (*flags_, f'--devices={_DEVICES.value}'),
     env,
+    is_peer=side == 'torch',
   )
 
 
@@ -227,7 +203,7 @@ def _compare(sides, case, peer, sizes, folder) -> dict[str, Any]:
   if isinstance(case, dlrm_problem.DLRMCase):
     num_examples = case.batch_size
     common['problem'] = str(folder / f'{case.name}.npz')
-    meta_problem.save(dlrm_problem.make(case), common['problem'])
+    harness.save(dlrm_problem.make(case), common['problem'])
   else:
     num_examples = sizes.num_examples
     common['num_support'] = sizes.num_support
@@ -238,18 +214,15 @@ def _compare(sides, case, peer, sizes, folder) -> dict[str, Any]:
     answer = str(folder / f'{name}.npz')
     reply = side.order('prepare', **common, answer=answer)
     first_s.append(round(reply['first_call_s'], 2))
-    answers.append(meta_problem.load(answer))
+    answers.append(harness.load(answer))
   wrong = disagreement(*answers)
   if wrong:
     return line | {'error': f'antjax and {peer} disagree: {wrong}.'}
-  seconds: dict[str, list[float]] = {name: [] for name in sides}
   rounds, block_s = (
     (1, 0.0) if _SMOKE.value else (_BLOCKS.value, _BLOCK_S.value)
   )
-  for _ in range(rounds):
-    for name, side in sides.items():
-      time.sleep(_PAUSE_S)
-      seconds[name] += side.order('time', block_s=block_s)
+  found = harness.take_turns(sides, rounds, block_s=block_s)
+  seconds = {name: timed['step'] for name, timed in found.items()}
   ours, our_spread = _rates(num_examples, seconds['antjax'])
   theirs, their_spread = _rates(num_examples, seconds['torch'])
   return line | {
@@ -263,20 +236,6 @@ def _compare(sides, case, peer, sizes, folder) -> dict[str, Any]:
   }
 
 
-def _machine() -> dict[str, Any]:
-  """Returns what a reader needs to judge the figures."""
-  return {
-    'device': worker_process.device_name(),
-    'antjax_devices': _DEVICES.value,
-    'torch_threads': _THREADS.value,
-    'dtype': 'float32',
-    'versions': {
-      name: importlib.metadata.version(name)
-      for name in ('jax', 'jaxlib', 'flax', 'torch', 'numpy')
-    },
-  }
-
-
 def _selected_cases() -> list[meta_problem.Case | dlrm_problem.DLRMCase]:
   """Returns the cases that --cases names; exits at a name that is none."""
   others: tuple[meta_problem.Case | dlrm_problem.DLRMCase, ...]
@@ -284,10 +243,7 @@ def _selected_cases() -> list[meta_problem.Case | dlrm_problem.DLRMCase]:
   if _SMOKE.value:
     others = (meta_problem.SMOKE_TABLE_CASE, *dlrm_problem.SMOKE_CASES)
   by_name = {case.name: case for case in (*meta_problem.CASES, *others)}
-  for name in _CASES.value:
-    if name not in by_name:
-      sys.exit(f'--cases={name}: use some of {", ".join(by_name)}.')
-  return [by_name[name] for name in _CASES.value or by_name]
+  return harness.choose('cases', _CASES.value, by_name)
 
 
 def _peers_of(case: meta_problem.Case | dlrm_problem.DLRMCase) -> list[str]:
@@ -297,43 +253,30 @@ def _peers_of(case: meta_problem.Case | dlrm_problem.DLRMCase) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'got {argv[1:]}; meta_bench takes flags only.')
   if _SIDE.value:
     _work(_SIDE.value)
     return
   cases = _selected_cases()
-  if importlib.util.find_spec('torch') is None:
-    sys.exit('meta_bench: the peers need PyTorch: pip install antjax[bench]')
   sizes = meta_problem.SMOKE if _SMOKE.value else meta_problem.Sizes()
-  load = os.getloadavg()[0]
-  if load > 1 and not _SMOKE.value:
-    print(
-      f'meta_bench: load average {load:.1f}: other work on these cores slows '
-      'the OpenMP threads of PyTorch most. Do not quote these figures.',
-      file=sys.stderr,
-    )
-  facts = _machine() | {
-    'sizes': dataclasses.asdict(sizes),
-    'load_average_before': round(load, 2),
+  facts = harness.start(
+    argv,
+    is_quick=_SMOKE.value,
+    antjax_devices=_DEVICES.value,
+    torch_threads=_THREADS.value,
+    dtype='float32',
+    sizes=dataclasses.asdict(sizes),
+  )
+  sides = {
+    'antjax': _side('antjax', _antjax_env(_DEVICES.value)),
+    'torch': _side('torch', harness.PEER_ENV),
   }
-  failed = False
-  with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-    folder = pathlib.Path(folder)
-    meta_problem.save(meta_problem.make(sizes), folder / 'problem.npz')
-    sides = {
-      'antjax': _side('antjax', _antjax_env(_DEVICES.value)),
-      'torch': _side('torch', _TORCH_ENV),
-    }
-    for side in sides.values():
-      stack.callback(side.close)
+  with tempfile.TemporaryDirectory() as name, harness.workers(sides) as workers:
+    folder = pathlib.Path(name)
+    harness.save(meta_problem.make(sizes), folder / 'problem.npz')
     for case in cases:
       for peer in _peers_of(case):
-        line = _compare(sides, case, peer, sizes, folder)
-        failed |= 'error' in line
-        print(json.dumps(line | facts), flush=True)
-  if failed:
-    sys.exit(1)
+        harness.emit(_compare(workers, case, peer, sizes, folder) | facts)
+  harness.finish()
 
 
 if __name__ == '__main__':

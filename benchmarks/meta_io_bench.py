@@ -24,13 +24,12 @@ the case of data larger than the memory; `share_of_raw_warm`, both warm.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
 import gc
-import json
 import os
 import pathlib
 import platform
 import statistics
-import sys
 import tempfile
 import time
 from typing import Any
@@ -55,6 +54,7 @@ from antjax.meta.episode_config import Bucket, EpisodeConfig
 from antjax.shards import dataset, record_source
 from antjax.shards.ledger_client import LocalLedgerClient
 from antjax.shards.ledger_spec import LedgerSpec
+from benchmarks import harness
 
 _DATA = flags.DEFINE_string(
   'folder', 'data/ml-1m-time', 'MovieLens-1M, prepared in time.'
@@ -282,24 +282,24 @@ def compare(
   sides: Mapping[str, tuple[Turn, pathlib.Path]], num_turns: int, state: str
 ) -> dict[str, dict[str, Any]]:
   """Lets the sides take turns; returns the medians of each."""
-  seconds: dict[str, list[float]] = {name: [] for name in sides}
-  counts: dict[str, tuple[int, int]] = {}
-  for number in range(num_turns):
-    for name in list(sides) if number % 2 else list(sides)[::-1]:
-      turn, path = sides[name]
-      set_cache(path, state)
-      took, *count = turn()
-      seconds[name].append(took)
-      counts[name] = count[0], count[1]
+
+  def turn(name: str) -> tuple[float, int, int]:
+    call, path = sides[name]
+    set_cache(path, state)
+    return call()
+
+  turns = {name: functools.partial(turn, name) for name in sides}
   result = {}
-  for name, (_, path) in sides.items():
-    took = statistics.median(seconds[name])
-    num_tasks, num_rows = counts[name]
+  for name, found in harness.alternate(turns, num_turns).items():
+    path = sides[name][1]
+    seconds = [took for took, *_ in found]
+    took = statistics.median(seconds)
+    _, num_tasks, num_rows = found[-1]
     result[name] = {
       'side': name,
       'cache': state,
       'seconds': round(took, 4),
-      'min_max_s': [round(min(seconds[name]), 4), round(max(seconds[name]), 4)],
+      'min_max_s': [round(min(seconds), 4), round(max(seconds), 4)],
       'records_per_s': round(num_tasks / took),
       'rows_per_s': round(num_rows / took),
       'file_bytes': path.stat().st_size,
@@ -311,12 +311,10 @@ def compare(
 
 
 def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'got {argv[1:]}; meta_io_bench takes flags only.')
+  facts = harness.start(
+    argv, cores=os.cpu_count(), python=platform.python_version()
+  )
   logging.set_verbosity(logging.WARNING)
-  load = os.getloadavg()[0]
-  if load > 1:
-    print(f'meta_io_bench: load {load:.1f}: not quiet.', file=sys.stderr)
   if not os.path.exists(_DATA.value):
     data = event_movielens.source(allow_other_counts=False)
     folder = pathlib.Path(_DATA.value)
@@ -333,15 +331,12 @@ def main(argv: Sequence[str]) -> None:
   tasks = source.read(0, len(source))
   in_time = episode_config(tasks, _TASKS.value, 'time')
   at_random = episode_config(tasks, _TASKS.value, 'random')
-  facts = {
+  facts |= {
     'tasks': len(tasks) * _COPIES.value,
     'rows': sum(len(r['rating']) for r in tasks) * _COPIES.value,
     'copies': _COPIES.value,
     'block_size': _BLOCK.value,
     'slots': {b.name: b.num_slots for b in in_time.buckets},
-    'cores': os.cpu_count(),
-    'python': platform.python_version(),
-    'load_average_before': round(load, 2),
   }
   # On the disk that the data are on: /tmp may be memory.
   with tempfile.TemporaryDirectory(dir=_DATA.value, prefix='.bench-') as folder:
@@ -375,12 +370,11 @@ def main(argv: Sequence[str]) -> None:
       ),
       'row_text': (row_text(text, in_time, _PART.value), text.path),
     }
-    lines = {
-      state: compare(sides, _TURNS.value, state) for state in ('cold', 'warm')
-    }
-  for by_side in lines.values():
-    for line in by_side.values():
-      print(json.dumps(line), flush=True)
+    lines = {}
+    for state in ('cold', 'warm'):
+      lines[state] = compare(sides, _TURNS.value, state)
+      for line in lines[state].values():
+        harness.emit(line)
 
   def ratio(side: str, state: str) -> float:
     return lines[state]['raw']['seconds'] / lines[state][side]['seconds']
@@ -389,24 +383,21 @@ def main(argv: Sequence[str]) -> None:
     rates = lines[state]
     return rates['meta_io']['rows_per_s'] / rates['row_text']['rows_per_s']
 
-  print(
-    json.dumps(
-      {
-        'case': 'summary',
-        'records_per_s': lines['cold']['meta_io']['records_per_s'],
-        'rows_per_s': lines['cold']['meta_io']['rows_per_s'],
-        'share_of_raw': round(ratio('meta_io', 'cold'), 3),
-        'cache': 'cold',
-        'raw_mb_per_s': lines['cold']['raw']['mb_per_s'],
-        'times_row_text': round(times_row_text('cold'), 1),
-        'records_per_s_warm': lines['warm']['meta_io']['records_per_s'],
-        'share_of_raw_warm': round(ratio('meta_io', 'warm'), 3),
-        'raw_mb_per_s_warm': lines['warm']['raw']['mb_per_s'],
-        'times_row_text_warm': round(times_row_text('warm'), 1),
-      }
-      | facts
-    ),
-    flush=True,
+  harness.emit(
+    {
+      'case': 'summary',
+      'records_per_s': lines['cold']['meta_io']['records_per_s'],
+      'rows_per_s': lines['cold']['meta_io']['rows_per_s'],
+      'share_of_raw': round(ratio('meta_io', 'cold'), 3),
+      'cache': 'cold',
+      'raw_mb_per_s': lines['cold']['raw']['mb_per_s'],
+      'times_row_text': round(times_row_text('cold'), 1),
+      'records_per_s_warm': lines['warm']['meta_io']['records_per_s'],
+      'share_of_raw_warm': round(ratio('meta_io', 'warm'), 3),
+      'raw_mb_per_s_warm': lines['warm']['raw']['mb_per_s'],
+      'times_row_text_warm': round(times_row_text('warm'), 1),
+    }
+    | facts
   )
 
 

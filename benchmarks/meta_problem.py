@@ -10,7 +10,6 @@ is the mean binary cross entropy of the query rows. The data is synthetic.
 """
 
 import dataclasses
-import pathlib
 
 import numpy as np
 
@@ -150,14 +149,3 @@ def places(case: Case, num_distinct: int) -> np.ndarray:
   """Which row of the table each distinct row of the batch is, int64 [U]."""
   rng = np.random.default_rng(1)
   return rng.choice(case.num_rows, num_distinct, replace=False)
-
-
-def save(problem: dict[str, np.ndarray], path: str | pathlib.Path) -> None:
-  """Writes arrays to an .npz file."""
-  np.savez(path, **problem)
-
-
-def load(path: str | pathlib.Path) -> dict[str, np.ndarray]:
-  """Reads what `save` wrote."""
-  with np.load(path, allow_pickle=False) as arrays:
-    return {name: arrays[name] for name in arrays.files}

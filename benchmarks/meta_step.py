@@ -3,10 +3,8 @@
 """antjax's side of `benchmarks.meta_bench`."""
 
 from collections.abc import Callable
-import functools
 from typing import Any
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
@@ -15,37 +13,32 @@ import numpy as np
 import optax
 
 from antjax.collectives import bucket, transition
-from antjax.layers import fast_weights, mlp
+from antjax.embedding.layout import TableSpec
+from antjax.embedding.optimizer import RowWiseAdagrad
+from antjax.embedding.table import EmbeddingTables
+from antjax.layers import fast_weights
 from antjax.mesh import mesh as mesh_lib
-from antjax.meta import maml
-from benchmarks import meta_problem
+from antjax.meta import maml, meta_loss
+from antjax.train.trainer import Trainer
+from benchmarks import meta_problem, step_parts
+
+
+def inner_loop(case: meta_problem.Case) -> maml.InnerLoop:
+  """How a case adapts."""
+  return maml.InnerLoop(
+    num_steps=case.inner_steps,
+    learning_rate=meta_problem.LEARNING_RATE,
+    order=case.order,
+    adapt=case.adapted,
+  )
 
 
 def make_step(
   case: meta_problem.Case, num_support: int, arrays: dict[str, np.ndarray]
 ) -> Callable[[], tuple[Any, dict[str, Any]]]:
   """Returns our step on a problem of `meta_problem.make`."""
-  num_layers = sum(name.startswith('w') for name in arrays)
-  widths = [arrays[f'w{i}'].shape[1] for i in range(num_layers)]
-  graphdef, params = nnx.split(
-    mlp.MLP(
-      arrays['w0'].shape[0], widths, activate_last=False, rngs=nnx.Rngs(0)
-    )
-  )
-  names = {
-    f'layers/{i}/{leaf}': f'{short}{i}'
-    for i in range(num_layers)
-    for leaf, short in (('kernel', 'w'), ('bias', 'b'))
-  }
-  params = fast_weights.replace_leaves(
-    params, {leaf: jnp.asarray(arrays[short]) for leaf, short in names.items()}
-  )
-  inner = maml.InnerLoop(
-    num_steps=case.inner_steps,
-    learning_rate=meta_problem.LEARNING_RATE,
-    order=case.order,
-    adapt=case.adapted,
-  )
+  mlp = step_parts.make_mlp(arrays)
+  inner = inner_loop(case)
 
   def loss(model, rows, part):
     if case.adapted == 'mlp':
@@ -62,7 +55,7 @@ def make_step(
       task_rows,
       support,
       inner,
-      merge_fn=functools.partial(nnx.merge, graphdef),
+      merge_fn=mlp.merge,
     )
     return loss(model, rows, query)
 
@@ -82,13 +75,7 @@ def make_step(
     )
     return losses.mean()
 
-  num_tasks = len(arrays['label'])
-  num_devices = max(
-    d for d in range(1, jax.device_count() + 1) if num_tasks % d == 0
-  )
-  mesh = mesh_lib.make_mesh(
-    intra=num_devices, devices=jax.devices()[:num_devices]
-  )
+  mesh = step_parts.mesh_of_tasks(len(arrays['label']))
 
   def local(params, rows, batch):
     whole = jax.tree.map(transition.to_varying, (params, rows))
@@ -96,7 +83,7 @@ def make_step(
     leaves, treedef = jax.tree.flatten(result)
     total = jax.lax.psum(bucket.pack(leaves), mesh.axis_names)
     return treedef.unflatten(
-      bucket.unpack(total / num_devices, [x.shape for x in leaves])
+      bucket.unpack(total / mesh.size, [x.shape for x in leaves])
     )
 
   step = jax.jit(
@@ -113,13 +100,98 @@ def make_step(
     NamedSharding(mesh, P(mesh_lib.BATCH_AXES)),
   )
   params, rows = jax.device_put(
-    (params, arrays['rows']), NamedSharding(mesh, P())
+    (mlp.params, arrays['rows']), NamedSharding(mesh, P())
   )
 
   def run():
     value, (grads, row_grads) = jax.block_until_ready(step(params, rows, batch))
     leaves = fast_weights.named_leaves(grads)
-    named = {short: leaves[leaf] for leaf, short in names.items()}
+    named = {short: leaves[leaf] for leaf, short in mlp.names.items()}
     return value, named | {'rows': row_grads}
 
   return run
+
+
+def make_table_step(
+  case: meta_problem.Case, num_support: int, arrays: dict[str, np.ndarray]
+) -> tuple[Callable[[], Any], Callable[[], dict[str, np.ndarray]]]:
+  """The step of `meta_problem.TABLE_CASE`: a Trainer with a sharded table.
+
+  The clock sees the compiled step; the distinct ids are found before it, as the
+  peers' are.
+
+  Returns:
+    The step, and what reads loss and weights after it.
+  """
+  num_tasks, _, num_features = arrays['index'].shape
+  features = [f'f{i}' for i in range(num_features)]
+  dim = arrays['rows'].shape[1]
+  places = meta_problem.places(case, len(arrays['rows']))
+  mesh = step_parts.mesh_of_tasks(num_tasks)
+  tables = EmbeddingTables(
+    [
+      TableSpec(
+        'row',
+        case.num_rows,
+        dim,
+        'global',
+        RowWiseAdagrad(meta_problem.TABLE_RATE, meta_problem.EPS),
+      )
+    ],
+    dict.fromkeys(features, 'row'),
+    mesh=mesh,
+    max_unique=len(places),
+  )
+  mlp = step_parts.make_mlp(arrays)
+  model = meta_loss.TaskModel(
+    apply_fn=lambda net, vectors, part: net(
+      jnp.concatenate([vectors[f] for f in features], axis=-1)
+    )[..., 0],
+    loss_fn=optax.sigmoid_binary_cross_entropy,
+    merge_fn=mlp.merge,
+    tables=tables,
+  )
+  trainer = Trainer(
+    meta_loss.meta_loss_fn(model, inner_loop(case)),
+    optax.sgd(meta_problem.DENSE_RATE),
+    mesh=mesh,
+    tables=tables,
+  )
+  values = {'row': meta_problem.table(case, dim)}
+  train = step_parts.with_tables(trainer.init(mlp.params), tables, values)
+  state: dict[str, Any] = {'train': train}
+  batch = _batch(arrays, places.astype(np.int32), features, num_support)
+  step = trainer.compiled_step()
+  inputs = trainer.step_inputs(batch)
+
+  def run() -> Any:
+    state['train'], metrics = step(state['train'], inputs)
+    state['loss'] = jax.block_until_ready(metrics)['loss']
+    return state['loss']
+
+  def answer() -> dict[str, np.ndarray]:
+    return step_parts.answer(
+      trainer, state['train'], state['loss'], {'row': places}
+    )
+
+  return run, answer
+
+
+def _batch(arrays, places, features, num_support):
+  """The problem's batch as `antjax.meta.episodes` lays it out."""
+  ids, label = places[arrays['index']], arrays['label']
+  cuts = {
+    'support': slice(None, num_support),
+    'query': slice(num_support, None),
+  }
+  episodes: dict[str, Any] = {
+    part: {'label': label[:, cut], 'mask': np.ones_like(label[:, cut])}
+    for part, cut in cuts.items()
+  }
+  episodes['task'] = np.arange(len(label), dtype=np.int32)
+  episodes['weight'] = np.ones(len(label), np.float32)
+  by_part = {
+    part: {f: ids[:, cut, i] for i, f in enumerate(features)}
+    for part, cut in cuts.items()
+  }
+  return {'ids': {'all': by_part}, 'episodes': {'all': episodes}}

@@ -44,12 +44,9 @@ processes share this machine's cores in every case.
 
 from collections.abc import Sequence
 import dataclasses
-import importlib.metadata
-import json
 import os
 import statistics
 import sys
-import tempfile
 from typing import Any
 
 from absl import app, flags
@@ -58,8 +55,8 @@ import jax
 from antjax.collectives import cost_model
 from antjax.mesh.paro import VALID_CODES
 from antjax.plan import planner
-from benchmarks import paro_peers, paro_problem, paro_worker
-from benchmarks.cluster import Cluster, exit_on_signals
+from benchmarks import cluster as cluster_lib
+from benchmarks import harness, paro_peers, paro_problem, paro_worker
 
 _CODES = flags.DEFINE_list(
   'codes',
@@ -207,9 +204,6 @@ def _summary(lines, compute_s, links, sizes, num_hosts) -> dict[str, Any]:
     'dtype': 'float32',
     'sizes': dataclasses.asdict(sizes),
     'cores': os.cpu_count(),
-    'versions': {
-      name: importlib.metadata.version(name) for name in ('jax', 'jaxlib')
-    },
   }
 
 
@@ -260,32 +254,8 @@ def _job(hosts: Sequence[int], sizes: paro_problem.Sizes) -> paro_worker.Job:
   )
 
 
-def _run(job: paro_worker.Job, num_hosts: int) -> dict[str, Any]:
-  """Runs the job on a cluster; returns what host 0 printed."""
-
-  def show(host: int, line: str) -> None:
-    if host == 0 and not line.startswith('{'):
-      print(line, file=sys.stderr, flush=True)
-
-  with (
-    tempfile.TemporaryDirectory() as cache,
-    Cluster(num_hosts, _DEVICES.value, _UPLINK_MBPS.value) as cluster,
-  ):
-    env = {
-      'JAX_COMPILATION_CACHE_DIR': cache,
-      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.3',
-    }
-    command = [sys.executable, '-m', 'benchmarks.paro_worker', job.to_json()]
-    outputs = cluster.run(
-      command, env, timeout_s=_TIMEOUT_S.value, on_line=show
-    )
-  lines = [x for x in outputs[0].splitlines() if x.startswith('{')]
-  return json.loads(lines[-1])
-
-
 def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'got {argv[1:]}; paro_bench takes flags only.')
+  facts = harness.start(argv)
   try:
     hosts = sorted({int(n) for n in _HOSTS.value})
   except ValueError:
@@ -296,19 +266,17 @@ def main(argv: Sequence[str]) -> None:
       for f in dataclasses.fields(paro_problem.Sizes)
     }
   )
-  load = os.getloadavg()[0]
-  if load > 1:
-    print(
-      f'paro_bench: load average {load:.1f}: other work on these cores slows'
-      ' all codes. Do not quote these figures.',
-      file=sys.stderr,
-    )
   job = _job(hosts, sizes)
-  exit_on_signals()
+  cluster_lib.exit_on_signals()
   # Only shapes are looked at here; no accelerator is to be taken.
   jax.config.update('jax_platforms', 'cpu')
   try:
-    result = _run(job, max(hosts))
+    with cluster_lib.Cluster(
+      max(hosts), _DEVICES.value, _UPLINK_MBPS.value
+    ) as cluster:
+      result = cluster_lib.report(
+        cluster, paro_worker.__name__, job.to_json(), _TIMEOUT_S.value
+      )
   except RuntimeError as error:
     sys.exit(f'paro_bench: {error}')
   alone, *cases = result['cases']
@@ -337,10 +305,10 @@ def main(argv: Sequence[str]) -> None:
       line['paper_efficiency_16_to_128_gpus'] = _PAPER_EFFICIENCY.get(
         line['code']
       )
-    print(json.dumps(line), flush=True)
+    harness.emit(line | facts)
   for n in hosts:
     if any(x['predicted_s'] for x in lines if x['hosts'] == n):
-      print(json.dumps(_summary(lines, compute_s, links, sizes, n)), flush=True)
+      harness.emit(_summary(lines, compute_s, links, sizes, n) | facts)
   wrong = _disagreement(cases)
   if wrong:
     sys.exit(f'paro_bench: losses disagree: {wrong}.')

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs of a training job for a table of qualities, and their differences."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import json
 import os
 import pathlib
@@ -10,7 +10,9 @@ import statistics
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import Any, TypeVar
+
+_T = TypeVar('_T')
 
 # 97.5th percentile of Student's t of 1, 2, .. degrees of freedom.
 _STUDENT = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -50,6 +52,41 @@ def run(module: str, folder: pathlib.Path, options: Mapping[str, Any]) -> bool:
   line = {'run': folder.name, 'exit_code': code, 'wall_s': wall_s}
   print(json.dumps(line), flush=True)
   return code == 0
+
+
+def whole(
+  load: Callable[[str, int], _T | None], names: Sequence[str], num_seeds: int
+) -> dict[int, dict[str, _T]]:
+  """Seed -> name -> result, of the seeds in which all names are done.
+
+  Prints which these are.
+
+  Args:
+    load: Result of a name and seed, or None if it is not done.
+    names: Methods.
+    num_seeds: Seeds, from 0.
+
+  Raises:
+    RuntimeError: No seed is whole.
+  """
+  found = {}
+  for seed in range(num_seeds):
+    results = {name: load(name, seed) for name in names}
+    done = {name: x for name, x in results.items() if x is not None}
+    if len(done) == len(names):
+      found[seed] = done
+  if not found:
+    raise RuntimeError('no seed is whole yet; run without --table.')
+  print(f'Seeds: {", ".join(map(str, found))}.')
+  return found
+
+
+def print_row(cells: Iterable[str], is_heading: bool = False) -> None:
+  """A line of a Markdown table."""
+  cells = list(cells)
+  print(f'| {" | ".join(cells)} |')
+  if is_heading:
+    print('|---' * len(cells) + '|')
 
 
 def difference(values: Mapping[int, float], others: Mapping[int, float]) -> str:

@@ -17,8 +17,6 @@ prints one JSON line for random vectors, 10^6 items by default:
 One process, all its devices. Compilation is outside of the times.
 """
 
-import json
-import resource
 import statistics
 import time
 
@@ -28,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from antjax.ctr.llm_rec import ranking
-from benchmarks import worker_process
+from benchmarks import harness
 
 _ITEMS = flags.DEFINE_integer('num_items', 1_000_000, 'Size of the catalog.', 2)
 _USERS = flags.DEFINE_integer('num_users', 1024, 'Ranked at once.', 1)
@@ -47,10 +45,6 @@ def _vectors(rng: np.random.Generator, num: int) -> np.ndarray:
   return found
 
 
-def _peak_bytes() -> int:
-  return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 @jax.jit
 def _multiply(users_BD: jax.Array, items_ID: jax.Array) -> jax.Array:
   return jnp.einsum('bd,id->bi', users_BD, items_ID, precision='highest')
@@ -67,7 +61,7 @@ def _products(users: np.ndarray, items: np.ndarray) -> float:
 
 
 def main(argv: list[str]) -> None:
-  del argv
+  facts = harness.start(argv)
   rng = np.random.default_rng(0)
   num_items, num_users = _ITEMS.value, _USERS.value
   items, users = _vectors(rng, num_items), _vectors(rng, num_users)
@@ -91,13 +85,15 @@ def main(argv: list[str]) -> None:
   rank(head)
   _products(users, head)
   _products(users, items[len(items) - len(items) % _BLOCK.value :])
-  before = _peak_bytes()
-  ranked, bound = [rank(items)], []
-  extra = _peak_bytes() - before
-  for _ in range(_TURNS.value):
-    bound.append(_products(users, items))
-    ranked.append(rank(items))
-  rank_s, bound_s = statistics.median(ranked[1:]), statistics.median(bound)
+  before = harness.peak_bytes()
+  rank(items)
+  extra = harness.peak_bytes() - before
+  turns = {
+    'ranked': lambda: rank(items),
+    'bound': lambda: _products(users, items),
+  }
+  seconds = harness.alternate(turns, _TURNS.value)
+  rank_s, bound_s = (statistics.median(x) for x in seconds.values())
   result = {
     'bench': 'full_ranking',
     'num_items': num_items,
@@ -112,12 +108,12 @@ def main(argv: list[str]) -> None:
     'vector_bytes': items.nbytes + users.nbytes,
     'extra_bytes': extra,
     'score_bytes': 4 * num_users * min(_BLOCK.value, num_items),
-    'device': worker_process.device_name()
+    'device': harness.device_name()
     if jax.default_backend() == 'cpu'
     else jax.devices()[0].device_kind,
     'jax': jax.__version__,
   }
-  print(json.dumps(result))
+  harness.emit(facts | result)
 
 
 if __name__ == '__main__':

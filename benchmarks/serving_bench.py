@@ -22,7 +22,7 @@ starts. One process, all its threads.
 """
 
 from collections.abc import Callable
-import json
+import functools
 import pathlib
 import platform
 import statistics
@@ -36,6 +36,7 @@ import numpy as np
 from antjax.data import records
 from antjax.serving import scorer
 from antjax.serving.loader import Model
+from benchmarks import harness
 
 _MODEL = flags.DEFINE_string('model', None, 'From launch/export_gmeta.py.')
 _INPUT = flags.DEFINE_string('input', None, 'Task records with its ids.')
@@ -88,9 +89,8 @@ def _latency(call: Callable[[Any], Any], cases: list[Any]) -> dict[str, float]:
     call(cases[i % len(cases)])
   taken = []
   for i in range(_CALLS.value):
-    start = time.perf_counter()
-    call(cases[i % len(cases)])
-    taken.append(time.perf_counter() - start)
+    case = cases[i % len(cases)]
+    taken.append(harness.timed(functools.partial(call, case)))
   p50, p99 = np.percentile(taken, [50, 99]) * 1e3
   return {'p50': round(float(p50), 3), 'p99': round(float(p99), 3)}
 
@@ -107,7 +107,7 @@ def _throughput(model: Model, users: list[dict[str, Any]]) -> float:
 
 
 def main(argv: list[str]) -> None:
-  del argv
+  facts = harness.start(argv)
   start = time.perf_counter()
   model = Model(_MODEL.value)
   load_s = time.perf_counter() - start
@@ -131,7 +131,7 @@ def main(argv: list[str]) -> None:
     'machine': platform.machine(),
     'jax': jax.__version__,
   }
-  print(json.dumps(result))
+  harness.emit(facts | result)
 
 
 if __name__ == '__main__':

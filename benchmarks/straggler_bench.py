@@ -26,11 +26,11 @@ down.
 
 from collections import Counter
 from collections.abc import Sequence
+import dataclasses
 import json
 import pathlib
 import secrets
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -40,7 +40,7 @@ from typing import Any
 from absl import app, flags
 
 from benchmarks import cluster as cluster_lib
-from benchmarks import straggler_worker, virtual_network
+from benchmarks import harness, straggler_worker, text_job, virtual_network
 
 HOSTS = 4
 POLICIES = {  # As in the lines, and as launch/coordinator.py has them.
@@ -89,6 +89,26 @@ def ideal_s(
   return bsp_none_s / (share * speed + 1 - share)
 
 
+def make_job(data: str, out: str, num_steps: int) -> text_job.Job:
+  """The job of a worker, for so many steps with equal parts."""
+  job = text_job.Job(
+    data=data,
+    out=out,
+    num_sequences=0,
+    num_epochs=2,
+    paro='NNN',
+    seq_len=64,
+    rows=4,
+    num_micro_batches=16,
+    dim=64,
+    num_layers=2,
+    shard_size=8,
+    checkpoint_every=20,
+  )
+  size = num_steps * HOSTS * job.num_micro_batches * job.rows // job.num_epochs
+  return dataclasses.replace(job, num_sequences=size)
+
+
 def count_records(folder: pathlib.Path, num_records: int) -> tuple[int, int]:
   """(lost, repeated) records of all epochs, from the workers' own notes."""
   used: Counter[int] = Counter()
@@ -101,7 +121,7 @@ def count_records(folder: pathlib.Path, num_records: int) -> tuple[int, int]:
 class _Run:
   """One job in one scenario."""
 
-  def __init__(self, scenario: str, policy: str, job: straggler_worker.Job):
+  def __init__(self, scenario: str, policy: str, job: text_job.Job):
     self.scenario, self.policy, self.job = scenario, policy, job
     self.steps: list[dict[str, Any]] = []
     self._started = threading.Event()
@@ -243,15 +263,12 @@ _QUICK = (
 
 
 def main(argv: Sequence[str]) -> int:
-  if len(argv) > 1:
-    raise app.UsageError(f'got {argv[1:]}; straggler_bench takes flags only.')
+  facts = harness.start(argv)
   cluster_lib.exit_on_signals()
   if (reason := cluster_lib.missing()) is not None:
     print(f'straggler_bench: {reason}', file=sys.stderr)
     return 1
-  if not (pathlib.Path(_DATA.value) / 'dataset.json').exists():
-    prepare = [sys.executable, '-m', 'launch.prepare_text']
-    subprocess.run([*prepare, f'--out={_DATA.value}'], check=True)
+  data = text_job.prepared(_DATA.value)
   bsp: dict[str, float] = {}
   with tempfile.TemporaryDirectory(prefix='straggler-') as folder:
     for scenario in _SCENARIOS.value:
@@ -260,18 +277,11 @@ def main(argv: Sequence[str]) -> int:
         for turn in range(_REPEATS.value):
           out = pathlib.Path(folder) / f'{scenario}-{policy}-{turn}'
           out.mkdir()
-          job = straggler_worker.Job(
-            data=str(pathlib.Path(_DATA.value).absolute()),
-            out=str(out),
-            num_sequences=0,
-          )
-          per_step = HOSTS * job.num_micro_batches * job.rows
-          size = _STEPS.value * per_step // job.num_epochs
-          job = straggler_worker.Job(**vars(job) | {'num_sequences': size})
+          job = make_job(data, str(out), _STEPS.value)
           run = _Run(scenario, policy, job)
           start = time.monotonic()
           run.run()
-          lost, repeated = count_records(out, size * job.num_epochs)
+          lost, repeated = count_records(out, job.num_keys)
           found.append(
             {
               'job_s': run.steps[-1]['now'] - run.steps[1]['now'],
@@ -295,7 +305,7 @@ def main(argv: Sequence[str]) -> int:
         line = {
           k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()
         }
-        print(json.dumps(line), flush=True)
+        harness.emit(line | facts)
   return 0
 
 

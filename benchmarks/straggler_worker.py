@@ -8,7 +8,6 @@ ended (`STEP`) and what it cost; all append what they used to
 `records.<name>.txt`.
 """
 
-import dataclasses
 import json
 import pathlib
 import sys
@@ -19,47 +18,15 @@ import grain
 import jax
 import optax
 
-from antjax.data import output_folder, records, text
 from antjax.jobs import job as job_lib
 from antjax.lm import tokenizer as tokenizer_lib
 from antjax.lm import transformer
 from antjax.mesh.mesh import make_mesh
-from antjax.shards import position, record_source
+from antjax.shards import position
 from antjax.train.trainer import Trainer
+from benchmarks import text_job
 
 MARK = 'STEP '
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-  """What a worker does.
-
-  Attributes:
-    data: Folder of launch/prepare_text.py.
-    out: Folder for what workers write.
-    num_sequences: In an epoch.
-    num_epochs: Passes over them.
-    seq_len: Tokens of a sequence.
-    rows: Sequences of a micro-batch.
-    num_micro_batches: Number of micro-batches of each worker in a step, where
-      no plan says otherwise.
-    dim: Width of the model.
-    num_layers: Its depth.
-    shard_size: Sequences of a lease.
-    checkpoint_every: Steps between checkpoints; 0: none.
-  """
-
-  data: str
-  out: str
-  num_sequences: int
-  num_epochs: int = 2
-  seq_len: int = 64
-  rows: int = 4
-  num_micro_batches: int = 16
-  dim: int = 64
-  num_layers: int = 2
-  shard_size: int = 8
-  checkpoint_every: int = 20
 
 
 class _Log(grain.transforms.Map):
@@ -75,24 +42,14 @@ class _Log(grain.transforms.Map):
 
 
 def main() -> None:
-  job = Job(**json.loads(sys.argv[1]))
+  job = text_job.Job(**json.loads(sys.argv[1]))
   job_lib.initialize_distributed()
   agent = job_lib.agent_from_environment()
   assert agent is not None, 'start it by launch/agent.py'
-  folder = pathlib.Path(job.data)
-  description = output_folder.load_description(folder)
-  path = folder / description['files']['train']['path']
-  source = record_source.SourceRange(
-    text.PackedSource(
-      records.open_source(path, text.SCHEMA),
-      job.seq_len,
-      lengths=records.open_source(path, text.LENGTHS_SCHEMA),
-    ),
-    0,
-    job.num_sequences,
-  )
   config = transformer.Config(
-    vocab_size=tokenizer_lib.load(folder / tokenizer_lib.FILE_NAME).vocab_size,
+    vocab_size=tokenizer_lib.load(
+      pathlib.Path(job.data) / tokenizer_lib.FILE_NAME
+    ).vocab_size,
     embed_dim=job.dim,
     mlp_dim=4 * job.dim,
     num_layers=job.num_layers,
@@ -102,7 +59,7 @@ def main() -> None:
     lambda params, batch, rng: transformer.loss(config, params, batch),
     optax.adamw(1e-3),
     mesh=make_mesh(intra=jax.local_device_count()),
-    paro='NNN',
+    paro=job.paro,
     num_micro_batches=job.num_micro_batches,
   )
   state = trainer.init(lambda key: transformer.init(config, key))
@@ -114,7 +71,7 @@ def main() -> None:
     )
     batches = (
       agent.dataset(
-        source,
+        text_job.open_source(job),
         shard_size=job.shard_size,
         num_epochs=job.num_epochs,
         key_field='record_key',

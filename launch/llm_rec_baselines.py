@@ -3,7 +3,8 @@
 """What LLM-Rec is compared with, on the same held-out examples."""
 
 from antjax.jobs import job as job_lib
-from antjax.jobs.llm_rec.baselines import Config, main
+from antjax.jobs.llm_rec.baselines import main
+from antjax.jobs.llm_rec.config import BaselinesConfig
 
 if __name__ == '__main__':
-  job_lib.run(main, Config())
+  job_lib.run(main, BaselinesConfig())

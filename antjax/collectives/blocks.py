@@ -176,7 +176,7 @@ def narrows(dtype: Any, payload_dtype: Any) -> bool:
 
 
 def rounded(x: jax.Array, payload_dtype: Any) -> jax.Array:
-  """What arrives of `x`: its sender must use the same values."""
+  """What arrives from `x`: its sender must use the same values."""
   return from_wire(to_wire(x, payload_dtype), x.dtype, payload_dtype)
 
 

@@ -183,7 +183,7 @@ def for_mesh(
 ) -> Collectives:
   """The algorithm with what suits the devices of a mesh.
 
-  XLA joins small messages on GPU and TPU; on CPU nobody does, and each message
+  XLA combines small messages on GPU and TPU, but not on CPU, where each message
   waits for the slowest host several times: there leaves share messages.
 
   Args:

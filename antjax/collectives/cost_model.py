@@ -264,7 +264,7 @@ def axis_seconds(
 def fastest(
   op: Op, num_bytes: float, links: Links, num_groups: int, group_size: int
 ) -> Algorithm:
-  """Names the algorithm of the least predicted time; the earlier of equals."""
+  """Names the algorithm with the least predicted time; the earlier on ties."""
   return min(
     ALGORITHMS,
     key=lambda a: seconds(op, a, num_bytes, links, num_groups, group_size),

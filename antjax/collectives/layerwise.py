@@ -44,7 +44,7 @@ class LayerPiece:
     spec: Spec of one layer.
     params_level: Level of `piece`.
     grads_level: Level of `slot`.
-    how: How arrays move over both mesh axes at once.
+    how: Algorithm that moves arrays over both mesh axes at once.
     is_kept: Whether the whole layer is kept from the forward to the backward
       pass, instead of being gathered again.
   """

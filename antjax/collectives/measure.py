@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Times collectives on the devices at hand, to know the speeds of links."""
+"""Times collectives on the available devices to measure link speeds."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -38,7 +38,7 @@ def measure(
   nothing else meanwhile.
 
   Args:
-    mesh: From `make_mesh`.
+    mesh: Mesh from `make_mesh`.
     sizes_bytes: Bytes of the whole array; two sizes or more.
     repeats: Calls of each; their median counts.
 
@@ -53,9 +53,9 @@ def measure(
 def timings(
   mesh: Mesh, sizes_bytes: Sequence[int], repeats: int
 ) -> tuple[cost_model.Timing, ...]:
-  """What every algorithm takes; the same in every process.
+  """Time that every algorithm takes; the same in every process.
 
-  Algorithms take turns, so that what else the machine does hits all alike.
+  Algorithms take turns, so that other load on the machine affects all alike.
   """
   n, m = num_groups(mesh), group_size(mesh)
   keys = [

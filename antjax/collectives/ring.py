@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Collectives on one flat ring over all devices, as most libraries do them.
 
-Devices stand in the ring group by group, so that one hop of each group crosses
-to the next group. Every one of the N - 1 steps waits for those hops, and a
-group's uplink carries (N - 1) / N of an array of N blocks. HO-Ring
+Devices are ordered in the ring group by group, so that one hop of each group
+crosses to the next group. Every one of the N - 1 steps waits for those hops,
+and a group's uplink carries (N - 1) / N of an array of N blocks. HO-Ring
 (`antjax.collectives.ho_ring`) does better on both counts; this is what it is
 measured against.
 

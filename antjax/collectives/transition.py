@@ -8,10 +8,10 @@ their true shape at level none. Cost per device for an array of V bytes with n
 groups of m devices: a step along `intra` moves V (m-1)/m, one along `inter`
 V (n-1)/(n m); an all-reduce moves twice that.
 
-What crosses both axes at once goes by the algorithm of `how`, and by default in
+Transfers over both axes at once use the algorithm of `how`, by default
 two phases of XLA's own collectives, inside the groups first and last, so that a
-device sends only its m-th part of the array to other groups. What moves along
-one axis is XLA's own always.
+device sends only its m-th part of the array to other groups. Transfers along
+one axis always use XLA's own.
 """
 
 from collections.abc import Callable, Sequence

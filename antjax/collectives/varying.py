@@ -13,7 +13,7 @@ def to_varying(x: jax.Array) -> jax.Array:
 
   Differentiating a copy that is not so marked puts an all-reduce of its
   gradient wherever the gradient is formed, that is inside the micro-batch
-  loop, where groups with unequal trip counts would wait for ever.
+  loop, where groups with unequal trip counts would deadlock.
   """
   missing = tuple(a for a in (INTER, INTRA) if a not in varying_axes(x))
   return lax.pcast(x, missing, to='varying') if missing else x
@@ -34,7 +34,7 @@ def alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def is_alone(*arrays: jax.Array) -> bool:
-  """Whether one device has all there is, so that collectives move nothing.
+  """Whether one device holds everything, so that collectives move nothing.
 
   XLA:CPU copies the operand of a collective with itself. Only without types: a
   typed result has to come from a collective.

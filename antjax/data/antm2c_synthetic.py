@@ -82,7 +82,7 @@ class World:
   """Users and items with what is true of them; N users, I items, T topics.
 
   Attributes:
-    config: What it was made by.
+    config: Settings that it was made with.
     users: Tastes float32 [N, D].
     user_from: Time of the first row a user can have, from 0 to 1 [N]; rising.
     profile: deep_features_0 of users [N].

@@ -63,9 +63,9 @@ def write(
 
   Args:
     out: Folder to make; it must not exist, or be empty.
-    config: What to make up.
+    config: Settings of the synthetic data.
     image_size: Pixels each way, a multiple of 8; 0 makes no images.
-    progress: Called with a text at the start of each file.
+    progress: Function called with a text at the start of each file.
 
   Returns:
     The parts.

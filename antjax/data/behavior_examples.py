@@ -192,10 +192,10 @@ def build(
   Args:
     con: Backend that holds `rows`: DuckDB or Spark.
     rows: Columns of `layout`, with `title`, the int32 id of the text.
-    layout: What they hold.
-    config: How they become examples.
+    layout: Layout of the rows.
+    config: Settings of the examples.
     folder: Existing folder for intermediate files; it outlives the result.
-    progress: Called with a text at the start of each step.
+    progress: Function called with a text at the start of each step.
     known_ids: Name, as in `Examples.id_maps`, -> table (value, id) of an
       earlier day, whose values keep their ids.
   """

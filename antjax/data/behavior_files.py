@@ -43,12 +43,13 @@ def write_splits(
   """Writes the examples; returns split -> counts.
 
   Args:
-    table: From `behavior_examples.build`, with length_i of each long text.
-    layout: What the rows hold.
+    table: Table from `behavior_examples.build`, with length_i of each long
+      text.
+    layout: Layout of the rows.
     stage: Folder for the files.
     work: Folder with room for intermediate files.
     file_format: Suffix of the files.
-    progress: Called with a text at the start of each split.
+    progress: Function called with a text at the start of each split.
 
   Raises:
     ValueError: There is no example at all.

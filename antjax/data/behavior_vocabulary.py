@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The distinct behaviors of all days: text <-> dense id, append-only.
 
-Row 0 is padding, row 1 stands for what is unknown; texts follow from row 2. An
+Row 0 is padding, row 1 is any unknown text; texts follow from row 2. An
 append adds the texts that are new, those that occur most first, equal ones in
 the order of their UTF-8 bytes; an id never changes. Texts are compared
 exactly, not by a hash.
@@ -76,9 +76,9 @@ class BehaviorVocabulary:
   """One state of a vocabulary, whatever is appended later.
 
   Attributes:
-    folder: Where it is.
+    folder: Folder of the vocabulary.
     normalizer: Name of the normalizer of all texts, with its version.
-    appends: In their order.
+    appends: Appended files, in order.
   """
 
   def __init__(

@@ -47,8 +47,8 @@ class Block:
     starts: First byte of each good record, int64 [records]; blank lines are
       none.
     stops: One behind the last byte of each, int64 [records].
-    faults: What is not a record, in its order.
-    first_record: How many records and faults of the file come before.
+    faults: Text that is not a record, in order.
+    first_record: Number of records and faults earlier in the file.
     first_line: Line of the file in which the block begins, from 1.
   """
 
@@ -196,7 +196,7 @@ def _cut(
 
   Args:
     held: Bytes, from the start of a record.
-    dialect: How records are written.
+    dialect: Dialect of the records.
     at_end: Whether the file ends here.
     max_record_bytes: A quote that is open for longer is never closed.
 
@@ -290,7 +290,7 @@ def read_blocks(
   Args:
     path: Text file, with or without a byte order mark; it may be packed as .gz
       or .xz.
-    dialect: How its records are written.
+    dialect: Dialect of its records.
     block_bytes: Bytes to read at a time.
     max_record_bytes: A quote that is open for longer is a fault.
 

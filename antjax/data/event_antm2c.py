@@ -57,7 +57,7 @@ def source(
 
   Args:
     path: See `antm2c.find_files`.
-    config: What the columns hold.
+    config: Settings of the columns.
 
   Raises:
     FileNotFoundError: No such source.

@@ -58,7 +58,7 @@ class EventWriter:
     work: Folder for intermediate files, with an empty folder `raw`.
     rejects: Lists what is set aside, and refuses too much of it.
     threads: Number of threads; 0 means all cores.
-    progress: Called with a text at the start of each step.
+    progress: Function called with a text at the start of each step.
   """
 
   con: ibis.BaseBackend
@@ -154,7 +154,7 @@ class Source:
   """A data set, before it is read.
 
   Attributes:
-    schema: What its columns mean.
+    schema: Schema of its columns.
     made_of: JSON-able: what decides its rows, with a fingerprint of the data.
     write: Writes the events; returns entries for `dataset.json`, counts among
       them.
@@ -178,11 +178,11 @@ def write(
 
   Args:
     out: Folder to make; intermediate files are beside it.
-    source: What to read.
+    source: Source to read.
     engine: Memory and threads of DuckDB, which reads all sources.
-    max_rejected_share: Largest share of malformed rows of a file to go on with.
+    max_rejected_share: Largest accepted share of malformed rows of a file.
     overwrite: Replace events of another source.
-    progress: Called with a text at the start of each step.
+    progress: Function called with a text at the start of each step.
 
   Returns:
     The content of `dataset.json`, and whether it was made now.
@@ -228,7 +228,7 @@ class Events:
   Attributes:
     con: DuckDB or Spark.
     folder: Folder of the events.
-    schema: What the columns mean.
+    schema: Schema of the columns.
     about: Content of `dataset.json`.
   """
 

@@ -88,11 +88,12 @@ def encode(
     num_items: Rows.
     folder: Existing folder for the files: float16 [num_items, X], 0 for items
       without an image; bool [num_items]; member and reason.
-    encoder: Called with `batch_size` images at most, the last time with fewer.
+    encoder: Function called with `batch_size` images at most, the last time
+      with fewer.
     image_size: H and W of the images it gets; others are resized.
     batch_size: Images at once.
-    threads: That decode; 0 means one a core.
-    progress: Called with a text now and then.
+    threads: Number of decoding threads; 0 means one per core.
+    progress: Function called with a text from time to time.
 
   Returns:
     Counts, and X.

@@ -12,7 +12,7 @@ KDD 2019, https://doi.org/10.1145/3292500.3330859):
 A user with 13 to 100 ratings in a state is a task of it; the ratings are put in
 a seeded random order, or in time, and the last 10 are the query. `train` has
 all ratings of warm users for old items, except the queries of `warm`: those are
-never trained on. Ids come from `train` alone; 0 stands for what it lacks.
+never trained on. Ids come from `train` alone; 0 means a value that it lacks.
 
 `event_movielens` reads the ratings, `view_melu` makes tasks of them.
 """

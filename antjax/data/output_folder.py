@@ -78,8 +78,8 @@ def check_files(
 
   Args:
     folder: Folder with prepared data.
-    description: What `load_description` read there.
-    under: What the paths of the files begin with, such as 'events/'.
+    description: Description that `load_description` read.
+    under: Prefix of the files' paths, such as 'events/'.
 
   Raises:
     ValueError: There are such files; the message names them.

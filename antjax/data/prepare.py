@@ -307,7 +307,7 @@ def write_records(
     table: Table with the fields of `schema`, ordered as the records shall be.
     path: File to write, .parquet or .array_record; appears only when whole.
     schema: Fields to write and their types.
-    on_batch: Called with each batch of records that is written.
+    on_batch: Function called with each batch of records that is written.
 
   Returns:
     Number of records.
@@ -336,7 +336,7 @@ def stream(
     folder: Existing folder with room for the table, which goes by way of a
       file there: every ibis backend writes one out of core.
     columns: Columns to give.
-    batch_rows: Most rows of a batch.
+    batch_rows: Largest number of rows of a batch.
   """
   with tempfile.TemporaryDirectory(dir=folder, prefix='.write-') as temporary:
     whole = pathlib.Path(temporary) / 'table.parquet'

@@ -8,7 +8,7 @@ formats give the same records. Neither jax nor grain is imported here.
 
 `record_writer` writes them. An Arrow file is Arrow's IPC format: one record
 batch a block of records, and a footer that says where each block is. A block's
-columns lie one after another, the rows of all its records in each; a list of
+columns follow each other, the rows of all its records in each; a list of
 lists is padded already. So a block is read in one sequential piece, and its
 numpy arrays are views of the page cache.
 """

@@ -21,7 +21,7 @@ class BadRow:
     line: Line of the file in which it begins, from 1; of a table, the row.
     column: Column at fault, '' for the row as a whole.
     reason: One word, to count by.
-    message: What is wrong.
+    message: Description of what is wrong.
     text: The line, '' where there is none.
   """
 
@@ -88,7 +88,7 @@ class Rejects:
       num_rows: All its rows, so far.
       most: At most so many it has, if it is not at its end.
       why: What was wrong with how many.
-      unit: What its rows are called.
+      unit: Name of its rows.
 
     Raises:
       ValueError: There are more than `max_share`.

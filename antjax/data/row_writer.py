@@ -64,7 +64,7 @@ class Parsed:
     table: Good rows: the columns, and `ROW`, their places in the file.
     bad: Rows set aside, in their order.
     filled: Column -> values that were filled in.
-    size: How much of the file this was, in the unit of `Source.size`.
+    size: Size of this part of the file, in the unit of `Source.size`.
   """
 
   table: pa.Table
@@ -86,9 +86,9 @@ class Source(Generic[_Piece]):
     path: The file.
     pieces: Its pieces, read as they are taken.
     parse: Parses a piece, in any thread.
-    size: How large the file is, infinite where that is not known.
+    size: Size of the file, infinite where unknown.
     smallest: Size of the smallest row.
-    unit: What its rows are called.
+    unit: Name of its rows.
   """
 
   path: pathlib.Path
@@ -113,7 +113,7 @@ def write(
   """Writes the good rows of sources, one after another; see `text_reader.read`.
 
   Args:
-    sources: What opens each of them.
+    sources: Functions that open the sources.
     folder: See `text_reader.read`.
     rejects: See `text_reader.read`.
     no_rows: Makes the table of no rows.

@@ -110,7 +110,7 @@ class Schema(TableColumns):
   says so.
 
   Attributes:
-    name: What the data are called.
+    name: Name of the data.
     user: Column with the user; '' makes every row a user of its own.
     item: Column with the item; '' means that all rows have the same one. With
       a separator a row lists several of them, in time.

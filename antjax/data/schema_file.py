@@ -165,7 +165,7 @@ def _checked(
   """The entries of a file; names that YAML took for numbers are texts again.
 
   Args:
-    path: The file, for errors.
+    path: Path of the file, for error messages.
     value: Its content, with `columns`.
     lists: Entries that are lists of columns.
     names: Entries that are a column.

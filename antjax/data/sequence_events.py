@@ -161,7 +161,7 @@ class SequenceEvents:
     predicted; runs of a user share one event, and the oldest one may be short.
 
     Args:
-      length: Most events that are predicted in a run.
+      length: Largest number of events predicted in a run.
 
     Returns:
       (starts, stops) int64 [runs], users one after the other, each oldest

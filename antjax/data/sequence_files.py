@@ -64,8 +64,8 @@ def write_sequences(
   Args:
     out: Folder to make.
     events: Folder of the events.
-    schema: What their columns mean.
-    config: How events become sequences.
+    schema: Schema of their columns.
+    config: Settings of the sequences.
     **options: See `view.make`.
 
   Returns:
@@ -104,7 +104,7 @@ def check(schema: Schema) -> None:
   """Refuses a schema that says too little for sequences.
 
   Raises:
-    ValueError: What is lacking.
+    ValueError: Something is missing; the message says what.
   """
   if not (schema.user and schema.item):
     raise ValueError(

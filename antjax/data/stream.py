@@ -39,7 +39,7 @@ class FileStream:
     """Counts the records of the files that are there.
 
     Args:
-      folder: It exists; it may be empty.
+      folder: Existing folder, which may be empty.
       suffix: Suffix of the files, .array_record, .parquet or .arrow.
       schema: See `records.open_source`.
 

@@ -6,7 +6,7 @@ A value is never rounded, cut or replaced unseen: '2.5' is no integer, 'nan' and
 '1e99' are no float32. Spaces and tabs around a number do not matter.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import math
 import re
@@ -36,8 +36,8 @@ class Column:
   Attributes:
     kind: Type; 'time' is a text as `text_times` reads it, and becomes int64
       seconds.
-    empty: Number that an empty field stands for, or None where an empty number
-      is malformed. Of a 'time', seconds that stand for whatever is no time.
+    empty: Number that an empty field means, or None where an empty number
+      is malformed. For a 'time', seconds that replace unreadable times.
     values: The only texts that it may hold; () allows all.
     is_needed: Whether a text must not be blank.
     limit: Numbers must be below it in size.
@@ -115,8 +115,8 @@ def typed(
   Args:
     name: Name of the column.
     values: Texts, or numbers, nulls or lists of a Parquet file, [n].
-    column: What they have to be.
-    faults: Gets the rows that are not; their value is any.
+    column: Column that they must conform to.
+    faults: Receives the rows that do not; their value is arbitrary.
 
   Raises:
     ValueError: The column as a whole is of a type that cannot be one of `kind`.
@@ -128,15 +128,34 @@ def typed(
   kind = values.type
   if _is_list(kind):
     return _lists(name, values, column, faults), 0
-  if _is_number(kind) and column.kind in _ARROW and not values.null_count:
+  num_empty = values.null_count
+  is_whole = not num_empty or column.empty is not None
+  if _is_number(kind) and column.kind in _ARROW and is_whole:
     try:
       numbers = values.cast(_ARROW[column.kind])
+      if num_empty:
+        empty = np.dtype(column.kind).type(column.empty)
+        numbers = numbers.fill_null(empty)
       is_bad = ~_fits(numbers.to_numpy(), column.limit)
       faults.add(is_bad, name, *_cast_fault(name, values, column))
-      return numbers, 0
+      return numbers, num_empty
     except pa.ArrowInvalid:  # Some do not fit: see which.
       pass
   return _from_texts(name, _as_texts(name, values, column), column, faults)
+
+
+def float_types(columns: Mapping[str, Column]) -> dict[str, pa.DataType]:
+  """Returns Arrow's types of the columns of floats."""
+  return {
+    n: _ARROW[c.kind] for n, c in columns.items() if c.kind[:5] == 'float'
+  }
+
+
+def all_fit(numbers: pa.Array, column: Column) -> bool:
+  """Whether floats that Arrow has read are all good ones."""
+  if numbers.null_count and column.empty is None:
+    return False
+  return bool(_fits(numbers.fill_null(0).to_numpy(), column.limit).all())
 
 
 def _lists(

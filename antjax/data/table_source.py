@@ -104,13 +104,13 @@ def read(
   """Writes the good rows of all files to Parquet files in a folder.
 
   Args:
-    files: From `find_files`.
+    files: Files from `find_files`.
     columns: Their columns.
     folder: Existing folder; its files get the columns that are used, those with
       a separator as lists of texts, and `ROW`, see `Layout.file_bits`.
     rejects: Lists rows that are set aside, and refuses too many of them.
     threads: Number of threads; 0 means one a core.
-    progress: Called with a text at the start of each file.
+    progress: Function called with a text at the start of each file.
 
   Returns:
     What all files hold.

@@ -47,8 +47,8 @@ def write_tasks(
   Args:
     out: Folder to make.
     events: Folder of the events.
-    schema: What their columns mean.
-    config: How events become tasks.
+    schema: Schema of their columns.
+    config: Settings of the tasks.
     **options: See `view.make`.
 
   Returns:

@@ -25,11 +25,11 @@ class SpanConfig:
 
   Attributes:
     query_size: Rows of a query of an evaluation record.
-    max_support: Most support rows of an evaluation record.
-    min_rows: Fewest rows of a task that is evaluated.
+    max_support: Largest number of support rows of an evaluation record.
+    min_rows: Smallest number of rows of a task that is evaluated.
     test_share: Share of a task's rows, its last ones, that are queries; at
       least `query_size` rows.
-    max_rows: Most rows of a training record; a longer task is cut.
+    max_rows: Largest number of rows of a training record; longer tasks are cut.
   """
 
   query_size: int
@@ -47,7 +47,7 @@ class Spans:
     task: Task id, int32 [M].
     start: First row, int64 [M].
     stop: One past the last row, int64 [M].
-    num_query: How many of the last rows are the query, int32 [M].
+    num_query: Number of last rows that are the query, int32 [M].
   """
 
   task: np.ndarray
@@ -74,7 +74,7 @@ def training(
   Args:
     num_rows: Rows of each task, [N].
     is_warm: Whether a task is trained on, bool [N].
-    config: Settings of the coordinator.
+    config: How the rows of a task are cut.
   """
   size = np.where(is_warm, num_rows - num_test(num_rows, config), 0)
   return _cut(_first(num_rows), size, config.max_rows)
@@ -91,7 +91,7 @@ def evaluation(
   Args:
     num_rows: Rows of each task, [N].
     is_chosen: Whether a task is evaluated, bool [N].
-    config: Settings of the coordinator.
+    config: How the rows of a task are cut.
   """
   test = np.where(is_chosen, num_test(num_rows, config), 0)
   first = _first(num_rows)

@@ -41,7 +41,7 @@ class Rejected:
   Attributes:
     path: File.
     record: Row or paragraph in it, from 0; None for the whole file.
-    reason: Why, in a few words.
+    reason: Reason, in a few words.
   """
 
   path: str
@@ -53,7 +53,7 @@ class DocumentReader:
   """Documents of text and Parquet files, in a fixed order.
 
   Attributes:
-    rejected: What could not be read so far.
+    rejected: Input that could not be read so far.
     num_documents: Documents read so far.
   """
 

@@ -35,7 +35,7 @@ class Layout:
 
   Attributes:
     columns: Column -> what it has to hold: all of a file, in their order.
-    dialect: How records are written.
+    dialect: Dialect of the records.
     header: Fields of the first line, or None where a file has no header.
     file_bits: 0 numbers the rows of all files one after another, those set
       aside included, in the column `ROW`. Else a row's number is (place of its
@@ -65,7 +65,7 @@ def read(
 
   Args:
     files: Text files, read in this order; they may be packed as .gz or .xz.
-    layout: What each of them holds.
+    layout: Layout of each file.
     folder: Existing folder for `part-*.parquet`; at least one is written.
     rejects: Lists rows that are set aside, and refuses too many of them.
     finish: Makes what is written of the typed rows of a block and their file;
@@ -74,7 +74,7 @@ def read(
     block_bytes: Bytes of a block: a few megabytes, so that the next step finds
       in a processor's cache what the last one wrote there.
     max_record_bytes: A quote that is open for longer is never closed.
-    progress: Called with a text at the start of each file.
+    progress: Function called with a text at the start of each file.
 
   Returns:
     What all files hold.
@@ -234,7 +234,9 @@ def _texts(
     )
     return 'skip'
 
-  def read(kind: pa.DataType) -> dict[str, pa.Array]:
+  def read(
+    kind: pa.DataType, other: Mapping[str, pa.DataType]
+  ) -> dict[str, pa.Array]:
     wrong.clear()
     table = arrow_csv.read_csv(
       pa.BufferReader(pa.py_buffer(data)),
@@ -247,20 +249,28 @@ def _texts(
         newlines_in_values=bool(dialect.quote),
         invalid_row_handler=skip,
       ),
-      arrow_csv.ConvertOptions(column_types=dict.fromkeys(names, kind)),
+      arrow_csv.ConvertOptions(
+        column_types={**dict.fromkeys(names, kind), **other}, null_values=['']
+      ),
     )
     return {name: table[name].combine_chunks() for name in names}
 
+  # Arrow's floats are ours, but for empty and infinite ones.
+  floats = strict_columns.float_types(layout.columns)
   try:
-    found = read(pa.string())
-  except pa.ArrowInvalid:  # Some bytes are no UTF-8: see which.
-    raw = read(pa.binary())
+    found = read(pa.string(), floats)
+    if not all(
+      strict_columns.all_fit(found[n], layout.columns[n]) for n in floats
+    ):
+      found = read(pa.string(), {})
+  except pa.ArrowInvalid:  # Some are no number, or no UTF-8: see which.
+    raw = read(pa.binary(), {})
     found = {n: strict_columns.decoded(n, raw[n], faults) for n in names}
   if dialect.quote and delimiter != dialect.delimiter:
-    found = {
-      name: pc.replace_substring(texts, delimiter, dialect.delimiter)
-      for name, texts in found.items()
-    }
+    for name in [n for n, x in found.items() if pa.types.is_string(x.type)]:
+      found[name] = pc.replace_substring(
+        found[name], delimiter, dialect.delimiter
+      )
   return found, wrong
 
 

@@ -22,8 +22,8 @@ def in_order(
 
   Args:
     work: Lets go of Python's lock for most of its time, or it gains nothing.
-    given: Is read as results are taken.
-    threads: How many.
+    given: Iterable that is read as results are taken.
+    threads: Number of threads.
     ahead: Results, done or not, that may wait; 0 means one a thread.
   """
   waiting: collections.deque[futures.Future[_Out]] = collections.deque()

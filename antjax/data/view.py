@@ -26,10 +26,10 @@ class ViewWork:
     work: Folder for intermediate files, with the empty folder `steps`.
     events: Folder of the events.
     about: Content of the events' `dataset.json`.
-    schema: What their columns mean.
-    engine: What sorts, joins and groups; the files do not depend on it.
+    schema: Schema of their columns.
+    engine: Engine that sorts, joins and groups; it does not change the files.
     file_format: Format of record files: arrow, parquet or array_record.
-    progress: Called with a text at the start of each step.
+    progress: Function called with a text at the start of each step.
   """
 
   stage: pathlib.Path
@@ -70,14 +70,14 @@ def make(
   Args:
     out: Folder to make; intermediate files are beside it.
     events: Folder of the events, from `events.write`.
-    schema: What their columns mean.
+    schema: Schema of their columns.
     version: Version of the view's format.
     settings: JSON-able: what decides the content, beside events and format.
     build: Writes the files; returns the description.
-    engine: What sorts, joins and groups; the files do not depend on it.
+    engine: Engine that sorts, joins and groups; it does not change the files.
     file_format: Format of the record files.
     overwrite: Replace a view made with other settings.
-    progress: Called with a text at the start of each step.
+    progress: Function called with a text at the start of each step.
 
   Returns:
     The content of `dataset.json`, and whether it was made now.

@@ -71,8 +71,8 @@ def write_examples(
   Args:
     out: Folder to make.
     events: Folder of the events.
-    schema: What their columns mean.
-    config: How events become examples.
+    schema: Schema of their columns.
+    config: Settings of the examples.
     vocabulary: Folder of a vocabulary to append to, made where there is none;
       `out` gets a copy of its state then. '' makes one for `out` alone.
     ids_from: Examples of an earlier day: their users, items and categories keep
@@ -117,7 +117,7 @@ def check(schema: Schema, config: BehaviorConfig) -> None:
   """Refuses a schema that says too little for the examples.
 
   Raises:
-    ValueError: What is lacking.
+    ValueError: Something is missing; the message says what.
   """
   if config.examples.split == 'time' and not schema.time:
     raise ValueError(

@@ -40,7 +40,7 @@ def write_tasks(
   Args:
     out: Folder to make.
     events: Folder of the events of MovieLens-1M.
-    schema: What their columns mean.
+    schema: Schema of their columns.
     config: Split rule.
     **options: See `view.make`; the engine is DuckDB.
 
@@ -163,7 +163,7 @@ class Tasks:
     vocabularies: Feature -> table (feature, id).
     states: (state, users, ratings, eligible_users, eligible_ratings) of the
       four states, to compare with MeLU's.
-    max_genres: Most genres of an item.
+    max_genres: Largest number of genres of an item.
   """
 
   splits: Mapping[str, ir.Table]

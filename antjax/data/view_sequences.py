@@ -33,7 +33,7 @@ class SequenceConfig:
   """How events become sequences.
 
   Attributes:
-    k_core: Fewest events of each user and of each item; 0: any number.
+    k_core: Smallest number of events of each user and item; 0: any number.
     untitled: Whether events of items without a title are dropped or kept.
     drop_repeats: Whether, of an item that comes several times in a row, only
       the first event is kept.
@@ -75,9 +75,9 @@ def build(
 
   Args:
     events: Events to make sequences of.
-    config: How they become sequences.
+    config: Settings of the sequences.
     folder: Existing folder for intermediate files; it outlives the result.
-    progress: Called with a text at the start of each step.
+    progress: Function called with a text at the start of each step.
 
   Raises:
     ValueError: No event is left.
@@ -206,8 +206,8 @@ def _k_core(
     steps: For the rounds.
     events: user, item and other columns.
     k: 0 or 1 leave all events.
-    counts: Gets the events dropped and the rounds.
-    progress: Called at the start of each round.
+    counts: Receives the numbers of dropped events and of rounds.
+    progress: Function called at the start of each round.
   """
   num_events = first = prepare.count(events)
   counts['core_rounds'] = 0

@@ -123,9 +123,9 @@ def build(
 
   Args:
     events: Rows to make tasks of.
-    config: How they become tasks.
+    config: Settings of the tasks.
     folder: Empty folder for intermediate files; it outlives the result.
-    progress: Called with a text at the start of each step.
+    progress: Function called with a text at the start of each step.
 
   Raises:
     ValueError: The schema names no task or no label, or labels are neither

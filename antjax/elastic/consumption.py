@@ -82,7 +82,7 @@ class Consumption:
     """Begins with nothing consumed.
 
     Args:
-      spec: The data set.
+      spec: Spec of the data set.
       share: (rank of this worker, number of workers).
     """
     self._spec = spec

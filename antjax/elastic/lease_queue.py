@@ -308,7 +308,7 @@ class LeaseQueue:
         if not reply.leases and reply.outcome == _OUTCOME.LEASED:
           this.outcome = _OUTCOME.WAIT  # It holds all that it may.
       if reply.outcome == _OUTCOME.WAIT and not self._data_set.is_stream:
-        # Faster workers would stand idle for what is held in reserve here.
+        # Faster workers would be idle because of what is held in reserve here.
         this.is_ending = True
         while len(this.leases) > self._num_takers:
           self._note_news(this)

@@ -66,7 +66,7 @@ def to_keys(values: np.ndarray) -> np.ndarray:
 class KeyIndex:
   """Which row each key has; rows are given by the caller.
 
-  Takes 16 to 32 bytes a row.
+  Takes 16 to 32 bytes per row.
 
   Attributes:
     keys: int64 [capacity], the key of each row that has one.

@@ -183,7 +183,7 @@ def new_rows(spec: TableSpec, key: jax.Array, ids: jax.Array) -> jax.Array:
 def init_rows(mesh: Mesh, stack: Stack, key: jax.Array) -> jax.Array:
   """A stack's new rows [W * rows_per_device, D], owner-major; in `jit`.
 
-  Each owner makes its own, a block after another: what this takes of memory
+  Each owner makes its own, one block after another: the memory needed
   beside the rows does not depend on their number.
   """
 

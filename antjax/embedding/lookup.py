@@ -95,7 +95,7 @@ def _scatter(num_rows, rows_ND, index_N):
 def _add_segments(num_rows, rows_ND, index_N):
   """As `_scatter`, by a sort and log2(N) passes over the rows."""
   size = index_N.size
-  order_N = np.arange(size, dtype=np.int32)
+  order_N = jnp.asarray(np.arange(size, dtype=np.int32))
   index_N, origin_N = lax.sort((index_N, order_N), num_keys=1)
   sums_ND = rows_ND.at[origin_N].get(unique_indices=True)
   # After a pass, each row holds the sum of twice as many rows of its index.

@@ -25,7 +25,7 @@ class RowOptimizer(Protocol):
   def update(
     self, grads: jax.Array, slots: Slots, rows: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Slots]:
-    """What is to be added to the rows, and new slots; `step` counts from 0."""
+    """Updates to add to the rows, and new slots; `step` counts from 0."""
 
 
 def _rate(learning_rate: LearningRate, step: jax.Array) -> jax.Array:
@@ -66,9 +66,9 @@ class Adagrad:
 
 @dataclasses.dataclass(frozen=True)
 class RowWiseAdagrad:
-  """Adagrad with one accumulator a row, the mean square of its gradient.
+  """Adagrad with one accumulator per row, the mean square of its gradient.
 
-  4 bytes of state a row whatever its width; FBGEMM's EXACT_ROWWISE_ADAGRAD.
+  4 bytes of state per row, whatever its width; FBGEMM's EXACT_ROWWISE_ADAGRAD.
   """
 
   learning_rate: LearningRate = 0.01
@@ -86,7 +86,7 @@ class RowWiseAdagrad:
 
 @dataclasses.dataclass(frozen=True)
 class Adam:
-  """Lazy Adam: moments of a row move only in steps that touch it.
+  """Lazy Adam: moments of a row change only in steps that touch it.
 
   The bias correction counts all steps of the job, not the row's own, as lazy
   Adam does elsewhere. A row first touched late in a job therefore starts with

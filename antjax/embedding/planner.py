@@ -89,10 +89,10 @@ def plan_tables(
   device_bytes: float = math.inf,
   memory_bytes_per_s: float = 2e10,
 ) -> list[TablePlan]:
-  """Chooses the level of each table whose own says 'auto'.
+  """Chooses the level of each table that says 'auto'.
 
-  Each table gets the level of the least time; while they do not fit together,
-  the one moves to a finer level that pays the least time a byte saved.
+  Each table gets its fastest level. While they do not fit together, the table
+  that pays the least time per byte saved moves to a finer level.
 
   Args:
     specs: The tables.

@@ -23,7 +23,7 @@ def reset_rows(
   ids: np.ndarray,
   key: jax.Array,
 ) -> dict[str, Any]:
-  """A stack's table and slots with some rows as they were born.
+  """A stack's table and slots with some rows at their initial values.
 
   O(n D), in place: `old` is donated.
 

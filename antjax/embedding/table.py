@@ -60,7 +60,7 @@ class EmbeddingTables:
         several names: then the feature is an array of ids [..., F] whose
         columns look up a table each, all of one stack. Many one-id features
         are far cheaper as the columns of one.
-      mesh: From `make_mesh`.
+      mesh: Mesh from `make_mesh`.
       max_unique: Most distinct rows of one stack that a device may need in a
         step; the number of its ids by default, which is always enough. A
         smaller one saves memory and messages; a batch with more is refused.
@@ -115,7 +115,7 @@ class EmbeddingTables:
   # State.
 
   def init(self, key: jax.Array) -> dict[str, Any]:
-    """New tables; in `jit` with `shardings()` each row is born at its owner.
+    """New tables; in `jit` with `shardings()` each row is made at its owner.
 
     A row's value depends on the key, the table's name and the row only, not
     on the mesh.
@@ -129,7 +129,7 @@ class EmbeddingTables:
   def reset_rows(
     self, state: Any, ids: Mapping[str, np.ndarray], key: jax.Array
   ) -> dict[str, Any]:
-    """Makes rows [n] of tables new again; donates, see `reset.reset_rows`."""
+    """Resets rows [n] of tables; donates, see `reset.reset_rows`."""
     for name, rows in ids.items():
       stack = self._stack_of[name]
       args = self.mesh, stack, self.specs[name], state[stack.name], rows, key

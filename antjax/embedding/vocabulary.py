@@ -3,8 +3,8 @@
 """Growing vocabularies: keys become rows of a table of fixed size.
 
 A `Vocabulary` is part of the input pipeline: it admits a key once it was seen
-often enough, gives it a row (a slot), and takes the row from a key that is no
-longer worth one. A row that is given a second time has to be made new on the
+often enough, gives it a row (a slot), and takes the row from a key that no
+longer deserves one. A reassigned row must be reset on the
 devices: `antjax.train.state.reset_rows`. `hash_ids` is the alternative without
 any state, in which keys share rows.
 """
@@ -228,7 +228,7 @@ class Vocabulary:
     return self._admit(keys[~is_known], counts[~is_known], step)
 
   def _admit(self, keys, count, step):
-    """Gives slots to those of the distinct unknown keys that deserve one."""
+    """Gives slots to the distinct unknown keys that deserve one."""
     slots, candidates = self._slots, self._candidates
     seen = candidates.index.find(keys)
     is_seen = seen >= 0
@@ -284,7 +284,7 @@ class Vocabulary:
   # Saved and restored: it continues exactly as it would have.
 
   def state(self) -> dict[str, np.ndarray]:
-    """Everything that it knows, as arrays; the config as JSON text."""
+    """The whole state as arrays; the config as JSON text."""
     return {
       'config': np.array(json.dumps(dataclasses.asdict(self.config))),
       **self._slots.state('slot'),
@@ -300,7 +300,7 @@ class Vocabulary:
     return new
 
   def save(self, path: str | os.PathLike[str]) -> None:
-    """Writes the state as an .npz file, which appears only when whole."""
+    """Writes the state as an .npz file, which appears only when complete."""
     temporary = f'{os.fspath(path)}.new'
     with open(temporary, 'wb') as file:
       self.write(file)

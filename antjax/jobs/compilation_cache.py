@@ -10,7 +10,7 @@ folder would keep nothing at all. With three processes on two cores that is most
 of the time that a restart takes.
 
 This replaces two private functions of JAX. Where they are not as expected, JAX
-goes on as it is.
+continues as it is.
 """
 
 import os

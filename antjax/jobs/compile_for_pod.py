@@ -223,7 +223,7 @@ def _memory(stats: Any) -> dict[str, int]:
   """Bytes on a device, by the compiler's account."""
   parts = {
     'arguments': stats.argument_size_in_bytes,
-    # The state is donated: its new values lie where the old ones were.
+    # The state is donated: its new values replace the old ones in place.
     'new_outputs': stats.output_size_in_bytes - stats.alias_size_in_bytes,
     'temporaries': stats.temp_size_in_bytes,
     'code': stats.generated_code_size_in_bytes,

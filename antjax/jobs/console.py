@@ -13,7 +13,8 @@ import sys
 
 from absl import flags
 
-flags.disclaim_key_flags()  # They are the command's.
+if __name__ != '__main__':
+  flags.disclaim_key_flags()  # They are the command's, and --help shows them.
 
 # Command -> module in antjax.jobs, of commands that use devices.
 _JOBS = {

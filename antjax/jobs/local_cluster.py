@@ -70,10 +70,10 @@ class _Program:
   Attributes:
     name: For people.
     index: Index of its host.
-    command: What follows `python`.
+    command: Arguments of `python`.
     env: Its environment.
-    prefix: Before its lines.
-    direct: It has our stderr.
+    prefix: Prefix of its lines.
+    direct: Whether it has our stderr.
   """
 
   name: str
@@ -102,7 +102,7 @@ class _Cluster:
   """Runs the hosts to their end and decides who is stopped when.
 
   Args:
-    grace_s: What the hosts have after a SIGTERM.
+    grace_s: Seconds that the hosts have after a SIGTERM.
     service: A program that the hosts need, ended after them. With one, hosts
       are agents: what was killed is started again, and they kill by
       themselves when asked twice.
@@ -280,8 +280,8 @@ class Config:
   ] = 0
   journal: Annotated[
     str,
-    "Elastic: the coordinator's journal; with the same one a job goes on where"
-    ' it was. Empty: a temporary one.',
+    "Elastic: the coordinator's journal; with the same one a job resumes."
+    ' Empty: a temporary one.',
   ] = ''
 
   def __post_init__(self) -> None:

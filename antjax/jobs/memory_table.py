@@ -89,7 +89,7 @@ def print_table(memory: Mapping[str, Any]) -> None:
   """Says what a device needs, before the first step.
 
   Args:
-    memory: From `account`.
+    memory: Result of `account`.
   """
   sizes = dict(memory['state'])
   if 'table' in memory:

@@ -108,8 +108,8 @@ class Config:
   ] = 'arrow'
   max_rejected_share: Annotated[
     float,
-    'Largest share of malformed lines in a file to go on with; they are listed'
-    ' in events/rejected.csv.',
+    'Largest accepted share of malformed lines in a file; they are listed in'
+    ' events/rejected.csv.',
   ] = 0.001
   overwrite: Annotated[bool, 'Replace data made with other settings.'] = False
   engine: Annotated[

@@ -62,10 +62,10 @@ class Run:
       config: Settings of the job, a dataclass with checkpoint_every; a run that
         validates reads evaluate_every, patience and best_metric too.
       job: The job; its run folder gets the settings and `made_of`.
-      made_of: What the run is trained on, see `identity`.
+      made_of: Fingerprints of the run's inputs, see `identity`.
       num_steps: Steps of the run, if it does not stop early.
       best_mode: 'min' or 'max', what better means of `config.best_metric`.
-      unit: What the progress bar counts.
+      unit: Unit that the progress bar counts.
       folder: Folder of log and checkpoints; None: the job's.
       models: Folders in the job's run folder that may hold checkpoints.
       advice: See `identity.check`.
@@ -197,7 +197,7 @@ class Run:
 def is_stack(name: str) -> bool:
   """Whether a leaf holds a language model's layers, for `scanned`.
 
-  Not the layers of a Flax module, which have numbers and stand apart.
+  Not the layers of a Flax module, which have numbers and are separate.
   """
   return re.search(r'\.layers\.(?!\d)', name) is not None
 

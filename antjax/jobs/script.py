@@ -115,7 +115,7 @@ def run(
     main: The job; gets the config that the flags give.
     default_config: Frozen dataclass whose fields become the flags.
     define_flags: Defines flags that are no part of the config.
-    exit_code_of: Error -> exit code; a `flags.Error` stands for all flags.
+    exit_code_of: Error -> exit code; a `flags.Error` means any flag error.
     takes_command: Whether the arguments after the flags are a command, which
       `main` gets too.
   """

@@ -85,7 +85,7 @@ def agent_env(
   """Returns the environment of a worker: what JAX and antjax/jobs/job.py read.
 
   Args:
-    assignment: Which rank of which generation it is.
+    assignment: Rank and generation of the worker.
     coordinator: host:port of antjax's coordinator.
     job: Name of the job.
     name: Name of this agent and its worker.

@@ -8,7 +8,7 @@ a and b the rates of kernel and bias,
 
     x (W - a H^T D) + (bias - b sum(D))  =  x W + bias - (a x H^T + b) D,
 
-so the pair (H [S, in], D [S, out]) stands for the adapted kernel [in, out] and
+so the pair (H [S, in], D [S, out]) represents the adapted kernel [in, out] and
 for the adapted bias. K steps keep K pairs, or one if H is the same at each of
 them. D comes from differentiating with respect to zero probes added to the
 pre-activations, so neither the kernel's gradient nor a per-task copy of the

@@ -42,7 +42,7 @@ def product(
 
   Args:
     x_BI: Rows: all of them, or in `shard_map` a device's.
-    kernel_IGO: The groups' matrices.
+    kernel_IGO: Matrices of the groups.
     group_B: int32, each from 0 to G - 1. Rows in any order are right, rows
       sorted by group are fast.
   """

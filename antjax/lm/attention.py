@@ -53,7 +53,7 @@ def attend(
   method: Method = 'auto',
   block: int | None = None,
 ) -> jax.Array:
-  """Softmax attention to the tokens of the same segment.
+  """Softmax attention within a segment.
 
   Softmax is in fp32, products are in the inputs' dtype. All methods give the
   same result up to the order of sums.

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of a transformer, which whole passes and generation put together.
+"""The parts of a transformer that full passes and generation share.
 
 Sources: Zhang and Sennrich 2019 (https://arxiv.org/abs/1910.07467) for RMSNorm,
 Shazeer 2020 (https://arxiv.org/abs/2002.05202) for the gated MLP, Hu et al.
@@ -47,11 +47,11 @@ def embed(
   places: jax.Array,
   token_types: jax.Array | None = None,
 ) -> jax.Array:
-  """What goes into the first layer, [B, T, D] in the parameters' dtype.
+  """Input of the first layer, [B, T, D] in the parameters' dtype.
 
   Args:
-    config: The model.
-    params: The whole tree; its layers are not used.
+    config: Configuration of the model.
+    params: Whole parameter tree; its layers are not used.
     tokens: int32 [B, T].
     places: int32 [B, T], the place of each token in its document.
     token_types: int32 [B, T]; None: all 0.
@@ -178,7 +178,7 @@ def _mlp(config: Config, weights: Weights, h_BTD: jax.Array) -> jax.Array:
 
 
 def final_norm(config: Config, params: Weights, x_BTD: jax.Array) -> jax.Array:
-  """The norm after the last layer, which post-norm models do without."""
+  """The norm after the last layer, which post-norm models lack."""
   if config.norm_place == 'post':
     return x_BTD
   return norm(config, params, 'final_norm', x_BTD)

@@ -59,7 +59,7 @@ def read_config(fields: Mapping[str, Any], path: Any = 'config.json') -> Config:
 
   Args:
     fields: Content of a config.json.
-    path: The file, for errors.
+    path: Path of the file, for error messages.
 
   Raises:
     ValueError: An unknown family, a field that is missing, or one whose value

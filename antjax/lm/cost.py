@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a transformer weighs: parameters, operations, activations."""
+"""Costs of a transformer: parameters, operations, activations."""
 
 import math
 from typing import Any
@@ -30,7 +30,7 @@ def flops_per_token(config: transformer.Config, num_tokens: int) -> float:
   which counts masked scores too).
 
   Args:
-    config: The model.
+    config: Configuration of the model.
     num_tokens: Length T of the sequences.
   """
   shapes = transformer.shapes(config)['layers'].values()
@@ -48,13 +48,14 @@ def activation_bytes(
   num_tokens: int,
   dtype: Any = None,
 ) -> int:
-  """About the bytes that activations take at the peak of a backward pass.
+  """Approximate bytes of activations at the peak of a backward pass.
 
-  What `remat` keeps of each layer, one layer's working set, and the logits that
-  the loss holds at once with their gradient. An estimate for planning.
+  The part that `remat` keeps of each layer, one layer's working set, and the
+  logits that the loss holds at once with their gradient. An estimate for
+  planning.
 
   Args:
-    config: The model.
+    config: Configuration of the model.
     num_sequences: Sequences in a device's micro-batch.
     num_tokens: Length of a sequence.
     dtype: Dtype of the computation; None is fp32.

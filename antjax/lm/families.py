@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How model families are written in Hugging Face's layout: fields and names.
+"""Model families in Hugging Face's layout: fields and names.
 
 `antjax.lm.config_json` reads and writes the fields.
 """
@@ -261,7 +261,7 @@ def family_of(fields: Mapping[str, Any], path: Any = 'config.json') -> Family:
   """The family of a config.json.
 
   Raises:
-    ValueError: We know no such family.
+    ValueError: The family is unknown.
   """
   name = fields.get('model_type')
   if not isinstance(name, str) or name not in FAMILIES:
@@ -274,7 +274,7 @@ def family_of(fields: Mapping[str, Any], path: Any = 'config.json') -> Family:
 def tensor_names(family: Family, config: Config) -> PyTree:
   """The tree of `transformer.shapes` with names in place of shapes.
 
-  A layer's leaf has a list of names, one a layer.
+  A layer's leaf has a list of names, one per layer.
   """
 
   def name(table: Mapping[str, str], leaf: str) -> str:
@@ -317,7 +317,7 @@ def our_name(family: Family, name: str) -> str:
 
 
 def is_ignored(family: Family, name: str, config: Config) -> bool:
-  """Whether the model does without a tensor, named as we write it."""
+  """Whether the model ignores a tensor, by the name that we write."""
   if name == 'lm_head.weight' and config.causal:
     return config.tie_embeddings
   return re.search(family.ignored, name) is not None

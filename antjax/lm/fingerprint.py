@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What tells models, tokenizers and vocabularies apart: SHA-256, as hex."""
+"""Fingerprints of models, tokenizers and vocabularies: SHA-256, as hex."""
 
 from collections.abc import Sequence
 import hashlib

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Text from a trained transformer, a token at a time, with a cache."""
+"""Generates text with a trained transformer, token by token, with a cache."""
 
 import dataclasses
 from typing import Annotated, Any
@@ -63,13 +63,13 @@ def generate(
   each new token costs one pass of one token.
 
   Args:
-    config: The model.
-    params: From `transformer.init`, whole.
+    config: Configuration of the model.
+    params: Whole parameters from `transformer.init`.
     prompts: int32 [B, P], each padded at its end.
     lengths: int32 [B], tokens of each prompt, at least 1.
     key: Random key.
     num_tokens: Tokens to add to each prompt.
-    sampling: How to draw them.
+    sampling: Sampling settings.
     end_token: Token that ends a sequence; only it follows.
 
   Returns:
@@ -110,7 +110,7 @@ def generate(
 def choose(
   scores_BV: jax.Array, key: jax.Array, sampling: Sampling
 ) -> jax.Array:
-  """Draws one token for each row of fp32 logits; int32 [B].
+  """Samples one token for each row of fp32 logits; int32 [B].
 
   Temperature comes first, then top-k, then top-p over what is left (Holtzman et
   al. 2020, https://arxiv.org/abs/1904.09751). The likeliest token always stays.
@@ -153,7 +153,7 @@ def _step(config, params, tokens_B, positions_B, cache):
   """Runs one token a sequence at its position; returns hidden [B, D], cache.
 
   What a shorter prompt's padding left in the cache is behind the sequence's
-  position, and is written over before it comes to be seen.
+  position, and is overwritten before it is read.
   """
   place_B1 = positions_B[:, None]
   angles = positions.rope_angles(config, place_B1)

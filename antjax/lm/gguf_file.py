@@ -30,7 +30,7 @@ class _Reader(gguf.GGUFReader):
 
 
 class GgufFile:
-  """A file's metadata and tensors; mapped to memory, read where it is used.
+  """A file's metadata and tensors; memory-mapped, read on use.
 
   Attributes:
     metadata: Key -> number, text, or list of them.

@@ -48,7 +48,7 @@ class GgufModel:
 
   Attributes:
     file: The file.
-    fields: What its config.json would say.
+    fields: Fields that its config.json would have.
     shapes: Name -> shape of all tensors.
   """
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many texts of unequal length through a model at once, nearly unpadded.
 
-Texts lie one after the other in rows, and rows of one width make a lane. What
+Texts follow each other in rows, and rows of one width make a lane. What
 works on tokens (embeddings, projections, MLPs) runs over all lanes as one long
 row; only attention runs lane by lane, where a token is scored against its row
 alone. So a short text costs no more scores than its lane is wide, and one
@@ -54,7 +54,7 @@ def hidden(
   """The normed output of the last layer for each slot.
 
   Args:
-    config: The model.
+    config: Configuration of the model.
     params: From `transformer.init` or `load_pretrained`, in the dtype to
       compute in.
     lanes: The texts. Each text is in one row.

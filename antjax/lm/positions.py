@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How tokens know their places: rotations of Llama, distances of T5.
+"""Positions of tokens: rotations of Llama, distances of T5.
 
 Sources: Su et al. 2021 (https://arxiv.org/abs/2104.09864) for rotary positions,
 Raffel et al. 2020 (https://arxiv.org/abs/1910.10683) for relative ones.
@@ -63,15 +63,15 @@ def rotate(x_BTHK: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
 def extend_learned(
   config: Config, params: Any, max_positions: int
 ) -> tuple[Config, Any]:
-  """A model of more learned positions; the new ones repeat the trained ones.
+  """Extends learned positions; the new ones repeat the trained ones.
 
-  Places far behind then begin as copies, which training tells apart (Beltagy et
+  Far positions then start as copies, which training differentiates (Beltagy et
   al. 2020, https://arxiv.org/abs/2004.05150, section 5).
 
   Args:
     config: Configuration of a model with positions='learned'; others are
       returned as they are.
-    params: Its parameters.
+    params: Parameters of the model.
     max_positions: Positions to have; fewer than now changes nothing.
   """
   if config.positions != 'learned' or max_positions <= config.max_positions:
@@ -91,10 +91,10 @@ def relative_bias(
   queries: jax.Array,
   keys: jax.Array,
 ) -> jax.Array | None:
-  """What T5 adds to the scores; None where the model has no such positions.
+  """T5's addends to the scores; None where the model has no such positions.
 
   Args:
-    config: The model.
+    config: Configuration of the model.
     table: [relative_buckets, H].
     queries: int32 [..., T], places of the queries.
     keys: int32 [..., S], places of the keys.

@@ -45,7 +45,7 @@ def load_pretrained(
   dtype: jax.typing.DTypeLike | None = jnp.float32,
   shardings: PyTree | Sharding | None = None,
 ) -> tuple[Config, PyTree]:
-  """Reads a model, a piece at a time, straight to where it shall live.
+  """Reads a model piece by piece, straight to its devices.
 
   The host holds one device's piece of one leaf at once (of all layers, which
   are stacked), and reads nothing of what other hosts hold.
@@ -106,7 +106,7 @@ def save_pretrained(
 
   Args:
     path: Folder to make; it must not hold a model.
-    config: The model.
+    config: Configuration of the model.
     params: Its parameters, each whole or in pieces on this host's devices.
     max_file_bytes: Files are no longer than this, unless one tensor is.
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Attention by the Pallas kernel that JAX has for TPUs (splash attention).
+"""Attention with JAX's Pallas kernel for TPUs (splash attention).
 
 Scores never leave the chip, and blocks that a causal mask hides are not
 computed. The kernel is JAX's own; here its limits are met: lengths of whole
@@ -51,7 +51,7 @@ def attend(
     segment_ids_BT: Document of each token, none negative; None: one.
     is_causal: Whether only this and earlier tokens are seen.
     scale: Factor of the scores.
-    block: Most queries of a block.
+    block: Largest number of queries in a block.
     interpret: Whether to compute it step by step on any device, for tests.
   """
   num_tokens, num_heads = q_BTHK.shape[1:3]

@@ -5,10 +5,10 @@
 BAHE (Geng et al. 2024, https://arxiv.org/abs/2403.19347) encodes each
 behavior once by the frozen low layers and trains the high ones on sequences of
 such encodings. A half is a config with functions; its parameters are a tree of
-its own, so that who trains the high half need not hold the low one.
+its own, so that training the high half does not need the low one.
 
-What knows of places differs by family. Rotations are in every layer: the high
-half counts behaviors by itself. T5's table belongs to all layers, so both
+How positions are encoded differs by family. Rotations are in every layer: the
+high half counts behaviors by itself. T5's table belongs to all layers, so both
 halves carry it. Learned positions are added below the cut only: the high half
 gets a table of its own for places of behaviors, of zeros at first.
 """
@@ -49,7 +49,7 @@ class LowEncoder:
   """Embeddings and the first layers.
 
   Attributes:
-    config: The whole model.
+    config: Configuration of the whole model.
     num_low: Layers below the cut, from 0 (embeddings only) to all.
   """
 
@@ -76,7 +76,7 @@ class LowEncoder:
     """What goes into the first layer above the cut, [B, T, D].
 
     Args:
-      params: From `params_of`.
+      params: Parameters from `params_of`.
       tokens: int32 [B, T].
       segment_ids: int32 [B, T], the text of each token; a mask of padding will
         do. None: one text a row.
@@ -97,7 +97,7 @@ class HighEncoder:
   """The last layers and the final norm.
 
   Attributes:
-    config: The whole model.
+    config: Configuration of the whole model.
     num_low: Layers below the cut, from 0 to all (the final norm only).
     max_behaviors: Places of behaviors with a learned embedding, for models of
       learned positions; 0: none, which leaves their order unknown to the half.
@@ -117,7 +117,7 @@ class HighEncoder:
       )
 
   def params_of(self, params: PyTree) -> PyTree:
-    """This half of a whole model's parameters; behaviours' places are 0."""
+    """This half of a whole model's parameters; behaviors' positions are 0."""
     own = {k: x for k, x in params.items() if k.startswith('final_norm')}
     own |= _layers(params, self.num_low, self.config.num_layers)
     if self.max_behaviors:
@@ -135,7 +135,7 @@ class HighEncoder:
     """The normed output of the last layer, [B, M, D].
 
     Args:
-      params: From `params_of`.
+      params: Parameters from `params_of`.
       x_BMD: A vector a behavior (or token), outputs of the low half.
       segment_ids: int32 [B, M], the sequence of each behavior; a mask of
         padding will do. None: one sequence a row.

@@ -1,9 +1,9 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Vectors of many texts that nothing is trained on: each is computed once.
+"""Vectors of many texts without training: each is computed once.
 
 Texts are sorted by length, padded to the next of a few lengths, and go through
-in batches of about equal numbers of tokens: one compiled program a length.
+in batches of about equal numbers of tokens: one compiled program per length.
 Several texts in a row (packing) would need next to no padding, but scores of
 all tokens of the row with each other; we have not measured which is faster.
 """
@@ -54,12 +54,12 @@ class TextEncoder:
 
     Args:
       encode_fn: (params, tokens int32 [B, T], lengths int32 [B]) -> [B, D].
-      params: In the dtype to compute in.
+      params: Parameters in the compute dtype.
       dim: D.
       max_tokens: Tokens of a text at most.
       tokens_per_batch: Number of tokens per device, at least one text; None:
         CPU_TOKENS or DEVICE_TOKENS.
-      devices: To compute on; None: all of this process.
+      devices: Devices to compute on; None: all of this process.
     """
     devices = jax.local_devices() if devices is None else devices
     mesh = jax.sharding.Mesh(np.asarray(devices), ('text',))
@@ -100,7 +100,8 @@ class TextEncoder:
       tokens: int32 [all].
       offsets: int64 [n + 1]: text i is tokens[offsets[i]:offsets[i + 1]]. One
         without tokens becomes zeros.
-      on_texts: Called after each batch with the number of texts so far.
+      on_texts: Function called after each batch with the number of texts so
+        far.
 
     Returns:
       float32 [n, D].
@@ -145,7 +146,7 @@ class TextEncoder:
   def _batches(
     self, lengths: np.ndarray
   ) -> Iterator[tuple[np.ndarray, int, int]]:
-    """(texts, rows of the batch, tokens of a row), shortest first.
+    """(texts, rows of the batch, tokens per row), shortest first.
 
     The texts of a length that fill no batch join those of the next one where
     that pads less than empty rows would.

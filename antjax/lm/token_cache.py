@@ -67,7 +67,7 @@ class Tokenizer:
     tokenizer.enable_truncation(max_length=max_tokens)
 
   def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Tokenizes texts; one without characters gets no token at all.
+    """Tokenizes texts; an empty text gets no token at all.
 
     Returns:
       (tokens int32 [all], offsets int64 [n + 1]): row i is
@@ -145,13 +145,13 @@ class TokenCache:
   ) -> 'TokenCache':
     """Tokenizes the rows that the cache lacks, and opens it.
 
-    Of several processes one does it while the others wait. Longer texts are
+    One of several processes does it while the others wait. Longer texts are
     cut; their number is logged.
 
     Args:
       folder: Parent of the caches; each tokenizer, length and kind has one of
         its own in it, which is made where it is missing.
-      vocabulary: The texts.
+      vocabulary: Vocabulary of the texts.
       model: Folder or GGUF file with the tokenizer.
       max_tokens: Tokens of a row at most, special ones included.
       special_tokens: Whether rows have those of the tokenizer's template.
@@ -275,7 +275,7 @@ def _append(
 
 @contextlib.contextmanager
 def _opened(path: pathlib.Path, size: int) -> Iterator[Any]:
-  """Opens a file behind its first `size` bytes; what follows is dropped."""
+  """Opens a file after its first `size` bytes; the rest is dropped."""
   with open(path, 'r+b' if path.exists() else 'w+b') as file:
     file.truncate(size)
     file.seek(size)

@@ -27,7 +27,8 @@ class Tokenizer:
   """Turns texts into token ids and back, without loss.
 
   Byte-level BPE (Sennrich et al. 2016, https://arxiv.org/abs/1508.07909;
-  Radford et al. 2019): every text can be written, there is no unknown token.
+  Radford et al. 2019): every text can be encoded, and there is no unknown
+  token.
 
   Attributes:
     document: Id of the token between documents.

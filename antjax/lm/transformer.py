@@ -4,7 +4,7 @@
 
 Parameters are a dict tree whose 'layers' are stacked, every leaf [L, ...], so
 that one compiled layer runs in a loop and a sharded layer is gathered when it
-is its turn. The dtype of the parameters is the dtype of the computation; norms,
+is needed. The dtype of the parameters is the dtype of the computation; norms,
 softmax and loss are in fp32 whatever it is.
 
 Sources: Touvron et al. 2023 (https://arxiv.org/abs/2302.13971), Llama; Qwen
@@ -44,7 +44,7 @@ def init(config: Config, key: jax.Array) -> PyTree:
   stream with 0.02 / sqrt(2 L) (Radford et al. 2019, GPT-2); biases are 0.
 
   Args:
-    config: The model; needs vocab_size > 0.
+    config: Configuration of the model; needs vocab_size > 0.
     key: Random key.
 
   Returns:
@@ -136,8 +136,8 @@ def logits(
   """Scores of every next token.
 
   Args:
-    config: The model.
-    params: From `init`, in the dtype to compute in.
+    config: Configuration of the model.
+    params: Parameters from `init`, in the compute dtype.
     tokens: int32 [B, T].
     segment_ids: int32 [B, T], the document of each token, or None for one
       document a sequence.
@@ -166,7 +166,7 @@ def encode(
   """Hidden states of padded sequences; for packed ones see `hidden`.
 
   Args:
-    config: The model.
+    config: Configuration of the model.
     params: From `init` or `load_pretrained`, in the dtype to compute in.
     tokens: int32 [B, T].
     mask: [B, T], 0 where there is padding, on either side; None: nowhere. What
@@ -207,7 +207,7 @@ def hidden(
 
 
 def check_length(config: Config, num_tokens: int) -> None:
-  """Raises a ValueError where there are more tokens than learned positions."""
+  """Raises ValueError if there are more tokens than learned positions."""
   if config.positions == 'learned' and num_tokens > config.max_positions:
     raise ValueError(
       f'sequences of {num_tokens} tokens: the model has {config.max_positions}'
@@ -228,7 +228,7 @@ def run_layers(
   """All layers in `params`, which may be fewer than the model's.
 
   Args:
-    config: The model.
+    config: Configuration of the model.
     params: Its 'layers' are run, if it has any; its 'relative_bias' is used
       where the model has relative positions, which count places in the row.
     x_BTD: Output of `blocks.embed` or of the layers before.
@@ -293,7 +293,7 @@ def run_layers(
 def row_bias(
   config: Config, params: PyTree, num_tokens: int
 ) -> jax.Array | None:
-  """What relative positions add to the scores of a row, [H, T, T], or None."""
+  """Addend of relative positions to the scores of a row, [H, T, T], or None."""
   place_T = jnp.arange(num_tokens, dtype=jnp.int32)
   return positions_lib.relative_bias(
     config, params.get('relative_bias'), place_T, place_T
@@ -327,11 +327,11 @@ def loss(
   """Cross-entropy of the next token, for Trainer's loss_fn.
 
   Args:
-    config: The model.
-    params: From `init`, in the dtype to compute in.
+    config: Configuration of the model.
+    params: Parameters from `init`, in the compute dtype.
     batch: 'tokens' int32 [B, T], and as wanted 'segment_ids' and 'positions'
       (see `logits`) and 'loss_mask' [B, T], 0 where a token is no target.
-    max_logits: Most logits that are held at once; where there are more, the
+    max_logits: Largest number of logits held at once; where there are more, the
       loss goes by chunks of tokens and the backward pass computes their logits
       again.
 

@@ -30,7 +30,7 @@ def options(mesh: jax.sharding.Mesh) -> dict[str, str]:
 
 @functools.cache
 def _is_known(items: tuple[tuple[str, str], ...]) -> bool:
-  """Whether this jaxlib takes the options; another one may not have them."""
+  """Whether this jaxlib accepts the options; other versions may not."""
   cpu = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
   number = jax.ShapeDtypeStruct((), 'float32', sharding=cpu)
   try:

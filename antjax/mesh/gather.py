@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the processes of a job tell each other: bytes, or JSON values."""
+"""Exchange of bytes or JSON values between the processes of a job."""
 
 import json
 from typing import Any

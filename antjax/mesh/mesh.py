@@ -13,7 +13,7 @@ import numpy as np
 INTER = 'inter'  # Between groups: the slow links.
 INTRA = 'intra'  # Inside a group: the fast links.
 # Splitting an array over both axes intra-major makes the levels nest: a
-# device's piece at level global lies inside its piece at level intra, so going
+# device's piece at level global is inside its piece at level intra, so going
 # finer is a local slice and going coarser talks on one axis only.
 GLOBAL_AXES = (INTRA, INTER)
 # Batches are split inter-major: a process then owns consecutive rows.

@@ -120,7 +120,7 @@ def with_task_rows(
   Args:
     batch: a batch of episodes; map this function over their dataset.
     tables: feature -> its table, for features that share one: they share their
-      rows, which stand under the name of the first of them. None: each feature
+      rows, which are under the name of the first of them. None: each feature
       has a table of its own.
     num_ids: feature -> the number of its ids, which bounds U; not of keys.
 

@@ -218,7 +218,7 @@ class MetaRecommender:
 
   Attributes:
     tables: The tables.
-    task_model: The network as the meta-learner sees it.
+    task_model: Task model of the network.
     init_fn: Random key -> parameters of the network.
     features: Feature -> most values it has.
     tables_fn: Rate of the touched rows -> the same tables at that rate.
@@ -269,8 +269,8 @@ def build(
 
   Args:
     features: Feature -> {'num_ids': V, 'max_values': k}.
-    config: The model.
-    mesh: From `make_mesh`.
+    config: Configuration of the model.
+    mesh: Mesh from `make_mesh`.
     table_rate: Rate of the tables' optimizer; the config's by default.
     place_fn: Chooses the level of each table, for table_level='plan'; e.g. by
       `antjax.embedding.planner.plan_tables`.

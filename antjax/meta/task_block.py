@@ -9,7 +9,7 @@ gives them without copies:
      'tasks': {'task', 'first_row', 'num_rows': [N], column: [N],
                and if known 'num_query', 'record_key': [N]}}
 
-The rows of a task stand together, from `first_row` on; a column of 'tasks'
+The rows of a task are adjacent, from `first_row` on; a column of 'tasks'
 holds for all rows of a task. Nothing here loops over rows or, but for the last
 few of a block, over tasks. Shape suffixes: R = rows of a block, N = its tasks,
 T = slots of a bucket, S = rows of a slot, K = values of a feature.

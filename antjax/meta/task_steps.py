@@ -165,10 +165,15 @@ def _task_data(ids, vectors, episodes):
 
 
 def task_loss(
-  model: TaskModel, adapted: Any, rows: PyTree, part: PyTree
+  model: TaskModel,
+  adapted: Any,
+  rows: PyTree,
+  part: PyTree,
+  take: Callable[[jax.Array, jax.Array], jax.Array] = take_rows,
 ) -> jax.Array:
   """Returns the mean loss over the rows of a part; 0 without a row."""
-  return masked_mean(model.loss_fn, predict(model, adapted, rows, part), part)
+  prediction = predict(model, adapted, rows, part, take)
+  return masked_mean(model.loss_fn, prediction, part)
 
 
 def adapt_args(
@@ -191,8 +196,10 @@ def adapt_args(
         " 'mlp' only."
       )
 
+  take = _take_by_product if inner.derivative == 'mixed' else take_rows
+
   def loss(adapted, rows, part):
-    return task_loss(model, adapted, rows, part)
+    return task_loss(model, adapted, rows, part, take)
 
   return loss, params, data['rows'], part, inner
 
@@ -228,14 +235,25 @@ def _with_context(model, params, data):
 
 
 def predict(
-  model: TaskModel, adapted: Any, task_rows: PyTree, part: PyTree
+  model: TaskModel,
+  adapted: Any,
+  task_rows: PyTree,
+  part: PyTree,
+  take: Callable[[jax.Array, jax.Array], jax.Array] = take_rows,
 ) -> jax.Array:
   """Returns the model's outputs [S, ...] for the rows of a part."""
-  embeddings = _embeddings(model, task_rows, part)
+  embeddings = _embeddings(model, task_rows, part, take)
   return model.apply_fn(adapted, embeddings, part['part'])
 
 
-def _embeddings(model, task_rows, part):
+def _take_by_product(rows_RD: jax.Array, index: jax.Array) -> jax.Array:
+  """As `take_rows`, which has no forward-mode derivative."""
+  is_it = jax.nn.one_hot(index, rows_RD.shape[0], dtype=rows_RD.dtype)
+  # Exact: on some backends the default rounds what it multiplies.
+  return jnp.dot(is_it, rows_RD, precision=jax.lax.Precision.HIGHEST)
+
+
+def _embeddings(model, task_rows, part, take=take_rows):
   vectors = part['vectors']
   ids = part['ids']
   if part['index']:
@@ -244,7 +262,7 @@ def _embeddings(model, task_rows, part):
       for name, index in features.items():
         ids[name] = index
         # Padding (-1) reads row 0 here and is masked by the pooling.
-        vectors[name] = take_rows(task_rows[first], jnp.maximum(index, 0))
+        vectors[name] = take(task_rows[first], jnp.maximum(index, 0))
   return pooling_lib.pool_features(
     vectors, ids, model.pooling, part['part'].get('weights')
   )

@@ -68,8 +68,8 @@ class Part(NamedTuple):
   """Some of the rows.
 
   Attributes:
-    rows: How many.
-    clicks: How many of them are clicks.
+    rows: Number of rows.
+    clicks: Number of clicks among them.
     users: Number of users.
     metrics: Name -> estimate; see `METRICS`.
   """
@@ -98,7 +98,7 @@ def score(
   Args:
     columns: 'prediction' (a logit), 'label' (0 or 1), 'user' and 'scenario'
       (integers), 'user_count' and 'item_count' (their training rows), [N] each.
-    config: Settings of the coordinator.
+    config: How the rows are scored.
     scenario_names: Names of scenarios 0, 1, ...; their numbers by default.
 
   Returns:
@@ -202,7 +202,7 @@ def difference(
   Student's distribution, which is wide where they are few.
 
   Args:
-    first: From `sample`.
+    first: Result of `sample`.
     other: Likewise, of the same rows and draws.
     seed: Seed of the resampling.
   """

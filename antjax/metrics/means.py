@@ -57,7 +57,7 @@ class RMSE(_Mean):
 class LogLoss(_Mean):
   """Mean binary cross entropy in nats. nan without rows.
 
-  Labels lie in [0, 1]; a fraction is a soft label. Probabilities are clipped
+  Labels are in [0, 1]; a fraction is a soft label. Probabilities are clipped
   to [1e-7, 1 - 1e-7], logits are not clipped.
   """
 

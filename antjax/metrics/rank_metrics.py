@@ -47,7 +47,7 @@ def scores(
   Args:
     ranks: int [U], from `ranking`.
     parts: Name -> bool [U].
-    cuts: The k of the metrics.
+    cuts: Cutoffs k of the metrics.
 
   Returns:
     Part -> {'examples': n, 'recall@1': mean, 'recall@1_se': standard error of

@@ -30,7 +30,7 @@ def metrics(
     logit_N: float64, ascending.
     is_click_N: bool.
     user_N: int, from 0 to U - 1.
-    counts_RU: From `bootstrap.draws`.
+    counts_RU: Counts from `bootstrap.draws`.
     num_bins: Bins of the calibration error.
 
   Returns:

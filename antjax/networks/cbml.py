@@ -3,8 +3,8 @@
 """CBML: soft clusters of tasks gate the shared layers.
 
 Song et al. 2021 group tasks softly and let the group modulate the parameters
-that all tasks share, before a task adapts them. Of the paper only the abstract
-was at hand; what stands here is that idea in our own form: a task's support is
+that all tasks share, before a task adapts them. Only the paper's abstract
+was available; this is that idea in our own form: a task's support is
 encoded and averaged, its distances to learned centers give the share of each
 cluster, and the mixture of centers gives a factor for each hidden unit.
 """

@@ -52,8 +52,8 @@ class Sizes:
     num_scenarios: S.
     scenario_field: Index of the field that is the scenario's own vector; None
       where rows do not say their scenario.
-    user_fields: Which of the fields tell about the user.
-    item_fields: Which tell about the item.
+    user_fields: Which of the fields describe the user.
+    item_fields: Which of the fields describe the item.
     histories: Places of each history.
     num_outputs: Numbers a row for networks that can give several.
   """
@@ -120,7 +120,7 @@ class History(NamedTuple):
   Attributes:
     keys_BMD: Vectors of the history.
     is_there_BM: bool, False for padding.
-    query_BD: The candidate.
+    query_BD: Vectors of the candidates.
   """
 
   keys_BMD: jax.Array
@@ -148,13 +148,13 @@ class Inputs(NamedTuple):
     first_order_B: Sum of the features' own weights, of linear terms.
     scenario_B: int32, from 0 to S - 1.
     dense_BX: Inputs of another width than D: numbers, vectors of texts; None
-      without. They stand in `flat` behind the fields.
-    histories: What the user did and the candidate, by kind of behavior.
+      without. They follow the fields in `flat`.
+    histories: Histories of the user and the candidate, by kind of behavior.
     weight_B: 0 for rows that only fill the batch, which must not count where
       a model takes statistics of the batch; None: all rows count.
     moments: Those of the training rows, for models that normalize; None while
       training: those of the batch. See `antjax.networks.moments`.
-    context: What `context` of the network said of a task's support.
+    context: Result of the network's `context` on a task's support.
   """
 
   fields_BFD: jax.Array

@@ -4,7 +4,7 @@
 
 XLA hoists and sinks collectives over the edges of loops, combines them, and on
 TPU turns those between slices into host transfers. What a program really moves
-stands only in its compiled text.
+is only in its compiled text.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -91,7 +91,7 @@ def collectives(text: str, mesh_shape: Mapping[str, int]) -> list[Collective]:
     text: `jitted.lower(...).compile().as_text()`.
     mesh_shape: `mesh.shape` of the mesh it was compiled for, with axes `inter`
       and `intra`. On several TPU slices the text is one slice's program; groups
-      must lie inside slices, as `make_mesh` puts them.
+      must be inside slices, as `make_mesh` puts them.
 
   Returns:
     One entry for each place it is called from, in the order of the text.
@@ -108,7 +108,7 @@ def bytes_per_step(
   """(intra, inter) bytes that a device sends in a run of the program.
 
   Args:
-    found: From `collectives`.
+    found: Collectives from `collectives`.
     unknown: Trips of loops whose count the text does not say: for a step with
       counts of its own (`num_micro_batches` given), those.
   """

@@ -28,14 +28,14 @@ class Line:
     kind: HLO opcode.
     axis: 'intra', 'inter' or 'both'.
     in_loop: At each micro-batch, or once at the step's end; with a single
-      micro-batch there is no loop and all stand at the end.
+      micro-batch there is no loop and all are at the end.
     planned: Elements of the larger side on a device, each time.
     found: Likewise, in the compiled text.
     found_bytes: Bytes that a device sends each time, in the compiled text.
     num_found: Collectives in the text.
     is_dcn: Whether they go between TPU slices.
     is_equal: Whether `found` is what is planned.
-    note: What there is to say about it.
+    note: Remark on it.
   """
 
   kind: str
@@ -64,7 +64,7 @@ def compare(
 
   Args:
     layout: Layout of the step's state.
-    found: From `census.collectives`.
+    found: Collectives from `census.collectives`.
     num_micro_batches: Number of micro-batches of the step.
     regather: As for `Trainer`.
   """

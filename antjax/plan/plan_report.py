@@ -149,7 +149,7 @@ def html(plan: Plan, facts: Mapping[str, Any]) -> str:
 
   Args:
     plan: The plan.
-    facts: What it was made for, by name.
+    facts: Facts that it was made for, by name.
   """
   head = (
     *('code', 'known as', 'state', 'peak', 'inside groups', 'between groups'),

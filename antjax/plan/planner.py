@@ -38,9 +38,9 @@ class Row:
     params_bytes: Parameters between steps.
     grads_bytes: Accumulators of the gradient, fp32, during a step.
     opt_state_bytes: Optimizer state and, in mixed precision, masters.
-    transient_bytes: At the peak of a step: parameters gathered, and gradients
-      before they are reduced.
-    activation_bytes: As given to `plan`.
+    transient_bytes: Bytes at the peak of a step: parameters gathered, and
+      gradients before they are reduced.
+    activation_bytes: Bytes of activations, from the arguments of `plan`.
     intra_bytes: Sent inside the group at each micro-batch.
     inter_bytes: Sent to other groups at each micro-batch.
     intra_bytes_at_end: Sent inside the group once a step.
@@ -97,7 +97,7 @@ class Plan:
   Attributes:
     rows: One for each valid code, in the order of `VALID_CODES`.
     best: The code to take; where none fits, the one that needs the least.
-    reason: Why, in a sentence.
+    reason: Reason, in one sentence.
     num_groups: Groups of the mesh.
     group_size: Devices of a group.
     links: Speeds of its links.

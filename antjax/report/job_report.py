@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the reports of all jobs have in common; a job adds what is its own."""
+"""Common parts of the jobs' reports; each job adds its own."""
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
@@ -132,7 +132,7 @@ def on_devices(
 
 
 def memory_notes(planned: Mapping[str, Any]) -> list[str]:
-  """Says what was planned of a device's memory, and what was compiled.
+  """Reports a device's memory, as planned and as compiled.
 
   Args:
     planned: Bytes by name: 'state' (by part), perhaps 'table', 'activations',

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a running job shows and keeps: progress bar, metrics log, TensorBoard.
+"""Output of a running job: progress bar, metrics log, TensorBoard.
 
 Steps are numbered from 0: the step that turns `state.step` from s into s + 1 is
 step s, so a run restored at `state.step == r` has kept steps 0 to r - 1.
@@ -47,10 +47,10 @@ class Progress:
   Args:
     num_steps: Steps of the whole run, those before `start_step` included.
     start_step: Steps done before this loop; they do not count as speed.
-    name: What is running, a word or two.
+    name: Name of the work, a word or two.
     unit: What `num_examples` counts.
     plain_every_s: Seconds between plain lines.
-    stream: Where to write; stderr if None.
+    stream: Stream to write to; stderr if None.
     show: Whether to show; None shows on process 0 only.
     clock: Clock in seconds from any origin.
   """
@@ -202,7 +202,7 @@ class RunLog:
   """Scalars by step, in `metrics.jsonl` and as TensorBoard events.
 
   A resumed run appends to the same files: lines of steps >= `resume_step` (work
-  lost with the crash, which will be done again) are dropped first, and
+  lost with the crash, which will be repeated) are dropped first, and
   TensorBoard is told to drop them too, so no step appears twice. Only process 0
   writes; on others every call does nothing.
 

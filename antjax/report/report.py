@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Writes what a run was and what it reached as one self-contained HTML page.
+"""Writes the report of a run as one self-contained HTML page.
 
 `render` is a pure function of a `Report`; nothing is fetched or looked up, so
 the page can be rebuilt from saved numbers and opened without a network.
@@ -47,7 +47,7 @@ class Report:
   """Everything on the page. Empty parts leave their section out.
 
   Attributes:
-    title: What was trained, on what.
+    title: Model and data, as a title.
     summary: A sentence or two under the title.
     results: One dict a row: 'scenario', 'method' and numbers by metric name;
       None or nan where there is no value.
@@ -67,7 +67,7 @@ class Report:
     command: The exact command that repeats the run.
     revision: The git revision, or '' if unknown.
     machine: Facts by name; see `describe_machine`.
-    date: When the run ended, as it should be shown.
+    date: End of the run, as it should be shown.
     notes: Further sentences, e.g. where the data comes from.
     timeline: Who waited for whom; `write_report` reads it from the run folder.
   """

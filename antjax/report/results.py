@@ -87,7 +87,7 @@ class Results:
 
 
 def shortfalls(results: Results) -> list[str]:
-  """Says, a sentence each, where a method is worse than the best baseline."""
+  """Says in a sentence each where a method is worse than the best baseline."""
   return [
     f'{scenario}: {metric} of {method} is'
     f' {results.values(scenario, metric)[method]:.4f}, worse than {rival}'

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Who waited for whom, and when an action came: a section of the report.
+"""Who waited for whom, and when actions were taken: a section of the report.
 
 Each worker has a file `timeline.<worker>.jsonl` in the run folder, that
 `antjax.Agent` writes. It holds a JSON object a line: of a step
@@ -67,7 +67,7 @@ class Timeline:
     blocks: Worker -> its blocks by time.
     wait_shares: Worker -> share of its time in which it waited for others.
     steps_a_block: Steps in a block, on average.
-    marks: By time.
+    marks: Marks in order of time.
     num_workers_left_out: Workers that are in the file, not in `blocks`.
     num_marks_left_out: Marks that are in the file, not in `marks`.
     num_damaged: Lines that could not be understood.
@@ -317,7 +317,7 @@ def _is_joined(timeline: Timeline) -> bool:
 def _boxes(
   axes: Any, left: Any, right: Any, top: Any, bottom: Any, color: str
 ) -> None:
-  """Adds boxes as one path: a patch each would make the page large."""
+  """Adds boxes as one path: separate patches would make the page large."""
   left, right, top, bottom = np.broadcast_arrays(left, right, top, bottom)
   corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
   points = np.stack([np.stack(c, -1) for c in [*corners, corners[0]]], 1)

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What changed between two exports, and how it makes one of the other.
+"""Differences between two exports, and how to apply them.
 
 A delta holds the rows that differ, the dense parameters and whatever else is
 new. Rows are matched by the keys of their vocabulary, so that a row which only
@@ -30,7 +30,7 @@ def write(
   new: str | os.PathLike[str],
   out: str | os.PathLike[str],
 ) -> dict[str, Any]:
-  """Writes what `apply` needs to turn one full export into another.
+  """Writes the delta that `apply` needs to turn one full export into another.
 
   Args:
     base: Folder of the export that is served now.
@@ -196,7 +196,7 @@ def _sources(name, old, new):
     for where, m in ((base, old_manifest), (folder, manifest))
   )
   source = match_rows(olds, news, num_old, num_rows)
-  # Nobody's rows stand for no key: each is compared with its like.
+  # Rows without a key: each is compared with its like.
   is_unused = np.ones(num_rows, bool)
   is_unused[news[1]] = False
   unused = np.flatnonzero(is_unused[:num_old])
@@ -238,7 +238,7 @@ def _blocks(num_rows: int) -> Iterator[slice]:
 
 
 def _changed(base, new, old, table, source):
-  """How many rows differ from their source, and the arrays to be sent."""
+  """Number of rows that differ from their source, and the arrays to send."""
   differs = source < 0
   for part, path in _parts(table) if old is not None else ():
     was, now = _open(base / old[part]), _open(new / path)

@@ -80,13 +80,13 @@ def quantize_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def write(
   folder: str | os.PathLike[str], model: Exported, quantize: Quantize = 'none'
 ) -> dict[str, Any]:
-  """Writes a full export; the folder appears only when it is whole.
+  """Writes a full export; the folder appears only when it is complete.
 
   The same model gives the same bytes.
 
   Args:
-    folder: To make; must not exist.
-    model: What to write.
+    folder: Folder to make; must not exist.
+    model: Model to write.
     quantize: How tables are stored: 'none' is float32.
 
   Returns:

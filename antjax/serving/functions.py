@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A meta-learned model as pure functions of vectors, ready to be exported.
 
-The tables stay outside: who serves looks rows up, and what is compiled gets
-their vectors. Both functions take a batch of tasks (users).
+The tables stay outside: the server looks rows up, and the compiled functions
+get their vectors. Both functions take a batch of tasks (users).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -121,7 +121,7 @@ def serving_functions(
 
 
 def _by_task(ids, vectors):
-  """Lets equal ids of a task share one vector, which the inner loop moves."""
+  """Lets equal ids of a task share one vector, which the inner loop adapts."""
   rows: dict[str, Any] = {}
   index: dict[str, Any] = {'support': {}, 'query': {}}
   for name, support in ids['support'].items():

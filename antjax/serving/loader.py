@@ -123,7 +123,7 @@ class Model:
     query: Features,
     mask: Any = None,
   ) -> dict[str, np.ndarray]:
-    """Adapts the model to each of many users and scores rows of theirs.
+    """Adapts the model to each of many users and scores their rows.
 
     Args:
       support: as `query` of `predict`: what the users have rated.

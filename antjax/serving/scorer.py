@@ -25,8 +25,8 @@ def score(
 
   The last 'num_query' rows of a record are its query and the others its
   support, to which the model adapts. A record without 'num_query', or with 0,
-  is a query whole, and is scored unadapted. Of more support rows than the
-  model takes the last ones are used.
+  is a query only, and is scored unadapted. If there are more support rows than
+  the model takes, the last ones are used.
 
   Args:
     model: The model.

@@ -43,7 +43,7 @@ class Epochs:
   """All epochs of a data set; changed by its `Ledger` only.
 
   Attributes:
-    spec: The data set.
+    spec: Spec of the data set.
     first_open: All earlier epochs are DONE or SET_ASIDE.
     next: The first epoch that has not begun.
     open: Epoch -> its shards, in order.

@@ -53,7 +53,7 @@ class Ledger:
     """Begins with all records of the first epoch to do.
 
     Args:
-      spec: The data set.
+      spec: Spec of the data set.
       share: (worker, num_workers) of a static share; None: no shares.
 
     Raises:

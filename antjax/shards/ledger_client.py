@@ -92,7 +92,7 @@ class LocalLedgerClient:
     """Takes a worker's share of all shards of a data set.
 
     Args:
-      spec: The data set.
+      spec: Spec of the data set.
       worker: Index p of this process.
       num_workers: Number of processes P.
 

@@ -84,7 +84,7 @@ def unmark_state(
 
   Args:
     state: `get_state()` of an iterator over a `LeasedDataset`; not changed.
-    record_keys: What `key_field` was in these records.
+    record_keys: Values of `key_field` in these records.
 
   Raises:
     ValueError: The state has no ledger, or a record was not consumed.

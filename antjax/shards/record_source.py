@@ -32,7 +32,7 @@ class Block(Sequence[Record]):
   As a sequence it has the records, which are made when asked for.
 
   Attributes:
-    rows: Column -> [R] or [R, K], for lists: the rows of a record stand
+    rows: Column -> [R] or [R, K], for lists: the rows of a record are
       together, and all lists of a record are equally long.
     tasks: Column -> [N], for scalars; with 'first_row' and 'num_rows' of each
       record, int64.
@@ -66,7 +66,7 @@ class Block(Sequence[Record]):
     """Chooses and orders records; their rows stay in place.
 
     Args:
-      index: Which records, [n].
+      index: Indices of the records, [n].
       **more: Further columns [n] for 'tasks'.
 
     Returns:

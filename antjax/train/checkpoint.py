@@ -55,8 +55,8 @@ class Checkpointer:
     Args:
       directory: A path, or any URL that Orbax takes.
       layout: Layout of the model to save or to restore into.
-      optimizer: The optax transform.
-      tables: The embedding tables or None.
+      optimizer: Optax transform.
+      tables: Embedding tables, or None.
       keep: Newest checkpoints to keep.
       best_metric: Also keep the best one by this metric, if given.
       best_mode: 'min' or 'max'.
@@ -178,7 +178,7 @@ class Checkpointer:
       state: The state.
       input_state: This process's input position, JSON-able; None without one.
       config: The run's configuration, JSON-able.
-      metrics: For `best_metric`.
+      metrics: Metrics, for `best_metric`.
       keys: Vocabularies (`Keys.state`), the same on all processes.
 
     Returns:

@@ -103,10 +103,10 @@ class ElasticControl(Protocol):
 
     Args:
       step: Number of the step, from 1.
-      compute_s: In micro-batches, without waiting for input.
+      compute_s: Seconds in micro-batches, without waiting for input.
       wait_s: From then to the end of the step: the exchange, that is waiting
         for the slowest worker, and the update.
-      num_micro_batches: That this process did.
+      num_micro_batches: Number of micro-batches that this process did.
       num_samples: Rows in them.
     """
 

@@ -43,7 +43,7 @@ def check(
 
   Args:
     options: Arguments of `Trainer.fit`.
-    row_staleness: As given to `Trainer`.
+    row_staleness: Option of `Trainer`.
     has_vocabularies: Whether the Trainer has some.
   """
   if options.num_micro_batches_fn is not None:
@@ -89,7 +89,7 @@ def fit(
     state: State to begin with.
     batches: Micro-batches of this process.
     num_steps: Step to stop at.
-    options: The other arguments of `Trainer.fit`; see `check`.
+    options: Other arguments of `Trainer.fit`; see `check`.
     step: The step in its host-loop form.
     clock: Clock in seconds from any origin.
   """

@@ -57,7 +57,7 @@ class ElasticStep:
       spec: Spec of the step.
       parts: Groups of each part that does its own number of micro-batches in
         this process; by default one part, of all groups of the process.
-      constants: The Trainer's.
+      constants: Constants of the Trainer.
 
     Raises:
       NotElasticError: Another code.
@@ -150,7 +150,7 @@ class ElasticStep:
     """Ends the step on all processes; a collective call.
 
     Args:
-      state: That `begin` got; it is donated.
+      state: State given to `begin`; it is donated.
       *flags: Values of each part: the names in `FLAGS`, and `plan`, a number of
         its newest plan; 0 by default.
       lr_scale: Factor of the updates, equal on all processes.

@@ -26,7 +26,7 @@ class StepTimer:
   micro-batch `may_pull`, `dispatch`, at last `end`.
 
   Attributes:
-    pulling_at: When the input was last asked.
+    pulling_at: Time at which the input was last pulled.
   """
 
   def __init__(self, clock: Callable[[], float]):

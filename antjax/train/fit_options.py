@@ -32,7 +32,7 @@ class FitOptions:
       leaves out are read but not trained on: best let them be padding.
     count_examples: Batch -> number of its examples; by default the sum of
       weights.
-    on_step: Gets each step's number (from 1) and metrics: loss, weight,
+    on_step: Function of each step's number (from 1) and metrics: loss, weight,
       grad_norm, num_examples and examples_per_s, and the results of
       `evaluate_fn` when there are any.
     should_stop: Asked before each step; e.g. whether a signal came.

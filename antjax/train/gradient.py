@@ -46,7 +46,7 @@ class StepSpec:
     tables: See `Trainer`.
     num_micro_batches: Number of micro-batches of a device's batch; in the
       host-loop form, where there is no plan.
-    how: How arrays move over both mesh axes at once.
+    how: Algorithm that moves arrays over both mesh axes at once.
     loss_scale: Constant factor of the loss that is differentiated, times the
       optimizer's own where it has one.
     regather: Whether stacked layers are gathered again in the backward pass.
@@ -115,8 +115,8 @@ def add_micro_batch(
     carry: Sums so far.
     leaves: This device's pieces of the parameters.
     rows: Table rows, or an empty dict.
-    micro: The micro-batch.
-    key: Its random key.
+    micro: Micro-batch.
+    key: Random key of the micro-batch.
     factor: Factor on the loss.
     is_valid: Factor of the weights; None is 1.
   """
@@ -184,9 +184,9 @@ def sync(
     carry: This device's sums.
     table_state: State of the tables.
     routing: Routing of the step's rows.
-    rounds: From the tables' `fetch`.
+    rounds: Result of the tables' `fetch`.
     step: Steps done so far.
-    factor: That the losses were multiplied by.
+    factor: Factor on the losses.
     flags: Scalars of this device, to be summed as well.
     lr_scale: Factor of the rows' changes.
 

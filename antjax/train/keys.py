@@ -88,7 +88,7 @@ class Keys:
     """Looks keys up; in training counts and admits them first, collectively.
 
     Args:
-      keys: From `read`; what is left out is negative.
+      keys: Keys from `read`; omitted ones are negative.
       is_training: False changes nothing.
 
     Returns:
@@ -115,7 +115,7 @@ class Keys:
       leaves[i] = leaves[i].astype(np.int32)  # Other columns hold ids.
     for table, where in places.items():
       distinct, position = found[table]
-      # Its last row stands for padding, whose position is negative.
+      # Its last row is for padding, whose position is negative.
       rows = np.append(self.vocabularies[table].lookup(distinct), np.int32(-1))
       flat = rows[np.maximum(position, -1)]
       for i, column in where:

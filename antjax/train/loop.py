@@ -133,11 +133,11 @@ def fit(
     state: State to begin with.
     batches: Batches of this process.
     num_steps: Step to stop at.
-    options: The other arguments of `Trainer.fit`.
+    options: Other arguments of `Trainer.fit`.
     spec: Description of the step.
     step: The compiled step.
-    placer: What makes its inputs of a batch.
-    rows_ahead: The step to take instead, with rows that are fetched ahead.
+    placer: Makes the step's inputs from a batch.
+    rows_ahead: Step to use instead, with rows that are fetched ahead.
   """
   iterator, keys = iter(batches), placer.keys
   with opened(spec, keys, state, iterator, options) as (saver, state):

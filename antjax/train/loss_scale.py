@@ -27,7 +27,7 @@ class LossScaleState(NamedTuple):
   """State of an optimizer with a dynamic loss scale.
 
   Attributes:
-    inner: The optimizer's own.
+    inner: State of the wrapped optimizer.
     scale: float32 scalar.
     num_good: int32 scalar, steps since the scale last changed.
   """

@@ -63,7 +63,7 @@ class RowsAhead:
     Args:
       state: The state.
       inputs: The step's inputs.
-      rows: Its rows, from `fetch` or from the step before.
+      rows: Rows of the step, from `fetch` or from the previous step.
       next_routing: Routing of the next step's inputs, or None.
 
     Returns:

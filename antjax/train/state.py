@@ -32,7 +32,7 @@ class TrainState:
       split at that level are padded: read them through `Trainer.params`.
     master: Copies of the trained leaves, at least fp32, at the optimizer's
       level in mixed precision; else None. Frozen leaves have none.
-    opt_state: The optax state, each moment at the optimizer's level.
+    opt_state: Optax state, each moment at the optimizer's level.
     tables: State of the embedding tables, or an empty dict.
     rng: uint32 key data; a step folds `step` into it, and never changes it.
   """
@@ -116,7 +116,7 @@ class Layout:
 
     Args:
       params: The tree.
-      mesh: From `make_mesh`.
+      mesh: Mesh from `make_mesh`.
       paro: Levels.
       trainable: Name of a leaf -> whether it is trained; all by default.
         Leaves that are not floating point are never trained.
@@ -383,7 +383,7 @@ def reset_rows(
 
   Args:
     tables: The Trainer's tables.
-    state: From `Trainer.init`, a step or a restore.
+    state: State from `Trainer.init`, a step or a restore.
     ids: Table name -> ids [n], the same on every process.
   """
   key = _tables_key(jax.random.wrap_key_data(state.rng))

@@ -45,12 +45,12 @@ class StepInput:
 
   Attributes:
     batch: The user's batch; ids already turned into row indices.
-    routing: From `SparseTables.prepare`, or an empty dict.
+    routing: Routing from `SparseTables.prepare`, or an empty dict.
     num_micro_batches: int32 [num_devices], or None for all of them.
     is_valid: float32 [num_devices], 0 where a process has run out of data.
     is_stopping: float32 [num_devices], 1 where a process wants to stop.
     num_examples: float32 [num_devices], for throughput only.
-    constants: The Trainer's, as they are; None: there are none.
+    constants: Constants of the Trainer, unchanged; None: there are none.
   """
 
   batch: PyTree
@@ -155,7 +155,7 @@ def jit_step(
 
   Args:
     spec: Description of the step.
-    step: What to compile.
+    step: Step to compile.
     more_out: PartitionSpecs of further results.
   """
   shardings = state_shardings(spec.layout, spec.optimizer, spec.tables)

@@ -73,7 +73,7 @@ class Trainer:
         sum(weights * losses) / sum(weights) over all devices.
       optimizer: Any optax transform; it sees global gradients. One that looks
         at shapes (Adafactor) sees split leaves padded: it depends on the code.
-      mesh: From `make_mesh`.
+      mesh: Mesh from `make_mesh`.
       paro: PaRO code: levels of parameters, gradients, optimizer state.
       tables: Embedding tables; they have their own row optimizers.
       collectives: How arrays move over both mesh axes at once: a `Collectives`,
@@ -210,7 +210,7 @@ class Trainer:
     """One optimizer step; `state` is donated.
 
     Args:
-      state: From `init` or an earlier step.
+      state: State from `init` or an earlier step.
       batch: Pytree of arrays, this process's rows; each leading dim a multiple
         of local devices x micro-batches. With tables, batch['ids'] holds ids.
       num_micro_batches: Micro-batches to do in each group, 0 to the
@@ -278,7 +278,7 @@ class Trainer:
     them end after the same step, save, and raise KeyboardInterrupt.
 
     Args:
-      state: From `init`.
+      state: State from `init`.
       batches: This process's batches. If its iterator has get_state and
         set_state, as Grain's have, the position is saved and restored.
       num_steps: Step to stop at, counted from the start of the run.
@@ -322,7 +322,7 @@ class Trainer:
     """Values of metrics over batches of all processes, the same on each.
 
     Args:
-      state: The state; it is kept.
+      state: Training state; it is not donated.
       batches: This process's batches, each leading dim a multiple of its
         devices (pad with weight 0).
       predict_fn: `(params, batch, rng)` or, with tables, `(params, rows,

@@ -36,9 +36,9 @@ def warm_start(
 
   Args:
     trainer: The trainer that made `state`.
-    state: From `trainer.init`.
+    state: State from `trainer.init`.
     directory: Folder of checkpoints of the other run.
-    step: Which one; the newest by default.
+    step: Step of the checkpoint; the newest by default.
     sources: Table -> int [V], for each of its rows the row of the saved table
       that it starts from, or -1 to stay as it is.
 

@@ -2,19 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The benchmark of BAHE, tiny: its problem, its figures, and a run."""
 
-import importlib.util
-import json
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 from benchmarks import bahe_figures, bahe_problem
+from tests.benchmarks import runs
 
-_ROOT = pathlib.Path(__file__).parents[2]
-_TIMEOUT_S = 240
 _CASE = bahe_problem.Case(model='minilm', text_length=2048, dtype='float32')
 
 
@@ -76,36 +69,22 @@ def test_different_losses_are_an_error_in_float32_only():
   assert 'error' not in bahe_figures.line_of(case, found)
 
 
-def _run(*flags):
-  return subprocess.run(
-    [sys.executable, '-m', 'benchmarks.bahe_bench', *flags],
-    cwd=_ROOT,
-    capture_output=True,
-    text=True,
-    timeout=_TIMEOUT_S,
-  )
-
-
 @pytest.mark.slow
 def test_quick_run_without_the_peer_prints_a_line():
-  result = _run('--quick', '--skip=peer', '--cases=minilm-256-float32')
-  assert result.returncode == 0, result.stderr
-  line = json.loads(result.stdout)
+  (line,) = runs.lines(
+    'bahe_bench', '--quick', '--skip=peer', '--cases=minilm-256-float32'
+  )
   assert line['num_behaviors'] == 16
   assert line['time_ratio'] > 0 and line['memory_ratio'] > 1
   assert line['bahe']['mb_per_example'] > 0
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-  importlib.util.find_spec('torch') is None
-  or importlib.util.find_spec('transformers') is None,
-  reason='the peer needs PyTorch: pip install antjax[bench]',
-)
+@runs.needs_peers
 def test_quick_run_agrees_with_the_peer():
-  result = _run('--quick', '--cases=minilm-256-float32,smollm2-256-float32')
-  assert result.returncode == 0, result.stderr
-  lines = [json.loads(line) for line in result.stdout.splitlines()]
+  lines = runs.lines(
+    'bahe_bench', '--quick', '--cases=minilm-256-float32,smollm2-256-float32'
+  )
   assert [line['model'] for line in lines] == ['minilm', 'smollm2']
   for line in lines:
     assert line['full_text_speed_ratio'] > 0

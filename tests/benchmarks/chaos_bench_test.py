@@ -6,10 +6,6 @@ import asyncio
 from collections import Counter
 import contextlib
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +22,8 @@ from benchmarks import (
   chaos_witness,
 )
 from benchmarks.chaos_lineage import Run
-
-_ROOT = pathlib.Path(__file__).parents[2]
-
+from tests import source_tree
+from tests.benchmarks import runs
 
 # --- The schedule. ---
 
@@ -340,32 +335,18 @@ def test_recovery_is_up_to_the_first_step_of_a_later_generation():
 def test_seven_kills_lose_nothing(tmp_path):
   """One of each kind, and lost replies; on loopback, with a text of ours."""
   text = tmp_path / 'text.txt'
-  pages = sorted((_ROOT / 'docs').rglob('*.md'))
+  pages = sorted((source_tree.ROOT / 'docs').rglob('*.md'))
   text.write_text('\n\n'.join(page.read_text() for page in pages))
-  env = {**os.environ, 'PYTHONPATH': str(_ROOT)}
-  env.pop('XLA_FLAGS', None)
-
-  def call(*argv):
-    return subprocess.run(
-      [sys.executable, '-m', *argv],
-      cwd=_ROOT,
-      env=env,
-      capture_output=True,
-      text=True,
-      check=False,
-    )
-
-  done = call(
+  prepared = runs.call(
     *('launch.prepare_text', f'--out={tmp_path}/data', f'--source={text}'),
     *('--documents=paragraph', '--vocab_size=512'),
   )
-  assert done.returncode == 0, done.stdout + done.stderr
-  done = call(
-    *('benchmarks.chaos_bench', '--kills=7', '--seed=2', '--novirtual_hosts'),
+  assert prepared.returncode == 0, prepared.stdout + prepared.stderr
+  (line,) = runs.lines(
+    *('chaos_bench', '--kills=7', '--seed=2', '--novirtual_hosts'),
     *(f'--text={tmp_path}/data', f'--out={tmp_path}/run'),
+    XLA_FLAGS='',
   )
-  assert done.returncode == 0, done.stdout + done.stderr
-  line = json.loads(done.stdout.splitlines()[-1])
   assert line['kills'] == 7
   assert line['records_lost'] == line['committed_twice'] == 0
   assert line['recovery_s_median'] > 0

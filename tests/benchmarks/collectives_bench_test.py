@@ -2,16 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lines of the collectives benchmark: keys, conventions, a small run."""
 
-import json
-import pathlib
-import subprocess
-import sys
-
 import pytest
 
-from benchmarks import cluster, collectives_bench
+from benchmarks import collectives_bench
+from tests.benchmarks import runs
 
-ROOT = pathlib.Path(__file__).parents[2]
 KEYS = {
   'op',
   'algorithm',
@@ -63,24 +58,13 @@ def test_alpha_and_beta_are_told_apart():
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-@pytest.mark.skipif(
-  cluster.missing() is not None, reason=str(cluster.missing())
-)
+@runs.needs_hosts
 def test_a_small_run_prints_every_case():
-  done = subprocess.run(
-    [
-      *(sys.executable, '-m', 'benchmarks.collectives_bench'),
-      *('--clusters=2x2', '--uplinks_mbps=400'),
-      *('--sizes_mb=0.25,1', '--repeats=1'),
-    ],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=300,
-    check=False,
+  lines = runs.lines(
+    'collectives_bench',
+    *('--clusters=2x2', '--uplinks_mbps=400'),
+    *('--sizes_mb=0.25,1', '--repeats=1'),
   )
-  assert done.returncode == 0, done.stderr
-  lines = [json.loads(line) for line in done.stdout.splitlines()]
   cases = [line for line in lines if 'seconds' in line]
   wrong = [line for line in lines if 'error' in line]
   # XLA's own reduce-scatter between processes has a known bug; ours must not.

@@ -3,17 +3,11 @@
 """The coordinator benchmark: its load, its lines, and a small run of it."""
 
 import asyncio
-import json
-import pathlib
-import subprocess
-import sys
 
 import pytest
 
 from benchmarks import coordinator_bench, coordinator_load, coordinator_peers
-
-_ROOT = pathlib.Path(__file__).parents[2]
-_TIMEOUT_S = 240
+from tests.benchmarks import runs
 
 
 class _Worker:
@@ -108,45 +102,17 @@ def test_the_peer_is_pinned_and_names_no_registry():
   assert not any('://' in line or line.startswith('-') for line in lines)
 
 
-def test_a_dead_process_of_workers_is_named():
-  orders = coordinator_load.Orders([sys.executable, '-c', ''])
-  with pytest.raises(RuntimeError, match='has died'):
-    orders.receive()
-  orders.close()
-
-
 @pytest.mark.slow
 def test_a_small_run_without_the_peer(tmp_path):
-  done = subprocess.run(
-    [
-      sys.executable,
-      '-m',
-      'benchmarks.coordinator_bench',
-      '--nowith_peer',
-      '--clients=1,64',
-      '--paced_clients=20',
-      '--interval_s=0.1',
-      '--seconds=0.5',
-      '--num_blocks=1',
-      '--million=20000',
-      f'--journal_folder={tmp_path}',
-    ],
-    cwd=_ROOT,
-    capture_output=True,
-    text=True,
-    timeout=_TIMEOUT_S,
+  lines = runs.lines(
+    'coordinator_bench',
+    *('--nowith_peer', '--clients=1,64', '--paced_clients=20'),
+    *('--interval_s=0.1', '--seconds=0.5', '--num_blocks=1'),
+    *('--million=20000', f'--journal_folder={tmp_path}'),
   )
-  assert done.returncode == 0, done.stderr
-  lines = [json.loads(line) for line in done.stdout.splitlines()]
   cases = [line['case'] for line in lines]
   assert cases == [
-    'closed',
-    'closed',
-    'paced',
-    'batch',
-    'million',
-    'kill',
-    'summary',
+    *('closed', 'closed', 'paced', 'batch', 'million', 'kill', 'summary')
   ]
   by_case = dict(zip(cases, lines))
   assert by_case['million']['shards'] >= 20_000

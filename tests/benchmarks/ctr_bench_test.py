@@ -5,7 +5,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import ctr_figures
+from benchmarks import ctr_figures, harness
 from benchmarks import ctr_problem as problem_lib
 
 
@@ -62,12 +62,18 @@ def test_flops_are_those_of_the_products():
   assert flops['ple'] > flops['mmoe']
 
 
+@pytest.mark.skipif(not harness.peers_have('torch_rechub'), reason='make peers')
 def test_the_peer_has_the_models(tmp_path):
-  pytest.importorskip('torch_rechub')
-  from benchmarks import ctr_peers
-
+  path = tmp_path / 'problem.npz'
   made = problem()
-  for name in problem_lib.MODELS:
-    peer = ctr_peers.Peer(name, 'batched', made)
-    assert peer.train(2) > 0
-    assert peer.logits().shape == made.test['label'].shape
+  problem_lib.save(made, path)
+  side = harness.Side('benchmarks.ctr_bench', ('--worker=peer',), {}, True)
+  with harness.workers({'peer': side}) as workers:
+    for name in problem_lib.MODELS:
+      workers['peer'].order(
+        'peer', model=name, loader='batched', problem=str(path)
+      )
+      assert workers['peer'].order('time', steps=2)['rows_per_s'][0] > 0
+      out = str(tmp_path / f'{name}.npy')
+      workers['peer'].order('logits', path=out)
+      assert np.load(out).shape == made.test['label'].shape

@@ -3,10 +3,6 @@
 """The G-Meta benchmark: its ablations compute what they say."""
 
 import dataclasses
-import json
-import os
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -14,6 +10,7 @@ import pytest
 
 from antjax.mesh.mesh import make_mesh
 from benchmarks import gmeta_problem
+from tests.benchmarks import runs
 
 # Sums in another order, through Adagrad and Adam.
 SUM_ORDER_ATOL = 2e-5
@@ -61,18 +58,11 @@ def test_two_exchanges_give_the_same_first_loss():
 
 @pytest.mark.slow
 def test_rows_mode_prints_a_line_a_size():
-  done = subprocess.run(
-    [
-      *(sys.executable, '-m', 'benchmarks.gmeta_bench', '--mode=rows'),
-      *('--rows=800,8000', '--rounds=1', '--num_tasks=2'),
-    ],
-    capture_output=True,
-    text=True,
-    check=False,
-    env=os.environ | {'XLA_FLAGS': ''},
+  lines = runs.lines(
+    'gmeta_bench',
+    *('--mode=rows', '--rows=800,8000', '--rounds=1', '--num_tasks=2'),
+    XLA_FLAGS='',
   )
-  assert done.returncode == 0, done.stderr
-  lines = [json.loads(line) for line in done.stdout.splitlines()]
   assert [line['case']['num_rows'] for line in lines] == [800, 8000]
   assert lines[0]['over_smallest'] == 1
   assert all(np.isfinite(line['last_loss']) for line in lines)

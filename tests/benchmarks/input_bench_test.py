@@ -2,18 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The input benchmark: its sides read the same, and a small run of it."""
 
-import json
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 from benchmarks import input_bench
-
-_ROOT = pathlib.Path(__file__).parents[2]
-_TIMEOUT_S = 240
+from tests.benchmarks import runs
 
 
 @pytest.mark.parametrize('group_size', [1, 16])
@@ -52,42 +45,22 @@ def test_lines_compare_medians():
   assert local['min_max'] == [50, 200]
 
 
-def test_turns_alternate(tmp_path):
+def test_rates_are_of_new_iterators(tmp_path):
   path = tmp_path / 'a.array_record'
   input_bench.write_file(path, 64, 1)
-  made = []
-
-  def side(name):
-    make = input_bench.local(path, 8, 16)
-    return lambda: (made.append(name), make())[1]
-
-  rates = input_bench.compare({'a': side('a'), 'b': side('b')}, 8, 0.01, 2)
-  assert made == ['b', 'a', 'a', 'b']
+  make = input_bench.local(path, 8, 16)
+  rates = input_bench.compare({'a': make, 'b': make}, 8, 0.01, 2)
   assert all(len(of) == 2 and min(of) > 0 for of in rates.values())
 
 
 @pytest.mark.slow
 def test_a_small_run():
-  done = subprocess.run(
-    [
-      sys.executable,
-      '-m',
-      'benchmarks.input_bench',
-      '--num_records=4096',
-      '--batch_size=64',
-      '--records_in_shard=256',
-      '--turn_s=0.1',
-      '--num_turns=1',
-      '--group_sizes=1',
-      '--grain_threads=0,2',
-    ],
-    cwd=_ROOT,
-    capture_output=True,
-    text=True,
-    timeout=_TIMEOUT_S,
+  lines = runs.lines(
+    'input_bench',
+    *('--num_records=4096', '--batch_size=64', '--records_in_shard=256'),
+    *('--turn_s=0.1', '--num_turns=1', '--group_sizes=1'),
+    '--grain_threads=0,2',
   )
-  assert done.returncode == 0, done.stderr
-  lines = [json.loads(line) for line in done.stdout.splitlines()]
   assert [line.get('ledger') for line in lines] == ['local', 'service', None]
   assert {'samples_per_s', 'grain_samples_per_s', 'ratio'} <= lines[0].keys()
   assert {'local_ratio', 'service_ratio'} <= lines[-1].keys()

@@ -2,19 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The benchmark of LLM-Rec, tiny: its problem, its figures, and a run."""
 
-import importlib.util
-import json
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 from benchmarks import llm_rec_figures
 from benchmarks import llm_rec_problem as problem_lib
+from tests.benchmarks import runs
 
-_ROOT = pathlib.Path(__file__).parents[2]
 _CASE = problem_lib.Case()
 
 
@@ -54,7 +48,10 @@ def test_ratios_are_of_the_same_negatives():
     'peer_deduplicated': _measured(2.0),
     'peer_shared': _measured(1.5, 1.1),
   }
-  lines = llm_rec_figures.lines_of(_CASE, found)
+  lines = [
+    llm_rec_figures.line_of(_CASE, pair, found)
+    for pair in llm_rec_figures.pairs_of(found)
+  ]
   assert [line['peer'] for line in lines] == [
     'published',
     'deduplicated',
@@ -66,23 +63,11 @@ def test_ratios_are_of_the_same_negatives():
   assert not any('error' in line for line in lines[:2])
 
 
-def _run(*flags):
-  return subprocess.run(
-    [sys.executable, '-m', 'benchmarks.llm_rec_bench', *flags],
-    cwd=_ROOT,
-    capture_output=True,
-    text=True,
-    timeout=240,
-    check=False,
-  )
-
-
 @pytest.mark.slow
 def test_quick_run_without_the_peers_prints_lines():
   skipped = [f'--skip=peer_{name}' for name in llm_rec_figures.PEERS]
-  result = _run('--quick', '--cases=minilm-float32', *skipped)
-  assert result.returncode == 0, result.stderr
-  lines = [json.loads(line) for line in result.stdout.splitlines()]
+  flags = '--quick', '--cases=minilm-float32'
+  lines = runs.lines('llm_rec_bench', *flags, *skipped)
   assert [line['negatives'] for line in lines] == ['own', 'shared']
   for line in lines:
     assert line['examples_per_s'] > 0 and line['eval_users_per_s'] > 0
@@ -90,14 +75,8 @@ def test_quick_run_without_the_peers_prints_lines():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-  importlib.util.find_spec('torch') is None
-  or importlib.util.find_spec('transformers') is None,
-  reason='the peers need PyTorch: pip install antjax[bench]',
-)
+@runs.needs_peers
 def test_quick_run_agrees_with_the_peers():
-  result = _run('--quick', '--cases=minilm-float32')
-  assert result.returncode == 0, result.stderr
-  lines = [json.loads(line) for line in result.stdout.splitlines()]
+  lines = runs.lines('llm_rec_bench', '--quick', '--cases=minilm-float32')
   assert [line['peer'] for line in lines] == list(llm_rec_figures.PEERS)
   assert all(line['ratio'] > 0 for line in lines)

@@ -2,18 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The meta-learning benchmark, tiny: its lines, and its check of equality."""
 
-import importlib.util
-import json
-import pathlib
-
 import numpy as np
-import pytest
 
 from benchmarks import meta_bench, meta_problem
 from tests import warm_python
-
-_ROOT = pathlib.Path(__file__).parents[2]
-_TIMEOUT_S = 120
+from tests.benchmarks import runs
 
 
 def test_problem_is_consistent():
@@ -46,14 +39,8 @@ def test_disagreement_names_what_differs():
   assert 'loss' in meta_bench.disagreement(answer, answer | {'loss': 0.8})
 
 
-def _run(*flags):
-  return warm_python.run(
-    '-m', 'benchmarks.meta_bench', *flags, timeout=_TIMEOUT_S
-  )
-
-
 def test_unknown_case_is_a_one_line_error():
-  result = _run('--cases=mlp-9-9')
+  result = warm_python.run('-m', 'benchmarks.meta_bench', '--cases=mlp-9-9')
   assert result.returncode == 1
   assert result.stderr.strip() == (
     '--cases=mlp-9-9: use some of mlp-2-1, mlp-1-1, mlp-2-3, mlp-1-3, '
@@ -62,16 +49,13 @@ def test_unknown_case_is_a_one_line_error():
   )
 
 
-@pytest.mark.skipif(
-  importlib.util.find_spec('torch') is None,
-  reason='the peers need PyTorch: pip install antjax[bench]',
-)
+@runs.needs_peers
 def test_smoke_run_prints_a_line_a_case_and_peer():
-  result = _run(
-    '--smoke', '--cases=mlp-2-1,all-1-1', '--peer=loop', '--peer=functional'
+  lines = runs.lines(
+    'meta_bench',
+    *('--smoke', '--cases=mlp-2-1,all-1-1'),
+    *('--peer=loop', '--peer=functional'),
   )
-  assert result.returncode == 0, result.stderr
-  lines = [json.loads(line) for line in result.stdout.splitlines()]
   assert [(line['case']['adapted'], line['peer']) for line in lines] == [
     ('mlp', 'loop'),
     ('mlp', 'functional'),

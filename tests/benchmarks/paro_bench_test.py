@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The PaRO benchmark, tiny: its figures, its peers, its lines."""
 
+import dataclasses
 import functools
-import json
-import pathlib
 
 import jax
 import numpy as np
@@ -14,27 +13,19 @@ from antjax.lm import transformer
 from antjax.mesh.mesh import make_mesh
 from antjax.train.trainer import Trainer
 from benchmarks import (
-  cluster,
   paro_bench,
   paro_peers,
   paro_problem,
   paro_worker,
 )
 from tests import warm_python
+from tests.benchmarks import runs
 
-_ROOT = pathlib.Path(__file__).parents[2]
-_MISSING = cluster.missing()
 _TINY = paro_problem.Sizes(
   embed_dim=64, num_layers=2, vocab_size=64, num_tokens=16, num_micro_batches=2
 )
-_TINY_FLAGS = (
-  '--embed_dim=64',
-  '--num_layers=2',
-  '--vocab_size=64',
-  '--num_tokens=16',
-  '--num_micro_batches=2',
-  '--rounds=1',
-)
+_TINY_FLAGS = [f'--{k}={v}' for k, v in dataclasses.asdict(_TINY).items()]
+_TINY_FLAGS += ['--rounds=1']
 
 
 def test_kendall_tau_counts_pairs():
@@ -93,10 +84,6 @@ def test_peers_train_as_we_do(kind):
   assert {x.sharding for x in moments} == {gate.sharding}
 
 
-def _run(*flags):
-  return warm_python.run('-m', 'benchmarks.paro_bench', *flags, timeout=500)
-
-
 @pytest.mark.parametrize(
   ('flag', 'message'),
   [
@@ -105,18 +92,17 @@ def _run(*flags):
   ],
 )
 def test_wrong_flags_end_in_one_line(flag, message):
-  result = _run(flag)
+  result = warm_python.run('-m', 'benchmarks.paro_bench', flag)
   assert result.returncode == 1
   assert message in result.stderr.strip().splitlines()[-1]
 
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-@pytest.mark.skipif(_MISSING is not None, reason=str(_MISSING))
+@runs.needs_hosts
 def test_a_line_for_each_code_and_peer_and_one_for_all():
-  result = _run('--codes=GGG,NIG', '--peers=hsdp', *_TINY_FLAGS)
-  assert result.returncode == 0, result.stderr
-  *lines, summary = map(json.loads, result.stdout.splitlines())
+  flags = '--codes=GGG,NIG', '--peers=hsdp', *_TINY_FLAGS
+  *lines, summary = runs.lines('paro_bench', *flags)
   assert [line['code'] for line in lines] == ['GGG', 'NIG', 'hsdp']
   for line in lines:
     # Headers and acknowledgements of small messages come on top.
@@ -136,11 +122,10 @@ def test_a_line_for_each_code_and_peer_and_one_for_all():
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-@pytest.mark.skipif(_MISSING is not None, reason=str(_MISSING))
+@runs.needs_hosts
 def test_scaling_gives_efficiencies():
-  result = _run('--hosts=1,2', '--codes=IIG', *_TINY_FLAGS)
-  assert result.returncode == 0, result.stderr
-  lines = [json.loads(line) for line in result.stdout.splitlines()][:2]
+  flags = '--hosts=1,2', '--codes=IIG', *_TINY_FLAGS
+  lines = runs.lines('paro_bench', *flags)[:2]
   assert [line['hosts'] for line in lines] == [1, 2]
   assert lines[0]['efficiency'] == 1
   assert lines[0]['inter_bytes_per_step'] == 0

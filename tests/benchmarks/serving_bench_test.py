@@ -2,17 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The serving benchmark runs and prints what its page says."""
 
-import json
-import subprocess
-import sys
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from antjax.serving import exporter
-from tests import source_tree
+from tests.benchmarks import runs
 from tests.serving import serving_case
 
 
@@ -32,24 +28,12 @@ def test_prints_one_line(tmp_path):
     for task, n in enumerate([1, 4, 5, 8])
   ]
   pq.write_table(pa.Table.from_pylist(users), tmp_path / 'users.parquet')
-  done = subprocess.run(
-    [
-      *(sys.executable, '-m', 'benchmarks.serving_bench', '--num_calls=3'),
-      *(f'--model={tmp_path}/model', f'--input={tmp_path}/users.parquet'),
-      *('--num_turns=1', '--batch_size=4'),
-    ],
-    cwd=source_tree.ROOT,
-    capture_output=True,
-    text=True,
-    timeout=200,
+  (result,) = runs.lines(
+    'serving_bench',
+    *(f'--model={tmp_path}/model', f'--input={tmp_path}/users.parquet'),
+    *('--num_calls=3', '--num_turns=1', '--batch_size=4'),
   )
-  assert done.returncode == 0, done.stderr
-  result = json.loads(done.stdout)
   assert set(result['adapt_ms']) == {'4', '8'}
   for times in (*result['adapt_ms'].values(), result['predict_ms']):
     assert 0 < times['p50'] <= times['p99']
   assert result['rows_per_s'] > 0 and result['num_users'] == 4
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

@@ -86,6 +86,20 @@ def test_the_plain_form_gives_the_same_gradients():
     )
 
 
+def test_mixed_mode_adapts_rows_as_reverse_mode():
+  batch = episodes.with_task_rows(small_tasks.make_batch())
+  batch = jax.tree.map(jnp.asarray, batch)
+  reverse = maml.InnerLoop(num_steps=1, learning_rate=0.03, adapt='all')
+  mixed = dataclasses.replace(reverse, derivative='mixed')
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(
+      x, y, atol=small_tasks.ATOL, rtol=1e-5
+    ),
+    small_tasks.gradients(batch, mixed),
+    small_tasks.gradients(batch, reverse),
+  )
+
+
 @pytest.mark.slow
 def test_adapted_rows_equal_a_copy_of_the_tables_for_each_task():
   """Ids repeat within a task and are shared by support and query."""

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from benchmarks import chaos_bench, chaos_hosts, chaos_job, chaos_storm
+from benchmarks import chaos_bench, chaos_hosts, chaos_storm, text_job
 from benchmarks.chaos_events import Event
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -43,7 +43,7 @@ def event(kind, after_steps, share=0.7):
 @pytest.mark.parametrize('paro', ['NNN', 'IIG'])
 def test_fewer_hosts_and_more_again(tmp_path, text, paro):
   job = vars(
-    chaos_job.Job(
+    text_job.Job(
       data=text, out=str(tmp_path), num_sequences=900, num_epochs=2, paro=paro
     )
   )

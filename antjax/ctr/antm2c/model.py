@@ -348,10 +348,11 @@ class ScenarioModel:
     """fp32 logits [B]: 'prediction' of a click; of esmm its other two besides.
 
     Args:
-      params: From `init_params`, in the dtype to compute in.
+      params: Parameters from `init_params`, in the compute dtype.
       vectors: Like batch['ids'], of the tables.
-      batch: From `prepare`; one device's part. To score with a network that
-        needs moments, with 'moments': (means, variances) [1, S, F D].
+      batch: One device's part of a batch from `prepare`. To score with a
+        network that needs moments, with 'moments': (means, variances) [1, S, F
+        D].
     """
     network, x = self._inputs(params, vectors, batch)
     found = load.scores(network.model, x)

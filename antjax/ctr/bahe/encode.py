@@ -46,7 +46,7 @@ class Encoder:
     """Puts the low half on the devices; compiles nothing yet.
 
     Args:
-      config: The whole model.
+      config: Configuration of the whole model.
       params: The whole model's parameters, in the dtype to compute in.
       num_low: Layers below the cut.
       max_tokens: Tokens of a text at most.

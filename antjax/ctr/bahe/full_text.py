@@ -53,7 +53,7 @@ def join(
   The newest one is cut where it does not fit by itself.
 
   Args:
-    cache: Tokens of the behaviors.
+    cache: Cache of the behaviors' tokens.
     behaviors: int32 [R, M], oldest first, 0 behind the newest.
     num_tokens: T.
     marks: Marks of the tokenizer.
@@ -114,14 +114,15 @@ class FullTextTower:
   behavior has a learned vector, as in `SequenceEncoder`.
 
   Attributes:
-    config: The language model. With learned positions it must have as many as a
-      text has tokens: see `antjax.lm.positions.extend_learned`.
+    config: Configuration of the language model. With learned positions it must
+      have as many as a text has tokens: see
+      `antjax.lm.positions.extend_learned`.
     num_sequences: N.
     num_tokens: Number of tokens of a sequence's text, which holds the newest
       behaviors that fit.
     title_tokens: Number of tokens of an item's title.
     marks: Marks around behaviors.
-    cache: Tokens of the behaviors.
+    cache: Cache of the behaviors' tokens.
   """
 
   config: Config

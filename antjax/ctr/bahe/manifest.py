@@ -34,12 +34,12 @@ class Manifest:
     model: Fingerprint of the model's weights and config.
     tokenizer: Fingerprint of its tokenizer.
     num_low: k: the layers that the rows went through.
-    pooling: How tokens became one row; 'mean' is the only way so far.
-    normalizer: What the texts went through, with its version.
-    max_tokens: To which texts were cut.
+    pooling: How tokens are pooled into one row; only 'mean' so far.
+    normalizer: Name of the texts' normalizer, with its version.
+    max_tokens: Largest number of tokens of a text; longer ones were cut.
     vocabulary: Fingerprint of the first `vocabulary_rows` texts.
     vocabulary_rows: See there.
-    compute_dtype: In which the layers computed.
+    compute_dtype: Dtype in which the layers computed.
     texts: Fingerprint of the texts of all complete rows; '' where not known,
       of a store that an older version made.
     dtype: Dtype of the stored numbers; int8 has a scale a row.

@@ -155,7 +155,7 @@ class ClickModel:
   Attributes:
     tower: The text side; None: the model knows ids only.
     head: The head.
-    ids: Which ids it knows.
+    ids: Ids that the model knows.
     sizes: Sizes of the data.
   """
 
@@ -288,9 +288,9 @@ class ClickModel:
     """fp32 logits of a click, [B].
 
     Args:
-      params: From `init_params`, in the dtype to compute in.
+      params: Parameters from `init_params`, in the compute dtype.
       vectors: Like batch['ids'], of the tables; {} where there are none.
-      batch: From `prepare`; one device's part.
+      batch: One device's part of a batch from `prepare`.
     """
     dtype = jax.tree.leaves(params['head'])[0].dtype
     head = self._functional_head.merge(params['head'])

@@ -55,7 +55,7 @@ class StoreTower(RowTower):
   frozen language model: its vectors are pooled and nothing of it is trained.
 
   Attributes:
-    table: Where the rows are.
+    table: Table that holds the rows.
   """
 
   table: table_lib.Table
@@ -88,9 +88,9 @@ class DedupTower(RowTower):
   what `StoreTower` gives; with a trained one it is what a store cannot give.
 
   Attributes:
-    capacity: Most distinct behaviors of a part, U, the padding among them.
+    capacity: Largest number of distinct behaviors of a part, U, with padding.
     num_tokens: Number of tokens of a behavior; longer ones are cut.
-    cache: Tokens of the behaviors.
+    cache: Cache of the behaviors' tokens.
   """
 
   capacity: int

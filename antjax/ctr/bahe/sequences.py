@@ -72,7 +72,7 @@ class SequenceEncoder:
     """Encodes users and items.
 
     Args:
-      params: From `init_params`, in the dtype to compute in.
+      params: Parameters from `init_params`, in the compute dtype.
       x_BNMD: Vectors of behaviors, oldest first.
       is_there_BNM: bool; padding is at the end. A sequence without any gets its
         null vector, which is learned.

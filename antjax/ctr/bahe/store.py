@@ -113,7 +113,7 @@ class BehaviorStore:
 
     Args:
       start: First row.
-      stop: After the last one.
+      stop: End of the range, exclusive.
       dtype: Dtype of the result; int8 rows are multiplied by their scales.
 
     Returns:

@@ -39,7 +39,7 @@ def distinct_behaviors(
       'title' int32 [B], B a multiple of `num_parts`; part i is the i-th of
       equal runs of examples.
     num_parts: P.
-    capacity: Most distinct behaviors of a part, U.
+    capacity: Largest number of distinct behaviors of a part, U.
     fill: Stands at the end of a part with fewer.
 
   Returns:
@@ -183,11 +183,11 @@ def place(
 
   Args:
     array: [R, D], in the dtype to keep; not read where it stays on the host.
-    mesh: From `make_mesh`.
+    mesh: Mesh from `make_mesh`.
     home: 'device', 'split', 'host', or 'auto': the first of them that takes no
       more than a quarter of `device_bytes` on a device.
     device_bytes: Memory of a device; None: not known, taken for enough.
-    max_distinct: Most distinct behaviors of a micro-batch of a device (see
+    max_distinct: Most distinct behaviors in a device's micro-batch (see
       `most_distinct`).
     inside_groups: Split over a group's devices only, so that groups need not
       keep in step, as elastic training wants.

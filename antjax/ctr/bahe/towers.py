@@ -68,7 +68,7 @@ class Tower(Protocol):
     """Device: encodes one part.
 
     Args:
-      params: From `init_params`, in the dtype to compute in.
+      params: Parameters from `init_params`, in the compute dtype.
       batch: From `prepare`; where the Trainer holds constants, 'constants' is
         their tree.
     """

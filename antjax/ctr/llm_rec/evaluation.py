@@ -90,10 +90,10 @@ def ranks(
 
   Args:
     model: The model.
-    examples: What to rank.
+    examples: Examples to rank.
     allowed: bool [N], the candidates of the full ranking; None: all.
     with_full: Whether to rank among all items too.
-    progress: Called with the number of examples done.
+    progress: Function called with the number of examples done.
 
   Returns:
     'sampled', and 'full' if asked for: int32 [U]; see `ranking`.

@@ -80,7 +80,7 @@ class TrainingInputs:
         one program and must agree.
       num_chunks: The model's number of chunks.
       seed: Seed of the draws.
-      sampler: What draws; None: a `NegativeSampler` of the domains.
+      sampler: Sampler of negatives; None: a `NegativeSampler` of the domains.
     """
     self._texts, self._config = texts, config
     self._domains = np.asarray(domains, np.int32)

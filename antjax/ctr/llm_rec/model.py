@@ -173,7 +173,7 @@ class LLMRec:
     """Vectors of packed texts, fp32 [M, D].
 
     Args:
-      params: From `init_params`, in the dtype to compute in.
+      params: Parameters from `init_params`, in the compute dtype.
       lanes: The tokens; text m has number m + 1 there.
       starts_M: int32, slot of each text's first token.
       lengths_M: int32, its tokens; 0 for none.

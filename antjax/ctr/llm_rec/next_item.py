@@ -116,7 +116,7 @@ class NextItemModel:
     """(mean over the targets of each sequence [B], their number [B]).
 
     Args:
-      params: From `init_params`.
+      params: Parameters from `init_params`.
       ids: 'sequence' int32 [B, T + 1], -1 for padding; 'negatives' int32
         [B, J]; of one numbering.
       vectors: Vector of each of them: item vectors or text vectors.

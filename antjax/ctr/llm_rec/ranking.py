@@ -57,7 +57,7 @@ def full_ranks(
     allowed: bool [N], the items that are candidates; None: all.
     block_items: Items at a time.
     block_users: Users at a time, all devices together.
-    devices: To compute on; None: all of this process.
+    devices: Devices to compute on; None: all of this process.
 
   Returns:
     int32 [U], 0 for the best.
@@ -106,7 +106,7 @@ def sampled_ranks(
     item_vectors: float [N, D]; each device gets all of them.
     targets: int [U].
     negatives: int [U, J], 0 for none. One that is the target is tied with it.
-    devices: To compute on; None: all of this process.
+    devices: Devices to compute on; None: all of this process.
 
   Returns:
     int32 [U], from 0 to J.

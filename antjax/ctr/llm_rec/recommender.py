@@ -62,7 +62,7 @@ class Recommender:
     Args:
       model: The model.
       params: Its parameters, whole.
-      tokenizer: That the language model came with.
+      tokenizer: Tokenizer of the language model.
       marks: Marks around its texts.
       limits: Length limits of its texts.
       titles: Titles of the items, [N]; '' for item 0.

@@ -73,7 +73,7 @@ class SASRecConfig:
     item changes nothing.
 
     Args:
-      params: From `init`.
+      params: Parameters from `init`.
       x_BTD: Item vectors, T at most `max_length`.
       rng: For dropout; None: none.
     """

@@ -219,7 +219,7 @@ class TextMaker:
     """Writes texts into flat arrays; about 30 ns a token.
 
     Args:
-      planned: From `plan`.
+      planned: Result of `plan`.
       starts: int64 [R], slot of each text's first token; -1 leaves it out.
       tokens: int32 [slots], gets the tokens.
       texts: int32 [slots], gets `first` + r for the tokens of text r.

@@ -82,8 +82,8 @@ class BM25:
     Args:
       titles: Titles of all items, [N]; item 0 is the padding.
       max_history: Newest items whose titles are the query.
-      k1: How soon repeated words count no more.
-      b: How much long titles are held against items, from 0 to 1.
+      k1: Saturation of repeated words.
+      b: Penalty of long titles, from 0 to 1.
     """
     self._max_history = max_history
     vocabulary: dict[str, int] = {}
@@ -97,7 +97,7 @@ class BM25:
     sizes = np.array([len(found) for found in self._words])
     flat = np.concatenate([*self._words, np.zeros(0, np.int64)])
     item = np.repeat(np.arange(len(titles)), sizes)
-    # Sorted by word, so that a word's postings stand together.
+    # Sorted by word, so that a word's postings are adjacent.
     pairs, tf = np.unique(flat * len(titles) + item, return_counts=True)
     word, self._items = np.divmod(pairs, len(titles))
     num_titles = np.bincount(word, minlength=len(vocabulary))
@@ -143,7 +143,7 @@ class TextCosine:
   """A model of vectors.
 
   Attributes:
-    kind: What a user's vector is, see the module.
+    kind: Kind of a user's vector, see the module.
     vectors: float32 [N, D], one a title; row 0, the padding, is not used.
     max_history: Newest items that count; `last` takes one.
     encode: For `concatenated`: lists of item ids, oldest first -> vectors of

@@ -6,12 +6,12 @@ r"""Encodes all distinct behaviours with the low half of a language model.
       --model=data/minilm --num_low=3 --out=data/ml-1m-minilm-k3
 
 Encodes what the store lacks, and only that: a second run after a new day adds
-the new texts, one after a crash goes on. Readers see the rows of before until
+the new texts, one after a crash resumes. Readers see the rows of before until
 all are written.
 
 Several hosts share the work under one coordinator, in either of two ways:
 started alike with --coordinator, each on its own, so that a killed one costs
-the rows it was at and the others go on; or under launch/agent.py, as elastic
+the rows it was at and the others continue; or under launch/agent.py, as elastic
 jobs are. The store must be on a disk that all of them share. See docs/bahe.md.
 """
 

@@ -34,7 +34,7 @@ class Clicks:
   Attributes:
     description: Content of the data folder's dataset.json.
     vocabulary: Texts of the behaviors.
-    sizes: What the model has to know.
+    sizes: Sizes that the model needs.
     lengths: Behaviors taken of each sequence.
     user_vectors: Name of the export of given user vectors; '' without.
     rows: Examples of this process in one element of its batches.

@@ -11,8 +11,8 @@ r"""Trains a click model on long textual behaviour (BAHE), and its baselines.
 A behaviour's vector comes from the store; only the language model's high layers
 and the head are trained, under any PaRO code. --tower chooses what BAHE is
 compared with (docs/bahe.md). The run folder gets checkpoints, metrics.jsonl,
-TensorBoard events, results.json, report.html. The same command goes on where a
-run was stopped.
+TensorBoard events, results.json, report.html. The same command resumes a
+stopped run.
 """
 
 from collections.abc import Callable, Mapping
@@ -67,7 +67,7 @@ class BaheJob:
 
   Attributes:
     num_steps: Steps of the run, if it does not stop early.
-    memory: What was planned and what was compiled, for the report.
+    memory: Planned and compiled memory, for the report.
   """
 
   def __init__(
@@ -171,7 +171,7 @@ class BaheJob:
     """Scores of a split by name; see `antjax.metrics.click_metrics`.
 
     Args:
-      state: To score.
+      state: State to score.
       split: Its name.
       title: Title of the progress bar; '': no bar.
     """

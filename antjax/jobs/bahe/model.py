@@ -50,7 +50,7 @@ class Built:
     params: numpy arrays; the low half is not among them where a store has it.
     constants: For the Trainer.
     table_bytes: Bytes of the table of behaviors on a device.
-    table_level: How it is split: none, intra or global.
+    table_level: Level of the table: none, intra or global.
     num_absent: Parameters of the language model that training never holds.
     made_of: Fingerprints of the inputs, for `run_identity`.
   """

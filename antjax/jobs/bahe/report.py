@@ -39,7 +39,7 @@ def write(
     job: The job.
     description: Description of the data.
     trainer: Trainer of the run.
-    memory: From `memory_table.account`.
+    memory: Result of `memory_table.account`.
     scores: Split -> scores.
   """
   rows = result_rows(scores, f'{config.tower}, {config.head.kind}')

@@ -103,7 +103,7 @@ def export(
   Args:
     run_dir: The folder is made in it.
     trainer: Trainer of the run.
-    state: What to export.
+    state: State to export.
     clicks: `antjax.jobs.bahe.data.Clicks`.
     model: The `ClickModel`, with a tower.
   """

@@ -36,7 +36,7 @@ class ScenarioData:
   Attributes:
     description: Content of the data folder's dataset.json.
     scenarios: Names of the scenarios.
-    sizes: What the model has to know.
+    sizes: Sizes that the model needs.
     splits: Split -> its clicks.
     standardizer: Standardizer of the numeric columns; None if there are none.
     made_of: Fingerprints of the inputs, for `run_identity`.
@@ -151,7 +151,7 @@ class ScenarioData:
     """Endless batches of this process, ready for a step.
 
     Args:
-      model: What reads them.
+      model: Model that reads them.
       seed: Seed of the order and of dropped ids.
       name: Name of the data set; each training of a job has its own.
     """
@@ -191,10 +191,10 @@ class ScenarioData:
 
     Args:
       split: One of `SPLITS`.
-      model: What reads them.
+      model: Model that reads them.
       moments: Moments of the training clicks, for models that normalize their
         inputs.
-      limit: ScenarioClicks to take, evenly spread; 0: all.
+      limit: Clicks to take, evenly spread; 0: all.
     """
     clicks = self.splits[split]
     per_device = -(-self._config.eval_batch_size // jax.device_count())

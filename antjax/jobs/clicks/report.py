@@ -22,8 +22,8 @@ class Scored(NamedTuple):
   """What a model reached on the test rows.
 
   Attributes:
-    table: From `scores.score`.
-    bins: From `scores.calibration`.
+    table: Result of `scores.score`.
+    bins: Result of `scores.calibration`.
   """
 
   table: Mapping[str, scores.Part]

@@ -23,7 +23,7 @@ def best_config(config: Config, job: job_lib.Job, data: ScenarioData) -> Config:
   """Runs what is lacking of the trials; the config with the best settings.
 
   Trials and their values are in search.db (SQLite) in the run folder; a search
-  that was stopped goes on there. All processes train each trial together.
+  that was stopped resumes there. All processes train each trial together.
 
   Raises:
     RuntimeError: Optuna is missing.

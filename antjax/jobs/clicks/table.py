@@ -39,7 +39,7 @@ def write(
     folder: Run folder.
     name: Name of the data.
     cells: Cells of the table.
-    score: How the cells were scored.
+    score: Settings with which the cells were scored.
     best_metric: Metric that chose the best steps.
   """
   parts = _parts(cells)

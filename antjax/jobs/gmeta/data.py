@@ -190,7 +190,7 @@ class Tasks:
 def _before_task_at(source: record_source.RecordSource, place: int) -> int:
   """Place of the first record of the task that has a record at `place`.
 
-  A long task is cut into several records, which lie side by side.
+  A long task is cut into several records, which are adjacent.
   """
   task = int(source.read(place, place + 1)[0]['task'])
   while place:

@@ -134,7 +134,7 @@ class Methods:
     Args:
       name: Name of the model.
       recommender: The model.
-      stages: By rising `until`; each resumes from the last one's checkpoint.
+      stages: Stages in order of `until`; each resumes from the previous one.
       inner: Inner loop of the last stage; says which inner rates are learned.
     """
     config, tasks = self._config, self._tasks

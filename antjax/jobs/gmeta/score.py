@@ -124,7 +124,7 @@ def _read_user(path: str, label_kind: str = '') -> dict[str, Any]:
 def score_file(model: Model, config: Config) -> None:
   """Scores a record file block by block."""
   source = records.open_source(config.input)
-  translate = _translation(model, str(pathlib.Path(config.input).parent))
+  translate = _translation(model, pathlib.Path(config.input).parent)
   start_s, num_rows = time.monotonic(), 0
   num_blocks = -(-len(source) // _BLOCK)
   with progress.Progress(num_blocks, name='score', unit='users') as bar:
@@ -161,7 +161,7 @@ def score_file(model: Model, config: Config) -> None:
   )
 
 
-def _translation(model: Model, data: str) -> Any:
+def _translation(model: Model, data: pathlib.Path) -> Any:
   """Record -> its features with the model's ids."""
   description = output_folder.load_description(data)
   maps = {}

@@ -41,7 +41,8 @@ def evaluate_methods(
   *,
   eval_steps: int,
   support_sizes: Sequence[int],
-  **resampling: int,
+  num_resamples: int,
+  seed: int,
 ) -> Results:
   """Scores every method and baseline in every scenario; a collective call.
 
@@ -51,7 +52,8 @@ def evaluate_methods(
     methods: Name -> what was trained.
     eval_steps: Adaptation steps up to which the metrics are shown.
     support_sizes: Rising sizes whose tasks are scored apart.
-    **resampling: num_resamples and seed of `by_task.estimate`.
+    num_resamples: See `by_task.estimate`.
+    seed: See `by_task.estimate`.
   """
   results = Results()
   mean = tasks.mean_label()
@@ -72,7 +74,10 @@ def evaluate_methods(
     by_method |= _baselines(tasks, scenario, mean)
     for name, columns in by_method.items():
       estimate = functools.partial(
-        by_task.estimate, kind=tasks.kind, **resampling
+        by_task.estimate,
+        kind=tasks.kind,
+        num_resamples=num_resamples,
+        seed=seed,
       )
       where = {'scenario': scenario, 'method': name}
       _add(results, where, columns, estimate, support_sizes)

@@ -23,7 +23,7 @@ _CHECKPOINTS = 'checkpoints'
 
 
 def read_vocabulary(
-  data: str, description: Mapping[str, Any], feature: str
+  data: pathlib.Path, description: Mapping[str, Any], feature: str
 ) -> tuple[np.ndarray, np.ndarray]:
   """The values of a feature and their ids, from its ids_<feature> file.
 
@@ -44,7 +44,7 @@ def read_vocabulary(
       f'{data} has no {name}: the values of {feature} are not known. Prepare it'
       ' with launch/prepare_data.py.'
     )
-  table = pq.read_table(pathlib.Path(data) / description['files'][name]['path'])
+  table = pq.read_table(data / description['files'][name]['path'])
   values = table[feature].to_numpy()
   if values.dtype == object:
     values = values.astype(str)
@@ -71,7 +71,7 @@ def start_from(
     data: Folder of the new data.
     features: Those of the model, each with a table of its name.
     trainer: The trainer that made `state`.
-    state: From `Trainer.init`.
+    state: State from `Trainer.init`.
 
   Raises:
     ValueError: No such run, one of another model, or its data have changed.

@@ -28,7 +28,7 @@ class Sequences:
 
   Attributes:
     data: The data folder.
-    events: What training sees of it.
+    events: Events that training sees.
     rows: Examples of this process in one element of its batches.
     num_parts: Runs of an element that are worked off apart.
     is_elastic: Whether an element is a micro-batch, of which plans say how

@@ -42,7 +42,7 @@ def held_out(
   Args:
     data: The sequences.
     split: 'validation' or 'test'.
-    config: How many, and against what.
+    config: Number of examples and kind of ranking.
 
   Returns:
     The examples, and those of cold items, if asked for and if there are any.

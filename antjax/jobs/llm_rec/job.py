@@ -12,8 +12,8 @@ adapters or nothing but a head are trained, under any PaRO code. --baselines
 adds what it is compared with, on the same examples; --sweep compares language
 models, tunings and lengths of history (docs/llm_rec.md). The run folder gets
 checkpoints, metrics.jsonl, TensorBoard events, results.json, report.html, and
-for launch/recommend.py the folder export. The same command goes on where a run
-was stopped.
+for launch/recommend.py the folder export. The same command resumes a stopped
+run.
 """
 
 import dataclasses
@@ -131,7 +131,7 @@ class LLMRecJob:
 
   Attributes:
     num_steps: Steps of the run, if it does not stop early.
-    memory: What was planned and what was compiled, for the report.
+    memory: Planned and compiled memory, for the report.
     speed: Rates of evaluation, for the report.
   """
 
@@ -278,7 +278,7 @@ def score(
   Args:
     run: The run.
     vectors: Its model, with the vectors of all items.
-    held_out: From `llm_rec_held_out.held_out`.
+    held_out: Result of `llm_rec_held_out.held_out`.
     job: The job; all processes call this.
 
   Returns:

@@ -49,8 +49,8 @@ class NextItemJob:
       config: Training configuration.
       job: The job.
       model: The model.
-      events: What training sees.
-      made_of: What the data are, see `run_identity`.
+      events: Events that training sees.
+      made_of: Fingerprints of the data, see `run_identity`.
       texts: Whitened text vectors [N, X], for models of texts.
       paro: PaRO code.
       seed: Seed of parameters, shuffles and sampled items.

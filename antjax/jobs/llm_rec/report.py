@@ -51,9 +51,9 @@ def write(
       {metric: value}}}}.
     others: The same of other methods, by name.
     item_vectors: float32 [items, D].
-    memory: From `memory_table.account`.
+    memory: Result of `memory_table.account`.
     speed: Rates of evaluation.
-    num_steps: Most steps of the run.
+    num_steps: Largest number of steps of the run.
   """
   methods = {**others, NAME: results}
   llm_rec_table.show(methods)

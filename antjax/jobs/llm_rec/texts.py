@@ -28,7 +28,7 @@ class TextEncoder:
   That is how sentence encoders such as MiniLM were trained to be read.
 
   Attributes:
-    made_of: What decides the vectors, as JSON.
+    made_of: All that determines the vectors, as JSON.
   """
 
   def __init__(self, model: str, max_tokens: int):

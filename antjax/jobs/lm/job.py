@@ -80,7 +80,7 @@ class LMJob:
     tokenizer: The tokenizer of the texts.
     model: The model's config, with the vocabulary filled in.
     peak_flops: Peak of one device, FLOP/s; see `peak_name`.
-    peak_name: Where the peak is from.
+    peak_name: Source of the peak.
   """
 
   def __init__(self, config: Config, job: job_lib.Job):

@@ -43,7 +43,7 @@ def write(
     num_params: Parameters of the model.
     flops_per_token: FLOP of a training step for a token.
     peak_flops: Peak of one device, FLOP/s.
-    peak_name: Where the peak is from.
+    peak_name: Source of the peak.
   """
   lines = job_report.read_lines(job.run_dir)
   speed = job_report.medians(lines, {name: name for name in _SPEEDS})

@@ -1,9 +1,15 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the workers of `benchmarks.chaos_bench` do; imports no jax."""
+"""Training of a small LM on leased sequences of real text; imports no jax.
+
+What the workers of `chaos_bench` and `straggler_bench` do.
+"""
 
 import dataclasses
+import os
 import pathlib
+import subprocess
+import sys
 
 from antjax.data import output_folder, records, text
 from antjax.shards import record_source
@@ -29,7 +35,7 @@ class Job:
     dim: Width of the model.
     num_layers: Its depth.
     shard_size: Sequences of a lease.
-    checkpoint_every: Steps between checkpoints.
+    checkpoint_every: Steps between checkpoints; 0: none.
     step_s: A step takes at least so long, until the storm is over.
   """
 
@@ -72,3 +78,11 @@ def all_sequences(job: Job) -> record_source.RecordSource:
 def open_source(job: Job) -> record_source.RecordSource:
   """The sequences of an epoch."""
   return record_source.SourceRange(all_sequences(job), 0, job.num_sequences)
+
+
+def prepared(folder: str) -> str:
+  """Path of a folder of launch/prepare_text.py; made if absent."""
+  if not (pathlib.Path(folder) / 'dataset.json').exists():
+    prepare = [sys.executable, '-m', 'launch.prepare_text', f'--out={folder}']
+    subprocess.run(prepare, check=True, stdout=sys.stderr)
+  return os.path.abspath(folder)

@@ -1,0 +1,18 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Console commands, called as a module."""
+
+import subprocess
+import sys
+
+
+def test_help_shows_the_commands_own_flags():
+  done = subprocess.run(
+    [sys.executable, '-m', 'antjax.jobs.console', 'apply-delta', '--help'],
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert 'Makes a new export of an old one' in done.stdout
+  assert '--delta' in done.stdout
+  assert '--base' in done.stdout
