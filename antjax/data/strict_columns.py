@@ -6,7 +6,7 @@ A value is never rounded, cut or replaced unseen: '2.5' is no integer, 'nan' and
 '1e99' are no float32. Spaces and tabs around a number do not matter.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import math
 import re
@@ -99,7 +99,7 @@ def decoded(name: str, values: pa.BinaryArray, faults: Faults) -> pa.Array:
     is_bad = np.zeros(len(values), bool)
     for row, value in enumerate(values.to_pylist()):
       try:
-        found.append(value.decode('utf-8'))
+        found.append(value and value.decode('utf-8'))
       except UnicodeDecodeError:
         found.append('')
         is_bad[row] = True
@@ -123,18 +123,39 @@ def typed(
   """
   if pa.types.is_dictionary(values.type):
     values = values.dictionary_decode()
+  if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
+    values = decoded(name, values, faults)
   kind = values.type
-  if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+  if _is_list(kind):
     return _lists(name, values, column, faults), 0
-  if _is_number(kind) and column.kind in _ARROW and not values.null_count:
+  num_empty = values.null_count
+  is_whole = not num_empty or column.empty is not None
+  if _is_number(kind) and column.kind in _ARROW and is_whole:
     try:
       numbers = values.cast(_ARROW[column.kind])
+      if num_empty:
+        empty = np.dtype(column.kind).type(column.empty)
+        numbers = numbers.fill_null(empty)
       is_bad = ~_fits(numbers.to_numpy(), column.limit)
       faults.add(is_bad, name, *_cast_fault(name, values, column))
-      return numbers, 0
+      return numbers, num_empty
     except pa.ArrowInvalid:  # Some do not fit: see which.
       pass
   return _from_texts(name, _as_texts(name, values, column), column, faults)
+
+
+def float_types(columns: Mapping[str, Column]) -> dict[str, pa.DataType]:
+  """Returns Arrow's types of the columns of floats."""
+  return {
+    n: _ARROW[c.kind] for n, c in columns.items() if c.kind[:5] == 'float'
+  }
+
+
+def all_fit(numbers: pa.Array, column: Column) -> bool:
+  """Whether floats that Arrow has read are all good ones."""
+  if numbers.null_count and column.empty is None:
+    return False
+  return bool(_fits(numbers.fill_null(0).to_numpy(), column.limit).all())
 
 
 def _lists(
@@ -160,6 +181,15 @@ def _lists(
   return lists
 
 
+def _is_list(kind: pa.DataType) -> bool:
+  types = pa.types
+  return (
+    types.is_list(kind)
+    or types.is_large_list(kind)
+    or types.is_fixed_size_list(kind)
+  )
+
+
 def _is_text(kind: pa.DataType) -> bool:
   return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
@@ -182,12 +212,23 @@ def _as_texts(name: str, values: pa.Array, column: Column) -> pa.StringArray:
     values = values.cast(pa.int8())
   elif pa.types.is_decimal(kind) and column.kind != 'string':
     values = values.cast(pa.float64())  # '1', not '1.00'.
+  if pa.types.is_floating(values.type) and column.kind.startswith('int'):
+    # As '1000000000000000', not '1e+15'.
+    texts = [_whole(v) for v in values.to_pylist()]
+    return pa.array(texts, pa.string())
   try:
     return values.cast(pa.string())
   except pa.ArrowNotImplementedError as e:
     raise ValueError(
       f'the column {name!r} is {kind}; needed: {column.kind}.'
     ) from e
+
+
+def _whole(number: float | None) -> str | None:
+  """A number of a Parquet file as a text file would have an integer."""
+  if number is None:
+    return None
+  return str(int(number) if number.is_integer() else number)
 
 
 def _from_texts(
@@ -272,7 +313,10 @@ def _number(text: str, column: Column) -> float | Literal[''] | None:
   if not pattern.fullmatch(text):
     return None
   if kind.startswith('int'):
-    number = int(text)
+    digits = text.lstrip('+-0')
+    if len(digits) > 19:  # More than fit, and perhaps than Python reads.
+      return None
+    number = int(digits or '0') * (-1 if text[0] == '-' else 1)
     limits = np.iinfo(kind)
     return number if limits.min <= number <= limits.max else None
   number = pa.scalar(text).cast(kind).as_py()

@@ -74,7 +74,7 @@ def training(
   Args:
     num_rows: Rows of each task, [N].
     is_warm: Whether a task is trained on, bool [N].
-    config: Settings of the coordinator.
+    config: How the rows of a task are cut.
   """
   size = np.where(is_warm, num_rows - num_test(num_rows, config), 0)
   return _cut(_first(num_rows), size, config.max_rows)
@@ -91,7 +91,7 @@ def evaluation(
   Args:
     num_rows: Rows of each task, [N].
     is_chosen: Whether a task is evaluated, bool [N].
-    config: Settings of the coordinator.
+    config: How the rows of a task are cut.
   """
   test = np.where(is_chosen, num_test(num_rows, config), 0)
   first = _first(num_rows)

@@ -152,10 +152,13 @@ def _after_header(
 def _fields(line: str, dialect: Dialect) -> list[str]:
   if not dialect.quote or len(dialect.delimiter) > 1:
     return line.split(dialect.delimiter)
-  lines = [line]
-  return next(
-    csv.reader(lines, delimiter=dialect.delimiter, quotechar=dialect.quote), []
+  reader = csv.reader(
+    [line], delimiter=dialect.delimiter, quotechar=dialect.quote
   )
+  try:
+    return next(reader, [])
+  except csv.Error:  # Such as a very long field: no header of ours.
+    return [line]
 
 
 def parse(block: Block, layout: Layout) -> Parsed:
@@ -231,7 +234,9 @@ def _texts(
     )
     return 'skip'
 
-  def read(kind: pa.DataType) -> dict[str, pa.Array]:
+  def read(
+    kind: pa.DataType, other: Mapping[str, pa.DataType]
+  ) -> dict[str, pa.Array]:
     wrong.clear()
     table = arrow_csv.read_csv(
       pa.BufferReader(pa.py_buffer(data)),
@@ -244,20 +249,28 @@ def _texts(
         newlines_in_values=bool(dialect.quote),
         invalid_row_handler=skip,
       ),
-      arrow_csv.ConvertOptions(column_types=dict.fromkeys(names, kind)),
+      arrow_csv.ConvertOptions(
+        column_types={**dict.fromkeys(names, kind), **other}, null_values=['']
+      ),
     )
     return {name: table[name].combine_chunks() for name in names}
 
+  # Arrow's floats are ours, but for empty and infinite ones.
+  floats = strict_columns.float_types(layout.columns)
   try:
-    found = read(pa.string())
-  except pa.ArrowInvalid:  # Some bytes are no UTF-8: see which.
-    raw = read(pa.binary())
+    found = read(pa.string(), floats)
+    if not all(
+      strict_columns.all_fit(found[n], layout.columns[n]) for n in floats
+    ):
+      found = read(pa.string(), {})
+  except pa.ArrowInvalid:  # Some are no number, or no UTF-8: see which.
+    raw = read(pa.binary(), {})
     found = {n: strict_columns.decoded(n, raw[n], faults) for n in names}
   if dialect.quote and delimiter != dialect.delimiter:
-    found = {
-      name: pc.replace_substring(texts, delimiter, dialect.delimiter)
-      for name, texts in found.items()
-    }
+    for name in [n for n, x in found.items() if pa.types.is_string(x.type)]:
+      found[name] = pc.replace_substring(
+        found[name], delimiter, dialect.delimiter
+      )
   return found, wrong
 
 

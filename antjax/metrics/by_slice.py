@@ -98,7 +98,7 @@ def score(
   Args:
     columns: 'prediction' (a logit), 'label' (0 or 1), 'user' and 'scenario'
       (integers), 'user_count' and 'item_count' (their training rows), [N] each.
-    config: Settings of the coordinator.
+    config: How the rows are scored.
     scenario_names: Names of scenarios 0, 1, ...; their numbers by default.
 
   Returns:

@@ -96,8 +96,10 @@ def _values(columns, kind, tasks, task_N, counts_RT) -> dict[str, np.ndarray]:
     }
   probability = 'positive' if kind == 'rating' else 'prediction'
   if probability in columns:
+    # A sum of shares may round to more than 1.
+    share = np.clip(columns[probability], 0, 1)
     loss = LogLoss(from_logits=False)
-    found['log-loss'] = mean(loss.terms(columns[probability], is_positive))
+    found['log-loss'] = mean(loss.terms(share, is_positive))
     # Over that of the mean label (He et al. 2014, section 2).
     rate = mean(is_positive.astype(float))
     entropy = -rate * np.log(rate) - (1 - rate) * np.log1p(-rate)

@@ -195,6 +195,23 @@ def test_floats_as_texts_are_written_alike(read, tmp_path):
   assert found.table['user'].to_pylist() == ['1.0', '2.5', '1e+22']
 
 
+def test_whole_floats_beside_empty_ones_and_other_kinds_of_columns(
+  read, tmp_path
+):
+  # As pandas writes integers of which some are missing.
+  table = {
+    'user': pa.array([b'a', b'b', b'\xff'], pa.binary()),
+    'tags': pa.array([[1, 2]] * 3, pa.list_(pa.int64(), 2)),
+    'count': [1.6e15, None, 2.0],
+    'click': [0, 0, 0],
+  }
+  pq.write_table(pa.table(table), tmp_path / 'a.parquet')
+  kinds = {n: k for n, k in COLUMNS.items() if n in table}
+  found = read(tmp_path / 'a.parquet', columns(kinds))
+  assert found.rows == [('a', ['1', '2'], 1_600_000_000_000_000, 0, 0)]
+  assert [bad[1:] for bad in found.bad] == [(2, 'count'), (3, 'user')]
+
+
 @pytest.mark.parametrize(
   'arrays, message',
   [

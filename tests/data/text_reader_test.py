@@ -167,6 +167,7 @@ def test_a_quote_that_is_none_costs_its_line_alone(read, line, message):
     ('-2147483648\ta\t1', -(2**31), 1),
     ('+7\ta\t+1', 7, 1),
     ('007\ta\t-0', 7, 0),
+    ('-' + '0' * 5000 + '7\ta\t1', -7, 1),
     ('7\ta\t1.', 7, 1),
     ('7\ta\t.5', 7, 0.5),
     ('7\ta\t-1e2', 7, -100),
@@ -284,8 +285,9 @@ def test_headers(read, tmp_path):
     assert str(error.value) == (
       f'{tmp_path / "r0.tsv"} has the columns {found}; needed: u, i, r.'
     )
-  with pytest.raises(ValueError, match='has the columns .*u.*; needed: u, i'):
-    read(b'"u\ti\tr\n1\ta\t3\n', header=header, dialect=QUOTED)
+  for content in (b'"u\ti\tr\n1\ta\t3\n', b'u' * 200_000 + b'\n'):
+    with pytest.raises(ValueError, match='has the columns .*u.*; needed: u, '):
+      read(content, header=header, dialect=QUOTED)
   with pytest.raises(ValueError, match='a line end CR without LF; needed a'):
     read(b'u\ti\tr\r1\ta\t3\r', header=header)
 

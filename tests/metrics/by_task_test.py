@@ -60,6 +60,15 @@ def test_values_are_those_of_the_metrics_of_all_rows():
     assert found[name].low < found[name].value < found[name].high
 
 
+def test_a_sum_of_shares_may_round_to_more_than_one():
+  columns = ratings()
+  whole = columns | {'positive': np.ones_like(columns['positive'])}
+  more = columns | {'positive': np.nextafter(whole['positive'], 2)}
+  np.testing.assert_equal(
+    by_task.estimate(more, 'rating'), by_task.estimate(whole, 'rating')
+  )
+
+
 def test_clicks_have_their_own_metrics():
   columns = ratings()
   clicks = {

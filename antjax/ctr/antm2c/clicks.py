@@ -79,7 +79,7 @@ class ScenarioClicks:
 
     Args:
       index: Numbers of clicks.
-      rows_of_part: ScenarioClicks of a part: what one device takes at once.
+      rows_of_part: Clicks of a part: what one device takes at once.
     """
     part = np.arange(len(index)) // rows_of_part
     scenario = self.ids[index, self.names.index('scenario')]

@@ -194,7 +194,7 @@ class ScenarioData:
       model: Model that reads them.
       moments: Moments of the training clicks, for models that normalize their
         inputs.
-      limit: ScenarioClicks to take, evenly spread; 0: all.
+      limit: Clicks to take, evenly spread; 0: all.
     """
     clicks = self.splits[split]
     per_device = -(-self._config.eval_batch_size // jax.device_count())
