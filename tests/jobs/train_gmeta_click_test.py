@@ -173,11 +173,13 @@ def test_any_click_network_is_meta_learned(data, tmp_path, kind):
     shard_size=4,
     validation_tasks=8,
     num_steps=2,
-    joint_steps=0,
+    joint_steps=2,
     eval_steps=1,
     num_resamples=0,
     model=ModelConfig(kind=kind, embedding_dim=4, widths=(8,), gate_width=4),
   )
-  row = train_gmeta.train(config, job_of(config))[0]
-  assert row['method'] == 'meta-learned'
-  assert 0 <= row['AUC'] <= 1 and 0 < row['log-loss'] < 5
+  rows = train_gmeta.train(config, job_of(config))[:3]
+  methods = ['meta-learned', 'joint', 'joint + fine-tuning']
+  assert [row['method'] for row in rows] == methods
+  for row in rows:
+    assert 0 <= row['AUC'] <= 1 and 0 < row['log-loss'] < 5

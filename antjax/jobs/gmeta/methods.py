@@ -72,7 +72,7 @@ class Methods:
       joint = self._joint()
       methods[JOINT] = joint
       methods[FINE_TUNED] = joint._replace(
-        inner=self._tuned(joint, adapt=('decision', 'head'))
+        inner=self._tuned(joint, adapt=self._parts())
       )
     num_steps = config.per_task_steps
     if config.algorithm == 'per_task':
@@ -104,6 +104,15 @@ class Methods:
       'joint', recommender, [Stage(config.joint_steps, loss_fn)], _STILL
     )
     return Method(trainer, state, _STILL)
+
+  def _parts(self) -> tuple[str, ...]:
+    """Sets of leaves that fine-tuning tries: not each network has a head."""
+    params = jax.eval_shape(self._recommender.init_fn, jax.random.key(0))
+    return tuple(
+      part
+      for part in ('decision', 'head')
+      if maml.InnerLoop(adapt=part).adapted_names(params)
+    )
 
   def _per_task(self, num_steps: int) -> Method:
     """No training but that of each task, from the initial parameters."""
