@@ -222,7 +222,9 @@ def batches(
     starts=columns['starts'],
     stops=columns['stops'],
     events=tuple(
-      np.load(out / 'examples' / f'{sequence["name"]}.npy', mmap_mode='r')
+      np.load(
+        out / 'examples' / 'events' / f'{sequence["name"]}.npy', mmap_mode='r'
+      )
       for sequence in description['sequences']
     ),
     history=0,
