@@ -16,12 +16,6 @@ import pytest
 
 from tests import source_tree
 
-_HEADER = """\
-# Copyright 2026 The antjax Authors.
-# SPDX-License-Identifier: Apache-2.0
-
-"""
-
 
 def rooms(root: pathlib.Path) -> list[pathlib.Path]:
   """Folders with a BUILD file: a target holds all that lies below them."""
@@ -80,7 +74,7 @@ def _build_text(room: pathlib.Path, root: pathlib.Path) -> str:
     if value
   )
   return (
-    f'{_HEADER}load("//:room.bzl", "{rule}")\n\n'
+    f'load("//:room.bzl", "{rule}")\n\n'
     f'{rule}(\n    name = "{room.name}",\n{words})\n'
   ).replace('\n)\n\n', '\n)\n')
 

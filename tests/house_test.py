@@ -83,19 +83,19 @@ _BUDGETS = {
 # What does not keep a rule yet, with the most that is let through. Only ever
 # make these smaller.
 _OVER_BUDGET = {
-  'antjax/collectives': 2_300,
+  'antjax/collectives': 2_270,
   'antjax/ctr': 5_580,
-  'antjax/data': 13_000,
-  'antjax/elastic': 10_400,
-  'antjax/jobs': 12_100,
-  'antjax/meta': 3_250,
-  'antjax/metrics': 1_600,
-  'antjax/networks': 2_750,
-  'antjax/report': 1_620,
+  'antjax/data': 11_280,
+  'antjax/elastic': 9_360,
+  'antjax/jobs': 11_680,
+  'antjax/meta': 3_240,
+  'antjax/metrics': 1_560,
+  'antjax/networks': 2_735,
+  'antjax/report': 1_605,
   'antjax/shards': 2_620,
-  'antjax/train': 4_900,
-  'benchmarks': 11_870,
-  'tests': 50_500,
+  'antjax/train': 4_840,
+  'benchmarks': 11_860,
+  'tests': 49_980,
 }
 _CIRCLES = {}
 _TWICE = frozenset(
