@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Prepares a data set as record files that training reads."""
+"""Prepares a data set: its events, and the views of them that jobs read."""
 
 from antjax.jobs import script
 from antjax.jobs.prepare_data import Config, main

@@ -49,6 +49,10 @@ class RendezvousConfig:
   grow_after_s: float = 60.0
 
   def __post_init__(self) -> None:
+    if not self.agent_timeout_s > 0:
+      raise ValueError(
+        f'agent_timeout_s must be positive; got {self.agent_timeout_s}.'
+      )
     for field in dataclasses.fields(self):
       least, value = int(field.name == 'min_hosts'), getattr(self, field.name)
       if not value >= least:  # Nor nan.
@@ -57,10 +61,6 @@ class RendezvousConfig:
       raise ValueError(
         f'max_hosts={self.max_hosts} must be at least min_hosts='
         f'{self.min_hosts}, or 0 for no limit.'
-      )
-    if not self.agent_timeout_s > 0:
-      raise ValueError(
-        f'agent_timeout_s must be positive; got {self.agent_timeout_s}.'
       )
 
 

@@ -22,17 +22,19 @@ import numpy as np
 @jax.custom_vjp
 def take_rows(table_VD: jax.Array, index: jax.Array) -> jax.Array:
   """Rows [..., D] of a table; zeros where an index is V or more."""
-  return table_VD.at[index].get(mode='fill', fill_value=0)
+  return jnp.asarray(table_VD).at[index].get(mode='fill', fill_value=0)
 
 
 def _take_forward(table_VD, index):
-  return take_rows(table_VD, index), (index, table_VD.shape[0])
+  # An empty array tells V, which an export may not know as a number.
+  shape_V0 = jnp.zeros((table_VD.shape[0], 0), jnp.bool_)
+  return take_rows(table_VD, index), (index, shape_V0)
 
 
 def _take_backward(kept, cotangent):
-  index, num_rows = kept
+  index, shape_V0 = kept
   rows_ND = cotangent.reshape(-1, cotangent.shape[-1])
-  return add_rows(num_rows, rows_ND, index.reshape(-1)), None
+  return add_rows(shape_V0.shape[0], rows_ND, index.reshape(-1)), None
 
 
 take_rows.defvjp(_take_forward, _take_backward)
