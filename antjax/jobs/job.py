@@ -2,19 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every job does before and around its own work.
 
-A launch script is a config, a `main` and three lines:
-
-  @dataclasses.dataclass(frozen=True, kw_only=True)
-  class Config(job_lib.JobConfig):
-    num_steps: Annotated[int, 'Optimizer steps.'] = 1000
-
-  def main(config: Config) -> None:
-    job = job_lib.start(config)
-    train(config, job.mesh)
-
-  if __name__ == '__main__':
-    job_lib.run(main, Config())
-
+`run(main, Config())` starts a script, `job = start(config)` in `main` its job.
 The order is fixed: flags, then `jax.distributed` (before anything touches a
 device), then the mesh, then the run folder (so that a wrong flag leaves nothing
 behind), then logging and signals. A script without devices uses `script.run`.
@@ -50,6 +38,7 @@ flags.disclaim_key_flags()  # They are the script's.
 
 _T = TypeVar('_T')
 
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
 _DISTRIBUTED = ('coordinator_address', 'num_processes', 'process_id')
 _ROWS_FILE = 'elastic.json'  # In the run folder of a job under agents.
 # Set by launch/local_cluster.py; the first is JAX's own.
@@ -111,8 +100,8 @@ class Job:
   def save_config(self) -> None:
     """Writes `<run_dir>/config.json`, on process 0; again changes nothing.
 
-    Call it once it is sure that the run can resume in this folder: a config
-    that does not fit the checkpoints there must not take the place of theirs.
+    Call it once the run is known to resume in this folder: the config of other
+    checkpoints must not be replaced.
     """
     if not self.is_main:
       return
@@ -123,24 +112,43 @@ class Job:
     if saved != self.config:
       config_lib.save(self.config, self.run_dir)
 
-  def repeat_command(self, path: str) -> str:
+  def report(self, name: str, numbers: Any, **sections: Any) -> None:
+    """Writes results.json and report.html, on process 0.
+
+    Args:
+      name: The command, e.g. 'train-lm'.
+      numbers: See `job_report.write`.
+      **sections: See `job_report.write`.
+    """
+    from antjax.report import job_report  # Others need no matplotlib.
+
+    command = self.repeat_command(name)
+    job_report.write(self.run_dir, numbers, command=command, **sections)
+
+  def repeat_command(self, name: str) -> str:
     """The command that repeats this run, in a run folder of its own.
 
     Args:
-      path: The job's script, e.g. 'launch/train_lm.py'.
+      name: The command, e.g. 'train-lm'; in a checkout its script is named.
     """
-    call = shlex.join(
+    program = f'launch/{name.replace("-", "_")}.py'
+    is_checkout = (_ROOT / program).is_file()
+    flags = shlex.join(
       [
-        path,
         f'--config={self.run_dir}/config.json',
         f'--run_dir={self.run_dir}-again',
       ]
     )
     if jax.device_count() == 1:
-      return f'python {call}'
+      call = f'python {program}' if is_checkout else f'antjax-{name}'
+      return f'{call} {flags}'
+    launcher = 'python -m launch.local_cluster'
+    if not is_checkout:
+      launcher = 'antjax-local-cluster'
+      program = f'-m antjax.jobs.console {name}'
     return (
-      f'python -m launch.local_cluster --hosts={jax.process_count()}'
-      f' --devices_per_host={jax.local_device_count()} -- {call}'
+      f'{launcher} --hosts={jax.process_count()}'
+      f' --devices_per_host={jax.local_device_count()} -- {program} {flags}'
     )
 
   def dataset(
@@ -148,10 +156,8 @@ class Job:
     source: record_source.RecordSource,
     *,
     name: str = 'train',
-    shard_size: int,
-    seed: int = 0,
-    num_epochs: int | None = None,
     key_field: str | None = None,
+    **spec: Any,
   ) -> dataset.LeasedDataset:
     """Records of a source: each is read by one process, once an epoch.
 
@@ -159,19 +165,11 @@ class Job:
     a fixed share. See `antjax.Agent.dataset` for the arguments.
     """
     if self.agent is not None:
-      return self.agent.dataset(
-        source,
-        name=name,
-        shard_size=shard_size,
-        seed=seed,
-        num_epochs=num_epochs,
-        key_field=key_field,
-      )
-    spec = ledger_spec.LedgerSpec(
-      len(source), shard_size, seed=seed, num_epochs=num_epochs
-    )
+      return self.agent.dataset(source, name=name, key_field=key_field, **spec)
     client = ledger_client.LocalLedgerClient(
-      spec, worker=jax.process_index(), num_workers=jax.process_count()
+      ledger_spec.LedgerSpec(len(source), **spec),
+      worker=jax.process_index(),
+      num_workers=jax.process_count(),
     )
     return dataset.LeasedDataset(source, client, key_field=key_field)
 
@@ -321,15 +319,8 @@ def initialize_distributed() -> None:
 def start(config: JobConfig) -> Job:
   """Brings up processes, mesh, run folder, logging and signals, in this order.
 
-  Each process logs to
-  `<run_dir>/log.<process>.txt`; on the terminal process 0 shows antjax's own
-  messages, the others only warnings.
-
-  Args:
-    config: The job's config.
-
-  Returns:
-    The job.
+  Each process logs to `<run_dir>/log.<process>.txt`; on the terminal process 0
+  shows antjax's own messages, the others only warnings.
 
   Raises:
     ValueError: The settings of the processes or the mesh do not fit.

@@ -7,8 +7,9 @@ import dataclasses
 import jax
 import pytest
 
-from antjax.jobs import auto_paro, script
 from antjax.jobs import job as job_lib
+from antjax.jobs import script
+from antjax.jobs import trainer as trainer_lib
 from antjax.jobs.lm import prepare_text
 from antjax.jobs.lm.config import Config
 from antjax.jobs.lm.job import LMJob
@@ -81,7 +82,7 @@ def test_places_that_the_model_does_not_have_are_refused_at_the_start(make):
 def test_samples_of_a_model_too_large_for_a_device_are_refused(
   make, monkeypatch
 ):
-  monkeypatch.setattr(auto_paro, 'memory_of_device', lambda: 1000)
+  monkeypatch.setattr(trainer_lib, 'memory_of_device', lambda: 1000)
   with pytest.raises(ValueError, match='need the whole model.*set it to 0'):
     make()
   make(sample_tokens=0)
@@ -111,7 +112,7 @@ def test_validation_is_whole_whatever_hosts_have_come(make):
 
 
 def test_one_device_has_no_links_to_measure(make):
-  trainer = make(num_devices=1, collectives='auto').trainer()
+  trainer = make(num_devices=1, collectives='auto').trainer
   assert trainer.collectives.bucket_bytes > 0  # As all others have on CPU.
   assert trainer.collectives.pick('all_reduce', 100, 1, 1) == 'xla'
 
@@ -122,10 +123,10 @@ def test_auto_takes_an_elastic_code_under_agents(make, monkeypatch, agent):
 
   def choose_paro(code, *args, **options):
     asked.update(options)
-    return auto_paro.PaRO.from_code('IIG')
+    return trainer_lib.PaRO.from_code('IIG')
 
-  monkeypatch.setattr(auto_paro, 'choose_paro', choose_paro)
-  trainer = make(agent=agent, paro='auto').trainer()
+  monkeypatch.setattr(trainer_lib, 'choose_paro', choose_paro)
+  trainer = make(agent=agent, paro='auto').trainer
   assert trainer.paro.code == 'IIG'
   assert asked['elastic_only'] == (agent is not None)
   assert asked['device_bytes'] is None

@@ -38,7 +38,6 @@ class Clicks:
     lengths: Behaviors taken of each sequence.
     user_vectors: Name of the export of given user vectors; '' without.
     rows: Examples of this process in one element of its batches.
-    is_elastic: Whether that is a micro-batch, of which plans say how many.
   """
 
   def __init__(self, config: Config, job: job_lib.Job):
@@ -77,7 +76,6 @@ class Clicks:
       user_vector_dim=self._users.dim if self._users else 0,
     )
     self._num_devices = len(job.mesh.local_devices)
-    self.is_elastic = job.agent is not None
     self.rows, self._num_parts = job.batch_shape(
       config.batch_size, config.num_micro_batches
     )

@@ -61,8 +61,8 @@ def write(
     num_left=2,
   )
   bars = _bars(models)
-  job_report.write(
-    job.run_dir,
+  job.report(
+    'train-clicks',
     {
       'data': name,
       'models': {
@@ -72,10 +72,8 @@ def write(
         }
         for model, scored in models.items()
       },
-      'throughput': dict(throughput),
     },
     config=config,
-    command=job.repeat_command('launch/train_clicks.py'),
     trainer=trainer,
     title=f'Clicks of several scenarios on {name}',
     summary=_summary(models),
@@ -84,9 +82,7 @@ def write(
     intervals=_panels(models),
     bars=bars,
     bar_floors=dict.fromkeys(bars, _FLOOR),
-    curves=job_report.curves(
-      job_report.read_lines(job.run_dir), job_report.CLICK_CURVES
-    ),
+    panels=job_report.CLICK_CURVES,
     throughput=throughput,
     notes=_notes(description),
     acknowledgement=description.get('acknowledgement'),

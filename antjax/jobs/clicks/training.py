@@ -16,6 +16,7 @@ from antjax import config as config_lib
 from antjax.ctr.antm2c.model import ScenarioModel
 from antjax.jobs import job as job_lib
 from antjax.jobs import run as run_lib
+from antjax.jobs import trainer as trainer_lib
 from antjax.jobs.clicks import report as antm2c_report
 from antjax.jobs.clicks.config import Config
 from antjax.jobs.clicks.data import ScenarioData
@@ -90,7 +91,7 @@ class ClickJob:
     self.num_steps = config.steps_for(len(data.splits['train']))
     self._tables = self._model.tables(job.mesh)
     rows = config.batch_size // jax.device_count()
-    self.trainer = run_lib.make_trainer(
+    self.trainer = trainer_lib.make_trainer(
       config,
       job,
       self._loss,

@@ -11,6 +11,7 @@ import jax
 
 from antjax.jobs import job as job_lib
 from antjax.jobs import run as run_lib
+from antjax.jobs import trainer as trainer_lib
 from antjax.jobs.gmeta import vocabulary as gmeta_vocabulary
 from antjax.jobs.gmeta.config import Config
 from antjax.jobs.gmeta.data import MODELS, Tasks
@@ -181,7 +182,7 @@ class Methods:
     num_steps: int,
     inner: maml.InnerLoop,
   ) -> Trainer:
-    return run_lib.make_trainer(
+    return trainer_lib.make_trainer(
       self._config,
       self._job,
       loss_fn,

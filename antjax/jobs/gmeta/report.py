@@ -62,8 +62,8 @@ def write(
   what = 'Meta-learned recommender'
   if config.algorithm != 'default':
     what = f'Recommender ({config.algorithm})'
-  job_report.write(
-    job.run_dir,
+  job.report(
+    'train-gmeta',
     {
       'algorithm': config.algorithm,
       'kind': kind,
@@ -71,7 +71,6 @@ def write(
       'details': results.details,
     },
     config=config,
-    command=job.repeat_command('launch/train_gmeta.py'),
     trainer=trainer,
     title=f'{what} on {description["name"]}',
     summary=' '.join(verdicts),

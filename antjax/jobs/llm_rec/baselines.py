@@ -32,7 +32,6 @@ from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
 from antjax.jobs.llm_rec import next_item_job
-from antjax.jobs.llm_rec import table as llm_rec_table
 from antjax.jobs.llm_rec.config import BaselinesConfig as Config
 from antjax.jobs.llm_rec.held_out import HeldOut
 from antjax.jobs.llm_rec.texts import TextEncoder
@@ -78,7 +77,7 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
     if job.is_main:
       found[method] = json.loads(path.read_text(encoding='utf-8'))
   if job.is_main:
-    llm_rec_table.show(found)
+    llm_rec_held_out.show(found)
   return found
 
 
@@ -273,16 +272,10 @@ def _write(
   results: dict[str, Any] = {
     'made_of': made_of,
     'wall_s': wall_s,
-    'test': {},
+    'test': llm_rec_held_out.scores(ranks, baselines.test),
   }
-  for kind, values in ranks.items():
-    scores = rank_metrics.scores(values, baselines.test.parts)
-    results['test'][kind] = llm_rec_held_out.as_json(scores)
   if cold is not None and baselines.cold is not None:
-    results['cold'] = {}
-    for kind, values in cold.items():
-      scores = rank_metrics.scores(values, baselines.cold.parts)
-      results['cold'][kind] = llm_rec_held_out.as_json(scores)
-      arrays[f'cold_{kind}'] = values
+    results['cold'] = llm_rec_held_out.scores(cold, baselines.cold)
+    arrays |= {f'cold_{kind}': values for kind, values in cold.items()}
   np.savez(path.with_suffix('.npz'), **arrays)
   job_report.write_json(path, results)

@@ -8,15 +8,19 @@ import os
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from antjax.ctr import tuning
+from antjax.ctr.llm_rec import packing
+from antjax.ctr.llm_rec.inputs import TrainingInputs
 from antjax.ctr.llm_rec.model import LLMRec
-from antjax.ctr.llm_rec.texts import Marks, marks_of, TextMaker, Titles
+from antjax.ctr.llm_rec.texts import marks_of, TextMaker, Titles
 from antjax.data.sequence_data import SequenceData
 from antjax.jobs import identity as run_identity
 from antjax.jobs.llm_rec.config import Config
 from antjax.lm import (
+  cost,
   fingerprint,
   positions,
   pretrained,
@@ -50,11 +54,16 @@ def build(config: Config, data: SequenceData) -> Built:
   """Reads the language model and the titles' tokens."""
   lm_config, params = language_model(config)
   texts = text_maker(config, data, lm_config)
-  model = make_model(config, lm_config, texts.marks)
+  vector, pooling = config.vector, config.vector.pooling
+  model = LLMRec(
+    lm_config,
+    texts.marks.pooling if pooling == 'family' else pooling,
+    vector,
+    config.loss,
+    config.num_chunks,
+  )
   key = jax.random.key(config.seed)
-  rarity = None
-  if config.vector.word_dim:
-    rarity = texts.rarity(lm_config.vocab_size)
+  rarity = texts.rarity(lm_config.vocab_size) if vector.word_dim else None
   found = model.init_params(key, params, rarity)
   if config.tuning == 'lora':
     found = tuning.add_lora(
@@ -63,6 +72,9 @@ def build(config: Config, data: SequenceData) -> Built:
       rank=config.lora_rank,
       targets=config.lora_targets,
     )
+  words = None  # As in runs of before.
+  if vector.word_dim or vector.half_life:
+    words = [vector.half_life, vector.word_dim, vector.word_weight]
   made_of = {
     'data set': run_identity.of_data(data.description),
     'split of the data': config.split,
@@ -71,29 +83,9 @@ def build(config: Config, data: SequenceData) -> Built:
     'language model': fingerprint.of_model(config.model),
     'start': config.start,
     'pooling': model.pooling,
-    'words of vectors': _words_of(config),
+    'words of vectors': words,
   }
   return Built(model, jax.tree.map(np.asarray, found), texts, made_of)
-
-
-def _words_of(config: Config) -> list[float] | None:
-  """For `run_identity`; None where there is nothing to say, as before."""
-  vector = config.vector
-  if not (vector.word_dim or vector.half_life):
-    return None
-  return [vector.half_life, vector.word_dim, vector.word_weight]
-
-
-def make_model(config: Config, lm_config: LMConfig, marks: Marks) -> LLMRec:
-  """The model that the flags ask for."""
-  pooling = config.vector.pooling
-  return LLMRec(
-    lm_config,
-    marks.pooling if pooling == 'family' else pooling,
-    config.vector,
-    config.loss,
-    config.num_chunks,
-  )
 
 
 def language_model(config: Config) -> tuple[LMConfig, PyTree]:
@@ -139,3 +131,27 @@ def text_maker(
     max_title_tokens=config.max_title_tokens,
     max_tokens=min(config.max_tokens, longest),
   )
+
+
+def activation_bytes(
+  config: Config, model: LLMRec, inputs: TrainingInputs
+) -> int:
+  """About the bytes of activations at the peak of a backward pass.
+
+  Those of the texts of a chunk (`lm.cost`), and the outputs of all texts.
+  """
+  dtype = jnp.dtype(config.compute_dtype)
+  if config.tuning == 'none' and not config.vector.has_head:
+    return 0
+  # No output layer: no logits.
+  lm_config = dataclasses.replace(model.lm, vocab_size=0)
+  if config.tuning == 'none':  # The head alone has a backward pass.
+    lm_config = dataclasses.replace(lm_config, num_layers=1, remat='layer')
+  shape = inputs.shapes[-1]
+  of_lanes = sum(
+    cost.activation_bytes(lm_config, rows // model.num_chunks, width, dtype)
+    for width, rows in shape
+  )
+  width = model.lm.embed_dim + model.vector.word_dim
+  outputs = packing.num_slots(shape) * width * dtype.itemsize
+  return of_lanes + 2 * outputs

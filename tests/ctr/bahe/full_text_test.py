@@ -15,7 +15,7 @@ from antjax.ctr import tuning
 from antjax.ctr.bahe import encode, full_text, row_towers, table
 from antjax.ctr.bahe.full_text import FullTextTower
 from antjax.ctr.bahe.row_towers import DedupTower
-from antjax.jobs import run
+from antjax.jobs import trainer as trainer_lib
 from antjax.lm import positions, transformer
 from tests.ctr.bahe import small_clicks
 
@@ -157,7 +157,7 @@ def test_training_moves_what_is_trained(kind):
     tables=tables,
     min_shard_size=16,
     trainable=tuning.trainable('full'),
-    scanned=run.is_stack,
+    scanned=trainer_lib.is_stack,
   )
   params = model.init_params(jax.random.key(1), small_clicks.language_model())
   before = jax.tree.map(np.asarray, params)
