@@ -34,8 +34,8 @@ class Form:
     self._data = antm2c_data.ScenarioData(config, job)
     self._job = ClickJob(config, job, self._data, seed=0, name=model)
     trainer = self._job.trainer
-    self._state = trainer.init(self._job._model.init_params, seed=0)
-    self._batches = iter(self._data.training(self._job._model, 0, model))
+    self._state = trainer.init(self._job.model.init_params, seed=0)
+    self._batches = iter(self._data.training(self._job.model, 0, model))
 
   def problem(self) -> ctr_problem.Problem:
     """The same clicks, for the peer."""

@@ -16,6 +16,7 @@ from antjax.jobs import prepare_data, script
 from antjax.jobs.clicks import data as antm2c_data
 from antjax.jobs.clicks import job as train_antm2c
 from antjax.jobs.clicks import search as antm2c_search
+from antjax.jobs.clicks import table as antm2c_table
 from antjax.metrics import by_slice as scores
 from antjax.networks import load
 from antjax.networks.load import NetworkConfig
@@ -261,7 +262,7 @@ def test_a_table_of_models_grows(folder, tmp_path):
 
   def table(*models):
     config = config_of(folder, run_dir, table=True, models=models)
-    train_antm2c.fill_table(config, job_of(config))
+    antm2c_table.fill(config, job_of(config))
     return (run_dir / 'table.md').read_text()
 
   first = table('lr')

@@ -63,10 +63,19 @@ class ScenarioData:
       )
     output_folder.check_files(folder, described, 'events/')
     names = [s['name'] for s in described['sequences']]
-    history = _history(config.history, names)
+    history = 0 if names and config.history != 'none' else None
+    if config.history and history is not None:
+      history = _index(
+        'history', config.history, 'sequences', names, ', or none'
+      )
     id_names = [c['name'] for c in described['ids']]
     self.scenarios, groups, at = _scenarios(config, folder, described)
-    conversion = _conversion(config.conversion, described['numeric'])
+    conversion = None
+    if config.conversion:
+      conversion = _index(
+        *('conversion', config.conversion, 'numeric columns'),
+        described['numeric'],
+      )
     drop = at if at is not None and not config.scenario_groups else None
     kept = [i for i in range(len(id_names)) if i != drop]
     numbers = [i for i in range(len(described['numeric'])) if i != conversion]
@@ -228,15 +237,16 @@ def _modal(
   return found
 
 
-def _history(wanted: str, names: Sequence[str]) -> int | None:
-  if wanted == 'none' or not names:
-    return None
-  if wanted and wanted not in names:
+def _index(
+  flag: str, wanted: str, kind: str, names: Sequence[str], instead: str = ''
+) -> int:
+  """Place of what a flag names among what the data have."""
+  if wanted not in names:
     raise ValueError(
-      f'history={wanted}: the data have the sequences {", ".join(names)}; name'
-      ' one of them, or none.'
+      f'{flag}={wanted}: the data have the {kind} {", ".join(names) or "none"};'
+      f' name one of them{instead}.'
     )
-  return names.index(wanted) if wanted else 0
+  return list(names).index(wanted)
 
 
 def _labels(values: np.ndarray, name: str) -> np.ndarray:
@@ -249,17 +259,6 @@ def _labels(values: np.ndarray, name: str) -> np.ndarray:
   return values
 
 
-def _conversion(wanted: str, names: Sequence[str]) -> int | None:
-  if not wanted:
-    return None
-  if wanted not in names:
-    raise ValueError(
-      f'conversion={wanted}: the data have the numeric columns'
-      f' {", ".join(names) or "none"}; name one of them.'
-    )
-  return list(names).index(wanted)
-
-
 def _scenarios(
   config: Config, folder: pathlib.Path, described: Mapping[str, Any]
 ) -> tuple[tuple[str, ...], np.ndarray, int | None]:
@@ -268,12 +267,7 @@ def _scenarios(
   wanted = config.scenario or ('scene' if 'scene' in names else '')
   if not wanted:
     return ('all',), np.zeros(1, np.int32), None
-  if wanted not in names:
-    raise ValueError(
-      f'scenario={wanted}: the data have the id columns'
-      f' {", ".join(names) or "none"}; name one of them.'
-    )
-  at = names.index(wanted)
+  at = _index('scenario', wanted, 'id columns', names)
   table = pq.read_table(folder / f'ids_feature_{at}.parquet').to_pydict()
   values = dict(zip(table['id'], table['value'], strict=True))
   groups = [tuple(g.split('+')) for g in config.scenario_groups]

@@ -44,7 +44,7 @@ def write(
   Args:
     config: Settings of the run.
     job: The job.
-    description: Description of the data: 'name', and perhaps 'is_synthetic' and
+    description: The data's 'name', and perhaps 'is_synthetic' and
       'acknowledgement'.
     models: Name -> what it reached, with intervals over users.
     trainer: Trainer of one of the models, for its memory.

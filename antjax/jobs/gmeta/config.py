@@ -6,8 +6,9 @@ import dataclasses
 from typing import Annotated, Literal
 
 from antjax.jobs.training_config import TrainingConfig
-from antjax.meta import algorithms
+from antjax.meta import algorithms, task_network
 from antjax.meta.recommender import InnerConfig, ModelConfig
+from antjax.networks import load
 from antjax.train.optimizer import OptimizerConfig
 
 
@@ -91,6 +92,9 @@ class Config(TrainingConfig):
       raise ValueError(
         f'slots_per_device={self.slots_per_device}: each must be at least 1.'
       )
+    if not algorithms.ALGORITHMS[self.algorithm].network:
+      kind = self.model.kind
+      load.refuse(load.load(kind), task_network.LACKING, f'model.kind={kind}')
     sizes = list(self.support_sizes)
     if not sizes or sizes[0] < 1 or sizes != sorted(set(sizes)):
       raise ValueError(f'support_sizes={self.support_sizes}: must rise from 1.')
