@@ -15,7 +15,7 @@ from antjax.data.view_sequences import SequenceConfig
 from antjax.jobs.llm_rec import baselines as llm_rec_baselines
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
 from antjax.jobs.llm_rec.baselines import Config
-from antjax.jobs.llm_rec.next_item_job import NextItemConfig
+from antjax.jobs.llm_rec.config import NextItemConfig
 from tests.data import views
 from tests.jobs.processes import job_of
 
@@ -105,7 +105,7 @@ def config_of(folder, run_dir, **options):
 def test_all_methods_rank_the_same_examples(
   folder, tmp_path, capsys, monkeypatch
 ):
-  monkeypatch.setattr(llm_rec_baselines, 'TextEncoder', Letters)
+  monkeypatch.setattr(llm_rec_baselines, 'TitleEncoder', Letters)
   config = config_of(folder, tmp_path / 'run')
   job = job_of(config)
   baselines = llm_rec_baselines.Baselines(config, job)

@@ -123,7 +123,7 @@ def test_a_batch_is_of_many_users(folder, tmp_path):
   # Examples lie by user and time; all of a run are read once an epoch.
   config = config_of(folder, tmp_path, shard_size=16)
   job = job_of(config)
-  sequences = llm_rec_data.Sequences(config, job)
+  sequences = llm_rec_data.TrainingSequences(config, job)
   batches = []
 
   class Inputs:

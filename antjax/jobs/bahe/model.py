@@ -44,7 +44,7 @@ _DEDUP_NUM_LOW = 3  # Without --num_low.
 
 
 @dataclasses.dataclass(frozen=True)
-class Built:
+class BuiltClickModel:
   """A click model and where its parameters begin.
 
   Attributes:
@@ -68,7 +68,7 @@ class Built:
   made_of: Mapping[str, Any]
 
 
-def build(config: Config, job: job_lib.Job, clicks: Clicks) -> Built:
+def build(config: Config, job: job_lib.Job, clicks: Clicks) -> BuiltClickModel:
   """Reads store and language model, and makes the click model.
 
   Raises:
@@ -108,7 +108,7 @@ def build(config: Config, job: job_lib.Job, clicks: Clicks) -> Built:
     held = sum(x.size for x in jax.tree.leaves(tower.init_params(params)))
     whole = sum(x.size for x in jax.tree.leaves(params))
     num_absent = max(whole - held, 0)
-  return Built(
+  return BuiltClickModel(
     model,
     jax.tree.map(np.asarray, found),
     constants,

@@ -23,7 +23,7 @@ _KEY = 'record_key'
 _NUM_SAMPLES = 128  # Micro-batches that shapes are made for.
 
 
-class Sequences:
+class TrainingSequences:
   """The training examples of one run.
 
   Attributes:

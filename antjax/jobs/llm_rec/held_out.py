@@ -47,15 +47,7 @@ class HeldOut:
 def held_out(
   data: SequenceData, split: str, config: HeldOutConfig
 ) -> tuple[HeldOut, HeldOut | None]:
-  """Draws examples of a split.
-
-  Args:
-    data: The sequences.
-    split: 'validation' or 'test'.
-    config: Number of examples and kind of ranking.
-
-  Returns:
-    The examples, and those of cold items, if asked for and if there are any.
+  """Draws examples of a split, and those of cold items, if any are asked for.
 
   Raises:
     ValueError: The split has no example.

@@ -42,7 +42,7 @@ from antjax.jobs.llm_rec.config import (
   METHODS,
   SequencesConfig,
 )
-from antjax.jobs.llm_rec.data import Sequences
+from antjax.jobs.llm_rec.data import TrainingSequences
 from antjax.jobs.llm_rec.held_out import HeldOut
 from antjax.mesh.gather import gather_bytes
 from antjax.metrics import rank_metrics
@@ -65,7 +65,7 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
       ' micro-batches, so they cannot wait for each other in each; use group or'
       ' device.'
     )
-  sequences = Sequences(config, job)
+  sequences = TrainingSequences(config, job)
   built = llm_rec_model.build(config, sequences.data)
   sequences.make_inputs(built.texts)
   num_steps = config.steps_for(len(sequences.source))
@@ -160,8 +160,8 @@ class Ranker:
     self,
     config: Config,
     trainer: Trainer,
-    sequences: Sequences,
-    built: llm_rec_model.Built,
+    sequences: TrainingSequences,
+    built: llm_rec_model.BuiltRecommender,
   ):
     self._config, self._trainer = config, trainer
     self._data, self._built = sequences.data, built

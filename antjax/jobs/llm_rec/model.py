@@ -34,7 +34,7 @@ PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Built:
+class BuiltRecommender:
   """A model and where its parameters begin.
 
   Attributes:
@@ -50,7 +50,7 @@ class Built:
   made_of: Mapping[str, Any]
 
 
-def build(config: Config, data: SequenceData) -> Built:
+def build(config: Config, data: SequenceData) -> BuiltRecommender:
   """Reads the language model and the titles' tokens."""
   lm_config, params = language_model(config)
   texts = text_maker(config, data, lm_config)
@@ -85,7 +85,9 @@ def build(config: Config, data: SequenceData) -> Built:
     'pooling': model.pooling,
     'words of vectors': words,
   }
-  return Built(model, jax.tree.map(np.asarray, found), texts, made_of)
+  return BuiltRecommender(
+    model, jax.tree.map(np.asarray, found), texts, made_of
+  )
 
 
 def language_model(config: Config) -> tuple[LMConfig, PyTree]:

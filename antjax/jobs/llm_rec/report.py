@@ -12,7 +12,7 @@ from antjax.ctr.llm_rec import evaluation
 from antjax.jobs import job as job_lib
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
 from antjax.jobs.llm_rec.config import Config
-from antjax.jobs.llm_rec.data import Sequences
+from antjax.jobs.llm_rec.data import TrainingSequences
 from antjax.metrics import rank_metrics
 from antjax.report import job_report
 from antjax.train.trainer import Trainer
@@ -25,7 +25,7 @@ _POINTS = 400  # Items of a domain in the plot.
 def write(
   config: Config,
   job: job_lib.Job,
-  sequences: Sequences,
+  sequences: TrainingSequences,
   trainer: Trainer,
   results: Mapping[str, Any],
   others: Mapping[str, Any],
