@@ -129,7 +129,7 @@ def test_data_made_anew_are_not_taken_for_those_of_the_run(tmp_path):
     with pytest.raises(ValueError, match='data set'):
       export_gmeta.exported(config, str(tmp_path), None)
     with pytest.raises(ValueError, match=message):
-      gmeta_data.Tasks(config, description, job)
+      gmeta_data.TaskBatches(config, description, job)
 
   refuses('has checkpoints and no made_of.json.* which data set .*it was')
   run_identity.save(tmp_path, made_of(data, config=1))

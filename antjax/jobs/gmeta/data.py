@@ -25,7 +25,7 @@ MODELS = ('meta', 'joint')
 _BLOCK = 64  # Records that are looked at together.
 
 
-class Tasks:
+class TaskBatches:
   """The training and evaluation tasks of one run.
 
   Attributes:

@@ -29,7 +29,7 @@ from antjax.jobs import trainer as trainer_lib
 from antjax.jobs.gmeta import report as gmeta_report
 from antjax.jobs.gmeta import scores as gmeta_scores
 from antjax.jobs.gmeta.config import Config
-from antjax.jobs.gmeta.data import Tasks
+from antjax.jobs.gmeta.data import TaskBatches
 from antjax.jobs.gmeta.methods import Methods
 from antjax.mesh import mesh as mesh_lib
 from antjax.mesh.gather import gather_json
@@ -51,7 +51,7 @@ def train(config: Config, job: job_lib.Job) -> list[dict[str, Any]]:
   description = output_folder.load_description(
     output_folder.find_view(config.data, 'tasks')
   )
-  tasks = Tasks(config, description, job)
+  tasks = TaskBatches(config, description, job)
   network = algorithms.ALGORITHMS[config.algorithm].network
   recommender = recommender_lib.build(
     description['features'],
@@ -81,7 +81,10 @@ def train(config: Config, job: job_lib.Job) -> list[dict[str, Any]]:
 
 
 def _placed(
-  config: Config, job: job_lib.Job, tasks: Tasks, specs: Sequence[TableSpec]
+  config: Config,
+  job: job_lib.Job,
+  tasks: TaskBatches,
+  specs: Sequence[TableSpec],
 ) -> list[TableSpec]:
   """The tables at the levels that the planner chooses; logs why.
 

@@ -25,15 +25,7 @@ _CHECKPOINTS = 'checkpoints'
 def read_vocabulary(
   data: pathlib.Path, description: Mapping[str, Any], feature: str
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The values of a feature and their ids, from its ids_<feature> file.
-
-  Args:
-    data: Folder that launch/prepare_data.py wrote.
-    description: Its dataset.json.
-    feature: Name of the feature.
-
-  Returns:
-    (str or integers [n], int32 [n]).
+  """Values of a feature, str or integers [n], and their ids, int32 [n].
 
   Raises:
     ValueError: The folder has no such file.
@@ -67,9 +59,9 @@ def start_from(
 
   Args:
     init_from: Run folder of train_gmeta, or one of its checkpoints.
-    name: The model, a folder of the run.
+    name: Name of the model, a folder of the run.
     data: Folder of the new data.
-    features: Those of the model, each with a table of its name.
+    features: Features of the model, each with a table of its name.
     trainer: The trainer that made `state`.
     state: State from `Trainer.init`.
 
