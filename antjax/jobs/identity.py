@@ -39,15 +39,13 @@ def check(
 
   Args:
     run_dir: Folder of the run, which need not have started.
-    made_of: What the run was made of, JSON-able, keyed by the names that
-      messages use.
+    made_of: What the run was made of, JSON-able, by the names in messages.
     models: Folders in `run_dir` that may hold checkpoints of the run.
     is_part: Whether what `made_of` does not name may be anything.
     advice: Text of the error after "another run folder".
 
   Raises:
-    ValueError: Something differs, or the run does not say what it was trained
-      with.
+    ValueError: Something differs, or the run does not say what it was made of.
   """
   path = run_dir / _FILE
   if not path.exists() and (run_dir / _OLD_FILE).exists():

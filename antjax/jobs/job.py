@@ -71,8 +71,8 @@ class BatchShape(NamedTuple):
   """How batches of a process are made.
 
   Attributes:
-    rows: Rows of this process in one element of its batches: of a whole step,
-      or under an agent of a micro-batch, of which plans say how many.
+    rows: Rows of this process in an element of its batches: of a whole step, or
+      under an agent of a micro-batch, of which plans say how many.
     num_parts: Runs of an element that are worked off apart.
   """
 
@@ -126,10 +126,9 @@ class Job:
     job_report.write(self.run_dir, numbers, command=command, **sections)
 
   def repeat_command(self, name: str) -> str:
-    """The command that repeats this run, in a run folder of its own.
+    """The command that repeats a run of 'train-lm', say, in another folder.
 
-    Args:
-      name: The command, e.g. 'train-lm'; in a checkout its script is named.
+    In a checkout it names the script.
     """
     program = f'launch/{name.replace("-", "_")}.py'
     is_checkout = (_ROOT / program).is_file()
@@ -174,11 +173,7 @@ class Job:
     return dataset.LeasedDataset(source, client, key_field=key_field)
 
   def batch_shape(self, batch_size: int, num_micro_batches: int) -> BatchShape:
-    """How this process's batches are made.
-
-    Args:
-      batch_size: Rows of a step of all processes that the job begins with.
-      num_micro_batches: Micro-batches of each process in a step.
+    """How this process's batches are made, of `batch_size` rows a step.
 
     Raises:
       ValueError: The batch is no multiple of its parts.
@@ -366,8 +361,7 @@ def agent_from_environment(
 ) -> 'Agent | None':
   """This process's `antjax.Agent`, where launch/agent.py started it.
 
-  Args:
-    run_dir: Folder that gets the timeline of steps; None: none is kept.
+  `run_dir` gets the timeline of steps; without one none is kept.
   """
   if not os.environ.get('ANTJAX_COORDINATOR'):
     return None

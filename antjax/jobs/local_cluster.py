@@ -69,13 +69,7 @@ _REPLACED = 75  # What an agent says whose host is to be replaced.
 class _Program:
   """One process to run, and to run again where that is right.
 
-  Attributes:
-    name: For people.
-    index: Index of its host.
-    command: Arguments of `python`.
-    env: Its environment.
-    prefix: Prefix of its lines.
-    direct: Whether it has our stderr.
+  `prefix` begins its lines; `direct` gives it our stderr.
   """
 
   name: str
@@ -103,12 +97,9 @@ def _say(message: str) -> None:
 class _Cluster:
   """Runs the hosts to their end and decides who is stopped when.
 
-  Args:
-    grace_s: Seconds that the hosts have after a SIGTERM.
-    service: A program that the hosts need, ended after them. With one, hosts
-      are agents: what was killed is started again, and they kill by
-      themselves when asked twice.
-    folders: Removed at the end, whatever way it comes.
+  Hosts of a `service`, which ends after them, are agents: what was killed is
+  started again, and they kill by themselves when asked twice. `folders` are
+  removed at the end, whatever way it comes.
   """
 
   def __init__(

@@ -122,9 +122,8 @@ def load(
 
   Args:
     name: A preset, or 'package.module:function'.
-    lora_rank: With a preset: adds two adapter matrices of this rank to each
-      matrix of a layer, and only they are trained.
-    attention: With a preset: its method; 'auto' goes by the devices at hand.
+    lora_rank: Rank of adapters to train in each matrix of a preset's layers.
+    attention: A preset's method; 'auto' goes by the devices at hand.
 
   Raises:
     ValueError: No such model, or a rank for a model of one's own.

@@ -35,13 +35,7 @@ class EarlyStopping:
   """
 
   def __init__(self, patience: int, metric: str, mode: str):
-    """Looks at one metric.
-
-    Args:
-      patience: Validations to wait for a better one; 0: never ends.
-      metric: Its name, 'validation_...'.
-      mode: 'min' or 'max', what better means.
-    """
+    """Looks at one metric, 'validation_...'; a patience of 0 never ends."""
     self._patience, self._metric = patience, metric
     self._sign = -1 if mode == 'min' else 1
     self._best, self._num_worse = -math.inf, 0
@@ -113,7 +107,7 @@ class Run:
       best_mode: 'min' or 'max', what better means of `config.best_metric`.
       unit: Unit that the progress bar counts.
       folder: Folder of log and checkpoints; None: the job's.
-      models: Folders in the job's run folder that may hold checkpoints.
+      models: See `identity.check`.
       advice: See `identity.check`.
 
     Raises:

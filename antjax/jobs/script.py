@@ -78,12 +78,10 @@ _SHIPPED_FLAG = re.compile(r'(--?(?:flagfile|schema)=)(.+)')
 
 
 def shipped(word: str) -> str:
-  """A flag that names a recipe or a schema of antjax gets the file's path.
+  """Gives --flagfile=launch/recipes/NAME.flags or --schema=NAME.yaml a path.
 
-  Args:
-    word: Word of a command line. Of `--flagfile=launch/recipes/NAME.flags` or
-      `--schema=NAME.yaml` the file's name is looked up among those that antjax
-      ships, unless the path is there.
+  The file's name is looked up among those that antjax ships, unless the path
+  is there. Other words stay as they are.
   """
   found = _SHIPPED_FLAG.fullmatch(word)
   if not found or os.path.exists(found[2]):

@@ -34,11 +34,8 @@ _REPEATS = 5  # Of a measured product.
 def matmul_flops(dtype: Any, size: int | None = None) -> float:
   """FLOP/s of one device in a large matrix product, all devices at work.
 
-  Devices that share cores share their speed too. The best of a few runs.
-
-  Args:
-    dtype: Dtype of the matrices.
-    size: Width of the matrices; by default 512 on CPU, 8192 elsewhere.
+  Devices that share cores share their speed too. The best of a few runs, of
+  width 512 on CPU and 8192 elsewhere.
   """
   devices = jax.local_devices()
   if size is None:
@@ -97,8 +94,7 @@ def choose_paro(
     params: Tree of arrays or ShapeDtypeStructs.
     optimizer: As for `Trainer`.
     mesh: The job's.
-    links_file: Link speeds written by `launch/plan.py --measure`; empty:
-      measure them now.
+    links_file: See `links_of`.
     device_bytes: Memory of a device; None takes what the device says.
     **options: Options of `planner.plan`.
 
@@ -156,7 +152,7 @@ def make_trainer(
   Args:
     config: Settings of the job.
     job: The job; under an agent --paro=auto takes elastic codes only.
-    loss_fn: See `Trainer`.
+    loss_fn: See `Trainer`, as for all that is not named here.
     optimizer: See `Trainer`.
     params: Tree of the parameters or of their shapes, for --paro=auto.
     compute_dtype: Name of the dtype; float16 scales the loss.
@@ -212,11 +208,9 @@ def make_trainer(
 def compiled_bytes(
   trainer: Trainer, state: TrainState, batch: Any
 ) -> tuple[dict[str, int], int]:
-  """What the compiler says of a step.
+  """What the compiler says of a step, if it does, and bytes of the batch.
 
-  Returns:
-    ({'arguments', 'temporary': what is live beside them}, bytes of the batch),
-    or ({}, 0) on a backend whose compiler says nothing.
+  'arguments', and 'temporary' for what is live beside them.
   """
   inputs = trainer.step_inputs(batch)
   step: Any = trainer.compiled_step()
@@ -257,10 +251,6 @@ def account(
     frozen_share: Share of the parameters that are not trained.
     batch_fn: Makes a batch like those of training; None: nothing is compiled.
     **extra: Further entries, such as the bytes of a 'table'.
-
-  Returns:
-    {'state': parts, 'activations', 'frozen_share', 'compiled': see
-    `compiled_bytes`, and what was given}, and 'batch' where there is a step.
   """
   found: dict[str, Any] = {
     'state': trainer.bytes_per_device(),

@@ -84,17 +84,8 @@ def agent_env(
 ) -> dict[str, str]:
   """Returns the environment of a worker: what JAX and antjax/jobs/job.py read.
 
-  Args:
-    assignment: Rank and generation of the worker.
-    coordinator: host:port of antjax's coordinator.
-    job: Name of the job.
-    name: Name of this agent and its worker.
-    devices_per_host: Virtual CPU devices; 0 leaves them to JAX.
-    platform: JAX platform; '' leaves it to JAX.
-    token_file: File with the worker's token; '': none.
-    tls_dir: Folder with ca.pem, cert.pem and key.pem; '': none.
-    compilation_cache: Folder of compiled programs.
-    base: Environment to start from.
+  Beside what `worker_env` takes: address, job and name at antjax's coordinator,
+  files of its secrets ('': none), and the folder of compiled programs.
   """
   env = worker_env(
     assignment.rank,

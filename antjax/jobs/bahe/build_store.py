@@ -114,9 +114,7 @@ class Config:
 def build(config: Config, agent: 'Agent | None' = None) -> int:
   """Encodes what the store lacks; returns how many rows this process did.
 
-  Args:
-    config: The job.
-    agent: Shares the work out; None: this process does all.
+  With an agent the work is shared out; else this process does all.
 
   Raises:
     FileNotFoundError: Vocabulary or model are not there.

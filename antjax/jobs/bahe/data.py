@@ -90,11 +90,7 @@ class Clicks:
     return self.rows // self._num_parts
 
   def training(self, prepare: Any) -> grain.IterDataset:
-    """Endless batches of this process, ready for a step: a Grain data set.
-
-    Args:
-      prepare: `ClickModel.prepare`.
-    """
+    """Endless batches of this process, by `ClickModel.prepare`."""
     source = shuffled_index.ShuffledRecords(
       self._sources['train'], seed=self._config.seed
     )

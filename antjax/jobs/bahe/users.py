@@ -51,7 +51,7 @@ class UserVectors:
 
     Args:
       folder: The folder.
-      sizes: Split -> examples that there are in the data.
+      sizes: Split -> number of its examples.
       data: Fingerprint of the data; '' for any of these sizes.
 
     Raises:
@@ -98,15 +98,7 @@ def export(
   clicks: Any,
   model: Any,
 ) -> pathlib.Path:
-  """Writes the folder; all processes of a job call it.
-
-  Args:
-    run_dir: The folder is made in it.
-    trainer: Trainer of the run.
-    state: State to export.
-    clicks: `antjax.jobs.bahe.data.Clicks`.
-    model: The `ClickModel`, with a tower.
-  """
+  """Writes the folder into `run_dir`; all processes of a job call it."""
   folder, staged = run_dir / FOLDER, run_dir / f'.{FOLDER}'
   dim = model.tower.user_dim
   predict = _user_vectors(model)

@@ -201,8 +201,7 @@ class ScenarioData:
     Args:
       split: One of `SPLITS`.
       model: Model that reads them.
-      moments: Moments of the training clicks, for models that normalize their
-        inputs.
+      moments: Moments of the training clicks, for models that normalize.
       limit: Clicks to take, evenly spread; 0: all.
     """
     clicks = self.splits[split]

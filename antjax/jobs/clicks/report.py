@@ -19,12 +19,7 @@ _FLOOR = 0.5  # AUC of scores drawn by chance.
 
 
 class Scored(NamedTuple):
-  """What a model reached on the test rows.
-
-  Attributes:
-    table: Result of `scores.score`.
-    bins: Result of `scores.calibration`.
-  """
+  """Results of `scores.score` and `scores.calibration` on the test rows."""
 
   table: Mapping[str, scores.Part]
   bins: Sequence[scores.Bin]
@@ -44,8 +39,7 @@ def write(
   Args:
     config: Settings of the run.
     job: The job.
-    description: The data's 'name', and perhaps 'is_synthetic' and
-      'acknowledgement'.
+    description: The data's.
     models: Name -> what it reached, with intervals over users.
     trainer: Trainer of one of the models, for its memory.
     throughput: Numbers by what they count.

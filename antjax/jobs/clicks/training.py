@@ -81,8 +81,7 @@ class ClickJob:
       data: The clicks.
       seed: Seed of parameters and shuffles.
       name: Name of its folder inside the job's; '': by the seed.
-      dataset: Name of its data set, no other training's; '': that of the
-        folder.
+      dataset: Name of its data set, no other training's; '': the folder's.
     """
     self._config, self._data, self._seed = config, data, seed
     self._name = name or f'seed_{seed}'
