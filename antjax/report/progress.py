@@ -13,7 +13,6 @@ import os
 import pathlib
 import sys
 import time
-from types import TracebackType
 from typing import Any, Self, TextIO
 
 from absl import logging
@@ -29,7 +28,7 @@ _RATE_MEMORY_S = 10.0
 
 
 def _duration(seconds: float) -> str:
-  """Formats seconds as 45 s, 2:05 min or 1:02:05 h."""
+  """45 s, 2:05 min or 1:02:05 h."""
   minutes, s = divmod(round(seconds), 60)
   hours, m = divmod(minutes, 60)
   if hours:
@@ -101,12 +100,7 @@ class Progress:
       self._bar.start()
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    traceback: TracebackType | None,
-  ) -> None:
+  def __exit__(self, *error: Any) -> None:
     if self._bar is not None:
       self._bar.stop()
       self._bar = None
@@ -116,12 +110,10 @@ class Progress:
   def update(
     self, step: int, *, num_examples: float = 0, loss: float | None = None
   ) -> None:
-    """Shows that `step` steps are done.
+    """Shows that `step` steps are done, those before `start_step` included.
 
-    Args:
-      step: Steps done so far, those before `start_step` included.
-      num_examples: Examples of all processes since the last update.
-      loss: The newest loss known; None keeps the last one.
+    `num_examples` are of all processes since the last update. Without a loss
+    the last one stays.
     """
     now = self._clock()
     elapsed_s = now - self._last_s
@@ -175,9 +167,6 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
   """Reads a metrics log: one dict a line, with `step` and the metrics' values.
 
   A last line without its end is left out: the writer died while writing it.
-
-  Args:
-    path: A `metrics.jsonl`.
 
   Raises:
     ValueError: another line is not a JSON object with an integer `step`.
@@ -239,21 +228,14 @@ class RunLog:
   def __enter__(self) -> Self:
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    traceback: TracebackType | None,
-  ) -> None:
+  def __exit__(self, *error: Any) -> None:
     self.close()
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Appends the values of one step.
+    """Appends the numbers of one step, counted from 0, by name.
 
-    Args:
-      step: Number of the step, from 0.
-      metrics: Numbers by name; `train/loss` puts a curve in group `train`.
-        Those that are not finite become null in the file.
+    `train/loss` puts a curve in group `train`. What is not finite becomes null
+    in the file.
     """
     if not self._write:
       return

@@ -128,7 +128,7 @@ def render(report: Report) -> str:
     ValueError: a row of `results` lacks 'scenario' or 'method', two rows have
       the same ones, or a piece of `memory` lacks a field.
   """
-  results = report_results.Results.from_records(
+  results = report_results.Results(
     report.results, report.lower_is_better, report.baselines
   )
   sections = [
@@ -151,30 +151,27 @@ def render(report: Report) -> str:
 
 
 def _details_section(report: Report) -> str:
+  floors = report.bar_floors
   figures = [
-    report_plots.intervals(title, panel.x_label, panel.lines)
-    for title, panel in report.intervals.items()
-  ]
-  figures += [
-    report_plots.bars(title, groups, report.bar_floors.get(title, 0.0))
-    for title, groups in report.bars.items()
-  ]
-  figures += [
-    report_plots.scatter(title, points)
-    for title, points in report.scatters.items()
+    *(
+      report_plots.intervals(title, panel.x_label, panel.lines)
+      for title, panel in report.intervals.items()
+    ),
+    *(
+      report_plots.bars(title, groups, floors.get(title, 0.0))
+      for title, groups in report.bars.items()
+    ),
+    *(report_plots.scatter(t, points) for t, points in report.scatters.items()),
   ]
   return _figures_section('Results in detail', figures)
 
 
 def _curves_section(report: Report) -> str:
-  panels = {
-    title: {name: points for name, points in lines.items() if points}
-    for title, lines in report.curves.items()
-  }
-  return _figures_section(
-    'Training',
-    [report_plots.curves(title, x) for title, x in panels.items() if x],
-  )
+  figures = []
+  for title, lines in report.curves.items():
+    if drawn := {name: points for name, points in lines.items() if points}:
+      figures.append(report_plots.curves(title, drawn))
+  return _figures_section('Training', figures)
 
 
 def _figures_section(title: str, figures: Sequence[str]) -> str:
@@ -187,18 +184,14 @@ def _figures_section(title: str, figures: Sequence[str]) -> str:
 def _throughput_section(report: Report) -> str:
   if not report.throughput:
     return ''
-  cards = ''.join(
-    f'<div class="card"><div class="big">{_quantity(value)}</div>'
-    f'{page.text(name)}</div>'
-    for name, value in report.throughput.items()
-  )
+  cards = ''
+  for name, value in report.throughput.items():
+    shown = f'{value:,.0f}' if abs(value) >= 100 else f'{value:.3g}'
+    cards += (
+      f'<div class="card"><div class="big">'
+      f'{shown if math.isfinite(value) else "-"}</div>{page.text(name)}</div>'
+    )
   return page.section('Throughput', f'<div class="cards">{cards}</div>')
-
-
-def _quantity(value: float) -> str:
-  if not math.isfinite(value):
-    return '-'
-  return f'{value:,.0f}' if abs(value) >= 100 else f'{value:.3g}'
 
 
 def format_bytes(num_bytes: float) -> str:
@@ -226,18 +219,17 @@ def _memory_section(report: Report) -> str:
     devices[device] = None
     by_device = sums.setdefault((str(piece['part']), str(piece['level'])), {})
     by_device[device] = by_device.get(device, 0) + int(piece['bytes'])
+  total = {d: sum(by.get(d, 0) for by in sums.values()) for d in devices}
   rows = [
     f'<tr><td>{page.text(part)}</td><td>{page.text(level)}</td>'
     f'<td class="number">{format_bytes(max(by_device.values()))}</td>'
     f'<td class="number">{format_bytes(sum(by_device.values()))}</td></tr>'
     for (part, level), by_device in sums.items()
-  ]
-  total = {d: sum(by.get(d, 0) for by in sums.values()) for d in devices}
-  rows.append(
+  ] + [
     '<tr class="first"><td><b>all</b></td><td></td>'
     f'<td class="number"><b>{format_bytes(max(total.values()))}</b></td>'
     f'<td class="number"><b>{format_bytes(sum(total.values()))}</b></td></tr>'
-  )
+  ]
   levels: dict[str, dict[str, int]] = {}
   for (_, level), by_device in sums.items():
     at_level = levels.setdefault(level, dict.fromkeys(devices, 0))
@@ -277,11 +269,9 @@ def _repeat_section(report: Report) -> str:
 
 
 def _config_section(report: Report) -> str:
-  if not report.config:
-    return ''
   text = json.dumps(report.config, indent=2, default=str, ensure_ascii=False)
-  return page.section(
-    'Configuration',
+  shown = (
     f'<details><summary>Show all settings</summary><pre>{page.text(text)}</pre>'
-    '</details>',
+    '</details>'
   )
+  return page.section('Configuration', shown) if report.config else ''

@@ -39,7 +39,7 @@ _SOFT = '#5d6779'
 
 
 @dataclasses.dataclass(frozen=True)
-class Block:
+class TimelineBlock:
   """A step, or neighboring steps as one: computed first, then waited."""
 
   start_s: float
@@ -74,7 +74,7 @@ class Timeline:
   """
 
   start_unix_s: float
-  blocks: Mapping[str, Sequence[Block]]
+  blocks: Mapping[str, Sequence[TimelineBlock]]
   wait_shares: Mapping[str, float]
   steps_a_block: float
   marks: Sequence[Mark]
@@ -98,6 +98,15 @@ class _Step:
   end_s: float
   compute_s: float
   wait_s: float
+
+  def joined(self, other: '_Step') -> '_Step':
+    return _Step(
+      self.worker,
+      min(self.start_s, other.start_s),
+      max(self.end_s, other.end_s),
+      self.compute_s + other.compute_s,
+      self.wait_s + other.wait_s,
+    )
 
 
 def _parse(line: str) -> _Step | Mark:
@@ -129,24 +138,11 @@ def _lines(folder: pathlib.Path) -> Iterator[_Step | Mark | None]:
           yield None
 
 
-@dataclasses.dataclass
-class _Sums:
-  """Figures of a worker in a time bin."""
-
-  start_s: float
-  end_s: float
-  compute_s: float = 0.0
-  wait_s: float = 0.0
-
-
 def read(folder: str | os.PathLike[str]) -> Timeline:
   """Reads a timeline; cost: two passes over the file, memory bounded.
 
   A line that a killed process left unfinished is counted and left out. A long
   run's steps are joined by time: each block then shows their mean.
-
-  Args:
-    folder: Folder of the run, with its `timeline*.jsonl`.
   """
   folder = pathlib.Path(folder)
   waits: dict[str, list[float]] = {}  # Worker -> compute, wait, steps.
@@ -179,27 +175,25 @@ def read(folder: str | os.PathLike[str]) -> Timeline:
   # Those the others waited for are the ones to see.
   shown = sorted(shares, key=shares.__getitem__)[:_MAX_WORKERS]
   num_steps = sum(waits[worker][2] for worker in shown)
-  blocks: dict[str, list[Block]] = {w: [] for w in sorted(shown, key=_natural)}
-  if num_steps <= _MAX_BLOCKS:
-    for entry in _lines(folder):
-      if isinstance(entry, _Step) and entry.worker in blocks:
-        blocks[entry.worker].append(_block(entry, first_s))
-  else:
-    num_bins = max(_MAX_BLOCKS // len(shown), 1)
-    bin_s = max(last_s - first_s, 1e-9) / num_bins
-    bins: dict[tuple[str, int], _Sums] = {}
-    for entry in _lines(folder):
-      if isinstance(entry, _Step) and entry.worker in blocks:
-        number = min(int((entry.end_s - first_s) / bin_s), num_bins - 1)
-        of = bins.setdefault(
-          (entry.worker, number), _Sums(entry.start_s, entry.end_s)
-        )
-        of.start_s = min(of.start_s, entry.start_s)
-        of.end_s = max(of.end_s, entry.end_s)
-        of.compute_s += entry.compute_s
-        of.wait_s += entry.wait_s
-    for (worker, _), of in bins.items():
-      blocks[worker].append(_block(of, first_s))
+  num_bins = max(_MAX_BLOCKS // max(len(shown), 1), 1)
+  bin_s = max(last_s - first_s, 1e-9) / num_bins
+  steps: dict[tuple[str, int], _Step] = {}
+  for number, entry in enumerate(_lines(folder)):
+    if not isinstance(entry, _Step) or entry.worker not in shown:
+      continue
+    if num_steps > _MAX_BLOCKS:
+      number = min(int((entry.end_s - first_s) / bin_s), num_bins - 1)
+    key = entry.worker, number
+    steps[key] = steps[key].joined(entry) if key in steps else entry
+  blocks: dict[str, list[TimelineBlock]] = {
+    worker: [] for worker in sorted(shown, key=_natural)
+  }
+  for (worker, _), step in steps.items():
+    spent_s = step.compute_s + step.wait_s
+    share = step.wait_s / spent_s if spent_s else 0.0
+    blocks[worker].append(
+      TimelineBlock(step.start_s - first_s, step.end_s - first_s, share)
+    )
   num_blocks = sum(len(of_worker) for of_worker in blocks.values())
   return Timeline(
     start_unix_s=first_s,
@@ -216,15 +210,6 @@ def read(folder: str | os.PathLike[str]) -> Timeline:
     num_workers_left_out=len(shares) - len(shown),
     num_marks_left_out=num_marks - len(marks),
     num_damaged=num_damaged,
-  )
-
-
-def _block(of: _Step | _Sums, origin_s: float) -> Block:
-  spent_s = of.compute_s + of.wait_s
-  return Block(
-    of.start_s - origin_s,
-    of.end_s - origin_s,
-    of.wait_s / spent_s if spent_s else 0.0,
   )
 
 
@@ -286,7 +271,9 @@ def plot(timeline: Timeline) -> str:
       fontsize=8,
       color=color,
     )
-  axes.set_yticks(range(len(workers)), [_plain(name) for name in workers])
+  # A dollar sign would begin mathematics.
+  names = [name[:40].replace('$', r'\$') for name in workers]
+  axes.set_yticks(range(len(workers)), names)
   axes.set_ylim(max(len(workers), 1) - 0.5, -0.5)
   axes.set_xlim(*_range(timeline))
   axes.spines[['top', 'right', 'left']].set_visible(False)
@@ -294,11 +281,6 @@ def plot(timeline: Timeline) -> str:
   axes.tick_params(length=0, colors=_SOFT, labelsize=9)
   axes.set_xlabel('seconds', fontsize=9, color=_SOFT)
   return report_plots.svg(figure, 'timeline')
-
-
-def _plain(name: str) -> str:
-  """Returns a name that matplotlib does not read as mathematics."""
-  return name[:40].replace('$', r'\$')
 
 
 def _range(timeline: Timeline) -> tuple[float, float]:
@@ -352,17 +334,15 @@ def section(timeline: Timeline) -> str:
     if number:
       words.append(f'{number:,} {what}.')
   body = f'<figure>{plot(timeline)}</figure><p class="note">{" ".join(words)}'
-  rows = [
-    '<tr><td class="number">{}</td><td class="number">{}</td><td>{}</td>'
-    '<td>{}</td><td class="number">{}</td></tr>'.format(
-      number,
-      _clock(timeline.start_unix_s + mark.time_s),
-      page.text(mark.action),
-      page.text(mark.reason),
-      mark.generation or '',
+  rows = []
+  for number, mark in enumerate(timeline.marks, start=1):
+    at = time.gmtime(timeline.start_unix_s + mark.time_s)
+    rows.append(
+      f'<tr><td class="number">{number}</td><td class="number">'
+      f'{time.strftime("%H:%M:%S", at)}</td><td>{page.text(mark.action)}</td>'
+      f'<td>{page.text(mark.reason)}</td><td class="number">'
+      f'{mark.generation or ""}</td></tr>'
     )
-    for number, mark in enumerate(timeline.marks, start=1)
-  ]
   body += '</p>'
   if rows:
     body += page.table(
@@ -373,7 +353,3 @@ def section(timeline: Timeline) -> str:
       f'<p class="note">and {timeline.num_marks_left_out:,} later ones.</p>'
     )
   return page.section('Who waited for whom', body)
-
-
-def _clock(unix_s: float) -> str:
-  return time.strftime('%H:%M:%S', time.gmtime(unix_s))
