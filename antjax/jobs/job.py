@@ -10,7 +10,7 @@ behind), then logging and signals. A script without devices uses `script.run`.
 This is the one module that reads environment variables.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import json
@@ -65,6 +65,14 @@ class JobConfig:
       raise ValueError('run_dir must name a folder; it is empty.')
     if self.intra is not None and self.intra < 1:
       raise ValueError(f'intra must be at least 1 or none; got {self.intra}.')
+
+  def check_least(self, at_least: Mapping[str, float]) -> None:
+    """Raises ValueError where a field is less than it may be."""
+    for name, least in at_least.items():
+      if not getattr(self, name) >= least:
+        raise ValueError(
+          f'{name}={getattr(self, name)}: must be at least {least}.'
+        )
 
 
 class BatchShape(NamedTuple):

@@ -52,7 +52,7 @@ from antjax.data import (
 from antjax.data import engine as engine_lib
 from antjax.data.antm2c import Antm2cConfig
 from antjax.data.schema import Schema
-from antjax.jobs import shown
+from antjax.jobs import script
 
 _VIEWS = ('tasks', 'examples', 'sequences')
 
@@ -236,14 +236,14 @@ def main(config: Config) -> None:
       spark_master=config.spark_master,
     ),
     'overwrite': config.overwrite,
-    'progress': shown.show_step,
+    'progress': script.show_step,
   }
   share = config.max_rejected_share
   folder = config.folder
   about, is_new = events.write(
     folder / 'events', source, max_rejected_share=share, **options
   )
-  shown.print_counts(about['counts'])
+  script.print_counts(about['counts'])
   options['file_format'] = config.format
   for view in config.views:
     place = (folder / view, folder / 'events', source.schema)
@@ -263,7 +263,7 @@ def main(config: Config) -> None:
     is_new |= is_new_view
     _print_tables(config, view, made)
     known = about['counts'].items()
-    shown.print_counts(
+    script.print_counts(
       {k: n for k, n in made['counts'].items() if (k, n) not in known}
     )
   rejected = folder / 'events' / output_folder.REJECTED
@@ -280,7 +280,7 @@ def _source(config: Config) -> events.Source:
     schema = schema_file.load(config.schema)
     return event_table.source(config.source, schema)
   if config.splitter != config.text_splitter:
-    shown.show_step(f'texts are parted by {config.text_splitter.pattern}')
+    script.show_step(f'texts are parted by {config.text_splitter.pattern}')
   return datasets.source(
     config.dataset,
     config.source,

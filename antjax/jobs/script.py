@@ -5,7 +5,7 @@
 `antjax.jobs.job` adds what jobs on devices need; this imports no jax.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import logging as python_logging
 import os
@@ -13,6 +13,7 @@ import pathlib
 import re
 import signal
 import sys
+import traceback
 import types
 from typing import Any, NoReturn, TypeVar
 
@@ -159,13 +160,9 @@ def run(
 
 def _is_own(error: Exception) -> bool:
   """Whether antjax raised the error on purpose, as a sentence to the user."""
-  if not isinstance(error, (ValueError, RuntimeError, OSError)):
-    return False
-  trace = error.__traceback__
-  while trace is not None and trace.tb_next is not None:
-    trace = trace.tb_next
-  return trace is not None and trace.tb_frame.f_code.co_filename.startswith(
-    OWN_FOLDER
+  frames = traceback.extract_tb(error.__traceback__)
+  return isinstance(error, (ValueError, RuntimeError, OSError)) and (
+    bool(frames) and frames[-1].filename.startswith(OWN_FOLDER)
   )
 
 
@@ -189,3 +186,14 @@ def _abort(message: str, code: int) -> NoReturn:
     python_logging.shutdown()
     sys.stdout.flush()
     os._exit(code)
+
+
+def show_step(text: str) -> None:
+  """Says what begins now; on stderr, as stdout is for results."""
+  print(f'... {text}', file=sys.stderr, flush=True)
+
+
+def print_counts(counts: Mapping[str, int]) -> None:
+  """Prints a count a line."""
+  for name, count in counts.items():
+    print(f'{name.replace("_", " "):28} {count:>15,}')

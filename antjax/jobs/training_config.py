@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings that training jobs have in common, with the same words."""
 
-from collections.abc import Mapping
 import dataclasses
 from typing import Annotated, Literal
 
@@ -50,14 +49,6 @@ class TrainingConfig(JobConfig):
     names = ('num_micro_batches', 'shard_size', 'checkpoint_every')
     self.check_least(dict.fromkeys(names, 1))
 
-  def check_least(self, at_least: Mapping[str, float]) -> None:
-    """Raises ValueError where a field is less than it may be."""
-    for name, least in at_least.items():
-      if not getattr(self, name) >= least:
-        raise ValueError(
-          f'{name}={getattr(self, name)}: must be at least {least}.'
-        )
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExamplesConfig(TrainingConfig):
@@ -83,10 +74,7 @@ class ExamplesConfig(TrainingConfig):
   def __post_init__(self) -> None:
     super().__post_init__()
     self.check_least(
-      {
-        'batch_size': 1,
-        **dict.fromkeys(('num_steps', 'patience', 'evaluate_every'), 0),
-      }
+      {'batch_size': 1, 'num_steps': 0, 'patience': 0, 'evaluate_every': 0}
     )
     if not self.num_epochs > 0:
       raise ValueError(f'num_epochs={self.num_epochs}: must be positive.')

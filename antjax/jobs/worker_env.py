@@ -8,8 +8,6 @@ import pathlib
 import re
 import socket
 
-from antjax.elastic import coordinator_pb2 as pb
-
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -69,44 +67,6 @@ def checkout_env(base: Mapping[str, str]) -> dict[str, str]:
   }
 
 
-def agent_env(
-  assignment: pb.Assignment,
-  *,
-  coordinator: str,
-  job: str,
-  name: str,
-  devices_per_host: int,
-  platform: str,
-  token_file: str,
-  tls_dir: str,
-  compilation_cache: str,
-  base: Mapping[str, str],
-) -> dict[str, str]:
-  """Returns the environment of a worker: what JAX and antjax/jobs/job.py read.
-
-  Beside what `worker_env` takes: address, job and name at antjax's coordinator,
-  files of its secrets ('': none), and the folder of compiled programs.
-  """
-  env = worker_env(
-    assignment.rank,
-    hosts=assignment.num_hosts,
-    devices_per_host=devices_per_host,
-    coordinator=assignment.jax_coordinator,
-    platform=platform,
-    base=base,
-  )
-  env['ANTJAX_COORDINATOR'] = coordinator
-  env['ANTJAX_JOB'] = job
-  env['ANTJAX_WORKER'] = name
-  env['ANTJAX_GENERATION'] = str(assignment.generation)
-  env['ANTJAX_TOKEN_FILE'] = token_file
-  env['ANTJAX_TLS_DIR'] = tls_dir
-  env['JAX_COMPILATION_CACHE_DIR'] = compilation_cache
-  # A restart is to compile nothing, however short it took.
-  env['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
-  return env
-
-
 def free_port() -> int:
   """Returns a loopback port that nobody uses now."""
   with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -114,10 +74,11 @@ def free_port() -> int:
     return int(probe.getsockname()[1])
 
 
-def command_problem(command: Sequence[str]) -> str:
-  """Says what is wrong with a command to run; '' if nothing."""
+def check_command(command: Sequence[str]) -> None:
+  """Raises ValueError unless there is a command to run."""
   if not command:
-    return 'nothing to run; give a script and its flags after --.'
+    raise ValueError('nothing to run; give a script and its flags after --.')
   if not command[0].startswith('-') and not os.path.isfile(command[0]):
-    return f'no such script: {command[0]}; give its path, or -m and a module.'
-  return ''
+    raise ValueError(
+      f'no such script: {command[0]}; give its path, or -m and a module.'
+    )

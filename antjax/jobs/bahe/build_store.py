@@ -121,7 +121,10 @@ def build(config: Config, agent: 'Agent | None' = None) -> int:
     ValueError: The store was made otherwise.
     OSError: The store cannot be written.
   """
-  vocabulary = _vocabulary(config.vocabulary)
+  folder = output_folder.find_view(config.vocabulary, 'examples') / 'behaviors'
+  vocabulary = BehaviorVocabulary.open(
+    folder if folder.is_dir() else config.vocabulary
+  )
   total = len(vocabulary)
   identity: dict[str, Any] = {
     'model': fingerprint.of_model(config.model),
@@ -217,11 +220,6 @@ def _encoder(config: Config) -> tuple[Encoder, Tokenizer]:
   return encoder, tokenizer
 
 
-def _vocabulary(folder: str) -> BehaviorVocabulary:
-  inner = output_folder.find_view(folder, 'examples') / 'behaviors'
-  return BehaviorVocabulary.open(inner if inner.is_dir() else folder)
-
-
 def _num_rows(parts: list[tuple[int, int]]) -> int:
   return sum(stop - start for start, stop in parts)
 
@@ -248,25 +246,21 @@ def _agent(config: Config) -> 'Agent | None':
     return job_lib.agent_from_environment()
   from antjax.elastic import security, worker  # Others need no grpc.
 
-  token = ''
-  if config.token_file:
-    token = security.read_token(config.token_file, 'worker')
+  file = config.token_file
   return worker.Agent(
     config.coordinator,
     job=config.job,
     worker=f'{socket.gethostname()}-{os.getpid()}',
-    token=token,
+    token=security.read_token(file, 'worker') if file else '',
     tls_dir=config.tls_dir,
   )
 
 
 def main(config: Config) -> None:
   script.stop_request.install()
-  with contextlib.ExitStack() as stack:
-    stack.enter_context(script.stop_request.deferred())
-    agent = _agent(config)
+  agent = _agent(config)
+  with script.stop_request.deferred(), agent or contextlib.nullcontext():
     if agent is not None:
-      stack.enter_context(agent)
       agent.describe(
         device_kind=jax.devices()[0].device_kind,
         num_devices=jax.local_device_count(),

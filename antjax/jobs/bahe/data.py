@@ -137,38 +137,26 @@ class Clicks:
     with bar or contextlib.nullcontext():
       for done, first in enumerate(mine, 1):
         index = chosen[first : first + size]
-        yield self._prepared(split, prepare, index, size, with_index)
+        prepared = prepare(self._read(split, index, size), self._num_devices)
+        if with_index:
+          prepared['index'] = np.zeros(size, np.int32)
+          prepared['index'][: len(index)] = index
+        yield prepared
         if bar is not None:  # The other processes do as many.
           bar.update(done, num_examples=size * jax.process_count())
 
-  def _prepared(
-    self,
-    split: str,
-    prepare: Any,
-    index: np.ndarray,
-    size: int,
-    with_index: bool,
-  ) -> dict[str, Any]:
+  def _read(self, split: str, index: np.ndarray, size: int) -> batches.Batch:
     """The examples of increasing numbers `index`, filled up to `size`."""
     runs = np.split(index, np.flatnonzero(np.diff(index) > 1) + 1)
     source = self._sources[split]
     found = [r for run in runs for r in source.read(run[0], run[-1] + 1)]
     columns = {k: np.stack([r[k] for r in found]) for k in found[0]}
-    batch = self._batch(split, columns, index, size)
-    prepared = prepare(batch, self._num_devices)
-    if with_index:
-      padded = np.zeros(size, np.int32)
-      padded[: len(index)] = index
-      prepared['index'] = padded
-    return prepared
+    return self._batch(split, columns, index, size)
 
   def example(self, prepare: Any) -> dict[str, Any]:
     """A batch like those of `training`, of the first records."""
-    found = self._sources['train'].read(
-      0, min(self.rows, self.num_examples('train'))
-    )
-    columns = {k: np.stack([r[k] for r in found]) for k in found[0]}
-    batch = self._batch('train', columns, np.arange(len(found)), self.rows)
+    index = np.arange(min(self.rows, self.num_examples('train')))
+    batch = self._read('train', index, self.rows)
     return prepare(batch, self._num_parts)
 
   def _batch(

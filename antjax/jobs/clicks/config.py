@@ -156,13 +156,8 @@ class Config(ExamplesConfig):
         ' groups is one of columns and tells the scenario; leave columns out,'
         ' or --scenario_groups.'
       )
-    self.check_least(
-      {
-        **dict.fromkeys(('max_history', 'max_pieces', 'eval_batch_size'), 1),
-        'num_seeds': 1,
-        'text_dim': 0,
-      }
-    )
+    counts = ('max_history', 'max_pieces', 'eval_batch_size', 'num_seeds')
+    self.check_least({**dict.fromkeys(counts, 1), 'text_dim': 0})
 
   def _check_network(self, flag: str, name: str) -> None:
     network = load.load(name, flag)

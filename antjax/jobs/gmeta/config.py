@@ -81,13 +81,8 @@ class Config(TrainingConfig):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    self.check_least(
-      {
-        'num_steps': 1,
-        **dict.fromkeys(('joint_steps', 'per_task_steps'), 0),
-        **dict.fromkeys(('eval_steps', 'num_resamples'), 0),
-      }
-    )
+    others = ('joint_steps', 'per_task_steps', 'eval_steps', 'num_resamples')
+    self.check_least({'num_steps': 1, **dict.fromkeys(others, 0)})
     if min(self.slots_per_device, default=1) < 1:
       raise ValueError(
         f'slots_per_device={self.slots_per_device}: each must be at least 1.'
