@@ -51,7 +51,6 @@ from antjax.data import (
 )
 from antjax.data import engine as engine_lib
 from antjax.data.antm2c import Antm2cConfig
-from antjax.data.schema import Schema
 from antjax.jobs import script
 
 _VIEWS = ('tasks', 'examples', 'sequences')
@@ -215,7 +214,21 @@ class Config:
 
 def main(config: Config) -> None:
   """Prepares the data set and prints its counts."""
-  source = _source(config)
+  if config.schema:
+    schema = schema_file.load(config.schema)
+    source = event_table.source(config.source, schema)
+  else:
+    if config.splitter != config.text_splitter:
+      pattern = config.text_splitter.pattern
+      script.show_step(f'texts are parted by {pattern}')
+    source = datasets.source(
+      config.dataset,
+      config.source,
+      domains=config.domains,
+      task=config.task,
+      antm2c=config.antm2c,
+      allow_other_counts=config.allow_other_counts,
+    )
   behaviors = view_examples.BehaviorConfig(
     normalizer=config.normalizer,
     splitter=config.text_splitter,
@@ -247,19 +260,23 @@ def main(config: Config) -> None:
   options['file_format'] = config.format
   for view in config.views:
     place = (folder / view, folder / 'events', source.schema)
-    made, is_new_view = {
-      'tasks': lambda: _tasks(config, *place, **options),
-      'examples': lambda: view_examples.write_examples(
-        *place,
-        behaviors,
+    if view == 'examples':
+      made, is_new_view = view_examples.write_examples(
+        *(*place, behaviors),
         vocabulary=config.vocabulary,
         ids_from=config.ids_from,
         **options,
-      ),
-      'sequences': lambda: sequence_files.write_sequences(
-        *place, config.sequences.config(config.name), **options
-      ),
-    }[view]()
+      )
+    elif view == 'sequences':
+      made, is_new_view = sequence_files.write_sequences(
+        *(*place, config.sequences.config(config.name)), **options
+      )
+    elif config.is_movielens:
+      made, is_new_view = view_melu.write_tasks(*place, config.split, **options)
+    else:
+      made, is_new_view = task_files.write_tasks(
+        *place, config.tasks, **options
+      )
     is_new |= is_new_view
     _print_tables(config, view, made)
     known = about['counts'].items()
@@ -273,34 +290,6 @@ def main(config: Config) -> None:
     rich.print(f'Acknowledge: {about["acknowledgement"]}')
   if not is_new:
     print(f'{folder} was complete already: nothing was done.')
-
-
-def _source(config: Config) -> events.Source:
-  if config.schema:
-    schema = schema_file.load(config.schema)
-    return event_table.source(config.source, schema)
-  if config.splitter != config.text_splitter:
-    script.show_step(f'texts are parted by {config.text_splitter.pattern}')
-  return datasets.source(
-    config.dataset,
-    config.source,
-    domains=config.domains,
-    task=config.task,
-    antm2c=config.antm2c,
-    allow_other_counts=config.allow_other_counts,
-  )
-
-
-def _tasks(
-  config: Config,
-  out: pathlib.Path,
-  folder: pathlib.Path,
-  schema: Schema,
-  **options: Any,
-) -> tuple[dict[str, Any], bool]:
-  if config.is_movielens:
-    return view_melu.write_tasks(out, folder, schema, config.split, **options)
-  return task_files.write_tasks(out, folder, schema, config.tasks, **options)
 
 
 def _print_tables(
