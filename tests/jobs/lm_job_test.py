@@ -10,9 +10,9 @@ import pytest
 from antjax.jobs import job as job_lib
 from antjax.jobs import script
 from antjax.jobs import trainer as trainer_lib
+from antjax.jobs.lm import job as lm_job
 from antjax.jobs.lm import prepare_text
 from antjax.jobs.lm.config import Config
-from antjax.jobs.lm.job import LMJob
 from antjax.lm import transformer
 from antjax.mesh.mesh import make_mesh
 
@@ -55,7 +55,9 @@ def make(data, tmp_path):
       intra=min(num_devices, 4), devices=jax.devices()[:num_devices]
     )
     job = job_lib.Job(mesh, tmp_path, script.stop_request, config, agent)
-    return LMJob(config, job)
+    texts = lm_job.Texts(config, job)
+    lm_job.check_samples(config, texts)
+    return texts, lambda: lm_job.make_trainer(config, job, texts.model, 4, 1e10)
 
   return make
 
@@ -104,15 +106,15 @@ def test_numbers_that_would_fail_later(make, name, value, least):
 
 def test_validation_is_whole_whatever_hosts_have_come(make):
   # Under agents a batch of 12 was for other hosts than these 8 devices.
-  lm = make(agent=object(), batch_size=12)
-  batches = list(lm._validation_batches())
+  texts, _ = make(agent=object(), batch_size=12)
+  batches = list(texts.validation())
   assert {len(batch['tokens']) for batch in batches} == {16}
   read = sum(int((batch['segment_ids'] > 0).sum()) for batch in batches)
-  assert read == lm.description['splits']['validation']['tokens']
+  assert read == texts.description['splits']['validation']['tokens']
 
 
 def test_one_device_has_no_links_to_measure(make):
-  trainer = make(num_devices=1, collectives='auto').trainer
+  trainer = make(num_devices=1, collectives='auto')[1]()
   assert trainer.collectives.bucket_bytes > 0  # As all others have on CPU.
   assert trainer.collectives.pick('all_reduce', 100, 1, 1) == 'xla'
 
@@ -126,7 +128,7 @@ def test_auto_takes_an_elastic_code_under_agents(make, monkeypatch, agent):
     return trainer_lib.PaRO.from_code('IIG')
 
   monkeypatch.setattr(trainer_lib, 'choose_paro', choose_paro)
-  trainer = make(agent=agent, paro='auto').trainer
+  trainer = make(agent=agent, paro='auto')[1]()
   assert trainer.paro.code == 'IIG'
   assert asked['elastic_only'] == (agent is not None)
   assert asked['device_bytes'] is None

@@ -31,7 +31,7 @@ def write(
   """Prints results and samples; writes results.json, samples.txt, report.html.
 
   On process 0. `results` are the scores of the held-out documents, `samples`
-  texts that the model wrote; the others are attributes of `LMJob`.
+  texts that the model wrote.
   """
   lines = job_report.read_lines(job.run_dir)
   speed = job_report.medians(lines, {name: name for name in _SPEEDS})
