@@ -75,9 +75,7 @@ def compare(
       key = (move.kind, move.axis, move.in_loop and has_loop)
       planned[key] = planned.get(key, 0) + move.num_elements
   whole = sum(
-    math.prod(spec.shape)
-    for spec, is_trained in zip(layout.specs, layout.trainable, strict=True)
-    if spec.dim is None and is_trained
+    math.prod(spec.shape) for spec in layout.trained_specs if spec.dim is None
   )
   seen: dict[tuple[str, str, bool], list[Collective]] = {}
   for c in found:

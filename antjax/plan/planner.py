@@ -12,6 +12,7 @@ own time model is in tests/plan/guideline_test.py.
 
 from collections.abc import Callable
 import dataclasses
+import math
 from typing import Any, cast
 
 from jax.sharding import AbstractMesh, Mesh
@@ -191,12 +192,13 @@ def plan(
       params,
       mesh,
       PaRO.from_code(code),
+      optimizer,
       trainable=trainable,
       scanned=scanned,
       compute_dtype=compute_dtype,
       min_shard_size=min_shard_size,
     )
-    parts = layout.bytes_per_device(optimizer)
+    parts = layout.bytes_per_device()
     found = moves(layout, regather=regather)
     in_loop = [move for move in found if move.in_loop]
     at_end = [move for move in found if not move.in_loop]
@@ -262,20 +264,17 @@ def transient_bytes(layout: Layout, regather: bool) -> int:
   """
   paro, mesh = layout.paro, layout.mesh
   gathered = gradient = update = 0
-  for spec, is_trained, is_stack in zip(
-    layout.specs, layout.trainable, layout.scanned, strict=True
-  ):
-    one = spec.layer() if is_stack else spec
-    num = int(np.prod(one.shape, dtype=np.int64))
-    num_layers = spec.shape[0] if is_stack else 1
-    copies = num_layers if is_stack and not regather else 1
+  for leaf in layout.leaves:
+    spec = leaf.spec
+    num = math.prod(spec.layer().shape if leaf.is_stack else spec.shape)
+    copies = spec.shape[0] if leaf.is_stack and not regather else 1
     if spec.dim is not None and paro.params:
       gathered += num * layout.compute_type(spec).itemsize * copies
-    if not is_trained:
+    if not leaf.is_trained:
       continue
     fp32 = dataclasses.replace(spec, dtype=np.dtype(np.float32))
     gradient += num * 4
-    if is_stack:  # The stack of reduced addends, before it is added.
+    if leaf.is_stack:  # The stack of reduced addends, before it is added.
       gradient += fp32.bytes_per_device(paro.grads, mesh)
     update += fp32.bytes_per_device(paro.opt_state, mesh)
   return max(gathered + gradient, update)

@@ -15,14 +15,13 @@ from typing import Any
 from absl import logging
 import jax
 import numpy as np
-import optax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from antjax.mesh.gather import gather_json
-from antjax.train.canonical import Canonical
+from antjax.train import canonical
 from antjax.train.checkpoint_folder import Claim
-from antjax.train.state import Layout, SparseTables, TrainState
+from antjax.train.state import Layout, TrainState
 from antjax.train.watched_handler import WatchedHandler
 
 _POLL_S = 0.01
@@ -43,8 +42,6 @@ class Checkpointer:
     self,
     directory: str,
     layout: Layout,
-    optimizer: optax.GradientTransformation,
-    tables: SparseTables | None,
     *,
     keep: int = 3,
     best_metric: str | None = None,
@@ -55,8 +52,6 @@ class Checkpointer:
     Args:
       directory: A path, or any URL that Orbax takes.
       layout: Layout of the model to save or to restore into.
-      optimizer: Optax transform.
-      tables: Embedding tables, or None.
       keep: Newest checkpoints to keep.
       best_metric: Also keep the best one by this metric, if given.
       best_mode: 'min' or 'max'.
@@ -72,7 +67,6 @@ class Checkpointer:
       self._claim = Claim(directory)
     self.directory = directory
     self._layout = layout
-    self._canonical = Canonical(layout, optimizer, tables)
     policies = checkpoint_managers
     preserve: Any = policies.LatestN(keep)
     if best_metric is not None:
@@ -187,7 +181,7 @@ class Checkpointer:
     self.wait()
     input_states = self._gather(input_state)
     meta = {
-      'model': self._canonical.describe(),
+      'model': canonical.describe(self._layout),
       'paro': self._layout.paro.code,
       'mesh': dict(self._layout.mesh.shape),
       'num_processes': jax.process_count(),
@@ -197,7 +191,7 @@ class Checkpointer:
     if keys:
       meta['keys'] = sorted(keys)
     items: dict[str, Any] = {
-      'state': ocp.args.PyTreeSave(self._canonical.of(state)),
+      'state': ocp.args.PyTreeSave(canonical.of_state(self._layout, state)),
       'meta': ocp.args.JsonSave(meta),
     }
     if keys:
@@ -234,9 +228,9 @@ class Checkpointer:
       raise ValueError(f'Checkpointer: {self.directory} has no checkpoint.')
     meta = self.read_item(step, 'meta', ocp.args.JsonRestore())
     where = f'step {step} of {self.directory}'
-    self._canonical.check_model(meta['model'], where)
-    abstract, restore_args = self._canonical.target()
-    canonical = self.read_item(
+    canonical.check_model(self._layout, meta['model'], where)
+    abstract, restore_args = canonical.restore_target(self._layout)
+    found = self.read_item(
       step,
       'state',
       ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args),
@@ -248,7 +242,7 @@ class Checkpointer:
       meta['paro'],
       meta['mesh'],
     )
-    return self._canonical.state(canonical), meta['input_states']
+    return canonical.to_state(self._layout, found), meta['input_states']
 
   def restore_keys(self, step: int) -> dict[str, np.ndarray]:
     """The vocabularies of a checkpoint; none where it was saved without."""

@@ -29,7 +29,7 @@ from antjax.train.checkpoint import Checkpointer
 from antjax.train.elastic import ElasticControl, Plan
 from antjax.train.elastic_step import ElasticStep
 from antjax.train.elastic_timer import StepTimer
-from antjax.train.fit_options import FitOptions, Metrics
+from antjax.train.loop import FitOptions, Metrics
 from antjax.train.state import PyTree, TrainState
 
 # Between two looks at an input that nobody has anything of.

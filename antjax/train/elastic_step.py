@@ -224,7 +224,7 @@ class ElasticStep:
       sync,
       mesh=spec.layout.mesh,
       in_specs=(
-        *(_BATCH, spec.table_partition, _BATCH, _BATCH),
+        *(_BATCH, spec.layout.table_specs, _BATCH, _BATCH),
         *(P(), P(), P(), P()),
       ),
       out_specs=grad_specs(spec),

@@ -73,10 +73,7 @@ class MicroSteps:
     self._is_whole = self.mesh == layout.mesh
     self._batch = NamedSharding(self.mesh, _BATCH)
     self._whole = NamedSharding(self.mesh, P())
-    self._pieces = [
-      NamedSharding(self.mesh, p)
-      for p in layout.level_specs(layout.paro.params, trained=False)
-    ]
+    self._pieces = [NamedSharding(self.mesh, p) for p in layout.param_specs]
     index = np.arange(layout.mesh.size, dtype=np.int32)
     index = index.reshape(layout.mesh.devices.shape)[list(groups)]
     self._device = jax.device_put(index.ravel(), self._batch)
@@ -258,13 +255,12 @@ class MicroSteps:
       # Not one of the sums: they are donated to the next call.
       return carry, new_loss[None] - loss
 
-    pieces = layout.level_specs(layout.paro.params, trained=False)
     mapped = jax.shard_map(
       add,
       mesh=self.mesh,
       in_specs=(
         _BATCH,
-        (pieces, _BATCH, P(), P(), P()),
+        (layout.param_specs, _BATCH, P(), P(), P()),
         _BATCH,
         _BATCH,
         P(),
