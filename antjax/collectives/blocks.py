@@ -166,10 +166,7 @@ def scatter_sum(x: jax.Array, axis: str, dim: int) -> jax.Array:
 
 
 def exchange(x: jax.Array, axis: str, dim: int) -> jax.Array:
-  """Hands each device along `axis` its part of `dim`.
-
-  Returns:
-    [..., size of the axis, d / size, ...]: this device's part of every array.
+  """This device's part of `dim`, [..., devices of the axis, d / devices, ...].
   """
   parts = x.reshape(
     *x.shape[:dim],

@@ -122,11 +122,9 @@ class Collectives:
     return blocks.join(whole, x.shape, dim)
 
   def reduce_scatter(self, x: jax.Array, dim: int = 0) -> jax.Array:
-    """Sums over all devices, each of which keeps its piece of `dim`.
+    """Sums whole addends over all devices; each keeps its piece of `dim`.
 
-    Args:
-      x: This device's addend, whole.
-      dim: The dim to split; must divide among all devices.
+    All devices together must divide that dim.
     """
     dim = blocks.dim_of(x, dim, 'reduce_scatter')
     n, m = lax.axis_size(INTER), lax.axis_size(INTRA)
@@ -172,15 +170,10 @@ XLA = Collectives()
 def for_mesh(
   algorithm: str, mesh: jax.sharding.Mesh, **options: Any
 ) -> Collectives:
-  """The algorithm with what suits the devices of a mesh.
+  """The algorithm, and other fields of `Collectives`, with what suits a mesh.
 
   XLA combines small messages on GPU and TPU, but not on CPU, where each message
   waits for the slowest host several times: there leaves share messages.
-
-  Args:
-    algorithm: See `Collectives`.
-    mesh: Where it will be called.
-    **options: Other fields of `Collectives`.
   """
   if mesh.devices.flat[0].platform == 'cpu':
     options = {'bucket_bytes': _CPU_BUCKET_BYTES, **options}

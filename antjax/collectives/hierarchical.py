@@ -23,10 +23,7 @@ from antjax.mesh.mesh import INTER, INTRA
 def all_gather(x: jax.Array, dim: int, payload_dtype: Any) -> jax.Array:
   """Gathers the pieces of all devices along `dim`: between groups, then inside.
 
-  Args:
-    x: This device's piece.
-    dim: The dim that is split, from 0.
-    payload_dtype: Floating-point arrays wider than this are rounded to it.
+  Floating-point arrays wider than `payload_dtype` are rounded to it.
   """
   wire = blocks.to_wire(to_varying(x), payload_dtype)
   for axis in (INTER, INTRA):
@@ -37,11 +34,8 @@ def all_gather(x: jax.Array, dim: int, payload_dtype: Any) -> jax.Array:
 def reduce_scatter(x: jax.Array, dim: int, payload_dtype: Any) -> jax.Array:
   """Sums over all devices; each keeps its piece of `dim`. Inside groups first.
 
-  Args:
-    x: This device's addend, whole.
-    dim: The dim to split, from 0.
-    payload_dtype: What is wider than this is rounded to it to be sent; sums are
-      formed in at least fp32.
+  What is wider than `payload_dtype` is rounded to it to be sent; sums are
+  formed in at least fp32.
   """
   for axis in (INTRA, INTER):
     if blocks.narrows(x.dtype, payload_dtype):

@@ -102,12 +102,9 @@ def leaf_spec(
 ) -> LeafSpec:
   """Chooses the dim to split: the largest that divides, else the least padding.
 
-  Args:
-    shape: The array's shape.
-    dtype: The array's dtype.
-    num_devices: Devices in the whole mesh; pieces are equal at every level.
-    min_size: Arrays with fewer elements stay whole: a collective for each
-      would cost more than the memory it saves.
+  Arrays of fewer than `min_size` elements stay whole: a collective for each
+  would cost more than the memory it saves. `num_devices` are those of the whole
+  mesh, so that pieces are equal at every level.
   """
   shape, dtype = tuple(shape), np.dtype(dtype)
   size = math.prod(shape)

@@ -31,11 +31,11 @@ def lower_step(
   Args:
     layout: On a mesh of devices that need not be attached, e.g. from
       `jax.experimental.topologies`.
-    loss_fn: As for `Trainer`.
+    loss_fn: Loss function, as for `Trainer`.
     params: The user's tree, of ShapeDtypeStructs or arrays.
     batch: The global batch, likewise; each leading dim a multiple of devices x
       micro-batches.
-    num_micro_batches: As for `Trainer`.
+    num_micro_batches: Micro-batches of a step.
     has_counts: Whether each group does its own number of micro-batches.
     **options: Options of `StepSpec`: loss_scale, regather ...
 

@@ -80,11 +80,8 @@ def moves(layout: Layout, *, regather: bool = True) -> list[Move]:
   """All collectives on leaves in a step of this layout.
 
   Losses, weights and the gradient's norm, some scalars, are left out; so is
-  what an optimizer adds that looks beyond single elements.
-
-  Args:
-    layout: Layout of the state.
-    regather: As for `Trainer`: whether stacks are gathered twice.
+  what an optimizer adds that looks beyond single elements. `regather` is that
+  of `Trainer`.
   """
   n, m = layout.mesh.shape[INTER], layout.mesh.shape[INTRA]
   sizes = {INTER: n, INTRA: m, 'both': n * m}

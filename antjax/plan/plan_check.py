@@ -65,8 +65,8 @@ def compare(
   Args:
     layout: Layout of the step's state.
     found: Collectives from `census.collectives`.
-    num_micro_batches: Number of micro-batches of the step.
-    regather: As for `Trainer`.
+    num_micro_batches: Micro-batches of the step.
+    regather: Option of `Trainer`.
   """
   has_loop = num_micro_batches > 1
   planned: dict[tuple[str, str, bool], int] = {}

@@ -150,21 +150,23 @@ def plan(
 ) -> Plan:
   """Compares all codes for a model and a cluster; allocates nothing.
 
+  What is not explained here is an option of `Trainer`.
+
   Args:
     params: Tree of arrays or ShapeDtypeStructs, as for `Trainer.init`.
-    optimizer: As for `Trainer`.
-    num_groups: Groups of the mesh.
+    optimizer: Optax transform.
+    num_groups: Number of groups of the mesh.
     group_size: Devices of a group.
     links: Speeds of the links.
     num_micro_batches: Micro-batches of a step.
     compute_s: Seconds that a device computes on one micro-batch.
     activation_bytes: Bytes of activations at the peak of a micro-batch.
     device_bytes: Memory of a device; None takes every code to fit.
-    trainable: As for `Trainer`; frozen leaves have no gradient and no state.
-    scanned: As for `Trainer`; stacks exist a layer at a time.
-    compute_dtype: As for `Trainer`.
-    regather: As for `Trainer`.
-    min_shard_size: As for `Trainer`.
+    trainable: Frozen leaves have no gradient and no state.
+    scanned: Stacks exist a layer at a time.
+    compute_dtype: See `Trainer`.
+    regather: See `Trainer`.
+    min_shard_size: See `Trainer`.
     overlap: Whether communication runs beside computation, as the paper's
       guideline takes it; without (XLA on CPU) their times add up.
     elastic_only: Leave out codes whose groups must stay in step.
@@ -257,10 +259,6 @@ def transient_bytes(layout: Layout, regather: bool) -> int:
   In a micro-batch: leaves gathered, of a stack one layer (all, if kept), their
   gradients before they are reduced, and reduced addends of stacks. In the
   update: the gradient at the optimizer's level.
-
-  Args:
-    layout: Layout of the state.
-    regather: As for `Trainer`.
   """
   paro, mesh = layout.paro, layout.mesh
   gathered = gradient = update = 0
