@@ -166,7 +166,7 @@ def scatter_sum(x: jax.Array, axis: str, dim: int) -> jax.Array:
 
 
 def exchange(x: jax.Array, axis: str, dim: int) -> jax.Array:
-  """This device's part of `dim`, [..., devices of the axis, d / devices, ...]."""
+  """This device's parts of `dim`, [..., size of the axis, d / size, ...]."""
   parts = x.reshape(
     *x.shape[:dim],
     lax.axis_size(axis),

@@ -22,7 +22,6 @@ from antjax.mesh.gather import gather_json
 from antjax.train import canonical
 from antjax.train.checkpoint_folder import Claim
 from antjax.train.state import Layout, TrainState
-from antjax.train.watched_handler import WatchedHandler
 
 _POLL_S = 0.01
 _MAX_CAUSE = 240  # Characters; a script's --verbosity=1 shows the whole.
@@ -52,7 +51,7 @@ class Checkpointer:
     Args:
       directory: A path, or any URL that Orbax takes.
       layout: Layout of the model to save or to restore into.
-      keep: Newest checkpoints to keep.
+      keep: Number of newest checkpoints to keep.
       best_metric: Also keep the best one by this metric, if given.
       best_mode: 'min' or 'max'.
     """
@@ -78,7 +77,7 @@ class Checkpointer:
         keep_checkpoints_without_metrics=False,
       )
       preserve = policies.AnyPreservationPolicy([preserve, best])
-    self._handler = WatchedHandler()
+    self._handler = _Handler()
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
     for args in (ocp.args.PyTreeSave, ocp.args.PyTreeRestore):
       registry.add('state', args, self._handler)
@@ -169,9 +168,9 @@ class Checkpointer:
 
     Args:
       step: Number of the step that `state` is after.
-      state: The state.
+      state: Training state.
       input_state: This process's input position, JSON-able; None without one.
-      config: The run's configuration, JSON-able.
+      config: JSON-able configuration of the run.
       metrics: Metrics, for `best_metric`.
       keys: Vocabularies (`Keys.state`), the same on all processes.
 
@@ -273,6 +272,39 @@ class Checkpointer:
         f' {", ".join(map(str, older)) or "none"}. If step {step} is damaged,'
         f' move {self.directory}/{step} away: the run then {then}.'
       ) from error
+
+
+class _Handler(ocp.PyTreeCheckpointHandler):
+  """Orbax's handler of trees, which tells at once when a write has failed.
+
+  Where a process cannot write its part (its disk is full), Orbax raises the
+  error in a thread that first waits for the other processes, which wait for
+  this one: for minutes nobody hears of it.
+  """
+
+  error: Exception | None = None  # Of the first failed write of this process.
+
+  async def async_save(self, *args: Any, **kwargs: Any) -> list[Any]:
+    futures = await super().async_save(*args, **kwargs)
+    return [_Watched(future, self) for future in futures or []]
+
+
+class _Watched:
+  """A write that is under way."""
+
+  def __init__(self, future: Any, handler: _Handler):
+    self._future, self._handler = future, handler
+
+  def result(self, timeout: float | None = None) -> Any:
+    try:
+      return self._future.result(timeout)
+    except Exception as error:
+      self._handler.error = self._handler.error or error
+      raise
+
+  def cancel(self) -> bool | None:
+    result: bool | None = self._future.cancel()
+    return result
 
 
 def _rank(metrics: Mapping[str, float], name: str, mode: str) -> float:

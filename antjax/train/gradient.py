@@ -214,8 +214,8 @@ def sync(
     carry: This device's sums.
     table_state: State of the tables.
     routing: Routing of the step's rows.
-    rounds: Result of the tables' `fetch`.
-    step: Steps done so far.
+    rounds: Second result of the tables' `fetch`.
+    step: Number of steps done so far.
     factor: Factor on the losses.
     flags: Scalars of this device, to be summed as well.
     lr_scale: Factor of the rows' changes.

@@ -132,20 +132,16 @@ class Reporter:
   """Tells the user of steps, and ends a run whose parameters are lost."""
 
   def __init__(self, options: FitOptions):
-    """Takes the arguments of `Trainer.fit`."""
     self._options = options
     self._last: float | None = None
 
   def tell(
     self, number: int, values: Metrics, extra: Metrics | None = None
   ) -> None:
-    """Reports a step.
+    """Reports a step; examples per second are added to its metrics.
 
-    Args:
-      number: Number of the step.
-      values: Its metrics; examples per second are added, but for the first
-        step, which compiles.
-      extra: Results of `evaluate_fn`.
+    Not for the first step, which compiles. `extra` are results of
+    `evaluate_fn`.
 
     Raises:
       RuntimeError: The loss or the gradient is not finite.
@@ -196,18 +192,7 @@ def fit(
   placer: BatchPlacer,
   rows_ahead: RowsAhead | None = None,
 ) -> TrainState:
-  """See `Trainer.fit`.
-
-  Args:
-    state: State to begin with.
-    batches: Batches of this process.
-    num_steps: Step to stop at.
-    options: Other arguments of `Trainer.fit`.
-    spec: Description of the step.
-    step: The compiled step.
-    placer: Makes the step's inputs from a batch.
-    rows_ahead: Step to use instead, with rows that are fetched ahead.
-  """
+  """See `Trainer.fit`; where given, `rows_ahead` is the step to use instead."""
   iterator, keys = iter(batches), placer.keys
   with opened(spec, keys, state, iterator, options) as (saver, state):
     start = done = int(state.step)

@@ -54,13 +54,10 @@ def local_groups(mesh: Mesh) -> list[int]:
 class MicroSteps:
   """The part of a step that a process does alone, on its own devices."""
 
-  def __init__(self, spec: StepSpec, groups: Sequence[int]):
-    """Compiles nothing yet.
-
-    Args:
-      spec: Spec of the step.
-      groups: Indices of this process's groups.
-    """
+  def __init__(
+    self, spec: StepSpec, groups: Sequence[int], constants: PyTree = None
+  ):
+    """Takes the step, groups of this process, the Trainer's constants."""
     layout = spec.layout
     devices = layout.mesh.devices[list(groups)]
     self.mesh = Mesh(
@@ -78,7 +75,10 @@ class MicroSteps:
     index = index.reshape(layout.mesh.devices.shape)[list(groups)]
     self._device = jax.device_put(index.ravel(), self._batch)
     self._numbers: list[jax.Array] = []  # 0, 1, ... on the devices.
-    self._constants: PyTree = None
+    self._constants = jax.tree.map(
+      lambda x: self.local(x, NamedSharding(self.mesh, x.sharding.spec)),
+      constants,
+    )
     self._add = self._compile_add()
     self._reset = jax.jit(
       lambda carry: jax.tree.map(jnp.zeros_like, carry),
@@ -96,9 +96,8 @@ class MicroSteps:
   def begin(self, state: TrainState, rows: PyTree = None) -> None:
     """Starts a step's sums at zero.
 
-    Args:
-      state: The global state; it must stay until the last micro-batch.
-      rows: Global table rows from `ElasticStep.fetch`.
+    The global state must stay until the last micro-batch; `rows` are global
+    table rows.
     """
     scaling = state.opt_state
     scale = scaling.scale if isinstance(scaling, LossScaleState) else None
@@ -119,13 +118,6 @@ class MicroSteps:
       self._carry = self._empty(local_rows)
     else:
       self._carry = self._reset(self._carry)
-
-  def hold(self, constants: PyTree) -> None:
-    """Takes the Trainer's constants, once."""
-    self._constants = jax.tree.map(
-      lambda x: self.local(x, NamedSharding(self.mesh, x.sharding.spec)),
-      constants,
-    )
 
   def place(self, batch: PyTree) -> PyTree:
     """Puts a micro-batch on the devices, for `add`."""

@@ -324,10 +324,9 @@ def _flat(tree: PyTree) -> list[Any]:
 
 
 def named_leaves(by_path: list[tuple[Any, Any]]) -> list[tuple[str, Any]]:
-  """('mlp.kernel', leaf) of each path; paths are spelt out where names repeat.
+  """('mlp.kernel', leaf) of what `jax.tree.leaves_with_path` gives.
 
-  Args:
-    by_path: What `jax.tree.leaves_with_path` gives.
+  Paths are spelt out where such names repeat.
   """
   paths = [path for path, _ in by_path]
   names = [
@@ -343,12 +342,8 @@ def reset_rows(
 ) -> TrainState:
   """Gives rows of the tables the values and slots that they were born with.
 
-  For ids that a `Vocabulary` has given to another key; the tables are donated.
-
-  Args:
-    tables: The Trainer's tables.
-    state: State from `Trainer.init`, a step or a restore.
-    ids: Table name -> ids [n], the same on every process.
+  For ids [n] by table, the same on every process, that a `Vocabulary` has given
+  to another key; the tables are donated.
   """
   key = _tables_key(jax.random.wrap_key_data(state.rng))
   new = tables.reset_rows(state.tables, ids, key)

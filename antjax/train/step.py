@@ -63,11 +63,7 @@ class StepInput:
 
 
 def input_specs(constants: PyTree) -> StepInput:
-  """PartitionSpecs of a step's inputs, for `shard_map`.
-
-  Args:
-    constants: PartitionSpecs of the Trainer's constants.
-  """
+  """PartitionSpecs of a step's inputs, given those of the constants."""
   split: Any = _BATCH
   return StepInput(
     batch=split,
@@ -151,10 +147,7 @@ def jit_step(
 ) -> Any:
   """Compiles `(state, ...) -> (state, metrics, *more)`; the state is donated.
 
-  Args:
-    spec: Description of the step.
-    step: Step to compile.
-    more_out: PartitionSpecs of further results.
+  `more_out` are the PartitionSpecs of further results.
   """
   layout = spec.layout
   rest = [NamedSharding(layout.mesh, p) for p in (P(), *more_out)]
@@ -276,13 +269,13 @@ def accumulate(
   """One device's part: gradients of the weighted mean loss, synced.
 
   Args:
-    spec: Spec of the step.
+    spec: Description of the step.
     leaves: This device's pieces of the parameters.
     table_state: State of the tables.
-    step: Steps done so far.
+    step: Number of steps done so far.
     rng: Key data of the run.
     factor: Factor on the loss.
-    inputs: Inputs of the step.
+    inputs: The step's inputs.
     fetched: `(rows, rounds)` where the rows are at hand; None fetches them.
 
   Returns:
