@@ -75,13 +75,9 @@ class LowEncoder:
   ) -> jax.Array:
     """What goes into the first layer above the cut, [B, T, D].
 
-    Args:
-      params: Parameters from `params_of`.
-      tokens: int32 [B, T].
-      segment_ids: int32 [B, T], the text of each token; a mask of padding will
-        do. None: one text a row.
-      positions: int32 [B, T]; None: counted in each text.
-      token_types: int32 [B, T], for models that have them; None: all 0.
+    Segments are the text of each token, a mask of padding will do; None: one
+    text a row. Positions are counted in each text, and types are 0, where not
+    given.
     """
     if positions is None:
       transformer.check_length(self.config, tokens.shape[1])
@@ -132,14 +128,11 @@ class HighEncoder:
     segment_ids: jax.Array | None = None,
     positions: jax.Array | None = None,
   ) -> jax.Array:
-    """The normed output of the last layer, [B, M, D].
+    """The normed output of the last layer, [B, M, D], for vectors of behaviors.
 
-    Args:
-      params: Parameters from `params_of`.
-      x_BMD: A vector a behavior (or token), outputs of the low half.
-      segment_ids: int32 [B, M], the sequence of each behavior; a mask of
-        padding will do. None: one sequence a row.
-      positions: int32 [B, M]; None: counted in each sequence.
+    The vectors are outputs of the low half. Segments are the sequence of each
+    behavior, a mask of padding will do; None: one sequence a row. Positions are
+    counted in each sequence where not given.
 
     Raises:
       ValueError: More behaviors than `max_behaviors`, unless that is 0.

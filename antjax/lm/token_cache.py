@@ -151,7 +151,7 @@ class TokenCache:
     Args:
       folder: Parent of the caches; each tokenizer, length and kind has one of
         its own in it, which is made where it is missing.
-      vocabulary: Vocabulary of the texts.
+      vocabulary: Texts by row.
       model: Folder or GGUF file with the tokenizer.
       max_tokens: Tokens of a row at most, special ones included.
       special_tokens: Whether rows have those of the tokenizer's template.
@@ -198,14 +198,10 @@ class TokenCache:
   def padded(
     self, ids: np.ndarray, num_tokens: int
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of rows, 0 behind their ends.
-
-    Args:
-      ids: int [n], rows.
-      num_tokens: T; longer rows are cut to it.
+    """Tokens of rows `ids` [n], cut to `num_tokens`, 0 behind their ends.
 
     Returns:
-      (tokens int32 [n, T], lengths int32 [n]).
+      (tokens int32 [n, num_tokens], lengths int32 [n]).
     """
     return padded(self.tokens, self.offsets, ids, num_tokens)
 
