@@ -57,8 +57,7 @@ class Exchange:
   def fit_shift(self, positions: np.ndarray) -> int:
     """The largest shift at which no round overflows; on the host.
 
-    Args:
-      positions: int [u], sorted, distinct, without padding.
+    Positions [u] are sorted and distinct, without padding.
     """
     if len(positions) <= self.capacity:
       return self.one_round
@@ -126,16 +125,13 @@ def _split(ex: Exchange, message: jax.Array) -> tuple[jax.Array, jax.Array]:
 def fetch(
   ex: Exchange, table: jax.Array, positions: jax.Array, shift: jax.Array
 ) -> jax.Array:
-  """Brings the rows at `positions` from their owners.
+  """Brings the rows at `positions` from their owners, [U, D]; zeros where padded.
 
   Args:
     ex: Sizes of the exchange.
     table: This device's rows [rows_per_device, D].
     positions: int32 [U], sorted and distinct; padded with `num_positions`.
     shift: From `agree_on_rounds`.
-
-  Returns:
-    [U, D]; zeros where padded.
   """
   if ex.num_owners == 1:
     return table.at[positions].get(mode='fill', fill_value=0)

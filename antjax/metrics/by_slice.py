@@ -175,13 +175,9 @@ def sample(
   config: ScoreConfig,
   scenario_names: Sequence[str] | None = None,
 ) -> Sampled:
-  """Scores of one model for `difference`.
+  """Scores of one model for `difference`, from each training run's logits [N].
 
-  Args:
-    columns: As of `score`; 'prediction' may be missing.
-    logits: Logits of each training run, one seed each, [N].
-    config: See `score`.
-    scenario_names: See `score`.
+  The columns are those of `score`, of which 'prediction' may be missing.
   """
   each = [{**columns, 'prediction': x} for x in logits]
   chosen = _parts_of(each[0], config, scenario_names)
@@ -200,11 +196,6 @@ def difference(
   without 0 tells the models apart. Where there are several trainings each draw
   also moves each model's mean by its standard error times a number from
   Student's distribution, which is wide where they are few.
-
-  Args:
-    first: Result of `sample`.
-    other: Likewise, of the same rows and draws.
-    seed: Seed of the resampling.
   """
   rng = np.random.default_rng(seed)
   means = []

@@ -43,7 +43,6 @@ class Rows(Kept):
     group: np.ndarray | None = None,
     **columns: np.ndarray,
   ) -> None:
-    """Folds in rows; see `antjax.metrics.metric.Metric.update`."""
     label = np.asarray(label)
     kept = np.ones(len(label), bool) if weight is None else weight > 0
     columns |= {'prediction': prediction, 'label': label}
@@ -91,7 +90,6 @@ class Selected(Metric):
     group: np.ndarray | None = None,
     **columns: np.ndarray,
   ) -> None:
-    """Folds in rows; see `antjax.metrics.metric.Metric.update`."""
     if self.where:
       ones = np.ones(len(label)) if weight is None else np.asarray(weight)
       weight = ones * (np.asarray(columns[self.where]) != 0)
