@@ -330,14 +330,7 @@ def save(config: Any, run_dir: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def load(config_class: type[_T], path: str | os.PathLike[str]) -> _T:
-  """Reads the config that `save` wrote.
-
-  Args:
-    config_class: Its dataclass.
-    path: The file, or the run folder that holds it.
-
-  Returns:
-    A config equal to the saved one.
+  """Reads the config that `save` wrote, of the file or its folder.
 
   Raises:
     ValueError: No such file, no JSON, or its keys or values do not fit the

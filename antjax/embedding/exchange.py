@@ -125,7 +125,7 @@ def _split(ex: Exchange, message: jax.Array) -> tuple[jax.Array, jax.Array]:
 def fetch(
   ex: Exchange, table: jax.Array, positions: jax.Array, shift: jax.Array
 ) -> jax.Array:
-  """Brings the rows at `positions` from their owners, [U, D]; zeros where padded.
+  """Brings the rows at `positions` from their owners; zeros where padded.
 
   Args:
     ex: Sizes of the exchange.

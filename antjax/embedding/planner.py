@@ -198,7 +198,7 @@ def placement(
 def count_distinct(
   ids: Iterable[Any], features: Mapping[str, str], num_devices: int
 ) -> dict[str, float]:
-  """Table name -> mean number of distinct rows that a device looks up in a step.
+  """Table name -> distinct rows that a device looks up in a step, on average.
 
   Args:
     ids: batch['ids'] of a few steps of a process, as `EmbeddingTables.prepare`

@@ -200,7 +200,7 @@ class Vocabulary:
   def count(
     self, keys: np.ndarray, counts: np.ndarray, step: int
   ) -> np.ndarray:
-    """Counts distinct keys of `to_keys` [n], seen `counts` [n] times; as `update`.
+    """As `update` for distinct keys of `to_keys` [n] and their counts [n].
 
     Returns:
       Ids to reset; see `Update`.
