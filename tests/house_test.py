@@ -99,8 +99,8 @@ _OVER_BUDGET = {
 }
 _CIRCLES = {}
 _TWICE = frozenset(
-  'Block Built Counts Examples Layout Model Plan Results Rows Run'
-  ' Sequences Setting Source Tasks TextEncoder Tokenizer Vocabulary'.split()
+  'Block Built Counts Layout Model Results Run'
+  ' Sequences Setting Source Tasks TextEncoder'.split()
 )
 _MAX_SCRIPT_LINES = 60
 _FORBIDDEN_THERE = {'flax', 'grain', 'jax', 'jaxlib', 'optax', 'orbax'}

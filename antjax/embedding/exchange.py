@@ -28,21 +28,15 @@ from antjax.mesh.mesh import INTER, INTRA
 
 @dataclasses.dataclass(frozen=True)
 class Exchange:
-  """Static sizes of one row exchange.
+  """Static sizes of one row exchange."""
 
-  Attributes:
-    axes: Mesh axes that the owners are spread over, in order of owner index.
-    num_owners: Product of the sizes of `axes`.
-    rows_per_device: Local rows of the table on every device.
-    capacity: Ids that a device sends to one owner in a round.
-    payload_dtype: Rows and gradients are rounded to it on the wire; None sends
-      them as they are.
-  """
-
+  # Mesh axes that the owners are spread over, in order of owner index.
   axes: tuple[str, ...]
-  num_owners: int
-  rows_per_device: int
-  capacity: int
+  num_owners: int  # Product of the sizes of `axes`.
+  rows_per_device: int  # Local rows of the table on every device.
+  capacity: int  # Ids that a device sends to one owner in a round.
+  # Rows and gradients are rounded to it on the wire; None sends them as they
+  # are.
   payload_dtype: Any = None
 
   @property

@@ -45,38 +45,23 @@ _NAMES: dict[Level, Literal['none', 'intra', 'global']] = {
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-  """What a table costs at one level.
+  """What a table costs at one level."""
 
-  Attributes:
-    level: The level.
-    state_bytes: Bytes of the table and its slots on each device.
-    inter_bytes: Bytes that a device sends to other groups in a step.
-    intra_bytes: Sent inside its group by a device in a step.
-    step_s: Seconds of a step that the table takes.
-  """
-
-  level: Level
-  state_bytes: float
-  inter_bytes: float
-  intra_bytes: float
-  step_s: float
+  level: Level  # The level.
+  state_bytes: float  # Bytes of the table and its slots on each device.
+  inter_bytes: float  # Bytes that a device sends to other groups in a step.
+  intra_bytes: float  # Sent inside its group by a device in a step.
+  step_s: float  # Seconds of a step that the table takes.
 
 
 @dataclasses.dataclass(frozen=True)
 class TablePlan:
-  """Where a table is to live.
+  """Where a table is to live."""
 
-  Attributes:
-    spec: The table, at the level chosen.
-    chosen: What it costs there.
-    others: What it would cost at the other levels.
-    reason: Why, in one sentence.
-  """
-
-  spec: TableSpec
-  chosen: Placement
-  others: tuple[Placement, ...]
-  reason: str
+  spec: TableSpec  # The table, at the level chosen.
+  chosen: Placement  # What it costs there.
+  others: tuple[Placement, ...]  # What it would cost at the other levels.
+  reason: str  # Why, in one sentence.
 
 
 def plan_tables(

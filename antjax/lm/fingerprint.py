@@ -16,7 +16,7 @@ HEAD_ROWS = 1024
 _BLOCK_ROWS = 65_536
 
 
-class Vocabulary(Protocol):
+class TextRows(Protocol):
   """Texts by row, of antjax.data.behavior_vocabulary say."""
 
   @property
@@ -47,12 +47,12 @@ def of_tokenizer(path: str | os.PathLike[str]) -> str:
   return _of_files([gguf_file.find(path, pretrained_tokenizer.FILE_NAME)])
 
 
-def of_vocabulary(vocabulary: Vocabulary, num_rows: int) -> str:
+def of_vocabulary(vocabulary: TextRows, num_rows: int) -> str:
   """Fingerprint of the first rows' texts, HEAD_ROWS of them at most."""
   return _of_texts(vocabulary.texts(0, num_rows))
 
 
-def of_rows(vocabulary: Vocabulary, start: int, stop: int) -> str:
+def of_rows(vocabulary: TextRows, start: int, stop: int) -> str:
   """Fingerprint of the texts of the rows start <= id < stop, all of them.
 
   Vocabularies may begin alike: copies of one that were appended to apart, or

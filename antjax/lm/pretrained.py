@@ -31,7 +31,7 @@ CONFIG_NAME = 'config.json'
 _SHOWN = 5  # Names in an error.
 
 
-class Source(Protocol):
+class TensorSource(Protocol):
   """Tensors by their Hugging Face names."""
 
   shapes: Mapping[str, tuple[int, ...]]
@@ -186,7 +186,7 @@ def _host(
 
 def _open(
   path: pathlib.Path,
-) -> tuple[pathlib.Path, Mapping[str, Any], Source]:
+) -> tuple[pathlib.Path, Mapping[str, Any], TensorSource]:
   """(file with the config, its fields, the tensors)."""
   file = gguf_file.find(path, CONFIG_NAME)
   if not file.exists():
@@ -216,7 +216,7 @@ def _at(tree: PyTree, path: tuple[str, ...]) -> Any:
 
 
 def _match(
-  path, family, config, names, shapes, source: Source
+  path, family, config, names, shapes, source: TensorSource
 ) -> dict[str, str]:
   """Name as we write it -> name in the file, for all that is needed."""
   files: dict[str, str] = {}
@@ -275,7 +275,7 @@ class _Leaf:
   def __init__(
     self,
     file: pathlib.Path,
-    source: Source,
+    source: TensorSource,
     stored: Sequence[str],
     path: tuple[str, ...],
     shape: tuple[int, ...],

@@ -46,15 +46,10 @@ def _layers(params: PyTree, start: int, stop: int) -> PyTree:
 
 @dataclasses.dataclass(frozen=True)
 class LowEncoder:
-  """Embeddings and the first layers.
+  """Embeddings and the first layers."""
 
-  Attributes:
-    config: Configuration of the whole model.
-    num_low: Layers below the cut, from 0 (embeddings only) to all.
-  """
-
-  config: Config
-  num_low: int
+  config: Config  # Configuration of the whole model.
+  num_low: int  # Layers below the cut, from 0 (embeddings only) to all.
 
   def __post_init__(self) -> None:
     _check(self.config, self.num_low)
@@ -90,17 +85,12 @@ class LowEncoder:
 
 @dataclasses.dataclass(frozen=True)
 class HighEncoder:
-  """The last layers and the final norm.
+  """The last layers and the final norm."""
 
-  Attributes:
-    config: Configuration of the whole model.
-    num_low: Layers below the cut, from 0 to all (the final norm only).
-    max_behaviors: Places of behaviors with a learned embedding, for models of
-      learned positions; 0: none, which leaves their order unknown to the half.
-  """
-
-  config: Config
-  num_low: int
+  config: Config  # Configuration of the whole model.
+  num_low: int  # Layers below the cut, from 0 to all (the final norm only).
+  # Places of behaviors with a learned embedding, for models of learned
+  # positions; 0: none, which leaves their order unknown to the half.
   max_behaviors: int = 0
 
   def __post_init__(self) -> None:

@@ -27,7 +27,7 @@ import numpy as np
 import tokenizers
 
 from antjax.lm import fingerprint, pretrained_tokenizer
-from antjax.lm.fingerprint import Vocabulary
+from antjax.lm.fingerprint import TextRows
 
 MANIFEST = 'token_cache.json'
 _TOKENS, _OFFSETS = 'tokens.bin', 'offsets.bin'
@@ -35,7 +35,7 @@ _VERSION = 1
 _BLOCK = 65_536  # Texts that are tokenized and written at once.
 
 
-class Tokenizer:
+class RowTokenizer:
   """Texts -> token ids with special tokens, cut to a length.
 
   Attributes:
@@ -137,7 +137,7 @@ class TokenCache:
   def build(
     cls,
     folder: str | os.PathLike[str],
-    vocabulary: Vocabulary,
+    vocabulary: TextRows,
     model: str | os.PathLike[str],
     *,
     max_tokens: int = 128,
@@ -180,7 +180,7 @@ class TokenCache:
         )
       _check(folder, old, vocabulary)
       if old.rows < len(vocabulary):
-        tokenizer = Tokenizer(
+        tokenizer = RowTokenizer(
           pretrained_tokenizer.load_tokenizer(model), max_tokens, special_tokens
         )
         old = _append(folder, old, vocabulary, tokenizer)
@@ -224,8 +224,8 @@ def padded(
 def _append(
   folder: pathlib.Path,
   old: _Manifest,
-  vocabulary: Vocabulary,
-  tokenizer: Tokenizer,
+  vocabulary: TextRows,
+  tokenizer: RowTokenizer,
 ) -> _Manifest:
   """Adds the rows that are missing; the manifest comes last."""
   num_rows, num_tokens = len(vocabulary), old.num_tokens
@@ -313,7 +313,7 @@ def _read(folder: pathlib.Path) -> _Manifest | None:
 
 
 def _check(
-  folder: pathlib.Path, manifest: _Manifest, vocabulary: Vocabulary
+  folder: pathlib.Path, manifest: _Manifest, vocabulary: TextRows
 ) -> None:
   """Raises where a cache does not go with a vocabulary."""
   head = min(manifest.vocabulary_rows, len(vocabulary))

@@ -65,19 +65,12 @@ class ScoreConfig:
 
 
 class Part(NamedTuple):
-  """Some of the rows.
+  """Some of the rows."""
 
-  Attributes:
-    rows: Number of rows.
-    clicks: Number of clicks among them.
-    users: Number of users.
-    metrics: Name -> estimate; see `METRICS`.
-  """
-
-  rows: int
-  clicks: int
-  users: int
-  metrics: dict[str, Estimate]
+  rows: int  # Number of rows.
+  clicks: int  # Number of clicks among them.
+  users: int  # Number of users.
+  metrics: dict[str, Estimate]  # Name -> estimate; see `METRICS`.
 
 
 class Bin(NamedTuple):
@@ -154,19 +147,12 @@ def conversions(
 
 
 class Sampled(NamedTuple):
-  """Scores of one model's trainings over draws of users, from `sample`.
+  """Scores of one model's trainings over draws of users, from `sample`."""
 
-  Attributes:
-    columns: Columns as for `score`; 'prediction' is not read.
-    chosen: Part -> bool [N], its rows.
-    values: Part -> [trainings, R, metrics].
-    rows: Part -> rows of each draw, [R].
-  """
-
-  columns: Columns
-  chosen: dict[str, np.ndarray]
-  values: dict[str, np.ndarray]
-  rows: dict[str, np.ndarray]
+  columns: Columns  # Columns as for `score`; 'prediction' is not read.
+  chosen: dict[str, np.ndarray]  # Part -> bool [N], its rows.
+  values: dict[str, np.ndarray]  # Part -> [trainings, R, metrics].
+  rows: dict[str, np.ndarray]  # Part -> rows of each draw, [R].
 
 
 def sample(

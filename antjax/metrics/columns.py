@@ -28,7 +28,7 @@ class Kept(Metric):
       self._chunks.append(dict(arrays))
 
 
-class Rows(Kept):
+class AllRows(Kept):
   """Keeps every column of all rows.
 
   `compute` gives the columns instead of a number, so that
@@ -51,7 +51,7 @@ class Rows(Kept):
     self._chunks.append({k: np.asarray(x)[kept] for k, x in columns.items()})
 
   def _update(self, prediction, label, weight, group):
-    raise NotImplementedError('Rows.update keeps all columns itself.')
+    raise NotImplementedError('AllRows.update keeps all columns itself.')
 
   def compute(self) -> Any:
     columns = self._arrays()
