@@ -13,7 +13,7 @@ import tokenizers
 from antjax.ctr.llm_rec.model import LLMRec
 from antjax.ctr.llm_rec.texts import Marks, TextMaker, Titles
 from antjax.ctr.llm_rec.vectors import VectorEncoder
-from antjax.lm.token_cache import Tokenizer
+from antjax.lm.token_cache import RowTokenizer
 
 PyTree = Any
 # Shape suffixes: B = users, N = items with the padding, D = width, K = best.
@@ -77,7 +77,7 @@ class Recommender:
         f' [{len(titles)}, {model.dim}], one a title in the width of the'
         ' model.'
       )
-    self._tokenize = Tokenizer(tokenizer, limits.max_title_tokens, False)
+    self._tokenize = RowTokenizer(tokenizer, limits.max_title_tokens, False)
     self._marks, self._limits = marks, limits
     self._vectors = jax.device_put(item_vectors)
     self._encoder = VectorEncoder(
