@@ -92,17 +92,19 @@ def train(
     scanned=lambda name: '.layers.' in name,
     constants=constants,
   )
-  item_rows = jax.jit(
-    lambda state: tables.to_canonical(state)['item']['table'],
-    out_shardings=whole,
-  )
+
+  def item_rows(state: Any) -> jax.Array:
+    assert tables is not None
+    return tables.to_canonical(state)['item']['table']
+
+  rows_fn = jax.jit(item_rows, out_shardings=whole)
 
   def trained(state: TrainState) -> TrainedNextItem:
     """The model as it is now, on the host."""
     params = jax.tree.map(np.asarray, trainer.params(state))
     vectors = texts
     if vectors is None:
-      vectors = np.asarray(item_rows(state.tables))[:num_items]
+      vectors = np.asarray(rows_fn(state.tables))[:num_items]
     return TrainedNextItem(model, params, vectors)
 
   batches = _batches(name, config, job, model, events, seed)

@@ -255,8 +255,8 @@ def make_trainer(
   """The trainer; with `--paro=auto` the planner's code."""
   sequences = config.batch_size // jax.device_count()
   sequences //= config.num_micro_batches
-  flops = sequences * config.seq_len
-  flops *= cost.flops_per_token(model, config.seq_len)
+  flops_per_token = cost.flops_per_token(model, config.seq_len)
+  flops = sequences * (config.seq_len * flops_per_token)
   trained = re.compile(config.train_on)
   return trainer_lib.make_trainer(
     config,
