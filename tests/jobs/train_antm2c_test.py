@@ -138,10 +138,11 @@ def test_a_device_s_rows_are_sorted_for_weights_of_scenarios(folder, tmp_path):
   assert not all(is_sorted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'model',
   [
-    pytest.param(name, marks=() if name == 'star' else pytest.mark.slow)
+    name
     for name in sorted(load.MULTI_SCENARIO)
     if 'sorted_rows' in load.load(name).needs
   ],

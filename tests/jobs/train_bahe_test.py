@@ -110,7 +110,10 @@ def test_a_run_trains_scores_and_reports(folder, tmp_path):
   assert (num_behaviors, DIM) not in shapes
 
 
-@pytest.mark.parametrize('kind', ['tests.jobs.my_model:Net', 'pepnet'])
+@pytest.mark.parametrize(
+  'kind',
+  ['tests.jobs.my_model:Net', pytest.param('pepnet', marks=pytest.mark.slow)],
+)
 def test_any_click_network_is_a_head(folder, tmp_path, kind):
   head = model.HeadConfig(kind=kind, widths=(8,), gate_width=4)
   scores = train(folder, tmp_path, num_steps=2, head=head)

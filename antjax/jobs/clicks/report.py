@@ -16,6 +16,15 @@ from antjax.train.trainer import Trainer
 
 _BARS = 'AUC'
 _FLOOR = 0.5  # AUC of scores drawn by chance.
+_NOTES = (
+  'Bars and ±: 95% bootstrap intervals over users.',
+  'GAUC weighs users by their rows; users of one class are left out. ECE is'
+  ' over bins of equal numbers of rows.',
+  f'"{scores.WEIGHTED}" is the mean of the scenarios, weighted by their rows:'
+  ' unlike the AUC of all rows it does not reward knowing which scenario has'
+  ' more clicks.',
+  'zero, few, warm: how many training rows the user or the item has.',
+)
 
 
 class Scored(NamedTuple):
@@ -54,19 +63,24 @@ def write(
     _cells(rows, models),
     num_left=2,
   )
-  bars = _bars(models)
+  bars, notes = _bars(models), _NOTES
+  if description.get('is_synthetic'):
+    notes = (*notes, 'The data are synthetic: no figure here is of real users.')
+  told: dict[str, Any] = {}
+  for model, scored in models.items():
+    bins = [
+      {
+        'prediction': one.prediction,
+        # A bin with rows has a share of clicks, perhaps without an interval.
+        'clicks': [None if math.isnan(x) else x for x in one.clicks],
+        'rows': one.rows,
+      }
+      for one in scored.bins
+    ]
+    told[model] = {'parts': scores.as_json(scored.table), 'calibration': bins}
   job.report(
     'train-clicks',
-    {
-      'data': name,
-      'models': {
-        model: {
-          'parts': scores.as_json(scored.table),
-          'calibration': [_bin_as_json(one) for one in scored.bins],
-        }
-        for model, scored in models.items()
-      },
-    },
+    {'data': name, 'models': told},
     config=config,
     trainer=trainer,
     title=f'Clicks of several scenarios on {name}',
@@ -78,7 +92,7 @@ def write(
     bar_floors=dict.fromkeys(bars, _FLOOR),
     panels=job_report.CLICK_CURVES,
     throughput=throughput,
-    notes=_notes(description),
+    notes=notes,
     acknowledgement=description.get('acknowledgement'),
   )
 
@@ -171,8 +185,8 @@ def _panels(models: Mapping[str, Scored]) -> dict[str, report.Panel]:
   lines = {
     model: [(one.prediction, *one.clicks) for one in scored.bins]
     for model, scored in models.items()
+    if scored.bins
   }
-  lines = {model: points for model, points in lines.items() if points}
   if not lines:
     return {}
   nan = float('nan')
@@ -181,24 +195,3 @@ def _panels(models: Mapping[str, Scored]) -> dict[str, report.Panel]:
   return {
     'Calibration: share of clicks': report.Panel('predicted share', lines)
   }
-
-
-def _bin_as_json(one: scores.Bin) -> dict[str, Any]:
-  # The share of clicks of a bin with rows is a number; its interval may be not.
-  values = [None if math.isnan(x) else x for x in one.clicks]
-  return {'prediction': one.prediction, 'clicks': values, 'rows': one.rows}
-
-
-def _notes(description: Mapping[str, Any]) -> list[str]:
-  notes = [
-    'Bars and ±: 95% bootstrap intervals over users.',
-    'GAUC weighs users by their rows; users of one class are left out. ECE is'
-    ' over bins of equal numbers of rows.',
-    f'"{scores.WEIGHTED}" is the mean of the scenarios, weighted by their rows:'
-    ' unlike the AUC of all rows it does not reward knowing which scenario has'
-    ' more clicks.',
-    'zero, few, warm: how many training rows the user or the item has.',
-  ]
-  if description.get('is_synthetic'):
-    notes.append('The data are synthetic: no figure here is of real users.')
-  return notes
