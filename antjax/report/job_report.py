@@ -194,12 +194,7 @@ def show_table(
 ) -> None:
   """Prints a table on the terminal; an empty row begins a new section.
 
-  Args:
-    title: Title of the table.
-    head: Names of the columns.
-    rows: Cells of each row.
-    num_left: Columns at the left that are no numbers.
-    show_header: Whether the names are shown.
+  `num_left` columns at the left are no numbers.
   """
   table = rich.table.Table(title=title, show_header=show_header)
   for i, name in enumerate(head):

@@ -61,15 +61,14 @@ class Report:
     curves: Panel title -> line name -> [(step, value), ...].
     throughput: Numbers by what they count, e.g. {'examples/s': 12345.0}.
     memory: One dict a piece: 'device', 'level' (none | intra | global), 'part'
-      (parameters, gradients, ...) and 'bytes'. Pieces of one device, level and
-      part are added up.
+      and 'bytes'. Pieces of one device, level and part are added up.
     config: The resolved configuration, nested dicts of plain values.
     command: The exact command that repeats the run.
     revision: The git revision, or '' if unknown.
     machine: Facts by name; see `describe_machine`.
     date: End of the run, as it should be shown.
     notes: Further sentences, e.g. where the data comes from.
-    timeline: Who waited for whom; `write_report` reads it from the run folder.
+    timeline: Who waited for whom; `write_report` reads it from the folder.
   """
 
   title: str

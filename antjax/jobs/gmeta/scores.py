@@ -42,14 +42,8 @@ def evaluate_methods(
 ) -> MethodScores:
   """Scores every method and baseline in every scenario; a collective call.
 
-  Args:
-    tasks: The evaluation tasks.
-    recommender: The model.
-    methods: Name -> what was trained.
-    eval_steps: Adaptation steps up to which the metrics are shown.
-    support_sizes: Rising sizes whose tasks are scored apart.
-    num_resamples: See `by_task.estimate`.
-    seed: See `by_task.estimate`.
+  Metrics are shown up to `eval_steps` adaptation steps, and apart for tasks up
+  to each of the rising support sizes. For the rest see `by_task.estimate`.
   """
   rows, details = list[dict[str, Any]](), list[dict[str, Any]]()
   mean = tasks.mean_label()

@@ -55,14 +55,14 @@ def start_from(
 
   Dense parameters are kept as they are. A value that both data sets have keeps
   its row, at its new id; the rows of new values, the optimizers' state and the
-  step are those of `state`.
+  step are those of `state`, fresh from `trainer`.
 
   Args:
     init_from: Run folder of train_gmeta, or one of its checkpoints.
     name: Name of the model, a folder of the run.
     data: Folder of the new data.
     features: Features of the model, each with a table of its name.
-    trainer: The trainer that made `state`.
+    trainer: The trainer.
     state: State from `Trainer.init`.
 
   Raises:

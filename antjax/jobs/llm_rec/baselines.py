@@ -97,12 +97,7 @@ class TitleEncoder:
   """
 
   def __init__(self, model: str, max_tokens: int):
-    """Reads model and tokenizer.
-
-    Args:
-      model: Hugging Face folder or GGUF file.
-      max_tokens: Tokens of a text at most; the newest are kept.
-    """
+    """Reads model and tokenizer; of long texts the newest tokens are kept."""
     host = jax.local_devices(backend='cpu')[0]
     config, params = pretrained.load_pretrained(
       model, shardings=jax.sharding.SingleDeviceSharding(host)

@@ -37,17 +37,8 @@ def write(
 ) -> None:
   """Prints the table; writes results.json and report.html. On process 0.
 
-  Args:
-    config: Settings of the run.
-    job: The job.
-    sequences: Training examples, with their data.
-    trainer: Trainer of the run.
-    results: Result of `Ranker.score`.
-    others: The same of other methods, by name.
-    item_vectors: float32 [items, D].
-    account: Result of `trainer.account`.
-    speed: Rates of evaluation.
-    num_steps: Largest number of steps of the run.
+  `results` are of `Ranker.score`, `others` the same of other methods;
+  `item_vectors` are float32 [items, D], `speed` rates of evaluation.
   """
   methods = {**others, NAME: results}
   llm_rec_held_out.show(methods)
@@ -151,11 +142,7 @@ def domain_points(
 ) -> dict[str, list[tuple[float, float]]]:
   """Items of each domain on the two main axes of all of them.
 
-  Args:
-    item_vectors: float [items, D].
-    domains: int [items].
-    names: Names of the domains.
-    seed: Seed of the sampled items.
+  `item_vectors` are float [items, D], `domains` int [items].
   """
   rng = np.random.default_rng(seed)
   chosen = {}
