@@ -55,7 +55,7 @@ def make(data, tmp_path):
       intra=min(num_devices, 4), devices=jax.devices()[:num_devices]
     )
     job = job_lib.Job(mesh, tmp_path, script.stop_request, config, agent)
-    texts = lm_job.Texts(config, job)
+    texts = lm_job.LMTexts(config, job)
     lm_job.check_samples(config, texts)
     return texts, lambda: lm_job.make_trainer(config, job, texts.model, 4, 1e10)
 

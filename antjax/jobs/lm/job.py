@@ -50,7 +50,7 @@ def main(config: Config) -> None:
 
 def train(config: Config, job: job_lib.Job) -> dict[str, float]:
   """Trains, validates, samples and reports; returns the results."""
-  texts = Texts(config, job)
+  texts = LMTexts(config, job)
   model = texts.model
   check_samples(config, texts)
   _check_init_from(config, job, texts)
@@ -158,7 +158,7 @@ def train(config: Config, job: job_lib.Job) -> dict[str, float]:
   return results
 
 
-class Texts:
+class LMTexts:
   """The prepared texts of a run, and the model's config that they complete.
 
   Attributes:
@@ -283,11 +283,11 @@ def make_trainer(
 def _samples(
   config: Config,
   job: job_lib.Job,
-  texts: Texts,
+  texts: LMTexts,
   trainer: Trainer,
   state: TrainState,
 ) -> list[str]:
-  """Texts that the model writes; a collective call, drawn on process 0."""
+  """LMTexts that the model writes; a collective call, drawn on process 0."""
   if not config.sample_tokens or not config.prompts:
     return []
   params = trainer.params(state)
@@ -317,7 +317,7 @@ def _samples(
   ]
 
 
-def check_samples(config: Config, texts: Texts) -> None:
+def check_samples(config: Config, texts: LMTexts) -> None:
   """Refuses samples that could not be written when training is over."""
   if not config.sample_tokens or not config.prompts:
     return
@@ -339,7 +339,7 @@ def check_samples(config: Config, texts: Texts) -> None:
     )
 
 
-def _check_init_from(config: Config, job: job_lib.Job, texts: Texts) -> None:
+def _check_init_from(config: Config, job: job_lib.Job, texts: LMTexts) -> None:
   """Refuses to start from a run with another tokenizer."""
   if not config.init_from or checkpoint.latest_step(
     job.run_dir / 'checkpoints'
