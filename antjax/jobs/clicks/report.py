@@ -63,9 +63,9 @@ def write(
     _cells(rows, models),
     num_left=2,
   )
-  bars, notes = _bars(models), _NOTES
+  bars, notes = _bars(models), list(_NOTES)
   if description.get('is_synthetic'):
-    notes = (*notes, 'The data are synthetic: no figure here is of real users.')
+    notes.append('The data are synthetic: no figure here is of real users.')
   told: dict[str, Any] = {}
   for model, scored in models.items():
     bins = [

@@ -287,7 +287,7 @@ def _samples(
   trainer: Trainer,
   state: TrainState,
 ) -> list[str]:
-  """LMTexts that the model writes; a collective call, drawn on process 0."""
+  """Texts that the model writes; a collective call, drawn on process 0."""
   if not config.sample_tokens or not config.prompts:
     return []
   params = trainer.params(state)
