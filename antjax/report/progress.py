@@ -190,10 +190,9 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 class RunLog:
   """Scalars by step, in `metrics.jsonl` and as TensorBoard events.
 
-  A resumed run appends to the same files: lines of steps >= `resume_step` (work
-  lost with the crash, which will be repeated) are dropped first, and
-  TensorBoard is told to drop them too, so no step appears twice. Only process 0
-  writes; on others every call does nothing.
+  A resumed run appends to the same files. Lines from `resume_step` on, work
+  that was lost and will be repeated, are dropped first, in TensorBoard too, so
+  that no step appears twice. Only process 0 writes.
 
   Args:
     folder: The run folder; made if missing.

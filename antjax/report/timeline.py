@@ -82,6 +82,11 @@ class Timeline:
   num_marks_left_out: int = 0
   num_damaged: int = 0
 
+  @property
+  def is_joined(self) -> bool:
+    """Whether a block is of several steps."""
+    return self.steps_a_block > 1.5
+
 
 def _numbers(record: Mapping[str, Any], *names: str) -> tuple[float, ...]:
   values = tuple(float(record[name]) for name in names)
@@ -233,7 +238,7 @@ def plot(timeline: Timeline) -> str:
     )
     start_s, end_s, wait_share = spans.T
     top, bottom = row - 0.34, row + 0.34
-    if _is_joined(timeline):
+    if timeline.is_joined:
       # For many steps, the share: their turns are too many to be seen.
       turn = top + wait_share * (bottom - top)
       _boxes(axes, start_s, end_s, turn, bottom, _COMPUTE)
@@ -275,7 +280,12 @@ def plot(timeline: Timeline) -> str:
   names = [name[:40].replace('$', r'\$') for name in workers]
   axes.set_yticks(range(len(workers)), names)
   axes.set_ylim(max(len(workers), 1) - 0.5, -0.5)
-  axes.set_xlim(*_range(timeline))
+  times = [mark.time_s for mark in timeline.marks]
+  for of_worker in timeline.blocks.values():
+    times += [of_worker[0].start_s, max(block.end_s for block in of_worker)]
+  first, last = min(times, default=0.0), max(times, default=0.0)
+  margin = 0.005 * (last - first) or 1.0
+  axes.set_xlim(first - margin, last + margin)
   axes.spines[['top', 'right', 'left']].set_visible(False)
   axes.spines['bottom'].set_color(_LINE)
   axes.tick_params(length=0, colors=_SOFT, labelsize=9)
@@ -283,26 +293,13 @@ def plot(timeline: Timeline) -> str:
   return report_plots.svg(figure, 'timeline')
 
 
-def _range(timeline: Timeline) -> tuple[float, float]:
-  times = [mark.time_s for mark in timeline.marks]
-  for of_worker in timeline.blocks.values():
-    times += [of_worker[0].start_s, max(block.end_s for block in of_worker)]
-  first, last = min(times, default=0.0), max(times, default=0.0)
-  margin = 0.005 * (last - first) or 1.0
-  return first - margin, last + margin
-
-
-def _is_joined(timeline: Timeline) -> bool:
-  return timeline.steps_a_block > 1.5
-
-
 def _boxes(
   axes: Any, left: Any, right: Any, top: Any, bottom: Any, color: str
 ) -> None:
   """Adds boxes as one path: separate patches would make the page large."""
   left, right, top, bottom = np.broadcast_arrays(left, right, top, bottom)
-  corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
-  points = np.stack([np.stack(c, -1) for c in [*corners, corners[0]]], 1)
+  x = np.stack([left, right, right, left, left], 1)
+  points = np.stack([x, np.stack([top, top, bottom, bottom, top], 1)], -1)
   kinds = matplotlib.path.Path
   codes = [kinds.MOVETO, *[kinds.LINETO] * 3, kinds.CLOSEPOLY] * len(left)
   axes.add_patch(
@@ -322,7 +319,7 @@ def section(timeline: Timeline) -> str:
     'slower workers; the worker that waits least is the one the others wait '
     'for.'
   ]
-  if _is_joined(timeline):
+  if timeline.is_joined:
     words.append(
       f'Each block joins about {timeline.steps_a_block:,.0f} steps: its '
       'height is split by the time they computed and waited.'

@@ -282,7 +282,3 @@ def test_sigterm_saves_and_leaves(start, script, tmp_path):
   assert code == 143
   assert out == '[0] saved\n'
   assert re.search(r'passing signal 15 \(SIGTERM\) on', err)
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

@@ -282,7 +282,3 @@ def test_rows_of_a_micro_batch_are_those_of_the_first_hosts(
   assert job.batch_shape(18, 1).rows == 6
   hosts(2)  # One has gone: 18 is no multiple of 4, and need not be.
   assert job.batch_shape(18, 1).rows == 6
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

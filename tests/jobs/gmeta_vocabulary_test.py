@@ -159,7 +159,3 @@ def test_what_does_not_fit_is_refused(old, tmp_path):
   (tmp_path / 'data' / 'dataset.json').write_text(json.dumps(description))
   with pytest.raises(ValueError, match='has no ids_item'):
     gmeta_vocabulary.start_from(str(run_dir), *arguments)
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

@@ -488,7 +488,3 @@ def test_psum_over_two_hosts_of_four_devices(script):
   assert done.returncode == 0, done.stdout + done.stderr
   assert '[0] sum 28.0 0' in done.stdout
   assert '[1] sum 28.0 1' in done.stdout
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

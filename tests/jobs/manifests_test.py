@@ -411,7 +411,3 @@ def test_slurm_script_runs_a_job(tmp_path, code):
   tokens = tmp_path / 'run' / 'host-tokens'
   assert stat.S_IMODE(tokens.stat().st_mode) == 0o600
   assert 'operator' not in tokens.read_text()
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

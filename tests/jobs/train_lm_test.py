@@ -292,7 +292,3 @@ def test_other_texts_are_refused_in_a_run_folder(data, whole_run):
   assert done.returncode == 1
   assert re.search(r'was trained with another\s+seq_len', done.stderr)
   assert 'Traceback' not in done.stderr
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))
