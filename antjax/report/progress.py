@@ -219,9 +219,7 @@ class RunLog:
       _drop_from(path, resume_step)
     self._file = path.open('a', encoding='utf-8')
     self._events = tensorboardX.SummaryWriter(
-      str(path.parent / 'tensorboard'),
-      purge_step=resume_step,
-      flush_secs=10,
+      str(path.parent / 'tensorboard'), purge_step=resume_step, flush_secs=10
     )
 
   def __enter__(self) -> Self:

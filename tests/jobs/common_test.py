@@ -77,12 +77,7 @@ def _env() -> dict[str, str]:
 
 def _run(folder, *arguments: str, launcher: tuple[str, ...] = ()):
   return warm_python.run(
-    *launcher,
-    'job.py',
-    *arguments,
-    cwd=folder,
-    env=_env(),
-    timeout=_DEADLINE_S,
+    *launcher, 'job.py', *arguments, cwd=folder, env=_env(), timeout=_DEADLINE_S
   )
 
 

@@ -62,8 +62,7 @@ def old(tmp_path_factory):
   run_dir = folder / 'run'
   trainer = case.trainer
   with Checkpointer(
-    str(run_dir / 'meta' / 'checkpoints'),
-    trainer.layout,
+    str(run_dir / 'meta' / 'checkpoints'), trainer.layout
   ) as checkpointer:
     checkpointer.save(5, case.state)
   config = json.dumps({'config': {'data': data}})

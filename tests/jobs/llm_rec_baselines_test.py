@@ -89,10 +89,7 @@ def config_of(folder, run_dir, **options):
       num_examples=80, num_cold=5, num_negatives=10
     ),
     training=NextItemConfig(
-      num_steps=240,
-      batch_size=64,
-      evaluate_every=80,
-      learning_rate=0.01,
+      num_steps=240, batch_size=64, evaluate_every=80, learning_rate=0.01
     ),
     sasrec=SASRecConfig(dim=16, max_length=8, dropout=0.0),
     gru4rec=GRU4RecConfig(dim=16, state_dim=16, max_length=8, dropout=0.0),

@@ -282,8 +282,7 @@ def test_children_left_behind_end_with_their_host(script, tmp_path):
   )
   assert _run('--', path, hosts=1).returncode == 0
   _wait_for(
-    lambda: not any(map(is_alive, _read_pids(tmp_path, 'child'))),
-    'the child',
+    lambda: not any(map(is_alive, _read_pids(tmp_path, 'child'))), 'the child'
   )
 
 

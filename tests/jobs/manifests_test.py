@@ -39,12 +39,7 @@ _CONTAINER = {
   'workingDir': str,
   'command!': [str],
   'args!': [str],
-  'env': [
-    {
-      'name!': str,
-      'valueFrom!': {'fieldRef!': {'fieldPath!': str}},
-    }
-  ],
+  'env': [{'name!': str, 'valueFrom!': {'fieldRef!': {'fieldPath!': str}}}],
   'ports': [{'name!': str, 'containerPort!': int}],
   'readinessProbe': {'tcpSocket!': {'port!': int}, 'periodSeconds': int},
   'resources!': {'requests': {str: (str, int)}, 'limits!': {str: (str, int)}},

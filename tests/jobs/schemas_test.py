@@ -6,13 +6,7 @@ import pathlib
 
 import pytest
 
-from antjax.data import (
-  engine,
-  event_table,
-  events,
-  schema_file,
-  view_examples,
-)
+from antjax.data import engine, event_table, events, schema_file, view_examples
 from antjax.data.behavior_examples import ExampleConfig
 from tests.data import behavior_fixture
 

@@ -251,9 +251,7 @@ def test_fine_tuning_starts_from_another_run(data, whole_run, tmp_path):
 
 @pytest.mark.parametrize(
   ('flags', 'message'),
-  [
-    (['--data=/nowhere'], 'launch.prepare_text --out=/nowhere makes them'),
-  ],
+  [(['--data=/nowhere'], 'launch.prepare_text --out=/nowhere makes them')],
 )
 def test_bad_flags_are_one_line(data, tmp_path, flags, message):
   done = run(

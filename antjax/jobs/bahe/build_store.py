@@ -50,8 +50,7 @@ class Config:
   """What to encode with what, and where to."""
 
   vocabulary: Annotated[
-    str,
-    'Folder that launch/prepare_data.py made, or that of its vocabulary.',
+    str, 'Folder that launch/prepare_data.py made, or that of its vocabulary.'
   ] = 'data/ml-1m'
   model: Annotated[
     str, 'Folder or GGUF file with a model and its tokenizer; see fetch_model.'

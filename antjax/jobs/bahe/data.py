@@ -110,12 +110,7 @@ class Clicks:
     return data.batch(self.rows).map(make)
 
   def evaluation(
-    self,
-    split: str,
-    prepare: Any,
-    *,
-    with_index: bool = False,
-    title: str = '',
+    self, split: str, prepare: Any, *, with_index: bool = False, title: str = ''
   ) -> Iterator[dict[str, Any]]:
     """This process's share of a split, once, filled up to whole batches.
 

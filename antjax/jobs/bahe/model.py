@@ -299,11 +299,7 @@ def _low_bytes(tower: DedupTower, dtype: Any) -> int:
     tokens = tower.capacity * tower.num_tokens
     return tokens * tower.encoder.dim * dtype.itemsize
   one_layer = dataclasses.replace(
-    high.config,
-    num_layers=1,
-    layers_per_step=1,
-    vocab_size=0,
-    remat='layer',
+    high.config, num_layers=1, layers_per_step=1, vocab_size=0, remat='layer'
   )
   return cost.activation_bytes(
     one_layer, tower.capacity, tower.num_tokens, dtype

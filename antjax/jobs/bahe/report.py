@@ -52,7 +52,7 @@ def write(
       'results': {
         split: {name: _plain(x) for name, x in found.items()}
         for split, found in scores.items()
-      },
+      }
     },
     config=config,
     trainer=trainer,

@@ -36,10 +36,7 @@ class TaskBatches:
   """
 
   def __init__(
-    self,
-    config: Config,
-    description: Mapping[str, Any],
-    job: job_lib.Job,
+    self, config: Config, description: Mapping[str, Any], job: job_lib.Job
   ):
     self._config, self._job = config, job
     inner = dataclasses.asdict(config.inner)

@@ -129,10 +129,7 @@ def _score_file(model: Model, config: Config) -> None:
     unfinished = f'{config.out}.new'
     writer: pq.ParquetWriter | None = None
     for columns in scorer.score(
-      model,
-      read(),
-      label=model.manifest['label'],
-      batch_size=config.batch_size,
+      model, read(), label=model.manifest['label'], batch_size=config.batch_size
     ):
       table = pa.table(columns)
       if writer is None:

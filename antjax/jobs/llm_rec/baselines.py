@@ -39,12 +39,7 @@ from antjax.jobs.llm_rec import held_out as llm_rec_held_out
 from antjax.jobs.llm_rec import next_item_job
 from antjax.jobs.llm_rec.config import BaselinesConfig as Config
 from antjax.jobs.llm_rec.held_out import HeldOut
-from antjax.lm import (
-  fingerprint,
-  pretrained,
-  pretrained_tokenizer,
-  token_cache,
-)
+from antjax.lm import fingerprint, pretrained, pretrained_tokenizer, token_cache
 from antjax.metrics import rank_metrics
 from antjax.report import job_report, progress
 

@@ -100,8 +100,7 @@ class SweepConfig:
     'Where their weights begin; random: only the shape is theirs.',
   ] = ('pretrained', 'random')
   tunings: Annotated[
-    tuple[Tuning, ...],
-    'What is trained. none: a linear map behind the model.',
+    tuple[Tuning, ...], 'What is trained. none: a linear map behind the model.'
   ] = ('full', 'lora', 'none')
   histories: Annotated[
     tuple[int, ...], "Newest items that make a user's text."
