@@ -76,34 +76,23 @@ class JobConfig:
 
 
 class BatchShape(NamedTuple):
-  """How batches of a process are made.
+  """How batches of a process are made."""
 
-  Attributes:
-    rows: Rows of this process in an element of its batches: of a whole step, or
-      under an agent of a micro-batch, of which plans say how many.
-    num_parts: Runs of an element that are worked off apart.
-  """
-
+  # In an element of its batches: of a whole step, or under an agent of a
+  # micro-batch, of which plans say how many.
   rows: int
-  num_parts: int
+  num_parts: int  # Runs of an element that are worked off apart.
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """What `start` made.
+  """What `start` made."""
 
-  Attributes:
-    mesh: All devices of the job, axes ('inter', 'intra').
-    run_dir: The folder of the run; shared by all processes.
-    should_stop: True once this process was asked to stop.
-    agent: Where a launch/agent.py runs this process: its data, plan and pulse.
-  """
-
-  mesh: jax.sharding.Mesh
-  run_dir: pathlib.Path
+  mesh: jax.sharding.Mesh  # All devices, axes ('inter', 'intra').
+  run_dir: pathlib.Path  # Shared by all processes.
   should_stop: script.StopRequest
   config: JobConfig
-  agent: 'Agent | None' = None
+  agent: 'Agent | None' = None  # Where launch/agent.py runs this process.
 
   def save_config(self) -> None:
     """Writes `<run_dir>/config.json`, on process 0; again changes nothing.

@@ -76,25 +76,19 @@ class StepConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """What planning and compiling ask of a model.
+  """What planning and compiling ask of a model."""
 
-  Attributes:
-    params: Tree of ShapeDtypeStructs (or arrays), the masters.
-    scanned: Leaf name -> whether it is a stack run by `scan_layers`.
-    trainable: Leaf name -> whether it is trained; None: all.
-    loss_fn: As for `Trainer`; only compiling needs it.
-    batch_fn: (rows, length) -> tree of ShapeDtypeStructs; likewise.
-    flops_fn: (rows, length) -> operations of forward and backward pass,
-      recomputation counted; None where only --compute_s tells the time.
-    activation_fn: (rows, length, compute dtype) -> bytes at the peak; None: 0.
-  """
-
-  params: Any
-  scanned: Callable[[str], bool] | None = None
-  trainable: Callable[[str], bool] | None = None
+  params: Any  # Tree of ShapeDtypeStructs (or arrays), the masters.
+  scanned: Callable[[str], bool] | None = None  # Which leaves are stacks.
+  trainable: Callable[[str], bool] | None = None  # None: all leaves.
+  # As for `Trainer`, and (rows, length) -> tree of ShapeDtypeStructs; for
+  # compiling only.
   loss_fn: Callable[..., Any] | None = None
   batch_fn: Callable[[int, int], Any] | None = None
+  # (rows, length) -> operations of both passes, recomputation counted. None:
+  # only --compute_s tells the time.
   flops_fn: Callable[[int, int], float] | None = None
+  # (rows, length, compute dtype) -> bytes at the peak. None: 0.
   activation_fn: Callable[[int, int, Any], int] | None = None
 
 

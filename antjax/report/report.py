@@ -31,12 +31,7 @@ def _no_items() -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-  """Lines with intervals.
-
-  Attributes:
-    x_label: What is on the horizontal axis.
-    lines: Line name -> [(x, value, low, high), ...]; low and high may be nan.
-  """
+  """Lines of (x, value, low, high); low and high may be nan."""
 
   x_label: str
   lines: dict[str, list[tuple[float, float, float, float]]]
@@ -44,52 +39,34 @@ class Panel:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-  """Everything on the page. Empty parts leave their section out.
+  """Everything on the page. Empty parts leave their section out."""
 
-  Attributes:
-    title: Model and data, as a title.
-    summary: A sentence or two under the title.
-    results: One dict a row: 'scenario', 'method' and numbers by metric name;
-      None or nan where there is no value.
-    lower_is_better: Metrics (of `results`) whose smaller value is better.
-    baselines: Methods of `results` that the others are measured against.
-    intervals: Title -> panel, of what was reached.
-    bars: Title -> group -> bar -> (value, standard error) or (value, low,
-      high); nan where there is none.
-    bar_floors: Title -> where the axis of these bars begins, if not at 0.
-    scatters: Title -> name of points -> [(x, y), ...].
-    curves: Panel title -> line name -> [(step, value), ...].
-    throughput: Numbers by what they count, e.g. {'examples/s': 12345.0}.
-    memory: One dict a piece: 'device', 'level' (none | intra | global), 'part'
-      and 'bytes'. Pieces of one device, level and part are added up.
-    config: The resolved configuration, nested dicts of plain values.
-    command: The exact command that repeats the run.
-    revision: The git revision, or '' if unknown.
-    machine: Facts by name; see `describe_machine`.
-    date: End of the run, as it should be shown.
-    notes: Further sentences, e.g. where the data comes from.
-    timeline: Who waited for whom; `write_report` reads it from the folder.
-  """
-
-  title: str
-  summary: str = ''
+  title: str  # Model and data.
+  summary: str = ''  # A sentence or two under the title.
+  # One dict a row: 'scenario', 'method' and numbers by metric name; None or nan
+  # where there is no value.
   results: Sequence[Mapping[str, Any]] = ()
   lower_is_better: frozenset[str] = frozenset({'MAE', 'RMSE', 'log-loss'})
-  baselines: Sequence[str] = ()
+  baselines: Sequence[str] = ()  # Methods that others are measured against.
+  # By title, as all panels are.
   intervals: Mapping[str, Panel] = _no_items()
   bars: Mapping[str, report_plots.Bars] = _no_items()
-  bar_floors: Mapping[str, float] = _no_items()
+  bar_floors: Mapping[str, float] = (
+    _no_items()
+  )  # Where an axis begins, if not 0.
   scatters: Mapping[str, report_plots.Points] = _no_items()
   curves: Mapping[str, report_plots.Points] = _no_items()
-  throughput: Mapping[str, float] = _no_items()
+  throughput: Mapping[str, float] = _no_items()  # By what is counted.
+  # One dict a piece: 'device', 'level' (none | intra | global), 'part' and
+  # 'bytes'. Pieces of one device, level and part are added up.
   memory: Sequence[Mapping[str, Any]] = ()
-  config: Mapping[str, Any] = _no_items()
-  command: str = ''
-  revision: str = ''
-  machine: Mapping[str, Any] = _no_items()
-  date: str = ''
-  notes: Sequence[str] = ()
-  timeline: Timeline | None = None
+  config: Mapping[str, Any] = _no_items()  # Nested dicts of plain values.
+  command: str = ''  # That repeats the run.
+  revision: str = ''  # Of git; '' if unknown.
+  machine: Mapping[str, Any] = _no_items()  # See `describe_machine`.
+  date: str = ''  # End of the run, as it should be shown.
+  notes: Sequence[str] = ()  # Further sentences.
+  timeline: Timeline | None = None  # `write_report` reads it from the folder.
 
 
 def describe_machine() -> dict[str, str]:

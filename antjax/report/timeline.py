@@ -60,27 +60,16 @@ class Mark:
 
 @dataclasses.dataclass(frozen=True)
 class Timeline:
-  """What is drawn; bounded, however long the file is.
+  """What is drawn; bounded, however long the file is."""
 
-  Attributes:
-    start_unix_s: Where the times of blocks and marks count from.
-    blocks: Worker -> its blocks by time.
-    wait_shares: Worker -> share of its time in which it waited for others.
-    steps_a_block: Steps in a block, on average.
-    marks: Marks in order of time.
-    num_workers_left_out: Workers that are in the file, not in `blocks`.
-    num_marks_left_out: Marks that are in the file, not in `marks`.
-    num_damaged: Lines that could not be understood.
-  """
-
-  start_unix_s: float
-  blocks: Mapping[str, Sequence[TimelineBlock]]
-  wait_shares: Mapping[str, float]
-  steps_a_block: float
-  marks: Sequence[Mark]
-  num_workers_left_out: int = 0
+  start_unix_s: float  # Where the times of blocks and marks count from.
+  blocks: Mapping[str, Sequence[TimelineBlock]]  # Of a worker, by time.
+  wait_shares: Mapping[str, float]  # Share of a worker's time that it waited.
+  steps_a_block: float  # On average.
+  marks: Sequence[Mark]  # By time.
+  num_workers_left_out: int = 0  # In the file, not in `blocks`.
   num_marks_left_out: int = 0
-  num_damaged: int = 0
+  num_damaged: int = 0  # Lines that could not be understood.
 
   @property
   def is_joined(self) -> bool:

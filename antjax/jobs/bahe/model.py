@@ -45,27 +45,16 @@ _DEDUP_NUM_LOW = 3  # Without --num_low.
 
 @dataclasses.dataclass(frozen=True)
 class BuiltClickModel:
-  """A click model and where its parameters begin.
-
-  Attributes:
-    model: The model.
-    params: numpy arrays; the low half is not among them where a store has it.
-    constants: For the Trainer.
-    table_bytes: Bytes of the table of behaviors on a device.
-    table_level: Level of the table: none, intra or global.
-    num_absent: Parameters of the language model that training never holds.
-    activation_bytes: See `activation_bytes`.
-    made_of: Fingerprints of the inputs, for `run_identity`.
-  """
+  """A click model and where its parameters begin."""
 
   model: ClickModel
-  params: PyTree
-  constants: Any
-  table_bytes: int
-  table_level: str
-  num_absent: int
+  params: PyTree  # numpy arrays, without a low half that a store has.
+  constants: Any  # For the Trainer.
+  table_bytes: int  # Of the table of behaviors on a device.
+  table_level: str  # none, intra or global.
+  num_absent: int  # Parameters that training never holds.
   activation_bytes: int
-  made_of: Mapping[str, Any]
+  made_of: Mapping[str, Any]  # Fingerprints, for `run_identity`.
 
 
 def build(config: Config, job: job_lib.Job, clicks: Clicks) -> BuiltClickModel:

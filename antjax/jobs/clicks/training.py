@@ -37,19 +37,12 @@ _MOMENT_CLICKS = 1 << 20  # Training clicks that statistics use.
 
 @dataclasses.dataclass(frozen=True)
 class SeedResult:
-  """What a training reached.
-
-  Attributes:
-    seed: Its seed.
-    validation: Scores of the validation clicks, by the names in `METRICS`.
-    test: Part of the test clicks -> scores; see `antjax.metrics.by_slice`.
-    folder: With its metrics and 'predictions.npz': logit of each test click.
-  """
+  """What a training reached."""
 
   seed: int
-  validation: Mapping[str, float]
-  test: Mapping[str, scores.Part]
-  folder: str
+  validation: Mapping[str, float]  # By the names in `METRICS`.
+  test: Mapping[str, scores.Part]  # By part, see `metrics.by_slice`.
+  folder: str  # With 'predictions.npz': the logit of each test click.
 
 
 class ClickJob:

@@ -26,18 +26,11 @@ _LOG_WIDTH = 160
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-  """Examples of a split with what there is to know of them.
-
-  Attributes:
-    users: int32 [U].
-    target_domains: int32 [U].
-    parts: Name -> bool [U], see `rank_metrics.parts`.
-    examples: For `evaluation.ranks`.
-  """
+  """Examples [U] of a split with what there is to know of them."""
 
   users: np.ndarray
   target_domains: np.ndarray
-  parts: dict[str, np.ndarray]
+  parts: dict[str, np.ndarray]  # Masks by name, see `rank_metrics.parts`.
   examples: RankedExamples
 
   def __len__(self) -> int:

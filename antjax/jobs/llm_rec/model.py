@@ -35,19 +35,12 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class BuiltRecommender:
-  """A model and where its parameters begin.
-
-  Attributes:
-    model: The model.
-    params: numpy arrays.
-    texts: Tokenized titles of the data.
-    made_of: Fingerprints of the inputs, for `run_identity`.
-  """
+  """A model and where its parameters begin."""
 
   model: LLMRec
-  params: PyTree
-  texts: TextMaker
-  made_of: Mapping[str, Any]
+  params: PyTree  # numpy arrays.
+  texts: TextMaker  # Tokenized titles of the data.
+  made_of: Mapping[str, Any]  # Fingerprints, for `run_identity`.
 
 
 def build(config: Config, data: SequenceData) -> BuiltRecommender:
