@@ -35,33 +35,22 @@ CLICK_CURVES = {
 
 def write(
   folder: pathlib.Path,
-  numbers: Mapping[str, Any] | None,
+  numbers: Mapping[str, Any] | None,  # None: no results.json.
   *,
-  config: Any,
-  command: str = '',
-  trainer: Trainer | None = None,
-  account: Mapping[str, Any] | None = None,
-  throughput: Mapping[str, float] | None = None,
+  config: Any,  # A dataclass.
+  command: str = '',  # That repeats the run.
+  trainer: Trainer | None = None,  # For code and memory; None: several runs.
+  account: Mapping[str, Any] | None = None,  # By `jobs.trainer.account`.
+  throughput: Mapping[str, float] | None = None,  # By what is counted.
+  # Title -> name of a line -> its metric in the run's log.
   panels: Mapping[str, Mapping[str, str]] | None = None,
   notes: Iterable[str] = (),
-  acknowledgement: str | None = '',
+  acknowledgement: str | None = '',  # For the data; '' or None: nobody.
   **sections: Any,
 ) -> None:
   """Writes results.json and report.html; says where. On process 0.
 
-  Args:
-    folder: Run folder.
-    numbers: JSON-able content of results.json, which gets what is given below
-      too; None: no such file.
-    config: Settings of the run, a dataclass.
-    command: Command that repeats the run.
-    trainer: Trainer of the run, for its code and memory; None: of several runs.
-    account: Result of `antjax.jobs.trainer.account`.
-    throughput: Numbers by what they count.
-    panels: Title of a panel -> name of a line -> its metric in the run's log.
-    notes: Further sentences.
-    acknowledgement: Whom to acknowledge for the data; '' or None: nobody.
-    **sections: Further fields of `report.Report`.
+  The latter shows further `report.Report` fields, given as `sections`.
   """
   told: dict[str, Any] = {'throughput': dict(throughput or {})}
   notes, pieces = list(notes), list[dict[str, Any]]()

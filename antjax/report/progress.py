@@ -42,28 +42,18 @@ class Progress:
   On a terminal a bar, elsewhere (a log file, a pipe) one plain line every
   `plain_every_s` seconds and one at the end. Only process 0 shows anything.
   Use as a context manager, so that an exception leaves the terminal whole.
-
-  Args:
-    num_steps: Steps of the whole run, those before `start_step` included.
-    start_step: Steps done before this loop; they do not count as speed.
-    name: Name of the work, a word or two.
-    unit: What `num_examples` counts.
-    plain_every_s: Seconds between plain lines.
-    stream: Stream to write to; stderr if None.
-    show: Whether to show; None shows on process 0 only.
-    clock: Clock in seconds from any origin.
   """
 
   def __init__(
     self,
-    num_steps: int,
+    num_steps: int,  # Of the whole run, those before `start_step` included.
     *,
-    start_step: int = 0,
+    start_step: int = 0,  # Earlier ones do not count as speed.
     name: str = 'train',
     unit: str = 'examples',
     plain_every_s: float = 10.0,
-    stream: TextIO | None = None,
-    show: bool | None = None,
+    stream: TextIO | None = None,  # None: stderr.
+    show: bool | None = None,  # None: on process 0 only.
     clock: Callable[[], float] = time.monotonic,
   ):
     self._num_steps = num_steps
@@ -194,11 +184,6 @@ class RunLog:
   that was lost and will be repeated, are dropped first, in TensorBoard too, so
   that no step appears twice. Only process 0 writes.
 
-  Args:
-    folder: The run folder; made if missing.
-    resume_step: `state.step` at the start: 0 starts over, dropping all lines.
-    write: Whether to write; None writes on process 0 only.
-
   Raises:
     ValueError: `metrics.jsonl` is there but not such a log.
   """
@@ -207,8 +192,8 @@ class RunLog:
     self,
     folder: str | os.PathLike[str],
     *,
-    resume_step: int = 0,
-    write: bool | None = None,
+    resume_step: int = 0,  # `state.step` at the start.
+    write: bool | None = None,  # None: on process 0 only.
   ):
     self._write = jax.process_index() == 0 if write is None else write
     if not self._write:
