@@ -142,9 +142,9 @@ class Run:
       batches: Endless batches of this process.
       evaluate_fn: Scores of a state, 'validation_...' by name.
       until: Step to stop at; None: `num_steps`.
-      count_examples: See `FitOptions`.
+      count_examples: See `Trainer.fit`.
       line_of: Metrics of a step -> its line in the log.
-      on_start: Called on process 0 once it is sure that the run can be resumed.
+      on_start: Called on process 0 once the run is known to be resumable.
     """
     config, job = self._config, self._job
     start = checkpoint.latest_step(self._checkpoints) or 0

@@ -87,16 +87,8 @@ def choose_paro(
   """A code as given, or the planner's for 'auto'; the same on all processes.
 
   Logs why. All processes call it, before the devices are used for anything
-  else: without a file it times their links.
-
-  Args:
-    code: PaRO code or 'auto'.
-    params: Tree of arrays or ShapeDtypeStructs.
-    optimizer: As for `Trainer`.
-    mesh: The job's.
-    links_file: See `links_of`.
-    device_bytes: Memory of a device; None takes what the device says.
-    **options: Options of `planner.plan`.
+  else: without a file it times their links. `options` are `planner.plan`'s;
+  without `device_bytes` a device says how much memory it has.
 
   Raises:
     ValueError: No such code, or none fits into the devices.
@@ -147,24 +139,12 @@ def make_trainer(
   regather: bool = True,
   **options: Any,
 ) -> Trainer:
-  """The trainer that a job's settings ask for.
+  """The trainer that a job's settings ask for; `options` are `Trainer`'s.
 
-  Args:
-    config: Settings of the job.
-    job: The job; under an agent --paro=auto takes elastic codes only.
-    loss_fn: See `Trainer`, as for all that is not named here.
-    optimizer: See `Trainer`.
-    params: Tree of the parameters or of their shapes, for --paro=auto.
-    compute_dtype: Name of the dtype; float16 scales the loss.
-    activation_bytes: Bytes of activations at the peak of a micro-batch, for
-      --paro=auto.
-    compute_s: Seconds that a device computes on a micro-batch; 0 where nobody
-      knows, and then communication alone decides.
-    device_bytes: Memory of a device; None takes what the device says.
-    trainable: See `Trainer`.
-    scanned: See `Trainer`.
-    regather: See `Trainer`.
-    **options: Further ones of `Trainer`.
+  float16 scales the loss. For --paro=auto, which takes elastic codes only under
+  an agent: the bytes of activations at the peak of a micro-batch, the seconds
+  that a device computes on one (0 where nobody knows, and then communication
+  alone decides), and the memory of a device (None: what it says).
   """
   dtype = jnp.dtype(compute_dtype)
   shared: dict[str, Any] = {
@@ -242,15 +222,9 @@ def account(
 ) -> dict[str, Any]:
   """Bytes on a device, planned and compiled; shows them before the first step.
 
-  Args:
-    trainer: Trainer of the run.
-    state: A state; it is not changed.
-    job: The job. Under an agent nothing is compiled: the step is several
-      programs there.
-    activations: Planned bytes of the activations.
-    frozen_share: Share of the parameters that are not trained.
-    batch_fn: Makes a batch like those of training; None: nothing is compiled.
-    **extra: Further entries, such as the bytes of a 'table'.
+  Under an agent nothing is compiled: the step is several programs there. Nor is
+  it without `batch_fn`, which makes a batch like those of training. `extra` are
+  further entries, such as the bytes of a 'table'.
   """
   found: dict[str, Any] = {
     'state': trainer.bytes_per_device(),

@@ -3,10 +3,14 @@
 """Settings that training jobs have in common, with the same words."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
+
+import jax
 
 from antjax.ctr.tuning import Tuning
 from antjax.jobs.job import JobConfig
+from antjax.lm import positions, pretrained, transformer
+from antjax.lm.config import Config as LMConfig
 from antjax.mesh.paro import PaRO
 
 
@@ -116,3 +120,29 @@ class LanguageConfig(ExamplesConfig):
   def __post_init__(self) -> None:
     super().__post_init__()
     self.check_least({'lora_rank': 1})
+
+  def language_model(
+    self, tuning: Tuning, max_tokens: int = 0, random_seed: int | None = None
+  ) -> tuple[LMConfig, Any]:
+    """The language model's config, and its parameters on the host.
+
+    With places for `max_tokens`, if it learns them; a seed makes the weights
+    random, so that only the shape is the folder's.
+    """
+    host = jax.local_devices(backend='cpu')[0]
+    lm_config, params = pretrained.load_pretrained(
+      self.model, shardings=jax.sharding.SingleDeviceSharding(host)
+    )
+    if random_seed is not None:
+      key = jax.random.key(random_seed)
+      with jax.default_device(host):
+        params = transformer.init(lm_config, key)
+    lm_config = dataclasses.replace(lm_config, remat=self.remat)
+    if max_tokens:
+      lm_config, params = positions.extend_learned(
+        lm_config, params, max_tokens
+      )
+    if tuning == 'lora':
+      scale = self.lora_alpha / self.lora_rank
+      lm_config = dataclasses.replace(lm_config, lora_scale=scale)
+    return lm_config, params

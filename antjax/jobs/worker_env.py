@@ -20,15 +20,10 @@ def worker_env(
   platform: str,
   base: Mapping[str, str],
 ) -> dict[str, str]:
-  """Returns the environment of one host's process.
+  """Returns the environment of the process of one of `hosts`.
 
-  Args:
-    host: Index of the host, from 0.
-    hosts: Number of hosts.
-    devices_per_host: Virtual CPU devices of each; 0 leaves them to JAX.
-    coordinator: Free address:port of host 0, for JAX's coordinator.
-    platform: JAX platform, such as 'cpu'; '' leaves it to JAX.
-    base: Environment to start from.
+  0 devices and the platform '' leave these to JAX. The coordinator is JAX's, a
+  free address:port of host 0.
   """
   env = dict(base)
   # Read by jax.distributed.initialize, and by antjax/jobs/job.py:

@@ -114,14 +114,9 @@ class Clicks:
   ) -> Iterator[dict[str, Any]]:
     """This process's share of a split, once, filled up to whole batches.
 
-    With --eval_examples, of that many in evenly spread runs.
-
-    Args:
-      split: One of `bahe_users.SPLITS`.
-      prepare: `ClickModel.prepare`.
-      with_index: Add 'index' int32 [B], the number of the example; always of
-        the whole split.
-      title: Title of the progress bar; '': no bar.
+    With --eval_examples, of that many in evenly spread runs; with `with_index`
+    always of the whole split, and with 'index' int32 [B], the number of the
+    example. A title shows a progress bar.
     """
     size = self.rows_per_device * self._num_devices
     limit = 0 if with_index else self._config.eval_examples

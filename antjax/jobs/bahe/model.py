@@ -29,8 +29,6 @@ from antjax.jobs.bahe.data import Clicks
 from antjax.lm import (
   cost,
   fingerprint,
-  positions,
-  pretrained,
   pretrained_tokenizer,
   split,
 )
@@ -67,7 +65,10 @@ def build(config: Config, job: job_lib.Job, clicks: Clicks) -> BuiltClickModel:
   params: PyTree = None
   num_absent = 0
   if config.tower != 'none':
-    lm_config, params = _language_model(config)
+    lm_config, params = config.language_model(
+      config.effective_tuning,
+      config.max_tokens if config.tower == 'full_text' else 0,
+    )
     if config.tower in ('store', 'frozen'):
       tower = _store_tower(config, job, clicks, lm_config)
     else:
@@ -129,23 +130,6 @@ def _made_of(config: Config, clicks: Clicks) -> dict[str, Any]:
       'tokenizer of the store': manifest.tokenizer,
     }
   return found
-
-
-def _language_model(config: Config) -> tuple[LMConfig, PyTree]:
-  """The language model's config, and its parameters on the host."""
-  host = jax.local_devices(backend='cpu')[0]
-  lm_config, params = pretrained.load_pretrained(
-    config.model, shardings=jax.sharding.SingleDeviceSharding(host)
-  )
-  lm_config = dataclasses.replace(lm_config, remat=config.remat)
-  if config.tower == 'full_text':
-    lm_config, params = positions.extend_learned(
-      lm_config, params, config.max_tokens
-    )
-  if config.effective_tuning == 'lora':
-    scale = config.lora_alpha / config.lora_rank
-    lm_config = dataclasses.replace(lm_config, lora_scale=scale)
-  return lm_config, params
 
 
 def _store_tower(

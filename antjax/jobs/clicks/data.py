@@ -157,12 +157,10 @@ class ScenarioData:
   def training(
     self, model: ScenarioModel, seed: int, name: str
   ) -> grain.IterDataset:
-    """Endless batches of this process, ready for a step.
+    """Endless batches of this process, ready for a step of the model.
 
-    Args:
-      model: Model that reads them.
-      seed: Seed of the order and of dropped ids.
-      name: Name of the data set; each training of a job has its own.
+    `seed` is that of the order and of dropped ids; each training of a job has a
+    data set of its own name.
     """
     clicks, share = self.splits['train'], self._config.fields.id_dropout
     data = self._job.dataset(
@@ -198,11 +196,8 @@ class ScenarioData:
   ) -> Iterator[dict[str, Any]]:
     """This process's share of a split, once, filled up to whole batches.
 
-    Args:
-      split: One of `SPLITS`.
-      model: Model that reads them.
-      moments: Moments of the training clicks, for models that normalize.
-      limit: Clicks to take, evenly spread; 0: all.
+    Models that normalize take moments of the training clicks. A limit takes so
+    many clicks, evenly spread; 0: all.
     """
     clicks = self.splits[split]
     per_device = -(-self._config.eval_batch_size // jax.device_count())

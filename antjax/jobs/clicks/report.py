@@ -45,13 +45,8 @@ def write(
 ) -> None:
   """Prints the table; writes results.json and report.html. On process 0.
 
-  Args:
-    config: Settings of the run.
-    job: The job.
-    description: The data's.
-    models: Name -> what it reached, with intervals over users.
-    trainer: Trainer of one of the models, for its memory.
-    throughput: Numbers by what they count.
+  `models` are what each reached, with intervals over users; `trainer` is that
+  of one of them.
   """
   name = description['name'] + ' (synthetic)' * bool(
     description.get('is_synthetic')

@@ -66,15 +66,10 @@ class ClickJob:
     name: str = '',
     dataset: str = '',
   ):
-    """Describes the training.
+    """Describes the training, with the config of the job or of a trial.
 
-    Args:
-      config: The job's, or that of a trial.
-      job: The job.
-      data: The clicks.
-      seed: Seed of parameters and shuffles.
-      name: Name of its folder inside the job's; '': by the seed.
-      dataset: Name of its data set, no other training's; '': the folder's.
+    Its folder inside the job's is `name`, or goes by the seed; its data set is
+    `dataset`, no other training's, or has the name of the folder.
     """
     self._config, self._data, self._seed = config, data, seed
     self._name = name or f'seed_{seed}'

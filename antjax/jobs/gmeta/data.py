@@ -106,9 +106,7 @@ class TaskBatches:
   ) -> Iterator[episodes.Batch]:
     """Episodes of an evaluation split, this process's share.
 
-    Args:
-      name: Name of the scenario.
-      with_rows: Whether each task's rows are grouped, so that they can adapt.
+    With `with_rows` each task's rows are grouped, so that they can adapt.
     """
     return self._share(self._sources[name], with_rows)
 

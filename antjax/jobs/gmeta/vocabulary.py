@@ -55,15 +55,8 @@ def start_from(
 
   Dense parameters are kept as they are. A value that both data sets have keeps
   its row, at its new id; the rows of new values, the optimizers' state and the
-  step are those of `state`, fresh from `trainer`.
-
-  Args:
-    init_from: Run folder of train_gmeta, or one of its checkpoints.
-    name: Name of the model, a folder of the run.
-    data: Folder of the new data.
-    features: Features of the model, each with a table of its name.
-    trainer: The trainer.
-    state: State from `Trainer.init`.
+  step are those of `state`, fresh from `trainer`. `name` is the model's, a
+  folder of the run; each of its features has a table of its name.
 
   Raises:
     ValueError: No such run, one of another model, or its data have changed.

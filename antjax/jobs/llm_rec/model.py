@@ -22,10 +22,7 @@ from antjax.jobs.llm_rec.config import Config
 from antjax.lm import (
   cost,
   fingerprint,
-  positions,
-  pretrained,
   pretrained_tokenizer,
-  transformer,
 )
 from antjax.lm.config import Config as LMConfig
 from antjax.lm.token_cache import TokenCache
@@ -45,7 +42,11 @@ class BuiltRecommender:
 
 def build(config: Config, data: SequenceData) -> BuiltRecommender:
   """Reads the language model and the titles' tokens."""
-  lm_config, params = language_model(config)
+  lm_config, params = config.language_model(
+    config.tuning,
+    config.max_tokens,
+    config.seed if config.start == 'random' else None,
+  )
   texts = text_maker(config, data, lm_config)
   vector, pooling = config.vector, config.vector.pooling
   model = LLMRec(
@@ -81,26 +82,6 @@ def build(config: Config, data: SequenceData) -> BuiltRecommender:
   return BuiltRecommender(
     model, jax.tree.map(np.asarray, found), texts, made_of
   )
-
-
-def language_model(config: Config) -> tuple[LMConfig, PyTree]:
-  """The language model's config, and its parameters on the host."""
-  host = jax.local_devices(backend='cpu')[0]
-  lm_config, params = pretrained.load_pretrained(
-    config.model, shardings=jax.sharding.SingleDeviceSharding(host)
-  )
-  if config.start == 'random':
-    key = jax.random.key(config.seed)
-    with jax.default_device(host):
-      params = transformer.init(lm_config, key)
-  lm_config = dataclasses.replace(lm_config, remat=config.remat)
-  lm_config, params = positions.extend_learned(
-    lm_config, params, config.max_tokens
-  )
-  if config.tuning == 'lora':
-    scale = config.lora_alpha / config.lora_rank
-    lm_config = dataclasses.replace(lm_config, lora_scale=scale)
-  return lm_config, params
 
 
 def text_maker(

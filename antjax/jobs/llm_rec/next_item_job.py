@@ -42,18 +42,10 @@ def train(
 ) -> TrainedNextItem:
   """Trains or resumes; returns the model with the best validation score.
 
-  Args:
-    name: Name of the run, of its data set, and of its folder inside the job's.
-    config: Training configuration.
-    job: The job.
-    encoder: Configuration of SASRec or GRU4Rec.
-    num_items: N, the padding included.
-    events: Events that training sees.
-    validate: The larger, the better; the same on all processes.
-    made_of: Fingerprints of the data, see `run_identity`.
-    texts: Whitened text vectors [N, X] in place of ids.
-    paro: PaRO code.
-    seed: Seed of parameters, shuffles and sampled items.
+  The run's folder inside the job's and its data set have its name. `num_items`
+  counts the padding, `texts` are whitened vectors [N, X] in place of ids, and
+  `made_of` the data's fingerprints. The larger `validate`, the better; it is
+  the same on all processes.
 
   Raises:
     ValueError: There is nothing to train on, or the batch does not divide.
