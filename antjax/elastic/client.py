@@ -19,7 +19,7 @@ from absl import logging
 import grpc
 
 from antjax.elastic import security
-from antjax.elastic.methods import METHODS, SERVICE
+from antjax.elastic.protocol import METHODS, SERVICE
 
 MAX_MESSAGE_BYTES = 64 << 20
 _FIRST_DELAY_S, _MAX_DELAY_S = 0.1, 2.0

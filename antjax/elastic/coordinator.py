@@ -21,9 +21,8 @@ from antjax.elastic import policy_by_name, security, status, writer
 from antjax.elastic.controller import Controller, ControllerConfig
 from antjax.elastic.decisions import Decisions
 from antjax.elastic.liveness import Liveness
-from antjax.elastic.methods import METHODS, OPERATOR
 from antjax.elastic.monitor import Monitor
-from antjax.elastic.refused import Refused
+from antjax.elastic.protocol import METHODS, OPERATOR, Refused
 from antjax.elastic.rendezvous import Rendezvous
 from antjax.elastic.rendezvous_room import RendezvousConfig
 from antjax.elastic.service import make_server, Service

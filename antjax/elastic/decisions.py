@@ -19,7 +19,7 @@ from antjax.elastic.controller import Controller
 from antjax.elastic.job_state import JobState
 from antjax.elastic.liveness import Liveness
 from antjax.elastic.monitor import Monitor
-from antjax.elastic.refused import Refused
+from antjax.elastic.protocol import Refused
 from antjax.elastic.rendezvous import Rendezvous
 from antjax.elastic.status_memory import ActionLog
 from antjax.elastic.writer import Writer

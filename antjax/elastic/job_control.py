@@ -10,7 +10,7 @@ from collections.abc import Callable
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import job_data
 from antjax.elastic.job_state import GenerationRecord, JobState
-from antjax.elastic.refused import Refused
+from antjax.elastic.protocol import Refused
 
 _MAX_TEXT = 1000
 _MAX_REPLACED = 1000

@@ -13,9 +13,9 @@ from typing import Any
 from absl import logging
 
 from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic import protocol
 from antjax.elastic.job_state import DataSetState, JobState
-from antjax.elastic.refused import Refused
-from antjax.shards.data_shard import DataShard
+from antjax.elastic.protocol import Refused
 from antjax.shards.ledger import Ledger
 from antjax.shards.ledger_spec import LedgerSpec
 
@@ -27,7 +27,7 @@ _CHANGEABLE = ('num_epochs', 'max_data_errors')
 
 def create_data_set(job: JobState, request: pb.CreateDataSetRequest) -> bool:
   """Adds a data set; the workers after the first only confirm it."""
-  name, spec = request.data_set.name, _ledger_spec(request.data_set)
+  name, spec = request.data_set.name, _spec(request.data_set)
   known = job.sets.get(name)
   if known is None:
     if len(job.sets) >= MAX_DATA_SETS:
@@ -121,12 +121,7 @@ def exchange(
   if request.num_wanted:
     room = MAX_HELD - ledger.num_held(worker)
     for shard, bits in ledger.lease(worker, min(request.num_wanted, room)):
-      lease = reply.leases.add()
-      one = lease.shard
-      one.epoch, one.index = shard.epoch, shard.index
-      one.start, one.stop = shard.start, shard.stop
-      if bits:
-        lease.consumed = bits.to_bytes((bits.bit_length() + 7) // 8, 'little')
+      reply.leases.append(protocol.from_lease(shard, bits))
   if not reply.leases:
     reply.outcome = getattr(pb.ExchangeReply, ledger.outcome())
   reply.first_open_epoch = ledger.first_open_epoch
@@ -197,10 +192,12 @@ def _report(
   request: pb.ExchangeRequest,
 ) -> bool:
   """Applies what is said of held shards: all of it or nothing."""
-  consumed = [_shard(one) for one in request.consumed]
-  progress = [_lease(one) for one in request.progress]
-  returned = [_lease(one) for one in request.returned]
-  failed = [(_shard(one.shard), one.message) for one in request.failed]
+  consumed = [protocol.to_shard(one) for one in request.consumed]
+  progress = [protocol.to_lease(one) for one in request.progress]
+  returned = [protocol.to_lease(one) for one in request.returned]
+  failed = [
+    (protocol.to_shard(one.shard), one.message) for one in request.failed
+  ]
   if not (consumed or progress or returned or failed):
     return False
   seen = set()
@@ -241,25 +238,9 @@ def _report(
   return True
 
 
-def _shard(shard: pb.Shard) -> DataShard:
-  return DataShard(shard.index, shard.start, shard.stop, shard.epoch)
-
-
-def _lease(lease: pb.Lease) -> tuple[DataShard, int]:
-  return _shard(lease.shard), int.from_bytes(lease.consumed, 'little')
-
-
-def _ledger_spec(data_set: pb.DataSet) -> LedgerSpec:
+def _spec(data_set: pb.DataSet) -> LedgerSpec:
   try:
-    return LedgerSpec(
-      num_records=data_set.num_records,
-      shard_size=data_set.shard_size,
-      seed=data_set.seed,
-      num_epochs=1 if data_set.is_stream else data_set.num_epochs or None,
-      is_stream=data_set.is_stream,
-      max_data_errors=data_set.max_data_errors or 3,
-      at_most_once=data_set.delivery == pb.AT_MOST_ONCE,
-    )
+    return protocol.ledger_spec(data_set)
   except ValueError as error:
     raise Refused(
       'INVALID_ARGUMENT', f'data set {data_set.name!r}: {error}'

@@ -25,7 +25,7 @@ from google.protobuf.message import Message
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import job_control, job_data
 from antjax.elastic.job_state import Client, JobState
-from antjax.elastic.refused import Refused
+from antjax.elastic.protocol import Refused
 
 MAX_JOBS = 1000
 MAX_CLIENTS = 20_000  # Per job.

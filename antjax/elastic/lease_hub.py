@@ -24,7 +24,8 @@ from absl import logging
 
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorGoneError, StaleError
-from antjax.elastic.lease_queue import ended_shards, key_of, LeaseQueue
+from antjax.elastic.lease_queue import LeaseQueue
+from antjax.elastic.protocol import ended_shards, key_of
 
 _ERRORS: dict[str, type[Exception]] = {
   error.__name__: error

@@ -12,11 +12,9 @@ import dataclasses
 import threading
 import time
 
-import numpy as np
-
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorClient
-from antjax.shards.data_shard import DataShard
+from antjax.elastic.protocol import ended_shards, key_of
 
 _OUTCOME = pb.ExchangeReply
 
@@ -314,45 +312,3 @@ class LeaseQueue:
           self._note_news(this)
           this.news.returned.append(this.leases.pop())
       self._changed.notify_all()
-
-
-def key_of(shard: pb.Shard) -> tuple[int, int]:
-  """What tells a shard of a data set from the others."""
-  return shard.epoch, shard.index
-
-
-def ended_shards(news: pb.ExchangeRequest) -> list[pb.Shard]:
-  """The shards of a report that are not held any more."""
-  return [
-    *news.consumed,
-    *(lease.shard for lease in news.returned),
-    *(error.shard for error in news.failed),
-  ]
-
-
-def to_proto(shard: DataShard) -> pb.Shard:
-  """A shard as a message."""
-  return pb.Shard(
-    epoch=shard.epoch, index=shard.index, start=shard.start, stop=shard.stop
-  )
-
-
-def from_proto(shard: pb.Shard) -> DataShard:
-  """A shard from a message."""
-  return DataShard(shard.index, shard.start, shard.stop, shard.epoch)
-
-
-def to_lease(shard: DataShard, flags: np.ndarray) -> pb.Lease:
-  """A shard and the flags [n] of its consumed records as a message."""
-  packed = np.packbits(flags, bitorder='little').tobytes().rstrip(b'\0')
-  return pb.Lease(shard=to_proto(shard), consumed=packed)
-
-
-def consumed_flags(lease: pb.Lease) -> np.ndarray:
-  """Flags [n] of the records of a lease that are consumed."""
-  size = lease.shard.stop - lease.shard.start
-  raw = np.frombuffer(lease.consumed, np.uint8)
-  flags = np.zeros(size, np.uint8)
-  bits = np.unpackbits(raw, bitorder='little')[:size]
-  flags[: bits.size] = bits
-  return flags

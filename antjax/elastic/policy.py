@@ -344,9 +344,9 @@ def _line(view: ClusterView, worker: WorkerView) -> Cost | None:
 def antdt_dd(view: ClusterView) -> list[Action]:
   """AntDT-DD, micro-batch fixed: counts of the shortest step by fitted times.
 
-  A compiled micro-batch has one shape, so that of the paper's two free numbers
-  the count is left (`allocation.solve` has both). A worker that has not been
-  measured is taken to be like others of its device kind.
+  A compiled micro-batch has one shape, so that of the paper's two free numbers,
+  batch size and count, the count is left. A worker that has not been measured
+  is taken to be like others of its device kind.
   """
   if not view.workers:
     return [Nothing('no workers')]

@@ -14,8 +14,8 @@ from typing import Any
 from google.protobuf.message import DecodeError, Message
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import methods
-from antjax.elastic.refused import Refused
+from antjax.elastic import protocol
+from antjax.elastic.protocol import Refused
 from antjax.shards import data_shard
 
 MAX_BYTES = 1 << 20
@@ -58,7 +58,7 @@ def parse(kind: type[Message], data: bytes) -> Message:
   if kind is not pb.StatusRequest:
     _message('head', request.head)  # type: ignore[attr-defined]
     sequence = request.head.sequence  # type: ignore[attr-defined]
-    if not sequence and kind in methods.JOURNALED:
+    if not sequence and kind in protocol.JOURNALED:
       raise _refused('head.sequence', sequence, '1, 2, ...')
     _fields('', request)
   if isinstance(request, pb.CreateDataSetRequest):

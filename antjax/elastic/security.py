@@ -14,7 +14,7 @@ import stat
 from absl import logging
 import grpc
 
-from antjax.elastic.methods import OPERATOR, ROLES
+from antjax.elastic.protocol import OPERATOR, ROLES
 
 _MIN_TOKEN = 16
 _TOKEN = re.compile(r'[\x21-\x7e]+')

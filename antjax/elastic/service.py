@@ -12,8 +12,7 @@ import grpc
 import grpc.aio
 
 from antjax.elastic import requests, security
-from antjax.elastic.methods import METHODS, SERVICE
-from antjax.elastic.refused import Refused
+from antjax.elastic.protocol import METHODS, Refused, SERVICE
 from antjax.elastic.security import RoleTokens
 
 _MAX_CALLS = 20_000  # At once.

@@ -11,23 +11,104 @@ from absl import logging
 import numpy as np
 
 from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic import protocol
 from antjax.elastic.client import CoordinatorClient
-from antjax.elastic.consumption import Consumption
 from antjax.elastic.lease_hub import Hub, RemoteLeases
-from antjax.elastic.lease_queue import (
-  consumed_flags,
-  from_proto,
-  LeaseQueue,
-  to_lease,
-  to_proto,
-)
-from antjax.shards import ledger_state
+from antjax.elastic.lease_queue import LeaseQueue
+from antjax.shards import data_shard, index_set, ledger_state
 from antjax.shards.data_shard import DataShard
 from antjax.shards.ledger_spec import LedgerSpec
+from antjax.shards.ledger_state import Run
 
 # Shards in a row that one worker cannot read, and then it is not the data.
 _MAX_UNREADABLE = 8
 _MAX_TEXT = 1000
+
+
+class Consumption:
+  """What one worker knows to be consumed: the position in its checkpoint.
+
+  It is the position that the worker's pass began with, and all that it has
+  consumed since. What the other workers have consumed is in theirs.
+  """
+
+  def __init__(self, spec: LedgerSpec, share: tuple[int, int] = (0, 1)):
+    """Begins with nothing consumed.
+
+    Args:
+      spec: Spec of the data set.
+      share: (rank of this worker, number of workers).
+    """
+    self.spec = spec
+    self._share = share
+    self._first = 0
+    self._runs: list[Run] = []  # Without gaps, from `_first` on.
+
+  def load(self, state: ledger_state.State | None) -> None:
+    """Takes over a position; None: nothing is consumed.
+
+    Raises:
+      ValueError: It is malformed, of another data set, or of one worker among
+        several (merge the positions of all with `merge` first).
+    """
+    self._first, self._runs = 0, []
+    if state is not None:
+      self._runs = self.spec.read(state)
+      self._first = state['first_epoch']
+      self._know(state['num_records'])
+
+  def mark(self, shard: DataShard, bits: int) -> None:
+    """Notes that a bit set of records of a shard is consumed by this worker."""
+    if self.spec.is_stream:
+      self._know(shard.stop)
+    if shard.epoch < self._first:
+      return
+    run, position = self._run(shard.epoch), shard.index
+    if not self.spec.is_stream:
+      size, seed = self.spec.num_shards, self.spec.seed
+      places = data_shard.shard_positions(size, seed, shard.epoch)
+      position = int(places[shard.index])
+    if run.done >> position & 1:
+      return
+    bits |= run.marks.pop(position, 0)
+    if bits == (1 << len(shard)) - 1:
+      run.done |= 1 << position
+    elif bits:
+      run.marks[position] = bits
+
+  def drop_before(self, epoch: int) -> None:
+    """Forgets earlier epochs: they are in a committed checkpoint."""
+    if epoch > self._first:
+      self._first = epoch
+      pieces = [piece for run in self._runs for piece in run.cut(epoch)]
+      self._runs = [piece for piece in pieces if piece.stop > epoch]
+
+  def state(self) -> ledger_state.State:
+    """Returns the position as plain JSON types, see `ledger_state`."""
+    return {
+      **self.spec.head(),
+      'share': list(self._share),
+      'dynamic': True,
+      'first_epoch': self._first,
+      'epochs': [run.to_json() for run in self._runs],
+    }
+
+  def _run(self, epoch: int) -> Run:
+    """Returns the run of this epoch alone."""
+    stop = self._runs[-1].stop if self._runs else self._first
+    if epoch >= stop:
+      self._runs.append(Run(stop, epoch + 1))
+    found = next(run for run in self._runs if run.start <= epoch < run.stop)
+    if found.length > 1:
+      at = self._runs.index(found)
+      self._runs[at : at + 1] = found.cut(epoch, epoch + 1)
+      return self._run(epoch)
+    return found
+
+  def _know(self, num_records: int) -> None:
+    """Notes that a stream has at least so many records."""
+    if num_records > self.spec.num_records:
+      self.spec = self.spec.grown(num_records, False)
 
 
 class ServiceLedgerClient:
@@ -60,23 +141,14 @@ class ServiceLedgerClient:
     self._leases = leases
     self._hub: Hub | None = None
     self._hub_lock = threading.Lock()
-    self._consumption = Consumption(
-      LedgerSpec(
-        data_set.num_records,
-        data_set.shard_size,
-        seed=data_set.seed,
-        num_epochs=1 if data_set.is_stream else data_set.num_epochs or None,
-        is_stream=data_set.is_stream,
-      ),
-      share,
-    )
+    self._consumption = Consumption(protocol.ledger_spec(data_set), share)
     self._is_stream = data_set.is_stream
     self._base: ledger_state.State | None = None  # State of the next pass.
     self._round = 0  # How often `start` and `load` were called.
     self._number = 0  # Number of the current pass; 0: none.
     self._is_waiting = False
     self.ended_s = 0.0  # When `lease` last gave None, by the steady clock.
-    self._held: dict[DataShard, np.ndarray] = {}  # Consumed, by whomever.
+    self._held: dict[DataShard, int] = {}  # Bit sets consumed by anybody.
     self._unreadable: set[DataShard] = set()
 
   @classmethod
@@ -94,7 +166,7 @@ class ServiceLedgerClient:
   @property
   def num_records(self) -> int:
     """Records of the data set; of a stream: as far as this worker knows."""
-    return self._consumption.num_records
+    return self._consumption.spec.num_records
 
   @property
   def is_stream(self) -> bool:
@@ -140,33 +212,35 @@ class ServiceLedgerClient:
     if lease is None:
       self.ended_s = time.monotonic()
       return None
-    shard = from_proto(lease.shard)
-    self._held[shard] = consumed_flags(lease)
+    shard, bits = protocol.to_lease(lease)
+    self._held[shard] = bits
     return shard
 
   def unconsumed(self, shard: DataShard) -> np.ndarray:
     """Returns the records of a leased shard to consume, in order."""
-    return self._consumption.order(shard, self._flags(shard))
+    return self._consumption.spec.unconsumed(shard, self._consumed(shard))
 
   def mark(self, shard: DataShard, records: np.ndarray) -> None:
     """Notes that these records of a leased shard are consumed."""
-    flags = self._flags(shard)
-    flags[np.asarray(records) - shard.start] = 1
-    self._consumption.mark(shard, records)
-    self._report(progress=[to_lease(shard, flags)])
+    bits = index_set.bits(np.atleast_1d(records) - shard.start)
+    self._held[shard] = self._consumed(shard) | bits
+    self._consumption.mark(shard, bits)
+    lease = protocol.from_lease(shard, self._held[shard])
+    self._report(progress=[lease])
     self._unreadable.clear()
 
   def ack(self, shard: DataShard) -> None:
     """Notes that all records of a leased shard are consumed."""
-    flags = self._flags(shard)
-    self._consumption.mark(shard, shard.start + np.flatnonzero(flags == 0))
+    others = self._consumed(shard)
+    self._consumption.mark(shard, (1 << len(shard)) - 1 & ~others)
     del self._held[shard]
-    self._report(consumed=[to_proto(shard)])
+    self._report(consumed=[protocol.from_shard(shard)])
     self._unreadable.clear()
 
   def requeue(self, shard: DataShard) -> None:
     """Gives a leased shard back; its unmarked records are still to do."""
-    self._report(returned=[to_lease(shard, self._flags(shard))])
+    lease = protocol.from_lease(shard, self._consumed(shard))
+    self._report(returned=[lease])
     del self._held[shard]
 
   def fail(self, shard: DataShard, error: Exception) -> None:
@@ -189,10 +263,10 @@ class ServiceLedgerClient:
       shard.epoch,
       text,
     )
-    self._flags(shard)
+    self._consumed(shard)
     del self._held[shard]
-    failure = pb.DataError(shard=to_proto(shard), message=text[:_MAX_TEXT])
-    self._report(failed=[failure])
+    where = protocol.from_shard(shard)
+    self._report(failed=[pb.DataError(shard=where, message=text[:_MAX_TEXT])])
     if len(self._unreadable) >= _MAX_UNREADABLE:
       raise error
 
@@ -220,13 +294,13 @@ class ServiceLedgerClient:
   def _report(self, **news: Any) -> None:
     self._leases.report(self._number, pb.ExchangeRequest(**news))
 
-  def _flags(self, shard: DataShard) -> np.ndarray:
-    flags = self._held.get(shard)
-    if flags is None:
+  def _consumed(self, shard: DataShard) -> int:
+    """Returns what anybody has consumed of a shard that is held here."""
+    if shard not in self._held:
       raise ValueError(
         f'data set {self.name!r}: {shard} is not leased to this worker.'
       )
-    return flags
+    return self._held[shard]
 
   def set_slice(self, index: int, count: int) -> None:
     """Says which of grain's `count` prefetch processes this one is.

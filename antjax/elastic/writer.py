@@ -16,7 +16,7 @@ import time
 from google.protobuf.message import Message
 
 from antjax.elastic.jobs import Jobs, MESSAGES
-from antjax.elastic.refused import Refused
+from antjax.elastic.protocol import Refused
 from antjax.shards.journal import Command, Journal
 
 _NUMBER = {kind: number for number, kind in enumerate(MESSAGES)}

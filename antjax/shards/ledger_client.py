@@ -115,9 +115,7 @@ class LocalLedgerClient:
   def unconsumed(self, shard: DataShard) -> np.ndarray:
     """See `LedgerClient`."""
     bits = self._ledger.check_held(self._name, shard)
-    order = self._ledger.spec.record_order(shard)
-    flags = index_set.flags(bits, len(shard))
-    return order[flags[order - shard.start] == 0]
+    return self._ledger.spec.unconsumed(shard, bits)
 
   def mark(self, shard: DataShard, records: np.ndarray) -> None:
     """See `LedgerClient`.

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from antjax.shards import data_shard, ledger_state
+from antjax.shards import data_shard, index_set, ledger_state
 from antjax.shards.data_shard import DataShard
 from antjax.shards.ledger_state import Run, State
 
@@ -76,13 +76,20 @@ class LedgerSpec:
     stop = min(start + self.shard_size, self.num_records)
     return DataShard(index, start, stop, epoch)
 
-  def record_order(self, shard: DataShard) -> np.ndarray:
-    """Returns the records of a shard in the order in which they are read."""
-    if self.is_stream:
-      return np.arange(shard.start, shard.stop)
-    return data_shard.record_order(
-      shard.start, shard.stop, self.seed, shard.epoch
-    )
+  def unconsumed(self, shard: DataShard, bits: int) -> np.ndarray:
+    """Returns the records of a shard to read, in order.
+
+    Args:
+      shard: Shard of the data set.
+      bits: Bit set of its records that are consumed.
+    """
+    order = np.arange(shard.start, shard.stop)
+    if not self.is_stream:
+      order = data_shard.record_order(
+        shard.start, shard.stop, self.seed, shard.epoch
+      )
+    consumed = index_set.flags(bits, len(shard))
+    return order[consumed[order - shard.start] == 0]
 
   def head(self) -> State:
     """Returns the fields of a state that name the data set."""

@@ -13,13 +13,13 @@ import time
 
 import grpc
 
-from antjax.elastic import methods, security, service, writer
+from antjax.elastic import protocol, security, service, writer
 from antjax.elastic.controller import Controller
 from antjax.elastic.coordinator import Coordinator, CoordinatorConfig
 from antjax.elastic.jobs import Jobs
 from antjax.shards.journal import Journal
 
-TOKENS = {role: f'a-token-of-the-{role}' for role in methods.ROLES}
+TOKENS = {role: f'a-token-of-the-{role}' for role in protocol.ROLES}
 WAIT_S = 30.0
 
 
@@ -128,7 +128,7 @@ class CoordinatorServer:
       token = TOKENS.get(caller, 'a-token-of-nobody-here')
       metadata = [('authorization', f'Bearer {token}')]
     try:
-      path = f'/{methods.SERVICE}/{method}'
+      path = f'/{protocol.SERVICE}/{method}'
       reply = self._channel.unary_unary(path)(
         data, timeout=timeout, metadata=metadata
       )

@@ -21,7 +21,7 @@ import grpc.aio
 import pytest
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import methods, requests, security, service, writer
+from antjax.elastic import protocol, requests, security, service, writer
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.controller import Controller
 from antjax.elastic.coordinator import (
@@ -31,14 +31,14 @@ from antjax.elastic.coordinator import (
 )
 from antjax.elastic.jobs import Jobs
 from antjax.elastic.policy_by_name import resolve
-from antjax.elastic.refused import Refused
+from antjax.elastic.protocol import Refused
 from antjax.elastic.rendezvous_room import RendezvousConfig
 from antjax.shards.journal import Journal
 from tests import source_tree
 from tests.elastic import certificates
 
 DATA_SET = pb.DataSet(name='d', num_records=400, shard_size=4, num_epochs=1)
-TOKENS = {role: f'token-of-the-{role}' for role in methods.ROLES}
+TOKENS = {role: f'token-of-the-{role}' for role in protocol.ROLES}
 
 
 class Clock:
@@ -101,10 +101,10 @@ class Server:
     if not isinstance(data, bytes):
       data = data.SerializeToString()
     metadata = [('authorization', f'Bearer {token}')] if token else None
-    path = f'/{methods.SERVICE}/{name}'
+    path = f'/{protocol.SERVICE}/{name}'
     call = self.channel.unary_unary(path)
     reply = await call(data, metadata=metadata, timeout=20)
-    return methods.METHODS[name].reply.FromString(reply)
+    return protocol.METHODS[name].reply.FromString(reply)
 
   async def refused(self, name, data, code, match='', token=None):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -273,7 +273,7 @@ async def test_roles_hold(tmp_path):
   path.write_text(''.join(f'{r} {token}\n' for r, token in TOKENS.items()))
   path.chmod(0o600)
   async with Server(tmp_path, token_file=str(path)) as server:
-    for name, method in methods.METHODS.items():
+    for name, method in protocol.METHODS.items():
       for token in (None, 'another-token-of-nobody', TOKENS['worker'][:-1]):
         await server.refused(
           name, method.request(), 'UNAUTHENTICATED', 'token', token
@@ -291,7 +291,7 @@ async def test_roles_hold(tmp_path):
 @run
 async def test_an_unknown_method_is_unimplemented(tmp_path):
   async with Server(tmp_path) as server:
-    call = server.channel.unary_unary(f'/{methods.SERVICE}/Explode')
+    call = server.channel.unary_unary(f'/{protocol.SERVICE}/Explode')
     with pytest.raises(grpc.aio.AioRpcError) as caught:
       await call(b'')
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
@@ -353,7 +353,7 @@ BAD = [
 
 @pytest.mark.parametrize('name, fields, message', BAD)
 def test_a_field_out_of_range_is_named(name, fields, message):
-  request = methods.METHODS[name].request(head=head())
+  request = protocol.METHODS[name].request(head=head())
   for field, value in (
     ('data_set', 'd'),
     ('pass_number', 1),
@@ -385,10 +385,10 @@ async def test_dlrover_defect_11_nothing_that_is_sent_is_run(tmp_path):
       return (os.mkdir, (str(tmp_path / 'exploded'),))
 
   async with Server(tmp_path) as server:
-    for name in methods.METHODS:
-      for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+    for name in protocol.METHODS:
+      for number in range(pickle.HIGHEST_PROTOCOL + 1):
         await server.refused(
-          name, pickle.dumps(Bomb(), protocol), 'INVALID_ARGUMENT'
+          name, pickle.dumps(Bomb(), number), 'INVALID_ARGUMENT'
         )
     assert server.jobs.names() == []
   assert not (tmp_path / 'exploded').exists()

@@ -16,7 +16,7 @@ import pytest
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import writer
 from antjax.elastic.jobs import MESSAGES
-from antjax.elastic.refused import Refused
+from antjax.elastic.protocol import Refused
 from antjax.shards import index_set, ledger_state
 from antjax.shards.journal import Journal
 from antjax.shards.ledger_spec import LedgerSpec
