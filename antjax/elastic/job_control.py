@@ -26,7 +26,7 @@ def start_generation(
   last = job.history[-1].members if job.history else members
   if set(last) != set(members) or set(job.replaced) & set(members):
     if job.plan.version:  # It was made for other hosts.
-      set_plan(job, pb.Plan(reason='other hosts: as set up'))
+      _set_plan(job, pb.Plan(reason='other hosts: as set up'))
   job.generation += 1
   job.is_managed = True
   job.phase = 'running'
@@ -82,7 +82,16 @@ def expire_workers(
   return True
 
 
-def set_plan(job: JobState, plan: pb.Plan) -> None:
+def set_plan(job: JobState, message: pb.SetPlan, now: float) -> bool:
+  """Puts a plan in force, unless the job has ended."""
+  del now
+  if job.phase == 'ended':
+    return False
+  _set_plan(job, message.plan)
+  return True
+
+
+def _set_plan(job: JobState, plan: pb.Plan) -> None:
   """Takes a plan over; its version is the next one, whatever it says."""
   version = job.plan.version + 1
   job.plan = pb.Plan()
@@ -169,7 +178,7 @@ _ACTIONS: dict[str, Callable[[JobState, pb.OperateRequest], None]] = {
   'stop': _stop,
   'restart': _restart,
   'replace': _replace,
-  'set_plan': lambda job, request: set_plan(job, request.plan),
+  'set_plan': lambda job, request: _set_plan(job, request.plan),
   'retry_set_aside': _retry_set_aside,
 }
 

@@ -25,8 +25,11 @@ MAX_HELD = 10_000  # Leases of a worker in a data set.
 _CHANGEABLE = ('num_epochs', 'max_data_errors')
 
 
-def create_data_set(job: JobState, request: pb.CreateDataSetRequest) -> bool:
+def create_data_set(
+  job: JobState, request: pb.CreateDataSetRequest, now: float
+) -> bool:
   """Adds a data set; the workers after the first only confirm it."""
+  del now
   name, spec = request.data_set.name, _spec(request.data_set)
   known = job.sets.get(name)
   if known is None:
@@ -63,8 +66,9 @@ def create_data_set(job: JobState, request: pb.CreateDataSetRequest) -> bool:
   return bool(changed)
 
 
-def begin(job: JobState, request: pb.BeginRequest) -> bool:
+def begin(job: JobState, request: pb.BeginRequest, now: float) -> bool:
   """Makes the ledger what the restored checkpoint says, once in a pass."""
+  del now
   data = data_set(job, request.data_set)
   client = request.head.client
   digest = hashlib.sha256(request.state).digest()
@@ -153,8 +157,11 @@ def commit(job: JobState, request: pb.CommitRequest, now: float) -> bool:
   return True
 
 
-def extend_stream(job: JobState, request: pb.ExtendStreamRequest) -> bool:
+def extend_stream(
+  job: JobState, request: pb.ExtendStreamRequest, now: float
+) -> bool:
   """Notes that a stream has grown; several may say so in any order."""
+  del now
   data = data_set(job, request.data_set)
   ledger = data.ledger
   known = (ledger.spec.num_records, ledger.spec.is_closed)

@@ -51,17 +51,16 @@ MESSAGES = (*REQUESTS, *DECISIONS)
 _WITHOUT = (pb.OperateRequest, pb.ExtendStreamRequest)  # A generation.
 
 
-# What requests that have no reply do to a job; True: it has changed.
+# What messages without a reply do to a job; True: it has changed.
 _CHANGES: dict[type[Message], Callable[[JobState, Any, float], bool]] = {
-  pb.BeginRequest: lambda job, request, now: job_data.begin(job, request),
+  pb.CreateDataSetRequest: job_data.create_data_set,
+  pb.BeginRequest: job_data.begin,
   pb.CommitRequest: job_data.commit,
-  pb.CreateDataSetRequest: (
-    lambda job, request, now: job_data.create_data_set(job, request)
-  ),
-  pb.ExtendStreamRequest: (
-    lambda job, request, now: job_data.extend_stream(job, request)
-  ),
+  pb.ExtendStreamRequest: job_data.extend_stream,
   pb.OperateRequest: job_control.operate,
+  pb.EndGeneration: job_control.end_generation,
+  pb.ExpireWorkers: job_control.expire_workers,
+  pb.SetPlan: job_control.set_plan,
 }
 
 
@@ -94,10 +93,14 @@ class Jobs:
       Refused: See `apply`.
     """
     head = request.head  # type: ignore[attr-defined]
-    job = self._job_of(request, head)
+    job = self._jobs.get(head.job)
+    if job is None:
+      if not isinstance(request, pb.CreateDataSetRequest):
+        raise Refused('NOT_FOUND', f'there is no job {head.job!r}.')
+      job = self._new_job(head.job)  # Is not kept yet.
     client = job.clients.get(head.client)
     is_new = client is None or client.incarnation != head.incarnation
-    self._check_generation(job, request, head)
+    _check_generation(job, request, head)
     if client is not None:
       _check_client(job, client, head)
     if client is not None and not is_new:
@@ -119,7 +122,12 @@ class Jobs:
       job.generation = head.generation  # The job runs without agents.
       is_new = True
     try:
-      reply, is_changed = self._apply_request(job, request, now)
+      if isinstance(request, pb.ExchangeRequest):
+        reply: Message = pb.ExchangeReply()
+        is_changed = job_data.exchange(job, request, reply)
+      else:
+        reply = pb.Empty()
+        is_changed = _CHANGES[type(request)](job, request, now)
     except Refused:
       job.generation = before
       raise
@@ -154,15 +162,6 @@ class Jobs:
     self.decide(message, now)
     return b''
 
-  def _apply_request(
-    self, job: JobState, request: Message, now: float
-  ) -> tuple[Message, bool]:
-    """Returns the reply, and whether the job has changed."""
-    if isinstance(request, pb.ExchangeRequest):
-      reply = pb.ExchangeReply()
-      return reply, job_data.exchange(job, request, reply)
-    return pb.Empty(), _CHANGES[type(request)](job, request, now)
-
   def check_alive(self, head: pb.Head) -> None:
     """Raises Refused where who sends this is fenced off; for heartbeats."""
     job = self._jobs.get(head.job)
@@ -191,26 +190,18 @@ class Jobs:
       Whether the state has changed: not if the decision came too late.
     """
     if isinstance(message, pb.StartGeneration):
-      return self._start(message, now)
-    if isinstance(message, pb.OperateRequest):  # By the controller.
-      asked = self._jobs.get(message.head.job)
-      if asked is None:
-        return False
-      is_changed = job_control.operate(asked, message, now)
-      asked.policy_restarts += message.action == 'replace'
-      return is_changed
-    job = self._jobs.get(message.job)  # type: ignore[attr-defined]
+      if message.job not in self._jobs:
+        self._keep(self._new_job(message.job))
+      return job_control.start_generation(self._jobs[message.job], message, now)
+    is_asked = isinstance(message, pb.OperateRequest)  # By the controller.
+    name = message.head.job if is_asked else message.job  # type: ignore[attr-defined]
+    job = self._jobs.get(name)
     if job is None:
       return False
-    if isinstance(message, pb.EndGeneration):
-      return job_control.end_generation(job, message, now)
-    if isinstance(message, pb.ExpireWorkers):
-      return job_control.expire_workers(job, message, now)
-    assert isinstance(message, pb.SetPlan), type(message)
-    if job.phase == 'ended':
-      return False
-    job_control.set_plan(job, message.plan)
-    return True
+    is_changed = _CHANGES[type(message)](job, message, now)
+    if isinstance(message, pb.OperateRequest):
+      job.policy_restarts += message.action == 'replace'
+    return is_changed
 
   def to_bytes(self) -> bytes:
     """Returns all jobs."""
@@ -249,15 +240,6 @@ class Jobs:
       result._jobs[job.name] = job
     return result
 
-  def _job_of(self, request: Message, head: pb.Head) -> JobState:
-    """Returns the job of a request; a new one is not kept yet."""
-    job = self._jobs.get(head.job)
-    if job is not None:
-      return job
-    if not isinstance(request, pb.CreateDataSetRequest):
-      raise Refused('NOT_FOUND', f'there is no job {head.job!r}.')
-    return self._new_job(head.job)
-
   def _new_job(self, name: str) -> JobState:
     if len(self._jobs) >= MAX_JOBS and self._first_ended() is None:
       raise Refused('RESOURCE_EXHAUSTED', f'there are {MAX_JOBS} jobs already.')
@@ -275,35 +257,24 @@ class Jobs:
         del self._jobs[ended]
       self._jobs[job.name] = job
 
-  def _start(self, message: pb.StartGeneration, now: float) -> bool:
-    job = self._jobs.get(message.job)
-    if job is None:
-      job = self._new_job(message.job)
-      self._keep(job)
-    return job_control.start_generation(job, message, now)
 
-  def _check_generation(
-    self, job: JobState, request: Message, head: pb.Head
-  ) -> None:
-    if isinstance(request, pb.OperateRequest) or (
-      # Who fills a stream may be no worker.
-      isinstance(request, pb.ExtendStreamRequest) and not head.generation
-    ):
-      return
-    if job.is_managed and job.phase != 'running':
-      raise Refused(
-        'FAILED_PRECONDITION',
-        f'generation {job.generation} of job {job.name!r} is over.',
-      )
-    if head.generation == job.generation:
-      return
-    starts = (pb.CreateDataSetRequest, pb.BeginRequest)
-    if (
-      head.generation > job.generation
-      and not job.is_managed
-      and isinstance(request, starts)
-    ):
-      return
+def _check_generation(job: JobState, request: Message, head: pb.Head) -> None:
+  if isinstance(request, pb.OperateRequest) or (
+    # Who fills a stream may be no worker.
+    isinstance(request, pb.ExtendStreamRequest) and not head.generation
+  ):
+    return
+  if job.is_managed and job.phase != 'running':
+    raise Refused(
+      'FAILED_PRECONDITION',
+      f'generation {job.generation} of job {job.name!r} is over.',
+    )
+  is_start = not job.is_managed and isinstance(
+    request, (pb.CreateDataSetRequest, pb.BeginRequest)
+  )
+  if head.generation < job.generation or (
+    head.generation > job.generation and not is_start
+  ):
     raise Refused(
       'FAILED_PRECONDITION',
       f'job {job.name!r} is at generation {job.generation}; the request is of'
@@ -324,6 +295,3 @@ def _check_client(job: JobState, client: Client, head: pb.Head) -> None:
       'FAILED_PRECONDITION',
       f'{head.client!r} of job {job.name!r} is fenced off: {reason}',
     )
-
-
-__all__ = ['DECISIONS', 'Jobs', 'MESSAGES', 'REQUESTS', 'Refused']
