@@ -164,11 +164,19 @@ class Decisions:
 
 def _remaining(job: JobState) -> float | None:
   """Records that are still to be consumed; None: no end, or not known yet."""
+  left = 0
   ledgers = [
     data.ledger
     for data in job.sets.values()
     if data.generation == job.generation
   ]
-  left = [ledger.num_remaining() for ledger in ledgers]
-  known = [number for number in left if number is not None]
-  return float(sum(known)) if left and len(known) == len(left) else None
+  for ledger in ledgers:
+    spec, counts = ledger.spec, ledger.counts()
+    if spec.num_epochs is None or spec.is_growing:
+      return None
+    over = sum(counts[name] for name in ('consumed', 'done', 'set_aside'))
+    shards = spec.num_epochs * spec.num_shards - over
+    # The last shard of an epoch may be smaller.
+    most = spec.num_epochs * spec.num_records
+    left += min(shards * spec.shard_size, most)
+  return float(left) if ledgers else None

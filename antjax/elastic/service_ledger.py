@@ -120,6 +120,14 @@ class ServiceLedgerClient:
 
   All workers begin their passes in the same order and at the same position: a
   pass begins with the first `lease` after `start` or `load`.
+
+  Attributes:
+    name: Name of the data set in its job.
+    is_stream: Whether the data set grows while it is read.
+    is_waiting: Whether `lease` gave None only because there was nothing just
+      then. In a lockstep job no worker waits for another outside the
+      collectives, so `lease` returns None where a shard may still come back.
+    ended_s: Time on the monotonic clock at which `lease` last gave None.
   """
 
   def __init__(
@@ -142,12 +150,12 @@ class ServiceLedgerClient:
     self._hub: Hub | None = None
     self._hub_lock = threading.Lock()
     self._consumption = Consumption(protocol.ledger_spec(data_set), share)
-    self._is_stream = data_set.is_stream
+    self.is_stream = data_set.is_stream
     self._base: ledger_state.State | None = None  # State of the next pass.
     self._round = 0  # How often `start` and `load` were called.
     self._number = 0  # Number of the current pass; 0: none.
-    self._is_waiting = False
-    self.ended_s = 0.0  # When `lease` last gave None, by the steady clock.
+    self.is_waiting = False
+    self.ended_s = 0.0
     self._held: dict[DataShard, int] = {}  # Bit sets consumed by anybody.
     self._unreadable: set[DataShard] = set()
 
@@ -169,36 +177,28 @@ class ServiceLedgerClient:
     return self._consumption.spec.num_records
 
   @property
-  def is_stream(self) -> bool:
-    """Whether the data set grows while it is read."""
-    return self._is_stream
-
-  @property
   def has_begun(self) -> bool:
     """Whether the coordinator knows of the data set and the generation."""
     return self._number > 0
 
-  @property
-  def is_waiting(self) -> bool:
-    """Whether `lease` gave None only because there was nothing just then.
-
-    In a lockstep job no worker waits for another outside the collectives, so
-    `lease` returns None where a shard may still come back, or a stream grow.
-    """
-    return self._is_waiting
-
   def start(self) -> None:
     """Lets the next `lease` begin a new pass, with nothing consumed."""
-    self._next_pass(None)
+    self.load(None)
 
-  def load(self, state: ledger_state.State) -> None:
+  def load(self, state: ledger_state.State | None) -> None:
     """Lets the next `lease` begin a new pass at a position.
 
     Raises:
       ValueError: The state is malformed, of another data set, or of one of
         several workers (merge the states of all with `merge` first).
     """
-    self._next_pass(state)
+    self._consumption.load(state)
+    self._base = state
+    self._round += 1
+    self._number = 0
+    self.is_waiting = False
+    self._held.clear()
+    self._unreadable.clear()
 
   def lease(self) -> DataShard | None:
     """Returns the next shard, or None: this pass is over, or `is_waiting`."""
@@ -207,7 +207,7 @@ class ServiceLedgerClient:
       if self._base is not None:  # The same bytes on every worker.
         base = json.dumps(self._base, sort_keys=True).encode()
       self._number = self._leases.begin(base, self._round)
-    lease, self._is_waiting, first_open = self._leases.take(self._number)
+    lease, self.is_waiting, first_open = self._leases.take(self._number)
     self._consumption.drop_before(first_open)
     if lease is None:
       self.ended_s = time.monotonic()
@@ -282,15 +282,6 @@ class ServiceLedgerClient:
       self._hub.close()
     self._leases.close()
 
-  def _next_pass(self, state: ledger_state.State | None) -> None:
-    self._consumption.load(state)
-    self._base = state
-    self._round += 1
-    self._number = 0
-    self._is_waiting = False
-    self._held.clear()
-    self._unreadable.clear()
-
   def _report(self, **news: Any) -> None:
     self._leases.report(self._number, pb.ExchangeRequest(**news))
 
@@ -314,11 +305,11 @@ class ServiceLedgerClient:
         f'data set {self.name!r}: only mp_prefetch may slice it, in its'
         ' processes; there is no slice of leased records.'
       )
-    self._leases.set_index(index)
+    self._leases.index = index
 
   def __reduce__(self) -> tuple[Any, ...]:
     """For grain's prefetch processes: they lease through this client."""
-    if self._is_stream:
+    if self.is_stream:
       raise TypeError(
         f'data set {self.name!r} is a stream: its end is not known, so that'
         ' mp_prefetch would stop where it is empty; use'

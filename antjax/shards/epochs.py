@@ -226,16 +226,6 @@ class Epochs:
     counts['done'] += self.first_open * self.spec.num_shards - aside
     return counts
 
-  def num_remaining(self) -> int | None:
-    """Returns about how many records are not consumed; None: no end."""
-    epochs = self.spec.num_epochs
-    if epochs is None or self.spec.is_growing:
-      return None
-    counts = self.counts()
-    over = sum(counts[name] for name in ('consumed', 'done', 'set_aside'))
-    shards = epochs * self.spec.num_shards - over
-    return min(shards * self.spec.shard_size, epochs * self.spec.num_records)
-
   def retry_set_aside(self) -> int:
     """Makes shards to do again that are set aside; returns their number."""
     count = 0

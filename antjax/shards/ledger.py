@@ -282,10 +282,6 @@ class Ledger:
     """Numbers of 'todo', 'doing', 'consumed', 'done', 'set_aside' shards."""
     return self._epochs.counts()
 
-  def num_remaining(self) -> int | None:
-    """About how many records are not consumed; None: no end."""
-    return self._epochs.num_remaining()
-
   def num_held(self, worker: str) -> int:
     """Returns how many shards a worker holds."""
     return sum(e.num_held.get(worker, 0) for e in self._epochs.open.values())
