@@ -7,7 +7,8 @@ the Controller what is done about slow workers; all of it becomes messages that
 are applied and stored like requests.
 """
 
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 import time
 
 from absl import logging
@@ -21,15 +22,44 @@ from antjax.elastic.liveness import Liveness
 from antjax.elastic.monitor import Monitor
 from antjax.elastic.protocol import Refused
 from antjax.elastic.rendezvous import Rendezvous
-from antjax.elastic.status_memory import ActionLog
 from antjax.elastic.writer import Writer
 
+_MAX_LOGGED_JOBS = 1000
+_MAX_LOGGED = 128
+_MAX_KINDS = 16
 _NAMES = {
   actions.AdjustBatch: 'ADJUST_BS',
   actions.BackupWorkers: 'BACKUP_WORKERS',
   actions.KillRestart: 'KILL_RESTART',
   actions.AdjustLR: 'ADJUST_LR',
 }
+
+
+class ActionLog:
+  """What the controller did, by job."""
+
+  def __init__(self) -> None:
+    self._entries: dict[str, deque[tuple[float, str, str]]] = {}
+    self._counts: dict[str, Counter[str]] = {}
+
+  def record(self, job: str, unix_s: float, action: str, reason: str) -> None:
+    """Notes an action, e.g. 'ADJUST_BS', and why it was taken."""
+    if job not in self._entries and len(self._entries) >= _MAX_LOGGED_JOBS:
+      oldest = next(iter(self._entries))
+      del self._entries[oldest], self._counts[oldest]
+    entries = self._entries.setdefault(job, deque(maxlen=_MAX_LOGGED))
+    entries.append((unix_s, action, reason))
+    counts = self._counts.setdefault(job, Counter())
+    is_known = action in counts or len(counts) < _MAX_KINDS
+    counts[action if is_known else 'other'] += 1
+
+  def entries(self, job: str) -> Sequence[tuple[float, str, str]]:
+    """Returns the last (unix time, action, reason), oldest first."""
+    return tuple(self._entries.get(job, ()))
+
+  def counts(self, job: str) -> Mapping[str, int]:
+    """Returns how often each action was taken since the coordinator began."""
+    return self._counts.get(job, {})
 
 
 class Decisions:

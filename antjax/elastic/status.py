@@ -6,7 +6,7 @@ A snapshot is bounded however many shards, epochs, generations, workers and
 jobs there are: lists are cut, and say how many they leave out.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import dataclasses
 import math
@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 import zlib
 
 from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic.decisions import ActionLog
 from antjax.elastic.job_state import JobState
 from antjax.elastic.jobs import Jobs
 from antjax.elastic.monitor import Monitor
 from antjax.elastic.rendezvous import Rendezvous
 from antjax.elastic.rendezvous_room import AgentRecord
-from antjax.elastic.status_memory import ActionLog, Rates
 from antjax.elastic.view import ClusterView, WorkerView
 from antjax.elastic.windows import Slice
 from antjax.shards.ledger import Ledger
@@ -39,7 +39,31 @@ _FEW = 8
 _MAX_NAME = 80
 _MAX_TEXT = 400
 _MAX_LOG = 800
+_MAX_RATES = 256
+_RATE_WINDOW_S = 60.0
 _T = TypeVar('_T')
+
+
+class Rates:
+  """How fast counters grow, over the last minute of snapshots."""
+
+  def __init__(self) -> None:
+    self._points: dict[tuple[str, str], deque[tuple[float, float]]] = {}
+
+  def note(
+    self, job: str, data_set: str, value: float, now: float
+  ) -> float | None:
+    """Notes a value; returns its growth a second, None: not known yet."""
+    if len(self._points) > _MAX_RATES:  # Some belong to jobs long over.
+      self._points.clear()
+    points = self._points.setdefault((job, data_set), deque(maxlen=128))
+    if points and (value < points[-1][1] or now < points[-1][0]):
+      points.clear()  # A checkpoint was restored.
+    points.append((now, value))
+    while len(points) > 2 and points[1][0] <= now - _RATE_WINDOW_S:
+      points.popleft()
+    first_s, first = points[0]
+    return (value - first) / (now - first_s) if now > first_s else None
 
 
 @dataclasses.dataclass(frozen=True)
