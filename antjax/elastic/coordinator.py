@@ -17,7 +17,7 @@ from typing import Any
 from absl import logging
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import policy_by_name, security, status, writer
+from antjax.elastic import policy, security, status, writer
 from antjax.elastic.controller import Controller, ControllerConfig
 from antjax.elastic.decisions import Decisions
 from antjax.elastic.liveness import Liveness
@@ -38,36 +38,19 @@ _GRACE_S = 2.0  # For calls in progress when it ends.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CoordinatorConfig:
-  """Where a coordinator listens, and when it acts.
+  """Where a coordinator listens, and when it acts."""
 
-  Attributes:
-    journal: Path of the journal file.
-    address: Address to listen on.
-    port: Port to listen on; 0 picks a free one.
-    status_port: Port of the status page; 0 picks one; None: no page.
-    token_file: File of lines `role token`; empty: no tokens needed.
-    tls_dir: Folder with ca.pem, cert.pem, key.pem; empty: no TLS.
-    is_insecure: Whether it may be open to other machines without them.
-    policy: Name of the Controller's policy, see `policy_by_name.resolve`.
-    lease_timeout_s: Seconds of silence after which a worker counts as dead.
-    progress_timeout_s: Seconds without a step after which it does too.
-    is_restarting_ended: Whether jobs that have ended resume, with a new budget.
-    rendezvous: Settings of when generations start and end.
-    monitor: Settings of what counts as slow.
-    controller: Settings of when the Controller acts.
-  """
-
-  journal: str
+  journal: str  # Path of the journal file.
   address: str = '127.0.0.1'
-  port: int = 0
-  status_port: int | None = None
-  token_file: str = ''
-  tls_dir: str = ''
-  is_insecure: bool = False
-  policy: str = 'static'
-  lease_timeout_s: float = 30.0
-  progress_timeout_s: float = 600.0
-  is_restarting_ended: bool = False
+  port: int = 0  # 0 picks a free one.
+  status_port: int | None = None  # Of the status page; None: no page.
+  token_file: str = ''  # Lines `role token`; empty: no tokens needed.
+  tls_dir: str = ''  # With ca.pem, cert.pem, key.pem; empty: no TLS.
+  is_insecure: bool = False  # It may be open to other machines without them.
+  policy: str = 'static'  # See `policy.resolve`.
+  lease_timeout_s: float = 30.0  # Silence after which a worker counts as dead.
+  progress_timeout_s: float = 600.0  # The same without a step.
+  is_restarting_ended: bool = False  # Ended jobs resume, with a new budget.
   rendezvous: RendezvousConfig = RendezvousConfig()
   monitor: MonitorConfig = MonitorConfig()
   controller: ControllerConfig = ControllerConfig()
@@ -116,7 +99,7 @@ async def serve(
     else security.RoleTokens()
   )
   tls = security.read_tls(config.tls_dir) if config.tls_dir else None
-  policy_fn = policy_by_name.resolve(config.policy)
+  policy_fn = policy.resolve(config.policy)
   with Journal(config.journal) as journal:
     jobs = writer.load(journal)
     if jobs.names():

@@ -43,20 +43,14 @@ class _Group:
 
   grain does not say which iterator a process is of. An index that comes again
   is of a later one, and so are all that are made after one was ended early.
-
-  Attributes:
-    members: Index of each process among them, once it has begun.
-    end: Tickets from this one on are of later iterators; None: not known yet.
-    round: How often its processes were set to a position.
-    state: The position that the pass began at.
-    number: Number of the pass.
   """
 
+  # Index of each process among them, once it has begun.
   members: set[int] = dataclasses.field(default_factory=set)
-  end: int | None = None
-  round: int = 0
-  state: str = ''
-  number: int = 0
+  end: int | None = None  # Tickets from here on are later; None: not known yet.
+  round: int = 0  # How often its processes were set to a position.
+  state: str = ''  # The position that the pass began at.
+  number: int = 0  # Number of the pass.
 
 
 @dataclasses.dataclass(eq=False)

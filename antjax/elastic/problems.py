@@ -17,25 +17,15 @@ _STOPPED = {130, 143, -2, -15}
 
 @dataclasses.dataclass(frozen=True)
 class GenerationProblem:
-  """Why a generation cannot continue.
+  """Why a generation cannot continue."""
 
-  Attributes:
-    at: Time at which it occurred.
-    is_fault: Whether the peers hang and are killed at once; else they may save.
-    counts: Whether it counts against the budget: it was not requested.
-    reason: Text for users.
-    tail: Last lines of the worker.
-    is_exit: Whether a worker's process ended.
-    is_final: Whether it would recur, so that the job ends.
-  """
-
-  at: float
-  is_fault: bool
+  at: float  # When it occurred.
+  is_fault: bool  # The peers hang and are killed at once; else they may save.
   reason: str
-  tail: str = ''
-  counts: bool = True
-  is_exit: bool = False
-  is_final: bool = False
+  tail: str = ''  # Last lines of the worker.
+  counts: bool = True  # Against the budget: it was not requested.
+  is_exit: bool = False  # A worker's process ended.
+  is_final: bool = False  # It would recur, so that the job ends.
 
 
 def _left(name: str, at: float) -> GenerationProblem:
@@ -54,8 +44,8 @@ def problems_of(
   Args:
     job: Running job.
     room: Agents of the job.
-    agent_timeout_s: Seconds of silence after which an agent is lost.
-    now: Seconds.
+    agent_timeout_s: Silence after which an agent is lost.
+    now: Time on the clock of the room.
     hung: Workers that are alive but make no progress.
   """
   is_asked = room.stop(job.generation) is not None or any(

@@ -73,12 +73,6 @@ class Pulse:
   Where the coordinator says that this process is fenced off, `check` raises;
   if the process is still there `grace_s` later, as in a collective that never
   ends, it exits with code 75.
-
-  Attributes:
-    plan: The newest that is known; do not change it.
-    is_ending: Whether `end` was called.
-    is_stopping: Whether the coordinator wants the run to save and end.
-    description: Fields of the next heartbeats: what this worker is.
   """
 
   def __init__(
@@ -108,13 +102,14 @@ class Pulse:
     self._before_beat = before_beat
     self._heartbeat_s, self._grace_s = heartbeat_s, grace_s
     self._exit_process = exit_process
-    self.plan = pb.Plan(lr_scale=1.0)
-    self.is_stopping = False
+    self.plan = pb.Plan(lr_scale=1.0)  # The newest known; do not change it.
+    self.is_stopping = False  # The coordinator wants the run to save and end.
+    self.is_ending = False  # `end` was called.
+    # Fields of the next heartbeats: what this worker is.
     self.description: Mapping[str, Any] = {}
     self._lock = threading.Lock()
     self._delivering = threading.Lock()
     self._beat_now = threading.Event()
-    self.is_ending = False
     self._thread: threading.Thread | None = None
     self._fatal: Exception | None = None
     self._step, self._num_samples = 0, 0

@@ -16,36 +16,24 @@ _MAX_FENCED = 16  # Per name; no host comes back so often within minutes.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RendezvousConfig:
-  """When generations start and end.
+  """When generations start and end."""
 
-  Attributes:
-    min_hosts: Number of hosts that a job waits for.
-    max_hosts: Largest number of hosts; 0: no limit.
-    max_restarts: Faults after which a further one ends the job.
-    agent_timeout_s: Seconds of silence after which an agent is lost.
-    join_wait_s: Seconds to wait for max_hosts once there are min_hosts.
-    stop_grace_s: Seconds that workers have to save when asked.
-    kill_timeout_s: A host whose agent lives and cannot kill its worker (it
-      hangs in the kernel) is left behind after so long.
-    backoff_s: Wait before the second restart in a row; doubles each time. The
-      first restart comes at once.
-    max_backoff_s: Longest such wait in seconds.
-    healthy_s: A generation that ran so long resets the count of restarts in a
-      row.
-    grow_after_s: Hosts that wait for so long beside a job with room for them
-      are taken in: it saves and starts again. 0: never.
-  """
-
-  min_hosts: int = 1
-  max_hosts: int = 0
-  max_restarts: int = 10
-  agent_timeout_s: float = 10.0
-  join_wait_s: float = 2.0
-  stop_grace_s: float = 60.0
+  min_hosts: int = 1  # That a job waits for.
+  max_hosts: int = 0  # 0: no limit.
+  max_restarts: int = 10  # Faults after which a further one ends the job.
+  agent_timeout_s: float = 10.0  # Silence after which an agent is lost.
+  join_wait_s: float = 2.0  # For max_hosts, once there are min_hosts.
+  stop_grace_s: float = 60.0  # That workers have to save when asked.
+  # A host whose agent lives and cannot kill its worker (it hangs in the kernel)
+  # is left behind after so long.
   kill_timeout_s: float = 60.0
+  # Wait before the second restart in a row; doubles each time. The first
+  # restart comes at once.
   backoff_s: float = 1.0
   max_backoff_s: float = 60.0
-  healthy_s: float = 60.0
+  healthy_s: float = 60.0  # A generation that ran so long ends the row.
+  # Hosts that wait for so long beside a job with room for them are taken in: it
+  # saves and starts again. 0: never.
   grow_after_s: float = 60.0
 
   def __post_init__(self) -> None:
@@ -74,35 +62,23 @@ def natural_order(name: str) -> tuple[list[tuple[int, int | str]], str]:
 
 @dataclasses.dataclass
 class AgentRecord:
-  """One agent process, as it said last.
+  """One agent process, as it said last."""
 
-  Attributes:
-    name: Name of the agent, its host and its worker.
-    incarnation: Incarnation of the process that has the name.
-    beat: Its last heartbeat; one without a `free_port` says that its host is
-      leaving.
-    first_seen: Time at which it joined.
-    last_seen: Time of its last heartbeat.
-    changed_at: Time of its last change of status.
-    is_told_to_run: Whether it was told to, with no heartbeat since.
-    took_over: The generation of the job when it took its name from another
-      agent, whose worker is gone; -1: it did not.
-    took_over_at: Time at which that agent was last heard.
-    is_after_leaver: Whether that agent was leaving.
-  """
-
-  name: str
-  incarnation: int
+  name: str  # Of the agent, its host and its worker.
+  incarnation: int  # Of the process that has the name.
+  # Its last heartbeat; one without a `free_port` says that its host leaves.
   beat: pb.AgentBeatRequest = dataclasses.field(
     default_factory=pb.AgentBeatRequest
   )
   first_seen: float = 0.0
   last_seen: float = 0.0
-  changed_at: float = 0.0
-  is_told_to_run: bool = False
+  changed_at: float = 0.0  # Last change of its status.
+  is_told_to_run: bool = False  # With no heartbeat since.
+  # The generation of the job when it took its name from another agent, whose
+  # worker is gone; -1: it did not.
   took_over: int = -1
-  took_over_at: float = 0.0
-  is_after_leaver: bool = False
+  took_over_at: float = 0.0  # When that agent was last heard.
+  is_after_leaver: bool = False  # Whether that agent was leaving.
 
   @property
   def is_idle(self) -> bool:
@@ -162,20 +138,14 @@ class AgentRecord:
 
 
 class Room:
-  """The agents of one job.
-
-  Attributes:
-    since: Time at which this coordinator first heard of the job.
-    started: Last generation that this coordinator process has started.
-    enough_since: Time since which there are enough idle agents.
-    num_hosts: (minimum, maximum) that its agents want, as said last; None:
-      they leave it to the coordinator.
-  """
+  """The agents of one job."""
 
   def __init__(self, now: float) -> None:
-    self.since = now
-    self.started = -1
-    self.enough_since: float | None = None
+    self.since = now  # When this coordinator first heard of the job.
+    self.started = -1  # Last generation that this process has started.
+    self.enough_since: float | None = None  # There are enough idle agents.
+    # (minimum, maximum) that its agents want, as said last; None: they leave
+    # it to the coordinator.
     self.num_hosts: tuple[int, int] | None = None
     self._stop = (-1, '', 0.0)
     self._over = (-1, 0.0)
@@ -206,14 +176,11 @@ class Room:
   def note(
     self, request: pb.AgentBeatRequest, generation: int, now: float
   ) -> AgentRecord | None:
-    """Notes a heartbeat; returns None for an agent that must exit.
+    """Notes a heartbeat of an agent while the job is at a generation.
 
-    Another one took its name, or there are too many.
-
-    Args:
-      request: Heartbeat of the agent.
-      generation: Generation of the job.
-      now: Seconds.
+    Returns:
+      None for one that must exit: another one took its name, or there are too
+      many.
     """
     name, incarnation = request.head.client, request.head.incarnation
     fenced = self._fenced.setdefault(name, [])
@@ -248,15 +215,13 @@ class Room:
 
   def forget_lost(self, before: float) -> None:
     """Forgets agents that have been silent since `before`."""
-    for name in [
-      name for name, one in self._current.items() if one.last_seen < before
-    ]:
-      del self._current[name]
-      self._fenced.pop(name, None)
-    for key in [
-      key for key, one in self._former.items() if one.last_seen < before
-    ]:
-      del self._former[key]
+    for name, one in list(self._current.items()):
+      if one.last_seen < before:
+        del self._current[name]
+        self._fenced.pop(name, None)
+    for key, one in list(self._former.items()):
+      if one.last_seen < before:
+        del self._former[key]
 
   def ask_to_stop(self, generation: int, reason: str, now: float) -> None:
     """From now on the answers to the generation's agents are STOP."""

@@ -40,28 +40,20 @@ class SetAside:
 
 
 class Epochs:
-  """All epochs of a data set; changed by its `Ledger` only.
-
-  Attributes:
-    spec: Spec of the data set.
-    first_open: All earlier epochs are DONE or SET_ASIDE.
-    next: The first epoch that has not begun.
-    open: Epoch -> its shards, in order.
-    set_aside: (epoch, shard index) -> why.
-    errors: (epoch, shard index) -> number of failed reads.
-    early: (epoch, shard index) -> worker whose lease a commit has ended, before
-      it said a word of that.
-  """
+  """All epochs of a data set; changed by its `Ledger` only."""
 
   def __init__(self, spec: LedgerSpec, share: tuple[int, int] | None):
     """No epoch has begun."""
     self.spec = spec
     self._share = share
+    # (epoch, shard index) -> why it is set aside, how often it could not be
+    # read, and whose lease a commit has ended before that worker said so.
     self.set_aside: dict[tuple[int, int], SetAside] = {}
     self.errors: dict[tuple[int, int], int] = {}
     self.early: dict[tuple[int, int], str] = {}
-    self.first_open = self.next = 0
-    self.open: dict[int, Epoch] = {}
+    self.first_open = 0  # All earlier epochs are DONE or SET_ASIDE.
+    self.next = 0  # The first epoch that has not begun.
+    self.open: dict[int, Epoch] = {}  # In order.
     # Those that are over: `done` is DONE, `assigned` is CONSUMED, the rest are
     # SET_ASIDE, or OTHER in a ledger with a static share.
     self._over: list[Run] = []

@@ -16,27 +16,16 @@ _MAX_STREAM = 1 << 26  # Shards: a byte each.
 
 @dataclasses.dataclass(frozen=True)
 class LedgerSpec:
-  """What is leased, and how.
+  """What is leased, and how."""
 
-  Attributes:
-    num_records: Records of the data set; of a stream: so far.
-    shard_size: Records in a shard; the last one may be smaller.
-    seed: Seed of the order of shards and of the records in them.
-    num_epochs: Number of passes over the data; None for no end.
-    is_stream: Whether it grows; then it has one epoch, in order.
-    max_data_errors: Number of failed reads after which a shard is set aside.
-    at_most_once: Whether what was leased is never leased again.
-    is_closed: Whether a stream has ended.
-  """
-
-  num_records: int
-  shard_size: int
-  seed: int = 0
-  num_epochs: int | None = 1
-  is_stream: bool = False
-  max_data_errors: int = 3
-  at_most_once: bool = False
-  is_closed: bool = False
+  num_records: int  # Of a stream: so far.
+  shard_size: int  # Records in a shard; the last one may be smaller.
+  seed: int = 0  # Of the order of shards and of the records in them.
+  num_epochs: int | None = 1  # None: no end.
+  is_stream: bool = False  # It grows, and has one epoch, in order.
+  max_data_errors: int = 3  # Failed reads after which a shard is set aside.
+  at_most_once: bool = False  # What was leased is never leased again.
+  is_closed: bool = False  # A stream has ended.
 
   def __post_init__(self) -> None:
     least = {

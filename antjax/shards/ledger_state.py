@@ -39,20 +39,13 @@ _IDENTITY = ('version', 'num_records', 'shard_size', 'seed')
 
 @dataclasses.dataclass
 class Run:
-  """Epochs start <= epoch < stop of a state, that are alike.
-
-  Attributes:
-    start: First epoch.
-    stop: One past the last one.
-    done: Bit set of the positions whose shards are consumed.
-    assigned: Bit set of the positions that are one worker's; None: all.
-    marks: Position -> bit set of the consumed records of a shard not done.
-  """
+  """Epochs start <= epoch < stop of a state, that are alike."""
 
   start: int
   stop: int
-  done: int = 0
-  assigned: int | None = None
+  done: int = 0  # Bit set of the positions whose shards are consumed.
+  assigned: int | None = None  # Those that are one worker's; None: all.
+  # Position -> bit set of the consumed records of a shard that is not done.
   marks: dict[int, int] = dataclasses.field(default_factory=dict)
 
   @property

@@ -30,7 +30,7 @@ from antjax.elastic.coordinator import (
   serve,
 )
 from antjax.elastic.jobs import Jobs
-from antjax.elastic.policy_by_name import resolve
+from antjax.elastic.policy import resolve
 from antjax.elastic.protocol import Refused
 from antjax.elastic.rendezvous_room import RendezvousConfig
 from antjax.shards.journal import Journal
@@ -604,7 +604,7 @@ def test_the_coordinator_runs_without_jax():
   code = (
     'import sys\n'
     'import launch.coordinator\n'
-    'from antjax.elastic.policy_by_name import resolve\n'
+    'from antjax.elastic.policy import resolve\n'
     'resolve("antdt_nd"), resolve("antdt_dd")\n'
     'found = {"jax", "jaxlib", "grain", "flax"} & set(sys.modules)\n'
     'assert not found, found\n'
