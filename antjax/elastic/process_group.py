@@ -43,10 +43,8 @@ def describe_signal(number: int) -> str:
 
 def kill_group(group: int) -> None:
   """Kills a process group; one that is gone already is fine."""
-  try:
+  with contextlib.suppress(ProcessLookupError):
     os.killpg(group, signal.SIGKILL)
-  except ProcessLookupError:
-    pass
 
 
 class Guard:
@@ -89,17 +87,13 @@ class Guard:
 
 
 class Output:
-  """Prints lines of several programs, each with its program's prefix.
-
-  Attributes:
-    closed: Whether nobody reads our output any more.
-  """
+  """Prints lines of several programs, each with its program's prefix."""
 
   def __init__(self, is_terminal: bool = False) -> None:
     self._lock = threading.Lock()
     # Wipes a progress bar off the line; the bar draws itself again.
     self._before = b'\r\x1b[K' if is_terminal else b''
-    self.closed = False
+    self.closed = False  # Whether nobody reads our output any more.
 
   def pump(
     self, pipe: int, prefix: bytes, tail: deque[bytes] | None = None

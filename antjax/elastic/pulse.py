@@ -32,12 +32,10 @@ class StepLog:
   def __init__(
     self, path: str | os.PathLike[str] | None, worker: str, generation: int
   ):
-    """Writes nothing yet."""
     self._path = pathlib.Path(path) if path else None
     self._worker, self._generation = worker, generation
 
   def add_steps(self, times: Iterable[pb.BatchTime]) -> None:
-    """Notes steps."""
     self._write(
       {
         'step': one.step,
@@ -52,13 +50,8 @@ class StepLog:
 
   def add_mark(self, action: str, reason: str) -> None:
     """Notes that something happened to all workers; one of them says it."""
-    mark = {
-      'time': time.time(),
-      'action': action,
-      'reason': reason,
-      'generation': self._generation,
-    }
-    self._write([mark])
+    mark = {'time': time.time(), 'action': action, 'reason': reason}
+    self._write([{**mark, 'generation': self._generation}])
 
   def _write(self, entries: Iterable[dict[str, object]]) -> None:
     lines = [json.dumps(entry) + '\n' for entry in entries]
@@ -90,7 +83,7 @@ class Pulse:
 
     Args:
       client: Client of this worker; closed by `stop`.
-      log: Gets steps, and as one worker of all does, plans too.
+      log: Log of steps and, of one worker, of the plans.
       keeps_marks: Whether this is that worker.
       before_beat: Function called in the thread before each heartbeat.
       heartbeat_s: Seconds between heartbeats.
