@@ -22,6 +22,7 @@ from antjax.elastic import security
 from antjax.elastic.protocol import METHODS, SERVICE
 
 MAX_MESSAGE_BYTES = 64 << 20
+_TRY_TIMEOUT_S = 10.0  # For one answer.
 _FIRST_DELAY_S, _MAX_DELAY_S = 0.1, 2.0
 _QUIET_S = 5.0  # A coordinator that restarts is no news.
 _LOST = ('rst_stream', 'stream removed', 'socket closed', 'connection reset')
@@ -64,7 +65,6 @@ class CoordinatorClient:
     token: str = '',
     tls_dir: str = '',
     give_up_s: float = 600.0,
-    try_timeout_s: float = 10.0,
   ):
     """Connects in the background; the coordinator need not be up yet.
 
@@ -76,7 +76,6 @@ class CoordinatorClient:
       token: Bearer token; empty for none.
       tls_dir: Folder with ca.pem, cert.pem and key.pem; empty: no TLS.
       give_up_s: Seconds that a call waits for an absent coordinator.
-      try_timeout_s: Seconds that it waits for one answer.
 
     Raises:
       ValueError: A file of `tls_dir` is missing.
@@ -87,7 +86,6 @@ class CoordinatorClient:
     self.generation = generation
     self.incarnation = secrets.randbits(63) | 1
     self._give_up_s = give_up_s
-    self._try_timeout_s = try_timeout_s
     self._metadata = [('authorization', f'Bearer {token}')] if token else None
     self._pid = os.getpid()
     self._order = threading.Lock()  # Held for a sequenced call, repeats too.
@@ -164,7 +162,7 @@ class CoordinatorClient:
       try:
         reply = self._methods[name](
           request,
-          timeout=max(0.05, min(self._try_timeout_s, left)),
+          timeout=max(0.05, min(_TRY_TIMEOUT_S, left)),
           metadata=self._metadata,
         )
         if was_logged:

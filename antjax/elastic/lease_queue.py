@@ -17,6 +17,12 @@ from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.protocol import ended_shards, key_of
 
 _OUTCOME = pb.ExchangeReply
+_STREAM_WAIT_S = 1.0  # A worker in lockstep may wait so long for a stream.
+_FLUSH_S = 1.0  # Within which consumed shards are reported.
+# And the use of shards that are held: so soon a worker also hears that others
+# wait for those in reserve.
+_PROGRESS_S = 5.0
+_POLL_S = 0.2  # Between polls for new shards.
 
 
 @dataclasses.dataclass
@@ -56,11 +62,7 @@ class LeaseQueue:
     *,
     read_ahead: int = 2,
     lockstep: bool = False,
-    stream_wait_s: float = 1.0,
-    flush_s: float = 1.0,
-    progress_s: float = 5.0,
-    poll_s: float = 0.2,
-    check: Callable[[], None] | None = None,
+    check: Callable[[], None] = lambda: None,
   ):
     """Asks for nothing before `begin`.
 
@@ -70,21 +72,14 @@ class LeaseQueue:
       read_ahead: Number of leases to hold beside those taken.
       lockstep: Whether the worker must not wait here for others: `take` then
         returns None where nothing is to be had now.
-      stream_wait_s: Seconds that it may wait in lockstep for a stream to grow.
-      flush_s: Seconds within which consumed shards are reported.
-      progress_s: And the use of the shards that are held within this; so soon
-        a worker also hears that others wait for those in reserve.
-      poll_s: Seconds between polls for new shards.
       check: Function called before each wait; raises if the process must end.
     """
     self._lockstep = lockstep
     self._client = client
     self._data_set = data_set
     self._read_ahead = read_ahead
-    self._stream_wait_s = stream_wait_s if data_set.is_stream else 0.0
-    self._flush_s, self._progress_s = flush_s, progress_s
-    self._poll_s = poll_s
-    self._check = check or (lambda: None)
+    self._stream_wait_s = _STREAM_WAIT_S if data_set.is_stream else 0.0
+    self._check = check
     self._changed = threading.Condition()
     self._pass: _Pass | None = None
     self._number = 0
@@ -98,11 +93,10 @@ class LeaseQueue:
 
     Args:
       state: Position as JSON; empty: at the beginning.
-      round_number: How often the ledger client was set to a position.
+      round_number: For `RemoteLeases`.
 
     Returns:
-      Its number, for the other calls; what is said of an earlier pass is
-      ignored.
+      The number of the pass, for the other calls: an earlier one is ignored.
 
     Raises:
       StaleError: This process is fenced off, or another worker began another
@@ -139,15 +133,17 @@ class LeaseQueue:
   def take(
     self, number: int, *, may_wait: bool = True
   ) -> tuple[pb.Lease | None, bool, int]:
-    """Returns (the next lease or None, is waiting, first open epoch).
-
-    None: the pass is over; or, where it `is waiting`, there is none just now.
-    All epochs before the first open one are in a committed checkpoint.
+    """Takes the next lease of a pass.
 
     Args:
       number: Number of the pass.
       may_wait: Whether to wait while a shard may come back or a stream grow;
         in `lockstep` it does not, or not long.
+
+    Returns:
+      (lease, is waiting, first open epoch). The lease is None where the pass is
+      over or, if it `is waiting`, there is none just now. All earlier epochs
+      are in a committed checkpoint.
     """
     began = time.monotonic()
     with self._changed:
@@ -170,7 +166,7 @@ class LeaseQueue:
           now = time.monotonic()
           # It may be what this worker had not reported that others wait for.
           is_fresh = this.asked_s > this.news_s and (
-            this.asked_s > began or now - this.asked_s < self._poll_s
+            this.asked_s > began or now - this.asked_s < _POLL_S
           )
           if (
             (self._lockstep or not may_wait)
@@ -181,17 +177,12 @@ class LeaseQueue:
             return None, True, this.first_open_epoch
           self._is_asked = True
           self._changed.notify_all()
-          self._changed.wait(0.5 * self._poll_s)
+          self._changed.wait(0.5 * _POLL_S)
       finally:
         self._num_takers -= 1
 
   def report(self, number: int, news: pb.ExchangeRequest) -> None:
-    """Notes what has become of held shards.
-
-    Args:
-      number: Number of the pass.
-      news: Report with `consumed`, `progress`, `returned` and `failed`.
-    """
+    """Notes what has become of shards held in a pass."""
     with self._changed:
       if this := self._newest(number):
         for lease in news.progress:
@@ -244,8 +235,7 @@ class LeaseQueue:
           return
         this = self._pass
         assert this is not None
-        num_wanted = self._num_wanted(this)
-        request = self._request(this, num_wanted)
+        request = self._request(this, self._num_wanted(this))
         self._is_asked = False
       self._exchange(this, request, None)
 
@@ -257,9 +247,9 @@ class LeaseQueue:
     now = time.monotonic()
     until = [3600.0]
     if this.has_news():
-      until.append(this.said_s + self._flush_s - now)
+      until.append(this.said_s + _FLUSH_S - now)
     if this.progress or this.leases:  # Others may need those in reserve.
-      until.append(this.built_s + self._progress_s - now)
+      until.append(this.built_s + _PROGRESS_S - now)
     if this.news.returned:
       return 0.0  # Somebody may be waiting for it.
     if self._num_wanted(this):
@@ -267,13 +257,13 @@ class LeaseQueue:
         return 0.0
       if self._is_asked:  # Others may need a while to be done.
         is_old = this.asked_s < this.news_s
-        until.append(0.0 if is_old else this.asked_s + self._poll_s - now)
+        until.append(0.0 if is_old else this.asked_s + _POLL_S - now)
     return max(0.0, min(until))
 
   def _num_wanted(self, this: _Pass) -> int:
-    if this.outcome == _OUTCOME.FINISHED:
-      return 0
-    if this.outcome == _OUTCOME.WAIT and not self._is_asked:
+    if this.outcome == _OUTCOME.FINISHED or (
+      this.outcome == _OUTCOME.WAIT and not self._is_asked
+    ):
       return 0
     read_ahead = 0 if this.is_ending else self._read_ahead
     return max(0, read_ahead + self._num_takers - len(this.leases))
