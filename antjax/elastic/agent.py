@@ -48,14 +48,14 @@ class Supervisor:
   """Runs workers of one host, one at a time, until the job is over.
 
   Args:
-    client: Calls the coordinator under this host's name.
+    client: Client of the coordinator, under this host's name.
     command: Arguments of `python` on the worker's command line.
-    worker_env: Returns a worker's environment for its assignment.
+    worker_env: Function that makes a worker's environment of its assignment.
     address: Address at which other hosts reach this one.
-    grace_s: Seconds that a worker has to save after this process's SIGTERM.
     output: Destination of the worker's lines.
     guard: Process that kills the worker if this one dies.
     say: Function that shows a message to users.
+    grace_s: Seconds that a worker has to save after this process's SIGTERM.
     is_direct: Whether rank 0 shares our stderr, without a prefix.
     beat_s: Seconds between heartbeats.
     min_hosts: Smallest number of hosts; 0: the coordinator's.

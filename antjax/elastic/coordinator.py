@@ -150,11 +150,7 @@ def _status_page(
 
 
 class Coordinator:
-  """Answers requests and decides; for one event loop.
-
-  Attributes:
-    writer: Writer that holds the jobs.
-  """
+  """Answers requests and decides; for one event loop."""
 
   def __init__(
     self,
@@ -163,14 +159,7 @@ class Coordinator:
     controller: Controller,
     clock: Callable[[], float] = time.monotonic,
   ):
-    """Takes over the jobs of a writer.
-
-    Args:
-      config: Settings of when to act.
-      durable: Writer that holds the jobs.
-      controller: Controller that decides about slow workers.
-      clock: Monotonic clock in seconds.
-    """
+    """Takes over the jobs of a writer; the clock is a monotonic one."""
     self.writer = durable
     self._config = config
     self._clock = clock

@@ -63,11 +63,7 @@ class ActionLog:
 
 
 class Decisions:
-  """Decides about jobs, and applies it.
-
-  Attributes:
-    log: Log of the Controller's actions.
-  """
+  """Decides about jobs, and applies it; `log` has the Controller's actions."""
 
   def __init__(
     self,

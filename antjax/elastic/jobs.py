@@ -79,18 +79,10 @@ class Jobs:
     return self._jobs.get(name) or JobState(name)
 
   def answer(self, request: Message, now: float) -> tuple[bytes, bool]:
-    """Applies a request.
-
-    Args:
-      request: One of REQUESTS.
-      now: Unix time.
+    """Applies one of REQUESTS at a Unix time; Refused: it changes nothing.
 
     Returns:
-      The serialized reply, and whether the state has changed so that the
-      request must be in the journal.
-
-    Raises:
-      Refused: See `apply`.
+      The serialized reply, and whether the request must be in the journal.
     """
     head = request.head  # type: ignore[attr-defined]
     job = self._jobs.get(head.job)
@@ -144,11 +136,7 @@ class Jobs:
     return client.reply, is_new or not is_poll
 
   def apply(self, message: Message, now: float) -> bytes:
-    """Applies a request or a decision, such as the journal has them.
-
-    Args:
-      message: One of MESSAGES.
-      now: Unix time.
+    """Applies one of MESSAGES, as the journal has them, at a Unix time.
 
     Returns:
       The serialized reply; that of a decision is empty.
@@ -179,7 +167,7 @@ class Jobs:
       _check_client(job, client, head)
 
   def decide(self, message: Message, now: float) -> bool:
-    """Applies a decision of the coordinator.
+    """Applies a decision of the coordinator at a Unix time.
 
     Args:
       message: One of DECISIONS, or an OperateRequest of the controller, which

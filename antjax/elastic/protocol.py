@@ -26,12 +26,7 @@ Code = Literal[
 
 
 class Refused(Exception):
-  """A request was refused and has changed nothing.
-
-  Attributes:
-    code: Name of the gRPC status code.
-    text: Reason, and what to do.
-  """
+  """A request was refused, with a gRPC status code, and has changed nothing."""
 
   def __init__(self, code: Code, text: str):
     super().__init__(f'{code}: {text}')
@@ -41,23 +36,16 @@ class Refused(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class ServiceMethod:
-  """A method of the service.
-
-  Attributes:
-    request: Type of the request message.
-    reply: Type of the reply message.
-    role: Lowest role that may call it.
-    is_journaled: It changes durable state, so that its requests have numbers.
-      Of soft state the newest request counts, and a repeat does no harm.
-  """
+  """A method of the service: its messages, and who may call it."""
 
   request: type[Message]
   reply: type[Message]
-  role: str = 'worker'
+  role: str = 'worker'  # An operator may call all.
+  # It changes durable state, so that its requests have numbers. Of soft state
+  # the newest request counts, and a repeat does no harm.
   is_journaled: bool = True
 
   def may_be_called_by(self, role: str) -> bool:
-    """Whether a role may call it; an operator may call all."""
     return role in (OPERATOR, self.role)
 
 

@@ -68,22 +68,14 @@ class Rates:
 
 @dataclasses.dataclass(frozen=True)
 class Snapshots:
-  """Takes snapshots of what a coordinator knows, as plain values for JSON.
-
-  Attributes:
-    jobs: All jobs.
-    monitor: Monitor of the workers' speeds.
-    rendezvous: Rendezvous of the agents.
-    log: Log of the controller's actions and reasons.
-    idle_reason_fn: Job -> reason why the controller last did nothing.
-    policy_restarts_left_fn: Job -> restarts that the policy may ask for now.
-    rates: Counts kept between snapshots, for records per second.
-  """
+  """Takes snapshots of what a coordinator knows, as plain values for JSON."""
 
   jobs: Jobs
   monitor: Monitor
   rendezvous: Rendezvous
   log: ActionLog
+  # Why the controller last did nothing, and the restarts that the policy may
+  # ask for now.
   idle_reason_fn: Callable[[str], str] = lambda job: ''
   policy_restarts_left_fn: Callable[[JobState], int | None] = lambda job: None
   rates: Rates = dataclasses.field(default_factory=Rates)

@@ -77,11 +77,7 @@ class Writer:
     self._last_snapshot_bytes = 0
 
   async def answer(self, request: Message, data: bytes) -> bytes:
-    """Applies a request.
-
-    Args:
-      request: One of jobs.REQUESTS, checked.
-      data: Serialized request.
+    """Applies a checked request, of which `data` is the serialized form.
 
     Returns:
       The serialized reply, once it is durable.
