@@ -119,7 +119,7 @@ def _grow(server, num_calls, num_wire):
 
 def test_wrong_requests_change_nothing(tmp_path):
   with CoordinatorServer(tmp_path) as server:
-    growth, codes = _grow(server, 1500, 250)
+    growth, codes = _grow(server, 600, 120)
     server.tick()
     server.check()
     server.remember()
