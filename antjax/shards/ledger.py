@@ -11,12 +11,11 @@ In every epoch a shard goes
 and what is consumed of a shard that comes back is not read again. `begin` makes
 the ledger what a checkpoint says: all that is not in it is TODO again.
 
-A ledger hands out its shards in one of two ways. Kept by the coordinator, it
-leases to whoever asks. With a static share it leases only every P-th shard that
-is to do, for P processes that each have a ledger of their own and do not talk;
-`ledger_state.merge` merges their states. A pure state machine: no clock, no
-network, no randomness but the seed; neither jax nor grain is imported. It takes
-a byte a shard of an open epoch, and four more while its order is needed.
+Kept by the coordinator, a ledger leases to whoever asks. With a static share it
+leases only every P-th shard that is to do, for P processes that each have a
+ledger of their own; `ledger_state.merge` merges their states. A pure state
+machine: no clock, no network, no randomness but the seed. It takes a byte a
+shard of an open epoch, and four more while its order is needed.
 """
 
 from collections.abc import Collection
@@ -45,8 +44,8 @@ class Ledger:
   that could not be read is tried again at the end of its epoch; one that is set
   aside stays so in this epoch, until an operator retries it.
 
-  What a worker says of a shard raises ValueError unless it holds the shard, and
-  does nothing where a commit has said it before.
+  A report of a worker raises ValueError unless it holds the shard, and does
+  nothing where a commit has said it before.
   """
 
   def __init__(self, spec: LedgerSpec, share: tuple[int, int] | None = None):
@@ -210,7 +209,7 @@ class Ledger:
     """Continues from the state of a checkpoint; all leases end.
 
     What is not consumed in it is to do again, unless it was set aside or may be
-    leased at most once. `num_epochs` may be another one than the state's.
+    leased at most once. `num_epochs` may differ from the state's.
 
     Args:
       state: State of all workers, see `ledger_state.merge`, or of the worker
