@@ -104,10 +104,7 @@ class Supervisor:
     self._version = 1
     self._reported = 0
     self._is_over = False
-    self._status = _Beat.IDLE
-    self._generation = 0
-    self._worker_code = 0
-    self._tail = ''
+    self._said = _Beat(status=_Beat.IDLE)
 
   @property
   def worker_pid(self) -> int | None:
@@ -160,15 +157,15 @@ class Supervisor:
         f'leaving: {reply.reason or "the job is over"}'.rstrip('.') + '.'
       )
       return
-    said = (request.status, request.generation)
-    if said != (self._status, self._generation):
+    said = self._said
+    if (request.status, request.generation) != (said.status, said.generation):
       return  # An answer to what is no longer so.
     if command == pb.AgentBeatReply.RUN:
       if self._stop_signal is None:
         self._start(reply.assignment)
     elif command == pb.AgentBeatReply.KILL:
       self._kill()
-      self._note(_Beat.IDLE)
+      self._note(status=_Beat.IDLE)
     elif command == pb.AgentBeatReply.STOP:
       if self._worker is not None and not self._is_asked_to_stop:
         self._say(f'asking the worker to save and end: {reply.reason}.')
@@ -186,7 +183,7 @@ class Supervisor:
       prefix=b'' if is_direct else b'[%d] ' % assignment.rank,
       direct=is_direct,
     )
-    self._note(_Beat.RUNNING, generation=assignment.generation)
+    self._note(status=_Beat.RUNNING, generation=assignment.generation)
     self._say(
       f'generation {assignment.generation}: rank {assignment.rank} of'
       f' {assignment.num_hosts}.'
@@ -204,7 +201,8 @@ class Supervisor:
     self._worker = None
     if code:
       self._say(f'the worker {describe_exit(code)}.')
-    self._note(_Beat.EXITED, code=code, tail=worker.tail[-_MAX_TAIL:])
+    tail = worker.tail[-_MAX_TAIL:]
+    self._note(status=_Beat.EXITED, exit_code=code, log_tail=tail)
     if self._stop_signal is not None:
       was_killed = code == -signal.SIGKILL
       self._leave(128 + (signal.SIGKILL if was_killed else self._stop_signal))
@@ -229,7 +227,7 @@ class Supervisor:
     self._stop_signal = (
       signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
     )
-    self._note(self._status)  # From now on without a port.
+    self._note(status=self._said.status)  # From now on without a port.
     if self._worker is None:
       self._leave(128 + self._stop_signal)
       return
@@ -245,24 +243,15 @@ class Supervisor:
     if self._stop_signal is None:
       self._stop_signal = signal.SIGTERM
     self._flush(flush_s)  # How the worker ended.
-    self._note(_Beat.IDLE)
+    self._note(status=_Beat.IDLE)
     self._flush(flush_s)
     self._exit_code = code
 
-  def _note(
-    self,
-    status: int,
-    *,
-    generation: int | None = None,
-    code: int = 0,
-    tail: str = '',
-  ) -> None:
+  def _note(self, **fields: Any) -> None:
     """Sets what the next beat says, and sends it now."""
     with self._changed:
-      self._status = status  # type: ignore[assignment]
-      if generation is not None:
-        self._generation = generation
-      self._worker_code, self._tail = code, tail
+      # The generation that runs or ran last stays.
+      self._said = _Beat(**{'generation': self._said.generation, **fields})
       self._version += 1
       self._changed.notify_all()
 
@@ -287,14 +276,11 @@ class Supervisor:
         version = self._version
         request = _Beat(
           address=self._address,
-          status=self._status,
-          generation=self._generation,
-          exit_code=self._worker_code,
-          log_tail=self._tail,
           resources=resources,
           min_hosts=self._min_hosts,
           max_hosts=self._max_hosts,
         )
+        request.MergeFrom(self._said)
       try:
         if request.status == _Beat.IDLE or not port:
           port = host_sockets.free_port(self._address)

@@ -34,6 +34,7 @@ _TICK_S = 0.5
 _MAX_BEATEN = 1000  # Jobs with agents.
 _BEATEN_S = 600.0  # A job whose agents are silent for so long has none.
 _GRACE_S = 2.0  # For calls in progress when it ends.
+_JOURNAL = ('num_commits', 'commit_s', 'num_changes', 'num_bytes')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -233,16 +234,10 @@ class Coordinator:
 
   def snapshot(self) -> dict[str, Any]:
     """Returns everything that is known, see `status.Snapshots`."""
-    durable = self.writer
     return self._snapshots.take(
       time.time(),
       self._clock(),
-      journal={
-        'num_commits': durable.num_commits,
-        'commit_s': durable.commit_s,
-        'num_changes': durable.num_changes,
-        'num_bytes': durable.num_bytes,
-      },
+      journal={name: getattr(self.writer, name) for name in _JOURNAL},
       more_names=self._beaten,
     )
 
