@@ -9,6 +9,7 @@ are applied and stored like requests.
 
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import time
 
 from absl import logging
@@ -62,26 +63,19 @@ class ActionLog:
     return self._counts.get(job, {})
 
 
+@dataclasses.dataclass(eq=False)
 class Decisions:
   """Decides about jobs, and applies it; `log` has the Controller's actions."""
 
-  def __init__(
-    self,
-    writer: Writer,
-    monitor: Monitor,
-    rendezvous: Rendezvous,
-    liveness: Liveness,
-    controller: Controller,
-    wall_clock: Callable[[], float] = time.time,
-  ):
-    """Takes over the jobs of a writer, and asks the others about them."""
-    self.log = ActionLog()
-    self._writer = writer
-    self._monitor = monitor
-    self._rendezvous = rendezvous
-    self._liveness = liveness
-    self._controller = controller
-    self._wall_clock = wall_clock
+  writer: Writer
+  monitor: Monitor
+  rendezvous: Rendezvous
+  liveness: Liveness
+  controller: Controller
+  wall_clock: Callable[[], float] = time.time
+  log: ActionLog = dataclasses.field(default_factory=ActionLog)
+
+  def __post_init__(self) -> None:
     self._waiting_since: dict[str, float] = {}
 
   def tick(self, names: set[str], now: float) -> None:
@@ -91,7 +85,7 @@ class Decisions:
       names: Names of jobs with agents; known jobs are always decided on.
       now: Monotonic time in seconds.
     """
-    jobs = self._writer.jobs
+    jobs = self.writer.jobs
     known = jobs.names()
     for name in {*known, *names}:
       try:
@@ -100,30 +94,30 @@ class Decisions:
         logging.warning('Job %s: %s', name, error.text)
       # One job's trouble must not be that of the others.
       except Exception:
-        if self._writer.error is not None:
+        if self.writer.error is not None:
           raise
         logging.exception('Deciding about job %s failed.', name)
-    self._liveness.keep(known)
+    self.liveness.keep(known)
     for name in self._waiting_since.keys() - {*known, *names}:
       del self._waiting_since[name]
 
   def _tick_job(self, job: JobState, now: float, has_agents: bool) -> None:
     if job.phase == 'ended':
-      self._controller.forget_job(job.name)
+      self.controller.forget_job(job.name)
       return
     if job.phase == 'waiting' and has_agents:
       self._waiting_since.setdefault(job.name, now)
-    hung = self._liveness.hung(job, now)
-    for message in self._rendezvous.decide(job, now, hung):
+    hung = self.liveness.hung(job, now)
+    for message in self.rendezvous.decide(job, now, hung):
       self._apply(message, job.name, now)
     if job.sets and (job.phase == 'running' or not job.is_managed):
-      self._monitor.note_remaining(job.name, _remaining(job))
+      self.monitor.note_remaining(job.name, _remaining(job))
       self._control(job, now)
 
   def _apply(self, message: Message, name: str, now: float) -> None:
-    if not self._writer.decide(message):
+    if not self.writer.decide(message):
       return
-    job = self._writer.jobs.job(name)
+    job = self.writer.jobs.job(name)
     if isinstance(message, pb.StartGeneration):
       logging.info(
         'Job %s: generation %d of %d hosts starts.',
@@ -132,34 +126,34 @@ class Decisions:
         len(job.members),
       )
       since = self._waiting_since.pop(name, now)
-      self._monitor.note_pending(name, now - since, now)
-      self._monitor.note_plan(name, job.plan, now)
+      self.monitor.note_pending(name, now - since, now)
+      self.monitor.note_plan(name, job.plan, now)
     elif isinstance(message, pb.EndGeneration):
       logging.info(
         'Job %s: generation %d ended: %s', name, job.generation, message.reason
       )
       for worker in message.replaced:
-        self._monitor.forget(name, worker)
+        self.monitor.forget(name, worker)
     elif isinstance(message, pb.ExpireWorkers):
       workers = ', '.join(message.workers)
       logging.warning('Job %s: the leases of %s expired.', name, workers)
-      self._liveness.forget(name, message.workers)
+      self.liveness.forget(name, message.workers)
       if not job.is_managed:  # Its part of the work is the others' now.
         for worker in message.workers:
-          self._monitor.forget(name, worker)
+          self.monitor.forget(name, worker)
 
   def _control(self, job: JobState, now: float) -> None:
     """Asks the policy, and does what it wants."""
-    if not self._controller.is_due(job.name, now):
+    if not self.controller.is_due(job.name, now):
       return  # A view of many workers takes long.
-    view = self._monitor.view(job.name, now)
+    view = self.monitor.view(job.name, now)
     if job.is_managed and len(view.workers) < len(job.members):
       return  # Who has not spoken yet would get no work, and the others all.
-    decided = self._controller.decide(view, now, job.policy_restarts)
-    failure = self._controller.take_failure(job.name)
+    decided = self.controller.decide(view, now, job.policy_restarts)
+    failure = self.controller.take_failure(job.name)
     if failure is not None:
-      reason = self._controller.idle_reason(job.name)
-      self.log.record(job.name, self._wall_clock(), 'POLICY_FAILED', reason)
+      reason = self.controller.idle_reason(job.name)
+      self.log.record(job.name, self.wall_clock(), 'POLICY_FAILED', reason)
       logging.error('Job %s: %s', job.name, reason, exc_info=failure)
     plan = pb.Plan()
     plan.CopyFrom(job.plan)
@@ -168,10 +162,10 @@ class Decisions:
       if isinstance(action, actions.Nothing):
         continue
       name = _NAMES[type(action)]
-      self.log.record(job.name, self._wall_clock(), name, action.reason)
+      self.log.record(job.name, self.wall_clock(), name, action.reason)
       logging.info('Job %s: %s: %s', job.name, name, action.reason)
       if isinstance(action, actions.KillRestart):
-        self._writer.decide(
+        self.writer.decide(
           pb.OperateRequest(
             head=pb.Head(job=job.name, client='controller'),
             action='replace',
@@ -184,8 +178,8 @@ class Decisions:
       actions.change_plan(plan, action)
     if reasons:
       plan.reason = '; '.join(reasons)
-      self._writer.decide(pb.SetPlan(job=job.name, plan=plan))
-      self._monitor.note_plan(job.name, job.plan, now)
+      self.writer.decide(pb.SetPlan(job=job.name, plan=plan))
+      self.monitor.note_plan(job.name, job.plan, now)
 
 
 def _remaining(job: JobState) -> float | None:

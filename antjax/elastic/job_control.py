@@ -133,7 +133,8 @@ def operate(job: JobState, request: pb.OperateRequest, now: float) -> bool:
   else:
     raise Refused(
       'INVALID_ARGUMENT',
-      f'Operate: action must be one of {", ".join(_OPERATIONS)}; got {action!r}.',
+      f'Operate: action must be one of {", ".join(_OPERATIONS)}; got'
+      f' {action!r}.',
     )
   text = f'{action} {target}'.strip() + f' by {request.head.client}'
   if request.reason:

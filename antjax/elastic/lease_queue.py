@@ -52,34 +52,25 @@ class _Pass:
     return bool(news.consumed or news.returned or news.failed)
 
 
+@dataclasses.dataclass(eq=False)
 class LeaseQueue:
-  """Leases of one data set for this process; for any number of threads."""
+  """Leases of one data set for this process; for any number of threads.
 
-  def __init__(
-    self,
-    client: CoordinatorClient,
-    data_set: pb.DataSet,
-    *,
-    read_ahead: int = 2,
-    lockstep: bool = False,
-    check: Callable[[], None] = lambda: None,
-  ):
-    """Asks for nothing before `begin`.
+  It asks for nothing before `begin`.
+  """
 
-    Args:
-      client: Client of the coordinator.
-      data_set: Data set to lease from.
-      read_ahead: Number of leases to hold beside those taken.
-      lockstep: Whether the worker must not wait here for others: `take` then
-        returns None where nothing is to be had now.
-      check: Function called before each wait; raises if the process must end.
-    """
-    self._lockstep = lockstep
-    self._client = client
-    self._data_set = data_set
-    self._read_ahead = read_ahead
-    self._stream_wait_s = _STREAM_WAIT_S if data_set.is_stream else 0.0
-    self._check = check
+  client: CoordinatorClient
+  data_set: pb.DataSet
+  _: dataclasses.KW_ONLY
+  read_ahead: int = 2  # Leases to hold beside those taken.
+  # The worker must not wait here for others: `take` then gives None where
+  # nothing is to be had now.
+  lockstep: bool = False
+  # Called before each wait; raises if the process must end.
+  check: Callable[[], None] = lambda: None
+
+  def __post_init__(self) -> None:
+    self._stream_wait_s = _STREAM_WAIT_S if self.data_set.is_stream else 0.0
     self._changed = threading.Condition()
     self._pass: _Pass | None = None
     self._number = 0
@@ -107,23 +98,23 @@ class LeaseQueue:
       self._number += 1
       number, self._pass = self._number, None  # What it would report is void.
     if number == 1:
-      self._client.call(
-        'CreateDataSet', pb.CreateDataSetRequest(data_set=self._data_set)
+      self.client.call(
+        'CreateDataSet', pb.CreateDataSetRequest(data_set=self.data_set)
       )
-    self._client.call(
+    self.client.call(
       'Begin',
       pb.BeginRequest(
-        data_set=self._data_set.name, state=state, pass_number=number
+        data_set=self.data_set.name, state=state, pass_number=number
       ),
     )
     with self._changed:
       if self._is_closed:
-        raise RuntimeError(f'data set {self._data_set.name!r} was closed.')
+        raise RuntimeError(f'data set {self.data_set.name!r} was closed.')
       self._pass = _Pass(number)
       if self._thread is None:
         self._thread = threading.Thread(
           target=self._run,
-          name=f'leases of {self._data_set.name}',
+          name=f'leases of {self.data_set.name}',
           daemon=True,
         )
         self._thread.start()
@@ -153,7 +144,7 @@ class LeaseQueue:
       self._num_takers += 1
       try:
         while True:
-          self._check()
+          self.check()
           if self._is_closed or self._pass is not this:
             return None, False, 0
           if this.error is not None:
@@ -169,7 +160,7 @@ class LeaseQueue:
             this.asked_s > began or now - this.asked_s < _POLL_S
           )
           if (
-            (self._lockstep or not may_wait)
+            (self.lockstep or not may_wait)
             and this.outcome == _OUTCOME.WAIT
             and is_fresh
             and now - began >= self._stream_wait_s
@@ -265,12 +256,12 @@ class LeaseQueue:
       this.outcome == _OUTCOME.WAIT and not self._is_asked
     ):
       return 0
-    read_ahead = 0 if this.is_ending else self._read_ahead
+    read_ahead = 0 if this.is_ending else self.read_ahead
     return max(0, read_ahead + self._num_takers - len(this.leases))
 
   def _request(self, this: _Pass, num_wanted: int) -> pb.ExchangeRequest:
     request, this.news = this.news, pb.ExchangeRequest()
-    request.data_set = self._data_set.name
+    request.data_set = self.data_set.name
     request.pass_number, request.num_wanted = this.number, num_wanted
     request.progress.extend(this.progress.values())
     this.progress = {}
@@ -281,7 +272,7 @@ class LeaseQueue:
     self, this: _Pass, request: pb.ExchangeRequest, give_up_s: float | None
   ) -> None:
     try:
-      reply = self._client.call('Exchange', request, give_up_s=give_up_s)
+      reply = self.client.call('Exchange', request, give_up_s=give_up_s)
     except Exception as error:  # Raised where the worker next asks.
       with self._changed:
         this.error = error
@@ -295,7 +286,7 @@ class LeaseQueue:
         this.outcome = reply.outcome
         if not reply.leases and reply.outcome == _OUTCOME.LEASED:
           this.outcome = _OUTCOME.WAIT  # It holds all that it may.
-      if reply.outcome == _OUTCOME.WAIT and not self._data_set.is_stream:
+      if reply.outcome == _OUTCOME.WAIT and not self.data_set.is_stream:
         # Faster workers would be idle because of what is held in reserve here.
         this.is_ending = True
         while len(this.leases) > self._num_takers:

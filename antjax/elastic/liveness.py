@@ -24,13 +24,14 @@ class _Pulse:
   has_left: bool = False
 
 
+@dataclasses.dataclass(eq=False)
 class Liveness:
-  """The last words of all workers."""
+  """The last words of all workers; the times are `CoordinatorConfig`'s."""
 
-  def __init__(self, lease_timeout_s: float, progress_timeout_s: float):
-    """Nobody is known; the times are those of `CoordinatorConfig`."""
-    self._lease_timeout_s = lease_timeout_s
-    self._progress_timeout_s = progress_timeout_s
+  lease_timeout_s: float
+  progress_timeout_s: float
+
+  def __post_init__(self) -> None:
     self._pulses: dict[str, dict[str, _Pulse]] = {}
 
   def hear(self, head: pb.Head, now: float) -> None:
@@ -78,8 +79,8 @@ class Liveness:
       if pulse.has_left:
         continue
       is_known = pulse.progress is not None or not job.is_managed
-      is_silent = is_known and now - pulse.heard > self._lease_timeout_s
-      if is_silent or now - pulse.progressed > self._progress_timeout_s:
+      is_silent = is_known and now - pulse.heard > self.lease_timeout_s
+      if is_silent or now - pulse.progressed > self.progress_timeout_s:
         found.append(name)
     return found
 

@@ -95,8 +95,8 @@ class Agent:
     self._streams: dict[str, Callable[[], tuple[int, bool]]] = {}
     self._extended: dict[str, tuple[int, bool]] = {}
     self._pulse = Pulse(
-      self._client,
-      StepLog(timeline, worker, generation),
+      client=self._client,
+      log=StepLog(timeline, worker, generation),
       keeps_marks=rank == 0,
       before_beat=self._extend_streams,
       heartbeat_s=heartbeat_s,
