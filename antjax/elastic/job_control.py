@@ -8,7 +8,7 @@ Each function returns whether it has changed something.
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import job_data
 from antjax.elastic.job_state import GenerationRecord, JobState
-from antjax.elastic.protocol import Refused
+from antjax.elastic.protocol import invalid
 
 _OPERATIONS = ('stop', 'restart', 'replace', 'set_plan', 'retry_set_aside')
 _MAX_TEXT = 1000
@@ -131,10 +131,9 @@ def operate(job: JobState, request: pb.OperateRequest, now: float) -> bool:
     for data in [job_data.data_set(job, name) for name in names]:
       data.ledger.retry_set_aside()
   else:
-    raise Refused(
-      'INVALID_ARGUMENT',
+    raise invalid(
       f'Operate: action must be one of {", ".join(_OPERATIONS)}; got'
-      f' {action!r}.',
+      f' {action!r}.'
     )
   text = f'{action} {target}'.strip() + f' by {request.head.client}'
   if request.reason:
@@ -146,9 +145,7 @@ def operate(job: JobState, request: pb.OperateRequest, now: float) -> bool:
 def _restart(job: JobState) -> None:
   # Only agents end a job, were it before its first generation.
   if not job.is_managed and job.phase != 'ended':
-    raise Refused(
-      'INVALID_ARGUMENT', f'restart: no agents run job {job.name!r}.'
-    )
+    raise invalid(f'restart: no agents run job {job.name!r}.')
   job.is_stopping = False
   if job.phase == 'running':
     job.is_restart_asked = True
@@ -159,10 +156,9 @@ def _restart(job: JobState) -> None:
 
 def _replace(job: JobState, worker: str) -> None:
   if job.phase != 'running' or worker not in job.members:
-    raise Refused(
-      'INVALID_ARGUMENT',
+    raise invalid(
       f'replace: {worker!r} is no worker of job {job.name!r} now; it has'
-      f' {", ".join(job.members[:20]) or "none"}.',
+      f' {", ".join(job.members[:20]) or "none"}.'
     )
   if worker not in job.replace_asked:
     job.replace_asked.append(worker)

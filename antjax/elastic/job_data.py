@@ -15,9 +15,8 @@ from absl import logging
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import protocol
 from antjax.elastic.job_state import DataSetState, JobState
-from antjax.elastic.protocol import Refused
+from antjax.elastic.protocol import invalid, Refused, refusing, stale
 from antjax.shards.ledger import Ledger
-from antjax.shards.ledger_spec import LedgerSpec
 
 MAX_DATA_SETS = 100  # Per job.
 MAX_HELD = 10_000  # Leases of a worker in a data set.
@@ -30,7 +29,9 @@ def create_data_set(
 ) -> bool:
   """Adds a data set; the workers after the first only confirm it."""
   del now
-  name, spec = request.data_set.name, _spec(request.data_set)
+  name = request.data_set.name
+  with refusing(f'data set {name!r}: '):
+    spec = protocol.ledger_spec(request.data_set)
   known = job.sets.get(name)
   if known is None:
     if len(job.sets) >= MAX_DATA_SETS:
@@ -53,10 +54,9 @@ def create_data_set(
       spec.is_stream or known.spec_generation == job.generation
     )
     if not is_changeable:
-      raise Refused(
-        'INVALID_ARGUMENT',
+      raise invalid(
         f'data set {name!r} was created with {field.name}={mine}; got'
-        f' {theirs}: all workers of a job must say the same of it.',
+        f' {theirs}: all workers of a job must say the same of it.'
       )
     changed.append(field.name)
   if changed:
@@ -74,26 +74,22 @@ def begin(job: JobState, request: pb.BeginRequest, now: float) -> bool:
   digest = hashlib.sha256(request.state).digest()
   if data.generation == job.generation:
     if request.pass_number < data.pass_number:
-      raise Refused(
-        'FAILED_PRECONDITION',
+      raise stale(
         f'pass {request.pass_number} of data set {request.data_set!r} is over:'
-        f' pass {data.pass_number} has begun.',
+        f' pass {data.pass_number} has begun.'
       )
     if request.pass_number == data.pass_number:
       if digest != data.digest:
-        raise Refused(
-          'FAILED_PRECONDITION',
+        raise stale(
           f'another worker has begun pass {request.pass_number} of data set'
           f' {request.data_set!r} with another state: the workers have restored'
-          ' different checkpoints.',
+          ' different checkpoints.'
         )
       data.begun_by.add(client)
       return False
   state = _parsed(request.data_set, request.state) if request.state else None
-  try:
+  with refusing():
     data.ledger.begin(state)
-  except ValueError as error:
-    raise Refused('INVALID_ARGUMENT', str(error)) from error
   data.generation, data.pass_number = job.generation, request.pass_number
   data.digest, data.begun_by = digest, {client}
   data.spec.num_records = data.ledger.spec.num_records
@@ -114,10 +110,9 @@ def exchange(
       if data.generation == job.generation
       else 'none has begun in this generation'
     )
-    raise Refused(
-      'FAILED_PRECONDITION',
+    raise stale(
       f'Exchange in pass {request.pass_number} of data set'
-      f' {request.data_set!r}: {now}; call Begin first.',
+      f' {request.data_set!r}: {now}; call Begin first.'
     )
   ledger = data.ledger
   is_changed = _report(job, ledger, worker, request)
@@ -146,13 +141,11 @@ def commit(job: JobState, request: pb.CommitRequest, now: float) -> bool:
     has_begun = request.head.client in data.begun_by
     if has_begun and data.generation == job.generation:
       states.append((data.ledger, _parsed(name, text)))
-  try:
+  with refusing():
     for ledger, state in states[: len(states) if len(states) > 1 else 0]:
       ledger.check_commit(state)
     for ledger, state in states:
       ledger.commit(state)
-  except ValueError as error:
-    raise Refused('INVALID_ARGUMENT', str(error)) from error
   job.last_step, job.committed_unix_s = request.step, now
   return True
 
@@ -171,12 +164,8 @@ def extend_stream(
     request.is_closed,
   ):
     return False
-  try:
+  with refusing(f'data set {request.data_set!r}: '):
     ledger.extend(request.num_records, request.is_closed)
-  except ValueError as error:
-    raise Refused(
-      'INVALID_ARGUMENT', f'data set {request.data_set!r}: {error}'
-    ) from error
   data.spec.num_records = request.num_records
   return True
 
@@ -208,7 +197,7 @@ def _report(
   if not (consumed or progress or returned or failed):
     return False
   seen = set()
-  try:
+  with refusing():
     for shard, bits in (
       *((shard, 0) for shard in consumed),
       *progress,
@@ -220,8 +209,6 @@ def _report(
         raise ValueError(f'Exchange: {shard} is named twice.')
       seen.add((shard.epoch, shard.index))
     ledger.check_failures(len(failed))
-  except ValueError as error:
-    raise Refused('INVALID_ARGUMENT', str(error)) from error
   for shard in consumed:
     ledger.consume(worker, shard)
   for shard, bits in progress:
@@ -245,19 +232,10 @@ def _report(
   return True
 
 
-def _spec(data_set: pb.DataSet) -> LedgerSpec:
-  try:
-    return protocol.ledger_spec(data_set)
-  except ValueError as error:
-    raise Refused(
-      'INVALID_ARGUMENT', f'data set {data_set.name!r}: {error}'
-    ) from error
-
-
 def _parsed(name: str, text: bytes) -> Any:
   try:
     return json.loads(text)
   except (ValueError, RecursionError) as error:
-    raise Refused(
-      'INVALID_ARGUMENT', f'the state of data set {name!r} is no JSON: {error}.'
+    raise invalid(
+      f'the state of data set {name!r} is no JSON: {error}.'
     ) from error

@@ -25,7 +25,7 @@ from google.protobuf.message import Message
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import job_control, job_data
 from antjax.elastic.job_state import Client, JobState
-from antjax.elastic.protocol import Refused
+from antjax.elastic.protocol import Refused, stale
 
 MAX_JOBS = 1000
 MAX_CLIENTS = 20_000  # Per job.
@@ -99,10 +99,9 @@ class Jobs:
       if head.sequence == client.sequence:
         return client.reply, False
       if head.sequence < client.sequence:
-        raise Refused(
-          'FAILED_PRECONDITION',
+        raise stale(
           f'request {head.sequence} of {head.client!r} is older than its'
-          f' request {client.sequence}, which was answered.',
+          f' request {client.sequence}, which was answered.'
         )
     if client is None and len(job.clients) >= MAX_CLIENTS:
       raise Refused(
@@ -158,10 +157,7 @@ class Jobs:
     if head.generation < job.generation or (
       job.is_managed and job.phase != 'running'
     ):
-      raise Refused(
-        'FAILED_PRECONDITION',
-        f'generation {head.generation} of job {job.name!r} is over.',
-      )
+      raise stale(f'generation {head.generation} of job {job.name!r} is over.')
     client = job.clients.get(head.client)
     if client is not None:
       _check_client(job, client, head)
@@ -253,20 +249,16 @@ def _check_generation(job: JobState, request: Message, head: pb.Head) -> None:
   ):
     return
   if job.is_managed and job.phase != 'running':
-    raise Refused(
-      'FAILED_PRECONDITION',
-      f'generation {job.generation} of job {job.name!r} is over.',
-    )
+    raise stale(f'generation {job.generation} of job {job.name!r} is over.')
   is_start = not job.is_managed and isinstance(
     request, (pb.CreateDataSetRequest, pb.BeginRequest)
   )
   if head.generation < job.generation or (
     head.generation > job.generation and not is_start
   ):
-    raise Refused(
-      'FAILED_PRECONDITION',
+    raise stale(
       f'job {job.name!r} is at generation {job.generation}; the request is of'
-      f' generation {head.generation}.',
+      f' generation {head.generation}.'
     )
 
 
@@ -279,7 +271,4 @@ def _check_client(job: JobState, client: Client, head: pb.Head) -> None:
       if is_expired
       else 'another process has its name now.'
     )
-    raise Refused(
-      'FAILED_PRECONDITION',
-      f'{head.client!r} of job {job.name!r} is fenced off: {reason}',
-    )
+    raise stale(f'{head.client!r} of job {job.name!r} is fenced off: {reason}')

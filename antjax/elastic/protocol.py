@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The coordinator's service: methods, roles, refusals, shards as messages."""
 
+from collections.abc import Iterator
+import contextlib
 import dataclasses
 from typing import Literal
 
@@ -32,6 +34,25 @@ class Refused(Exception):
     super().__init__(f'{code}: {text}')
     self.code = code
     self.text = text
+
+
+def invalid(text: str) -> Refused:
+  """The request is wrong."""
+  return Refused('INVALID_ARGUMENT', text)
+
+
+def stale(text: str) -> Refused:
+  """Who asks is fenced off, or has to begin again."""
+  return Refused('FAILED_PRECONDITION', text)
+
+
+@contextlib.contextmanager
+def refusing(prefix: str = '') -> Iterator[None]:
+  """Refuses a request as wrong where the block raises ValueError."""
+  try:
+    yield
+  except ValueError as error:
+    raise invalid(f'{prefix}{error}') from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, Message
 
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import protocol
-from antjax.elastic.protocol import Refused
+from antjax.elastic.protocol import invalid, Refused
 from antjax.shards import data_shard
 
 MAX_BYTES = 1 << 20
@@ -45,17 +45,14 @@ def parse(kind: type[Message], data: bytes) -> Message:
   """
   limit = MAX_STATE_BYTES if kind in _STATE_MESSAGES else MAX_BYTES
   if len(data) > limit:
-    raise Refused(
-      'INVALID_ARGUMENT',
+    raise invalid(
       f'{kind.DESCRIPTOR.name} has {len(data)} bytes; at most {limit} are'
-      ' taken.',
+      ' taken.'
     )
   try:
     request = kind.FromString(data)
   except DecodeError as error:
-    raise Refused(
-      'INVALID_ARGUMENT', f'this is no {kind.DESCRIPTOR.name}: {error}.'
-    ) from error
+    raise invalid(f'this is no {kind.DESCRIPTOR.name}: {error}.') from error
   if kind is not pb.StatusRequest:
     _fields('', request)
     sequence = request.head.sequence  # type: ignore[attr-defined]
@@ -73,16 +70,15 @@ def parse(kind: type[Message], data: bytes) -> Message:
 def _check_shards(num_records: int, shard_size: int) -> None:
   shards = data_shard.num_shards(num_records, shard_size)
   if shards > MAX_SHARDS:
-    raise Refused(
-      'INVALID_ARGUMENT',
+    raise invalid(
       f'shard_size={shard_size} makes {shards} shards of {num_records} records;'
       f' at most {MAX_SHARDS} are taken: use'
-      f' {-(-num_records // MAX_SHARDS)} or more.',
+      f' {-(-num_records // MAX_SHARDS)} or more.'
     )
 
 
 def _refused(field: str, value: object, needed: str) -> Refused:
-  return Refused('INVALID_ARGUMENT', f'{field}={value!r} must be {needed}.')
+  return invalid(f'{field}={value!r} must be {needed}.')
 
 
 def _anything(field: str, value: object) -> None:
