@@ -128,15 +128,15 @@ class Output:
 
 
 class ProcessGroup:
-  """A program, leader of its own process group.
+  """A program, leader of its own process group; its lines go to an output.
 
   Args:
     command: Program and arguments.
-    env: Its environment.
-    guard: Told of it.
-    output: Where its lines go.
-    prefix: Before each line.
-    direct: It writes its stderr where we do, so that a progress bar works.
+    env: Environment of the program.
+    guard: Guard that kills it if this process dies.
+    output: Output for its lines.
+    prefix: Text before each line.
+    direct: Whether its stderr is ours, so that a progress bar works.
   """
 
   def __init__(

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A ledger client whose ledger is kept by the coordinator."""
 
+import dataclasses
 import json
 import threading
 import time
@@ -25,6 +26,7 @@ _MAX_UNREADABLE = 8
 _MAX_TEXT = 1000
 
 
+@dataclasses.dataclass(eq=False)
 class Consumption:
   """What one worker knows to be consumed: the position in its checkpoint.
 
@@ -32,15 +34,10 @@ class Consumption:
   consumed since. What the other workers have consumed is in theirs.
   """
 
-  def __init__(self, spec: LedgerSpec, share: tuple[int, int] = (0, 1)):
-    """Begins with nothing consumed.
+  spec: LedgerSpec
+  share: tuple[int, int] = (0, 1)  # Rank of this worker, number of workers.
 
-    Args:
-      spec: Spec of the data set.
-      share: (rank of this worker, number of workers).
-    """
-    self.spec = spec
-    self._share = share
+  def __post_init__(self) -> None:
     self._first = 0
     self._runs: list[Run] = []  # Without gaps, from `_first` on.
 
@@ -87,7 +84,7 @@ class Consumption:
     """Returns the position as plain JSON types, see `ledger_state`."""
     return {
       **self.spec.head(),
-      'share': list(self._share),
+      'share': list(self.share),
       'dynamic': True,
       'first_epoch': self._first,
       'epochs': [run.to_json() for run in self._runs],
