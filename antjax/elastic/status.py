@@ -136,21 +136,13 @@ class Snapshots:
       'step': max((w.step for w in view.workers), default=None),
       'committed_step': job.last_step if job.last_step >= 0 else None,
       'committed_unix_s': job.committed_unix_s or None,
-      'samples_per_s': _round(view.samples_per_s),
+      **_fields(view, 'samples_per_s remaining_s restart_cost_s pending_s'),
       'remaining_samples': _round(view.remaining_samples, 12),
-      'remaining_s': _round(view.remaining_s),
-      'restart_cost_s': _round(view.restart_cost_s),
-      'pending_s': _round(view.pending_s),
       'exit_codes': {
         str(code): count
         for code, count in list(view.exit_codes.items())[:MAX_EXIT_CODES]
       },
-      'plan': {
-        'version': job.plan.version,
-        'lr_scale': _round(job.plan.lr_scale),
-        'deadline_s': _round(job.plan.deadline_s),
-        'reason': _text(job.plan.reason),
-      },
+      'plan': _fields(job.plan, 'version lr_scale deadline_s reason'),
       **self._workers(job, view, steady_s, share(MAX_WORKERS)),
       **_listed(
         'data_sets',
@@ -202,9 +194,7 @@ class Snapshots:
     earlier = ledger.first_open_epoch
     aside = sum(shard.epoch < earlier for shard, _ in set_aside)
     shards = {
-      'todo': counts['todo'],
-      'doing': counts['doing'],
-      'consumed': counts['consumed'],
+      **counts,
       'done': counts['done'] - (earlier * num_shards - aside),
       'set_aside': counts['set_aside'] - aside,
     }
@@ -249,7 +239,14 @@ class Snapshots:
 
 
 def _fields(of: object, names: str) -> dict[str, Any]:
-  return {name: getattr(of, name) for name in names.split()}
+  """Returns fields by name, with texts and numbers that are short."""
+  fields = {}
+  for name in names.split():
+    value = getattr(of, name)
+    if isinstance(value, float):
+      value = _round(value)
+    fields[name] = _text(value) if isinstance(value, str) else value
+  return fields
 
 
 def _listed(
@@ -271,15 +268,13 @@ def _generations(job: JobState, limit: int) -> dict[str, Any]:
   return {
     'generations': [
       {
-        'generation': record.generation,
+        **_fields(record, 'generation reason counts'),
         'num_members': len(record.members),
         'members': [_name(member) for member in record.members[:_FEW]],
         'started_unix_s': round(record.started_unix_s, 3),
         'ended_unix_s': None
         if record.ended_unix_s is None
         else round(record.ended_unix_s, 3),
-        'reason': _text(record.reason),
-        'counts': record.counts,
       }
       for record in reversed(history)
     ],
@@ -329,7 +324,6 @@ def _worker(
     'seconds_per_sample_short': _round(of.short_s_per_sample),
     'seconds_per_sample_long': _round(of.long_s_per_sample),
     'slowdown': _round(of.short_slowness) if of.num_steps else None,
-    'is_input_bound': of.is_input_bound,
     'wait_share': _round(wait_s / (compute_s + wait_s))
     if compute_s + wait_s > 0
     else None,
@@ -338,8 +332,7 @@ def _worker(
     'rss_bytes': of.rss_bytes if known else None,
     'memory_bytes': of.memory_bytes if known else None,
     'device_kind': _name(of.device_kind),
-    'num_devices': of.num_devices,
-    'restarts': of.restarts,
+    **_fields(of, 'is_input_bound num_devices restarts'),
     'last_beat_age_s': _round(of.silent_s) if known else None,
   }
 
@@ -360,11 +353,8 @@ def _agent(agent: AgentRecord, state: str, steady_s: float) -> dict[str, Any]:
     'device_kind': _name(agent.beat.device_kind),
     'last_beat_age_s': _round(max(steady_s - agent.last_seen, 0.0)),
     'state_age_s': _round(max(steady_s - agent.changed_at, 0.0)),
-    'generation': agent.beat.generation,
-    'exit_code': agent.beat.exit_code,
-    'cpu_share': _round(agent.beat.resources.cpu_share),
-    'rss_bytes': agent.beat.resources.rss_bytes,
-    'memory_bytes': agent.beat.resources.memory_bytes,
+    **_fields(agent.beat, 'generation exit_code'),
+    **_fields(agent.beat.resources, 'cpu_share rss_bytes memory_bytes'),
     'log_tail': agent.beat.log_tail[-_MAX_LOG:],
   }
 
