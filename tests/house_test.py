@@ -99,7 +99,7 @@ _OVER_BUDGET = {
 }
 _CIRCLES = {}
 _TWICE = frozenset(
-  'Block Built Counts Examples Layout Model Plan Results Rows Run'
+  'Block Built Counts Examples Layout Model Plan Results Rows'
   ' Sequences Setting Source Tasks TextEncoder Tokenizer Vocabulary'.split()
 )
 _MAX_SCRIPT_LINES = 60

@@ -19,7 +19,7 @@ from antjax.elastic.lease_queue import LeaseQueue
 from antjax.shards import data_shard, index_set, ledger_state
 from antjax.shards.data_shard import DataShard
 from antjax.shards.ledger_spec import LedgerSpec
-from antjax.shards.ledger_state import Run
+from antjax.shards.ledger_state import EpochRun
 
 # Shards in a row that one worker cannot read, and then it is not the data.
 _MAX_UNREADABLE = 8
@@ -39,7 +39,7 @@ class Consumption:
 
   def __post_init__(self) -> None:
     self._first = 0
-    self._runs: list[Run] = []  # Without gaps, from `_first` on.
+    self._runs: list[EpochRun] = []  # Without gaps, from `_first` on.
 
   def load(self, state: ledger_state.State | None) -> None:
     """Takes over a position; None: nothing is consumed.
@@ -90,11 +90,11 @@ class Consumption:
       'epochs': [run.to_json() for run in self._runs],
     }
 
-  def _run(self, epoch: int) -> Run:
+  def _run(self, epoch: int) -> EpochRun:
     """Returns the run of this epoch alone."""
     stop = self._runs[-1].stop if self._runs else self._first
     if epoch >= stop:
-      self._runs.append(Run(stop, epoch + 1))
+      self._runs.append(EpochRun(stop, epoch + 1))
     found = next(run for run in self._runs if run.start <= epoch < run.stop)
     if found.length > 1:
       at = self._runs.index(found)

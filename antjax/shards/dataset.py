@@ -13,7 +13,7 @@ import numpy as np
 from antjax.shards import position
 from antjax.shards.data_shard import DataShard
 from antjax.shards.ledger_client import LedgerClient
-from antjax.shards.record_source import Block, RecordSource
+from antjax.shards.record_source import RecordBlock, RecordSource
 
 fitted_state = position.fitted_state
 ledger_states = position.ledger_states
@@ -173,7 +173,7 @@ class _LeasedIterator(grain.DatasetIterator):
   def _forget(self) -> None:
     self._shard: DataShard | None = None
     # Records of the shard, in file order.
-    self._block: Sequence[Any] | Block = ()
+    self._block: Sequence[Any] | RecordBlock = ()
     self._order = np.empty(0, np.int64)  # Records to yield, in order.
     self._num_marked = 0  # Entries of `_order` noted as consumed.
     self._num_loaded = 0  # Entries of `_order` yielded or in `_records`.
@@ -209,11 +209,11 @@ class _LeasedIterator(grain.DatasetIterator):
     shard, block = self._shard, self._block
     assert shard is not None
     stop = self._order.size  # All of a block is one element.
-    if not isinstance(block, Block):
+    if not isinstance(block, RecordBlock):
       stop = min(self._num_loaded + _CHUNK, stop)
     indices = self._order[self._num_loaded : stop]
     offsets = indices - shard.start
-    if isinstance(block, Block):
+    if isinstance(block, RecordBlock):
       keys = self._keys(shard, indices, [block.tasks])
       self._records = [block.take(offsets, **keys)]
     else:  # Reversed: the next one is taken from the end.

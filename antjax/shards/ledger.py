@@ -26,7 +26,7 @@ from antjax.shards.data_shard import DataShard
 from antjax.shards.epoch import CONSUMED, DONE, Epoch, SET_ASIDE, TODO
 from antjax.shards.epochs import Epochs, SetAside
 from antjax.shards.ledger_spec import LedgerSpec
-from antjax.shards.ledger_state import Run, State
+from antjax.shards.ledger_state import EpochRun, State
 
 MAX_SET_ASIDE = 10_000
 MAX_MESSAGE = 500  # Characters kept of an error's text.
@@ -219,7 +219,7 @@ class Ledger:
       ValueError: The state is malformed, of another data set, or of one worker
         of several. Then nothing changes.
     """
-    first, runs, spec = 0, list[Run](), self.spec
+    first, runs, spec = 0, list[EpochRun](), self.spec
     if state is not None:
       runs, first = spec.read(state, self._share), state['first_epoch']
       if spec.is_growing and state['num_records'] > spec.num_records:
@@ -251,7 +251,7 @@ class Ledger:
     runs = self.check_commit(state)
     self._epochs.commit(state['first_epoch'], runs)
 
-  def check_commit(self, state: State) -> list[Run]:
+  def check_commit(self, state: State) -> list[EpochRun]:
     """Reads a state for `commit`; raises ValueError as that does."""
     runs = self.spec.read(state)
     _check_size(runs, self.spec.num_shards)
@@ -367,7 +367,7 @@ def _check_share(spec: LedgerSpec, worker: int, num_workers: int) -> None:
     )
 
 
-def _check_size(runs: list[Run], num_shards: int) -> None:
+def _check_size(runs: list[EpochRun], num_shards: int) -> None:
   """Raises ValueError where a state has shards that the ledger has not."""
   for run in runs:
     if max([run.done.bit_length() - 1, *run.marks]) >= num_shards:

@@ -8,7 +8,7 @@ import numpy as np
 
 from antjax.shards import data_shard, index_set, ledger_state
 from antjax.shards.data_shard import DataShard
-from antjax.shards.ledger_state import Run, State
+from antjax.shards.ledger_state import EpochRun, State
 
 _MAX_OPEN = 1 << 28  # Shards of open epochs: bytes.
 _MAX_STREAM = 1 << 26  # Shards: a byte each.
@@ -113,7 +113,7 @@ class LedgerSpec:
 
   def read(
     self, state: State, share: tuple[int, int] | None = None
-  ) -> list[Run]:
+  ) -> list[EpochRun]:
     """Returns the runs of a state.
 
     Args:

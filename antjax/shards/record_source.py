@@ -26,7 +26,7 @@ class RecordSource(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Block(Sequence[Record]):
+class RecordBlock(Sequence[Record]):
   """Records as columns: N records with R rows in all.
 
   As a sequence it has the records, which are made when asked for.
