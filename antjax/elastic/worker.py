@@ -3,6 +3,7 @@
 """A training process's side of an elastic job: data, plan and pulse."""
 
 from collections.abc import Callable, Iterator
+import dataclasses
 import json
 import os
 import time
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
   from antjax.shards.dataset import LeasedDataset
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class Agent:
   """A training process's access to its coordinator; a context manager.
 
@@ -32,63 +34,45 @@ class Agent:
   A thread sends a heartbeat a second. Once the coordinator fences this process
   off (its generation is over), the next call of the agent raises StaleError; a
   process that is still there `grace_s` later, as in a collective that never
-  ends, exits with code 75.
+  ends, exits with code 75. Nothing is sent before the context is entered.
   """
 
-  def __init__(
-    self,
-    address: str,
-    *,
-    job: str,
-    worker: str,
-    generation: int = 0,
-    rank: int = 0,
-    num_workers: int = 1,
-    token: str = '',
-    tls_dir: str = '',
-    lockstep: bool | None = None,
-    give_up_s: float = 600.0,
-    heartbeat_s: float = 1.0,
-    grace_s: float = 10.0,
-    timeline: str | os.PathLike[str] | None = None,
-    exit_process: Callable[[int], None] = os._exit,
-  ):
-    """Sends nothing before the context is entered.
+  address: str  # host:port of the coordinator.
+  _: dataclasses.KW_ONLY
+  job: str
+  worker: str  # Another process of this name replaces this one.
+  generation: int = 0  # Of the job, from its agent; 0 without agents.
+  rank: int = 0  # Among `num_workers`.
+  num_workers: int = 1  # Of the job.
+  token: str = ''  # Bearer token; empty for none.
+  tls_dir: str = ''  # With ca.pem, cert.pem and key.pem; empty: no TLS.
+  # Whether the workers meet in collectives, so that none may wait for data; by
+  # default if there are several.
+  lockstep: bool | None = None
+  give_up_s: float = 600.0  # Wait for an absent coordinator.
+  heartbeat_s: float = 1.0  # Between heartbeats.
+  grace_s: float = 10.0  # From being fenced off to the exit.
+  # File to which steps and plans are added, for the report's plot of who waited
+  # for whom (`train/timeline.py`).
+  timeline: str | os.PathLike[str] | None = None
+  exit_process: Callable[[int], None] = os._exit  # For tests.
 
-    Args:
-      address: host:port of the coordinator.
-      job: Name of the job.
-      worker: Name of this worker: another process of the name replaces it.
-      generation: Generation of the job, from its agent; 0 without agents.
-      rank: Rank of this worker among `num_workers`.
-      num_workers: Number of workers of the job.
-      token: Bearer token; empty for none.
-      tls_dir: Folder with ca.pem, cert.pem and key.pem; empty: no TLS.
-      lockstep: Whether the workers meet in collectives, so that none may wait
-        for data; by default if there are several.
-      give_up_s: Seconds to wait for an absent coordinator.
-      heartbeat_s: Seconds between heartbeats.
-      grace_s: Seconds from being fenced off to the exit.
-      timeline: File to which steps and plans are added, for the report's plot
-        of who waited for whom (`train/timeline.py`).
-      exit_process: Function that ends the process; for tests.
-    """
-    if not 0 <= rank < num_workers:
+  def __post_init__(self) -> None:
+    if not 0 <= self.rank < self.num_workers:
       raise ValueError(
-        f'Agent(rank={rank}, num_workers={num_workers}): the rank must be'
-        ' from 0 to num_workers - 1.'
+        f'Agent(rank={self.rank}, num_workers={self.num_workers}): the rank'
+        ' must be from 0 to num_workers - 1.'
       )
-    self.worker = worker
-    self._rank, self._num_workers = rank, num_workers
-    self._lockstep = num_workers > 1 if lockstep is None else lockstep
+    if self.lockstep is None:
+      self.lockstep = self.num_workers > 1
     self._client = CoordinatorClient(
-      address,
-      job=job,
-      client=worker,
-      generation=generation,
-      token=token,
-      tls_dir=tls_dir,
-      give_up_s=give_up_s,
+      self.address,
+      job=self.job,
+      client=self.worker,
+      generation=self.generation,
+      token=self.token,
+      tls_dir=self.tls_dir,
+      give_up_s=self.give_up_s,
     )
     self._ledgers: dict[str, ServiceLedgerClient] = {}
     self._datasets: list[LeasedDataset] = []
@@ -96,12 +80,12 @@ class Agent:
     self._extended: dict[str, tuple[int, bool]] = {}
     self._pulse = Pulse(
       client=self._client,
-      log=StepLog(timeline, worker, generation),
-      keeps_marks=rank == 0,
+      log=StepLog(self.timeline, self.worker, self.generation),
+      keeps_marks=self.rank == 0,
       before_beat=self._extend_streams,
-      heartbeat_s=heartbeat_s,
-      grace_s=grace_s,
-      exit_process=exit_process,
+      heartbeat_s=self.heartbeat_s,
+      grace_s=self.grace_s,
+      exit_process=self.exit_process,
     )
 
   @classmethod
@@ -233,9 +217,9 @@ class Agent:
       data_set,
       # A lease that dies unread would be lost.
       read_ahead=0 if at_most_once else read_ahead,
-      lockstep=self._lockstep,
+      lockstep=bool(self.lockstep),
     )
-    if poll is not None and self._rank == 0:
+    if poll is not None and self.rank == 0:
       self._streams[name] = poll
     dataset = LeasedDataset(source, ledger, key_field=key_field)
     self._datasets.append(dataset)
@@ -298,7 +282,7 @@ class Agent:
     ledger = ServiceLedgerClient.connect(
       self._client,
       data_set,
-      share=(self._rank, self._num_workers),
+      share=(self.rank, self.num_workers),
       read_ahead=read_ahead,
       lockstep=lockstep,
       check=self._pulse.check,
@@ -353,7 +337,7 @@ class Agent:
       input_state: The merged state of the whole input pipeline in it.
     """
     self._pulse.check()
-    if self._rank != 0:
+    if self.rank != 0:
       return
     states = {
       name: json.dumps(state).encode()
