@@ -97,8 +97,8 @@ def begin(job: JobState, request: pb.BeginRequest, now: float) -> bool:
 
 
 def exchange(
-  job: JobState, request: pb.ExchangeRequest, reply: pb.ExchangeReply
-) -> bool:
+  job: JobState, request: pb.ExchangeRequest
+) -> tuple[pb.ExchangeReply, bool]:
   """Notes what a worker says of its shards, and leases it the next ones."""
   worker = request.head.client
   data = data_set(job, request.data_set)
@@ -114,7 +114,7 @@ def exchange(
       f'Exchange in pass {request.pass_number} of data set'
       f' {request.data_set!r}: {now}; call Begin first.'
     )
-  ledger = data.ledger
+  ledger, reply = data.ledger, pb.ExchangeReply()
   is_changed = _report(job, ledger, worker, request)
   num_epochs = ledger.num_begun_epochs
   if request.num_wanted:
@@ -124,9 +124,8 @@ def exchange(
   if not reply.leases:
     reply.outcome = getattr(pb.ExchangeReply, ledger.outcome())
   reply.first_open_epoch = ledger.first_open_epoch
-  return (
-    is_changed or bool(reply.leases) or num_epochs != ledger.num_begun_epochs
-  )
+  is_changed = is_changed or num_epochs != ledger.num_begun_epochs
+  return reply, is_changed or bool(reply.leases)
 
 
 def commit(job: JobState, request: pb.CommitRequest, now: float) -> bool:

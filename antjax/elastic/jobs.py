@@ -114,8 +114,8 @@ class Jobs:
       is_new = True
     try:
       if isinstance(request, pb.ExchangeRequest):
-        reply: Message = pb.ExchangeReply()
-        is_changed = job_data.exchange(job, request, reply)
+        reply: Message
+        reply, is_changed = job_data.exchange(job, request)
       else:
         reply = pb.Empty()
         is_changed = _CHANGES[type(request)](job, request, now)

@@ -122,6 +122,14 @@ def _between(low: int, high: int) -> _Check:
   return check
 
 
+def _enum(kind: Any) -> _Check:
+  def check(field: str, value: int) -> None:
+    if value not in kind.values_by_number:
+      raise _refused(field, value, f'a value of {kind.name}')
+
+  return check
+
+
 def _each(check: _Check, limit: int = MAX_ITEMS) -> _Check:
   def check_all(field: str, value: Any) -> None:
     if len(value) > limit:
@@ -148,7 +156,7 @@ def _fields(prefix: str, message: Message) -> None:
 
 
 @functools.cache
-def _checks(kind: type[Message]) -> list[tuple[str, _Check]]:
+def _checks(kind: Any) -> list[tuple[str, _Check]]:
   special = _SPECIAL.get(kind, {})
   return [
     (field.name, special.get(field.name) or _usual(field))
@@ -156,17 +164,11 @@ def _checks(kind: type[Message]) -> list[tuple[str, _Check]]:
   ]
 
 
-def _usual(field: FieldDescriptor) -> _Check:
+def _usual(field: Any) -> _Check:
   """Returns the check of a field that `_SPECIAL` does not name."""
+  check = _USUAL.get(field.type, _anything)
   if field.type == FieldDescriptor.TYPE_ENUM:
-    kind = field.enum_type
-
-    def check(name: str, value: int) -> None:
-      if value not in kind.values_by_number:
-        raise _refused(name, value, f'a value of {kind.name}')
-
-  else:
-    check = _USUAL.get(field.type, _anything)
+    check = _enum(field.enum_type)
   return _each(check) if field.is_repeated else check
 
 

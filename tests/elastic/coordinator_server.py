@@ -161,6 +161,7 @@ class CoordinatorServer:
     config = CoordinatorConfig(journal=str(self.journal))
     self._inner = LoopServer(config, tokens, lambda view: [])
     await self._inner.start()
+    self.coordinator = self._inner.coordinator
 
   async def _stop(self):
     await self._inner.server.stop(None)
@@ -180,7 +181,7 @@ class CoordinatorServer:
 
   def tick(self):
     async def tick():
-      self._inner.coordinator.tick()
+      self.coordinator.tick()
 
     self.run(tick())
 
