@@ -31,13 +31,6 @@ Kind = Literal[
 #                Every second time it is the host of rank 0 in the midst of a
 #                save, and it wakes up when its successors write the same one
 #   drop         replies of the coordinator that are lost; kills nobody
-KILLS: tuple[Kind, ...] = (
-  *('worker', 'save', 'error', 'agent', 'coordinator', 'hang', 'freeze'),
-)
-# Those after which all workers start again.
-ENDING: tuple[Kind, ...] = (
-  *('worker', 'save', 'error', 'agent', 'hang', 'freeze'),
-)
 _WEIGHTS: dict[Kind, int] = {
   'worker': 6,
   'save': 5,
@@ -47,6 +40,9 @@ _WEIGHTS: dict[Kind, int] = {
   'hang': 2,
   'freeze': 2,
 }
+KILLS = tuple(_WEIGHTS)
+# Those after which all workers start again.
+ENDING = tuple(kind for kind in KILLS if kind != 'coordinator')
 _DROP_SHARE = 0.5  # Of the kills have dropped replies before them.
 _CHAIN_SHARE = 0.2  # Of the kills strike while the job is still down.
 
@@ -150,15 +146,12 @@ def recoveries(
   found: dict[str, list[float]] = {}
   ending = [one for one in struck if one['kind'] in ENDING]
   for one, following in zip(ending, [*ending[1:], None], strict=True):
-    step = next(
-      (
-        line
-        for line in progress
-        if line['generation'] > one['generation'] and line['now'] > one['now']
-      ),
-      None,
+    later = (
+      line['now']
+      for line in progress
+      if line['generation'] > one['generation'] and line['now'] > one['now']
     )
-    if step and (following is None or following['now'] > step['now']):
-      seconds = step['now'] - one['now']
-      found.setdefault(one['kind'], []).append(seconds)
+    back = next(later, None)
+    if back and (following is None or following['now'] > back):
+      found.setdefault(one['kind'], []).append(back - one['now'])
   return found

@@ -12,9 +12,8 @@ import time
 from antjax.elastic import host_sockets
 from antjax.elastic.process_group import Guard
 from benchmarks import cluster as cluster_lib
-from benchmarks import virtual_network
+from benchmarks import machine, virtual_network
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 _SAVE_WAIT_S = 20.0
 _SAVE_TRIES = 6
 _TEMPORARY = '.orbax-checkpoint-tmp'
@@ -49,7 +48,7 @@ class Hosts:
     self, host: int, argv: Sequence[str], on_line: Callable[[int, str], None]
   ) -> cluster_lib.Process:
     """Starts a Python program on a host."""
-    env = {'PYTHONUNBUFFERED': '1', 'PYTHONPATH': str(ROOT)}
+    env = {'PYTHONUNBUFFERED': '1', 'PYTHONPATH': str(machine.ROOT)}
     argv = [sys.executable, *argv]
     if self._cluster is not None:
       return self._cluster.start(host, argv, env, on_line)

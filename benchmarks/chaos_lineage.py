@@ -8,11 +8,12 @@ worker of each generation notes, as it goes, what it puts into which step; where
 a generation began says which steps of its forerunners it stands on.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import json
-from typing import Any
+import pathlib
+
+import numpy as np
 
 # Keys of the records of one micro-batch, in order.
 Micro = list[int]
@@ -62,6 +63,13 @@ def read_run(lines: Iterable[str]) -> Run | None:
   return run
 
 
+def read_runs(folder: pathlib.Path) -> list[Run]:
+  """The notes of all workers and generations in a folder."""
+  texts = [path.read_text() for path in sorted(folder.iterdir())]
+  found = [read_run(text.splitlines()) for text in texts]
+  return [run for run in found if run is not None]
+
+
 def lineage(
   runs: Sequence[Run], last_generation: int, last_step: int
 ) -> dict[int, int]:
@@ -75,12 +83,11 @@ def lineage(
   Raises:
     ValueError: A generation began at a step that no earlier one had made.
   """
-  first: dict[int, int] = {}
-  last: dict[int, int] = {}
+  done: dict[int, set[int]] = {}
   for run in runs:
-    for step in run.steps:
-      first[run.generation] = min(step, first.get(run.generation, step))
-      last[run.generation] = max(step, last.get(run.generation, step))
+    if run.steps:
+      done.setdefault(run.generation, set()).update(run.steps)
+  first = {generation: min(steps) for generation, steps in done.items()}
   owner: dict[int, int] = {}
   generation, upper = last_generation, last_step
   first.setdefault(last_generation, last_step + 1)
@@ -91,7 +98,7 @@ def lineage(
     # The newest before it that made the step: a later one would have begun at a
     # later checkpoint, or have written this one anew.
     makers = [
-      g for g in first if g < generation and first[g] <= upper <= last[g]
+      g for g, steps in done.items() if g < generation and upper in steps
     ]
     if upper and not makers:
       raise ValueError(
@@ -126,57 +133,44 @@ def steps_of(
   return result
 
 
-def count(
-  steps: Iterable[Sequence[list[Micro]]], num_keys: int
-) -> tuple[int, int]:
-  """Returns (records lost, repeats of records) in a lineage."""
-  used = Counter(
-    key
-    for step in steps
-    for micros in step
-    for micro in micros
-    for key in micro
-  )
-  if strange := [key for key in used if not 0 <= key < num_keys]:
-    raise ValueError(f'{len(strange)} keys of no record: {strange[:5]}.')
-  return num_keys - len(used), sum(used.values()) - len(used)
+def used(
+  steps: Sequence[Sequence[list[Micro]]], num_keys: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """How often each record went into a step of a lineage, and the last one.
+
+  Raises:
+    ValueError: A key is of no record.
+  """
+  counts, last = np.zeros(num_keys, int), np.zeros(num_keys, int)
+  for number, step in enumerate(steps, start=1):
+    keys = [key for micros in step for micro in micros for key in micro]
+    if strange := [key for key in keys if not 0 <= key < num_keys]:
+      raise ValueError(f'{len(strange)} keys of no record: {strange[:5]}.')
+    np.add.at(counts, keys, 1)
+    last[keys] = number
+  return counts, last
 
 
 def disagreement(
-  steps: Sequence[Sequence[list[Micro]]],
-  owner: Mapping[int, int],
-  model: Mapping[str, Any],
+  noted: Mapping[str, np.ndarray], model: Mapping[str, np.ndarray]
 ) -> str:
   """Compares notes with the final model, which counted for itself.
 
   Args:
-    steps: From `steps_of`.
-    owner: From `lineage`.
-    model: Lists `counts`, `steps` (of each record: how often it went into a
-      step, and the last one) and `generations` (of each step, from 1).
+    noted: Name -> numbers: of each record `counts` and `steps` as from `used`,
+      of each step, from 1, its generation.
+    model: The same names; there may be more numbers.
 
   Returns:
     What differs, or ''.
   """
-  counts, last = [0] * len(model['counts']), [0] * len(model['counts'])
-  for number, step in enumerate(steps, start=1):
-    for micros in step:
-      for micro in micros:
-        for key in micro:
-          counts[key] += 1
-          last[key] = number
-  generations = [owner[step] for step in sorted(owner)]
-  for name, noted in (
-    ('counts', counts),
-    ('steps', last),
-    ('generations', generations),
-  ):
-    seen = list(model[name])[: len(noted)]
-    if noted != seen:
-      places = [i for i, (a, b) in enumerate(zip(noted, seen)) if a != b]
-      i = places[0] if places else len(seen)
+  for name, ours in noted.items():
+    seen = model[name][: len(ours)]
+    places = np.flatnonzero(ours != seen) if len(seen) == len(ours) else [0]
+    if len(places):
+      i = places[0]
       return (
         f'{name}: {len(places)} differ, the first at {i}: noted'
-        f' {noted[i : i + 3]}, in the model {seen[i : i + 3]}'
+        f' {ours[i : i + 3].tolist()}, in the model {seen[i : i + 3].tolist()}'
       )
   return ''

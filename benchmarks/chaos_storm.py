@@ -19,7 +19,6 @@ from benchmarks import cluster as cluster_lib
 from benchmarks.chaos_events import Event
 from benchmarks.chaos_hosts import Hosts, Saves, step_of
 
-WORKER = 'benchmarks.chaos_worker'
 JOB = 'job'
 _POLL_S = 0.01
 _STALL_S = 240.0  # Without a step; then something is wrong.
@@ -127,8 +126,8 @@ class Storm:
       self._start_coordinator()
       self._proxy = self._start(
         self._num_hosts,
-        *('-m', 'benchmarks.chaos_proxy', f'--listen={self._hosts.proxy}'),
-        *(f'--target={self._hosts.coordinator}', '--mark=train'),
+        *('-m', 'benchmarks.chaos_proxy', self._hosts.proxy),
+        *(self._hosts.coordinator, 'train'),
       )
       for host in range(self._num_hosts):
         self._start_agent(host)
@@ -163,7 +162,7 @@ class Storm:
       *('-m', 'launch.agent', f'--coordinator={self._hosts.proxy}'),
       *(f'--job={JOB}', f'--name=host{host}', '--devices_per_host=1'),
       f'--compilation_cache={self._out}/cache',
-      *('--platform=cpu', '--', '-m', WORKER, json.dumps(self._job)),
+      *('--platform=cpu', '--', '-m', text_job.WORKER, json.dumps(self._job)),
     )
 
   def _on_line(self, host: int, line: str) -> None:
@@ -189,7 +188,7 @@ class Storm:
     """The worker on a host, if one runs."""
     for child in self._children(host):
       with contextlib.suppress(psutil.Error):
-        if WORKER in child.cmdline():
+        if text_job.WORKER in child.cmdline():
           return child
     return None
 

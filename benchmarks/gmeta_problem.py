@@ -28,6 +28,7 @@ from antjax.layers import mlp
 from antjax.mesh.mesh import INTER, INTRA
 from antjax.meta import maml, meta_loss
 from antjax.train.trainer import Trainer
+from benchmarks import host_steps, step_parts
 
 # What a case may change; 'full' changes nothing.
 VARIANTS = (
@@ -88,32 +89,7 @@ class Case:
         rank = np.broadcast_to(rank[:, :1], shape)
       ids[name] = ((rank * 2_654_435_761) % per_table).astype(np.int32)
     label = rng.integers(0, 2, shape).astype(np.float32)
-    cuts = {
-      'support': slice(None, self.num_support),
-      'query': slice(self.num_support, None),
-    }
-    parts = {
-      name: {
-        'label': label[:, cut],
-        'mask': np.ones_like(label[:, cut]),
-      }
-      for name, cut in cuts.items()
-    }
-    return {
-      'ids': {
-        'all': {
-          name: {f: x[:, cut] for f, x in ids.items()}
-          for name, cut in cuts.items()
-        }
-      },
-      'episodes': {
-        'all': parts
-        | {
-          'task': np.arange(self.num_tasks, dtype=np.int32),
-          'weight': np.ones(self.num_tasks, np.float32),
-        }
-      },
-    }
+    return step_parts.episodes(ids, label, self.num_support)
 
 
 def make_tables(case: Case, mesh: jax.sharding.Mesh) -> Any:
@@ -161,18 +137,11 @@ def make_trainer(case: Case, mesh: jax.sharding.Mesh) -> tuple[Trainer, Any]:
   width = case.num_features * case.embedding_dim
   make = functools.partial(mlp.MLP, width, case.widths, activate_last=False)
   graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
-  model = meta_loss.TaskModel(
-    apply_fn=lambda net, vectors, part: net(
-      jnp.concatenate([vectors[f] for f in case.features], axis=-1)
-    )[..., 0],
-    loss_fn=optax.sigmoid_binary_cross_entropy,
-    merge_fn=functools.partial(nnx.merge, graphdef),
-    tables=tables,
-  )
+  merge_fn = functools.partial(nnx.merge, graphdef)
+  model = step_parts.model(tables, case.features, merge_fn)
   inner = maml.InnerLoop(learning_rate=0.1, adapt='mlp')
-  options = {}
-  if case.variant == 'central_gather':
-    options['collectives'] = _Central('ring')
+  is_central = case.variant == 'central_gather'
+  options = {'collectives': _Central('ring')} if is_central else {}
   trainer = Trainer(
     meta_loss.meta_loss_fn(model, inner),
     optax.adam(1e-3),
@@ -184,6 +153,38 @@ def make_trainer(case: Case, mesh: jax.sharding.Mesh) -> tuple[Trainer, Any]:
     lambda key: nnx.to_pure_dict(nnx.state(make(rngs=nnx.Rngs(key))))
   )
   return trainer, state
+
+
+def time_on_host(order: dict[str, Any]) -> None:
+  """Times cases on one host of the cluster, see `benchmarks.host_steps`."""
+  cases = [
+    Case(**fields | {'widths': tuple(fields['widths'])})
+    for fields in order['cases']
+  ]
+  steps = [_make_step(case) for case in cases]
+  found = host_steps.take_turns(steps, order['rounds'], num_warm_ups=2)
+  host_steps.report(
+    cases=[
+      result | dataclasses.asdict(case)
+      for case, result in zip(cases, found, strict=True)
+    ]
+  )
+
+
+def _make_step(case: Case) -> host_steps.Step:
+  """A case's step, compiled; its clock sees the ids in memory first."""
+  mesh, places = host_steps.mesh_of(case.num_hosts)
+  trainer, state = make_trainer(case, mesh)
+  parts = [case.batch(place) for place in places]
+  batch = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+  step = trainer.compiled_step()
+  if case.variant == 'no_donation':
+    step = jax.jit(step.__wrapped__)
+
+  def inputs() -> Any:
+    return trainer.step_inputs(batch)
+
+  return host_steps.Step(str(case), case.num_hosts, mesh, step, state, inputs)
 
 
 class _EveryId(EmbeddingTables):

@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training steps timed on the hosts of a virtual cluster; host 0 reports.
 
+`python -m benchmarks.host_steps MODULE:FUNCTION JSON` calls the function with
+the JSON's content on each host, for `cluster.Cluster.report`.
+
 All hosts run all steps in turns. A step of fewer hosts than there are is run by
 several sets of hosts at once, each for itself, so that as many processes share
 the machine's cores in every case.
@@ -19,9 +22,10 @@ from jax.sharding import Mesh
 import numpy as np
 import orbax.checkpoint as ocp
 
+from antjax.jobs import job as job_lib
 from antjax.mesh.mesh import make_mesh
 from antjax.plan import census
-from benchmarks import virtual_network
+from benchmarks import harness, virtual_network
 
 _COMPILE_TIMEOUT_MS = 600_000
 
@@ -157,3 +161,8 @@ def report(**found: Any) -> None:
 def _say(text: str) -> None:
   if jax.process_index() == 0:
     print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == '__main__':
+  job_lib.initialize_distributed()
+  harness.named(sys.argv[1])(json.loads(sys.argv[2]))

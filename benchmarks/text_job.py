@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training of a small LM on leased sequences of real text; imports no jax.
 
-What the workers of `chaos_bench` and `straggler_bench` do.
+What the workers of `chaos_bench` and `straggler_bench` do (`text_worker`).
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ import sys
 from antjax.data import output_folder, records, text
 from antjax.shards import record_source
 
+WORKER = 'benchmarks.text_worker'
 # Files in the folder of a run: a worker is to raise; the storm is over.
 RAISE, OVER = 'raise', 'over'
 
@@ -25,18 +26,19 @@ class Job:
   Attributes:
     data: Folder of launch/prepare_text.py.
     out: Folder for what workers write.
-    num_sequences: In an epoch.
+    num_sequences: Sequences of an epoch.
     num_epochs: Number of epochs.
     replay: File with the steps to repeat; empty: train.
+    has_witness: Whether the model counts its records (`chaos_witness`).
     paro: PaRO code, an elastic one.
     seq_len: Tokens of a sequence.
     rows: Sequences of a micro-batch.
     num_micro_batches: Number of micro-batches of each worker in a step.
     dim: Width of the model.
-    num_layers: Its depth.
+    num_layers: Number of layers.
     shard_size: Sequences of a lease.
-    checkpoint_every: Steps between checkpoints; 0: none.
-    step_s: A step takes at least so long, until the storm is over.
+    checkpoint_every: Steps between checkpoints.
+    step_s: Least seconds of a step, until the storm is over.
   """
 
   data: str
@@ -44,6 +46,7 @@ class Job:
   num_sequences: int
   num_epochs: int = 1
   replay: str = ''
+  has_witness: bool = True
   paro: str = 'NNG'
   seq_len: int = 32
   rows: int = 2
@@ -57,10 +60,6 @@ class Job:
   @property
   def num_keys(self) -> int:
     return self.num_sequences * self.num_epochs
-
-  @property
-  def max_steps(self) -> int:
-    return self.num_keys  # More than enough.
 
 
 def all_sequences(job: Job) -> record_source.RecordSource:

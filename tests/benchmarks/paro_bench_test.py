@@ -12,19 +12,14 @@ import pytest
 from antjax.lm import transformer
 from antjax.mesh.mesh import make_mesh
 from antjax.train.trainer import Trainer
-from benchmarks import (
-  paro_bench,
-  paro_peers,
-  paro_problem,
-  paro_worker,
-)
+from benchmarks import paro_bench, paro_peers, paro_problem
 from tests import warm_python
 from tests.benchmarks import runs
 
 _TINY = paro_problem.Sizes(
   embed_dim=64, num_layers=2, vocab_size=64, num_tokens=16, num_micro_batches=2
 )
-_TINY_FLAGS = [f'--{k}={v}' for k, v in dataclasses.asdict(_TINY).items()]
+_TINY_FLAGS = [f'--sizes.{k}={v}' for k, v in dataclasses.asdict(_TINY).items()]
 _TINY_FLAGS += ['--rounds=1']
 
 
@@ -48,12 +43,6 @@ def test_losses_that_differ_are_named():
   wrong = paro_bench._disagreement([*same, case('NIG', 2.0, 1.1)])
   assert 'step 1 of NIG' in wrong
   assert paro_bench._disagreement([*same, case('NIG', float('nan'))])
-
-
-def test_job_survives_the_command_line():
-  job = paro_worker.Job([('IIG', 4), ('fsdp', 2)], _TINY, 3, '', (64,))
-  again = paro_worker.Job.from_json(job.to_json())
-  assert (again.cases, again.sizes) == (job.cases, job.sizes)
 
 
 @pytest.mark.slow
