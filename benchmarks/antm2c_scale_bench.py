@@ -14,27 +14,27 @@ of columns and scores. The last line compares the largest run with the smallest:
 Files of one size are deleted before the next is made: 10^7 rows take 7 GB.
 """
 
-from collections.abc import Sequence
+import dataclasses
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from typing import Any
-
-from absl import app, flags
+from typing import Annotated, Any
 
 from antjax.report import progress
 from benchmarks import harness
 
 
-def _define_flags() -> None:
-  flags.DEFINE_list('rows', ['1000000', '10000000'], 'Rows of each run.')
-  flags.DEFINE_string('model', 'mlp', 'Model of launch/train_clicks.')
-  flags.DEFINE_integer('batch_rows', 2048, 'Clicks of a step.', 1)
-  flags.DEFINE_string('work', '', 'Folder for files; empty: temporary.')
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Flags."""
+
+  rows: Annotated[tuple[int, ...], 'Rows of each run.'] = (10**6, 10**7)
+  model: Annotated[str, 'Model of launch/train_clicks.'] = 'mlp'
+  batch_rows: Annotated[int, 'Clicks of a step.'] = 2048
+  work: Annotated[str, 'Folder for files; empty: temporary.'] = ''
 
 
 def stage(module: str, *args: str) -> dict[str, float]:
@@ -128,18 +128,13 @@ def ratios(first: dict[str, Any], last: dict[str, Any]) -> dict[str, float]:
   return {name: round(x, 3) for name, x in found.items()}
 
 
-def main(argv: Sequence[str]) -> None:
-  args = flags.FLAGS
-  facts = harness.start(argv, model=args.model, batch_rows=args.batch_rows)
+def main(config: Config) -> None:
+  facts = harness.start(model=config.model, batch_rows=config.batch_rows)
   results = []
-  for num_rows in sorted(map(int, args.rows)):
-    folder = tempfile.mkdtemp(dir=args.work or None)
-    try:
-      found = measure(
-        num_rows, pathlib.Path(folder), args.model, args.batch_rows
-      )
-    finally:
-      shutil.rmtree(folder)
+  for num_rows in sorted(config.rows):
+    with tempfile.TemporaryDirectory(dir=config.work or None) as folder:
+      work = pathlib.Path(folder)
+      found = measure(num_rows, work, config.model, config.batch_rows)
     results.append(found)
     harness.emit(found | facts)
   first, last = results[0], results[-1]
@@ -148,5 +143,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  _define_flags()
-  app.run(main)
+  harness.run(main, Config())

