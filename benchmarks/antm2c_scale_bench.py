@@ -103,17 +103,17 @@ def measure(
     'training_rows': trained,
     **{
       name: {
-        'seconds': round(x['seconds'], 1),
-        'cpu_s': round(x['cpu_s'], 1),
-        'us_per_row': round(1e6 * x['seconds'] / rows[name], 2),
-        'cpu_us_per_row': round(1e6 * x['cpu_s'] / rows[name], 2),
+        'seconds': x['seconds'],
+        'cpu_s': x['cpu_s'],
+        'us_per_row': 1e6 * x['seconds'] / rows[name],
+        'cpu_us_per_row': 1e6 * x['cpu_s'] / rows[name],
         'peak_mb': round(x['peak_mb']),
       }
       for name, x in stages.items()
     },
     'steps': {
       'rows_per_s': round(speed),
-      'us_per_row': round(1e6 / speed, 2),
+      'us_per_row': 1e6 / speed,
     },
   }
 
@@ -125,7 +125,7 @@ def ratios(first: dict[str, Any], last: dict[str, Any]) -> dict[str, float]:
     for name in ('make', 'prepare', 'train')
   }
   found['steps'] = last['steps']['us_per_row'] / first['steps']['us_per_row']
-  return {name: round(x, 3) for name, x in found.items()}
+  return found
 
 
 def main(config: Config) -> None:

@@ -36,6 +36,7 @@ otherwise an error line is printed and the exit status is 1.
 
 import dataclasses
 import itertools
+import os
 import pathlib
 import statistics
 import tempfile
@@ -148,6 +149,25 @@ def fields(model: str, is_quick: bool) -> dict[str, Any]:
   return family | dict(zip(_SIZES, tiny if is_quick else sizes))
 
 
+def write_model(fields: dict[str, Any], folder: str | pathlib.Path) -> None:
+  """Writes a language model with random weights as a Hugging Face folder.
+
+  Args:
+    fields: Content of its config.json.
+    folder: Folder to write, unless it is there.
+  """
+  if os.path.exists(folder):
+    return
+  import jax
+
+  from antjax.lm import config_json, pretrained, transformer
+
+  jax.config.update('jax_platforms', 'cpu')  # No accelerator is to be taken.
+  config = config_json.read_config(fields)
+  params = jax.jit(lambda key: transformer.init(config, key))(jax.random.key(0))
+  pretrained.save_pretrained(folder, config, params)
+
+
 def make(case: Case, config: dict[str, Any], num_examples: int, seed: int = 0):
   """A batch, the behaviours' tokens and the head.
 
@@ -190,8 +210,8 @@ def line_of(case: Case, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
   line['num_behaviors'] = case.num_behaviors
   for form, x in found.items():
     line[form] = {
-      's_per_example': harness.rounded(seconds[form], 4),
-      'mb_per_example': round(x['bytes'] / 1e6, 2),
+      's_per_example': seconds[form],
+      'mb_per_example': x['bytes'] / 1e6,
       'peak_mb': round(x['peak_bytes'] / 1e6),
       'micro_batch': x['num_examples'],
       'num_calls': len(x['gradient']),
@@ -199,7 +219,7 @@ def line_of(case: Case, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
   long = [form for form in ('full_text', 'peer') if form in found]
   if len(long) == 2:
     ratio = seconds['peer'] / seconds['full_text']
-    line['full_text_speed_ratio'] = harness.rounded(ratio)
+    line['full_text_speed_ratio'] = ratio
     ours, theirs = (found[form]['loss'] for form in long)
     is_off = abs(ours - theirs) > LOSS_RTOL * abs(theirs)
     if case.dtype == 'float32' and is_off:
@@ -211,23 +231,21 @@ def line_of(case: Case, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
     def least(name: str) -> float:
       smallest = min(found[form][name] for form in long)
-      return harness.rounded(smallest / bahe[name])
+      return smallest / bahe[name]
 
     line |= {
-      'time_ratio': harness.rounded(slow_s / seconds['bahe']),
+      'time_ratio': slow_s / seconds['bahe'],
       'memory_ratio': least('bytes'),
       'peak_ratio': least('peak_bytes'),
-      'end_to_end_ratio': harness.rounded(slow_s / (seconds['bahe'] + build_s)),
+      'end_to_end_ratio': slow_s / (seconds['bahe'] + build_s),
       'behaviours_per_s': round(bahe['behaviors_per_s']),
     }
     if 'dedup' in found:
-      line['dedup_time_ratio'] = harness.rounded(slow_s / seconds['dedup'])
+      line['dedup_time_ratio'] = slow_s / seconds['dedup']
   # Of the fastest products that a form was seen to do.
   peak = max(x.get('peak_flops', 0) for x in found.values())
   line['flops_bound_s'] = {
-    form: harness.rounded(x['flops'] / peak, 4)
-    for form, x in found.items()
-    if 'flops' in x
+    form: (x['flops'] / peak) for form, x in found.items() if 'flops' in x
   }
   line['matmul_gflops'] = round(peak / 1e9)
   return line
@@ -243,7 +261,7 @@ def _run(config: Config, case: Case, folder: pathlib.Path) -> dict[str, Any]:
     for form in forms
   }
   model = fields(case.model, config.quick)
-  harness.write_model(model, folder / case.model)
+  write_model(model, folder / case.model)
   found: dict[str, Any] = {}
   with harness.workers(sides, case.name) as workers:
     for form, worker in workers.items():

@@ -1,11 +1,11 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Which executions of which steps are in the final model, from workers' notes.
+"""What went into the steps of the final model, from workers' notes.
 
 A step may be done several times: by a generation that dies, and by a later one
-that went back to an older checkpoint. The final model holds one of them. Each
-worker of each generation notes, as it goes, what it puts into which step; where
-a generation began says which steps of its forerunners it stands on.
+that went back to an older checkpoint. The final model holds one of them, and
+says which generation made each step (`chaos_witness`). Each worker of each
+generation notes, as it goes, what it puts into which step.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -70,64 +70,30 @@ def read_runs(folder: pathlib.Path) -> list[Run]:
   return [run for run in found if run is not None]
 
 
-def lineage(
-  runs: Sequence[Run], last_generation: int, last_step: int
-) -> dict[int, int]:
-  """Returns step -> generation whose execution of it is in the final model.
+def steps_of(
+  runs: Sequence[Run], generations: Sequence[int]
+) -> list[list[list[Micro]]]:
+  """The micro-batches of each rank in each step.
 
   Args:
     runs: Runs of all workers and generations.
-    last_generation: Generation that finished.
-    last_step: Where it did.
+    generations: Generation that made each step of the model, from 1.
 
   Raises:
-    ValueError: A generation began at a step that no earlier one had made.
+    ValueError: A generation went back, or a worker that took part in a step has
+      not noted it.
   """
-  done: dict[int, set[int]] = {}
-  for run in runs:
-    if run.steps:
-      done.setdefault(run.generation, set()).update(run.steps)
-  first = {generation: min(steps) for generation, steps in done.items()}
-  owner: dict[int, int] = {}
-  generation, upper = last_generation, last_step
-  first.setdefault(last_generation, last_step + 1)
-  while upper:
-    begun_at = first[generation] - 1
-    owner.update(dict.fromkeys(range(begun_at + 1, upper + 1), generation))
-    upper = begun_at
-    # The newest before it that made the step: a later one would have begun at a
-    # later checkpoint, or have written this one anew.
-    makers = [
-      g for g, steps in done.items() if g < generation and upper in steps
-    ]
-    if upper and not makers:
-      raise ValueError(
-        f'generation {generation} began at step {upper}, which no earlier one'
-        ' has made.'
-      )
-    generation = max(makers, default=0)
-  return owner
-
-
-def steps_of(
-  runs: Sequence[Run], owner: Mapping[int, int]
-) -> list[list[list[Micro]]]:
-  """Returns, for each step in order, the micro-batches of each rank.
-
-  Raises:
-    ValueError: A worker that took part in a step has not noted it.
-  """
-  by_generation: dict[int, list[Run]] = {}
-  for run in runs:
-    by_generation.setdefault(run.generation, []).append(run)
+  if list(generations) != sorted(generations):
+    raise ValueError(f'steps are of generations {list(generations)}.')
   result = []
-  for step in sorted(owner):
-    members = by_generation[owner[step]]
+  for step, generation in enumerate(generations, start=1):
+    members = [run for run in runs if run.generation == generation]
     noted = {run.rank: run.steps[step] for run in members if step in run.steps}
-    if len(noted) != members[0].num_workers:
+    wanted = members[0].num_workers if members else 1
+    if len(noted) != wanted:
       raise ValueError(
-        f'step {step} of generation {owner[step]} had {members[0].num_workers}'
-        f' workers; noted by those of ranks {sorted(noted)}.'
+        f'step {step} of generation {generation} had {wanted} workers; noted by'
+        f' those of ranks {sorted(noted)}.'
       )
     result.append([noted[rank] for rank in sorted(noted)])
   return result
@@ -154,23 +120,18 @@ def used(
 def disagreement(
   noted: Mapping[str, np.ndarray], model: Mapping[str, np.ndarray]
 ) -> str:
-  """Compares notes with the final model, which counted for itself.
+  """What differs between notes and the final model, which counted for itself.
 
   Args:
-    noted: Name -> numbers: of each record `counts` and `steps` as from `used`,
-      of each step, from 1, its generation.
-    model: The same names; there may be more numbers.
-
-  Returns:
-    What differs, or ''.
+    noted: Of each record `counts` and `steps`, as from `used`.
+    model: The same names.
   """
   for name, ours in noted.items():
-    seen = model[name][: len(ours)]
-    places = np.flatnonzero(ours != seen) if len(seen) == len(ours) else [0]
+    places = np.flatnonzero(ours != model[name])
     if len(places):
-      i = places[0]
+      part = slice(places[0], places[0] + 3)
       return (
-        f'{name}: {len(places)} differ, the first at {i}: noted'
-        f' {ours[i : i + 3].tolist()}, in the model {seen[i : i + 3].tolist()}'
+        f'{name}: {len(places)} differ, the first at {places[0]}: noted'
+        f' {ours[part].tolist()}, in the model {model[name][part].tolist()}'
       )
   return ''

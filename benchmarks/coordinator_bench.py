@@ -98,7 +98,7 @@ def figures(blocks: Sequence[dict[str, Any]]) -> dict[str, float]:
     for block in blocks
   ]
   return {
-    key: round(statistics.median(one[key] for one in per_block), 2)
+    key: statistics.median(one[key] for one in per_block)
     for key in per_block[0]
   }
 
@@ -114,7 +114,7 @@ def line_of(
   ours = line.get('round_trips_per_s')
   if 'peer' in blocks and case == 'batch':
     ratio = line['shards_per_s'] / line['peer_shards_per_s']
-    line['shards_ratio'] = round(ratio, 3)
+    line['shards_ratio'] = ratio
   elif ours and case != 'paced':  # There all do what they are asked to.
     for side, key in (
       ('peer', 'ratio'),
@@ -122,7 +122,7 @@ def line_of(
       ('echo', 'share_of_bound'),
     ):
       if side in blocks:
-        line[key] = round(ours / line[f'{side}_round_trips_per_s'], 3)
+        line[key] = ours / line[f'{side}_round_trips_per_s']
   return line
 
 
@@ -218,7 +218,7 @@ def _run(config: Config, sides: Sequence[Side], facts: dict[str, Any]) -> None:
     emit(line, *(keys if num_clients == _HEADLINE else ()))
   if num_paced := config.paced_clients:
     blocks = _alternate(config, sides, num_paced, interval_s=config.interval_s)
-    offered = round(num_paced / config.interval_s, 1)
+    offered = num_paced / config.interval_s
     line = line_of('paced', num_paced, blocks) | {'offered_per_s': offered}
     emit(line, 'p50_ms', 'p99_ms', 'peer_p99_ms')
     summary['latencies_of'] = (

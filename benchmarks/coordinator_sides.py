@@ -216,7 +216,7 @@ class Antjax(Side):
       'kept_after_kill': counts['consumed'] + counts['done'],
       'reported_shards': block['shards'],
       'longest_wait_ms': max(block['latencies_ms']),
-      'back_after_s': round(back_after_s, 3),
+      'back_after_s': back_after_s,
     }
 
 

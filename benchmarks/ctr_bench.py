@@ -121,9 +121,9 @@ def compared(
   table = scores.difference(first, other)
   difference = table[scores.ALL].metrics['AUC']
   return {
-    'auc': round(auc(ours), 5),
-    'peer_auc': round(auc(peers), 5),
-    'auc_difference': [round(x, 5) for x in difference],
+    'auc': auc(ours),
+    'peer_auc': auc(peers),
+    'auc_difference': list(difference),
   }
 
 
@@ -208,10 +208,10 @@ def _lines(
       'loader': loader,
       'rows_per_s': round(ours),
       'peer_rows_per_s': round(theirs),
-      'ratio': round(ours / theirs, 2),
+      'ratio': ours / theirs,
       **compared(logits['antjax'], logits[loader], test),
-      'flops_bound_s': round(flops_of_step(model) / flops_per_s, 6),
-      'step_s': round(BATCH / ours, 6),
+      'flops_bound_s': flops_of_step(model) / flops_per_s,
+      'step_s': BATCH / ours,
       'steps': steps,
       'spread': {name: harness.min_max(x) for name, x in rates.items()},
     }

@@ -26,6 +26,7 @@ import dataclasses
 import functools
 import importlib
 import json
+import math
 import os
 import pathlib
 import signal
@@ -311,33 +312,20 @@ def load(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     return dict(archive)
 
 
-def write_model(fields: Mapping[str, Any], folder: str | pathlib.Path) -> None:
-  """Writes a language model with random weights as a Hugging Face folder.
-
-  Args:
-    fields: Content of its config.json.
-    folder: Folder to write, unless it is there.
-  """
-  if os.path.exists(folder):
-    return
-  import jax
-
-  from antjax.lm import config_json, pretrained, transformer
-
-  jax.config.update('jax_platforms', 'cpu')  # No accelerator is to be taken.
-  config = config_json.read_config(fields)
-  params = jax.jit(lambda key: transformer.init(config, key))(jax.random.key(0))
-  pretrained.save_pretrained(folder, config, params)
+def rounded(x: Any) -> Any:
+  """JSON whose numbers have no more digits than a measurement knows."""
+  if isinstance(x, float) and math.isfinite(x):
+    return float(f'{x:.5g}')
+  if isinstance(x, Mapping):
+    return {key: rounded(value) for key, value in x.items()}
+  if isinstance(x, list | tuple):
+    return [rounded(value) for value in x]
+  return x
 
 
-def rounded(x: float, digits: int = 3) -> float:
-  """A number with so many digits that count."""
-  return float(f'{x:.{digits}g}')
-
-
-def min_max(values: Sequence[float], digits: int = 0) -> list[float]:
+def min_max(values: Sequence[float]) -> list[float]:
   """The least and the greatest of some figures."""
-  return [round(f(values), digits or None) for f in (min, max)]
+  return [min(values), max(values)]
 
 
 def choose(
@@ -399,7 +387,7 @@ def start(config: Any = None, **facts: Any) -> dict[str, Any]:
       file=sys.stderr,
     )
   if isinstance(config, Config):
-    facts = {'torch_threads': config.threads} | facts
+    facts['torch_threads'] = config.threads
   return {
     'device': machine.device_name(),
     'versions': machine.versions(),
@@ -412,7 +400,7 @@ def emit(line: Mapping[str, Any]) -> None:
   """Prints a JSON line now; one with an 'error' makes the exit status 1."""
   if 'error' in line:
     _failures.append(str(line['error']))
-  print(json.dumps(line), flush=True)
+  print(json.dumps(rounded(line)), flush=True)
 
 
 if __name__ == '__main__':

@@ -192,7 +192,7 @@ def lines_of(rates: dict[str, list[float]]) -> list[dict[str, Any]]:
     for suffix in ('', '_in_order'):
       peer = medians[f'grain{suffix}']
       line[f'grain{suffix}_samples_per_s'] = round(peer)
-      line[f'ratio{suffix}'] = round(medians[name] / peer, 3)
+      line[f'ratio{suffix}'] = medians[name] / peer
     lines.append(line)
   return lines
 

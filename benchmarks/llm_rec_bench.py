@@ -182,7 +182,7 @@ def line_of(
     ('eval_ratio', 'eval_users_per_s'),
     ('items_ratio', 'items_per_s'),
   ):
-    line[ratio] = harness.rounded(line[name] / line[f'peer_{name}'])
+    line[ratio] = line[name] / line[f'peer_{name}']
   difference = abs(ours['loss'] - theirs['loss'])
   is_off = difference > bahe_bench.LOSS_RTOL * theirs['loss']
   if case.dtype == 'float32' and is_off:
@@ -199,7 +199,7 @@ def _speeds(form: dict[str, Any], prefix: str) -> dict[str, float]:
     'items_per_s': (NUM_ITEMS, 'items'),
   }
   return {
-    prefix + name: harness.rounded(count / statistics.median(form[call]), 4)
+    prefix + name: (count / statistics.median(form[call]))
     for name, (count, call) in counts.items()
   }
 
@@ -210,7 +210,7 @@ def _lines(
   """Runs one case pair by pair; yields the line of each when it is known."""
   model = bahe_bench.fields(case.model, config.quick)
   model['max_position_embeddings'] = 512
-  harness.write_model(model, folder / case.model)
+  bahe_bench.write_model(model, folder / case.model)
   problem = make(case, model['vocab_size'], config.quick)
   harness.save(problem, folder / 'problem.npz')
   options = {

@@ -132,7 +132,7 @@ def _compare(
   return line | {
     'examples_per_s': ours,
     'peer_examples_per_s': theirs,
-    'ratio': round(ours / theirs, 3),
+    'ratio': ours / theirs,
     'p10_p90_examples_per_s': [low, high],
     'peer_p10_p90_examples_per_s': [peer_low, peer_high],
     'num_calls': [len(s) for s in seconds],

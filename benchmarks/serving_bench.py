@@ -101,7 +101,7 @@ def _latency(
     for i in range(_WARM_UP + num_calls)
   ]
   p50, p99 = np.percentile(taken[_WARM_UP:], [50, 99]) * 1e3
-  return {'p50': round(float(p50), 3), 'p99': round(float(p99), 3)}
+  return {'p50': float(p50), 'p99': float(p99)}
 
 
 def _throughput(
@@ -132,7 +132,7 @@ def main(config: Config) -> None:
     'storage': 'int8' if any(t['scale'] for t in tables) else 'float32',
     'table_rows': sum(t['rows'] for t in tables),
     'bytes': sum(path.stat().st_size for path in files),
-    'load_s': round(load_s, 3),
+    'load_s': load_s,
     **measure(config, model, users),
     'batch_size': config.batch_size,
     'num_users': len(users),

@@ -317,9 +317,6 @@ def main(config: Config) -> int:
           share = 0.25 if scenario == 'transient_x4' else 1.0
           best = ideal_s(bsp['none'], SCENARIOS[scenario], share)
           line['share_of_ideal'] = best / line['job_s']
-        line = {
-          k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()
-        }
         harness.emit(line | facts)
   return 0
 
