@@ -152,11 +152,7 @@ SIDES: dict[str, Callable[[pathlib.Path, pathlib.Path], int]] = {
 def compare(
   path: pathlib.Path, work: pathlib.Path, num_turns: int
 ) -> dict[str, dict[str, Any]]:
-  """Lets the sides take turns; returns what each reached.
-
-  Raises:
-    RuntimeError: A side found another number of rows.
-  """
+  """Lets the sides take turns; returns the line of each."""
   path.read_bytes()  # Into the page cache.
 
   def turn(name: str) -> tuple[int, float, float]:

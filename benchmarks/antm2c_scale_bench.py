@@ -38,11 +38,7 @@ class Config:
 
 
 def stage(module: str, *args: str) -> dict[str, float]:
-  """Runs a launch script; returns seconds, CPU seconds and peak MB.
-
-  Raises:
-    RuntimeError: It failed.
-  """
+  """Runs a launch script; returns seconds, CPU seconds and peak MB."""
   start = time.perf_counter()
   process = subprocess.Popen(
     [sys.executable, '-m', module, *args],

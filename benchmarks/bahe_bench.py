@@ -150,12 +150,7 @@ def fields(model: str, is_quick: bool) -> dict[str, Any]:
 
 
 def write_model(fields: dict[str, Any], folder: str | pathlib.Path) -> None:
-  """Writes a language model with random weights as a Hugging Face folder.
-
-  Args:
-    fields: Content of its config.json.
-    folder: Folder to write, unless it is there.
-  """
+  """Writes a model with random weights as a Hugging Face folder, once."""
   if os.path.exists(folder):
     return
   import jax

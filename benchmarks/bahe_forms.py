@@ -39,12 +39,7 @@ class Tokens:
 
 
 class Form:
-  """Training of one form.
-
-  Attributes:
-    num_examples: Number of examples in a micro-batch.
-    config: The language model.
-  """
+  """Training of one form."""
 
   def __init__(
     self,
@@ -55,16 +50,7 @@ class Form:
     remat: str,
     is_quick: bool,
   ):
-    """Reads the model and compiles.
-
-    Args:
-      form: One of `bahe_bench.FORMS`.
-      case: Fields of a `bahe_bench.Case`.
-      folder: Folder of the model, in Hugging Face's layout.
-      problem: File with what `bahe_bench.make` returns.
-      remat: See `antjax.lm.config.Config`.
-      is_quick: Whether figures are of no interest.
-    """
+    """Reads the model and compiles; the problem is of `bahe_bench.make`."""
     self._form, self._folder, self._is_quick = form, folder, is_quick
     config, pretrained_params = pretrained.load_pretrained(folder)
     self.config = dataclasses.replace(config, remat=remat)

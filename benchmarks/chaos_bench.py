@@ -84,11 +84,7 @@ class Config:
 def check(
   out: pathlib.Path, job: dict[str, Any], num_hosts: int
 ) -> dict[str, Any]:
-  """Returns what is found in the folder of a run that has ended.
-
-  Raises:
-    ValueError: The notes do not hang together.
-  """
+  """What is found in the folder of a run that has ended."""
   num_keys = job['num_sequences'] * job['num_epochs']
   runs = chaos_lineage.read_runs(out / 'notes')
   ends = [path.name.split('.') for path in (out / 'final').glob('*.json')]

@@ -49,38 +49,22 @@ _CHAIN_SHARE = 0.2  # Of the kills strike while the job is still down.
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-  """A blow.
-
-  Attributes:
-    kind: See above.
-    host: Whom it hits.
-    after_steps: New steps of the run since the last event; 0: at once.
-    delay_s: After these.
-    share: Share of the bytes of a checkpoint; for `freeze`: in a save if it is
-      below 0.5; of `drop`: replies about data if it is, else any.
-    count: Replies to lose.
-  """
+  """A blow."""
 
   kind: Kind
-  host: int
-  after_steps: int
-  delay_s: float
+  host: int  # Whom it hits.
+  after_steps: int  # New steps since the last event; 0: at once.
+  delay_s: float  # After these.
   share: float
-  count: int = 1
+  count: int = 1  # Replies to lose.
 
 
 def schedule(
   seed: int, num_kills: int, num_hosts: int, steps_per_kill: int
 ) -> list[Event]:
-  """Returns the events of a run in order: so many kills, and drops between.
+  """The events of a run in order: so many kills, and drops between.
 
   Each kind of kill comes once before any comes twice.
-
-  Args:
-    seed: The same one gives the same events.
-    num_kills: Events of the kinds in KILLS.
-    num_hosts: Hosts of the job.
-    steps_per_kill: New steps before an event, on average.
   """
   rng = random.Random(seed)
   kinds = list(rng.sample(KILLS, len(KILLS)))
@@ -121,11 +105,7 @@ def num_steps(events: list[Event]) -> int:
 
 
 def shuffle_work(view: ClusterView) -> list[Action]:
-  """A policy that gives out work at random, so that plans change all the time.
-
-  Args:
-    view: View of the job; the same view gives the same work.
-  """
+  """A policy that gives out work at random: plans change all the time."""
   steps = [worker.step for worker in view.workers]
   rng = random.Random(f'{view.generation} {steps}')
   counts = {worker.worker: rng.randint(1, 3) for worker in view.workers}
@@ -138,10 +118,6 @@ def recoveries(
   """Seconds from an event to the first step of a later generation, by kind.
 
   Of events that end a generation and were not followed by another one first.
-
-  Args:
-    struck: `Storm.struck` of `chaos_storm`.
-    progress: `Storm.progress`.
   """
   found: dict[str, list[float]] = {}
   ending = [one for one in struck if one['kind'] in ENDING]

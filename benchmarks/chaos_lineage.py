@@ -21,15 +21,7 @@ Micro = list[int]
 
 @dataclasses.dataclass
 class Run:
-  """What one worker noted in one generation.
-
-  Attributes:
-    generation: Generation of the job.
-    rank: Rank of the worker in it.
-    num_workers: Number of workers of the generation.
-    steps: Step -> the worker's micro-batches in it, for each step that the
-      worker saw the end of.
-  """
+  """What one worker noted in one generation."""
 
   generation: int
   rank: int
@@ -102,11 +94,7 @@ def steps_of(
 def used(
   steps: Sequence[Sequence[list[Micro]]], num_keys: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """How often each record went into a step of a lineage, and the last one.
-
-  Raises:
-    ValueError: A key is of no record.
-  """
+  """How often each record went into a step of a lineage, and the last one."""
   counts, last = np.zeros(num_keys, int), np.zeros(num_keys, int)
   for number, step in enumerate(steps, start=1):
     keys = [key for micros in step for micro in micros for key in micro]
@@ -120,12 +108,7 @@ def used(
 def disagreement(
   noted: Mapping[str, np.ndarray], model: Mapping[str, np.ndarray]
 ) -> str:
-  """What differs between notes and the final model, which counted for itself.
-
-  Args:
-    noted: Of each record `counts` and `steps`, as from `used`.
-    model: The same names.
-  """
+  """What differs between notes and the final model: name of numbers -> each."""
   for name, ours in noted.items():
     places = np.flatnonzero(ours != model[name])
     if len(places):

@@ -32,13 +32,7 @@ class Proxy(grpc.GenericRpcHandler):
   """Passes calls on as they are, whatever service and messages they are of."""
 
   def __init__(self, target: str, mark: bytes, on_cut: Callable[[], None]):
-    """Connects; nothing is lost before `arm`.
-
-    Args:
-      target: address:port of the server.
-      mark: What a request must hold to count as marked.
-      on_cut: Called when a reply is lost.
-    """
+    """Connects; a request that holds the mark is a marked one."""
     self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
     self._mark, self._on_cut = mark, on_cut
     self._marked = self._any = 0

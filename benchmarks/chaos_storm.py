@@ -44,20 +44,12 @@ _COORDINATOR_FLAGS = (
 
 @dataclasses.dataclass
 class _Frozen:
-  """A host that stands still.
+  """A host that stands still."""
 
-  Attributes:
-    at: Since when.
-    generation: That it is of.
-    processes: Its own, the worker last.
-    saves: Unfinished checkpoints that it was writing, with their inodes.
-    wakes_at: Then its agent wakes up; the worker has before.
-  """
-
-  at: float
+  at: float  # Since when.
   generation: int
-  processes: list[psutil.Process]
-  saves: dict[str, int]
+  processes: list[psutil.Process]  # The worker last.
+  saves: dict[str, int]  # Its unfinished checkpoints, with inodes.
   wakes_at: float = float('inf')
 
 
@@ -82,16 +74,7 @@ class Storm:
     num_spares: int,
     say: Callable[[str], None],
   ):
-    """Starts nothing yet.
-
-    Args:
-      hosts: Where to run.
-      job: Fields of `text_job.Job`.
-      events: What is to befall it.
-      num_workers: Hosts that the job runs on; without spares also one less.
-      num_spares: Hosts beside them, that take the place of lost ones.
-      say: Shows a message.
-    """
+    """Starts nothing yet; spare hosts take the place of lost ones."""
     self._hosts, self._job, self._say = hosts, job, say
     self._out = pathlib.Path(job['out'])
     self._saves = Saves(self._out / 'checkpoints')
@@ -116,11 +99,7 @@ class Storm:
     self.coordinator_back_s: list[float] = []
 
   def run(self) -> None:
-    """Runs the job to its end.
-
-    Raises:
-      RuntimeError: It stood still, or something ended as it should not.
-    """
+    """Runs the job to its end."""
     (self._out / 'progress.jsonl').touch()
     try:
       self._start_coordinator()

@@ -144,14 +144,7 @@ def fsyncs_per_s(folder: pathlib.Path, seconds: float = 1.0) -> float:
 def _alternate(
   config: Config, sides: Sequence[Side], num_clients: int, **options: Any
 ) -> dict[str, list[dict[str, Any]]]:
-  """Opens workers at all sides, and lets these take turns.
-
-  Args:
-    config: Lengths.
-    sides: The sides.
-    num_clients: Workers of each.
-    **options: `num_wanted` of their orders, `interval_s` of their pace.
-  """
+  """Opens workers at all sides, and lets these take turns."""
   pace = {k: options.pop(k) for k in ('interval_s',) if k in options}
   for side in sides:
     side.open(num_clients, **options)

@@ -92,11 +92,7 @@ async def drive(
 async def serve(
   make_workers: Callable[..., Awaitable[Sequence[Worker]]],
 ) -> None:
-  """Takes orders until the standard input ends.
-
-  Args:
-    make_workers: Returns the workers of an order 'open' with these fields.
-  """
+  """Takes orders until stdin ends; `make_workers` gets the fields of `open`."""
   out = os.fdopen(os.dup(1), 'w')
   os.dup2(2, 1)  # What libraries print must not get between the replies.
   workers: Sequence[Worker] = ()

@@ -42,15 +42,7 @@ class Side:
     python: str = sys.executable,
     env: Mapping[str, str] | None = None,
   ):
-    """Starts nothing yet.
-
-    Args:
-      folder: For all that it writes; is made.
-      name: Name of the side.
-      workers: Module of its workers.
-      python: Interpreter of both processes.
-      env: What their environment has beside ours.
-    """
+    """Starts nothing yet; `workers` is the module of the side's workers."""
     folder.mkdir(parents=True)
     self.folder, self.name = folder, name
     self.port = host_sockets.free_port('127.0.0.1')

@@ -95,13 +95,7 @@ class Trained:
 def compared(
   ours: np.ndarray, peers: np.ndarray, test: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-  """AUC of both sides, and ours less the peer's with its 95 % interval.
-
-  Args:
-    ours: Logits of the test clicks.
-    peers: Likewise.
-    test: Columns of the test clicks, [N] each.
-  """
+  """AUC of both sides, and ours less the peer's with its 95 % interval."""
   from antjax.metrics import by_slice as scores  # Peers do without antjax.
 
   nothing = np.zeros(len(ours), np.int32)
@@ -128,11 +122,7 @@ def compared(
 
 
 def flops_of_step(model: str) -> float:
-  """Multiply-adds, twice, of a step's matrix products, backward included.
-
-  Three times those of the forward pass, and only what a row needs: weights of
-  its own scenario.
-  """
+  """FLOPs of a step's matrix products, for each row those of its scenario."""
   width = len(FIELDS) * DIM
 
   def mlp(*widths: int) -> int:

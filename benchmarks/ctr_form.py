@@ -82,13 +82,7 @@ class Form(ctr_bench.Trained):
 
 
 def _arrays(data: clicks_data.ScenarioData) -> dict[str, np.ndarray]:
-  """The clicks for the peers.
-
-  Returns:
-    train.FIELD, test.FIELD: int32 [N] of each field.
-    train.label, test.label: float32 [N].
-    ids.FIELD: Number of ids.
-  """
+  """The clicks for the peers: SPLIT.FIELD, SPLIT.label, ids.FIELD (counts)."""
   sizes = data.sizes
   found = {'ids.user': sizes.num_users, 'ids.item': sizes.num_items}
   found |= {f'ids.{name}': num for name, num in sizes.columns.items()}

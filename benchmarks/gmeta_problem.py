@@ -43,26 +43,13 @@ VARIANTS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-  """One case of the benchmark.
+  """One case of the benchmark; sizes are those of `meta_problem.Sizes`."""
 
-  Attributes:
-    variant: Name from `VARIANTS`.
-    level: Level of the tables.
-    num_hosts: Hosts that work on it together.
-    num_rows: Rows of all tables.
-    num_tasks: Tasks of a device in a step, T.
-    num_support: Support rows of a task, S.
-    num_query: Query rows of a task, Q.
-    num_features: Features, each with a table of its own.
-    embedding_dim: D.
-    widths: Widths of the MLP layers; the last is 1.
-  """
-
-  variant: str = 'full'
-  level: str = 'global'
+  variant: str = 'full'  # From `VARIANTS`.
+  level: str = 'global'  # Of the tables.
   num_hosts: int = 1
-  num_rows: int = 1_000_000
-  num_tasks: int = 32
+  num_rows: int = 1_000_000  # Of all tables.
+  num_tasks: int = 32  # Of a device in a step.
   num_support: int = 20
   num_query: int = 10
   num_features: int = 8

@@ -46,13 +46,7 @@ def _first_host(num_hosts: int) -> int:
 
 
 class Step:
-  """A compiled step with its state.
-
-  Attributes:
-    facts: The name, what the compiled text sends, memory, `compile_s`.
-    seconds: Seconds of each call.
-    losses: Likewise.
-  """
+  """A compiled step with its state, and seconds and losses of its calls."""
 
   def __init__(
     self,
@@ -67,15 +61,9 @@ class Step:
   ):
     """Compiles on one host of the set; the others read that from the cache.
 
-    Args:
-      name: Unique among the steps of this number of hosts.
-      num_hosts: Hosts of a set.
-      mesh: From `mesh_of`.
-      step: Jitted; takes state and inputs, returns the state and the loss, or
-        metrics that have it.
-      state: The first state.
-      make_inputs: Called in each step, by the clock.
-      num_micro_batches: Iterations of a loop around collectives.
+    The name is unique among the steps of this number of hosts. `make_inputs` is
+    called in each step, by the clock. `num_micro_batches` are iterations of a
+    loop around collectives.
     """
     self._state, self._make_inputs = state, make_inputs
     start = time.perf_counter()

@@ -142,11 +142,7 @@ def make(case: Case, vocab_size: int, is_quick: bool, seed: int = 0):
 
 
 def pairs_of(names: Collection[str]) -> list[tuple[str, str | None]]:
-  """(antjax's form, the peer beside it): a line each.
-
-  Args:
-    names: Forms that run; without a peer each of antjax's stands alone.
-  """
+  """(antjax's form, the peer beside it or None): a line each."""
   pairs = [
     (f'antjax_{own}', f'peer_{peer}')
     for peer, own in PEERS.items()

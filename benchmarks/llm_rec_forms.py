@@ -52,14 +52,7 @@ class Form:
   def __init__(
     self, form: str, case: dict[str, Any], folder: str, problem: str
   ):
-    """Reads the model.
-
-    Args:
-      form: Negatives, 'own' or 'shared'.
-      case: Fields of a `llm_rec_bench.Case`.
-      folder: Folder of the model, in Hugging Face's layout.
-      problem: File with what `llm_rec_bench.make` returns.
-    """
+    """Reads the model; `form` says whose negatives, 'own' or 'shared'."""
     config, params = pretrained.load_pretrained(folder)
     config = dataclasses.replace(config, remat='none')
     self._problem = arrays = harness.load(problem)

@@ -251,11 +251,7 @@ def _drain(
 
 
 def set_cache(path: pathlib.Path, state: str) -> None:
-  """Drops a file from the page cache, or reads it into it.
-
-  Raises:
-    RuntimeError: It did not work, so that a turn would time something else.
-  """
+  """Drops a file from the page cache or reads it into it; raises if not."""
   gc.collect()  # Pages that are still mapped cannot be dropped.
   with open(path, 'rb', buffering=0) as file:
     if state == 'cold':

@@ -182,8 +182,7 @@ def _table_step(
 ) -> meta_problem.Step:
   """The step of a peer on a table: rows out, gradients, both optimizers.
 
-  Row-wise Adagrad by hand, on the distinct rows only, which were found before
-  any clock; SGD of the MLP.
+  Row-wise Adagrad by hand, on distinct rows that were found before any clock.
   """
   dim = arrays['rows'].shape[1]
   table = torch.from_numpy(meta_problem.table(case, dim))

@@ -31,11 +31,7 @@ _WARM_UP_CALLS = 5
 
 
 class Step:
-  """A side's step.
-
-  Attributes:
-    run: What is timed.
-  """
+  """A side's step: `run` is timed, after it an answer can be read."""
 
   def __init__(
     self,
@@ -43,13 +39,7 @@ class Step:
     answer: Callable[[], dict[str, np.ndarray]],
     after: Callable[[], None] = lambda: None,
   ):
-    """Takes what to run.
-
-    Args:
-      run: The step.
-      answer: Reads loss, and gradients or weights, after it.
-      after: Called after the warm-up.
-    """
+    """Takes the step, what reads the answer, and what follows the warm-up."""
     self.run, self._answer, self._after = run, answer, after
 
   def prepare(self, path: str) -> float:
@@ -64,25 +54,15 @@ class Step:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sizes:
-  """Sizes of the problem.
+  """Sizes of the problem."""
 
-  Attributes:
-    num_tasks: T.
-    num_support: S, rows a task adapts on.
-    num_query: Q, rows a task is judged on.
-    num_features: F; the first half are constant in a task, like a user's.
-    embedding_dim: D.
-    widths: output widths of the MLP; the last is 1.
-    num_embeddings: ids of each feature.
-  """
-
-  num_tasks: int = 32
-  num_support: int = 20
-  num_query: int = 10
-  num_features: int = 8
-  embedding_dim: int = 32
-  widths: tuple[int, ...] = (128, 64, 1)
-  num_embeddings: int = 2000
+  num_tasks: int = 32  # T.
+  num_support: int = 20  # S, rows a task adapts on.
+  num_query: int = 10  # Q, rows a task is judged on.
+  num_features: int = 8  # F; half are a task's constants.
+  embedding_dim: int = 32  # D.
+  widths: tuple[int, ...] = (128, 64, 1)  # Of the MLP.
+  num_embeddings: int = 2000  # Ids of each feature.
 
   @property
   def num_examples(self) -> int:
@@ -205,25 +185,15 @@ def places(case: Case, num_distinct: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DLRMCase:
-  """Sizes of the problem.
+  """Sizes of the problem."""
 
-  Attributes:
-    num_rows: rows of all tables together; each has an equal share.
-    num_features: F, and as many tables.
-    embedding_dim: D.
-    widths: output widths of the MLP; the last is 1.
-    batch_size: B, examples in a step.
-    num_batches: distinct batches, taken in turns.
-    zipf: exponent of the distribution of ids.
-  """
-
-  num_rows: int = 1_000_000
-  num_features: int = 26
-  embedding_dim: int = 16
-  widths: tuple[int, ...] = (256, 128, 1)
-  batch_size: int = 8192
-  num_batches: int = 8
-  zipf: float = 1.2
+  num_rows: int = 1_000_000  # Of all tables together.
+  num_features: int = 26  # F, and as many tables.
+  embedding_dim: int = 16  # D.
+  widths: tuple[int, ...] = (256, 128, 1)  # Of the MLP.
+  batch_size: int = 8192  # B.
+  num_batches: int = 8  # Distinct ones, in turns.
+  zipf: float = 1.2  # Exponent of the distribution of ids.
 
   @property
   def rows_per_table(self) -> int:

@@ -112,15 +112,7 @@ class Config:
 
 
 def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float | None:
-  """Agreement of two orders, 1: the same, -1: reversed; ties count as none.
-
-  Args:
-    a: Values.
-    b: As many values.
-
-  Returns:
-    (concordant - discordant) / pairs, Kendall's tau-a; None without a pair.
-  """
+  """Kendall's tau-a, 1: the same order, -1: reversed; None without a pair."""
   total = pairs = 0
   for i in range(len(a)):
     for j in range(i):

@@ -20,21 +20,12 @@ from antjax.lm import transformer
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """Sizes of the problem.
+  """Sizes of the problem."""
 
-  Attributes:
-    embed_dim: Width of the model, a multiple of 64; its MLP is 8/3 as wide, in
-      whole 64s.
-    num_layers: Layers.
-    vocab_size: Tokens.
-    num_tokens: Tokens of a sequence; a device has one in a micro-batch.
-    num_micro_batches: Micro-batches of a step.
-  """
-
-  embed_dim: int = 320
+  embed_dim: int = 320  # A multiple of 64; the MLP is 8/3 as wide.
   num_layers: int = 3
   vocab_size: int = 1024
-  num_tokens: int = 128
+  num_tokens: int = 128  # Of a sequence; a micro-batch of a device.
   num_micro_batches: int = 8
 
   @property

@@ -21,13 +21,7 @@ _LINK_BYTES = (1 << 16, 1 << 19, 1 << 22)
 
 
 def time_on_host(order: dict[str, Any]) -> None:
-  """Times the links, then a step of each case in turn.
-
-  Args:
-    order: `cases`, (code or peer, number of hosts) each; `sizes`, fields of
-      Sizes; `rounds`, timed steps of each case; `collectives`, as for
-      `Trainer`, '' leaves it out.
-  """
+  """Times the links, then a step of each (code or peer, number of hosts)."""
   world = make_mesh(intra=jax.local_device_count())
   links = cost_model.fit(measure.samples(world, _LINK_BYTES, repeats=3))
   sizes = paro_problem.Sizes(**order['sizes'])

@@ -42,15 +42,7 @@ def run(module: str, folder: pathlib.Path, options: Mapping[str, Any]) -> bool:
   """Runs a job in `folder` unless its results are there; prints a JSON line.
 
   Its log is log.txt in the folder. Jobs side by side in one parent folder share
-  their compiled programs.
-
-  Args:
-    module: Module of the script.
-    folder: Its --run_dir.
-    options: Its other flags.
-
-  Returns:
-    Whether the results are there now.
+  their compiled programs. Returns whether the results are there now.
   """
   if (folder / 'results.json').exists():
     return True
@@ -81,11 +73,6 @@ def whole(
 
   Prints which these are.
 
-  Args:
-    config: Says where the runs are.
-    load: Result of a name and seed, or None if it is not done.
-    names: Methods.
-
   Raises:
     RuntimeError: No seed is whole.
   """
@@ -110,12 +97,7 @@ def print_row(cells: Iterable[str], is_heading: bool = False) -> None:
 
 
 def difference(values: Mapping[int, float], others: Mapping[int, float]) -> str:
-  """Mean difference over seeds, with the 95% interval of Student's t.
-
-  Args:
-    values: Seed -> value.
-    others: The same of what it is compared with; at most 10 seeds.
-  """
+  """Mean difference over seeds, with the 95% interval of Student's t."""
   gaps = [value - others[seed] for seed, value in values.items()]
   mean = statistics.fmean(gaps)
   if len(gaps) < 2:

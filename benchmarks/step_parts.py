@@ -24,13 +24,7 @@ from benchmarks import meta_problem
 
 @dataclasses.dataclass(frozen=True)
 class MLP:
-  """The problem's MLP.
-
-  Attributes:
-    params: Its parameters.
-    merge: Makes a module of parameters.
-    names: Leaf -> its name in the problem, such as 'w0'.
-  """
+  """The problem's MLP: leaves, and their names in the problem, such as 'w0'."""
 
   params: Any
   merge: Callable[[Any], Any]
@@ -150,15 +144,9 @@ class TrainerStep(meta_problem.Step):
     inputs: Callable[[int], Any],
     ids: Mapping[str, np.ndarray],
   ):
-    """Compiles.
+    """Compiles; `ids` are the rows of tables that both sides agree on.
 
-    Args:
-      trainer: The Trainer.
-      mlp: First weights of its model.
-      values: Table -> first rows.
-      inputs: Step -> inputs of `trainer.compiled_step`. Those of the next step
-        are made while a step runs, as in `Trainer.fit`.
-      ids: Table -> rows that both sides have to agree on.
+    Inputs of the next step are made while a step runs, as in `Trainer.fit`.
     """
     super().__init__(self._run, self._read, bind_threads)
     self._trainer, self._make_inputs, self._ids = trainer, inputs, ids

@@ -204,11 +204,7 @@ class _Run:
     )
 
   def _watch(self, cluster: cluster_lib.Cluster, tokens: pathlib.Path) -> None:
-    """Returns when all agents have ended; starts those of new hosts.
-
-    Raises:
-      RuntimeError: An agent failed.
-    """
+    """Returns when all agents have ended; starts those of new hosts."""
     agents = {
       host: self._start_agent(cluster, host, tokens) for host in range(HOSTS)
     }

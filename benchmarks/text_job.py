@@ -21,41 +21,23 @@ RAISE, OVER = 'raise', 'over'
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """What a worker does.
+  """What a worker does."""
 
-  Attributes:
-    data: Folder of launch/prepare_text.py.
-    out: Folder for what workers write.
-    num_sequences: Sequences of an epoch.
-    num_epochs: Number of epochs.
-    replay: File with the steps to repeat; empty: train.
-    has_witness: Whether the model counts its records (`chaos_witness`).
-    paro: PaRO code, an elastic one.
-    seq_len: Tokens of a sequence.
-    rows: Sequences of a micro-batch.
-    num_micro_batches: Number of micro-batches of each worker in a step.
-    dim: Width of the model.
-    num_layers: Number of layers.
-    shard_size: Sequences of a lease.
-    checkpoint_every: Steps between checkpoints.
-    step_s: Least seconds of a step, until the storm is over.
-  """
-
-  data: str
-  out: str
-  num_sequences: int
+  data: str  # Folder of launch/prepare_text.py.
+  out: str  # Folder for what workers write.
+  num_sequences: int  # Of an epoch.
   num_epochs: int = 1
-  replay: str = ''
-  has_witness: bool = True
-  paro: str = 'NNG'
-  seq_len: int = 32
-  rows: int = 2
-  num_micro_batches: int = 2
-  dim: int = 32
+  replay: str = ''  # File with the steps to repeat; empty: train.
+  has_witness: bool = True  # See `chaos_witness`.
+  paro: str = 'NNG'  # An elastic code.
+  seq_len: int = 32  # Tokens of a sequence.
+  rows: int = 2  # Sequences of a micro-batch.
+  num_micro_batches: int = 2  # Of each worker in a step.
+  dim: int = 32  # Width of the model.
   num_layers: int = 1
-  shard_size: int = 16
-  checkpoint_every: int = 5
-  step_s: float = 0.03
+  shard_size: int = 16  # Sequences of a lease.
+  checkpoint_every: int = 5  # Steps.
+  step_s: float = 0.03  # Least time of a step, until the storm is over.
 
   @property
   def num_keys(self) -> int:
