@@ -26,7 +26,9 @@ from benchmarks import harness, meta_problem
 _Lookup = Callable[[Any], torch.Tensor]
 
 
-def make(case: dict[str, Any], problem: str, peer: str) -> meta_problem.Step:
+def make_dlrm(
+  case: dict[str, Any], problem: str, peer: str
+) -> meta_problem.Step:
   """Returns the step of a peer on a problem of `meta_problem.make_dlrm`."""
   made, arrays = meta_problem.DLRMCase(**case), harness.load(problem)
   make_tables = {'tbe': _tbe, 'torchrec': _torchrec}[peer]

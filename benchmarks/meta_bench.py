@@ -113,10 +113,10 @@ def _compare(
   line: dict[str, Any] = {'case': fields, 'peer': peer}
   answers, first_s = [], []
   for name, worker in workers.items():
-    module = 'dlrm_peers' if is_dlrm else 'meta_peers'
-    if name == 'antjax':
-      module = 'dlrm_step' if is_dlrm else 'meta_step'
-    worker.make(f'benchmarks.{module}:make', **options)
+    theirs = 'dlrm_peers:make_dlrm' if is_dlrm else 'meta_peers:make'
+    ours = 'meta_step:make_dlrm' if is_dlrm else 'meta_step:make'
+    maker = ours if name == 'antjax' else theirs
+    worker.make(f'benchmarks.{maker}', **options)
     path = str(folder / f'{name}.npz')
     first_s.append(worker.order('prepare', path=path))
     answers.append(harness.load(path))

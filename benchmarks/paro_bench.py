@@ -55,7 +55,7 @@ from antjax.collectives import cost_model
 from antjax.mesh.paro import VALID_CODES
 from antjax.plan import planner
 from benchmarks import cluster as cluster_lib
-from benchmarks import harness, paro_peers, paro_problem, paro_worker
+from benchmarks import harness, paro_peers, paro_problem
 
 _DEFAULT_CODES = ('GGG', 'NGG', 'NNG', 'III', 'NII', 'NIG', 'IIG', 'IGG', 'NNN')
 _SCALING_CODES = ('IIG', 'NIG', 'NGG', 'GGG')
@@ -108,7 +108,7 @@ class Config:
           f' {most}; sets of {n} must fill the cluster.'
         )
     cases = [(name, n) for n in sorted(set(self.hosts)) for name in names]
-    return [(paro_worker.COMPUTE, 1), *cases]
+    return [(paro_peers.COMPUTE, 1), *cases]
 
 
 def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float | None:
@@ -228,7 +228,7 @@ def _disagreement(cases: Sequence[dict[str, Any]]) -> str | None:
   """Says which losses differ by more than rounding, or None."""
   first: dict[int, dict[str, Any]] = {}
   for case in cases:
-    if case['name'] == paro_worker.COMPUTE:
+    if case['name'] == paro_peers.COMPUTE:
       continue
     other = first.setdefault(case['num_hosts'], case)
     for step, (a, b) in enumerate(zip(case['losses'], other['losses'])):
