@@ -264,12 +264,8 @@ class Storm:
       if host is None:
         return False
       event = Event(**vars(event) | {'host': host})
-    found = {
-      'step': self._last_step,
-      'generation': self._generation,
-      'now': time.time(),
-    }
-    self.struck.append(vars(event) | found)
+    where = {'step': self._last_step, 'generation': self._generation}
+    self.struck.append(vars(event) | where | {'now': time.time()})
     self._say(
       f'{len(self.struck)}: {event.kind}, host {event.host}, step'
       f' {self._last_step}, generation {self._generation}'

@@ -33,7 +33,6 @@ import secrets
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from typing import Annotated, Any
 
@@ -126,91 +125,87 @@ def count_records(folder: pathlib.Path, num_records: int) -> tuple[int, int]:
   return lost, sum(count - 1 for count in used.values())
 
 
-class _Run:
-  """One job in one scenario."""
+def slowness_at(scenario: str, elapsed_s: float) -> tuple[float, ...]:
+  """Slowness of each host so long after all have compiled."""
+  if scenario == 'transient_x4':  # A quarter of the time, as often as it takes.
+    return SCENARIOS['none' if elapsed_s % 8 < 6 else scenario]
+  if scenario == 'rotating_x4':
+    slow = int(elapsed_s // 5) % HOSTS
+    return tuple(4 if host == slow else 1 for host in range(HOSTS))
+  return SCENARIOS[scenario]
 
-  def __init__(
-    self, scenario: str, policy: str, job: text_job.Job, cpu_share: float
-  ):
-    self._scenario, self._policy, self._job = scenario, policy, job
-    self._cpu_share = cpu_share
-    self._out = pathlib.Path(job.out)
-    self._started = threading.Event()
-    self._ended = threading.Event()
-    self._failure: Exception | None = None  # Of the thread that slows hosts.
-    self._moved: set[int] = set()  # Places that another host has taken.
 
-  def steps(self) -> list[dict[str, Any]]:
-    """What rank 0 has told of each step so far."""
-    path = self._out / 'progress.jsonl'
-    lines = path.read_text().splitlines(True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith('\n')]
+def _steps(out: pathlib.Path) -> list[dict[str, Any]]:
+  """What rank 0 has told of each step so far."""
+  path = out / 'progress.jsonl'
+  lines = path.read_text().splitlines(True) if path.exists() else []
+  return [json.loads(line) for line in lines if line.endswith('\n')]
 
-  def run(self) -> None:
-    tokens = self._out / 'tokens'
-    roles = ('worker', 'agent', 'operator')
-    tokens.touch(0o600)
-    tokens.write_text(
-      ''.join(f'{role} {secrets.token_hex(16)}\n' for role in roles)
-    )
-    with cluster_lib.Cluster(HOSTS + 1, 1) as cluster:
-      address, _, port = _ADDRESS.partition(':')
-      coordinator = cluster.start(
-        HOSTS,
-        [
-          *(sys.executable, '-m', 'launch.coordinator'),
-          *(f'--address={address}', f'--port={port}', '--insecure'),
-          f'--journal={self._out}/journal.db',
-          f'--token_file={tokens}',
-          f'--policy={POLICIES[self._policy]}',
-          *(f'--min_hosts={HOSTS}', f'--max_hosts={HOSTS}'),
-          *_COORDINATOR_FLAGS,
-        ],
-      )
-      for host in range(HOSTS):
-        cluster.set_cpu_share(host, None)  # To start and compile.
-      shaper = threading.Thread(target=self._shape, args=(cluster,))
-      shaper.start()
-      try:
-        self._watch(cluster, tokens)
-      except RuntimeError as error:
-        log = '\n'.join(coordinator.log[-20:])
-        raise RuntimeError(f'{error}\n{log}') from error
-      finally:
-        self._ended.set()
-        self._started.set()
-        shaper.join()
-        coordinator.kill()
-        coordinator.join()
-      if self._failure is not None:
-        raise self._failure
 
-  def _start_agent(
-    self,
-    cluster: cluster_lib.Cluster,
-    host: int,
-    tokens: pathlib.Path,
-    suffix: str = '',
-  ) -> cluster_lib.Process:
-    return cluster.start(
-      host,
-      [
-        *(sys.executable, '-m', 'launch.agent'),
-        *(f'--coordinator={_ADDRESS}', f'--name=host{host}{suffix}'),
-        *('--devices_per_host=1', '--platform=cpu', f'--token_file={tokens}'),
-        f'--compilation_cache={self._out.parent}/cache',
-        *('--', '-m', text_job.WORKER, json.dumps(vars(self._job))),
-      ],
-    )
+def _start_coordinator(
+  cluster: cluster_lib.Cluster, out: pathlib.Path, policy: str
+) -> cluster_lib.Process:
+  tokens = out / 'tokens'
+  tokens.touch(0o600)
+  roles = ('worker', 'agent', 'operator')
+  tokens.write_text(
+    ''.join(f'{role} {secrets.token_hex(16)}\n' for role in roles)
+  )
+  address, _, port = _ADDRESS.partition(':')
+  return cluster.start(
+    HOSTS,
+    [
+      *(sys.executable, '-m', 'launch.coordinator', '--insecure'),
+      *(f'--address={address}', f'--port={port}', f'--token_file={tokens}'),
+      *(f'--journal={out}/journal.db', f'--policy={POLICIES[policy]}'),
+      *(f'--min_hosts={HOSTS}', f'--max_hosts={HOSTS}', *_COORDINATOR_FLAGS),
+    ],
+  )
 
-  def _watch(self, cluster: cluster_lib.Cluster, tokens: pathlib.Path) -> None:
-    """Returns when all agents have ended; starts those of new hosts."""
-    agents = {
-      host: self._start_agent(cluster, host, tokens) for host in range(HOSTS)
-    }
+
+def _start_agent(
+  cluster: cluster_lib.Cluster, job: text_job.Job, host: int, suffix: str = ''
+) -> cluster_lib.Process:
+  out = pathlib.Path(job.out)
+  return cluster.start(
+    host,
+    [
+      *(sys.executable, '-m', 'launch.agent', f'--coordinator={_ADDRESS}'),
+      *(f'--name=host{host}{suffix}', f'--token_file={out}/tokens'),
+      *('--devices_per_host=1', '--platform=cpu'),
+      f'--compilation_cache={out.parent}/cache',
+      *('--', '-m', text_job.WORKER, json.dumps(vars(job))),
+    ],
+  )
+
+
+def run_job(
+  scenario: str, policy: str, job: text_job.Job, cpu_share: float
+) -> None:
+  """Runs one job in one scenario to its end.
+
+  Raises:
+    RuntimeError: An agent failed.
+  """
+  out = pathlib.Path(job.out)
+  with cluster_lib.Cluster(HOSTS + 1, 1) as cluster:
+    coordinator = _start_coordinator(cluster, out, policy)
+    for host in range(HOSTS):
+      cluster.set_cpu_share(host, None)  # To start and compile.
+    agents = {host: _start_agent(cluster, job, host) for host in range(HOSTS)}
+    started_at: float | None = None
+    shares: dict[int, float] = {}
+    moved: set[int] = set()  # Places that another host has taken.
     while agents:
-      if not self._started.is_set() and len(self.steps()) > 1:
-        self._started.set()
+      if started_at is None and len(_steps(out)) > 1:
+        started_at = time.monotonic()
+      if started_at is not None:
+        slowness = slowness_at(scenario, time.monotonic() - started_at)
+        for host, factor in enumerate(slowness):
+          share = cpu_share / (1 if host in moved else factor)
+          if shares.get(host) != share:
+            shares[host] = share
+            cluster.set_cpu_share(host, share)
       for host, agent in list(agents.items()):
         if (code := agent.poll()) is None:
           continue
@@ -219,58 +214,23 @@ class _Run:
         if code == _REPLACE:
           # As a cluster does: its place is taken by a host that is not slow,
           # here the same one without its small quota.
-          self._moved.add(host)
-          cluster.set_cpu_share(host, self._cpu_share)
-          agents[host] = self._start_agent(cluster, host, tokens, '-next')
+          moved.add(host)
+          agents[host] = _start_agent(cluster, job, host, '-next')
         elif code:
-          log = '\n'.join(agent.log[-20:])
-          raise RuntimeError(
-            f'the agent of host {host} ended with {code}:\n{log}'
-          )
+          log = '\n'.join(agent.log[-20:] + coordinator.log[-20:])
+          raise RuntimeError(f'agent {host} ended with code {code}:\n{log}')
       time.sleep(0.1)
-
-  def _shape(self, cluster: cluster_lib.Cluster) -> None:
-    """Gives hosts their shares once all have compiled."""
-    try:
-      self._slow_down(cluster)
-    except Exception as error:  # Raised where the run ends.
-      self._failure = error
-
-  def _slow_down(self, cluster: cluster_lib.Cluster) -> None:
-    self._started.wait()
-    slowness = SCENARIOS[self._scenario]
-
-    def slow(victims: Sequence[float]) -> None:
-      for host, factor in enumerate(victims):
-        if host not in self._moved:
-          cluster.set_cpu_share(host, self._cpu_share / factor)
-
-    if self._scenario == 'transient_x4':
-      slow([1] * HOSTS)
-      # A quarter of the time, as often as it takes.
-      while not self._ended.wait(6.0):
-        slow(slowness)
-        self._ended.wait(2.0)
-        slow([1] * HOSTS)
-    elif self._scenario == 'rotating_x4':
-      turn = 0
-      while not self._ended.is_set():
-        slow([4 if host == turn % HOSTS else 1 for host in range(HOSTS)])
-        turn += 1
-        self._ended.wait(5.0)
-    else:
-      slow(slowness)
 
 
 def _measure(
   scenario: str, policy: str, job: text_job.Job, cpu_share: float
 ) -> dict[str, Any]:
   """Runs a job; returns what its line has."""
-  run = _Run(scenario, policy, job, cpu_share)
   start = time.monotonic()
-  run.run()
-  lost, repeated = count_records(pathlib.Path(job.out), job.num_keys)
-  steps = run.steps()
+  run_job(scenario, policy, job, cpu_share)
+  out = pathlib.Path(job.out)
+  lost, repeated = count_records(out, job.num_keys)
+  steps = _steps(out)
   return {
     'job_s': steps[-1]['now'] - steps[1]['now'],
     'wall_s': time.monotonic() - start,

@@ -18,7 +18,7 @@ import pathlib
 import sys
 import time
 import traceback
-from typing import Any, TextIO
+from typing import Any
 
 import grain
 import jax
@@ -53,28 +53,15 @@ def padded(batch: Batch, rows: int, generation: int) -> Batch:
   }
 
 
-class Notes:
-  """What a worker writes down; each line is there once it is written."""
-
-  def __init__(self, path: pathlib.Path, **head: Any):
-    """Begins a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    self._file: TextIO = path.open('w', buffering=1)
-    self.add(**head)
-
-  def add(self, **note: Any) -> None:
-    self._file.write(json.dumps(note) + '\n')
-
-
 class _Note(grain.transforms.Map):
   """Notes the keys of each micro-batch, and pads it."""
 
-  def __init__(self, notes: Notes, job: Job, generation: int):
-    self._notes, self._job, self._generation = notes, job, generation
+  def __init__(self, add: Callable[..., None], rows: int, generation: int):
+    self._add, self._rows, self._generation = add, rows, generation
 
   def map(self, batch: Batch) -> Batch:
-    self._notes.add(keys=batch[_KEY].tolist())
-    return padded(batch, self._job.rows, self._generation)
+    self._add(keys=batch[_KEY].tolist())
+    return padded(batch, self._rows, self._generation)
 
 
 class _Noting:
@@ -83,15 +70,15 @@ class _Noting:
   The loop asks for the newest plan just then, and once before the first step.
   """
 
-  def __init__(self, agent: Agent, notes: Notes, job: Job):
-    self._agent, self._notes, self._job = agent, notes, job
+  def __init__(self, agent: Agent, add: Callable[..., None], job: Job):
+    self._agent, self._add, self._job = agent, add, job
     self._over = pathlib.Path(job.out) / OVER
     self._raise = pathlib.Path(job.out) / f'{RAISE}.{agent.worker}'
     self._last = 0.0
     self.worker = agent.worker
 
   def plan(self) -> Any:
-    self._notes.add(ends=1)
+    self._add(ends=1)
     if self._raise.exists():
       self._raise.unlink()
       raise RuntimeError('raised as asked')
@@ -204,11 +191,12 @@ def write_final(
   job: Job, trainer: Trainer, state: TrainState, generation: int, worker: str
 ) -> None:
   """Writes the digest of the final parameters; on rank 0 also the arrays."""
-  (witness,) = (
-    x
-    for x in jax.tree.leaves(state.opt_state, is_leaf=_is_witness)
-    if _is_witness(x)
-  )
+
+  def is_witness(x: Any) -> bool:
+    return isinstance(x, chaos_witness.WitnessState)
+
+  leaves = jax.tree.leaves(state.opt_state, is_leaf=is_witness)
+  (witness,) = filter(is_witness, leaves)
   whole = jax.jit(
     lambda x: x, out_shardings=jax.NamedSharding(trainer.mesh, jax.P())
   )((trainer.params(state), witness))
@@ -230,8 +218,11 @@ def write_final(
   pathlib.Path(f'{path}.json').write_text(json.dumps(said))
 
 
-def _is_witness(x: Any) -> bool:
-  return isinstance(x, chaos_witness.WitnessState)
+def _writer(path: pathlib.Path, mode: str) -> Callable[..., None]:
+  """Appends lines to a file; each is there once it is written."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  file = path.open(mode, buffering=1)
+  return lambda **note: print(json.dumps(note), file=file)
 
 
 def _progress(
@@ -240,12 +231,11 @@ def _progress(
   """What tells of a step, on rank 0; others say nothing."""
   if jax.process_index():
     return lambda step, values: None
-  file = (pathlib.Path(job.out) / 'progress.jsonl').open('a', buffering=1)
+  add = _writer(pathlib.Path(job.out) / 'progress.jsonl', 'a')
 
   def tell(step: int, values: dict[str, float]) -> None:
-    line = {'step': step, 'generation': generation, 'now': time.time()}
-    names = ('loss', 'weight', 'grad_norm')
-    file.write(json.dumps(line | {n: values[n] for n in names}) + '\n')
+    named = {name: values[name] for name in ('loss', 'weight', 'grad_norm')}
+    add(step=step, generation=generation, now=time.time(), **named)
 
   return tell
 
@@ -253,14 +243,19 @@ def _progress(
 def train(job: Job, agent: Agent, generation: int) -> None:
   """Trains under an agent, to the end of the last epoch."""
   out = pathlib.Path(job.out)
-  notes = Notes(
-    out / 'notes' / f'{generation}.{agent.worker}.jsonl',
+  add = _writer(out / 'notes' / f'{generation}.{agent.worker}.jsonl', 'w')
+  add(
     generation=generation,
     rank=jax.process_index(),
     num_workers=jax.process_count(),
   )
   tell = _progress(job, generation)
   trainer, state = make_trainer(job)
+
+  def on_step(step: int, values: dict[str, float]) -> None:
+    add(step=step)
+    tell(step, values)
+
   with agent:
     agent.describe(
       device_kind=jax.devices()[0].device_kind,
@@ -272,20 +267,15 @@ def train(job: Job, agent: Agent, generation: int) -> None:
       num_epochs=job.num_epochs,
       key_field=_KEY,
     )
-
-    def on_step(step: int, values: dict[str, float]) -> None:
-      notes.add(step=step)
-      tell(step, values)
-
     state = trainer.fit(
       state,
-      dataset.batch(job.rows).map(_Note(notes, job, generation)),
+      dataset.batch(job.rows).map(_Note(add, job.rows, generation)),
       10**9,
       checkpoint_dir=str(out / 'checkpoints'),
       checkpoint_every=job.checkpoint_every,
       merge_input_states=position.merge_states,
       on_step=on_step,
-      elastic=_Noting(agent, notes, job),
+      elastic=_Noting(agent, add, job),
     )
     if job.has_witness:
       write_final(job, trainer, state, generation, agent.worker)
