@@ -24,6 +24,7 @@ is that of four such files in one.
 """
 
 from collections.abc import Callable
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -42,22 +43,19 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import csv
 
-from antjax.ctr.antm2c.clicks import ScenarioClicks
 from antjax.data import (
   antm2c,
   antm2c_synthetic_files,
-  behavior_text,
-  event_antm2c,
-  events,
   prepare,
   rejects,
   text_reader,
-  view_examples,
-  whole_columns,
 )
 from antjax.data.antm2c import Antm2cConfig
 from antjax.data.antm2c_synthetic import SyntheticConfig
-from benchmarks import harness, machine
+from antjax.jobs import prepare_data
+from antjax.jobs.clicks import config as clicks_config
+from antjax.jobs.clicks.data import ScenarioData
+from benchmarks import ctr_form, harness, machine
 
 _SLOW = ('pandas', 'duckdb')  # Have two turns.
 
@@ -188,43 +186,17 @@ def batches(
   source: pathlib.Path, work: pathlib.Path, batch_size: int, num_turns: int
 ) -> dict[str, Any]:
   """Prepares a file and reads the training rows in batches."""
-  out = work / 'prepared'
+  out, run_dir = str(work / 'prepared'), str(work / 'run')
+  config = prepare_data.Config(
+    dataset='antm2c', source=str(source), out=out, views=('examples',)
+  )
   start = time.perf_counter()
-  data = event_antm2c.source(source)
-  events.write(
-    out / 'events', data, max_rejected_share=0, progress=logging.info
-  )
-  splitter = behavior_text.Splitter(pattern=event_antm2c.SEPARATORS)
-  description, _ = view_examples.write_examples(
-    out / 'examples',
-    out / 'events',
-    data.schema,
-    view_examples.BehaviorConfig(splitter=splitter),
-  )
+  with contextlib.redirect_stdout(sys.stderr):
+    prepare_data.main(config)
   took = time.perf_counter() - start
-  columns = whole_columns.read(
-    out / 'examples' / description['files']['train']['path'],
-    ('user', 'item', 'ids', 'label', 'numeric', 'starts', 'stops'),
-    wide=('starts', 'stops'),
-  )
-  clicks = ScenarioClicks(
-    names=('user', 'item', *(c['name'] for c in description['ids'])),
-    ids=np.concatenate(
-      [columns['user'][:, None], columns['item'][:, None], columns['ids']], 1
-    ),
-    label=columns['label'],
-    numeric=columns['numeric'],
-    starts=columns['starts'],
-    stops=columns['stops'],
-    events=tuple(
-      np.load(
-        out / 'examples' / 'events' / f'{sequence["name"]}.npy', mmap_mode='r'
-      )
-      for sequence in description['sequences']
-    ),
-    history=0,
-    max_history=20,
-  )
+  job = ctr_form.job_of(clicks_config.Config(run_dir=run_dir, data=out))
+  data = ScenarioData(job.config, job)
+  clicks = data.splits['train']
   rates = []
   for turn in range(num_turns):
     order = np.random.default_rng(turn).permutation(len(clicks))
@@ -232,12 +204,13 @@ def batches(
     for first in range(0, len(order), batch_size):
       clicks.batch(order[first : first + batch_size], batch_size)
     rates.append(len(order) / (time.perf_counter() - start))
+  num_rows = data.description['counts']['rows']
   return {
     'side': 'batches',
     'rows_per_s': round(statistics.median(rates)),
     'batch_size': batch_size,
-    'prepared_rows': description['counts']['rows'],
-    'prepare_rows_per_s': round(description['counts']['rows'] / took),
+    'prepared_rows': num_rows,
+    'prepare_rows_per_s': round(num_rows / took),
   }
 
 

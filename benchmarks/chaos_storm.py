@@ -57,9 +57,8 @@ class Storm:
   """One job, and what befalls it.
 
   Attributes:
-    struck: The events, with `step`, `generation` and time (`now`) of the run.
+    struck: The events, with `step`, `generation` and `now` of the run.
     progress: Lines of the workers, one a step that was done.
-    num_dropped: Replies that were lost.
     num_torn: Kills that left the unfinished folder of a checkpoint.
     coordinator_back_s: From each kill of a coordinator to its service.
   """

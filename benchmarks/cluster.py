@@ -109,8 +109,7 @@ class Process:
   def join(self) -> str:
     """Waits for the end; returns the text of stdout.
 
-    A daemon that it left keeps its streams open, and ends with its cluster:
-    nobody waits for that.
+    Nobody waits for a daemon that it left: it ends with its cluster.
     """
     self._popen.wait()
     self.kill()  # What it left in the background.
@@ -142,40 +141,45 @@ class Cluster:
     Raises:
       ValueError: A number out of range.
     """
-    if not 1 <= num_hosts <= 200:
-      raise ValueError(f'Cluster(num_hosts={num_hosts}) must be 1 to 200.')
-    if devices_per_host < 1:
-      raise ValueError(
-        f'Cluster(devices_per_host={devices_per_host}) must be at least 1.'
-      )
-    if uplink_mbps is not None and not 0.01 <= uplink_mbps <= 400_000:
-      raise ValueError(
-        f'Cluster(uplink_mbps={uplink_mbps}) must be from 0.01 to 400000, or'
-        ' None for no limit.'
-      )
-    if cpu_share is None or isinstance(cpu_share, int | float):
-      cpu_share = [cpu_share] * num_hosts
-    if len(cpu_share) != num_hosts or any(
-      share is not None and not 0.01 <= share < 1e6 for share in cpu_share
+    shares = (
+      [cpu_share] * num_hosts
+      if cpu_share is None or isinstance(cpu_share, int | float)
+      else list(cpu_share)
+    )
+    has_rate = uplink_mbps is None or 0.01 <= uplink_mbps <= 400_000
+    has_shares = len(shares) == num_hosts and all(
+      share is None or 0.01 <= share < 1e6 for share in shares
+    )
+    for name, value, is_right, needed in (
+      ('num_hosts', num_hosts, 1 <= num_hosts <= 200, '1 to 200'),
+      (
+        'devices_per_host',
+        devices_per_host,
+        devices_per_host > 0,
+        'at least 1',
+      ),
+      (
+        *('uplink_mbps', uplink_mbps, has_rate),
+        'from 0.01 to 400000, or None for no limit',
+      ),
+      (
+        *('cpu_share', shares, has_shares),
+        f'cores of at least 0.01, or None, one for each of {num_hosts} hosts or'
+        ' one for all',
+      ),
     ):
-      raise ValueError(
-        f'Cluster(cpu_share={list(cpu_share)}) must be cores of at least 0.01,'
-        f' or None, one for each of {num_hosts} hosts or one for all.'
-      )
+      if not is_right:
+        raise ValueError(f'Cluster({name}={value}) must be {needed}.')
     self.num_hosts = num_hosts
     self.devices_per_host = devices_per_host
     self.uplink_mbps = uplink_mbps
-    self._cpu_share = list(cpu_share)
+    self._cpu_share = shares
     self._cgroups: dict[int, pathlib.Path] = {}
     self._runs = 0
     self.name = ''
 
   def __enter__(self) -> 'Cluster':
-    """Makes the hosts.
-
-    Raises:
-      RuntimeError: This machine cannot; the message is one line.
-    """
+    """Makes the hosts; a RuntimeError of one line where this machine cannot."""
     reason = missing()
     if reason is not None:
       raise RuntimeError(reason)
@@ -201,11 +205,7 @@ class Cluster:
     self._guard.wait()
 
   def set_cpu_share(self, host: int, num_cores: float | None) -> None:
-    """Caps the cores of a host, also while it runs; None lifts the cap.
-
-    Raises:
-      RuntimeError: The CPU controller of cgroups cannot be used.
-    """
+    """Caps the cores of a host, also while it runs; None lifts the cap."""
     if host not in self._cgroups:
       self._cgroups[host] = virtual_network.cpu_cgroup(self.name, host)
     virtual_network.set_cpu_quota(self._cgroups[host], num_cores)
@@ -303,14 +303,10 @@ class Cluster:
   def report(
     self, what: str, order: Mapping[str, Any], timeout_s: float
   ) -> dict[str, Any]:
-    """Runs `benchmarks.host_steps` on all hosts; returns what host 0 reports.
+    """Calls 'module:function' on all hosts; returns what host 0 reports.
 
-    Its other lines are shown. Hosts share compiled programs.
-
-    Args:
-      what: 'module:function' to call on each host.
-      order: Its argument.
-      timeout_s: Ends a job that hangs.
+    Its other lines are shown. Hosts share compiled programs. See
+    `benchmarks.host_steps`.
     """
 
     def show(host: int, line: str) -> None:

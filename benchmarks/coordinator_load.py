@@ -46,15 +46,9 @@ async def drive(
 ) -> dict[str, Any]:
   """Lets all workers make round trips for a while.
 
-  Args:
-    workers: Open workers.
-    seconds: How long new round trips begin.
-    interval_s: One a worker in so many seconds, at random first times; a late
-      one is timed from when it was due. 0: the next begins when the last ends.
-    num_shards: None begins once so many shards are reported.
-
-  Returns:
-    Number of round trips and shards, wall and CPU seconds, latencies in ms.
+  Each makes one in `interval_s` at random first times, and a late one is timed
+  from when it was due; 0: the next begins when the last ends. None begins once
+  `num_shards` are reported.
   """
   latencies: list[float] = []
   shards = 0

@@ -53,16 +53,21 @@ def _config(folder: str, model: str, run_dir: str) -> clicks_config.Config:
   )
 
 
+def job_of(config: clicks_config.Config) -> job_lib.Job:
+  """A job of one device in this process, without flags."""
+  path = pathlib.Path(config.run_dir)
+  path.mkdir(parents=True, exist_ok=True)
+  mesh = mesh_lib.make_mesh(intra=1, devices=jax.devices()[:1])
+  return job_lib.Job(mesh, path, script.stop_request, config)
+
+
 class Form(ctr_bench.Trained):
   """One model, trained for as many steps as it is told."""
 
   def __init__(self, model: str, folder: str, run_dir: str, problem: str):
     """Reads the clicks, and writes them for the peers."""
     config = _config(folder, model, run_dir)
-    path = pathlib.Path(run_dir)
-    path.mkdir(parents=True, exist_ok=True)
-    mesh = mesh_lib.make_mesh(intra=1)
-    job = job_lib.Job(mesh, path, script.stop_request, config)
+    job = job_of(config)
     data = clicks_data.ScenarioData(config, job)
     harness.save(_arrays(data), problem)
     self._job = ClickJob(config, job, data, seed=0, name=model)

@@ -82,24 +82,16 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-  """A process of a benchmark.
+  """A process of a benchmark."""
 
-  Attributes:
-    env: Variables added to the environment; None: those for its kind.
-    is_peer: Whether it runs in the peers' environment.
-    threads: Threads of PyTorch; 0: it does without PyTorch.
-    python: Python of an environment of its own; empty: one of those two.
-    argv: Module and arguments; by default this one.
-  """
-
-  env: Mapping[str, str] | None = None
-  is_peer: bool = False
-  threads: int = 0
-  python: str = ''
-  argv: tuple[str, ...] = ()
+  env: Mapping[str, str] | None = None  # Added; None: for its kind.
+  is_peer: bool = False  # In the peers' environment.
+  threads: int = 0  # Of PyTorch; 0: it does without.
+  python: str = ''  # Of an environment of its own.
+  argv: tuple[str, ...] = ()  # Module and arguments; this one.
 
   def start(self, **options: Any) -> subprocess.Popen:
-    """Starts it, with options of Popen."""
+    """Warns of load; returns facts for each line."""
     python = machine.peers_python() if self.is_peer else sys.executable
     argv = self.argv or ('benchmarks.harness', str(self.threads))
     default = PEER_ENV if self.is_peer else ANTJAX_ENV
@@ -331,13 +323,7 @@ def min_max(values: Sequence[float]) -> list[float]:
 def choose(
   flag: str, names: Sequence[str], known: Mapping[str, _T]
 ) -> list[_T]:
-  """Cases that a flag names, or all; exits at a name that is none.
-
-  Args:
-    flag: Name of the flag.
-    names: Its value; empty: all.
-    known: Name -> case.
-  """
+  """Cases that a flag names, or all; exits at a name that is none."""
   for name in names:
     if name not in known:
       sys.exit(f'--{flag}={name}: use some of {", ".join(known)}.')
@@ -350,12 +336,8 @@ def run(
   """Parses flags and runs a benchmark's `main(config)`; exits.
 
   The exit status is 1 if a line had an error. SIGTERM and SIGHUP end it through
-  its `with` statements.
-
-  Args:
-    main: What to run.
-    config: Dataclass whose fields become the flags.
-    takes_command: Whether `main` also gets the words after the flags.
+  its `with` statements. With `takes_command` main also gets the words after the
+  flags.
   """
   from antjax.jobs import script
 

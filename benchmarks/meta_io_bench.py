@@ -24,6 +24,7 @@ the case of data larger than the memory; `share_of_raw_warm`, both warm.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -31,25 +32,23 @@ import os
 import pathlib
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from typing import Annotated, Any
 
-from absl import logging
 import grain
 import numpy as np
 import pyarrow as pa
 
 from antjax.data import (
-  event_movielens,
-  events,
   movielens,
   output_folder,
   record_schema,
   record_writer,
   records,
-  view_melu,
 )
+from antjax.jobs import prepare_data
 from antjax.meta import episodes, meta_io
 from antjax.meta.episode_config import Bucket, EpisodeConfig
 from antjax.shards import dataset, record_source
@@ -85,18 +84,15 @@ def repeated(
 ) -> Iterator[pa.RecordBatch]:
   """Yields the tasks over and over, each time under ids of their own."""
   schema = pa.schema([(n, f.arrow_type()) for n, f in _schema(tasks).items()])
+  lists = [[row[row >= 0] for row in task['genres']] for task in tasks]
   for copy in range(copies):
+    first = copy * movielens.NUM_USERS
     for start in range(0, len(tasks), 256):
       part = [
-        r
-        | {'task': r['task'] + copy * movielens.NUM_USERS, 'genres': _lists(r)}
-        for r in tasks[start : start + 256]
+        tasks[i] | {'task': tasks[i]['task'] + first, 'genres': lists[i]}
+        for i in range(start, min(start + 256, len(tasks)))
       ]
       yield pa.RecordBatch.from_pylist(part, schema=schema)
-
-
-def _lists(record: record_source.Record) -> list[np.ndarray]:
-  return [row[row >= 0] for row in record['genres']]
 
 
 def _schema(
@@ -315,15 +311,12 @@ def compare(
 def _tasks(folder: str) -> list[record_source.Record]:
   """The training tasks; prepares them where they are not there."""
   if not os.path.exists(folder):
-    data = event_movielens.source(allow_other_counts=False)
-    path = pathlib.Path(folder)
-    events.write(path / 'events', data)
-    view_melu.write_tasks(
-      path / 'tasks',
-      path / 'events',
-      data.schema,
-      movielens.SplitConfig(order='time'),
-    )
+    with contextlib.redirect_stdout(sys.stderr):
+      prepare_data.main(
+        prepare_data.Config(
+          out=folder, split=movielens.SplitConfig(order='time')
+        )
+      )
   view = output_folder.find_view(folder, 'tasks')
   source = output_folder.open_split(view, 'train')
   return source.read(0, len(source))
@@ -331,7 +324,6 @@ def _tasks(folder: str) -> list[record_source.Record]:
 
 def main(config: Config) -> None:
   facts = harness.start(cores=os.cpu_count(), python=platform.python_version())
-  logging.set_verbosity(logging.WARNING)
   tasks, size = _tasks(config.folder), config.block_size
   in_time, at_random = (
     episode_config(tasks, config.num_slots, split)

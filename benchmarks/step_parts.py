@@ -94,13 +94,7 @@ def model(
 def episodes(
   ids: Mapping[str, np.ndarray], label: np.ndarray, num_support: int
 ) -> dict[str, Any]:
-  """A batch as `antjax.meta.episodes` lays it out.
-
-  Args:
-    ids: Feature -> ids [T, S + Q].
-    label: [T, S + Q].
-    num_support: S.
-  """
+  """A batch as `antjax.meta.episodes` lays it out: ids and label [T, S + Q]."""
   cuts = {
     'support': slice(None, num_support),
     'query': slice(num_support, None),

@@ -81,11 +81,6 @@ def missing() -> str | None:
 def create(name: str, num_hosts: int, uplink_mbps: float | None) -> None:
   """Makes the switch and the hosts, each behind its own uplink.
 
-  Args:
-    name: From `new_name`.
-    num_hosts: Namespaces to make.
-    uplink_mbps: Rate of each uplink in each direction, Mbit/s; None: no limit.
-
   Raises:
     RuntimeError: `ip` or `tc` refused.
   """
@@ -134,11 +129,7 @@ def start_guard(name: str) -> subprocess.Popen[bytes]:
 
 
 def cpu_cgroup(name: str, host: int) -> pathlib.Path:
-  """Makes a host's CPU cgroup; write a pid to its `cgroup.procs` to join.
-
-  Raises:
-    RuntimeError: There is no writable CPU controller.
-  """
+  """Makes a host's CPU cgroup; write a pid to its `cgroup.procs` to join."""
   found = _cpu_controller()
   if found is None:
     raise RuntimeError(
