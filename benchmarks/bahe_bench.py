@@ -73,12 +73,8 @@ class Config(harness.Config):
   """Flags."""
 
   skip: Annotated[tuple[str, ...], 'Forms to leave out.'] = ()
-  remat: Annotated[
-    _Remat, "What antjax's backward pass of a full text computes again."
-  ] = 'layer'
-  high_remat: Annotated[
-    _Remat, 'The same of the high half alone, for dedup and bahe.'
-  ] = 'layer'
+  remat: Annotated[_Remat, 'What a full text computes again.'] = 'layer'
+  high_remat: Annotated[_Remat, 'The same, for dedup and bahe.'] = 'layer'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,20 +37,14 @@ class Config(quality_runs.Config):
   data: Annotated[str, 'Prepared texts.'] = 'data/ml-1m'
   model: Annotated[str, 'Language model.'] = 'data/minilm'
   store: Annotated[str, 'Store of its low layers.'] = 'data/ml-1m-minilm-k3'
-  whole_store: Annotated[str, 'Store of all of its layers.'] = (
-    'data/ml-1m-minilm-k6'
-  )
+  whole_store: Annotated[str, 'Store of all layers.'] = 'data/ml-1m-minilm-k6'
   out: str = 'runs/bahe_quality'
   num_steps: Annotated[int, 'Steps of each.'] = 150
   long_steps: Annotated[int, 'Steps of the long ones.'] = 2000
   batch_size: Annotated[int, 'Examples of a step.'] = 64
-  max_behaviors: Annotated[
-    int, 'Newest behaviours of each of the two sequences.'
-  ] = 8
+  max_behaviors: Annotated[int, 'Newest behaviours of a sequence.'] = 8
   max_tokens: Annotated[int, "A sequence's tokens, for full text."] = 160
-  eval_examples: Annotated[
-    int, 'Examples of validation and test that are scored.'
-  ] = 8192
+  eval_examples: Annotated[int, 'Scored examples of each split.'] = 8192
   methods: Annotated[
     tuple[str, ...], 'In this order; din_bahe comes after bahe.'
   ] = (

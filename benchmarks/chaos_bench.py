@@ -63,21 +63,13 @@ class Config:
 
   kills: Annotated[int, 'Kills and stops.'] = 200
   hosts: Annotated[int, 'Hosts of the job, at least 2.'] = 3
-  spares: Annotated[
-    int, 'Hosts beside them, so that their number stays; 0: it may be one less.'
-  ] = 1
+  spares: Annotated[int, 'Hosts beside them; 0: there may be one less.'] = 1
   seed: Annotated[int, 'Seed of the schedule.'] = 0
   steps_per_kill: Annotated[int, 'New steps before a blow, on average.'] = 8
-  steps: Annotated[
-    int, 'Steps that the data suffice for; 0: what the kills need.'
-  ] = 0
-  virtual_hosts: Annotated[
-    bool | None, 'Needs root; by default where it is possible.'
-  ] = None
+  steps: Annotated[int, 'Of the data; 0: what the kills need.'] = 0
+  virtual_hosts: Annotated[bool | None, 'none: where possible.'] = None
   paro: Annotated[str, 'PaRO code, an elastic one.'] = 'NNG'
-  text: Annotated[str, 'Folder of launch/prepare_text.py; made if absent.'] = (
-    'data/shakespeare'
-  )
+  text: Annotated[str, 'Prepared text; made if absent.'] = text_job.DATA
   out: Annotated[str, 'Folder to keep all files in.'] = ''
 
 

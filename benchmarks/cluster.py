@@ -342,13 +342,8 @@ class Config:
 
   hosts: Annotated[int, 'Virtual hosts.'] = 2
   devices_per_host: Annotated[int, 'Virtual CPU devices of each.'] = 4
-  uplink_mbps: Annotated[
-    float | None, 'Rate of each uplink, Mbit/s; none: no limit.'
-  ] = None
-  cpu_share: Annotated[
-    tuple[float, ...],
-    'Cores that a host may use: one number for all, or one a host.',
-  ] = ()
+  uplink_mbps: Annotated[float | None, 'Mbit/s; none: no limit.'] = None
+  cpu_share: Annotated[tuple[float, ...], 'Cores: of all, or of each.'] = ()
 
 
 def main(config: Config, command: Sequence[str]) -> int:

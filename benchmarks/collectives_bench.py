@@ -59,24 +59,15 @@ _MARK = 'RESULT '
 class Config:
   """Flags."""
 
-  clusters: Annotated[tuple[str, ...], 'Hosts x devices of each.'] = (
-    *('2x4', '4x2'),
-  )
+  clusters: Annotated[tuple[str, ...], 'Hosts x devices.'] = ('2x4', '4x2')
   uplinks_mbps: Annotated[tuple[float, ...], 'Rates, Mbit/s.'] = (100.0, 400.0)
   sizes_mb: Annotated[tuple[float, ...], 'MiB.'] = (1.0, 4.0, 16.0, 64.0)
   op: Annotated[tuple[str, ...], 'Ops to run.'] = OPS
   algorithm: Annotated[tuple[str, ...], 'Algorithms to run.'] = (*ALGORITHMS,)
   repeats: Annotated[int, 'Turns of each algorithm.'] = 5
-  case_s: Annotated[
-    float, 'No new turn of an op and size after so many seconds.'
-  ] = 5.0
-  max_uplink_s: Annotated[
-    float,
-    'Leaves out sizes that keep an uplink busy for longer than this at least.',
-  ] = 2.5
-  payload_dtype: Annotated[
-    str | None, 'Round to this on the wire, e.g. bfloat16; not xla.'
-  ] = None
+  case_s: Annotated[float, 'Then an op and size has no new turn.'] = 5.0
+  max_uplink_s: Annotated[float, 'Sizes that need more are left out.'] = 2.5
+  payload_dtype: Annotated[str | None, 'Wire dtype; not of xla.'] = None
 
   def shapes(self) -> list[tuple[int, int]]:
     """(hosts, devices of each) of each cluster, once all flags are checked."""

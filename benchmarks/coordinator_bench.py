@@ -58,24 +58,16 @@ _BATCH = 8
 class Config:
   """Flags."""
 
-  clients: Annotated[tuple[int, ...], 'Numbers of workers, closed.'] = (
-    *(1, 16, 64, 1000),
-  )
-  paced_clients: Annotated[
-    int, 'Number of workers, paced; 0: leave the case out.'
-  ] = 1000
+  clients: Annotated[tuple[int, ...], 'Worker counts.'] = (1, 16, 64, 1000)
+  paced_clients: Annotated[int, 'Paced workers; 0: no such case.'] = 1000
   interval_s: Annotated[float, 'Pace of workers.'] = 1.0
   seconds: Annotated[float, 'Length of a block.'] = 4.0
   num_blocks: Annotated[int, 'Blocks of each side.'] = 5
   million: Annotated[int, 'Shards of that case; 0: leave it out.'] = 1_000_000
   with_kill: Annotated[bool, 'Run that case.'] = True
   with_peer: Annotated[bool, 'Run the peer.'] = True
-  peer_venv: Annotated[str, "Folder of the peer's environment; is made."] = (
-    '.cache/dlrover'
-  )
-  journal_folder: Annotated[
-    str | None, 'Makes its folder there; default: the temporary one.'
-  ] = None
+  peer_venv: Annotated[str, 'Environment of the peer.'] = '.cache/dlrover'
+  journal_folder: Annotated[str | None, 'none: temporary.'] = None
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -58,15 +58,10 @@ class Config:
 
   data: Annotated[str, 'Prepared clicks.'] = 'data/ml-1m'
   models: Annotated[tuple[str, ...], 'Only these; empty: all.'] = ()
-  loaders: Annotated[
-    tuple[str, ...],
-    "The peer's; fuxictr, another one, is left out where it is missing.",
-  ] = LOADERS
+  loaders: Annotated[tuple[str, ...], 'Loaders of the peers.'] = LOADERS
   epochs: Annotated[float, 'Passes over the training clicks.'] = 2.0
   blocks: Annotated[int, 'Blocks that the steps go in.'] = 6
-  threads: Annotated[int, "Threads of PyTorch's operators."] = (
-    os.cpu_count() or 1
-  )
+  threads: Annotated[int, 'PyTorch threads.'] = os.cpu_count() or 1
 
 
 class Trained:

@@ -46,6 +46,7 @@ from benchmarks import gmeta_problem, harness
 
 _WORK = 'benchmarks.gmeta_problem:time_on_host'
 # Fields of a case that differ between cases of a mode.
+_Mode = Literal['scaling', 'ablation', 'rows']
 _SHOWN = ('variant', 'level', 'num_hosts', 'num_rows')
 
 
@@ -53,18 +54,12 @@ _SHOWN = ('variant', 'level', 'num_hosts', 'num_rows')
 class Config:
   """Flags."""
 
-  mode: Annotated[
-    Literal['scaling', 'ablation', 'rows'], 'What to compare.'
-  ] = 'scaling'
-  hosts: Annotated[
-    tuple[int, ...], 'Hosts of the scaling; the most in an ablation.'
-  ] = (1, 2, 4)
+  mode: Annotated[_Mode, 'What to compare.'] = 'scaling'
+  hosts: Annotated[tuple[int, ...], 'The most in an ablation.'] = (1, 2, 4)
   devices_per_host: Annotated[int, 'Devices of each.'] = 2
   uplinks_mbps: Annotated[tuple[float, ...], 'Rates, Mbit/s.'] = (100.0, 400.0)
   levels: Annotated[tuple[str, ...], 'Table levels.'] = ('global', 'intra')
-  rows: Annotated[
-    tuple[float, ...], 'Rows of all tables, in the mode of that name.'
-  ] = (1e5, 1e6, 1e7)
+  rows: Annotated[tuple[float, ...], 'Table rows.'] = (1e5, 1e6, 1e7)
   rounds: Annotated[int, 'Timed steps of each case.'] = 7
   num_tasks: Annotated[int, 'Tasks of a device.'] = 32
   timeout_s: Annotated[float, 'Ends a run that hangs.'] = 1800.0

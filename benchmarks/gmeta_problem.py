@@ -45,11 +45,11 @@ VARIANTS = (
 class Case:
   """One case of the benchmark; sizes are those of `meta_problem.Sizes`."""
 
-  variant: str = 'full'  # From `VARIANTS`.
-  level: str = 'global'  # Of the tables.
+  variant: str = 'full'  # Name from `VARIANTS`.
+  level: str = 'global'  # Level of the tables.
   num_hosts: int = 1
-  num_rows: int = 1_000_000  # Of all tables.
-  num_tasks: int = 32  # Of a device in a step.
+  num_rows: int = 1_000_000  # Rows of all tables.
+  num_tasks: int = 32  # Tasks of a device.
   num_support: int = 20
   num_query: int = 10
   num_features: int = 8

@@ -26,7 +26,10 @@ from typing import Annotated, Any
 from antjax.meta import algorithms
 from benchmarks import harness, quality_runs
 
+_FEATURES = 'gender,age,occupation,item,genres'
 _LEARNED = (n for n, a in algorithms.ALGORITHMS.items() if a.outer != 'none')
+# joint stands for all references.
+_ALGORITHMS = ('joint', *_LEARNED)
 _REFERENCE = 'joint + fine-tuning'
 _METRICS = ('MAE', 'RMSE', 'nDCG@3', 'AUC', 'GAUC', 'NE')  # Shown, if known.
 _BEST_IS_MOST = ('nDCG@3', 'AUC', 'GAUC')
@@ -40,19 +43,11 @@ class Config(quality_runs.Config):
   data: Annotated[str, 'Prepared MovieLens-1M.'] = 'data/ml-1m'
   out: str = 'runs/quality'
   num_steps: Annotated[int, 'Outer steps of each.'] = 300
-  per_task_steps: Annotated[
-    int, 'Steps of the per-task reference; 0 leaves it out.'
-  ] = 30
-  algorithms: Annotated[
-    tuple[str, ...], 'In this order; joint stands for all references.'
-  ] = ('joint', *_LEARNED)
-  features: Annotated[
-    str, 'Features of every model; empty: all of the data set.'
-  ] = 'gender,age,occupation,item,genres'
+  per_task_steps: Annotated[int, 'Steps of that reference; 0: none.'] = 30
+  algorithms: Annotated[tuple[str, ...], 'Algorithms in order.'] = _ALGORITHMS
+  features: Annotated[str, 'Features; empty: all.'] = _FEATURES
   support_sizes: Annotated[str, 'Support rows of the task slots.'] = '16,32,96'
-  slots_per_device: Annotated[str, 'Task slots by support size, in a step.'] = (
-    '12,12,16'
-  )
+  slots_per_device: Annotated[str, 'Slots by support size.'] = '12,12,16'
   parallel: Annotated[int, 'Jobs at once.'] = 1
 
 

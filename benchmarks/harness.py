@@ -64,12 +64,8 @@ class Config:
   quick: Annotated[bool, 'A tiny problem, one call a side.'] = False
   cases: Annotated[tuple[str, ...], 'Only these; empty: all.'] = ()
   blocks: Annotated[int, 'Blocks of each side.'] = 3
-  block_s: Annotated[float, 'Seconds of a block; it has at least one call.'] = (
-    2.0
-  )
-  threads: Annotated[int, "Threads of PyTorch's operators."] = (
-    os.cpu_count() or 1
-  )
+  block_s: Annotated[float, 'Seconds of a block; a call at least.'] = 2.0
+  threads: Annotated[int, 'PyTorch threads.'] = os.cpu_count() or 1
 
   @property
   def turns(self) -> tuple[int, float]:
@@ -84,11 +80,11 @@ class Config:
 class Side:
   """A process of a benchmark."""
 
-  env: Mapping[str, str] | None = None  # Added; None: for its kind.
-  is_peer: bool = False  # In the peers' environment.
-  threads: int = 0  # Of PyTorch; 0: it does without.
-  python: str = ''  # Of an environment of its own.
-  argv: tuple[str, ...] = ()  # Module and arguments; this one.
+  env: Mapping[str, str] | None = None  # Extra variables; None: usual ones.
+  is_peer: bool = False  # Runs in the peers' environment.
+  threads: int = 0  # PyTorch threads; 0: no PyTorch.
+  python: str = ''  # Interpreter, if its own.
+  argv: tuple[str, ...] = ()  # Module and arguments.
 
   def start(self, **options: Any) -> subprocess.Popen:
     """Warns of load; returns facts for each line."""

@@ -63,9 +63,7 @@ class Config:
   turn_s: Annotated[float, 'Length of a turn.'] = 1.0
   num_turns: Annotated[int, 'Turns of each side.'] = 9
   group_sizes: Annotated[tuple[int, ...], 'See above.'] = (1, 16)
-  grain_threads: Annotated[
-    tuple[int, ...], "Grain's reading threads to try."
-  ] = (0, 2, 16)
+  grain_threads: Annotated[tuple[int, ...], 'Threads to try.'] = (0, 2, 16)
 
 
 _SEED = 7

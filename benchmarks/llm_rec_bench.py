@@ -62,9 +62,7 @@ class Config(harness.Config):
 
   blocks: int = 4
   block_s: float = 4.0
-  skip: Annotated[
-    tuple[str, ...], f'Forms to leave out of {", ".join(_NAMES)}.'
-  ] = ()
+  skip: Annotated[tuple[str, ...], 'Forms to leave out.'] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -41,6 +41,7 @@ from benchmarks import harness, meta_problem
 
 _META_PEERS = ('loop', 'functional', 'compiled')
 _DLRM_PEERS = ('tbe', 'torchrec')
+_PEERS = (*_META_PEERS, *_DLRM_PEERS)
 # float32 sums of some thousand terms in another order, through two gradients.
 _LOSS_RTOL = 1e-5
 _GRAD_TOLERANCE = 2e-4  # Of the largest entry of a gradient.
@@ -52,14 +53,8 @@ class Config(harness.Config):
 
   blocks: int = 15
   block_s: float = 0.3
-  peer: Annotated[
-    tuple[str, ...],
-    'Peers to run against; the last two in the DLRM cases, the others in the'
-    ' meta-learning ones.',
-  ] = (*_META_PEERS, *_DLRM_PEERS)
-  devices: Annotated[int, 'CPU devices of antjax; they share the tasks.'] = (
-    os.cpu_count() or 1
-  )
+  peer: Annotated[tuple[str, ...], 'Peers of a case that run.'] = _PEERS
+  devices: Annotated[int, 'CPU devices of antjax.'] = os.cpu_count() or 1
 
 
 def _antjax_env(num_devices: int) -> dict[str, str]:
@@ -151,8 +146,7 @@ def _known(is_quick: bool) -> Sequence[Any]:
 def main(config: Config) -> None:
   known = {case.name: case for case in _known(config.quick)}
   cases = harness.choose('cases', config.cases, known)
-  peers = (*_META_PEERS, *_DLRM_PEERS)
-  harness.choose('peer', config.peer, dict.fromkeys(peers))
+  harness.choose('peer', config.peer, dict.fromkeys(_PEERS))
   sizes = meta_problem.SMOKE if config.quick else meta_problem.Sizes()
   facts = harness.start(
     config,

@@ -70,9 +70,7 @@ class Config:
   turns: Annotated[int, 'Turns of each side.'] = 5
   block_size: Annotated[int, 'Tasks in a block.'] = 1024
   num_slots: Annotated[int, 'Task slots in a batch.'] = 512
-  part: Annotated[
-    int, 'Tasks of a turn of row_text; of records 8 times as many.'
-  ] = 500
+  part: Annotated[int, 'Tasks a turn of row_text; of records x 8.'] = 500
 
 
 # A turn: reads the data, and returns (seconds, tasks, rows laid out).

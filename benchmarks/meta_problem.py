@@ -61,7 +61,7 @@ class Sizes:
   num_query: int = 10  # Q, rows a task is judged on.
   num_features: int = 8  # F; half are a task's constants.
   embedding_dim: int = 32  # D.
-  widths: tuple[int, ...] = (128, 64, 1)  # Of the MLP.
+  widths: tuple[int, ...] = (128, 64, 1)  # MLP widths.
   num_embeddings: int = 2000  # Ids of each feature.
 
   @property
@@ -187,10 +187,10 @@ def places(case: Case, num_distinct: int) -> np.ndarray:
 class DLRMCase:
   """Sizes of the problem."""
 
-  num_rows: int = 1_000_000  # Of all tables together.
+  num_rows: int = 1_000_000  # Rows of all tables.
   num_features: int = 26  # F, and as many tables.
   embedding_dim: int = 16  # D.
-  widths: tuple[int, ...] = (256, 128, 1)  # Of the MLP.
+  widths: tuple[int, ...] = (256, 128, 1)  # MLP widths.
   batch_size: int = 8192  # B.
   num_batches: int = 8  # Distinct ones, in turns.
   zipf: float = 1.2  # Exponent of the distribution of ids.

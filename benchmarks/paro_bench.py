@@ -69,23 +69,13 @@ _LOSS_TOLERANCE = 2e-3
 class Config:
   """Flags."""
 
-  codes: Annotated[
-    tuple[str, ...],
-    'PaRO codes; empty: GGG NGG NNG III NII NIG IIG IGG NNN, with several'
-    ' --hosts IIG NIG NGG GGG.',
-  ] = ()
-  peers: Annotated[
-    tuple[str, ...] | None,
-    f'Any of {", ".join(paro_peers.PEERS)}; none: both, with several --hosts'
-    ' neither.',
-  ] = None
+  codes: Annotated[tuple[str, ...], 'PaRO codes; empty: usual ones.'] = ()
+  peers: Annotated[tuple[str, ...] | None, 'none: usual ones.'] = None
   hosts: Annotated[tuple[int, ...], 'Hosts; several: scaling.'] = (4,)
   devices_per_host: Annotated[int, 'Devices of each.'] = 2
   uplink_mbps: Annotated[float, 'Uplinks, Mbit/s.'] = 300.0
   rounds: Annotated[int, 'Timed steps of each code.'] = 3
-  collectives: Annotated[
-    str, "Trainer(collectives=...); empty: the Trainer's default."
-  ] = ''
+  collectives: Annotated[str, 'As for Trainer; empty: default.'] = ''
   timeout_s: Annotated[float, 'Ends a run that hangs.'] = 1800.0
   sizes: paro_problem.Sizes = paro_problem.Sizes()
 

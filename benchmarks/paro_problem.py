@@ -25,7 +25,7 @@ class Sizes:
   embed_dim: int = 320  # A multiple of 64; the MLP is 8/3 as wide.
   num_layers: int = 3
   vocab_size: int = 1024
-  num_tokens: int = 128  # Of a sequence; a micro-batch of a device.
+  num_tokens: int = 128  # Tokens of a sequence.
   num_micro_batches: int = 8
 
   @property

@@ -80,9 +80,7 @@ class Config:
   straggler_steps: Annotated[int, 'Steps of the job with equal parts.'] = 150
   straggler_repeats: Annotated[int, 'Runs of each.'] = 1
   cpu_share: Annotated[float, 'Cores of a host that is not slow.'] = 0.4
-  text: Annotated[str, 'Folder of launch/prepare_text.py; made if absent.'] = (
-    'data/shakespeare'
-  )
+  text: Annotated[str, 'Prepared text; made if absent.'] = text_job.DATA
 
 
 def ideal_s(

@@ -15,6 +15,7 @@ from antjax.data import output_folder, records, text
 from antjax.shards import record_source
 
 WORKER = 'benchmarks.text_worker'
+DATA = 'data/shakespeare'
 # Files in the folder of a run: a worker is to raise; the storm is over.
 RAISE, OVER = 'raise', 'over'
 
@@ -25,18 +26,18 @@ class Job:
 
   data: str  # Folder of launch/prepare_text.py.
   out: str  # Folder for what workers write.
-  num_sequences: int  # Of an epoch.
+  num_sequences: int  # Sequences of an epoch.
   num_epochs: int = 1
   replay: str = ''  # File with the steps to repeat; empty: train.
   has_witness: bool = True  # See `chaos_witness`.
   paro: str = 'NNG'  # An elastic code.
   seq_len: int = 32  # Tokens of a sequence.
   rows: int = 2  # Sequences of a micro-batch.
-  num_micro_batches: int = 2  # Of each worker in a step.
+  num_micro_batches: int = 2  # Micro-batches of a worker.
   dim: int = 32  # Width of the model.
   num_layers: int = 1
   shard_size: int = 16  # Sequences of a lease.
-  checkpoint_every: int = 5  # Steps.
+  checkpoint_every: int = 5  # Steps between checkpoints.
   step_s: float = 0.03  # Least time of a step, until the storm is over.
 
   @property
