@@ -11,9 +11,9 @@ machine, each served by a process of its own (`coordinator_sides`):
   reply; replies of one moment share it) and tokens. A round trip is one
   Exchange: the last shard consumed, the next one leased.
 - peer: DLRover's local master as it comes, and once more with its log off
-  (`quiet_peer`), in an environment of its own that is made in `--peer_venv`
-  from requirements-bench-dlrover.txt. A round trip is two calls, report and
-  get, on its own stub. It has no journal and no tokens.
+  (`quiet_peer`), in an environment of its own, which `make peers-dlrover` sets
+  up. A round trip is two calls, report and get, on its own stub. It has no
+  journal and no tokens.
 - echo: a grpc.aio server that answers the same Exchange without doing anything:
   the bound of any coordinator in Python on this gRPC.
 
@@ -43,13 +43,15 @@ import os
 import pathlib
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from typing import Annotated, Any
 
-from benchmarks import coordinator_sides, harness
+from benchmarks import coordinator_sides, harness, machine
 from benchmarks.coordinator_sides import Side
 
+_PEER_PYTHON = machine.ROOT / '.venv-dlrover' / 'bin' / 'python'
 _HEADLINE = 64
 _BATCH = 8
 
@@ -66,7 +68,6 @@ class Config:
   million: Annotated[int, 'Shards of that case; 0: leave it out.'] = 1_000_000
   with_kill: Annotated[bool, 'Run that case.'] = True
   with_peer: Annotated[bool, 'Run the peer.'] = True
-  peer_venv: Annotated[str, 'Environment of the peer.'] = '.cache/dlrover'
   journal_folder: Annotated[str | None, 'none: temporary.'] = None
 
 
@@ -224,6 +225,10 @@ def _run(config: Config, sides: Sequence[Side], facts: dict[str, Any]) -> None:
 
 
 def main(config: Config) -> None:
+  if config.with_peer and not _PEER_PYTHON.exists():
+    sys.exit(
+      'The peer needs DLRover: run `make peers-dlrover`, or give --nowith_peer.'
+    )
   facts = harness.start(python=platform.python_version())
   with contextlib.ExitStack() as stack:
     folder = pathlib.Path(
@@ -237,7 +242,7 @@ def main(config: Config) -> None:
       coordinator_sides.Echo(folder / 'echo'),
     ]
     if config.with_peer:
-      python = coordinator_sides.peer_python(pathlib.Path(config.peer_venv))
+      python = str(_PEER_PYTHON)
       for name, level in (('peer', 'INFO'), ('quiet_peer', 'ERROR')):
         sides.append(coordinator_sides.Peer(folder / name, name, python, level))
     for side in sides:

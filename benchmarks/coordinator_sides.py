@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The servers that `coordinator_bench` compares, each with its fake workers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import contextlib
 import json
 import os
@@ -262,27 +262,3 @@ class Peer(Side):
       'reported_shards': block['shards'],
       'answers_after_kill': kept,
     }
-
-
-def peer_python(venv: pathlib.Path) -> str:
-  """Returns the interpreter of the peer's environment; makes that if needed."""
-  python = venv.absolute() / 'bin' / 'python'
-  requirements = coordinator_peers.REQUIREMENTS
-  stamp = venv / 'requirements.txt'
-  wanted = requirements.read_text()
-  if not stamp.exists() or stamp.read_text() != wanted:
-    print(f'coordinator_bench: makes {venv} for DLRover.', file=sys.stderr)
-    pip = [str(python), '-m', 'pip', '--disable-pip-version-check', '--quiet']
-    _run([sys.executable, '-m', 'venv', '--clear', str(venv)])
-    _run([*pip, 'install', '-r', str(requirements)])
-    stamp.write_text(wanted)
-  return str(python)
-
-
-def _run(command: Sequence[str]) -> None:
-  done = subprocess.run(command, stdout=sys.stderr)
-  if done.returncode:
-    raise RuntimeError(
-      f'{" ".join(command)} failed with exit code {done.returncode}; its output'
-      ' is above. Without DLRover: --nowith_peer.'
-    )

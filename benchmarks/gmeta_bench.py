@@ -123,9 +123,7 @@ def _line(
     'case': {name: result[name] for name in _SHOWN},
     'uplink_mbps': uplink,
     'step_s': step_s,
-    'examples_per_s_per_host': round(
-      case.examples_per_device * num_devices / step_s
-    ),
+    'examples_per_s_per_host': round(case.num_examples * num_devices / step_s),
     'inter_bytes_per_step': round(result['inter_bytes']),
     'wire_bytes_per_step': round(sent / num_devices),
     'planned_inter_bytes_per_step': round(_planned_bytes(case, num_devices)),

@@ -28,7 +28,7 @@ from antjax.layers import mlp
 from antjax.mesh.mesh import INTER, INTRA
 from antjax.meta import maml, meta_loss
 from antjax.train.trainer import Trainer
-from benchmarks import host_steps, step_parts
+from benchmarks import host_steps, meta_problem, step_parts
 
 # What a case may change; 'full' changes nothing.
 VARIANTS = (
@@ -42,27 +42,17 @@ VARIANTS = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Case:
-  """One case of the benchmark; sizes are those of `meta_problem.Sizes`."""
+class Case(meta_problem.Sizes):
+  """One case of the benchmark; a device has so many tasks."""
 
   variant: str = 'full'  # Name from `VARIANTS`.
   level: str = 'global'  # Level of the tables.
   num_hosts: int = 1
   num_rows: int = 1_000_000  # Rows of all tables.
-  num_tasks: int = 32  # Tasks of a device.
-  num_support: int = 20
-  num_query: int = 10
-  num_features: int = 8
-  embedding_dim: int = 32
-  widths: tuple[int, ...] = (128, 64, 1)
 
   @property
   def features(self) -> tuple[str, ...]:
     return tuple(f'f{i}' for i in range(self.num_features))
-
-  @property
-  def examples_per_device(self) -> int:
-    return self.num_tasks * (self.num_support + self.num_query)
 
   def batch(self, device: int) -> dict[str, Any]:
     """One device's batch, as `antjax.meta.episodes` lays it out."""
