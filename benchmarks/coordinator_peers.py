@@ -5,8 +5,8 @@
   python -m benchmarks.coordinator_peers workers   takes orders on stdin
   python -m benchmarks.coordinator_peers kept ADDRESS
 
-run in the environment of `make peers-dlrover`: DLRover's packages get in the way of ours, so
-that neither our packages nor absl are imported here.
+run in the environment of `make peers-dlrover`: DLRover's packages get in the
+way of ours, so that neither our packages nor absl are imported here.
 
 A round trip of a fake worker is `report` of the last task and `get` of the next
 one, two calls: the peer has no call for both. They go through DLRover's own
