@@ -107,10 +107,7 @@ def measure(
       }
       for name, x in stages.items()
     },
-    'steps': {
-      'rows_per_s': round(speed),
-      'us_per_row': 1e6 / speed,
-    },
+    'steps': {'rows_per_s': round(speed), 'us_per_row': 1e6 / speed},
   }
 
 

@@ -93,10 +93,7 @@ def _master_client(address: str, node_id: int) -> Any:
 
 
 async def _make_workers(
-  address: str,
-  names: Sequence[int],
-  num_shards: int,
-  shard_size: int,
+  address: str, names: Sequence[int], num_shards: int, shard_size: int
 ) -> Sequence[coordinator_load.Worker]:
   client = await asyncio.to_thread(_master_client, address, 0)
   batch_size = max(1, shard_size // 10)

@@ -19,12 +19,7 @@ import psutil
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import host_sockets
 from antjax.elastic.client import CoordinatorClient
-from benchmarks import (
-  coordinator_peers,
-  coordinator_workers,
-  harness,
-  machine,
-)
+from benchmarks import coordinator_peers, coordinator_workers, harness, machine
 
 _START_S = 60.0
 _NUM_SHARDS = 1_000_000

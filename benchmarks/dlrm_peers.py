@@ -124,10 +124,7 @@ def _torchrec(case: meta_problem.DLRMCase, ids: np.ndarray) -> tuple:
       for name in names
     ],
     optimizer_type=RowWiseAdagrad,
-    optimizer_kwargs={
-      'lr': meta_problem.TABLE_RATE,
-      'eps': meta_problem.EPS,
-    },
+    optimizer_kwargs={'lr': meta_problem.TABLE_RATE, 'eps': meta_problem.EPS},
     device=torch.device('cpu'),
   )
   inputs = [

@@ -82,10 +82,9 @@ def make_tables(case: Case, mesh: jax.sharding.Mesh) -> Any:
     )
     for name in case.features
   ]
-  make = {
-    'no_dedup': _EveryId,
-    'two_exchanges': _TwoExchanges,
-  }.get(case.variant, EmbeddingTables)
+  make = {'no_dedup': _EveryId, 'two_exchanges': _TwoExchanges}.get(
+    case.variant, EmbeddingTables
+  )
   return make(
     specs,
     {name: name for name in case.features},

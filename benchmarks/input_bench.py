@@ -103,20 +103,14 @@ def local(path: pathlib.Path, batch: int, shard_size: int) -> MakeFn:
 
 
 def service(
-  path: pathlib.Path,
-  batch: int,
-  shard_size: int,
-  client: CoordinatorClient,
+  path: pathlib.Path, batch: int, shard_size: int, client: CoordinatorClient
 ) -> MakeFn:
   """LeasedDataset over a coordinator's ledger."""
   source = ArrayRecordSource(path)
   ledger = ServiceLedgerClient.connect(
     client,
     pb.DataSet(
-      name=path.stem,
-      num_records=len(source),
-      shard_size=shard_size,
-      seed=_SEED,
+      name=path.stem, num_records=len(source), shard_size=shard_size, seed=_SEED
     ),
   )
   dataset = LeasedDataset(source, ledger)

@@ -342,10 +342,7 @@ def main(config: Config) -> None:
     arrow, parquet = folder / 'tasks.arrow', folder / 'tasks.parquet'
     for path in (arrow, parquet):
       record_writer.write(
-        path,
-        repeated(tasks, config.copies),
-        _schema(tasks),
-        block_size=size,
+        path, repeated(tasks, config.copies), _schema(tasks), block_size=size
       )
     text = RowText(folder / 'rows.txt', tasks)
     os.sync()  # What is not on the disk yet cannot be dropped.

@@ -58,12 +58,7 @@ def _gradient_step(
 
   def task_loss(params, task_rows, support, query):
     model, rows = maml.adapt_task(
-      loss,
-      params,
-      task_rows,
-      support,
-      inner,
-      merge_fn=mlp.merge,
+      loss, params, task_rows, support, inner, merge_fn=mlp.merge
     )
     return loss(model, rows, query)
 
@@ -198,10 +193,7 @@ def _dlrm_step(
     loss_fn, optax.sgd(meta_problem.DENSE_RATE), mesh=mesh, tables=tables
   )
   batches = [
-    {
-      'ids': {'columns': np.ascontiguousarray(ids.T, np.int32)},
-      'label': label,
-    }
+    {'ids': {'columns': np.ascontiguousarray(ids.T, np.int32)}, 'label': label}
     for ids, label in zip(arrays['ids'], arrays['label'], strict=True)
   ]
   return step_parts.TrainerStep(

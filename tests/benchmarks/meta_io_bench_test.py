@@ -7,12 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from antjax.data import (
-  event_movielens,
-  movielens,
-  record_writer,
-  records,
-)
+from antjax.data import event_movielens, movielens, record_writer, records
 from antjax.meta import meta_io
 from benchmarks import meta_io_bench
 from tests.data import movielens_fixture, views
