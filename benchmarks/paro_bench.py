@@ -247,7 +247,7 @@ def main(config: Config) -> None:
     with cluster_lib.Cluster(
       hosts[-1], config.devices_per_host, config.uplink_mbps
     ) as cluster:
-      work = 'benchmarks.paro_worker:time_on_host'
+      work = 'benchmarks.paro_peers:time_on_host'
       result = cluster.report(work, order, config.timeout_s)
   except RuntimeError as error:
     sys.exit(f'paro_bench: {error}')
