@@ -73,8 +73,8 @@ class Config:
   part: Annotated[int, 'Tasks a turn of row_text; of records x 8.'] = 500
 
 
-# A turn: reads the data, and returns (seconds, tasks, rows laid out).
-Turn = Callable[[], tuple[float, int, int]]
+# What a turn returns: seconds, tasks, rows laid out.
+Turn = tuple[float, int, int]
 
 
 def repeated(
@@ -175,65 +175,52 @@ class RowText:
 
 
 def raw(path: pathlib.Path, num_tasks: int, num_rows: int) -> Turn:
-  def turn() -> tuple[float, int, int]:
-    start = time.perf_counter()
-    with open(path, 'rb', buffering=0) as file:
-      while file.read(1 << 20):
-        pass
-    return time.perf_counter() - start, num_tasks, num_rows
-
-  return turn
+  """Reads a file's bytes."""
+  start = time.perf_counter()
+  with open(path, 'rb', buffering=0) as file:
+    while file.read(1 << 20):
+      pass
+  return time.perf_counter() - start, num_tasks, num_rows
 
 
 def through_episodes(
   path: pathlib.Path,
   config: EpisodeConfig,
   block_size: int,
-  *,
   num_tasks: int | None = None,
 ) -> Turn:
   """Reads all tasks by blocks; or the first `num_tasks`, record by record."""
   as_blocks = num_tasks is None
-
-  def turn() -> tuple[float, int, int]:
-    start = time.perf_counter()
-    source: record_source.RecordSource = records.open_source(
-      path, as_blocks=as_blocks
+  start = time.perf_counter()
+  source: record_source.RecordSource = records.open_source(
+    path, as_blocks=as_blocks
+  )
+  if num_tasks is not None:
+    source = record_source.SourceRange(source, 0, num_tasks)
+  spec = LedgerSpec(len(source), block_size, seed=_SEED, num_epochs=1)
+  tasks = dataset.LeasedDataset(
+    source, LocalLedgerClient(spec), key_field='record_key'
+  )
+  if as_blocks:  # The kernel reads the next blocks beside this one's work.
+    tasks = grain.experimental.ThreadPrefetchIterDataset(
+      tasks, prefetch_buffer_size=2
     )
-    if num_tasks is not None:
-      source = record_source.SourceRange(source, 0, num_tasks)
-    spec = LedgerSpec(len(source), block_size, seed=_SEED, num_epochs=1)
-    tasks = dataset.LeasedDataset(
-      source, LocalLedgerClient(spec), key_field='record_key'
-    )
-    if as_blocks:  # The kernel reads the next blocks beside this one's work.
-      tasks = grain.experimental.ThreadPrefetchIterDataset(
-        tasks, prefetch_buffer_size=2
-      )
-    return _drain(iter(meta_io.EpisodeBatches(tasks, config)), start)
-
-  return turn
+  return _drain(iter(meta_io.EpisodeBatches(tasks, config)), start)
 
 
 def row_text(text: RowText, config: EpisodeConfig, num_tasks: int) -> Turn:
-  def turn() -> tuple[float, int, int]:
-    order = np.random.default_rng(_SEED).permutation(len(text.places))
-    start = time.perf_counter()
-    file = os.open(text.path, os.O_RDONLY)
+  """Reads some tasks line by line."""
+  order = np.random.default_rng(_SEED).permutation(len(text.places))
+  start = time.perf_counter()
+  with open(text.path, 'rb') as file:
     tasks = (
-      text.read(file, task, config.features['genres'])
+      text.read(file.fileno(), task, config.features['genres'])
       for task in order[:num_tasks].tolist()
     )
-    result = _drain(meta_io.iter_episode_batches(tasks, config), start)
-    os.close(file)
-    return result
-
-  return turn
+    return _drain(meta_io.iter_episode_batches(tasks, config), start)
 
 
-def _drain(
-  batches: Iterator[episodes.Batch], start: float
-) -> tuple[float, int, int]:
+def _drain(batches: Iterator[episodes.Batch], start: float) -> Turn:
   num_tasks = num_rows = 0
   counting = 0.0
   for batch in batches:
@@ -275,19 +262,21 @@ def _cached_share(file: int, size: int) -> float:
 
 
 def compare(
-  sides: Mapping[str, tuple[Turn, pathlib.Path]], num_turns: int, state: str
+  sides: Mapping[str, tuple[pathlib.Path, Callable[[], Turn]]],
+  num_turns: int,
+  state: str,
 ) -> dict[str, dict[str, Any]]:
   """Lets the sides take turns; returns the medians of each."""
 
-  def turn(name: str) -> tuple[float, int, int]:
-    call, path = sides[name]
+  def turn(name: str) -> Turn:
+    path, call = sides[name]
     set_cache(path, state)
     return call()
 
   turns = {name: functools.partial(turn, name) for name in sides}
   result = {}
   for name, found in harness.alternate(turns, num_turns).items():
-    path = sides[name][1]
+    path = sides[name][0]
     seconds = [took for took, *_ in found]
     took = statistics.median(seconds)
     _, num_tasks, num_rows = found[-1]
@@ -347,14 +336,14 @@ def main(config: Config) -> None:
     text = RowText(folder / 'rows.txt', tasks)
     os.sync()  # What is not on the disk yet cannot be dropped.
     few = min(8 * config.part, num_tasks)
-    one_by_one = through_episodes(arrow, in_time, size, num_tasks=few)
+    call = functools.partial
     sides = {
-      'raw': (raw(arrow, num_tasks, num_rows), arrow),
-      'meta_io': (through_episodes(arrow, in_time, size), arrow),
-      'meta_io_random': (through_episodes(arrow, at_random, size), arrow),
-      'parquet': (through_episodes(parquet, in_time, size), parquet),
-      'records': (one_by_one, arrow),
-      'row_text': (row_text(text, in_time, config.part), text.path),
+      'raw': (arrow, call(raw, arrow, num_tasks, num_rows)),
+      'meta_io': (arrow, call(through_episodes, arrow, in_time, size)),
+      'meta_io_random': (arrow, call(through_episodes, arrow, at_random, size)),
+      'parquet': (parquet, call(through_episodes, parquet, in_time, size)),
+      'records': (arrow, call(through_episodes, arrow, in_time, size, few)),
+      'row_text': (text.path, call(row_text, text, in_time, config.part)),
     }
     summary: dict[str, Any] = {'case': 'summary', 'cache': 'cold'}
     for state, suffix in (('cold', ''), ('warm', '_warm')):
