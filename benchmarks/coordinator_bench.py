@@ -48,6 +48,8 @@ import tempfile
 import time
 from typing import Annotated, Any
 
+import numpy as np
+
 from benchmarks import coordinator_sides, harness, machine
 from benchmarks.coordinator_sides import Side
 
@@ -71,20 +73,14 @@ class Config:
   journal_folder: Annotated[str | None, 'none: temporary.'] = None
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-  """Returns the smallest value that a share of them does not exceed."""
-  ordered = sorted(values)
-  return ordered[max(0, -int(-len(ordered) * share // 1) - 1)]
-
-
 def figures(blocks: Sequence[dict[str, Any]]) -> dict[str, float]:
   """Medians over the blocks of a side (see `coordinator_load.drive`)."""
   per_block = [
     {
       'round_trips_per_s': block['round_trips'] / block['wall_s'],
       'shards_per_s': block['shards'] / block['wall_s'],
-      'p50_ms': percentile(block['latencies_ms'], 0.5),
-      'p99_ms': percentile(block['latencies_ms'], 0.99),
+      'p50_ms': _percentile(block, 50),
+      'p99_ms': _percentile(block, 99),
       'server_cpu_us': block['server_cpu_s'] / block['round_trips'] * 1e6,
       'load_cpu_us': block['cpu_s'] / block['round_trips'] * 1e6,
     }
@@ -94,6 +90,11 @@ def figures(blocks: Sequence[dict[str, Any]]) -> dict[str, float]:
     key: statistics.median(one[key] for one in per_block)
     for key in per_block[0]
   }
+
+
+def _percentile(block: dict[str, Any], share: int) -> float:
+  found = np.percentile(block['latencies_ms'], share, method='inverted_cdf')
+  return float(found)
 
 
 def line_of(

@@ -19,7 +19,6 @@ import asyncio
 from collections.abc import Sequence
 import importlib
 import json
-import pathlib
 import sys
 from typing import Any
 
@@ -28,9 +27,6 @@ import grpc
 from benchmarks import coordinator_load
 
 DATA_SET = 'bench'
-REQUIREMENTS = (
-  pathlib.Path(__file__).parents[1] / 'requirements-bench-dlrover.txt'
-)
 
 
 # A local master, as `dlrover-run` starts it; a port comes behind.

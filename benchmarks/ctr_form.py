@@ -2,11 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """antjax's side of `ctr_bench`: the trainer of launch/train_clicks.py."""
 
-from collections.abc import Iterator
 import dataclasses
+import itertools
 import pathlib
 import time
-from typing import Any
 
 import jax
 import numpy as np
@@ -76,9 +75,10 @@ class Form(ctr_bench.Trained):
 
   def train(self, num_steps: int) -> float:
     start = time.perf_counter()
-    self._state = self._job.trainer.fit(
-      self._state, _Taken(self._batches), int(self._state.step) + num_steps
-    )
+    # It continues where it was, without a position to restore.
+    batches = itertools.chain(self._batches)
+    last = int(self._state.step) + num_steps
+    self._state = self._job.trainer.fit(self._state, batches, last)
     jax.block_until_ready(self._state)
     return time.perf_counter() - start
 
@@ -101,16 +101,3 @@ def _arrays(data: clicks_data.ScenarioData) -> dict[str, np.ndarray]:
         arrays[f'{split}.{short}'] = np.ascontiguousarray(clicks.column(name))
     arrays[f'{split}.label'] = clicks.label
   return arrays
-
-
-class _Taken:
-  """An iterator that continues where it was, without a position to restore."""
-
-  def __init__(self, iterator: Iterator[Any]):
-    self._iterator = iterator
-
-  def __iter__(self) -> '_Taken':
-    return self
-
-  def __next__(self) -> Any:
-    return next(self._iterator)

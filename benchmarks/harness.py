@@ -219,18 +219,6 @@ def alternate(
 # Inside a side.
 
 
-def orders() -> Iterator[tuple[dict[str, Any], Callable[[Any], None]]]:
-  """Yields (order, function that sends its reply) until stdin ends."""
-  out = os.fdopen(os.dup(1), 'w')
-  os.dup2(2, 1)  # What libraries print must not get between the replies.
-
-  def reply(content: Any) -> None:
-    print(json.dumps(content), file=out, flush=True)
-
-  for line in sys.stdin:
-    yield json.loads(line), reply
-
-
 def named(what: str) -> Any:
   """The class or function 'module:name'."""
   module, _, name = what.partition(':')
@@ -244,17 +232,20 @@ def _serve(num_threads: int) -> None:
 
     torch.set_num_threads(num_threads)
     torch.set_num_interop_threads(1)
+  out = os.fdopen(os.dup(1), 'w')
+  os.dup2(2, 1)  # What libraries print must not get between the replies.
   made: Any = None
-  for order, reply in orders():
-    do = order.pop('do')
+  for line in sys.stdin:
+    order = json.loads(line)
+    do, reply = order.pop('do'), None
     if do == 'make':
       made = None  # Its tables may be large.
       made = named(order.pop('what'))(**order)
-      reply(None)
     elif do == 'time':
-      reply(_timed(made, **order))
+      reply = _timed(made, **order)
     else:
-      reply((getattr(made, do, None) or getattr(machine, do))(**order))
+      reply = (getattr(made, do, None) or getattr(machine, do))(**order)
+    print(json.dumps(reply), file=out, flush=True)
 
 
 def _timed(
