@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from benchmarks import coordinator_bench, coordinator_load
+from benchmarks import coordinator_bench, coordinator_load, machine
 from tests.benchmarks import runs
 
 
