@@ -87,7 +87,7 @@ class Side:
   argv: tuple[str, ...] = ()  # Module and arguments.
 
   def start(self, **options: Any) -> subprocess.Popen:
-    """Warns of load; returns facts for each line."""
+    """Starts it, with options of Popen."""
     python = machine.peers_python() if self.is_peer else sys.executable
     argv = self.argv or ('benchmarks.harness', str(self.threads))
     default = PEER_ENV if self.is_peer else ANTJAX_ENV
