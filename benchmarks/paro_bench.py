@@ -10,7 +10,7 @@ Needs root and Linux (see `benchmarks.cluster`).
 
 The clock sees whole optimizer steps: 8 micro-batches, clip of the global norm,
 AdamW, fp32 throughout, states and batches in place. All codes and the peers
-(see `benchmarks.paro_peers`) train the same model on the same tokens; they take
+(see `benchmarks.paro_steps`) train the same model on the same tokens; they take
 one step each in turn, after one to warm up, and medians count, of the slowest
 host in each step. Losses must agree, or the exit status is 1.
 
@@ -55,7 +55,7 @@ from antjax.collectives import cost_model
 from antjax.mesh.paro import VALID_CODES
 from antjax.plan import planner
 from benchmarks import cluster as cluster_lib
-from benchmarks import harness, paro_peers, paro_problem
+from benchmarks import harness, paro_steps
 
 _DEFAULT_CODES = ('GGG', 'NGG', 'NNG', 'III', 'NII', 'NIG', 'IIG', 'IGG', 'NNN')
 _SCALING_CODES = ('IIG', 'NIG', 'NGG', 'GGG')
@@ -77,7 +77,7 @@ class Config:
   rounds: Annotated[int, 'Timed steps of each code.'] = 3
   collectives: Annotated[str, 'As for Trainer; empty: default.'] = ''
   timeout_s: Annotated[float, 'Ends a run that hangs.'] = 1800.0
-  sizes: paro_problem.Sizes = paro_problem.Sizes()
+  sizes: paro_steps.Sizes = paro_steps.Sizes()
 
   def cases(self) -> list[tuple[str, int]]:
     """(code or peer, hosts) of each case; exits where a flag is wrong."""
@@ -86,10 +86,10 @@ class Config:
     names = [*(self.codes or default)]
     harness.choose('codes', names, dict.fromkeys(VALID_CODES))
     if self.peers is not None:
-      harness.choose('peers', self.peers, dict.fromkeys(paro_peers.PEERS))
+      harness.choose('peers', self.peers, dict.fromkeys(paro_steps.PEERS))
       names += self.peers
     elif not is_scaling:
-      names += paro_peers.PEERS
+      names += paro_steps.PEERS
     most = max(self.hosts)
     for n in self.hosts:
       if n < 1 or most % n:
@@ -98,7 +98,7 @@ class Config:
           f' {most}; sets of {n} must fill the cluster.'
         )
     cases = [(name, n) for n in sorted(set(self.hosts)) for name in names]
-    return [(paro_peers.COMPUTE, 1), *cases]
+    return [(paro_steps.COMPUTE, 1), *cases]
 
 
 def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float | None:
@@ -118,14 +118,14 @@ def _plan(
   """The planner's view of the job; computation and messages take turns."""
   num_micro_batches = config.sizes.num_micro_batches
   return planner.plan(
-    paro_problem.param_shapes(config.sizes),
-    paro_problem.optimizer(),
+    paro_steps.param_shapes(config.sizes),
+    paro_steps.optimizer(),
     num_groups=num_hosts,
     group_size=config.devices_per_host,
     links=links,
     num_micro_batches=num_micro_batches,
     compute_s=compute_s / num_micro_batches,
-    scanned=paro_problem.is_stack,
+    scanned=paro_steps.is_stack,
     overlap=False,
   )
 
@@ -175,7 +175,7 @@ def _summary(
   ours = [x for x in lines if x['predicted_s'] and x['hosts'] == num_hosts]
   best = min(ours, key=lambda x: x['step_s'])
   param_bytes = 4 * sum(
-    x.size for x in jax.tree.leaves(paro_problem.param_shapes(config.sizes))
+    x.size for x in jax.tree.leaves(paro_steps.param_shapes(config.sizes))
   )
   uplink = config.uplink_mbps * 1e6 / 8
   # Every step must add up the gradients of all hosts.
@@ -218,7 +218,7 @@ def _disagreement(cases: Sequence[dict[str, Any]]) -> str | None:
   """Says which losses differ by more than rounding, or None."""
   first: dict[int, dict[str, Any]] = {}
   for case in cases:
-    if case['name'] == paro_peers.COMPUTE:
+    if case['name'] == paro_steps.COMPUTE:
       continue
     other = first.setdefault(case['num_hosts'], case)
     for step, (a, b) in enumerate(zip(case['losses'], other['losses'])):
@@ -247,7 +247,7 @@ def main(config: Config) -> None:
     with cluster_lib.Cluster(
       hosts[-1], config.devices_per_host, config.uplink_mbps
     ) as cluster:
-      work = 'benchmarks.paro_peers:time_on_host'
+      work = 'benchmarks.paro_steps:time_on_host'
       result = cluster.report(work, order, config.timeout_s)
   except RuntimeError as error:
     sys.exit(f'paro_bench: {error}')
