@@ -233,7 +233,7 @@ def line_of(case: Case, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
     if 'dedup' in found:
       line['dedup_time_ratio'] = slow_s / seconds['dedup']
-  # Of the fastest products that a form was seen to do.
+  # The fastest products that a form was seen to do are the bound.
   peak = max(x.get('peak_flops', 0) for x in found.values())
   line['flops_bound_s'] = {
     form: (x['flops'] / peak) for form, x in found.items() if 'flops' in x

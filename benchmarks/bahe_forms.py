@@ -212,7 +212,7 @@ class Form:
 
 
 def _flops(config: Config, num_tokens: int) -> float:
-  """Of one text through the layers."""
+  """FLOPs of one text through the layers."""
   total = cost.flops_per_token(config, num_tokens)
   if config.causal:  # There is no output layer here.
     total -= 6.0 * config.embed_dim * config.vocab_size

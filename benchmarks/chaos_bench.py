@@ -66,7 +66,7 @@ class Config:
   spares: Annotated[int, 'Hosts beside them; 0: there may be one less.'] = 1
   seed: Annotated[int, 'Seed of the schedule.'] = 0
   steps_per_kill: Annotated[int, 'New steps before a blow, on average.'] = 8
-  steps: Annotated[int, 'Of the data; 0: what the kills need.'] = 0
+  steps: Annotated[int, 'Steps of data; 0: what the kills need.'] = 0
   virtual_hosts: Annotated[bool | None, 'none: where possible.'] = None
   paro: Annotated[str, 'PaRO code, an elastic one.'] = 'NNG'
   text: Annotated[str, 'Prepared text; made if absent.'] = text_job.DATA

@@ -43,8 +43,8 @@ _WEIGHTS: dict[Kind, int] = {
 KILLS = tuple(_WEIGHTS)
 # Those after which all workers start again.
 ENDING = tuple(kind for kind in KILLS if kind != 'coordinator')
-_DROP_SHARE = 0.5  # Of the kills have dropped replies before them.
-_CHAIN_SHARE = 0.2  # Of the kills strike while the job is still down.
+_DROP_SHARE = 0.5  # Share of kills with dropped replies before.
+_CHAIN_SHARE = 0.2  # Share that strikes while the job is down.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,7 @@ _POLL_S = 0.01
 _STALL_S = 240.0  # Without a step; then something is wrong.
 _MAX_IN_VAIN = 25  # Generations.
 _FROZEN_S = 60.0  # At most.
-_HEAD_START_S = 1.0  # Of a worker that wakes up, before its agent does.
+_HEAD_START_S = 1.0  # A worker wakes up before its agent.
 _PROGRESS_TIMEOUT_S = 45.0
 # A test takes minutes, not days: silence is found out soon, and the restart
 # budget is no limit here. A worker that compiles makes no step for a while.

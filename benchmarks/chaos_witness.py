@@ -18,7 +18,7 @@ import optax
 
 PyTree = Any
 
-NAME = 'witness'  # Of its part of the parameters.
+NAME = 'witness'  # Its part of the parameters.
 
 
 class WitnessState(NamedTuple):

@@ -44,7 +44,7 @@ LOADERS = ('own', 'batched', 'fuxictr')
 FUXICTR_MODELS = ('deepfm', 'dcnv2')
 DIM = 16
 BATCH = 2048
-# Of the deep part; of towers; of experts.
+# Widths of the deep part, towers and experts.
 WIDTHS, TOWER_WIDTHS, EXPERT_WIDTHS = (256, 128), (64,), (128,)
 NUM_EXPERTS, NUM_SPECIFIC, NUM_LEVELS, CROSS_LAYERS = 4, 1, 1, 3
 LEARNING_RATE = 1e-3

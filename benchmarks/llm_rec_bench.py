@@ -42,7 +42,7 @@ OURS = ('own', 'shared')
 # Peer -> antjax's form of the same negatives.
 PEERS = {'published': 'own', 'deduplicated': 'own', 'shared': 'shared'}
 _NAMES = (*(f'antjax_{x}' for x in OURS), *(f'peer_{x}' for x in PEERS))
-NUM_USERS, NUM_ITEMS = 96, 512  # Of a call that measures evaluation.
+NUM_USERS, NUM_ITEMS = 96, 512  # A call that measures evaluation.
 DOMAIN_SIZES = (8_661, 27_637)
 MAX_TITLE_TOKENS = 40
 MAX_HISTORY = 10

@@ -116,7 +116,7 @@ class Peer:
   def _shared_loss(
     self, i: int, users: Sequence[np.ndarray], target: np.ndarray
   ) -> torch.Tensor:
-    """Of all targets and shared items those of the domain, unseen."""
+    """Scores targets and shared items of the domain that are unseen."""
     problem = self._problem
     ids = np.unique(np.append(target, problem['shared'][i]))
     user = self._sorted(users, _USER_GROUP)

@@ -44,7 +44,7 @@ _DLRM_PEERS = ('tbe', 'torchrec')
 _PEERS = (*_META_PEERS, *_DLRM_PEERS)
 # float32 sums of some thousand terms in another order, through two gradients.
 _LOSS_RTOL = 1e-5
-_GRAD_TOLERANCE = 2e-4  # Of the largest entry of a gradient.
+_GRAD_TOLERANCE = 2e-4  # Relative to the largest entry of a gradient.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,8 @@ import numpy as np
 
 from benchmarks import harness
 
-LEARNING_RATE = 0.1  # Of the inner loop.
-# Of the steps that end with optimizers.
+LEARNING_RATE = 0.1  # Inner loop.
+# Optimizers of whole steps.
 TABLE_RATE = 0.02
 DENSE_RATE = 0.05
 EPS = 1e-8
@@ -88,7 +88,7 @@ class Case:
   adapted: str  # 'mlp' or 'all'.
   order: int
   inner_steps: int
-  num_rows: int = 0  # Of the table; 0: the rows of the batch alone.
+  num_rows: int = 0  # Table rows; 0: the rows of the batch alone.
 
   @property
   def name(self) -> str:

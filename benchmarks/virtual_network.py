@@ -29,7 +29,7 @@ import time
 _NAME = re.compile(r'antjax(\d+)x\d+')
 _ETC = pathlib.Path('/etc/netns')
 _CPU_PERIOD_US = 20_000
-_MIN_CPU_QUOTA_US = 1000  # Of the kernel.
+_MIN_CPU_QUOTA_US = 1000  # The kernel's.
 _KILL_WAIT_S = 10.0
 # A token bucket must hold a whole segment that the kernel hands over at once
 # (64 KiB), or it is cut up, which costs CPU time.
