@@ -184,9 +184,15 @@ def _kill(sides: Sequence[Side], seconds: float) -> dict[str, Any]:
   return line
 
 
-def _run(config: Config, sides: Sequence[Side], facts: dict[str, Any]) -> None:
+def _run(
+  config: Config,
+  antjax: coordinator_sides.Antjax,
+  others: Sequence[Side],
+  facts: dict[str, Any],
+) -> None:
   """Prints the line of each case, and the summary."""
   summary: dict[str, Any] = {'case': 'summary'}
+  sides = [antjax, *others]
 
   def emit(line: dict[str, Any], *keys: str, **renamed: str) -> None:
     """Prints a line; some of its figures are of the summary too."""
@@ -218,7 +224,7 @@ def _run(config: Config, sides: Sequence[Side], facts: dict[str, Any]) -> None:
     line, shards_per_s='batch_shards_per_s', shards_ratio='batch_shards_ratio'
   )
   if config.million:
-    emit(_million(sides[0], config.million), 'peak_bytes')
+    emit(_million(antjax, config.million), 'peak_bytes')
   if config.with_kill:
     keys = ('kept_after_kill', 'peer_kept_after_kill', 'back_after_s')
     emit(_kill(two, 2 * config.seconds), *keys)
@@ -238,18 +244,18 @@ def main(config: Config) -> None:
       )
     )
     facts['fsyncs_per_s'] = fsyncs_per_s(folder)
-    sides: list[Side] = [
-      coordinator_sides.Antjax(folder / 'antjax'),
-      coordinator_sides.Echo(folder / 'echo'),
-    ]
+    antjax = coordinator_sides.Antjax(folder / 'antjax')
+    others: list[Side] = [coordinator_sides.Echo(folder / 'echo')]
     if config.with_peer:
       python = str(_PEER_PYTHON)
       for name, level in (('peer', 'INFO'), ('quiet_peer', 'ERROR')):
-        sides.append(coordinator_sides.Peer(folder / name, name, python, level))
-    for side in sides:
+        others.append(
+          coordinator_sides.Peer(folder / name, name, python, level)
+        )
+    for side in (antjax, *others):
       stack.callback(side.stop)
       side.start()
-    _run(config, sides, facts)
+    _run(config, antjax, others, facts)
 
 
 if __name__ == '__main__':
