@@ -100,6 +100,12 @@ def test_mixed_mode_adapts_rows_as_reverse_mode():
   )
 
 
+def whole_part(model, tables, ids, part):
+  """A part whose ids are those of whole tables."""
+  vectors = model.tables.lookup(tables, ids)
+  return {'index': {}, 'ids': ids, 'vectors': vectors, 'part': part}
+
+
 @pytest.mark.slow
 def test_adapted_rows_equal_a_copy_of_the_tables_for_each_task():
   """Ids repeat within a task and are shared by support and query."""
@@ -109,20 +115,8 @@ def test_adapted_rows_equal_a_copy_of_the_tables_for_each_task():
 
   def mean_loss(tree, ids, part):
     params, tables = tree['params'], tree['rows']
-    return task_steps.masked_mean(
-      model.loss_fn,
-      task_steps.predict(
-        model,
-        model.merge_fn(params),
-        {},
-        {
-          'index': {},
-          'ids': ids,
-          'vectors': model.tables.lookup(tables, ids),
-          'part': part,
-        },
-      ),
-      {'part': part},
+    return task_steps.task_loss(
+      model, (model.merge_fn(params), {}), whole_part(model, tables, ids, part)
     )
 
   everything = dataclasses.replace(inner, adapt=lambda name: True)
@@ -134,14 +128,15 @@ def test_adapted_rows_equal_a_copy_of_the_tables_for_each_task():
         lambda x, t=t: jnp.asarray(x[t]),
         (batch['ids']['s8'], batch['episodes']['s8']),
       )
-      adapted = maml.adapt(
-        lambda tree, _, ids=ids, parts=parts: mean_loss(
-          tree, ids['support'], parts['support']
+      problem = maml.Problem(
+        loss_fn=lambda tree, _, part, ids=ids: mean_loss(
+          tree, ids['support'], part
         ),
-        {'params': params, 'rows': rows},
-        parts['support'],
-        everything,
+        params={'params': params, 'rows': rows},
+        support=parts['support'],
+        inner=everything,
       )
+      adapted, _ = maml.adapt_task(problem)
       losses.append(mean_loss(adapted, ids['query'], parts['query']))
     return jnp.stack(losses).mean()
 
@@ -194,15 +189,7 @@ def test_joint_loss_counts_every_row_once():
     }
     ids = jax.tree.map(jnp.asarray, ids)
     prediction = task_steps.predict(
-      model,
-      model.merge_fn(params),
-      {},
-      {
-        'index': {},
-        'ids': ids,
-        'vectors': model.tables.lookup(rows, ids),
-        'part': {},
-      },
+      model, (model.merge_fn(params), {}), whole_part(model, rows, ids, {})
     )
     errors.append((prediction - record['rating']) ** 2)
   mean = np.concatenate(errors).mean()

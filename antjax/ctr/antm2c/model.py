@@ -21,7 +21,7 @@ from antjax.embedding.optimizer import Adam, RowWiseAdagrad
 from antjax.embedding.table import EmbeddingTables
 from antjax.layers import pooling
 from antjax.layers.functional import Functional
-from antjax.networks import esmm, load
+from antjax.networks import load, tasks
 from antjax.networks.fusion import Fusion, Way
 from antjax.networks.moments import moments_of, MomentSums
 from antjax.networks.network import History, Inputs, ScenarioMoments, Sizes
@@ -357,7 +357,7 @@ class ScenarioModel:
     network, x = self._inputs(params, vectors, batch)
     found = load.scores(network.model, x)
     logits = {'prediction': found}
-    if isinstance(found, esmm.Logits):
+    if isinstance(found, tasks.Logits):
       logits = found._asdict()
       logits['prediction'] = logits.pop('click')
     return {n: y.astype(jnp.float32) for n, y in logits.items()}
@@ -369,8 +369,8 @@ class ScenarioModel:
     network, x = self._inputs(params, vectors, batch)
     found = load.scores(network.model, x)
     found = jax.tree.map(lambda y: y.astype(jnp.float32), found)
-    if isinstance(found, esmm.Logits):
-      losses_B = esmm.loss(found, batch['label'], batch['conversion'])
+    if isinstance(found, tasks.Logits):
+      losses_B = tasks.esmm_loss(found, batch['label'], batch['conversion'])
     else:
       losses_B = optax.sigmoid_binary_cross_entropy(found, batch['label'])
     return losses_B, batch['weight']

@@ -20,7 +20,7 @@ from antjax.embedding.table import EmbeddingTables
 from antjax.layers import pooling
 from antjax.layers.functional import Functional
 from antjax.networks import load, network
-from antjax.networks.standalone import Standalone
+from antjax.networks.load import Standalone
 
 # Shape suffixes: B = examples, N = sequences of a user, M = places of a
 # sequence, E = embedding_dim, X = width of given user vectors.
