@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from antjax.ctr.bahe.towers import Batch, Encoded, PyTree, Tower
+from antjax.ctr.bahe.table import Batch
+from antjax.ctr.bahe.towers import Encoded, PyTree, Tower
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import RowWiseAdagrad
 from antjax.embedding.table import EmbeddingTables

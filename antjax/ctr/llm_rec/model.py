@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from antjax.ctr.llm_rec import losses, words
 from antjax.ctr.llm_rec.losses import Batch, LossConfig
-from antjax.ctr.llm_rec.texts import Pooling
+from antjax.ctr.texts import Pooling
 from antjax.embedding.lookup import take_rows
 from antjax.layers.functional import Functional
 from antjax.lm import packed, transformer

@@ -11,8 +11,9 @@ import numpy as np
 import tokenizers
 
 from antjax.ctr.llm_rec.model import LLMRec
-from antjax.ctr.llm_rec.texts import Marks, TextMaker, Titles
+from antjax.ctr.llm_rec.texts import Titles
 from antjax.ctr.llm_rec.vectors import VectorEncoder
+from antjax.ctr.texts import Marks, TextMaker
 from antjax.lm.token_cache import Tokenizer
 
 PyTree = Any

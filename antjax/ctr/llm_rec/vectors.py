@@ -9,7 +9,7 @@ import numpy as np
 
 from antjax.ctr.llm_rec import histories
 from antjax.ctr.llm_rec.model import LLMRec
-from antjax.ctr.llm_rec.texts import TextMaker
+from antjax.ctr.texts import TextMaker
 from antjax.lm.text_encoder import TextEncoder
 
 PyTree = Any
