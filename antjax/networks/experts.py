@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from antjax.layers import grouped
-from antjax.layers.experts import Experts, mix
-from antjax.layers.mlp import MLP
+from antjax.layers.mlp import Experts, mix, MLP
 from antjax.networks.deep import Deep
 from antjax.networks.network import ClickNetwork, DeepConfig, Inputs, Sizes
 from antjax.networks.towers import (

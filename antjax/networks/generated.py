@@ -10,8 +10,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from antjax.layers.experts import Experts
-from antjax.layers.mlp import MLP
+from antjax.layers.mlp import Experts, MLP
 from antjax.networks.network import ClickNetwork, DeepConfig, Inputs, Sizes
 from antjax.networks.towers import row_of_scenario, ScenarioLinear
 

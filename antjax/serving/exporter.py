@@ -28,7 +28,7 @@ class Exported:
   """A model to be written.
 
   Attributes:
-    functions: name -> serialized function, see `functions.export_functions`.
+    functions: name -> serialized function, see `functions.exported`.
     params: dense parameters by name.
     tables: name -> float32 [V, D], rows by id.
     features: feature -> {'table', 'num_ids', 'max_values', 'embedding_dim'}.

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from antjax.layers.experts import Experts, mix
-from antjax.layers.mlp import MLP
+from antjax.layers.mlp import Experts, mix, MLP
 
 
 def random(*shape, seed=0):
