@@ -232,23 +232,15 @@ def _log_short(name, num_short, config):
 
 
 def iter_episode_batches(
-  records: Iterable[episodes_lib.Record],
-  config: EpisodeConfig,
-  *,
-  first_key: int = 0,
+  records: Iterable[episodes_lib.Record], config: EpisodeConfig
 ) -> Iterator[episodes_lib.Batch]:
   """Yields the batches of records in memory, e.g. for an evaluation.
 
-  The last ones may be partly empty.
-
-  Args:
-    records: Records (see `episodes.block_of`).
-    config: Layout and split.
-    first_key: Key of the first record; the others count on. Another one draws
-      other random splits.
+  The last ones may be partly empty. Records, as of `episodes.block_of`, are
+  keyed by their number, which draws their random split.
   """
   packer = Packer(config)
-  num_short, records, key = 0, iter(records), first_key
+  num_short, records, key = 0, iter(records), 0
   while group := list(itertools.islice(records, _GROUP)):
     keys = range(key, key + len(group))
     tasks = task_block.split(episodes_lib.block_of(group, config, keys), config)

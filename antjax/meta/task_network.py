@@ -168,7 +168,7 @@ class RatingLevels:
     """
     logits_BL = self.logits(outputs)
     levels = jnp.asarray(self.levels, logits_BL.dtype)
-    target = jnp.argmin(jnp.abs(rating_B[..., None] - levels), axis=-1)
+    target = jnp.argmin(jnp.abs(jnp.subtract.outer(rating_B, levels)), axis=-1)
     return jax.nn.logsumexp(logits_BL, axis=-1) - pick(logits_BL, target)
 
   def logits(self, outputs: jax.Array) -> jax.Array:

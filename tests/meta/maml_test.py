@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from antjax.meta import maml
+from tests.meta import small_tasks
 
 # Central differences with step 1e-5 in float64 are good to about 1e-8.
 DIFFERENCE_STEP = 1e-5
@@ -74,11 +75,7 @@ def finite_differences(fn, tree):
 
 
 def assert_close(left, right, rtol):
-  jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol),
-    left,
-    right,
-  )
+  small_tasks.assert_close(left, right, rtol=rtol, atol=rtol)
 
 
 @pytest.mark.parametrize('num_steps', [1, 3])

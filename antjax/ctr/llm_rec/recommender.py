@@ -37,7 +37,6 @@ class VectorEncoder(TextEncoder):
     *,
     max_history: int = 10,
     compute_dtype: Any = np.float32,
-    tokens_per_batch: int | None = None,
   ):
     """Puts the parameters on the devices; compiles nothing yet.
 
@@ -48,16 +47,11 @@ class VectorEncoder(TextEncoder):
       max_history: Newest items of a history that make a user's text.
       compute_dtype: Dtype of the parameter copy used to compute; vectors are
         float32.
-      tokens_per_batch: See `TextEncoder`.
     """
     self._texts, self._dtype = texts, compute_dtype
     self._max_history = max_history
     super().__init__(
-      model.encode,
-      params,
-      dim=model.dim,
-      max_tokens=texts.max_tokens,
-      tokens_per_batch=tokens_per_batch,
+      model.encode, params, dim=model.dim, max_tokens=texts.max_tokens
     )
 
   def hold(self, params: PyTree) -> None:
