@@ -3,6 +3,7 @@
 """Multi-layer perceptrons, one or several side by side, and mixtures."""
 
 from collections.abc import Callable, Sequence
+import functools
 import itertools
 
 from flax import nnx
@@ -10,6 +11,13 @@ import jax
 import jax.numpy as jnp
 
 # Shape suffixes: B = rows, E = experts, I = input width, O = output width.
+
+
+def linears(sizes: Sequence[int], *, rngs: nnx.Rngs) -> nnx.List[nnx.Linear]:
+  """Layers from each of the sizes to the next."""
+  return nnx.List(
+    nnx.Linear(i, o, rngs=rngs) for i, o in itertools.pairwise(sizes)
+  )
 
 
 class MLP(nnx.Module):
@@ -34,10 +42,7 @@ class MLP(nnx.Module):
         f'MLP(in_features={in_features}, widths={tuple(widths)}): every width'
         ' must be positive and there must be at least one layer.'
       )
-    self.layers = nnx.List(
-      nnx.Linear(i, o, rngs=rngs)
-      for i, o in itertools.pairwise((in_features, *widths))
-    )
+    self.layers = linears((in_features, *widths), rngs=rngs)
     self.activation = activation
     self.activate_last = activate_last
 
@@ -73,7 +78,10 @@ class Experts(nnx.Module):
     widths: Sequence[int],
     *,
     rngs: nnx.Rngs,
+    make: Callable[[int, int], nnx.Module] | None = None,
   ):
+    """Makes the layers, by `make` where they are not linear ones."""
+    make = make or functools.partial(nnx.Linear, rngs=rngs)
     if num_experts < 1 or in_features < 1 or not widths or min(widths) < 1:
       raise ValueError(
         f'Experts(num_experts={num_experts}, in_features={in_features},'
@@ -82,18 +90,18 @@ class Experts(nnx.Module):
       )
     self.num_experts = num_experts
     self.out_features = widths[-1]
-    self.first = nnx.Linear(in_features, num_experts * widths[0], rngs=rngs)
+    self.first = make(in_features, num_experts * widths[0])
     self.rest = nnx.List(
-      nnx.List(nnx.Linear(i, o, rngs=rngs) for _ in range(num_experts))
+      nnx.List(make(i, o) for _ in range(num_experts))
       for i, o in itertools.pairwise(widths)
     )
 
-  def __call__(self, x_BI: jax.Array) -> jax.Array:
-    """[B, E, O] of [B, I]."""
-    x = jax.nn.relu(self.first(x_BI))
-    for layer in self.rest:
+  def __call__(self, x_BI: jax.Array, *args: jax.Array) -> jax.Array:
+    """[B, E, O] of [B, I] and what else the layers take."""
+    x = jax.nn.relu(self.first(x_BI, *args))
+    for layers in self.rest:
       parts = jnp.split(x, self.num_experts, axis=1)
-      y = [linear(part) for linear, part in zip(layer, parts, strict=True)]
+      y = [layer(part, *args) for layer, part in zip(layers, parts)]
       x = jax.nn.relu(jnp.concatenate(y, axis=1))
     return x.reshape(x.shape[0], self.num_experts, self.out_features)
 

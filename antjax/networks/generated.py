@@ -10,7 +10,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from antjax.layers.mlp import Experts, MLP
+from antjax.layers.mlp import Experts, linears, MLP
 from antjax.networks.network import ClickNetwork, DeepConfig, Inputs, Sizes
 from antjax.networks.towers import row_of_scenario, ScenarioLinear
 
@@ -88,10 +88,7 @@ class PEPNet(ClickNetwork):
     self.pp_gates = nnx.List(
       nnx.Linear(hidden, size, rngs=rngs) for size in config.widths
     )
-    self.layers = nnx.List(
-      nnx.Linear(i, o, rngs=rngs)
-      for i, o in itertools.pairwise((width, *config.widths, 1))
-    )
+    self.layers = linears((width, *config.widths, 1), rngs=rngs)
 
   def __call__(self, x: Inputs) -> jax.Array:
     scenario_BD = x.joined(self.scenario_fields)
@@ -145,9 +142,7 @@ class AdaSparse(ClickNetwork):
     self.pruners = nnx.List(
       nnx.Linear(known + width, width, rngs=rngs) for width in widths
     )
-    self.layers = nnx.List(
-      nnx.Linear(i, o, rngs=rngs) for i, o in itertools.pairwise((*widths, 1))
-    )
+    self.layers = linears((*widths, 1), rngs=rngs)
 
   def __call__(self, x: Inputs) -> jax.Array:
     scenario_BD = x.joined(self.scenario_fields)
@@ -226,10 +221,8 @@ class HAMUR(ClickNetwork):
 
   def __init__(self, sizes: Sizes, config: Config, *, rngs: nnx.Rngs):
     self.hyper = core_network(sizes.flat_width, config, rngs=rngs)
-    self.layers = nnx.List(
-      nnx.Linear(i, o, rngs=rngs)
-      for i, o in itertools.pairwise((sizes.flat_width, *config.widths, 1))
-    )
+    widths = sizes.flat_width, *config.widths, 1
+    self.layers = linears(widths, rngs=rngs)
     self.adapters = nnx.List(
       Adapter(sizes.num_scenarios, width, config, rngs=rngs)
       for width in config.widths
