@@ -217,7 +217,7 @@ def plan_of(model_class, **kwargs):
 )
 @pytest.mark.parametrize('order', [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize(
-  'num_steps', [pytest.param(1, marks=pytest.mark.slow), 3]
+  'num_steps', [2, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 3))]
 )
 def test_low_rank_equals_plain(num_steps, order, adapt):
   # Each leaf has another rate, and so has a bias not that of its kernel.

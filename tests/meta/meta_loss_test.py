@@ -164,22 +164,18 @@ def test_joint_loss_counts_every_row_once():
     params, rows, batch, None
   )
   assert small_tasks.by_task(batch, weights) == {0: 5.0, 1: 9.0, 2: 6.0, 3: 4.0}
-  errors = []
-  for record in small_tasks.make_records():
-    n = len(record['rating'])
-    ids = {
-      'item': record['item'],
-      'genres': record['genres'],
-      'user': np.full(n, record['user']),
-    }
-    ids = jax.tree.map(jnp.asarray, ids)
-    prediction = task_steps.predict(
-      model, (model.merge_fn(params), {}), whole_part(model, rows, ids, {})
-    )
-    errors.append((prediction - record['rating']) ** 2)
-  mean = np.concatenate(errors).mean()
+  records = small_tasks.make_records()
+  ids = {
+    name: np.concatenate([r[name] for r in records])
+    for name in ('item', 'genres')
+  }
+  sizes = [len(r['rating']) for r in records]
+  ids['user'] = np.repeat([r['user'] for r in records], sizes)
+  part = whole_part(model, rows, jax.tree.map(jnp.asarray, ids), {})
+  prediction = task_steps.predict(model, (model.merge_fn(params), {}), part)
+  errors = prediction - np.concatenate([r['rating'] for r in records])
   np.testing.assert_allclose(
-    (losses * weights).sum() / weights.sum(), mean, rtol=1e-5
+    (losses * weights).sum() / weights.sum(), (errors**2).mean(), rtol=1e-5
   )
 
 
