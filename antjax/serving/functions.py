@@ -20,7 +20,7 @@ from antjax.embedding.table import EmbeddingTables
 from antjax.meta import maml, meta_loss
 from antjax.meta.recommender import MetaRecommender
 from antjax.serving import exporter
-from antjax.train.state import leaf_names
+from antjax.train.state import named_leaves
 
 # Shape suffixes: T = tasks, S = support rows, Q = query rows, K = values of a
 # multi-hot feature, D = embedding width, N = ids of a task.
@@ -115,7 +115,8 @@ def _functions(
     adaptation.
   """
   by_path, treedef = jax.tree.flatten_with_path(params)
-  names = leaf_names([path for path, _ in by_path])
+  flat = {n: np.asarray(x) for n, x in named_leaves(by_path)}
+  names = tuple(flat)
   model = dataclasses.replace(model, tables=_GivenVectors())
   inner = dataclasses.replace(inner, map_size=0)  # All tasks at once.
   still = dataclasses.replace(inner, num_steps=0)
@@ -157,8 +158,6 @@ def _functions(
     nobody |= {'label': zero, 'mask': zero}
     return run(still_fn, flat, nobody, query, False)
 
-  leaves = [np.asarray(leaf) for _, leaf in by_path]
-  flat = dict(zip(names, leaves, strict=True))
   return {'adapt': adapt, 'predict': predict}, flat
 
 

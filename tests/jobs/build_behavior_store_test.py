@@ -26,7 +26,7 @@ from antjax.jobs import script
 from antjax.jobs.bahe import build_store as build_behavior_store
 from antjax.jobs.bahe.build_store import build, Config
 from antjax.lm import pretrained_tokenizer
-from antjax.lm.token_cache import Tokenizer
+from antjax.lm.token_cache import RowTokenizer
 from tests.ctr.bahe import small_vocabulary
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -66,7 +66,9 @@ def config(tmp_path, model):
 
 def expected_rows(model, texts, num_low=1):
   folder, lm_config, params = model
-  tokenizer = Tokenizer(pretrained_tokenizer.load_tokenizer(folder), MAX_TOKENS)
+  tokenizer = RowTokenizer(
+    pretrained_tokenizer.load_tokenizer(folder), MAX_TOKENS
+  )
   encoder = Encoder(lm_config, params, num_low=num_low, max_tokens=MAX_TOKENS)
   return encoder(*tokenizer(texts))
 

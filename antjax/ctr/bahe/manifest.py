@@ -8,7 +8,7 @@ import re
 from typing import Any, get_args, Literal, Self
 
 from antjax.lm import fingerprint
-from antjax.lm.fingerprint import Vocabulary
+from antjax.lm.fingerprint import TextRows
 
 FILE_NAME = 'manifest.json'
 Dtype = Literal['float16', 'bfloat16', 'int8']
@@ -83,7 +83,7 @@ class Manifest:
         ' for this in another folder (launch/build_behavior_store.py).'
       )
 
-  def check_vocabulary(self, vocabulary: Vocabulary) -> None:
+  def check_vocabulary(self, vocabulary: TextRows) -> None:
     """Refuses a vocabulary whose ids mean other texts than the rows'.
 
     Raises:

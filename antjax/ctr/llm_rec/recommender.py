@@ -15,7 +15,7 @@ from antjax.ctr.llm_rec.model import LLMRec
 from antjax.ctr.llm_rec.texts import Titles
 from antjax.ctr.texts import Marks, TextMaker
 from antjax.lm.text_encoder import TextEncoder
-from antjax.lm.token_cache import Tokenizer
+from antjax.lm.token_cache import RowTokenizer
 
 PyTree = Any
 # Shape suffixes: B = users, R = users or items, N = items with the padding, L =
@@ -143,7 +143,7 @@ class Recommender:
         f' [{len(titles)}, {model.dim}], one a title in the width of the'
         ' model.'
       )
-    self._tokenize = Tokenizer(tokenizer, limits.max_title_tokens, False)
+    self._tokenize = RowTokenizer(tokenizer, limits.max_title_tokens, False)
     self._marks, self._limits = marks, limits
     self._vectors = jax.device_put(item_vectors)
     self._encoder = TextEncoder(

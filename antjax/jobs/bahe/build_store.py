@@ -38,7 +38,7 @@ from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.jobs import job as job_lib
 from antjax.jobs import script
 from antjax.lm import fingerprint, pretrained, pretrained_tokenizer
-from antjax.lm.token_cache import Tokenizer
+from antjax.lm.token_cache import RowTokenizer
 from antjax.report.progress import Progress
 
 if TYPE_CHECKING:
@@ -200,12 +200,12 @@ def build(config: Config, agent: 'Agent | None' = None) -> int:
   return num_done
 
 
-def _encoder(config: Config) -> tuple[Encoder, Tokenizer]:
+def _encoder(config: Config) -> tuple[Encoder, RowTokenizer]:
   # The high half goes when this returns.
   lm_config, params = pretrained.load_pretrained(
     config.model, dtype=jnp.dtype(config.compute_dtype)
   )
-  tokenizer = Tokenizer(
+  tokenizer = RowTokenizer(
     pretrained_tokenizer.load_tokenizer(config.model, lm_config.vocab_size),
     config.max_tokens,
   )
