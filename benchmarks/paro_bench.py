@@ -114,7 +114,7 @@ def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float | None:
 
 def _plan(
   config: Config, links: cost_model.Links, compute_s: float, num_hosts: int
-) -> planner.Plan:
+) -> planner.ParoPlan:
   """The planner's view of the job; computation and messages take turns."""
   num_micro_batches = config.sizes.num_micro_batches
   return planner.plan(
