@@ -83,21 +83,17 @@ _BUDGETS = {
 # What does not keep a rule yet, with the most that is let through. Only ever
 # make these smaller.
 _OVER_BUDGET = {
-  'antjax/ctr': 5_580,
+  'antjax/ctr': 5_300,
   'antjax/data': 11_280,
-  'antjax/elastic': 9_360,
-  'antjax/jobs': 10_860,
-  'antjax/meta': 3_240,
+  'antjax/jobs': 10_720,
   'antjax/metrics': 1_520,
-  'antjax/networks': 2_735,
-  'antjax/report': 1_525,
-  'antjax/shards': 2_620,
+  'antjax/shards': 2_540,
   'antjax/train': 4_560,
-  'benchmarks': 11_860,
+  'benchmarks': 10_290,
   'tests': 49_980,
 }
 _CIRCLES = {}
-_TWICE = frozenset('Block Counts Layout Model Run Source'.split())
+_TWICE = frozenset('Block Counts Layout Model Source'.split())
 _MAX_SCRIPT_LINES = 60
 _FORBIDDEN_THERE = {'flax', 'grain', 'jax', 'jaxlib', 'optax', 'orbax'}
 

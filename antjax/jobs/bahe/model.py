@@ -13,14 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from antjax.ctr import tuning
-from antjax.ctr.bahe import full_text, row_towers
+from antjax.ctr.bahe import full_text
 from antjax.ctr.bahe import table as table_lib
 from antjax.ctr.bahe.full_text import FullTextTower
 from antjax.ctr.bahe.model import ClickModel
-from antjax.ctr.bahe.row_towers import DedupTower
-from antjax.ctr.bahe.sequences import SequenceEncoder
 from antjax.ctr.bahe.store import BehaviorStore
-from antjax.ctr.bahe.towers import PyTree, Tower
+from antjax.ctr.bahe.towers import (
+  DedupTower,
+  PyTree,
+  SequenceEncoder,
+  StoreTower,
+  Tower,
+)
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
 from antjax.jobs import trainer as trainer_lib
@@ -84,7 +88,7 @@ def build(config: Config, job: job_lib.Job, clicks: Clicks) -> BuiltClickModel:
       targets=config.lora_targets,
     )
   constants, table_level = None, 'none'
-  if isinstance(tower, row_towers.StoreTower):
+  if isinstance(tower, StoreTower):
     constants = tower.table.constants
     if isinstance(tower.table, table_lib.SplitTable):
       is_intra = tower.table.exchange.axes == (INTRA,)
@@ -134,7 +138,7 @@ def _made_of(config: Config, clicks: Clicks) -> dict[str, Any]:
 
 def _store_tower(
   config: Config, job: job_lib.Job, clicks: Clicks, lm_config: LMConfig
-) -> row_towers.StoreTower:
+) -> StoreTower:
   store = BehaviorStore.open(config.store)
   manifest = store.manifest
   manifest.check(
@@ -177,9 +181,7 @@ def _store_tower(
     inside_groups=job.agent is not None,
   )
   logging.info('%s', said)
-  return row_towers.StoreTower(
-    sequence_encoder(config, clicks, lm_config, num_low), table
-  )
+  return StoreTower(sequence_encoder(config, clicks, lm_config, num_low), table)
 
 
 def _max_distinct(config: Config, clicks: Clicks) -> int:
@@ -246,7 +248,7 @@ def activation_bytes(config: Config, model: ClickModel, clicks: Clicks) -> int:
       text.num_tokens,
       dtype,
     )
-  if not isinstance(model.tower, row_towers.StoreTower | DedupTower):
+  if not isinstance(model.tower, StoreTower | DedupTower):
     return 0
   encoder = model.tower.encoder
   high = encoder.high

@@ -15,7 +15,8 @@ from antjax.ctr import tuning
 from antjax.ctr.llm_rec import packing
 from antjax.ctr.llm_rec.inputs import TrainingInputs
 from antjax.ctr.llm_rec.model import LLMRec
-from antjax.ctr.llm_rec.texts import marks_of, TextMaker, Titles
+from antjax.ctr.llm_rec.texts import marks_of, Titles
+from antjax.ctr.texts import TextMaker
 from antjax.data.sequence_data import SequenceData
 from antjax.jobs import identity as run_identity
 from antjax.jobs.llm_rec.config import Config
