@@ -33,6 +33,7 @@ from antjax.ctr.bahe import store
 from antjax.ctr.bahe.encode import Encoder
 from antjax.ctr.bahe.manifest import Manifest
 from antjax.ctr.bahe.store import StoreWriter
+from antjax.ctr.bahe.store_part import CHUNK_ROWS
 from antjax.data import output_folder
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.jobs import job as job_lib
@@ -76,8 +77,8 @@ class Config:
   shard_rows: Annotated[
     int,
     'Rows that are encoded, written and, with a coordinator, leased together;'
-    f' a multiple of {store.CHUNK_ROWS}. A killed process loses no more.',
-  ] = 8 * store.CHUNK_ROWS
+    f' a multiple of {CHUNK_ROWS}. A killed process loses no more.',
+  ] = 8 * CHUNK_ROWS
   coordinator: Annotated[
     str,
     'host:port of a launch/coordinator.py, which shares the work out among all'
@@ -103,10 +104,10 @@ class Config:
         f'num_low={self.num_low} must not be negative, and tokens_per_batch='
         f'{tokens} must be at least 1.'
       )
-    if self.shard_rows < 1 or self.shard_rows % store.CHUNK_ROWS:
+    if self.shard_rows < 1 or self.shard_rows % CHUNK_ROWS:
       raise ValueError(
         f'shard_rows={self.shard_rows} must be a multiple of'
-        f' {store.CHUNK_ROWS}: the store keeps whole chunks of so many.'
+        f' {CHUNK_ROWS}: the store keeps whole chunks of so many.'
       )
 
 
@@ -227,7 +228,7 @@ def _shards(
   config: Config, manifest: Manifest, total: int, agent: 'Agent | None'
 ) -> Iterator[tuple[int, int]]:
   """Ranges of rows to look at; each begins and ends with a chunk."""
-  first = manifest.rows // store.CHUNK_ROWS * store.CHUNK_ROWS
+  first = manifest.rows // CHUNK_ROWS * CHUNK_ROWS
   if agent is None:
     for start in range(first, total, config.shard_rows):
       yield start, min(start + config.shard_rows, total)
