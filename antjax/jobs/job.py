@@ -153,13 +153,16 @@ class Job:
     *,
     name: str = 'train',
     key_field: str | None = None,
+    num_epochs: int | None = None,
     **spec: Any,
   ) -> dataset.LeasedDataset:
     """Records of a source: each is read by one process, once an epoch.
 
-    Under an agent shards are leased from the coordinator; else each process has
-    a fixed share. See `antjax.Agent.dataset` for the arguments.
+    Without a number of epochs it never ends. Under an agent shards are leased
+    from the coordinator; else each process has a fixed share. See
+    `antjax.Agent.dataset` for the arguments.
     """
+    spec['num_epochs'] = num_epochs
     if self.agent is not None:
       return self.agent.dataset(source, name=name, key_field=key_field, **spec)
     client = ledger_client.LocalLedgerClient(
