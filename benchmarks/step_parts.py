@@ -92,7 +92,7 @@ def answer(
     loss: Loss of the last step.
     ids: Table -> the rows to read.
   """
-  canonical = jax.jit(trainer.tables.to_canonical)(state.tables)
+  canonical = trainer.tables.to_canonical(state.tables)
   leaves = fast_weights.named_leaves(trainer.params(state))
   rows = [np.asarray(canonical[name]['table'][i]) for name, i in ids.items()]
   return {

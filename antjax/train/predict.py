@@ -73,12 +73,11 @@ def make_predict(
   )
 
 
-def whole_params(layout: Layout, state: TrainState) -> PyTree:
-  """The user's tree, whole and unpadded on every device, masters preferred."""
-  paro, leaves = layout.paro, jax.tree.leaves(state.params)
+def make_params(layout: Layout) -> Callable[[TrainState], PyTree]:
+  """Compiles lazily to `params(state)`, see `Trainer.params`."""
+  paro = layout.paro
   at = [(leaf.spec, paro.params) for leaf in layout.leaves]
-  if state.master is not None:
-    leaves = layout.with_trained(leaves, jax.tree.leaves(state.master))
+  if layout.compute_dtype is not None:
     masters = [(spec, paro.opt_state) for spec in layout.trained_specs]
     at = layout.with_trained(at, masters)
   gather = jax.shard_map(
@@ -90,7 +89,14 @@ def whole_params(layout: Layout, state: TrainState) -> PyTree:
     in_specs=([spec.partition_spec(level) for spec, level in at],),
     out_specs=P(),
   )
-  return jax.tree.unflatten(layout.treedef, jax.jit(gather)(leaves))
+
+  def params(state: TrainState) -> PyTree:
+    leaves = jax.tree.leaves(state.params)
+    if state.master is not None:
+      leaves = layout.with_trained(leaves, jax.tree.leaves(state.master))
+    return jax.tree.unflatten(layout.treedef, gather(leaves))
+
+  return jax.jit(params)
 
 
 def evaluate(

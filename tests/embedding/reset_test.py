@@ -30,7 +30,7 @@ def make_tables(level, optimizer):
 
 
 def canonical(tables, state):
-  out = jax.jit(tables.to_canonical)(state)
+  out = tables.to_canonical(state)
   return {
     name: jax.tree.map(lambda x: np.array(x)[: spec.num_embeddings], out[name])
     for name, spec in tables.specs.items()

@@ -60,7 +60,7 @@ def start(tables, seed=0):
 
 def canonical(tables, state):
   """Name -> (table, slots), as numpy, true size."""
-  out = jax.jit(tables.to_canonical)(state)
+  out = tables.to_canonical(state)
   return {
     name: jax.tree.map(lambda x: np.array(x)[: spec.num_embeddings], out[name])
     for name, spec in tables.specs.items()

@@ -63,7 +63,7 @@ def make_batches(count=5, size=16, seed=0):
 
 
 def tables_of(trainer, state):
-  canonical = jax.jit(trainer.tables.to_canonical)(state.tables)
+  canonical = trainer.tables.to_canonical(state.tables)
   return {
     name: np.array(canonical[name]['table'])[: spec.num_embeddings]
     for name, spec in trainer.tables.specs.items()

@@ -58,8 +58,9 @@ def slow_scatters(fn, *args):
 
 
 def step_of(trainer, params, batch):
-  """A training step, whole."""
-  state = trainer.init(params)
+  """A training step, whole, and its arguments; the state is of shapes only."""
+  init = params if callable(params) else lambda key: params
+  state = jax.eval_shape(lambda: trainer.init(init))
   inputs = trainer.step_inputs(batch)
   return trainer.compiled_step(), state, inputs
 

@@ -37,7 +37,7 @@ def make(num_items, level, intra, dim=4, w=0.0):
 
 
 def rows_of(trainer, state):
-  canonical = jax.jit(trainer.tables.to_canonical)(state.tables)['item']
+  canonical = trainer.tables.to_canonical(state.tables)['item']
   num_rows = trainer.tables.specs['item'].num_embeddings
   return jax.tree.map(lambda x: np.asarray(x)[:num_rows], canonical)
 
