@@ -83,8 +83,8 @@ def language_model():
 def meta_learner():
   inner = maml.InnerLoop(adapt='all', order=2)
   sharded = oracle.Sharded(inner, antjax.make_mesh(intra=4), 'IIG', 'global')
-  inputs = sharded.trainer.step_inputs(oracle.batches_for(inner)[0])
-  return sharded.trainer.compiled_step(), sharded.state, inputs
+  batch = oracle.batches_for(inner)[0]
+  return step_of(sharded.trainer, sharded.params, batch)
 
 
 def clicks(name):
