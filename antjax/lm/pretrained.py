@@ -19,7 +19,6 @@ import safetensors.numpy
 from antjax.lm import (
   config_json,
   families,
-  gguf_file,
   gguf_model,
   safetensors_file,
   transformer,
@@ -188,7 +187,7 @@ def _open(
   path: pathlib.Path,
 ) -> tuple[pathlib.Path, Mapping[str, Any], TensorSource]:
   """(file with the config, its fields, the tensors)."""
-  file = gguf_file.find(path, CONFIG_NAME)
+  file = gguf_model.find(path, CONFIG_NAME)
   if not file.exists():
     raise FileNotFoundError(
       f'no model at {path}; python -m launch.fetch_model gets small ones.'

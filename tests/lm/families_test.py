@@ -84,7 +84,7 @@ def test_encoders_have_no_logits_and_learned_positions_an_end():
     transformer.logits(bert, tiny_models.params_of(bert), tokens[:, :4])
   params = tiny_models.params_of(opt)
   with pytest.raises(ValueError, match='41 tokens: the model has 40'):
-    transformer.encode(opt, params, tokens)
+    transformer.hidden(opt, params, tokens)
   with pytest.raises(ValueError, match='45 tokens: the model has 40'):
     generate.generate(
       opt,
@@ -95,7 +95,7 @@ def test_encoders_have_no_logits_and_learned_positions_an_end():
       num_tokens=40,
     )
   with pytest.raises(ValueError, match='token_types were given'):
-    transformer.encode(opt, params, tokens[:, :4], token_types=tokens[:, :4])
+    transformer.hidden(opt, params, tokens[:, :4], token_types=tokens[:, :4])
 
 
 @pytest.mark.parametrize(

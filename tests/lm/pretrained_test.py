@@ -57,8 +57,8 @@ def test_outputs_are_those_of_transformers(name):
 
   @jax.jit
   def run(params):
-    hidden = transformer.encode(
-      config, params, tiny_models.TOKENS, mask=jnp.asarray(tiny_models.MASK)
+    hidden = transformer.hidden(
+      config, params, tiny_models.TOKENS, jnp.asarray(tiny_models.MASK)
     )
     scores = blocks.unembed(config, params, hidden) if config.causal else None
     return hidden, scores

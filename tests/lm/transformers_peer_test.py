@@ -30,7 +30,7 @@ def test_hidden_states_and_logits_are_theirs(name, tmp_path):
     tmp_path, config, tiny_models.TOKENS, tiny_models.MASK
   )
   real = tiny_models.MASK > 0
-  actual = jax.jit(functools.partial(transformer.encode, config))(
+  actual = jax.jit(functools.partial(transformer.hidden, config))(
     params, tiny_models.TOKENS, mask=tiny_models.MASK
   )
   assert np.abs(hidden[-1][real]).max() > 1

@@ -200,5 +200,5 @@ class FullTextTower:
     """Mean output of each text, [B, D]; of an empty one, zeros."""
     place_1T = jnp.arange(tokens_BT.shape[1])[None]
     mask_BT = place_1T < lengths_B[:, None]
-    x_BTD = transformer.encode(self.config, params, tokens_BT, mask=mask_BT)
+    x_BTD = transformer.hidden(self.config, params, tokens_BT, mask_BT)
     return encode.pool(x_BTD, mask_BT).astype(x_BTD.dtype)
