@@ -60,7 +60,11 @@ def slow_scatters(fn, *args):
 def step_of(trainer, params, batch):
   """A training step, whole, and its arguments; the state is of shapes only."""
   init = params if callable(params) else lambda key: params
-  state = jax.eval_shape(lambda: trainer.init(init))
+  state = jax.tree.map(
+    lambda x, home: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=home),
+    jax.eval_shape(lambda: trainer.init(init)),
+    trainer.layout.shardings(),
+  )
   inputs = trainer.step_inputs(batch)
   return trainer.compiled_step(), state, inputs
 
