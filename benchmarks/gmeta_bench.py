@@ -127,15 +127,15 @@ def _planned_bytes(case: gmeta_problem.Case) -> float:
   counts = planner.count_distinct(
     [batch['ids']], {f: f for f in case.features}, 1
   )
-  links = cost_model.Links(1e9, 1e9)
+  cluster = cost_model.Cluster(
+    cost_model.Links(1e9, 1e9), case.num_hosts, _DEVICES.value
+  )
   tables = sum(
     planner.placement(
       TableSpec(name, rows, case.embedding_dim, optimizer=RowWiseAdagrad()),
       Level[case.level.upper()],
       count,
-      links,
-      case.num_hosts,
-      _DEVICES.value,
+      cluster,
     ).inter_bytes
     for name, count in counts.items()
   )

@@ -113,15 +113,7 @@ def sync_all(
 
   Whole leaves, small by nature, always share a message.
   """
-  return _in_messages(
-    accs,
-    specs,
-    level,
-    target,
-    how,
-    lambda x, spec: sync(x, spec, level, target, how),
-    whole_leaves_move=True,
-  )
+  return _in_messages(sync, accs, specs, level, target, how)
 
 
 def coarsen_all(
@@ -134,32 +126,27 @@ def coarsen_all(
   """`coarsen` of many arrays, in messages of `how.bucket_bytes`."""
   if level is target:
     return list(xs)
-  return _in_messages(
-    xs,
-    specs,
-    level,
-    target,
-    how,
-    lambda x, spec: coarsen(x, spec, level, target, how),
-    whole_leaves_move=False,
-  )
+  return _in_messages(coarsen, xs, specs, level, target, how)
 
 
 def _in_messages(
+  fn: Callable[..., jax.Array],
   leaves: Sequence[jax.Array],
   specs: Sequence[LeafSpec],
   level: Level,
   target: Level,
   how: Collectives,
-  move: Callable[[jax.Array, LeafSpec], jax.Array],
-  whole_leaves_move: bool,
 ) -> list[jax.Array]:
-  """Applies `move` to leaves packed into few messages; one result a leaf."""
+  """Applies `fn` to leaves packed into few messages; one result a leaf."""
   results = list(leaves)
   if is_alone(*leaves):
     return results
+
+  def move(x: jax.Array, spec: LeafSpec) -> jax.Array:
+    return fn(x, spec, level, target, how)
+
   whole = [i for i, spec in enumerate(specs) if spec.dim is None]
-  if whole and whole_leaves_move:
+  if whole and fn is sync:  # They are equal already where they coarsen.
     # In the order of the leaves: a set's order differs between processes.
     for kind in dict.fromkeys(leaves[i].dtype for i in whole):
       members = [i for i in whole if leaves[i].dtype == kind]
@@ -169,8 +156,8 @@ def _in_messages(
       for i, x in zip(members, unpack(summed, shapes), strict=True):
         results[i] = x
   split = [i for i, spec in enumerate(specs) if spec.dim is not None]
-  n, m = lax.axis_size(INTER), lax.axis_size(INTRA)
-  pieces = level.num_pieces(n, m)
+  num_devices = lax.axis_size(INTER) * lax.axis_size(INTRA)
+  pieces = level.num_pieces(lax.axis_size(INTER), lax.axis_size(INTRA))
   padded = [
     specs[i].pad(leaves[i]) if level is Level.NONE else leaves[i] for i in split
   ]
@@ -180,57 +167,38 @@ def _in_messages(
       (i,) = members
       results[i] = move(leaves[i], specs[i])
       continue
-    moved = _move_together(
-      [padded[k] for k in message],
-      [specs[i] for i in members],
-      n * m,
-      (level, target),
-      (pieces, target.num_pieces(n, m)),
-      move,
-    )
-    for i, part in zip(members, moved, strict=True):
-      results[i] = part
+    # Columns of one matrix, a row for each device: row b holds block b of every
+    # leaf, so that its pieces are those of the leaves at every level.
+    tables = [
+      blocks.split(
+        padded[k], _dim(specs[split[k]]), num_devices // pieces, 'transition'
+      )
+      for k in message
+    ]
+    matrix = _side_by_side(tables)
+    widths = [table.shape[1] for table in tables]
+    spec = LeafSpec((num_devices, sum(widths)), matrix.dtype, 0, num_devices)
+    moved = lax.split(move(matrix, spec), widths, axis=1)
+    for i, table in zip(members, moved, strict=True):
+      dim = _dim(specs[i])
+      block = list(specs[i].stored_shape(Level.GLOBAL))
+      block[dim] //= num_devices
+      x = blocks.join(table, block, dim)
+      results[i] = specs[i].unpad(x) if target is Level.NONE else x
   return results
 
 
-def _move_together(
-  leaves: Sequence[jax.Array],
-  specs: Sequence[LeafSpec],
-  num_devices: int,
-  levels: tuple[Level, Level],
-  pieces: tuple[int, int],
-  move: Callable[[jax.Array, LeafSpec], jax.Array],
-) -> list[jax.Array]:
-  """Moves padded leaves as columns of one matrix, a row for each device.
-
-  Row b holds block b of every leaf, so that the pieces of the matrix are those
-  of the leaves at every level.
-  """
-  num_rows, target_rows = (num_devices // p for p in pieces)
-  tables = [
-    blocks.split(x, _dim(spec), num_rows, 'transition')
-    for x, spec in zip(leaves, specs, strict=True)
-  ]
-  widths = [t.shape[1] for t in tables]
-  shape = num_devices, sum(widths)
-  message = jnp.zeros((num_rows, shape[1]), tables[0].dtype)
+def _side_by_side(tables: Sequence[jax.Array]) -> jax.Array:
+  """Matrices of as many rows as one, written piece by piece into place."""
+  width = sum(table.shape[1] for table in tables)
+  whole = jnp.zeros((tables[0].shape[0], width), tables[0].dtype)
   if varying := tuple(varying_axes(*tables)):
-    message = lax.pcast(message, varying, to='varying')
+    whole = lax.pcast(whole, varying, to='varying')
   at = 0
   for table in tables:
-    message = lax.dynamic_update_slice(message, table, (0, at))
+    whole = lax.dynamic_update_slice(whole, table, (0, at))
     at += table.shape[1]
-  message_spec = LeafSpec(shape, message.dtype, 0, num_devices)
-  moved = lax.split(move(message, message_spec), widths, axis=1)
-  results = []
-  for table, spec in zip(moved, specs, strict=True):
-    dim = _dim(spec)
-    block = list(spec.stored_shape(Level.GLOBAL))
-    block[dim] //= num_devices
-    assert table.shape[0] == target_rows
-    x = blocks.join(table, block, dim)
-    results.append(spec.unpad(x) if levels[1] is Level.NONE else x)
-  return results
+  return whole
 
 
 def _dim(spec: LeafSpec) -> int:

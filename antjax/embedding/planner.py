@@ -24,7 +24,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from antjax.collectives import cost_model
+from antjax.collectives.cost_model import Cluster, Links
 from antjax.embedding.layout import TableSpec
 from antjax.mesh.mesh import INTER
 from antjax.mesh.paro import Level
@@ -67,7 +67,7 @@ class TablePlan:
 def plan_tables(
   specs: Sequence[TableSpec],
   distinct_rows: Mapping[str, float],
-  links: cost_model.Links,
+  links: Links,
   *,
   num_groups: int,
   group_size: int,
@@ -98,19 +98,14 @@ def plan_tables(
       f'plan_tables(distinct_rows=...): no count for {missing}; count them on'
       ' a few batches with count_distinct.'
     )
+  cluster = Cluster(links, num_groups, group_size)
   options: list[dict[Level, Placement]] = []
   for spec in specs:
     levels = list(Level) if spec.level == 'auto' else [spec.resolved_level()]
     options.append(
       {
         level: placement(
-          spec,
-          level,
-          distinct_rows[spec.name],
-          links,
-          num_groups,
-          group_size,
-          memory_bytes_per_s,
+          spec, level, distinct_rows[spec.name], cluster, memory_bytes_per_s
         )
         for level in levels
       }
@@ -148,19 +143,17 @@ def placement(
   spec: TableSpec,
   level: Level,
   distinct_rows: float,
-  links: cost_model.Links,
-  num_groups: int,
-  group_size: int,
+  cluster: Cluster,
   memory_bytes_per_s: float = 2e10,
 ) -> Placement:
   """What a table costs at a level; see the module."""
-  n, m = num_groups, group_size
+  links, n, m = cluster.links, cluster.num_groups, cluster.group_size
   width = 4.0 * spec.embedding_dim
   dense_bytes = spec.num_embeddings * (width + 4)
   row = distinct_rows * (width + 4)
   state = _state_bytes(spec, level.num_pieces(n, m))
   if level is Level.NONE:
-    step_s = cost_model.seconds('all_reduce', 'xla', dense_bytes, links, n, m)
+    step_s = cluster.seconds('all_reduce', 'xla', dense_bytes)
     step_s += _DENSE_PASSES * dense_bytes / memory_bytes_per_s
     once = 2 * dense_bytes / (n * m)
     inter = once * (n - 1) if n > 1 else 0.0
@@ -169,7 +162,7 @@ def placement(
   if level is Level.INTRA:
     intra = 2 * row * (m - 1) / m
     inter = row * (n - 1)
-    step_s += cost_model.axis_seconds('all_gather', INTER, row * n, links, n, m)
+    step_s += cluster.axis_seconds('all_gather', INTER, row * n)
   else:
     intra = 2 * row * (m - 1) / (n * m)
     inter = 2 * row * (n - 1) / n

@@ -19,8 +19,7 @@ from jax.sharding import AbstractMesh, Mesh
 import numpy as np
 import optax
 
-from antjax.collectives import cost_model
-from antjax.collectives.cost_model import Links
+from antjax.collectives.cost_model import Cluster, Links
 from antjax.mesh.mesh import INTER, INTRA
 from antjax.mesh.paro import PaRO, VALID_CODES
 from antjax.plan.moves import Move, moves
@@ -160,6 +159,7 @@ def plan(
       f'planner.plan(compute_s={compute_s}): needed are the seconds a device'
       ' computes on a micro-batch, 0 or more.'
     )
+  cluster = Cluster(links, num_groups, group_size)
   # A layout asks for no more than the sizes of the axes.
   mesh = cast(Mesh, AbstractMesh((num_groups, group_size), (INTER, INTRA)))
   rows = []
@@ -178,9 +178,8 @@ def plan(
     found = moves(layout, regather=regather)
     in_loop = [move for move in found if move.in_loop]
     at_end = [move for move in found if not move.in_loop]
-    comm_s = num_micro_batches * _seconds(
-      in_loop, links, num_groups, group_size
-    ) + _seconds(at_end, links, num_groups, group_size)
+    each_s, end_s = _seconds(in_loop, cluster), _seconds(at_end, cluster)
+    comm_s = num_micro_batches * each_s + end_s
     total_s = num_micro_batches * compute_s
     row = Row(
       code=code,
@@ -207,22 +206,15 @@ def plan(
   )
 
 
-def _seconds(
-  found: list[Move], links: Links, num_groups: int, group_size: int
-) -> float:
+def _seconds(found: list[Move], cluster: Cluster) -> float:
   """Time of collectives one after the other, each message for itself."""
   total = 0.0
   for move in found:
-    op = move.op
     size = move.num_bytes / move.num_messages
     if move.axis == 'both':
-      once = cost_model.seconds(
-        op, 'hierarchical', size, links, num_groups, group_size
-      )
+      once = cluster.seconds(move.op, 'hierarchical', size)
     else:
-      once = cost_model.axis_seconds(
-        op, move.axis, size, links, num_groups, group_size
-      )
+      once = cluster.axis_seconds(move.op, move.axis, size)
     total += once * move.num_messages
   return total
 
