@@ -454,7 +454,3 @@ def test_the_ledger_runs_without_jax():
     timeout=60,
   )
   assert done.returncode == 0, done.stderr
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

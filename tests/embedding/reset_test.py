@@ -100,7 +100,3 @@ def test_a_vocabulary_names_what_to_reset():
     state, _ = trainer.step(state, {'ids': {'item': update.ids}})
     moved = canonical(tables, state.tables)['item']['table']
     assert np.all(moved[update.ids] != born['table'][update.ids])
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

@@ -109,7 +109,3 @@ def test_encoders_have_no_logits_and_learned_positions_an_end():
 def test_configs_that_do_not_fit_are_refused(change, message):
   with pytest.raises(ValueError, match=message):
     transformer.Config(vocab_size=9, **change)
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

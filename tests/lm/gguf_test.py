@@ -257,7 +257,3 @@ def test_sizes_that_are_none_are_refused(value, tmp_path):
   write(path, _HEAD | {'llama.attention.head_count': value}, _TABLES)
   with pytest.raises(ValueError, match='x.gguf: llama.attention.head_count='):
     gguf_model.GgufModel(path)
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

@@ -312,7 +312,3 @@ def test_damaged_and_missing_files_are_named(folder):
     pretrained.load_pretrained(folder)
   with pytest.raises(FileNotFoundError, match='no model at'):
     pretrained.load_pretrained(folder / 'nothing')
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

@@ -143,7 +143,3 @@ def test_smollm2_is_that_of_transformers(folders, tmp_path):
   actual = transformer.logits(config, params, jnp.asarray(tokens))
   # fp32 through 30 layers; logits are up to some 20.
   np.testing.assert_allclose(actual, expected, atol=5e-3)
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

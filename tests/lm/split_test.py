@@ -100,7 +100,3 @@ def test_wrong_cuts_and_places_are_refused():
   low = split.LowEncoder(config, 0)
   with pytest.raises(ValueError, match='41 tokens: the model has 40'):
     low(tiny_models.params_of(config), jnp.zeros((1, 41), jnp.int32))
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

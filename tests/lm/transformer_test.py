@@ -303,7 +303,3 @@ def test_counts_parameters_and_operations():
 def test_wrong_shapes_are_refused(change, message):
   with pytest.raises(ValueError, match=message):
     dataclasses.replace(CONFIG, **change)
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

@@ -71,7 +71,3 @@ def test_classes_of_distances_are_theirs(is_bidirectional, torch):
     if is_bidirectional:
       ours = ours + half * (offsets > 0)
     np.testing.assert_array_equal(ours, theirs)
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

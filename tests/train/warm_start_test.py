@@ -94,7 +94,3 @@ def test_a_damaged_checkpoint_is_named(saved, tmp_path):
   trainer, state = make(30, 'none', 2)
   with pytest.raises(ValueError, match=f'step 1 of {folder} cannot be read'):
     warm_start(trainer, state, folder)
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))
