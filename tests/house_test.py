@@ -88,7 +88,6 @@ _OVER_BUDGET = {
   'antjax/elastic': 9_360,
   'antjax/jobs': 11_680,
   'antjax/meta': 3_240,
-  'antjax/metrics': 1_505,
   'antjax/networks': 2_735,
   'antjax/report': 1_605,
   'antjax/shards': 2_620,

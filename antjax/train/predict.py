@@ -3,7 +3,6 @@
 """What reads a training state: predictions, and the parameters themselves."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-import io
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ import numpy as np
 
 from antjax.collectives import transition
 from antjax.mesh import compiler
-from antjax.mesh.gather import gather_bytes
+from antjax.mesh.gather import gather_arrays
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.mesh.paro import Level
 from antjax.metrics.merge import merge_across_processes
@@ -118,13 +117,7 @@ def collect(outputs: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     if weight is not None:
       arrays = {name: x[weight > 0] for name, x in arrays.items()}
     parts.append(arrays)
-  file = io.BytesIO()
-  joined: dict[str, Any] = _joined(parts)
-  np.savez(file, **joined)
-  every = []
-  for data in gather_bytes(file.getvalue()):
-    with np.load(io.BytesIO(data)) as archive:
-      every.append({name: archive[name] for name in archive.files})
+  every = gather_arrays(_joined(parts))
   return _joined([part for part in every if part])
 
 
