@@ -81,9 +81,7 @@ class ParoPlan:
   rows: tuple[Row, ...]
   best: Row  # The code to take; where none fits, the one that needs the least.
   reason: str  # Reason, in one sentence.
-  num_groups: int  # Groups of the mesh.
-  group_size: int  # Devices of a group.
-  links: Links  # Speeds of its links.
+  cluster: Cluster
   device_bytes: int | None  # Memory of a device, or None for no bound.
 
   def row(self, code: str) -> Row:
@@ -201,9 +199,7 @@ def plan(
     fits = device_bytes is None or row.peak_bytes <= device_bytes
     rows.append(dataclasses.replace(row, fits=fits))
   best, reason = _choose(rows, device_bytes, overlap, elastic_only)
-  return ParoPlan(
-    tuple(rows), best, reason, num_groups, group_size, links, device_bytes
-  )
+  return ParoPlan(tuple(rows), best, reason, cluster, device_bytes)
 
 
 def _seconds(found: list[Move], cluster: Cluster) -> float:
