@@ -10,7 +10,6 @@ by leaf, in two phases, priced by `antjax.collectives.cost_model`. The paper's
 own time model is in tests/plan/guideline_test.py.
 """
 
-from collections.abc import Callable
 import dataclasses
 import math
 from typing import Any, cast
@@ -111,17 +110,12 @@ def plan(
   compute_s: float,
   activation_bytes: int = 0,
   device_bytes: int | None = None,
-  trainable: Callable[[str], bool] | None = None,
-  scanned: Callable[[str], bool] | None = None,
-  compute_dtype: Any = None,
   regather: bool = True,
-  min_shard_size: int = 1024,
   overlap: bool = True,
   elastic_only: bool = False,
+  **options: Any,
 ) -> ParoPlan:
   """Compares all codes for a model and a cluster; allocates nothing.
-
-  What is not explained here is an option of `Trainer`.
 
   Args:
     params: Tree of arrays or ShapeDtypeStructs, as for `Trainer.init`.
@@ -133,14 +127,12 @@ def plan(
     compute_s: Seconds that a device computes on one micro-batch.
     activation_bytes: Bytes of activations at the peak of a micro-batch.
     device_bytes: Memory of a device; None takes every code to fit.
-    trainable: Frozen leaves have no gradient and no state.
-    scanned: Stacks exist a layer at a time.
-    compute_dtype: See `Trainer`.
-    regather: See `Trainer`.
-    min_shard_size: See `Trainer`.
+    regather: Option of `Trainer`.
     overlap: Whether communication runs beside computation, as the paper's
       guideline takes it; without (XLA on CPU) their times add up.
     elastic_only: Leave out codes whose groups must stay in step.
+    **options: Options of `Trainer` that `Layout.of` takes: trainable, scanned,
+      compute_dtype, min_shard_size.
 
   Raises:
     ValueError: A mesh, count or time that cannot be.
@@ -162,16 +154,8 @@ def plan(
   mesh = cast(Mesh, AbstractMesh((num_groups, group_size), (INTER, INTRA)))
   rows = []
   for code in VALID_CODES:
-    layout = Layout.of(
-      params,
-      mesh,
-      PaRO.from_code(code),
-      optimizer,
-      trainable=trainable,
-      scanned=scanned,
-      compute_dtype=compute_dtype,
-      min_shard_size=min_shard_size,
-    )
+    paro = PaRO.from_code(code)
+    layout = Layout.of(params, mesh, paro, optimizer, **options)
     parts = layout.bytes_per_device()
     found = moves(layout, regather=regather)
     in_loop = [move for move in found if move.in_loop]
