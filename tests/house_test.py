@@ -83,12 +83,10 @@ _BUDGETS = {
 # What does not keep a rule yet, with the most that is let through. Only ever
 # make these smaller.
 _OVER_BUDGET = {
-  'antjax/ctr': 5_580,
+  'antjax/ctr': 5_300,
   'antjax/data': 11_280,
   'antjax/elastic': 9_360,
   'antjax/jobs': 11_680,
-  'antjax/meta': 3_240,
-  'antjax/networks': 2_735,
   'antjax/report': 1_605,
   'antjax/shards': 2_620,
   'antjax/train': 4_560,

@@ -32,7 +32,7 @@ from antjax.ctr.bahe import manifest as manifest_lib
 from antjax.ctr.bahe import store
 from antjax.ctr.bahe.encode import Encoder
 from antjax.ctr.bahe.manifest import Manifest
-from antjax.ctr.bahe.store_writer import StoreWriter
+from antjax.ctr.bahe.store import StoreWriter
 from antjax.data import output_folder
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.jobs import job as job_lib
