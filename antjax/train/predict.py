@@ -41,33 +41,25 @@ def make_predict(
   """
   layout, tables = spec.layout, spec.tables
 
-  def local(leaves, table_state, step, rng, inputs):
-    whole = open_leaves(layout, leaves)
+  def local(view, inputs):
+    whole = open_leaves(layout, view.leaves)
     params = jax.tree.unflatten(layout.treedef, whole)
     args: tuple[PyTree, ...] = (params,)
     if tables is not None:
-      args += (tables.fetch(table_state, inputs.routing)[0],)
+      args += (tables.fetch(view.tables, inputs.routing)[0],)
     fn = reading_constants(predict_fn, inputs.constants)
-    outputs = fn(*args, inputs.batch, device_key(rng, step, 1, 0))
+    outputs = fn(*args, inputs.batch, device_key(view.rng, view.step, 1, 0))
     return outputs, lax.psum(jnp.sum(inputs.is_valid), (INTER, INTRA))
 
   mapped = jax.shard_map(
     local,
     mesh=layout.mesh,
-    in_specs=(
-      layout.param_specs,
-      layout.table_specs,
-      P(),
-      P(),
-      input_specs(spec.constants),
-    ),
+    in_specs=(spec.view_specs, input_specs(spec.constants)),
     out_specs=(_BATCH, P()),
     check_vma=spec.check_vma,
   )
   return jax.jit(
-    lambda state, inputs: mapped(
-      jax.tree.leaves(state.params), state.tables, state.step, state.rng, inputs
-    ),
+    lambda state, inputs: mapped(spec.view(state), inputs),
     compiler_options=compiler.options(layout.mesh),
   )
 
