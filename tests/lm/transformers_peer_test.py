@@ -31,7 +31,7 @@ def test_hidden_states_and_logits_are_theirs(name, tmp_path):
   )
   real = tiny_models.MASK > 0
   actual = jax.jit(functools.partial(transformer.hidden, config))(
-    params, tiny_models.TOKENS, mask=tiny_models.MASK
+    params, tiny_models.TOKENS, tiny_models.MASK
   )
   assert np.abs(hidden[-1][real]).max() > 1
   np.testing.assert_allclose(actual[real], hidden[-1][real], atol=5e-5)
