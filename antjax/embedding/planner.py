@@ -36,6 +36,7 @@ _DENSE_PASSES = 6
 # distinct rows.
 _TOUCHED_PASSES = 50
 _ALL_TO_ALLS = 3
+_MEMORY_BYTES_PER_S = 2e10  # At which a device passes over a dense table.
 _NAMES: dict[Level, Literal['none', 'intra', 'global']] = {
   Level.NONE: 'none',
   Level.INTRA: 'intra',
@@ -72,7 +73,6 @@ def plan_tables(
   num_groups: int,
   group_size: int,
   device_bytes: float = math.inf,
-  memory_bytes_per_s: float = 2e10,
 ) -> list[TablePlan]:
   """Chooses the level of each table that says 'auto'; a plan for each spec.
 
@@ -87,7 +87,6 @@ def plan_tables(
     num_groups: Number of groups, n.
     group_size: Devices of a group, m.
     device_bytes: Memory for tables and slots on a device.
-    memory_bytes_per_s: Speed at which a device passes over a dense table.
 
   Raises:
     ValueError: A table without a count, or tables that do not fit even at level
@@ -104,9 +103,7 @@ def plan_tables(
     levels = list(Level) if spec.level == 'auto' else [spec.resolved_level()]
     options.append(
       {
-        level: placement(
-          spec, level, distinct_rows[spec.name], cluster, memory_bytes_per_s
-        )
+        level: placement(spec, level, distinct_rows[spec.name], cluster)
         for level in levels
       }
     )
@@ -144,7 +141,6 @@ def placement(
   level: Level,
   distinct_rows: float,
   cluster: Cluster,
-  memory_bytes_per_s: float = 2e10,
 ) -> Placement:
   """What a table costs at a level; see the module."""
   links, n, m = cluster.links, cluster.num_groups, cluster.group_size
@@ -154,11 +150,11 @@ def placement(
   state = _state_bytes(spec, level.num_pieces(n, m))
   if level is Level.NONE:
     step_s = cluster.seconds('all_reduce', 'xla', dense_bytes)
-    step_s += _DENSE_PASSES * dense_bytes / memory_bytes_per_s
+    step_s += _DENSE_PASSES * dense_bytes / _MEMORY_BYTES_PER_S
     once = 2 * dense_bytes / (n * m)
     inter = once * (n - 1) if n > 1 else 0.0
     return Placement(level, state, inter, once * (n * m - 1) - inter, step_s)
-  step_s = _TOUCHED_PASSES * row / memory_bytes_per_s
+  step_s = _TOUCHED_PASSES * row / _MEMORY_BYTES_PER_S
   if level is Level.INTRA:
     intra = 2 * row * (m - 1) / m
     inter = row * (n - 1)
