@@ -27,6 +27,7 @@ from tests.ctr.llm_rec import model_test as text_models
 from tests.ctr.llm_rec import next_item_test as next_items
 from tests.lm import tiny_models
 from tests.meta import oracle
+from tests.train.state_shapes import state_shapes
 
 
 def _places(location):
@@ -59,12 +60,7 @@ def slow_scatters(fn, *args):
 
 def step_of(trainer, params, batch):
   """A training step, whole, and its arguments; the state is of shapes only."""
-  init = params if callable(params) else lambda key: params
-  state = jax.tree.map(
-    lambda x, home: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=home),
-    jax.eval_shape(lambda: trainer.init(init)),
-    trainer.layout.shardings(),
-  )
+  state = state_shapes(trainer, params)
   inputs = trainer.step_inputs(batch)
   return trainer.compiled_step(), state, inputs
 
