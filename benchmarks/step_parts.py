@@ -71,10 +71,7 @@ def with_tables(
     shapes,
   )
   placed = jax.device_put(padded, tables.canonical_shardings())
-  made = jax.jit(tables.from_canonical, out_shardings=tables.shardings())(
-    placed
-  )
-  return dataclasses.replace(state, tables=made)
+  return dataclasses.replace(state, tables=tables.from_canonical(placed))
 
 
 def model(
