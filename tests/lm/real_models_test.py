@@ -65,7 +65,7 @@ def test_minilm_puts_sentences_of_one_meaning_side_by_side(folders):
   assert config.num_layers == 6 and config.embed_dim == 384
   tokens, mask = batch(folders('minilm'), SENTENCES)
   hidden = jax.jit(functools.partial(transformer.hidden, config))(
-    params, tokens, mask=mask
+    params, tokens, mask
   )
   weights = mask[..., None] / mask.sum(axis=1)[:, None, None]
   vectors = np.sum(np.asarray(hidden) * weights, axis=1)

@@ -61,7 +61,7 @@ def recipe(family, params, batch, negatives):
     tokens[i, : len(text)] = text
     mask[i, : len(text)] = 1
   x_MTD = jax.jit(transformer.hidden, static_argnums=0)(
-    config, params['lm'], tokens, mask=mask
+    config, params['lm'], tokens, mask
   )
   last = mask.sum(axis=1) - 1 if marks.pooling == 'last' else 0 * mask[:, 0]
   vectors = np.asarray(x_MTD)[np.arange(len(texts)), last]
