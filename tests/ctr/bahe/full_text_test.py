@@ -81,7 +81,7 @@ def test_a_text_is_encoded_as_if_alone(config):
   batch = tower.prepare(small_clicks.batch(), 1)
   encoded = jax.jit(tower)(params, batch)
   user_BND = np.asarray(encoded.user_BF).reshape(16, 2, -1)
-  encode_lm = jax.jit(transformer.encode, static_argnums=0)
+  encode_lm = jax.jit(transformer.hidden, static_argnums=0)
   seen = set()
   for i, j in np.ndindex(16, 2):
     length = int(batch['text_lengths'][i, j])
@@ -110,7 +110,7 @@ def test_more_positions_repeat_the_trained_ones():
   np.testing.assert_array_equal(table_PD[:14], params['positions'])
   np.testing.assert_array_equal(table_PD[14:26], params['positions'][2:])
   tokens = np.arange(10)[None]
-  encode_lm = jax.jit(transformer.encode, static_argnums=0)
+  encode_lm = jax.jit(transformer.hidden, static_argnums=0)
   np.testing.assert_array_equal(
     encode_lm(longer, extended, tokens), encode_lm(config, params, tokens)
   )
