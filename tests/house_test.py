@@ -64,7 +64,7 @@ _BUDGETS = {
   'antjax/data': 6_000,
   'antjax/elastic': 8_500,
   'antjax/embedding': 3_000,
-  'antjax/jobs': 5_500,
+  'antjax/jobs': 10_720,
   'antjax/layers': 1_200,
   'antjax/lm': 5_000,
   'antjax/mesh': 600,
@@ -72,7 +72,6 @@ _BUDGETS = {
   'antjax/metrics': 1_500,
   'antjax/networks': 2_600,
   'antjax/plan': 3_200,
-  'antjax/report': 1_500,
   'antjax/serving': 2_200,
   'antjax/shards': 2_400,
   'antjax/train': 4_200,
@@ -83,12 +82,11 @@ _BUDGETS = {
 # What does not keep a rule yet, with the most that is let through. Only ever
 # make these smaller.
 _OVER_BUDGET = {
-  'antjax/ctr': 5_300,
+  'antjax/ctr': 5_280,
   'antjax/data': 11_280,
   'antjax/jobs': 10_720,
-  'antjax/metrics': 1_520,
   'antjax/shards': 2_540,
-  'antjax/train': 4_560,
+  'antjax/train': 4_530,
   'benchmarks': 10_290,
   'tests': 49_980,
 }
@@ -447,7 +445,3 @@ def test_the_ledger_runs_without_jax():
     timeout=60,
   )
   assert done.returncode == 0, done.stderr
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))
