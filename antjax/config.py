@@ -212,14 +212,6 @@ def parse_flags(
     raise flags.IllegalFlagValueError(_one_line(error)) from error
 
 
-def to_flags(config: Any) -> list[str]:
-  """Returns the command-line flags that make `config`, one for each field."""
-  _check_config(config, 'to_flags')
-  return [
-    f'--{field.name}={values.to_text(field.value)}' for field in _leaves(config)
-  ]
-
-
 def to_dict(config: Any) -> dict[str, Any]:
   """Returns a config as nested dicts of JSON types; enums by member name."""
   _check_config(config, 'to_dict')
@@ -270,18 +262,6 @@ def from_dict(config_class: type[_T], data: Any, prefix: str = '') -> _T:
     for name, (kind, _) in hints.items()
   }
   return config_class(**arguments)
-
-
-def differences(config: Any, other: Any) -> list[str]:
-  """Returns 'name: value in config -> value in other' of unequal fields."""
-  others = {field.name: field.value for field in _leaves(other)}
-  return [
-    f'{field.name}: {values.to_text(field.value)} ->'
-    f' {values.to_text(others.get(field.name))}'
-    for field in _leaves(config)
-    # As JSON, since nan == nan there.
-    if values.to_text(field.value) != values.to_text(others.get(field.name))
-  ]
 
 
 def _git(*arguments: str) -> str | None:

@@ -117,9 +117,6 @@ def all_reduce(
       cost more latencies. None: chunks of about 256 KiB, 4 to 64 a lane.
     payload_dtype: Floating-point addends and sums wider than this are rounded
       to it to be sent; sums are formed in at least fp32.
-
-  Returns:
-    The sum, equal on all devices, of the shape and dtype of `x`.
   """
   n, m, _, lane = blocks.grid()
   x = blocks.addend(x)

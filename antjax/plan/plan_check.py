@@ -65,8 +65,8 @@ def compare(
   Args:
     layout: Layout of the step's state.
     found: Collectives from `census.collectives`.
-    num_micro_batches: Number of micro-batches of the step.
-    regather: As for `Trainer`.
+    num_micro_batches: Micro-batches of the step.
+    regather: Option of `Trainer`.
   """
   has_loop = num_micro_batches > 1
   planned: dict[tuple[str, str, bool], int] = {}
@@ -75,9 +75,7 @@ def compare(
       key = (move.kind, move.axis, move.in_loop and has_loop)
       planned[key] = planned.get(key, 0) + move.num_elements
   whole = sum(
-    math.prod(spec.shape)
-    for spec, is_trained in zip(layout.specs, layout.trainable, strict=True)
-    if spec.dim is None and is_trained
+    math.prod(spec.shape) for spec in layout.trained_specs if spec.dim is None
   )
   seen: dict[tuple[str, str, bool], list[Collective]] = {}
   for c in found:

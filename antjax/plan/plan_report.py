@@ -145,12 +145,7 @@ def _shown(row: Row) -> float:
 
 
 def html(plan: Plan, facts: Mapping[str, Any]) -> str:
-  """The report: pick, table and plot on one page without other files.
-
-  Args:
-    plan: The plan.
-    facts: Facts that it was made for, by name.
-  """
+  """The report on one page without other files: pick, table, plot, facts."""
   head = (
     *('code', 'known as', 'state', 'peak', 'inside groups', 'between groups'),
     *('communication', 'step', 'elastic'),

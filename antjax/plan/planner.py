@@ -12,6 +12,7 @@ own time model is in tests/plan/guideline_test.py.
 
 from collections.abc import Callable
 import dataclasses
+import math
 from typing import Any, cast
 
 from jax.sharding import AbstractMesh, Mesh
@@ -149,21 +150,23 @@ def plan(
 ) -> Plan:
   """Compares all codes for a model and a cluster; allocates nothing.
 
+  What is not explained here is an option of `Trainer`.
+
   Args:
     params: Tree of arrays or ShapeDtypeStructs, as for `Trainer.init`.
-    optimizer: As for `Trainer`.
-    num_groups: Groups of the mesh.
+    optimizer: Optax transform.
+    num_groups: Number of groups of the mesh.
     group_size: Devices of a group.
     links: Speeds of the links.
     num_micro_batches: Micro-batches of a step.
     compute_s: Seconds that a device computes on one micro-batch.
     activation_bytes: Bytes of activations at the peak of a micro-batch.
     device_bytes: Memory of a device; None takes every code to fit.
-    trainable: As for `Trainer`; frozen leaves have no gradient and no state.
-    scanned: As for `Trainer`; stacks exist a layer at a time.
-    compute_dtype: As for `Trainer`.
-    regather: As for `Trainer`.
-    min_shard_size: As for `Trainer`.
+    trainable: Frozen leaves have no gradient and no state.
+    scanned: Stacks exist a layer at a time.
+    compute_dtype: See `Trainer`.
+    regather: See `Trainer`.
+    min_shard_size: See `Trainer`.
     overlap: Whether communication runs beside computation, as the paper's
       guideline takes it; without (XLA on CPU) their times add up.
     elastic_only: Leave out codes whose groups must stay in step.
@@ -191,12 +194,13 @@ def plan(
       params,
       mesh,
       PaRO.from_code(code),
+      optimizer,
       trainable=trainable,
       scanned=scanned,
       compute_dtype=compute_dtype,
       min_shard_size=min_shard_size,
     )
-    parts = layout.bytes_per_device(optimizer)
+    parts = layout.bytes_per_device()
     found = moves(layout, regather=regather)
     in_loop = [move for move in found if move.in_loop]
     at_end = [move for move in found if not move.in_loop]
@@ -255,27 +259,20 @@ def transient_bytes(layout: Layout, regather: bool) -> int:
   In a micro-batch: leaves gathered, of a stack one layer (all, if kept), their
   gradients before they are reduced, and reduced addends of stacks. In the
   update: the gradient at the optimizer's level.
-
-  Args:
-    layout: Layout of the state.
-    regather: As for `Trainer`.
   """
   paro, mesh = layout.paro, layout.mesh
   gathered = gradient = update = 0
-  for spec, is_trained, is_stack in zip(
-    layout.specs, layout.trainable, layout.scanned, strict=True
-  ):
-    one = spec.layer() if is_stack else spec
-    num = int(np.prod(one.shape, dtype=np.int64))
-    num_layers = spec.shape[0] if is_stack else 1
-    copies = num_layers if is_stack and not regather else 1
+  for leaf in layout.leaves:
+    spec = leaf.spec
+    num = math.prod(spec.layer().shape if leaf.is_stack else spec.shape)
+    copies = spec.shape[0] if leaf.is_stack and not regather else 1
     if spec.dim is not None and paro.params:
       gathered += num * layout.compute_type(spec).itemsize * copies
-    if not is_trained:
+    if not leaf.is_trained:
       continue
     fp32 = dataclasses.replace(spec, dtype=np.dtype(np.float32))
     gradient += num * 4
-    if is_stack:  # The stack of reduced addends, before it is added.
+    if leaf.is_stack:  # The stack of reduced addends, before it is added.
       gradient += fp32.bytes_per_device(paro.grads, mesh)
     update += fp32.bytes_per_device(paro.opt_state, mesh)
   return max(gathered + gradient, update)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from antjax.meta import maml, meta_loss
-from antjax.train.state import leaf_names
+from antjax.train.state import named_leaves
 
 # Shape suffixes: T = tasks, S = support rows, Q = query rows, K = values of a
 # multi-hot feature, D = embedding width, N = ids of a task.
@@ -69,7 +69,7 @@ def serving_functions(
     adaptation.
   """
   by_path, treedef = jax.tree.flatten_with_path(params)
-  names = leaf_names([path for path, _ in by_path])
+  names = [name for name, _ in named_leaves(by_path)]
   model = dataclasses.replace(model, tables=_GivenVectors())
   inner = dataclasses.replace(inner, map_size=0)  # All tasks at once.
   still = dataclasses.replace(inner, num_steps=0)

@@ -150,9 +150,7 @@ def test_mixed_precision_restores_from_and_to_fp32(tmp_path):
 
 def test_an_async_save_is_not_disturbed_by_donation(tmp_path):
   trainer, state = make_trainer('IIG', 4)
-  with Checkpointer(
-    str(tmp_path), trainer.layout, trainer.optimizer, trainer.tables, keep=10
-  ) as saver:
+  with Checkpointer(str(tmp_path), trainer.layout, keep=10) as saver:
     batches, kept = Batches(), {}
     for step in range(4):
       kept[step] = jax.tree.map(np.array, trainer.params(state))
@@ -195,9 +193,7 @@ def test_a_checkpoint_of_another_model_is_refused_and_kept(tmp_path):
 
 def test_an_input_position_of_several_processes_needs_merging(tmp_path):
   trainer, state = make_trainer('NNN', 4)
-  with Checkpointer(
-    str(tmp_path), trainer.layout, trainer.optimizer, trainer.tables
-  ) as saver:
+  with Checkpointer(str(tmp_path), trainer.layout) as saver:
     saver.save(0, state, input_state={'next': 0})
     _, positions = saver.restore()
   assert positions == [{'next': 0}]
@@ -262,9 +258,7 @@ def test_tables_restore_on_another_mesh_and_level_bit_for_bit(
 
   first, state = train(tmp_path, 'IIG', 4, 3, {}, level='global')
   other, new = make_trainer(code, intra, level, num_devices=num_devices)
-  with Checkpointer(
-    str(tmp_path), other.layout, other.optimizer, other.tables
-  ) as saver:
+  with Checkpointer(str(tmp_path), other.layout) as saver:
     restored, _ = saver.restore(3)
   want = canonical(first, state)
   jax.tree.map(np.testing.assert_array_equal, canonical(other, restored), want)

@@ -9,7 +9,7 @@ import pytest
 
 from antjax.train import elastic_loop
 from antjax.train.elastic import Plan
-from antjax.train.fit_options import FitOptions
+from antjax.train.loop import FitOptions
 from tests.train.elastic_control import (
   Control,
   fit,

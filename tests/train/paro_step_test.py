@@ -225,7 +225,7 @@ def test_mixed_precision_keeps_an_fp32_master(code):
       assert value.dtype == jnp.float32
     np.testing.assert_allclose(value, expected[name], atol=0.05, err_msg=name)
   # The step's copy is the rounded master, at its own level.
-  whole = trainer.layout.specs[trainer.layout.names.index('odd')]
+  whole = {x.name: x.spec for x in trainer.layout.leaves}['odd']
   copy = whole.unpad(np.asarray(state.params['odd']))
   np.testing.assert_array_equal(copy, actual['odd'].astype(jnp.bfloat16))
 

@@ -137,9 +137,7 @@ def exported(
       f'export_gmeta: there is no checkpoint {step or ""} in {folder}; it has'
       f' {steps}.'
     )
-  with checkpoint.Checkpointer(
-    str(folder), trainer.layout, trainer.optimizer, trainer.tables
-  ) as checkpointer:
+  with checkpoint.Checkpointer(str(folder), trainer.layout) as checkpointer:
     state, _ = checkpointer.restore(step)
   info: dict[str, Any] = {
     'step': step,
