@@ -10,8 +10,8 @@ import json
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
 from antjax.collectives import transition
 from antjax.mesh.paro import Level
@@ -57,6 +57,27 @@ def check_model(layout: Layout, saved: dict[str, Any], where: str) -> None:
     )
 
 
+def without_empty(tree: dict[str, Any]) -> dict[str, Any]:
+  """A tree of dicts without its arrays of no element, which no file holds."""
+  return {
+    name: without_empty(x) if isinstance(x, dict) else x
+    for name, x in tree.items()
+    if isinstance(x, dict) or 0 not in x.shape
+  }
+
+
+def with_empty(tree: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
+  """A tree as `target` has it, from one `without_empty`."""
+  return {
+    name: with_empty(tree.get(name, {}), want)
+    if isinstance(want, dict)
+    else jnp.zeros(want.shape, want.dtype, device=want.sharding)
+    if 0 in want.shape
+    else tree[name]
+    for name, want in target.items()
+  }
+
+
 def of_state(layout: Layout, state: TrainState) -> dict[str, Any]:
   """A state in this form."""
   leaves = jax.tree.leaves(state.params)
@@ -77,7 +98,7 @@ def of_state(layout: Layout, state: TrainState) -> dict[str, Any]:
   }
 
 
-def restore_target(layout: Layout) -> tuple[Any, Any]:
+def restore_target(layout: Layout) -> dict[str, Any]:
   """What to ask Orbax for: shapes at our levels, cut or padded as needed."""
   shardings = layout.shardings()
 
@@ -109,19 +130,13 @@ def restore_target(layout: Layout) -> tuple[Any, Any]:
       ),
       layout.tables.canonical_shardings(),
     )
-  target = {
+  return {
     'step': want((), np.int32, shardings.step),
     'params': params,
     'opt_state': opt_state,
     'tables': tables,
     'rng': want((2,), np.uint32, shardings.rng),
   }
-  return target, jax.tree.map(
-    lambda x: ocp.ArrayRestoreArgs(
-      sharding=x.sharding, global_shape=x.shape, dtype=x.dtype, strict=False
-    ),
-    target,
-  )
 
 
 def to_state(layout: Layout, canonical: dict[str, Any]) -> TrainState:

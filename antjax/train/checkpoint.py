@@ -6,7 +6,9 @@ What is written does not depend on the PaRO code, the mesh or the number of
 processes, see `canonical`.
 """
 
+import base64
 from collections.abc import Mapping
+import json
 import math
 import os
 import time
@@ -24,6 +26,7 @@ from antjax.train.checkpoint_folder import Claim
 from antjax.train.state import Layout, TrainState
 
 _POLL_S = 0.01
+_BYTES = '__bytes__'
 _MAX_CAUSE = 240  # Characters; a script's --verbosity=1 shows the whole.
 
 
@@ -32,6 +35,33 @@ def latest_step(directory: str | os.PathLike[str]) -> int | None:
   if not os.path.isdir(directory):
     return None
   return max(ocp.utils.checkpoint_steps(directory), default=None)
+
+
+def encode_position(position: Any) -> Any:
+  """An input position as JSON: Grain's `DataLoader`, for one, gives bytes.
+
+  Raises:
+    TypeError: It holds something else than dicts, lists, numbers, texts, bytes.
+  """
+  return json.loads(json.dumps(position, default=_as_json))
+
+
+def _as_json(value: Any) -> Any:
+  if isinstance(value, bytes):
+    return {_BYTES: base64.b64encode(value).decode()}
+  if isinstance(value, np.generic):
+    return value.item()
+  raise TypeError(f'{type(value).__name__} cannot be saved')
+
+
+def _decode_position(encoded: Any) -> Any:
+  return json.loads(json.dumps(encoded), object_hook=_from_json)
+
+
+def _from_json(value: dict[str, Any]) -> Any:
+  if value.keys() == {_BYTES}:
+    return base64.b64decode(value[_BYTES])
+  return value
 
 
 class Checkpointer:
@@ -78,6 +108,7 @@ class Checkpointer:
       )
       preserve = policies.AnyPreservationPolicy([preserve, best])
     self._handler = _Handler()
+    self._is_broken = False  # Since a `save` failed; the manager then hangs.
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
     for args in (ocp.args.PyTreeSave, ocp.args.PyTreeRestore):
       registry.add('state', args, self._handler)
@@ -96,8 +127,8 @@ class Checkpointer:
 
   def __exit__(self, kind: Any = None, *rest: Any) -> None:
     is_fault = kind is not None and not issubclass(kind, KeyboardInterrupt)
-    if is_fault and jax.process_count() > 1:
-      return  # The others may never come to what a wait would wait for.
+    if self._is_broken or (is_fault and jax.process_count() > 1):
+      return  # What a wait would wait for may never come.
     self.wait()
     self._manager.close()
 
@@ -169,7 +200,8 @@ class Checkpointer:
     Args:
       step: Number of the step that `state` is after.
       state: Training state.
-      input_state: This process's input position, JSON-able; None without one.
+      input_state: This process's input position, see `encode_position`; None
+        without one.
       config: JSON-able configuration of the run.
       metrics: Metrics, for `best_metric`.
       keys: Vocabularies (`Keys.state`), the same on all processes.
@@ -178,7 +210,7 @@ class Checkpointer:
       The input positions of all processes.
     """
     self.wait()
-    input_states = self._gather(input_state)
+    input_states = self._gather(encode_position(input_state))
     meta = {
       'model': canonical.describe(self._layout),
       'paro': self._layout.paro.code,
@@ -190,17 +222,21 @@ class Checkpointer:
     if keys:
       meta['keys'] = sorted(keys)
     items: dict[str, Any] = {
-      'state': ocp.args.PyTreeSave(canonical.of_state(self._layout, state)),
+      'state': ocp.args.PyTreeSave(
+        canonical.without_empty(canonical.of_state(self._layout, state))
+      ),
       'meta': ocp.args.JsonSave(meta),
     }
     if keys:
       items['keys'] = ocp.args.PyTreeSave(dict(keys))
+    self._is_broken = True
     self._manager.save(
       step,
       args=ocp.args.Composite(**items),
       metrics=None if metrics is None else dict(metrics),
     )
-    return input_states
+    self._is_broken = False
+    return [_decode_position(x) for x in input_states]
 
   def _gather(self, input_state: Any) -> list[Any]:
     """The positions of all processes; the folder is this run's from now on."""
@@ -228,12 +264,7 @@ class Checkpointer:
     meta = self.read_item(step, 'meta', ocp.args.JsonRestore())
     where = f'step {step} of {self.directory}'
     canonical.check_model(self._layout, meta['model'], where)
-    abstract, restore_args = canonical.restore_target(self._layout)
-    found = self.read_item(
-      step,
-      'state',
-      ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args),
-    )
+    found = self.read_state(step, canonical.restore_target(self._layout))
     logging.info(
       'Restored step %d of %s (saved as %s on mesh %s).',
       step,
@@ -241,7 +272,33 @@ class Checkpointer:
       meta['paro'],
       meta['mesh'],
     )
-    return canonical.to_state(self._layout, found), meta['input_states']
+    positions = [_decode_position(x) for x in meta['input_states']]
+    return canonical.to_state(self._layout, found), positions
+
+  def read_state(
+    self, step: int, target: dict[str, Any], *, is_part: bool = False
+  ) -> dict[str, Any]:
+    """Reads what `target` asks for of a state, see `canonical`.
+
+    Args:
+      step: Step of the checkpoint.
+      target: Shapes, dtypes and shardings by name.
+      is_part: Whether the checkpoint has more.
+
+    Raises:
+      ValueError: As of `read_item`.
+    """
+    asked = canonical.without_empty(target)
+    restore_args = jax.tree.map(
+      lambda x: ocp.ArrayRestoreArgs(
+        sharding=x.sharding, global_shape=x.shape, dtype=x.dtype, strict=False
+      ),
+      asked,
+    )
+    args = ocp.args.PyTreeRestore(
+      item=asked, restore_args=restore_args, partial_restore=is_part
+    )
+    return canonical.with_empty(self.read_item(step, 'state', args), target)
 
   def restore_keys(self, step: int) -> dict[str, np.ndarray]:
     """The vocabularies of a checkpoint; none where it was saved without."""

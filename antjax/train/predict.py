@@ -19,7 +19,7 @@ from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.mesh.paro import Level
 from antjax.metrics.merge import merge_across_processes
 from antjax.metrics.metric import Metric
-from antjax.train.batches import BatchPlacer, Feed, local_flat
+from antjax.train.batches import BatchPlacer, Feed, local_rows
 from antjax.train.gradient import (
   device_key,
   open_leaves,
@@ -99,7 +99,7 @@ def evaluate(
   """Values of metrics over `outputs` of all processes."""
   for arrays in outputs:
     for metric in metrics.values():
-      metric.update(**arrays)
+      metric.update(**{name: x.reshape(-1) for name, x in arrays.items()})
   merged = merge_across_processes(metrics)
   return {name: metric.compute() for name, metric in merged.items()}
 
@@ -108,9 +108,12 @@ def collect(outputs: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
   """Rows of positive weight of `outputs` of all processes."""
   parts: list[dict[str, np.ndarray]] = []
   for arrays in outputs:
-    weight = arrays.pop('weight', None)
+    weight = arrays.get('weight')
     if weight is not None:
-      arrays = {name: x[weight > 0] for name, x in arrays.items()}
+      is_there = (weight > 0).reshape(len(weight), -1).any(axis=1)
+      if weight.ndim == 1:
+        del arrays['weight']
+      arrays = {name: x[is_there] for name, x in arrays.items()}
     parts.append(arrays)
   file = io.BytesIO()
   joined: dict[str, Any] = _joined(parts)
@@ -153,8 +156,8 @@ def outputs(
     if older is not None:
       arrays, num_valid, is_mine = older
       if is_mine:
-        yield {name: local_flat(x) for name, x in arrays.items()}
+        yield {name: local_rows(x) for name, x in arrays.items()}
       if not float(num_valid) > 0:
         return
   if pending is not None and pending[2]:
-    yield {name: local_flat(x) for name, x in pending[0].items()}
+    yield {name: local_rows(x) for name, x in pending[0].items()}

@@ -332,10 +332,11 @@ class Trainer:
     batches: Iterable[PyTree],
     predict_fn: Callable[..., Mapping[str, jax.Array]],
   ) -> dict[str, np.ndarray]:
-    """Outputs of `evaluate`'s `predict_fn`, numbers of a row, on the host.
+    """Outputs [B, ...] of a `predict_fn` as `evaluate` takes it, on the host.
 
-    The rows of all processes, the same on each; where there is a 'weight',
-    those of weight 0 and the weights are left out.
+    They are the rows of all processes, the same on each. Where there is a
+    'weight', rows whose weights are all 0 are left out, and so is a weight [B]
+    itself.
     """
     return predict_lib.collect(self.outputs(state, batches, predict_fn))
 
@@ -347,7 +348,7 @@ class Trainer:
   ) -> Iterator[dict[str, np.ndarray]]:
     """Outputs of `evaluate`'s `predict_fn` for each of this process's batches.
 
-    1-D arrays by name, on the host. All processes iterate until none has a
+    Arrays [B, ...] by name, on the host. All processes iterate until none has a
     batch left.
     """
     if predict_fn not in self._predict:

@@ -5,14 +5,13 @@
 import faulthandler
 
 import grain.python as grain
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from antjax.mesh.make import make_mesh
+from antjax.mesh.mesh import make_mesh
 from antjax.train.trainer import Trainer
 
 _CODES = ('NNN', 'IIG', 'GGG')
@@ -100,8 +99,9 @@ def _data_loader():
 
 
 def _iter_dataset():
-  return grain.MapDataset.source(_Records()).shuffle(3).to_iter_dataset(
-  ).batch(16)
+  return (
+    grain.MapDataset.source(_Records()).shuffle(3).to_iter_dataset().batch(16)
+  )
 
 
 @pytest.mark.parametrize('make', [_data_loader, _iter_dataset])
@@ -139,7 +139,7 @@ class _Unsaveable:
 
 def test_a_position_that_cannot_be_saved_is_refused_at_the_start(tmp_path):
   trainer, batches = _trainer(), _Unsaveable()
-  with pytest.raises(ValueError, match=r'_Unsaveable.*get_state.*object'):
+  with pytest.raises(ValueError, match=r'get_state.*_Unsaveable.*object'):
     trainer.fit(
       trainer.init(_params()), batches, 3, checkpoint_dir=str(tmp_path)
     )
@@ -153,7 +153,7 @@ def test_predictions_keep_their_shapes():
 
   def predict_fn(params, batch, rng):
     del rng
-    x = batch['x'] * 2 + params['w']
+    x = batch['x'] * 2 + params['w'][None]
     return {'vector': x, 'matrix': x[:, :, None] * x[:, None], 'sum': x.sum(1)}
 
   batches = list(_batches(2)) + list(_batches(1, rows=8))
