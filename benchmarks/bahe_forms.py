@@ -11,11 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from antjax.ctr.bahe import encode, row_towers, table
-from antjax.ctr.bahe.full_text import FullTextTower, JoinMarks
-from antjax.ctr.bahe.row_towers import DedupTower
-from antjax.ctr.bahe.sequences import SequenceEncoder
-from antjax.ctr.bahe.towers import Tower
+from antjax.ctr.bahe import encode, table
+from antjax.ctr.bahe.full_text import FullTextTower
+from antjax.ctr.bahe.towers import (
+  DedupTower,
+  SequenceEncoder,
+  StoreTower,
+  Tower,
+)
+from antjax.ctr.texts import Marks
 from antjax.lm import cost, pretrained, split
 from antjax.lm.config import Config
 from benchmarks import bahe_problem
@@ -94,7 +98,7 @@ class Form:
     width = bahe_problem.TOKENS_PER_BEHAVIOR
     if form == 'full_text':
       return FullTextTower(
-        config, 1, case.text_length, width, JoinMarks(0, ()), self._cache
+        config, 1, case.text_length, width, Marks(()), self._cache
       )
     places = case.num_behaviors if config.positions == 'learned' else 0
     encoder = SequenceEncoder(
@@ -107,9 +111,7 @@ class Form:
     rng = np.random.default_rng(0)
     shape = (bahe_problem.NUM_BEHAVIORS + _PAD, config.embed_dim)
     rows = jnp.asarray(rng.normal(size=shape), case.dtype)
-    return row_towers.StoreTower(
-      encoder, table.DeviceTable({'behavior_rows': rows})
-    )
+    return StoreTower(encoder, table.DeviceTable({'behavior_rows': rows}))
 
   def _prepared(self, num_examples: int) -> dict[str, Any]:
     places = np.arange(num_examples) % self.num_examples
@@ -118,7 +120,7 @@ class Form:
       'title': self._problem['title'][places] + _PAD,
     }
     found = self._tower.prepare(batch, 1)
-    if isinstance(self._tower, row_towers.StoreTower):
+    if isinstance(self._tower, StoreTower):
       found['constants'] = self._tower.table.constants
     found['label'] = self._problem['label'][places]
     return jax.device_put(found)

@@ -16,8 +16,8 @@ from antjax.ctr.llm_rec.inputs import TrainingInputs
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import LLMRec
 from antjax.ctr.llm_rec.negatives import NegativeSampler
-from antjax.ctr.llm_rec.texts import Marks, TextMaker
-from antjax.ctr.llm_rec.vectors import VectorEncoder
+from antjax.ctr.llm_rec.recommender import VectorEncoder
+from antjax.ctr.texts import Marks, TextMaker
 from antjax.lm import pretrained
 from benchmarks import llm_rec_problem as problem_lib
 

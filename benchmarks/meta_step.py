@@ -49,14 +49,15 @@ def make_step(
     return optax.sigmoid_binary_cross_entropy(logits, part['label']).mean()
 
   def task_loss(params, task_rows, support, query):
-    model, rows = maml.adapt_task(
-      loss,
-      params,
-      task_rows,
-      support,
-      inner,
+    problem = maml.Problem(
+      loss_fn=loss,
+      params=params,
+      support=support,
+      inner=inner,
+      rows=task_rows,
       merge_fn=mlp.merge,
     )
+    model, rows = maml.adapt_task(problem)
     return loss(model, rows, query)
 
   def mean_loss(params, rows, batch):

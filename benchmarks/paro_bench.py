@@ -116,7 +116,7 @@ def _plan(
   links: cost_model.Links,
   compute_s: float,
   num_hosts: int,
-) -> planner.Plan:
+) -> planner.ParoPlan:
   """The planner's view of the job; computation and messages take turns."""
   return planner.plan(
     paro_problem.param_shapes(sizes),

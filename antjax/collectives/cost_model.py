@@ -40,23 +40,14 @@ OPS: tuple[Op, ...] = ('all_gather', 'reduce_scatter', 'all_reduce')
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-  """What a collective over both axes took on one mesh.
+  """What a collective over both axes took on one mesh."""
 
-  Attributes:
-    op: The collective.
-    algorithm: How it was done.
-    num_groups: Groups of the mesh.
-    group_size: Devices of a group.
-    sizes_bytes: Sizes of the whole array in bytes, ascending.
-    seconds: Seconds that each size took.
-  """
-
-  op: Op
-  algorithm: Algorithm
-  num_groups: int
-  group_size: int
-  sizes_bytes: tuple[int, ...]
-  seconds: tuple[float, ...]
+  op: Op  # The collective.
+  algorithm: Algorithm  # How it was done.
+  num_groups: int  # Groups of the mesh.
+  group_size: int  # Devices of a group.
+  sizes_bytes: tuple[int, ...]  # Sizes of the whole array in bytes, ascending.
+  seconds: tuple[float, ...]  # Seconds that each size took.
 
   def __post_init__(self) -> None:
     _check('op', self.op, OPS)
@@ -135,24 +126,15 @@ class Links:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-  """One timed collective along one axis.
+  """One timed collective along one axis."""
 
-  Attributes:
-    op: The collective.
-    axis: 'inter' or 'intra'.
-    num_bytes: Bytes of the larger side, on one device.
-    num_groups: Number of groups of the mesh.
-    group_size: Devices of a group.
-    seconds: Time that it took.
-    num_lanes: Devices of each group that took part; all if None.
-  """
-
-  op: Op
-  axis: str
-  num_bytes: float
-  num_groups: int
-  group_size: int
-  seconds: float
+  op: Op  # The collective.
+  axis: str  # 'inter' or 'intra'.
+  num_bytes: float  # Bytes of the larger side, on one device.
+  num_groups: int  # Number of groups of the mesh.
+  group_size: int  # Devices of a group.
+  seconds: float  # Time that it took.
+  # Devices of each group that took part; all if None.
   num_lanes: int | None = None
 
 

@@ -162,13 +162,10 @@ def make_stacks(specs: Sequence[TableSpec], mesh: Mesh) -> dict[str, Stack]:
 
 
 def new_rows(spec: TableSpec, key: jax.Array, ids: jax.Array) -> jax.Array:
-  """A table's rows as they are born, float32 [..., D].
+  """A table's rows `ids` [...] as they are born, float32 [..., D].
 
-  Args:
-    spec: The table.
-    key: Random key of all tables; a row depends on it, the table's name and its
-      id only.
-    ids: int [...]; a row beyond the table is zero.
+  A row depends on the key of all tables, the table's name and its id only; one
+  beyond the table is zero.
   """
   table_key = jax.random.fold_in(key, zlib.crc32(spec.name.encode()))
 

@@ -246,10 +246,10 @@ class EmbeddingTables:
     """Steps every touched row once, with the sum of all devices' gradients.
 
     Args:
-      state: The tables' state.
-      routing: From `prepare`, this device's part.
-      rounds: From `fetch`.
-      grads: Gradients of the fetched rows, as `rows`.
+      state: State of the tables.
+      routing: This device's part of that of `prepare`.
+      rounds: Second result of `fetch`.
+      grads: Gradients of the fetched rows.
       step: int32 scalar, steps done so far.
       is_active: bool scalar, the same on all devices; False changes nothing.
       lr_scale: Factor of the rows' changes; None is 1.
@@ -296,14 +296,10 @@ class EmbeddingTables:
     return stack.exchange(num_unique, self._factor, self._payload_dtype)
 
   def lookup(self, rows: Mapping[str, jax.Array], ids: Any) -> Any:
-    """Vectors of prepared ids; differentiable with respect to `rows`.
+    """Vectors [..., D] of prepared ids; differentiable with respect to `rows`.
 
-    Args:
-      rows: rows[stack] [U, D], from the step.
-      ids: Nested dict of indices [...] made by `prepare`.
-
-    Returns:
-      The same nested dict with vectors [..., D]; zeros for padding.
+    `rows[stack]` [U, D] are those of the step; `ids` are a nested dict of
+    indices [...] made by `prepare`, where padding becomes zeros.
     """
     by_path, treedef = jax.tree.flatten_with_path(ids)
     stacks = [self.features[path[-1].key].stack.name for path, _ in by_path]

@@ -24,22 +24,16 @@ _said: set[str] = set()  # What `log_whole_leaves` has said.
 
 @dataclasses.dataclass(frozen=True)
 class LeafSpec:
-  """How one array is split, the same dim at every level.
+  """How one array is split, the same dim at every level."""
 
-  Attributes:
-    shape: The array's true shape.
-    dtype: The array's dtype.
-    dim: The dim that is split, or None for an array kept whole everywhere.
-    padded_size: Size of that dim once padded to a multiple of all devices, so
-      that the pieces of every level are equal and nest.
-    reason: Why `dim` is None; empty otherwise.
-  """
-
-  shape: tuple[int, ...]
-  dtype: np.dtype
+  shape: tuple[int, ...]  # The array's true shape.
+  dtype: np.dtype  # The array's dtype.
+  # The dim that is split, or None for an array kept whole everywhere.
   dim: int | None
+  # Size of that dim once padded to a multiple of all devices, so that the
+  # pieces of every level are equal and nest.
   padded_size: int = 0
-  reason: str = ''
+  reason: str = ''  # Why `dim` is None; empty otherwise.
 
   def stored_shape(self, level: Level) -> tuple[int, ...]:
     """Global shape in which the array is kept at a level."""

@@ -29,25 +29,17 @@ _OPS: dict[str, Op] = {
 
 @dataclasses.dataclass(frozen=True)
 class Move:
-  """A collective on one leaf.
+  """A collective on one leaf."""
 
-  Attributes:
-    kind: HLO opcode, as in `census.Collective`.
-    axis: 'intra', 'inter' or 'both'.
-    in_loop: Whether at each micro-batch, or once at the step's end.
-    num_elements: Number of elements of the larger side on one device, padding
-      included, all messages together.
-    dtype: Dtype on the wire.
-    name: Name of the leaf.
-    num_messages: Collectives it takes: one a layer for a stack in the loop.
-  """
-
-  kind: str
-  axis: str
-  in_loop: bool
+  kind: str  # HLO opcode, as in `census.Collective`.
+  axis: str  # 'intra', 'inter' or 'both'.
+  in_loop: bool  # Whether at each micro-batch, or once at the step's end.
+  # Number of elements of the larger side on one device, padding included, all
+  # messages together.
   num_elements: int
-  dtype: np.dtype
-  name: str
+  dtype: np.dtype  # Dtype on the wire.
+  name: str  # Name of the leaf.
+  # Collectives it takes: one a layer for a stack in the loop.
   num_messages: int = 1
 
   @property

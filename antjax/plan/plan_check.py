@@ -22,32 +22,21 @@ _EDGES = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-  """All collectives of a kind, axis and place.
+  """All collectives of a kind, axis and place."""
 
-  Attributes:
-    kind: HLO opcode.
-    axis: 'intra', 'inter' or 'both'.
-    in_loop: At each micro-batch, or once at the step's end; with a single
-      micro-batch there is no loop and all are at the end.
-    planned: Elements of the larger side on a device, each time.
-    found: Likewise, in the compiled text.
-    found_bytes: Bytes that a device sends each time, in the compiled text.
-    num_found: Collectives in the text.
-    is_dcn: Whether they go between TPU slices.
-    is_equal: Whether `found` is what is planned.
-    note: Remark on it.
-  """
-
-  kind: str
-  axis: str
+  kind: str  # HLO opcode.
+  axis: str  # 'intra', 'inter' or 'both'.
+  # At each micro-batch, or once at the step's end; with a single micro-batch
+  # there is no loop and all are at the end.
   in_loop: bool
-  planned: int
-  found: int
+  planned: int  # Elements of the larger side on a device, each time.
+  found: int  # Likewise, in the compiled text.
+  # Bytes that a device sends each time, in the compiled text.
   found_bytes: float
-  num_found: int
-  is_dcn: bool
-  is_equal: bool
-  note: str = ''
+  num_found: int  # Collectives in the text.
+  is_dcn: bool  # Whether they go between TPU slices.
+  is_equal: bool  # Whether `found` is what is planned.
+  note: str = ''  # Remark on it.
 
 
 def compare(

@@ -32,42 +32,25 @@ _TIE = 0.001
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """What one code costs; bytes are those of one device.
+  """What one code costs; bytes are those of one device."""
 
-  Attributes:
-    code: PaRO code.
-    params_bytes: Parameters between steps.
-    grads_bytes: Accumulators of the gradient, fp32, during a step.
-    opt_state_bytes: Optimizer state and, in mixed precision, masters.
-    transient_bytes: Bytes at the peak of a step: parameters gathered, and
-      gradients before they are reduced.
-    activation_bytes: Bytes of activations, from the arguments of `plan`.
-    intra_bytes: Sent inside the group at each micro-batch.
-    inter_bytes: Sent to other groups at each micro-batch.
-    intra_bytes_at_end: Sent inside the group once a step.
-    inter_bytes_at_end: Sent to other groups once a step.
-    comm_s: Seconds of communication in a step, all of it added up.
-    compute_s: Seconds of computation in a step.
-    step_s: Predicted seconds of a step.
-    fits: Whether the peak fits into the device's memory.
-    num_micro_batches: Micro-batches of a step.
-  """
-
-  code: str
-  params_bytes: int
-  grads_bytes: int
-  opt_state_bytes: int
+  code: str  # PaRO code.
+  params_bytes: int  # Parameters between steps.
+  grads_bytes: int  # Accumulators of the gradient, fp32, during a step.
+  opt_state_bytes: int  # Optimizer state and, in mixed precision, masters.
+  # Bytes at the peak of a step: parameters gathered, and gradients before they
+  # are reduced.
   transient_bytes: int
-  activation_bytes: int
-  intra_bytes: float
-  inter_bytes: float
-  intra_bytes_at_end: float
-  inter_bytes_at_end: float
-  comm_s: float
-  compute_s: float
-  step_s: float
-  fits: bool
-  num_micro_batches: int
+  activation_bytes: int  # Bytes of activations, from the arguments of `plan`.
+  intra_bytes: float  # Sent inside the group at each micro-batch.
+  inter_bytes: float  # Sent to other groups at each micro-batch.
+  intra_bytes_at_end: float  # Sent inside the group once a step.
+  inter_bytes_at_end: float  # Sent to other groups once a step.
+  comm_s: float  # Seconds of communication in a step, all of it added up.
+  compute_s: float  # Seconds of computation in a step.
+  step_s: float  # Predicted seconds of a step.
+  fits: bool  # Whether the peak fits into the device's memory.
+  num_micro_batches: int  # Micro-batches of a step.
 
   @property
   def state_bytes(self) -> int:
@@ -92,26 +75,17 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-  """All codes for one job.
+class ParoPlan:
+  """All codes for one job."""
 
-  Attributes:
-    rows: One for each valid code, in the order of `VALID_CODES`.
-    best: The code to take; where none fits, the one that needs the least.
-    reason: Reason, in one sentence.
-    num_groups: Groups of the mesh.
-    group_size: Devices of a group.
-    links: Speeds of its links.
-    device_bytes: Memory of a device, or None for no bound.
-  """
-
+  # One for each valid code, in the order of `VALID_CODES`.
   rows: tuple[Row, ...]
-  best: Row
-  reason: str
-  num_groups: int
-  group_size: int
-  links: Links
-  device_bytes: int | None
+  best: Row  # The code to take; where none fits, the one that needs the least.
+  reason: str  # Reason, in one sentence.
+  num_groups: int  # Groups of the mesh.
+  group_size: int  # Devices of a group.
+  links: Links  # Speeds of its links.
+  device_bytes: int | None  # Memory of a device, or None for no bound.
 
   def row(self, code: str) -> Row:
     """The row of a code."""
@@ -147,7 +121,7 @@ def plan(
   min_shard_size: int = 1024,
   overlap: bool = True,
   elastic_only: bool = False,
-) -> Plan:
+) -> ParoPlan:
   """Compares all codes for a model and a cluster; allocates nothing.
 
   What is not explained here is an option of `Trainer`.
@@ -228,7 +202,7 @@ def plan(
     fits = device_bytes is None or row.peak_bytes <= device_bytes
     rows.append(dataclasses.replace(row, fits=fits))
   best, reason = _choose(rows, device_bytes, overlap, elastic_only)
-  return Plan(
+  return ParoPlan(
     tuple(rows), best, reason, num_groups, group_size, links, device_bytes
   )
 

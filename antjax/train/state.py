@@ -78,19 +78,12 @@ class SparseTables(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-  """One array of the user's tree.
+  """One array of the user's tree."""
 
-  Attributes:
-    name: Path in the tree, such as 'mlp.kernel'.
-    spec: How it is split; the dtype is that of the master.
-    is_trained: Whether it has a gradient and optimizer state.
-    is_stack: Whether it is a stack of layers, gathered one by one.
-  """
-
-  name: str
-  spec: LeafSpec
-  is_trained: bool
-  is_stack: bool
+  name: str  # Path in the tree, such as 'mlp.kernel'.
+  spec: LeafSpec  # How it is split; the dtype is that of the master.
+  is_trained: bool  # Whether it has a gradient and optimizer state.
+  is_stack: bool  # Whether it is a stack of layers, gathered one by one.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,23 +91,15 @@ class Layout:
   """Static description of a model's state on a mesh.
 
   A tree's leaves with None for frozen ones is "the trained tree".
-
-  Attributes:
-    mesh: The mesh.
-    paro: Levels of parameters, gradients, optimizer state.
-    treedef: Structure of the user's parameter tree.
-    leaves: Its leaves, in order.
-    optimizer: Optax transform.
-    tables: Embedding tables, if there are any.
-    compute_dtype: Dtype of floating leaves in the step; None keeps their own.
   """
 
-  mesh: Mesh
-  paro: PaRO
-  treedef: Any
-  leaves: tuple[Leaf, ...]
-  optimizer: optax.GradientTransformation
-  tables: SparseTables | None = None
+  mesh: Mesh  # The mesh.
+  paro: PaRO  # Levels of parameters, gradients, optimizer state.
+  treedef: Any  # Structure of the user's parameter tree.
+  leaves: tuple[Leaf, ...]  # Its leaves, in order.
+  optimizer: optax.GradientTransformation  # Optax transform.
+  tables: SparseTables | None = None  # Embedding tables, if there are any.
+  # Dtype of floating leaves in the step; None keeps their own.
   compute_dtype: Any = None
 
   @classmethod

@@ -177,8 +177,9 @@ class Trainer:
       return params(key) if is_init else given
 
     layout = self._layout_of(jax.eval_shape(whole, key, given))
-    self._layout, self._step, self._elastic_step = layout, None, None
-    self._predict = {}
+    if layout != self._layout:
+      self._layout, self._step, self._predict = layout, None, {}
+    self._elastic_step = None
     make = jax.jit(
       lambda key, given: layout.new_state(whole(key, given), key),
       out_shardings=layout.shardings(),

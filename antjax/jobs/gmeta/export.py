@@ -34,7 +34,7 @@ from antjax.meta import algorithms, meta_loss
 from antjax.meta import recommender as recommender_lib
 from antjax.meta.episode_config import EpisodeConfig
 from antjax.serving import delta, exporter, loader
-from antjax.serving import recommender as serving
+from antjax.serving import functions as serving
 from antjax.train import checkpoint
 
 MODEL = 'meta'  # The run's folder with the meta-learned model.
