@@ -108,7 +108,7 @@ def restore_target(layout: Layout) -> dict[str, Any]:
   params = {}
   for leaf in layout.leaves:
     spec, level = leaf.spec, _read_level(layout, leaf)
-    dtype = spec.dtype if leaf.is_trained else layout.compute_type(spec)
+    dtype = spec.dtype if leaf.is_trained else layout.kept_type(leaf)
     params[leaf.name] = want(
       spec.stored_shape(level), dtype, spec.sharding(level, layout.mesh)
     )
@@ -180,13 +180,12 @@ def _compute_copies(layout: Layout, leaves: list[Any]) -> list[jax.Array]:
   """The step's copies of the parameters, from their masters."""
   specs = [leaf.spec for leaf in layout.leaves]
   levels = [_read_level(layout, leaf) for leaf in layout.leaves]
+  dtypes = [layout.kept_type(leaf) for leaf in layout.leaves]
 
   def local(xs):
     return [
-      transition.coarsen(
-        x.astype(layout.compute_type(spec)), spec, level, layout.paro.params
-      )
-      for x, spec, level in zip(xs, specs, levels, strict=True)
+      transition.coarsen(x.astype(dtype), spec, level, layout.paro.params)
+      for x, dtype, spec, level in zip(xs, dtypes, specs, levels, strict=True)
     ]
 
   return jax.jit(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import math
+import sys
 from typing import Any, Protocol
 
 import jax
@@ -84,6 +85,7 @@ class Leaf:
   spec: LeafSpec  # How it is split; the dtype is that of the master.
   is_trained: bool  # Whether it has a gradient and optimizer state.
   is_stack: bool  # Whether it is a stack of layers, gathered one by one.
+  is_mutable: bool = False  # Whether the loss gives its new values.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +115,7 @@ class Layout:
     tables: SparseTables | None = None,
     trainable: Callable[[str], bool] | None = None,
     scanned: Callable[[str], bool] | None = None,
+    mutable: Callable[[str], bool] | None = None,
     compute_dtype: Any = None,
     min_shard_size: int = 1024,
   ) -> 'Layout':
@@ -122,7 +125,8 @@ class Layout:
     are never trained.
 
     Raises:
-      ValueError: Nothing is left to train, or a scalar is called a stack.
+      ValueError: Nothing is left to train, a scalar is called a stack, or a
+        leaf to train is complex.
     """
     by_path, treedef = jax.tree.flatten_with_path(params)
     if not by_path:
@@ -138,26 +142,36 @@ class Layout:
           ' keep it out of params (nnx: nnx.split(model, nnx.Param, ...)).'
         )
       dtype = np.dtype(jnp.result_type(x))
-      is_trained = bool(jnp.issubdtype(dtype, jnp.floating)) and (
-        trainable is None or bool(trainable(name))
+      is_mutable = mutable is not None and bool(mutable(name))
+      is_trained = (
+        not is_mutable
+        and bool(jnp.issubdtype(dtype, jnp.inexact))
+        and (trainable is None or bool(trainable(name)))
       )
+      if is_trained and jnp.issubdtype(dtype, jnp.complexfloating):
+        raise ValueError(
+          f'Trainer.init: leaf {name} is {dtype.name}, and complex leaves are'
+          ' not trained: keep real and imaginary part as two leaves, or freeze'
+          ' it with trainable.'
+        )
       if compute_dtype is not None and is_trained:  # Masters: at least fp32.
         dtype = np.dtype(jnp.promote_types(dtype, jnp.float32))
       shape = jnp.shape(x)
       is_stack = scanned is not None and bool(scanned(name))
-      if is_stack and not shape:
+      if is_stack and (is_mutable or not shape):
         raise ValueError(
-          f'Trainer(scanned=...): leaf {name} is a scalar; a stack of layers'
-          ' has shape [L, ...].'
+          f'Trainer(scanned=...): leaf {name} is a scalar, or mutable; a stack'
+          ' of layers has shape [L, ...] and is trained or frozen.'
         )
       spec = sharding.leaf_spec(  # A stack is split inside its layers.
         shape[1:] if is_stack else shape,
         dtype,
         num_devices=mesh.size,
-        min_size=min_shard_size,
+        # The sums of new values are over all devices, and whole.
+        min_size=sys.maxsize if is_mutable else min_shard_size,
       )
       spec = spec.stacked(shape[0]) if is_stack else spec
-      leaves.append(Leaf(name, spec, is_trained, is_stack))
+      leaves.append(Leaf(name, spec, is_trained, is_stack, is_mutable))
     if not any(leaf.is_trained for leaf in leaves):
       raise ValueError(
         'Trainer(trainable=...): no leaf is left to train. The leaves are: '
@@ -195,6 +209,10 @@ class Layout:
     if self.compute_dtype is None or not floating:
       return spec.dtype
     return np.dtype(self.compute_dtype)
+
+  def kept_type(self, leaf: Leaf) -> np.dtype:
+    """Dtype of a leaf at the parameters' level; mutable ones keep their own."""
+    return leaf.spec.dtype if leaf.is_mutable else self.compute_type(leaf.spec)
 
   @property
   def param_specs(self) -> list[P]:
@@ -244,7 +262,7 @@ class Layout:
     paro, mesh = self.paro, self.mesh
     total = {'params': 0, 'grads': 0, 'opt_state': 0}
     for leaf in self.leaves:
-      kept = dataclasses.replace(leaf.spec, dtype=self.compute_type(leaf.spec))
+      kept = dataclasses.replace(leaf.spec, dtype=self.kept_type(leaf))
       total['params'] += kept.bytes_per_device(paro.params, mesh)
       if leaf.is_trained:
         f32 = dataclasses.replace(leaf.spec, dtype=np.dtype(np.float32))
@@ -287,8 +305,8 @@ class Layout:
     ]
     master = self.trained_tree(self.trained(masters))
     kept = [
-      stored(spec, x, self.paro.params).astype(self.compute_type(spec))
-      for spec, x in zip(specs, leaves, strict=True)
+      stored(leaf.spec, x, self.paro.params).astype(self.kept_type(leaf))
+      for leaf, x in zip(self.leaves, leaves, strict=True)
     ]
     return TrainState(
       step=jnp.zeros((), jnp.int32),

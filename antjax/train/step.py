@@ -233,6 +233,12 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
       for x, s in zip(new_leaves, trained_specs, strict=True)
     ]
     params = layout.with_trained(leaves, coarsen(kept))
+    for i, leaf in enumerate(layout.leaves):
+      if leaf.is_mutable:
+        new = sums['updates'][leaf.name]
+        if jnp.issubdtype(leaf.spec.dtype, jnp.floating):
+          new = new / jnp.where(is_active, total, 1)
+        params[i] = keep(new.astype(leaf.spec.dtype), leaves[i])
     new_state = TrainState(
       step=state.step + (sums['num_valid'] > 0),
       params=jax.tree.unflatten(layout.treedef, params),
@@ -251,7 +257,17 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
     }
     if is_scaled:
       metrics['loss_scale'] = scaling.scale
-    return new_state, metrics
+    of_loss = {
+      name.removeprefix(gradient.METRIC): x / jnp.where(is_active, total, 1)
+      for name, x in sums.items()
+      if name.startswith(gradient.METRIC)
+    }
+    if taken := of_loss.keys() & metrics.keys():
+      raise ValueError(
+        f'loss_fn returned metrics {sorted(taken)}, which every step has of its'
+        ' own; use other names.'
+      )
+    return new_state, of_loss | metrics
 
   return update
 
@@ -304,14 +320,20 @@ def accumulate(
       inputs.is_valid[0],
     )
 
-  carry = gradient.empty_carry(spec, rows)
+  is_loop = num_micro_batches > 1 or inputs.num_micro_batches is not None
+  names: list[str] = []
+  if is_loop:
+    first = jax.tree.map(lambda x: x[0], batch)
+    key = gradient.device_key(rng, step, num_micro_batches, 0)
+    names = gradient.metric_names(spec, leaves, rows, first, key)
+  carry = gradient.empty_carry(spec, rows, names)
   if inputs.num_micro_batches is not None:
     count = inputs.num_micro_batches[0]
     carry = lax.fori_loop(0, count, add_micro_batch, carry)
-  elif num_micro_batches == 1:
-    carry = add_micro_batch(0, carry)
-  else:
+  elif is_loop:
     carry = lax.fori_loop(0, num_micro_batches, add_micro_batch, carry)
+  else:
+    carry = add_micro_batch(0, carry)
   flags = {
     'num_valid': inputs.is_valid[0],
     'is_stopping': inputs.is_stopping[0],

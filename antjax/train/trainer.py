@@ -50,6 +50,7 @@ class Trainer:
     compute_dtype: Any = None,
     trainable: Callable[[str], bool] | None = None,
     scanned: Callable[[str], bool] | None = None,
+    mutable: Callable[[str], bool] | None = None,
     regather: bool = True,
     loss_scale: float | Literal['dynamic'] | None = None,
     remat_policy: Callable[..., bool] | bool = False,
@@ -62,10 +63,15 @@ class Trainer:
     """Describes a training job; nothing is compiled or allocated yet.
 
     Args:
-      loss_fn: `(params, batch, rng) -> losses [B]`, or `(losses, weights)`;
-        with tables `(params, rows, batch, rng)`, where `tables.lookup(rows,
-        batch['ids'])` gives the vectors. The gradient is that of
-        sum(weights * losses) / sum(weights) over all devices.
+      loss_fn: `(params, batch, rng) -> losses [B]`, or a tuple: `(losses,
+        metrics)`, `(losses, weights)`, `(losses, weights, metrics)` or
+        `(losses, weights, metrics, updates)`. The gradient is that of
+        sum(weights * losses) / sum(weights) over all devices; the weights are
+        constants. A metric, a number or one for each example, becomes its
+        weighted mean over all devices among the step's metrics. `updates` has
+        the new values of `mutable` leaves. With tables the arguments are
+        `(params, rows, batch, rng)`, where `tables.lookup(rows, batch['ids'])`
+        gives the vectors.
       optimizer: Any optax transform; it sees global gradients. One that looks
         at shapes (Adafactor) sees split leaves padded: it depends on the code.
       mesh: Mesh from `make_mesh`.
@@ -80,6 +86,11 @@ class Trainer:
       scanned: Leaf name -> whether it is a stack of layers [L, ...] that the
         model runs by `antjax.scan_layers`: split inside its layers, gathered a
         layer at a time, never whole.
+      mutable: Leaf name -> whether the loss gives its new values: statistics of
+        a batch norm, an average of parameters, a count. These leaves are not
+        trained, stay whole and keep their dtype. All micro-batches of a step
+        read the same values; the new ones are the mean over micro-batches and
+        devices, by sums of weights, and of integers the greatest.
       regather: Whether stacks are gathered again in the backward pass, or kept
         whole from forward to backward: less communication, more memory.
       loss_scale: Factor of the loss that is differentiated, for gradients in
@@ -136,6 +147,7 @@ class Trainer:
       tables=tables,
       trainable=trainable,
       scanned=scanned,
+      mutable=mutable,
       compute_dtype=compute_dtype,
       min_shard_size=min_shard_size,
     )

@@ -5,6 +5,7 @@
 import faulthandler
 
 import grain.python as grain
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -12,6 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from antjax.mesh.mesh import make_mesh
+from antjax.mesh.paro import VALID_CODES
 from antjax.train.trainer import Trainer
 
 _CODES = ('NNN', 'IIG', 'GGG')
@@ -164,3 +166,183 @@ def test_predictions_keep_their_shapes():
   np.testing.assert_allclose(
     found['matrix'], x[:, :, None] * x[:, None], rtol=1e-6
   )
+
+
+# Metrics and new values from the loss.
+
+
+def _rich_loss(params, batch, rng):
+  """A linear model behind a batch norm, with statistics to carry on."""
+  del rng
+  x, w = batch['x'], batch['weight']
+  stats = params['stats']
+  mean = jnp.sum(x * w[:, None], 0) / jnp.maximum(jnp.sum(w), 1)
+  x = x - stats['mean'][None]
+  error = x @ params['w'] + params['b'] - batch['y']
+  updates = {
+    'stats': {
+      'mean': 0.9 * stats['mean'] + 0.1 * mean,
+      'count': stats['count'] + 1,
+    }
+  }
+  metrics = {'mae': jnp.abs(error), 'largest': jnp.max(params['w'])}
+  return jnp.square(error), w, metrics, updates
+
+
+def _rich_batches(num):
+  rng = np.random.default_rng(1)
+  for batch in _batches(num, rows=32):
+    yield batch | {'weight': rng.integers(0, 3, 32).astype(np.float32)}
+
+
+def _rich_trainer(code, **kwargs):
+  kwargs = {'num_micro_batches': 2} | kwargs
+  return _trainer(
+    code, _rich_loss, mutable=lambda name: name.startswith('stats'), **kwargs
+  )
+
+
+def _rich_params():
+  stats = {'mean': np.zeros(4, np.float32), 'count': np.int32(-5)}
+  return _params() | {'stats': stats}
+
+
+_SEEN = ('loss', 'mae', 'largest')
+
+
+@pytest.fixture(scope='module')
+def reference():
+  """Three steps of `_rich_loss` by hand, on whole batches."""
+  optimizer = optax.adam(1e-2)
+  trained, stats, seen = _params(), _rich_params()['stats'], []
+  state = optimizer.init(trained)
+
+  def loss(trained, stats, batch):
+    losses, w, metrics, _ = _rich_loss(trained | {'stats': stats}, batch, None)
+    mae = jnp.sum(metrics['mae'] * w) / jnp.sum(w)
+    return jnp.sum(losses * w) / jnp.sum(w), (mae, metrics['largest'])
+
+  for batch in _rich_batches(3):
+    (value, more), grads = jax.value_and_grad(loss, has_aux=True)(
+      trained, stats, batch
+    )
+    seen.append([float(x) for x in (value, *more)])
+    # The weighted mean of the means of parts is that of the whole.
+    w = batch['weight'][:, None]
+    mean = np.sum(batch['x'] * w, 0) / np.sum(w)
+    stats = {
+      'mean': 0.9 * stats['mean'] + 0.1 * mean,
+      'count': stats['count'] + 1,
+    }
+    updates, state = optimizer.update(grads, state, trained)
+    trained = optax.apply_updates(trained, updates)
+  return np.array(seen), trained | {'stats': stats}
+
+
+def _assert_is_reference(seen, params, reference):
+  np.testing.assert_allclose(seen, reference[0], rtol=1e-4, atol=1e-6)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+    params,
+    reference[1],
+  )
+  assert params['stats']['count'] == -2
+  assert params['stats']['count'].dtype == np.int32
+
+
+@pytest.mark.parametrize('code', VALID_CODES)
+def test_metrics_and_new_values_are_those_of_one_device(code, reference):
+  trainer = _rich_trainer(code)
+  state, seen = trainer.init(_rich_params()), []
+  for batch in _rich_batches(3):
+    state, metrics = trainer.step(state, batch)
+    seen.append([float(metrics[name]) for name in _SEEN])
+  _assert_is_reference(seen, trainer.params(state), reference)
+
+
+@pytest.mark.parametrize('code', ['NNN', 'IIG'])
+def test_metrics_and_new_values_of_an_elastic_step(code, reference):
+  trainer = _rich_trainer(code)
+  state, seen = trainer.init(_rich_params()), []
+  step = trainer.elastic_step()
+  for batch in _rich_batches(3):
+    step.begin(state)
+    for half in (slice(0, 16), slice(16, 32)):
+      micro = jax.tree.map(lambda x: x[half], batch)
+      step.local.add(step.local.place(micro))
+    state, metrics = step.finish(state, {'num_valid': 8})
+    seen.append([float(metrics[name]) for name in _SEEN])
+  _assert_is_reference(seen, trainer.params(state), reference)
+
+
+def test_metrics_reach_the_user_and_statistics_the_checkpoint(tmp_path):
+  trainer, seen = _rich_trainer('IIG'), []
+  state = trainer.fit(
+    trainer.init(_rich_params()),
+    _rich_batches(2),
+    2,
+    checkpoint_dir=str(tmp_path),
+    on_step=lambda number, values: seen.append(values['mae']),
+  )
+  again = _rich_trainer('GGG', compute_dtype=jnp.bfloat16)
+  restored = again.fit(
+    again.init(_rich_params()), [], 2, checkpoint_dir=str(tmp_path)
+  )
+  assert len(seen) == 2 and seen[0] > 0
+  for one, other in zip(
+    jax.tree.leaves(trainer.params(state)['stats']),
+    jax.tree.leaves(again.params(restored)['stats']),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(one, other)  # fp32 beside bfloat16.
+
+
+@pytest.mark.parametrize(
+  'result, message',
+  [
+    (lambda x: (x, x, {}, {}), r'new values of \[\].*mutable.*stats.mean'),
+    (lambda x: (x, x, {'a': x[:1]}), r'the metric a of shape \(1,\)'),
+    (lambda x: (x, x, x), r'needed is losses, \(losses, metrics\)'),
+    (lambda x: (x, None, {}, {'stats': {'mean': x, 'count': 1}}), r'a new .*'),
+    (
+      lambda x: (x, None, {'loss': x}, {'stats': _rich_params()['stats']}),
+      r"metrics \['loss'\].*other names",
+    ),
+  ],
+)
+def test_a_loss_that_returns_something_else_is_told(result, message):
+  trainer = _trainer(
+    loss=lambda params, batch, rng: result(_loss(params, batch, rng)),
+    mutable=lambda name: name.startswith('stats'),
+  )
+  with pytest.raises(ValueError, match=message):
+    trainer.step(trainer.init(_rich_params()), next(_batches(1)))
+
+
+def test_negative_weights_count():
+  def loss(params, batch, rng):
+    return _loss(params, batch, rng), batch['w']
+
+  batch = next(_batches(1)) | {'w': np.resize(np.float32([3, -1]), 16)}
+
+  def whole(params):
+    return jnp.sum(_loss(params, batch, None) * batch['w']) / batch['w'].sum()
+
+  trainer = Trainer(
+    loss, optax.sgd(0.1), mesh=make_mesh(intra=4), min_shard_size=2
+  )
+  start = {'w': np.ones(4, np.float32), 'b': np.ones((), np.float32)}
+  state, metrics = trainer.step(trainer.init(start), batch)
+  value, grads = jax.value_and_grad(whole)(start)
+  np.testing.assert_allclose(metrics['loss'], value, rtol=1e-5)
+  for name, x in start.items():
+    np.testing.assert_allclose(
+      state.params[name], x - 0.1 * grads[name], rtol=1e-5
+    )
+
+
+def test_complex_leaves_are_refused_unless_frozen():
+  params = _params() | {'c': np.ones(2, np.complex64)}
+  with pytest.raises(ValueError, match='leaf c is complex64'):
+    _trainer().init(params)
+  _trainer(trainable=lambda name: name != 'c').init(params)
