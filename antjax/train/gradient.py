@@ -458,7 +458,7 @@ def read_loss(result: Any) -> Loss:
       )
   return Loss(
     losses.astype(jnp.float32),
-    lax.stop_gradient(weights.astype(jnp.float32)),
+    _constant(weights.astype(jnp.float32)),
     {
       name: lax.stop_gradient(
         jnp.broadcast_to(jnp.asarray(x, jnp.float32), losses.shape)
@@ -467,3 +467,23 @@ def read_loss(result: Any) -> Loss:
     },
     updates,
   )
+
+
+@jax.custom_vjp
+def _constant(weights: jax.Array) -> jax.Array:
+  """Weights, which are refused where they are differentiated."""
+  return weights
+
+
+def _constant_fwd(weights: Any) -> tuple[jax.Array, None]:
+  if weights.perturbed:
+    raise ValueError(
+      'loss_fn returned weights that depend on the parameters: antjax divides'
+      ' by their sum over all devices, whose gradient is not taken. Use'
+      ' jax.lax.stop_gradient(weights) if they are constants, or multiply'
+      ' the losses by them.'
+    )
+  return weights.value, None
+
+
+_constant.defvjp(_constant_fwd, lambda _, __: (None,), symbolic_zeros=True)

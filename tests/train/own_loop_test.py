@@ -6,6 +6,7 @@ import faulthandler
 
 import grain.python as grain
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -77,6 +78,9 @@ def test_an_error_inside_a_save_ends_fit(tmp_path, monkeypatch):
 
 class _Records:
   """Random access to records."""
+
+  def __repr__(self):  # Grain compares it.
+    return 'records'
 
   def __len__(self):
     return 160
@@ -339,6 +343,23 @@ def test_negative_weights_count():
     np.testing.assert_allclose(
       state.params[name], x - 0.1 * grads[name], rtol=1e-5
     )
+
+
+@pytest.mark.parametrize('remat_policy', [False, True])
+def test_weights_that_depend_on_parameters_are_refused(remat_policy):
+  def loss(params, batch, rng):
+    return _loss(params, batch, rng), jnp.abs(batch['x'] @ params['w'])
+
+  trainer = _trainer(loss=loss, remat_policy=remat_policy)
+  with pytest.raises(ValueError, match='weights that depend.*stop_gradient'):
+    trainer.step(trainer.init(_params()), next(_batches(1)))
+
+  def constant(params, batch, rng):
+    weights = lax.stop_gradient(batch['x'] @ params['w'])
+    return _loss(params, batch, rng), jnp.exp(weights)
+
+  trainer = _trainer(loss=constant, remat_policy=remat_policy)
+  trainer.step(trainer.init(_params()), next(_batches(1)))
 
 
 def test_complex_leaves_are_refused_unless_frozen():
