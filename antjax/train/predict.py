@@ -3,6 +3,7 @@
 """What reads a training state: predictions, and the parameters themselves."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import dataclasses
 import io
 from typing import Any
 
@@ -17,6 +18,7 @@ from antjax.mesh import compiler
 from antjax.mesh.gather import gather_bytes
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.mesh.paro import Level
+from antjax.mesh.sharding import LeafSpec
 from antjax.metrics.merge import merge_across_processes
 from antjax.metrics.metric import Metric
 from antjax.train.batches import BatchPlacer, Feed, local_rows
@@ -26,7 +28,7 @@ from antjax.train.gradient import (
   reading_constants,
   StepSpec,
 )
-from antjax.train.state import Layout, PyTree, TrainState
+from antjax.train.state import Layout, PyTree, stored, TrainState
 from antjax.train.step import input_specs, StepInput
 
 _BATCH = P(BATCH_AXES)
@@ -76,11 +78,32 @@ def make_predict(
 def whole_params(layout: Layout, state: TrainState) -> PyTree:
   """The user's tree, whole and unpadded on every device, masters preferred."""
   paro, leaves = layout.paro, jax.tree.leaves(state.params)
-  at = [(leaf.spec, paro.params) for leaf in layout.leaves]
+  at: list[Any] = [(leaf.spec, paro.params) for leaf in layout.leaves]
   if state.master is not None:
     leaves = layout.with_trained(leaves, jax.tree.leaves(state.master))
     masters = [(spec, paro.opt_state) for spec in layout.trained_specs]
     at = layout.with_trained(at, masters)
+  return jax.tree.unflatten(layout.treedef, _whole(layout, leaves, at))
+
+
+def whole_opt_state(layout: Layout, state: TrainState) -> PyTree:
+  """The optax state as if of whole parameters, on every device."""
+  leaves, treedef = jax.tree.flatten(state.opt_state)
+  level, at = layout.paro.opt_state, []
+  layout.map_moments(
+    lambda spec, i: at.append((i, (spec, level))),
+    jax.tree.unflatten(treedef, list(range(len(leaves)))),
+  )
+  moments = [leaves[i] for i, _ in at]
+  whole = _whole(layout, moments, [where for _, where in at])
+  for (i, _), x in zip(at, whole, strict=True):
+    leaves[i] = x
+  return jax.tree.unflatten(treedef, leaves)
+
+
+def _whole(
+  layout: Layout, leaves: list[jax.Array], at: list[tuple[LeafSpec, Level]]
+) -> list[jax.Array]:
   gather = jax.shard_map(
     lambda xs: [
       transition.coarsen(x, spec, level, Level.NONE)
@@ -90,7 +113,39 @@ def whole_params(layout: Layout, state: TrainState) -> PyTree:
     in_specs=([spec.partition_spec(level) for spec, level in at],),
     out_specs=P(),
   )
-  return jax.tree.unflatten(layout.treedef, jax.jit(gather)(leaves))
+  return jax.jit(gather)(leaves)
+
+
+def with_params(
+  layout: Layout, state: TrainState, params: PyTree
+) -> TrainState:
+  """A state to predict with, of other (whole) parameters.
+
+  Raises:
+    ValueError: A tree of another structure or other shapes.
+  """
+  there = jax.tree.map(jnp.shape, params)
+  wanted = jax.tree.unflatten(
+    layout.treedef, [leaf.spec.shape for leaf in layout.leaves]
+  )
+  if there != wanted:
+    raise ValueError(
+      f'Trainer: params have the shapes {there}; needed are those that `init`'
+      f' was given: {wanted}.'
+    )
+
+  def placed(leaves: list[Any]) -> PyTree:
+    kept = [
+      stored(leaf.spec, jnp.asarray(x), layout.paro.params).astype(
+        layout.kept_type(leaf)
+      )
+      for leaf, x in zip(layout.leaves, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(layout.treedef, kept)
+
+  place = jax.jit(placed, out_shardings=layout.shardings().params)
+  leaves = jax.tree.leaves(params)
+  return dataclasses.replace(state, params=place(leaves))
 
 
 def evaluate(

@@ -231,15 +231,17 @@ class Layout:
     """PartitionSpecs of the tables' state."""
     return {} if self.tables is None else self.tables.partition_specs()
 
-  def opt_state_specs(self) -> tuple[PyTree, PyTree]:
-    """(shapes, PartitionSpecs) of the optax state; moments follow leaves."""
-    level, specs = self.paro.opt_state, self.trained_specs
+  @functools.cached_property
+  def _opt_state(self) -> tuple[PyTree, list[LeafSpec | None]]:
+    """Optax state of whole masters, and which master each leaf of it is like.
+
+    A moment is at its parameter's path, behind the optimizer's own, and has its
+    shape; that also holds inside masked and multi_transform.
+    """
+    specs = self.trained_specs
     master = self.trained_tree(
-      [jax.ShapeDtypeStruct(s.stored_shape(level), s.dtype) for s in specs]
+      [jax.ShapeDtypeStruct(s.shape, s.dtype) for s in specs]
     )
-    shapes = jax.eval_shape(self.optimizer.init, master)
-    # A moment is at its parameter's path, behind the optimizer's own, and
-    # has its shape; that also holds inside masked and multi_transform.
     by_path = {
       tuple(map(str, path)): spec
       for (path, _), spec in zip(
@@ -247,15 +249,43 @@ class Layout:
       )
     }
 
-    def partition(path: Any, x: Any) -> P:
+    def like(path: Any, x: Any) -> LeafSpec | None:
       keys = tuple(map(str, path))
       for start in range(len(keys) + 1):
         spec = by_path.get(keys[start:])
-        if spec is not None and jnp.shape(x) == spec.stored_shape(level):
-          return spec.partition_spec(level)
-      return P()
+        if spec is not None and jnp.shape(x) == spec.shape:
+          return spec
+      return None
 
-    return shapes, jax.tree.map_with_path(partition, shapes)
+    shapes = jax.eval_shape(self.optimizer.init, master)
+    return shapes, [like(*x) for x in jax.tree.leaves_with_path(shapes)]
+
+  def map_moments(
+    self, fn: Callable[[LeafSpec, Any], Any], opt_state: PyTree
+  ) -> PyTree:
+    """An optax state with `fn` of the leaves that are like a master."""
+    leaves, treedef = jax.tree.flatten(opt_state)
+    likes = self._opt_state[1]
+    return jax.tree.unflatten(
+      treedef,
+      [
+        x if spec is None else fn(spec, x)
+        for spec, x in zip(likes, leaves, strict=True)
+      ],
+    )
+
+  def opt_state_specs(self) -> tuple[PyTree, PyTree]:
+    """(shapes as kept, PartitionSpecs) of the optax state."""
+    shapes, likes = self._opt_state
+    level = self.paro.opt_state
+    kept = self.map_moments(
+      lambda spec, x: jax.ShapeDtypeStruct(spec.stored_shape(level), x.dtype),
+      shapes,
+    )
+    partitions = [
+      P() if spec is None else spec.partition_spec(level) for spec in likes
+    ]
+    return kept, jax.tree.unflatten(jax.tree.structure(shapes), partitions)
 
   def bytes_per_device(self) -> dict[str, int]:
     """Bytes of dense state on each device; masters with the optimizer."""
@@ -299,11 +329,16 @@ class Layout:
     """The state of the user's (whole) parameters; call in `jit`."""
     leaves = [jnp.asarray(x) for x in jax.tree.leaves(params)]
     specs = [leaf.spec for leaf in self.leaves]
-    masters = [
-      stored(spec, x.astype(spec.dtype), self.paro.opt_state)
-      for spec, x in zip(specs, leaves, strict=True)
-    ]
-    master = self.trained_tree(self.trained(masters))
+    level = self.paro.opt_state
+    masters = self.trained(
+      [x.astype(spec.dtype) for spec, x in zip(specs, leaves, strict=True)]
+    )
+    master = self.trained_tree(
+      [
+        stored(spec, x, level)
+        for spec, x in zip(self.trained_specs, masters, strict=True)
+      ]
+    )
     kept = [
       stored(leaf.spec, x, self.paro.params).astype(self.kept_type(leaf))
       for leaf, x in zip(self.leaves, leaves, strict=True)
@@ -312,7 +347,10 @@ class Layout:
       step=jnp.zeros((), jnp.int32),
       params=jax.tree.unflatten(self.treedef, kept),
       master=None if self.compute_dtype is None else master,
-      opt_state=self.optimizer.init(master),
+      opt_state=self.map_moments(
+        lambda spec, x: stored(spec, x, level),
+        self.optimizer.init(self.trained_tree(masters)),
+      ),
       tables={} if self.tables is None else self.tables.init(_tables_key(key)),
       rng=jax.random.key_data(key),
     )

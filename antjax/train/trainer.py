@@ -72,8 +72,8 @@ class Trainer:
         the new values of `mutable` leaves. With tables the arguments are
         `(params, rows, batch, rng)`, where `tables.lookup(rows, batch['ids'])`
         gives the vectors.
-      optimizer: Any optax transform; it sees global gradients. One that looks
-        at shapes (Adafactor) sees split leaves padded: it depends on the code.
+      optimizer: Any optax transform; it sees gradients and parameters of all
+        devices, in their true shapes, and gets the loss as `value`.
       mesh: Mesh from `make_mesh`.
       paro: PaRO code: levels of parameters, gradients, optimizer state.
       tables: Embedding tables; they have their own row optimizers.
@@ -209,6 +209,14 @@ class Trainer:
     """The user's tree, whole on every device; trained leaves as masters."""
     return predict_lib.whole_params(self.layout, state)
 
+  def opt_state(self, state: TrainState) -> PyTree:
+    """The optimizer's state as if of whole parameters, on every device.
+
+    For `optax.contrib.schedule_free_eval_params`, averages of parameters and
+    the like.
+    """
+    return predict_lib.whole_opt_state(self.layout, state)
+
   @property
   def vocabularies(self) -> dict[str, Vocabulary]:
     """Table name -> its vocabulary as it is now."""
@@ -323,6 +331,8 @@ class Trainer:
     batches: Iterable[PyTree],
     predict_fn: Callable[..., Mapping[str, jax.Array]],
     metrics: Mapping[str, Metric],
+    *,
+    params: PyTree = None,
   ) -> Metrics:
     """Values of metrics over batches of all processes, the same on each.
 
@@ -335,8 +345,9 @@ class Trainer:
         'weight' and 'group', equal in shape, leading dim split over devices.
         Pass the same function each time: it is compiled once.
       metrics: Fresh metrics by name.
+      params: Parameters to take in place of the state's: averages, say.
     """
-    outputs = self.outputs(state, batches, predict_fn)
+    outputs = self.outputs(state, batches, predict_fn, params=params)
     return predict_lib.evaluate(outputs, metrics)
 
   def predict(
@@ -344,6 +355,8 @@ class Trainer:
     state: TrainState,
     batches: Iterable[PyTree],
     predict_fn: Callable[..., Mapping[str, jax.Array]],
+    *,
+    params: PyTree = None,
   ) -> dict[str, np.ndarray]:
     """Outputs [B, ...] of a `predict_fn` as `evaluate` takes it, on the host.
 
@@ -351,19 +364,24 @@ class Trainer:
     'weight', rows whose weights are all 0 are left out, and so is a weight [B]
     itself.
     """
-    return predict_lib.collect(self.outputs(state, batches, predict_fn))
+    outputs = self.outputs(state, batches, predict_fn, params=params)
+    return predict_lib.collect(outputs)
 
   def outputs(
     self,
     state: TrainState,
     batches: Iterable[PyTree],
     predict_fn: Callable[..., Mapping[str, jax.Array]],
+    *,
+    params: PyTree = None,
   ) -> Iterator[dict[str, np.ndarray]]:
     """Outputs of `evaluate`'s `predict_fn` for each of this process's batches.
 
     Arrays [B, ...] by name, on the host. All processes iterate until none has a
     batch left.
     """
+    if params is not None:
+      state = predict_lib.with_params(self.layout, state, params)
     if predict_fn not in self._predict:
       predict = predict_lib.make_predict(self.step_spec(), predict_fn)
       self._predict[predict_fn] = predict
