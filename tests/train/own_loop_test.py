@@ -13,6 +13,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
+from antjax.collectives.examples import all_examples
 from antjax.mesh.mesh import make_mesh
 from antjax.mesh.paro import VALID_CODES
 from antjax.train.trainer import Trainer
@@ -367,3 +368,54 @@ def test_complex_leaves_are_refused_unless_frozen():
   with pytest.raises(ValueError, match='leaf c is complex64'):
     _trainer().init(params)
   _trainer(trainable=lambda name: name != 'c').init(params)
+
+
+def _towers(params, batch):
+  return batch['x'] @ params['user'], batch['z'] @ params['item']
+
+
+def _in_batch_loss(params, batch, rng):
+  del rng
+  user, item = _towers(params, batch)
+  items, first = all_examples(item)
+  logits = user @ items.T
+  return optax.softmax_cross_entropy_with_integer_labels(
+    logits, first + jnp.arange(len(user))
+  )
+
+
+@pytest.mark.parametrize('code', _CODES)
+@pytest.mark.parametrize('intra', [2, 4])
+def test_negatives_of_the_whole_batch_are_those_of_one_device(code, intra):
+  rng = np.random.default_rng(0)
+
+  def normal(*shape):
+    return rng.normal(size=shape).astype(np.float32)
+
+  params = {'user': normal(4, 3), 'item': normal(5, 3)}
+  batch = {'x': normal(16, 4), 'z': normal(16, 5)}
+
+  def whole(params):
+    user, item = _towers(params, batch)
+    return optax.softmax_cross_entropy_with_integer_labels(
+      user @ item.T, jnp.arange(16)
+    ).mean()
+
+  trainer = Trainer(
+    _in_batch_loss,
+    optax.sgd(0.1),
+    mesh=make_mesh(intra=intra),
+    paro=code,
+    min_shard_size=2,
+  )
+  state, metrics = trainer.step(trainer.init(params), batch)
+  value, grads = jax.value_and_grad(whole)(params)
+  np.testing.assert_allclose(metrics['loss'], value, rtol=1e-5)
+  jax.tree.map(
+    lambda new, old, grad: np.testing.assert_allclose(
+      new, old - 0.1 * grad, rtol=1e-4, atol=1e-6
+    ),
+    trainer.params(state),
+    params,
+    grads,
+  )
