@@ -189,7 +189,8 @@ class MicroSteps:
   def know_metrics(self, names: Sequence[str]) -> None:
     """Makes room for metrics of the loss before the first micro-batch."""
     self.metrics = list(names)
-    self._carry = self._empty(self._view[1], names)
+    if names:
+      self._carry = self._empty(self._view[1], names)
 
   def end(self) -> PyTree:
     """The step's sums; the next `begin` uses their memory again."""
