@@ -26,6 +26,8 @@ from antjax.train.checkpoint_folder import Claim
 from antjax.train.state import Layout, TrainState
 
 _POLL_S = 0.01
+# 2: 'params' is the user's tree. 1 had all in 'state', by names with dots.
+_FORMAT = 2
 _BYTES = '__bytes__'
 _MAX_CAUSE = 240  # Characters; a script's --verbosity=1 shows the whole.
 
@@ -107,11 +109,12 @@ class Checkpointer:
         keep_checkpoints_without_metrics=False,
       )
       preserve = policies.AnyPreservationPolicy([preserve, best])
-    self._handler = _Handler()
+    self._handlers = {'params': _Handler(), 'state': _Handler()}
     self._is_broken = False  # Since a `save` failed; the manager then hangs.
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
-    for args in (ocp.args.PyTreeSave, ocp.args.PyTreeRestore):
-      registry.add('state', args, self._handler)
+    for item, handler in self._handlers.items():
+      for args in (ocp.args.PyTreeSave, ocp.args.PyTreeRestore):
+        registry.add(item, args, handler)
     self._manager = ocp.CheckpointManager(
       directory,
       options=ocp.CheckpointManagerOptions(
@@ -163,8 +166,8 @@ class Checkpointer:
     return True
 
   def _check(self) -> None:
-    error = self._handler.error
-    if error is not None:
+    errors = [h.error for h in self._handlers.values() if h.error is not None]
+    for error in errors:
       raise RuntimeError(
         f'Checkpointer: a checkpoint could not be written to {self.directory};'
         f' see whether there is room: {error}'
@@ -212,6 +215,7 @@ class Checkpointer:
     self.wait()
     input_states = self._gather(encode_position(input_state))
     meta = {
+      'format': _FORMAT,
       'model': canonical.describe(self._layout),
       'paro': self._layout.paro.code,
       'mesh': dict(self._layout.mesh.shape),
@@ -221,12 +225,12 @@ class Checkpointer:
     }
     if keys:
       meta['keys'] = sorted(keys)
+    named = canonical.without_empty(canonical.of_state(self._layout, state))
+    trees = canonical.to_items(self._layout, named)
     items: dict[str, Any] = {
-      'state': ocp.args.PyTreeSave(
-        canonical.without_empty(canonical.of_state(self._layout, state))
-      ),
-      'meta': ocp.args.JsonSave(meta),
+      name: ocp.args.PyTreeSave(tree) for name, tree in trees.items()
     }
+    items['meta'] = ocp.args.JsonSave(meta)
     if keys:
       items['keys'] = ocp.args.PyTreeSave(dict(keys))
     self._is_broken = True
@@ -264,7 +268,8 @@ class Checkpointer:
     meta = self.read_item(step, 'meta', ocp.args.JsonRestore())
     where = f'step {step} of {self.directory}'
     canonical.check_model(self._layout, meta['model'], where)
-    found = self.read_state(step, canonical.restore_target(self._layout))
+    target = canonical.restore_target(self._layout)
+    found = self.read_state(step, meta, target)
     logging.info(
       'Restored step %d of %s (saved as %s on mesh %s).',
       step,
@@ -276,29 +281,44 @@ class Checkpointer:
     return canonical.to_state(self._layout, found), positions
 
   def read_state(
-    self, step: int, target: dict[str, Any], *, is_part: bool = False
+    self, step: int, meta: Mapping[str, Any], target: dict[str, Any]
   ) -> dict[str, Any]:
-    """Reads what `target` asks for of a state, see `canonical`.
+    """Reads a state, see `canonical`.
 
     Args:
       step: Step of the checkpoint.
-      target: Shapes, dtypes and shardings by name.
-      is_part: Whether the checkpoint has more.
+      meta: Its item of this name.
+      target: Shapes, dtypes and shardings by name: those of all of a state, or
+        of its parameters.
 
     Raises:
       ValueError: As of `read_item`.
     """
     asked = canonical.without_empty(target)
-    restore_args = jax.tree.map(
-      lambda x: ocp.ArrayRestoreArgs(
-        sharding=x.sharding, global_shape=x.shape, dtype=x.dtype, strict=False
-      ),
-      asked,
+    is_old = meta.get('format', 1) == 1  # Names with dots, all in one item.
+    trees = {'state': asked}
+    if not is_old:
+      trees = canonical.to_items(self._layout, asked)
+    found = {}
+    for name, tree in trees.items():
+      restore_args = jax.tree.map(
+        lambda x: ocp.ArrayRestoreArgs(
+          sharding=x.sharding, global_shape=x.shape, dtype=x.dtype, strict=False
+        ),
+        tree,
+      )
+      found[name] = self.read_item(
+        step,
+        name,
+        ocp.args.PyTreeRestore(
+          item=tree, restore_args=restore_args, partial_restore=is_old
+        ),
+      )
+    if is_old:
+      return canonical.with_empty(found['state'], target)
+    return canonical.with_empty(
+      canonical.from_items(self._layout, found), target
     )
-    args = ocp.args.PyTreeRestore(
-      item=asked, restore_args=restore_args, partial_restore=is_part
-    )
-    return canonical.with_empty(self.read_item(step, 'state', args), target)
 
   def restore_keys(self, step: int) -> dict[str, np.ndarray]:
     """The vocabularies of a checkpoint; none where it was saved without."""
@@ -307,7 +327,7 @@ class Checkpointer:
     return self.read_item(step, 'keys', ocp.args.PyTreeRestore())
 
   def read_item(self, step: int, item: str, args: Any) -> Any:
-    """Reads 'state', 'meta' or 'keys' of a step, as Orbax's `args` say.
+    """Reads an item of a step: 'params', 'state', 'meta' or 'keys'.
 
     Raises:
       ValueError: It cannot be read; with what to do about it.
@@ -340,6 +360,11 @@ class _Handler(ocp.PyTreeCheckpointHandler):
   """
 
   error: Exception | None = None  # Of the first failed write of this process.
+
+  @classmethod
+  def typestr(cls) -> str:
+    """The name in checkpoints of who can read this: Orbax's own."""
+    return ocp.PyTreeCheckpointHandler.typestr()
 
   async def async_save(self, *args: Any, **kwargs: Any) -> list[Any]:
     futures = await super().async_save(*args, **kwargs)

@@ -67,7 +67,7 @@ def warm_start(
         )
     target = {'params': canonical.restore_target(layout)['params']}
     parts = canonical.of_state(layout, state)
-    parts |= reader.read_state(step, target, is_part=True)
+    parts |= reader.read_state(step, meta, target)
     for name, source in (sources or {}).items():
       table = parts['tables'][name]
       saved_rows = _read_table(reader, step, meta, name)
