@@ -98,10 +98,7 @@ def of_state(layout: Layout, state: TrainState) -> dict[str, Any]:
   )
   tables = {}
   if layout.tables is not None:
-    tables = jax.jit(
-      layout.tables.to_canonical,
-      out_shardings=layout.tables.canonical_shardings(),
-    )(state.tables)
+    tables = layout.tables.to_canonical(state.tables)
   return {
     'step': state.step,
     'params': params,
@@ -217,9 +214,7 @@ def to_state(layout: Layout, canonical: dict[str, Any]) -> TrainState:
   )
   tables = {}
   if layout.tables is not None:
-    tables = jax.jit(
-      layout.tables.from_canonical, out_shardings=layout.tables.shardings()
-    )(canonical['tables'])
+    tables = layout.tables.from_canonical(canonical['tables'])
   master = None
   if layout.compute_dtype is not None:
     master = layout.trained_tree(layout.trained(leaves))

@@ -4,7 +4,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
-import io
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ import numpy as np
 
 from antjax.collectives import transition
 from antjax.mesh import compiler
-from antjax.mesh.gather import gather_bytes
+from antjax.mesh.gather import gather_arrays
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.mesh.paro import Level
 from antjax.mesh.sharding import LeafSpec
@@ -44,67 +43,66 @@ def make_predict(
   """
   layout, tables = spec.layout, spec.tables
 
-  def local(leaves, table_state, step, rng, inputs):
-    whole = open_leaves(layout, leaves)
+  def local(view, inputs):
+    whole = open_leaves(layout, view.leaves)
     params = jax.tree.unflatten(layout.treedef, whole)
     args: tuple[PyTree, ...] = (params,)
     if tables is not None:
-      args += (tables.fetch(table_state, inputs.routing)[0],)
+      args += (tables.fetch(view.tables, inputs.routing)[0],)
     fn = reading_constants(predict_fn, inputs.constants)
-    outputs = fn(*args, inputs.batch, device_key(rng, step, 1, 0))
+    outputs = fn(*args, inputs.batch, device_key(view.rng, view.step, 1, 0))
     return outputs, lax.psum(jnp.sum(inputs.is_valid), (INTER, INTRA))
 
   mapped = jax.shard_map(
     local,
     mesh=layout.mesh,
-    in_specs=(
-      layout.param_specs,
-      layout.table_specs,
-      P(),
-      P(),
-      input_specs(spec.constants),
-    ),
+    in_specs=(spec.view_specs, input_specs(spec.constants)),
     out_specs=(_BATCH, P()),
     check_vma=spec.check_vma,
   )
   return jax.jit(
-    lambda state, inputs: mapped(
-      jax.tree.leaves(state.params), state.tables, state.step, state.rng, inputs
-    ),
+    lambda state, inputs: mapped(spec.view(state), inputs),
     compiler_options=compiler.options(layout.mesh),
   )
 
 
-def whole_params(layout: Layout, state: TrainState) -> PyTree:
-  """The user's tree, whole and unpadded on every device, masters preferred."""
-  paro, leaves = layout.paro, jax.tree.leaves(state.params)
+def make_params(layout: Layout) -> Callable[[TrainState], PyTree]:
+  """Compiles lazily to `params(state)`, see `Trainer.params`."""
+  paro = layout.paro
   at: list[Any] = [(leaf.spec, paro.params) for leaf in layout.leaves]
-  if state.master is not None:
-    leaves = layout.with_trained(leaves, jax.tree.leaves(state.master))
+  if layout.compute_dtype is not None:
     masters = [(spec, paro.opt_state) for spec in layout.trained_specs]
     at = layout.with_trained(at, masters)
-  return jax.tree.unflatten(layout.treedef, _whole(layout, leaves, at))
+  gather = _gatherer(layout, at)
+
+  def params(state: TrainState) -> PyTree:
+    leaves = jax.tree.leaves(state.params)
+    if state.master is not None:
+      leaves = layout.with_trained(leaves, jax.tree.leaves(state.master))
+    return jax.tree.unflatten(layout.treedef, gather(leaves))
+
+  return jax.jit(params)
 
 
-def whole_opt_state(layout: Layout, state: TrainState) -> PyTree:
-  """The optax state as if of whole parameters, on every device."""
-  leaves, treedef = jax.tree.flatten(state.opt_state)
-  level, at = layout.paro.opt_state, []
-  layout.map_moments(
-    lambda spec, i: at.append((i, (spec, level))),
-    jax.tree.unflatten(treedef, list(range(len(leaves)))),
-  )
-  moments = [leaves[i] for i, _ in at]
-  whole = _whole(layout, moments, [where for _, where in at])
-  for (i, _), x in zip(at, whole, strict=True):
-    leaves[i] = x
-  return jax.tree.unflatten(treedef, leaves)
+def make_opt_state(layout: Layout) -> Callable[[TrainState], PyTree]:
+  """Compiles lazily to `opt_state(state)`, see `Trainer.opt_state`."""
+  level = layout.paro.opt_state
+
+  def opt_state(state: TrainState) -> PyTree:
+    moments: list[tuple[LeafSpec, jax.Array]] = []
+    layout.map_moments(lambda *x: moments.append(x), state.opt_state)
+    gather = _gatherer(layout, [(spec, level) for spec, _ in moments])
+    whole = iter(gather([x for _, x in moments]))
+    return layout.map_moments(lambda *_: next(whole), state.opt_state)
+
+  return jax.jit(opt_state)
 
 
-def _whole(
-  layout: Layout, leaves: list[jax.Array], at: list[tuple[LeafSpec, Level]]
-) -> list[jax.Array]:
-  gather = jax.shard_map(
+def _gatherer(
+  layout: Layout, at: Sequence[tuple[LeafSpec, Level]]
+) -> Callable[[list[jax.Array]], list[jax.Array]]:
+  """Makes arrays whole and unpadded on every device; to be called in `jit`."""
+  return jax.shard_map(
     lambda xs: [
       transition.coarsen(x, spec, level, Level.NONE)
       for x, (spec, level) in zip(xs, at, strict=True)
@@ -113,7 +111,6 @@ def _whole(
     in_specs=([spec.partition_spec(level) for spec, level in at],),
     out_specs=P(),
   )
-  return jax.jit(gather)(leaves)
 
 
 def with_params(
@@ -144,8 +141,7 @@ def with_params(
     return jax.tree.unflatten(layout.treedef, kept)
 
   place = jax.jit(placed, out_shardings=layout.shardings().params)
-  leaves = jax.tree.leaves(params)
-  return dataclasses.replace(state, params=place(leaves))
+  return dataclasses.replace(state, params=place(jax.tree.leaves(params)))
 
 
 def evaluate(
@@ -170,13 +166,7 @@ def collect(outputs: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         del arrays['weight']
       arrays = {name: x[is_there] for name, x in arrays.items()}
     parts.append(arrays)
-  file = io.BytesIO()
-  joined: dict[str, Any] = _joined(parts)
-  np.savez(file, **joined)
-  every = []
-  for data in gather_bytes(file.getvalue()):
-    with np.load(io.BytesIO(data)) as archive:
-      every.append({name: archive[name] for name in archive.files})
+  every = gather_arrays(_joined(parts))
   return _joined([part for part in every if part])
 
 

@@ -163,6 +163,8 @@ class Trainer:
     )
     self._layout: Layout | None = None
     self._step: Callable[..., Any] | None = None
+    self._params: Callable[[TrainState], PyTree] | None = None
+    self._whole_opt_state: Callable[[TrainState], PyTree] | None = None
     self._elastic_step: ElasticStep | None = None
     self._predict: dict[Any, Callable[..., Any]] = {}
     self.keys = Keys(vocabularies, tables) if vocabularies else None
@@ -191,6 +193,7 @@ class Trainer:
     layout = self._layout_of(jax.eval_shape(whole, key, given))
     if layout != self._layout:
       self._layout, self._step, self._predict = layout, None, {}
+      self._params = self._whole_opt_state = None
     self._elastic_step = None
     make = jax.jit(
       lambda key, given: layout.new_state(whole(key, given), key),
@@ -207,7 +210,9 @@ class Trainer:
 
   def params(self, state: TrainState) -> PyTree:
     """The user's tree, whole on every device; trained leaves as masters."""
-    return predict_lib.whole_params(self.layout, state)
+    if self._params is None:
+      self._params = predict_lib.make_params(self.layout)
+    return self._params(state)
 
   def opt_state(self, state: TrainState) -> PyTree:
     """The optimizer's state as if of whole parameters, on every device.
@@ -215,7 +220,9 @@ class Trainer:
     For `optax.contrib.schedule_free_eval_params`, averages of parameters and
     the like.
     """
-    return predict_lib.whole_opt_state(self.layout, state)
+    if self._whole_opt_state is None:
+      self._whole_opt_state = predict_lib.make_opt_state(self.layout)
+    return self._whole_opt_state(state)
 
   @property
   def vocabularies(self) -> dict[str, Vocabulary]:

@@ -88,7 +88,7 @@ def test_a_text_is_encoded_as_if_alone(config):
       np.testing.assert_array_equal(user_BND[i, j], 7)
     elif length not in seen and len(seen) < 3:  # Each length compiles.
       tokens = batch['text'][i, j, :length][None]
-      alone = transformer.encode(config, params['lm'], tokens)[0].mean(axis=0)
+      alone = transformer.hidden(config, params['lm'], tokens)[0].mean(axis=0)
       np.testing.assert_allclose(user_BND[i, j], alone, atol=2e-5)
     seen.add(length)
   assert 0 in seen and len(seen) > 2
@@ -110,8 +110,8 @@ def test_more_positions_repeat_the_trained_ones():
   np.testing.assert_array_equal(table_PD[14:26], params['positions'][2:])
   tokens = np.arange(10)[None]
   np.testing.assert_array_equal(
-    transformer.encode(longer, extended, tokens),
-    transformer.encode(config, params, tokens),
+    transformer.hidden(longer, extended, tokens),
+    transformer.hidden(config, params, tokens),
   )
   assert positions.extend_learned(config, params, 12)[1] is params
   llama = small_clicks.LLAMA
