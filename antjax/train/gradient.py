@@ -463,7 +463,8 @@ def read_loss(result: Any) -> Loss:
       ' losses, (losses, metrics), (losses, weights), (losses, weights,'
       ' metrics) or (losses, weights, metrics, updates), metrics being a dict.'
     )
-  weights, metrics, updates = [*rest, *(None, {}, {})[len(rest) :]]
+  filled: list[Any] = [*rest, *(None, {}, {})[len(rest) :]]
+  weights, metrics, updates = filled
   if jnp.ndim(losses) != 1:
     raise ValueError(
       f'loss_fn returned losses of shape {jnp.shape(losses)}; needed is one'

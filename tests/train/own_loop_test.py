@@ -305,7 +305,7 @@ def test_metrics_reach_the_user_and_statistics_the_checkpoint(tmp_path):
 @pytest.mark.parametrize(
   'result, message',
   [
-    (lambda x: (x, x, {}, {}), r'new values of \[\].*mutable.*stats.mean'),
+    (lambda x: (x, None, {}, {}), r'new values of \[\].*mutable.*stats.mean'),
     (lambda x: (x, x, {'a': x[:1]}), r'the metric a of shape \(1,\)'),
     (lambda x: (x, x, x), r'needed is losses, \(losses, metrics\)'),
     (lambda x: (x, None, {}, {'stats': {'mean': x, 'count': 1}}), r'a new .*'),
