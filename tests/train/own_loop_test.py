@@ -16,6 +16,7 @@ import pytest
 from antjax.collectives.examples import all_examples
 from antjax.mesh.mesh import make_mesh
 from antjax.mesh.paro import VALID_CODES
+from antjax.train.elastic_step import ElasticStep
 from antjax.train.trainer import Trainer
 
 _CODES = ('NNN', 'IIG', 'GGG')
@@ -278,6 +279,21 @@ def test_metrics_and_new_values_of_an_elastic_step(code, reference):
     state, metrics = step.finish(state, {'num_valid': 8})
     seen.append([float(metrics[name]) for name in _SEEN])
   _assert_is_reference(seen, trainer.params(state), reference)
+
+
+def test_a_process_without_data_in_the_first_step_learns_the_metrics():
+  trainer = _rich_trainer('IIG')
+  state = trainer.init(_rich_params())
+  step = ElasticStep(trainer.step_spec(), [[0], [1]])
+  for counts in ((2, 0), (1, 1)):
+    step.begin(state)
+    for part, count in zip(step.parts, counts, strict=True):
+      for batch in _rich_batches(count):
+        micro = jax.tree.map(lambda x: x[:16], batch)
+        part.add(part.place(micro))
+    state, metrics = step.finish(state, {'num_valid': 4}, {'num_valid': 4})
+    assert float(metrics['mae']) > 0
+  assert trainer.params(state)['stats']['count'] == -3
 
 
 def test_metrics_reach_the_user_and_statistics_the_checkpoint(tmp_path):
