@@ -460,3 +460,14 @@ def test_a_code_that_takes_half_of_it_is_told(caplog):
   with caplog.at_level('WARNING'):
     _trainer('NIG', collectives='ring')
   assert 'Under NIG only parameters move by ring' in caplog.text
+
+
+@pytest.mark.parametrize(
+  'extra', [np.array(['a'] * 16), np.array([object()] * 16), [b'x'] * 16]
+)
+def test_what_is_no_number_in_a_batch_is_named(extra):
+  trainer = _trainer()
+  state = trainer.init(_params())
+  batch = next(_batches(1)) | {'title': np.asarray(extra)}
+  with pytest.raises(ValueError, match=r"batch\['title'\].*needed are numbers"):
+    trainer.step(state, batch)
