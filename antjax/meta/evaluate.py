@@ -219,12 +219,13 @@ def fine_tune_predict_fn(
 
   def task(params, log_rates, data):
     del log_rates
+    names = [*inner.adapted_names(params), *(f'rows/{n}' for n in data['rows'])]
     columns = {}
     for steps in num_steps:
       loop = dataclasses.replace(inner, num_steps=steps)
 
       def one(log_rate, loop=loop):
-        rates = _EveryLeaf(log_rate)
+        rates = dict.fromkeys(names, log_rate)
         problem = task_steps.problem(model, loop, params, rates, data)
         state = maml.adapt_task(problem)
         return task_steps.columns(model, state, data)[column]
@@ -244,17 +245,3 @@ def fine_tune_predict_fn(
 def fine_tune_name(num_steps: int, learning_rate: float) -> str:
   """Column of `fine_tune_predict_fn` for one inner loop."""
   return f'k{num_steps}_lr{learning_rate:g}'
-
-
-class _EveryLeaf(dict):
-  """Learned rates where every leaf has the same one."""
-
-  def __init__(self, log_rate):
-    super().__init__()
-    self._log_rate = log_rate
-
-  def __contains__(self, name):
-    return True
-
-  def __getitem__(self, name):
-    return self._log_rate

@@ -69,8 +69,9 @@ class DLRM(ClickNetwork):
     if self.bottom is not None:
       numbers_B1D = self.bottom(x.dense_BX)[:, None]
       vectors_BFD = jnp.concatenate([vectors_BFD, numbers_B1D], axis=1)
+    pairs = dot_pairs(vectors_BFD)
     flat = vectors_BFD.reshape(vectors_BFD.shape[0], -1)
-    seen = jnp.concatenate([flat, dot_pairs(vectors_BFD)], axis=-1)
+    seen = jnp.concatenate([flat, pairs], axis=-1)
     return logits(self.head(self.top(seen)))
 
 

@@ -64,10 +64,7 @@ def of_state(layout: Layout, state: TrainState) -> dict[str, Any]:
     leaves = layout.with_trained(leaves, jax.tree.leaves(state.master))
   tables = {}
   if layout.tables is not None:
-    tables = jax.jit(
-      layout.tables.to_canonical,
-      out_shardings=layout.tables.canonical_shardings(),
-    )(state.tables)
+    tables = layout.tables.to_canonical(state.tables)
   return {
     'step': state.step,
     'params': {leaf.name: x for leaf, x in zip(layout.leaves, leaves)},
@@ -135,9 +132,7 @@ def to_state(layout: Layout, canonical: dict[str, Any]) -> TrainState:
   )
   tables = {}
   if layout.tables is not None:
-    tables = jax.jit(
-      layout.tables.from_canonical, out_shardings=layout.tables.shardings()
-    )(canonical['tables'])
+    tables = layout.tables.from_canonical(canonical['tables'])
   master = None
   if layout.compute_dtype is not None:
     master = layout.trained_tree(layout.trained(leaves))

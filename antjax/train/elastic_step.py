@@ -8,6 +8,8 @@ to look at the clock, at the input, or at a plan.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import functools
 
 import jax
 from jax import lax
@@ -200,42 +202,35 @@ class ElasticStep:
 
   def _compile_finish(self) -> Callable[..., tuple[TrainState, Metrics]]:
     spec = self.spec
+    without_leaves = functools.partial(dataclasses.replace, leaves=None)
 
-    def sync(carry, table_state, said, routing, rounds, step, factor, lr_scale):
+    def sync(carry, view, said, routing, rounds, lr_scale):
       acc, row_acc, loss, weight = carry
-      grads, table_state, sums = gradient.sync(
+      grads, tables, sums = gradient.sync(
         spec,
         ([a[0] for a in acc], row_acc, loss[0], weight[0]),
-        table_state,
+        view,
         routing,
         rounds,
-        step,
-        factor,
         {name: said[0, i] for i, name in enumerate(FLAGS)},
         lr_scale,
       )
       plan = said[0, -1]
       sums['plans'] = lax.pmin(jnp.stack([plan, -plan]), (INTER, INTRA))
-      return grads, table_state, sums
+      return grads, tables, sums
 
     mapped = jax.shard_map(
       sync,
       mesh=spec.layout.mesh,
-      in_specs=(
-        *(_BATCH, spec.layout.table_specs, _BATCH, _BATCH),
-        *(P(), P(), P(), P()),
-      ),
+      in_specs=(_BATCH, without_leaves(spec.view_specs), *3 * (_BATCH,), P()),
       out_specs=grad_specs(spec),
       check_vma=spec.is_typed,
     )
     update = make_update(spec)
 
     def finish(state, carry, said, routing, rounds, lr_scale):
-      factor = spec.factor(state.opt_state)
-      *synced, sums = mapped(
-        *(carry, state.tables, said, routing, rounds),
-        *(state.step, factor, lr_scale),
-      )
+      view = without_leaves(spec.view(state))
+      *synced, sums = mapped(carry, view, said, routing, rounds, lr_scale)
       new_state, metrics = update(state, *synced, sums, lr_scale)
       more = {'num_micro_batches', 'may_get_more', 'plans'}
       return new_state, metrics | {name: sums[name] for name in more}

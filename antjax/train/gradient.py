@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from antjax.collectives import transition
 from antjax.collectives.choose import Collectives, XLA
@@ -22,10 +23,22 @@ from antjax.collectives.varying import psum, to_varying
 from antjax.mesh.mesh import INTER, INTRA
 from antjax.mesh.sharding import LeafSpec
 from antjax.train.loss_scale import LossScaleState
-from antjax.train.state import Layout, PyTree, SparseTables
+from antjax.train.state import Layout, PyTree, SparseTables, TrainState
 
 # Accumulators by leaf, those of rows, sum of losses, sum of weights.
 Carry = tuple[list[jax.Array], PyTree, jax.Array, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StateView:
+  """What a step reads of the state; in `shard_map` a device's pieces."""
+
+  leaves: Any  # Of the parameters.
+  tables: PyTree
+  step: Any  # Number of steps done so far.
+  rng: Any  # Key data of the run.
+  factor: Any  # Factor on the loss that is differentiated.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +77,18 @@ class StepSpec:
     is_alone = self.layout.mesh.size == 1  # See `varying.is_alone`.
     return self.check_vma and self.how.is_typed and not is_alone
 
-  def factor(self, opt_state: PyTree) -> jax.Array:
-    """What the loss is multiplied by before it is differentiated."""
-    scaled = isinstance(opt_state, LossScaleState)
-    return jnp.float32(self.loss_scale) * (opt_state.scale if scaled else 1)
+  def view(self, state: TrainState) -> StateView:
+    scaling = state.opt_state
+    scale = scaling.scale if isinstance(scaling, LossScaleState) else 1
+    factor = jnp.float32(self.loss_scale) * scale
+    leaves = jax.tree.leaves(state.params)
+    return StateView(leaves, state.tables, state.step, state.rng, factor)
+
+  @property
+  def view_specs(self) -> StateView:
+    """PartitionSpecs of what `view` gives."""
+    layout = self.layout
+    return StateView(layout.param_specs, layout.table_specs, P(), P(), P())
 
   def reading(self, constants: PyTree) -> 'StepSpec':
     """With a loss that finds these constants in its batch; in `shard_map`."""
@@ -199,11 +220,9 @@ def add_micro_batch(
 def sync(
   spec: StepSpec,
   carry: Carry,
-  table_state: PyTree,
+  view: StateView,
   routing: PyTree,
   rounds: PyTree,
-  step: jax.Array,
-  factor: jax.Array,
   flags: Mapping[str, jax.Array],
   lr_scale: jax.Array | None = None,
 ) -> tuple[list[jax.Array], PyTree, dict[str, jax.Array]]:
@@ -212,11 +231,9 @@ def sync(
   Args:
     spec: Description of the step.
     carry: This device's sums.
-    table_state: State of the tables.
+    view: State before the step; its leaves are not read.
     routing: Routing of the step's rows.
     rounds: Second result of the tables' `fetch`.
-    step: Number of steps done so far.
-    factor: Factor on the losses.
     flags: Scalars of this device, to be summed as well.
     lr_scale: Factor of the rows' changes.
 
@@ -242,19 +259,21 @@ def sync(
       **flags,
     }
   )
-  scale = jnp.where(sums['weight'] > 0, 1 / (sums['weight'] * factor), 0.0)
+  total = sums['weight']
+  scale = jnp.where(total > 0, 1 / (total * view.factor), 0.0)
   grads = [g * scale for g in synced]
+  tables = view.tables
   if spec.tables is not None:
-    table_state = spec.tables.push(
-      table_state,
+    tables = spec.tables.push(
+      tables,
       routing,
       rounds,
       jax.tree.map(lambda g: g * scale, row_acc),
-      step,
-      (sums['weight'] > 0) & (sums['num_bad'] == 0),
+      view.step,
+      (total > 0) & (sums['num_bad'] == 0),
       lr_scale,
     )
-  return grads, table_state, sums
+  return grads, tables, sums
 
 
 def _sum_scalars(scalars: Mapping[str, Any]) -> dict[str, jax.Array]:

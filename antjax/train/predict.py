@@ -3,7 +3,6 @@
 """What reads a training state: predictions, and the parameters themselves."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-import io
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ import numpy as np
 
 from antjax.collectives import transition
 from antjax.mesh import compiler
-from antjax.mesh.gather import gather_bytes
+from antjax.mesh.gather import gather_arrays
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.mesh.paro import Level
 from antjax.metrics.merge import merge_across_processes
@@ -42,43 +41,34 @@ def make_predict(
   """
   layout, tables = spec.layout, spec.tables
 
-  def local(leaves, table_state, step, rng, inputs):
-    whole = open_leaves(layout, leaves)
+  def local(view, inputs):
+    whole = open_leaves(layout, view.leaves)
     params = jax.tree.unflatten(layout.treedef, whole)
     args: tuple[PyTree, ...] = (params,)
     if tables is not None:
-      args += (tables.fetch(table_state, inputs.routing)[0],)
+      args += (tables.fetch(view.tables, inputs.routing)[0],)
     fn = reading_constants(predict_fn, inputs.constants)
-    outputs = fn(*args, inputs.batch, device_key(rng, step, 1, 0))
+    outputs = fn(*args, inputs.batch, device_key(view.rng, view.step, 1, 0))
     return outputs, lax.psum(jnp.sum(inputs.is_valid), (INTER, INTRA))
 
   mapped = jax.shard_map(
     local,
     mesh=layout.mesh,
-    in_specs=(
-      layout.param_specs,
-      layout.table_specs,
-      P(),
-      P(),
-      input_specs(spec.constants),
-    ),
+    in_specs=(spec.view_specs, input_specs(spec.constants)),
     out_specs=(_BATCH, P()),
     check_vma=spec.check_vma,
   )
   return jax.jit(
-    lambda state, inputs: mapped(
-      jax.tree.leaves(state.params), state.tables, state.step, state.rng, inputs
-    ),
+    lambda state, inputs: mapped(spec.view(state), inputs),
     compiler_options=compiler.options(layout.mesh),
   )
 
 
-def whole_params(layout: Layout, state: TrainState) -> PyTree:
-  """The user's tree, whole and unpadded on every device, masters preferred."""
-  paro, leaves = layout.paro, jax.tree.leaves(state.params)
+def make_params(layout: Layout) -> Callable[[TrainState], PyTree]:
+  """Compiles lazily to `params(state)`, see `Trainer.params`."""
+  paro = layout.paro
   at = [(leaf.spec, paro.params) for leaf in layout.leaves]
-  if state.master is not None:
-    leaves = layout.with_trained(leaves, jax.tree.leaves(state.master))
+  if layout.compute_dtype is not None:
     masters = [(spec, paro.opt_state) for spec in layout.trained_specs]
     at = layout.with_trained(at, masters)
   gather = jax.shard_map(
@@ -90,7 +80,14 @@ def whole_params(layout: Layout, state: TrainState) -> PyTree:
     in_specs=([spec.partition_spec(level) for spec, level in at],),
     out_specs=P(),
   )
-  return jax.tree.unflatten(layout.treedef, jax.jit(gather)(leaves))
+
+  def params(state: TrainState) -> PyTree:
+    leaves = jax.tree.leaves(state.params)
+    if state.master is not None:
+      leaves = layout.with_trained(leaves, jax.tree.leaves(state.master))
+    return jax.tree.unflatten(layout.treedef, gather(leaves))
+
+  return jax.jit(params)
 
 
 def evaluate(
@@ -112,13 +109,7 @@ def collect(outputs: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     if weight is not None:
       arrays = {name: x[weight > 0] for name, x in arrays.items()}
     parts.append(arrays)
-  file = io.BytesIO()
-  joined: dict[str, Any] = _joined(parts)
-  np.savez(file, **joined)
-  every = []
-  for data in gather_bytes(file.getvalue()):
-    with np.load(io.BytesIO(data)) as archive:
-      every.append({name: archive[name] for name in archive.files})
+  every = gather_arrays(_joined(parts))
   return _joined([part for part in every if part])
 
 

@@ -28,7 +28,7 @@ from antjax.mesh import compiler
 from antjax.mesh.mesh import BATCH_AXES
 from antjax.train import gradient
 from antjax.train import loss_scale as loss_scale_lib
-from antjax.train.gradient import StepSpec
+from antjax.train.gradient import StateView, StepSpec
 from antjax.train.loss_scale import LossScaleState
 from antjax.train.state import PyTree, stored, TrainState
 
@@ -110,31 +110,14 @@ def make_backward(
   Returns:
     `(state, inputs, *more) -> (grads, new tables, sums, *more)`.
   """
-  layout = spec.layout
   mapped = jax.shard_map(
     local,
-    mesh=layout.mesh,
-    in_specs=(
-      layout.param_specs,
-      layout.table_specs,
-      P(),
-      P(),
-      P(),
-      input_specs(spec.constants),
-      *more_in,
-    ),
+    mesh=spec.layout.mesh,
+    in_specs=(spec.view_specs, input_specs(spec.constants), *more_in),
     out_specs=(*grad_specs(spec), *more_out),
     check_vma=spec.is_typed,
   )
-  return lambda state, inputs, *more: mapped(
-    jax.tree.leaves(state.params),
-    state.tables,
-    state.step,
-    state.rng,
-    spec.factor(state.opt_state),
-    inputs,
-    *more,
-  )
+  return lambda state, *more: mapped(spec.view(state), *more)
 
 
 def grad_specs(spec: StepSpec) -> tuple[Any, ...]:
@@ -258,11 +241,7 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
 
 def accumulate(
   spec: StepSpec,
-  leaves: list[jax.Array],
-  table_state: PyTree,
-  step: jax.Array,
-  rng: jax.Array,
-  factor: jax.Array,
+  view: StateView,
   inputs: StepInput,
   fetched: PyTree = None,
 ) -> tuple[list[jax.Array], PyTree, dict[str, jax.Array]]:
@@ -270,12 +249,8 @@ def accumulate(
 
   Args:
     spec: Description of the step.
-    leaves: This device's pieces of the parameters.
-    table_state: State of the tables.
-    step: Number of steps done so far.
-    rng: Key data of the run.
-    factor: Factor on the loss.
-    inputs: The step's inputs.
+    view: This device's pieces of the state.
+    inputs: The step's inputs, likewise.
     fetched: `(rows, rounds)` where the rows are at hand; None fetches them.
 
   Returns:
@@ -290,17 +265,17 @@ def accumulate(
     rows, rounds = fetched
   elif spec.tables is not None:
     # One exchange for all micro-batches of the step.
-    rows, rounds = spec.tables.fetch(table_state, inputs.routing)
+    rows, rounds = spec.tables.fetch(view.tables, inputs.routing)
 
   def add_micro_batch(i, carry):
     return gradient.add_micro_batch(
       spec,
       carry,
-      leaves,
+      view.leaves,
       rows,
       jax.tree.map(lambda x: x[i], batch),
-      gradient.device_key(rng, step, num_micro_batches, i),
-      factor,
+      gradient.device_key(view.rng, view.step, num_micro_batches, i),
+      view.factor,
       inputs.is_valid[0],
     )
 
@@ -317,9 +292,7 @@ def accumulate(
     'is_stopping': inputs.is_stopping[0],
     'num_examples': inputs.num_examples[0],
   }
-  return gradient.sync(
-    spec, carry, table_state, inputs.routing, rounds, step, factor, flags
-  )
+  return gradient.sync(spec, carry, view, inputs.routing, rounds, flags)
 
 
 def _split(batch: PyTree, num_micro_batches: int) -> PyTree:

@@ -151,6 +151,7 @@ class Trainer:
     )
     self._layout: Layout | None = None
     self._step: Callable[..., Any] | None = None
+    self._params: Callable[[TrainState], PyTree] | None = None
     self._elastic_step: ElasticStep | None = None
     self._predict: dict[Any, Callable[..., Any]] = {}
     self.keys = Keys(vocabularies, tables) if vocabularies else None
@@ -179,6 +180,7 @@ class Trainer:
     layout = self._layout_of(jax.eval_shape(whole, key, given))
     if layout != self._layout:
       self._layout, self._step, self._predict = layout, None, {}
+      self._params = None
     self._elastic_step = None
     make = jax.jit(
       lambda key, given: layout.new_state(whole(key, given), key),
@@ -195,7 +197,9 @@ class Trainer:
 
   def params(self, state: TrainState) -> PyTree:
     """The user's tree, whole on every device; trained leaves as masters."""
-    return predict_lib.whole_params(self.layout, state)
+    if self._params is None:
+      self._params = predict_lib.make_params(self.layout)
+    return self._params(state)
 
   @property
   def vocabularies(self) -> dict[str, Vocabulary]:
