@@ -355,7 +355,7 @@ def set_position(
     )
 
 
-def local_flat(x: jax.Array) -> np.ndarray:
-  """This process's elements, 1-D, in the order of its devices."""
+def local_rows(x: jax.Array) -> np.ndarray:
+  """This process's rows, in the order of its devices."""
   shards = sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
-  return np.concatenate([np.asarray(s.data).reshape(-1) for s in shards])
+  return np.concatenate([np.asarray(s.data) for s in shards])
