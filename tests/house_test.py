@@ -86,9 +86,9 @@ _OVER_BUDGET = {
   'antjax/data': 11_280,
   'antjax/jobs': 10_720,
   'antjax/shards': 2_540,
-  'antjax/train': 4_530,
+  'antjax/train': 5_125,
   'benchmarks': 10_290,
-  'tests': 49_980,
+  'tests': 50_220,
 }
 _CIRCLES = {}
 _TWICE = frozenset('Block Counts Layout Model Source'.split())

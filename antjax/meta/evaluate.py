@@ -61,8 +61,9 @@ def baseline_columns(
       label_TS = np.where(mask_TS, episodes['support']['label'], np.nan)
       present_T = mask_TS.any(axis=1)
       guess_T = {n: np.full(len(mask_TS), global_mean) for n in BASELINES}
-      for name, mean in zip(BASELINES[1:], (np.nanmean, np.nanmedian)):
-        guess_T[name][present_T] = mean(label_TS[present_T], axis=1)
+      present_TS = label_TS[present_T]
+      guess_T['support mean'][present_T] = np.nanmean(present_TS, axis=1)
+      guess_T['support median'][present_T] = np.nanmedian(present_TS, axis=1)
       query, shape = episodes['query'], episodes['query']['label'].shape
 
       def by_row(values_T, shape=shape):

@@ -66,7 +66,7 @@ class DLRM(ClickNetwork):
 
   def __call__(self, x: Inputs) -> jax.Array:
     vectors_BFD = x.fields_BFD
-    if self.bottom is not None:
+    if self.bottom is not None and x.dense_BX is not None:
       numbers_B1D = self.bottom(x.dense_BX)[:, None]
       vectors_BFD = jnp.concatenate([vectors_BFD, numbers_B1D], axis=1)
     pairs = dot_pairs(vectors_BFD)

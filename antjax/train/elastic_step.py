@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from antjax.mesh.gather import gather_json
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.mesh.paro import ELASTIC_CODES, NotElasticError
 from antjax.train import gradient
@@ -81,6 +82,7 @@ class ElasticStep:
     self._batch = NamedSharding(layout.mesh, _BATCH)
     self._routed: tuple[PyTree, PyTree] = ({}, {})  # Routing, rounds.
     self._scales: dict[float, jax.Array] = {}
+    self._has_agreed = False  # On the metrics of the loss.
     self._finish = self._compile_finish()
     if spec.tables is not None:
       self._fetch = jax.jit(
@@ -159,6 +161,7 @@ class ElasticStep:
       (state, metrics) as of `make_step`, with the sums of `flags` and `plans`:
       the least number of a plan, and minus the greatest.
     """
+    self._agree_on_metrics()
     carries, columns = [], []
     for part, named in zip(self.parts, flags, strict=True):
       carries.append(part.end())
@@ -174,6 +177,17 @@ class ElasticStep:
       *self._routed,
       self._scale(lr_scale),
     )
+
+  def _agree_on_metrics(self) -> None:
+    """In the first step a process may have no micro-batch to know them from."""
+    if self._has_agreed:
+      return
+    said = gather_json([part.metrics or [] for part in self.parts])
+    names = sorted({n for process in said for part in process for n in part})
+    for part in self.parts:
+      if part.metrics is None:
+        part.know_metrics(names)
+    self._has_agreed = True
 
   def _scale(self, lr_scale: float) -> jax.Array:
     if lr_scale not in self._scales:
@@ -205,10 +219,10 @@ class ElasticStep:
     without_leaves = functools.partial(dataclasses.replace, leaves=None)
 
     def sync(carry, view, said, routing, rounds, lr_scale):
-      acc, row_acc, loss, weight = carry
+      acc, row_acc, sums = carry
       grads, tables, sums = gradient.sync(
         spec,
-        ([a[0] for a in acc], row_acc, loss[0], weight[0]),
+        ([a[0] for a in acc], row_acc, jax.tree.map(lambda x: x[0], sums)),
         view,
         routing,
         rounds,

@@ -18,7 +18,7 @@ from antjax.train.batches import (
   get_position,
   set_position,
 )
-from antjax.train.checkpoint import Checkpointer
+from antjax.train.checkpoint import Checkpointer, encode_position
 from antjax.train.elastic import ElasticControl
 from antjax.train.gradient import StepSpec
 from antjax.train.keys import Keys
@@ -118,6 +118,15 @@ def opened(
   if options.checkpoint_dir is None:
     yield None, state
     return
+  try:
+    encode_position(get_position(iterator))
+  except TypeError as error:
+    raise ValueError(
+      'Trainer.fit(checkpoint_dir=...): get_state() of the iterator'
+      f' ({type(iterator).__name__}) gives a position that holds what no'
+      f' checkpoint can: {error}. Use dicts, lists, numbers, texts and bytes,'
+      ' or an iterator without get_state, whose position is not saved.'
+    ) from error
   with Checkpointer(
     options.checkpoint_dir,
     spec.layout,

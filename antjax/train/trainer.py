@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import functools
 from typing import Any, Literal
 
+from absl import logging
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 import optax
@@ -14,7 +16,7 @@ import optax
 from antjax.collectives.choose import Collectives, for_mesh
 from antjax.embedding.vocabulary import Vocabulary
 from antjax.mesh.mesh import check_mesh
-from antjax.mesh.paro import PaRO
+from antjax.mesh.paro import PaRO, VALID_CODES
 from antjax.metrics.metric import Metric
 from antjax.train import elastic_loop, loop
 from antjax.train import loss_scale as loss_scale_lib
@@ -50,6 +52,7 @@ class Trainer:
     compute_dtype: Any = None,
     trainable: Callable[[str], bool] | None = None,
     scanned: Callable[[str], bool] | None = None,
+    mutable: Callable[[str], bool] | None = None,
     regather: bool = True,
     loss_scale: float | Literal['dynamic'] | None = None,
     remat_policy: Callable[..., bool] | bool = False,
@@ -62,17 +65,23 @@ class Trainer:
     """Describes a training job; nothing is compiled or allocated yet.
 
     Args:
-      loss_fn: `(params, batch, rng) -> losses [B]`, or `(losses, weights)`;
-        with tables `(params, rows, batch, rng)`, where `tables.lookup(rows,
-        batch['ids'])` gives the vectors. The gradient is that of
-        sum(weights * losses) / sum(weights) over all devices.
-      optimizer: Any optax transform; it sees global gradients. One that looks
-        at shapes (Adafactor) sees split leaves padded: it depends on the code.
+      loss_fn: `(params, batch, rng) -> losses [B]`, or a tuple: `(losses,
+        metrics)`, `(losses, weights)`, `(losses, weights, metrics)` or
+        `(losses, weights, metrics, updates)`. The gradient is that of
+        sum(weights * losses) / sum(weights) over all devices; the weights are
+        constants. A metric, a number or one for each example, becomes its
+        weighted mean over all devices among the step's metrics. `updates` has
+        the new values of `mutable` leaves. With tables the arguments are
+        `(params, rows, batch, rng)`, where `tables.lookup(rows, batch['ids'])`
+        gives the vectors.
+      optimizer: Any optax transform; it sees gradients and parameters of all
+        devices, in their true shapes, and gets the loss as `value`.
       mesh: Mesh from `make_mesh`.
       paro: PaRO code: levels of parameters, gradients, optimizer state.
       tables: Embedding tables; they have their own row optimizers.
       collectives: How arrays move over both mesh axes at once: a `Collectives`,
-        or the name of its algorithm (`for_mesh`).
+        or the name of its algorithm (`for_mesh`). Refused where the code moves
+        nothing so; see `PaRO.global_moves`.
       num_micro_batches: Parts that a device's batch is worked off in.
       compute_dtype: E.g. bfloat16: the step's copy of the parameters has it,
         and an fp32 master is kept with the optimizer state.
@@ -80,6 +89,11 @@ class Trainer:
       scanned: Leaf name -> whether it is a stack of layers [L, ...] that the
         model runs by `antjax.scan_layers`: split inside its layers, gathered a
         layer at a time, never whole.
+      mutable: Leaf name -> whether the loss gives its new values: statistics of
+        a batch norm, an average of parameters, a count. These leaves are not
+        trained, stay whole and keep their dtype. All micro-batches of a step
+        read the same values; the new ones are the mean over micro-batches and
+        devices, by sums of weights, and of integers the greatest.
       regather: Whether stacks are gathered again in the backward pass, or kept
         whole from forward to backward: less communication, more memory.
       loss_scale: Factor of the loss that is differentiated, for gradients in
@@ -120,6 +134,7 @@ class Trainer:
     self.paro = PaRO.from_code(paro)
     if isinstance(collectives, str):
       collectives = for_mesh(collectives, mesh)
+    _check_collectives(collectives, self.paro)
     self.collectives = collectives
     self.tables = tables
     self._constants = constants
@@ -136,6 +151,7 @@ class Trainer:
       tables=tables,
       trainable=trainable,
       scanned=scanned,
+      mutable=mutable,
       compute_dtype=compute_dtype,
       min_shard_size=min_shard_size,
     )
@@ -152,6 +168,7 @@ class Trainer:
     self._layout: Layout | None = None
     self._step: Callable[..., Any] | None = None
     self._params: Callable[[TrainState], PyTree] | None = None
+    self._whole_opt_state: Callable[[TrainState], PyTree] | None = None
     self._elastic_step: ElasticStep | None = None
     self._predict: dict[Any, Callable[..., Any]] = {}
     self.keys = Keys(vocabularies, tables) if vocabularies else None
@@ -180,7 +197,7 @@ class Trainer:
     layout = self._layout_of(jax.eval_shape(whole, key, given))
     if layout != self._layout:
       self._layout, self._step, self._predict = layout, None, {}
-      self._params = None
+      self._params = self._whole_opt_state = None
     self._elastic_step = None
     make = jax.jit(
       lambda key, given: layout.new_state(whole(key, given), key),
@@ -200,6 +217,16 @@ class Trainer:
     if self._params is None:
       self._params = predict_lib.make_params(self.layout)
     return self._params(state)
+
+  def opt_state(self, state: TrainState) -> PyTree:
+    """The optimizer's state as if of whole parameters, on every device.
+
+    For `optax.contrib.schedule_free_eval_params`, averages of parameters and
+    the like.
+    """
+    if self._whole_opt_state is None:
+      self._whole_opt_state = predict_lib.make_opt_state(self.layout)
+    return self._whole_opt_state(state)
 
   @property
   def vocabularies(self) -> dict[str, Vocabulary]:
@@ -315,6 +342,8 @@ class Trainer:
     batches: Iterable[PyTree],
     predict_fn: Callable[..., Mapping[str, jax.Array]],
     metrics: Mapping[str, Metric],
+    *,
+    params: PyTree = None,
   ) -> Metrics:
     """Values of metrics over batches of all processes, the same on each.
 
@@ -327,8 +356,9 @@ class Trainer:
         'weight' and 'group', equal in shape, leading dim split over devices.
         Pass the same function each time: it is compiled once.
       metrics: Fresh metrics by name.
+      params: Parameters to take in place of the state's: averages, say.
     """
-    outputs = self.outputs(state, batches, predict_fn)
+    outputs = self.outputs(state, batches, predict_fn, params=params)
     return predict_lib.evaluate(outputs, metrics)
 
   def predict(
@@ -336,28 +366,59 @@ class Trainer:
     state: TrainState,
     batches: Iterable[PyTree],
     predict_fn: Callable[..., Mapping[str, jax.Array]],
+    *,
+    params: PyTree = None,
   ) -> dict[str, np.ndarray]:
-    """Outputs of `evaluate`'s `predict_fn`, numbers of a row, on the host.
+    """Outputs [B, ...] of a `predict_fn` as `evaluate` takes it, on the host.
 
-    The rows of all processes, the same on each; where there is a 'weight',
-    those of weight 0 and the weights are left out.
+    They are the rows of all processes, the same on each. Where there is a
+    'weight', rows whose weights are all 0 are left out, and so is a weight [B]
+    itself.
     """
-    return predict_lib.collect(self.outputs(state, batches, predict_fn))
+    outputs = self.outputs(state, batches, predict_fn, params=params)
+    return predict_lib.collect(outputs)
 
   def outputs(
     self,
     state: TrainState,
     batches: Iterable[PyTree],
     predict_fn: Callable[..., Mapping[str, jax.Array]],
+    *,
+    params: PyTree = None,
   ) -> Iterator[dict[str, np.ndarray]]:
     """Outputs of `evaluate`'s `predict_fn` for each of this process's batches.
 
-    1-D arrays by name, on the host. All processes iterate until none has a
+    Arrays [B, ...] by name, on the host. All processes iterate until none has a
     batch left.
     """
+    if params is not None:
+      state = predict_lib.with_params(self.layout, state, params)
     if predict_fn not in self._predict:
       predict = predict_lib.make_predict(self.step_spec(), predict_fn)
       self._predict[predict_fn] = predict
     return predict_lib.outputs(
       self._predict[predict_fn], self.placer, state, batches
+    )
+
+
+def _check_collectives(how: Collectives, paro: PaRO) -> None:
+  """Refuses an algorithm, or a narrow payload, that nothing would travel by."""
+  if how.algorithm in ('xla', 'auto') and how.payload_dtype is None:
+    return
+  name = how.algorithm
+  if how.payload_dtype is not None:
+    name += f' in {jnp.dtype(how.payload_dtype).name}'
+  if not paro.global_moves:
+    takers = [c for c in VALID_CODES if PaRO.from_code(c).global_moves]
+    raise ValueError(
+      f'Trainer(collectives={name}): under {paro.code} all arrays move along'
+      " one mesh axis at a time, by XLA's own collectives. Use 'xla', or one of"
+      f' the codes {" ".join(takers)}.'
+    )
+  if len(paro.global_moves) == 1:
+    logging.warning(
+      "Under %s only %s move by %s; the rest moves by XLA's own collectives.",
+      paro.code,
+      paro.global_moves[0],
+      name,
     )
