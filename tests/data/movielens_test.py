@@ -11,7 +11,6 @@ import pytest
 
 from antjax.data import (
   event_movielens,
-  movielens,
   output_folder,
   records,
   view_melu,
@@ -20,8 +19,8 @@ from antjax.data.engine import Engine
 from tests.data import movielens_fixture, views
 from tests.data.views import files_of
 
-CONFIG = movielens.SplitConfig(query_size=4, min_ratings=7, max_ratings=20)
-SPLITS = movielens.SPLITS
+CONFIG = view_melu.SplitConfig(query_size=4, min_ratings=7, max_ratings=20)
+SPLITS = view_melu.SPLITS
 
 
 @pytest.fixture(name='fixture', scope='module')
@@ -42,7 +41,7 @@ def make(out, source, config=CONFIG, *, allow_other_counts=True, **options):
 
 def read(out, split, file_format='parquet'):
   path = out / 'tasks' / f'{split}.{file_format}'
-  source = records.open_source(path, movielens.SCHEMA)
+  source = records.open_source(path, view_melu.SCHEMA)
   return source.read(0, len(source))
 
 
@@ -142,7 +141,7 @@ def test_features(fixture, original, tmp_path):
   features = description['features']
   assert features['genres'] == {'num_ids': len(genres), 'max_values': 3}
   assert features['item'] == {'num_ids': len(items) + 1, 'max_values': 1}
-  assert set(features) == {'item', 'genres', *movielens.USER_FEATURES}
+  assert set(features) == {'item', 'genres', *view_melu.USER_FEATURES}
 
 
 def test_layouts_and_packings_give_equal_files(fixture, original, tmp_path):
@@ -164,7 +163,7 @@ def test_threads_do_not_matter_and_the_seed_does(original, tmp_path):
   for threads in (1, 4):
     make(tmp_path / f't{threads}', original, engine=Engine(threads=threads))
   assert files_of(tmp_path / 't1') == files_of(tmp_path / 't4')
-  other = movielens.SplitConfig(
+  other = view_melu.SplitConfig(
     seed=1, query_size=4, min_ratings=7, max_ratings=20
   )
   make(tmp_path / 'seed', original, other)
@@ -203,7 +202,7 @@ def test_a_folder_says_how_its_files_are_opened(original, tmp_path):
     source = output_folder.open_split(out / 'tasks', 'item_cold')
     by_format[file_format] = source.read(0, len(source))
   for a, b, c in zip(*by_format.values(), strict=True):
-    for name in movielens.SCHEMA:
+    for name in view_melu.SCHEMA:
       np.testing.assert_array_equal(a[name], b[name])
       np.testing.assert_array_equal(a[name], c[name])
   block = output_folder.open_split(
@@ -235,7 +234,7 @@ def test_other_settings_need_overwrite(original, tmp_path):
   out = tmp_path / 'out'
   make(out, original)
   before = files_of(out)
-  config = movielens.SplitConfig(
+  config = view_melu.SplitConfig(
     seed=5, query_size=4, min_ratings=7, max_ratings=20
   )
   with pytest.raises(ValueError, match=r'seed=0 \(now 5\); add --overwrite'):
@@ -376,12 +375,12 @@ def test_bad_source(tmp_path):
 )
 def test_bad_config(options, message):
   with pytest.raises(ValueError, match=message):
-    movielens.SplitConfig(**options)
+    view_melu.SplitConfig(**options)
 
 
 def test_counts_table(original, tmp_path):
   description, _ = make(tmp_path / 'out', original)
-  table = view_melu.counts_table(description)
+  table = view_melu.MeluView().tables(description)[0]
   assert [row[0] for row in table] == [
     'split',
     'warm',

@@ -15,7 +15,7 @@ from antjax.data import (
   event_movielens,
   event_table,
   schema_file,
-  sequence_files,
+  view_sequences,
 )
 from antjax.data.sequence_data import SequenceData
 from antjax.data.view_sequences import SequenceConfig
@@ -263,4 +263,4 @@ def test_a_log_without_users_has_no_sequences(tmp_path):
   (tmp_path / 'log.yaml').write_text('columns: {what: string}\nitem: what\n')
   schema = schema_file.load(str(tmp_path / 'log.yaml'))
   with pytest.raises(ValueError, match='sequences need a user and an item'):
-    sequence_files.check(schema)
+    view_sequences.SequenceView().check(schema)

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from antjax.data import output_folder, prepare
+from antjax.data import engine, output_folder
 from antjax.data.engine import Engine
-from antjax.data.view_tasks import TaskConfig
+from antjax.data.task_spans import TaskConfig
 from tests import source_tree
 from tests.data import table_fixture, views
 
@@ -63,13 +63,15 @@ def test_spark_without_java_names_the_flag(tmp_path, monkeypatch):
   )
   monkeypatch.setattr(shutil, 'which', lambda name: None)
   with pytest.raises(RuntimeError, match='name a cluster with --spark_master'):
-    prepare.connect_spark(temp_directory=tmp_path)
+    with engine.backend(tmp_path, engine.Engine(name='spark')):
+      pass
 
 
 def test_spark_that_is_missing_is_named(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'pyspark.sql', None)
   with pytest.raises(RuntimeError, match=r"pip install 'antjax\[spark\]'"):
-    prepare.connect_spark(temp_directory=tmp_path)
+    with engine.backend(tmp_path, engine.Engine(name='spark')):
+      pass
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from antjax.data import schema_file, table_layouts, table_source, view_tasks
-from antjax.data.view_tasks import TaskConfig
+from antjax.data.task_spans import TaskConfig
 from tests.data import views
 from tests.data.views import read
 
@@ -214,7 +214,7 @@ def test_a_wrong_schema_is_refused(tmp_path, changes, message):
   path = tmp_path / 's.json'
   path.write_text(json.dumps(value | changes))
   with pytest.raises(ValueError, match=message):
-    view_tasks.check(schema_file.load(str(path)))
+    view_tasks.TaskView().check(schema_file.load(str(path)))
 
 
 def test_a_schema_that_is_no_file_or_not_readable(tmp_path):

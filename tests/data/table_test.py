@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from antjax.data import event_table, output_folder, schema_file
-from antjax.data.view_tasks import TaskConfig
+from antjax.data.task_spans import TaskConfig
 from tests.data import table_fixture, views
 from tests.data.views import read
 

@@ -9,18 +9,19 @@ from antjax.data import (
   event_table,
   events,
   output_folder,
-  sequence_files,
-  task_files,
   view_examples,
   view_melu,
+  view_sequences,
+  view_tasks,
 )
+from antjax.data import view as view_lib
 from antjax.data.engine import Engine
 
-_WRITERS = {
-  'tasks': task_files.write_tasks,
-  'melu': view_melu.write_tasks,
-  'examples': view_examples.write_examples,
-  'sequences': sequence_files.write_sequences,
+_VIEWS = {
+  'tasks': view_tasks.TaskView,
+  'melu': view_melu.MeluView,
+  'examples': view_examples.ExampleView,
+  'sequences': view_sequences.SequenceView,
 }
 
 
@@ -33,6 +34,8 @@ def write(
   engine=None,
   max_rejected_share=0.001,
   overwrite=False,
+  vocabulary='',
+  ids_from='',
   **options,
 ):
   """Writes out/events and out/VIEW; returns the view's description."""
@@ -44,7 +47,9 @@ def write(
   )
   name = 'tasks' if view == 'melu' else view
   place = (out / name, out / 'events', source.schema)
-  return _WRITERS[view](*place, config, **common, **options)
+  more = (vocabulary, ids_from) if view == 'examples' else ()
+  made = _VIEWS[view](config, *more)
+  return view_lib.make(made, *place, **common, **options)
 
 
 def write_tasks(out, path, schema, config, **options):
