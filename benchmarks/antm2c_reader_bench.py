@@ -44,19 +44,18 @@ from pyarrow import csv
 
 from antjax.ctr.antm2c.clicks import ScenarioClicks
 from antjax.data import (
-  antm2c,
   antm2c_synthetic_files,
   behavior_text,
   event_antm2c,
   events,
+  records,
   rejects,
   text_reader,
   view,
   view_examples,
-  whole_columns,
 )
-from antjax.data.antm2c import Antm2cConfig
 from antjax.data.antm2c_synthetic import SyntheticConfig
+from antjax.data.event_antm2c import Antm2cConfig
 from benchmarks import harness
 
 _ROWS = flags.DEFINE_integer('num_rows', 1_000_000, 'In the file.', 1)
@@ -71,7 +70,7 @@ _SLOW = ('pandas', 'duckdb')  # Have two turns.
 _CHILD = """
 import pathlib, sys
 from antjax.data import rejects, text_reader
-from antjax.data.antm2c import Antm2cConfig
+from antjax.data.event_antm2c import Antm2cConfig
 from benchmarks import harness
 idle = harness.peak_bytes()
 out = pathlib.Path(sys.argv[2])
@@ -106,7 +105,7 @@ def pyarrow_typed(path: pathlib.Path, work: pathlib.Path) -> int:
   """Parses a file with the types that are wanted."""
   del work
   config = Antm2cConfig()
-  kinds = dict.fromkeys(antm2c.COLUMNS, pa.string())
+  kinds = dict.fromkeys(event_antm2c.COLUMNS, pa.string())
   kinds |= dict.fromkeys(config.numeric_columns, pa.float64())
   return csv.read_csv(
     path,
@@ -123,7 +122,7 @@ def pandas(path: pathlib.Path, work: pathlib.Path) -> int:
 
 def duckdb(path: pathlib.Path, work: pathlib.Path) -> int:
   """Reads a file into a table: malformed lines are set aside."""
-  columns = dict.fromkeys(antm2c.COLUMNS, 'VARCHAR')
+  columns = dict.fromkeys(event_antm2c.COLUMNS, 'VARCHAR')
   columns |= dict.fromkeys(Antm2cConfig().numeric_columns, 'FLOAT')
   columns |= {'label': 'TINYINT', 'log_time': 'TIMESTAMP'}
   database = work / 'tables.duckdb'
@@ -209,7 +208,7 @@ def batches(
     data.schema,
   )
   took = time.perf_counter() - start
-  columns = whole_columns.read(
+  columns = records.whole_columns(
     out / 'examples' / description['files']['train']['path'],
     ('user', 'item', 'ids', 'label', 'numeric', 'starts', 'stops'),
     wide=('starts', 'stops'),

@@ -15,18 +15,49 @@ faults only.
 from collections.abc import Iterator
 import dataclasses
 import functools
+import gzip
+import lzma
 import os
+import pathlib
+from typing import IO, Literal
+import zlib
 
 import numpy as np
 
-from antjax.data import text_file
-from antjax.data.text_file import CSV, Dialect
-
 _LF, _CR = b'\n\r'
+_BOM = b'\xef\xbb\xbf'
 OPENS = 'a quote opens inside of a field'
 CLOSES = 'text follows a closing quote'
 UNCLOSED = 'a quote is never closed'
 LONE_CR = 'a line end CR without LF'
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialect:
+  """How records are written.
+
+  Attributes:
+    delimiter: Text between two fields, one or more ASCII characters.
+    quote: Quote character, or '' where quotes are ordinary text.
+    encoding: Encoding of the file; blocks are UTF-8.
+  """
+
+  delimiter: str = ','
+  quote: str = '"'
+  encoding: Literal['utf-8', 'latin-1'] = 'utf-8'
+
+  def __post_init__(self) -> None:
+    for text, least in ((self.delimiter, 1), (self.quote, 0)):
+      if len(text) < least or not text.isascii() or {*text} & {*'\r\n\0'}:
+        raise ValueError(
+          f'delimiter={self.delimiter!r}, quote={self.quote!r}: needed: ASCII'
+          ' characters that end no line.'
+        )
+    if len(self.quote) > 1 or self.quote == self.delimiter:
+      raise ValueError(
+        f'quote={self.quote!r}: needed: one character that is not the'
+        " delimiter, or ''."
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,7 +311,7 @@ def _block(
 
 def read_blocks(
   path: str | os.PathLike[str],
-  dialect: Dialect = CSV,
+  dialect: Dialect = Dialect(),
   *,
   block_bytes: int = 1 << 24,
   max_record_bytes: int = 1 << 20,
@@ -302,7 +333,7 @@ def read_blocks(
   """
   first_record, first_line = 0, 1
   rest, at_end = b'', False
-  chunks = text_file.chunks(path, dialect.encoding, block_bytes)
+  chunks = _chunks(pathlib.Path(path), dialect.encoding, block_bytes)
   while not at_end:
     chunk = next(chunks, b'')
     at_end = not chunk
@@ -327,3 +358,43 @@ def read_blocks(
       yield block
       first_record += block.num_records
       first_line += num_lines
+
+
+def is_packed(path: pathlib.Path) -> bool:
+  """Whether a file is unpacked while it is read, by its suffix."""
+  return path.suffix.lower() in ('.gz', '.xz')
+
+
+def _chunks(
+  path: pathlib.Path, encoding: str, chunk_bytes: int
+) -> Iterator[bytes]:
+  """Yields the bytes of a file as UTF-8, without a byte order mark."""
+  if not path.is_file():
+    raise FileNotFoundError(f'no such file: {path}')
+  before = path.stat()
+  with _opened(path) as file:
+
+    def read(size: int) -> bytes:
+      try:
+        chunk = file.read(size)
+      except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as e:
+        raise ValueError(f'{path} is damaged ({e}); get the file again.') from e
+      latin = encoding == 'latin-1'
+      return chunk.decode('latin-1').encode() if latin else chunk
+
+    chunk = read(max(chunk_bytes, len(_BOM)))
+    chunk = chunk.removeprefix(_BOM) or read(chunk_bytes)
+    while chunk:
+      yield chunk
+      chunk = read(chunk_bytes)
+  after = path.stat()
+  if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+    raise RuntimeError(f'{path} changed while it was read; try again.')
+
+
+def _opened(path: pathlib.Path) -> IO[bytes]:
+  if path.suffix.lower() == '.gz':
+    return gzip.open(path)  # type: ignore[return-value]
+  if path.suffix.lower() == '.xz':
+    return lzma.open(path)
+  return open(path, 'rb', buffering=0)

@@ -20,12 +20,12 @@ import ibis
 from ibis.expr import types as ir
 
 from antjax.data import events, prepare
+from antjax.data.csv_blocks import Dialect
 from antjax.data.events import EventWriter, ITEM, ROW, Source
 from antjax.data.rejects import BadRow
 from antjax.data.row_writer import Counts
 from antjax.data.schema import Schema
 from antjax.data.strict_columns import Column
-from antjax.data.text_file import Dialect
 
 ACKNOWLEDGEMENT = (
   'Jianmo Ni, Jiacheng Li, Julian McAuley. 2019. Justifying recommendations'

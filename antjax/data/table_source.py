@@ -17,11 +17,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from antjax.data import row_writer, text_reader
+from antjax.data.csv_blocks import Dialect
 from antjax.data.rejects import BadRow, Rejects
 from antjax.data.row_writer import Counts, Parsed, ROW, Source
 from antjax.data.schema import ItemTable, Schema
 from antjax.data.strict_columns import Column, Faults
-from antjax.data.text_file import Dialect
 from antjax.data.text_reader import Layout
 
 _TEXT = ('.csv', '.tsv', '.txt')

@@ -21,12 +21,11 @@ import pyarrow as pa
 from pyarrow import csv as arrow_csv
 import pyarrow.compute as pc
 
-from antjax.data import csv_blocks, row_writer, strict_columns, text_file
-from antjax.data.csv_blocks import Block
+from antjax.data import csv_blocks, row_writer, strict_columns
+from antjax.data.csv_blocks import Block, Dialect
 from antjax.data.rejects import BadRow, Rejects
 from antjax.data.row_writer import Counts, Parsed, ROW, Source
 from antjax.data.strict_columns import Column, Faults
-from antjax.data.text_file import Dialect
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,7 +95,7 @@ def read(
       blocks = _after_header(path, blocks, layout)
     # Blocks of some files are larger than what they were made of.
     is_same = layout.dialect.encoding == 'utf-8' and path.is_file()
-    is_same = is_same and not text_file.is_packed(path)
+    is_same = is_same and not csv_blocks.is_packed(path)
     return Source(
       path,
       blocks,

@@ -49,7 +49,7 @@ from antjax.data import (
 )
 from antjax.data import engine as engine_lib
 from antjax.data import view as view_lib
-from antjax.data.antm2c import Antm2cConfig
+from antjax.data.event_antm2c import Antm2cConfig
 from antjax.jobs import shown
 
 _VIEWS = ('tasks', 'examples', 'sequences')

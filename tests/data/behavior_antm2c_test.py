@@ -7,9 +7,9 @@ import re
 import pytest
 
 from antjax.data import event_antm2c, output_folder
-from antjax.data.antm2c import Antm2cConfig
 from antjax.data.behavior_examples import ExampleConfig
 from antjax.data.behavior_text import Normalizer, Splitter
+from antjax.data.event_antm2c import Antm2cConfig
 from antjax.data.view_examples import BehaviorConfig
 from tests.data import antm2c_fixture, behavior_fixture, views
 from tests.data.antm2c_test import seconds

@@ -9,9 +9,9 @@ import re
 import pytest
 
 from antjax.data import (
-  antm2c,
   behavior_examples,
   behavior_text,
+  event_antm2c,
   event_movielens,
   records,
   schema_file,
@@ -95,7 +95,7 @@ def test_flags_exist():
       ('', prepare_data.Config),
       ('split.', view_melu.SplitConfig),
       ('tasks.', task_spans.TaskConfig),
-      ('antm2c.', antm2c.Antm2cConfig),
+      ('antm2c.', event_antm2c.Antm2cConfig),
       ('examples.', behavior_examples.ExampleConfig),
       ('normalizer.', behavior_text.Normalizer),
       ('sequences.', view_sequences.SequenceConfig),

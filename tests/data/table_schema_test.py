@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from antjax.data import schema_file, table_layouts, table_source, view_tasks
+from antjax.data import datasets, schema_file, table_source, view_tasks
 from antjax.data.task_spans import TaskConfig
 from tests.data import views
 from tests.data.views import read
@@ -41,7 +41,7 @@ def write_criteo(path, header):
 @pytest.mark.parametrize('header', [False, True])
 def test_criteo(tmp_path, header):
   source = write_criteo(tmp_path / 'train.txt', header)
-  schema = table_layouts.criteo(table_source.first_line(source))
+  schema = datasets.criteo(table_source.first_line(source))
   description = make(tmp_path / 'out', source, schema)
   assert description['counts']['rows'] == 60
   assert description['task_feature'] == 'C1'
@@ -72,7 +72,7 @@ def test_avazu(tmp_path, is_encoded):
     lines.append(','.join(fields))
   source = tmp_path / 'train.csv'
   source.write_text('\n'.join(lines) + '\n')
-  schema = table_layouts.avazu(table_source.first_line(source))
+  schema = datasets.avazu(table_source.first_line(source))
   description = make(tmp_path / 'out', source, schema)
   counts = description['counts']
   assert (counts['rows'], counts['tasks'], counts['cold_tasks']) == (60, 3, 1)
@@ -92,7 +92,7 @@ def test_ali_ccp(tmp_path):
     lines.append(f'{row % 2},{row % 4 // 3},{row % 4},1,{row},{row % 3},7,0.5,')
   source = tmp_path / 'train.csv'
   source.write_text('\n'.join(lines) + '\n')
-  schema = table_layouts.ali_ccp(header, '301')
+  schema = datasets.ali_ccp(header, '301')
   with pytest.raises(ValueError, match='60 of 60 lines'):
     make(tmp_path / 'out', source, schema)
   source.write_text(
@@ -102,11 +102,11 @@ def test_ali_ccp(tmp_path):
   assert list(description['features']) == ['101', '121', '205', '301', '109_14']
   assert description['numeric'] == ['D109_14', 'D508']
   assert description['counts']['tasks'] == 3
-  assert table_layouts.ali_ccp(header).task == '101'
+  assert datasets.ali_ccp(header).task == '101'
 
 
 @pytest.mark.parametrize(
-  'layout', [table_layouts.ali_ccp, table_layouts.avazu, table_layouts.criteo]
+  'layout', [datasets.ali_ccp, datasets.avazu, datasets.criteo]
 )
 def test_another_layout_is_named(layout):
   with pytest.raises(ValueError, match="begins with 'user,item'.*--schema"):

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from antjax.data import csv_blocks, rejects, text_reader
+from antjax.data.csv_blocks import Dialect
 from antjax.data.strict_columns import Column
-from antjax.data.text_file import Dialect
 from antjax.data.text_reader import Layout
 
 COLUMNS = {
