@@ -46,11 +46,7 @@ class Normalizer:
 
 
 def from_name(name: str) -> Normalizer:
-  """Returns the normalizer of a name that a vocabulary holds.
-
-  Raises:
-    ValueError: No normalizer of this version has that name.
-  """
+  """The normalizer of a name in a vocabulary; ValueError if none has it."""
   for normalizer in (Normalizer(), Normalizer(lower=True)):
     if normalizer.name == name:
       return normalizer
@@ -99,10 +95,8 @@ class Splitter:
   def split(self, text: str, normalizer: Callable[[str], str]) -> 'Pieces':
     """Returns the behaviors of a text, in its order.
 
-    Args:
-      text: As the log has it.
-      normalizer: Applied to each piece, after the split: it would hide
-        separators that are white space.
+    The normalizer is applied to each piece, after the split: it would hide
+    separators that are white space.
     """
     pieces = [
       piece for part in self._parts(text) if (piece := normalizer(part))

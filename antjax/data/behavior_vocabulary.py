@@ -136,11 +136,7 @@ class BehaviorVocabulary:
     return self.appends[-1].first + self.appends[-1].num_new
 
   def texts(self, start: int, stop: int) -> list[str]:
-    """Returns the texts of the rows start <= id < stop.
-
-    Raises:
-      ValueError: The range is not inside the vocabulary.
-    """
+    """The texts of the rows start <= id < stop, which are here."""
     if not 0 <= start <= stop <= len(self):
       raise ValueError(
         f'texts({start}, {stop}) of {self.folder}: needed 0 <= start <= stop'
@@ -157,11 +153,9 @@ class BehaviorVocabulary:
   def find(self, texts: Sequence[str]) -> np.ndarray:
     """Returns the ids of texts, `UNK` for those that are not here.
 
-    Reads the whole vocabulary: for a few texts of a request, or in bulk.
-
-    Args:
-      texts: As a log has them; they are normalized first. Texts that the
-        splitter has cut are found by what it left of them.
+    Reads the whole vocabulary: for a few texts of a request, or in bulk. Texts
+    are normalized first; those that the splitter has cut are found by what it
+    left of them.
 
     Returns:
       Ids, int32 [len(texts)]; `PAD` for a text of which nothing is left.
@@ -226,9 +220,6 @@ def append(
     normalizer: Name of their normalizer, see `behavior_text`.
     source: Fingerprint of the data set. If it was added before, nothing is
       done, so that a run may be repeated.
-
-  Returns:
-    The new state.
 
   Raises:
     ValueError: The vocabulary has another normalizer.

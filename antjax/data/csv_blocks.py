@@ -14,7 +14,6 @@ faults only.
 
 from collections.abc import Iterator
 import dataclasses
-import functools
 import gzip
 import lzma
 import os
@@ -122,13 +121,7 @@ class Block:
 
 
 class _Marks:
-  """Where the quotes and line ends of some bytes are.
-
-  Attributes:
-    quotes: Positions, int64 [quotes].
-    line_ends: Those of LF, int64 [lines].
-    lone_crs: Those of CR without LF, int64.
-  """
+  """Where quotes, LFs and CRs without LF are in some bytes, int64."""
 
   def __init__(self, held: bytes, dialect: Dialect):
     """Looks at each byte twice."""
@@ -144,6 +137,7 @@ class _Marks:
     # How many quotes come before each line end.
     self._before = np.cumsum(is_quote)[is_line_end]
     self._data, self._dialect = data, dialect
+    self._found: dict[int, np.ndarray] = {}
     last = len(data) - 1  # What follows it is not known yet: never a fault.
     crs = np.zeros(0, np.int64)
     if held.find(b'\r') >= 0:
@@ -165,21 +159,15 @@ class _Marks:
 
   def next_fault(self, first_quote: int) -> int | None:
     """Index of the first quote at fault, if `first_quote` opens a field."""
-    found = self._faults_1 if first_quote % 2 else self._faults_0
+    parity = first_quote % 2
+    if parity not in self._found:  # Those of an odd index open seldom.
+      self._found[parity] = self._faults(parity)
+    found = self._found[parity]
     place = int(np.searchsorted(found, first_quote))
     return int(found[place]) if place < len(found) else None
 
-  @functools.cached_property
-  def _faults_0(self) -> np.ndarray:
-    """Quotes at fault where those of an even index open."""
-    return self._faults(0)
-
-  @functools.cached_property
-  def _faults_1(self) -> np.ndarray:
-    """Quotes at fault where those of an odd index open: needed seldom."""
-    return self._faults(1)
-
   def _faults(self, parity: int) -> np.ndarray:
+    """Quotes at fault where those of an even (0) or odd (1) index open."""
     data, quotes = self._data, self.quotes
     opening, closing = quotes[parity::2], quotes[1 - parity :: 2]
     is_open = self._is_border(opening, -1) | (opening == 0)
@@ -225,11 +213,7 @@ def _cut(
 ) -> tuple[np.ndarray, list[Fault], int, int]:
   """Finds the ends of records, the faults, and how many bytes both take.
 
-  Args:
-    held: Bytes, from the start of a record.
-    dialect: Dialect of the records.
-    at_end: Whether the file ends here.
-    max_record_bytes: A quote that is open for longer is never closed.
+  `held` begins with a record; `at_end` says whether the file ends with it.
 
   Returns:
     Positions of the LFs that end good records, faults, bytes, lines.

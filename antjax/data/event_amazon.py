@@ -82,9 +82,7 @@ def find_files(
 ) -> list[DomainFiles]:
   """Finds the files of domains in a folder, at any depth.
 
-  Args:
-    source: The folder.
-    domains: Names and order of domains; empty: all that have metadata, by name.
+  Without names, all domains that have metadata, by name.
 
   Raises:
     FileNotFoundError: No such folder, or a domain lacks a file.
@@ -130,16 +128,7 @@ def find_files(
 
 
 def source(path: str | os.PathLike[str], domains: Sequence[str] = ()) -> Source:
-  """Names the events of some domains.
-
-  Args:
-    path: See `find_files`.
-    domains: See `find_files`.
-
-  Raises:
-    FileNotFoundError: See `find_files`.
-    ValueError: See `find_files`.
-  """
+  """Names the events of some domains; see `find_files`."""
   files = find_files(path, domains)
   made_of = {
     'data': prepare.fingerprint(

@@ -114,9 +114,7 @@ class Antm2cConfig:
 def row_number(file: int, record: int) -> int:
   """Number of a row over all files, which no other change of them changes.
 
-  Args:
-    file: Place of the file among the parts, from 0.
-    record: Place of the record in the file; the header is 0, bad rows count.
+  Both are counted from 0; the header is record 0, and bad rows count.
   """
   return (file << _FILE_BITS) + record
 
@@ -124,8 +122,7 @@ def row_number(file: int, record: int) -> int:
 def find_files(source: str | os.PathLike[str]) -> list[pathlib.Path]:
   """Returns the parts in their order: antm2c_10m_part0, ...
 
-  Args:
-    source: One file, or a folder with files antm2c*part* without a suffix.
+  A source is one file, or a folder with files antm2c*part* without a suffix.
 
   Raises:
     FileNotFoundError: No such source, or a folder without parts.
@@ -180,15 +177,7 @@ def schema(config: Antm2cConfig) -> Schema:
 def source(
   path: str | os.PathLike[str], config: Antm2cConfig | None = None
 ) -> Source:
-  """Names the events of AntM2C's files.
-
-  Args:
-    path: See `find_files`.
-    config: Settings of the columns.
-
-  Raises:
-    FileNotFoundError: No such source.
-  """
+  """Names the events of AntM2C's files; see `find_files`."""
   config = config or Antm2cConfig()
   files = find_files(path)
   made_of = {

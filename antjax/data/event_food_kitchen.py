@@ -78,14 +78,7 @@ def find_files(source: str | os.PathLike[str]) -> dict[str, pathlib.Path]:
 
 
 def source(path: str | os.PathLike[str]) -> Source:
-  """Names the events.
-
-  Args:
-    path: The folder.
-
-  Raises:
-    FileNotFoundError: A file is missing.
-  """
+  """Names the events; see `find_files`."""
   files = find_files(path)
   made_of = {'data': prepare.fingerprint(list(files.values()))}
   return Source(SCHEMA, made_of, functools.partial(_write, path, files))

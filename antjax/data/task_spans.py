@@ -116,15 +116,10 @@ def training(
 def evaluation(
   num_rows: np.ndarray, is_chosen: np.ndarray, config: TaskConfig
 ) -> Spans:
-  """Makes a record of each query of the chosen tasks.
+  """Makes a record of each query of the chosen tasks, bool [N].
 
   A query is the next `query_size` of a task's last rows; its support are the
   rows before it, those of earlier queries too.
-
-  Args:
-    num_rows: Rows of each task, [N].
-    is_chosen: Whether a task is evaluated, bool [N].
-    config: How the rows of a task are cut.
   """
   test = np.where(is_chosen, _num_test(num_rows, config), 0)
   first = np.cumsum(num_rows) - num_rows

@@ -9,12 +9,13 @@ aside with its line, see `rejects`.
 """
 
 import collections
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import csv
 import dataclasses
 import functools
 import math
 import pathlib
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -54,29 +55,21 @@ def read(
   folder: pathlib.Path,
   rejects: Rejects,
   *,
-  finish: Callable[[pa.Table, pathlib.Path], pa.Table] = lambda table, _: table,
-  threads: int = 0,
   block_bytes: int = 1 << 22,
   max_record_bytes: int = 1 << 20,
-  progress: Callable[[str], None] = lambda text: None,
+  **options: Any,
 ) -> Counts:
-  """Writes the good rows of all files to Parquet files in a folder.
+  """Writes the good rows of all files to Parquet files; see `row_writer.write`.
 
   Args:
     files: Text files, read in this order; they may be packed as .gz or .xz.
     layout: Layout of each file.
-    folder: Existing folder for `part-*.parquet`; at least one is written.
+    folder: Existing folder for the Parquet files.
     rejects: Lists rows that are set aside, and refuses too many of them.
-    finish: Makes what is written of the typed rows of a block and their file;
-      called in any thread.
-    threads: Number of threads; 0 means one a core.
     block_bytes: Bytes of a block: a few megabytes, so that the next step finds
       in a processor's cache what the last one wrote there.
     max_record_bytes: A quote that is open for longer is never closed.
-    progress: Function called with a text at the start of each file.
-
-  Returns:
-    What all files hold.
+    **options: Of `row_writer.write`.
 
   Raises:
     ValueError: A file has another header, or too many rows are set aside.
@@ -109,10 +102,8 @@ def read(
     folder,
     rejects,
     lambda: empty(layout),
-    finish=finish,
     file_bits=layout.file_bits,
-    threads=threads,
-    progress=progress,
+    **options,
   )
 
 
@@ -216,10 +207,7 @@ def empty(layout: Layout) -> pa.Table:
 def _texts(
   block: Block, layout: Layout, faults: Faults
 ) -> tuple[dict[str, pa.Array], dict[int, str]]:
-  """Returns columns of texts, and records with another number of them.
-
-  Those records are not among the columns' rows.
-  """
+  """Returns columns of texts, without the records of another number of them."""
   data: np.ndarray | bytes = block.records()
   dialect, names = layout.dialect, [*layout.columns]
   delimiter = dialect.delimiter
