@@ -121,14 +121,15 @@ def typed(
   """
   if pa.types.is_dictionary(values.type):
     values = values.dictionary_decode()
-  if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
+  if _is(values.type, 'binary', 'large_binary'):
     values = decoded(name, values, faults)
   kind = values.type
-  if _is_list(kind):
+  if _is(kind, 'list', 'large_list', 'fixed_size_list'):
     return _lists(name, values, column, faults), 0
   num_empty = values.null_count
   is_whole = not num_empty or column.empty is not None
-  if _is_number(kind) and column.kind in _ARROW and is_whole:
+  is_number = _is(kind, 'integer', 'floating', 'boolean')
+  if is_number and column.kind in _ARROW and is_whole:
     try:
       numbers = values.cast(_ARROW[column.kind])
       if num_empty:
@@ -166,7 +167,7 @@ def _lists(
       f'the column {name!r} holds lists; needed is a value in each row, or a'
       ' feature with a separator in the schema file.'
     )
-  if not (pa.types.is_integer(inner) or _is_text(inner)):
+  if not _is(inner, 'integer', 'string', 'large_string'):
     raise ValueError(
       f'the column {name!r} holds lists of {inner}; needed are lists of texts'
       ' or of integers.'
@@ -179,24 +180,9 @@ def _lists(
   return lists
 
 
-def _is_list(kind: pa.DataType) -> bool:
-  types = pa.types
-  return (
-    types.is_list(kind)
-    or types.is_large_list(kind)
-    or types.is_fixed_size_list(kind)
-  )
-
-
-def _is_text(kind: pa.DataType) -> bool:
-  return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _is_number(kind: pa.DataType) -> bool:
-  types = pa.types
-  return (
-    types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
-  )
+def _is(kind: pa.DataType, *names: str) -> bool:
+  """Whether a type is one of those that Arrow calls so."""
+  return any(getattr(pa.types, f'is_{name}')(kind) for name in names)
 
 
 def _as_texts(name: str, values: pa.Array, column: Column) -> pa.StringArray:

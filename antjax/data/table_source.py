@@ -131,7 +131,7 @@ def read(
   if _is_parquet(files[0]):
     used = {name: layout.columns[name] for name in columns.used}
     counts = row_writer.write(
-      [functools.partial(_source, path, used) for path in files],
+      (_source(path, used) for path in files),
       folder,
       rejects,
       lambda: text_reader.empty(layout),
@@ -174,10 +174,7 @@ def _parquet(path: pathlib.Path) -> pq.ParquetFile:
     raise ValueError(f'{path} is no Parquet file ({error}).') from error
 
 
-def _source(
-  path: pathlib.Path, columns: Mapping[str, Column]
-) -> Source[tuple[int, pa.RecordBatch]]:
-  """A Parquet file; its pieces are batches with the number of rows before."""
+def _source(path: pathlib.Path, columns: Mapping[str, Column]) -> Source:
   file = _parquet(path)
   there = file.schema_arrow.names
   if missing := [name for name in columns if name not in there]:
@@ -185,15 +182,14 @@ def _source(
       f'{path} has no column {", ".join(missing)}; it has {", ".join(there)}.'
     )
 
-  def batches() -> Iterator[tuple[int, pa.RecordBatch]]:
+  def pieces() -> Iterator[Callable[[], Parsed]]:
     first = 0
     with file:
       for batch in file.iter_batches(_BATCH_ROWS, columns=[*columns]):
-        yield first, batch
+        yield functools.partial(parse, first, batch)
         first += batch.num_rows
 
-  def parse(piece: tuple[int, pa.RecordBatch]) -> Parsed:
-    first, batch = piece
+  def parse(first: int, batch: pa.RecordBatch) -> Parsed:
     faults = Faults()
     try:
       table, filled = text_reader.typed(
@@ -210,4 +206,4 @@ def _source(
     return Parsed(table, bad, filled, batch.num_rows)
 
   num_rows = file.metadata.num_rows
-  return Source(path, batches(), parse, num_rows, unit='rows')
+  return Source(path, pieces(), num_rows, unit='rows')

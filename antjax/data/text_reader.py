@@ -77,7 +77,7 @@ def read(
     RuntimeError: A file changed while it was read.
   """
 
-  def opened(path: pathlib.Path) -> Source[Block]:
+  def opened(path: pathlib.Path) -> Source:
     blocks = csv_blocks.read_blocks(
       path,
       layout.dialect,
@@ -91,14 +91,13 @@ def read(
     is_same = is_same and not csv_blocks.is_packed(path)
     return Source(
       path,
-      blocks,
-      lambda block: parse(block, layout),
+      (functools.partial(_parse, block, layout) for block in blocks),
       path.stat().st_size if is_same else math.inf,
       (len(layout.columns) - 1) * len(layout.dialect.delimiter) + 1,
     )
 
   return row_writer.write(
-    [functools.partial(opened, path) for path in files],
+    map(opened, files),
     folder,
     rejects,
     lambda: empty(layout),
@@ -151,7 +150,7 @@ def _fields(line: str, dialect: Dialect) -> list[str]:
     return [line]
 
 
-def parse(block: Block, layout: Layout) -> Parsed:
+def _parse(block: Block, layout: Layout) -> Parsed:
   """Reads the records of a block strictly."""
   # Where a bad row is, and (column, reason, message).
   bad: list[tuple[int, int, tuple[str, str, str]]] = [
