@@ -287,9 +287,9 @@ def _titles(world: World, items: np.ndarray) -> pa.Array:
   ending = np.maximum(_mix(items, 2) % 12 - 6, 0) % len(endings)
   return pc.binary_join_element_wise(
     _take(openings, _mix(items, 1) % len(openings)),
-    _WORDS.take(pa.array(_word(world, items, 3))),
+    _word(world, items, 3),
     pc.binary_join_element_wise(
-      _WORDS.take(pa.array(_word(world, items, 4))),
+      _word(world, items, 4),
       _take(endings, ending),
       '',
     ),
@@ -297,20 +297,19 @@ def _titles(world: World, items: np.ndarray) -> pa.Array:
   )
 
 
-def _word(world: World, items: np.ndarray, salt: int) -> np.ndarray:
-  """Number of a word of the item's topic, the same for all its rows."""
-  return world.topic[items] * _PER_TOPIC + _mix(items, salt) % _PER_TOPIC
+def _word(world: World, items: np.ndarray, salt: int) -> pa.Array:
+  """A word of the item's topic, the same for all its rows."""
+  word = world.topic[items] * _PER_TOPIC + _mix(items, salt) % _PER_TOPIC
+  return _WORDS.take(pa.array(word))
 
 
 def _item_entities(
   world: World, items: np.ndarray, variant: np.ndarray
 ) -> pa.Array:
   topic = _take([*TOPICS], world.topic[items])
-  words = [_WORDS.take(pa.array(_word(world, items, salt))) for salt in (3, 5)]
-  other = _WORDS.take(pa.array(_word(world, items, 6)))
-  return pc.binary_join_element_wise(
-    topic, words[0], pc.if_else(pa.array(variant > 0), other, words[1]), ','
-  )
+  first, second, other = (_word(world, items, salt) for salt in (3, 5, 6))
+  second = pc.if_else(pa.array(variant > 0), other, second)
+  return pc.binary_join_element_wise(topic, first, second, ',')
 
 
 def _topic_shares(world: World, users: np.ndarray) -> np.ndarray:

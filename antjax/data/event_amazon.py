@@ -10,11 +10,10 @@ without a header. DuckDB reads them, whatever engine takes over from there.
 """
 
 from collections.abc import Sequence
-import dataclasses
 import functools
 import os
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import ibis
 from ibis.expr import types as ir
@@ -68,8 +67,7 @@ def json_extract_string(text: str, path: str) -> str:  # type: ignore[empty-body
   """The value at a path of a JSON text; DuckDB's."""
 
 
-@dataclasses.dataclass(frozen=True)
-class DomainFiles:
+class DomainFiles(NamedTuple):
   """The two files of a domain."""
 
   name: str
@@ -131,9 +129,7 @@ def source(path: str | os.PathLike[str], domains: Sequence[str] = ()) -> Source:
   """Names the events of some domains; see `find_files`."""
   files = find_files(path, domains)
   made_of = {
-    'data': prepare.fingerprint(
-      [path for one in files for path in (one.items, one.ratings)]
-    ),
+    'data': prepare.fingerprint([path for one in files for path in one[1:]]),
     'domains': [one.name for one in files],
   }
   return Source(SCHEMA, made_of, functools.partial(_write, files))

@@ -12,7 +12,6 @@ The original layout (ratings.dat, users.dat, movies.dat) and RecBole's
 """
 
 from collections.abc import Mapping
-import dataclasses
 import functools
 import os
 import pathlib
@@ -96,14 +95,6 @@ _LAYOUTS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class RawFiles:
-  """The files of MovieLens-1M: their layout; ratings, users and films."""
-
-  layout: str
-  paths: tuple[pathlib.Path, ...]
-
-
 def source(
   path: str | os.PathLike[str] = '', *, allow_other_counts: bool = True
 ) -> Source:
@@ -121,7 +112,7 @@ def source(
   data = PACKAGE
   if path:
     with tempfile.TemporaryDirectory() as temporary:
-      data = prepare.fingerprint(find_files(path, temporary).paths)
+      data = prepare.fingerprint(find_files(path, temporary)[1])
   write = functools.partial(_write, path, allow_other_counts)
   return Source(SCHEMA, {'data': data}, write)
 
@@ -137,8 +128,8 @@ def fetch(folder: str | os.PathLike[str]) -> pathlib.Path:
 
 def find_files(
   source: str | os.PathLike[str], temporary: str | os.PathLike[str]
-) -> RawFiles:
-  """Finds the three files of MovieLens-1M in a folder or a zip.
+) -> tuple[str, list[pathlib.Path]]:
+  """Finds the layout, and the files of ratings, users and films.
 
   Args:
     source: Folder or zip (a wheel is one) with the files at any depth.
@@ -152,7 +143,7 @@ def find_files(
   if source.is_dir():
     names = [str(p.relative_to(source)) for p in source.rglob('*')]
     layout, found = _three_files(source, names)
-    return RawFiles(layout, tuple(source / name for name in found))
+    return layout, [source / name for name in found]
   if not source.exists():
     raise FileNotFoundError(f'movielens: no such source: {source}')
   if not zipfile.is_zipfile(source):
@@ -171,7 +162,7 @@ def find_files(
         raise ValueError(
           f'movielens: {name} in {source} is damaged ({e}); get the file again.'
         ) from e
-  return RawFiles(layout, tuple(paths))
+  return layout, paths
 
 
 def _three_files(
@@ -202,7 +193,7 @@ def _write(
   if not path:
     step.progress(f'downloading {PACKAGE}')
     path = fetch(step.work)
-  ratings, users, items = _tables(step, find_files(path, step.work))
+  ratings, users, items = _tables(step, *find_files(path, step.work))
   # The order of users and items decides ties, not that of the file.
   rows = ratings.order_by(['user', 'timestamp', 'item'])
   step.store('rows', rows.mutate(**{ROW: ibis.row_number().cast('int64')}))
@@ -230,7 +221,7 @@ def _write(
 
 
 def _tables(
-  step: EventWriter, files: RawFiles
+  step: EventWriter, layout: str, files: list[pathlib.Path]
 ) -> tuple[ir.Table, ir.Table, ir.Table]:
   """Ratings, users and films, the same for both layouts.
 
@@ -239,10 +230,10 @@ def _tables(
     text, age int32, occupation int32, zip text); (`ITEM`, year int32, genres
     array of texts, text, title, domain), where the item is the title.
   """
-  is_original = files.layout == 'original'
+  is_original = layout == 'original'
   dialect = Dialect('::', '', 'latin-1') if is_original else Dialect('\t', '')
   tables = []
-  for path, columns in zip(files.paths, _LAYOUTS[files.layout].values()):
+  for path, columns in zip(files, _LAYOUTS[layout].values()):
     kinds = dict(column.split(':') for column in columns.split())
     header = [
       f'{name}:{"token" if kind == "string" else "float"}'

@@ -120,11 +120,6 @@ class SequenceData:
     return self._column(ITEMS, 'key')
 
   @functools.cached_property
-  def user_keys(self) -> list[str]:
-    """Name of each user in the source, [U]."""
-    return self._column(USERS, 'key')
-
-  @functools.cached_property
   def num_domains(self) -> np.ndarray:
     """int32 [U], domains of each user's events."""
     table = pq.read_table(self._folder / USERS, columns=['num_domains'])

@@ -125,13 +125,14 @@ def test_food_kitchen_with_either_split(tmp_path):
     'train_overlap:1': ['A0', 'B0', 'A1', 'B1'],
     'valid:1': ['A2', 'B0', 'A0'],
   }
+  names = list(found)
   user, position = data.examples('test')
-  assert [data.user_keys[u] for u in user] == ['test:1', 'test:2']
+  assert [names[u] for u in user] == ['test:1', 'test:2']
   assert position.tolist() == [1, 1]
   user, position = data.examples('validation')
-  assert [data.user_keys[u] for u in user] == ['valid:1']
+  assert [names[u] for u in user] == ['valid:1']
   user, _ = data.examples('train')
-  assert {data.user_keys[u].split(':')[0] for u in user} == {
+  assert {names[u].split(':')[0] for u in user} == {
     'train_A',
     'train_B',
     'train_overlap',
