@@ -125,6 +125,7 @@ class World:
     home[:NUM_SCENES] = np.arange(NUM_SCENES)  # None is without an item.
     is_shared = rng.random(num_items) < config.shared_items
     is_shared[:NUM_SCENES] = False
+    self.home = np.where(is_shared, -1, home)  # Scenario, -1 for all [I].
     # Effects of the profiles, [S, profiles].
     effects = rng.normal(size=(NUM_SCENES, _NUM_PROFILES))
     self.effects = effects - effects.mean(0)
@@ -147,7 +148,8 @@ class World:
     self.drifts = rng.normal(size=NUM_SCENES) * 0.3
     # Items that each scenario can show, in the order of item_from.
     self.by_scene = [
-      np.flatnonzero((home == scene) | is_shared) for scene in range(NUM_SCENES)
+      np.flatnonzero((self.home == scene) | is_shared)
+      for scene in range(NUM_SCENES)
     ]
 
 

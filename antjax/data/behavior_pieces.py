@@ -44,24 +44,18 @@ class Texts:
     """Columns of the rows that hold long texts."""
     return [f'text_{i}' for i in range(len(self.pieces))]
 
-  def with_titles(self, rows: ir.Table, ids: ir.Table | None) -> ir.Table:
+  def with_titles(self, rows: ir.Table, ids: ir.Table) -> ir.Table:
     """Adds `title`, the id of the row's text; `UNK` where it is empty."""
-    if ids is None:
-      return rows.mutate(title=ibis.literal(UNK, 'int32'))
     known = self.titles.left_join(ids, self.titles.title == ids.text)
     known = known.select('raw', _id=ibis.coalesce(known.id, UNK).cast('int32'))
     joined = rows.join(known, rows.text == known.raw)
     return joined.rename(title='_id').drop('raw')
 
-  def events(
-    self, number: int, examples: ir.Table, ids: ir.Table | None
-  ) -> ir.Table:
+  def events(self, number: int, examples: ir.Table, ids: ir.Table) -> ir.Table:
     """Returns (behavior) of a long text, in the order of the examples."""
     rows = examples.filter(examples.draw == 0).select('split', 'time', 'row')
     pieces = self.pieces[number].select('row', 'texts')
     each = rows.join(pieces, 'row').unnest('texts', offset='place')
-    if ids is None:
-      return each.filter(False).select(behavior=each.split.cast('int32'))
     named = each.join(ids, each.texts == ids.text)
     order = ['split', 'time', 'row', 'place']
     return named.order_by(order).select(behavior='id')

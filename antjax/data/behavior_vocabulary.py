@@ -181,13 +181,9 @@ class BehaviorVocabulary:
       total[table['id'].to_numpy()] += table['count'].to_numpy()
     return total
 
-  def table(self, con: ibis.BaseBackend) -> ir.Table | None:
-    """Returns (id, text) as a table of an engine; None if there is no text."""
-    files = [str(self.folder / entry.files[0]) for entry in self.appends]
-    if not files:
-      return None
-    tables = [prepare.read_parquet(con, file) for file in files]
-    return tables[0] if len(tables) == 1 else ibis.union(*tables)
+  def table(self, con: ibis.BaseBackend) -> ir.Table:
+    """Returns (id, text) as a table of an engine, after the first append."""
+    return _union(con, [self.folder / e.files[0] for e in self.appends])
 
   def copy_to(self, folder: str | os.PathLike[str]) -> 'BehaviorVocabulary':
     """Makes this state a folder of its own, by hard links where they work."""
@@ -249,11 +245,10 @@ def _write_append(
   con: ibis.BaseBackend, old: BehaviorVocabulary, texts: ir.Table, source: str
 ) -> Append:
   """Writes the two files of an append; they do not count yet."""
-  known = old.table(con)
   number, first = len(old.appends), len(old)
   entry = Append(source, number, first, 0, 0, (0, 0))
   new_path, counts_path = (old.folder / name for name in entry.files)
-  new = texts if known is None else texts.anti_join(known, 'text')
+  new = texts.anti_join(old.table(con), 'text') if old.appends else texts
   new = new.order_by([new['count'].desc(), new.text])
 
   def numbered() -> Iterator[pa.RecordBatch]:
@@ -271,22 +266,17 @@ def _write_append(
   num_new = record_writer.write(
     new_path, numbered(), _TEXTS, block_size=_ROW_GROUP
   )
-  total = 0
-
-  def counted() -> Iterator[pa.RecordBatch]:
-    nonlocal total
-    both = [
-      t for t in (known, prepare.read_parquet(con, new_path)) if t is not None
-    ]
-    ids = both[0] if len(both) == 1 else ibis.union(*both)
-    counts = texts.join(ids, 'text').order_by('id').select('id', 'count')
-    for batch in prepare.stream(counts, old.folder, list(_COUNTS)):
-      total += int(np.sum(batch['count'].to_numpy(zero_copy_only=False)))
-      yield batch
-
-  record_writer.write(counts_path, counted(), _COUNTS, block_size=_ROW_GROUP)
+  known = [old.folder / e.files[0] for e in old.appends]
+  counts = texts.join(_union(con, [*known, new_path]), 'text').order_by('id')
+  prepare.write_records(counts, counts_path, _COUNTS, block_size=_ROW_GROUP)
+  total = int(texts['count'].sum().to_pyarrow().as_py() or 0)
   sizes = (new_path.stat().st_size, counts_path.stat().st_size)
   return Append(source, number, first, num_new, total, sizes)
+
+
+def _union(con: ibis.BaseBackend, files: list[pathlib.Path]) -> ir.Table:
+  tables = [prepare.read_parquet(con, file) for file in files]
+  return tables[0] if len(tables) == 1 else ibis.union(*tables)
 
 
 def _write_manifest(

@@ -231,27 +231,23 @@ class Events:
   schema: Schema
   about: Mapping[str, Any]
 
-  def _part(self, name: str) -> ir.Table | None:
-    if not (self.folder / name).exists():
-      return None
+  def _part(self, name: str) -> ir.Table:
     return prepare.read_parquet(self.con, self.folder / name, '*.parquet')
 
   @functools.cached_property
   def rows(self) -> ir.Table:
     """One row an event."""
-    table = self._part('rows')
-    assert table is not None
-    return table
+    return self._part('rows')
 
   @functools.cached_property
   def items(self) -> ir.Table | None:
     """What is known of items; None where the rows say it all."""
-    return self._part('items')
+    return self._part('items') if (self.folder / 'items').exists() else None
 
   @functools.cached_property
   def users(self) -> ir.Table | None:
     """What is known of users; None where the rows say it all."""
-    return self._part('users')
+    return self._part('users') if (self.folder / 'users').exists() else None
 
   def joined(self) -> ir.Table:
     """The rows with all that is known of their users and items."""
@@ -275,9 +271,7 @@ class Events:
   def of_event(self, table: ir.Table) -> dict[str, ir.Value]:
     """Row, user, item, time and label of each row of a table."""
     schema, row = self.schema, table[ROW]
-    item = ibis.literal(_NO_ITEM)
-    if schema.item:
-      item = table[schema.item].cast('string')
+    item = self._item(table)
     time = table[schema.time].floor().cast('int64') if schema.time else row
     label: ir.Value = ibis.literal(1)
     if schema.label:
@@ -294,11 +288,15 @@ class Events:
       'label': label.cast('float32'),
     }
 
+  def _item(self, table: ir.Table) -> ir.Value:
+    if not self.schema.item:
+      return ibis.literal(_NO_ITEM)
+    return table[self.schema.item].cast('string')
+
   def of_item(self, table: ir.Table) -> dict[str, ir.Value]:
     """Text, title and domain of the item of each row of a joined table."""
     schema = self.schema
-    none = ibis.literal(_NO_ITEM)
-    key = table[schema.item].cast('string') if schema.item else none
+    key = self._item(table)
     text = table[schema.text].cast('string') if schema.text else key
     title = table[schema.title].cast('string') if schema.title else text
     domain: ir.Value = ibis.literal('')

@@ -182,6 +182,7 @@ def write_records(
   schema: record_schema.Schema,
   *,
   on_batch: Callable[[pa.RecordBatch], None] = lambda batch: None,
+  block_size: int = 256,
 ) -> int:
   """Writes a table as a record file, without having it whole in memory.
 
@@ -190,6 +191,7 @@ def write_records(
     path: File to write, .parquet or .array_record; appears only when whole.
     schema: Fields to write and their types.
     on_batch: Function called with each batch of records that is written.
+    block_size: See `record_writer.write`.
 
   Returns:
     Number of records.
@@ -201,7 +203,7 @@ def write_records(
       on_batch(batch)
       yield batch
 
-  return record_writer.write(path, batches(), schema)
+  return record_writer.write(path, batches(), schema, block_size=block_size)
 
 
 def stream(

@@ -221,15 +221,6 @@ def test_a_folder_says_how_its_files_are_opened(original, tmp_path):
     output_folder.open_split(tmp_path / 'arrow' / 'tasks', 'train')
 
 
-def test_second_run_does_nothing(original, tmp_path):
-  out = tmp_path / 'out'
-  first, _ = make(out, original)
-  before = {p: p.stat().st_mtime_ns for p in out.rglob('*')}
-  second, made = make(out, original)
-  assert (second, made) == (json.loads(json.dumps(first)), False)
-  assert {p: p.stat().st_mtime_ns for p in out.rglob('*')} == before
-
-
 def test_other_settings_need_overwrite(original, tmp_path):
   out = tmp_path / 'out'
   make(out, original)

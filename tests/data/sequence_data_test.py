@@ -9,7 +9,6 @@ import shutil
 import numpy as np
 import pytest
 
-from antjax.data import output_folder
 from antjax.data.engine import Engine
 from antjax.data.sequence_data import SequenceData
 from tests.data import sequence_fixture
@@ -201,17 +200,6 @@ def test_users_are_drawn_before_their_domains(folder):
   ]
   whole = data.training(num_users=10**6)
   assert whole.num_examples == data.training().num_examples
-
-
-def test_a_second_run_does_nothing_and_another_is_refused(source, folder):
-  before = files_of(folder)
-  description, made = sequence_fixture.prepare(source, folder.parent, k_core=4)
-  assert not made
-  assert description == output_folder.load_description(folder)
-  with pytest.raises(ValueError, match='k_core=4 .now 3.; add --overwrite'):
-    sequence_fixture.prepare(source, folder.parent, k_core=3)
-  assert files_of(folder) == before
-  assert not [*folder.parent.glob('.*')]  # Nothing in between is left.
 
 
 def test_threads_do_not_matter(source, folder, tmp_path):
