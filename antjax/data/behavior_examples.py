@@ -10,7 +10,7 @@ are left out of each other's histories.
 from collections.abc import Callable, Mapping
 import dataclasses
 import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import ibis
 from ibis.expr import types as ir
@@ -273,13 +273,13 @@ def _with_split(rows: ir.Table, config: ExampleConfig) -> ir.Table:
   if config.split == 'random':
     # The first digits of a digest are as good as a uniform number.
     value = prepare.digest(config.seed, 'split', rows.row).left(8)
-    low, high = (
+    bounds: tuple[Any, ...] = tuple(
       f'{min(int(share * 2**32), 2**32 - 1):08x}'
       for share in (config.validation_from, config.test_from)
     )
   else:
-    value = rows.time
-    low, high = _thresholds(rows, config)
+    value, bounds = rows.time, _thresholds(rows, config)
+  low, high = bounds
   split = ibis.cases((value <= low, 0), (value <= high, 1), else_=2)
   return rows.mutate(split=split.cast('int8'))
 

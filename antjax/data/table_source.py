@@ -11,6 +11,7 @@ import functools
 import math
 import os
 import pathlib
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -127,7 +128,11 @@ def read(
       _check_label(table[columns.label], path, columns.label)
     return table.select([*columns.used, ROW])
 
-  options = {'finish': finish, 'threads': threads, 'progress': progress}
+  options: dict[str, Any] = {
+    'finish': finish,
+    'threads': threads,
+    'progress': progress,
+  }
   if _is_parquet(files[0]):
     used = {name: layout.columns[name] for name in columns.used}
     counts = row_writer.write(

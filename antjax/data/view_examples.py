@@ -122,20 +122,21 @@ class ExampleView:
           f'ids_from={self.ids_from} is the folder to make; name another.'
         )
     known = self._known_ids()
-    shared = self.vocabulary and pathlib.Path(os.path.abspath(self.vocabulary))
-    if shared and shared.is_relative_to(os.path.abspath(out)):
+    shared = pathlib.Path(os.path.abspath(self.vocabulary))
+    if self.vocabulary and shared.is_relative_to(os.path.abspath(out)):
       raise ValueError(
         f'vocabulary={self.vocabulary} is inside of out={out}, which is'
         ' replaced as a whole and gets a copy; choose a folder beside it.'
       )
-    if shared and (shared.parent / output_folder.DESCRIPTION).exists():
+    told = shared.parent / output_folder.DESCRIPTION
+    if self.vocabulary and told.exists():
       raise ValueError(
         f'vocabulary={self.vocabulary} belongs to the data in {shared.parent},'
         f' which do not change; copy it (cp -r {self.vocabulary} FOLDER) and'
         ' append to the copy.'
       )
     return {
-      'vocabulary': str(shared),
+      'vocabulary': str(shared) if self.vocabulary else '',
       'ids_from': prepare.fingerprint([*known.values()]) if known else '',
       **dataclasses.asdict(self.config),
     }
