@@ -10,7 +10,7 @@ Results do not depend on the number of threads: every order is total, and what
 is random is ordered by a digest of (seed, key), not by a generator.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 import glob
 import hashlib
 import os
@@ -181,29 +181,19 @@ def write_records(
   path: str | os.PathLike[str],
   schema: record_schema.Schema,
   *,
-  on_batch: Callable[[pa.RecordBatch], None] = lambda batch: None,
   block_size: int = 256,
 ) -> int:
-  """Writes a table as a record file, without having it whole in memory.
+  """Writes a table as a record file; returns the number of records.
 
   Args:
     table: Table with the fields of `schema`, ordered as the records shall be.
-    path: File to write, .parquet or .array_record; appears only when whole.
-    schema: Fields to write and their types.
-    on_batch: Function called with each batch of records that is written.
+    path: See `record_writer.write`.
+    schema: See `record_writer.write`.
     block_size: See `record_writer.write`.
-
-  Returns:
-    Number of records.
   """
   path = pathlib.Path(path)
-
-  def batches() -> Iterator[pa.RecordBatch]:
-    for batch in stream(table, path.parent, list(schema)):
-      on_batch(batch)
-      yield batch
-
-  return record_writer.write(path, batches(), schema, block_size=block_size)
+  batches = stream(table, path.parent, list(schema))
+  return record_writer.write(path, batches, schema, block_size=block_size)
 
 
 def stream(

@@ -14,7 +14,7 @@ History n of an example is the part starts[n]:stops[n] of the n-th sequence of
 `dataset.json`, oldest first.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 import dataclasses
 import hashlib
 import json
@@ -23,6 +23,7 @@ import pathlib
 from typing import Any, ClassVar
 
 from absl import logging
+import ibis
 from ibis.expr import types as ir
 import numpy as np
 import pyarrow as pa
@@ -60,7 +61,6 @@ RECORDS: Mapping[str, Field] = {
   'user_count': Field('int32'),
   'item_count': Field('int32'),
 }
-_COUNTS = ('examples', 'positives', 'new_user', 'new_item', 'no_history')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -254,29 +254,33 @@ def _write_splits(
   table: ir.Table, layout: RowLayout, job: view.ViewJob
 ) -> dict[str, dict[str, int]]:
   """Writes the examples; returns split -> counts."""
+  past = [table[f'before_{i}'] for i in range(len(layout.histories))]
+  past += [table[f'length_{i}'] for i in range(len(layout.texts))]
+  counts = table.group_by('split').agg(
+    examples=table.count(),
+    positives=(table.label > 0).sum(),
+    new_user=table.is_new_user.sum(),
+    new_item=table.is_new_item.sum(),
+    no_history=(sum(past, ibis.literal(0)) == 0).sum(),
+  )
+  found = {row.pop('split'): row for row in counts.to_pyarrow().to_pylist()}
+  if not found:
+    raise ValueError('examples: the events give no example at all.')
   splits = {}
   # Long texts' events come in the order of the examples, all splits in one.
   ends = np.zeros(len(layout.texts), np.int64)
   for number, split in enumerate(SPLITS):
+    if number not in found:
+      logging.warning('No example for the split %s: it is left out.', split)
+      continue
     job.progress(f'writing {split}')
-    path = job.stage / f'{split}.{job.file_format}'
-    totals = np.zeros(len(_COUNTS), np.int64)
     ordered = table.filter(table.split == number)
     ordered = ordered.order_by(behavior_examples.ORDER)
-
-    def batches() -> Iterator[pa.RecordBatch]:
-      for batch in prepare.stream(ordered, job.work, batch_rows=8192):
-        made = _records(batch, layout, ends)
-        totals[:] += _count(made)
-        yield made
-
-    if not record_writer.write(path, batches(), RECORDS):
-      logging.warning('No example for the split %s: it is left out.', split)
-      path.unlink()
-      continue
-    splits[split] = dict(zip(_COUNTS, totals.tolist()))
-  if not splits:
-    raise ValueError('examples: the events give no example at all.')
+    rows = prepare.stream(ordered, job.work, batch_rows=8192)
+    batches = (_records(batch, layout, ends) for batch in rows)
+    path = job.stage / f'{split}.{job.file_format}'
+    record_writer.write(path, batches, RECORDS)
+    splits[split] = {name: int(n) for name, n in found[number].items()}
   return splits
 
 
@@ -319,18 +323,6 @@ def _records(
       pa.array(flat.reshape(-1).astype(field.dtype)),
     )
   return pa.RecordBatch.from_pydict(columns)
-
-
-def _count(batch: pa.RecordBatch) -> list[int]:
-  """What `_COUNTS` names, of some records."""
-  starts, stops = (batch[n].flatten().to_numpy() for n in ('starts', 'stops'))
-  length = (stops - starts).reshape(batch.num_rows, -1).sum(1)
-  is_new = (
-    batch[f'is_new_{name}'].to_numpy(zero_copy_only=False)
-    for name in ('user', 'item')
-  )
-  marks = [batch['label'].to_numpy() > 0, *is_new, length == 0]
-  return [batch.num_rows, *(int(mark.sum()) for mark in marks)]
 
 
 def _write_ids(

@@ -22,8 +22,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import ibis
 from ibis.expr import types as ir
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from antjax.data import output_folder, prepare, record_schema, view
 from antjax.data.events import Events, ITEM, USER
@@ -179,20 +177,15 @@ def _write(
   for split in SPLITS:
     job.progress(f'writing {split}')
     if split == 'train':
-      tasks = _tasks(rows.filter(rows.train), users, num_query=0)
+      chosen, num_query = rows.filter(rows.train), 0
     else:
       chosen = rows.filter((rows.state == split) & rows.eligible)
-      tasks = _tasks(chosen, users, num_query=config.query_size)
+      num_query = config.query_size
     path = job.stage / f'{split}.{job.file_format}'
-    num_ratings = 0
-
-    def add(batch: pa.RecordBatch) -> None:
-      nonlocal num_ratings
-      lengths = pc.list_value_length(batch.column('rating'))
-      num_ratings += pc.sum(lengths).as_py() or 0
-
-    num_tasks = prepare.write_records(tasks, path, schema, on_batch=add)
-    splits[split] = {'tasks': num_tasks, 'ratings': num_ratings}
+    num_tasks = prepare.write_records(
+      _tasks(chosen, users, num_query), path, schema
+    )
+    splits[split] = {'tasks': num_tasks, 'ratings': prepare.count(chosen)}
     files[split] = output_folder.file_entry(job.stage, path)
   for name, ids in vocabularies.items():
     path = job.stage / f'ids_{name}.parquet'
@@ -248,7 +241,7 @@ def _state_ratings(
   return ratings.select(names.split())
 
 
-def _tasks(rows: ir.Table, users: ir.Table, *, num_query: int) -> ir.Table:
+def _tasks(rows: ir.Table, users: ir.Table, num_query: int) -> ir.Table:
   """Groups ratings by task, in their order, and adds the user."""
   lists = ['item', 'genres', 'rating', 'timestamp']
   tasks = prepare.group_into_lists(rows, ['task'], lists, ['rank'])
