@@ -2,9 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Spark gives the files of DuckDB; DuckDB keeps to the memory it may use."""
 
-import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 import types
@@ -20,18 +18,8 @@ from antjax.data.task_spans import TaskConfig
 from tests import source_tree
 from tests.data import table_fixture, views
 
-_WITHOUT_SPARK = (
-  "pyspark is not installed (pip install 'antjax[spark]')"
-  if importlib.util.find_spec('pyspark') is None
-  else 'no Java runtime, such as openjdk-17-jre-headless, is on the path'
-  if shutil.which('java') is None
-  else ''
-)
 
-
-@pytest.mark.slow
-@pytest.mark.skipif(bool(_WITHOUT_SPARK), reason=_WITHOUT_SPARK)
-@pytest.mark.filterwarnings('ignore::Warning')  # Of pyspark and its imports.
+@views.on_spark
 @pytest.mark.parametrize(
   ('order', 'tags'), [('time', False), ('random', False), ('time', True)]
 )

@@ -3,7 +3,12 @@
 """Writes the events of a source and a view of them, and reads them back."""
 
 import csv
+import functools
+import importlib.util
 import pathlib
+import shutil
+
+import pytest
 
 from antjax.data import (
   event_table,
@@ -23,6 +28,26 @@ _VIEWS = {
   'examples': view_examples.ExampleView,
   'sequences': view_sequences.SequenceView,
 }
+
+
+_WITHOUT_SPARK = (
+  "pyspark is not installed (pip install 'antjax[spark]')"
+  if importlib.util.find_spec('pyspark') is None
+  else 'no Java runtime, such as openjdk-17-jre-headless, is on the path'
+  if shutil.which('java') is None
+  else ''
+)
+ON_SPARK = (
+  pytest.mark.slow,
+  pytest.mark.skipif(bool(_WITHOUT_SPARK), reason=_WITHOUT_SPARK),
+  # Of pyspark and its imports.
+  pytest.mark.filterwarnings('ignore::Warning'),
+)
+
+
+def on_spark(test):
+  """Marks a test that needs Spark."""
+  return functools.reduce(lambda marked, mark: mark(marked), ON_SPARK, test)
 
 
 def write(
