@@ -3,6 +3,7 @@
 """Spark gives the files of DuckDB; DuckDB keeps to the memory it may use."""
 
 import os
+import shutil
 import subprocess
 import sys
 import types
