@@ -21,7 +21,7 @@ from antjax.data.behavior_rows import RowLayout
 
 SPLITS = ('train', 'validation', 'test')
 ORDER = ('split', 'time', 'row', 'draw')
-_MAX_JOINS = 12  # Per query: ibis recurses into them.
+_MAX_JOINS = 12  # Of a query: engines hold their ids in memory.
 _MOMENT = '%Y-%m-%d %H:%M:%S'
 
 
@@ -166,8 +166,7 @@ def build(
   for name in ('user', 'item'):
     ids = prepare.dense_ids(rows, name, first=1, known=known_ids.get(name))
     id_maps[name] = stored(f'ids_{name}', ids)
-    rows = prepare.to_ids(rows, name, id_maps[name])
-  rows = stored('coded', rows)
+  rows = stored('coded', prepare.to_ids(rows, id_maps))
   progress('ranging histories')
   ranged = stored('ranged', _with_ranges(rows, layout, stored))
   if config.min_history:
@@ -178,14 +177,15 @@ def build(
     ranged = ranged.filter(past >= config.min_history)
   progress('splitting')
   split = stored('split', _with_split(ranged, config))
-  train = split.filter(split.split == 0)
+  train, coded = split.filter(split.split == 0), {}
   for i, name in enumerate(layout.ids):
-    key = f'id:{name}'
-    ids = prepare.dense_ids(train, f'id_{i}', first=1, known=known_ids.get(key))
-    id_maps[key] = stored(f'ids_{i}', ids)
-    split = prepare.to_ids(split, f'id_{i}', id_maps[key])
-    if i % _MAX_JOINS == _MAX_JOINS - 1:
-      split = stored(f'features_{i}', split)
+    key, column = f'id:{name}', f'id_{i}'
+    ids = prepare.dense_ids(train, column, first=1, known=known_ids.get(key))
+    coded[column] = id_maps[key] = stored(f'ids_{i}', ids)
+    if len(coded) == _MAX_JOINS:
+      split = stored(f'features_{i}', prepare.to_ids(split, coded))
+      coded = {}
+  split = prepare.to_ids(split, coded)
   num_short = 0
   split = split.mutate(draw=ibis.literal(0, 'int32'))
   if not layout.is_labelled and config.negatives:

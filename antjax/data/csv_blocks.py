@@ -131,49 +131,40 @@ class _Marks:
       mask |= data == quote
     marks = np.flatnonzero(mask)
     is_quote = data[marks] != _LF
-    self.quotes = marks[is_quote]
-    is_line_end = ~is_quote
-    self.line_ends = marks[is_line_end]
-    # How many quotes come before each line end.
-    self._before = np.cumsum(is_quote)[is_line_end]
-    self._data, self._dialect = data, dialect
-    self._found: dict[int, np.ndarray] = {}
+    self.quotes, self.line_ends = marks[is_quote], marks[~is_quote]
     last = len(data) - 1  # What follows it is not known yet: never a fault.
     crs = np.zeros(0, np.int64)
     if held.find(b'\r') >= 0:
       crs = np.flatnonzero(data == _CR)
-    self.lone_crs = crs[(data[np.minimum(crs + 1, last)] != _LF) & (crs < last)]
+    self._crs = crs[(data[np.minimum(crs + 1, last)] != _LF) & (crs < last)]
+    # How many quotes come before each line end.
+    self._before = np.cumsum(is_quote)[~is_quote]
+    self._data, self._dialect = data, dialect
+    self._found: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
-  def ends(self, start: int, stop: int, first_quote: int) -> np.ndarray:
-    """Line ends in a span that no quotes enclose; `first_quote` opens."""
-    a, b = np.searchsorted(self.line_ends, [start, stop])
-    enclosed = (self._before[a:b] - first_quote) & 1
-    return self.line_ends[a:b][enclosed == 0]
+  def of(self, first_quote: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What is so if `first_quote` opens a field, up to the first fault.
 
-  def crs(self, start: int, stop: int, first_quote: int) -> np.ndarray:
-    """Lone CRs in a span that no quotes enclose."""
-    a, b = np.searchsorted(self.lone_crs, [start, stop])
-    found = self.lone_crs[a:b]
-    before = np.searchsorted(self.quotes, found) - first_quote
-    return found[before & 1 == 0]
-
-  def next_fault(self, first_quote: int) -> int | None:
-    """Index of the first quote at fault, if `first_quote` opens a field."""
+    Returns:
+      Line ends and lone CRs that no quotes enclose, indices of quotes at fault.
+    """
     parity = first_quote % 2
-    if parity not in self._found:  # Those of an odd index open seldom.
-      self._found[parity] = self._faults(parity)
-    found = self._found[parity]
-    place = int(np.searchsorted(found, first_quote))
-    return int(found[place]) if place < len(found) else None
+    if parity not in self._found:  # Quotes of an odd index open seldom.
+      before = np.searchsorted(self.quotes, self._crs)
+      self._found[parity] = (
+        self.line_ends[(self._before - parity) & 1 == 0],
+        self._crs[(before - parity) & 1 == 0],
+        self._faults(parity),
+      )
+    return self._found[parity]
 
   def _faults(self, parity: int) -> np.ndarray:
-    """Quotes at fault where those of an even (0) or odd (1) index open."""
     data, quotes = self._data, self.quotes
     opening, closing = quotes[parity::2], quotes[1 - parity :: 2]
     is_open = self._is_border(opening, -1) | (opening == 0)
     is_closed = self._is_border(closing, 1) | (closing == len(data) - 1)
-    if len(self.lone_crs):
-      is_closed &= ~np.isin(closing + 1, self.lone_crs)
+    if len(self._crs):
+      is_closed &= ~np.isin(closing + 1, self._crs)
     return np.sort(
       np.concatenate(
         [
@@ -219,16 +210,22 @@ def _cut(
     Positions of the LFs that end good records, faults, bytes, lines.
   """
   marks = _Marks(held, dialect)
-  ends, faults, crs = [], [], []
+  kept, faults = [], []
   position = first_quote = 0
   while True:
-    found = marks.next_fault(first_quote)
+    ends, crs, wrong = marks.of(first_quote)
+    found = _first(wrong, first_quote)
     stop = len(held) if found is None else int(marks.quotes[found])
-    good = marks.ends(position, stop, first_quote)
-    crs.append(marks.crs(position, stop, first_quote))
-    ends.append(good)
-    start = int(good[-1]) + 1 if len(good) else position
-    if found is None:
+    cr = _first(crs, position)
+    end = None if cr is None else _first(ends, cr)
+    # Where the record with a CR has another fault, that one counts.
+    has_cr = cr is not None and end is not None and end < stop
+    a, b = np.searchsorted(ends, [position, cr if has_cr else stop])
+    kept.append(ends[a:b])
+    start = int(ends[b - 1]) + 1 if a < b else position
+    if has_cr:
+      line_end, message = end, LONE_CR
+    elif found is None:
       is_open = (len(marks.quotes) - first_quote) % 2 == 1
       if not (is_open and (at_end or len(held) - start > max_record_bytes)):
         break
@@ -237,40 +234,25 @@ def _cut(
       opening, message = found - 1, CLOSES
     else:
       opening, message = found, OPENS
-    # The quote that opened the field may be the one too many: what it took for
-    # text is read again.
-    opening = marks.field_start(opening, first_quote)
-    place = np.searchsorted(marks.line_ends, marks.quotes[opening])
-    if place == len(marks.line_ends):
-      break  # With the bytes that come next.
-    position = int(marks.line_ends[place]) + 1
+    if not has_cr:
+      # The quote that opened the field may be the one too many: what it took
+      # for text is read again.
+      opening = marks.field_start(opening, first_quote)
+      line_end = _first(marks.line_ends, int(marks.quotes[opening]))
+      if line_end is None:
+        break  # With the bytes that come next.
+    position = line_end + 1
     faults.append(Fault(start, position, message))
     first_quote = int(np.searchsorted(marks.quotes, position))
     start = position
-  kept, faults = _without_lone_crs(
-    np.concatenate(ends), faults, np.concatenate(crs)
-  )
-  return kept, faults, start, int(np.searchsorted(marks.line_ends, start))
+  num_lines = int(np.searchsorted(marks.line_ends, start))
+  return np.concatenate(kept), faults, start, num_lines
 
 
-def _without_lone_crs(
-  ends: np.ndarray, faults: list[Fault], crs: np.ndarray
-) -> tuple[np.ndarray, list[Fault]]:
-  """Makes faults of the records that hold a CR outside of quotes."""
-  if not len(crs):
-    return ends, faults
-  borders = np.sort(np.concatenate([ends + 1, [f.stop for f in faults]]))
-  known = {f.start for f in faults}
-  bad = set()
-  for place in np.unique(np.searchsorted(borders, crs, side='right')):
-    if place == len(borders):
-      continue  # In the rest, which is read again.
-    start = int(borders[place - 1]) if place else 0
-    if start not in known:
-      faults.append(Fault(start, int(borders[place]), LONE_CR))
-      bad.add(int(borders[place]) - 1)
-  faults.sort(key=lambda f: f.start)
-  return ends[~np.isin(ends, [*bad])], faults
+def _first(values: np.ndarray, least: int) -> int | None:
+  """The first of rising values that is not below `least`."""
+  place = int(np.searchsorted(values, least))
+  return int(values[place]) if place < len(values) else None
 
 
 def _block(

@@ -10,7 +10,7 @@ Results do not depend on the number of threads: every order is total, and what
 is random is ordered by a digest of (seed, key), not by a generator.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import glob
 import hashlib
 import os
@@ -133,13 +133,29 @@ def dense_ids(
   return new if old is None else ibis.union(old, new)
 
 
-def to_ids(table: ir.Table, column: str, ids: ir.Table) -> ir.Table:
-  """Replaces values of a column by their int32 ids; 0 where they have none."""
-  # '_id' is a column of many tables.
-  renamed = ids.select(__key=ids[column], __id=ids['id'])
-  joined = table.left_join(renamed, table[column] == renamed['__key'])
-  value = ibis.coalesce(joined['__id'], 0).cast('int32')
-  return joined.mutate(**{column: value}).drop('__key', '__id')
+def to_ids(table: ir.Table, ids: Mapping[str, ir.Table]) -> ir.Table:
+  """Replaces values by int32 ids, 0 for those that have none.
+
+  Args:
+    table: Table with the columns.
+    ids: Column to replace -> table (column, id) with each value once.
+  """
+  # One chain of joins: ibis takes long for nested ones.
+  joined, coded = table, {}
+  for number, (name, known) in enumerate(ids.items()):
+    # '_id' is a column of many tables.
+    key, value = f'__key_{number}', f'__id_{number}'
+    known = known.select(**{key: known[name], value: known['id']})
+    joined = joined.left_join(known, table[name] == known[key])
+    coded[name] = value
+  return joined.select(
+    **{
+      name: ibis.coalesce(joined[coded[name]], 0).cast('int32')
+      if name in coded
+      else joined[name]
+      for name in table.columns
+    }
+  )
 
 
 def in_first_share(

@@ -162,13 +162,12 @@ def _write(
     num_ids = prepare.count(ids) + (name != 'genres')
     max_values = max_genres if name == 'genres' else 1
     features[name] = {'num_ids': num_ids, 'max_values': max_values}
-  for name in USER_FEATURES:
-    users = prepare.to_ids(users, name, vocabularies[name])
-  users = con.create_table('coded_users', users)
-  genres = prepare.to_ids(genres.distinct(), 'genres', vocabularies['genres'])
+  of_users = {name: vocabularies[name] for name in USER_FEATURES}
+  users = con.create_table('coded_users', prepare.to_ids(users, of_users))
+  genres = prepare.to_ids(genres.distinct(), {'genres': vocabularies['genres']})
   genres = prepare.group_into_lists(genres, ['item'], ['genres'], ['genres'])
   rows = prepare.to_ids(
-    ratings.join(genres, 'item'), 'item', vocabularies['item']
+    ratings.join(genres, 'item'), {'item': vocabularies['item']}
   )
   rows = con.create_table('coded_ratings', rows)
   schema = dict(SCHEMA)

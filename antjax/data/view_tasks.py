@@ -168,13 +168,13 @@ def _sorted_rows(
     if name in widths:
       # Not put back into lists: engines collect these in memory.
       each = ranked.select('task', _RANK, name).unnest(name, offset=_PLACE)
-      each = prepare.to_ids(each, name, ids)
+      each = prepare.to_ids(each, {name: ids})
       each = each.order_by(['task', _RANK, _PLACE]).select(name)
       values[name] = stored.path(f'values_{number}')
       each.to_parquet(str(values[name]))
       coded = coded.mutate(**{name: coded[name].length().cast('int32')})
-    else:
-      coded = prepare.to_ids(coded, name, ids)
+  single = {n: ids for n, ids in vocabularies.items() if n not in widths}
+  coded = prepare.to_ids(coded, single)
   job.progress('sorting rows')
   path = stored.path('sorted')
   numbers = (schema.label_column, *schema.all_numeric)

@@ -34,7 +34,7 @@ def test_dense_ids_and_to_ids(con):
   ids = prepare.dense_ids(table.filter(table.k != 'c'), 'k', first=1)
   assert rows(ids) == [('a', 1), ('b', 2)]
   assert ids.schema()['id'].is_int32()
-  coded = prepare.to_ids(table, 'k', ids)
+  coded = prepare.to_ids(table, {'k': ids})
   assert sorted(coded.k.to_pyarrow().to_pylist()) == [0, 0, 1, 1, 2, 2]
 
 
