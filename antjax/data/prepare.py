@@ -141,13 +141,13 @@ def to_ids(table: ir.Table, ids: Mapping[str, ir.Table]) -> ir.Table:
     ids: Column to replace -> table (column, id) with each value once.
   """
   # One chain of joins: ibis takes long for nested ones.
-  joined = table = table.select(*table.columns)  # Ends a join of before.
+  joined = table.select(*table.columns)  # Ends a join of before.
   coded = {}
   for number, (name, known) in enumerate(ids.items()):
     # '_id' is a column of many tables.
     key, value = f'__key_{number}', f'__id_{number}'
     known = known.select(**{key: known[name], value: known['id']})
-    joined = joined.left_join(known, table[name] == known[key])
+    joined = joined.left_join(known, [(name, key)])
     coded[name] = value
   return joined.select(
     **{
