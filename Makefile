@@ -30,7 +30,7 @@ PYTEST_FLAGS ?=
 # Files of tests side by side; PARALLEL= turns it off.
 PARALLEL ?= -n 2 --dist loadfile
 
-.PHONY: help quickstart test test-fast test-slow lint bench peers clean
+.PHONY: help quickstart test test-fast test-slow lint bench peers peers-dlrover clean
 .DELETE_ON_ERROR:
 
 help:
@@ -87,9 +87,12 @@ bench: $(VENV)/.run-stamp peers
 # PyTorch and the other peers of the benchmarks, away from antjax's own packages.
 peers: .venv-peers/.stamp
 
+# DLRover, whose packages get in the way of the other peers'.
+peers-dlrover: .venv-dlrover/.stamp
+
 # Environments and caches. What jobs fetched or wrote (data/, runs/) stays.
 clean:
-	rm -rf .venv .venv-3.* .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis \
+	rm -rf .venv .venv-3.* .venv-peers .venv-dlrover .mypy_cache .pytest_cache .ruff_cache .hypothesis \
 	  build dist antjax.egg-info
 	find antjax launch tests benchmarks -name __pycache__ -type d \
 	  -prune -exec rm -rf {} + 2>/dev/null || true
@@ -126,4 +129,10 @@ $(VENV)/.dev-stamp: requirements-dev.txt $(VENV)/.run-stamp
 	  -r requirements-bench.txt
 	.venv-peers/bin/python -m pip --disable-pip-version-check install --quiet \
 	  --no-deps -r requirements-bench-no-deps.txt
+	@touch $@
+
+.venv-dlrover/.stamp: requirements-bench-dlrover.txt
+	python3.11 -m venv --clear .venv-dlrover
+	.venv-dlrover/bin/python -m pip --disable-pip-version-check install --quiet \
+	  -r requirements-bench-dlrover.txt
 	@touch $@

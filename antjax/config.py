@@ -122,10 +122,8 @@ def define_flags(
 ) -> None:
   """Defines one absl flag for each field, and `--config` to load a saved run.
 
-  Args:
-    default_config: Instance of a frozen dataclass; its values are the flags'
-      defaults. Fields of nested dataclasses get dotted names.
-    flag_values: Where to define them.
+  The values of `default_config`, a frozen dataclass, are the flags' defaults.
+  Fields of nested dataclasses get dotted names.
 
   Raises:
     TypeError: A field has a type that no flag can hold; names the field.
@@ -181,17 +179,10 @@ def _replace(config: Any, changes: dict[str, Any], prefix: str = '') -> Any:
 def parse_flags(
   default_config: _T, flag_values: flags.FlagValues = flags.FLAGS
 ) -> _T:
-  """Builds a config from parsed flags.
+  """Builds a config from parsed flags; takes what `define_flags` took.
 
   Values come, later ones winning, from `default_config`, from the file that
   `--config` names, and from the flags that were given.
-
-  Args:
-    default_config: What `define_flags` was called with.
-    flag_values: Parsed flags.
-
-  Returns:
-    A new config of the same class, checked by its `__post_init__`.
 
   Raises:
     flags.IllegalFlagValueError: A one-line message: a `__post_init__` refused
@@ -212,14 +203,6 @@ def parse_flags(
     raise flags.IllegalFlagValueError(_one_line(error)) from error
 
 
-def to_flags(config: Any) -> list[str]:
-  """Returns the command-line flags that make `config`, one for each field."""
-  _check_config(config, 'to_flags')
-  return [
-    f'--{field.name}={values.to_text(field.value)}' for field in _leaves(config)
-  ]
-
-
 def to_dict(config: Any) -> dict[str, Any]:
   """Returns a config as nested dicts of JSON types; enums by member name."""
   _check_config(config, 'to_dict')
@@ -234,13 +217,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(config_class: type[_T], data: Any, prefix: str = '') -> _T:
   """Builds a config from what `to_dict` returned.
 
-  Args:
-    config_class: Dataclass to build.
-    data: Nested dict with exactly the fields of the class.
-    prefix: Dotted name of this config in an outer one, for messages.
-
-  Returns:
-    The config, checked by its `__post_init__`.
+  `prefix` is the dotted name of this config in an outer one, for messages.
 
   Raises:
     ValueError: A key is unknown or missing or a value has a wrong type; names
@@ -270,18 +247,6 @@ def from_dict(config_class: type[_T], data: Any, prefix: str = '') -> _T:
     for name, (kind, _) in hints.items()
   }
   return config_class(**arguments)
-
-
-def differences(config: Any, other: Any) -> list[str]:
-  """Returns 'name: value in config -> value in other' of unequal fields."""
-  others = {field.name: field.value for field in _leaves(other)}
-  return [
-    f'{field.name}: {values.to_text(field.value)} ->'
-    f' {values.to_text(others.get(field.name))}'
-    for field in _leaves(config)
-    # As JSON, since nan == nan there.
-    if values.to_text(field.value) != values.to_text(others.get(field.name))
-  ]
 
 
 def _git(*arguments: str) -> str | None:
@@ -365,14 +330,7 @@ def save(config: Any, run_dir: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def load(config_class: type[_T], path: str | os.PathLike[str]) -> _T:
-  """Reads the config that `save` wrote.
-
-  Args:
-    config_class: Its dataclass.
-    path: The file, or the run folder that holds it.
-
-  Returns:
-    A config equal to the saved one.
+  """Reads the config that `save` wrote, of the file or its folder.
 
   Raises:
     ValueError: No such file, no JSON, or its keys or values do not fit the

@@ -118,14 +118,7 @@ def _scalar_from_text(kind: Any, text: str) -> Any:
 
 
 def from_text(kind: Any, text: str) -> Any:
-  """Reads a value from the command line.
-
-  Args:
-    kind: A kind that `check_supported` lets pass.
-    text: What `to_text` writes, or a person.
-
-  Returns:
-    A value of the kind.
+  """Reads a value of a kind from what `to_text` writes, or a person.
 
   Raises:
     ValueError: Says what was got and what is needed.
@@ -187,15 +180,7 @@ def _scalar_from_json(kind: Any, data: Any, name: str) -> Any:
 
 
 def from_json(kind: Any, data: Any, name: str) -> Any:
-  """Reads a value from JSON types, without guessing.
-
-  Args:
-    kind: A kind that `check_supported` lets pass.
-    data: What `to_json` returned, after a trip through JSON.
-    name: The field, for messages.
-
-  Returns:
-    A value of the kind.
+  """Reads a value of a kind from what `to_json` returned, without guessing.
 
   Raises:
     ValueError: `data` has another type; names the field.

@@ -23,7 +23,9 @@ process has while it reads the file, `idle_mb` what it has before; `peak_4_mb`
 is that of four such files in one.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+import contextlib
+import dataclasses
 import os
 import pathlib
 import platform
@@ -33,58 +35,43 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any
+from typing import Annotated, Any
 
-from absl import app, flags, logging
+from absl import logging
 import ibis
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyarrow import csv
 
-from antjax.ctr.antm2c.clicks import ScenarioClicks
 from antjax.data import (
   antm2c_synthetic_files,
-  behavior_text,
   event_antm2c,
-  events,
-  records,
   rejects,
   text_reader,
-  view,
-  view_examples,
 )
 from antjax.data.antm2c_synthetic import SyntheticConfig
 from antjax.data.event_antm2c import Antm2cConfig
-from benchmarks import harness
+from antjax.jobs import prepare_data
+from antjax.jobs.clicks import config as clicks_config
+from antjax.jobs.clicks.data import ScenarioData
+from benchmarks import ctr_form, harness, machine
 
-_ROWS = flags.DEFINE_integer('num_rows', 1_000_000, 'In the file.', 1)
-_TURNS = flags.DEFINE_integer('csv_turns', 7, 'Turns of each side.', 1)
-_PREPARED = flags.DEFINE_integer(
-  'num_prepared', 100_000, 'Rows that become batches.', 1
-)
-_BATCH = flags.DEFINE_integer('batch_rows', 2048, 'Rows of a batch.', 1)
-_WORK = flags.DEFINE_string('work', '', 'Folder for files; empty: temporary.')
-_MANY = 1_000_000_000
 _SLOW = ('pandas', 'duckdb')  # Have two turns.
-_CHILD = """
-import pathlib, sys
-from antjax.data import rejects, text_reader
-from antjax.data.event_antm2c import Antm2cConfig
-from benchmarks import harness
-idle = harness.peak_bytes()
-out = pathlib.Path(sys.argv[2])
-text_reader.read(
-  [pathlib.Path(sys.argv[1])], Antm2cConfig().layout(), out,
-  rejects.Rejects(out / 'rejected.csv', 0))
-print(idle, harness.peak_bytes())
-"""
 
 
-def antjax(path: pathlib.Path, work: pathlib.Path) -> int:
-  """Reads, checks and writes a file; returns its rows."""
-  folder = work / 'parts'
-  shutil.rmtree(folder, ignore_errors=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Flags."""
+
+  num_rows: Annotated[int, 'Rows of the file.'] = 1_000_000
+  csv_turns: Annotated[int, 'Turns of each side.'] = 7
+  num_prepared: Annotated[int, 'Rows that become batches.'] = 100_000
+  batch_rows: Annotated[int, 'Rows of a batch.'] = 2048
+  work: Annotated[str, 'Folder for files; empty: temporary.'] = ''
+
+
+def _read(path: pathlib.Path, folder: pathlib.Path) -> int:
   folder.mkdir()
   return text_reader.read(
     [path],
@@ -92,6 +79,13 @@ def antjax(path: pathlib.Path, work: pathlib.Path) -> int:
     folder,
     rejects.Rejects(folder / 'rejected.csv', 0),
   ).rows
+
+
+def antjax(path: pathlib.Path, work: pathlib.Path) -> int:
+  """Reads, checks and writes a file; returns its rows."""
+  folder = work / 'parts'
+  shutil.rmtree(folder, ignore_errors=True)
+  return _read(path, folder)
 
 
 def pyarrow(path: pathlib.Path, work: pathlib.Path) -> int:
@@ -156,81 +150,53 @@ SIDES: dict[str, Callable[[pathlib.Path, pathlib.Path], int]] = {
 def compare(
   path: pathlib.Path, work: pathlib.Path, num_turns: int
 ) -> dict[str, dict[str, Any]]:
-  """Lets the sides take turns; returns what each reached.
-
-  Raises:
-    RuntimeError: A side found another number of rows.
-  """
+  """Lets the sides take turns; returns the line of each."""
   path.read_bytes()  # Into the page cache.
-  seconds: dict[str, list[float]] = {name: [] for name in SIDES}
-  cpu: dict[str, list[float]] = {name: [] for name in SIDES}
-  num_rows: dict[str, int] = {}
+
+  def turn(name: str) -> tuple[int, float, float]:
+    start, cpu_start = time.perf_counter(), time.process_time()
+    rows = SIDES[name](path, work)
+    cpu_s = time.process_time() - cpu_start
+    return rows, time.perf_counter() - start, cpu_s
+
+  found: dict[str, list[Any]] = {name: [] for name in SIDES}
   for number in range(num_turns + 1):
     for name in list(SIDES) if number % 2 else list(SIDES)[::-1]:
-      if name in _SLOW and number > min(2, num_turns):
-        continue
-      start, cpu_start = time.perf_counter(), time.process_time()
-      num_rows[name] = SIDES[name](path, work)
-      took = time.perf_counter() - start
-      if number:  # The first turn starts threads and imports modules.
-        seconds[name].append(took)
-        cpu[name].append(time.process_time() - cpu_start)
+      if name not in _SLOW or number <= min(2, num_turns):
+        found[name].append(turn(name))
+  num_rows = {name: turns[0][0] for name, turns in found.items()}
   if len({*num_rows.values()}) > 1:
     raise RuntimeError(f'the sides read different numbers of rows: {num_rows}')
-  return {
-    name: {
+  lines = {}
+  for name, turns in found.items():
+    # The first turn starts threads and imports modules.
+    _, seconds, cpu_s = zip(*turns[1:])
+    took = statistics.median(seconds)
+    lines[name] = {
       'side': name,
-      'rows_per_s': round(num_rows[name] / statistics.median(times)),
-      'seconds': round(statistics.median(times), 3),
-      'min_max_s': [round(min(times), 3), round(max(times), 3)],
-      'cpu_s': round(statistics.median(cpu[name]), 3),
+      'rows_per_s': round(num_rows[name] / took),
+      'seconds': took,
+      'min_max_s': harness.min_max(seconds),
+      'cpu_s': statistics.median(cpu_s),
     }
-    for name, times in seconds.items()
-  }
+  return lines
 
 
 def batches(
   source: pathlib.Path, work: pathlib.Path, batch_size: int, num_turns: int
 ) -> dict[str, Any]:
   """Prepares a file and reads the training rows in batches."""
-  out = work / 'prepared'
+  out, run_dir = str(work / 'prepared'), str(work / 'run')
+  config = prepare_data.Config(
+    dataset='antm2c', source=str(source), out=out, views=('examples',)
+  )
   start = time.perf_counter()
-  data = event_antm2c.source(source)
-  events.write(
-    out / 'events', data, max_rejected_share=0, progress=logging.info
-  )
-  splitter = behavior_text.Splitter(pattern=event_antm2c.SEPARATORS)
-  config = view_examples.BehaviorConfig(splitter=splitter)
-  description, _ = view.make(
-    view_examples.ExampleView(config),
-    out / 'examples',
-    out / 'events',
-    data.schema,
-  )
+  with contextlib.redirect_stdout(sys.stderr):
+    prepare_data.main(config)
   took = time.perf_counter() - start
-  columns = records.whole_columns(
-    out / 'examples' / description['files']['train']['path'],
-    ('user', 'item', 'ids', 'label', 'numeric', 'starts', 'stops'),
-    wide=('starts', 'stops'),
-  )
-  clicks = ScenarioClicks(
-    names=('user', 'item', *(c['name'] for c in description['ids'])),
-    ids=np.concatenate(
-      [columns['user'][:, None], columns['item'][:, None], columns['ids']], 1
-    ),
-    label=columns['label'],
-    numeric=columns['numeric'],
-    starts=columns['starts'],
-    stops=columns['stops'],
-    events=tuple(
-      np.load(
-        out / 'examples' / 'events' / f'{sequence["name"]}.npy', mmap_mode='r'
-      )
-      for sequence in description['sequences']
-    ),
-    history=0,
-    max_history=20,
-  )
+  job = ctr_form.job_of(clicks_config.Config(run_dir=run_dir, data=out))
+  data = ScenarioData(job.config, job)
+  clicks = data.splits['train']
   rates = []
   for turn in range(num_turns):
     order = np.random.default_rng(turn).permutation(len(clicks))
@@ -238,29 +204,34 @@ def batches(
     for first in range(0, len(order), batch_size):
       clicks.batch(order[first : first + batch_size], batch_size)
     rates.append(len(order) / (time.perf_counter() - start))
+  num_rows = data.description['counts']['rows']
   return {
     'side': 'batches',
     'rows_per_s': round(statistics.median(rates)),
     'batch_size': batch_size,
-    'prepared_rows': description['counts']['rows'],
-    'prepare_rows_per_s': round(description['counts']['rows'] / took),
+    'prepared_rows': num_rows,
+    'prepare_rows_per_s': round(num_rows / took),
   }
+
+
+def memory_mb(path: str, out: str) -> None:
+  """Reads a file in this process; prints its memory before, and the most."""
+  idle = machine.peak_bytes()
+  _read(pathlib.Path(path), pathlib.Path(out))
+  print(idle, machine.peak_bytes())
 
 
 def peak_mb(path: pathlib.Path, work: pathlib.Path) -> tuple[float, float]:
   """Memory of a process before and while it reads a file."""
   folder = work / 'child'
-  shutil.rmtree(folder, ignore_errors=True)
-  folder.mkdir()
+  code = 'from benchmarks import antm2c_reader_bench as b; b.memory_mb('
+  code += f'{str(path)!r}, {str(folder)!r})'
   done = subprocess.run(
-    [sys.executable, '-c', _CHILD, str(path), str(folder)],
-    capture_output=True,
-    text=True,
-    check=True,
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
   )
   shutil.rmtree(folder)
   idle, peak = map(int, done.stdout.split())
-  return round(idle / 2**20, 1), round(peak / 2**20, 1)
+  return (idle / 2**20), (peak / 2**20)
 
 
 def write_repeated(
@@ -276,52 +247,49 @@ def write_repeated(
         shutil.copyfileobj(file, out, 1 << 22)
 
 
-def run(
-  work: pathlib.Path,
-  num_rows: int,
-  num_prepared: int,
-  batch_size: int,
-  num_turns: int,
-  say: Callable[[Mapping[str, Any]], None],
-) -> dict[str, Any]:
-  """Measures all of it; returns the summary."""
-  config = SyntheticConfig(num_rows=num_rows, num_parts=1)
+def run(config: Config, work: pathlib.Path) -> dict[str, Any]:
+  """Measures all of it; prints lines, and returns the summary."""
+  one = SyntheticConfig(num_rows=config.num_rows, num_parts=1)
   (path,) = antm2c_synthetic_files.write(
-    work / 'source', config, image_size=0, progress=logging.info
+    work / 'source', one, image_size=0, progress=logging.info
   )
-  sides = compare(path, work, num_turns)
+  sides = compare(path, work, config.csv_turns)
   for line in sides.values():
-    say(line)
-  small = SyntheticConfig(num_rows=num_prepared, num_parts=1)
+    harness.emit(line)
+  small = SyntheticConfig(num_rows=config.num_prepared, num_parts=1)
   (part,) = antm2c_synthetic_files.write(work / 'small', small, image_size=0)
-  made = batches(part, work, batch_size, num_turns)
-  say(made)
+  made = batches(part, work, config.batch_rows, config.csv_turns)
+  harness.emit(made)
   idle, peak = peak_mb(path, work)
   larger = work / 'antm2c_synthetic_part9'
   write_repeated(larger, path, 4)
-  file_mb = [p.stat().st_size / 2**20 for p in (path, larger)]
+  file_mb = [(p.stat().st_size / 2**20) for p in (path, larger)]
   _, peak_4 = peak_mb(larger, work)
   rate = {name: line['rows_per_s'] for name, line in sides.items()}
+
+  def times(name: str, digits: int) -> float:
+    return rate['antjax'] / rate[name]
+
   return {
     'side': 'summary',
     'rows_per_s': rate['antjax'],
-    'share_of_pyarrow': round(rate['antjax'] / rate['pyarrow'], 3),
-    'share_of_pyarrow_typed': round(rate['antjax'] / rate['pyarrow_typed'], 3),
-    'times_pandas': round(rate['antjax'] / rate['pandas'], 2),
-    'times_duckdb': round(rate['antjax'] / rate['duckdb'], 2),
+    'share_of_pyarrow': times('pyarrow', 3),
+    'share_of_pyarrow_typed': times('pyarrow_typed', 3),
+    'times_pandas': times('pandas', 2),
+    'times_duckdb': times('duckdb', 2),
     'batch_rows_per_s': made['rows_per_s'],
     'idle_mb': idle,
     'peak_mb': peak,
-    'file_mb': round(file_mb[0], 1),
+    'file_mb': file_mb[0],
     'peak_4_mb': peak_4,
-    'file_4_mb': round(file_mb[1], 1),
-    'estimate_1e9_rows_hours': round(_MANY / rate['antjax'] / 3600, 2),
+    'file_4_mb': file_mb[1],
+    'estimate_1e9_rows_hours': 1e9 / rate['antjax'] / 3600,
     'estimate_basis': (
-      f'CSV to typed Parquet alone, the rate of {num_rows} rows here on'
+      f'CSV to typed Parquet alone, the rate of {config.num_rows} rows here on'
       f' {os.cpu_count()} cores, taken as constant'
     ),
-    'num_rows': num_rows,
-    'num_turns': num_turns,
+    'num_rows': config.num_rows,
+    'num_turns': config.csv_turns,
     'cores': os.cpu_count(),
     'machine': platform.machine(),
     'pyarrow': pa.__version__,
@@ -329,12 +297,11 @@ def run(
   }
 
 
-def main(argv: list[str]) -> None:
-  facts = harness.start(argv)
-  with tempfile.TemporaryDirectory(dir=_WORK.value or None) as folder:
-    sizes = _ROWS.value, _PREPARED.value, _BATCH.value, _TURNS.value
-    harness.emit(run(pathlib.Path(folder), *sizes, harness.emit) | facts)
+def main(config: Config) -> None:
+  facts = harness.start()
+  with tempfile.TemporaryDirectory(dir=config.work or None) as folder:
+    harness.emit(run(config, pathlib.Path(folder)) | facts)
 
 
 if __name__ == '__main__':
-  app.run(main)
+  harness.run(main, Config())

@@ -14,35 +14,31 @@ of columns and scores. The last line compares the largest run with the smallest:
 Files of one size are deleted before the next is made: 10^7 rows take 7 GB.
 """
 
-from collections.abc import Sequence
+import dataclasses
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from typing import Any
-
-from absl import app, flags
+from typing import Annotated, Any
 
 from antjax.report import progress
 from benchmarks import harness
 
 
-def _define_flags() -> None:
-  flags.DEFINE_list('rows', ['1000000', '10000000'], 'Rows of each run.')
-  flags.DEFINE_string('model', 'mlp', 'Model of launch/train_clicks.')
-  flags.DEFINE_integer('batch_rows', 2048, 'Clicks of a step.', 1)
-  flags.DEFINE_string('work', '', 'Folder for files; empty: temporary.')
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Flags."""
+
+  rows: Annotated[tuple[int, ...], 'Rows of each run.'] = (10**6, 10**7)
+  model: Annotated[str, 'Model of launch/train_clicks.'] = 'mlp'
+  batch_rows: Annotated[int, 'Clicks of a step.'] = 2048
+  work: Annotated[str, 'Folder for files; empty: temporary.'] = ''
 
 
 def stage(module: str, *args: str) -> dict[str, float]:
-  """Runs a launch script; returns seconds, CPU seconds and peak MB.
-
-  Raises:
-    RuntimeError: It failed.
-  """
+  """Runs a launch script; returns seconds, CPU seconds and peak MB."""
   start = time.perf_counter()
   process = subprocess.Popen(
     [sys.executable, '-m', module, *args],
@@ -103,18 +99,15 @@ def measure(
     'training_rows': trained,
     **{
       name: {
-        'seconds': round(x['seconds'], 1),
-        'cpu_s': round(x['cpu_s'], 1),
-        'us_per_row': round(1e6 * x['seconds'] / rows[name], 2),
-        'cpu_us_per_row': round(1e6 * x['cpu_s'] / rows[name], 2),
+        'seconds': x['seconds'],
+        'cpu_s': x['cpu_s'],
+        'us_per_row': 1e6 * x['seconds'] / rows[name],
+        'cpu_us_per_row': 1e6 * x['cpu_s'] / rows[name],
         'peak_mb': round(x['peak_mb']),
       }
       for name, x in stages.items()
     },
-    'steps': {
-      'rows_per_s': round(speed),
-      'us_per_row': round(1e6 / speed, 2),
-    },
+    'steps': {'rows_per_s': round(speed), 'us_per_row': 1e6 / speed},
   }
 
 
@@ -125,21 +118,16 @@ def ratios(first: dict[str, Any], last: dict[str, Any]) -> dict[str, float]:
     for name in ('make', 'prepare', 'train')
   }
   found['steps'] = last['steps']['us_per_row'] / first['steps']['us_per_row']
-  return {name: round(x, 3) for name, x in found.items()}
+  return found
 
 
-def main(argv: Sequence[str]) -> None:
-  args = flags.FLAGS
-  facts = harness.start(argv, model=args.model, batch_rows=args.batch_rows)
+def main(config: Config) -> None:
+  facts = harness.start(model=config.model, batch_rows=config.batch_rows)
   results = []
-  for num_rows in sorted(map(int, args.rows)):
-    folder = tempfile.mkdtemp(dir=args.work or None)
-    try:
-      found = measure(
-        num_rows, pathlib.Path(folder), args.model, args.batch_rows
-      )
-    finally:
-      shutil.rmtree(folder)
+  for num_rows in sorted(config.rows):
+    with tempfile.TemporaryDirectory(dir=config.work or None) as folder:
+      work = pathlib.Path(folder)
+      found = measure(num_rows, work, config.model, config.batch_rows)
     results.append(found)
     harness.emit(found | facts)
   first, last = results[0], results[-1]
@@ -148,5 +136,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  _define_flags()
-  app.run(main)
+  harness.run(main, Config())

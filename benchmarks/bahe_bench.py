@@ -4,12 +4,18 @@
 
   python -m benchmarks.bahe_bench > results.jsonl
 
-prints one JSON line a case (see `benchmarks.bahe_problem`). Needs the extra
-`bench`. The forms: `full_text`, all tokens through the whole language model in
-antjax, and `peer`, the same in PyTorch and transformers (`bahe_peers`);
-`dedup`, the distinct behaviours of a micro-batch through the frozen low half,
-and their vectors through the high half; `bahe`, vectors of a store through the
-high half.
+prints one JSON line a case, for antjax (`bahe_forms`) and a peer in PyTorch
+(`bahe_peers`). A click model reads a user's history of `text_length` tokens and
+an item's title. The history is behaviours of `TOKENS_PER_BEHAVIOR` tokens each,
+of as many distinct ones as MovieLens-1M has, few of them often. A text's vector
+is the mean of the language model's outputs; both vectors go into a small MLP,
+and the loss is the mean binary cross entropy. Data and weights are synthetic:
+speed does not depend on their values.
+
+The forms: `full_text`, all tokens through the whole language model in antjax,
+and `peer`, the same in PyTorch and transformers; `dedup`, the distinct
+behaviours of a micro-batch through the frozen low half, and their vectors
+through the high half; `bahe`, vectors of a store through the high half.
 
 Seconds of an example are those of a micro-batch's gradient, from tokens or ids
 in memory to the sum of gradients, over its examples, and those of the optimizer
@@ -25,173 +31,268 @@ processes at their highest during the timed calls, weights, moments and
 gradients included. Both have the smaller of full_text and peer over bahe.
 
 In float32 both full texts must agree on the loss from the same weights;
-otherwise an error line is printed and the exit status is 1. Each form runs in
-a process of its own; they take turns in blocks, and only one works at a time.
-Medians of all calls are compared.
+otherwise an error line is printed and the exit status is 1.
 """
 
-from collections.abc import Sequence
 import dataclasses
-import gc
+import itertools
 import os
 import pathlib
+import statistics
 import tempfile
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from absl import app, flags
+import numpy as np
 
-from benchmarks import bahe_figures, bahe_problem, harness
+from benchmarks import harness
 
-_FORMS = ('full_text', 'dedup', 'bahe', 'peer')
-_QUICK = flags.DEFINE_bool('quick', False, 'Tiny models, one call a form.')
-_CASES = flags.DEFINE_list(
-  'cases', [], 'Only these: model-length-dtype; empty: all.'
-)
-_SKIP = flags.DEFINE_multi_enum('skip', [], _FORMS, 'Forms to leave out.')
-_BLOCKS = flags.DEFINE_integer('blocks', 3, 'Blocks of each form.', 1)
-_BLOCK_S = flags.DEFINE_float(
-  'block_s', 2.0, 'Seconds of a block; it has at least one call.', 0.0
-)
-_REMAT = flags.DEFINE_enum(
-  'remat',
-  'layer',
-  ['none', 'layer', 'dots'],
-  "What antjax's backward pass of a full text computes again.",
-)
-_HIGH_REMAT = flags.DEFINE_enum(
-  'high_remat',
-  'layer',
-  ['none', 'layer', 'dots'],
-  'The same of the high half alone, for dedup and bahe.',
-)
-_THREADS = flags.DEFINE_integer('threads', os.cpu_count(), 'PyTorch threads.')
-_FORM = flags.DEFINE_enum('form', None, _FORMS, 'Internal: the form to be.')
-
+FORMS = ('full_text', 'dedup', 'bahe', 'peer')
+TEXT_LENGTHS = (256, 512, 1024, 2048)
+# Of MovieLens-1M's behaviours, weighted by how often they occur: 13.3 with
+# MiniLM's tokenizer, 15.4 with SmolLM2's.
+TOKENS_PER_BEHAVIOR = 16
+# Of launch/prepare_data.py: distinct behaviours and training examples.
+NUM_BEHAVIORS = 3706
+NUM_EXAMPLES = 800_167
+# Examples of an optimizer step; forms work it off in micro-batches that suit
+# them.
+STEP_EXAMPLES = 32
+HEAD = ('w0', 'b0', 'w1', 'b1')
+HEAD_WIDTH = 64
+LEARNING_RATE = 1e-5
 # Examples that forms without long texts work off at a time.
 _SHORT_MICRO_BATCH = 16
-_NUM_ENCODED = 2048  # Behaviours, to measure how fast the low half is.
+# float32 sums through a deep model, in another order.
+LOSS_RTOL = 1e-4
+
+_Remat = Literal['none', 'layer', 'dots']
 
 
-def _prepare(form: str, order: dict[str, Any]):
-  """Builds a form and runs it once; returns it and what is known of it."""
-  case = bahe_problem.Case(**order['case'])
-  problem = harness.load(order['problem'])
-  if form == 'peer':
-    import torch
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(harness.Config):
+  """Flags."""
 
-    from benchmarks import bahe_peers
-
-    torch.set_num_threads(_THREADS.value)
-    work: Any = bahe_peers.FullText(case, order['folder'], problem)
-    facts: dict[str, Any] = {}
-  else:
-    from benchmarks import bahe_forms
-
-    remat = _REMAT.value if form == 'full_text' else _HIGH_REMAT.value
-    work = bahe_forms.Form(form, case, order['folder'], problem, remat)
-    facts = {
-      'peak_flops': harness.matmul_flops_per_s(
-        case.dtype, 128 if _QUICK.value else 2048
-      ),
-      'flops': work.flops_per_example(),
-    }
-    if form == 'bahe':
-      facts['behaviors_per_s'] = bahe_forms.behaviors_per_s(
-        order['folder'],
-        problem['tokens'][: 64 if _QUICK.value else _NUM_ENCODED],
-        case.dtype,
-      )
-  facts['bytes'] = work.bytes_per_example()
-  facts['loss'] = work.gradient()
-  work.update()
-  return work, facts | {'num_examples': work.num_examples}
+  skip: Annotated[tuple[str, ...], 'Forms to leave out.'] = ()
+  remat: Annotated[_Remat, 'What a full text computes again.'] = 'layer'
+  high_remat: Annotated[_Remat, 'The same, for dedup and bahe.'] = 'layer'
 
 
-def _work(form: str) -> None:
-  """Serves orders until there are no more."""
-  made: dict[str, Any] = {}
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """A language model of `MODELS`, tokens of a history, dtype to compute in."""
 
-  def prepare(**order: Any) -> dict[str, Any]:
-    made['work'], facts = _prepare(form, order)
-    gc.collect()  # Compilation and warm-up are not part of the peak.
-    harness.forget_peak_memory()
-    return facts
+  model: str
+  text_length: int
+  dtype: str
 
-  def timed(block_s: float) -> dict[str, list[float]]:
-    work = made['work']
-    return {
-      'gradient': harness.timed_block(work.gradient, block_s),
-      'update': [harness.timed(work.update)],
-    }
+  @property
+  def name(self) -> str:
+    """The case's name on the command line."""
+    return f'{self.model}-{self.text_length}-{self.dtype}'
 
-  def peak() -> dict[str, int]:
-    return {'peak_bytes': harness.peak_bytes()}
+  @property
+  def num_behaviors(self) -> int:
+    """Behaviours of a user."""
+    return self.text_length // TOKENS_PER_BEHAVIOR
 
-  harness.serve({'prepare': prepare, 'time': timed, 'peak': peak})
+  def micro_batch(self, form: str) -> int:
+    """Examples that a form works off at a time."""
+    is_long = form in ('full_text', 'peer')
+    return max(1, 2048 // self.text_length) if is_long else _SHORT_MICRO_BATCH
 
 
-def _side(form: str) -> harness.Side:
-  return harness.Side(
-    'benchmarks.bahe_bench',
-    (
-      f'--form={form}',
-      f'--quick={_QUICK.value}',
-      f'--remat={_REMAT.value}',
-      f'--high_remat={_HIGH_REMAT.value}',
-      f'--threads={_THREADS.value}',
-    ),
-    harness.PEER_ENV if form == 'peer' else harness.ANTJAX_ENV,
-    is_peer=form == 'peer',
+# config.json of each model.
+_BERT = {
+  'architectures': ['BertModel'],
+  'model_type': 'bert',
+  'hidden_act': 'gelu',
+  'layer_norm_eps': 1e-12,
+  'type_vocab_size': 2,
+  # MiniLM has 512. Both sides get more, for texts that long.
+  'max_position_embeddings': 2048,
+}
+_LLAMA = {
+  'architectures': ['LlamaForCausalLM'],
+  'model_type': 'llama',
+  'hidden_act': 'silu',
+  'rms_norm_eps': 1e-5,
+  'rope_theta': 100_000.0,
+  'max_position_embeddings': 8192,
+  'tie_word_embeddings': True,
+  'attention_bias': False,
+  'mlp_bias': False,
+}
+_SIZES = (
+  *('vocab_size', 'hidden_size', 'num_hidden_layers', 'num_attention_heads'),
+  *('intermediate_size', 'num_key_value_heads'),
+)
+# Family, sizes, and those of a tiny model.
+MODELS: dict[str, tuple[dict[str, Any], tuple, tuple]] = {
+  'minilm': (_BERT, (30_522, 384, 6, 12, 1536), (101, 16, 2, 2, 24)),
+  'smollm2': (_LLAMA, (49_152, 576, 30, 9, 1536, 3), (101, 16, 2, 2, 24, 1)),
+}
+CASES = tuple(
+  Case(model, length, dtype)
+  for model, dtype, length in itertools.product(
+    MODELS, ('float32', 'bfloat16'), TEXT_LENGTHS
   )
+)
 
 
-def _run(case: bahe_problem.Case, folder: pathlib.Path) -> dict[str, Any]:
-  """Runs one case in all forms; returns what each measured."""
-  forms = [form for form in _FORMS if form not in _SKIP.value]
-  config = bahe_problem.fields(case.model, _QUICK.value)
-  common = {
-    'case': dataclasses.asdict(case),
-    'folder': str(folder / case.model),
+def fields(model: str, is_quick: bool) -> dict[str, Any]:
+  """A model's config.json."""
+  family, sizes, tiny = MODELS[model]
+  return family | dict(zip(_SIZES, tiny if is_quick else sizes))
+
+
+def write_model(fields: dict[str, Any], folder: str | pathlib.Path) -> None:
+  """Writes a model with random weights as a Hugging Face folder, once."""
+  if os.path.exists(folder):
+    return
+  import jax
+
+  from antjax.lm import config_json, pretrained, transformer
+
+  jax.config.update('jax_platforms', 'cpu')  # No accelerator is to be taken.
+  config = config_json.read_config(fields)
+  params = jax.jit(lambda key: transformer.init(config, key))(jax.random.key(0))
+  pretrained.save_pretrained(folder, config, params)
+
+
+def make(case: Case, config: dict[str, Any], num_examples: int, seed: int = 0):
+  """A batch, the behaviours' tokens and the head.
+
+  Returns:
+    tokens: int32 [NUM_BEHAVIORS, TOKENS_PER_BEHAVIOR].
+    behaviors: int32 [B, M], rows of `tokens`.
+    title: int32 [B], rows of `tokens`.
+    label: float32 [B].
+    w0, b0, w1, b1: float32, the head on a user's and a title's vector.
+  """
+  rng = np.random.default_rng(seed)
+  width = 2 * config['hidden_size']
+  draws = rng.zipf(1.2, (num_examples, case.num_behaviors + 1)) % NUM_BEHAVIORS
+  shape = (NUM_BEHAVIORS, TOKENS_PER_BEHAVIOR)
+  problem = {
+    'tokens': rng.integers(1, config['vocab_size'], shape),
+    'behaviors': draws[:, 1:],
+    'title': draws[:, 0],
+    'label': rng.integers(0, 2, num_examples),
+    'w0': rng.normal(0, width**-0.5, (width, HEAD_WIDTH)),
+    'b0': np.zeros(HEAD_WIDTH),
+    'w1': rng.normal(0, HEAD_WIDTH**-0.5, (HEAD_WIDTH, 1)),
+    'b1': np.zeros(1),
   }
+  integers = ('tokens', 'behaviors', 'title')
+  return {
+    name: x.astype(np.int32 if name in integers else np.float32)
+    for name, x in problem.items()
+  }
+
+
+def line_of(case: Case, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+  """The figures of a case, from what each form measured."""
+  seconds = {
+    form: statistics.median(x['gradient']) / x['num_examples']
+    + statistics.median(x['update']) / STEP_EXAMPLES
+    for form, x in found.items()
+  }
+  line: dict[str, Any] = dataclasses.asdict(case)
+  line['num_behaviors'] = case.num_behaviors
+  for form, x in found.items():
+    line[form] = {
+      's_per_example': seconds[form],
+      'mb_per_example': x['bytes'] / 1e6,
+      'peak_mb': round(x['peak_bytes'] / 1e6),
+      'micro_batch': x['num_examples'],
+      'num_calls': len(x['gradient']),
+    }
+  long = [form for form in ('full_text', 'peer') if form in found]
+  if len(long) == 2:
+    ratio = seconds['peer'] / seconds['full_text']
+    line['full_text_speed_ratio'] = ratio
+    ours, theirs = (found[form]['loss'] for form in long)
+    is_off = abs(ours - theirs) > LOSS_RTOL * abs(theirs)
+    if case.dtype == 'float32' and is_off:
+      line['error'] = f'full_text and peer disagree: losses {ours}, {theirs}.'
+  if 'bahe' in found and long:
+    bahe = found['bahe']
+    build_s = NUM_BEHAVIORS / bahe['behaviors_per_s'] / NUM_EXAMPLES
+    slow_s = min(seconds[form] for form in long)
+
+    def least(name: str) -> float:
+      smallest = min(found[form][name] for form in long)
+      return smallest / bahe[name]
+
+    line |= {
+      'time_ratio': slow_s / seconds['bahe'],
+      'memory_ratio': least('bytes'),
+      'peak_ratio': least('peak_bytes'),
+      'end_to_end_ratio': slow_s / (seconds['bahe'] + build_s),
+      'behaviours_per_s': round(bahe['behaviors_per_s']),
+    }
+    if 'dedup' in found:
+      line['dedup_time_ratio'] = slow_s / seconds['dedup']
+  # The fastest products that a form was seen to do are the bound.
+  peak = max(x.get('peak_flops', 0) for x in found.values())
+  line['flops_bound_s'] = {
+    form: (x['flops'] / peak) for form, x in found.items() if 'flops' in x
+  }
+  line['matmul_gflops'] = round(peak / 1e9)
+  return line
+
+
+def _run(config: Config, case: Case, folder: pathlib.Path) -> dict[str, Any]:
+  """Runs one case in all forms; returns what each measured."""
+  forms = [form for form in FORMS if form not in config.skip]
+  sides = {
+    form: harness.Side(is_peer=True, threads=config.threads)
+    if form == 'peer'
+    else harness.OURS
+    for form in forms
+  }
+  model = fields(case.model, config.quick)
+  write_model(model, folder / case.model)
   found: dict[str, Any] = {}
-  if not (folder / case.model).exists():
-    harness.write_model(config, common['folder'])
-  with harness.workers({form: _side(form) for form in forms}) as workers:
+  with harness.workers(sides, case.name) as workers:
     for form, worker in workers.items():
-      is_long = form in ('full_text', 'peer')
-      size = case.micro_batch if is_long else _SHORT_MICRO_BATCH
       path = str(folder / f'{form}.npz')
-      harness.save(bahe_problem.make(case, config, size), path)
-      title = f'{case.name}: {form}'
-      found[form] = harness.prepare(worker, title, **common, problem=path)
-    blocks, block_s = (
-      (1, 0.0) if _QUICK.value else (_BLOCKS.value, _BLOCK_S.value)
-    )
-    turns = harness.take_turns(workers, blocks, block_s=block_s)
+      harness.save(make(case, model, case.micro_batch(form)), path)
+      common = {
+        'case': dataclasses.asdict(case),
+        'folder': str(folder / case.model),
+        'problem': path,
+      }
+      if form == 'peer':
+        worker.make('benchmarks.bahe_peers:FullText', **common)
+      else:
+        worker.make(
+          'benchmarks.bahe_forms:Form',
+          **common,
+          form=form,
+          remat=config.remat if form == 'full_text' else config.high_remat,
+          is_quick=config.quick,
+        )
+      found[form] = worker.order('warm_up')
+      worker.order('forget_peak_memory')  # That of compilation.
+    calls = {'gradient': 1, 'update': 0}
+    turns = harness.take_turns(workers, config.turns, calls)
     for form, worker in workers.items():
-      found[form] |= turns[form] | worker.order('peak')
+      found[form] |= turns[form] | {'peak_bytes': worker.order('peak_bytes')}
   return found
 
 
-def main(argv: Sequence[str]) -> None:
-  if _FORM.value:
-    _work(_FORM.value)
-    return
-  by_name = {case.name: case for case in bahe_problem.CASES}
-  cases = harness.choose('cases', _CASES.value, by_name)
+def main(config: Config) -> None:
+  harness.choose('skip', config.skip, dict.fromkeys(FORMS))
+  cases = harness.choose('cases', config.cases, {c.name: c for c in CASES})
   facts = harness.start(
-    argv,
-    is_quick=_QUICK.value,
-    torch_threads=_THREADS.value,
-    remat=_REMAT.value,
-    high_remat=_HIGH_REMAT.value,
+    config, remat=config.remat, high_remat=config.high_remat
   )
   with tempfile.TemporaryDirectory() as folder:
     for case in cases:
-      found = _run(case, pathlib.Path(folder))
-      harness.emit(bahe_figures.line_of(case, found) | facts)
-  harness.finish()
+      found = _run(config, case, pathlib.Path(folder))
+      harness.emit(line_of(case, found) | facts)
 
 
 if __name__ == '__main__':
-  app.run(main)
+  harness.run(main, Config())

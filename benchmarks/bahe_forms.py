@@ -3,7 +3,6 @@
 """antjax's side of `benchmarks.bahe_bench`: three forms of one click model."""
 
 import dataclasses
-import time
 from typing import Any
 
 import jax
@@ -11,17 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from antjax.ctr.bahe import encode, row_towers, table
-from antjax.ctr.bahe.full_text import FullTextTower, JoinMarks
-from antjax.ctr.bahe.row_towers import DedupTower
-from antjax.ctr.bahe.sequences import SequenceEncoder
-from antjax.ctr.bahe.towers import Tower
+from antjax.ctr.bahe import encode, table
+from antjax.ctr.bahe.full_text import FullTextTower
+from antjax.ctr.bahe.towers import (
+  DedupTower,
+  SequenceEncoder,
+  StoreTower,
+  Tower,
+)
+from antjax.ctr.texts import Marks
 from antjax.lm import cost, pretrained, split
 from antjax.lm.config import Config
-from benchmarks import bahe_problem
+from benchmarks import bahe_bench, harness, machine
 
-FORMS = ('full_text', 'dedup', 'bahe')
-_HEAD = ('w0', 'b0', 'w1', 'b1')
 _PAD = 1  # Row 0 of our tables is the padding.
 
 
@@ -42,59 +43,49 @@ class Tokens:
 
 
 class Form:
-  """Training of one form.
-
-  Attributes:
-    num_examples: Number of examples in a micro-batch.
-    config: The language model.
-  """
+  """Training of one form."""
 
   def __init__(
     self,
     form: str,
-    case: bahe_problem.Case,
+    case: dict[str, Any],
     folder: str,
-    problem: dict[str, np.ndarray],
+    problem: str,
     remat: str,
+    is_quick: bool,
   ):
-    """Reads the model and compiles.
-
-    Args:
-      form: One of `FORMS`.
-      case: What to compute.
-      folder: Folder of the model, in Hugging Face's layout.
-      problem: From `bahe_problem.make`.
-      remat: See `antjax.lm.config.Config`.
-    """
+    """Reads the model and compiles; the problem is of `bahe_bench.make`."""
+    self._form, self._folder, self._is_quick = form, folder, is_quick
     config, pretrained_params = pretrained.load_pretrained(folder)
     self.config = dataclasses.replace(config, remat=remat)
-    self._case, self._problem = case, problem
+    self._case = bahe_bench.Case(**case)
+    self._problem = harness.load(problem)
     self._num_low = config.num_layers // 2
-    self._cache = Tokens(problem['tokens'])
+    self._cache = Tokens(self._problem['tokens'])
     self._tower = self._make_tower(form)
     tower_params = self._tower.init_params(pretrained_params)
     # What is not trained is computed with as it is, and has no moments.
     low = tower_params.pop('low', {})
-    self._dtype = jnp.dtype(case.dtype)
+    self._dtype = jnp.dtype(self._case.dtype)
     self._frozen = jax.tree.map(lambda x: x.astype(self._dtype), low)
     self._params = {
       'tower': tower_params,
-      'head': {k: jnp.asarray(problem[k]) for k in _HEAD},
+      'head': {k: jnp.asarray(self._problem[k]) for k in bahe_bench.HEAD},
     }
-    self._optimizer = optax.adamw(bahe_problem.LEARNING_RATE, weight_decay=0.01)
+    self._optimizer = optax.adamw(bahe_bench.LEARNING_RATE, weight_decay=0.01)
     self._moments = jax.jit(self._optimizer.init)(self._params)
     self._sum = jax.tree.map(jnp.zeros_like, self._params)
-    self.num_examples = len(problem['label'])
+    self.num_examples = len(self._problem['label'])
     self._batch = self._prepared(self.num_examples)
     self._gradient = self._compiled(self._batch)
     self._update = jax.jit(self._updated, donate_argnums=(0, 1, 2))
 
   def _make_tower(self, form: str) -> Tower:
     case, config = self._case, self.config
-    width = bahe_problem.TOKENS_PER_BEHAVIOR
+    width = bahe_bench.TOKENS_PER_BEHAVIOR
     if form == 'full_text':
       return FullTextTower(
-        config, 1, case.text_length, width, JoinMarks(0, ()), self._cache
+        config, 1, case.text_length, width, Marks(()), self._cache
       )
     places = case.num_behaviors if config.positions == 'learned' else 0
     encoder = SequenceEncoder(
@@ -105,11 +96,9 @@ class Form:
       distinct = len(np.unique(np.concatenate(ids, axis=1)))
       return DedupTower(encoder, distinct + _PAD, width, self._cache)
     rng = np.random.default_rng(0)
-    shape = (bahe_problem.NUM_BEHAVIORS + _PAD, config.embed_dim)
+    shape = (bahe_bench.NUM_BEHAVIORS + _PAD, config.embed_dim)
     rows = jnp.asarray(rng.normal(size=shape), case.dtype)
-    return row_towers.StoreTower(
-      encoder, table.DeviceTable({'behavior_rows': rows})
-    )
+    return StoreTower(encoder, table.DeviceTable({'behavior_rows': rows}))
 
   def _prepared(self, num_examples: int) -> dict[str, Any]:
     places = np.arange(num_examples) % self.num_examples
@@ -118,7 +107,7 @@ class Form:
       'title': self._problem['title'][places] + _PAD,
     }
     found = self._tower.prepare(batch, 1)
-    if isinstance(self._tower, row_towers.StoreTower):
+    if isinstance(self._tower, StoreTower):
       found['constants'] = self._tower.table.constants
     found['label'] = self._problem['label'][places]
     return jax.device_put(found)
@@ -163,7 +152,7 @@ class Form:
     state = self._update(self._params, self._moments, self._sum)
     self._params, self._moments, self._sum = jax.block_until_ready(state)
 
-  def bytes_per_example(self) -> float:
+  def _bytes_per_example(self) -> float:
     """What a micro-batch of one example more takes of the compiler's memory.
 
     The difference of two sizes: what does not grow with examples, a gradient
@@ -175,9 +164,42 @@ class Form:
     ]
     return (sizes[1] - sizes[0]) / self.num_examples
 
-  def flops_per_example(self) -> float:
+  def warm_up(self) -> dict[str, Any]:
+    """Runs once; returns what is known of the form."""
+    dtype = self._case.dtype
+    size = 128 if self._is_quick else 2048
+    facts = {
+      'peak_flops': machine.matmul_flops_per_s(dtype, size),
+      'flops': self._flops_per_example(),
+      'bytes': self._bytes_per_example(),
+      'loss': self.gradient(),
+      'num_examples': self.num_examples,
+    }
+    if self._form == 'bahe':
+      facts['behaviors_per_s'] = self._behaviors_per_s()
+    self.update()
+    return facts
+
+  def _behaviors_per_s(self, num_calls: int = 2) -> float:
+    """Behaviours that the low half encodes a second, the first call aside."""
+    tokens = self._problem['tokens'][: 64 if self._is_quick else 2048]
+    config, params = pretrained.load_pretrained(self._folder)
+    encoder = encode.Encoder(
+      config,
+      jax.tree.map(lambda x: x.astype(self._dtype), params),
+      num_low=self._num_low,
+      max_tokens=tokens.shape[1],
+    )
+    offsets = np.arange(len(tokens) + 1) * tokens.shape[1]
+    encoder(tokens.reshape(-1), offsets)
+    seconds = harness.timed_block(
+      lambda: encoder(tokens.reshape(-1), offsets), 0.0, num_calls
+    )
+    return len(tokens) / min(seconds)
+
+  def _flops_per_example(self) -> float:
     """Of forward and backward pass, nothing recomputed; the title included."""
-    case, width = self._case, bahe_problem.TOKENS_PER_BEHAVIOR
+    case, width = self._case, bahe_bench.TOKENS_PER_BEHAVIOR
     if isinstance(self._tower, FullTextTower):
       return _flops(self.config, case.text_length) + _flops(self.config, width)
     high = dataclasses.replace(
@@ -192,28 +214,8 @@ class Form:
 
 
 def _flops(config: Config, num_tokens: int) -> float:
-  """Of one text through the layers."""
+  """FLOPs of one text through the layers."""
   total = cost.flops_per_token(config, num_tokens)
   if config.causal:  # There is no output layer here.
     total -= 6.0 * config.embed_dim * config.vocab_size
   return total * num_tokens
-
-
-def behaviors_per_s(
-  folder: str, tokens: np.ndarray, dtype: str, num_calls: int = 2
-) -> float:
-  """Behaviours that the low half encodes a second, the first call aside."""
-  config, params = pretrained.load_pretrained(folder)
-  encoder = encode.Encoder(
-    config,
-    jax.tree.map(lambda x: x.astype(dtype), params),
-    num_low=config.num_layers // 2,
-    max_tokens=tokens.shape[1],
-  )
-  offsets = np.arange(len(tokens) + 1) * tokens.shape[1]
-  seconds = []
-  for _ in range(1 + num_calls):
-    start = time.perf_counter()
-    encoder(tokens.reshape(-1), offsets)
-    seconds.append(time.perf_counter() - start)
-  return len(tokens) / min(seconds[1:])

@@ -1,37 +1,30 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The problem of `bahe_problem` in PyTorch: all tokens through all layers.
+"""The problem of `bahe_bench` in PyTorch: all tokens through all layers.
 
 transformers' models with its sdpa attention, which takes PyTorch's flash kernel
 on CPU; fused AdamW; in bfloat16 by autocast of float32 weights.
 """
 
-import numpy as np
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 import transformers
 
-from benchmarks import bahe_problem
+from benchmarks import bahe_bench, harness
 
 
 class FullText:
   """Training of a whole language model and a head."""
 
-  def __init__(
-    self,
-    case: bahe_problem.Case,
-    folder: str,
-    problem: dict[str, np.ndarray],
-  ):
-    """Reads the model.
-
-    Args:
-      case: What to compute.
-      folder: Folder of the model, in Hugging Face's layout.
-      problem: From `bahe_problem.make`.
-    """
+  def __init__(self, case: dict[str, Any], folder: str, problem: str):
+    """Reads the model; see `bahe_forms.Form`."""
+    arrays = {
+      name: torch.from_numpy(x) for name, x in harness.load(problem).items()
+    }
     options = {}
-    if case.model == 'minilm':
+    if case['model'] == 'minilm':
       # No dropout: antjax has none, and here it costs the flash kernel.
       options = {
         'add_pooling_layer': False,
@@ -42,22 +35,20 @@ class FullText:
       folder, attn_implementation='sdpa', dtype=torch.float32, **options
     ).train()
     self._head = {
-      name: torch.nn.Parameter(torch.from_numpy(problem[name]))
-      for name in ('w0', 'b0', 'w1', 'b1')
+      name: torch.nn.Parameter(arrays[name]) for name in bahe_bench.HEAD
     }
-    self._dtype = getattr(torch, case.dtype)
+    self._dtype = getattr(torch, case['dtype'])
     parameters = [*self._model.parameters(), *self._head.values()]
     self._optimizer = torch.optim.AdamW(
-      parameters, lr=bahe_problem.LEARNING_RATE, fused=True
+      parameters, lr=bahe_bench.LEARNING_RATE, fused=True
     )
-    tokens = torch.from_numpy(problem['tokens']).long()
-    behaviors = torch.from_numpy(problem['behaviors']).long()
-    self._text = tokens[behaviors].flatten(1)
-    self._title = tokens[torch.from_numpy(problem['title']).long()]
-    self._label = torch.from_numpy(problem['label'])
+    tokens = arrays['tokens'].long()
+    self._text = tokens[arrays['behaviors'].long()].flatten(1)
+    self._title = tokens[arrays['title'].long()]
+    self._label = arrays['label']
     self.num_examples = len(self._label)
 
-  def loss(self) -> torch.Tensor:
+  def _loss(self) -> torch.Tensor:
     """Mean cross entropy of the batch."""
     with torch.autocast(
       'cpu', torch.bfloat16, enabled=self._dtype == torch.bfloat16
@@ -79,7 +70,7 @@ class FullText:
 
   def gradient(self) -> float:
     """Adds a micro-batch's gradient; returns the loss."""
-    loss = self.loss()
+    loss = self._loss()
     loss.backward()
     return float(loss.detach())
 
@@ -88,7 +79,17 @@ class FullText:
     self._optimizer.step()
     self._optimizer.zero_grad(set_to_none=False)
 
-  def bytes_per_example(self) -> float:
+  def warm_up(self) -> dict[str, Any]:
+    """Runs once; returns what is known of the form."""
+    facts = {
+      'bytes': self._bytes_per_example(),
+      'loss': self.gradient(),
+      'num_examples': self.num_examples,
+    }
+    self.update()
+    return facts
+
+  def _bytes_per_example(self) -> float:
     """Bytes of the tensors that the backward pass waits for.
 
     Parameters do not count. What operators need for a moment does not either,
@@ -105,7 +106,7 @@ class FullText:
       return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-      loss = self.loss()
+      loss = self._loss()
       total = sum(saved.values())  # While the graph keeps them all alive.
     del loss
     return total / self.num_examples

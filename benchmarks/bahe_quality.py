@@ -23,49 +23,34 @@ difference to `full_text` of the same seed with the 95% interval of Student's t.
 """
 
 import dataclasses
-import functools
-import json
-import pathlib
 import statistics
+import sys
 from typing import Annotated, Any
 
-from antjax.jobs import script
-from benchmarks import quality_runs
+from benchmarks import harness, quality_runs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(quality_runs.Config):
   """What to run, and where things are."""
 
   data: Annotated[str, 'Prepared texts.'] = 'data/ml-1m'
   model: Annotated[str, 'Language model.'] = 'data/minilm'
   store: Annotated[str, 'Store of its low layers.'] = 'data/ml-1m-minilm-k3'
-  whole_store: Annotated[str, 'Store of all of its layers.'] = (
-    'data/ml-1m-minilm-k6'
-  )
-  out: Annotated[str, 'Folder of the runs.'] = 'runs/bahe_quality'
-  seeds: Annotated[int, 'Seeds, from 0.'] = 3
+  whole_store: Annotated[str, 'Store of all layers.'] = 'data/ml-1m-minilm-k6'
+  out: str = 'runs/bahe_quality'
   num_steps: Annotated[int, 'Steps of each.'] = 150
   long_steps: Annotated[int, 'Steps of the long ones.'] = 2000
   batch_size: Annotated[int, 'Examples of a step.'] = 64
-  max_behaviors: Annotated[
-    int, 'Newest behaviours of each of the two sequences.'
-  ] = 8
+  max_behaviors: Annotated[int, 'Newest behaviours of a sequence.'] = 8
   max_tokens: Annotated[int, "A sequence's tokens, for full text."] = 160
-  eval_examples: Annotated[
-    int, 'Examples of validation and test that are scored.'
-  ] = 8192
+  eval_examples: Annotated[int, 'Scored examples of each split.'] = 8192
   methods: Annotated[
     tuple[str, ...], 'In this order; din_bahe comes after bahe.'
   ] = (
     *('bahe', 'full_text', 'frozen', 'din', 'bahe_long', 'din_long'),
     'din_bahe',
   )
-  table: Annotated[bool, 'Print the table; run nothing.'] = False
-
-  def folder(self, method: str, seed: int) -> pathlib.Path:
-    """Of a run."""
-    return pathlib.Path(self.out) / f'{method}_{seed}'
 
 
 _REFERENCE = 'full_text'
@@ -111,17 +96,13 @@ def run(config: Config, method: str, seed: int) -> bool:
 
 def load(config: Config, method: str, seed: int) -> dict[str, float] | None:
   """Scores of the test examples, or None if the run is not done."""
-  path = config.folder(method, seed) / 'results.json'
-  if not path.exists():
-    return None
-  return json.loads(path.read_text(encoding='utf-8'))['results']['test']
+  found = config.results(method, seed)
+  return found and found['results']['test']
 
 
 def print_table(config: Config) -> None:
   """Markdown, a line a method; a number that no seed knows is a dash."""
-  seeds = quality_runs.whole(
-    functools.partial(load, config), config.methods, config.seeds
-  )
+  seeds = quality_runs.whole(config, load, config.methods)
   columns = [part + metric for part in _SLICES for metric in _METRICS]
   print()
   heading = ['method', *columns, 'auc vs full text']
@@ -154,10 +135,10 @@ def main(config: Config) -> None:
     if not run(config, method, seed)
   ]
   if failed:
-    raise RuntimeError(
+    sys.exit(
       f'{config.out}: {", ".join(failed)} failed; see log.txt in their folders.'
     )
 
 
 if __name__ == '__main__':
-  script.run(main, Config())
+  harness.run(main, Config())

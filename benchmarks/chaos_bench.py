@@ -14,10 +14,10 @@ antjax. Data last for some steps more than all that needs.
 
 Afterwards it checks, from the workers' own notes (`chaos_lineage`) and from the
 final model, which has counted for itself (`chaos_witness`): each record of each
-epoch went into the final model exactly once; the two agree step by step; the
-coordinator's books say so too; the parameters are bit-equal on all workers; and
-a job without any fault that is fed the same micro-batches in the same order
-ends with the same parameters.
+epoch went into the final model exactly once; the two agree on how often, and in
+which step last; the coordinator's books say so too; the parameters are
+bit-equal on all workers; and a job without any fault that is fed the same
+micro-batches in the same order ends with the same parameters.
 
 The last line is JSON. `kills` counts SIGKILLs, SIGSTOPs and exceptions in a
 worker; `dropped_replies` come on top. `recovery_s_median` is from the blow to
@@ -27,8 +27,8 @@ code 1: a check failed.
 """
 
 from collections import Counter
-from collections.abc import Sequence
 import contextlib
+import dataclasses
 import json
 import pathlib
 import statistics
@@ -36,9 +36,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any
+from typing import Annotated, Any
 
-from absl import app, flags
 import numpy as np
 
 from antjax.elastic import writer
@@ -49,6 +48,7 @@ from benchmarks import (
   chaos_lineage,
   chaos_storm,
   harness,
+  machine,
   text_job,
 )
 from benchmarks import cluster as cluster_lib
@@ -57,21 +57,28 @@ from benchmarks.chaos_lineage import Micro
 _TOLERANCE = 1e-3
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Flags."""
+
+  kills: Annotated[int, 'Kills and stops.'] = 200
+  hosts: Annotated[int, 'Hosts of the job, at least 2.'] = 3
+  spares: Annotated[int, 'Hosts beside them; 0: there may be one less.'] = 1
+  seed: Annotated[int, 'Seed of the schedule.'] = 0
+  steps_per_kill: Annotated[int, 'New steps before a blow, on average.'] = 8
+  steps: Annotated[int, 'Steps of data; 0: what the kills need.'] = 0
+  virtual_hosts: Annotated[bool | None, 'none: where possible.'] = None
+  paro: Annotated[str, 'PaRO code, an elastic one.'] = 'NNG'
+  text: Annotated[str, 'Prepared text; made if absent.'] = text_job.DATA
+  out: Annotated[str, 'Folder to keep all files in.'] = ''
+
+
 def check(
   out: pathlib.Path, job: dict[str, Any], num_hosts: int
 ) -> dict[str, Any]:
-  """Returns what is found in the folder of a run that has ended.
-
-  Raises:
-    ValueError: The notes do not hang together.
-  """
+  """What is found in the folder of a run that has ended."""
   num_keys = job['num_sequences'] * job['num_epochs']
-  runs = []
-  for path in sorted((out / 'notes').iterdir()):
-    if (
-      run := chaos_lineage.read_run(path.read_text().splitlines())
-    ) is not None:
-      runs.append(run)
+  runs = chaos_lineage.read_runs(out / 'notes')
   ends = [path.name.split('.') for path in (out / 'final').glob('*.json')]
   last = max(int(end[0]) for end in ends)
   finals = {
@@ -81,28 +88,27 @@ def check(
   (arrays,) = (out / 'final').glob(f'{last}.*.npz')
   model = dict(np.load(arrays))
   step = next(iter(finals.values()))['step']
-  owner = chaos_lineage.lineage(runs, last, step)
-  steps = chaos_lineage.steps_of(runs, owner)
-  lost, twice = chaos_lineage.count(steps, num_keys)
-  counts = model['witness.keys'].astype(int)
-  witness = {
-    'counts': counts.tolist(),
-    'steps': model['steps'].astype(int).tolist(),
-    'generations': model['generations'].astype(int).tolist(),
-  }
+  generations = model['generations'].astype(int)[:step].tolist()
+  steps = chaos_lineage.steps_of(runs, generations)
+  noted, last_used = chaos_lineage.used(steps, num_keys)
+  counted = model['witness.keys'].astype(int)
+  differ = chaos_lineage.disagreement(
+    {'counts': noted, 'steps': last_used},
+    {'counts': counted, 'steps': model['steps'].astype(int)},
+  )
   found = {
     'records': num_keys,
-    'records_lost': lost,
-    'committed_twice': twice,
-    'lost_in_model': int((counts == 0).sum()),
-    'twice_in_model': int(np.maximum(counts - 1, 0).sum()),
-    'notes_and_model_differ': chaos_lineage.disagreement(steps, owner, witness),
+    'records_lost': int((noted == 0).sum()),
+    'committed_twice': int(np.maximum(noted - 1, 0).sum()),
+    'lost_in_model': int((counted == 0).sum()),
+    'twice_in_model': int(np.maximum(counted - 1, 0).sum()),
+    'notes_and_model_differ': differ,
     'workers_equal': len({one['digest'] for one in finals.values()}) == 1
     and len(finals)
     == next(r.num_workers for r in runs if r.generation == last),
     'final_step': step,
     'workers_in_steps': sorted({len(step) for step in steps}),
-    'generations_in_model': len(set(owner.values())),
+    'generations_in_model': len(set(generations)),
     'steps_done_again': sum(
       len({s for run in runs if run.generation == g for s in run.steps})
       for g in {run.generation for run in runs}
@@ -110,7 +116,7 @@ def check(
     - step,
     **_books(out),
   }
-  replayed = _replay(out, job, num_hosts, steps, owner)
+  replayed = _replay(out, job, num_hosts, steps, generations)
   differences = {
     name: float(np.max(np.abs(model[name] - replayed[name]), initial=0))
     for name in model
@@ -141,30 +147,20 @@ def _replay(
   job: dict[str, Any],
   num_hosts: int,
   steps: list[list[list[Micro]]],
-  owner: dict[int, int],
+  generations: list[int],
 ) -> dict[str, np.ndarray]:
   """Final arrays of a job without faults that repeats the steps."""
   folder = out / 'replay'
   folder.mkdir()
   file = folder / 'steps.json'
-  noted = {
-    'steps': steps,
-    'generations': [owner[step] for step in sorted(owner)],
-  }
-  file.write_text(json.dumps(noted))
+  file.write_text(json.dumps({'steps': steps, 'generations': generations}))
   again = job | {'out': str(folder), 'replay': str(file)}
   done = subprocess.run(
     [
       *(sys.executable, '-m', 'launch.local_cluster', f'--hosts={num_hosts}'),
-      *(
-        '--devices_per_host=1',
-        '--',
-        '-m',
-        chaos_storm.WORKER,
-        json.dumps(again),
-      ),
+      *('--devices_per_host=1', '--', '-m', text_job.WORKER, json.dumps(again)),
     ],
-    cwd=chaos_hosts.ROOT,
+    cwd=machine.ROOT,
     capture_output=True,
     text=True,
     check=False,
@@ -204,82 +200,54 @@ def failures(line: dict[str, Any], num_kills: int) -> list[str]:
   return wrong
 
 
-def _define_flags() -> None:
-  flags.DEFINE_integer('kills', 200, 'Kills and stops.', lower_bound=1)
-  flags.DEFINE_integer('hosts', 3, 'Hosts of the job.', lower_bound=2)
-  flags.DEFINE_integer(
-    'spares',
-    1,
-    'Hosts beside them, so that their number stays; 0: it may be one less.',
-    lower_bound=0,
-  )
-  flags.DEFINE_integer('seed', 0, 'Seed of the schedule.')
-  flags.DEFINE_integer(
-    'steps_per_kill', 8, 'New steps before a blow, on average.', lower_bound=1
-  )
-  flags.DEFINE_integer(
-    'steps', 0, 'Steps that the data suffice for; 0: what the kills need.'
-  )
-  flags.DEFINE_bool(
-    'virtual_hosts', None, 'Needs root; by default where it is possible.'
-  )
-  flags.DEFINE_string('paro', 'NNG', 'PaRO code, an elastic one.')
-  flags.DEFINE_string(
-    'text',
-    'data/shakespeare',
-    'Folder of launch/prepare_text.py; made if absent.',
-  )
-  flags.DEFINE_string('out', '', 'Folder to keep all files in.')
-
-
-def make_job(out: pathlib.Path, data: str, num_steps: int) -> dict[str, Any]:
+def make_job(
+  config: Config, out: pathlib.Path, num_steps: int
+) -> dict[str, Any]:
   """The worker's job: data for so many steps of all hosts."""
-  values = flags.FLAGS
+  data = text_job.prepared(config.text)
   one = text_job.Job(data=data, out=str(out), num_sequences=0)
   available = len(text_job.all_sequences(one))
-  needed = num_steps * values.hosts * one.num_micro_batches * one.rows
+  needed = num_steps * config.hosts * one.num_micro_batches * one.rows
   num_epochs = -(-needed // available)
-  job = vars(one) | {
-    'paro': values.paro,
+  return vars(one) | {
+    'paro': config.paro,
     'num_epochs': num_epochs,
     'num_sequences': -(-needed // num_epochs),
   }
-  return job
 
 
-def run(out: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
+def run(config: Config, out: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
   """Runs all; returns the result and what is wrong with it."""
-  values = flags.FLAGS
   began = time.monotonic()
 
   def say(message: str) -> None:
     print(f'[{time.monotonic() - began:7.1f} s] {message}', file=sys.stderr)
 
   events = chaos_events.schedule(
-    values.seed, values.kills, values.hosts, values.steps_per_kill
+    config.seed, config.kills, config.hosts, config.steps_per_kill
   )
-  num_steps = values.steps or chaos_events.num_steps(events)
-  job = make_job(out, text_job.prepared(values.text), num_steps)
-  is_virtual = values.virtual_hosts
+  num_steps = config.steps or chaos_events.num_steps(events)
+  job = make_job(config, out, num_steps)
+  is_virtual = config.virtual_hosts
   if is_virtual is None:
     is_virtual = cluster_lib.missing() is None
   with contextlib.ExitStack() as stack:
     cluster = None
     if is_virtual:
-      num_hosts = values.hosts + values.spares + 1
+      num_hosts = config.hosts + config.spares + 1
       cluster = stack.enter_context(cluster_lib.Cluster(num_hosts, 1))
     storm = chaos_storm.Storm(
       stack.enter_context(chaos_hosts.Hosts(cluster)),
       job,
       events,
-      num_workers=values.hosts,
-      num_spares=values.spares,
+      num_workers=config.hosts,
+      num_spares=config.spares,
       say=say,
     )
     storm.run()
   say('all agents have ended; repeating the run without faults.')
   ran_s = time.monotonic() - began
-  found = check(out, job, values.hosts)
+  found = check(out, job, config.hosts)
   kinds = Counter(one['kind'] for one in storm.struck)
   num_drops = kinds.pop('drop', 0)
   recoveries = chaos_events.recoveries(storm.struck, storm.progress)
@@ -293,45 +261,43 @@ def run(out: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
     'drops_asked': num_drops,
     'dropped_replies': storm.num_dropped,
     'saves_torn': storm.num_torn,
-    'hosts': values.hosts,
-    'spares': values.spares,
+    'hosts': config.hosts,
+    'spares': config.spares,
     'virtual_hosts': is_virtual,
-    'seed': values.seed,
-    'paro': values.paro,
+    'seed': config.seed,
+    'paro': config.paro,
     'run_s': round(ran_s, 1),
   }
-  return line, failures(line, values.kills)
+  return line, failures(line, config.kills)
 
 
 def _median(values: list[float]) -> float | None:
   return round(statistics.median(values), 2) if values else None
 
 
-def main(argv: Sequence[str]) -> int:
-  harness.start(argv)
-  cluster_lib.exit_on_signals()
+def main(config: Config) -> int:
+  facts = harness.start()
   with contextlib.ExitStack() as stack:
-    out = flags.FLAGS.out or stack.enter_context(
+    out = config.out or stack.enter_context(
       tempfile.TemporaryDirectory(prefix='chaos-')
     )
     path = pathlib.Path(out).absolute()
     path.mkdir(parents=True, exist_ok=True)
     if any(path.iterdir()):
-      raise app.UsageError(f'--out={out} must be empty.')
+      sys.exit(f'--out={out} must be empty.')
     try:
-      line, wrong = run(path)
+      line, wrong = run(config, path)
     except (RuntimeError, ValueError) as error:
       print(f'chaos_bench: {error}', file=sys.stderr)
       log = path / 'log.txt'
       if log.exists():
         print('\n'.join(log.read_text().splitlines()[-60:]), file=sys.stderr)
       return 1
-  print(json.dumps(line), flush=True)
+  harness.emit(line | facts)
   for text in wrong:
     print(f'chaos_bench: {text}', file=sys.stderr)
-  return 1 if wrong else 0
+  return int(bool(wrong))
 
 
 if __name__ == '__main__':
-  _define_flags()
-  app.run(main)
+  harness.run(main, Config())

@@ -31,13 +31,6 @@ Kind = Literal[
 #                Every second time it is the host of rank 0 in the midst of a
 #                save, and it wakes up when its successors write the same one
 #   drop         replies of the coordinator that are lost; kills nobody
-KILLS: tuple[Kind, ...] = (
-  *('worker', 'save', 'error', 'agent', 'coordinator', 'hang', 'freeze'),
-)
-# Those after which all workers start again.
-ENDING: tuple[Kind, ...] = (
-  *('worker', 'save', 'error', 'agent', 'hang', 'freeze'),
-)
 _WEIGHTS: dict[Kind, int] = {
   'worker': 6,
   'save': 5,
@@ -47,44 +40,31 @@ _WEIGHTS: dict[Kind, int] = {
   'hang': 2,
   'freeze': 2,
 }
-_DROP_SHARE = 0.5  # Of the kills have dropped replies before them.
-_CHAIN_SHARE = 0.2  # Of the kills strike while the job is still down.
+KILLS = tuple(_WEIGHTS)
+# Those after which all workers start again.
+ENDING = tuple(kind for kind in KILLS if kind != 'coordinator')
+_DROP_SHARE = 0.5  # Share of kills with dropped replies before.
+_CHAIN_SHARE = 0.2  # Share that strikes while the job is down.
 
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-  """A blow.
-
-  Attributes:
-    kind: See above.
-    host: Whom it hits.
-    after_steps: New steps of the run since the last event; 0: at once.
-    delay_s: After these.
-    share: Share of the bytes of a checkpoint; for `freeze`: in a save if it is
-      below 0.5; of `drop`: replies about data if it is, else any.
-    count: Replies to lose.
-  """
+  """A blow."""
 
   kind: Kind
-  host: int
-  after_steps: int
-  delay_s: float
+  host: int  # Whom it hits.
+  after_steps: int  # New steps since the last event; 0: at once.
+  delay_s: float  # After these.
   share: float
-  count: int = 1
+  count: int = 1  # Replies to lose.
 
 
 def schedule(
   seed: int, num_kills: int, num_hosts: int, steps_per_kill: int
 ) -> list[Event]:
-  """Returns the events of a run in order: so many kills, and drops between.
+  """The events of a run in order: so many kills, and drops between.
 
   Each kind of kill comes once before any comes twice.
-
-  Args:
-    seed: The same one gives the same events.
-    num_kills: Events of the kinds in KILLS.
-    num_hosts: Hosts of the job.
-    steps_per_kill: New steps before an event, on average.
   """
   rng = random.Random(seed)
   kinds = list(rng.sample(KILLS, len(KILLS)))
@@ -125,11 +105,7 @@ def num_steps(events: list[Event]) -> int:
 
 
 def shuffle_work(view: ClusterView) -> list[Action]:
-  """A policy that gives out work at random, so that plans change all the time.
-
-  Args:
-    view: View of the job; the same view gives the same work.
-  """
+  """A policy that gives out work at random: plans change all the time."""
   steps = [worker.step for worker in view.workers]
   rng = random.Random(f'{view.generation} {steps}')
   counts = {worker.worker: rng.randint(1, 3) for worker in view.workers}
@@ -142,23 +118,16 @@ def recoveries(
   """Seconds from an event to the first step of a later generation, by kind.
 
   Of events that end a generation and were not followed by another one first.
-
-  Args:
-    struck: `Storm.struck` of `chaos_storm`.
-    progress: `Storm.progress`.
   """
   found: dict[str, list[float]] = {}
   ending = [one for one in struck if one['kind'] in ENDING]
   for one, following in zip(ending, [*ending[1:], None], strict=True):
-    step = next(
-      (
-        line
-        for line in progress
-        if line['generation'] > one['generation'] and line['now'] > one['now']
-      ),
-      None,
+    later = (
+      line['now']
+      for line in progress
+      if line['generation'] > one['generation'] and line['now'] > one['now']
     )
-    if step and (following is None or following['now'] > step['now']):
-      seconds = step['now'] - one['now']
-      found.setdefault(one['kind'], []).append(seconds)
+    back = next(later, None)
+    if back and (following is None or following['now'] > back):
+      found.setdefault(one['kind'], []).append(back - one['now'])
   return found

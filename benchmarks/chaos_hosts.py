@@ -12,9 +12,8 @@ import time
 from antjax.elastic import host_sockets
 from antjax.elastic.process_group import Guard
 from benchmarks import cluster as cluster_lib
-from benchmarks import virtual_network
+from benchmarks import machine, virtual_network
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 _SAVE_WAIT_S = 20.0
 _SAVE_TRIES = 6
 _TEMPORARY = '.orbax-checkpoint-tmp'
@@ -30,12 +29,10 @@ class Hosts:
     """Takes the virtual hosts; the last one is the coordinator's."""
     self._cluster = cluster
     self._guard = Guard()  # Ends what is on loopback when we vanish.
-    ports = (
-      host_sockets.free_port('127.0.0.1'),
-      host_sockets.free_port('127.0.0.1'),
-    )
-    self.proxy, self.coordinator = (f'127.0.0.1:{port}' for port in ports)
-    if cluster is not None:
+    if cluster is None:
+      ports = [host_sockets.free_port('127.0.0.1') for _ in range(2)]
+      self.proxy, self.coordinator = (f'127.0.0.1:{port}' for port in ports)
+    else:
       address = virtual_network.address(cluster.num_hosts - 1)
       self.proxy, self.coordinator = f'{address}:8476', '127.0.0.1:8477'
 
@@ -49,7 +46,7 @@ class Hosts:
     self, host: int, argv: Sequence[str], on_line: Callable[[int, str], None]
   ) -> cluster_lib.Process:
     """Starts a Python program on a host."""
-    env = {'PYTHONUNBUFFERED': '1', 'PYTHONPATH': str(ROOT)}
+    env = {'PYTHONUNBUFFERED': '1', 'PYTHONPATH': str(machine.ROOT)}
     argv = [sys.executable, *argv]
     if self._cluster is not None:
       return self._cluster.start(host, argv, env, on_line)
@@ -76,20 +73,19 @@ class Saves:
 
   def wait_for(self, share: float) -> bool:
     """Returns when an unfinished one has a share of a whole one's bytes."""
-    whole = max(
-      (_num_bytes(self._folder / n) for n in self._names() if n.isdecimal()),
-      default=0,
-    )
+    whole = [
+      _num_bytes(self._folder / n) for n in self._names() if n.isdecimal()
+    ]
+    least = share * max(whole, default=0)
     seen: set[str] = set()
     end = time.monotonic() + _SAVE_WAIT_S
     while time.monotonic() < end:
-      for name in self._names():
-        if _TEMPORARY in name:
-          seen.add(name)
-          # Rather some save than none.
-          is_late = len(seen) > _SAVE_TRIES
-          if is_late or _num_bytes(self._folder / name) >= share * whole:
-            return True
+      for name in self.unfinished():
+        seen.add(name)
+        # Rather some save than none.
+        is_late = len(seen) > _SAVE_TRIES
+        if is_late or _num_bytes(self._folder / name) >= least:
+          return True
       time.sleep(0.0005)
     return False
 

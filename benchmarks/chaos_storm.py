@@ -19,13 +19,12 @@ from benchmarks import cluster as cluster_lib
 from benchmarks.chaos_events import Event
 from benchmarks.chaos_hosts import Hosts, Saves, step_of
 
-WORKER = 'benchmarks.chaos_worker'
 JOB = 'job'
 _POLL_S = 0.01
 _STALL_S = 240.0  # Without a step; then something is wrong.
 _MAX_IN_VAIN = 25  # Generations.
 _FROZEN_S = 60.0  # At most.
-_HEAD_START_S = 1.0  # Of a worker that wakes up, before its agent does.
+_HEAD_START_S = 1.0  # A worker wakes up before its agent.
 _PROGRESS_TIMEOUT_S = 45.0
 # A test takes minutes, not days: silence is found out soon, and the restart
 # budget is no limit here. A worker that compiles makes no step for a while.
@@ -45,20 +44,12 @@ _COORDINATOR_FLAGS = (
 
 @dataclasses.dataclass
 class _Frozen:
-  """A host that stands still.
+  """A host that stands still."""
 
-  Attributes:
-    at: Since when.
-    generation: That it is of.
-    processes: Its own, the worker last.
-    saves: Unfinished checkpoints that it was writing, with their inodes.
-    wakes_at: Then its agent wakes up; the worker has before.
-  """
-
-  at: float
+  at: float  # Since when.
   generation: int
-  processes: list[psutil.Process]
-  saves: dict[str, int]
+  processes: list[psutil.Process]  # The worker last.
+  saves: dict[str, int]  # Its unfinished checkpoints, with inodes.
   wakes_at: float = float('inf')
 
 
@@ -66,9 +57,8 @@ class Storm:
   """One job, and what befalls it.
 
   Attributes:
-    struck: The events, with `step`, `generation` and time (`now`) of the run.
+    struck: The events, with `step`, `generation` and `now` of the run.
     progress: Lines of the workers, one a step that was done.
-    num_dropped: Replies that were lost.
     num_torn: Kills that left the unfinished folder of a checkpoint.
     coordinator_back_s: From each kill of a coordinator to its service.
   """
@@ -83,16 +73,7 @@ class Storm:
     num_spares: int,
     say: Callable[[str], None],
   ):
-    """Starts nothing yet.
-
-    Args:
-      hosts: Where to run.
-      job: Fields of `text_job.Job`.
-      events: What is to befall it.
-      num_workers: Hosts that the job runs on; without spares also one less.
-      num_spares: Hosts beside them, that take the place of lost ones.
-      say: Shows a message.
-    """
+    """Starts nothing yet; spare hosts take the place of lost ones."""
     self._hosts, self._job, self._say = hosts, job, say
     self._out = pathlib.Path(job['out'])
     self._saves = Saves(self._out / 'checkpoints')
@@ -117,18 +98,14 @@ class Storm:
     self.coordinator_back_s: list[float] = []
 
   def run(self) -> None:
-    """Runs the job to its end.
-
-    Raises:
-      RuntimeError: It stood still, or something ended as it should not.
-    """
+    """Runs the job to its end."""
     (self._out / 'progress.jsonl').touch()
     try:
       self._start_coordinator()
       self._proxy = self._start(
         self._num_hosts,
-        *('-m', 'benchmarks.chaos_proxy', f'--listen={self._hosts.proxy}'),
-        *(f'--target={self._hosts.coordinator}', '--mark=train'),
+        *('-m', 'benchmarks.chaos_proxy', self._hosts.proxy),
+        *(self._hosts.coordinator, 'train'),
       )
       for host in range(self._num_hosts):
         self._start_agent(host)
@@ -163,7 +140,7 @@ class Storm:
       *('-m', 'launch.agent', f'--coordinator={self._hosts.proxy}'),
       *(f'--job={JOB}', f'--name=host{host}', '--devices_per_host=1'),
       f'--compilation_cache={self._out}/cache',
-      *('--platform=cpu', '--', '-m', WORKER, json.dumps(self._job)),
+      *('--platform=cpu', '--', '-m', text_job.WORKER, json.dumps(self._job)),
     )
 
   def _on_line(self, host: int, line: str) -> None:
@@ -189,7 +166,7 @@ class Storm:
     """The worker on a host, if one runs."""
     for child in self._children(host):
       with contextlib.suppress(psutil.Error):
-        if WORKER in child.cmdline():
+        if text_job.WORKER in child.cmdline():
           return child
     return None
 
@@ -286,12 +263,8 @@ class Storm:
       if host is None:
         return False
       event = Event(**vars(event) | {'host': host})
-    found = {
-      'step': self._last_step,
-      'generation': self._generation,
-      'now': time.time(),
-    }
-    self.struck.append(vars(event) | found)
+    where = {'step': self._last_step, 'generation': self._generation}
+    self.struck.append(vars(event) | where | {'now': time.time()})
     self._say(
       f'{len(self.struck)}: {event.kind}, host {event.host}, step'
       f' {self._last_step}, generation {self._generation}'

@@ -18,21 +18,15 @@ import optax
 
 PyTree = Any
 
-NAME = 'witness'  # Of its part of the parameters.
+NAME = 'witness'  # Its part of the parameters.
 
 
 class WitnessState(NamedTuple):
-  """What the transform keeps.
+  """What the transform keeps."""
 
-  Attributes:
-    step: Steps so far.
-    steps: Like the parameters: of each record the last step it was used in.
-    generations: [S] of each step, from the first.
-  """
-
-  step: jax.Array
-  steps: PyTree
-  generations: jax.Array
+  step: jax.Array  # Steps so far.
+  steps: PyTree  # Last step that used each record.
+  generations: jax.Array  # [S] of each step, from the first.
 
 
 def init(num_keys: int) -> PyTree:
@@ -43,23 +37,15 @@ def init(num_keys: int) -> PyTree:
 def marked(
   params: PyTree, losses: jax.Array, keys: jax.Array, generation: jax.Array
 ) -> jax.Array:
-  """Returns the losses as they are, with the use of the records in them.
-
-  Args:
-    params: From `init`.
-    losses: [B] of rows, each of weight 1, or of weight 0 for padding.
-    keys: [B] of their records.
-    generation: [B] that works them off.
-  """
+  """The losses [B] as they are, with the use of their records in them."""
   used = params['keys'][keys] + generation * params['generation']
   return losses + used - lax.stop_gradient(used)
 
 
 def transform(max_steps: int) -> optax.GradientTransformation:
-  """Returns the transform of the parameters at 'witness' in a tree.
+  """The transform of the parameters at `witness` in a tree.
 
-  Args:
-    max_steps: Number of steps whose generations are kept; later ones are not.
+  It keeps the generations of `max_steps` steps.
   """
 
   def init_fn(params: PyTree) -> WitnessState:

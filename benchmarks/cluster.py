@@ -26,6 +26,7 @@ Linux and root only; without them `missing()` says in one line what is missing.
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -36,13 +37,10 @@ import sys
 import tempfile
 import threading
 import time
-import types
-from typing import Any, IO
-
-from absl import app, flags
+from typing import Annotated, Any, IO
 
 from antjax.jobs import worker_env
-from benchmarks import virtual_network
+from benchmarks import harness, virtual_network
 
 missing = virtual_network.missing
 
@@ -111,8 +109,7 @@ class Process:
   def join(self) -> str:
     """Waits for the end; returns the text of stdout.
 
-    A daemon that it left keeps its streams open, and ends with its cluster:
-    nobody waits for that.
+    Nobody waits for a daemon that it left: it ends with its cluster.
     """
     self._popen.wait()
     self.kill()  # What it left in the background.
@@ -144,40 +141,45 @@ class Cluster:
     Raises:
       ValueError: A number out of range.
     """
-    if not 1 <= num_hosts <= 200:
-      raise ValueError(f'Cluster(num_hosts={num_hosts}) must be 1 to 200.')
-    if devices_per_host < 1:
-      raise ValueError(
-        f'Cluster(devices_per_host={devices_per_host}) must be at least 1.'
-      )
-    if uplink_mbps is not None and not 0.01 <= uplink_mbps <= 400_000:
-      raise ValueError(
-        f'Cluster(uplink_mbps={uplink_mbps}) must be from 0.01 to 400000, or'
-        ' None for no limit.'
-      )
-    if cpu_share is None or isinstance(cpu_share, int | float):
-      cpu_share = [cpu_share] * num_hosts
-    if len(cpu_share) != num_hosts or any(
-      share is not None and not 0.01 <= share < 1e6 for share in cpu_share
+    shares = (
+      [cpu_share] * num_hosts
+      if cpu_share is None or isinstance(cpu_share, int | float)
+      else list(cpu_share)
+    )
+    has_rate = uplink_mbps is None or 0.01 <= uplink_mbps <= 400_000
+    has_shares = len(shares) == num_hosts and all(
+      share is None or 0.01 <= share < 1e6 for share in shares
+    )
+    for name, value, is_right, needed in (
+      ('num_hosts', num_hosts, 1 <= num_hosts <= 200, '1 to 200'),
+      (
+        'devices_per_host',
+        devices_per_host,
+        devices_per_host > 0,
+        'at least 1',
+      ),
+      (
+        *('uplink_mbps', uplink_mbps, has_rate),
+        'from 0.01 to 400000, or None for no limit',
+      ),
+      (
+        *('cpu_share', shares, has_shares),
+        f'cores of at least 0.01, or None, one for each of {num_hosts} hosts or'
+        ' one for all',
+      ),
     ):
-      raise ValueError(
-        f'Cluster(cpu_share={list(cpu_share)}) must be cores of at least 0.01,'
-        f' or None, one for each of {num_hosts} hosts or one for all.'
-      )
+      if not is_right:
+        raise ValueError(f'Cluster({name}={value}) must be {needed}.')
     self.num_hosts = num_hosts
     self.devices_per_host = devices_per_host
     self.uplink_mbps = uplink_mbps
-    self._cpu_share = list(cpu_share)
+    self._cpu_share = shares
     self._cgroups: dict[int, pathlib.Path] = {}
     self._runs = 0
     self.name = ''
 
   def __enter__(self) -> 'Cluster':
-    """Makes the hosts.
-
-    Raises:
-      RuntimeError: This machine cannot; the message is one line.
-    """
+    """Makes the hosts; a RuntimeError of one line where this machine cannot."""
     reason = missing()
     if reason is not None:
       raise RuntimeError(reason)
@@ -203,11 +205,7 @@ class Cluster:
     self._guard.wait()
 
   def set_cpu_share(self, host: int, num_cores: float | None) -> None:
-    """Caps the cores of a host, also while it runs; None lifts the cap.
-
-    Raises:
-      RuntimeError: The CPU controller of cgroups cannot be used.
-    """
+    """Caps the cores of a host, also while it runs; None lifts the cap."""
     if host not in self._cgroups:
       self._cgroups[host] = virtual_network.cpu_cgroup(self.name, host)
     virtual_network.set_cpu_quota(self._cgroups[host], num_cores)
@@ -227,13 +225,8 @@ class Cluster:
       env: Variables beside this process's own.
       on_line: Called with (host, line) for each line, in a thread.
     """
-    command = [
-      'ip',
-      'netns',
-      'exec',
-      virtual_network.namespace(self.name, host),
-    ]
-    command += [str(arg) for arg in argv]
+    space = virtual_network.namespace(self.name, host)
+    command = ['ip', 'netns', 'exec', space, *map(str, argv)]
     if host in self._cgroups:
       # Join before entering: inside, /sys shows another tree.
       join = 'echo $$ > "$0" && exec "$@"'
@@ -279,26 +272,24 @@ class Cluster:
         message holds the last lines of the first that failed.
     """
     self._runs += 1
-    start = time.monotonic()
+    end = time.monotonic() + (timeout_s or float('inf'))
     running: list[Process] = []
     try:
       for host in range(self.num_hosts):
         own = self.job_env(host, env)
         running.append(self.start(host, argv, own, on_line))
-      while any(process.poll() is None for process in running):
-        failed = [p for p in running if p.poll()]
-        late = timeout_s is not None and time.monotonic() - start > timeout_s
-        if failed or late:
+      while True:
+        failed = [process for process in running if process.poll()]
+        is_over = all(process.poll() is not None for process in running)
+        if failed or is_over or time.monotonic() > end:
           break
         time.sleep(_POLL_S)
-      failed = [p for p in running if p.poll()]
-      late = not failed and any(p.poll() is None for p in running)
     finally:
       for process in running:
         if process.poll() is None:
           process.kill()
       outputs = [process.join() for process in running]
-    if failed or late:
+    if failed or not is_over:
       first = failed[0] if failed else running[0]
       code = first.poll()
       how = f'ended with code {code}' if failed else f'ran over {timeout_s} s'
@@ -309,33 +300,33 @@ class Cluster:
       )
     return outputs
 
+  def report(
+    self, what: str, order: Mapping[str, Any], timeout_s: float
+  ) -> dict[str, Any]:
+    """Calls 'module:function' on all hosts; returns what host 0 reports.
 
-def report(
-  cluster: Cluster, module: str, order: str, timeout_s: float
-) -> dict[str, Any]:
-  """Runs `benchmarks.host_steps` on all hosts; returns what host 0 reports.
+    Its other lines are shown. Hosts share compiled programs. See
+    `benchmarks.host_steps`.
+    """
 
-  Its other lines are shown. Hosts share compiled programs.
+    def show(host: int, line: str) -> None:
+      if host == 0 and not line.startswith('{'):
+        print(line, file=sys.stderr, flush=True)
 
-  Args:
-    cluster: The hosts.
-    module: Module to run.
-    order: Its argument.
-    timeout_s: Ends a job that hangs.
-  """
+    with tempfile.TemporaryDirectory() as cache:
+      env = {
+        'JAX_COMPILATION_CACHE_DIR': cache,
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.3',
+      }
+      command = host_command(what, order)
+      outputs = self.run(command, env, timeout_s=timeout_s, on_line=show)
+    return last_json(outputs[0])
 
-  def show(host: int, line: str) -> None:
-    if host == 0 and not line.startswith('{'):
-      print(line, file=sys.stderr, flush=True)
 
-  with tempfile.TemporaryDirectory() as cache:
-    env = {
-      'JAX_COMPILATION_CACHE_DIR': cache,
-      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.3',
-    }
-    command = [sys.executable, '-m', module, order]
-    outputs = cluster.run(command, env, timeout_s=timeout_s, on_line=show)
-  return last_json(outputs[0])
+def host_command(what: str, order: Mapping[str, Any]) -> list[str]:
+  """What runs on each host for `Cluster.report`."""
+  module = 'benchmarks.host_steps'
+  return [sys.executable, '-m', module, what, json.dumps(order)]
 
 
 def last_json(output: str) -> dict[str, Any]:
@@ -345,48 +336,25 @@ def last_json(output: str) -> dict[str, Any]:
   return found
 
 
-def _define_flags() -> None:
-  flags.DEFINE_integer('hosts', 2, 'Virtual hosts.', lower_bound=1)
-  flags.DEFINE_integer(
-    'devices_per_host', 4, 'Virtual CPU devices of each.', lower_bound=1
-  )
-  flags.DEFINE_float(
-    'uplink_mbps', None, 'Rate of each uplink, Mbit/s; none: no limit.'
-  )
-  flags.DEFINE_list(
-    'cpu_share',
-    [],
-    'Cores that a host may use: one number for all, or one a host.',
-  )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Flags."""
+
+  hosts: Annotated[int, 'Virtual hosts.'] = 2
+  devices_per_host: Annotated[int, 'Virtual CPU devices of each.'] = 4
+  uplink_mbps: Annotated[float | None, 'Mbit/s; none: no limit.'] = None
+  cpu_share: Annotated[tuple[float, ...], 'Cores: of all, or of each.'] = ()
 
 
-def exit_on_signals() -> None:
-  """Makes SIGTERM and SIGHUP end a program through its `with` statements."""
-
-  def leave(number: int, frame: types.FrameType | None) -> None:
-    del frame
-    sys.exit(128 + number)
-
-  for number in (signal.SIGTERM, signal.SIGHUP):
-    signal.signal(number, leave)
-
-
-def main(argv: Sequence[str]) -> int:
-  command = list(argv[1:])
+def main(config: Config, command: Sequence[str]) -> int:
   if not command:
-    raise app.UsageError('nothing to run; give a command after --.')
-  try:
-    shares = [float(share) for share in flags.FLAGS.cpu_share]
-  except ValueError:
-    raise app.UsageError(
-      f'--cpu_share={",".join(flags.FLAGS.cpu_share)}: numbers are needed.'
-    ) from None
-  exit_on_signals()
+    sys.exit('cluster: nothing to run; give a command after --.')
+  shares = list(config.cpu_share)
   try:
     with Cluster(
-      flags.FLAGS.hosts,
-      flags.FLAGS.devices_per_host,
-      flags.FLAGS.uplink_mbps,
+      config.hosts,
+      config.devices_per_host,
+      config.uplink_mbps,
       shares[0] if len(shares) == 1 else shares or None,
     ) as cluster:
       cluster.run(
@@ -397,12 +365,8 @@ def main(argv: Sequence[str]) -> int:
     # The lines of a host that failed are on the screen already.
     print(f'cluster: {str(error).splitlines()[0]}', file=sys.stderr)
     return 1
-  except KeyboardInterrupt:
-    print('cluster: interrupted.', file=sys.stderr)
-    return 130
   return 0
 
 
 if __name__ == '__main__':
-  _define_flags()
-  app.run(main)
+  harness.run(main, Config(), takes_command=True)

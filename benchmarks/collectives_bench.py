@@ -23,19 +23,24 @@ relative errors over the sizes; a line with `links` holds what was measured for
 `auto`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import json
-import math
 import re
 import statistics
 import sys
 import time
-from typing import Any
+from typing import Annotated, Any
 
-from absl import app, flags
+import jax
+from jax.experimental import multihost_utils
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from antjax.collectives import choose, measure
+from antjax.mesh.mesh import BATCH_AXES, GLOBAL_AXES, make_mesh
 from benchmarks import cluster as cluster_lib
 from benchmarks import harness
 
@@ -47,31 +52,42 @@ ALGORITHMS = {  # As in the lines, and as `Collectives` calls them.
   'ho_ring': 'ho_ring',
   'auto': 'auto',
 }
-
-_CLUSTERS = flags.DEFINE_list(
-  'clusters', ['2x4', '4x2'], 'Hosts x devices of each.'
-)
-_UPLINKS = flags.DEFINE_list('uplinks_mbps', ['100', '400'], 'Rates, Mbit/s.')
-_SIZES = flags.DEFINE_list('sizes_mb', ['1', '4', '16', '64'], 'MiB.')
-_OPS = flags.DEFINE_multi_enum('op', list(OPS), OPS, 'Ops to run.')
-_ALGORITHMS = flags.DEFINE_multi_enum(
-  'algorithm', list(ALGORITHMS), list(ALGORITHMS), 'Algorithms to run.'
-)
-_REPEATS = flags.DEFINE_integer('repeats', 5, 'Turns of each algorithm.', 1)
-_CASE_S = flags.DEFINE_float(
-  'case_s', 5.0, 'No new turn of an op and size after so many seconds.'
-)
-_MAX_UPLINK_S = flags.DEFINE_float(
-  'max_uplink_s',
-  2.5,
-  'Leaves out sizes that keep an uplink busy for longer than this at least.',
-)
-_PAYLOAD = flags.DEFINE_string(
-  'payload_dtype', None, 'Round to this on the wire, e.g. bfloat16; not xla.'
-)
-_WORKER = flags.DEFINE_bool('worker', False, 'Internal: run on one host.')
-
 _MARK = 'RESULT '
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Flags."""
+
+  clusters: Annotated[tuple[str, ...], 'Hosts x devices.'] = ('2x4', '4x2')
+  uplinks_mbps: Annotated[tuple[float, ...], 'Rates, Mbit/s.'] = (100.0, 400.0)
+  sizes_mb: Annotated[tuple[float, ...], 'MiB.'] = (1.0, 4.0, 16.0, 64.0)
+  op: Annotated[tuple[str, ...], 'Ops to run.'] = OPS
+  algorithm: Annotated[tuple[str, ...], 'Algorithms to run.'] = (*ALGORITHMS,)
+  repeats: Annotated[int, 'Turns of each algorithm.'] = 5
+  case_s: Annotated[float, 'Then an op and size has no new turn.'] = 5.0
+  max_uplink_s: Annotated[float, 'Sizes that need more are left out.'] = 2.5
+  payload_dtype: Annotated[str | None, 'Wire dtype; not of xla.'] = None
+
+  def shapes(self) -> list[tuple[int, int]]:
+    """(hosts, devices of each) of each cluster, once all flags are checked."""
+    for name in ('uplinks_mbps', 'sizes_mb'):
+      values = getattr(self, name)
+      if not values or not all(0 < x < float('inf') for x in values):
+        sys.exit(f'--{name}: needed are positive numbers, such as 16,64.')
+    harness.choose('op', self.op, dict.fromkeys(OPS))
+    harness.choose('algorithm', self.algorithm, ALGORITHMS)
+    shapes = []
+    for text in self.clusters:
+      found = re.fullmatch(r'(\d+)x(\d+)', text)
+      hosts, devices = map(int, found.groups()) if found else (0, 0)
+      if hosts * devices < 2:
+        sys.exit(
+          f'--clusters={",".join(self.clusters)}: needed is hosts x devices, at'
+          ' least two devices in all, such as 2x4,4x2.'
+        )
+      shapes.append((hosts, devices))
+    return shapes
 
 
 def least_uplink_bytes(op: str, num_bytes: int, num_groups: int) -> float:
@@ -102,26 +118,28 @@ def lines_of_case(
   )
   lines = []
   for name, t in medians.items():
-    line: dict[str, Any] = {
-      'op': op,
-      'algorithm': name,
-      'cluster': f'{num_groups}x{group_size}',
-      'uplink_mbps': uplink_mbps,
-      'bytes': num_bytes,
-      'seconds': round(t, 5),
-      'uplink_efficiency': round(least_s / t, 3),
-    }
-    for key, other in (('flat_ring', 'flat_ring'), ('xla', 'xla')):
-      if other in medians:
-        line[f'speedup_vs_{key}'] = round(medians[other] / t, 3)
     algbw = num_bytes / t / 1e9
-    line['algbw_gbps'] = round(algbw, 5)
-    line['busbw_gbps'] = round(
-      algbw * bus_factor(op, num_groups * group_size), 5
+    speedups = {
+      f'speedup_vs_{other}': medians[other] / t
+      for other in ('flat_ring', 'xla')
+      if other in medians
+    }
+    lines.append(
+      {
+        'op': op,
+        'algorithm': name,
+        'cluster': f'{num_groups}x{group_size}',
+        'uplink_mbps': uplink_mbps,
+        'bytes': num_bytes,
+        'seconds': t,
+        'uplink_efficiency': least_s / t,
+        **speedups,
+        'algbw_gbps': algbw,
+        'busbw_gbps': algbw * bus_factor(op, num_groups * group_size),
+        'min_s': min(seconds[name]),
+        'num_turns': len(seconds[name]),
+      }
     )
-    line['min_s'] = round(min(seconds[name]), 5)
-    line['num_turns'] = len(seconds[name])
-    lines.append(line)
   return lines
 
 
@@ -138,48 +156,38 @@ def fit(
 # --- On a host. -------------------------------------------------------------
 
 
-def _inputs(op: str, num_elements: int, mesh: Any) -> tuple[Any, Callable]:
+def _inputs(op: str, num_elements: int, mesh: Mesh) -> tuple[Any, Callable]:
   """(global input, check of one device's result) with exact sums."""
-  import jax
-  import jax.numpy as jnp
-  from jax.sharding import NamedSharding
-  from jax.sharding import PartitionSpec as P
-
-  from antjax.mesh.mesh import BATCH_AXES, GLOBAL_AXES
-
   num = mesh.size
-  spec = GLOBAL_AXES if op == 'all_gather' else BATCH_AXES
-  rows = 1 if op == 'all_gather' else num
+  is_gather = op == 'all_gather'
+  rows = 1 if is_gather else num
 
   def make():
     row = (jnp.arange(num_elements, dtype=jnp.int32) % 1000).astype(jnp.float32)
     addends = jnp.arange(rows, dtype=jnp.float32)
     return (row[None, :] + addends[:, None]).reshape(-1)
 
-  x = jax.jit(make, out_shardings=NamedSharding(mesh, P(spec)))()
+  spec = P(GLOBAL_AXES if is_gather else BATCH_AXES)
+  x = jax.jit(make, out_shardings=NamedSharding(mesh, spec))()
   want = (np.arange(num_elements) % 1000).astype(np.float32)
-  if op != 'all_gather':
+  if not is_gather:
     want = want * num + num * (num - 1) // 2
 
   def is_right(result: Any, tolerance: float) -> bool:
-    for shard in result.addressable_shards:
-      expected = want
-      if op == 'reduce_scatter':
-        expected = want[shard.index[0]]
-      got = np.asarray(shard.data)
-      if not np.allclose(got, expected, rtol=tolerance, atol=tolerance):
-        return False
-    return True
+    return all(
+      np.allclose(
+        np.asarray(shard.data),
+        want[shard.index[0]] if op == 'reduce_scatter' else want,
+        rtol=tolerance,
+        atol=tolerance,
+      )
+      for shard in result.addressable_shards
+    )
 
   return x, is_right
 
 
-def _call(op: str, how: Any, mesh: Any) -> Callable:
-  import jax
-  from jax.sharding import PartitionSpec as P
-
-  from antjax.mesh.mesh import BATCH_AXES, GLOBAL_AXES
-
+def _call(op: str, how: Any, mesh: Mesh) -> Callable:
   source = GLOBAL_AXES if op == 'all_gather' else BATCH_AXES
   # Equal results of all devices are kept apart, so that each can be checked.
   target = GLOBAL_AXES if op == 'reduce_scatter' else BATCH_AXES
@@ -194,129 +202,102 @@ def _call(op: str, how: Any, mesh: Any) -> Callable:
   )
 
 
-def _run_case(op, num_bytes, hows, mesh, barrier, emit) -> dict[str, list]:
-  """Checks all algorithms, then times them in turns."""
-  import jax
-  from jax.experimental import multihost_utils
-
+def _run_case(
+  config: Config,
+  op: str,
+  num_bytes: int,
+  hows: Mapping[str, Any],
+  mesh: Mesh,
+  barrier: Callable[[], Any],
+) -> tuple[dict[str, list[float]], list[str]]:
+  """Seconds of algorithms in turns, and names of those that are wrong."""
   x, is_right = _inputs(op, num_bytes // 4, mesh)
-  calls, seconds = {}, {}
+  calls, wrong = {}, []
   for name, how in hows.items():
     call = _call(op, how, mesh)
     tolerance = 0.05 if how.payload_dtype else 0.0
     right = is_right(jax.block_until_ready(call(x)), tolerance)
-    rights = multihost_utils.process_allgather(np.array([right]))
-    if not np.all(rights):
-      emit(
-        {
-          'op': op,
-          'algorithm': name,
-          'bytes': num_bytes,
-          'error': 'a wrong result'
-          + (
-            '; XLA:CPU is known to give such from reduce-scatter between'
-            ' processes at times (jax issue 40830)'
-            if name in ('xla', 'hierarchical')
-            else ''
-          ),
-        }
-      )
-      continue
-    calls[name], seconds[name] = call, []
+    if np.all(multihost_utils.process_allgather(np.array([right]))):
+      calls[name] = call
+    else:
+      wrong.append(name)
+  seconds: dict[str, list[float]] = {name: [] for name in calls}
   start = time.perf_counter()
-  for _ in range(_REPEATS.value):
+  for _ in range(config.repeats):
     for name, call in calls.items():
       jax.block_until_ready(barrier())
       begin = time.perf_counter()
       jax.block_until_ready(call(x))
       seconds[name].append(time.perf_counter() - begin)
     # All hosts must agree on whether there is one more turn.
-    late = time.perf_counter() - start > _CASE_S.value
-    late = multihost_utils.broadcast_one_to_all(np.array(late))
-    if bool(late):
+    late = time.perf_counter() - start > config.case_s
+    if bool(multihost_utils.broadcast_one_to_all(np.array(late))):
       break
-  return seconds
+  return seconds, wrong
 
 
-def _work() -> None:
-  """One host's part: all cases of one cluster."""
-  import jax
-  import jax.numpy as jnp
-  from jax.sharding import NamedSharding
-  from jax.sharding import PartitionSpec as P
-
-  from antjax.collectives import measure
-  from antjax.collectives.choose import for_mesh
-  from antjax.jobs import job as job_lib
-  from antjax.mesh.mesh import BATCH_AXES, make_mesh
-
-  job_lib.initialize_distributed()
+def time_on_host(order: dict[str, Any]) -> None:
+  """One host's part: all cases of one cluster, see `benchmarks.host_steps`."""
+  uplink_mbps = order.pop('uplink_mbps')
+  config = Config(**order)
   n, m = jax.process_count(), jax.local_device_count()
-  mesh = make_mesh(intra=m)
-  uplink_mbps = float(_UPLINKS.value[0])
   head = {'cluster': f'{n}x{m}', 'uplink_mbps': uplink_mbps}
-
-  def emit(line: dict[str, Any]) -> None:
+  for line in _lines(config, n, m, uplink_mbps):
     if jax.process_index() == 0:
-      print(_MARK + json.dumps(line), flush=True)
+      print(_MARK + json.dumps(harness.rounded(head | line)), flush=True)
 
+
+def _lines(
+  config: Config, n: int, m: int, uplink_mbps: float
+) -> Iterator[dict[str, Any]]:
+  mesh = make_mesh(intra=m)
   ones = jax.jit(
     lambda: jnp.ones(n * m), out_shardings=NamedSharding(mesh, P(BATCH_AXES))
   )()
   total = jax.jit(jnp.sum, out_shardings=NamedSharding(mesh, P()))
   links = measure.measure(mesh)
-  emit(head | {'links': dataclasses.asdict(links)})
+  yield {'links': dataclasses.asdict(links)}
   hows = {
-    name: for_mesh(
+    name: choose.for_mesh(
       ALGORITHMS[name],
       mesh,
       links=links if name == 'auto' else None,
-      payload_dtype=None if name == 'xla' else _PAYLOAD.value,
+      payload_dtype=None if name == 'xla' else config.payload_dtype,
     )
-    for name in _ALGORITHMS.value
+    for name in config.algorithm
   }
-  for op in _OPS.value:
+  known = (
+    '; XLA:CPU is known to give such from reduce-scatter between processes at'
+    ' times (jax issue 40830)'
+  )
+  for op in config.op:
     points: dict[str, list[tuple[int, float]]] = {}
-    for size_mb in map(float, _SIZES.value):
+    for size_mb in config.sizes_mb:
       num_bytes = int(size_mb * 2**20) // (4 * n * m) * (4 * n * m)
       least = least_uplink_bytes(op, num_bytes, n) / (uplink_mbps * 1e6 / 8)
-      if least > _MAX_UPLINK_S.value:
+      if least > config.max_uplink_s:
         continue
-      seconds = _run_case(
-        op,
-        num_bytes,
-        hows,
-        mesh,
-        lambda: total(ones),
-        lambda line: emit(head | line),
-      )
-      lines = lines_of_case(
-        op,
-        num_bytes,
-        seconds,
-        num_groups=n,
-        group_size=m,
-        uplink_mbps=uplink_mbps,
-      )
-      for line in lines:
+      case = op, num_bytes
+      seconds, wrong = _run_case(config, *case, hows, mesh, lambda: total(ones))
+      for name in wrong:
+        why = known if name in ('xla', 'hierarchical') else ''
+        error = {'error': f'a wrong result{why}'}
+        yield {'op': op, 'algorithm': name, 'bytes': num_bytes} | error
+      for line in lines_of_case(
+        *case, seconds, num_groups=n, group_size=m, uplink_mbps=uplink_mbps
+      ):
         name = line['algorithm']
         points.setdefault(name, []).append((num_bytes, line['seconds']))
         if name == 'auto':
-          line['picked'] = hows['auto'].pick(op, num_bytes, n, m)
-        if _PAYLOAD.value and name != 'xla':
-          line['payload_dtype'] = _PAYLOAD.value
-        emit(line)
+          line['picked'] = hows['auto'].pick(*case, n, m)
+        if config.payload_dtype and name != 'xla':
+          line['payload_dtype'] = config.payload_dtype
+        yield line
     for name, pairs in points.items():
       if len(pairs) > 1:
         alpha, beta = fit(*zip(*pairs))
-        emit(
-          head
-          | {
-            'fit': {'alpha_s': alpha, 'beta_s_per_byte': beta},
-            'op': op,
-            'algorithm': name,
-          }
-        )
+        found = {'alpha_s': alpha, 'beta_s_per_byte': beta}
+        yield {'fit': found, 'op': op, 'algorithm': name}
 
 
 # --- On the machine that plays the hosts. -----------------------------------
@@ -327,59 +308,17 @@ def _show(host: int, line: str) -> None:
     print(line[len(_MARK) :], flush=True)
 
 
-def _shapes() -> list[tuple[int, int]]:
-  """(hosts, devices of each) of each cluster, once all flags are checked."""
-  for flag in (_UPLINKS, _SIZES):
-    for text in flag.value or ['']:
-      if not _is_positive(text):
-        raise app.UsageError(
-          f'--{flag.name}={",".join(flag.value)}: needed are positive numbers,'
-          ' such as 16,64.'
-        )
-  shapes = []
-  for text in _CLUSTERS.value or ['']:
-    found = re.fullmatch(r'(\d+)x(\d+)', text)
-    hosts, devices = map(int, found.groups()) if found else (0, 0)
-    if hosts * devices < 2:
-      raise app.UsageError(
-        f'--clusters={",".join(_CLUSTERS.value)}: needed is hosts x devices, at'
-        ' least two devices in all, such as 2x4,4x2.'
-      )
-    shapes.append((hosts, devices))
-  return shapes
-
-
-def _is_positive(text: str) -> bool:
-  try:
-    return 0 < float(text) < math.inf
-  except ValueError:
-    return False
-
-
-def main(argv: Sequence[str]) -> int:
-  if _WORKER.value:
-    _work()
-    return 0
-  harness.start(argv)
-  shapes = _shapes()
-  command = [sys.executable, '-m', 'benchmarks.collectives_bench', '--worker']
-  for flag in (_SIZES, _REPEATS, _CASE_S, _MAX_UPLINK_S):
-    value = flag.value
-    value = ','.join(value) if isinstance(value, list) else value
-    command.append(f'--{flag.name}={value}')
-  for flag in (_OPS, _ALGORITHMS):
-    command += [f'--{flag.name}={value}' for value in flag.value]
-  if _PAYLOAD.value:
-    command.append(f'--payload_dtype={_PAYLOAD.value}')
-  reason = cluster_lib.missing()
-  if reason is not None:
-    print(f'collectives_bench: {reason}', file=sys.stderr)
-    return 1
-  for shape, (hosts, devices) in zip(_CLUSTERS.value, shapes, strict=True):
-    for uplink in _UPLINKS.value:
+def main(config: Config) -> int:
+  harness.start()
+  shapes = config.shapes()
+  work = 'benchmarks.collectives_bench:time_on_host'
+  for shape, (hosts, devices) in zip(config.clusters, shapes, strict=True):
+    for uplink in config.uplinks_mbps:
+      order = dataclasses.asdict(config) | {'uplink_mbps': uplink}
+      command = cluster_lib.host_command(work, order)
       try:
-        with cluster_lib.Cluster(hosts, devices, float(uplink)) as cluster:
-          cluster.run([*command, f'--uplinks_mbps={uplink}'], on_line=_show)
+        with cluster_lib.Cluster(hosts, devices, uplink) as cluster:
+          cluster.run(command, on_line=_show)
       except RuntimeError as error:
         print(f'collectives_bench: {shape}: {error}', file=sys.stderr)
         return 1
@@ -387,4 +326,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  harness.run(main, Config())

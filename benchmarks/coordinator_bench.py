@@ -11,9 +11,9 @@ machine, each served by a process of its own (`coordinator_sides`):
   reply; replies of one moment share it) and tokens. A round trip is one
   Exchange: the last shard consumed, the next one leased.
 - peer: DLRover's local master as it comes, and once more with its log off
-  (`quiet_peer`), in an environment of its own that is made in `--peer_venv`
-  from requirements-bench-dlrover.txt. A round trip is two calls, report and
-  get, on its own stub. It has no journal and no tokens.
+  (`quiet_peer`), in an environment of its own, which `make peers-dlrover` sets
+  up. A round trip is two calls, report and get, on its own stub. It has no
+  journal and no tokens.
 - echo: a grpc.aio server that answers the same Exchange without doing anything:
   the bound of any coordinator in Python on this gRPC.
 
@@ -38,50 +38,39 @@ In the last line `round_trips_per_s` is of 64 workers, closed; `p50_ms` and
 
 from collections.abc import Sequence
 import contextlib
+import dataclasses
 import os
 import pathlib
 import platform
 import statistics
+import sys
 import tempfile
 import time
-from typing import Any
+from typing import Annotated, Any
 
-from absl import app, flags
+import numpy as np
 
-from benchmarks import coordinator_sides, harness
+from benchmarks import coordinator_sides, harness, machine
 from benchmarks.coordinator_sides import Side
 
-_CLIENTS = flags.DEFINE_list(
-  'clients', ['1', '16', '64', '1000'], 'Numbers of workers, closed.'
-)
-_PACED_CLIENTS = flags.DEFINE_integer(
-  'paced_clients', 1000, 'Number of workers, paced; 0: leave the case out.', 0
-)
-_INTERVAL_S = flags.DEFINE_float('interval_s', 1.0, 'Pace of workers.', 0.01)
-_SECONDS = flags.DEFINE_float('seconds', 4.0, 'Length of a block.', 0.01)
-_NUM_BLOCKS = flags.DEFINE_integer('num_blocks', 5, 'Blocks of each side.', 1)
-_MILLION = flags.DEFINE_integer(
-  'million', 1_000_000, 'Shards of that case; 0: leave it out.', 0
-)
-_WITH_KILL = flags.DEFINE_bool('with_kill', True, 'Run that case.')
-_WITH_PEER = flags.DEFINE_bool('with_peer', True, 'Run the peer.')
-_PEER_VENV = flags.DEFINE_string(
-  'peer_venv', '.cache/dlrover', "Folder of the peer's environment; is made."
-)
-_JOURNAL_FOLDER = flags.DEFINE_string(
-  'journal_folder', None, 'Makes its folder there; default: the temporary one.'
-)
-
+_PEER_PYTHON = machine.ROOT / '.venv-dlrover' / 'bin' / 'python'
 _HEADLINE = 64
 _BATCH = 8
-_NUM_SHARDS = 1_000_000
-_KILL_CLIENTS = 64
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-  """Returns the smallest value that a share of them does not exceed."""
-  ordered = sorted(values)
-  return ordered[max(0, -int(-len(ordered) * share // 1) - 1)]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Flags."""
+
+  clients: Annotated[tuple[int, ...], 'Worker counts.'] = (1, 16, 64, 1000)
+  paced_clients: Annotated[int, 'Paced workers; 0: no such case.'] = 1000
+  interval_s: Annotated[float, 'Pace of workers.'] = 1.0
+  seconds: Annotated[float, 'Length of a block.'] = 4.0
+  num_blocks: Annotated[int, 'Blocks of each side.'] = 5
+  million: Annotated[int, 'Shards of that case; 0: leave it out.'] = 1_000_000
+  with_kill: Annotated[bool, 'Run that case.'] = True
+  with_peer: Annotated[bool, 'Run the peer.'] = True
+  journal_folder: Annotated[str | None, 'none: temporary.'] = None
 
 
 def figures(blocks: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -90,17 +79,22 @@ def figures(blocks: Sequence[dict[str, Any]]) -> dict[str, float]:
     {
       'round_trips_per_s': block['round_trips'] / block['wall_s'],
       'shards_per_s': block['shards'] / block['wall_s'],
-      'p50_ms': percentile(block['latencies_ms'], 0.5),
-      'p99_ms': percentile(block['latencies_ms'], 0.99),
+      'p50_ms': _percentile(block, 50),
+      'p99_ms': _percentile(block, 99),
       'server_cpu_us': block['server_cpu_s'] / block['round_trips'] * 1e6,
       'load_cpu_us': block['cpu_s'] / block['round_trips'] * 1e6,
     }
     for block in blocks
   ]
   return {
-    key: round(statistics.median(one[key] for one in per_block), 2)
+    key: statistics.median(one[key] for one in per_block)
     for key in per_block[0]
   }
+
+
+def _percentile(block: dict[str, Any], share: int) -> float:
+  found = np.percentile(block['latencies_ms'], share, method='inverted_cdf')
+  return float(found)
 
 
 def line_of(
@@ -114,7 +108,7 @@ def line_of(
   ours = line.get('round_trips_per_s')
   if 'peer' in blocks and case == 'batch':
     ratio = line['shards_per_s'] / line['peer_shards_per_s']
-    line['shards_ratio'] = round(ratio, 3)
+    line['shards_ratio'] = ratio
   elif ours and case != 'paced':  # There all do what they are asked to.
     for side, key in (
       ('peer', 'ratio'),
@@ -122,7 +116,7 @@ def line_of(
       ('echo', 'share_of_bound'),
     ):
       if side in blocks:
-        line[key] = round(ours / line[f'{side}_round_trips_per_s'], 3)
+        line[key] = ours / line[f'{side}_round_trips_per_s']
   return line
 
 
@@ -142,33 +136,30 @@ def fsyncs_per_s(folder: pathlib.Path, seconds: float = 1.0) -> float:
 
 
 def _alternate(
-  sides: Sequence[Side],
-  num_clients: int,
-  *,
-  num_wanted: int = 1,
-  **drive: float,
+  config: Config, sides: Sequence[Side], num_clients: int, **options: Any
 ) -> dict[str, list[dict[str, Any]]]:
   """Opens workers at all sides, and lets these take turns."""
+  pace = {k: options.pop(k) for k in ('interval_s',) if k in options}
+  for side in sides:
+    side.open(num_clients, **options)
+    side.drive(seconds=min(2.0, config.seconds), **pace)  # Warms up.
   blocks: dict[str, list[dict[str, Any]]] = {side.name: [] for side in sides}
-  for side in sides:
-    side.open(num_clients, num_shards=_NUM_SHARDS, num_wanted=num_wanted)
-    side.drive(seconds=min(2.0, _SECONDS.value), **drive)  # Warms up.
-  for _ in range(_NUM_BLOCKS.value):
+  for _ in range(config.num_blocks):
     for side in sides:
-      blocks[side.name].append(side.drive(seconds=_SECONDS.value, **drive))
+      blocks[side.name].append(side.drive(seconds=config.seconds, **pace))
   for side in sides:
-    side.close()
+    side.order('close')
   return blocks
 
 
-def _million(antjax: coordinator_sides.Antjax) -> dict[str, Any]:
+def _million(
+  antjax: coordinator_sides.Antjax, num_shards: int
+) -> dict[str, Any]:
   """Lets many shards go through, and looks at the memory."""
-  antjax.open(
-    16, num_shards=_MILLION.value, num_wanted=1000, data_set='million'
-  )
-  block = antjax.drive(seconds=600.0, num_shards=_MILLION.value)
+  antjax.open(16, num_shards=num_shards, num_wanted=1000, data_set='million')
+  block = antjax.drive(seconds=600.0, num_shards=num_shards)
   before = antjax.memory()
-  antjax.commit_epoch()
+  antjax.order('commit_epoch')  # A checkpoint has all of the first epoch.
   line = {
     'case': 'million',
     'shards': block['shards'],
@@ -179,85 +170,93 @@ def _million(antjax: coordinator_sides.Antjax) -> dict[str, Any]:
     'journal_bytes': antjax.journal_bytes(),
     'counts': antjax.counts('million'),
   }
-  antjax.close()
+  antjax.order('close')
   return line
 
 
-def _kill(sides: Sequence[Side]) -> dict[str, Any]:
+def _kill(sides: Sequence[Side], seconds: float) -> dict[str, Any]:
   """Kills each side's server in a block."""
-  line: dict[str, Any] = {'case': 'kill', 'clients': _KILL_CLIENTS}
+  line: dict[str, Any] = {'case': 'kill', 'clients': _HEADLINE}
   for side in sides:
-    if side.name in ('antjax', 'peer'):
-      prefix = '' if side.name == 'antjax' else 'peer_'
-      found = side.kill_and_restart(_KILL_CLIENTS, 2 * _SECONDS.value)
-      line |= {f'{prefix}{key}': value for key, value in found.items()}
+    prefix = '' if side.name == 'antjax' else 'peer_'
+    found = side.kill_and_restart(_HEADLINE, seconds)
+    line |= {f'{prefix}{key}': value for key, value in found.items()}
   return line
 
 
-def main(argv: Sequence[str]) -> None:
-  facts = harness.start(argv, python=platform.python_version())
+def _run(
+  config: Config,
+  antjax: coordinator_sides.Antjax,
+  others: Sequence[Side],
+  facts: dict[str, Any],
+) -> None:
+  """Prints the line of each case, and the summary."""
   summary: dict[str, Any] = {'case': 'summary'}
+  sides = [antjax, *others]
+
+  def emit(line: dict[str, Any], *keys: str, **renamed: str) -> None:
+    """Prints a line; some of its figures are of the summary too."""
+    harness.emit(line | facts)
+    kept = dict.fromkeys(keys) | renamed
+    summary.update({kept[k] or k: line[k] for k in kept if k in line})
+
+  for num_clients in config.clients:
+    blocks = _alternate(config, sides, num_clients)
+    keys = (
+      *('round_trips_per_s', 'peer_round_trips_per_s', 'ratio'),
+      *('quiet_peer_round_trips_per_s', 'quiet_ratio'),
+      *('echo_round_trips_per_s', 'share_of_bound'),
+    )
+    line = line_of('closed', num_clients, blocks)
+    emit(line, *(keys if num_clients == _HEADLINE else ()))
+  if num_paced := config.paced_clients:
+    blocks = _alternate(config, sides, num_paced, interval_s=config.interval_s)
+    offered = num_paced / config.interval_s
+    line = line_of('paced', num_paced, blocks) | {'offered_per_s': offered}
+    emit(line, 'p50_ms', 'p99_ms', 'peer_p99_ms')
+    summary['latencies_of'] = (
+      f'{num_paced} workers, paced, {offered:g} round trips a second in all'
+    )
+  two = [side for side in sides if side.name in ('antjax', 'peer')]
+  blocks = _alternate(config, two, _HEADLINE, num_wanted=_BATCH)
+  line = line_of('batch', _HEADLINE, blocks) | {'num_wanted': _BATCH}
+  emit(
+    line, shards_per_s='batch_shards_per_s', shards_ratio='batch_shards_ratio'
+  )
+  if config.million:
+    emit(_million(antjax, config.million), 'peak_bytes')
+  if config.with_kill:
+    keys = ('kept_after_kill', 'peer_kept_after_kill', 'back_after_s')
+    emit(_kill(two, 2 * config.seconds), *keys)
+  harness.emit(summary | facts)
+
+
+def main(config: Config) -> None:
+  if config.with_peer and not _PEER_PYTHON.exists():
+    sys.exit(
+      'The peer needs DLRover: run `make peers-dlrover`, or give --nowith_peer.'
+    )
+  facts = harness.start(python=platform.python_version())
   with contextlib.ExitStack() as stack:
     folder = pathlib.Path(
       stack.enter_context(
-        tempfile.TemporaryDirectory(dir=_JOURNAL_FOLDER.value)
+        tempfile.TemporaryDirectory(dir=config.journal_folder)
       )
     )
     facts['fsyncs_per_s'] = fsyncs_per_s(folder)
-
-    def emit(line: dict[str, Any]) -> None:
-      harness.emit(line | facts)
-
     antjax = coordinator_sides.Antjax(folder / 'antjax')
-    sides: list[Side] = [antjax, coordinator_sides.Echo(folder / 'echo')]
-    if _WITH_PEER.value:
-      python = coordinator_sides.peer_python(pathlib.Path(_PEER_VENV.value))
+    others: list[Side] = [coordinator_sides.Echo(folder / 'echo')]
+    if config.with_peer:
+      python = str(_PEER_PYTHON)
       for name, level in (('peer', 'INFO'), ('quiet_peer', 'ERROR')):
-        sides.append(coordinator_sides.Peer(folder / name, name, python, level))
-    for side in sides:
+        others.append(
+          coordinator_sides.Peer(folder / name, name, python, level)
+        )
+    for side in (antjax, *others):
       stack.callback(side.stop)
       side.start()
-    for num_clients in map(int, _CLIENTS.value):
-      line = line_of('closed', num_clients, _alternate(sides, num_clients))
-      emit(line)
-      if num_clients == _HEADLINE:
-        keys = ('round_trips_per_s', 'peer_round_trips_per_s', 'ratio')
-        keys += ('quiet_peer_round_trips_per_s', 'quiet_ratio')
-        keys += ('echo_round_trips_per_s', 'share_of_bound')
-        summary |= {key: line[key] for key in keys if key in line}
-    if _PACED_CLIENTS.value:
-      blocks = _alternate(
-        sides, _PACED_CLIENTS.value, interval_s=_INTERVAL_S.value
-      )
-      line = line_of('paced', _PACED_CLIENTS.value, blocks)
-      line['offered_per_s'] = round(_PACED_CLIENTS.value / _INTERVAL_S.value, 1)
-      emit(line)
-      summary |= {key: line[key] for key in ('p50_ms', 'p99_ms')}
-      if 'peer_p99_ms' in line:
-        summary['peer_p99_ms'] = line['peer_p99_ms']
-      summary['latencies_of'] = (
-        f'{_PACED_CLIENTS.value} workers, paced,'
-        f' {line["offered_per_s"]:g} round trips a second in all'
-      )
-    batch_sides = [side for side in sides if side.name in ('antjax', 'peer')]
-    line = line_of(
-      'batch', _HEADLINE, _alternate(batch_sides, _HEADLINE, num_wanted=_BATCH)
-    )
-    emit(line | {'num_wanted': _BATCH})
-    summary['batch_shards_per_s'] = line['shards_per_s']
-    if 'shards_ratio' in line:
-      summary['batch_shards_ratio'] = line['shards_ratio']
-    if _MILLION.value:
-      line = _million(antjax)
-      emit(line)
-      summary['peak_bytes'] = line['peak_bytes']
-    if _WITH_KILL.value:
-      line = _kill(sides)
-      emit(line)
-      keys = ('kept_after_kill', 'peer_kept_after_kill', 'back_after_s')
-      summary |= {key: line[key] for key in keys if key in line}
-    emit(summary)
+    _run(config, antjax, others, facts)
 
 
 if __name__ == '__main__':
-  app.run(main)
+  harness.run(main, Config())

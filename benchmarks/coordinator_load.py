@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fake workers that load a coordinator, the same way for every side.
 
-A process of fake workers takes orders, a JSON line each, on its standard input
-and answers on its standard output; `harness.Worker` is the other end. What a
-worker says to its coordinator is given by the side (`coordinator_workers` ours,
+`harness.Worker` is the other end of a process of fake workers. What a worker
+says to its coordinator is given by the side (`coordinator_workers` ours,
 `coordinator_peers` the peer's); how often, and how it is timed, is here. Needs
 nothing but grpc: the peer's environment has not our packages.
 
@@ -29,16 +28,14 @@ _AT_ONCE = 50  # Connections: a listen queue is finite.
 
 
 class Worker(Protocol):
-  """One fake worker."""
+  """One fake worker: `open` leases a first shard."""
 
-  async def open(self) -> None:
-    """Connects, and leases the first shard."""
+  async def open(self) -> None: ...
 
   async def round_trip(self) -> int:
     """Reports the shard it has, leases the next; the number of shards."""
 
-  async def close(self) -> None:
-    """Disconnects."""
+  async def close(self) -> None: ...
 
 
 async def drive(
@@ -49,15 +46,9 @@ async def drive(
 ) -> dict[str, Any]:
   """Lets all workers make round trips for a while.
 
-  Args:
-    workers: Open workers.
-    seconds: How long new round trips begin.
-    interval_s: One a worker in so many seconds, at random first times; a late
-      one is timed from when it was due. 0: the next begins when the last ends.
-    num_shards: None begins once so many shards are reported.
-
-  Returns:
-    Number of round trips and shards, wall and CPU seconds, latencies in ms.
+  Each makes one in `interval_s` at random first times, and a late one is timed
+  from when it was due; 0: the next begins when the last ends. None begins once
+  `num_shards` are reported.
   """
   latencies: list[float] = []
   shards = 0
@@ -92,9 +83,10 @@ async def drive(
   }
 
 
-async def _serve(
+async def serve(
   make_workers: Callable[..., Awaitable[Sequence[Worker]]],
 ) -> None:
+  """Takes orders until stdin ends; `make_workers` gets the fields of `open`."""
   out = os.fdopen(os.dup(1), 'w')
   os.dup2(2, 1)  # What libraries print must not get between the replies.
   workers: Sequence[Worker] = ()
@@ -110,18 +102,8 @@ async def _serve(
         await asyncio.gather(*(worker.open() for worker in some))
     elif do == 'drive':
       reply = await drive(workers, **order)
-    elif do == 'first':
-      await getattr(workers[0], order['method'])()
     elif do == 'close':
       await asyncio.gather(*(worker.close() for worker in workers))
-      workers = ()
+    else:
+      await getattr(workers[0], do)()
     print(json.dumps(reply), file=out, flush=True)
-
-
-def serve(make_workers: Callable[..., Awaitable[Sequence[Worker]]]) -> None:
-  """Takes orders until the standard input ends.
-
-  Args:
-    make_workers: Returns the workers of an order 'open' with these fields.
-  """
-  asyncio.run(_serve(make_workers))

@@ -5,9 +5,8 @@
   python -m benchmarks.coordinator_peers workers   takes orders on stdin
   python -m benchmarks.coordinator_peers kept ADDRESS
 
-run in the environment that `coordinator_bench` makes from
-requirements-bench-dlrover.txt: DLRover's packages get in the way of ours, so
-that neither our packages nor absl are imported here.
+run in the environment of `make peers-dlrover`: DLRover's packages get in the
+way of ours, so that neither our packages nor absl are imported here.
 
 A round trip of a fake worker is `report` of the last task and `get` of the next
 one, two calls: the peer has no call for both. They go through DLRover's own
@@ -16,12 +15,11 @@ that 64 of them are 64 threads: they got a fifth to two thirds fewer pairs out
 of the same master.
 """
 
-import argparse
 import asyncio
 from collections.abc import Sequence
 import importlib
 import json
-import pathlib
+import sys
 from typing import Any
 
 import grpc
@@ -29,21 +27,12 @@ import grpc
 from benchmarks import coordinator_load
 
 DATA_SET = 'bench'
-REQUIREMENTS = (
-  pathlib.Path(__file__).parents[1] / 'requirements-bench-dlrover.txt'
+
+
+# A local master, as `dlrover-run` starts it; a port comes behind.
+MASTER = (
+  *('dlrover.python.master.main', '--platform=local', '--job_name=bench'),
 )
-
-
-def master_command(python: str, port: int) -> list[str]:
-  """Returns the command of a local master, as `dlrover-run` starts it."""
-  return [
-    python,
-    '-m',
-    'dlrover.python.master.main',
-    '--platform=local',
-    '--job_name=bench',
-    f'--port={port}',
-  ]
 
 
 def _dlrover(module: str) -> Any:
@@ -100,10 +89,7 @@ def _master_client(address: str, node_id: int) -> Any:
 
 
 async def _make_workers(
-  address: str,
-  names: Sequence[int],
-  num_shards: int,
-  shard_size: int,
+  address: str, names: Sequence[int], num_shards: int, shard_size: int
 ) -> Sequence[coordinator_load.Worker]:
   client = await asyncio.to_thread(_master_client, address, 0)
   batch_size = max(1, shard_size // 10)
@@ -144,16 +130,8 @@ def _kept(address: str) -> dict[str, Any]:
   }
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser()
-  parser.add_argument('do', choices=['workers', 'kept'])
-  parser.add_argument('address', nargs='?')
-  args = parser.parse_args()
-  if args.do == 'workers':
-    coordinator_load.serve(_make_workers)
-  else:
-    print(json.dumps(_kept(args.address)))
-
-
 if __name__ == '__main__':
-  main()
+  if sys.argv[1] == 'workers':
+    asyncio.run(coordinator_load.serve(_make_workers))
+  else:
+    print(json.dumps(_kept(sys.argv[2])))

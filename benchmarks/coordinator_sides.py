@@ -2,13 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The servers that `coordinator_bench` compares, each with its fake workers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 import contextlib
 import json
 import os
 import pathlib
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -18,75 +17,61 @@ from typing import Any
 import psutil
 
 from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic import host_sockets
 from antjax.elastic.client import CoordinatorClient
-from benchmarks import coordinator_peers, coordinator_workers, harness
+from benchmarks import coordinator_peers, coordinator_workers, harness, machine
 
-_ROOT = pathlib.Path(__file__).parents[1]
 _START_S = 60.0
-_SHARD_SIZE = 1000
+_NUM_SHARDS = 1_000_000
 
 
 class Side:
   """A server that can be killed and started again, and a process of workers."""
 
   def __init__(
-    self, folder: pathlib.Path, name: str, python: str, workers: str
+    self,
+    folder: pathlib.Path,
+    name: str,
+    workers: str,
+    *,
+    python: str = sys.executable,
+    env: Mapping[str, str] | None = None,
   ):
-    """Starts nothing yet.
-
-    Args:
-      folder: For all that it writes; is made.
-      name: Name of the side.
-      python: Interpreter of both processes.
-      workers: Module of its workers.
-    """
+    """Starts nothing yet; `workers` is the module of the side's workers."""
     folder.mkdir(parents=True)
     self.folder, self.name = folder, name
-    self.port = _free_port()
-    self._python = python
-    self._workers_module = workers
+    self.port = host_sockets.free_port('127.0.0.1')
+    self.address = f'127.0.0.1:{self.port}'
+    self.target: dict[str, Any] = {'address': self.address}
+    self._env = dict(env or {})
+    self._side = harness.Side(
+      self._env, python=python, argv=(workers, 'workers')
+    )
     self._server: subprocess.Popen[bytes] | None = None
     self._workers: harness.Worker | None = None
 
-  @property
-  def address(self) -> str:
-    """host:port of the server."""
-    return f'127.0.0.1:{self.port}'
-
   def command(self) -> list[str]:
-    """Returns the command of the server."""
+    """Module of the server, with its arguments."""
     raise NotImplementedError
-
-  def env(self) -> dict[str, str]:
-    """Returns what its environment has beside ours."""
-    return {}
-
-  def target(self) -> dict[str, Any]:
-    """Returns what the order 'open' says beside names and sizes."""
-    return {'address': self.address}
 
   def start(self) -> None:
     """Starts both, and waits until the server serves."""
     self.start_server()
-    log = self.folder / 'workers.log'
-    with log.open('ab') as file:
-      side = harness.Side(
-        self._workers_module, ('workers',), self.env(), python=self._python
-      )
-      self._workers = harness.Worker(
-        f'workers of {self.name}', side, stderr=file
-      )
+    with (self.folder / 'workers.log').open('ab') as file:
+      name = f'workers of {self.name}'
+      self._workers = harness.Worker(name, self._side, stderr=file)
 
   def start_server(self) -> None:
     """Starts the server, and waits until it listens."""
     log = self.folder / 'server.log'
+    command = [self._side.python, '-m', *self.command()]
     with log.open('ab') as file:
       self._server = subprocess.Popen(
-        self.command(),
+        command,
         stdout=file,
         stderr=file,
-        cwd=_ROOT,
-        env=os.environ | self.env(),
+        cwd=machine.ROOT,
+        env=os.environ | self._env,
       )
     deadline = time.monotonic() + _START_S
     while True:
@@ -95,31 +80,22 @@ class Side:
         return
       if self._server.poll() is not None or time.monotonic() > deadline:
         raise RuntimeError(
-          f'{self.name}: {" ".join(self.command())} does not serve:\n'
+          f'{self.name}: {" ".join(command)} does not serve:\n'
           + log.read_text(errors='replace')[-2000:]
         )
       time.sleep(0.01)
 
-  def open(self, num_clients: int, num_shards: int, **fields: Any) -> None:
+  def open(self, num_clients: int, **fields: Any) -> None:
     """Connects workers, each with a first lease."""
-    self._order(
-      'open',
-      names=list(range(num_clients)),
-      num_shards=num_shards,
-      shard_size=_SHARD_SIZE,
-      **self.target(),
-      **fields,
-    )
+    sizes = {'num_shards': _NUM_SHARDS, 'shard_size': 1000}
+    names = list(range(num_clients))
+    self.order('open', names=names, **sizes | self.target | fields)
 
   def drive(self, **fields: float) -> dict[str, Any]:
     """Runs a block; adds the server's CPU seconds to what `drive` returns."""
     before = self._cpu_s()
-    block: dict[str, Any] = self._order('drive', **fields)
+    block: dict[str, Any] = self.order('drive', **fields)
     return block | {'server_cpu_s': self._cpu_s() - before}
-
-  def close(self) -> None:
-    """Disconnects the workers."""
-    self._order('close')
 
   def stop(self) -> None:
     """Ends both processes."""
@@ -130,7 +106,7 @@ class Side:
   def kill_server(self) -> None:
     """Kills the server, without a last word."""
     if self._server is not None:
-      self._server.send_signal(signal.SIGKILL)
+      self._server.kill()
       self._server.wait()
 
   def kill_and_restart(
@@ -140,21 +116,17 @@ class Side:
     raise NotImplementedError
 
   def memory(self) -> dict[str, int]:
-    """Returns the server's memory now, and the most it had."""
+    """The server's memory now, and the most it had."""
     assert self._server is not None
-    status = pathlib.Path(f'/proc/{self._server.pid}/status').read_text()
-    fields = dict(line.split(':', 1) for line in status.splitlines())
-    return {
-      key: int(fields[name].split()[0]) * 1024
-      for key, name in (('bytes', 'VmRSS'), ('peak_bytes', 'VmHWM'))
-    }
+    return machine.memory_of(self._server.pid)
 
   def _cpu_s(self) -> float:
     assert self._server is not None
     times = psutil.Process(self._server.pid).cpu_times()
     return float(times.user + times.system)
 
-  def _order(self, do: str, **fields: Any) -> Any:
+  def order(self, do: str, **fields: Any) -> Any:
+    """Gives the workers an order; `close` disconnects them."""
     assert self._workers is not None
     try:
       return self._workers.order(do, **fields)
@@ -167,12 +139,11 @@ class Antjax(Side):
   """Our coordinator, as users start it."""
 
   def __init__(self, folder: pathlib.Path):
-    super().__init__(
-      folder, 'antjax', sys.executable, coordinator_workers.__name__
-    )
+    super().__init__(folder, 'antjax', coordinator_workers.__name__)
     self._tokens = {
       role: secrets.token_urlsafe() for role in ('worker', 'operator')
     }
+    self.target['token'] = self._tokens['worker']
     path = folder / 'tokens'
     path.touch(0o600)
     path.write_text(
@@ -181,8 +152,6 @@ class Antjax(Side):
 
   def command(self) -> list[str]:
     return [
-      self._python,
-      '-m',
       'launch.coordinator',
       f'--journal={self.folder / "journal.db"}',
       f'--port={self.port}',
@@ -191,31 +160,22 @@ class Antjax(Side):
       '--lease_timeout_s=3600',
     ]
 
-  def target(self) -> dict[str, Any]:
-    return {'address': self.address, 'token': self._tokens['worker']}
-
   def client(self, role: str, name: str) -> CoordinatorClient:
     """Returns a client with the token of a role."""
     return CoordinatorClient(
       self.address, job=name, client=name, token=self._tokens[role]
     )
 
-  def commit_epoch(self) -> None:
-    """Commits a checkpoint with all of the first epoch."""
-    self._order('first', method='commit_epoch')
-
   def counts(self, data_set: str) -> dict[str, int]:
     """Returns how many shards of a data set are what."""
     with self.client('operator', 'bench') as client:
       status = json.loads(client.call('Status', pb.StatusRequest()).json)
-    jobs = [
+    (job,) = (
       job for job in status['jobs'] if job['name'] == coordinator_workers.JOB
-    ]
-    for one in jobs[0]['data_sets']:
-      if one['name'] == data_set:
-        counts: dict[str, int] = one['shards']
-        return counts
-    raise KeyError(data_set)
+    )
+    (found,) = (one for one in job['data_sets'] if one['name'] == data_set)
+    counts: dict[str, int] = found['shards']
+    return counts
 
   def journal_bytes(self) -> int:
     """Returns the size of the journal on disk."""
@@ -225,7 +185,7 @@ class Antjax(Side):
     self, num_clients: int, seconds: float
   ) -> dict[str, Any]:
     name = 'kill'
-    self.open(num_clients, num_shards=1_000_000, data_set=name)
+    self.open(num_clients, data_set=name)
     assert self._workers is not None
     self._workers.send('drive', seconds=seconds)
     time.sleep(seconds / 2)
@@ -236,14 +196,14 @@ class Antjax(Side):
     back_after_s = time.perf_counter() - began
     block = self._workers.receive()
     counts = self.counts(name)
-    self.close()
+    self.order('close')
     return {
       # Workers repeat what was not answered, so that both are equal if nothing
       # was lost or counted twice.
       'kept_after_kill': counts['consumed'] + counts['done'],
       'reported_shards': block['shards'],
       'longest_wait_ms': max(block['latencies_ms']),
-      'back_after_s': round(back_after_s, 3),
+      'back_after_s': back_after_s,
     }
 
 
@@ -251,18 +211,10 @@ class Echo(Side):
   """A server that does nothing: the bound."""
 
   def __init__(self, folder: pathlib.Path):
-    super().__init__(
-      folder, 'echo', sys.executable, coordinator_workers.__name__
-    )
+    super().__init__(folder, 'echo', coordinator_workers.__name__)
 
   def command(self) -> list[str]:
-    return [
-      self._python,
-      '-m',
-      coordinator_workers.__name__,
-      'echo',
-      str(self.port),
-    ]
+    return [coordinator_workers.__name__, 'echo', str(self.port)]
 
 
 class Peer(Side):
@@ -272,36 +224,29 @@ class Peer(Side):
     self, folder: pathlib.Path, name: str, python: str, log_level: str
   ):
     """See `Side`; the log level is DLRover's."""
-    super().__init__(folder, name, python, coordinator_peers.__name__)
-    self._log_level = log_level
+    workers = coordinator_peers.__name__
+    env = {'DLROVER_LOG_LEVEL': log_level}
+    super().__init__(folder, name, workers, python=python, env=env)
 
   def command(self) -> list[str]:
-    return coordinator_peers.master_command(self._python, self.port)
+    return [*coordinator_peers.MASTER, f'--port={self.port}']
 
-  def env(self) -> dict[str, str]:
-    return {'DLROVER_LOG_LEVEL': self._log_level}
-
-  def open(self, num_clients: int, num_shards: int, **fields: Any) -> None:
+  def open(self, num_clients: int, **fields: Any) -> None:
     fields.pop('num_wanted', None)  # It gives one task a call.
-    super().open(num_clients, num_shards, **fields)
+    super().open(num_clients, **fields)
 
   def kill_and_restart(
     self, num_clients: int, seconds: float
   ) -> dict[str, Any]:
-    self.open(num_clients, num_shards=1_000_000)
+    self.open(num_clients)
     block = self.drive(seconds=seconds / 2)
     self.kill_server()
     self.start_server()
+    command = [self._side.python, '-m', coordinator_peers.__name__]
     found = subprocess.run(
-      [
-        self._python,
-        '-m',
-        coordinator_peers.__name__,
-        'kept',
-        self.address,
-      ],
-      cwd=_ROOT,
-      env=os.environ | self.env(),
+      [*command, 'kept', self.address],
+      cwd=machine.ROOT,
+      env=os.environ | self._env,
       stdout=subprocess.PIPE,
       text=True,
       check=True,
@@ -312,34 +257,3 @@ class Peer(Side):
       'reported_shards': block['shards'],
       'answers_after_kill': kept,
     }
-
-
-def peer_python(venv: pathlib.Path) -> str:
-  """Returns the interpreter of the peer's environment; makes that if needed."""
-  python = venv.absolute() / 'bin' / 'python'
-  requirements = coordinator_peers.REQUIREMENTS
-  stamp = venv / 'requirements.txt'
-  wanted = requirements.read_text()
-  if not stamp.exists() or stamp.read_text() != wanted:
-    print(f'coordinator_bench: makes {venv} for DLRover.', file=sys.stderr)
-    pip = [str(python), '-m', 'pip', '--disable-pip-version-check', '--quiet']
-    _run([sys.executable, '-m', 'venv', '--clear', str(venv)])
-    _run([*pip, 'install', '-r', str(requirements)])
-    stamp.write_text(wanted)
-  return str(python)
-
-
-def _run(command: Sequence[str]) -> None:
-  done = subprocess.run(command, stdout=sys.stderr)
-  if done.returncode:
-    raise RuntimeError(
-      f'{" ".join(command)} failed with exit code {done.returncode}; its output'
-      ' is above. Without DLRover: --nowith_peer.'
-    )
-
-
-def _free_port() -> int:
-  with socket.socket() as sock:
-    sock.bind(('127.0.0.1', 0))
-    port: int = sock.getsockname()[1]
-    return port

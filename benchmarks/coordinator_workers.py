@@ -21,7 +21,7 @@ from typing import Any
 import grpc
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic.methods import SERVICE
+from antjax.elastic.methods import METHODS, SERVICE
 from benchmarks import coordinator_load
 
 JOB = 'bench'
@@ -31,23 +31,14 @@ _RETRY_S = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-  """What the fake workers work on.
-
-  Attributes:
-    address: host:port of the coordinator.
-    token: Its worker token.
-    data_set: Name of the data set.
-    num_shards: Number of shards of an epoch; there is no last epoch.
-    shard_size: Records in a shard.
-    num_wanted: Shards in a round trip.
-  """
+  """What the fake workers work on; a data set has no last epoch."""
 
   address: str
   token: str = ''
   data_set: str = 'bench'
   num_shards: int = 1_000_000
   shard_size: int = 1000
-  num_wanted: int = 1
+  num_wanted: int = 1  # Shards in a round trip.
 
 
 class Worker:
@@ -72,16 +63,11 @@ class Worker:
         ('grpc.max_reconnect_backoff_ms', 500),
       ],
     )
-    for name, reply in (
-      ('CreateDataSet', pb.Empty),
-      ('Begin', pb.Empty),
-      ('Commit', pb.Empty),
-      ('Exchange', pb.ExchangeReply),
-    ):
+    for name, method in METHODS.items():
       self._calls[name] = self._channel.unary_unary(
         f'/{SERVICE}/{name}',
         request_serializer=lambda message: message.SerializeToString(),
-        response_deserializer=reply.FromString,
+        response_deserializer=method.reply.FromString,
       )
     await self._channel.channel_ready()
     await self._call(
@@ -161,27 +147,20 @@ async def make_workers(
 async def _echo(port: int) -> None:
   lease = pb.Lease(shard=pb.Shard(epoch=0, index=7, start=7000, stop=8000))
 
-  async def exchange(request: pb.ExchangeRequest, context: Any) -> Any:
+  async def answer(request: Any, context: Any) -> Any:
     del context
-    return pb.ExchangeReply(leases=[lease] * request.num_wanted)
-
-  async def nothing(request: Any, context: Any) -> Any:
-    del request, context
+    if isinstance(request, pb.ExchangeRequest):
+      return pb.ExchangeReply(leases=[lease] * request.num_wanted)
     return pb.Empty()
 
   server = grpc.aio.server()
-  kinds = {
-    'CreateDataSet': (pb.CreateDataSetRequest, nothing),
-    'Begin': (pb.BeginRequest, nothing),
-    'Exchange': (pb.ExchangeRequest, exchange),
-  }
   handlers = {
     name: grpc.unary_unary_rpc_method_handler(
-      call,
-      request_deserializer=kind.FromString,
+      answer,
+      request_deserializer=method.request.FromString,
       response_serializer=lambda message: message.SerializeToString(),
     )
-    for name, (kind, call) in kinds.items()
+    for name, method in METHODS.items()
   }
   server.add_generic_rpc_handlers(
     (grpc.method_handlers_generic_handler(SERVICE, handlers),)
@@ -192,16 +171,8 @@ async def _echo(port: int) -> None:
   await server.wait_for_termination()
 
 
-def main() -> None:
-  if sys.argv[1:] == ['workers']:
-    coordinator_load.serve(make_workers)
-  elif len(sys.argv) == 3 and sys.argv[1] == 'echo':
-    asyncio.run(_echo(int(sys.argv[2])))
-  else:
-    sys.exit(
-      'usage: coordinator_workers workers, or coordinator_workers echo PORT'
-    )
-
-
 if __name__ == '__main__':
-  main()
+  if sys.argv[1:] == ['workers']:
+    asyncio.run(coordinator_load.serve(make_workers))
+  else:
+    asyncio.run(_echo(int(sys.argv[2])))

@@ -8,138 +8,182 @@ prints a JSON line for each model and loader of the peer, torch-rechub: `own`,
 its DataLoader over rows as its users run it, and `batched`, where that is
 replaced by slices of tensors, so that the models compete. The loader `fuxictr`
 is FuxiCTR with its own, for the models that it has too, where it is installed
-(the extra `bench_fuxictr`, which brings Ray). Needs the extra `bench`, and the
-folder that launch/prepare_data.py writes by default.
+(the extra `bench_fuxictr`, which brings Ray). Needs the folder that
+launch/prepare_data.py writes by default.
 
-Both train the same clicks (see `ctr_problem`) for the same number of epochs in
-blocks of steps that take turns; only one works at a time. `rows_per_s` is of
-whole steps, from arrays in memory to new parameters, without the first eighth
-of each block; medians of the blocks are compared. `auc` is of the test clicks
-after all of it, `auc_difference` ours less the peer's with a 95 % interval over
-users (paired bootstrap).
+A click is a rating of four or five stars of MovieLens-1M; a scenario is a group
+of ages, as in Scenario-Wise-Rec. All sides see the same six fields, 16 wide:
+user, item, gender, age, occupation, scenario. The sizes of the models are those
+below; the peer's MLPs have batch normalization, which it does not let one leave
+out.
+
+All train for the same number of epochs in blocks of steps that take turns; only
+one works at a time. `rows_per_s` is of whole steps, from arrays in memory to
+new parameters, without the first eighth of each block; medians of the blocks
+are compared. `auc` is of the test clicks after all of it, `auc_difference` ours
+less the peer's with a 95 % interval over users (paired bootstrap).
 `flops_bound_s` is the time of a step's matrix products at the rate that this
 machine reaches for a large one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+import dataclasses
 import os
 import pathlib
 import statistics
 import tempfile
-from typing import Any
+import time
+from typing import Annotated, Any
 
-from absl import app, flags
 import numpy as np
 
-from benchmarks import ctr_figures, harness
-from benchmarks import ctr_problem as problem_lib
+from benchmarks import harness, machine
 
-_DATA = flags.DEFINE_string('data', 'data/ml-1m', 'Prepared clicks.')
-_MODELS = flags.DEFINE_list('models', [], 'Only these; empty: all.')
-_LOADERS = flags.DEFINE_list(
-  'loaders',
-  list(problem_lib.LOADERS),
-  'Of the peer, fuxictr: another one; it is left out where it is missing.',
-)
-_EPOCHS = flags.DEFINE_float('epochs', 2.0, 'Passes over the training clicks.')
-_BLOCKS = flags.DEFINE_integer('blocks', 6, 'Blocks that the steps go in.', 1)
-_THREADS = flags.DEFINE_integer('threads', os.cpu_count(), 'PyTorch threads.')
-_WORKER = flags.DEFINE_string('worker', '', 'Internal: the side to be.')
+MODELS = ('mlp', 'deepfm', 'dcnv2', 'shared_bottom', 'mmoe', 'ple')
+LOADERS = ('own', 'batched', 'fuxictr')
+FUXICTR_MODELS = ('deepfm', 'dcnv2')
+DIM = 16
+BATCH = 2048
+# Widths of the deep part, towers and experts.
+WIDTHS, TOWER_WIDTHS, EXPERT_WIDTHS = (256, 128), (64,), (128,)
+NUM_EXPERTS, NUM_SPECIFIC, NUM_LEVELS, CROSS_LAYERS = 4, 1, 1, 3
+LEARNING_RATE = 1e-3
+SCENARIOS = ('1+18', '25', '35+45+50+56')
+FIELDS = ('user', 'item', 'gender', 'age', 'occupation', 'scenario')
 
 
-def _work() -> None:
-  """Serves orders until there are no more."""
-  sides: dict[str, Any] = {}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Flags."""
 
-  def ours(model: str, data: str, run_dir: str, problem: str) -> None:
-    from benchmarks import ctr_form
+  data: Annotated[str, 'Prepared clicks.'] = 'data/ml-1m'
+  models: Annotated[tuple[str, ...], 'Only these; empty: all.'] = ()
+  loaders: Annotated[tuple[str, ...], 'Loaders of the peers.'] = LOADERS
+  epochs: Annotated[float, 'Passes over the training clicks.'] = 2.0
+  blocks: Annotated[int, 'Blocks that the steps go in.'] = 6
+  threads: Annotated[int, 'PyTorch threads.'] = os.cpu_count() or 1
 
-    side = sides['side'] = ctr_form.Form(model, data, run_dir)
-    problem_lib.save(side.problem(), problem)
-    side.train(5)
 
-  def peer(model: str, loader: str, problem: str) -> None:
-    import torch
+class Trained:
+  """Base of all sides: a model that is trained on and scored."""
 
-    torch.set_num_threads(_THREADS.value)
-    made = problem_lib.load(problem)
-    if loader == 'fuxictr':
-      from benchmarks.ctr_fuxictr import Peer
-    else:
-      from benchmarks.ctr_peers import Peer
-    sides['side'] = Peer(model, loader, made)
-    sides['side'].train(5)
+  def train(self, num_steps: int) -> float:
+    """Trains on; returns seconds."""
+    raise NotImplementedError
 
-  def timed(steps: int) -> dict[str, list[float]]:
+  def logits(self) -> np.ndarray:
+    """Logits of the test clicks."""
+    raise NotImplementedError
+
+  def rows_per_s(self, steps: int) -> float:
+    """Trains a block of steps; the rate of all but its first eighth."""
     # Untimed: a virtual machine takes back memory of idlers.
     first = steps // 8
-    sides['side'].train(first)
-    seconds = sides['side'].train(steps - first)
-    return {'rows_per_s': [(steps - first) * problem_lib.BATCH / seconds]}
+    self.train(first)
+    return (steps - first) * BATCH / self.train(steps - first)
 
-  def logits(path: str) -> None:
-    np.save(path, sides['side'].logits())
-
-  harness.serve(
-    {
-      'ours': ours,
-      'peer': peer,
-      'time': timed,
-      'logits': logits,
-      'matmul': harness.matmul_flops_per_s,
-    }
-  )
+  def write_logits(self, path: str) -> None:
+    """Writes the logits of the test clicks."""
+    np.save(path, self.logits())
 
 
-def _side(name: str, *, is_peer: bool) -> harness.Side:
-  return harness.Side(
-    'benchmarks.ctr_bench',
-    (f'--worker={name}', f'--threads={_THREADS.value}'),
-    harness.PEER_ENV if is_peer else harness.ANTJAX_ENV,
-    is_peer=is_peer,
-  )
+def compared(
+  ours: np.ndarray, peers: np.ndarray, test: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+  """AUC of both sides, and ours less the peer's with its 95 % interval."""
+  from antjax.metrics import by_slice as scores  # Peers do without antjax.
+
+  nothing = np.zeros(len(ours), np.int32)
+  columns = {
+    'label': test['label'],
+    'user': test['user'],
+    **dict.fromkeys(('scenario', 'user_count', 'item_count'), nothing),
+  }
+  config = scores.ScoreConfig(num_resamples=200)
+  none = scores.ScoreConfig(num_resamples=0)
+
+  def auc(logits: np.ndarray) -> float:
+    table = scores.score({**columns, 'prediction': logits}, none)
+    return table[scores.ALL].metrics['AUC'].value
+
+  first, other = (scores.sample(columns, [x], config) for x in (peers, ours))
+  table = scores.difference(first, other)
+  difference = table[scores.ALL].metrics['AUC']
+  return {
+    'auc': auc(ours),
+    'peer_auc': auc(peers),
+    'auc_difference': list(difference),
+  }
+
+
+def flops_of_step(model: str) -> float:
+  """FLOPs of a step's matrix products, for each row those of its scenario."""
+  width = len(FIELDS) * DIM
+
+  def mlp(*widths: int) -> int:
+    return sum(a * b for a, b in zip(widths, widths[1:]))
+
+  deep = mlp(width, *WIDTHS)
+  last = WIDTHS[-1]
+  expert = mlp(width, *EXPERT_WIDTHS)
+  top = EXPERT_WIDTHS[-1]
+  shared, own = NUM_EXPERTS, NUM_SPECIFIC
+  tower = mlp(top, *TOWER_WIDTHS, 1)
+  products = {
+    'mlp': deep + last,
+    'deepfm': deep + last,
+    'dcnv2': deep + last + width + CROSS_LAYERS * width * width,
+    'shared_bottom': deep + mlp(last, *TOWER_WIDTHS, 1),
+    'mmoe': shared * (expert + width) + tower,
+    'ple': (shared + own) * (expert + width) + tower,
+  }
+  return 6.0 * BATCH * products[model]
 
 
 def _has(loader: str, model: str) -> bool:
   """Whether a peer has a model, and is installed."""
   if loader != 'fuxictr':
     return True
-  return model in problem_lib.FUXICTR_MODELS and harness.peers_have('fuxictr')
+  return model in FUXICTR_MODELS and machine.peers_have('fuxictr')
 
 
-def _lines(model: str, folder: pathlib.Path) -> Iterator[dict[str, Any]]:
+def _lines(
+  config: Config, model: str, folder: pathlib.Path
+) -> Iterator[dict[str, Any]]:
   """Trains one model on all sides; yields a line for each of the peer's."""
-  problem_path = str(folder / 'problem.npz')
-  loaders = [x for x in _LOADERS.value if _has(x, model)]
-  sides = {'antjax': _side(f'antjax {model}', is_peer=False)} | {
-    loader: _side(f'{loader} {model}', is_peer=True) for loader in loaders
-  }
-  with harness.workers(sides) as workers:
-    workers['antjax'].order(
-      'ours',
+  path = str(folder / 'problem.npz')
+  loaders = [x for x in config.loaders if _has(x, model)]
+  peer = harness.Side(is_peer=True, threads=config.threads)
+  sides = {'antjax': harness.OURS} | dict.fromkeys(loaders, peer)
+  with harness.workers(sides, model) as workers:
+    workers['antjax'].make(
+      'benchmarks.ctr_form:Form',
       model=model,
-      data=_DATA.value,
+      folder=config.data,
       run_dir=str(folder / model),
-      problem=problem_path,
+      problem=path,
     )
     for loader in loaders:
-      workers[loader].order(
-        'peer', model=model, loader=loader, problem=problem_path
-      )
-    problem = problem_lib.load(problem_path)
-    num_rows = len(problem.train['label'])
-    steps = round(_EPOCHS.value * num_rows / problem_lib.BATCH)
-    edges = np.linspace(0, steps, _BLOCKS.value + 1).astype(int)
+      kind = 'fuxictr' if loader == 'fuxictr' else 'peers'
+      options = {'model': model, 'loader': loader, 'problem': path}
+      workers[loader].make(f'benchmarks.ctr_{kind}:Peer', **options)
+    problem = harness.load(path)
+    test = {name: problem[f'test.{name}'] for name in ('label', 'user')}
+    steps = round(config.epochs * len(problem['train.label']) / BATCH)
+    edges = np.linspace(0, steps, config.blocks + 1).astype(int)
     rates: dict[str, list[float]] = {name: [] for name in workers}
+    for worker in workers.values():
+      worker.order('train', num_steps=5)
     for size in np.diff(edges).tolist():
-      for name, found in harness.take_turns(workers, 1, steps=size).items():
-        rates[name] += found['rows_per_s']
+      for name, worker in workers.items():
+        time.sleep(harness.PAUSE_S)
+        rates[name].append(worker.order('rows_per_s', steps=size))
     logits = {}
     for name, worker in workers.items():
-      path = folder / f'{model}_{name}.npy'
-      worker.order('logits', path=str(path))
-      logits[name] = np.load(path)
-    flops_per_s = workers['antjax'].order('matmul')
+      written = str(folder / f'{name}.npy')
+      worker.order('write_logits', path=written)
+      logits[name] = np.load(written)
+    flops_per_s = workers['antjax'].order('matmul_flops_per_s')
   ours = statistics.median(rates['antjax'])
   for loader in loaders:
     theirs = statistics.median(rates[loader])
@@ -149,34 +193,24 @@ def _lines(model: str, folder: pathlib.Path) -> Iterator[dict[str, Any]]:
       'loader': loader,
       'rows_per_s': round(ours),
       'peer_rows_per_s': round(theirs),
-      'ratio': round(ours / theirs, 2),
-      **ctr_figures.compared(logits['antjax'], logits[loader], problem.test),
-      'flops_bound_s': round(
-        ctr_figures.flops_of_step(model, problem) / flops_per_s, 6
-      ),
-      'step_s': round(problem_lib.BATCH / ours, 6),
+      'ratio': ours / theirs,
+      **compared(logits['antjax'], logits[loader], test),
+      'flops_bound_s': flops_of_step(model) / flops_per_s,
+      'step_s': BATCH / ours,
       'steps': steps,
-      'spread': {n: [round(min(x)), round(max(x))] for n, x in rates.items()},
+      'spread': {name: harness.min_max(x) for name, x in rates.items()},
     }
 
 
-def main(argv: Sequence[str]) -> None:
-  if _WORKER.value:
-    _work()
-    return
-  models = harness.choose(
-    'models', _MODELS.value, {name: name for name in problem_lib.MODELS}
-  )
-  harness.choose(
-    'loaders', _LOADERS.value, {name: name for name in problem_lib.LOADERS}
-  )
-  facts = harness.start(argv, dtype='float32', torch_threads=_THREADS.value)
+def main(config: Config) -> None:
+  models = harness.choose('models', config.models, {n: n for n in MODELS})
+  harness.choose('loaders', config.loaders, dict.fromkeys(LOADERS))
+  facts = harness.start(dtype='float32', torch_threads=config.threads)
   with tempfile.TemporaryDirectory() as folder:
     for model in models:
-      for line in _lines(model, pathlib.Path(folder)):
+      for line in _lines(config, model, pathlib.Path(folder)):
         harness.emit(line | facts)
-  harness.finish()
 
 
 if __name__ == '__main__':
-  app.run(main)
+  harness.run(main, Config())

@@ -2,67 +2,102 @@
 # SPDX-License-Identifier: Apache-2.0
 """antjax's side of `ctr_bench`: the trainer of launch/train_clicks.py."""
 
+import dataclasses
+import itertools
 import pathlib
 import time
-from typing import Any
 
 import jax
 import numpy as np
 
+from antjax.ctr.antm2c.model import FieldConfig
 from antjax.jobs import job as job_lib
 from antjax.jobs import script
-from antjax.jobs.clicks import data as antm2c_data
+from antjax.jobs.clicks import config as clicks_config
+from antjax.jobs.clicks import data as clicks_data
 from antjax.jobs.clicks.training import ClickJob
 from antjax.mesh import mesh as mesh_lib
-from benchmarks import ctr_problem
+from antjax.networks.load import NetworkConfig
+from benchmarks import ctr_bench, harness
 
 
-def job_of(config: Any) -> job_lib.Job:
-  """A job without flags, in this process."""
-  run_dir = pathlib.Path(config.run_dir)
-  run_dir.mkdir(parents=True, exist_ok=True)
-  mesh = mesh_lib.make_mesh(intra=1)
-  return job_lib.Job(mesh, run_dir, script.stop_request, config)
+def _config(folder: str, model: str, run_dir: str) -> clicks_config.Config:
+  """The config of launch/train_clicks.py for one model."""
+  return clicks_config.Config(
+    run_dir=run_dir,
+    data=folder,
+    model=model,
+    scenario='age',
+    scenario_groups=ctr_bench.SCENARIOS,
+    history='none',
+    batch_size=ctr_bench.BATCH,
+    network=NetworkConfig(
+      widths=ctr_bench.WIDTHS,
+      tower_widths=ctr_bench.TOWER_WIDTHS,
+      expert_widths=ctr_bench.EXPERT_WIDTHS,
+      num_experts=ctr_bench.NUM_EXPERTS,
+      num_specific=ctr_bench.NUM_SPECIFIC,
+      num_levels=ctr_bench.NUM_LEVELS,
+      cross_layers=ctr_bench.CROSS_LAYERS,
+    ),
+    fields=FieldConfig(
+      use=('user', 'item', 'columns'),
+      embedding_dim=ctr_bench.DIM,
+      learning_rate=ctr_bench.LEARNING_RATE,
+    ),
+    optimizer=dataclasses.replace(
+      clicks_config.Config.optimizer, learning_rate=ctr_bench.LEARNING_RATE
+    ),
+    checkpoint_every=1_000_000,
+  )
 
 
-class Form:
+def job_of(config: clicks_config.Config) -> job_lib.Job:
+  """A job of one device in this process, without flags."""
+  path = pathlib.Path(config.run_dir)
+  path.mkdir(parents=True, exist_ok=True)
+  mesh = mesh_lib.make_mesh(intra=1, devices=jax.devices()[:1])
+  return job_lib.Job(mesh, path, script.stop_request, config)
+
+
+class Form(ctr_bench.Trained):
   """One model, trained for as many steps as it is told."""
 
-  def __init__(self, model: str, folder: str, run_dir: str):
-    config = ctr_problem.config(folder, model, run_dir)
+  def __init__(self, model: str, folder: str, run_dir: str, problem: str):
+    """Reads the clicks, and writes them for the peers."""
+    config = _config(folder, model, run_dir)
     job = job_of(config)
-    self._data = antm2c_data.ScenarioData(config, job)
-    self._job = ClickJob(config, job, self._data, seed=0, name=model)
-    trainer = self._job.trainer
-    self._state = trainer.init(self._job._model.init_params, seed=0)
-    self._batches = iter(self._data.training(self._job._model, 0, model))
-
-  def problem(self) -> ctr_problem.Problem:
-    """The same clicks, for the peer."""
-    return ctr_problem.arrays(self._data)
+    data = clicks_data.ScenarioData(config, job)
+    harness.save(_arrays(data), problem)
+    self._job = ClickJob(config, job, data, seed=0, name=model)
+    self._state = self._job.trainer.init(self._job._model.init_params, seed=0)
+    self._batches = iter(data.training(self._job._model, 0, model))
 
   def train(self, num_steps: int) -> float:
-    """Trains on; returns seconds."""
     start = time.perf_counter()
-    self._state = self._job.trainer.fit(
-      self._state, _Taken(self._batches), int(self._state.step) + num_steps
-    )
+    # It continues where it was, without a position to restore.
+    batches = itertools.chain(self._batches)
+    last = int(self._state.step) + num_steps
+    self._state = self._job.trainer.fit(self._state, batches, last)
     jax.block_until_ready(self._state)
     return time.perf_counter() - start
 
   def logits(self) -> np.ndarray:
-    """Of the test clicks."""
     return self._job.logits(self._state, 'test')['prediction']
 
 
-class _Taken:
-  """An iterator that continues where it was, without a position to restore."""
-
-  def __init__(self, iterator: Any):
-    self._iterator = iterator
-
-  def __iter__(self) -> '_Taken':
-    return self
-
-  def __next__(self) -> Any:
-    return next(self._iterator)
+def _arrays(data: clicks_data.ScenarioData) -> dict[str, np.ndarray]:
+  """The clicks for the peers: SPLIT.FIELD, SPLIT.label, ids.FIELD (counts)."""
+  sizes = data.sizes
+  found = {'ids.user': sizes.num_users, 'ids.item': sizes.num_items}
+  found |= {f'ids.{name}': num for name, num in sizes.columns.items()}
+  found['ids.scenario'] = sizes.num_scenarios
+  arrays = {name: np.array(num) for name, num in found.items()}
+  for split in ('train', 'test'):
+    clicks = data.splits[split]
+    for name in clicks.names:
+      short = name.removeprefix('column_')
+      if short in ctr_bench.FIELDS:
+        arrays[f'{split}.{short}'] = np.ascontiguousarray(clicks.column(name))
+    arrays[f'{split}.label'] = clicks.label
+  return arrays

@@ -26,8 +26,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from benchmarks import ctr_bench as problem_lib
 from benchmarks import ctr_peers
-from benchmarks import ctr_problem as problem_lib
 
 
 class _Model(BaseModel):

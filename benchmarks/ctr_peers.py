@@ -19,7 +19,8 @@ from torch_rechub.models.multi_task import MMOE, PLE, SharedBottom
 from torch_rechub.models.ranking import DCNv2, DeepFM
 from torch_rechub.utils.data import DataGenerator
 
-from benchmarks import ctr_problem as problem_lib
+from benchmarks import ctr_bench as problem_lib
+from benchmarks import harness
 
 _NUM_SCENARIOS = len(problem_lib.SCENARIOS)
 
@@ -40,7 +41,7 @@ class _MLPModel(torch.nn.Module):
 
 
 def make(name: str, num_ids: Mapping[str, int]) -> torch.nn.Module:
-  """A model of the sizes in `ctr_problem`."""
+  """A model of the sizes in `ctr_bench`."""
   features = [
     SparseFeature(field, vocab_size=num_ids[field], embed_dim=problem_lib.DIM)
     for field in problem_lib.FIELDS
@@ -76,14 +77,19 @@ def make(name: str, num_ids: Mapping[str, int]) -> torch.nn.Module:
   )
 
 
-class Peer:
-  """One model with one loader; another library overrides the three below."""
+class Peer(problem_lib.Trained):
+  """One model with one loader; another library overrides the four below."""
 
-  def __init__(self, model: str, loader: str, problem: problem_lib.Problem):
+  def __init__(self, model: str, loader: str, problem: str):
     torch.manual_seed(0)
-    self._test = problem.test
-    self._make(model, problem.num_ids)
-    self._batches = self._endless(loader, problem.train)
+    arrays = harness.load(problem)
+    parts: dict[str, dict[str, Any]] = {'train': {}, 'test': {}, 'ids': {}}
+    for name, x in arrays.items():
+      part, _, field = name.partition('.')
+      parts[part][field] = x if x.ndim else int(x)
+    self._test = parts['test']
+    self._make(model, parts['ids'])
+    self._batches = self._endless(loader, parts['train'])
 
   def _make(self, model: str, num_ids: Mapping[str, int]) -> None:
     self._model = make(model, num_ids)
@@ -127,7 +133,6 @@ class Peer:
     return found
 
   def train(self, num_steps: int) -> float:
-    """Trains on; returns seconds."""
     self._model.train()
     start = time.perf_counter()
     for _ in range(num_steps):
@@ -135,7 +140,6 @@ class Peer:
     return time.perf_counter() - start
 
   def logits(self) -> np.ndarray:
-    """Of the test clicks."""
     self._model.eval()
     parts = []
     with torch.no_grad():

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The problem of `dlrm_problem` in PyTorch, with tables of two libraries.
+"""The DLRM step of `meta_problem` in PyTorch, with tables of two libraries.
 
 - `tbe`: one table-batched embedding of fbgemm, its optimizer in the backward.
 - `torchrec`: TorchRec's FusedEmbeddingBagCollection, which is built on that.
@@ -20,29 +20,29 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 
-from benchmarks import dlrm_problem
-
-PEERS = ('tbe', 'torchrec')
+from benchmarks import harness, meta_problem
 
 # Takes what `_inputs` made of a batch; returns vectors [B, F * D].
 _Lookup = Callable[[Any], torch.Tensor]
 
 
-def make_step(
-  peer: str, case: dlrm_problem.DLRMCase, arrays: dict[str, np.ndarray]
-) -> tuple[Callable[[], Any], Callable[[], dict[str, np.ndarray]]]:
-  """Returns the step, and what reads loss and weights after it."""
-  make = {'tbe': _tbe, 'torchrec': _torchrec}[peer]
-  lookup, inputs, weights = make(case, arrays['ids'])
-  for weight, table in zip(weights, dlrm_problem.tables(case), strict=True):
+def make_dlrm(
+  case: dict[str, Any], problem: str, peer: str
+) -> meta_problem.Step:
+  """Returns the step of a peer on a problem of `meta_problem.make_dlrm`."""
+  made, arrays = meta_problem.DLRMCase(**case), harness.load(problem)
+  make_tables = {'tbe': _tbe, 'torchrec': _torchrec}[peer]
+  lookup, inputs, weights = make_tables(made, arrays['ids'])
+  values = meta_problem.dlrm_tables(made)
+  for weight, table in zip(weights, values, strict=True):
     weight.copy_(torch.from_numpy(table))
-  mlp = _mlp(case, arrays)
-  optimizer = torch.optim.SGD(mlp.parameters(), lr=dlrm_problem.DENSE_RATE)
+  mlp = _mlp(made, arrays)
+  optimizer = torch.optim.SGD(mlp.parameters(), lr=meta_problem.DENSE_RATE)
   labels = torch.from_numpy(arrays['label'])
   state = {'step': 0, 'loss': None}
 
   def run() -> Any:
-    i = state['step'] % case.num_batches
+    i = state['step'] % made.num_batches
     logits = mlp(lookup(inputs[i]))[:, 0]
     loss = F.binary_cross_entropy_with_logits(logits, labels[i])
     optimizer.zero_grad(set_to_none=True)
@@ -53,7 +53,7 @@ def make_step(
     return state['loss']
 
   def answer() -> dict[str, np.ndarray]:
-    ids = dlrm_problem.probed_rows(case, arrays['ids'][0])
+    ids = meta_problem.probed_rows(made, arrays['ids'][0])
     rows = [w.detach()[torch.from_numpy(i)] for w, i in zip(weights, ids)]
     return {
       'loss': state['loss'].numpy(),
@@ -61,11 +61,11 @@ def make_step(
       'w0': mlp[0].weight.detach().numpy().T,
     }
 
-  return run, answer
+  return meta_problem.Step(run, answer)
 
 
 def _mlp(
-  case: dlrm_problem.DLRMCase, arrays: dict[str, np.ndarray]
+  case: meta_problem.DLRMCase, arrays: dict[str, np.ndarray]
 ) -> nn.Sequential:
   layers: list[nn.Module] = []
   for i in range(len(case.widths)):
@@ -77,11 +77,11 @@ def _mlp(
   return nn.Sequential(*layers[:-1])
 
 
-def _offsets(case: dlrm_problem.DLRMCase) -> torch.Tensor:
+def _offsets(case: meta_problem.DLRMCase) -> torch.Tensor:
   return torch.arange(case.num_features * case.batch_size + 1)
 
 
-def _tbe(case: dlrm_problem.DLRMCase, ids: np.ndarray) -> tuple:
+def _tbe(case: meta_problem.DLRMCase, ids: np.ndarray) -> tuple:
   table = tbe_ops.SplitTableBatchedEmbeddingBagsCodegen(
     [
       (
@@ -93,8 +93,8 @@ def _tbe(case: dlrm_problem.DLRMCase, ids: np.ndarray) -> tuple:
     ]
     * case.num_features,
     optimizer=split_embedding_configs.EmbOptimType.EXACT_ROWWISE_ADAGRAD,
-    learning_rate=dlrm_problem.TABLE_RATE,
-    eps=dlrm_problem.EPS,
+    learning_rate=meta_problem.TABLE_RATE,
+    eps=meta_problem.EPS,
     pooling_mode=tbe_common.PoolingMode.SUM,
   )
   offsets = _offsets(case)
@@ -106,7 +106,7 @@ def _tbe(case: dlrm_problem.DLRMCase, ids: np.ndarray) -> tuple:
   return lookup, inputs, table.split_embedding_weights()
 
 
-def _torchrec(case: dlrm_problem.DLRMCase, ids: np.ndarray) -> tuple:
+def _torchrec(case: meta_problem.DLRMCase, ids: np.ndarray) -> tuple:
   from torchrec import EmbeddingBagConfig, KeyedJaggedTensor, PoolingType
   from torchrec.modules import fused_embedding_modules
   from torchrec.optim import RowWiseAdagrad
@@ -124,10 +124,7 @@ def _torchrec(case: dlrm_problem.DLRMCase, ids: np.ndarray) -> tuple:
       for name in names
     ],
     optimizer_type=RowWiseAdagrad,
-    optimizer_kwargs={
-      'lr': dlrm_problem.TABLE_RATE,
-      'eps': dlrm_problem.EPS,
-    },
+    optimizer_kwargs={'lr': meta_problem.TABLE_RATE, 'eps': meta_problem.EPS},
     device=torch.device('cpu'),
   )
   inputs = [

@@ -28,14 +28,12 @@ Modes:
 
 from collections.abc import Sequence
 import dataclasses
-import json
 import os
 import statistics
 import subprocess
 import sys
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from absl import app, flags
 import jax
 
 from antjax.collectives import cost_model
@@ -46,81 +44,95 @@ from antjax.mesh.paro import Level
 from benchmarks import cluster as cluster_lib
 from benchmarks import gmeta_problem, harness
 
-_MODE = flags.DEFINE_enum(
-  'mode', 'scaling', ['scaling', 'ablation', 'rows'], 'What to compare.'
-)
-_HOSTS = flags.DEFINE_list(
-  'hosts', ['1', '2', '4'], 'Hosts of the scaling; the most in an ablation.'
-)
-_DEVICES = flags.DEFINE_integer('devices_per_host', 2, 'Devices of each.', 1)
-_UPLINKS = flags.DEFINE_list('uplinks_mbps', ['100', '400'], 'Rates, Mbit/s.')
-_LEVELS = flags.DEFINE_list('levels', ['global', 'intra'], 'Table levels.')
-_ROWS = flags.DEFINE_list(
-  'rows', ['100000', '1000000', '10000000'], 'Rows of all tables, by mode.'
-)
-_ROUNDS = flags.DEFINE_integer('rounds', 7, 'Timed steps of each case.', 1)
-_NUM_TASKS = flags.DEFINE_integer('num_tasks', 32, 'Tasks of a device.', 1)
-_WORKER = 'benchmarks.gmeta_worker'
+_WORK = 'benchmarks.gmeta_problem:time_on_host'
 # Fields of a case that differ between cases of a mode.
+_Mode = Literal['scaling', 'ablation', 'rows']
 _SHOWN = ('variant', 'level', 'num_hosts', 'num_rows')
-_TIMEOUT_S = flags.DEFINE_float('timeout_s', 1800.0, 'Ends a run that hangs.')
 
 
-def _numbers(flag: flags.FlagHolder) -> list[int]:
-  try:
-    return [int(float(x)) for x in flag.value]
-  except ValueError:
-    sys.exit(f'--{flag.name}={",".join(flag.value)}: numbers are needed.')
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Flags."""
+
+  mode: Annotated[_Mode, 'What to compare.'] = 'scaling'
+  hosts: Annotated[tuple[int, ...], 'The most in an ablation.'] = (1, 2, 4)
+  devices_per_host: Annotated[int, 'Devices of each.'] = 2
+  uplinks_mbps: Annotated[tuple[float, ...], 'Rates, Mbit/s.'] = (100.0, 400.0)
+  levels: Annotated[tuple[str, ...], 'Table levels.'] = ('global', 'intra')
+  rows: Annotated[tuple[float, ...], 'Table rows.'] = (1e5, 1e6, 1e7)
+  rounds: Annotated[int, 'Timed steps of each case.'] = 7
+  num_tasks: Annotated[int, 'Tasks of a device.'] = 32
+  timeout_s: Annotated[float, 'Ends a run that hangs.'] = 1800.0
+
+  def cases(self) -> list[gmeta_problem.Case]:
+    """Cases of the mode; the first of a kind is what others compare with."""
+    most = max(self.hosts)
+    if self.mode == 'rows':
+      kinds = [{'num_rows': int(n)} for n in sorted(self.rows)]
+    elif self.mode == 'ablation':
+      kinds = [
+        {'variant': v, 'num_hosts': most} for v in gmeta_problem.VARIANTS
+      ]
+    else:
+      kinds = [
+        {'level': level, 'num_hosts': n}
+        for level in self.levels
+        for n in sorted(self.hosts)
+      ]
+    return [
+      gmeta_problem.Case(num_tasks=self.num_tasks, **kind) for kind in kinds
+    ]
 
 
 def _run(
-  cases: Sequence[gmeta_problem.Case], num_hosts: int, uplink: float | None
+  config: Config, cases: Sequence[gmeta_problem.Case], uplink: float | None
 ) -> list[dict[str, Any]]:
   """Runs cases on a cluster, or without an uplink on this host alone."""
   fields = [dataclasses.asdict(case) for case in cases]
-  order = json.dumps({'cases': fields, 'rounds': _ROUNDS.value})
+  order = {'cases': fields, 'rounds': config.rounds}
+  devices = config.devices_per_host
   if uplink is not None:
-    with cluster_lib.Cluster(num_hosts, _DEVICES.value, uplink) as cluster:
-      found = cluster_lib.report(cluster, _WORKER, order, _TIMEOUT_S.value)
-    return found['cases']
+    with cluster_lib.Cluster(max(config.hosts), devices, uplink) as cluster:
+      return cluster.report(_WORK, order, config.timeout_s)['cases']
   one_thread = '--xla_cpu_multi_thread_eigen=false'
-  devices = f'--xla_force_host_platform_device_count={_DEVICES.value}'
-  env = {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': f'{devices} {one_thread}'}
+  count = f'--xla_force_host_platform_device_count={devices}'
+  env = {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': f'{count} {one_thread}'}
   done = subprocess.run(
-    [sys.executable, '-m', _WORKER, order],
+    cluster_lib.host_command(_WORK, order),
     env=os.environ | env,
     stdout=subprocess.PIPE,
     text=True,
     check=False,
-    timeout=_TIMEOUT_S.value,
+    timeout=config.timeout_s,
   )
   if done.returncode:
     sys.exit('gmeta_bench: the worker failed; its output is above.')
   return cluster_lib.last_json(done.stdout)['cases']
 
 
-def _line(result: dict[str, Any], uplink: float | None) -> dict[str, Any]:
+def _line(
+  case: gmeta_problem.Case,
+  result: dict[str, Any],
+  uplink: float | None,
+  num_devices: int,
+) -> dict[str, Any]:
   """What every mode says of a case."""
-  fields = {f.name for f in dataclasses.fields(gmeta_problem.Case)}
-  case = gmeta_problem.Case(**{k: result[k] for k in fields})
   step_s = statistics.median(result['seconds'])
-  rate = case.examples_per_device * _DEVICES.value / step_s
+  sent = statistics.median(result['sent_bytes'])
   return {
     'case': {name: result[name] for name in _SHOWN},
     'uplink_mbps': uplink,
-    'step_s': round(step_s, 5),
-    'examples_per_s_per_host': round(rate),
+    'step_s': step_s,
+    'examples_per_s_per_host': round(case.num_examples * num_devices / step_s),
     'inter_bytes_per_step': round(result['inter_bytes']),
-    'wire_bytes_per_step': round(
-      statistics.median(result['sent_bytes']) / _DEVICES.value
-    ),
-    'planned_inter_bytes_per_step': round(_planned_bytes(case)),
-    'seconds': [round(s, 5) for s in result['seconds']],
-    'last_loss': round(result['losses'][-1], 6),
+    'wire_bytes_per_step': round(sent / num_devices),
+    'planned_inter_bytes_per_step': round(_planned_bytes(case, num_devices)),
+    'seconds': result['seconds'],
+    'last_loss': result['losses'][-1],
   }
 
 
-def _planned_bytes(case: gmeta_problem.Case) -> float:
+def _planned_bytes(case: gmeta_problem.Case, num_devices: int) -> float:
   """Bytes to other hosts: the table planner's, and the dense all-reduce."""
   rows = case.num_rows // case.num_features
   batch = case.batch(0)
@@ -135,63 +147,41 @@ def _planned_bytes(case: gmeta_problem.Case) -> float:
       count,
       links,
       case.num_hosts,
-      _DEVICES.value,
+      num_devices,
     ).inter_bytes
     for name, count in counts.items()
   )
   widths = (case.num_features * case.embedding_dim, *case.widths)
   dense = sum(4 * (i + 1) * o for i, o in zip(widths, widths[1:]))
   # Each device of a host sums its part with those of the other hosts.
-  share = 2 * (case.num_hosts - 1) / case.num_hosts / _DEVICES.value
+  share = 2 * (case.num_hosts - 1) / case.num_hosts / num_devices
   return tables + share * dense
 
 
-def _compare(lines: list[dict[str, Any]]) -> None:
-  """Adds to lines of one uplink how each compares with its reference."""
-  for line in lines:
-    case = line['case']
-    for other in lines:
-      base = other['case']
-      ratio = line['step_s'] / other['step_s']
-      if _MODE.value == 'rows' and base['num_rows'] == min(_numbers(_ROWS)):
-        line['over_smallest'] = round(ratio, 3)
-      elif _MODE.value == 'ablation' and base['variant'] == 'full':
-        line['slowdown'] = round(ratio, 3)
-      elif _MODE.value == 'scaling' and base['level'] == case['level']:
-        if base['num_hosts'] == min(_numbers(_HOSTS)):
-          line['efficiency'] = round(1 / ratio, 3)
-
-
-def main(argv: Sequence[str]) -> None:
-  facts = harness.start(argv)
-  hosts = _numbers(_HOSTS)
-  if any(max(hosts) % n for n in hosts):
-    sys.exit(f'--hosts={",".join(_HOSTS.value)}: each must divide the most.')
-
-  def make(**fields: Any) -> gmeta_problem.Case:
-    return gmeta_problem.Case(num_tasks=_NUM_TASKS.value, **fields)
-
-  uplinks: list[float | None] = [float(x) for x in _numbers(_UPLINKS)]
-  if _MODE.value == 'rows':
-    cases, uplinks = [make(num_rows=n) for n in _numbers(_ROWS)], [None]
-  elif _MODE.value == 'ablation':
-    cases = [
-      make(variant=v, num_hosts=max(hosts)) for v in gmeta_problem.VARIANTS
-    ]
-  else:
-    cases = [make(level=v, num_hosts=n) for v in _LEVELS.value for n in hosts]
-  cluster_lib.exit_on_signals()
+def main(config: Config) -> None:
+  facts = harness.start()
+  if any(max(config.hosts) % n for n in config.hosts):
+    text = ','.join(map(str, config.hosts))
+    sys.exit(f'--hosts={text}: each must divide the most.')
   jax.config.update('jax_platforms', 'cpu')  # No accelerator is to be taken.
-  for uplink in uplinks:
+  key = {
+    'rows': 'over_smallest',
+    'ablation': 'slowdown',
+    'scaling': 'efficiency',
+  }[config.mode]
+  cases = config.cases()
+  for uplink in config.uplinks_mbps if config.mode != 'rows' else [None]:
     try:
-      results = _run(cases, max(hosts), uplink)
+      results = _run(config, cases, uplink)
     except RuntimeError as error:
       sys.exit(f'gmeta_bench: {error}')
-    lines = [_line(result, uplink) for result in results]
-    _compare(lines)
-    for line in lines:
+    first: dict[str, float] = {}  # Level -> seconds of the reference.
+    for case, result in zip(cases, results, strict=True):
+      line = _line(case, result, uplink, config.devices_per_host)
+      ratio = line['step_s'] / first.setdefault(case.level, line['step_s'])
+      line[key] = 1 / ratio if key == 'efficiency' else ratio
       harness.emit(line | facts)
 
 
 if __name__ == '__main__':
-  app.run(main)
+  harness.run(main, Config())

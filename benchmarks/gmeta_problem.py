@@ -28,6 +28,7 @@ from antjax.layers import mlp
 from antjax.mesh.mesh import INTER, INTRA
 from antjax.meta import maml, meta_loss
 from antjax.train.trainer import Trainer
+from benchmarks import host_steps, meta_problem, step_parts
 
 # What a case may change; 'full' changes nothing.
 VARIANTS = (
@@ -41,40 +42,17 @@ VARIANTS = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Case:
-  """One case of the benchmark.
+class Case(meta_problem.Sizes):
+  """One case of the benchmark; a device has so many tasks."""
 
-  Attributes:
-    variant: Name from `VARIANTS`.
-    level: Level of the tables.
-    num_hosts: Hosts that work on it together.
-    num_rows: Rows of all tables.
-    num_tasks: Tasks of a device in a step, T.
-    num_support: Support rows of a task, S.
-    num_query: Query rows of a task, Q.
-    num_features: Features, each with a table of its own.
-    embedding_dim: D.
-    widths: Widths of the MLP layers; the last is 1.
-  """
-
-  variant: str = 'full'
-  level: str = 'global'
+  variant: str = 'full'  # Name from `VARIANTS`.
+  level: str = 'global'  # Level of the tables.
   num_hosts: int = 1
-  num_rows: int = 1_000_000
-  num_tasks: int = 32
-  num_support: int = 20
-  num_query: int = 10
-  num_features: int = 8
-  embedding_dim: int = 32
-  widths: tuple[int, ...] = (128, 64, 1)
+  num_rows: int = 1_000_000  # Rows of all tables.
 
   @property
   def features(self) -> tuple[str, ...]:
     return tuple(f'f{i}' for i in range(self.num_features))
-
-  @property
-  def examples_per_device(self) -> int:
-    return self.num_tasks * (self.num_support + self.num_query)
 
   def batch(self, device: int) -> dict[str, Any]:
     """One device's batch, as `antjax.meta.episodes` lays it out."""
@@ -88,32 +66,7 @@ class Case:
         rank = np.broadcast_to(rank[:, :1], shape)
       ids[name] = ((rank * 2_654_435_761) % per_table).astype(np.int32)
     label = rng.integers(0, 2, shape).astype(np.float32)
-    cuts = {
-      'support': slice(None, self.num_support),
-      'query': slice(self.num_support, None),
-    }
-    parts = {
-      name: {
-        'label': label[:, cut],
-        'mask': np.ones_like(label[:, cut]),
-      }
-      for name, cut in cuts.items()
-    }
-    return {
-      'ids': {
-        'all': {
-          name: {f: x[:, cut] for f, x in ids.items()}
-          for name, cut in cuts.items()
-        }
-      },
-      'episodes': {
-        'all': parts
-        | {
-          'task': np.arange(self.num_tasks, dtype=np.int32),
-          'weight': np.ones(self.num_tasks, np.float32),
-        }
-      },
-    }
+    return step_parts.episodes(ids, label, self.num_support)
 
 
 def make_tables(case: Case, mesh: jax.sharding.Mesh) -> Any:
@@ -129,10 +82,9 @@ def make_tables(case: Case, mesh: jax.sharding.Mesh) -> Any:
     )
     for name in case.features
   ]
-  make = {
-    'no_dedup': _EveryId,
-    'two_exchanges': _TwoExchanges,
-  }.get(case.variant, EmbeddingTables)
+  make = {'no_dedup': _EveryId, 'two_exchanges': _TwoExchanges}.get(
+    case.variant, EmbeddingTables
+  )
   return make(
     specs,
     {name: name for name in case.features},
@@ -161,18 +113,11 @@ def make_trainer(case: Case, mesh: jax.sharding.Mesh) -> tuple[Trainer, Any]:
   width = case.num_features * case.embedding_dim
   make = functools.partial(mlp.MLP, width, case.widths, activate_last=False)
   graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
-  model = meta_loss.TaskModel(
-    apply_fn=lambda net, vectors, part: net(
-      jnp.concatenate([vectors[f] for f in case.features], axis=-1)
-    )[..., 0],
-    loss_fn=optax.sigmoid_binary_cross_entropy,
-    merge_fn=functools.partial(nnx.merge, graphdef),
-    tables=tables,
-  )
+  merge_fn = functools.partial(nnx.merge, graphdef)
+  model = step_parts.model(tables, case.features, merge_fn)
   inner = maml.InnerLoop(learning_rate=0.1, adapt='mlp')
-  options = {}
-  if case.variant == 'central_gather':
-    options['collectives'] = _Central('ring')
+  is_central = case.variant == 'central_gather'
+  options = {'collectives': _Central('ring')} if is_central else {}
   trainer = Trainer(
     meta_loss.meta_loss_fn(model, inner),
     optax.adam(1e-3),
@@ -184,6 +129,38 @@ def make_trainer(case: Case, mesh: jax.sharding.Mesh) -> tuple[Trainer, Any]:
     lambda key: nnx.to_pure_dict(nnx.state(make(rngs=nnx.Rngs(key))))
   )
   return trainer, state
+
+
+def time_on_host(order: dict[str, Any]) -> None:
+  """Times cases on one host of the cluster, see `benchmarks.host_steps`."""
+  cases = [
+    Case(**fields | {'widths': tuple(fields['widths'])})
+    for fields in order['cases']
+  ]
+  steps = [_make_step(case) for case in cases]
+  found = host_steps.take_turns(steps, order['rounds'], num_warm_ups=2)
+  host_steps.report(
+    cases=[
+      result | dataclasses.asdict(case)
+      for case, result in zip(cases, found, strict=True)
+    ]
+  )
+
+
+def _make_step(case: Case) -> host_steps.Step:
+  """A case's step, compiled; its clock sees the ids in memory first."""
+  mesh, places = host_steps.mesh_of(case.num_hosts)
+  trainer, state = make_trainer(case, mesh)
+  parts = [case.batch(place) for place in places]
+  batch = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+  step = trainer.compiled_step()
+  if case.variant == 'no_donation':
+    step = jax.jit(step.__wrapped__)
+
+  def inputs() -> Any:
+    return trainer.step_inputs(batch)
+
+  return host_steps.Step(str(case), case.num_hosts, mesh, step, state, inputs)
 
 
 class _EveryId(EmbeddingTables):

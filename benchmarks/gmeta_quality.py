@@ -17,92 +17,78 @@ over tasks, mean over seeds. `vs joint` is the difference to `joint +
 fine-tuning` of the same seed with the 95% interval of Student's t over seeds.
 """
 
-from collections.abc import Sequence
 import concurrent.futures
-import json
-import pathlib
+import dataclasses
 import statistics
 import sys
-from typing import Any
-
-from absl import app, flags
+from typing import Annotated, Any
 
 from antjax.meta import algorithms
-from benchmarks import quality_runs
+from benchmarks import harness, quality_runs
 
-_DATA = flags.DEFINE_string('data', 'data/ml-1m', 'Prepared MovieLens-1M.')
-_OUT = flags.DEFINE_string('out', 'runs/quality', 'Folder of the runs.')
-_SEEDS = flags.DEFINE_integer('seeds', 3, 'Seeds, from 0.', 1)
-_STEPS = flags.DEFINE_integer('num_steps', 300, 'Outer steps of each.', 1)
-_PER_TASK = flags.DEFINE_integer(
-  'per_task_steps', 30, 'Steps of the per-task reference; 0 leaves it out.', 0
-)
-_ALGORITHMS = flags.DEFINE_list(
-  'algorithms',
-  [
-    'joint',
-    *(n for n, a in algorithms.ALGORITHMS.items() if a.outer != 'none'),
-  ],
-  'In this order; joint stands for all references.',
-)
-_FEATURES = flags.DEFINE_string(
-  'features',
-  'gender,age,occupation,item,genres',
-  'Features of every model; empty: all of the data set.',
-)
-_SUPPORT = flags.DEFINE_string(
-  'support_sizes', '16,32,96', 'Support rows of the task slots.'
-)
-_SLOTS = flags.DEFINE_string(
-  'slots_per_device', '12,12,16', 'Task slots by support size, in a step.'
-)
-_PARALLEL = flags.DEFINE_integer('parallel', 1, 'Jobs at once.', 1)
-_TABLE = flags.DEFINE_bool('table', False, 'Print the table; run nothing.')
-
+_FEATURES = 'gender,age,occupation,item,genres'
+_LEARNED = (n for n, a in algorithms.ALGORITHMS.items() if a.outer != 'none')
+# joint stands for all references.
+_ALGORITHMS = ('joint', *_LEARNED)
 _REFERENCE = 'joint + fine-tuning'
 _METRICS = ('MAE', 'RMSE', 'nDCG@3', 'AUC', 'GAUC', 'NE')  # Shown, if known.
+_BEST_IS_MOST = ('nDCG@3', 'AUC', 'GAUC')
 _COMPARED = ('MAE', 'AUC', 'NE')  # The first two that are known.
 
 
-def run(name: str, seed: int) -> bool:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(quality_runs.Config):
+  """Flags."""
+
+  data: Annotated[str, 'Prepared MovieLens-1M.'] = 'data/ml-1m'
+  out: str = 'runs/quality'
+  num_steps: Annotated[int, 'Outer steps of each.'] = 300
+  per_task_steps: Annotated[int, 'Steps of that reference; 0: none.'] = 30
+  algorithms: Annotated[tuple[str, ...], 'Algorithms in order.'] = _ALGORITHMS
+  features: Annotated[str, 'Features; empty: all.'] = _FEATURES
+  support_sizes: Annotated[str, 'Support rows of the task slots.'] = '16,32,96'
+  slots_per_device: Annotated[str, 'Slots by support size.'] = '12,12,16'
+  parallel: Annotated[int, 'Jobs at once.'] = 1
+
+
+def run(config: Config, name: str, seed: int) -> bool:
   """One job, unless it is done; returns whether it is now."""
+  is_joint = name == 'joint'
   return quality_runs.run(
     'launch.train_gmeta',
-    pathlib.Path(_OUT.value) / f'{name}_{seed}',
+    config.folder(name, seed),
     {
       'algorithm': name,
       'seed': seed,
-      'data': _DATA.value,
-      'num_steps': _STEPS.value,
-      'joint_steps': _STEPS.value if name == 'joint' else 0,
-      'per_task_steps': _PER_TASK.value if name == 'joint' else 0,
-      'slots_per_device': _SLOTS.value,
+      'data': config.data,
+      'num_steps': config.num_steps,
+      'joint_steps': config.num_steps if is_joint else 0,
+      'per_task_steps': config.per_task_steps if is_joint else 0,
+      'slots_per_device': config.slots_per_device,
       'eval_steps': 5 if name in ('joint', 'default') else 0,
-      'support_sizes': _SUPPORT.value,
-      'model.features': _FEATURES.value,
+      'support_sizes': config.support_sizes,
+      'model.features': config.features,
     },
   )
 
 
-def load(name: str, seed: int) -> list[dict[str, Any]] | None:
+def load(config: Config, name: str, seed: int) -> list[dict[str, Any]] | None:
   """Whole numbers of a run with their intervals, or None if it is not done."""
-  path = pathlib.Path(_OUT.value) / f'{name}_{seed}' / 'results.json'
-  if not path.exists():
+  found = config.results(name, seed)
+  if found is None:
     return None
-  rows = json.loads(path.read_text(encoding='utf-8'))['details']
+  rows = found['details']
   rows = [r for r in rows if 'num_steps' not in r and 'support' not in r]
   for row in rows:
     row['seed'] = seed
     if row['method'] == 'meta-learned':
       row['method'] = name
-  if name == 'joint':
-    return rows
-  return [row for row in rows if row['method'] == name]
+  return [row for row in rows if name in ('joint', row['method'])]
 
 
-def print_table() -> None:
+def print_table(config: Config) -> None:
   """Markdown, a table a scenario; the best of each metric is bold."""
-  seeds = quality_runs.whole(load, _ALGORITHMS.value, _SEEDS.value)
+  seeds = quality_runs.whole(config, load, config.algorithms)
   # (scenario, method, metric) -> one row a seed.
   cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
   for runs in seeds.values():
@@ -116,27 +102,23 @@ def print_table() -> None:
     print(f'\n### {scenario}\n')
     heading = ['method', *metrics, *(f'{m} vs joint' for m in compared)]
     quality_runs.print_row(heading, is_heading=True)
-    means = {
-      (method, metric): statistics.fmean(
-        row['value'] for row in cells[scenario, method, metric]
-      )
-      for method in methods
-      for metric in metrics
-    }
-    for method in methods:
-      line = [method]
-      for metric in metrics:
-        value = means[method, metric]
-        if value != value:  # nan
-          line.append('-')
-          continue
-        column = [means[m, metric] for m in methods]
-        known = [number for number in column if number == number]
-        best = max(known) if metric in ('nDCG@3', 'AUC', 'GAUC') else min(known)
+    lines = {method: [method] for method in methods}
+    for metric in metrics:
+      means = {
+        method: statistics.fmean(
+          row['value'] for row in cells[scenario, method, metric]
+        )
+        for method in methods
+      }
+      known = [mean for mean in means.values() if mean == mean]  # No nan.
+      best = max if metric in _BEST_IS_MOST else min
+      for method, mean in means.items():
         rows = cells[scenario, method, metric]
         half = statistics.fmean((r['high'] - r['low']) / 2 for r in rows)
-        text = f'{value:.3f} ± {half:.3f}'
-        line.append(f'**{text}**' if value == best else text)
+        text = f'{mean:.3f} ± {half:.3f}' if mean == mean else '-'
+        is_best = known and mean == best(known)
+        lines[method].append(f'**{text}**' if is_best else text)
+    for method, line in lines.items():
       for metric in compared:
         ours, reference = (
           {row['seed']: row['value'] for row in cells[scenario, name, metric]}
@@ -149,20 +131,19 @@ def print_table() -> None:
       quality_runs.print_row(line)
 
 
-def main(argv: Sequence[str]) -> None:
-  del argv
-  if _TABLE.value:
-    print_table()
+def main(config: Config) -> None:
+  if config.table:
+    print_table(config)
     return
-  with concurrent.futures.ThreadPoolExecutor(_PARALLEL.value) as pool:
+  with concurrent.futures.ThreadPoolExecutor(config.parallel) as pool:
     jobs = [
-      pool.submit(run, name, seed)
-      for seed in range(_SEEDS.value)
-      for name in _ALGORITHMS.value
+      pool.submit(run, config, name, seed)
+      for seed in range(config.seeds)
+      for name in config.algorithms
     ]
   if not all(job.result() for job in jobs):
     sys.exit('Some runs failed; see log.txt in their folders.')
 
 
 if __name__ == '__main__':
-  app.run(main)
+  harness.run(main, Config())

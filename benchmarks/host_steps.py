@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training steps timed on the hosts of a virtual cluster; host 0 reports.
 
+`python -m benchmarks.host_steps MODULE:FUNCTION JSON` calls the function with
+the JSON's content on each host, for `cluster.Cluster.report`.
+
 All hosts run all steps in turns. A step of fewer hosts than there are is run by
 several sets of hosts at once, each for itself, so that as many processes share
 the machine's cores in every case.
@@ -19,9 +22,10 @@ from jax.sharding import Mesh
 import numpy as np
 import orbax.checkpoint as ocp
 
+from antjax.jobs import job as job_lib
 from antjax.mesh.mesh import make_mesh
 from antjax.plan import census
-from benchmarks import virtual_network
+from benchmarks import harness, virtual_network
 
 _COMPILE_TIMEOUT_MS = 600_000
 
@@ -42,13 +46,7 @@ def _first_host(num_hosts: int) -> int:
 
 
 class Step:
-  """A compiled step with its state.
-
-  Attributes:
-    facts: The name, what the compiled text sends, memory, `compile_s`.
-    seconds: Seconds of each call.
-    losses: Likewise.
-  """
+  """A compiled step with its state, and seconds and losses of its calls."""
 
   def __init__(
     self,
@@ -63,15 +61,9 @@ class Step:
   ):
     """Compiles on one host of the set; the others read that from the cache.
 
-    Args:
-      name: Unique among the steps of this number of hosts.
-      num_hosts: Hosts of a set.
-      mesh: From `mesh_of`.
-      step: Jitted; takes state and inputs, returns the state and the loss, or
-        metrics that have it.
-      state: The first state.
-      make_inputs: Called in each step, by the clock.
-      num_micro_batches: Iterations of a loop around collectives.
+    The name is unique among the steps of this number of hosts. `make_inputs` is
+    called in each step, by the clock. `num_micro_batches` are iterations of a
+    loop around collectives.
     """
     self._state, self._make_inputs = state, make_inputs
     start = time.perf_counter()
@@ -157,3 +149,8 @@ def report(**found: Any) -> None:
 def _say(text: str) -> None:
   if jax.process_index() == 0:
     print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == '__main__':
+  job_lib.initialize_distributed()
+  harness.named(sys.argv[1])(json.loads(sys.argv[2]))

@@ -27,6 +27,7 @@ warmed up before the clock starts; medians over the turns are compared.
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
+import dataclasses
 import functools
 import gc
 import os
@@ -35,9 +36,8 @@ import platform
 import statistics
 import tempfile
 import time
-from typing import Any
+from typing import Annotated, Any
 
-from absl import app, flags
 from array_record.python import array_record_module
 import grain
 import numpy as np
@@ -52,17 +52,20 @@ from antjax.shards.ledger_client import LocalLedgerClient
 from antjax.shards.ledger_spec import LedgerSpec
 from benchmarks import coordinator_sides, harness
 
-_RECORDS = flags.DEFINE_integer('num_records', 200_000, 'In the file.', 1)
-_BATCH = flags.DEFINE_integer('batch_size', 1024, 'Records in a batch.', 1)
-_SHARD = flags.DEFINE_integer(
-  'records_in_shard', 4096, 'Records in a shard.', 1
-)
-_SECONDS = flags.DEFINE_float('turn_s', 1.0, 'Length of a turn.', 0.01)
-_ROUNDS = flags.DEFINE_integer('num_turns', 9, 'Turns of each side.', 1)
-_GROUP_SIZES = flags.DEFINE_list('group_sizes', ['1', '16'], 'See above.')
-_THREADS = flags.DEFINE_list(
-  'grain_threads', ['0', '2', '16'], "Grain's reading threads to try."
-)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Flags."""
+
+  num_records: Annotated[int, 'Records in the file.'] = 200_000
+  batch_size: Annotated[int, 'Records in a batch.'] = 1024
+  records_in_shard: Annotated[int, 'Records in a shard.'] = 4096
+  turn_s: Annotated[float, 'Length of a turn.'] = 1.0
+  num_turns: Annotated[int, 'Turns of each side.'] = 9
+  group_sizes: Annotated[tuple[int, ...], 'See above.'] = (1, 16)
+  grain_threads: Annotated[tuple[int, ...], 'Threads to try.'] = (0, 2, 16)
+
+
 _SEED = 7
 
 # Makes a new iterator of batches.
@@ -100,20 +103,14 @@ def local(path: pathlib.Path, batch: int, shard_size: int) -> MakeFn:
 
 
 def service(
-  path: pathlib.Path,
-  batch: int,
-  shard_size: int,
-  client: CoordinatorClient,
+  path: pathlib.Path, batch: int, shard_size: int, client: CoordinatorClient
 ) -> MakeFn:
   """LeasedDataset over a coordinator's ledger."""
   source = ArrayRecordSource(path)
   ledger = ServiceLedgerClient.connect(
     client,
     pb.DataSet(
-      name=path.stem,
-      num_records=len(source),
-      shard_size=shard_size,
-      seed=_SEED,
+      name=path.stem, num_records=len(source), shard_size=shard_size, seed=_SEED
     ),
   )
   dataset = LeasedDataset(source, ledger)
@@ -128,15 +125,7 @@ def plain_grain(
   batch_first: bool = False,
   is_shuffled: bool = True,
 ) -> MakeFn:
-  """Grain as its users write it.
-
-  Args:
-    path: The file.
-    batch: Records in a batch.
-    num_threads: That read.
-    batch_first: Whether a thread reads a whole batch, not a record.
-    is_shuffled: Whether records are shuffled.
-  """
+  """Grain as its users write it; a thread reads records or whole batches."""
   source = grain.sources.ArrayRecordDataSource(str(path))
   # A thread has a batch ahead; or 500 records are, as Grain has it.
   ahead = num_threads if batch_first else 500 if num_threads else 0
@@ -184,19 +173,20 @@ def compare(
 def lines_of(rates: dict[str, list[float]]) -> list[dict[str, Any]]:
   """Returns a line for each ledger."""
   medians = {name: statistics.median(of) for name, of in rates.items()}
-  return [
-    {
+  lines = []
+  for name in ('local', 'service'):
+    line = {
       'ledger': name,
       'samples_per_s': round(medians[name]),
-      'grain_samples_per_s': round(medians['grain']),
-      'ratio': round(medians[name] / medians['grain'], 3),
-      'grain_in_order_samples_per_s': round(medians['grain_in_order']),
-      'ratio_in_order': round(medians[name] / medians['grain_in_order'], 3),
-      'min_max': [round(min(rates[name])), round(max(rates[name]))],
-      'grain_min_max': [round(min(rates['grain'])), round(max(rates['grain']))],
+      'min_max': harness.min_max(rates[name]),
+      'grain_min_max': harness.min_max(rates['grain']),
     }
-    for name in ('local', 'service')
-  ]
+    for suffix in ('', '_in_order'):
+      peer = medians[f'grain{suffix}']
+      line[f'grain{suffix}_samples_per_s'] = round(peer)
+      line[f'ratio{suffix}'] = medians[name] / peer
+    lines.append(line)
+  return lines
 
 
 def fastest_grain(
@@ -217,13 +207,12 @@ def fastest_grain(
   return ways[int(max(rates, key=lambda name: statistics.median(rates[name])))]
 
 
-def main(argv: Sequence[str]) -> None:
-  batch, seconds = _BATCH.value, _SECONDS.value
+def main(config: Config) -> None:
+  batch, shard_size = config.batch_size, config.records_in_shard
   facts = harness.start(
-    argv,
-    records=_RECORDS.value,
+    records=config.num_records,
     batch=batch,
-    shard_size=_SHARD.value,
+    shard_size=shard_size,
     cores=os.cpu_count(),
     python=platform.python_version(),
     grain_version=grain.__version__,
@@ -235,20 +224,20 @@ def main(argv: Sequence[str]) -> None:
     stack.callback(coordinator.kill_server)
     coordinator.start_server()
     client = stack.enter_context(coordinator.client('worker', 'input_bench'))
-    for group_size in map(int, _GROUP_SIZES.value):
+    for group_size in config.group_sizes:
       path = folder / f'group-{group_size}.array_record'
-      write_file(path, _RECORDS.value, group_size)
-      way = fastest_grain(path, batch, seconds, list(map(int, _THREADS.value)))
+      write_file(path, config.num_records, group_size)
+      way = fastest_grain(path, batch, config.turn_s, config.grain_threads)
       rates = compare(
         {
-          'local': local(path, batch, _SHARD.value),
-          'service': service(path, batch, _SHARD.value, client),
+          'local': local(path, batch, shard_size),
+          'service': service(path, batch, shard_size, client),
           'grain': plain_grain(path, batch, **way),
           'grain_in_order': plain_grain(path, batch, **way, is_shuffled=False),
         },
         batch,
-        seconds,
-        _ROUNDS.value,
+        config.turn_s,
+        config.num_turns,
       )
       for line in lines_of(rates):
         line |= {'group_size': group_size, 'grain': way}
@@ -259,4 +248,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  harness.run(main, Config())

@@ -4,10 +4,14 @@
 
   python -m benchmarks.llm_rec_bench > results.jsonl
 
-prints a JSON line for each dtype and peer (see `benchmarks.llm_rec_problem`).
-Needs the extra `bench`. The peers, in PyTorch and transformers, are three forms
-of one recipe (`llm_rec_peers`): `published`, 11 encodings an example, padded to
-42; `deduplicated`, distinct items once, sorted by length; `shared`, negatives
+prints a JSON line for each dtype and peer. Users have a history of items, a
+target, and negatives of its domain, as LLM-Rec is trained on. Lengths of titles
+and histories are spread as in Amazon's food and kitchen data with MiniLM's
+tokenizer; items, tokens and weights are random: speed does not depend on them.
+
+The peers, in PyTorch and transformers, are three forms of one recipe
+(`llm_rec_peers`): `published`, 11 encodings an example, padded to 42;
+`deduplicated`, distinct items once, sorted by length; `shared`, negatives
 shared by a batch. antjax trains as users do, by `Trainer` on packed texts, with
 the same negatives as the peer: its `own` form stands beside the first two, its
 `shared` form beside the third.
@@ -18,149 +22,228 @@ there; `items_per_s` of titles to vectors. `ratio` is antjax over peer.
 
 In float32 all forms of the same negatives must agree on the loss of the first
 batch from the same weights; otherwise an error line is printed and the exit
-status is 1. Each form runs in a process of its own. The two of a line take
-turns in blocks, and only one works at a time; the first step of a block is not
-timed. Medians of all calls are compared, and the line is printed before the
-next pair begins.
+status is 1. The two forms of a line take turns in blocks; the first step of a
+block is not timed. A line is printed before the next pair begins.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 import dataclasses
-import os
 import pathlib
+import statistics
 import sys
 import tempfile
-from typing import Any
+from typing import Annotated, Any
 
-from absl import app, flags
+import numpy as np
 
-from benchmarks import harness, llm_rec_figures
-from benchmarks import llm_rec_problem as problem_lib
+from benchmarks import bahe_bench, harness
 
-_PEERS, _OURS = llm_rec_figures.PEERS, llm_rec_figures.OURS
-_WORKERS = (
-  *(f'antjax_{form}' for form in _OURS),
-  *(f'peer_{form}' for form in _PEERS),
-)
-_QUICK = flags.DEFINE_bool('quick', False, 'A tiny model, one call a form.')
-_CASES = flags.DEFINE_list('cases', [], 'Only these: model-dtype; empty: all.')
-_SKIP = flags.DEFINE_multi_enum('skip', [], _WORKERS, 'Forms to leave out.')
-_BLOCKS = flags.DEFINE_integer('blocks', 4, 'Blocks of each form.', 1)
-_BLOCK_S = flags.DEFINE_float(
-  'block_s', 4.0, 'Seconds of a block of steps; it has at least two.', 0.0
-)
-_THREADS = flags.DEFINE_integer('threads', os.cpu_count(), 'PyTorch threads.')
-_WORKER = flags.DEFINE_enum(
-  'worker', None, _WORKERS, 'Internal: the form to be.'
-)
-
-_NUM_USERS, _NUM_ITEMS = llm_rec_figures.NUM_USERS, llm_rec_figures.NUM_ITEMS
+OURS = ('own', 'shared')
+# Peer -> antjax's form of the same negatives.
+PEERS = {'published': 'own', 'deduplicated': 'own', 'shared': 'shared'}
+_NAMES = (*(f'antjax_{x}' for x in OURS), *(f'peer_{x}' for x in PEERS))
+NUM_USERS, NUM_ITEMS = 96, 512  # A call that measures evaluation.
+DOMAIN_SIZES = (8_661, 27_637)
+MAX_TITLE_TOKENS = 40
+MAX_HISTORY = 10
+NUM_NEGATIVES = 10
+BATCH = 24
+LEARNING_RATE = 5e-5
+# Mean and deviation of a title's tokens, cut to MAX_TITLE_TOKENS.
+TITLE_TOKENS = (21.0, 9.0)
+# Share of training examples with a history of 1, 2, .. 9, 10 and more items.
+HISTORY = (0.18, 0.17, 0.16, 0.12, 0.09, 0.06, 0.05, 0.04, 0.03, 0.10)
+CLS = 1  # Token in front of a text; a title's are above it.
 
 
-def _prepare(worker: str, order: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-  """Builds a form and runs it once; returns it and what is known of it."""
-  case = problem_lib.Case(**order['case'])
-  problem = harness.load(order['problem'])
-  side, form = worker.split('_')
-  if side == 'peer':
-    import torch
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(harness.Config):
+  """Flags."""
 
-    from benchmarks import llm_rec_peers
-
-    torch.set_num_threads(_THREADS.value)
-    work: Any = llm_rec_peers.Peer(form, case, order['folder'], problem)
-  else:
-    from benchmarks import llm_rec_forms
-
-    work = llm_rec_forms.Form(form, case, order['folder'], problem)
-  loss = work.warm_up(_NUM_USERS, _NUM_ITEMS)
-  return work, {'loss': loss, 'facts': work.facts()}
+  blocks: int = 4
+  block_s: float = 4.0
+  skip: Annotated[tuple[str, ...], 'Forms to leave out.'] = ()
 
 
-def _work(worker: str) -> None:
-  """Serves orders until there are no more."""
-  made: dict[str, Any] = {}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+  """A model of `bahe_bench.MODELS`, a dtype, batches trained on in turn."""
 
-  def prepare(**order: Any) -> dict[str, Any]:
-    made['work'], facts = _prepare(worker, order)
-    return facts
+  model: str = 'minilm'
+  dtype: str = 'float32'
+  num_batches: int = 8
 
-  def timed(block_s: float) -> dict[str, list[float]]:
-    work = made['work']
-    work.step()  # Untimed: a virtual machine takes back memory of idlers.
-    return {
-      'step': harness.timed_block(work.step, block_s, least=2),
-      'users': [harness.timed(lambda: work.users(_NUM_USERS))],
-      'items': [harness.timed(lambda: work.items(_NUM_ITEMS))],
-    }
-
-  harness.serve({'prepare': prepare, 'time': timed})
+  @property
+  def name(self) -> str:
+    """The case's name on the command line."""
+    return f'{self.model}-{self.dtype}'
 
 
-def _side(name: str) -> harness.Side:
-  is_peer = name.startswith('peer')
-  return harness.Side(
-    'benchmarks.llm_rec_bench',
-    (
-      f'--worker={name}',
-      f'--quick={_QUICK.value}',
-      f'--threads={_THREADS.value}',
-    ),
-    harness.PEER_ENV if is_peer else harness.ANTJAX_ENV,
-    is_peer=is_peer,
+CASES = tuple(Case(dtype=dtype) for dtype in ('float32', 'bfloat16'))
+
+
+def make(case: Case, vocab_size: int, is_quick: bool, seed: int = 0):
+  """Titles, and batches of examples.
+
+  Returns:
+    tokens: int32 [all], the titles' tokens.
+    offsets: int64 [items + 1]: item i has tokens[offsets[i]:offsets[i + 1]];
+      item 0 has none.
+    domains: int32 [items], -1 for item 0.
+    history: int32 [X, N], oldest first, 0 behind the newest.
+    target: int32 [X], and negatives int32 [X, 10], items of its domain.
+    shared: int32 [batches, 10], negatives of a whole batch.
+  """
+  rng = np.random.default_rng(seed)
+  # A quick problem is one that compiles quickly: short texts, in few rows.
+  scale, shorter, longest = (40, 8, 3) if is_quick else (1, 1, MAX_HISTORY)
+  sizes = [size // scale for size in DOMAIN_SIZES]
+  num_items = sum(sizes) + 1
+  lengths = rng.normal(*TITLE_TOKENS, num_items).round().astype(np.int64)
+  lengths = np.clip(lengths, 4, MAX_TITLE_TOKENS) // shorter + is_quick
+  lengths[0] = 0
+  num = BATCH * case.num_batches
+  domains = np.repeat([-1, 0, 1], [1, *sizes]).astype(np.int32)
+  first = np.array([1, 1 + sizes[0]])
+  # Few items are often a target: as 1 / rank within a domain.
+  domain = rng.choice(2, num, p=(0.2, 0.8))
+  target = np.empty(num, np.int32)
+  negatives = np.empty((num, NUM_NEGATIVES), np.int32)
+  history = np.zeros((num, longest), np.int32)
+  lengths_h = rng.choice(np.arange(1, 1 + MAX_HISTORY), num, p=HISTORY)
+  lengths_h = np.minimum(lengths_h, longest)
+  for i in range(num):
+    size, start = sizes[domain[i]], first[domain[i]]
+    count = 1 + lengths_h[i]
+    ranks = np.exp(rng.random(4 * count) * np.log(size)).astype(np.int64) - 1
+    had = start + np.unique(ranks)
+    had = rng.permutation(had)[:count]
+    target[i] = had[0]
+    history[i, : len(had) - 1] = had[1:]
+    pool = np.setdiff1d(start + rng.integers(0, size, 40), had)
+    negatives[i] = rng.permutation(pool)[:NUM_NEGATIVES]
+  shared = np.stack(
+    [
+      rng.permutation(np.unique(batch))[:NUM_NEGATIVES]
+      for batch in negatives.reshape(case.num_batches, -1)
+    ]
   )
+  return {
+    'tokens': rng.integers(2, vocab_size, lengths.sum()).astype(np.int32),
+    'offsets': np.concatenate([[0], np.cumsum(lengths)]),
+    'domains': domains,
+    'history': history,
+    'target': target,
+    'negatives': negatives,
+    'shared': shared.astype(np.int32),
+  }
+
+
+def pairs_of(names: Collection[str]) -> list[tuple[str, str | None]]:
+  """(antjax's form, the peer beside it or None): a line each."""
+  pairs = [
+    (f'antjax_{own}', f'peer_{peer}')
+    for peer, own in PEERS.items()
+    if f'peer_{peer}' in names and f'antjax_{own}' in names
+  ]
+  alone = [(f'antjax_{own}', None) for own in OURS if f'antjax_{own}' in names]
+  return list(pairs or alone)
+
+
+def line_of(
+  case: Case, pair: tuple[str, str | None], found: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+  """The figures of a pair, from what each form measured."""
+  own, other = pair
+  ours = found[own]
+  peer = other and other.removeprefix('peer_')
+  line = {
+    'model': case.model,
+    'dtype': case.dtype,
+    'batch': BATCH,
+    'negatives': own.removeprefix('antjax_'),
+    'peer': peer,
+    **_speeds(ours, ''),
+    'num_steps': len(ours['step']),
+    **ours['facts'],
+  }
+  if other is None:
+    return line
+  theirs = found[other]
+  line |= _speeds(theirs, 'peer_')
+  for ratio, name in (
+    ('ratio', 'examples_per_s'),
+    ('eval_ratio', 'eval_users_per_s'),
+    ('items_ratio', 'items_per_s'),
+  ):
+    line[ratio] = line[name] / line[f'peer_{name}']
+  difference = abs(ours['loss'] - theirs['loss'])
+  is_off = difference > bahe_bench.LOSS_RTOL * theirs['loss']
+  if case.dtype == 'float32' and is_off:
+    line['error'] = (
+      f'antjax and {peer} disagree: losses {ours["loss"]}, {theirs["loss"]}.'
+    )
+  return line
+
+
+def _speeds(form: dict[str, Any], prefix: str) -> dict[str, float]:
+  counts = {
+    'examples_per_s': (BATCH, 'step'),
+    'eval_users_per_s': (NUM_USERS, 'users'),
+    'items_per_s': (NUM_ITEMS, 'items'),
+  }
+  return {
+    prefix + name: (count / statistics.median(form[call]))
+    for name, (count, call) in counts.items()
+  }
 
 
 def _lines(
-  case: problem_lib.Case, names: Sequence[str], folder: pathlib.Path
+  config: Config, case: Case, names: Sequence[str], folder: pathlib.Path
 ) -> Iterator[dict[str, Any]]:
   """Runs one case pair by pair; yields the line of each when it is known."""
-  config = problem_lib.fields(case.model, _QUICK.value)
-  problem = problem_lib.make(case, config['vocab_size'], _QUICK.value)
+  model = bahe_bench.fields(case.model, config.quick)
+  model['max_position_embeddings'] = 512
+  bahe_bench.write_model(model, folder / case.model)
+  problem = make(case, model['vocab_size'], config.quick)
   harness.save(problem, folder / 'problem.npz')
   options = {
     'case': dataclasses.asdict(case),
     'folder': str(folder / case.model),
     'problem': str(folder / 'problem.npz'),
   }
-  blocks, block_s = (
-    (1, 0.0) if _QUICK.value else (_BLOCKS.value, _BLOCK_S.value)
-  )
+  peer = harness.Side(is_peer=True, threads=config.threads)
+  sides = {name: peer if name[0] == 'p' else harness.OURS for name in names}
   facts: dict[str, Mapping[str, Any]] = {}
-  if not (folder / case.model).exists():
-    harness.write_model(config, options['folder'])
-  with harness.workers({name: _side(name) for name in names}) as workers:
-    for pair in llm_rec_figures.pairs_of(names):
-      for name in filter(None, pair):
-        if name not in facts:
-          title = f'{case.name}: {name}'
-          facts[name] = harness.prepare(workers[name], title, **options)
-      sides = {name: workers[name] for name in pair if name}
-      turns = harness.take_turns(sides, blocks, block_s=block_s)
-      found = {name: {**facts[name], **turns[name]} for name in sides}
-      yield llm_rec_figures.line_of(case, pair, found)
+  with harness.workers(sides, case.name) as workers:
+    for pair in pairs_of(names):
+      both = {name: workers[name] for name in pair if name}
+      for name in both.keys() - facts.keys():
+        what, form = name.split('_')
+        made = 'forms:Form' if what == 'antjax' else 'peers:Peer'
+        both[name].make(f'benchmarks.llm_rec_{made}', form=form, **options)
+        facts[name] = both[name].order('warm_up')
+      calls = {'step': 2, 'users': 0, 'items': 0}
+      # Untimed: a virtual machine takes back memory of idlers.
+      turns = harness.take_turns(both, config.turns, calls, warm_up='step')
+      found = {name: {**facts[name], **turns[name]} for name in both}
+      yield line_of(case, pair, found)
 
 
-def main(argv: Sequence[str]) -> None:
-  if _WORKER.value:
-    _work(_WORKER.value)
-    return
-  by_name = {case.name: case for case in problem_lib.CASES}
-  cases = harness.choose('cases', _CASES.value, by_name)
-  names = [name for name in _WORKERS if name not in _SKIP.value]
-  if not any(name.startswith('antjax') for name in names):
+def main(config: Config) -> None:
+  cases = harness.choose('cases', config.cases, {c.name: c for c in CASES})
+  harness.choose('skip', config.skip, dict.fromkeys(_NAMES))
+  names = [name for name in _NAMES if name not in config.skip]
+  if not pairs_of(names):
     sys.exit('--skip: leave at least one of antjax_own, antjax_shared.')
-  facts = harness.start(
-    argv, is_quick=_QUICK.value, torch_threads=_THREADS.value
-  )
+  facts = harness.start(config)
   with tempfile.TemporaryDirectory() as folder:
     for case in cases:
-      if _QUICK.value:
+      if config.quick:
         case = dataclasses.replace(case, num_batches=2)
-      for line in _lines(case, names, pathlib.Path(folder)):
+      for line in _lines(config, case, names, pathlib.Path(folder)):
         harness.emit(line | facts)
-  harness.finish()
 
 
 if __name__ == '__main__':
-  app.run(main)
+  harness.run(main, Config())

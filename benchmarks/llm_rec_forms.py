@@ -16,10 +16,11 @@ from antjax.ctr.llm_rec.inputs import TrainingInputs
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import LLMRec
 from antjax.ctr.llm_rec.negatives import NegativeSampler
-from antjax.ctr.llm_rec.texts import Marks, TextMaker
-from antjax.ctr.llm_rec.vectors import VectorEncoder
+from antjax.ctr.llm_rec.recommender import VectorEncoder
+from antjax.ctr.texts import Marks, TextMaker
 from antjax.lm import pretrained
-from benchmarks import llm_rec_problem as problem_lib
+from benchmarks import harness
+from benchmarks import llm_rec_bench as problem_lib
 
 TOP = 20  # Items that a user is recommended.
 
@@ -49,48 +50,37 @@ class Form:
   """Training and evaluation, for one kind of negatives."""
 
   def __init__(
-    self,
-    negatives: str,
-    case: problem_lib.Case,
-    folder: str,
-    problem: dict[str, np.ndarray],
+    self, form: str, case: dict[str, Any], folder: str, problem: str
   ):
-    """Reads the model.
-
-    Args:
-      negatives: 'own' or 'shared'.
-      case: What to compute.
-      folder: Folder of the model, in Hugging Face's layout.
-      problem: From `problem_lib.make`.
-    """
+    """Reads the model; `form` says whose negatives, 'own' or 'shared'."""
     config, params = pretrained.load_pretrained(folder)
     config = dataclasses.replace(config, remat='none')
-    self._problem, self._negatives = problem, negatives
+    self._problem = arrays = harness.load(problem)
     loss = LossConfig(
-      negatives=negatives,  # type: ignore[arg-type]
+      negatives=form,  # type: ignore[arg-type]
       num_negatives=problem_lib.NUM_NEGATIVES,
       log_q=False,
     )
-    longest = int(np.diff(problem['offsets']).max())
+    longest = int(np.diff(arrays['offsets']).max())
     self._texts = TextMaker(
-      Tokens(problem),
+      Tokens(arrays),
       Marks((problem_lib.CLS,), (), 'first'),
-      max_tokens=1 + problem['history'].shape[1] * longest,
+      max_tokens=1 + arrays['history'].shape[1] * longest,
     )
     self._model = LLMRec(config, 'first', loss_config=loss)
-    counts = np.ones(len(problem['domains']), np.int64)
+    counts = np.ones(len(arrays['domains']), np.int64)
     counts[0] = 0
     self._inputs = TrainingInputs(
       self._texts,
       loss,
-      problem['domains'],
+      arrays['domains'],
       counts,
       examples_per_part=problem_lib.BATCH,
-      sampler=Given(problem),
+      sampler=Given(arrays),
     )
-    self._batches = [self._batch(i) for i in range(case.num_batches)]
+    self._batches = [self._batch(i) for i in range(case['num_batches'])]
     self._inputs.fit(self._batches)
-    dtype = jnp.dtype(case.dtype)
+    dtype = jnp.dtype(case['dtype'])
     self._trainer = antjax.Trainer(
       lambda params, batch, rng: self._model.loss(params, batch),
       optax.chain(
@@ -108,7 +98,7 @@ class Form:
     )
     self._catalogue = (
       np.random.default_rng(0)
-      .normal(size=(len(problem['domains']), self._encoder.dim))
+      .normal(size=(len(arrays['domains']), self._encoder.dim))
       .astype(np.float32)
     )
     self._next = 0
@@ -133,33 +123,29 @@ class Form:
     self._state, metrics = self._trainer.step(self._state, inputs)
     return float(metrics['loss'])
 
-  def warm_up(self, num_users: int, num_items: int) -> float:
-    """Compiles all shapes; returns the first loss."""
+  def warm_up(self) -> dict[str, Any]:
+    """Compiles all shapes; returns the first loss, and what is to be known."""
     losses = [self.step() for _ in self._batches]
-    self.users(num_users)
-    self.items(num_items)
-    return losses[0]
-
-  def users(self, num: int) -> int:
-    """Encodes and ranks users; returns how many."""
-    vectors = self._encoder.user_vectors(self._problem['history'][:num])
-    np.asarray(_top(vectors, self._catalogue))
-    return len(vectors)
-
-  def items(self, num: int) -> int:
-    """Encodes items; returns how many."""
-    num = min(num, len(self._problem['domains']) - 1)
-    return len(self._encoder.items(np.arange(1, 1 + num)))
-
-  def facts(self) -> dict[str, Any]:
-    """What a reader needs to judge the figures."""
+    self.users()
+    self.items()
     shape = self._inputs.shapes[-1]
     lengths = [self._inputs(b, 1)['lengths'].sum() for b in self._batches]
-    return {
+    facts = {
       'rows': {str(width): rows for width, rows in shape},
       'tokens_per_batch': round(float(np.mean(lengths))),
       'slots_per_batch': packing.num_slots(shape),
     }
+    return {'loss': losses[0], 'facts': facts}
+
+  def users(self) -> None:
+    """Encodes and ranks users."""
+    history = self._problem['history'][: problem_lib.NUM_USERS]
+    np.asarray(_top(self._encoder.user_vectors(history), self._catalogue))
+
+  def items(self) -> None:
+    """Encodes items."""
+    num = min(problem_lib.NUM_ITEMS, len(self._problem['domains']) - 1)
+    self._encoder.items(np.arange(1, 1 + num))
 
 
 @jax.jit

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 import transformers
 
-from benchmarks import llm_rec_problem as problem_lib
+from benchmarks import harness
+from benchmarks import llm_rec_bench as problem_lib
 
-FORMS = ('published', 'deduplicated', 'shared')
 _PADDED = problem_lib.MAX_TITLE_TOKENS + 2
 # Texts of a group, sorted by length: measured to be the fastest of 8 to 64.
 _ITEM_GROUP, _USER_GROUP = 32, 8
@@ -31,14 +31,10 @@ class Peer:
   """Training and evaluation in one form."""
 
   def __init__(
-    self,
-    form: str,
-    case: problem_lib.Case,
-    folder: str,
-    problem: dict[str, np.ndarray],
+    self, form: str, case: dict[str, Any], folder: str, problem: str
   ):
     """Reads the model; see `llm_rec_forms.Form`."""
-    self._form, self._problem = form, problem
+    self._form, self._problem = form, harness.load(problem)
     self._model = transformers.AutoModel.from_pretrained(
       folder,
       attn_implementation='sdpa',
@@ -47,16 +43,16 @@ class Peer:
       hidden_dropout_prob=0.0,
       attention_probs_dropout_prob=0.0,
     ).train()
-    self._dtype = getattr(torch, case.dtype)
+    self._dtype = getattr(torch, case['dtype'])
     self._optimizer = torch.optim.AdamW(
       self._model.parameters(),
       lr=problem_lib.LEARNING_RATE,
       weight_decay=1e-3,
       fused=True,
     )
-    self._num_batches, self._next = case.num_batches, 0
+    self._num_batches, self._next = case['num_batches'], 0
     width = self._model.config.hidden_size
-    self._catalogue = torch.randn(len(problem['domains']), width)
+    self._catalogue = torch.randn(len(self._problem['domains']), width)
 
   # Texts.
 
@@ -120,7 +116,7 @@ class Peer:
   def _shared_loss(
     self, i: int, users: Sequence[np.ndarray], target: np.ndarray
   ) -> torch.Tensor:
-    """Of all targets and shared items those of the domain, unseen."""
+    """Scores targets and shared items of the domain that are unseen."""
     problem = self._problem
     ids = np.unique(np.append(target, problem['shared'][i]))
     user = self._sorted(users, _USER_GROUP)
@@ -145,39 +141,34 @@ class Peer:
     self._optimizer.step()
     return float(loss.detach())
 
-  def warm_up(self, num_users: int, num_items: int) -> float:
+  def warm_up(self) -> dict[str, Any]:
     """A first step; returns its loss."""
     loss = self.step()
-    self.users(num_users)
-    self.items(num_items)
-    return loss
+    self.users()
+    self.items()
+    return {'loss': loss, 'facts': {}}
 
   # Evaluation.
 
   @torch.inference_mode()
-  def users(self, num: int, top: int = 20) -> int:
-    """Encodes and ranks users; returns how many."""
-    texts = [self._user(h) for h in self._problem['history'][:num]]
+  def users(self, top: int = 20) -> None:
+    """Encodes and ranks users."""
+    history = self._problem['history'][: problem_lib.NUM_USERS]
+    texts = [self._user(h) for h in history]
     if self._form == 'published':
       vectors = self._encode(texts)
     else:
       vectors = self._sorted(texts, _ITEM_GROUP)
     scores = vectors @ self._catalogue.T
     torch.topk(scores, min(top, scores.shape[1]))
-    return len(texts)
 
   @torch.inference_mode()
-  def items(self, num: int) -> int:
-    """Encodes items; returns how many."""
-    num = min(num, len(self._problem['domains']) - 1)
+  def items(self) -> None:
+    """Encodes items."""
+    num = min(problem_lib.NUM_ITEMS, len(self._problem['domains']) - 1)
     texts = [self._item(i) for i in range(1, 1 + num)]
     if self._form == 'published':
       for start in range(0, num, _EVAL_BATCH):
         self._encode(texts[start : start + _EVAL_BATCH], _PADDED)
     else:
       self._sorted(texts, _EVAL_BATCH)
-    return num
-
-  def facts(self) -> dict[str, Any]:
-    """What a reader needs to judge the figures."""
-    return {'threads': torch.get_num_threads()}

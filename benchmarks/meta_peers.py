@@ -12,14 +12,13 @@ differentiated.
 
 from collections.abc import Callable
 import functools
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks import meta_problem
-
-PEERS = ('loop', 'functional', 'compiled')
+from benchmarks import harness, meta_problem
 
 Leaves = dict[str, torch.Tensor]  # 'w0', 'b0', ..., and 'rows' if they adapt.
 GradFn = Callable[[Callable[[Leaves], torch.Tensor], Leaves], Leaves]
@@ -120,19 +119,76 @@ def _mean_loss(case, num_support, params, rows, batch):
   return losses.mean()
 
 
-def make_table_step(
+def make(
+  case: dict[str, Any], num_support: int, problem: str, peer: str
+) -> meta_problem.Step:
+  """Returns the step of a peer on a problem of `meta_problem.make`."""
+  torch.compiler.reset()
+  made, arrays = meta_problem.Case(**case), harness.load(problem)
+  if made.num_rows:
+    return _table_step(peer, made, num_support, arrays)
+  run = _make_gradients(peer, made, num_support, arrays)
+
+  def answer() -> dict[str, np.ndarray]:
+    loss, grads = run()
+    return {name: x.numpy() for name, x in grads.items()} | {
+      'loss': loss.numpy()
+    }
+
+  return meta_problem.Step(run, answer)
+
+
+class _Gradients:
+  """The gradients of a batch, with the tensors they are of."""
+
+  def __init__(self, step: Callable, tensors: Leaves, batch: Leaves):
+    self.tensors, self.rows = tensors, tensors.pop('rows')
+    self._step, self._batch = step, batch
+
+  def __call__(self) -> tuple[torch.Tensor, Leaves]:
+    grads, loss = self._step(self.tensors, self.rows, self._batch)
+    return loss, grads
+
+
+def _make_gradients(
   peer: str, case: meta_problem.Case, num_support: int, arrays: dict
-) -> tuple[Callable[[], torch.Tensor], Callable[[], dict[str, np.ndarray]]]:
+) -> _Gradients:
+  """Returns loss and gradients of one peer."""
+  tensors = {k: torch.from_numpy(np.array(v)) for k, v in arrays.items()}
+  batch = {
+    name: tensors.pop(name)
+    for name in ('index', 'task_rows', 'task_index', 'label')
+  }
+  if peer == 'loop':
+    step = functools.partial(_loop, case, num_support)
+  else:
+    grad_fn = torch.func.grad_and_value(
+      lambda both, batch: _mean_loss(case, num_support, *both, batch)
+    )
+
+    def step(params, rows, batch):
+      (grads, row_grads), loss = grad_fn((params, rows), batch)
+      return grads | {'rows': row_grads}, loss
+
+    if peer == 'compiled':
+      # Sizes are constants: dynamic shapes would only slow the code down.
+      step = torch.compile(step, dynamic=False, fullgraph=True)
+
+  return _Gradients(step, tensors, batch)
+
+
+def _table_step(
+  peer: str, case: meta_problem.Case, num_support: int, arrays: dict
+) -> meta_problem.Step:
   """The step of a peer on a table: rows out, gradients, both optimizers.
 
-  Row-wise Adagrad by hand, on the distinct rows only, which were found before
-  any clock; SGD of the MLP.
+  Row-wise Adagrad by hand, on distinct rows that were found before any clock.
   """
   dim = arrays['rows'].shape[1]
   table = torch.from_numpy(meta_problem.table(case, dim))
   accumulator = torch.zeros(case.num_rows)
   places = torch.from_numpy(meta_problem.places(case, len(arrays['rows'])))
-  gradients = make_step(peer, case, num_support, arrays)
+  gradients = _make_gradients(peer, case, num_support, arrays)
   tensors = gradients.tensors
   state = {}
 
@@ -159,50 +215,4 @@ def make_table_step(
       'w0': tensors['w0'].numpy(),
     }
 
-  return run, answer
-
-
-class _Step:
-  """A compiled step with its tensors."""
-
-  def __init__(self, step: Callable, tensors: Leaves, batch: Leaves):
-    self.tensors, self.rows = tensors, tensors.pop('rows')
-    self._step, self._batch = step, batch
-
-  def __call__(self) -> tuple[torch.Tensor, Leaves]:
-    grads, loss = self._step(self.tensors, self.rows, self._batch)
-    return loss, grads
-
-
-def make_step(
-  peer: str, case: meta_problem.Case, num_support: int, arrays: dict
-) -> _Step:
-  """Returns the step of one peer on a problem of `meta_problem.make`.
-
-  Args:
-    peer: one of `PEERS`.
-    case: what adapts.
-    num_support: S.
-    arrays: the problem.
-  """
-  tensors = {k: torch.from_numpy(np.array(v)) for k, v in arrays.items()}
-  batch = {
-    name: tensors.pop(name)
-    for name in ('index', 'task_rows', 'task_index', 'label')
-  }
-  if peer == 'loop':
-    step = functools.partial(_loop, case, num_support)
-  else:
-    grad_fn = torch.func.grad_and_value(
-      lambda both, batch: _mean_loss(case, num_support, *both, batch)
-    )
-
-    def step(params, rows, batch):
-      (grads, row_grads), loss = grad_fn((params, rows), batch)
-      return grads | {'rows': row_grads}, loss
-
-    if peer == 'compiled':
-      # Sizes are constants: dynamic shapes would only slow the code down.
-      step = torch.compile(step, dynamic=False, fullgraph=True)
-
-  return _Step(step, tensors, batch)
+  return meta_problem.Step(run, answer)

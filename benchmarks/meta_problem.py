@@ -1,42 +1,68 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The problem that `meta_bench` and its peers solve; numpy only.
+"""The problems that `meta_bench` and its peers solve; numpy only.
 
 One meta-learning step of a click model: T tasks with S support and Q query
 rows each. A row has F id features; their vectors [D] are gathered from a row
 buffer [U, D], concatenated and given to an MLP. The inner loop adapts the MLP
 (`mlp`) or the MLP and the task's own rows (`all`) on the support rows, the loss
-is the mean binary cross entropy of the query rows. The data is synthetic.
+is the mean binary cross entropy of the query rows.
+
+A plain DLRM step: a click model without an inner loop, 26 id features, each
+with a table of its own. Tables take a row-wise Adagrad step, the MLP one of
+SGD. All data is synthetic.
 """
 
+from collections.abc import Callable, Iterator
 import dataclasses
+from typing import Any
 
 import numpy as np
 
-LEARNING_RATE = 0.1
+from benchmarks import harness
+
+LEARNING_RATE = 0.1  # Inner loop.
+# Optimizers of whole steps.
+TABLE_RATE = 0.02
+DENSE_RATE = 0.05
+EPS = 1e-8
+_NUM_PROBED = 64  # Rows of a table that both sides have to agree on.
+_WARM_UP_CALLS = 5
+
+
+class Step:
+  """A side's step: `run` is timed, after it an answer can be read."""
+
+  def __init__(
+    self,
+    run: Callable[[], Any],
+    answer: Callable[[], dict[str, np.ndarray]],
+    after: Callable[[], None] = lambda: None,
+  ):
+    """Takes the step, what reads the answer, and what follows the warm-up."""
+    self.run, self._answer, self._after = run, answer, after
+
+  def prepare(self, path: str) -> float:
+    """Writes the first answer, warms up; returns seconds of the first call."""
+    first_s = harness.timed(self.run)
+    harness.save(self._answer(), path)
+    for _ in range(_WARM_UP_CALLS):
+      self.run()
+    self._after()
+    return round(first_s, 2)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sizes:
-  """Sizes of the problem.
+  """Sizes of the problem."""
 
-  Attributes:
-    num_tasks: T.
-    num_support: S, rows a task adapts on.
-    num_query: Q, rows a task is judged on.
-    num_features: F; the first half are constant in a task, like a user's.
-    embedding_dim: D.
-    widths: output widths of the MLP; the last is 1.
-    num_embeddings: ids of each feature.
-  """
-
-  num_tasks: int = 32
-  num_support: int = 20
-  num_query: int = 10
-  num_features: int = 8
-  embedding_dim: int = 32
-  widths: tuple[int, ...] = (128, 64, 1)
-  num_embeddings: int = 2000
+  num_tasks: int = 32  # T.
+  num_support: int = 20  # S, rows a task adapts on.
+  num_query: int = 10  # Q, rows a task is judged on.
+  num_features: int = 8  # F; half are a task's constants.
+  embedding_dim: int = 32  # D.
+  widths: tuple[int, ...] = (128, 64, 1)  # MLP widths.
+  num_embeddings: int = 2000  # Ids of each feature.
 
   @property
   def num_examples(self) -> int:
@@ -62,7 +88,7 @@ class Case:
   adapted: str  # 'mlp' or 'all'.
   order: int
   inner_steps: int
-  num_rows: int = 0  # Of the table; 0: the rows of the batch alone.
+  num_rows: int = 0  # Table rows; 0: the rows of the batch alone.
 
   @property
   def name(self) -> str:
@@ -80,9 +106,6 @@ CASES = tuple(
 # A whole step on a large table, the optimizers included.
 TABLE_CASE = Case(adapted='mlp', order=2, inner_steps=1, num_rows=10_000_000)
 SMOKE_TABLE_CASE = dataclasses.replace(TABLE_CASE, num_rows=1000)
-TABLE_RATE = 0.02
-DENSE_RATE = 0.05
-EPS = 1e-8
 
 
 def make(sizes: Sizes, seed: int = 0) -> dict[str, np.ndarray]:
@@ -124,17 +147,26 @@ def make(sizes: Sizes, seed: int = 0) -> dict[str, np.ndarray]:
     'task_index': np.stack([i.reshape(shape[1:]) for _, i in distinct]),
     'label': rng.integers(0, 2, (tasks, per_task)),
   }
-  width = features * sizes.embedding_dim
-  for i, out in enumerate(sizes.widths):
-    problem[f'w{i}'] = rng.normal(0, width**-0.5, (width, out))
-    problem[f'b{i}'] = rng.normal(0, 0.1, out)
-    width = out
+  problem |= _mlp(rng, features * sizes.embedding_dim, sizes.widths)
   return {
     name: array.astype(
       np.int32 if 'index' in name or name == 'task_rows' else np.float32
     )
     for name, array in problem.items()
   }
+
+
+def _mlp(
+  rng: np.random.Generator, width: int, widths: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+  """Weights of an MLP: w0 [I, O], b0 [O], w1 ..., float32."""
+  found = {}
+  for i, out in enumerate(widths):
+    weight = rng.normal(0, width**-0.5, (width, out))
+    found[f'w{i}'] = weight.astype(np.float32)
+    found[f'b{i}'] = rng.normal(0, 0.1, out).astype(np.float32)
+    width = out
+  return found
 
 
 def table(case: Case, embedding_dim: int) -> np.ndarray:
@@ -149,3 +181,77 @@ def places(case: Case, num_distinct: int) -> np.ndarray:
   """Which row of the table each distinct row of the batch is, int64 [U]."""
   rng = np.random.default_rng(1)
   return rng.choice(case.num_rows, num_distinct, replace=False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DLRMCase:
+  """Sizes of the problem."""
+
+  num_rows: int = 1_000_000  # Rows of all tables.
+  num_features: int = 26  # F, and as many tables.
+  embedding_dim: int = 16  # D.
+  widths: tuple[int, ...] = (256, 128, 1)  # MLP widths.
+  batch_size: int = 8192  # B.
+  num_batches: int = 8  # Distinct ones, in turns.
+  zipf: float = 1.2  # Exponent of the distribution of ids.
+
+  @property
+  def rows_per_table(self) -> int:
+    """Rows of one table, V."""
+    return self.num_rows // self.num_features
+
+  @property
+  def features(self) -> tuple[str, ...]:
+    """Names of the features, which are those of the tables too."""
+    return tuple(f'f{i:02}' for i in range(self.num_features))
+
+  @property
+  def name(self) -> str:
+    """The case's name on the command line."""
+    return f'dlrm-1e{len(str(self.num_rows)) - 1}'
+
+
+DLRM_CASES = (DLRMCase(), DLRMCase(num_rows=10_000_000))
+SMOKE_DLRM_CASES = (
+  DLRMCase(
+    num_rows=10_000,
+    num_features=4,
+    embedding_dim=4,
+    widths=(8, 1),
+    batch_size=32,
+    num_batches=2,
+  ),
+)
+
+
+def make_dlrm(case: DLRMCase, seed: int = 0) -> dict[str, np.ndarray]:
+  """Makes the MLP's weights and the batches.
+
+  Returns:
+    w0, b0, w1 ...: the MLP, w [I, O], b [O], float32.
+    ids: int64 [N, F, B], of each batch feature by feature, as the peers take
+      them.
+    label: float32 [N, B], 0 or 1.
+  """
+  rng = np.random.default_rng(seed)
+  shape = (case.num_batches, case.num_features, case.batch_size)
+  problem = {
+    # Spread over the table, or all frequent rows would be neighbours.
+    'ids': (rng.zipf(case.zipf, shape) * 2_654_435_761) % case.rows_per_table,
+    'label': rng.integers(0, 2, shape[::2]).astype(np.float32),
+  }
+  width = case.num_features * case.embedding_dim
+  return problem | _mlp(rng, width, case.widths)
+
+
+def dlrm_tables(case: DLRMCase) -> Iterator[np.ndarray]:
+  """The tables' first values, float32 [V, D], one after the other."""
+  for i in range(case.num_features):
+    rng = np.random.default_rng([i, case.num_rows])
+    shape = (case.rows_per_table, case.embedding_dim)
+    yield rng.random(shape, np.float32) - np.float32(0.5)
+
+
+def probed_rows(case: DLRMCase, ids: np.ndarray) -> np.ndarray:
+  """Ids [F, n] of a batch, ids [F, B], whose rows are to be compared."""
+  return ids[:, : min(_NUM_PROBED, case.batch_size)]

@@ -2,11 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """antjax's side of `benchmarks.meta_bench`."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
@@ -20,10 +18,10 @@ from antjax.layers import fast_weights
 from antjax.mesh import mesh as mesh_lib
 from antjax.meta import maml, meta_loss
 from antjax.train.trainer import Trainer
-from benchmarks import meta_problem, step_parts
+from benchmarks import harness, meta_problem, step_parts
 
 
-def inner_loop(case: meta_problem.Case) -> maml.InnerLoop:
+def _inner_loop(case: meta_problem.Case) -> maml.InnerLoop:
   """How a case adapts."""
   return maml.InnerLoop(
     num_steps=case.inner_steps,
@@ -33,12 +31,22 @@ def inner_loop(case: meta_problem.Case) -> maml.InnerLoop:
   )
 
 
-def make_step(
+def make(
+  case: dict[str, Any], num_support: int, problem: str, peer: str
+) -> meta_problem.Step:
+  """Returns our step of a case on a problem of `meta_problem.make`."""
+  del peer
+  made, arrays = meta_problem.Case(**case), harness.load(problem)
+  make_step = _table_step if made.num_rows else _gradient_step
+  return make_step(made, num_support, arrays)
+
+
+def _gradient_step(
   case: meta_problem.Case, num_support: int, arrays: dict[str, np.ndarray]
-) -> Callable[[], tuple[Any, dict[str, Any]]]:
-  """Returns our step on a problem of `meta_problem.make`."""
+) -> meta_problem.Step:
+  """The mean query loss, and its gradients of MLP and rows."""
   mlp = step_parts.make_mlp(arrays)
-  inner = inner_loop(case)
+  inner = _inner_loop(case)
 
   def loss(model, rows, part):
     if case.adapted == 'mlp':
@@ -49,14 +57,15 @@ def make_step(
     return optax.sigmoid_binary_cross_entropy(logits, part['label']).mean()
 
   def task_loss(params, task_rows, support, query):
-    model, rows = maml.adapt_task(
-      loss,
-      params,
-      task_rows,
-      support,
-      inner,
+    problem = maml.Problem(
+      loss_fn=loss,
+      params=params,
+      support=support,
+      inner=inner,
+      rows=task_rows,
       merge_fn=mlp.merge,
     )
+    model, rows = maml.adapt_task(problem)
     return loss(model, rows, query)
 
   def mean_loss(params, rows, batch):
@@ -104,24 +113,24 @@ def make_step(
   )
 
   def run():
-    value, (grads, row_grads) = jax.block_until_ready(step(params, rows, batch))
+    return jax.block_until_ready(step(params, rows, batch))
+
+  def answer():
+    value, (grads, row_grads) = run()
     leaves = fast_weights.named_leaves(grads)
     named = {short: leaves[leaf] for leaf, short in mlp.names.items()}
-    return value, named | {'rows': row_grads}
+    named |= {'rows': row_grads, 'loss': value}
+    return {name: np.asarray(x) for name, x in named.items()}
 
-  return run
+  return meta_problem.Step(run, answer, step_parts.bind_threads)
 
 
-def make_table_step(
+def _table_step(
   case: meta_problem.Case, num_support: int, arrays: dict[str, np.ndarray]
-) -> tuple[Callable[[], Any], Callable[[], dict[str, np.ndarray]]]:
+) -> meta_problem.Step:
   """The step of `meta_problem.TABLE_CASE`: a Trainer with a sharded table.
 
-  The clock sees the compiled step; the distinct ids are found before it, as the
-  peers' are.
-
-  Returns:
-    The step, and what reads loss and weights after it.
+  The distinct ids are found before the clock starts, as the peers' are.
   """
   num_tasks, _, num_features = arrays['index'].shape
   features = [f'f{i}' for i in range(num_features)]
@@ -143,55 +152,91 @@ def make_table_step(
     max_unique=len(places),
   )
   mlp = step_parts.make_mlp(arrays)
-  model = meta_loss.TaskModel(
-    apply_fn=lambda net, vectors, part: net(
-      jnp.concatenate([vectors[f] for f in features], axis=-1)
-    )[..., 0],
-    loss_fn=optax.sigmoid_binary_cross_entropy,
-    merge_fn=mlp.merge,
-    tables=tables,
-  )
+  model = step_parts.model(tables, features, mlp.merge)
   trainer = Trainer(
-    meta_loss.meta_loss_fn(model, inner_loop(case)),
+    meta_loss.meta_loss_fn(model, _inner_loop(case)),
     optax.sgd(meta_problem.DENSE_RATE),
     mesh=mesh,
     tables=tables,
   )
-  values = {'row': meta_problem.table(case, dim)}
-  train = step_parts.with_tables(trainer.init(mlp.params), tables, values)
-  state: dict[str, Any] = {'train': train}
-  batch = _batch(arrays, places.astype(np.int32), features, num_support)
-  step = trainer.compiled_step()
+  ids = places.astype(np.int32)[arrays['index']]
+  by_feature = {f: ids[..., i] for i, f in enumerate(features)}
+  batch = step_parts.episodes(by_feature, arrays['label'], num_support)
   inputs = trainer.step_inputs(batch)
-
-  def run() -> Any:
-    state['train'], metrics = step(state['train'], inputs)
-    state['loss'] = jax.block_until_ready(metrics)['loss']
-    return state['loss']
-
-  def answer() -> dict[str, np.ndarray]:
-    return step_parts.answer(
-      trainer, state['train'], state['loss'], {'row': places}
-    )
-
-  return run, answer
+  values = {'row': meta_problem.table(case, dim)}
+  return step_parts.TrainerStep(
+    trainer, mlp, values, lambda step: inputs, {'row': places}
+  )
 
 
-def _batch(arrays, places, features, num_support):
-  """The problem's batch as `antjax.meta.episodes` lays it out."""
-  ids, label = places[arrays['index']], arrays['label']
-  cuts = {
-    'support': slice(None, num_support),
-    'query': slice(num_support, None),
-  }
-  episodes: dict[str, Any] = {
-    part: {'label': label[:, cut], 'mask': np.ones_like(label[:, cut])}
-    for part, cut in cuts.items()
-  }
-  episodes['task'] = np.arange(len(label), dtype=np.int32)
-  episodes['weight'] = np.ones(len(label), np.float32)
-  by_part = {
-    part: {f: ids[:, cut, i] for i, f in enumerate(features)}
-    for part, cut in cuts.items()
-  }
-  return {'ids': {'all': by_part}, 'episodes': {'all': episodes}}
+def make_dlrm(
+  case: dict[str, Any], problem: str, peer: str
+) -> meta_problem.Step:
+  """Returns our DLRM step on a problem of `meta_problem.make_dlrm`.
+
+  The clock sees what `Trainer.fit` does in a step: finding the distinct ids of
+  the batch, placing it, and the compiled step; the peers need no distinct ids.
+  """
+  del peer
+  return _dlrm_step(meta_problem.DLRMCase(**case), harness.load(problem))
+
+
+def _dlrm_step(
+  case: meta_problem.DLRMCase, arrays: dict[str, np.ndarray]
+) -> meta_problem.Step:
+  mesh = mesh_lib.make_mesh(intra=jax.device_count())
+  tables = _make_tables(case, mesh, _most_distinct(case, arrays['ids'], mesh))
+  mlp = step_parts.make_mlp(arrays)
+
+  def loss_fn(params, rows, batch, rng):
+    del rng
+    vectors_BFD = tables.lookup(rows, batch['ids'])['columns']
+    x = vectors_BFD.reshape(len(vectors_BFD), -1)
+    logits = mlp.merge(params)(x)[..., 0]
+    return optax.sigmoid_binary_cross_entropy(logits, batch['label'])
+
+  trainer = Trainer(
+    loss_fn, optax.sgd(meta_problem.DENSE_RATE), mesh=mesh, tables=tables
+  )
+  batches = [
+    {'ids': {'columns': np.ascontiguousarray(ids.T, np.int32)}, 'label': label}
+    for ids, label in zip(arrays['ids'], arrays['label'], strict=True)
+  ]
+  return step_parts.TrainerStep(
+    trainer,
+    mlp,
+    dict(zip(case.features, meta_problem.dlrm_tables(case), strict=True)),
+    lambda step: trainer.step_inputs(batches[step % case.num_batches]),
+    dict(zip(case.features, meta_problem.probed_rows(case, arrays['ids'][0]))),
+  )
+
+
+def _most_distinct(
+  case: meta_problem.DLRMCase, ids: np.ndarray, mesh: Any
+) -> int:
+  """Most distinct rows of a device's part of a batch, and an eighth more.
+
+  Measured on the data before training, as a user would.
+  """
+  parts = np.split(ids, mesh.size, axis=-1)
+  table = np.arange(case.num_features)[:, None] * case.rows_per_table
+  most = max(len(np.unique(ids + table)) for part in parts for ids in part)
+  return most + most // 8
+
+
+def _make_tables(
+  case: meta_problem.DLRMCase, mesh: Any, max_unique: int
+) -> EmbeddingTables:
+  """The tables of the problem, rows over all devices."""
+  optimizer = RowWiseAdagrad(meta_problem.TABLE_RATE, meta_problem.EPS)
+  return EmbeddingTables(
+    [
+      TableSpec(
+        name, case.rows_per_table, case.embedding_dim, 'global', optimizer
+      )
+      for name in case.features
+    ],
+    {'columns': case.features},
+    mesh=mesh,
+    max_unique=max_unique,
+  )

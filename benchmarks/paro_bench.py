@@ -10,7 +10,7 @@ Needs root and Linux (see `benchmarks.cluster`).
 
 The clock sees whole optimizer steps: 8 micro-batches, clip of the global norm,
 AdamW, fp32 throughout, states and batches in place. All codes and the peers
-(see `benchmarks.paro_peers`) train the same model on the same tokens; they take
+(see `benchmarks.paro_steps`) train the same model on the same tokens; they take
 one step each in turn, after one to warm up, and medians count, of the slowest
 host in each step. Losses must agree, or the exit status is 1.
 
@@ -47,61 +47,62 @@ import dataclasses
 import os
 import statistics
 import sys
-from typing import Any
+from typing import Annotated, Any
 
-from absl import app, flags
 import jax
 
 from antjax.collectives import cost_model
 from antjax.mesh.paro import VALID_CODES
 from antjax.plan import planner
 from benchmarks import cluster as cluster_lib
-from benchmarks import harness, paro_peers, paro_problem, paro_worker
-
-_CODES = flags.DEFINE_list(
-  'codes',
-  [],
-  'PaRO codes; empty: GGG NGG NNG III NII NIG IIG IGG NNN, with several'
-  ' --hosts IIG NIG NGG GGG.',
-)
-_PEERS = flags.DEFINE_list(
-  'peers',
-  None,
-  f'Any of {", ".join(paro_peers.PEERS)}; default: both; with several --hosts'
-  ' none.',
-)
-_HOSTS = flags.DEFINE_list('hosts', ['4'], 'Hosts; several: scaling.')
-_DEVICES = flags.DEFINE_integer('devices_per_host', 2, 'Devices of each.', 1)
-_UPLINK_MBPS = flags.DEFINE_float('uplink_mbps', 300.0, 'Uplinks, Mbit/s.', 1)
-_ROUNDS = flags.DEFINE_integer('rounds', 3, 'Timed steps of each code.', 1)
-_COLLECTIVES = flags.DEFINE_string(
-  'collectives', '', "Trainer(collectives=...); empty: the Trainer's default."
-)
-_TIMEOUT_S = flags.DEFINE_float('timeout_s', 1800.0, 'Ends a run that hangs.')
-for _field in dataclasses.fields(paro_problem.Sizes):
-  flags.DEFINE_integer(
-    _field.name, _field.default, 'See benchmarks/paro_problem.py.', 1
-  )
+from benchmarks import harness, paro_steps
 
 _DEFAULT_CODES = ('GGG', 'NGG', 'NNG', 'III', 'NII', 'NIG', 'IIG', 'IGG', 'NNN')
 _SCALING_CODES = ('IIG', 'NIG', 'NGG', 'GGG')
 # Of 128 GPUs over 16, 7B parameters; the paper's words, not our measurement.
 _PAPER_EFFICIENCY = {'IIG': 0.92, 'NIG': 0.84, 'NGG': 0.63, 'GGG': 0.63}
-_LINK_BYTES = (1 << 16, 1 << 19, 1 << 22)
 # fp32 sums in another order, through some optimizer steps.
 _LOSS_TOLERANCE = 2e-3
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Flags."""
+
+  codes: Annotated[tuple[str, ...], 'PaRO codes; empty: usual ones.'] = ()
+  peers: Annotated[tuple[str, ...] | None, 'none: usual ones.'] = None
+  hosts: Annotated[tuple[int, ...], 'Hosts; several: scaling.'] = (4,)
+  devices_per_host: Annotated[int, 'Devices of each.'] = 2
+  uplink_mbps: Annotated[float, 'Uplinks, Mbit/s.'] = 300.0
+  rounds: Annotated[int, 'Timed steps of each code.'] = 3
+  collectives: Annotated[str, 'As for Trainer; empty: default.'] = ''
+  timeout_s: Annotated[float, 'Ends a run that hangs.'] = 1800.0
+  sizes: paro_steps.Sizes = paro_steps.Sizes()
+
+  def cases(self) -> list[tuple[str, int]]:
+    """(code or peer, hosts) of each case; exits where a flag is wrong."""
+    is_scaling = len(self.hosts) > 1
+    default = _SCALING_CODES if is_scaling else _DEFAULT_CODES
+    names = [*(self.codes or default)]
+    harness.choose('codes', names, dict.fromkeys(VALID_CODES))
+    if self.peers is not None:
+      harness.choose('peers', self.peers, dict.fromkeys(paro_steps.PEERS))
+      names += self.peers
+    elif not is_scaling:
+      names += paro_steps.PEERS
+    most = max(self.hosts)
+    for n in self.hosts:
+      if n < 1 or most % n:
+        sys.exit(
+          f'--hosts={",".join(map(str, self.hosts))}: {n} does not divide'
+          f' {most}; sets of {n} must fill the cluster.'
+        )
+    cases = [(name, n) for n in sorted(set(self.hosts)) for name in names]
+    return [(paro_steps.COMPUTE, 1), *cases]
+
+
 def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float | None:
-  """Agreement of two orders, 1: the same, -1: reversed; ties count as none.
-
-  Args:
-    a: Values.
-    b: As many values.
-
-  Returns:
-    (concordant - discordant) / pairs, Kendall's tau-a; None without a pair.
-  """
+  """Kendall's tau-a, 1: the same order, -1: reversed; None without a pair."""
   total = pairs = 0
   for i in range(len(a)):
     for j in range(i):
@@ -112,35 +113,35 @@ def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float | None:
 
 
 def _plan(
-  sizes: paro_problem.Sizes,
-  links: cost_model.Links,
-  compute_s: float,
-  num_hosts: int,
-) -> planner.Plan:
+  config: Config, links: cost_model.Links, compute_s: float, num_hosts: int
+) -> planner.ParoPlan:
   """The planner's view of the job; computation and messages take turns."""
+  num_micro_batches = config.sizes.num_micro_batches
   return planner.plan(
-    paro_problem.param_shapes(sizes),
-    paro_problem.optimizer(),
+    paro_steps.param_shapes(config.sizes),
+    paro_steps.optimizer(),
     num_groups=num_hosts,
-    group_size=_DEVICES.value,
+    group_size=config.devices_per_host,
     links=links,
-    num_micro_batches=sizes.num_micro_batches,
-    compute_s=compute_s / sizes.num_micro_batches,
-    scanned=paro_problem.is_stack,
+    num_micro_batches=num_micro_batches,
+    compute_s=compute_s / num_micro_batches,
+    scanned=paro_steps.is_stack,
     overlap=False,
   )
 
 
-def _line(case: dict[str, Any], row: planner.Row | None, sizes) -> dict:
+def _line(
+  config: Config, case: dict[str, Any], row: planner.Row | None
+) -> dict[str, Any]:
   """The line of one code or peer."""
   step_s = statistics.median(case['seconds'])
-  devices = case['num_hosts'] * _DEVICES.value
+  devices = case['num_hosts'] * config.devices_per_host
   line = {
     'code': case['name'],
     'hosts': case['num_hosts'],
-    'tokens_per_s': round(devices * sizes.tokens_per_device / step_s, 1),
+    'tokens_per_s': devices * config.sizes.tokens_per_device / step_s,
     'speedup_vs_zero3': None,
-    'step_s': round(step_s, 4),
+    'step_s': step_s,
     # A peer's accumulators are like its parameters; two moments beside them.
     'state_bytes_per_device': case['live_bytes']
     + (row.grads_bytes if row else case['live_bytes'] // 3),
@@ -148,7 +149,7 @@ def _line(case: dict[str, Any], row: planner.Row | None, sizes) -> dict:
     'temp_bytes_per_device': case['temp_bytes'],
     'inter_bytes_per_step': round(case['inter_bytes']),
     'wire_bytes_per_step': round(
-      statistics.median(case['sent_bytes']) / _DEVICES.value
+      statistics.median(case['sent_bytes']) / config.devices_per_host
     ),
     'intra_bytes_per_step': round(case['intra_bytes']),
     'predicted_s': None,
@@ -156,53 +157,59 @@ def _line(case: dict[str, Any], row: planner.Row | None, sizes) -> dict:
   if row is not None:
     line['planned_state_bytes_per_device'] = row.state_bytes
     line['planned_inter_bytes_per_step'] = round(row.inter_bytes_per_step)
-    line['predicted_s'] = round(row.step_s, 4)
-  line['seconds'] = [round(s, 4) for s in case['seconds']]
-  line['last_loss'] = round(case['losses'][-1], 5)
-  line['compile_s'] = round(case['compile_s'], 1)
+    line['predicted_s'] = row.step_s
+  line['seconds'] = case['seconds']
+  line['last_loss'] = case['losses'][-1]
+  line['compile_s'] = case['compile_s']
   return line
 
 
-def _summary(lines, compute_s, links, sizes, num_hosts) -> dict[str, Any]:
+def _summary(
+  config: Config,
+  lines: Sequence[dict[str, Any]],
+  compute_s: float,
+  links: cost_model.Links,
+  num_hosts: int,
+) -> dict[str, Any]:
   """The last line: orders, the bound, the regime."""
   ours = [x for x in lines if x['predicted_s'] and x['hosts'] == num_hosts]
   best = min(ours, key=lambda x: x['step_s'])
   param_bytes = 4 * sum(
-    x.size for x in jax.tree.leaves(paro_problem.param_shapes(sizes))
+    x.size for x in jax.tree.leaves(paro_steps.param_shapes(config.sizes))
   )
-  uplink = _UPLINK_MBPS.value * 1e6 / 8
+  uplink = config.uplink_mbps * 1e6 / 8
   # Every step must add up the gradients of all hosts.
   least_comm_s = 2 * (num_hosts - 1) / num_hosts * param_bytes / uplink
-  micro_s = compute_s / sizes.num_micro_batches
+  micro_s = compute_s / config.sizes.num_micro_batches
   tau = kendall_tau(
     [x['predicted_s'] for x in ours], [x['step_s'] for x in ours]
   )
   return {
-    'summary': f'{num_hosts}x{_DEVICES.value}',
-    'uplink_mbps': _UPLINK_MBPS.value,
-    'kendall_tau': None if tau is None else round(tau, 3),
+    'summary': f'{num_hosts}x{config.devices_per_host}',
+    'uplink_mbps': config.uplink_mbps,
+    'kendall_tau': tau,
     'best_code': best['code'],
     'best_step_s': best['step_s'],
     # The bound: no step is shorter than its computation, nor than the least
     # that each uplink must carry; without overlap, than both together.
-    'compute_s': round(compute_s, 4),
-    'least_uplink_s': round(least_comm_s, 4),
-    'bound_s': round(max(compute_s, least_comm_s), 4),
-    'bound_without_overlap_s': round(compute_s + least_comm_s, 4),
-    'bound_without_overlap_over_best': round(
-      (compute_s + least_comm_s) / best['step_s'], 3
+    'compute_s': compute_s,
+    'least_uplink_s': least_comm_s,
+    'bound_s': max(compute_s, least_comm_s),
+    'bound_without_overlap_s': compute_s + least_comm_s,
+    'bound_without_overlap_over_best': (
+      (compute_s + least_comm_s) / best['step_s']
     ),
-    'compute_over_best': round(compute_s / best['step_s'], 3),
+    'compute_over_best': compute_s / best['step_s'],
     'regime': {
       'param_bytes': param_bytes,
-      'param_bytes_over_uplink_s': round(param_bytes / uplink, 4),
-      'compute_s_per_micro_batch': round(micro_s, 4),
-      'ratio': round(param_bytes / uplink / micro_s, 2),
+      'param_bytes_over_uplink_s': param_bytes / uplink,
+      'compute_s_per_micro_batch': micro_s,
+      'ratio': param_bytes / uplink / micro_s,
     },
     'links': dataclasses.asdict(links),
-    'collectives': _COLLECTIVES.value or 'default',
+    'collectives': config.collectives or 'default',
     'dtype': 'float32',
-    'sizes': dataclasses.asdict(sizes),
+    'sizes': dataclasses.asdict(config.sizes),
     'cores': os.cpu_count(),
   }
 
@@ -211,7 +218,7 @@ def _disagreement(cases: Sequence[dict[str, Any]]) -> str | None:
   """Says which losses differ by more than rounding, or None."""
   first: dict[int, dict[str, Any]] = {}
   for case in cases:
-    if case['name'] == paro_worker.COMPUTE:
+    if case['name'] == paro_steps.COMPUTE:
       continue
     other = first.setdefault(case['num_hosts'], case)
     for step, (a, b) in enumerate(zip(case['losses'], other['losses'])):
@@ -225,94 +232,53 @@ def _disagreement(cases: Sequence[dict[str, Any]]) -> str | None:
   return None
 
 
-def _job(hosts: Sequence[int], sizes: paro_problem.Sizes) -> paro_worker.Job:
-  is_scaling = len(hosts) > 1
-  codes = _CODES.value or (_SCALING_CODES if is_scaling else _DEFAULT_CODES)
-  peers = _PEERS.value
-  if peers is None:
-    peers = [] if is_scaling else list(paro_peers.PEERS)
-  for code in codes:
-    if code not in VALID_CODES:
-      sys.exit(f'--codes={code}: use some of {" ".join(VALID_CODES)}.')
-  for peer in peers:
-    if peer not in paro_peers.PEERS:
-      sys.exit(f'--peers={peer}: use some of {" ".join(paro_peers.PEERS)}.')
-  for n in hosts:
-    if n < 1:
-      sys.exit(
-        f'--hosts={",".join(map(str, hosts))}: hosts must be at least 1.'
-      )
-    if max(hosts) % n:
-      sys.exit(
-        f'--hosts={",".join(map(str, hosts))}: {n} does not divide'
-        f' {max(hosts)}; sets of {n} must fill the cluster.'
-      )
-  cases = [(paro_worker.COMPUTE, 1)]
-  cases += [(name, n) for n in hosts for name in (*codes, *peers)]
-  return paro_worker.Job(
-    cases, sizes, _ROUNDS.value, _COLLECTIVES.value, _LINK_BYTES
-  )
-
-
-def main(argv: Sequence[str]) -> None:
-  facts = harness.start(argv)
-  try:
-    hosts = sorted({int(n) for n in _HOSTS.value})
-  except ValueError:
-    sys.exit(f'--hosts={",".join(_HOSTS.value)}: numbers are needed.')
-  sizes = paro_problem.Sizes(
-    **{
-      f.name: flags.FLAGS[f.name].value
-      for f in dataclasses.fields(paro_problem.Sizes)
-    }
-  )
-  job = _job(hosts, sizes)
-  cluster_lib.exit_on_signals()
+def main(config: Config) -> None:
+  facts = harness.start()
+  order = {
+    'cases': config.cases(),
+    'sizes': dataclasses.asdict(config.sizes),
+    'rounds': config.rounds,
+    'collectives': config.collectives,
+  }
   # Only shapes are looked at here; no accelerator is to be taken.
   jax.config.update('jax_platforms', 'cpu')
+  hosts = sorted(set(config.hosts))
   try:
     with cluster_lib.Cluster(
-      max(hosts), _DEVICES.value, _UPLINK_MBPS.value
+      hosts[-1], config.devices_per_host, config.uplink_mbps
     ) as cluster:
-      result = cluster_lib.report(
-        cluster, paro_worker.__name__, job.to_json(), _TIMEOUT_S.value
-      )
+      work = 'benchmarks.paro_steps:time_on_host'
+      result = cluster.report(work, order, config.timeout_s)
   except RuntimeError as error:
     sys.exit(f'paro_bench: {error}')
   alone, *cases = result['cases']
   compute_s = statistics.median(alone['seconds'])
-  samples = [cost_model.Sample(**sample) for sample in result['samples']]
-  links = cost_model.fit(samples)
-  plans = {n: _plan(sizes, links, compute_s, n) for n in hosts}
-  lines = [
-    _line(
-      case,
-      plans[case['num_hosts']].row(case['name'])
-      if case['name'] in VALID_CODES
-      else None,
-      sizes,
-    )
-    for case in cases
-  ]
+  links = cost_model.Links(**result['links'] | {'timings': ()})
+  plans = {n: _plan(config, links, compute_s, n) for n in hosts}
+  lines = []
+  for case in cases:
+    is_ours = case['name'] in VALID_CODES
+    plan = plans[case['num_hosts']]
+    row = plan.row(case['name']) if is_ours else None
+    lines.append(_line(config, case, row))
   by_case = {(x['code'], x['hosts']): x for x in lines}
   for line in lines:
     zero3 = by_case.get(('GGG', line['hosts']))
     if zero3:
-      line['speedup_vs_zero3'] = round(zero3['step_s'] / line['step_s'], 3)
+      line['speedup_vs_zero3'] = zero3['step_s'] / line['step_s']
     if len(hosts) > 1:
       fewest = by_case[line['code'], hosts[0]]
-      line['efficiency'] = round(fewest['step_s'] / line['step_s'], 3)
+      line['efficiency'] = fewest['step_s'] / line['step_s']
       line['paper_efficiency_16_to_128_gpus'] = _PAPER_EFFICIENCY.get(
         line['code']
       )
     harness.emit(line | facts)
   for n in hosts:
     if any(x['predicted_s'] for x in lines if x['hosts'] == n):
-      harness.emit(_summary(lines, compute_s, links, sizes, n) | facts)
-  wrong = _disagreement(cases)
-  if wrong:
+      harness.emit(_summary(config, lines, compute_s, links, n) | facts)
+  if wrong := _disagreement(cases):
     sys.exit(f'paro_bench: losses disagree: {wrong}.')
 
 
 if __name__ == '__main__':
-  app.run(main)
+  harness.run(main, Config())

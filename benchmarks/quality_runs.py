@@ -3,6 +3,7 @@
 """Runs of a training job for a table of qualities, and their differences."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+import dataclasses
 import json
 import os
 import pathlib
@@ -10,27 +11,38 @@ import statistics
 import subprocess
 import sys
 import time
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 _T = TypeVar('_T')
+_C = TypeVar('_C', bound='Config')
 
 # 97.5th percentile of Student's t of 1, 2, .. degrees of freedom.
 _STUDENT = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Flags of all tables."""
+
+  out: Annotated[str, 'Folder of the runs.'] = ''
+  seeds: Annotated[int, 'Seeds, from 0.'] = 3
+  table: Annotated[bool, 'Print the table; run nothing.'] = False
+
+  def folder(self, name: str, seed: int) -> pathlib.Path:
+    """Folder of a run."""
+    return pathlib.Path(self.out) / f'{name}_{seed}'
+
+  def results(self, name: str, seed: int) -> dict[str, Any] | None:
+    """What a run wrote, or None if it is not done."""
+    path = self.folder(name, seed) / 'results.json'
+    return json.loads(path.read_text('utf-8')) if path.exists() else None
 
 
 def run(module: str, folder: pathlib.Path, options: Mapping[str, Any]) -> bool:
   """Runs a job in `folder` unless its results are there; prints a JSON line.
 
   Its log is log.txt in the folder. Jobs side by side in one parent folder share
-  their compiled programs.
-
-  Args:
-    module: Module of the script.
-    folder: Its --run_dir.
-    options: Its other flags.
-
-  Returns:
-    Whether the results are there now.
+  their compiled programs. Returns whether the results are there now.
   """
   if (folder / 'results.json').exists():
     return True
@@ -55,23 +67,18 @@ def run(module: str, folder: pathlib.Path, options: Mapping[str, Any]) -> bool:
 
 
 def whole(
-  load: Callable[[str, int], _T | None], names: Sequence[str], num_seeds: int
+  config: _C, load: Callable[[_C, str, int], _T | None], names: Sequence[str]
 ) -> dict[int, dict[str, _T]]:
   """Seed -> name -> result, of the seeds in which all names are done.
 
   Prints which these are.
 
-  Args:
-    load: Result of a name and seed, or None if it is not done.
-    names: Methods.
-    num_seeds: Seeds, from 0.
-
   Raises:
     RuntimeError: No seed is whole.
   """
   found = {}
-  for seed in range(num_seeds):
-    results = {name: load(name, seed) for name in names}
+  for seed in range(config.seeds):
+    results = {name: load(config, name, seed) for name in names}
     done = {name: x for name, x in results.items() if x is not None}
     if len(done) == len(names):
       found[seed] = done
@@ -90,12 +97,7 @@ def print_row(cells: Iterable[str], is_heading: bool = False) -> None:
 
 
 def difference(values: Mapping[int, float], others: Mapping[int, float]) -> str:
-  """Mean difference over seeds, with the 95% interval of Student's t.
-
-  Args:
-    values: Seed -> value.
-    others: The same of what it is compared with; at most 10 seeds.
-  """
+  """Mean difference over seeds, with the 95% interval of Student's t."""
   gaps = [value - others[seed] for seed, value in values.items()]
   mean = statistics.fmean(gaps)
   if len(gaps) < 2:

@@ -21,15 +21,16 @@ Compilation is outside of all of them: each size is called before the clock
 starts. One process, all its threads.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+import dataclasses
 import functools
 import pathlib
 import platform
 import statistics
+import sys
 import time
-from typing import Any
+from typing import Annotated, Any
 
-from absl import app, flags
 import jax
 import numpy as np
 
@@ -38,16 +39,24 @@ from antjax.serving import scorer
 from antjax.serving.loader import Model
 from benchmarks import harness
 
-_MODEL = flags.DEFINE_string('model', None, 'From launch/export_gmeta.py.')
-_INPUT = flags.DEFINE_string('input', None, 'Task records with its ids.')
-_CALLS = flags.DEFINE_integer('num_calls', 500, 'For each latency.', 1)
-_TURNS = flags.DEFINE_integer('num_turns', 5, 'Timed batches.', 1)
-_USERS = flags.DEFINE_integer('num_users', 1024, 'Users in a turn.', 1)
-_BATCH = flags.DEFINE_integer('batch_size', 64, 'Batch size of the scorer.', 1)
 _WARM_UP = 10
 
 
-def measure(model: Model, users: list[dict[str, Any]]) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Flags."""
+
+  model: Annotated[str, 'Folder of launch/export_gmeta.py.'] = ''
+  input: Annotated[str, 'Task records with its ids.'] = ''
+  num_calls: Annotated[int, 'Calls for each latency.'] = 500
+  num_turns: Annotated[int, 'Timed batches.'] = 5
+  num_users: Annotated[int, 'Users in a turn.'] = 1024
+  batch_size: Annotated[int, 'Batch size of the scorer.'] = 64
+
+
+def measure(
+  config: Config, model: Model, users: list[dict[str, Any]]
+) -> dict[str, Any]:
   """The figures of a model on some users."""
   features = model.manifest['features']
 
@@ -67,73 +76,71 @@ def measure(model: Model, users: list[dict[str, Any]]) -> dict[str, Any]:
       support, query = (part(user, r) for r in rows)
       case = support, user['rating'][:start], query
       by_size.setdefault(size, []).append(case)
-  cases = [case for some in by_size.values() for case in some]
+  latency = functools.partial(_latency, config.num_calls)
   return {
     'adapt_ms': {
-      str(size): _latency(lambda case: model.adapt_user(*case), by_size[size])
+      str(size): latency(lambda case: model.adapt_user(*case), by_size[size])
       for size in sorted(by_size)
     },
-    'predict_ms': _latency(
+    'predict_ms': latency(
       lambda case: model.predict(
         {name: np.asarray(x)[None] for name, x in case[2].items()}
       ),
-      cases,
+      [case for some in by_size.values() for case in some],
     ),
-    'rows_per_s': _throughput(model, users),
+    'rows_per_s': _throughput(config, model, users),
   }
 
 
-def _latency(call: Callable[[Any], Any], cases: list[Any]) -> dict[str, float]:
+def _latency(
+  num_calls: int, call: Callable[[Any], Any], cases: Sequence[Any]
+) -> dict[str, float]:
   """p50 and p99 of a call, ms."""
-  for i in range(_WARM_UP):
-    call(cases[i % len(cases)])
-  taken = []
-  for i in range(_CALLS.value):
-    case = cases[i % len(cases)]
-    taken.append(harness.timed(functools.partial(call, case)))
-  p50, p99 = np.percentile(taken, [50, 99]) * 1e3
-  return {'p50': round(float(p50), 3), 'p99': round(float(p99), 3)}
+  taken = [
+    harness.timed(functools.partial(call, cases[i % len(cases)]))
+    for i in range(_WARM_UP + num_calls)
+  ]
+  p50, p99 = np.percentile(taken[_WARM_UP:], [50, 99]) * 1e3
+  return {'p50': float(p50), 'p99': float(p99)}
 
 
-def _throughput(model: Model, users: list[dict[str, Any]]) -> float:
+def _throughput(
+  config: Config, model: Model, users: list[dict[str, Any]]
+) -> float:
   rates = []
-  for turn in range(_TURNS.value + 1):
-    start, num_rows = time.perf_counter(), 0
-    for columns in scorer.score(model, users, batch_size=_BATCH.value):
-      num_rows += len(columns['row'])
-    if turn:  # The first one compiles.
-      rates.append(num_rows / (time.perf_counter() - start))
-  return round(statistics.median(rates))
+  for _ in range(config.num_turns + 1):
+    start = time.perf_counter()
+    scores = scorer.score(model, users, batch_size=config.batch_size)
+    num_rows = sum(len(columns['row']) for columns in scores)
+    rates.append(num_rows / (time.perf_counter() - start))
+  return round(statistics.median(rates[1:]))  # The first one compiles.
 
 
-def main(argv: list[str]) -> None:
-  facts = harness.start(argv)
+def main(config: Config) -> None:
+  if not config.model or not config.input:
+    sys.exit('serving_bench: --model and --input are needed.')
+  facts = harness.start()
   start = time.perf_counter()
-  model = Model(_MODEL.value)
+  model = Model(config.model)
   load_s = time.perf_counter() - start
-  source = records.open_source(_INPUT.value)
-  users = source.read(0, min(_USERS.value, len(source)))
+  source = records.open_source(config.input)
+  users = source.read(0, min(config.num_users, len(source)))
   tables = model.manifest['tables'].values()
+  files = [p for p in pathlib.Path(config.model).rglob('*') if p.is_file()]
   result = {
     'bench': 'serving',
     'storage': 'int8' if any(t['scale'] for t in tables) else 'float32',
     'table_rows': sum(t['rows'] for t in tables),
-    'bytes': sum(
-      p.stat().st_size
-      for p in pathlib.Path(_MODEL.value).rglob('*')
-      if p.is_file()
-    ),
-    'load_s': round(load_s, 3),
-    **measure(model, users),
-    'batch_size': _BATCH.value,
+    'bytes': sum(path.stat().st_size for path in files),
+    'load_s': load_s,
+    **measure(config, model, users),
+    'batch_size': config.batch_size,
     'num_users': len(users),
     'device': jax.devices()[0].device_kind,
     'machine': platform.machine(),
-    'jax': jax.__version__,
   }
   harness.emit(facts | result)
 
 
 if __name__ == '__main__':
-  flags.mark_flags_as_required(['model', 'input'])
-  app.run(main)
+  harness.run(main, Config())

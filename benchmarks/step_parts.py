@@ -1,31 +1,30 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What antjax's steps of `meta_bench` have in common: weights, tables, mesh."""
+"""What antjax's steps of `meta_bench` and `gmeta_bench` have in common."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
+import os
+import pathlib
 from typing import Any
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from antjax.embedding.table import EmbeddingTables
 from antjax.layers import fast_weights, mlp
 from antjax.mesh import mesh as mesh_lib
+from antjax.meta import meta_loss
+from benchmarks import meta_problem
 
 
 @dataclasses.dataclass(frozen=True)
 class MLP:
-  """The problem's MLP.
-
-  Attributes:
-    params: Its parameters.
-    merge: Makes a module of parameters.
-    names: Leaf -> its name in the problem, such as 'w0'.
-  """
+  """The problem's MLP: leaves, and their names in the problem, such as 'w0'."""
 
   params: Any
   merge: Callable[[Any], Any]
@@ -78,25 +77,93 @@ def with_tables(
   return dataclasses.replace(state, tables=made)
 
 
-def answer(
-  trainer: Any,
-  state: Any,
-  loss: Any,
-  ids: Mapping[str, np.ndarray],
-) -> dict[str, np.ndarray]:
-  """What both sides have to agree on: loss, rows of tables, first weights.
+def model(
+  tables: EmbeddingTables, features: Sequence[str], merge_fn: Any
+) -> meta_loss.TaskModel:
+  """A click model of an MLP on the concatenated vectors of all features."""
+  return meta_loss.TaskModel(
+    apply_fn=lambda net, vectors, part: net(
+      jnp.concatenate([vectors[f] for f in features], axis=-1)
+    )[..., 0],
+    loss_fn=optax.sigmoid_binary_cross_entropy,
+    merge_fn=merge_fn,
+    tables=tables,
+  )
 
-  Args:
-    trainer: The Trainer.
-    state: Its state.
-    loss: Loss of the last step.
-    ids: Table -> the rows to read.
-  """
-  canonical = jax.jit(trainer.tables.to_canonical)(state.tables)
-  leaves = fast_weights.named_leaves(trainer.params(state))
-  rows = [np.asarray(canonical[name]['table'][i]) for name, i in ids.items()]
-  return {
-    'loss': np.asarray(loss),
-    'rows': np.stack(rows) if len(rows) > 1 else rows[0],
-    'w0': np.asarray(leaves['layers/0/kernel']),
+
+def episodes(
+  ids: Mapping[str, np.ndarray], label: np.ndarray, num_support: int
+) -> dict[str, Any]:
+  """A batch as `antjax.meta.episodes` lays it out: ids and label [T, S + Q]."""
+  cuts = {
+    'support': slice(None, num_support),
+    'query': slice(num_support, None),
   }
+  parts: dict[str, Any] = {
+    part: {'label': label[:, cut], 'mask': np.ones_like(label[:, cut])}
+    for part, cut in cuts.items()
+  }
+  parts['task'] = np.arange(len(label), dtype=np.int32)
+  parts['weight'] = np.ones(len(label), np.float32)
+  by_part = {
+    part: {feature: x[:, cut] for feature, x in ids.items()}
+    for part, cut in cuts.items()
+  }
+  return {'ids': {'all': by_part}, 'episodes': {'all': parts}}
+
+
+def bind_threads() -> None:
+  """Binds XLA's worker threads to a core each, as OMP_PROC_BIND does."""
+  if jax.device_count() == 1:
+    return
+  cores = sorted(os.sched_getaffinity(0))
+  tasks = pathlib.Path('/proc/self/task')
+  workers = [
+    int(task.name)
+    for task in sorted(tasks.iterdir())
+    if (task / 'comm').read_text().strip() == 'tf_XLAEigen'
+  ]
+  for i, worker in enumerate(workers):
+    os.sched_setaffinity(worker, {cores[i % len(cores)]})
+
+
+class TrainerStep(meta_problem.Step):
+  """The compiled step of a Trainer with tables."""
+
+  def __init__(
+    self,
+    trainer: Any,
+    mlp: MLP,
+    values: Mapping[str, np.ndarray],
+    inputs: Callable[[int], Any],
+    ids: Mapping[str, np.ndarray],
+  ):
+    """Compiles; `ids` are the rows of tables that both sides agree on.
+
+    Inputs of the next step are made while a step runs, as in `Trainer.fit`.
+    """
+    super().__init__(self._run, self._read, bind_threads)
+    self._trainer, self._make_inputs, self._ids = trainer, inputs, ids
+    self._state = with_tables(trainer.init(mlp.params), trainer.tables, values)
+    self._compiled = trainer.compiled_step()
+    self._inputs, self._step = inputs(0), 0
+
+  def _run(self) -> None:
+    self._state, metrics = self._compiled(self._state, self._inputs)
+    self._step += 1
+    self._inputs = self._make_inputs(self._step)
+    self._loss = jax.block_until_ready(metrics)['loss']
+
+  def _read(self) -> dict[str, np.ndarray]:
+    """Loss, rows of tables, first weights."""
+    tables = self._trainer.tables
+    canonical = jax.jit(tables.to_canonical)(self._state.tables)
+    leaves = fast_weights.named_leaves(self._trainer.params(self._state))
+    rows = [
+      np.asarray(canonical[name]['table'][i]) for name, i in self._ids.items()
+    ]
+    return {
+      'loss': np.asarray(self._loss),
+      'rows': np.stack(rows) if len(rows) > 1 else rows[0],
+      'w0': np.asarray(leaves['layers/0/kernel']),
+    }

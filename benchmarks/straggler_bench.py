@@ -33,14 +33,11 @@ import secrets
 import statistics
 import sys
 import tempfile
-import threading
 import time
-from typing import Any
-
-from absl import app, flags
+from typing import Annotated, Any
 
 from benchmarks import cluster as cluster_lib
-from benchmarks import harness, straggler_worker, text_job, virtual_network
+from benchmarks import harness, text_job, virtual_network
 
 HOSTS = 4
 POLICIES = {  # As in the lines, and as launch/coordinator.py has them.
@@ -60,25 +57,30 @@ SCENARIOS: dict[str, tuple[float, ...]] = {
   'transient_x4': (1, 1, 1, 4),
   'rotating_x4': (1, 1, 1, 4),
 }
-_PORT = 8476
+_ADDRESS = f'{virtual_network.address(HOSTS)}:8476'
 _REPLACE = 75  # Exit code of an agent whose host is to be replaced.
+# Jobs here take a minute, not days.
+_COORDINATOR_FLAGS = (
+  '--short_window_s=2',
+  '--long_window_s=20',
+  '--decide_every_s=0.5',
+  '--min_steps=2',
+  '--restart_cooldown_s=30',
+  '--settle_s=5',
+  '--restart_cost_s=15',
+)
 
-_SCENARIOS = flags.DEFINE_multi_enum(
-  'scenario', list(SCENARIOS), list(SCENARIOS), 'Scenarios to run.'
-)
-_POLICIES = flags.DEFINE_multi_enum(
-  'policy', list(POLICIES), list(POLICIES), 'Policies to run.'
-)
-_STEPS = flags.DEFINE_integer(
-  'straggler_steps', 150, 'Steps of the job with equal parts.', 8
-)
-_CPU = flags.DEFINE_float('cpu_share', 0.4, 'Cores of a host that is not slow.')
-_REPEATS = flags.DEFINE_integer('straggler_repeats', 1, 'Runs of each.', 1)
-_DATA = flags.DEFINE_string(
-  'text',
-  'data/shakespeare',
-  'Folder of launch/prepare_text.py; made if absent.',
-)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Flags."""
+
+  scenario: Annotated[tuple[str, ...], 'Scenarios to run; empty: all.'] = ()
+  policy: Annotated[tuple[str, ...], 'Policies to run; empty: all.'] = ()
+  straggler_steps: Annotated[int, 'Steps of the job with equal parts.'] = 150
+  straggler_repeats: Annotated[int, 'Runs of each.'] = 1
+  cpu_share: Annotated[float, 'Cores of a host that is not slow.'] = 0.4
+  text: Annotated[str, 'Prepared text; made if absent.'] = text_job.DATA
 
 
 def ideal_s(
@@ -96,6 +98,7 @@ def make_job(data: str, out: str, num_steps: int) -> text_job.Job:
     out=out,
     num_sequences=0,
     num_epochs=2,
+    has_witness=False,
     paro='NNN',
     seq_len=64,
     rows=4,
@@ -104,6 +107,7 @@ def make_job(data: str, out: str, num_steps: int) -> text_job.Job:
     num_layers=2,
     shard_size=8,
     checkpoint_every=20,
+    step_s=0.0,
   )
   size = num_steps * HOSTS * job.num_micro_batches * job.rows // job.num_epochs
   return dataclasses.replace(job, num_sequences=size)
@@ -112,186 +116,151 @@ def make_job(data: str, out: str, num_steps: int) -> text_job.Job:
 def count_records(folder: pathlib.Path, num_records: int) -> tuple[int, int]:
   """(lost, repeated) records of all epochs, from the workers' own notes."""
   used: Counter[int] = Counter()
-  for path in folder.glob('records.*.txt'):
-    used.update(int(word) for word in path.read_text().split())
+  for path in (folder / 'notes').iterdir():
+    for line in path.read_text().splitlines():
+      used.update(json.loads(line).get('keys', ()))
   lost = sum(key not in used for key in range(num_records))
   return lost, sum(count - 1 for count in used.values())
 
 
-class _Run:
-  """One job in one scenario."""
-
-  def __init__(self, scenario: str, policy: str, job: text_job.Job):
-    self.scenario, self.policy, self.job = scenario, policy, job
-    self.steps: list[dict[str, Any]] = []
-    self._started = threading.Event()
-    self._ended = threading.Event()
-    self._failure: Exception | None = None  # Of the thread that slows hosts.
-    self._moved: set[int] = set()  # Places that another host has taken.
-
-  def run(self) -> None:
-    out = pathlib.Path(self.job.out)
-    tokens = out / 'tokens'
-    lines = [
-      f'{role} {secrets.token_hex(16)}\n'
-      for role in ('worker', 'agent', 'operator')
-    ]
-    tokens.write_text(''.join(lines))
-    tokens.chmod(0o600)
-    with cluster_lib.Cluster(HOSTS + 1, 1) as cluster:
-      address = virtual_network.address(HOSTS)
-      coordinator = cluster.start(
-        HOSTS,
-        [
-          *(sys.executable, '-m', 'launch.coordinator'),
-          f'--address={address}',
-          f'--port={_PORT}',
-          f'--journal={out}/journal.db',
-          f'--token_file={tokens}',
-          '--insecure',
-          f'--policy={POLICIES[self.policy]}',
-          f'--min_hosts={HOSTS}',
-          f'--max_hosts={HOSTS}',
-          *_QUICK,
-        ],
-      )
-      for host in range(HOSTS):
-        cluster.set_cpu_share(host, None)  # To start and compile.
-
-      def start_agent(host: int, name: str) -> cluster_lib.Process:
-        return cluster.start(
-          host,
-          [
-            *(sys.executable, '-m', 'launch.agent'),
-            f'--coordinator={address}:{_PORT}',
-            f'--name={name}',
-            '--devices_per_host=1',
-            '--platform=cpu',
-            f'--token_file={tokens}',
-            f'--compilation_cache={out.parent}/cache',
-            '--',
-            '-m',
-            'benchmarks.straggler_worker',
-            json.dumps(vars(self.job)),
-          ],
-          on_line=self._line,
-        )
-
-      agents = {h: start_agent(h, f'host{h}') for h in range(HOSTS)}
-      shaper = threading.Thread(target=self._shape, args=(cluster,))
-      shaper.start()
-      codes: list[int] = []
-      try:
-        while agents:
-          for host, agent in list(agents.items()):
-            code = agent.poll()
-            if code == _REPLACE:
-              # As a cluster does: its place is taken by a host that is not
-              # slow, here the same one without its small quota.
-              agent.join()
-              self._moved.add(host)
-              cluster.set_cpu_share(host, _CPU.value)
-              agents[host] = start_agent(host, f'host{host}-next')
-            elif code is not None:
-              codes.append(code)
-              last = agents.pop(host)
-              last.join()
-          time.sleep(0.1)
-      finally:
-        self._ended.set()
-        self._started.set()
-        shaper.join()
-        coordinator.kill()
-        coordinator.join()
-      if self._failure is not None:
-        raise self._failure
-      if any(codes):
-        log = '\n'.join(last.log[-20:] + coordinator.log[-20:])
-        raise RuntimeError(f'agents ended with {codes}:\n{log}')
-
-  def _line(self, host: int, line: str) -> None:
-    del host
-    _, mark, rest = line.partition(straggler_worker.MARK)
-    if mark:
-      self.steps.append(json.loads(rest))
-      if self.steps[-1]['step'] == 2:
-        self._started.set()
-
-  def _shape(self, cluster: cluster_lib.Cluster) -> None:
-    """Gives hosts their shares once all have compiled."""
-    try:
-      self._slow_down(cluster)
-    except Exception as error:  # Raised where the run ends.
-      self._failure = error
-
-  def _slow_down(self, cluster: cluster_lib.Cluster) -> None:
-    self._started.wait()
-    slowness = SCENARIOS[self.scenario]
-
-    def slow(victims: Sequence[float]) -> None:
-      for host, factor in enumerate(victims):
-        if host not in self._moved:
-          cluster.set_cpu_share(host, _CPU.value / factor)
-
-    if self.scenario == 'transient_x4':
-      slow([1] * HOSTS)
-      # A quarter of the time, as often as it takes.
-      while not self._ended.wait(6.0):
-        slow(slowness)
-        self._ended.wait(2.0)
-        slow([1] * HOSTS)
-    elif self.scenario == 'rotating_x4':
-      turn = 0
-      while not self._ended.is_set():
-        slow([4 if host == turn % HOSTS else 1 for host in range(HOSTS)])
-        turn += 1
-        self._ended.wait(5.0)
-    else:
-      slow(slowness)
+def slowness_at(scenario: str, elapsed_s: float) -> tuple[float, ...]:
+  """Slowness of each host so long after all have compiled."""
+  if scenario == 'transient_x4':  # A quarter of the time, as often as it takes.
+    return SCENARIOS['none' if elapsed_s % 8 < 6 else scenario]
+  if scenario == 'rotating_x4':
+    slow = int(elapsed_s // 5) % HOSTS
+    return tuple(4 if host == slow else 1 for host in range(HOSTS))
+  return SCENARIOS[scenario]
 
 
-# Jobs here take a minute, not days.
-_QUICK = (
-  '--short_window_s=2',
-  '--long_window_s=20',
-  '--decide_every_s=0.5',
-  '--min_steps=2',
-  '--restart_cooldown_s=30',
-  '--settle_s=5',
-  '--restart_cost_s=15',
-)
+def _steps(out: pathlib.Path) -> list[dict[str, Any]]:
+  """What rank 0 has told of each step so far."""
+  path = out / 'progress.jsonl'
+  lines = path.read_text().splitlines(True) if path.exists() else []
+  return [json.loads(line) for line in lines if line.endswith('\n')]
 
 
-def main(argv: Sequence[str]) -> int:
-  facts = harness.start(argv)
-  cluster_lib.exit_on_signals()
+def _start_coordinator(
+  cluster: cluster_lib.Cluster, out: pathlib.Path, policy: str
+) -> cluster_lib.Process:
+  tokens = out / 'tokens'
+  tokens.touch(0o600)
+  roles = ('worker', 'agent', 'operator')
+  tokens.write_text(
+    ''.join(f'{role} {secrets.token_hex(16)}\n' for role in roles)
+  )
+  address, _, port = _ADDRESS.partition(':')
+  return cluster.start(
+    HOSTS,
+    [
+      *(sys.executable, '-m', 'launch.coordinator', '--insecure'),
+      *(f'--address={address}', f'--port={port}', f'--token_file={tokens}'),
+      *(f'--journal={out}/journal.db', f'--policy={POLICIES[policy]}'),
+      *(f'--min_hosts={HOSTS}', f'--max_hosts={HOSTS}', *_COORDINATOR_FLAGS),
+    ],
+  )
+
+
+def _start_agent(
+  cluster: cluster_lib.Cluster, job: text_job.Job, host: int, suffix: str = ''
+) -> cluster_lib.Process:
+  out = pathlib.Path(job.out)
+  return cluster.start(
+    host,
+    [
+      *(sys.executable, '-m', 'launch.agent', f'--coordinator={_ADDRESS}'),
+      *(f'--name=host{host}{suffix}', f'--token_file={out}/tokens'),
+      *('--devices_per_host=1', '--platform=cpu'),
+      f'--compilation_cache={out.parent}/cache',
+      *('--', '-m', text_job.WORKER, json.dumps(vars(job))),
+    ],
+  )
+
+
+def run_job(
+  scenario: str, policy: str, job: text_job.Job, cpu_share: float
+) -> None:
+  """Runs one job in one scenario to its end.
+
+  Raises:
+    RuntimeError: An agent failed.
+  """
+  out = pathlib.Path(job.out)
+  with cluster_lib.Cluster(HOSTS + 1, 1) as cluster:
+    coordinator = _start_coordinator(cluster, out, policy)
+    for host in range(HOSTS):
+      cluster.set_cpu_share(host, None)  # To start and compile.
+    agents = {host: _start_agent(cluster, job, host) for host in range(HOSTS)}
+    started_at: float | None = None
+    shares: dict[int, float] = {}
+    moved: set[int] = set()  # Places that another host has taken.
+    while agents:
+      if started_at is None and len(_steps(out)) > 1:
+        started_at = time.monotonic()
+      if started_at is not None:
+        slowness = slowness_at(scenario, time.monotonic() - started_at)
+        for host, factor in enumerate(slowness):
+          share = cpu_share / (1 if host in moved else factor)
+          if shares.get(host) != share:
+            shares[host] = share
+            cluster.set_cpu_share(host, share)
+      for host, agent in list(agents.items()):
+        if (code := agent.poll()) is None:
+          continue
+        agent.join()
+        del agents[host]
+        if code == _REPLACE:
+          # As a cluster does: its place is taken by a host that is not slow,
+          # here the same one without its small quota.
+          moved.add(host)
+          agents[host] = _start_agent(cluster, job, host, '-next')
+        elif code:
+          log = '\n'.join(agent.log[-20:] + coordinator.log[-20:])
+          raise RuntimeError(f'agent {host} ended with code {code}:\n{log}')
+      time.sleep(0.1)
+
+
+def _measure(
+  scenario: str, policy: str, job: text_job.Job, cpu_share: float
+) -> dict[str, Any]:
+  """Runs a job; returns what its line has."""
+  start = time.monotonic()
+  run_job(scenario, policy, job, cpu_share)
+  out = pathlib.Path(job.out)
+  lost, repeated = count_records(out, job.num_keys)
+  steps = _steps(out)
+  return {
+    'job_s': steps[-1]['now'] - steps[1]['now'],
+    'wall_s': time.monotonic() - start,
+    'num_steps': len(steps),
+    'records_lost': lost,
+    'records_repeated': repeated,
+    'final_loss': steps[-1]['loss'],
+  }
+
+
+def main(config: Config) -> int:
+  scenarios = harness.choose(
+    'scenario', config.scenario, {name: name for name in SCENARIOS}
+  )
+  policies = harness.choose(
+    'policy', config.policy, {name: name for name in POLICIES}
+  )
+  facts = harness.start()
   if (reason := cluster_lib.missing()) is not None:
     print(f'straggler_bench: {reason}', file=sys.stderr)
     return 1
-  data = text_job.prepared(_DATA.value)
+  data = text_job.prepared(config.text)
   bsp: dict[str, float] = {}
   with tempfile.TemporaryDirectory(prefix='straggler-') as folder:
-    for scenario in _SCENARIOS.value:
-      for policy in _POLICIES.value:
+    for scenario in scenarios:
+      for policy in policies:
         found = []
-        for turn in range(_REPEATS.value):
+        for turn in range(config.straggler_repeats):
           out = pathlib.Path(folder) / f'{scenario}-{policy}-{turn}'
           out.mkdir()
-          job = make_job(data, str(out), _STEPS.value)
-          run = _Run(scenario, policy, job)
-          start = time.monotonic()
-          run.run()
-          lost, repeated = count_records(out, job.num_keys)
-          found.append(
-            {
-              'job_s': run.steps[-1]['now'] - run.steps[1]['now'],
-              'wall_s': time.monotonic() - start,
-              'num_steps': len(run.steps),
-              'records_lost': lost,
-              'records_repeated': repeated,
-              'final_loss': run.steps[-1]['loss'],
-            }
-          )
+          job = make_job(data, str(out), config.straggler_steps)
+          found.append(_measure(scenario, policy, job, config.cpu_share))
         found.sort(key=lambda line: line['job_s'])
         line = {'scenario': scenario, 'policy': policy} | found[len(found) // 2]
         if policy == 'bsp':
@@ -302,12 +271,9 @@ def main(argv: Sequence[str]) -> int:
           share = 0.25 if scenario == 'transient_x4' else 1.0
           best = ideal_s(bsp['none'], SCENARIOS[scenario], share)
           line['share_of_ideal'] = best / line['job_s']
-        line = {
-          k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()
-        }
         harness.emit(line | facts)
   return 0
 
 
 if __name__ == '__main__':
-  app.run(main)
+  harness.run(main, Config())

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training of a small LM on leased sequences of real text; imports no jax.
 
-What the workers of `chaos_bench` and `straggler_bench` do.
+What the workers of `chaos_bench` and `straggler_bench` do (`text_worker`).
 """
 
 import dataclasses
@@ -14,53 +14,35 @@ import sys
 from antjax.data import output_folder, records, text
 from antjax.shards import record_source
 
+WORKER = 'benchmarks.text_worker'
+DATA = 'data/shakespeare'
 # Files in the folder of a run: a worker is to raise; the storm is over.
 RAISE, OVER = 'raise', 'over'
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """What a worker does.
+  """What a worker does."""
 
-  Attributes:
-    data: Folder of launch/prepare_text.py.
-    out: Folder for what workers write.
-    num_sequences: In an epoch.
-    num_epochs: Number of epochs.
-    replay: File with the steps to repeat; empty: train.
-    paro: PaRO code, an elastic one.
-    seq_len: Tokens of a sequence.
-    rows: Sequences of a micro-batch.
-    num_micro_batches: Number of micro-batches of each worker in a step.
-    dim: Width of the model.
-    num_layers: Its depth.
-    shard_size: Sequences of a lease.
-    checkpoint_every: Steps between checkpoints; 0: none.
-    step_s: A step takes at least so long, until the storm is over.
-  """
-
-  data: str
-  out: str
-  num_sequences: int
+  data: str  # Folder of launch/prepare_text.py.
+  out: str  # Folder for what workers write.
+  num_sequences: int  # Sequences of an epoch.
   num_epochs: int = 1
-  replay: str = ''
-  paro: str = 'NNG'
-  seq_len: int = 32
-  rows: int = 2
-  num_micro_batches: int = 2
-  dim: int = 32
+  replay: str = ''  # File with the steps to repeat; empty: train.
+  has_witness: bool = True  # See `chaos_witness`.
+  paro: str = 'NNG'  # An elastic code.
+  seq_len: int = 32  # Tokens of a sequence.
+  rows: int = 2  # Sequences of a micro-batch.
+  num_micro_batches: int = 2  # Micro-batches of a worker.
+  dim: int = 32  # Width of the model.
   num_layers: int = 1
-  shard_size: int = 16
-  checkpoint_every: int = 5
-  step_s: float = 0.03
+  shard_size: int = 16  # Sequences of a lease.
+  checkpoint_every: int = 5  # Steps between checkpoints.
+  step_s: float = 0.03  # Least time of a step, until the storm is over.
 
   @property
   def num_keys(self) -> int:
     return self.num_sequences * self.num_epochs
-
-  @property
-  def max_steps(self) -> int:
-    return self.num_keys  # More than enough.
 
 
 def all_sequences(job: Job) -> record_source.RecordSource:

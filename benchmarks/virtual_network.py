@@ -14,6 +14,7 @@ removes NAME: it is the guard that outlives an owner that was killed.
 """
 
 from collections.abc import Sequence
+import contextlib
 import math
 import os
 import pathlib
@@ -28,7 +29,7 @@ import time
 _NAME = re.compile(r'antjax(\d+)x\d+')
 _ETC = pathlib.Path('/etc/netns')
 _CPU_PERIOD_US = 20_000
-_MIN_CPU_QUOTA_US = 1000  # Of the kernel.
+_MIN_CPU_QUOTA_US = 1000  # The kernel's.
 _KILL_WAIT_S = 10.0
 # A token bucket must hold a whole segment that the kernel hands over at once
 # (64 KiB), or it is cut up, which costs CPU time.
@@ -80,11 +81,6 @@ def missing() -> str | None:
 def create(name: str, num_hosts: int, uplink_mbps: float | None) -> None:
   """Makes the switch and the hosts, each behind its own uplink.
 
-  Args:
-    name: From `new_name`.
-    num_hosts: Namespaces to make.
-    uplink_mbps: Rate of each uplink in each direction, Mbit/s; None: no limit.
-
   Raises:
     RuntimeError: `ip` or `tc` refused.
   """
@@ -122,10 +118,9 @@ def new_name() -> str:
 
 def start_guard(name: str) -> subprocess.Popen[bytes]:
   """Starts a process that removes `name` when this one dies in any way."""
-  root = pathlib.Path(__file__).resolve().parents[1]
   return subprocess.Popen(
     [sys.executable, '-m', 'benchmarks.virtual_network', name],
-    cwd=root,
+    cwd=pathlib.Path(__file__).resolve().parents[1],
     stdin=subprocess.PIPE,
     stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,
@@ -134,11 +129,7 @@ def start_guard(name: str) -> subprocess.Popen[bytes]:
 
 
 def cpu_cgroup(name: str, host: int) -> pathlib.Path:
-  """Makes a host's CPU cgroup; write a pid to its `cgroup.procs` to join.
-
-  Raises:
-    RuntimeError: There is no writable CPU controller.
-  """
+  """Makes a host's CPU cgroup; write a pid to its `cgroup.procs` to join."""
   found = _cpu_controller()
   if found is None:
     raise RuntimeError(
@@ -181,10 +172,8 @@ def remove(name: str) -> None:
   end = time.monotonic() + _KILL_WAIT_S
   while pids := [pid for space in spaces for pid in _pids(space)]:
     for pid in pids:
-      try:
+      with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-      except ProcessLookupError:
-        pass
     if time.monotonic() > end:
       break
     time.sleep(0.02)
@@ -192,16 +181,13 @@ def remove(name: str) -> None:
     _try('ip', 'netns', 'del', space)
   for folder in _folders(_ETC, name):
     shutil.rmtree(folder, ignore_errors=True)
-  try:
+  with contextlib.suppress(OSError):  # Others have folders there.
     _ETC.rmdir()
-  except OSError:
-    pass  # Others have folders there.
   found = _cpu_controller()
   for folder in _folders(found[0], name) if found else []:
-    try:
+    # Gone already, or a process is still dying: a later start sweeps.
+    with contextlib.suppress(OSError):
       folder.rmdir()
-    except OSError:
-      pass  # Gone already, or a process is still dying: a later start sweeps.
 
 
 def sweep() -> list[str]:
@@ -299,18 +285,12 @@ def _cpu_controller() -> tuple[pathlib.Path, bool] | None:
 
 
 def _namespaces() -> list[str]:
-  try:
-    lines = _call('ip', 'netns', 'list').splitlines()
-  except RuntimeError:
-    return []
+  lines = _try('ip', 'netns', 'list').splitlines()
   return [line.split()[0] for line in lines if line.strip()]
 
 
 def _pids(space: str) -> list[int]:
-  try:
-    return [int(pid) for pid in _call('ip', 'netns', 'pids', space).split()]
-  except RuntimeError:
-    return []  # It is gone.
+  return [int(pid) for pid in _try('ip', 'netns', 'pids', space).split()]
 
 
 def _call(*command: str) -> str:
@@ -324,11 +304,11 @@ def _call(*command: str) -> str:
   return done.stdout
 
 
-def _try(*command: str) -> None:
-  try:
-    _call(*command)
-  except RuntimeError:
-    pass
+def _try(*command: str) -> str:
+  """What a command prints; '' where it fails."""
+  with contextlib.suppress(RuntimeError):
+    return _call(*command)
+  return ''
 
 
 def _guard(argv: Sequence[str]) -> None:

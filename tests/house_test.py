@@ -83,24 +83,21 @@ _BUDGETS = {
 # What does not keep a rule yet, with the most that is let through. Only ever
 # make these smaller.
 _OVER_BUDGET = {
-  'antjax/collectives': 2_270,
-  'antjax/ctr': 5_580,
+  'antjax/ctr': 5_300,
   'antjax/data': 11_280,
   'antjax/elastic': 9_360,
   'antjax/jobs': 11_680,
-  'antjax/meta': 3_240,
-  'antjax/metrics': 1_560,
-  'antjax/networks': 2_735,
+  'antjax/metrics': 1_520,
   'antjax/report': 1_605,
   'antjax/shards': 2_620,
-  'antjax/train': 4_840,
-  'benchmarks': 11_860,
+  'antjax/train': 4_560,
+  'benchmarks': 10_290,
   'tests': 49_980,
 }
 _CIRCLES = {}
 _TWICE = frozenset(
-  'Block Built Counts Examples Layout Model Plan Results Rows Run'
-  ' Sequences Setting Source Tasks TextEncoder Tokenizer Vocabulary'.split()
+  'Block Built Counts Layout Model Results Run'
+  ' Sequences Setting Source Tasks TextEncoder'.split()
 )
 _MAX_SCRIPT_LINES = 60
 _FORBIDDEN_THERE = {'flax', 'grain', 'jax', 'jaxlib', 'optax', 'orbax'}

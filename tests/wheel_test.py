@@ -168,7 +168,7 @@ def test_a_type_checker_takes_the_types_of_the_installed_wheel(
 ):
   script = tmp_path / 'user.py'
   script.write_text(
-    'from antjax import config\nreveal_type(config.to_flags(1))\n'
+    'from antjax import config\nreveal_type(config.to_dict(1))\n'
   )
   said = _run(
     sys.executable,
@@ -180,7 +180,7 @@ def test_a_type_checker_takes_the_types_of_the_installed_wheel(
     'user.py',
     cwd=tmp_path,
   )
-  assert 'Revealed type is "list[str]"' in said.replace('builtins.', '')
+  assert 'Revealed type is "dict[str, Any]"' in said.replace('builtins.', '')
 
 
 if __name__ == '__main__':

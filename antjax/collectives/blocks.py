@@ -6,7 +6,7 @@ The rings work on a matrix [num_blocks, block_size]; block j n + i belongs to
 device (group i, lane j) of n groups of m lanes, as everywhere in antjax.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import math
 from typing import Any
 
@@ -21,13 +21,8 @@ from antjax.mesh.mesh import INTER, INTRA
 def dim_of(x: jax.Array, dim: int, where: str) -> int:
   """A dim of an array, from 0; as in `lax`, -1 is the last one.
 
-  Args:
-    x: The array.
-    dim: The dim.
-    where: The caller, for errors.
-
   Raises:
-    ValueError: There is no such dim.
+    ValueError: There is no such dim; names the caller `where`.
   """
   if not -x.ndim <= dim < x.ndim:
     raise ValueError(
@@ -45,19 +40,10 @@ def addend(x: jax.Array) -> jax.Array:
 
 
 def split(x: jax.Array, dim: int, num_blocks: int, where: str) -> jax.Array:
-  """Cuts an array along `dim` into flat blocks.
-
-  Args:
-    x: [..., d, ...].
-    dim: The dim to cut, from 0.
-    num_blocks: Blocks; must divide d.
-    where: The caller, for errors.
-
-  Returns:
-    [num_blocks, size / num_blocks].
+  """Cuts [..., d, ...] along `dim` into blocks [num_blocks, size / num_blocks].
 
   Raises:
-    ValueError: It does not divide.
+    ValueError: `num_blocks` does not divide d; names the caller `where`.
   """
   if x.shape[dim] % num_blocks:
     raise ValueError(
@@ -111,39 +97,6 @@ def write(
 def empty(num_blocks: int, like: jax.Array) -> jax.Array:
   """[num_blocks, size] to be filled with blocks such as `like`, [size]."""
   return to_varying(jnp.zeros((num_blocks, like.size), like.dtype))
-
-
-def chunks(blocks: jax.Array, num_chunks: int) -> list[jax.Array]:
-  """[num, size] as `num_chunks` such matrices, cut along the size.
-
-  The last ones may be narrower, or missing.
-
-  Raises:
-    ValueError: num_chunks is less than 1.
-  """
-  if num_chunks < 1:
-    raise ValueError(f'ho_ring: num_chunks={num_chunks}; needed is 1 or more.')
-  width = -(-blocks.shape[1] // num_chunks) or 1
-  starts = range(0, max(blocks.shape[1], 1), width)
-  if len(starts) == 1:
-    return [blocks]
-  return [
-    lax.slice_in_dim(blocks, s, min(s + width, blocks.shape[1]), axis=1)
-    for s in starts
-  ]
-
-
-def unchunk(parts: Sequence[jax.Array]) -> jax.Array:
-  """Undoes `chunks`, writing piece by piece into place."""
-  if len(parts) == 1:
-    return parts[0]
-  width = sum(p.shape[1] for p in parts)
-  whole = to_varying(jnp.zeros((parts[0].shape[0], width), parts[0].dtype))
-  at = 0
-  for part in parts:
-    whole = lax.dynamic_update_slice(whole, part, (0, at))
-    at += part.shape[1]
-  return whole
 
 
 def to_wire(x: jax.Array, payload_dtype: Any) -> jax.Array:
@@ -213,11 +166,7 @@ def scatter_sum(x: jax.Array, axis: str, dim: int) -> jax.Array:
 
 
 def exchange(x: jax.Array, axis: str, dim: int) -> jax.Array:
-  """Hands each device along `axis` its part of `dim`.
-
-  Returns:
-    [..., size of the axis, d / size, ...]: this device's part of every array.
-  """
+  """This device's parts of `dim`, [..., size of the axis, d / size, ...]."""
   parts = x.reshape(
     *x.shape[:dim],
     lax.axis_size(axis),
@@ -231,18 +180,6 @@ def grid() -> tuple[int, int, jax.Array, jax.Array]:
   """(groups, lanes, this device's group, its lane); inside `shard_map`."""
   n, m = lax.axis_size(INTER), lax.axis_size(INTRA)
   return n, m, lax.axis_index(INTER), lax.axis_index(INTRA)
-
-
-def all_reduce_flat(
-  x: jax.Array,
-  reduce_scatter: Callable[[jax.Array], jax.Array],
-  all_gather: Callable[[jax.Array], jax.Array],
-) -> jax.Array:
-  """A reduce-scatter of blocks [N, q] -> [q] and its all-gather."""
-  num_devices = lax.axis_size(INTER) * lax.axis_size(INTRA)
-  x = addend(x)
-  mine = reduce_scatter(flatten(x, num_devices))
-  return unflatten(all_gather(mine.astype(x.dtype)), x.shape)
 
 
 def wire_dtype(whole: jax.Array, payload_dtype: Any) -> Any:

@@ -17,16 +17,10 @@ from antjax.collectives.varying import varying_axes
 
 
 def plan(leaves: Sequence[jax.Array], max_bytes: int) -> list[list[int]]:
-  """Deals positions of `leaves` to messages, in order.
+  """Deals positions of `leaves`, in order, to messages of at most `max_bytes`.
 
-  Args:
-    leaves: arrays, or anything with `shape` and `dtype`.
-    max_bytes: the most bytes of a message of several leaves; a larger leaf is
-      a message by itself.
-
-  Returns:
-    A list of positions for each message; all of one dtype, and varying over
-    the same mesh axes.
+  A larger leaf is a message by itself. A message's leaves have one dtype and
+  vary over the same mesh axes.
   """
   messages: list[list[int]] = []
   open_: dict[object, tuple[int, list[int]]] = {}  # By kind: bytes, positions.

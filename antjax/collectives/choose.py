@@ -27,6 +27,7 @@ from antjax.mesh.mesh import GLOBAL_AXES, INTER, INTRA
 _MIN_STAGGERED_LANES = 4
 _MIN_STAGGERED_BYTES = 8 << 20
 _CPU_BUCKET_BYTES = 4 << 20
+_RINGS: dict[str, Any] = {'ring': ring, 'ho_ring': ho_ring}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,13 +103,11 @@ class Collectives:
       return 'hierarchical'
     return fastest
 
-  def all_gather(self, x: jax.Array, dim: int = 0) -> jax.Array:
-    """Gathers the pieces of all devices along `dim`, as `GLOBAL_AXES` has it.
+  # What follows equals `lax.all_gather`, `lax.psum_scatter` and `lax.psum` over
+  # `GLOBAL_AXES`, tiled; the order of sums differs from XLA's.
 
-    Args:
-      x: This device's piece.
-      dim: The dim that is split.
-    """
+  def all_gather(self, x: jax.Array, dim: int = 0) -> jax.Array:
+    """Gathers the pieces of all devices along `dim`."""
     dim = blocks.dim_of(x, dim, 'all_gather')
     n, m = lax.axis_size(INTER), lax.axis_size(INTRA)
     picked = self.pick('all_gather', _bytes(x) * n * m, n, m)
@@ -116,63 +115,53 @@ class Collectives:
       return lax.all_gather(
         to_varying(x), GLOBAL_AXES, axis=dim, tiled=True, to='invarying'
       )
-    gather = {
-      'ring': ring.all_gather,
-      'hierarchical': hierarchical.all_gather,
-      'ho_ring': ho_ring.all_gather,
-    }[picked]
-    return gather(x, dim, payload_dtype=self.payload_dtype)
+    if picked == 'hierarchical':
+      return hierarchical.all_gather(x, dim, self.payload_dtype)
+    mine = to_varying(x).reshape(-1)
+    whole = _RINGS[picked].gather(mine, self.payload_dtype)
+    return blocks.join(whole, x.shape, dim)
 
   def reduce_scatter(self, x: jax.Array, dim: int = 0) -> jax.Array:
-    """Sums over all devices, each of which keeps its piece of `dim`.
+    """Sums whole addends over all devices; each keeps its piece of `dim`.
 
-    Args:
-      x: This device's addend, whole.
-      dim: The dim to split; must divide among all devices.
+    All devices together must divide that dim.
     """
     dim = blocks.dim_of(x, dim, 'reduce_scatter')
     n, m = lax.axis_size(INTER), lax.axis_size(INTRA)
     picked = self.pick('reduce_scatter', _bytes(x), n, m)
+    x = blocks.addend(x)
     if picked == 'xla':
-      return lax.psum_scatter(
-        blocks.addend(x), GLOBAL_AXES, scatter_dimension=dim, tiled=True
-      )
-    scatter = {
-      'ring': ring.reduce_scatter,
-      'hierarchical': hierarchical.reduce_scatter,
-      'ho_ring': ho_ring.reduce_scatter,
-    }[picked]
-    return scatter(x, dim, payload_dtype=self.payload_dtype)
+      return lax.psum_scatter(x, GLOBAL_AXES, scatter_dimension=dim, tiled=True)
+    whole = blocks.split(x, dim, n * m, 'reduce_scatter')
+    if picked == 'hierarchical':
+      return hierarchical.reduce_scatter(x, dim, self.payload_dtype)
+    mine = _RINGS[picked].scatter(whole, self.payload_dtype)
+    shape = [d // (n * m) if i == dim else d for i, d in enumerate(x.shape)]
+    return mine.astype(x.dtype).reshape(shape)
 
   def all_reduce(self, x: jax.Array) -> jax.Array:
-    """Sums over all devices.
-
-    Args:
-      x: This device's addend, of any shape.
-    """
+    """Sums arrays of any shape over all devices."""
     n, m = lax.axis_size(INTER), lax.axis_size(INTRA)
     picked = self.pick('all_reduce', _bytes(x), n, m)
+    x = blocks.addend(x)
     if picked == 'xla':
-      return lax.psum(blocks.addend(x), (INTER, INTRA))
-    options: dict[str, Any] = {'payload_dtype': self.payload_dtype}
-    if picked == 'ho_ring':
+      return lax.psum(x, (INTER, INTRA))
+    if picked == 'hierarchical':
+      return hierarchical.all_reduce(x, self.payload_dtype)
 
-      def plain(x: jax.Array) -> jax.Array:
-        return ho_ring.all_reduce(x, **options)
+    def on_ring(x: jax.Array) -> jax.Array:
+      algorithm, dtype = _RINGS[picked], self.payload_dtype
+      mine = algorithm.scatter(blocks.flatten(x, n * m), dtype).astype(x.dtype)
+      return blocks.unflatten(algorithm.gather(mine, dtype), x.shape)
 
-      if n == 1 or m < _MIN_STAGGERED_LANES or _bytes(x) < _MIN_STAGGERED_BYTES:
-        return plain(x)
-      # XLA:CPU runs a device's collectives one after the other.
-      return lax.platform_dependent(
-        blocks.addend(x),
-        cpu=functools.partial(staggered.all_reduce, **options),
-        default=plain,
-      )
-    reduce = {
-      'ring': ring.all_reduce,
-      'hierarchical': hierarchical.all_reduce,
-    }[picked]
-    return reduce(x, **options)
+    is_small = m < _MIN_STAGGERED_LANES or _bytes(x) < _MIN_STAGGERED_BYTES
+    if picked == 'ring' or n == 1 or is_small:
+      return on_ring(x)
+    # XLA:CPU runs a device's collectives one after the other.
+    shifted = functools.partial(
+      staggered.all_reduce, payload_dtype=self.payload_dtype
+    )
+    return lax.platform_dependent(x, cpu=shifted, default=on_ring)
 
 
 XLA = Collectives()
@@ -181,15 +170,10 @@ XLA = Collectives()
 def for_mesh(
   algorithm: str, mesh: jax.sharding.Mesh, **options: Any
 ) -> Collectives:
-  """The algorithm with what suits the devices of a mesh.
+  """The algorithm, and other fields of `Collectives`, with what suits a mesh.
 
   XLA combines small messages on GPU and TPU, but not on CPU, where each message
   waits for the slowest host several times: there leaves share messages.
-
-  Args:
-    algorithm: See `Collectives`.
-    mesh: Where it will be called.
-    **options: Other fields of `Collectives`.
   """
   if mesh.devices.flat[0].platform == 'cpu':
     options = {'bucket_bytes': _CPU_BUCKET_BYTES, **options}

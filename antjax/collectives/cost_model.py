@@ -40,23 +40,14 @@ OPS: tuple[Op, ...] = ('all_gather', 'reduce_scatter', 'all_reduce')
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-  """What a collective over both axes took on one mesh.
+  """What a collective over both axes took on one mesh."""
 
-  Attributes:
-    op: The collective.
-    algorithm: How it was done.
-    num_groups: Groups of the mesh.
-    group_size: Devices of a group.
-    sizes_bytes: Sizes of the whole array in bytes, ascending.
-    seconds: Seconds that each size took.
-  """
-
-  op: Op
-  algorithm: Algorithm
-  num_groups: int
-  group_size: int
-  sizes_bytes: tuple[int, ...]
-  seconds: tuple[float, ...]
+  op: Op  # The collective.
+  algorithm: Algorithm  # How it was done.
+  num_groups: int  # Groups of the mesh.
+  group_size: int  # Devices of a group.
+  sizes_bytes: tuple[int, ...]  # Sizes of the whole array in bytes, ascending.
+  seconds: tuple[float, ...]  # Seconds that each size took.
 
   def __post_init__(self) -> None:
     _check('op', self.op, OPS)
@@ -135,24 +126,15 @@ class Links:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-  """One timed collective along one axis.
+  """One timed collective along one axis."""
 
-  Attributes:
-    op: The collective.
-    axis: 'inter' or 'intra'.
-    num_bytes: Bytes of the larger side, on one device.
-    num_groups: Groups of the mesh.
-    group_size: Devices of a group.
-    seconds: How long it took.
-    num_lanes: Devices of each group that took part; all if None.
-  """
-
-  op: Op
-  axis: str
-  num_bytes: float
-  num_groups: int
-  group_size: int
-  seconds: float
+  op: Op  # The collective.
+  axis: str  # 'inter' or 'intra'.
+  num_bytes: float  # Bytes of the larger side, on one device.
+  num_groups: int  # Number of groups of the mesh.
+  group_size: int  # Devices of a group.
+  seconds: float  # Time that it took.
+  # Devices of each group that took part; all if None.
   num_lanes: int | None = None
 
 
@@ -164,21 +146,19 @@ def seconds(
   num_groups: int,
   group_size: int,
 ) -> float:
-  """Predicts a collective over both axes, all devices taking part.
+  """Predicts the seconds of a collective over both axes, on all devices.
 
   Where `links.timings` has it on such a mesh, that counts; else the formulas.
+  'xla' is taken to be a flat ring, in the order of blocks for all but the
+  all-reduce (see `_flat`).
 
   Args:
     op: The collective.
-    algorithm: How it is done; 'xla' is taken to be a flat ring, in the order of
-      blocks for all but the all-reduce (see `_flat`).
+    algorithm: How it is done.
     num_bytes: Bytes of the whole array.
     links: Speeds of the links.
-    num_groups: Groups, n.
+    num_groups: Number of groups, n.
     group_size: Devices of a group, m.
-
-  Returns:
-    Seconds.
 
   Raises:
     ValueError: Unknown op or algorithm.
@@ -234,17 +214,8 @@ def axis_seconds(
 ) -> float:
   """Predicts a collective along one axis, on all its lanes or groups at once.
 
-  Args:
-    op: The collective.
-    axis: 'inter' or 'intra'.
-    num_bytes: Bytes of the larger side on one device: of the result of an
-      all-gather, of the operand of the others.
-    links: Speeds of the links.
-    num_groups: Groups.
-    group_size: Devices of a group.
-
-  Returns:
-    Seconds.
+  As `seconds`, but for `num_bytes`: those of the larger side on one device, the
+  result of an all-gather or the operand of the others.
 
   Raises:
     ValueError: Unknown op or axis.
@@ -274,12 +245,9 @@ def fastest(
 def fit(samples: Sequence[Sample]) -> Links:
   """Finds the links that explain timings, by least squares of relative errors.
 
-  A job with one group, or with groups of one device, cannot time one of the
-  axes; that axis then gets the figures of the other.
-
-  Args:
-    samples: Timings of several sizes. Those along `inter` with `num_lanes=1`
-      tell the cap of one device, the others the uplink.
+  Samples along `inter` with `num_lanes=1` tell the cap of one device, the
+  others the uplink. A job with one group, or with groups of one device, cannot
+  time one of the axes; that axis then gets the figures of the other.
 
   Raises:
     ValueError: There are no samples along either axis.

@@ -5,10 +5,8 @@
 A group's uplink carries the least possible, (n - 1) / n of the array, as with
 HO-Ring; the phases do not overlap. This is what MiCS and BlueConnect do.
 
-All functions are called inside `shard_map` on a mesh of `antjax.make_mesh`, and
-equal `lax.all_gather`, `lax.psum_scatter` and `lax.psum` over
-`mesh.GLOBAL_AXES`, tiled. Without a payload dtype results that are equal on all
-devices are marked so.
+All functions are called by `Collectives`, in `shard_map`. Without a payload
+dtype results that are equal on all devices are marked so.
 """
 
 from typing import Any
@@ -22,82 +20,46 @@ from antjax.collectives.varying import to_varying
 from antjax.mesh.mesh import INTER, INTRA
 
 
-def all_gather(
-  x: jax.Array, dim: int = 0, *, payload_dtype: Any = None
-) -> jax.Array:
+def all_gather(x: jax.Array, dim: int, payload_dtype: Any) -> jax.Array:
   """Gathers the pieces of all devices along `dim`: between groups, then inside.
 
-  Args:
-    x: This device's piece.
-    dim: The dim that is split.
-    payload_dtype: Floating-point arrays wider than this are rounded to it.
-
-  Returns:
-    The whole array, equal on all devices, of the dtype of `x`.
+  Floating-point arrays wider than `payload_dtype` are rounded to it.
   """
-  dim = blocks.dim_of(x, dim, 'hierarchical.all_gather')
   wire = blocks.to_wire(to_varying(x), payload_dtype)
   for axis in (INTER, INTRA):
     wire = lax.all_gather(wire, axis, axis=dim, tiled=True, to='invarying')
   return blocks.from_wire(wire, x.dtype, payload_dtype)
 
 
-def reduce_scatter(
-  x: jax.Array, dim: int = 0, *, payload_dtype: Any = None
-) -> jax.Array:
+def reduce_scatter(x: jax.Array, dim: int, payload_dtype: Any) -> jax.Array:
   """Sums over all devices; each keeps its piece of `dim`. Inside groups first.
 
-  Args:
-    x: This device's addend, whole.
-    dim: The dim to split; must divide among all devices.
-    payload_dtype: What is wider than this is rounded to it to be sent; sums are
-      formed in at least fp32.
-
-  Returns:
-    This device's piece of the sum, of the dtype of `x`.
+  What is wider than `payload_dtype` is rounded to it to be sent; sums are
+  formed in at least fp32.
   """
-  num = lax.axis_size(INTER) * lax.axis_size(INTRA)
-  x = blocks.addend(x)
-  dim = blocks.dim_of(x, dim, 'hierarchical.reduce_scatter')
-  blocks.split(x, dim, num, 'hierarchical.reduce_scatter')  # For its errors.
   for axis in (INTRA, INTER):
     if blocks.narrows(x.dtype, payload_dtype):
-      x = _exchange_and_sum(x, axis, dim, payload_dtype)
+      # Narrow addends are sent and summed wide.
+      wire = blocks.exchange(blocks.to_wire(x, payload_dtype), axis, dim)
+      addends = blocks.from_wire(wire, jnp.float32, payload_dtype)
+      x = jnp.sum(addends, dim).astype(x.dtype)
     else:
       x = blocks.scatter_sum(x, axis, dim)
   return x
 
 
-def all_reduce(x: jax.Array, *, payload_dtype: Any = None) -> jax.Array:
-  """Sums over all devices; pads any shape inside.
-
-  Args:
-    x: This device's addend.
-    payload_dtype: See `reduce_scatter`; the sum is rounded to it as well.
-
-  Returns:
-    The sum, equal on all devices, of the shape and dtype of `x`.
-  """
+def all_reduce(x: jax.Array, payload_dtype: Any) -> jax.Array:
+  """Sums over all devices; the payload dtype as for `reduce_scatter`."""
   n, m = lax.axis_size(INTER), lax.axis_size(INTRA)
-  x = blocks.addend(x)
   if not x.size:
     return lax.psum(x, (INTER, INTRA))
   if blocks.narrows(x.dtype, payload_dtype):
     flat = blocks.flatten(x, n * m).reshape(-1)
-    mine = reduce_scatter(flat, payload_dtype=payload_dtype)
-    whole = all_gather(mine, payload_dtype=payload_dtype)
+    mine = reduce_scatter(flat, 0, payload_dtype)
+    whole = all_gather(mine, 0, payload_dtype)
   else:
     flat = blocks.flatten(x, m).reshape(-1)
     mine = blocks.scatter_sum(flat, INTRA, 0)
     mine = lax.psum(mine, INTER)
     whole = lax.all_gather(mine, INTRA, axis=0, tiled=True, to='invarying')
   return blocks.unflatten(whole, x.shape)
-
-
-def _exchange_and_sum(
-  x: jax.Array, axis: str, dim: int, payload_dtype: Any
-) -> jax.Array:
-  """A reduce-scatter that sends narrow addends and sums them wide."""
-  wire = blocks.exchange(blocks.to_wire(x, payload_dtype), axis, dim)
-  addends = blocks.from_wire(wire, jnp.float32, payload_dtype)
-  return jnp.sum(addends, dim).astype(x.dtype)

@@ -41,7 +41,7 @@ class LayerPiece:
     slot: Zeros of the shape of the gradient's accumulator, or None for a frozen
       leaf. The gradient with respect to it is the reduced gradient of the leaf:
       it need not have the shape of `piece`.
-    spec: Spec of one layer.
+    spec: How one layer is split.
     params_level: Level of `piece`.
     grads_level: Level of `slot`.
     how: Algorithm that moves arrays over both mesh axes at once.
@@ -114,7 +114,7 @@ def scan_layers(
 
   Args:
     body: One layer of the model, `(carry, layer) -> carry`.
-    carry: What goes through the layers, the activations say. Over a single step
+    carry: What goes through the layers, such as activations. Over a single step
       its shape may change.
     layers: A tree whose leaves are stacks [L, ...]: arrays, or what the Trainer
       puts in their place where `scanned` names them.
@@ -123,9 +123,6 @@ def scan_layers(
     policy: What to keep all the same, from `jax.checkpoint_policies`.
     layers_per_step: Layers gathered at once. 2 lets the compiler gather a layer
       beside the computation of the one before it, and holds two of them.
-
-  Returns:
-    The last carry.
 
   Raises:
     ValueError: Stacks of unequal length, or not a multiple of

@@ -34,13 +34,13 @@ def measure(
 ) -> cost_model.Links:
   """Fits the links of a mesh, and times every algorithm on it.
 
-  All processes of the job call it; all get the same links. Use the devices for
+  A collective call that gives all processes the same links. Use the devices for
   nothing else meanwhile.
 
   Args:
     mesh: Mesh from `make_mesh`.
     sizes_bytes: Bytes of the whole array; two sizes or more.
-    repeats: Calls of each; their median counts.
+    repeats: Number of calls, whose median counts.
 
   Raises:
     ValueError: The mesh has one device, or other axes.

@@ -44,19 +44,13 @@ class _Phase:
   """One hop of some lanes to their right neighbors, then what they do outside.
 
   Chunks are rows of the array, one for each lane; -1: none.
-
-  Attributes:
-    senders: Lanes that send; the lanes behind them receive.
-    partial: [m - 1][lane] of partial sums received, by hops they have behind
-      them.
-    result: [m - 1][lane] of sums received.
-    outside: [lane] of chunks that senders sum over groups.
   """
 
-  senders: tuple[int, ...]
+  senders: tuple[int, ...]  # Lanes that send; the lanes behind them receive.
+  # [m - 1][lane] of partial sums received, by hops they have behind them.
   partial: tuple[tuple[int, ...], ...]
-  result: tuple[tuple[int, ...], ...]
-  outside: tuple[int, ...]
+  result: tuple[tuple[int, ...], ...]  # [m - 1][lane] of sums received.
+  outside: tuple[int, ...]  # [lane] of chunks that senders sum over groups.
 
 
 def schedule(num_lanes: int, num_rounds: int) -> list[_Phase]:
@@ -117,9 +111,6 @@ def all_reduce(
       cost more latencies. None: chunks of about 256 KiB, 4 to 64 a lane.
     payload_dtype: Floating-point addends and sums wider than this are rounded
       to it to be sent; sums are formed in at least fp32.
-
-  Returns:
-    The sum, equal on all devices, of the shape and dtype of `x`.
   """
   n, m, _, lane = blocks.grid()
   x = blocks.addend(x)

@@ -28,19 +28,15 @@ def is_lm(name: str) -> bool:
   return _LM.match(name) is not None
 
 
-def trainable(
-  tuning: Tuning, *, with_low: bool = False
-) -> Callable[[str], bool]:
+def trainable(tuning: Tuning) -> Callable[[str], bool]:
   """For Trainer(trainable=...), by the names of a model's leaves.
 
-  Args:
-    tuning: What of the language model's layers: all of them, adapters only, or
-      nothing.
-    with_low: Whether 'full' is the low half too, of a tower that has it.
+  Of the language model's layers all are trained, adapters only, or none; a low
+  half never is.
   """
 
   def is_trained(name: str) -> bool:
-    if name.startswith('tower.low.') and not with_low:
+    if name.startswith('tower.low.'):
       return False
     if not is_lm(name) or tuning == 'full':
       return True

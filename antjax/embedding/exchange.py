@@ -28,21 +28,15 @@ from antjax.mesh.mesh import INTER, INTRA
 
 @dataclasses.dataclass(frozen=True)
 class Exchange:
-  """Static sizes of one row exchange.
+  """Static sizes of one row exchange."""
 
-  Attributes:
-    axes: Mesh axes that the owners are spread over, in order of owner index.
-    num_owners: Product of the sizes of `axes`.
-    rows_per_device: Local rows of the table on every device.
-    capacity: Ids that a device sends to one owner in a round.
-    payload_dtype: Rows and gradients are rounded to it on the wire; None sends
-      them as they are.
-  """
-
+  # Mesh axes that the owners are spread over, in order of owner index.
   axes: tuple[str, ...]
-  num_owners: int
-  rows_per_device: int
-  capacity: int
+  num_owners: int  # Product of the sizes of `axes`.
+  rows_per_device: int  # Local rows of the table on every device.
+  capacity: int  # Ids that a device sends to one owner in a round.
+  # Rows and gradients are rounded to it on the wire; None sends them as they
+  # are.
   payload_dtype: Any = None
 
   @property
@@ -57,8 +51,7 @@ class Exchange:
   def fit_shift(self, positions: np.ndarray) -> int:
     """The largest shift at which no round overflows; on the host.
 
-    Args:
-      positions: int [u], sorted, distinct, without padding.
+    Positions [u] are sorted and distinct, without padding.
     """
     if len(positions) <= self.capacity:
       return self.one_round
@@ -126,16 +119,13 @@ def _split(ex: Exchange, message: jax.Array) -> tuple[jax.Array, jax.Array]:
 def fetch(
   ex: Exchange, table: jax.Array, positions: jax.Array, shift: jax.Array
 ) -> jax.Array:
-  """Brings the rows at `positions` from their owners.
+  """Brings the rows at `positions` from their owners; zeros where padded.
 
   Args:
     ex: Sizes of the exchange.
     table: This device's rows [rows_per_device, D].
     positions: int32 [U], sorted and distinct; padded with `num_positions`.
     shift: From `agree_on_rounds`.
-
-  Returns:
-    [U, D]; zeros where padded.
   """
   if ex.num_owners == 1:
     return table.at[positions].get(mode='fill', fill_value=0)

@@ -26,21 +26,15 @@ def mix(keys: np.ndarray) -> np.ndarray:
 
 
 def to_keys(values: np.ndarray) -> np.ndarray:
-  """Integers or texts as int64 keys.
+  """Integers or texts, of any shape, as int64 keys.
 
   Integers are their own keys. A text's key is the FNV-1a hash of its UTF-8
   bytes, mixed, 63 bits of it: never negative, and the same in every process and
   version; among n texts two share a key with probability n^2 / 2^64, 5e-6 for
   ten million.
 
-  Args:
-    values: array of integers, str or bytes, of any shape.
-
-  Returns:
-    int64, of the same shape.
-
   Raises:
-    ValueError: Values of another type.
+    ValueError: Values that are neither integers, str nor bytes.
   """
   values = np.asarray(values)
   if np.issubdtype(values.dtype, np.integer):
@@ -73,7 +67,6 @@ class KeyIndex:
   """
 
   def __init__(self, capacity: int):
-    """Makes room for `capacity` rows."""
     size = 1 << (2 * capacity - 1).bit_length()
     self.keys = np.zeros(capacity, np.int64)
     self._mask = size - 1

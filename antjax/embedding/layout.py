@@ -20,6 +20,7 @@ from jax import lax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+import numpy as np
 
 from antjax.embedding import exchange
 from antjax.embedding.optimizer import RowOptimizer, RowWiseAdagrad
@@ -161,13 +162,10 @@ def make_stacks(specs: Sequence[TableSpec], mesh: Mesh) -> dict[str, Stack]:
 
 
 def new_rows(spec: TableSpec, key: jax.Array, ids: jax.Array) -> jax.Array:
-  """A table's rows as they are born, float32 [..., D].
+  """A table's rows `ids` [...] as they are born, float32 [..., D].
 
-  Args:
-    spec: The table.
-    key: Random key of all tables; a row depends on it, the table's name and its
-      id only.
-    ids: int [...]; a row beyond the table is zero.
+  A row depends on the key of all tables, the table's name and its id only; one
+  beyond the table is zero.
   """
   table_key = jax.random.fold_in(key, zlib.crc32(spec.name.encode()))
 
@@ -245,3 +243,45 @@ def reorder(
     in_specs=stack.partition_spec,
     out_specs=stack.partition_spec,
   )(x)
+
+
+def reset_rows(
+  mesh: Mesh,
+  stack: Stack,
+  spec: TableSpec,
+  old: dict[str, Any],
+  ids: np.ndarray,
+  key: jax.Array,
+) -> dict[str, Any]:
+  """A stack's table and slots with rows `ids` [n] of a table born again.
+
+  O(n D), in place: `old`, the stack's 'table' and 'slots', is donated. `ids`
+  are the same on every process, `key` is that with which the tables were made.
+  """
+  # Padded to a power of two: few shapes, so few compilations.
+  padded = np.full(1 << max(len(ids) - 1, 0).bit_length(), -1, np.int32)
+  padded[: len(ids)] = ids
+  return _reset_rows(mesh, stack, spec, old, padded, key)
+
+
+@functools.partial(
+  jax.jit, static_argnames=('mesh', 'stack', 'spec'), donate_argnames='old'
+)
+def _reset_rows(mesh, stack, spec, old, ids, key):
+  rows = new_rows(spec, key, ids)
+  slots = stack.optimizer.init(ids.shape[0], stack.dim)
+  new = {'table': rows, 'slots': slots}
+
+  def local(old, new, ids):
+    owner = lax.axis_index(stack.axes) if stack.axes else 0
+    is_mine = (ids >= 0) & (ids % stack.num_owners == owner)
+    row = stack.offset(spec.name) + ids // stack.num_owners
+    row = jnp.where(is_mine, row, stack.rows_per_device)
+    return jax.tree.map(lambda x, y: x.at[row].set(y, mode='drop'), old, new)
+
+  return jax.shard_map(
+    local,
+    mesh=mesh,
+    in_specs=(stack.partition_spec, P(), P()),
+    out_specs=stack.partition_spec,
+  )(old, new, ids)

@@ -46,10 +46,7 @@ def add_rows(
 ) -> jax.Array:
   """Sums [V, D] of the rows of each index; an index of V or more is left out.
 
-  Args:
-    num_rows: Number of sums, V.
-    rows_ND: Rows to add.
-    index_N: int32, not negative.
+  Indices are not negative.
   """
   return lax.platform_dependent(
     rows_ND,
@@ -75,12 +72,7 @@ add_rows.defvjp(_add_forward, _add_backward)
 def pick(x: jax.Array, index: jax.Array) -> jax.Array:
   """One entry of each row: x[i, index[i]], with a gradient of distinct places.
 
-  Args:
-    x: [..., K, *rest].
-    index: int [...], from 0 to K - 1.
-
-  Returns:
-    [..., *rest].
+  From [..., K, *rest] to [..., *rest], for indices from 0 to K - 1.
   """
   rest = x.shape[index.ndim + 1 :]
   flat = x.reshape(-1, x.shape[index.ndim], *rest)

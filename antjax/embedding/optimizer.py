@@ -130,9 +130,9 @@ def apply_to_rows(
   changed in place.
 
   Args:
-    optimizer: The row optimizer.
+    optimizer: Row optimizer.
     table: [V, D].
-    slots: Its slots, [V] or [V, D] each.
+    slots: Slots of the optimizer, [V] or [V, D] each.
     ids: int32 [L, C], n = L C: L lists, each rising and without repetition but
       for its end, where V means no row.
     grads: [n, D].
@@ -207,16 +207,9 @@ def apply_to_table(
   step: jax.Array,
   lr_scale: jax.Array | None = None,
 ) -> tuple[jax.Array, Slots]:
-  """As `apply_to_rows` for a small table with a dense gradient.
+  """As `apply_to_rows` for a small table with a dense gradient [V, D].
 
-  Args:
-    optimizer: The row optimizer.
-    table: [V, D].
-    slots: Its slots.
-    grads: [V, D].
-    touched: bool [V]; other rows and their slots stay as they are.
-    step: int32 scalar, steps done so far.
-    lr_scale: Factor of the rows' changes; None is 1.
+  Rows that are not `touched` [V] and their slots stay as they are.
   """
   updates, new_slots = optimizer.update(grads, slots, table, step)
 

@@ -45,38 +45,23 @@ _NAMES: dict[Level, Literal['none', 'intra', 'global']] = {
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-  """What a table costs at one level.
+  """What a table costs at one level."""
 
-  Attributes:
-    level: The level.
-    state_bytes: Bytes of the table and its slots on each device.
-    inter_bytes: Bytes that a device sends to other groups in a step.
-    intra_bytes: Sent inside its group by a device in a step.
-    step_s: Seconds of a step that the table takes.
-  """
-
-  level: Level
-  state_bytes: float
-  inter_bytes: float
-  intra_bytes: float
-  step_s: float
+  level: Level  # The level.
+  state_bytes: float  # Bytes of the table and its slots on each device.
+  inter_bytes: float  # Bytes that a device sends to other groups in a step.
+  intra_bytes: float  # Sent inside its group by a device in a step.
+  step_s: float  # Seconds of a step that the table takes.
 
 
 @dataclasses.dataclass(frozen=True)
 class TablePlan:
-  """Where a table is to live.
+  """Where a table is to live."""
 
-  Attributes:
-    spec: The table, at the level chosen.
-    chosen: What it costs there.
-    others: What it would cost at the other levels.
-    reason: Why, in one sentence.
-  """
-
-  spec: TableSpec
-  chosen: Placement
-  others: tuple[Placement, ...]
-  reason: str
+  spec: TableSpec  # The table, at the level chosen.
+  chosen: Placement  # What it costs there.
+  others: tuple[Placement, ...]  # What it would cost at the other levels.
+  reason: str  # Why, in one sentence.
 
 
 def plan_tables(
@@ -89,23 +74,20 @@ def plan_tables(
   device_bytes: float = math.inf,
   memory_bytes_per_s: float = 2e10,
 ) -> list[TablePlan]:
-  """Chooses the level of each table that says 'auto'.
+  """Chooses the level of each table that says 'auto'; a plan for each spec.
 
   Each table gets its fastest level. While they do not fit together, the table
   that pays the least time per byte saved moves to a finer level.
 
   Args:
-    specs: The tables.
+    specs: Tables to place.
     distinct_rows: Table name -> distinct rows that a device looks up in a step;
       see `count_distinct`.
     links: Speeds of the cluster's links.
-    num_groups: Groups, n.
+    num_groups: Number of groups, n.
     group_size: Devices of a group, m.
     device_bytes: Memory for tables and slots on a device.
-    memory_bytes_per_s: At which a device passes over a dense table.
-
-  Returns:
-    One plan a table, in the order of `specs`.
+    memory_bytes_per_s: Speed at which a device passes over a dense table.
 
   Raises:
     ValueError: A table without a count, or tables that do not fit even at level
@@ -201,16 +183,13 @@ def placement(
 def count_distinct(
   ids: Iterable[Any], features: Mapping[str, str], num_devices: int
 ) -> dict[str, float]:
-  """Mean number of distinct rows of each table that a device looks up.
+  """Table name -> distinct rows that a device looks up in a step, on average.
 
   Args:
     ids: batch['ids'] of a few steps of a process, as `EmbeddingTables.prepare`
       takes them.
     features: Feature name -> table name.
     num_devices: Devices of the process.
-
-  Returns:
-    Table name -> rows a device and step.
   """
   totals = dict.fromkeys(features.values(), 0)
   num_batches = 0

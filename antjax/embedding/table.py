@@ -14,18 +14,12 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from antjax.collectives.varying import psum
-from antjax.embedding import exchange, reset
+from antjax.embedding import exchange, layout
 from antjax.embedding import routing as routing_lib
-from antjax.embedding.feature import Feature
-from antjax.embedding.layout import (
-  init_rows,
-  make_stacks,
-  reorder,
-  Stack,
-  TableSpec,
-)
+from antjax.embedding.layout import Stack, TableSpec
 from antjax.embedding.lookup import take_rows
 from antjax.embedding.optimizer import apply_to_rows, apply_to_table
+from antjax.embedding.routing import Feature
 from antjax.mesh.mesh import check_mesh, INTER, INTRA
 from antjax.mesh.paro import Level
 
@@ -88,7 +82,7 @@ class EmbeddingTables:
     self._max_unique = max_unique
     self._factor = capacity_factor
     self._payload_dtype = payload_dtype
-    self._stacks = make_stacks(specs, mesh)
+    self._stacks = layout.make_stacks(specs, mesh)
     self._stack_of = {
       spec.name: stack
       for stack in self._stacks.values()
@@ -121,7 +115,7 @@ class EmbeddingTables:
     on the mesh.
     """
     return {
-      name: {'table': init_rows(self.mesh, stack, key)}
+      name: {'table': layout.init_rows(self.mesh, stack, key)}
       | {'slots': stack.optimizer.init(stack.num_positions, stack.dim)}
       for name, stack in self._stacks.items()
     }
@@ -129,11 +123,11 @@ class EmbeddingTables:
   def reset_rows(
     self, state: Any, ids: Mapping[str, np.ndarray], key: jax.Array
   ) -> dict[str, Any]:
-    """Resets rows [n] of tables; donates, see `reset.reset_rows`."""
+    """Resets rows [n] of tables; donates, see `layout`."""
     for name, rows in ids.items():
       stack = self._stack_of[name]
       args = self.mesh, stack, self.specs[name], state[stack.name], rows, key
-      state = {**state, stack.name: reset.reset_rows(*args)}
+      state = {**state, stack.name: layout.reset_rows(*args)}
     return state
 
   def partition_specs(self) -> dict[str, Any]:
@@ -252,10 +246,10 @@ class EmbeddingTables:
     """Steps every touched row once, with the sum of all devices' gradients.
 
     Args:
-      state: The tables' state.
-      routing: From `prepare`, this device's part.
-      rounds: From `fetch`.
-      grads: Gradients of the fetched rows, as `rows`.
+      state: State of the tables.
+      routing: This device's part of that of `prepare`.
+      rounds: Second result of `fetch`.
+      grads: Gradients of the fetched rows.
       step: int32 scalar, steps done so far.
       is_active: bool scalar, the same on all devices; False changes nothing.
       lr_scale: Factor of the rows' changes; None is 1.
@@ -302,14 +296,10 @@ class EmbeddingTables:
     return stack.exchange(num_unique, self._factor, self._payload_dtype)
 
   def lookup(self, rows: Mapping[str, jax.Array], ids: Any) -> Any:
-    """Vectors of prepared ids; differentiable with respect to `rows`.
+    """Vectors [..., D] of prepared ids; differentiable with respect to `rows`.
 
-    Args:
-      rows: rows[stack] [U, D], from the step.
-      ids: Nested dict of indices [...] made by `prepare`.
-
-    Returns:
-      The same nested dict with vectors [..., D]; zeros for padding.
+    `rows[stack]` [U, D] are those of the step; `ids` are a nested dict of
+    indices [...] made by `prepare`, where padding becomes zeros.
     """
     by_path, treedef = jax.tree.flatten_with_path(ids)
     stacks = [self.features[path[-1].key].stack.name for path, _ in by_path]
@@ -332,7 +322,7 @@ class EmbeddingTables:
     """State by table, rows ordered by id (padded at the end); in `jit`."""
     return {
       spec.name: jax.tree.map(
-        lambda x, stack=stack, spec=spec: reorder(
+        lambda x, stack=stack, spec=spec: layout.reorder(
           self.mesh, stack, spec, x, True
         ),
         state[name],
@@ -347,7 +337,7 @@ class EmbeddingTables:
     for name, stack in self._stacks.items():
       parts = [
         jax.tree.map(
-          lambda x, stack=stack, spec=spec: reorder(
+          lambda x, stack=stack, spec=spec: layout.reorder(
             self.mesh, stack, spec, x, False
           ),
           tables[spec.name],

@@ -23,18 +23,12 @@ UNKNOWN = 0  # The id of every key without a slot; its row is trained too.
 
 
 def hash_ids(values: np.ndarray, num_ids: int, *, seed: int = 0) -> np.ndarray:
-  """Ids from 1 on by hash: no state, and keys may share a row.
+  """Ids from 1 on by hash, int32: no state, and keys may share a row.
 
-  The same in every process and version. Two keys share a row with probability
-  1 / (num_ids - 1); of n keys about 1 - exp(-n / (num_ids - 1)) do.
-
-  Args:
-    values: integers, str or bytes, of any shape.
-    num_ids: rows of the table; id 0 stays free for what is unknown.
-    seed: another one gives an independent hash.
-
-  Returns:
-    int32 of the same shape, 1 to num_ids - 1.
+  The same in every process and version. Two keys share a row with probability 1
+  / (num_ids - 1); of n keys about 1 - exp(-n / (num_ids - 1)) do. Id 0 stays
+  free for what is unknown; another seed gives an independent hash. Values are
+  those of `to_keys`.
   """
   if not 2 <= num_ids <= 2**31:
     raise ValueError(
@@ -168,7 +162,6 @@ class Vocabulary:
   """
 
   def __init__(self, config: VocabularyConfig):
-    """Makes an empty one."""
     self.config = config
     self._slots = _Store(config.num_ids, first=UNKNOWN + 1)
     self._candidates = _Store(config.max_candidates)
@@ -189,12 +182,9 @@ class Vocabulary:
     """Counts keys, gives and takes slots, and looks the keys up.
 
     Args:
-      values: keys of a batch: integers, str or bytes, of any shape.
-      step: number of the step; never less than in the last update.
+      values: Keys of a batch: integers, str or bytes, of any shape.
+      step: Number of the step; never less than in the last update.
       mask: bool, like `values`: False is padding, whose id is -1.
-
-    Returns:
-      The ids, and those to reset.
     """
     keys = to_keys(values)
     shown = np.ones(keys.shape, bool) if mask is None else mask.astype(bool)
@@ -210,12 +200,7 @@ class Vocabulary:
   def count(
     self, keys: np.ndarray, counts: np.ndarray, step: int
   ) -> np.ndarray:
-    """Counts keys, gives and takes slots.
-
-    Args:
-      keys: int64 [n], distinct, as `to_keys` gives.
-      counts: int64 [n], how often each was seen.
-      step: See `update`.
+    """As `update` for distinct keys of `to_keys` [n] and their counts [n].
 
     Returns:
       Ids to reset; see `Update`.

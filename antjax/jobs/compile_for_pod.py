@@ -132,6 +132,7 @@ def compile_step(
     model.params,
     mesh,
     PaRO.from_code(config.paro),
+    optax.adamw(1e-4),
     trainable=model.trainable,
     scanned=model.scanned,
     compute_dtype=config.compute_dtype if is_mixed else None,
@@ -141,7 +142,6 @@ def compile_step(
   lowered = ahead.lower_step(
     layout,
     model.loss_fn,
-    optax.adamw(1e-4),
     model.params,
     model.batch_fn(rows, config.seq_len),
     num_micro_batches=config.num_micro_batches,
@@ -181,7 +181,7 @@ def report(config: Config) -> dict[str, Any]:
   memory = _memory(compiled.memory_analysis())
   hbm = _HBM_GIB.get(config.topology.split(':')[0], 0) * 2**30
   groups = mesh_lib.num_groups(mesh)
-  parts = layout.bytes_per_device(optax.adamw(1e-4))
+  parts = layout.bytes_per_device()
   result = {
     'paro': config.paro,
     'topology': config.topology,

@@ -29,7 +29,7 @@ from antjax.jobs import job as job_lib
 from antjax.jobs import plan_models
 from antjax.mesh import mesh as mesh_lib
 from antjax.plan import plan_report, planner
-from antjax.plan.planner import Plan
+from antjax.plan.planner import ParoPlan
 
 _OPTIMIZERS = {
   'adamw': functools.partial(optax.adamw, 1e-4),
@@ -137,7 +137,7 @@ def links_of(config: Config) -> Links:
 
 def make_plan(
   config: Config, links: Links, num_groups: int, group_size: int
-) -> Plan:
+) -> ParoPlan:
   """Plans a model; nothing is allocated.
 
   Raises:
@@ -179,7 +179,7 @@ def make_plan(
   )
 
 
-def table(plan: Plan, title: str) -> rich.table.Table:
+def table(plan: ParoPlan, title: str) -> rich.table.Table:
   """All codes, the pick marked."""
   result = rich.table.Table(title=title)
   result.add_column('code')

@@ -183,8 +183,6 @@ class Run:
     with checkpoint.Checkpointer(
       str(self._checkpoints),
       trainer.layout,
-      trainer.optimizer,
-      trainer.tables,
       best_metric=metric,
       best_mode=self._best_mode,
     ) as saver:

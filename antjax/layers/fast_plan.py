@@ -28,9 +28,9 @@ class LowRank:
   """How a linear layer adapts by pairs; static.
 
   Attributes:
-    outputs: shape and dtype of its pre-activations, one a call.
-    bias: path of the bias that adapts by the same pairs, or None.
-    constant: whether no input of the layer depends on anything that adapts, so
+    outputs: Shape and dtype of its pre-activations, one a call.
+    bias: Path of the bias that adapts by the same pairs, or None.
+    constant: Whether no input of the layer depends on anything that adapts, so
       that it is the same at every step.
   """
 
@@ -44,9 +44,9 @@ class AdaptPlan:
   """Which leaves adapt, and how; static.
 
   Attributes:
-    plain: paths of the leaves that adapt as copies.
-    low_rank: path of a kernel -> how its layer adapts.
-    adapt_rows: whether the rows adapt (as copies).
+    plain: Paths of the leaves that adapt as copies.
+    low_rank: Path of a kernel -> how its layer adapts.
+    adapt_rows: Whether the rows adapt (as copies).
   """
 
   plain: tuple[str, ...]
@@ -55,25 +55,20 @@ class AdaptPlan:
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-  """Returns 'layers/0/kernel' for a key path of `jax.tree_util`."""
-  names = []
-  for key in path:
-    name = getattr(key, 'key', getattr(key, 'idx', getattr(key, 'name', key)))
-    names.append(str(name))
+  """'layers/0/kernel' for a key path of `jax.tree_util`."""
+  name = jax.tree_util.keystr(path, simple=True, separator='/')
   # `nnx.Variable` is a pytree node with one child, which says nothing.
-  if len(names) > 1 and names[-1] == 'value':
-    names.pop()
-  return '/'.join(names)
+  return name.removesuffix('/value')
 
 
 def named_leaves(params: PyTree) -> dict[str, jax.Array]:
-  """Returns the leaves of a pytree by name, in the order of the tree."""
+  """The leaves of a pytree by name, in the order of the tree."""
   flat, _ = jax.tree_util.tree_flatten_with_path(params)
   return {path_name(path): leaf for path, leaf in flat}
 
 
 def replace_leaves(params: PyTree, leaves: Mapping[str, jax.Array]) -> PyTree:
-  """Returns `params` with the named leaves replaced."""
+  """`params` with the named leaves replaced."""
   return jax.tree_util.tree_map_with_path(
     lambda path, leaf: leaves.get(path_name(path), leaf), params
   )
@@ -93,18 +88,16 @@ def make_plan(
 
   A kernel [I, O] adapts by pairs if a step's, (I + O) numbers a support row,
   are fewer than its own I O; the one-wide head of a model is better copied.
+  May be called inside `vmap`, `grad`, `jit` and `shard_map`.
 
   Args:
     loss_fn: (model, rows, data) -> scalar.
     merge_fn: params -> a fresh module, e.g. `partial(nnx.merge, graphdef)`.
-    params: the parameters.
-    rows: embedding rows of the task, or an empty pytree.
-    data: support data of one task.
-    adapted: names of the leaves of `params` that adapt.
-    adapt_rows: whether `rows` adapt.
-
-  Returns:
-    The plan. May be called inside `vmap`, `grad`, `jit` and `shard_map`.
+    params: Parameters before any step.
+    rows: Embedding rows of the task, or an empty pytree.
+    data: Support data of one task.
+    adapted: Names of the leaves of `params` that adapt.
+    adapt_rows: Whether `rows` adapt.
 
   Raises:
     ValueError: If `merge_fn` does not return an `nnx.Module`.
@@ -155,9 +148,7 @@ def make_plan(
       continue
     if bias is not None and used_elsewhere(bias):
       bias = None
-    constant = bool(inputs[path]) and moved.isdisjoint(
-      x for x in inputs[path] if not hasattr(x, 'val')
-    )
+    constant = bool(inputs[path]) and not moved & _variables(inputs[path])
     low_rank[path] = LowRank(tuple(outputs[path]), bias, constant)
   paired = {*low_rank, *(layer.bias for layer in low_rank.values())}
   plain = tuple(p for p in leaves if p in adapted and p not in paired)
@@ -212,7 +203,7 @@ def _hide_bias(promote_dtype):
 
 
 def _kernels(merge_fn, params, adapted):
-  """Returns path of an adapted kernel -> its bias, if pairs can adapt it."""
+  """Path of an adapted kernel -> its bias, if pairs can adapt it."""
   biases: dict[str, str | None] = {}
 
   def visit(params):
@@ -234,21 +225,25 @@ def _kernels(merge_fn, params, adapted):
   return biases
 
 
+def _variables(atoms):
+  """Those of them that are no literals."""
+  return {atom for atom in atoms if not hasattr(atom, 'val')}
+
+
 def _used_inputs(jaxpr):
-  """Returns the variables that the outputs of a jaxpr depend on."""
-  used = {v for v in jaxpr.outvars if not hasattr(v, 'val')}
+  """The variables that the outputs of a jaxpr depend on."""
+  used = _variables(jaxpr.outvars)
   for eqn in reversed(jaxpr.eqns):
     if eqn.effects or not used.isdisjoint(eqn.outvars):
-      used.update(v for v in eqn.invars if not hasattr(v, 'val'))
+      used |= _variables(eqn.invars)
   return used
 
 
 def _moved(jaxpr):
-  """Returns the variables that depend on an input of a jaxpr."""
+  """The variables that depend on an input of a jaxpr."""
   moved = set(jaxpr.invars)
   for eqn in jaxpr.eqns:
-    inputs = (v for v in eqn.invars if not hasattr(v, 'val'))
     # What has effects may differ from step to step.
-    if eqn.effects or not moved.isdisjoint(inputs):
+    if eqn.effects or moved & _variables(eqn.invars):
       moved.update(eqn.outvars)
   return moved

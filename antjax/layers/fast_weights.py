@@ -33,6 +33,7 @@ multiply-adds a layer, against (S + Q) in out in the plain form.
 
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 from flax import nnx
@@ -58,11 +59,11 @@ replace_leaves = fast_plan.replace_leaves
 
 
 class Call(NamedTuple):
-  """What a call of a layer computed from nothing that adapts.
+  """What a call of a layer computed from nothing that adapts, if known.
 
   Attributes:
-    product: x W [..., O]; None if not known.
-    scores: x H^T [..., S]; None if not known, as before the first pair.
+    product: x W [..., O].
+    scores: x H^T [..., S]; None before the first pair.
   """
 
   product: jax.Array | None
@@ -75,15 +76,15 @@ class FastWeights:
   """What a task changed. All of it is differentiable.
 
   Attributes:
-    leaves: path -> adapted copy of a leaf that adapts plainly.
-    rows: adapted embedding rows of the task, or whatever was passed for them.
-    rates: name of an adapted leaf -> its inner rate, [] or one a step [K]; rows
+    leaves: Path -> adapted copy of a leaf that adapts plainly.
+    rows: Adapted embedding rows of the task, or whatever was passed for them.
+    rates: Name of an adapted leaf -> its inner rate, [] or one a step [K]; rows
       are named 'rows/<feature>'.
-    pairs: path of a kernel -> one (H [S, I], D [S, O]) per step and call. A
+    pairs: Path of a kernel -> one (H [S, I], D [S, O]) per step and call. A
       layer with constant input has one a step, or one for all steps if its
       rate is the same at each.
-    calls: path of a kernel with constant input -> its calls on the support.
-    num_steps: steps taken so far; static.
+    calls: Path of a kernel with constant input -> its calls on the support.
+    num_steps: Steps taken so far; static.
   """
 
   leaves: dict[str, jax.Array]
@@ -114,14 +115,14 @@ def match_varying(tree: PyTree, reference: PyTree) -> PyTree:
 def descend(
   value: jax.Array, grad: jax.Array, rate: jax.Array | float
 ) -> jax.Array:
-  """Returns `value` after a gradient step, in its own dtype."""
+  """`value` after a gradient step, in its own dtype."""
   return value - jnp.asarray(rate, value.dtype) * grad.astype(value.dtype)
 
 
 def rate_at(
   rate: jax.Array | float, step: jax.Array | int
 ) -> jax.Array | float:
-  """Returns the rate of a step: of one a step [K], the last one from K on."""
+  """The rate of a step: of one a step [K], the last one from K on."""
   if jnp.ndim(rate) == 0:
     return rate
   rates = jnp.asarray(rate)
@@ -136,15 +137,10 @@ def start(
   *,
   rate_fn: RateFn,
 ) -> FastWeights:
-  """Returns the fast weights before the first step: nothing has changed.
+  """The fast weights before the first step: nothing has changed.
 
-  Args:
-    plan: see `make_plan`.
-    params: the parameters before any step.
-    rows: embedding rows of the task, or an empty pytree.
-    data: support data of the task.
-    rate_fn: name of a leaf -> its inner learning rate, [] or one a step [K];
-      rows are named 'rows/<feature>'.
+  `rate_fn` maps the name of a leaf to its inner rate, see `FastWeights.rates`;
+  for the rest see `make_plan`.
   """
   leaves = named_leaves(params)
   names = [*plan.plain, *plan.low_rank]
@@ -171,19 +167,10 @@ def step(
   *,
   order: int,
 ) -> FastWeights:
-  """Takes one gradient step of one task.
+  """The fast weights after one more gradient step of one task.
 
-  Args:
-    loss_fn: (model, rows, data) -> scalar; the same at every step.
-    merge_fn: see `make_plan`.
-    plan: see `make_plan`.
-    params: the parameters before any step.
-    fast: the fast weights so far.
-    data: support data of the task; the same at every step.
-    order: 2 differentiates through the step, 1 takes it for a constant.
-
-  Returns:
-    The fast weights after the step.
+  `params` are those before any step; loss and data are the same at every step.
+  Order 2 differentiates through the step, 1 takes it for a constant.
   """
   before = fast
   if order == 1:
@@ -255,16 +242,13 @@ def step(
 def bind(
   merge_fn: MergeFn, plan: AdaptPlan, params: PyTree, fast: FastWeights
 ) -> nnx.Module:
-  """Returns a module that computes with the fast weights.
-
-  Use it at once, in the same trace; it is not meant to be split or stored.
-  """
+  """A module that computes with the fast weights, for the same trace only."""
   model, _ = _bind(merge_fn, plan, params, fast, None)
   return model
 
 
 def pull(plan: AdaptPlan, params: PyTree, fast: FastWeights) -> jax.Array:
-  """Returns a number whose gradient in `params` is what the steps took off.
+  """A number whose gradient in `params` is what the steps took off.
 
   That is, `params` before the steps minus `params` after them; all else is
   taken for constant. A kernel's part, sum_k a_k H_k^T D_k, is the gradient of
@@ -287,26 +271,24 @@ def pull(plan: AdaptPlan, params: PyTree, fast: FastWeights) -> jax.Array:
 
 
 def _by_step(fast, path, layer):
-  """Says whether a layer's rates differ from step to step."""
+  """Whether a layer's rates differ from step to step."""
   names = [path] if layer.bias is None else [path, layer.bias]
   return any(jnp.ndim(fast.rates[name]) for name in names)
 
 
 def _rates(fast, path, layer):
-  """Returns the rates of kernel and bias of each of a layer's pairs."""
+  """The rates of kernel and bias of each of a layer's pairs."""
   pairs_a_step = 1 if layer.constant else len(layer.outputs)
-  rates = []
-  for i in range(len(fast.pairs[path])):
-    step = i // pairs_a_step
-    bias_rate = None
-    if layer.bias is not None:
-      bias_rate = rate_at(fast.rates[layer.bias], step)
-    rates.append((rate_at(fast.rates[path], step), bias_rate))
-  return rates
+  steps = [i // pairs_a_step for i in range(len(fast.pairs[path]))]
+
+  def rates(name):
+    return [name and rate_at(fast.rates[name], step) for step in steps]
+
+  return list(zip(rates(path), rates(layer.bias), strict=True))
 
 
 def _bind(merge_fn, plan, params, fast, probes):
-  """Returns a module and what its calls will note: path -> inputs, calls."""
+  """A module and what its calls will note: path -> inputs, calls."""
   model = merge_fn(replace_leaves(params, fast.leaves))
   notes: dict[str, tuple[list[jax.Array], list[Call]]] = {
     path: ([], []) for path in plan.low_rank
@@ -335,18 +317,16 @@ def _fast_dot(dot_general, pairs, rates, known, probes, notes):
     if product is None:
       product = dot_general(x, kernel, dimension_numbers, **kwargs)
     y = product
-    precision = kwargs.get('precision')
+    einsum = functools.partial(jnp.einsum, precision=kwargs.get('precision'))
     for (h_SI, d_SO), (kernel_rate, bias_rate) in zip(pairs, rates):
       # The pairs of a call that is known have one H.
       if call.scores is None:
-        scores = jnp.einsum('...i,si->...s', x, h_SI, precision=precision)
-      change = jnp.einsum(
-        '...s,so->...o',
-        _weigh(scores, kernel_rate, bias_rate),
-        d_SO,
-        precision=precision,
-      )
-      y = y - change.astype(y.dtype)
+        scores = einsum('...i,si->...s', x, h_SI)
+      # On the scores, not on D: the bias costs no product of its own.
+      weights = jnp.asarray(kernel_rate, scores.dtype) * scores
+      if bias_rate is not None:
+        weights = weights + jnp.asarray(bias_rate, scores.dtype)
+      y = y - einsum('...s,so->...o', weights, d_SO).astype(y.dtype)
     if probes is not None:
       y = y + probes[len(inputs)]
       inputs.append(x.reshape(-1, x.shape[-1]))
@@ -354,11 +334,3 @@ def _fast_dot(dot_general, pairs, rates, known, probes, notes):
     return y
 
   return dot
-
-
-def _weigh(scores, kernel_rate, bias_rate):
-  # On the scores and not on D, so that the bias costs no product of its own.
-  scores = jnp.asarray(kernel_rate, scores.dtype) * scores
-  if bias_rate is None:
-    return scores
-  return scores + jnp.asarray(bias_rate, scores.dtype)

@@ -1,20 +1,31 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Multi-layer perceptron, the dense part of every click model here."""
+"""Multi-layer perceptrons, one or several side by side, and mixtures."""
 
 from collections.abc import Callable, Sequence
+import functools
+import itertools
 
 from flax import nnx
 import jax
+import jax.numpy as jnp
 
-# Shape suffixes: B = rows, I = input width, O = output width.
+# Shape suffixes: B = rows, E = experts, I = input width, O = output width.
+
+
+def linears(sizes: Sequence[int], *, rngs: nnx.Rngs) -> nnx.List[nnx.Linear]:
+  """Layers from each of the sizes to the next."""
+  return nnx.List(
+    nnx.Linear(i, o, rngs=rngs) for i, o in itertools.pairwise(sizes)
+  )
 
 
 class MLP(nnx.Module):
   """A stack of `nnx.Linear` layers with an activation after each of them.
 
   It is built of plain `nnx.Linear`, so the low-rank fast weights of
-  `antjax.layers.fast_weights` reach every layer of it.
+  `antjax.layers.fast_weights` reach every layer of it. `activate_last=False`
+  leaves the last layer's output linear.
   """
 
   def __init__(
@@ -26,27 +37,12 @@ class MLP(nnx.Module):
     activate_last: bool = True,
     rngs: nnx.Rngs,
   ):
-    """Makes the layers.
-
-    Args:
-      in_features: Width of the input, I.
-      widths: Output width of each layer, at least one.
-      activation: Applied after each layer.
-      activate_last: False leaves the last layer's output linear.
-      rngs: Source of the initial weights.
-
-    Raises:
-      ValueError: If `widths` is empty or a width is not positive.
-    """
     if not widths or min(widths) < 1 or in_features < 1:
       raise ValueError(
         f'MLP(in_features={in_features}, widths={tuple(widths)}): every width'
         ' must be positive and there must be at least one layer.'
       )
-    sizes = (in_features, *widths)
-    self.layers = nnx.List(
-      nnx.Linear(sizes[i], sizes[i + 1], rngs=rngs) for i in range(len(widths))
-    )
+    self.layers = linears((in_features, *widths), rngs=rngs)
     self.activation = activation
     self.activate_last = activate_last
 
@@ -65,3 +61,52 @@ class MLP(nnx.Module):
       if i < last or self.activate_last:
         x = self.activation(x)
     return x.reshape(*x_BI.shape[:-1], x.shape[-1])
+
+
+class Experts(nnx.Module):
+  """E MLPs of the same widths on one input, ReLU after each layer.
+
+  A product that is batched over experts runs on one core of a CPU, so the first
+  layer, whose input is the same for all, is one product with the experts'
+  weights beside each other, and each later layer is a plain product an expert.
+  """
+
+  def __init__(
+    self,
+    num_experts: int,
+    in_features: int,
+    widths: Sequence[int],
+    *,
+    rngs: nnx.Rngs,
+    make: Callable[[int, int], nnx.Module] | None = None,
+  ):
+    """Makes the layers, by `make` where they are not linear ones."""
+    make = make or functools.partial(nnx.Linear, rngs=rngs)
+    if num_experts < 1 or in_features < 1 or not widths or min(widths) < 1:
+      raise ValueError(
+        f'Experts(num_experts={num_experts}, in_features={in_features},'
+        f' widths={tuple(widths)}): give at least one expert and one layer, and'
+        ' positive widths.'
+      )
+    self.num_experts = num_experts
+    self.out_features = widths[-1]
+    self.first = make(in_features, num_experts * widths[0])
+    self.rest = nnx.List(
+      nnx.List(make(i, o) for _ in range(num_experts))
+      for i, o in itertools.pairwise(widths)
+    )
+
+  def __call__(self, x_BI: jax.Array, *args: jax.Array) -> jax.Array:
+    """[B, E, O] of [B, I] and what else the layers take."""
+    x = jax.nn.relu(self.first(x_BI, *args))
+    for layers in self.rest:
+      parts = jnp.split(x, self.num_experts, axis=1)
+      y = [layer(part, *args) for layer, part in zip(layers, parts)]
+      x = jax.nn.relu(jnp.concatenate(y, axis=1))
+    return x.reshape(x.shape[0], self.num_experts, self.out_features)
+
+
+def mix(score_BE: jax.Array, experts_BEO: jax.Array) -> jax.Array:
+  """sum_e softmax(score)_e expert_e, [B, O]."""
+  weight_BE = jax.nn.softmax(score_BE, axis=-1)
+  return jnp.sum(weight_BE[..., None] * experts_BEO, axis=1)

@@ -19,18 +19,16 @@ def pool(
   how: Pooling = 'mean',
   weights_BK: jax.Array | None = None,
 ) -> jax.Array:
-  """Pools the vectors of a multi-hot feature; ids below zero are padding.
+  """Pools the vectors of a multi-hot feature to float [..., D].
 
   Args:
     vectors_BKD: float [..., K, D], one vector a value.
     ids_BK: int [..., K]; a negative id marks padding, whatever its vector.
-    how: 'mean' over the values present, or their 'sum'.
+    how: 'mean' over the values present, or their 'sum'; both are zero where a
+      row has no value at all.
     weights_BK: float [..., K], a factor of each value; None is 1. The mean is
-      then the weighted one, which divides by the sum of weights.
-
-  Returns:
-    float [..., D]; zero where a row has no value at all, and where the weights
-    of a mean add up to zero.
+      then the weighted one, which divides by the sum of weights, or zero where
+      that is zero.
 
   Raises:
     ValueError: If `how` is unknown or the shapes do not fit.
@@ -68,15 +66,12 @@ def pool_features(
   """Pools the multi-hot features (2-D ids); passes one-hot ones through.
 
   Args:
-    vectors: feature -> float [rows, D] or [rows, K, D].
-    ids: feature -> int [rows] or [rows, K]; -1 is padding.
-    how: see `pool`; of all features, or feature -> of this one ('mean' where
+    vectors: Feature -> float [rows, D] or [rows, K, D].
+    ids: Feature -> int [rows] or [rows, K]; -1 is padding, in a one-hot feature
+      a zero vector.
+    how: See `pool`; of all features, or feature -> of this one ('mean' where
       it is not named).
-    weights: feature -> float [rows, K]; features without have none.
-
-  Returns:
-    feature -> float [rows, D]. An id of -1 in a one-hot feature gives a zero
-    vector.
+    weights: Feature -> float [rows, K]; features without have none.
 
   Raises:
     ValueError: If ids are neither [rows] nor [rows, K], or weights are given

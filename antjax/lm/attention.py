@@ -145,16 +145,11 @@ def choose(
   has_bias: bool = False,
   has_kernels: bool = True,
 ) -> Method:
-  """The method that 'auto' stands for.
+  """The method that 'auto' stands for, for queries of a shape [B, T, H, K].
 
-  Args:
-    shape: Shape of the queries, [B, T, H, K].
-    dtype: Dtype of the queries.
-    platform: 'cpu', 'gpu' or 'tpu'.
-    has_bias: Whether scores get a bias.
-    has_kernels: Whether a Pallas kernel may be called here: on one device, or
-      in a `shard_map` over all axes that does not check what differs between
-      devices. XLA does not split a kernel, and JAX's declare no types.
+  `has_kernels`: whether a Pallas kernel may be called here, that is on one
+  device, or in a `shard_map` over all axes that does not check what differs
+  between devices. XLA does not split a kernel, and JAX's declare no types.
   """
   num_tokens, width = shape[1], shape[3]
   is_16_bit = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)

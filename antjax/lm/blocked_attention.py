@@ -35,19 +35,12 @@ _MASKED = -1e30  # Finite, so that a row without any key is no nan.
 
 
 class _Mask(NamedTuple):
-  """Who sees whom.
+  """Who sees whom."""
 
-  Attributes:
-    is_causal: Whether a query sees no later key.
-    first: Place of the first query.
-    block: Queries in a block.
-    scale: Factor of the scores.
-  """
-
-  is_causal: bool
-  first: int
-  block: int
-  scale: float
+  is_causal: bool  # Whether a query sees no later key.
+  first: int  # Place of the first query.
+  block: int  # Queries in a block.
+  scale: float  # Factor of the scores.
 
 
 def attend(

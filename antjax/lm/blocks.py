@@ -49,12 +49,8 @@ def embed(
 ) -> jax.Array:
   """Input of the first layer, [B, T, D] in the parameters' dtype.
 
-  Args:
-    config: Configuration of the model.
-    params: Whole parameter tree; its layers are not used.
-    tokens: int32 [B, T].
-    places: int32 [B, T], the place of each token in its document.
-    token_types: int32 [B, T]; None: all 0.
+  The params are the whole tree, whose layers are not used; places [B, T] are
+  those of tokens in their documents; no token types are all 0.
 
   Raises:
     ValueError: Types for a model without them.

@@ -55,11 +55,7 @@ _KINDS = {
 
 
 def read_config(fields: Mapping[str, Any], path: Any = 'config.json') -> Config:
-  """The config of a model.
-
-  Args:
-    fields: Content of a config.json.
-    path: Path of the file, for error messages.
+  """The config of a model, of the content of a config.json; errors name `path`.
 
   Raises:
     ValueError: An unknown family, a field that is missing, or one whose value

@@ -28,10 +28,6 @@ def flops_per_token(config: transformer.Config, num_tokens: int) -> float:
   Recomputation does not count. This is the numerator of MFU (Chowdhery et al.
   2022, https://arxiv.org/abs/2204.02311, appendix B, but for their 12 L T H K,
   which counts masked scores too).
-
-  Args:
-    config: Configuration of the model.
-    num_tokens: Length T of the sequences.
   """
   shapes = transformer.shapes(config)['layers'].values()
   matrices = sum(math.prod(shape) for shape in shapes if len(shape) == 3)
@@ -51,14 +47,8 @@ def activation_bytes(
   """Approximate bytes of activations at the peak of a backward pass.
 
   The part that `remat` keeps of each layer, one layer's working set, and the
-  logits that the loss holds at once with their gradient. An estimate for
-  planning.
-
-  Args:
-    config: Configuration of the model.
-    num_sequences: Sequences in a device's micro-batch.
-    num_tokens: Length of a sequence.
-    dtype: Dtype of the computation; None is fp32.
+  logits that the loss holds at once with their gradient, for a device's
+  micro-batch of sequences. An estimate for planning; no dtype is fp32.
   """
   size = jnp.dtype(dtype or jnp.float32).itemsize
   tokens = num_sequences * num_tokens

@@ -8,7 +8,7 @@ import os
 import pathlib
 from typing import Any, Protocol
 
-from antjax.lm import pretrained, pretrained_tokenizer
+from antjax.lm import gguf_file, pretrained, pretrained_tokenizer
 
 _BLOCK = 1 << 22
 # Texts of a vocabulary that tell it from most others, as soon as it is there.
@@ -16,7 +16,7 @@ HEAD_ROWS = 1024
 _BLOCK_ROWS = 65_536
 
 
-class Vocabulary(Protocol):
+class TextRows(Protocol):
   """Texts by row, of antjax.data.behavior_vocabulary say."""
 
   @property
@@ -31,46 +31,28 @@ class Vocabulary(Protocol):
 
 
 def of_model(path: str | os.PathLike[str]) -> str:
-  """Fingerprint of the weights and the config.
-
-  Args:
-    path: As for `pretrained.load_pretrained`.
+  """Fingerprint of the weights and the config; `path` as for `load_pretrained`.
 
   Raises:
     FileNotFoundError: There is no model.
   """
-  path = pathlib.Path(path)
-  if path.is_dir() and not (path / pretrained.CONFIG_NAME).is_file():
-    path = _gguf(path)
-  if path.is_dir():
-    names = {pretrained.CONFIG_NAME}
-    names |= {p.name for p in path.glob('*.safetensors')}
-    files = [path / name for name in sorted(names)]
-  else:
-    files = [path]
-  return _of_files(files)
+  file = gguf_file.find(path, pretrained.CONFIG_NAME)
+  is_folder = file == pathlib.Path(path, pretrained.CONFIG_NAME)
+  weights = file.parent.glob('*.safetensors') if is_folder else ()
+  return _of_files(sorted({file, *weights}))
 
 
 def of_tokenizer(path: str | os.PathLike[str]) -> str:
   """Fingerprint of the tokenizer; `path` as for `load_tokenizer`."""
-  path = pathlib.Path(path)
-  file = path / pretrained_tokenizer.FILE_NAME
-  if not path.is_dir():
-    return _of_files([path])
-  return _of_files([file if file.is_file() else _gguf(path)])
+  return _of_files([gguf_file.find(path, pretrained_tokenizer.FILE_NAME)])
 
 
-def of_vocabulary(vocabulary: Vocabulary, num_rows: int) -> str:
-  """Fingerprint of the first rows' texts.
-
-  Args:
-    vocabulary: The vocabulary.
-    num_rows: Rows to look at, HEAD_ROWS at most and no more than there are.
-  """
+def of_vocabulary(vocabulary: TextRows, num_rows: int) -> str:
+  """Fingerprint of the first rows' texts, HEAD_ROWS of them at most."""
   return _of_texts(vocabulary.texts(0, num_rows))
 
 
-def of_rows(vocabulary: Vocabulary, start: int, stop: int) -> str:
+def of_rows(vocabulary: TextRows, start: int, stop: int) -> str:
   """Fingerprint of the texts of the rows start <= id < stop, all of them.
 
   Vocabularies may begin alike: copies of one that were appended to apart, or
@@ -93,17 +75,6 @@ def _add(digest: Any, texts: Sequence[str]) -> None:
     raw = text.encode('utf-8', 'surrogatepass')
     digest.update(len(raw).to_bytes(8, 'little'))
     digest.update(raw)
-
-
-def _gguf(folder: pathlib.Path) -> pathlib.Path:
-  found = sorted(folder.glob('*.gguf'))
-  if len(found) != 1:
-    raise FileNotFoundError(
-      f'{folder} holds {len(found)} *.gguf files and no Hugging Face model'
-      ' with its tokenizer.json; needed is one of them. python -m'
-      ' launch.fetch_model gets small ones.'
-    )
-  return found[0]
 
 
 def _of_files(files: Sequence[pathlib.Path]) -> str:

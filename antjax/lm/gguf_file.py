@@ -8,12 +8,36 @@ and 3.
 
 from collections.abc import Mapping
 import os
+import pathlib
 from typing import Any, NoReturn
 
 import gguf
 import numpy as np
 
 _PLAIN = (gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16)
+
+
+def find(path: str | os.PathLike[str], name: str) -> pathlib.Path:
+  """The file `name` of a model's folder, or else its only GGUF file.
+
+  A path that is no folder is that of a GGUF file.
+
+  Raises:
+    FileNotFoundError: The folder has neither, or several GGUF files.
+  """
+  path = pathlib.Path(path)
+  if not path.is_dir():
+    return path
+  if (path / name).is_file():
+    return path / name
+  found = sorted(path.glob('*.gguf'))
+  if len(found) != 1:
+    raise FileNotFoundError(
+      f'{path} holds no {name} and {len(found)} *.gguf files; needed is a'
+      ' Hugging Face folder or one GGUF file. python -m launch.fetch_model gets'
+      ' small ones.'
+    )
+  return found[0]
 
 
 class _Reader(gguf.GGUFReader):
@@ -63,10 +87,8 @@ class GgufFile:
   ) -> np.ndarray:
     """A tensor's piece; fp16 where it is stored so, else fp32.
 
-    Args:
-      name: Name of the tensor.
-      index: Slices of its dims, or for the first one numbers of rows; only
-        these rows are read.
+    `index` holds slices of its dims, or for the first one numbers of rows: only
+    these rows are read.
     """
     stored, kind = self._tensors[name].data, self._tensors[name].tensor_type
     if kind in _PLAIN:

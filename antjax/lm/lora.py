@@ -39,7 +39,7 @@ def add(
     params: Parameters of a whole model, or of a half with layers.
     key: Random key.
     rank: Width r of the adapters.
-    targets: Names from `TARGETS`; those that the model has are adapted.
+    targets: Names from `TARGETS` to adapt.
 
   Raises:
     ValueError: A rank below 1, a target that the model does not have, or

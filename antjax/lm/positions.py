@@ -66,13 +66,8 @@ def extend_learned(
   """Extends learned positions; the new ones repeat the trained ones.
 
   Far positions then start as copies, which training differentiates (Beltagy et
-  al. 2020, https://arxiv.org/abs/2004.05150, section 5).
-
-  Args:
-    config: Configuration of a model with positions='learned'; others are
-      returned as they are.
-    params: Parameters of the model.
-    max_positions: Positions to have; fewer than now changes nothing.
+  al. 2020, https://arxiv.org/abs/2004.05150, section 5). Models without learned
+  positions, or with as many, stay as they are.
   """
   if config.positions != 'learned' or max_positions <= config.max_positions:
     return config, params

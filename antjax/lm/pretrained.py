@@ -19,6 +19,7 @@ import safetensors.numpy
 from antjax.lm import (
   config_json,
   families,
+  gguf_file,
   gguf_model,
   safetensors_file,
   transformer,
@@ -30,7 +31,7 @@ CONFIG_NAME = 'config.json'
 _SHOWN = 5  # Names in an error.
 
 
-class Source(Protocol):
+class TensorSource(Protocol):
   """Tensors by their Hugging Face names."""
 
   shapes: Mapping[str, tuple[int, ...]]
@@ -67,8 +68,7 @@ def load_pretrained(
       tensors that are missing, left over or of a wrong shape.
   """
   path = pathlib.Path(path)
-  fields, source = _open(path)
-  file = path / CONFIG_NAME if (path / CONFIG_NAME).is_file() else path
+  file, fields, source = _open(path)
   family = families.family_of(fields, file)
   config = config_json.read_config(fields, file)
   names = families.tensor_names(family, config)
@@ -107,7 +107,7 @@ def save_pretrained(
   Args:
     path: Folder to make; it must not hold a model.
     config: Configuration of the model.
-    params: Its parameters, each whole or in pieces on this host's devices.
+    params: Parameters, each whole or in pieces on this host's devices.
     max_file_bytes: Files are no longer than this, unless one tensor is.
 
   Raises:
@@ -184,30 +184,25 @@ def _host(
   return np.ascontiguousarray(array.T if is_transposed else array)
 
 
-def _open(path: pathlib.Path) -> tuple[Mapping[str, Any], Source]:
-  file = path / CONFIG_NAME
-  if path.is_dir() and not file.is_file():
-    found = sorted(path.glob('*.gguf'))
-    if len(found) != 1:
-      raise FileNotFoundError(
-        f'{path} holds no {CONFIG_NAME} and {len(found)} *.gguf files; needed'
-        ' is a Hugging Face folder or one GGUF file.'
-      )
-    path = found[0]
-  if not path.exists():
+def _open(
+  path: pathlib.Path,
+) -> tuple[pathlib.Path, Mapping[str, Any], TensorSource]:
+  """(file with the config, its fields, the tensors)."""
+  file = gguf_file.find(path, CONFIG_NAME)
+  if not file.exists():
     raise FileNotFoundError(
       f'no model at {path}; python -m launch.fetch_model gets small ones.'
     )
-  if not path.is_dir():
-    model = gguf_model.GgufModel(path)
-    return model.fields, model
+  if file != path / CONFIG_NAME:
+    model = gguf_model.GgufModel(file)
+    return file, model.fields, model
   try:
     fields = json.loads(file.read_text(encoding='utf-8'))
   except ValueError as error:
     raise ValueError(f'{file} is no JSON ({error}).') from error
   if not isinstance(fields, dict):
     raise ValueError(f'{file} is no JSON object.')
-  return fields, safetensors_file.SafetensorsFolder(path)
+  return file, fields, safetensors_file.SafetensorsFolder(path)
 
 
 def _path(keys: tuple[Any, ...]) -> tuple[str, ...]:
@@ -221,7 +216,7 @@ def _at(tree: PyTree, path: tuple[str, ...]) -> Any:
 
 
 def _match(
-  path, family, config, names, shapes, source: Source
+  path, family, config, names, shapes, source: TensorSource
 ) -> dict[str, str]:
   """Name as we write it -> name in the file, for all that is needed."""
   files: dict[str, str] = {}
@@ -280,7 +275,7 @@ class _Leaf:
   def __init__(
     self,
     file: pathlib.Path,
-    source: Source,
+    source: TensorSource,
     stored: Sequence[str],
     path: tuple[str, ...],
     shape: tuple[int, ...],

@@ -37,7 +37,7 @@ def load_tokenizer(
     ValueError: It is damaged, of a kind that we do not read, or has ids that
       the model does not know.
   """
-  tokenizer = _load(pathlib.Path(path))
+  tokenizer = _load(path)
   last = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
   if vocab_size is not None and last >= vocab_size:
     # JAX would take the last row for all of those.
@@ -49,18 +49,10 @@ def load_tokenizer(
   return tokenizer
 
 
-def _load(path: pathlib.Path) -> tokenizers.Tokenizer:
-  file = path / FILE_NAME
-  if path.is_dir() and not file.is_file():
-    found = sorted(path.glob('*.gguf'))
-    if len(found) != 1:
-      raise FileNotFoundError(
-        f'{path} holds no {FILE_NAME} and {len(found)} *.gguf files; needed is'
-        ' one of them.'
-      )
-    path = found[0]
-  if not path.is_dir():
-    return _from_gguf(path)
+def _load(path: str | os.PathLike[str]) -> tokenizers.Tokenizer:
+  file = gguf_file.find(path, FILE_NAME)
+  if file != pathlib.Path(path, FILE_NAME):
+    return _from_gguf(file)
   try:
     tokenizer = tokenizers.Tokenizer.from_file(str(file))
   except Exception as error:  # The package raises nothing more exact.

@@ -42,17 +42,8 @@ def attend(
 
   Queries are scaled before the product, in their own dtype. On several devices
   it needs a `shard_map` with check_vma=False: the kernel is not split, and
-  declares no manual axes.
-
-  Args:
-    q_BTHK: Queries.
-    k_BTGK: Keys.
-    v_BTGK: Values.
-    segment_ids_BT: Document of each token, none negative; None: one.
-    is_causal: Whether only this and earlier tokens are seen.
-    scale: Factor of the scores.
-    block: Largest number of queries in a block.
-    interpret: Whether to compute it step by step on any device, for tests.
+  declares no manual axes. `interpret` computes it step by step on any device,
+  for tests.
   """
   num_tokens, num_heads = q_BTHK.shape[1:3]
   block, padded = blocks_of(num_tokens, block)
@@ -98,9 +89,7 @@ def attend(
 def blocks_of(num_tokens: int, most: int = BLOCK) -> tuple[int, int]:
   """(tokens of a block, padded length): as few blocks as fit, then even ones.
 
-  Args:
-    num_tokens: Length of a sequence.
-    most: Tokens of a block at most; rounded up to the kernel's lanes.
+  A block has at most `most` tokens, rounded up to the kernel's lanes.
   """
   most = -(-most // _LANES) * _LANES
   num_blocks = max(1, -(-num_tokens // most))

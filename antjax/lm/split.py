@@ -46,15 +46,10 @@ def _layers(params: PyTree, start: int, stop: int) -> PyTree:
 
 @dataclasses.dataclass(frozen=True)
 class LowEncoder:
-  """Embeddings and the first layers.
+  """Embeddings and the first layers."""
 
-  Attributes:
-    config: Configuration of the whole model.
-    num_low: Layers below the cut, from 0 (embeddings only) to all.
-  """
-
-  config: Config
-  num_low: int
+  config: Config  # Configuration of the whole model.
+  num_low: int  # Layers below the cut, from 0 (embeddings only) to all.
 
   def __post_init__(self) -> None:
     _check(self.config, self.num_low)
@@ -75,13 +70,9 @@ class LowEncoder:
   ) -> jax.Array:
     """What goes into the first layer above the cut, [B, T, D].
 
-    Args:
-      params: Parameters from `params_of`.
-      tokens: int32 [B, T].
-      segment_ids: int32 [B, T], the text of each token; a mask of padding will
-        do. None: one text a row.
-      positions: int32 [B, T]; None: counted in each text.
-      token_types: int32 [B, T], for models that have them; None: all 0.
+    Segments are the text of each token, a mask of padding will do; None: one
+    text a row. Positions are counted in each text, and types are 0, where not
+    given.
     """
     if positions is None:
       transformer.check_length(self.config, tokens.shape[1])
@@ -94,17 +85,12 @@ class LowEncoder:
 
 @dataclasses.dataclass(frozen=True)
 class HighEncoder:
-  """The last layers and the final norm.
+  """The last layers and the final norm."""
 
-  Attributes:
-    config: Configuration of the whole model.
-    num_low: Layers below the cut, from 0 to all (the final norm only).
-    max_behaviors: Places of behaviors with a learned embedding, for models of
-      learned positions; 0: none, which leaves their order unknown to the half.
-  """
-
-  config: Config
-  num_low: int
+  config: Config  # Configuration of the whole model.
+  num_low: int  # Layers below the cut, from 0 to all (the final norm only).
+  # Places of behaviors with a learned embedding, for models of learned
+  # positions; 0: none, which leaves their order unknown to the half.
   max_behaviors: int = 0
 
   def __post_init__(self) -> None:
@@ -132,14 +118,11 @@ class HighEncoder:
     segment_ids: jax.Array | None = None,
     positions: jax.Array | None = None,
   ) -> jax.Array:
-    """The normed output of the last layer, [B, M, D].
+    """The normed output of the last layer, [B, M, D], for vectors of behaviors.
 
-    Args:
-      params: Parameters from `params_of`.
-      x_BMD: A vector a behavior (or token), outputs of the low half.
-      segment_ids: int32 [B, M], the sequence of each behavior; a mask of
-        padding will do. None: one sequence a row.
-      positions: int32 [B, M]; None: counted in each sequence.
+    The vectors are outputs of the low half. Segments are the sequence of each
+    behavior, a mask of padding will do; None: one sequence a row. Positions are
+    counted in each sequence where not given.
 
     Raises:
       ValueError: More behaviors than `max_behaviors`, unless that is 0.

@@ -55,9 +55,9 @@ class TextEncoder:
     Args:
       encode_fn: (params, tokens int32 [B, T], lengths int32 [B]) -> [B, D].
       params: Parameters in the compute dtype.
-      dim: D.
+      dim: Width of a vector, D.
       max_tokens: Tokens of a text at most.
-      tokens_per_batch: Number of tokens per device, at least one text; None:
+      tokens_per_batch: Tokens of a batch on a device, at least one text; None:
         CPU_TOKENS or DEVICE_TOKENS.
       devices: Devices to compute on; None: all of this process.
     """
@@ -100,8 +100,7 @@ class TextEncoder:
       tokens: int32 [all].
       offsets: int64 [n + 1]: text i is tokens[offsets[i]:offsets[i + 1]]. One
         without tokens becomes zeros.
-      on_texts: Function called after each batch with the number of texts so
-        far.
+      on_texts: Called after each batch with the number of texts so far.
 
     Returns:
       float32 [n, D].

@@ -27,7 +27,7 @@ import numpy as np
 import tokenizers
 
 from antjax.lm import fingerprint, pretrained_tokenizer
-from antjax.lm.fingerprint import Vocabulary
+from antjax.lm.fingerprint import TextRows
 
 MANIFEST = 'token_cache.json'
 _TOKENS, _OFFSETS = 'tokens.bin', 'offsets.bin'
@@ -35,7 +35,7 @@ _VERSION = 1
 _BLOCK = 65_536  # Texts that are tokenized and written at once.
 
 
-class Tokenizer:
+class RowTokenizer:
   """Texts -> token ids with special tokens, cut to a length.
 
   Attributes:
@@ -137,7 +137,7 @@ class TokenCache:
   def build(
     cls,
     folder: str | os.PathLike[str],
-    vocabulary: Vocabulary,
+    vocabulary: TextRows,
     model: str | os.PathLike[str],
     *,
     max_tokens: int = 128,
@@ -151,7 +151,7 @@ class TokenCache:
     Args:
       folder: Parent of the caches; each tokenizer, length and kind has one of
         its own in it, which is made where it is missing.
-      vocabulary: Vocabulary of the texts.
+      vocabulary: Texts by row.
       model: Folder or GGUF file with the tokenizer.
       max_tokens: Tokens of a row at most, special ones included.
       special_tokens: Whether rows have those of the tokenizer's template.
@@ -180,7 +180,7 @@ class TokenCache:
         )
       _check(folder, old, vocabulary)
       if old.rows < len(vocabulary):
-        tokenizer = Tokenizer(
+        tokenizer = RowTokenizer(
           pretrained_tokenizer.load_tokenizer(model), max_tokens, special_tokens
         )
         old = _append(folder, old, vocabulary, tokenizer)
@@ -198,14 +198,10 @@ class TokenCache:
   def padded(
     self, ids: np.ndarray, num_tokens: int
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of rows, 0 behind their ends.
-
-    Args:
-      ids: int [n], rows.
-      num_tokens: T; longer rows are cut to it.
+    """Tokens of rows `ids` [n], cut to `num_tokens`, 0 behind their ends.
 
     Returns:
-      (tokens int32 [n, T], lengths int32 [n]).
+      (tokens int32 [n, num_tokens], lengths int32 [n]).
     """
     return padded(self.tokens, self.offsets, ids, num_tokens)
 
@@ -228,8 +224,8 @@ def padded(
 def _append(
   folder: pathlib.Path,
   old: _Manifest,
-  vocabulary: Vocabulary,
-  tokenizer: Tokenizer,
+  vocabulary: TextRows,
+  tokenizer: RowTokenizer,
 ) -> _Manifest:
   """Adds the rows that are missing; the manifest comes last."""
   num_rows, num_tokens = len(vocabulary), old.num_tokens
@@ -317,7 +313,7 @@ def _read(folder: pathlib.Path) -> _Manifest | None:
 
 
 def _check(
-  folder: pathlib.Path, manifest: _Manifest, vocabulary: Vocabulary
+  folder: pathlib.Path, manifest: _Manifest, vocabulary: TextRows
 ) -> None:
   """Raises where a cache does not go with a vocabulary."""
   head = min(manifest.vocabulary_rows, len(vocabulary))

@@ -70,9 +70,7 @@ class Tokenizer:
 def learn(texts: Iterable[str], vocab_size: int) -> Tokenizer:
   """Learns merges from texts; the same for the same texts in any order.
 
-  Args:
-    texts: The corpus, training part.
-    vocab_size: Tokens to have in the end; a small corpus may give fewer.
+  A small corpus may give fewer than `vocab_size` tokens.
 
   Raises:
     ValueError: vocab_size is below `MIN_VOCAB_SIZE`.

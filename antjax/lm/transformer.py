@@ -38,18 +38,11 @@ MAX_LOGITS = 1 << 24
 
 
 def init(config: Config, key: jax.Array) -> PyTree:
-  """Fresh fp32 parameters; works in `jit`.
+  """Fresh fp32 parameters; works in `jit`. Their tree is that of `shapes`.
 
   Matrices are normal with deviation 0.02, the two that write to the residual
-  stream with 0.02 / sqrt(2 L) (Radford et al. 2019, GPT-2); biases are 0.
-
-  Args:
-    config: Configuration of the model; needs vocab_size > 0.
-    key: Random key.
-
-  Returns:
-    {'embed': [V, D], 'layers': {name: [L, ...]}} and what else the model has;
-    see `shapes`.
+  stream with 0.02 / sqrt(2 L) (Radford et al. 2019, GPT-2); biases are 0. The
+  config needs vocab_size > 0.
   """
   if not config.vocab_size:
     raise ValueError('transformer.init: set vocab_size; it is 0.')
@@ -133,7 +126,7 @@ def logits(
   segment_ids: jax.Array | None = None,
   positions: jax.Array | None = None,
 ) -> jax.Array:
-  """Scores of every next token.
+  """Scores of every next token, fp32 [B, T, V].
 
   Args:
     config: Configuration of the model.
@@ -143,9 +136,6 @@ def logits(
       document a sequence.
     positions: int32 [B, T], the place of each token in its document, or None to
       count from each document's first token.
-
-  Returns:
-    fp32 [B, T, V].
 
   Raises:
     ValueError: The model is an encoder, or as for `hidden`.
@@ -172,7 +162,7 @@ def encode(
     mask: [B, T], 0 where there is padding, on either side; None: nowhere. What
       comes out for padding means nothing.
     token_types: int32 [B, T], for models that have them; None: all 0.
-    at: See `run_layers`.
+    at: Option of `run_layers`.
 
   Returns:
     [B, T, D], the normed output of the last layer; with `at` [1, M, D].

@@ -11,16 +11,13 @@ _KERNELS = 'xla_cpu_experimental_ynn_fusion_type'
 
 
 def options(mesh: jax.sharding.Mesh) -> dict[str, str]:
-  """`compiler_options` of `jax.jit`; empty to keep XLA's own choice.
+  """`compiler_options` of `jax.jit` for a mesh; empty to keep XLA's own choice.
 
   XLA:CPU gives matrix products to YNNPACK unless it is told not to. With
   Eigen's, steps of click models, whose inputs the same cores make ready
   meanwhile, take up to 12 % less time, and products at the shapes of a small
   language model up to a third (jaxlib 0.10, AVX2, 2 cores;
   benchmarks/results/ctr_cpu_2026-11.md).
-
-  Args:
-    mesh: Devices to compile for.
   """
   if mesh.devices.flat[0].platform != 'cpu':
     return {}

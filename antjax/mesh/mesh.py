@@ -37,9 +37,6 @@ def make_mesh(
     inter: Number of groups; -1 takes as many as the devices give.
     devices: The devices to use; all of the job's by default.
 
-  Returns:
-    A mesh with axes ('inter', 'intra').
-
   Raises:
     ValueError: The devices do not form such groups.
   """

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from antjax.mesh.mesh import GLOBAL_AXES, group_size, INTRA, num_groups
-from antjax.mesh.paro import Level, PaRO
+from antjax.mesh.paro import Level
 
 # Padding may at most double a leaf; beyond that it stays replicated, by name.
 _MAX_GROWTH = 2.0
@@ -24,22 +24,16 @@ _said: set[str] = set()  # What `log_whole_leaves` has said.
 
 @dataclasses.dataclass(frozen=True)
 class LeafSpec:
-  """How one array is split, the same dim at every level.
+  """How one array is split, the same dim at every level."""
 
-  Attributes:
-    shape: The array's true shape.
-    dtype: The array's dtype.
-    dim: The dim that is split, or None for an array kept whole everywhere.
-    padded_size: Size of that dim once padded to a multiple of all devices, so
-      that the pieces of every level are equal and nest.
-    reason: Why `dim` is None; empty otherwise.
-  """
-
-  shape: tuple[int, ...]
-  dtype: np.dtype
+  shape: tuple[int, ...]  # The array's true shape.
+  dtype: np.dtype  # The array's dtype.
+  # The dim that is split, or None for an array kept whole everywhere.
   dim: int | None
+  # Size of that dim once padded to a multiple of all devices, so that the
+  # pieces of every level are equal and nest.
   padded_size: int = 0
-  reason: str = ''
+  reason: str = ''  # Why `dim` is None; empty otherwise.
 
   def stored_shape(self, level: Level) -> tuple[int, ...]:
     """Global shape in which the array is kept at a level."""
@@ -102,12 +96,9 @@ def leaf_spec(
 ) -> LeafSpec:
   """Chooses the dim to split: the largest that divides, else the least padding.
 
-  Args:
-    shape: The array's shape.
-    dtype: The array's dtype.
-    num_devices: Devices in the whole mesh; pieces are equal at every level.
-    min_size: Arrays with fewer elements stay whole: a collective for each
-      would cost more than the memory it saves.
+  Arrays of fewer than `min_size` elements stay whole: a collective for each
+  would cost more than the memory it saves. `num_devices` are those of the whole
+  mesh, so that pieces are equal at every level.
   """
   shape, dtype = tuple(shape), np.dtype(dtype)
   size = math.prod(shape)
@@ -140,41 +131,3 @@ def log_whole_leaves(specs: Mapping[str, LeafSpec]) -> list[str]:
       logging.warning('%s', text)
       _said.add(text)
   return list(whole)
-
-
-def bytes_per_device(
-  specs: Mapping[str, LeafSpec],
-  paro: PaRO,
-  mesh: Mesh,
-  *,
-  trainable: Mapping[str, bool] | None = None,
-  compute_dtype: Any = None,
-  num_moments: int = 2,
-) -> dict[str, int]:
-  """Bytes per device of parameters, gradient accumulator, optimizer state.
-
-  In mixed precision (`compute_dtype` given) the parameters are kept in that
-  dtype at their level and an fp32 master copy belongs to the optimizer state.
-
-  Args:
-    specs: Name to spec of every leaf; dtypes are those of the masters.
-    paro: Levels.
-    mesh: The mesh.
-    trainable: Name to whether the leaf is trained; all by default.
-    compute_dtype: Dtype of the parameters in the step, or None for their own.
-    num_moments: Arrays of a parameter's size in the optimizer (Adam: 2).
-  """
-  total = {'params': 0, 'grads': 0, 'opt_state': 0}
-  for name, spec in specs.items():
-    is_float = jnp.issubdtype(spec.dtype, jnp.floating)
-    kept = spec
-    if compute_dtype is not None and is_float:
-      kept = dataclasses.replace(spec, dtype=np.dtype(compute_dtype))
-    total['params'] += kept.bytes_per_device(paro.params, mesh)
-    if not is_float or (trainable is not None and not trainable[name]):
-      continue
-    f32 = dataclasses.replace(spec, dtype=np.dtype(np.float32))
-    copies = num_moments + (compute_dtype is not None)
-    total['grads'] += f32.bytes_per_device(paro.grads, mesh)
-    total['opt_state'] += copies * spec.bytes_per_device(paro.opt_state, mesh)
-  return total

@@ -31,14 +31,14 @@ class Algorithm:
   """What a name stands for.
 
   Attributes:
-    summary: a line for the user.
-    inner: how a task adapts.
-    outer: where the outer gradient comes from: the query after the inner steps
-      ('query'), Reptile's pull on all rows ('pull'), or nowhere: 'none' leaves
+    summary: Line of help.
+    inner: How a task adapts.
+    outer: Source of the outer gradient: the query after the inner steps
+      ('query'), Reptile's pull on all rows ('pull'), or nothing: 'none' leaves
       the references only.
-    network: kind of network that belongs to it; '' for any.
-    first_order_share: share of the outer steps to do in first order.
-    multi_step_share: share of the outer steps until only the last inner step's
+    network: Kind of network that belongs to it; '' for any.
+    first_order_share: Share of the outer steps to do in first order.
+    multi_step_share: Share of the outer steps until only the last inner step's
       loss counts.
   """
 
@@ -50,7 +50,7 @@ class Algorithm:
   multi_step_share: float = 0.0
 
   def phases(self, inner: InnerLoop, num_steps: int) -> list['Phase']:
-    """Returns the phases of training under `inner`, the preset or a change."""
+    """Phases of training under `inner`, the preset or a change."""
     return anneal(
       inner,
       num_steps,
@@ -63,7 +63,7 @@ class Algorithm:
   def loss_fn(
     self, model: meta_loss.TaskModel, inner: InnerLoop
   ) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """Returns the outer loss under `inner`."""
+    """The outer loss under `inner`."""
     if self.outer == 'pull':
       return meta_loss.reptile_loss_fn(model, inner)
     return meta_loss.meta_loss_fn(model, inner)
@@ -96,12 +96,12 @@ def anneal(
   `multi_step_until`. MAML++ lowers them a little each epoch.
 
   Args:
-    inner: the loop of the last phase.
-    num_steps: outer steps in all.
-    second_order_from: outer steps to do in first order; 0: none.
-    multi_step_until: outer step from which only the last loss counts; 0: from
+    inner: Loop of the last phase.
+    num_steps: Outer steps in all.
+    second_order_from: Outer steps to do in first order; 0: none.
+    multi_step_until: Outer step from which only the last loss counts; 0: from
       the start.
-    num_levels: how many sets of weights come before.
+    num_levels: Number of sets of weights before.
 
   Returns:
     Phases by rising `until`; the last one ends at `num_steps`.
@@ -126,24 +126,19 @@ def anneal(
   starts = sorted({0, *(end for end in ends if 0 < end < num_steps)})
   phases = []
   for start, end in zip(starts, [*starts[1:], num_steps], strict=True):
-    level = sum(start >= end for end in levels)
-    phases.append(
-      Phase(
-        end,
-        dataclasses.replace(
-          inner,
-          order=1 if start < second_order_from else inner.order,
-          step_weights=step_weights(inner.num_steps, level / num_levels)
-          if level < num_levels
-          else inner.step_weights,
-        ),
-      )
-    )
+    changes: dict[str, Any] = {}
+    if start < second_order_from:
+      changes['order'] = 1
+    level = sum(start >= level_end for level_end in levels)
+    if level < num_levels:
+      progress = level / num_levels
+      changes['step_weights'] = step_weights(inner.num_steps, progress)
+    phases.append(Phase(end, dataclasses.replace(inner, **changes)))
   return phases
 
 
 def step_weights(num_steps: int, progress: float) -> tuple[float, ...]:
-  """Returns K weights of sum 1: all alike at progress 0, the last one at 1."""
+  """K weights of sum 1: all alike at progress 0, the last one at 1."""
   share = (1 - progress) / num_steps
   return (*(share for _ in range(num_steps - 1)), 1 - (num_steps - 1) * share)
 

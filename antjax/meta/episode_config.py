@@ -14,8 +14,8 @@ class Bucket:
   """Task slots of one size.
 
   Attributes:
-    support_size: support rows a slot holds, S.
-    num_slots: slots in a batch of this process, T; a multiple of its devices
+    support_size: Support rows a slot holds, S.
+    num_slots: Slots in a batch of this process, T; a multiple of its devices
       times the micro-batches.
   """
 
@@ -33,23 +33,23 @@ class EpisodeConfig:
   """How records become batches.
 
   Attributes:
-    buckets: the slots, by rising support size.
-    features: feature -> the most values it has (1 = one id a row, more = a list
+    buckets: The slots, by rising support size.
+    features: Feature -> the most values it has (1 = one id a row, more = a list
       of ids, padded with -1). A record's scalar feature holds for all its rows.
-    numeric: names of float columns, joined to the input 'numeric' [T, S, N].
-    label: name of the label column.
-    query_size: query rows of an episode, Q; fewer where a task is short.
+    numeric: Names of float columns, joined to the input 'numeric' [T, S, N].
+    label: Name of the label column.
+    query_size: Query rows of an episode, Q; fewer where a task is short.
     split: 'random', or 'time': the support before the query in `time`.
-    time: name of the column by which 'time' splits; it need be no feature.
-    min_support: a training record too short for this many support rows and one
+    time: Name of the column by which 'time' splits; it need be no feature.
+    min_support: A training record too short for this many support rows and one
       query row is left out (counted and logged).
-    id_dropout: feature -> share of training rows whose id becomes 0, the
+    id_dropout: Feature -> share of training rows whose id becomes 0, the
       unknown id, so that the model learns to do without it.
-    task_id_dropout: feature -> share of training tasks that lose all their ids
+    task_id_dropout: Feature -> share of training tasks that lose all their ids
       of it, as in a task of new items only.
-    seed: of the splits and the dropout; with the record's key it fixes an
+    seed: Seed of splits and dropout; with the record's key it fixes an
       episode, wherever and whenever it is made.
-    with_keys: features hold the keys of `Trainer(vocabularies=...)`, int64,
+    with_keys: Features hold the keys of `Trainer(vocabularies=...)`, int64,
       which become ids in its steps. Dropout needs ids.
   """
 

@@ -32,20 +32,15 @@ Batch = dict[str, Any]
 
 
 def block_of(
-  records: Sequence[Record],
-  config: EpisodeConfig,
-  keys: Sequence[int],
-  *,
-  key_field: str = 'record_key',
+  records: Sequence[Record], config: EpisodeConfig, keys: Sequence[int]
 ) -> task_block.Block:
   """Task records as one block.
 
   Args:
     records: {'task': int, 'num_query': int or absent, label: [n], features:
       [n], [n, K] or one value for all rows}.
-    config: what to make of them.
-    keys: keys of the records.
-    key_field: see `task_block.split`.
+    config: Columns to take.
+    keys: Keys of the records.
 
   Raises:
     ValueError: A column is missing or its length is not the label's.
@@ -61,16 +56,14 @@ def block_of(
   if config.split == 'time' and all(config.time in r for r in records):
     wanted.append(config.time)
   num_rows = np.array([len(r[config.label]) for r in records], np.int64)
-  rows, tasks = (
-    {},
-    {
-      'task': np.array([r['task'] for r in records]),
-      'num_query': np.array([r.get('num_query', 0) for r in records], np.int64),
-      'first_row': np.cumsum(num_rows) - num_rows,
-      'num_rows': num_rows,
-      key_field: np.array(keys, np.int64),
-    },
-  )
+  rows: dict[str, np.ndarray] = {}
+  tasks = {
+    'task': np.array([r['task'] for r in records]),
+    'num_query': np.array([r.get('num_query', 0) for r in records], np.int64),
+    'first_row': np.cumsum(num_rows) - num_rows,
+    'num_rows': num_rows,
+    task_block.KEY: np.array(keys, np.int64),
+  }
   for name in dict.fromkeys(wanted):
     columns = [np.asarray(r[name]) for r in records]
     if all(column.ndim == 0 for column in columns):
@@ -117,15 +110,14 @@ def with_task_rows(
   the same adapted row, and a row that only the query uses stays as it is. U is
   the most that can occur, so that shapes stay fixed.
 
+  The given batch is not changed.
+
   Args:
-    batch: a batch of episodes; map this function over their dataset.
-    tables: feature -> its table, for features that share one: they share their
+    batch: A batch of episodes; map this function over their dataset.
+    tables: Feature -> its table, for features that share one: they share their
       rows, which are under the name of the first of them. None: each feature
       has a table of its own.
-    num_ids: feature -> the number of its ids, which bounds U; not of keys.
-
-  Returns:
-    The new batch; the old one is not changed.
+    num_ids: Feature -> number of its ids, which bounds U; not of keys.
 
   Raises:
     ValueError: A task has more distinct ids than `num_ids` says there are.
@@ -164,7 +156,7 @@ def with_task_rows(
 
 
 def _distinct(ids):
-  """Returns distinct ids a line [T, U], padded by -1, and positions [T, n]."""
+  """Distinct ids a line [T, U], padded by -1, and positions [T, n]."""
   num_tasks, width = ids.shape
   order = np.argsort(ids, axis=1, kind='stable')
   ordered = np.take_along_axis(ids, order, axis=1)

@@ -29,7 +29,7 @@ BASELINES = ('global mean', 'support mean', 'support median')
 
 
 def mean_label(records: Iterable[Record], label: str = 'rating') -> float:
-  """Returns the mean label of all rows of some records: the global mean.
+  """Mean label of all rows of some records: the global mean.
 
   Raises:
     ValueError: If there is no row.
@@ -49,11 +49,7 @@ def baseline_columns(
 ) -> Iterator[dict[str, dict[str, np.ndarray]]]:
   """Yields what the baselines that need no model predict for each bucket.
 
-  A task without support gets the global mean.
-
-  Args:
-    batches: episode batches (see `antjax.meta.episodes`).
-    global_mean: mean label of the training rows.
+  A task without support gets the global mean, the mean label of training rows.
 
   Yields:
     'global mean', 'support mean', 'support median' -> columns [T Q] as
@@ -61,34 +57,25 @@ def baseline_columns(
   """
   for batch in batches:
     for episodes in batch['episodes'].values():
-      rows, shape = _baseline_rows(episodes, global_mean)
-      size_T = (episodes['support']['mask'] > 0).sum(axis=1)
+      mask_TS = episodes['support']['mask'] > 0
+      label_TS = np.where(mask_TS, episodes['support']['label'], np.nan)
+      present_T = mask_TS.any(axis=1)
+      guess_T = {n: np.full(len(mask_TS), global_mean) for n in BASELINES}
+      for name, mean in zip(BASELINES[1:], (np.nanmean, np.nanmedian)):
+        guess_T[name][present_T] = mean(label_TS[present_T], axis=1)
+      query, shape = episodes['query'], episodes['query']['label'].shape
+
+      def by_row(values_T, shape=shape):
+        return np.broadcast_to(values_T[:, None], shape).ravel()
+
+      shown = query['mask'] * (episodes['weight'][:, None] > 0)
       shared = {
-        'label': episodes['query']['label'].ravel(),
-        'weight': (
-          episodes['query']['mask'] * (episodes['weight'][:, None] > 0)
-        ).ravel(),
-        'group': np.broadcast_to(episodes['task'][:, None], shape).ravel(),
-        'support_size': np.broadcast_to(size_T[:, None], shape).ravel(),
+        'label': query['label'].ravel(),
+        'weight': shown.ravel(),
+        'group': by_row(episodes['task']),
+        'support_size': by_row(mask_TS.sum(axis=1)),
       }
-      yield {
-        name: shared
-        | {'prediction': np.broadcast_to(guess_T[:, None], shape).ravel()}
-        for name, guess_T in rows.items()
-      }
-
-
-def _baseline_rows(episodes, global_mean):
-  """Returns one prediction a task [T] of each baseline, and [T, Q]."""
-  mask_TS = episodes['support']['mask'] > 0
-  label_TS = np.where(mask_TS, episodes['support']['label'], np.nan)
-  present_T = mask_TS.any(axis=1)
-  constant_T = np.full(len(mask_TS), global_mean)
-  mean_T, median_T = constant_T.copy(), constant_T.copy()
-  mean_T[present_T] = np.nanmean(label_TS[present_T], axis=1)
-  median_T[present_T] = np.nanmedian(label_TS[present_T], axis=1)
-  rows = dict(zip(BASELINES, (constant_T, mean_T, median_T), strict=True))
-  return rows, episodes['query']['label'].shape
+      yield {n: shared | {'prediction': by_row(g)} for n, g in guess_T.items()}
 
 
 def choose_fine_tuning(
@@ -111,12 +98,12 @@ def choose_fine_tuning(
   Args:
     evaluate_fn: (predict_fn, metrics) -> name -> value, e.g. `lambda predict,
       metrics: trainer.evaluate(state, validation_batches, predict, metrics)`.
-    model: the model.
-    adapt: sets of leaves to try (see `maml.InnerLoop`).
-    num_steps: step counts to try.
-    learning_rates: rates to try.
-    column: the prediction column to judge, e.g. 'median'.
-    make_metric: makes the error to judge by, e.g. `LogLoss` of 'logit'.
+    model: The model.
+    adapt: Sets of leaves to try (see `maml.InnerLoop`).
+    num_steps: Step counts to try.
+    learning_rates: Inner rates to try.
+    column: Prediction column to judge, e.g. 'median'.
+    make_metric: Makes the error to judge by, e.g. `LogLoss` of 'logit'.
 
   Returns:
     The inner loop with the least error.
@@ -158,11 +145,11 @@ def choose_fine_tuning(
 def predict_by_step_fn(
   model: task_steps.TaskModel, inner: maml.InnerLoop, *, last_step: int = 0
 ) -> Callable[..., dict[str, jax.Array]]:
-  """Returns what predicts the query rows after 0, 1, .. inner steps.
+  """Makes what predicts the query rows after 0, 1, .. inner steps.
 
   Args:
-    model: the model.
-    inner: how a task adapts.
+    model: The model.
+    inner: How a task adapts.
     last_step: Step to continue to, at the rates of the last step of `inner`, if
       that is more than its own number of steps.
 
@@ -182,40 +169,30 @@ def predict_by_step_fn(
     order=1,
   )
 
-  def predict(params, rows, batch, rng):
-    del rng
+  def task(params, log_rates, data):
+    problem = task_steps.problem(model, loop, params, log_rates, data)
+    if is_long:
+      states = {inner.num_steps: maml.adapt_task(problem)}
+    else:
+      states = dict(enumerate(maml.adapt_by_step(problem)))
+    by_step = {
+      step: task_steps.columns(model, state, data)
+      for step, state in states.items()
+    }
+    size = (data['support']['part']['mask'] > 0).sum()
+    labels = task_steps.labels(data)
+    return {
+      **by_step[inner.num_steps],
+      **{
+        f'{name}_{step}': column
+        for step, columns in by_step.items()
+        for name, column in columns.items()
+      },
+      'support_size': jnp.broadcast_to(size, labels['label'].shape),
+      **labels,
+    }
 
-    def task(params, log_rates, data):
-      args = task_steps.adapt_args(model, loop, params, data, data['support'])
-      options = {'merge_fn': model.merge_fn, 'log_rates': log_rates}
-      if is_long:
-        states = {inner.num_steps: maml.adapt_task(*args, **options)}
-      else:
-        states = dict(enumerate(maml.adapt_by_step(*args, **options)))
-      by_step = {
-        step: task_steps.columns(
-          model, task_steps.predict(model, adapted, task_rows, data['query'])
-        )
-        for step, (adapted, task_rows) in states.items()
-      }
-      size = (data['support']['part']['mask'] > 0).sum()
-      labels = task_steps.labels(data)
-      return {
-        **by_step[inner.num_steps],
-        **{
-          f'{name}_{step}': column
-          for step, columns in by_step.items()
-          for name, column in columns.items()
-        },
-        'support_size': jnp.broadcast_to(size, labels['label'].shape),
-        **labels,
-      }
-
-    return task_steps.over_tasks(
-      model, loop, task, params, rows, batch, flatten=True
-    )
-
-  return task_steps.signature(model, predict)
+  return task_steps.over_tasks(model, loop, task, flatten=True)
 
 
 def fine_tune_predict_fn(
@@ -226,56 +203,46 @@ def fine_tune_predict_fn(
   learning_rates: Sequence[float],
   column: str = 'prediction',
 ) -> Callable[..., dict[str, jax.Array]]:
-  """Returns what predicts under several inner loops, compiled as one.
+  """Makes what predicts under several inner loops, compiled as one.
 
   Args:
-    model: the model.
-    inner: the loop whose steps and rate are varied; its rates are not learned.
-    num_steps: step counts to try.
-    learning_rates: inner rates to try with each of them.
-    column: which of the model's columns to keep.
+    model: The model.
+    inner: The loop whose steps and rate are varied; its rates are not learned.
+    num_steps: Step counts to try.
+    learning_rates: Inner rates to try with each of them.
+    column: Column of the model to keep.
 
   Returns:
-    As `predict_fn`; the columns are named 'k<steps>_lr<rate>', as
-    `fine_tune_name` gives, and 'prediction' is the first of them.
+    As `meta_loss.predict_fn`; the columns are named by `fine_tune_name`, and
+    'prediction' is the first of them.
   """
 
-  def predict(params, rows, batch, rng):
-    del rng
+  def task(params, log_rates, data):
+    del log_rates
+    columns = {}
+    for steps in num_steps:
+      loop = dataclasses.replace(inner, num_steps=steps)
 
-    def task(params, log_rates, data):
-      del log_rates
-      columns = {}
-      for steps in num_steps:
-        loop = dataclasses.replace(inner, num_steps=steps)
+      def one(log_rate, loop=loop):
+        rates = _EveryLeaf(log_rate)
+        problem = task_steps.problem(model, loop, params, rates, data)
+        state = maml.adapt_task(problem)
+        return task_steps.columns(model, state, data)[column]
 
-        def one(log_rate, loop=loop):
-          rates = _EveryLeaf(log_rate)
-          adapted, task_rows = task_steps.adapt(
-            model, loop, params, rates, data
-          )
-          outputs = task_steps.predict(model, adapted, task_rows, data['query'])
-          return task_steps.columns(model, outputs)[column]
+      predictions = jax.vmap(one)(jnp.log(jnp.asarray(learning_rates)))
+      for rate, prediction in zip(learning_rates, predictions):
+        # A rate that diverges is to score badly, not to stop the others.
+        columns[fine_tune_name(steps, rate)] = jnp.nan_to_num(
+          prediction, nan=_DIVERGED, posinf=_DIVERGED, neginf=-_DIVERGED
+        )
+    first = next(iter(columns.values()))
+    return {'prediction': first, **columns, **task_steps.labels(data)}
 
-        log_rates = jnp.log(jnp.asarray(learning_rates))
-        predictions = jax.vmap(one)(log_rates)
-        for rate, prediction in zip(learning_rates, predictions):
-          # A rate that diverges is to score badly, not to stop the others.
-          columns[fine_tune_name(steps, rate)] = jnp.nan_to_num(
-            prediction, nan=_DIVERGED, posinf=_DIVERGED, neginf=-_DIVERGED
-          )
-      first = next(iter(columns.values()))
-      return {'prediction': first, **columns, **task_steps.labels(data)}
-
-    return task_steps.over_tasks(
-      model, inner, task, params, rows, batch, flatten=True
-    )
-
-  return task_steps.signature(model, predict)
+  return task_steps.over_tasks(model, inner, task, flatten=True)
 
 
 def fine_tune_name(num_steps: int, learning_rate: float) -> str:
-  """Returns the column of `fine_tune_predict_fn` for one inner loop."""
+  """Column of `fine_tune_predict_fn` for one inner loop."""
   return f'k{num_steps}_lr{learning_rate:g}'
 
 

@@ -1,13 +1,12 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How a task adapts: the settings of an inner loop, and its rates."""
+"""How a task adapts: the settings of an inner loop, and its learned rates."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any, get_args, Literal
 
-import jax
 import jax.numpy as jnp
 
 from antjax.layers import fast_weights
@@ -19,6 +18,8 @@ _PRESETS = ('all', 'mlp', 'decision', 'head')
 DECISION = frozenset({'decision', 'top', 'head'})
 # More steps run as a loop, in the plain form: a program of each would be long.
 MAX_UNROLLED = 16
+Rates = Literal['leaf', 'step', 'element']
+Derivative = Literal['reverse', 'mixed']
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,29 +27,29 @@ class InnerLoop:
   """How a task adapts.
 
   Attributes:
-    num_steps: gradient steps on the support rows; 0 adapts nothing.
-    learning_rate: rate of an inner step; the initial one if rates are learned.
-    order: 2 differentiates through the inner steps, 1 takes their gradients
-      for constants (FOMAML).
-    adapt: which leaves adapt. 'all' (MAML: every parameter and the embedding
+    num_steps: Gradient steps on the support rows; 0 adapts nothing.
+    learning_rate: Rate of an inner step; the initial one if rates are learned.
+    order: 2 differentiates through the inner steps, 1 takes their gradients for
+      constants (FOMAML).
+    adapt: Leaves that adapt. 'all' (MAML: every parameter and the embedding
       rows of the task), 'mlp' (every parameter, no rows), 'decision' (MeLU:
       leaves under a part named 'decision', 'top' or 'head'), 'head' (ANIL:
       leaves under a part named 'head'), or a function of the leaf's name, e.g.
       `lambda name: name.endswith('bias')`; rows are named 'rows/<feature>'.
-    learn_rates: True learns the inner rates with the outer loop (Meta-SGD); see
-      `init_rates`.
-    rates: what has a learned rate of its own: each 'leaf', each leaf at each
+    learn_rates: Whether inner rates are learned with the outer loop (Meta-SGD);
+      see `init_rates`.
+    rates: What has a learned rate of its own: each 'leaf', each leaf at each
       'step' (MAML++), or each 'element' of a leaf (Meta-SGD as published; the
       rows of a feature share one). Kernels with a rate an element adapt as
       copies: their change has no low rank.
-    step_weights: weights of the query loss after each of the `num_steps` steps
+    step_weights: Weights of the query loss after each of the `num_steps` steps
       (MAML++); () counts the last one only.
-    derivative: how order 2 differentiates an inner gradient: 'reverse' over
+    derivative: How order 2 differentiates an inner gradient: 'reverse' over
       reverse, or 'mixed', forward over reverse, which uses the plain form (see
-      `antjax.meta.adaptation`).
-    remat: recompute each inner step in the backward pass, so that memory no
-      longer grows with the width of the model times `num_steps`.
-    map_size: number of tasks that adapt at once; 0 takes all of them.
+      `maml.mixed_mode_grad`).
+    remat: Whether the backward pass recomputes each inner step, so that memory
+      no longer grows with the width of the model times `num_steps`.
+    map_size: Number of tasks that adapt at once; 0 takes all of them.
   """
 
   num_steps: int = 1
@@ -56,17 +57,18 @@ class InnerLoop:
   order: Literal[1, 2] = 2
   adapt: str | Callable[[str], bool] = 'mlp'
   learn_rates: bool = False
-  rates: Literal['leaf', 'step', 'element'] = 'leaf'
+  rates: Rates = 'leaf'
   step_weights: tuple[float, ...] = ()
-  derivative: Literal['reverse', 'mixed'] = 'reverse'
+  derivative: Derivative = 'reverse'
   remat: bool = False
   map_size: int = 0
 
   def __post_init__(self):
-    if self.num_steps < 0:
-      raise ValueError(
-        f'InnerLoop(num_steps={self.num_steps}): must not be negative.'
-      )
+    for name in ('num_steps', 'map_size'):
+      if getattr(self, name) < 0:
+        raise ValueError(
+          f'InnerLoop({name}={getattr(self, name)}): must not be negative.'
+        )
     if self.order not in (1, 2):
       raise ValueError(
         f'InnerLoop(order={self.order}): use 1 (first order) or 2 (exact).'
@@ -81,13 +83,11 @@ class InnerLoop:
         f'InnerLoop(adapt={self.adapt!r}): use one of {_PRESETS} or a'
         ' function of the name of a leaf.'
       )
-    for field, choices in (
-      ('rates', ('leaf', 'step', 'element')),
-      ('derivative', ('reverse', 'mixed')),
-    ):
-      if getattr(self, field) not in choices:
+    for name, kind in (('rates', Rates), ('derivative', Derivative)):
+      if getattr(self, name) not in get_args(kind):
         raise ValueError(
-          f'InnerLoop({field}={getattr(self, field)!r}): use one of {choices}.'
+          f'InnerLoop({name}={getattr(self, name)!r}): use one of'
+          f' {get_args(kind)}.'
         )
     weights = self.step_weights
     if weights and (len(weights) != self.num_steps or not sum(weights) > 0):
@@ -95,13 +95,9 @@ class InnerLoop:
         f'InnerLoop(step_weights={weights}): one weight for each of the'
         f' {self.num_steps} steps is needed, and a positive sum.'
       )
-    if self.map_size < 0:
-      raise ValueError(
-        f'InnerLoop(map_size={self.map_size}): must not be negative.'
-      )
 
   def adapts(self, name: str) -> bool:
-    """Says whether the leaf of this name adapts."""
+    """Whether the leaf of this name adapts."""
     if callable(self.adapt):
       return bool(self.adapt(name))
     parts = name.split('/')
@@ -113,16 +109,12 @@ class InnerLoop:
     return not chosen.isdisjoint(parts)
 
   def adapted_names(self, params: PyTree) -> frozenset[str]:
-    """Returns the names of the leaves of `params` that adapt."""
+    """Names of the leaves of `params` that adapt."""
     names = fast_weights.named_leaves(params)
     return frozenset(name for name in names if self.adapts(name))
 
   def require_adapted(self, params: PyTree) -> None:
-    """Checks that at least one leaf of `params` adapts.
-
-    Raises:
-      ValueError: If none does.
-    """
+    """Raises ValueError where no leaf of `params` adapts."""
     if not self.adapted_names(params):
       names = ', '.join(fast_weights.named_leaves(params))
       raise ValueError(
@@ -143,12 +135,12 @@ class InnerLoop:
 def init_rates(
   params: PyTree, inner: InnerLoop, features: tuple[str, ...] = ()
 ) -> dict[str, PyTree]:
-  """Returns the outer parameters of a loop that learns its inner rates.
+  """Outer parameters of a loop that learns its inner rates.
 
   Args:
-    params: the model's parameters.
-    inner: the loop; `learning_rate` is where the rates start.
-    features: features with adapted rows, each with a rate of its own.
+    params: Parameters of the model.
+    inner: The loop; `learning_rate` is where the rates start.
+    features: Features with adapted rows, each with a rate of its own.
 
   Returns:
     {'model': params, 'log_rates': {name of an adapted leaf: float32}}, [] each,
@@ -169,22 +161,3 @@ def init_rates(
     name: jnp.full(shape, start, jnp.float32) for name, shape in shapes.items()
   }
   return {'model': params, 'log_rates': log_rates}
-
-
-def rate_function(
-  inner: InnerLoop, log_rates: Mapping[str, jax.Array] | None
-) -> Callable[[str], jax.Array | float]:
-  """Returns a function from the name of a leaf to its inner rate."""
-  if log_rates is None:
-    return lambda name: inner.learning_rate
-
-  def rate(name):
-    if name not in log_rates:
-      raise ValueError(
-        f'log_rates: no inner rate for {name!r}; it has'
-        f' {", ".join(sorted(log_rates))}. Make it by maml.init_rates with'
-        ' the same InnerLoop and the features whose rows adapt.'
-      )
-    return jnp.exp(log_rates[name])
-
-  return rate

@@ -8,183 +8,138 @@ Sources: Finn et al. 2017 (MAML), Raghu et al. 2020 (ANIL), Lee et al. 2019
 et al. 2018 (Reptile). The row buffer that support and query share is described
 in docs/design/gmeta.md.
 
-Two forms compute the same: the plain form takes any loss over any pytree; the
-low-rank form (`antjax.layers.fast_weights`) takes Flax NNX modules and is
-faster. The plain form is what the tests hold the other one against.
+Two forms compute the same numbers: `Copies`, the plain one, takes any loss over
+any pytree; `Pairs`, the low-rank one (`antjax.layers.fast_weights`), takes Flax
+NNX modules and is faster. The tests hold the second one to the first.
 """
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from antjax.layers import fast_weights
-from antjax.meta import adaptation, inner_loop
+from antjax.meta import inner_loop
 
 PyTree = Any
+# (model, rows) as `Problem.loss_fn` takes them.
+State = tuple[Any, dict[str, jax.Array]]
 
 InnerLoop = inner_loop.InnerLoop
 init_rates = inner_loop.init_rates
 MAX_UNROLLED = inner_loop.MAX_UNROLLED
 
 
-def adapt(
-  loss_fn: Callable[[PyTree, PyTree], jax.Array],
-  params: PyTree,
-  support: PyTree,
-  inner: InnerLoop,
-  *,
-  log_rates: Mapping[str, jax.Array] | None = None,
-) -> PyTree:
-  """Adapts any pytree by any loss: the plain form, for one task.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problem:
+  """What a task adapts, and by what.
 
-  Args:
-    loss_fn: (params, support) -> scalar.
-    params: any pytree of arrays.
-    support: what `loss_fn` takes as its data.
-    inner: the loop.
-    log_rates: learned rates (see `init_rates`), or None.
-
-  Returns:
-    The adapted parameters, differentiable with respect to `params` and
-    `log_rates`. May be called inside `vmap`, `grad`, `jit` and `shard_map`.
-
-  Raises:
-    ValueError: If no leaf adapts.
+  Attributes:
+    loss_fn: (model, rows, support) -> scalar.
+    params: Parameters of the model before any step.
+    support: Data of the task that `loss_fn` takes.
+    inner: The loop.
+    rows: Feature -> embedding rows of the task. Those that `inner` names adapt;
+      a row that the support does not use has a zero gradient and stays.
+    merge_fn: params -> a fresh `nnx.Module`, e.g. `partial(nnx.merge,
+      graphdef)`, for the low-rank form. None: the plain form, in which
+      `loss_fn` takes the parameters themselves as its model.
+    log_rates: Learned rates (see `init_rates`), or None.
   """
-  params, _ = adapt_task(
-    lambda params, rows, support: loss_fn(params, support),
-    params,
-    {},
-    support,
-    inner,
-    log_rates=log_rates,
-  )
-  return params
+
+  loss_fn: Callable[[Any, PyTree, PyTree], jax.Array]
+  params: PyTree
+  support: PyTree
+  inner: InnerLoop
+  rows: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
+  merge_fn: fast_weights.MergeFn | None = None
+  log_rates: Mapping[str, jax.Array] | None = None
+
+  @functools.cached_property
+  def moving(self) -> dict[str, jax.Array]:
+    """Those of the rows that adapt."""
+    adapts = self.inner.adapts
+    return {n: x for n, x in self.rows.items() if adapts(f'rows/{n}')}
+
+  def rate(self, name: str) -> jax.Array | float:
+    """Inner rate of a leaf: one, one a step [K], or one an element."""
+    if self.log_rates is None:
+      return self.inner.learning_rate
+    if name not in self.log_rates:
+      raise ValueError(
+        f'log_rates: no inner rate for {name!r}; it has'
+        f' {", ".join(sorted(self.log_rates))}. Make it by maml.init_rates with'
+        ' the same InnerLoop and the features whose rows adapt.'
+      )
+    return jnp.exp(self.log_rates[name])
+
+  def merge(self, params: PyTree) -> Any:
+    """The model that computes with these parameters."""
+    return params if self.merge_fn is None else self.merge_fn(params)
+
+  def start(self) -> 'tuple[Copies | Pairs, Any]':
+    """The form of the loop, and its state before any step."""
+    if not self.moving:
+      self.inner.require_adapted(self.params)
+    is_plain = self.merge_fn is None or self.inner.needs_copies
+    form = Copies(self) if is_plain else Pairs(self)
+    return form, form.start()
 
 
-def adapt_task(
-  loss_fn: Callable[[Any, PyTree, PyTree], jax.Array],
-  params: PyTree,
-  rows: Mapping[str, jax.Array],
-  support: PyTree,
-  inner: InnerLoop,
-  *,
-  merge_fn: fast_weights.MergeFn | None = None,
-  log_rates: Mapping[str, jax.Array] | None = None,
-) -> tuple[Any, dict[str, jax.Array]]:
+def adapt_task(problem: Problem) -> State:
   """Adapts a model, and the embedding rows of the task, to one task.
 
-  Args:
-    loss_fn: (model, rows, support) -> scalar.
-    params: the model's parameters.
-    rows: feature -> embedding rows of the task. Those that `inner` names
-      adapt; a row that the support does not use has a zero gradient and stays.
-    support: what `loss_fn` takes as its data.
-    inner: the loop.
-    merge_fn: params -> a fresh `nnx.Module`, e.g. `partial(nnx.merge,
-      graphdef)`, for the low-rank form; None for the plain form, in which
-      `loss_fn` gets the parameters themselves as its model.
-    log_rates: learned rates (see `init_rates`), or None.
+  May be called inside `vmap`, `grad`, `jit` and `shard_map`; what it returns is
+  differentiable with respect to parameters, rows and learned rates.
 
   Returns:
-    (model, rows) after the steps; the model is the module, or the parameters
-    in the plain form. Use a module in the same trace only.
+    (model, rows) after the steps; the model is a module, or the parameters
+    without a `merge_fn`. Use a module in the same trace only.
 
   Raises:
     ValueError: If no leaf adapts, or `merge_fn` does not return a module.
   """
-  if not inner.num_steps:
-    return (params if merge_fn is None else merge_fn(params)), dict(rows)
-  form, fast = _start(
-    loss_fn, params, rows, support, inner, merge_fn, log_rates
-  )
-  return form.bind(_all_steps(form, fast, inner))
+  if not problem.inner.num_steps:
+    return problem.merge(problem.params), dict(problem.rows)
+  form, fast = problem.start()
+  return form.bind(_all_steps(form, fast, problem.inner))
 
 
-def adapt_by_step(
-  loss_fn: Callable[[Any, PyTree, PyTree], jax.Array],
-  params: PyTree,
-  rows: Mapping[str, jax.Array],
-  support: PyTree,
-  inner: InnerLoop,
-  *,
-  merge_fn: fast_weights.MergeFn | None = None,
-  log_rates: Mapping[str, jax.Array] | None = None,
-) -> list[tuple[Any, dict[str, jax.Array]]]:
+def adapt_by_step(problem: Problem) -> list[State]:
   """As `adapt_task`; returns (model, rows) after 0, 1, .. num_steps steps."""
-  first = params if merge_fn is None else merge_fn(params)
-  states: list[tuple[Any, dict[str, jax.Array]]] = [(first, dict(rows))]
-  if inner.num_steps:
-    form, fast = _start(
-      loss_fn, params, rows, support, inner, merge_fn, log_rates
-    )
-    for index in range(inner.num_steps):
+  states = [(problem.merge(problem.params), dict(problem.rows))]
+  if problem.inner.num_steps:
+    form, fast = problem.start()
+    for index in range(problem.inner.num_steps):
       fast = form.step(fast, index)
       states.append(form.bind(fast))
   return states
 
 
-def reptile_pull(
-  loss_fn: Callable[[Any, PyTree, PyTree], jax.Array],
-  params: PyTree,
-  rows: Mapping[str, jax.Array],
-  data: PyTree,
-  inner: InnerLoop,
-  *,
-  merge_fn: fast_weights.MergeFn | None = None,
-) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
+def reptile_pull(problem: Problem) -> tuple[jax.Array, State]:
   """Reptile's outer gradient, as the gradient of a number.
 
-  Args:
-    loss_fn: (model, rows, data) -> scalar.
-    params: the model's parameters.
-    rows: feature -> embedding rows of the task.
-    data: what `loss_fn` takes as its data.
-    inner: the loop, at least one step; its order does not matter.
-    merge_fn: see `adapt_task`.
+  The loop has at least one step; its order does not matter.
 
   Returns:
-    (pull [], model, rows) after the steps. The gradient of `pull` in `params`
-    and `rows` is what they were minus what they are; that of a leaf that does
-    not adapt is zero.
+    (pull [], (model, rows) after the steps). The gradient of `pull` in the
+    parameters and rows is what they were minus what they are; that of a leaf
+    that does not adapt is zero.
   """
-  inner = dataclasses.replace(inner, order=1)
-  form, fast = _start(loss_fn, params, rows, data, inner, merge_fn, None)
+  inner = dataclasses.replace(problem.inner, order=1)
+  form, fast = dataclasses.replace(problem, inner=inner).start()
   fast = _all_steps(form, fast, inner)
   model, adapted = form.bind(fast)
   pull = form.pull(fast)
-  for name, value in rows.items():
-    change = jax.lax.stop_gradient(value - adapted[name])
-    pull += jnp.vdot(change, value)
-  return pull, model, adapted
+  for name, value in problem.rows.items():
+    pull += jnp.vdot(jax.lax.stop_gradient(value - adapted[name]), value)
+  return pull, (model, adapted)
 
 
-def _start(loss_fn, params, rows, support, inner, merge_fn, log_rates):
-  """Returns the form that a loop takes, and its state before any step."""
-  moving = {name: x for name, x in rows.items() if inner.adapts(f'rows/{name}')}
-  if not moving:
-    inner.require_adapted(params)
-  problem = adaptation.Problem(
-    loss_fn=loss_fn,
-    params=params,
-    rows=dict(rows),
-    moving=moving,
-    support=support,
-    inner=inner,
-    rate_fn=inner_loop.rate_function(inner, log_rates),
-    merge_fn=merge_fn,
-  )
-  make: type[adaptation.Copies] | type[adaptation.Pairs] = adaptation.Pairs
-  if merge_fn is None or inner.needs_copies:
-    make = adaptation.Copies
-  form = make(problem)
-  return form, form.start()
-
-
-def _all_steps(form, fast, inner):
+def _all_steps(form: 'Copies | Pairs', fast: Any, inner: InnerLoop) -> Any:
   if inner.num_steps > MAX_UNROLLED:
     return jax.lax.fori_loop(
       0, inner.num_steps, lambda index, fast: form.step(fast, index), fast
@@ -192,3 +147,194 @@ def _all_steps(form, fast, inner):
   for index in range(inner.num_steps):
     fast = form.step(fast, index)
   return fast
+
+
+class Copies:
+  """Every leaf that adapts is a copy of the task: the plain form."""
+
+  def __init__(self, problem: Problem):
+    self._problem = problem
+
+  def start(self) -> PyTree:
+    """What adapts, before the first step."""
+    problem = self._problem
+    leaves = fast_weights.named_leaves(problem.params)
+    names = problem.inner.adapted_names(problem.params)
+    fast = {
+      'params': {name: leaves[name] for name in names},
+      'rows': problem.moving,
+    }
+    return fast_weights.match_varying(fast, problem.support)
+
+  def step(self, fast: PyTree, index: jax.Array | int) -> PyTree:
+    """Takes step number `index`, from 0."""
+    problem = self._problem
+    rest = problem.params, dict(problem.rows), problem.support
+    step = functools.partial(self._step, index)
+    return (jax.checkpoint(step) if problem.inner.remat else step)(fast, rest)
+
+  def bind(self, fast: PyTree) -> State:
+    """The model and the rows that compute with what has adapted."""
+    return self._bound(fast, self._problem.params, self._problem.rows)
+
+  def pull(self, fast: PyTree) -> jax.Array:
+    """See `fast_weights.pull`; without the rows."""
+    leaves = fast_weights.named_leaves(self._problem.params)
+    return sum(
+      (
+        jnp.vdot(jax.lax.stop_gradient(leaves[name] - value), leaves[name])
+        for name, value in fast['params'].items()
+      ),
+      jnp.zeros(()),
+    )
+
+  def _bound(self, fast, params, rows):
+    params = fast_weights.replace_leaves(params, fast['params'])
+    return self._problem.merge(params), {**rows, **fast['rows']}
+
+  def _step(self, index, fast, rest):
+    problem, inner = self._problem, self._problem.inner
+
+    def loss(fast, rest):
+      params, rows, support = rest
+      return problem.loss_fn(*self._bound(fast, params, rows), support)
+
+    if inner.derivative == 'mixed' and inner.order == 2:
+      rest = fast_weights.match_varying(rest, problem.support)
+      grads = mixed_mode_grad(loss)(fast, rest)
+    else:
+      grads = jax.grad(loss)(fast, rest)
+    if inner.order == 1:
+      grads = jax.lax.stop_gradient(grads)
+
+    def moved(part, name, value):
+      rate = problem.rate(name if part == 'params' else f'rows/{name}')
+      if inner.rates == 'step':
+        rate = fast_weights.rate_at(rate, index)
+      return fast_weights.descend(value, grads[part][name], rate)
+
+    return {
+      part: {name: moved(part, name, value) for name, value in leaves.items()}
+      for part, leaves in fast.items()
+    }
+
+
+class Pairs:
+  """Kernels adapt by pairs, see `antjax.layers.fast_weights`."""
+
+  def __init__(self, problem: Problem):
+    """Makes the plan by an abstract forward pass."""
+    assert problem.merge_fn is not None
+    self._problem, self._merge_fn = problem, problem.merge_fn
+    self._plan = fast_weights.make_plan(
+      self._loss(problem.rows),
+      self._merge_fn,
+      problem.params,
+      problem.moving,
+      problem.support,
+      adapted=problem.inner.adapted_names(problem.params),
+      adapt_rows=bool(problem.moving),
+    )
+
+  def start(self) -> fast_weights.FastWeights:
+    """What adapts, before the first step."""
+    problem = self._problem
+    return fast_weights.start(
+      self._plan,
+      problem.params,
+      problem.moving,
+      problem.support,
+      rate_fn=problem.rate,
+    )
+
+  def step(
+    self, fast: fast_weights.FastWeights, index: jax.Array | int
+  ) -> fast_weights.FastWeights:
+    """Takes the next step, which must be number `index`."""
+    del index  # The fast weights count themselves.
+    problem = self._problem
+    step = jax.checkpoint(self._step) if problem.inner.remat else self._step
+    return step(problem.params, problem.rows, fast, problem.support)
+
+  def bind(self, fast: fast_weights.FastWeights) -> State:
+    """The model and the rows that compute with what has adapted."""
+    problem = self._problem
+    model = fast_weights.bind(self._merge_fn, self._plan, problem.params, fast)
+    return model, {**problem.rows, **fast.rows}
+
+  def pull(self, fast: fast_weights.FastWeights) -> jax.Array:
+    """See `fast_weights.pull`."""
+    return fast_weights.pull(self._plan, self._problem.params, fast)
+
+  def _loss(self, rows):
+    return lambda model, moving, support: self._problem.loss_fn(
+      model, {**rows, **moving}, support
+    )
+
+  def _step(self, params, rows, fast, support):
+    order = self._problem.inner.order
+    if order == 1:
+      rows = jax.lax.stop_gradient(rows)
+    return fast_weights.step(
+      self._loss(rows),
+      self._merge_fn,
+      self._plan,
+      params,
+      fast,
+      support,
+      order=order,
+    )
+
+
+def mixed_mode_grad(
+  loss_fn: Callable[[PyTree, PyTree], jax.Array],
+) -> Callable[[PyTree, PyTree], PyTree]:
+  """`jax.grad(loss_fn)` with a forward-over-reverse derivative.
+
+  A cotangent v of the gradient g = dL/dx needs v^T dg/d(x, rest). Second
+  derivatives commute, so that is d/de of the gradient in (x, rest) at x + e v:
+  one JVP of one reverse pass, in place of a reverse pass through a reverse
+  pass. Nothing of the inner backward pass is kept for the outer one but (x,
+  rest). Kemaev et al. 2025 (MixFlow-MG) do meta-learning so.
+
+  Args:
+    loss_fn: (x, rest) -> scalar, twice differentiable, without a `custom_vjp`
+      inside (JAX has no forward mode for one). It may close over constants
+      only: pass whatever is differentiated in `rest`.
+
+  Returns:
+    (x, rest) -> the gradient in x. Leaves of `rest` that are not floating
+    point have no derivative.
+  """
+
+  def gradient(x: PyTree, rest: PyTree) -> PyTree:
+    leaves, treedef = jax.tree.flatten(jax.tree.map(jnp.asarray, rest))
+    is_float = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
+
+    def loss(x, floats, others):
+      floats, others = iter(floats), iter(others)
+      merged = [next(floats if known else others) for known in is_float]
+      return loss_fn(x, jax.tree.unflatten(treedef, merged))
+
+    @jax.custom_vjp
+    def grad_fn(x, floats, others):
+      return jax.grad(loss)(x, floats, others)
+
+    def forward(x, floats, others):
+      return grad_fn(x, floats, others), (x, floats, others)
+
+    def backward(residuals, cotangent):
+      x, floats, others = residuals
+      _, (x_bar, floats_bar) = jax.jvp(
+        lambda x: jax.grad(loss, argnums=(0, 1))(x, floats, others),
+        (x,),
+        (cotangent,),
+      )
+      return x_bar, floats_bar, None
+
+    grad_fn.defvjp(forward, backward)
+    floats = [leaf for leaf, known in zip(leaves, is_float) if known]
+    others = [leaf for leaf, known in zip(leaves, is_float) if not known]
+    return grad_fn(x, floats, others)
+
+  return gradient

@@ -62,49 +62,41 @@ class Packer:
     sizes = [bucket.support_size for bucket in buckets]
     chosen = np.searchsorted(sizes, piece.num_support)
     for i, bucket in enumerate(buckets):
-      self._append(bucket.name, piece[chosen == i])
+      if (chosen == i).any():
+        self._pending[bucket.name].append(piece[chosen == i])
+        self._num_waiting[bucket.name] += int((chosen == i).sum())
 
   def ready(self) -> bool:
     """Says whether a batch should be taken now."""
-    waiting = slots = 0
-    full = True
-    for bucket in self._config.buckets:
-      waiting += self._num_waiting[bucket.name]
-      slots += bucket.num_slots
-      full = full and waiting >= slots
-    return full or waiting >= _PENDING_BATCHES * slots
+    buckets = self._config.buckets
+    waiting = np.cumsum([self._num_waiting[bucket.name] for bucket in buckets])
+    slots = np.cumsum([bucket.num_slots for bucket in buckets])
+    is_full = (waiting >= slots).all()
+    return bool(is_full or waiting[-1] >= _PENDING_BATCHES * slots[-1])
 
   def take(self) -> dict[str, list[task_block.SplitTasks]]:
     """Takes a batch's tasks by bucket: as many as fit, oldest first."""
-    slots = {}
     buckets = self._config.buckets
     # A slot takes a task of its own size first and then, since a larger slot
     # holds a smaller task, the largest of the smaller ones.
-    free = {bucket.name: bucket.num_slots for bucket in buckets}
-    for i in reversed(range(len(buckets))):
-      slots[buckets[i].name] = self._pop(buckets[i].name, free)
-    for i in reversed(range(len(buckets))):
-      name = buckets[i].name
+    slots = {b.name: self._pop(b.name, b.num_slots) for b in buckets}
+    for i, bucket in reversed(list(enumerate(buckets))):
+      mine = slots[bucket.name]
       for smaller in reversed(buckets[:i]):
-        slots[name] += self._pop(smaller.name, free, into=name)
+        left = bucket.num_slots - sum(piece.num_tasks for piece in mine)
+        mine += self._pop(smaller.name, left)
     return slots
 
-  def _append(self, name, piece):
-    if piece.num_tasks:
-      self._pending[name].append(piece)
-      self._num_waiting[name] += piece.num_tasks
-
-  def _pop(self, name, free, into=None):
-    """Takes tasks of a bucket into the free slots of one, its own or `into`."""
-    into = into or name
+  def _pop(self, name, most):
+    """Takes up to `most` tasks of a bucket, oldest first."""
     queue, taken = self._pending[name], []
-    while free[into] and queue:
+    while most and queue:
       piece = queue.popleft()
-      if piece.num_tasks > free[into]:
-        queue.appendleft(piece[free[into] :])
-        piece = piece[: free[into]]
+      if piece.num_tasks > most:
+        queue.appendleft(piece[most:])
+        piece = piece[:most]
       taken.append(piece)
-      free[into] -= piece.num_tasks
+      most -= piece.num_tasks
       self._num_waiting[name] -= piece.num_tasks
     return taken
 
@@ -123,52 +115,43 @@ class EpisodeBatches(grain.IterDataset):
     config: EpisodeConfig,
     *,
     unmark_fn: Callable[[State, list[int]], State] | None = None,
-    key_field: str = 'record_key',
     num_records: int | None = None,
   ):
     """Makes the dataset.
 
     Args:
-      parent: a dataset of records (see `episodes.block_of`) or of blocks
-        of them.
-      config: the layout and the split.
+      parent: A dataset of records (see `episodes.block_of`) or of blocks of
+        them. Their field 'record_key' names the record and its epoch, a
+        different integer for each; it also draws the split. It may be absent,
+        with the same split in every epoch.
+      config: Layout and split.
       unmark_fn: (parent's state, record keys) -> the state as if those records
         had not been read, e.g. `antjax.shards.dataset.unmark_state`. None: the
         state cannot be saved while tasks wait.
-      key_field: field of a record that names it and its epoch, a different
-        integer for each; it also draws the split. It may be absent, with the
-        same split in every epoch.
-      num_records: records of an epoch, where a key is epoch * num_records +
+      num_records: Records of an epoch, where a key is epoch * num_records +
         index, as `LeasedDataset` gives. Records that are too short are then
         told of once an epoch, and an epoch of nothing else is an error. None:
         they are told of at the end, which an endless dataset never reaches.
     """
     super().__init__(parent)
-    self._config = config
-    self._unmark_fn = unmark_fn
-    self._key_field = key_field
-    self._num_records = num_records
+    self._args = config, unmark_fn, num_records
 
   def __iter__(self) -> grain.DatasetIterator:
-    return _EpisodeIterator(
-      self._parent.__iter__(),
-      self._config,
-      self._unmark_fn,
-      self._key_field,
-      self._num_records,
-    )
+    return _EpisodeIterator(self._parent.__iter__(), *self._args)
 
 
 class _EpisodeIterator(grain.DatasetIterator):
   """See `EpisodeBatches`."""
 
-  def __init__(self, parent, config, unmark_fn, key_field, num_records):
+  def __init__(self, parent, config, unmark_fn, num_records):
     super().__init__(parent)
     self._config = config
     self._unmark_fn = unmark_fn
-    self._key_field = key_field
     self._num_records = num_records
-    self._packer = Packer(config)
+    self._forget()
+
+  def _forget(self):
+    self._packer = Packer(self._config)
     self._epoch = -1
     self._num_short = 0  # In this epoch.
     self._num_in_vain = 0  # Records since the last one that gave a task.
@@ -186,18 +169,17 @@ class _EpisodeIterator(grain.DatasetIterator):
     return episodes_lib.make_batch(self._packer.take(), self._config)
 
   def _add(self, record):
-    fields = record['tasks'] if task_block.is_block(record) else record
+    is_block = task_block.is_block(record)
     # The tasks of a block are of one epoch.
-    key = int(np.max(fields.get(self._key_field, -1), initial=-1))
+    keys = (record['tasks'] if is_block else record).get(task_block.KEY, -1)
+    key = int(np.max(keys, initial=-1))
     if self._num_records and key // self._num_records > self._epoch:
       self._end_epoch()
       self._epoch = key // self._num_records
     block = record
-    if not task_block.is_block(record):
-      block = episodes_lib.block_of(
-        [record], self._config, [key], key_field=self._key_field
-      )
-    tasks = task_block.split(block, self._config, key_field=self._key_field)
+    if not is_block:
+      block = episodes_lib.block_of([record], self._config, [key])
+    tasks = task_block.split(block, self._config)
     num_read = len(block['tasks']['task'])
     self._num_short += num_read - tasks.num_tasks
     self._num_in_vain = 0 if tasks.num_tasks else self._num_in_vain + num_read
@@ -228,15 +210,13 @@ class _EpisodeIterator(grain.DatasetIterator):
       raise ValueError(
         f'EpisodeBatches.get_state: {len(keys)} tasks wait for a batch and'
         ' would be lost; pass unmark_fn, and records that hold their key'
-        f' as {self._key_field!r}, as LeasedDataset(key_field=...) gives.'
+        f' as {task_block.KEY!r}, as LeasedDataset(key_field=...) gives.'
       )
     return self._unmark_fn(state, keys)
 
   def set_state(self, state: State) -> None:
     self._parent.set_state(state)
-    self._packer = Packer(self._config)
-    self._epoch = -1
-    self._num_short = self._num_in_vain = 0
+    self._forget()
 
 
 def _log_short(name, num_short, config):
@@ -252,24 +232,15 @@ def _log_short(name, num_short, config):
 
 
 def iter_episode_batches(
-  records: Iterable[episodes_lib.Record],
-  config: EpisodeConfig,
-  *,
-  first_key: int = 0,
+  records: Iterable[episodes_lib.Record], config: EpisodeConfig
 ) -> Iterator[episodes_lib.Batch]:
-  """Gives the batches of records in memory, e.g. for an evaluation.
+  """Yields the batches of records in memory, e.g. for an evaluation.
 
-  Args:
-    records: records (see `episodes.block_of`).
-    config: the layout and the split.
-    first_key: key of the first record; the others count on. Another one draws
-      other random splits.
-
-  Yields:
-    Batches; the last ones may be partly empty.
+  The last ones may be partly empty. Records, as of `episodes.block_of`, are
+  keyed by their number, which draws their random split.
   """
   packer = Packer(config)
-  num_short, records, key = 0, iter(records), first_key
+  num_short, records, key = 0, iter(records), 0
   while group := list(itertools.islice(records, _GROUP)):
     keys = range(key, key + len(group))
     tasks = task_block.split(episodes_lib.block_of(group, config, keys), config)

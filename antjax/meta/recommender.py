@@ -1,15 +1,13 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A meta-learned rating model whole: tables, network, training, evaluation.
+"""A meta-learned model whole, for data sets whose description names features.
 
-This is the job of `launch/train_gmeta.py`; it puts the parts of `antjax.meta`,
-`antjax.embedding` and `antjax.train` together for data sets whose description
-names the features (see docs/data.md).
+It puts the parts of `antjax.meta`, `antjax.embedding` and `antjax.train`
+together; see docs/data.md.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
-import functools
 from typing import Annotated, Any, Literal, TypeVar
 
 from flax import nnx
@@ -30,8 +28,6 @@ from antjax.train.trainer import Trainer
 PyTree = Any
 _T = TypeVar('_T')
 
-# How tasks run at once where nothing else is said; measured on CPU only.
-_TASK_AXES: Mapping[str, Literal['vmap', 'map', 'blocks']] = {'cpu': 'vmap'}
 _ROW_OPTIMIZERS = {'adam': Adam, 'rowwise_adagrad': RowWiseAdagrad}
 _WAYS: Mapping[str, Pooling] = {'mean': 'mean', 'sum': 'sum'}
 
@@ -181,35 +177,27 @@ class InnerConfig:
   ] = 'auto'
   block_size: Annotated[int, 'Tasks at once with task_axis=blocks.'] = 8
 
-  def loop(self, preset: maml.InnerLoop | None = None) -> maml.InnerLoop:
-    """Returns an algorithm's inner loop with what is set here in its place.
-
-    Args:
-      preset: the algorithm's; None: that of the default algorithm.
-    """
-    sizes = {'vmap': 0, 'map': 1, 'blocks': self.block_size}
-    axis = self.task_axis
-    if axis == 'auto':
-      axis = _TASK_AXES.get(jax.default_backend(), 'vmap')
-    return dataclasses.replace(
-      preset or algorithms.ALGORITHMS['default'].inner,
-      map_size=sizes[axis],
-      **self._changes(),
-    )
-
   def __post_init__(self) -> None:
-    # Checks the values; which backend there is, is not asked yet.
-    dataclasses.replace(maml.InnerLoop(), **self._changes())
+    self.loop(maml.InnerLoop())  # Checks the values.
     if self.block_size < 1:
       raise ValueError(f'block_size={self.block_size}: must be at least 1.')
 
-  def _changes(self) -> dict[str, Any]:
-    return {
-      field.name: getattr(self, field.name)
-      for field in dataclasses.fields(self)
-      if field.name not in ('task_axis', 'block_size')
-      and getattr(self, field.name) is not None
-    }
+  def loop(self, preset: maml.InnerLoop | None = None) -> maml.InnerLoop:
+    """An algorithm's inner loop with what is set here in its place.
+
+    Args:
+      preset: Loop of the algorithm; None: that of the default algorithm.
+    """
+    changes = dict(vars(self))
+    # Measured on CPU only: all tasks at once are fastest.
+    sizes = {'auto': 0, 'vmap': 0, 'map': 1, 'blocks': changes['block_size']}
+    map_size = sizes[changes.pop('task_axis')]
+    del changes['block_size']
+    return dataclasses.replace(
+      preset or algorithms.ALGORITHMS['default'].inner,
+      map_size=map_size,
+      **{name: x for name, x in changes.items() if x is not None},
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,33 +272,47 @@ def build(
   features = config.chosen(features)
   names = tuple(features)
   dims, ways = config.dims(names), config.ways(names)
-  specs = _table_specs(features, config)
+  optimizer = _ROW_OPTIMIZERS[config.table_optimizer]
+  specs = [
+    TableSpec(
+      name,
+      facts['num_ids'],
+      dims[name],
+      'auto' if config.table_level == 'plan' else config.table_level,
+      optimizer(),
+      init_scale=0.1,
+    )
+    for name, facts in features.items()
+  ]
   if config.table_level == 'plan':
     if place_fn is None:
       raise ValueError("build(table_level='plan'): pass a place_fn.")
     specs = place_fn(specs)
 
   def tables_fn(rate: float | optax.Schedule) -> EmbeddingTables:
-    optimizer = _ROW_OPTIMIZERS[config.table_optimizer](rate)
     return EmbeddingTables(
-      [dataclasses.replace(spec, optimizer=optimizer) for spec in specs],
+      [dataclasses.replace(spec, optimizer=optimizer(rate)) for spec in specs],
       {name: name for name in names},
       mesh=mesh,
       payload_dtype=config.table_payload,
     )
 
-  tables = tables_fn(
-    config.table_learning_rate if table_rate is None else table_rate
-  )
   label = LabelKind.of(label_kind)
-  network = Functional(
-    functools.partial(
-      _make,
-      config=config,
-      feature_dims=dims,
+
+  def make(rngs: nnx.Rngs) -> TaskNetwork:
+    return TaskNetwork(
+      config.kind,
+      config,
+      dims,
+      embedding_dim=config.embedding_dim,
       num_numeric=num_numeric,
       num_outputs=label.num_outputs,
+      rngs=rngs,
     )
+
+  network = Functional(make)
+  tables = tables_fn(
+    config.table_learning_rate if table_rate is None else table_rate
   )
   has_context = 'support' in load.load(config.kind).needs
   task_model = meta_loss.TaskModel(
@@ -322,37 +324,7 @@ def build(
     tables=tables,
     pooling=ways,
   )
+  max_values = {name: facts['max_values'] for name, facts in features.items()}
   return MetaRecommender(
-    tables,
-    task_model,
-    network.init,
-    {name: facts['max_values'] for name, facts in features.items()},
-    tables_fn,
+    tables, task_model, network.init, max_values, tables_fn
   )
-
-
-def _make(
-  rngs: nnx.Rngs, config: ModelConfig, feature_dims: Mapping[str, int], **sizes
-) -> TaskNetwork:
-  dim = config.embedding_dim
-  return TaskNetwork(
-    config.kind, config, feature_dims, embedding_dim=dim, rngs=rngs, **sizes
-  )
-
-
-def _table_specs(
-  features: Mapping[str, Mapping[str, int]], config: ModelConfig
-) -> list[TableSpec]:
-  optimizer = _ROW_OPTIMIZERS[config.table_optimizer]()
-  dims = config.dims(tuple(features))
-  return [
-    TableSpec(
-      name,
-      facts['num_ids'],
-      dims[name],
-      'auto' if config.table_level == 'plan' else config.table_level,
-      optimizer,
-      init_scale=0.1,
-    )
-    for name, facts in features.items()
-  ]

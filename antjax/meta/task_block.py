@@ -26,6 +26,7 @@ from antjax.meta import task_draws
 from antjax.meta.episode_config import Bucket, EpisodeConfig
 
 _PARTS = ('support', 'query')
+KEY = 'record_key'  # Column of the tasks with the keys of their records.
 
 Block = Mapping[str, Mapping[str, np.ndarray]]
 
@@ -35,13 +36,13 @@ class SplitTasks:
   """Tasks whose rows are split into support and query.
 
   Attributes:
-    rows: column -> [R] or [R, K].
-    values: column of the tasks -> [N].
-    task: their ids, [N].
-    key: keys of their records, which name the epoch too, or -1, [N].
-    support, num_support: first row and number of rows of the support, [N].
-    query, num_query: the same of the query, [N].
-    draws: what the dropout of ids is drawn from, uint64 [N]; 0 means none.
+    rows: Column -> [R] or [R, K].
+    values: Column of the tasks -> [N].
+    task: Ids of the tasks, [N].
+    key: Keys of their records, which name the epoch too, or -1, [N].
+    support, num_support: First row and number of rows of the support, [N].
+    query, num_query: The same of the query, [N].
+    draws: Seeds of the dropout of ids, uint64 [N]; 0 means none.
   """
 
   rows: Mapping[str, np.ndarray]
@@ -56,7 +57,7 @@ class SplitTasks:
 
   @property
   def num_tasks(self) -> int:
-    """How many, N."""
+    """N."""
     return len(self.task)
 
   def __getitem__(self, chosen: Any) -> 'SplitTasks':
@@ -75,9 +76,7 @@ def is_block(record: Mapping[str, Any]) -> bool:
   return isinstance(record.get('rows'), Mapping)
 
 
-def split(
-  block: Block, config: EpisodeConfig, *, key_field: str = 'record_key'
-) -> SplitTasks:
+def split(block: Block, config: EpisodeConfig) -> SplitTasks:
   """Splits each task of a block into support and query.
 
   A task with `num_query` > 0 keeps its split: its last rows are the query.
@@ -86,13 +85,7 @@ def split(
   stand later. Of more support rows than the largest bucket has a random subset
   is taken, or in time the latest.
 
-  Args:
-    block: see the module.
-    config: what to make of it.
-    key_field: column of the tasks with the keys of their records.
-
-  Returns:
-    The tasks that are long enough for an episode.
+  Tasks that are too short for an episode are left out.
 
   Raises:
     ValueError: A column is missing or has another shape.
@@ -100,7 +93,7 @@ def split(
   tasks = block['tasks']
   task, num_rows = tasks['task'], tasks['num_rows'].astype(np.int64)
   given = np.minimum(tasks.get('num_query', 0), num_rows)
-  key = tasks.get(key_field, np.full_like(num_rows, -1))
+  key = tasks.get(KEY, np.full_like(num_rows, -1))
   is_given = given > 0
   rows = _row_columns(block, config, needs_time=not is_given.all())
   max_support = config.buckets[-1].support_size
@@ -160,7 +153,7 @@ def _log_cut(
 def _row_columns(
   block: Block, config: EpisodeConfig, *, needs_time: bool
 ) -> dict[str, np.ndarray]:
-  """Returns the block's columns of rows that `config` uses, checked."""
+  """The block's columns of rows that `config` uses, checked."""
   tasks, rows = block['tasks'], block['rows']
   wanted = list(config.columns)
   if config.split == 'time' and needs_time:
@@ -205,7 +198,7 @@ def _check_ids(name: str, column: np.ndarray, config: EpisodeConfig) -> None:
 
 
 def _time_order(time, tasks, is_given):
-  """Returns the rows by task and time, or None if that is how they stand."""
+  """The rows by task and time, or None if that is how they stand."""
   if time is None:
     return None
   first, num_rows = tasks['first_row'][~is_given], tasks['num_rows'][~is_given]
@@ -220,7 +213,7 @@ def _time_order(time, tasks, is_given):
 
 
 def _gather(column, order):
-  """Returns column[order]; the values of a row move as one."""
+  """column[order]; the values of a row move as one."""
   whole = _as_scalars(column)
   if whole is None:
     return column[order]
@@ -241,12 +234,7 @@ def _as_scalars(array):
 def fill(
   pieces: Sequence[SplitTasks], bucket: Bucket, config: EpisodeConfig
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Lays out tasks in the slots of a bucket.
-
-  Args:
-    pieces: together at most `bucket.num_slots` tasks.
-    bucket: the slots.
-    config: what to lay out.
+  """Lays out at most `bucket.num_slots` tasks in the slots of a bucket.
 
   Returns:
     What `antjax.meta.episodes` calls ids[bucket] and episodes[bucket].

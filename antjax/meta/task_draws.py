@@ -10,19 +10,21 @@ task): it does not depend on which tasks are drawn together.
 
 import numpy as np
 
+from antjax.embedding.key_index import mix
+
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 
 
 def seeds(seed: int, key: np.ndarray, task: np.ndarray) -> np.ndarray:
-  """Returns a seed for each (key, task), uint64 [N], never 0."""
+  """A seed for each (key, task), uint64 [N], never 0."""
   result: np.ndarray = np.full(len(task), seed % 2**64, np.uint64)
   for part in (key, task):
-    result = _mix(result + _STEP) ^ part.astype(np.int64).astype(np.uint64)
-  return _mix(result + _STEP) | np.uint64(1)
+    result = mix(result) ^ part.astype(np.int64).astype(np.uint64)
+  return mix(result) | np.uint64(1)
 
 
 def uniform(seed: np.ndarray, index: np.ndarray) -> np.ndarray:
-  """Returns number `index` of each seed, float64 in [0, 1), broadcast."""
+  """Number `index` of each seed, float64 in [0, 1), broadcast."""
   # The top 53 bits: as many as a float64 holds.
   return (_bits(seed, index.astype(np.uint64)) >> np.uint64(11)) * 2.0**-53
 
@@ -33,10 +35,10 @@ def shuffle(
   """Puts the rows of each range in a random order, all by one sort.
 
   Args:
-    num_rows: of all, R.
-    first: first row of each range, [N]; ranges do not overlap.
-    size: rows of each range, [N].
-    seed: from `seeds`, [N].
+    num_rows: Rows in all, R.
+    first: First row of each range, [N]; ranges do not overlap.
+    size: Rows of each range, [N].
+    seed: Result of `seeds`, [N].
 
   Returns:
     The row at each place, [R]; None if there is nothing to shuffle.
@@ -63,16 +65,10 @@ def shuffle(
 
 
 def ranges(first: np.ndarray, size: np.ndarray) -> np.ndarray:
-  """Returns all rows of ranges: first[0], first[0] + 1, ..., first[1], ..."""
+  """All rows of ranges: first[0], first[0] + 1, ..., first[1], ..."""
   before = np.cumsum(size) - size
   return np.arange(size.sum()) + np.repeat(first - before, size)
 
 
 def _bits(seed: np.ndarray, index: np.ndarray) -> np.ndarray:
-  return _mix(seed + _STEP * (index + np.uint64(1)))
-
-
-def _mix(bits: np.ndarray) -> np.ndarray:
-  bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-  bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-  return bits ^ (bits >> np.uint64(31))
+  return mix(seed + _STEP * index)

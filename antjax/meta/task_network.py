@@ -14,8 +14,8 @@ import optax
 from antjax.embedding.lookup import pick
 from antjax.meta.inner_loop import DECISION
 from antjax.networks import load
+from antjax.networks.load import Standalone
 from antjax.networks.network import Inputs, Sizes
-from antjax.networks.standalone import Standalone
 
 # Shape suffixes: B = rows, L = levels of a rating.
 
@@ -51,8 +51,7 @@ class TaskNetwork(nnx.Module):
     Args:
       name: Name of the network, see `load.load`.
       config: Sizes of networks.
-      feature_dims: Feature -> width of its vector; their order is that of the
-        network's fields.
+      feature_dims: Feature -> width of its vector, in the order of the fields.
       embedding_dim: Width of the fields.
       num_numeric: Numeric inputs of a row.
       num_outputs: Outputs of networks that can give several.
@@ -83,10 +82,7 @@ class TaskNetwork(nnx.Module):
     network = Standalone(name, sizes, config, rngs=rngs)
     parts = {part for path, _ in nnx.iter_graph(network) for part in path}
     self.is_decision = DECISION.isdisjoint(parts)
-    if self.is_decision:
-      self.decision = network
-    else:
-      self.model = network
+    setattr(self, 'decision' if self.is_decision else 'model', network)
 
   def __call__(
     self, embeddings: Mapping[str, jax.Array], part: Mapping[str, Any]
@@ -109,12 +105,10 @@ class TaskNetwork(nnx.Module):
   def _inputs(
     self, embeddings: Mapping[str, jax.Array], part: Mapping[str, Any]
   ) -> Inputs:
-    vectors = [
-      self.project[name](embeddings[name])
-      if name in self.project
-      else embeddings[name]
-      for name in self.features
-    ]
+    vectors = [embeddings[name] for name in self.features]
+    for i, name in enumerate(self.features):
+      if name in self.project:
+        vectors[i] = self.project[name](vectors[i])
     return self._network.inputs(jnp.stack(vectors, axis=1), part.get('numeric'))
 
 
@@ -159,8 +153,8 @@ class RatingLevels:
   items; its median has the least expected absolute error.
 
   Attributes:
-    levels: the ratings that can be given, rising; one model output each.
-    positive_rating: ratings from this one on are positive.
+    levels: Ratings that can be given, rising; one model output each.
+    positive_rating: Ratings from this one on are positive.
   """
 
   levels: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 5.0)
@@ -174,10 +168,7 @@ class RatingLevels:
     """
     logits_BL = self.logits(outputs)
     levels = jnp.asarray(self.levels, logits_BL.dtype)
-    distance = jnp.abs(
-      rating_B[..., None] - levels.reshape((1,) * rating_B.ndim + (-1,))
-    )
-    target = jnp.argmin(distance, axis=-1)
+    target = jnp.argmin(jnp.abs(jnp.subtract.outer(rating_B, levels)), axis=-1)
     return jax.nn.logsumexp(logits_BL, axis=-1) - pick(logits_BL, target)
 
   def logits(self, outputs: jax.Array) -> jax.Array:
@@ -189,32 +180,22 @@ class RatingLevels:
     if outputs.ndim == 2:
       return outputs
     levels = jnp.asarray(self.levels, outputs.dtype)
-    centre_B1 = outputs[:, None] + levels.mean()
-    return -0.5 * jnp.square(centre_B1 - levels[None])
-
-  def mean(self, logits_BL: jax.Array) -> jax.Array:
-    """Expected rating [B]."""
-    levels = jnp.asarray(self.levels, logits_BL.dtype)
-    return jax.nn.softmax(logits_BL) @ levels
-
-  def median(self, logits_BL: jax.Array) -> jax.Array:
-    """Median rating [B]: the first level that half of the mass reaches."""
-    levels = jnp.asarray(self.levels, logits_BL.dtype)
-    mass = jnp.cumsum(jax.nn.softmax(logits_BL), axis=-1)
-    index = (mass < 0.5).sum(axis=-1)  # The last mass is 1: in range.
-    return levels[index]
+    center_B1 = outputs[:, None] + levels.mean()
+    return -0.5 * jnp.square(center_B1 - levels[None])
 
   def predictions(self, outputs: jax.Array) -> dict[str, jax.Array]:
-    """Columns for `TaskModel`: each [B].
+    """Columns for `TaskModel`, each [B].
 
-    'prediction' is the mean, 'median' the median, 'positive' the probability of
-    a rating from `positive_rating` on.
+    'prediction' is the mean; 'median' the first level that half of the mass
+    reaches; 'positive' the probability of a rating from `positive_rating` on.
     """
     logits_BL = self.logits(outputs)
-    positive_L = [level >= self.positive_rating for level in self.levels]
+    share_BL = jax.nn.softmax(logits_BL)
+    levels = jnp.asarray(self.levels, logits_BL.dtype)
+    middle = (jnp.cumsum(share_BL, axis=-1) < 0.5).sum(axis=-1)
+    is_positive = levels >= self.positive_rating
     return {
-      'prediction': self.mean(logits_BL),
-      'median': self.median(logits_BL),
-      'positive': jax.nn.softmax(logits_BL)
-      @ jnp.asarray(positive_L, logits_BL.dtype),
+      'prediction': share_BL @ levels,
+      'median': levels[middle],  # The last mass is 1: in range.
+      'positive': share_BL @ is_positive.astype(levels.dtype),
     }

@@ -29,7 +29,7 @@ class Tables(Protocol):
   """What is needed of `antjax.embedding.EmbeddingTables`."""
 
   def lookup(self, rows: Mapping[str, jax.Array], ids: PyTree) -> PyTree:
-    """Returns the vectors of a nested dict of ids."""
+    """The vectors of a nested dict of ids."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,12 +46,12 @@ class TaskModel:
       that a metric reads, e.g. 'median': [S]}; None: the outputs are the
       predictions.
     context_fn: (model, embeddings, part of the support) -> what the support
-      says of the task, e.g. the gates of `antjax.networks.cbml.CBML`. It is
+      says of the task, e.g. the gates of `antjax.networks.tasks.CBML`. It is
       computed once, before the inner steps, with the parameters as they are;
       `apply_fn` finds it as part['context'], the same for every row.
     merge_fn: params -> a fresh `nnx.Module`, which is then `apply_fn`'s model:
       the fast form. None: the model is the parameters, of any framework.
-    tables: the embedding tables, or None for a model without.
+    tables: The embedding tables, or None for a model without.
     pooling: 'mean' or 'sum' of the values of a multi-hot feature, weighted
       where the batch has weights; or feature -> which of them.
   """
@@ -67,83 +67,58 @@ class TaskModel:
   pooling: pooling_lib.Pooling | Mapping[str, pooling_lib.Pooling] = 'mean'
 
 
-def columns(model: TaskModel, outputs: jax.Array) -> dict[str, jax.Array]:
-  """Returns the columns that a model's outputs give, 'prediction' at least."""
-  if model.output_fn is None:
-    return {'prediction': outputs}
-  return model.output_fn(outputs)
-
-
-def labels(data: PyTree) -> dict[str, jax.Array]:
-  """Returns label, weight and group of the query rows of a task."""
-  part = data['query']['part']
-  shown = (part['mask'] > 0) & (data['weight'] > 0)
-  return {
-    'label': part['label'],
-    'weight': shown.astype(part['label'].dtype),
-    'group': jnp.broadcast_to(data['task'], part['label'].shape),
-  }
-
-
-def signature(model: TaskModel, fn: Callable[..., Any]) -> Callable[..., Any]:
-  """Returns `fn(params, rows, batch, rng)` as the Trainer calls it."""
-  if model.tables is not None:
-    return fn
-  return lambda params, batch, rng: fn(params, {}, batch, rng)
-
-
 def over_tasks(
   model: TaskModel,
   inner: maml.InnerLoop,
   task: Callable[[PyTree, PyTree, PyTree], PyTree],
-  params: PyTree,
-  rows: PyTree,
-  batch: Batch,
   *,
   flatten: bool = False,
-) -> PyTree:
-  """Runs `task` on every task of every bucket and joins the buckets.
+) -> Callable[..., PyTree]:
+  """A function of the Trainer that does the same with every task of a batch.
 
   Args:
-    model: the model.
-    inner: the loop; says whether rates are learned and how many tasks run at
+    model: The model.
+    inner: Its loop says whether rates are learned and how many tasks run at
       once.
     task: (params, log_rates or None, data of one task) -> arrays.
-    params: the outer parameters.
-    rows: fetched rows.
-    batch: the batch.
-    flatten: whether the results are by row, to be joined in one dim.
+    flatten: Whether the results are by row, to be joined in one dim.
 
   Returns:
-    What `task` returns, with the tasks in the leading dim.
+    (params, rows, batch, rng) -> what `task` returns, with the tasks of all
+    buckets in the leading dim; without `rows` if the model has no tables.
   """
-  log_rates = None
-  if inner.learn_rates:
-    if not (isinstance(params, Mapping) and 'log_rates' in params):
-      raise ValueError(
-        'InnerLoop(learn_rates=True): the parameters hold no inner rates;'
-        ' pass maml.init_rates(params, inner) as the initial parameters.'
-      )
-    params, log_rates = params['model'], params['log_rates']
-  ids, vectors = {}, {}
+
+  def run(params, rows, batch, rng):
+    del rng
+    log_rates = None
+    if inner.learn_rates:
+      if not (isinstance(params, Mapping) and 'log_rates' in params):
+        raise ValueError(
+          'InnerLoop(learn_rates=True): the parameters hold no inner rates;'
+          ' pass maml.init_rates(params, inner) as the initial parameters.'
+        )
+      params, log_rates = params['model'], params['log_rates']
+    ids, vectors = {}, {}
+    if model.tables is not None:
+      ids = batch['ids']
+      vectors = model.tables.lookup(rows, ids)
+
+    def one(data):
+      return task(params, log_rates, _with_context(model, params, data))
+
+    results = []
+    for bucket, episodes in batch['episodes'].items():
+      data = _task_data(ids.get(bucket, {}), vectors.get(bucket, {}), episodes)
+      if inner.map_size:
+        result = jax.lax.map(one, data, batch_size=inner.map_size)
+      else:
+        result = jax.vmap(one)(data)
+      results.append(jax.tree.map(jnp.ravel, result) if flatten else result)
+    return jax.tree.map(lambda *xs: jnp.concatenate(xs), *results)
+
   if model.tables is not None:
-    ids = batch['ids']
-    vectors = model.tables.lookup(rows, ids)
-
-  def one(data):
-    return task(params, log_rates, _with_context(model, params, data))
-
-  results = []
-  for bucket, episodes in batch['episodes'].items():
-    data = _task_data(ids.get(bucket, {}), vectors.get(bucket, {}), episodes)
-    if inner.map_size:
-      result = jax.lax.map(one, data, batch_size=inner.map_size)
-    else:
-      result = jax.vmap(one)(data)
-    if flatten:
-      result = jax.tree.map(jnp.ravel, result)
-    results.append(result)
-  return jax.tree.map(lambda *xs: jnp.concatenate(xs), *results)
+    return run
+  return lambda params, batch, rng: run(params, {}, batch, rng)
 
 
 def _task_data(ids, vectors, episodes):
@@ -164,61 +139,6 @@ def _task_data(ids, vectors, episodes):
   return data
 
 
-def task_loss(
-  model: TaskModel,
-  adapted: Any,
-  rows: PyTree,
-  part: PyTree,
-  take: Callable[[jax.Array, jax.Array], jax.Array] = take_rows,
-) -> jax.Array:
-  """Returns the mean loss over the rows of a part; 0 without a row."""
-  prediction = predict(model, adapted, rows, part, take)
-  return masked_mean(model.loss_fn, prediction, part)
-
-
-def adapt_args(
-  model: TaskModel,
-  inner: maml.InnerLoop,
-  params: PyTree,
-  data: PyTree,
-  part: PyTree,
-) -> tuple[Any, ...]:
-  """Returns the first arguments of `maml.adapt_task` and its kin.
-
-  Raises:
-    ValueError: If rows are to adapt and the batch does not say whose they are.
-  """
-  if inner.num_steps and inner.adapt == 'all':
-    if part['ids'] and not data['rows']:
-      raise ValueError(
-        "InnerLoop(adapt='all'): the batch does not say which rows belong to"
-        ' which task; pass it through episodes.with_task_rows, or adapt'
-        " 'mlp' only."
-      )
-
-  take = _take_by_product if inner.derivative == 'mixed' else take_rows
-
-  def loss(adapted, rows, part):
-    return task_loss(model, adapted, rows, part, take)
-
-  return loss, params, data['rows'], part, inner
-
-
-def adapt(
-  model: TaskModel,
-  inner: maml.InnerLoop,
-  params: PyTree,
-  log_rates: PyTree,
-  data: PyTree,
-) -> tuple[Any, PyTree]:
-  """Returns (model, rows) of a task after the steps on its support."""
-  return maml.adapt_task(
-    *adapt_args(model, inner, params, data, data['support']),
-    merge_fn=model.merge_fn,
-    log_rates=log_rates,
-  )
-
-
 def _with_context(model, params, data):
   """Adds what the support says of a task to its support and its query."""
   if model.context_fn is None:
@@ -234,16 +154,100 @@ def _with_context(model, params, data):
   return data | parts
 
 
+def problem(
+  model: TaskModel,
+  inner: maml.InnerLoop,
+  params: PyTree,
+  log_rates: PyTree,
+  data: PyTree,
+  part: PyTree = None,
+) -> maml.Problem:
+  """What a task adapts, by its support or another part.
+
+  Raises:
+    ValueError: If rows are to adapt and the batch does not say whose they are.
+  """
+  part = data['support'] if part is None else part
+  if inner.num_steps and inner.adapt == 'all':
+    if part['ids'] and not data['rows']:
+      raise ValueError(
+        "InnerLoop(adapt='all'): the batch does not say which rows belong to"
+        ' which task; pass it through episodes.with_task_rows, or adapt'
+        " 'mlp' only."
+      )
+  take = _take_by_product if inner.derivative == 'mixed' else take_rows
+
+  def loss(adapted, rows, part):
+    return task_loss(model, (adapted, rows), part, take)
+
+  return maml.Problem(
+    loss_fn=loss,
+    params=params,
+    support=part,
+    inner=inner,
+    rows=data['rows'],
+    merge_fn=model.merge_fn,
+    log_rates=log_rates,
+  )
+
+
 def predict(
   model: TaskModel,
-  adapted: Any,
-  task_rows: PyTree,
+  state: maml.State,
   part: PyTree,
   take: Callable[[jax.Array, jax.Array], jax.Array] = take_rows,
 ) -> jax.Array:
-  """Returns the model's outputs [S, ...] for the rows of a part."""
+  """Outputs [S, ...] of an adapted model for the rows of a part."""
+  adapted, task_rows = state
   embeddings = _embeddings(model, task_rows, part, take)
   return model.apply_fn(adapted, embeddings, part['part'])
+
+
+def columns(
+  model: TaskModel, state: maml.State, data: PyTree
+) -> dict[str, jax.Array]:
+  """Columns of the query rows by a model's outputs, 'prediction' at least."""
+  outputs = predict(model, state, data['query'])
+  if model.output_fn is None:
+    return {'prediction': outputs}
+  return model.output_fn(outputs)
+
+
+def labels(data: PyTree) -> dict[str, jax.Array]:
+  """Label, weight and group of the query rows of a task."""
+  part = data['query']['part']
+  shown = (part['mask'] > 0) & (data['weight'] > 0)
+  return {
+    'label': part['label'],
+    'weight': shown.astype(part['label'].dtype),
+    'group': jnp.broadcast_to(data['task'], part['label'].shape),
+  }
+
+
+def task_loss(
+  model: TaskModel,
+  state: maml.State,
+  part: PyTree,
+  take: Callable[[jax.Array, jax.Array], jax.Array] = take_rows,
+) -> jax.Array:
+  """Mean loss over the rows of a part that are there.
+
+  Without a row it is 0, and so is its gradient: nothing adapts.
+  """
+  total, count = loss_sums(model, state, part, take)
+  return total / jnp.maximum(count, 1).astype(total.dtype)
+
+
+def loss_sums(
+  model: TaskModel,
+  state: maml.State,
+  part: PyTree,
+  take: Callable[[jax.Array, jax.Array], jax.Array] = take_rows,
+) -> tuple[jax.Array, jax.Array]:
+  """(sum of the losses, number) of the rows of a part that are there."""
+  mask = part['part']['mask'] > 0
+  loss = model.loss_fn(predict(model, state, part, take), part['part']['label'])
+  return jnp.where(mask, loss, 0).sum(), mask.sum()
 
 
 def _take_by_product(rows_RD: jax.Array, index: jax.Array) -> jax.Array:
@@ -254,8 +258,7 @@ def _take_by_product(rows_RD: jax.Array, index: jax.Array) -> jax.Array:
 
 
 def _embeddings(model, task_rows, part, take=take_rows):
-  vectors = part['vectors']
-  ids = part['ids']
+  vectors, ids = part['vectors'], part['ids']
   if part['index']:
     ids, vectors = {}, {}
     for first, features in part['index'].items():
@@ -266,16 +269,3 @@ def _embeddings(model, task_rows, part, take=take_rows):
   return pooling_lib.pool_features(
     vectors, ids, model.pooling, part['part'].get('weights')
   )
-
-
-def masked_mean(
-  loss_fn: Callable[[jax.Array, jax.Array], jax.Array],
-  prediction: jax.Array,
-  part: PyTree,
-) -> jax.Array:
-  """Returns the mean of a loss over the rows of a part that are there."""
-  mask = part['part']['mask'] > 0
-  loss = loss_fn(prediction, part['part']['label'])
-  # Without a row the mean is 0, and so is its gradient: nothing adapts.
-  count = jnp.maximum(mask.sum(), 1).astype(loss.dtype)
-  return jnp.where(mask, loss, 0).sum() / count

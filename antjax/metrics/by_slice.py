@@ -65,19 +65,12 @@ class ScoreConfig:
 
 
 class Part(NamedTuple):
-  """Some of the rows.
+  """Some of the rows."""
 
-  Attributes:
-    rows: Number of rows.
-    clicks: Number of clicks among them.
-    users: Number of users.
-    metrics: Name -> estimate; see `METRICS`.
-  """
-
-  rows: int
-  clicks: int
-  users: int
-  metrics: dict[str, Estimate]
+  rows: int  # Number of rows.
+  clicks: int  # Number of clicks among them.
+  users: int  # Number of users.
+  metrics: dict[str, Estimate]  # Name -> estimate; see `METRICS`.
 
 
 class Bin(NamedTuple):
@@ -154,19 +147,12 @@ def conversions(
 
 
 class Sampled(NamedTuple):
-  """Scores of one model's trainings over draws of users, from `sample`.
+  """Scores of one model's trainings over draws of users, from `sample`."""
 
-  Attributes:
-    columns: Columns as for `score`; 'prediction' is not read.
-    chosen: Part -> bool [N], its rows.
-    values: Part -> [trainings, R, metrics].
-    rows: Part -> rows of each draw, [R].
-  """
-
-  columns: Columns
-  chosen: dict[str, np.ndarray]
-  values: dict[str, np.ndarray]
-  rows: dict[str, np.ndarray]
+  columns: Columns  # Columns as for `score`; 'prediction' is not read.
+  chosen: dict[str, np.ndarray]  # Part -> bool [N], its rows.
+  values: dict[str, np.ndarray]  # Part -> [trainings, R, metrics].
+  rows: dict[str, np.ndarray]  # Part -> rows of each draw, [R].
 
 
 def sample(
@@ -175,13 +161,9 @@ def sample(
   config: ScoreConfig,
   scenario_names: Sequence[str] | None = None,
 ) -> Sampled:
-  """Scores of one model for `difference`.
+  """Scores of one model for `difference`, from each training run's logits [N].
 
-  Args:
-    columns: As of `score`; 'prediction' may be missing.
-    logits: Logits of each training run, one seed each, [N].
-    config: See `score`.
-    scenario_names: See `score`.
+  The columns are those of `score`, of which 'prediction' may be missing.
   """
   each = [{**columns, 'prediction': x} for x in logits]
   chosen = _parts_of(each[0], config, scenario_names)
@@ -200,11 +182,6 @@ def difference(
   without 0 tells the models apart. Where there are several trainings each draw
   also moves each model's mean by its standard error times a number from
   Student's distribution, which is wide where they are few.
-
-  Args:
-    first: Result of `sample`.
-    other: Likewise, of the same rows and draws.
-    seed: Seed of the resampling.
   """
   rng = np.random.default_rng(seed)
   means = []

@@ -37,9 +37,9 @@ def estimate(
       'label' and 'group' [N]; of ratings perhaps 'median', which MAE reads, and
       'positive', the probability of a rating from 4 on, which log-loss and NE
       read. Where a prediction is nan, no metric has a value.
-    kind: which metrics; ratings from 4 on are the positives of AUC and GAUC.
-    num_resamples: draws of the tasks; 0 gives no intervals.
-    seed: of the draws.
+    kind: Which metrics; ratings from 4 on are the positives of AUC and GAUC.
+    num_resamples: Draws of the tasks; 0 gives no intervals.
+    seed: Seed of the draws.
   """
   nan = float('nan')
   if not columns or not len(columns['label']):

@@ -28,7 +28,7 @@ class OneClassUsers(GAUC):
     return float(len(np.unique(group)) - len(self.by_group()[0]))
 
 
-class Examples(LogLoss):
+class NumExamples(LogLoss):
   """Weight of all examples."""
 
   def compute(self) -> float:
@@ -41,7 +41,7 @@ _KINDS: dict[str, Callable[[], Metric]] = {
   'log_loss': lambda: LogLoss(from_logits=True),
   'normalized_entropy': lambda: NormalizedEntropy(from_logits=True),
   'one_class_users': OneClassUsers,
-  'examples': lambda: Examples(from_logits=True),
+  'examples': lambda: NumExamples(from_logits=True),
 }
 
 

@@ -28,7 +28,7 @@ class Kept(Metric):
       self._chunks.append(dict(arrays))
 
 
-class Rows(Kept):
+class AllRows(Kept):
   """Keeps every column of all rows.
 
   `compute` gives the columns instead of a number, so that
@@ -43,7 +43,6 @@ class Rows(Kept):
     group: np.ndarray | None = None,
     **columns: np.ndarray,
   ) -> None:
-    """Folds in rows; see `antjax.metrics.metric.Metric.update`."""
     label = np.asarray(label)
     kept = np.ones(len(label), bool) if weight is None else weight > 0
     columns |= {'prediction': prediction, 'label': label}
@@ -52,7 +51,7 @@ class Rows(Kept):
     self._chunks.append({k: np.asarray(x)[kept] for k, x in columns.items()})
 
   def _update(self, prediction, label, weight, group):
-    raise NotImplementedError('Rows.update keeps all columns itself.')
+    raise NotImplementedError('AllRows.update keeps all columns itself.')
 
   def compute(self) -> Any:
     columns = self._arrays()
@@ -91,7 +90,6 @@ class Selected(Metric):
     group: np.ndarray | None = None,
     **columns: np.ndarray,
   ) -> None:
-    """Folds in rows; see `antjax.metrics.metric.Metric.update`."""
     if self.where:
       ones = np.ones(len(label)) if weight is None else np.asarray(weight)
       weight = ones * (np.asarray(columns[self.where]) != 0)

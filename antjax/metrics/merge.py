@@ -60,17 +60,12 @@ def merge_across_processes(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
 
   Two all-gathers whatever the number of metrics: the byte counts, then the
   states, padded to the longest. An exact ranking metric sends all its rows (32
-  bytes each) to every process; AUC sends at most 16 MiB, the rest 16 bytes.
-  A collective call: every process must make it, also one without rows.
-
-  Args:
-    metrics: Metrics by name; the same names and classes on every process.
-
-  Returns:
-    New metrics by name, in the order of `metrics`; `metrics` is unchanged.
+  bytes each) to every process; AUC sends at most 16 MiB, the rest 16 bytes. A
+  collective call: every process must make it, also one without rows, with
+  metrics of the same names and classes. They stay as they are.
 
   Raises:
-    ValueError: processes passed different metrics or options, or one process
+    ValueError: Processes passed different metrics or options, or one process
       holds 2 GiB or more of state.
   """
   data = _to_bytes(metrics)

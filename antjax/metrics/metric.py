@@ -43,11 +43,10 @@ class Metric(abc.ABC):
       label: [N], the truth.
       weight: [N], not negative; 1 for every row if left out. Rows of weight 0
         (padding) are dropped before anything looks at them.
-      group: [N] integers, for metrics within a group (a user); others ignore
-        it.
+      group: [N] integers, for metrics within a group (a user).
 
     Raises:
-      ValueError: an array is not 1-D, lengths differ, a weight is negative or
+      ValueError: An array is not 1-D, lengths differ, a weight is negative or
         not finite, or a prediction or label of positive weight is nan.
     """
     name = type(self).__name__

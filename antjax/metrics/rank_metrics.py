@@ -68,23 +68,6 @@ def scores(
   return found
 
 
-def difference(
-  ranks: np.ndarray, others: np.ndarray, metric: str
-) -> tuple[float, float]:
-  """Mean difference of two models on the same examples, and its error.
-
-  Paired: what is hard for both models does not count as noise.
-
-  Args:
-    ranks: int [U].
-    others: int [U], of the model to compare with.
-    metric: One of `metric_names`.
-  """
-  cut = int(metric.rpartition('@')[2])
-  gaps = by_example(ranks, [cut])[metric] - by_example(others, [cut])[metric]
-  return float(gaps.mean()), float(gaps.std(ddof=1) / np.sqrt(len(gaps)))
-
-
 def parts(
   target_domains: np.ndarray,
   domain_names: Sequence[str],

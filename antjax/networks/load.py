@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Click networks by name or by 'package.module:Class', and their settings."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import importlib
 import inspect
@@ -10,34 +10,17 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from flax import nnx
 import jax
+import jax.numpy as jnp
 
 from antjax import config_values
 from antjax.networks import network
-from antjax.networks.adasparse import AdaSparse
-from antjax.networks.apg import APG
-from antjax.networks.autoint import AutoInt
-from antjax.networks.bst import BST
-from antjax.networks.cbml import CBML
-from antjax.networks.dcnv2 import DCNv2
-from antjax.networks.deep import MLPModel
-from antjax.networks.deepfm import DeepFM
-from antjax.networks.din import DIN
-from antjax.networks.dlrm import DLRM
-from antjax.networks.esmm import ESMM
-from antjax.networks.finalmlp import FinalMLP
-from antjax.networks.fm import FM
-from antjax.networks.hamur import HAMUR
-from antjax.networks.lr import LR
-from antjax.networks.m2m import M2M
-from antjax.networks.melu import MeLU
-from antjax.networks.mmoe import MMoE
-from antjax.networks.pepnet import PEPNet
-from antjax.networks.ple import PLE
-from antjax.networks.sar_net import SARNet
-from antjax.networks.shared_bottom import SharedBottom
+from antjax.networks.crosses import AutoInt, DCNv2, FinalMLP, XDeepFM
+from antjax.networks.deep import DeepFM, FM, LR, MLPModel, WideDeep
+from antjax.networks.experts import M2M, MMoE, PLE, SARNet, SharedBottom
+from antjax.networks.generated import AdaSparse, APG, HAMUR, PEPNet
+from antjax.networks.sequences import BST, DIN
 from antjax.networks.star import STAR
-from antjax.networks.wide_deep import WideDeep
-from antjax.networks.xdeepfm import XDeepFM
+from antjax.networks.tasks import CBML, DLRM, ESMM, MeLU
 
 SINGLE_SCENARIO: dict[str, type[Any]] = {
   'lr': LR,
@@ -155,13 +138,7 @@ def refuse(found: type[Any], without: Mapping[str, str], where: str) -> None:
 def make(
   name: str, sizes: network.Sizes, config: 'NetworkConfig', *, rngs: nnx.Rngs
 ) -> Any:
-  """A fresh network.
-
-  Args:
-    name: See `load`.
-    sizes: Shapes of its inputs.
-    config: Sizes of networks, of which it takes those that it has.
-    rngs: Source of the initial weights.
+  """A fresh network; it takes the sizes that it has of `config`.
 
   Raises:
     ValueError: There is no such network, or it needs what the sizes lack.
@@ -194,40 +171,30 @@ def scores(
   return found
 
 
-def _union(classes: Iterable[type[Any]]) -> Any:
-  """A dataclass with the fields of all their Configs, each None."""
+def _union(networks: Mapping[str, type[Any]]) -> Any:
+  """A dataclass with the fields of all their Configs, each None.
+
+  Networks that say the same of a field share its help.
+  """
   kinds: dict[str, Any] = {}
-  texts: dict[str, list[str]] = {}
-  names = {found: name for name, found in NETWORKS.items()}
-  for found in classes:
+  helps: dict[str, dict[str, list[str]]] = {}
+  for name, found in networks.items():
     hints = get_type_hints(found.Config, include_extras=True)
     for field in dataclasses.fields(found.Config):
-      kind, text = get_args(hints[field.name])[:2]
-      kinds[field.name] = kind
-      texts.setdefault(field.name, []).append(
-        f'{names[found]}: {text} [{config_values.to_text(field.default)}]'
-      )
+      kinds[field.name], text = get_args(hints[field.name])[:2]
+      text += f' [{config_values.to_text(field.default)}]'
+      helps.setdefault(field.name, {}).setdefault(text, []).append(name)
+
+  def field_of(name: str) -> tuple[str, Any, None]:
+    said = ' '.join(f'{", ".join(of)}: {x}' for x, of in helps[name].items())
+    return name, Annotated[kinds[name] | None, said], None
+
   return dataclasses.make_dataclass(
-    'Union',
-    [
-      (name, Annotated[kind | None, _joined(texts[name])], None)
-      for name, kind in kinds.items()
-    ],
-    frozen=True,
-    kw_only=True,
+    'Union', map(field_of, kinds), frozen=True, kw_only=True
   )
 
 
-def _joined(texts: list[str]) -> str:
-  """Help of a field: its networks together where they say the same."""
-  by_text: dict[str, list[str]] = {}
-  for text in texts:
-    name, said = text.split(': ', 1)
-    by_text.setdefault(said, []).append(name)
-  return ' '.join(f'{", ".join(n)}: {said}' for said, n in by_text.items())
-
-
-_Union: Any = _union(NETWORKS.values())
+_Union: Any = _union(NETWORKS)
 _FIELDS = tuple(field.name for field in dataclasses.fields(_Union))
 
 
@@ -268,11 +235,57 @@ class NetworkConfig(_Union):
           f'own={text}: say name=value with a field of {found.__name__}.Config:'
           f' {", ".join(fields) or "it has none"}.'
         )
-      kind = hints[name]
-      if get_origin(kind) is tuple:
+      if get_origin(hints[name]) is tuple:
         value = value.replace('+', ',')
       try:
-        given[name] = config_values.from_text(kind, value)
+        given[name] = config_values.from_text(hints[name], value)
       except ValueError as error:
         raise ValueError(f'own={text}: {error}') from error
     return found.Config(**given)
+
+
+class Standalone(nnx.Module):
+  """Any network where there are no scenarios and no tables of weights.
+
+  Its linear terms, if it has any, are one map of all inputs.
+  """
+
+  def __init__(
+    self,
+    name: str,
+    sizes: network.Sizes,
+    config: NetworkConfig,
+    *,
+    rngs: nnx.Rngs,
+  ):
+    self.sizes = sizes
+    self.network = make(name, sizes, config, rngs=rngs)
+    self.linear = (
+      nnx.Linear(sizes.flat_width, 1, use_bias=False, rngs=rngs)
+      if 'linear' in load(name).needs
+      else None
+    )
+
+  def inputs(
+    self,
+    fields_BFD: jax.Array,
+    dense_BX: jax.Array | None,
+    histories: tuple[network.History, ...] = (),
+  ) -> network.Inputs:
+    """What the network reads, its linear terms included."""
+    if dense_BX is None and self.sizes.dense_width:
+      raise ValueError(
+        f'{type(self.network).__name__}(dense_width={self.sizes.dense_width}):'
+        ' called without its numeric inputs; pass dense_BX.'
+      )
+    zeros_B = jnp.zeros(fields_BFD.shape[0], fields_BFD.dtype)
+    x = network.Inputs(
+      fields_BFD, zeros_B, zeros_B.astype(jnp.int32), dense_BX, histories
+    )
+    if self.linear is None:
+      return x
+    return x._replace(first_order_B=self.linear(x.flat)[:, 0])
+
+  def __call__(self, x: network.Inputs) -> jax.Array:
+    """Logits [B], or [B, num_outputs] of a network that gives several."""
+    return scores(self.network, x, self.sizes.num_outputs)

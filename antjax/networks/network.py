@@ -24,6 +24,7 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Annotated, Any, ClassVar, NamedTuple
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 
@@ -203,6 +204,17 @@ class Sized:
         least = 0 if field.name in self.may_be_zero else 1
         if value < least:
           raise ValueError(f'{field.name}={value}: must be at least {least}.')
+
+
+class ClickNetwork(nnx.Module):
+  """A network of this package, with what most of them declare."""
+
+  Config: type[Sized] = Sized
+  needs: frozenset[str] = frozenset()
+
+  def __call__(self, x: Inputs) -> Any:
+    """Logits [B], or [B, num_outputs] of networks that can give several."""
+    raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from antjax.networks import moments
 from antjax.networks.deep import Deep
-from antjax.networks.network import DeepConfig, Inputs, Sizes
+from antjax.networks.network import ClickNetwork, DeepConfig, Inputs, Sizes
 from antjax.networks.towers import own_product, row_of_scenario, TowerConfig
 
 _EPSILON = 1e-5
@@ -84,7 +84,7 @@ class StarLinear(nnx.Module):
     return y_BO + row_of_scenario(bias_SO, scenario_B)
 
 
-class STAR(nnx.Module):
+class STAR(ClickNetwork):
   """Partitioned normalization, a star-shaped MLP, an auxiliary MLP."""
 
   needs = frozenset({'moments', 'sorted_rows'})
@@ -102,7 +102,6 @@ class STAR(nnx.Module):
     self.auxiliary = Deep(sizes.flat_width, config.tower_widths, rngs=rngs)
 
   def __call__(self, x: Inputs) -> jax.Array:
-    """Logits [B]."""
     h = self.norm(x)
     for layer in self.layers[:-1]:
       h = jax.nn.relu(layer(h, x.scenario_B))

@@ -8,6 +8,7 @@ all rows share, see `antjax.layers.grouped`; in any other order S times as much.
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import itertools
 from typing import Annotated
 
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from antjax.layers import grouped
+from antjax.layers.mlp import Experts
 from antjax.networks.network import Sized
 
 # Shape suffixes: B = rows, S = scenarios, I = input width, O = output width,
@@ -106,8 +108,8 @@ class Towers(nnx.Module):
     return self.layers[-1](x, scenario_B)[:, 0]
 
 
-class ScenarioExperts(nnx.Module):
-  """K MLPs of each scenario, ReLU after each layer."""
+class ScenarioExperts(Experts):
+  """K MLPs of each scenario, ReLU after each layer: [B, K, O] of [B, I]."""
 
   def __init__(
     self,
@@ -118,23 +120,5 @@ class ScenarioExperts(nnx.Module):
     *,
     rngs: nnx.Rngs,
   ):
-    self.num_experts = num_experts
-    self.first = ScenarioLinear(
-      num_scenarios, in_features, num_experts * widths[0], rngs=rngs
-    )
-    self.rest = nnx.List(
-      nnx.List(
-        ScenarioLinear(num_scenarios, i, o, rngs=rngs)
-        for _ in range(num_experts)
-      )
-      for i, o in itertools.pairwise(widths)
-    )
-
-  def __call__(self, x_BI: jax.Array, scenario_B: jax.Array) -> jax.Array:
-    """What the row's own experts say, [B, K, O]."""
-    x = jax.nn.relu(self.first(x_BI, scenario_B))
-    for layer in self.rest:
-      parts = jnp.split(x, self.num_experts, axis=1)
-      y = [own(part, scenario_B) for own, part in zip(layer, parts)]
-      x = jax.nn.relu(jnp.concatenate(y, axis=1))
-    return x.reshape(len(x), self.num_experts, -1)
+    make = functools.partial(ScenarioLinear, num_scenarios, rngs=rngs)
+    super().__init__(num_experts, in_features, widths, rngs=rngs, make=make)

@@ -9,18 +9,16 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-import optax
 
 from antjax.mesh.mesh import BATCH_AXES
 from antjax.train import step as step_lib
 from antjax.train.gradient import StepSpec
-from antjax.train.state import Layout, new_state, PyTree, state_shardings
+from antjax.train.state import Layout, PyTree
 
 
 def lower_step(
   layout: Layout,
   loss_fn: Callable[..., Any],
-  optimizer: optax.GradientTransformation,
   params: PyTree,
   batch: PyTree,
   *,
@@ -33,12 +31,11 @@ def lower_step(
   Args:
     layout: On a mesh of devices that need not be attached, e.g. from
       `jax.experimental.topologies`.
-    loss_fn: As for `Trainer`.
-    optimizer: As for `Trainer`.
+    loss_fn: Loss function, as for `Trainer`.
     params: The user's tree, of ShapeDtypeStructs or arrays.
     batch: The global batch, likewise; each leading dim a multiple of devices x
       micro-batches.
-    num_micro_batches: As for `Trainer`.
+    num_micro_batches: Micro-batches of a step.
     has_counts: Whether each group does its own number of micro-batches.
     **options: Options of `StepSpec`: loss_scale, regather ...
 
@@ -47,17 +44,13 @@ def lower_step(
   """
   mesh: Mesh = layout.mesh
   key = jax.eval_shape(lambda: jax.random.key(0))
-  shapes = jax.eval_shape(
-    lambda params, key: new_state(layout, optimizer, None, params, key),
-    params,
-    key,
-  )
+  shapes = jax.eval_shape(layout.new_state, params, key)
   state = jax.tree.map(
     lambda x, sharding: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=sharding
     ),
     shapes,
-    state_shardings(layout, optimizer, None),
+    layout.shardings(),
   )
   rows = NamedSharding(mesh, P(BATCH_AXES))
 
@@ -74,6 +67,6 @@ def lower_step(
     num_examples=flags[2],
   )
   step: Any = step_lib.make_step(
-    StepSpec(layout, loss_fn, optimizer, None, num_micro_batches, **options)
+    StepSpec(layout, loss_fn, num_micro_batches, **options)
   )
   return step.lower(state, inputs)

@@ -85,16 +85,15 @@ class Collective:
 
 
 def collectives(text: str, mesh_shape: Mapping[str, int]) -> list[Collective]:
-  """Lists the collectives of a compiled program.
+  """Lists the collectives of a compiled program, in the order of its text.
+
+  One entry for each place that a collective is called from.
 
   Args:
     text: `jitted.lower(...).compile().as_text()`.
     mesh_shape: `mesh.shape` of the mesh it was compiled for, with axes `inter`
       and `intra`. On several TPU slices the text is one slice's program; groups
       must be inside slices, as `make_mesh` puts them.
-
-  Returns:
-    One entry for each place it is called from, in the order of the text.
 
   Raises:
     ValueError: A form that is not known here.

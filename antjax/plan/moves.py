@@ -18,7 +18,7 @@ from antjax.mesh.mesh import INTER, INTRA
 from antjax.mesh.paro import Level
 from antjax.mesh.sharding import LeafSpec
 from antjax.plan import census
-from antjax.train.state import Layout
+from antjax.train.state import Layout, Leaf
 
 _OPS: dict[str, Op] = {
   census.ALL_GATHER: 'all_gather',
@@ -29,25 +29,17 @@ _OPS: dict[str, Op] = {
 
 @dataclasses.dataclass(frozen=True)
 class Move:
-  """A collective on one leaf.
+  """A collective on one leaf."""
 
-  Attributes:
-    kind: HLO opcode, as in `census.Collective`.
-    axis: 'intra', 'inter' or 'both'.
-    in_loop: Whether at each micro-batch, or once at the step's end.
-    num_elements: Number of elements of the larger side on one device, padding
-      included, all messages together.
-    dtype: Dtype on the wire.
-    name: Name of the leaf.
-    num_messages: Collectives it takes: one a layer for a stack in the loop.
-  """
-
-  kind: str
-  axis: str
-  in_loop: bool
+  kind: str  # HLO opcode, as in `census.Collective`.
+  axis: str  # 'intra', 'inter' or 'both'.
+  in_loop: bool  # Whether at each micro-batch, or once at the step's end.
+  # Number of elements of the larger side on one device, padding included, all
+  # messages together.
   num_elements: int
-  dtype: np.dtype
-  name: str
+  dtype: np.dtype  # Dtype on the wire.
+  name: str  # Name of the leaf.
+  # Collectives it takes: one a layer for a stack in the loop.
   num_messages: int = 1
 
   @property
@@ -80,21 +72,17 @@ def moves(layout: Layout, *, regather: bool = True) -> list[Move]:
   """All collectives on leaves in a step of this layout.
 
   Losses, weights and the gradient's norm, some scalars, are left out; so is
-  what an optimizer adds that looks beyond single elements.
-
-  Args:
-    layout: Layout of the state.
-    regather: As for `Trainer`: whether stacks are gathered twice.
+  what an optimizer adds that looks beyond single elements. `regather` is that
+  of `Trainer`.
   """
   n, m = layout.mesh.shape[INTER], layout.mesh.shape[INTRA]
   sizes = {INTER: n, INTRA: m, 'both': n * m}
   found = []
-  for name, spec, is_trained, is_stack in zip(
-    layout.names, layout.specs, layout.trainable, layout.scanned, strict=True
-  ):
-    times = 2 if is_stack and regather else 1
-    num_layers = spec.shape[0] if is_stack else 1
-    for kind, axis, in_loop, is_grad in _of_leaf(layout, spec, is_trained):
+  for leaf in layout.leaves:
+    spec = leaf.spec
+    times = 2 if leaf.is_stack and regather else 1
+    num_layers = spec.shape[0] if leaf.is_stack else 1
+    for kind, axis, in_loop, is_grad in _of_leaf(layout, leaf):
       if sizes[axis] == 1:
         continue
       # The larger side: whole, or a lane's part of it for a step over inter.
@@ -108,7 +96,7 @@ def moves(layout: Layout, *, regather: bool = True) -> list[Move]:
           in_loop,
           num * repeats,
           _grad_dtype(spec) if is_grad else layout.compute_type(spec),
-          name,
+          leaf.name,
           repeats * (num_layers if in_loop else 1),
         )
       )
@@ -116,13 +104,13 @@ def moves(layout: Layout, *, regather: bool = True) -> list[Move]:
 
 
 def _of_leaf(
-  layout: Layout, spec: LeafSpec, is_trained: bool
+  layout: Layout, leaf: Leaf
 ) -> Iterator[tuple[str, str, bool, bool]]:
   """(kind, axis, in the loop, of the gradient) for one leaf, in order."""
   gather, scatter = census.ALL_GATHER, census.REDUCE_SCATTER
   paro = layout.paro
-  if spec.dim is None:
-    if is_trained:
+  if leaf.spec.dim is None:
+    if leaf.is_trained:
       yield census.ALL_REDUCE, 'both', False, True
     return
   # Parameters to compute with.
@@ -130,7 +118,7 @@ def _of_leaf(
     yield gather, INTER, True, False
   if paro.params >= Level.INTRA:
     yield gather, INTRA, True, False
-  if not is_trained:
+  if not leaf.is_trained:
     return
   # A micro-batch's gradient to its level.
   if paro.grads >= Level.INTRA:

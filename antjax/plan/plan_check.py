@@ -22,32 +22,21 @@ _EDGES = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-  """All collectives of a kind, axis and place.
+  """All collectives of a kind, axis and place."""
 
-  Attributes:
-    kind: HLO opcode.
-    axis: 'intra', 'inter' or 'both'.
-    in_loop: At each micro-batch, or once at the step's end; with a single
-      micro-batch there is no loop and all are at the end.
-    planned: Elements of the larger side on a device, each time.
-    found: Likewise, in the compiled text.
-    found_bytes: Bytes that a device sends each time, in the compiled text.
-    num_found: Collectives in the text.
-    is_dcn: Whether they go between TPU slices.
-    is_equal: Whether `found` is what is planned.
-    note: Remark on it.
-  """
-
-  kind: str
-  axis: str
+  kind: str  # HLO opcode.
+  axis: str  # 'intra', 'inter' or 'both'.
+  # At each micro-batch, or once at the step's end; with a single micro-batch
+  # there is no loop and all are at the end.
   in_loop: bool
-  planned: int
-  found: int
+  planned: int  # Elements of the larger side on a device, each time.
+  found: int  # Likewise, in the compiled text.
+  # Bytes that a device sends each time, in the compiled text.
   found_bytes: float
-  num_found: int
-  is_dcn: bool
-  is_equal: bool
-  note: str = ''
+  num_found: int  # Collectives in the text.
+  is_dcn: bool  # Whether they go between TPU slices.
+  is_equal: bool  # Whether `found` is what is planned.
+  note: str = ''  # Remark on it.
 
 
 def compare(
@@ -65,8 +54,8 @@ def compare(
   Args:
     layout: Layout of the step's state.
     found: Collectives from `census.collectives`.
-    num_micro_batches: Number of micro-batches of the step.
-    regather: As for `Trainer`.
+    num_micro_batches: Micro-batches of the step.
+    regather: Option of `Trainer`.
   """
   has_loop = num_micro_batches > 1
   planned: dict[tuple[str, str, bool], int] = {}
@@ -75,9 +64,7 @@ def compare(
       key = (move.kind, move.axis, move.in_loop and has_loop)
       planned[key] = planned.get(key, 0) + move.num_elements
   whole = sum(
-    math.prod(spec.shape)
-    for spec, is_trained in zip(layout.specs, layout.trainable, strict=True)
-    if spec.dim is None and is_trained
+    math.prod(spec.shape) for spec in layout.trained_specs if spec.dim is None
   )
   seen: dict[tuple[str, str, bool], list[Collective]] = {}
   for c in found:

@@ -12,7 +12,7 @@ import matplotlib
 import matplotlib.figure
 import matplotlib.ticker
 
-from antjax.plan.planner import Plan, Row
+from antjax.plan.planner import ParoPlan, Row
 from antjax.report import page as report_page
 from antjax.report import plots as report_plots
 
@@ -29,7 +29,7 @@ _FITS, _TOO_LARGE, _BEST = '#0072b2', '#b7bfcc', '#d55e00'
 _INK, _SOFT = '#1d2433', '#5d6779'
 
 
-def to_dict(plan: Plan) -> dict[str, Any]:
+def to_dict(plan: ParoPlan) -> dict[str, Any]:
   """JSON-able: settings, rows with their sums, the pick and why."""
   return {
     'best': plan.best.code,
@@ -53,7 +53,7 @@ def to_dict(plan: Plan) -> dict[str, Any]:
   }
 
 
-def figure(plan: Plan) -> matplotlib.figure.Figure:
+def figure(plan: ParoPlan) -> matplotlib.figure.Figure:
   """Peak memory against communication, with the frontier of the two."""
   result = matplotlib.figure.Figure((7.6, 4.8), layout='constrained')
   axes = result.subplots()
@@ -144,13 +144,8 @@ def _shown(row: Row) -> float:
   return max(row.comm_s, 1e-6)
 
 
-def html(plan: Plan, facts: Mapping[str, Any]) -> str:
-  """The report: pick, table and plot on one page without other files.
-
-  Args:
-    plan: The plan.
-    facts: Facts that it was made for, by name.
-  """
+def html(plan: ParoPlan, facts: Mapping[str, Any]) -> str:
+  """The report on one page without other files: pick, table, plot, facts."""
   head = (
     *('code', 'known as', 'state', 'peak', 'inside groups', 'between groups'),
     *('communication', 'step', 'elastic'),
@@ -192,7 +187,7 @@ def html(plan: Plan, facts: Mapping[str, Any]) -> str:
 
 
 def write(
-  plan: Plan, folder: str | pathlib.Path, facts: Mapping[str, Any]
+  plan: ParoPlan, folder: str | pathlib.Path, facts: Mapping[str, Any]
 ) -> dict[str, pathlib.Path]:
   """Writes plan.json, frontier.png and report.html; returns their paths."""
   folder = pathlib.Path(folder)

@@ -12,6 +12,7 @@ own time model is in tests/plan/guideline_test.py.
 
 from collections.abc import Callable
 import dataclasses
+import math
 from typing import Any, cast
 
 from jax.sharding import AbstractMesh, Mesh
@@ -31,42 +32,25 @@ _TIE = 0.001
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """What one code costs; bytes are those of one device.
+  """What one code costs; bytes are those of one device."""
 
-  Attributes:
-    code: PaRO code.
-    params_bytes: Parameters between steps.
-    grads_bytes: Accumulators of the gradient, fp32, during a step.
-    opt_state_bytes: Optimizer state and, in mixed precision, masters.
-    transient_bytes: Bytes at the peak of a step: parameters gathered, and
-      gradients before they are reduced.
-    activation_bytes: Bytes of activations, from the arguments of `plan`.
-    intra_bytes: Sent inside the group at each micro-batch.
-    inter_bytes: Sent to other groups at each micro-batch.
-    intra_bytes_at_end: Sent inside the group once a step.
-    inter_bytes_at_end: Sent to other groups once a step.
-    comm_s: Seconds of communication in a step, all of it added up.
-    compute_s: Seconds of computation in a step.
-    step_s: Predicted seconds of a step.
-    fits: Whether the peak fits into the device's memory.
-    num_micro_batches: Micro-batches of a step.
-  """
-
-  code: str
-  params_bytes: int
-  grads_bytes: int
-  opt_state_bytes: int
+  code: str  # PaRO code.
+  params_bytes: int  # Parameters between steps.
+  grads_bytes: int  # Accumulators of the gradient, fp32, during a step.
+  opt_state_bytes: int  # Optimizer state and, in mixed precision, masters.
+  # Bytes at the peak of a step: parameters gathered, and gradients before they
+  # are reduced.
   transient_bytes: int
-  activation_bytes: int
-  intra_bytes: float
-  inter_bytes: float
-  intra_bytes_at_end: float
-  inter_bytes_at_end: float
-  comm_s: float
-  compute_s: float
-  step_s: float
-  fits: bool
-  num_micro_batches: int
+  activation_bytes: int  # Bytes of activations, from the arguments of `plan`.
+  intra_bytes: float  # Sent inside the group at each micro-batch.
+  inter_bytes: float  # Sent to other groups at each micro-batch.
+  intra_bytes_at_end: float  # Sent inside the group once a step.
+  inter_bytes_at_end: float  # Sent to other groups once a step.
+  comm_s: float  # Seconds of communication in a step, all of it added up.
+  compute_s: float  # Seconds of computation in a step.
+  step_s: float  # Predicted seconds of a step.
+  fits: bool  # Whether the peak fits into the device's memory.
+  num_micro_batches: int  # Micro-batches of a step.
 
   @property
   def state_bytes(self) -> int:
@@ -91,26 +75,17 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-  """All codes for one job.
+class ParoPlan:
+  """All codes for one job."""
 
-  Attributes:
-    rows: One for each valid code, in the order of `VALID_CODES`.
-    best: The code to take; where none fits, the one that needs the least.
-    reason: Reason, in one sentence.
-    num_groups: Groups of the mesh.
-    group_size: Devices of a group.
-    links: Speeds of its links.
-    device_bytes: Memory of a device, or None for no bound.
-  """
-
+  # One for each valid code, in the order of `VALID_CODES`.
   rows: tuple[Row, ...]
-  best: Row
-  reason: str
-  num_groups: int
-  group_size: int
-  links: Links
-  device_bytes: int | None
+  best: Row  # The code to take; where none fits, the one that needs the least.
+  reason: str  # Reason, in one sentence.
+  num_groups: int  # Groups of the mesh.
+  group_size: int  # Devices of a group.
+  links: Links  # Speeds of its links.
+  device_bytes: int | None  # Memory of a device, or None for no bound.
 
   def row(self, code: str) -> Row:
     """The row of a code."""
@@ -146,24 +121,26 @@ def plan(
   min_shard_size: int = 1024,
   overlap: bool = True,
   elastic_only: bool = False,
-) -> Plan:
+) -> ParoPlan:
   """Compares all codes for a model and a cluster; allocates nothing.
+
+  What is not explained here is an option of `Trainer`.
 
   Args:
     params: Tree of arrays or ShapeDtypeStructs, as for `Trainer.init`.
-    optimizer: As for `Trainer`.
-    num_groups: Groups of the mesh.
+    optimizer: Optax transform.
+    num_groups: Number of groups of the mesh.
     group_size: Devices of a group.
     links: Speeds of the links.
     num_micro_batches: Micro-batches of a step.
     compute_s: Seconds that a device computes on one micro-batch.
     activation_bytes: Bytes of activations at the peak of a micro-batch.
     device_bytes: Memory of a device; None takes every code to fit.
-    trainable: As for `Trainer`; frozen leaves have no gradient and no state.
-    scanned: As for `Trainer`; stacks exist a layer at a time.
-    compute_dtype: As for `Trainer`.
-    regather: As for `Trainer`.
-    min_shard_size: As for `Trainer`.
+    trainable: Frozen leaves have no gradient and no state.
+    scanned: Stacks exist a layer at a time.
+    compute_dtype: See `Trainer`.
+    regather: See `Trainer`.
+    min_shard_size: See `Trainer`.
     overlap: Whether communication runs beside computation, as the paper's
       guideline takes it; without (XLA on CPU) their times add up.
     elastic_only: Leave out codes whose groups must stay in step.
@@ -191,12 +168,13 @@ def plan(
       params,
       mesh,
       PaRO.from_code(code),
+      optimizer,
       trainable=trainable,
       scanned=scanned,
       compute_dtype=compute_dtype,
       min_shard_size=min_shard_size,
     )
-    parts = layout.bytes_per_device(optimizer)
+    parts = layout.bytes_per_device()
     found = moves(layout, regather=regather)
     in_loop = [move for move in found if move.in_loop]
     at_end = [move for move in found if not move.in_loop]
@@ -224,7 +202,7 @@ def plan(
     fits = device_bytes is None or row.peak_bytes <= device_bytes
     rows.append(dataclasses.replace(row, fits=fits))
   best, reason = _choose(rows, device_bytes, overlap, elastic_only)
-  return Plan(
+  return ParoPlan(
     tuple(rows), best, reason, num_groups, group_size, links, device_bytes
   )
 
@@ -255,27 +233,20 @@ def transient_bytes(layout: Layout, regather: bool) -> int:
   In a micro-batch: leaves gathered, of a stack one layer (all, if kept), their
   gradients before they are reduced, and reduced addends of stacks. In the
   update: the gradient at the optimizer's level.
-
-  Args:
-    layout: Layout of the state.
-    regather: As for `Trainer`.
   """
   paro, mesh = layout.paro, layout.mesh
   gathered = gradient = update = 0
-  for spec, is_trained, is_stack in zip(
-    layout.specs, layout.trainable, layout.scanned, strict=True
-  ):
-    one = spec.layer() if is_stack else spec
-    num = int(np.prod(one.shape, dtype=np.int64))
-    num_layers = spec.shape[0] if is_stack else 1
-    copies = num_layers if is_stack and not regather else 1
+  for leaf in layout.leaves:
+    spec = leaf.spec
+    num = math.prod(spec.layer().shape if leaf.is_stack else spec.shape)
+    copies = spec.shape[0] if leaf.is_stack and not regather else 1
     if spec.dim is not None and paro.params:
       gathered += num * layout.compute_type(spec).itemsize * copies
-    if not is_trained:
+    if not leaf.is_trained:
       continue
     fp32 = dataclasses.replace(spec, dtype=np.dtype(np.float32))
     gradient += num * 4
-    if is_stack:  # The stack of reduced addends, before it is added.
+    if leaf.is_stack:  # The stack of reduced addends, before it is added.
       gradient += fp32.bytes_per_device(paro.grads, mesh)
     update += fp32.bytes_per_device(paro.opt_state, mesh)
   return max(gathered + gradient, update)

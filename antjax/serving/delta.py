@@ -8,7 +8,7 @@ has another id is not sent again. Applied to the old export it gives the new one
 bit for bit. Rows are read block by block: tables may be larger than memory.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 import json
 import os
 import pathlib
@@ -205,17 +205,11 @@ def _sources(name, old, new):
 
 
 def match_rows(old, new, num_old: int, num_new: int) -> np.ndarray:
-  """Finds for each new row the old row of the same key.
+  """The old row of the same key for each new row, int32 [num_new].
 
-  Args:
-    old: (keys [n], ids [n]) of the old vocabulary.
-    new: the same of the new one.
-    num_old: rows of the old table.
-    num_new: rows of the new table.
-
-  Returns:
-    int32 [num_new], -1 for a key that is new. Row 0, which stands for what is
-    unknown, stays where no key has it.
+  `old` and `new` are (keys [n], ids [n]) of the vocabularies of tables of so
+  many rows. A key that is new has -1. Row 0, which stands for what is unknown,
+  stays where no key has it.
   """
   source = np.full(num_new, -1, np.int32)
   _, at_old, at_new = np.intersect1d(
@@ -232,9 +226,9 @@ def match_rows(old, new, num_old: int, num_new: int) -> np.ndarray:
   return source
 
 
-def _blocks(num_rows: int) -> Iterator[slice]:
-  for start in range(0, num_rows, _BLOCK):
-    yield slice(start, min(start + _BLOCK, num_rows))
+def _blocks(num_rows: int) -> list[slice]:
+  starts = range(0, num_rows, _BLOCK)
+  return [slice(start, min(start + _BLOCK, num_rows)) for start in starts]
 
 
 def _changed(base, new, old, table, source):

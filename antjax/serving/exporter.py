@@ -28,16 +28,16 @@ class Exported:
   """A model to be written.
 
   Attributes:
-    functions: name -> serialized function, see `functions.export_functions`.
-    params: dense parameters by name.
-    tables: name -> float32 [V, D], rows by id.
-    features: feature -> {'table', 'num_ids', 'max_values', 'embedding_dim'}.
-    vocabularies: feature -> (values [n], ids int [n]): text or integers and
+    functions: Name -> serialized function, see `functions.exported`.
+    params: Dense parameters by name.
+    tables: Name -> float32 [V, D], rows by id.
+    features: Feature -> {'table', 'num_ids', 'max_values', 'embedding_dim'}.
+    vocabularies: Feature -> (values [n], ids int [n]): text or integers and
       their ids. Features without one are known by ids only.
-    support_sizes: support rows that 'adapt_<size>' take, rising.
-    numeric: names of the numeric inputs, in their order.
-    query_size: query rows of the training tasks; fewer are padded to it.
-    info: anything else for the manifest, JSON-able: step, name of the data.
+    support_sizes: Support rows that 'adapt_<size>' take, rising.
+    numeric: Names of the numeric inputs, in their order.
+    query_size: Query rows of the training tasks; fewer are padded to it.
+    info: Further entries of the manifest, JSON-able: step, name of the data.
   """
 
   functions: Mapping[str, bytes]
@@ -52,16 +52,10 @@ class Exported:
 
 
 def quantize_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Rows as int8 with one scale each.
+  """Rows float32 [V, D] as (int8 [V, D], scale float32 [V]), ~ int8 * scale.
 
   An element differs by at most half its row's scale: 1 / 254 of the largest
   magnitude of the row, and float32 rounding.
-
-  Args:
-    table: float32 [V, D].
-
-  Returns:
-    (int8 [V, D], scale float32 [V]): row ~ int8 * scale.
 
   Raises:
     ValueError: An element is not finite.
@@ -82,15 +76,8 @@ def write(
 ) -> dict[str, Any]:
   """Writes a full export; the folder appears only when it is complete.
 
-  The same model gives the same bytes.
-
-  Args:
-    folder: Folder to make; must not exist.
-    model: Model to write.
-    quantize: How tables are stored: 'none' is float32.
-
-  Returns:
-    The manifest.
+  The same model gives the same bytes. Tables are stored as float32, or as
+  `quantize` says. Returns the manifest.
 
   Raises:
     ValueError: The folder exists.
@@ -114,7 +101,7 @@ def write(
       path = f'functions/{name}.jax_export'
       (stage / path).write_bytes(data)
       manifest['functions'][name] = path
-    write_params(stage, model.params)
+    np.savez(stage / loader.PARAMS, **model.params)  # type: ignore[arg-type]
     for name, table in model.tables.items():
       manifest['tables'][name] = _write_table(stage, name, table, quantize)
     for name, (values, ids) in model.vocabularies.items():
@@ -157,11 +144,6 @@ def check_new(folder: str | os.PathLike[str]) -> None:
   """Raises ValueError if the folder exists."""
   if os.path.exists(folder):
     raise ValueError(f'out={folder} exists already; choose another folder.')
-
-
-def write_params(stage: pathlib.Path, params: Mapping[str, np.ndarray]) -> None:
-  """Writes the dense parameters."""
-  np.savez(stage / loader.PARAMS, **params)  # type: ignore[arg-type]
 
 
 def seal(stage: pathlib.Path, manifest: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A meta-learned model as pure functions of vectors, ready to be exported.
+"""A meta-learned model as what `exporter.write` writes: pure functions, arrays.
 
 The tables stay outside: the server looks rows up, and the compiled functions
 get their vectors. Both functions take a batch of tasks (users).
@@ -16,30 +16,81 @@ from jax import export
 import jax.numpy as jnp
 import numpy as np
 
+from antjax.embedding.table import EmbeddingTables
 from antjax.meta import maml, meta_loss
-from antjax.train.state import leaf_names
+from antjax.meta.recommender import MetaRecommender
+from antjax.serving import exporter
+from antjax.train.state import named_leaves
 
 # Shape suffixes: T = tasks, S = support rows, Q = query rows, K = values of a
 # multi-hot feature, D = embedding width, N = ids of a task.
 
 PyTree = Any
-Rows = Mapping[str, Any]
 # They can be lowered for all of these on any machine.
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 _BUCKET = 'tasks'
 
 
-@dataclasses.dataclass(frozen=True)
-class FeatureSpec:
-  """What the exported functions know of a feature.
+def exported(
+  recommender: MetaRecommender,
+  inner: maml.InnerLoop,
+  params: Any,
+  tables: Mapping[str, np.ndarray],
+  *,
+  vocabularies: Mapping[str, tuple[np.ndarray, np.ndarray]],
+  support_sizes: Sequence[int],
+  query_size: int,
+  numeric: Sequence[str] = (),
+  info: Mapping[str, Any],
+) -> exporter.Exported:
+  """Compiles a recommender's functions and puts them beside its arrays.
 
-  Attributes:
-    max_values: values it has in a row, K; 1 is one id a row.
-    embedding_dim: width of its vectors, D.
+  Args:
+    recommender: The model.
+    inner: How it adapts to a user.
+    params: Its dense parameters, from `Trainer.params`.
+    tables: Its tables, from `table_rows`.
+    vocabularies: See `exporter.Exported`.
+    support_sizes: Support rows that a user may have, padded up to the next.
+    query_size: Query rows that training used.
+    numeric: Names of the numeric inputs, in their order.
+    info: Further entries of the manifest.
   """
+  features: dict[str, dict[str, Any]] = {}
+  for name, max_values in recommender.features.items():
+    table = recommender.tables.features[name].tables[0]
+    spec = recommender.tables.specs[table]
+    features[name] = {
+      'table': table,
+      'num_ids': spec.num_embeddings,
+      'max_values': max_values,
+      'embedding_dim': spec.embedding_dim,
+    }
+  functions, flat = _functions(recommender.task_model, inner, params)
+  return exporter.Exported(
+    functions=_lowered(functions, flat, features, support_sizes, len(numeric)),
+    params=flat,
+    tables=tables,
+    features=features,
+    vocabularies={n: v for n, v in vocabularies.items() if n in features},
+    support_sizes=support_sizes,
+    query_size=query_size,
+    numeric=numeric,
+    info=info,
+  )
 
-  max_values: int
-  embedding_dim: int
+
+def table_rows(tables: EmbeddingTables, state: Any) -> dict[str, np.ndarray]:
+  """Table name -> float32 [V, D], whole in the memory of this one process."""
+  canonical = jax.jit(
+    lambda state: {
+      name: parts['table'] for name, parts in tables.to_canonical(state).items()
+    }
+  )(state)
+  return {
+    name: np.asarray(rows)[: tables.specs[name].num_embeddings]
+    for name, rows in canonical.items()
+  }
 
 
 class _GivenVectors:
@@ -50,15 +101,10 @@ class _GivenVectors:
     return rows
 
 
-def serving_functions(
+def _functions(
   model: meta_loss.TaskModel, inner: maml.InnerLoop, params: PyTree
 ) -> tuple[dict[str, Callable[..., Any]], dict[str, np.ndarray]]:
   """The model's functions, and its dense parameters by name.
-
-  Args:
-    model: the model.
-    inner: how a task adapts.
-    params: its parameters, whole, as `Trainer.params` gives them.
 
   Returns:
     ({'adapt': f, 'predict': g}, parameters). With `rows` = {'ids': {feature:
@@ -69,7 +115,8 @@ def serving_functions(
     adaptation.
   """
   by_path, treedef = jax.tree.flatten_with_path(params)
-  names = leaf_names([path for path, _ in by_path])
+  flat = {n: np.asarray(x) for n, x in named_leaves(by_path)}
+  names = tuple(flat)
   model = dataclasses.replace(model, tables=_GivenVectors())
   inner = dataclasses.replace(inner, map_size=0)  # All tasks at once.
   still = dataclasses.replace(inner, num_steps=0)
@@ -107,17 +154,11 @@ def serving_functions(
 
   def predict(flat, query):
     nobody: dict[str, Any] = jax.tree.map(lambda x: x[:, :1], query)
-    first = next(iter(nobody['ids'].values()))
-    zero = jnp.zeros(first.shape[:2])
+    zero = jnp.zeros(next(iter(nobody['ids'].values())).shape[:2])
     nobody |= {'label': zero, 'mask': zero}
     return run(still_fn, flat, nobody, query, False)
 
-  leaves = [np.asarray(leaf) for _, leaf in by_path]
-  functions: dict[str, Callable[..., Any]] = {
-    'adapt': adapt,
-    'predict': predict,
-  }
-  return functions, dict(zip(names, leaves, strict=True))
+  return {'adapt': adapt, 'predict': predict}, flat
 
 
 def _by_task(ids, vectors):
@@ -135,12 +176,9 @@ def _by_task(ids, vectors):
       vectors[part][name].reshape(flat_TN.shape[0], -1, dim) for part in parts
     ]
     rows[name] = jnp.concatenate(parts_TND, axis=1)
-    start = 0
-    for part, x in parts.items():
-      size = _flat(x).shape[1]
-      piece = first_TN[:, start : start + size]
+    pieces = jnp.split(first_TN, [_flat(support).shape[1]], axis=1)
+    for (part, x), piece in zip(parts.items(), pieces):
       index[part][name] = {name: piece.reshape(x.shape)}
-      start += size
   return {'task_rows': dict.fromkeys(rows)}, {'task_rows': rows}, index
 
 
@@ -148,25 +186,16 @@ def _flat(ids):
   return ids.reshape(ids.shape[0], -1)
 
 
-def export_functions(
+def _lowered(
   functions: Mapping[str, Callable[..., Any]],
   params: Mapping[str, np.ndarray],
-  features: Mapping[str, FeatureSpec],
+  features: Mapping[str, Mapping[str, Any]],
   support_sizes: Sequence[int],
-  num_numeric: int = 0,
-  platforms: tuple[str, ...] = PLATFORMS,
+  num_numeric: int,
 ) -> dict[str, bytes]:
   """Lowers the functions to StableHLO for any number of tasks and query rows.
 
   The number of support rows is fixed, as it decides how a layer adapts.
-
-  Args:
-    functions: from `serving_functions`.
-    params: from there too.
-    features: what the model reads.
-    support_sizes: support rows, padded, of the tasks to come.
-    num_numeric: numeric inputs of a row, N.
-    platforms: where it is to run.
 
   Returns:
     'predict' and 'adapt_<size>' -> what `jax.export.deserialize` reads.
@@ -178,17 +207,18 @@ def export_functions(
 
   def rows(size):
     ids, vectors = {}, {}
-    for name, spec in features.items():
-      values = (spec.max_values,) if spec.max_values > 1 else ()
-      ids[name] = struct((t, size, *values), np.int32)
-      vectors[name] = struct((t, size, *values, spec.embedding_dim))
+    for name, facts in features.items():
+      values = facts['max_values']
+      shape = (t, size, values)[: 2 + (values > 1)]
+      ids[name] = struct(shape, np.int32)
+      vectors[name] = struct((*shape, facts['embedding_dim']))
     parts = {'ids': ids, 'vectors': vectors}
     if num_numeric:
       parts['numeric'] = struct((t, size, num_numeric))
     return parts
 
   def lower(function, *arguments):
-    lowered = export.export(jax.jit(function), platforms=platforms)
+    lowered = export.export(jax.jit(function), platforms=PLATFORMS)
     return bytes(lowered(flat, *arguments).serialize())
 
   flat = {name: struct(x.shape, x.dtype) for name, x in params.items()}

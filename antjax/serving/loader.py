@@ -105,7 +105,7 @@ class Model:
     """Scores rows of many users, unadapted.
 
     Args:
-      query: feature -> int ids [T, R], or [T, R, K] if multi-hot, -1 is
+      query: Feature -> int ids [T, R], or [T, R, K] if multi-hot, -1 is
         padding; numeric input -> float [T, R]. [T] for what is the same in all
         rows of a user.
 
@@ -126,9 +126,9 @@ class Model:
     """Adapts the model to each of many users and scores their rows.
 
     Args:
-      support: as `query` of `predict`: what the users have rated.
+      support: What the users have rated, as `query` of `predict`.
       labels: float [T, S], their ratings.
-      query: what is to be scored.
+      query: What is to be scored.
       mask: [T, S], 0 for padding of users with fewer ratings; None: no padding.
 
     Returns:
@@ -175,18 +175,13 @@ class Model:
   ) -> dict[str, np.ndarray]:
     """Adapts to one user: as `adapt_and_predict` without the dim of users.
 
-    Args:
-      support: feature -> ids [S] or [S, K]; a scalar holds for all rows.
-      labels: float [S].
-      query: feature -> ids [R] or [R, K], or a scalar.
-
-    Returns:
-      Column -> float32 [R].
+    A scalar holds for all rows of the support or the query.
     """
-    support = {name: np.asarray(x)[None] for name, x in support.items()}
-    query = {name: np.asarray(x)[None] for name, x in query.items()}
-    labels = np.asarray(labels)[None]
-    columns = self.adapt_and_predict(support, labels, query)
+    support, query = (
+      {name: np.asarray(x)[None] for name, x in rows.items()}
+      for rows in (support, query)
+    )
+    columns = self.adapt_and_predict(support, np.asarray(labels)[None], query)
     return {name: column[0] for name, column in columns.items()}
 
   def _rows(self, what: str, given: Features):
@@ -211,12 +206,13 @@ class Model:
     for name, array in arrays.items():
       if array.ndim == 1 + len(tails[name]):
         array = np.expand_dims(array, 1)
+      shape = (*full[0], *tails[name])
       try:
-        arrays[name] = np.broadcast_to(array, (*full[0], *tails[name]))
+        arrays[name] = np.broadcast_to(array, shape)
       except ValueError as error:
         raise ValueError(
-          f'Model: {name!r} of the {what} has shape'
-          f' {np.shape(given[name])}; needed is {(*full[0], *tails[name])}.'
+          f'Model: {name!r} of the {what} has shape {np.shape(given[name])};'
+          f' needed is {shape}.'
         ) from error
     for name, feature in features.items():
       array = arrays[name]
@@ -234,10 +230,9 @@ class Model:
 
   def _padded(self, shape):
     """Users and query rows, rounded up: few shapes, so few compilations."""
-    num_rows = self.manifest['query_size']
-    if shape[1] > num_rows:
-      num_rows = _power_of_two(shape[1])
-    return _power_of_two(shape[0]), num_rows
+    num_tasks, num_rows = (1 << max(n - 1, 0).bit_length() for n in shape)
+    query_size = self.manifest['query_size']
+    return num_tasks, query_size if shape[1] <= query_size else num_rows
 
   def _arguments(self, rows, shape):
     """Ids, their vectors and numeric inputs, padded to a compiled shape."""
@@ -259,10 +254,12 @@ class Table:
     self, folder: pathlib.Path, description: Mapping[str, Any]
   ) -> None:
     """Maps its files into memory, read-only."""
-    self._values = np.load(folder / description['values'], mmap_mode='r')
-    self._scale: np.ndarray | None = None
-    if description['scale']:
-      self._scale = np.load(folder / description['scale'], mmap_mode='r')
+    self._values, self._scale = (
+      np.load(folder / description[part], mmap_mode='r')
+      if description[part]
+      else None
+      for part in ('values', 'scale')
+    )
 
   def read(self, ids: np.ndarray) -> np.ndarray:
     """Vectors float32 [..., D] of ids; zero where an id is negative."""
@@ -297,10 +294,6 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
         ' whole; copy it again.'
       )
   return manifest
-
-
-def _power_of_two(size: int) -> int:
-  return 1 << max(size - 1, 0).bit_length()
 
 
 def _pad(array: np.ndarray, shape: Sequence[int], value: float) -> np.ndarray:

@@ -172,17 +172,13 @@ def _empty(model, num_tasks, num_rows):
 
 
 def user_ids(model: Model, values: Mapping[str, Any]) -> Columns:
-  """Ids of one user's rows, given by values.
+  """Ids of one user's rows, given by values, as `Model.adapt_user` takes them.
 
   Args:
     model: The model.
-    values: feature -> value, or a list with a value for each row; for a
+    values: Feature -> value, or a list with a value for each row; for a
       multi-hot feature a list of lists. Features without a vocabulary are given
-      by ids.
-
-  Returns:
-    feature -> int32 [], [n] or [n, K], as `Model.adapt_user` takes them;
-    numeric inputs as they are.
+      by ids. Numeric inputs come back as they are.
 
   Raises:
     ValueError: A feature is missing, unknown to the model, or its values are

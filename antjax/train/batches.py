@@ -266,7 +266,6 @@ class Feed:
   """A process's batches, in step with the other processes of the job."""
 
   def __init__(self, iterator: Iterator[PyTree]):
-    """Takes an iterator; `open` reads its first batch."""
     self._iterator = iterator
     self._first: PyTree | None = None
     self._last: PyTree | None = None

@@ -15,15 +15,13 @@ from typing import Any
 from absl import logging
 import jax
 import numpy as np
-import optax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from antjax.mesh.gather import gather_json
-from antjax.train.canonical import Canonical
+from antjax.train import canonical
 from antjax.train.checkpoint_folder import Claim
-from antjax.train.state import Layout, SparseTables, TrainState
-from antjax.train.watched_handler import WatchedHandler
+from antjax.train.state import Layout, TrainState
 
 _POLL_S = 0.01
 _MAX_CAUSE = 240  # Characters; a script's --verbosity=1 shows the whole.
@@ -43,8 +41,6 @@ class Checkpointer:
     self,
     directory: str,
     layout: Layout,
-    optimizer: optax.GradientTransformation,
-    tables: SparseTables | None,
     *,
     keep: int = 3,
     best_metric: str | None = None,
@@ -55,9 +51,7 @@ class Checkpointer:
     Args:
       directory: A path, or any URL that Orbax takes.
       layout: Layout of the model to save or to restore into.
-      optimizer: Optax transform.
-      tables: Embedding tables, or None.
-      keep: Newest checkpoints to keep.
+      keep: Number of newest checkpoints to keep.
       best_metric: Also keep the best one by this metric, if given.
       best_mode: 'min' or 'max'.
     """
@@ -72,7 +66,6 @@ class Checkpointer:
       self._claim = Claim(directory)
     self.directory = directory
     self._layout = layout
-    self._canonical = Canonical(layout, optimizer, tables)
     policies = checkpoint_managers
     preserve: Any = policies.LatestN(keep)
     if best_metric is not None:
@@ -84,7 +77,7 @@ class Checkpointer:
         keep_checkpoints_without_metrics=False,
       )
       preserve = policies.AnyPreservationPolicy([preserve, best])
-    self._handler = WatchedHandler()
+    self._handler = _Handler()
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
     for args in (ocp.args.PyTreeSave, ocp.args.PyTreeRestore):
       registry.add('state', args, self._handler)
@@ -175,9 +168,9 @@ class Checkpointer:
 
     Args:
       step: Number of the step that `state` is after.
-      state: The state.
+      state: Training state.
       input_state: This process's input position, JSON-able; None without one.
-      config: The run's configuration, JSON-able.
+      config: JSON-able configuration of the run.
       metrics: Metrics, for `best_metric`.
       keys: Vocabularies (`Keys.state`), the same on all processes.
 
@@ -187,7 +180,7 @@ class Checkpointer:
     self.wait()
     input_states = self._gather(input_state)
     meta = {
-      'model': self._canonical.describe(),
+      'model': canonical.describe(self._layout),
       'paro': self._layout.paro.code,
       'mesh': dict(self._layout.mesh.shape),
       'num_processes': jax.process_count(),
@@ -197,7 +190,7 @@ class Checkpointer:
     if keys:
       meta['keys'] = sorted(keys)
     items: dict[str, Any] = {
-      'state': ocp.args.PyTreeSave(self._canonical.of(state)),
+      'state': ocp.args.PyTreeSave(canonical.of_state(self._layout, state)),
       'meta': ocp.args.JsonSave(meta),
     }
     if keys:
@@ -234,9 +227,9 @@ class Checkpointer:
       raise ValueError(f'Checkpointer: {self.directory} has no checkpoint.')
     meta = self.read_item(step, 'meta', ocp.args.JsonRestore())
     where = f'step {step} of {self.directory}'
-    self._canonical.check_model(meta['model'], where)
-    abstract, restore_args = self._canonical.target()
-    canonical = self.read_item(
+    canonical.check_model(self._layout, meta['model'], where)
+    abstract, restore_args = canonical.restore_target(self._layout)
+    found = self.read_item(
       step,
       'state',
       ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args),
@@ -248,7 +241,7 @@ class Checkpointer:
       meta['paro'],
       meta['mesh'],
     )
-    return self._canonical.state(canonical), meta['input_states']
+    return canonical.to_state(self._layout, found), meta['input_states']
 
   def restore_keys(self, step: int) -> dict[str, np.ndarray]:
     """The vocabularies of a checkpoint; none where it was saved without."""
@@ -279,6 +272,39 @@ class Checkpointer:
         f' {", ".join(map(str, older)) or "none"}. If step {step} is damaged,'
         f' move {self.directory}/{step} away: the run then {then}.'
       ) from error
+
+
+class _Handler(ocp.PyTreeCheckpointHandler):
+  """Orbax's handler of trees, which tells at once when a write has failed.
+
+  Where a process cannot write its part (its disk is full), Orbax raises the
+  error in a thread that first waits for the other processes, which wait for
+  this one: for minutes nobody hears of it.
+  """
+
+  error: Exception | None = None  # Of the first failed write of this process.
+
+  async def async_save(self, *args: Any, **kwargs: Any) -> list[Any]:
+    futures = await super().async_save(*args, **kwargs)
+    return [_Watched(future, self) for future in futures or []]
+
+
+class _Watched:
+  """A write that is under way."""
+
+  def __init__(self, future: Any, handler: _Handler):
+    self._future, self._handler = future, handler
+
+  def result(self, timeout: float | None = None) -> Any:
+    try:
+      return self._future.result(timeout)
+    except Exception as error:
+      self._handler.error = self._handler.error or error
+      raise
+
+  def cancel(self) -> bool | None:
+    result: bool | None = self._future.cancel()
+    return result
 
 
 def _rank(metrics: Mapping[str, float], name: str, mode: str) -> float:

@@ -41,9 +41,8 @@ class Claim:
   def take(self, known_steps: Collection[int]) -> None:
     """Takes the folder over, on the process that publishes; again: nothing.
 
-    Args:
-      known_steps: Checkpoints that the run found there when it began; others
-        came since from a run that had lost the folder, and are renamed.
+    `known_steps` are those that the run found there when it began. Other
+    checkpoints came since from a run that had lost the folder, and are renamed.
     """
     if self.token:
       return

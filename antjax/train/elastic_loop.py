@@ -29,7 +29,7 @@ from antjax.train.checkpoint import Checkpointer
 from antjax.train.elastic import ElasticControl, Plan
 from antjax.train.elastic_step import ElasticStep
 from antjax.train.elastic_timer import StepTimer
-from antjax.train.fit_options import FitOptions, Metrics
+from antjax.train.loop import FitOptions, Metrics
 from antjax.train.state import PyTree, TrainState
 
 # Between two looks at an input that nobody has anything of.
@@ -39,13 +39,7 @@ _POLL_S = 0.05
 def check(
   options: FitOptions, *, row_staleness: int, has_vocabularies: bool
 ) -> None:
-  """Raises ValueError for what cannot go together with `elastic`.
-
-  Args:
-    options: Arguments of `Trainer.fit`.
-    row_staleness: Option of `Trainer`.
-    has_vocabularies: Whether the Trainer has some.
-  """
+  """Raises ValueError for what cannot go together with `elastic`."""
   if options.num_micro_batches_fn is not None:
     raise ValueError(
       'Trainer.fit(elastic=..., num_micro_batches_fn=...): the plan of the'
@@ -83,16 +77,7 @@ def fit(
   step: ElasticStep,
   clock: Callable[[], float] = time.perf_counter,
 ) -> TrainState:
-  """See `Trainer.fit`.
-
-  Args:
-    state: State to begin with.
-    batches: Micro-batches of this process.
-    num_steps: Step to stop at.
-    options: Other arguments of `Trainer.fit`; see `check`.
-    step: The step in its host-loop form.
-    clock: Clock in seconds from any origin.
-  """
+  """See `Trainer.fit`; a clock gives seconds from any origin."""
   iterator = iter(batches)
   assert options.elastic is not None
   with loop.opened(step.spec, None, state, iterator, options) as (saver, state):
@@ -301,8 +286,7 @@ class _Run:
   def _fetch(self, *, is_in_step: bool = False) -> Metrics:
     """Waits for the step before; its metrics, or {} if it was none.
 
-    Args:
-      is_in_step: Whether the next step's first micro-batch is dispatched.
+    `is_in_step`: the next step's first micro-batch is dispatched already.
     """
     item, self._pending = self._pending, None
     if item is None:

@@ -54,7 +54,7 @@ class ElasticStep:
     """Compiles nothing yet.
 
     Args:
-      spec: Spec of the step.
+      spec: Description of the step.
       parts: Groups of each part that does its own number of micro-batches in
         this process; by default one part, of all groups of the process.
       constants: Constants of the Trainer.
@@ -71,11 +71,9 @@ class ElasticStep:
         f' the same number. Elastic codes are {" ".join(ELASTIC_CODES)}.'
       )
     self.parts = [
-      MicroSteps(spec, groups)
+      MicroSteps(spec, groups, constants)
       for groups in ([local_groups(layout.mesh)] if parts is None else parts)
     ]
-    for part in self.parts:
-      part.hold(constants)
     self.local = self.parts[0]
     self.spec = spec
     self._batch = NamedSharding(layout.mesh, _BATCH)
@@ -104,10 +102,10 @@ class ElasticStep:
     A collective call.
 
     Args:
-      state: The state.
+      state: State before the step.
       batches: Micro-batches of each part.
       ids_like: Arrays of the shape of a micro-batch's ids, as on all processes.
-      most: Micro-batches to make room for, equal on all processes.
+      most: Number of micro-batches to make room for, equal on all processes.
 
     Returns:
       The micro-batches of each part, placed.
@@ -224,7 +222,7 @@ class ElasticStep:
       sync,
       mesh=spec.layout.mesh,
       in_specs=(
-        *(_BATCH, spec.table_partition, _BATCH, _BATCH),
+        *(_BATCH, spec.layout.table_specs, _BATCH, _BATCH),
         *(P(), P(), P(), P()),
       ),
       out_specs=grad_specs(spec),

@@ -30,7 +30,6 @@ class StepTimer:
   """
 
   def __init__(self, clock: Callable[[], float]):
-    """Takes a clock that gives seconds."""
     self.clock = clock
     self.pulling_at = 0.0
     self._dispatched_at = 0.0
@@ -46,9 +45,7 @@ class StepTimer:
   def may_pull(self, deadline_s: float) -> bool:
     """Waits until at most one micro-batch runs; False if time is up then.
 
-    Args:
-      deadline_s: Seconds of the step in which micro-batches may begin; 0: no
-        limit.
+    Micro-batches of a step begin within `deadline_s`; 0: no limit.
     """
     self._wait(1)
     ends_at = self.clock() + len(self._running) * self._each_s

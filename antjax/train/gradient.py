@@ -14,36 +14,27 @@ from typing import Any
 import jax
 from jax import lax
 import jax.numpy as jnp
-import optax
 
 from antjax.collectives import transition
 from antjax.collectives.choose import Collectives, XLA
+from antjax.collectives.layerwise import LayerPiece
 from antjax.collectives.varying import psum, to_varying
 from antjax.mesh.mesh import INTER, INTRA
 from antjax.mesh.sharding import LeafSpec
-from antjax.train.leaves import (
-  empty_accumulator,
-  open_leaves,
-  trained_args,
-  with_trained,
-)
 from antjax.train.loss_scale import LossScaleState
 from antjax.train.state import Layout, PyTree, SparseTables
 
-LossFn = Callable[..., Any]
 # Accumulators by leaf, those of rows, sum of losses, sum of weights.
 Carry = tuple[list[jax.Array], PyTree, jax.Array, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class StepSpec:
-  """What a step is made of.
+  """What a step is made of; see `Trainer` for what is not explained here.
 
   Attributes:
     layout: Layout of the state.
-    loss_fn: See `Trainer`.
-    optimizer: See `Trainer`.
-    tables: See `Trainer`.
+    loss_fn: Loss of a micro-batch.
     num_micro_batches: Number of micro-batches of a device's batch; in the
       host-loop form, where there is no plan.
     how: Algorithm that moves arrays over both mesh axes at once.
@@ -51,13 +42,11 @@ class StepSpec:
       optimizer's own where it has one.
     regather: Whether stacked layers are gathered again in the backward pass.
     constants: PartitionSpecs of the Trainer's constants, or None.
-    check_vma: See `Trainer`.
+    check_vma: Whether `shard_map` may check types.
   """
 
   layout: Layout
-  loss_fn: LossFn
-  optimizer: optax.GradientTransformation
-  tables: SparseTables | None
+  loss_fn: Callable[..., Any]
   num_micro_batches: int
   how: Collectives = XLA
   loss_scale: float = 1.0
@@ -66,15 +55,14 @@ class StepSpec:
   check_vma: bool = True
 
   @property
+  def tables(self) -> SparseTables | None:
+    return self.layout.tables
+
+  @property
   def is_typed(self) -> bool:
     """Whether `shard_map` checks which results are equal on all devices."""
     is_alone = self.layout.mesh.size == 1  # See `varying.is_alone`.
     return self.check_vma and self.how.is_typed and not is_alone
-
-  @property
-  def table_partition(self) -> PyTree:
-    """PartitionSpecs of the tables' state."""
-    return {} if self.tables is None else self.tables.partition_specs()
 
   def factor(self, opt_state: PyTree) -> jax.Array:
     """What the loss is multiplied by before it is differentiated."""
@@ -87,15 +75,57 @@ class StepSpec:
     return dataclasses.replace(self, loss_fn=loss_fn)
 
 
+def open_leaves(
+  layout: Layout,
+  pieces: list[jax.Array],
+  how: Collectives = XLA,
+  *,
+  regather: bool = True,
+) -> list[Any]:
+  """Whole parameters from a state's params; stacks as `LayerPiece`s.
+
+  Call it in `shard_map`.
+  """
+  paro = layout.paro
+  opened: list[Any] = []
+  for x, leaf in zip(pieces, layout.leaves, strict=True):
+    if not leaf.is_stack:
+      opened.append(transition.gather(x, leaf.spec, paro.params, how))
+      continue
+    slot = None
+    if leaf.is_trained:
+      slot = to_varying(_empty_accumulator(layout, leaf.spec))
+    opened.append(
+      LayerPiece(
+        to_varying(x),
+        slot,
+        leaf.spec.layer(),
+        paro.params,
+        paro.grads,
+        how,
+        not regather,
+      )
+    )
+  return opened
+
+
+def _empty_accumulator(layout: Layout, spec: LeafSpec) -> jax.Array:
+  """This device's zeros to sum gradients in, at least fp32."""
+  shape = list(spec.stored_shape(layout.paro.grads))
+  if spec.dim is not None:
+    mesh = layout.mesh
+    pieces = layout.paro.grads.num_pieces(mesh.shape[INTER], mesh.shape[INTRA])
+    shape[spec.dim] //= pieces
+  return jnp.zeros(shape, jnp.promote_types(spec.dtype, jnp.float32))
+
+
 def empty_carry(spec: StepSpec, rows: PyTree) -> Carry:
   """Zeros of this device, marked as differing between devices."""
   layout = spec.layout
-  leaves = [
-    empty_accumulator(layout, s) for s in layout.trained(list(layout.specs))
-  ]
+  leaves = [_empty_accumulator(layout, s) for s in layout.trained_specs]
   zero = jnp.zeros((), jnp.float32)
   zeros = (leaves, jax.tree.map(jnp.zeros_like, rows), zero, zero)
-  return jax.tree.map(transition.to_varying, zeros)
+  return jax.tree.map(to_varying, zeros)
 
 
 def add_micro_batch(
@@ -111,7 +141,7 @@ def add_micro_batch(
   """Adds one micro-batch's weighted sums of losses and gradients.
 
   Args:
-    spec: Spec of the step.
+    spec: Description of the step.
     carry: Sums so far.
     leaves: This device's pieces of the parameters.
     rows: Table rows, or an empty dict.
@@ -124,10 +154,15 @@ def add_micro_batch(
   acc, row_acc, loss_sum, weight_sum = carry
   pieces, micro = lax.optimization_barrier((leaves, micro))
   whole = open_leaves(layout, pieces, how, regather=spec.regather)
+  opened = layout.trained(whole)
 
   def loss_of(trained, rows):
+    trained = [
+      dataclasses.replace(x, slot=new) if isinstance(x, LayerPiece) else new
+      for x, new in zip(opened, trained, strict=True)
+    ]
     params = jax.tree.unflatten(
-      layout.treedef, with_trained(layout, whole, trained)
+      layout.treedef, layout.with_trained(whole, trained)
     )
     args = (params,) if spec.tables is None else (params, rows)
     losses, weights = losses_and_weights(spec.loss_fn(*args, micro, key))
@@ -138,25 +173,20 @@ def add_micro_batch(
     loss = jnp.sum(losses * weights)
     return loss * factor, (loss, jnp.sum(weights))
 
+  # With respect to whole arrays, and to the slots of stacks, whose gradients
+  # come reduced, layer by layer.
+  arguments = [x.slot if isinstance(x, LayerPiece) else x for x in opened]
   (_, (loss, weight)), (grads, row_grads) = jax.value_and_grad(
     loss_of, argnums=(0, 1), has_aux=True
-  )(trained_args(layout, whole), rows)
+  )(arguments, rows)
 
-  def reduce(g: jax.Array, a: jax.Array, leaf: LeafSpec) -> jax.Array:
+  def addend(g: jax.Array, a: jax.Array, leaf: LeafSpec, x: Any) -> jax.Array:
+    if isinstance(x, LayerPiece):
+      return g
     g = g.astype(a.dtype)
     return transition.reduce_addend(g, leaf, layout.paro.grads, how)
 
-  addends = [
-    # A stack's gradient comes reduced, layer by layer.
-    g if is_stack else reduce(g, a, leaf)
-    for g, a, leaf, is_stack in zip(
-      grads,
-      acc,
-      layout.trained(list(layout.specs)),
-      layout.trained(list(layout.scanned)),
-      strict=True,
-    )
-  ]
+  addends = list(map(addend, grads, acc, layout.trained_specs, opened))
   addends, acc = lax.optimization_barrier((addends, acc))
   return (
     [a + g for a, g in zip(acc, addends, strict=True)],
@@ -180,12 +210,12 @@ def sync(
   """The step's exchange: gradients of the weighted mean loss over all devices.
 
   Args:
-    spec: Spec of the step.
+    spec: Description of the step.
     carry: This device's sums.
     table_state: State of the tables.
     routing: Routing of the step's rows.
-    rounds: Result of the tables' `fetch`.
-    step: Steps done so far.
+    rounds: Second result of the tables' `fetch`.
+    step: Number of steps done so far.
     factor: Factor on the losses.
     flags: Scalars of this device, to be summed as well.
     lr_scale: Factor of the rows' changes.
@@ -195,8 +225,9 @@ def sync(
   """
   layout, paro = spec.layout, spec.layout.paro
   acc, row_acc, loss_sum, weight_sum = carry
-  specs = layout.trained(list(layout.specs))
-  synced = transition.sync_all(acc, specs, paro.grads, paro.opt_state, spec.how)
+  synced = transition.sync_all(
+    acc, layout.trained_specs, paro.grads, paro.opt_state, spec.how
+  )
   # Sums that are rounded to be sent may overflow on the way.
   checked = acc if spec.how.payload_dtype is None else synced
   # Sums and weights cross the wire, never means.

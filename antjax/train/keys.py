@@ -32,11 +32,7 @@ class Keys:
     vocabularies: Mapping[str, Vocabulary],
     tables: SparseTables | None,
   ):
-    """Checks that they go together.
-
-    Args:
-      vocabularies: Table name -> its vocabulary.
-      tables: All tables; None where there are no vocabularies.
+    """Takes vocabularies by table name, and all tables, if there are any.
 
     Raises:
       ValueError: An unknown table, or one of another size.
@@ -85,11 +81,9 @@ class Keys:
   def ids(
     self, keys: PyTree, *, is_training: bool
   ) -> tuple[PyTree, dict[str, np.ndarray]]:
-    """Looks keys up; in training counts and admits them first, collectively.
+    """Looks keys of `read` up; in training counts and admits them first.
 
-    Args:
-      keys: Keys from `read`; omitted ones are negative.
-      is_training: False changes nothing.
+    A collective call in training.
 
     Returns:
       (ids, int32 with -1 for padding; table -> rows that have changed hands and

@@ -24,17 +24,11 @@ MOST = 2.0**60
 
 
 class LossScaleState(NamedTuple):
-  """State of an optimizer with a dynamic loss scale.
+  """State of an optimizer with a dynamic loss scale."""
 
-  Attributes:
-    inner: State of the wrapped optimizer.
-    scale: float32 scalar.
-    num_good: int32 scalar, steps since the scale last changed.
-  """
-
-  inner: Any
-  scale: jax.Array
-  num_good: jax.Array
+  inner: Any  # State of the wrapped optimizer.
+  scale: jax.Array  # float32 scalar.
+  num_good: jax.Array  # int32 scalar, steps since the scale last changed.
 
 
 def with_loss_scale(

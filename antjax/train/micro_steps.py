@@ -54,13 +54,10 @@ def local_groups(mesh: Mesh) -> list[int]:
 class MicroSteps:
   """The part of a step that a process does alone, on its own devices."""
 
-  def __init__(self, spec: StepSpec, groups: Sequence[int]):
-    """Compiles nothing yet.
-
-    Args:
-      spec: Spec of the step.
-      groups: Indices of this process's groups.
-    """
+  def __init__(
+    self, spec: StepSpec, groups: Sequence[int], constants: PyTree = None
+  ):
+    """Takes the step, groups of this process, the Trainer's constants."""
     layout = spec.layout
     devices = layout.mesh.devices[list(groups)]
     self.mesh = Mesh(
@@ -73,15 +70,15 @@ class MicroSteps:
     self._is_whole = self.mesh == layout.mesh
     self._batch = NamedSharding(self.mesh, _BATCH)
     self._whole = NamedSharding(self.mesh, P())
-    self._pieces = [
-      NamedSharding(self.mesh, p)
-      for p in layout.level_specs(layout.paro.params, trained=False)
-    ]
+    self._pieces = [NamedSharding(self.mesh, p) for p in layout.param_specs]
     index = np.arange(layout.mesh.size, dtype=np.int32)
     index = index.reshape(layout.mesh.devices.shape)[list(groups)]
     self._device = jax.device_put(index.ravel(), self._batch)
     self._numbers: list[jax.Array] = []  # 0, 1, ... on the devices.
-    self._constants: PyTree = None
+    self._constants = jax.tree.map(
+      lambda x: self.local(x, NamedSharding(self.mesh, x.sharding.spec)),
+      constants,
+    )
     self._add = self._compile_add()
     self._reset = jax.jit(
       lambda carry: jax.tree.map(jnp.zeros_like, carry),
@@ -99,9 +96,8 @@ class MicroSteps:
   def begin(self, state: TrainState, rows: PyTree = None) -> None:
     """Starts a step's sums at zero.
 
-    Args:
-      state: The global state; it must stay until the last micro-batch.
-      rows: Global table rows from `ElasticStep.fetch`.
+    The global state must stay until the last micro-batch; `rows` are global
+    table rows.
     """
     scaling = state.opt_state
     scale = scaling.scale if isinstance(scaling, LossScaleState) else None
@@ -122,13 +118,6 @@ class MicroSteps:
       self._carry = self._empty(local_rows)
     else:
       self._carry = self._reset(self._carry)
-
-  def hold(self, constants: PyTree) -> None:
-    """Takes the Trainer's constants, once."""
-    self._constants = jax.tree.map(
-      lambda x: self.local(x, NamedSharding(self.mesh, x.sharding.spec)),
-      constants,
-    )
 
   def place(self, batch: PyTree) -> PyTree:
     """Puts a micro-batch on the devices, for `add`."""
@@ -258,13 +247,12 @@ class MicroSteps:
       # Not one of the sums: they are donated to the next call.
       return carry, new_loss[None] - loss
 
-    pieces = layout.level_specs(layout.paro.params, trained=False)
     mapped = jax.shard_map(
       add,
       mesh=self.mesh,
       in_specs=(
         _BATCH,
-        (pieces, _BATCH, P(), P(), P()),
+        (layout.param_specs, _BATCH, P(), P(), P()),
         _BATCH,
         _BATCH,
         P(),

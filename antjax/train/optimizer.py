@@ -65,11 +65,9 @@ class OptimizerConfig:
   def schedule(
     self, num_steps: int, peak: float | None = None
   ) -> float | optax.Schedule:
-    """The rate of each of `num_steps` steps.
+    """The rate of each step of a run.
 
-    Args:
-      num_steps: Number of steps of the run.
-      peak: Peak rate, of embedding rows for example; None: learning_rate.
+    `peak` is that of embedding rows, say; None: learning_rate.
     """
     peak = self.learning_rate if peak is None else peak
     warmup = min(self.warmup_steps, max(num_steps - 1, 1))
@@ -89,10 +87,8 @@ class OptimizerConfig:
   ) -> optax.GradientTransformation:
     """The optimizer of a run.
 
-    Args:
-      num_steps: Number of steps of the run.
-      is_lm: Leaf name -> whether `lm_learning_rate` is its rate; None: no
-        leaf's.
+    `lm_learning_rate` is the rate of the leaves whose names `is_lm` picks; None
+    picks none.
     """
     adamw = self._adamw(self.schedule(num_steps))
     if is_lm is not None:

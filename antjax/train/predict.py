@@ -20,8 +20,12 @@ from antjax.mesh.paro import Level
 from antjax.metrics.merge import merge_across_processes
 from antjax.metrics.metric import Metric
 from antjax.train.batches import BatchPlacer, Feed, local_flat
-from antjax.train.gradient import device_key, reading_constants, StepSpec
-from antjax.train.leaves import open_leaves
+from antjax.train.gradient import (
+  device_key,
+  open_leaves,
+  reading_constants,
+  StepSpec,
+)
 from antjax.train.state import Layout, PyTree, TrainState
 from antjax.train.step import input_specs, StepInput
 
@@ -37,7 +41,6 @@ def make_predict(
   still have data.
   """
   layout, tables = spec.layout, spec.tables
-  paro = layout.paro
 
   def local(leaves, table_state, step, rng, inputs):
     whole = open_leaves(layout, leaves)
@@ -53,8 +56,8 @@ def make_predict(
     local,
     mesh=layout.mesh,
     in_specs=(
-      layout.level_specs(paro.params, trained=False),
-      spec.table_partition,
+      layout.param_specs,
+      layout.table_specs,
       P(),
       P(),
       input_specs(spec.constants),
@@ -72,53 +75,39 @@ def make_predict(
 
 def whole_params(layout: Layout, state: TrainState) -> PyTree:
   """The user's tree, whole and unpadded on every device, masters preferred."""
-  level = layout.paro.params
-  leaves = jax.tree.leaves(state.params)
-  levels = [level] * len(leaves)
+  paro, leaves = layout.paro, jax.tree.leaves(state.params)
+  at = [(leaf.spec, paro.params) for leaf in layout.leaves]
   if state.master is not None:
     leaves = layout.with_trained(leaves, jax.tree.leaves(state.master))
-    levels = [layout.paro.opt_state if t else level for t in layout.trainable]
-  partition = [
-    spec.partition_spec(at)
-    for spec, at in zip(layout.specs, levels, strict=True)
-  ]
+    masters = [(spec, paro.opt_state) for spec in layout.trained_specs]
+    at = layout.with_trained(at, masters)
   gather = jax.shard_map(
     lambda xs: [
-      transition.coarsen(x, spec, at, Level.NONE)
-      for x, spec, at in zip(xs, layout.specs, levels, strict=True)
+      transition.coarsen(x, spec, level, Level.NONE)
+      for x, (spec, level) in zip(xs, at, strict=True)
     ],
     mesh=layout.mesh,
-    in_specs=(partition,),
+    in_specs=([spec.partition_spec(level) for spec, level in at],),
     out_specs=P(),
   )
   return jax.tree.unflatten(layout.treedef, jax.jit(gather)(leaves))
 
 
 def evaluate(
-  predict: Callable[[TrainState, StepInput], tuple[PyTree, jax.Array]],
-  placer: BatchPlacer,
-  state: TrainState,
-  batches: Iterable[PyTree],
-  metrics: Mapping[str, Metric],
+  outputs: Iterable[Mapping[str, np.ndarray]], metrics: Mapping[str, Metric]
 ) -> dict[str, float]:
-  """See `Trainer.evaluate`; `predict` is from `make_predict`."""
-  metrics = dict(metrics)
-  for arrays in outputs(predict, placer, state, batches):
+  """Values of metrics over `outputs` of all processes."""
+  for arrays in outputs:
     for metric in metrics.values():
       metric.update(**arrays)
   merged = merge_across_processes(metrics)
   return {name: metric.compute() for name, metric in merged.items()}
 
 
-def collect(
-  predict: Callable[[TrainState, StepInput], tuple[PyTree, jax.Array]],
-  placer: BatchPlacer,
-  state: TrainState,
-  batches: Iterable[PyTree],
-) -> dict[str, np.ndarray]:
-  """See `Trainer.predict`; `predict` is from `make_predict`."""
+def collect(outputs: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+  """Rows of positive weight of `outputs` of all processes."""
   parts: list[dict[str, np.ndarray]] = []
-  for arrays in outputs(predict, placer, state, batches):
+  for arrays in outputs:
     weight = arrays.pop('weight', None)
     if weight is not None:
       arrays = {name: x[weight > 0] for name, x in arrays.items()}
@@ -150,11 +139,6 @@ def outputs(
   has_data = feed.open()
   # The outputs of one batch are fetched while the next one runs.
   pending: tuple[Any, Any, bool] | None = None
-
-  def fetch(item: tuple[Any, Any, bool]) -> dict[str, np.ndarray] | None:
-    outputs, _, is_mine = item
-    return {k: local_flat(x) for k, x in outputs.items()} if is_mine else None
-
   while has_data:
     batch = feed.next()
     if batch is None and jax.process_count() == 1:
@@ -165,13 +149,12 @@ def outputs(
       num_parts=1,
       is_training=False,
     )
-    older = pending
-    pending = (*predict(state, inputs), batch is not None)
+    older, pending = pending, (*predict(state, inputs), batch is not None)
     if older is not None:
-      if (arrays := fetch(older)) is not None:
-        yield arrays
-      if not float(older[1]) > 0:
-        pending = None
-        break
-  if pending is not None and (arrays := fetch(pending)) is not None:
-    yield arrays
+      arrays, num_valid, is_mine = older
+      if is_mine:
+        yield {name: local_flat(x) for name, x in arrays.items()}
+      if not float(num_valid) > 0:
+        return
+  if pending is not None and pending[2]:
+    yield {name: local_flat(x) for name, x in pending[0].items()}

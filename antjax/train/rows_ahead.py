@@ -60,11 +60,8 @@ class RowsAhead:
   ) -> tuple[TrainState, Metrics, PyTree | None]:
     """One optimizer step; `state` is donated.
 
-    Args:
-      state: The state.
-      inputs: The step's inputs.
-      rows: Rows of the step, from `fetch` or from the previous step.
-      next_routing: Routing of the next step's inputs, or None.
+    `rows` are from `fetch` or from the previous step, `next_routing` is that of
+    the next step's inputs, if those are known.
 
     Returns:
       (state, metrics, the next step's rows or None).

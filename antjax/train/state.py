@@ -4,6 +4,7 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 import math
 from typing import Any, Protocol
 
@@ -76,29 +77,30 @@ class SparseTables(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Leaf:
+  """One array of the user's tree."""
+
+  name: str  # Path in the tree, such as 'mlp.kernel'.
+  spec: LeafSpec  # How it is split; the dtype is that of the master.
+  is_trained: bool  # Whether it has a gradient and optimizer state.
+  is_stack: bool  # Whether it is a stack of layers, gathered one by one.
+
+
+@dataclasses.dataclass(frozen=True)
 class Layout:
   """Static description of a model's state on a mesh.
 
-  Attributes:
-    mesh: The mesh.
-    paro: Levels of parameters, gradients, optimizer state.
-    treedef: Structure of the user's parameter tree.
-    names: Name of each leaf, in the tree's order.
-    specs: LeafSpec of each leaf; dtypes are those of the masters.
-    trainable: Whether each leaf is trained.
-    compute_dtype: Dtype of floating leaves in the step; None keeps their own.
-    scanned: Whether each leaf is a stack of layers, gathered one by one; none
-      by default.
+  A tree's leaves with None for frozen ones is "the trained tree".
   """
 
-  mesh: Mesh
-  paro: PaRO
-  treedef: Any
-  names: tuple[str, ...]
-  specs: tuple[LeafSpec, ...]
-  trainable: tuple[bool, ...]
+  mesh: Mesh  # The mesh.
+  paro: PaRO  # Levels of parameters, gradients, optimizer state.
+  treedef: Any  # Structure of the user's parameter tree.
+  leaves: tuple[Leaf, ...]  # Its leaves, in order.
+  optimizer: optax.GradientTransformation  # Optax transform.
+  tables: SparseTables | None = None  # Embedding tables, if there are any.
+  # Dtype of floating leaves in the step; None keeps their own.
   compute_dtype: Any = None
-  scanned: tuple[bool, ...] = ()
 
   @classmethod
   def of(
@@ -106,7 +108,9 @@ class Layout:
     params: PyTree,
     mesh: Mesh,
     paro: PaRO,
+    optimizer: optax.GradientTransformation,
     *,
+    tables: SparseTables | None = None,
     trainable: Callable[[str], bool] | None = None,
     scanned: Callable[[str], bool] | None = None,
     compute_dtype: Any = None,
@@ -114,80 +118,75 @@ class Layout:
   ) -> 'Layout':
     """Describes a tree of arrays or ShapeDtypeStructs; logs what stays whole.
 
-    Args:
-      params: The tree.
-      mesh: Mesh from `make_mesh`.
-      paro: Levels.
-      trainable: Name of a leaf -> whether it is trained; all by default.
-        Leaves that are not floating point are never trained.
-      scanned: Name of a leaf -> whether it is a stack of layers [L, ...] that
-        the model runs by `scan_layers`; none by default.
-      compute_dtype: See the class.
-      min_shard_size: Leaves with fewer elements stay whole everywhere.
+    The arguments are those of `Trainer`. Leaves that are not floating point
+    are never trained.
 
     Raises:
       ValueError: Nothing is left to train, or a scalar is called a stack.
     """
     by_path, treedef = jax.tree.flatten_with_path(params)
-    names = tuple(leaf_names([path for path, _ in by_path]))
-    leaves = [leaf for _, leaf in by_path]
-    if not leaves:
+    if not by_path:
       raise ValueError(
         'Trainer.init: params has no leaf. A model needs dense parameters'
         ' beside its tables; a bias will do.'
       )
-    for name, leaf in zip(names, leaves, strict=True):
-      if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.extended):
+    leaves = []
+    for name, x in named_leaves(by_path):
+      if jnp.issubdtype(jnp.result_type(x), jax.dtypes.extended):
         raise ValueError(
           f'Trainer.init: leaf {name} is a random key, which is no parameter;'
           ' keep it out of params (nnx: nnx.split(model, nnx.Param, ...)).'
         )
-    dtypes = [np.dtype(jnp.result_type(x)) for x in leaves]
-    trained = tuple(
-      bool(jnp.issubdtype(dtype, jnp.floating))
-      and (trainable is None or bool(trainable(name)))
-      for name, dtype in zip(names, dtypes, strict=True)
-    )
-    if compute_dtype is not None:  # Masters have at least fp32.
-      dtypes = [
-        np.dtype(jnp.promote_types(d, jnp.float32)) if t else d
-        for d, t in zip(dtypes, trained, strict=True)
-      ]
-    stacked = tuple(scanned is not None and bool(scanned(n)) for n in names)
-    specs = tuple(
-      _leaf_spec(name, jnp.shape(x), dtype, mesh.size, min_shard_size, is_stack)
-      for name, x, dtype, is_stack in zip(
-        names, leaves, dtypes, stacked, strict=True
+      dtype = np.dtype(jnp.result_type(x))
+      is_trained = bool(jnp.issubdtype(dtype, jnp.floating)) and (
+        trainable is None or bool(trainable(name))
       )
-    )
-    if not any(trained):
+      if compute_dtype is not None and is_trained:  # Masters: at least fp32.
+        dtype = np.dtype(jnp.promote_types(dtype, jnp.float32))
+      shape = jnp.shape(x)
+      is_stack = scanned is not None and bool(scanned(name))
+      if is_stack and not shape:
+        raise ValueError(
+          f'Trainer(scanned=...): leaf {name} is a scalar; a stack of layers'
+          ' has shape [L, ...].'
+        )
+      spec = sharding.leaf_spec(  # A stack is split inside its layers.
+        shape[1:] if is_stack else shape,
+        dtype,
+        num_devices=mesh.size,
+        min_size=min_shard_size,
+      )
+      spec = spec.stacked(shape[0]) if is_stack else spec
+      leaves.append(Leaf(name, spec, is_trained, is_stack))
+    if not any(leaf.is_trained for leaf in leaves):
       raise ValueError(
         'Trainer(trainable=...): no leaf is left to train. The leaves are: '
-        f'{", ".join(names)}.'
+        f'{", ".join(leaf.name for leaf in leaves)}.'
       )
     if paro.code != 'NNN':
-      sharding.log_whole_leaves(dict(zip(names, specs, strict=True)))
+      sharding.log_whole_leaves({leaf.name: leaf.spec for leaf in leaves})
     return cls(
-      mesh, paro, treedef, names, specs, trained, compute_dtype, stacked
+      mesh, paro, treedef, tuple(leaves), optimizer, tables, compute_dtype
     )
 
-  # A tree's leaves with None for frozen ones is "the trained tree".
+  @functools.cached_property
+  def trained_specs(self) -> list[LeafSpec]:
+    return [leaf.spec for leaf in self.leaves if leaf.is_trained]
 
-  def trained(self, leaves: list[Any]) -> list[Any]:
-    """Picks the trained ones among all leaves."""
-    return [x for x, t in zip(leaves, self.trainable, strict=True) if t]
+  def trained(self, values: list[Any]) -> list[Any]:
+    """Those of the trained ones among all leaves."""
+    pairs = zip(values, self.leaves, strict=True)
+    return [x for x, leaf in pairs if leaf.is_trained]
 
-  def with_trained(self, leaves: list[Any], trained: list[Any]) -> list[Any]:
+  def with_trained(self, values: list[Any], trained: list[Any]) -> list[Any]:
     """All leaves, with these in place of the trained ones."""
     it = iter(trained)
-    return [
-      next(it) if t else x for x, t in zip(leaves, self.trainable, strict=True)
-    ]
+    pairs = zip(values, self.leaves, strict=True)
+    return [next(it) if leaf.is_trained else x for x, leaf in pairs]
 
-  def trained_tree(self, trained_leaves: list[Any]) -> PyTree:
+  def trained_tree(self, trained: list[Any]) -> PyTree:
     """The user's tree with None in place of frozen leaves."""
-    nothing = [None] * len(self.trainable)
-    leaves = self.with_trained(nothing, trained_leaves)
+    leaves = self.with_trained([None] * len(self.leaves), trained)
     return jax.tree.unflatten(self.treedef, leaves)
 
   def compute_type(self, spec: LeafSpec) -> np.dtype:
@@ -197,20 +196,30 @@ class Layout:
       return spec.dtype
     return np.dtype(self.compute_dtype)
 
-  def level_specs(self, level: Level, *, trained: bool) -> list[P]:
-    specs = self.trained(list(self.specs)) if trained else self.specs
-    return [spec.partition_spec(level) for spec in specs]
+  @property
+  def param_specs(self) -> list[P]:
+    """PartitionSpecs of all leaves, at the parameters' level."""
+    level = self.paro.params
+    return [leaf.spec.partition_spec(level) for leaf in self.leaves]
 
-  def opt_state_specs(
-    self, optimizer: optax.GradientTransformation
-  ) -> tuple[PyTree, PyTree]:
-    """(shapes, PartitionSpecs) of the optax state; moments follow leaves."""
+  @property
+  def master_specs(self) -> list[P]:
+    """PartitionSpecs of the trained leaves, at the optimizer's level."""
     level = self.paro.opt_state
-    specs = self.trained(list(self.specs))
+    return [spec.partition_spec(level) for spec in self.trained_specs]
+
+  @property
+  def table_specs(self) -> PyTree:
+    """PartitionSpecs of the tables' state."""
+    return {} if self.tables is None else self.tables.partition_specs()
+
+  def opt_state_specs(self) -> tuple[PyTree, PyTree]:
+    """(shapes, PartitionSpecs) of the optax state; moments follow leaves."""
+    level, specs = self.paro.opt_state, self.trained_specs
     master = self.trained_tree(
       [jax.ShapeDtypeStruct(s.stored_shape(level), s.dtype) for s in specs]
     )
-    shapes = jax.eval_shape(optimizer.init, master)
+    shapes = jax.eval_shape(self.optimizer.init, master)
     # A moment is at its parameter's path, behind the optimizer's own, and
     # has its shape; that also holds inside masked and multi_transform.
     by_path = {
@@ -230,148 +239,87 @@ class Layout:
 
     return shapes, jax.tree.map_with_path(partition, shapes)
 
-  def bytes_per_device(
-    self, optimizer: optax.GradientTransformation
-  ) -> dict[str, int]:
-    """Bytes of state on each device, by part; masters with the optimizer."""
-    parts = sharding.bytes_per_device(
-      dict(zip(self.names, self.specs, strict=True)),
-      self.paro,
-      self.mesh,
-      trainable=dict(zip(self.names, self.trainable, strict=True)),
-      compute_dtype=self.compute_dtype,
-      num_moments=0,
+  def bytes_per_device(self) -> dict[str, int]:
+    """Bytes of dense state on each device; masters with the optimizer."""
+    paro, mesh = self.paro, self.mesh
+    total = {'params': 0, 'grads': 0, 'opt_state': 0}
+    for leaf in self.leaves:
+      kept = dataclasses.replace(leaf.spec, dtype=self.compute_type(leaf.spec))
+      total['params'] += kept.bytes_per_device(paro.params, mesh)
+      if leaf.is_trained:
+        f32 = dataclasses.replace(leaf.spec, dtype=np.dtype(np.float32))
+        total['grads'] += f32.bytes_per_device(paro.grads, mesh)
+      if leaf.is_trained and self.compute_dtype is not None:
+        total['opt_state'] += leaf.spec.bytes_per_device(paro.opt_state, mesh)
+    shapes, specs = map(_flat, self.opt_state_specs())
+    for shape, spec in zip(shapes, specs, strict=True):
+      local = NamedSharding(mesh, spec).shard_shape(shape.shape)
+      total['opt_state'] += math.prod(local) * shape.dtype.itemsize
+    return total
+
+  def shardings(self) -> TrainState:
+    """A TrainState with a NamedSharding in place of each array."""
+
+    def named(specs: PyTree) -> PyTree:
+      return jax.tree.map(
+        lambda s: NamedSharding(self.mesh, s), specs, is_leaf=_is_spec
+      )
+
+    master = None
+    if self.compute_dtype is not None:
+      master = self.trained_tree(named(self.master_specs))
+    return TrainState(
+      step=named(P()),
+      params=jax.tree.unflatten(self.treedef, named(self.param_specs)),
+      master=master,
+      opt_state=named(self.opt_state_specs()[1]),
+      tables={} if self.tables is None else self.tables.shardings(),
+      rng=named(P()),
     )
-    shapes, specs = self.opt_state_specs(optimizer)
-    for shape, spec in zip(
-      jax.tree.leaves(shapes),
-      jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, P)),
-      strict=True,
-    ):
-      local = NamedSharding(self.mesh, spec).shard_shape(shape.shape)
-      parts['opt_state'] += math.prod(local) * shape.dtype.itemsize
-    return parts
 
-
-def _leaf_spec(
-  name: str,
-  shape: tuple[int, ...],
-  dtype: np.dtype,
-  num_devices: int,
-  min_size: int,
-  is_stack: bool,
-) -> LeafSpec:
-  """`leaf_spec`, which splits a stack inside its layers."""
-  if not is_stack:
-    return sharding.leaf_spec(
-      shape, dtype, num_devices=num_devices, min_size=min_size
+  def new_state(self, params: PyTree, key: jax.Array) -> TrainState:
+    """The state of the user's (whole) parameters; call in `jit`."""
+    leaves = [jnp.asarray(x) for x in jax.tree.leaves(params)]
+    specs = [leaf.spec for leaf in self.leaves]
+    masters = [
+      stored(spec, x.astype(spec.dtype), self.paro.opt_state)
+      for spec, x in zip(specs, leaves, strict=True)
+    ]
+    master = self.trained_tree(self.trained(masters))
+    kept = [
+      stored(spec, x, self.paro.params).astype(self.compute_type(spec))
+      for spec, x in zip(specs, leaves, strict=True)
+    ]
+    return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=jax.tree.unflatten(self.treedef, kept),
+      master=None if self.compute_dtype is None else master,
+      opt_state=self.optimizer.init(master),
+      tables={} if self.tables is None else self.tables.init(_tables_key(key)),
+      rng=jax.random.key_data(key),
     )
-  if not shape:
-    raise ValueError(
-      f'Trainer(scanned=...): leaf {name} is a scalar; a stack of layers has'
-      ' shape [L, ...].'
-    )
-  layer = sharding.leaf_spec(
-    shape[1:], dtype, num_devices=num_devices, min_size=min_size
-  )
-  return layer.stacked(shape[0])
 
 
-def leaf_names(paths: list[Any]) -> list[str]:
-  """'mlp.kernel' for each path in a pytree; written out where that repeats."""
+def _is_spec(x: Any) -> bool:
+  return isinstance(x, P)
+
+
+def _flat(tree: PyTree) -> list[Any]:
+  return jax.tree.leaves(tree, is_leaf=_is_spec)
+
+
+def named_leaves(by_path: list[tuple[Any, Any]]) -> list[tuple[str, Any]]:
+  """('mlp.kernel', leaf) of what `jax.tree.leaves_with_path` gives.
+
+  Paths are spelt out where such names repeat.
+  """
+  paths = [path for path, _ in by_path]
   names = [
     jax.tree_util.keystr(path, simple=True, separator='.') for path in paths
   ]
   if len(set(names)) < len(names):
     names = [jax.tree_util.keystr(path) for path in paths]
-  return names
-
-
-def state_shardings(
-  layout: Layout,
-  optimizer: optax.GradientTransformation,
-  tables: SparseTables | None,
-) -> TrainState:
-  """A TrainState with a NamedSharding in place of each array."""
-  mesh = layout.mesh
-
-  def named(specs: PyTree) -> PyTree:
-    return jax.tree.map(
-      lambda s: NamedSharding(mesh, s),
-      specs,
-      is_leaf=lambda x: isinstance(x, P),
-    )
-
-  _, opt_specs = layout.opt_state_specs(optimizer)
-  params = layout.level_specs(layout.paro.params, trained=False)
-  master = None
-  if layout.compute_dtype is not None:
-    specs = layout.level_specs(layout.paro.opt_state, trained=True)
-    master = layout.trained_tree(named(specs))
-  return TrainState(
-    step=NamedSharding(mesh, P()),
-    params=jax.tree.unflatten(layout.treedef, named(params)),
-    master=master,
-    opt_state=named(opt_specs),
-    tables={} if tables is None else tables.shardings(),
-    rng=NamedSharding(mesh, P()),
-  )
-
-
-def new_state(
-  layout: Layout,
-  optimizer: optax.GradientTransformation,
-  tables: SparseTables | None,
-  params: PyTree,
-  key: jax.Array,
-) -> TrainState:
-  """Builds a state from the user's (whole) parameters; call in `jit`."""
-  leaves = [jnp.asarray(x) for x in jax.tree.leaves(params)]
-  masters = [
-    stored(spec, x.astype(spec.dtype), layout.paro.opt_state)
-    for spec, x in zip(layout.specs, leaves, strict=True)
-  ]
-  master = layout.trained_tree(layout.trained(masters))
-  kept = [
-    stored(spec, x, layout.paro.params).astype(layout.compute_type(spec))
-    for spec, x in zip(layout.specs, leaves, strict=True)
-  ]
-  return TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=jax.tree.unflatten(layout.treedef, kept),
-    master=None if layout.compute_dtype is None else master,
-    opt_state=optimizer.init(master),
-    tables={} if tables is None else tables.init(_tables_key(key)),
-    rng=jax.random.key_data(key),
-  )
-
-
-def place_new_state(
-  layout: Layout,
-  optimizer: optax.GradientTransformation,
-  tables: SparseTables | None,
-  key: jax.Array,
-  init_fn: Callable[[jax.Array], PyTree] | None,
-  params: PyTree = None,
-) -> TrainState:
-  """A new state, each leaf born at its own level.
-
-  Args:
-    layout: Layout of the state.
-    optimizer: See `Trainer`.
-    tables: See `Trainer`.
-    key: Random key.
-    init_fn: Key -> parameters; None: take `params`.
-    params: numpy arrays. They are an argument of the program: as constants a
-      large model would be part of its text.
-  """
-
-  def make(key: jax.Array, given: PyTree) -> TrainState:
-    whole = given if init_fn is None else init_fn(key)
-    return new_state(layout, optimizer, tables, whole, key)
-
-  shardings = state_shardings(layout, optimizer, tables)
-  return jax.jit(make, out_shardings=shardings)(key, params)
+  return [(n, x) for n, (_, x) in zip(names, by_path, strict=True)]
 
 
 def reset_rows(
@@ -379,12 +327,8 @@ def reset_rows(
 ) -> TrainState:
   """Gives rows of the tables the values and slots that they were born with.
 
-  For ids that a `Vocabulary` has given to another key; the tables are donated.
-
-  Args:
-    tables: The Trainer's tables.
-    state: State from `Trainer.init`, a step or a restore.
-    ids: Table name -> ids [n], the same on every process.
+  For ids [n] by table, the same on every process, that a `Vocabulary` has given
+  to another key; the tables are donated.
   """
   key = _tables_key(jax.random.wrap_key_data(state.rng))
   new = tables.reset_rows(state.tables, ids, key)

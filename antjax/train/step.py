@@ -30,7 +30,7 @@ from antjax.train import gradient
 from antjax.train import loss_scale as loss_scale_lib
 from antjax.train.gradient import StepSpec
 from antjax.train.loss_scale import LossScaleState
-from antjax.train.state import PyTree, state_shardings, stored, TrainState
+from antjax.train.state import PyTree, stored, TrainState
 
 Array = jax.Array | np.ndarray
 Metrics = dict[str, jax.Array]
@@ -63,11 +63,7 @@ class StepInput:
 
 
 def input_specs(constants: PyTree) -> StepInput:
-  """PartitionSpecs of a step's inputs, for `shard_map`.
-
-  Args:
-    constants: PartitionSpecs of the Trainer's constants.
-  """
+  """PartitionSpecs of a step's inputs, given those of the constants."""
   split: Any = _BATCH
   return StepInput(
     batch=split,
@@ -119,8 +115,8 @@ def make_backward(
     local,
     mesh=layout.mesh,
     in_specs=(
-      layout.level_specs(layout.paro.params, trained=False),
-      spec.table_partition,
+      layout.param_specs,
+      layout.table_specs,
       P(),
       P(),
       P(),
@@ -143,9 +139,7 @@ def make_backward(
 
 def grad_specs(spec: StepSpec) -> tuple[Any, ...]:
   """PartitionSpecs of what `gradient.sync` returns."""
-  layout = spec.layout
-  grads = layout.level_specs(layout.paro.opt_state, trained=True)
-  return grads, spec.table_partition, P()
+  return spec.layout.master_specs, spec.layout.table_specs, P()
 
 
 def jit_step(
@@ -153,20 +147,15 @@ def jit_step(
 ) -> Any:
   """Compiles `(state, ...) -> (state, metrics, *more)`; the state is donated.
 
-  Args:
-    spec: Description of the step.
-    step: Step to compile.
-    more_out: PartitionSpecs of further results.
+  `more_out` are the PartitionSpecs of further results.
   """
-  shardings = state_shardings(spec.layout, spec.optimizer, spec.tables)
+  layout = spec.layout
+  rest = [NamedSharding(layout.mesh, p) for p in (P(), *more_out)]
   return jax.jit(
     step,
     donate_argnums=0,
-    out_shardings=(
-      shardings,
-      *(NamedSharding(spec.layout.mesh, p) for p in (P(), *more_out)),
-    ),
-    compiler_options=compiler.options(spec.layout.mesh),
+    out_shardings=(layout.shardings(), *rest),
+    compiler_options=compiler.options(layout.mesh),
   )
 
 
@@ -178,22 +167,18 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
     sums are those of `gradient.sync`, `lr_scale` is a factor of the updates or
     None.
   """
-  layout, optimizer = spec.layout, spec.optimizer
+  layout, trained_specs = spec.layout, spec.layout.trained_specs
   mesh, paro = layout.mesh, layout.paro
-  trained_specs = layout.trained(list(layout.specs))
-  grad_partition = layout.level_specs(paro.opt_state, trained=True)
   coarsen = jax.shard_map(
     lambda leaves: transition.coarsen_all(
       leaves, trained_specs, paro.opt_state, paro.params, spec.how
     ),
     mesh=mesh,
-    in_specs=(grad_partition,),
-    out_specs=layout.level_specs(paro.params, trained=True),
+    in_specs=(layout.master_specs,),
+    out_specs=layout.trained(layout.param_specs),
     check_vma=spec.is_typed,
   )
-  opt_shardings = [
-    NamedSharding(mesh, partition) for partition in grad_partition
-  ]
+  opt_shardings = [NamedSharding(mesh, p) for p in layout.master_specs]
 
   def at_opt_level(leaves: list[jax.Array]) -> list[jax.Array]:
     return lax.with_sharding_constraint(leaves, opt_shardings)
@@ -226,7 +211,7 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
         for g, x in zip(at_opt_level(grads), master, strict=True)
       ]
     )
-    updates, opt_state = optimizer.update(
+    updates, opt_state = layout.optimizer.update(
       grads_tree, state.opt_state, layout.trained_tree(master)
     )
     if lr_scale is not None:
@@ -284,13 +269,13 @@ def accumulate(
   """One device's part: gradients of the weighted mean loss, synced.
 
   Args:
-    spec: Spec of the step.
+    spec: Description of the step.
     leaves: This device's pieces of the parameters.
     table_state: State of the tables.
-    step: Steps done so far.
+    step: Number of steps done so far.
     rng: Key data of the run.
     factor: Factor on the loss.
-    inputs: Inputs of the step.
+    inputs: The step's inputs.
     fetched: `(rows, rounds)` where the rows are at hand; None fetches them.
 
   Returns:

@@ -3,6 +3,7 @@
 """Trainer: init, step, fit and evaluate for any loss on any pytree."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import functools
 from typing import Any, Literal
 
 import jax
@@ -21,17 +22,11 @@ from antjax.train import predict as predict_lib
 from antjax.train import step as step_lib
 from antjax.train.batches import BatchPlacer
 from antjax.train.elastic_step import ElasticStep
-from antjax.train.fit_options import FitOptions, Metrics
 from antjax.train.gradient import StepSpec
 from antjax.train.keys import Keys
+from antjax.train.loop import FitOptions, Metrics
 from antjax.train.rows_ahead import RowsAhead
-from antjax.train.state import (
-  Layout,
-  place_new_state,
-  PyTree,
-  SparseTables,
-  TrainState,
-)
+from antjax.train.state import Layout, PyTree, SparseTables, TrainState
 from antjax.train.step import StepInput
 
 
@@ -128,20 +123,32 @@ class Trainer:
     self.collectives = collectives
     self.tables = tables
     self._constants = constants
-    self._check_vma = check_vma
-    chosen = loss_scale_lib.choose(loss_scale, optimizer)
-    self.optimizer, self._loss_scale = chosen
-    self.num_micro_batches = num_micro_batches
+    self.optimizer, factor = loss_scale_lib.choose(loss_scale, optimizer)
     self.row_staleness = row_staleness
     if remat_policy:
       policy = None if remat_policy is True else remat_policy
       loss_fn = jax.checkpoint(loss_fn, policy=policy)
-    self._loss_fn = loss_fn
-    self._compute_dtype = compute_dtype
-    self._trainable = trainable
-    self._scanned = scanned
-    self._regather = regather
-    self._min_shard_size = min_shard_size
+    self._layout_of = functools.partial(
+      Layout.of,
+      mesh=mesh,
+      paro=self.paro,
+      optimizer=self.optimizer,
+      tables=tables,
+      trainable=trainable,
+      scanned=scanned,
+      compute_dtype=compute_dtype,
+      min_shard_size=min_shard_size,
+    )
+    self._spec_of = functools.partial(
+      StepSpec,
+      loss_fn=loss_fn,
+      num_micro_batches=num_micro_batches,
+      how=collectives,
+      loss_scale=factor,
+      regather=regather,
+      constants=jax.tree.map(lambda x: x.sharding.spec, constants),
+      check_vma=check_vma,
+    )
     self._layout: Layout | None = None
     self._step: Callable[..., Any] | None = None
     self._elastic_step: ElasticStep | None = None
@@ -162,21 +169,22 @@ class Trainer:
     key = jax.random.key(seed)
     # An Equinox module can be called too, but is a pytree.
     is_init = callable(params) and jax.tree_util.all_leaves([params])
+    # An argument of the program: as constants a large model would be part of
+    # its text.
     given = None if is_init else jax.tree.map(np.asarray, params)
-    init_fn = params if is_init else lambda _: given
-    shapes = jax.eval_shape(init_fn, key)
-    self._layout = Layout.of(
-      shapes,
-      self.mesh,
-      self.paro,
-      trainable=self._trainable,
-      scanned=self._scanned,
-      compute_dtype=self._compute_dtype,
-      min_shard_size=self._min_shard_size,
+
+    def whole(key: jax.Array, given: PyTree) -> PyTree:
+      return params(key) if is_init else given
+
+    layout = self._layout_of(jax.eval_shape(whole, key, given))
+    if layout != self._layout:
+      self._layout, self._step, self._predict = layout, None, {}
+    self._elastic_step = None
+    make = jax.jit(
+      lambda key, given: layout.new_state(whole(key, given), key),
+      out_shardings=layout.shardings(),
     )
-    self._step, self._elastic_step, self._predict = None, None, {}
-    parts = self._layout, self.optimizer, self.tables
-    return place_new_state(*parts, key, init_fn if is_init else None, given)
+    return make(key, given)
 
   @property
   def layout(self) -> Layout:
@@ -197,7 +205,7 @@ class Trainer:
   def bytes_per_device(self) -> dict[str, int]:
     """Bytes of state on each device, by part; tables by stack."""
     tables = {} if self.tables is None else self.tables.bytes_per_device()
-    return self.layout.bytes_per_device(self.optimizer) | {
+    return self.layout.bytes_per_device() | {
       f'tables/{name}': size for name, size in tables.items()
     }
 
@@ -234,28 +242,13 @@ class Trainer:
 
   def step_spec(self) -> StepSpec:
     """What the step is made of; known after `init`."""
-    return StepSpec(
-      self.layout,
-      self._loss_fn,
-      self.optimizer,
-      self.tables,
-      self.num_micro_batches,
-      how=self.collectives,
-      loss_scale=self._loss_scale,
-      regather=self._regather,
-      constants=self._constant_specs(),
-      check_vma=self._check_vma,
-    )
-
-  def _constant_specs(self) -> PyTree:
-    return jax.tree.map(lambda x: x.sharding.spec, self._constants)
+    return self._spec_of(self.layout)
 
   def elastic_step(self) -> ElasticStep:
     """The step in its host-loop form; `fit(elastic=...)` runs it."""
     if self._elastic_step is None:
-      self._elastic_step = ElasticStep(
-        self.step_spec(), constants=self._constants
-      )
+      spec = self.step_spec()
+      self._elastic_step = ElasticStep(spec, constants=self._constants)
     return self._elastic_step
 
   def step_inputs(
@@ -331,8 +324,8 @@ class Trainer:
         Pass the same function each time: it is compiled once.
       metrics: Fresh metrics by name.
     """
-    predict = self._compiled(predict_fn)
-    return predict_lib.evaluate(predict, self.placer, state, batches, metrics)
+    outputs = self.outputs(state, batches, predict_fn)
+    return predict_lib.evaluate(outputs, metrics)
 
   def predict(
     self,
@@ -345,8 +338,7 @@ class Trainer:
     The rows of all processes, the same on each; where there is a 'weight',
     those of weight 0 and the weights are left out.
     """
-    predict = self._compiled(predict_fn)
-    return predict_lib.collect(predict, self.placer, state, batches)
+    return predict_lib.collect(self.outputs(state, batches, predict_fn))
 
   def outputs(
     self,
@@ -359,11 +351,9 @@ class Trainer:
     1-D arrays by name, on the host. All processes iterate until none has a
     batch left.
     """
-    predict = self._compiled(predict_fn)
-    return predict_lib.outputs(predict, self.placer, state, batches)
-
-  def _compiled(self, predict_fn: Callable[..., Any]) -> Callable[..., Any]:
     if predict_fn not in self._predict:
       predict = predict_lib.make_predict(self.step_spec(), predict_fn)
       self._predict[predict_fn] = predict
-    return self._predict[predict_fn]
+    return predict_lib.outputs(
+      self._predict[predict_fn], self.placer, state, batches
+    )

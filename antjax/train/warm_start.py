@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from antjax.train.canonical import Canonical
+from antjax.train import canonical
 from antjax.train.checkpoint import Checkpointer, latest_step
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
@@ -53,16 +53,11 @@ def warm_start(
       f'warm_start: {directory} holds no checkpoint; give the folder'
       " 'checkpoints' of a run that has saved one."
     )
-  with Checkpointer(
-    directory, trainer.layout, trainer.optimizer, trainer.tables
-  ) as reader:
+  layout = trainer.layout
+  with Checkpointer(directory, layout) as reader:
     meta = reader.read_item(step, 'meta', ocp.args.JsonRestore())
     saved = {n: x[0] for n, x in meta['model']['params'].items()}
-    layout = trainer.layout
-    canonical = Canonical(layout, trainer.optimizer, trainer.tables)
-    wanted = {
-      n: list(s.shape) for n, s in zip(layout.names, layout.specs, strict=True)
-    }
+    wanted = {leaf.name: list(leaf.spec.shape) for leaf in layout.leaves}
     for name in sorted({*saved, *wanted}):
       if saved.get(name) != wanted.get(name):
         raise ValueError(
@@ -70,7 +65,7 @@ def warm_start(
           f' {directory} and {wanted.get(name, "absent")} here; needed is the'
           ' same model.'
         )
-    target, restore_args = canonical.target()
+    target, restore_args = canonical.restore_target(layout)
     restored = reader.read_item(
       step,
       'state',
@@ -80,14 +75,14 @@ def warm_start(
         partial_restore=True,
       ),
     )
-    parts = canonical.of(state) | {'params': restored['params']}
+    parts = canonical.of_state(layout, state) | {'params': restored['params']}
     for name, source in (sources or {}).items():
       table = parts['tables'][name]
       saved_rows = _read_table(reader, step, meta, name)
       table['table'] = _replace_rows(name, table['table'], saved_rows, source)
     # The old copies are let go first; the rest of `parts` stays.
     del state
-    new = canonical.state(parts)
+    new = canonical.to_state(layout, parts)
   logging.info('Parameters are those of step %d of %s.', step, directory)
   return dataclasses.replace(new, step=jax.numpy.zeros_like(new.step))
 

@@ -5,10 +5,10 @@
 import numpy as np
 import pytest
 
-from benchmarks import bahe_figures, bahe_problem
+from benchmarks import bahe_bench
 from tests.benchmarks import runs
 
-_CASE = bahe_problem.Case(model='minilm', text_length=2048, dtype='float32')
+_CASE = bahe_bench.Case('minilm', 2048, 'float32')
 
 
 def _measured(seconds, size, **options):
@@ -24,19 +24,19 @@ def _measured(seconds, size, **options):
 
 
 def test_problem_is_consistent():
-  config = bahe_problem.fields('smollm2', is_quick=True)
-  problem = bahe_problem.make(_CASE, config, 3)
-  again = bahe_problem.make(_CASE, config, 3)
+  config = bahe_bench.fields('smollm2', is_quick=True)
+  problem = bahe_bench.make(_CASE, config, 3)
+  again = bahe_bench.make(_CASE, config, 3)
   for name, array in problem.items():
     np.testing.assert_array_equal(array, again[name])
   assert problem['behaviors'].shape == (3, 128)
   assert problem['tokens'][problem['behaviors']].reshape(3, -1).shape[1] == 2048
   assert problem['behaviors'].max() < len(problem['tokens'])
-  assert len({case.name for case in bahe_problem.CASES}) == 16
+  assert len({case.name for case in bahe_bench.CASES}) == 16
 
 
 def test_ratios_are_over_the_faster_and_the_smaller_full_text():
-  line = bahe_figures.line_of(
+  line = bahe_bench.line_of(
     _CASE,
     {
       'full_text': _measured(4.0, 800, flops=5e8, peak_flops=1e9),
@@ -64,9 +64,9 @@ def test_different_losses_are_an_error_in_float32_only():
     'full_text': _measured(4.0, 800, flops=1.0, peak_flops=1.0),
     'peer': _measured(4.0, 800, loss=0.701),
   }
-  assert 'losses 0.7, 0.701' in bahe_figures.line_of(_CASE, found)['error']
-  case = bahe_problem.Case(model='minilm', text_length=2048, dtype='bfloat16')
-  assert 'error' not in bahe_figures.line_of(case, found)
+  assert 'losses 0.7, 0.701' in bahe_bench.line_of(_CASE, found)['error']
+  case = bahe_bench.Case('minilm', 2048, 'bfloat16')
+  assert 'error' not in bahe_bench.line_of(case, found)
 
 
 @pytest.mark.slow

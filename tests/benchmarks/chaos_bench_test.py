@@ -4,11 +4,12 @@
 
 import asyncio
 from collections import Counter
-import contextlib
 import json
 
+import grpc
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -68,75 +69,51 @@ def test_the_policy_gives_each_worker_work():
 # --- The proxy. ---
 
 
-def frame(kind, stream, payload=b''):
-  return (
-    len(payload).to_bytes(3, 'big')
-    + bytes([kind, 0])
-    + stream.to_bytes(4, 'big')
-    + payload
-  )
-
-
-def test_frames_are_found_however_bytes_are_cut():
-  data = chaos_proxy.PREFACE + frame(4, 0, b'x' * 300) + frame(0, 5, b'train')
-  whole = list(chaos_proxy.Frames(True).feed(data))
-  assert [(f.kind, f.stream) for f in whole] == [(4, 0), (0, 5)]
-  assert whole[1].payload == b'train'
-  frames = chaos_proxy.Frames(True)
-  bytewise = [f for i in range(len(data)) for f in frames.feed(data[i : i + 1])]
-  assert bytewise == whole
-
-
-def test_only_the_reply_to_a_marked_request_is_cut():
-  saboteur = chaos_proxy.Saboteur(b'train')
-  link = chaos_proxy.Link(saboteur)
-  link.on_request(chaos_proxy.PREFACE + frame(1, 1) + frame(0, 1, b'train'))
-  assert not link.on_reply(frame(1, 1) + frame(0, 1, b'ok'))  # Not armed.
-  saboteur.arm(is_any=False)
-  link.on_request(frame(1, 3) + frame(0, 3, b'beat'))
-  assert not link.on_reply(frame(1, 3))
-  link.on_request(frame(1, 5) + frame(0, 5, b'1 train'))
-  link.on_request(frame(1, 7) + frame(0, 7, b'2 train'))
-  assert not link.on_reply(frame(8, 5, b'0000') + frame(1, 7))  # Of others.
-  assert link.on_reply(frame(1, 5))
-  saboteur.arm(is_any=True)
-  link.on_request(frame(1, 9) + frame(0, 9, b'beat'))
-  assert link.on_reply(frame(1, 9))
-
-
 def test_the_server_gets_the_request_and_the_client_no_reply():
   async def run():
-    requests = []
+    requests, cuts = [], []
 
-    async def answer(reader, writer):
-      with contextlib.suppress(asyncio.IncompleteReadError):
-        await reader.readexactly(len(chaos_proxy.PREFACE))
-        while True:
-          head = await reader.readexactly(9)
-          requests.append(await reader.readexactly(head[2]))
-          writer.write(frame(1, head[8], b'reply'))
-      writer.close()
+    async def answer(request, context):
+      assert ('token', 'a') in [tuple(x) for x in context.invocation_metadata()]
+      requests.append(request)
+      if request == b'bad':
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, 'no')
+      return request + b'!'
 
-    server = await asyncio.start_server(answer, '127.0.0.1', 0)
-    target = f'127.0.0.1:{server.sockets[0].getsockname()[1]}'
-    saboteur, cuts = chaos_proxy.Saboteur(b'train'), []
-    proxy = await chaos_proxy.serve(
-      '127.0.0.1:0', target, saboteur, lambda: cuts.append(1)
+    handler = grpc.unary_unary_rpc_method_handler(answer)
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers(
+      (grpc.method_handlers_generic_handler('a.S', {'Do': handler}),)
     )
-    port = proxy.sockets[0].getsockname()[1]
-    reader, writer = await asyncio.open_connection('127.0.0.1', port)
-    writer.write(chaos_proxy.PREFACE + frame(0, 1, b'train 1'))
-    reply = frame(1, 1, b'reply')
-    assert await reader.readexactly(len(reply)) == reply
-    saboteur.arm(is_any=False)
-    writer.write(frame(0, 3, b'train 2'))
-    with contextlib.suppress(ConnectionError):
-      assert await reader.read() == b''
-    assert (requests, cuts) == ([b'train 1', b'train 2'], [1])
-    writer.close()
-    proxy.close()
-    server.close()
-    await asyncio.sleep(0)
+    port = server.add_insecure_port('127.0.0.1:0')
+    await server.start()
+    proxy = chaos_proxy.Proxy(
+      f'127.0.0.1:{port}', b'train', lambda: cuts.append(1)
+    )
+    passing, port = await chaos_proxy.serve('127.0.0.1:0', proxy)
+    async with grpc.aio.insecure_channel(f'127.0.0.1:{port}') as channel:
+
+      async def call(request):
+        try:
+          do = channel.unary_unary('/a.S/Do')
+          return await do(request, metadata=[('token', 'a')], timeout=30)
+        except grpc.aio.AioRpcError as error:
+          return error.code()
+
+      lost = grpc.StatusCode.UNAVAILABLE
+      assert await call(b'1 train') == b'1 train!'  # Not armed.
+      proxy.arm(is_any=False)
+      assert await call(b'beat') == b'beat!'
+      assert await call(b'2 train') == lost
+      assert await call(b'3 train') == b'3 train!'
+      proxy.arm(is_any=True)
+      assert await call(b'bad') == grpc.StatusCode.INVALID_ARGUMENT
+      assert await call(b'beat') == lost
+      assert requests[-1] == b'beat' and len(requests) == 6
+      assert len(cuts) == 2
+      await server.stop(None)
+      assert await call(b'beat') == lost  # As without a proxy.
+    await passing.stop(None)
 
   asyncio.run(run())
 
@@ -179,58 +156,37 @@ def test_notes_say_what_went_into_which_step():
   assert chaos_lineage.read_run(['{"gen']) is None
 
 
-def test_a_step_is_of_the_generation_that_the_model_stands_on():
+def test_a_step_is_of_the_generation_that_the_model_names():
   runs = [
     *runs_of(1, range(1, 8)),  # Its checkpoint of step 5 is the last one.
     *runs_of(2, range(6, 10)),  # Killed before it saved any.
     *runs_of(3, range(6, 13)),
-    *runs_of(5, range(11, 15)),  # Of 4 there is nothing.
   ]
-  owner = chaos_lineage.lineage(runs, last_generation=5, last_step=14)
-  expected = [1] * 5 + [3] * 5 + [5] * 4
-  assert [owner[step] for step in range(1, 15)] == expected
-  steps = chaos_lineage.steps_of(runs, owner)
-  assert steps[5] == [[[306]], [[316]]]
-  # The last generation may find nothing left to do.
-  owner = chaos_lineage.lineage(runs, last_generation=6, last_step=14)
-  assert owner[14] == 5
-
-
-def test_a_checkpoint_that_nobody_made_is_an_error():
-  runs = [*runs_of(1, range(1, 4)), *runs_of(2, range(6, 8))]
-  with pytest.raises(ValueError, match='generation 2 began at step 5'):
-    chaos_lineage.lineage(runs, 2, 7)
-
-
-def test_a_worker_without_notes_is_an_error():
-  runs = runs_of(1, range(1, 4))
+  steps = chaos_lineage.steps_of(runs, [1] * 5 + [3] * 5)
+  assert steps[4:6] == [[[[105]], [[115]]], [[[306]], [[316]]]]
+  with pytest.raises(ValueError, match='step 6 of generation 4 .*'):
+    chaos_lineage.steps_of(runs, [1] * 5 + [4])
+  with pytest.raises(ValueError, match='steps are of generations'):
+    chaos_lineage.steps_of(runs, [3, 1])
   del runs[1].steps[3]
-  owner = chaos_lineage.lineage(runs, 1, 3)
   with pytest.raises(ValueError, match=r'step 3 .* had 2 workers.*\[0\]'):
-    chaos_lineage.steps_of(runs, owner)
+    chaos_lineage.steps_of(runs, [1] * 5)
 
 
 def test_losses_and_repeats_are_counted():
-  steps = [[[[0, 1]], [[2]]], [[], [[1, 1, 4]]]]
-  assert chaos_lineage.count(steps, 6) == (2, 2)
+  counts, last = chaos_lineage.used([[[[0, 1]], [[2]]], [[], [[1, 1, 4]]]], 6)
+  assert counts.tolist() == [1, 3, 1, 0, 1, 0]
+  assert last.tolist() == [1, 2, 1, 0, 2, 0]
   with pytest.raises(ValueError, match='1 keys of no record'):
-    chaos_lineage.count(steps, 4)
+    chaos_lineage.used([[[[4]]]], 4)
 
 
 def test_model_and_notes_must_agree():
-  steps, owner = [[[[0, 1]]], [[[2]], [[0]]]], {1: 1, 2: 3}
-  model = {
-    'counts': [2, 1, 1],
-    'steps': [2, 1, 2],
-    'generations': [1, 3, 0, 0],
-  }
-  assert chaos_lineage.disagreement(steps, owner, model) == ''
-  for name, wrong in (
-    ('counts', [1, 1, 1]),
-    ('steps', [1, 1, 2]),
-    ('generations', [1, 2, 0, 0]),
-  ):
-    text = chaos_lineage.disagreement(steps, owner, model | {name: wrong})
+  noted = {'counts': np.array([2, 1, 1]), 'steps': np.array([2, 1, 2])}
+  assert chaos_lineage.disagreement(noted, noted) == ''
+  for name in noted:
+    model = noted | {name: np.array([1, 1, 1 + (name == 'steps')])}
+    text = chaos_lineage.disagreement(noted, model)
     assert text.startswith(f'{name}: 1 differ')
 
 

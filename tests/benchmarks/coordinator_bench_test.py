@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from benchmarks import coordinator_bench, coordinator_load, coordinator_peers
+from benchmarks import coordinator_bench, coordinator_load, machine
 from tests.benchmarks import runs
 
 
@@ -51,14 +51,6 @@ def test_paced_load_asks_once_an_interval():
   assert min(block['latencies_ms']) >= 0
 
 
-def test_percentiles():
-  values = [5.0, 1.0, 4.0, 2.0, 3.0]
-  assert coordinator_bench.percentile(values, 0.5) == 3.0
-  assert coordinator_bench.percentile(values, 0.99) == 5.0
-  assert coordinator_bench.percentile(values, 0.2) == 1.0
-  assert coordinator_bench.percentile([7.0], 0.5) == 7.0
-
-
 def _block(round_trips, wall_s=2.0):
   return {
     'round_trips': round_trips,
@@ -95,7 +87,8 @@ def test_fsyncs_are_counted(tmp_path):
 
 
 def test_the_peer_is_pinned_and_names_no_registry():
-  lines = coordinator_peers.REQUIREMENTS.read_text().splitlines()
+  path = machine.ROOT / 'requirements-bench-dlrover.txt'
+  lines = path.read_text().splitlines()
   pins = [line for line in lines if line and not line.startswith('#')]
   assert 'dlrover[k8s]==0.6.1' in pins
   assert all(line.count('==') == 1 for line in pins)

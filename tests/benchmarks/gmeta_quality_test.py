@@ -4,7 +4,6 @@
 
 import json
 
-from absl.testing import flagsaver
 import pytest
 
 from benchmarks import gmeta_quality
@@ -30,22 +29,20 @@ def write(folder, name, seed, methods):
   path.write_text(json.dumps({'details': details}))
 
 
-@pytest.fixture
-def folder(tmp_path):
-  with flagsaver.as_parsed(
-    out=str(tmp_path), seeds='3', algorithms='joint,maml'
-  ):
-    yield tmp_path
+def config_of(folder):
+  return gmeta_quality.Config(out=str(folder), algorithms=('joint', 'maml'))
 
 
-def test_table_has_means_intervals_and_paired_differences(folder, capsys):
+def test_table_has_means_intervals_and_paired_differences(tmp_path, capsys):
   for seed, (joint, tuned, meta) in enumerate(
     [(0.9, 0.7, 0.6), (0.8, 0.8, 0.82)]
   ):
-    write(folder, 'joint', seed, {'joint': joint, 'joint + fine-tuning': tuned})
-    write(folder, 'maml', seed, {'meta-learned': meta, 'joint': 5.0})
-  write(folder, 'joint', 2, {'joint': 1.0, 'joint + fine-tuning': 1.0})
-  gmeta_quality.print_table()
+    write(
+      tmp_path, 'joint', seed, {'joint': joint, 'joint + fine-tuning': tuned}
+    )
+    write(tmp_path, 'maml', seed, {'meta-learned': meta, 'joint': 5.0})
+  write(tmp_path, 'joint', 2, {'joint': 1.0, 'joint + fine-tuning': 1.0})
+  gmeta_quality.print_table(config_of(tmp_path))
   out = capsys.readouterr().out
   assert out.startswith('Seeds: 0, 1.')  # Seed 2 lacks maml.
   lines = {
@@ -59,7 +56,6 @@ def test_table_has_means_intervals_and_paired_differences(folder, capsys):
   assert '9.000' not in out and '5.000' not in out
 
 
-def test_nothing_to_show_is_said(folder):
-  del folder
+def test_nothing_to_show_is_said(tmp_path):
   with pytest.raises(RuntimeError, match='no seed is whole yet'):
-    gmeta_quality.print_table()
+    gmeta_quality.print_table(config_of(tmp_path))

@@ -5,16 +5,15 @@
 import numpy as np
 import pytest
 
-from benchmarks import llm_rec_figures
-from benchmarks import llm_rec_problem as problem_lib
+from benchmarks import llm_rec_bench
 from tests.benchmarks import runs
 
-_CASE = problem_lib.Case()
+_CASE = llm_rec_bench.Case()
 
 
 def test_problem_is_consistent():
-  problem = problem_lib.make(_CASE, 101, is_quick=False)
-  again = problem_lib.make(_CASE, 101, is_quick=False)
+  problem = llm_rec_bench.make(_CASE, 101, is_quick=False)
+  again = llm_rec_bench.make(_CASE, 101, is_quick=False)
   for name, array in problem.items():
     np.testing.assert_array_equal(array, again[name])
   lengths = np.diff(problem['offsets'])
@@ -27,7 +26,7 @@ def test_problem_is_consistent():
     assert len(set(negatives)) == 10
     assert not set(negatives) & {item, *history}
     assert history[0] > 0 and (np.diff((history != 0).astype(int)) <= 0).all()
-  assert problem['tokens'].min() > problem_lib.CLS
+  assert problem['tokens'].min() > llm_rec_bench.CLS
 
 
 def _measured(step_s, loss=2.0):
@@ -49,8 +48,8 @@ def test_ratios_are_of_the_same_negatives():
     'peer_shared': _measured(1.5, 1.1),
   }
   lines = [
-    llm_rec_figures.line_of(_CASE, pair, found)
-    for pair in llm_rec_figures.pairs_of(found)
+    llm_rec_bench.line_of(_CASE, pair, found)
+    for pair in llm_rec_bench.pairs_of(found)
   ]
   assert [line['peer'] for line in lines] == [
     'published',
@@ -65,9 +64,9 @@ def test_ratios_are_of_the_same_negatives():
 
 @pytest.mark.slow
 def test_quick_run_without_the_peers_prints_lines():
-  skipped = [f'--skip=peer_{name}' for name in llm_rec_figures.PEERS]
+  skip = ','.join(f'peer_{name}' for name in llm_rec_bench.PEERS)
   flags = '--quick', '--cases=minilm-float32'
-  lines = runs.lines('llm_rec_bench', *flags, *skipped)
+  lines = runs.lines('llm_rec_bench', *flags, f'--skip={skip}')
   assert [line['negatives'] for line in lines] == ['own', 'shared']
   for line in lines:
     assert line['examples_per_s'] > 0 and line['eval_users_per_s'] > 0
@@ -78,5 +77,5 @@ def test_quick_run_without_the_peers_prints_lines():
 @runs.needs_peers
 def test_quick_run_agrees_with_the_peers():
   lines = runs.lines('llm_rec_bench', '--quick', '--cases=minilm-float32')
-  assert [line['peer'] for line in lines] == list(llm_rec_figures.PEERS)
+  assert [line['peer'] for line in lines] == list(llm_rec_bench.PEERS)
   assert all(line['ratio'] > 0 for line in lines)

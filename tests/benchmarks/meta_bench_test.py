@@ -53,8 +53,7 @@ def test_unknown_case_is_a_one_line_error():
 def test_smoke_run_prints_a_line_a_case_and_peer():
   lines = runs.lines(
     'meta_bench',
-    *('--smoke', '--cases=mlp-2-1,all-1-1'),
-    *('--peer=loop', '--peer=functional'),
+    *('--quick', '--cases=mlp-2-1,all-1-1', '--peer=loop,functional'),
   )
   assert [(line['case']['adapted'], line['peer']) for line in lines] == [
     ('mlp', 'loop'),

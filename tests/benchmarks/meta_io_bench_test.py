@@ -7,12 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from antjax.data import (
-  event_movielens,
-  record_writer,
-  records,
-  view_melu,
-)
+from antjax.data import event_movielens, record_writer, records, view_melu
 from antjax.meta import meta_io
 from benchmarks import meta_io_bench
 from tests.data import movielens_fixture, views
@@ -72,11 +67,11 @@ def test_all_sides_lay_out_the_same_rows(tasks, tmp_path):
   config = meta_io_bench.episode_config(tasks, 16, 'time')
   config = dataclasses.replace(config, query_size=4)
   counts = [
-    meta_io_bench.through_episodes(path, config, 8, num_tasks=num)()[1:]
+    meta_io_bench.through_episodes(path, config, 8, num)[1:]
     for num in (None, 2 * len(tasks))
   ]
   text = meta_io_bench.RowText(tmp_path / 'rows.txt', tasks)
-  once = meta_io_bench.row_text(text, config, len(tasks))()[1:]
+  once = meta_io_bench.row_text(text, config, len(tasks))[1:]
   assert counts[0] == counts[1] == (2 * once[0], 2 * once[1])
   batches = list(meta_io.iter_episode_batches(tasks, config))
   assert once[0] == sum(

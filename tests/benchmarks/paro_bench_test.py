@@ -12,19 +12,14 @@ import pytest
 from antjax.lm import transformer
 from antjax.mesh.mesh import make_mesh
 from antjax.train.trainer import Trainer
-from benchmarks import (
-  paro_bench,
-  paro_peers,
-  paro_problem,
-  paro_worker,
-)
+from benchmarks import paro_bench, paro_steps
 from tests import warm_python
 from tests.benchmarks import runs
 
-_TINY = paro_problem.Sizes(
+_TINY = paro_steps.Sizes(
   embed_dim=64, num_layers=2, vocab_size=64, num_tokens=16, num_micro_batches=2
 )
-_TINY_FLAGS = [f'--{k}={v}' for k, v in dataclasses.asdict(_TINY).items()]
+_TINY_FLAGS = [f'--sizes.{k}={v}' for k, v in dataclasses.asdict(_TINY).items()]
 _TINY_FLAGS += ['--rounds=1']
 
 
@@ -50,27 +45,21 @@ def test_losses_that_differ_are_named():
   assert paro_bench._disagreement([*same, case('NIG', float('nan'))])
 
 
-def test_job_survives_the_command_line():
-  job = paro_worker.Job([('IIG', 4), ('fsdp', 2)], _TINY, 3, '', (64,))
-  again = paro_worker.Job.from_json(job.to_json())
-  assert (again.cases, again.sizes) == (job.cases, job.sizes)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize('kind', paro_peers.PEERS)
+@pytest.mark.parametrize('kind', paro_steps.PEERS)
 def test_peers_train_as_we_do(kind):
   mesh = make_mesh(intra=2)
   tokens = np.stack([_TINY.tokens(i) for i in range(8)])
   trainer = Trainer(
-    functools.partial(paro_problem.loss_fn, _TINY),
-    paro_problem.optimizer(),
+    functools.partial(paro_steps.loss_fn, _TINY),
+    paro_steps.optimizer(),
     mesh=mesh,
     paro='GGG',
     num_micro_batches=2,
-    scanned=paro_problem.is_stack,
+    scanned=paro_steps.is_stack,
   )
   ours = trainer.init(functools.partial(transformer.init, _TINY.config()))
-  peer = paro_peers.Peer(kind, _TINY, mesh)
+  peer = paro_steps.Peer(kind, _TINY, mesh)
   theirs, batch = peer.init(), peer.batch(tokens)
   for _ in range(3):
     rows = {'tokens': tokens.reshape(-1, tokens.shape[-1])}

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks import cluster, harness
+from benchmarks import cluster, machine
 from tests import source_tree
 
 needs_peers = pytest.mark.skipif(
-  not (harness.peers_have('torch') and harness.peers_have('transformers')),
+  not (machine.peers_have('torch') and machine.peers_have('transformers')),
   reason='the peers need PyTorch: make peers',
 )
 needs_hosts = pytest.mark.skipif(

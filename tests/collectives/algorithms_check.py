@@ -14,16 +14,11 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from antjax.collectives import hierarchical, ho_ring, ring
+from antjax.collectives.choose import Collectives
 from antjax.mesh.mesh import BATCH_AXES, GLOBAL_AXES, INTER, INTRA, make_mesh
 
 DTYPES = ('float32', 'bfloat16', 'int32')
-ALGORITHMS = {
-  'ring': (ring, {}),
-  'hierarchical': (hierarchical, {}),
-  'ho_ring': (ho_ring, {}),
-  'ho_ring in chunks': (ho_ring, {'num_chunks': 2}),
-}
+ALGORITHMS = ('ring', 'hierarchical', 'ho_ring')
 PIECE = (3, 1, 5)  # Odd, and nothing divides.
 
 
@@ -65,13 +60,12 @@ def differences(n, m, dtype, dims=(0, 1, 2)):
         addends[dim], GLOBAL_AXES, scatter_dimension=dim, tiled=True
       )
     want['all_reduce', 0] = lax.psum(odd, (INTER, INTRA))
-    for name, (module, options) in ALGORITHMS.items():
+    for name in ALGORITHMS:
+      how = Collectives(name)
       for dim in dims:
-        got[name, 'all_gather', dim] = module.all_gather(piece, dim, **options)
-        got[name, 'reduce_scatter', dim] = module.reduce_scatter(
-          addends[dim], dim, **options
-        )
-      got[name, 'all_reduce', 0] = module.all_reduce(odd, **options)
+        got[name, 'all_gather', dim] = how.all_gather(piece, dim)
+        got[name, 'reduce_scatter', dim] = how.reduce_scatter(addends[dim], dim)
+      got[name, 'all_reduce', 0] = how.all_reduce(odd)
     flat = {'/'.join(map(str, key)): x for key, x in got.items()}
     return flat, {'/'.join(map(str, key)): x for key, x in want.items()}
 

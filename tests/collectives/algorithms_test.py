@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from antjax.collectives import hierarchical, ho_ring, ring
+from antjax.collectives.choose import Collectives
 from antjax.mesh.mesh import INTER, INTRA
 from tests.collectives import algorithms_check
 
@@ -113,21 +113,21 @@ def uplink_bytes(found, m):
   return total
 
 
-@pytest.mark.parametrize('num_chunks', [1, 3])
 @pytest.mark.parametrize('shape', [(2, 4), (4, 2), (3, 2), (1, 4), (4, 1)])
-def test_ho_ring_takes_the_permutes_of_the_formula(shape, num_chunks):
+def test_ho_ring_takes_the_permutes_of_the_formula(shape):
   n, m = shape
   q = 12  # Elements of a block.
   inter, intra = n - 1, n * (m - 1)
+  ho_ring = Collectives('ho_ring')
   for fn, x, factor in (
     (ho_ring.all_gather, jnp.zeros(q), 1),
     (ho_ring.reduce_scatter, jnp.zeros(q * n * m), 1),
     (ho_ring.all_reduce, jnp.zeros(q * n * m), 2),
   ):
-    found = permutes(lambda a: fn(a, num_chunks=num_chunks), n, m, x)
+    found = permutes(fn, n, m, x)
     counts = collections.Counter(axes for axes, *_ in found)
-    assert counts[INTER,] == factor * num_chunks * inter
-    assert counts[INTRA,] == factor * num_chunks * intra
+    assert counts[INTER,] == factor * inter
+    assert counts[INTRA,] == factor * intra
     assert set(counts) <= {(INTER,), (INTRA,)}
     # Out of a device: (n-1) q between groups, n (m-1) q inside.
     for axis, steps in (((INTER,), inter), ((INTRA,), intra)):
@@ -143,6 +143,7 @@ def test_ho_ring_takes_the_permutes_of_the_formula(shape, num_chunks):
 def test_a_flat_ring_takes_one_permute_less_than_devices(shape):
   n, m = shape
   q = 12
+  ring = Collectives('ring')
   for fn, x, factor in (
     (ring.all_gather, jnp.zeros(q), 1),
     (ring.reduce_scatter, jnp.zeros(q * n * m), 1),
@@ -160,19 +161,19 @@ def test_a_flat_ring_takes_one_permute_less_than_devices(shape):
     }
 
 
-@pytest.mark.parametrize('module', [ring, ho_ring, hierarchical])
-def test_a_narrow_payload_halves_the_bytes_and_sums_in_fp32(module):
+@pytest.mark.parametrize('algorithm', algorithms_check.ALGORITHMS)
+def test_a_narrow_payload_halves_the_bytes_and_sums_in_fp32(algorithm):
   n, m, size = 2, 3, 6 * 50
   rng = np.random.default_rng(0)
   x = rng.normal(size=(n * m, size)).astype(np.float32)
-  narrow = {'payload_dtype': 'bfloat16'}
+  narrow = Collectives(algorithm, payload_dtype='bfloat16')
 
   def everything(addend):
     return (
-      module.reduce_scatter(addend, **narrow),
-      module.all_reduce(addend, **narrow),
-      module.all_gather(addend, **narrow),
-      module.all_reduce(addend[:7].astype(jnp.int32), **narrow),
+      narrow.reduce_scatter(addend),
+      narrow.all_reduce(addend),
+      narrow.all_gather(addend),
+      narrow.all_reduce(addend[:7].astype(jnp.int32)),
     )
 
   scattered, reduced, gathered, ints = map(
@@ -198,31 +199,29 @@ def test_a_narrow_payload_halves_the_bytes_and_sums_in_fp32(module):
   np.testing.assert_array_equal(
     ints[0], x[:, :7].astype(np.int32).sum(0)
   )  # Integers are never rounded.
-  if module is not hierarchical:
+  if algorithm != 'hierarchical':
     addend = jnp.zeros(size)
-    wide = permutes(module.all_reduce, n, m, addend)
-    less = permutes(lambda a: module.all_reduce(a, **narrow), n, m, addend)
+    wide = permutes(Collectives(algorithm).all_reduce, n, m, addend)
+    less = permutes(narrow.all_reduce, n, m, addend)
     assert [b for _, b, _ in less] == [b // 2 for _, b, _ in wide]
 
 
-@pytest.mark.parametrize('module', [ring, ho_ring, hierarchical])
-def test_bf16_is_summed_wider_than_it_travels(module):
+@pytest.mark.parametrize('algorithm', algorithms_check.ALGORITHMS)
+def test_bf16_is_summed_wider_than_it_travels(algorithm):
   # In bf16 256 + 1 is 256: a running sum of ones would stop there.
-  def total(x):
-    return module.all_reduce(x, payload_dtype=None)
-
   x = jnp.full((8, 3), 96.0, jnp.bfloat16)
-  got = algorithms_check.in_shard_map(total, 2, 4, x)
+  got = algorithms_check.in_shard_map(
+    Collectives(algorithm).all_reduce, 2, 4, x
+  )
   np.testing.assert_array_equal(np.asarray(got, np.float32), 768.0)
 
 
-@pytest.mark.parametrize('module', [ring, ho_ring, hierarchical])
-def test_what_does_not_divide_is_named(module):
+@pytest.mark.parametrize('algorithm', algorithms_check.ALGORITHMS)
+def test_what_does_not_divide_is_named(algorithm):
+  how = Collectives(algorithm)
   with pytest.raises(ValueError, match=r'dim 0 .*\(7,\).*8 devices; pad.* 8,'):
-    algorithms_check.in_shard_map(
-      module.reduce_scatter, 2, 4, jnp.zeros((8, 7))
-    )
+    algorithms_check.in_shard_map(how.reduce_scatter, 2, 4, jnp.zeros((8, 7)))
   with pytest.raises(ValueError, match='dim=1.*needed is -1 to 0'):
     algorithms_check.in_shard_map(
-      lambda x: module.reduce_scatter(x, 1), 2, 4, jnp.zeros((8, 8))
+      lambda x: how.reduce_scatter(x, 1), 2, 4, jnp.zeros((8, 8))
     )

@@ -7,8 +7,8 @@ import types
 
 import pytest
 
-from antjax.ctr.bahe import row_towers
-from antjax.ctr.bahe.row_towers import DedupTower
+from antjax.ctr.bahe import towers
+from antjax.ctr.bahe.towers import DedupTower
 from antjax.jobs.bahe import memory as bahe_memory
 from antjax.lm import cost
 from tests.ctr.bahe import small_clicks
@@ -25,7 +25,7 @@ def bytes_of(tower):
 @pytest.mark.parametrize('num_low', [0, 1, 2])
 def test_dedup_takes_its_low_half_more_than_a_store(num_low):
   encoder = small_clicks.encoder(num_low=num_low)
-  stored = bytes_of(row_towers.StoreTower(encoder, None))
+  stored = bytes_of(towers.StoreTower(encoder, None))
   assert stored > 0
   found = bytes_of(DedupTower(encoder, 30, 5, None)) - stored
   # The tokens' vectors at least; a layer trained on them would take more.

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from antjax.ctr.bahe import store_writer
+from antjax.ctr.bahe import store
 from antjax.ctr.bahe.encode import Encoder
 from antjax.ctr.bahe.store import BehaviorStore
 from antjax.data import behavior_vocabulary
@@ -26,7 +26,7 @@ from antjax.jobs import script
 from antjax.jobs.bahe import build_store as build_behavior_store
 from antjax.jobs.bahe.build_store import build, Config
 from antjax.lm import pretrained_tokenizer
-from antjax.lm.token_cache import Tokenizer
+from antjax.lm.token_cache import RowTokenizer
 from tests.ctr.bahe import small_vocabulary
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -66,7 +66,9 @@ def config(tmp_path, model):
 
 def expected_rows(model, texts, num_low=1):
   folder, lm_config, params = model
-  tokenizer = Tokenizer(pretrained_tokenizer.load_tokenizer(folder), MAX_TOKENS)
+  tokenizer = RowTokenizer(
+    pretrained_tokenizer.load_tokenizer(folder), MAX_TOKENS
+  )
   encoder = Encoder(lm_config, params, num_low=num_low, max_tokens=MAX_TOKENS)
   return encoder(*tokenizer(texts))
 
@@ -106,7 +108,7 @@ def test_a_new_day_encodes_what_is_new(config, model, encoded, capsys):
 def test_a_killed_build_goes_on(config, model, encoded, monkeypatch):
   folder = pathlib.Path(config.vocabulary) / 'behaviors'
   add_texts(folder, small_vocabulary.texts(2500, first=40), 'd2')
-  write = store_writer.StoreWriter.write
+  write = store.StoreWriter.write
 
   def killed(self, start, rows):
     if start >= 1024:
@@ -114,7 +116,7 @@ def test_a_killed_build_goes_on(config, model, encoded, monkeypatch):
     write(self, start, rows)
 
   with monkeypatch.context() as patch:
-    patch.setattr(store_writer.StoreWriter, 'write', killed)
+    patch.setattr(store.StoreWriter, 'write', killed)
     with pytest.raises(KeyboardInterrupt):
       build(config)
   with pytest.raises(ValueError, match='has no complete rows'):

@@ -64,8 +64,6 @@ def old(tmp_path_factory):
   with Checkpointer(
     str(run_dir / 'meta' / 'checkpoints'),
     trainer.layout,
-    trainer.optimizer,
-    trainer.tables,
   ) as checkpointer:
     checkpointer.save(5, case.state)
   config = json.dumps({'config': {'data': data}})

@@ -7,8 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from antjax.ctr.llm_rec.gru4rec import GRU4RecConfig
-from antjax.ctr.llm_rec.sasrec import SASRecConfig
+from antjax.ctr.llm_rec.encoders import GRU4RecConfig, SASRecConfig
 from antjax.data import event_food_kitchen
 from antjax.data.sequence_data import SequenceData
 from antjax.data.view_sequences import SequenceConfig

@@ -9,7 +9,7 @@ import sys
 import time
 
 from antjax.ctr.bahe.encode import Encoder
-from antjax.ctr.bahe.store_writer import StoreWriter
+from antjax.ctr.bahe.store import StoreWriter
 from antjax.jobs import script
 from antjax.jobs.bahe import build_store as build_behavior_store
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Experts against MLPs one by one; target attention by hand."""
+"""Experts against MLPs one by one."""
 
 from flax import nnx
 import jax
@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from antjax.layers import target_attention
-from antjax.layers.experts import Experts, mix
+from antjax.layers.mlp import Experts, mix, MLP
 
 
 def random(*shape, seed=0):
@@ -59,21 +58,16 @@ def test_experts_of_no_size_are_refused(arguments):
     Experts(*arguments, rngs=nnx.Rngs(0))
 
 
-def test_target_attention_weighs_what_is_there():
-  module = target_attention.TargetAttention(3, (5,), rngs=nnx.Rngs(0))
-  query, keys = random(2, 3), random(2, 4, 3, seed=1)
-  is_there = jnp.asarray([[True] * 3 + [False], [False] * 4])
-  (layer,), out = module.mlp.layers, module.out
-  expected = np.zeros((2, 3), np.float32)
-  for m in range(3):
-    q, k = np.asarray(query[0]), np.asarray(keys[0, m])
-    hidden = np.concatenate([q, k, q - k, q * k]) @ layer.kernel[...]
-    score = np.maximum(hidden, 0) @ np.asarray(out.kernel[...])
-    expected[0] += score * k / 4
-  found = module(query, keys, is_there)
-  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
-  # An empty history is 0, whatever its keys are; and has no gradient.
-  keys = keys.at[1].set(jnp.nan)
-  np.testing.assert_array_equal(module(query, keys, is_there)[1], 0)
-  grads = jax.grad(lambda k: module(query, k, is_there).sum())(keys)
-  np.testing.assert_array_equal(grads[0, 3], 0)
+def test_mlp_activates_all_layers_but_the_last_on_request():
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)), jnp.float32)
+  active = MLP(3, (4, 2), rngs=nnx.Rngs(0))
+  linear = MLP(3, (4, 2), activate_last=False, rngs=nnx.Rngs(0))
+  assert active.out_features == 2
+  assert linear(x).min() < 0
+  np.testing.assert_allclose(active(x), nnx.relu(linear(x)))
+
+
+@pytest.mark.parametrize('widths', [(), (4, 0)])
+def test_mlp_refuses_bad_widths(widths):
+  with pytest.raises(ValueError, match='every width'):
+    MLP(3, widths, rngs=nnx.Rngs(0))

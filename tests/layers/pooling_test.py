@@ -76,3 +76,33 @@ def test_weights_that_do_not_fit_are_refused():
     pooling.pool_features(
       {'a': vectors[:, 0]}, {'a': IDS_BK[:, 0]}, 'sum', {'a': weights}
     )
+
+
+@pytest.mark.parametrize('how', ['mean', 'sum'])
+def test_pool_ignores_padding_whatever_its_vector(how):
+  vectors = jnp.asarray([[[1.0, 2.0], [3.0, 6.0], [jnp.nan, 9.0]]])
+  pooled = pooling.pool(vectors, jnp.asarray([[4, 0, -1]]), how)
+  total = np.asarray([[4.0, 8.0]])
+  np.testing.assert_allclose(pooled, total / 2 if how == 'mean' else total)
+
+
+def test_pool_of_no_value_is_zero():
+  pooled = pooling.pool(jnp.ones((1, 2, 3)), jnp.full((1, 2), -1))
+  np.testing.assert_array_equal(pooled, np.zeros((1, 3)))
+
+
+def test_pool_refuses_unknown_kind_and_other_shapes():
+  with pytest.raises(ValueError, match="use 'mean' or 'sum'"):
+    pooling.pool(jnp.ones((1, 2, 3)), jnp.zeros((1, 2), int), 'max')
+  with pytest.raises(ValueError, match='need ids'):
+    pooling.pool(jnp.ones((1, 2, 3)), jnp.zeros((2, 1), int))
+
+
+def test_pool_features_takes_one_hot_and_multi_hot():
+  ids = {'item': jnp.asarray([1, -1]), 'genres': jnp.asarray([[0, 1], [2, -1]])}
+  vectors = {'item': jnp.ones((2, 3)), 'genres': 2 * jnp.ones((2, 2, 3))}
+  pooled = pooling.pool_features(vectors, ids, 'sum')
+  np.testing.assert_array_equal(pooled['item'], [[1.0] * 3, [0.0] * 3])
+  np.testing.assert_array_equal(pooled['genres'], [[4.0] * 3, [2.0] * 3])
+  with pytest.raises(ValueError, match="ids of 'item'"):
+    pooling.pool_features({'item': jnp.ones(3)}, {'item': jnp.asarray(1)})

@@ -54,9 +54,9 @@ def test_rows_are_the_texts(tmp_path, model):
 def test_an_append_tokenizes_only_what_is_new(tmp_path, model, monkeypatch):
   first = TokenCache.build(tmp_path, Vocabulary(TEXTS), model)
   seen = []
-  tokenize = token_cache.Tokenizer.__call__
+  tokenize = token_cache.RowTokenizer.__call__
   monkeypatch.setattr(
-    token_cache.Tokenizer,
+    token_cache.RowTokenizer,
     '__call__',
     lambda self, texts: seen.extend(texts) or tokenize(self, texts),
   )

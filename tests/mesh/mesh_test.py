@@ -15,7 +15,7 @@ import pytest
 
 from antjax.mesh import sharding
 from antjax.mesh.mesh import check_mesh, group_size, make_mesh, num_groups
-from antjax.mesh.paro import Level, PaRO
+from antjax.mesh.paro import Level
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,23 +146,3 @@ def test_bytes_per_device_are_those_of_real_arrays(level):
   )
   held = x.addressable_shards[0].data.nbytes
   assert spec.bytes_per_device(level, mesh) == held
-
-
-def test_bytes_per_code_count_masters_only_in_mixed_precision():
-  mesh = make_mesh(intra=4)
-  specs = {'w': sharding.leaf_spec((64, 64), num_devices=8)}
-  size = 64 * 64
-  assert sharding.bytes_per_device(specs, PaRO.from_code('NIG'), mesh) == {
-    'params': 4 * size,
-    'grads': 4 * size // 4,
-    'opt_state': 8 * size // 8,
-  }
-  mixed = sharding.bytes_per_device(
-    specs, PaRO.from_code('IIG'), mesh, compute_dtype='bfloat16'
-  )
-  assert mixed['params'] == 2 * size // 4
-  assert mixed['opt_state'] == 12 * size // 8
-  frozen = sharding.bytes_per_device(
-    specs, PaRO.from_code('IIG'), mesh, trainable={'w': False}
-  )
-  assert (frozen['grads'], frozen['opt_state']) == (0, 0)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from antjax.layers.mlp import MLP
-from antjax.meta import adaptation, episodes, maml, meta_loss
+from antjax.meta import episodes, maml, meta_loss
 from antjax.meta.task_network import TaskNetwork
-from antjax.networks import cbml
+from antjax.networks import tasks
 from tests.meta import small_tasks
 
 # So wide that kernels adapt by pairs at SUPPORT rows.
@@ -81,16 +81,19 @@ class Task:
     index, y = data
     return jnp.mean((self.merge(model)(rows['item'][index]) - y) ** 2)
 
-  def states(self, params):
-    return maml.adapt_by_step(
-      self.loss,
-      params['model'],
-      {'item': params['rows']},
-      self.support,
-      self.inner,
+  def problem(self, params, inner=None):
+    return maml.Problem(
+      loss_fn=self.loss,
+      params=params['model'],
+      support=self.support,
+      inner=inner or self.inner,
+      rows={'item': params['rows']},
       merge_fn=self.merge_fn,
       log_rates=params.get('log_rates'),
     )
+
+  def states(self, params):
+    return maml.adapt_by_step(self.problem(params))
 
   def outer(self, params):
     return self.loss(*self.states(params)[-1], self.query)
@@ -175,14 +178,7 @@ def test_states_by_step_are_those_of_shorter_loops(low_rank):
   assert len(states) == 3
   for num_steps, state in enumerate(states):
     shorter = dataclasses.replace(INNER, num_steps=num_steps)
-    expected = maml.adapt_task(
-      task.loss,
-      task.params['model'],
-      {'item': task.params['rows']},
-      task.support,
-      shorter,
-      merge_fn=task.merge_fn,
-    )
+    expected = maml.adapt_task(task.problem(task.params, shorter))
     np.testing.assert_allclose(
       task.loss(*state, task.query), task.loss(*expected, task.query), rtol=SAME
     )
@@ -207,7 +203,7 @@ def test_mixed_mode_gives_the_gradient_of_reverse_mode(low_rank, remat):
 
 def test_mixed_mode_takes_data_of_numpy():
   data = np.arange(3, dtype=np.float32)
-  gradient = adaptation.mixed_mode_grad(lambda x, rest: (rest * x**3).sum())
+  gradient = maml.mixed_mode_grad(lambda x, rest: (rest * x**3).sum())
   outer = jax.jit(jax.grad(lambda x: gradient(x, data).sum()))
   np.testing.assert_allclose(outer(jnp.full(3, 2.0)), 12 * data)
 
@@ -218,15 +214,7 @@ def test_many_steps_run_as_a_loop():
   task = Task(inner, low_rank=True)
 
   def outer(params):
-    state = maml.adapt_task(
-      task.loss,
-      params['model'],
-      {'item': params['rows']},
-      task.support,
-      inner,
-      merge_fn=task.merge_fn,
-    )
-    return task.loss(*state, task.query)
+    return task.loss(*maml.adapt_task(task.problem(params)), task.query)
 
   assert 'while' in quick_jit(outer).lower(task.params).as_text()
   np.testing.assert_allclose(
@@ -247,14 +235,7 @@ def test_reptile_pulls_to_the_adapted_parameters(num_steps, low_rank):
   model, rows = by_hand.states(by_hand.params)[-1]
 
   def pull(params):
-    return maml.reptile_pull(
-      task.loss,
-      params['model'],
-      {'item': params['rows']},
-      task.support,
-      inner,
-      merge_fn=task.merge_fn,
-    )[0]
+    return maml.reptile_pull(task.problem(params))[0]
 
   grads = quick_jit(jax.grad(pull))(task.params)
   after = {'model': model, 'rows': rows['item']}
@@ -291,11 +272,7 @@ def test_reptile_of_one_step_is_joint_training_on_all_rows():
     return (losses * weights).sum() / weights.sum()
 
   expected = quick_jit(jax.grad(mean, argnums=(0, 1)))(params, rows)
-  jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(x, 0.5 * y, atol=1e-5, rtol=1e-4),
-    grads,
-    expected,
-  )
+  small_tasks.assert_close(grads, jax.tree.map(lambda y: 0.5 * y, expected))
   assert jnp.all(losses[:3] > 0)
 
 
@@ -373,8 +350,8 @@ def test_cbml_adapts_the_same_in_both_forms():
 
 
 def test_shares_of_clusters_ignore_padding_and_sum_to_one():
-  config = cbml.CBMLConfig(num_clusters=3)
-  module = cbml.SoftClusters(5, config, rngs=nnx.Rngs(0))
+  config = tasks.CBMLConfig(num_clusters=3)
+  module = tasks.SoftClusters(5, config, rngs=nnx.Rngs(0))
   rows = jax.random.normal(jax.random.key(0), (4, 5))
   shares = module.shares(rows, jnp.asarray([1.0, 1.0, 0.0, 0.0]))
   np.testing.assert_allclose(shares.sum(), 1, rtol=1e-6)

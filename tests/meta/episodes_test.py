@@ -49,22 +49,6 @@ def rows_of(tasks, name='item'):
   ]
 
 
-def test_a_given_split_is_kept():
-  support, query = rows_of(split(record(num_query=3), config(), key=1))
-  assert support + query == record()['item'].tolist() and len(query) == 3
-
-
-def test_random_splits_differ_by_key_and_repeat():
-  def items(key):
-    support, query = rows_of(split(record(), config(), key))
-    assert len(support) == 6
-    assert sorted(support + query) == sorted(record()['item'])
-    return support + query
-
-  assert items(3) == items(3)
-  assert items(3) != items(4)
-
-
 def test_a_short_record_has_a_short_query_or_no_episode():
   support, query = rows_of(split(record(4), config()))
   assert (len(support), len(query)) == (2, 2)
@@ -131,16 +115,6 @@ def test_a_batch_has_its_layout_and_padding():
   np.testing.assert_array_equal(large['mask'][0], [1] * 4 + [0] * 4)
   assert (batch['ids']['s8']['support']['item'][0, 4:] == -1).all()
   assert episodes.count_rows(batch) == 14
-
-
-def test_numeric_columns_are_joined():
-  numeric = config(numeric=('rating', 'age'), features={'item': 1})
-  episode = split(record(7, num_query=3, age=np.float32(30)), numeric)
-  batch = episodes.make_batch({'s4': [episode]}, numeric)
-  np.testing.assert_array_equal(
-    batch['episodes']['s4']['query']['numeric'][0],
-    [[5, 30], [6, 30], [7, 30]],
-  )
 
 
 def test_task_rows_are_distinct_and_lead_back_to_the_ids():

@@ -17,7 +17,7 @@ from antjax.train.trainer import Trainer
 from tests.meta import small_tasks
 
 NUM_IDS = small_tasks.NUM_IDS | {'item': 10}  # 0 stands for no key.
-INNER = maml.InnerLoop(adapt='all', learning_rate=0.03)
+INNER = maml.InnerLoop(adapt='all', learning_rate=0.03, order=1)
 
 
 def make_trainer(**options):

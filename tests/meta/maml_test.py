@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from antjax.meta import maml
+from tests.meta import small_tasks
 
 # Central differences with step 1e-5 in float64 are good to about 1e-8.
 DIFFERENCE_STEP = 1e-5
@@ -20,7 +21,7 @@ def _float64():
     yield
 
 
-def problem():
+def made():
   rng = np.random.default_rng(0)
   params = {
     'hidden': {'kernel': rng.normal(size=(3, 4)), 'bias': rng.normal(size=4)},
@@ -37,9 +38,19 @@ def loss_fn(params, data):
   return jnp.mean((jnp.tanh(hidden) @ params['head'] - y) ** 2)
 
 
+def adapt(params, support, inner, log_rates=None):
+  problem = maml.Problem(
+    loss_fn=lambda params, rows, data: loss_fn(params, data),
+    params=params,
+    support=support,
+    inner=inner,
+    log_rates=log_rates,
+  )
+  return maml.adapt_task(problem)[0]
+
+
 def outer_loss(params, support, query, inner, log_rates=None):
-  adapted = maml.adapt(loss_fn, params, support, inner, log_rates=log_rates)
-  return loss_fn(adapted, query)
+  return loss_fn(adapt(params, support, inner, log_rates), query)
 
 
 def finite_differences(fn, tree):
@@ -64,16 +75,12 @@ def finite_differences(fn, tree):
 
 
 def assert_close(left, right, rtol):
-  jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol),
-    left,
-    right,
-  )
+  small_tasks.assert_close(left, right, rtol=rtol, atol=rtol)
 
 
 @pytest.mark.parametrize('num_steps', [1, 3])
 def test_second_order_is_the_derivative_and_first_order_is_not(num_steps):
-  params, support, query = problem()
+  params, support, query = made()
   grads = {}
   for order in (1, 2):
     inner = maml.InnerLoop(num_steps=num_steps, order=order, learning_rate=0.1)
@@ -86,7 +93,7 @@ def test_second_order_is_the_derivative_and_first_order_is_not(num_steps):
 
 
 def test_first_order_takes_inner_gradients_for_constants():
-  params, support, query = problem()
+  params, support, query = made()
   inner = maml.InnerLoop(num_steps=2, order=1, learning_rate=0.1)
 
   def by_hand(params):
@@ -100,7 +107,7 @@ def test_first_order_takes_inner_gradients_for_constants():
 
 
 def test_checkpointed_steps_give_the_same_gradient():
-  params, support, query = problem()
+  params, support, query = made()
   grads = [
     jax.grad(
       lambda p, remat=remat: outer_loss(
@@ -113,7 +120,7 @@ def test_checkpointed_steps_give_the_same_gradient():
 
 
 def test_learned_rates_start_at_the_given_one_and_have_true_gradients():
-  params, support, query = problem()
+  params, support, query = made()
   inner = maml.InnerLoop(num_steps=2, learning_rate=0.1, learn_rates=True)
   start = maml.init_rates(params, inner)
   assert set(start['log_rates']) == {'hidden/kernel', 'hidden/bias', 'head'}
@@ -129,7 +136,7 @@ def test_learned_rates_start_at_the_given_one_and_have_true_gradients():
 
 
 def test_a_rate_that_was_not_made_is_named():
-  params, support, query = problem()
+  params, support, query = made()
   inner = maml.InnerLoop(learn_rates=True)
   with pytest.raises(ValueError, match="no inner rate for 'hidden/bias'"):
     outer_loss(params, support, query, inner, {'head': jnp.zeros(())})
@@ -152,9 +159,9 @@ def test_presets_choose_leaves_by_name(adapt, expected):
 
 
 def test_only_the_masked_leaves_adapt():
-  params, support, _ = problem()
+  params, support, _ = made()
   inner = maml.InnerLoop(adapt='head', learning_rate=0.1)
-  adapted = maml.adapt(loss_fn, params, support, inner)
+  adapted = adapt(params, support, inner)
   jax.tree.map(
     np.testing.assert_array_equal, adapted['hidden'], params['hidden']
   )
@@ -162,8 +169,8 @@ def test_only_the_masked_leaves_adapt():
 
 
 def test_no_step_changes_nothing():
-  params, support, _ = problem()
-  adapted = maml.adapt(loss_fn, params, support, maml.InnerLoop(num_steps=0))
+  params, support, _ = made()
+  adapted = adapt(params, support, maml.InnerLoop(num_steps=0))
   jax.tree.map(np.testing.assert_array_equal, adapted, params)
 
 
@@ -176,7 +183,14 @@ def test_rows_adapt_only_where_the_support_reads_them():
   def loss(params, rows, support):
     return (rows['item'][support] ** 2).sum() + (rows['user'] ** 2).sum()
 
-  _, adapted = maml.adapt_task(loss, {}, rows, jnp.asarray([2, 0, 2]), inner)
+  problem = maml.Problem(
+    loss_fn=loss,
+    params={},
+    support=jnp.asarray([2, 0, 2]),
+    inner=inner,
+    rows=rows,
+  )
+  _, adapted = maml.adapt_task(problem)
   expected = np.asarray(rows['item']).copy()
   expected[0] -= 0.1 * 2 * expected[0]
   expected[2] -= 0.1 * 2 * 2 * expected[2]  # Read twice: twice the gradient.
@@ -185,14 +199,9 @@ def test_rows_adapt_only_where_the_support_reads_them():
 
 
 def test_nothing_to_adapt_is_refused_with_the_names_there_are():
-  params, support, _ = problem()
+  params, support, _ = made()
   with pytest.raises(ValueError, match='no parameter is named so.*hidden/bias'):
-    maml.adapt(
-      lambda p, d: loss_fn(p, d),
-      params,
-      support,
-      maml.InnerLoop(adapt=lambda name: 'nothing' in name),
-    )
+    adapt(params, support, maml.InnerLoop(adapt=lambda name: 'nothing' in name))
 
 
 @pytest.mark.parametrize(

@@ -21,15 +21,16 @@ from antjax.meta.episode_config import Bucket, EpisodeConfig
 from tests.meta import small_tasks
 
 
+def losses_of(*args, **options):
+  """Task -> loss."""
+  return small_tasks.losses_of(*args, **options)[0]
+
+
 def test_buckets_and_padding_do_not_change_a_task():
   losses, weights = small_tasks.losses_of(small_tasks.make_batch())
   assert len(losses) == 4 and set(weights.values()) == {1.0}
-  small_tasks.assert_same(
-    small_tasks.losses_of(small_tasks.make_batch(((4, 3), (8, 2))))[0], losses
-  )
-  small_tasks.assert_same(
-    small_tasks.losses_of(small_tasks.make_batch(((16, 7),)))[0], losses
-  )
+  for buckets in (((4, 3), (8, 2)), ((16, 7),)):
+    small_tasks.assert_same(losses_of(small_tasks.make_batch(buckets)), losses)
 
 
 def test_what_padding_holds_does_not_matter():
@@ -40,10 +41,7 @@ def test_what_padding_holds_does_not_matter():
     part['label'] = np.where(part['mask'] > 0, part['label'], 100.0)
     ids = batch['ids']['s16'][name]
     ids['item'] = np.where(part['mask'] > 0, ids['item'], 3)
-  jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(
-      x, y, atol=small_tasks.ATOL, rtol=1e-4
-    ),
+  small_tasks.assert_close(
     small_tasks.gradients(batch, small_tasks.INNER),
     expected,
   )
@@ -53,9 +51,7 @@ def test_an_empty_support_adapts_nothing():
   batch = small_tasks.make_batch()
   batch['episodes']['s8']['support']['mask'][:] = 0
   still = maml.InnerLoop(num_steps=0)
-  small_tasks.assert_same(
-    small_tasks.losses_of(batch)[0], small_tasks.losses_of(batch, still)[0]
-  )
+  small_tasks.assert_same(losses_of(batch), losses_of(batch, still))
 
 
 def test_an_empty_query_has_no_weight():
@@ -77,10 +73,7 @@ def test_the_plain_form_gives_the_same_gradients():
   batch = small_tasks.make_batch()
   for order in (1, 2):
     inner = dataclasses.replace(small_tasks.INNER, order=order)
-    jax.tree.map(
-      lambda x, y: np.testing.assert_allclose(
-        x, y, atol=small_tasks.ATOL, rtol=1e-4
-      ),
+    small_tasks.assert_close(
       small_tasks.gradients(batch, inner),
       small_tasks.gradients(batch, inner, **plain),
     )
@@ -91,13 +84,16 @@ def test_mixed_mode_adapts_rows_as_reverse_mode():
   batch = jax.tree.map(jnp.asarray, batch)
   reverse = maml.InnerLoop(num_steps=1, learning_rate=0.03, adapt='all')
   mixed = dataclasses.replace(reverse, derivative='mixed')
-  jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(
-      x, y, atol=small_tasks.ATOL, rtol=1e-5
-    ),
+  small_tasks.assert_close(
     small_tasks.gradients(batch, mixed),
     small_tasks.gradients(batch, reverse),
   )
+
+
+def whole_part(model, tables, ids, part):
+  """A part whose ids are those of whole tables."""
+  vectors = model.tables.lookup(tables, ids)
+  return {'index': {}, 'ids': ids, 'vectors': vectors, 'part': part}
 
 
 @pytest.mark.slow
@@ -109,20 +105,8 @@ def test_adapted_rows_equal_a_copy_of_the_tables_for_each_task():
 
   def mean_loss(tree, ids, part):
     params, tables = tree['params'], tree['rows']
-    return task_steps.masked_mean(
-      model.loss_fn,
-      task_steps.predict(
-        model,
-        model.merge_fn(params),
-        {},
-        {
-          'index': {},
-          'ids': ids,
-          'vectors': model.tables.lookup(tables, ids),
-          'part': part,
-        },
-      ),
-      {'part': part},
+    return task_steps.task_loss(
+      model, (model.merge_fn(params), {}), whole_part(model, tables, ids, part)
     )
 
   everything = dataclasses.replace(inner, adapt=lambda name: True)
@@ -134,14 +118,15 @@ def test_adapted_rows_equal_a_copy_of_the_tables_for_each_task():
         lambda x, t=t: jnp.asarray(x[t]),
         (batch['ids']['s8'], batch['episodes']['s8']),
       )
-      adapted = maml.adapt(
-        lambda tree, _, ids=ids, parts=parts: mean_loss(
-          tree, ids['support'], parts['support']
+      problem = maml.Problem(
+        loss_fn=lambda tree, _, part, ids=ids: mean_loss(
+          tree, ids['support'], part
         ),
-        {'params': params, 'rows': rows},
-        parts['support'],
-        everything,
+        params={'params': params, 'rows': rows},
+        support=parts['support'],
+        inner=everything,
       )
+      adapted, _ = maml.adapt_task(problem)
       losses.append(mean_loss(adapted, ids['query'], parts['query']))
     return jnp.stack(losses).mean()
 
@@ -149,10 +134,7 @@ def test_adapted_rows_equal_a_copy_of_the_tables_for_each_task():
   got = small_tasks.gradients(
     episodes.with_task_rows(batch, num_ids=small_tasks.NUM_IDS), inner
   )
-  jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(
-      x, y, atol=small_tasks.ATOL, rtol=1e-4
-    ),
+  small_tasks.assert_close(
     got,
     expected,
   )
@@ -172,9 +154,7 @@ def test_adapting_rows_needs_to_know_the_rows_of_a_task():
 def test_tasks_can_be_worked_off_a_few_at_a_time():
   batch = small_tasks.make_batch(((8, 5),))
   mapped = dataclasses.replace(small_tasks.INNER, map_size=2)
-  small_tasks.assert_same(
-    small_tasks.losses_of(batch, mapped)[0], small_tasks.losses_of(batch)[0]
-  )
+  small_tasks.assert_same(losses_of(batch, mapped), losses_of(batch))
 
 
 def test_joint_loss_counts_every_row_once():
@@ -184,30 +164,18 @@ def test_joint_loss_counts_every_row_once():
     params, rows, batch, None
   )
   assert small_tasks.by_task(batch, weights) == {0: 5.0, 1: 9.0, 2: 6.0, 3: 4.0}
-  errors = []
-  for record in small_tasks.make_records():
-    n = len(record['rating'])
-    ids = {
-      'item': record['item'],
-      'genres': record['genres'],
-      'user': np.full(n, record['user']),
-    }
-    ids = jax.tree.map(jnp.asarray, ids)
-    prediction = task_steps.predict(
-      model,
-      model.merge_fn(params),
-      {},
-      {
-        'index': {},
-        'ids': ids,
-        'vectors': model.tables.lookup(rows, ids),
-        'part': {},
-      },
-    )
-    errors.append((prediction - record['rating']) ** 2)
-  mean = np.concatenate(errors).mean()
+  records = small_tasks.make_records()
+  ids = {
+    name: np.concatenate([r[name] for r in records])
+    for name in ('item', 'genres')
+  }
+  sizes = [len(r['rating']) for r in records]
+  ids['user'] = np.repeat([r['user'] for r in records], sizes)
+  part = whole_part(model, rows, jax.tree.map(jnp.asarray, ids), {})
+  prediction = task_steps.predict(model, (model.merge_fn(params), {}), part)
+  errors = prediction - np.concatenate([r['rating'] for r in records])
   np.testing.assert_allclose(
-    (losses * weights).sum() / weights.sum(), mean, rtol=1e-5
+    (losses * weights).sum() / weights.sum(), (errors**2).mean(), rtol=1e-5
   )
 
 
@@ -256,9 +224,7 @@ def test_learned_rates_travel_with_the_parameters():
   losses, _ = jax.jit(loss_fn)(
     maml.init_rates(params, inner), rows, batch, None
   )
-  small_tasks.assert_same(
-    small_tasks.by_task(batch, losses), small_tasks.losses_of(batch)[0]
-  )
+  small_tasks.assert_same(small_tasks.by_task(batch, losses), losses_of(batch))
   with pytest.raises(ValueError, match='maml.init_rates'):
     loss_fn(params, rows, batch, None)
 
@@ -302,28 +268,19 @@ def test_values_of_a_feature_may_have_weights():
       ids['genres'][..., -1] = -1
     return batch
 
-  expected = small_tasks.losses_of(without_last(small_tasks.make_batch()))[0]
-  unweighted = small_tasks.losses_of(
-    with_weights(small_tasks.make_batch(), 0.0)
-  )[0]
+  expected = losses_of(without_last(small_tasks.make_batch()))
+  unweighted = losses_of(with_weights(small_tasks.make_batch(), 0.0))
   small_tasks.assert_same(unweighted, expected)
-  weighted = small_tasks.losses_of(with_weights(small_tasks.make_batch(), 1.0))[
-    0
-  ]
-  plain = small_tasks.losses_of(small_tasks.make_batch())[0]
-  small_tasks.assert_same(weighted, plain)
+  weighted = losses_of(with_weights(small_tasks.make_batch(), 1.0))
+  small_tasks.assert_same(weighted, losses_of(small_tasks.make_batch()))
   assert any(abs(weighted[key] - expected[key]) > 1e-3 for key in expected)
 
 
 def test_features_may_be_pooled_each_in_its_way():
-  by_sum = small_tasks.losses_of(small_tasks.make_batch(), pooling='sum')[0]
-  only_genres = small_tasks.losses_of(
-    small_tasks.make_batch(), pooling={'genres': 'sum'}
-  )[0]
+  batch = small_tasks.make_batch()
+  by_sum = losses_of(batch, pooling='sum')
+  only_genres = losses_of(batch, pooling={'genres': 'sum'})
   small_tasks.assert_same(only_genres, by_sum)
-  by_mean = small_tasks.losses_of(
-    small_tasks.make_batch(), pooling={'item': 'sum'}
-  )[0]
-  plain = small_tasks.losses_of(small_tasks.make_batch())[0]
-  small_tasks.assert_same(by_mean, plain)
+  by_mean = losses_of(batch, pooling={'item': 'sum'})
+  small_tasks.assert_same(by_mean, losses_of(batch))
   assert any(abs(by_sum[key] - by_mean[key]) > 1e-3 for key in by_sum)

@@ -5,12 +5,11 @@
 import dataclasses
 
 import jax
-import numpy as np
 import pytest
 
 from antjax.mesh.mesh import make_mesh
 from antjax.meta import algorithms, maml, meta_loss
-from tests.meta import oracle
+from tests.meta import oracle, small_tasks
 
 CASES = {
   'mixed': maml.InnerLoop(derivative='mixed', learning_rate=0.05),
@@ -39,10 +38,4 @@ def test_eight_devices_take_the_step_of_one(name):
   one = make_mesh(intra=1, devices=jax.devices()[:1])
   expected = step(name, one, 'NNN', 'none')
   got = step(name, make_mesh(intra=4), 'IIG', 'global')
-  jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(
-      x, y, atol=oracle.SUM_ORDER_ATOL, rtol=1e-5
-    ),
-    got,
-    expected,
-  )
+  small_tasks.assert_close(got, expected, rtol=1e-5, atol=oracle.SUM_ORDER_ATOL)

@@ -123,5 +123,13 @@ def gradients(batch, inner, **changes):
 
 def assert_same(left, right):
   assert left.keys() == right.keys()
-  for key in left:
-    np.testing.assert_allclose(left[key], right[key], atol=ATOL, rtol=1e-5)
+  assert_close(left, right, rtol=1e-5)
+
+
+def assert_close(left, right, rtol=1e-4, atol=ATOL):
+  """Holds every array of a tree to its like."""
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, atol=atol, rtol=rtol),
+    left,
+    right,
+  )

@@ -74,9 +74,10 @@ def test_what_tasks_have_not_is_refused(kind, need):
     and name not in ('lr', 'fm', 'apg')  # No network; no scenario.
   ],
 )
-def test_every_other_network_adapts_its_decision_layers(kind):
+@pytest.mark.parametrize('order', [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_every_other_network_adapts_its_decision_layers(kind, order):
   model, params, rows = small_tasks.make_model(kind, (8, 4))
-  inner = maml.InnerLoop(num_steps=1, adapt='decision', learning_rate=0.1)
+  inner = maml.InnerLoop(adapt='decision', learning_rate=0.1, order=order)
   losses = meta_loss.meta_loss_fn(model, inner)
 
   @jax.jit

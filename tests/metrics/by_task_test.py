@@ -9,7 +9,7 @@ import pytest
 
 from antjax.metrics import by_task, ranking
 from antjax.metrics import means as metrics_lib
-from antjax.metrics.columns import Rows, Selected
+from antjax.metrics.columns import AllRows, Selected
 
 
 def ratings(num_tasks=40, rows=10, seed=0):
@@ -133,9 +133,9 @@ def test_predictions_that_diverged_have_no_value(kind, caplog):
 def test_rows_are_gathered_in_one_order_without_padding():
   columns = ratings()
   weight = np.arange(400) % 4 > 0
-  whole = Rows()
+  whole = AllRows()
   whole.update(**columns, weight=weight)
-  parts = [Rows(), Rows()]
+  parts = [AllRows(), AllRows()]
   for part, rows in zip(parts, (slice(200, None), slice(200))):
     part.update(**{k: x[rows] for k, x in columns.items()}, weight=weight[rows])
   merged = parts[0].merge(parts[1])

@@ -39,14 +39,6 @@ def test_parts_without_examples_have_no_scores():
   assert math.isnan(found['one']['recall@5_se'])
 
 
-def test_a_difference_is_paired():
-  other = RANKS + 100
-  mean, error = rank_metrics.difference(RANKS, other, 'recall@5')
-  assert mean == 0.4
-  assert error == pytest.approx(np.std([1] * 4 + [0] * 6, ddof=1) / 10**0.5)
-  assert rank_metrics.difference(RANKS, RANKS, 'ndcg@10') == (0, 0)
-
-
 def test_parts():
   found = rank_metrics.parts(
     np.array([0, 1, 1, 0]),

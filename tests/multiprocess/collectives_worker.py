@@ -12,7 +12,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from antjax.collectives import hierarchical, ho_ring, measure, ring, staggered
+from antjax.collectives import measure, staggered
+from antjax.collectives.choose import Collectives
 from antjax.jobs import job as job_lib
 from antjax.mesh.mesh import GLOBAL_AXES, INTER, INTRA, make_mesh
 
@@ -31,11 +32,11 @@ def main(lanes, size):
     mine = lax.dynamic_slice_in_dim(place, me * size, size)
     my_total = lax.dynamic_slice_in_dim(total, me * size, size)
     right = {}
-    for module in (ring, hierarchical, ho_ring):
-      name = module.__name__.rsplit('.', 1)[1]
-      right[name, 'all_gather'] = module.all_gather(mine) == place
-      right[name, 'all_reduce'] = module.all_reduce(addend) == total
-      right[name, 'reduce_scatter'] = module.reduce_scatter(addend) == my_total
+    for name in ('ring', 'hierarchical', 'ho_ring'):
+      how = Collectives(name)
+      right[name, 'all_gather'] = how.all_gather(mine) == place
+      right[name, 'all_reduce'] = how.all_reduce(addend) == total
+      right[name, 'reduce_scatter'] = how.reduce_scatter(addend) == my_total
     if lanes > 1:
       right['staggered', 'all_reduce'] = staggered.all_reduce(addend) == total
     counts = {

@@ -3,6 +3,7 @@
 """Models against their papers' equations in numpy, row by row."""
 
 import itertools
+from typing import NamedTuple
 
 from flax import nnx
 import jax
@@ -28,18 +29,66 @@ def made(name):
   return jax.jit(lambda x: nnx.merge(graphdef, params)(x)), own
 
 
+class Row(NamedTuple):
+  """A row of inputs: vectors [F, D], also flat; its history's keys are there.
+
+  `d` is its scenario, `s` the scenario's vector.
+  """
+
+  v: np.ndarray
+  flat: np.ndarray
+  first: float
+  d: int
+  s: np.ndarray
+  keys: np.ndarray
+  query: np.ndarray
+
+
+def rows(x):
+  x = jax.tree.map(lambda a: np.asarray(a, np.float64), x)
+  keys, is_there, query = x.histories[0]
+  for i, v in enumerate(x.fields_BFD):
+    yield Row(
+      v,
+      v.reshape(-1),
+      x.first_order_B[i],
+      int(x.scenario_B[i]),
+      v[SIZES.scenario_field],
+      keys[i][is_there[i] > 0],
+      query[i],
+    )
+
+
 def relu(x):
   return np.maximum(x, 0)
+
+
+def leaky(x):
+  return np.where(x > 0, x, 0.01 * x)
+
+
+def sigmoid(x):
+  return 1 / (1 + np.exp(-x))
+
+
+def softmax(x):
+  e = np.exp(x - x.max())
+  return e / e.sum()
 
 
 def linear(p, x):
   return x @ p['kernel'] + p.get('bias', 0)
 
 
-def mlp(p, x):
-  for i in range(len(p['layers'])):
-    x = relu(linear(p['layers'][i], x))
+def chain(layers, x):
+  """Linear layers with ReLU between them."""
+  for i in range(len(layers)):
+    x = linear(layers[i], relu(x) if i else x)
   return x
+
+
+def mlp(p, x):
+  return relu(chain(p['layers'], x))
 
 
 def deep(p, x):
@@ -52,15 +101,9 @@ def own_linear(p, x, d):
 
 
 def tower(p, x, d):
-  layers = [p['layers'][i] for i in range(len(p['layers']))]
-  for layer in layers[:-1]:
-    x = relu(own_linear(layer, x, d))
-  return own_linear(layers[-1], x, d)[0]
-
-
-def softmax(x):
-  e = np.exp(x - x.max())
-  return e / e.sum()
+  for i in range(len(p['layers'])):
+    x = own_linear(p['layers'][i], relu(x) if i else x, d)
+  return x[0]
 
 
 def experts(p, x, number):
@@ -85,98 +128,249 @@ def mixed(scores, found):
   return sum(g * h for g, h in zip(softmax(scores), found, strict=True))
 
 
-def rows(x):
-  """(vectors [F, D], first order, scenario) of each row, float64."""
-  return zip(
-    np.asarray(x.fields_BFD, np.float64),
-    np.asarray(x.first_order_B, np.float64),
-    np.asarray(x.scenario_B),
-    strict=True,
+def attend(parts, num_heads, scale=1.0):
+  """Queries, keys and values [M, D] -> the heads' outputs side by side."""
+  found = [
+    np.stack([softmax(scale * (k @ one)) @ u for one in q])
+    for q, k, u in zip(*(np.split(part, num_heads, axis=1) for part in parts))
+  ]
+  return np.concatenate(found, axis=1)
+
+
+# The equations: parameters and a row -> its logit.
+
+
+def fm(p, row):
+  pairs = sum(a @ b for a, b in itertools.combinations(row.v, 2))
+  return p['bias'] + row.first + pairs
+
+
+def dlrm(p, row):
+  pairs = [row.v[i] @ row.v[j] for i in range(len(row.v)) for j in range(i)]
+  return linear(p['head'], mlp(p['top'], np.append(row.flat, pairs)))[0]
+
+
+def dcnv2(p, row):
+  crossed = row.flat
+  for i in range(CONFIG.cross_layers):
+    crossed = row.flat * linear(p['cross'][i], crossed) + crossed
+  both = np.concatenate([crossed, mlp(p['mlp'], row.flat)])
+  return linear(p['out'], both)[0]
+
+
+def xdeepfm(p, row):
+  v, maps, sums = row.v, row.v, []
+  for i, number in enumerate(CONFIG.cin_widths):
+    kernel = p['maps'][i]['kernel']  # Map, new map, field.
+    maps = np.stack(
+      [
+        sum(
+          kernel[j, h, k] * maps[j] * v[k]
+          for j in range(len(maps))
+          for k in range(len(v))
+        )
+        for h in range(number)
+      ]
+    )
+    sums.append(maps.sum(axis=1))
+  explicit = linear(p['cin_out'], np.concatenate(sums))[0]
+  return row.first + explicit + deep(p['deep'], row.flat)
+
+
+def autoint(p, row):
+  v = row.v
+  for i in range(CONFIG.num_layers):
+    *parts, rest = np.split(linear(p['layers'][i]['project'], v), 4, 1)
+    v = relu(attend(parts, CONFIG.num_heads) + rest)
+  return linear(p['out'], v.reshape(-1))[0]
+
+
+def finalmlp(p, row):
+  streams = []
+  for name, fields in (
+    ('user', SIZES.user_fields),
+    ('item', SIZES.item_fields),
+  ):
+    score = linear(p[name]['gate'], row.v[list(fields)].reshape(-1))
+    streams.append(mlp(p[name]['mlp'], 2 * sigmoid(score) * row.flat))
+  logit = linear(p['linear'], np.concatenate(streams))[0]
+  parts = [np.split(stream, CONFIG.num_heads) for stream in streams]
+  return logit + sum(
+    one @ form @ two for form, one, two in zip(p['form'], *parts, strict=True)
   )
 
 
-def check(model, x, expected):
+def din(p, row):
+  attended = np.zeros(SIZES.dim)
+  for key in row.keys:
+    q = row.query
+    hidden = mlp(
+      p['attention'][0]['mlp'], np.concatenate([q, key, q - key, q * key])
+    )
+    attended += linear(p['attention'][0]['out'], hidden)[0] * key
+  attended /= SIZES.histories[0]
+  return deep(p['deep'], np.append(row.flat, attended))
+
+
+def bst(p, row):
+  def norm(q, y):
+    y = y - y.mean(axis=1, keepdims=True)
+    y = y / np.sqrt(y.var(axis=1, keepdims=True) + 1e-6)
+    return y * q['scale'] + q['bias']
+
+  position = p['sequences'][0]['position']
+  # The candidate, then the clicks: the newest is one ago.
+  ago = np.arange(len(row.keys), 0, -1)
+  y = np.concatenate([row.query + position[:1], row.keys + position[ago]])
+  for i in range(CONFIG.num_layers):
+    layer = p['sequences'][0]['layers'][i]
+    parts = np.split(linear(layer['project'], y), 3, axis=1)
+    scale = (SIZES.dim // CONFIG.num_heads) ** -0.5
+    found = attend(parts, CONFIG.num_heads, scale)
+    y = norm(layer['norms'][0], y + linear(layer['out'], found))
+    hidden = leaky(linear(layer['up'], y))
+    y = norm(layer['norms'][1], y + linear(layer['down'], hidden))
+  return deep(p['deep'], np.append(row.flat, y.mean(axis=0)))
+
+
+def shared_bottom(p, row):
+  return tower(p['towers'], mlp(p['bottom'], row.flat), row.d)
+
+
+def mmoe(p, row):
+  found = experts(p['experts'], row.flat, CONFIG.num_experts)
+  h = mixed(own_linear(p['gates'], row.flat, row.d), found)
+  return tower(p['towers'], h, row.d)
+
+
+def ple(p, row):
+  """Of two levels."""
+  num_scenarios, own = SIZES.num_scenarios, CONFIG.num_specific
+  shared, d, level = CONFIG.num_experts, row.d, p['levels'][0]
+  # All scenarios' experts, theirs beside each other, then the shared ones.
+  found = experts(level['experts'][0], row.flat, num_scenarios * own + shared)
+  mine = found[d * own : (d + 1) * own] + found[num_scenarios * own :]
+  x_d = mixed(linear(level['gates'][d], row.flat), mine)
+  x_s = mixed(linear(level['shared_gate'], row.flat), found)
+  last = p['last']
+  seen = own_experts(last['specific'], x_d, d, own)
+  seen += experts(last['shared'], x_s, shared)
+  h = mixed(own_linear(last['gates'], x_d, d), seen)
+  return tower(p['towers'], h, d)
+
+
+def sar_net(p, row):
+  h = p['scale'][row.d] * row.flat + p['bias'][row.d]
+  found = own_experts(p['specific'], h, row.d, CONFIG.num_specific)
+  found += experts(p['shared'], h, CONFIG.num_experts)
+  return deep(p['deep'], mixed(own_linear(p['gates'], h, row.d), found))
+
+
+def m2m(p, row):
+  def meta(layer, known, h):
+    kernel = linear(layer['kernel'], known).reshape(len(h), -1)
+    return leaky(h @ kernel + linear(layer['bias'], known))
+
+  known = relu(linear(p['know'], p['scenarios'][row.d]))
+  found = experts(p['experts'], row.flat, CONFIG.num_experts)
+  scores = [
+    linear(p['score'], meta(p['attention'], known, np.append(h, p['task'])))
+    for h in found
+  ]
+  read = mixed(np.concatenate(scores), found)
+  for i in range(CONFIG.num_layers):
+    read = leaky(meta(p['tower'][i], known, read) + read)
+  return linear(p['out'], read)[0]
+
+
+def adasparse(p, row):
+  h = row.flat
+  for i in range(len(p['layers'])):
+    h = relu(h) if i else h
+    share = sigmoid(linear(p['pruners'][i], np.concatenate([row.s, h])))
+    h = linear(p['layers'][i], np.where(share < 0.25, 0, 2 * share) * h)
+  return h[0]
+
+
+def hamur(p, row):
+  h, d = row.flat, row.d
+  core = chain(p['hyper']['layers'], h).reshape(CONFIG.rank, CONFIG.rank)
+  for i in range(len(CONFIG.widths)):
+    h = relu(linear(p['layers'][i], h))
+    adapter = p['adapters'][i]
+    one, two, three, four = (adapter['factors'][k] for k in range(4))
+    down = sigmoid(own_linear(two, core @ own_linear(one, h, d), d))
+    up = own_linear(four, core @ own_linear(three, down, d), d)
+    up = (up - up.mean()) / np.sqrt(up.var() + 1e-6)
+    h = h + adapter['scale'][d] * up + adapter['bias'][d]
+  return linear(p['layers'][len(CONFIG.widths)], h)[0]
+
+
+def apg(p, row):
+  h = row.flat
+  for i in range(len(CONFIG.widths)):
+    layer = p['layers'][i]
+    core = chain(layer['core']['layers'], row.s)
+    core = np.eye(CONFIG.rank) + core.reshape(CONFIG.rank, CONFIG.rank)
+    h = relu(linear(layer['out'], core @ linear(layer['into'], h)))
+  return linear(p['out'], h)[0]
+
+
+def pepnet(p, row, v_of_gates=None):
+  """The gates see `v_of_gates` where the gradient is stopped."""
+  frozen = row.v if v_of_gates is None else v_of_gates
+
+  def gate(hidden, out):
+    return 2 * sigmoid(linear(out, relu(hidden)))
+
+  def ep_gate(s):
+    seen = np.concatenate([s, frozen.reshape(-1)])
+    return gate(linear(p['ep_hidden'], seen), p['ep_gate'])
+
+  h = ep_gate(row.v[SIZES.scenario_field]) * row.v.reshape(-1)
+  stopped = ep_gate(frozen[SIZES.scenario_field]) * frozen.reshape(-1)
+  prior = SIZES.user_fields + SIZES.item_fields
+  seen = np.concatenate([*(row.v[f] for f in prior), stopped])
+  parts = np.split(linear(p['pp_hidden']['first'], seen), len(CONFIG.widths))
+  for i, hidden in enumerate(parts):
+    h = relu(linear(p['layers'][i], h)) * gate(hidden, p['pp_gates'][i])
+  return linear(p['layers'][len(parts)], h)[0]
+
+
+@pytest.mark.parametrize(
+  'equation',
+  [
+    fm,
+    dlrm,
+    dcnv2,
+    xdeepfm,
+    autoint,
+    finalmlp,
+    din,
+    bst,
+    shared_bottom,
+    mmoe,
+    ple,
+    sar_net,
+    m2m,
+    adasparse,
+    hamur,
+    apg,
+    pepnet,
+  ],
+  ids=lambda f: f.__name__,
+)
+def test_a_logit_is_that_of_the_paper(equation):
+  model, p = made(equation.__name__)
+  x = inputs(8)
+  expected = [equation(p, row) for row in rows(x)]
   np.testing.assert_allclose(model(x), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_fm_is_all_pairs():
-  model, p = made('fm')
-  x = inputs(8)
-  expected = [
-    p['bias'] + first + sum(a @ b for a, b in itertools.combinations(v, 2))
-    for v, first, _ in rows(x)
-  ]
-  check(model, x, expected)
-
-
-def test_dcnv2():
-  model, p = made('dcnv2')
-  x = inputs(8)
-  expected = []
-  for v, _, _ in rows(x):
-    x0 = crossed = v.reshape(-1)
-    for i in range(CONFIG.cross_layers):
-      crossed = x0 * linear(p['cross'][i], crossed) + crossed
-    both = np.concatenate([crossed, mlp(p['mlp'], x0)])
-    expected.append(linear(p['out'], both)[0])
-  check(model, x, expected)
-
-
-def test_xdeepfm_has_the_maps_of_its_paper():
-  model, p = made('xdeepfm')
-  x = inputs(8)
-  expected = []
-  for v, first, _ in rows(x):
-    maps, sums = v, []
-    for i, number in enumerate(CONFIG.cin_widths):
-      kernel = np.asarray(p['maps'][i]['kernel'])  # Map, new map, field.
-      maps = np.stack(
-        [
-          sum(
-            kernel[j, h, k] * maps[j] * v[k]
-            for j in range(len(maps))
-            for k in range(len(v))
-          )
-          for h in range(number)
-        ]
-      )
-      sums.append(maps.sum(axis=1))
-    explicit = linear(p['cin_out'], np.concatenate(sums))[0]
-    expected.append(first + explicit + deep(p['deep'], v.reshape(-1)))
-  check(model, x, expected)
-
-
-def test_mmoe():
-  model, p = made('mmoe')
-  x = inputs(8)
-  expected = []
-  for v, _, d in rows(x):
-    v = v.reshape(-1)
-    found = experts(p['experts'], v, CONFIG.num_experts)
-    h = mixed(own_linear(p['gates'], v, d), found)
-    expected.append(tower(p['towers'], h, d))
-  check(model, x, expected)
-
-
-def test_ple_of_two_levels():
-  model, p = made('ple')
-  x = inputs(8)
-  num_scenarios, own = SIZES.num_scenarios, CONFIG.num_specific
-  shared = CONFIG.num_experts
-  expected = []
-  for v, _, d in rows(x):
-    v, level = v.reshape(-1), p['levels'][0]
-    # All scenarios' experts, theirs beside each other, then the shared ones.
-    found = experts(level['experts'][0], v, num_scenarios * own + shared)
-    mine = found[d * own : (d + 1) * own] + found[num_scenarios * own :]
-    x_d = mixed(linear(level['gates'][d], v), mine)
-    x_s = mixed(linear(level['shared_gate'], v), found)
-    last = p['last']
-    seen = own_experts(last['specific'], x_d, d, own)
-    seen += experts(last['shared'], x_s, shared)
-    h = mixed(own_linear(last['gates'], x_d, d), seen)
-    expected.append(tower(p['towers'], h, d))
-  check(model, x, expected)
+def test_adasparse_prunes_in_this_test():
+  _, p = made('adasparse')
+  seen = [np.concatenate([row.s, row.flat]) for row in rows(inputs(8))]
+  assert np.sum(sigmoid(linear(p['pruners'][0], np.stack(seen))) < 0.25) > 10
 
 
 @pytest.mark.parametrize('trains', [True, False])
@@ -200,258 +394,46 @@ def test_star(trains):
     h = (v - mean[d]) / np.sqrt(variance[d] + 1e-5)
     h = norm['scale'] * norm['own_scale'][d] * h
     h = h + norm['bias'] + norm['own_bias'][d]
-    layers = [p['layers'][i] for i in range(len(p['layers']))]
-    for i, layer in enumerate(layers):
+    for i in range(len(p['layers'])):
+      layer = p['layers'][i]
       kernel = layer['kernel'] * layer['own_kernel'][:, d]
-      h = h @ kernel + layer['bias'] + layer['own_bias'][d]
-      h = relu(h) if i < len(layers) - 1 else h
+      h = (relu(h) if i else h) @ kernel + layer['bias'] + layer['own_bias'][d]
     expected.append(h[0] + deep(p['auxiliary'], v))
-  check(model, x, expected)
+  np.testing.assert_allclose(model(x), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_pepnet_stops_the_gradient_where_the_paper_does():
   model, p = made('pepnet')
   x = inputs(8)
-  prior = SIZES.user_fields + SIZES.item_fields
-
-  def forward(v, v_of_gates):
-    """In numpy; the gates see `v_of_gates` where the gradient is stopped."""
-
-    def gate(hidden, out):
-      return 2 / (1 + np.exp(-linear(out, relu(hidden))))
-
-    flat = v.reshape(-1)
-    seen = np.concatenate([v[SIZES.scenario_field], v_of_gates.reshape(-1)])
-    scale = gate(linear(p['ep_hidden'], seen), p['ep_gate'])
-    h = scale * flat
-    frozen = np.concatenate(
-      [v_of_gates[SIZES.scenario_field], v_of_gates.reshape(-1)]
-    )
-    stopped = gate(linear(p['ep_hidden'], frozen), p['ep_gate'])
-    stopped = stopped * v_of_gates.reshape(-1)
-    seen = np.concatenate([*(v[f] for f in prior), stopped])
-    parts = np.split(linear(p['pp_hidden']['first'], seen), len(CONFIG.widths))
-    for i, hidden in enumerate(parts):
-      h = relu(linear(p['layers'][i], h)) * gate(hidden, p['pp_gates'][i])
-    return linear(p['layers'][len(parts)], h)[0]
-
-  vectors = [v for v, _, _ in rows(x)]
-  check(model, x, [forward(v, v) for v in vectors])
+  row = next(rows(x))
   grads = jax.grad(
     lambda fields: jnp.sum(model(x._replace(fields_BFD=fields)))
   )(x.fields_BFD)
-  v, step = vectors[0], 1e-5
+  step = 1e-5
   for f, i in ((0, 1), (2, 0), (SIZES.scenario_field, 2)):
-    up, down = v.copy(), v.copy()
+    up, down = row.v.copy(), row.v.copy()
     up[f, i] += step
     down[f, i] -= step
-    slope = (forward(up, v) - forward(down, v)) / (2 * step)
+    slope = pepnet(p, row._replace(v=up), row.v)
+    slope = (slope - pepnet(p, row._replace(v=down), row.v)) / (2 * step)
     np.testing.assert_allclose(grads[0, f, i], slope, rtol=1e-2, atol=1e-4)
 
 
-def test_adasparse_prunes():
-  model, p = made('adasparse')
+def test_an_empty_history_is_nothing_whatever_its_keys_are():
+  model, _ = made('din')
   x = inputs(8)
-  num_pruned, expected = 0, []
-  for v, _, _ in rows(x):
-    scenario, h = v[SIZES.scenario_field], v.reshape(-1)
-    for i in range(len(p['layers'])):
-      seen = np.concatenate([scenario, h])
-      share = 1 / (1 + np.exp(-linear(p['pruners'][i], seen)))
-      num_pruned += np.sum(share < 0.25)
-      factor = np.where(share < 0.25, 0, 2 * share)
-      h = linear(p['layers'][i], factor * h)
-      h = relu(h) if i < len(p['layers']) - 1 else h
-    expected.append(h[0])
-  assert num_pruned > 10
-  check(model, x, expected)
+  history = x.histories[0]
+  is_there = history.is_there_BM.at[1].set(False)
 
-
-def test_m2m():
-  model, p = made('m2m')
-  x = inputs(8)
-
-  def leaky(y):
-    return np.where(y > 0, y, 0.01 * y)
-
-  def meta(layer, known, h):
-    kernel = linear(layer['kernel'], known).reshape(len(h), -1)
-    return leaky(h @ kernel + linear(layer['bias'], known))
-
-  expected = []
-  for v, _, d in rows(x):
-    known = relu(linear(p['know'], p['scenarios'][d]))
-    found = experts(p['experts'], v.reshape(-1), CONFIG.num_experts)
-    scores = [
-      linear(p['score'], meta(p['attention'], known, np.append(h, p['task'])))
-      for h in found
-    ]
-    read = mixed(np.concatenate(scores), found)
-    for i in range(CONFIG.num_layers):
-      read = leaky(meta(p['tower'][i], known, read) + read)
-    expected.append(linear(p['out'], read)[0])
-  check(model, x, expected)
-
-
-def test_hamur():
-  model, p = made('hamur')
-  x = inputs(8)
-  expected = []
-  for v, _, d in rows(x):
-    h = v.reshape(-1)
-    hyper = p['hyper']['layers']
-    core = linear(hyper[1], relu(linear(hyper[0], h)))
-    core = core.reshape(CONFIG.rank, CONFIG.rank)
-    for i in range(len(CONFIG.widths)):
-      h = relu(linear(p['layers'][i], h))
-      adapter = p['adapters'][i]
-      one, two, three, four = (adapter['factors'][k] for k in range(4))
-      down = own_linear(two, core @ own_linear(one, h, d), d)
-      down = 1 / (1 + np.exp(-down))
-      up = own_linear(four, core @ own_linear(three, down, d), d)
-      up = (up - up.mean()) / np.sqrt(up.var() + 1e-6)
-      h = h + adapter['scale'][d] * up + adapter['bias'][d]
-    expected.append(linear(p['layers'][len(CONFIG.widths)], h)[0])
-  check(model, x, expected)
-
-
-def test_apg():
-  model, p = made('apg')
-  x = inputs(8)
-  expected = []
-  for v, _, _ in rows(x):
-    scenario, h = v[SIZES.scenario_field], v.reshape(-1)
-    for i in range(len(CONFIG.widths)):
-      layer = p['layers'][i]
-      make = layer['core']['layers']
-      core = linear(make[1], relu(linear(make[0], scenario)))
-      core = np.eye(CONFIG.rank) + core.reshape(CONFIG.rank, CONFIG.rank)
-      h = relu(linear(layer['out'], core @ linear(layer['into'], h)))
-    expected.append(linear(p['out'], h)[0])
-  check(model, x, expected)
-
-
-def test_shared_bottom():
-  model, p = made('shared_bottom')
-  x = inputs(8)
-  expected = [
-    tower(p['towers'], mlp(p['bottom'], v.reshape(-1)), d)
-    for v, _, d in rows(x)
-  ]
-  check(model, x, expected)
-
-
-def test_sar_net():
-  model, p = made('sar_net')
-  x = inputs(8)
-  expected = []
-  for v, _, d in rows(x):
-    h = p['scale'][d] * v.reshape(-1) + p['bias'][d]
-    found = own_experts(p['specific'], h, d, CONFIG.num_specific)
-    found += experts(p['shared'], h, CONFIG.num_experts)
-    expected.append(deep(p['deep'], mixed(own_linear(p['gates'], h, d), found)))
-  check(model, x, expected)
-
-
-def test_autoint():
-  model, p = made('autoint')
-  x = inputs(8)
-  expected = []
-  for v, _, _ in rows(x):
-    for i in range(CONFIG.num_layers):
-      query, key, value, rest = np.split(
-        linear(p['layers'][i]['project'], v), 4, 1
+  def logits(keys):
+    return model(
+      x._replace(
+        histories=(history._replace(keys_BMD=keys, is_there_BM=is_there),)
       )
-      heads = [
-        np.split(part, CONFIG.num_heads, 1) for part in (query, key, value)
-      ]
-      mix_of_heads = [
-        np.stack([softmax(k @ one) @ u for one in q])
-        for q, k, u in zip(*heads, strict=True)
-      ]
-      v = relu(np.concatenate(mix_of_heads, axis=1) + rest)
-    expected.append(linear(p['out'], v.reshape(-1))[0])
-  check(model, x, expected)
-
-
-def test_finalmlp():
-  model, p = made('finalmlp')
-  x = inputs(8)
-  expected = []
-  for v, _, _ in rows(x):
-    streams = []
-    for name, fields in (
-      ('user', SIZES.user_fields),
-      ('item', SIZES.item_fields),
-    ):
-      score = linear(p[name]['gate'], v[list(fields)].reshape(-1))
-      gated = 2 / (1 + np.exp(-score)) * v.reshape(-1)
-      streams.append(mlp(p[name]['mlp'], gated))
-    logit = linear(p['linear'], np.concatenate(streams))[0]
-    parts = [np.split(stream, CONFIG.num_heads) for stream in streams]
-    for form, one, two in zip(p['form'], *parts, strict=True):
-      logit += one @ form @ two
-    expected.append(logit)
-  check(model, x, expected)
-
-
-def histories(x):
-  """(clicked vectors, oldest first; the candidate's) of each row."""
-  keys, is_there, query = (np.asarray(a, np.float64) for a in x.histories[0])
-  return [
-    (k[there > 0], q) for k, there, q in zip(keys, is_there, query, strict=True)
-  ]
-
-
-def test_din():
-  model, p = made('din')
-  x = inputs(8)
-  expected = []
-  for (v, _, _), (keys, query) in zip(rows(x), histories(x), strict=True):
-    attended = np.zeros(SIZES.dim)
-    for key in keys:
-      pair = np.concatenate([query, key, query - key, query * key])
-      hidden = mlp(p['attention'][0]['mlp'], pair)
-      attended += linear(p['attention'][0]['out'], hidden)[0] * key
-    attended /= SIZES.histories[0]
-    expected.append(deep(p['deep'], np.append(v.reshape(-1), attended)))
-  check(model, x, expected)
-
-
-def test_bst():
-  model, p = made('bst')
-  x = inputs(8)
-
-  def norm(q, y):
-    y = y - y.mean(axis=1, keepdims=True)
-    y = y / np.sqrt(y.var(axis=1, keepdims=True) + 1e-6)
-    return y * q['scale'] + q['bias']
-
-  expected, position = [], p['sequences'][0]['position']
-  for (v, _, _), (keys, query) in zip(rows(x), histories(x), strict=True):
-    # The candidate, then the clicks: the newest is one ago.
-    ago = np.arange(len(keys), 0, -1)
-    y = np.concatenate(
-      [
-        query[None] + position[:1],
-        keys + position[ago],
-      ]
     )
-    for i in range(CONFIG.num_layers):
-      layer = p['sequences'][0]['layers'][i]
-      parts = np.split(linear(layer['project'], y), 3, axis=1)
-      found = []
-      for q, k, u in zip(
-        *(np.split(part, CONFIG.num_heads, axis=1) for part in parts),
-        strict=True,
-      ):
-        scale = q.shape[1] ** -0.5
-        found.append(np.stack([softmax(scale * (k @ one)) @ u for one in q]))
-      attended = linear(layer['out'], np.concatenate(found, axis=1))
-      y = norm(layer['norms'][0], y + attended)
-      hidden = linear(layer['up'], y)
-      hidden = np.where(hidden > 0, hidden, 0.01 * hidden)
-      y = norm(layer['norms'][1], y + linear(layer['down'], hidden))
-    joined = np.append(v.reshape(-1), y.mean(axis=0))
-    expected.append(deep(p['deep'], joined))
-  check(model, x, expected)
+
+  keys = history.keys_BMD
+  wild = jnp.where(is_there[..., None], keys, jnp.nan)
+  np.testing.assert_array_equal(logits(wild), logits(keys))
+  grads = jax.grad(lambda keys: logits(keys).sum())(keys)
+  np.testing.assert_array_equal(grads[1], 0)

@@ -5,6 +5,7 @@
 import dataclasses
 
 from flax import nnx
+import jax.numpy as jnp
 import pytest
 
 from antjax import config as config_lib
@@ -92,6 +93,19 @@ def test_a_column_is_no_logit_a_row():
   model = load.make(f'{HERE}:NoVector', SIZES, config, rngs=nnx.Rngs(0))
   with pytest.raises(ValueError, match=r'NoVector gave \(8, 1\) for 8 rows'):
     load.scores(model, inputs(8))
+
+
+@pytest.mark.parametrize('name', ['dlrm', 'melu'])
+def test_numbers_that_a_network_was_made_for_must_come(name):
+  sizes = dataclasses.replace(SIZES, dense_width=3)
+  config = load.NetworkConfig()
+  model = load.Standalone(name, sizes, config, rngs=nnx.Rngs(0))
+  fields_BFD = inputs(8).fields_BFD
+  assert model(model.inputs(fields_BFD, jnp.ones((8, 3)))).shape == (8,)
+  with pytest.raises(
+    ValueError, match=r'\(dense_width=3\): called without its numeric inputs'
+  ):
+    model.inputs(fields_BFD, None)
 
 
 def test_settings_of_ones_own_are_read_by_their_type():

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from antjax.networks import esmm, fusion, moments
+from antjax.networks import fusion, moments
 from antjax.networks.star import PartitionedNorm
+from antjax.networks.tasks import ESMM, esmm_loss, logit_of_both, Logits
 from tests.networks.small_inputs import CONFIG, inputs, labels, learn, SIZES
 
 
@@ -63,18 +64,18 @@ def test_there_are_no_moments_of_nothing():
 def test_esmm_is_the_product_of_probabilities():
   a, b = np.meshgrid(np.linspace(-8, 8, 9), np.linspace(-8, 8, 9))
   p = 1 / (1 + np.exp(-a)) / (1 + np.exp(-b))
-  found = esmm.logit_of_both(jnp.asarray(a, jnp.float32), jnp.asarray(b))
+  found = logit_of_both(jnp.asarray(a, jnp.float32), jnp.asarray(b))
   np.testing.assert_allclose(found, np.log(p / (1 - p)), rtol=1e-4, atol=1e-5)
-  far = esmm.logit_of_both(jnp.asarray([80.0, -80.0]), jnp.asarray([90.0, 5.0]))
+  far = logit_of_both(jnp.asarray([80.0, -80.0]), jnp.asarray([90.0, 5.0]))
   np.testing.assert_allclose(far, [80.0, -80.00671], rtol=1e-5)
 
 
 def test_esmm_learns_both_tasks():
-  graphdef, state = nnx.split(esmm.ESMM(SIZES, CONFIG, rngs=nnx.Rngs(0)))
+  graphdef, state = nnx.split(ESMM(SIZES, CONFIG, rngs=nnx.Rngs(0)))
   x, click = inputs(), labels()
   conversion = click * labels(seed=2)
   losses, sizes = learn(
-    lambda p: esmm.loss(nnx.merge(graphdef, p)(x), click, conversion).mean(),
+    lambda p: esmm_loss(nnx.merge(graphdef, p)(x), click, conversion).mean(),
     nnx.to_pure_dict(state),
   )
   assert losses[-1] < 0.05
@@ -82,10 +83,10 @@ def test_esmm_learns_both_tasks():
 
 
 def test_conversions_after_no_click_do_not_count():
-  logits = esmm.Logits(*(jnp.asarray([0.3]) for _ in range(3)))
+  logits = Logits(*(jnp.asarray([0.3]) for _ in range(3)))
   zero, one = jnp.zeros(1), jnp.ones(1)
   np.testing.assert_array_equal(
-    esmm.loss(logits, zero, one), esmm.loss(logits, zero, zero)
+    esmm_loss(logits, zero, one), esmm_loss(logits, zero, zero)
   )
 
 

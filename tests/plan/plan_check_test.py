@@ -5,6 +5,7 @@
 import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh
+import optax
 import pytest
 
 from antjax.mesh.paro import PaRO
@@ -25,6 +26,7 @@ def compare(*in_loop):
     {'w': jax.ShapeDtypeStruct((512, 512), jnp.float32)},
     AbstractMesh((3, 4), ('inter', 'intra')),
     PaRO.from_code('NIG'),
+    optax.adamw(1e-3),
   )
   found = [
     census.Collective(kind, axis, loops, 4 * num, num, 'f32', num, 0)

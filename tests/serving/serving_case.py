@@ -10,7 +10,7 @@ import numpy as np
 from antjax.mesh.mesh import make_mesh
 from antjax.meta import episode_config, episodes, maml, meta_io, meta_loss
 from antjax.meta import recommender as recommender_lib
-from antjax.serving import recommender as serving
+from antjax.serving import functions as serving
 from antjax.train import predict
 from antjax.train.optimizer import OptimizerConfig
 

@@ -84,7 +84,7 @@ def make_saver(folder):
     min_shard_size=1,
   )
   state = trainer.init({'w': jnp.ones((3, 1))})
-  saver = Checkpointer(str(folder), trainer.layout, trainer.optimizer, None)
+  saver = Checkpointer(str(folder), trainer.layout)
   return saver, state
 
 

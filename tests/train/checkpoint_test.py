@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints restore under any code and mesh, and training resumes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,9 +22,11 @@ from antjax.train.trainer import Trainer
 SUM_ORDER_ATOL = 2e-5
 
 
+@functools.cache
 def make_trainer(
   code, intra, level='global', width=13, num_devices=8, **kwargs
 ):
+  """(trainer, its first state); the programs of each are compiled once."""
   mesh = make_mesh(intra=intra, devices=jax.devices()[:num_devices])
   tables = EmbeddingTables(
     [TableSpec('item', 53, 4, level, Adam(0.01), init_scale=1.0)],
@@ -84,6 +88,10 @@ class Batches:
     self._next = state['next']
 
 
+def copied(state):
+  return jax.tree.map(jnp.copy, state)
+
+
 def train(path, code, intra, num_steps, losses, **kwargs):
   trainer, state = make_trainer(code, intra, **kwargs)
 
@@ -91,7 +99,7 @@ def train(path, code, intra, num_steps, losses, **kwargs):
     losses[step] = metrics['loss']
 
   return trainer, trainer.fit(
-    state,
+    copied(state),
     Batches(),
     num_steps,
     checkpoint_dir=str(path),
@@ -110,7 +118,7 @@ def train(path, code, intra, num_steps, losses, **kwargs):
 )
 def test_training_goes_on_under_another_code_and_mesh(tmp_path, first, second):
   expected, actual = {}, {}
-  _, whole = train(tmp_path / 'whole', *first, 6, expected)
+  first_trainer, whole = train(tmp_path / 'whole', *first, 6, expected)
   train(tmp_path / 'parts', *first, 3, actual)
   level = 'intra' if second[1] > 1 else 'none'
   trainer, state = train(tmp_path / 'parts', *second, 6, actual, level=level)
@@ -120,7 +128,6 @@ def test_training_goes_on_under_another_code_and_mesh(tmp_path, first, second):
     [expected[i] for i in range(1, 7)],
     rtol=1e-4,
   )
-  first_trainer, _ = make_trainer(*first)
   for a, b in zip(
     jax.tree.leaves(trainer.params(state)),
     jax.tree.leaves(first_trainer.params(whole)),
@@ -150,9 +157,8 @@ def test_mixed_precision_restores_from_and_to_fp32(tmp_path):
 
 def test_an_async_save_is_not_disturbed_by_donation(tmp_path):
   trainer, state = make_trainer('IIG', 4)
-  with Checkpointer(
-    str(tmp_path), trainer.layout, trainer.optimizer, trainer.tables, keep=10
-  ) as saver:
+  state = copied(state)
+  with Checkpointer(str(tmp_path), trainer.layout, keep=10) as saver:
     batches, kept = Batches(), {}
     for step in range(4):
       kept[step] = jax.tree.map(np.array, trainer.params(state))
@@ -167,10 +173,10 @@ def test_an_async_save_is_not_disturbed_by_donation(tmp_path):
 
 
 def test_newest_and_best_are_kept(tmp_path):
-  trainer, state = make_trainer('NNN', 4)
+  trainer, state = make_trainer('IIG', 4)
   scores = iter([0.5, 0.1, 0.3, 0.4, 0.2])
   trainer.fit(
-    state,
+    copied(state),
     Batches(),
     5,
     checkpoint_dir=str(tmp_path),
@@ -194,10 +200,8 @@ def test_a_checkpoint_of_another_model_is_refused_and_kept(tmp_path):
 
 
 def test_an_input_position_of_several_processes_needs_merging(tmp_path):
-  trainer, state = make_trainer('NNN', 4)
-  with Checkpointer(
-    str(tmp_path), trainer.layout, trainer.optimizer, trainer.tables
-  ) as saver:
+  trainer, state = make_trainer('IIG', 4)
+  with Checkpointer(str(tmp_path), trainer.layout) as saver:
     saver.save(0, state, input_state={'next': 0})
     _, positions = saver.restore()
   assert positions == [{'next': 0}]
@@ -214,7 +218,7 @@ def test_should_stop_saves_and_raises_and_resumes(tmp_path):
   seen = []
   with pytest.raises(KeyboardInterrupt):
     trainer.fit(
-      state,
+      copied(state),
       Batches(),
       100,
       checkpoint_dir=str(tmp_path),
@@ -224,9 +228,8 @@ def test_should_stop_saves_and_raises_and_resumes(tmp_path):
   assert seen[:3] == [1, 2, 3]
   assert len(seen) < 8
   again = []
-  trainer, state = make_trainer('IIG', 4)
   trainer.fit(
-    state,
+    copied(state),
     Batches(),
     10,
     checkpoint_dir=str(tmp_path),
@@ -262,9 +265,7 @@ def test_tables_restore_on_another_mesh_and_level_bit_for_bit(
 
   first, state = train(tmp_path, 'IIG', 4, 3, {}, level='global')
   other, new = make_trainer(code, intra, level, num_devices=num_devices)
-  with Checkpointer(
-    str(tmp_path), other.layout, other.optimizer, other.tables
-  ) as saver:
+  with Checkpointer(str(tmp_path), other.layout) as saver:
     restored, _ = saver.restore(3)
   want = canonical(first, state)
   jax.tree.map(np.testing.assert_array_equal, canonical(other, restored), want)

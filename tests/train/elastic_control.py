@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """An `ElasticControl` and a job for the tests of `fit(elastic=...)`."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -53,21 +56,31 @@ def micro_batches(num=1000, size=16):
     yield {'x': x, 'y': (x @ np.arange(4)).astype(np.float32)}
 
 
-def make_trainer(paro='IIG', optimizer=None, **kwargs):
+@functools.cache
+def make_trainer(paro='IIG', optimizer=None):
+  """One for all tests: its programs are compiled once."""
   return Trainer(
     loss_fn,
     optimizer or optax.sgd(0.1),
     mesh=make_mesh(intra=4),
     paro=paro,
     num_micro_batches=2,
-    **kwargs,
   )
+
+
+@functools.cache
+def _first_state(trainer):
+  return trainer.init(PARAMS)
+
+
+def new_state(trainer):
+  return jax.tree.map(jnp.copy, _first_state(trainer))
 
 
 def fit(trainer, batches, num_steps, control, **kwargs):
   seen = {}
   state = trainer.fit(
-    trainer.init(PARAMS),
+    new_state(trainer),
     batches,
     num_steps,
     elastic=control,

@@ -9,13 +9,13 @@ import pytest
 
 from antjax.train import elastic_loop
 from antjax.train.elastic import Plan
-from antjax.train.fit_options import FitOptions
+from antjax.train.loop import FitOptions
 from tests.train.elastic_control import (
   Control,
   fit,
   make_trainer,
   micro_batches,
-  PARAMS,
+  new_state,
 )
 
 
@@ -49,7 +49,7 @@ def test_fit_equals_the_in_graph_loop():
 
   losses = []
   expected = trainer.fit(
-    trainer.init(PARAMS),
+    new_state(trainer),
     joined(),
     5,
     on_step=lambda _, values: losses.append(values['loss']),
@@ -79,10 +79,11 @@ def test_a_plan_takes_effect_two_steps_after_it_is_known():
 
 
 def test_lr_scale_of_a_plan_scales_the_updates():
+  trainer = make_trainer(optimizer=optax.sgd(1e-3))
+
   def run(plan):
     control = Control()
     control.current = plan  # Known before the first step: used in it.
-    trainer = make_trainer(optimizer=optax.sgd(1e-3))
     state, _ = fit(trainer, micro_batches(), 1, control)
     return np.asarray(trainer.params(state)['w'])
 
@@ -105,9 +106,8 @@ def test_a_deadline_ends_a_step_and_loses_nothing():
   control = Control()
   control.current = Plan(1, {'me': 10}, deadline_s=2.5)
   trainer, seen = make_trainer(), {}
-  state = trainer.init(PARAMS)
   elastic_loop.fit(
-    state,
+    new_state(trainer),
     slow(),
     3,
     FitOptions(
@@ -179,7 +179,7 @@ def test_evaluation_comes_at_its_steps():
   control, seen = Control(), {}
   trainer = make_trainer()
   trainer.fit(
-    trainer.init(PARAMS),
+    new_state(trainer),
     micro_batches(),
     5,
     elastic=control,

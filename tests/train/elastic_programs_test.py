@@ -155,7 +155,13 @@ def test_a_group_must_lie_inside_a_process(monkeypatch):
     local_groups(FakeMesh)
 
 
-@pytest.mark.parametrize('code', sorted(set(VALID_CODES) - set(ELASTIC_CODES)))
+@pytest.mark.parametrize(
+  'code',
+  [
+    code if code == 'GIG' else pytest.param(code, marks=pytest.mark.slow)
+    for code in sorted(set(VALID_CODES) - set(ELASTIC_CODES))
+  ],
+)
 def test_codes_that_are_not_elastic_are_refused(code):
   trainer = make_trainer(code, 4)
   trainer.init(init_params())

@@ -14,7 +14,7 @@ from tests.train.elastic_control import (
   fit,
   make_trainer,
   micro_batches,
-  PARAMS,
+  new_state,
 )
 
 
@@ -68,7 +68,7 @@ def test_stopping_saves_and_tells_and_resumes(tmp_path):
   trainer = make_trainer()
   with pytest.raises(KeyboardInterrupt, match='stopped at step'):
     trainer.fit(
-      trainer.init(PARAMS),
+      new_state(trainer),
       Positioned(),
       100,
       elastic=control,

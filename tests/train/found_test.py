@@ -72,9 +72,7 @@ def test_names_that_would_collide_stay_apart(tmp_path):
     optax.sgd(0.1), lambda p, b, r: b @ p['a.b'] * p['a']['b'][0]
   )
   state = trainer.init(params)
-  with Checkpointer(
-    str(tmp_path), trainer.layout, trainer.optimizer, None
-  ) as saver:
+  with Checkpointer(str(tmp_path), trainer.layout) as saver:
     saver.save(0, state)
     restored, _ = saver.restore()
   jax.tree.map(np.testing.assert_array_equal, trainer.params(restored), params)

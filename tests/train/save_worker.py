@@ -29,7 +29,7 @@ def make_trainer():
 
 
 def checkpointer(folder, trainer):
-  return Checkpointer(folder, trainer.layout, trainer.optimizer, None, keep=2)
+  return Checkpointer(folder, trainer.layout, keep=2)
 
 
 def params_at(step):

@@ -10,7 +10,9 @@ import optax
 import pytest
 
 from antjax.mesh.mesh import make_mesh
+from antjax.mesh.paro import PaRO
 from antjax.metrics import means as metrics_lib
+from antjax.train.state import Layout
 from antjax.train.trainer import Trainer
 
 
@@ -244,11 +246,32 @@ def test_nothing_to_train_is_refused():
 
 @pytest.mark.parametrize('counts', [[1], [1, 2, 1], [0.5, 1], [-1, 1], [2, 1]])
 def test_bad_counts_are_refused(counts):
-  trainer = make_trainer()
   with pytest.raises(ValueError, match=r'step\(num_micro_batches='):
-    trainer.step(trainer.init(PARAMS), next(batches(1)), counts)
+    make_trainer().step(None, next(batches(1)), counts)
 
 
 def test_layout_before_init_is_an_error():
   with pytest.raises(RuntimeError, match=r'call init\(\) first'):
     _ = make_trainer().layout
+
+
+def test_bytes_per_code_count_masters_only_in_mixed_precision():
+  mesh = make_mesh(intra=4)
+  params = {'w': np.zeros((64, 64), np.float32), 'b': np.zeros(1, np.float32)}
+  size = 64 * 64
+
+  def held(code, **options):
+    layout = Layout.of(
+      params, mesh, PaRO.from_code(code), optax.adam(1e-3), **options
+    )
+    parts = layout.bytes_per_device()
+    return [parts[name] for name in ('params', 'grads', 'opt_state')]
+
+  def equal(found, want):  # Up to the bias and the optimizer's step count.
+    np.testing.assert_allclose(found, want, atol=20)
+
+  equal(held('NIG'), [4 * size, size, size])
+  mixed = held('IIG', compute_dtype='bfloat16')
+  equal(mixed, [2 * size // 4, size, 12 * size // 8])
+  frozen = held('IIG', trainable=lambda name: name == 'b')
+  equal(frozen, [size, 0, 0])

@@ -47,9 +47,7 @@ def saved(tmp_path_factory):
   """Rows and folder of a run on 21 items, at level global on 2 x 2 devices."""
   folder = str(tmp_path_factory.mktemp('run') / 'checkpoints')
   trainer, state = make(21, 'global', 2, w=3.0)
-  with Checkpointer(
-    folder, trainer.layout, trainer.optimizer, trainer.tables
-  ) as checkpointer:
+  with Checkpointer(folder, trainer.layout) as checkpointer:
     checkpointer.save(1, state)
   return rows_of(trainer, state)['table'], folder
 

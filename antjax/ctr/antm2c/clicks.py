@@ -75,27 +75,18 @@ class ScenarioClicks:
     return self.ids[:, self.names.index(name)]
 
   def by_scenario(self, index: np.ndarray, rows_of_part: int) -> np.ndarray:
-    """An order of `index` [b], each part's clicks by their scenarios.
-
-    Args:
-      index: Numbers of clicks.
-      rows_of_part: Clicks of a part: what one device takes at once.
-    """
+    """An order of clicks [b]: by scenario in each part, a device's at once."""
     part = np.arange(len(index)) // rows_of_part
     scenario = self.ids[index, self.names.index('scenario')]
     return np.lexsort((scenario, part))
 
   def batch(self, index: np.ndarray, size: int) -> dict[str, Any]:
-    """What a step reads.
-
-    Args:
-      index: Numbers of the clicks [b], 0 < b <= size.
-      size: B; rows that are lacking repeat the last one with weight 0.
+    """What a step reads of clicks [b]; lacking rows repeat the last one.
 
     Returns:
-      'ids' int32 [B, 4 + C]; 'label', 'weight' float32 [B]; 'history' int32
-      [B, M], -1 behind the newest; 'numeric', 'conversion', 'text_...' and
-      'image' where there are any.
+      'ids' int32 [B, 4 + C]; 'label', 'weight' float32 [B], the weight of what
+      repeats being 0; 'history' int32 [B, M], -1 behind the newest; 'numeric',
+      'conversion', 'text_...' and 'image' where there are any.
     """
     count = len(index)
     if count < size:

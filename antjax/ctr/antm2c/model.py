@@ -21,13 +21,13 @@ from antjax.embedding.optimizer import Adam, RowWiseAdagrad
 from antjax.embedding.table import EmbeddingTables
 from antjax.layers import pooling
 from antjax.layers.functional import Functional
-from antjax.networks import esmm, load
+from antjax.networks import load, tasks
 from antjax.networks.fusion import Fusion, Way
 from antjax.networks.moments import moments_of, MomentSums
 from antjax.networks.network import History, Inputs, ScenarioMoments, Sizes
 
 # Shape suffixes: B = rows, F = fields, D = embedding width, M = places of the
-# history, C = id columns, K = numeric columns.
+# history.
 
 PyTree = Any
 _ROW_OPTIMIZERS = {'adam': Adam, 'rowwise_adagrad': RowWiseAdagrad}
@@ -100,7 +100,7 @@ class DataSizes:
     num_behaviors: Rows of the vocabulary of titles.
     num_scenarios: Scenarios.
     columns: Id column -> its ids.
-    num_numeric: Numeric columns, K.
+    num_numeric: Numeric columns.
     max_history: Places of the history; 0: there is none.
     modal: Name of a text or image in the batch -> its width.
   """
@@ -136,40 +136,21 @@ class FieldNetwork(nnx.Module):
       sizes = self.fusion.sizes
     self.model = load.make(name, sizes, config, rngs=rngs)
 
-  def inputs(
-    self,
-    fields_BFD: jax.Array,
-    weights_BF: jax.Array | None,
-    batch: Mapping[str, Any],
-    modal: Mapping[str, jax.Array],
-    histories: tuple[History, ...],
-  ) -> Inputs:
-    """What the model reads.
-
-    Args:
-      fields_BFD: A vector a field of ids.
-      weights_BF: Their weights in linear terms, of models that have these.
-      batch: See `ScenarioModel.logits`.
-      modal: Name -> vectors [B, X].
-      histories: See `Inputs`.
-    """
+  def whole(self, x: Inputs, batch: Mapping[str, Any]) -> Inputs:
+    """The inputs with what a batch has besides ids."""
+    dtype = x.fields_BFD.dtype
     if 'numeric' in batch:
-      row = self.numeric(batch['numeric'].astype(fields_BFD.dtype))
-      fields_BFD = jnp.concatenate([fields_BFD, row[:, None]], axis=1)
-    moments = None
+      row_BD = self.numeric(batch['numeric'].astype(dtype))
+      fields_BFD = jnp.concatenate([x.fields_BFD, row_BD[:, None]], axis=1)
+      x = x._replace(fields_BFD=fields_BFD)
     if 'moments' in batch:
       moments = ScenarioMoments(*(m[0] for m in batch['moments']))
-    x = Inputs(
-      fields_BFD,
-      jnp.zeros(len(fields_BFD), fields_BFD.dtype)
-      if weights_BF is None
-      else weights_BF.sum(axis=1),
-      batch['scenario'],
-      histories=histories,
-      weight_B=batch['weight'],
-      moments=moments,
+      x = x._replace(moments=moments)
+    if self.fusion is None:
+      return x
+    return self.fusion(
+      x, {name: batch[name].astype(dtype) for name in self.fusion.widths}
     )
-    return x if self.fusion is None else self.fusion(x, modal)
 
 
 class ScenarioModel:
@@ -319,28 +300,29 @@ class ScenarioModel:
   ) -> tuple[FieldNetwork, Inputs]:
     dtype = jax.tree.leaves(params)[0].dtype
     rows = [vectors[group] for group in self._groups]
-    weights = [vectors[g + _WEIGHT] for g in self._groups if self._is_linear]
+    first_order_B = jnp.zeros(len(batch['weight']), dtype)
+    if self._is_linear:
+      weights = [vectors[group + _WEIGHT] for group in self._groups]
+      weights_BF = jnp.concatenate(weights, axis=1)[..., 0]
+      first_order_B = weights_BF.astype(dtype).sum(axis=1)
     histories: tuple[History, ...] = ()
     if self._has_history:
       title = self.field_names.index('title')
-      history = History(
-        vectors['history'].astype(dtype),
-        batch['ids']['history'] >= 0,
-        jnp.concatenate(rows, axis=1)[:, title].astype(dtype),
+      ids_BM, keys_BMD = batch['ids']['history'], vectors['history']
+      query_BD = jnp.concatenate(rows, axis=1)[:, title]
+      histories = (
+        History(keys_BMD.astype(dtype), ids_BM >= 0, query_BD.astype(dtype)),
       )
-      histories = (history,)
-      mean = pooling.pool(vectors['history'], batch['ids']['history'])
-      rows.append(mean[:, None])
-    network = self._network.merge(params)
-    return network, network.inputs(
+      rows.append(pooling.pool(keys_BMD, ids_BM)[:, None])
+    x = Inputs(
       jnp.concatenate(rows, axis=1).astype(dtype),
-      jnp.concatenate(weights, axis=1)[..., 0].astype(dtype)
-      if weights
-      else None,
-      batch,
-      {n: batch[n].astype(dtype) for n in self._modal},
-      histories,
+      first_order_B,
+      batch['scenario'],
+      histories=histories,
+      weight_B=batch['weight'],
     )
+    network = self._network.merge(params)
+    return network, network.whole(x, batch)
 
   def logits(
     self, params: PyTree, vectors: PyTree, batch: Mapping[str, Any]
@@ -354,23 +336,24 @@ class ScenarioModel:
         network that needs moments, with 'moments': (means, variances) [1, S, F
         D].
     """
+    found = self._scores(params, vectors, batch)
+    if not isinstance(found, tasks.Logits):
+      return {'prediction': found}
+    logits = found._asdict()
+    return {'prediction': logits.pop('click'), **logits}
+
+  def _scores(self, params, vectors, batch) -> Any:
     network, x = self._inputs(params, vectors, batch)
     found = load.scores(network.model, x)
-    logits = {'prediction': found}
-    if isinstance(found, esmm.Logits):
-      logits = found._asdict()
-      logits['prediction'] = logits.pop('click')
-    return {n: y.astype(jnp.float32) for n, y in logits.items()}
+    return jax.tree.map(lambda y: y.astype(jnp.float32), found)
 
   def loss(
     self, params: PyTree, vectors: PyTree, batch: Mapping[str, Any]
   ) -> tuple[jax.Array, jax.Array]:
     """(cross-entropies [B], weights [B])."""
-    network, x = self._inputs(params, vectors, batch)
-    found = load.scores(network.model, x)
-    found = jax.tree.map(lambda y: y.astype(jnp.float32), found)
-    if isinstance(found, esmm.Logits):
-      losses_B = esmm.loss(found, batch['label'], batch['conversion'])
+    found = self._scores(params, vectors, batch)
+    if isinstance(found, tasks.Logits):
+      losses_B = tasks.esmm_loss(found, batch['label'], batch['conversion'])
     else:
       losses_B = optax.sigmoid_binary_cross_entropy(found, batch['label'])
     return losses_B, batch['weight']

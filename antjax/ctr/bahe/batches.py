@@ -127,12 +127,6 @@ def newest(
 ) -> np.ndarray:
   """The newest `length` events of each span, int32 [B, length], 0 at the end.
 
-  Args:
-    events: int32 [all], or a memory map.
-    starts: int64 [B].
-    stops: int64 [B].
-    length: Events to take.
-
   Raises:
     ValueError: A span that is not in the events.
   """

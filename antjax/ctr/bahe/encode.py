@@ -10,28 +10,21 @@ is the mean of the last layer's output, before the final norm of Llama or T5,
 which belongs to the high half.
 """
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from antjax.lm import split
 from antjax.lm.config import Config
 from antjax.lm.text_encoder import TextEncoder
 
 PyTree = Any
-# Shape suffixes: B = texts, T = tokens of a text, D = embed_dim.
+# Shape suffixes: B = texts, T = tokens of a text.
 
 
-class Encoder:
-  """Encodes texts on all devices of this process.
-
-  Attributes:
-    dim: Width of a vector.
-    max_tokens: Longest text.
-  """
+class Encoder(TextEncoder):
+  """Encodes texts on all devices of this process."""
 
   def __init__(
     self,
@@ -40,8 +33,7 @@ class Encoder:
     *,
     num_low: int,
     max_tokens: int,
-    tokens_per_batch: int | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    **options: Any,
   ):
     """Puts the low half on the devices; compiles nothing yet.
 
@@ -50,8 +42,7 @@ class Encoder:
       params: The whole model's parameters, in the dtype to compute in.
       num_low: Layers below the cut.
       max_tokens: Tokens of a text at most.
-      tokens_per_batch: See `TextEncoder`.
-      devices: See `TextEncoder`.
+      **options: See `TextEncoder`.
 
     Raises:
       ValueError: num_low is not in the model, or max_tokens is more than its
@@ -63,39 +54,28 @@ class Encoder:
         ' positions; give no more than that.'
       )
     low = split.LowEncoder(config, num_low)
-    self.dim, self.max_tokens = config.embed_dim, max_tokens
 
     def encode(params, tokens_BT, lengths_B):
-      places_T = jnp.arange(tokens_BT.shape[1])
-      mask_BT = (places_T[None] < lengths_B[:, None]).astype(jnp.int32)
+      mask_BT = token_mask(tokens_BT, lengths_B)
       return pool(low(params, tokens_BT, mask_BT), mask_BT)
 
-    self._encoder = TextEncoder(
+    super().__init__(
       encode,
       low.params_of(params),
       dim=config.embed_dim,
       max_tokens=max_tokens,
-      tokens_per_batch=tokens_per_batch,
-      devices=devices,
+      **options,
     )
 
-  def __call__(
-    self,
-    tokens: np.ndarray,
-    offsets: np.ndarray,
-    on_texts: Callable[[int], None] = lambda num_texts: None,
-  ) -> np.ndarray:
-    """Encodes texts; see `TextEncoder`."""
-    return self._encoder(tokens, offsets, on_texts)
+
+def token_mask(tokens_BT: jax.Array, lengths_B: jax.Array) -> jax.Array:
+  """int32 [B, T]: 1 for tokens, 0 for padding behind them."""
+  place_1T = jnp.arange(tokens_BT.shape[1])[None]
+  return (place_1T < lengths_B[:, None]).astype(jnp.int32)
 
 
 def pool(x_BTD: jax.Array, mask_BT: jax.Array) -> jax.Array:
-  """F_p: the mean over the tokens of each text, fp32 [B, D]; zeros for none.
-
-  Args:
-    x_BTD: Output of the low half.
-    mask_BT: 1 for tokens, 0 for padding.
-  """
+  """F_p: the mean over the tokens of each text, fp32 [B, D]; zeros for none."""
   mask_BT1 = mask_BT[..., None].astype(jnp.float32)
   # What comes out for padding is no number to count on: not by products.
   x_BTD = jnp.where(mask_BT1 > 0, x_BTD.astype(jnp.float32), 0)

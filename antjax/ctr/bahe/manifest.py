@@ -8,7 +8,7 @@ import re
 from typing import Any, get_args, Literal, Self
 
 from antjax.lm import fingerprint
-from antjax.lm.fingerprint import Vocabulary
+from antjax.lm.fingerprint import TextRows
 
 FILE_NAME = 'manifest.json'
 Dtype = Literal['float16', 'bfloat16', 'int8']
@@ -28,18 +28,10 @@ IDENTITY = {  # What tells stores apart: field -> what people call it.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-  """Identity and state of a store.
+  """Identity and state of a store; see `IDENTITY` for what tells stores apart.
 
   Attributes:
-    model: Fingerprint of the model's weights and config.
-    tokenizer: Fingerprint of its tokenizer.
-    num_low: k: the layers that the rows went through.
-    pooling: How tokens are pooled into one row; only 'mean' so far.
-    normalizer: Name of the texts' normalizer, with its version.
-    max_tokens: Largest number of tokens of a text; longer ones were cut.
     vocabulary: Fingerprint of the first `vocabulary_rows` texts.
-    vocabulary_rows: See there.
-    compute_dtype: Dtype in which the layers computed.
     texts: Fingerprint of the texts of all complete rows; '' where not known,
       of a store that an older version made.
     dtype: Dtype of the stored numbers; int8 has a scale a row.
@@ -70,9 +62,7 @@ class Manifest:
     """Refuses a store that was made otherwise.
 
     Args:
-      **expected: What is needed of `model`, `tokenizer`, `num_low`, `pooling`,
-        `normalizer`, `max_tokens`, `compute_dtype`, as far as the caller knows
-        it.
+      **expected: Fields of `IDENTITY`, as far as the caller knows them.
 
     Raises:
       ValueError: Something differs; the message names all of it.
@@ -93,7 +83,7 @@ class Manifest:
         ' for this in another folder (launch/build_behavior_store.py).'
       )
 
-  def check_vocabulary(self, vocabulary: Vocabulary) -> None:
+  def check_vocabulary(self, vocabulary: TextRows) -> None:
     """Refuses a vocabulary whose ids mean other texts than the rows'.
 
     Raises:
@@ -105,11 +95,11 @@ class Manifest:
         f'the vocabulary has {len(vocabulary)} rows, the store of behaviours'
         f' {self.rows}: it is an older state, or another vocabulary.'
       )
-    for num_rows, needed, of in (
-      (self.vocabulary_rows, self.vocabulary, fingerprint.of_vocabulary),
-      (self.rows, self.texts, _of_all),
+    for num_rows, needed in (
+      (self.vocabulary_rows, self.vocabulary),
+      (self.rows, self.texts),
     ):
-      if needed and of(vocabulary, num_rows) != needed:
+      if needed and fingerprint.of_rows(vocabulary, 0, num_rows) != needed:
         raise ValueError(
           'the store of behaviours was made of another vocabulary: the first'
           f' {num_rows} texts differ. Build one for this vocabulary in another'
@@ -157,10 +147,6 @@ class Manifest:
     if stop != fields['rows']:
       raise ValueError(f'parts end at {stop}, rows at {fields["rows"]}')
     return cls(**fields, parts=tuple(map(tuple, parts)))
-
-
-def _of_all(vocabulary: Vocabulary, num_rows: int) -> str:
-  return fingerprint.of_rows(vocabulary, 0, num_rows)
 
 
 def _short(value: Any) -> str:

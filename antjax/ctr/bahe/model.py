@@ -13,20 +13,25 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from antjax.ctr.bahe.towers import Batch, Encoded, PyTree, Tower
+from antjax.ctr.bahe.table import Batch
+from antjax.ctr.bahe.towers import Encoded, PyTree, Tower
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import RowWiseAdagrad
 from antjax.embedding.table import EmbeddingTables
 from antjax.layers import pooling
 from antjax.layers.functional import Functional
 from antjax.networks import load, network
-from antjax.networks.standalone import Standalone
+from antjax.networks.load import Standalone
 
 # Shape suffixes: B = examples, N = sequences of a user, M = places of a
 # sequence, E = embedding_dim, X = width of given user vectors.
 
 _ID_TABLES = ('user', 'item', 'behavior')
 _ROWS = ('user', 'item', 'title')  # A field each.
+_STEP_READS = (
+  *('label', 'weight', 'numeric', 'user_vector', 'user'),
+  *('is_new_user', 'is_new_item'),
+)
 # Needs of networks that are not met here.
 _LACKING = {
   'moments': 'a head takes no statistics of training rows',
@@ -210,37 +215,27 @@ class ClickModel:
         'user_vector' [B, X] where the model has them.
       num_parts: See `Tower.prepare`.
     """
-    behaviors = batch['behaviors']
-    found = {k: batch[k] for k in ('label', 'weight')}
-    for name in ('numeric', 'user_vector', 'is_new_user', 'is_new_item'):
-      if name in batch:
-        found[name] = batch[name]
-    found['user'] = batch['user']
+    text = {name: batch[name] for name in ('behaviors', 'title')}
+    found = {name: batch[name] for name in _STEP_READS if name in batch}
     use = self.ids.use
     ids: dict[str, Any] = {
       name: batch[name] for name in ('user', 'item') if name in use
     }
     if 'behavior' in use:
-      ids['title'] = batch['title']
-      ids['history'] = np.where(behaviors == 0, -1, behaviors)
+      ids['title'] = text['title']
+      ids['history'] = np.where(text['behaviors'] == 0, -1, text['behaviors'])
     if self._has_columns:
       ids['columns'] = batch['ids']
     if ids:
       found['ids'] = ids
     if self.tower is not None:
-      text = {'behaviors': behaviors, 'title': batch['title']}
       found |= self.tower.prepare(text, num_parts)
     return found
 
   # The devices' part.
 
   def init_params(self, key: jax.Array, pretrained: PyTree = None) -> PyTree:
-    """Fresh parameters, but for the language model's.
-
-    Args:
-      key: Random key.
-      pretrained: The whole language model's parameters, where there is a tower.
-    """
+    """A fresh head; the tower's parameters are those of a language model."""
     k_head, _ = jax.random.split(key)
     params: dict[str, Any] = {}
     if self.tower is not None:
@@ -322,14 +317,9 @@ class ClickModel:
       dense.append(batch['numeric'])
     if self.sizes.user_vector_dim:
       dense.append(batch['user_vector'])
-    num_rows = len(batch['label'])
-    empty_BFE = jnp.zeros((num_rows, 0, self.ids.embedding_dim), dtype)
-    fields_BFE = jnp.concatenate(
-      [empty_BFE, *(x.astype(dtype) for x in rows)], axis=1
-    )
-    dense_BX = None
-    if dense:
-      dense_BX = jnp.concatenate([x.astype(dtype) for x in dense], axis=-1)
+    none_B0E = jnp.zeros((len(batch['label']), 0, self.ids.embedding_dim))
+    fields_BFE = _joined([none_B0E, *rows], 1, dtype)
+    dense_BX = _joined(dense, -1, dtype) if dense else None
     x = head.model.inputs(fields_BFE, dense_BX, tuple(histories))
     return head.model(x).astype(jnp.float32)
 
@@ -340,3 +330,7 @@ class ClickModel:
     logits_B = self.logits(params, vectors, batch)
     losses_B = optax.sigmoid_binary_cross_entropy(logits_B, batch['label'])
     return losses_B, batch['weight']
+
+
+def _joined(parts: list[jax.Array], axis: int, dtype: Any) -> jax.Array:
+  return jnp.concatenate([x.astype(dtype) for x in parts], axis=axis)

@@ -19,15 +19,21 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from antjax.ctr.bahe.towers import Batch
 from antjax.embedding import exchange
 from antjax.mesh.mesh import GLOBAL_AXES, INTRA
 
-# Shape suffixes: P = parts of the batch, U = capacity.
+# Shape suffixes: R = behaviors, D = width, P = parts of a batch, U = most
+# distinct behaviors of a part, W = owners.
+
+Batch = Mapping[str, Any]
+Home = Literal['auto', 'device', 'split', 'host']
+# Share of a device's memory that the table may take before it is split.
+_SHARE = 0.25
+_FACTOR = 1.25  # Room for an uneven spread in a message to one owner.
 
 
 def distinct_behaviors(
-  batch: Mapping[str, Any], num_parts: int, capacity: int, fill: int = 0
+  batch: Batch, num_parts: int, capacity: int, fill: int = 0
 ) -> tuple[np.ndarray, dict[str, Any]]:
   """Finds each part's distinct behaviors and points the batch at them.
 
@@ -76,15 +82,6 @@ def distinct_behaviors(
     'behaviors': rows[:, :-1].reshape(behaviors.shape),
     'title': np.ascontiguousarray(rows[:, -1]),
   }
-
-
-# Shape suffixes: R = behaviors, D = width, P = parts of a batch, U = most
-# distinct behaviors of a part, W = owners.
-
-Home = Literal['auto', 'device', 'split', 'host']
-# Share of a device's memory that the table may take before it is split.
-_SHARE = 0.25
-_FACTOR = 1.25  # Room for an uneven spread in a message to one owner.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

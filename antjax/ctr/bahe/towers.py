@@ -1,22 +1,33 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a click model asks of its text side: a tower.
+"""The text side of a click model: a tower, and BAHE's towers.
 
 A tower has a part on the host, `prepare`, which adds to a batch what the part
-on the devices reads, and that part, `__call__`. `StoreTower` is BAHE;
-`antjax.ctr.bahe.full_text` has what it is compared with.
+on the devices reads, and that part, `__call__`. BAHE's read a vector a
+behavior, from a table (`StoreTower`) or from the low half, which encodes a
+batch's distinct behaviors in the step (`DedupTower`), and put them through the
+high half. `antjax.ctr.bahe.full_text` has what they are compared with.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+import dataclasses
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+
+from antjax.ctr.bahe import encode
+from antjax.ctr.bahe import table as table_lib
+from antjax.ctr.bahe.table import Batch, distinct_behaviors
+from antjax.embedding.lookup import pick
+from antjax.lm.split import HighEncoder, LowEncoder
+from antjax.lm.token_cache import TokenCache
 
 # Shape suffixes: B = examples, N = sequences of a user, M = places of a
-# sequence, D = width of the language model, F = width of a user.
+# sequence, D = width of the language model, F = width of a user, P = parts of a
+# batch, U = capacity, T = tokens of a behavior.
 
 PyTree = Any
-Batch = Mapping[str, Any]
 
 
 class Encoded(NamedTuple):
@@ -72,3 +83,198 @@ class Tower(Protocol):
       batch: From `prepare`; where the Trainer holds constants, 'constants' is
         their tree.
     """
+
+
+def null_vectors(num_sequences: int, dim: int) -> jax.Array:
+  """Learned vectors of empty sequences, which start at 0 as no other does."""
+  return jnp.zeros((num_sequences, dim), jnp.float32)
+
+
+def or_null(
+  user_BND: jax.Array, null_ND: jax.Array, is_empty_BN: jax.Array
+) -> jax.Array:
+  """[B, N D]: a sequence's vector, or its null vector where it is empty."""
+  null_BND = jnp.broadcast_to(null_ND, user_BND.shape)
+  user_BND = jnp.where(is_empty_BN[..., None], null_BND, user_BND)
+  return user_BND.reshape(len(user_BND), -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceEncoder:
+  """The high half over sequences of behaviors, to vectors of users and items.
+
+  Each of a user's sequences goes through the high layers by itself, so that
+  cost is linear in their number; what comes out is pooled and concatenated. An
+  item is a sequence of one: its title (Geng et al. 2024,
+  https://arxiv.org/abs/2403.19347, section 3; how the outputs are pooled is not
+  in the paper and is our choice).
+
+  Attributes:
+    high: The layers; it may have none, then vectors are pooled as they are.
+    num_sequences: N.
+    pooling: A sequence's vector: the mean of its outputs, or the last one
+      (which in a causal model has seen them all).
+    fusion: 'late' keeps users and items apart until the head, as in the
+      paper's figure 1. 'early' puts the title behind each sequence, so that
+      the layers see both; a user then has no vector of its own.
+  """
+
+  high: HighEncoder
+  num_sequences: int
+  pooling: Literal['mean', 'last'] = 'mean'
+  fusion: Literal['late', 'early'] = 'late'
+
+  @property
+  def dim(self) -> int:
+    return self.high.config.embed_dim
+
+  def init_params(self, pretrained: PyTree) -> PyTree:
+    """The high half of a whole model's parameters, and the null vectors."""
+    null_ND = null_vectors(self.num_sequences, self.dim)
+    return {'high': self.high.params_of(pretrained), 'null': null_ND}
+
+  def __call__(
+    self,
+    params: PyTree,
+    x_BNMD: jax.Array,
+    is_there_BNM: jax.Array,
+    title_BD: jax.Array,
+  ) -> Encoded:
+    """Encodes users and items.
+
+    Args:
+      params: Parameters from `init_params`, in the compute dtype.
+      x_BNMD: Vectors of behaviors, oldest first.
+      is_there_BNM: bool; padding is at the end. A sequence without any gets its
+        null vector, which is learned.
+      title_BD: Vectors of the titles.
+    """
+    dtype = params['null'].dtype
+    x_BNMD, title_BD = x_BNMD.astype(dtype), title_BD.astype(dtype)
+    B, N, M, D = x_BNMD.shape
+    if self.fusion == 'early':
+      # The title right behind the last behaviour: positions count places.
+      end_BN1 = is_there_BNM.sum(axis=-1, keepdims=True)
+      place_BNM = jnp.broadcast_to(jnp.arange(M + 1), (B, N, M + 1))
+      is_title_BNM = place_BNM == end_BN1
+      x_BNMD = jnp.pad(x_BNMD, ((0, 0), (0, 0), (0, 1), (0, 0)))
+      x_BNMD = jnp.where(
+        is_title_BNM[..., None], title_BD[:, None, None], x_BNMD
+      )
+      is_there_BNM = place_BNM <= end_BN1
+      M += 1
+    segments = is_there_BNM.reshape(B * N, M).astype(jnp.int32)
+    history = self.high(params['high'], x_BNMD.reshape(B * N, M, D), segments)
+    history_BNMD = history.reshape(B, N, M, D)
+    item_B1D = self.high(params['high'], title_BD[:, None])
+    user_BF = or_null(
+      self._pool(history_BNMD, is_there_BNM),
+      params['null'],
+      ~is_there_BNM.any(axis=-1),
+    )
+    return Encoded(user_BF, item_B1D[:, 0], history_BNMD, is_there_BNM)
+
+  def _pool(self, x_BNMD: jax.Array, is_there_BNM: jax.Array) -> jax.Array:
+    """[B, N, D] of each sequence; of an empty one, something finite."""
+    count_BN1 = is_there_BNM.sum(axis=-1, keepdims=True)
+    if self.pooling == 'last':
+      return pick(x_BNMD, jnp.maximum(count_BN1[..., 0] - 1, 0))
+    kept = jnp.where(is_there_BNM[..., None], x_BNMD, 0).astype(jnp.float32)
+    mean_BND = kept.sum(axis=2) / jnp.maximum(count_BN1, 1)
+    return mean_BND.astype(x_BNMD.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class RowTower:
+  """A tower whose texts are rows, a behavior each.
+
+  Attributes:
+    encoder: The high half.
+  """
+
+  encoder: SequenceEncoder
+
+  @property
+  def user_dim(self) -> int:
+    return self.encoder.num_sequences * self.encoder.dim
+
+  @property
+  def title_dim(self) -> int:
+    return self.encoder.dim
+
+  @property
+  def has_history(self) -> bool:
+    return True
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreTower(RowTower):
+  """Behaviors by their rows in a table, which is frozen.
+
+  An unknown behavior is row 1, a text like any other; a user without
+  behaviors has a learned vector. With a high half of no layers this is the
+  frozen language model: its vectors are pooled and nothing of it is trained.
+
+  Attributes:
+    table: Table that holds the rows.
+  """
+
+  table: table_lib.Table
+
+  def init_params(self, pretrained: PyTree) -> PyTree:
+    return self.encoder.init_params(pretrained)
+
+  def prepare(self, batch: Batch, num_parts: int) -> dict[str, Any]:
+    there = {'is_there': batch['behaviors'] != 0}
+    return self.table.prepare(batch, num_parts) | there
+
+  def __call__(self, params: PyTree, batch: Batch) -> Encoded:
+    x_BNMD, title_BD = table_lib.vectors(self.table, batch)
+    return self.encoder(params, x_BNMD, batch['is_there'], title_BD)
+
+
+@dataclasses.dataclass(frozen=True)
+class DedupTower(RowTower):
+  """Each distinct behavior of a part goes through the low half once.
+
+  With a frozen low half (Trainer(trainable=...), `tuning.trainable`) it gives
+  what `StoreTower` gives; with a trained one it is what a store cannot give.
+
+  Attributes:
+    capacity: Largest number of distinct behaviors of a part, U, with padding.
+    num_tokens: Number of tokens of a behavior; longer ones are cut.
+    cache: Cache of the behaviors' tokens.
+  """
+
+  capacity: int
+  num_tokens: int
+  cache: TokenCache = dataclasses.field(compare=False)
+
+  @property
+  def _low(self) -> LowEncoder:
+    return LowEncoder(self.encoder.high.config, self.encoder.high.num_low)
+
+  def init_params(self, pretrained: PyTree) -> PyTree:
+    low = {'low': self._low.params_of(pretrained)}
+    return low | self.encoder.init_params(pretrained)
+
+  def prepare(self, batch: Batch, num_parts: int) -> dict[str, Any]:
+    is_there = np.asarray(batch['behaviors']) != 0
+    ids, pointed = distinct_behaviors(batch, num_parts, self.capacity)
+    tokens, lengths = self.cache.padded(ids, self.num_tokens)
+    return pointed | {
+      'is_there': is_there,
+      'distinct_tokens': tokens,
+      'distinct_lengths': lengths,
+    }
+
+  def __call__(self, params: PyTree, batch: Batch) -> Encoded:
+    tokens_UT = batch['distinct_tokens']
+    mask_UT = encode.token_mask(tokens_UT, batch['distinct_lengths'])
+    rows_UD = encode.pool(self._low(params['low'], tokens_UT, mask_UT), mask_UT)
+    return self.encoder(
+      params,
+      rows_UD[batch['behaviors']],
+      batch['is_there'],
+      rows_UD[batch['title']],
+    )

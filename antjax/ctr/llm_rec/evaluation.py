@@ -8,7 +8,7 @@ int32 [B, L], the whole of it, oldest item first, 0 behind the newest; a model
 takes as much of its end as it can read.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
@@ -98,75 +98,39 @@ def ranks(
   Returns:
     'sampled', and 'full' if asked for: int32 [U]; see `ranking`.
   """
-  rank = _by_scores if isinstance(model, ScoreModel) else _by_vectors
-  kinds = (SAMPLED, FULL) if with_full else (SAMPLED,)
-  found = {kind: np.zeros(len(examples), np.int32) for kind in kinds}
-  num_done = 0
-  for index, values in rank(model, examples, allowed, with_full):
-    for kind in kinds:
-      found[kind][index] = values[kind]
-    num_done += len(index)
-    progress(num_done)
+  has_scores = isinstance(model, ScoreModel)
+  block = _BATCH if has_scores else _CHUNK
+  items = None if has_scores else model.item_vectors()
+  found = {SAMPLED: np.zeros(len(examples), np.int32)}
+  if with_full:
+    found[FULL] = np.zeros(len(examples), np.int32)
+  for index in _parts(len(examples), block):
+    targets, negatives = examples.targets[index], examples.negatives[index]
+    batches = [
+      examples.history_fn(index[part]) for part in _parts(len(index), _BATCH)
+    ]
+    longest = max(seen.shape[1] for seen in batches)
+    seen = np.concatenate(
+      [np.pad(x, [(0, 0), (0, longest - x.shape[1])]) for x in batches]
+    )
+    if has_scores:
+      scores = model.scores(seen)
+      sampled = ranking.ranks_of_scores(scores, targets, negatives=negatives)
+    else:
+      users = [np.asarray(model.user_vectors(x)) for x in batches]
+      users = np.concatenate(users)
+      sampled = ranking.sampled_ranks(users, items, targets, negatives)
+    found[SAMPLED][index] = sampled
+    if with_full:
+      options = {'seen': seen, 'allowed': allowed}
+      found[FULL][index] = (
+        ranking.ranks_of_scores(scores, targets, **options)
+        if has_scores
+        else ranking.full_ranks(users, items, targets, **options)
+      )
+    progress(int(index[-1]) + 1)
   return found
 
 
-def _by_vectors(
-  model: Any,
-  examples: RankedExamples,
-  allowed: np.ndarray | None,
-  with_full: bool,
-) -> Iterator[tuple[np.ndarray, Mapping[str, np.ndarray]]]:
-  items = model.item_vectors()
-  for index in _parts(len(examples), _CHUNK):
-    batches = [
-      (examples.history_fn(index[part]), part)
-      for part in _parts(len(index), _BATCH)
-    ]
-    users = np.concatenate(
-      [np.asarray(model.user_vectors(seen)) for seen, _ in batches]
-    )
-    targets = examples.targets[index]
-    values = {
-      SAMPLED: ranking.sampled_ranks(
-        users, items, targets, examples.negatives[index]
-      )
-    }
-    if with_full:
-      longest = max(seen.shape[1] for seen, _ in batches)
-      seen_UL = np.concatenate(
-        [
-          np.pad(seen, [(0, 0), (0, longest - seen.shape[1])])
-          for seen, _ in batches
-        ]
-      )
-      values[FULL] = ranking.full_ranks(
-        users, items, targets, seen_UL, allowed=allowed
-      )
-    yield index, values
-
-
-def _by_scores(
-  model: Any,
-  examples: RankedExamples,
-  allowed: np.ndarray | None,
-  with_full: bool,
-) -> Iterator[tuple[np.ndarray, Mapping[str, np.ndarray]]]:
-  for index in _parts(len(examples), _BATCH):
-    seen = examples.history_fn(index)
-    scores = model.scores(seen)
-    targets = examples.targets[index]
-    values = {
-      SAMPLED: ranking.ranks_of_scores(
-        scores, targets, negatives=examples.negatives[index]
-      )
-    }
-    if with_full:
-      values[FULL] = ranking.ranks_of_scores(
-        scores, targets, seen=seen, allowed=allowed
-      )
-    yield index, values
-
-
-def _parts(size: int, block: int) -> Iterator[np.ndarray]:
-  for first in range(0, size, block):
-    yield np.arange(first, min(first + block, size))
+def _parts(size: int, block: int) -> list[np.ndarray]:
+  return np.split(np.arange(size), range(block, size, block)) if size else []

@@ -18,7 +18,7 @@ import numpy as np
 from antjax.ctr.llm_rec import packing
 from antjax.ctr.llm_rec.losses import inclusion_log_q, LossConfig
 from antjax.ctr.llm_rec.negatives import NegativeSampler
-from antjax.ctr.llm_rec.texts import Planned, TextMaker
+from antjax.ctr.texts import Planned, TextMaker
 
 # Shape suffixes: b = examples of a part, N = items of a history, J = negatives,
 # F = seen items, U = distinct items of a part, M = b + U texts.

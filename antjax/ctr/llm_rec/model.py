@@ -8,6 +8,22 @@
 the user's are those of their last items in all domains, so that nothing in the
 model knows a domain or an id. Its parameters are {'lm': the language model's,
 'head': the head's}.
+
+Not in the paper is a part of a text's vector that says which words it has:
+
+  w(T) = sum over tokens t of T: 2^(-d(t) / h) e_t
+
+e_t is a trained vector of the token, d(t) how many tokens come behind it, h the
+half-life. Vectors begin as long as the inverse document frequency, r_t =
+log(1 + N / (1 + N_t)) for a token in N_t of N titles, and nearly orthogonal: so
+at first a dot product counts the rare tokens that two texts share, as BM25
+does, and training teaches which different ones go together. A language model's
+pooled output keeps the topic of a text and blurs its words.
+
+Random directions in D dimensions meet by chance, and what that adds up to over
+the frequent tokens of two texts hides what they share. So the tokens that weigh
+most, by r_t^2 N_t, have half the dimensions to themselves, one each, and the
+others are random in the other half.
 """
 
 from collections.abc import Sequence
@@ -19,17 +35,17 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from antjax.ctr.llm_rec import losses, words
+from antjax.ctr.llm_rec import losses
 from antjax.ctr.llm_rec.losses import Batch, LossConfig
-from antjax.ctr.llm_rec.texts import Pooling
-from antjax.embedding.lookup import take_rows
+from antjax.ctr.texts import Pooling
+from antjax.embedding.lookup import add_rows, take_rows
 from antjax.layers.functional import Functional
 from antjax.lm import packed, transformer
 from antjax.lm.config import Config
 
 PyTree = Any
 # Shape suffixes: M = texts, T = tokens of a text, S = slots of all rows,
-# B = examples, U = distinct items, D = width of a vector.
+# B = examples, U = distinct items, D = width of a vector, V = vocabulary.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,7 +155,7 @@ class LLMRec:
     head: dict[str, Any] = {}
     if self.vector.word_dim:
       word_key = jax.random.fold_in(key, 2)  # 1 is that of adapters.
-      head['words'] = words.init(word_key, rarity_V, self.vector.word_dim)
+      head['words'] = init_words(word_key, rarity_V, self.vector.word_dim)
     if self.vector.projection_dim:
       head['projection'] = self._projection.init(key)
     if self.loss_config.learn_temperature:
@@ -206,12 +222,12 @@ class LLMRec:
     # One more for padding, whose number is 0.
     ends_S = jnp.pad(ends_M, (1, 0))[texts_S]
     distance_S = ends_S - jnp.arange(len(texts_S))
-    weight_S = words.weights(distance_S, self.vector.half_life)
+    weight_S = _weights(distance_S, self.vector.half_life)
     is_there_M1 = lengths_M[:, None] > 0
     if self.pooling == 'mean':
-      x = words.sums(x, weight_S, texts_S, len(lengths_M))
+      x = _sums(x, weight_S, texts_S, len(lengths_M))
       ones_S1 = jnp.ones((len(texts_S), 1), jnp.float32)
-      total_M1 = words.sums(ones_S1, weight_S, texts_S, len(lengths_M))
+      total_M1 = _sums(ones_S1, weight_S, texts_S, len(lengths_M))
       x /= jnp.maximum(total_M1, jnp.finfo(jnp.float32).tiny)
     # Before what follows: outputs of padding may be anything.
     found_MD = jnp.where(is_there_M1, x.astype(jnp.float32), 0)
@@ -225,7 +241,7 @@ class LLMRec:
     if not self.vector.word_dim:
       return found_MD
     words_SD = take_rows(params['head']['words']['embedding'], tokens_S)
-    words_MD = words.sums(words_SD, weight_S, texts_S, len(lengths_M))
+    words_MD = _sums(words_SD, weight_S, texts_S, len(lengths_M))
     share = self.vector.word_weight / (1 + self.vector.word_weight)
     return jnp.concatenate(
       [(1 - share) ** 0.5 * found_MD, share**0.5 * _unit(words_MD)], axis=1
@@ -252,3 +268,38 @@ def _unit(x_MD: jax.Array) -> jax.Array:
   """Rows of length 1; zeros stay zeros."""
   squares_M1 = jnp.sum(x_MD**2, axis=1, keepdims=True)
   return x_MD * jax.lax.rsqrt(jnp.maximum(squares_M1, 1e-12))
+
+
+def init_words(
+  key: jax.Array, rarity_V: jax.Array, dim: int
+) -> dict[str, jax.Array]:
+  """Vectors of tokens, {'embedding': fp32 [V, D]}, each as long as r_t."""
+  rarity_V = jnp.asarray(rarity_V, jnp.float32)
+  num_axes = min(dim // 2, len(rarity_V))
+  num_random = dim - num_axes
+  # N_t / N is nearly 1 / (exp(r_t) - 1).
+  weight_V = rarity_V**2 / jnp.maximum(jnp.expm1(rarity_V), 1e-6)
+  heaviest = jnp.argsort(-weight_V)[:num_axes]
+  shape = (len(rarity_V), num_random)
+  random = jax.random.normal(key, shape, jnp.float32) / num_random**0.5
+  vectors_VD = jnp.pad(random, ((0, 0), (num_axes, 0)))
+  vectors_VD = vectors_VD.at[heaviest].set(jnp.eye(num_axes, dim))
+  return {'embedding': vectors_VD * rarity_V[:, None]}
+
+
+def _weights(distance_S: jax.Array, half_life: float) -> jax.Array:
+  """fp32 [S]: what tokens count that have so many others behind them."""
+  if not half_life:
+    return jnp.ones(distance_S.shape, jnp.float32)
+  return 2.0 ** (-jnp.maximum(distance_S, 0).astype(jnp.float32) / half_life)
+
+
+def _sums(
+  x_SD: jax.Array, weight_S: jax.Array, texts_S: jax.Array, num_texts: int
+) -> jax.Array:
+  """Weighted sum of the rows of each text, whose numbers begin at 1, [M, D]."""
+  is_text_S1 = texts_S[:, None] > 0
+  # Padding may hold anything.
+  x_SD = jnp.where(is_text_S1, x_SD.astype(jnp.float32), 0)
+  x_SD *= weight_S[:, None]
+  return add_rows(num_texts + 1, x_SD, texts_S)[1:]

@@ -11,14 +11,16 @@ example: the same whatever process or batch the example comes to, and again
 after a restart.
 """
 
-from typing import Literal
-
 from absl import logging
 import numpy as np
 
 from antjax.embedding.key_index import mix
 
-# Shape suffixes: U = examples, L = places of a history.
+# Shape suffixes: U, B = examples, L = places of a history, J = negatives, F =
+# items that must not be drawn.
+
+_SPARE = 8  # Attempts beyond twice those needed.
+_MAX_ROUNDS = 16
 
 
 def draw(
@@ -77,14 +79,6 @@ def draw(
   return found
 
 
-# Shape suffixes: B = examples, J = negatives, A = attempts, F = items that
-# must not be drawn.
-
-Exclude = Literal['seen', 'target', 'nothing']
-_SPARE = 8  # Attempts beyond twice those needed.
-_MAX_ROUNDS = 16
-
-
 class NegativeSampler:
   """Draws items of given domains.
 
@@ -100,7 +94,7 @@ class NegativeSampler:
     self._items = self._items.astype(np.int32)
     self.domain_sizes = np.bincount(domains[items]).astype(np.int64)
     self._first = np.cumsum(self.domain_sizes) - self.domain_sizes
-    self._seed = np.uint64(seed)
+    self._seed = mix(np.array([seed], np.uint64))
 
   def draw(
     self,
@@ -120,12 +114,11 @@ class NegativeSampler:
     Returns:
       int32 [B, J]; 0 at the end of a row whose domain has not so many.
     """
-    size = len(keys)
-    result = np.zeros((size, num), np.int32)
-    rows = np.arange(size)
+    result = np.zeros((len(keys), num), np.int32)
+    rows = np.arange(len(keys))
     attempts = 2 * num + _SPARE
-    state = mix(keys.astype(np.int64).view(np.uint64) ^ mix(self._seeds(1)))
-    found = np.zeros((size, 0), np.int32)
+    state = mix(keys.astype(np.int64).view(np.uint64) ^ self._seed)
+    found = result[:, :0]
     for turn in range(_MAX_ROUNDS):
       numbers = np.arange(turn * attempts, (turn + 1) * attempts)
       bits = mix(state[rows, None] ^ mix(numbers.astype(np.uint64))[None])
@@ -156,7 +149,7 @@ class NegativeSampler:
     Returns:
       int32 [num], or fewer where a domain has not so many.
     """
-    own = mix(np.array([key], np.int64).view(np.uint64) ^ mix(self._seeds(1)))
+    own = mix(np.array([key], np.int64).view(np.uint64) ^ self._seed)
     lots = mix(own ^ mix(np.arange(num, dtype=np.uint64)))
     picked = domain[(lots % np.uint64(len(domain))).astype(np.int64)]
     none = np.zeros((1, 0), np.int32)
@@ -167,9 +160,6 @@ class NegativeSampler:
     ]
     found = np.concatenate(drawn)
     return found[found != 0]
-
-  def _seeds(self, count: int) -> np.ndarray:
-    return np.full(count, self._seed, np.uint64)
 
 
 def _distinct(items: np.ndarray) -> np.ndarray:

@@ -30,8 +30,7 @@ from jax.sharding import Mesh
 import numpy as np
 
 from antjax.ctr.llm_rec import histories
-from antjax.ctr.llm_rec.gru4rec import GRU4RecConfig
-from antjax.ctr.llm_rec.sasrec import SASRecConfig
+from antjax.ctr.llm_rec.encoders import EncoderConfig
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adam
 from antjax.embedding.table import EmbeddingTables
@@ -59,7 +58,7 @@ class NextItemModel:
     learning_rate: Learning rate of the table rows.
   """
 
-  encoder: SASRecConfig | GRU4RecConfig
+  encoder: EncoderConfig
   num_items: int
   text_dim: int = 0
   learning_rate: float = 1e-3

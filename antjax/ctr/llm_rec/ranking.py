@@ -8,7 +8,7 @@ no number. Of vectors, scores that differ by less than their rounding are tied:
 equal titles must not be ordered by the last bit of a sum.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 import functools
 from typing import Any
 
@@ -39,7 +39,6 @@ def full_ranks(
   allowed: np.ndarray | None = None,
   block_items: int = _BLOCK_ITEMS,
   block_users: int = _BLOCK_USERS,
-  devices: Sequence[jax.Device] | None = None,
 ) -> np.ndarray:
   """Exact ranks among all items but those of the history.
 
@@ -57,7 +56,6 @@ def full_ranks(
     allowed: bool [N], the items that are candidates; None: all.
     block_items: Items at a time.
     block_users: Users at a time, all devices together.
-    devices: Devices to compute on; None: all of this process.
 
   Returns:
     int32 [U], 0 for the best.
@@ -70,7 +68,7 @@ def full_ranks(
   if allowed is None:
     allowed = np.ones(num_items, bool)
   allowed = allowed & (np.arange(num_items) > 0)
-  place = _Places(devices)
+  place = _Places()
   size = min(block_items, num_items)
   floors = _floors(user_vectors, item_vectors, targets)
   once = histories.distinct(seen)
@@ -96,23 +94,18 @@ def sampled_ranks(
   item_vectors: Any,
   targets: np.ndarray,
   negatives: np.ndarray,
-  *,
-  devices: Sequence[jax.Device] | None = None,
 ) -> np.ndarray:
-  """Exact ranks among drawn items; see `negatives.draw`.
+  """Exact ranks among drawn items, int32 [U], from 0 to J.
 
   Args:
     user_vectors: float [U, D].
     item_vectors: float [N, D]; each device gets all of them.
     targets: int [U].
-    negatives: int [U, J], 0 for none. One that is the target is tied with it.
-    devices: Devices to compute on; None: all of this process.
-
-  Returns:
-    int32 [U], from 0 to J.
+    negatives: int [U, J] from `negatives.draw`, 0 for none. One that is the
+      target is tied with it.
   """
   _check(user_vectors, item_vectors, targets, negatives)
-  place = _Places(devices)
+  place = _Places()
   (items,) = place.whole(item_vectors)
   floors = _floors(user_vectors, item_vectors, targets)
   bytes_a_user = 4 * negatives.shape[1] * item_vectors.shape[1]
@@ -133,7 +126,7 @@ def ranks_of_scores(
   negatives: np.ndarray | None = None,
   allowed: np.ndarray | None = None,
 ) -> np.ndarray:
-  """Ranks of a model that gives scores, not vectors; on the host.
+  """Ranks int32 [B] of a model that gives scores, not vectors; on the host.
 
   Args:
     scores: float [B, N]; column 0 is the padding.
@@ -141,9 +134,6 @@ def ranks_of_scores(
     seen: int [B, L], items to leave out, 0 for none.
     negatives: int [B, J]: rank among these alone, 0 for none; None: among all.
     allowed: bool [N], the items that are candidates; None: all.
-
-  Returns:
-    int32 [B].
   """
   rows = np.arange(len(targets))
   floors = scores[rows, targets]
@@ -162,12 +152,11 @@ def ranks_of_scores(
 
 
 class _Places:
-  """Puts arrays on devices: users spread, items whole."""
+  """Puts arrays on this process's devices: users spread, items whole."""
 
-  def __init__(self, devices: Sequence[jax.Device] | None):
-    devices = jax.local_devices() if devices is None else devices
-    mesh = Mesh(np.asarray(devices), ('user',))
-    self._num_devices = len(devices)
+  def __init__(self) -> None:
+    mesh = Mesh(np.asarray(jax.local_devices()), ('user',))
+    self._num_devices = mesh.size
     self._by_user = NamedSharding(mesh, PartitionSpec('user'))
     self._everywhere = NamedSharding(mesh, PartitionSpec())
 

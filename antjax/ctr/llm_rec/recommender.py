@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Recommends items to who has had others, all by their titles."""
+"""Vectors of users and items outside of training, and recommendations."""
 
 from collections.abc import Sequence
 import functools
@@ -10,13 +10,79 @@ import jax
 import numpy as np
 import tokenizers
 
+from antjax.ctr.llm_rec import histories
 from antjax.ctr.llm_rec.model import LLMRec
-from antjax.ctr.llm_rec.texts import Marks, TextMaker, Titles
-from antjax.ctr.llm_rec.vectors import VectorEncoder
-from antjax.lm.token_cache import Tokenizer
+from antjax.ctr.llm_rec.texts import Titles
+from antjax.ctr.texts import Marks, TextMaker
+from antjax.lm.text_encoder import TextEncoder
+from antjax.lm.token_cache import RowTokenizer
 
 PyTree = Any
-# Shape suffixes: B = users, N = items with the padding, D = width, K = best.
+# Shape suffixes: B = users, R = users or items, N = items with the padding, L =
+# items of a history, D = width, K = best.
+
+
+class VectorEncoder(TextEncoder):
+  """Encodes histories and titles with one model, on this process's devices.
+
+  Attributes:
+    params: The model's, as they were given.
+  """
+
+  def __init__(
+    self,
+    model: LLMRec,
+    params: PyTree,
+    texts: TextMaker,
+    *,
+    max_history: int = 10,
+    compute_dtype: Any = np.float32,
+  ):
+    """Puts the parameters on the devices; compiles nothing yet.
+
+    Args:
+      model: The model.
+      params: Its parameters, whole.
+      texts: Texts of the catalog.
+      max_history: Newest items of a history that make a user's text.
+      compute_dtype: Dtype of the parameter copy used to compute; vectors are
+        float32.
+    """
+    self._texts, self._dtype = texts, compute_dtype
+    self._max_history = max_history
+    super().__init__(
+      model.encode, params, dim=model.dim, max_tokens=texts.max_tokens
+    )
+
+  def hold(self, params: PyTree) -> None:
+    """Takes the parameters of another step; nothing is compiled again."""
+    cast = jax.tree.map(lambda x: np.asarray(x).astype(self._dtype), params)
+    super().hold(cast)
+    self.params = params
+    self._items: np.ndarray | None = None
+
+  def items(self, ids: np.ndarray) -> np.ndarray:
+    """float32 [R, D] of items, int [R]; zeros for item 0, the padding."""
+    return self(*self._texts.ragged(np.asarray(ids)[:, None]))
+
+  def item_vectors(self) -> np.ndarray:
+    """float32 [N, D] of all items, for `evaluation.ranks`."""
+    if self._items is None:
+      self._items = self.items(np.arange(self._texts.num_items))
+    return self._items
+
+  def hold_items(self, vectors: np.ndarray) -> None:
+    """Takes the vectors of all items, which processes have made together."""
+    self._items = vectors
+
+  def user_vectors(self, history: np.ndarray) -> np.ndarray:
+    """float32 [R, D] of users by what they have had; zeros for nothing.
+
+    Args:
+      history: int [R, L], oldest first, 0 behind the newest.
+    """
+    newest = histories.newest(np.asarray(history), self._max_history)
+    return self(*self._texts.ragged(newest))
 
 
 class Limits(NamedTuple):
@@ -43,7 +109,7 @@ class Recommended(NamedTuple):
 class Recommender:
   """A trained model and the vectors of a catalog.
 
-  Titles need not be of the catalogue: text is all that the model knows. An item
+  Titles need not be of the catalog: text is all that the model knows. An item
   that is in the history, by its title, is not recommended.
   """
 
@@ -77,77 +143,77 @@ class Recommender:
         f' [{len(titles)}, {model.dim}], one a title in the width of the'
         ' model.'
       )
-    self._tokenize = Tokenizer(tokenizer, limits.max_title_tokens, False)
+    self._tokenize = RowTokenizer(tokenizer, limits.max_title_tokens, False)
     self._marks, self._limits = marks, limits
     self._vectors = jax.device_put(item_vectors)
-    self._encoder = VectorEncoder(
-      model, params, self._texts([]), max_history=limits.max_history
+    self._encoder = TextEncoder(
+      model.encode,
+      jax.tree.map(lambda x: np.asarray(x).astype(np.float32), params),
+      dim=model.dim,
+      max_tokens=limits.max_tokens,
     )
     self._by_title: dict[str, list[int]] = {}
     for item, title in enumerate(titles):
       self._by_title.setdefault(title, []).append(item)
 
   def __call__(
-    self, histories: Sequence[Sequence[str]], num: int
+    self, users: Sequence[Sequence[str]], num: int
   ) -> list[list[Recommended]]:
-    """The best items for each history, best first.
+    """The best items for each user, best first.
 
     Args:
-      histories: Titles of each user, oldest first.
+      users: Titles of each user's history, oldest first.
       num: K, items for each.
 
     Raises:
       ValueError: A history without titles, or more items than there are.
     """
-    if not all(histories):
+    if not all(users):
       raise ValueError(
         'recommend: a history without a title; give at least one, oldest first.'
       )
-    newest = [list(h)[-self._limits.max_history :] for h in histories]
     had = [
-      [i for title in h for i in self._by_title.get(title, [])]
-      for h in histories
+      [i for title in titles for i in self._by_title.get(title, [])]
+      for titles in users
     ]
     most = num + max(map(len, had)) + 1  # Perhaps the padding.
     if not 0 < num < len(self._vectors):
       raise ValueError(
         f'recommend: {num} items of a catalogue of {len(self._vectors) - 1}.'
       )
-    vectors = self.user_vectors(newest)
+    vectors = self.user_vectors(
+      [titles[-self._limits.max_history :] for titles in users]
+    )
     found = _best(vectors, self._vectors, min(most, len(self._vectors)))
-    scores, items = (np.asarray(x) for x in found)
-    result = []
-    for row_scores, row_items, barred in zip(scores, items, had, strict=True):
-      best = [
-        Recommended(int(item), float(score))
+    scores, items = (np.asarray(x).tolist() for x in found)
+    return [
+      [
+        Recommended(item, score)
         for item, score in zip(row_items, row_scores, strict=True)
         if item and item not in barred
-      ]
-      result.append(best[:num])
-    return result
+      ][:num]
+      for row_scores, row_items, barred in zip(scores, items, had, strict=True)
+    ]
 
-  def user_vectors(self, histories: Sequence[Sequence[str]]) -> np.ndarray:
+  def user_vectors(self, users: Sequence[Sequence[str]]) -> np.ndarray:
     """float32 [B, D] of users by their titles, oldest first."""
-    flat = [title for history in histories for title in history]
-    rows = np.zeros((len(histories), max(map(len, histories))), np.int64)
-    item = 1
-    for row, history in zip(rows, histories, strict=True):
-      row[: len(history)] = np.arange(item, item + len(history))
-      item += len(history)
-    return self._encoder.of_texts(self._texts(flat), rows)
-
-  def _texts(self, titles: Sequence[str]) -> TextMaker:
-    vocabulary = Titles(['', *titles])
-    tokens, offsets = self._tokenize(vocabulary.texts(0, len(vocabulary)))
-    return TextMaker(
-      TitleTokens(tokens, offsets),
+    titles = Titles(['', *(title for user in users for title in user)])
+    tokens, offsets = self._tokenize(titles.texts(0, len(titles)))
+    texts = TextMaker(
+      _TitleTokens(tokens, offsets),
       self._marks,
       max_title_tokens=self._limits.max_title_tokens,
       max_tokens=self._limits.max_tokens,
     )
+    # Titles are numbered through: each is an item of this catalog.
+    sizes = np.array([len(user) for user in users])
+    place = np.arange(sizes.max())[None]
+    number = 1 + place + (np.cumsum(sizes) - sizes)[:, None]
+    rows = np.where(place < sizes[:, None], number, 0)
+    return self._encoder(*texts.ragged(rows))
 
 
-class TitleTokens(NamedTuple):
+class _TitleTokens(NamedTuple):
   """Token ids of titles in memory; see `TokenCache`."""
 
   tokens: np.ndarray

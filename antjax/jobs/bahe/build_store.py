@@ -32,13 +32,13 @@ from antjax.ctr.bahe import manifest as manifest_lib
 from antjax.ctr.bahe import store
 from antjax.ctr.bahe.encode import Encoder
 from antjax.ctr.bahe.manifest import Manifest
-from antjax.ctr.bahe.store_writer import StoreWriter
+from antjax.ctr.bahe.store import StoreWriter
 from antjax.data import output_folder
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.jobs import job as job_lib
 from antjax.jobs import script
 from antjax.lm import fingerprint, pretrained, pretrained_tokenizer
-from antjax.lm.token_cache import Tokenizer
+from antjax.lm.token_cache import RowTokenizer
 from antjax.report.progress import Progress
 
 if TYPE_CHECKING:
@@ -200,12 +200,12 @@ def build(config: Config, agent: 'Agent | None' = None) -> int:
   return num_done
 
 
-def _encoder(config: Config) -> tuple[Encoder, Tokenizer]:
+def _encoder(config: Config) -> tuple[Encoder, RowTokenizer]:
   # The high half goes when this returns.
   lm_config, params = pretrained.load_pretrained(
     config.model, dtype=jnp.dtype(config.compute_dtype)
   )
-  tokenizer = Tokenizer(
+  tokenizer = RowTokenizer(
     pretrained_tokenizer.load_tokenizer(config.model, lm_config.vocab_size),
     config.max_tokens,
   )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from antjax.ctr.bahe.full_text import FullTextTower
 from antjax.ctr.bahe.model import ClickModel
-from antjax.ctr.bahe.row_towers import DedupTower, StoreTower
+from antjax.ctr.bahe.towers import DedupTower, StoreTower
 from antjax.jobs.bahe.config import Config
 from antjax.jobs.bahe.data import Clicks
 from antjax.lm import cost

@@ -12,14 +12,18 @@ import jax
 import numpy as np
 
 from antjax.ctr import tuning
-from antjax.ctr.bahe import full_text, row_towers
+from antjax.ctr.bahe import full_text
 from antjax.ctr.bahe import table as table_lib
 from antjax.ctr.bahe.full_text import FullTextTower
 from antjax.ctr.bahe.model import ClickModel
-from antjax.ctr.bahe.row_towers import DedupTower
-from antjax.ctr.bahe.sequences import SequenceEncoder
 from antjax.ctr.bahe.store import BehaviorStore
-from antjax.ctr.bahe.towers import PyTree, Tower
+from antjax.ctr.bahe.towers import (
+  DedupTower,
+  PyTree,
+  SequenceEncoder,
+  StoreTower,
+  Tower,
+)
 from antjax.jobs import auto_paro
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
@@ -90,7 +94,7 @@ def build(config: Config, job: job_lib.Job, clicks: Clicks) -> Built:
       targets=config.lora_targets,
     )
   constants = None
-  if isinstance(tower, row_towers.StoreTower):
+  if isinstance(tower, StoreTower):
     constants = tower.table.constants
   table_bytes = sum(
     shard.data.nbytes
@@ -161,7 +165,7 @@ def _language_model(config: Config) -> tuple[LMConfig, PyTree]:
 
 def _store_tower(
   config: Config, job: job_lib.Job, clicks: Clicks, lm_config: LMConfig
-) -> row_towers.StoreTower:
+) -> StoreTower:
   store = BehaviorStore.open(config.store)
   manifest = store.manifest
   manifest.check(
@@ -204,9 +208,7 @@ def _store_tower(
     inside_groups=job.agent is not None,
   )
   logging.info('%s', said)
-  return row_towers.StoreTower(
-    sequence_encoder(config, clicks, lm_config, num_low), table
-  )
+  return StoreTower(sequence_encoder(config, clicks, lm_config, num_low), table)
 
 
 def _max_distinct(config: Config, clicks: Clicks) -> int:

@@ -34,7 +34,7 @@ from antjax.meta import algorithms, meta_loss
 from antjax.meta import recommender as recommender_lib
 from antjax.meta.episode_config import EpisodeConfig
 from antjax.serving import delta, exporter, loader
-from antjax.serving import recommender as serving
+from antjax.serving import functions as serving
 from antjax.train import checkpoint
 
 MODEL = 'meta'  # The run's folder with the meta-learned model.
@@ -137,9 +137,7 @@ def exported(
       f'export_gmeta: there is no checkpoint {step or ""} in {folder}; it has'
       f' {steps}.'
     )
-  with checkpoint.Checkpointer(
-    str(folder), trainer.layout, trainer.optimizer, trainer.tables
-  ) as checkpointer:
+  with checkpoint.Checkpointer(str(folder), trainer.layout) as checkpointer:
     state, _ = checkpointer.restore(step)
   info: dict[str, Any] = {
     'step': step,

@@ -15,7 +15,7 @@ from antjax.meta import evaluate
 from antjax.meta.recommender import MetaRecommender
 from antjax.metrics import by_task, merge
 from antjax.metrics.bootstrap import Estimate
-from antjax.metrics.columns import Rows
+from antjax.metrics.columns import AllRows
 
 
 @dataclasses.dataclass
@@ -68,7 +68,7 @@ def evaluate_methods(
     for name, (trainer, state, inner) in methods.items():
       batches = tasks.scenario(scenario, with_rows=inner.adapt == 'all')
       found: dict[str, Any] = trainer.evaluate(
-        state, batches, predict_fns[name], {'rows': Rows()}
+        state, batches, predict_fns[name], {'rows': AllRows()}
       )
       by_method[name] = found['rows']
     by_method |= _baselines(tasks, scenario, mean)
@@ -87,7 +87,7 @@ def evaluate_methods(
 def _baselines(
   tasks: Tasks, scenario: str, mean: float
 ) -> dict[str, by_task.Columns]:
-  kept = {name: Rows() for name in evaluate.BASELINES}
+  kept = {name: AllRows() for name in evaluate.BASELINES}
   for by_name in evaluate.baseline_columns(tasks.scenario(scenario), mean):
     for name, columns in by_name.items():
       kept[name].update(**columns)

@@ -5,10 +5,9 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from antjax.ctr.llm_rec.gru4rec import GRU4RecConfig
+from antjax.ctr.llm_rec.encoders import GRU4RecConfig, SASRecConfig
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import VectorConfig
-from antjax.ctr.llm_rec.sasrec import SASRecConfig
 from antjax.ctr.tuning import Tuning
 from antjax.jobs.job import JobConfig
 from antjax.jobs.training_config import LanguageConfig

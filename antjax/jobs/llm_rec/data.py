@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from antjax.ctr.llm_rec.inputs import TrainingInputs
-from antjax.ctr.llm_rec.texts import TextMaker
+from antjax.ctr.texts import TextMaker
 from antjax.data import shuffled_index
 from antjax.data.sequence_data import SequenceData
 from antjax.data.sequence_events import ExampleSource

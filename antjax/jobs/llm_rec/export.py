@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from antjax.ctr.llm_rec.model import LLMRec, VectorConfig
 from antjax.ctr.llm_rec.recommender import Limits, Recommender
-from antjax.ctr.llm_rec.texts import Marks
+from antjax.ctr.texts import Marks
 from antjax.data.sequence_data import SequenceData
 from antjax.jobs.llm_rec.config import Config
 from antjax.jobs.llm_rec.model import Built

@@ -26,7 +26,7 @@ import numpy as np
 
 from antjax.ctr import tuning
 from antjax.ctr.llm_rec import evaluation
-from antjax.ctr.llm_rec.vectors import VectorEncoder
+from antjax.ctr.llm_rec.recommender import VectorEncoder
 from antjax.ctr.tuning import frozen_share
 from antjax.jobs import job as job_lib
 from antjax.jobs import memory_table

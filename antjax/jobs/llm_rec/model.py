@@ -12,7 +12,8 @@ import numpy as np
 
 from antjax.ctr import tuning
 from antjax.ctr.llm_rec.model import LLMRec
-from antjax.ctr.llm_rec.texts import Marks, marks_of, TextMaker, Titles
+from antjax.ctr.llm_rec.texts import marks_of, Titles
+from antjax.ctr.texts import Marks, TextMaker
 from antjax.data.sequence_data import SequenceData
 from antjax.jobs import identity as run_identity
 from antjax.jobs.llm_rec.config import Config

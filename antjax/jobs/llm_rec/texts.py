@@ -43,7 +43,7 @@ class TextEncoder:
       model, shardings=jax.sharding.SingleDeviceSharding(host)
     )
     inner = pretrained_tokenizer.load_tokenizer(model, config.vocab_size)
-    self._tokenizer = token_cache.Tokenizer(inner, max_tokens)
+    self._tokenizer = token_cache.RowTokenizer(inner, max_tokens)
     self.made_of = [
       fingerprint.of_model(model),
       fingerprint.of_tokenizer(model),

@@ -12,15 +12,16 @@ import pytest
 
 import antjax
 from antjax.ctr import tuning
-from antjax.ctr.bahe import encode, full_text, row_towers, table
+from antjax.ctr.bahe import encode, table, towers
 from antjax.ctr.bahe.full_text import FullTextTower
-from antjax.ctr.bahe.row_towers import DedupTower
+from antjax.ctr.bahe.towers import DedupTower
+from antjax.ctr.texts import Marks
 from antjax.jobs import run
 from antjax.lm import positions, transformer
 from tests.ctr.bahe import small_clicks
 
 NUM_TOKENS = 12
-MARKS = full_text.JoinMarks(0, (30,))
+MARKS = Marks((), separator=(30,))
 
 
 class Cache:
@@ -61,7 +62,7 @@ def stored(tower, params):
     max_tokens=5,
     devices=jax.devices()[:1],
   )(cache.tokens, cache.offsets)
-  return row_towers.StoreTower(
+  return towers.StoreTower(
     tower.encoder, table.DeviceTable({'behavior_rows': jnp.asarray(rows)})
   )
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from antjax.ctr.bahe import encode, store_writer
+from antjax.ctr.bahe import encode, store
 from antjax.ctr.bahe.manifest import Manifest
 from antjax.ctr.bahe.store import BehaviorStore
 from antjax.jobs import fetch_model
@@ -70,7 +70,7 @@ def test_a_store_holds_what_the_model_says(tmp_path, model, num_low):
       dim=encoder.dim,
       store='',
     )
-    writer = store_writer.StoreWriter(tmp_path / dtype, new)
+    writer = store.StoreWriter(tmp_path / dtype, new)
     writer.write(0, rows)
     writer.commit(len(rows))
     found = BehaviorStore.open(tmp_path / dtype).load()

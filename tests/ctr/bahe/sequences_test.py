@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from antjax.ctr.bahe import sequences
+from antjax.ctr.bahe import towers
 from antjax.lm import split, transformer
 from tests.ctr.bahe import small_clicks
 
@@ -107,7 +107,7 @@ def test_early_fusion_puts_the_title_behind_the_last_behaviour():
 def test_a_cut_above_all_layers_pools_what_is_cached(config):
   encoder = small_clicks.encoder(config, num_low=config.num_layers)
   if config.positions == 'learned':
-    encoder = sequences.SequenceEncoder(
+    encoder = towers.SequenceEncoder(
       split.HighEncoder(config, config.num_layers), 2
     )
   x, is_there, title = inputs()

@@ -5,7 +5,7 @@
 import jax
 import numpy as np
 
-from antjax.ctr.bahe import batches, model, row_towers, sequences, table
+from antjax.ctr.bahe import batches, model, table, towers
 from antjax.lm import split, transformer
 
 NUM_BEHAVIORS = 40
@@ -93,7 +93,7 @@ def vectors(dim=16):
 def encoder(config=LLAMA, num_low=1, **options):
   places = MAX_LENGTH + 1 if config.positions == 'learned' else 0
   high = split.HighEncoder(config, num_low, places)
-  return sequences.SequenceEncoder(high, len(LENGTHS), **options)
+  return towers.SequenceEncoder(high, len(LENGTHS), **options)
 
 
 def place(mesh, home, examples, **options):
@@ -115,5 +115,5 @@ def click_model(tower, kind='dnn', sizes=SIZES, **ids):
 
 
 def store_model(mesh, home='device', examples=2, kind='dnn', **options):
-  tower = row_towers.StoreTower(encoder(**options), place(mesh, home, examples))
+  tower = towers.StoreTower(encoder(**options), place(mesh, home, examples))
   return click_model(tower, kind)

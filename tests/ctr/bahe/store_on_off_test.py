@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import antjax
-from antjax.ctr.bahe import encode, row_towers, sequences, table
+from antjax.ctr.bahe import encode, table, towers
 from antjax.lm import split
 from tests.ctr.bahe import small_clicks
 
@@ -50,7 +50,7 @@ def test_a_store_changes_nothing(config, num_low):
   params = small_clicks.language_model(config)
   has_places = config.positions == 'learned' and num_low < config.num_layers
   places = small_clicks.MAX_LENGTH if has_places else 0
-  encoder = sequences.SequenceEncoder(
+  encoder = towers.SequenceEncoder(
     split.HighEncoder(config, num_low, places), len(small_clicks.LENGTHS)
   )
   rows = encode.Encoder(
@@ -62,7 +62,7 @@ def test_a_store_changes_nothing(config, num_low):
   )(*texts())
   mesh = antjax.make_mesh(intra=4)
   found, _ = table.place(rows, mesh, home='host', max_distinct=40)
-  tower = row_towers.StoreTower(encoder, found)
+  tower = towers.StoreTower(encoder, found)
   batch = small_clicks.batch(6)
   prepared = jax.tree.map(jnp.asarray, tower.prepare(batch, 1))
   with_store = tower(tower.init_params(params), prepared)

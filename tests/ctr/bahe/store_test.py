@@ -15,10 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from antjax.ctr.bahe import store, store_writer
+from antjax.ctr.bahe import store
 from antjax.ctr.bahe.manifest import Manifest
-from antjax.ctr.bahe.store import BehaviorStore, CHUNK_ROWS
-from antjax.ctr.bahe.store_writer import StoreWriter
+from antjax.ctr.bahe.store import BehaviorStore, CHUNK_ROWS, StoreWriter
 from antjax.lm import fingerprint
 from tests.ctr.bahe import small_vocabulary
 from tests.ctr.bahe.small_vocabulary import Vocabulary
@@ -67,8 +66,6 @@ def test_16_bits_come_back_as_rounded(tmp_path, dtype, stored):
   part = found.read(1000, 1100, stored)  # Of two chunks.
   assert part.dtype == stored
   np.testing.assert_array_equal(part, rounded[1000:1100])
-  with pytest.raises(ValueError, match='has no scales'):
-    found.load_quantized()
 
 
 def test_8_bits_have_a_scale_a_row(tmp_path):
@@ -77,9 +74,6 @@ def test_8_bits_have_a_scale_a_row(tmp_path):
   found = put(tmp_path, rows, dataclasses.replace(NEW, dtype='int8'))
   largest = np.abs(rows).max(axis=1, keepdims=True)
   assert (np.abs(found.load() - rows) <= 0.501 / 127 * largest).all()
-  values, scales = found.load_quantized()
-  assert (values.dtype, scales.dtype) == (np.int8, np.float32)
-  np.testing.assert_array_equal(values * scales[:, None], found.load())
   assert not found.read(0, 1).any()
   assert found.stored_bytes == rows.size + 4 * len(rows)
 
@@ -312,10 +306,10 @@ def test_two_writers_make_one_store(tmp_path):
 
 def test_ranges_that_overlap_are_joined():
   complete = [(0, 5, 'a'), (0, 3, 'b'), (2, 8, 'b'), (8, 9, 'b'), (8, 20, 'c')]
-  assert store_writer._cover(complete, 12) == (
+  assert store._cover(complete, 12) == (
     *((0, 5, 'a'), (5, 9, 'b'), (9, 12, 'c')),
   )
-  assert store_writer._cover(complete, 4) == ((0, 4, 'a'),)
+  assert store._cover(complete, 4) == ((0, 4, 'a'),)
 
 
 def test_a_store_that_another_one_replaced_is_not_committed(tmp_path):

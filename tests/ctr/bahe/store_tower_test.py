@@ -12,7 +12,7 @@ import pytest
 
 import antjax
 from antjax.ctr import tuning
-from antjax.ctr.bahe import row_towers
+from antjax.ctr.bahe import towers
 from antjax.jobs import run
 from antjax.mesh import paro
 from tests.ctr.bahe import small_clicks
@@ -89,7 +89,7 @@ def test_three_homes_train_alike(plain, home, num_micro_batches):
     4 // num_micro_batches,
     inside_groups=home == 'group',
   )
-  tower = row_towers.StoreTower(small_clicks.encoder(), table)
+  tower = towers.StoreTower(small_clicks.encoder(), table)
   found, losses, _, _ = train(
     small_clicks.click_model(tower), mesh, num_micro_batches=num_micro_batches
   )
@@ -106,7 +106,7 @@ def test_a_split_table_takes_rounds_where_one_owner_has_most():
   )
   batch = small_clicks.batch(30, size=32)
   assert (tight.prepare(batch, 8)['behavior_halvings'] > 0).any()
-  tower = row_towers.StoreTower(small_clicks.encoder(), tight)
+  tower = towers.StoreTower(small_clicks.encoder(), tight)
   found, _, _, _ = train(small_clicks.click_model(tower), mesh, 1)
   model = small_clicks.store_model(mesh, 'device', 4)
   expected, _, _, _ = train(model, mesh, 1)

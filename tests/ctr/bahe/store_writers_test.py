@@ -11,8 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from antjax.ctr.bahe.store import BehaviorStore, CHUNK_ROWS
-from antjax.ctr.bahe.store_writer import StoreWriter
+from antjax.ctr.bahe.store import BehaviorStore, CHUNK_ROWS, StoreWriter
 from tests.ctr.bahe import store_test
 
 _ROOT = pathlib.Path(__file__).parents[3]

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from antjax.ctr.bahe import full_text
+from antjax.ctr.texts import Marks
 
 CLS, SEP = 90, 91
-BERT = full_text.JoinMarks(1, ())
-LLAMA = full_text.JoinMarks(0, (80, 81))
+BERT = Marks((90,), num_special=1)
+LLAMA = Marks((), separator=(80, 81))
 
 
 class Cache:
@@ -20,9 +21,13 @@ class Cache:
     self.offsets = np.cumsum([0, *map(len, rows)])
 
 
+def join(rows, histories, num_tokens, marks):
+  return full_text.text_maker(Cache(rows), num_tokens, marks).padded(histories)
+
+
 def by_hand(rows, history, num_tokens, marks):
-  """What `join` says it does, one token after the other."""
-  lead = marks.num_leading
+  """What a `TextMaker` says it does, one token after the other."""
+  lead = marks.num_special
   bodies = [rows[i][lead:] for i in history if i and len(rows[i]) > lead]
   leads = [rows[i][:lead] for i in history if i and len(rows[i]) > lead]
   text = []
@@ -49,7 +54,7 @@ def test_text_is_the_newest_whole_behaviors(marks, num_tokens):
   for history in histories:
     length = rng.integers(0, 7)
     history[:length] = rng.integers(1, len(rows), length)
-  text, lengths = full_text.join(Cache(rows), histories, num_tokens, marks)
+  text, lengths = join(rows, histories, num_tokens, marks)
   assert text.shape == (50, num_tokens)
   for row, length, history in zip(text, lengths, histories):
     expected = by_hand(rows, history, num_tokens, marks)
@@ -59,8 +64,8 @@ def test_text_is_the_newest_whole_behaviors(marks, num_tokens):
 
 def test_a_history_without_tokens_is_empty():
   rows = [[], [5], []]
-  text, lengths = full_text.join(
-    Cache(rows), np.array([[2, 2, 0], [0, 0, 0]], np.int32), 4, LLAMA
+  text, lengths = join(
+    rows, np.array([[2, 2, 0], [0, 0, 0]], np.int32), 4, LLAMA
   )
   assert not text.any()
   assert lengths.tolist() == [0, 0]
@@ -68,4 +73,4 @@ def test_a_history_without_tokens_is_empty():
 
 def test_no_room_beside_special_tokens_is_refused():
   with pytest.raises(ValueError, match='1 are special ones in front'):
-    full_text.join(Cache([[]]), np.zeros((1, 1), np.int32), 1, BERT)
+    join([[]], np.zeros((1, 1), np.int32), 1, BERT)

@@ -12,10 +12,10 @@ import optax
 import pytest
 
 from antjax.ctr import tuning
-from antjax.ctr.llm_rec import packing, words
+from antjax.ctr.llm_rec import packing
 from antjax.ctr.llm_rec.inputs import TrainingInputs
 from antjax.ctr.llm_rec.losses import LossConfig
-from antjax.ctr.llm_rec.model import LLMRec, VectorConfig
+from antjax.ctr.llm_rec.model import init_words, LLMRec, VectorConfig
 from antjax.lm import packed, transformer
 from antjax.mesh.mesh import make_mesh
 from antjax.train.trainer import Trainer
@@ -177,7 +177,7 @@ def test_words_begin_as_long_as_they_are_rare(family):
     want = np.log(1 + number / (1 + there))
     want = 0 if token in marks else want
     assert rarity[token] == pytest.approx(want, rel=1e-5)
-  vectors = words.init(jax.random.key(0), rarity, 4096)
+  vectors = init_words(jax.random.key(0), rarity, 4096)
   table = np.asarray(vectors['embedding'])
   lengths = np.linalg.norm(table, axis=1)
   np.testing.assert_allclose(lengths, rarity, rtol=0.1)
@@ -188,7 +188,7 @@ def test_the_heaviest_words_have_dimensions_of_their_own():
   counts = np.array([0, 1, 3, 10, 30, 100, 300, 900])
   rarity = np.log1p(number / (1 + counts)).astype(np.float32)
   rarity[0] = 0  # A mark.
-  table = words.init(jax.random.key(0), rarity, 6)['embedding']
+  table = init_words(jax.random.key(0), rarity, 6)['embedding']
   gram = np.asarray(table @ table.T)
   heaviest = np.argsort(-(rarity**2) * (1 + counts))[:3]
   assert set(heaviest) == {5, 6, 7}

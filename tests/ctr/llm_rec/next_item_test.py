@@ -12,9 +12,8 @@ import pytest
 
 import antjax
 from antjax.ctr.llm_rec import next_item
-from antjax.ctr.llm_rec.gru4rec import GRU4RecConfig
+from antjax.ctr.llm_rec.encoders import GRU4RecConfig, SASRecConfig
 from antjax.ctr.llm_rec.next_item import NextItemModel, TrainedNextItem
-from antjax.ctr.llm_rec.sasrec import SASRecConfig
 
 SASREC = SASRecConfig(dim=16, num_heads=2, max_length=6, dropout=0.0)
 GRU = GRU4RecConfig(dim=16, state_dim=12, max_length=6, dropout=0.0)

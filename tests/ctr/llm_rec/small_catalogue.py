@@ -4,7 +4,7 @@
 
 import numpy as np
 
-from antjax.ctr.llm_rec.texts import Marks, TextMaker
+from antjax.ctr.texts import Marks, TextMaker
 
 MARKS = {
   'bert': Marks((2,), (), 'first'),

@@ -10,7 +10,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 
 from antjax.ctr.llm_rec import texts
-from antjax.ctr.llm_rec.texts import Marks, TextMaker
+from antjax.ctr.texts import Marks, TextMaker
 from tests.ctr.llm_rec import small_catalogue
 from tests.lm import tiny_models
 

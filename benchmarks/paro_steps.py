@@ -1,11 +1,15 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The peer: fully sharded training by `jit` and sharding constraints.
+"""What `paro_bench` trains, and the steps of codes and peers on a host.
 
-As MaxText and levanter do it: parameters and optimizer state lie split over the
-axes of FSDP, activations over the batch; in a scan over layers each one's
-weights are gathered by a constraint, recomputed with the layer in the backward
-pass; micro-batches go through `lax.scan`, whose accumulator is split as the
+Tokens are random: a benchmark of speed needs no text, and equal losses under
+all codes show that they compute the same.
+
+The peer is fully sharded training by `jit` and sharding constraints, as MaxText
+and levanter do it: parameters and optimizer state lie split over the axes of
+FSDP, activations over the batch; in a scan over layers each one's weights are
+gathered by a constraint, recomputed with the layer in the backward pass;
+micro-batches go through `lax.scan`, whose accumulator is split as the
 parameters are. XLA chooses the collectives.
 
   fsdp  split over all devices of all hosts (levanter's default over slices)
@@ -16,7 +20,9 @@ constraint in the forward pass and its gradient by one to the split form, so
 that XLA need never add up a gradient whole where it knows a reduce-scatter.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -24,26 +30,91 @@ from jax import lax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+import numpy as np
+import optax
 
+from antjax.collectives import cost_model, measure
 from antjax.lm import attention, blocks, positions, transformer
-from antjax.mesh.mesh import INTER, INTRA
-from benchmarks import paro_problem
+from antjax.mesh.mesh import INTER, INTRA, make_mesh
+from antjax.train.trainer import Trainer
+from benchmarks import host_steps
 
+# What a host computes without any message to another.
+COMPUTE = 'compute'
+_LINK_BYTES = (1 << 16, 1 << 19, 1 << 22)
 PEERS = ('fsdp', 'hsdp')
 _BATCH = (INTER, INTRA)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """Sizes of the problem."""
+
+  embed_dim: int = 320  # A multiple of 64; the MLP is 8/3 as wide.
+  num_layers: int = 3
+  vocab_size: int = 1024
+  num_tokens: int = 128  # Tokens of a sequence.
+  num_micro_batches: int = 8
+
+  @property
+  def tokens_per_device(self) -> int:
+    """Tokens that a device works off in a step."""
+    return self.num_tokens * self.num_micro_batches
+
+  def config(self) -> transformer.Config:
+    return transformer.Config(
+      vocab_size=self.vocab_size,
+      num_layers=self.num_layers,
+      embed_dim=self.embed_dim,
+      num_heads=self.embed_dim // 64,
+      num_kv_heads=self.embed_dim // 64,
+      mlp_dim=self.embed_dim * 8 // 3 // 64 * 64,
+    )
+
+  def tokens(self, device: int) -> np.ndarray:
+    """int32 [num_micro_batches, num_tokens] of one device, by its place."""
+    rng = np.random.default_rng(device)
+    shape = (self.num_micro_batches, self.num_tokens)
+    return rng.integers(0, self.vocab_size, shape, dtype=np.int32)
+
+
+def param_shapes(sizes: Sizes) -> Any:
+  """The tree of parameters as ShapeDtypeStructs."""
+  init = functools.partial(transformer.init, sizes.config())
+  return jax.eval_shape(init, jax.random.key(0))
+
+
+def loss_fn(
+  sizes: Sizes, params: Any, batch: Mapping[str, jax.Array], rng: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """(losses, weights), as `Trainer` wants it."""
+  del rng
+  return transformer.loss(sizes.config(), params, batch)
+
+
+def optimizer() -> optax.GradientTransformation:
+  """AdamW behind a clip of the global norm, as LMs are trained."""
+  return optax.chain(
+    optax.clip_by_global_norm(1.0), optax.adamw(1e-3, weight_decay=0.1)
+  )
+
+
+def is_stack(name: str) -> bool:
+  """Whether a parameter is a stack of layers."""
+  return name.startswith('layers')
 
 
 class Peer:
   """One way of sharding; `step(state, tokens) -> (state, loss)` is jitted."""
 
-  def __init__(self, kind: str, sizes: paro_problem.Sizes, mesh: Mesh):
+  def __init__(self, kind: str, sizes: Sizes, mesh: Mesh):
     # Automatic axes: XLA's propagation places what no constraint does.
     self._mesh = Mesh(mesh.devices, mesh.axis_names)
     self._axes = (INTER, INTRA) if kind == 'fsdp' else (INTRA,)
     self._sizes = sizes
     self._config = sizes.config()
-    self._optimizer = paro_problem.optimizer()
-    shapes = paro_problem.param_shapes(sizes)
+    self._optimizer = optimizer()
+    shapes = param_shapes(sizes)
     self._specs = jax.tree.map_with_path(self._spec, shapes)
     self.step = jax.jit(self._step, donate_argnums=0)
 
@@ -155,3 +226,51 @@ class Peer:
 
 def _is_p(x: Any) -> bool:
   return isinstance(x, P)
+
+
+def time_on_host(order: dict[str, Any]) -> None:
+  """Times the links, then a step of each (code or peer, number of hosts)."""
+  world = make_mesh(intra=jax.local_device_count())
+  links = cost_model.fit(measure.samples(world, _LINK_BYTES, repeats=3))
+  sizes = Sizes(**order['sizes'])
+  steps = [
+    _make_step(sizes, name, num_hosts, order['collectives'])
+    for name, num_hosts in order['cases']
+  ]
+  cases = host_steps.take_turns(steps, order['rounds'], num_warm_ups=1)
+  host_steps.report(cases=cases, links=dataclasses.asdict(links))
+
+
+def _make_step(
+  sizes: Sizes, name: str, num_hosts: int, collectives: str
+) -> host_steps.Step:
+  """A case's step, compiled."""
+  mesh, places = host_steps.mesh_of(num_hosts)
+  tokens = np.stack([sizes.tokens(place) for place in places])
+  if name in PEERS:
+    peer = Peer(name, sizes, mesh)
+    step, state, inputs = peer.step, peer.init(), peer.batch(tokens)
+  else:
+    kwargs = {'collectives': collectives} if collectives else {}
+    trainer = Trainer(
+      functools.partial(loss_fn, sizes),
+      optimizer(),
+      mesh=mesh,
+      paro='NNN' if name == COMPUTE else name,
+      num_micro_batches=sizes.num_micro_batches,
+      scanned=is_stack,
+      **kwargs,
+    )
+    state = trainer.init(functools.partial(transformer.init, sizes.config()))
+    rows = tokens.reshape(-1, tokens.shape[-1])
+    inputs = trainer.step_inputs({'tokens': rows})
+    step = trainer.compiled_step()
+  return host_steps.Step(
+    name,
+    num_hosts,
+    mesh,
+    step,
+    state,
+    lambda: inputs,
+    num_micro_batches=sizes.num_micro_batches,
+  )

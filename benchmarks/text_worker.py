@@ -1,12 +1,13 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The worker of `benchmarks.chaos_bench`: a small LM on real text.
+"""The worker of `chaos_bench` and `straggler_bench`: a small LM on real text.
 
 Under launch/agent.py it trains on leased sequences, with frequent checkpoints,
 and notes what it puts into which step (see `chaos_lineage`). Under
 launch/local_cluster.py, with a file of such steps, it repeats them: the run
-that nothing disturbed. Either way each process writes its final parameters'
-digest to `<out>/final/`, and rank 0 the whole arrays.
+that nothing disturbed. Either way rank 0 tells of each step in
+`<out>/progress.jsonl`; a model with a witness leaves its digest in
+`<out>/final/`, and on rank 0 the whole arrays.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import pathlib
 import sys
 import time
 import traceback
-from typing import Any, TextIO
+from typing import Any
 
 import grain
 import jax
@@ -41,7 +42,7 @@ _KEY = 'record_key'
 
 
 def padded(batch: Batch, rows: int, generation: int) -> Batch:
-  """Returns a batch of the full size, with weights and the generation."""
+  """A batch of the full size, with weights and the generation."""
   num = len(batch[_KEY])
   full = {k: np.resize(v, (rows, *v.shape[1:])) for k, v in batch.items()}
   return {
@@ -52,28 +53,15 @@ def padded(batch: Batch, rows: int, generation: int) -> Batch:
   }
 
 
-class Notes:
-  """What a worker writes down; each line is there once it is written."""
-
-  def __init__(self, path: pathlib.Path, **head: Any):
-    """Begins a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    self._file: TextIO = path.open('w', buffering=1)
-    self.add(**head)
-
-  def add(self, **note: Any) -> None:
-    self._file.write(json.dumps(note) + '\n')
-
-
 class _Note(grain.transforms.Map):
   """Notes the keys of each micro-batch, and pads it."""
 
-  def __init__(self, notes: Notes, job: Job, generation: int):
-    self._notes, self._job, self._generation = notes, job, generation
+  def __init__(self, add: Callable[..., None], rows: int, generation: int):
+    self._add, self._rows, self._generation = add, rows, generation
 
   def map(self, batch: Batch) -> Batch:
-    self._notes.add(keys=batch[_KEY].tolist())
-    return padded(batch, self._job.rows, self._generation)
+    self._add(keys=batch[_KEY].tolist())
+    return padded(batch, self._rows, self._generation)
 
 
 class _Noting:
@@ -82,15 +70,15 @@ class _Noting:
   The loop asks for the newest plan just then, and once before the first step.
   """
 
-  def __init__(self, agent: Agent, notes: Notes, job: Job):
-    self._agent, self._notes, self._job = agent, notes, job
+  def __init__(self, agent: Agent, add: Callable[..., None], job: Job):
+    self._agent, self._add, self._job = agent, add, job
     self._over = pathlib.Path(job.out) / OVER
     self._raise = pathlib.Path(job.out) / f'{RAISE}.{agent.worker}'
     self._last = 0.0
     self.worker = agent.worker
 
   def plan(self) -> Any:
-    self._notes.add(ends=1)
+    self._add(ends=1)
     if self._raise.exists():
       self._raise.unlink()
       raise RuntimeError('raised as asked')
@@ -107,41 +95,27 @@ class _Noting:
 class Replay:
   """Repeats the steps of one worker: its input and its control in one."""
 
-  def __init__(
-    self,
-    job: Job,
-    steps: list[list[list[list[int]]]],
-    generations: list[int],
-    *,
-    rank: int,
-    num_workers: int,
-  ):
-    """Takes the micro-batches of all ranks in each step."""
+  def __init__(self, job: Job, noted: dict[str, Any], rank: int):
+    """Takes what all ranks put into each step, and each step's generation."""
     self.worker = str(rank)
-    self._num_workers = num_workers
-    self._job = job
-    self._source = open_source(job)
-    self._items = self._parts(
-      [step[rank] if rank < len(step) else [] for step in steps], generations
-    )
-    self._num_left = len(steps)
-    self._tell = _progress(job, 0)
+    self._job, self._source = job, open_source(job)
+    self._items = self._parts(noted, rank)
+    self._num_left = len(noted['steps'])
+    self.on_step = _progress(job, 0)
 
-  def _parts(
-    self, steps: list[list[list[int]]], generations: list[int]
-  ) -> Iterator[Batch | None]:
+  def _parts(self, noted: dict[str, Any], rank: int) -> Iterator[Batch | None]:
     """Yields the micro-batches of each step, and then None."""
-    for micros, generation in zip(steps, generations, strict=True):
-      for keys in micros:
-        yield self._read(keys, generation)
+    for step, generation in zip(
+      noted['steps'], noted['generations'], strict=True
+    ):
+      for keys in step[rank] if rank < len(step) else []:
+        indices = [key % self._job.num_sequences for key in keys]
+        rows = [self._source.read(i, i + 1)[0] for i in indices]
+        batch = {n: np.stack([row[n] for row in rows]) for n in rows[0]}
+        batch[_KEY] = np.array(keys)
+        yield padded(batch, self._job.rows, generation)
+      self._num_left -= 1
       yield None
-
-  def _read(self, keys: list[int], generation: int) -> Batch:
-    indices = [key % self._job.num_sequences for key in keys]
-    rows = [self._source.read(i, i + 1)[0] for i in indices]
-    batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    batch[_KEY] = np.array(keys)
-    return padded(batch, self._job.rows, generation)
 
   def __iter__(self) -> 'Replay':
     return self
@@ -154,23 +128,19 @@ class Replay:
 
   def plan(self) -> Plan:
     # More than any step has: each ends where its input has none just now.
-    return Plan(1, {str(rank): 1000 for rank in range(self._num_workers)})
+    return Plan(1, {str(n): 1000 for n in range(jax.process_count())})
 
   def may_get_more(self) -> bool:
     return self._num_left > 0
 
-  def on_step(self, step: int, values: dict[str, float]) -> None:
-    self._num_left -= 1
-    self._tell(step, values)
-
-  def on_batch_time(self, *args: Any) -> None:
-    del args
-
-  def on_commit(self, step: int, input_state: Any) -> None:
-    del step, input_state
-
   def is_stopping(self) -> bool:
     return False
+
+  def on_batch_time(self, *args: Any) -> None:
+    pass
+
+  def on_commit(self, *args: Any) -> None:
+    pass
 
 
 def make_trainer(job: Job) -> tuple[Trainer, TrainState]:
@@ -187,17 +157,19 @@ def make_trainer(job: Job) -> tuple[Trainer, TrainState]:
   def loss_fn(params: Any, batch: Any, rng: Any) -> tuple[jax.Array, jax.Array]:
     del rng
     losses, _ = transformer.loss(config, params['model'], batch)
-    losses = chaos_witness.marked(
-      params['witness'], losses, batch[_KEY], batch['generation']
-    )
+    if job.has_witness:
+      losses = chaos_witness.marked(
+        params['witness'], losses, batch[_KEY], batch['generation']
+      )
     return losses, batch['weight']
 
   parts = {
     'model': optax.chain(
       optax.clip_by_global_norm(1.0), optax.sgd(0.05, momentum=0.9)
-    ),
-    'witness': chaos_witness.transform(job.max_steps),
+    )
   }
+  if job.has_witness:  # Of no more steps than there are records.
+    parts['witness'] = chaos_witness.transform(job.num_keys)
   trainer = Trainer(
     loss_fn,
     optax.partition(parts, {name: name for name in parts}),
@@ -205,24 +177,26 @@ def make_trainer(job: Job) -> tuple[Trainer, TrainState]:
     paro=job.paro,
     num_micro_batches=job.num_micro_batches,
   )
-  state = trainer.init(
-    lambda key: {
-      'model': transformer.init(config, key),
-      'witness': chaos_witness.init(job.num_keys),
-    }
-  )
-  return trainer, state
+
+  def init(key: jax.Array) -> dict[str, Any]:
+    params = {'model': transformer.init(config, key)}
+    if job.has_witness:
+      params['witness'] = chaos_witness.init(job.num_keys)
+    return params
+
+  return trainer, trainer.init(init)
 
 
 def write_final(
   job: Job, trainer: Trainer, state: TrainState, generation: int, worker: str
 ) -> None:
   """Writes the digest of the final parameters; on rank 0 also the arrays."""
-  (witness,) = (
-    x
-    for x in jax.tree.leaves(state.opt_state, is_leaf=_is_witness)
-    if _is_witness(x)
-  )
+
+  def is_witness(x: Any) -> bool:
+    return isinstance(x, chaos_witness.WitnessState)
+
+  leaves = jax.tree.leaves(state.opt_state, is_leaf=is_witness)
+  (witness,) = filter(is_witness, leaves)
   whole = jax.jit(
     lambda x: x, out_shardings=jax.NamedSharding(trainer.mesh, jax.P())
   )((trainer.params(state), witness))
@@ -244,8 +218,11 @@ def write_final(
   pathlib.Path(f'{path}.json').write_text(json.dumps(said))
 
 
-def _is_witness(x: Any) -> bool:
-  return isinstance(x, chaos_witness.WitnessState)
+def _writer(path: pathlib.Path, mode: str) -> Callable[..., None]:
+  """Appends lines to a file; each is there once it is written."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  file = path.open(mode, buffering=1)
+  return lambda **note: print(json.dumps(note), file=file)
 
 
 def _progress(
@@ -254,12 +231,11 @@ def _progress(
   """What tells of a step, on rank 0; others say nothing."""
   if jax.process_index():
     return lambda step, values: None
-  file = (pathlib.Path(job.out) / 'progress.jsonl').open('a', buffering=1)
+  add = _writer(pathlib.Path(job.out) / 'progress.jsonl', 'a')
 
   def tell(step: int, values: dict[str, float]) -> None:
-    line = {'step': step, 'generation': generation, 'now': time.time()}
-    names = ('loss', 'weight', 'grad_norm')
-    file.write(json.dumps(line | {n: values[n] for n in names}) + '\n')
+    named = {name: values[name] for name in ('loss', 'weight', 'grad_norm')}
+    add(step=step, generation=generation, now=time.time(), **named)
 
   return tell
 
@@ -267,14 +243,19 @@ def _progress(
 def train(job: Job, agent: Agent, generation: int) -> None:
   """Trains under an agent, to the end of the last epoch."""
   out = pathlib.Path(job.out)
-  notes = Notes(
-    out / 'notes' / f'{generation}.{agent.worker}.jsonl',
+  add = _writer(out / 'notes' / f'{generation}.{agent.worker}.jsonl', 'w')
+  add(
     generation=generation,
     rank=jax.process_index(),
     num_workers=jax.process_count(),
   )
   tell = _progress(job, generation)
   trainer, state = make_trainer(job)
+
+  def on_step(step: int, values: dict[str, float]) -> None:
+    add(step=step)
+    tell(step, values)
+
   with agent:
     agent.describe(
       device_kind=jax.devices()[0].device_kind,
@@ -286,49 +267,34 @@ def train(job: Job, agent: Agent, generation: int) -> None:
       num_epochs=job.num_epochs,
       key_field=_KEY,
     )
-
-    def on_step(step: int, values: dict[str, float]) -> None:
-      notes.add(step=step)
-      tell(step, values)
-
     state = trainer.fit(
       state,
-      dataset.batch(job.rows).map(_Note(notes, job, generation)),
+      dataset.batch(job.rows).map(_Note(add, job.rows, generation)),
       10**9,
       checkpoint_dir=str(out / 'checkpoints'),
       checkpoint_every=job.checkpoint_every,
       merge_input_states=position.merge_states,
       on_step=on_step,
-      elastic=_Noting(agent, notes, job),
+      elastic=_Noting(agent, add, job),
     )
-    write_final(job, trainer, state, generation, agent.worker)
-
-
-def replay(job: Job) -> None:
-  """Repeats the steps of a run, each worker those of one of its hosts."""
-  noted = json.loads(pathlib.Path(job.replay).read_text())
-  control = Replay(
-    job,
-    noted['steps'],
-    noted['generations'],
-    rank=jax.process_index(),
-    num_workers=jax.process_count(),
-  )
-  trainer, state = make_trainer(job)
-  state = trainer.fit(
-    state, control, 10**9, on_step=control.on_step, elastic=control
-  )
-  write_final(job, trainer, state, 0, control.worker)
+    if job.has_witness:
+      write_final(job, trainer, state, generation, agent.worker)
 
 
 def main() -> None:
   job = Job(**json.loads(sys.argv[1]))
   job_lib.initialize_distributed()
   agent = job_lib.agent_from_environment()
-  if agent is None:
-    replay(job)
-  else:
+  if agent is not None:
     train(job, agent, int(os.environ['ANTJAX_GENERATION']))
+    return
+  noted = json.loads(pathlib.Path(job.replay).read_text())
+  control = Replay(job, noted, jax.process_index())
+  trainer, state = make_trainer(job)
+  state = trainer.fit(
+    state, control, 10**9, on_step=control.on_step, elastic=control
+  )
+  write_final(job, trainer, state, 0, control.worker)
 
 
 if __name__ == '__main__':

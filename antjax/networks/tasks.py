@@ -1,0 +1,243 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Networks of meta-learning, and the two labels of ESMM.
+
+What adapts in an inner loop goes by the names of the parts: 'decision', 'top'
+and 'head'.
+"""
+
+import dataclasses
+from typing import Annotated, NamedTuple
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from antjax.layers import mlp
+from antjax.networks.deep import Deep
+from antjax.networks.network import ClickNetwork, DeepConfig, Inputs, Sizes
+
+# Shape suffixes: B = rows, S = support rows, F = fields, or width of a row, D =
+# embedding width, C = clusters, E = width of a task's encoding, H = hidden
+# width, O = outputs.
+
+
+def logits(y_BO: jax.Array) -> jax.Array:
+  """[B], or [B, O] of several."""
+  return y_BO[:, 0] if y_BO.shape[1] == 1 else y_BO
+
+
+class DLRM(ClickNetwork):
+  """DLRM: y = MLP([v, <v_i, v_j> for all i > j]), with one v of all numbers.
+
+  Source: Naumov et al. 2019, https://arxiv.org/abs/1906.00091.
+  """
+
+  @dataclasses.dataclass(frozen=True, kw_only=True)
+  class Config(DeepConfig):
+    """Sizes of the network."""
+
+    widths: Annotated[tuple[int, ...], 'Hidden widths of the top MLP.'] = (
+      64,
+      64,
+    )
+    bottom_widths: Annotated[
+      tuple[int, ...], 'Hidden widths of the MLP that makes a field of numbers.'
+    ] = (64,)
+
+  def __init__(self, sizes: Sizes, config: Config, *, rngs: nnx.Rngs):
+    num_vectors = sizes.num_fields + bool(sizes.dense_width)
+    if num_vectors < 2:
+      raise ValueError(
+        f'dlrm: the interaction needs two vectors, and there is {num_vectors};'
+        ' add a feature or use another model.'
+      )
+    widths = *config.bottom_widths, sizes.dim
+    self.bottom = (
+      mlp.MLP(sizes.dense_width, widths, rngs=rngs)
+      if sizes.dense_width
+      else None
+    )
+    width = num_vectors * sizes.dim + num_vectors * (num_vectors - 1) // 2
+    self.top = mlp.MLP(width, config.widths, rngs=rngs)
+    self.head = nnx.Linear(self.top.out_features, sizes.num_outputs, rngs=rngs)
+
+  def __call__(self, x: Inputs) -> jax.Array:
+    vectors_BFD = x.fields_BFD
+    if self.bottom is not None:
+      numbers_B1D = self.bottom(x.dense_BX)[:, None]
+      vectors_BFD = jnp.concatenate([vectors_BFD, numbers_B1D], axis=1)
+    flat = vectors_BFD.reshape(vectors_BFD.shape[0], -1)
+    seen = jnp.concatenate([flat, dot_pairs(vectors_BFD)], axis=-1)
+    return logits(self.head(self.top(seen)))
+
+
+def dot_pairs(vectors_BFD: jax.Array) -> jax.Array:
+  """[..., F (F - 1) / 2]: products of pairs (i, j), i > j, row by row."""
+  num_features = vectors_BFD.shape[-2]
+  products_BFF = jnp.einsum('...fd,...gd->...fg', vectors_BFD, vectors_BFD)
+  rows, columns = np.tril_indices(num_features, k=-1)
+  flat = products_BFF.reshape(*products_BFF.shape[:-2], -1)
+  # One gather with static indices: its transpose is a scatter without
+  # collisions, which is cheap on every backend.
+  index = rows * num_features + columns
+  return flat.at[..., index].get(unique_indices=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecisionConfig(DeepConfig):
+  """Sizes of decision layers."""
+
+  widths: Annotated[
+    tuple[int, ...], 'Hidden widths of the decision layers.'
+  ] = (64, 64)
+
+
+class MeLU(ClickNetwork):
+  """MeLU: y = w MLP(v) + b, whose decision layers adapt in an inner loop.
+
+  Source: Lee et al. 2019, https://arxiv.org/abs/1908.00413, with the paper's
+  widths.
+  """
+
+  Config: type[DeepConfig] = DecisionConfig
+
+  def __init__(self, sizes: Sizes, config: DecisionConfig, *, rngs: nnx.Rngs):
+    self.decision = mlp.MLP(sizes.flat_width, config.widths, rngs=rngs)
+    width = self.decision.out_features
+    self.head = nnx.Linear(width, sizes.num_outputs, rngs=rngs)
+
+  def __call__(self, x: Inputs) -> jax.Array:
+    return logits(self.head(self.decision(x.flat)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CBMLConfig(DecisionConfig):
+  """Sizes of the network."""
+
+  num_clusters: Annotated[int, 'Clusters of tasks.'] = 4
+  encoding_dim: Annotated[int, "Width of a task's encoding."] = 16
+
+
+class SoftClusters(nnx.Module):
+  """From the support of a task to a factor for each hidden unit."""
+
+  def __init__(self, in_features: int, config: CBMLConfig, *, rngs: nnx.Rngs):
+    """Makes encoder, centers and gates for rows of `in_features` numbers."""
+    self.encoder = nnx.Linear(in_features, config.encoding_dim, rngs=rngs)
+    shape = config.num_clusters, config.encoding_dim
+    self.centers_CE = nnx.Param(jax.random.normal(rngs.params(), shape))
+    self.gates = nnx.List(
+      nnx.Linear(config.encoding_dim, width, rngs=rngs)
+      for width in config.widths
+    )
+
+  def shares(self, rows_SF: jax.Array, mask_S: jax.Array) -> jax.Array:
+    """The share of each cluster [C]; they sum to 1."""
+    encoded_SE = jnp.tanh(self.encoder(rows_SF))
+    mask_S1 = (mask_S > 0)[:, None]
+    count = jnp.maximum(mask_S1.sum(), 1).astype(encoded_SE.dtype)
+    task_E = jnp.where(mask_S1, encoded_SE, 0).sum(axis=0) / count
+    distance_C = jnp.square(task_E[None] - self.centers_CE[...]).sum(axis=-1)
+    return jax.nn.softmax(-distance_C)
+
+  def __call__(
+    self, rows_SF: jax.Array, mask_S: jax.Array
+  ) -> tuple[jax.Array, ...]:
+    """Factors in (0, 2) [H] for the units of each hidden layer."""
+    mixture_E = self.shares(rows_SF, mask_S) @ self.centers_CE[...]
+    return tuple(2 * jax.nn.sigmoid(gate(mixture_E)) for gate in self.gates)
+
+
+class CBML(MeLU):
+  """CBML: soft clusters of tasks gate the shared decision layers.
+
+  Song et al. 2021 group tasks softly and let the group modulate the parameters
+  that all tasks share, before a task adapts them. Only the paper's abstract was
+  available; this is that idea in our own form: a task's support is encoded and
+  averaged, its distances to learned centers give the share of each cluster, and
+  the mixture of centers gives a factor for each hidden unit.
+  """
+
+  Config = CBMLConfig
+  needs = frozenset({'support'})
+
+  def __init__(self, sizes: Sizes, config: CBMLConfig, *, rngs: nnx.Rngs):
+    self.clusters = SoftClusters(sizes.flat_width + 1, config, rngs=rngs)
+    super().__init__(sizes, config, rngs=rngs)
+
+  def context(
+    self, x: Inputs, label_S: jax.Array, mask_S: jax.Array
+  ) -> tuple[jax.Array, ...]:
+    """A task's gates, from its support rows, their labels and which count."""
+    rows_SF = jnp.concatenate([x.flat, label_S[..., None]], axis=-1)
+    return self.clusters(rows_SF, mask_S)
+
+  def __call__(self, x: Inputs) -> jax.Array:
+    h = x.flat
+    for layer, gate in zip(self.decision.layers, x.context, strict=True):
+      h = gate[None] * self.decision.activation(layer(h))
+    return logits(self.head(h))
+
+
+class Logits(NamedTuple):
+  """Logits [B] of the three probabilities of ESMM.
+
+  Attributes:
+    click: Logit of a click.
+    conversion: Logit of a conversion after a click.
+    both: Logit of a click and a conversion.
+  """
+
+  click: jax.Array
+  conversion: jax.Array
+  both: jax.Array
+
+
+class ESMM(ClickNetwork):
+  """ESMM: conversions learned from all rows shown, not from clicks alone.
+
+    P(click) = sigmoid(a),  P(click and conversion) = sigmoid(a) sigmoid(b)
+
+  with a and b the outputs of two MLPs on the same vectors. b is the logit of a
+  conversion after a click; it has no loss of its own, since what would have
+  happened after the clicks that did not come is not known.
+
+  Source: Ma et al. 2018, https://arxiv.org/abs/1804.07931, section 2.3.
+  """
+
+  Config = DeepConfig
+  needs = frozenset({'conversion'})
+
+  def __init__(self, sizes: Sizes, config: DeepConfig, *, rngs: nnx.Rngs):
+    self.click = Deep(sizes.flat_width, config.widths, rngs=rngs)
+    self.conversion = Deep(sizes.flat_width, config.widths, rngs=rngs)
+
+  def __call__(self, x: Inputs) -> Logits:
+    click, conversion = self.click(x.flat), self.conversion(x.flat)
+    return Logits(click, conversion, logit_of_both(click, conversion))
+
+
+def logit_of_both(a: jax.Array, b: jax.Array) -> jax.Array:
+  """The logit of sigmoid(a) sigmoid(b), exact also where that is near 0 or 1.
+
+  1 / (sigmoid(a) sigmoid(b)) - 1 = exp(-a) + exp(-b) + exp(-a - b).
+  """
+  return -jax.nn.logsumexp(jnp.stack([-a, -b, -a - b]), axis=0)
+
+
+def esmm_loss(
+  found: Logits, is_click: jax.Array, is_conversion: jax.Array
+) -> jax.Array:
+  """Sum of the two cross entropies, [B].
+
+  Args:
+    found: Logits of the model.
+    is_click: [B], 0 or 1.
+    is_conversion: [B], 0 or 1; counts where there is a click.
+  """
+  entropy = optax.sigmoid_binary_cross_entropy
+  both = is_click * is_conversion
+  return entropy(found.click, is_click) + entropy(found.both, both)
