@@ -69,7 +69,7 @@ class Fault:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Block:
+class TextBlock:
   """Records that follow each other in a file.
 
   Attributes:
@@ -261,7 +261,7 @@ def _block(
   faults: list[Fault],
   first_record: int,
   first_line: int,
-) -> Block:
+) -> TextBlock:
   stops = ends + 1
   starts = np.concatenate([[0], stops[:-1]])[: len(stops)]
   if faults:  # A record begins behind the last fault before it.
@@ -272,7 +272,7 @@ def _block(
   is_blank = (size == 1) | ((size == 2) & (data[starts] == _CR))
   if is_blank.any():
     starts, stops = starts[~is_blank], stops[~is_blank]
-  return Block(data, starts, stops, faults, first_record, first_line)
+  return TextBlock(data, starts, stops, faults, first_record, first_line)
 
 
 def read_blocks(
@@ -281,7 +281,7 @@ def read_blocks(
   *,
   block_bytes: int = 1 << 24,
   max_record_bytes: int = 1 << 20,
-) -> Iterator[Block]:
+) -> Iterator[TextBlock]:
   """Yields the blocks of a file, the header among the records of the first.
 
   Args:

@@ -22,7 +22,7 @@ from antjax.data import events, prepare
 from antjax.data.csv_blocks import Dialect
 from antjax.data.events import EventWriter, ITEM, ROW, Source
 from antjax.data.rejects import BadRow
-from antjax.data.row_writer import Counts
+from antjax.data.row_writer import RowCounts
 from antjax.data.schema import Schema
 from antjax.data.strict_columns import Column
 
@@ -174,7 +174,7 @@ def _write(files: Sequence[DomainFiles], step: EventWriter) -> dict[str, Any]:
 
 def _items(
   step: EventWriter, domain: DomainFiles
-) -> tuple[ir.Table, Counts, int]:
+) -> tuple[ir.Table, RowCounts, int]:
   """(`ITEM`, title, domain, `ROW`), counts of lines, and those set aside."""
   dialect = Dialect(_NO_DELIMITER, '')
   lines, counts = step.read_text(domain.items, {'line': Column()}, dialect)

@@ -22,7 +22,7 @@ from antjax.data import behavior_examples, prepare, text_reader
 from antjax.data.events import EventWriter, Source
 from antjax.data.schema import Kind, Schema
 from antjax.data.strict_columns import Column
-from antjax.data.text_reader import Layout
+from antjax.data.text_reader import TextLayout
 
 TEXTS = (
   'bill_entity_seq',
@@ -93,7 +93,7 @@ class Antm2cConfig:
     names = (f'deep_features_{i}' for i in range(NUM_FEATURES))
     return ('scene', *(n for n in names if n not in self.numeric_columns))
 
-  def layout(self) -> Layout:
+  def layout(self) -> TextLayout:
     """How the files are read: an empty number is 0."""
     columns = dict.fromkeys(COLUMNS, Column())
     number = Column(kind='float32', empty=0)
@@ -108,7 +108,7 @@ class Antm2cConfig:
         empty=behavior_examples.moment(moment) if moment else None,
       ),
     }
-    return Layout(columns=columns, header=COLUMNS, file_bits=_FILE_BITS)
+    return TextLayout(columns=columns, header=COLUMNS, file_bits=_FILE_BITS)
 
 
 def row_number(file: int, record: int) -> int:

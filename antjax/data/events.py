@@ -35,10 +35,10 @@ from antjax.data import (
 )
 from antjax.data.csv_blocks import Dialect
 from antjax.data.rejects import BadRow, Rejects
-from antjax.data.row_writer import Counts
+from antjax.data.row_writer import RowCounts
 from antjax.data.schema import ItemTable, Schema
 from antjax.data.strict_columns import Column
-from antjax.data.text_reader import Layout
+from antjax.data.text_reader import TextLayout
 
 _FORMAT_VERSION = 1
 KIND = 'events'
@@ -84,7 +84,7 @@ class EventWriter:
     name: str,
     source: str | os.PathLike[str],
     columns: Schema | ItemTable,
-  ) -> tuple[pathlib.Path, Counts]:
+  ) -> tuple[pathlib.Path, RowCounts]:
     """Returns a folder with the good rows of a table, and counts."""
     folder = self.work / 'raw' / name
     folder.mkdir()
@@ -103,12 +103,12 @@ class EventWriter:
     columns: Mapping[str, Column],
     dialect: Dialect,
     header: Sequence[str] | None = None,
-  ) -> tuple[ir.Table, Counts]:
+  ) -> tuple[ir.Table, RowCounts]:
     """Returns the good rows of a text file, and counts."""
     folder = pathlib.Path(tempfile.mkdtemp(dir=self.work / 'raw'))
     counts = text_reader.read(
       [path],
-      Layout(columns=columns, dialect=dialect, header=header),
+      TextLayout(columns=columns, dialect=dialect, header=header),
       folder,
       self.rejects,
       threads=self.threads,

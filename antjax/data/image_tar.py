@@ -31,7 +31,7 @@ _SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp')
 
 
 @dataclasses.dataclass
-class Counts:
+class ImageCounts:
   """What the archive holds.
 
   Attributes:
@@ -79,7 +79,7 @@ def encode(
   batch_size: int = 256,
   threads: int = 0,
   progress: Callable[[str], None] = lambda text: None,
-) -> tuple[Counts, int]:
+) -> tuple[ImageCounts, int]:
   """Writes `VECTORS`, `MASK` and, if there are any, `DAMAGED`.
 
   Args:
@@ -103,7 +103,7 @@ def encode(
     ValueError: It is none or ends early, holds no image of any item, or the
       encoder gives something else.
   """
-  counts = Counts()
+  counts = ImageCounts()
   vectors: np.memmap | None = None
   has_image = np.zeros(num_items, bool)
   damaged: list[tuple[str, str]] = []
@@ -179,7 +179,7 @@ def _wanted(
   archive: str | os.PathLike[str],
   items: Mapping[str, int],
   has_image: np.ndarray,
-  counts: Counts,
+  counts: ImageCounts,
 ) -> Iterator[tuple[str, int, bytes]]:
   """Yields (name, row, bytes) of images of the items, the first of each."""
   path = pathlib.Path(archive)

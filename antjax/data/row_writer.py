@@ -20,7 +20,7 @@ _PART_BYTES = 1 << 30
 
 
 @dataclasses.dataclass
-class Counts:
+class RowCounts:
   """Rows of files, those set aside included, and what was done to them.
 
   Attributes:
@@ -37,8 +37,8 @@ class Counts:
     default_factory=collections.Counter
   )
 
-  def __add__(self, other: 'Counts') -> 'Counts':
-    return Counts(
+  def __add__(self, other: 'RowCounts') -> 'RowCounts':
+    return RowCounts(
       self.rows + other.rows,
       self.rejected + other.rejected,
       self.filled + other.filled,
@@ -63,7 +63,7 @@ class Parsed:
     table: Good rows: the columns, and `ROW`, their places in the file.
     bad: Rows set aside, in their order.
     filled: Column -> values that were filled in.
-    size: Size of this part of the file, in the unit of `Source.size`.
+    size: Size of this part of the file, in the unit of `RowSource.size`.
   """
 
   table: pa.Table
@@ -71,14 +71,14 @@ class Parsed:
   filled: collections.Counter[str]
   size: int
 
-  def counts(self) -> Counts:
+  def counts(self) -> RowCounts:
     """Counts the rows."""
     rejected = collections.Counter(bad.reason for bad in self.bad)
-    return Counts(self.table.num_rows + len(self.bad), rejected, self.filled)
+    return RowCounts(self.table.num_rows + len(self.bad), rejected, self.filled)
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class RowSource:
   """A file as pieces that are parsed in parallel.
 
   Attributes:
@@ -97,7 +97,7 @@ class Source:
 
 
 def write(
-  sources: Iterable[Source],
+  sources: Iterable[RowSource],
   folder: pathlib.Path,
   rejects: Rejects,
   no_rows: Callable[[], pa.Table],
@@ -106,7 +106,7 @@ def write(
   file_bits: int = 0,
   threads: int = 0,
   progress: Callable[[str], None] = lambda text: None,
-) -> Counts:
+) -> RowCounts:
   """Writes the good rows of sources, one after another.
 
   Args:
@@ -116,11 +116,11 @@ def write(
     no_rows: Makes the table of no rows.
     finish: Makes what is written of the rows of a piece and their file; called
       in any thread.
-    file_bits: See `text_reader.Layout`.
+    file_bits: See `text_reader.TextLayout`.
     threads: Number of threads; 0 means one a core.
     progress: Function called with a text at the start of each file.
   """
-  total = Counts()
+  total = RowCounts()
   threads = threads or os.cpu_count() or 1
   path = pathlib.Path()
   with _Parts(folder) as parts:
@@ -136,7 +136,7 @@ def write(
         table = parsed.table.set_column(place, ROW, pa.array(rows))
         return parsed, finish(table, path) if len(rows) else table
 
-      counts, left = Counts(), source.size
+      counts, left = RowCounts(), source.size
       for parsed, table in thread_map.in_order(work, source.pieces, threads):
         counts += parsed.counts()
         left -= parsed.size
@@ -154,7 +154,10 @@ def write(
 
 
 def _check(
-  rejects: Rejects, source: Source, counts: Counts, most: float | None = None
+  rejects: Rejects,
+  source: RowSource,
+  counts: RowCounts,
+  most: float | None = None,
 ) -> None:
   reasons = counts.rejected.most_common()
   rejects.check(

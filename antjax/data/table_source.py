@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 from antjax.data import row_writer, text_reader
 from antjax.data.csv_blocks import Dialect
 from antjax.data.rejects import BadRow, Rejects
-from antjax.data.row_writer import Counts, Parsed, ROW, Source
+from antjax.data.row_writer import Parsed, ROW, RowCounts, RowSource
 from antjax.data.schema import ItemTable, Schema
 from antjax.data.strict_columns import Column, Faults
-from antjax.data.text_reader import Layout
+from antjax.data.text_reader import TextLayout
 
 _TEXT = ('.csv', '.tsv', '.txt')
 _DATA = (*_TEXT, '.parquet')
@@ -101,14 +101,14 @@ def read(
   *,
   threads: int = 0,
   progress: Callable[[str], None] = lambda text: None,
-) -> Counts:
+) -> RowCounts:
   """Writes the good rows of all files to Parquet files in a folder.
 
   Args:
     files: Files from `find_files`.
     columns: Their columns.
     folder: Existing folder; its files get the columns that are used, those with
-      a separator as lists of texts, and `ROW`, see `Layout.file_bits`.
+      a separator as lists of texts, and `ROW`, see `TextLayout.file_bits`.
     rejects: Lists rows that are set aside, and refuses too many of them.
     threads: Number of threads; 0 means one a core.
     progress: Function called with a text at the start of each file.
@@ -117,7 +117,7 @@ def read(
     ValueError: Another header, too many rows set aside, a label that is not 0
       or 1, or no row at all.
   """
-  layout = Layout(
+  layout = TextLayout(
     columns={n: _column(n, columns) for n in columns.columns},
     dialect=Dialect(columns.delimiter, columns.quote),
     header=[*columns.columns] if columns.header else None,
@@ -179,7 +179,7 @@ def _parquet(path: pathlib.Path) -> pq.ParquetFile:
     raise ValueError(f'{path} is no Parquet file ({error}).') from error
 
 
-def _source(path: pathlib.Path, columns: Mapping[str, Column]) -> Source:
+def _source(path: pathlib.Path, columns: Mapping[str, Column]) -> RowSource:
   file = _parquet(path)
   there = file.schema_arrow.names
   if missing := [name for name in columns if name not in there]:
@@ -211,4 +211,4 @@ def _source(path: pathlib.Path, columns: Mapping[str, Column]) -> Source:
     return Parsed(table, bad, filled, batch.num_rows)
 
   num_rows = file.metadata.num_rows
-  return Source(path, pieces(), num_rows, unit='rows')
+  return RowSource(path, pieces(), num_rows, unit='rows')

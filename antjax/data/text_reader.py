@@ -23,14 +23,14 @@ from pyarrow import csv as arrow_csv
 import pyarrow.compute as pc
 
 from antjax.data import csv_blocks, row_writer, strict_columns
-from antjax.data.csv_blocks import Block, Dialect
+from antjax.data.csv_blocks import Dialect, TextBlock
 from antjax.data.rejects import BadRow, Rejects
-from antjax.data.row_writer import Counts, Parsed, ROW, Source
+from antjax.data.row_writer import Parsed, ROW, RowCounts, RowSource
 from antjax.data.strict_columns import Column, Faults
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Layout:
+class TextLayout:
   """What a text file holds.
 
   Attributes:
@@ -51,14 +51,14 @@ class Layout:
 
 def read(
   files: Sequence[pathlib.Path],
-  layout: Layout,
+  layout: TextLayout,
   folder: pathlib.Path,
   rejects: Rejects,
   *,
   block_bytes: int = 1 << 22,
   max_record_bytes: int = 1 << 20,
   **options: Any,
-) -> Counts:
+) -> RowCounts:
   """Writes the good rows of all files to Parquet files; see `row_writer.write`.
 
   Args:
@@ -77,7 +77,7 @@ def read(
     RuntimeError: A file changed while it was read.
   """
 
-  def opened(path: pathlib.Path) -> Source:
+  def opened(path: pathlib.Path) -> RowSource:
     blocks = csv_blocks.read_blocks(
       path,
       layout.dialect,
@@ -89,7 +89,7 @@ def read(
     # Blocks of some files are larger than what they were made of.
     is_same = layout.dialect.encoding == 'utf-8' and path.is_file()
     is_same = is_same and not csv_blocks.is_packed(path)
-    return Source(
+    return RowSource(
       path,
       (functools.partial(_parse, block, layout) for block in blocks),
       path.stat().st_size if is_same else math.inf,
@@ -107,8 +107,8 @@ def read(
 
 
 def _after_header(
-  path: pathlib.Path, blocks: Iterator[Block], layout: Layout
-) -> Iterator[Block]:
+  path: pathlib.Path, blocks: Iterator[TextBlock], layout: TextLayout
+) -> Iterator[TextBlock]:
   """Gives the blocks without the header, once it is the right one."""
   block = next(blocks, None)
   assert layout.header is not None
@@ -150,7 +150,7 @@ def _fields(line: str, dialect: Dialect) -> list[str]:
     return [line]
 
 
-def _parse(block: Block, layout: Layout) -> Parsed:
+def _parse(block: TextBlock, layout: TextLayout) -> Parsed:
   """Reads the records of a block strictly."""
   # Where a bad row is, and (column, reason, message).
   bad: list[tuple[int, int, tuple[str, str, str]]] = [
@@ -196,7 +196,7 @@ def typed(
   return pa.table(found), filled
 
 
-def empty(layout: Layout) -> pa.Table:
+def empty(layout: TextLayout) -> pa.Table:
   """Returns the table of no rows, with its types."""
   none = {name: pa.array([], pa.string()) for name in layout.columns}
   table, _ = typed(none, layout.columns, Faults())
@@ -204,7 +204,7 @@ def empty(layout: Layout) -> pa.Table:
 
 
 def _texts(
-  block: Block, layout: Layout, faults: Faults
+  block: TextBlock, layout: TextLayout, faults: Faults
 ) -> tuple[dict[str, pa.Array], dict[int, str]]:
   """Returns columns of texts, without the records of another number of them."""
   data: np.ndarray | bytes = block.records()
