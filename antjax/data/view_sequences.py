@@ -151,25 +151,34 @@ class _Builder:
       )
     self._job.progress('numbering users and items')
     items = self._steps('final_items', self._final_items(kept, items))
-    renamed = items.select(_old='old', _number='number', domain='domain')
-    joined = kept.join(renamed, kept['item'] == renamed['_old'])
-    events = self._steps(
-      'final_events',
-      joined.select(
-        'user', 'place', 'size', 'role', 'domain', item=joined['_number']
-      ),
-    )
+    named = kept.join(items.select('number', 'domain', item='old'), 'item')
+    events = named.select('user', 'place', 'role', 'domain', item='number')
+    events = self._steps('final_events', events)
     users = self._steps('final_users', self._final_users(events, user_ids))
     by_domains = users.group_by('num_domains').agg(n=users.count())
     found = by_domains.order_by('num_domains').to_pyarrow().to_pylist()
-    about = {
-      'counts': self._counts | _totals(events, users, items),
-      'domains': _domains(domains, events),
-      'users_by_num_domains': {str(x['num_domains']): x['n'] for x in found},
+    counted = _domains(domains, events)
+    num_events, *num_in = (
+      sum(domain[name] for domain in counted) for name in _COUNTS[2:]
+    )
+    num_users = prepare.count(users)
+    self._counts |= {
+      'events': num_events,
+      'train_events': num_in[0],
+      'validation_examples': num_in[1],
+      'test_examples': num_in[2],
+      'users': num_users,
+      'items': prepare.count(items),
+      # A user's first event has no history.
+      'train_examples': num_in[0] - num_users,
     }
     self._job.progress('writing events, users and items')
     self._write_files(events, users, items)
-    return about
+    return {
+      'counts': self._counts,
+      'domains': counted,
+      'users_by_num_domains': {str(x['num_domains']): x['n'] for x in found},
+    }
 
   def _items(self) -> tuple[list[str], ir.Table]:
     """Domains, and (item, domain int32, title) with each item once."""
@@ -241,9 +250,8 @@ class _Builder:
     )
     good = steps('good', good.select('user', 'time', item=good['_id']))
     user_ids = steps('user_ids', prepare.dense_ids(good, 'user'))
-    keys = user_ids.select(_key='user', _id='id')
-    named = good.join(keys, good['user'] == keys['_key'])
-    coded = steps('coded', named.select('time', 'item', user=named['_id']))
+    named = good.join(user_ids, 'user').select('time', 'item', user='id')
+    coded = steps('coded', named)
     steps.drop('good')
     return coded, user_ids
 
@@ -306,11 +314,10 @@ class _Builder:
 
     They are numbered by domain and name.
     """
-    item_ids = self._steps.again('item_ids')
+    item_ids = self._steps.again('item_ids').rename(old='id')
     count = (kept['role'] == 0).sum().cast('int64')
-    coded = kept.group_by('item').agg(count=count).rename(old='item')
-    coded = coded.join(item_ids, coded['old'] == item_ids['id'])
-    full = coded.select('old', 'item', 'count').join(items, 'item')
+    coded = kept.group_by(old='item').agg(count=count).join(item_ids, 'old')
+    full = coded.join(items, 'item')
     by_domain = ibis.window(order_by=[full['domain'], full['item']])
     number = (ibis.row_number().over(by_domain) + 1).cast('int32')
     return full.select(
@@ -322,8 +329,7 @@ class _Builder:
     users = events.group_by('user').agg(
       num_domains=events['domain'].nunique().cast('int32'), size=events.count()
     )
-    names = user_ids.select(key='user', _id='id')
-    users = users.join(names, users['user'] == names['_id']).drop('_id')
+    users = users.join(user_ids.select(key='user', user='id'), 'user')
     schema, rows = self._schema, self._source.rows
     if not schema.split:
       return users.mutate(split=ibis.literal(0, 'int8'))
@@ -373,23 +379,6 @@ class _Builder:
       _ITEM_SCHEMA,
       **options,
     )
-
-
-def _totals(
-  events: ir.Table, users: ir.Table, items: ir.Table
-) -> dict[str, int]:
-  """Events, users, items, and what training and test have of them."""
-  found = events.aggregate(
-    events=events.count(),
-    train_events=(events['role'] == 0).sum(),
-    validation_examples=(events['role'] == 1).sum(),
-    test_examples=(events['role'] == 2).sum(),
-  )
-  totals = {k: int(v) for k, v in found.to_pyarrow().to_pylist()[0].items()}
-  totals |= {'users': prepare.count(users), 'items': prepare.count(items)}
-  # A user's first event has no history.
-  totals['train_examples'] = totals['train_events'] - totals['users']
-  return totals
 
 
 def _domains(names: list[str], events: ir.Table) -> list[dict[str, Any]]:
