@@ -283,46 +283,34 @@ def _tables(
 def _check(ratings: ir.Table, users: ir.Table, items: ir.Table) -> None:
   """Raises ValueError where the tables are not whole or do not fit together."""
   users, items = users.rename(user=USER), items.rename(item=ITEM)
-  keys = {'ratings': ['user', 'item'], 'users': ['user'], 'items': ['item']}
-  for name, table in zip(keys, (ratings, users, items)):
-    by = keys[name]
-    repeated = table.group_by(by).having(ibis._.count() > 1).agg()
-    _refuse(repeated, f'{name} has a key more than once', by)
   rated = ratings.mutate(user=ratings.user.cast('string'))
-  for bad, what, shown in (
-    (
-      ratings.filter(ratings.user.isnull() | ratings.item.isnull()),
-      'ratings of an unreadable user or unknown item',
-      None,
-    ),
-    (users.filter(users.user.isnull()), 'users without a number', None),
-    (
-      items.filter(items.year.isnull()),
-      "items whose title does not end in '(YEAR)'",
-      ['item'],
-    ),
-    (items.filter(items.genres.contains('')), 'items without genre', ['item']),
-    (rated.anti_join(users, 'user'), 'ratings of unknown users', None),
-    (ratings.anti_join(items, 'item'), 'ratings of unknown items', None),
-    (
-      ratings.filter(~ratings.rating.between(1, 5)),
-      'ratings outside 1 to 5',
-      None,
-    ),
-  ):
-    _refuse(bad, what, shown)
+  unknown = ratings.user.isnull() | ratings.item.isnull()
+  no_year = items.filter(items.year.isnull()).select('item')
+  no_genre = items.filter(items.genres.contains('')).select('item')
 
+  def repeated(table: ir.Table, *by: str) -> ir.Table:
+    return table.group_by(by).having(ibis._.count() > 1).agg()
 
-def _refuse(bad: ir.Table, what: str, shown: list[str] | None) -> None:
-  """Raises ValueError if the table has a row; shows the first one."""
-  columns = shown or [name for name in bad.columns if name != ROW]
-  first = bad.select(columns).order_by(columns).limit(1).to_pyarrow()
-  if first.num_rows:
-    row = ', '.join(f'{k}={v!r}' for k, v in first.to_pylist()[0].items())
-    raise ValueError(
-      f'movielens: {what}: {prepare.count(bad)} rows; the first: {row}. Correct'
-      ' the source files.'
-    )
+  for what, table in {
+    'ratings has a key more than once': repeated(ratings, 'user', 'item'),
+    'users has a key more than once': repeated(users, 'user'),
+    'items has a key more than once': repeated(items, 'item'),
+    'ratings of an unreadable user or unknown item': ratings.filter(unknown),
+    'users without a number': users.filter(users.user.isnull()),
+    "items whose title does not end in '(YEAR)'": no_year,
+    'items without genre': no_genre,
+    'ratings of unknown users': rated.anti_join(users, 'user'),
+    'ratings of unknown items': ratings.anti_join(items, 'item'),
+    'ratings outside 1 to 5': ratings.filter(~ratings.rating.between(1, 5)),
+  }.items():
+    columns = [name for name in table.columns if name != ROW]
+    first = table.select(columns).order_by(columns).limit(1).to_pyarrow()
+    if first.num_rows:
+      row = ', '.join(f'{k}={v!r}' for k, v in first.to_pylist()[0].items())
+      raise ValueError(
+        f'movielens: {what}: {prepare.count(table)} rows; the first: {row}.'
+        ' Correct the source files.'
+      )
 
 
 def _check_counts(counts: Mapping[str, int], allow_other: bool) -> None:
