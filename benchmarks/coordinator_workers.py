@@ -21,7 +21,7 @@ from typing import Any
 import grpc
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic.methods import METHODS, SERVICE
+from antjax.elastic.protocol import METHODS, SERVICE
 from benchmarks import coordinator_load
 
 JOB = 'bench'

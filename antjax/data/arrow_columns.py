@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from antjax.shards.record_source import Block
+from antjax.shards.record_source import RecordBlock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ def records_from_arrow(
   ]
 
 
-def block_from_arrow(table: pa.Table, widths: Mapping[str, int]) -> Block:
+def block_from_arrow(table: pa.Table, widths: Mapping[str, int]) -> RecordBlock:
   """Turns columns, at least one of them of lists, into a block.
 
   Raises:
@@ -81,7 +81,7 @@ def block_from_arrow(table: pa.Table, widths: Mapping[str, int]) -> Block:
         f'the lists of {name!r} are not as long as those of {first!r}; read'
         ' records one by one, without as_blocks.'
       )
-  return Block(
+  return RecordBlock(
     {name: column.values for name, column in lists.items()},
     {
       **{n: np.asarray(c.values) for n, c in columns.items() if n not in lists},

@@ -47,7 +47,7 @@ class _ColumnSource(abc.ABC):
     Args:
       path: The file.
       schema: Columns to read, all others are left out; None reads all columns.
-      as_blocks: Whether `read` gives a `record_source.Block`, not records.
+      as_blocks: Whether `read` gives a `RecordBlock`, not records.
 
     Raises:
       FileNotFoundError: No such file.
@@ -218,7 +218,7 @@ def open_source(
   Args:
     path: Record file.
     schema: Fields to read, all others are left out; None reads all of them.
-    as_blocks: Whether `read` gives columns, a `record_source.Block`, and not
+    as_blocks: Whether `read` gives columns, a `RecordBlock`, and not
       one dict a record; not of an ArrayRecord file.
 
   Raises:

@@ -16,7 +16,7 @@ import numpy as np
 
 from antjax.data import records, splitmix
 from antjax.shards import record_source
-from antjax.shards.record_source import Block
+from antjax.shards.record_source import RecordBlock
 
 _ROUNDS = 4
 _PART = 1 << 16  # Numbers that are permuted at once; they fit caches.
@@ -93,7 +93,7 @@ def _permuted(x: np.ndarray, size: int, seed: list[int]) -> np.ndarray:
 
 
 class ShuffledIndex:
-  """A source of `Block`s with the column 'index', numbers of records."""
+  """A source of `RecordBlock`s with the column 'index', numbers of records."""
 
   def __init__(self, num_records: int, *, seed: int):
     """Keeps an `Order`."""
@@ -102,13 +102,13 @@ class ShuffledIndex:
   def __len__(self) -> int:
     return self.order.num_records
 
-  def read(self, start: int, stop: int) -> Block:
+  def read(self, start: int, stop: int) -> RecordBlock:
     """The numbers at the places start <= place < stop."""
     record_source.check_block('ShuffledIndex', start, stop, len(self))
     index = self.order(np.arange(start, stop))
     one = np.ones(len(index), np.int64)
     tasks = {'index': index, 'first_row': 0 * one, 'num_rows': one}
-    return Block({}, tasks)
+    return RecordBlock({}, tasks)
 
 
 class ShuffledRecords:

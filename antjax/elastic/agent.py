@@ -13,6 +13,7 @@ continues with what it has: an absent coordinator stops nobody.
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
+import dataclasses
 import functools
 import queue
 import signal
@@ -44,54 +45,27 @@ _MAX_TAIL = 4000
 _Beat = pb.AgentBeatRequest
 
 
+@dataclasses.dataclass(eq=False)
 class Supervisor:
-  """Runs workers of one host, one at a time, until the job is over.
+  """Runs workers of one host, one at a time, until the job is over."""
 
-  Args:
-    client: Calls the coordinator under this host's name.
-    command: Arguments of `python` on the worker's command line.
-    worker_env: Returns a worker's environment for its assignment.
-    address: Address at which other hosts reach this one.
-    grace_s: Seconds that a worker has to save after this process's SIGTERM.
-    output: Destination of the worker's lines.
-    guard: Process that kills the worker if this one dies.
-    say: Function that shows a message to users.
-    is_direct: Whether rank 0 shares our stderr, without a prefix.
-    beat_s: Seconds between heartbeats.
-    min_hosts: Smallest number of hosts; 0: the coordinator's.
-    max_hosts: Largest number of hosts; 0: no limit.
-    give_up_s: Seconds without the coordinator after which it exits.
-  """
+  client: CoordinatorClient  # Under this host's name.
+  command: Sequence[str]  # Arguments of `python` on the worker's command line.
+  _: dataclasses.KW_ONLY
+  # A worker's environment for its assignment.
+  worker_env: Callable[[pb.Assignment], Mapping[str, str]]
+  address: str  # At which other hosts reach this one.
+  output: Output  # For the worker's lines.
+  guard: Guard  # Kills the worker if this process dies.
+  say: Callable[[str], None]  # Shows a message to users.
+  grace_s: float = 30.0  # That a worker has to save after our SIGTERM.
+  is_direct: bool = False  # Rank 0 shares our stderr, without a prefix.
+  beat_s: float = 0.5  # Between heartbeats.
+  min_hosts: int = 0  # 0: the coordinator's.
+  max_hosts: int = 0  # 0: no limit.
+  give_up_s: float = 600.0  # Without the coordinator; then it exits.
 
-  def __init__(
-    self,
-    client: CoordinatorClient,
-    command: Sequence[str],
-    *,
-    worker_env: Callable[[pb.Assignment], Mapping[str, str]],
-    address: str,
-    output: Output,
-    guard: Guard,
-    say: Callable[[str], None],
-    grace_s: float = 30.0,
-    is_direct: bool = False,
-    beat_s: float = 0.5,
-    min_hosts: int = 0,
-    max_hosts: int = 0,
-    give_up_s: float = 600.0,
-  ) -> None:
-    self._client = client
-    self._command = [sys.executable, *command]
-    self._worker_env = worker_env
-    self._address = address
-    self._output = output
-    self._guard = guard
-    self._say = say
-    self._grace_s = grace_s
-    self._is_direct = is_direct
-    self._beat_s = beat_s
-    self._give_up_s = give_up_s
-    self._min_hosts, self._max_hosts = min_hosts, max_hosts
+  def __post_init__(self) -> None:
     # What the main thread has to do; a signal handler may put something in.
     self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
     self._worker: ProcessGroup | None = None
@@ -104,10 +78,7 @@ class Supervisor:
     self._version = 1
     self._reported = 0
     self._is_over = False
-    self._status = _Beat.IDLE
-    self._generation = 0
-    self._worker_code = 0
-    self._tail = ''
+    self._said = _Beat(status=_Beat.IDLE)
 
   @property
   def worker_pid(self) -> int | None:
@@ -135,10 +106,10 @@ class Supervisor:
       while self._exit_code is None:
         with contextlib.suppress(queue.Empty):
           self._events.get(timeout=_POLL_S)()
-        if self._output.closed and self._stop_signal is None:
+        if self.output.closed and self._stop_signal is None:
           self._on_signal(signal.SIGTERM)
         if time.monotonic() > self._kill_at and self._worker is not None:
-          self._say('the worker has had its time to save; killing it.')
+          self.say('the worker has had its time to save; killing it.')
           self._worker.kill()
           self._kill_at = float('inf')
     finally:
@@ -156,38 +127,38 @@ class Supervisor:
     if command == pb.AgentBeatReply.EXIT:
       self._kill()
       self._leave(reply.exit_code)
-      self._say(
+      self.say(
         f'leaving: {reply.reason or "the job is over"}'.rstrip('.') + '.'
       )
       return
-    said = (request.status, request.generation)
-    if said != (self._status, self._generation):
+    said = self._said
+    if (request.status, request.generation) != (said.status, said.generation):
       return  # An answer to what is no longer so.
     if command == pb.AgentBeatReply.RUN:
       if self._stop_signal is None:
         self._start(reply.assignment)
     elif command == pb.AgentBeatReply.KILL:
       self._kill()
-      self._note(_Beat.IDLE)
+      self._note(status=_Beat.IDLE)
     elif command == pb.AgentBeatReply.STOP:
       if self._worker is not None and not self._is_asked_to_stop:
-        self._say(f'asking the worker to save and end: {reply.reason}.')
+        self.say(f'asking the worker to save and end: {reply.reason}.')
         self._is_asked_to_stop = True
         self._worker.send(signal.SIGTERM)
 
   def _start(self, assignment: pb.Assignment) -> None:
-    is_direct = self._is_direct and assignment.rank == 0
+    is_direct = self.is_direct and assignment.rank == 0
     self._is_asked_to_stop = False
     self._worker = worker = ProcessGroup(
-      self._command,
-      self._worker_env(assignment),
-      self._guard,
-      self._output,
+      [sys.executable, *self.command],
+      self.worker_env(assignment),
+      self.guard,
+      self.output,
       prefix=b'' if is_direct else b'[%d] ' % assignment.rank,
       direct=is_direct,
     )
-    self._note(_Beat.RUNNING, generation=assignment.generation)
-    self._say(
+    self._note(status=_Beat.RUNNING, generation=assignment.generation)
+    self.say(
       f'generation {assignment.generation}: rank {assignment.rank} of'
       f' {assignment.num_hosts}.'
     )
@@ -203,8 +174,9 @@ class Supervisor:
     code = worker.reap()
     self._worker = None
     if code:
-      self._say(f'the worker {describe_exit(code)}.')
-    self._note(_Beat.EXITED, code=code, tail=worker.tail[-_MAX_TAIL:])
+      self.say(f'the worker {describe_exit(code)}.')
+    tail = worker.tail[-_MAX_TAIL:]
+    self._note(status=_Beat.EXITED, exit_code=code, log_tail=tail)
     if self._stop_signal is not None:
       was_killed = code == -signal.SIGKILL
       self._leave(128 + (signal.SIGKILL if was_killed else self._stop_signal))
@@ -221,7 +193,7 @@ class Supervisor:
   def _on_signal(self, number: int) -> None:
     if self._stop_signal is not None:
       if number == signal.SIGINT:
-        self._say('asked twice; killing the worker.')
+        self.say('asked twice; killing the worker.')
         self._kill()
         self._leave(128 + signal.SIGKILL, flush_s=0.0)
       return
@@ -229,15 +201,15 @@ class Supervisor:
     self._stop_signal = (
       signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
     )
-    self._note(self._status)  # From now on without a port.
+    self._note(status=self._said.status)  # From now on without a port.
     if self._worker is None:
       self._leave(128 + self._stop_signal)
       return
-    self._say(
+    self.say(
       f'passing {describe_signal(self._stop_signal)} on; the worker may save.'
     )
     if number != signal.SIGINT:
-      self._kill_at = time.monotonic() + self._grace_s
+      self._kill_at = time.monotonic() + self.grace_s
     self._worker.send(self._stop_signal)
 
   def _leave(self, code: int, flush_s: float = _FLUSH_S) -> None:
@@ -245,24 +217,15 @@ class Supervisor:
     if self._stop_signal is None:
       self._stop_signal = signal.SIGTERM
     self._flush(flush_s)  # How the worker ended.
-    self._note(_Beat.IDLE)
+    self._note(status=_Beat.IDLE)
     self._flush(flush_s)
     self._exit_code = code
 
-  def _note(
-    self,
-    status: int,
-    *,
-    generation: int | None = None,
-    code: int = 0,
-    tail: str = '',
-  ) -> None:
+  def _note(self, **fields: Any) -> None:
     """Sets what the next beat says, and sends it now."""
     with self._changed:
-      self._status = status  # type: ignore[assignment]
-      if generation is not None:
-        self._generation = generation
-      self._worker_code, self._tail = code, tail
+      # The generation that runs or ran last stays.
+      self._said = _Beat(**{'generation': self._said.generation, **fields})
       self._version += 1
       self._changed.notify_all()
 
@@ -286,27 +249,24 @@ class Supervisor:
           return
         version = self._version
         request = _Beat(
-          address=self._address,
-          status=self._status,
-          generation=self._generation,
-          exit_code=self._worker_code,
-          log_tail=self._tail,
+          address=self.address,
           resources=resources,
-          min_hosts=self._min_hosts,
-          max_hosts=self._max_hosts,
+          min_hosts=self.min_hosts,
+          max_hosts=self.max_hosts,
         )
+        request.MergeFrom(self._said)
       try:
         if request.status == _Beat.IDLE or not port:
-          port = host_sockets.free_port(self._address)
+          port = host_sockets.free_port(self.address)
         request.free_port = 0 if self._stop_signal is not None else port
-        reply = self._client.call('AgentBeat', request, give_up_s=_TRY_S)
+        reply = self.client.call('AgentBeat', request, give_up_s=_TRY_S)
       except CoordinatorGoneError as error:
         silent_s = time.monotonic() - answered
-        if silent_s > self._give_up_s:
+        if silent_s > self.give_up_s:
           self._fail(str(error))
           return
         if silent_s > _QUIET_S and not was_said:
-          self._say('the coordinator does not answer; going on meanwhile.')
+          self.say('the coordinator does not answer; going on meanwhile.')
           was_said = True
         continue
       except Exception as error:
@@ -314,19 +274,19 @@ class Supervisor:
         self._fail(f'{type(error).__name__}: {error}')
         return
       if was_said:
-        self._say('the coordinator is there again.')
+        self.say('the coordinator is there again.')
       answered, was_said = time.monotonic(), False
       self._events.put(functools.partial(self._on_reply, request, reply))
       with self._changed:
         self._reported = version
         self._changed.notify_all()
         self._changed.wait_for(
-          lambda: self._is_over or self._version > version, self._beat_s
+          lambda: self._is_over or self._version > version, self.beat_s
         )
 
   def _fail(self, message: str) -> None:
     def end() -> None:
-      self._say(f'{message.rstrip(".")}; leaving.')
+      self.say(f'{message.rstrip(".")}; leaving.')
       self._kill()
       self._exit_code = 1
 

@@ -3,20 +3,17 @@
 """How much work each worker gets in a step, so that all end together.
 
 Pure functions on counts and costs. Every worker computes alone and one exchange
-ends the step, so a step takes as long as its slowest worker. Three forms:
+ends the step, so a step takes as long as its slowest worker. A micro-batch is a
+compiled shape: only counts are free. Two forms:
 
   proportional  shares by speed, rounded by largest remainder; what is clamped
                 goes to the others.
-  greedy        the micro-batch is a compiled shape and only counts are free:
-                one micro-batch at a time to whoever would finish it first.
+  greedy        one micro-batch at a time to whoever would finish it first.
                 Optimal.
-  solve         batch size and number of micro-batches are both free, under
-                memory limits (AntDT-DD's problem): exact.
 
 The derivations are ours: docs/design/antdt_policies.md.
 """
 
-import bisect
 from collections.abc import Sequence
 import dataclasses
 import heapq
@@ -74,43 +71,6 @@ def fit(moments: StepMoments) -> Cost | None:
   if beta < 0:
     return Cost(moments.t / moments.num, 0.0)
   return Cost(alpha, beta)
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-  """What a worker does in a step: its micro-batches, and samples in each."""
-
-  num_micro_batches: int
-  micro_batch: int
-
-  @property
-  def num_samples(self) -> int:
-    return self.num_micro_batches * self.micro_batch
-
-
-@dataclasses.dataclass(frozen=True)
-class SplitLimits:
-  """What `solve` may choose for a worker.
-
-  Attributes:
-    max_micro_batch: Largest batch that fits its memory.
-    min_micro_batch: Smallest batch allowed.
-    max_micro_batches: Largest number of micro-batches in a step.
-  """
-
-  max_micro_batch: int
-  min_micro_batch: int = 1
-  max_micro_batches: int = 1
-
-  def __post_init__(self) -> None:
-    if not (
-      1 <= self.min_micro_batch <= self.max_micro_batch
-      and self.max_micro_batches >= 1
-    ):
-      raise ValueError(
-        f'SplitLimits: {self} needs 1 <= min_micro_batch <= max_micro_batch and'
-        ' max_micro_batches >= 1'
-      )
 
 
 def _check_bounds(
@@ -249,128 +209,3 @@ def greedy(
     else:
       heapq.heappop(heap)
   return counts
-
-
-# Samples -> (seconds, the split that does them soonest).
-_Quickest = dict[int, tuple[float, Split]]
-
-
-def _quickest(cost: Cost, limits: SplitLimits, total: int) -> _Quickest:
-  best: _Quickest = {}
-  for num in range(1, limits.max_micro_batches + 1):
-    top = min(limits.max_micro_batch, total // num)
-    for batch in range(limits.min_micro_batch, top + 1):
-      seconds, split = num * cost(batch), Split(num, batch)
-      known = best.get(split.num_samples)
-      # In order of num: of equals the first has the fewest launches.
-      if known is None or seconds < known[0]:
-        best[split.num_samples] = seconds, split
-  return best
-
-
-def _split_in(
-  time_s: float, total: int, quickest: Sequence[_Quickest]
-) -> list[Split] | None:
-  """Splits of exactly `total` samples that end in time; None: there are none.
-
-  From the most that each worker can do, the surplus is cut by a subset sum
-  over what each can leave out: bit s of `reach` says that the workers so far
-  can leave out s together.
-  """
-  in_time = [
-    {samples: one for samples, (s, one) in each.items() if s <= time_s}
-    for each in quickest
-  ]
-  tops = [max(each, default=0) for each in in_time]
-  surplus = sum(tops) - total
-  if surplus < 0 or min(tops) == 0:
-    return None
-  mask = (1 << (surplus + 1)) - 1
-  reach, cuts = 1, []
-  for each, top in zip(in_time, tops):
-    cut = {top - n: split for n, split in each.items() if top - n <= surplus}
-    cuts.append((reach, cut))
-    new = 0
-    for left_out in cut:
-      new |= reach << left_out
-    reach = new & mask
-  if not reach >> surplus & 1:
-    return None
-  splits = []
-  for before, cut in reversed(cuts):
-    left_out = next(
-      out for out in cut if out <= surplus and before >> (surplus - out) & 1
-    )
-    splits.append(cut[left_out])
-    surplus -= left_out
-  return splits[::-1]
-
-
-def step_s(splits: Sequence[Split], costs: Sequence[Cost]) -> float:
-  """Seconds of a step: the slowest worker's micro-batches."""
-  return max(
-    split.num_micro_batches * cost(split.micro_batch)
-    for split, cost in zip(splits, costs)
-  )
-
-
-def solve(
-  total: int, costs: Sequence[Cost], limits: Sequence[SplitLimits]
-) -> list[Split]:
-  """Splits `total` samples for the shortest step, batch sizes free as well.
-
-  Minimizes max_i c_i * (alpha_i + beta_i * b_i) over integers with
-  sum_i c_i * b_i = total. The optimum is the time of some worker's split, so
-  these times are searched: by bisection for the least in which the workers can
-  do `total` or more; from there for the least in which they can do exactly
-  `total`, which is seldom far.
-
-  Args:
-    total: Number of samples of the global batch.
-    costs: Seconds of ONE micro-batch over its samples, of each worker.
-    limits: Limits of each worker.
-
-  Returns:
-    A split for each worker.
-
-  Raises:
-    ValueError: Numbers differ, or no splits within the limits have this sum.
-  """
-  if not costs or len(costs) != len(limits):
-    raise ValueError(
-      f'solve: {len(costs)} costs and {len(limits)} limits; there must be one'
-      ' of each for every worker'
-    )
-  quickest = [_quickest(c, lim, total) for c, lim in zip(costs, limits)]
-  times = sorted({s for each in quickest for s, _ in each.values()})
-
-  def can_do_all(time_s: float) -> bool:
-    return total <= sum(
-      max((n for n, (s, _) in each.items() if s <= time_s), default=0)
-      for each in quickest
-    )
-
-  low = bisect.bisect_left(times, True, key=can_do_all) - 1
-  high, stride = low + 1, 1
-  while True:
-    high = min(high, len(times) - 1)
-    best = _split_in(times[high], total, quickest) if times else None
-    if best is not None:
-      break
-    if high == len(times) - 1:
-      lows = sum(limit.min_micro_batch for limit in limits)
-      highs = sum(one.max_micro_batches * one.max_micro_batch for one in limits)
-      raise ValueError(
-        f'solve: no micro-batches of the allowed sizes add up to {total}'
-        f' samples (the {len(costs)} workers can do {lows} to {highs}); change'
-        ' the global batch, max_micro_batches or the limits of the micro-batch'
-      )
-    low, high, stride = high, high + stride, 2 * stride
-  while high - low > 1:
-    middle = (low + high) // 2
-    found = _split_in(times[middle], total, quickest)
-    if found is None:
-      low = middle
-    else:
-      best, high = found, middle
-  return best

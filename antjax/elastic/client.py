@@ -8,6 +8,7 @@ a coordinator that is killed and comes back is only waited for.
 """
 
 from collections.abc import Sequence
+import dataclasses
 import os
 import random
 import secrets
@@ -19,9 +20,10 @@ from absl import logging
 import grpc
 
 from antjax.elastic import security
-from antjax.elastic.methods import METHODS, SERVICE
+from antjax.elastic.protocol import METHODS, SERVICE
 
 MAX_MESSAGE_BYTES = 64 << 20
+_TRY_TIMEOUT_S = 10.0  # For one answer.
 _FIRST_DELAY_S, _MAX_DELAY_S = 0.1, 2.0
 _QUIET_S = 5.0  # A coordinator that restarts is no news.
 _LOST = ('rst_stream', 'stream removed', 'socket closed', 'connection reset')
@@ -48,57 +50,41 @@ _ERRORS: dict[grpc.StatusCode, type[Exception]] = {
 }
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class CoordinatorClient:
   """Calls to one coordinator under one name; for any number of threads.
 
-  A forked child must make its own client, or both would use the same numbers.
+  It connects in the background; the coordinator need not be up yet. A forked
+  child must make its own client, or both would use the same numbers.
+
+  Raises:
+    ValueError: A file of `tls_dir` is missing.
   """
 
-  def __init__(
-    self,
-    address: str,
-    *,
-    job: str,
-    client: str,
-    generation: int = 0,
-    token: str = '',
-    tls_dir: str = '',
-    give_up_s: float = 600.0,
-    try_timeout_s: float = 10.0,
-  ):
-    """Connects in the background; the coordinator need not be up yet.
+  address: str  # host:port.
+  _: dataclasses.KW_ONLY
+  job: str
+  client: str  # Name of the worker, agent or operator.
+  generation: int = 0  # Of the job; 0 where there is none.
+  token: str = ''  # Bearer token; empty for none.
+  tls_dir: str = ''  # With ca.pem, cert.pem and key.pem; empty: no TLS.
+  give_up_s: float = 600.0  # That a call waits for an absent coordinator.
 
-    Args:
-      address: host:port.
-      job: Name of the job.
-      client: Name of the worker, agent or operator.
-      generation: Generation of the job; 0 where there is none.
-      token: Bearer token; empty for none.
-      tls_dir: Folder with ca.pem, cert.pem and key.pem; empty: no TLS.
-      give_up_s: Seconds that a call waits for an absent coordinator.
-      try_timeout_s: Seconds that it waits for one answer.
-
-    Raises:
-      ValueError: A file of `tls_dir` is missing.
-    """
-    self.address = address
-    self.job = job
-    self.client = client
-    self.generation = generation
+  def __post_init__(self) -> None:
     self.incarnation = secrets.randbits(63) | 1
-    self._give_up_s = give_up_s
-    self._try_timeout_s = try_timeout_s
-    self._metadata = [('authorization', f'Bearer {token}')] if token else None
+    self._metadata = (
+      [('authorization', f'Bearer {self.token}')] if self.token else None
+    )
     self._pid = os.getpid()
     self._order = threading.Lock()  # Held for a sequenced call, repeats too.
     self._sequence = 0
     self._closed = threading.Event()
     self._check_tls = (
-      f'that it has TLS too, of the ca.pem in {tls_dir}'
-      if tls_dir
+      f'that it has TLS too, of the ca.pem in {self.tls_dir}'
+      if self.tls_dir
       else 'whether it has TLS: then give --tls_dir'
     )
-    self._channel = _channel(address, tls_dir)
+    self._channel = _channel(self.address, self.tls_dir)
     self._methods = {
       name: self._channel.unary_unary(
         f'/{SERVICE}/{name}',
@@ -145,7 +131,7 @@ class CoordinatorClient:
     head = request.head
     head.job, head.client = self.job, self.client
     head.incarnation, head.generation = self.incarnation, self.generation
-    patience = self._give_up_s if give_up_s is None else give_up_s
+    patience = self.give_up_s if give_up_s is None else give_up_s
     if not METHODS[name].is_journaled:
       head.sequence = 0
       return self._call_until_answered(name, request, patience)
@@ -164,7 +150,7 @@ class CoordinatorClient:
       try:
         reply = self._methods[name](
           request,
-          timeout=max(0.05, min(self._try_timeout_s, left)),
+          timeout=max(0.05, min(_TRY_TIMEOUT_S, left)),
           metadata=self._metadata,
         )
         if was_logged:

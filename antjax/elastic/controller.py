@@ -20,27 +20,19 @@ _MAX_GROWTH = 4
 
 @dataclasses.dataclass(frozen=True)
 class ControllerConfig:
-  """When a Controller lets actions pass.
+  """When a Controller lets actions pass."""
 
-  Attributes:
-    period_s: Seconds between decisions on a job.
-    min_samples: Steps of every worker before the first decision in a
-      generation; a worker whose speed is known from before needs none.
-    cooldown_s: Seconds after a KILL_RESTART without another.
-    max_restarts: Restarts that a job may spend on slow workers.
-    min_change: An ADJUST_BS or BACKUP_WORKERS that changes the predicted step
-      time, or the deadline, by less than this share is ignored.
-    settle_s: After an ADJUST_BS one that changes the predicted step time by
-      less than `large_change` waits this many seconds: measured times are
-      noisy, and small gains are mostly noise.
-    large_change: Share of the step time that counts as large.
-  """
-
-  period_s: float = 10.0
+  period_s: float = 10.0  # Between decisions on a job.
+  # Steps of every worker before the first decision in a generation; a worker
+  # whose speed is known from before needs none.
   min_samples: int = 5
-  cooldown_s: float = 300.0
-  max_restarts: int = 3
+  cooldown_s: float = 300.0  # After a KILL_RESTART without another.
+  max_restarts: int = 3  # That a job may spend on slow workers.
+  # An ADJUST_BS or BACKUP_WORKERS that changes the predicted step time, or the
+  # deadline, by less than this share is ignored.
   min_change: float = 0.03
+  # So long after an ADJUST_BS one that changes the predicted step time by less
+  # than `large_change` waits: small gains are mostly noise.
   settle_s: float = 60.0
   large_change: float = 0.15
 

@@ -17,13 +17,12 @@ from typing import Any
 from absl import logging
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import policy_by_name, security, status, writer
+from antjax.elastic import policy, security, status, writer
 from antjax.elastic.controller import Controller, ControllerConfig
 from antjax.elastic.decisions import Decisions
 from antjax.elastic.liveness import Liveness
-from antjax.elastic.methods import METHODS, OPERATOR
 from antjax.elastic.monitor import Monitor
-from antjax.elastic.refused import Refused
+from antjax.elastic.protocol import METHODS, OPERATOR, Refused
 from antjax.elastic.rendezvous import Rendezvous
 from antjax.elastic.rendezvous_room import RendezvousConfig
 from antjax.elastic.service import make_server, Service
@@ -35,40 +34,24 @@ _TICK_S = 0.5
 _MAX_BEATEN = 1000  # Jobs with agents.
 _BEATEN_S = 600.0  # A job whose agents are silent for so long has none.
 _GRACE_S = 2.0  # For calls in progress when it ends.
+_JOURNAL = ('num_commits', 'commit_s', 'num_changes', 'num_bytes')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CoordinatorConfig:
-  """Where a coordinator listens, and when it acts.
+  """Where a coordinator listens, and when it acts."""
 
-  Attributes:
-    journal: Path of the journal file.
-    address: Address to listen on.
-    port: Port to listen on; 0 picks a free one.
-    status_port: Port of the status page; 0 picks one; None: no page.
-    token_file: File of lines `role token`; empty: no tokens needed.
-    tls_dir: Folder with ca.pem, cert.pem, key.pem; empty: no TLS.
-    is_insecure: Whether it may be open to other machines without them.
-    policy: Name of the Controller's policy, see `policy_by_name.resolve`.
-    lease_timeout_s: Seconds of silence after which a worker counts as dead.
-    progress_timeout_s: Seconds without a step after which it does too.
-    is_restarting_ended: Whether jobs that have ended resume, with a new budget.
-    rendezvous: Settings of when generations start and end.
-    monitor: Settings of what counts as slow.
-    controller: Settings of when the Controller acts.
-  """
-
-  journal: str
+  journal: str  # Path of the journal file.
   address: str = '127.0.0.1'
-  port: int = 0
-  status_port: int | None = None
-  token_file: str = ''
-  tls_dir: str = ''
-  is_insecure: bool = False
-  policy: str = 'static'
-  lease_timeout_s: float = 30.0
-  progress_timeout_s: float = 600.0
-  is_restarting_ended: bool = False
+  port: int = 0  # 0 picks a free one.
+  status_port: int | None = None  # Of the status page; None: no page.
+  token_file: str = ''  # Lines `role token`; empty: no tokens needed.
+  tls_dir: str = ''  # With ca.pem, cert.pem, key.pem; empty: no TLS.
+  is_insecure: bool = False  # It may be open to other machines without them.
+  policy: str = 'static'  # See `policy.resolve`.
+  lease_timeout_s: float = 30.0  # Silence after which a worker counts as dead.
+  progress_timeout_s: float = 600.0  # The same without a step.
+  is_restarting_ended: bool = False  # Ended jobs resume, with a new budget.
   rendezvous: RendezvousConfig = RendezvousConfig()
   monitor: MonitorConfig = MonitorConfig()
   controller: ControllerConfig = ControllerConfig()
@@ -117,7 +100,7 @@ async def serve(
     else security.RoleTokens()
   )
   tls = security.read_tls(config.tls_dir) if config.tls_dir else None
-  policy_fn = policy_by_name.resolve(config.policy)
+  policy_fn = policy.resolve(config.policy)
   with Journal(config.journal) as journal:
     jobs = writer.load(journal)
     if jobs.names():
@@ -168,11 +151,7 @@ def _status_page(
 
 
 class Coordinator:
-  """Answers requests and decides; for one event loop.
-
-  Attributes:
-    writer: Writer that holds the jobs.
-  """
+  """Answers requests and decides; for one event loop."""
 
   def __init__(
     self,
@@ -181,14 +160,7 @@ class Coordinator:
     controller: Controller,
     clock: Callable[[], float] = time.monotonic,
   ):
-    """Takes over the jobs of a writer.
-
-    Args:
-      config: Settings of when to act.
-      durable: Writer that holds the jobs.
-      controller: Controller that decides about slow workers.
-      clock: Monotonic clock in seconds.
-    """
+    """Takes over the jobs of a writer; the clock is a monotonic one."""
     self.writer = durable
     self._config = config
     self._clock = clock
@@ -262,16 +234,10 @@ class Coordinator:
 
   def snapshot(self) -> dict[str, Any]:
     """Returns everything that is known, see `status.Snapshots`."""
-    durable = self.writer
     return self._snapshots.take(
       time.time(),
       self._clock(),
-      journal={
-        'num_commits': durable.num_commits,
-        'commit_s': durable.commit_s,
-        'num_changes': durable.num_changes,
-        'num_bytes': durable.num_bytes,
-      },
+      journal={name: getattr(self.writer, name) for name in _JOURNAL},
       more_names=self._beaten,
     )
 

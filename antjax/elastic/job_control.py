@@ -5,13 +5,12 @@
 Each function returns whether it has changed something.
 """
 
-from collections.abc import Callable
-
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import job_data
 from antjax.elastic.job_state import GenerationRecord, JobState
-from antjax.elastic.refused import Refused
+from antjax.elastic.protocol import invalid
 
+_OPERATIONS = ('stop', 'restart', 'replace', 'set_plan', 'retry_set_aside')
 _MAX_TEXT = 1000
 _MAX_REPLACED = 1000
 
@@ -26,7 +25,7 @@ def start_generation(
   last = job.history[-1].members if job.history else members
   if set(last) != set(members) or set(job.replaced) & set(members):
     if job.plan.version:  # It was made for other hosts.
-      set_plan(job, pb.Plan(reason='other hosts: as set up'))
+      _set_plan(job, pb.Plan(reason='other hosts: as set up'))
   job.generation += 1
   job.is_managed = True
   job.phase = 'running'
@@ -82,7 +81,16 @@ def expire_workers(
   return True
 
 
-def set_plan(job: JobState, plan: pb.Plan) -> None:
+def set_plan(job: JobState, message: pb.SetPlan, now: float) -> bool:
+  """Puts a plan in force, unless the job has ended."""
+  del now
+  if job.phase == 'ended':
+    return False
+  _set_plan(job, message.plan)
+  return True
+
+
+def _set_plan(job: JobState, plan: pb.Plan) -> None:
   """Takes a plan over; its version is the next one, whatever it says."""
   version = job.plan.version + 1
   job.plan = pb.Plan()
@@ -92,12 +100,7 @@ def set_plan(job: JobState, plan: pb.Plan) -> None:
 
 
 def why_ended(job: JobState, *, is_new: bool) -> str:
-  """What an agent of an ended job says as it leaves.
-
-  Args:
-    job: The job.
-    is_new: The agent came after the end.
-  """
+  """What an agent of an ended job says as it leaves; a new one came after."""
   reason = job.history[-1].reason if job.history else 'stopped as asked'
   if not is_new:
     return reason
@@ -115,12 +118,23 @@ def operate(job: JobState, request: pb.OperateRequest, now: float) -> bool:
     Refused: There is no such action, or nothing that it could be done to.
   """
   action, target = request.action, request.target
-  if action not in _ACTIONS:
-    raise Refused(
-      'INVALID_ARGUMENT',
-      f'Operate: action must be one of {", ".join(_ACTIONS)}; got {action!r}.',
+  if action == 'stop':
+    job.is_stopping = True
+  elif action == 'restart':
+    _restart(job)
+  elif action == 'replace':
+    _replace(job, target)
+  elif action == 'set_plan':
+    _set_plan(job, request.plan)
+  elif action == 'retry_set_aside':
+    names = [target] if target else list(job.sets)
+    for data in [job_data.data_set(job, name) for name in names]:
+      data.ledger.retry_set_aside()
+  else:
+    raise invalid(
+      f'Operate: action must be one of {", ".join(_OPERATIONS)}; got'
+      f' {action!r}.'
     )
-  _ACTIONS[action](job, request)
   text = f'{action} {target}'.strip() + f' by {request.head.client}'
   if request.reason:
     text += f': {request.reason}'
@@ -128,18 +142,10 @@ def operate(job: JobState, request: pb.OperateRequest, now: float) -> bool:
   return True
 
 
-def _stop(job: JobState, request: pb.OperateRequest) -> None:
-  del request
-  job.is_stopping = True
-
-
-def _restart(job: JobState, request: pb.OperateRequest) -> None:
-  del request
+def _restart(job: JobState) -> None:
   # Only agents end a job, were it before its first generation.
   if not job.is_managed and job.phase != 'ended':
-    raise Refused(
-      'INVALID_ARGUMENT', f'restart: no agents run job {job.name!r}.'
-    )
+    raise invalid(f'restart: no agents run job {job.name!r}.')
   job.is_stopping = False
   if job.phase == 'running':
     job.is_restart_asked = True
@@ -148,30 +154,14 @@ def _restart(job: JobState, request: pb.OperateRequest) -> None:
     job.restarts_used = 0
 
 
-def _replace(job: JobState, request: pb.OperateRequest) -> None:
-  if job.phase != 'running' or request.target not in job.members:
-    raise Refused(
-      'INVALID_ARGUMENT',
-      f'replace: {request.target!r} is no worker of job {job.name!r} now; it'
-      f' has {", ".join(job.members[:20]) or "none"}.',
+def _replace(job: JobState, worker: str) -> None:
+  if job.phase != 'running' or worker not in job.members:
+    raise invalid(
+      f'replace: {worker!r} is no worker of job {job.name!r} now; it has'
+      f' {", ".join(job.members[:20]) or "none"}.'
     )
-  if request.target not in job.replace_asked:
-    job.replace_asked.append(request.target)
-
-
-def _retry_set_aside(job: JobState, request: pb.OperateRequest) -> None:
-  names = [request.target] if request.target else list(job.sets)
-  for data in [job_data.data_set(job, name) for name in names]:
-    data.ledger.retry_set_aside()
-
-
-_ACTIONS: dict[str, Callable[[JobState, pb.OperateRequest], None]] = {
-  'stop': _stop,
-  'restart': _restart,
-  'replace': _replace,
-  'set_plan': lambda job, request: set_plan(job, request.plan),
-  'retry_set_aside': _retry_set_aside,
-}
+  if worker not in job.replace_asked:
+    job.replace_asked.append(worker)
 
 
 def _release_all(job: JobState) -> None:

@@ -13,11 +13,10 @@ from typing import Any
 from absl import logging
 
 from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic import protocol
 from antjax.elastic.job_state import DataSetState, JobState
-from antjax.elastic.refused import Refused
-from antjax.shards.data_shard import DataShard
+from antjax.elastic.protocol import invalid, Refused, refusing, stale
 from antjax.shards.ledger import Ledger
-from antjax.shards.ledger_spec import LedgerSpec
 
 MAX_DATA_SETS = 100  # Per job.
 MAX_HELD = 10_000  # Leases of a worker in a data set.
@@ -25,9 +24,14 @@ MAX_HELD = 10_000  # Leases of a worker in a data set.
 _CHANGEABLE = ('num_epochs', 'max_data_errors')
 
 
-def create_data_set(job: JobState, request: pb.CreateDataSetRequest) -> bool:
+def create_data_set(
+  job: JobState, request: pb.CreateDataSetRequest, now: float
+) -> bool:
   """Adds a data set; the workers after the first only confirm it."""
-  name, spec = request.data_set.name, _ledger_spec(request.data_set)
+  del now
+  name = request.data_set.name
+  with refusing(f'data set {name!r}: '):
+    spec = protocol.ledger_spec(request.data_set)
   known = job.sets.get(name)
   if known is None:
     if len(job.sets) >= MAX_DATA_SETS:
@@ -50,10 +54,9 @@ def create_data_set(job: JobState, request: pb.CreateDataSetRequest) -> bool:
       spec.is_stream or known.spec_generation == job.generation
     )
     if not is_changeable:
-      raise Refused(
-        'INVALID_ARGUMENT',
+      raise invalid(
         f'data set {name!r} was created with {field.name}={mine}; got'
-        f' {theirs}: all workers of a job must say the same of it.',
+        f' {theirs}: all workers of a job must say the same of it.'
       )
     changed.append(field.name)
   if changed:
@@ -63,33 +66,30 @@ def create_data_set(job: JobState, request: pb.CreateDataSetRequest) -> bool:
   return bool(changed)
 
 
-def begin(job: JobState, request: pb.BeginRequest) -> bool:
+def begin(job: JobState, request: pb.BeginRequest, now: float) -> bool:
   """Makes the ledger what the restored checkpoint says, once in a pass."""
+  del now
   data = data_set(job, request.data_set)
   client = request.head.client
   digest = hashlib.sha256(request.state).digest()
   if data.generation == job.generation:
     if request.pass_number < data.pass_number:
-      raise Refused(
-        'FAILED_PRECONDITION',
+      raise stale(
         f'pass {request.pass_number} of data set {request.data_set!r} is over:'
-        f' pass {data.pass_number} has begun.',
+        f' pass {data.pass_number} has begun.'
       )
     if request.pass_number == data.pass_number:
       if digest != data.digest:
-        raise Refused(
-          'FAILED_PRECONDITION',
+        raise stale(
           f'another worker has begun pass {request.pass_number} of data set'
           f' {request.data_set!r} with another state: the workers have restored'
-          ' different checkpoints.',
+          ' different checkpoints.'
         )
       data.begun_by.add(client)
       return False
   state = _parsed(request.data_set, request.state) if request.state else None
-  try:
+  with refusing():
     data.ledger.begin(state)
-  except ValueError as error:
-    raise Refused('INVALID_ARGUMENT', str(error)) from error
   data.generation, data.pass_number = job.generation, request.pass_number
   data.digest, data.begun_by = digest, {client}
   data.spec.num_records = data.ledger.spec.num_records
@@ -97,8 +97,8 @@ def begin(job: JobState, request: pb.BeginRequest) -> bool:
 
 
 def exchange(
-  job: JobState, request: pb.ExchangeRequest, reply: pb.ExchangeReply
-) -> bool:
+  job: JobState, request: pb.ExchangeRequest
+) -> tuple[pb.ExchangeReply, bool]:
   """Notes what a worker says of its shards, and leases it the next ones."""
   worker = request.head.client
   data = data_set(job, request.data_set)
@@ -110,29 +110,22 @@ def exchange(
       if data.generation == job.generation
       else 'none has begun in this generation'
     )
-    raise Refused(
-      'FAILED_PRECONDITION',
+    raise stale(
       f'Exchange in pass {request.pass_number} of data set'
-      f' {request.data_set!r}: {now}; call Begin first.',
+      f' {request.data_set!r}: {now}; call Begin first.'
     )
-  ledger = data.ledger
+  ledger, reply = data.ledger, pb.ExchangeReply()
   is_changed = _report(job, ledger, worker, request)
   num_epochs = ledger.num_begun_epochs
   if request.num_wanted:
     room = MAX_HELD - ledger.num_held(worker)
     for shard, bits in ledger.lease(worker, min(request.num_wanted, room)):
-      lease = reply.leases.add()
-      one = lease.shard
-      one.epoch, one.index = shard.epoch, shard.index
-      one.start, one.stop = shard.start, shard.stop
-      if bits:
-        lease.consumed = bits.to_bytes((bits.bit_length() + 7) // 8, 'little')
+      reply.leases.append(protocol.from_lease(shard, bits))
   if not reply.leases:
     reply.outcome = getattr(pb.ExchangeReply, ledger.outcome())
   reply.first_open_epoch = ledger.first_open_epoch
-  return (
-    is_changed or bool(reply.leases) or num_epochs != ledger.num_begun_epochs
-  )
+  is_changed = is_changed or num_epochs != ledger.num_begun_epochs
+  return reply, is_changed or bool(reply.leases)
 
 
 def commit(job: JobState, request: pb.CommitRequest, now: float) -> bool:
@@ -147,19 +140,20 @@ def commit(job: JobState, request: pb.CommitRequest, now: float) -> bool:
     has_begun = request.head.client in data.begun_by
     if has_begun and data.generation == job.generation:
       states.append((data.ledger, _parsed(name, text)))
-  try:
+  with refusing():
     for ledger, state in states[: len(states) if len(states) > 1 else 0]:
       ledger.check_commit(state)
     for ledger, state in states:
       ledger.commit(state)
-  except ValueError as error:
-    raise Refused('INVALID_ARGUMENT', str(error)) from error
   job.last_step, job.committed_unix_s = request.step, now
   return True
 
 
-def extend_stream(job: JobState, request: pb.ExtendStreamRequest) -> bool:
+def extend_stream(
+  job: JobState, request: pb.ExtendStreamRequest, now: float
+) -> bool:
   """Notes that a stream has grown; several may say so in any order."""
+  del now
   data = data_set(job, request.data_set)
   ledger = data.ledger
   known = (ledger.spec.num_records, ledger.spec.is_closed)
@@ -169,12 +163,8 @@ def extend_stream(job: JobState, request: pb.ExtendStreamRequest) -> bool:
     request.is_closed,
   ):
     return False
-  try:
+  with refusing(f'data set {request.data_set!r}: '):
     ledger.extend(request.num_records, request.is_closed)
-  except ValueError as error:
-    raise Refused(
-      'INVALID_ARGUMENT', f'data set {request.data_set!r}: {error}'
-    ) from error
   data.spec.num_records = request.num_records
   return True
 
@@ -197,14 +187,16 @@ def _report(
   request: pb.ExchangeRequest,
 ) -> bool:
   """Applies what is said of held shards: all of it or nothing."""
-  consumed = [_shard(one) for one in request.consumed]
-  progress = [_lease(one) for one in request.progress]
-  returned = [_lease(one) for one in request.returned]
-  failed = [(_shard(one.shard), one.message) for one in request.failed]
+  consumed = [protocol.to_shard(one) for one in request.consumed]
+  progress = [protocol.to_lease(one) for one in request.progress]
+  returned = [protocol.to_lease(one) for one in request.returned]
+  failed = [
+    (protocol.to_shard(one.shard), one.message) for one in request.failed
+  ]
   if not (consumed or progress or returned or failed):
     return False
   seen = set()
-  try:
+  with refusing():
     for shard, bits in (
       *((shard, 0) for shard in consumed),
       *progress,
@@ -216,8 +208,6 @@ def _report(
         raise ValueError(f'Exchange: {shard} is named twice.')
       seen.add((shard.epoch, shard.index))
     ledger.check_failures(len(failed))
-  except ValueError as error:
-    raise Refused('INVALID_ARGUMENT', str(error)) from error
   for shard in consumed:
     ledger.consume(worker, shard)
   for shard, bits in progress:
@@ -241,35 +231,10 @@ def _report(
   return True
 
 
-def _shard(shard: pb.Shard) -> DataShard:
-  return DataShard(shard.index, shard.start, shard.stop, shard.epoch)
-
-
-def _lease(lease: pb.Lease) -> tuple[DataShard, int]:
-  return _shard(lease.shard), int.from_bytes(lease.consumed, 'little')
-
-
-def _ledger_spec(data_set: pb.DataSet) -> LedgerSpec:
-  try:
-    return LedgerSpec(
-      num_records=data_set.num_records,
-      shard_size=data_set.shard_size,
-      seed=data_set.seed,
-      num_epochs=1 if data_set.is_stream else data_set.num_epochs or None,
-      is_stream=data_set.is_stream,
-      max_data_errors=data_set.max_data_errors or 3,
-      at_most_once=data_set.delivery == pb.AT_MOST_ONCE,
-    )
-  except ValueError as error:
-    raise Refused(
-      'INVALID_ARGUMENT', f'data set {data_set.name!r}: {error}'
-    ) from error
-
-
 def _parsed(name: str, text: bytes) -> Any:
   try:
     return json.loads(text)
   except (ValueError, RecursionError) as error:
-    raise Refused(
-      'INVALID_ARGUMENT', f'the state of data set {name!r} is no JSON: {error}.'
+    raise invalid(
+      f'the state of data set {name!r} is no JSON: {error}.'
     ) from error

@@ -16,119 +16,74 @@ MAX_ACTIONS = 200
 
 @dataclasses.dataclass
 class GenerationRecord:
-  """A generation of a job, for people.
+  """A generation of a job, for people."""
 
-  Attributes:
-    generation: Number of the generation, from 1.
-    members: Names of its workers, by rank.
-    started_unix_s: Unix time at which it was decided.
-    ended_unix_s: Unix time at which it was ended; None: it runs.
-    reason: Why it ended.
-    counts: Whether the end counts against the restart budget.
-  """
-
-  generation: int
-  members: list[str]
+  generation: int  # From 1.
+  members: list[str]  # Names of its workers, by rank.
   started_unix_s: float
-  ended_unix_s: float | None = None
-  reason: str = ''
-  counts: bool = False
+  ended_unix_s: float | None = None  # None: it runs.
+  reason: str = ''  # Why it ended.
+  counts: bool = False  # Its end counts against the restart budget.
 
 
 @dataclasses.dataclass
 class Client:
-  """The last request of a worker, agent or operator.
+  """The last request of a worker, agent or operator."""
 
-  Attributes:
-    incarnation: Incarnation of the process that has the name now.
-    sequence: Sequence number of its last request.
-    reply: Reply to that request, serialized.
-    fenced: Previous incarnations under the name, the last few.
-    is_expired: Whether it expired and its shards were requeued.
-  """
-
-  incarnation: int
+  incarnation: int  # Of the process that has the name now.
   sequence: int = 0
-  reply: bytes = b''
+  reply: bytes = b''  # To that request, serialized.
+  # Incarnations that had the name before, the last few.
   fenced: list[int] = dataclasses.field(default_factory=list)
-  is_expired: bool = False
+  is_expired: bool = False  # It was given up, and its shards were requeued.
 
 
 @dataclasses.dataclass
 class DataSetState:
-  """A data set of a job.
+  """A data set of a job."""
 
-  Attributes:
-    spec: Spec with which its workers created it.
-    ledger: Ledger with the state of each shard.
-    generation: Generation that began the pass; -1: none has.
-    pass_number: Number of the pass in that generation.
-    digest: SHA-256 of the state that the pass began with.
-    begun_by: Workers that have begun it.
-    spec_generation: Generation that last sent `spec`.
-  """
-
-  spec: pb.DataSet
+  spec: pb.DataSet  # As its workers created it.
   ledger: Ledger
-  generation: int = -1
-  pass_number: int = 0
-  digest: bytes = b''
-  spec_generation: int = 0
+  generation: int = -1  # That began the pass; -1: none has.
+  pass_number: int = 0  # In that generation.
+  digest: bytes = b''  # SHA-256 of the state that the pass began with.
+  spec_generation: int = 0  # That last sent `spec`.
   begun_by: set[str] = dataclasses.field(default_factory=set)
 
 
 @dataclasses.dataclass
 class JobState:
-  """A job; changed by `jobs.Jobs.apply` only.
-
-  Attributes:
-    name: Name of the job.
-    generation: Newest generation; 0: none yet, or the job has no agents.
-    phase: 'waiting' (for hosts), 'running' or 'ended'.
-    members: Names of the generation's workers by rank.
-    jax_coordinator: address:port of rank 0.
-    restarts_used: Ends of generations that counted.
-    policy_restarts: Replacements that the policy has asked for.
-    is_managed: Whether agents run it: it had a StartGeneration.
-    is_success: Whether it ended with success.
-    is_stopping: Whether it was asked to save and end.
-    is_restart_asked: Whether an operator wants a new generation.
-    replace_asked: Workers that an operator wants replaced in a new generation.
-    replaced: Hosts that are to leave (their agents are told to exit).
-    plan: Plan of how much each worker does.
-    sets: Name -> data set; `data_sets` has the ledgers alone.
-    clients: Name -> worker, agent or operator.
-    history: The last generations.
-    actions: The last (unix time, text) of what was done and why.
-    last_step: Step of the last committed checkpoint; -1: none.
-    committed_unix_s: Unix time at which it was committed.
-  """
+  """A job; changed by `jobs.Jobs.apply` only."""
 
   name: str
-  generation: int = 0
-  phase: str = 'waiting'
-  members: list[str] = dataclasses.field(default_factory=list)
-  jax_coordinator: str = ''
-  restarts_used: int = 0
-  policy_restarts: int = 0
-  is_managed: bool = False
+  generation: int = 0  # Newest; 0: none yet, or the job has no agents.
+  phase: str = 'waiting'  # 'waiting' (for hosts), 'running' or 'ended'.
+  members: list[str] = dataclasses.field(default_factory=list)  # By rank.
+  jax_coordinator: str = ''  # address:port of rank 0.
+  restarts_used: int = 0  # Ends of generations that counted.
+  policy_restarts: int = 0  # Replacements that the policy has asked for.
+  is_managed: bool = False  # Agents run it: it had a StartGeneration.
   is_success: bool = False
-  is_stopping: bool = False
+  is_stopping: bool = False  # It was asked to save and end.
+  # An operator wants a new generation, or one without these workers.
   is_restart_asked: bool = False
   replace_asked: list[str] = dataclasses.field(default_factory=list)
+  # Hosts that are to leave: their agents are told to exit.
   replaced: list[str] = dataclasses.field(default_factory=list)
   plan: pb.Plan = dataclasses.field(
     default_factory=lambda: pb.Plan(lr_scale=1.0)
   )
   sets: dict[str, DataSetState] = dataclasses.field(default_factory=dict)
+  # Workers, agents and operators by name.
   clients: dict[str, Client] = dataclasses.field(default_factory=dict)
   history: deque[GenerationRecord] = dataclasses.field(
     default_factory=lambda: deque(maxlen=MAX_HISTORY)
   )
+  # (Unix time, text) of what was done last, and why.
   actions: deque[tuple[float, str]] = dataclasses.field(
     default_factory=lambda: deque(maxlen=MAX_ACTIONS)
   )
-  last_step: int = -1
+  last_step: int = -1  # Of the last committed checkpoint; -1: none.
   committed_unix_s: float = 0.0
 
   @property
@@ -142,12 +97,10 @@ class JobState:
     sets = {}
     for name, data in self.sets.items():
       sets[name] = {
+        **vars(data),
         'spec': _text(data.spec.SerializeToString(deterministic=True)),
         'ledger': len(blobs),
-        'generation': data.generation,
-        'pass_number': data.pass_number,
         'digest': _text(data.digest),
-        'spec_generation': data.spec_generation,
         'begun_by': sorted(data.begun_by),
       }
       blobs.append(data.ledger.to_bytes())
@@ -156,13 +109,7 @@ class JobState:
       'plan': _text(self.plan.SerializeToString(deterministic=True)),
       'sets': sets,
       'clients': {
-        name: [
-          c.incarnation,
-          c.sequence,
-          _text(c.reply),
-          c.fenced,
-          c.is_expired,
-        ]
+        name: list({**vars(c), 'reply': _text(c.reply)}.values())
         for name, c in self.clients.items()
       },
       'history': [dataclasses.asdict(record) for record in self.history],
@@ -184,9 +131,8 @@ class JobState:
         data['spec_generation'],
         set(data['begun_by']),
       )
-    for name, (incarnation, sequence, reply, *rest) in fields[
-      'clients'
-    ].items():
+    for name, client in fields['clients'].items():
+      incarnation, sequence, reply, *rest = client
       job.clients[name] = Client(incarnation, sequence, _bytes(reply), *rest)
     job.history.extend(GenerationRecord(**one) for one in fields['history'])
     job.actions.extend((at, text) for at, text in fields['actions'])

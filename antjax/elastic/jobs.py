@@ -25,7 +25,7 @@ from google.protobuf.message import Message
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import job_control, job_data
 from antjax.elastic.job_state import Client, JobState
-from antjax.elastic.refused import Refused
+from antjax.elastic.protocol import Refused, stale
 
 MAX_JOBS = 1000
 MAX_CLIENTS = 20_000  # Per job.
@@ -51,17 +51,16 @@ MESSAGES = (*REQUESTS, *DECISIONS)
 _WITHOUT = (pb.OperateRequest, pb.ExtendStreamRequest)  # A generation.
 
 
-# What requests that have no reply do to a job; True: it has changed.
+# What messages without a reply do to a job; True: it has changed.
 _CHANGES: dict[type[Message], Callable[[JobState, Any, float], bool]] = {
-  pb.BeginRequest: lambda job, request, now: job_data.begin(job, request),
+  pb.CreateDataSetRequest: job_data.create_data_set,
+  pb.BeginRequest: job_data.begin,
   pb.CommitRequest: job_data.commit,
-  pb.CreateDataSetRequest: (
-    lambda job, request, now: job_data.create_data_set(job, request)
-  ),
-  pb.ExtendStreamRequest: (
-    lambda job, request, now: job_data.extend_stream(job, request)
-  ),
+  pb.ExtendStreamRequest: job_data.extend_stream,
   pb.OperateRequest: job_control.operate,
+  pb.EndGeneration: job_control.end_generation,
+  pb.ExpireWorkers: job_control.expire_workers,
+  pb.SetPlan: job_control.set_plan,
 }
 
 
@@ -80,34 +79,29 @@ class Jobs:
     return self._jobs.get(name) or JobState(name)
 
   def answer(self, request: Message, now: float) -> tuple[bytes, bool]:
-    """Applies a request.
-
-    Args:
-      request: One of REQUESTS.
-      now: Unix time.
+    """Applies one of REQUESTS at a Unix time; Refused: it changes nothing.
 
     Returns:
-      The serialized reply, and whether the state has changed so that the
-      request must be in the journal.
-
-    Raises:
-      Refused: See `apply`.
+      The serialized reply, and whether the request must be in the journal.
     """
     head = request.head  # type: ignore[attr-defined]
-    job = self._job_of(request, head)
+    job = self._jobs.get(head.job)
+    if job is None:
+      if not isinstance(request, pb.CreateDataSetRequest):
+        raise Refused('NOT_FOUND', f'there is no job {head.job!r}.')
+      job = self._new_job(head.job)  # Is not kept yet.
     client = job.clients.get(head.client)
     is_new = client is None or client.incarnation != head.incarnation
-    self._check_generation(job, request, head)
+    _check_generation(job, request, head)
     if client is not None:
       _check_client(job, client, head)
     if client is not None and not is_new:
       if head.sequence == client.sequence:
         return client.reply, False
       if head.sequence < client.sequence:
-        raise Refused(
-          'FAILED_PRECONDITION',
+        raise stale(
           f'request {head.sequence} of {head.client!r} is older than its'
-          f' request {client.sequence}, which was answered.',
+          f' request {client.sequence}, which was answered.'
         )
     if client is None and len(job.clients) >= MAX_CLIENTS:
       raise Refused(
@@ -119,7 +113,12 @@ class Jobs:
       job.generation = head.generation  # The job runs without agents.
       is_new = True
     try:
-      reply, is_changed = self._apply_request(job, request, now)
+      if isinstance(request, pb.ExchangeRequest):
+        reply: Message
+        reply, is_changed = job_data.exchange(job, request)
+      else:
+        reply = pb.Empty()
+        is_changed = _CHANGES[type(request)](job, request, now)
     except Refused:
       job.generation = before
       raise
@@ -136,11 +135,7 @@ class Jobs:
     return client.reply, is_new or not is_poll
 
   def apply(self, message: Message, now: float) -> bytes:
-    """Applies a request or a decision, such as the journal has them.
-
-    Args:
-      message: One of MESSAGES.
-      now: Unix time.
+    """Applies one of MESSAGES, as the journal has them, at a Unix time.
 
     Returns:
       The serialized reply; that of a decision is empty.
@@ -154,15 +149,6 @@ class Jobs:
     self.decide(message, now)
     return b''
 
-  def _apply_request(
-    self, job: JobState, request: Message, now: float
-  ) -> tuple[Message, bool]:
-    """Returns the reply, and whether the job has changed."""
-    if isinstance(request, pb.ExchangeRequest):
-      reply = pb.ExchangeReply()
-      return reply, job_data.exchange(job, request, reply)
-    return pb.Empty(), _CHANGES[type(request)](job, request, now)
-
   def check_alive(self, head: pb.Head) -> None:
     """Raises Refused where who sends this is fenced off; for heartbeats."""
     job = self._jobs.get(head.job)
@@ -171,16 +157,13 @@ class Jobs:
     if head.generation < job.generation or (
       job.is_managed and job.phase != 'running'
     ):
-      raise Refused(
-        'FAILED_PRECONDITION',
-        f'generation {head.generation} of job {job.name!r} is over.',
-      )
+      raise stale(f'generation {head.generation} of job {job.name!r} is over.')
     client = job.clients.get(head.client)
     if client is not None:
       _check_client(job, client, head)
 
   def decide(self, message: Message, now: float) -> bool:
-    """Applies a decision of the coordinator.
+    """Applies a decision of the coordinator at a Unix time.
 
     Args:
       message: One of DECISIONS, or an OperateRequest of the controller, which
@@ -191,26 +174,18 @@ class Jobs:
       Whether the state has changed: not if the decision came too late.
     """
     if isinstance(message, pb.StartGeneration):
-      return self._start(message, now)
-    if isinstance(message, pb.OperateRequest):  # By the controller.
-      asked = self._jobs.get(message.head.job)
-      if asked is None:
-        return False
-      is_changed = job_control.operate(asked, message, now)
-      asked.policy_restarts += message.action == 'replace'
-      return is_changed
-    job = self._jobs.get(message.job)  # type: ignore[attr-defined]
+      if message.job not in self._jobs:
+        self._keep(self._new_job(message.job))
+      return job_control.start_generation(self._jobs[message.job], message, now)
+    is_asked = isinstance(message, pb.OperateRequest)  # By the controller.
+    name = message.head.job if is_asked else message.job  # type: ignore[attr-defined]
+    job = self._jobs.get(name)
     if job is None:
       return False
-    if isinstance(message, pb.EndGeneration):
-      return job_control.end_generation(job, message, now)
-    if isinstance(message, pb.ExpireWorkers):
-      return job_control.expire_workers(job, message, now)
-    assert isinstance(message, pb.SetPlan), type(message)
-    if job.phase == 'ended':
-      return False
-    job_control.set_plan(job, message.plan)
-    return True
+    is_changed = _CHANGES[type(message)](job, message, now)
+    if isinstance(message, pb.OperateRequest):
+      job.policy_restarts += message.action == 'replace'
+    return is_changed
 
   def to_bytes(self) -> bytes:
     """Returns all jobs."""
@@ -249,15 +224,6 @@ class Jobs:
       result._jobs[job.name] = job
     return result
 
-  def _job_of(self, request: Message, head: pb.Head) -> JobState:
-    """Returns the job of a request; a new one is not kept yet."""
-    job = self._jobs.get(head.job)
-    if job is not None:
-      return job
-    if not isinstance(request, pb.CreateDataSetRequest):
-      raise Refused('NOT_FOUND', f'there is no job {head.job!r}.')
-    return self._new_job(head.job)
-
   def _new_job(self, name: str) -> JobState:
     if len(self._jobs) >= MAX_JOBS and self._first_ended() is None:
       raise Refused('RESOURCE_EXHAUSTED', f'there are {MAX_JOBS} jobs already.')
@@ -275,39 +241,24 @@ class Jobs:
         del self._jobs[ended]
       self._jobs[job.name] = job
 
-  def _start(self, message: pb.StartGeneration, now: float) -> bool:
-    job = self._jobs.get(message.job)
-    if job is None:
-      job = self._new_job(message.job)
-      self._keep(job)
-    return job_control.start_generation(job, message, now)
 
-  def _check_generation(
-    self, job: JobState, request: Message, head: pb.Head
-  ) -> None:
-    if isinstance(request, pb.OperateRequest) or (
-      # Who fills a stream may be no worker.
-      isinstance(request, pb.ExtendStreamRequest) and not head.generation
-    ):
-      return
-    if job.is_managed and job.phase != 'running':
-      raise Refused(
-        'FAILED_PRECONDITION',
-        f'generation {job.generation} of job {job.name!r} is over.',
-      )
-    if head.generation == job.generation:
-      return
-    starts = (pb.CreateDataSetRequest, pb.BeginRequest)
-    if (
-      head.generation > job.generation
-      and not job.is_managed
-      and isinstance(request, starts)
-    ):
-      return
-    raise Refused(
-      'FAILED_PRECONDITION',
+def _check_generation(job: JobState, request: Message, head: pb.Head) -> None:
+  if isinstance(request, pb.OperateRequest) or (
+    # Who fills a stream may be no worker.
+    isinstance(request, pb.ExtendStreamRequest) and not head.generation
+  ):
+    return
+  if job.is_managed and job.phase != 'running':
+    raise stale(f'generation {job.generation} of job {job.name!r} is over.')
+  is_start = not job.is_managed and isinstance(
+    request, (pb.CreateDataSetRequest, pb.BeginRequest)
+  )
+  if head.generation < job.generation or (
+    head.generation > job.generation and not is_start
+  ):
+    raise stale(
       f'job {job.name!r} is at generation {job.generation}; the request is of'
-      f' generation {head.generation}.',
+      f' generation {head.generation}.'
     )
 
 
@@ -320,10 +271,4 @@ def _check_client(job: JobState, client: Client, head: pb.Head) -> None:
       if is_expired
       else 'another process has its name now.'
     )
-    raise Refused(
-      'FAILED_PRECONDITION',
-      f'{head.client!r} of job {job.name!r} is fenced off: {reason}',
-    )
-
-
-__all__ = ['DECISIONS', 'Jobs', 'MESSAGES', 'REQUESTS', 'Refused']
+    raise stale(f'{head.client!r} of job {job.name!r} is fenced off: {reason}')

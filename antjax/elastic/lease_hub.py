@@ -7,12 +7,10 @@ it. There `RemoteLeases` replaces the worker's lease queue: it asks a `Hub` in
 the worker's process over a local socket. So the coordinator sees one client a
 worker, and a pass is one pass for all its processes.
 
-Messages are a letter and bytes; no pickle. A prefetch process says who it is
-('H'), then begins passes ('B'), takes leases ('T') and reports ('R'); only 'B'
-and 'T' are answered.
+Messages are a letter and bytes; no pickle. A prefetch process begins passes
+('B'), takes leases ('T') and reports ('R'); only 'B' and 'T' are answered.
 """
 
-from collections.abc import Callable
 import dataclasses
 import json
 from multiprocessing import connection
@@ -24,7 +22,8 @@ from absl import logging
 
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorGoneError, StaleError
-from antjax.elastic.lease_queue import ended_shards, key_of, LeaseQueue
+from antjax.elastic.lease_queue import LeaseQueue
+from antjax.elastic.protocol import ended_shards, key_of
 
 _ERRORS: dict[str, type[Exception]] = {
   error.__name__: error
@@ -44,20 +43,14 @@ class _Group:
 
   grain does not say which iterator a process is of. An index that comes again
   is of a later one, and so are all that are made after one was ended early.
-
-  Attributes:
-    members: Index of each process among them, once it has begun.
-    end: Tickets from this one on are of later iterators; None: not known yet.
-    round: How often its processes were set to a position.
-    state: The position that the pass began at.
-    number: Number of the pass.
   """
 
+  # Index of each process among them, once it has begun.
   members: set[int] = dataclasses.field(default_factory=set)
-  end: int | None = None
-  round: int = 0
-  state: bytes = b''
-  number: int = 0
+  end: int | None = None  # Tickets from here on are later; None: not known yet.
+  round: int = 0  # How often its processes were set to a position.
+  state: str = ''  # The position that the pass began at.
+  number: int = 0  # Number of the pass.
 
 
 @dataclasses.dataclass(eq=False)
@@ -65,8 +58,6 @@ class _Process:
   """A prefetch process as the hub knows it."""
 
   connection: Any
-  ticket: int
-  index: int
   group: _Group | None = None
   number: int = 0  # Number of the pass it reads; 0: none now.
   is_at_end: bool = False
@@ -120,62 +111,57 @@ class Hub:
       ).start()
 
   def _serve(self, accepted: Any) -> None:
-    process: _Process | None = None
+    process = _Process(accepted)
+    with self._lock:
+      self._processes.append(process)
     try:
       while not self._is_closed:
         message = accepted.recv_bytes()
         letter, body = message[:1], message[1:]
-        if letter == b'H':
-          process = _Process(accepted, **json.loads(body))
-          with self._lock:
-            self._processes.append(process)
-        else:
-          assert process is not None
-          self._answer(process, letter, body)
+        if letter != b'R':
+          accepted.send_bytes(self._reply(process, letter, body))
+        elif process.number:
+          self._report(process, pb.ExchangeRequest.FromString(body))
     except (EOFError, OSError):
       pass  # It has ended.
     finally:
       accepted.close()
-      if process is not None:
-        self._leave(process)
+      self._leave(process)
 
-  def _answer(self, process: _Process, letter: bytes, body: bytes) -> None:
-    if letter == b'B':
-      round_number = int.from_bytes(body[:8], 'little')
-      reply = self._guarded(
-        lambda: self._begin(process, round_number, body[8:])
-      )
-      process.connection.send_bytes(reply)
-    elif letter == b'T':
-      process.connection.send_bytes(self._guarded(lambda: self._take(process)))
-    elif process.number:
-      self._report(process, pb.ExchangeRequest.FromString(body))
-
-  def _guarded(self, call: Callable[[], bytes]) -> bytes:
+  def _reply(self, process: _Process, letter: bytes, body: bytes) -> bytes:
     try:
-      return b'K' + call()
+      if letter == b'B':
+        self._begin(process, **json.loads(body))
+        return b'K'
+      return b'K' + self._take(process).SerializeToString()
     except Exception as error:  # Raised again in the prefetch process.
       text = {'error': type(error).__name__, 'text': str(error)}
       return b'E' + json.dumps(text).encode()
 
-  def _begin(self, process: _Process, round_number: int, state: bytes) -> bytes:
+  def _begin(
+    self,
+    process: _Process,
+    ticket: int,
+    index: int,
+    round_number: int,
+    state: str,
+  ) -> None:
     """Joins the pass of the process's group, or begins it."""
     with self._lock:
-      process.held, process.is_at_end = {}, False
+      process.held, process.is_at_end, process.number = {}, False, 0
       group = process.group
       if group is None:
         newest = self._group
-        is_later = newest.end is not None and process.ticket >= newest.end
-        if is_later or process.index in newest.members:
+        is_later = newest.end is not None and ticket >= newest.end
+        if is_later or index in newest.members:
           self._group = newest = _Group()
         group = process.group = newest
-        group.members.add(process.index)
-      process.number = 0
+        group.members.add(index)
       self._check_newest(process)
       if round_number < group.round:
-        return b''  # The next position is on the way to it.
+        return  # The next position is on the way to it.
       if round_number > group.round:
-        group.number = self._leases.begin(state)
+        group.number = self._leases.begin(state.encode())
         group.round, group.state = round_number, state
       elif state != group.state:
         raise ValueError(
@@ -183,16 +169,15 @@ class Hub:
           ' all of them one that merge_states has made.'
         )
       process.number = group.number
-      return b''
 
-  def _take(self, process: _Process) -> bytes:
+  def _take(self, process: _Process) -> pb.ExchangeReply:
     reply = pb.ExchangeReply(outcome=pb.ExchangeReply.FINISHED)
     with self._lock:
       self._check_newest(process)
       others = [one for one in self._processes if one is not process]
       number = process.number
     if not number:
-      return reply.SerializeToString()
+      return reply
     # grain takes from its processes in turn. One that waited for another of
     # them, which waits for its turn, would wait forever: it ends.
     may_wait = not any(one.held for one in others if one.number == number)
@@ -204,7 +189,7 @@ class Hub:
     if lease is not None:
       reply.leases.append(lease)
       process.held[key_of(lease.shard)] = lease
-    return reply.SerializeToString()
+    return reply
 
   def _check_newest(self, process: _Process) -> None:
     if process.group is not self._group:
@@ -239,29 +224,23 @@ class RemoteLeases:
   """The lease queue of the worker, from one of its prefetch processes."""
 
   def __init__(self, address: Any, key: bytes, ticket: int):
-    """Connects with the first `begin`.
-
-    Args:
-      address: Address of the hub.
-      key: Key of the hub.
-      ticket: Ticket of this process.
-    """
+    """Connects with the first `begin`, to a hub that gave this `ticket`."""
     self._address, self._key, self._ticket = address, key, ticket
-    self._index = 0
+    self.index = 0  # Which of the prefetch processes this is.
     self._number = 0
     self._connection: Any = None
-
-  def set_index(self, index: int) -> None:
-    """Says which of the prefetch processes this is."""
-    self._index = index
 
   def begin(self, state: bytes, round_number: int) -> int:
     """See `LeaseQueue`."""
     if self._connection is None:
       self._connection = connection.Client(self._address, authkey=self._key)
-      hello = {'ticket': self._ticket, 'index': self._index}
-      self._connection.send_bytes(b'H' + json.dumps(hello).encode())
-    self._ask(b'B' + round_number.to_bytes(8, 'little') + state)
+    fields = {
+      'ticket': self._ticket,
+      'index': self.index,
+      'round_number': round_number,
+      'state': state.decode(),
+    }
+    self._ask(b'B' + json.dumps(fields).encode())
     self._number = round_number
     return round_number
 

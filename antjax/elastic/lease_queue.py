@@ -12,13 +12,17 @@ import dataclasses
 import threading
 import time
 
-import numpy as np
-
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorClient
-from antjax.shards.data_shard import DataShard
+from antjax.elastic.protocol import ended_shards, key_of
 
 _OUTCOME = pb.ExchangeReply
+_STREAM_WAIT_S = 1.0  # A worker in lockstep may wait so long for a stream.
+_FLUSH_S = 1.0  # Within which consumed shards are reported.
+# And the use of shards that are held: so soon a worker also hears that others
+# wait for those in reserve.
+_PROGRESS_S = 5.0
+_POLL_S = 0.2  # Between polls for new shards.
 
 
 @dataclasses.dataclass
@@ -48,45 +52,25 @@ class _Pass:
     return bool(news.consumed or news.returned or news.failed)
 
 
+@dataclasses.dataclass(eq=False)
 class LeaseQueue:
-  """Leases of one data set for this process; for any number of threads."""
+  """Leases of one data set for this process; for any number of threads.
 
-  def __init__(
-    self,
-    client: CoordinatorClient,
-    data_set: pb.DataSet,
-    *,
-    read_ahead: int = 2,
-    lockstep: bool = False,
-    stream_wait_s: float = 1.0,
-    flush_s: float = 1.0,
-    progress_s: float = 5.0,
-    poll_s: float = 0.2,
-    check: Callable[[], None] | None = None,
-  ):
-    """Asks for nothing before `begin`.
+  It asks for nothing before `begin`.
+  """
 
-    Args:
-      client: Client of the coordinator.
-      data_set: Data set to lease from.
-      read_ahead: Number of leases to hold beside those taken.
-      lockstep: Whether the worker must not wait here for others: `take` then
-        returns None where nothing is to be had now.
-      stream_wait_s: Seconds that it may wait in lockstep for a stream to grow.
-      flush_s: Seconds within which consumed shards are reported.
-      progress_s: And the use of the shards that are held within this; so soon
-        a worker also hears that others wait for those in reserve.
-      poll_s: Seconds between polls for new shards.
-      check: Function called before each wait; raises if the process must end.
-    """
-    self._lockstep = lockstep
-    self._client = client
-    self._data_set = data_set
-    self._read_ahead = read_ahead
-    self._stream_wait_s = stream_wait_s if data_set.is_stream else 0.0
-    self._flush_s, self._progress_s = flush_s, progress_s
-    self._poll_s = poll_s
-    self._check = check or (lambda: None)
+  client: CoordinatorClient
+  data_set: pb.DataSet
+  _: dataclasses.KW_ONLY
+  read_ahead: int = 2  # Leases to hold beside those taken.
+  # The worker must not wait here for others: `take` then gives None where
+  # nothing is to be had now.
+  lockstep: bool = False
+  # Called before each wait; raises if the process must end.
+  check: Callable[[], None] = lambda: None
+
+  def __post_init__(self) -> None:
+    self._stream_wait_s = _STREAM_WAIT_S if self.data_set.is_stream else 0.0
     self._changed = threading.Condition()
     self._pass: _Pass | None = None
     self._number = 0
@@ -100,11 +84,10 @@ class LeaseQueue:
 
     Args:
       state: Position as JSON; empty: at the beginning.
-      round_number: How often the ledger client was set to a position.
+      round_number: For `RemoteLeases`.
 
     Returns:
-      Its number, for the other calls; what is said of an earlier pass is
-      ignored.
+      The number of the pass, for the other calls: an earlier one is ignored.
 
     Raises:
       StaleError: This process is fenced off, or another worker began another
@@ -115,23 +98,23 @@ class LeaseQueue:
       self._number += 1
       number, self._pass = self._number, None  # What it would report is void.
     if number == 1:
-      self._client.call(
-        'CreateDataSet', pb.CreateDataSetRequest(data_set=self._data_set)
+      self.client.call(
+        'CreateDataSet', pb.CreateDataSetRequest(data_set=self.data_set)
       )
-    self._client.call(
+    self.client.call(
       'Begin',
       pb.BeginRequest(
-        data_set=self._data_set.name, state=state, pass_number=number
+        data_set=self.data_set.name, state=state, pass_number=number
       ),
     )
     with self._changed:
       if self._is_closed:
-        raise RuntimeError(f'data set {self._data_set.name!r} was closed.')
+        raise RuntimeError(f'data set {self.data_set.name!r} was closed.')
       self._pass = _Pass(number)
       if self._thread is None:
         self._thread = threading.Thread(
           target=self._run,
-          name=f'leases of {self._data_set.name}',
+          name=f'leases of {self.data_set.name}',
           daemon=True,
         )
         self._thread.start()
@@ -141,15 +124,17 @@ class LeaseQueue:
   def take(
     self, number: int, *, may_wait: bool = True
   ) -> tuple[pb.Lease | None, bool, int]:
-    """Returns (the next lease or None, is waiting, first open epoch).
-
-    None: the pass is over; or, where it `is waiting`, there is none just now.
-    All epochs before the first open one are in a committed checkpoint.
+    """Takes the next lease of a pass.
 
     Args:
       number: Number of the pass.
       may_wait: Whether to wait while a shard may come back or a stream grow;
         in `lockstep` it does not, or not long.
+
+    Returns:
+      (lease, is waiting, first open epoch). The lease is None where the pass is
+      over or, if it `is waiting`, there is none just now. All earlier epochs
+      are in a committed checkpoint.
     """
     began = time.monotonic()
     with self._changed:
@@ -159,7 +144,7 @@ class LeaseQueue:
       self._num_takers += 1
       try:
         while True:
-          self._check()
+          self.check()
           if self._is_closed or self._pass is not this:
             return None, False, 0
           if this.error is not None:
@@ -172,10 +157,10 @@ class LeaseQueue:
           now = time.monotonic()
           # It may be what this worker had not reported that others wait for.
           is_fresh = this.asked_s > this.news_s and (
-            this.asked_s > began or now - this.asked_s < self._poll_s
+            this.asked_s > began or now - this.asked_s < _POLL_S
           )
           if (
-            (self._lockstep or not may_wait)
+            (self.lockstep or not may_wait)
             and this.outcome == _OUTCOME.WAIT
             and is_fresh
             and now - began >= self._stream_wait_s
@@ -183,17 +168,12 @@ class LeaseQueue:
             return None, True, this.first_open_epoch
           self._is_asked = True
           self._changed.notify_all()
-          self._changed.wait(0.5 * self._poll_s)
+          self._changed.wait(0.5 * _POLL_S)
       finally:
         self._num_takers -= 1
 
   def report(self, number: int, news: pb.ExchangeRequest) -> None:
-    """Notes what has become of held shards.
-
-    Args:
-      number: Number of the pass.
-      news: Report with `consumed`, `progress`, `returned` and `failed`.
-    """
+    """Notes what has become of shards held in a pass."""
     with self._changed:
       if this := self._newest(number):
         for lease in news.progress:
@@ -246,8 +226,7 @@ class LeaseQueue:
           return
         this = self._pass
         assert this is not None
-        num_wanted = self._num_wanted(this)
-        request = self._request(this, num_wanted)
+        request = self._request(this, self._num_wanted(this))
         self._is_asked = False
       self._exchange(this, request, None)
 
@@ -259,9 +238,9 @@ class LeaseQueue:
     now = time.monotonic()
     until = [3600.0]
     if this.has_news():
-      until.append(this.said_s + self._flush_s - now)
+      until.append(this.said_s + _FLUSH_S - now)
     if this.progress or this.leases:  # Others may need those in reserve.
-      until.append(this.built_s + self._progress_s - now)
+      until.append(this.built_s + _PROGRESS_S - now)
     if this.news.returned:
       return 0.0  # Somebody may be waiting for it.
     if self._num_wanted(this):
@@ -269,20 +248,20 @@ class LeaseQueue:
         return 0.0
       if self._is_asked:  # Others may need a while to be done.
         is_old = this.asked_s < this.news_s
-        until.append(0.0 if is_old else this.asked_s + self._poll_s - now)
+        until.append(0.0 if is_old else this.asked_s + _POLL_S - now)
     return max(0.0, min(until))
 
   def _num_wanted(self, this: _Pass) -> int:
-    if this.outcome == _OUTCOME.FINISHED:
+    if this.outcome == _OUTCOME.FINISHED or (
+      this.outcome == _OUTCOME.WAIT and not self._is_asked
+    ):
       return 0
-    if this.outcome == _OUTCOME.WAIT and not self._is_asked:
-      return 0
-    read_ahead = 0 if this.is_ending else self._read_ahead
+    read_ahead = 0 if this.is_ending else self.read_ahead
     return max(0, read_ahead + self._num_takers - len(this.leases))
 
   def _request(self, this: _Pass, num_wanted: int) -> pb.ExchangeRequest:
     request, this.news = this.news, pb.ExchangeRequest()
-    request.data_set = self._data_set.name
+    request.data_set = self.data_set.name
     request.pass_number, request.num_wanted = this.number, num_wanted
     request.progress.extend(this.progress.values())
     this.progress = {}
@@ -293,7 +272,7 @@ class LeaseQueue:
     self, this: _Pass, request: pb.ExchangeRequest, give_up_s: float | None
   ) -> None:
     try:
-      reply = self._client.call('Exchange', request, give_up_s=give_up_s)
+      reply = self.client.call('Exchange', request, give_up_s=give_up_s)
     except Exception as error:  # Raised where the worker next asks.
       with self._changed:
         this.error = error
@@ -307,52 +286,10 @@ class LeaseQueue:
         this.outcome = reply.outcome
         if not reply.leases and reply.outcome == _OUTCOME.LEASED:
           this.outcome = _OUTCOME.WAIT  # It holds all that it may.
-      if reply.outcome == _OUTCOME.WAIT and not self._data_set.is_stream:
+      if reply.outcome == _OUTCOME.WAIT and not self.data_set.is_stream:
         # Faster workers would be idle because of what is held in reserve here.
         this.is_ending = True
         while len(this.leases) > self._num_takers:
           self._note_news(this)
           this.news.returned.append(this.leases.pop())
       self._changed.notify_all()
-
-
-def key_of(shard: pb.Shard) -> tuple[int, int]:
-  """What tells a shard of a data set from the others."""
-  return shard.epoch, shard.index
-
-
-def ended_shards(news: pb.ExchangeRequest) -> list[pb.Shard]:
-  """The shards of a report that are not held any more."""
-  return [
-    *news.consumed,
-    *(lease.shard for lease in news.returned),
-    *(error.shard for error in news.failed),
-  ]
-
-
-def to_proto(shard: DataShard) -> pb.Shard:
-  """A shard as a message."""
-  return pb.Shard(
-    epoch=shard.epoch, index=shard.index, start=shard.start, stop=shard.stop
-  )
-
-
-def from_proto(shard: pb.Shard) -> DataShard:
-  """A shard from a message."""
-  return DataShard(shard.index, shard.start, shard.stop, shard.epoch)
-
-
-def to_lease(shard: DataShard, flags: np.ndarray) -> pb.Lease:
-  """A shard and the flags [n] of its consumed records as a message."""
-  packed = np.packbits(flags, bitorder='little').tobytes().rstrip(b'\0')
-  return pb.Lease(shard=to_proto(shard), consumed=packed)
-
-
-def consumed_flags(lease: pb.Lease) -> np.ndarray:
-  """Flags [n] of the records of a lease that are consumed."""
-  size = lease.shard.stop - lease.shard.start
-  raw = np.frombuffer(lease.consumed, np.uint8)
-  flags = np.zeros(size, np.uint8)
-  bits = np.unpackbits(raw, bitorder='little')[:size]
-  flags[: bits.size] = bits
-  return flags

@@ -24,18 +24,14 @@ class _Pulse:
   has_left: bool = False
 
 
+@dataclasses.dataclass(eq=False)
 class Liveness:
-  """The last words of all workers."""
+  """The last words of all workers; the times are `CoordinatorConfig`'s."""
 
-  def __init__(self, lease_timeout_s: float, progress_timeout_s: float):
-    """Nobody is known.
+  lease_timeout_s: float
+  progress_timeout_s: float
 
-    Args:
-      lease_timeout_s: Seconds of silence after which a worker counts as dead.
-      progress_timeout_s: Seconds without a step after which it does too.
-    """
-    self._lease_timeout_s = lease_timeout_s
-    self._progress_timeout_s = progress_timeout_s
+  def __post_init__(self) -> None:
     self._pulses: dict[str, dict[str, _Pulse]] = {}
 
   def hear(self, head: pb.Head, now: float) -> None:
@@ -45,13 +41,12 @@ class Liveness:
   def note_progress(
     self, head: pb.Head, now: float, progress: tuple[int, int] | None = None
   ) -> None:
-    """Notes how far a worker is.
+    """Notes that a worker makes progress.
 
     Args:
       head: Head of the worker's request.
-      now: Seconds.
-      progress: Step and samples, where only a change counts. None: there is
-        progress.
+      now: Time in seconds.
+      progress: Step and samples, of which only a change is progress.
     """
     pulse = self._pulse(head.job, head.client, head.generation, now)
     pulse.heard = now
@@ -60,9 +55,9 @@ class Liveness:
       pulse.progress = progress or pulse.progress
 
   def leave(self, head: pb.Head, now: float) -> None:
-    """Notes that a worker has stopped training: its process may then be silent.
+    """Notes that a worker has stopped training, as for a last evaluation.
 
-    As in a last evaluation. Whether it ends, and how, is its agent's to say.
+    It may be silent then; whether it ends, and how, is its agent's to say.
     """
     self._pulse(head.job, head.client, head.generation, now).has_left = True
 
@@ -84,8 +79,8 @@ class Liveness:
       if pulse.has_left:
         continue
       is_known = pulse.progress is not None or not job.is_managed
-      is_silent = is_known and now - pulse.heard > self._lease_timeout_s
-      if is_silent or now - pulse.progressed > self._progress_timeout_s:
+      is_silent = is_known and now - pulse.heard > self.lease_timeout_s
+      if is_silent or now - pulse.progressed > self.progress_timeout_s:
         found.append(name)
     return found
 

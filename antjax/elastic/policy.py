@@ -15,15 +15,19 @@ deadline do not let them, the learning rate follows by the linear rule.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import importlib
+import inspect
 import math
 
 from antjax.elastic import allocation
-from antjax.elastic.actions import Action as Action
-from antjax.elastic.actions import AdjustBatch as AdjustBatch
-from antjax.elastic.actions import AdjustLR as AdjustLR
-from antjax.elastic.actions import BackupWorkers as BackupWorkers
-from antjax.elastic.actions import KillRestart as KillRestart
-from antjax.elastic.actions import Nothing as Nothing
+from antjax.elastic.actions import (
+  Action,
+  AdjustBatch,
+  AdjustLR,
+  BackupWorkers,
+  KillRestart,
+  Nothing,
+)
 from antjax.elastic.allocation import Cost, fit
 from antjax.elastic.view import ClusterView, WorkerView
 
@@ -31,9 +35,6 @@ from antjax.elastic.view import ClusterView, WorkerView
 _EQUAL_IS_FINE = 0.03
 
 Policy = Callable[[ClusterView], list[Action]]
-
-
-# --- Words for people. -------------------------------------------------------
 
 
 def _slowest(view: ClusterView) -> str:
@@ -63,9 +64,6 @@ def _changes(view: ClusterView, counts: Mapping[str, int]) -> str:
 
 def _seconds(value: float | None) -> str:
   return 'unknown' if value is None else f'{value:.3g} s'
-
-
-# --- Common parts. -----------------------------------------------------------
 
 
 def _total(view: ClusterView) -> int:
@@ -164,9 +162,6 @@ def _adjust(view: ClusterView, counts: Sequence[int]) -> list[Action]:
   return actions or [Nothing('the counts in force are the best known')]
 
 
-# --- The policies. -----------------------------------------------------------
-
-
 def static(view: ClusterView) -> list[Action]:
   """BSP: everyone does the same; only keeps the sum when workers change."""
   if not view.workers:
@@ -184,9 +179,8 @@ def drop_slowest(view: ClusterView, quantile: float = 0.75) -> list[Action]:
   """
   if not view.workers:
     return [Nothing('no workers')]
-  each = [view.s_per_micro_batch(worker) for worker in view.workers]
-  known = [s for s in each if s]
-  if len(known) < len(each):
+  known = [s for w in view.workers if (s := view.s_per_micro_batch(w))]
+  if len(known) < len(view.workers):
     return _unknown(view)
   times = [w.num_micro_batches * s for w, s in zip(view.workers, known)]
   rank = max(1, math.ceil(quantile * len(times)))
@@ -298,13 +292,10 @@ def antdt_nd(
   """AntDT-ND: less work for transient stragglers, new hosts for the others.
 
   Args:
-    view: What is known.
+    view: View of the job.
     max_pending_s: No restart where hosts have lately waited longer than this
       to be placed.
     horizon_s: Remaining time to assume where it is unknown.
-
-  Returns:
-    Actions.
   """
   if not view.workers:
     return [Nothing('no workers')]
@@ -344,9 +335,9 @@ def _line(view: ClusterView, worker: WorkerView) -> Cost | None:
 def antdt_dd(view: ClusterView) -> list[Action]:
   """AntDT-DD, micro-batch fixed: counts of the shortest step by fitted times.
 
-  A compiled micro-batch has one shape, so that of the paper's two free numbers
-  the count is left (`allocation.solve` has both). A worker that has not been
-  measured is taken to be like others of its device kind.
+  A compiled micro-batch has one shape, so that of the paper's two free numbers,
+  batch size and count, the count is left. A worker that has not been measured
+  is taken to be like others of its device kind.
   """
   if not view.workers:
     return [Nothing('no workers')]
@@ -361,3 +352,45 @@ BUILT_IN: Mapping[str, Policy] = {
   one.__name__: one
   for one in (static, drop_slowest, lb_bsp, antdt_nd, antdt_dd)
 }
+
+
+def resolve(name: str) -> Policy:
+  """Returns a policy by its name, or a user's by `package.module:function`.
+
+  Raises:
+    ValueError: There is no such policy.
+  """
+  if name in BUILT_IN:
+    return BUILT_IN[name]
+  path, colon, function = name.partition(':')
+  if not (colon and path and function.isidentifier()):
+    raise ValueError(
+      f'policy={name!r} is none of {", ".join(BUILT_IN)}; a policy of your own'
+      ' is named package.module:function'
+    )
+  try:
+    module = importlib.import_module(path)
+  except ImportError as error:
+    raise ValueError(
+      f'policy={name!r}: cannot import {path!r} ({error}); it must be on the'
+      " coordinator's PYTHONPATH"
+    ) from error
+  found = getattr(module, function, None)
+  if not callable(found):
+    what = 'is not a function' if hasattr(module, function) else 'is not there'
+  elif not _takes_one(found):
+    what = 'cannot be called with one argument'
+  else:
+    return found
+  raise ValueError(
+    f'policy={name!r}: {function!r} {what} in {path} ({module.__file__});'
+    ' needed is a function of a ClusterView that returns a list of actions'
+  )
+
+
+def _takes_one(function: Callable[..., object]) -> bool:
+  try:
+    inspect.signature(function).bind(None)
+  except (TypeError, ValueError) as error:
+    return isinstance(error, ValueError)  # Some of C do not say what they take.
+  return True

@@ -43,10 +43,8 @@ def describe_signal(number: int) -> str:
 
 def kill_group(group: int) -> None:
   """Kills a process group; one that is gone already is fine."""
-  try:
+  with contextlib.suppress(ProcessLookupError):
     os.killpg(group, signal.SIGKILL)
-  except ProcessLookupError:
-    pass
 
 
 class Guard:
@@ -89,17 +87,13 @@ class Guard:
 
 
 class Output:
-  """Prints lines of several programs, each with its program's prefix.
-
-  Attributes:
-    closed: Whether nobody reads our output any more.
-  """
+  """Prints lines of several programs, each with its program's prefix."""
 
   def __init__(self, is_terminal: bool = False) -> None:
     self._lock = threading.Lock()
     # Wipes a progress bar off the line; the bar draws itself again.
     self._before = b'\r\x1b[K' if is_terminal else b''
-    self.closed = False
+    self.closed = False  # Whether nobody reads our output any more.
 
   def pump(
     self, pipe: int, prefix: bytes, tail: deque[bytes] | None = None
@@ -134,15 +128,15 @@ class Output:
 
 
 class ProcessGroup:
-  """A program, leader of its own process group.
+  """A program, leader of its own process group; its lines go to an output.
 
   Args:
     command: Program and arguments.
-    env: Its environment.
-    guard: Told of it.
-    output: Where its lines go.
-    prefix: Before each line.
-    direct: It writes its stderr where we do, so that a progress bar works.
+    env: Environment of the program.
+    guard: Guard that kills it if this process dies.
+    output: Output for its lines.
+    prefix: Text before each line.
+    direct: Whether its stderr is ours, so that a progress bar works.
   """
 
   def __init__(

@@ -4,6 +4,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+import dataclasses
 import json
 import os
 import pathlib
@@ -32,12 +33,10 @@ class StepLog:
   def __init__(
     self, path: str | os.PathLike[str] | None, worker: str, generation: int
   ):
-    """Writes nothing yet."""
     self._path = pathlib.Path(path) if path else None
     self._worker, self._generation = worker, generation
 
   def add_steps(self, times: Iterable[pb.BatchTime]) -> None:
-    """Notes steps."""
     self._write(
       {
         'step': one.step,
@@ -52,13 +51,8 @@ class StepLog:
 
   def add_mark(self, action: str, reason: str) -> None:
     """Notes that something happened to all workers; one of them says it."""
-    mark = {
-      'time': time.time(),
-      'action': action,
-      'reason': reason,
-      'generation': self._generation,
-    }
-    self._write([mark])
+    mark = {'time': time.time(), 'action': action, 'reason': reason}
+    self._write([{**mark, 'generation': self._generation}])
 
   def _write(self, entries: Iterable[dict[str, object]]) -> None:
     lines = [json.dumps(entry) + '\n' for entry in entries]
@@ -67,54 +61,34 @@ class StepLog:
         file.writelines(lines)
 
 
+@dataclasses.dataclass(kw_only=True, eq=False)
 class Pulse:
   """Heartbeats of one worker, and the commits that go out before them.
 
   Where the coordinator says that this process is fenced off, `check` raises;
   if the process is still there `grace_s` later, as in a collective that never
-  ends, it exits with code 75.
-
-  Attributes:
-    plan: The newest that is known; do not change it.
-    is_ending: Whether `end` was called.
-    is_stopping: Whether the coordinator wants the run to save and end.
-    description: Fields of the next heartbeats: what this worker is.
+  ends, it exits with code 75. Nothing is sent before `start`.
   """
 
-  def __init__(
-    self,
-    client: CoordinatorClient,
-    log: StepLog,
-    *,
-    keeps_marks: bool,
-    before_beat: Callable[[], None],
-    heartbeat_s: float,
-    grace_s: float,
-    exit_process: Callable[[int], None],
-  ):
-    """Sends nothing before `start`.
+  client: CoordinatorClient  # Closed by `stop`.
+  log: StepLog  # Of steps and, if it `keeps_marks`, of plans.
+  keeps_marks: bool  # One worker of all does.
+  before_beat: Callable[[], None]  # Called in the thread before each heartbeat.
+  heartbeat_s: float  # Between heartbeats.
+  grace_s: float
+  exit_process: Callable[[int], None]
+  plan: pb.Plan = dataclasses.field(  # The newest known; do not change it.
+    default_factory=lambda: pb.Plan(lr_scale=1.0)
+  )
+  is_stopping: bool = False  # The coordinator wants the run to save and end.
+  is_ending: bool = False  # `end` was called.
+  # Fields of the next heartbeats: what this worker is.
+  description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    Args:
-      client: Client of this worker; closed by `stop`.
-      log: Gets steps, and as one worker of all does, plans too.
-      keeps_marks: Whether this is that worker.
-      before_beat: Function called in the thread before each heartbeat.
-      heartbeat_s: Seconds between heartbeats.
-      grace_s: Seconds from being fenced off to the exit.
-      exit_process: Function that ends the process.
-    """
-    self._client = client
-    self._log, self._keeps_marks = log, keeps_marks
-    self._before_beat = before_beat
-    self._heartbeat_s, self._grace_s = heartbeat_s, grace_s
-    self._exit_process = exit_process
-    self.plan = pb.Plan(lr_scale=1.0)
-    self.is_stopping = False
-    self.description: Mapping[str, Any] = {}
+  def __post_init__(self) -> None:
     self._lock = threading.Lock()
     self._delivering = threading.Lock()
     self._beat_now = threading.Event()
-    self.is_ending = False
     self._thread: threading.Thread | None = None
     self._fatal: Exception | None = None
     self._step, self._num_samples = 0, 0
@@ -158,7 +132,7 @@ class Pulse:
     self.is_ending = True
     self._beat_now.set()
     if self._fatal is not None:
-      self._client.close()  # Nobody waits any more.
+      self.client.close()  # Nobody waits any more.
       return
     try:
       self._deliver_commit()
@@ -173,22 +147,22 @@ class Pulse:
         self._beat(is_last=True, give_up_s=_GOODBYE_S)
       except (CoordinatorGoneError, StaleError) as error:
         logging.warning('Left without a good-bye: %s', error)
-    self._client.close()
+    self.client.close()
     if self._thread is not None:
-      self._thread.join(self._grace_s)
+      self._thread.join(self.grace_s)
 
   # --- The thread. -----------------------------------------------------------
 
   def _run(self) -> None:
     try:
-      if self._keeps_marks:
-        self._log.add_mark('START', f'generation {self._client.generation}')
+      if self.keeps_marks:
+        self.log.add_mark('START', f'generation {self.client.generation}')
       while not self.is_ending:
         self._beat_now.clear()
         self._deliver_commit()
-        self._before_beat()
+        self.before_beat()
         self._beat()
-        self._beat_now.wait(self._heartbeat_s)
+        self._beat_now.wait(self.heartbeat_s)
     except Exception as error:
       if self.is_ending:
         return
@@ -198,11 +172,11 @@ class Pulse:
 
   def _end_unless_ending(self) -> None:
     """Leaves even if the main thread hangs, as in a collective."""
-    deadline = time.monotonic() + self._grace_s
+    deadline = time.monotonic() + self.grace_s
     while time.monotonic() < deadline and not self.is_ending:
       time.sleep(0.05)
     if not self.is_ending:
-      self._exit_process(EXIT_STALE)
+      self.exit_process(EXIT_STALE)
 
   def _beat(
     self, *, is_last: bool = False, give_up_s: float | None = None
@@ -212,7 +186,7 @@ class Pulse:
       times = list(self._batch_times)
       self._batch_times.clear()
     memory = psutil.virtual_memory()
-    reply = self._client.call(
+    reply = self.client.call(
       'Heartbeat',
       pb.HeartbeatRequest(
         step=step,
@@ -229,11 +203,11 @@ class Pulse:
       ),
       give_up_s=give_up_s,
     )
-    self._log.add_steps(times)
+    self.log.add_steps(times)
     if reply.plan.version > self.plan.version:
       self.plan = reply.plan
-      if self._keeps_marks:
-        self._log.add_mark('PLAN', self.plan.reason)
+      if self.keeps_marks:
+        self.log.add_mark('PLAN', self.plan.reason)
     self.is_stopping = self.is_stopping or reply.is_stopping
 
   def _deliver_commit(self) -> None:
@@ -243,7 +217,7 @@ class Pulse:
         request = self._commit
       if request is None:
         return
-      self._client.call('Commit', request)
+      self.client.call('Commit', request)
       with self._lock:
         if self._commit is request:
           self._commit = None

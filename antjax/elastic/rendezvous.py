@@ -30,16 +30,14 @@ from google.protobuf.message import Message
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import job_control
 from antjax.elastic.job_state import JobState
-from antjax.elastic.problems import (
-  GenerationProblem,
-  problems_of,
-  silent_members,
-)
 from antjax.elastic.rendezvous_room import (
   AgentRecord,
+  GenerationProblem,
   natural_order,
+  problems_of,
   RendezvousConfig,
   Room,
+  silent_members,
 )
 
 # Exit codes of an agent's process, for what started it.
@@ -74,12 +72,8 @@ class Rendezvous:
   ) -> pb.AgentBeatReply:
     """Notes an agent's heartbeat; returns what it must do.
 
-    Args:
-      request: Heartbeat of the agent. `generation` is what runs there, or ran
-        last; 0 in a new agent. An agent without `free_port` leaves: its host
-        goes away.
-      job: Current state of the job.
-      now: Seconds.
+    Its `generation` is what runs there, or ran last; 0 in a new agent. An agent
+    without `free_port` leaves: its host goes away.
     """
     room = self._room(job.name, now)
     agent = room.note(request, job.generation, now)
@@ -107,11 +101,11 @@ class Rendezvous:
   def decide(
     self, job: JobState, now: float, hung: Collection[str] = ()
   ) -> list[Message]:
-    """Returns the decision to apply to the job now; usually none.
+    """Returns the decisions to apply to the job now; usually none.
 
     Args:
       job: Current state of the job.
-      now: Seconds.
+      now: Time in seconds.
       hung: Workers that live and make no progress, or do not say so any more.
     """
     room = self._room(job.name, now)

@@ -1,51 +1,45 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of `rendezvous`, and its memory: what agents said last."""
+"""Settings and memory of `rendezvous`: what agents said, and what is wrong."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 import dataclasses
 import re
 
 from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic.job_state import JobState
 from antjax.elastic.process_group import describe_exit
 
 _MAX_AGENTS = 20_000  # Per job.
 _MAX_TAIL = 2000  # Characters; an agent may send more than is shown.
 _MAX_FENCED = 16  # Per name; no host comes back so often within minutes.
+# Exit code of a worker whose settings are wrong: EX_USAGE of sysexits.h.
+EXIT_WRONG_USAGE = 64
+
+# A worker that was asked to stop: 128 + signal or the signal itself.
+_STOPPED = {130, 143, -2, -15}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RendezvousConfig:
-  """When generations start and end.
+  """When generations start and end."""
 
-  Attributes:
-    min_hosts: Number of hosts that a job waits for.
-    max_hosts: Largest number of hosts; 0: no limit.
-    max_restarts: Faults after which a further one ends the job.
-    agent_timeout_s: Seconds of silence after which an agent is lost.
-    join_wait_s: Seconds to wait for max_hosts once there are min_hosts.
-    stop_grace_s: Seconds that workers have to save when asked.
-    kill_timeout_s: A host whose agent lives and cannot kill its worker (it
-      hangs in the kernel) is left behind after so long.
-    backoff_s: Wait before the second restart in a row; doubles each time. The
-      first restart comes at once.
-    max_backoff_s: Longest such wait in seconds.
-    healthy_s: A generation that ran so long resets the count of restarts in a
-      row.
-    grow_after_s: Hosts that wait for so long beside a job with room for them
-      are taken in: it saves and starts again. 0: never.
-  """
-
-  min_hosts: int = 1
-  max_hosts: int = 0
-  max_restarts: int = 10
-  agent_timeout_s: float = 10.0
-  join_wait_s: float = 2.0
-  stop_grace_s: float = 60.0
+  min_hosts: int = 1  # That a job waits for.
+  max_hosts: int = 0  # 0: no limit.
+  max_restarts: int = 10  # Faults after which a further one ends the job.
+  agent_timeout_s: float = 10.0  # Silence after which an agent is lost.
+  join_wait_s: float = 2.0  # For max_hosts, once there are min_hosts.
+  stop_grace_s: float = 60.0  # That workers have to save when asked.
+  # A host whose agent lives and cannot kill its worker (it hangs in the kernel)
+  # is left behind after so long.
   kill_timeout_s: float = 60.0
+  # Wait before the second restart in a row; doubles each time. The first
+  # restart comes at once.
   backoff_s: float = 1.0
   max_backoff_s: float = 60.0
-  healthy_s: float = 60.0
+  healthy_s: float = 60.0  # A generation that ran so long ends the row.
+  # Hosts that wait for so long beside a job with room for them are taken in: it
+  # saves and starts again. 0: never.
   grow_after_s: float = 60.0
 
   def __post_init__(self) -> None:
@@ -74,35 +68,23 @@ def natural_order(name: str) -> tuple[list[tuple[int, int | str]], str]:
 
 @dataclasses.dataclass
 class AgentRecord:
-  """One agent process, as it said last.
+  """One agent process, as it said last."""
 
-  Attributes:
-    name: Name of the agent, its host and its worker.
-    incarnation: Incarnation of the process that has the name.
-    beat: Its last heartbeat; one without a `free_port` says that its host is
-      leaving.
-    first_seen: Time at which it joined.
-    last_seen: Time of its last heartbeat.
-    changed_at: Time of its last change of status.
-    is_told_to_run: Whether it was told to, with no heartbeat since.
-    took_over: The generation of the job when it took its name from another
-      agent, whose worker is gone; -1: it did not.
-    took_over_at: Time at which that agent was last heard.
-    is_after_leaver: Whether that agent was leaving.
-  """
-
-  name: str
-  incarnation: int
+  name: str  # Of the agent, its host and its worker.
+  incarnation: int  # Of the process that has the name.
+  # Its last heartbeat; one without a `free_port` says that its host leaves.
   beat: pb.AgentBeatRequest = dataclasses.field(
     default_factory=pb.AgentBeatRequest
   )
   first_seen: float = 0.0
   last_seen: float = 0.0
-  changed_at: float = 0.0
-  is_told_to_run: bool = False
+  changed_at: float = 0.0  # Last change of its status.
+  is_told_to_run: bool = False  # With no heartbeat since.
+  # The generation of the job when it took its name from another agent, whose
+  # worker is gone; -1: it did not.
   took_over: int = -1
-  took_over_at: float = 0.0
-  is_after_leaver: bool = False
+  took_over_at: float = 0.0  # When that agent was last heard.
+  is_after_leaver: bool = False  # Whether that agent was leaving.
 
   @property
   def is_idle(self) -> bool:
@@ -162,20 +144,14 @@ class AgentRecord:
 
 
 class Room:
-  """The agents of one job.
-
-  Attributes:
-    since: Time at which this coordinator first heard of the job.
-    started: Last generation that this coordinator process has started.
-    enough_since: Time since which there are enough idle agents.
-    num_hosts: (minimum, maximum) that its agents want, as said last; None:
-      they leave it to the coordinator.
-  """
+  """The agents of one job."""
 
   def __init__(self, now: float) -> None:
-    self.since = now
-    self.started = -1
-    self.enough_since: float | None = None
+    self.since = now  # When this coordinator first heard of the job.
+    self.started = -1  # Last generation that this process has started.
+    self.enough_since: float | None = None  # There are enough idle agents.
+    # (minimum, maximum) that its agents want, as said last; None: they leave
+    # it to the coordinator.
     self.num_hosts: tuple[int, int] | None = None
     self._stop = (-1, '', 0.0)
     self._over = (-1, 0.0)
@@ -206,14 +182,11 @@ class Room:
   def note(
     self, request: pb.AgentBeatRequest, generation: int, now: float
   ) -> AgentRecord | None:
-    """Notes a heartbeat; returns None for an agent that must exit.
+    """Notes a heartbeat of an agent while the job is at a generation.
 
-    Another one took its name, or there are too many.
-
-    Args:
-      request: Heartbeat of the agent.
-      generation: Generation of the job.
-      now: Seconds.
+    Returns:
+      None for one that must exit: another one took its name, or there are too
+      many.
     """
     name, incarnation = request.head.client, request.head.incarnation
     fenced = self._fenced.setdefault(name, [])
@@ -248,15 +221,13 @@ class Room:
 
   def forget_lost(self, before: float) -> None:
     """Forgets agents that have been silent since `before`."""
-    for name in [
-      name for name, one in self._current.items() if one.last_seen < before
-    ]:
-      del self._current[name]
-      self._fenced.pop(name, None)
-    for key in [
-      key for key, one in self._former.items() if one.last_seen < before
-    ]:
-      del self._former[key]
+    for name, one in list(self._current.items()):
+      if one.last_seen < before:
+        del self._current[name]
+        self._fenced.pop(name, None)
+    for key, one in list(self._former.items()):
+      if one.last_seen < before:
+        del self._former[key]
 
   def ask_to_stop(self, generation: int, reason: str, now: float) -> None:
     """From now on the answers to the generation's agents are STOP."""
@@ -271,3 +242,92 @@ class Room:
     if self._over[0] != generation:
       self._over = (generation, now)
     return self._over[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationProblem:
+  """Why a generation cannot continue."""
+
+  at: float  # When it occurred.
+  is_fault: bool  # The peers hang and are killed at once; else they may save.
+  reason: str
+  tail: str = ''  # Last lines of the worker.
+  counts: bool = True  # Against the budget: it was not requested.
+  is_exit: bool = False  # A worker's process ended.
+  is_final: bool = False  # It would recur, so that the job ends.
+
+
+def _left(name: str, at: float) -> GenerationProblem:
+  return GenerationProblem(at, False, f'{name}: its host left', counts=False)
+
+
+def problems_of(
+  job: JobState,
+  room: Room,
+  agent_timeout_s: float,
+  now: float,
+  hung: Collection[str],
+) -> Iterable[GenerationProblem]:
+  """Yields what is wrong with the members of the running generation.
+
+  Args:
+    job: Running job.
+    room: Agents of the job.
+    agent_timeout_s: Silence after which an agent is lost.
+    now: Time on the clock of the room.
+    hung: Workers that are alive but make no progress.
+  """
+  is_asked = room.stop(job.generation) is not None or any(
+    agent is not None and agent.is_leaving
+    for agent in map(room.current, job.members)
+  )
+  for name in job.members:
+    agent = room.current(name)
+    if agent is None or now - agent.last_seen > agent_timeout_s:
+      since = room.since if agent is None else agent.last_seen
+      if now - since > agent_timeout_s:
+        if agent is not None and agent.is_leaving:
+          yield _left(name, agent.last_seen)
+        else:
+          reason = f'{name}: no beat of its agent for {now - since:.0f} s'
+          yield GenerationProblem(since, True, reason)
+    elif agent.has_left:
+      yield _left(name, agent.changed_at)
+    elif agent.took_over == job.generation:
+      if agent.is_after_leaver:
+        yield _left(name, agent.first_seen)
+      else:
+        reason = f'{name}: its agent was started anew'
+        yield GenerationProblem(agent.took_over_at, True, reason)
+    elif agent.is_idle and not room.may_start(agent, job.generation):
+      reason = f'{name}: its worker was gone when the coordinator came back'
+      yield GenerationProblem(agent.first_seen, True, reason, counts=False)
+    elif agent.has_exited_from(job.generation):
+      if agent.is_leaving:
+        yield _left(name, agent.changed_at)
+      elif agent.beat.exit_code:
+        was_stopped = agent.beat.exit_code in _STOPPED
+        yield GenerationProblem(
+          agent.changed_at,
+          not was_stopped,
+          f'{name}: its worker {agent.exit_text}',
+          agent.beat.log_tail,
+          counts=not (was_stopped and is_asked),
+          is_exit=True,
+          # Where a job has run before, another host may be the odd one.
+          is_final=agent.beat.exit_code == EXIT_WRONG_USAGE
+          and job.last_step < 0,
+        )
+    elif name in hung and agent.beat.generation == job.generation:
+      reason = f'{name}: its worker is silent or makes no progress'
+      yield GenerationProblem(now, True, reason)
+
+
+def silent_members(job: JobState, room: Room, since: float) -> dict[str, float]:
+  """Members whose agents have not beaten since then -> when they did last."""
+  agents = {name: room.current(name) for name in job.members}
+  last = {
+    name: room.since if agent is None else agent.last_seen
+    for name, agent in agents.items()
+  }
+  return {name: at for name, at in last.items() if at < since}

@@ -7,15 +7,17 @@ its job is for `jobs.Jobs` to say.
 """
 
 from collections.abc import Callable
+import functools
 import math
 import re
 from typing import Any
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import methods
-from antjax.elastic.refused import Refused
+from antjax.elastic import protocol
+from antjax.elastic.protocol import invalid, Refused
 from antjax.shards import data_shard
 
 MAX_BYTES = 1 << 20
@@ -26,7 +28,6 @@ MAX_ITEMS = 10_000  # Per kind, in an Exchange.
 MAX_WANTED = 1000
 _MAX_LOG = 64 << 10
 _MAX_TEXT = 4096
-_MAX_WORKERS = 10_000
 _MAX_HOSTS = 1 << 20
 _NAME = re.compile(r'[\w.:@/+\-]{1,128}', re.ASCII)
 _MAX_INT = 1 << 53
@@ -44,23 +45,19 @@ def parse(kind: type[Message], data: bytes) -> Message:
   """
   limit = MAX_STATE_BYTES if kind in _STATE_MESSAGES else MAX_BYTES
   if len(data) > limit:
-    raise Refused(
-      'INVALID_ARGUMENT',
+    raise invalid(
       f'{kind.DESCRIPTOR.name} has {len(data)} bytes; at most {limit} are'
-      ' taken.',
+      ' taken.'
     )
   try:
     request = kind.FromString(data)
   except DecodeError as error:
-    raise Refused(
-      'INVALID_ARGUMENT', f'this is no {kind.DESCRIPTOR.name}: {error}.'
-    ) from error
+    raise invalid(f'this is no {kind.DESCRIPTOR.name}: {error}.') from error
   if kind is not pb.StatusRequest:
-    _message('head', request.head)  # type: ignore[attr-defined]
-    sequence = request.head.sequence  # type: ignore[attr-defined]
-    if not sequence and kind in methods.JOURNALED:
-      raise _refused('head.sequence', sequence, '1, 2, ...')
     _fields('', request)
+    sequence = request.head.sequence  # type: ignore[attr-defined]
+    if not sequence and kind in protocol.JOURNALED:
+      raise _refused('head.sequence', sequence, '1, 2, ...')
   if isinstance(request, pb.CreateDataSetRequest):
     _check_shards(request.data_set.num_records, request.data_set.shard_size)
   elif isinstance(request, pb.AgentBeatRequest) and request.max_hosts:
@@ -73,19 +70,19 @@ def parse(kind: type[Message], data: bytes) -> Message:
 def _check_shards(num_records: int, shard_size: int) -> None:
   shards = data_shard.num_shards(num_records, shard_size)
   if shards > MAX_SHARDS:
-    raise Refused(
-      'INVALID_ARGUMENT',
+    raise invalid(
       f'shard_size={shard_size} makes {shards} shards of {num_records} records;'
       f' at most {MAX_SHARDS} are taken: use'
-      f' {-(-num_records // MAX_SHARDS)} or more.',
+      f' {-(-num_records // MAX_SHARDS)} or more.'
     )
 
 
 def _refused(field: str, value: object, needed: str) -> Refused:
-  return Refused('INVALID_ARGUMENT', f'{field}={value!r} must be {needed}.')
+  return invalid(f'{field}={value!r} must be {needed}.')
 
 
-# --- Kinds of checks. --------------------------------------------------------
+def _anything(field: str, value: object) -> None:
+  del field, value
 
 
 def _name(field: str, value: str) -> None:
@@ -109,9 +106,12 @@ def _number(field: str, value: float) -> None:
     raise _refused(field, value, 'a number >= 0')
 
 
-def _text(field: str, value: str, limit: int = _MAX_TEXT) -> None:
-  if len(value) > limit:
-    raise _refused(f'length of {field}', len(value), f'<= {limit}')
+def _text(limit: int) -> _Check:
+  def check(field: str, value: str) -> None:
+    if len(value) > limit:
+      raise _refused(f'length of {field}', len(value), f'<= {limit}')
+
+  return check
 
 
 def _between(low: int, high: int) -> _Check:
@@ -124,18 +124,13 @@ def _between(low: int, high: int) -> _Check:
 
 def _enum(kind: Any) -> _Check:
   def check(field: str, value: int) -> None:
-    if value not in kind.values():
-      raise _refused(field, value, f'a value of {kind.DESCRIPTOR.name}')
+    if value not in kind.values_by_number:
+      raise _refused(field, value, f'a value of {kind.name}')
 
   return check
 
 
-def _message(field: str, value: Message) -> None:
-  _fields(f'{field}.', value)
-
-
 def _each(check: _Check, limit: int = MAX_ITEMS) -> _Check:
-
   def check_all(field: str, value: Any) -> None:
     if len(value) > limit:
       raise _refused(f'number of {field}', len(value), f'<= {limit}')
@@ -145,88 +140,76 @@ def _each(check: _Check, limit: int = MAX_ITEMS) -> _Check:
   return check_all
 
 
-def _anything(field: str, value: object) -> None:
-  del field, value
+def _message(field: str, value: Message) -> None:
+  _fields(f'{field}.', value)
 
 
 def _micro_batches(field: str, value: Any) -> None:
-  _each(_key, _MAX_WORKERS)(field, value)
+  _each(_key)(field, value)
   for count in value.values():
     _between(0, 1 << 20)(field, count)
 
 
 def _fields(prefix: str, message: Message) -> None:
-  for name, check in _FIELDS[type(message)].items():
+  for name, check in _checks(type(message)):
     check(prefix + name, getattr(message, name))
 
 
-_COUNT = _between(0, _MAX_INT)
-_SMALL_COUNT = _between(0, 1 << 30)
-_FIELDS: dict[type[Message], dict[str, _Check]] = {
-  pb.Head: {'job': _name, 'client': _name, 'generation': _COUNT},
-  pb.CreateDataSetRequest: {'data_set': _message},
+@functools.cache
+def _checks(kind: Any) -> list[tuple[str, _Check]]:
+  special = _SPECIAL.get(kind, {})
+  return [
+    (field.name, special.get(field.name) or _usual(field))
+    for field in kind.DESCRIPTOR.fields
+  ]
+
+
+def _usual(field: Any) -> _Check:
+  """Returns the check of a field that `_SPECIAL` does not name."""
+  check = _USUAL.get(field.type, _anything)
+  if field.type == FieldDescriptor.TYPE_ENUM:
+    check = _enum(field.enum_type)
+  return _each(check) if field.is_repeated else check
+
+
+_USUAL: dict[int, _Check] = {
+  FieldDescriptor.TYPE_INT32: _between(0, 1 << 30),
+  FieldDescriptor.TYPE_INT64: _between(0, _MAX_INT),
+  FieldDescriptor.TYPE_DOUBLE: _number,
+  FieldDescriptor.TYPE_STRING: _text(_MAX_TEXT),
+  FieldDescriptor.TYPE_MESSAGE: _message,
+}
+_SPECIAL: dict[type[Message], dict[str, _Check]] = {
+  pb.Head: {'job': _name, 'client': _name},
   pb.DataSet: {
     'name': _name,
-    'num_records': _COUNT,
     'shard_size': _between(1, MAX_SHARD_SIZE),
-    'num_epochs': _COUNT,
+    'seed': _anything,
     'max_data_errors': _between(0, 1000),
-    'delivery': _enum(pb.Delivery),
   },
   pb.BeginRequest: {'data_set': _name, 'pass_number': _between(1, _MAX_INT)},
-  pb.ExchangeRequest: {
+  pb.ExchangeRequest: {  # The ledger knows whether a shard is one.
     'data_set': _name,
     'num_wanted': _between(0, MAX_WANTED),
     'consumed': _each(_anything),
     'progress': _each(_anything),
     'returned': _each(_anything),
-    'failed': _each(_message),
   },
-  pb.DataError: {'message': _text},
-  pb.CommitRequest: {'states': _each(_key, _MAX_INT), 'step': _COUNT},
-  pb.ExtendStreamRequest: {'data_set': _name, 'num_records': _COUNT},
+  pb.DataError: {'shard': _anything},
+  pb.CommitRequest: {'states': _each(_key, _MAX_INT)},
+  pb.ExtendStreamRequest: {'data_set': _name},
   pb.HeartbeatRequest: {
-    'step': _COUNT,
-    'num_samples': _COUNT,
     'num_devices': _between(0, 1 << 20),
-    'max_micro_batches': _SMALL_COUNT,
-    'device_kind': _text,
-    'resources': _message,
     'batch_times': _each(_message, _MAX_INT),
-  },
-  pb.BatchTime: {
-    'step': _COUNT,
-    'num_samples': _COUNT,
-    'num_micro_batches': _SMALL_COUNT,
-    'end_unix_s': _number,
-    'compute_s': _number,
-    'wait_s': _number,
-  },
-  pb.Resources: {
-    'cpu_share': _number,
-    'rss_bytes': _COUNT,
-    'memory_bytes': _COUNT,
   },
   pb.AgentBeatRequest: {
     'address': _name_if_any,
     'free_port': _between(0, 65535),
-    'status': _enum(pb.AgentBeatRequest.Status),
     'min_hosts': _between(0, _MAX_HOSTS),
-    'generation': _COUNT,
-    'log_tail': lambda field, value: _text(field, value, _MAX_LOG),
-    'device_kind': _text,
-    'resources': _message,
+    'max_hosts': _anything,  # See `parse`.
+    'exit_code': _anything,
+    'log_tail': _text(_MAX_LOG),
   },
-  pb.OperateRequest: {
-    'target': _name_if_any,
-    'action': _text,
-    'reason': _text,
-    'plan': _message,
-  },
-  pb.Plan: {
-    'num_micro_batches': _micro_batches,
-    'lr_scale': _number,
-    'deadline_s': _number,
-    'reason': _text,
-  },
+  pb.OperateRequest: {'target': _name_if_any},
+  pb.Plan: {'num_micro_batches': _micro_batches},
 }

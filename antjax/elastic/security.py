@@ -14,7 +14,7 @@ import stat
 from absl import logging
 import grpc
 
-from antjax.elastic.methods import OPERATOR, ROLES
+from antjax.elastic.protocol import OPERATOR, ROLES
 
 _MIN_TOKEN = 16
 _TOKEN = re.compile(r'[\x21-\x7e]+')
@@ -22,24 +22,15 @@ _TOKEN = re.compile(r'[\x21-\x7e]+')
 
 @dataclasses.dataclass(frozen=True)
 class RoleTokens:
-  """The tokens that a coordinator knows.
+  """The tokens that a coordinator knows."""
 
-  Attributes:
-    roles: Pairs of a token and its role; empty: all may do all.
-  """
-
+  # Pairs of a token and its role; empty: all may do all.
   roles: tuple[tuple[bytes, str], ...] = ()
 
   def role(self, authorization: str | bytes | None) -> str | None:
-    """Returns the role of who sent the metadata `authorization`.
+    """Returns the role of who sent 'Bearer <token>'; None: it is not known.
 
     Takes as long whichever token is wrong, and wherever it is.
-
-    Args:
-      authorization: 'Bearer <token>'.
-
-    Returns:
-      The role; None: the token is not known.
     """
     if not self.roles:
       return OPERATOR
@@ -167,7 +158,7 @@ def check_address(
   Args:
     address: IP address or host name to listen on.
     has_tokens: Whether callers need a token.
-    has_tls: Whether they need a certificate.
+    has_tls: Whether callers need a certificate.
     is_insecure: Whether the user has taken the risk.
   """
   if is_loopback(address) or (has_tokens and has_tls) or is_insecure:

@@ -12,8 +12,7 @@ import grpc
 import grpc.aio
 
 from antjax.elastic import requests, security
-from antjax.elastic.methods import METHODS, SERVICE
-from antjax.elastic.refused import Refused
+from antjax.elastic.protocol import METHODS, Refused, SERVICE
 from antjax.elastic.security import RoleTokens
 
 _MAX_CALLS = 20_000  # At once.
@@ -27,12 +26,7 @@ class Service(grpc.GenericRpcHandler):
   """Finds the handler of a call; who may not call is refused unread."""
 
   def __init__(self, handlers: dict[str, HandlerFn], tokens: RoleTokens):
-    """Serves METHODS.
-
-    Args:
-      handlers: Method name -> handler.
-      tokens: Tokens and roles of callers.
-    """
+    """Serves METHODS by these handlers to the owners of these tokens."""
     self._tokens = tokens
     self._handlers = {
       f'/{SERVICE}/{name}': (name, _handler(METHODS[name].request, handler))
@@ -49,12 +43,8 @@ class Service(grpc.GenericRpcHandler):
     found = self._handlers.get(handler_call_details.method)
     if found is None:
       return None
-    authorization = None
-    if self._tokens.roles:
-      for key, value in handler_call_details.invocation_metadata:
-        if key == 'authorization':
-          authorization = value
-    role = self._tokens.role(authorization)
+    metadata = dict(handler_call_details.invocation_metadata or ())
+    role = self._tokens.role(metadata.get('authorization'))
     name, handler = found
     if role is None:
       return self._unknown
@@ -72,16 +62,13 @@ class Service(grpc.GenericRpcHandler):
 def make_server(
   service: Service, address: str, port: int, tls: security.Tls | None
 ) -> tuple[grpc.aio.Server, int]:
-  """Makes a server that is bound and not started.
+  """Returns a server that is bound and not started, and its port.
 
   Args:
     service: Service to serve.
     address: IP address or host name.
     port: Port to listen on; 0 picks a free one.
-    tls: Files for mutual TLS; None: no TLS.
-
-  Returns:
-    The server and its port.
+    tls: Certificates for mutual TLS; None: no TLS.
 
   Raises:
     RuntimeError: The address or port cannot be had.

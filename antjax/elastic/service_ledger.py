@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A ledger client whose ledger is kept by the coordinator."""
 
+import dataclasses
 import json
 import threading
 import time
@@ -11,23 +12,100 @@ from absl import logging
 import numpy as np
 
 from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic import protocol
 from antjax.elastic.client import CoordinatorClient
-from antjax.elastic.consumption import Consumption
 from antjax.elastic.lease_hub import Hub, RemoteLeases
-from antjax.elastic.lease_queue import (
-  consumed_flags,
-  from_proto,
-  LeaseQueue,
-  to_lease,
-  to_proto,
-)
-from antjax.shards import ledger_state
+from antjax.elastic.lease_queue import LeaseQueue
+from antjax.shards import data_shard, index_set, ledger_state
 from antjax.shards.data_shard import DataShard
 from antjax.shards.ledger_spec import LedgerSpec
+from antjax.shards.ledger_state import EpochRun
 
 # Shards in a row that one worker cannot read, and then it is not the data.
 _MAX_UNREADABLE = 8
 _MAX_TEXT = 1000
+
+
+@dataclasses.dataclass(eq=False)
+class Consumption:
+  """What one worker knows to be consumed: the position in its checkpoint.
+
+  It is the position that the worker's pass began with, and all that it has
+  consumed since. What the other workers have consumed is in theirs.
+  """
+
+  spec: LedgerSpec
+  share: tuple[int, int] = (0, 1)  # Rank of this worker, number of workers.
+
+  def __post_init__(self) -> None:
+    self._first = 0
+    self._runs: list[EpochRun] = []  # Without gaps, from `_first` on.
+
+  def load(self, state: ledger_state.State | None) -> None:
+    """Takes over a position; None: nothing is consumed.
+
+    Raises:
+      ValueError: It is malformed, of another data set, or of one worker among
+        several (merge the positions of all with `merge` first).
+    """
+    self._first, self._runs = 0, []
+    if state is not None:
+      self._runs = self.spec.read(state)
+      self._first = state['first_epoch']
+      self._know(state['num_records'])
+
+  def mark(self, shard: DataShard, bits: int) -> None:
+    """Notes that a bit set of records of a shard is consumed by this worker."""
+    if self.spec.is_stream:
+      self._know(shard.stop)
+    if shard.epoch < self._first:
+      return
+    run, position = self._run(shard.epoch), shard.index
+    if not self.spec.is_stream:
+      size, seed = self.spec.num_shards, self.spec.seed
+      places = data_shard.shard_positions(size, seed, shard.epoch)
+      position = int(places[shard.index])
+    if run.done >> position & 1:
+      return
+    bits |= run.marks.pop(position, 0)
+    if bits == (1 << len(shard)) - 1:
+      run.done |= 1 << position
+    elif bits:
+      run.marks[position] = bits
+
+  def drop_before(self, epoch: int) -> None:
+    """Forgets earlier epochs: they are in a committed checkpoint."""
+    if epoch > self._first:
+      self._first = epoch
+      pieces = [piece for run in self._runs for piece in run.cut(epoch)]
+      self._runs = [piece for piece in pieces if piece.stop > epoch]
+
+  def state(self) -> ledger_state.State:
+    """Returns the position as plain JSON types, see `ledger_state`."""
+    return {
+      **self.spec.head(),
+      'share': list(self.share),
+      'dynamic': True,
+      'first_epoch': self._first,
+      'epochs': [run.to_json() for run in self._runs],
+    }
+
+  def _run(self, epoch: int) -> EpochRun:
+    """Returns the run of this epoch alone."""
+    stop = self._runs[-1].stop if self._runs else self._first
+    if epoch >= stop:
+      self._runs.append(EpochRun(stop, epoch + 1))
+    found = next(run for run in self._runs if run.start <= epoch < run.stop)
+    if found.length > 1:
+      at = self._runs.index(found)
+      self._runs[at : at + 1] = found.cut(epoch, epoch + 1)
+      return self._run(epoch)
+    return found
+
+  def _know(self, num_records: int) -> None:
+    """Notes that a stream has at least so many records."""
+    if num_records > self.spec.num_records:
+      self.spec = self.spec.grown(num_records, False)
 
 
 class ServiceLedgerClient:
@@ -39,6 +117,14 @@ class ServiceLedgerClient:
 
   All workers begin their passes in the same order and at the same position: a
   pass begins with the first `lease` after `start` or `load`.
+
+  Attributes:
+    name: Name of the data set in its job.
+    is_stream: Whether the data set grows while it is read.
+    is_waiting: Whether `lease` gave None only because there was nothing just
+      then. In a lockstep job no worker waits for another outside the
+      collectives, so `lease` returns None where a shard may still come back.
+    ended_s: Time on the monotonic clock at which `lease` last gave None.
   """
 
   def __init__(
@@ -60,23 +146,14 @@ class ServiceLedgerClient:
     self._leases = leases
     self._hub: Hub | None = None
     self._hub_lock = threading.Lock()
-    self._consumption = Consumption(
-      LedgerSpec(
-        data_set.num_records,
-        data_set.shard_size,
-        seed=data_set.seed,
-        num_epochs=1 if data_set.is_stream else data_set.num_epochs or None,
-        is_stream=data_set.is_stream,
-      ),
-      share,
-    )
-    self._is_stream = data_set.is_stream
+    self._consumption = Consumption(protocol.ledger_spec(data_set), share)
+    self.is_stream = data_set.is_stream
     self._base: ledger_state.State | None = None  # State of the next pass.
     self._round = 0  # How often `start` and `load` were called.
     self._number = 0  # Number of the current pass; 0: none.
-    self._is_waiting = False
-    self.ended_s = 0.0  # When `lease` last gave None, by the steady clock.
-    self._held: dict[DataShard, np.ndarray] = {}  # Consumed, by whomever.
+    self.is_waiting = False
+    self.ended_s = 0.0
+    self._held: dict[DataShard, int] = {}  # Bit sets consumed by anybody.
     self._unreadable: set[DataShard] = set()
 
   @classmethod
@@ -94,39 +171,31 @@ class ServiceLedgerClient:
   @property
   def num_records(self) -> int:
     """Records of the data set; of a stream: as far as this worker knows."""
-    return self._consumption.num_records
-
-  @property
-  def is_stream(self) -> bool:
-    """Whether the data set grows while it is read."""
-    return self._is_stream
+    return self._consumption.spec.num_records
 
   @property
   def has_begun(self) -> bool:
     """Whether the coordinator knows of the data set and the generation."""
     return self._number > 0
 
-  @property
-  def is_waiting(self) -> bool:
-    """Whether `lease` gave None only because there was nothing just then.
-
-    In a lockstep job no worker waits for another outside the collectives, so
-    `lease` returns None where a shard may still come back, or a stream grow.
-    """
-    return self._is_waiting
-
   def start(self) -> None:
     """Lets the next `lease` begin a new pass, with nothing consumed."""
-    self._next_pass(None)
+    self.load(None)
 
-  def load(self, state: ledger_state.State) -> None:
+  def load(self, state: ledger_state.State | None) -> None:
     """Lets the next `lease` begin a new pass at a position.
 
     Raises:
       ValueError: The state is malformed, of another data set, or of one of
         several workers (merge the states of all with `merge` first).
     """
-    self._next_pass(state)
+    self._consumption.load(state)
+    self._base = state
+    self._round += 1
+    self._number = 0
+    self.is_waiting = False
+    self._held.clear()
+    self._unreadable.clear()
 
   def lease(self) -> DataShard | None:
     """Returns the next shard, or None: this pass is over, or `is_waiting`."""
@@ -135,38 +204,40 @@ class ServiceLedgerClient:
       if self._base is not None:  # The same bytes on every worker.
         base = json.dumps(self._base, sort_keys=True).encode()
       self._number = self._leases.begin(base, self._round)
-    lease, self._is_waiting, first_open = self._leases.take(self._number)
+    lease, self.is_waiting, first_open = self._leases.take(self._number)
     self._consumption.drop_before(first_open)
     if lease is None:
       self.ended_s = time.monotonic()
       return None
-    shard = from_proto(lease.shard)
-    self._held[shard] = consumed_flags(lease)
+    shard, bits = protocol.to_lease(lease)
+    self._held[shard] = bits
     return shard
 
   def unconsumed(self, shard: DataShard) -> np.ndarray:
     """Returns the records of a leased shard to consume, in order."""
-    return self._consumption.order(shard, self._flags(shard))
+    return self._consumption.spec.unconsumed(shard, self._consumed(shard))
 
   def mark(self, shard: DataShard, records: np.ndarray) -> None:
     """Notes that these records of a leased shard are consumed."""
-    flags = self._flags(shard)
-    flags[np.asarray(records) - shard.start] = 1
-    self._consumption.mark(shard, records)
-    self._report(progress=[to_lease(shard, flags)])
+    bits = index_set.bits(np.atleast_1d(records) - shard.start)
+    self._held[shard] = self._consumed(shard) | bits
+    self._consumption.mark(shard, bits)
+    lease = protocol.from_lease(shard, self._held[shard])
+    self._report(progress=[lease])
     self._unreadable.clear()
 
   def ack(self, shard: DataShard) -> None:
     """Notes that all records of a leased shard are consumed."""
-    flags = self._flags(shard)
-    self._consumption.mark(shard, shard.start + np.flatnonzero(flags == 0))
+    others = self._consumed(shard)
+    self._consumption.mark(shard, (1 << len(shard)) - 1 & ~others)
     del self._held[shard]
-    self._report(consumed=[to_proto(shard)])
+    self._report(consumed=[protocol.from_shard(shard)])
     self._unreadable.clear()
 
   def requeue(self, shard: DataShard) -> None:
     """Gives a leased shard back; its unmarked records are still to do."""
-    self._report(returned=[to_lease(shard, self._flags(shard))])
+    lease = protocol.from_lease(shard, self._consumed(shard))
+    self._report(returned=[lease])
     del self._held[shard]
 
   def fail(self, shard: DataShard, error: Exception) -> None:
@@ -189,10 +260,10 @@ class ServiceLedgerClient:
       shard.epoch,
       text,
     )
-    self._flags(shard)
+    self._consumed(shard)
     del self._held[shard]
-    failure = pb.DataError(shard=to_proto(shard), message=text[:_MAX_TEXT])
-    self._report(failed=[failure])
+    where = protocol.from_shard(shard)
+    self._report(failed=[pb.DataError(shard=where, message=text[:_MAX_TEXT])])
     if len(self._unreadable) >= _MAX_UNREADABLE:
       raise error
 
@@ -208,25 +279,16 @@ class ServiceLedgerClient:
       self._hub.close()
     self._leases.close()
 
-  def _next_pass(self, state: ledger_state.State | None) -> None:
-    self._consumption.load(state)
-    self._base = state
-    self._round += 1
-    self._number = 0
-    self._is_waiting = False
-    self._held.clear()
-    self._unreadable.clear()
-
   def _report(self, **news: Any) -> None:
     self._leases.report(self._number, pb.ExchangeRequest(**news))
 
-  def _flags(self, shard: DataShard) -> np.ndarray:
-    flags = self._held.get(shard)
-    if flags is None:
+  def _consumed(self, shard: DataShard) -> int:
+    """Returns what anybody has consumed of a shard that is held here."""
+    if shard not in self._held:
       raise ValueError(
         f'data set {self.name!r}: {shard} is not leased to this worker.'
       )
-    return flags
+    return self._held[shard]
 
   def set_slice(self, index: int, count: int) -> None:
     """Says which of grain's `count` prefetch processes this one is.
@@ -240,11 +302,11 @@ class ServiceLedgerClient:
         f'data set {self.name!r}: only mp_prefetch may slice it, in its'
         ' processes; there is no slice of leased records.'
       )
-    self._leases.set_index(index)
+    self._leases.index = index
 
   def __reduce__(self) -> tuple[Any, ...]:
     """For grain's prefetch processes: they lease through this client."""
-    if self._is_stream:
+    if self.is_stream:
       raise TypeError(
         f'data set {self.name!r} is a stream: its end is not known, so that'
         ' mp_prefetch would stop where it is empty; use'

@@ -6,7 +6,7 @@ A snapshot is bounded however many shards, epochs, generations, workers and
 jobs there are: lists are cut, and say how many they leave out.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import dataclasses
 import math
@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 import zlib
 
 from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic.decisions import ActionLog
 from antjax.elastic.job_state import JobState
 from antjax.elastic.jobs import Jobs
 from antjax.elastic.monitor import Monitor
 from antjax.elastic.rendezvous import Rendezvous
 from antjax.elastic.rendezvous_room import AgentRecord
-from antjax.elastic.status_memory import ActionLog, Rates
 from antjax.elastic.view import ClusterView, WorkerView
 from antjax.elastic.windows import Slice
 from antjax.shards.ledger import Ledger
@@ -39,27 +39,43 @@ _FEW = 8
 _MAX_NAME = 80
 _MAX_TEXT = 400
 _MAX_LOG = 800
+_MAX_RATES = 256
+_RATE_WINDOW_S = 60.0
 _T = TypeVar('_T')
+
+
+class Rates:
+  """How fast counters grow, over the last minute of snapshots."""
+
+  def __init__(self) -> None:
+    self._points: dict[tuple[str, str], deque[tuple[float, float]]] = {}
+
+  def note(
+    self, job: str, data_set: str, value: float, now: float
+  ) -> float | None:
+    """Notes a value; returns its growth a second, None: not known yet."""
+    if len(self._points) > _MAX_RATES:  # Some belong to jobs long over.
+      self._points.clear()
+    points = self._points.setdefault((job, data_set), deque(maxlen=128))
+    if points and (value < points[-1][1] or now < points[-1][0]):
+      points.clear()  # A checkpoint was restored.
+    points.append((now, value))
+    while len(points) > 2 and points[1][0] <= now - _RATE_WINDOW_S:
+      points.popleft()
+    first_s, first = points[0]
+    return (value - first) / (now - first_s) if now > first_s else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Snapshots:
-  """Takes snapshots of what a coordinator knows, as plain values for JSON.
-
-  Attributes:
-    jobs: All jobs.
-    monitor: Monitor of the workers' speeds.
-    rendezvous: Rendezvous of the agents.
-    log: Log of the controller's actions and reasons.
-    idle_reason_fn: Job -> reason why the controller last did nothing.
-    policy_restarts_left_fn: Job -> restarts that the policy may ask for now.
-    rates: Counts kept between snapshots, for records per second.
-  """
+  """Takes snapshots of what a coordinator knows, as plain values for JSON."""
 
   jobs: Jobs
   monitor: Monitor
   rendezvous: Rendezvous
   log: ActionLog
+  # Why the controller last did nothing, and the restarts that the policy may
+  # ask for now.
   idle_reason_fn: Callable[[str], str] = lambda job: ''
   policy_restarts_left_fn: Callable[[JobState], int | None] = lambda job: None
   rates: Rates = dataclasses.field(default_factory=Rates)
@@ -120,21 +136,13 @@ class Snapshots:
       'step': max((w.step for w in view.workers), default=None),
       'committed_step': job.last_step if job.last_step >= 0 else None,
       'committed_unix_s': job.committed_unix_s or None,
-      'samples_per_s': _round(view.samples_per_s),
+      **_fields(view, 'samples_per_s remaining_s restart_cost_s pending_s'),
       'remaining_samples': _round(view.remaining_samples, 12),
-      'remaining_s': _round(view.remaining_s),
-      'restart_cost_s': _round(view.restart_cost_s),
-      'pending_s': _round(view.pending_s),
       'exit_codes': {
         str(code): count
         for code, count in list(view.exit_codes.items())[:MAX_EXIT_CODES]
       },
-      'plan': {
-        'version': job.plan.version,
-        'lr_scale': _round(job.plan.lr_scale),
-        'deadline_s': _round(job.plan.deadline_s),
-        'reason': _text(job.plan.reason),
-      },
+      'plan': _fields(job.plan, 'version lr_scale deadline_s reason'),
       **self._workers(job, view, steady_s, share(MAX_WORKERS)),
       **_listed(
         'data_sets',
@@ -186,9 +194,7 @@ class Snapshots:
     earlier = ledger.first_open_epoch
     aside = sum(shard.epoch < earlier for shard, _ in set_aside)
     shards = {
-      'todo': counts['todo'],
-      'doing': counts['doing'],
-      'consumed': counts['consumed'],
+      **counts,
       'done': counts['done'] - (earlier * num_shards - aside),
       'set_aside': counts['set_aside'] - aside,
     }
@@ -233,7 +239,14 @@ class Snapshots:
 
 
 def _fields(of: object, names: str) -> dict[str, Any]:
-  return {name: getattr(of, name) for name in names.split()}
+  """Returns fields by name, with texts and numbers that are short."""
+  fields = {}
+  for name in names.split():
+    value = getattr(of, name)
+    if isinstance(value, float):
+      value = _round(value)
+    fields[name] = _text(value) if isinstance(value, str) else value
+  return fields
 
 
 def _listed(
@@ -255,15 +268,13 @@ def _generations(job: JobState, limit: int) -> dict[str, Any]:
   return {
     'generations': [
       {
-        'generation': record.generation,
+        **_fields(record, 'generation reason counts'),
         'num_members': len(record.members),
         'members': [_name(member) for member in record.members[:_FEW]],
         'started_unix_s': round(record.started_unix_s, 3),
         'ended_unix_s': None
         if record.ended_unix_s is None
         else round(record.ended_unix_s, 3),
-        'reason': _text(record.reason),
-        'counts': record.counts,
       }
       for record in reversed(history)
     ],
@@ -313,7 +324,6 @@ def _worker(
     'seconds_per_sample_short': _round(of.short_s_per_sample),
     'seconds_per_sample_long': _round(of.long_s_per_sample),
     'slowdown': _round(of.short_slowness) if of.num_steps else None,
-    'is_input_bound': of.is_input_bound,
     'wait_share': _round(wait_s / (compute_s + wait_s))
     if compute_s + wait_s > 0
     else None,
@@ -322,8 +332,7 @@ def _worker(
     'rss_bytes': of.rss_bytes if known else None,
     'memory_bytes': of.memory_bytes if known else None,
     'device_kind': _name(of.device_kind),
-    'num_devices': of.num_devices,
-    'restarts': of.restarts,
+    **_fields(of, 'is_input_bound num_devices restarts'),
     'last_beat_age_s': _round(of.silent_s) if known else None,
   }
 
@@ -344,11 +353,8 @@ def _agent(agent: AgentRecord, state: str, steady_s: float) -> dict[str, Any]:
     'device_kind': _name(agent.beat.device_kind),
     'last_beat_age_s': _round(max(steady_s - agent.last_seen, 0.0)),
     'state_age_s': _round(max(steady_s - agent.changed_at, 0.0)),
-    'generation': agent.beat.generation,
-    'exit_code': agent.beat.exit_code,
-    'cpu_share': _round(agent.beat.resources.cpu_share),
-    'rss_bytes': agent.beat.resources.rss_bytes,
-    'memory_bytes': agent.beat.resources.memory_bytes,
+    **_fields(agent.beat, 'generation exit_code'),
+    **_fields(agent.beat.resources, 'cpu_share rss_bytes memory_bytes'),
     'log_tail': agent.beat.log_tail[-_MAX_LOG:],
   }
 

@@ -16,6 +16,7 @@ sees no half of a change, and takes one a second at most, however many ask.
 import asyncio
 import base64
 from collections.abc import Callable, Mapping
+import dataclasses
 import hashlib
 import hmac
 import importlib.resources
@@ -73,47 +74,31 @@ def _page() -> tuple[str, str]:
   return page, policy
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class StatusPage:
-  """Serves the status on an event loop.
+  """Serves the status on an event loop."""
 
-  Args:
-    snapshot_fn: Function that takes a snapshot (`status.Snapshots`) on the
-      loop.
-    address: Address to listen on; one other than loopback needs a token.
-    port: 0 picks a free one; see `port` after `start`.
-    token: Who asks must show it, as `Authorization: Bearer` or, once, as
-      `?token=`; empty: whoever reaches the address may look.
-    tls: TLS context for HTTPS.
-    is_insecure: Whether other machines may look without a token.
-    max_connections: Largest number at once; more are told to retry.
-    clock: Clock in seconds from any origin.
+  snapshot_fn: Callable[[], dict[str, Any]]  # Called on the loop.
+  _: dataclasses.KW_ONLY
+  address: str = '127.0.0.1'  # One other than loopback needs a token.
+  port: int = 0  # 0 picks a free one, which it is after `start`.
+  # Who asks must show it, as `Authorization: Bearer` or, once, as `?token=`;
+  # empty: whoever reaches the address may look.
+  token: str = ''
+  tls: ssl.SSLContext | None = None  # For HTTPS.
+  is_insecure: bool = False  # Other machines may look without a token.
+  max_connections: int = 64  # At once; more are told to retry.
+  clock: Callable[[], float] = time.monotonic
 
-  Raises:
-    ValueError: an address that others reach, without a token.
-  """
-
-  def __init__(
-    self,
-    snapshot_fn: Callable[[], dict[str, Any]],
-    *,
-    address: str = '127.0.0.1',
-    port: int = 0,
-    token: str = '',
-    tls: ssl.SSLContext | None = None,
-    is_insecure: bool = False,
-    max_connections: int = 64,
-    clock: Callable[[], float] = time.monotonic,
-  ):
-    if not (token or is_insecure or security.is_loopback(address)):
+  def __post_init__(self) -> None:
+    if not (
+      self.token or self.is_insecure or security.is_loopback(self.address)
+    ):
       raise ValueError(
-        f'StatusPage(address={address!r}): other machines would read it '
+        f'StatusPage(address={self.address!r}): other machines would read it '
         'without a token. Give a token, or listen on 127.0.0.1 and come '
         'through ssh -L.'
       )
-    self._snapshot_fn, self._clock = snapshot_fn, clock
-    self._address, self._port, self._tls = address, port, tls
-    self._token, self._is_insecure = token, is_insecure
-    self._max_connections = max_connections
     self._connections: set[_Connection] = set()
     self._page, self._policy = _page()
     self._taken_s, self._snapshot = -float('inf'), dict[str, Any]()
@@ -132,31 +117,25 @@ class StatusPage:
     try:
       self._server = await loop.create_server(
         lambda: _Connection(
-          requests, loop, self._connections, self._max_connections
+          requests, loop, self._connections, self.max_connections
         ),
-        self._address,
-        self._port,
-        ssl=self._tls,
-        ssl_handshake_timeout=_HEAD_TIMEOUT_S if self._tls else None,
+        self.address,
+        self.port,
+        ssl=self.tls,
+        ssl_handshake_timeout=_HEAD_TIMEOUT_S if self.tls else None,
       )
     except OSError as error:
       raise RuntimeError(
-        f'the status page cannot listen on {self._address}:{self._port}:'
-        f' {error}.'
+        f'the status page cannot listen on {self.address}:{self.port}: {error}.'
       ) from error
-    self._port = self._server.sockets[0].getsockname()[1]
-
-  @property
-  def port(self) -> int:
-    """Where it listens, after `start`."""
-    return self._port
+    self.port = self._server.sockets[0].getsockname()[1]
 
   @property
   def url(self) -> str:
     """The page's address, without the token."""
-    scheme = 'https' if self._tls else 'http'
-    host = f'[{self._address}]' if ':' in self._address else self._address
-    return f'{scheme}://{host}:{self._port}/'
+    scheme = 'https' if self.tls else 'http'
+    host = f'[{self.address}]' if ':' in self.address else self.address
+    return f'{scheme}://{host}:{self.port}/'
 
   async def close(self) -> None:
     """Stops to listen; what is being answered is."""
@@ -194,9 +173,9 @@ class StatusPage:
     if request.path not in ('/', '/status.json', '/metrics'):
       return _text(404, 'Here are /, /status.json, /metrics and /healthz.')
     refused = None
-    if self._token:
+    if self.token:
       refused = self._check_token(request)
-    elif not self._is_insecure:
+    elif not self.is_insecure:
       refused = _check_host(request)
     return refused or self._show(request.path)
 
@@ -228,9 +207,9 @@ class StatusPage:
 
   def _take(self) -> dict[str, Any]:
     """Returns a snapshot, the last one if it is new enough."""
-    now = self._clock()
+    now = self.clock()
     if now - self._taken_s > _MAX_AGE_S:
-      self._snapshot = self._snapshot_fn()
+      self._snapshot = self.snapshot_fn()
       self._taken_s = now
     return self._snapshot
 
@@ -238,19 +217,19 @@ class StatusPage:
     """Returns None where the request shows the token, else what to say."""
     # Not the token itself, which may also open the service.
     ticket = hmac.digest(
-      self._token.encode(), b'antjax status page', 'sha256'
+      self.token.encode(), b'antjax status page', 'sha256'
     ).hex()
-    cookie = f'antjax_status_{self._port}'
+    cookie = f'antjax_status_{self.port}'
     kind, _, shown = request.headers.get('authorization', '').partition(' ')
-    if kind.lower() == 'bearer' and _equal(shown.strip(), self._token):
+    if kind.lower() == 'bearer' and _equal(shown.strip(), self.token):
       return None
     if _equal(request.cookies.get(cookie, ''), ticket):
       return None
-    if _equal(request.query.get('token', ''), self._token):
+    if _equal(request.query.get('token', ''), self.token):
       # Away from the address bar, and from what a browser remembers.
       reply = web.Response(status=303, headers={'Location': request.path})
       reply.set_cookie(
-        cookie, ticket, httponly=True, samesite='Lax', secure=bool(self._tls)
+        cookie, ticket, httponly=True, samesite='Lax', secure=bool(self.tls)
       )
       return reply
     return _text(

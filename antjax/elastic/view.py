@@ -18,21 +18,13 @@ State = Literal['leader', 'normal', 'transient', 'persistent', 'deterministic']
 
 @dataclasses.dataclass(frozen=True)
 class StepMoments:
-  """Sums over steps: a line of seconds over micro-batches is fitted to them.
+  """Sums over steps: a line of seconds over micro-batches is fitted to them."""
 
-  Attributes:
-    num: Steps.
-    x: Sum of micro-batches in a step.
-    xx: Sum of their squares.
-    t: Sum of busy seconds in a step.
-    xt: Sum of products.
-  """
-
-  num: int = 0
-  x: float = 0.0
-  xx: float = 0.0
-  t: float = 0.0
-  xt: float = 0.0
+  num: int = 0  # Steps.
+  x: float = 0.0  # Sum of the micro-batches in a step.
+  xx: float = 0.0  # Sum of their squares.
+  t: float = 0.0  # Sum of the busy seconds in a step.
+  xt: float = 0.0  # Sum of the products.
 
   @classmethod
   def of(cls, work: float, busy_s: float) -> 'StepMoments':
@@ -55,72 +47,46 @@ class WorkerView:
 
   Times are busy times: computing, and for an input-bound worker also waiting
   for its own input; never waiting for other workers. They are per sample, so
-  that a worker that was just given more work does not look slow.
-
-  Figures of a worker that has no work any more are the last ones known.
-
-  Attributes:
-    worker: Name.
-    num_micro_batches: Its quota in a step.
-    state: See State.
-    short_s_per_sample: Mean over the short window, or the median of the newest
-      steps where the speed has jumped in it; None: no step yet.
-    long_s_per_sample: Median over the time slices of the long window, so that
-      a short bad spell does not show; None: no step yet.
-    last_s_per_sample: Seconds per sample in the newest step; None: none yet.
-    prior_s_per_sample: Before it is measured: its own figure of an earlier
-      generation, or that of its device kind; None: neither is known.
-    is_measured: Whether it has made the minimum number of steps in this
-      generation.
-    is_idle: Whether its quota is zero and the long window empty: only a probe
-      can tell whether it is still slow.
-    short_slowness: short_s_per_sample over the workers' low median; 1 if
-      unknown.
-    long_slowness: Slowness by long_s_per_sample, likewise.
-    input_share: Share of the steps in the short window in which it took longer
-      to get its input, beyond what all workers take, than to compute.
-    is_input_bound: Whether input_share is at least a half.
-    num_steps: Steps in this generation, without its warm-up.
-    num_samples: Samples in the long window.
-    samples_per_micro_batch: Mean over the long window; 0: unknown.
-    max_micro_batches: Largest number that it can do in a step; 0: no limit.
-    moments: Moments over the steps in the long window.
-    device_kind: Name of the device kind, from the device.
-    num_devices: Number of local devices.
-    restarts: Generations begun after its first one.
-    cpu_share: Share of all cores of its host in use, 0 to 1.
-    rss_bytes: Memory that the worker uses.
-    memory_bytes: Memory of its host.
-    step: Newest step.
-    silent_s: Seconds since its last heartbeat.
+  that a worker that was just given more work does not look slow. Figures of a
+  worker that has no work any more are the last ones known; None: unknown.
   """
 
-  worker: str
-  num_micro_batches: int
+  worker: str  # Name.
+  num_micro_batches: int  # Its quota in a step.
   state: State = 'normal'
+  # Mean over the short window, or the median of the newest steps where the
+  # speed has jumped in it.
   short_s_per_sample: float | None = None
+  # Median over the time slices of the long window: a short bad spell does not
+  # show.
   long_s_per_sample: float | None = None
-  last_s_per_sample: float | None = None
+  last_s_per_sample: float | None = None  # Of the newest step.
+  # Before it is measured: its own figure of an earlier generation, or that of
+  # its device kind.
   prior_s_per_sample: float | None = None
-  is_measured: bool = False
+  is_measured: bool = False  # It has made enough steps in this generation.
+  # Its quota is zero and the long window empty: only a probe can tell whether
+  # it is still slow.
   is_idle: bool = False
-  short_slowness: float = 1.0
+  short_slowness: float = 1.0  # Short figure over the workers' low median.
   long_slowness: float = 1.0
+  # Share of the steps in the short window in which it took longer to get its
+  # input, beyond what all workers take, than to compute.
   input_share: float = 0.0
-  is_input_bound: bool = False
-  num_steps: int = 0
-  num_samples: int = 0
-  samples_per_micro_batch: float = 0.0
-  max_micro_batches: int = 0
-  moments: StepMoments = StepMoments()
+  is_input_bound: bool = False  # The share is at least a half.
+  num_steps: int = 0  # In this generation, without its warm-up.
+  num_samples: int = 0  # In the long window.
+  samples_per_micro_batch: float = 0.0  # Over the long window; 0: unknown.
+  max_micro_batches: int = 0  # Most that it can do in a step; 0: no limit.
+  moments: StepMoments = StepMoments()  # Over the steps in the long window.
   device_kind: str = ''
   num_devices: int = 0
-  restarts: int = 0
-  cpu_share: float = 0.0
-  rss_bytes: int = 0
-  memory_bytes: int = 0
+  restarts: int = 0  # Generations begun after its first one.
+  cpu_share: float = 0.0  # Of all cores of its host, 0 to 1.
+  rss_bytes: int = 0  # Memory that the worker uses.
+  memory_bytes: int = 0  # Memory of its host.
   step: int = 0
-  silent_s: float = 0.0
+  silent_s: float = 0.0  # Since its last heartbeat.
 
   @property
   def s_per_sample(self) -> float | None:
@@ -132,43 +98,26 @@ class WorkerView:
 
 @dataclasses.dataclass(frozen=True)
 class ClusterView:
-  """A job: its workers, its work, and what a restart would cost.
-
-  Attributes:
-    job: Name.
-    generation: Running generation.
-    workers: Workers of that generation, by name.
-    global_micro_batches: Number of micro-batches of a step, over all workers,
-      as the job was set up; 0: unknown yet.
-    lr_scale: Factor on updates in the current plan.
-    deadline_s: Deadline in the current plan; 0: none.
-    remaining_samples: Samples to the end of the job; None: unknown.
-    samples_per_s: Samples per second of all workers, over the short window; 0:
-      unknown.
-    restart_cost_s: Median of the restarts seen, or a default, plus the work
-      since the last commit, which a restart repeats.
-    pending_s: Longest recent wait of hosts to be placed, in seconds.
-    restarts_left: Restarts that a policy may still ask for now.
-    exchange_s: Seconds of a step from the end of the last worker's
-      micro-batches to the end of the step: the exchange and the update; 0:
-      unknown.
-    usual_exchange_s: The same while no worker was slow; None: never seen.
-    exit_codes: Exit code of a worker -> how often.
-  """
+  """A job: its workers, its work, and what a restart would cost."""
 
   job: str
   generation: int = 1
-  workers: tuple[WorkerView, ...] = ()
+  workers: tuple[WorkerView, ...] = ()  # By name.
+  # Micro-batches of a step over all workers, as the job was set up; 0: unknown.
   global_micro_batches: int = 0
-  lr_scale: float = 1.0
-  deadline_s: float = 0.0
-  remaining_samples: float | None = None
-  samples_per_s: float = 0.0
+  lr_scale: float = 1.0  # Factor on updates in the current plan.
+  deadline_s: float = 0.0  # In the current plan; 0: none.
+  remaining_samples: float | None = None  # To the end of the job.
+  samples_per_s: float = 0.0  # Of all, over the short window; 0: unknown.
+  # Median of the restarts seen, or a default, plus the work since the last
+  # commit, which a restart repeats.
   restart_cost_s: float = 0.0
-  pending_s: float = 0.0
-  restarts_left: int = 0
+  pending_s: float = 0.0  # Longest recent wait of hosts to be placed.
+  restarts_left: int = 0  # That a policy may still ask for now.
+  # From the end of the last worker's micro-batches to the end of the step: the
+  # exchange and the update; 0: unknown.
   exchange_s: float = 0.0
-  usual_exchange_s: float | None = None
+  usual_exchange_s: float | None = None  # While no worker was slow.
   exit_codes: Mapping[int, int] = dataclasses.field(default_factory=dict)
 
   @property

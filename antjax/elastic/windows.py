@@ -22,32 +22,21 @@ _MAX_KIND = 128  # Characters.
 
 @dataclasses.dataclass(frozen=True)
 class MonitorConfig:
-  """Windows and thresholds.
+  """Windows and thresholds."""
 
-  Attributes:
-    short_s: Short window in seconds: slow in it is slow now.
-    long_s: Long window in seconds: slow in most of it, once it is full, is
-      persistent.
-    enter_slowness: Factor over the median above which a worker becomes slow.
-    leave_slowness: Factor below which it is no longer slow.
-    min_steps: Number of steps before a worker's figures count.
-    num_warmup_steps: First steps of a generation that are left out, beside the
-      very first one, which compiles and which no worker reports.
-    restart_cost_s: Cost of a restart in seconds, until one has been seen.
-    pending_memory_s: Seconds for which a wait for hosts is remembered.
-    max_workers: Largest number of workers of a job; beyond it, the one silent
-      for longest is dropped.
-    max_jobs: Largest number of jobs, likewise.
-  """
-
-  short_s: float = 30.0
+  short_s: float = 30.0  # Short window: slow in it is slow now.
+  # Long window: slow in most of it, once it is full, is persistent.
   long_s: float = 300.0
-  enter_slowness: float = 1.3
-  leave_slowness: float = 1.15
-  min_steps: int = 5
+  enter_slowness: float = 1.3  # Over the median: a worker becomes slow.
+  leave_slowness: float = 1.15  # It is no longer slow below this.
+  min_steps: int = 5  # Before a worker's figures count.
+  # First steps of a generation that are left out, beside the very first one,
+  # which compiles and which no worker reports.
   num_warmup_steps: int = 1
-  restart_cost_s: float = 60.0
-  pending_memory_s: float = 1800.0
+  restart_cost_s: float = 60.0  # Until a restart has been seen.
+  pending_memory_s: float = 1800.0  # For which a wait for hosts is remembered.
+  # Beyond these the worker of a job, or the job, that is silent for longest is
+  # dropped.
   max_workers: int = 4096
   max_jobs: int = 256
 
@@ -90,30 +79,17 @@ class MonitorConfig:
 
 @dataclasses.dataclass(slots=True)
 class Slice:
-  """What a worker did in one stretch of time.
+  """What a worker did in one stretch of time."""
 
-  Attributes:
-    number: Slice n begins at n * MonitorConfig.slice_s.
-    num_steps: Steps in which it had micro-batches.
-    num_input_steps: Those that took longer to get input than to compute.
-    num_samples: Samples in these steps.
-    compute_s: Seconds computing, before the collective.
-    wait_s: Seconds waiting for other workers in the collective.
-    rest_s: Other seconds: for input, update and saving.
-    input_s: The part of rest_s that other workers did not take as well: to get
-      input, as far as can be told.
-    moments: Moments of micro-batches and busy seconds over these steps.
-  """
-
-  number: int
-  num_steps: int = 0
-  num_input_steps: int = 0
+  number: int  # Slice n begins at n * MonitorConfig.slice_s.
+  num_steps: int = 0  # Those in which it had micro-batches.
+  num_input_steps: int = 0  # Those that waited longer for input than computed.
   num_samples: int = 0
-  compute_s: float = 0.0
-  wait_s: float = 0.0
-  rest_s: float = 0.0
-  input_s: float = 0.0
-  moments: StepMoments = StepMoments()
+  compute_s: float = 0.0  # Computing, before the collective.
+  wait_s: float = 0.0  # Waiting for other workers in the collective.
+  rest_s: float = 0.0  # Other seconds: for input, update and saving.
+  input_s: float = 0.0  # The part of rest_s that other workers did not take.
+  moments: StepMoments = StepMoments()  # Of micro-batches and busy seconds.
 
   @property
   def busy_s(self) -> float:
@@ -123,26 +99,7 @@ class Slice:
 
 
 class WorkerRecord:
-  """A worker in one generation; what outlives it is handed on.
-
-  Attributes:
-    generation: Generation of the job.
-    heard_at: Time of the last heartbeat.
-    restarts: Generations before, since it was first heard of.
-    was_persistent: Persistently slow in the generation before, and not yet
-      seen to be well since.
-    is_short_slow: In the short window; moves with hysteresis.
-    is_long_slow: The same in the long one.
-    state: Last verdict.
-    reported_micro_batches: Most in a step. The last steps of the data, and
-      those with a deadline, make fewer.
-    device_kind: Name of the device kind, from the device.
-    first_at: Time of the first step that counts.
-    samples_per_s: In whole steps, the waiting for others among them; as
-      measured last.
-    rest_s: Seconds of a step spent neither computing nor waiting for others; as
-      measured last, None: unknown.
-  """
+  """A worker in one generation; what outlives it is handed on."""
 
   def __init__(
     self,
@@ -153,14 +110,19 @@ class WorkerRecord:
   ):
     self.generation = generation
     self.heard_at = now
-    self.restarts = 0
+    self.restarts = 0  # Generations before, since it was first heard of.
+    # In the generation before, and not yet seen to be well since.
     self.was_persistent = False
-    self.is_short_slow = False
+    self.is_short_slow = False  # In the short window; moves with hysteresis.
     self.is_long_slow = False
-    self.state: State = 'normal'
+    self.state: State = 'normal'  # Last verdict.
+    # Most in a step: the last steps of the data, and those with a deadline,
+    # make fewer.
     self.reported_micro_batches = 0
     self.device_kind = ''
-    self.first_at: float | None = None
+    self.first_at: float | None = None  # First step that counts.
+    # As measured last: the speed in whole steps, and the seconds of a step
+    # spent on neither, and waiting for others.
     self.samples_per_s = 0.0
     self.rest_s: float | None = None
     self.wait_s: float | None = None
@@ -202,8 +164,7 @@ class WorkerRecord:
     Args:
       time: Times of the step.
       now: Time of the report.
-      usual_rest_s: Seconds of a step spent neither computing nor waiting for
-        others, for the worker that has least of it.
+      usual_rest_s: Least `rest_s` of a step of all workers.
     """
     last = self._last_step
     if not _is_sound(time) or (
@@ -272,7 +233,7 @@ class WorkerRecord:
       quota: Quota in the current plan; None: it does not name this worker.
       default_quota: Quota of workers that no plan names.
       kind_s_per_sample: Seconds per sample of its device kind, if known.
-      now: Time.
+      now: Time of the measurement.
     """
     filled = [s for s in self.slices(now) if s.num_steps]
     oldest = self._config.number(now) - _SHORT_SLICES
@@ -296,10 +257,9 @@ class WorkerRecord:
     moments = sum((s.moments for s in filled), StepMoments())
     num_samples = sum(s.num_samples for s in filled)
     num_steps = max(0, self._num_steps - self._config.num_warmup_steps)
-    if quota is None:
+    count = quota
+    if count is None:
       count = max(self.reported_micro_batches, default_quota)
-    else:
-      count = quota
     resources = self._beat.resources
     return WorkerView(
       worker=name,

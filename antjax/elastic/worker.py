@@ -3,6 +3,7 @@
 """A training process's side of an elastic job: data, plan and pulse."""
 
 from collections.abc import Callable, Iterator
+import dataclasses
 import json
 import os
 import time
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
   from antjax.shards.dataset import LeasedDataset
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class Agent:
   """A training process's access to its coordinator; a context manager.
 
@@ -29,93 +31,74 @@ class Agent:
       batches = agent.dataset(source, shard_size=4096).map(parse).batch(1024)
       state = trainer.fit(state, batches, elastic=agent, ...)
 
-  A thread sends a heartbeat a second. Where the coordinator says that this
-  process is fenced off (its generation is over), the next call of the agent
-  raises StaleError; if the process is still there `grace_s` later, as in a
-  collective that never ends, it exits with code 75.
+  A thread sends a heartbeat a second. Once the coordinator fences this process
+  off (its generation is over), the next call of the agent raises StaleError; a
+  process that is still there `grace_s` later, as in a collective that never
+  ends, exits with code 75. Nothing is sent before the context is entered.
   """
 
-  def __init__(
-    self,
-    address: str,
-    *,
-    job: str,
-    worker: str,
-    generation: int = 0,
-    rank: int = 0,
-    num_workers: int = 1,
-    token: str = '',
-    tls_dir: str = '',
-    lockstep: bool | None = None,
-    give_up_s: float = 600.0,
-    heartbeat_s: float = 1.0,
-    grace_s: float = 10.0,
-    timeline: str | os.PathLike[str] | None = None,
-    exit_process: Callable[[int], None] = os._exit,
-  ):
-    """Sends nothing before the context is entered.
+  address: str  # host:port of the coordinator.
+  _: dataclasses.KW_ONLY
+  job: str
+  worker: str  # Another process of this name replaces this one.
+  generation: int = 0  # Of the job, from its agent; 0 without agents.
+  rank: int = 0  # Among `num_workers`.
+  num_workers: int = 1  # Of the job.
+  token: str = ''  # Bearer token; empty for none.
+  tls_dir: str = ''  # With ca.pem, cert.pem and key.pem; empty: no TLS.
+  # Whether the workers meet in collectives, so that none may wait for data; by
+  # default if there are several.
+  lockstep: bool | None = None
+  give_up_s: float = 600.0  # Wait for an absent coordinator.
+  heartbeat_s: float = 1.0  # Between heartbeats.
+  grace_s: float = 10.0  # From being fenced off to the exit.
+  # File to which steps and plans are added, for the report's plot of who waited
+  # for whom (`train/timeline.py`).
+  timeline: str | os.PathLike[str] | None = None
+  exit_process: Callable[[int], None] = os._exit  # For tests.
 
-    Args:
-      address: host:port of the coordinator.
-      job: Name of the job.
-      worker: Name of this worker: another process of the name replaces it.
-      generation: Generation of the job, from its agent; 0 without agents.
-      rank: Rank of this worker among `num_workers`.
-      num_workers: Workers of the job.
-      token: Bearer token; empty for none.
-      tls_dir: Folder with ca.pem, cert.pem and key.pem; empty: no TLS.
-      lockstep: Whether the workers meet in collectives, so that none may wait
-        for data; by default if there are several.
-      give_up_s: Seconds to wait for an absent coordinator.
-      heartbeat_s: Seconds between heartbeats.
-      grace_s: Seconds from being fenced off to the exit.
-      timeline: File to which steps and plans are added, for the report's plot
-        of who waited for whom (`train/timeline.py`).
-      exit_process: Function that ends the process; for tests.
-    """
-    if not 0 <= rank < num_workers:
+  def __post_init__(self) -> None:
+    if not 0 <= self.rank < self.num_workers:
       raise ValueError(
-        f'Agent(rank={rank}, num_workers={num_workers}): the rank must be'
-        ' from 0 to num_workers - 1.'
+        f'Agent(rank={self.rank}, num_workers={self.num_workers}): the rank'
+        ' must be from 0 to num_workers - 1.'
       )
-    self._worker = worker
-    self._rank, self._num_workers = rank, num_workers
-    self._lockstep = num_workers > 1 if lockstep is None else lockstep
+    if self.lockstep is None:
+      self.lockstep = self.num_workers > 1
     self._client = CoordinatorClient(
-      address,
-      job=job,
-      client=worker,
-      generation=generation,
-      token=token,
-      tls_dir=tls_dir,
-      give_up_s=give_up_s,
+      self.address,
+      job=self.job,
+      client=self.worker,
+      generation=self.generation,
+      token=self.token,
+      tls_dir=self.tls_dir,
+      give_up_s=self.give_up_s,
     )
     self._ledgers: dict[str, ServiceLedgerClient] = {}
     self._datasets: list[LeasedDataset] = []
     self._streams: dict[str, Callable[[], tuple[int, bool]]] = {}
     self._extended: dict[str, tuple[int, bool]] = {}
     self._pulse = Pulse(
-      self._client,
-      StepLog(timeline, worker, generation),
-      keeps_marks=rank == 0,
+      client=self._client,
+      log=StepLog(self.timeline, self.worker, self.generation),
+      keeps_marks=self.rank == 0,
       before_beat=self._extend_streams,
-      heartbeat_s=heartbeat_s,
-      grace_s=grace_s,
-      exit_process=exit_process,
+      heartbeat_s=self.heartbeat_s,
+      grace_s=self.grace_s,
+      exit_process=self.exit_process,
     )
 
   @classmethod
   def from_env(cls, run_dir: str | os.PathLike[str] | None = None) -> 'Agent':
-    """The agent of this process, as launch/agent.py describes it.
+    """The agent of this process, by the ANTJAX_* variables of launch/agent.py.
 
-    Reads the ANTJAX_* variables. Call it after `jax.distributed.initialize`,
-    which says the rank.
+    Call it after `jax.distributed.initialize`, which says the rank.
 
     Args:
       run_dir: Folder that gets the timeline of steps; None: none is kept.
 
     Raises:
-      RuntimeError: Nothing described an agent.
+      RuntimeError: The variables are not set.
     """
     import jax  # The coordinator's host imports this folder without it.
 
@@ -189,18 +172,18 @@ class Agent:
     `LeasedDataset`; its epochs follow each other without a barrier.
 
     Args:
-      source: The records, on every worker the same. One with `poll() -> (number
-        of records, is closed)` is a stream that grows, such as
+      source: The same records on every worker. One with `poll() -> (number of
+        records, is closed)` is a stream that grows, such as
         `antjax.data.stream.FileStream`: read once, in order.
       name: Name of the data set in the job.
-      shard_size: Records in a lease.
+      shard_size: Number of records in a lease.
       seed: Seed of the order.
       num_epochs: Number of passes over the data; None for no end.
       key_field: See `LeasedDataset`.
-      at_most_once: Rather lose records than read them twice: what was ever
-        leased is not leased again, whatever dies.
-      max_data_errors: Shards that could not be read so often are set aside.
-      read_ahead: Leases to hold beside the one in use.
+      at_most_once: Whether to lose records rather than read them twice: what
+        was ever leased is not leased again, whatever dies.
+      max_data_errors: Failed reads after which a shard is set aside.
+      read_ahead: Number of leases to hold beside the one in use.
 
     Raises:
       ValueError: A number is out of range, or the name is taken.
@@ -234,9 +217,9 @@ class Agent:
       data_set,
       # A lease that dies unread would be lost.
       read_ahead=0 if at_most_once else read_ahead,
-      lockstep=self._lockstep,
+      lockstep=bool(self.lockstep),
     )
-    if poll is not None and self._rank == 0:
+    if poll is not None and self.rank == 0:
       self._streams[name] = poll
     dataset = LeasedDataset(source, ledger, key_field=key_field)
     self._datasets.append(dataset)
@@ -248,10 +231,10 @@ class Agent:
     """Ranges of items to do, for work without steps and checkpoints.
 
     A range is done when the loop asks for the next one: what was made of it
-    must be durable by then. A range that a worker held when it died is leased
-    to another one: without agents as soon as the worker was silent for the
-    coordinator's lease_timeout_s. Under agents a death ends the generation, and
-    the next one gets all ranges again: skip those whose results are there.
+    must be durable by then. The range of a worker that dies is leased to
+    another one once it was silent for the coordinator's lease_timeout_s. Under
+    agents a death ends the generation, and the next one gets all ranges again:
+    skip those whose results are there.
 
     Every worker of the job calls it alike, and the loop of each ends when all
     ranges are done, by whomever.
@@ -259,7 +242,7 @@ class Agent:
     Args:
       num_items: Number of items of all workers together.
       name: Name of the work in the job.
-      shard_size: Items of a range; the last one may have fewer.
+      shard_size: Number of items in a range; the last one may have fewer.
 
     Raises:
       ValueError: A number is out of range, or the name is taken.
@@ -280,12 +263,13 @@ class Agent:
     )
     # In reserve a range would wait for this worker's death to be noticed.
     ledger = self._ledger(data_set, read_ahead=0, lockstep=False)
-    return self._shards(ledger)
 
-  def _shards(self, ledger: ServiceLedgerClient) -> Iterator[DataShard]:
-    while (shard := ledger.lease()) is not None:
-      yield shard
-      ledger.ack(shard)
+    def shards() -> Iterator[DataShard]:
+      while (shard := ledger.lease()) is not None:
+        yield shard
+        ledger.ack(shard)
+
+    return shards()
 
   def _ledger(
     self, data_set: pb.DataSet, *, read_ahead: int, lockstep: bool
@@ -298,7 +282,7 @@ class Agent:
     ledger = ServiceLedgerClient.connect(
       self._client,
       data_set,
-      share=(self._rank, self._num_workers),
+      share=(self.rank, self.num_workers),
       read_ahead=read_ahead,
       lockstep=lockstep,
       check=self._pulse.check,
@@ -307,11 +291,6 @@ class Agent:
     return ledger
 
   # --- What the training loop asks and says: train/elastic.py. ---------------
-
-  @property
-  def worker(self) -> str:
-    """Name of this worker."""
-    return self._worker
 
   def plan(self) -> pb.Plan:
     """The newest plan of this job that is known here; do not change it."""
@@ -339,15 +318,16 @@ class Agent:
   ) -> None:
     """Notes the times of a step, for the next heartbeat."""
     self._pulse.check()
-    times = pb.BatchTime(
-      step=step,
-      end_unix_s=time.time(),
-      compute_s=compute_s,
-      wait_s=wait_s,
-      num_micro_batches=num_micro_batches,
-      num_samples=num_samples,
+    self._pulse.note(
+      pb.BatchTime(
+        step=step,
+        end_unix_s=time.time(),
+        compute_s=compute_s,
+        wait_s=wait_s,
+        num_micro_batches=num_micro_batches,
+        num_samples=num_samples,
+      )
     )
-    self._pulse.note(times)
 
   def on_commit(self, step: int, input_state: Any) -> None:
     """Reports that a checkpoint is committed; returns at once.
@@ -357,18 +337,14 @@ class Agent:
       input_state: The merged state of the whole input pipeline in it.
     """
     self._pulse.check()
-    if self._rank != 0:
+    if self.rank != 0:
       return
-    states = position.ledger_states(input_state)
-    request = pb.CommitRequest(
-      step=step,
-      states={
-        name: json.dumps(state).encode()
-        for name, state in states.items()
-        if name in self._ledgers
-      },
-    )
-    self._pulse.commit(request)
+    states = {
+      name: json.dumps(state).encode()
+      for name, state in position.ledger_states(input_state).items()
+      if name in self._ledgers
+    }
+    self._pulse.commit(pb.CommitRequest(step=step, states=states))
 
   def describe(
     self, *, device_kind: str, num_devices: int, max_micro_batches: int = 0
@@ -378,8 +354,7 @@ class Agent:
     Args:
       device_kind: Such as 'cpu' or 'TPU v5e'.
       num_devices: Number of devices of this process.
-      max_micro_batches: Most micro-batches that it can do in a step; 0: not
-        known.
+      max_micro_batches: Most that it can do in a step; 0: not known.
     """
     self._pulse.description = {
       'device_kind': device_kind,

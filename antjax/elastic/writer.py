@@ -16,7 +16,7 @@ import time
 from google.protobuf.message import Message
 
 from antjax.elastic.jobs import Jobs, MESSAGES
-from antjax.elastic.refused import Refused
+from antjax.elastic.protocol import Refused
 from antjax.shards.journal import Command, Journal
 
 _NUMBER = {kind: number for number, kind in enumerate(MESSAGES)}
@@ -47,17 +47,7 @@ def load(journal: Journal) -> Jobs:
 
 
 class Writer:
-  """Applies messages to jobs and stores them; for one event loop.
-
-  Attributes:
-    jobs: All jobs, with what is applied and not on disk yet.
-    num_commits: Groups written.
-    num_changes: Messages written.
-    num_bytes: Bytes written.
-    commit_s: Seconds spent writing.
-    error: Why the journal could not be written; nothing may proceed then.
-    has_failed: Event set on that failure.
-  """
+  """Applies messages to jobs and stores them; for one event loop."""
 
   def __init__(
     self,
@@ -66,11 +56,15 @@ class Writer:
     clock: Callable[[], float] = time.time,
   ):
     """Takes over jobs that `load` made from the journal."""
-    self.jobs = jobs
+    self.jobs = jobs  # With what is applied and not on disk yet.
+    # Groups, messages and bytes written, and the seconds spent on it.
     self.num_commits = 0
     self.num_changes = 0
     self.num_bytes = 0
     self.commit_s = 0.0
+    # Why the journal could not be written; nothing may proceed then.
+    self.error: RuntimeError | None = None
+    self.has_failed = asyncio.Event()
     self._journal = journal
     self._clock = clock
     self._loop = asyncio.get_running_loop()
@@ -81,15 +75,9 @@ class Writer:
     self._writing: list[asyncio.Future[None]] | None = None
     self._last_group = 0
     self._last_snapshot_bytes = 0
-    self.error: RuntimeError | None = None
-    self.has_failed = asyncio.Event()
 
   async def answer(self, request: Message, data: bytes) -> bytes:
-    """Applies a request.
-
-    Args:
-      request: One of jobs.REQUESTS, checked.
-      data: Serialized request.
+    """Applies a checked request, of which `data` is the serialized form.
 
     Returns:
       The serialized reply, once it is durable.

@@ -22,7 +22,7 @@ from antjax.elastic import coordinator, security, status_table
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.controller import ControllerConfig
-from antjax.elastic.methods import OPERATOR
+from antjax.elastic.protocol import OPERATOR
 from antjax.elastic.rendezvous_room import RendezvousConfig
 from antjax.elastic.windows import MonitorConfig
 from antjax.jobs import script

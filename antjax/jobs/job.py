@@ -242,10 +242,10 @@ def _exit_code_of(error: Exception) -> int:
   """Tells an agent which errors a restart does not mend."""
   if not os.environ.get('ANTJAX_COORDINATOR'):
     return 1
-  from antjax.elastic import problems  # Others need no protobuf.
+  from antjax.elastic import rendezvous_room  # Others need no protobuf.
 
   is_final = isinstance(error, (flags.Error, NotElasticError))
-  return problems.EXIT_WRONG_USAGE if is_final else 1
+  return rendezvous_room.EXIT_WRONG_USAGE if is_final else 1
 
 
 def _define_cluster_flags() -> None:

@@ -18,19 +18,12 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclasses.dataclass(frozen=True)
 class DataShard:
-  """The records start <= index < stop in one epoch.
+  """The records start <= index < stop in one epoch."""
 
-  Attributes:
-    index: Shard index: start // shard_size.
-    start: First record.
-    stop: One past the last record.
-    epoch: Epoch, from 0.
-  """
-
-  index: int
+  index: int  # start // shard_size.
   start: int
   stop: int
-  epoch: int
+  epoch: int  # From 0.
 
   def __len__(self) -> int:
     return self.stop - self.start
@@ -42,13 +35,7 @@ def num_shards(num_records: int, shard_size: int) -> int:
 
 
 def shard_order(shards: int, seed: int, epoch: int) -> np.ndarray:
-  """Returns the shard index [S] at each position of an epoch's order.
-
-  Args:
-    shards: Number of shards S.
-    seed: Seed of the data set.
-    epoch: Epoch; each has its own order.
-  """
+  """Returns the shard index [S] at each position of an epoch's own order."""
   return _seeded_order(np.arange(shards), seed, epoch, 0).astype(np.int32)
 
 

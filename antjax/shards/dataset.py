@@ -13,7 +13,7 @@ import numpy as np
 from antjax.shards import position
 from antjax.shards.data_shard import DataShard
 from antjax.shards.ledger_client import LedgerClient
-from antjax.shards.record_source import Block, RecordSource
+from antjax.shards.record_source import RecordBlock, RecordSource
 
 fitted_state = position.fitted_state
 ledger_states = position.ledger_states
@@ -40,9 +40,9 @@ class LeasedDataset(grain.IterDataset):
   dict that holds the ledger's state at 'ledger'. To continue with another
   number of processes, merge the states of all of them with `merge_states`.
 
-  With a coordinator's ledger, `.mp_prefetch` lets each of its processes lease
-  shards of its own; source and transforms are sent to them, so they must be
-  picklable. A shard that cannot be read is reported, and the next one is read.
+  With a coordinator's ledger, each process of `.mp_prefetch` leases shards of
+  its own; source and transforms must be picklable. A shard that cannot be read
+  is reported, and the next one is read.
 
   A source that reads blocks (`records.open_source(..., as_blocks=True)`) makes
   each element a block: {'rows': columns of rows, 'tasks': columns of records},
@@ -50,8 +50,8 @@ class LeasedDataset(grain.IterDataset):
 
   What does not work: `mp_prefetch` with a `LocalLedgerClient` (TypeError); two
   live iterators on one data set or client (RuntimeError in the older one);
-  `set_state` under `mp_prefetch` after the first element. Transforms that hold
-  back records unsaved, such as grain's window shuffle, make those count as
+  `set_state` under `mp_prefetch` after the first element. Records that a
+  transform holds back unsaved, as grain's window shuffle does, count as
   consumed; `batch(drop_remainder=True)` drops the last records of this process.
   """
 
@@ -65,11 +65,10 @@ class LeasedDataset(grain.IterDataset):
     """Reads nothing yet.
 
     Args:
-      source: Records; record i of the ledger is record i of the source.
+      source: Source of the ledger's records.
       client: Access to the ledger. A new iterator begins with `client.start()`.
       key_field: Name of a field to add to each record, np.int64: epoch *
-        num_records + index, which names the record and its epoch for
-        `unmark_state`.
+        num_records + index, for `unmark_state`.
 
     Raises:
       ValueError: Source and ledger have different numbers of records.
@@ -174,7 +173,7 @@ class _LeasedIterator(grain.DatasetIterator):
   def _forget(self) -> None:
     self._shard: DataShard | None = None
     # Records of the shard, in file order.
-    self._block: Sequence[Any] | Block = ()
+    self._block: Sequence[Any] | RecordBlock = ()
     self._order = np.empty(0, np.int64)  # Records to yield, in order.
     self._num_marked = 0  # Entries of `_order` noted as consumed.
     self._num_loaded = 0  # Entries of `_order` yielded or in `_records`.
@@ -210,11 +209,11 @@ class _LeasedIterator(grain.DatasetIterator):
     shard, block = self._shard, self._block
     assert shard is not None
     stop = self._order.size  # All of a block is one element.
-    if not isinstance(block, Block):
+    if not isinstance(block, RecordBlock):
       stop = min(self._num_loaded + _CHUNK, stop)
     indices = self._order[self._num_loaded : stop]
     offsets = indices - shard.start
-    if isinstance(block, Block):
+    if isinstance(block, RecordBlock):
       keys = self._keys(shard, indices, [block.tasks])
       self._records = [block.take(offsets, **keys)]
     else:  # Reversed: the next one is taken from the end.

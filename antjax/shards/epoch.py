@@ -20,16 +20,7 @@ _SCAN = 4096
 
 
 class Epoch:
-  """Who has which shard of an open epoch; changed by its `Epochs` only.
-
-  Attributes:
-    size: Number of shards S.
-    status: [S] What each position is, as bytes; `flags` is the same as array.
-    num: How many positions are TODO, DOING, CONSUMED, DONE, SET_ASIDE, OTHER.
-    held: Shard index -> (worker, position) of its lease.
-    num_held: Worker -> number of its leases, if any.
-    marks: Position -> bit set of consumed records of a shard that is in part.
-  """
+  """Who has which shard of an open epoch; changed by its `Epochs` only."""
 
   def __init__(self, status: bytes, order_fn: Callable[[], np.ndarray] | None):
     """Nothing is leased.
@@ -41,8 +32,9 @@ class Epoch:
     self._order_fn = order_fn
     self._order: np.ndarray | None = None
     self._take(bytearray(status))
-    self.held: dict[int, tuple[str, int]] = {}
-    self.num_held: dict[str, int] = {}
+    self.held: dict[int, tuple[str, int]] = {}  # Shard -> (worker, position).
+    self.num_held: dict[str, int] = {}  # Worker -> number of leases, if any.
+    # Position -> bit set of consumed records of a shard that is in part.
     self.marks: dict[int, int] = {}
     # To do are the positions >= cursor with that status, and of the others
     # (position, index) those that came back, and those to try again last.
@@ -51,8 +43,8 @@ class Epoch:
     self.failed: deque[tuple[int, int]] = deque()
 
   def _take(self, status: bytearray) -> None:
-    self.status = status
-    self.flags = np.frombuffer(status, np.uint8)
+    self.status = status  # [S]
+    self.flags = np.frombuffer(status, np.uint8)  # The same memory.
     self.size = len(status)
     self._fresh = self._scan()
     self._count()

@@ -25,7 +25,7 @@ from antjax.shards.epoch import (
   TODO,
 )
 from antjax.shards.ledger_spec import LedgerSpec
-from antjax.shards.ledger_state import Run, State
+from antjax.shards.ledger_state import EpochRun, State
 
 _VERSION = 2
 
@@ -40,33 +40,25 @@ class SetAside:
 
 
 class Epochs:
-  """All epochs of a data set; changed by its `Ledger` only.
-
-  Attributes:
-    spec: Spec of the data set.
-    first_open: All earlier epochs are DONE or SET_ASIDE.
-    next: The first epoch that has not begun.
-    open: Epoch -> its shards, in order.
-    set_aside: (epoch, shard index) -> why.
-    errors: (epoch, shard index) -> number of failed reads.
-    early: (epoch, shard index) -> worker whose lease a commit has ended, before
-      it said a word of that.
-  """
+  """All epochs of a data set; changed by its `Ledger` only."""
 
   def __init__(self, spec: LedgerSpec, share: tuple[int, int] | None):
     """No epoch has begun."""
     self.spec = spec
     self._share = share
+    # (epoch, shard index) -> why it is set aside, how often it could not be
+    # read, and whose lease a commit has ended before that worker said so.
     self.set_aside: dict[tuple[int, int], SetAside] = {}
     self.errors: dict[tuple[int, int], int] = {}
     self.early: dict[tuple[int, int], str] = {}
-    self.first_open = self.next = 0
-    self.open: dict[int, Epoch] = {}
+    self.first_open = 0  # All earlier epochs are DONE or SET_ASIDE.
+    self.next = 0  # The first epoch that has not begun.
+    self.open: dict[int, Epoch] = {}  # In order.
     # Those that are over: `done` is DONE, `assigned` is CONSUMED, the rest are
     # SET_ASIDE, or OTHER in a ledger with a static share.
-    self._over: list[Run] = []
+    self._over: list[EpochRun] = []
 
-  def load(self, first: int, runs: list[Run]) -> None:
+  def load(self, first: int, runs: list[EpochRun]) -> None:
     """Begins with the runs of a state in which all before `first` is done."""
     self.first_open = self.next = first
     self.open, self._over, self.early = {}, [], {}
@@ -79,9 +71,9 @@ class Epochs:
 
   def begin_next(self) -> None:
     """Opens the next epoch."""
-    self._begin(Run(self.next, self.next + 1))
+    self._begin(EpochRun(self.next, self.next + 1))
 
-  def _begin(self, run: Run) -> None:
+  def _begin(self, run: EpochRun) -> None:
     """Begins the next epochs, of which a state says so much."""
     todo, consumed = run.remaining(self.spec.num_shards), 0
     if run.assigned is not None:
@@ -89,7 +81,7 @@ class Epochs:
     elif self._share is not None:  # Here all workers share what is left.
       worker, num_workers = self._share
       todo = index_set.bits(index_set.members(todo)[worker::num_workers])
-    over = Run(run.start, run.stop, run.done & ~consumed, consumed)
+    over = EpochRun(run.start, run.stop, run.done & ~consumed, consumed)
     if not todo and not self.spec.is_growing:
       self._over.append(over)  # All at once, without arrays.
     else:
@@ -134,13 +126,13 @@ class Epochs:
       return
     del self.open[number]
     sets = epoch.positions(DONE), epoch.positions(CONSUMED)
-    self._over.append(Run(number, number + 1, *sets))
+    self._over.append(EpochRun(number, number + 1, *sets))
     self._advance()
 
   def _advance(self) -> None:
     """Joins epochs that are over, and forgets the first that are done."""
     every = (1 << self.spec.num_shards) - 1
-    joined: list[Run] = []
+    joined: list[EpochRun] = []
     for run in sorted(self._over, key=lambda one: one.start):
       last = joined[-1] if joined else run
       # Epochs with shards set aside stay apart.
@@ -158,7 +150,7 @@ class Epochs:
       self.first_open = joined.pop(0).stop
     self._over = joined
 
-  def _between(self, start: int, stop: int) -> list[Run]:
+  def _between(self, start: int, stop: int) -> list[EpochRun]:
     """Returns the epochs of these that are over, cut out of their runs."""
     self._over = [run for over in self._over for run in over.cut(start, stop)]
     return [run for run in self._over if start <= run.start < stop]
@@ -171,7 +163,7 @@ class Epochs:
       epoch.cursor = epoch.size
     self.open = dict(sorted(self.open.items()))
 
-  def _note(self, run: Run) -> None:
+  def _note(self, run: EpochRun) -> None:
     """Notes what a state says of epochs that have begun."""
     for one in self._between(run.start, run.stop):
       one.assigned = one.own & ~run.done
@@ -190,11 +182,11 @@ class Epochs:
           epoch.marks[position] = epoch.marks.get(position, 0) | bits
       self.close_if_over(number)
 
-  def commit(self, first: int, runs: Iterable[Run]) -> None:
+  def commit(self, first: int, runs: Iterable[EpochRun]) -> None:
     """Notes the runs of a checkpoint in which all before `first` is done."""
     if first > self.first_open:
       every = (1 << self.spec.num_shards) - 1
-      self._note(Run(self.first_open, first, every))
+      self._note(EpochRun(self.first_open, first, every))
     for run in runs:
       self._note(run)
     self._advance()
@@ -226,16 +218,6 @@ class Epochs:
     counts['done'] += self.first_open * self.spec.num_shards - aside
     return counts
 
-  def num_remaining(self) -> int | None:
-    """Returns about how many records are not consumed; None: no end."""
-    epochs = self.spec.num_epochs
-    if epochs is None or self.spec.is_growing:
-      return None
-    counts = self.counts()
-    over = sum(counts[name] for name in ('consumed', 'done', 'set_aside'))
-    shards = epochs * self.spec.num_shards - over
-    return min(shards * self.spec.shard_size, epochs * self.spec.num_records)
-
   def retry_set_aside(self) -> int:
     """Makes shards to do again that are set aside; returns their number."""
     count = 0
@@ -261,7 +243,7 @@ class Epochs:
     for run in runs:
       run.done |= run.own
     for number, epoch in self.open.items():
-      run = Run(number, number + 1, epoch.positions(CONSUMED, DONE))
+      run = EpochRun(number, number + 1, epoch.positions(CONSUMED, DONE))
       run.assigned, run.marks = epoch.positions(TODO, CONSUMED), epoch.marks
       runs.append(run)
     for run in runs:
@@ -317,7 +299,7 @@ class Epochs:
         run = result._run_of_version_1(start, stop, sum(sets))
       else:
         done, consumed = map(index_set.decode, sets)
-        run = Run(start, stop, done, consumed)
+        run = EpochRun(start, stop, done, consumed)
       result._over.append(run)
     result.errors = {(e, i): count for e, i, count in fields['errors']}
     result.early = {(e, i): worker for e, i, worker in fields['early']}
@@ -329,7 +311,7 @@ class Epochs:
       at += one['size']
     return result
 
-  def _run_of_version_1(self, start: int, stop: int, num_past: int) -> Run:
+  def _run_of_version_1(self, start: int, stop: int, num_past: int) -> EpochRun:
     """Returns epochs that are over, stored as numbers of shards only.
 
     Where not all were DONE or SET_ASIDE the next commit says which are.
@@ -340,9 +322,9 @@ class Epochs:
     size = self.spec.num_shards
     rest = (1 << size) - 1 & ~aside
     sets = (rest, 0) if num_past == size else (0, rest)
-    return Run(start, stop, *sets)
+    return EpochRun(start, stop, *sets)
 
-  def _opened(self, number: int, run: Run, todo: int = 0) -> Epoch:
+  def _opened(self, number: int, run: EpochRun, todo: int = 0) -> Epoch:
     """Returns an epoch of those that are over, where some shards are TODO."""
     size = self.spec.num_shards
     rest = OTHER if self._share else SET_ASIDE

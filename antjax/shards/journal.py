@@ -38,10 +38,7 @@ Command = tuple[int, bytes, float]
 class Journal:
   """The journal of one coordinator, for one thread at a time.
 
-  Attributes:
-    path: The file; `<path>-wal` and `<path>.lock` belong to it.
-    num_commands: Commands since the snapshot.
-    num_bytes: Size of these commands in bytes.
+  `<path>-wal` and `<path>.lock` belong to its file.
   """
 
   def __init__(self, path: str | os.PathLike[str]):
@@ -52,8 +49,8 @@ class Journal:
         journal of this version.
     """
     self.path = pathlib.Path(path)
-    self.num_commands = 0
-    self.num_bytes = 0
+    self.num_commands = 0  # Since the snapshot.
+    self.num_bytes = 0  # Their size.
     self._last_row = 0
     if self.path.is_dir():
       raise RuntimeError(

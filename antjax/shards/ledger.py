@@ -11,12 +11,11 @@ In every epoch a shard goes
 and what is consumed of a shard that comes back is not read again. `begin` makes
 the ledger what a checkpoint says: all that is not in it is TODO again.
 
-A ledger hands out its shards in one of two ways. Kept by the coordinator, it
-leases to whoever asks. With a static share it leases only every P-th shard that
-is to do, for P processes that each have a ledger of their own and do not talk;
-`ledger_state.merge` merges their states. A pure state machine: no clock, no
-network, no randomness but the seed; neither jax nor grain is imported. It takes
-a byte a shard of an open epoch, and four more while its order is needed.
+Kept by the coordinator, a ledger leases to whoever asks. With a static share it
+leases only every P-th shard that is to do, for P processes that each have a
+ledger of their own; `ledger_state.merge` merges their states. A pure state
+machine: no clock, no network, no randomness but the seed. It takes a byte a
+shard of an open epoch, and four more while its order is needed.
 """
 
 from collections.abc import Collection
@@ -27,7 +26,7 @@ from antjax.shards.data_shard import DataShard
 from antjax.shards.epoch import CONSUMED, DONE, Epoch, SET_ASIDE, TODO
 from antjax.shards.epochs import Epochs, SetAside
 from antjax.shards.ledger_spec import LedgerSpec
-from antjax.shards.ledger_state import Run, State
+from antjax.shards.ledger_state import EpochRun, State
 
 MAX_SET_ASIDE = 10_000
 MAX_MESSAGE = 500  # Characters kept of an error's text.
@@ -45,8 +44,8 @@ class Ledger:
   that could not be read is tried again at the end of its epoch; one that is set
   aside stays so in this epoch, until an operator retries it.
 
-  What a worker says of a shard raises ValueError unless it holds the shard, and
-  does nothing where a commit has said it before.
+  A report of a worker raises ValueError unless it holds the shard, and does
+  nothing where a commit has said it before.
   """
 
   def __init__(self, spec: LedgerSpec, share: tuple[int, int] | None = None):
@@ -210,7 +209,7 @@ class Ledger:
     """Continues from the state of a checkpoint; all leases end.
 
     What is not consumed in it is to do again, unless it was set aside or may be
-    leased at most once. `num_epochs` may be another one than the state's.
+    leased at most once. `num_epochs` may differ from the state's.
 
     Args:
       state: State of all workers, see `ledger_state.merge`, or of the worker
@@ -220,7 +219,7 @@ class Ledger:
       ValueError: The state is malformed, of another data set, or of one worker
         of several. Then nothing changes.
     """
-    first, runs, spec = 0, list[Run](), self.spec
+    first, runs, spec = 0, list[EpochRun](), self.spec
     if state is not None:
       runs, first = spec.read(state, self._share), state['first_epoch']
       if spec.is_growing and state['num_records'] > spec.num_records:
@@ -252,7 +251,7 @@ class Ledger:
     runs = self.check_commit(state)
     self._epochs.commit(state['first_epoch'], runs)
 
-  def check_commit(self, state: State) -> list[Run]:
+  def check_commit(self, state: State) -> list[EpochRun]:
     """Reads a state for `commit`; raises ValueError as that does."""
     runs = self.spec.read(state)
     _check_size(runs, self.spec.num_shards)
@@ -281,10 +280,6 @@ class Ledger:
   def counts(self) -> dict[str, int]:
     """Numbers of 'todo', 'doing', 'consumed', 'done', 'set_aside' shards."""
     return self._epochs.counts()
-
-  def num_remaining(self) -> int | None:
-    """About how many records are not consumed; None: no end."""
-    return self._epochs.num_remaining()
 
   def num_held(self, worker: str) -> int:
     """Returns how many shards a worker holds."""
@@ -372,7 +367,7 @@ def _check_share(spec: LedgerSpec, worker: int, num_workers: int) -> None:
     )
 
 
-def _check_size(runs: list[Run], num_shards: int) -> None:
+def _check_size(runs: list[EpochRun], num_shards: int) -> None:
   """Raises ValueError where a state has shards that the ledger has not."""
   for run in runs:
     if max([run.done.bit_length() - 1, *run.marks]) >= num_shards:

@@ -73,14 +73,12 @@ class LedgerClient(Protocol):
 class LocalLedgerClient:
   """A ledger in this process, for one process or P that do not communicate.
 
-  Process p of P serves every P-th shard that is to do, in the same seeded
-  global shuffle, so that together they read each record once an epoch. A slow
-  process is not helped by a fast one: that takes a coordinator. The P states
-  are merged by `merge`, and any number of processes continues from the result.
+  Process p of P serves every P-th shard that is to do, so that together they
+  read each record once an epoch. No process helps a slow one: that takes a
+  coordinator. Any number of processes continues from the P merged states.
 
-  It cannot be pickled or copied: two copies would lease the same shards. So
-  grain's `mp_prefetch`, which sends the data set to worker processes, is
-  refused; `grain.experimental.ThreadPrefetchIterDataset` works.
+  It cannot be pickled or copied, as grain's `mp_prefetch` does: two copies
+  would lease the same shards.
   """
 
   name = ''
@@ -108,24 +106,15 @@ class LocalLedgerClient:
     self._ledger.begin(None)
 
   def lease(self) -> DataShard | None:
-    """See `LedgerClient`; None: this process has consumed its share."""
     leases = self._ledger.lease(self._name, 1)
     return leases[0][0] if leases else None
 
   def unconsumed(self, shard: DataShard) -> np.ndarray:
-    """See `LedgerClient`."""
     bits = self._ledger.check_held(self._name, shard)
-    order = self._ledger.spec.record_order(shard)
-    flags = index_set.flags(bits, len(shard))
-    return order[flags[order - shard.start] == 0]
+    return self._ledger.spec.unconsumed(shard, bits)
 
   def mark(self, shard: DataShard, records: np.ndarray) -> None:
-    """See `LedgerClient`.
-
-    Raises:
-      ValueError: The shard is not leased, or a record is not in it or was
-        marked before.
-    """
+    """Marks records; ValueError: one is not leased, or was marked before."""
     offsets = np.atleast_1d(records) - shard.start
     if offsets.min() < 0 or offsets.max() >= len(shard):
       raise ValueError(f'mark(): {records} are not all in {shard}.')
@@ -138,11 +127,9 @@ class LocalLedgerClient:
     self._ledger.progress(self._name, shard, bits)
 
   def ack(self, shard: DataShard) -> None:
-    """See `LedgerClient`."""
     self._ledger.consume(self._name, shard)
 
   def requeue(self, shard: DataShard) -> None:
-    """See `LedgerClient`."""
     self._ledger.give_back(self._name, shard)
 
   def fail(self, shard: DataShard, error: Exception) -> None:
@@ -151,16 +138,10 @@ class LocalLedgerClient:
     raise error
 
   def state(self) -> State:
-    """See `LedgerClient`."""
     return self._ledger.state()
 
   def load(self, state: State) -> None:
-    """Continues from a state.
-
-    Raises:
-      ValueError: The state is malformed, of another data set, or of another
-        worker (merge the states of all workers with `merge` first).
-    """
+    """Continues from a state; ValueError: it is not of this ledger."""
     self._ledger.begin(state)
 
   def __reduce__(self) -> NoReturn:

@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 
-from antjax.shards import data_shard, ledger_state
+from antjax.shards import data_shard, index_set, ledger_state
 from antjax.shards.data_shard import DataShard
-from antjax.shards.ledger_state import Run, State
+from antjax.shards.ledger_state import EpochRun, State
 
 _MAX_OPEN = 1 << 28  # Shards of open epochs: bytes.
 _MAX_STREAM = 1 << 26  # Shards: a byte each.
@@ -16,27 +16,16 @@ _MAX_STREAM = 1 << 26  # Shards: a byte each.
 
 @dataclasses.dataclass(frozen=True)
 class LedgerSpec:
-  """What is leased, and how.
+  """What is leased, and how."""
 
-  Attributes:
-    num_records: Records of the data set; of a stream: so far.
-    shard_size: Records in a shard; the last one may be smaller.
-    seed: Seed of the order of shards and of the records in them.
-    num_epochs: Number of passes over the data; None for no end.
-    is_stream: Whether it grows; then it has one epoch, in order.
-    max_data_errors: Number of failed reads after which a shard is set aside.
-    at_most_once: Whether what was leased is never leased again.
-    is_closed: Whether a stream has ended.
-  """
-
-  num_records: int
-  shard_size: int
-  seed: int = 0
-  num_epochs: int | None = 1
-  is_stream: bool = False
-  max_data_errors: int = 3
-  at_most_once: bool = False
-  is_closed: bool = False
+  num_records: int  # Of a stream: so far.
+  shard_size: int  # Records in a shard; the last one may be smaller.
+  seed: int = 0  # Of the order of shards and of the records in them.
+  num_epochs: int | None = 1  # None: no end.
+  is_stream: bool = False  # It grows, and has one epoch, in order.
+  max_data_errors: int = 3  # Failed reads after which a shard is set aside.
+  at_most_once: bool = False  # What was leased is never leased again.
+  is_closed: bool = False  # A stream has ended.
 
   def __post_init__(self) -> None:
     least = {
@@ -76,13 +65,20 @@ class LedgerSpec:
     stop = min(start + self.shard_size, self.num_records)
     return DataShard(index, start, stop, epoch)
 
-  def record_order(self, shard: DataShard) -> np.ndarray:
-    """Returns the records of a shard in the order in which they are read."""
-    if self.is_stream:
-      return np.arange(shard.start, shard.stop)
-    return data_shard.record_order(
-      shard.start, shard.stop, self.seed, shard.epoch
-    )
+  def unconsumed(self, shard: DataShard, bits: int) -> np.ndarray:
+    """Returns the records of a shard to read, in order.
+
+    Args:
+      shard: Shard of the data set.
+      bits: Bit set of its records that are consumed.
+    """
+    order = np.arange(shard.start, shard.stop)
+    if not self.is_stream:
+      order = data_shard.record_order(
+        shard.start, shard.stop, self.seed, shard.epoch
+      )
+    consumed = index_set.flags(bits, len(shard))
+    return order[consumed[order - shard.start] == 0]
 
   def head(self) -> State:
     """Returns the fields of a state that name the data set."""
@@ -117,7 +113,7 @@ class LedgerSpec:
 
   def read(
     self, state: State, share: tuple[int, int] | None = None
-  ) -> list[Run]:
+  ) -> list[EpochRun]:
     """Returns the runs of a state.
 
     Args:

@@ -38,21 +38,14 @@ _IDENTITY = ('version', 'num_records', 'shard_size', 'seed')
 
 
 @dataclasses.dataclass
-class Run:
-  """Epochs start <= epoch < stop of a state, that are alike.
-
-  Attributes:
-    start: First epoch.
-    stop: One past the last one.
-    done: Bit set of the positions whose shards are consumed.
-    assigned: Bit set of the positions that are one worker's; None: all.
-    marks: Position -> bit set of the consumed records of a shard not done.
-  """
+class EpochRun:
+  """Epochs start <= epoch < stop of a state, that are alike."""
 
   start: int
   stop: int
-  done: int = 0
-  assigned: int | None = None
+  done: int = 0  # Bit set of the positions whose shards are consumed.
+  assigned: int | None = None  # Those that are one worker's; None: all.
+  # Position -> bit set of the consumed records of a shard that is not done.
   marks: dict[int, int] = dataclasses.field(default_factory=dict)
 
   @property
@@ -69,7 +62,7 @@ class Run:
     """The same bit set as `assigned`; empty where that is None."""
     return self.assigned or 0
 
-  def cut(self, *edges: int) -> list['Run']:
+  def cut(self, *edges: int) -> list['EpochRun']:
     """Returns these epochs as runs that end at the edges."""
     inner = {edge for edge in edges if self.start < edge < self.stop}
     ends = sorted({self.start, self.stop, *inner})
@@ -91,7 +84,7 @@ class Run:
     }
 
 
-def read(state: Any) -> list[Run]:
+def read(state: Any) -> list[EpochRun]:
   """Returns the runs of a state.
 
   Raises:
@@ -128,7 +121,7 @@ def read(state: Any) -> list[Run]:
   return runs
 
 
-def _read_run(fields: State, state: State) -> Run:
+def _read_run(fields: State, state: State) -> EpochRun:
   """Reads a run; a shard of which all records are marked is done."""
   size, shard_size = state['num_records'], state['shard_size']
   shards = data_shard.num_shards(size, shard_size)
@@ -137,7 +130,7 @@ def _read_run(fields: State, state: State) -> Run:
   named = [int(p) for p in (*fields['marks'], *fields['doing'])]
   if max(named, default=0) >= shards or min(named, default=0) < 0:
     raise ValueError(f'epoch {fields["start"]} has more than {shards} shards')
-  run = Run(fields['start'], fields['stop'])
+  run = EpochRun(fields['start'], fields['stop'])
   run.done = index_set.decode(fields['done'], shards)
   if fields['assigned'] is not None:
     run.assigned = index_set.decode(fields['assigned'], shards)
@@ -246,7 +239,7 @@ def unmark(state: State, record_keys: Iterable[int]) -> State:
     by_epoch.setdefault(int(key) // size, []).append(int(key) % size)
   first = min([state['first_epoch'], *by_epoch])
   if first < state['first_epoch']:
-    run = Run(first, state['first_epoch'], (1 << shards) - 1)
+    run = EpochRun(first, state['first_epoch'], (1 << shards) - 1)
     run.assigned = 0 if _is_own_share(state) else None
     runs.insert(0, run)
   for epoch, indices in by_epoch.items():
@@ -269,12 +262,14 @@ def unmark(state: State, record_keys: Iterable[int]) -> State:
   return _with_runs(state, first, runs)
 
 
-def _with_runs(state: State, first: int, runs: Sequence[Run]) -> State:
+def _with_runs(state: State, first: int, runs: Sequence[EpochRun]) -> State:
   epochs = [run.to_json() for run in runs]
   return {**state, 'first_epoch': first, 'epochs': epochs}
 
 
-def _unmark_in_run(run: Run, position: int, offset: int, length: int) -> bool:
+def _unmark_in_run(
+  run: EpochRun, position: int, offset: int, length: int
+) -> bool:
   """Unmarks a record of a shard of `length`; False if it was not consumed."""
   bit = 1 << position
   marks = run.marks.pop(position, 0)
@@ -311,9 +306,9 @@ def _check_shares(shares: Sequence[Sequence[int] | None]) -> None:
     )
 
 
-def _united(runs: Iterable[Run], start: int, stop: int) -> Run:
+def _united(runs: Iterable[EpochRun], start: int, stop: int) -> EpochRun:
   """Merges what runs of all workers say about epochs that are alike in each."""
-  result, assigned = Run(start, stop), 0
+  result, assigned = EpochRun(start, stop), 0
   for run in runs:
     if not run.start <= start < run.stop:
       continue

@@ -29,8 +29,8 @@ def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   """Merges the states of the iterators of all processes of a run.
 
   Args:
-    states: `get_state()` of each process' iterator, all at the same step, in
-      any order. The iterators may have transforms on a `LeasedDataset`.
+    states: `get_state()` of each process' pipeline on a `LeasedDataset`, all at
+      the same step, in any order.
 
   Returns:
     A state for `set_state` on each of any number of processes; see

@@ -26,19 +26,16 @@ class RecordSource(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Block(Sequence[Record]):
+class RecordBlock(Sequence[Record]):
   """Records as columns: N records with R rows in all.
 
   As a sequence it has the records, which are made when asked for.
-
-  Attributes:
-    rows: Column -> [R] or [R, K], for lists: the rows of a record are
-      together, and all lists of a record are equally long.
-    tasks: Column -> [N], for scalars; with 'first_row' and 'num_rows' of each
-      record, int64.
   """
 
+  # Column -> [R] or [R, K], for lists: the rows of a record are together, and
+  # all lists of a record are equally long.
   rows: Mapping[str, np.ndarray]
+  # Column -> [N], for scalars; with 'first_row' and 'num_rows', int64.
   tasks: Mapping[str, np.ndarray]
 
   def __len__(self) -> int:
@@ -63,14 +60,11 @@ class Block(Sequence[Record]):
   def take(
     self, index: np.ndarray, **more: np.ndarray
   ) -> dict[str, dict[str, np.ndarray]]:
-    """Chooses and orders records; their rows stay in place.
-
-    Args:
-      index: Indices of the records, [n].
-      **more: Further columns [n] for 'tasks'.
+    """Chooses records [n] in order; their rows stay in place.
 
     Returns:
-      {'rows': ..., 'tasks': ...}, as `antjax.meta.task_block` reads it.
+      {'rows': ..., 'tasks': ...}, as `antjax.meta.task_block` reads it; `more`
+      are further columns [n] of 'tasks'.
     """
     tasks = {name: column[index] for name, column in self.tasks.items()}
     return {'rows': dict(self.rows), 'tasks': tasks | more}

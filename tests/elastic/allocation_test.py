@@ -6,12 +6,12 @@ import itertools
 import math
 import random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
 from antjax.elastic import allocation
-from antjax.elastic.allocation import Cost, fit, Split, SplitLimits
+from antjax.elastic.allocation import Cost, fit
 from tests.elastic.monitored_job import moments
 
 _COST = st.builds(
@@ -137,78 +137,6 @@ def test_greedy_on_a_thousand_workers():
   assert min(c(n + 1) for c, n in zip(costs, counts)) >= longest - 1e-9
 
 
-# --- Batch size and count both free. -----------------------------------------
-
-
-def _brute_force(total, costs, limits):
-  choices = [
-    [
-      Split(num, batch)
-      for num in range(1, limit.max_micro_batches + 1)
-      for batch in range(limit.min_micro_batch, limit.max_micro_batch + 1)
-    ]
-    for limit in limits
-  ]
-  times = [
-    allocation.step_s(splits, costs)
-    for splits in itertools.product(*choices)
-    if sum(split.num_samples for split in splits) == total
-  ]
-  return min(times, default=None)
-
-
-@settings(max_examples=150)
-@given(
-  st.integers(1, 24),
-  st.lists(
-    st.tuples(_COST, st.integers(1, 2), st.integers(0, 3), st.integers(1, 3)),
-    min_size=1,
-    max_size=3,
-  ),
-)
-def test_solve_is_optimal(total, workers):
-  costs = [worker[0] for worker in workers]
-  limits = [SplitLimits(low + more, low, num) for _, low, more, num in workers]
-  best = _brute_force(total, costs, limits)
-  if best is None:
-    with pytest.raises(ValueError, match='no micro-batches of the allowed'):
-      allocation.solve(total, costs, limits)
-    return
-  splits = allocation.solve(total, costs, limits)
-  assert sum(split.num_samples for split in splits) == total
-  for split, limit in zip(splits, limits):
-    assert limit.min_micro_batch <= split.micro_batch <= limit.max_micro_batch
-    assert 1 <= split.num_micro_batches <= limit.max_micro_batches
-  assert allocation.step_s(splits, costs) == best
-
-
-def test_solve_accumulates_where_memory_is_small():
-  # As fast, but it holds 64 samples at once: twice, or the other does it all.
-  costs = [Cost(1.0, 0.1), Cost(1.0, 0.1)]
-  splits = allocation.solve(
-    256, costs, [SplitLimits(256), SplitLimits(64, 1, 4)]
-  )
-  assert splits[1].num_micro_batches == 2
-  assert sum(split.num_samples for split in splits) == 256
-
-
-def test_solve_on_a_real_size_is_near_the_bound():
-  noise = random.Random(1)
-  n, total = 48, 8192
-  costs = [
-    Cost(0.02 * noise.random(), 1e-3 * (1 + 3 * noise.random()))
-    for _ in range(n)
-  ]
-  splits = allocation.solve(total, costs, [SplitLimits(128, 8, 8)] * n)
-  assert sum(split.num_samples for split in splits) == total
-  step_s = allocation.step_s(splits, costs)
-  # No split of real numbers is quicker than this.
-  bound_s = (total + sum(c.alpha_s / c.beta_s for c in costs)) / sum(
-    1 / c.beta_s for c in costs
-  )
-  assert bound_s <= step_s <= 1.05 * bound_s
-
-
 # --- The line. ---------------------------------------------------------------
 
 
@@ -264,8 +192,6 @@ def test_work_of_nothing_takes_no_time():
     (lambda: Cost(-1.0, 1.0), 'alpha_s=-1.0'),
     (lambda: Cost(0.0, 0.0), 'not both zero'),
     (lambda: Cost(0.0, math.nan), 'finite'),
-    (lambda: SplitLimits(4, 5), '1 <= min_micro_batch <= max_micro_batch'),
-    (lambda: SplitLimits(4, 1, 0), 'max_micro_batches >= 1'),
     (
       lambda: allocation.greedy(4, [Cost(0.0, 1.0)], [0, 0], [None]),
       '1 workers, 2 minima and 1 maxima',
@@ -279,11 +205,6 @@ def test_work_of_nothing_takes_no_time():
       'worker 0 has speed 0.0',
     ),
     (lambda: allocation.proportional(-1, [1.0], [0], [None]), '-1 units'),
-    (lambda: allocation.solve(4, [], []), '0 costs and 0 limits'),
-    (
-      lambda: allocation.solve(7, [Cost(0.0, 1.0)], [SplitLimits(4, 1, 2)]),
-      'can do 1 to 8',
-    ),
   ],
 )
 def test_errors_say_what_is_wrong(call, message):

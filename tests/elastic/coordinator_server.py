@@ -1,25 +1,29 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The coordinator's real server in this process, for a look into its state.
+"""The coordinator's real server: on an event loop, in a thread, as a process.
 
-Nothing is decided but when a test calls `tick`.
+In this process nothing is decided but when a test calls `tick`.
 """
 
 import asyncio
 import hashlib
 import logging
+import signal
+import subprocess
+import sys
 import threading
 import time
 
 import grpc
 
-from antjax.elastic import methods, security, service, writer
+from antjax.elastic import protocol, security, service, writer
 from antjax.elastic.controller import Controller
 from antjax.elastic.coordinator import Coordinator, CoordinatorConfig
 from antjax.elastic.jobs import Jobs
 from antjax.shards.journal import Journal
+from tests import source_tree
 
-TOKENS = {role: f'a-token-of-the-{role}' for role in methods.ROLES}
+TOKENS = {role: f'a-token-of-the-{role}' for role in protocol.ROLES}
 WAIT_S = 30.0
 
 
@@ -48,6 +52,71 @@ def _stored(jobs):
   return digest(jobs.to_bytes())
 
 
+class LoopServer:
+  """A coordinator's server on this event loop, without TLS."""
+
+  def __init__(self, config, tokens, policy, clock=time.monotonic):
+    self.config, self.clock = config, clock
+    self._tokens, self._policy = tokens, policy
+
+  async def start(self):
+    self.journal = Journal(self.config.journal)
+    self.writer = writer.Writer(writer.load(self.journal), self.journal)
+    self.coordinator = Coordinator(
+      self.config,
+      self.writer,
+      Controller(self._policy, self.config.controller),
+      self.clock,
+    )
+    self.server, self.port = service.make_server(
+      service.Service(self.coordinator.handlers(), self._tokens),
+      self.config.address,
+      0,
+      None,
+    )
+    await self.server.start()
+
+
+class CoordinatorProcess:
+  """`launch.coordinator` in a process that can be killed and started again."""
+
+  def __init__(self, folder, *flags):
+    self.flags = [f'--journal={folder}/journal.db', '--policy=static', *flags]
+    self.port = 0
+    self.log = folder / 'log.txt'
+
+  def __enter__(self):
+    self.start()
+    return self
+
+  def __exit__(self, *exc):
+    if self.process.poll() is None:
+      self.end()
+
+  def start(self):
+    command = [sys.executable, '-m', 'launch.coordinator', *self.flags]
+    with self.log.open('a') as log:
+      self.process = subprocess.Popen(
+        [*command, f'--port={self.port}'],
+        cwd=source_tree.ROOT,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+      )
+    line = self.process.stdout.readline()
+    assert line.startswith('coordinator: '), self.log.read_text()
+    self.port = int(line.rpartition(':')[2])
+
+  @property
+  def address(self):
+    return f'127.0.0.1:{self.port}'
+
+  def end(self, number=signal.SIGKILL):
+    self.process.send_signal(number)
+    self.process.communicate(timeout=30)
+    return self.process.returncode
+
+
 class CoordinatorServer:
   """The coordinator's server on an event loop in a thread; ticks when told."""
 
@@ -61,6 +130,7 @@ class CoordinatorServer:
     logging.getLogger('absl').addHandler(self._records)
     self._thread.start()
     self.run(self._start())
+    self.port = self._inner.port
     self.address = f'127.0.0.1:{self.port}'
     self._channel = grpc.insecure_channel(
       self.address,
@@ -85,33 +155,27 @@ class CoordinatorServer:
     )
 
   async def _start(self):
-    self._store = Journal(self.journal)
-    self._writer = writer.Writer(writer.load(self._store), self._store)
-    self.coordinator = Coordinator(
-      CoordinatorConfig(journal=str(self.journal)),
-      self._writer,
-      Controller(lambda view: []),
-    )
     tokens = security.RoleTokens(
       tuple((token.encode(), role) for role, token in TOKENS.items())
     )
-    self._grpc, self.port = service.make_server(
-      service.Service(self.coordinator.handlers(), tokens), '127.0.0.1', 0, None
-    )
-    await self._grpc.start()
+    config = CoordinatorConfig(journal=str(self.journal))
+    self._inner = LoopServer(config, tokens, lambda view: [])
+    await self._inner.start()
+    self.coordinator = self._inner.coordinator
 
   async def _stop(self):
-    await self._grpc.stop(None)
-    await self._writer.settled()
-    self._writer._thread.shutdown()  # As a kill would: without a snapshot.
-    self._store.close()
+    await self._inner.server.stop(None)
+    await self._inner.writer.settled()
+    # As a kill would: without a snapshot.
+    self._inner.writer._thread.shutdown()
+    self._inner.journal.close()
 
   def state(self):
     return digest(self._jobs())
 
   def _jobs(self):
     async def read():
-      return self._writer.jobs.to_bytes()
+      return self._inner.writer.jobs.to_bytes()
 
     return self.run(read())
 
@@ -128,7 +192,7 @@ class CoordinatorServer:
       token = TOKENS.get(caller, 'a-token-of-nobody-here')
       metadata = [('authorization', f'Bearer {token}')]
     try:
-      path = f'/{methods.SERVICE}/{method}'
+      path = f'/{protocol.SERVICE}/{method}'
       reply = self._channel.unary_unary(path)(
         data, timeout=timeout, metadata=metadata
       )

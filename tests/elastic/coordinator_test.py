@@ -4,7 +4,6 @@
 
 import ast
 import asyncio
-import contextlib
 import json
 import os
 import pathlib
@@ -21,24 +20,20 @@ import grpc.aio
 import pytest
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import methods, requests, security, service, writer
+from antjax.elastic import protocol, requests, security, writer
 from antjax.elastic.client import CoordinatorClient
-from antjax.elastic.controller import Controller
-from antjax.elastic.coordinator import (
-  Coordinator,
-  CoordinatorConfig,
-  serve,
-)
+from antjax.elastic.coordinator import CoordinatorConfig, serve
 from antjax.elastic.jobs import Jobs
-from antjax.elastic.policy_by_name import resolve
-from antjax.elastic.refused import Refused
+from antjax.elastic.policy import resolve
+from antjax.elastic.protocol import Refused
 from antjax.elastic.rendezvous_room import RendezvousConfig
 from antjax.shards.journal import Journal
 from tests import source_tree
 from tests.elastic import certificates
+from tests.elastic.coordinator_server import CoordinatorProcess, LoopServer
 
 DATA_SET = pb.DataSet(name='d', num_records=400, shard_size=4, num_epochs=1)
-TOKENS = {role: f'token-of-the-{role}' for role in methods.ROLES}
+TOKENS = {role: f'token-of-the-{role}' for role in protocol.ROLES}
 
 
 class Clock:
@@ -49,36 +44,22 @@ class Clock:
     return self.now
 
 
-class Server:
+class Server(LoopServer):
   """A coordinator on this event loop; ticks when told."""
 
   def __init__(self, folder, **fields):
-    self.clock = Clock()
-    self.config = CoordinatorConfig(
+    config = CoordinatorConfig(
       journal=str(folder / 'journal.db'), policy='static', **fields
     )
+    tokens = security.RoleTokens()
+    if config.token_file:
+      tokens = security.read_tokens(config.token_file)
+    super().__init__(config, tokens, resolve('static'), Clock())
 
   async def __aenter__(self):
-    self.journal = Journal(self.config.journal)
-    self.writer = writer.Writer(writer.load(self.journal), self.journal)
-    self.coordinator = Coordinator(
-      self.config,
-      self.writer,
-      Controller(resolve('static'), self.config.controller),
-      self.clock,
-    )
-    tokens = security.RoleTokens()
-    if self.config.token_file:
-      tokens = security.read_tokens(self.config.token_file)
-    self.server, port = service.make_server(
-      service.Service(self.coordinator.handlers(), tokens),
-      self.config.address,
-      0,
-      None,
-    )
-    await self.server.start()
+    await self.start()
     self.channel = grpc.aio.insecure_channel(
-      f'127.0.0.1:{port}',
+      f'127.0.0.1:{self.port}',
       options=[
         ('grpc.max_send_message_length', -1),
         ('grpc.use_local_subchannel_pool', 1),
@@ -101,10 +82,10 @@ class Server:
     if not isinstance(data, bytes):
       data = data.SerializeToString()
     metadata = [('authorization', f'Bearer {token}')] if token else None
-    path = f'/{methods.SERVICE}/{name}'
+    path = f'/{protocol.SERVICE}/{name}'
     call = self.channel.unary_unary(path)
     reply = await call(data, metadata=metadata, timeout=20)
-    return methods.METHODS[name].reply.FromString(reply)
+    return protocol.METHODS[name].reply.FromString(reply)
 
   async def refused(self, name, data, code, match='', token=None):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -273,7 +254,7 @@ async def test_roles_hold(tmp_path):
   path.write_text(''.join(f'{r} {token}\n' for r, token in TOKENS.items()))
   path.chmod(0o600)
   async with Server(tmp_path, token_file=str(path)) as server:
-    for name, method in methods.METHODS.items():
+    for name, method in protocol.METHODS.items():
       for token in (None, 'another-token-of-nobody', TOKENS['worker'][:-1]):
         await server.refused(
           name, method.request(), 'UNAUTHENTICATED', 'token', token
@@ -291,7 +272,7 @@ async def test_roles_hold(tmp_path):
 @run
 async def test_an_unknown_method_is_unimplemented(tmp_path):
   async with Server(tmp_path) as server:
-    call = server.channel.unary_unary(f'/{methods.SERVICE}/Explode')
+    call = server.channel.unary_unary(f'/{protocol.SERVICE}/Explode')
     with pytest.raises(grpc.aio.AioRpcError) as caught:
       await call(b'')
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
@@ -353,7 +334,7 @@ BAD = [
 
 @pytest.mark.parametrize('name, fields, message', BAD)
 def test_a_field_out_of_range_is_named(name, fields, message):
-  request = methods.METHODS[name].request(head=head())
+  request = protocol.METHODS[name].request(head=head())
   for field, value in (
     ('data_set', 'd'),
     ('pass_number', 1),
@@ -385,10 +366,10 @@ async def test_dlrover_defect_11_nothing_that_is_sent_is_run(tmp_path):
       return (os.mkdir, (str(tmp_path / 'exploded'),))
 
   async with Server(tmp_path) as server:
-    for name in methods.METHODS:
-      for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+    for name in protocol.METHODS:
+      for number in range(pickle.HIGHEST_PROTOCOL + 1):
         await server.refused(
-          name, pickle.dumps(Bomb(), protocol), 'INVALID_ARGUMENT'
+          name, pickle.dumps(Bomb(), number), 'INVALID_ARGUMENT'
         )
     assert server.jobs.names() == []
   assert not (tmp_path / 'exploded').exists()
@@ -542,54 +523,6 @@ async def test_heartbeats_bring_the_plan_and_the_stop(tmp_path):
 # --- The process. -------------------------------------------------------------
 
 
-class Process:
-  """A coordinator process that can be killed and started again."""
-
-  def __init__(self, folder, *flags):
-    self.flags = [f'--journal={folder}/journal.db', '--policy=static', *flags]
-    self.port = 0
-    self.log = folder / 'log.txt'
-
-  def start(self):
-    with self.log.open('a') as log:
-      self.process = subprocess.Popen(
-        [
-          sys.executable,
-          '-m',
-          'launch.coordinator',
-          f'--port={self.port}',
-          *self.flags,
-        ],
-        cwd=source_tree.ROOT,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        text=True,
-      )
-    line = self.process.stdout.readline()
-    assert line.startswith('coordinator: '), self.log.read_text()
-    self.port = int(line.rpartition(':')[2])
-    return self
-
-  @property
-  def address(self):
-    return f'127.0.0.1:{self.port}'
-
-  def end(self, number=signal.SIGKILL):
-    self.process.send_signal(number)
-    self.process.communicate(timeout=30)
-    return self.process.returncode
-
-
-@contextlib.contextmanager
-def coordinator(folder, *flags):
-  process = Process(folder, *flags).start()
-  try:
-    yield process
-  finally:
-    if process.process.poll() is None:
-      process.end()
-
-
 def ended(*arguments):
   return subprocess.run(
     [sys.executable, *arguments],
@@ -604,7 +537,7 @@ def test_the_coordinator_runs_without_jax():
   code = (
     'import sys\n'
     'import launch.coordinator\n'
-    'from antjax.elastic.policy_by_name import resolve\n'
+    'from antjax.elastic.policy import resolve\n'
     'resolve("antdt_nd"), resolve("antdt_dd")\n'
     'found = {"jax", "jaxlib", "grain", "flax"} & set(sys.modules)\n'
     'assert not found, found\n'
@@ -620,7 +553,7 @@ def test_every_shard_is_leased_once_whatever_is_killed(tmp_path):
   data_set = pb.DataSet(
     name='d', num_records=12_000, shard_size=2, num_epochs=1
   )
-  with coordinator(tmp_path) as process:
+  with CoordinatorProcess(tmp_path) as process:
 
     def work(n):
       with CoordinatorClient(
@@ -665,7 +598,7 @@ def test_every_shard_is_leased_once_whatever_is_killed(tmp_path):
 
 @pytest.mark.slow
 def test_a_coordinator_says_what_is_wrong_and_ends(tmp_path):
-  with coordinator(tmp_path) as process:
+  with CoordinatorProcess(tmp_path) as process:
 
     def fails(*flags):
       done = ended('-m', 'launch.coordinator', *flags)
@@ -696,7 +629,7 @@ def test_only_who_has_a_certificate_is_served(tmp_path):
   tokens = tmp_path / 'tokens'
   tokens.write_text(f'operator {TOKENS["operator"]}\n')
   tokens.chmod(0o600)
-  with coordinator(
+  with CoordinatorProcess(
     tmp_path, f'--tls_dir={ours}/server', f'--token_file={tokens}'
   ) as process:
 

@@ -3,7 +3,6 @@
 """Data through a real coordinator process and grain's real processes."""
 
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -17,53 +16,17 @@ import pytest
 from antjax.data import record_schema, record_writer, records
 from antjax.data.stream import END, FileStream
 from antjax.elastic.worker import Agent
-from antjax.jobs import worker_env
 from antjax.shards.dataset import fitted_state, merge_states
 from tests import source_tree
+from tests.elastic.coordinator_server import CoordinatorProcess
 
 NUM_RECORDS = 203
 SCHEMA = {'x': record_schema.Field('int32')}
 
 
-class Coordinator:
-  """`launch.coordinator` in a process that can be killed."""
-
-  def __init__(self, folder):
-    self.port = worker_env.free_port()
-    self.address = f'127.0.0.1:{self.port}'
-    self._command = [
-      sys.executable,
-      '-m',
-      'launch.coordinator',
-      f'--journal={folder}/journal.db',
-      f'--port={self.port}',
-      '--policy=static',
-    ]
-    self.start()
-
-  def start(self):
-    self.process = subprocess.Popen(
-      self._command,
-      cwd=source_tree.ROOT,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-    )
-
-  def kill(self):
-    self.process.send_signal(signal.SIGKILL)
-    self.process.communicate()
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *exc):
-    self.kill()
-
-
 @pytest.fixture
 def coordinator(tmp_path):
-  with Coordinator(tmp_path) as coordinator:
+  with CoordinatorProcess(tmp_path) as coordinator:
     yield coordinator
 
 
@@ -106,7 +69,7 @@ def test_a_coordinator_killed_again_and_again(coordinator, source):
     for record in iterator:
       seen.append(int(record['x']))
       if len(seen) % 150 == 0:
-        coordinator.kill()
+        coordinator.end()
         coordinator.start()
     agent.on_commit(1, merge_states([iterator.get_state()]))
   assert sorted(seen) == sorted(3 * list(range(NUM_RECORDS)))

@@ -9,7 +9,7 @@ import zlib
 from google.protobuf.message import DecodeError
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import methods, requests
+from antjax.elastic import protocol, requests
 from antjax.shards import index_set
 
 _INTS = (0, 1, -1, 2, 7, 255, 1001, 10_001, 1 << 31, 1 << 53, (1 << 53) + 1)
@@ -63,7 +63,7 @@ class Valid:
   def make(self):
     """Returns (method, request)."""
     rng, head = self._rng, self.head()
-    method = rng.choice([*methods.METHODS, 'Exchange', 'Exchange'])
+    method = rng.choice([*protocol.METHODS, 'Exchange', 'Exchange'])
     if method == 'CreateDataSet':
       return next(self.start())
     if method == 'Begin':
@@ -128,7 +128,7 @@ class Valid:
   def learn(self, method, request, reply):
     """Notes that a request was taken."""
     if request.head.client == 'worker':
-      if methods.METHODS[method].is_journaled:
+      if protocol.METHODS[method].is_journaled:
         self.sequence = max(self.sequence, request.head.sequence) % (1 << 62)
     if method == 'Exchange':
       self.held = list(pb.ExchangeReply.FromString(reply).leases)

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import methods, requests
+from antjax.elastic import protocol, requests
 from antjax.elastic.jobs import Jobs
 from tests.elastic import fuzz_requests
 from tests.elastic.coordinator_server import CoordinatorServer, digest, WAIT_S
@@ -30,7 +30,7 @@ from tests.elastic.fuzz_wire import (
 )
 
 # Who calls: a role, nobody, and one who guesses.
-_CALLERS = (*methods.ROLES, 'nobody', 'stranger')
+_CALLERS = (*protocol.ROLES, 'nobody', 'stranger')
 _GROWTH = 64 << 20
 
 
@@ -67,9 +67,9 @@ def _fuzz_calls(server, seed, num_cases):
       f'seed {seed}, case {case}: {kind} {method} by {caller}: {reply[:200]!r}'
     )
     if code is grpc.StatusCode.OK:
-      assert caller in methods.ROLES, where
-      assert methods.METHODS[method].may_be_called_by(caller), where
-      parsed = requests.parse(methods.METHODS[method].request, data)
+      assert caller in protocol.ROLES, where
+      assert protocol.METHODS[method].may_be_called_by(caller), where
+      parsed = requests.parse(protocol.METHODS[method].request, data)
       valid.learn(method, parsed, reply)
     else:
       assert code.name not in ('UNKNOWN', 'INTERNAL', 'UNAVAILABLE'), where
@@ -119,7 +119,7 @@ def _grow(server, num_calls, num_wire):
 
 def test_wrong_requests_change_nothing(tmp_path):
   with CoordinatorServer(tmp_path) as server:
-    growth, codes = _grow(server, 1500, 250)
+    growth, codes = _grow(server, 600, 120)
     server.tick()
     server.check()
     server.remember()

@@ -4,7 +4,7 @@
 
 import struct
 
-from antjax.elastic import methods
+from antjax.elastic import protocol
 from tests.elastic.coordinator_server import TOKENS
 
 PREFACE = b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'
@@ -31,7 +31,7 @@ def call_head(method='Exchange', token='worker'):
     for name, value in (
       (':method', 'POST'),
       (':scheme', 'http'),
-      (':path', f'/{methods.SERVICE}/{method}'),
+      (':path', f'/{protocol.SERVICE}/{method}'),
       (':authority', 'localhost'),
       ('content-type', 'application/grpc'),
       ('te', 'trailers'),
@@ -63,7 +63,7 @@ def wire_case(rng):
     body = rng.randbytes(rng.choice([0, 3, 50]))
     size = rng.choice([len(body), 0, 1 << 20, (1 << 32) - 1])
     message = bytes([rng.choice([0, 0, 1, 9])]) + struct.pack('>I', size) + body
-    method = rng.choice([*methods.METHODS, 'Nothing'])
+    method = rng.choice([*protocol.METHODS, 'Nothing'])
     data += frame(1, 4, 1, call_head(method)) + frame(0, 1, 1, message)
   elif kind == 4:  # Many calls, each given up at once.
     for stream in range(1, 2 * rng.randrange(1, 200), 2):

@@ -16,13 +16,13 @@ import pytest
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import writer
 from antjax.elastic.jobs import MESSAGES
-from antjax.elastic.refused import Refused
+from antjax.elastic.protocol import Refused
 from antjax.shards import index_set, ledger_state
 from antjax.shards.journal import Journal
 from antjax.shards.ledger_spec import LedgerSpec
 from tests.shards.states import state_of
 
-_SETTINGS = hypothesis.settings(max_examples=60, stateful_step_count=40)
+_SETTINGS = hypothesis.settings(max_examples=30, stateful_step_count=40)
 _SPEC = LedgerSpec(num_records=22, shard_size=4, seed=3, num_epochs=2)
 _DATA_SET = pb.DataSet(
   name='d', num_records=22, shard_size=4, seed=3, num_epochs=2

@@ -14,8 +14,7 @@ import grpc
 
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.jobs import Jobs
-from antjax.elastic.methods import METHODS, SERVICE
-from antjax.elastic.refused import Refused
+from antjax.elastic.protocol import METHODS, Refused, SERVICE
 
 
 class JobsServer:

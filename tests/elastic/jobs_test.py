@@ -9,7 +9,7 @@ from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import jobs as jobs_lib
 from antjax.elastic.jobs import Jobs
 from antjax.elastic.liveness import Liveness
-from antjax.elastic.refused import Refused
+from antjax.elastic.protocol import Refused
 from antjax.shards.ledger_spec import LedgerSpec
 from tests.shards.states import state_of
 

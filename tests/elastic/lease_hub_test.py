@@ -9,7 +9,7 @@ import pytest
 
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorClient
-from antjax.elastic.lease_queue import to_proto
+from antjax.elastic.protocol import from_shard
 from antjax.elastic.service_ledger import ServiceLedgerClient
 from antjax.shards import ledger_state
 from tests.elastic.jobs_server import eventually, JobsServer
@@ -160,7 +160,7 @@ def test_errors_reach_the_process(ledger):
   read(one)
   shard = one.lease()
   one.ack(shard)
-  one._report(consumed=[to_proto(shard)])  # Twice: the coordinator refuses.
+  one._report(consumed=[from_shard(shard)])  # Twice: the coordinator refuses.
   with pytest.raises(ValueError, match='is named twice|is not leased'):
     while one.lease():
       pass

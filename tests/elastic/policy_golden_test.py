@@ -68,7 +68,7 @@ def _replayed(trace: str, name: str) -> list[dict[str, Any]]:
 
 
 def _simulated(scenario: str, name: str) -> list[dict[str, Any]]:
-  run = simulate.simulate(_SCENARIOS[scenario], policy.BUILT_IN[name])
+  run = simulate.played(_SCENARIOS[scenario], policy.BUILT_IN[name])
   return [_words(decision) for decision in run.decisions]
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from antjax.elastic import policy, policy_by_name
-from antjax.elastic.policy import (
+from antjax.elastic import policy
+from antjax.elastic.actions import (
   AdjustBatch,
   AdjustLR,
   BackupWorkers,
@@ -376,7 +376,7 @@ def test_the_sum_is_kept_or_the_learning_rate_follows(name, workers, total):
 
 def test_built_in_policies_by_name():
   for name, function in policy.BUILT_IN.items():
-    assert policy_by_name.resolve(name) is function
+    assert policy.resolve(name) is function
 
 
 def test_a_policy_by_import_path(monkeypatch):
@@ -385,18 +385,18 @@ def test_a_policy_by_import_path(monkeypatch):
   module.patient = lambda view: [Nothing('patient')]
   module.number = 3
   monkeypatch.setitem(sys.modules, 'my_policies', module)
-  assert policy_by_name.resolve('my_policies:patient') is module.patient
+  assert policy.resolve('my_policies:patient') is module.patient
   with pytest.raises(ValueError, match="'hasty' is not there in my_policies"):
-    policy_by_name.resolve('my_policies:hasty')
+    policy.resolve('my_policies:hasty')
   with pytest.raises(ValueError, match="'number' is not a function"):
-    policy_by_name.resolve('my_policies:number')
+    policy.resolve('my_policies:number')
   module.two = lambda view, more: []
   module.more = lambda view, more=3: []
-  assert policy_by_name.resolve('my_policies:more') is module.more
+  assert policy.resolve('my_policies:more') is module.more
   with pytest.raises(ValueError, match="'two' cannot be called with one"):
-    policy_by_name.resolve('my_policies:two')
+    policy.resolve('my_policies:two')
   with pytest.raises(ValueError, match="'getcwd' cannot be called with one"):
-    policy_by_name.resolve('os:getcwd')
+    policy.resolve('os:getcwd')
 
 
 @pytest.mark.parametrize(
@@ -412,4 +412,4 @@ def test_a_policy_by_import_path(monkeypatch):
 )
 def test_wrong_names_of_policies(name, message):
   with pytest.raises(ValueError, match=message):
-    policy_by_name.resolve(name)
+    policy.resolve(name)

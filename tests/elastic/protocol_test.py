@@ -12,7 +12,7 @@ from grpc_tools import protoc
 import pytest
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import jobs, methods
+from antjax.elastic import jobs, protocol
 from tests import source_tree
 
 _PROTO = 'antjax/elastic/coordinator.proto'
@@ -78,7 +78,7 @@ def test_the_journal_knows_all_messages_that_change_jobs():
     'ExpireWorkers',
     'SetPlan',
   ]
-  journaled = {m.request for m in methods.METHODS.values() if m.is_journaled}
+  journaled = {m.request for m in protocol.METHODS.values() if m.is_journaled}
   assert journaled == set(jobs.REQUESTS)
 
 
@@ -88,8 +88,8 @@ def test_every_request_has_a_head_and_a_method():
     for name in pb.DESCRIPTOR.message_types_by_name
     if name.endswith('Request')
   }
-  assert named == {m.request.DESCRIPTOR.name for m in methods.METHODS.values()}
-  for method in methods.METHODS.values():
+  assert named == {m.request.DESCRIPTOR.name for m in protocol.METHODS.values()}
+  for method in protocol.METHODS.values():
     assert method.request.DESCRIPTOR.fields_by_name['head'].number == 1
 
 

@@ -693,7 +693,7 @@ def test_a_wrong_config_is_refused(values, message):
 _EVENTS = ('die', 'stop', 'agent', 'cut', 'back', 'join', 'leave', 'coord')
 
 
-@hypothesis.settings(max_examples=200)
+@hypothesis.settings(max_examples=100)
 @hypothesis.given(
   st.lists(
     st.tuples(st.sampled_from(_EVENTS), st.integers(0, 4), st.integers(1, 30)),

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from antjax.elastic import methods, security
+from antjax.elastic import protocol, security
 
 LONG = 'x' * 16
 
@@ -20,7 +20,7 @@ def test_each_token_has_its_role(tmp_path):
     f'# ours\nworker w{LONG}\n\nagent a{LONG}  # of host 1\noperator o{LONG}\n',
   )
   tokens = security.read_tokens(path)
-  for role in methods.ROLES:
+  for role in protocol.ROLES:
     token = security.read_token(path, role)
     assert tokens.role(f'Bearer {token}') == role
     assert tokens.role(f'bearer {token}'.encode()) == role
@@ -39,7 +39,7 @@ def test_each_token_has_its_role(tmp_path):
 
 
 def test_without_tokens_all_may_do_all():
-  assert security.RoleTokens().role(None) == methods.OPERATOR
+  assert security.RoleTokens().role(None) == protocol.OPERATOR
 
 
 def test_a_clients_file_has_one_line_whatever_the_role(tmp_path):
@@ -83,8 +83,8 @@ def test_a_token_file_that_others_can_read_is_mentioned(tmp_path, caplog):
 
 def test_who_may_call_what():
   callers = {
-    name: {role for role in methods.ROLES if method.may_be_called_by(role)}
-    for name, method in methods.METHODS.items()
+    name: {role for role in protocol.ROLES if method.may_be_called_by(role)}
+    for name, method in protocol.METHODS.items()
   }
   assert callers.pop('AgentBeat') == {'agent', 'operator'}
   assert callers.pop('Status') == callers.pop('Operate') == {'operator'}

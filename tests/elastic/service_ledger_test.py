@@ -12,6 +12,7 @@ import grain
 import numpy as np
 import pytest
 
+from antjax.elastic import lease_queue
 from antjax.elastic.client import StaleError
 from antjax.elastic.worker import Agent
 from antjax.shards.dataset import LeasedDataset, merge_states
@@ -175,7 +176,8 @@ def test_an_idle_worker_waits_for_a_shard_that_may_come_back(server):
   assert_each(first + seen, 1)  # Also the rest of the shard in use.
 
 
-def test_at_the_end_a_slow_worker_holds_nothing_in_reserve(server):
+def test_at_the_end_a_slow_worker_holds_nothing_in_reserve(server, monkeypatch):
+  monkeypatch.setattr(lease_queue, '_PROGRESS_S', 0.5)
   agents = [
     Agent(server.address, job='job', worker=name, heartbeat_s=0.1)
     for name in ('slow', 'fast')

@@ -10,6 +10,7 @@ are synthetic. `replay` feeds batch times recorded elsewhere.
 
 from collections.abc import Callable, Iterable, Sequence
 import dataclasses
+import functools
 import math
 import random
 from typing import Any
@@ -279,6 +280,12 @@ def simulate(
   return Outcome(
     run.now, _ideal_s(scenario), num_steps, run.generation, tuple(decisions)
   )
+
+
+@functools.cache
+def played(scenario: Scenario, policy: Policy) -> Outcome:
+  """`simulate` with all defaults; several tests look at the same run."""
+  return simulate(scenario, policy)
 
 
 def record(scenario: Scenario, seed: int = 0) -> list[_Row]:

@@ -17,14 +17,14 @@ _SCENARIOS = {scenario.name: scenario for scenario in simulate.SCENARIOS}
 @pytest.fixture(scope='module')
 def bsp_s():
   return {
-    name: simulate.simulate(scenario, policy.static).job_s
+    name: simulate.played(scenario, policy.static).job_s
     for name, scenario in _SCENARIOS.items()
   }
 
 
 @pytest.mark.parametrize('name', policy.BUILT_IN)
 def test_nothing_slow_no_action(name):
-  run = simulate.simulate(_SCENARIOS['none'], policy.BUILT_IN[name])
+  run = simulate.played(_SCENARIOS['none'], policy.BUILT_IN[name])
   assert run.decisions == ()
 
 
@@ -35,7 +35,7 @@ def test_nothing_slow_but_noisy_no_action():
 
 def test_x4_on_one_of_four_is_2_8_times_faster_than_bsp(bsp_s):
   scenario = _SCENARIOS['x4_one_of_4']
-  run = simulate.simulate(scenario, policy.antdt_nd)
+  run = simulate.played(scenario, policy.antdt_nd)
   assert bsp_s[scenario.name] / run.job_s >= 2.8
   # By less work alone, too: no host can be had.
   run = simulate.simulate(
@@ -47,7 +47,7 @@ def test_x4_on_one_of_four_is_2_8_times_faster_than_bsp(bsp_s):
 
 
 def test_x10_persistent_is_3_times_faster_through_a_restart(bsp_s):
-  run = simulate.simulate(_SCENARIOS['x10_one_of_4'], policy.antdt_nd)
+  run = simulate.played(_SCENARIOS['x10_one_of_4'], policy.antdt_nd)
   assert bsp_s['x10_one_of_4'] / run.job_s >= 3
   kills = [d for d in run.decisions if isinstance(d.action, KillRestart)]
   assert [d.action.worker for d in kills] == ['w3']
@@ -55,14 +55,14 @@ def test_x10_persistent_is_3_times_faster_through_a_restart(bsp_s):
 
 
 def test_two_classes_with_dd_reach_nine_tenths_of_the_ideal():
-  run = simulate.simulate(_SCENARIOS['classes_1_2'], policy.antdt_dd)
+  run = simulate.played(_SCENARIOS['classes_1_2'], policy.antdt_dd)
   assert run.share_of_ideal >= 0.9
   assert run.num_generations == 1
 
 
 @pytest.mark.parametrize('name', ['transient_x4', 'rotating_x4'])
 def test_passing_stragglers_get_less_work_and_no_restart(name, bsp_s):
-  run = simulate.simulate(_SCENARIOS[name], policy.antdt_nd)
+  run = simulate.played(_SCENARIOS[name], policy.antdt_nd)
   assert run.num_generations == 1
   assert {type(d.action) for d in run.decisions} == {AdjustBatch}
   assert (
@@ -72,7 +72,7 @@ def test_passing_stragglers_get_less_work_and_no_restart(name, bsp_s):
 
 @pytest.mark.parametrize('name', _SCENARIOS)
 def test_nd_is_never_slower_than_bsp(name, bsp_s):
-  run = simulate.simulate(_SCENARIOS[name], policy.antdt_nd)
+  run = simulate.played(_SCENARIOS[name], policy.antdt_nd)
   assert run.job_s <= bsp_s[name] * 1.001
 
 
@@ -87,7 +87,7 @@ def test_a_run_can_be_repeated():
 
 def test_a_restart_repeats_what_was_not_committed():
   scenario = _SCENARIOS['x10_one_of_4']
-  run = simulate.simulate(scenario, policy.antdt_nd)
+  run = simulate.played(scenario, policy.antdt_nd)
   assert run.num_steps > scenario.num_steps
   # Ideal: 3.1 workers' speed for 38,400 micro-batches of an eighth of a second.
   assert run.ideal_s == pytest.approx(38_400 / 8 / 3.1)

@@ -3,7 +3,7 @@
 """Jobs as the coordinator knows them, for the tests of what people see."""
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import status, status_memory
+from antjax.elastic import decisions, status
 from antjax.elastic.job_state import (
   DataSetState,
   GenerationRecord,
@@ -72,7 +72,7 @@ class Known:
     return 3 - job.restarts_used
 
   def snapshot(self, now=NOW, *, steady_s=None, journal=None, **fields):
-    log = status_memory.ActionLog()
+    log = decisions.ActionLog()
     for entry in self._log:
       log.record(*entry)
     return status.Snapshots(self, self, self, log, **fields).take(

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import status, status_memory
+from antjax.elastic import decisions, status
 from antjax.elastic.job_state import (
   JobState,
 )
@@ -99,7 +99,7 @@ def test_numbers_that_json_cannot_say_are_unknown():
 
 
 def test_rates_of_records():
-  rates = status_memory.Rates()
+  rates = status.Rates()
   assert rates.note('a', 'd', 100, 10.0) is None
   assert rates.note('a', 'd', 300, 12.0) == 100.0
   # A checkpoint is restored: the rate begins anew, and is never negative.
@@ -108,21 +108,21 @@ def test_rates_of_records():
 
 
 def test_rates_forget_what_is_old():
-  rates = status_memory.Rates()
+  rates = status.Rates()
   for second in range(200):
     rate = rates.note('a', 'd', 5 * min(second, 100), float(second))
   assert rate == 0.0
 
 
 def test_rates_of_polls_that_are_far_apart():
-  rates = status_memory.Rates()
+  rates = status.Rates()
   rates.note('a', 'd', 0, 0.0)
   rates.note('a', 'd', 300, 300.0)
   assert rates.note('a', 'd', 900, 600.0) == 2.0
 
 
 def test_memory_is_bounded():
-  log, rates = status_memory.ActionLog(), status_memory.Rates()
+  log, rates = decisions.ActionLog(), status.Rates()
   for n in range(5000):
     rates.note(f'job {n}', 'd', 1.0, 1.0)
     log.record(f'job {n}', 0.0, 'NONE', '')
@@ -201,9 +201,7 @@ def test_of_the_real_parts():
   beat.head.job, beat.head.client, beat.head.incarnation = 'j', 'h0', 7
   rendezvous.beat(beat, jobs.job('j'), 5.0)
   # Of a job that has not begun only its agents are there.
-  snapshots = status.Snapshots(
-    jobs, monitor, rendezvous, status_memory.ActionLog()
-  )
+  snapshots = status.Snapshots(jobs, monitor, rendezvous, decisions.ActionLog())
   (job,) = snapshots.take(NOW, 6.0, more_names=['j'])['jobs']
   assert (job['phase'], job['num_workers']) == ('waiting', 0)
   assert [a['state'] for a in job['agents']] == ['waiting']

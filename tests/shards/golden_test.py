@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from antjax.elastic import writer
-from antjax.elastic.consumption import Consumption
+from antjax.elastic.service_ledger import Consumption
 from antjax.shards import ledger_state
 from antjax.shards.dataset import LeasedDataset, merge_states
 from antjax.shards.journal import Journal

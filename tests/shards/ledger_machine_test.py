@@ -25,7 +25,7 @@ from tests.shards.states import (
   through_json,
 )
 
-_SETTINGS = hypothesis.settings(max_examples=60, stateful_step_count=40)
+_SETTINGS = hypothesis.settings(max_examples=30, stateful_step_count=40)
 _WORKERS = ('a', 'b', 'c', 'd')
 
 

@@ -525,7 +525,7 @@ def check_size(num_shards, most_bytes):
   half = ledger.to_bytes()
   state = ledger_state.merge([state_of(set(), ledger.spec)])
   done = index_set.from_flags(np.arange(num_shards) % 3 > 0)
-  state['epochs'] = [ledger_state.Run(0, 1, done).to_json()]
+  state['epochs'] = [ledger_state.EpochRun(0, 1, done).to_json()]
   ledger.begin(state)
   ledger.lease('c', 1)
   assert ledger.counts()['done'] == 2 * num_shards // 3

@@ -4,7 +4,7 @@
 
 import pytest
 
-from antjax.elastic.consumption import Consumption
+from antjax.elastic.service_ledger import Consumption
 from antjax.shards.ledger_spec import LedgerSpec
 from antjax.shards.position import fitted_state, ledger_states, merge_states
 

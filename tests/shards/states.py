@@ -6,7 +6,7 @@ import json
 
 from antjax.shards import data_shard, index_set
 from antjax.shards.ledger import Ledger
-from antjax.shards.ledger_state import Run
+from antjax.shards.ledger_state import EpochRun
 
 
 def through_json(state):
@@ -33,7 +33,7 @@ def state_of(consumed, spec, share=(0, 1), first_epoch=0):
         done.append(place)
       else:
         marks[place] = index_set.bits(values)
-    run = Run(epoch, epoch + 1, index_set.bits(done), marks=marks)
+    run = EpochRun(epoch, epoch + 1, index_set.bits(done), marks=marks)
     runs.append(run.to_json())
   return through_json(
     {
