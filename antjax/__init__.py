@@ -12,6 +12,7 @@ from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
   from antjax.collectives.choose import Collectives as Collectives
+  from antjax.collectives.examples import all_examples as all_examples
   from antjax.collectives.layerwise import scan_layers as scan_layers
   from antjax.elastic.worker import Agent as Agent
   from antjax.embedding.layout import TableSpec as TableSpec
@@ -58,6 +59,7 @@ _HOMES = {
   'TrainState': 'train.state',
   'Trainer': 'train.trainer',
   'VALID_CODES': 'mesh.paro',
+  'all_examples': 'collectives.examples',
   'make_mesh': 'mesh.mesh',
   'meta_loss_fn': 'meta.meta_loss',
   'scan_layers': 'collectives.layerwise',

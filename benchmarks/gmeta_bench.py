@@ -139,15 +139,15 @@ def _planned_bytes(case: gmeta_problem.Case, num_devices: int) -> float:
   counts = planner.count_distinct(
     [batch['ids']], {f: f for f in case.features}, 1
   )
-  links = cost_model.Links(1e9, 1e9)
+  cluster = cost_model.Cluster(
+    cost_model.Links(1e9, 1e9), case.num_hosts, num_devices
+  )
   tables = sum(
     planner.placement(
       TableSpec(name, rows, case.embedding_dim, optimizer=RowWiseAdagrad()),
       Level[case.level.upper()],
       count,
-      links,
-      case.num_hosts,
-      num_devices,
+      cluster,
     ).inter_bytes
     for name, count in counts.items()
   )

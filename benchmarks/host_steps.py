@@ -76,12 +76,12 @@ class Step:
     self._compiled = compiled or lowered.compile()
     wait(key=f'{name} {num_hosts} on all', timeout_ms=_COMPILE_TIMEOUT_MS)
     found = census.collectives(self._compiled.as_text(), mesh.shape)
-    intra, inter = census.bytes_per_step(found, num_micro_batches)
+    runs = [(c, c.num_runs(num_micro_batches)) for c in found]
     self.facts = {
       'name': name,
       'num_hosts': num_hosts,
-      'intra_bytes': intra,
-      'inter_bytes': inter,
+      'intra_bytes': sum(c.intra_bytes * n for c, n in runs),
+      'inter_bytes': sum(c.inter_bytes * n for c, n in runs),
       'live_bytes': _live_bytes(state, mesh.local_devices[0]),
       'temp_bytes': self._compiled.memory_analysis().temp_size_in_bytes,
       'compile_s': time.perf_counter() - start,

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
 
-from antjax.collectives import bucket, transition
+from antjax.collectives import transition
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import RowWiseAdagrad
 from antjax.embedding.table import EmbeddingTables
@@ -90,9 +90,9 @@ def _gradient_step(
     whole = jax.tree.map(transition.to_varying, (params, rows))
     result = jax.value_and_grad(mean_loss, (0, 1))(*whole, batch)
     leaves, treedef = jax.tree.flatten(result)
-    total = jax.lax.psum(bucket.pack(leaves), mesh.axis_names)
+    total = jax.lax.psum(transition.pack(leaves), mesh.axis_names)
     return treedef.unflatten(
-      bucket.unpack(total / mesh.size, [x.shape for x in leaves])
+      transition.unpack(total / mesh.size, [x.shape for x in leaves])
     )
 
   step = jax.jit(

@@ -198,7 +198,7 @@ class Peer:
     def layer(x_BTD: jax.Array, weights: Any) -> tuple[jax.Array, None]:
       weights = {k: gather(layer_specs[k])(w) for k, w in weights.items()}
       q, k, v = blocks.project(config, weights, x_BTD, angles)
-      mixed = attention.causal(q, k, v, method=config.attention)
+      mixed = attention.attend(q, k, v, method=config.attention)
       x_BTD = blocks.finish(config, weights, x_BTD, mixed)
       return self._constrain(x_BTD, rows), None
 

@@ -71,10 +71,7 @@ def with_tables(
     shapes,
   )
   placed = jax.device_put(padded, tables.canonical_shardings())
-  made = jax.jit(tables.from_canonical, out_shardings=tables.shardings())(
-    placed
-  )
-  return dataclasses.replace(state, tables=made)
+  return dataclasses.replace(state, tables=tables.from_canonical(placed))
 
 
 def model(
@@ -157,7 +154,7 @@ class TrainerStep(meta_problem.Step):
   def _read(self) -> dict[str, np.ndarray]:
     """Loss, rows of tables, first weights."""
     tables = self._trainer.tables
-    canonical = jax.jit(tables.to_canonical)(self._state.tables)
+    canonical = tables.to_canonical(self._state.tables)
     leaves = fast_weights.named_leaves(self._trainer.params(self._state))
     rows = [
       np.asarray(canonical[name]['table'][i]) for name, i in self._ids.items()

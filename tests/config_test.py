@@ -348,7 +348,3 @@ def test_flags_round_trip(config):
 def test_json_round_trip(config):
   data = json.loads(json.dumps(config_lib.to_dict(config)))
   assert config_lib.from_dict(Config, data) == config
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

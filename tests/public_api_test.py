@@ -31,7 +31,3 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_dir_lists_the_public_names():
   assert set(antjax.__all__) <= set(dir(antjax))
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

@@ -181,7 +181,3 @@ def test_a_type_checker_takes_the_types_of_the_installed_wheel(
     cwd=tmp_path,
   )
   assert 'Revealed type is "dict[str, Any]"' in said.replace('builtins.', '')
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

@@ -96,9 +96,8 @@ class Collectives:
     if self.algorithm != 'auto':
       return cast(cost_model.Algorithm, self.algorithm)
     assert self.links is not None
-    fastest = cost_model.fastest(
-      op, num_bytes, self.links, num_groups, group_size
-    )
+    cluster = cost_model.Cluster(self.links, num_groups, group_size)
+    fastest = cluster.fastest(op, num_bytes)
     if fastest == 'xla' and self.payload_dtype is not None:
       return 'hierarchical'
     return fastest

@@ -138,108 +138,85 @@ class Sample:
   num_lanes: int | None = None
 
 
-def seconds(
-  op: Op,
-  algorithm: Algorithm,
-  num_bytes: float,
-  links: Links,
-  num_groups: int,
-  group_size: int,
-) -> float:
-  """Predicts the seconds of a collective over both axes, on all devices.
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+  """Groups of devices, and the links that join them."""
 
-  Where `links.timings` has it on such a mesh, that counts; else the formulas.
-  'xla' is taken to be a flat ring, in the order of blocks for all but the
-  all-reduce (see `_flat`).
+  links: Links
+  num_groups: int  # n
+  group_size: int  # Devices of a group, m.
 
-  Args:
-    op: The collective.
-    algorithm: How it is done.
-    num_bytes: Bytes of the whole array.
-    links: Speeds of the links.
-    num_groups: Number of groups, n.
-    group_size: Devices of a group, m.
+  def seconds(self, op: Op, algorithm: Algorithm, num_bytes: float) -> float:
+    """Predicts a collective on `num_bytes` over both axes, on all devices.
 
-  Raises:
-    ValueError: Unknown op or algorithm.
-  """
-  _check('op', op, OPS)
-  _check('algorithm', algorithm, ALGORITHMS)
-  n, m = num_groups, group_size
-  for t in links.timings:
-    if (t.op, t.algorithm) == (op, algorithm):
-      if (t.num_groups, t.group_size) == (n, m):
-        return t.at(num_bytes)
-  piece = num_bytes / (n * m)
-  if algorithm in ('xla', 'ring'):
-    in_block_order = algorithm == 'xla' and op != 'all_reduce'
-    once = _flat(piece, links, n, m, in_block_order)
-  else:
-    inter_step = links.inter_latency_s + piece / links.lane_bytes_per_s(m)
-    inter = (n - 1) * inter_step
-    if algorithm == 'hierarchical':
-      step = links.intra_latency_s + n * piece / links.intra_bytes_per_s
-      once = inter + (m - 1) * step
+    Where `links.timings` has it on such a mesh, that counts; else the formulas.
+    'xla' is taken to be a flat ring, in the order of blocks for all but the
+    all-reduce (see `_flat`).
+
+    Raises:
+      ValueError: Unknown op or algorithm.
+    """
+    _check('op', op, OPS)
+    _check('algorithm', algorithm, ALGORITHMS)
+    links, n, m = self.links, self.num_groups, self.group_size
+    for t in links.timings:
+      if (t.op, t.algorithm) == (op, algorithm):
+        if (t.num_groups, t.group_size) == (n, m):
+          return t.at(num_bytes)
+    piece = num_bytes / (n * m)
+    if algorithm in ('xla', 'ring'):
+      once = self._flat(piece, algorithm == 'xla' and op != 'all_reduce')
     else:
-      step = links.intra_latency_s + piece / links.intra_bytes_per_s
-      once = max(inter + (m - 1) * step, n * (m - 1) * step)
-  return once * (2 if op == 'all_reduce' else 1)
+      inter_step = links.inter_latency_s + piece / links.lane_bytes_per_s(m)
+      inter = (n - 1) * inter_step
+      if algorithm == 'hierarchical':
+        step = links.intra_latency_s + n * piece / links.intra_bytes_per_s
+        once = inter + (m - 1) * step
+      else:
+        step = links.intra_latency_s + piece / links.intra_bytes_per_s
+        once = max(inter + (m - 1) * step, n * (m - 1) * step)
+    return once * (2 if op == 'all_reduce' else 1)
 
+  def _flat(self, piece: float, in_block_order: bool) -> float:
+    """A ring over all devices.
 
-def _flat(
-  piece: float, links: Links, n: int, m: int, in_block_order: bool
-) -> float:
-  """A ring over all devices.
+    In the order of devices one of a group's hops crosses groups. Blocks are
+    intra-major, so a ring in their order crosses groups at each hop: that is
+    what a library does that takes ranks as they come.
+    """
+    links, n, m = self.links, self.num_groups, self.group_size
+    steps = n * m - 1
+    intra = links.intra_latency_s + piece / links.intra_bytes_per_s
+    if n == 1:
+      return steps * intra
+    lanes = m if in_block_order else 1
+    inter = links.inter_latency_s + piece / links.lane_bytes_per_s(lanes)
+    return steps * (inter if m == 1 or in_block_order else max(intra, inter))
 
-  In the order of devices one of a group's hops crosses groups. Blocks are
-  intra-major, so a ring in their order crosses groups at each hop: that is what
-  a library does that takes ranks as they come.
-  """
-  steps = n * m - 1
-  intra = links.intra_latency_s + piece / links.intra_bytes_per_s
-  if n == 1:
-    return steps * intra
-  lanes = m if in_block_order else 1
-  inter = links.inter_latency_s + piece / links.lane_bytes_per_s(lanes)
-  return steps * (inter if m == 1 or in_block_order else max(intra, inter))
+  def axis_seconds(self, op: Op, axis: str, num_bytes: float) -> float:
+    """Predicts a collective along one axis, on all its lanes or groups at once.
 
+    `num_bytes` are those of the larger side on one device, the result of an
+    all-gather or the operand of the others.
 
-def axis_seconds(
-  op: Op,
-  axis: str,
-  num_bytes: float,
-  links: Links,
-  num_groups: int,
-  group_size: int,
-) -> float:
-  """Predicts a collective along one axis, on all its lanes or groups at once.
+    Raises:
+      ValueError: Unknown op or axis.
+    """
+    _check('op', op, OPS)
+    _check('axis', axis, (INTER, INTRA))
+    links = self.links
+    if axis == INTRA:
+      size, latency = self.group_size, links.intra_latency_s
+      speed = links.intra_bytes_per_s
+    else:
+      size, latency = self.num_groups, links.inter_latency_s
+      speed = links.lane_bytes_per_s(self.group_size)
+    once = (size - 1) * (latency + num_bytes / size / speed)
+    return once * (2 if op == 'all_reduce' else 1)
 
-  As `seconds`, but for `num_bytes`: those of the larger side on one device, the
-  result of an all-gather or the operand of the others.
-
-  Raises:
-    ValueError: Unknown op or axis.
-  """
-  _check('op', op, OPS)
-  _check('axis', axis, (INTER, INTRA))
-  if axis == INTRA:
-    size, latency = group_size, links.intra_latency_s
-    speed = links.intra_bytes_per_s
-  else:
-    size, latency = num_groups, links.inter_latency_s
-    speed = links.lane_bytes_per_s(group_size)
-  once = (size - 1) * (latency + num_bytes / size / speed)
-  return once * (2 if op == 'all_reduce' else 1)
-
-
-def fastest(
-  op: Op, num_bytes: float, links: Links, num_groups: int, group_size: int
-) -> Algorithm:
-  """Names the algorithm with the least predicted time; the earlier on ties."""
-  return min(
-    ALGORITHMS,
-    key=lambda a: seconds(op, a, num_bytes, links, num_groups, group_size),
-  )
+  def fastest(self, op: Op, num_bytes: float) -> Algorithm:
+    """The algorithm with the least predicted time; the earlier on ties."""
+    return min(ALGORITHMS, key=lambda a: self.seconds(op, a, num_bytes))
 
 
 def fit(samples: Sequence[Sample]) -> Links:

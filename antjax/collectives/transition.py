@@ -15,12 +15,13 @@ one axis always use XLA's own.
 """
 
 from collections.abc import Callable, Sequence
+import math
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
-from antjax.collectives import blocks, bucket
+from antjax.collectives import blocks
 from antjax.collectives.choose import Collectives, XLA
 from antjax.collectives.varying import is_alone
 from antjax.collectives.varying import to_varying as to_varying
@@ -112,15 +113,7 @@ def sync_all(
 
   Whole leaves, small by nature, always share a message.
   """
-  return _in_messages(
-    accs,
-    specs,
-    level,
-    target,
-    how,
-    lambda x, spec: sync(x, spec, level, target, how),
-    whole_leaves_move=True,
-  )
+  return _in_messages(sync, accs, specs, level, target, how)
 
 
 def coarsen_all(
@@ -133,103 +126,79 @@ def coarsen_all(
   """`coarsen` of many arrays, in messages of `how.bucket_bytes`."""
   if level is target:
     return list(xs)
-  return _in_messages(
-    xs,
-    specs,
-    level,
-    target,
-    how,
-    lambda x, spec: coarsen(x, spec, level, target, how),
-    whole_leaves_move=False,
-  )
+  return _in_messages(coarsen, xs, specs, level, target, how)
 
 
 def _in_messages(
+  fn: Callable[..., jax.Array],
   leaves: Sequence[jax.Array],
   specs: Sequence[LeafSpec],
   level: Level,
   target: Level,
   how: Collectives,
-  move: Callable[[jax.Array, LeafSpec], jax.Array],
-  whole_leaves_move: bool,
 ) -> list[jax.Array]:
-  """Applies `move` to leaves packed into few messages; one result a leaf."""
+  """Applies `fn` to leaves packed into few messages; one result a leaf."""
   results = list(leaves)
   if is_alone(*leaves):
     return results
+
+  def move(x: jax.Array, spec: LeafSpec) -> jax.Array:
+    return fn(x, spec, level, target, how)
+
   whole = [i for i, spec in enumerate(specs) if spec.dim is None]
-  if whole and whole_leaves_move:
+  if whole and fn is sync:  # They are equal already where they coarsen.
     # In the order of the leaves: a set's order differs between processes.
     for kind in dict.fromkeys(leaves[i].dtype for i in whole):
       members = [i for i in whole if leaves[i].dtype == kind]
-      packed = bucket.pack([to_varying(leaves[i]) for i in members])
+      packed = pack([to_varying(leaves[i]) for i in members])
       summed = move(packed, LeafSpec(packed.shape, packed.dtype, None))
       shapes = [leaves[i].shape for i in members]
-      for i, x in zip(members, bucket.unpack(summed, shapes), strict=True):
+      for i, x in zip(members, unpack(summed, shapes), strict=True):
         results[i] = x
   split = [i for i, spec in enumerate(specs) if spec.dim is not None]
-  n, m = lax.axis_size(INTER), lax.axis_size(INTRA)
-  pieces = level.num_pieces(n, m)
+  num_devices = lax.axis_size(INTER) * lax.axis_size(INTRA)
+  pieces = level.num_pieces(lax.axis_size(INTER), lax.axis_size(INTRA))
   padded = [
     specs[i].pad(leaves[i]) if level is Level.NONE else leaves[i] for i in split
   ]
-  for message in bucket.plan(padded, how.bucket_bytes // pieces):
+  for message in deal(padded, how.bucket_bytes // pieces):
     members = [split[k] for k in message]
     if len(members) == 1:
       (i,) = members
       results[i] = move(leaves[i], specs[i])
       continue
-    moved = _move_together(
-      [padded[k] for k in message],
-      [specs[i] for i in members],
-      n * m,
-      (level, target),
-      (pieces, target.num_pieces(n, m)),
-      move,
-    )
-    for i, part in zip(members, moved, strict=True):
-      results[i] = part
+    # Columns of one matrix, a row for each device: row b holds block b of every
+    # leaf, so that its pieces are those of the leaves at every level.
+    tables = [
+      blocks.split(
+        padded[k], _dim(specs[split[k]]), num_devices // pieces, 'transition'
+      )
+      for k in message
+    ]
+    matrix = _side_by_side(tables)
+    widths = [table.shape[1] for table in tables]
+    spec = LeafSpec((num_devices, sum(widths)), matrix.dtype, 0, num_devices)
+    moved = lax.split(move(matrix, spec), widths, axis=1)
+    for i, table in zip(members, moved, strict=True):
+      dim = _dim(specs[i])
+      block = list(specs[i].stored_shape(Level.GLOBAL))
+      block[dim] //= num_devices
+      x = blocks.join(table, block, dim)
+      results[i] = specs[i].unpad(x) if target is Level.NONE else x
   return results
 
 
-def _move_together(
-  leaves: Sequence[jax.Array],
-  specs: Sequence[LeafSpec],
-  num_devices: int,
-  levels: tuple[Level, Level],
-  pieces: tuple[int, int],
-  move: Callable[[jax.Array, LeafSpec], jax.Array],
-) -> list[jax.Array]:
-  """Moves padded leaves as columns of one matrix, a row for each device.
-
-  Row b holds block b of every leaf, so that the pieces of the matrix are those
-  of the leaves at every level.
-  """
-  num_rows, target_rows = (num_devices // p for p in pieces)
-  tables = [
-    blocks.split(x, _dim(spec), num_rows, 'transition')
-    for x, spec in zip(leaves, specs, strict=True)
-  ]
-  widths = [t.shape[1] for t in tables]
-  shape = num_devices, sum(widths)
-  message = jnp.zeros((num_rows, shape[1]), tables[0].dtype)
+def _side_by_side(tables: Sequence[jax.Array]) -> jax.Array:
+  """Matrices of as many rows as one, written piece by piece into place."""
+  width = sum(table.shape[1] for table in tables)
+  whole = jnp.zeros((tables[0].shape[0], width), tables[0].dtype)
   if varying := tuple(varying_axes(*tables)):
-    message = lax.pcast(message, varying, to='varying')
+    whole = lax.pcast(whole, varying, to='varying')
   at = 0
   for table in tables:
-    message = lax.dynamic_update_slice(message, table, (0, at))
+    whole = lax.dynamic_update_slice(whole, table, (0, at))
     at += table.shape[1]
-  message_spec = LeafSpec(shape, message.dtype, 0, num_devices)
-  moved = lax.split(move(message, message_spec), widths, axis=1)
-  results = []
-  for table, spec in zip(moved, specs, strict=True):
-    dim = _dim(spec)
-    block = list(spec.stored_shape(Level.GLOBAL))
-    block[dim] //= num_devices
-    assert table.shape[0] == target_rows
-    x = blocks.join(table, block, dim)
-    results.append(spec.unpad(x) if levels[1] is Level.NONE else x)
-  return results
+  return whole
 
 
 def _dim(spec: LeafSpec) -> int:
@@ -252,3 +221,52 @@ def _spread(x: jax.Array, spec: LeafSpec, axis: str) -> jax.Array:
   """All-gathers along `axis`; whole arrays come back unpadded."""
   x = lax.all_gather(x, axis, axis=_dim(spec), tiled=True, to='invarying')
   return spec.unpad(x) if axis == INTRA else x
+
+
+# Many small arrays as few flat messages: a collective costs a latency before
+# its first byte, and eight gradients in one message cost one, not eight.
+
+
+def deal(leaves: Sequence[jax.Array], max_bytes: int) -> list[list[int]]:
+  """Deals positions of `leaves`, in order, to messages of at most `max_bytes`.
+
+  A larger leaf is a message by itself. A message's leaves have one dtype and
+  vary over the same mesh axes.
+  """
+  messages: list[list[int]] = []
+  open_: dict[object, tuple[int, list[int]]] = {}  # By kind: bytes, positions.
+  for i, leaf in enumerate(leaves):
+    kind = jnp.dtype(leaf.dtype), varying_axes(leaf)
+    num_bytes = math.prod(leaf.shape) * kind[0].itemsize
+    filled, message = open_.get(kind, (0, []))
+    if not message or filled + num_bytes > max_bytes:
+      filled, message = 0, []
+      messages.append(message)
+    message.append(i)
+    open_[kind] = filled + num_bytes, message
+  return messages
+
+
+def pack(leaves: Sequence[jax.Array]) -> jax.Array:
+  """Lays arrays of one dtype end to end, as one vector.
+
+  Written piece by piece into place: XLA:CPU makes one loop of a concatenate
+  and all that feeds it, which takes up to twelve times longer on some runs.
+  """
+  flat = jnp.zeros(sum(x.size for x in leaves), leaves[0].dtype)
+  if varying := tuple(varying_axes(*leaves)):
+    flat = lax.pcast(flat, varying, to='varying')
+  at = 0
+  for x in leaves:
+    flat = lax.dynamic_update_slice(flat, x.reshape(-1), (at,))
+    at += x.size
+  return flat
+
+
+def unpack(
+  flat: jax.Array, shapes: Sequence[tuple[int, ...]]
+) -> list[jax.Array]:
+  """Undoes `pack`, given the shapes of its arrays."""
+  sizes = [math.prod(shape) for shape in shapes]
+  pieces = lax.split(flat, sizes)
+  return [x.reshape(s) for x, s in zip(pieces, shapes, strict=True)]

@@ -48,6 +48,11 @@ def psum(x: jax.Array) -> jax.Array:
   return x if is_alone(x) else lax.psum(x, (INTER, INTRA))
 
 
+def pmax(x: jax.Array) -> jax.Array:
+  """`lax.pmax` over all devices."""
+  return x if is_alone(x) else lax.pmax(x, (INTER, INTRA))
+
+
 def varying_axes(*arrays: jax.Array) -> frozenset[str]:
   """Mesh axes over which any of these differs; empty outside `shard_map`."""
   types = [jax.typeof(x).manual_axis_type for x in arrays]

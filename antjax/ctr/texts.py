@@ -196,9 +196,9 @@ class TextMaker:
       (tokens int32 [R, max_tokens], 0 behind the end; lengths int32 [R]).
     """
     planned = self.plan(items)
-    tokens = np.zeros(len(items) * self.max_tokens, np.int32)
-    self.write(planned, self.max_tokens * np.arange(len(items)), tokens)
-    tokens = tokens.reshape(-1, self.max_tokens)
+    tokens = np.zeros((len(items), self.max_tokens), np.int32)
+    starts = self.max_tokens * np.arange(len(items))
+    self.write(planned, starts, tokens.reshape(-1))
     return tokens, planned.lengths.astype(np.int32)
 
   def ragged(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

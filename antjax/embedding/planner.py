@@ -24,7 +24,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from antjax.collectives import cost_model
+from antjax.collectives.cost_model import Cluster, Links
 from antjax.embedding.layout import TableSpec
 from antjax.mesh.mesh import INTER
 from antjax.mesh.paro import Level
@@ -36,6 +36,7 @@ _DENSE_PASSES = 6
 # distinct rows.
 _TOUCHED_PASSES = 50
 _ALL_TO_ALLS = 3
+_MEMORY_BYTES_PER_S = 2e10  # At which a device passes over a dense table.
 _NAMES: dict[Level, Literal['none', 'intra', 'global']] = {
   Level.NONE: 'none',
   Level.INTRA: 'intra',
@@ -67,12 +68,11 @@ class TablePlan:
 def plan_tables(
   specs: Sequence[TableSpec],
   distinct_rows: Mapping[str, float],
-  links: cost_model.Links,
+  links: Links,
   *,
   num_groups: int,
   group_size: int,
   device_bytes: float = math.inf,
-  memory_bytes_per_s: float = 2e10,
 ) -> list[TablePlan]:
   """Chooses the level of each table that says 'auto'; a plan for each spec.
 
@@ -87,7 +87,6 @@ def plan_tables(
     num_groups: Number of groups, n.
     group_size: Devices of a group, m.
     device_bytes: Memory for tables and slots on a device.
-    memory_bytes_per_s: Speed at which a device passes over a dense table.
 
   Raises:
     ValueError: A table without a count, or tables that do not fit even at level
@@ -98,20 +97,13 @@ def plan_tables(
       f'plan_tables(distinct_rows=...): no count for {missing}; count them on'
       ' a few batches with count_distinct.'
     )
+  cluster = Cluster(links, num_groups, group_size)
   options: list[dict[Level, Placement]] = []
   for spec in specs:
     levels = list(Level) if spec.level == 'auto' else [spec.resolved_level()]
     options.append(
       {
-        level: placement(
-          spec,
-          level,
-          distinct_rows[spec.name],
-          links,
-          num_groups,
-          group_size,
-          memory_bytes_per_s,
-        )
+        level: placement(spec, level, distinct_rows[spec.name], cluster)
         for level in levels
       }
     )
@@ -148,28 +140,25 @@ def placement(
   spec: TableSpec,
   level: Level,
   distinct_rows: float,
-  links: cost_model.Links,
-  num_groups: int,
-  group_size: int,
-  memory_bytes_per_s: float = 2e10,
+  cluster: Cluster,
 ) -> Placement:
   """What a table costs at a level; see the module."""
-  n, m = num_groups, group_size
+  links, n, m = cluster.links, cluster.num_groups, cluster.group_size
   width = 4.0 * spec.embedding_dim
   dense_bytes = spec.num_embeddings * (width + 4)
   row = distinct_rows * (width + 4)
   state = _state_bytes(spec, level.num_pieces(n, m))
   if level is Level.NONE:
-    step_s = cost_model.seconds('all_reduce', 'xla', dense_bytes, links, n, m)
-    step_s += _DENSE_PASSES * dense_bytes / memory_bytes_per_s
+    step_s = cluster.seconds('all_reduce', 'xla', dense_bytes)
+    step_s += _DENSE_PASSES * dense_bytes / _MEMORY_BYTES_PER_S
     once = 2 * dense_bytes / (n * m)
     inter = once * (n - 1) if n > 1 else 0.0
     return Placement(level, state, inter, once * (n * m - 1) - inter, step_s)
-  step_s = _TOUCHED_PASSES * row / memory_bytes_per_s
+  step_s = _TOUCHED_PASSES * row / _MEMORY_BYTES_PER_S
   if level is Level.INTRA:
     intra = 2 * row * (m - 1) / m
     inter = row * (n - 1)
-    step_s += cost_model.axis_seconds('all_gather', INTER, row * n, links, n, m)
+    step_s += cluster.axis_seconds('all_gather', INTER, row * n)
   else:
     intra = 2 * row * (m - 1) / (n * m)
     inter = 2 * row * (n - 1) / n

@@ -3,6 +3,7 @@
 """Embedding tables on a mesh: their state, look-ups and row updates."""
 
 from collections.abc import Mapping, Sequence
+import functools
 from typing import Any
 
 from absl import logging
@@ -319,31 +320,38 @@ class EmbeddingTables:
   # Checkpoints: table name -> rows in the order of their ids.
 
   def to_canonical(self, state: Any) -> dict[str, Any]:
-    """State by table, rows ordered by id (padded at the end); in `jit`."""
-    return {
-      spec.name: jax.tree.map(
-        lambda x, stack=stack, spec=spec: layout.reorder(
-          self.mesh, stack, spec, x, True
-        ),
-        state[name],
-      )
-      for name, stack in self._stacks.items()
-      for spec in stack.specs
-    }
+    """State by table, rows ordered by id (padded at the end)."""
+    return self._by_table(state)
 
   def from_canonical(self, tables: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `to_canonical`; in `jit`."""
+    """The inverse of `to_canonical`."""
+    return self._by_stack(dict(tables))
+
+  @functools.cached_property
+  def _by_table(self) -> Any:
+    return jax.jit(self._split, out_shardings=self.canonical_shardings())
+
+  @functools.cached_property
+  def _by_stack(self) -> Any:
+    return jax.jit(self._join, out_shardings=self.shardings())
+
+  def _ordered(self, spec: TableSpec, state: Any, to_canonical: bool) -> Any:
+    """The arrays of a table, from its stack's or the other way."""
+    stack = self._stack_of[spec.name]
+    return jax.tree.map(
+      lambda x: layout.reorder(self.mesh, stack, spec, x, to_canonical), state
+    )
+
+  def _split(self, state: Any) -> dict[str, Any]:
+    return {
+      name: self._ordered(spec, state[self._stack_of[name].name], True)
+      for name, spec in self.specs.items()
+    }
+
+  def _join(self, tables: Mapping[str, Any]) -> dict[str, Any]:
     state = {}
     for name, stack in self._stacks.items():
-      parts = [
-        jax.tree.map(
-          lambda x, stack=stack, spec=spec: layout.reorder(
-            self.mesh, stack, spec, x, False
-          ),
-          tables[spec.name],
-        )
-        for spec in stack.specs
-      ]
+      parts = [self._ordered(s, tables[s.name], False) for s in stack.specs]
 
       def join(*xs: jax.Array, stack: Stack = stack) -> jax.Array:
         # [W * r_t, ...] for each table -> owner-major rows of the stack.
@@ -355,15 +363,9 @@ class EmbeddingTables:
 
   def canonical_shardings(self) -> dict[str, Any]:
     """The tree of `to_canonical` with a NamedSharding for each leaf."""
-    specs = self.partition_specs()
+    of_stacks = self.shardings()
     return {
-      spec.name: jax.tree.map(
-        lambda p: NamedSharding(self.mesh, p),
-        specs[name],
-        is_leaf=lambda x: isinstance(x, P),
-      )
-      for name, stack in self._stacks.items()
-      for spec in stack.specs
+      name: of_stacks[stack.name] for name, stack in self._stack_of.items()
     }
 
   def canonical_shapes(self) -> dict[str, Any]:
@@ -372,10 +374,8 @@ class EmbeddingTables:
     for spec in self.specs.values():
       v, d = spec.num_embeddings, spec.embedding_dim
       slots = jax.eval_shape(lambda o=spec.optimizer, v=v, d=d: o.init(v, d))
-      shapes[spec.name] = {
-        'table': jax.ShapeDtypeStruct((v, d), jnp.float32),
-        'slots': slots,
-      }
+      table = jax.ShapeDtypeStruct((v, d), jnp.float32)
+      shapes[spec.name] = {'table': table, 'slots': slots}
     return shapes
 
   def bytes_per_device(self) -> dict[str, int]:

@@ -313,7 +313,8 @@ def _fast_dot(dot_general, pairs, rates, known, probes, notes):
 
   def dot(x, kernel, dimension_numbers, **kwargs):
     call = known[len(inputs)] if known else Call(None, None)
-    product, scores = call
+    product: Any = call.product
+    scores: Any = call.scores
     if product is None:
       product = dot_general(x, kernel, dimension_numbers, **kwargs)
     y = product

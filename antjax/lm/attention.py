@@ -26,21 +26,6 @@ _MODULES = {'blocked': blocked_attention, 'splash': splash_attention}
 _MASKED = -1e30  # Finite, so that a row without any key is no nan.
 
 
-def causal(
-  q_BTHK: jax.Array,
-  k_BTGK: jax.Array,
-  v_BTGK: jax.Array,
-  segment_ids_BT: jax.Array | None = None,
-  *,
-  method: Method = 'auto',
-  block: int | None = None,
-) -> jax.Array:
-  """`attend` to this and earlier tokens."""
-  return attend(
-    q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, method=method, block=block
-  )
-
-
 def attend(
   q_BTHK: jax.Array,
   k_BTGK: jax.Array,

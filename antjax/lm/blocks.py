@@ -194,7 +194,7 @@ def output_matrix(config: Config, params: Weights) -> jax.Array:
   if not config.causal:
     raise ValueError(
       'logits of the next token: the model is an encoder (causal=False) and has'
-      ' no output layer; use transformer.encode.'
+      ' no output layer; use transformer.hidden.'
     )
   return params['embed'].T if config.tie_embeddings else params['lm_head']
 

@@ -5,6 +5,7 @@
 from collections.abc import Mapping
 import dataclasses
 import math
+import typing
 from typing import Any
 
 from antjax.lm import families
@@ -27,31 +28,17 @@ _FEED_FORWARD = {
   'gated-gelu': ('gelu_tanh', True),
   'gated-silu': ('silu', True),
 }
-# Field of Config -> what its field of config.json must be.
-_KINDS = {
-  **dict.fromkeys(('rope_theta', 'norm_eps'), 'number'),
-  **dict.fromkeys(('activation', 'gated_mlp'), 'text'),
-  **dict.fromkeys(
-    ('norm_place', 'tie_embeddings', 'qkv_bias', 'out_bias', 'mlp_bias'),
-    'flag',
-  ),
-  **dict.fromkeys(
-    (
-      'vocab_size',
-      'num_layers',
-      'embed_dim',
-      'num_heads',
-      'num_kv_heads',
-      'head_dim',
-      'mlp_dim',
-      'max_positions',
-      'token_types',
-      'relative_buckets',
-      'relative_max_distance',
-    ),
-    'size',
-  ),
-}
+_HINTS = typing.get_type_hints(Config)
+
+
+def _kind(ours: str, theirs: str) -> str:
+  """Kind of a field's value in config.json: size, number, flag or text."""
+  if ours == 'norm_place':
+    return 'flag'
+  if theirs == 'feed_forward_proj':
+    return 'text'
+  kinds = {float: 'number', bool: 'flag', int: 'size', int | None: 'size'}
+  return kinds.get(_HINTS[ours], 'text')
 
 
 def read_config(fields: Mapping[str, Any], path: Any = 'config.json') -> Config:
@@ -99,7 +86,7 @@ def read_config(fields: Mapping[str, Any], path: Any = 'config.json') -> Config:
 
 
 def _read_field(ours: str, theirs: str, value: Any, path: Any) -> Any:
-  kind = _KINDS[ours]
+  kind = _kind(ours, theirs)
   is_bool, is_number = isinstance(value, bool), isinstance(value, int | float)
   if kind == 'number':
     fits = is_number and not is_bool and 0 < value < math.inf

@@ -274,7 +274,7 @@ def family_of(fields: Mapping[str, Any], path: Any = 'config.json') -> Family:
 def tensor_names(family: Family, config: Config) -> PyTree:
   """The tree of `transformer.shapes` with names in place of shapes.
 
-  A layer's leaf has a list of names, one per layer.
+  Each leaf has a list of names, one per layer where it is a layer's.
   """
 
   def name(table: Mapping[str, str], leaf: str) -> str:
@@ -289,7 +289,7 @@ def tensor_names(family: Family, config: Config) -> PyTree:
 
   tree = transformer.shapes(config)
   layers = {leaf: name(family.layer, leaf) for leaf in tree['layers']}
-  result = {k: full(name(family.top, k)) for k in tree if k != 'layers'}
+  result = {k: [full(name(family.top, k))] for k in tree if k != 'layers'}
   return result | {
     'layers': {
       leaf: [full(n.format(i=i)) for i in range(config.num_layers)]

@@ -8,7 +8,7 @@ import os
 import pathlib
 from typing import Any, Protocol
 
-from antjax.lm import gguf_file, pretrained, pretrained_tokenizer
+from antjax.lm import gguf_model, pretrained, pretrained_tokenizer
 
 _BLOCK = 1 << 22
 # Texts of a vocabulary that tell it from most others, as soon as it is there.
@@ -36,7 +36,7 @@ def of_model(path: str | os.PathLike[str]) -> str:
   Raises:
     FileNotFoundError: There is no model.
   """
-  file = gguf_file.find(path, pretrained.CONFIG_NAME)
+  file = gguf_model.find(path, pretrained.CONFIG_NAME)
   is_folder = file == pathlib.Path(path, pretrained.CONFIG_NAME)
   weights = file.parent.glob('*.safetensors') if is_folder else ()
   return _of_files(sorted({file, *weights}))
@@ -44,7 +44,7 @@ def of_model(path: str | os.PathLike[str]) -> str:
 
 def of_tokenizer(path: str | os.PathLike[str]) -> str:
   """Fingerprint of the tokenizer; `path` as for `load_tokenizer`."""
-  return _of_files([gguf_file.find(path, pretrained_tokenizer.FILE_NAME)])
+  return _of_files([gguf_model.find(path, pretrained_tokenizer.FILE_NAME)])
 
 
 def of_vocabulary(vocabulary: TextRows, num_rows: int) -> str:

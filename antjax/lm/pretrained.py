@@ -19,7 +19,6 @@ import safetensors.numpy
 from antjax.lm import (
   config_json,
   families,
-  gguf_file,
   gguf_model,
   safetensors_file,
   transformer,
@@ -83,7 +82,7 @@ def load_pretrained(
     )
 
   def leaf(keys, shape, found, home):
-    stored = [files[n] for n in ([found] if isinstance(found, str) else found)]
+    stored = [files[name] for name in found]
     read = _Leaf(path, source, stored, _path(keys), shape, dtype)
     return _place(read, shape, home)
 
@@ -127,14 +126,14 @@ def save_pretrained(
     )
   family = families.family_of(fields)
   names = families.tensor_names(family, config)
-  groups: list[list[str]] = [[]]
+  tensors = {name: (size, read) for name, size, read in _tensors(names, params)}
+  groups: list[dict[str, Callable[[], np.ndarray]]] = [{}]
   num_bytes = 0
-  tensors = {name: read for name, _, read in _tensors(names, params)}
-  for name, size, _ in _tensors(names, params):
+  for name, (size, read) in tensors.items():
     if groups[-1] and num_bytes + size > max_file_bytes:
-      groups.append([])
+      groups.append({})
       num_bytes = 0
-    groups[-1].append(name)
+    groups[-1][name] = read
     num_bytes += size
   folder.mkdir(parents=True, exist_ok=True)
   where: dict[str, str] = {}
@@ -143,13 +142,13 @@ def save_pretrained(
     if len(groups) > 1:
       file = f'model-{i + 1:05}-of-{len(groups):05}.safetensors'
     safetensors.numpy.save_file(
-      {name: tensors[name]() for name in group},
+      {name: read() for name, read in group.items()},
       folder / file,
       metadata={'format': 'pt'},  # Transposed as PyTorch has them.
     )
     where |= dict.fromkeys(group, file)
   if len(groups) > 1:
-    total = sum(size for _, size, _ in _tensors(names, params))
+    total = sum(size for size, _ in tensors.values())
     index = {'metadata': {'total_size': total}, 'weight_map': where}
     _write_json(folder / safetensors_file.INDEX_NAME, index)
   fields['dtype'] = str(params['embed'].dtype)
@@ -169,16 +168,14 @@ def _tensors(
     path = _path(keys)
     found = _at(names, path)
     turned = families.is_transposed(path, leaf.shape)
-    if isinstance(found, str):
-      yield found, leaf.nbytes, functools.partial(_host, leaf, turned)
-      continue
     for i, name in enumerate(found):
-      size = leaf.nbytes // len(found)
-      yield name, size, functools.partial(_host, leaf, turned, i)
+      layer = i if path[0] == 'layers' else None
+      read = functools.partial(_host, leaf, turned, layer)
+      yield name, leaf.nbytes // len(found), read
 
 
 def _host(
-  leaf: jax.Array, is_transposed: bool, layer: int | None = None
+  leaf: jax.Array, is_transposed: bool, layer: int | None
 ) -> np.ndarray:
   array = np.asarray(leaf if layer is None else leaf[layer])
   return np.ascontiguousarray(array.T if is_transposed else array)
@@ -188,7 +185,7 @@ def _open(
   path: pathlib.Path,
 ) -> tuple[pathlib.Path, Mapping[str, Any], TensorSource]:
   """(file with the config, its fields, the tensors)."""
-  file = gguf_file.find(path, CONFIG_NAME)
+  file = gguf_model.find(path, CONFIG_NAME)
   if not file.exists():
     raise FileNotFoundError(
       f'no model at {path}; python -m launch.fetch_model gets small ones.'
@@ -233,10 +230,9 @@ def _match(
     shapes, is_leaf=transformer.is_shape
   ):
     leaf = _path(keys)
-    found = _at(names, leaf)
-    own = shape if isinstance(found, str) else shape[1:]
+    own = shape[1:] if leaf[0] == 'layers' else shape
     own = own[::-1] if families.is_transposed(leaf, shape) else own
-    needed |= dict.fromkeys([found] if isinstance(found, str) else found, own)
+    needed |= dict.fromkeys(_at(names, leaf), own)
   missing = sorted(set(needed) - set(files))
   left = sorted(set(files) - set(needed))
   ignored = [n for n in left if families.is_ignored(family, n, config)]

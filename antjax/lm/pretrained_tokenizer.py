@@ -9,7 +9,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from antjax.lm import gguf_file
+from antjax.lm import gguf_model
 
 FILE_NAME = 'tokenizer.json'
 _CONTROL = 3  # Type of a token that no text has.
@@ -50,7 +50,7 @@ def load_tokenizer(
 
 
 def _load(path: str | os.PathLike[str]) -> tokenizers.Tokenizer:
-  file = gguf_file.find(path, FILE_NAME)
+  file = gguf_model.find(path, FILE_NAME)
   if file != pathlib.Path(path, FILE_NAME):
     return _from_gguf(file)
   try:
@@ -63,7 +63,7 @@ def _load(path: str | os.PathLike[str]) -> tokenizers.Tokenizer:
 
 
 def _from_gguf(path: pathlib.Path) -> tokenizers.Tokenizer:
-  metadata = gguf_file.GgufFile(path).metadata
+  metadata = gguf_model.GgufFile(path).metadata
 
   def value(key: str) -> Any:
     return metadata.get(f'tokenizer.ggml.{key}')

@@ -66,7 +66,6 @@ class LowEncoder:
     tokens: jax.Array,
     segment_ids: jax.Array | None = None,
     positions: jax.Array | None = None,
-    token_types: jax.Array | None = None,
   ) -> jax.Array:
     """What goes into the first layer above the cut, [B, T, D].
 
@@ -77,7 +76,7 @@ class LowEncoder:
     if positions is None:
       transformer.check_length(self.config, tokens.shape[1])
       positions = positions_lib.document_positions(tokens, segment_ids)
-    x_BTD = blocks.embed(self.config, params, tokens, positions, token_types)
+    x_BTD = blocks.embed(self.config, params, tokens, positions)
     return transformer.run_layers(
       self.config, params, x_BTD, segment_ids, positions
     )

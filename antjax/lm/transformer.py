@@ -126,51 +126,13 @@ def logits(
   segment_ids: jax.Array | None = None,
   positions: jax.Array | None = None,
 ) -> jax.Array:
-  """Scores of every next token, fp32 [B, T, V].
-
-  Args:
-    config: Configuration of the model.
-    params: Parameters from `init`, in the compute dtype.
-    tokens: int32 [B, T].
-    segment_ids: int32 [B, T], the document of each token, or None for one
-      document a sequence.
-    positions: int32 [B, T], the place of each token in its document, or None to
-      count from each document's first token.
+  """Scores of every next token, fp32 [B, T, V]; the arguments are `hidden`'s.
 
   Raises:
     ValueError: The model is an encoder, or as for `hidden`.
   """
   x_BTD = hidden(config, params, tokens, segment_ids, positions)
   return blocks.unembed(config, params, x_BTD)
-
-
-def encode(
-  config: Config,
-  params: PyTree,
-  tokens: jax.Array,
-  *,
-  mask: jax.Array | None = None,
-  token_types: jax.Array | None = None,
-  at: jax.Array | None = None,
-) -> jax.Array:
-  """Hidden states of padded sequences; for packed ones see `hidden`.
-
-  Args:
-    config: Configuration of the model.
-    params: From `init` or `load_pretrained`, in the dtype to compute in.
-    tokens: int32 [B, T].
-    mask: [B, T], 0 where there is padding, on either side; None: nowhere. What
-      comes out for padding means nothing.
-    token_types: int32 [B, T], for models that have them; None: all 0.
-    at: Option of `run_layers`.
-
-  Returns:
-    [B, T, D], the normed output of the last layer; with `at` [1, M, D].
-  """
-  segment_ids = None if mask is None else (mask != 0).astype(jnp.int32)
-  return hidden(
-    config, params, tokens, segment_ids, token_types=token_types, at=at
-  )
 
 
 def hidden(
@@ -182,12 +144,26 @@ def hidden(
   token_types: jax.Array | None = None,
   at: jax.Array | None = None,
 ) -> jax.Array:
-  """The normed output of the last layer, [B, T, D]; see `logits`, `run_layers`.
+  """The normed output of the last layer, [B, T, D]; with `at` [1, M, D].
+
+  Args:
+    config: Configuration of the model.
+    params: From `init` or `load_pretrained`, in the dtype to compute in.
+    tokens: int32 [B, T].
+    segment_ids: [B, T], the document of each token; a mask, 0 where there is
+      padding, will do. None: one document a sequence. What comes out for
+      padding means nothing.
+    positions: int32 [B, T], the place of each token in its document, or None to
+      count from each document's first token.
+    token_types: int32 [B, T], for models that have them; None: all 0.
+    at: Option of `run_layers`.
 
   Raises:
     ValueError: More tokens than learned positions, or types where the model has
       none.
   """
+  if segment_ids is not None:
+    segment_ids = segment_ids.astype(jnp.int32)
   check_length(config, tokens.shape[1] if positions is None else 0)
   if positions is None:
     positions = positions_lib.document_positions(tokens, segment_ids)
@@ -222,7 +198,7 @@ def run_layers(
     params: Its 'layers' are run, if it has any; its 'relative_bias' is used
       where the model has relative positions, which count places in the row.
     x_BTD: Output of `blocks.embed` or of the layers before.
-    segment_ids: See `logits`.
+    segment_ids: See `hidden`.
     positions: int32 [B, T].
     attend: (queries, keys, values) -> mixed, in place of attention inside the
       rows; see `antjax.lm.packed`.
@@ -320,7 +296,7 @@ def loss(
     config: Configuration of the model.
     params: Parameters from `init`, in the compute dtype.
     batch: 'tokens' int32 [B, T], and as wanted 'segment_ids' and 'positions'
-      (see `logits`) and 'loss_mask' [B, T], 0 where a token is no target.
+      (see `hidden`) and 'loss_mask' [B, T], 0 where a token is no target.
     max_logits: Largest number of logits held at once; where there are more, the
       loss goes by chunks of tokens and the backward pass computes their logits
       again.

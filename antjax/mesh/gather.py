@@ -1,7 +1,9 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Exchange of bytes or JSON values between the processes of a job."""
+"""Exchange of arrays, JSON values or bytes between the processes of a job."""
 
+from collections.abc import Mapping
+import io
 import json
 from typing import Any
 
@@ -13,6 +15,19 @@ import numpy as np
 def gather_json(value: Any) -> list[Any]:
   """Every process's JSON value, in the order of processes."""
   return [json.loads(x) for x in gather_bytes(json.dumps(value).encode())]
+
+
+def gather_arrays(
+  arrays: Mapping[str, np.ndarray],
+) -> list[dict[str, np.ndarray]]:
+  """Every process's arrays by name, in the order of processes."""
+  file = io.BytesIO()
+  np.savez(file, **arrays)  # type: ignore[arg-type]
+  every = []
+  for data in gather_bytes(file.getvalue()):
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+      every.append(dict(archive))
+  return every
 
 
 def gather_bytes(data: bytes) -> list[bytes]:

@@ -80,41 +80,6 @@ class PaRO:
     """
     return max(self.params, self.grads) < Level.GLOBAL
 
-  def state_bytes(
-    self,
-    num_params: int,
-    *,
-    num_groups: int,
-    group_size: int,
-    num_trainable: int | None = None,
-    param_bytes: float = 2,
-    grad_bytes: float = 2,
-    opt_state_bytes: float = 12,
-  ) -> float:
-    """Bytes of state per device, by the paper's model (section 3.1.1).
-
-    Args:
-      num_params: Number of parameters.
-      num_groups: Groups in the mesh.
-      group_size: Devices in a group.
-      num_trainable: Trainable parameters; all of them by default.
-      param_bytes: Bytes per parameter; the paper's 2 is bf16.
-      grad_bytes: Bytes per trainable parameter's gradient.
-      opt_state_bytes: Optimizer bytes per trainable parameter; the paper's 12
-        are an fp32 master copy and two Adam moments.
-    """
-    if num_trainable is None:
-      num_trainable = num_params
-
-    def share(level: Level, size: float) -> float:
-      return size / level.num_pieces(num_groups, group_size)
-
-    return (
-      share(self.params, param_bytes * num_params)
-      + share(self.grads, grad_bytes * num_trainable)
-      + share(self.opt_state, opt_state_bytes * num_trainable)
-    )
-
 
 def _valid_codes() -> tuple[str, ...]:
   return tuple(

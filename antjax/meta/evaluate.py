@@ -61,8 +61,9 @@ def baseline_columns(
       label_TS = np.where(mask_TS, episodes['support']['label'], np.nan)
       present_T = mask_TS.any(axis=1)
       guess_T = {n: np.full(len(mask_TS), global_mean) for n in BASELINES}
-      for name, mean in zip(BASELINES[1:], (np.nanmean, np.nanmedian)):
-        guess_T[name][present_T] = mean(label_TS[present_T], axis=1)
+      present_TS = label_TS[present_T]
+      guess_T['support mean'][present_T] = np.nanmean(present_TS, axis=1)
+      guess_T['support median'][present_T] = np.nanmedian(present_TS, axis=1)
       query, shape = episodes['query'], episodes['query']['label'].shape
 
       def by_row(values_T, shape=shape):
@@ -219,12 +220,13 @@ def fine_tune_predict_fn(
 
   def task(params, log_rates, data):
     del log_rates
+    names = [*inner.adapted_names(params), *(f'rows/{n}' for n in data['rows'])]
     columns = {}
     for steps in num_steps:
       loop = dataclasses.replace(inner, num_steps=steps)
 
       def one(log_rate, loop=loop):
-        rates = _EveryLeaf(log_rate)
+        rates = dict.fromkeys(names, log_rate)
         problem = task_steps.problem(model, loop, params, rates, data)
         state = maml.adapt_task(problem)
         return task_steps.columns(model, state, data)[column]
@@ -244,17 +246,3 @@ def fine_tune_predict_fn(
 def fine_tune_name(num_steps: int, learning_rate: float) -> str:
   """Column of `fine_tune_predict_fn` for one inner loop."""
   return f'k{num_steps}_lr{learning_rate:g}'
-
-
-class _EveryLeaf(dict):
-  """Learned rates where every leaf has the same one."""
-
-  def __init__(self, log_rate):
-    super().__init__()
-    self._log_rate = log_rate
-
-  def __contains__(self, name):
-    return True
-
-  def __getitem__(self, name):
-    return self._log_rate

@@ -170,7 +170,7 @@ class Copies:
     """Takes step number `index`, from 0."""
     problem = self._problem
     rest = problem.params, dict(problem.rows), problem.support
-    step = functools.partial(self._step, index)
+    step: Callable[..., PyTree] = functools.partial(self._step, index)
     return (jax.checkpoint(step) if problem.inner.remat else step)(fast, rest)
 
   def bind(self, fast: PyTree) -> State:
@@ -197,7 +197,8 @@ class Copies:
 
     def loss(fast, rest):
       params, rows, support = rest
-      return problem.loss_fn(*self._bound(fast, params, rows), support)
+      model, rows = self._bound(fast, params, rows)
+      return problem.loss_fn(model, rows, support)
 
     if inner.derivative == 'mixed' and inner.order == 2:
       rest = fast_weights.match_varying(rest, problem.support)

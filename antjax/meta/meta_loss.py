@@ -10,6 +10,7 @@ layout of a batch is in `antjax.meta.episodes`.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ def meta_loss_fn(model: TaskModel, inner: maml.InnerLoop) -> LossFn:
     if inner.step_weights:
       states = maml.adapt_by_step(problem)[1:]
       total = sum(inner.step_weights)
-      loss = sum(
+      loss: Any = sum(
         weight / total * task_steps.task_loss(model, state, data['query'])
         for weight, state in zip(inner.step_weights, states, strict=True)
         if weight

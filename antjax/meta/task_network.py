@@ -82,7 +82,10 @@ class TaskNetwork(nnx.Module):
     network = Standalone(name, sizes, config, rngs=rngs)
     parts = {part for path, _ in nnx.iter_graph(network) for part in path}
     self.is_decision = DECISION.isdisjoint(parts)
-    setattr(self, 'decision' if self.is_decision else 'model', network)
+    if self.is_decision:
+      self.decision = network
+    else:
+      self.model = network
 
   def __call__(
     self, embeddings: Mapping[str, jax.Array], part: Mapping[str, Any]

@@ -20,9 +20,8 @@ from typing import Annotated, Any, NamedTuple
 from absl import logging
 import numpy as np
 
-from antjax.metrics import bootstrap, resampled
-from antjax.metrics.bootstrap import Estimate
-from antjax.metrics.resampled import METRICS
+from antjax.metrics import bootstrap
+from antjax.metrics.bootstrap import Estimate, METRICS
 
 # Shape suffixes: N = rows, U = users, R = draws, the first of them as is.
 
@@ -206,11 +205,11 @@ def calibration(columns: Columns, config: ScoreConfig) -> list[Bin]:
   order = np.argsort(columns['prediction'], kind='stable')
   logit_N = columns['prediction'][order].astype(np.float64)
   users, user_N = np.unique(columns['user'][order], return_inverse=True)
-  bin_N = resampled.bins(logit_N, config.num_bins)
+  bin_N = bootstrap.bins(logit_N, config.num_bins)
   click_N = columns['label'][order].astype(np.float64)
   clicks_UK, rows_UK, predicted_UK = (
-    resampled.sums_by_bin(user_N, bin_N, x, len(users), config.num_bins)
-    for x in (click_N, np.ones_like(logit_N), resampled.sigmoid(logit_N))
+    bootstrap.sums_by_bin(user_N, bin_N, x, len(users), config.num_bins)
+    for x in (click_N, np.ones_like(logit_N), bootstrap.sigmoid(logit_N))
   )
   weights_RU = bootstrap.draws(len(users), config.num_resamples, config.seed)
   shares = []
@@ -329,7 +328,7 @@ def _by_part(columns, chosen, config):
   values, num_rows = {}, {}
   for name, is_chosen in chosen.items():
     rows = is_chosen[order]
-    values[name], num_rows[name] = resampled.metrics(
+    values[name], num_rows[name] = bootstrap.click_metrics(
       logit_N[rows], is_click_N[rows], user_N[rows], counts_RU, config.num_bins
     )
   return values, num_rows

@@ -3,56 +3,15 @@
 """Merges metrics over processes."""
 
 from collections.abc import Mapping
-import io
 
 import jax
 import numpy as np
 
-from antjax.mesh.gather import gather_bytes
+from antjax.mesh.gather import gather_arrays
 from antjax.metrics.metric import Metric
 
-# Byte counts travel as int32.
-_MAX_STATE_BYTES = 2**31 - 1
-
-
-def _to_bytes(metrics: Mapping[str, Metric]) -> bytes:
-  """Packs the states of `metrics`."""
-  arrays = {
-    f'{i}/{key}': array
-    for i, name in enumerate(sorted(metrics))
-    for key, array in metrics[name].state().items()
-  }
-  names = '\n'.join(
-    f'{name} {type(metrics[name]).__name__}' for name in sorted(metrics)
-  )
-  buffer = io.BytesIO()
-  arrays['names'] = np.asarray(names)
-  # NumPy's stub takes an array by name for an option.
-  np.savez(buffer, **arrays)  # type: ignore[arg-type]
-  return buffer.getvalue()
-
-
-def _states(
-  data: bytes, like: Mapping[str, Metric], process: int
-) -> list[dict[str, np.ndarray]]:
-  """Unpacks what `_to_bytes` packed on `process` from the same metrics."""
-  names = sorted(like)
-  expected = '\n'.join(f'{name} {type(like[name]).__name__}' for name in names)
-  with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-    found = str(arrays['names'])
-    if found != expected:
-      raise ValueError(
-        'merge_across_processes(metrics=): process '
-        f'{jax.process_index()} has {expected.split(chr(10))}, process '
-        f'{process} has {found.split(chr(10))}; every process must pass the '
-        'same names and classes, also where it saw no rows.'
-      )
-    states: list[dict[str, np.ndarray]] = [{} for _ in names]
-    for entry in arrays.files:
-      if entry != 'names':
-        i, key = entry.split('/')
-        states[int(i)][key] = arrays[entry]
-  return states
+# Byte counts travel as int32; some are left for the names of the arrays.
+_MAX_STATE_BYTES = 2**31 - 2**20
 
 
 def merge_across_processes(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
@@ -68,17 +27,36 @@ def merge_across_processes(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
     ValueError: Processes passed different metrics or options, or one process
       holds 2 GiB or more of state.
   """
-  data = _to_bytes(metrics)
-  if len(data) > _MAX_STATE_BYTES:
+  names = sorted(metrics)
+  arrays = {
+    f'{i}/{key}': array
+    for i, name in enumerate(names)
+    for key, array in metrics[name].state().items()
+  }
+  size = sum(array.nbytes for array in arrays.values())
+  if size > _MAX_STATE_BYTES:
     raise ValueError(
-      f'merge_across_processes: the state takes {len(data)} bytes, at most '
+      f'merge_across_processes: the state takes {size} bytes, at most '
       f'{_MAX_STATE_BYTES} can be sent. Use AUC in place of GAUC or NDCG, or '
       'evaluate fewer rows at a time.'
     )
+  kinds = [f'{name} {type(metrics[name]).__name__}' for name in names]
+  arrays['names'] = np.asarray('\n'.join(kinds))
   merged = {name: metric.empty() for name, metric in metrics.items()}
-  # Bytes, because float64 would pass through JAX as float32.
-  for process, part in enumerate(gather_bytes(data)):
-    states = _states(part, metrics, process)
-    for name, state in zip(sorted(metrics), states, strict=True):
+  # Not by JAX's own gather: float64 would pass through it as float32.
+  for process, found in enumerate(gather_arrays(arrays)):
+    theirs = str(found.pop('names')).split('\n')
+    if theirs != kinds:
+      raise ValueError(
+        'merge_across_processes(metrics=): process '
+        f'{jax.process_index()} has {kinds}, process '
+        f'{process} has {theirs}; every process must pass the '
+        'same names and classes, also where it saw no rows.'
+      )
+    states: list[dict[str, np.ndarray]] = [{} for _ in names]
+    for entry, array in found.items():
+      i, key = entry.split('/')
+      states[int(i)][key] = array
+    for name, state in zip(names, states):
       merged[name].add(state)
   return merged

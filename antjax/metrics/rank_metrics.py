@@ -19,9 +19,9 @@ ALL = 'all'
 EXAMPLES, ERROR = 'examples', '_se'
 
 
-def metric_names(cuts: Sequence[int] = CUTS) -> list[str]:
+def metric_names() -> list[str]:
   """'recall@1', ..., 'ndcg@20'."""
-  return [f'{name}@{k}' for name in ('recall', 'ndcg') for k in cuts]
+  return [f'{name}@{k}' for name in ('recall', 'ndcg') for k in CUTS]
 
 
 def by_example(
@@ -38,22 +38,19 @@ def by_example(
 
 
 def scores(
-  ranks: np.ndarray,
-  parts: Mapping[str, np.ndarray],
-  cuts: Sequence[int] = CUTS,
+  ranks: np.ndarray, parts: Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, float]]:
   """Means over parts of the examples, and their standard errors.
 
   Args:
     ranks: int [U], from `ranking`.
     parts: Name -> bool [U].
-    cuts: Cutoffs k of the metrics.
 
   Returns:
     Part -> {'examples': n, 'recall@1': mean, 'recall@1_se': standard error of
     the mean, ...}; nan where a part has no example, or for errors only one.
   """
-  values = by_example(ranks, cuts)
+  values = by_example(ranks)
   found = {}
   for part, is_in in parts.items():
     size = int(is_in.sum())

@@ -16,7 +16,6 @@ from antjax.networks.deep import Deep
 from antjax.networks.network import ClickNetwork, DeepConfig, Inputs, Sizes
 from antjax.networks.towers import (
   ExpertConfig,
-  own_product,
   row_of_scenario,
   ScenarioExperts,
   ScenarioLinear,
@@ -288,7 +287,7 @@ def meta(
   scenario_B: jax.Array,
 ) -> jax.Array:
   """leaky_relu(M_d x + c_d) of each row's scenario, [B, O]."""
-  y_BO = own_product(x_BI, kernel_ISO, scenario_B)
+  y_BO = grouped.product(x_BI, kernel_ISO, scenario_B)
   return jax.nn.leaky_relu(y_BO + row_of_scenario(bias_SO, scenario_B))
 
 

@@ -273,7 +273,11 @@ class APG(ClickNetwork):
   Config = CoreConfig
 
   def __init__(self, sizes: Sizes, config: CoreConfig, *, rngs: nnx.Rngs):
-    sizes.need_scenario('apg')
+    if sizes.scenario_field is None:
+      raise ValueError(
+        "apg makes weights of the scenario's vector, and the inputs have"
+        ' none (Sizes.scenario_field=None); use another model.'
+      )
     self.scenario_fields = sizes.scenario_fields
     self.layers = nnx.List(
       GeneratedLinear(i, o, sizes.dim, config, rngs=rngs)

@@ -144,8 +144,11 @@ def make(
     ValueError: There is no such network, or it needs what the sizes lack.
   """
   found = load(name)
-  if 'history' in found.needs:
-    sizes.need_history(name)
+  if 'history' in found.needs and not sizes.histories:
+    raise ValueError(
+      f'{name} looks at what a user clicked before, and the inputs have no'
+      ' history; use data with one, or another model.'
+    )
   return found(sizes, config.of(found), rngs=rngs)
 
 

@@ -98,22 +98,6 @@ class Sizes:
     """The scenario's field, or none."""
     return () if self.scenario_field is None else (self.scenario_field,)
 
-  def need_history(self, model: str) -> None:
-    """Raises ValueError where there is no history."""
-    if not self.histories:
-      raise ValueError(
-        f'{model} looks at what a user clicked before, and the inputs have no'
-        ' history; use data with one, or another model.'
-      )
-
-  def need_scenario(self, model: str) -> None:
-    """Raises ValueError where no field says the scenario."""
-    if self.scenario_field is None:
-      raise ValueError(
-        f"{model} makes weights of the scenario's vector, and the inputs have"
-        ' none (Sizes.scenario_field=None); use another model.'
-      )
-
 
 class History(NamedTuple):
   """What a user did, as vectors, and the candidate in the same space.

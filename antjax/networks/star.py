@@ -20,10 +20,11 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from antjax.layers import grouped
 from antjax.networks import moments
 from antjax.networks.deep import Deep
 from antjax.networks.network import ClickNetwork, DeepConfig, Inputs, Sizes
-from antjax.networks.towers import own_product, row_of_scenario, TowerConfig
+from antjax.networks.towers import row_of_scenario, TowerConfig
 
 _EPSILON = 1e-5
 
@@ -80,7 +81,7 @@ class StarLinear(nnx.Module):
     """[B, O] of [B, I]."""
     kernel_ISO = self.kernel[...][:, None] * self.own_kernel[...]
     bias_SO = self.bias[...][None] + self.own_bias[...]
-    y_BO = own_product(x_BI, kernel_ISO, scenario_B)
+    y_BO = grouped.product(x_BI, kernel_ISO, scenario_B)
     return y_BO + row_of_scenario(bias_SO, scenario_B)
 
 

@@ -66,11 +66,12 @@ class DLRM(ClickNetwork):
 
   def __call__(self, x: Inputs) -> jax.Array:
     vectors_BFD = x.fields_BFD
-    if self.bottom is not None:
+    if self.bottom is not None and x.dense_BX is not None:
       numbers_B1D = self.bottom(x.dense_BX)[:, None]
       vectors_BFD = jnp.concatenate([vectors_BFD, numbers_B1D], axis=1)
+    pairs = dot_pairs(vectors_BFD)
     flat = vectors_BFD.reshape(vectors_BFD.shape[0], -1)
-    seen = jnp.concatenate([flat, dot_pairs(vectors_BFD)], axis=-1)
+    seen = jnp.concatenate([flat, pairs], axis=-1)
     return logits(self.head(self.top(seen)))
 
 

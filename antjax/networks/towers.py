@@ -50,13 +50,6 @@ def row_of_scenario(table_SO: jax.Array, scenario_B: jax.Array) -> jax.Array:
   return jnp.dot(mine_BS, table_SO, precision=jax.lax.Precision.HIGHEST)
 
 
-def own_product(
-  x_BI: jax.Array, kernel_ISO: jax.Array, scenario_B: jax.Array
-) -> jax.Array:
-  """X W_d with the row's own W_d, [B, O]."""
-  return grouped.product(x_BI, kernel_ISO, scenario_B)
-
-
 class ScenarioLinear(nnx.Module):
   """W_d x + b_d."""
 
@@ -78,7 +71,7 @@ class ScenarioLinear(nnx.Module):
 
   def __call__(self, x_BI: jax.Array, scenario_B: jax.Array) -> jax.Array:
     """[B, O] of [B, I]."""
-    y_BO = own_product(x_BI, self.kernel[...], scenario_B)
+    y_BO = grouped.product(x_BI, self.kernel[...], scenario_B)
     if self.bias is None:
       return y_BO
     return y_BO + row_of_scenario(self.bias[...], scenario_B)

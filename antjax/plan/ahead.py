@@ -23,7 +23,6 @@ def lower_step(
   batch: PyTree,
   *,
   num_micro_batches: int,
-  has_counts: bool = False,
   **options: Any,
 ) -> Any:
   """Lowers the step that a Trainer of these settings would run.
@@ -36,7 +35,6 @@ def lower_step(
     batch: The global batch, likewise; each leading dim a multiple of devices x
       micro-batches.
     num_micro_batches: Micro-batches of a step.
-    has_counts: Whether each group does its own number of micro-batches.
     **options: Options of `StepSpec`: loss_scale, regather ...
 
   Returns:
@@ -61,7 +59,7 @@ def lower_step(
   inputs = step_lib.StepInput(
     batch=jax.tree.map(lambda x: split(x.shape, x.dtype), batch),
     routing={},
-    num_micro_batches=split((mesh.size,), jnp.int32) if has_counts else None,
+    num_micro_batches=None,
     is_valid=flags[0],
     is_stopping=flags[1],
     num_examples=flags[2],

@@ -101,22 +101,6 @@ def collectives(text: str, mesh_shape: Mapping[str, int]) -> list[Collective]:
   return _Program(text, mesh_shape[INTER], mesh_shape[INTRA]).read()
 
 
-def bytes_per_step(
-  found: Sequence[Collective], unknown: int = 1
-) -> tuple[float, float]:
-  """(intra, inter) bytes that a device sends in a run of the program.
-
-  Args:
-    found: Collectives from `collectives`.
-    unknown: Trips of loops whose count the text does not say: for a step with
-      counts of its own (`num_micro_batches` given), those.
-  """
-  return (
-    sum(c.intra_bytes * c.num_runs(unknown) for c in found),
-    sum(c.inter_bytes * c.num_runs(unknown) for c in found),
-  )
-
-
 class _Program:
   """The computations of one module's text."""
 

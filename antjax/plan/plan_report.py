@@ -34,10 +34,10 @@ def to_dict(plan: ParoPlan) -> dict[str, Any]:
   return {
     'best': plan.best.code,
     'reason': plan.reason,
-    'num_groups': plan.num_groups,
-    'group_size': plan.group_size,
+    'num_groups': plan.cluster.num_groups,
+    'group_size': plan.cluster.group_size,
     'device_bytes': plan.device_bytes,
-    'links': dataclasses.asdict(plan.links),
+    'links': dataclasses.asdict(plan.cluster.links),
     'frontier': [row.code for row in plan.frontier()],
     'rows': [
       dataclasses.asdict(row)
@@ -57,21 +57,16 @@ def figure(plan: ParoPlan) -> matplotlib.figure.Figure:
   """Peak memory against communication, with the frontier of the two."""
   result = matplotlib.figure.Figure((7.6, 4.8), layout='constrained')
   axes = result.subplots()
-  axes.set_title(
-    'Memory and communication of each PaRO code',
-    loc='left',
-    fontsize=11,
-    fontweight='bold',
-    color=_INK,
-  )
+  bold = {'fontsize': 11, 'fontweight': 'bold', 'color': _INK}
+  title = 'Memory and communication of each PaRO code'
+  axes.set_title(title, loc='left', **bold)
   front = plan.frontier()
   axes.step(
     [row.peak_bytes / 1e9 for row in front],
     [_shown(row) for row in front],
+    ':',
     where='pre',
     color=_SOFT,
-    linewidth=1,
-    linestyle=':',
     zorder=1,
   )
   order = sorted(plan.rows, key=lambda r: (r.peak_bytes, r.comm_s))
@@ -94,36 +89,22 @@ def figure(plan: ParoPlan) -> matplotlib.figure.Figure:
       color=_INK if row.fits else _SOFT,
       fontweight='bold' if color == _BEST else 'normal',
     )
+  note = {'ha': 'right', 'fontsize': 8, 'color': _SOFT}
   if plan.best.compute_s > 0:
     axes.axhline(plan.best.compute_s, color=_SOFT, linewidth=0.8)
-    axes.annotate(
-      'computation',
-      (1, plan.best.compute_s),
-      xycoords=('axes fraction', 'data'),
-      ha='right',
-      va='bottom',
-      fontsize=8,
-      color=_SOFT,
-    )
+    where = axes.get_yaxis_transform()  # x is a share of the width.
+    x, y = 1, plan.best.compute_s
+    axes.text(x, y, 'computation', va='bottom', transform=where, **note)
   if plan.device_bytes is not None:
     axes.axvline(plan.device_bytes / 1e9, color=_SOFT, linewidth=0.8)
-    axes.annotate(
-      'memory of a device ',
-      (plan.device_bytes / 1e9, 1),
-      xycoords=('data', 'axes fraction'),
-      rotation=90,
-      ha='right',
-      va='top',
-      fontsize=8,
-      color=_SOFT,
-    )
+    where = axes.get_xaxis_transform()
+    x, y, text = plan.device_bytes / 1e9, 1, 'memory of a device '
+    axes.text(x, y, text, va='top', rotation=90, transform=where, **note)
   axes.set_xscale('log')
   axes.set_yscale('log')
   for axis in (axes.xaxis, axes.yaxis):
-    for which in ('major', 'minor'):
-      getattr(axis, f'set_{which}_formatter')(
-        matplotlib.ticker.FuncFormatter(_tick)
-      )
+    axis.set_major_formatter(matplotlib.ticker.FuncFormatter(_tick))
+    axis.set_minor_formatter(matplotlib.ticker.FuncFormatter(_tick))
   axes.set_xlabel('peak memory of a device, GB', color=_SOFT)
   axes.set_ylabel('communication in a step, s', color=_SOFT)
   axes.margins(0.08, 0.12)

@@ -10,7 +10,6 @@ by leaf, in two phases, priced by `antjax.collectives.cost_model`. The paper's
 own time model is in tests/plan/guideline_test.py.
 """
 
-from collections.abc import Callable
 import dataclasses
 import math
 from typing import Any, cast
@@ -19,8 +18,7 @@ from jax.sharding import AbstractMesh, Mesh
 import numpy as np
 import optax
 
-from antjax.collectives import cost_model
-from antjax.collectives.cost_model import Links
+from antjax.collectives.cost_model import Cluster, Links
 from antjax.mesh.mesh import INTER, INTRA
 from antjax.mesh.paro import PaRO, VALID_CODES
 from antjax.plan.moves import Move, moves
@@ -82,9 +80,7 @@ class ParoPlan:
   rows: tuple[Row, ...]
   best: Row  # The code to take; where none fits, the one that needs the least.
   reason: str  # Reason, in one sentence.
-  num_groups: int  # Groups of the mesh.
-  group_size: int  # Devices of a group.
-  links: Links  # Speeds of its links.
+  cluster: Cluster
   device_bytes: int | None  # Memory of a device, or None for no bound.
 
   def row(self, code: str) -> Row:
@@ -114,17 +110,12 @@ def plan(
   compute_s: float,
   activation_bytes: int = 0,
   device_bytes: int | None = None,
-  trainable: Callable[[str], bool] | None = None,
-  scanned: Callable[[str], bool] | None = None,
-  compute_dtype: Any = None,
   regather: bool = True,
-  min_shard_size: int = 1024,
   overlap: bool = True,
   elastic_only: bool = False,
+  **options: Any,
 ) -> ParoPlan:
   """Compares all codes for a model and a cluster; allocates nothing.
-
-  What is not explained here is an option of `Trainer`.
 
   Args:
     params: Tree of arrays or ShapeDtypeStructs, as for `Trainer.init`.
@@ -136,14 +127,12 @@ def plan(
     compute_s: Seconds that a device computes on one micro-batch.
     activation_bytes: Bytes of activations at the peak of a micro-batch.
     device_bytes: Memory of a device; None takes every code to fit.
-    trainable: Frozen leaves have no gradient and no state.
-    scanned: Stacks exist a layer at a time.
-    compute_dtype: See `Trainer`.
-    regather: See `Trainer`.
-    min_shard_size: See `Trainer`.
+    regather: Option of `Trainer`.
     overlap: Whether communication runs beside computation, as the paper's
       guideline takes it; without (XLA on CPU) their times add up.
     elastic_only: Leave out codes whose groups must stay in step.
+    **options: Options of `Trainer` that `Layout.of` takes: trainable, scanned,
+      compute_dtype, min_shard_size.
 
   Raises:
     ValueError: A mesh, count or time that cannot be.
@@ -160,27 +149,19 @@ def plan(
       f'planner.plan(compute_s={compute_s}): needed are the seconds a device'
       ' computes on a micro-batch, 0 or more.'
     )
+  cluster = Cluster(links, num_groups, group_size)
   # A layout asks for no more than the sizes of the axes.
   mesh = cast(Mesh, AbstractMesh((num_groups, group_size), (INTER, INTRA)))
   rows = []
   for code in VALID_CODES:
-    layout = Layout.of(
-      params,
-      mesh,
-      PaRO.from_code(code),
-      optimizer,
-      trainable=trainable,
-      scanned=scanned,
-      compute_dtype=compute_dtype,
-      min_shard_size=min_shard_size,
-    )
+    paro = PaRO.from_code(code)
+    layout = Layout.of(params, mesh, paro, optimizer, **options)
     parts = layout.bytes_per_device()
     found = moves(layout, regather=regather)
     in_loop = [move for move in found if move.in_loop]
     at_end = [move for move in found if not move.in_loop]
-    comm_s = num_micro_batches * _seconds(
-      in_loop, links, num_groups, group_size
-    ) + _seconds(at_end, links, num_groups, group_size)
+    each_s, end_s = _seconds(in_loop, cluster), _seconds(at_end, cluster)
+    comm_s = num_micro_batches * each_s + end_s
     total_s = num_micro_batches * compute_s
     row = Row(
       code=code,
@@ -202,27 +183,18 @@ def plan(
     fits = device_bytes is None or row.peak_bytes <= device_bytes
     rows.append(dataclasses.replace(row, fits=fits))
   best, reason = _choose(rows, device_bytes, overlap, elastic_only)
-  return ParoPlan(
-    tuple(rows), best, reason, num_groups, group_size, links, device_bytes
-  )
+  return ParoPlan(tuple(rows), best, reason, cluster, device_bytes)
 
 
-def _seconds(
-  found: list[Move], links: Links, num_groups: int, group_size: int
-) -> float:
+def _seconds(found: list[Move], cluster: Cluster) -> float:
   """Time of collectives one after the other, each message for itself."""
   total = 0.0
   for move in found:
-    op = move.op
     size = move.num_bytes / move.num_messages
     if move.axis == 'both':
-      once = cost_model.seconds(
-        op, 'hierarchical', size, links, num_groups, group_size
-      )
+      once = cluster.seconds(move.op, 'hierarchical', size)
     else:
-      once = cost_model.axis_seconds(
-        op, move.axis, size, links, num_groups, group_size
-      )
+      once = cluster.axis_seconds(move.op, move.axis, size)
     total += once * move.num_messages
   return total
 

@@ -254,12 +254,10 @@ class Table:
     self, folder: pathlib.Path, description: Mapping[str, Any]
   ) -> None:
     """Maps its files into memory, read-only."""
-    self._values, self._scale = (
-      np.load(folder / description[part], mmap_mode='r')
-      if description[part]
-      else None
-      for part in ('values', 'scale')
-    )
+    self._values = np.load(folder / description['values'], mmap_mode='r')
+    self._scale: np.ndarray | None = None
+    if description['scale']:
+      self._scale = np.load(folder / description['scale'], mmap_mode='r')
 
   def read(self, ids: np.ndarray) -> np.ndarray:
     """Vectors float32 [..., D] of ids; zero where an id is negative."""

@@ -88,7 +88,11 @@ class BatchPlacer:
     once = np.zeros((self._num_local,), np.float32)
     once[0] = num_examples
     if self._constants is not None:
-      check_for_constants(batch)
+      if not isinstance(batch, dict) or 'constants' in batch:
+        raise ValueError(
+          'Trainer(constants=...): the batch must be a dict without'
+          " 'constants', which is where loss_fn finds them."
+        )
     inputs = self._to_devices(
       StepInput(
         batch=batch,
@@ -181,15 +185,6 @@ def check_has_ids(batch: PyTree) -> None:
   if not isinstance(batch, dict) or 'ids' not in batch:
     raise ValueError(
       "Trainer(tables=...): the batch must be a dict with ids under 'ids'."
-    )
-
-
-def check_for_constants(batch: PyTree) -> None:
-  """Raises ValueError unless constants can stand beside a batch's arrays."""
-  if not isinstance(batch, dict) or 'constants' in batch:
-    raise ValueError(
-      "Trainer(constants=...): the batch must be a dict without 'constants',"
-      ' which is where loss_fn finds them.'
     )
 
 
@@ -360,7 +355,7 @@ def set_position(
     )
 
 
-def local_flat(x: jax.Array) -> np.ndarray:
-  """This process's elements, 1-D, in the order of its devices."""
+def local_rows(x: jax.Array) -> np.ndarray:
+  """This process's rows, in the order of its devices."""
   shards = sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
-  return np.concatenate([np.asarray(s.data).reshape(-1) for s in shards])
+  return np.concatenate([np.asarray(s.data) for s in shards])

@@ -2,19 +2,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """A state as a checkpoint has it: free of PaRO code, mesh and processes.
 
-Whole arrays by name (their padding at the end is cut or added on reading) and
-tables in the order of their ids.
+Arrays by name in their true shapes (padding is cut on writing and added on
+reading) and tables in the order of their ids. In files parameters and optimizer
+state are the user's own trees, so that Orbax alone can read them.
 """
 
+from collections.abc import Mapping
+import functools
 import json
 from typing import Any
 
 import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
-import orbax.checkpoint as ocp
 
 from antjax.collectives import transition
 from antjax.mesh.paro import Level
+from antjax.mesh.sharding import LeafSpec
 from antjax.train.state import Layout, Leaf, named_leaves, PyTree, TrainState
 
 
@@ -57,27 +63,106 @@ def check_model(layout: Layout, saved: dict[str, Any], where: str) -> None:
     )
 
 
+def without_empty(tree: dict[str, Any]) -> dict[str, Any]:
+  """A tree of dicts without its arrays of no element, which no file holds."""
+  return {
+    name: without_empty(x) if isinstance(x, dict) else x
+    for name, x in tree.items()
+    if isinstance(x, dict) or 0 not in x.shape
+  }
+
+
+def with_empty(tree: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
+  """A tree as `target` has it, from one `without_empty`."""
+  return {
+    name: with_empty(tree.get(name, {}), want)
+    if isinstance(want, dict)
+    else jnp.zeros(want.shape, want.dtype, device=want.sharding)
+    if 0 in want.shape
+    else tree[name]
+    for name, want in target.items()
+  }
+
+
 def of_state(layout: Layout, state: TrainState) -> dict[str, Any]:
   """A state in this form."""
   leaves = jax.tree.leaves(state.params)
   if state.master is not None:
     leaves = layout.with_trained(leaves, jax.tree.leaves(state.master))
+  params = {
+    leaf.name: _cut(leaf.spec, layout.mesh, x)
+    for leaf, x in zip(layout.leaves, leaves, strict=True)
+  }
+  opt_state = layout.map_moments(
+    lambda spec, x: _cut(spec, layout.mesh, x), state.opt_state
+  )
   tables = {}
   if layout.tables is not None:
-    tables = jax.jit(
-      layout.tables.to_canonical,
-      out_shardings=layout.tables.canonical_shardings(),
-    )(state.tables)
+    tables = layout.tables.to_canonical(state.tables)
   return {
     'step': state.step,
-    'params': {leaf.name: x for leaf, x in zip(layout.leaves, leaves)},
-    'opt_state': dict(_named(state.opt_state)),
+    'params': params,
+    'opt_state': dict(_named(opt_state)),
     'tables': tables,
     'rng': state.rng,
   }
 
 
-def restore_target(layout: Layout) -> tuple[Any, Any]:
+def _cut(spec: LeafSpec, mesh: Mesh, x: jax.Array) -> jax.Array:
+  """Without padding; an array that has some is whole on every device then."""
+  return x if x.shape == spec.shape else _unpadded(spec, mesh, x)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _unpadded(spec: LeafSpec, mesh: Mesh, x: jax.Array) -> jax.Array:
+  whole = NamedSharding(mesh, PartitionSpec())
+  return lax.with_sharding_constraint(spec.unpad(x), whole)
+
+
+def to_items(layout: Layout, named: Mapping[str, Any]) -> dict[str, Any]:
+  """Trees as files have them: 'params', and 'state' with all the rest.
+
+  Args:
+    layout: Layout of the model.
+    named: What `of_state` or `restore_target` gives, or only its 'params';
+      arrays that are missing become None.
+  """
+  names = [leaf.name for leaf in layout.leaves]
+  params = jax.tree.unflatten(layout.treedef, map(named['params'].get, names))
+  if 'opt_state' not in named:
+    return {'params': params}
+  structure, names = _opt_state(layout)
+  opt_state = jax.tree.unflatten(structure, map(named['opt_state'].get, names))
+  rest = {name: named[name] for name in ('step', 'tables', 'rng')}
+  return {'params': params, 'state': rest | {'opt_state': opt_state}}
+
+
+def from_items(layout: Layout, items: Mapping[str, Any]) -> dict[str, Any]:
+  """The inverse of `to_items`."""
+
+  def there(names: list[str], leaves: list[Any]) -> dict[str, Any]:
+    pairs = zip(names, leaves, strict=True)
+    return {name: x for name, x in pairs if x is not None}
+
+  names = [leaf.name for leaf in layout.leaves]
+  params = there(names, layout.treedef.flatten_up_to(items['params']))
+  if 'state' not in items:
+    return {'params': params}
+  structure, names = _opt_state(layout)
+  leaves = structure.flatten_up_to(items['state']['opt_state'])
+  return items['state'] | {
+    'params': params,
+    'opt_state': there(names, leaves),
+  }
+
+
+def _opt_state(layout: Layout) -> tuple[Any, list[str]]:
+  """Structure of the optimizer's state, and the names of its leaves."""
+  shapes, _ = layout.opt_state_specs()
+  return jax.tree.structure(shapes), [name for name, _ in _named(shapes)]
+
+
+def restore_target(layout: Layout) -> dict[str, Any]:
   """What to ask Orbax for: shapes at our levels, cut or padded as needed."""
   shardings = layout.shardings()
 
@@ -87,7 +172,7 @@ def restore_target(layout: Layout) -> tuple[Any, Any]:
   params = {}
   for leaf in layout.leaves:
     spec, level = leaf.spec, _read_level(layout, leaf)
-    dtype = spec.dtype if leaf.is_trained else layout.compute_type(spec)
+    dtype = spec.dtype if leaf.is_trained else layout.kept_type(leaf)
     params[leaf.name] = want(
       spec.stored_shape(level), dtype, spec.sharding(level, layout.mesh)
     )
@@ -109,19 +194,13 @@ def restore_target(layout: Layout) -> tuple[Any, Any]:
       ),
       layout.tables.canonical_shardings(),
     )
-  target = {
+  return {
     'step': want((), np.int32, shardings.step),
     'params': params,
     'opt_state': opt_state,
     'tables': tables,
     'rng': want((2,), np.uint32, shardings.rng),
   }
-  return target, jax.tree.map(
-    lambda x: ocp.ArrayRestoreArgs(
-      sharding=x.sharding, global_shape=x.shape, dtype=x.dtype, strict=False
-    ),
-    target,
-  )
 
 
 def to_state(layout: Layout, canonical: dict[str, Any]) -> TrainState:
@@ -135,9 +214,7 @@ def to_state(layout: Layout, canonical: dict[str, Any]) -> TrainState:
   )
   tables = {}
   if layout.tables is not None:
-    tables = jax.jit(
-      layout.tables.from_canonical, out_shardings=layout.tables.shardings()
-    )(canonical['tables'])
+    tables = layout.tables.from_canonical(canonical['tables'])
   master = None
   if layout.compute_dtype is not None:
     master = layout.trained_tree(layout.trained(leaves))
@@ -165,13 +242,12 @@ def _compute_copies(layout: Layout, leaves: list[Any]) -> list[jax.Array]:
   """The step's copies of the parameters, from their masters."""
   specs = [leaf.spec for leaf in layout.leaves]
   levels = [_read_level(layout, leaf) for leaf in layout.leaves]
+  dtypes = [layout.kept_type(leaf) for leaf in layout.leaves]
 
   def local(xs):
     return [
-      transition.coarsen(
-        x.astype(layout.compute_type(spec)), spec, level, layout.paro.params
-      )
-      for x, spec, level in zip(xs, specs, levels, strict=True)
+      transition.coarsen(x.astype(dtype), spec, level, layout.paro.params)
+      for x, dtype, spec, level in zip(xs, dtypes, specs, levels, strict=True)
     ]
 
   return jax.jit(

@@ -6,7 +6,9 @@ What is written does not depend on the PaRO code, the mesh or the number of
 processes, see `canonical`.
 """
 
+import base64
 from collections.abc import Mapping
+import json
 import math
 import os
 import time
@@ -24,6 +26,9 @@ from antjax.train.checkpoint_folder import Claim
 from antjax.train.state import Layout, TrainState
 
 _POLL_S = 0.01
+# 2: 'params' is the user's tree. 1 had all in 'state', by names with dots.
+_FORMAT = 2
+_BYTES = '__bytes__'
 _MAX_CAUSE = 240  # Characters; a script's --verbosity=1 shows the whole.
 
 
@@ -32,6 +37,33 @@ def latest_step(directory: str | os.PathLike[str]) -> int | None:
   if not os.path.isdir(directory):
     return None
   return max(ocp.utils.checkpoint_steps(directory), default=None)
+
+
+def encode_position(position: Any) -> Any:
+  """An input position as JSON: Grain's `DataLoader`, for one, gives bytes.
+
+  Raises:
+    TypeError: It holds something else than dicts, lists, numbers, texts, bytes.
+  """
+  return json.loads(json.dumps(position, default=_as_json))
+
+
+def _as_json(value: Any) -> Any:
+  if isinstance(value, bytes):
+    return {_BYTES: base64.b64encode(value).decode()}
+  if isinstance(value, np.generic):
+    return value.item()
+  raise TypeError(f'{type(value).__name__} cannot be saved')
+
+
+def _decode_position(encoded: Any) -> Any:
+  return json.loads(json.dumps(encoded), object_hook=_from_json)
+
+
+def _from_json(value: dict[str, Any]) -> Any:
+  if value.keys() == {_BYTES}:
+    return base64.b64decode(value[_BYTES])
+  return value
 
 
 class Checkpointer:
@@ -77,10 +109,12 @@ class Checkpointer:
         keep_checkpoints_without_metrics=False,
       )
       preserve = policies.AnyPreservationPolicy([preserve, best])
-    self._handler = _Handler()
+    self._handlers = {'params': _Handler(), 'state': _Handler()}
+    self._is_broken = False  # Since a `save` failed; the manager then hangs.
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
-    for args in (ocp.args.PyTreeSave, ocp.args.PyTreeRestore):
-      registry.add('state', args, self._handler)
+    for item, handler in self._handlers.items():
+      for args in (ocp.args.PyTreeSave, ocp.args.PyTreeRestore):
+        registry.add(item, args, handler)
     self._manager = ocp.CheckpointManager(
       directory,
       options=ocp.CheckpointManagerOptions(
@@ -96,8 +130,8 @@ class Checkpointer:
 
   def __exit__(self, kind: Any = None, *rest: Any) -> None:
     is_fault = kind is not None and not issubclass(kind, KeyboardInterrupt)
-    if is_fault and jax.process_count() > 1:
-      return  # The others may never come to what a wait would wait for.
+    if self._is_broken or (is_fault and jax.process_count() > 1):
+      return  # What a wait would wait for may never come.
     self.wait()
     self._manager.close()
 
@@ -132,8 +166,8 @@ class Checkpointer:
     return True
 
   def _check(self) -> None:
-    error = self._handler.error
-    if error is not None:
+    errors = [h.error for h in self._handlers.values() if h.error is not None]
+    for error in errors:
       raise RuntimeError(
         f'Checkpointer: a checkpoint could not be written to {self.directory};'
         f' see whether there is room: {error}'
@@ -169,7 +203,8 @@ class Checkpointer:
     Args:
       step: Number of the step that `state` is after.
       state: Training state.
-      input_state: This process's input position, JSON-able; None without one.
+      input_state: This process's input position, see `encode_position`; None
+        without one.
       config: JSON-able configuration of the run.
       metrics: Metrics, for `best_metric`.
       keys: Vocabularies (`Keys.state`), the same on all processes.
@@ -178,8 +213,9 @@ class Checkpointer:
       The input positions of all processes.
     """
     self.wait()
-    input_states = self._gather(input_state)
+    input_states = self._gather(encode_position(input_state))
     meta = {
+      'format': _FORMAT,
       'model': canonical.describe(self._layout),
       'paro': self._layout.paro.code,
       'mesh': dict(self._layout.mesh.shape),
@@ -189,18 +225,22 @@ class Checkpointer:
     }
     if keys:
       meta['keys'] = sorted(keys)
+    named = canonical.without_empty(canonical.of_state(self._layout, state))
+    trees = canonical.to_items(self._layout, named)
     items: dict[str, Any] = {
-      'state': ocp.args.PyTreeSave(canonical.of_state(self._layout, state)),
-      'meta': ocp.args.JsonSave(meta),
+      name: ocp.args.PyTreeSave(tree) for name, tree in trees.items()
     }
+    items['meta'] = ocp.args.JsonSave(meta)
     if keys:
       items['keys'] = ocp.args.PyTreeSave(dict(keys))
+    self._is_broken = True
     self._manager.save(
       step,
       args=ocp.args.Composite(**items),
       metrics=None if metrics is None else dict(metrics),
     )
-    return input_states
+    self._is_broken = False
+    return [_decode_position(x) for x in input_states]
 
   def _gather(self, input_state: Any) -> list[Any]:
     """The positions of all processes; the folder is this run's from now on."""
@@ -228,12 +268,8 @@ class Checkpointer:
     meta = self.read_item(step, 'meta', ocp.args.JsonRestore())
     where = f'step {step} of {self.directory}'
     canonical.check_model(self._layout, meta['model'], where)
-    abstract, restore_args = canonical.restore_target(self._layout)
-    found = self.read_item(
-      step,
-      'state',
-      ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args),
-    )
+    target = canonical.restore_target(self._layout)
+    found = self.read_state(step, meta, target)
     logging.info(
       'Restored step %d of %s (saved as %s on mesh %s).',
       step,
@@ -241,7 +277,48 @@ class Checkpointer:
       meta['paro'],
       meta['mesh'],
     )
-    return canonical.to_state(self._layout, found), meta['input_states']
+    positions = [_decode_position(x) for x in meta['input_states']]
+    return canonical.to_state(self._layout, found), positions
+
+  def read_state(
+    self, step: int, meta: Mapping[str, Any], target: dict[str, Any]
+  ) -> dict[str, Any]:
+    """Reads a state, see `canonical`.
+
+    Args:
+      step: Step of the checkpoint.
+      meta: Its item of this name.
+      target: Shapes, dtypes and shardings by name: those of all of a state, or
+        of its parameters.
+
+    Raises:
+      ValueError: As of `read_item`.
+    """
+    asked = canonical.without_empty(target)
+    is_old = meta.get('format', 1) == 1  # Names with dots, all in one item.
+    trees = {'state': asked}
+    if not is_old:
+      trees = canonical.to_items(self._layout, asked)
+    found = {}
+    for name, tree in trees.items():
+      restore_args = jax.tree.map(
+        lambda x: ocp.ArrayRestoreArgs(
+          sharding=x.sharding, global_shape=x.shape, dtype=x.dtype, strict=False
+        ),
+        tree,
+      )
+      found[name] = self.read_item(
+        step,
+        name,
+        ocp.args.PyTreeRestore(
+          item=tree, restore_args=restore_args, partial_restore=is_old
+        ),
+      )
+    if is_old:
+      return canonical.with_empty(found['state'], target)
+    return canonical.with_empty(
+      canonical.from_items(self._layout, found), target
+    )
 
   def restore_keys(self, step: int) -> dict[str, np.ndarray]:
     """The vocabularies of a checkpoint; none where it was saved without."""
@@ -250,7 +327,7 @@ class Checkpointer:
     return self.read_item(step, 'keys', ocp.args.PyTreeRestore())
 
   def read_item(self, step: int, item: str, args: Any) -> Any:
-    """Reads 'state', 'meta' or 'keys' of a step, as Orbax's `args` say.
+    """Reads an item of a step: 'params', 'state', 'meta' or 'keys'.
 
     Raises:
       ValueError: It cannot be read; with what to do about it.
@@ -283,6 +360,11 @@ class _Handler(ocp.PyTreeCheckpointHandler):
   """
 
   error: Exception | None = None  # Of the first failed write of this process.
+
+  @classmethod
+  def typestr(cls) -> str:
+    """The name in checkpoints of who can read this: Orbax's own."""
+    return ocp.PyTreeCheckpointHandler.typestr()
 
   async def async_save(self, *args: Any, **kwargs: Any) -> list[Any]:
     futures = await super().async_save(*args, **kwargs)

@@ -175,10 +175,7 @@ class _Run:
       return state  # The step before was the end of all data.
     self._newest = Plan.of(self._elastic.plan())
     num = self._step.local.num_micro_batches
-    should_stop = self._options.should_stop
-    wants_stop = self._elastic.is_stopping() or (
-      should_stop is not None and should_stop()
-    )
+    wants_stop = self._elastic.is_stopping() or self._options.wants_stop()
     flags = {
       'num_valid': float(num > 0),
       'is_stopping': float(wants_stop),
@@ -210,7 +207,7 @@ class _Run:
       if batch is not None:
         micro = local.place(batch)
         timer.dispatch(lambda: local.add(micro))
-        examples += self._count(batch)
+        examples += self._options.count(batch)
         samples += _num_rows(batch)
       if i == 0:
         self._flush(is_in_step=True)
@@ -249,7 +246,8 @@ class _Run:
     self._timer.begin(is_late=False)
     for micro in placed:
       self._timer.dispatch(lambda: self._step.local.add(micro))
-    return sum(map(self._count, batches)), sum(map(_num_rows, batches))
+    examples = sum(map(self._options.count, batches))
+    return examples, sum(map(_num_rows, batches))
 
   def _agree_on_ids(self, batches: list[PyTree]) -> None:
     """Learns the shapes of ids, from the others if there is no data here."""
@@ -270,10 +268,6 @@ class _Run:
         time.sleep(_POLL_S)
         if (batch := self._input.pull()) is not None:
           batches.append(batch)
-
-  def _count(self, batch: PyTree) -> float:
-    count = self._options.count_examples
-    return 0.0 if count is None else count(batch)
 
   # What all processes have said in a step.
 

@@ -8,6 +8,8 @@ to look at the clock, at the input, or at a plan.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import functools
 
 import jax
 from jax import lax
@@ -16,6 +18,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from antjax.mesh.gather import gather_json
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.mesh.paro import ELASTIC_CODES, NotElasticError
 from antjax.train import gradient
@@ -79,6 +82,7 @@ class ElasticStep:
     self._batch = NamedSharding(layout.mesh, _BATCH)
     self._routed: tuple[PyTree, PyTree] = ({}, {})  # Routing, rounds.
     self._scales: dict[float, jax.Array] = {}
+    self._has_agreed = False  # On the metrics of the loss.
     self._finish = self._compile_finish()
     if spec.tables is not None:
       self._fetch = jax.jit(
@@ -157,6 +161,7 @@ class ElasticStep:
       (state, metrics) as of `make_step`, with the sums of `flags` and `plans`:
       the least number of a plan, and minus the greatest.
     """
+    self._agree_on_metrics()
     carries, columns = [], []
     for part, named in zip(self.parts, flags, strict=True):
       carries.append(part.end())
@@ -172,6 +177,17 @@ class ElasticStep:
       *self._routed,
       self._scale(lr_scale),
     )
+
+  def _agree_on_metrics(self) -> None:
+    """In the first step a process may have no micro-batch to know them from."""
+    if self._has_agreed:
+      return
+    said = gather_json([part.metrics or [] for part in self.parts])
+    names = sorted({n for process in said for part in process for n in part})
+    for part in self.parts:
+      if part.metrics is None:
+        part.know_metrics(names)
+    self._has_agreed = True
 
   def _scale(self, lr_scale: float) -> jax.Array:
     if lr_scale not in self._scales:
@@ -200,42 +216,35 @@ class ElasticStep:
 
   def _compile_finish(self) -> Callable[..., tuple[TrainState, Metrics]]:
     spec = self.spec
+    without_leaves = functools.partial(dataclasses.replace, leaves=None)
 
-    def sync(carry, table_state, said, routing, rounds, step, factor, lr_scale):
-      acc, row_acc, loss, weight = carry
-      grads, table_state, sums = gradient.sync(
+    def sync(carry, view, said, routing, rounds, lr_scale):
+      acc, row_acc, sums = carry
+      grads, tables, sums = gradient.sync(
         spec,
-        ([a[0] for a in acc], row_acc, loss[0], weight[0]),
-        table_state,
+        ([a[0] for a in acc], row_acc, jax.tree.map(lambda x: x[0], sums)),
+        view,
         routing,
         rounds,
-        step,
-        factor,
         {name: said[0, i] for i, name in enumerate(FLAGS)},
         lr_scale,
       )
       plan = said[0, -1]
       sums['plans'] = lax.pmin(jnp.stack([plan, -plan]), (INTER, INTRA))
-      return grads, table_state, sums
+      return grads, tables, sums
 
     mapped = jax.shard_map(
       sync,
       mesh=spec.layout.mesh,
-      in_specs=(
-        *(_BATCH, spec.layout.table_specs, _BATCH, _BATCH),
-        *(P(), P(), P(), P()),
-      ),
+      in_specs=(_BATCH, without_leaves(spec.view_specs), *3 * (_BATCH,), P()),
       out_specs=grad_specs(spec),
       check_vma=spec.is_typed,
     )
     update = make_update(spec)
 
     def finish(state, carry, said, routing, rounds, lr_scale):
-      factor = spec.factor(state.opt_state)
-      *synced, sums = mapped(
-        *(carry, state.tables, said, routing, rounds),
-        *(state.step, factor, lr_scale),
-      )
+      view = without_leaves(spec.view(state))
+      *synced, sums = mapped(carry, view, said, routing, rounds, lr_scale)
       new_state, metrics = update(state, *synced, sums, lr_scale)
       more = {'num_micro_batches', 'may_get_more', 'plans'}
       return new_state, metrics | {name: sums[name] for name in more}

@@ -7,25 +7,46 @@ groups under the elastic codes; `sync` is what a step exchanges once. Both run
 in `shard_map`, the first one also on the devices of one process alone.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from antjax.collectives import transition
 from antjax.collectives.choose import Collectives, XLA
 from antjax.collectives.layerwise import LayerPiece
-from antjax.collectives.varying import psum, to_varying
+from antjax.collectives.varying import pmax, psum, to_varying
 from antjax.mesh.mesh import INTER, INTRA
 from antjax.mesh.sharding import LeafSpec
 from antjax.train.loss_scale import LossScaleState
-from antjax.train.state import Layout, PyTree, SparseTables
+from antjax.train.state import (
+  Layout,
+  named_leaves,
+  PyTree,
+  SparseTables,
+  TrainState,
+)
 
-# Accumulators by leaf, those of rows, sum of losses, sum of weights.
-Carry = tuple[list[jax.Array], PyTree, jax.Array, jax.Array]
+# Accumulators by leaf, those of rows, then sums: see `empty_carry`.
+Carry = tuple[list[jax.Array], PyTree, 'Sums']
+
+METRIC = 'metric '  # Before the names of metrics among a step's sums.
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StateView:
+  """What a step reads of the state; in `shard_map` a device's pieces."""
+
+  leaves: Any  # Of the parameters.
+  tables: PyTree
+  step: Any  # Number of steps done so far.
+  rng: Any  # Key data of the run.
+  factor: Any  # Factor on the loss that is differentiated.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +85,18 @@ class StepSpec:
     is_alone = self.layout.mesh.size == 1  # See `varying.is_alone`.
     return self.check_vma and self.how.is_typed and not is_alone
 
-  def factor(self, opt_state: PyTree) -> jax.Array:
-    """What the loss is multiplied by before it is differentiated."""
-    scaled = isinstance(opt_state, LossScaleState)
-    return jnp.float32(self.loss_scale) * (opt_state.scale if scaled else 1)
+  def view(self, state: TrainState) -> StateView:
+    scaling = state.opt_state
+    scale = scaling.scale if isinstance(scaling, LossScaleState) else 1
+    factor = jnp.float32(self.loss_scale) * scale
+    leaves = jax.tree.leaves(state.params)
+    return StateView(leaves, state.tables, state.step, state.rng, factor)
+
+  @property
+  def view_specs(self) -> StateView:
+    """PartitionSpecs of what `view` gives."""
+    layout = self.layout
+    return StateView(layout.param_specs, layout.table_specs, P(), P(), P())
 
   def reading(self, constants: PyTree) -> 'StepSpec':
     """With a loss that finds these constants in its batch; in `shard_map`."""
@@ -119,13 +148,98 @@ def _empty_accumulator(layout: Layout, spec: LeafSpec) -> jax.Array:
   return jnp.zeros(shape, jnp.promote_types(spec.dtype, jnp.float32))
 
 
-def empty_carry(spec: StepSpec, rows: PyTree) -> Carry:
-  """Zeros of this device, marked as differing between devices."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sums:
+  """What a device sums over its micro-batches beside gradients.
+
+  Attributes:
+    loss: Weighted sum of losses.
+    weight: Sum of weights.
+    metrics: Weighted sums of the loss's metrics, by name.
+    updates: New values of mutable leaves, by name: weighted sums of floats, the
+      greatest of integers.
+  """
+
+  loss: jax.Array
+  weight: jax.Array
+  metrics: dict[str, jax.Array]
+  updates: dict[str, jax.Array]
+
+  def plus(self, other: 'Sums') -> 'Sums':
+    """Sums of both; metrics may be missing in the first."""
+    zero = jnp.zeros_like(self.loss)
+    return Sums(
+      self.loss + other.loss,
+      self.weight + other.weight,
+      {n: self.metrics.get(n, zero) + x for n, x in other.metrics.items()},
+      {
+        n: x + self.updates[n]
+        if _is_summed(x)
+        else jnp.maximum(x, self.updates[n])
+        for n, x in other.updates.items()
+      },
+    )
+
+
+def _is_summed(x: jax.Array) -> bool:
+  return bool(jnp.issubdtype(x.dtype, jnp.floating))
+
+
+def blank(x: jax.Array) -> jax.Array:
+  """Where a sum like `x` begins: 0, or the least integer."""
+  least = 0 if _is_summed(x) else jnp.iinfo(x.dtype).min
+  return jnp.full_like(x, least)
+
+
+def empty_carry(
+  spec: StepSpec, rows: PyTree, metrics: Iterable[str] = ()
+) -> Carry:
+  """Sums of nothing on this device, marked as differing between devices.
+
+  Args:
+    spec: Description of the step.
+    rows: Table rows, or an empty dict.
+    metrics: Names of the loss's metrics, where the carry is to be that of a
+      loop, whose type does not change.
+  """
   layout = spec.layout
   leaves = [_empty_accumulator(layout, s) for s in layout.trained_specs]
   zero = jnp.zeros((), jnp.float32)
-  zeros = (leaves, jax.tree.map(jnp.zeros_like, rows), zero, zero)
+  updates = {
+    leaf.name: blank(_summed(jnp.zeros(leaf.spec.shape, leaf.spec.dtype)))
+    for leaf in layout.leaves
+    if leaf.is_mutable
+  }
+  sums = Sums(zero, zero, dict.fromkeys(metrics, zero), updates)
+  zeros = (leaves, jax.tree.map(jnp.zeros_like, rows), sums)
   return jax.tree.map(to_varying, zeros)
+
+
+def _summed(x: jax.Array) -> jax.Array:
+  """In the dtype of its sum."""
+  return x.astype(jnp.float32) if _is_summed(x) else x
+
+
+def metric_names(
+  spec: StepSpec,
+  leaves: list[jax.Array],
+  rows: PyTree,
+  micro: PyTree,
+  key: jax.Array,
+) -> list[str]:
+  """Names of the loss's metrics; the arguments are those of a micro-batch."""
+  layout = spec.layout
+  names: list[str] = []
+
+  def trace(leaves, rows, micro, key):
+    whole = open_leaves(layout, leaves, spec.how, regather=spec.regather)
+    params = jax.tree.unflatten(layout.treedef, whole)
+    args = (params,) if spec.tables is None else (params, rows)
+    names.extend(read_loss(spec.loss_fn(*args, micro, key)).metrics)
+
+  jax.eval_shape(trace, leaves, rows, micro, key)
+  return names
 
 
 def add_micro_batch(
@@ -151,7 +265,7 @@ def add_micro_batch(
     is_valid: Factor of the weights; None is 1.
   """
   layout, how = spec.layout, spec.how
-  acc, row_acc, loss_sum, weight_sum = carry
+  acc, row_acc, sums = carry
   pieces, micro = lax.optimization_barrier((leaves, micro))
   whole = open_leaves(layout, pieces, how, regather=spec.regather)
   opened = layout.trained(whole)
@@ -165,18 +279,23 @@ def add_micro_batch(
       layout.treedef, layout.with_trained(whole, trained)
     )
     args = (params,) if spec.tables is None else (params, rows)
-    losses, weights = losses_and_weights(spec.loss_fn(*args, micro, key))
-    if is_valid is not None:
-      weights = weights * is_valid
+    said = read_loss(spec.loss_fn(*args, micro, key))
+    weights = said.weights if is_valid is None else said.weights * is_valid
     # Padding may have any loss; its gradient should be finite all the same.
-    losses = jnp.where(weights > 0, losses, 0)
-    loss = jnp.sum(losses * weights)
-    return loss * factor, (loss, jnp.sum(weights))
+    losses = jnp.where(weights != 0, said.losses, 0)
+    loss, weight = jnp.sum(losses * weights), jnp.sum(weights)
+    metrics = {
+      name: jnp.sum(jnp.where(weights != 0, x, 0) * weights)
+      for name, x in said.metrics.items()
+    }
+    new = _checked_updates(layout, said.updates)
+    updates = {n: x * weight if _is_summed(x) else x for n, x in new.items()}
+    return loss * factor, Sums(loss, weight, metrics, updates)
 
   # With respect to whole arrays, and to the slots of stacks, whose gradients
   # come reduced, layer by layer.
   arguments = [x.slot if isinstance(x, LayerPiece) else x for x in opened]
-  (_, (loss, weight)), (grads, row_grads) = jax.value_and_grad(
+  (_, new_sums), (grads, row_grads) = jax.value_and_grad(
     loss_of, argnums=(0, 1), has_aux=True
   )(arguments, rows)
 
@@ -191,19 +310,39 @@ def add_micro_batch(
   return (
     [a + g for a, g in zip(acc, addends, strict=True)],
     jax.tree.map(jnp.add, row_acc, row_grads),
-    loss_sum + loss,
-    weight_sum + weight,
+    sums.plus(jax.tree.map(to_varying, new_sums)),
   )
+
+
+def _checked_updates(layout: Layout, updates: PyTree) -> dict[str, jax.Array]:
+  """New values by leaf name, in the dtype of their sums."""
+  found = dict(named_leaves(jax.tree.leaves_with_path(updates)))
+  wanted = {leaf.name: leaf.spec for leaf in layout.leaves if leaf.is_mutable}
+  if found.keys() != wanted.keys():
+    raise ValueError(
+      f'loss_fn returned new values of {sorted(found)}; needed are those of the'
+      f' leaves that Trainer(mutable=...) names: {sorted(wanted)}. They are the'
+      ' fourth of what it returns: (losses, weights, metrics, updates), where'
+      ' updates is a part of the tree of parameters.'
+    )
+  for name, spec in wanted.items():
+    if jnp.shape(found[name]) != spec.shape:
+      raise ValueError(
+        f'loss_fn returned a new {name} of shape {jnp.shape(found[name])};'
+        f' needed is {spec.shape}.'
+      )
+  return {
+    n: lax.stop_gradient(_summed(jnp.asarray(found[n], spec.dtype)))
+    for n, spec in wanted.items()
+  }
 
 
 def sync(
   spec: StepSpec,
   carry: Carry,
-  table_state: PyTree,
+  view: StateView,
   routing: PyTree,
   rounds: PyTree,
-  step: jax.Array,
-  factor: jax.Array,
   flags: Mapping[str, jax.Array],
   lr_scale: jax.Array | None = None,
 ) -> tuple[list[jax.Array], PyTree, dict[str, jax.Array]]:
@@ -212,11 +351,9 @@ def sync(
   Args:
     spec: Description of the step.
     carry: This device's sums.
-    table_state: State of the tables.
+    view: State before the step; its leaves are not read.
     routing: Routing of the step's rows.
     rounds: Second result of the tables' `fetch`.
-    step: Number of steps done so far.
-    factor: Factor on the losses.
     flags: Scalars of this device, to be summed as well.
     lr_scale: Factor of the rows' changes.
 
@@ -224,37 +361,44 @@ def sync(
     (grads at the optimizer's level, new tables, sums replicated).
   """
   layout, paro = spec.layout, spec.layout.paro
-  acc, row_acc, loss_sum, weight_sum = carry
+  acc, row_acc, mine = carry
   synced = transition.sync_all(
     acc, layout.trained_specs, paro.grads, paro.opt_state, spec.how
   )
   # Sums that are rounded to be sent may overflow on the way.
   checked = acc if spec.how.payload_dtype is None else synced
   # Sums and weights cross the wire, never means.
-  sums = _sum_scalars(
+  sums: dict[str, Any] = _sum_scalars(
     {
-      'loss': loss_sum,
-      'weight': weight_sum,
+      'loss': mine.loss,
+      'weight': mine.weight,
       'num_bad': sum(
         jnp.sum(~jnp.isfinite(a), dtype=jnp.float32)
         for a in jax.tree.leaves((checked, row_acc))
       ),
       **flags,
+      **{METRIC + name: x for name, x in mine.metrics.items()},
     }
   )
-  scale = jnp.where(sums['weight'] > 0, 1 / (sums['weight'] * factor), 0.0)
+  sums['updates'] = {
+    name: psum(x) if _is_summed(x) else pmax(x)
+    for name, x in mine.updates.items()
+  }
+  total = sums['weight']
+  scale = jnp.where(total > 0, 1 / (total * view.factor), 0.0)
   grads = [g * scale for g in synced]
+  tables = view.tables
   if spec.tables is not None:
-    table_state = spec.tables.push(
-      table_state,
+    tables = spec.tables.push(
+      tables,
       routing,
       rounds,
       jax.tree.map(lambda g: g * scale, row_acc),
-      step,
-      (sums['weight'] > 0) & (sums['num_bad'] == 0),
+      view.step,
+      (total > 0) & (sums['num_bad'] == 0),
       lr_scale,
     )
-  return grads, table_state, sums
+  return grads, tables, sums
 
 
 def _sum_scalars(scalars: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -292,13 +436,39 @@ def reading_constants(
   return reading
 
 
-def losses_and_weights(result: Any) -> tuple[jax.Array, jax.Array]:
+class Loss(NamedTuple):
+  """What a loss function gives; see `Trainer`.
+
+  Attributes:
+    losses: float32 [B].
+    weights: float32 [B].
+    metrics: Name -> float32 [B].
+    updates: New values of mutable leaves, a part of the parameters' tree.
+  """
+
+  losses: jax.Array
+  weights: jax.Array
+  metrics: dict[str, jax.Array]
+  updates: PyTree
+
+
+def read_loss(result: Any) -> Loss:
   """Checks what the user's loss returned; weights are 1 by default."""
-  losses, weights = result if isinstance(result, tuple) else (result, None)
-  if losses.ndim != 1:
+  losses, *rest = result if isinstance(result, tuple) else (result,)
+  if rest and isinstance(rest[0], Mapping):
+    rest = [None, *rest]
+  if len(rest) > 3 or not all(isinstance(x, Mapping) for x in rest[1:2]):
     raise ValueError(
-      f'loss_fn returned losses of shape {losses.shape}; needed is one loss '
-      'for each example, [B]. Do not take their mean: antjax weighs them.'
+      f'loss_fn returned {[type(x).__name__ for x in result]}; needed is'
+      ' losses, (losses, metrics), (losses, weights), (losses, weights,'
+      ' metrics) or (losses, weights, metrics, updates), metrics being a dict.'
+    )
+  filled: list[Any] = [*rest, *(None, {}, {})[len(rest) :]]
+  weights, metrics, updates = filled
+  if jnp.ndim(losses) != 1:
+    raise ValueError(
+      f'loss_fn returned losses of shape {jnp.shape(losses)}; needed is one'
+      ' loss for each example, [B]. Do not take their mean: antjax weighs them.'
     )
   if weights is None:
     weights = jnp.ones_like(losses)
@@ -307,5 +477,40 @@ def losses_and_weights(result: Any) -> tuple[jax.Array, jax.Array]:
       f'loss_fn returned weights of shape {weights.shape} for losses of shape '
       f'{losses.shape}; they must be equal.'
     )
-  weights = lax.stop_gradient(weights.astype(jnp.float32))
-  return losses.astype(jnp.float32), weights
+  for name, x in metrics.items():
+    if jnp.shape(x) not in ((), losses.shape):
+      raise ValueError(
+        f'loss_fn returned the metric {name} of shape {jnp.shape(x)}; needed is'
+        f' one number, or one for each example, {losses.shape}.'
+      )
+  return Loss(
+    losses.astype(jnp.float32),
+    _constant(weights.astype(jnp.float32)),
+    {
+      name: lax.stop_gradient(
+        jnp.broadcast_to(jnp.asarray(x, jnp.float32), losses.shape)
+      )
+      for name, x in metrics.items()
+    },
+    updates,
+  )
+
+
+@jax.custom_vjp
+def _constant(weights: jax.Array) -> jax.Array:
+  """Weights, which are refused where they are differentiated."""
+  return weights
+
+
+def _constant_fwd(weights: Any) -> tuple[jax.Array, None]:
+  if weights.perturbed:
+    raise ValueError(
+      'loss_fn returned weights that depend on the parameters: antjax divides'
+      ' by their sum over all devices, whose gradient is not taken. Use'
+      ' jax.lax.stop_gradient(weights) if they are constants, or multiply'
+      ' the losses by them.'
+    )
+  return weights.value, None
+
+
+_constant.defvjp(_constant_fwd, lambda _, __: (None,), symbolic_zeros=True)

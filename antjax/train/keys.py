@@ -16,7 +16,7 @@ import numpy as np
 
 from antjax.embedding.key_index import to_keys
 from antjax.embedding.vocabulary import Vocabulary
-from antjax.mesh.gather import gather_bytes
+from antjax.mesh.gather import gather_arrays
 from antjax.train.state import SparseTables
 
 PyTree = Any
@@ -178,19 +178,19 @@ def _of_all_processes(counts: dict[str, Counts]) -> dict[str, Counts]:
   """Sums the counts of all processes; a collective call."""
   if jax.process_count() == 1:
     return counts
-  sizes = np.array([len(keys) for keys, _ in counts.values()], np.int64)
-  mine = [x for both in counts.values() for x in both]
-  parts: dict[str, list[Counts]] = {table: [] for table in counts}
-  for data in gather_bytes(np.concatenate([sizes, *mine]).tobytes()):
-    numbers = np.frombuffer(data, np.int64)
-    sizes, numbers = np.split(numbers, [len(counts)])
-    ends = np.cumsum(np.repeat(sizes, 2))
-    arrays = np.split(numbers, ends[:-1])
-    for i, table in enumerate(counts):
-      parts[table].append((arrays[2 * i], arrays[2 * i + 1]))
+  every = gather_arrays(
+    {
+      f'{name}/{table}': x
+      for table, both in counts.items()
+      for name, x in zip(('keys', 'count'), both)
+    }
+  )
   united = {}
-  for table, of_processes in parts.items():
-    keys, count = (np.concatenate(x) for x in zip(*of_processes, strict=True))
+  for table in counts:
+    keys, count = (
+      np.concatenate([arrays[f'{name}/{table}'] for arrays in every])
+      for name in ('keys', 'count')
+    )
     distinct, position = np.unique(keys, return_inverse=True)
     united[table] = distinct, np.bincount(position, count).astype(np.int64)
   return united

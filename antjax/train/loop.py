@@ -18,7 +18,7 @@ from antjax.train.batches import (
   get_position,
   set_position,
 )
-from antjax.train.checkpoint import Checkpointer
+from antjax.train.checkpoint import Checkpointer, encode_position
 from antjax.train.elastic import ElasticControl
 from antjax.train.gradient import StepSpec
 from antjax.train.keys import Keys
@@ -91,6 +91,12 @@ class FitOptions:
         ' that gives it.'
       )
 
+  def wants_stop(self) -> bool:
+    return self.should_stop is not None and self.should_stop()
+
+  def count(self, batch: PyTree) -> float:
+    return 0.0 if self.count_examples is None else self.count_examples(batch)
+
   def is_evaluation(self, number: int) -> bool:
     """Whether `evaluate_fn` is due after this step, the last one aside."""
     return bool(self.evaluate_every) and number % self.evaluate_every == 0
@@ -112,6 +118,15 @@ def opened(
   if options.checkpoint_dir is None:
     yield None, state
     return
+  try:
+    encode_position(get_position(iterator))
+  except TypeError as error:
+    raise ValueError(
+      'Trainer.fit(checkpoint_dir=...): get_state() of the iterator'
+      f' ({type(iterator).__name__}) gives a position that holds what no'
+      f' checkpoint can: {error}. Use dicts, lists, numbers, texts and bytes,'
+      ' or an iterator without get_state, whose position is not saved.'
+    ) from error
   with Checkpointer(
     options.checkpoint_dir,
     spec.layout,
@@ -226,16 +241,13 @@ def fit(
       batch = feed.next()
       if batch is None and jax.process_count() == 1:
         return None
-      counts_fn, should_stop = options.num_micro_batches_fn, options.should_stop
-      count_examples = options.count_examples
+      counts_fn = options.num_micro_batches_fn
       return placer.place(
         feed.filler() if batch is None else batch,
         counts=counts_fn(number) if counts_fn else None,
         is_valid=batch is not None,
-        is_stopping=should_stop is not None and should_stop(),
-        num_examples=0
-        if batch is None or count_examples is None
-        else count_examples(batch),
+        is_stopping=options.wants_stop(),
+        num_examples=0 if batch is None else options.count(batch),
       )
 
     def report(item: tuple[int, Any], extra: Metrics | None = None) -> bool:

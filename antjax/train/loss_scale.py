@@ -40,11 +40,13 @@ def with_loss_scale(
     inner = optimizer.init(params)
     return LossScaleState(inner, jnp.float32(INITIAL), jnp.int32(0))
 
-  def update(grads, state, params=None):
-    updates, inner = optimizer.update(grads, state.inner, params)
+  wrapped = optax.with_extra_args_support(optimizer)
+
+  def update(grads, state, params=None, **extra):
+    updates, inner = wrapped.update(grads, state.inner, params, **extra)
     return updates, state._replace(inner=inner)
 
-  return optax.GradientTransformation(init, update)
+  return optax.GradientTransformationExtraArgs(init, update)
 
 
 def choose(

@@ -65,6 +65,7 @@ class MicroSteps:
     )
     self.num_devices = devices.size
     self.num_micro_batches = 0  # Added in this step.
+    self.metrics: list[str] | None = None  # Known with the first micro-batch.
     self._spec = spec
     self._devices = set(devices.ravel())
     self._is_whole = self.mesh == layout.mesh
@@ -81,7 +82,7 @@ class MicroSteps:
     )
     self._add = self._compile_add()
     self._reset = jax.jit(
-      lambda carry: jax.tree.map(jnp.zeros_like, carry),
+      lambda carry: jax.tree.map(gradient.blank, carry),
       donate_argnums=0,
       keep_unused=True,
       out_shardings=self._batch,
@@ -115,7 +116,7 @@ class MicroSteps:
     self._view = (leaves, local_rows, *small)
     self.num_micro_batches = 0
     if self._carry is None or not _same_shapes(self._carry[1], local_rows):
-      self._carry = self._empty(local_rows)
+      self._carry = self._empty(local_rows, self.metrics or ())
     else:
       self._carry = self._reset(self._carry)
 
@@ -177,16 +178,19 @@ class MicroSteps:
     while len(self._numbers) <= i:
       number = np.int32(len(self._numbers))
       self._numbers.append(jax.device_put(number, self._whole))
-    self._carry, done = self._add(
-      self._carry,
-      self._view,
-      self._device,
-      micro,
-      self._numbers[i],
-      self._constants,
-    )
+    more = self._view, self._device, micro, self._numbers[i], self._constants
+    if self.metrics is None:
+      carry, _ = jax.eval_shape(self._add, self._carry, *more)
+      self.know_metrics(sorted(carry[2].metrics))
+    self._carry, done = self._add(self._carry, *more)
     self.num_micro_batches += 1
     return done
+
+  def know_metrics(self, names: Sequence[str]) -> None:
+    """Makes room for metrics of the loss before the first micro-batch."""
+    self.metrics = list(names)
+    if names:
+      self._carry = self._empty(self._view[1], names)
 
   def end(self) -> PyTree:
     """The step's sums; the next `begin` uses their memory again."""
@@ -204,22 +208,21 @@ class MicroSteps:
       shape = (rows, *shape[1:])
     return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
 
-  def _loss_fn(self, spec: StepSpec, *args: Any) -> tuple[jax.Array, jax.Array]:
+  def _loss_fn(self, spec: StepSpec, *args: Any) -> gradient.Loss:
     """The user's loss, with weight 0 for what `fill` added."""
     *front, (batch, is_row), rng = args
-    losses, weights = gradient.losses_and_weights(
-      spec.loss_fn(*front, batch, rng)
-    )
-    self._has_row_losses = losses.shape == is_row.shape
+    said = gradient.read_loss(spec.loss_fn(*front, batch, rng))
+    self._has_row_losses = said.losses.shape == is_row.shape
     if self._has_row_losses:
-      weights = weights * is_row
+      said = said._replace(weights=said.weights * is_row)
     elif self._has_filled:
       raise ValueError(
-        f'Trainer.fit(elastic=...): loss_fn returned {losses.shape[0]} losses'
+        'Trainer.fit(elastic=...): loss_fn returned'
+        f' {said.losses.shape[0]} losses'
         f' for {is_row.shape[0]} rows, so a micro-batch of fewer rows than the'
         ' others cannot be filled up. Pad the batch with examples of weight 0.'
       )
-    return losses, weights
+    return said
 
   def _compile_add(self) -> Callable[..., tuple[PyTree, jax.Array]]:
     spec = self._spec
@@ -227,25 +230,26 @@ class MicroSteps:
 
     def add(carry, view, device, micro, i, constants):
       loss_fn = functools.partial(self._loss_fn, spec.reading(constants))
-      acc, row_acc, loss, weight = carry
+      acc, row_acc, sums = carry
       leaves, rows, step, rng, scale = view
       factor = jnp.float32(spec.loss_scale) * (1 if scale is None else scale)
       # Numbers as in the other form; those beyond it come after all of them.
       index = jnp.where(
         i < most, device[0] * most + i, i * layout.mesh.size + device[0]
       )
-      acc, row_acc, new_loss, new_weight = gradient.add_micro_batch(
+      acc, row_acc, new_sums = gradient.add_micro_batch(
         dataclasses.replace(spec, loss_fn=loss_fn),
-        ([a[0] for a in acc], row_acc, loss[0], weight[0]),
+        ([a[0] for a in acc], row_acc, jax.tree.map(lambda x: x[0], sums)),
         leaves,
         rows,
         micro,
         gradient.key_of(rng, step, index),
         factor,
       )
-      carry = [a[None] for a in acc], row_acc, new_loss[None], new_weight[None]
+      new_sums = jax.tree.map(lambda x: x[None], new_sums)
+      carry = [a[None] for a in acc], row_acc, new_sums
       # Not one of the sums: they are donated to the next call.
-      return carry, new_loss[None] - loss
+      return carry, new_sums.loss - sums.loss
 
     mapped = jax.shard_map(
       add,
@@ -265,10 +269,11 @@ class MicroSteps:
       mapped, donate_argnums=0, compiler_options=compiler.options(self.mesh)
     )
 
-  def _empty(self, rows: PyTree) -> PyTree:
+  def _empty(self, rows: PyTree, metrics: Sequence[str] = ()) -> PyTree:
     def empty(rows):
-      acc, row_acc, loss, weight = gradient.empty_carry(self._spec, rows)
-      return [a[None] for a in acc], row_acc, loss[None], weight[None]
+      acc, row_acc, sums = gradient.empty_carry(self._spec, rows, metrics)
+      sums = jax.tree.map(lambda x: x[None], sums)
+      return [a[None] for a in acc], row_acc, sums
 
     mapped = jax.shard_map(
       empty, mesh=self.mesh, in_specs=(_BATCH,), out_specs=_BATCH

@@ -3,7 +3,7 @@
 """What reads a training state: predictions, and the parameters themselves."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-import io
+import dataclasses
 from typing import Any
 
 import jax
@@ -14,19 +14,20 @@ import numpy as np
 
 from antjax.collectives import transition
 from antjax.mesh import compiler
-from antjax.mesh.gather import gather_bytes
+from antjax.mesh.gather import gather_arrays
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.mesh.paro import Level
+from antjax.mesh.sharding import LeafSpec
 from antjax.metrics.merge import merge_across_processes
 from antjax.metrics.metric import Metric
-from antjax.train.batches import BatchPlacer, Feed, local_flat
+from antjax.train.batches import BatchPlacer, Feed, local_rows
 from antjax.train.gradient import (
   device_key,
   open_leaves,
   reading_constants,
   StepSpec,
 )
-from antjax.train.state import Layout, PyTree, TrainState
+from antjax.train.state import Layout, PyTree, stored, TrainState
 from antjax.train.step import input_specs, StepInput
 
 _BATCH = P(BATCH_AXES)
@@ -42,46 +43,66 @@ def make_predict(
   """
   layout, tables = spec.layout, spec.tables
 
-  def local(leaves, table_state, step, rng, inputs):
-    whole = open_leaves(layout, leaves)
+  def local(view, inputs):
+    whole = open_leaves(layout, view.leaves)
     params = jax.tree.unflatten(layout.treedef, whole)
     args: tuple[PyTree, ...] = (params,)
     if tables is not None:
-      args += (tables.fetch(table_state, inputs.routing)[0],)
+      args += (tables.fetch(view.tables, inputs.routing)[0],)
     fn = reading_constants(predict_fn, inputs.constants)
-    outputs = fn(*args, inputs.batch, device_key(rng, step, 1, 0))
+    outputs = fn(*args, inputs.batch, device_key(view.rng, view.step, 1, 0))
     return outputs, lax.psum(jnp.sum(inputs.is_valid), (INTER, INTRA))
 
   mapped = jax.shard_map(
     local,
     mesh=layout.mesh,
-    in_specs=(
-      layout.param_specs,
-      layout.table_specs,
-      P(),
-      P(),
-      input_specs(spec.constants),
-    ),
+    in_specs=(spec.view_specs, input_specs(spec.constants)),
     out_specs=(_BATCH, P()),
     check_vma=spec.check_vma,
   )
   return jax.jit(
-    lambda state, inputs: mapped(
-      jax.tree.leaves(state.params), state.tables, state.step, state.rng, inputs
-    ),
+    lambda state, inputs: mapped(spec.view(state), inputs),
     compiler_options=compiler.options(layout.mesh),
   )
 
 
-def whole_params(layout: Layout, state: TrainState) -> PyTree:
-  """The user's tree, whole and unpadded on every device, masters preferred."""
-  paro, leaves = layout.paro, jax.tree.leaves(state.params)
-  at = [(leaf.spec, paro.params) for leaf in layout.leaves]
-  if state.master is not None:
-    leaves = layout.with_trained(leaves, jax.tree.leaves(state.master))
+def make_params(layout: Layout) -> Callable[[TrainState], PyTree]:
+  """Compiles lazily to `params(state)`, see `Trainer.params`."""
+  paro = layout.paro
+  at: list[Any] = [(leaf.spec, paro.params) for leaf in layout.leaves]
+  if layout.compute_dtype is not None:
     masters = [(spec, paro.opt_state) for spec in layout.trained_specs]
     at = layout.with_trained(at, masters)
-  gather = jax.shard_map(
+  gather = _gatherer(layout, at)
+
+  def params(state: TrainState) -> PyTree:
+    leaves = jax.tree.leaves(state.params)
+    if state.master is not None:
+      leaves = layout.with_trained(leaves, jax.tree.leaves(state.master))
+    return jax.tree.unflatten(layout.treedef, gather(leaves))
+
+  return jax.jit(params)
+
+
+def make_opt_state(layout: Layout) -> Callable[[TrainState], PyTree]:
+  """Compiles lazily to `opt_state(state)`, see `Trainer.opt_state`."""
+  level = layout.paro.opt_state
+
+  def opt_state(state: TrainState) -> PyTree:
+    moments: list[tuple[LeafSpec, jax.Array]] = []
+    layout.map_moments(lambda *x: moments.append(x), state.opt_state)
+    gather = _gatherer(layout, [(spec, level) for spec, _ in moments])
+    whole = iter(gather([x for _, x in moments]))
+    return layout.map_moments(lambda *_: next(whole), state.opt_state)
+
+  return jax.jit(opt_state)
+
+
+def _gatherer(
+  layout: Layout, at: Sequence[tuple[LeafSpec, Level]]
+) -> Callable[[list[jax.Array]], list[jax.Array]]:
+  """Makes arrays whole and unpadded on every device; to be called in `jit`."""
+  return jax.shard_map(
     lambda xs: [
       transition.coarsen(x, spec, level, Level.NONE)
       for x, (spec, level) in zip(xs, at, strict=True)
@@ -90,7 +111,37 @@ def whole_params(layout: Layout, state: TrainState) -> PyTree:
     in_specs=([spec.partition_spec(level) for spec, level in at],),
     out_specs=P(),
   )
-  return jax.tree.unflatten(layout.treedef, jax.jit(gather)(leaves))
+
+
+def with_params(
+  layout: Layout, state: TrainState, params: PyTree
+) -> TrainState:
+  """A state to predict with, of other (whole) parameters.
+
+  Raises:
+    ValueError: A tree of another structure or other shapes.
+  """
+  there = jax.tree.map(jnp.shape, params)
+  wanted = jax.tree.unflatten(
+    layout.treedef, [leaf.spec.shape for leaf in layout.leaves]
+  )
+  if there != wanted:
+    raise ValueError(
+      f'Trainer: params have the shapes {there}; needed are those that `init`'
+      f' was given: {wanted}.'
+    )
+
+  def placed(leaves: list[Any]) -> PyTree:
+    kept = [
+      stored(leaf.spec, jnp.asarray(x), layout.paro.params).astype(
+        layout.kept_type(leaf)
+      )
+      for leaf, x in zip(layout.leaves, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(layout.treedef, kept)
+
+  place = jax.jit(placed, out_shardings=layout.shardings().params)
+  return dataclasses.replace(state, params=place(jax.tree.leaves(params)))
 
 
 def evaluate(
@@ -99,7 +150,7 @@ def evaluate(
   """Values of metrics over `outputs` of all processes."""
   for arrays in outputs:
     for metric in metrics.values():
-      metric.update(**arrays)
+      metric.update(**{name: x.reshape(-1) for name, x in arrays.items()})
   merged = merge_across_processes(metrics)
   return {name: metric.compute() for name, metric in merged.items()}
 
@@ -108,17 +159,14 @@ def collect(outputs: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
   """Rows of positive weight of `outputs` of all processes."""
   parts: list[dict[str, np.ndarray]] = []
   for arrays in outputs:
-    weight = arrays.pop('weight', None)
+    weight = arrays.get('weight')
     if weight is not None:
-      arrays = {name: x[weight > 0] for name, x in arrays.items()}
+      is_there = (weight > 0).reshape(len(weight), -1).any(axis=1)
+      if weight.ndim == 1:
+        del arrays['weight']
+      arrays = {name: x[is_there] for name, x in arrays.items()}
     parts.append(arrays)
-  file = io.BytesIO()
-  joined: dict[str, Any] = _joined(parts)
-  np.savez(file, **joined)
-  every = []
-  for data in gather_bytes(file.getvalue()):
-    with np.load(io.BytesIO(data)) as archive:
-      every.append({name: archive[name] for name in archive.files})
+  every = gather_arrays(_joined(parts))
   return _joined([part for part in every if part])
 
 
@@ -153,8 +201,8 @@ def outputs(
     if older is not None:
       arrays, num_valid, is_mine = older
       if is_mine:
-        yield {name: local_flat(x) for name, x in arrays.items()}
+        yield {name: local_rows(x) for name, x in arrays.items()}
       if not float(num_valid) > 0:
         return
   if pending is not None and pending[2]:
-    yield {name: local_flat(x) for name, x in pending[0].items()}
+    yield {name: local_rows(x) for name, x in pending[0].items()}

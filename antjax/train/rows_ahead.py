@@ -82,16 +82,14 @@ class RowsAhead:
   def _compile(self, *, is_last: bool) -> Any:
     spec, tables = self._spec, self._tables
 
-    def local(leaves, table_state, step, rng, factor, inputs, rows, ahead):
-      at_hand, rounds = tables.fetch(table_state, inputs.routing)
+    def local(view, inputs, rows, ahead):
+      at_hand, rounds = tables.fetch(view.tables, inputs.routing)
       rows = at_hand | rows  # XLA drops the exchange whose rows nobody reads.
       next_rows = None
       if ahead is not None:
-        next_rows = self._fetch_ahead(table_state, ahead)
+        next_rows = self._fetch_ahead(view.tables, ahead)
         rounds = _after(rounds, next_rows)
-      result = step_lib.accumulate(
-        spec, leaves, table_state, step, rng, factor, inputs, (rows, rounds)
-      )
+      result = step_lib.accumulate(spec, view, inputs, (rows, rounds))
       return *result, next_rows
 
     backward = step_lib.make_backward(spec, local, (_BATCH, _BATCH), (_BATCH,))

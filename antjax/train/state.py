@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import math
+import sys
 from typing import Any, Protocol
 
 import jax
@@ -84,6 +85,7 @@ class Leaf:
   spec: LeafSpec  # How it is split; the dtype is that of the master.
   is_trained: bool  # Whether it has a gradient and optimizer state.
   is_stack: bool  # Whether it is a stack of layers, gathered one by one.
+  is_mutable: bool = False  # Whether the loss gives its new values.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +115,7 @@ class Layout:
     tables: SparseTables | None = None,
     trainable: Callable[[str], bool] | None = None,
     scanned: Callable[[str], bool] | None = None,
+    mutable: Callable[[str], bool] | None = None,
     compute_dtype: Any = None,
     min_shard_size: int = 1024,
   ) -> 'Layout':
@@ -122,7 +125,8 @@ class Layout:
     are never trained.
 
     Raises:
-      ValueError: Nothing is left to train, or a scalar is called a stack.
+      ValueError: Nothing is left to train, a scalar is called a stack, or a
+        leaf to train is complex.
     """
     by_path, treedef = jax.tree.flatten_with_path(params)
     if not by_path:
@@ -138,26 +142,36 @@ class Layout:
           ' keep it out of params (nnx: nnx.split(model, nnx.Param, ...)).'
         )
       dtype = np.dtype(jnp.result_type(x))
-      is_trained = bool(jnp.issubdtype(dtype, jnp.floating)) and (
-        trainable is None or bool(trainable(name))
+      is_mutable = mutable is not None and bool(mutable(name))
+      is_trained = (
+        not is_mutable
+        and bool(jnp.issubdtype(dtype, jnp.inexact))
+        and (trainable is None or bool(trainable(name)))
       )
+      if is_trained and jnp.issubdtype(dtype, jnp.complexfloating):
+        raise ValueError(
+          f'Trainer.init: leaf {name} is {dtype.name}, and complex leaves are'
+          ' not trained: keep real and imaginary part as two leaves, or freeze'
+          ' it with trainable.'
+        )
       if compute_dtype is not None and is_trained:  # Masters: at least fp32.
         dtype = np.dtype(jnp.promote_types(dtype, jnp.float32))
       shape = jnp.shape(x)
       is_stack = scanned is not None and bool(scanned(name))
-      if is_stack and not shape:
+      if is_stack and (is_mutable or not shape):
         raise ValueError(
-          f'Trainer(scanned=...): leaf {name} is a scalar; a stack of layers'
-          ' has shape [L, ...].'
+          f'Trainer(scanned=...): leaf {name} is a scalar, or mutable; a stack'
+          ' of layers has shape [L, ...] and is trained or frozen.'
         )
       spec = sharding.leaf_spec(  # A stack is split inside its layers.
         shape[1:] if is_stack else shape,
         dtype,
         num_devices=mesh.size,
-        min_size=min_shard_size,
+        # The sums of new values are over all devices, and whole.
+        min_size=sys.maxsize if is_mutable else min_shard_size,
       )
       spec = spec.stacked(shape[0]) if is_stack else spec
-      leaves.append(Leaf(name, spec, is_trained, is_stack))
+      leaves.append(Leaf(name, spec, is_trained, is_stack, is_mutable))
     if not any(leaf.is_trained for leaf in leaves):
       raise ValueError(
         'Trainer(trainable=...): no leaf is left to train. The leaves are: '
@@ -196,6 +210,10 @@ class Layout:
       return spec.dtype
     return np.dtype(self.compute_dtype)
 
+  def kept_type(self, leaf: Leaf) -> np.dtype:
+    """Dtype of a leaf at the parameters' level; mutable ones keep their own."""
+    return leaf.spec.dtype if leaf.is_mutable else self.compute_type(leaf.spec)
+
   @property
   def param_specs(self) -> list[P]:
     """PartitionSpecs of all leaves, at the parameters' level."""
@@ -213,15 +231,17 @@ class Layout:
     """PartitionSpecs of the tables' state."""
     return {} if self.tables is None else self.tables.partition_specs()
 
-  def opt_state_specs(self) -> tuple[PyTree, PyTree]:
-    """(shapes, PartitionSpecs) of the optax state; moments follow leaves."""
-    level, specs = self.paro.opt_state, self.trained_specs
+  @functools.cached_property
+  def _opt_state(self) -> tuple[PyTree, list[LeafSpec | None]]:
+    """Optax state of whole masters, and which master each leaf of it is like.
+
+    A moment is at its parameter's path, behind the optimizer's own, and has its
+    shape; that also holds inside masked and multi_transform.
+    """
+    specs = self.trained_specs
     master = self.trained_tree(
-      [jax.ShapeDtypeStruct(s.stored_shape(level), s.dtype) for s in specs]
+      [jax.ShapeDtypeStruct(s.shape, s.dtype) for s in specs]
     )
-    shapes = jax.eval_shape(self.optimizer.init, master)
-    # A moment is at its parameter's path, behind the optimizer's own, and
-    # has its shape; that also holds inside masked and multi_transform.
     by_path = {
       tuple(map(str, path)): spec
       for (path, _), spec in zip(
@@ -229,22 +249,50 @@ class Layout:
       )
     }
 
-    def partition(path: Any, x: Any) -> P:
+    def like(path: Any, x: Any) -> LeafSpec | None:
       keys = tuple(map(str, path))
       for start in range(len(keys) + 1):
         spec = by_path.get(keys[start:])
-        if spec is not None and jnp.shape(x) == spec.stored_shape(level):
-          return spec.partition_spec(level)
-      return P()
+        if spec is not None and jnp.shape(x) == spec.shape:
+          return spec
+      return None
 
-    return shapes, jax.tree.map_with_path(partition, shapes)
+    shapes = jax.eval_shape(self.optimizer.init, master)
+    return shapes, [like(*x) for x in jax.tree.leaves_with_path(shapes)]
+
+  def map_moments(
+    self, fn: Callable[[LeafSpec, Any], Any], opt_state: PyTree
+  ) -> PyTree:
+    """An optax state with `fn` of the leaves that are like a master."""
+    leaves, treedef = jax.tree.flatten(opt_state)
+    likes = self._opt_state[1]
+    return jax.tree.unflatten(
+      treedef,
+      [
+        x if spec is None else fn(spec, x)
+        for spec, x in zip(likes, leaves, strict=True)
+      ],
+    )
+
+  def opt_state_specs(self) -> tuple[PyTree, PyTree]:
+    """(shapes as kept, PartitionSpecs) of the optax state."""
+    shapes, likes = self._opt_state
+    level = self.paro.opt_state
+    kept = self.map_moments(
+      lambda spec, x: jax.ShapeDtypeStruct(spec.stored_shape(level), x.dtype),
+      shapes,
+    )
+    partitions = [
+      P() if spec is None else spec.partition_spec(level) for spec in likes
+    ]
+    return kept, jax.tree.unflatten(jax.tree.structure(shapes), partitions)
 
   def bytes_per_device(self) -> dict[str, int]:
     """Bytes of dense state on each device; masters with the optimizer."""
     paro, mesh = self.paro, self.mesh
     total = {'params': 0, 'grads': 0, 'opt_state': 0}
     for leaf in self.leaves:
-      kept = dataclasses.replace(leaf.spec, dtype=self.compute_type(leaf.spec))
+      kept = dataclasses.replace(leaf.spec, dtype=self.kept_type(leaf))
       total['params'] += kept.bytes_per_device(paro.params, mesh)
       if leaf.is_trained:
         f32 = dataclasses.replace(leaf.spec, dtype=np.dtype(np.float32))
@@ -281,20 +329,28 @@ class Layout:
     """The state of the user's (whole) parameters; call in `jit`."""
     leaves = [jnp.asarray(x) for x in jax.tree.leaves(params)]
     specs = [leaf.spec for leaf in self.leaves]
-    masters = [
-      stored(spec, x.astype(spec.dtype), self.paro.opt_state)
-      for spec, x in zip(specs, leaves, strict=True)
-    ]
-    master = self.trained_tree(self.trained(masters))
+    level = self.paro.opt_state
+    masters = self.trained(
+      [x.astype(spec.dtype) for spec, x in zip(specs, leaves, strict=True)]
+    )
+    master = self.trained_tree(
+      [
+        stored(spec, x, level)
+        for spec, x in zip(self.trained_specs, masters, strict=True)
+      ]
+    )
     kept = [
-      stored(spec, x, self.paro.params).astype(self.compute_type(spec))
-      for spec, x in zip(specs, leaves, strict=True)
+      stored(leaf.spec, x, self.paro.params).astype(self.kept_type(leaf))
+      for leaf, x in zip(self.leaves, leaves, strict=True)
     ]
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=jax.tree.unflatten(self.treedef, kept),
       master=None if self.compute_dtype is None else master,
-      opt_state=self.optimizer.init(master),
+      opt_state=self.map_moments(
+        lambda spec, x: stored(spec, x, level),
+        self.optimizer.init(self.trained_tree(masters)),
+      ),
       tables={} if self.tables is None else self.tables.init(_tables_key(key)),
       rng=jax.random.key_data(key),
     )

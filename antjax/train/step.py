@@ -26,9 +26,10 @@ import optax
 from antjax.collectives import transition
 from antjax.mesh import compiler
 from antjax.mesh.mesh import BATCH_AXES
+from antjax.mesh.sharding import LeafSpec
 from antjax.train import gradient
 from antjax.train import loss_scale as loss_scale_lib
-from antjax.train.gradient import StepSpec
+from antjax.train.gradient import StateView, StepSpec
 from antjax.train.loss_scale import LossScaleState
 from antjax.train.state import PyTree, stored, TrainState
 
@@ -110,31 +111,14 @@ def make_backward(
   Returns:
     `(state, inputs, *more) -> (grads, new tables, sums, *more)`.
   """
-  layout = spec.layout
   mapped = jax.shard_map(
     local,
-    mesh=layout.mesh,
-    in_specs=(
-      layout.param_specs,
-      layout.table_specs,
-      P(),
-      P(),
-      P(),
-      input_specs(spec.constants),
-      *more_in,
-    ),
+    mesh=spec.layout.mesh,
+    in_specs=(spec.view_specs, input_specs(spec.constants), *more_in),
     out_specs=(*grad_specs(spec), *more_out),
     check_vma=spec.is_typed,
   )
-  return lambda state, inputs, *more: mapped(
-    jax.tree.leaves(state.params),
-    state.tables,
-    state.step,
-    state.rng,
-    spec.factor(state.opt_state),
-    inputs,
-    *more,
-  )
+  return lambda state, *more: mapped(spec.view(state), *more)
 
 
 def grad_specs(spec: StepSpec) -> tuple[Any, ...]:
@@ -180,6 +164,11 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
   )
   opt_shardings = [NamedSharding(mesh, p) for p in layout.master_specs]
 
+  optimizer = optax.with_extra_args_support(layout.optimizer)
+
+  def kept_at(leaf: LeafSpec, x: jax.Array) -> jax.Array:
+    return stored(leaf, x, paro.opt_state)
+
   def at_opt_level(leaves: list[jax.Array]) -> list[jax.Array]:
     return lax.with_sharding_constraint(leaves, opt_shardings)
 
@@ -205,18 +194,28 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
     else:
       master = jax.tree.leaves(state.master)
     master = at_opt_level(master)
+    # The optimizer sees true shapes: cutting and padding move nothing.
+    masters_tree = layout.trained_tree(
+      [s.unpad(x) for s, x in zip(trained_specs, master, strict=True)]
+    )
     grads_tree = layout.trained_tree(
       [
-        g.astype(x.dtype)
-        for g, x in zip(at_opt_level(grads), master, strict=True)
+        s.unpad(g.astype(s.dtype))
+        for s, g in zip(trained_specs, at_opt_level(grads), strict=True)
       ]
     )
-    updates, opt_state = layout.optimizer.update(
-      grads_tree, state.opt_state, layout.trained_tree(master)
+    mean_loss = sums['loss'] / jnp.where(is_active, total, 1)
+    updates, opt_state = optimizer.update(
+      grads_tree,
+      layout.map_moments(LeafSpec.unpad, state.opt_state),
+      masters_tree,
+      value=mean_loss,
+      grad=grads_tree,
     )
     if lr_scale is not None:
       updates = jax.tree.map(lambda u: u * lr_scale.astype(u.dtype), updates)
-    new_master = optax.apply_updates(layout.trained_tree(master), updates)
+    new_master = optax.apply_updates(masters_tree, updates)
+    opt_state = layout.map_moments(kept_at, opt_state)
 
     # Without a gradient nothing changes: no decay either.
     def keep(new, old):
@@ -226,13 +225,24 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
     if is_scaled:
       opt_state = loss_scale_lib.adjust(opt_state, is_finite)
     new_leaves = at_opt_level(
-      [keep(n, o) for n, o in zip(jax.tree.leaves(new_master), master)]
+      [
+        keep(kept_at(s, n), o)
+        for s, n, o in zip(
+          trained_specs, jax.tree.leaves(new_master), master, strict=True
+        )
+      ]
     )
     kept = [
       x.astype(layout.compute_type(s))
       for x, s in zip(new_leaves, trained_specs, strict=True)
     ]
     params = layout.with_trained(leaves, coarsen(kept))
+    for i, leaf in enumerate(layout.leaves):
+      if leaf.is_mutable:
+        new = sums['updates'][leaf.name]
+        if jnp.issubdtype(leaf.spec.dtype, jnp.floating):
+          new = new / jnp.where(is_active, total, 1)
+        params[i] = keep(new.astype(leaf.spec.dtype), leaves[i])
     new_state = TrainState(
       step=state.step + (sums['num_valid'] > 0),
       params=jax.tree.unflatten(layout.treedef, params),
@@ -242,7 +252,7 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
       rng=state.rng,
     )
     metrics = {
-      'loss': sums['loss'] / jnp.maximum(total, jnp.finfo(total.dtype).tiny),
+      'loss': mean_loss,
       'weight': total,
       'grad_norm': optax.tree.norm(grads_tree),
       'num_examples': sums['num_examples'],
@@ -251,18 +261,24 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
     }
     if is_scaled:
       metrics['loss_scale'] = scaling.scale
-    return new_state, metrics
+    of_loss = {
+      name.removeprefix(gradient.METRIC): x / jnp.where(is_active, total, 1)
+      for name, x in sums.items()
+      if name.startswith(gradient.METRIC)
+    }
+    if taken := of_loss.keys() & metrics.keys():
+      raise ValueError(
+        f'loss_fn returned metrics {sorted(taken)}, which every step has of its'
+        ' own; use other names.'
+      )
+    return new_state, of_loss | metrics
 
   return update
 
 
 def accumulate(
   spec: StepSpec,
-  leaves: list[jax.Array],
-  table_state: PyTree,
-  step: jax.Array,
-  rng: jax.Array,
-  factor: jax.Array,
+  view: StateView,
   inputs: StepInput,
   fetched: PyTree = None,
 ) -> tuple[list[jax.Array], PyTree, dict[str, jax.Array]]:
@@ -270,12 +286,8 @@ def accumulate(
 
   Args:
     spec: Description of the step.
-    leaves: This device's pieces of the parameters.
-    table_state: State of the tables.
-    step: Number of steps done so far.
-    rng: Key data of the run.
-    factor: Factor on the loss.
-    inputs: The step's inputs.
+    view: This device's pieces of the state.
+    inputs: The step's inputs, likewise.
     fetched: `(rows, rounds)` where the rows are at hand; None fetches them.
 
   Returns:
@@ -290,36 +302,40 @@ def accumulate(
     rows, rounds = fetched
   elif spec.tables is not None:
     # One exchange for all micro-batches of the step.
-    rows, rounds = spec.tables.fetch(table_state, inputs.routing)
+    rows, rounds = spec.tables.fetch(view.tables, inputs.routing)
 
   def add_micro_batch(i, carry):
     return gradient.add_micro_batch(
       spec,
       carry,
-      leaves,
+      view.leaves,
       rows,
       jax.tree.map(lambda x: x[i], batch),
-      gradient.device_key(rng, step, num_micro_batches, i),
-      factor,
+      gradient.device_key(view.rng, view.step, num_micro_batches, i),
+      view.factor,
       inputs.is_valid[0],
     )
 
-  carry = gradient.empty_carry(spec, rows)
+  is_loop = num_micro_batches > 1 or inputs.num_micro_batches is not None
+  names: list[str] = []
+  if is_loop:
+    first = jax.tree.map(lambda x: x[0], batch)
+    key = gradient.device_key(view.rng, view.step, num_micro_batches, 0)
+    names = gradient.metric_names(spec, view.leaves, rows, first, key)
+  carry = gradient.empty_carry(spec, rows, names)
   if inputs.num_micro_batches is not None:
     count = inputs.num_micro_batches[0]
     carry = lax.fori_loop(0, count, add_micro_batch, carry)
-  elif num_micro_batches == 1:
-    carry = add_micro_batch(0, carry)
-  else:
+  elif is_loop:
     carry = lax.fori_loop(0, num_micro_batches, add_micro_batch, carry)
+  else:
+    carry = add_micro_batch(0, carry)
   flags = {
     'num_valid': inputs.is_valid[0],
     'is_stopping': inputs.is_stopping[0],
     'num_examples': inputs.num_examples[0],
   }
-  return gradient.sync(
-    spec, carry, table_state, inputs.routing, rounds, step, factor, flags
-  )
+  return gradient.sync(spec, carry, view, inputs.routing, rounds, flags)
 
 
 def _split(batch: PyTree, num_micro_batches: int) -> PyTree:

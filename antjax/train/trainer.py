@@ -50,6 +50,7 @@ class Trainer:
     compute_dtype: Any = None,
     trainable: Callable[[str], bool] | None = None,
     scanned: Callable[[str], bool] | None = None,
+    mutable: Callable[[str], bool] | None = None,
     regather: bool = True,
     loss_scale: float | Literal['dynamic'] | None = None,
     remat_policy: Callable[..., bool] | bool = False,
@@ -62,12 +63,17 @@ class Trainer:
     """Describes a training job; nothing is compiled or allocated yet.
 
     Args:
-      loss_fn: `(params, batch, rng) -> losses [B]`, or `(losses, weights)`;
-        with tables `(params, rows, batch, rng)`, where `tables.lookup(rows,
-        batch['ids'])` gives the vectors. The gradient is that of
-        sum(weights * losses) / sum(weights) over all devices.
-      optimizer: Any optax transform; it sees global gradients. One that looks
-        at shapes (Adafactor) sees split leaves padded: it depends on the code.
+      loss_fn: `(params, batch, rng) -> losses [B]`, or a tuple: `(losses,
+        metrics)`, `(losses, weights)`, `(losses, weights, metrics)` or
+        `(losses, weights, metrics, updates)`. The gradient is that of
+        sum(weights * losses) / sum(weights) over all devices; the weights are
+        constants. A metric, a number or one for each example, becomes its
+        weighted mean over all devices among the step's metrics. `updates` has
+        the new values of `mutable` leaves. With tables the arguments are
+        `(params, rows, batch, rng)`, where `tables.lookup(rows, batch['ids'])`
+        gives the vectors.
+      optimizer: Any optax transform; it sees gradients and parameters of all
+        devices, in their true shapes, and gets the loss as `value`.
       mesh: Mesh from `make_mesh`.
       paro: PaRO code: levels of parameters, gradients, optimizer state.
       tables: Embedding tables; they have their own row optimizers.
@@ -80,6 +86,11 @@ class Trainer:
       scanned: Leaf name -> whether it is a stack of layers [L, ...] that the
         model runs by `antjax.scan_layers`: split inside its layers, gathered a
         layer at a time, never whole.
+      mutable: Leaf name -> whether the loss gives its new values: statistics of
+        a batch norm, an average of parameters, a count. These leaves are not
+        trained, stay whole and keep their dtype. All micro-batches of a step
+        read the same values; the new ones are the mean over micro-batches and
+        devices, by sums of weights, and of integers the greatest.
       regather: Whether stacks are gathered again in the backward pass, or kept
         whole from forward to backward: less communication, more memory.
       loss_scale: Factor of the loss that is differentiated, for gradients in
@@ -136,6 +147,7 @@ class Trainer:
       tables=tables,
       trainable=trainable,
       scanned=scanned,
+      mutable=mutable,
       compute_dtype=compute_dtype,
       min_shard_size=min_shard_size,
     )
@@ -151,6 +163,8 @@ class Trainer:
     )
     self._layout: Layout | None = None
     self._step: Callable[..., Any] | None = None
+    self._params: Callable[[TrainState], PyTree] | None = None
+    self._whole_opt_state: Callable[[TrainState], PyTree] | None = None
     self._elastic_step: ElasticStep | None = None
     self._predict: dict[Any, Callable[..., Any]] = {}
     self.keys = Keys(vocabularies, tables) if vocabularies else None
@@ -179,6 +193,7 @@ class Trainer:
     layout = self._layout_of(jax.eval_shape(whole, key, given))
     if layout != self._layout:
       self._layout, self._step, self._predict = layout, None, {}
+      self._params = self._whole_opt_state = None
     self._elastic_step = None
     make = jax.jit(
       lambda key, given: layout.new_state(whole(key, given), key),
@@ -195,7 +210,19 @@ class Trainer:
 
   def params(self, state: TrainState) -> PyTree:
     """The user's tree, whole on every device; trained leaves as masters."""
-    return predict_lib.whole_params(self.layout, state)
+    if self._params is None:
+      self._params = predict_lib.make_params(self.layout)
+    return self._params(state)
+
+  def opt_state(self, state: TrainState) -> PyTree:
+    """The optimizer's state as if of whole parameters, on every device.
+
+    For `optax.contrib.schedule_free_eval_params`, averages of parameters and
+    the like.
+    """
+    if self._whole_opt_state is None:
+      self._whole_opt_state = predict_lib.make_opt_state(self.layout)
+    return self._whole_opt_state(state)
 
   @property
   def vocabularies(self) -> dict[str, Vocabulary]:
@@ -311,6 +338,8 @@ class Trainer:
     batches: Iterable[PyTree],
     predict_fn: Callable[..., Mapping[str, jax.Array]],
     metrics: Mapping[str, Metric],
+    *,
+    params: PyTree = None,
   ) -> Metrics:
     """Values of metrics over batches of all processes, the same on each.
 
@@ -323,8 +352,9 @@ class Trainer:
         'weight' and 'group', equal in shape, leading dim split over devices.
         Pass the same function each time: it is compiled once.
       metrics: Fresh metrics by name.
+      params: Parameters to take in place of the state's: averages, say.
     """
-    outputs = self.outputs(state, batches, predict_fn)
+    outputs = self.outputs(state, batches, predict_fn, params=params)
     return predict_lib.evaluate(outputs, metrics)
 
   def predict(
@@ -332,25 +362,33 @@ class Trainer:
     state: TrainState,
     batches: Iterable[PyTree],
     predict_fn: Callable[..., Mapping[str, jax.Array]],
+    *,
+    params: PyTree = None,
   ) -> dict[str, np.ndarray]:
-    """Outputs of `evaluate`'s `predict_fn`, numbers of a row, on the host.
+    """Outputs [B, ...] of a `predict_fn` as `evaluate` takes it, on the host.
 
-    The rows of all processes, the same on each; where there is a 'weight',
-    those of weight 0 and the weights are left out.
+    They are the rows of all processes, the same on each. Where there is a
+    'weight', rows whose weights are all 0 are left out, and so is a weight [B]
+    itself.
     """
-    return predict_lib.collect(self.outputs(state, batches, predict_fn))
+    outputs = self.outputs(state, batches, predict_fn, params=params)
+    return predict_lib.collect(outputs)
 
   def outputs(
     self,
     state: TrainState,
     batches: Iterable[PyTree],
     predict_fn: Callable[..., Mapping[str, jax.Array]],
+    *,
+    params: PyTree = None,
   ) -> Iterator[dict[str, np.ndarray]]:
     """Outputs of `evaluate`'s `predict_fn` for each of this process's batches.
 
-    1-D arrays by name, on the host. All processes iterate until none has a
+    Arrays [B, ...] by name, on the host. All processes iterate until none has a
     batch left.
     """
+    if params is not None:
+      state = predict_lib.with_params(self.layout, state, params)
     if predict_fn not in self._predict:
       predict = predict_lib.make_predict(self.step_spec(), predict_fn)
       self._predict[predict_fn] = predict

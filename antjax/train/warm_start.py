@@ -65,17 +65,9 @@ def warm_start(
           f' {directory} and {wanted.get(name, "absent")} here; needed is the'
           ' same model.'
         )
-    target, restore_args = canonical.restore_target(layout)
-    restored = reader.read_item(
-      step,
-      'state',
-      ocp.args.PyTreeRestore(
-        item={'params': target['params']},
-        restore_args={'params': restore_args['params']},
-        partial_restore=True,
-      ),
-    )
-    parts = canonical.of_state(layout, state) | {'params': restored['params']}
+    target = {'params': canonical.restore_target(layout)['params']}
+    parts = canonical.of_state(layout, state)
+    parts |= reader.read_state(step, meta, target)
     for name, source in (sources or {}).items():
       table = parts['tables'][name]
       saved_rows = _read_table(reader, step, meta, name)

@@ -21,7 +21,7 @@ def test_auto_takes_what_the_model_says():
   for op in cost_model.OPS:
     for num_bytes in (1 << 10, 1 << 26):
       picked = how.pick(op, num_bytes, 2, 4)
-      assert picked == cost_model.fastest(op, num_bytes, LINKS, 2, 4)
+      assert picked == cost_model.Cluster(LINKS, 2, 4).fastest(op, num_bytes)
   picks = {how.pick('all_reduce', size, 4, 4) for size in (1 << 10, 1 << 26)}
   assert picks == {'hierarchical', 'ho_ring'}
   assert Collectives('ring').pick('all_reduce', 1, 4, 4) == 'ring'

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from antjax.collectives import cost_model
-from antjax.collectives.cost_model import Links, Sample
+from antjax.collectives.cost_model import Cluster, Links, Sample
 
 GB = 1e9
 # The dossier's machine: 2000 Gb/s inside, one 80 Gb/s card a group.
@@ -19,7 +19,7 @@ SHAPES = [(2, 4), (4, 2), (3, 3), (1, 4), (4, 1), (16, 8)]
 
 
 def ms(algorithm, n, m, links=ONE_CARD, op='all_gather', size=GB):
-  return 1e3 * cost_model.seconds(op, algorithm, size, links, n, m)
+  return 1e3 * Cluster(links, n, m).seconds(op, algorithm, size)
 
 
 @pytest.mark.parametrize(
@@ -44,43 +44,39 @@ def test_a_cap_of_each_device_replaces_its_share_of_the_uplink():
 
 @pytest.mark.parametrize('shape', SHAPES)
 def test_what_must_hold_for_any_links(shape):
-  links = Links(3e9, 1e8, 1e-5, 3e-4)
+  cluster = Cluster(Links(3e9, 1e8, 1e-5, 3e-4), *shape)
   for op, algorithm in itertools.product(cost_model.OPS, cost_model.ALGORITHMS):
-    times = [
-      cost_model.seconds(op, algorithm, size, links, *shape)
-      for size in (0, 1e6, 1e8)
-    ]
+    times = [cluster.seconds(op, algorithm, size) for size in (0, 1e6, 1e8)]
     assert 0 < times[0] < times[1] < times[2]
   for size in (1e3, 1e8):
-    best = cost_model.fastest('all_gather', size, links, *shape)
-    assert cost_model.seconds('all_gather', best, size, links, *shape) == min(
-      cost_model.seconds('all_gather', a, size, links, *shape)
-      for a in cost_model.ALGORITHMS
+    best = cluster.fastest('all_gather', size)
+    assert cluster.seconds('all_gather', best, size) == min(
+      cluster.seconds('all_gather', a, size) for a in cost_model.ALGORITHMS
     )
 
 
 def test_on_one_axis_all_flat_forms_are_the_same_ring():
   links = Links(3e9, 1e8, 1e-5, 3e-4)
   for n, m, axis in ((1, 4, 'intra'), (4, 1, 'inter')):
-    want = cost_model.axis_seconds('all_gather', axis, 1e8, links, n, m)
+    cluster = Cluster(links, n, m)
+    want = cluster.axis_seconds('all_gather', axis, 1e8)
     for algorithm in cost_model.ALGORITHMS:
-      got = cost_model.seconds('all_gather', algorithm, 1e8, links, n, m)
+      got = cluster.seconds('all_gather', algorithm, 1e8)
       assert got == pytest.approx(want)
 
 
 def test_two_phases_are_the_sum_of_the_axes():
-  links = Links(3e9, 1e8, 1e-5, 3e-4)
-  want = cost_model.axis_seconds(
-    'reduce_scatter', 'intra', 1e8, links, 2, 4
-  ) + cost_model.axis_seconds('reduce_scatter', 'inter', 1e8 / 4, links, 2, 4)
-  got = cost_model.seconds('reduce_scatter', 'hierarchical', 1e8, links, 2, 4)
+  cluster = Cluster(Links(3e9, 1e8, 1e-5, 3e-4), 2, 4)
+  want = cluster.axis_seconds('reduce_scatter', 'intra', 1e8)
+  want += cluster.axis_seconds('reduce_scatter', 'inter', 1e8 / 4)
+  got = cluster.seconds('reduce_scatter', 'hierarchical', 1e8)
   assert got == pytest.approx(want)
 
 
 def test_small_messages_avoid_what_costs_latency():
   links = Links(3e9, 1e8, intra_latency_s=1e-3, inter_latency_s=1.1e-3)
   # n (m - 1) = 8 intra steps of HO-Ring against 1 + 4 steps of two phases.
-  assert cost_model.fastest('all_gather', 64, links, 2, 5) == 'hierarchical'
+  assert Cluster(links, 2, 5).fastest('all_gather', 64) == 'hierarchical'
 
 
 @pytest.mark.parametrize('device', [None, 2e7])
@@ -90,7 +86,7 @@ def test_fit_finds_the_links_that_made_the_timings(shape, device):
   samples = []
   for axis, size in itertools.product(('intra', 'inter'), (1e4, 1e6, 1e7)):
     for op in ('all_gather', 'all_reduce'):
-      seconds = cost_model.axis_seconds(op, axis, size, links, *shape)
+      seconds = Cluster(links, *shape).axis_seconds(op, axis, size)
       samples.append(Sample(op, axis, size, *shape, seconds))
   for size in (1e4, 1e6, 1e7):
     n = shape[0]
@@ -105,12 +101,11 @@ def test_fit_finds_the_links_that_made_the_timings(shape, device):
     assert got.device_inter_bytes_per_s is None
     assert got.uplink_bytes_per_s == pytest.approx(1e8, rel=1e-3)
   for size in (1e5, 1e8):  # What is predicted is the same, whoever caps it.
-    assert cost_model.seconds(
-      'all_reduce', 'hierarchical', size, got, *shape
-    ) == pytest.approx(
-      cost_model.seconds('all_reduce', 'hierarchical', size, links, *shape),
-      rel=1e-3,
+    one, other = (
+      Cluster(found, *shape).seconds('all_reduce', 'hierarchical', size)
+      for found in (got, links)
     )
+    assert one == pytest.approx(other, rel=1e-3)
 
 
 def test_fit_bears_noise_and_one_axis_only():
@@ -130,12 +125,12 @@ def test_what_was_measured_goes_before_the_formula():
     'all_gather', 'ho_ring', 2, 4, (0, 10**6), (1.0, 2.0)
   )
   links = Links(3e9, 1e8, timings=(slow,))
-  seconds = cost_model.seconds
-  assert seconds('all_gather', 'ho_ring', 1e6, links, 2, 4) == 2.0
-  assert seconds('all_gather', 'ho_ring', 1e6, links, 4, 2) < 0.1
-  assert seconds('all_reduce', 'ho_ring', 1e6, links, 2, 4) < 0.1
-  assert cost_model.fastest('all_gather', 1e6, links, 2, 4) == 'hierarchical'
-  assert cost_model.fastest('all_gather', 1e8, links, 4, 2) == 'ho_ring'
+  measured, other = Cluster(links, 2, 4), Cluster(links, 4, 2)
+  assert measured.seconds('all_gather', 'ho_ring', 1e6) == 2.0
+  assert other.seconds('all_gather', 'ho_ring', 1e6) < 0.1
+  assert measured.seconds('all_reduce', 'ho_ring', 1e6) < 0.1
+  assert measured.fastest('all_gather', 1e6) == 'hierarchical'
+  assert other.fastest('all_gather', 1e8) == 'ho_ring'
 
 
 def test_times_lie_on_the_lines_between_what_was_measured():
@@ -181,6 +176,6 @@ def test_links_survive_a_file_and_bad_ones_are_named(tmp_path):
   with pytest.raises(ValueError, match='inter_latency_s=-1'):
     Links(1.0, 1.0, 0, -1)
   with pytest.raises(ValueError, match="algorithm='tree'; use one of xla"):
-    cost_model.seconds('all_gather', 'tree', 1, links, 2, 2)
+    Cluster(links, 2, 2).seconds('all_gather', 'tree', 1)
   with pytest.raises(ValueError, match="axis='both'"):
-    cost_model.axis_seconds('all_gather', 'both', 1, links, 2, 2)
+    Cluster(links, 2, 2).axis_seconds('all_gather', 'both', 1)

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The example in docs/custom_model.md runs as a stranger would run it."""
+"""The examples of models in docs/ run as a stranger would run them."""
 
 import ast
 import pathlib
@@ -8,26 +8,44 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 DOCS = pathlib.Path(__file__).parents[2] / 'docs'
 
 
-def test_the_custom_model_trains(tmp_path):
-  text = (DOCS / 'custom_model.md').read_text()
-  (code,) = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
-  script = tmp_path / 'my_model.py'
-  script.write_text(code)
+def _run(page, index, folder):
+  """What the program with this number on a page prints."""
+  code = re.findall(
+    r'```python\n(.*?)```', (DOCS / page).read_text(), re.DOTALL
+  )
+  script = folder / 'my_model.py'
+  script.write_text(code[index])
   done = subprocess.run(
     [sys.executable, script],
-    cwd=tmp_path,
+    cwd=folder,
     capture_output=True,
     text=True,
     timeout=300,
     check=False,
   )
   assert done.returncode == 0, done.stderr
-  sizes, losses, scores = done.stdout.splitlines()
+  return done.stdout
+
+
+def test_the_custom_model_trains(tmp_path):
+  sizes, losses, scores = _run('custom_model.md', 0, tmp_path).splitlines()
   assert ast.literal_eval(sizes)['params'] > 0
   first, last = map(float, re.findall(r'\d\.\d+', losses))
   assert last < 0.6 * first
   assert 'in 100 steps' in losses
   assert ast.literal_eval(scores)['AUC'] > 0.95
+
+
+@pytest.mark.parametrize('index', [0, 1])
+def test_batch_norms_of_flax_keep_their_statistics(index, tmp_path):
+  said = _run('model_state.md', index, tmp_path)
+  if index == 0:
+    accuracy = [float(x) for x in re.findall(r'^\d+ ([\d.]+)$', said, re.M)]
+    assert accuracy[-1] > max(0.85, accuracy[0])
+  means = [float(x) for x in re.findall(r'-?\d+\.?\d*(?:e-?\d+)?', said)[-4:]]
+  assert max(map(abs, means)) > 0.5  # They were zeros.

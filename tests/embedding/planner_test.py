@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from antjax.collectives.cost_model import Links
+from antjax.collectives.cost_model import Cluster, Links
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adam, RowWiseAdagrad
 from antjax.embedding.planner import count_distinct, placement, plan_tables
@@ -29,7 +29,7 @@ def plan(specs, counts, links=LINKS, **options):
 def test_state_bytes_are_those_of_the_tables(level, optimizer):
   spec = TableSpec('item', 1001, 12, level, optimizer)
   tables = EmbeddingTables([spec], {'item': 'item'}, mesh=make_mesh(intra=4))
-  found = placement(spec, Level[level.upper()], 10, LINKS, 2, 4)
+  found = placement(spec, Level[level.upper()], 10, Cluster(LINKS, 2, 4))
   (size,) = tables.bytes_per_device().values()
   assert found.state_bytes == size
 
@@ -83,7 +83,9 @@ def test_a_table_without_a_count_is_refused():
 
 def test_one_device_sends_nothing():
   for level in Level:
-    found = placement(TableSpec('item', 1000, 4), level, 10, LINKS, 1, 1)
+    found = placement(
+      TableSpec('item', 1000, 4), level, 10, Cluster(LINKS, 1, 1)
+    )
     assert found.inter_bytes == found.intra_bytes == 0
     assert 0 < found.step_s < math.inf
 

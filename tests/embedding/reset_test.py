@@ -30,7 +30,7 @@ def make_tables(level, optimizer):
 
 
 def canonical(tables, state):
-  out = jax.jit(tables.to_canonical)(state)
+  out = tables.to_canonical(state)
   return {
     name: jax.tree.map(lambda x: np.array(x)[: spec.num_embeddings], out[name])
     for name, spec in tables.specs.items()
@@ -100,7 +100,3 @@ def test_a_vocabulary_names_what_to_reset():
     state, _ = trainer.step(state, {'ids': {'item': update.ids}})
     moved = canonical(tables, state.tables)['item']['table']
     assert np.all(moved[update.ids] != born['table'][update.ids])
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

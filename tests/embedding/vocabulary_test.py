@@ -234,7 +234,3 @@ def test_hash_ids_spreads():
 def test_mistakes_are_explained(make, message):
   with pytest.raises(ValueError, match=message):
     make()
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

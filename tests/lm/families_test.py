@@ -84,7 +84,7 @@ def test_encoders_have_no_logits_and_learned_positions_an_end():
     transformer.logits(bert, tiny_models.params_of(bert), tokens[:, :4])
   params = tiny_models.params_of(opt)
   with pytest.raises(ValueError, match='41 tokens: the model has 40'):
-    transformer.encode(opt, params, tokens)
+    transformer.hidden(opt, params, tokens)
   with pytest.raises(ValueError, match='45 tokens: the model has 40'):
     generate.generate(
       opt,
@@ -95,7 +95,7 @@ def test_encoders_have_no_logits_and_learned_positions_an_end():
       num_tokens=40,
     )
   with pytest.raises(ValueError, match='token_types were given'):
-    transformer.encode(opt, params, tokens[:, :4], token_types=tokens[:, :4])
+    transformer.hidden(opt, params, tokens[:, :4], token_types=tokens[:, :4])
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,3 @@ def test_encoders_have_no_logits_and_learned_positions_an_end():
 def test_configs_that_do_not_fit_are_refused(change, message):
   with pytest.raises(ValueError, match=message):
     transformer.Config(vocab_size=9, **change)
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

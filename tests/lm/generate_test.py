@@ -104,7 +104,3 @@ def test_temperature_sharpens():
 def test_wrong_options_are_refused(options):
   with pytest.raises(ValueError, match='must'):
     generate.Sampling(**options)
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

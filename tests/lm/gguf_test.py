@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from antjax.lm import gguf_file, gguf_model, pretrained
+from antjax.lm import gguf_model, pretrained
 from tests.lm import tiny_models
 
 _TYPES = {'F32': 0, 'F16': 1, 'Q4_1': 3, 'Q8_0': 8}
@@ -92,7 +92,7 @@ def file(tmp_path):
 
 def test_numbers_are_those_of_the_format(file):
   path, numbers = file
-  read = gguf_file.GgufFile(path)
+  read = gguf_model.GgufFile(path)
   assert read.metadata['name'] == 'x' and read.metadata['eps'] == 0.5
   assert read.metadata['words'] == ['a', 'é']
   np.testing.assert_array_equal(read.metadata['sizes'], [1, 2, 3])
@@ -114,7 +114,7 @@ def test_every_cut_is_refused_in_one_line(file):
   for size in [*range(0, 400, 7), len(data) - 32]:
     path.write_bytes(data[:size])
     with pytest.raises(ValueError, match='no GGUF file that can be read') as e:
-      gguf_file.GgufFile(path)
+      gguf_model.GgufFile(path)
     assert '\n' not in str(e.value)
 
 
@@ -129,7 +129,7 @@ def test_garbage_is_refused_or_read_but_never_anything_else(file):
       damaged[at] = random.randint(256)
     path.write_bytes(damaged)
     try:
-      read = gguf_file.GgufFile(path)
+      read = gguf_model.GgufFile(path)
       for name in read.shapes:
         read.read(name)
     except ValueError as error:
@@ -142,7 +142,7 @@ def test_a_name_that_is_listed_twice_is_refused(file):
   path, _ = file
   path.write_bytes(path.read_bytes().replace(text('F16'), text('F32'), 1))
   with pytest.raises(ValueError, match='duplicated tensor with name F32'):
-    gguf_file.GgufFile(path)
+    gguf_model.GgufFile(path)
 
 
 # Inverse of gguf_model's names, and llama.cpp's own order of rows.
@@ -257,7 +257,3 @@ def test_sizes_that_are_none_are_refused(value, tmp_path):
   write(path, _HEAD | {'llama.attention.head_count': value}, _TABLES)
   with pytest.raises(ValueError, match='x.gguf: llama.attention.head_count='):
     gguf_model.GgufModel(path)
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

@@ -88,7 +88,3 @@ def test_wrong_adapters_are_refused(params, options):
 def test_a_half_without_layers_is_refused():
   with pytest.raises(ValueError, match='parameters without layers'):
     lora.add({'embed': np.ones((5, 4))}, jax.random.key(0), rank=2)
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

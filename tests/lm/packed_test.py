@@ -106,7 +106,7 @@ def test_wanted_slots_are_those_of_the_whole_output(name, options):
 
   def outputs(params, at):
     packed_MD = packed.hidden(config, params, lanes, at=at)
-    padded_BTD = transformer.encode(config, params, lanes[0].tokens, at=at)
+    padded_BTD = transformer.hidden(config, params, lanes[0].tokens, at=at)
     return packed_MD, padded_BTD.reshape(-1, config.embed_dim)
 
   def loss(params, is_cut):

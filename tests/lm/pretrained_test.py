@@ -57,8 +57,8 @@ def test_outputs_are_those_of_transformers(name):
 
   @jax.jit
   def run(params):
-    hidden = transformer.encode(
-      config, params, tiny_models.TOKENS, mask=jnp.asarray(tiny_models.MASK)
+    hidden = transformer.hidden(
+      config, params, tiny_models.TOKENS, jnp.asarray(tiny_models.MASK)
     )
     scores = blocks.unembed(config, params, hidden) if config.causal else None
     return hidden, scores
@@ -312,7 +312,3 @@ def test_damaged_and_missing_files_are_named(folder):
     pretrained.load_pretrained(folder)
   with pytest.raises(FileNotFoundError, match='no model at'):
     pretrained.load_pretrained(folder / 'nothing')
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

@@ -103,7 +103,3 @@ def test_a_tokenizer_beyond_the_model_s_vocabulary_is_refused(made, tmp_path):
     ValueError, match=f'has ids up to {num_ids - 1}.*vocab_size=20 needs.* 19'
   ):
     pretrained_tokenizer.load_tokenizer(tmp_path, 20)
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

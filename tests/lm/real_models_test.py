@@ -64,8 +64,8 @@ def test_minilm_puts_sentences_of_one_meaning_side_by_side(folders):
   config, params = pretrained.load_pretrained(folders('minilm'))
   assert config.num_layers == 6 and config.embed_dim == 384
   tokens, mask = batch(folders('minilm'), SENTENCES)
-  hidden = jax.jit(functools.partial(transformer.encode, config))(
-    params, tokens, mask=mask
+  hidden = jax.jit(functools.partial(transformer.hidden, config))(
+    params, tokens, mask
   )
   weights = mask[..., None] / mask.sum(axis=1)[:, None, None]
   vectors = np.sum(np.asarray(hidden) * weights, axis=1)
@@ -94,7 +94,7 @@ def test_minilm_is_that_of_transformers(folders):
       torch.from_numpy(tokens).long(),
       attention_mask=torch.from_numpy(mask).long(),
     ).last_hidden_state.numpy()
-  actual = transformer.encode(config, params, tokens, mask=mask)
+  actual = transformer.hidden(config, params, tokens, mask)
   np.testing.assert_allclose(actual[mask > 0], expected[mask > 0], atol=1e-4)
 
 
@@ -143,7 +143,3 @@ def test_smollm2_is_that_of_transformers(folders, tmp_path):
   actual = transformer.logits(config, params, jnp.asarray(tokens))
   # fp32 through 30 layers; logits are up to some 20.
   np.testing.assert_allclose(actual, expected, atol=5e-3)
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

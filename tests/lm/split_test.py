@@ -39,7 +39,7 @@ def test_high_of_low_is_the_whole(name, num_low):
     return high(high_params, low(low_params, TOKENS, MASK), MASK)
 
   actual = jax.jit(whole)(low_params, high_params)
-  expected = transformer.encode(config, params, TOKENS, mask=MASK)
+  expected = transformer.hidden(config, params, TOKENS, MASK)
   real = MASK > 0
   np.testing.assert_allclose(actual[real], expected[real], atol=ATOL)
   # Each weight is in one half, but for T5's table and what has no use here.
@@ -100,7 +100,3 @@ def test_wrong_cuts_and_places_are_refused():
   low = split.LowEncoder(config, 0)
   with pytest.raises(ValueError, match='41 tokens: the model has 40'):
     low(tiny_models.params_of(config), jnp.zeros((1, 41), jnp.int32))
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

@@ -4,7 +4,6 @@
 
 import jax
 import numpy as np
-import pytest
 
 from antjax.lm.text_encoder import TextEncoder
 
@@ -33,7 +32,3 @@ def test_a_length_that_fills_no_batch_joins_the_next():
   assert batches([8] + [3] * 11) == [(list(range(1, 12)), 12, 4), ([0], 6, 8)]
   assert batches([0, 16, 0]) == [([1], 3, 16)]
   assert batches([0]) == batches([]) == []
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

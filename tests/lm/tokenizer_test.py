@@ -43,7 +43,3 @@ def test_what_is_no_tokenizer_is_refused(tmp_path):
   (tmp_path / 'x.json').write_text('{}')
   with pytest.raises(ValueError, match='is no tokenizer'):
     tokenizer.load(tmp_path / 'x.json')
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

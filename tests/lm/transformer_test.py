@@ -121,7 +121,7 @@ def test_attention_methods_agree(num_kv_heads, has_segments):
     {'method': 'blocked', 'block': 64},
   ):
     actual = run(
-      lambda q, k, v, o=options: attention.causal(q, k, v, segments, **o)
+      lambda q, k, v, o=options: attention.attend(q, k, v, segments, **o)
     )
     jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-4),
@@ -140,8 +140,8 @@ def test_fused_attention_agrees_on_gpu():
   segments = jnp.repeat(jnp.asarray([[1, 2], [1, 0]]), 64, axis=1)
   for ids in (None, segments):
     np.testing.assert_allclose(
-      np.float32(attention.causal(q, k, v, ids, method='cudnn')),
-      np.float32(attention.causal(q, k, v, ids, method='plain')),
+      np.float32(attention.attend(q, k, v, ids, method='cudnn')),
+      np.float32(attention.attend(q, k, v, ids, method='plain')),
       atol=0.05,  # bf16 probabilities.
     )
 
@@ -303,7 +303,3 @@ def test_counts_parameters_and_operations():
 def test_wrong_shapes_are_refused(change, message):
   with pytest.raises(ValueError, match=message):
     dataclasses.replace(CONFIG, **change)
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

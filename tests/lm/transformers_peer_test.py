@@ -30,8 +30,8 @@ def test_hidden_states_and_logits_are_theirs(name, tmp_path):
     tmp_path, config, tiny_models.TOKENS, tiny_models.MASK
   )
   real = tiny_models.MASK > 0
-  actual = jax.jit(functools.partial(transformer.encode, config))(
-    params, tiny_models.TOKENS, mask=tiny_models.MASK
+  actual = jax.jit(functools.partial(transformer.hidden, config))(
+    params, tiny_models.TOKENS, tiny_models.MASK
   )
   assert np.abs(hidden[-1][real]).max() > 1
   np.testing.assert_allclose(actual[real], hidden[-1][real], atol=5e-5)
@@ -71,7 +71,3 @@ def test_classes_of_distances_are_theirs(is_bidirectional, torch):
     if is_bidirectional:
       ours = ours + half * (offsets > 0)
     np.testing.assert_array_equal(ours, theirs)
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

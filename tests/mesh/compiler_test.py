@@ -7,7 +7,6 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from antjax.mesh import compiler
 from antjax.mesh import mesh as mesh_lib
@@ -41,7 +40,3 @@ def test_other_devices_are_left_to_xla():
 def test_an_option_that_is_unknown_is_left_out(monkeypatch):
   monkeypatch.setattr(compiler, '_KERNELS', 'xla_cpu_no_such_option')
   assert compiler.options(mesh_lib.make_mesh(intra=1)) == {}
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

@@ -41,29 +41,6 @@ def test_elastic_codes_are_those_without_a_global_part_in_the_loop():
   )
 
 
-@pytest.mark.parametrize(
-  ('code', 'expected'),
-  [
-    # With Psi = 1: the formulas of the paper's table, n = 4 groups of m = 8.
-    ('NNN', 2 + 14),
-    ('NNG', 2 + 2 + 12 / 32),
-    ('NIG', 2 + 2 / 8 + 12 / 32),
-    ('IIG', (2 + 2) / 8 + 12 / 32),
-    ('III', 16 / 8),
-    ('GGG', 16 / 32),
-  ],
-)
-def test_state_bytes_follow_the_paper(code, expected):
-  actual = PaRO.from_code(code).state_bytes(1, num_groups=4, group_size=8)
-  assert actual == pytest.approx(expected)
-
-
-def test_frozen_parameters_cost_no_gradient_and_no_optimizer_state():
-  paro = PaRO.from_code('ING')
-  actual = paro.state_bytes(1000, num_groups=2, group_size=4, num_trainable=8)
-  assert actual == 2 * 1000 / 4 + 2 * 8 + 12 * 8 / 8
-
-
 def test_levels_are_ordered_from_coarse_to_fine():
   pieces = [level.num_pieces(4, 8) for level in sorted(Level)]
   assert pieces == [1, 8, 32]

@@ -145,7 +145,10 @@ class Sharded:
       tables=self.tables,
       min_shard_size=8,
     )
-    self.state = self.trainer.init(self.params)
+
+  @functools.cached_property
+  def state(self):
+    return self.trainer.init(self.params)
 
   def rows(self):
     """Feature -> the table's rows by id; a collective call."""

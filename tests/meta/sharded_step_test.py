@@ -1,7 +1,8 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The meta step on 8 devices equals one written with dense tables on one."""
+"""The meta step on 8 devices equals dense tables, or itself, on one."""
 
+import dataclasses
 import re
 
 import jax
@@ -11,9 +12,9 @@ from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adagrad
 from antjax.embedding.table import EmbeddingTables
 from antjax.mesh.mesh import make_mesh
-from antjax.meta import maml, meta_loss
+from antjax.meta import algorithms, maml, meta_loss
 from antjax.train.trainer import Trainer
-from tests.meta import oracle
+from tests.meta import oracle, small_tasks
 
 # Devices of a group, and a code to go with: meshes 1x8, 2x4 and 4x2.
 MESHES = {8: 'NNN', 4: 'IIG', 2: 'GGG'}
@@ -87,3 +88,33 @@ def test_compiled_meta_step_exchanges_rows_once_and_in_place():
   header = text.split('\n', 1)[0]
   for i in places:
     assert re.search(rf'\{{{i}\}}: \({i}, \{{\}}', header), header[:500]
+
+
+CASES = {
+  'mixed': maml.InnerLoop(derivative='mixed', learning_rate=0.05),
+  'reptile': algorithms.ALGORITHMS['reptile'].inner,
+  'maml++': dataclasses.replace(
+    algorithms.ALGORITHMS['maml++'].inner, step_weights=(0.2, 0.3, 0.5)
+  ),
+  'meta_sgd': algorithms.ALGORITHMS['meta_sgd'].inner,
+  'loop': maml.InnerLoop(num_steps=20, order=1, learning_rate=0.01),
+}
+
+
+def step(name, mesh, code, level):
+  make_loss_fn = (
+    meta_loss.reptile_loss_fn if name == 'reptile' else meta_loss.meta_loss_fn
+  )
+  inner = CASES[name]
+  job = oracle.Sharded(inner, mesh, code, level, make_loss_fn)
+  loss = job.step(oracle.batches_for(inner)[0])
+  return loss, job.trainer.params(job.state), job.rows()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', CASES)
+def test_eight_devices_take_the_step_of_one(name):
+  one = make_mesh(intra=1, devices=jax.devices()[:1])
+  expected = step(name, one, 'NNN', 'none')
+  got = step(name, make_mesh(intra=4), 'IIG', 'global')
+  small_tasks.assert_close(got, expected, rtol=1e-5, atol=oracle.SUM_ORDER_ATOL)

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from antjax.metrics import bootstrap, resampled
+from antjax.metrics import bootstrap
 from antjax.metrics import by_slice as scores
 
 CONFIG = scores.ScoreConfig(
@@ -74,7 +74,7 @@ def test_metrics_of_every_draw():
   score, label = c['prediction'][order].astype(float), c['label'][order]
   counts = bootstrap.draws(len(users), 4, seed=3)
   assert (counts[0] == 1).all() and (counts[1:].sum(axis=1) == len(users)).all()
-  found, rows = resampled.metrics(score, label == 1, user, counts, 4)
+  found, rows = bootstrap.click_metrics(score, label == 1, user, counts, 4)
   for r, weight in enumerate(counts):
     expected = metrics_by_hand(
       score, label, user, weight[user].astype(float), 4

@@ -32,7 +32,7 @@ def test_metrics_by_hand():
 
 def test_parts_without_examples_have_no_scores():
   nothing, one = np.zeros(10, bool), np.arange(10) == 2
-  found = rank_metrics.scores(RANKS, {'none': nothing, 'one': one}, [5])
+  found = rank_metrics.scores(RANKS, {'none': nothing, 'one': one})
   assert found['none']['examples'] == 0
   assert math.isnan(found['none']['ndcg@5'])
   assert found['one']['recall@5'] == 1

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What holds for every click model."""
 
+import functools
+
 from flax import nnx
 import jax
 import jax.numpy as jnp
@@ -29,15 +31,22 @@ _OWNED = {
 }
 
 
-def split(name, seed=0, sizes=SIZES, config=CONFIG):
-  model = load.make(name, sizes, config, rngs=nnx.Rngs(seed))
+@functools.cache
+def made(name):
+  """A network's parameters, and its compiled logits under fixed moments."""
+  model = load.make(name, SIZES, CONFIG, rngs=nnx.Rngs(0))
   graphdef, state = nnx.split(model)
-  return graphdef, nnx.to_pure_dict(state)
+  shape = SIZES.num_scenarios, SIZES.flat_width
+  moments = ScenarioMoments(jnp.zeros(shape), jnp.ones(shape))
+  apply = jax.jit(
+    lambda params, x: nnx.merge(graphdef, params)(x._replace(moments=moments))
+  )
+  return graphdef, nnx.to_pure_dict(state), apply
 
 
 @pytest.mark.parametrize('name', OF_ONE_TASK)
 def test_a_gradient_reaches_every_parameter_and_rows_are_learned(name):
-  graphdef, params = split(name)
+  graphdef, params, _ = made(name)
   x, y = inputs(), labels()
   losses, sizes = learn(
     lambda p: optax.sigmoid_binary_cross_entropy(
@@ -56,15 +65,12 @@ def test_a_gradient_reaches_every_parameter_and_rows_are_learned(name):
 
 @pytest.mark.parametrize('name', OF_ONE_TASK)
 def test_a_row_is_scored_alike_in_any_company(name):
-  graphdef, params = split(name)
-  shape = SIZES.num_scenarios, SIZES.flat_width
-  moments = ScenarioMoments(jnp.zeros(shape), jnp.ones(shape))
-  apply = jax.jit(lambda x: nnx.merge(graphdef, params)(x))
+  _, params, apply = made(name)
   x = inputs()
   # The same first rows among others, which are all of one scenario.
   other = inputs(seed=9)._replace(scenario_B=jnp.zeros(64, jnp.int32))
   y = jax.tree.map(lambda a, b: jnp.concatenate([a[:9], b[9:]]), x, other)
-  found = [apply(batch._replace(moments=moments)) for batch in (x, y)]
+  found = [apply(params, batch) for batch in (x, y)]
   assert found[0].shape == (64,)
   np.testing.assert_allclose(found[0][:9], found[1][:9], rtol=1e-4, atol=1e-5)
   assert np.abs(found[0] - found[1])[9:].max() > 1e-3
@@ -72,7 +78,7 @@ def test_a_row_is_scored_alike_in_any_company(name):
 
 @pytest.mark.parametrize('name', _OWNED)
 def test_what_another_scenario_owns_does_not_matter(name):
-  graphdef, params = split(name)
+  _, params, apply = made(name)
   x, mine = inputs(), 1
   num_changed = 0
 
@@ -92,8 +98,7 @@ def test_what_another_scenario_owns_does_not_matter(name):
     return jnp.where(index == mine, leaf, leaf + 1.0)
 
   changed = jax.tree_util.tree_map_with_path(other, params)
-  apply = jax.jit(lambda params: nnx.merge(graphdef, params)(x))
-  before, after = apply(params), apply(changed)
+  before, after = apply(params, x), apply(changed, x)
   is_mine = np.asarray(x.scenario_B) == mine
   assert num_changed
   np.testing.assert_allclose(before[is_mine], after[is_mine], atol=1e-6)

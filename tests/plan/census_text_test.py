@@ -306,9 +306,8 @@ def test_loops_and_their_trip_counts():
   assert (gather.loops, scatter.loops, reduce.loops) == ((5, 12), (5,), ())
   assert gather.in_loop and scatter.in_loop and not reduce.in_loop
   assert [c.num_runs() for c in (gather, scatter, reduce)] == [60, 5, 1]
-  intra, inter = census.bytes_per_step([gather, scatter, reduce])
-  assert intra == 60 * 96 + 5 * 96
-  assert inter == 32
+  assert gather.intra_bytes == scatter.intra_bytes == 96
+  assert reduce.inter_bytes == 32
 
 
 def test_a_loop_of_unknown_count():

@@ -85,11 +85,15 @@ def comm_seconds(code: str, setting: Setting) -> float:
 
 def state_bytes(code: str, setting: Setting) -> float:
   """Bytes of state on a device; 2 a parameter, 2 a gradient, 12 for Adam."""
-  return PaRO.from_code(code).state_bytes(
-    int(setting.num_params),
-    num_groups=setting.num_groups,
-    group_size=setting.group_size,
-    num_trainable=int(setting.num_trainable),
+  paro = PaRO.from_code(code)
+  parts = (
+    (paro.params, 2 * setting.num_params),
+    (paro.grads, 2 * setting.num_trainable),
+    (paro.opt_state, 12 * setting.num_trainable),
+  )
+  return sum(
+    size / level.num_pieces(setting.num_groups, setting.group_size)
+    for level, size in parts
   )
 
 
@@ -174,3 +178,25 @@ def test_computation_hides_differences():
   order = rank(slow)
   assert order[0] == 'GGG'  # Equally fast: by memory.
   assert len(order) == len(VALID_CODES) - 1  # NNN does not fit.
+
+
+@pytest.mark.parametrize(
+  ('code', 'expected'),
+  [
+    # With Psi = 1: the formulas of the paper's table, n = 4 groups of m = 8.
+    ('NNN', 2 + 14),
+    ('NNG', 2 + 2 + 12 / 32),
+    ('NIG', 2 + 2 / 8 + 12 / 32),
+    ('IIG', (2 + 2) / 8 + 12 / 32),
+    ('III', 16 / 8),
+    ('GGG', 16 / 32),
+  ],
+)
+def test_state_bytes_follow_the_paper(code, expected):
+  actual = state_bytes(code, Setting(1, 1))
+  assert actual == pytest.approx(expected)
+
+
+def test_frozen_parameters_cost_no_gradient_and_no_optimizer_state():
+  actual = state_bytes('ING', Setting(1000, 8, num_groups=2, group_size=4))
+  assert actual == 2 * 1000 / 4 + 2 * 8 + 12 * 8 / 8

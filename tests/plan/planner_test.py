@@ -13,6 +13,7 @@ from antjax.collectives import cost_model
 from antjax.mesh.paro import VALID_CODES
 from antjax.plan import census, plan_check, planner
 from antjax.plan.moves import moves
+from tests.train.state_shapes import state_shapes
 
 N, M, S, L = 2, 4, 4, 3
 LINKS = cost_model.Links(intra_bytes_per_s=1e9, uplink_bytes_per_s=1e8)
@@ -92,7 +93,10 @@ def plan_of(**kwargs):
 def test_state_bytes_are_those_that_live(kwargs):
   plan = plan_of(**kwargs)
   for code in VALID_CODES:
-    state = trainer_of(code, **kwargs).init(init_params())
+    state = jax.tree.map(
+      lambda x: jax.device_put(np.zeros(x.shape, x.dtype), x.sharding),
+      state_shapes(trainer_of(code, **kwargs), init_params()),
+    )
     row = plan.row(code)
 
     def live(tree, device):
@@ -129,7 +133,7 @@ CASES = {
 def test_bytes_moved_are_those_of_the_compiled_step(code, case):
   kwargs = CASES[case]
   trainer = trainer_of(code, **kwargs)
-  state = trainer.init(init_params())
+  state = state_shapes(trainer, init_params())
   inputs = trainer.step_inputs(np.ones((8 * S * 2, 10), np.float32))
   text = trainer.compiled_step().lower(state, inputs).compile().as_text()
   found = [
@@ -164,7 +168,7 @@ def test_bytes_moved_are_those_of_the_compiled_step(code, case):
 def test_elements_moved_in_mixed_precision(code):
   # XLA:CPU widens some bf16 arrays before it moves them: elements count here.
   trainer = trainer_of(code, scanned=scanned, compute_dtype=jnp.bfloat16)
-  state = trainer.init(init_params())
+  state = state_shapes(trainer, init_params())
   inputs = trainer.step_inputs(np.ones((8 * S * 2, 10), np.float32))
   text = trainer.compiled_step().lower(state, inputs).compile().as_text()
   lines = plan_check.compare(

@@ -3,11 +3,14 @@
 """Checkpoints restore under any code and mesh, and training resumes."""
 
 import functools
+import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from antjax.embedding.layout import TableSpec
@@ -17,6 +20,7 @@ from antjax.mesh.mesh import make_mesh
 from antjax.train.batches import set_position
 from antjax.train.checkpoint import Checkpointer
 from antjax.train.trainer import Trainer
+from antjax.train.warm_start import warm_start
 
 # Another code sums in another order; through 3 Adam steps.
 SUM_ORDER_ATOL = 2e-5
@@ -260,7 +264,7 @@ def test_tables_restore_on_another_mesh_and_level_bit_for_bit(
   """Rows and their slots, in the order of ids."""
 
   def canonical(trainer, state):
-    whole = jax.jit(trainer.tables.to_canonical)(state.tables)
+    whole = trainer.tables.to_canonical(state.tables)
     return jax.tree.map(lambda x: np.array(x)[:53], whole)
 
   first, state = train(tmp_path, 'IIG', 4, 3, {}, level='global')
@@ -271,3 +275,74 @@ def test_tables_restore_on_another_mesh_and_level_bit_for_bit(
   jax.tree.map(np.testing.assert_array_equal, canonical(other, restored), want)
   untrained = canonical(other, new)
   assert np.any(untrained['item']['table'] != want['item']['table'])
+
+
+# Files that others read, and that older versions wrote.
+
+
+def _line_trainer(code='IIG'):
+  def loss_fn(params, batch, rng):
+    del rng
+    y = batch['x'] @ params['mlp']['w'] + params['b']
+    return jnp.square(y - batch['y'])
+
+  trainer = Trainer(
+    loss_fn,
+    optax.adam(1e-2),
+    mesh=make_mesh(intra=4),
+    paro=code,
+    min_shard_size=2,
+  )
+  params = {
+    'mlp': {'w': np.zeros(5, np.float32)},
+    'b': np.zeros((), np.float32),
+  }
+  return trainer, trainer.init(params)
+
+
+def _line_batches():
+  for i in range(5):
+    x = np.random.default_rng(i).normal(size=(16, 5)).astype(np.float32)
+    yield {'x': x, 'y': x.sum(1)}
+
+
+@pytest.mark.filterwarnings('ignore:Sharding info not provided')
+def test_orbax_alone_reads_the_users_own_tree(tmp_path):
+  trainer, state = _line_trainer()
+  state = trainer.fit(state, _line_batches(), 3, checkpoint_dir=str(tmp_path))
+  params = trainer.params(state)
+  with ocp.CheckpointManager(tmp_path) as manager:
+    found = manager.restore(manager.latest_step())
+  jax.tree.map(np.testing.assert_array_equal, found['params'], params)
+  mu = found['state']['opt_state'][0]['mu']
+  wanted = trainer.opt_state(state)[0].mu
+  jax.tree.map(np.testing.assert_array_equal, mu, wanted)
+  with ocp.StandardCheckpointer() as reader:
+    found = reader.restore(
+      tmp_path / '3' / 'params',
+      jax.tree.map(ocp.utils.to_shape_dtype_struct, params),
+    )
+  jax.tree.map(np.testing.assert_array_equal, found, params)
+
+
+def test_a_checkpoint_of_the_first_format_is_read(tmp_path):
+  folder = tmp_path / 'run'
+  shutil.copytree(pathlib.Path(__file__).parent / 'golden/format_1', folder)
+  trainer, state = _line_trainer()
+  wanted = trainer.fit(state, _line_batches(), 3)
+  for code in ('IIG', 'NNN', 'GGG'):
+    other, state = _line_trainer(code)
+    with Checkpointer(str(folder), other.layout) as saver:
+      found, _ = saver.restore()
+    for read in (Trainer.params, Trainer.opt_state):
+      jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+        read(other, found),
+        read(trainer, wanted),
+      )
+    warm = warm_start(other, state, folder)
+    np.testing.assert_allclose(
+      other.params(warm)['mlp']['w'],
+      trainer.params(wanted)['mlp']['w'],
+      rtol=1e-5,
+    )

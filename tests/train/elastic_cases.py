@@ -11,6 +11,7 @@ from antjax.collectives.layerwise import scan_layers
 from antjax.mesh.mesh import make_mesh
 from antjax.train.elastic_step import ElasticStep
 from antjax.train.trainer import Trainer
+from tests.train import plain
 
 # Sums in another order, through 3 AdamW steps; see paro_step_test.
 SUM_ORDER_ATOL = 2e-5
@@ -117,33 +118,23 @@ def run(trainer, counts, all_batches=None, step=None):
 
 def reference(counts, all_batches=None):
   """One device, no antjax, the same rows."""
-  params = init_params()
-  frozen = params.pop('frozen')
-  tx = optimizer()
   devices = np.arange(8).reshape(len(counts), -1)
 
-  def mean_loss(params, batch):
-    losses, w = loss_fn(params | {'frozen': frozen}, batch, None)
-    return jnp.sum(losses * w) / jnp.sum(w)
-
-  @jax.jit
-  def step(params, opt_state, batch):
-    loss, grads = jax.value_and_grad(mean_loss)(params, batch)
-    updates, opt_state = tx.update(grads, opt_state, params)
-    norm = optax.tree.norm(grads)
-    return optax.apply_updates(params, updates), opt_state, loss, norm
-
-  opt_state, metrics = tx.init(params), []
-  for batch in all_batches or batches():
-    used = [
+  def used(batch):
+    parts = [
       micro_batch(batch, mine, i)
       for mine, count in zip(devices, counts, strict=True)
       for i in range(count)
     ]
-    whole = jax.tree.map(lambda *xs: np.concatenate(xs), *used)
-    params, opt_state, loss, norm = step(params, opt_state, whole)
-    metrics.append({'loss': float(loss), 'grad_norm': float(norm)})
-  return params | {'frozen': frozen}, metrics
+    return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+
+  params, losses, norms = plain.train(
+    init_params(), loss_fn, optimizer(), map(used, all_batches or batches())
+  )
+  metrics = [
+    {'loss': loss, 'grad_norm': norm} for loss, norm in zip(losses, norms)
+  ]
+  return params, metrics
 
 
 def assert_same(actual, expected, atol=SUM_ORDER_ATOL):

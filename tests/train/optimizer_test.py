@@ -63,7 +63,3 @@ def test_wrong_options_are_refused(options):
   (name,) = options
   with pytest.raises(ValueError, match=name):
     optimizer.OptimizerConfig(**options)
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

@@ -11,6 +11,7 @@ import pytest
 from antjax.mesh.mesh import make_mesh
 from antjax.mesh.paro import ELASTIC_CODES, VALID_CODES
 from antjax.train.trainer import Trainer
+from tests.train import plain as plain_lib
 
 # Sums over 32 examples in another order, through 3 AdamW steps: each step
 # divides by sqrt(nu), which magnifies a relative error of 1e-7 in a small
@@ -71,28 +72,7 @@ def masked(batch, counts, intra, num_micro_batches):
 
 
 def reference(all_batches):
-  """One device, no antjax: the weighted mean's gradient and optax."""
-  params = init_params()
-  frozen = params.pop('frozen')
-  tx = optimizer()
-
-  def mean_loss(params, batch):
-    losses, w = loss_fn(params | {'frozen': frozen}, batch, None)
-    return jnp.sum(losses * w) / jnp.sum(w)
-
-  @jax.jit
-  def step(params, opt_state, batch):
-    loss, grads = jax.value_and_grad(mean_loss)(params, batch)
-    updates, opt_state = tx.update(grads, opt_state, params)
-    norm = optax.tree.norm(grads)
-    return optax.apply_updates(params, updates), opt_state, loss, norm
-
-  opt_state, losses, norms = tx.init(params), [], []
-  for batch in all_batches:
-    params, opt_state, loss, norm = step(params, opt_state, batch)
-    losses.append(float(loss))
-    norms.append(float(norm))
-  return params | {'frozen': frozen}, losses, norms
+  return plain_lib.train(init_params(), loss_fn, optimizer(), all_batches)
 
 
 def make_trainer(code, intra, num_micro_batches, **kwargs):

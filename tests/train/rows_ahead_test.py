@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows fetched a step ahead: what they lack, and what they do not cost."""
 
+import functools
 import re
 
 import jax
@@ -63,7 +64,7 @@ def make_batches(count=5, size=16, seed=0):
 
 
 def tables_of(trainer, state):
-  canonical = jax.jit(trainer.tables.to_canonical)(state.tables)
+  canonical = trainer.tables.to_canonical(state.tables)
   return {
     name: np.array(canonical[name]['table'])[: spec.num_embeddings]
     for name, spec in trainer.tables.specs.items()
@@ -76,13 +77,15 @@ def expected(trainer, batches, fresh):
   now, params = tables_of(trainer, state), jnp.ones(DIM)
   before = now
 
-  def loss(params, item, day, batch):
+  @jax.jit
+  @functools.partial(jax.grad, argnums=(0, 1, 2))
+  def grad(params, item, day, batch):
     x = item[batch['ids']['item']] + day[batch['ids']['day']]
     return jnp.mean((jnp.sin(x) @ params - batch['y']) ** 2)
 
   for i, batch in enumerate(batches):
     item = (now if i in fresh else before)['item']
-    g = jax.grad(loss, (0, 1, 2))(params, item, now['day'], batch)
+    g = grad(params, item, now['day'], batch)
     before = now
     params = params - RATE * g[0]
     now = {'item': now['item'] - RATE * g[1], 'day': now['day'] - RATE * g[2]}

@@ -27,6 +27,7 @@ from tests.ctr.llm_rec import model_test as text_models
 from tests.ctr.llm_rec import next_item_test as next_items
 from tests.lm import tiny_models
 from tests.meta import oracle
+from tests.train.state_shapes import state_shapes
 
 
 def _places(location):
@@ -58,8 +59,8 @@ def slow_scatters(fn, *args):
 
 
 def step_of(trainer, params, batch):
-  """A training step, whole."""
-  state = trainer.init(params)
+  """A training step, whole, and its arguments; the state is of shapes only."""
+  state = state_shapes(trainer, params)
   inputs = trainer.step_inputs(batch)
   return trainer.compiled_step(), state, inputs
 
@@ -82,8 +83,8 @@ def language_model():
 def meta_learner():
   inner = maml.InnerLoop(adapt='all', order=2)
   sharded = oracle.Sharded(inner, antjax.make_mesh(intra=4), 'IIG', 'global')
-  inputs = sharded.trainer.step_inputs(oracle.batches_for(inner)[0])
-  return sharded.trainer.compiled_step(), sharded.state, inputs
+  batch = oracle.batches_for(inner)[0]
+  return step_of(sharded.trainer, sharded.params, batch)
 
 
 def clicks(name):

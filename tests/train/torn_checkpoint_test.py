@@ -79,7 +79,8 @@ def test_a_step_cut_off_at_any_byte_is_not_chosen(tmp_path, seed):
 # Left by the asyncio loop of TensorStore.
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 @pytest.mark.parametrize(
-  'part', ['state/d', 'state/ocdbt', 'state/_METADATA', 'meta/metadata']
+  'part',
+  ['params/d', 'params/ocdbt', 'state/d', 'state/_METADATA', 'meta/metadata'],
 )
 def test_a_damaged_step_is_named_and_what_to_do(tmp_path, part):
   save(tmp_path, [2, 4])

@@ -37,7 +37,7 @@ def make(num_items, level, intra, dim=4, w=0.0):
 
 
 def rows_of(trainer, state):
-  canonical = jax.jit(trainer.tables.to_canonical)(state.tables)['item']
+  canonical = trainer.tables.to_canonical(state.tables)['item']
   num_rows = trainer.tables.specs['item'].num_embeddings
   return jax.tree.map(lambda x: np.asarray(x)[:num_rows], canonical)
 
@@ -94,7 +94,3 @@ def test_a_damaged_checkpoint_is_named(saved, tmp_path):
   trainer, state = make(30, 'none', 2)
   with pytest.raises(ValueError, match=f'step 1 of {folder} cannot be read'):
     warm_start(trainer, state, folder)
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

@@ -143,5 +143,5 @@ class FullTextTower:
   ) -> jax.Array:
     """Mean output of each text, [B, D]; of an empty one, zeros."""
     mask_BT = encode.token_mask(tokens_BT, lengths_B) > 0
-    x_BTD = transformer.encode(self.config, params, tokens_BT, mask=mask_BT)
+    x_BTD = transformer.hidden(self.config, params, tokens_BT, mask_BT)
     return encode.pool(x_BTD, mask_BT).astype(x_BTD.dtype)

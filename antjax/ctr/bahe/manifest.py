@@ -5,15 +5,15 @@
 import dataclasses
 import json
 import re
-from typing import Any, get_args, Literal, Self
+from typing import Any, get_type_hints, Literal, Self
 
+from antjax import config_values
 from antjax.lm import fingerprint
 from antjax.lm.fingerprint import TextRows
 
 FILE_NAME = 'manifest.json'
 Dtype = Literal['float16', 'bfloat16', 'int8']
 _VERSION = 1
-_NUMBERS = ('num_low', 'max_tokens', 'vocabulary_rows', 'dim', 'rows')
 _NAME = re.compile('[0-9a-f]+')  # Name of a part: it cannot leave the folder.
 IDENTITY = {  # What tells stores apart: field -> what people call it.
   'model': 'the model (SHA-256 of weights and config)',
@@ -132,12 +132,9 @@ class Manifest:
         f' {sorted(set(fields) - names)}'
       )
     parts = fields.pop('parts')
+    kinds = get_type_hints(cls)
     for name, value in fields.items():
-      needed = int if name in _NUMBERS else str
-      if type(value) is not needed:
-        raise ValueError(f'{name} is {value!r}')
-    if fields['dtype'] not in get_args(Dtype):
-      raise ValueError(f'dtype is {fields["dtype"]!r}')
+      config_values.from_json(kinds[name], value, name)  # Checks it.
     stop = 0
     for part in parts:
       first, last, name = part

@@ -41,15 +41,14 @@ from antjax.ctr.bahe import manifest as manifest_lib
 from antjax.ctr.bahe import store_part
 from antjax.ctr.bahe.manifest import IDENTITY, Manifest
 from antjax.ctr.bahe.store_part import (
-  CHUNK_ROWS,
   DATABASE,
   DTYPES,
-  MAX_ROWS,
   PARTS,
   Range,
   StorePart,
 )
 
+CHUNK_ROWS, MAX_ROWS = store_part.CHUNK_ROWS, store_part.MAX_ROWS
 _READ_ROWS = 64 * CHUNK_ROWS
 
 

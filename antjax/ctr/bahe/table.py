@@ -161,12 +161,6 @@ class SplitTable:
 Table = DeviceTable | HostTable | SplitTable
 
 
-def vectors(table: Table, batch: Batch) -> tuple[jax.Array, jax.Array]:
-  """([B, N, M, D], [B, D]): a batch's behaviors and titles; no gradient."""
-  rows_UD = lax.stop_gradient(table.rows(batch))
-  return rows_UD[batch['behaviors']], rows_UD[batch['title']]
-
-
 def place(
   array: np.ndarray,
   mesh: Mesh,

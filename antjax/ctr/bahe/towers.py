@@ -206,6 +206,15 @@ class RowTower:
   def has_history(self) -> bool:
     return True
 
+  def read(self, params: PyTree, rows_UD: jax.Array, batch: Batch) -> Encoded:
+    """The high half over rows that the batch's behaviors point at."""
+    return self.encoder(
+      params,
+      rows_UD[batch['behaviors']],
+      batch['is_there'],
+      rows_UD[batch['title']],
+    )
+
 
 @dataclasses.dataclass(frozen=True)
 class StoreTower(RowTower):
@@ -229,8 +238,8 @@ class StoreTower(RowTower):
     return self.table.prepare(batch, num_parts) | there
 
   def __call__(self, params: PyTree, batch: Batch) -> Encoded:
-    x_BNMD, title_BD = table_lib.vectors(self.table, batch)
-    return self.encoder(params, x_BNMD, batch['is_there'], title_BD)
+    rows_UD = jax.lax.stop_gradient(self.table.rows(batch))
+    return self.read(params, rows_UD, batch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,9 +281,4 @@ class DedupTower(RowTower):
     tokens_UT = batch['distinct_tokens']
     mask_UT = encode.token_mask(tokens_UT, batch['distinct_lengths'])
     rows_UD = encode.pool(self._low(params['low'], tokens_UT, mask_UT), mask_UT)
-    return self.encoder(
-      params,
-      rows_UD[batch['behaviors']],
-      batch['is_there'],
-      rows_UD[batch['title']],
-    )
+    return self.read(params, rows_UD, batch)

@@ -10,6 +10,7 @@ takes as much of its end as it can read.
 
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -98,9 +99,9 @@ def ranks(
   Returns:
     'sampled', and 'full' if asked for: int32 [U]; see `ranking`.
   """
-  has_scores = isinstance(model, ScoreModel)
-  block = _BATCH if has_scores else _CHUNK
-  items = None if has_scores else model.item_vectors()
+  block, items = _BATCH, None
+  if not isinstance(model, ScoreModel):
+    block, items = _CHUNK, model.item_vectors()
   found = {SAMPLED: np.zeros(len(examples), np.int32)}
   if with_full:
     found[FULL] = np.zeros(len(examples), np.int32)
@@ -113,21 +114,17 @@ def ranks(
     seen = np.concatenate(
       [np.pad(x, [(0, 0), (0, longest - x.shape[1])]) for x in batches]
     )
-    if has_scores:
+    if isinstance(model, ScoreModel):
       scores = model.scores(seen)
       sampled = ranking.ranks_of_scores(scores, targets, negatives=negatives)
+      full_fn = functools.partial(ranking.ranks_of_scores, scores)
     else:
-      users = [np.asarray(model.user_vectors(x)) for x in batches]
-      users = np.concatenate(users)
+      users = np.concatenate([model.user_vectors(x) for x in batches])
       sampled = ranking.sampled_ranks(users, items, targets, negatives)
+      full_fn = functools.partial(ranking.full_ranks, users, items)
     found[SAMPLED][index] = sampled
     if with_full:
-      options = {'seen': seen, 'allowed': allowed}
-      found[FULL][index] = (
-        ranking.ranks_of_scores(scores, targets, **options)
-        if has_scores
-        else ranking.full_ranks(users, items, targets, **options)
-      )
+      found[FULL][index] = full_fn(targets, seen=seen, allowed=allowed)
     progress(int(index[-1]) + 1)
   return found
 

@@ -9,8 +9,7 @@ example.
 """
 
 from collections.abc import Mapping
-import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 import numpy as np
@@ -26,20 +25,13 @@ from antjax.ctr.texts import Planned, TextMaker
 Batch = Mapping[str, np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Part:
-  """What one part of a batch needs, before it is packed."""
+class _Part(NamedTuple):
+  """What one part of a batch needs, before it is packed: M texts."""
 
-  users: Planned
-  items: Planned
-  ids: np.ndarray
-  in_pool: np.ndarray
-  target: np.ndarray
-  negatives: np.ndarray
-
-  @property
-  def lengths(self) -> np.ndarray:
-    return np.concatenate([self.users.lengths, self.items.lengths])
+  texts: Planned
+  ids_U: np.ndarray  # 0 fills up.
+  target_b: np.ndarray
+  negatives_bJ: np.ndarray
 
 
 class TrainingInputs:
@@ -100,7 +92,7 @@ class TrainingInputs:
     Args:
       samples: Each a part's 'history', 'target', 'domain', 'key'.
     """
-    lengths = [self._part(sample).lengths for sample in samples]
+    lengths = [self._part(sample).texts.lengths for sample in samples]
     self.shapes = packing.choose(
       lengths,
       self._texts.max_tokens,
@@ -132,25 +124,30 @@ class TrainingInputs:
     """
     if not self.shapes:
       raise RuntimeError('TrainingInputs: call fit() first; it makes shapes.')
-    firsts = range(0, num_parts * self._size, self._size)
     parts = [
       self._part({k: x[i : i + self._size] for k, x in batch.items()})
-      for i in firsts
+      for i in range(0, num_parts * self._size, self._size)
     ]
-    shape, starts = self._packed([part.lengths for part in parts])
+    shape, starts = self._packed([part.texts.lengths for part in parts])
     made = [
       self._arrays(part, mine, packing.num_slots(shape))
       for part, mine in zip(parts, starts, strict=True)
     ]
-    names = [name for name in made[0] if name not in ('tokens', 'texts')]
+    flat = np.stack([[m.pop('tokens'), m.pop('texts')] for m in made])
     result: dict[str, Any] = {
-      name: np.concatenate([m[name] for m in made]) for name in names
+      name: np.concatenate([m[name] for m in made]) for name in made[0]
     }
     has_room = result.pop('has_room')
-    self._note_left_out(~has_room & (np.asarray(batch['weight']) > 0))
     result['weight'] = np.where(has_room, batch['weight'], 0)
     result['weight'] = result['weight'].astype(np.float32)
-    flat = np.stack([[m['tokens'], m['texts']] for m in made])
+    num_out = int((~has_room & (np.asarray(batch['weight']) > 0)).sum())
+    if num_out and not self.num_left_out:
+      logging.warning(
+        'An example has weight 0: its texts do not fit beside those of its'
+        ' micro-batch, which are longer than the samples that shapes were made'
+        ' for. This is said once; the report counts such examples.'
+      )
+    self.num_left_out += num_out
     result['lanes'] = _lanes(flat, shape)
     if self._config.negatives != 'own':
       result['domain'] = np.asarray(batch['domain'], np.int32)
@@ -168,53 +165,40 @@ class TrainingInputs:
         break
     return shape, starts
 
-  def _note_left_out(self, is_out: np.ndarray) -> None:
-    num = int(is_out.sum())
-    if num and not self.num_left_out:
-      logging.warning(
-        'An example has weight 0: its texts do not fit beside those of its'
-        ' micro-batch, which are longer than the samples that shapes were made'
-        ' for. This is said once; the report counts such examples.'
-      )
-    self.num_left_out += num
-
   # Parts.
 
   def _part(self, batch: Batch) -> _Part:
     target = np.asarray(batch['target'])
+    history = np.asarray(batch['history'])
     drawn, negatives = self._draw(batch)
     ids = np.unique(np.concatenate([target, drawn.ravel()]))
     ids = ids[ids != 0]
-    in_pool = np.ones(len(ids), np.float32)
-    ids = np.pad(ids, (0, self.num_items - len(ids))).astype(np.int32)
-    in_pool = np.pad(in_pool, (0, self.num_items - len(in_pool)))
-    num = int(in_pool.sum())
-    places = np.where(negatives != 0, np.searchsorted(ids[:num], negatives), -1)
+    place = np.searchsorted(ids, negatives)
+    # Users, then items: texts of one.
+    width = max(history.shape[1], 1)
+    rows = np.zeros((self._size + self.num_items, width), np.int64)
+    rows[: len(history), : history.shape[1]] = history
+    rows[self._size : self._size + len(ids), 0] = ids
     return _Part(
-      self._texts.plan(np.asarray(batch['history'])),
-      self._texts.plan(ids[:, None]),
-      ids,
-      in_pool,
-      np.searchsorted(ids[:num], target).astype(np.int32),
-      places.astype(np.int32),
+      self._texts.plan(rows),
+      np.pad(ids, (0, self.num_items - len(ids))).astype(np.int32),
+      np.searchsorted(ids, target).astype(np.int32),
+      np.where(negatives != 0, place, -1).astype(np.int32),
     )
 
   def _draw(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
     """(drawn items, negatives of each example [b, J])."""
-    config, size = self._config, len(batch['target'])
-    none = np.zeros((size, 0), np.int32)
+    config = self._config
+    target, domain = np.asarray(batch['target']), np.asarray(batch['domain'])
     keys = np.asarray(batch['key'], np.int64)
-    domain = np.asarray(batch['domain'])
+    forbidden = none = np.zeros((len(target), 0), np.int32)
     if config.negatives == 'in_batch':
       return none, none
     if config.negatives == 'shared':
-      drawn = self._sampler.draw_shared(
-        int(keys[0]), domain, config.num_negatives
-      )
-      return drawn, none
-    forbidden = none
+      num, key = config.num_negatives, int(keys[0])
+      return self._sampler.draw_shared(key, domain, num), none
     if config.exclude != 'nothing':
-      forbidden = np.asarray(batch['target'])[:, None]
+      forbidden = target[:, None]
     if config.exclude == 'seen':
       forbidden = np.concatenate([forbidden, batch['seen']], axis=1)
     drawn = self._sampler.draw(keys, domain, forbidden, config.num_negatives)
@@ -230,33 +214,30 @@ class TrainingInputs:
     return drawn, drawn
 
   def _arrays(
-    self, part: _Part, starts: np.ndarray, num_slots: int
+    self, part: _Part, starts_M: np.ndarray, num_slots: int
   ) -> dict[str, np.ndarray]:
     """One part's arrays; its tokens and texts flat over all rows."""
-    size = len(part.target)
-    tokens = np.zeros(num_slots, np.int32)
-    texts = np.zeros(num_slots, np.int32)
-    self._texts.write(part.users, starts[:size], tokens, texts, 1)
-    self._texts.write(part.items, starts[size:], tokens, texts, 1 + size)
-    is_there = (starts >= 0) & (part.lengths > 0)
-    item_there = is_there[size:]
+    tokens, texts = np.zeros((2, num_slots), np.int32)
+    self._texts.write(part.texts, starts_M, tokens, texts)
+    is_there_M = (starts_M >= 0) & (part.texts.lengths > 0)
+    user_there_b, item_there_U = np.split(is_there_M, [self._size])
     found = {
       'tokens': tokens,
       'texts': texts,
-      'starts': np.where(is_there, starts, 0).astype(np.int32),
-      'lengths': np.where(is_there, part.lengths, 0).astype(np.int32),
-      'target': part.target,
-      'has_room': is_there[:size] & item_there[part.target],
+      'starts': np.where(is_there_M, starts_M, 0).astype(np.int32),
+      'lengths': np.where(is_there_M, part.texts.lengths, 0).astype(np.int32),
+      'target': part.target_b,
+      'has_room': user_there_b & item_there_U[part.target_b],
     }
     if self._config.negatives == 'own':
-      there = item_there[np.maximum(part.negatives, 0)]
-      found['negatives'] = np.where(there, part.negatives, -1)
+      there = item_there_U[np.maximum(part.negatives_bJ, 0)]
+      found['negatives'] = np.where(there, part.negatives_bJ, -1)
       return found
-    found['items'] = part.ids
-    found['item_domain'] = self._domains[part.ids]
-    found['in_pool'] = part.in_pool * item_there
+    found['items'] = part.ids_U
+    found['item_domain'] = self._domains[part.ids_U]
+    found['in_pool'] = ((part.ids_U != 0) & item_there_U).astype(np.float32)
     if self._config.log_q:
-      found['log_q'] = self._log_q[part.ids]
+      found['log_q'] = self._log_q[part.ids_U]
     return found
 
   def _pool_log_q(self, counts: np.ndarray, pool_parts: int) -> np.ndarray:
@@ -267,11 +248,10 @@ class TrainingInputs:
     share = np.asarray(counts, np.float64)
     share = share / max(share.sum(), 1)
     there = self._domains >= 0
-    by_domain = np.bincount(self._domains[there], share[there])
-    drawn = np.zeros(len(share))
-    sizes = self._sampler.domain_sizes
     domain = self._domains[there]
-    drawn[there] = by_domain[domain] / sizes[domain]
+    by_domain = np.bincount(domain, share[there])
+    drawn = np.zeros(len(share))
+    drawn[there] = by_domain[domain] / self._sampler.domain_sizes[domain]
     num_drawn = config.num_negatives * (config.negatives == 'shared')
     return inclusion_log_q(
       share, drawn, self._size * pool_parts, num_drawn * pool_parts

@@ -171,9 +171,7 @@ class LLMRec:
     M, T = tokens_MT.shape
     mask_MT = jnp.arange(T)[None] < lengths_M[:, None]
     at = self._pooled_slots(T * jnp.arange(M), lengths_M)
-    x = transformer.encode(
-      self.lm, params['lm'], tokens_MT, mask=mask_MT, at=at
-    )
+    x = transformer.hidden(self.lm, params['lm'], tokens_MT, mask_MT, at=at)
     texts_MT = jnp.where(mask_MT, 1 + jnp.arange(M)[:, None], 0)
     x = x[0] if at is not None else x.reshape(M * T, -1)
     slots = tokens_MT.ravel(), texts_MT.ravel(), T * jnp.arange(M)

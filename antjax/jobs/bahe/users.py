@@ -127,7 +127,7 @@ def export(
       predict,
     ):
       there = found['weight'] > 0
-      vectors = found['user_vector'].reshape(len(there), -1)[there]
+      vectors = found['user_vector'][there]
       file[found['index'][there]] = vectors.astype(file.dtype)
       num_written += len(vectors)
     file.flush()

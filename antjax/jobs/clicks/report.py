@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 from antjax.jobs import job as job_lib
 from antjax.jobs.clicks.config import Config
 from antjax.metrics import by_slice as scores
-from antjax.metrics.bootstrap import Estimate
-from antjax.metrics.resampled import METRICS
+from antjax.metrics.bootstrap import Estimate, METRICS
 from antjax.report import job_report, report
 from antjax.train.trainer import Trainer
 

@@ -139,9 +139,8 @@ class ClickJob:
     batches = self._data.evaluation('train', self._model, limit=_MOMENT_CLICKS)
     found = self.trainer.predict(state, batches, self._sum_moments)
     S = self._model.sizes.num_scenarios
-    parts = len(found['count_S']) // S  # Devices times batches.
-    sums = {
-      n: x.astype(np.float64).reshape(parts, S, -1).sum(axis=0)
+    sums = {  # Over devices and batches.
+      n: x.astype(np.float64).sum(axis=0).reshape(S, -1)
       for n, x in found.items()
     }
     sums['count_S'] = sums['count_S'][:, 0]

@@ -13,7 +13,7 @@ import pytest
 import antjax
 from antjax.ctr import tuning
 from antjax.ctr.bahe import encode, table, towers
-from antjax.ctr.bahe.full_text import FullTextTower
+from antjax.ctr.bahe.full_text import FullTextTower, text_maker
 from antjax.ctr.bahe.towers import DedupTower
 from antjax.ctr.texts import Marks
 from antjax.jobs import run
@@ -81,6 +81,7 @@ def test_a_text_is_encoded_as_if_alone(config):
   batch = tower.prepare(small_clicks.batch(), 1)
   encoded = jax.jit(tower)(params, batch)
   user_BND = np.asarray(encoded.user_BF).reshape(16, 2, -1)
+  encode_lm = jax.jit(transformer.hidden, static_argnums=0)
   seen = set()
   for i, j in np.ndindex(16, 2):
     length = int(batch['text_lengths'][i, j])
@@ -88,7 +89,7 @@ def test_a_text_is_encoded_as_if_alone(config):
       np.testing.assert_array_equal(user_BND[i, j], 7)
     elif length not in seen and len(seen) < 3:  # Each length compiles.
       tokens = batch['text'][i, j, :length][None]
-      alone = transformer.encode(config, params['lm'], tokens)[0].mean(axis=0)
+      alone = encode_lm(config, params['lm'], tokens)[0].mean(axis=0)
       np.testing.assert_allclose(user_BND[i, j], alone, atol=2e-5)
     seen.add(length)
   assert 0 in seen and len(seen) > 2
@@ -109,9 +110,9 @@ def test_more_positions_repeat_the_trained_ones():
   np.testing.assert_array_equal(table_PD[:14], params['positions'])
   np.testing.assert_array_equal(table_PD[14:26], params['positions'][2:])
   tokens = np.arange(10)[None]
+  encode_lm = jax.jit(transformer.hidden, static_argnums=0)
   np.testing.assert_array_equal(
-    transformer.encode(longer, extended, tokens),
-    transformer.encode(config, params, tokens),
+    encode_lm(longer, extended, tokens), encode_lm(config, params, tokens)
   )
   assert positions.extend_learned(config, params, 12)[1] is params
   llama = small_clicks.LLAMA
@@ -182,3 +183,71 @@ def test_training_moves_what_is_trained(kind):
     assert all(moved('lm'))
   else:
     assert not any(moved('low')) and all(moved('high'))
+
+
+CLS, SEP = 90, 91
+BERT = Marks((90,), num_special=1)
+LLAMA = Marks((), separator=(80, 81))
+
+
+class RowsCache:
+  """A TokenCache in memory, of rows given."""
+
+  def __init__(self, rows):
+    self.tokens = np.array([t for row in rows for t in row], np.int32)
+    self.offsets = np.cumsum([0, *map(len, rows)])
+
+
+def join(rows, histories, num_tokens, marks):
+  return text_maker(RowsCache(rows), num_tokens, marks).padded(histories)
+
+
+def by_hand(rows, history, num_tokens, marks):
+  """What a `TextMaker` says it does, one token after the other."""
+  lead = marks.num_special
+  bodies = [rows[i][lead:] for i in history if i and len(rows[i]) > lead]
+  leads = [rows[i][:lead] for i in history if i and len(rows[i]) > lead]
+  text = []
+  for body, first in zip(reversed(bodies), reversed(leads)):
+    inner = [*body, *marks.separator, *text[lead:]] if text else list(body)
+    if len(first) + len(inner) > num_tokens:
+      if not text:
+        text = [*first, *inner][:num_tokens]
+      break
+    text = [*first, *inner]
+  return text
+
+
+@pytest.mark.parametrize('marks', [BERT, LLAMA])
+@pytest.mark.parametrize('num_tokens', [3, 8, 13, 40])
+def test_text_is_the_newest_whole_behaviors(marks, num_tokens):
+  rng = np.random.default_rng(num_tokens)
+  rows = [[], [1, 2]]
+  for _ in range(12):
+    body = rng.integers(3, 70, rng.integers(1, 7)).tolist()
+    rows.append([CLS, *body, SEP] if marks is BERT else body)
+  rows[1] = [CLS, 1, SEP] if marks is BERT else [1]
+  histories = np.zeros((50, 6), np.int32)
+  for history in histories:
+    length = rng.integers(0, 7)
+    history[:length] = rng.integers(1, len(rows), length)
+  text, lengths = join(rows, histories, num_tokens, marks)
+  assert text.shape == (50, num_tokens)
+  for row, length, history in zip(text, lengths, histories):
+    expected = by_hand(rows, history, num_tokens, marks)
+    assert row[:length].tolist() == expected
+    assert not row[length:].any()
+
+
+def test_a_history_without_tokens_is_empty():
+  rows = [[], [5], []]
+  text, lengths = join(
+    rows, np.array([[2, 2, 0], [0, 0, 0]], np.int32), 4, LLAMA
+  )
+  assert not text.any()
+  assert lengths.tolist() == [0, 0]
+
+
+def test_no_room_beside_special_tokens_is_refused():
+  with pytest.raises(ValueError, match='1 are special ones in front'):
+    join([[]], np.zeros((1, 1), np.int32), 1, BERT)

@@ -71,9 +71,10 @@ def test_given_user_vectors_are_features():
   batch = small_clicks.batch(4) | {'user_vector': np.ones((4, 3), np.float32)}
   prepared, vectors = device_batch(model, batch)
   params = params_of(model)
-  base = model.logits(params, vectors, prepared)
+  logits = jax.jit(model.logits)
+  base = logits(params, vectors, prepared)
   other = prepared | {'user_vector': prepared['user_vector'] * 2}
-  assert (np.asarray(model.logits(params, vectors, other)) != base).all()
+  assert (np.asarray(logits(params, vectors, other)) != base).all()
 
 
 def test_tables_of_the_ids():
@@ -143,7 +144,8 @@ def test_rates_of_the_language_model_and_the_head():
     weight_decay=0.0,
   ).build(10, tuning.is_lm)
   grads = jax.tree.map(jnp.ones_like, params)
-  updates, _ = optimizer.update(grads, optimizer.init(params), params)
+  state = jax.jit(optimizer.init)(params)
+  updates, _ = jax.jit(optimizer.update)(grads, state, params)
   lm = updates['tower']['high']['layers']['query']
   ratio = np.asarray(updates['head']['kernel'] / lm[0])
   np.testing.assert_allclose(ratio, 100, rtol=1e-4)

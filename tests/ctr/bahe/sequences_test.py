@@ -46,9 +46,10 @@ def test_each_sequence_goes_through_the_high_layers_alone(config, pooling):
   x, is_there, title = inputs()
   found = run(encoder, config, x, is_there, title)
   own = params_of(encoder, config)
+  high = jax.jit(encoder.high)
 
   def alone(rows):
-    out = encoder.high(own['high'], rows[None])[0]
+    out = high(own['high'], rows[None])[0]
     return out[-1] if pooling == 'last' else out.mean(axis=0)
 
   expected = [
@@ -62,7 +63,7 @@ def test_each_sequence_goes_through_the_high_layers_alone(config, pooling):
     )
   np.testing.assert_allclose(
     found.history_BNMD[0, 1, :2],
-    encoder.high(own['high'], x[0, 1, :2][None])[0],
+    high(own['high'], x[0, 1, :2][None])[0],
     atol=ATOL,
   )
 
@@ -96,10 +97,11 @@ def test_early_fusion_puts_the_title_behind_the_last_behaviour():
   found = run(encoder, config, x, is_there, title)
   own = params_of(encoder, config)
   rows = jnp.concatenate([x[0, 1, :2], title[:1]])
-  expected = encoder.high(own['high'], rows[None])[0, -1]
+  high = jax.jit(encoder.high)
+  expected = high(own['high'], rows[None])[0, -1]
   np.testing.assert_allclose(found.user_BF[0, 16:], expected, atol=ATOL)
   # A user without behaviours is the title alone: no null vector.
-  alone = encoder.high(own['high'], title[1:][None])[0, -1]
+  alone = high(own['high'], title[1:][None])[0, -1]
   np.testing.assert_allclose(found.user_BF[1, 16:], alone, atol=ATOL)
 
 
@@ -139,5 +141,6 @@ def test_a_cut_below_all_layers_is_the_whole_model_on_vectors():
     jnp.ones((1, 2, 6), bool),
     x[:, 0],
   )
-  expected = transformer.hidden(config, params, tokens)[0, -1]
+  hidden = jax.jit(transformer.hidden, static_argnums=0)
+  expected = hidden(config, params, tokens)[0, -1]
   np.testing.assert_allclose(found.user_BF[0, :16], expected, atol=ATOL)

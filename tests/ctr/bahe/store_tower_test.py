@@ -136,9 +136,7 @@ def test_a_user_is_their_newest_known_behaviours():
 
   def encode(batch):
     prepared = tower.prepare(batch, 1) | constants
-    return np.asarray(
-      tower(params, jax.tree.map(jnp.asarray, prepared)).user_BF
-    )
+    return np.asarray(jax.jit(tower)(params, prepared).user_BF)
 
   batch = small_clicks.batch(3)
   # Of 9 behaviours the newest 6; of none, the null vectors, which are 0 here.
@@ -151,7 +149,7 @@ def test_a_user_is_their_newest_known_behaviours():
   unknown[0, 0, 0] = 1
   row = jnp.asarray(small_clicks.vectors()[1])
   x_BNMD = jnp.zeros((1, 2, 6, 16)).at[0, 0, 0].set(row)
-  expected = tower.encoder(params, x_BNMD, jnp.asarray(unknown > 0), row[None])
+  expected = jax.jit(tower.encoder)(params, x_BNMD, unknown > 0, row[None])
   np.testing.assert_allclose(
     encode({'behaviors': unknown, 'title': np.array([1])}),
     expected.user_BF,

@@ -60,8 +60,8 @@ def recipe(family, params, batch, negatives):
     text += marks.trailing
     tokens[i, : len(text)] = text
     mask[i, : len(text)] = 1
-  x_MTD = jax.jit(transformer.encode, static_argnums=0)(
-    config, params['lm'], tokens, mask=mask
+  x_MTD = jax.jit(transformer.hidden, static_argnums=0)(
+    config, params['lm'], tokens, mask
   )
   last = mask.sum(axis=1) - 1 if marks.pooling == 'last' else 0 * mask[:, 0]
   vectors = np.asarray(x_MTD)[np.arange(len(texts)), last]
@@ -157,7 +157,7 @@ def test_half_life_and_words_as_documented():
   for row, length, vector in zip(tokens, lengths, got, strict=True):
     row = row[:length]
     counts = 2.0 ** (-(length - 1 - np.arange(length)) / half_life)
-    outputs = np.asarray(transformer.encode(config, params['lm'], row[None]))[0]
+    outputs = np.asarray(transformer.hidden(config, params['lm'], row[None]))[0]
     parts = unit(counts @ outputs) / 3**0.5, unit(counts @ table[row])
     want = np.concatenate([parts[0], (2 / 3) ** 0.5 * parts[1]])
     np.testing.assert_allclose(vector, want, atol=1e-4)

@@ -190,9 +190,9 @@ def test_learns_what_follows(encoder, text_dim, paro, num_devices):
     state, _ = trainer.step(state, batch)
   rows = texts
   if tables is not None:
-    rows = np.asarray(
-      jax.jit(tables.to_canonical)(state.tables)['item']['table']
-    )[:NUM_ITEMS]
+    rows = np.asarray(tables.to_canonical(state.tables)['item']['table'])[
+      :NUM_ITEMS
+    ]
   params = jax.tree.map(np.asarray, trainer.params(state))
   trained = TrainedNextItem(model, params, rows)
   history = cycles(64, rng)

@@ -1,12 +1,12 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Ranks, against a loop over users and items."""
+"""Ranks, against a loop over users and items, and histories as padded rows."""
 
 import jax
 import numpy as np
 import pytest
 
-from antjax.ctr.llm_rec import ranking
+from antjax.ctr.llm_rec import histories, ranking
 
 NUM_USERS, NUM_ITEMS, DIM = 37, 101, 6
 
@@ -137,3 +137,32 @@ def test_shapes_and_ids_are_checked():
     ranking.full_ranks(users, items[:, :5], targets, seen)
   with pytest.raises(ValueError, match='targets are from 200 to 200'):
     ranking.full_ranks(users, items, np.full(NUM_USERS, 200), seen)
+
+
+ROWS = np.array([[5, 6, 7, 8], [9, 5, 0, 0], [0, 0, 0, 0], [4, 4, 3, 4]])
+
+
+def test_the_newest_items():
+  assert histories.newest(ROWS, 2).tolist() == [[7, 8], [9, 5], [0, 0], [3, 4]]
+  assert histories.newest(ROWS, 6)[1].tolist() == [9, 5, 0, 0, 0, 0]
+  assert histories.newest(ROWS[:, :0], 2).tolist() == [[0, 0]] * 4
+
+
+def test_some_items_stay_in_their_order():
+  is_kept = np.isin(np.arange(10), [0, 4, 5, 7, 8])
+  assert histories.of_items(ROWS, is_kept).tolist() == [
+    [5, 7, 8, 0],
+    [5, 0, 0, 0],
+    [0, 0, 0, 0],
+    [4, 4, 4, 0],
+  ]
+
+
+def test_each_item_once():
+  found = histories.distinct(ROWS)
+  assert [sorted(row[row > 0].tolist()) for row in found] == [
+    [5, 6, 7, 8],
+    [5, 9],
+    [],
+    [3, 4],
+  ]

@@ -1,0 +1,437 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Models, input and outputs as users bring them, through `Trainer`."""
+
+import faulthandler
+
+import grain.python as grain
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+
+from antjax.collectives.examples import all_examples
+from antjax.mesh.mesh import make_mesh
+from antjax.mesh.paro import VALID_CODES
+from antjax.train.elastic_step import ElasticStep
+from antjax.train.trainer import Trainer
+
+_CODES = ('NNN', 'IIG', 'GGG')
+
+
+def _batches(num, rows=16):
+  rng = np.random.default_rng(0)
+  for _ in range(num):
+    x = rng.normal(size=(rows, 4)).astype(np.float32)
+    yield {'x': x, 'y': x.sum(1)}
+
+
+def _loss(params, batch, rng):
+  del rng
+  return jnp.square(batch['x'] @ params['w'] + params['b'] - batch['y'])
+
+
+def _params():
+  return {'w': np.zeros(4, np.float32), 'b': np.zeros((), np.float32)}
+
+
+def _trainer(code='NNN', loss=_loss, **kwargs):
+  kwargs = {'min_shard_size': 2} | kwargs
+  return Trainer(
+    loss, optax.adam(1e-2), mesh=make_mesh(intra=4), paro=code, **kwargs
+  )
+
+
+@pytest.mark.parametrize('code', _CODES)
+def test_empty_leaves_are_checkpointed(code, tmp_path):
+  params = _params() | {
+    'empty': np.zeros((0, 3), np.float32),
+    'deep': {'none': np.zeros((2, 0), np.float32)},
+  }
+  trainer = _trainer(code)
+  first = trainer.fit(
+    trainer.init(params), _batches(9), 3, checkpoint_dir=str(tmp_path)
+  )
+  again = trainer.fit(
+    trainer.init(params), _batches(9), 5, checkpoint_dir=str(tmp_path)
+  )
+  assert int(first.step) == 3 and int(again.step) == 5
+  whole = trainer.params(again)
+  assert whole['empty'].shape == (0, 3)
+  assert whole['deep']['none'].shape == (2, 0)
+
+
+def test_an_error_inside_a_save_ends_fit(tmp_path, monkeypatch):
+  async def broken(*args, **kwargs):
+    raise ValueError('no such luck')
+
+  monkeypatch.setattr(ocp.PyTreeCheckpointHandler, 'async_save', broken)
+  faulthandler.dump_traceback_later(120, exit=True)  # It used to hang.
+  trainer = _trainer()
+  with pytest.raises(Exception, match='no such luck'):
+    trainer.fit(
+      trainer.init(_params()), _batches(9), 3, checkpoint_dir=str(tmp_path)
+    )
+  faulthandler.cancel_dump_traceback_later()
+
+
+class _Records:
+  """Random access to records."""
+
+  def __repr__(self):  # Grain compares it.
+    return 'records'
+
+  def __len__(self):
+    return 160
+
+  def __getitem__(self, index):
+    x = np.random.default_rng(int(index)).normal(size=4).astype(np.float32)
+    return {'x': x, 'y': x.sum()}
+
+
+def _data_loader():
+  return grain.DataLoader(
+    data_source=_Records(),
+    sampler=grain.IndexSampler(
+      num_records=160,
+      shuffle=True,
+      seed=3,
+      num_epochs=1,
+      shard_options=grain.NoSharding(),
+    ),
+    operations=[grain.Batch(16)],
+  )
+
+
+def _iter_dataset():
+  return (
+    grain.MapDataset.source(_Records()).shuffle(3).to_iter_dataset().batch(16)
+  )
+
+
+@pytest.mark.parametrize('make', [_data_loader, _iter_dataset])
+def test_input_of_grain_resumes_where_it_was(make, tmp_path):
+  trainer = _trainer()
+  whole = trainer.fit(trainer.init(_params()), make(), 10)
+  folder = str(tmp_path)
+  trainer.fit(trainer.init(_params()), make(), 4, checkpoint_dir=folder)
+  resumed = trainer.fit(
+    trainer.init(_params()), make(), 10, checkpoint_dir=folder
+  )
+  np.testing.assert_array_equal(whole.params['w'], resumed.params['w'])
+
+
+class _Unsaveable:
+  """An iterator whose position cannot be written."""
+
+  def __init__(self):
+    self._batches = _batches(9)
+    self.taken = 0
+
+  def __iter__(self):
+    return self
+
+  def __next__(self):
+    self.taken += 1
+    return next(self._batches)
+
+  def get_state(self):
+    return object()
+
+  def set_state(self, state):
+    del state
+
+
+def test_a_position_that_cannot_be_saved_is_refused_at_the_start(tmp_path):
+  trainer, batches = _trainer(), _Unsaveable()
+  with pytest.raises(ValueError, match=r'get_state.*_Unsaveable.*object'):
+    trainer.fit(
+      trainer.init(_params()), batches, 3, checkpoint_dir=str(tmp_path)
+    )
+  assert not batches.taken
+  trainer.fit(trainer.init(_params()), batches, 3)  # Nothing to save here.
+
+
+def test_predictions_keep_their_shapes():
+  trainer = _trainer()
+  state = trainer.init(_params())
+
+  def predict_fn(params, batch, rng):
+    del rng
+    x = batch['x'] * 2 + params['w'][None]
+    return {'vector': x, 'matrix': x[:, :, None] * x[:, None], 'sum': x.sum(1)}
+
+  batches = list(_batches(2)) + list(_batches(1, rows=8))
+  found = trainer.predict(state, iter(batches), predict_fn)
+  x = np.concatenate([b['x'] for b in batches]) * 2
+  assert found['vector'].shape == (40, 4) and found['sum'].shape == (40,)
+  np.testing.assert_allclose(found['vector'], x, rtol=1e-6)
+  np.testing.assert_allclose(
+    found['matrix'], x[:, :, None] * x[:, None], rtol=1e-6
+  )
+
+
+# Metrics and new values from the loss.
+
+
+def _rich_loss(params, batch, rng):
+  """A linear model behind a batch norm, with statistics to carry on."""
+  del rng
+  x, w = batch['x'], batch['weight']
+  stats = params['stats']
+  mean = jnp.sum(x * w[:, None], 0) / jnp.maximum(jnp.sum(w), 1)
+  x = x - stats['mean'][None]
+  error = x @ params['w'] + params['b'] - batch['y']
+  updates = {
+    'stats': {
+      'mean': 0.9 * stats['mean'] + 0.1 * mean,
+      'count': stats['count'] + 1,
+    }
+  }
+  metrics = {'mae': jnp.abs(error), 'largest': jnp.max(params['w'])}
+  return jnp.square(error), w, metrics, updates
+
+
+def _rich_batches(num):
+  rng = np.random.default_rng(1)
+  for batch in _batches(num, rows=32):
+    yield batch | {'weight': rng.integers(0, 3, 32).astype(np.float32)}
+
+
+def _rich_trainer(code, **kwargs):
+  kwargs = {'num_micro_batches': 2} | kwargs
+  return _trainer(
+    code, _rich_loss, mutable=lambda name: name.startswith('stats'), **kwargs
+  )
+
+
+def _rich_params():
+  stats = {'mean': np.zeros(4, np.float32), 'count': np.int32(-5)}
+  return _params() | {'stats': stats}
+
+
+_SEEN = ('loss', 'mae', 'largest')
+
+
+@pytest.fixture(scope='module')
+def reference():
+  """Three steps of `_rich_loss` by hand, on whole batches."""
+  optimizer = optax.adam(1e-2)
+  trained, stats, seen = _params(), _rich_params()['stats'], []
+  state = optimizer.init(trained)
+
+  def loss(trained, stats, batch):
+    losses, w, metrics, _ = _rich_loss(trained | {'stats': stats}, batch, None)
+    mae = jnp.sum(metrics['mae'] * w) / jnp.sum(w)
+    return jnp.sum(losses * w) / jnp.sum(w), (mae, metrics['largest'])
+
+  for batch in _rich_batches(3):
+    (value, more), grads = jax.value_and_grad(loss, has_aux=True)(
+      trained, stats, batch
+    )
+    seen.append([float(x) for x in (value, *more)])
+    # The weighted mean of the means of parts is that of the whole.
+    w = batch['weight'][:, None]
+    mean = np.sum(batch['x'] * w, 0) / np.sum(w)
+    stats = {
+      'mean': 0.9 * stats['mean'] + 0.1 * mean,
+      'count': stats['count'] + 1,
+    }
+    updates, state = optimizer.update(grads, state, trained)
+    trained = optax.apply_updates(trained, updates)
+  return np.array(seen), trained | {'stats': stats}
+
+
+def _assert_is_reference(seen, params, reference):
+  np.testing.assert_allclose(seen, reference[0], rtol=1e-4, atol=1e-6)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+    params,
+    reference[1],
+  )
+  assert params['stats']['count'] == -2
+  assert params['stats']['count'].dtype == np.int32
+
+
+@pytest.mark.parametrize('code', VALID_CODES)
+def test_metrics_and_new_values_are_those_of_one_device(code, reference):
+  trainer = _rich_trainer(code)
+  state, seen = trainer.init(_rich_params()), []
+  for batch in _rich_batches(3):
+    state, metrics = trainer.step(state, batch)
+    seen.append([float(metrics[name]) for name in _SEEN])
+  _assert_is_reference(seen, trainer.params(state), reference)
+
+
+@pytest.mark.parametrize('code', ['NNN', 'IIG'])
+def test_metrics_and_new_values_of_an_elastic_step(code, reference):
+  trainer = _rich_trainer(code)
+  state, seen = trainer.init(_rich_params()), []
+  step = trainer.elastic_step()
+  for batch in _rich_batches(3):
+    step.begin(state)
+    for half in (slice(0, 16), slice(16, 32)):
+      micro = jax.tree.map(lambda x: x[half], batch)
+      step.local.add(step.local.place(micro))
+    state, metrics = step.finish(state, {'num_valid': 8})
+    seen.append([float(metrics[name]) for name in _SEEN])
+  _assert_is_reference(seen, trainer.params(state), reference)
+
+
+def test_a_process_without_data_in_the_first_step_learns_the_metrics():
+  trainer = _rich_trainer('IIG')
+  state = trainer.init(_rich_params())
+  step = ElasticStep(trainer.step_spec(), [[0], [1]])
+  for counts in ((2, 0), (1, 1)):
+    step.begin(state)
+    for part, count in zip(step.parts, counts, strict=True):
+      for batch in _rich_batches(count):
+        micro = jax.tree.map(lambda x: x[:16], batch)
+        part.add(part.place(micro))
+    state, metrics = step.finish(state, {'num_valid': 4}, {'num_valid': 4})
+    assert float(metrics['mae']) > 0
+  assert trainer.params(state)['stats']['count'] == -3
+
+
+def test_metrics_reach_the_user_and_statistics_the_checkpoint(tmp_path):
+  trainer, seen = _rich_trainer('IIG'), []
+  state = trainer.fit(
+    trainer.init(_rich_params()),
+    _rich_batches(2),
+    2,
+    checkpoint_dir=str(tmp_path),
+    on_step=lambda number, values: seen.append(values['mae']),
+  )
+  again = _rich_trainer('GGG', compute_dtype=jnp.bfloat16)
+  restored = again.fit(
+    again.init(_rich_params()), [], 2, checkpoint_dir=str(tmp_path)
+  )
+  assert len(seen) == 2 and seen[0] > 0
+  for one, other in zip(
+    jax.tree.leaves(trainer.params(state)['stats']),
+    jax.tree.leaves(again.params(restored)['stats']),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(one, other)  # fp32 beside bfloat16.
+
+
+@pytest.mark.parametrize(
+  'result, message',
+  [
+    (lambda x: (x, None, {}, {}), r'new values of \[\].*mutable.*stats.mean'),
+    (lambda x: (x, x, {'a': x[:1]}), r'the metric a of shape \(1,\)'),
+    (lambda x: (x, x, x), r'needed is losses, \(losses, metrics\)'),
+    (lambda x: (x, None, {}, {'stats': {'mean': x, 'count': 1}}), r'a new .*'),
+    (
+      lambda x: (x, None, {'loss': x}, {'stats': _rich_params()['stats']}),
+      r"metrics \['loss'\].*other names",
+    ),
+  ],
+)
+def test_a_loss_that_returns_something_else_is_told(result, message):
+  trainer = _trainer(
+    loss=lambda params, batch, rng: result(_loss(params, batch, rng)),
+    mutable=lambda name: name.startswith('stats'),
+  )
+  with pytest.raises(ValueError, match=message):
+    trainer.step(trainer.init(_rich_params()), next(_batches(1)))
+
+
+def test_negative_weights_count():
+  def loss(params, batch, rng):
+    return _loss(params, batch, rng), batch['w']
+
+  batch = next(_batches(1)) | {'w': np.resize(np.float32([3, -1]), 16)}
+
+  def whole(params):
+    return jnp.sum(_loss(params, batch, None) * batch['w']) / batch['w'].sum()
+
+  trainer = Trainer(
+    loss, optax.sgd(0.1), mesh=make_mesh(intra=4), min_shard_size=2
+  )
+  start = {'w': np.ones(4, np.float32), 'b': np.ones((), np.float32)}
+  state, metrics = trainer.step(trainer.init(start), batch)
+  value, grads = jax.value_and_grad(whole)(start)
+  np.testing.assert_allclose(metrics['loss'], value, rtol=1e-5)
+  for name, x in start.items():
+    np.testing.assert_allclose(
+      state.params[name], x - 0.1 * grads[name], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize('remat_policy', [False, True])
+def test_weights_that_depend_on_parameters_are_refused(remat_policy):
+  def loss(params, batch, rng):
+    return _loss(params, batch, rng), jnp.abs(batch['x'] @ params['w'])
+
+  trainer = _trainer(loss=loss, remat_policy=remat_policy)
+  with pytest.raises(ValueError, match='weights that depend.*stop_gradient'):
+    trainer.step(trainer.init(_params()), next(_batches(1)))
+
+  def constant(params, batch, rng):
+    weights = lax.stop_gradient(batch['x'] @ params['w'])
+    return _loss(params, batch, rng), jnp.exp(weights)
+
+  trainer = _trainer(loss=constant, remat_policy=remat_policy)
+  trainer.step(trainer.init(_params()), next(_batches(1)))
+
+
+def test_complex_leaves_are_refused_unless_frozen():
+  params = _params() | {'c': np.ones(2, np.complex64)}
+  with pytest.raises(ValueError, match='leaf c is complex64'):
+    _trainer().init(params)
+  _trainer(trainable=lambda name: name != 'c').init(params)
+
+
+def _towers(params, batch):
+  return batch['x'] @ params['user'], batch['z'] @ params['item']
+
+
+def _in_batch_loss(params, batch, rng):
+  del rng
+  user, item = _towers(params, batch)
+  items, first = all_examples(item)
+  logits = user @ items.T
+  return optax.softmax_cross_entropy_with_integer_labels(
+    logits, first + jnp.arange(len(user))
+  )
+
+
+@pytest.mark.parametrize('code', _CODES)
+@pytest.mark.parametrize('intra', [2, 4])
+def test_negatives_of_the_whole_batch_are_those_of_one_device(code, intra):
+  rng = np.random.default_rng(0)
+
+  def normal(*shape):
+    return rng.normal(size=shape).astype(np.float32)
+
+  params = {'user': normal(4, 3), 'item': normal(5, 3)}
+  batch = {'x': normal(16, 4), 'z': normal(16, 5)}
+
+  def whole(params):
+    user, item = _towers(params, batch)
+    return optax.softmax_cross_entropy_with_integer_labels(
+      user @ item.T, jnp.arange(16)
+    ).mean()
+
+  trainer = Trainer(
+    _in_batch_loss,
+    optax.sgd(0.1),
+    mesh=make_mesh(intra=intra),
+    paro=code,
+    min_shard_size=2,
+  )
+  state, metrics = trainer.step(trainer.init(params), batch)
+  value, grads = jax.value_and_grad(whole)(params)
+  np.testing.assert_allclose(metrics['loss'], value, rtol=1e-5)
+  jax.tree.map(
+    lambda new, old, grad: np.testing.assert_allclose(
+      new, old - 0.1 * grad, rtol=1e-4, atol=1e-6
+    ),
+    trainer.params(state),
+    params,
+    grads,
+  )
