@@ -216,15 +216,21 @@ def _cut(
     ends, crs, wrong = marks.of(first_quote)
     found = _first(wrong, first_quote)
     stop = len(held) if found is None else int(marks.quotes[found])
+    limit = stop
+    line_end: int | None = None
     cr = _first(crs, position)
-    end = None if cr is None else _first(ends, cr)
-    # Where the record with a CR has another fault, that one counts.
-    has_cr = cr is not None and end is not None and end < stop
-    a, b = np.searchsorted(ends, [position, cr if has_cr else stop])
+    if cr is not None:
+      line_end = _first(ends, cr)
+      # Where the record with a CR has another fault, that one counts.
+      if line_end is None or line_end >= stop:
+        line_end = None
+      else:
+        limit = cr
+    a, b = np.searchsorted(ends, [position, limit])
     kept.append(ends[a:b])
     start = int(ends[b - 1]) + 1 if a < b else position
-    if has_cr:
-      line_end, message = end, LONE_CR
+    if line_end is not None:
+      message = LONE_CR
     elif found is None:
       is_open = (len(marks.quotes) - first_quote) % 2 == 1
       if not (is_open and (at_end or len(held) - start > max_record_bytes)):
@@ -234,7 +240,7 @@ def _cut(
       opening, message = found - 1, CLOSES
     else:
       opening, message = found, OPENS
-    if not has_cr:
+    if line_end is None:
       # The quote that opened the field may be the one too many: what it took
       # for text is read again.
       opening = marks.field_start(opening, first_quote)
