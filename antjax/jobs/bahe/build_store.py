@@ -153,7 +153,7 @@ def build(config: Config, agent: 'Agent | None' = None) -> int:
     config.out,
     Manifest(
       **identity,
-      vocabulary=fingerprint.of_vocabulary(vocabulary, head),
+      vocabulary=fingerprint.of_rows(vocabulary, 0, head),
       vocabulary_rows=head,
       dtype=config.dtype,
       dim=encoder.dim,
