@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from antjax.ctr.antm2c.clicks import ScenarioClicks, TextVectors
 from antjax.ctr.antm2c.model import DataSizes, ScenarioModel
 from antjax.ctr.bahe.batches import Standardizer
-from antjax.data import output_folder, shuffled_index, whole_columns
+from antjax.data import output_folder, records, shuffled_index
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
 from antjax.jobs.clicks import vectors as antm2c_vectors
@@ -83,7 +83,7 @@ class ScenarioData:
     for split in SPLITS:
       if split not in described['files']:
         continue
-      columns[split] = whole_columns.read(
+      columns[split] = records.whole_columns(
         folder / described['files'][split]['path'],
         _COLUMNS,
         wide=('starts', 'stops'),
