@@ -127,33 +127,49 @@ def to_items(layout: Layout, named: Mapping[str, Any]) -> dict[str, Any]:
     named: What `of_state` or `restore_target` gives, or only its 'params';
       arrays that are missing become None.
   """
-  names = [leaf.name for leaf in layout.leaves]
-  params = jax.tree.unflatten(layout.treedef, map(named['params'].get, names))
-  if 'opt_state' not in named:
-    return {'params': params}
-  structure, names = _opt_state(layout)
-  opt_state = jax.tree.unflatten(structure, map(named['opt_state'].get, names))
-  rest = {name: named[name] for name in ('step', 'tables', 'rng')}
-  return {'params': params, 'state': rest | {'opt_state': opt_state}}
+  items: dict[str, Any] = {'params': _tree(*_params(layout), named['params'])}
+  if 'opt_state' in named:
+    rest = {name: named[name] for name in ('step', 'tables', 'rng')}
+    opt_state = _tree(*_opt_state(layout), named['opt_state'])
+    items['state'] = rest | {'opt_state': opt_state}
+  return items
 
 
 def from_items(layout: Layout, items: Mapping[str, Any]) -> dict[str, Any]:
   """The inverse of `to_items`."""
+  named = {'params': _by_name(*_params(layout), items['params'])}
+  if 'state' in items:
+    opt_state = items['state']['opt_state']
+    named = items['state'] | named
+    named['opt_state'] = _by_name(*_opt_state(layout), opt_state)
+  return named
 
-  def there(names: list[str], leaves: list[Any]) -> dict[str, Any]:
-    pairs = zip(names, leaves, strict=True)
-    return {name: x for name, x in pairs if x is not None}
 
-  names = [leaf.name for leaf in layout.leaves]
-  params = there(names, layout.treedef.flatten_up_to(items['params']))
-  if 'state' not in items:
-    return {'params': params}
-  structure, names = _opt_state(layout)
-  leaves = structure.flatten_up_to(items['state']['opt_state'])
-  return items['state'] | {
-    'params': params,
-    'opt_state': there(names, leaves),
-  }
+def _tree(structure: Any, names: list[str], by_name: dict[str, Any]) -> Any:
+  """A tree of arrays; where its names would collide in files, by name."""
+  leaves = [by_name.get(name) for name in names]
+  if _collides(structure):
+    return dict(zip(names, leaves, strict=True))
+  return jax.tree.unflatten(structure, leaves)
+
+
+def _by_name(structure: Any, names: list[str], tree: Any) -> dict[str, Any]:
+  if not _collides(structure):
+    tree = dict(zip(names, structure.flatten_up_to(tree), strict=True))
+  return {name: x for name, x in tree.items() if x is not None}
+
+
+def _collides(structure: Any) -> bool:
+  """Whether two paths look alike in files: ['a.b'] and ['a']['b']."""
+  tree = jax.tree.unflatten(structure, range(structure.num_leaves))
+  paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
+  names = {jax.tree_util.keystr(p, simple=True, separator='.') for p in paths}
+  return len(names) < len(paths)
+
+
+def _params(layout: Layout) -> tuple[Any, list[str]]:
+  """Structure of the parameters, and the names of their leaves."""
+  return layout.treedef, [leaf.name for leaf in layout.leaves]
 
 
 def _opt_state(layout: Layout) -> tuple[Any, list[str]]:

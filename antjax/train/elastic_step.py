@@ -236,7 +236,14 @@ class ElasticStep:
     mapped = jax.shard_map(
       sync,
       mesh=spec.layout.mesh,
-      in_specs=(_BATCH, without_leaves(spec.view_specs), *3 * (_BATCH,), P()),
+      in_specs=(
+        _BATCH,
+        without_leaves(spec.view_specs),
+        _BATCH,
+        _BATCH,
+        P(),
+        P(),
+      ),
       out_specs=grad_specs(spec),
       check_vma=spec.is_typed,
     )
