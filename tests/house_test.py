@@ -83,7 +83,7 @@ _BUDGETS = {
 # What does not keep a rule yet, with the most that is let through. Only ever
 # make these smaller.
 _OVER_BUDGET = {
-  'antjax/ctr': 5_280,
+  'antjax/ctr': 5_265,
   'antjax/data': 11_280,
   'antjax/jobs': 11_680,
   'antjax/report': 1_605,
