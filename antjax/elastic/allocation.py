@@ -25,15 +25,10 @@ from antjax.elastic.view import StepMoments
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """Seconds of x units of work: alpha_s + beta_s * x.
+  """Seconds of x units of work: alpha_s + beta_s * x."""
 
-  Attributes:
-    alpha_s: Fixed seconds.
-    beta_s: Seconds per unit.
-  """
-
-  alpha_s: float
-  beta_s: float
+  alpha_s: float  # Fixed.
+  beta_s: float  # Per unit.
 
   def __post_init__(self) -> None:
     if not (

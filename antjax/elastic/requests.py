@@ -134,8 +134,9 @@ def _each(check: _Check, limit: int = MAX_ITEMS) -> _Check:
   def check_all(field: str, value: Any) -> None:
     if len(value) > limit:
       raise _refused(f'number of {field}', len(value), f'<= {limit}')
-    for one in value:
-      check(field, one)
+    if check is not _anything:
+      for one in value:
+        check(field, one)
 
   return check_all
 
@@ -158,10 +159,11 @@ def _fields(prefix: str, message: Message) -> None:
 @functools.cache
 def _checks(kind: Any) -> list[tuple[str, _Check]]:
   special = _SPECIAL.get(kind, {})
-  return [
-    (field.name, special.get(field.name) or _usual(field))
+  checks = {
+    field.name: special.get(field.name) or _usual(field)
     for field in kind.DESCRIPTOR.fields
-  ]
+  }
+  return [(name, one) for name, one in checks.items() if one is not _anything]
 
 
 def _usual(field: Any) -> _Check:

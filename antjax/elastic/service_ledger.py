@@ -117,14 +117,6 @@ class ServiceLedgerClient:
 
   All workers begin their passes in the same order and at the same position: a
   pass begins with the first `lease` after `start` or `load`.
-
-  Attributes:
-    name: Name of the data set in its job.
-    is_stream: Whether the data set grows while it is read.
-    is_waiting: Whether `lease` gave None only because there was nothing just
-      then. In a lockstep job no worker waits for another outside the
-      collectives, so `lease` returns None where a shard may still come back.
-    ended_s: Time on the monotonic clock at which `lease` last gave None.
   """
 
   def __init__(
@@ -141,18 +133,19 @@ class ServiceLedgerClient:
       data_set: Data set to lease from.
       share: (rank of this worker, number of workers).
     """
-    self.name = data_set.name
+    self.name, self.is_stream = data_set.name, data_set.is_stream
     self._data_set, self._share = data_set, share
     self._leases = leases
     self._hub: Hub | None = None
     self._hub_lock = threading.Lock()
     self._consumption = Consumption(protocol.ledger_spec(data_set), share)
-    self.is_stream = data_set.is_stream
     self._base: ledger_state.State | None = None  # State of the next pass.
     self._round = 0  # How often `start` and `load` were called.
     self._number = 0  # Number of the current pass; 0: none.
+    # `lease` gave None only because there was nothing just then: in a lockstep
+    # job no worker waits for another outside the collectives.
     self.is_waiting = False
-    self.ended_s = 0.0
+    self.ended_s = 0.0  # When `lease` last gave None, by the monotonic clock.
     self._held: dict[DataShard, int] = {}  # Bit sets consumed by anybody.
     self._unreadable: set[DataShard] = set()
 

@@ -299,7 +299,7 @@ def test_seven_kills_lose_nothing(tmp_path):
   )
   assert prepared.returncode == 0, prepared.stdout + prepared.stderr
   (line,) = runs.lines(
-    *('chaos_bench', '--kills=7', '--seed=2', '--novirtual_hosts'),
+    *('chaos_bench', '--kills=7', '--seed=2', '--virtual_hosts=false'),
     *(f'--text={tmp_path}/data', f'--out={tmp_path}/run'),
     XLA_FLAGS='',
   )

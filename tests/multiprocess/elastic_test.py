@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`Trainer.fit(elastic=...)` in real processes: each does its own number."""
 
-import json
 import time
 
 import jax
@@ -23,10 +22,7 @@ pytestmark = pytest.mark.multiprocess
 def run(hosts, **settings):
   """Results by process; two devices each."""
   results = run_workers(
-    'elastic_worker.py',
-    json.dumps(settings),
-    hosts=hosts,
-    num_devices=2 * hosts,
+    elastic_worker.work, settings, hosts=hosts, num_devices=2 * hosts
   )
   results.sort(key=lambda r: r['process'])
   for result in results:

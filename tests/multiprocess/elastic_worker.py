@@ -1,15 +1,9 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""One process of tests/multiprocess/elastic_test.py; prints a JSON line.
-
-elastic_worker.py <settings as JSON>, see `Settings`.
-"""
+"""What a process of tests/multiprocess/elastic_test.py does."""
 
 import dataclasses
-import json
-import os
 import resource
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +13,6 @@ import optax
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adagrad
 from antjax.embedding.table import EmbeddingTables
-from antjax.jobs import job as job_lib
 from antjax.mesh.mesh import make_mesh
 from antjax.shards.dataset import LeasedDataset, merge_states
 from antjax.shards.ledger_client import LocalLedgerClient
@@ -33,27 +26,16 @@ NUM_RECORDS, SHARD_SIZE = 93, 8  # Not whole micro-batches.
 
 @dataclasses.dataclass
 class Settings:
-  """What the processes of one job do.
-
-  Attributes:
-    code: PaRO code.
-    intra: Devices in a group.
-    num_steps: Most steps.
-    plans: Process -> step -> plan that it knows when it has timed the step; 0
-      is before the first.
-    totals: Micro-batches that each process has; None: the records of a ledger.
-    folder: For checkpoints, every 2 steps; empty for none.
-    full_after: After this step process 1 can write no file any more.
-    has_tables: Whether the model has an embedding table.
-  """
+  """What the processes of one job do."""
 
   code: str = 'IIG'
   intra: int = 2
   num_steps: int = 100
+  # Process -> step -> plan that it knows once it has timed the step; 0: before.
   plans: dict = dataclasses.field(default_factory=dict)
-  totals: list | None = None
-  folder: str = ''
-  full_after: int = 0
+  totals: list | None = None  # Micro-batches of each process; None: a ledger's.
+  folder: str = ''  # Checkpoints, every 2 steps; empty: none.
+  full_after: int = 0  # Step after which process 1 can write no file any more.
   has_tables: bool = False
 
 
@@ -183,9 +165,8 @@ def init_params():
   }
 
 
-def main(text):
-  job_lib.initialize_distributed()
-  settings = Settings(**json.loads(text))
+def work(settings):
+  settings = Settings(**settings)
   trainer = make_trainer(settings)
   control = Control(settings.plans.get(str(jax.process_index()), {}))
   used, seen = [], {}
@@ -206,7 +187,7 @@ def main(text):
     on_step=on_step,
   )
   params = trainer.params(state)
-  result = {
+  return {
     'process': jax.process_index(),
     'step': int(state.step),
     'losses': [values['loss'] for _, values in sorted(seen.items())],
@@ -216,12 +197,3 @@ def main(text):
     'commits': control.commits,
     'params': {k: np.asarray(v).tolist() for k, v in params.items()},
   }
-  print('RESULT ' + json.dumps(result), flush=True)
-
-
-if __name__ == '__main__':
-  try:
-    main(sys.argv[1])
-  except RuntimeError as error:  # As a launch script does.
-    print(error, flush=True)
-    os._exit(3)

@@ -5,11 +5,18 @@
 Each process is a device whose memory the system limits.
 """
 
+import resource
+
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from antjax.embedding.layout import new_rows, TableSpec
+from antjax.embedding.table import EmbeddingTables
+from antjax.mesh.mesh import make_mesh
+from antjax.train.trainer import Trainer
 from tests.multiprocess.run_workers import run_workers
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
@@ -19,11 +26,44 @@ NUM_ROWS = 8_000_000  # 1 GB.
 LIMIT_MB = 1000  # Of which the program itself takes about a third.
 
 
+def work(num_rows, limit_mb):
+  limit = limit_mb << 20
+  resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+  tables = EmbeddingTables(
+    [TableSpec('item', num_rows, WIDTH, 'global')],
+    {'item': 'item'},
+    mesh=make_mesh(intra=1),
+  )
+
+  def loss_fn(params, rows, batch, rng):
+    del rng
+    vectors = tables.lookup(rows, batch['ids'])['item']
+    return jnp.square(vectors.sum(axis=-1) + params - batch['y'])
+
+  trainer = Trainer(loss_fn, optax.sgd(0.1), mesh=tables.mesh, tables=tables)
+  state = trainer.init(lambda key: jnp.zeros(()), seed=0)
+  rng = np.random.default_rng(0)
+  size = BATCH // jax.process_count()
+  mine = slice(jax.process_index() * size, (jax.process_index() + 1) * size)
+  batch = {
+    'ids': {'item': rng.integers(0, num_rows, BATCH)[mine]},
+    'y': rng.normal(size=BATCH).astype(np.float32)[mine],
+  }
+  losses = []
+  for _ in range(3):
+    state, metrics = trainer.step(state, batch)
+    losses.append(float(metrics['loss']))
+  held = sum(
+    shard.data.nbytes
+    for leaf in jax.tree.leaves(state.tables)
+    for shard in leaf.addressable_shards
+  )
+  return {'losses': losses, 'bytes': held}
+
+
 def run(hosts):
   args = NUM_ROWS, LIMIT_MB
-  return run_workers(
-    'large_table_worker.py', *args, hosts=hosts, num_devices=hosts
-  )
+  return run_workers(work, *args, hosts=hosts, num_devices=hosts)
 
 
 def test_a_table_larger_than_a_device_trains_on_four():

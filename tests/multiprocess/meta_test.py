@@ -6,10 +6,32 @@ import jax
 import numpy as np
 import pytest
 
+from antjax.mesh.mesh import make_mesh
 from tests.meta import oracle
 from tests.multiprocess.run_workers import run_workers
 
 pytestmark = pytest.mark.multiprocess
+
+
+def work(intra, code, level, adapt, order, num_steps, file):
+  """Process 0 writes parameters, rows and losses to the file."""
+  inner = oracle.inner_loop(adapt, order, num_steps)
+  sharded = oracle.Sharded(inner, make_mesh(intra=intra), code, level)
+  losses = []
+  for batch in oracle.batches_for(inner):
+    count, index = jax.process_count(), jax.process_index()
+    mine = jax.tree.map(lambda x: np.split(x, count)[index], batch)
+    losses.append(sharded.step(mine))
+  params = jax.tree.leaves(sharded.trainer.params(sharded.state))
+  rows = sharded.rows()
+  if jax.process_index() == 0:
+    np.savez(
+      file,
+      losses=losses,
+      **{f'param{i}': p for i, p in enumerate(params)},
+      **{f'rows_{name}': r for name, r in rows.items()},
+    )
+  return {'losses': losses}
 
 
 @pytest.mark.parametrize(
@@ -26,7 +48,7 @@ def test_two_processes_equal_dense_tables(
 ):
   file = tmp_path / 'found.npz'
   case = (intra, code, level, adapt, order, num_steps)
-  run_workers('meta_worker.py', *case, file, hosts=2, num_devices=8)
+  run_workers(work, *case, file, hosts=2, num_devices=8)
   with np.load(file) as found:
     _, want, _, _ = oracle.expected(adapt, order, num_steps)
     leaves = [found[f'param{i}'] for i in range(len(jax.tree.leaves(want)))]

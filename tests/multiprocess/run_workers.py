@@ -1,26 +1,36 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a worker of these tests in several processes of virtual devices."""
+"""Runs a function of these tests in several processes of virtual devices.
 
+`python -m tests.multiprocess.run_workers MODULE:FUNCTION ARGUMENTS` is one of
+them: it calls the function with JSON's arguments, and prints what it returns.
+"""
+
+import importlib
 import json
+import os
 import pathlib
 import re
 import subprocess
 import sys
 
-_FOLDER = pathlib.Path(__file__).parent
+from antjax.jobs import job as job_lib
+
+_ROOT = pathlib.Path(__file__).parents[2]
 
 
-def run_workers(worker, *args, hosts, num_devices):
-  """What each process printed behind RESULT; `worker` is a file beside this."""
+def run_workers(work, *args, hosts, num_devices):
+  """What `work(*args)`, of a module's top level, returned in each process."""
   per_host = num_devices // hosts
+  what = f'{work.__module__}:{work.__name__}'
   done = subprocess.run(
     [
       *(sys.executable, '-m', 'launch.local_cluster'),
       *(f'--hosts={hosts}', f'--devices_per_host={per_host}', '--'),
-      *(str(_FOLDER / worker), *map(str, args)),
+      *('-m', __name__, what, json.dumps(args, default=str)),
     ],
-    cwd=_FOLDER.parents[1],
+    cwd=_ROOT,
+    env=os.environ | {'PYTHONPATH': str(_ROOT)},
     capture_output=True,
     text=True,
     timeout=300,
@@ -30,3 +40,18 @@ def run_workers(worker, *args, hosts, num_devices):
   lines = re.findall(r'RESULT (\{.*\})', done.stdout)
   assert len(lines) == hosts
   return [json.loads(line) for line in lines]
+
+
+def main(what, args):
+  module, _, name = what.partition(':')
+  job_lib.initialize_distributed()
+  try:
+    found = getattr(importlib.import_module(module), name)(*json.loads(args))
+  except RuntimeError as error:  # As a launch script does.
+    print(error, flush=True)
+    os._exit(3)
+  print('RESULT', json.dumps(found), flush=True)
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])
