@@ -38,20 +38,20 @@ import time
 from typing import Annotated, Any
 
 from absl import logging
+import ibis
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyarrow import csv
 
 from antjax.data import (
-  antm2c,
   antm2c_synthetic_files,
-  prepare,
+  event_antm2c,
   rejects,
   text_reader,
 )
-from antjax.data.antm2c import Antm2cConfig
 from antjax.data.antm2c_synthetic import SyntheticConfig
+from antjax.data.event_antm2c import Antm2cConfig
 from antjax.jobs import prepare_data
 from antjax.jobs.clicks import config as clicks_config
 from antjax.jobs.clicks.data import ScenarioData
@@ -99,7 +99,7 @@ def pyarrow_typed(path: pathlib.Path, work: pathlib.Path) -> int:
   """Parses a file with the types that are wanted."""
   del work
   config = Antm2cConfig()
-  kinds = dict.fromkeys(antm2c.COLUMNS, pa.string())
+  kinds = dict.fromkeys(event_antm2c.COLUMNS, pa.string())
   kinds |= dict.fromkeys(config.numeric_columns, pa.float64())
   return csv.read_csv(
     path,
@@ -116,11 +116,11 @@ def pandas(path: pathlib.Path, work: pathlib.Path) -> int:
 
 def duckdb(path: pathlib.Path, work: pathlib.Path) -> int:
   """Reads a file into a table: malformed lines are set aside."""
-  columns = dict.fromkeys(antm2c.COLUMNS, 'VARCHAR')
+  columns = dict.fromkeys(event_antm2c.COLUMNS, 'VARCHAR')
   columns |= dict.fromkeys(Antm2cConfig().numeric_columns, 'FLOAT')
   columns |= {'label': 'TINYINT', 'log_time': 'TIMESTAMP'}
   database = work / 'tables.duckdb'
-  con = prepare.connect(temp_directory=work / 'spill', database=database)
+  con = ibis.duckdb.connect(temp_directory=work / 'spill', database=database)
   try:
     lines = con.read_csv(
       str(path),

@@ -70,8 +70,8 @@ class Form(ctr_bench.Trained):
     data = clicks_data.ScenarioData(config, job)
     harness.save(_arrays(data), problem)
     self._job = ClickJob(config, job, data, seed=0, name=model)
-    self._state = self._job.trainer.init(self._job._model.init_params, seed=0)
-    self._batches = iter(data.training(self._job._model, 0, model))
+    self._state = self._job.start()
+    self._batches = iter(data.training(self._job.model, 0, model))
 
   def train(self, num_steps: int) -> float:
     start = time.perf_counter()

@@ -42,11 +42,12 @@ import numpy as np
 import pyarrow as pa
 
 from antjax.data import (
-  movielens,
+  event_movielens,
   output_folder,
   record_schema,
   record_writer,
   records,
+  view_melu,
 )
 from antjax.jobs import prepare_data
 from antjax.meta import episodes, meta_io
@@ -84,7 +85,7 @@ def repeated(
   schema = pa.schema([(n, f.arrow_type()) for n, f in _schema(tasks).items()])
   lists = [[row[row >= 0] for row in task['genres']] for task in tasks]
   for copy in range(copies):
-    first = copy * movielens.NUM_USERS
+    first = copy * event_movielens.NUM_USERS
     for start in range(0, len(tasks), 256):
       part = [
         tasks[i] | {'task': tasks[i]['task'] + first, 'genres': lists[i]}
@@ -97,7 +98,7 @@ def _schema(
   tasks: Sequence[record_source.Record],
 ) -> dict[str, record_schema.Field]:
   width = tasks[0]['genres'].shape[1]
-  return dict(movielens.SCHEMA) | {
+  return dict(view_melu.SCHEMA) | {
     'genres': record_schema.Field('int32', 2, width)
   }
 
@@ -115,7 +116,7 @@ def episode_config(
       for size, part in zip(_SUPPORT_SIZES, share)
     ),
     features={'item': 1, 'genres': tasks[0]['genres'].shape[1]}
-    | dict.fromkeys(movielens.USER_FEATURES, 1),
+    | dict.fromkeys(view_melu.USER_FEATURES, 1),
     query_size=_QUERY_SIZE,
     split=split,
     seed=_SEED,
@@ -125,7 +126,7 @@ def episode_config(
 class RowText:
   """Rows as lines in shuffled order, and where the lines of each task are."""
 
-  _COLUMNS = (*movielens.USER_FEATURES, 'item', 'rating', 'timestamp')
+  _COLUMNS = (*view_melu.USER_FEATURES, 'item', 'rating', 'timestamp')
 
   def __init__(self, path: pathlib.Path, tasks: Sequence[record_source.Record]):
     self.path = path
@@ -144,7 +145,7 @@ class RowText:
         offset += len(line)
 
   def _line(self, record: record_source.Record, row: int) -> str:
-    values = [str(record[name]) for name in movielens.USER_FEATURES]
+    values = [str(record[name]) for name in view_melu.USER_FEATURES]
     values += [str(record[n][row]) for n in ('item', 'rating', 'timestamp')]
     genres = record['genres'][row]
     values.append('|'.join(map(str, genres[genres >= 0])))
@@ -301,7 +302,7 @@ def _tasks(folder: str) -> list[record_source.Record]:
     with contextlib.redirect_stdout(sys.stderr):
       prepare_data.main(
         prepare_data.Config(
-          out=folder, split=movielens.SplitConfig(order='time')
+          out=folder, split=view_melu.SplitConfig(order='time')
         )
       )
   view = output_folder.find_view(folder, 'tasks')

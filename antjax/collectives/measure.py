@@ -58,35 +58,22 @@ def timings(
   Algorithms take turns, so that other load on the machine affects all alike.
   """
   n, m = num_groups(mesh), group_size(mesh)
-  keys = [
-    (op, algorithm)
-    for op in cost_model.OPS
-    for algorithm in cost_model.ALGORITHMS
-  ]
   # A few elements for each device at least.
   sizes = sorted(
     {max(size // (4 * n * m), 1) * 4 * n * m for size in sizes_bytes}
   )
-  table = np.zeros((len(keys), len(sizes)), np.float32)
-  for column, size in enumerate(sizes):
-    for op in cost_model.OPS:
+  ops, algorithms = cost_model.OPS, cost_model.ALGORITHMS
+  table = np.zeros((len(ops), len(algorithms), len(sizes)), np.float32)
+  for i, op in enumerate(ops):
+    calls = [_call(mesh, getattr(Collectives(a), op)) for a in algorithms]
+    for k, size in enumerate(sizes):
       piece = size // 4 // (n * m if op == 'all_gather' else 1)
-      rows = [row for row, key in enumerate(keys) if key[0] == op]
-      calls = [
-        _call(mesh, getattr(Collectives(keys[row][1]), op)) for row in rows
-      ]
-      table[rows, column] = _times(mesh, calls, piece, repeats)
+      table[i, :, k] = _times(mesh, calls, piece, repeats)
   table = _of_process_0(table)
   return tuple(
-    cost_model.Timing(
-      op,
-      algorithm,
-      n,
-      m,
-      tuple(sizes),
-      tuple(times.tolist()),
-    )
-    for (op, algorithm), times in zip(keys, table, strict=True)
+    cost_model.Timing(op, algorithm, n, m, tuple(sizes), tuple(times.tolist()))
+    for op, of_op in zip(ops, table)
+    for algorithm, times in zip(algorithms, of_op)
   )
 
 

@@ -27,8 +27,6 @@ from typing import Annotated
 
 import numpy as np
 
-from antjax.data import antm2c_words
-
 DIM = 8  # D, of tastes.
 FIRST_DAY = np.datetime64('2023-07-10', 's').astype(np.int64)
 NUM_DAYS = 31
@@ -38,6 +36,33 @@ _SHARES = np.array([653_257, 2_757_994, 5_698_072, 1_269_308, 812_354])
 _BIASES = np.array([-1.6, -1.0, -0.6, -1.4, -1.2])
 _NUM_PROFILES = 12
 CHUNK = 1 << 16  # Rows that are made at once.
+# Topics and their words.
+TOPICS = {
+  'coffee': ('latte', 'espresso', 'cappuccino', 'mocha', 'cold-brew'),
+  'tea': ('green-tea', 'oolong', 'matcha', 'milk-tea', 'jasmine-tea'),
+  'bakery': ('croissant', 'bagel', 'baguette', 'muffin', 'sourdough'),
+  'noodles': ('ramen', 'udon', 'soba', 'pho', 'wonton-soup'),
+  'pizza': ('margherita', 'calzone', 'pepperoni', 'focaccia', 'four-cheese'),
+  'fruit': ('mango', 'lychee', 'peach', 'cherry', 'pomelo'),
+  'seafood': ('shrimp', 'crab', 'oyster', 'salmon', 'squid'),
+  'hotpot': ('spicy-hotpot', 'mutton-slices', 'tofu-skin', 'broth', 'tripe'),
+  'taxi': ('airport-ride', 'car-sharing', 'taxi', 'limousine', 'night-ride'),
+  'metro': ('metro-card', 'bus-pass', 'tram-ticket', 'commuter', 'transit'),
+  'hotel': ('guesthouse', 'hostel', 'resort', 'hotel-room', 'homestay'),
+  'flights': ('air-ticket', 'boarding', 'luggage', 'stopover', 'red-eye'),
+  'trains': ('bullet-train', 'sleeper', 'railway', 'rail-pass', 'platform'),
+  'cinema': ('film-ticket', 'premiere', 'popcorn', 'matinee', 'blockbuster'),
+  'games': ('console', 'strategy-game', 'esports', 'puzzle', 'arcade'),
+  'music': ('concert', 'violin', 'karaoke', 'playlist', 'piano'),
+  'books': ('novel', 'bookshop', 'poetry', 'comics', 'audiobook'),
+  'fitness': ('gym', 'yoga', 'swimming', 'treadmill', 'pilates'),
+  'football': ('football', 'goalkeeper', 'league', 'stadium', 'penalty'),
+  'cosmetics': ('lipstick', 'perfume', 'mascara', 'face-mask', 'sunscreen'),
+  'fashion': ('sneakers', 'denim', 'silk-dress', 'handbag', 'parka'),
+  'phones': ('smartphone', 'earbuds', 'charger', 'phone-case', 'data-plan'),
+  'pets': ('cat-food', 'dog-leash', 'aquarium', 'veterinary', 'kitten'),
+  'medicine': ('pharmacy', 'clinic', 'vitamins', 'dentist', 'vaccination'),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,92 +102,55 @@ class SyntheticConfig:
       )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class World:
-  """Users and items with what is true of them; N users, I items, T topics.
+  """Users and items with what is true of them, drawn by the seed.
 
-  Attributes:
-    config: Settings that it was made with.
-    users: Tastes float32 [N, D].
-    user_from: Time of the first row a user can have, from 0 to 1 [N]; rising.
-    profile: deep_features_0 of users [N].
-    likes_red: p_u, -1 or 1 [N].
-    topic: Topic of each item, [I].
-    items: Vectors float32 [I, D].
-    item_from: As user_from [I]; rising.
-    home: Scenario of items, -1 for all [I].
-    redness: Redness of each item's image, from 0 to 1, [I].
-    price: Price of each item, from 0 to 1, [I].
-    topics: Vectors float32 [T, D].
-    signs: R_s, the diagonals [S, D].
-    effects: Effects of the profiles, [S, profiles].
-    trends: Trend of each topic, [T].
-    drifts: Drift of each scenario, [S].
-    by_scene: Items that a scenario can show, in the order of item_from.
+  N users, I items, T topics, S scenarios.
   """
 
-  config: SyntheticConfig
-  users: np.ndarray
-  user_from: np.ndarray
-  profile: np.ndarray
-  likes_red: np.ndarray
-  topic: np.ndarray
-  items: np.ndarray
-  item_from: np.ndarray
-  home: np.ndarray
-  redness: np.ndarray
-  price: np.ndarray
-  topics: np.ndarray
-  signs: np.ndarray
-  effects: np.ndarray
-  trends: np.ndarray
-  drifts: np.ndarray
-  by_scene: tuple[np.ndarray, ...]
-
-  @classmethod
-  def make(cls, config: SyntheticConfig) -> 'World':
-    """Draws users, items and effects by the seed."""
+  def __init__(self, config: SyntheticConfig):
+    """Draws users, items and effects."""
+    self.config = config
     rng = np.random.default_rng((config.seed, 0))
-    num_topics = len(antm2c_words.TOPICS)
-    topics = rng.normal(size=(num_topics, DIM)).astype(np.float32)
-    users = rng.normal(size=(config.num_users, DIM)).astype(np.float32)
-    topic = rng.integers(0, num_topics, config.num_items)
-    own = rng.normal(size=(config.num_items, DIM)).astype(np.float32)
+    num_users, num_items = config.num_users, config.num_items
+    num_topics = len(TOPICS)
+    # Tastes float32: of topics [T, D], of users [N, D].
+    self.topics = rng.normal(size=(num_topics, DIM)).astype(np.float32)
+    self.users = rng.normal(size=(num_users, DIM)).astype(np.float32)
+    self.topic = rng.integers(0, num_topics, num_items)  # Of each item, [I].
+    own = rng.normal(size=(num_items, DIM)).astype(np.float32)
     home = rng.choice(
-      NUM_SCENES, config.num_items, p=np.full(NUM_SCENES, 1 / NUM_SCENES)
+      NUM_SCENES, num_items, p=np.full(NUM_SCENES, 1 / NUM_SCENES)
     )
     home[:NUM_SCENES] = np.arange(NUM_SCENES)  # None is without an item.
-    is_shared = rng.random(config.num_items) < config.shared_items
+    is_shared = rng.random(num_items) < config.shared_items
     is_shared[:NUM_SCENES] = False
-    home = np.where(is_shared, -1, home)
+    self.home = np.where(is_shared, -1, home)  # Scenario, -1 for all [I].
+    # Effects of the profiles, [S, profiles].
     effects = rng.normal(size=(NUM_SCENES, _NUM_PROFILES))
-    effects -= effects.mean(0)
-    return cls(
-      config,
-      users,
-      _arrivals(rng, config.num_users, config.new_users),
-      # What a profile says of a user's taste is little.
-      (np.abs(users[:, 0] * 7 + rng.integers(0, 9, len(users)))).astype(
-        np.int64
-      )
-      % _NUM_PROFILES,
-      rng.choice([-1.0, 1.0], config.num_users, p=[0.2, 0.8]),
-      topic,
-      (0.9 * topics[topic] + 0.45 * own).astype(np.float32),
-      _arrivals(rng, config.num_items, config.new_items),
-      home,
-      rng.random(config.num_items),
-      rng.random(config.num_items),
-      topics,
-      rng.choice([-1.0, 1.0], (NUM_SCENES, DIM)).astype(np.float32),
-      effects,
-      rng.normal(size=num_topics),
-      rng.normal(size=NUM_SCENES) * 0.3,
-      tuple(
-        np.flatnonzero((home == scene) | (home == -1))
-        for scene in range(NUM_SCENES)
-      ),
-    )
+    self.effects = effects - effects.mean(0)
+    # Time of the first row a user can have, from 0 to 1, rising [N].
+    self.user_from = _arrivals(rng, num_users, config.new_users)
+    # What a profile (deep_features_0) says of a user's taste is little, [N].
+    mixed = self.users[:, 0] * 7 + rng.integers(0, 9, num_users)
+    self.profile = np.abs(mixed).astype(np.int64) % _NUM_PROFILES
+    # p_u, -1 or 1 [N].
+    self.likes_red = rng.choice([-1.0, 1.0], num_users, p=[0.2, 0.8])
+    vectors = 0.9 * self.topics[self.topic] + 0.45 * own
+    self.items = vectors.astype(np.float32)  # [I, D].
+    self.item_from = _arrivals(rng, num_items, config.new_items)  # [I].
+    self.redness = rng.random(num_items)  # Of each item's image, [I].
+    self.price = rng.random(num_items)
+    # R_s, the diagonals [S, D]; trends of topics [T]; drifts [S].
+    signs = rng.choice([-1.0, 1.0], (NUM_SCENES, DIM))
+    self.signs = signs.astype(np.float32)
+    self.trends = rng.normal(size=num_topics)
+    self.drifts = rng.normal(size=NUM_SCENES) * 0.3
+    # Items that each scenario can show, in the order of item_from.
+    self.by_scene = [
+      np.flatnonzero((self.home == scene) | is_shared)
+      for scene in range(NUM_SCENES)
+    ]
 
 
 def _arrivals(rng: np.random.Generator, num: int, share: float) -> np.ndarray:
@@ -174,34 +162,17 @@ def _arrivals(rng: np.random.Generator, num: int, share: float) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rows:
-  """Rows with what is true of them, [n] each.
+  """Rows with what is true of them, [n] each."""
 
-  Attributes:
-    first: Number of the first one.
-    time: Seconds since 1970.
-    scene: Scenario.
-    user: User, from 0.
-    item: Item, from 0.
-    position: deep_features_19.
-    probability: Probability of a click.
-    label: Whether there was a click.
-    rng: Goes on from here, for what does not matter to the click.
-  """
-
-  first: int
-  time: np.ndarray
+  first: int  # Number of the first one.
+  time: np.ndarray  # Seconds since 1970.
   scene: np.ndarray
   user: np.ndarray
   item: np.ndarray
-  position: np.ndarray
-  probability: np.ndarray
+  position: np.ndarray  # deep_features_19.
+  probability: np.ndarray  # Of a click.
   label: np.ndarray
-  rng: np.random.Generator
-
-
-def num_chunks(config: SyntheticConfig) -> int:
-  """How many chunks hold the rows; the last one may hold more than needed."""
-  return -(-config.num_rows // CHUNK)
+  rng: np.random.Generator  # For what does not matter to the click.
 
 
 def rows(world: World, number: int) -> Rows:
@@ -228,17 +199,8 @@ def rows(world: World, number: int) -> Rows:
   probability = 1 / (1 + np.exp(-logits))
   time = FIRST_DAY + (moment * (NUM_DAYS * 86_400 - 1)).astype(np.int64)
   label = rng.random(CHUNK) < probability
-  return Rows(
-    number * CHUNK,
-    time,
-    scene,
-    user,
-    item,
-    position,
-    probability,
-    label,
-    rng,
-  )
+  first = number * CHUNK
+  return Rows(first, time, scene, user, item, position, probability, label, rng)
 
 
 def log_odds(
@@ -251,13 +213,7 @@ def log_odds(
 ) -> np.ndarray:
   """The log-odds of clicks, float64 [n], as the module says.
 
-  Args:
-    world: Users and items.
-    moment: Time, from 0 to 1 [n].
-    scene: Scenarios [n].
-    user: Users [n].
-    item: Items [n].
-    position: deep_features_19 [n].
+  `moment` is the time from 0 to 1, `position` deep_features_19, each [n].
   """
   config = world.config
   match = world.users[user] * world.items[item]

@@ -21,10 +21,8 @@ class _Column:
 
   Attributes:
     values: [N] of scalars; of lists, the rows of all records [R] or [R, K].
-    offsets: Offsets of the rows of each record where the column holds lists, [N
-      + 1]; else None.
-    lengths: Number of values in each row of lists of lists without a width,
-      [R].
+    offsets: Offsets of the rows of each record, [N + 1]; None for scalars.
+    lengths: Values in each row of lists of lists without a width, [R].
   """
 
   values: Any
@@ -44,15 +42,12 @@ class _Column:
 def records_from_arrow(
   table: pa.Table, widths: Mapping[str, int]
 ) -> list[dict[str, Any]]:
-  """Turns Arrow columns into records.
+  """Turns Arrow columns into records, one dict a row.
 
   Args:
     table: Columns of numbers, texts, lists of numbers, or lists of such lists.
     widths: Column -> width that the inner lists of a list of lists are padded
       to with -1; without an entry each record has its own longest list's.
-
-  Returns:
-    One dict a row; arrays are views of the columns where that is possible.
 
   Raises:
     ValueError: A value is empty, or a list longer than its width.
@@ -65,11 +60,7 @@ def records_from_arrow(
 
 
 def block_from_arrow(table: pa.Table, widths: Mapping[str, int]) -> RecordBlock:
-  """Turns Arrow columns into a block.
-
-  Args:
-    table: See `records_from_arrow`; at least one column of lists.
-    widths: See `records_from_arrow`.
+  """Turns columns, at least one of them of lists, into a block.
 
   Raises:
     ValueError: As `records_from_arrow`; or the lists of a record differ in
@@ -101,15 +92,7 @@ def block_from_arrow(table: pa.Table, widths: Mapping[str, int]) -> RecordBlock:
 
 
 def padded_lists(lists: pa.ListArray, width: int) -> pa.ListArray:
-  """Turns lists of lists into lists of padded rows, which need no decoding.
-
-  Args:
-    lists: list<list<T>>.
-    width: Values of a row; shorter inner lists are padded with -1.
-
-  Returns:
-    list<fixed_size_list<T, width>>.
-  """
+  """Lists of lists padded with -1 to `width` values: nothing to decode."""
   column = _column('', lists, width)
   flat = pa.array(column.values.reshape(-1))
   rows = pa.FixedSizeListArray.from_arrays(flat, width)

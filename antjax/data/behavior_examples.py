@@ -10,16 +10,19 @@ are left out of each other's histories.
 from collections.abc import Callable, Mapping
 import dataclasses
 import datetime
-import pathlib
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import ibis
 from ibis.expr import types as ir
 import numpy as np
 
 from antjax.data import behavior_negatives, prepare
+from antjax.data.behavior_rows import RowLayout
 
 SPLITS = ('train', 'validation', 'test')
+ORDER = ('split', 'time', 'row', 'draw')
+_MAX_JOINS = 12  # Of a query: engines hold their ids in memory.
+_MOMENT = '%Y-%m-%d %H:%M:%S'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,9 +80,6 @@ class ExampleConfig:
         f'negatives={self.negatives} and min_history={self.min_history} must'
         ' not be negative.'
       )
-    self._check_moments()
-
-  def _check_moments(self) -> None:
     if not (self.train_until or self.validation_until):
       return
     given = (
@@ -92,9 +92,6 @@ class ExampleConfig:
       raise ValueError(f'{given}: give both, or neither.')
     if moment(self.train_until) > moment(self.validation_until):
       raise ValueError(f'{given}: train must not end after validation.')
-
-
-_MOMENT = '%Y-%m-%d %H:%M:%S'
 
 
 def moment(text: str) -> int:
@@ -121,41 +118,6 @@ def moment(text: str) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class RowLayout:
-  """What the rows hold beside `user`, `item`, `time`, `row`, `text`, `label`.
-
-  Attributes:
-    histories: Values of the column `history`: the sequence an event joins.
-    texts: Names of long texts, in the columns text_0, text_1, ...
-    ids: Names of categorical features, text columns id_0, ...
-    numeric: Names of numeric features, float columns numeric_0, ...
-    item_columns: Those of `ids` and `numeric` that belong to the item.
-    is_labelled: Without labels all rows are positive and negatives are drawn.
-  """
-
-  histories: tuple[str, ...]
-  texts: tuple[str, ...] = ()
-  ids: tuple[str, ...] = ()
-  numeric: tuple[str, ...] = ()
-  item_columns: tuple[str, ...] = ()
-  is_labelled: bool = True
-
-  @property
-  def columns(self) -> list[str]:
-    """Columns of the features."""
-    return [
-      *(f'id_{i}' for i in range(len(self.ids))),
-      *(f'numeric_{i}' for i in range(len(self.numeric))),
-    ]
-
-  def is_of_item(self, column: str) -> bool:
-    """Whether a column from `columns` belongs to the item."""
-    kind, number = column.rsplit('_', 1)
-    names = self.ids if kind == 'id' else self.numeric
-    return names[int(number)] in self.item_columns
-
-
-@dataclasses.dataclass(frozen=True)
 class Examples:
   """What is to be written.
 
@@ -173,35 +135,25 @@ class Examples:
   num_short: int
 
 
-ORDER = ('split', 'time', 'row', 'draw')
-_MAX_JOINS = 12  # Per query: ibis recurses into them.
-Stored = Callable[[str, ir.Table], ir.Table]
-
-
 def build(
-  con: ibis.BaseBackend,
+  stored: prepare.Steps,
   rows: ir.Table,
   layout: RowLayout,
   config: ExampleConfig,
-  folder: pathlib.Path,
-  progress: Callable[[str], None] = lambda text: None,
-  known_ids: Mapping[str, ir.Table] | None = None,
+  progress: Callable[[str], None],
+  known_ids: Mapping[str, ir.Table],
 ) -> Examples:
   """Codes rows, ranges their histories, splits them, draws negatives.
 
   Args:
-    con: Backend that holds `rows`: DuckDB or Spark.
+    stored: Intermediate tables, which outlive the result.
     rows: Columns of `layout`, with `title`, the int32 id of the text.
     layout: Layout of the rows.
     config: Settings of the examples.
-    folder: Existing folder for intermediate files; it outlives the result.
     progress: Function called with a text at the start of each step.
     known_ids: Name, as in `Examples.id_maps`, -> table (value, id) of an
       earlier day, whose values keep their ids.
   """
-  known_ids = known_ids or {}
-
-  stored = prepare.Steps(con, folder)
   if config.user_share < 1:
     progress('drawing users')
     users = stored('users', rows.select('user').distinct())
@@ -214,8 +166,7 @@ def build(
   for name in ('user', 'item'):
     ids = prepare.dense_ids(rows, name, first=1, known=known_ids.get(name))
     id_maps[name] = stored(f'ids_{name}', ids)
-    rows = prepare.to_ids(rows, name, id_maps[name])
-  rows = stored('coded', rows)
+  rows = stored('coded', prepare.to_ids(rows, id_maps))
   progress('ranging histories')
   ranged = stored('ranged', _with_ranges(rows, layout, stored))
   if config.min_history:
@@ -226,27 +177,22 @@ def build(
     ranged = ranged.filter(past >= config.min_history)
   progress('splitting')
   split = stored('split', _with_split(ranged, config))
-  train = split.filter(split.split == 0)
+  train, coded = split.filter(split.split == 0), {}
   for i, name in enumerate(layout.ids):
-    key = f'id:{name}'
-    ids = prepare.dense_ids(train, f'id_{i}', first=1, known=known_ids.get(key))
-    id_maps[key] = stored(f'ids_{i}', ids)
-    split = prepare.to_ids(split, f'id_{i}', id_maps[key])
-    if i % _MAX_JOINS == _MAX_JOINS - 1:
-      split = stored(f'features_{i}', split)
+    key, column = f'id:{name}', f'id_{i}'
+    ids = prepare.dense_ids(train, column, first=1, known=known_ids.get(key))
+    coded[column] = id_maps[key] = stored(f'ids_{i}', ids)
+    if len(coded) == _MAX_JOINS:
+      split = stored(f'features_{i}', prepare.to_ids(split, coded))
+      coded = {}
+  split = prepare.to_ids(split, coded)
   num_short = 0
   split = split.mutate(draw=ibis.literal(0, 'int32'))
   if not layout.is_labelled and config.negatives:
     progress('drawing negatives')
     split = stored('positives', split)
     drawn, num_short = behavior_negatives.draw(
-      con,
-      split,
-      rows,
-      [c for c in layout.columns if layout.is_of_item(c)],
-      config.negatives,
-      config.seed,
-      folder,
+      stored, split, rows, layout.columns_of_item, config.negatives, config.seed
     )
     split = ibis.union(split, drawn.select(split.columns))
   # Drawn items count as seen: else a model that takes new items as unknown
@@ -262,57 +208,47 @@ def build(
         f'{name}_count': ibis.coalesce(joined['_num'], 0).cast('int32'),
       }
     ).drop('_seen', '_num')
-  events = {
-    name: _events(rows, name).select(behavior='title')
-    for name in layout.histories
-  }
+  events = {}
+  for name in layout.histories:
+    chosen = rows.filter(rows.history == name)
+    chosen = chosen.order_by(['user', 'time', 'row'])
+    events[name] = chosen.select(behavior='title')
   table = stored('examples', split).order_by(ORDER)
   return Examples(table, events, id_maps, num_short)
 
 
-def _events(rows: ir.Table, history: str) -> ir.Table:
-  chosen = rows.filter(rows.history == history)
-  return chosen.order_by(['user', 'time', 'row'])
-
-
-def _with_ranges(rows: ir.Table, layout: RowLayout, stored: Stored) -> ir.Table:
+def _with_ranges(
+  rows: ir.Table, layout: RowLayout, stored: prepare.Steps
+) -> ir.Table:
   """Adds first_i and before_i: where history i starts, and its length.
 
   first_i counts the events of all users before this one, before_i those of the
   user that are strictly earlier.
   """
   names = [f'n_{i}' for i in range(len(layout.histories))]
-  moments = stored(
-    'moments',
-    rows.group_by(['user', 'time']).agg(
-      **{
-        name: (rows.history == history).sum().cast('int64')
-        for name, history in zip(names, layout.histories)
-      }
-    ),
-  )
   if not names:
     return rows
-  up_to = ibis.cumulative_window(group_by='user', order_by='time')
-  before = moments.select(
-    'user',
-    'time',
-    **{
-      f'before_{i}': (moments[n].sum().over(up_to) - moments[n]).cast('int64')
-      for i, n in enumerate(names)
-    },
-  )
+  sizes = {
+    name: (rows.history == history).sum().cast('int64')
+    for name, history in zip(names, layout.histories)
+  }
+  moments = stored('moments', rows.group_by(['user', 'time']).agg(**sizes))
   users = moments.group_by('user').agg(
     **{n: moments[n].sum().cast('int64') for n in names}
   )
-  up_to = ibis.cumulative_window(order_by='user')
-  first = users.select(
-    'user',
-    **{
-      f'first_{i}': (users[n].sum().over(up_to) - users[n]).cast('int64')
+
+  def earlier(
+    table: ir.Table, window: ibis.Expr, name: str
+  ) -> dict[str, ir.Value]:
+    return {
+      f'{name}_{i}': (table[n].sum().over(window) - table[n]).cast('int64')
       for i, n in enumerate(names)
-    },
-  )
+    }
+
+  in_time = ibis.cumulative_window(group_by='user', order_by='time')
+  by_user = ibis.cumulative_window(order_by='user')
+  before = moments.select('user', 'time', **earlier(moments, in_time, 'before'))
+  first = users.select('user', **earlier(users, by_user, 'first'))
   return rows.join(before, ['user', 'time']).join(first, 'user')
 
 
@@ -336,15 +272,15 @@ def _with_split(rows: ir.Table, config: ExampleConfig) -> ir.Table:
     return ranked.mutate(split=split.cast('int8')).drop('_age', '_size')
   if config.split == 'random':
     # The first digits of a digest are as good as a uniform number.
-    drawn = prepare.digest(config.seed, 'split', rows.row).left(8)
-    low, high = (
+    value = prepare.digest(config.seed, 'split', rows.row).left(8)
+    bounds: tuple[Any, ...] = tuple(
       f'{min(int(share * 2**32), 2**32 - 1):08x}'
       for share in (config.validation_from, config.test_from)
     )
-    split = ibis.cases((drawn <= low, 0), (drawn <= high, 1), else_=2)
-    return rows.mutate(split=split.cast('int8'))
-  first, second = _thresholds(rows, config)
-  split = ibis.cases((rows.time <= first, 0), (rows.time <= second, 1), else_=2)
+  else:
+    value, bounds = rows.time, _thresholds(rows, config)
+  low, high = bounds
+  split = ibis.cases((value <= low, 0), (value <= high, 1), else_=2)
   return rows.mutate(split=split.cast('int8'))
 
 
@@ -364,8 +300,8 @@ def _thresholds(rows: ir.Table, config: ExampleConfig) -> tuple[int, int]:
     return moment(config.train_until), moment(config.validation_until)
   times = table['time'].to_numpy()
   total = np.cumsum(table['n'].to_numpy())
-  found = [
+  first, second = (
     int(times[np.searchsorted(total, share * total[-1])])
     for share in (config.validation_from, config.test_from)
-  ]
-  return found[0], found[1]
+  )
+  return first, second

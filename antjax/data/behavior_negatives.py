@@ -8,7 +8,6 @@ neither on the engine nor on its threads.
 """
 
 from collections.abc import Sequence
-import pathlib
 
 import ibis
 from ibis.expr import types as ir
@@ -23,38 +22,33 @@ _SPARE = 8
 
 
 def draw(
-  con: ibis.BaseBackend,
+  stored: prepare.Steps,
   positives: ir.Table,
   rows: ir.Table,
   item_columns: Sequence[str],
   num: int,
   seed: int,
-  folder: pathlib.Path,
 ) -> tuple[ir.Table, int]:
   """Returns the drawn examples, and how many are lacking.
 
   Args:
-    con: Backend that holds the tables.
+    stored: Intermediate tables.
     positives: Examples; features of items are ids already.
     rows: All rows of the source, with `domain`; users and items are ids.
     item_columns: Features of `positives` that belong to the item.
     num: Items to draw for each positive.
     seed: Seed of the draws.
-    folder: Existing folder for intermediate files.
 
   Returns:
     A table with the columns of `positives`: those of the event, but with the
     drawn item, its title and features, label 0 and `draw` from 1.
   """
-  stored = prepare.Steps(con, folder)
   items = stored('items', _items(rows, positives, item_columns))
   domains = items.group_by('domain').agg(
     _first=items.place.min(), _size=items.count()
   )
   asked = positives.join(domains, 'domain').select('row', '_first', '_size')
-  path = folder / 'attempts.parquet'
-  _write_attempts(path, asked, folder, num + _SPARE, seed)
-  attempts = prepare.read_parquet(con, path)
+  attempts = _attempts(stored, asked, num + _SPARE, seed)
   # A place names an item by itself: a join on the domain would let an engine
   # begin with all pairs of events and items of a domain.
   tried = attempts.join(items.select('place', 'item'), 'place')
@@ -69,9 +63,7 @@ def draw(
   ours = drawn.select('row', 'item', 'draw').join(items.select(kept), 'item')
   rest = positives.drop('item', 'title', 'label', 'draw', *item_columns)
   joined = rest.join(ours, 'row').mutate(label=ibis.literal(0).cast('float32'))
-  wanted = int(positives.count().to_pyarrow().as_py()) * num
-  found = int(drawn.count().to_pyarrow().as_py())
-  return joined, wanted - found
+  return joined, prepare.count(positives) * num - prepare.count(drawn)
 
 
 def _items(
@@ -99,23 +91,18 @@ def _items(
   )
 
 
-def _write_attempts(
-  path: pathlib.Path,
-  asked: ir.Table,
-  folder: pathlib.Path,
-  num: int,
-  seed: int,
-) -> None:
-  """Writes (row, attempt, place), `num` of them a row."""
+def _attempts(
+  stored: prepare.Steps, asked: ir.Table, num: int, seed: int
+) -> ir.Table:
+  """(row, attempt, place), `num` of them a row."""
+  path = stored.path('attempts')
   schema = pa.schema(
     [('row', pa.int64()), ('attempt', pa.int32()), ('place', pa.int64())]
   )
   attempt = np.arange(num, dtype=np.uint64)
   offset = np.uint64((seed + 1) * int(splitmix.STEP) % 2**64)
   with pq.ParquetWriter(path, schema) as file:
-    batches = prepare.stream(
-      asked, folder, ['row', '_first', '_size'], batch_rows=65_536
-    )
+    batches = prepare.stream(asked, path.parent, batch_rows=65_536)
     for batch in batches:
       row = batch['row'].to_numpy(zero_copy_only=False)
       size = batch['_size'].to_numpy(zero_copy_only=False).astype(np.uint64)
@@ -131,3 +118,4 @@ def _write_attempts(
       file.write_batch(
         pa.record_batch([pa.array(c) for c in columns], schema=schema)
       )
+  return stored.again('attempts')

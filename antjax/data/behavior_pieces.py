@@ -2,20 +2,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Texts of rows as behaviours: item titles, and pieces of long texts.
 
-Ibis expressions, but for the text work itself: `behavior_text` is called by the
-engine. A title is normalized once, however many rows have it.
+Ibis expressions, but for the text work itself: an engine calls `behavior_text`
+for it. A title is normalized once, however many rows have it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
-import pathlib
+import functools
+from typing import Any
 
 import ibis
+from ibis.expr import datatypes as dt
 from ibis.expr import types as ir
+import pyarrow as pa
 
-from antjax.data import behavior_text, prepare
-from antjax.data.behavior_examples import RowLayout
+from antjax.data import prepare
+from antjax.data.behavior_text import Normalizer, Splitter
 from antjax.data.behavior_vocabulary import UNK
+
+_CACHED_PIECES = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,24 +44,18 @@ class Texts:
     """Columns of the rows that hold long texts."""
     return [f'text_{i}' for i in range(len(self.pieces))]
 
-  def with_titles(self, rows: ir.Table, ids: ir.Table | None) -> ir.Table:
+  def with_titles(self, rows: ir.Table, ids: ir.Table) -> ir.Table:
     """Adds `title`, the id of the row's text; `UNK` where it is empty."""
-    if ids is None:
-      return rows.mutate(title=ibis.literal(UNK, 'int32'))
     known = self.titles.left_join(ids, self.titles.title == ids.text)
     known = known.select('raw', _id=ibis.coalesce(known.id, UNK).cast('int32'))
     joined = rows.join(known, rows.text == known.raw)
     return joined.rename(title='_id').drop('raw')
 
-  def events(
-    self, number: int, examples: ir.Table, ids: ir.Table | None
-  ) -> ir.Table:
+  def events(self, number: int, examples: ir.Table, ids: ir.Table) -> ir.Table:
     """Returns (behavior) of a long text, in the order of the examples."""
     rows = examples.filter(examples.draw == 0).select('split', 'time', 'row')
     pieces = self.pieces[number].select('row', 'texts')
     each = rows.join(pieces, 'row').unnest('texts', offset='place')
-    if ids is None:
-      return each.filter(False).select(behavior=each.split.cast('int32'))
     named = each.join(ids, each.texts == ids.text)
     order = ['split', 'time', 'row', 'place']
     return named.order_by(order).select(behavior='id')
@@ -85,44 +84,39 @@ class Texts:
 
 
 def collect(
-  con: ibis.BaseBackend,
+  stored: prepare.Steps,
   rows: ir.Table,
-  layout: RowLayout,
-  normalizer: behavior_text.Normalizer,
-  splitter: behavior_text.Splitter,
-  folder: pathlib.Path,
+  num_texts: int,
+  normalizer: Normalizer,
+  splitter: Splitter,
 ) -> Texts:
   """Normalises and splits the texts of all rows.
 
   Args:
-    con: Backend that holds `rows`.
+    stored: Intermediate tables, which outlive the result.
     rows: With `row`, `text` and text_0, text_1, ...
-    layout: Names of the long texts.
+    num_texts: Number of long texts of a row.
     normalizer: Applied to all texts.
     splitter: Splits long texts; its `max_chars` holds for titles too.
-    folder: Existing folder for intermediate files; it outlives the result.
   """
-  stored = prepare.Steps(con, folder)
-  whole = dataclasses.replace(splitter, max_chars=0)
+  con, whole = stored.con, dataclasses.replace(splitter, max_chars=0)
   raw = rows.group_by(raw='text').agg(count=rows.count())
   titles = raw.mutate(
-    title=behavior_text.title_column(con, raw.raw, normalizer, splitter),
-    whole=behavior_text.title_column(con, raw.raw, normalizer, whole),
+    title=title_column(con, raw.raw, normalizer, splitter),
+    whole=title_column(con, raw.raw, normalizer, whole),
   )
   is_cut = titles.title.length() < titles.whole.length()
   titles = stored('titles', titles.mutate(cut=is_cut).drop('whole'))
   pieces = []
-  for i in range(len(layout.texts)):
-    found = behavior_text.pieces_column(
-      con, rows[f'text_{i}'], normalizer, splitter
-    )
+  for i in range(num_texts):
+    found = pieces_column(con, rows[f'text_{i}'], normalizer, splitter)
     table = rows.select('row', found=found)
     table = table.select(
       'row', *(table.found[n].name(n) for n in table.found.names)
     )
     pieces.append(stored(f'pieces_{i}', table))
-  parts = [titles.filter(titles.title != '').select('title', 'count')]
-  parts[0] = parts[0].rename(text='title')
+  named = titles.filter(titles.title != '')
+  parts = [named.select(text='title', count='count')]
   for table in pieces:
     each = table.select(text=table.texts.unnest())
     parts.append(each.group_by('text').agg(count=each.count()))
@@ -140,3 +134,70 @@ def collect(
     'behaviors_dropped': sum(total(t.num_dropped.sum()) for t in pieces),
   }
   return Texts(titles, tuple(pieces), stored('distinct', distinct), counts)
+
+
+def title_column(
+  con: ibis.BaseBackend,
+  column: ir.StringValue,
+  normalizer: Normalizer,
+  splitter: Splitter,
+) -> ir.StringValue:
+  """A column of whole texts, normalized and cut."""
+
+  def behavior_title(text: str) -> str:
+    return splitter.cut(normalizer(text))
+
+  def behavior_titles(texts: pa.ChunkedArray) -> pa.Array:
+    return pa.array(map(behavior_title, texts.to_pylist()), pa.string())
+
+  return _call(con, column, behavior_title, behavior_titles, dt.string)
+
+
+def pieces_column(
+  con: ibis.BaseBackend,
+  column: ir.StringValue,
+  normalizer: Normalizer,
+  splitter: Splitter,
+) -> ir.StructValue:
+  """A column of long texts as structs, see `behavior_text.Pieces`."""
+
+  def behavior_pieces(text: str) -> dict[str, object]:
+    return splitter.split(text, normalizer)._asdict()
+
+  # The same behaviors come again and again.
+  cached = functools.lru_cache(_CACHED_PIECES)(normalizer)
+
+  def behavior_pieces_of(texts: pa.ChunkedArray) -> pa.Array:
+    found = [splitter.split(text, cached) for text in texts.to_pylist()]
+    columns = {
+      'texts': pa.array((p.texts for p in found), pa.list_(pa.string())),
+      'num_dropped': pa.array((p.num_dropped for p in found), pa.int64()),
+      'num_cut': pa.array((p.num_cut for p in found), pa.int64()),
+    }
+    return pa.StructArray.from_arrays([*columns.values()], [*columns])
+
+  kind = dt.Struct(
+    {
+      'texts': dt.Array(dt.string),
+      'num_dropped': dt.int64,
+      'num_cut': dt.int64,
+    }
+  )
+  return _call(con, column, behavior_pieces, behavior_pieces_of, kind)
+
+
+def _call(
+  con: ibis.BaseBackend,
+  column: ir.StringValue,
+  one: Callable[[str], object],
+  many: Callable[[pa.ChunkedArray], pa.Array],
+  kind: dt.DataType,
+) -> Any:
+  """Calls a function for a column: by the row, or by the chunk on DuckDB.
+
+  By the chunk is four times as fast. Spark gives single texts to both.
+  """
+  signature = ((dt.string,), kind)
+  if con.name == 'duckdb':
+    return ibis.udf.scalar.pyarrow(many, signature=signature)(column)
+  return ibis.udf.scalar.python(one, signature=signature)(column)

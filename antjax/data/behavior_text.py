@@ -4,24 +4,18 @@
 
 An atomic behavior is a short text such as 'order takeout' or a film's title;
 a log often keeps many of them in one long text. Plain functions of Python: both
-engines of `prepare` call them row by row, so the results are equal.
+engines call them, so that the results are equal.
 """
 
 from collections.abc import Callable
 import dataclasses
 import functools
 import re
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 import unicodedata
-
-import ibis
-from ibis.expr import datatypes as dt
-from ibis.expr import types as ir
-import pyarrow as pa
 
 # Control characters are no text: they part words, as blanks do.
 _CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f]+')
-_CACHED_PIECES = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,11 +46,7 @@ class Normalizer:
 
 
 def from_name(name: str) -> Normalizer:
-  """Returns the normalizer of a name that a vocabulary holds.
-
-  Raises:
-    ValueError: No normalizer of this version has that name.
-  """
+  """The normalizer of a name in a vocabulary; ValueError if none has it."""
   for normalizer in (Normalizer(), Normalizer(lower=True)):
     if normalizer.name == name:
       return normalizer
@@ -105,10 +95,8 @@ class Splitter:
   def split(self, text: str, normalizer: Callable[[str], str]) -> 'Pieces':
     """Returns the behaviors of a text, in its order.
 
-    Args:
-      text: As the log has it.
-      normalizer: Applied to each piece, after the split: it would hide
-        separators that are white space.
+    The normalizer is applied to each piece, after the split: it would hide
+    separators that are white space.
     """
     pieces = [
       piece for part in self._parts(text) if (piece := normalizer(part))
@@ -163,74 +151,3 @@ class Pieces(NamedTuple):
   texts: list[str]
   num_dropped: int = 0
   num_cut: int = 0
-
-
-def title_column(
-  con: ibis.BaseBackend,
-  column: ir.StringValue,
-  normalizer: Normalizer,
-  splitter: Splitter,
-) -> ir.StringValue:
-  """Normalises and cuts a column of whole texts, on either engine."""
-
-  def behavior_title(text: str) -> str:
-    return splitter.cut(normalizer(text))
-
-  def behavior_titles(texts: pa.ChunkedArray) -> pa.Array:
-    return pa.array(map(behavior_title, texts.to_pylist()), pa.string())
-
-  return _call(con, column, behavior_title, behavior_titles, dt.string)
-
-
-def pieces_column(
-  con: ibis.BaseBackend,
-  column: ir.StringValue,
-  normalizer: Normalizer,
-  splitter: Splitter,
-) -> ir.StructValue:
-  """Splits a column of long texts, on either engine.
-
-  Returns:
-    Structs (texts, num_dropped, num_cut), see `Pieces`.
-  """
-
-  def behavior_pieces(text: str) -> dict[str, object]:
-    return splitter.split(text, normalizer)._asdict()
-
-  # The same behaviors come again and again.
-  cached = functools.lru_cache(_CACHED_PIECES)(normalizer)
-
-  def behavior_pieces_of(texts: pa.ChunkedArray) -> pa.Array:
-    found = [splitter.split(text, cached) for text in texts.to_pylist()]
-    columns = {
-      'texts': pa.array((p.texts for p in found), pa.list_(pa.string())),
-      'num_dropped': pa.array((p.num_dropped for p in found), pa.int64()),
-      'num_cut': pa.array((p.num_cut for p in found), pa.int64()),
-    }
-    return pa.StructArray.from_arrays([*columns.values()], [*columns])
-
-  kind = dt.Struct(
-    {
-      'texts': dt.Array(dt.string),
-      'num_dropped': dt.int64,
-      'num_cut': dt.int64,
-    }
-  )
-  return _call(con, column, behavior_pieces, behavior_pieces_of, kind)
-
-
-def _call(
-  con: ibis.BaseBackend,
-  column: ir.StringValue,
-  one: Callable[[str], object],
-  many: Callable[[pa.ChunkedArray], pa.Array],
-  kind: dt.DataType,
-) -> Any:
-  """Calls a function for a column: by the row, or by the chunk on DuckDB.
-
-  By the chunk is four times as fast. Spark gives single texts to both.
-  """
-  signature = ((dt.string,), kind)
-  if con.name == 'duckdb':
-    return ibis.udf.scalar.pyarrow(many, signature=signature)(column)
-  return ibis.udf.scalar.python(one, signature=signature)(column)

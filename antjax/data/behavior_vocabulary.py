@@ -136,11 +136,7 @@ class BehaviorVocabulary:
     return self.appends[-1].first + self.appends[-1].num_new
 
   def texts(self, start: int, stop: int) -> list[str]:
-    """Returns the texts of the rows start <= id < stop.
-
-    Raises:
-      ValueError: The range is not inside the vocabulary.
-    """
+    """The texts of the rows start <= id < stop, which are here."""
     if not 0 <= start <= stop <= len(self):
       raise ValueError(
         f'texts({start}, {stop}) of {self.folder}: needed 0 <= start <= stop'
@@ -157,11 +153,9 @@ class BehaviorVocabulary:
   def find(self, texts: Sequence[str]) -> np.ndarray:
     """Returns the ids of texts, `UNK` for those that are not here.
 
-    Reads the whole vocabulary: for a few texts of a request, or in bulk.
-
-    Args:
-      texts: As a log has them; they are normalized first. Texts that the
-        splitter has cut are found by what it left of them.
+    Reads the whole vocabulary: for a few texts of a request, or in bulk. Texts
+    are normalized first; those that the splitter has cut are found by what it
+    left of them.
 
     Returns:
       Ids, int32 [len(texts)]; `PAD` for a text of which nothing is left.
@@ -187,13 +181,9 @@ class BehaviorVocabulary:
       total[table['id'].to_numpy()] += table['count'].to_numpy()
     return total
 
-  def table(self, con: ibis.BaseBackend) -> ir.Table | None:
-    """Returns (id, text) as a table of an engine; None if there is no text."""
-    files = [str(self.folder / entry.files[0]) for entry in self.appends]
-    if not files:
-      return None
-    tables = [prepare.read_parquet(con, file) for file in files]
-    return tables[0] if len(tables) == 1 else ibis.union(*tables)
+  def table(self, con: ibis.BaseBackend) -> ir.Table:
+    """Returns (id, text) as a table of an engine, after the first append."""
+    return _union(con, [self.folder / e.files[0] for e in self.appends])
 
   def copy_to(self, folder: str | os.PathLike[str]) -> 'BehaviorVocabulary':
     """Makes this state a folder of its own, by hard links where they work."""
@@ -227,9 +217,6 @@ def append(
     source: Fingerprint of the data set. If it was added before, nothing is
       done, so that a run may be repeated.
 
-  Returns:
-    The new state.
-
   Raises:
     ValueError: The vocabulary has another normalizer.
     RuntimeError: Another process is at it.
@@ -258,11 +245,10 @@ def _write_append(
   con: ibis.BaseBackend, old: BehaviorVocabulary, texts: ir.Table, source: str
 ) -> Append:
   """Writes the two files of an append; they do not count yet."""
-  known = old.table(con)
   number, first = len(old.appends), len(old)
   entry = Append(source, number, first, 0, 0, (0, 0))
   new_path, counts_path = (old.folder / name for name in entry.files)
-  new = texts if known is None else texts.anti_join(known, 'text')
+  new = texts.anti_join(old.table(con), 'text') if old.appends else texts
   new = new.order_by([new['count'].desc(), new.text])
 
   def numbered() -> Iterator[pa.RecordBatch]:
@@ -280,22 +266,17 @@ def _write_append(
   num_new = record_writer.write(
     new_path, numbered(), _TEXTS, block_size=_ROW_GROUP
   )
-  total = 0
-
-  def counted() -> Iterator[pa.RecordBatch]:
-    nonlocal total
-    both = [
-      t for t in (known, prepare.read_parquet(con, new_path)) if t is not None
-    ]
-    ids = both[0] if len(both) == 1 else ibis.union(*both)
-    counts = texts.join(ids, 'text').order_by('id').select('id', 'count')
-    for batch in prepare.stream(counts, old.folder, list(_COUNTS)):
-      total += int(np.sum(batch['count'].to_numpy(zero_copy_only=False)))
-      yield batch
-
-  record_writer.write(counts_path, counted(), _COUNTS, block_size=_ROW_GROUP)
+  known = [old.folder / e.files[0] for e in old.appends]
+  counts = texts.join(_union(con, [*known, new_path]), 'text').order_by('id')
+  prepare.write_records(counts, counts_path, _COUNTS, block_size=_ROW_GROUP)
+  total = int(texts['count'].sum().to_pyarrow().as_py() or 0)
   sizes = (new_path.stat().st_size, counts_path.stat().st_size)
   return Append(source, number, first, num_new, total, sizes)
+
+
+def _union(con: ibis.BaseBackend, files: list[pathlib.Path]) -> ir.Table:
+  tables = [prepare.read_parquet(con, file) for file in files]
+  return tables[0] if len(tables) == 1 else ibis.union(*tables)
 
 
 def _write_manifest(

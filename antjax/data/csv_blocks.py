@@ -14,19 +14,49 @@ faults only.
 
 from collections.abc import Iterator
 import dataclasses
-import functools
+import gzip
+import lzma
 import os
+import pathlib
+from typing import IO, Literal
+import zlib
 
 import numpy as np
 
-from antjax.data import text_file
-from antjax.data.text_file import CSV, Dialect
-
 _LF, _CR = b'\n\r'
+_BOM = b'\xef\xbb\xbf'
 OPENS = 'a quote opens inside of a field'
 CLOSES = 'text follows a closing quote'
 UNCLOSED = 'a quote is never closed'
 LONE_CR = 'a line end CR without LF'
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialect:
+  """How records are written.
+
+  Attributes:
+    delimiter: Text between two fields, one or more ASCII characters.
+    quote: Quote character, or '' where quotes are ordinary text.
+    encoding: Encoding of the file; blocks are UTF-8.
+  """
+
+  delimiter: str = ','
+  quote: str = '"'
+  encoding: Literal['utf-8', 'latin-1'] = 'utf-8'
+
+  def __post_init__(self) -> None:
+    for text, least in ((self.delimiter, 1), (self.quote, 0)):
+      if len(text) < least or not text.isascii() or {*text} & {*'\r\n\0'}:
+        raise ValueError(
+          f'delimiter={self.delimiter!r}, quote={self.quote!r}: needed: ASCII'
+          ' characters that end no line.'
+        )
+    if len(self.quote) > 1 or self.quote == self.delimiter:
+      raise ValueError(
+        f'quote={self.quote!r}: needed: one character that is not the'
+        " delimiter, or ''."
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +69,7 @@ class Fault:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Block:
+class TextBlock:
   """Records that follow each other in a file.
 
   Attributes:
@@ -91,13 +121,7 @@ class Block:
 
 
 class _Marks:
-  """Where the quotes and line ends of some bytes are.
-
-  Attributes:
-    quotes: Positions, int64 [quotes].
-    line_ends: Those of LF, int64 [lines].
-    lone_crs: Those of CR without LF, int64.
-  """
+  """Where quotes, LFs and CRs without LF are in some bytes, int64."""
 
   def __init__(self, held: bytes, dialect: Dialect):
     """Looks at each byte twice."""
@@ -107,54 +131,40 @@ class _Marks:
       mask |= data == quote
     marks = np.flatnonzero(mask)
     is_quote = data[marks] != _LF
-    self.quotes = marks[is_quote]
-    is_line_end = ~is_quote
-    self.line_ends = marks[is_line_end]
-    # How many quotes come before each line end.
-    self._before = np.cumsum(is_quote)[is_line_end]
-    self._data, self._dialect = data, dialect
+    self.quotes, self.line_ends = marks[is_quote], marks[~is_quote]
     last = len(data) - 1  # What follows it is not known yet: never a fault.
     crs = np.zeros(0, np.int64)
     if held.find(b'\r') >= 0:
       crs = np.flatnonzero(data == _CR)
-    self.lone_crs = crs[(data[np.minimum(crs + 1, last)] != _LF) & (crs < last)]
+    self._crs = crs[(data[np.minimum(crs + 1, last)] != _LF) & (crs < last)]
+    # How many quotes come before each line end.
+    self._before = np.cumsum(is_quote)[~is_quote]
+    self._data, self._dialect = data, dialect
+    self._found: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
-  def ends(self, start: int, stop: int, first_quote: int) -> np.ndarray:
-    """Line ends in a span that no quotes enclose; `first_quote` opens."""
-    a, b = np.searchsorted(self.line_ends, [start, stop])
-    enclosed = (self._before[a:b] - first_quote) & 1
-    return self.line_ends[a:b][enclosed == 0]
+  def of(self, first_quote: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What is so if `first_quote` opens a field, up to the first fault.
 
-  def crs(self, start: int, stop: int, first_quote: int) -> np.ndarray:
-    """Lone CRs in a span that no quotes enclose."""
-    a, b = np.searchsorted(self.lone_crs, [start, stop])
-    found = self.lone_crs[a:b]
-    before = np.searchsorted(self.quotes, found) - first_quote
-    return found[before & 1 == 0]
-
-  def next_fault(self, first_quote: int) -> int | None:
-    """Index of the first quote at fault, if `first_quote` opens a field."""
-    found = self._faults_1 if first_quote % 2 else self._faults_0
-    place = int(np.searchsorted(found, first_quote))
-    return int(found[place]) if place < len(found) else None
-
-  @functools.cached_property
-  def _faults_0(self) -> np.ndarray:
-    """Quotes at fault where those of an even index open."""
-    return self._faults(0)
-
-  @functools.cached_property
-  def _faults_1(self) -> np.ndarray:
-    """Quotes at fault where those of an odd index open: needed seldom."""
-    return self._faults(1)
+    Returns:
+      Line ends and lone CRs that no quotes enclose, indices of quotes at fault.
+    """
+    parity = first_quote % 2
+    if parity not in self._found:  # Quotes of an odd index open seldom.
+      before = np.searchsorted(self.quotes, self._crs)
+      self._found[parity] = (
+        self.line_ends[(self._before - parity) & 1 == 0],
+        self._crs[(before - parity) & 1 == 0],
+        self._faults(parity),
+      )
+    return self._found[parity]
 
   def _faults(self, parity: int) -> np.ndarray:
     data, quotes = self._data, self.quotes
     opening, closing = quotes[parity::2], quotes[1 - parity :: 2]
     is_open = self._is_border(opening, -1) | (opening == 0)
     is_closed = self._is_border(closing, 1) | (closing == len(data) - 1)
-    if len(self.lone_crs):
-      is_closed &= ~np.isin(closing + 1, self.lone_crs)
+    if len(self._crs):
+      is_closed &= ~np.isin(closing + 1, self._crs)
     return np.sort(
       np.concatenate(
         [
@@ -194,26 +204,34 @@ def _cut(
 ) -> tuple[np.ndarray, list[Fault], int, int]:
   """Finds the ends of records, the faults, and how many bytes both take.
 
-  Args:
-    held: Bytes, from the start of a record.
-    dialect: Dialect of the records.
-    at_end: Whether the file ends here.
-    max_record_bytes: A quote that is open for longer is never closed.
+  `held` begins with a record; `at_end` says whether the file ends with it.
 
   Returns:
     Positions of the LFs that end good records, faults, bytes, lines.
   """
   marks = _Marks(held, dialect)
-  ends, faults, crs = [], [], []
+  kept, faults = [], []
   position = first_quote = 0
   while True:
-    found = marks.next_fault(first_quote)
+    ends, crs, wrong = marks.of(first_quote)
+    found = _first(wrong, first_quote)
     stop = len(held) if found is None else int(marks.quotes[found])
-    good = marks.ends(position, stop, first_quote)
-    crs.append(marks.crs(position, stop, first_quote))
-    ends.append(good)
-    start = int(good[-1]) + 1 if len(good) else position
-    if found is None:
+    limit = stop
+    line_end: int | None = None
+    cr = _first(crs, position)
+    if cr is not None:
+      line_end = _first(ends, cr)
+      # Where the record with a CR has another fault, that one counts.
+      if line_end is None or line_end >= stop:
+        line_end = None
+      else:
+        limit = cr
+    a, b = np.searchsorted(ends, [position, limit])
+    kept.append(ends[a:b])
+    start = int(ends[b - 1]) + 1 if a < b else position
+    if line_end is not None:
+      message = LONE_CR
+    elif found is None:
       is_open = (len(marks.quotes) - first_quote) % 2 == 1
       if not (is_open and (at_end or len(held) - start > max_record_bytes)):
         break
@@ -222,40 +240,25 @@ def _cut(
       opening, message = found - 1, CLOSES
     else:
       opening, message = found, OPENS
-    # The quote that opened the field may be the one too many: what it took for
-    # text is read again.
-    opening = marks.field_start(opening, first_quote)
-    place = np.searchsorted(marks.line_ends, marks.quotes[opening])
-    if place == len(marks.line_ends):
-      break  # With the bytes that come next.
-    position = int(marks.line_ends[place]) + 1
+    if line_end is None:
+      # The quote that opened the field may be the one too many: what it took
+      # for text is read again.
+      opening = marks.field_start(opening, first_quote)
+      line_end = _first(marks.line_ends, int(marks.quotes[opening]))
+      if line_end is None:
+        break  # With the bytes that come next.
+    position = line_end + 1
     faults.append(Fault(start, position, message))
     first_quote = int(np.searchsorted(marks.quotes, position))
     start = position
-  kept, faults = _without_lone_crs(
-    np.concatenate(ends), faults, np.concatenate(crs)
-  )
-  return kept, faults, start, int(np.searchsorted(marks.line_ends, start))
+  num_lines = int(np.searchsorted(marks.line_ends, start))
+  return np.concatenate(kept), faults, start, num_lines
 
 
-def _without_lone_crs(
-  ends: np.ndarray, faults: list[Fault], crs: np.ndarray
-) -> tuple[np.ndarray, list[Fault]]:
-  """Makes faults of the records that hold a CR outside of quotes."""
-  if not len(crs):
-    return ends, faults
-  borders = np.sort(np.concatenate([ends + 1, [f.stop for f in faults]]))
-  known = {f.start for f in faults}
-  bad = set()
-  for place in np.unique(np.searchsorted(borders, crs, side='right')):
-    if place == len(borders):
-      continue  # In the rest, which is read again.
-    start = int(borders[place - 1]) if place else 0
-    if start not in known:
-      faults.append(Fault(start, int(borders[place]), LONE_CR))
-      bad.add(int(borders[place]) - 1)
-  faults.sort(key=lambda f: f.start)
-  return ends[~np.isin(ends, [*bad])], faults
+def _first(values: np.ndarray, least: int) -> int | None:
+  """The first of rising values that is not below `least`."""
+  place = int(np.searchsorted(values, least))
+  return int(values[place]) if place < len(values) else None
 
 
 def _block(
@@ -264,7 +267,7 @@ def _block(
   faults: list[Fault],
   first_record: int,
   first_line: int,
-) -> Block:
+) -> TextBlock:
   stops = ends + 1
   starts = np.concatenate([[0], stops[:-1]])[: len(stops)]
   if faults:  # A record begins behind the last fault before it.
@@ -275,16 +278,16 @@ def _block(
   is_blank = (size == 1) | ((size == 2) & (data[starts] == _CR))
   if is_blank.any():
     starts, stops = starts[~is_blank], stops[~is_blank]
-  return Block(data, starts, stops, faults, first_record, first_line)
+  return TextBlock(data, starts, stops, faults, first_record, first_line)
 
 
 def read_blocks(
   path: str | os.PathLike[str],
-  dialect: Dialect = CSV,
+  dialect: Dialect = Dialect(),
   *,
   block_bytes: int = 1 << 24,
   max_record_bytes: int = 1 << 20,
-) -> Iterator[Block]:
+) -> Iterator[TextBlock]:
   """Yields the blocks of a file, the header among the records of the first.
 
   Args:
@@ -302,7 +305,7 @@ def read_blocks(
   """
   first_record, first_line = 0, 1
   rest, at_end = b'', False
-  chunks = text_file.chunks(path, dialect.encoding, block_bytes)
+  chunks = _chunks(pathlib.Path(path), dialect.encoding, block_bytes)
   while not at_end:
     chunk = next(chunks, b'')
     at_end = not chunk
@@ -327,3 +330,43 @@ def read_blocks(
       yield block
       first_record += block.num_records
       first_line += num_lines
+
+
+def is_packed(path: pathlib.Path) -> bool:
+  """Whether a file is unpacked while it is read, by its suffix."""
+  return path.suffix.lower() in ('.gz', '.xz')
+
+
+def _chunks(
+  path: pathlib.Path, encoding: str, chunk_bytes: int
+) -> Iterator[bytes]:
+  """Yields the bytes of a file as UTF-8, without a byte order mark."""
+  if not path.is_file():
+    raise FileNotFoundError(f'no such file: {path}')
+  before = path.stat()
+  with _opened(path) as file:
+
+    def read(size: int) -> bytes:
+      try:
+        chunk = file.read(size)
+      except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as e:
+        raise ValueError(f'{path} is damaged ({e}); get the file again.') from e
+      latin = encoding == 'latin-1'
+      return chunk.decode('latin-1').encode() if latin else chunk
+
+    chunk = read(max(chunk_bytes, len(_BOM)))
+    chunk = chunk.removeprefix(_BOM) or read(chunk_bytes)
+    while chunk:
+      yield chunk
+      chunk = read(chunk_bytes)
+  after = path.stat()
+  if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+    raise RuntimeError(f'{path} changed while it was read; try again.')
+
+
+def _opened(path: pathlib.Path) -> IO[bytes]:
+  if path.suffix.lower() == '.gz':
+    return gzip.open(path)  # type: ignore[return-value]
+  if path.suffix.lower() == '.xz':
+    return lzma.open(path)
+  return open(path, 'rb', buffering=0)

@@ -8,11 +8,11 @@ import dataclasses
 import os
 import pathlib
 import re
+import shutil
+import sys
 from typing import Any, Literal
 
 import ibis
-
-from antjax.data import prepare
 
 # DuckDB needs some memory for each thread, and takes some for files that it
 # does not count: seen at 100MB a thread.
@@ -40,13 +40,13 @@ class Engine:
   spark_master: str = ''
 
   def duckdb_options(self) -> dict[str, Any]:
-    """Returns the options of `prepare.connect` that keep to the memory.
+    """Returns DuckDB's options that keep to the memory.
 
     Raises:
       ValueError: It is too little, or no size.
     """
     if self.name != 'duckdb' or not self.memory_limit:
-      return {'threads': self.threads}
+      return {'threads': self.threads} if self.threads else {}
     found = re.fullmatch(r'([0-9.]+)\s*([KMGT])B', self.memory_limit.upper())
     size_mb = float(found[1]) * _IN_MB[found[2]] if found else 0.0
     if size_mb < _MB_A_THREAD:
@@ -63,34 +63,70 @@ class Engine:
 @contextlib.contextmanager
 def duckdb(work: pathlib.Path, engine: Engine) -> Iterator[ibis.BaseBackend]:
   """Opens DuckDB on a file in `work`; it spills to the folder `spill` there."""
-  con = prepare.connect(
-    temp_directory=work / 'spill',
-    database=work / 'tables.duckdb',
-    **engine.duckdb_options(),
+  path = work / 'tables.duckdb'
+  con = ibis.duckdb.connect(
+    path, temp_directory=str(work / 'spill'), **engine.duckdb_options()
   )
+  con.raw_sql('SET enable_progress_bar = false')
   try:
     yield con
   finally:
     con.disconnect()
-    (work / 'tables.duckdb').unlink()
+    path.unlink()
 
 
 @contextlib.contextmanager
 def backend(work: pathlib.Path, engine: Engine) -> Iterator[ibis.BaseBackend]:
-  """Opens the engine that is asked for; see `duckdb` for the folder."""
+  """Opens the engine that is asked for; see `duckdb` for the folder.
+
+  Spark is the session that is there, or a new one, which ends with the context.
+
+  Raises:
+    RuntimeError: pyspark or Java is missing.
+  """
   if engine.name == 'duckdb':
     with duckdb(work, engine) as con:
       # Rows have numbers by now; keeping their order takes memory.
       con.raw_sql('SET preserve_insertion_order = false')
       yield con
     return
-  con = prepare.connect_spark(
-    threads=engine.threads,
-    memory_limit=engine.memory_limit,
-    temp_directory=work / 'spill',
-    master=engine.spark_master,
-  )
+  session = _spark(os.path.abspath(work / 'spill'), engine)
+  con = ibis.pyspark.connect(session)
   try:
     yield con
   finally:
     con.disconnect()
+
+
+def _spark(spill: str, engine: Engine) -> Any:
+  try:
+    from pyspark.sql import SparkSession
+  except ImportError as e:
+    raise RuntimeError(
+      "engine=spark needs pyspark: pip install 'antjax[spark]'."
+    ) from e
+  master = engine.spark_master
+  if not (shutil.which('java') or master):
+    raise RuntimeError(
+      'engine=spark runs Spark on this machine and needs Java 17, such as'
+      ' openjdk-17-jre-headless; or name a cluster with --spark_master.'
+    )
+  settings = {
+    'spark.local.dir': spill,
+    'spark.sql.warehouse.dir': os.path.join(spill, 'warehouse'),
+    'spark.sql.session.timeZone': 'UTC',
+    'spark.ui.enabled': 'false',
+  }
+  if engine.memory_limit:
+    settings['spark.driver.memory'] = engine.memory_limit
+  builder = SparkSession.builder.master(
+    master or f'local[{engine.threads or "*"}]'
+  )
+  for name, value in settings.items():
+    builder = builder.config(name, value)
+  session = builder.getOrCreate()
+  session.sparkContext.setLogLevel('ERROR')
+  if not master:
+    # The first python3 on the path, Spark's choice, may lack our packages.
+    session.sparkContext.pythonExec = sys.executable
+  return session

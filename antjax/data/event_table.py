@@ -22,16 +22,7 @@ _PLACE = '__place'
 
 
 def source(path: str | os.PathLike[str], schema: Schema) -> Source:
-  """Names the events of a log.
-
-  Args:
-    path: See `table_source.find_files`.
-    schema: Columns of the log and of the items.
-
-  Raises:
-    FileNotFoundError: No such source.
-    ValueError: See `table_source.find_files`.
-  """
+  """Names the events of a log; see `table_source.find_files`."""
   made_of = {'data': prepare.fingerprint(table_source.find_files(path))}
   if schema.items is not None:
     files = table_source.find_files(schema.items.source)

@@ -33,12 +33,12 @@ from antjax.data import (
   table_source,
   text_reader,
 )
+from antjax.data.csv_blocks import Dialect
 from antjax.data.rejects import BadRow, Rejects
-from antjax.data.row_writer import Counts
+from antjax.data.row_writer import RowCounts
 from antjax.data.schema import ItemTable, Schema
 from antjax.data.strict_columns import Column
-from antjax.data.text_file import Dialect
-from antjax.data.text_reader import Layout
+from antjax.data.text_reader import TextLayout
 
 _FORMAT_VERSION = 1
 KIND = 'events'
@@ -84,7 +84,7 @@ class EventWriter:
     name: str,
     source: str | os.PathLike[str],
     columns: Schema | ItemTable,
-  ) -> tuple[pathlib.Path, Counts]:
+  ) -> tuple[pathlib.Path, RowCounts]:
     """Returns a folder with the good rows of a table, and counts."""
     folder = self.work / 'raw' / name
     folder.mkdir()
@@ -103,12 +103,12 @@ class EventWriter:
     columns: Mapping[str, Column],
     dialect: Dialect,
     header: Sequence[str] | None = None,
-  ) -> tuple[ir.Table, Counts]:
+  ) -> tuple[ir.Table, RowCounts]:
     """Returns the good rows of a text file, and counts."""
     folder = pathlib.Path(tempfile.mkdtemp(dir=self.work / 'raw'))
     counts = text_reader.read(
       [path],
-      Layout(columns=columns, dialect=dialect, header=header),
+      TextLayout(columns=columns, dialect=dialect, header=header),
       folder,
       self.rejects,
       threads=self.threads,
@@ -123,13 +123,7 @@ class EventWriter:
   def set_aside(
     self, table: ir.Table, bad: ir.BooleanValue, where: str, row: BadRow
   ) -> tuple[ir.Table, int]:
-    """Lists the bad rows of a table.
-
-    Args:
-      table: Good rows and bad ones, with `ROW`.
-      bad: Whether a row is bad.
-      where: File to name.
-      row: What to list of each but its line, the number of the row from 1.
+    """Lists the bad rows of a table, each as `row` with its number from 1.
 
     Returns:
       The rows that are not bad, and the number of those that are.
@@ -174,10 +168,10 @@ def write(
   overwrite: bool = False,
   progress: Callable[[str], None] = lambda text: None,
 ) -> tuple[dict[str, Any], bool]:
-  """Makes the folder of the module's docstring.
+  """Makes the folder of the module's docstring, beside its intermediate files.
 
   Args:
-    out: Folder to make; intermediate files are beside it.
+    out: Folder to make.
     source: Source to read.
     engine: Memory and threads of DuckDB, which reads all sources.
     max_rejected_share: Largest accepted share of malformed rows of a file.
@@ -237,27 +231,23 @@ class Events:
   schema: Schema
   about: Mapping[str, Any]
 
-  def _part(self, name: str) -> ir.Table | None:
-    if not (self.folder / name).exists():
-      return None
+  def _part(self, name: str) -> ir.Table:
     return prepare.read_parquet(self.con, self.folder / name, '*.parquet')
 
   @functools.cached_property
   def rows(self) -> ir.Table:
     """One row an event."""
-    table = self._part('rows')
-    assert table is not None
-    return table
+    return self._part('rows')
 
   @functools.cached_property
   def items(self) -> ir.Table | None:
     """What is known of items; None where the rows say it all."""
-    return self._part('items')
+    return self._part('items') if (self.folder / 'items').exists() else None
 
   @functools.cached_property
   def users(self) -> ir.Table | None:
     """What is known of users; None where the rows say it all."""
-    return self._part('users')
+    return self._part('users') if (self.folder / 'users').exists() else None
 
   def joined(self) -> ir.Table:
     """The rows with all that is known of their users and items."""
@@ -281,9 +271,7 @@ class Events:
   def of_event(self, table: ir.Table) -> dict[str, ir.Value]:
     """Row, user, item, time and label of each row of a table."""
     schema, row = self.schema, table[ROW]
-    item = ibis.literal(_NO_ITEM)
-    if schema.item:
-      item = table[schema.item].cast('string')
+    item = self._item(table)
     time = table[schema.time].floor().cast('int64') if schema.time else row
     label: ir.Value = ibis.literal(1)
     if schema.label:
@@ -300,11 +288,15 @@ class Events:
       'label': label.cast('float32'),
     }
 
+  def _item(self, table: ir.Table) -> ir.Value:
+    if not self.schema.item:
+      return ibis.literal(_NO_ITEM)
+    return table[self.schema.item].cast('string')
+
   def of_item(self, table: ir.Table) -> dict[str, ir.Value]:
     """Text, title and domain of the item of each row of a joined table."""
     schema = self.schema
-    none = ibis.literal(_NO_ITEM)
-    key = table[schema.item].cast('string') if schema.item else none
+    key = self._item(table)
     text = table[schema.text].cast('string') if schema.text else key
     title = table[schema.title].cast('string') if schema.title else text
     domain: ir.Value = ibis.literal('')

@@ -6,7 +6,7 @@ The archive is read once, from its start to its end, packed or not; a member's
 name without folder and suffix is the item, as in AntM2C_image/666203.png.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import csv
 import dataclasses
 import io
@@ -18,7 +18,7 @@ from typing import Any
 import zlib
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from antjax.data import thread_map
 
@@ -31,7 +31,7 @@ _SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp')
 
 
 @dataclasses.dataclass
-class Counts:
+class ImageCounts:
   """What the archive holds.
 
   Attributes:
@@ -79,7 +79,7 @@ def encode(
   batch_size: int = 256,
   threads: int = 0,
   progress: Callable[[str], None] = lambda text: None,
-) -> tuple[Counts, int]:
+) -> tuple[ImageCounts, int]:
   """Writes `VECTORS`, `MASK` and, if there are any, `DAMAGED`.
 
   Args:
@@ -103,22 +103,29 @@ def encode(
     ValueError: It is none or ends early, holds no image of any item, or the
       encoder gives something else.
   """
-  counts = Counts()
+  counts = ImageCounts()
   vectors: np.memmap | None = None
   has_image = np.zeros(num_items, bool)
-  threads = threads or os.cpu_count() or 1
+  damaged: list[tuple[str, str]] = []
+
+  def decode(member: tuple[str, int, bytes]) -> tuple[str, int, Any]:
+    name, row, data = member
+    return name, row, _decoded(data, image_size)
+
   members = _wanted(archive, items, has_image, counts)
-  for names, rows, images, damaged in _batches(
-    members, threads, image_size, batch_size
-  ):
-    _list_damaged(folder / DAMAGED, damaged)
-    counts.damaged += len(damaged)
-    has_image[[items[pathlib.PurePosixPath(n).stem] for n, _ in damaged]] = (
-      False
-    )
-    if not rows:
+  threads = threads or os.cpu_count() or 1
+  # A batch is decoded beside the encoder's work on the last one.
+  decoded = thread_map.in_order(decode, members, threads, ahead=batch_size)
+  while batch := [*itertools.islice(decoded, batch_size)]:
+    for name, row, why in batch:
+      if isinstance(why, str):
+        has_image[row] = False
+        damaged.append((name, why))
+    good = [x for x in batch if not isinstance(x[2], str)]
+    if not good:
       continue
-    found = _encoded(encoder, images, names)
+    names, rows, images = zip(*good)
+    found = _encoded(encoder, np.stack(images), names)
     if vectors is None:
       shape = (num_items, found.shape[1])
       vectors = np.lib.format.open_memmap(
@@ -129,10 +136,11 @@ def encode(
         f'encoder gave vectors of {found.shape[1]} numbers, and of'
         f' {vectors.shape[1]} before.'
       )
-    vectors[rows] = found
+    vectors[[*rows]] = found
     before, counts.images = counts.images, counts.images + len(rows)
     if before // _TELL_EVERY < counts.images // _TELL_EVERY:
       progress(f'{counts.images:,} images')
+  counts.damaged = len(damaged)
   if vectors is None:
     raise ValueError(
       f'{archive} holds no image of any of {len(items)} items ({counts}); their'
@@ -140,11 +148,15 @@ def encode(
     )
   vectors.flush()
   np.save(folder / MASK, has_image)
+  if damaged:
+    with open(folder / DAMAGED, 'w', newline='', encoding='utf-8') as file:
+      writer = csv.writer(file, lineterminator='\n')
+      writer.writerows([('member', 'reason'), *damaged])
   return counts, vectors.shape[1]
 
 
 def _encoded(
-  encoder: Encoder, images: np.ndarray, names: list[str]
+  encoder: Encoder, images: np.ndarray, names: Sequence[str]
 ) -> np.ndarray:
   """Calls the encoder and checks what it gives, float16 [B, X]."""
   found = np.asarray(encoder(images))
@@ -167,7 +179,7 @@ def _wanted(
   archive: str | os.PathLike[str],
   items: Mapping[str, int],
   has_image: np.ndarray,
-  counts: Counts,
+  counts: ImageCounts,
 ) -> Iterator[tuple[str, int, bytes]]:
   """Yields (name, row, bytes) of images of the items, the first of each."""
   path = pathlib.Path(archive)
@@ -202,32 +214,6 @@ def _wanted(
     ) from e
 
 
-def _batches(
-  members: Iterator[tuple[str, int, bytes]],
-  threads: int,
-  image_size: int,
-  batch_size: int,
-) -> Iterator[tuple[list[str], list[int], np.ndarray, list[tuple[str, str]]]]:
-  """Yields (names, rows, images uint8 [B, H, W, 3], damaged) of a batch."""
-
-  def decode(member: tuple[str, int, bytes]) -> tuple[str, int, Any]:
-    name, row, data = member
-    return name, row, _decoded(data, image_size)
-
-  # A batch is decoded beside the encoder's work on the last one.
-  decoded = thread_map.in_order(decode, members, threads, ahead=batch_size)
-  while batch := [*itertools.islice(decoded, batch_size)]:
-    good = [x for x in batch if not isinstance(x[2], str)]
-    images = [image for _, _, image in good]
-    shape = (0, image_size, image_size, 3)
-    yield (
-      [name for name, _, _ in good],
-      [row for _, row, _ in good],
-      np.stack(images) if images else np.zeros(shape, np.uint8),
-      [(name, why) for name, _, why in batch if isinstance(why, str)],
-    )
-
-
 def _decoded(data: bytes, image_size: int) -> np.ndarray | str:
   """An image, uint8 [image_size, image_size, 3], or why there is none."""
   try:
@@ -236,22 +222,6 @@ def _decoded(data: bytes, image_size: int) -> np.ndarray | str:
       if rgb.size != (image_size, image_size):
         rgb = rgb.resize((image_size, image_size), Image.Resampling.BOX)
       return np.asarray(rgb)
-  except (
-    OSError,
-    SyntaxError,  # Pillow's, of a broken PNG.
-    ValueError,
-    UnidentifiedImageError,
-    Image.DecompressionBombError,
-  ) as e:
+  # Pillow's SyntaxError is that of a broken PNG.
+  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
     return f'{type(e).__name__}: {e}'
-
-
-def _list_damaged(path: pathlib.Path, damaged: list[tuple[str, str]]) -> None:
-  if not damaged:
-    return
-  is_first = not path.exists()
-  with open(path, 'a', newline='', encoding='utf-8') as file:
-    writer = csv.writer(file, lineterminator='\n')
-    if is_first:
-      writer.writerow(('member', 'reason'))
-    writer.writerows(damaged)

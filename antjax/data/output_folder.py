@@ -50,12 +50,9 @@ def load_description(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def find_view(folder: str | os.PathLike[str], view: str) -> pathlib.Path:
-  """Returns the folder of a view of a data set, such as its tasks.
+  """Returns the folder of a view (tasks, examples or sequences) of a data set.
 
-  Args:
-    folder: Folder of the data set, with a folder for each view, or the folder
-      of the view itself.
-    view: Name of the view: tasks, examples or sequences.
+  `folder` is that of the data set, with a folder for each view, or the view's.
 
   Raises:
     FileNotFoundError: The data set is there, but not this view.
@@ -74,15 +71,10 @@ def find_view(folder: str | os.PathLike[str], view: str) -> pathlib.Path:
 def check_files(
   folder: str | os.PathLike[str], description: Mapping[str, Any], under: str
 ) -> None:
-  """Refuses files that are gone or of another size than was written.
-
-  Args:
-    folder: Folder with prepared data.
-    description: Description that `load_description` read.
-    under: Prefix of the files' paths, such as 'events/'.
+  """Refuses files, whose paths begin with `under`, that are not as written.
 
   Raises:
-    ValueError: There are such files; the message names them.
+    ValueError: Some are gone or of another size; the message names them.
   """
   sizes = {f['path']: f['bytes'] for f in description['files'].values()}
   damaged = _damaged(
@@ -113,10 +105,7 @@ def open_split(
 ) -> record_source.RecordSource:
   """Opens the records of a split as the `dataset.json` of the folder says.
 
-  Args:
-    folder: Folder with prepared data.
-    split: Name of a split, such as 'train'.
-    as_blocks: See `records.open_source`.
+  For `as_blocks`, see `records.open_source`.
 
   Raises:
     FileNotFoundError: The folder holds no prepared data.
@@ -209,9 +198,13 @@ def staged(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   Call `is_current` first: what is in `folder` is deleted at the end.
   """
   folder = pathlib.Path(os.path.abspath(folder))
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  prefix = _hidden(folder, 'partial')
-  stage = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+  parent = folder.parent
+  is_new = not parent.exists()
+  parent.mkdir(parents=True, exist_ok=True)
+  prefix = f'.{folder.name}.partial-'
+  for left in parent.glob(f'{glob.escape(prefix)}*'):
+    logging.warning('%s was left by a run that was killed; delete it.', left)
+  stage = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
   try:
     data = stage / 'data'
     data.mkdir()
@@ -221,14 +214,8 @@ def staged(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     data.rename(folder)
   finally:
     shutil.rmtree(stage)
-
-
-def _hidden(folder: pathlib.Path, use: str) -> str:
-  """How hidden folders beside `folder` begin; warns of those left there."""
-  prefix = f'.{folder.name}.{use}-'
-  for left in folder.parent.glob(f'{glob.escape(prefix)}*'):
-    logging.warning('%s was left by a run that was killed; delete it.', left)
-  return prefix
+    if is_new and not any(parent.iterdir()):
+      parent.rmdir()
 
 
 def make(
@@ -253,48 +240,29 @@ def make(
 
   Raises:
     ValueError: The folder holds other data or files that are not ours, or
-      `write_fn` raised one; the malformed lines are kept, see `keep_rejected`.
+      `write_fn` raised one; the malformed lines are kept, see `_keep_rejected`.
   """
   if is_current(folder, config, overwrite=overwrite):
     return load_description(folder), False
-  whole = pathlib.Path(os.path.abspath(folder))
-  with (
-    _parent(whole) as parent,
-    tempfile.TemporaryDirectory(
-      dir=parent, prefix=_hidden(whole, 'prepare')
-    ) as temporary,
-  ):
-    work = pathlib.Path(temporary)
+  with staged(folder) as stage:
+    work = stage.with_name('work')
+    work.mkdir()
     rejected = work / REJECTED
     try:
-      with staged(folder) as stage:
-        description = {**write_fn(stage, work), 'config': dict(config)}
-        if rejected.exists():
-          shutil.copy(rejected, stage / REJECTED)
-        text = json.dumps(description, indent=2, ensure_ascii=False)
-        (stage / DESCRIPTION).write_text(text + '\n', encoding='utf-8')
+      description = {**write_fn(stage, work), 'config': dict(config)}
     except ValueError as e:
-      raise ValueError(keep_rejected(str(e), rejected, folder)) from e
+      raise ValueError(_keep_rejected(str(e), rejected, folder)) from e
+    if rejected.exists():
+      shutil.copy(rejected, stage / REJECTED)
+    text = json.dumps(description, indent=2, ensure_ascii=False)
+    (stage / DESCRIPTION).write_text(text + '\n', encoding='utf-8')
   return description, True
-
-
-@contextlib.contextmanager
-def _parent(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Gives the parent of a folder; one made here goes if it stays empty."""
-  parent = folder.parent
-  is_new = not parent.exists()
-  parent.mkdir(parents=True, exist_ok=True)
-  try:
-    yield parent
-  finally:
-    if is_new and not any(parent.iterdir()):
-      parent.rmdir()
 
 
 def file_entry(
   folder: pathlib.Path, path: pathlib.Path
 ) -> Mapping[str, str | int]:
-  """Returns what a description says of a file in the folder."""
+  """What a description says of a file in the folder."""
   return {
     'path': str(path.relative_to(folder)),
     'bytes': path.stat().st_size,
@@ -314,7 +282,7 @@ def list_files(
   return files
 
 
-def keep_rejected(
+def _keep_rejected(
   message: str, rejected: pathlib.Path, out: str | os.PathLike[str]
 ) -> str:
   """Keeps the malformed lines of a refused run; returns the message for it.

@@ -2,138 +2,42 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bulk data work, written once as ibis expressions: map, split, group.
 
-Every function takes and returns ibis tables, so nothing is computed before a
-result is asked for and nothing has to fit in memory: DuckDB, embedded here,
-works out of core on all cores. The functions that work on tables are plain ibis
-and run unchanged on its other backends, such as Spark; `connect` is DuckDB's
-own.
+Functions take and return ibis tables, so nothing is computed before a result is
+asked for and nothing has to fit in memory. They are plain ibis and run
+unchanged on DuckDB and Spark.
 
 Results do not depend on the number of threads: every order is total, and what
 is random is ordered by a digest of (seed, key), not by a generator.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import glob
 import hashlib
 import os
 import pathlib
 import re
 import shutil
-import sys
 import tempfile
 
 import ibis
 from ibis.expr import types as ir
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from antjax.data import record_schema, record_writer
 
 
-def connect(
-  *,
-  threads: int = 0,
-  memory_limit: str = '',
-  temp_directory: str | os.PathLike[str] = '',
-  database: str | os.PathLike[str] = ':memory:',
-) -> ibis.BaseBackend:
-  """Opens an in-process DuckDB that spills to disk what exceeds memory.
-
-  Args:
-    threads: Number of threads; 0 means all cores.
-    memory_limit: Size such as '4GB'; '' means 80% of the memory.
-    temp_directory: Folder to spill to; '' means `.tmp` in the working folder.
-    database: File for the tables that are made, for those larger than memory.
-
-  Returns:
-    An ibis backend. Disconnect it with `con.disconnect()`.
-  """
-  options: dict[str, object] = {}
-  if threads:
-    options['threads'] = threads
-  if memory_limit:
-    options['memory_limit'] = memory_limit
-  if temp_directory:
-    options['temp_directory'] = os.fspath(temp_directory)
-  con = ibis.duckdb.connect(os.fspath(database), **options)
-  con.raw_sql('SET enable_progress_bar = false')
-  return con
-
-
-def connect_spark(
-  *,
-  threads: int = 0,
-  memory_limit: str = '',
-  temp_directory: str | os.PathLike[str],
-  master: str = '',
-) -> ibis.BaseBackend:
-  """Opens Spark: the session that is there, or a new one.
-
-  Args:
-    threads: Threads of a local Spark; 0 means all cores.
-    memory_limit: Memory of a local Spark, such as '4g'; '' means Spark's own.
-    temp_directory: Existing folder to spill to.
-    master: Spark's master; '' means this machine.
-
-  Returns:
-    An ibis backend. Disconnecting it ends the session.
-
-  Raises:
-    RuntimeError: pyspark or Java is missing.
-  """
-  try:
-    from pyspark.sql import SparkSession
-  except ImportError as e:
-    raise RuntimeError(
-      "engine=spark needs pyspark: pip install 'antjax[spark]'."
-    ) from e
-  if not (shutil.which('java') or master):
-    raise RuntimeError(
-      'engine=spark runs Spark on this machine and needs Java 17, such as'
-      ' openjdk-17-jre-headless; or name a cluster with --spark_master.'
-    )
-  folder = os.path.abspath(temp_directory)
-  builder = SparkSession.builder.master(master or f'local[{threads or "*"}]')
-  settings = {
-    'spark.local.dir': folder,
-    'spark.sql.warehouse.dir': os.path.join(folder, 'warehouse'),
-    'spark.sql.session.timeZone': 'UTC',
-    'spark.ui.enabled': 'false',
-  }
-  if memory_limit:
-    settings['spark.driver.memory'] = memory_limit
-  for name, value in settings.items():
-    builder = builder.config(name, value)
-  session = builder.getOrCreate()
-  session.sparkContext.setLogLevel('ERROR')
-  if not master:
-    # The first python3 on the path, Spark's choice, may lack our packages.
-    session.sparkContext.pythonExec = sys.executable
-  return ibis.pyspark.connect(session)
-
-
-def exact_path(
+def read_parquet(
   con: ibis.BaseBackend, path: str | os.PathLike[str], files: str = ''
-) -> str:
-  """Returns what an engine, which takes paths for patterns, reads a path by.
-
-  Args:
-    con: The engine: DuckDB or Spark.
-    path: File or folder.
-    files: Pattern of the files in the folder; '' means the path itself.
-  """
+) -> ir.Table:
+  """Opens a Parquet file, or those of a folder that a pattern `files` names."""
+  # Engines take paths for patterns.
   if con.name == 'pyspark':  # By Hadoop's rules.
     exact = re.sub(r'([][\\{}*?])', r'\\\1', os.fspath(path))
   else:
     exact = glob.escape(os.fspath(path))
-  return os.path.join(exact, files) if files else exact
-
-
-def read_parquet(
-  con: ibis.BaseBackend, path: str | os.PathLike[str], files: str = ''
-) -> ir.Table:
-  """Opens a Parquet file, or some of a folder; see `exact_path`."""
-  return con.read_parquet(exact_path(con, path, files))
+  return con.read_parquet(os.path.join(exact, files) if files else exact)
 
 
 class Steps:
@@ -147,9 +51,12 @@ class Steps:
 
   def __call__(self, name: str, table: ir.Table) -> ir.Table:
     """Computes a table; its file outlives the result."""
-    path = self.path(name)
-    table.to_parquet(str(path))
-    return read_parquet(self.con, path)
+    table.to_parquet(str(self.path(name)))
+    return self.again(name)
+
+  def again(self, name: str) -> ir.Table:
+    """Opens a table that was computed before."""
+    return read_parquet(self.con, self.path(name))
 
   def drop(self, name: str) -> None:
     """Gives the room of a table back."""
@@ -200,7 +107,6 @@ def dense_ids(
   column: str,
   *,
   first: int = 0,
-  name: str = 'id',
   known: ir.Table | None = None,
 ) -> ir.Table:
   """Maps the distinct values of a column, in sorted order, to dense ids.
@@ -209,44 +115,48 @@ def dense_ids(
     table: Table with the column; NULLs get no id.
     column: Column to map.
     first: First id; 1 leaves id 0 for values that are not in the map.
-    name: Name of the id column.
     known: Table (value text, id) of values that have ids from `first` on; they
       keep them, whether they occur or not, and new values follow.
 
   Returns:
-    Table (column, name), one row a distinct value; `name` is int32.
+    Table (column, id int32), one row a distinct value.
   """
   values = table.filter(table[column].notnull()).select(column).distinct()
   old = None
   if known is not None:
     value = known['value'].cast(values[column].type())
-    old = known.select(**{column: value, name: known['id'].cast('int32')})
+    old = known.select(**{column: value, 'id': known['id'].cast('int32')})
     values = values.anti_join(old, column)
-    first += old.count().to_pyarrow().as_py()
+    first += count(old)
   position = ibis.row_number().over(ibis.window(order_by=values[column]))
-  new = values.mutate(**{name: (position + first).cast('int32')})
+  new = values.mutate(id=(position + first).cast('int32'))
   return new if old is None else ibis.union(old, new)
 
 
-def to_ids(
-  table: ir.Table, column: str, ids: ir.Table, *, missing: int = 0
-) -> ir.Table:
-  """Replaces a column's values by their ids from `dense_ids`.
+def to_ids(table: ir.Table, ids: Mapping[str, ir.Table]) -> ir.Table:
+  """Replaces values by int32 ids, 0 for those that have none.
 
   Args:
-    table: Table with the column.
-    column: Column to replace.
-    ids: Table (column, id) with each value once.
-    missing: Id of values that are not in `ids`.
-
-  Returns:
-    `table` with `column` as int32 ids.
+    table: Table with the columns.
+    ids: Column to replace -> table (column, id) with each value once.
   """
-  # '_id' is a column of many tables.
-  renamed = ids.select(__key=ids[column], __id=ids['id'])
-  joined = table.left_join(renamed, table[column] == renamed['__key'])
-  value = ibis.coalesce(joined['__id'], missing).cast('int32')
-  return joined.mutate(**{column: value}).drop('__key', '__id')
+  # One chain of joins: ibis takes long for nested ones.
+  joined = table.select(*table.columns)  # Ends a join of before.
+  coded = {}
+  for number, (name, known) in enumerate(ids.items()):
+    # '_id' is a column of many tables.
+    key, value = f'__key_{number}', f'__id_{number}'
+    known = known.select(**{key: known[name], value: known['id']})
+    joined = joined.left_join(known, [(name, key)])
+    coded[name] = value
+  return joined.select(
+    **{
+      name: ibis.coalesce(joined[coded[name]], 0).cast('int32')
+      if name in coded
+      else joined[name]
+      for name in table.columns
+    }
+  )
 
 
 def in_first_share(
@@ -254,15 +164,7 @@ def in_first_share(
 ) -> ir.BooleanValue:
   """Marks a seeded random share of the rows of a table of distinct keys.
 
-  Args:
-    table: Table with one row a key.
-    key: Column with the keys.
-    share: Share of the rows to mark; exactly round(share * rows) are marked.
-    seed: Seed of the choice.
-    salt: Name of the use, see `digest`.
-
-  Returns:
-    A boolean column of `table`.
+  Exactly round(share * rows) are marked. For the salt, see `digest`.
   """
   order = digest(seed, salt, table[key])
   rank = ibis.row_number().over(ibis.window(order_by=[order, table[key]]))
@@ -284,9 +186,6 @@ def group_into_lists(
     lists: Columns to collect, all in the same order.
     order_by: Columns that order the rows of a group; together with the key they
       must identify a row, or the order is not defined.
-
-  Returns:
-    Table of `by` and `lists`, the latter now arrays.
   """
   keys = [table[name] for name in order_by]
   return table.group_by(list(by)).agg(
@@ -299,33 +198,25 @@ def write_records(
   path: str | os.PathLike[str],
   schema: record_schema.Schema,
   *,
-  on_batch: Callable[[pa.RecordBatch], None] = lambda batch: None,
+  block_size: int = 256,
 ) -> int:
-  """Writes a table as a record file, without having it whole in memory.
+  """Writes a table as a record file; returns the number of records.
 
   Args:
     table: Table with the fields of `schema`, ordered as the records shall be.
-    path: File to write, .parquet or .array_record; appears only when whole.
-    schema: Fields to write and their types.
-    on_batch: Function called with each batch of records that is written.
-
-  Returns:
-    Number of records.
+    path: See `record_writer.write`.
+    schema: See `record_writer.write`.
+    block_size: See `record_writer.write`.
   """
   path = pathlib.Path(path)
-
-  def batches() -> Iterator[pa.RecordBatch]:
-    for batch in stream(table, path.parent, list(schema)):
-      on_batch(batch)
-      yield batch
-
-  return record_writer.write(path, batches(), schema)
+  batches = stream(table, path.parent, list(schema))
+  return record_writer.write(path, batches, schema, block_size=block_size)
 
 
 def stream(
   table: ir.Table,
   folder: str | os.PathLike[str],
-  columns: Sequence[str],
+  columns: Sequence[str] | None = None,
   *,
   batch_rows: int = 1024,
 ) -> Iterator[pa.RecordBatch]:
@@ -335,7 +226,7 @@ def stream(
     table: Table, ordered as its rows shall come.
     folder: Existing folder with room for the table, which goes by way of a
       file there: every ibis backend writes one out of core.
-    columns: Columns to give.
+    columns: Columns to give; None: all.
     batch_rows: Largest number of rows of a batch.
   """
   with tempfile.TemporaryDirectory(dir=folder, prefix='.write-') as temporary:
@@ -345,4 +236,36 @@ def stream(
     parts = sorted(whole.glob('*.parquet')) if whole.is_dir() else [whole]
     for part in parts:
       with pq.ParquetFile(part) as file:
-        yield from file.iter_batches(batch_rows, columns=list(columns))
+        yield from file.iter_batches(batch_rows, columns=columns)
+
+
+def write_int32(
+  path: pathlib.Path,
+  table: ir.Table,
+  column: str,
+  folder: str | os.PathLike[str],
+) -> int:
+  """Writes a column of integers as a .npy file of int32; returns their number.
+
+  The table is ordered as the values shall be; `folder` has room for it.
+  """
+  size = 0
+  with open(path, 'wb') as file:
+
+    def write_header(size: int) -> None:
+      # numpy leaves room for any size.
+      head = {'descr': '<i4', 'fortran_order': False, 'shape': (size,)}
+      np.lib.format.write_array_header_1_0(file, head)
+
+    write_header(size)
+    for batch in stream(table, folder, [column], batch_rows=65_536):
+      part = batch[column].to_numpy(zero_copy_only=False)
+      file.write(part.astype('<i4').tobytes())
+      size += len(part)
+    if not size:
+      # An empty array cannot be memory-mapped: it gets a value that nothing
+      # refers to.
+      file.write(bytes(4))
+    file.seek(0)
+    write_header(max(size, 1))
+  return size

@@ -26,11 +26,7 @@ class Field:
   width: int = 0
 
   def arrow_type(self, *, is_padded: bool = False) -> pa.DataType:
-    """Returns the Arrow type of the column.
-
-    Args:
-      is_padded: Whether the inner lists of ndim=2 have `width` values each.
-    """
+    """The Arrow type of the column; inner lists of `width` values if padded."""
     kind = (
       pa.string()
       if self.dtype == 'str'

@@ -3,12 +3,11 @@
 """Parses files piece by piece in threads, and writes good rows as Parquet."""
 
 import collections
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 import dataclasses
 import os
 import pathlib
-import threading
-from typing import Generic, Self, TypeVar
+from typing import Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,15 +17,14 @@ from antjax.data.rejects import BadRow, Rejects
 
 ROW = '__row'  # Column of the numbers of rows, int64.
 _PART_BYTES = 1 << 30
-_Piece = TypeVar('_Piece')
 
 
 @dataclasses.dataclass
-class Counts:
-  """What files hold.
+class RowCounts:
+  """Rows of files, those set aside included, and what was done to them.
 
   Attributes:
-    rows: Rows, those set aside included.
+    rows: Number of rows.
     rejected: Reason -> rows set aside.
     filled: Column -> fields that another value stands for now.
   """
@@ -39,11 +37,12 @@ class Counts:
     default_factory=collections.Counter
   )
 
-  def add(self, other: 'Counts') -> None:
-    """Adds other counts to these."""
-    self.rows += other.rows
-    self.rejected += other.rejected
-    self.filled += other.filled
+  def __add__(self, other: 'RowCounts') -> 'RowCounts':
+    return RowCounts(
+      self.rows + other.rows,
+      self.rejected + other.rejected,
+      self.filled + other.filled,
+    )
 
   @property
   def rejected_lines(self) -> int:
@@ -64,7 +63,7 @@ class Parsed:
     table: Good rows: the columns, and `ROW`, their places in the file.
     bad: Rows set aside, in their order.
     filled: Column -> values that were filled in.
-    size: Size of this part of the file, in the unit of `Source.size`.
+    size: Size of this part of the file, in the unit of `RowSource.size`.
   """
 
   table: pa.Table
@@ -72,35 +71,33 @@ class Parsed:
   filled: collections.Counter[str]
   size: int
 
-  def counts(self) -> Counts:
+  def counts(self) -> RowCounts:
     """Counts the rows."""
     rejected = collections.Counter(bad.reason for bad in self.bad)
-    return Counts(self.table.num_rows + len(self.bad), rejected, self.filled)
+    return RowCounts(self.table.num_rows + len(self.bad), rejected, self.filled)
 
 
 @dataclasses.dataclass(frozen=True)
-class Source(Generic[_Piece]):
+class RowSource:
   """A file as pieces that are parsed in parallel.
 
   Attributes:
     path: The file.
-    pieces: Its pieces, read as they are taken.
-    parse: Parses a piece, in any thread.
+    pieces: Functions that parse its pieces, in any thread; read as taken.
     size: Size of the file, infinite where unknown.
     smallest: Size of the smallest row.
     unit: Name of its rows.
   """
 
   path: pathlib.Path
-  pieces: Iterable[_Piece]
-  parse: Callable[[_Piece], Parsed]
+  pieces: Iterable[Callable[[], Parsed]]
   size: float
   smallest: float = 1
   unit: str = 'lines'
 
 
 def write(
-  sources: Sequence[Callable[[], Source[_Piece]]],
+  sources: Iterable[RowSource],
   folder: pathlib.Path,
   rejects: Rejects,
   no_rows: Callable[[], pa.Table],
@@ -109,45 +106,48 @@ def write(
   file_bits: int = 0,
   threads: int = 0,
   progress: Callable[[str], None] = lambda text: None,
-) -> Counts:
-  """Writes the good rows of sources, one after another; see `text_reader.read`.
+) -> RowCounts:
+  """Writes the good rows of sources, one after another.
 
   Args:
-    sources: Functions that open the sources.
-    folder: See `text_reader.read`.
-    rejects: See `text_reader.read`.
+    sources: Files, opened as they are taken.
+    folder: Existing folder for `part-*.parquet`; at least one is written.
+    rejects: Lists rows that are set aside, and refuses too many of them.
     no_rows: Makes the table of no rows.
-    finish: See `text_reader.read`.
-    file_bits: See `text_reader.Layout`.
-    threads: See `text_reader.read`.
-    progress: See `text_reader.read`.
+    finish: Makes what is written of the rows of a piece and their file; called
+      in any thread.
+    file_bits: See `text_reader.TextLayout`.
+    threads: Number of threads; 0 means one a core.
+    progress: Function called with a text at the start of each file.
   """
-  total = Counts()
+  total = RowCounts()
   threads = threads or os.cpu_count() or 1
   path = pathlib.Path()
   with _Parts(folder) as parts:
-    for number, opened in enumerate(sources):
-      source = opened()
+    for number, source in enumerate(sources):
       path = source.path
       progress(f'reading {path.name}')
       first = (number << file_bits) + 1 if file_bits else total.rows
 
-      def work(piece: _Piece) -> tuple[Counts, int, list[BadRow]]:
-        parsed = source.parse(piece)
-        if parsed.table.num_rows:
-          parts.write(finish(_numbered(parsed.table, first), path))
-        return parsed.counts(), parsed.size, parsed.bad
+      def work(piece: Callable[[], Parsed]) -> tuple[Parsed, pa.Table]:
+        parsed = piece()
+        place = parsed.table.schema.get_field_index(ROW)
+        rows = parsed.table[place].to_numpy() + first
+        table = parsed.table.set_column(place, ROW, pa.array(rows))
+        return parsed, finish(table, path) if len(rows) else table
 
-      counts, left = Counts(), source.size
-      for more, size, bad in thread_map.in_order(work, source.pieces, threads):
-        counts.add(more)
-        left -= size
-        rejects.add(path, bad)
+      counts, left = RowCounts(), source.size
+      for parsed, table in thread_map.in_order(work, source.pieces, threads):
+        counts += parsed.counts()
+        left -= parsed.size
+        rejects.add(path, parsed.bad)
         if left > 0:  # No more rows than these can follow.
           most = counts.rows + left / source.smallest
           _check(rejects, source, counts, most)
+        if table.num_rows:
+          parts.write(table)
       _check(rejects, source, counts)
-      total.add(counts)
+      total += counts
     if not total.good:
       parts.write(finish(no_rows(), path))
   return total
@@ -155,8 +155,8 @@ def write(
 
 def _check(
   rejects: Rejects,
-  source: Source[_Piece],
-  counts: Counts,
+  source: RowSource,
+  counts: RowCounts,
   most: float | None = None,
 ) -> None:
   reasons = counts.rejected.most_common()
@@ -170,49 +170,32 @@ def _check(
   )
 
 
-def _numbered(table: pa.Table, first: int) -> pa.Table:
-  place = table.schema.get_field_index(ROW)
-  rows = table[place].to_numpy() + first
-  return table.set_column(place, ROW, pa.array(rows))
-
-
 class _Parts:
-  """Parquet files that several threads write, each one file at a time."""
+  """Parquet files of about `_PART_BYTES`, whole when the context ends."""
 
   def __init__(self, folder: pathlib.Path):
-    """The files are whole when the context ends."""
-    self._folder = folder
-    self._free: list[tuple[pq.ParquetWriter, int]] = []
-    self._lock = threading.Lock()
-    self._num_files = 0
+    self._folder, self._num_files, self._size = folder, 0, 0
+    self._writer: pq.ParquetWriter | None = None
 
   def __enter__(self) -> Self:
     return self
 
   def __exit__(self, *error: object) -> None:
-    for writer, _ in self._free:
-      writer.close()
+    if self._writer is not None:
+      self._writer.close()
 
   def write(self, table: pa.Table) -> None:
-    """Adds a table to a file that no other thread writes to now."""
-    with self._lock:
-      writer, size = self._free.pop() if self._free else (None, 0)
-      if writer is None:
-        self._num_files += 1
-        path = self._folder / f'part-{self._num_files:05d}.parquet'
-    if writer is None:
+    """Adds a table, to a new file where the last one is full."""
+    if self._writer is None or self._size > _PART_BYTES:
+      self.__exit__()
+      self._num_files, self._size = self._num_files + 1, 0
       # Read once, and soon: neither packed nor coded.
-      writer = pq.ParquetWriter(
-        path,
+      self._writer = pq.ParquetWriter(
+        self._folder / f'part-{self._num_files:05d}.parquet',
         table.schema,
         compression='none',
         use_dictionary=False,
         write_statistics=False,
       )
-    writer.write_table(table)
-    size += table.nbytes
-    if size > _PART_BYTES:
-      writer.close()
-      return
-    with self._lock:
-      self._free.append((writer, size))
+    self._writer.write_table(table)
+    self._size += table.nbytes

@@ -12,12 +12,8 @@ import yaml
 from antjax.data.schema import ItemTable, Schema
 
 PAGE = 'docs/data.md'
-_LISTS = tuple(
-  'ids numeric texts log item_columns ignore history_names'.split()
-)
-_NAMES = tuple(
-  'user item time text title domain label rating task split'.split()
-)
+_LISTS = 'ids numeric texts log item_columns ignore history_names'.split()
+_NAMES = 'user item time text title domain label rating task split'.split()
 _OF_A_COLUMN = ('type', 'empty', 'separator')
 
 
@@ -31,14 +27,15 @@ def make(
 ) -> Schema:
   """Makes a schema, with features by the types of columns.
 
+  Where neither a user nor an item is named, columns that are for nothing else
+  are features: floats numeric ones, all others categories.
+
   Args:
     columns: Column -> type, or {'type': type, 'empty': number,
       'separator': text}, the latter two where they apply.
-    ids: Categorical features. None means, where neither a user nor an item is
-      named, all columns that are for nothing else, and otherwise none.
-    numeric: Numeric features. None means, where neither a user nor an item is
-      named, all columns of floats that are for nothing else.
-    ignore: Columns to leave out by default.
+    ids: Categorical features, instead of those by type.
+    numeric: Numeric features, instead of those by type.
+    ignore: Columns that are no feature by type.
     **rest: Further fields of `Schema`.
 
   Raises:
@@ -82,9 +79,7 @@ def load(path: str) -> Schema:
     FileNotFoundError: No such file.
     ValueError: It is neither, or says something that cannot be.
   """
-  value = _read(path)
-  _check_keys(path, value, ('columns',), Schema)
-  found = _checked(path, value, lists=_LISTS, names=_NAMES)
+  found = _checked(path, _read(path), Schema, ('columns',), _LISTS, _NAMES)
   items = found.pop('items', None)
   threshold = found.get('positive_from')
   if threshold is not None and not isinstance(threshold, (int, float)):
@@ -96,10 +91,10 @@ def load(path: str) -> Schema:
 
 def _items(path: str, value: Any) -> ItemTable:
   """The entry `items`; its source is beside the schema file."""
-  where = f'{path}: items'
-  _check_keys(where, value, ('source', 'columns', 'item'), ItemTable)
-  lists = ('ids', 'numeric')
-  found = _checked(where, value, lists=lists, names=('item', 'source'))
+  lists, needed = ('ids', 'numeric'), ('source', 'columns', 'item')
+  found = _checked(
+    f'{path}: items', value, ItemTable, needed, lists, ('item', 'source')
+  )
   found |= _parted(found.pop('columns'))
   found |= {name: tuple(found.get(name, ())) for name in lists}
   found['source'] = str(pathlib.Path(path).parent / found['source'])
@@ -140,10 +135,18 @@ def _read(path: str) -> Any:
     raise ValueError(f'{path} is neither JSON nor YAML ({text}).') from e
 
 
-def _check_keys(
-  path: str, value: Any, needed: tuple[str, ...], kind: type
-) -> None:
-  """Raises ValueError where an entry is lacking or not known."""
+def _checked(
+  path: str,
+  value: Any,
+  kind: type,
+  needed: Sequence[str],
+  lists: Sequence[str],
+  names: Sequence[str],
+) -> dict[str, Any]:
+  """The entries of a file; names that YAML took for numbers are texts again.
+
+  Raises ValueError where an entry is lacking, unknown or not what it must be.
+  """
   if not isinstance(value, dict) or not all(value.get(n) for n in needed):
     raise ValueError(f'{path}: needed: {", ".join(needed)}; {PAGE} shows them.')
   known = {f.name for f in dataclasses.fields(kind)} - {'empty', 'separator'}
@@ -154,39 +157,18 @@ def _check_keys(
       f' {", ".join(sorted(known))}.'
     )
 
-
-def _checked(
-  path: str,
-  value: Mapping[str, Any],
-  *,
-  lists: Sequence[str],
-  names: Sequence[str],
-) -> dict[str, Any]:
-  """The entries of a file; names that YAML took for numbers are texts again.
-
-  Args:
-    path: Path of the file, for error messages.
-    value: Its content, with `columns`.
-    lists: Entries that are lists of columns.
-    names: Entries that are a column.
-
-  Raises:
-    ValueError: An entry is not what it must be.
-  """
-
   def need(name: str, what: str, is_met: bool) -> None:
     if not is_met:
       raise ValueError(f'{path}: {name}: {value.get(name)!r}; needed: {what}.')
 
   columns = value['columns']
   need('columns', 'column: type, one a line', isinstance(columns, dict))
+  what = f'of a column, only {", ".join(_OF_A_COLUMN)}'
   for entry in columns.values():
-    number = entry.get('empty', 0) if isinstance(entry, dict) else 0
-    need('columns', 'numbers as empty', isinstance(number, (int, float)))
     if isinstance(entry, dict):
-      what = f'of a column, only {", ".join(_OF_A_COLUMN)}'
+      number, separator = entry.get('empty', 0), entry.get('separator', '')
+      need('columns', 'numbers as empty', isinstance(number, (int, float)))
       need('columns', what, {*entry} <= {*_OF_A_COLUMN})
-      separator = entry.get('separator', '')
       need('columns', 'texts as separator', isinstance(separator, str))
   found = {**value, 'columns': {str(k): v for k, v in columns.items()}}
   for name in lists:

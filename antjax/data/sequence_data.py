@@ -120,11 +120,6 @@ class SequenceData:
     return self._column(ITEMS, 'key')
 
   @functools.cached_property
-  def user_keys(self) -> list[str]:
-    """Name of each user in the source, [U]."""
-    return self._column(USERS, 'key')
-
-  @functools.cached_property
   def num_domains(self) -> np.ndarray:
     """int32 [U], domains of each user's events."""
     table = pq.read_table(self._folder / USERS, columns=['num_domains'])
@@ -193,12 +188,9 @@ class SequenceData:
     return found.of_items(is_kept)
 
   def examples(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Examples of a split, in the order of users: (user, position).
+    """Examples (user, position) int32 [X] of a split, in the order of users.
 
     The target is the event at that position of the user's `all_events`.
-
-    Returns:
-      (user int32 [X], position int32 [X]).
 
     Raises:
       ValueError: Another name of a split.
@@ -218,11 +210,7 @@ class SequenceData:
     return user.astype(np.int32), position.astype(np.int32)
 
   def domain_id(self, name: str) -> int:
-    """Place of a domain in `domain_names`.
-
-    Raises:
-      ValueError: No such domain.
-    """
+    """Place of a domain in `domain_names`; ValueError if it is not there."""
     if name not in self.domain_names:
       raise ValueError(
         f'domain {name!r}: {self.description["name"]} has'

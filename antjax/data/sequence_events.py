@@ -69,13 +69,9 @@ class SequenceEvents:
   def examples(
     self, index: np.ndarray | None = None
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Examples by their number, users one after the other.
+    """Examples (user, position) int32 [X] by their number, user by user.
 
-    Args:
-      index: int [X], from 0 to num_examples - 1; None: all of them.
-
-    Returns:
-      (user int32 [X], position int32 [X]).
+    `index`, int [X], is from 0 to num_examples - 1; None means all of them.
     """
     if index is None:
       index = np.arange(self.num_examples)
@@ -85,11 +81,7 @@ class SequenceEvents:
     return user.astype(np.int32), position.astype(np.int32)
 
   def targets(self, user: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """int32 [X], the item at each example's position.
-
-    Raises:
-      ValueError: A position beyond its user's events.
-    """
+    """int32 [X], the item at each example's position; see `spans`."""
     _, stops = self.spans(user, position)
     return np.asarray(self.events[stops], np.int32)
 
@@ -114,11 +106,7 @@ class SequenceEvents:
   def histories(
     self, user: np.ndarray, position: np.ndarray, length: int
   ) -> np.ndarray:
-    """The newest events before each position, oldest first.
-
-    Returns:
-      int32 [X, length], 0 behind the newest event.
-    """
+    """The newest events before each position, int32 [X, length]."""
     return newest(self.events, *self.spans(user, position), length)
 
   def whole_histories(
@@ -128,11 +116,7 @@ class SequenceEvents:
     return self.histories(user, position, int(np.max(position, initial=0)))
 
   def of_items(self, is_kept: np.ndarray) -> 'SequenceEvents':
-    """The events of some items only, copied; users stay, perhaps with none.
-
-    Args:
-      is_kept: bool [items].
-    """
+    """The events of the items in a mask, bool [items], copied."""
     places = np.repeat(self.starts, self.lengths)
     firsts = np.cumsum(self.lengths) - self.lengths
     places += np.arange(len(places)) - np.repeat(firsts, self.lengths)
@@ -181,14 +165,7 @@ class SequenceEvents:
 def newest(
   events: np.ndarray, starts: np.ndarray, stops: np.ndarray, length: int
 ) -> np.ndarray:
-  """The newest events of spans, int32 [X, length], 0 behind the newest one.
-
-  Args:
-    events: int32 [E]; may be a memory map.
-    starts: int [X].
-    stops: int [X].
-    length: Events to take.
-  """
+  """The newest events of spans, int32 [X, length], 0 behind the newest one."""
   places = np.maximum(starts, stops - length)[:, None] + np.arange(length)
   is_there = places < stops[:, None]
   found = np.zeros(places.shape, np.int32)
@@ -197,26 +174,23 @@ def newest(
 
 
 class ExampleSource:
-  """Examples as records {'user', 'position'}, for `LeasedDataset` and Grain."""
+  """Examples as records {'user', 'position'}, int32 scalars."""
 
   def __init__(self, events: SequenceEvents):
-    """Reads nothing."""
     self._events = events
 
   def __len__(self) -> int:
     return self._events.num_examples
 
   def read(self, start: int, stop: int) -> Sequence[dict[str, Any]]:
-    """Returns the examples start <= index < stop, int32 scalars."""
+    """Returns the examples start <= index < stop."""
     record_source.check_block('ExampleSource', start, stop, len(self))
-    user, position = self._events.examples(np.arange(start, stop))
-    return [
-      {'user': u, 'position': p} for u, p in zip(user, position, strict=True)
-    ]
+    found = zip(*self._events.examples(np.arange(start, stop)), strict=True)
+    return [{'user': u, 'position': p} for u, p in found]
 
 
 class SpanSource:
-  """Spans of events as records {'start', 'stop'}; see `windows`."""
+  """Spans of events as records {'start', 'stop'}, int64; see `windows`."""
 
   def __init__(self, starts: np.ndarray, stops: np.ndarray):
     self._starts, self._stops = starts, stops
@@ -225,10 +199,7 @@ class SpanSource:
     return len(self._starts)
 
   def read(self, start: int, stop: int) -> Sequence[dict[str, Any]]:
-    """Returns the spans start <= index < stop, int64 scalars."""
+    """Returns the spans start <= index < stop."""
     record_source.check_block('SpanSource', start, stop, len(self))
-    part = slice(start, stop)
-    return [
-      {'start': a, 'stop': b}
-      for a, b in zip(self._starts[part], self._stops[part], strict=True)
-    ]
+    found = zip(self._starts[start:stop], self._stops[start:stop], strict=True)
+    return [{'start': a, 'stop': b} for a, b in found]

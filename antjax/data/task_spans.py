@@ -11,6 +11,7 @@ the sorted rows writes a split, with few rows in memory at a time.
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import pathlib
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,24 +20,56 @@ import pyarrow.parquet as pq
 _SPANS = 256  # Records that are built at a time.
 
 
-@dataclasses.dataclass(frozen=True)
-class SpanConfig:
-  """How the rows of a task become records.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+  """How rows become tasks."""
 
-  Attributes:
-    query_size: Rows of a query of an evaluation record.
-    max_support: Largest number of support rows of an evaluation record.
-    min_rows: Smallest number of rows of a task that is evaluated.
-    test_share: Share of a task's rows, its last ones, that are queries; at
-      least `query_size` rows.
-    max_rows: Largest number of rows of a training record; longer tasks are cut.
-  """
+  seed: Annotated[int, 'Seed of the choice of cold tasks and of orders.'] = 0
+  order: Annotated[
+    Literal['time', 'random'],
+    "Order of a task's rows; queries are the last ones.",
+  ] = 'time'
+  cold_share: Annotated[
+    float, 'Share of the tasks that are never trained on.'
+  ] = 0.1
+  query_size: Annotated[int, 'Rows of a query of an evaluation record.'] = 10
+  max_support: Annotated[int, 'Most support rows of an evaluation record.'] = (
+    128
+  )
+  min_rows: Annotated[int, 'Fewest rows of a task that is evaluated.'] = 13
+  test_share: Annotated[
+    float,
+    "Share of a task's rows, its last ones, that are queries; at least"
+    ' query_size rows.',
+  ] = 0.2
+  max_rows: Annotated[
+    int, 'Most rows of a training record; longer tasks are cut.'
+  ] = 512
+  min_count: Annotated[
+    int, 'Training rows that a value needs for an id of its own; 0 is the rest.'
+  ] = 1
+  max_values: Annotated[
+    int,
+    'Most values in a row of a feature that has many; of longer lists the first'
+    ' ones stay. Records are as wide as the longest list.',
+  ] = 50
 
-  query_size: int
-  max_support: int
-  min_rows: int
-  test_share: float
-  max_rows: int
+  def __post_init__(self) -> None:
+    if not (0 <= self.cold_share < 1 and 0 <= self.test_share < 1):
+      raise ValueError(
+        'needed 0 <= cold_share, test_share < 1; got'
+        f' {self.cold_share}, {self.test_share}.'
+      )
+    if not 0 < self.query_size < self.min_rows or self.max_support < 1:
+      raise ValueError(
+        'needed 0 < query_size < min_rows and max_support > 0; got'
+        f' {self.query_size}, {self.min_rows}, {self.max_support}.'
+      )
+    if min(self.max_rows, self.min_count, self.max_values) < 1:
+      raise ValueError(
+        'max_rows, min_count and max_values must be positive; got'
+        f' {self.max_rows}, {self.min_count}, {self.max_values}.'
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,15 +92,15 @@ class Spans:
     return len(self.task)
 
 
-def num_test(num_rows: np.ndarray, config: SpanConfig) -> np.ndarray:
-  """Returns how many of the last rows of each task are queries, int64 [N]."""
+def _num_test(num_rows: np.ndarray, config: TaskConfig) -> np.ndarray:
+  """How many of the last rows of each task are queries, int64 [N]."""
   share = np.floor(num_rows * config.test_share).astype(np.int64)
   test = np.maximum(share, config.query_size)
   return np.where(num_rows >= config.min_rows, test, 0)
 
 
 def training(
-  num_rows: np.ndarray, is_warm: np.ndarray, config: SpanConfig
+  num_rows: np.ndarray, is_warm: np.ndarray, config: TaskConfig
 ) -> Spans:
   """Cuts all but the queries of the warm tasks into records.
 
@@ -76,36 +109,24 @@ def training(
     is_warm: Whether a task is trained on, bool [N].
     config: How the rows of a task are cut.
   """
-  size = np.where(is_warm, num_rows - num_test(num_rows, config), 0)
-  return _cut(_first(num_rows), size, config.max_rows)
+  size = np.where(is_warm, num_rows - _num_test(num_rows, config), 0)
+  return _cut(np.cumsum(num_rows) - num_rows, size, config.max_rows)
 
 
 def evaluation(
-  num_rows: np.ndarray, is_chosen: np.ndarray, config: SpanConfig
+  num_rows: np.ndarray, is_chosen: np.ndarray, config: TaskConfig
 ) -> Spans:
-  """Makes a record of each query of the chosen tasks.
+  """Makes a record of each query of the chosen tasks, bool [N].
 
   A query is the next `query_size` of a task's last rows; its support are the
   rows before it, those of earlier queries too.
-
-  Args:
-    num_rows: Rows of each task, [N].
-    is_chosen: Whether a task is evaluated, bool [N].
-    config: How the rows of a task are cut.
   """
-  test = np.where(is_chosen, num_test(num_rows, config), 0)
-  first = _first(num_rows)
+  test = np.where(is_chosen, _num_test(num_rows, config), 0)
+  first = np.cumsum(num_rows) - num_rows
   queries = _cut(first + num_rows - test, test, config.query_size)
   start = np.maximum(queries.start - config.max_support, first[queries.task])
-  return dataclasses.replace(
-    queries,
-    start=start,
-    num_query=(queries.stop - queries.start).astype(np.int32),
-  )
-
-
-def _first(num_rows: np.ndarray) -> np.ndarray:
-  return np.cumsum(num_rows) - num_rows
+  num_query = (queries.stop - queries.start).astype(np.int32)
+  return dataclasses.replace(queries, start=start, num_query=num_query)
 
 
 def _cut(first: np.ndarray, size: np.ndarray, length: int) -> Spans:
@@ -125,7 +146,7 @@ def _cut(first: np.ndarray, size: np.ndarray, length: int) -> Spans:
 def record_batches(
   sorted_rows: pathlib.Path,
   spans: Spans,
-  fields: Mapping[str, str],
+  columns: Sequence[str],
   values: Mapping[str, pathlib.Path] | None = None,
 ) -> Iterator[pa.RecordBatch]:
   """Streams the records of spans.
@@ -133,15 +154,15 @@ def record_batches(
   Args:
     sorted_rows: Parquet file, or folder of files in the order of their names.
     spans: Records, in rising order of start and stop.
-    fields: Column of the sorted rows -> field of the records.
+    columns: Columns of the sorted rows.
     values: Column that holds how many values a row has -> Parquet file, or
       folder of files, with these in a column of that name, row by row.
 
   Yields:
-    Batches of records: 'task', 'num_query' and a list for each field, of lists
+    Batches of records: 'task', 'num_query' and a list for each column, of lists
     where a row has many values.
   """
-  rows = _Rows(sorted_rows, list(fields), values or {})
+  rows = _Rows(sorted_rows, columns, values or {})
   for at in range(0, len(spans), _SPANS):
     part = slice(at, at + _SPANS)
     start, stop = spans.start[part], spans.stop[part]
@@ -151,16 +172,16 @@ def record_batches(
     index = np.arange(offsets[-1]) + np.repeat(
       start - start[0] - offsets[:-1], size
     )
-    columns = {
+    found = {
       'task': pa.array(spans.task[part]),
       'num_query': pa.array(spans.num_query[part]),
     }
-    for column, field in fields.items():
-      columns[field] = pa.ListArray.from_arrays(
+    for name in columns:
+      found[name] = pa.ListArray.from_arrays(
         pa.array(offsets, pa.int32()),
-        table[column].combine_chunks().take(pa.array(index)),
+        table[name].combine_chunks().take(pa.array(index)),
       )
-    yield pa.RecordBatch.from_pydict(columns)
+    yield pa.RecordBatch.from_pydict(found)
 
 
 class _Rows:
@@ -204,9 +225,8 @@ class _Rows:
       offsets = np.r_[0, np.cumsum(table[name].to_numpy())].astype(np.int32)
       first = self._num_values[name]
       stop = self._num_values[name] = first + int(offsets[-1])
-      if first == stop:
-        flat = pa.array([], pa.int32())
-      else:
+      flat = pa.array([], pa.int32())
+      if first < stop:
         flat = values.between(first, stop)[name].combine_chunks()
       lists = pa.ListArray.from_arrays(pa.array(offsets), flat)
       table = table.set_column(table.column_names.index(name), name, lists)

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from antjax.data.record_schema import Field
-from antjax.shards.record_source import Record, RecordSource
+from antjax.shards.record_source import check_block, Record, RecordSource
 
 # A document as prepared: its tokens, and how many they are.
 SCHEMA: Mapping[str, Field] = {
@@ -207,11 +207,7 @@ class PackedSource:
 
   def read(self, start: int, stop: int) -> list[Record]:
     """Returns the sequences start <= index < stop, in order."""
-    if not 0 <= start <= stop <= len(self):
-      raise ValueError(
-        f'PackedSource.read({start}, {stop}): needed 0 <= start <= stop <='
-        f' {len(self)}.'
-      )
+    check_block('PackedSource', start, stop, len(self))
     if start == stop:
       return []
     size = (stop - start) * self._seq_len

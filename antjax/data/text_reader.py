@@ -9,28 +9,28 @@ aside with its line, see `rejects`.
 """
 
 import collections
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import csv
 import dataclasses
 import functools
 import math
 import pathlib
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 import pyarrow.compute as pc
 
-from antjax.data import csv_blocks, row_writer, strict_columns, text_file
-from antjax.data.csv_blocks import Block
+from antjax.data import csv_blocks, row_writer, strict_columns
+from antjax.data.csv_blocks import Dialect, TextBlock
 from antjax.data.rejects import BadRow, Rejects
-from antjax.data.row_writer import Counts, Parsed, ROW, Source
+from antjax.data.row_writer import Parsed, ROW, RowCounts, RowSource
 from antjax.data.strict_columns import Column, Faults
-from antjax.data.text_file import Dialect
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Layout:
+class TextLayout:
   """What a text file holds.
 
   Attributes:
@@ -51,33 +51,25 @@ class Layout:
 
 def read(
   files: Sequence[pathlib.Path],
-  layout: Layout,
+  layout: TextLayout,
   folder: pathlib.Path,
   rejects: Rejects,
   *,
-  finish: Callable[[pa.Table, pathlib.Path], pa.Table] = lambda table, _: table,
-  threads: int = 0,
   block_bytes: int = 1 << 22,
   max_record_bytes: int = 1 << 20,
-  progress: Callable[[str], None] = lambda text: None,
-) -> Counts:
-  """Writes the good rows of all files to Parquet files in a folder.
+  **options: Any,
+) -> RowCounts:
+  """Writes the good rows of all files to Parquet files; see `row_writer.write`.
 
   Args:
     files: Text files, read in this order; they may be packed as .gz or .xz.
     layout: Layout of each file.
-    folder: Existing folder for `part-*.parquet`; at least one is written.
+    folder: Existing folder for the Parquet files.
     rejects: Lists rows that are set aside, and refuses too many of them.
-    finish: Makes what is written of the typed rows of a block and their file;
-      called in any thread.
-    threads: Number of threads; 0 means one a core.
     block_bytes: Bytes of a block: a few megabytes, so that the next step finds
       in a processor's cache what the last one wrote there.
     max_record_bytes: A quote that is open for longer is never closed.
-    progress: Function called with a text at the start of each file.
-
-  Returns:
-    What all files hold.
+    **options: Of `row_writer.write`.
 
   Raises:
     ValueError: A file has another header, or too many rows are set aside.
@@ -85,7 +77,7 @@ def read(
     RuntimeError: A file changed while it was read.
   """
 
-  def opened(path: pathlib.Path) -> Source[Block]:
+  def opened(path: pathlib.Path) -> RowSource:
     blocks = csv_blocks.read_blocks(
       path,
       layout.dialect,
@@ -96,30 +88,27 @@ def read(
       blocks = _after_header(path, blocks, layout)
     # Blocks of some files are larger than what they were made of.
     is_same = layout.dialect.encoding == 'utf-8' and path.is_file()
-    is_same = is_same and not text_file.is_packed(path)
-    return Source(
+    is_same = is_same and not csv_blocks.is_packed(path)
+    return RowSource(
       path,
-      blocks,
-      lambda block: parse(block, layout),
+      (functools.partial(_parse, block, layout) for block in blocks),
       path.stat().st_size if is_same else math.inf,
       (len(layout.columns) - 1) * len(layout.dialect.delimiter) + 1,
     )
 
   return row_writer.write(
-    [functools.partial(opened, path) for path in files],
+    map(opened, files),
     folder,
     rejects,
     lambda: empty(layout),
-    finish=finish,
     file_bits=layout.file_bits,
-    threads=threads,
-    progress=progress,
+    **options,
   )
 
 
 def _after_header(
-  path: pathlib.Path, blocks: Iterator[Block], layout: Layout
-) -> Iterator[Block]:
+  path: pathlib.Path, blocks: Iterator[TextBlock], layout: TextLayout
+) -> Iterator[TextBlock]:
   """Gives the blocks without the header, once it is the right one."""
   block = next(blocks, None)
   assert layout.header is not None
@@ -161,7 +150,7 @@ def _fields(line: str, dialect: Dialect) -> list[str]:
     return [line]
 
 
-def parse(block: Block, layout: Layout) -> Parsed:
+def _parse(block: TextBlock, layout: TextLayout) -> Parsed:
   """Reads the records of a block strictly."""
   # Where a bad row is, and (column, reason, message).
   bad: list[tuple[int, int, tuple[str, str, str]]] = [
@@ -207,7 +196,7 @@ def typed(
   return pa.table(found), filled
 
 
-def empty(layout: Layout) -> pa.Table:
+def empty(layout: TextLayout) -> pa.Table:
   """Returns the table of no rows, with its types."""
   none = {name: pa.array([], pa.string()) for name in layout.columns}
   table, _ = typed(none, layout.columns, Faults())
@@ -215,12 +204,9 @@ def empty(layout: Layout) -> pa.Table:
 
 
 def _texts(
-  block: Block, layout: Layout, faults: Faults
+  block: TextBlock, layout: TextLayout, faults: Faults
 ) -> tuple[dict[str, pa.Array], dict[int, str]]:
-  """Returns columns of texts, and records with another number of them.
-
-  Those records are not among the columns' rows.
-  """
+  """Returns columns of texts, without the records of another number of them."""
   data: np.ndarray | bytes = block.records()
   dialect, names = layout.dialect, [*layout.columns]
   delimiter = dialect.delimiter

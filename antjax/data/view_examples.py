@@ -6,7 +6,7 @@ The folder gets
 
   behaviors/          the vocabulary of texts, see `behavior_vocabulary`
   events/NAME.npy     int32 [E]: behaviors of all users, each user's in time
-  train.arrow, validation.arrow, test.arrow    records of `SCHEMA`
+  train.arrow, validation.arrow, test.arrow    records of `RECORDS`
   ids_NAME.parquet    users, items and categories -> ids
   dataset.json        what is in it
 
@@ -20,31 +20,47 @@ import hashlib
 import json
 import os
 import pathlib
-import re
-from typing import Any
+from typing import Any, ClassVar
 
 from absl import logging
 import ibis
 from ibis.expr import types as ir
+import numpy as np
+import pyarrow as pa
 
 from antjax.data import (
   behavior_examples,
-  behavior_files,
   behavior_pieces,
+  behavior_rows,
   behavior_text,
   behavior_vocabulary,
-  column_file,
   output_folder,
   prepare,
   record_schema,
+  record_writer,
   view,
 )
-from antjax.data.behavior_examples import ExampleConfig, RowLayout
+from antjax.data.behavior_examples import ExampleConfig, SPLITS
+from antjax.data.behavior_rows import RowLayout
 from antjax.data.events import Events
+from antjax.data.record_schema import Field
 from antjax.data.schema import Schema
 
-_VERSION = 3
-_MAX_DOMAINS = 32  # Each is a sequence of its own.
+RECORDS: Mapping[str, Field] = {
+  'user': Field('int64'),
+  'title': Field('int32'),
+  'item': Field('int64'),
+  'label': Field('float32'),
+  'time': Field('int64'),
+  'starts': Field('int64', 1),
+  'stops': Field('int64', 1),
+  'ids': Field('int64', 1),
+  'numeric': Field('float32', 1),
+  'is_new_user': Field('bool'),
+  'is_new_item': Field('bool'),
+  'user_count': Field('int32'),
+  'item_count': Field('int32'),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,266 +72,177 @@ class BehaviorConfig:
   examples: ExampleConfig = ExampleConfig()
 
 
-def write_examples(
-  out: str | os.PathLike[str],
-  events: str | os.PathLike[str],
-  schema: Schema,
-  config: BehaviorConfig,
-  *,
-  vocabulary: str | os.PathLike[str] = '',
-  ids_from: str | os.PathLike[str] = '',
-  **options: Any,
-) -> tuple[dict[str, Any], bool]:
-  """Makes the folder of the module's docstring.
+@dataclasses.dataclass(frozen=True)
+class ExampleView:
+  """Examples with textual histories, as a `view.View`.
 
-  Args:
-    out: Folder to make.
-    events: Folder of the events.
-    schema: Schema of their columns.
+  Attributes:
     config: Settings of the examples.
     vocabulary: Folder of a vocabulary to append to, made where there is none;
-      `out` gets a copy of its state then. '' makes one for `out` alone.
+      the view gets a copy of its state then. '' makes one for the view alone.
     ids_from: Examples of an earlier day: their users, items and categories keep
       their ids, and new ones follow. '' numbers those of the events alone.
-    **options: See `view.make`.
-
-  Returns:
-    The content of `dataset.json`, and whether it was made now.
-
-  Raises:
-    ValueError: `out` holds something else, or the schema says too little.
-    FileNotFoundError: No such examples of an earlier day.
-    RuntimeError: Another process appends to the vocabulary.
   """
-  check(schema, config)
-  known: Mapping[str, pathlib.Path] = {}
-  if ids_from:
-    made = pathlib.Path(os.path.realpath(out))
-    if pathlib.Path(os.path.realpath(ids_from)) in (made, made.parent):
-      raise ValueError(
-        f'ids_from={ids_from} is the folder to make; name another.'
-      )
-    known = behavior_files.find_ids(
-      output_folder.find_view(ids_from, 'examples')
-    )
-  _check_shared(vocabulary, out)
-  settings = {
-    'vocabulary': os.path.abspath(vocabulary) if vocabulary else '',
-    'ids_from': prepare.fingerprint([*known.values()]) if known else '',
-    **dataclasses.asdict(config),
-  }
 
-  def build(job: view.ViewWork) -> dict[str, Any]:
-    folder = pathlib.Path(vocabulary or job.work / 'vocabulary')
+  config: BehaviorConfig = BehaviorConfig()
+  vocabulary: str | os.PathLike[str] = ''
+  ids_from: str | os.PathLike[str] = ''
+  version: ClassVar[int] = 3
+
+  def check(self, schema: Schema) -> None:
+    """Refuses a schema that says too little for the examples."""
+    examples = self.config.examples
+    if examples.split == 'time' and not schema.time:
+      raise ValueError(
+        f'schema of {schema.name} names no time: only --examples.split=last and'
+        ' random are possible.'
+      )
+    if examples.min_history and schema.histories == 'none':
+      raise ValueError(
+        f'schema of {schema.name} has histories: none, so that no example has'
+        f' min_history={examples.min_history} past events.'
+      )
+    if schema.rating and schema.positive_from is None:
+      raise ValueError(
+        f'schema of {schema.name}: a rating is no label of 0 and 1; add'
+        ' positive_from, the least rating that was liked.'
+      )
+
+  def settings(self, out: str | os.PathLike[str]) -> dict[str, Any]:
+    """The configuration, where texts go, and which ids are known.
+
+    Raises:
+      ValueError: The vocabulary or the earlier day is in a folder of data.
+      FileNotFoundError: No such examples of an earlier day.
+    """
+    if self.ids_from:
+      made = pathlib.Path(os.path.realpath(out))
+      if pathlib.Path(os.path.realpath(self.ids_from)) in (made, made.parent):
+        raise ValueError(
+          f'ids_from={self.ids_from} is the folder to make; name another.'
+        )
+    known = self._known_ids()
+    shared = pathlib.Path(os.path.abspath(self.vocabulary))
+    if self.vocabulary and shared.is_relative_to(os.path.abspath(out)):
+      raise ValueError(
+        f'vocabulary={self.vocabulary} is inside of out={out}, which is'
+        ' replaced as a whole and gets a copy; choose a folder beside it.'
+      )
+    told = shared.parent / output_folder.DESCRIPTION
+    if self.vocabulary and told.exists():
+      raise ValueError(
+        f'vocabulary={self.vocabulary} belongs to the data in {shared.parent},'
+        f' which do not change; copy it (cp -r {self.vocabulary} FOLDER) and'
+        ' append to the copy.'
+      )
+    return {
+      'vocabulary': str(shared) if self.vocabulary else '',
+      'ids_from': prepare.fingerprint([*known.values()]) if known else '',
+      **dataclasses.asdict(self.config),
+    }
+
+  def _known_ids(self) -> dict[str, pathlib.Path]:
+    """Name, as in `Examples.id_maps`, -> file of an earlier day."""
+    if not self.ids_from:
+      return {}
+    folder = output_folder.find_view(self.ids_from, 'examples')
+    about = output_folder.load_description(folder)
+    if about.get('kind') != 'behaviors':
+      raise ValueError(
+        f'ids_from={folder} holds {about.get("kind")!r}; needed: a folder of'
+        ' launch/prepare_data --views=examples.'
+      )
+    names = ['user', 'item', *(f'id:{x["name"]}' for x in about['ids'])]
+    output_folder.check_files(folder, about, 'ids_')
+    files = _id_files(len(names))
+    return {n: folder / file for n, file in zip(names, files, strict=True)}
+
+  def build(self, job: view.ViewJob) -> dict[str, Any]:
+    """Writes all files.
+
+    Raises:
+      RuntimeError: Another process appends to the vocabulary.
+    """
     with job.opened() as events:
-      return _build(job, events, config, folder, known)
+      return self._build(job, events)
 
-  return view.make(out, events, schema, _VERSION, settings, build, **options)
-
-
-def check(schema: Schema, config: BehaviorConfig) -> None:
-  """Refuses a schema that says too little for the examples.
-
-  Raises:
-    ValueError: Something is missing; the message says what.
-  """
-  if config.examples.split == 'time' and not schema.time:
-    raise ValueError(
-      f'schema of {schema.name} names no time: only --examples.split=last and'
-      ' random are possible.'
+  def _build(self, job: view.ViewJob, events: Events) -> dict[str, Any]:
+    config, con, stage = self.config, events.con, job.stage
+    steps = prepare.Steps(con, job.work / 'steps')
+    rows, layout = behavior_rows.of_events(events)
+    job.progress('normalising and splitting texts')
+    texts = behavior_pieces.collect(
+      steps, rows, len(layout.texts), config.normalizer, config.splitter
     )
-  if config.examples.min_history and schema.histories == 'none':
-    raise ValueError(
-      f'schema of {schema.name} has histories: none, so that no example has'
-      f' min_history={config.examples.min_history} past events.'
+    job.progress('appending to the vocabulary')
+    state = behavior_vocabulary.append(
+      con,
+      self.vocabulary or job.work / 'vocabulary',
+      texts.distinct,
+      normalizer=config.normalizer.name,
+      source=_digest_of(job, config),
+    ).copy_to(stage / 'behaviors')
+    ids = state.table(con)
+    examples = behavior_examples.build(
+      steps,
+      texts.with_titles(rows, ids).drop('text', *texts.columns),
+      layout,
+      config.examples,
+      job.progress,
+      {n: prepare.read_parquet(con, p) for n, p in self._known_ids().items()},
     )
-  if schema.rating and schema.positive_from is None:
-    raise ValueError(
-      f'schema of {schema.name}: a rating is no label of 0 and 1; add'
-      ' positive_from, the least rating that was liked.'
-    )
-
-
-def _check_shared(
-  vocabulary: str | os.PathLike[str], out: str | os.PathLike[str]
-) -> None:
-  """Refuses the vocabulary of a folder of data, finished or to be made."""
-  if not vocabulary:
-    return
-  path = pathlib.Path(os.path.abspath(vocabulary))
-  if path.is_relative_to(os.path.abspath(out)):
-    raise ValueError(
-      f'vocabulary={vocabulary} is inside of out={out}, which is replaced as a'
-      ' whole and gets a copy; choose a folder beside it.'
-    )
-  parent = path.parent
-  if (parent / output_folder.DESCRIPTION).exists():
-    raise ValueError(
-      f'vocabulary={vocabulary} belongs to the data in {parent}, which do not'
-      f' change; copy it (cp -r {vocabulary} FOLDER) and append to the copy.'
-    )
-
-
-def _build(
-  job: view.ViewWork,
-  events: Events,
-  config: BehaviorConfig,
-  vocabulary: pathlib.Path,
-  known_ids: Mapping[str, pathlib.Path],
-) -> dict[str, Any]:
-  """Writes all files; returns the description."""
-  con, stage, steps = events.con, job.stage, job.work / 'steps'
-  rows, layout = standard_rows(events)
-  job.progress('normalising and splitting texts')
-  texts = behavior_pieces.collect(
-    con, rows, layout, config.normalizer, config.splitter, steps
-  )
-  job.progress('appending to the vocabulary')
-  state = behavior_vocabulary.append(
-    con,
-    vocabulary,
-    texts.distinct,
-    normalizer=config.normalizer.name,
-    source=_digest_of(job, config),
-  ).copy_to(stage / 'behaviors')
-  ids = state.table(con)
-  examples = behavior_examples.build(
-    con,
-    texts.with_titles(rows, ids).drop('text', *texts.columns),
-    layout,
-    config.examples,
-    steps,
-    job.progress,
-    {n: prepare.read_parquet(con, path) for n, path in known_ids.items()},
-  )
-  (stage / 'events').mkdir()
-  histories = dict(examples.events)
-  for i, name in enumerate(layout.texts):
-    histories[name] = texts.events(i, examples.table, ids)
-  sequences: list[dict[str, Any]] = []
-  for name, table in histories.items():
-    job.progress(f'writing the events {name}')
-    path = stage / 'events' / f'{name}.npy'
-    size = column_file.write_int32(path, table, 'behavior', job.work)
-    sequences.append({'name': name, 'events': size})
-    if name in layout.texts:  # A separator that is none shows here.
-      sequences[-1]['texts'] = texts.lengths(layout.texts.index(name))
-  splits = behavior_files.write_splits(
-    texts.with_lengths(examples.table),
-    layout,
-    stage,
-    job.work,
-    job.file_format,
-    job.progress,
-  )
-  num_ids = behavior_files.write_ids(examples.id_maps, stage)
-  counts = {
-    'examples': sum(split['examples'] for split in splits.values()),
-    'users': num_ids['user'] - 1,
-    'items': num_ids['item'] - 1,
-    'behaviors': len(state),
-    **texts.counts,
-  }
-  if not layout.is_labelled:
-    counts['negatives_lacking'] = examples.num_short
-  return {
-    'kind': 'behaviors',
-    'labels': (
-      'as in the source'
-      if layout.is_labelled
-      else "events 1, drawn items 0: uniform in the domain, never the user's"
-    ),
-    'normalizer': state.normalizer,
-    'sequences': sequences,
-    'ids': [
-      {'name': name, 'num_ids': num_ids[f'id:{name}']} for name in layout.ids
-    ],
-    'numeric': list(layout.numeric),
-    'num_users': num_ids['user'],
-    'num_items': num_ids['item'],
-    'num_behaviors': len(state),
-    'counts': counts,
-    'schema': record_schema.schema_to_json(behavior_files.SCHEMA),
-    'splits': splits,
-    'files': output_folder.list_files(stage, splits),
-  }
-
-
-def standard_rows(events: Events) -> tuple[ir.Table, RowLayout]:
-  """Returns the rows of examples, and what they hold.
-
-  Returns:
-    row int64, user, item, domain, history, text, time int64, label float32, and
-    the columns of the layout.
-  """
-  schema, table = events.schema, events.joined()
-  lists = {n for n in schema.ids if table[n].type().is_array()}
-  if lists:
-    logging.warning(
-      '%s: examples hold one value of a feature; left out, as they have many:'
-      ' %s.',
-      schema.name,
-      ', '.join(sorted(lists)),
-    )
-  ids = tuple(n for n in schema.all_ids if n not in lists)
-  numeric = schema.all_numeric
-  of_item = events.of_item(table)
-  rows = table.select(
-    **events.of_event(table),
-    text=of_item['text'],
-    domain=of_item['domain'],
-    **{f'text_{i}': table[n] for i, n in enumerate(schema.texts)},
-    **{f'id_{i}': table[n].cast('string') for i, n in enumerate(ids)},
-    **{f'numeric_{i}': events.number(table, n) for i, n in enumerate(numeric)},
-  )
-  rows, histories = _with_history(rows, schema)
-  names = [*histories, *schema.texts]
-  for name in names:
-    if not re.fullmatch(r'[\w-]+', name) or names.count(name) > 1:
-      raise ValueError(
-        f'schema of {schema.name}: the sequence {name!r} needs a name of its'
-        ' own, of letters, digits, _ and -; rename the column.'
+    (stage / 'events').mkdir()
+    histories = dict(examples.events)
+    for i, name in enumerate(layout.texts):
+      histories[name] = texts.events(i, examples.table, ids)
+    sequences: list[dict[str, Any]] = []
+    for name, table in histories.items():
+      job.progress(f'writing the events {name}')
+      path = stage / 'events' / f'{name}.npy'
+      size = prepare.write_int32(path, table, 'behavior', job.work)
+      sequences.append({'name': name, 'events': size})
+      if name in layout.texts:  # A separator that is none shows here.
+        sequences[-1]['texts'] = texts.lengths(layout.texts.index(name))
+    splits = _write_splits(texts.with_lengths(examples.table), layout, job)
+    num_ids = _write_ids(examples.id_maps, stage)
+    counts = {
+      'examples': sum(split['examples'] for split in splits.values()),
+      'users': num_ids['user'] - 1,
+      'items': num_ids['item'] - 1,
+      'behaviors': len(state),
+      **texts.counts,
+    }
+    labels = 'as in the source'
+    if not layout.is_labelled:
+      counts['negatives_lacking'] = examples.num_short
+      labels = (
+        "events 1, drawn items 0: uniform in the domain, never the user's"
       )
-  return rows, RowLayout(
-    tuple(histories),
-    schema.texts,
-    ids,
-    numeric,
-    schema.all_item_columns,
-    bool(schema.label_column),
-  )
+    return {
+      'kind': 'behaviors',
+      'labels': labels,
+      'normalizer': state.normalizer,
+      'sequences': sequences,
+      'ids': [
+        {'name': name, 'num_ids': num_ids[f'id:{name}']} for name in layout.ids
+      ],
+      'numeric': list(layout.numeric),
+      'num_users': num_ids['user'],
+      'num_items': num_ids['item'],
+      'num_behaviors': len(state),
+      'counts': counts,
+      'schema': record_schema.schema_to_json(RECORDS),
+      'splits': splits,
+      'files': output_folder.list_files(stage, splits),
+    }
+
+  def tables(self, description: Mapping[str, Any]) -> list[view.Table]:
+    """The counts of each split."""
+    heading = 'split,examples,label 1,new user,new item,empty'
+    return [view.split_counts(heading, description)]
 
 
-def _with_history(rows: ir.Table, schema: Schema) -> tuple[ir.Table, list[str]]:
-  """Adds `history`, the sequence that an event joins; '' for none."""
-  is_positive = rows.label > 0
-  given = list(schema.history_names)
-  if schema.histories == 'none':
-    return rows.mutate(history=ibis.literal('')), []
-  if schema.histories == 'all':
-    (name,) = given or ['history']
-    return rows.mutate(history=is_positive.ifelse(name, '')), [name]
-  if schema.histories == 'outcome':
-    positive, negative = given or ['positive', 'negative']
-    history = is_positive.ifelse(positive, negative)
-    return rows.mutate(history=history), [positive, negative]
-  found = rows.select('domain').distinct().order_by('domain').limit(1000)
-  domains = found.to_pyarrow()['domain'].to_pylist()
-  if len(domains) > _MAX_DOMAINS:
-    raise ValueError(
-      f'schema of {schema.name}: {schema.domain!r} has {len(domains)} values or'
-      f' more; histories=domain makes a sequence of each, at most'
-      f' {_MAX_DOMAINS}. Use histories: all.'
-    )
-  names = [re.sub(r'\W+', '_', domain) for domain in domains]
-  cases = [
-    (is_positive & (rows.domain == domain), name)
-    for domain, name in zip(domains, names)
-  ]
-  return rows.mutate(history=ibis.cases(*cases, else_='')), names
-
-
-def _digest_of(job: view.ViewWork, config: BehaviorConfig) -> str:
+def _digest_of(job: view.ViewJob, config: BehaviorConfig) -> str:
   """Names the texts of a run: the same again are not counted twice."""
   made_of = dataclasses.asdict(config) | {'events': job.about['config']}
   del made_of['examples']
@@ -323,10 +250,96 @@ def _digest_of(job: view.ViewWork, config: BehaviorConfig) -> str:
   return hashlib.sha256(text.encode()).hexdigest()
 
 
-def counts_table(description: Mapping[str, Any]) -> list[list[str]]:
-  """Returns the counts of each split, the first row is the heading."""
-  heading = ['split', 'examples', 'label 1', 'new user', 'new item', 'empty']
-  table = [heading]
-  for split, counts in description['splits'].items():
-    table.append([split, *(f'{n:,}' for n in counts.values())])
-  return table
+def _write_splits(
+  table: ir.Table, layout: RowLayout, job: view.ViewJob
+) -> dict[str, dict[str, int]]:
+  """Writes the examples; returns split -> counts."""
+  past = [table[f'before_{i}'] for i in range(len(layout.histories))]
+  past += [table[f'length_{i}'] for i in range(len(layout.texts))]
+  counts = table.group_by('split').agg(
+    examples=table.count(),
+    positives=(table.label > 0).sum(),
+    new_user=table.is_new_user.sum(),
+    new_item=table.is_new_item.sum(),
+    no_history=(sum(past, ibis.literal(0)) == 0).sum(),
+  )
+  found = {row.pop('split'): row for row in counts.to_pyarrow().to_pylist()}
+  if not found:
+    raise ValueError('examples: the events give no example at all.')
+  splits = {}
+  # Long texts' events come in the order of the examples, all splits in one.
+  ends = np.zeros(len(layout.texts), np.int64)
+  for number, split in enumerate(SPLITS):
+    if number not in found:
+      logging.warning('No example for the split %s: it is left out.', split)
+      continue
+    job.progress(f'writing {split}')
+    ordered = table.filter(table.split == number)
+    ordered = ordered.order_by(behavior_examples.ORDER)
+    rows = prepare.stream(ordered, job.work, batch_rows=8192)
+    batches = (_records(batch, layout, ends) for batch in rows)
+    path = job.stage / f'{split}.{job.file_format}'
+    record_writer.write(path, batches, RECORDS)
+    splits[split] = {name: int(n) for name, n in found[number].items()}
+  return splits
+
+
+def _records(
+  batch: pa.RecordBatch, layout: RowLayout, ends: np.ndarray
+) -> pa.RecordBatch:
+  """Makes records of rows; `ends` says how many pieces came before, [T]."""
+  size = batch.num_rows
+
+  def column(name: str) -> np.ndarray:
+    return batch[name].to_numpy(zero_copy_only=False)
+
+  starts, stops = [], []
+  for i in range(len(layout.histories)):
+    starts.append(column(f'first_{i}'))
+    stops.append(starts[-1] + column(f'before_{i}'))
+  is_event = column('draw') == 0  # Drawn items share the pieces of the event.
+  for i in range(len(layout.texts)):
+    length = column(f'length_{i}')
+    stop = ends[i] + np.cumsum(np.where(is_event, length, 0))
+    starts.append(stop - length)
+    stops.append(stop)
+    if size:
+      ends[i] = stop[-1]
+  lists = {
+    'starts': starts,
+    'stops': stops,
+    'ids': [column(f'id_{i}') for i in range(len(layout.ids))],
+    'numeric': [column(f'numeric_{i}') for i in range(len(layout.numeric))],
+  }
+  columns = {}
+  for name, field in RECORDS.items():
+    if name not in lists:
+      columns[name] = batch[name]
+      continue
+    values = lists[name]
+    flat = np.stack(values, 1) if values else np.zeros((size, 0))
+    columns[name] = pa.ListArray.from_arrays(
+      pa.array(np.arange(size + 1, dtype=np.int32) * flat.shape[1]),
+      pa.array(flat.reshape(-1).astype(field.dtype)),
+    )
+  return pa.RecordBatch.from_pydict(columns)
+
+
+def _write_ids(
+  id_maps: Mapping[str, ir.Table], stage: pathlib.Path
+) -> dict[str, int]:
+  """Writes (value, id) files; returns name -> number of ids, with 0."""
+  num_ids: dict[str, int] = {}
+  schema = {'value': Field('str'), 'id': Field('int32')}
+  files = _id_files(len(id_maps))
+  for file, (name, table) in zip(files, id_maps.items(), strict=True):
+    value = next(column for column in table.columns if column != 'id')
+    ordered = table.select(value=table[value], id='id').order_by('id')
+    num_ids[name] = 1 + prepare.write_records(ordered, stage / file, schema)
+  return num_ids
+
+
+def _id_files(num: int) -> list[str]:
+  # The two first are users and items; names of features may be any text.
+  features = [f'feature_{i}' for i in range(num - 2)]
+  return [f'ids_{name}.parquet' for name in ('user', 'item', *features)]

@@ -1,187 +1,142 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""MovieLens-1M as tasks of a cold-start meta-learner, see `movielens`.
+"""MovieLens-1M as tasks of a cold-start meta-learner.
 
-Ibis expressions, and the record files that are written of them.
+A task is a user. Users are split at random into warm and cold, items by their
+year of release into old and new; that gives MeLU's four states (Lee et al.,
+KDD 2019, https://doi.org/10.1145/3292500.3330859):
+
+  warm       warm users x old items        user_cold   cold users x old items
+  item_cold  warm users x new items        both_cold   cold users x new items
+
+A user with 13 to 100 ratings in a state is a task of it; the ratings are put in
+a seeded random order, or in time, and the last 10 are the query. `train` has
+all ratings of warm users for old items, except the queries of `warm`: those are
+never trained on. Ids come from `train` alone; 0 means a value that it lacks.
 """
 
 from collections.abc import Mapping
 import dataclasses
 import os
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import ibis
 from ibis.expr import types as ir
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from antjax.data import (
-  movielens,
-  output_folder,
-  prepare,
-  record_schema,
-  view,
-)
+from antjax.data import output_folder, prepare, record_schema, view
 from antjax.data.events import Events, ITEM, USER
+from antjax.data.record_schema import Field
 from antjax.data.schema import Schema
 
-_VERSION = 2
+SPLITS = ('train', 'warm', 'user_cold', 'item_cold', 'both_cold')
+USER_FEATURES = ('gender', 'age', 'occupation', 'zip')
+SCHEMA: Mapping[str, Field] = {
+  'task': Field('int32'),
+  **{name: Field('int32') for name in USER_FEATURES},
+  'item': Field('int32', 1),
+  'genres': Field('int32', 2),
+  'rating': Field('float32', 1),
+  'timestamp': Field('int64', 1),
+  'num_query': Field('int32'),
+}
+# Users, ratings, eligible users and eligible ratings of each state in the split
+# files released with MeLU. Their random 80% of the users is another one.
+_REFERENCE = {
+  'warm': (4832, 640_448, 2653, 121_811),
+  'user_cold': (1208, 163_702, 668, 30_478),
+  'item_cold': (4769, 157_456, 2863, 106_814),
+  'both_cold': (1197, 38_603, 723, 26_790),
+}
 
 
-def write_tasks(
-  out: str | os.PathLike[str],
-  events: str | os.PathLike[str],
-  schema: Schema,
-  config: movielens.SplitConfig,
-  **options: Any,
-) -> tuple[dict[str, Any], bool]:
-  """Makes a folder with one record file a split and a `dataset.json`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+  """How ratings become tasks."""
 
-  Args:
-    out: Folder to make.
-    events: Folder of the events of MovieLens-1M.
-    schema: Schema of their columns.
-    config: Split rule.
-    **options: See `view.make`; the engine is DuckDB.
+  seed: Annotated[
+    int, "Seed of the user split and of the order of each user's ratings."
+  ] = 0
+  order: Annotated[
+    Literal['random', 'time'],
+    "Order of a user's ratings in a state: random by seed, or in time, so that"
+    ' the queries of evaluation tasks come after their supports.',
+  ] = 'random'
+  warm_share: Annotated[float, 'Share of the users that are warm.'] = 0.8
+  last_old_year: Annotated[
+    int, 'Items released up to this year are old, later ones new.'
+  ] = 1997
+  query_size: Annotated[
+    int, 'Ratings of an evaluation task that are its query.'
+  ] = 10
+  min_ratings: Annotated[
+    int, 'Fewest ratings of an evaluation task in its state.'
+  ] = 13
+  max_ratings: Annotated[
+    int, 'Most ratings of an evaluation task in its state.'
+  ] = 100
 
-  Returns:
-    The content of `dataset.json`, and whether it was made now.
-
-  Raises:
-    ValueError: `out` holds something else.
-  """
-  settings = dataclasses.asdict(config)
-  return view.make(
-    out,
-    events,
-    schema,
-    _VERSION,
-    settings,
-    lambda job: _build(job, config),
-    **options,
-  )
-
-
-def _build(job: view.ViewWork, config: movielens.SplitConfig) -> dict[str, Any]:
-  """Writes all files; returns the description."""
-  with job.opened() as events:
-    tasks = build(events, config)
-    written = _write(job, tasks)
-    states = _states(tasks)
-  return {
-    'seed': config.seed,
-    'query_size': config.query_size,
-    'counts': {},
-    'states': states,
-    'kind': 'rating',
-    'label': 'rating',
-    'numeric': [],
-    'task_feature': None,  # The user; no feature names it.
-    'scenarios': list(movielens.SPLITS[1:]),
-    **written,
-  }
-
-
-def counts_table(description: Mapping[str, Any]) -> list[list[str]]:
-  """Returns the counts of each split beside those of MeLU's split files.
-
-  Args:
-    description: Content of `dataset.json`.
-
-  Returns:
-    Rows of texts, the first one the heading. MeLU drew another 80% of the
-    users, so its figures are near these, but only those of all users are equal.
-  """
-  table = [['split', 'users', 'ratings', 'users 13-100', 'ratings 13-100']]
-  for state, counts in description['states'].items():
-    for name, numbers in (
-      (state, counts.values()),
-      ('  MeLU', movielens.REFERENCE[state]),
-    ):
-      table.append([name, *(f'{number:,}' for number in numbers)])
-  train = description['splits']['train']
-  table.append(
-    ['train', f'{train["tasks"]:,}', f'{train["ratings"]:,}', '', '']
-  )
-  return table
-
-
-def _states(tasks: 'Tasks') -> dict[str, dict[str, int]]:
-  """Returns state -> counts, in the order of `movielens.SPLITS`."""
-  rows = {
-    row.pop('state'): row for row in tasks.states.to_pyarrow().to_pylist()
-  }
-  none = dict.fromkeys(
-    ('users', 'ratings', 'eligible_users', 'eligible_ratings'), 0
-  )
-  return {state: rows.get(state, none) for state in movielens.SPLITS[1:]}
-
-
-def _write(job: view.ViewWork, tasks: 'Tasks') -> dict[str, Any]:
-  """Writes all files; returns 'schema', 'splits', 'features' and 'files'."""
-  schema = dict(movielens.SCHEMA)
-  schema['genres'] = dataclasses.replace(
-    schema['genres'], width=tasks.max_genres
-  )
-  splits, files = {}, {}
-  for split, table in tasks.splits.items():
-    job.progress(f'writing {split}')
-    path = job.stage / f'{split}.{job.file_format}'
-    num_ratings = 0
-
-    def add(batch: pa.RecordBatch) -> None:
-      nonlocal num_ratings
-      lengths = pc.list_value_length(batch.column('rating'))
-      num_ratings += pc.sum(lengths).as_py() or 0
-
-    num_tasks = prepare.write_records(table, path, schema, on_batch=add)
-    splits[split] = {'tasks': num_tasks, 'ratings': num_ratings}
-    files[split] = output_folder.file_entry(job.stage, path)
-  features = {}
-  for feature, ids in tasks.vocabularies.items():
-    path = job.stage / f'ids_{feature}.parquet'
-    ids.order_by('id').to_parquet(path)
-    files[f'ids_{feature}'] = output_folder.file_entry(job.stage, path)
-    # Ids of genres start at 0, all others at 1: their 0 is "not in train".
-    num_ids = prepare.count(ids) + (feature != 'genres')
-    max_values = tasks.max_genres if feature == 'genres' else 1
-    features[feature] = {'num_ids': num_ids, 'max_values': max_values}
-  return {
-    'schema': record_schema.schema_to_json(schema),
-    'splits': splits,
-    'features': features,
-    'files': files,
-  }
+  def __post_init__(self) -> None:
+    if not 0 < self.warm_share < 1:
+      raise ValueError(
+        f'warm_share must lie between 0 and 1; got {self.warm_share}.'
+      )
+    if not 0 < self.query_size < self.min_ratings <= self.max_ratings:
+      raise ValueError(
+        'needed 0 < query_size < min_ratings <= max_ratings; got'
+        f' {self.query_size}, {self.min_ratings}, {self.max_ratings}.'
+      )
 
 
 @dataclasses.dataclass(frozen=True)
-class Tasks:
-  """Tasks of each split and the id maps they use.
+class MeluView:
+  """Tasks of MovieLens-1M, as a `view.View`; the engine is DuckDB."""
 
-  Attributes:
-    splits: Split -> table with the columns of `movielens.SCHEMA`.
-    vocabularies: Feature -> table (feature, id).
-    states: (state, users, ratings, eligible_users, eligible_ratings) of the
-      four states, to compare with MeLU's.
-    max_genres: Largest number of genres of an item.
-  """
+  config: SplitConfig = SplitConfig()
+  version: ClassVar[int] = 2
 
-  splits: Mapping[str, ir.Table]
-  vocabularies: Mapping[str, ir.Table]
-  states: ir.Table
-  max_genres: int
+  def check(self, schema: Schema) -> None:
+    """Accepts the schema of `event_movielens`, which has all it needs."""
+
+  def settings(self, out: str | os.PathLike[str]) -> dict[str, Any]:
+    """The configuration."""
+    del out
+    return dataclasses.asdict(self.config)
+
+  def build(self, job: view.ViewJob) -> dict[str, Any]:
+    """Writes a record file a split and a file of ids a feature."""
+    with job.opened() as events:
+      written = _write(job, events, self.config)
+    return {
+      'seed': self.config.seed,
+      'query_size': self.config.query_size,
+      'counts': {},
+      'states': written.pop('states'),
+      'kind': 'rating',
+      'label': 'rating',
+      'numeric': [],
+      'task_feature': None,  # The user; no feature names it.
+      'scenarios': list(SPLITS[1:]),
+      **written,
+    }
+
+  def tables(self, description: Mapping[str, Any]) -> list[view.Table]:
+    """The counts of each split beside those of MeLU's split files.
+
+    MeLU drew another 80% of the users, so its figures are near these, but only
+    those of all users are equal.
+    """
+    table = [['split', 'users', 'ratings', 'users 13-100', 'ratings 13-100']]
+    for state, counts in description['states'].items():
+      table.append([state, *(f'{n:,}' for n in counts.values())])
+      table.append(['  MeLU', *(f'{n:,}' for n in _REFERENCE[state])])
+    train = description['splits']['train'].values()
+    return [[*table, ['train', *(f'{n:,}' for n in train), '', '']]]
 
 
-def build(events: Events, config: movielens.SplitConfig) -> Tasks:
-  """Builds the tasks of all splits.
-
-  Args:
-    events: Events of MovieLens-1M, opened by DuckDB.
-    config: Split rule.
-
-  Returns:
-    Lazy tables; each is computed when it is written.
-  """
+def _write(
+  job: view.ViewJob, events: Events, config: SplitConfig
+) -> dict[str, Any]:
+  """Writes all files; returns 'schema', 'splits', 'features' and 'files'."""
   con = events.con
   assert events.users is not None and events.items is not None
   users = events.users.mutate(user=events.users[USER].cast('int32'))
@@ -190,34 +145,61 @@ def build(events: Events, config: movielens.SplitConfig) -> Tasks:
   ratings = con.create_table(
     'task_ratings', _state_ratings(events.rows, items, users, config)
   )
-  in_train = ratings.train
-  vocabularies = {
-    'item': con.create_table(
-      'ids_item',
-      prepare.dense_ids(ratings.filter(in_train), 'item', first=1),
-    ),
-    'genres': con.create_table('ids_genres', _genre_ids(items)),
-  }
-  warm_users = users.filter(users.warm)
-  for name in movielens.USER_FEATURES:
-    vocabularies[name] = con.create_table(
-      f'ids_{name}', prepare.dense_ids(warm_users, name, first=1)
-    )
-  for name in movielens.USER_FEATURES:
-    users = prepare.to_ids(users, name, vocabularies[name])
-  users = con.create_table('coded_users', users)
-  rows = con.create_table(
-    'coded_ratings', _coded_ratings(ratings, items, vocabularies)
-  )
-  splits = {'train': _tasks(rows.filter(rows.train), users, num_query=0)}
-  for state in movielens.SPLITS[1:]:
-    chosen = rows.filter((rows.state == state) & rows.eligible)
-    splits[state] = _tasks(chosen, users, num_query=config.query_size)
+  # Genres of all movies are known before any rating.
+  genres = items.select('item', genres=items.genres.unnest())
   max_genres = int(items.genres.length().max().to_pyarrow().as_py())
-  return Tasks(splits, vocabularies, _count_states(ratings), max_genres)
+  vocabularies = {
+    'item': prepare.dense_ids(ratings.filter(ratings.train), 'item', first=1),
+    'genres': prepare.dense_ids(genres, 'genres'),
+  }
+  for name in USER_FEATURES:
+    warm = users.filter(users.warm)
+    vocabularies[name] = prepare.dense_ids(warm, name, first=1)
+  features, files = {}, {}
+  for name, ids in vocabularies.items():
+    ids = vocabularies[name] = con.create_table(f'ids_{name}', ids)
+    # Ids of genres start at 0, all others at 1: their 0 is "not in train".
+    num_ids = prepare.count(ids) + (name != 'genres')
+    max_values = max_genres if name == 'genres' else 1
+    features[name] = {'num_ids': num_ids, 'max_values': max_values}
+  of_users = {name: vocabularies[name] for name in USER_FEATURES}
+  users = con.create_table('coded_users', prepare.to_ids(users, of_users))
+  genres = prepare.to_ids(genres.distinct(), {'genres': vocabularies['genres']})
+  genres = prepare.group_into_lists(genres, ['item'], ['genres'], ['genres'])
+  rows = prepare.to_ids(
+    ratings.join(genres, 'item'), {'item': vocabularies['item']}
+  )
+  rows = con.create_table('coded_ratings', rows)
+  schema = dict(SCHEMA)
+  schema['genres'] = dataclasses.replace(schema['genres'], width=max_genres)
+  splits = {}
+  for split in SPLITS:
+    job.progress(f'writing {split}')
+    if split == 'train':
+      chosen, num_query = rows.filter(rows.train), 0
+    else:
+      chosen = rows.filter((rows.state == split) & rows.eligible)
+      num_query = config.query_size
+    path = job.stage / f'{split}.{job.file_format}'
+    num_tasks = prepare.write_records(
+      _tasks(chosen, users, num_query), path, schema
+    )
+    splits[split] = {'tasks': num_tasks, 'ratings': prepare.count(chosen)}
+    files[split] = output_folder.file_entry(job.stage, path)
+  for name, ids in vocabularies.items():
+    path = job.stage / f'ids_{name}.parquet'
+    ids.order_by('id').to_parquet(path)
+    files[f'ids_{name}'] = output_folder.file_entry(job.stage, path)
+  return {
+    'schema': record_schema.schema_to_json(schema),
+    'splits': splits,
+    'features': features,
+    'files': files,
+    'states': _states(ratings),
+  }
 
 
-def _split_users(users: ir.Table, config: movielens.SplitConfig) -> ir.Table:
+def _split_users(users: ir.Table, config: SplitConfig) -> ir.Table:
   """Adds `task`, the dense id of a user, and `warm`."""
   position = ibis.row_number().over(ibis.window(order_by=users.user))
   warm = prepare.in_first_share(
@@ -227,10 +209,7 @@ def _split_users(users: ir.Table, config: movielens.SplitConfig) -> ir.Table:
 
 
 def _state_ratings(
-  rows: ir.Table,
-  items: ir.Table,
-  users: ir.Table,
-  config: movielens.SplitConfig,
+  rows: ir.Table, items: ir.Table, users: ir.Table, config: SplitConfig
 ) -> ir.Table:
   """Adds task, state, rank in the state, eligible and train to ratings."""
   old = items.year <= config.last_old_year
@@ -242,11 +221,8 @@ def _state_ratings(
     (ratings.warm, 'item_cold'),
     else_='both_cold',
   )
-  ratings = ratings.mutate(
-    state=state,
-    order=prepare.digest(config.seed, 'rating', ratings.user, ratings.item),
-  )
-  task = ibis.window(group_by=['state', 'task'])
+  order = prepare.digest(config.seed, 'rating', ratings.user, ratings.item)
+  ratings = ratings.mutate(state=state, order=order)
   in_time = [ratings.timestamp] if config.order == 'time' else []
   in_order = ibis.window(
     group_by=['state', 'task'],
@@ -254,55 +230,33 @@ def _state_ratings(
   )
   ratings = ratings.mutate(
     rank=ibis.row_number().over(in_order),
-    size=ratings.count().over(task),
+    size=ratings.count().over(ibis.window(group_by=['state', 'task'])),
   )
   eligible = ratings['size'].between(config.min_ratings, config.max_ratings)
   query = eligible & (ratings['rank'] >= ratings['size'] - config.query_size)
-  return ratings.mutate(
-    eligible=eligible, train=(ratings.state == 'warm') & ~query
-  ).select(
-    'task',
-    'item',
-    'rating',
-    'timestamp',
-    'state',
-    'rank',
-    'eligible',
-    'train',
-  )
+  train = (ratings.state == 'warm') & ~query
+  ratings = ratings.mutate(eligible=eligible, train=train)
+  names = 'task item rating timestamp state rank eligible train'
+  return ratings.select(names.split())
 
 
-def _genre_ids(items: ir.Table) -> ir.Table:
-  """Returns (genres, id): genres of all movies, known before any rating."""
-  each = items.select(genres=items.genres.unnest())
-  return prepare.dense_ids(each, 'genres')
-
-
-def _coded_ratings(
-  ratings: ir.Table, items: ir.Table, vocabularies: Mapping[str, ir.Table]
-) -> ir.Table:
-  """Replaces titles and genres by ids."""
-  each = items.select('item', genres=items.genres.unnest()).distinct()
-  each = prepare.to_ids(each, 'genres', vocabularies['genres'])
-  genres = prepare.group_into_lists(each, ['item'], ['genres'], ['genres'])
-  rows = ratings.join(genres, 'item')
-  return prepare.to_ids(rows, 'item', vocabularies['item'])
-
-
-def _tasks(rows: ir.Table, users: ir.Table, *, num_query: int) -> ir.Table:
+def _tasks(rows: ir.Table, users: ir.Table, num_query: int) -> ir.Table:
   """Groups ratings by task, in their order, and adds the user."""
   lists = ['item', 'genres', 'rating', 'timestamp']
   tasks = prepare.group_into_lists(rows, ['task'], lists, ['rank'])
-  tasks = tasks.join(users.select('task', *movielens.USER_FEATURES), 'task')
+  tasks = tasks.join(users.select('task', *USER_FEATURES), 'task')
   tasks = tasks.mutate(num_query=ibis.literal(num_query, 'int32'))
-  return tasks.select(list(movielens.SCHEMA)).order_by('task')
+  return tasks.select(list(SCHEMA)).order_by('task')
 
 
-def _count_states(ratings: ir.Table) -> ir.Table:
-  """Counts users and ratings of each state, all and eligible ones."""
-  return ratings.group_by('state').agg(
+def _states(ratings: ir.Table) -> dict[str, dict[str, int]]:
+  """Users and ratings of each state, all and eligible ones."""
+  grouped = ratings.group_by('state').agg(
     users=ratings.task.nunique(),
     ratings=ratings.count(),
     eligible_users=ratings.task.nunique(where=ratings.eligible),
     eligible_ratings=ratings.eligible.sum(),
   )
+  found = {row.pop('state'): row for row in grouped.to_pyarrow().to_pylist()}
+  none = dict.fromkeys([n for n in grouped.columns if n != 'state'], 0)
+  return {state: found.get(state, none) for state in SPLITS[1:]}

@@ -1,25 +1,43 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Events become sorted, coded rows by task, as ibis expressions.
+"""Events become tasks: record files of coded rows, sorted by task.
 
-The same expressions run on DuckDB and on Spark, with equal results. Each step
-is written to a Parquet file or folder and read back, which works out of core on
-both, and lets nothing be computed twice.
+Splits: `train` has the rows of the warm tasks but their last ones; `warm` has
+queries from those, with the rows before them as support; `task_cold` has the
+same of tasks that are not trained on. Ids come from `train` alone; 0 stands for
+what it lacks.
+
+Rows are coded and sorted by ibis expressions, which run on DuckDB and on Spark
+with equal results. Each step is written to a Parquet file or folder and read
+back, which works out of core on both, and lets nothing be computed twice.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import dataclasses
+import os
 import pathlib
-from typing import Annotated, Literal
+import re
+from typing import Any, ClassVar
 
 from absl import logging
 import ibis
 from ibis.expr import types as ir
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from antjax.data import prepare, task_spans
+from antjax.data import (
+  output_folder,
+  prepare,
+  record_schema,
+  record_writer,
+  task_spans,
+  view,
+)
 from antjax.data.events import Events, ROW
+from antjax.data.record_schema import Field
 from antjax.data.schema import Schema
+from antjax.data.task_spans import TaskConfig
 
 # Columns of our own beside those of the rows; a schema has no such names.
 _RANK, _IS_TRAIN, _NUM_TEST = '__rank', '__is_train', '__num_test'
@@ -30,67 +48,83 @@ _PLACE = '__place'
 _RESERVED = ('task', 'timestamp', 'num_query', 'first_row', 'num_rows')
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TaskConfig:
-  """How rows become tasks."""
+@dataclasses.dataclass(frozen=True)
+class TaskView:
+  """Tasks of any labelled events, as a `view.View`."""
 
-  seed: Annotated[int, 'Seed of the choice of cold tasks and of orders.'] = 0
-  order: Annotated[
-    Literal['time', 'random'],
-    "Order of a task's rows; queries are the last ones.",
-  ] = 'time'
-  cold_share: Annotated[
-    float, 'Share of the tasks that are never trained on.'
-  ] = 0.1
-  query_size: Annotated[int, 'Rows of a query of an evaluation record.'] = 10
-  max_support: Annotated[int, 'Most support rows of an evaluation record.'] = (
-    128
-  )
-  min_rows: Annotated[int, 'Fewest rows of a task that is evaluated.'] = 13
-  test_share: Annotated[
-    float,
-    "Share of a task's rows, its last ones, that are queries; at least"
-    ' query_size rows.',
-  ] = 0.2
-  max_rows: Annotated[
-    int, 'Most rows of a training record; longer tasks are cut.'
-  ] = 512
-  min_count: Annotated[
-    int, 'Training rows that a value needs for an id of its own; 0 is the rest.'
-  ] = 1
-  max_values: Annotated[
-    int,
-    'Most values in a row of a feature that has many; of longer lists the first'
-    ' ones stay. Records are as wide as the longest list.',
-  ] = 50
+  config: TaskConfig = TaskConfig()
+  version: ClassVar[int] = 1
 
-  def __post_init__(self) -> None:
-    if not (0 <= self.cold_share < 1 and 0 <= self.test_share < 1):
-      raise ValueError(
-        'needed 0 <= cold_share, test_share < 1; got'
-        f' {self.cold_share}, {self.test_share}.'
-      )
-    if not 0 < self.query_size < self.min_rows or self.max_support < 1:
-      raise ValueError(
-        'needed 0 < query_size < min_rows and max_support > 0; got'
-        f' {self.query_size}, {self.min_rows}, {self.max_support}.'
-      )
-    if min(self.max_rows, self.min_count, self.max_values) < 1:
-      raise ValueError(
-        'max_rows, min_count and max_values must be positive; got'
-        f' {self.max_rows}, {self.min_count}, {self.max_values}.'
-      )
+  def check(self, schema: Schema) -> None:
+    """Refuses a schema that says nothing of tasks."""
 
-  def spans(self) -> task_spans.SpanConfig:
-    """Returns the part that is about spans."""
-    fields = dataclasses.fields(task_spans.SpanConfig)
-    return task_spans.SpanConfig(
-      **{f.name: getattr(self, f.name) for f in fields}
-    )
+    def refuse(why: str) -> None:
+      raise ValueError(f'schema of {schema.name}: {why}.')
+
+    task, features = schema.task_column, _features(schema)
+    if not (task and schema.label_column):
+      refuse('tasks need a task or a user, and a label or a rating')
+    if schema.columns[task].startswith('float'):
+      refuse(
+        f'the task {task!r} is a {schema.columns[task]}; text or an integer is'
+        ' needed, as engines write floats in several ways'
+      )
+    if not features:
+      refuse('no column is a feature')
+    taken = [name for name in _fields(schema) if name.lower() in _RESERVED]
+    # Files of ids have the columns (feature, id).
+    taken += [name for name in features if name.lower() == 'id']
+    if taken:
+      refuse(f'{", ".join(taken)} is the name of a field of our own; rename it')
+
+  def settings(self, out: str | os.PathLike[str]) -> dict[str, Any]:
+    """The configuration."""
+    del out
+    return {f'tasks.{k}': v for k, v in dataclasses.asdict(self.config).items()}
+
+  def build(self, job: view.ViewJob) -> dict[str, Any]:
+    """Writes a record file a split and a file of ids a feature."""
+    schema = job.schema
+    with job.opened() as events:
+      rows = _sorted_rows(events, self.config, job)
+      features, id_files = _write_ids(rows, job.stage)
+    # The engine has given its memory back.
+    written = _write_splits(rows, self.config, job)
+    written['files'] |= id_files
+    task = schema.task_column
+    return {
+      'kind': 'rating' if schema.rating else 'click',
+      'label': schema.label_column,
+      'numeric': list(schema.all_numeric),
+      'task_feature': task if task in schema.features else None,
+      'scenarios': [split for split in written['splits'] if split != 'train'],
+      'seed': self.config.seed,
+      'query_size': self.config.query_size,
+      'counts': {
+        'tasks': len(rows.num_rows),
+        'cold_tasks': int((~rows.is_warm).sum()),
+      },
+      'features': features,
+      **written,
+    }
+
+  def tables(self, description: Mapping[str, Any]) -> list[view.Table]:
+    """The counts of each split."""
+    return [view.split_counts('split,tasks,records,rows', description)]
+
+
+def _features(schema: Schema) -> tuple[str, ...]:
+  """Columns whose values become ids."""
+  return schema.features + (schema.items.ids if schema.items else ())
+
+
+def _fields(schema: Schema) -> list[str]:
+  """Columns that end up in records."""
+  return [schema.label_column, *_features(schema), *schema.all_numeric]
 
 
 @dataclasses.dataclass(frozen=True)
-class SortedRows:
+class _SortedRows:
   """Coded rows, sorted by task and rank.
 
   Attributes:
@@ -113,58 +147,43 @@ class SortedRows:
   vocabularies: Mapping[str, ir.Table]
 
 
-def build(
-  events: Events,
-  config: TaskConfig,
-  folder: pathlib.Path,
-  progress: Callable[[str], None] = lambda text: None,
-) -> SortedRows:
-  """Codes and sorts rows.
-
-  Args:
-    events: Rows to make tasks of.
-    config: Settings of the tasks.
-    folder: Empty folder for intermediate files; it outlives the result.
-    progress: Function called with a text at the start of each step.
-
-  Raises:
-    ValueError: The schema names no task or no label, or labels are neither
-      clicks nor ratings.
-  """
+def _sorted_rows(
+  events: Events, config: TaskConfig, job: view.ViewJob
+) -> _SortedRows:
   schema = events.schema
-  check(schema)
-
-  stored = prepare.Steps(events.con, folder)
+  stored = prepare.Steps(events.con, job.work / 'steps')
   rows = events.joined()
   _check_ratings(rows, schema)
   rows, widths = _cut_lists(rows, schema, config)
-  progress('counting tasks')
+  job.progress('counting tasks')
   tasks = stored('tasks', _tasks(rows, schema, config))
-  progress('ranking rows')
+  job.progress('ranking rows')
   ranked = stored('ranked', _rank(rows, tasks, schema, config))
   vocabularies, values = {}, {}
   coded = ranked
-  for number, name in enumerate(features_of(schema)):
-    progress(f'ids of {name}')
-    vocabularies[name] = stored(
-      f'ids_{number}', _vocabulary(ranked, name, config)
-    )
+  for number, name in enumerate(_features(schema)):
+    job.progress(f'ids of {name}')
+    ids = stored(f'ids_{number}', _vocabulary(ranked, name, config))
+    vocabularies[name] = ids
     if name in widths:
       # Not put back into lists: engines collect these in memory.
-      each = _each_value(ranked, name, vocabularies[name])
-      values[name] = folder / f'values_{number}.parquet'
+      each = ranked.select('task', _RANK, name).unnest(name, offset=_PLACE)
+      each = prepare.to_ids(each, {name: ids})
+      each = each.order_by(['task', _RANK, _PLACE]).select(name)
+      values[name] = stored.path(f'values_{number}')
       each.to_parquet(str(values[name]))
       coded = coded.mutate(**{name: coded[name].length().cast('int32')})
-    else:
-      coded = prepare.to_ids(coded, name, vocabularies[name])
-  progress('sorting rows')
-  path = folder / 'sorted.parquet'
-  _numbers(events, coded).order_by(['task', _RANK]).drop(_RANK).to_parquet(
-    str(path)
-  )
+  single = {n: ids for n, ids in vocabularies.items() if n not in widths}
+  coded = prepare.to_ids(coded, single)
+  job.progress('sorting rows')
+  path = stored.path('sorted')
+  numbers = (schema.label_column, *schema.all_numeric)
+  coded = coded.mutate(**{name: events.number(coded, name) for name in numbers})
+  coded = coded.order_by(['task', _RANK])
+  coded.select('task', 'timestamp', *_fields(schema)).to_parquet(str(path))
   counts = tasks.select('task', _NUM_ROWS, _IS_WARM).to_pyarrow()
   order = np.argsort(counts['task'].to_numpy())
-  return SortedRows(
+  return _SortedRows(
     path,
     values,
     widths,
@@ -172,39 +191,6 @@ def build(
     counts[_IS_WARM].to_numpy(zero_copy_only=False)[order],
     vocabularies,
   )
-
-
-def features_of(schema: Schema) -> tuple[str, ...]:
-  """Columns whose values become ids."""
-  return schema.features + (schema.items.ids if schema.items else ())
-
-
-def check(schema: Schema) -> None:
-  """Refuses a schema that says nothing of tasks.
-
-  Raises:
-    ValueError: What is lacking, or wrong.
-  """
-
-  def refuse(why: str) -> None:
-    raise ValueError(f'schema of {schema.name}: {why}.')
-
-  task, features = schema.task_column, features_of(schema)
-  if not (task and schema.label_column):
-    refuse('tasks need a task or a user, and a label or a rating')
-  if schema.columns[task].startswith('float'):
-    refuse(
-      f'the task {task!r} is a {schema.columns[task]}; text or an integer is'
-      ' needed, as engines write floats in several ways'
-    )
-  if not features:
-    refuse('no column is a feature')
-  fields = (schema.label_column, *features, *schema.all_numeric)
-  taken = [name for name in fields if name.lower() in _RESERVED]
-  # Files of ids have the columns (feature, id).
-  taken += [name for name in features if name.lower() == 'id']
-  if taken:
-    refuse(f'{", ".join(taken)} is the name of a field of our own; rename it')
 
 
 def _check_ratings(rows: ir.Table, schema: Schema) -> None:
@@ -224,7 +210,7 @@ def _cut_lists(
   rows: ir.Table, schema: Schema, config: TaskConfig
 ) -> tuple[ir.Table, dict[str, int]]:
   """Cuts long lists; returns the rows and the longest of each feature."""
-  names = [n for n in features_of(schema) if n in rows.columns]
+  names = [n for n in _features(schema) if n in rows.columns]
   names = [n for n in names if rows[n].type().is_array()]
   most = config.max_values
   if not names:
@@ -235,12 +221,11 @@ def _cut_lists(
   for name in names:
     if widths[name] <= most:
       continue
-    num_cut = rows.filter(lengths[name] > most).count().to_pyarrow().as_py()
     logging.warning(
       '%s: %d rows have more than max_values=%d values, up to %d; the first %d'
       ' of them stay.',
       name,
-      num_cut,
+      prepare.count(rows.filter(lengths[name] > most)),
       most,
       widths[name],
       most,
@@ -263,20 +248,16 @@ def _tasks(rows: ir.Table, schema: Schema, config: TaskConfig) -> ir.Table:
 
 
 def _rank(
-  rows: ir.Table,
-  tasks: ir.Table,
-  schema: Schema,
-  config: TaskConfig,
+  rows: ir.Table, tasks: ir.Table, schema: Schema, config: TaskConfig
 ) -> ir.Table:
   """Adds task, rank in it, timestamp and is_train to the rows."""
   joined = rows.join(tasks, rows[schema.task_column] == tasks[_KEY])
   timestamp = joined[schema.time or ROW]
-  if config.order == 'time':
-    keys = [timestamp, joined[ROW]]
-  else:
-    keys = [prepare.digest(config.seed, 'row', joined[ROW]), joined[ROW]]
-  rank = ibis.row_number().over(ibis.window(group_by='task', order_by=keys))
-  # As `task_spans.num_test` has it.
+  first = timestamp
+  if config.order == 'random':
+    first = prepare.digest(config.seed, 'row', joined[ROW])
+  in_order = ibis.window(group_by='task', order_by=[first, joined[ROW]])
+  # As `task_spans.training` has it.
   num_rows = joined[_NUM_ROWS]
   share = (num_rows * config.test_share).floor().cast('int64')
   test = (num_rows >= config.min_rows).ifelse(
@@ -285,7 +266,8 @@ def _rank(
   if timestamp.type().is_floating():
     timestamp = timestamp.floor()  # Engines cast by other roundings.
   ranked = joined.mutate(
-    timestamp=timestamp.cast('int64'), **{_RANK: rank, _NUM_TEST: test}
+    timestamp=timestamp.cast('int64'),
+    **{_RANK: ibis.row_number().over(in_order), _NUM_TEST: test},
   )
   is_train = ranked[_IS_WARM] & (
     ranked[_RANK] < ranked[_NUM_ROWS] - ranked[_NUM_TEST]
@@ -293,11 +275,6 @@ def _rank(
   return ranked.mutate(**{_IS_TRAIN: is_train}).select(
     'task', _RANK, 'timestamp', _IS_TRAIN, *_fields(schema)
   )
-
-
-def _fields(schema: Schema) -> list[str]:
-  """Columns that end up in records."""
-  return [schema.label_column, *features_of(schema), *schema.all_numeric]
 
 
 def _vocabulary(ranked: ir.Table, name: str, config: TaskConfig) -> ir.Table:
@@ -311,19 +288,62 @@ def _vocabulary(ranked: ir.Table, name: str, config: TaskConfig) -> ir.Table:
   )
 
 
-def _each_value(ranked: ir.Table, name: str, ids: ir.Table) -> ir.Table:
-  """Returns the ids of the lists of all rows, sorted as the rows will be."""
-  each = ranked.select('task', _RANK, name).unnest(name, offset=_PLACE)
-  coded = prepare.to_ids(each, name, ids)
-  return coded.order_by(['task', _RANK, _PLACE]).select(name)
-
-
-def _numbers(events: Events, coded: ir.Table) -> ir.Table:
-  """Casts label and numbers to float32, takes logarithms, orders columns."""
-  schema = events.schema
-  numbers = {
-    name: events.number(coded, name)
-    for name in (schema.label_column, *schema.all_numeric)
+def _write_splits(
+  rows: _SortedRows, config: TaskConfig, job: view.ViewJob
+) -> dict[str, Any]:
+  """Writes the splits; returns 'schema', 'splits' and 'files'."""
+  schema = job.schema
+  fields = {
+    'task': Field('int32'),
+    'num_query': Field('int32'),
+    'timestamp': Field('int64', 1),
+    schema.label_column: Field('float32', 1),
+    **{name: Field('int32', 1) for name in rows.vocabularies},
+    **{name: Field('int32', 2, n) for name, n in rows.widths.items()},
+    **{name: Field('float32', 1) for name in schema.all_numeric},
   }
-  names = _fields(schema)
-  return coded.mutate(**numbers).select('task', _RANK, 'timestamp', *names)
+  columns = [name for name, field in fields.items() if field.ndim]
+  num_rows, is_warm = rows.num_rows, rows.is_warm
+  spans = {
+    'train': task_spans.training(num_rows, is_warm, config),
+    'warm': task_spans.evaluation(num_rows, is_warm, config),
+    'task_cold': task_spans.evaluation(num_rows, ~is_warm, config),
+  }
+  splits, files = {}, {}
+  for split, chosen in spans.items():
+    if not len(chosen):
+      logging.warning('No task for the split %s: it is left out.', split)
+      continue
+    job.progress(f'writing {split}')
+    path = job.stage / f'{split}.{job.file_format}'
+    batches = task_spans.record_batches(rows.path, chosen, columns, rows.values)
+    record_writer.write(path, batches, fields)
+    splits[split] = {
+      'tasks': len(np.unique(chosen.task)),
+      'records': len(chosen),
+      'rows': int((chosen.stop - chosen.start).sum()),
+    }
+    files[split] = output_folder.file_entry(job.stage, path)
+  written = record_schema.schema_to_json(fields)
+  return {'schema': written, 'splits': splits, 'files': files}
+
+
+def _write_ids(
+  rows: _SortedRows, folder: pathlib.Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Writes (feature, id) files; returns 'features' and their 'files'."""
+  features, files = {}, {}
+  for number, (name, ids) in enumerate(rows.vocabularies.items()):
+    table = ids.order_by('id').to_pyarrow()
+    # Engines differ in chunks and in which columns may be NULL.
+    columns = {n: table[n].combine_chunks() for n in table.column_names}
+    # No plain name begins so: a feature may be called '0'.
+    stem = f'ids_{name}' if re.fullmatch(r'[\w.-]+', name) else f'ids-{number}'
+    path = folder / f'{stem}.parquet'
+    pq.write_table(pa.table(columns), path)
+    features[name] = {
+      'num_ids': table.num_rows + 1,
+      'max_values': rows.widths.get(name, 1),
+    }
+    files[f'ids_{name}'] = output_folder.file_entry(folder, path)
+  return features, files

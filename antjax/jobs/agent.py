@@ -21,7 +21,7 @@ Exit codes: 0 the job succeeded; 1 it failed; 75 this host is to be replaced;
 Needs no JAX itself: it only minds processes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import os
 import signal
@@ -33,6 +33,7 @@ from typing import Annotated
 from absl import flags
 
 from antjax.elastic import agent as agent_lib
+from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import host_sockets, security
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.process_group import Guard, Output
@@ -116,6 +117,39 @@ class Config:
         raise ValueError(f'{name}={getattr(self, name)} must not be negative.')
 
 
+def worker_environment(
+  config: Config,
+  name: str,
+  assignment: pb.Assignment,
+  compilation_cache: str,
+  base: Mapping[str, str],
+) -> dict[str, str]:
+  """The environment of a worker: what JAX and antjax/jobs/job.py read."""
+  token_file, tls_dir = (
+    os.path.abspath(path) if path else ''
+    for path in (config.token_file, config.tls_dir)
+  )
+  own = {
+    'ANTJAX_COORDINATOR': config.coordinator,
+    'ANTJAX_JOB': config.job,
+    'ANTJAX_WORKER': name,
+    'ANTJAX_GENERATION': str(assignment.generation),
+    'ANTJAX_TOKEN_FILE': token_file,
+    'ANTJAX_TLS_DIR': tls_dir,
+    'JAX_COMPILATION_CACHE_DIR': compilation_cache,
+    # A restart is to compile nothing, however short it took.
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+  }
+  return worker_env.worker_env(
+    assignment.rank,
+    hosts=assignment.num_hosts,
+    devices_per_host=config.devices_per_host,
+    coordinator=assignment.jax_coordinator,
+    platform=config.platform,
+    base={**base, **own},
+  )
+
+
 def main(config: Config, command: Sequence[str]) -> int:
   """Supervises the worker to its end; returns the exit code."""
   name = config.name or socket.gethostname()
@@ -123,28 +157,22 @@ def main(config: Config, command: Sequence[str]) -> int:
   def say(message: str) -> None:
     print(f'agent {name}: {message}', file=sys.stderr, flush=True)
 
-  if problem := worker_env.command_problem(command):
-    say(problem)
-    return 2
-  if config.max_hosts and not 0 < config.min_hosts <= config.max_hosts:
-    say(
-      f'--max_hosts={config.max_hosts} needs a --min_hosts from 1 to'
-      f' {config.max_hosts}; got {config.min_hosts}.'
-    )
-    return 2
   try:
+    worker_env.check_command(command)
+    if config.max_hosts and not 0 < config.min_hosts <= config.max_hosts:
+      raise ValueError(
+        f'--max_hosts={config.max_hosts} needs a --min_hosts from 1 to'
+        f' {config.max_hosts}; got {config.min_hosts}.'
+      )
     address = config.address or own_address(config.coordinator)
     host_sockets.free_port(address)
-    token = (
-      security.read_token(config.token_file, 'agent')
-      if config.token_file
-      else ''
-    )
     client = CoordinatorClient(
       config.coordinator,
       job=config.job,
       client=name,
-      token=token,
+      token=security.read_token(config.token_file, 'agent')
+      if config.token_file
+      else '',
       tls_dir=config.tls_dir,
     )
     held = host_sockets.hold_name(f'{config.job}/{name}/{address}')
@@ -153,23 +181,13 @@ def main(config: Config, command: Sequence[str]) -> int:
     return 2
   folder = tempfile.mkdtemp(prefix='antjax-cache-')
   guard = Guard(keep=[held.fileno()], folders=[folder])
+  cache = config.compilation_cache or folder
   with client:
     supervisor = agent_lib.Supervisor(
       client,
       command,
-      worker_env=lambda assignment: worker_env.agent_env(
-        assignment,
-        coordinator=config.coordinator,
-        job=config.job,
-        name=name,
-        devices_per_host=config.devices_per_host,
-        platform=config.platform,
-        token_file=os.path.abspath(config.token_file)
-        if config.token_file
-        else '',
-        tls_dir=os.path.abspath(config.tls_dir) if config.tls_dir else '',
-        compilation_cache=config.compilation_cache or folder,
-        base=os.environ,
+      worker_env=lambda assignment: worker_environment(
+        config, name, assignment, cache, os.environ
       ),
       address=address,
       output=Output(),

@@ -178,10 +178,23 @@ def report(config: Config) -> dict[str, Any]:
     num_micro_batches=config.num_micro_batches,
     regather=config.regather,
   )
-  memory = _memory(compiled.memory_analysis())
+  stats = compiled.memory_analysis()
+  memory = {
+    'arguments': stats.argument_size_in_bytes,
+    # The state is donated: its new values replace the old ones in place.
+    'new_outputs': stats.output_size_in_bytes - stats.alias_size_in_bytes,
+    'temporaries': stats.temp_size_in_bytes,
+    'code': stats.generated_code_size_in_bytes,
+  }
+  memory['total'] = sum(memory.values())
   hbm = _HBM_GIB.get(config.topology.split(':')[0], 0) * 2**30
   groups = mesh_lib.num_groups(mesh)
   parts = layout.bytes_per_device()
+  activations = 0
+  if model.activation_fn is not None:
+    activations = model.activation_fn(
+      config.sequences, config.seq_len, config.compute_dtype
+    )
   result = {
     'paro': config.paro,
     'topology': config.topology,
@@ -193,7 +206,7 @@ def report(config: Config) -> dict[str, Any]:
     'planned_state_bytes': parts['params'] + parts['opt_state'],
     'planned_peak_bytes': sum(parts.values())
     + planner.transient_bytes(layout, config.regather)
-    + _activations(config, model),
+    + activations,
     'device_bytes': hbm or None,
     'fits': not hbm or memory['total'] <= hbm,
     'lines': [dataclasses.asdict(line) for line in lines],
@@ -209,26 +222,6 @@ def report(config: Config) -> dict[str, Any]:
     (folder / 'report.json').write_text(json.dumps(result, indent=2) + '\n')
     (folder / f'step_{config.paro}.hlo.txt').write_text(text)
   return result
-
-
-def _activations(config: Config, model: plan_models.Model) -> int:
-  if model.activation_fn is None:
-    return 0
-  return model.activation_fn(
-    config.sequences, config.seq_len, config.compute_dtype
-  )
-
-
-def _memory(stats: Any) -> dict[str, int]:
-  """Bytes on a device, by the compiler's account."""
-  parts = {
-    'arguments': stats.argument_size_in_bytes,
-    # The state is donated: its new values replace the old ones in place.
-    'new_outputs': stats.output_size_in_bytes - stats.alias_size_in_bytes,
-    'temporaries': stats.temp_size_in_bytes,
-    'code': stats.generated_code_size_in_bytes,
-  }
-  return parts | {'total': sum(parts.values())}
 
 
 def show(result: dict[str, Any], console: rich.console.Console) -> None:
@@ -250,9 +243,9 @@ def show(result: dict[str, Any], console: rich.console.Console) -> None:
     f' {_mb(result["planned_peak_bytes"])} at the peak with activations as'
     ' estimated.'
   )
-  table = rich.table.Table(title='Collectives')
-  for name in ('collective', 'network', 'axis', 'place'):
-    table.add_column(name)
+  table = rich.table.Table(
+    *('collective', 'network', 'axis', 'place'), title='Collectives'
+  )
   for name in ('planned elements', 'compiled', 'MB sent a device'):
     table.add_column(name, justify='right')
   table.add_column('as planned')
@@ -277,17 +270,12 @@ def show(result: dict[str, Any], console: rich.console.Console) -> None:
     )
   if result['is_elastic']:
     crosses = result['crosses_groups_in_loop']
-    console.print(
-      'Elastic code: in the micro-batch loop '
-      + (
-        'something LEAVES its group.' if crosses else 'nothing leaves a group.'
-      )
+    how = (
+      'something LEAVES its group.' if crosses else 'nothing leaves a group.'
     )
-  console.print(
-    'The compiled step equals the plan.'
-    if result['equals_plan']
-    else 'The compiled step DIFFERS from the plan.'
-  )
+    console.print(f'Elastic code: in the micro-batch loop {how}')
+  how = 'equals' if result['equals_plan'] else 'DIFFERS from'
+  console.print(f'The compiled step {how} the plan.')
 
 
 def _mb(num_bytes: float) -> str:

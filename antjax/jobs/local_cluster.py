@@ -51,13 +51,8 @@ _POLL_S = 0.05
 # Hosts whose peer has died wait in a collective and do not hear a SIGTERM.
 _GRACE_AFTER_FAILURE_S = 5.0
 _ELASTIC = (  # Flags that need --elastic.
-  'min_hosts',
-  'max_restarts',
-  'lease_timeout_s',
-  'progress_timeout_s',
-  'policy',
-  'status_port',
-  'journal',
+  *('min_hosts', 'max_restarts', 'lease_timeout_s', 'progress_timeout_s'),
+  *('policy', 'status_port', 'journal'),
 )
 _RESTART_ENDED = '--restart_ended'
 # Not the scripts of launch/, which an installed antjax does not have.
@@ -69,13 +64,7 @@ _REPLACED = 75  # What an agent says whose host is to be replaced.
 class _Program:
   """One process to run, and to run again where that is right.
 
-  Attributes:
-    name: For people.
-    index: Index of its host.
-    command: Arguments of `python`.
-    env: Its environment.
-    prefix: Prefix of its lines.
-    direct: Whether it has our stderr.
+  `prefix` begins its lines; `direct` gives it our stderr.
   """
 
   name: str
@@ -86,11 +75,9 @@ class _Program:
   direct: bool
 
   def start(self, guard: Guard, output: Output) -> None:
+    command = [sys.executable, *self.command]
     self.process = ProcessGroup(
-      [sys.executable, *self.command],
-      self.env,
-      guard,
-      output,
+      *(command, self.env, guard, output),
       prefix=self.prefix,
       direct=self.direct,
     )
@@ -103,12 +90,9 @@ def _say(message: str) -> None:
 class _Cluster:
   """Runs the hosts to their end and decides who is stopped when.
 
-  Args:
-    grace_s: Seconds that the hosts have after a SIGTERM.
-    service: A program that the hosts need, ended after them. With one, hosts
-      are agents: what was killed is started again, and they kill by
-      themselves when asked twice.
-    folders: Removed at the end, whatever way it comes.
+  Hosts of a `service`, which ends after them, are agents: what was killed is
+  started again, and they kill by themselves when asked twice. `folders` are
+  removed at the end, whatever way it comes.
   """
 
   def __init__(
@@ -261,8 +245,7 @@ class Config:
     ' below are for this.',
   ] = False
   min_hosts: Annotated[
-    int,
-    'Elastic: the job continues with this many hosts; 0: only with all.',
+    int, 'Elastic: the job continues with this many hosts; 0: only with all.'
   ] = 0
   max_restarts: Annotated[
     int, 'Elastic: restarts after faults before the job is given up.'
@@ -274,8 +257,7 @@ class Config:
     float, 'Elastic: so is one that lives, but makes no step for so long.'
   ] = 600.0
   policy: Annotated[
-    str,
-    'Elastic: what is done about slow workers; see launch/coordinator.py.',
+    str, 'Elastic: what is done about slow workers; see launch/coordinator.py.'
   ] = 'antdt_nd'
   status_port: Annotated[
     int, 'Elastic: loopback port of the status page; 0: a free one.'
@@ -301,92 +283,77 @@ class Config:
       raise ValueError(f'status_port={self.status_port} must be 0 to 65535.')
 
 
-def _run_plain(config: Config, command: Sequence[str]) -> int:
+def _plain_hosts(config: Config, command: Sequence[str]) -> list[_Program]:
   is_terminal = sys.stdout.isatty()
   coordinator = f'127.0.0.1:{worker_env.free_port()}'
-  hosts = [
-    _Program(
-      f'host {host}',
+  hosts = []
+  for host in range(config.hosts):
+    env = worker_env.worker_env(
       host,
-      command,
-      worker_env.worker_env(
-        host,
-        hosts=config.hosts,
-        devices_per_host=config.devices_per_host,
-        coordinator=coordinator,
-        platform=config.platform,
-        base=os.environ,
-      ),
-      # On a terminal, host 0's progress bar is drawn there by itself.
-      prefix=b'' if is_terminal and host == 0 else b'[%d] ' % host,
-      direct=is_terminal and host == 0,
+      hosts=config.hosts,
+      devices_per_host=config.devices_per_host,
+      coordinator=coordinator,
+      platform=config.platform,
+      base=os.environ,
     )
-    for host in range(config.hosts)
-  ]
-  return _Cluster(config.grace_s).run(hosts)
+    # On a terminal, host 0's progress bar is drawn there by itself.
+    direct = is_terminal and host == 0
+    prefix = b'' if direct else b'[%d] ' % host
+    hosts.append(_Program(f'host {host}', host, command, env, prefix, direct))
+  return hosts
 
 
-def _run_elastic(config: Config, command: Sequence[str], folder: str) -> int:
+def _elastic_programs(
+  config: Config, command: Sequence[str], folder: str
+) -> tuple[_Program, list[_Program]]:
+  """The coordinator and the agents."""
   port = worker_env.free_port()
-  address = f'127.0.0.1:{port}'
-  status_port = config.status_port or worker_env.free_port()
-  min_hosts = config.min_hosts or config.hosts
   env = worker_env.checkout_env(os.environ)
-  coordinator = _Program(
-    'the coordinator',
-    -1,
-    [
-      *(*_CONSOLE, 'coordinator', '--address=127.0.0.1', f'--port={port}'),
-      f'--journal={config.journal or os.path.join(folder, "journal.db")}',
-      f'--min_hosts={min_hosts}',
-      f'--max_hosts={config.hosts}',
-      f'--max_restarts={config.max_restarts}',
-      f'--policy={config.policy}',
-      f'--lease_timeout_s={config.lease_timeout_s}',
-      f'--progress_timeout_s={config.progress_timeout_s}',
-      f'--status_port={status_port}',
-      _RESTART_ENDED,
-    ],
-    env,
-    prefix=b'[coordinator] ',
-    direct=True,
-  )
-  agents = [
-    _Program(
-      f'agent {host}',
-      host,
-      [
-        *(*_CONSOLE, 'agent', f'--coordinator={address}', '--job=job'),
-        f'--name=host-{host}',
-        f'--devices_per_host={config.devices_per_host}',
-        f'--platform={config.platform}',
-        f'--grace_s={config.grace_s}',
-        f'--compilation_cache={os.path.join(folder, "compilation_cache")}',
-        '--',
-        *command,
-      ],
-      env,
-      prefix=b'',  # The agent writes its worker's rank.
-      direct=True,
-    )
-    for host in range(config.hosts)
+  shared = ('max_restarts', 'policy', 'lease_timeout_s', 'progress_timeout_s')
+  coordinator = [
+    *(*_CONSOLE, 'coordinator', '--address=127.0.0.1', f'--port={port}'),
+    f'--journal={config.journal or os.path.join(folder, "journal.db")}',
+    f'--min_hosts={config.min_hosts or config.hosts}',
+    f'--max_hosts={config.hosts}',
+    *(f'--{name}={getattr(config, name)}' for name in shared),
+    f'--status_port={config.status_port or worker_env.free_port()}',
+    _RESTART_ENDED,
   ]
-  return _Cluster(config.grace_s, coordinator, [folder]).run(agents)
+  agents = []
+  for host in range(config.hosts):
+    agent = [
+      *(*_CONSOLE, 'agent', f'--coordinator=127.0.0.1:{port}', '--job=job'),
+      f'--name=host-{host}',
+      f'--devices_per_host={config.devices_per_host}',
+      f'--platform={config.platform}',
+      f'--grace_s={config.grace_s}',
+      f'--compilation_cache={os.path.join(folder, "compilation_cache")}',
+      *('--', *command),
+    ]
+    # The agent writes its worker's rank before its lines.
+    agents.append(_Program(f'agent {host}', host, agent, env, b'', True))
+  return (
+    _Program('the coordinator', -1, coordinator, env, b'[coordinator] ', True),
+    agents,
+  )
 
 
 def main(config: Config, command: Sequence[str]) -> int:
   """Runs the hosts to their end; returns the exit code."""
-  if problem := worker_env.command_problem(command):
-    _say(problem)
+  try:
+    worker_env.check_command(command)
+  except ValueError as error:
+    _say(f'{error}')
     return 2
-  if not config.elastic:
-    given = [f'--{name}' for name in _ELASTIC if flags.FLAGS[name].present]
-    if given:
-      _say(f'{", ".join(given)}: without --elastic nothing heeds this; add it.')
-      return 2
-    return _run_plain(config, command)
-  folder = tempfile.mkdtemp(prefix='antjax-cluster-')
-  return _run_elastic(config, command, folder)
+  if config.elastic:
+    folder = tempfile.mkdtemp(prefix='antjax-cluster-')
+    coordinator, agents = _elastic_programs(config, command, folder)
+    return _Cluster(config.grace_s, coordinator, [folder]).run(agents)
+  given = [f'--{name}' for name in _ELASTIC if flags.FLAGS[name].present]
+  if given:
+    _say(f'{", ".join(given)}: without --elastic nothing heeds this; add it.')
+    return 2
+  return _Cluster(config.grace_s).run(_plain_hosts(config, command))
 
 
 def run() -> None:

@@ -181,9 +181,7 @@ def make_plan(
 
 def table(plan: ParoPlan, title: str) -> rich.table.Table:
   """All codes, the pick marked."""
-  result = rich.table.Table(title=title)
-  result.add_column('code')
-  result.add_column('known as')
+  result = rich.table.Table('code', 'known as', title=title)
   for name in (
     *('state GB', 'peak GB', 'intra MB/mb', 'inter MB/mb', 'intra MB/step'),
     *('inter MB/step', 'comm s', 'step s'),
@@ -193,15 +191,16 @@ def table(plan: ParoPlan, title: str) -> rich.table.Table:
   result.add_column('')
   for row in plan.rows:
     is_best = row is plan.best
+    memory = row.state_bytes, row.peak_bytes
+    sent = (
+      *(row.intra_bytes, row.inter_bytes),
+      *(row.intra_bytes_per_step, row.inter_bytes_per_step),
+    )
     result.add_row(
       row.code,
       plan_report.KNOWN_AS.get(row.code, ''),
-      f'{row.state_bytes / 1e9:,.2f}',
-      f'{row.peak_bytes / 1e9:,.2f}',
-      f'{row.intra_bytes / 1e6:,.1f}',
-      f'{row.inter_bytes / 1e6:,.1f}',
-      f'{row.intra_bytes_per_step / 1e6:,.1f}',
-      f'{row.inter_bytes_per_step / 1e6:,.1f}',
+      *(f'{x / 1e9:,.2f}' for x in memory),
+      *(f'{x / 1e6:,.1f}' for x in sent),
       f'{row.comm_s:.4g}',
       f'{row.step_s:.4g}',
       'yes' if row.is_elastic else '',
@@ -231,8 +230,8 @@ def main(config: Config) -> None:
     links = links_of(config)
   if not config.model or not is_main:
     return
-  num_groups, group_size = config.inter or 0, config.intra or 0
-  if config.inter is None:
+  num_groups, group_size = config.inter, config.intra
+  if num_groups is None or group_size is None:
     assert job is not None
     num_groups = mesh_lib.num_groups(job.mesh)
     group_size = mesh_lib.group_size(job.mesh)

@@ -19,50 +19,33 @@ import jax.numpy as jnp
 from antjax.lm import attention as attention_lib
 from antjax.lm import cost, lora, transformer
 
-_LLAMA = transformer.Config(
-  vocab_size=32_000,
-  num_layers=32,
-  embed_dim=4096,
-  num_heads=32,
-  num_kv_heads=32,
-  mlp_dim=11_008,
-  tie_embeddings=False,
-)
+
+def _llama(
+  num_layers: int, embed_dim: int, num_heads: int, mlp_dim: int, **more: Any
+) -> transformer.Config:
+  sizes: dict[str, Any] = {
+    'vocab_size': 32_000,
+    'num_kv_heads': num_heads,
+    'tie_embeddings': False,
+  }
+  return transformer.Config(
+    num_layers=num_layers,
+    embed_dim=embed_dim,
+    num_heads=num_heads,
+    mlp_dim=mlp_dim,
+    **sizes | more,
+  )
+
+
+_LLAMA_3 = {'vocab_size': 128_256, 'num_kv_heads': 8, 'rope_theta': 500_000.0}
+_SMOLLM = {'vocab_size': 49_152, 'num_kv_heads': 3, 'rope_theta': 100_000.0}
 # Published shapes; nothing else of those models.
 PRESETS: dict[str, transformer.Config] = {
-  'llama-7b': _LLAMA,
-  'llama-13b': dataclasses.replace(
-    _LLAMA,
-    num_layers=40,
-    embed_dim=5120,
-    num_heads=40,
-    num_kv_heads=40,
-    mlp_dim=13_824,
-  ),
-  'llama-65b': dataclasses.replace(
-    _LLAMA,
-    num_layers=80,
-    embed_dim=8192,
-    num_heads=64,
-    num_kv_heads=64,
-    mlp_dim=22_016,
-  ),
-  'llama-3-8b': dataclasses.replace(
-    _LLAMA,
-    vocab_size=128_256,
-    num_kv_heads=8,
-    mlp_dim=14_336,
-    rope_theta=500_000.0,
-  ),
-  'smollm2-135m': transformer.Config(
-    vocab_size=49_152,
-    num_layers=30,
-    embed_dim=576,
-    num_heads=9,
-    num_kv_heads=3,
-    mlp_dim=1536,
-    rope_theta=100_000.0,
-  ),
+  'llama-7b': _llama(32, 4096, 32, 11_008),
+  'llama-13b': _llama(40, 5120, 40, 13_824),
+  'llama-65b': _llama(80, 8192, 64, 22_016),
+  'llama-3-8b': _llama(32, 4096, 32, 14_336, **_LLAMA_3),
+  'smollm2-135m': _llama(30, 576, 9, 1536, **_SMOLLM, tie_embeddings=True),
   'tiny': transformer.Config(vocab_size=4096, embed_dim=512, mlp_dim=1536),
 }
 
@@ -93,25 +76,19 @@ class StepConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """What planning and compiling ask of a model.
+  """What planning and compiling ask of a model."""
 
-  Attributes:
-    params: Tree of ShapeDtypeStructs (or arrays), the masters.
-    scanned: Leaf name -> whether it is a stack run by `scan_layers`.
-    trainable: Leaf name -> whether it is trained; None: all.
-    loss_fn: As for `Trainer`; only compiling needs it.
-    batch_fn: (rows, length) -> tree of ShapeDtypeStructs; likewise.
-    flops_fn: (rows, length) -> operations of forward and backward pass,
-      recomputation counted; None where only --compute_s tells the time.
-    activation_fn: (rows, length, compute dtype) -> bytes at the peak; None: 0.
-  """
-
-  params: Any
-  scanned: Callable[[str], bool] | None = None
-  trainable: Callable[[str], bool] | None = None
+  params: Any  # Tree of ShapeDtypeStructs (or arrays), the masters.
+  scanned: Callable[[str], bool] | None = None  # Which leaves are stacks.
+  trainable: Callable[[str], bool] | None = None  # None: all leaves.
+  # As for `Trainer`, and (rows, length) -> tree of ShapeDtypeStructs; for
+  # compiling only.
   loss_fn: Callable[..., Any] | None = None
   batch_fn: Callable[[int, int], Any] | None = None
+  # (rows, length) -> operations of both passes, recomputation counted. None:
+  # only --compute_s tells the time.
   flops_fn: Callable[[int, int], float] | None = None
+  # (rows, length, compute dtype) -> bytes at the peak. None: 0.
   activation_fn: Callable[[int, int, Any], int] | None = None
 
 
@@ -122,9 +99,8 @@ def load(
 
   Args:
     name: A preset, or 'package.module:function'.
-    lora_rank: With a preset: adds two adapter matrices of this rank to each
-      matrix of a layer, and only they are trained.
-    attention: With a preset: its method; 'auto' goes by the devices at hand.
+    lora_rank: Rank of adapters to train in each matrix of a preset's layers.
+    attention: A preset's method; 'auto' goes by the devices at hand.
 
   Raises:
     ValueError: No such model, or a rank for a model of one's own.
@@ -155,10 +131,6 @@ def load(
     )
     trainable = lora.matching(lora.PATTERN)
 
-  def loss_fn(params: Any, batch: Any, rng: Any) -> Any:
-    del rng
-    return transformer.loss(config, params, batch)
-
   def flops(rows: int, length: int) -> float:
     # Forward, gradients of activations and those of weights cost the same;
     # layers are computed again, frozen weights have no gradient.
@@ -169,7 +141,7 @@ def load(
     params,
     scanned=lambda leaf: leaf.startswith('layers'),
     trainable=trainable,
-    loss_fn=loss_fn,
+    loss_fn=lambda params, batch, rng: transformer.loss(config, params, batch),
     batch_fn=lambda rows, length: {
       'tokens': jax.ShapeDtypeStruct((rows, length), jnp.int32)
     },

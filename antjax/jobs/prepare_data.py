@@ -24,7 +24,7 @@ terms of the data: MovieLens and Amazon's reviews are for research use and may
 not be redistributed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
 import pathlib
 from typing import Annotated, Any, Literal
@@ -39,46 +39,20 @@ from antjax.data import (
   event_antm2c,
   event_table,
   events,
-  movielens,
   output_folder,
   schema_file,
-  sequence_files,
-  task_files,
+  task_spans,
   view_examples,
   view_melu,
   view_sequences,
   view_tasks,
 )
 from antjax.data import engine as engine_lib
-from antjax.data.antm2c import Antm2cConfig
-from antjax.data.schema import Schema
-from antjax.jobs import shown
+from antjax.data import view as view_lib
+from antjax.data.event_antm2c import Antm2cConfig
+from antjax.jobs import script
 
 _VIEWS = ('tasks', 'examples', 'sequences')
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SequenceFlags:
-  """How events become sequences."""
-
-  k_core: Annotated[
-    int | None,
-    'Fewest events of each user and of each item, over all domains; 0: any'
-    ' number. none: 5 for amazon-2018, 0 for the others.',
-  ] = None
-  untitled: Annotated[
-    Literal['drop', 'keep'], 'What becomes of items without a title.'
-  ] = 'drop'
-  drop_repeats: Annotated[
-    bool, 'Keep only the first of events of one item in a row.'
-  ] = True
-
-  def config(self, dataset: str) -> view_sequences.SequenceConfig:
-    """Returns the settings for a data set."""
-    values = dataclasses.asdict(self)
-    if self.k_core is None:
-      values['k_core'] = 5 if dataset == 'amazon-2018' else 0
-    return view_sequences.SequenceConfig(**values)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,8 +112,8 @@ class Config:
   allow_other_counts: Annotated[
     bool, 'Go on where the source is not the whole MovieLens-1M.'
   ] = False
-  split: movielens.SplitConfig = movielens.SplitConfig()
-  tasks: view_tasks.TaskConfig = view_tasks.TaskConfig()
+  split: view_melu.SplitConfig = view_melu.SplitConfig()
+  tasks: task_spans.TaskConfig = task_spans.TaskConfig()
   vocabulary: Annotated[
     str,
     'For examples: folder of a vocabulary of texts to append to, made if there'
@@ -154,7 +128,7 @@ class Config:
   # Left as it is, antm2c parts entities by `event_antm2c.SEPARATORS`.
   splitter: behavior_text.Splitter = behavior_text.Splitter()
   examples: behavior_examples.ExampleConfig = behavior_examples.ExampleConfig()
-  sequences: SequenceFlags = SequenceFlags()
+  sequences: view_sequences.SequenceConfig = view_sequences.SequenceConfig()
 
   def __post_init__(self) -> None:
     if self.threads < 0 or not 0 <= self.max_rejected_share <= 1:
@@ -188,7 +162,6 @@ class Config:
         'dataset=ml-1m is small: engine=spark is not for its tasks; write them'
         ' with --engine=duckdb.'
       )
-    self.sequences.config(self.name)  # Checks them.
 
   @property
   def name(self) -> str:
@@ -216,18 +189,9 @@ class Config:
 def main(config: Config) -> None:
   """Prepares the data set and prints its counts."""
   source = _source(config)
-  behaviors = view_examples.BehaviorConfig(
-    normalizer=config.normalizer,
-    splitter=config.text_splitter,
-    examples=config.examples,
-  )
-  # What the schema lacks shows before anything is read.
-  if 'tasks' in config.views:
-    view_tasks.check(source.schema)
-  if 'examples' in config.views:
-    view_examples.check(source.schema, behaviors)
-  if 'sequences' in config.views:
-    sequence_files.check(source.schema)
+  views = {name: view_of(config, name) for name in config.views}
+  for view in views.values():  # What the schema lacks shows at once.
+    view.check(source.schema)
   options: dict[str, Any] = {
     'engine': engine_lib.Engine(
       name=config.engine,
@@ -236,34 +200,24 @@ def main(config: Config) -> None:
       spark_master=config.spark_master,
     ),
     'overwrite': config.overwrite,
-    'progress': shown.show_step,
+    'progress': script.show_step,
   }
   share = config.max_rejected_share
   folder = config.folder
   about, is_new = events.write(
     folder / 'events', source, max_rejected_share=share, **options
   )
-  shown.print_counts(about['counts'])
+  script.print_counts(about['counts'])
   options['file_format'] = config.format
-  for view in config.views:
-    place = (folder / view, folder / 'events', source.schema)
-    made, is_new_view = {
-      'tasks': lambda: _tasks(config, *place, **options),
-      'examples': lambda: view_examples.write_examples(
-        *place,
-        behaviors,
-        vocabulary=config.vocabulary,
-        ids_from=config.ids_from,
-        **options,
-      ),
-      'sequences': lambda: sequence_files.write_sequences(
-        *place, config.sequences.config(config.name), **options
-      ),
-    }[view]()
+  for name, view in views.items():
+    out = folder / name
+    made, is_new_view = view_lib.make(
+      view, out, folder / 'events', source.schema, **options
+    )
     is_new |= is_new_view
-    _print_tables(config, view, made)
+    _print_tables(view, f'{made["name"]}: {name} in {out}', made)
     known = about['counts'].items()
-    shown.print_counts(
+    script.print_counts(
       {k: n for k, n in made['counts'].items() if (k, n) not in known}
     )
   rejected = folder / 'events' / output_folder.REJECTED
@@ -280,7 +234,7 @@ def _source(config: Config) -> events.Source:
     schema = schema_file.load(config.schema)
     return event_table.source(config.source, schema)
   if config.splitter != config.text_splitter:
-    shown.show_step(f'texts are parted by {config.text_splitter.pattern}')
+    script.show_step(f'texts are parted by {config.text_splitter.pattern}')
   return datasets.source(
     config.dataset,
     config.source,
@@ -291,33 +245,34 @@ def _source(config: Config) -> events.Source:
   )
 
 
-def _tasks(
-  config: Config,
-  out: pathlib.Path,
-  folder: pathlib.Path,
-  schema: Schema,
-  **options: Any,
-) -> tuple[dict[str, Any], bool]:
+def view_of(config: Config, name: str) -> view_lib.View:
+  """What a view is made by."""
+  if name == 'sequences':
+    sequences, k_core = config.sequences, config.sequences.k_core
+    if k_core is None:
+      k_core = 5 if config.name == 'amazon-2018' else 0
+    return view_sequences.SequenceView(
+      dataclasses.replace(sequences, k_core=k_core)
+    )
+  if name == 'examples':
+    behaviors = view_examples.BehaviorConfig(
+      normalizer=config.normalizer,
+      splitter=config.text_splitter,
+      examples=config.examples,
+    )
+    return view_examples.ExampleView(
+      behaviors, config.vocabulary, config.ids_from
+    )
   if config.is_movielens:
-    return view_melu.write_tasks(out, folder, schema, config.split, **options)
-  return task_files.write_tasks(out, folder, schema, config.tasks, **options)
+    return view_melu.MeluView(config.split)
+  return view_tasks.TaskView(config.tasks)
 
 
 def _print_tables(
-  config: Config, view: str, description: Mapping[str, Any]
+  view: view_lib.View, title: str, description: Mapping[str, Any]
 ) -> None:
   """Prints the counts of splits, domains and users."""
-  tables: Sequence[list[list[str]]]
-  if view == 'sequences':
-    tables = sequence_files.counts_tables(description)
-  elif view == 'examples':
-    tables = [view_examples.counts_table(description)]
-  else:
-    melu = config.is_movielens
-    counts = view_melu.counts_table if melu else task_files.counts_table
-    tables = [counts(description)]
-  for heading, *rows in tables:
-    title = f'{description["name"]}: {view} in {config.folder / view}'
+  for heading, *rows in view.tables(description):
     table = rich.table.Table(title=title)
     for number, name in enumerate(heading):
       table.add_column(name, justify='right' if number else 'left')

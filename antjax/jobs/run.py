@@ -5,22 +5,15 @@
 from collections.abc import Callable, Iterable, Mapping
 import contextlib
 import dataclasses
+import math
 import pathlib
-import re
 from typing import Any
 
 from absl import logging
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from antjax.collectives import choose
-from antjax.jobs import auto_paro
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
-from antjax.jobs.early_stopping import EarlyStopping
-from antjax.jobs.training_config import TrainingConfig
-from antjax.lm import attention
 from antjax.report import progress
 from antjax.shards import dataset
 from antjax.train import checkpoint
@@ -31,6 +24,53 @@ from antjax.train.trainer import Trainer
 def num_examples(batch: Mapping[str, Any]) -> int:
   """Number of examples of a batch: the sum of its weights."""
   return int(np.sum(batch['weight']))
+
+
+class EarlyStopping:
+  """Ends a run whose validation has not become better for long.
+
+  Attributes:
+    best_step: Step of the best validation so far, or None.
+    is_over: Whether it is time to stop.
+  """
+
+  def __init__(self, patience: int, metric: str, mode: str):
+    """Looks at one metric, 'validation_...'; a patience of 0 never ends."""
+    self._patience, self._metric = patience, metric
+    self._sign = -1 if mode == 'min' else 1
+    self._best, self._num_worse = -math.inf, 0
+    self._seen = -1
+    self.best_step: int | None = None
+
+  @property
+  def is_over(self) -> bool:
+    return 0 < self._patience <= self._num_worse
+
+  def see(self, step: int, values: Mapping[str, Any]) -> None:
+    """Looks at a step's values, of which few have a validation.
+
+    Raises:
+      ValueError: The first validation has no such metric.
+    """
+    value = values.get(self._metric)
+    if value is None and self._patience and self.best_step is None:
+      found = [name for name in values if name.startswith('validation_')]
+      if found:
+        raise ValueError(
+          f'best_metric={self._metric}: the validation examples give no such'
+          f' number, so patience would never end; they give'
+          f' {", ".join(found)}.'
+        )
+    if value is None or step <= self._seen:
+      return
+    self._seen = step
+    value = -math.inf if math.isnan(value) else self._sign * value
+    if self.best_step is None or value > self._best:
+      self._best, self.best_step, self._num_worse = value, step, 0
+      return
+    self._num_worse += 1
+    if value == self._best:  # On a tie the newest checkpoint is kept.
+      self.best_step = step
 
 
 class Run:
@@ -59,15 +99,15 @@ class Run:
 
     Args:
       name: Name on the progress bar.
-      config: Settings of the job, a dataclass with checkpoint_every; a run that
-        validates reads evaluate_every, patience and best_metric too.
+      config: Dataclass with checkpoint_every; a run that validates reads
+        evaluate_every, patience and best_metric too.
       job: The job; its run folder gets the settings and `made_of`.
       made_of: Fingerprints of the run's inputs, see `identity`.
       num_steps: Steps of the run, if it does not stop early.
       best_mode: 'min' or 'max', what better means of `config.best_metric`.
       unit: Unit that the progress bar counts.
       folder: Folder of log and checkpoints; None: the job's.
-      models: Folders in the job's run folder that may hold checkpoints.
+      models: See `identity.check`.
       advice: See `identity.check`.
 
     Raises:
@@ -102,9 +142,9 @@ class Run:
       batches: Endless batches of this process.
       evaluate_fn: Scores of a state, 'validation_...' by name.
       until: Step to stop at; None: `num_steps`.
-      count_examples: See `FitOptions`.
+      count_examples: See `Trainer.fit`.
       line_of: Metrics of a step -> its line in the log.
-      on_start: Called on process 0 once it is sure that the run can be resumed.
+      on_start: Called on process 0 once the run is known to be resumable.
     """
     config, job = self._config, self._job
     start = checkpoint.latest_step(self._checkpoints) or 0
@@ -190,84 +230,3 @@ class Run:
         'Early stopping: the best %s is that of step %s.', metric, step
       )
       return saver.restore(step)[0]
-
-
-def is_stack(name: str) -> bool:
-  """Whether a leaf holds a language model's layers, for `scanned`.
-
-  Not the layers of a Flax module, which have numbers and are separate.
-  """
-  return re.search(r'\.layers\.(?!\d)', name) is not None
-
-
-def make_trainer(
-  config: TrainingConfig,
-  job: job_lib.Job,
-  loss_fn: Callable[..., Any],
-  optimizer: optax.GradientTransformation,
-  params: Any,
-  *,
-  compute_dtype: str = 'float32',
-  activation_bytes: int = 0,
-  compute_s: float = 0.0,
-  device_bytes: int | None = None,
-  trainable: Callable[[str], bool] | None = None,
-  scanned: Callable[[str], bool] | None = None,
-  regather: bool = True,
-  **options: Any,
-) -> Trainer:
-  """The trainer that a job's settings ask for.
-
-  Args:
-    config: Settings of the job.
-    job: The job; under an agent --paro=auto takes elastic codes only.
-    loss_fn: See `Trainer`.
-    optimizer: See `Trainer`.
-    params: Tree of the parameters or of their shapes, for --paro=auto.
-    compute_dtype: Name of the dtype; float16 scales the loss.
-    activation_bytes: Bytes of activations at the peak of a micro-batch, for
-      --paro=auto.
-    compute_s: See `auto_paro.choose_paro`.
-    device_bytes: See `auto_paro.choose_paro`.
-    trainable: See `Trainer`.
-    scanned: See `Trainer`.
-    regather: See `Trainer`.
-    **options: Further ones of `Trainer`.
-  """
-  dtype = jnp.dtype(compute_dtype)
-  shared: dict[str, Any] = {
-    'num_micro_batches': config.num_micro_batches,
-    'compute_dtype': None if dtype == jnp.float32 else dtype,
-    'trainable': trainable,
-    'scanned': scanned,
-    'regather': regather,
-    'min_shard_size': config.min_shard_size,
-  }
-  links = None
-  if config.collectives == 'auto':
-    links = auto_paro.links_of(job.mesh, config.links)
-  paro = auto_paro.choose_paro(
-    config.paro,
-    params,
-    optimizer,
-    job.mesh,
-    links_file=config.links,
-    activation_bytes=activation_bytes,
-    compute_s=compute_s,
-    device_bytes=device_bytes,
-    # Under agents groups do unequal numbers of micro-batches.
-    elastic_only=job.agent is not None,
-    **shared,
-  )
-  return Trainer(
-    loss_fn,
-    optimizer,
-    mesh=job.mesh,
-    paro=paro,
-    collectives=choose.for_mesh(config.collectives, job.mesh, links=links),
-    loss_scale='dynamic' if dtype == jnp.float16 else None,
-    # Stacks are those of language models.
-    check_vma=scanned is None or attention.check_vma(job.mesh),
-    **shared,
-    **options,
-  )

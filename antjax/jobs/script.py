@@ -5,7 +5,7 @@
 `antjax.jobs.job` adds what jobs on devices need; this imports no jax.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import logging as python_logging
 import os
@@ -13,6 +13,7 @@ import pathlib
 import re
 import signal
 import sys
+import traceback
 import types
 from typing import Any, NoReturn, TypeVar
 
@@ -78,12 +79,10 @@ _SHIPPED_FLAG = re.compile(r'(--?(?:flagfile|schema)=)(.+)')
 
 
 def shipped(word: str) -> str:
-  """A flag that names a recipe or a schema of antjax gets the file's path.
+  """Gives --flagfile=launch/recipes/NAME.flags or --schema=NAME.yaml a path.
 
-  Args:
-    word: Word of a command line. Of `--flagfile=launch/recipes/NAME.flags` or
-      `--schema=NAME.yaml` the file's name is looked up among those that antjax
-      ships, unless the path is there.
+  The file's name is looked up among those that antjax ships, unless the path
+  is there. Other words stay as they are.
   """
   found = _SHIPPED_FLAG.fullmatch(word)
   if not found or os.path.exists(found[2]):
@@ -105,17 +104,17 @@ def run(
 ) -> NoReturn:
   """Parses flags, runs `main(config)` and exits.
 
-  Exit codes: what `main` returns, or 0; `exit_code_of` after an error; 128 +
-  signal after a stop asked by SIGINT or SIGTERM, also if `main` stopped
-  cleanly. An error that antjax itself raises (bad flag, missing file, mesh that
-  does not divide) is shown as one line; `--verbosity=1` adds the traceback.
-  Anything else keeps its traceback.
+  Exit codes: what `main` returns, or 0; `exit_code_of` an error, which is a
+  `flags.Error` for any wrong flag; 128 + signal after a stop asked by SIGINT or
+  SIGTERM, also if `main` stopped cleanly. An error that antjax itself raises
+  (bad flag, missing file, mesh that does not divide) is shown as one line;
+  `--verbosity=1` adds the traceback. Anything else keeps its traceback.
 
   Args:
     main: The job; gets the config that the flags give.
     default_config: Frozen dataclass whose fields become the flags.
     define_flags: Defines flags that are no part of the config.
-    exit_code_of: Error -> exit code; a `flags.Error` means any flag error.
+    exit_code_of: Error -> exit code.
     takes_command: Whether the arguments after the flags are a command, which
       `main` gets too.
   """
@@ -161,13 +160,9 @@ def run(
 
 def _is_own(error: Exception) -> bool:
   """Whether antjax raised the error on purpose, as a sentence to the user."""
-  if not isinstance(error, (ValueError, RuntimeError, OSError)):
-    return False
-  trace = error.__traceback__
-  while trace is not None and trace.tb_next is not None:
-    trace = trace.tb_next
-  return trace is not None and trace.tb_frame.f_code.co_filename.startswith(
-    OWN_FOLDER
+  frames = traceback.extract_tb(error.__traceback__)
+  return isinstance(error, (ValueError, RuntimeError, OSError)) and (
+    bool(frames) and frames[-1].filename.startswith(OWN_FOLDER)
   )
 
 
@@ -191,3 +186,14 @@ def _abort(message: str, code: int) -> NoReturn:
     python_logging.shutdown()
     sys.stdout.flush()
     os._exit(code)
+
+
+def show_step(text: str) -> None:
+  """Says what begins now; on stderr, as stdout is for results."""
+  print(f'... {text}', file=sys.stderr, flush=True)
+
+
+def print_counts(counts: Mapping[str, int]) -> None:
+  """Prints a count a line."""
+  for name, count in counts.items():
+    print(f'{name.replace("_", " "):28} {count:>15,}')

@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings that training jobs have in common, with the same words."""
 
-from collections.abc import Mapping
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
+
+import jax
 
 from antjax.ctr.tuning import Tuning
 from antjax.jobs.job import JobConfig
+from antjax.lm import positions, pretrained, transformer
+from antjax.lm.config import Config as LMConfig
 from antjax.mesh.paro import PaRO
 
 
@@ -50,14 +53,6 @@ class TrainingConfig(JobConfig):
     names = ('num_micro_batches', 'shard_size', 'checkpoint_every')
     self.check_least(dict.fromkeys(names, 1))
 
-  def check_least(self, at_least: Mapping[str, float]) -> None:
-    """Raises ValueError where a field is less than it may be."""
-    for name, least in at_least.items():
-      if not getattr(self, name) >= least:
-        raise ValueError(
-          f'{name}={getattr(self, name)}: must be at least {least}.'
-        )
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExamplesConfig(TrainingConfig):
@@ -83,10 +78,7 @@ class ExamplesConfig(TrainingConfig):
   def __post_init__(self) -> None:
     super().__post_init__()
     self.check_least(
-      {
-        'batch_size': 1,
-        **dict.fromkeys(('num_steps', 'patience', 'evaluate_every'), 0),
-      }
+      {'batch_size': 1, 'num_steps': 0, 'patience': 0, 'evaluate_every': 0}
     )
     if not self.num_epochs > 0:
       raise ValueError(f'num_epochs={self.num_epochs}: must be positive.')
@@ -128,3 +120,29 @@ class LanguageConfig(ExamplesConfig):
   def __post_init__(self) -> None:
     super().__post_init__()
     self.check_least({'lora_rank': 1})
+
+  def language_model(
+    self, tuning: Tuning, max_tokens: int = 0, random_seed: int | None = None
+  ) -> tuple[LMConfig, Any]:
+    """The language model's config, and its parameters on the host.
+
+    With places for `max_tokens`, if it learns them; a seed makes the weights
+    random, so that only the shape is the folder's.
+    """
+    host = jax.local_devices(backend='cpu')[0]
+    lm_config, params = pretrained.load_pretrained(
+      self.model, shardings=jax.sharding.SingleDeviceSharding(host)
+    )
+    if random_seed is not None:
+      key = jax.random.key(random_seed)
+      with jax.default_device(host):
+        params = transformer.init(lm_config, key)
+    lm_config = dataclasses.replace(lm_config, remat=self.remat)
+    if max_tokens:
+      lm_config, params = positions.extend_learned(
+        lm_config, params, max_tokens
+      )
+    if tuning == 'lora':
+      scale = self.lora_alpha / self.lora_rank
+      lm_config = dataclasses.replace(lm_config, lora_scale=scale)
+    return lm_config, params

@@ -8,8 +8,6 @@ import pathlib
 import re
 import socket
 
-from antjax.elastic import coordinator_pb2 as pb
-
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -22,15 +20,10 @@ def worker_env(
   platform: str,
   base: Mapping[str, str],
 ) -> dict[str, str]:
-  """Returns the environment of one host's process.
+  """Returns the environment of the process of one of `hosts`.
 
-  Args:
-    host: Index of the host, from 0.
-    hosts: Number of hosts.
-    devices_per_host: Virtual CPU devices of each; 0 leaves them to JAX.
-    coordinator: Free address:port of host 0, for JAX's coordinator.
-    platform: JAX platform, such as 'cpu'; '' leaves it to JAX.
-    base: Environment to start from.
+  0 devices and the platform '' leave these to JAX. The coordinator is JAX's, a
+  free address:port of host 0.
   """
   env = dict(base)
   # Read by jax.distributed.initialize, and by antjax/jobs/job.py:
@@ -62,58 +55,7 @@ def worker_env(
 def checkout_env(base: Mapping[str, str]) -> dict[str, str]:
   """Adds that programs find `launch` and `antjax` without installation."""
   paths = [str(_ROOT), *filter(None, [base.get('PYTHONPATH')])]
-  return {
-    **base,
-    'PYTHONPATH': os.pathsep.join(paths),
-    'PYTHONUNBUFFERED': '1',
-  }
-
-
-def agent_env(
-  assignment: pb.Assignment,
-  *,
-  coordinator: str,
-  job: str,
-  name: str,
-  devices_per_host: int,
-  platform: str,
-  token_file: str,
-  tls_dir: str,
-  compilation_cache: str,
-  base: Mapping[str, str],
-) -> dict[str, str]:
-  """Returns the environment of a worker: what JAX and antjax/jobs/job.py read.
-
-  Args:
-    assignment: Rank and generation of the worker.
-    coordinator: host:port of antjax's coordinator.
-    job: Name of the job.
-    name: Name of this agent and its worker.
-    devices_per_host: Virtual CPU devices; 0 leaves them to JAX.
-    platform: JAX platform; '' leaves it to JAX.
-    token_file: File with the worker's token; '': none.
-    tls_dir: Folder with ca.pem, cert.pem and key.pem; '': none.
-    compilation_cache: Folder of compiled programs.
-    base: Environment to start from.
-  """
-  env = worker_env(
-    assignment.rank,
-    hosts=assignment.num_hosts,
-    devices_per_host=devices_per_host,
-    coordinator=assignment.jax_coordinator,
-    platform=platform,
-    base=base,
-  )
-  env['ANTJAX_COORDINATOR'] = coordinator
-  env['ANTJAX_JOB'] = job
-  env['ANTJAX_WORKER'] = name
-  env['ANTJAX_GENERATION'] = str(assignment.generation)
-  env['ANTJAX_TOKEN_FILE'] = token_file
-  env['ANTJAX_TLS_DIR'] = tls_dir
-  env['JAX_COMPILATION_CACHE_DIR'] = compilation_cache
-  # A restart is to compile nothing, however short it took.
-  env['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
-  return env
+  return {**base, 'PYTHONPATH': os.pathsep.join(paths), 'PYTHONUNBUFFERED': '1'}
 
 
 def free_port() -> int:
@@ -123,10 +65,11 @@ def free_port() -> int:
     return int(probe.getsockname()[1])
 
 
-def command_problem(command: Sequence[str]) -> str:
-  """Says what is wrong with a command to run; '' if nothing."""
+def check_command(command: Sequence[str]) -> None:
+  """Raises ValueError unless there is a command to run."""
   if not command:
-    return 'nothing to run; give a script and its flags after --.'
+    raise ValueError('nothing to run; give a script and its flags after --.')
   if not command[0].startswith('-') and not os.path.isfile(command[0]):
-    return f'no such script: {command[0]}; give its path, or -m and a module.'
-  return ''
+    raise ValueError(
+      f'no such script: {command[0]}; give its path, or -m and a module.'
+    )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import hashlib
 import os
 import pathlib
-from typing import Any, Protocol
+from typing import Protocol
 
 from antjax.lm import gguf_model, pretrained, pretrained_tokenizer
 
@@ -47,11 +47,6 @@ def of_tokenizer(path: str | os.PathLike[str]) -> str:
   return _of_files([gguf_model.find(path, pretrained_tokenizer.FILE_NAME)])
 
 
-def of_vocabulary(vocabulary: TextRows, num_rows: int) -> str:
-  """Fingerprint of the first rows' texts, HEAD_ROWS of them at most."""
-  return _of_texts(vocabulary.texts(0, num_rows))
-
-
 def of_rows(vocabulary: TextRows, start: int, stop: int) -> str:
   """Fingerprint of the texts of the rows start <= id < stop, all of them.
 
@@ -60,21 +55,11 @@ def of_rows(vocabulary: TextRows, start: int, stop: int) -> str:
   """
   digest = hashlib.sha256()
   for first in range(start, stop, _BLOCK_ROWS):
-    _add(digest, vocabulary.texts(first, min(first + _BLOCK_ROWS, stop)))
+    for text in vocabulary.texts(first, min(first + _BLOCK_ROWS, stop)):
+      raw = text.encode('utf-8', 'surrogatepass')
+      digest.update(len(raw).to_bytes(8, 'little'))
+      digest.update(raw)
   return digest.hexdigest()
-
-
-def _of_texts(texts: Sequence[str]) -> str:
-  digest = hashlib.sha256()
-  _add(digest, texts)
-  return digest.hexdigest()
-
-
-def _add(digest: Any, texts: Sequence[str]) -> None:
-  for text in texts:
-    raw = text.encode('utf-8', 'surrogatepass')
-    digest.update(len(raw).to_bytes(8, 'little'))
-    digest.update(raw)
 
 
 def _of_files(files: Sequence[pathlib.Path]) -> str:

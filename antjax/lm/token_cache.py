@@ -173,7 +173,7 @@ class TokenCache:
           digest,
           vocabulary.normalizer,
           max_tokens,
-          fingerprint.of_vocabulary(vocabulary, head),
+          fingerprint.of_rows(vocabulary, 0, head),
           head,
           0,
           0,
@@ -322,7 +322,7 @@ def _check(
       f'of texts of the normaliser {manifest.normalizer!r}; these are of'
       f' {vocabulary.normalizer!r}'
     )
-  elif fingerprint.of_vocabulary(vocabulary, head) != manifest.vocabulary:
+  elif fingerprint.of_rows(vocabulary, 0, head) != manifest.vocabulary:
     problem = 'of another vocabulary'
   elif manifest.rows > len(vocabulary):
     problem = (

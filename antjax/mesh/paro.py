@@ -80,6 +80,19 @@ class PaRO:
     """
     return max(self.params, self.grads) < Level.GLOBAL
 
+  @property
+  def global_moves(self) -> tuple[str, ...]:
+    """What moves over both mesh axes at once, as `Collectives` moves it.
+
+    The rest moves along one axis at a time, by XLA's own collectives.
+    """
+    opened = self.params is Level.GLOBAL
+    spread = (self.params, self.opt_state) == (Level.NONE, Level.GLOBAL)
+    summed = self.grads is Level.GLOBAL
+    synced = self.grads is Level.NONE and self.opt_state is not Level.INTRA
+    moves = {'parameters': opened or spread, 'gradients': summed or synced}
+    return tuple(name for name, is_global in moves.items() if is_global)
+
 
 def _valid_codes() -> tuple[str, ...]:
   return tuple(

@@ -20,7 +20,7 @@ from antjax.networks.network import Inputs, Sizes
 # Shape suffixes: B = rows, L = levels of a rating.
 
 # Needs of networks that are not met here.
-_LACKING = {
+LACKING = {
   'history': 'rows of a task come without one',
   'moments': "a task's rows must not depend on its other rows",
   'conversion': 'rows have one label',
@@ -60,7 +60,7 @@ class TaskNetwork(nnx.Module):
     Raises:
       ValueError: The network needs what tasks have not.
     """
-    load.refuse(load.load(name), _LACKING, f'model.kind={name}')
+    load.refuse(load.load(name), LACKING, f'model.kind={name}')
     self.features = tuple(feature_dims)
     self.project = nnx.Dict(
       {

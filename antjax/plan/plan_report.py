@@ -57,7 +57,7 @@ def figure(plan: ParoPlan) -> matplotlib.figure.Figure:
   """Peak memory against communication, with the frontier of the two."""
   result = matplotlib.figure.Figure((7.6, 4.8), layout='constrained')
   axes = result.subplots()
-  bold = {'fontsize': 11, 'fontweight': 'bold', 'color': _INK}
+  bold: dict[str, Any] = {'fontsize': 11, 'fontweight': 'bold', 'color': _INK}
   title = 'Memory and communication of each PaRO code'
   axes.set_title(title, loc='left', **bold)
   front = plan.frontier()
@@ -89,7 +89,7 @@ def figure(plan: ParoPlan) -> matplotlib.figure.Figure:
       color=_INK if row.fits else _SOFT,
       fontweight='bold' if color == _BEST else 'normal',
     )
-  note = {'ha': 'right', 'fontsize': 8, 'color': _SOFT}
+  note: dict[str, Any] = {'ha': 'right', 'fontsize': 8, 'color': _SOFT}
   if plan.best.compute_s > 0:
     axes.axhline(plan.best.compute_s, color=_SOFT, linewidth=0.8)
     where = axes.get_yaxis_transform()  # x is a share of the width.

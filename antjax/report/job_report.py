@@ -8,11 +8,13 @@ import datetime
 import json
 import os
 import pathlib
+import resource
 import statistics
+import sys
 from typing import Any, Literal
 
+import jax
 import rich
-import rich.box
 import rich.table
 
 from antjax import config as config_lib
@@ -33,33 +35,45 @@ CLICK_CURVES = {
 
 def write(
   folder: pathlib.Path,
-  numbers: Any,
+  numbers: Mapping[str, Any] | None,  # None: no results.json.
   *,
-  config: Any,
-  command: str = '',
-  trainer: Trainer | None = None,
+  config: Any,  # A dataclass.
+  command: str = '',  # That repeats the run.
+  trainer: Trainer | None = None,  # For code and memory; None: several runs.
+  account: Mapping[str, Any] | None = None,  # By `jobs.trainer.account`.
+  throughput: Mapping[str, float] | None = None,  # By what is counted.
+  # Title -> name of a line -> its metric in the run's log.
+  panels: Mapping[str, Mapping[str, str]] | None = None,
   notes: Iterable[str] = (),
-  acknowledgement: str | None = '',
+  acknowledgement: str | None = '',  # For the data; '' or None: nobody.
   **sections: Any,
 ) -> None:
   """Writes results.json and report.html; says where. On process 0.
 
-  Args:
-    folder: Run folder.
-    numbers: JSON-able content of results.json; None: no such file.
-    config: Settings of the run, a dataclass.
-    command: Command that repeats the run.
-    trainer: Trainer of the run, for its memory; None: of several runs.
-    notes: Further sentences.
-    acknowledgement: Whom to acknowledge for the data; '' or None: nobody.
-    **sections: Further fields of `report.Report`.
+  The latter shows further `report.Report` fields, given as `sections`.
   """
-  if numbers is not None:
-    write_json(folder / 'results.json', numbers)
-  revision = config_lib.git_revision() or {'revision': '', 'dirty': False}
-  credits = [f'Data: {acknowledgement}'] if acknowledgement else []
+  told: dict[str, Any] = {'throughput': dict(throughput or {})}
+  notes, pieces = list(notes), list[dict[str, Any]]()
   if trainer is not None:
-    sections['memory'] = memory(trainer) + list(sections.get('memory', ()))
+    told |= {'paro': trainer.paro.code, 'peak_bytes': peak_bytes()}
+    pieces = memory(trainer)
+  if account is not None and trainer is not None:
+    told['memory'] = account
+    notes += memory_notes(account)
+    if account.get('table'):
+      level, size = account['table_level'], account['table']
+      pieces += _on_devices(trainer, 'table of behaviours', level, size)
+  if acknowledgement:
+    notes.append(f'Data: {acknowledgement}')
+  if numbers is not None:
+    write_json(folder / 'results.json', {**numbers, **told})
+  if panels is not None:
+    lines = read_lines(folder)
+    sections['curves'] = {
+      title: {name: points(lines, key) for name, key in named.items()}
+      for title, named in panels.items()
+    }
+  revision = config_lib.git_revision() or {'revision': '', 'dirty': False}
   page = report.write_report(
     report.Report(
       config=dataclasses.asdict(config),
@@ -67,7 +81,11 @@ def write(
       revision=revision['revision'][:12] + '+' * revision['dirty'],
       machine=report.describe_machine(),
       date=f'{datetime.datetime.now():%Y-%m-%d %H:%M}',
-      notes=[*notes, *credits],
+      notes=notes,
+      memory=pieces,
+      throughput={
+        name.replace('_', ' '): x for name, x in told['throughput'].items()
+      },
       **sections,
     ),
     folder,
@@ -93,20 +111,24 @@ def points(lines: Lines, key: str) -> list[tuple[float, float]]:
   return [(r['step'], r[key]) for r in lines if r.get(key) is not None]
 
 
-def curves(
-  lines: Lines, panels: Mapping[str, Mapping[str, str]]
-) -> dict[str, dict[str, list[tuple[float, float]]]]:
-  """Panel -> name of a line -> its points, given the metric of each line."""
-  return {
-    title: {name: points(lines, key) for name, key in named.items()}
-    for title, named in panels.items()
-  }
-
-
 def medians(lines: Lines, named: Mapping[str, str]) -> dict[str, float]:
   """Name -> median of a metric over the steps, of those with any value."""
   values = {n: [y for _, y in points(lines, k)] for n, k in named.items()}
   return {name: statistics.median(v) for name, v in values.items() if v}
+
+
+def peak_bytes() -> dict[str, int]:
+  """The most memory this process and its devices have had, so far.
+
+  Devices that keep no account (CPU) are left out: theirs is the process's.
+  """
+  unit = 1 if sys.platform == 'darwin' else 1024
+  found = {'process': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+  for device in jax.local_devices():
+    stats = device.memory_stats() or {}
+    if 'peak_bytes_in_use' in stats:
+      found[f'device {device.id}'] = stats['peak_bytes_in_use']
+  return found
 
 
 def memory(trainer: Trainer) -> list[dict[str, Any]]:
@@ -117,37 +139,30 @@ def memory(trainer: Trainer) -> list[dict[str, Any]]:
       level = part.split('/')[1].split('_')[0]
     else:
       level = getattr(trainer.paro, part).name.lower()
-    pieces += on_devices(trainer, part, level, size)
+    pieces += _on_devices(trainer, part, level, size)
   return pieces
 
 
-def on_devices(
+def _on_devices(
   trainer: Trainer, part: str, level: str, size: int
 ) -> list[dict[str, Any]]:
-  """A part of so many bytes on every device."""
   return [
     {'device': device, 'level': level, 'part': part, 'bytes': size}
     for device in range(trainer.mesh.size)
   ]
 
 
-def memory_notes(planned: Mapping[str, Any]) -> list[str]:
-  """Reports a device's memory, as planned and as compiled.
-
-  Args:
-    planned: Bytes by name: 'state' (by part), perhaps 'table', 'activations',
-      and 'compiled' (empty, or 'arguments' and 'temporary').
-  """
-  compiled = planned['compiled']
+def memory_notes(account: Mapping[str, Any]) -> list[str]:
+  """A device's memory as planned and as compiled, if anything was compiled."""
+  compiled, show = account['compiled'], report.format_bytes
   if not compiled:
     return []
-  state = sum(planned['state'].values()) + planned.get('table', 0)
-  show = report.format_bytes
+  state = sum(account['state'].values()) + account.get('table', 0)
   return [
     'Memory of a device, planned and as the compiler has it: state'
-    f'{" and table" * ("table" in planned)} {show(state)}, arguments'
+    f'{" and table" * ("table" in account)} {show(state)}, arguments'
     f' {show(compiled["arguments"])}; activations'
-    f' {show(planned["activations"])}, temporary'
+    f' {show(account["activations"])}, temporary'
     f' {show(compiled["temporary"])}.'
   ]
 
@@ -168,12 +183,7 @@ def show_table(
 ) -> None:
   """Prints a table on the terminal; an empty row begins a new section.
 
-  Args:
-    title: Title of the table.
-    head: Names of the columns.
-    rows: Cells of each row.
-    num_left: Columns at the left that are no numbers.
-    show_header: Whether the names are shown.
+  `num_left` columns at the left are no numbers.
   """
   table = rich.table.Table(title=title, show_header=show_header)
   for i, name in enumerate(head):

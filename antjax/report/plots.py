@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Plots of the report as SVG text to embed in a page."""
+"""Plots of the report, each an <svg> element to embed in a page."""
 
 from collections.abc import Mapping, Sequence
 import io
@@ -77,15 +77,7 @@ def _finish(axes: Any, x_label: str, *, integer: bool) -> None:
 
 
 def curves(title: str, lines: Points) -> str:
-  """Plots lines over steps.
-
-  Args:
-    title: Title of the panel.
-    lines: Name -> [(step, value), ...]; of long ones every n-th point is drawn.
-
-  Returns:
-    An <svg> element.
-  """
+  """Plots lines over steps, of long ones every n-th point."""
   figure, axes = _figure(title, 3.2)
   for i, (name, points) in enumerate(lines.items()):
     stride = -(-len(points) // _MAX_POINTS)
@@ -105,17 +97,7 @@ def intervals(
   x_label: str,
   lines: Mapping[str, Sequence[tuple[float, float, float, float]]],
 ) -> str:
-  """Plots lines whose points have an interval.
-
-  Args:
-    title: Title of the panel.
-    x_label: What is on the horizontal axis.
-    lines: Name -> [(x, value, low, high), ...]; a point whose low or high is
-      nan has no bar.
-
-  Returns:
-    An <svg> element.
-  """
+  """Plots lines of (x, value, low, high); where one is nan there is no bar."""
   figure, axes = _figure(title, 3.2)
   counts = True  # Whether x counts something: no ticks between numbers.
   for i, (name, points) in enumerate(lines.items()):
@@ -133,14 +115,8 @@ def intervals(
 def bars(title: str, groups: Bars, floor: float = 0.0) -> str:
   """Draws groups of bars side by side, with errors or intervals.
 
-  Args:
-    title: Title of the panel.
-    groups: Group -> bar -> (value, standard error) or (value, low, high); nan
-      where there is no error or interval.
-    floor: Where the axis begins, e.g. 0.5 for an AUC; lower values are cut.
-
-  Returns:
-    An <svg> element.
+  nan stands for no error or interval. The axis begins at the floor, e.g. 0.5
+  for an AUC; lower values are cut.
   """
   figure, axes = _figure(title, 3.2)
   names = list(dict.fromkeys(bar for group in groups.values() for bar in group))
@@ -182,15 +158,7 @@ def _value_and_errors(bar: Sequence[float]) -> tuple[float, float, float]:
 
 
 def scatter(title: str, points: Points) -> str:
-  """Draws points in the plane, a color for each name.
-
-  Args:
-    title: Title of the panel.
-    points: Name -> [(x, y), ...].
-
-  Returns:
-    An <svg> element.
-  """
+  """Draws points in the plane, a color for each name."""
   figure, axes = _figure(title, 3.8)
   for i, (name, pairs) in enumerate(points.items()):
     x, y = np.asarray(pairs, float).reshape(-1, 2).T
@@ -204,15 +172,7 @@ def scatter(title: str, points: Points) -> str:
 def memory(
   devices: Sequence[str], levels: Mapping[str, Mapping[str, int]]
 ) -> str:
-  """Plots a bar a device, stacked by level.
-
-  Args:
-    devices: Names of the devices, in order.
-    levels: Level -> device -> bytes.
-
-  Returns:
-    An <svg> element.
-  """
+  """Plots a bar a device, stacked by level: level -> device -> bytes."""
   figure, axes = _figure('MiB on each device', 1.4 + 0.26 * len(devices))
   left = dict.fromkeys(devices, 0.0)
   for i, (level, by_device) in enumerate(levels.items()):

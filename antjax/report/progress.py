@@ -13,7 +13,6 @@ import os
 import pathlib
 import sys
 import time
-from types import TracebackType
 from typing import Any, Self, TextIO
 
 from absl import logging
@@ -29,7 +28,7 @@ _RATE_MEMORY_S = 10.0
 
 
 def _duration(seconds: float) -> str:
-  """Formats seconds as 45 s, 2:05 min or 1:02:05 h."""
+  """45 s, 2:05 min or 1:02:05 h."""
   minutes, s = divmod(round(seconds), 60)
   hours, m = divmod(minutes, 60)
   if hours:
@@ -43,28 +42,18 @@ class Progress:
   On a terminal a bar, elsewhere (a log file, a pipe) one plain line every
   `plain_every_s` seconds and one at the end. Only process 0 shows anything.
   Use as a context manager, so that an exception leaves the terminal whole.
-
-  Args:
-    num_steps: Steps of the whole run, those before `start_step` included.
-    start_step: Steps done before this loop; they do not count as speed.
-    name: Name of the work, a word or two.
-    unit: What `num_examples` counts.
-    plain_every_s: Seconds between plain lines.
-    stream: Stream to write to; stderr if None.
-    show: Whether to show; None shows on process 0 only.
-    clock: Clock in seconds from any origin.
   """
 
   def __init__(
     self,
-    num_steps: int,
+    num_steps: int,  # Of the whole run, those before `start_step` included.
     *,
-    start_step: int = 0,
+    start_step: int = 0,  # Earlier ones do not count as speed.
     name: str = 'train',
     unit: str = 'examples',
     plain_every_s: float = 10.0,
-    stream: TextIO | None = None,
-    show: bool | None = None,
+    stream: TextIO | None = None,  # None: stderr.
+    show: bool | None = None,  # None: on process 0 only.
     clock: Callable[[], float] = time.monotonic,
   ):
     self._num_steps = num_steps
@@ -101,12 +90,7 @@ class Progress:
       self._bar.start()
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    traceback: TracebackType | None,
-  ) -> None:
+  def __exit__(self, *error: Any) -> None:
     if self._bar is not None:
       self._bar.stop()
       self._bar = None
@@ -116,12 +100,10 @@ class Progress:
   def update(
     self, step: int, *, num_examples: float = 0, loss: float | None = None
   ) -> None:
-    """Shows that `step` steps are done.
+    """Shows that `step` steps are done, those before `start_step` included.
 
-    Args:
-      step: Steps done so far, those before `start_step` included.
-      num_examples: Examples of all processes since the last update.
-      loss: The newest loss known; None keeps the last one.
+    `num_examples` are of all processes since the last update. Without a loss
+    the last one stays.
     """
     now = self._clock()
     elapsed_s = now - self._last_s
@@ -176,9 +158,6 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
   A last line without its end is left out: the writer died while writing it.
 
-  Args:
-    path: A `metrics.jsonl`.
-
   Raises:
     ValueError: another line is not a JSON object with an integer `step`.
   """
@@ -201,15 +180,9 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 class RunLog:
   """Scalars by step, in `metrics.jsonl` and as TensorBoard events.
 
-  A resumed run appends to the same files: lines of steps >= `resume_step` (work
-  lost with the crash, which will be repeated) are dropped first, and
-  TensorBoard is told to drop them too, so no step appears twice. Only process 0
-  writes; on others every call does nothing.
-
-  Args:
-    folder: The run folder; made if missing.
-    resume_step: `state.step` at the start: 0 starts over, dropping all lines.
-    write: Whether to write; None writes on process 0 only.
+  A resumed run appends to the same files. Lines from `resume_step` on, work
+  that was lost and will be repeated, are dropped first, in TensorBoard too, so
+  that no step appears twice. Only process 0 writes.
 
   Raises:
     ValueError: `metrics.jsonl` is there but not such a log.
@@ -219,8 +192,8 @@ class RunLog:
     self,
     folder: str | os.PathLike[str],
     *,
-    resume_step: int = 0,
-    write: bool | None = None,
+    resume_step: int = 0,  # `state.step` at the start.
+    write: bool | None = None,  # None: on process 0 only.
   ):
     self._write = jax.process_index() == 0 if write is None else write
     if not self._write:
@@ -231,29 +204,20 @@ class RunLog:
       _drop_from(path, resume_step)
     self._file = path.open('a', encoding='utf-8')
     self._events = tensorboardX.SummaryWriter(
-      str(path.parent / 'tensorboard'),
-      purge_step=resume_step,
-      flush_secs=10,
+      str(path.parent / 'tensorboard'), purge_step=resume_step, flush_secs=10
     )
 
   def __enter__(self) -> Self:
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    traceback: TracebackType | None,
-  ) -> None:
+  def __exit__(self, *error: Any) -> None:
     self.close()
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Appends the values of one step.
+    """Appends the numbers of one step, counted from 0, by name.
 
-    Args:
-      step: Number of the step, from 0.
-      metrics: Numbers by name; `train/loss` puts a curve in group `train`.
-        Those that are not finite become null in the file.
+    `train/loss` puts a curve in group `train`. What is not finite becomes null
+    in the file.
     """
     if not self._write:
       return

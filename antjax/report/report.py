@@ -31,12 +31,7 @@ def _no_items() -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-  """Lines with intervals.
-
-  Attributes:
-    x_label: What is on the horizontal axis.
-    lines: Line name -> [(x, value, low, high), ...]; low and high may be nan.
-  """
+  """Lines of (x, value, low, high); low and high may be nan."""
 
   x_label: str
   lines: dict[str, list[tuple[float, float, float, float]]]
@@ -44,53 +39,34 @@ class Panel:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-  """Everything on the page. Empty parts leave their section out.
+  """Everything on the page. Empty parts leave their section out."""
 
-  Attributes:
-    title: Model and data, as a title.
-    summary: A sentence or two under the title.
-    results: One dict a row: 'scenario', 'method' and numbers by metric name;
-      None or nan where there is no value.
-    lower_is_better: Metrics (of `results`) whose smaller value is better.
-    baselines: Methods of `results` that the others are measured against.
-    intervals: Title -> panel, of what was reached.
-    bars: Title -> group -> bar -> (value, standard error) or (value, low,
-      high); nan where there is none.
-    bar_floors: Title -> where the axis of these bars begins, if not at 0.
-    scatters: Title -> name of points -> [(x, y), ...].
-    curves: Panel title -> line name -> [(step, value), ...].
-    throughput: Numbers by what they count, e.g. {'examples/s': 12345.0}.
-    memory: One dict a piece: 'device', 'level' (none | intra | global), 'part'
-      (parameters, gradients, ...) and 'bytes'. Pieces of one device, level and
-      part are added up.
-    config: The resolved configuration, nested dicts of plain values.
-    command: The exact command that repeats the run.
-    revision: The git revision, or '' if unknown.
-    machine: Facts by name; see `describe_machine`.
-    date: End of the run, as it should be shown.
-    notes: Further sentences, e.g. where the data comes from.
-    timeline: Who waited for whom; `write_report` reads it from the run folder.
-  """
-
-  title: str
-  summary: str = ''
+  title: str  # Model and data.
+  summary: str = ''  # A sentence or two under the title.
+  # One dict a row: 'scenario', 'method' and numbers by metric name; None or nan
+  # where there is no value.
   results: Sequence[Mapping[str, Any]] = ()
   lower_is_better: frozenset[str] = frozenset({'MAE', 'RMSE', 'log-loss'})
-  baselines: Sequence[str] = ()
+  baselines: Sequence[str] = ()  # Methods that others are measured against.
+  # By title, as all panels are.
   intervals: Mapping[str, Panel] = _no_items()
   bars: Mapping[str, report_plots.Bars] = _no_items()
-  bar_floors: Mapping[str, float] = _no_items()
+  bar_floors: Mapping[str, float] = (
+    _no_items()
+  )  # Where an axis begins, if not 0.
   scatters: Mapping[str, report_plots.Points] = _no_items()
   curves: Mapping[str, report_plots.Points] = _no_items()
-  throughput: Mapping[str, float] = _no_items()
+  throughput: Mapping[str, float] = _no_items()  # By what is counted.
+  # One dict a piece: 'device', 'level' (none | intra | global), 'part' and
+  # 'bytes'. Pieces of one device, level and part are added up.
   memory: Sequence[Mapping[str, Any]] = ()
-  config: Mapping[str, Any] = _no_items()
-  command: str = ''
-  revision: str = ''
-  machine: Mapping[str, Any] = _no_items()
-  date: str = ''
-  notes: Sequence[str] = ()
-  timeline: Timeline | None = None
+  config: Mapping[str, Any] = _no_items()  # Nested dicts of plain values.
+  command: str = ''  # That repeats the run.
+  revision: str = ''  # Of git; '' if unknown.
+  machine: Mapping[str, Any] = _no_items()  # See `describe_machine`.
+  date: str = ''  # End of the run, as it should be shown.
+  notes: Sequence[str] = ()  # Further sentences.
+  timeline: Timeline | None = None  # `write_report` reads it from the folder.
 
 
 def describe_machine() -> dict[str, str]:
@@ -128,7 +104,7 @@ def render(report: Report) -> str:
     ValueError: a row of `results` lacks 'scenario' or 'method', two rows have
       the same ones, or a piece of `memory` lacks a field.
   """
-  results = report_results.Results.from_records(
+  results = report_results.Results(
     report.results, report.lower_is_better, report.baselines
   )
   sections = [
@@ -151,30 +127,27 @@ def render(report: Report) -> str:
 
 
 def _details_section(report: Report) -> str:
+  floors = report.bar_floors
   figures = [
-    report_plots.intervals(title, panel.x_label, panel.lines)
-    for title, panel in report.intervals.items()
-  ]
-  figures += [
-    report_plots.bars(title, groups, report.bar_floors.get(title, 0.0))
-    for title, groups in report.bars.items()
-  ]
-  figures += [
-    report_plots.scatter(title, points)
-    for title, points in report.scatters.items()
+    *(
+      report_plots.intervals(title, panel.x_label, panel.lines)
+      for title, panel in report.intervals.items()
+    ),
+    *(
+      report_plots.bars(title, groups, floors.get(title, 0.0))
+      for title, groups in report.bars.items()
+    ),
+    *(report_plots.scatter(t, points) for t, points in report.scatters.items()),
   ]
   return _figures_section('Results in detail', figures)
 
 
 def _curves_section(report: Report) -> str:
-  panels = {
-    title: {name: points for name, points in lines.items() if points}
-    for title, lines in report.curves.items()
-  }
-  return _figures_section(
-    'Training',
-    [report_plots.curves(title, x) for title, x in panels.items() if x],
-  )
+  figures = []
+  for title, lines in report.curves.items():
+    if drawn := {name: points for name, points in lines.items() if points}:
+      figures.append(report_plots.curves(title, drawn))
+  return _figures_section('Training', figures)
 
 
 def _figures_section(title: str, figures: Sequence[str]) -> str:
@@ -187,18 +160,14 @@ def _figures_section(title: str, figures: Sequence[str]) -> str:
 def _throughput_section(report: Report) -> str:
   if not report.throughput:
     return ''
-  cards = ''.join(
-    f'<div class="card"><div class="big">{_quantity(value)}</div>'
-    f'{page.text(name)}</div>'
-    for name, value in report.throughput.items()
-  )
+  cards = ''
+  for name, value in report.throughput.items():
+    shown = f'{value:,.0f}' if abs(value) >= 100 else f'{value:.3g}'
+    cards += (
+      f'<div class="card"><div class="big">'
+      f'{shown if math.isfinite(value) else "-"}</div>{page.text(name)}</div>'
+    )
   return page.section('Throughput', f'<div class="cards">{cards}</div>')
-
-
-def _quantity(value: float) -> str:
-  if not math.isfinite(value):
-    return '-'
-  return f'{value:,.0f}' if abs(value) >= 100 else f'{value:.3g}'
 
 
 def format_bytes(num_bytes: float) -> str:
@@ -226,18 +195,17 @@ def _memory_section(report: Report) -> str:
     devices[device] = None
     by_device = sums.setdefault((str(piece['part']), str(piece['level'])), {})
     by_device[device] = by_device.get(device, 0) + int(piece['bytes'])
+  total = {d: sum(by.get(d, 0) for by in sums.values()) for d in devices}
   rows = [
     f'<tr><td>{page.text(part)}</td><td>{page.text(level)}</td>'
     f'<td class="number">{format_bytes(max(by_device.values()))}</td>'
     f'<td class="number">{format_bytes(sum(by_device.values()))}</td></tr>'
     for (part, level), by_device in sums.items()
-  ]
-  total = {d: sum(by.get(d, 0) for by in sums.values()) for d in devices}
-  rows.append(
+  ] + [
     '<tr class="first"><td><b>all</b></td><td></td>'
     f'<td class="number"><b>{format_bytes(max(total.values()))}</b></td>'
     f'<td class="number"><b>{format_bytes(sum(total.values()))}</b></td></tr>'
-  )
+  ]
   levels: dict[str, dict[str, int]] = {}
   for (_, level), by_device in sums.items():
     at_level = levels.setdefault(level, dict.fromkeys(devices, 0))
@@ -277,11 +245,9 @@ def _repeat_section(report: Report) -> str:
 
 
 def _config_section(report: Report) -> str:
-  if not report.config:
-    return ''
   text = json.dumps(report.config, indent=2, default=str, ensure_ascii=False)
-  return page.section(
-    'Configuration',
+  shown = (
     f'<details><summary>Show all settings</summary><pre>{page.text(text)}</pre>'
-    '</details>',
+    '</details>'
   )
+  return page.section('Configuration', shown) if report.config else ''

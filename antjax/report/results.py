@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The results table of the report, and where it falls short of a baseline."""
 
-from collections.abc import Iterable, Iterator, Mapping
-import dataclasses
+from collections.abc import Iterable, Mapping
 import math
 from typing import Any
 
@@ -12,7 +11,6 @@ from antjax.report import page
 _KEYS = ('scenario', 'method')
 
 
-@dataclasses.dataclass(frozen=True)
 class Results:
   """Numbers by scenario, method and metric.
 
@@ -22,23 +20,20 @@ class Results:
     baselines: Methods that the others are measured against.
   """
 
-  rows: Mapping[str, Mapping[str, Mapping[str, float | None]]]
-  lower_is_better: frozenset[str]
-  baselines: frozenset[str]
-
-  @classmethod
-  def from_records(
-    cls,
+  def __init__(
+    self,
     records: Iterable[Mapping[str, Any]],
     lower_is_better: Iterable[str],
     baselines: Iterable[str],
-  ) -> 'Results':
+  ):
     """Indexes dicts that hold 'scenario', 'method' and numbers by metric.
 
     Raises:
       ValueError: a record lacks one of the two, or two records share both.
     """
-    rows: dict[str, dict[str, Mapping[str, float | None]]] = {}
+    self.rows: dict[str, dict[str, Mapping[str, float | None]]] = {}
+    self.lower_is_better = frozenset(lower_is_better)
+    self.baselines = frozenset(baselines)
     for record in records:
       missing = set(_KEYS) - record.keys()
       if missing:
@@ -47,14 +42,13 @@ class Results:
           f'{sorted(record)}. Each row names its scenario and its method.'
         )
       scenario, method = str(record['scenario']), str(record['method'])
-      methods = rows.setdefault(scenario, {})
+      methods = self.rows.setdefault(scenario, {})
       if method in methods:
         raise ValueError(
           f'Report(results=): two rows for {(scenario, method)}; join them into'
           ' one.'
         )
       methods[method] = {k: v for k, v in record.items() if k not in _KEYS}
-    return cls(rows, frozenset(lower_is_better), frozenset(baselines))
 
   @property
   def metrics(self) -> list[str]:
@@ -101,11 +95,27 @@ def shortfalls(results: Results) -> list[str]:
 
 def section(results: Results) -> str:
   """Returns the section: table, legend, and what falls short."""
-  rows = [row for scenario in results.rows for row in _rows(results, scenario)]
-  head = list(_KEYS)
-  for metric in results.metrics:
-    arrow = '↓' if metric in results.lower_is_better else '↑'
-    head.append(f'{page.text(metric)}&nbsp;{arrow}')
+  metrics, rows = results.metrics, []
+  for scenario, methods in results.rows.items():
+    for i, method in enumerate(methods):
+      first = tag = ''
+      if not i:
+        first = (
+          f'<th class="scenario" rowspan="{len(methods)}">'
+          f'{page.text(scenario)}</th>'
+        )
+      if method in results.baselines:
+        tag = ' <span class="tag">baseline</span>'
+      cells = [_cell(results, scenario, method, m) for m in metrics]
+      rows.append(
+        f'<tr{"" if i else " class=first"}>{first}<td class="method">'
+        f'{page.text(method)}{tag}</td>{"".join(cells)}</tr>'
+      )
+  arrows = ['↓' if m in results.lower_is_better else '↑' for m in metrics]
+  head = [
+    *_KEYS,
+    *(f'{page.text(m)}&nbsp;{a}' for m, a in zip(metrics, arrows)),
+  ]
   legend = (
     '<p class="note">↓ lower is better, ↑ higher is better; <b>bold</b>: best '
     'of the scenario.</p>'
@@ -113,24 +123,6 @@ def section(results: Results) -> str:
   return page.section(
     'Results', page.table(head, rows) + legend + _verdict(results)
   )
-
-
-def _rows(results: Results, scenario: str) -> Iterator[str]:
-  methods = results.rows[scenario]
-  for i, method in enumerate(methods):
-    first = tag = ''
-    if not i:
-      first = (
-        f'<th class="scenario" rowspan="{len(methods)}">'
-        f'{page.text(scenario)}</th>'
-      )
-    if method in results.baselines:
-      tag = ' <span class="tag">baseline</span>'
-    cells = [_cell(results, scenario, method, m) for m in results.metrics]
-    yield (
-      f'<tr{"" if i else " class=first"}>{first}<td class="method">'
-      f'{page.text(method)}{tag}</td>{"".join(cells)}</tr>'
-    )
 
 
 def _cell(results: Results, scenario: str, method: str, metric: str) -> str:

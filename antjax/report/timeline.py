@@ -39,7 +39,7 @@ _SOFT = '#5d6779'
 
 
 @dataclasses.dataclass(frozen=True)
-class Block:
+class TimelineBlock:
   """A step, or neighboring steps as one: computed first, then waited."""
 
   start_s: float
@@ -60,27 +60,21 @@ class Mark:
 
 @dataclasses.dataclass(frozen=True)
 class Timeline:
-  """What is drawn; bounded, however long the file is.
+  """What is drawn; bounded, however long the file is."""
 
-  Attributes:
-    start_unix_s: Where the times of blocks and marks count from.
-    blocks: Worker -> its blocks by time.
-    wait_shares: Worker -> share of its time in which it waited for others.
-    steps_a_block: Steps in a block, on average.
-    marks: Marks in order of time.
-    num_workers_left_out: Workers that are in the file, not in `blocks`.
-    num_marks_left_out: Marks that are in the file, not in `marks`.
-    num_damaged: Lines that could not be understood.
-  """
-
-  start_unix_s: float
-  blocks: Mapping[str, Sequence[Block]]
-  wait_shares: Mapping[str, float]
-  steps_a_block: float
-  marks: Sequence[Mark]
-  num_workers_left_out: int = 0
+  start_unix_s: float  # Where the times of blocks and marks count from.
+  blocks: Mapping[str, Sequence[TimelineBlock]]  # Of a worker, by time.
+  wait_shares: Mapping[str, float]  # Share of a worker's time that it waited.
+  steps_a_block: float  # On average.
+  marks: Sequence[Mark]  # By time.
+  num_workers_left_out: int = 0  # In the file, not in `blocks`.
   num_marks_left_out: int = 0
-  num_damaged: int = 0
+  num_damaged: int = 0  # Lines that could not be understood.
+
+  @property
+  def is_joined(self) -> bool:
+    """Whether a block is of several steps."""
+    return self.steps_a_block > 1.5
 
 
 def _numbers(record: Mapping[str, Any], *names: str) -> tuple[float, ...]:
@@ -98,6 +92,15 @@ class _Step:
   end_s: float
   compute_s: float
   wait_s: float
+
+  def joined(self, other: '_Step') -> '_Step':
+    return _Step(
+      self.worker,
+      min(self.start_s, other.start_s),
+      max(self.end_s, other.end_s),
+      self.compute_s + other.compute_s,
+      self.wait_s + other.wait_s,
+    )
 
 
 def _parse(line: str) -> _Step | Mark:
@@ -129,24 +132,11 @@ def _lines(folder: pathlib.Path) -> Iterator[_Step | Mark | None]:
           yield None
 
 
-@dataclasses.dataclass
-class _Sums:
-  """Figures of a worker in a time bin."""
-
-  start_s: float
-  end_s: float
-  compute_s: float = 0.0
-  wait_s: float = 0.0
-
-
 def read(folder: str | os.PathLike[str]) -> Timeline:
   """Reads a timeline; cost: two passes over the file, memory bounded.
 
   A line that a killed process left unfinished is counted and left out. A long
   run's steps are joined by time: each block then shows their mean.
-
-  Args:
-    folder: Folder of the run, with its `timeline*.jsonl`.
   """
   folder = pathlib.Path(folder)
   waits: dict[str, list[float]] = {}  # Worker -> compute, wait, steps.
@@ -179,27 +169,25 @@ def read(folder: str | os.PathLike[str]) -> Timeline:
   # Those the others waited for are the ones to see.
   shown = sorted(shares, key=shares.__getitem__)[:_MAX_WORKERS]
   num_steps = sum(waits[worker][2] for worker in shown)
-  blocks: dict[str, list[Block]] = {w: [] for w in sorted(shown, key=_natural)}
-  if num_steps <= _MAX_BLOCKS:
-    for entry in _lines(folder):
-      if isinstance(entry, _Step) and entry.worker in blocks:
-        blocks[entry.worker].append(_block(entry, first_s))
-  else:
-    num_bins = max(_MAX_BLOCKS // len(shown), 1)
-    bin_s = max(last_s - first_s, 1e-9) / num_bins
-    bins: dict[tuple[str, int], _Sums] = {}
-    for entry in _lines(folder):
-      if isinstance(entry, _Step) and entry.worker in blocks:
-        number = min(int((entry.end_s - first_s) / bin_s), num_bins - 1)
-        of = bins.setdefault(
-          (entry.worker, number), _Sums(entry.start_s, entry.end_s)
-        )
-        of.start_s = min(of.start_s, entry.start_s)
-        of.end_s = max(of.end_s, entry.end_s)
-        of.compute_s += entry.compute_s
-        of.wait_s += entry.wait_s
-    for (worker, _), of in bins.items():
-      blocks[worker].append(_block(of, first_s))
+  num_bins = max(_MAX_BLOCKS // max(len(shown), 1), 1)
+  bin_s = max(last_s - first_s, 1e-9) / num_bins
+  steps: dict[tuple[str, int], _Step] = {}
+  for number, entry in enumerate(_lines(folder)):
+    if not isinstance(entry, _Step) or entry.worker not in shown:
+      continue
+    if num_steps > _MAX_BLOCKS:
+      number = min(int((entry.end_s - first_s) / bin_s), num_bins - 1)
+    key = entry.worker, number
+    steps[key] = steps[key].joined(entry) if key in steps else entry
+  blocks: dict[str, list[TimelineBlock]] = {
+    worker: [] for worker in sorted(shown, key=_natural)
+  }
+  for (worker, _), step in steps.items():
+    spent_s = step.compute_s + step.wait_s
+    share = step.wait_s / spent_s if spent_s else 0.0
+    blocks[worker].append(
+      TimelineBlock(step.start_s - first_s, step.end_s - first_s, share)
+    )
   num_blocks = sum(len(of_worker) for of_worker in blocks.values())
   return Timeline(
     start_unix_s=first_s,
@@ -216,15 +204,6 @@ def read(folder: str | os.PathLike[str]) -> Timeline:
     num_workers_left_out=len(shares) - len(shown),
     num_marks_left_out=num_marks - len(marks),
     num_damaged=num_damaged,
-  )
-
-
-def _block(of: _Step | _Sums, origin_s: float) -> Block:
-  spent_s = of.compute_s + of.wait_s
-  return Block(
-    of.start_s - origin_s,
-    of.end_s - origin_s,
-    of.wait_s / spent_s if spent_s else 0.0,
   )
 
 
@@ -248,7 +227,7 @@ def plot(timeline: Timeline) -> str:
     )
     start_s, end_s, wait_share = spans.T
     top, bottom = row - 0.34, row + 0.34
-    if _is_joined(timeline):
+    if timeline.is_joined:
       # For many steps, the share: their turns are too many to be seen.
       turn = top + wait_share * (bottom - top)
       _boxes(axes, start_s, end_s, turn, bottom, _COMPUTE)
@@ -286,9 +265,16 @@ def plot(timeline: Timeline) -> str:
       fontsize=8,
       color=color,
     )
-  axes.set_yticks(range(len(workers)), [_plain(name) for name in workers])
+  # A dollar sign would begin mathematics.
+  names = [name[:40].replace('$', r'\$') for name in workers]
+  axes.set_yticks(range(len(workers)), names)
   axes.set_ylim(max(len(workers), 1) - 0.5, -0.5)
-  axes.set_xlim(*_range(timeline))
+  times = [mark.time_s for mark in timeline.marks]
+  for of_worker in timeline.blocks.values():
+    times += [of_worker[0].start_s, max(block.end_s for block in of_worker)]
+  first, last = min(times, default=0.0), max(times, default=0.0)
+  margin = 0.005 * (last - first) or 1.0
+  axes.set_xlim(first - margin, last + margin)
   axes.spines[['top', 'right', 'left']].set_visible(False)
   axes.spines['bottom'].set_color(_LINE)
   axes.tick_params(length=0, colors=_SOFT, labelsize=9)
@@ -296,31 +282,13 @@ def plot(timeline: Timeline) -> str:
   return report_plots.svg(figure, 'timeline')
 
 
-def _plain(name: str) -> str:
-  """Returns a name that matplotlib does not read as mathematics."""
-  return name[:40].replace('$', r'\$')
-
-
-def _range(timeline: Timeline) -> tuple[float, float]:
-  times = [mark.time_s for mark in timeline.marks]
-  for of_worker in timeline.blocks.values():
-    times += [of_worker[0].start_s, max(block.end_s for block in of_worker)]
-  first, last = min(times, default=0.0), max(times, default=0.0)
-  margin = 0.005 * (last - first) or 1.0
-  return first - margin, last + margin
-
-
-def _is_joined(timeline: Timeline) -> bool:
-  return timeline.steps_a_block > 1.5
-
-
 def _boxes(
   axes: Any, left: Any, right: Any, top: Any, bottom: Any, color: str
 ) -> None:
   """Adds boxes as one path: separate patches would make the page large."""
   left, right, top, bottom = np.broadcast_arrays(left, right, top, bottom)
-  corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
-  points = np.stack([np.stack(c, -1) for c in [*corners, corners[0]]], 1)
+  x = np.stack([left, right, right, left, left], 1)
+  points = np.stack([x, np.stack([top, top, bottom, bottom, top], 1)], -1)
   kinds = matplotlib.path.Path
   codes = [kinds.MOVETO, *[kinds.LINETO] * 3, kinds.CLOSEPOLY] * len(left)
   axes.add_patch(
@@ -340,7 +308,7 @@ def section(timeline: Timeline) -> str:
     'slower workers; the worker that waits least is the one the others wait '
     'for.'
   ]
-  if _is_joined(timeline):
+  if timeline.is_joined:
     words.append(
       f'Each block joins about {timeline.steps_a_block:,.0f} steps: its '
       'height is split by the time they computed and waited.'
@@ -352,17 +320,15 @@ def section(timeline: Timeline) -> str:
     if number:
       words.append(f'{number:,} {what}.')
   body = f'<figure>{plot(timeline)}</figure><p class="note">{" ".join(words)}'
-  rows = [
-    '<tr><td class="number">{}</td><td class="number">{}</td><td>{}</td>'
-    '<td>{}</td><td class="number">{}</td></tr>'.format(
-      number,
-      _clock(timeline.start_unix_s + mark.time_s),
-      page.text(mark.action),
-      page.text(mark.reason),
-      mark.generation or '',
+  rows = []
+  for number, mark in enumerate(timeline.marks, start=1):
+    at = time.gmtime(timeline.start_unix_s + mark.time_s)
+    rows.append(
+      f'<tr><td class="number">{number}</td><td class="number">'
+      f'{time.strftime("%H:%M:%S", at)}</td><td>{page.text(mark.action)}</td>'
+      f'<td>{page.text(mark.reason)}</td><td class="number">'
+      f'{mark.generation or ""}</td></tr>'
     )
-    for number, mark in enumerate(timeline.marks, start=1)
-  ]
   body += '</p>'
   if rows:
     body += page.table(
@@ -373,7 +339,3 @@ def section(timeline: Timeline) -> str:
       f'<p class="note">and {timeline.num_marks_left_out:,} later ones.</p>'
     )
   return page.section('Who waited for whom', body)
-
-
-def _clock(unix_s: float) -> str:
-  return time.strftime('%H:%M:%S', time.gmtime(unix_s))

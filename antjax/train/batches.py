@@ -85,6 +85,7 @@ class BatchPlacer:
         ids, self.reset = self.keys.ids(ids, is_training=is_training)
       ids, routing = self._tables.prepare(ids, self._num_local)
       batch = batch | {'ids': ids}
+    check_numbers(batch)
     once = np.zeros((self._num_local,), np.float32)
     once[0] = num_examples
     if self._constants is not None:
@@ -177,6 +178,18 @@ def check_batch(batch: PyTree, multiple: int, what: str) -> None:
         f'Trainer: batch{jax.tree_util.keystr(path)} has shape {shape}; its '
         f'leading dim must be a positive multiple of {multiple} ({what}). '
         'Pad the batch with examples of weight 0.'
+      )
+
+
+def check_numbers(batch: PyTree) -> None:
+  """Raises ValueError unless devices can hold each array of a batch."""
+  for path, x in jax.tree.leaves_with_path(batch):
+    if not isinstance(x, jax.Array) and np.asarray(x).dtype.kind in 'OSUMm':
+      raise ValueError(
+        f'Trainer: batch{jax.tree_util.keystr(path)} is of dtype'
+        f' {np.asarray(x).dtype}, which no device holds: needed are numbers.'
+        ' Leave it out of the batch, or encode it (texts of categories:'
+        ' Trainer(vocabularies=...)).'
       )
 
 

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip('pandas', reason='pandas is not installed')
 
-from antjax.data import antm2c, antm2c_synthetic_files
+from antjax.data import antm2c_synthetic_files, event_antm2c
 from antjax.data.antm2c_synthetic import SyntheticConfig
 from benchmarks import antm2c_reader_bench
 
@@ -35,7 +35,7 @@ def test_a_repeated_file_has_its_rows_again(source, tmp_path):
   path = tmp_path / 'antm2c_part9'
   antm2c_reader_bench.write_repeated(path, source, 3)
   assert antm2c_reader_bench.antjax(path, tmp_path) == 6000
-  assert antm2c.find_files(tmp_path) == [path]
+  assert event_antm2c.find_files(tmp_path) == [path]
 
 
 @pytest.mark.slow

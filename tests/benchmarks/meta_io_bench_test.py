@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from antjax.data import event_movielens, movielens, record_writer, records
+from antjax.data import event_movielens, record_writer, records, view_melu
 from antjax.meta import meta_io
 from benchmarks import meta_io_bench
 from tests.data import movielens_fixture, views
@@ -17,7 +17,7 @@ from tests.data import movielens_fixture, views
 def _tasks(tmp_path_factory):
   folder = tmp_path_factory.mktemp('data')
   source = movielens_fixture.Fixture().write_original(folder / 'source')
-  config = movielens.SplitConfig(
+  config = view_melu.SplitConfig(
     order='time', query_size=4, min_ratings=7, max_ratings=20
   )
   views.write(folder / 'out', event_movielens.source(source), 'melu', config)

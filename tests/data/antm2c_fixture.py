@@ -5,9 +5,9 @@
 import csv
 import io
 
-from antjax.data import antm2c
+from antjax.data import event_antm2c
 
-COLUMNS = antm2c.COLUMNS
+COLUMNS = event_antm2c.COLUMNS
 
 
 def row(number=0, **fields):

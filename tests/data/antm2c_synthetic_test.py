@@ -11,11 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from antjax.data import (
-  antm2c,
   antm2c_synthetic,
   antm2c_synthetic_files,
-  antm2c_synthetic_text,
-  antm2c_words,
+  event_antm2c,
   text_reader,
 )
 from antjax.data.antm2c_synthetic import CHUNK, SyntheticConfig, World
@@ -38,14 +36,14 @@ def folder(tmp_path_factory):
 def read(folder, tmp_path_factory):
   """The rows of the parts, in their order, as columns."""
   parts = tmp_path_factory.mktemp('parts')
-  files = antm2c.find_files(folder)
+  files = event_antm2c.find_files(folder)
   assert [path.name for path in files] == [
     'antm2c_synthetic_part0',
     'antm2c_synthetic_part1',
   ]
   counts = text_reader.read(
     files,
-    antm2c.Antm2cConfig().layout(),
+    event_antm2c.Antm2cConfig().layout(),
     parts,
     Rejects(parts / 'rejected.csv', 0),
   )
@@ -77,7 +75,7 @@ def test_the_truth_is_that_of_the_rows(folder, read):
 def test_rows_depend_neither_on_parts_nor_on_each_other(folder, tmp_path):
   def lines(out):
     found = []
-    for path in antm2c.find_files(out):
+    for path in event_antm2c.find_files(out):
       found += path.read_bytes().split(b'\n', 1)[1:]
     return b''.join(found)
 
@@ -90,7 +88,7 @@ def test_rows_depend_neither_on_parts_nor_on_each_other(folder, tmp_path):
 
 
 def test_nothing_is_shown_before_it_came(folder):
-  world = World.make(_CONFIG)
+  world = World(_CONFIG)
   rows = antm2c_synthetic.rows(world, 0)
   moment = (rows.time - antm2c_synthetic.FIRST_DAY) / (
     antm2c_synthetic.NUM_DAYS * 86_400
@@ -105,7 +103,7 @@ def test_nothing_is_shown_before_it_came(folder):
 
 
 def test_effects_of_scenarios_cancel_out_over_all_of_them():
-  world = World.make(_CONFIG)
+  world = World(_CONFIG)
   num = antm2c_synthetic.NUM_SCENES
   np.testing.assert_allclose(world.effects.sum(0), 0, atol=1e-12)
   user = np.repeat(np.arange(50), num)
@@ -117,7 +115,7 @@ def test_effects_of_scenarios_cancel_out_over_all_of_them():
     changed = SyntheticConfig(
       num_users=500, num_items=300, **{'drift': 0, **changes}
     )
-    found = World.make(changed)
+    found = World(changed)
     odds = antm2c_synthetic.log_odds(found, zero, scene, user, item, zero)
     return odds.reshape(-1, num)
 
@@ -131,16 +129,16 @@ def test_effects_of_scenarios_cancel_out_over_all_of_them():
 
 
 def test_texts_spell_the_topic_out(folder, read):
-  world = World.make(_CONFIG)
-  first = antm2c_synthetic_text.item_ids(np.arange(1))[0].as_py()
+  world = World(_CONFIG)
+  first = antm2c_synthetic_files._ids(np.arange(1), 100_000)[0].as_py()
   items = read['item_id'].to_numpy().astype(np.int64) - int(first)
-  topics = [*antm2c_words.TOPICS]
+  topics = [*antm2c_synthetic.TOPICS]
   titles, entities = (
     read[name].to_pylist() for name in ('item_title', 'item_entity_names')
   )
   for place in range(2000):
     topic = topics[world.topic[items[place]]]
-    words = antm2c_words.TOPICS[topic]
+    words = antm2c_synthetic.TOPICS[topic]
     assert sum(word in titles[place] for word in words) >= 1
     assert entities[place].split(',')[0] == topic
   # Some titles need quotes and line ends, of an item all rows have one title.
@@ -154,17 +152,17 @@ def test_texts_spell_the_topic_out(folder, read):
 
 
 def test_a_users_texts_tell_the_taste(read):
-  world = World.make(_CONFIG)
+  world = World(_CONFIG)
   user = read['user_id'].to_numpy().astype(np.int64) - 1_000_000
   topic_of = {
     word: number
-    for number, words in enumerate(antm2c_words.TOPICS.values())
+    for number, words in enumerate(antm2c_synthetic.TOPICS.values())
     for word in words
   }
-  counts = np.zeros((_CONFIG.num_users, len(antm2c_words.TOPICS)))
+  counts = np.zeros((_CONFIG.num_users, len(antm2c_synthetic.TOPICS)))
   for place, text in enumerate(read['bill_entity_seq'].to_pylist()):
     for word in filter(None, text.split(',')):
-      for before in antm2c_words.BILLS:
+      for before in antm2c_synthetic_files.BILLS:
         if word.removeprefix(before) in topic_of:
           counts[user[place], topic_of[word.removeprefix(before)]] += 1
           break
@@ -176,7 +174,7 @@ def test_a_users_texts_tell_the_taste(read):
 
 
 def test_images_show_the_redness(folder):
-  world = World.make(_CONFIG)
+  world = World(_CONFIG)
   redness, shown = [], []
   with tarfile.open(folder / 'AntM2C_synthetic_image.tar.gz') as tar:
     for member in tar:

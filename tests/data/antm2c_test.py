@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from antjax.data import antm2c, text_reader
-from antjax.data.antm2c import Antm2cConfig
+from antjax.data import event_antm2c, text_reader
+from antjax.data.event_antm2c import Antm2cConfig
 from antjax.data.rejects import Rejects
 from tests.data import antm2c_fixture
 from tests.data.antm2c_fixture import line, row
@@ -53,7 +53,7 @@ def typed(number, found, file=0):
   expected['label'] = int(found['label'])
   for name in config.numeric_columns:
     expected[name] = float(np.float32(found[name] or 0))
-  return expected | {'__row': antm2c.row_number(file, number + 1)}
+  return expected | {'__row': event_antm2c.row_number(file, number + 1)}
 
 
 @pytest.mark.parametrize('end', ['\n', '\r\n'])
@@ -172,14 +172,14 @@ def test_parts_are_found_in_their_order(tmp_path):
   names = [f'antm2c_10m_part{n}' for n in (0, 2, 10)]
   for name in [*names, 'AntM2C_image.tar.gz', 'antm2c_part.parquet', 'notes']:
     (tmp_path / name).write_text('')
-  found = antm2c.find_files(tmp_path)
+  found = event_antm2c.find_files(tmp_path)
   assert [path.name for path in found] == names
-  assert antm2c.find_files(tmp_path / 'notes') == [tmp_path / 'notes']
+  assert event_antm2c.find_files(tmp_path / 'notes') == [tmp_path / 'notes']
   with pytest.raises(FileNotFoundError, match='does not exist'):
-    antm2c.find_files(tmp_path / 'no')
+    event_antm2c.find_files(tmp_path / 'no')
   (tmp_path / 'empty').mkdir()
   with pytest.raises(FileNotFoundError, match=r'no file antm2c\*part'):
-    antm2c.find_files(tmp_path / 'empty')
+    event_antm2c.find_files(tmp_path / 'empty')
 
 
 @pytest.mark.parametrize(

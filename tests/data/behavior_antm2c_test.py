@@ -7,9 +7,9 @@ import re
 import pytest
 
 from antjax.data import event_antm2c, output_folder
-from antjax.data.antm2c import Antm2cConfig
 from antjax.data.behavior_examples import ExampleConfig
 from antjax.data.behavior_text import Normalizer, Splitter
+from antjax.data.event_antm2c import Antm2cConfig
 from antjax.data.view_examples import BehaviorConfig
 from tests.data import antm2c_fixture, behavior_fixture, views
 from tests.data.antm2c_test import seconds
@@ -128,26 +128,21 @@ def test_what_it_holds_is_told(rows, prepared):
   assert told['clicked'] is None
 
 
-def test_the_second_split_in_use_keeps_its_last_day_whole(rows, tmp_path):
+def test_bad_rows_made_up_files_and_the_second_split_in_use(rows, tmp_path):
+  """That split keeps its last day whole."""
   config = ExampleConfig(
     train_until='2023-08-04 23:59:59', validation_until='2023-08-05 23:59:59'
   )
-  text = antm2c_fixture.text(rows)
-  _, found = prepare(tmp_path, text, examples=config)
+  text = antm2c_fixture.text([*rows, antm2c_fixture.line(60, label='?')])
+  description, found = prepare(
+    tmp_path / 'a', text, examples=config, share=0.1, name='antm2c_synthetic'
+  )
   days = {
     split: {e['time'] // 86_400 for e in examples}
     for split, examples in found.items()
   }
   day = seconds('2023-08-05 00:00:00') // 86_400
   assert days['validation'] == {day} and min(days['test']) > day
-
-
-def test_bad_rows_and_made_up_files_are_told(tmp_path):
-  lines = [*antm2c_fixture.rows(9), antm2c_fixture.line(9, label='?')]
-  text = antm2c_fixture.text(lines)
-  description, _ = prepare(
-    tmp_path / 'a', text, share=0.1, name='antm2c_synthetic'
-  )
   assert description['is_synthetic']
   assert description['name'] == 'antm2c-synthetic'
   assert description['counts']['rejected_value'] == 1

@@ -3,9 +3,7 @@
 """A log becomes examples: compared with plain Python, example by example."""
 
 import collections
-import importlib.util
 import json
-import shutil
 
 import numpy as np
 import pyarrow.csv
@@ -16,16 +14,8 @@ from antjax.data import output_folder
 from antjax.data.behavior_examples import ExampleConfig
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.data.engine import Engine
-from tests.data import behavior_fixture
+from tests.data import behavior_fixture, views
 from tests.data.views import files_of, rejected
-
-_WITHOUT_SPARK = (
-  "pyspark is not installed (pip install 'antjax[spark]')"
-  if importlib.util.find_spec('pyspark') is None
-  else 'no Java runtime, such as openjdk-17-jre-headless, is on the path'
-  if shutil.which('java') is None
-  else ''
-)
 
 
 @pytest.fixture(scope='module')
@@ -363,11 +353,7 @@ def ids_of(folder):
     'duckdb',
     pytest.param(
       'spark',
-      marks=[
-        pytest.mark.slow,
-        pytest.mark.skipif(bool(_WITHOUT_SPARK), reason=_WITHOUT_SPARK),
-        pytest.mark.filterwarnings('ignore::Warning'),
-      ],
+      marks=views.ON_SPARK,
     ),
   ],
 )
@@ -505,9 +491,7 @@ def test_items_that_come_twice_are_refused(log, tmp_path):
     behavior_fixture.prepare(log.write(tmp_path / 'log'), tmp_path / 'out')
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(bool(_WITHOUT_SPARK), reason=_WITHOUT_SPARK)
-@pytest.mark.filterwarnings('ignore::Warning')  # Of pyspark and its imports.
+@views.on_spark
 @pytest.mark.parametrize('is_labelled', [True, False])
 def test_spark_gives_the_same_files(log, tmp_path, is_labelled):
   schema = (

@@ -8,7 +8,7 @@ import ibis
 import pyarrow as pa
 import pytest
 
-from antjax.data import behavior_text, prepare
+from antjax.data import behavior_pieces, behavior_text
 from antjax.data.behavior_text import Normalizer, Splitter
 
 ANY_TEXT = st.text(max_size=60) | st.text(
@@ -130,13 +130,13 @@ def test_wrong_options_are_named(options, message):
 
 def test_the_engine_gives_what_the_functions_give():
   texts = ['', ' A\0\tB;;\U0001f600 ', 'x' * 3000, ';', 'e\u0301;\xe9']
-  con = prepare.connect(threads=2)
+  con = ibis.duckdb.connect(threads=2)
   table = con.create_table('t', ibis.memtable(pa.table({'text': texts})))
   normalizer, splitter = Normalizer(), Splitter(max_chars=9, max_behaviors=1)
   found = table.select(
     'text',
-    title=behavior_text.title_column(con, table.text, normalizer, splitter),
-    pieces=behavior_text.pieces_column(con, table.text, normalizer, splitter),
+    title=behavior_pieces.title_column(con, table.text, normalizer, splitter),
+    pieces=behavior_pieces.pieces_column(con, table.text, normalizer, splitter),
   ).to_pyarrow()
   con.disconnect()
   assert sorted(found['text'].to_pylist()) == sorted(texts)

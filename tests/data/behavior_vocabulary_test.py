@@ -16,14 +16,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from antjax.data import behavior_vocabulary, prepare
+from antjax.data import behavior_vocabulary
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from tests import source_tree
 
 
 @pytest.fixture(scope='module')
 def con():
-  con = prepare.connect(threads=2)
+  con = ibis.duckdb.connect(threads=2)
   yield con
   con.disconnect()
 
@@ -116,13 +116,13 @@ def test_no_texts_at_all(con, tmp_path):
 _KILLED = """
 import os, signal, sys
 import ibis, pyarrow as pa
-from antjax.data import behavior_vocabulary as bv, prepare
+from antjax.data import behavior_vocabulary as bv
 def kill(*arguments):
   os.kill(os.getpid(), signal.SIGKILL)
 setattr({where}, {name!r}, kill)
 rows = {{'text': ['a', 'z', 'y'], 'count': [1, 5, 2]}}
 texts = ibis.memtable(pa.table(rows))
-bv.append(prepare.connect(threads=1), sys.argv[1], texts,
+bv.append(ibis.duckdb.connect(threads=1), sys.argv[1], texts,
           normalizer='nfkc-1', source='day 2')
 """
 

@@ -9,14 +9,15 @@ import re
 import pytest
 
 from antjax.data import (
-  antm2c,
   behavior_examples,
   behavior_text,
+  event_antm2c,
   event_movielens,
-  movielens,
   records,
   schema_file,
-  view_tasks,
+  task_spans,
+  view_melu,
+  view_sequences,
 )
 from antjax.jobs import prepare_data
 from tests.data import movielens_fixture, views
@@ -39,7 +40,7 @@ def _folder(tmp_path_factory):
     folder / 'data/ml-1m',
     event_movielens.source(fixture.write_original(folder / 'source')),
     'melu',
-    movielens.SplitConfig(query_size=4, min_ratings=7, max_ratings=20),
+    view_melu.SplitConfig(query_size=4, min_ratings=7, max_ratings=20),
   )
   return folder
 
@@ -92,12 +93,12 @@ def test_flags_exist():
     f'{prefix}{field.name}'
     for prefix, config in (
       ('', prepare_data.Config),
-      ('split.', movielens.SplitConfig),
-      ('tasks.', view_tasks.TaskConfig),
-      ('antm2c.', antm2c.Antm2cConfig),
+      ('split.', view_melu.SplitConfig),
+      ('tasks.', task_spans.TaskConfig),
+      ('antm2c.', event_antm2c.Antm2cConfig),
       ('examples.', behavior_examples.ExampleConfig),
       ('normalizer.', behavior_text.Normalizer),
-      ('sequences.', prepare_data.SequenceFlags),
+      ('sequences.', view_sequences.SequenceConfig),
       ('splitter.', behavior_text.Splitter),
     )
     for field in dataclasses.fields(config)

@@ -59,7 +59,7 @@ def test_vectors_are_in_the_order_of_the_items(tmp_path, mode, batch_size):
   counts, vectors, has_image = encode(
     path, tmp_path / 'out', image_size=16, batch_size=batch_size
   )
-  assert counts == image_tar.Counts(
+  assert counts == image_tar.ImageCounts(
     images=2, unknown=1, repeated=1, damaged=2, other=1
   )
   np.testing.assert_array_equal(has_image, [0, 1, 0, 1, 0, 0])

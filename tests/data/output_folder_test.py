@@ -122,11 +122,9 @@ def test_a_failure_leaves_the_old(folder, tmp_path):
 
 def test_what_a_killed_run_left_is_named(folder, tmp_path, caplog):
   (tmp_path / '.out.partial-x').mkdir()
-  (tmp_path / '.out.prepare-x').mkdir()
-  (tmp_path / '.other.prepare-x').mkdir()  # Perhaps still at work.
+  (tmp_path / '.other.partial-x').mkdir()  # Perhaps still at work.
   output_folder.make(
     folder, {}, lambda stage, work: {'files': {}}, overwrite=True
   )
-  for use in ('partial', 'prepare'):
-    assert f'.out.{use}-x was left by a run that was killed' in caplog.text
+  assert '.out.partial-x was left by a run that was killed' in caplog.text
   assert '.other' not in caplog.text

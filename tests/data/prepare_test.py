@@ -11,7 +11,7 @@ from antjax.data import prepare
 
 @pytest.fixture(name='con')
 def _con():
-  con = prepare.connect(threads=2)
+  con = ibis.duckdb.connect(threads=2)
   yield con
   con.disconnect()
 
@@ -34,7 +34,7 @@ def test_dense_ids_and_to_ids(con):
   ids = prepare.dense_ids(table.filter(table.k != 'c'), 'k', first=1)
   assert rows(ids) == [('a', 1), ('b', 2)]
   assert ids.schema()['id'].is_int32()
-  coded = prepare.to_ids(table, 'k', ids)
+  coded = prepare.to_ids(table, {'k': ids})
   assert sorted(coded.k.to_pyarrow().to_pylist()) == [0, 0, 1, 1, 2, 2]
 
 
@@ -72,7 +72,7 @@ DIGEST = '301c77f22b2cbcd6ac36d9f2753bb6a2'
 
 @pytest.mark.parametrize('threads', [1, 2, 4])
 def test_threads_do_not_matter(threads):
-  con = prepare.connect(threads=threads, memory_limit='500MB')
+  con = ibis.duckdb.connect(threads=threads, memory_limit='500MB')
   table = con.create_table(
     't',
     ibis.range(60_000).unnest().name('i').as_table().mutate(k=ibis._.i % 97),

@@ -3,25 +3,14 @@
 """Sequences: files and reader, compared with plain Python."""
 
 import collections
-import importlib.util
-import shutil
 
 import numpy as np
 import pytest
 
-from antjax.data import output_folder
 from antjax.data.engine import Engine
 from antjax.data.sequence_data import SequenceData
-from tests.data import sequence_fixture
+from tests.data import sequence_fixture, views
 from tests.data.views import files_of
-
-_WITHOUT_SPARK = (
-  "pyspark is not installed (pip install 'antjax[spark]')"
-  if importlib.util.find_spec('pyspark') is None
-  else 'no Java runtime, such as openjdk-17-jre-headless, is on the path'
-  if shutil.which('java') is None
-  else ''
-)
 
 
 @pytest.fixture(name='log', scope='module')
@@ -203,17 +192,6 @@ def test_users_are_drawn_before_their_domains(folder):
   assert whole.num_examples == data.training().num_examples
 
 
-def test_a_second_run_does_nothing_and_another_is_refused(source, folder):
-  before = files_of(folder)
-  description, made = sequence_fixture.prepare(source, folder.parent, k_core=4)
-  assert not made
-  assert description == output_folder.load_description(folder)
-  with pytest.raises(ValueError, match='k_core=4 .now 3.; add --overwrite'):
-    sequence_fixture.prepare(source, folder.parent, k_core=3)
-  assert files_of(folder) == before
-  assert not [*folder.parent.glob('.*')]  # Nothing in between is left.
-
-
 def test_threads_do_not_matter(source, folder, tmp_path):
   sequence_fixture.prepare(
     source, tmp_path / 'out', k_core=4, engine=Engine(threads=1)
@@ -221,9 +199,7 @@ def test_threads_do_not_matter(source, folder, tmp_path):
   assert files_of(tmp_path / 'out' / 'sequences') == files_of(folder)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(bool(_WITHOUT_SPARK), reason=_WITHOUT_SPARK)
-@pytest.mark.filterwarnings('ignore::Warning')  # Of pyspark and its imports.
+@views.on_spark
 def test_spark_writes_equal_files(source, folder, tmp_path):
   sequence_fixture.prepare(
     source, tmp_path / 'out', k_core=4, engine=Engine(name='spark', threads=2)

@@ -118,9 +118,8 @@ class Log:
 def prepare(folder, out, *, domains=DOMAINS, share=0.001, **options):
   """Prepares what `write_amazon` has written."""
   names = ('k_core', 'untitled', 'drop_repeats')
-  config = SequenceConfig(
-    **{name: options.pop(name) for name in names if name in options}
-  )
+  given = {name: options.pop(name) for name in names if name in options}
+  config = SequenceConfig(**{'k_core': 5, **given})
   return views.write(
     out,
     event_amazon.source(folder, domains),

@@ -15,7 +15,7 @@ from antjax.data import (
   event_movielens,
   event_table,
   schema_file,
-  sequence_files,
+  view_sequences,
 )
 from antjax.data.sequence_data import SequenceData
 from antjax.data.view_sequences import SequenceConfig
@@ -125,13 +125,14 @@ def test_food_kitchen_with_either_split(tmp_path):
     'train_overlap:1': ['A0', 'B0', 'A1', 'B1'],
     'valid:1': ['A2', 'B0', 'A0'],
   }
+  names = list(found)
   user, position = data.examples('test')
-  assert [data.user_keys[u] for u in user] == ['test:1', 'test:2']
+  assert [names[u] for u in user] == ['test:1', 'test:2']
   assert position.tolist() == [1, 1]
   user, position = data.examples('validation')
-  assert [data.user_keys[u] for u in user] == ['valid:1']
+  assert [names[u] for u in user] == ['valid:1']
   user, _ = data.examples('train')
-  assert {data.user_keys[u].split(':')[0] for u in user} == {
+  assert {names[u].split(':')[0] for u in user} == {
     'train_A',
     'train_B',
     'train_overlap',
@@ -263,4 +264,4 @@ def test_a_log_without_users_has_no_sequences(tmp_path):
   (tmp_path / 'log.yaml').write_text('columns: {what: string}\nitem: what\n')
   schema = schema_file.load(str(tmp_path / 'log.yaml'))
   with pytest.raises(ValueError, match='sequences need a user and an item'):
-    sequence_files.check(schema)
+    view_sequences.SequenceView().check(schema)

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Spark gives the files of DuckDB; DuckDB keeps to the memory it may use."""
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -14,24 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from antjax.data import output_folder, prepare
+from antjax.data import engine, output_folder
 from antjax.data.engine import Engine
-from antjax.data.view_tasks import TaskConfig
+from antjax.data.task_spans import TaskConfig
 from tests import source_tree
 from tests.data import table_fixture, views
 
-_WITHOUT_SPARK = (
-  "pyspark is not installed (pip install 'antjax[spark]')"
-  if importlib.util.find_spec('pyspark') is None
-  else 'no Java runtime, such as openjdk-17-jre-headless, is on the path'
-  if shutil.which('java') is None
-  else ''
-)
 
-
-@pytest.mark.slow
-@pytest.mark.skipif(bool(_WITHOUT_SPARK), reason=_WITHOUT_SPARK)
-@pytest.mark.filterwarnings('ignore::Warning')  # Of pyspark and its imports.
+@views.on_spark
 @pytest.mark.parametrize(
   ('order', 'tags'), [('time', False), ('random', False), ('time', True)]
 )
@@ -63,13 +52,15 @@ def test_spark_without_java_names_the_flag(tmp_path, monkeypatch):
   )
   monkeypatch.setattr(shutil, 'which', lambda name: None)
   with pytest.raises(RuntimeError, match='name a cluster with --spark_master'):
-    prepare.connect_spark(temp_directory=tmp_path)
+    with engine.backend(tmp_path, engine.Engine(name='spark')):
+      pass
 
 
 def test_spark_that_is_missing_is_named(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'pyspark.sql', None)
   with pytest.raises(RuntimeError, match=r"pip install 'antjax\[spark\]'"):
-    prepare.connect_spark(temp_directory=tmp_path)
+    with engine.backend(tmp_path, engine.Engine(name='spark')):
+      pass
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from antjax.data import output_folder
-from antjax.data.view_tasks import TaskConfig
+from antjax.data.task_spans import TaskConfig
 from antjax.meta import meta_io
 from antjax.meta.episode_config import Bucket, EpisodeConfig
 from tests.data import table_fixture, views

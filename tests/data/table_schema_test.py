@@ -6,10 +6,11 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 
-from antjax.data import schema_file, table_layouts, table_source, view_tasks
-from antjax.data.view_tasks import TaskConfig
-from tests.data import views
+from antjax.data import datasets, schema_file, table_source, view_tasks
+from antjax.data.task_spans import TaskConfig
+from tests.data import behavior_fixture, views
 from tests.data.views import read
 
 
@@ -41,7 +42,7 @@ def write_criteo(path, header):
 @pytest.mark.parametrize('header', [False, True])
 def test_criteo(tmp_path, header):
   source = write_criteo(tmp_path / 'train.txt', header)
-  schema = table_layouts.criteo(table_source.first_line(source))
+  schema = datasets.criteo(table_source.first_line(source))
   description = make(tmp_path / 'out', source, schema)
   assert description['counts']['rows'] == 60
   assert description['task_feature'] == 'C1'
@@ -72,7 +73,7 @@ def test_avazu(tmp_path, is_encoded):
     lines.append(','.join(fields))
   source = tmp_path / 'train.csv'
   source.write_text('\n'.join(lines) + '\n')
-  schema = table_layouts.avazu(table_source.first_line(source))
+  schema = datasets.avazu(table_source.first_line(source))
   description = make(tmp_path / 'out', source, schema)
   counts = description['counts']
   assert (counts['rows'], counts['tasks'], counts['cold_tasks']) == (60, 3, 1)
@@ -92,7 +93,7 @@ def test_ali_ccp(tmp_path):
     lines.append(f'{row % 2},{row % 4 // 3},{row % 4},1,{row},{row % 3},7,0.5,')
   source = tmp_path / 'train.csv'
   source.write_text('\n'.join(lines) + '\n')
-  schema = table_layouts.ali_ccp(header, '301')
+  schema = datasets.ali_ccp(header, '301')
   with pytest.raises(ValueError, match='60 of 60 lines'):
     make(tmp_path / 'out', source, schema)
   source.write_text(
@@ -102,11 +103,11 @@ def test_ali_ccp(tmp_path):
   assert list(description['features']) == ['101', '121', '205', '301', '109_14']
   assert description['numeric'] == ['D109_14', 'D508']
   assert description['counts']['tasks'] == 3
-  assert table_layouts.ali_ccp(header).task == '101'
+  assert datasets.ali_ccp(header).task == '101'
 
 
 @pytest.mark.parametrize(
-  'layout', [table_layouts.ali_ccp, table_layouts.avazu, table_layouts.criteo]
+  'layout', [datasets.ali_ccp, datasets.avazu, datasets.criteo]
 )
 def test_another_layout_is_named(layout):
   with pytest.raises(ValueError, match="begins with 'user,item'.*--schema"):
@@ -141,6 +142,10 @@ def test_schema_files(tmp_path):
   assert schema.name == 'films'
 
 
+def _columns(**more):
+  return {'columns': {'user': 'string', 'click': 'int32', **more}}
+
+
 @pytest.mark.parametrize(
   'changes, message',
   [
@@ -150,53 +155,31 @@ def test_schema_files(tmp_path):
     ({'log': ['item']}, 'log names columns that are not numeric'),
     ({'ids': []}, 'no column is a feature'),
     ({'task': 'price'}, "the task 'price' is a float32; text or an integer"),
-    ({'columns': {'user': 'string', 'click': 'int32', 'Id': 'int32'}}, 'Id is'),
-    ({'columns': {'user': 'string', 'click': 'int32', '__a': 'int32'}}, '__a'),
+    (_columns(Id='int32'), 'Id is'),
+    (_columns(__a='int32'), '__a'),
+    (_columns(User='int32'), 'user and User differ in case only'),
     (
-      {'columns': {'user': 'string', 'click': 'int32', 'User': 'int32'}},
-      'user and User differ in case only',
-    ),
-    (
-      {
-        'columns': {'user': 'string', 'click': 'int32'}
-        | {'n': {'type': 'int32', 'empty': 0.5}}
-      },
+      _columns(n={'type': 'int32', 'empty': 0.5}),
       "0.5 cannot stand for an empty field of the int32 'n'",
     ),
     (
-      {
-        'columns': {'user': 'string', 'click': 'int32'}
-        | {'n': {'type': 'string', 'empty': 0}}
-      },
+      _columns(n={'type': 'string', 'empty': 0}),
       "empty field of the string 'n'",
     ),
     (
-      {
-        'columns': {'user': {'type': 'string', 'separator': '|'}}
-        | {'click': 'int32'}
-      },
+      _columns(user={'type': 'string', 'separator': '|'}),
       'only a feature of the type string that is not the task',
     ),
     (
-      {
-        'columns': {'user': 'string', 'click': 'int32'}
-        | {'n': {'type': 'int32', 'separator': '|'}}
-      },
+      _columns(n={'type': 'int32', 'separator': '|'}),
       "column 'n' has a separator; only a feature of the type string",
     ),
     (
-      {
-        'columns': {'user': 'string', 'click': 'int32'}
-        | {'n': {'type': 'string', 'separator': '|'}},
-        'ids': ['user'],
-      },
+      _columns(n={'type': 'string', 'separator': '|'}) | {'ids': ['user']},
       "column 'n' has a separator; only a feature of the type string",
     ),
     (
-      {
-        'columns': {'user': 'string', 'click': 'int32'}
-        | {'n': {'type': 'string', 'separator': ''}}
-      },
+      _columns(n={'type': 'string', 'separator': ''}),
       "the separator of 'n' is empty",
     ),
     ({'columns': {'task': 'string', 'click': 'text'}}, "the type 'text'; nee"),
@@ -214,7 +197,7 @@ def test_a_wrong_schema_is_refused(tmp_path, changes, message):
   path = tmp_path / 's.json'
   path.write_text(json.dumps(value | changes))
   with pytest.raises(ValueError, match=message):
-    view_tasks.check(schema_file.load(str(path)))
+    view_tasks.TaskView().check(schema_file.load(str(path)))
 
 
 def test_a_schema_that_is_no_file_or_not_readable(tmp_path):
@@ -285,3 +268,68 @@ def test_names_may_be_numbers(tmp_path):
   schema = schema_file.load(str(path))
   assert schema.task == '101' and schema.features == ('101',)
   assert schema.numeric == ('7',)
+
+
+def load_log(tmp_path, **changes):
+  """Loads the fixture's schema with entries changed; None drops one."""
+  value = yaml.safe_load(behavior_fixture.SCHEMA) | changes
+  path = tmp_path / 'log.json'
+  path.write_text(json.dumps({k: v for k, v in value.items() if v is not None}))
+  return schema_file.load(str(path))
+
+
+def test_a_file_says_what_columns_of_a_log_are_for(tmp_path):
+  schema = load_log(tmp_path)
+  assert schema.name == 'log'
+  assert schema.label_column == 'stars'
+  assert schema.used == [
+    *('user', 'item', 'when', 'stars', 'searches', 'city', 'age')
+  ]
+  assert schema.empty == {'age': -1}
+  assert schema.items.source == str(tmp_path / 'items.parquet')
+  assert schema.items.ids == ('shelf',)
+  without = load_log(tmp_path, rating=None, positive_from=None, histories='all')
+  assert not without.label_column
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'user': 'who'}, "'who' is no column; the columns are user, item, when"),
+    ({'text': 'name'}, "'name' is no column; .*shelf, grams"),
+    ({'item': ''}, 'items need an item'),
+    ({'users': 'user'}, 'unknown: users; known: .*columns'),
+    ({'time': 'city'}, "'city' is text; a number is needed"),
+    ({'numeric': ['city']}, "'city' is text; a number is needed"),
+    ({'texts': ['age']}, "'age' is float32; texts are strings"),
+    ({'ids': ['city', 'city']}, "'city' is used more than once"),
+    ({'label': 'when'}, 'only one of them makes the label'),
+    ({'rating': None}, 'positive_from is of a rating'),
+    ({'positive_from': '4'}, "positive_from: '4'; needed: a number"),
+    ({'histories': 'some'}, "'some'; needed: all, outcome, domain or none"),
+    ({'histories': 'domain'}, 'histories=domain needs a domain'),
+    ({'histories': 'none', 'texts': []}, 'there is no sequence at all'),
+    (
+      {
+        'columns': {'item': {'type': 'string', 'separator': ';'}}
+        | dict.fromkeys(('user', 'city', 'searches'), 'string')
+        | dict.fromkeys(('when', 'stars', 'age'), 'float32')
+      },
+      'would not say of which',
+    ),
+    ({'history_names': ['liked']}, 'histories=outcome needs 2 of them'),
+    ({'item_columns': ['when']}, 'names columns that are no feature'),
+    ({'items': {'source': 'x', 'item': 'id'}}, 'items: needed: .*columns'),
+    (
+      {
+        'text': 'b',
+        'items': {'source': 'x', 'item': 'a', 'columns': {'b': 'string'}},
+      },
+      "'a' is no column of items; they are b",
+    ),
+    ({'rating': None, 'positive_from': None}, 'outcome needs a label'),
+  ],
+)
+def test_what_a_log_cannot_be_is_named(tmp_path, changes, message):
+  with pytest.raises(ValueError, match=message):
+    load_log(tmp_path, **changes)

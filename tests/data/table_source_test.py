@@ -43,7 +43,7 @@ def columns(kinds=COLUMNS, used=None, **options):
 @dataclasses.dataclass
 class Found:
   table: pa.Table
-  counts: table_source.Counts
+  counts: table_source.RowCounts
   bad: list[tuple[str, int, str]]  # File, line, column.
 
   @property

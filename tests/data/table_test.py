@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from antjax.data import event_table, output_folder, schema_file
-from antjax.data.view_tasks import TaskConfig
+from antjax.data.task_spans import TaskConfig
 from tests.data import table_fixture, views
 from tests.data.views import read
 
@@ -41,6 +41,14 @@ def make(out, source, schema=table_fixture.SCHEMA, config=CONFIG, **options):
   return views.write_tasks(out, source, schema, config, **options)
 
 
+@pytest.fixture(name='prepared', scope='module')
+def _prepared(rows, tmp_path_factory):
+  """(folder, description) of the rows as they are."""
+  folder = tmp_path_factory.mktemp('prepared')
+  source = table_fixture.write(folder / 'clicks.csv', rows)
+  return folder / 'out', make(folder / 'out', source)
+
+
 def vocabulary(out, feature):
   table = pq.read_table(out / 'tasks' / f'ids_{feature}.parquet')
   return dict(zip(table[feature].to_pylist(), table['id'].to_pylist()))
@@ -50,9 +58,8 @@ def num_test(num_rows):
   return max(int(num_rows * 0.2), 4) if num_rows >= 8 else 0
 
 
-def test_tasks_are_those_of_a_plain_loop(rows, source, tmp_path):
-  out = tmp_path / 'out'
-  description = make(out, source)
+def test_tasks_are_those_of_a_plain_loop(rows, prepared):
+  out, description = prepared
   tasks = list(table_fixture.by_task(rows).values())
   loaded = {split: read(out, split) for split in ('train', 'warm', 'task_cold')}
   warm = {int(r['task']) for r in loaded['train']}
@@ -113,9 +120,8 @@ def test_tasks_are_those_of_a_plain_loop(rows, source, tmp_path):
       check(record, part)
 
 
-def test_a_folder_says_what_is_in_it(source, tmp_path):
-  description = make(tmp_path / 'out', source)
-  out = tmp_path / 'out' / 'tasks'
+def test_a_folder_says_what_is_in_it(source, prepared):
+  out, description = prepared[0] / 'tasks', prepared[1]
   assert description == output_folder.load_description(out)
   expected = {
     'kind': 'click',
@@ -129,11 +135,13 @@ def test_a_folder_says_what_is_in_it(source, tmp_path):
   block = output_folder.open_split(out, 'train', as_blocks=True).read(0, 5)
   assert set(block.rows) == {'timestamp', 'click', 'user', 'item', 'price'}
   source = event_table.source(source, table_fixture.SCHEMA)
-  again = views.write(tmp_path / 'out', source, 'tasks', CONFIG)
+  again = views.write(prepared[0], source, 'tasks', CONFIG)
   assert again == (description, False)
 
 
-def test_formats_files_and_parquet_give_the_same(rows, source, tmp_path):
+def test_formats_files_and_parquet_give_the_same(
+  rows, source, prepared, tmp_path
+):
   halves = tmp_path / 'halves'
   halves.mkdir()
   table_fixture.write(halves / 'a.csv', rows[:400])
@@ -145,7 +153,7 @@ def test_formats_files_and_parquet_give_the_same(rows, source, tmp_path):
     pa.csv.read_csv(source, convert_options=options), tmp_path / 'c.parquet'
   )
   made = {
-    'one': make(tmp_path / 'one', source),
+    'one': prepared[1],
     'halves': make(tmp_path / 'halves_out', halves),
     'parquet': make(tmp_path / 'parquet', tmp_path / 'c.parquet'),
     'records': make(tmp_path / 'records', source, file_format='array_record'),
@@ -153,7 +161,7 @@ def test_formats_files_and_parquet_give_the_same(rows, source, tmp_path):
   counts = [d['counts'] for d in made.values()]
   assert counts == counts[:1] * 4
   for split in ('train', 'warm', 'task_cold'):
-    expected = read(tmp_path / 'one', split)
+    expected = read(prepared[0], split)
     for out in ('halves_out', 'parquet', 'records'):
       for a, b in zip(expected, read(tmp_path / out, split), strict=True):
         for name in a:
@@ -172,7 +180,9 @@ def test_order_random_is_seeded(source, tmp_path):
   assert any((np.diff(t) < 0).any() for t in times)
 
 
-def test_rows_that_do_not_parse_are_set_aside_and_named(rows, tmp_path):
+def test_rows_that_do_not_parse_are_set_aside_and_named(
+  rows, prepared, tmp_path
+):
   source = table_fixture.write(tmp_path / 'clicks.csv', rows)
   bad = ['u1,i1,1.5', 'u1,i1,cheap,3,1', 'u1,i1,,x3,1', 'u1,i1,,3,1,9']
   lines = source.read_text().splitlines()
@@ -189,9 +199,8 @@ def test_rows_that_do_not_parse_are_set_aside_and_named(rows, tmp_path):
   assert [int(r['line']) for r in found] == [6, 51, 501, 701]
   assert [r['text'] for r in found] == bad
   assert [r['column'] for r in found[1:3]] == ['price', 'when']
-  make(tmp_path / 'clean', table_fixture.write(tmp_path / 'good.csv', rows))
   for split in ('train', 'warm'):
-    for a, b in zip(read(out, split), read(tmp_path / 'clean', split)):
+    for a, b in zip(read(out, split), read(prepared[0], split)):
       np.testing.assert_array_equal(a['item'], b['item'])
 
 
@@ -252,7 +261,7 @@ def test_names_of_files_and_folders_are_no_patterns(rows, name, tmp_path):
   assert make(folder / 'o[2]', folder / name, **options)['counts']['rows'] > 10
 
 
-def test_names_of_columns_do_not_matter(rows, source, tmp_path):
+def test_names_of_columns_do_not_matter(source, prepared, tmp_path):
   """Not where they are those of steps between, or of no file's name."""
   names = {'item': 'a b', 'user': '0', 'price': 'rank', 'when': 'key'}
   text = source.read_text()
@@ -275,22 +284,17 @@ def test_names_of_columns_do_not_matter(rows, source, tmp_path):
     log=['rank'],
     name='clicks',
   )
-  make(tmp_path / 'one', source)
   description = make(tmp_path / 'out', other, schema)
   for split in ('train', 'warm', 'task_cold'):
-    pairs = zip(
-      read(tmp_path / 'one', split),
-      read(tmp_path / 'out', split),
-      strict=True,
-    )
-    for a, b in pairs:
+    found = read(tmp_path / 'out', split)
+    for a, b in zip(read(prepared[0], split), found, strict=True):
       for name in a:
         np.testing.assert_array_equal(a[name], b[names.get(name, name)], name)
   for old, new in names.items():
     if old in ('item', 'user'):
       file = description['files'][f'ids_{new}']['path']
       values = pq.read_table(tmp_path / 'out' / 'tasks' / file)[new].to_pylist()
-      assert values == list(vocabulary(tmp_path / 'one', old))
+      assert values == list(vocabulary(prepared[0], old))
 
 
 def test_nothing_is_left_of_what_does_not_fit_the_schema(rows, tmp_path):

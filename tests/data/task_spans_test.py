@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from antjax.data import task_spans
-from antjax.data.task_spans import SpanConfig
+from antjax.data.task_spans import TaskConfig
 
-CONFIG = SpanConfig(
+CONFIG = TaskConfig(
   query_size=3, max_support=5, min_rows=5, test_share=0.25, max_rows=7
 )
 
@@ -80,9 +80,7 @@ def test_records_hold_the_rows_of_their_spans(tmp_path, num_files, config):
     task_spans.evaluation(num_rows, ~is_warm, config),
   ):
     batches = list(
-      task_spans.record_batches(
-        path, spans, {'a': 'x', 'b': 'label', 'tags': 'tags'}, {'tags': tags}
-      )
+      task_spans.record_batches(path, spans, ['a', 'b', 'tags'], {'tags': tags})
     )
     assert {b.num_rows for b in batches[:-1]} == {256}
     table = pa.Table.from_batches(batches)
@@ -92,8 +90,8 @@ def test_records_hold_the_rows_of_their_spans(tmp_path, num_files, config):
     for a, b, x, label, lists in zip(
       spans.start,
       spans.stop,
-      table['x'].to_pylist(),
-      table['label'].to_pylist(),
+      table['a'].to_pylist(),
+      table['b'].to_pylist(),
       table['tags'].to_pylist(),
     ):
       assert x == list(range(a, b))

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from antjax.data import csv_blocks, rejects, text_reader
+from antjax.data.csv_blocks import Dialect
 from antjax.data.strict_columns import Column
-from antjax.data.text_file import Dialect
-from antjax.data.text_reader import Layout
+from antjax.data.text_reader import TextLayout
 
 COLUMNS = {
   'user': Column(kind='int32'),
@@ -49,7 +49,7 @@ def _read(tmp_path):
     bad.path.unlink(missing_ok=True)
     counts = text_reader.read(
       files,
-      Layout(
+      TextLayout(
         columns=columns, dialect=dialect, header=header, file_bits=file_bits
       ),
       folder,
@@ -410,7 +410,7 @@ def test_a_file_that_changes_meanwhile_is_refused(read, tmp_path):
 def test_names_of_files_are_no_patterns_and_files_may_be_missing(tmp_path):
   (tmp_path / 'r1.tsv').write_bytes(b'9\tz\t9\n')
   (tmp_path / 'r[1].tsv').write_bytes(b'1\ta\t3\n2\tb\n')
-  layout = Layout(columns=COLUMNS, dialect=PLAIN)
+  layout = TextLayout(columns=COLUMNS, dialect=PLAIN)
   bad = rejects.Rejects(tmp_path / 'rejected.csv', 0.5)
   counts = text_reader.read([tmp_path / 'r[1].tsv'], layout, tmp_path, bad)
   assert (counts.rows, counts.rejected_lines) == (2, 1)

@@ -3,25 +3,51 @@
 """Writes the events of a source and a view of them, and reads them back."""
 
 import csv
+import functools
+import importlib.util
 import pathlib
+import shutil
+
+import pytest
 
 from antjax.data import (
   event_table,
   events,
   output_folder,
-  sequence_files,
-  task_files,
   view_examples,
   view_melu,
+  view_sequences,
+  view_tasks,
 )
+from antjax.data import view as view_lib
 from antjax.data.engine import Engine
 
-_WRITERS = {
-  'tasks': task_files.write_tasks,
-  'melu': view_melu.write_tasks,
-  'examples': view_examples.write_examples,
-  'sequences': sequence_files.write_sequences,
+_VIEWS = {
+  'tasks': view_tasks.TaskView,
+  'melu': view_melu.MeluView,
+  'examples': view_examples.ExampleView,
+  'sequences': view_sequences.SequenceView,
 }
+
+
+_WITHOUT_SPARK = (
+  "pyspark is not installed (pip install 'antjax[spark]')"
+  if importlib.util.find_spec('pyspark') is None
+  else 'no Java runtime, such as openjdk-17-jre-headless, is on the path'
+  if shutil.which('java') is None
+  else ''
+)
+ON_SPARK = (
+  pytest.mark.slow,
+  pytest.mark.skipif(bool(_WITHOUT_SPARK), reason=_WITHOUT_SPARK),
+  # Of pyspark and its imports.
+  pytest.mark.filterwarnings('ignore::Warning'),
+)
+
+
+def on_spark(test):
+  """Marks a test that needs Spark."""
+  return functools.reduce(lambda marked, mark: mark(marked), ON_SPARK, test)
 
 
 def write(
@@ -33,6 +59,8 @@ def write(
   engine=None,
   max_rejected_share=0.001,
   overwrite=False,
+  vocabulary='',
+  ids_from='',
   **options,
 ):
   """Writes out/events and out/VIEW; returns the view's description."""
@@ -44,7 +72,9 @@ def write(
   )
   name = 'tasks' if view == 'melu' else view
   place = (out / name, out / 'events', source.schema)
-  return _WRITERS[view](*place, config, **common, **options)
+  more = (vocabulary, ids_from) if view == 'examples' else ()
+  made = _VIEWS[view](config, *more)
+  return view_lib.make(made, *place, **common, **options)
 
 
 def write_tasks(out, path, schema, config, **options):

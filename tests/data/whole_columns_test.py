@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from antjax.data import record_writer, whole_columns
+from antjax.data import record_writer, records
 from antjax.data.record_schema import Field
 
 SCHEMA = {
@@ -34,7 +34,7 @@ def write(path, lists=((1, 2), (3, 4), (5, 6)), start=BIG):
 @pytest.mark.parametrize('suffix', ['arrow', 'parquet'])
 def test_columns_are_those_of_the_records(tmp_path, suffix):
   path = write(tmp_path / f'rows.{suffix}')
-  found = whole_columns.read(path, list(SCHEMA), wide=('starts',))
+  found = records.whole_columns(path, list(SCHEMA), wide=('starts',))
   assert found['user'].tolist() == [7, 8, 9]
   assert found['ids'].tolist() == [[1, 2], [3, 4], [5, 6]]
   assert found['starts'].tolist() == [[BIG]] * 3
@@ -50,16 +50,16 @@ def test_columns_are_those_of_the_records(tmp_path, suffix):
 def test_a_number_that_is_too_wide_is_refused(tmp_path):
   path = write(tmp_path / 'rows.arrow')
   with pytest.raises(ValueError, match="'starts' has numbers beyond int32"):
-    whole_columns.read(path, ['starts'])
+    records.whole_columns(path, ['starts'])
 
 
 @pytest.mark.parametrize('lists', [((1,), (2, 3), (4,)), ((1,), (2,), (3, 4))])
 def test_lists_of_unequal_length_are_refused(tmp_path, lists):
   path = write(tmp_path / 'rows.parquet', lists)
   with pytest.raises(ValueError, match='values'):
-    whole_columns.read(path, ['ids'])
+    records.whole_columns(path, ['ids'])
 
 
 def test_rows_are_read_in_their_order(tmp_path):
-  found = whole_columns.read(write(tmp_path / 'rows.arrow'), ['label'])
+  found = records.whole_columns(write(tmp_path / 'rows.arrow'), ['label'])
   np.testing.assert_array_equal(found['label'], [0, 1, 0])

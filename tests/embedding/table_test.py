@@ -101,18 +101,21 @@ def make_step(tables):
   )
 
 
+@jax.jit
+@functools.partial(jax.grad, has_aux=True)
+def dense_grads(whole, ids):
+  def one(path, i):
+    table = whole[FEATURES[path[-1].key]]
+    return jnp.where((i >= 0)[..., None], table[jnp.maximum(i, 0)], 0)
+
+  vectors = jax.tree.map_with_path(one, ids)
+  return loss(vectors), vectors
+
+
 def dense_step(tables, dense, ids, step):
   """The same step on whole tables, touched rows only."""
   whole = {name: part['table'] for name, part in dense.items()}
-
-  def vectors_of(whole):
-    def one(path, i):
-      table = whole[FEATURES[path[-1].key]]
-      return jnp.where((i >= 0)[..., None], table[jnp.maximum(i, 0)], 0)
-
-    return jax.tree.map_with_path(one, ids)
-
-  grads = jax.grad(lambda whole: loss(vectors_of(whole)))(whole)
+  grads, vectors = dense_grads(whole, ids)
   new = {}
   for name, spec in tables.specs.items():
     touched = np.zeros(spec.num_embeddings, bool)
@@ -131,7 +134,7 @@ def dense_step(tables, dense, ids, step):
       'table': keep(table, dense[name]['table']),
       'slots': jax.tree.map(keep, slots, dense[name]['slots']),
     }
-  return new, vectors_of(whole)
+  return new, vectors
 
 
 def assert_close(actual, expected):

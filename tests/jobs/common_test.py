@@ -17,6 +17,7 @@ import pytest
 from antjax.jobs import job as job_lib
 from antjax.jobs import script
 from tests import warm_python
+from tests.jobs.processes import job_of
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _DEADLINE_S = 90.0
@@ -77,12 +78,7 @@ def _env() -> dict[str, str]:
 
 def _run(folder, *arguments: str, launcher: tuple[str, ...] = ()):
   return warm_python.run(
-    *launcher,
-    'job.py',
-    *arguments,
-    cwd=folder,
-    env=_env(),
-    timeout=_DEADLINE_S,
+    *launcher, 'job.py', *arguments, cwd=folder, env=_env(), timeout=_DEADLINE_S
   )
 
 
@@ -284,5 +280,18 @@ def test_rows_of_a_micro_batch_are_those_of_the_first_hosts(
   assert job.batch_shape(18, 1).rows == 6
 
 
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))
+class Numbers:
+  """A source of ten records."""
+
+  def __len__(self):
+    return 10
+
+  def read(self, start, stop):
+    return [*range(start, stop)]
+
+
+def test_a_jobs_data_do_not_end_with_an_epoch(tmp_path):
+  job = job_of(job_lib.JobConfig(run_dir=str(tmp_path)))
+  found = iter(job.dataset(Numbers(), shard_size=5))
+  epochs = [[next(found) for _ in range(10)] for _ in range(3)]
+  assert [sorted(epoch) for epoch in epochs] == [[*range(10)]] * 3

@@ -8,7 +8,6 @@ import re
 import numpy as np
 
 from antjax.data import (
-  antm2c,
   antm2c_synthetic,
   antm2c_synthetic_files,
   event_antm2c,
@@ -70,7 +69,7 @@ def test_the_best_score_is_computed_as_shown(tmp_path, monkeypatch, capsys):
 
 def test_columns_reasons_and_weights_are_those_of_the_code():
   shown = {*re.findall(r'`(\w+)`', _TEXT)}
-  fixed = [c for c in antm2c.COLUMNS if not c.startswith('deep')]
+  fixed = [c for c in event_antm2c.COLUMNS if not c.startswith('deep')]
   assert {*fixed, *event_antm2c.SEQUENCES, event_antm2c.CLICKED} <= shown
   source = ''.join(
     pathlib.Path(module.__file__).read_text()

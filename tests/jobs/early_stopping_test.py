@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from antjax.jobs.early_stopping import EarlyStopping
+from antjax.jobs.run import EarlyStopping
 
 
 def test_it_refuses_a_metric_that_nothing_gives():

@@ -86,7 +86,3 @@ def test_a_stopped_worker_is_missed_and_replaced(data, tmp_path):
   output = job.output()
   assert 'silent or makes no progress' in output
   assert logged_steps(run_dir) == list(range(20))
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

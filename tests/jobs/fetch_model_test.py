@@ -57,7 +57,3 @@ def test_pip_that_fails_is_reported(monkeypatch, tmp_path):
   monkeypatch.setattr(wheel.sys, 'executable', 'false')
   with pytest.raises(RuntimeError, match='could not download x==1 .*; do y.'):
     wheel.fetch('x==1', tmp_path, instead='do y.')
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

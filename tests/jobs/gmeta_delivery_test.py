@@ -155,7 +155,3 @@ def test_mistakes_are_one_line(tmp_path):
   assert 'launch/export_gmeta.py writes a model' in told
   told = run('apply_delta', f'--base={tmp_path}', expect=1)
   assert 'give --base, --delta and --out' in told
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

@@ -45,8 +45,9 @@ def test_rows_of_the_joint_model_follow_its_own_schedule(
   assert stacks[0] == stacks[1]
 
 
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))
+def test_a_network_that_tasks_cannot_feed_is_refused_by_its_flag():
+  with pytest.raises(ValueError, match="model.kind=din: it needs 'history'"):
+    Config(model=recommender_lib.ModelConfig(kind='din'))
 
 
 class Source:

@@ -62,8 +62,7 @@ def old(tmp_path_factory):
   run_dir = folder / 'run'
   trainer = case.trainer
   with Checkpointer(
-    str(run_dir / 'meta' / 'checkpoints'),
-    trainer.layout,
+    str(run_dir / 'meta' / 'checkpoints'), trainer.layout
   ) as checkpointer:
     checkpointer.save(5, case.state)
   config = json.dumps({'config': {'data': data}})
@@ -127,7 +126,7 @@ def test_data_made_anew_are_not_taken_for_those_of_the_run(tmp_path):
     with pytest.raises(ValueError, match='data set'):
       export_gmeta.exported(config, str(tmp_path), None)
     with pytest.raises(ValueError, match=message):
-      gmeta_data.Tasks(config, description, job)
+      gmeta_data.TaskBatches(config, description, job)
 
   refuses('has checkpoints and no made_of.json.* which data set .*it was')
   run_identity.save(tmp_path, made_of(data, config=1))
@@ -159,7 +158,3 @@ def test_what_does_not_fit_is_refused(old, tmp_path):
   (tmp_path / 'data' / 'dataset.json').write_text(json.dumps(description))
   with pytest.raises(ValueError, match='has no ids_item'):
     gmeta_vocabulary.start_from(str(run_dir), *arguments)
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

@@ -40,7 +40,3 @@ def test_unknown_flag_is_refused(script):
   assert done.returncode == 1
   assert "Unknown command line flag 'no_such_flag'" in done.stderr
   assert 'Traceback' not in done.stderr
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

@@ -14,7 +14,7 @@ from antjax.data.view_sequences import SequenceConfig
 from antjax.jobs.llm_rec import baselines as llm_rec_baselines
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
 from antjax.jobs.llm_rec.baselines import Config
-from antjax.jobs.llm_rec.next_item_job import NextItemConfig
+from antjax.jobs.llm_rec.config import NextItemConfig
 from tests.data import views
 from tests.jobs.processes import job_of
 
@@ -88,10 +88,7 @@ def config_of(folder, run_dir, **options):
       num_examples=80, num_cold=5, num_negatives=10
     ),
     training=NextItemConfig(
-      num_steps=240,
-      batch_size=64,
-      evaluate_every=80,
-      learning_rate=0.01,
+      num_steps=240, batch_size=64, evaluate_every=80, learning_rate=0.01
     ),
     sasrec=SASRecConfig(dim=16, max_length=8, dropout=0.0),
     gru4rec=GRU4RecConfig(dim=16, state_dim=16, max_length=8, dropout=0.0),
@@ -104,7 +101,7 @@ def config_of(folder, run_dir, **options):
 def test_all_methods_rank_the_same_examples(
   folder, tmp_path, capsys, monkeypatch
 ):
-  monkeypatch.setattr(llm_rec_baselines, 'TextEncoder', Letters)
+  monkeypatch.setattr(llm_rec_baselines, 'TitleEncoder', Letters)
   config = config_of(folder, tmp_path / 'run')
   job = job_of(config)
   baselines = llm_rec_baselines.Baselines(config, job)

@@ -5,7 +5,7 @@
 import types
 
 from antjax.ctr.llm_rec.model import LLMRec, VectorConfig
-from antjax.jobs.llm_rec import memory as llm_rec_memory
+from antjax.jobs.llm_rec import model as llm_rec_model
 from tests.lm import tiny_models
 
 INPUTS = types.SimpleNamespace(shapes=[((64, 8),)])
@@ -17,7 +17,7 @@ def bytes_of(tuning, projection_dim=4):
     compute_dtype='float32', tuning=tuning, vector=vector
   )
   model = LLMRec(tiny_models.CONFIGS['bert'], 'mean', vector)
-  return llm_rec_memory.activation_bytes(config, model, INPUTS)
+  return llm_rec_model.activation_bytes(config, model, INPUTS)
 
 
 def test_a_frozen_model_keeps_no_layers():

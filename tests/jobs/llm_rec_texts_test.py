@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from antjax.jobs.llm_rec.texts import TextEncoder
+from antjax.jobs.llm_rec.baselines import TitleEncoder
 from antjax.lm import transformer
 from tests.ctr.bahe import small_vocabulary
 
@@ -20,7 +20,7 @@ def _model(tmp_path_factory):
 def test_a_vector_is_the_mean_over_the_newest_tokens(model):
   folder, config, params = model
   texts = ['w1 w2', '', 'w3 w4 w5 w6 w7 w8']
-  found = TextEncoder(str(folder), 6)(texts)
+  found = TitleEncoder(str(folder), 6)(texts)
   assert not found[1].any()
   # Of six words four have room between [CLS] and [SEP]: the last ones.
   for row, words in ((0, [1, 2]), (2, [5, 6, 7, 8])):
@@ -35,11 +35,11 @@ def test_a_tokenizer_of_more_ids_than_the_model_s_is_refused(tmp_path):
   words = [f'w{i}' for i in range(100)]
   small_vocabulary.write_tokenizer(tmp_path, words)
   with pytest.raises(ValueError, match='ids up to 103.*vocab_size=61'):
-    TextEncoder(str(tmp_path), 6)
+    TitleEncoder(str(tmp_path), 6)
 
 
 def test_vectors_are_kept_for_the_same_texts_only(model, tmp_path):
-  encoder = TextEncoder(str(model[0]), 6)
+  encoder = TitleEncoder(str(model[0]), 6)
   texts = ['w1 w2', 'w3']
   first = encoder.kept(texts, tmp_path, 'titles')
   (path,) = tmp_path.iterdir()
@@ -49,5 +49,5 @@ def test_vectors_are_kept_for_the_same_texts_only(model, tmp_path):
   )
   other = encoder.kept(texts[::-1], tmp_path, 'titles')
   np.testing.assert_allclose(other, first[::-1], rtol=1e-5)
-  TextEncoder(str(model[0]), 5).kept(texts, tmp_path, 'titles')
+  TitleEncoder(str(model[0]), 5).kept(texts, tmp_path, 'titles')
   assert len([*tmp_path.iterdir()]) == 3

@@ -7,11 +7,12 @@ import dataclasses
 import jax
 import pytest
 
-from antjax.jobs import auto_paro, script
 from antjax.jobs import job as job_lib
+from antjax.jobs import script
+from antjax.jobs import trainer as trainer_lib
+from antjax.jobs.lm import job as lm_job
 from antjax.jobs.lm import prepare_text
 from antjax.jobs.lm.config import Config
-from antjax.jobs.lm.job import LMJob
 from antjax.lm import transformer
 from antjax.mesh.mesh import make_mesh
 
@@ -54,7 +55,9 @@ def make(data, tmp_path):
       intra=min(num_devices, 4), devices=jax.devices()[:num_devices]
     )
     job = job_lib.Job(mesh, tmp_path, script.stop_request, config, agent)
-    return LMJob(config, job)
+    texts = lm_job.LMTexts(config, job)
+    lm_job.check_samples(config, texts)
+    return texts, lambda: lm_job.make_trainer(config, job, texts.model, 4, 1e10)
 
   return make
 
@@ -81,7 +84,7 @@ def test_places_that_the_model_does_not_have_are_refused_at_the_start(make):
 def test_samples_of_a_model_too_large_for_a_device_are_refused(
   make, monkeypatch
 ):
-  monkeypatch.setattr(auto_paro, 'memory_of_device', lambda: 1000)
+  monkeypatch.setattr(trainer_lib, 'memory_of_device', lambda: 1000)
   with pytest.raises(ValueError, match='need the whole model.*set it to 0'):
     make()
   make(sample_tokens=0)
@@ -103,15 +106,15 @@ def test_numbers_that_would_fail_later(make, name, value, least):
 
 def test_validation_is_whole_whatever_hosts_have_come(make):
   # Under agents a batch of 12 was for other hosts than these 8 devices.
-  lm = make(agent=object(), batch_size=12)
-  batches = list(lm._validation_batches())
+  texts, _ = make(agent=object(), batch_size=12)
+  batches = list(texts.validation())
   assert {len(batch['tokens']) for batch in batches} == {16}
   read = sum(int((batch['segment_ids'] > 0).sum()) for batch in batches)
-  assert read == lm.description['splits']['validation']['tokens']
+  assert read == texts.description['splits']['validation']['tokens']
 
 
 def test_one_device_has_no_links_to_measure(make):
-  trainer = make(num_devices=1, collectives='auto').trainer()
+  trainer = make(num_devices=1, collectives='auto')[1]()
   assert trainer.collectives.bucket_bytes > 0  # As all others have on CPU.
   assert trainer.collectives.pick('all_reduce', 100, 1, 1) == 'xla'
 
@@ -122,10 +125,10 @@ def test_auto_takes_an_elastic_code_under_agents(make, monkeypatch, agent):
 
   def choose_paro(code, *args, **options):
     asked.update(options)
-    return auto_paro.PaRO.from_code('IIG')
+    return trainer_lib.PaRO.from_code('IIG')
 
-  monkeypatch.setattr(auto_paro, 'choose_paro', choose_paro)
-  trainer = make(agent=agent, paro='auto').trainer()
+  monkeypatch.setattr(trainer_lib, 'choose_paro', choose_paro)
+  trainer = make(agent=agent, paro='auto')[1]()
   assert trainer.paro.code == 'IIG'
   assert asked['elastic_only'] == (agent is not None)
   assert asked['device_bytes'] is None

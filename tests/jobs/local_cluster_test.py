@@ -282,8 +282,7 @@ def test_children_left_behind_end_with_their_host(script, tmp_path):
   )
   assert _run('--', path, hosts=1).returncode == 0
   _wait_for(
-    lambda: not any(map(is_alive, _read_pids(tmp_path, 'child'))),
-    'the child',
+    lambda: not any(map(is_alive, _read_pids(tmp_path, 'child'))), 'the child'
   )
 
 
@@ -488,7 +487,3 @@ def test_psum_over_two_hosts_of_four_devices(script):
   assert done.returncode == 0, done.stdout + done.stderr
   assert '[0] sum 28.0 0' in done.stdout
   assert '[1] sum 28.0 1' in done.stdout
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

@@ -39,12 +39,7 @@ _CONTAINER = {
   'workingDir': str,
   'command!': [str],
   'args!': [str],
-  'env': [
-    {
-      'name!': str,
-      'valueFrom!': {'fieldRef!': {'fieldPath!': str}},
-    }
-  ],
+  'env': [{'name!': str, 'valueFrom!': {'fieldRef!': {'fieldPath!': str}}}],
   'ports': [{'name!': str, 'containerPort!': int}],
   'readinessProbe': {'tcpSocket!': {'port!': int}, 'periodSeconds': int},
   'resources!': {'requests': {str: (str, int)}, 'limits!': {str: (str, int)}},
@@ -411,7 +406,3 @@ def test_slurm_script_runs_a_job(tmp_path, code):
   tokens = tmp_path / 'run' / 'host-tokens'
   assert stat.S_IMODE(tokens.stat().st_mode) == 0o600
   assert 'operator' not in tokens.read_text()
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

@@ -168,9 +168,7 @@ def test_as_a_user_runs_it(tmp_path):
 
 @pytest.mark.slow
 def test_measured_links_are_read_again(tmp_path):
-  done = run(
-    *('--measure', '--intra=4', '--model=', f'--run_dir={tmp_path}'),
-  )
+  done = run(*('--measure', '--intra=4', '--model=', f'--run_dir={tmp_path}'))
   assert done.returncode == 0, done.stderr
   links = cost_model.load(tmp_path / 'links.json')
   assert links.intra_bytes_per_s > 0

@@ -8,7 +8,8 @@ import pytest
 from antjax.data import output_folder
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.data.sequence_data import SequenceData
-from antjax.data.view_tasks import TaskConfig
+from antjax.data.task_spans import TaskConfig
+from antjax.data.view_sequences import SequenceConfig
 from antjax.jobs import prepare_data
 from tests import warm_python
 from tests.data import (
@@ -243,22 +244,25 @@ def test_the_order_of_rows_is_no_time_to_split_by(tmp_path):
     ({'threads': -1}, 'must not be negative'),
     ({'max_rejected_share': 2}, 'must be from 0 to 1'),
     ({'domains': ('Arts',)}, 'only for dataset=amazon-2018, not ml-1m'),
-    (
-      {'sequences': prepare_data.SequenceFlags(k_core=-1)},
-      'k_core=-1 must not be negative',
-    ),
   ],
 )
 def test_settings_that_cannot_be_are_named(fields, message):
   with pytest.raises(ValueError, match=message):
     prepare_data.Config(**fields)
+  with pytest.raises(ValueError, match='k_core=-1 must not be negative'):
+    SequenceConfig(k_core=-1)
 
 
 def test_the_core_depends_on_the_data_set():
-  flags = prepare_data.SequenceFlags
-  assert flags().config('amazon-2018').k_core == 5
-  assert flags().config('ml-1m').k_core == 0
-  assert flags(k_core=7).config('ml-1m').k_core == 7
+  def core(dataset, **flags):
+    config = prepare_data.Config(
+      dataset=dataset, source='x', sequences=SequenceConfig(**flags)
+    )
+    return prepare_data.view_of(config, 'sequences').config.k_core
+
+  assert core('amazon-2018') == 5
+  assert core('ml-1m') == 0
+  assert core('ml-1m', k_core=7) == 7
 
 
 def test_a_schema_that_says_too_little_is_named_before_reading(tmp_path):

@@ -7,11 +7,11 @@ import pathlib
 import pytest
 
 from antjax.data import (
+  behavior_rows,
   engine,
   event_table,
   events,
   schema_file,
-  view_examples,
 )
 from antjax.data.behavior_examples import ExampleConfig
 from tests.data import behavior_fixture
@@ -129,7 +129,7 @@ def test_lines_are_read_as_the_schema_says(tmp_path, name):
   with events.opened(
     tmp_path / 'out', schema, tmp_path, engine.Engine(threads=1)
   ) as opened:
-    rows, layout = view_examples.standard_rows(opened)
+    rows, layout = behavior_rows.of_events(opened)
     (row,) = rows.to_pyarrow().to_pylist()
   found = (row['user'], row['item'], row['domain'], row['label'])
   assert found == (user, item, domain, label)

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 
 from antjax.ctr.antm2c.model import FieldConfig
-from antjax.jobs import prepare_data, script
+from antjax.jobs import script
 from antjax.jobs.clicks import data as antm2c_data
 from antjax.jobs.clicks import job as train_antm2c
 from antjax.jobs.clicks import search as antm2c_search
+from antjax.jobs.clicks import table as antm2c_table
 from antjax.metrics import by_slice as scores
 from antjax.networks import load
 from antjax.networks.load import NetworkConfig
-from tests.data import movielens_fixture
+from tests.jobs import ratings
 from tests.jobs.processes import job_of
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -46,16 +47,7 @@ SMALL = {
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('antm2c')
-  fixture = movielens_fixture.Fixture(num_users=30)
-  source = fixture.write_original(folder / 'source')
-  prepare_data.main(
-    prepare_data.Config(
-      source=str(source),
-      out=str(folder / 'data'),
-      views=('examples',),
-      allow_other_counts=True,
-    )
-  )
+  ratings.prepare(folder, 'examples')
   return folder
 
 
@@ -146,10 +138,11 @@ def test_a_device_s_rows_are_sorted_for_weights_of_scenarios(folder, tmp_path):
   assert not all(is_sorted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'model',
   [
-    pytest.param(name, marks=() if name == 'star' else pytest.mark.slow)
+    name
     for name in sorted(load.MULTI_SCENARIO)
     if 'sorted_rows' in load.load(name).needs
   ],
@@ -261,7 +254,7 @@ def test_a_table_of_models_grows(folder, tmp_path):
 
   def table(*models):
     config = config_of(folder, run_dir, table=True, models=models)
-    train_antm2c.fill_table(config, job_of(config))
+    antm2c_table.fill(config, job_of(config))
     return (run_dir / 'table.md').read_text()
 
   first = table('lr')
@@ -273,6 +266,12 @@ def test_a_table_of_models_grows(folder, tmp_path):
   assert '| fm | id | lr on id | ' in told and '| lr | id |' not in told
   cells = json.loads((run_dir / 'table.json').read_text())
   assert [cell['model'] for cell in cells] == ['lr', 'fm']
+  with pytest.raises(ValueError, match="models=bst: it needs 'history'"):
+    config = config_of(
+      folder, tmp_path, history='none', table=True, models=('lr', 'bst')
+    )
+    antm2c_table.fill(config, job_of(config))
+  assert not (tmp_path / 'id').exists()  # Nothing was trained.
 
 
 @pytest.mark.parametrize(
@@ -296,6 +295,7 @@ def test_what_the_data_lack_is_named(folder, tmp_path, changes, message):
   [
     ({'model': 'gbdt'}, 'no such model. Of one scenario: lr'),
     ({'model': 'esmm'}, 'name --conversion'),
+    ({'table': True, 'models': ('lr', 'esmm')}, 'models=esmm learns two'),
     ({'num_seeds': 0}, 'num_seeds=0'),
     (
       {

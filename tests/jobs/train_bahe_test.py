@@ -18,7 +18,7 @@ from antjax import config as config_lib
 from antjax.ctr.bahe import model
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.jobs import identity as run_identity
-from antjax.jobs import prepare_data, script
+from antjax.jobs import script
 from antjax.jobs.bahe import build_store as build_behavior_store
 from antjax.jobs.bahe import data as bahe_data
 from antjax.jobs.bahe import job as train_bahe
@@ -27,33 +27,21 @@ from antjax.mesh.paro import PaRO
 from antjax.train import checkpoint
 from antjax.train.optimizer import OptimizerConfig
 from tests.ctr.bahe import small_vocabulary
-from tests.data import movielens_fixture
+from tests.jobs import ratings
 from tests.jobs.processes import ElasticJob, job_of, logged_steps
 
 # Of reading a checkpoint as it is.
 pytestmark = pytest.mark.filterwarnings('ignore:Sharding info not provided')
 
 NUM_LAYERS, NUM_LOW, DIM = 3, 1, 32
-# Words of the made-up titles, so that their vectors differ.
-WORDS = ['Film', '(1990)', *map(str, range(40))]
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   """data, model, and stores of one layer and of all."""
   folder = tmp_path_factory.mktemp('bahe')
-  fixture = movielens_fixture.Fixture(num_users=30)
-  source = fixture.write_original(folder / 'source')
-  prepare_data.main(
-    prepare_data.Config(
-      source=str(source),
-      out=str(folder / 'data'),
-      views=('examples',),
-      allow_other_counts=True,
-    )
-  )
-  small_vocabulary.write_model(folder / 'model')
-  small_vocabulary.write_tokenizer(folder / 'model', WORDS)
+  ratings.prepare(folder, 'examples')
+  ratings.write_model(folder)
   for num_low in (NUM_LOW, NUM_LAYERS):
     build_behavior_store.build(
       build_behavior_store.Config(
@@ -122,7 +110,10 @@ def test_a_run_trains_scores_and_reports(folder, tmp_path):
   assert (num_behaviors, DIM) not in shapes
 
 
-@pytest.mark.parametrize('kind', ['tests.jobs.my_model:Net', 'pepnet'])
+@pytest.mark.parametrize(
+  'kind',
+  ['tests.jobs.my_model:Net', pytest.param('pepnet', marks=pytest.mark.slow)],
+)
 def test_any_click_network_is_a_head(folder, tmp_path, kind):
   head = model.HeadConfig(kind=kind, widths=(8,), gate_width=4)
   scores = train(folder, tmp_path, num_steps=2, head=head)
@@ -321,7 +312,7 @@ def test_what_does_not_go_together_is_refused(
 
 def test_a_store_of_another_tokenizer_is_refused(folder, tmp_path):
   shutil.copytree(folder / 'model', tmp_path / 'model')
-  small_vocabulary.write_tokenizer(tmp_path / 'model', WORDS[::-1])
+  small_vocabulary.write_tokenizer(tmp_path / 'model', ratings.WORDS[::-1])
   with pytest.raises(ValueError, match='different is the tokenizer'):
     train(folder, tmp_path / 'run', model=str(tmp_path / 'model'))
 

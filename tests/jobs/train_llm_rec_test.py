@@ -14,7 +14,6 @@ import pytest
 
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import VectorConfig
-from antjax.jobs import prepare_data
 from antjax.jobs.llm_rec import data as llm_rec_data
 from antjax.jobs.llm_rec import export as llm_rec_export
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
@@ -23,34 +22,21 @@ from antjax.jobs.llm_rec import recommend
 from antjax.jobs.llm_rec import sweep as llm_rec_sweep
 from antjax.jobs.llm_rec.config import SweepConfig
 from antjax.train.optimizer import OptimizerConfig
-from tests.ctr.bahe import small_vocabulary
-from tests.data import movielens_fixture
+from tests.jobs import ratings
 from tests.jobs.processes import job_of
 
 # Of reading a checkpoint as it is.
 pytestmark = pytest.mark.filterwarnings('ignore:Sharding info not provided')
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Words of the made-up titles, so that their vectors differ.
-WORDS = ['Film', '(1990);', *(f'{i}' for i in range(40))]
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   """Data and model."""
   folder = tmp_path_factory.mktemp('llm_rec')
-  fixture = movielens_fixture.Fixture(num_users=30)
-  source = fixture.write_original(folder / 'source')
-  prepare_data.main(
-    prepare_data.Config(
-      source=str(source),
-      out=str(folder / 'data'),
-      views=('sequences',),
-      allow_other_counts=True,
-    )
-  )
-  small_vocabulary.write_model(folder / 'model')
-  small_vocabulary.write_tokenizer(folder / 'model', WORDS)
+  ratings.prepare(folder, 'sequences')
+  ratings.write_model(folder, ['Film', '(1990);', *map(str, range(40))])
   return folder
 
 
@@ -123,7 +109,7 @@ def test_a_batch_is_of_many_users(folder, tmp_path):
   # Examples lie by user and time; all of a run are read once an epoch.
   config = config_of(folder, tmp_path, shard_size=16)
   job = job_of(config)
-  sequences = llm_rec_data.Sequences(config, job)
+  sequences = llm_rec_data.TrainingSequences(config, job)
   batches = []
 
   class Inputs:

@@ -251,9 +251,7 @@ def test_fine_tuning_starts_from_another_run(data, whole_run, tmp_path):
 
 @pytest.mark.parametrize(
   ('flags', 'message'),
-  [
-    (['--data=/nowhere'], 'launch.prepare_text --out=/nowhere makes them'),
-  ],
+  [(['--data=/nowhere'], 'launch.prepare_text --out=/nowhere makes them')],
 )
 def test_bad_flags_are_one_line(data, tmp_path, flags, message):
   done = run(
@@ -292,7 +290,3 @@ def test_other_texts_are_refused_in_a_run_folder(data, whole_run):
   assert done.returncode == 1
   assert re.search(r'was trained with another\s+seq_len', done.stderr)
   assert 'Traceback' not in done.stderr
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

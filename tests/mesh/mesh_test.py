@@ -5,7 +5,7 @@
 import dataclasses
 import logging
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 import jax
 from jax.sharding import Mesh
@@ -121,6 +121,7 @@ def test_whole_leaves_are_listed_once_by_name(caplog):
   assert '2 of 3 leaves (260 bytes)' in caplog.text
 
 
+@settings(max_examples=30)  # Each shape compiles.
 @given(
   shape=st.lists(st.integers(1, 70), min_size=1, max_size=3),
   num_devices=st.sampled_from([1, 2, 3, 4, 6, 8]),

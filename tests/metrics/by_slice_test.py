@@ -223,7 +223,9 @@ def test_a_difference_is_of_the_same_draws():
 
 def test_a_difference_of_several_trainings_has_their_spread_too():
   """Against the variance of a mean of trainings, users being the same."""
-  c = columns()
+  # One part of each kind, as others are not looked at.
+  parts = ('scenario', 'user_count', 'item_count')
+  c = columns() | dict.fromkeys(parts, np.zeros(300, int))
   rng = np.random.default_rng(2)
   noisy = [c['prediction'] + rng.normal(size=300) for _ in range(4)]
   config = dataclasses.replace(CONFIG, num_resamples=1500)

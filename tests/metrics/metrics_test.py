@@ -138,6 +138,7 @@ def test_auc_error_stays_within_its_bound(seed):
   assert 0 < abs(auc.compute() - exact) <= bound < 0.1
 
 
+@hypothesis.settings(max_examples=40)  # 32 MiB each.
 @hypothesis.given(
   st.floats(2.0**-126, 2.0**100, width=32), st.booleans(), st.booleans()
 )
@@ -249,7 +250,7 @@ def _three_parts(draw):
 
 
 @pytest.mark.parametrize('name', _METRICS)
-@hypothesis.settings(max_examples=25)
+@hypothesis.settings(max_examples=12)
 @hypothesis.given(parts=_three_parts())
 def test_merge_is_associative_commutative_and_equals_one_pass(name, parts):
   a, b, c = (_updated(_METRICS[name](), part) for part in parts)

@@ -144,9 +144,7 @@ def test_best_is_bold_and_ties_are_bold_together():
 def test_numbers_worse_than_a_baseline_are_said():
   page = report.render(_REPORT)
   assert 'worse than joint' in _cell(page, '0.7500')[0]
-  results = report_results.Results.from_records(
-    _RESULTS, {'MAE'}, ('median', 'joint')
-  )
+  results = report_results.Results(_RESULTS, {'MAE'}, ('median', 'joint'))
   # Not the ties of the cold scenario, not nan, not a baseline's own numbers.
   assert report_results.shortfalls(results) == [
     'warm: MAE of meta is 0.7500, worse than joint (0.7000).'

@@ -63,7 +63,7 @@ def test_read_says_who_waited(tmp_path):
   assert list(read.blocks) == ['w0', 'w1', 'w2']
   assert read.wait_shares == {'w0': 0.5, 'w1': 0.5, 'w2': 0.0}
   assert read.start_unix_s == T0
-  assert read.blocks['w0'][3] == timeline.Block(3.0, 4.0, 0.5)
+  assert read.blocks['w0'][3] == timeline.TimelineBlock(3.0, 4.0, 0.5)
   assert read.steps_a_block == 1.0
   first, second = read.marks
   assert (first.time_s, first.action) == (4.5, 'ADJUST_BS')

@@ -15,7 +15,7 @@ import pytest
 
 from antjax.collectives.examples import all_examples
 from antjax.mesh.mesh import make_mesh
-from antjax.mesh.paro import VALID_CODES
+from antjax.mesh.paro import PaRO, VALID_CODES
 from antjax.train.elastic_step import ElasticStep
 from antjax.train.trainer import Trainer
 
@@ -435,3 +435,39 @@ def test_negatives_of_the_whole_batch_are_those_of_one_device(code, intra):
     params,
     grads,
   )
+
+
+@pytest.mark.parametrize('code', VALID_CODES)
+def test_an_algorithm_that_moves_nothing_is_refused(code):
+  """`global_moves` says what the compiled step shows."""
+  if not PaRO.from_code(code).global_moves:
+    with pytest.raises(ValueError, match=f'ring.*{code}.*codes NNN NNG NIG'):
+      _trainer(code, collectives='ring')
+    return
+  params = {'w': np.zeros(8, np.float32), 'b': np.zeros((), np.float32)}
+  batch = {'x': np.zeros((16, 8), np.float32), 'y': np.zeros(16, np.float32)}
+  counts = []
+  for algorithm in ('ring', 'xla'):
+    trainer = _trainer(code, collectives=algorithm)
+    state = trainer.init(params)
+    step = trainer.compiled_step()
+    lowered = step.lower(state, trainer.step_inputs(batch))
+    counts.append(lowered.as_text().count('collective_permute'))
+  assert counts[0] > counts[1]
+
+
+def test_a_code_that_takes_half_of_it_is_told(caplog):
+  with caplog.at_level('WARNING'):
+    _trainer('NIG', collectives='ring')
+  assert 'Under NIG only parameters move by ring' in caplog.text
+
+
+@pytest.mark.parametrize(
+  'extra', [np.array(['a'] * 16), np.array([object()] * 16), [b'x'] * 16]
+)
+def test_what_is_no_number_in_a_batch_is_named(extra):
+  trainer = _trainer()
+  state = trainer.init(_params())
+  batch = next(_batches(1)) | {'title': np.asarray(extra)}
+  with pytest.raises(ValueError, match=r"batch\['title'\].*needed are numbers"):
+    trainer.step(state, batch)

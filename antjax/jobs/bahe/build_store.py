@@ -33,6 +33,7 @@ from antjax.ctr.bahe import store
 from antjax.ctr.bahe.encode import Encoder
 from antjax.ctr.bahe.manifest import Manifest
 from antjax.ctr.bahe.store import StoreWriter
+from antjax.ctr.bahe.store_part import CHUNK_ROWS
 from antjax.data import output_folder
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.jobs import job as job_lib
@@ -50,8 +51,7 @@ class Config:
   """What to encode with what, and where to."""
 
   vocabulary: Annotated[
-    str,
-    'Folder that launch/prepare_data.py made, or that of its vocabulary.',
+    str, 'Folder that launch/prepare_data.py made, or that of its vocabulary.'
   ] = 'data/ml-1m'
   model: Annotated[
     str, 'Folder or GGUF file with a model and its tokenizer; see fetch_model.'
@@ -77,8 +77,8 @@ class Config:
   shard_rows: Annotated[
     int,
     'Rows that are encoded, written and, with a coordinator, leased together;'
-    f' a multiple of {store.CHUNK_ROWS}. A killed process loses no more.',
-  ] = 8 * store.CHUNK_ROWS
+    f' a multiple of {CHUNK_ROWS}. A killed process loses no more.',
+  ] = 8 * CHUNK_ROWS
   coordinator: Annotated[
     str,
     'host:port of a launch/coordinator.py, which shares the work out among all'
@@ -104,26 +104,27 @@ class Config:
         f'num_low={self.num_low} must not be negative, and tokens_per_batch='
         f'{tokens} must be at least 1.'
       )
-    if self.shard_rows < 1 or self.shard_rows % store.CHUNK_ROWS:
+    if self.shard_rows < 1 or self.shard_rows % CHUNK_ROWS:
       raise ValueError(
         f'shard_rows={self.shard_rows} must be a multiple of'
-        f' {store.CHUNK_ROWS}: the store keeps whole chunks of so many.'
+        f' {CHUNK_ROWS}: the store keeps whole chunks of so many.'
       )
 
 
 def build(config: Config, agent: 'Agent | None' = None) -> int:
   """Encodes what the store lacks; returns how many rows this process did.
 
-  Args:
-    config: The job.
-    agent: Shares the work out; None: this process does all.
+  With an agent the work is shared out; else this process does all.
 
   Raises:
     FileNotFoundError: Vocabulary or model are not there.
     ValueError: The store was made otherwise.
     OSError: The store cannot be written.
   """
-  vocabulary = _vocabulary(config.vocabulary)
+  folder = output_folder.find_view(config.vocabulary, 'examples') / 'behaviors'
+  vocabulary = BehaviorVocabulary.open(
+    folder if folder.is_dir() else config.vocabulary
+  )
   total = len(vocabulary)
   identity: dict[str, Any] = {
     'model': fingerprint.of_model(config.model),
@@ -153,7 +154,7 @@ def build(config: Config, agent: 'Agent | None' = None) -> int:
     config.out,
     Manifest(
       **identity,
-      vocabulary=fingerprint.of_vocabulary(vocabulary, head),
+      vocabulary=fingerprint.of_rows(vocabulary, 0, head),
       vocabulary_rows=head,
       dtype=config.dtype,
       dim=encoder.dim,
@@ -219,11 +220,6 @@ def _encoder(config: Config) -> tuple[Encoder, RowTokenizer]:
   return encoder, tokenizer
 
 
-def _vocabulary(folder: str) -> BehaviorVocabulary:
-  inner = output_folder.find_view(folder, 'examples') / 'behaviors'
-  return BehaviorVocabulary.open(inner if inner.is_dir() else folder)
-
-
 def _num_rows(parts: list[tuple[int, int]]) -> int:
   return sum(stop - start for start, stop in parts)
 
@@ -232,7 +228,7 @@ def _shards(
   config: Config, manifest: Manifest, total: int, agent: 'Agent | None'
 ) -> Iterator[tuple[int, int]]:
   """Ranges of rows to look at; each begins and ends with a chunk."""
-  first = manifest.rows // store.CHUNK_ROWS * store.CHUNK_ROWS
+  first = manifest.rows // CHUNK_ROWS * CHUNK_ROWS
   if agent is None:
     for start in range(first, total, config.shard_rows):
       yield start, min(start + config.shard_rows, total)
@@ -250,25 +246,21 @@ def _agent(config: Config) -> 'Agent | None':
     return job_lib.agent_from_environment()
   from antjax.elastic import security, worker  # Others need no grpc.
 
-  token = ''
-  if config.token_file:
-    token = security.read_token(config.token_file, 'worker')
+  file = config.token_file
   return worker.Agent(
     config.coordinator,
     job=config.job,
     worker=f'{socket.gethostname()}-{os.getpid()}',
-    token=token,
+    token=security.read_token(file, 'worker') if file else '',
     tls_dir=config.tls_dir,
   )
 
 
 def main(config: Config) -> None:
   script.stop_request.install()
-  with contextlib.ExitStack() as stack:
-    stack.enter_context(script.stop_request.deferred())
-    agent = _agent(config)
+  agent = _agent(config)
+  with script.stop_request.deferred(), agent or contextlib.nullcontext():
     if agent is not None:
-      stack.enter_context(agent)
       agent.describe(
         device_kind=jax.devices()[0].device_kind,
         num_devices=jax.local_device_count(),

@@ -95,12 +95,7 @@ class Config(LanguageConfig):
         f'best_metric={self.best_metric}: runs log it as validation_'
         f'{self.best_metric}; give that.'
       )
-    self.check_least(
-      {
-        'max_tokens': 1,
-        **dict.fromkeys(('max_distinct', 'eval_examples'), 0),
-      }
-    )
+    self.check_least({'max_tokens': 1, 'max_distinct': 0, 'eval_examples': 0})
     if self.num_low is not None:
       self.check_least({'num_low': 0})
     if not self.max_behaviors or min(self.max_behaviors) < 1:

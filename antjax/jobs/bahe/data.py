@@ -38,7 +38,6 @@ class Clicks:
     lengths: Behaviors taken of each sequence.
     user_vectors: Name of the export of given user vectors; '' without.
     rows: Examples of this process in one element of its batches.
-    is_elastic: Whether that is a micro-batch, of which plans say how many.
   """
 
   def __init__(self, config: Config, job: job_lib.Job):
@@ -77,7 +76,6 @@ class Clicks:
       user_vector_dim=self._users.dim if self._users else 0,
     )
     self._num_devices = len(job.mesh.local_devices)
-    self.is_elastic = job.agent is not None
     self.rows, self._num_parts = job.batch_shape(
       config.batch_size, config.num_micro_batches
     )
@@ -92,11 +90,7 @@ class Clicks:
     return self.rows // self._num_parts
 
   def training(self, prepare: Any) -> grain.IterDataset:
-    """Endless batches of this process, ready for a step: a Grain data set.
-
-    Args:
-      prepare: `ClickModel.prepare`.
-    """
+    """Endless batches of this process, by `ClickModel.prepare`."""
     source = shuffled_index.ShuffledRecords(
       self._sources['train'], seed=self._config.seed
     )
@@ -116,23 +110,13 @@ class Clicks:
     return data.batch(self.rows).map(make)
 
   def evaluation(
-    self,
-    split: str,
-    prepare: Any,
-    *,
-    with_index: bool = False,
-    title: str = '',
+    self, split: str, prepare: Any, *, with_index: bool = False, title: str = ''
   ) -> Iterator[dict[str, Any]]:
     """This process's share of a split, once, filled up to whole batches.
 
-    With --eval_examples, of that many in evenly spread runs.
-
-    Args:
-      split: One of `bahe_users.SPLITS`.
-      prepare: `ClickModel.prepare`.
-      with_index: Add 'index' int32 [B], the number of the example; always of
-        the whole split.
-      title: Title of the progress bar; '': no bar.
+    With --eval_examples, of that many in evenly spread runs; with `with_index`
+    always of the whole split, and with 'index' int32 [B], the number of the
+    example. A title shows a progress bar.
     """
     size = self.rows_per_device * self._num_devices
     limit = 0 if with_index else self._config.eval_examples
@@ -143,38 +127,26 @@ class Clicks:
     with bar or contextlib.nullcontext():
       for done, first in enumerate(mine, 1):
         index = chosen[first : first + size]
-        yield self._prepared(split, prepare, index, size, with_index)
+        prepared = prepare(self._read(split, index, size), self._num_devices)
+        if with_index:
+          prepared['index'] = np.zeros(size, np.int32)
+          prepared['index'][: len(index)] = index
+        yield prepared
         if bar is not None:  # The other processes do as many.
           bar.update(done, num_examples=size * jax.process_count())
 
-  def _prepared(
-    self,
-    split: str,
-    prepare: Any,
-    index: np.ndarray,
-    size: int,
-    with_index: bool,
-  ) -> dict[str, Any]:
+  def _read(self, split: str, index: np.ndarray, size: int) -> batches.Batch:
     """The examples of increasing numbers `index`, filled up to `size`."""
     runs = np.split(index, np.flatnonzero(np.diff(index) > 1) + 1)
     source = self._sources[split]
     found = [r for run in runs for r in source.read(run[0], run[-1] + 1)]
     columns = {k: np.stack([r[k] for r in found]) for k in found[0]}
-    batch = self._batch(split, columns, index, size)
-    prepared = prepare(batch, self._num_devices)
-    if with_index:
-      padded = np.zeros(size, np.int32)
-      padded[: len(index)] = index
-      prepared['index'] = padded
-    return prepared
+    return self._batch(split, columns, index, size)
 
   def example(self, prepare: Any) -> dict[str, Any]:
     """A batch like those of `training`, of the first records."""
-    found = self._sources['train'].read(
-      0, min(self.rows, self.num_examples('train'))
-    )
-    columns = {k: np.stack([r[k] for r in found]) for k in found[0]}
-    batch = self._batch('train', columns, np.arange(len(found)), self.rows)
+    index = np.arange(min(self.rows, self.num_examples('train')))
+    batch = self._read('train', index, self.rows)
     return prepare(batch, self._num_parts)
 
   def _batch(

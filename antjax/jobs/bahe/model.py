@@ -9,6 +9,7 @@ from typing import Any
 
 from absl import logging
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from antjax.ctr import tuning
@@ -24,15 +25,14 @@ from antjax.ctr.bahe.towers import (
   StoreTower,
   Tower,
 )
-from antjax.jobs import auto_paro
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
+from antjax.jobs import trainer as trainer_lib
 from antjax.jobs.bahe.config import Config
 from antjax.jobs.bahe.data import Clicks
 from antjax.lm import (
+  cost,
   fingerprint,
-  positions,
-  pretrained,
   pretrained_tokenizer,
   split,
 )
@@ -46,29 +46,20 @@ _DEDUP_NUM_LOW = 3  # Without --num_low.
 
 
 @dataclasses.dataclass(frozen=True)
-class Built:
-  """A click model and where its parameters begin.
-
-  Attributes:
-    model: The model.
-    params: numpy arrays; the low half is not among them where a store has it.
-    constants: For the Trainer.
-    table_bytes: Bytes of the table of behaviors on a device.
-    table_level: Level of the table: none, intra or global.
-    num_absent: Parameters of the language model that training never holds.
-    made_of: Fingerprints of the inputs, for `run_identity`.
-  """
+class BuiltClickModel:
+  """A click model and where its parameters begin."""
 
   model: ClickModel
-  params: PyTree
-  constants: Any
-  table_bytes: int
-  table_level: str
-  num_absent: int
-  made_of: Mapping[str, Any]
+  params: PyTree  # numpy arrays, without a low half that a store has.
+  constants: Any  # For the Trainer.
+  table_bytes: int  # Of the table of behaviors on a device.
+  table_level: str  # none, intra or global.
+  num_absent: int  # Parameters that training never holds.
+  activation_bytes: int
+  made_of: Mapping[str, Any]  # Fingerprints, for `run_identity`.
 
 
-def build(config: Config, job: job_lib.Job, clicks: Clicks) -> Built:
+def build(config: Config, job: job_lib.Job, clicks: Clicks) -> BuiltClickModel:
   """Reads store and language model, and makes the click model.
 
   Raises:
@@ -78,7 +69,10 @@ def build(config: Config, job: job_lib.Job, clicks: Clicks) -> Built:
   params: PyTree = None
   num_absent = 0
   if config.tower != 'none':
-    lm_config, params = _language_model(config)
+    lm_config, params = config.language_model(
+      config.effective_tuning,
+      config.max_tokens if config.tower == 'full_text' else 0,
+    )
     if config.tower in ('store', 'frozen'):
       tower = _store_tower(config, job, clicks, lm_config)
     else:
@@ -93,9 +87,12 @@ def build(config: Config, job: job_lib.Job, clicks: Clicks) -> Built:
       rank=config.lora_rank,
       targets=config.lora_targets,
     )
-  constants = None
+  constants, table_level = None, 'none'
   if isinstance(tower, StoreTower):
     constants = tower.table.constants
+    if isinstance(tower.table, table_lib.SplitTable):
+      is_intra = tower.table.exchange.axes == (INTRA,)
+      table_level = 'intra' if is_intra else 'global'
   table_bytes = sum(
     shard.data.nbytes
     for x in jax.tree.leaves(constants)
@@ -105,14 +102,14 @@ def build(config: Config, job: job_lib.Job, clicks: Clicks) -> Built:
     held = sum(x.size for x in jax.tree.leaves(tower.init_params(params)))
     whole = sum(x.size for x in jax.tree.leaves(params))
     num_absent = max(whole - held, 0)
-  found = jax.tree.map(np.asarray, found)
-  return Built(
+  return BuiltClickModel(
     model,
-    found,
+    jax.tree.map(np.asarray, found),
     constants,
     table_bytes,
-    _table_level(tower),
+    table_level,
     num_absent,
+    activation_bytes(config, model, clicks),
     _made_of(config, clicks),
   )
 
@@ -137,30 +134,6 @@ def _made_of(config: Config, clicks: Clicks) -> dict[str, Any]:
       'tokenizer of the store': manifest.tokenizer,
     }
   return found
-
-
-def _table_level(tower: Tower | None) -> str:
-  table = getattr(tower, 'table', None)
-  if not isinstance(table, table_lib.SplitTable):
-    return 'none'
-  return 'intra' if table.exchange.axes == (INTRA,) else 'global'
-
-
-def _language_model(config: Config) -> tuple[LMConfig, PyTree]:
-  """The language model's config, and its parameters on the host."""
-  host = jax.local_devices(backend='cpu')[0]
-  lm_config, params = pretrained.load_pretrained(
-    config.model, shardings=jax.sharding.SingleDeviceSharding(host)
-  )
-  lm_config = dataclasses.replace(lm_config, remat=config.remat)
-  if config.tower == 'full_text':
-    lm_config, params = positions.extend_learned(
-      lm_config, params, config.max_tokens
-    )
-  if config.effective_tuning == 'lora':
-    scale = config.lora_alpha / config.lora_rank
-    lm_config = dataclasses.replace(lm_config, lora_scale=scale)
-  return lm_config, params
 
 
 def _store_tower(
@@ -198,12 +171,12 @@ def _store_tower(
     )
   dtype = np.dtype(np.float32)
   if config.table_dtype != 'float32':
-    dtype = np.dtype(jax.numpy.dtype(config.table_dtype))
+    dtype = np.dtype(jnp.dtype(config.table_dtype))
   table, said = table_lib.place(
     store.load(dtype),
     job.mesh,
     home=config.table,
-    device_bytes=auto_paro.memory_of_device(),
+    device_bytes=trainer_lib.memory_of_device(),
     max_distinct=_max_distinct(config, clicks),
     inside_groups=job.agent is not None,
   )
@@ -256,4 +229,53 @@ def _token_tower(config: Config, clicks: Clicks, lm_config: LMConfig) -> Tower:
     min(config.max_tokens, int(cache.lengths.max())),
     full_text.marks_of(tokenizer),
     cache,
+  )
+
+
+def activation_bytes(config: Config, model: ClickModel, clicks: Clicks) -> int:
+  """About the bytes that the trained layers' activations take; 0 for others.
+
+  The tower's sequences at the peak of the backward pass (`lm.cost`), and its
+  rows of the table, or, of the dedup tower, one frozen layer over the tokens of
+  its behaviors; of a full text its tokens.
+  """
+  dtype = jnp.dtype(config.compute_dtype)
+  if isinstance(model.tower, FullTextTower):
+    text = model.tower
+    return cost.activation_bytes(
+      dataclasses.replace(text.config, vocab_size=0),
+      clicks.rows_per_device * text.num_sequences,
+      text.num_tokens,
+      dtype,
+    )
+  if not isinstance(model.tower, StoreTower | DedupTower):
+    return 0
+  encoder = model.tower.encoder
+  high = encoder.high
+  num_layers = high.config.num_layers - high.num_low
+  places = max(clicks.lengths) + (encoder.fusion == 'early')
+  sequences = clicks.rows_per_device * encoder.num_sequences
+  rows = 2 * sequences * places * encoder.dim * dtype.itemsize
+  if isinstance(model.tower, DedupTower):
+    rows += _low_bytes(model.tower, dtype)
+  if not num_layers or config.effective_tuning == 'none':
+    return rows
+  # No output layer: no logits.
+  config_of_high = dataclasses.replace(
+    high.config, num_layers=num_layers, vocab_size=0
+  )
+  return rows + cost.activation_bytes(config_of_high, sequences, places, dtype)
+
+
+def _low_bytes(tower: DedupTower, dtype: Any) -> int:
+  """Bytes of the low half's forward pass, which keeps no activations."""
+  high = tower.encoder.high
+  if not high.num_low:  # Embeddings only.
+    tokens = tower.capacity * tower.num_tokens
+    return tokens * tower.encoder.dim * dtype.itemsize
+  one_layer = dataclasses.replace(
+    high.config, num_layers=1, layers_per_step=1, vocab_size=0, remat='layer'
+  )
+  return cost.activation_bytes(
+    one_layer, tower.capacity, tower.num_tokens, dtype
   )

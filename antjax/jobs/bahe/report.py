@@ -7,7 +7,6 @@ import math
 from typing import Any
 
 from antjax.jobs import job as job_lib
-from antjax.jobs import speed as lm_speed
 from antjax.jobs.bahe.config import Config
 from antjax.metrics import click_metrics
 from antjax.report import job_report
@@ -29,19 +28,10 @@ def write(
   job: job_lib.Job,
   description: Mapping[str, Any],
   trainer: Trainer,
-  memory: Mapping[str, Any],
+  account: Mapping[str, Any],
   scores: Mapping[str, Mapping[str, float]],
 ) -> None:
-  """Prints the table; writes results.json and report.html. On process 0.
-
-  Args:
-    config: Settings of the run.
-    job: The job.
-    description: Description of the data.
-    trainer: Trainer of the run.
-    memory: Result of `memory_table.account`.
-    scores: Split -> scores.
-  """
+  """Prints the table; writes results.json and report.html. On process 0."""
   rows = result_rows(scores, f'{config.tower}, {config.head.kind}')
   job_report.show_table(
     f'Clicks ({rows[0]["method"]})',
@@ -51,52 +41,40 @@ def write(
     ],
   )
   lines = job_report.read_lines(job.run_dir)
-  speed = job_report.medians(lines, {'examples/s': 'examples_per_s'})
   scored = {
     split: f'{found["examples"]:,.0f} of the'
     f' {description["splits"][split]["examples"]:,} {split} examples'
     for split, found in scores.items()
   }
-  tables = []
-  if memory['table']:
-    tables = job_report.on_devices(
-      trainer, 'table of behaviours', memory['table_level'], memory['table']
-    )
-  job_report.write(
-    job.run_dir,
+  job.report(
+    'train-bahe',
     {
       'results': {
         split: {name: _plain(x) for name, x in found.items()}
         for split, found in scores.items()
-      },
-      'paro': trainer.paro.code,
-      'memory': memory,
-      'peak_bytes': lm_speed.peak_bytes(),
-      'throughput': speed,
+      }
     },
     config=config,
-    command=job.repeat_command('launch/train_bahe.py'),
     trainer=trainer,
+    account=account,
     title=f'Clicks on {description["name"]}',
     summary=(
       f'Tower {config.tower}, head {config.head.kind}, PaRO'
       f' {trainer.paro.code}: AUC {scores["test"]["auc"]:.4f} on'
-      f' {scored["test"]}. {memory["frozen_share"]:.0%} of the dense parameters'
-      ' are frozen.'
+      f' {scored["test"]}. {account["frozen_share"]:.0%} of the dense'
+      ' parameters are frozen.'
     ),
     results=[
       {k: row[k] for k in ('scenario', 'method', *_SCORES)} for row in rows
     ],
     lower_is_better=frozenset({'log-loss', 'NE'}),
-    curves=job_report.curves(lines, job_report.CLICK_CURVES),
-    throughput=speed,
-    memory=tables,
+    panels=job_report.CLICK_CURVES,
+    throughput=job_report.medians(lines, {'examples/s': 'examples_per_s'}),
     notes=[
       *(f'Scored: {text}.' for text in scored.values()),
       'GAUC weighs users by their examples; users of one class are left out'
       f' ({rows[-1]["scenario"]}: {rows[-1]["one-class"]:,.0f}).',
       'NE is the log-loss over that of the share of clicks, a constant.',
-      *job_report.memory_notes(memory),
     ],
     acknowledgement=description.get('acknowledgement'),
   )

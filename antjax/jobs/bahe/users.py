@@ -51,7 +51,7 @@ class UserVectors:
 
     Args:
       folder: The folder.
-      sizes: Split -> examples that there are in the data.
+      sizes: Split -> number of its examples.
       data: Fingerprint of the data; '' for any of these sizes.
 
     Raises:
@@ -98,19 +98,18 @@ def export(
   clicks: Any,
   model: Any,
 ) -> pathlib.Path:
-  """Writes the folder; all processes of a job call it.
-
-  Args:
-    run_dir: The folder is made in it.
-    trainer: Trainer of the run.
-    state: State to export.
-    clicks: `antjax.jobs.bahe.data.Clicks`.
-    model: The `ClickModel`, with a tower.
-  """
+  """Writes the folder into `run_dir`; all processes of a job call it."""
   folder, staged = run_dir / FOLDER, run_dir / f'.{FOLDER}'
   dim = model.tower.user_dim
-  predict = _user_vectors(model)
   is_main = jax.process_index() == 0
+
+  def predict(params: Any, *rest: Any) -> dict[str, jax.Array]:
+    batch, _ = rest[-2:]
+    return {
+      'user_vector': model.tower(params['tower'], batch).user_BF,
+      **{name: batch[name] for name in ('index', 'weight')},
+    }
+
   for split in SPLITS:
     path, size = staged / f'{split}.npy', clicks.num_examples(split)
     if is_main:
@@ -119,13 +118,10 @@ def export(
     multihost_utils.sync_global_devices(f'export {split}')
     file = np.load(path, mmap_mode='r+')
     num_written = 0
-    for found in trainer.outputs(
-      state,
-      clicks.evaluation(
-        split, model.prepare, with_index=True, title=f'export {split}'
-      ),
-      predict,
-    ):
+    batches = clicks.evaluation(
+      split, model.prepare, with_index=True, title=f'export {split}'
+    )
+    for found in trainer.outputs(state, batches, predict):
       there = found['weight'] > 0
       vectors = found['user_vector'][there]
       file[found['index'][there]] = vectors.astype(file.dtype)
@@ -151,31 +147,17 @@ def export(
   return folder
 
 
-def _user_vectors(model: Any) -> Any:
-  """One function for all splits: it is compiled once."""
-
-  def predict(params: Any, *rest: Any) -> dict[str, jax.Array]:
-    batch, _ = rest[-2:]
-    return {
-      'user_vector': model.tower(params['tower'], batch).user_BF,
-      'index': batch['index'],
-      'weight': batch['weight'],
-    }
-
-  return predict
-
-
 def _write_newest(
   folder: pathlib.Path, newest: Mapping[int, tuple[str, int]], dim: int
 ) -> None:
   users = sorted(newest)
-  vectors = np.zeros((len(users), dim), np.float32)
   files = {
     split: np.load(folder / f'{split}.npy', mmap_mode='r')
     for split in {split for split, _ in newest.values()}
   }
+  vectors = np.zeros((len(users), dim), np.float32)
   for i, user in enumerate(users):
     split, number = newest[user]
     vectors[i] = files[split][number]
-  for name, array in (('users', vectors), ('user_ids', np.array(users))):
-    np.save(folder / f'{name}.npy', array)
+  np.save(folder / 'users.npy', vectors)
+  np.save(folder / 'user_ids.npy', np.array(users))

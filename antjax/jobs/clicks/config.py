@@ -139,15 +139,9 @@ class Config(ExamplesConfig):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    network = load.load(self.model)
-    self.network.of(network)
-    if 'support' in network.needs:
-      raise ValueError(
-        f'model={self.model} reads the support of a task, which only'
-        ' launch/train_gmeta.py has; use another model.'
-      )
+    self._check_network('model', self.model)
     for name in self.models:
-      load.load(name, 'models')
+      self._check_network('models', name)
     if unknown := sorted(set(self.inputs) - set(INPUTS)):
       raise ValueError(
         f'inputs: {", ".join(unknown)} unknown; use some of'
@@ -155,25 +149,23 @@ class Config(ExamplesConfig):
       )
     if not self.inputs:
       raise ValueError('inputs: give at least one.')
-    if POOLED in self.inputs or not self.fields.knows_scenario:
-      self.check_pooled()
-    if 'conversion' in network.needs and not self.conversion:
-      raise ValueError(
-        f'model={self.model} learns two labels: name --conversion.'
-      )
-    self.check_least(
-      {
-        **dict.fromkeys(('max_history', 'max_pieces', 'eval_batch_size'), 1),
-        'num_seeds': 1,
-        'text_dim': 0,
-      }
-    )
-
-  def check_pooled(self) -> None:
-    """Refuses fields that tell a model the scenario that is kept from it."""
-    if self.scenario_groups and 'columns' in self.fields.use:
+    is_pooled = POOLED in self.inputs or not self.fields.knows_scenario
+    if is_pooled and self.scenario_groups and 'columns' in self.fields.use:
       raise ValueError(
         f'fields.use={self.fields.use}: the column {self.scenario} of the'
         ' groups is one of columns and tells the scenario; leave columns out,'
         ' or --scenario_groups.'
       )
+    counts = ('max_history', 'max_pieces', 'eval_batch_size', 'num_seeds')
+    self.check_least({**dict.fromkeys(counts, 1), 'text_dim': 0})
+
+  def _check_network(self, flag: str, name: str) -> None:
+    network = load.load(name, flag)
+    self.network.of(network)
+    if 'support' in network.needs:
+      raise ValueError(
+        f'{flag}={name} reads the support of a task, which only'
+        ' launch/train_gmeta.py has; use another model.'
+      )
+    if 'conversion' in network.needs and not self.conversion:
+      raise ValueError(f'{flag}={name} learns two labels: name --conversion.')

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from antjax.ctr.antm2c.clicks import ScenarioClicks, TextVectors
 from antjax.ctr.antm2c.model import DataSizes, ScenarioModel
 from antjax.ctr.bahe.batches import Standardizer
-from antjax.data import output_folder, shuffled_index, whole_columns
+from antjax.data import output_folder, records, shuffled_index
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
 from antjax.jobs.clicks import vectors as antm2c_vectors
@@ -63,10 +63,19 @@ class ScenarioData:
       )
     output_folder.check_files(folder, described, 'events/')
     names = [s['name'] for s in described['sequences']]
-    history = _history(config.history, names)
+    history = 0 if names and config.history != 'none' else None
+    if config.history and history is not None:
+      history = _index(
+        'history', config.history, 'sequences', names, ', or none'
+      )
     id_names = [c['name'] for c in described['ids']]
     self.scenarios, groups, at = _scenarios(config, folder, described)
-    conversion = _conversion(config.conversion, described['numeric'])
+    conversion = None
+    if config.conversion:
+      conversion = _index(
+        *('conversion', config.conversion, 'numeric columns'),
+        described['numeric'],
+      )
     drop = at if at is not None and not config.scenario_groups else None
     kept = [i for i in range(len(id_names)) if i != drop]
     numbers = [i for i in range(len(described['numeric'])) if i != conversion]
@@ -74,7 +83,7 @@ class ScenarioData:
     for split in SPLITS:
       if split not in described['files']:
         continue
-      columns[split] = whole_columns.read(
+      columns[split] = records.whole_columns(
         folder / described['files'][split]['path'],
         _COLUMNS,
         wide=('starts', 'stops'),
@@ -148,12 +157,10 @@ class ScenarioData:
   def training(
     self, model: ScenarioModel, seed: int, name: str
   ) -> grain.IterDataset:
-    """Endless batches of this process, ready for a step.
+    """Endless batches of this process, ready for a step of the model.
 
-    Args:
-      model: Model that reads them.
-      seed: Seed of the order and of dropped ids.
-      name: Name of the data set; each training of a job has its own.
+    `seed` is that of the order and of dropped ids; each training of a job has a
+    data set of its own name.
     """
     clicks, share = self.splits['train'], self._config.fields.id_dropout
     data = self._job.dataset(
@@ -189,12 +196,8 @@ class ScenarioData:
   ) -> Iterator[dict[str, Any]]:
     """This process's share of a split, once, filled up to whole batches.
 
-    Args:
-      split: One of `SPLITS`.
-      model: Model that reads them.
-      moments: Moments of the training clicks, for models that normalize their
-        inputs.
-      limit: Clicks to take, evenly spread; 0: all.
+    Models that normalize take moments of the training clicks. A limit takes so
+    many clicks, evenly spread; 0: all.
     """
     clicks = self.splits[split]
     per_device = -(-self._config.eval_batch_size // jax.device_count())
@@ -228,15 +231,16 @@ def _modal(
   return found
 
 
-def _history(wanted: str, names: Sequence[str]) -> int | None:
-  if wanted == 'none' or not names:
-    return None
-  if wanted and wanted not in names:
+def _index(
+  flag: str, wanted: str, kind: str, names: Sequence[str], instead: str = ''
+) -> int:
+  """Place of what a flag names among what the data have."""
+  if wanted not in names:
     raise ValueError(
-      f'history={wanted}: the data have the sequences {", ".join(names)}; name'
-      ' one of them, or none.'
+      f'{flag}={wanted}: the data have the {kind} {", ".join(names) or "none"};'
+      f' name one of them{instead}.'
     )
-  return names.index(wanted) if wanted else 0
+  return list(names).index(wanted)
 
 
 def _labels(values: np.ndarray, name: str) -> np.ndarray:
@@ -249,17 +253,6 @@ def _labels(values: np.ndarray, name: str) -> np.ndarray:
   return values
 
 
-def _conversion(wanted: str, names: Sequence[str]) -> int | None:
-  if not wanted:
-    return None
-  if wanted not in names:
-    raise ValueError(
-      f'conversion={wanted}: the data have the numeric columns'
-      f' {", ".join(names) or "none"}; name one of them.'
-    )
-  return list(names).index(wanted)
-
-
 def _scenarios(
   config: Config, folder: pathlib.Path, described: Mapping[str, Any]
 ) -> tuple[tuple[str, ...], np.ndarray, int | None]:
@@ -268,12 +261,7 @@ def _scenarios(
   wanted = config.scenario or ('scene' if 'scene' in names else '')
   if not wanted:
     return ('all',), np.zeros(1, np.int32), None
-  if wanted not in names:
-    raise ValueError(
-      f'scenario={wanted}: the data have the id columns'
-      f' {", ".join(names) or "none"}; name one of them.'
-    )
-  at = names.index(wanted)
+  at = _index('scenario', wanted, 'id columns', names)
   table = pq.read_table(folder / f'ids_feature_{at}.parquet').to_pydict()
   values = dict(zip(table['id'], table['value'], strict=True))
   groups = [tuple(g.split('+')) for g in config.scenario_groups]

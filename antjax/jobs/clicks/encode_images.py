@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import pyarrow.parquet as pq
 
 from antjax.data import image_tar, output_folder, prepare
-from antjax.jobs import shown
+from antjax.jobs import script
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ def main(config: Config) -> None:
     overwrite=config.overwrite,
   )
   print(f'{description["dim"]} numbers an image, {description["encoder"]}')
-  shown.print_counts(description['counts'])
+  script.print_counts(description['counts'])
   if not is_new:
     print(f'{config.out} was complete already: nothing was done.')
   if description['counts']['damaged']:
@@ -122,7 +122,7 @@ def _write(
     image_size=config.image_size,
     batch_size=config.batch_size,
     threads=config.threads,
-    progress=shown.show_step,
+    progress=script.show_step,
   )
   return {
     'kind': 'images',

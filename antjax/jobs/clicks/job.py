@@ -23,27 +23,20 @@ of the first model, and less its own on the first inputs, with intervals) and a
 folder for each training.
 """
 
-import dataclasses
-import pathlib
-
-import numpy as np
-
 from antjax.jobs import job as job_lib
 from antjax.jobs.clicks import data as antm2c_data
 from antjax.jobs.clicks import report as antm2c_report
-from antjax.jobs.clicks import search as antm2c_search
 from antjax.jobs.clicks import table as antm2c_table
-from antjax.jobs.clicks.config import Config, INPUTS, POOLED
+from antjax.jobs.clicks.config import Config
 from antjax.jobs.clicks.data import ScenarioData
+from antjax.jobs.clicks.search import best_config
 from antjax.jobs.clicks.training import ClickJob, SeedResult
-from antjax.metrics import by_slice as scores
-from antjax.networks import load
 
 
 def main(config: Config) -> None:
   job = job_lib.start(config)
   if config.table:
-    fill_table(config, job)
+    antm2c_table.fill(config, job)
   else:
     train(config, job)
 
@@ -53,13 +46,14 @@ def train(config: Config, job: job_lib.Job) -> list[SeedResult]:
   data = ScenarioData(config, job)
   antm2c_data.log_counts(data)
   if config.search.num_trials:
-    config = antm2c_search.best_config(config, job, data)
+    config = best_config(config, job, data)
   jobs = [
     ClickJob(config, job, data, seed=config.seed + i)
     for i in range(config.num_seeds)
   ]
   results = [one.run() for one in jobs]
-  trainer = jobs[-1].initialized_trainer()
+  if not jobs[-1].is_started:  # All was done before.
+    jobs[-1].start()
   if job.is_main and 'test' in data.splits:
     antm2c_report.write(
       config,
@@ -69,69 +63,7 @@ def train(config: Config, job: job_lib.Job) -> list[SeedResult]:
         f'{config.model}, seed {r.seed}': one.scored(r)
         for one, r in zip(jobs, results, strict=True)
       },
-      trainer=trainer,
+      trainer=jobs[-1].trainer,
       throughput=jobs[-1].speed(),
     )
   return results
-
-
-def fill_table(config: Config, job: job_lib.Job) -> list[antm2c_table.Cell]:
-  """Trains each model on each kind of inputs; returns the cells."""
-  data = ScenarioData(config, job)
-  name, cells = data.description['name'], list[antm2c_table.Cell]()
-  for inputs in config.inputs:
-    for model in config.models or _possible(data):
-      cells.append(_cell(config, job, data, model, inputs))
-      if job.is_main:
-        antm2c_table.write(
-          job.run_dir, name, cells, config.score, config.best_metric
-        )
-
-  def sample(cell: antm2c_table.Cell) -> scores.Sampled:
-    logits = [
-      np.load(pathlib.Path(result.folder) / 'predictions.npz')['logit']
-      for result in cell.results
-    ]
-    columns = data.splits['test'].scored
-    return scores.sample(columns, logits, config.score, data.scenarios)
-
-  if job.is_main and len(cells) > 1:
-    antm2c_table.write_differences(job.run_dir, name, cells, sample)
-  return cells
-
-
-def _cell(
-  config: Config,
-  job: job_lib.Job,
-  data: ScenarioData,
-  model: str,
-  inputs: str,
-) -> antm2c_table.Cell:
-  """Trains one model with all seeds."""
-  ids = [name for name in config.fields.use if name not in INPUTS['all']]
-  fields = dataclasses.replace(
-    config.fields,
-    use=(*ids, *INPUTS[inputs]),
-    knows_scenario=config.fields.knows_scenario and inputs != POOLED,
-  )
-  own = dataclasses.replace(config, model=model, fields=fields)
-  folder = job.run_dir / inputs / model
-  folder.mkdir(parents=True, exist_ok=True)
-  part = dataclasses.replace(job, run_dir=folder)
-  if own.search.num_trials:
-    own = antm2c_search.best_config(own, part, data)
-  results: list[SeedResult] = [
-    ClickJob(
-      own, part, data, seed=own.seed + i, dataset=f'{inputs}/{model}/{i}'
-    ).run()
-    for i in range(own.num_seeds)
-  ]
-  return antm2c_table.Cell(model, inputs, results)
-
-
-def _possible(data: ScenarioData) -> list[str]:
-  """Models that need nothing that the data lack."""
-  lacking = set() if data.sizes.max_history else {'history'}
-  if data.splits['train'].conversion is None:
-    lacking |= {'conversion'}
-  return [n for n, found in load.CLICK.items() if not found.needs & lacking]

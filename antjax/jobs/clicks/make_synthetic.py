@@ -15,7 +15,7 @@ import time
 from typing import Annotated
 
 from antjax.data import antm2c_synthetic, antm2c_synthetic_files
-from antjax.jobs import shown
+from antjax.jobs import script
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ def main(config: Config) -> None:
     config.out,
     config.synthetic,
     image_size=config.image_size,
-    progress=shown.show_step,
+    progress=script.show_step,
   )
   took = time.perf_counter() - start
   size = sum(path.stat().st_size for path in parts)

@@ -15,15 +15,19 @@ from antjax.train.trainer import Trainer
 
 _BARS = 'AUC'
 _FLOOR = 0.5  # AUC of scores drawn by chance.
+_NOTES = (
+  'Bars and ±: 95% bootstrap intervals over users.',
+  'GAUC weighs users by their rows; users of one class are left out. ECE is'
+  ' over bins of equal numbers of rows.',
+  f'"{scores.WEIGHTED}" is the mean of the scenarios, weighted by their rows:'
+  ' unlike the AUC of all rows it does not reward knowing which scenario has'
+  ' more clicks.',
+  'zero, few, warm: how many training rows the user or the item has.',
+)
 
 
 class Scored(NamedTuple):
-  """What a model reached on the test rows.
-
-  Attributes:
-    table: Result of `scores.score`.
-    bins: Result of `scores.calibration`.
-  """
+  """Results of `scores.score` and `scores.calibration` on the test rows."""
 
   table: Mapping[str, scores.Part]
   bins: Sequence[scores.Bin]
@@ -40,14 +44,8 @@ def write(
 ) -> None:
   """Prints the table; writes results.json and report.html. On process 0.
 
-  Args:
-    config: Settings of the run.
-    job: The job.
-    description: Description of the data: 'name', and perhaps 'is_synthetic' and
-      'acknowledgement'.
-    models: Name -> what it reached, with intervals over users.
-    trainer: Trainer of one of the models, for its memory.
-    throughput: Numbers by what they count.
+  `models` are what each reached, with intervals over users; `trainer` is that
+  of one of them.
   """
   name = description['name'] + ' (synthetic)' * bool(
     description.get('is_synthetic')
@@ -59,22 +57,25 @@ def write(
     _cells(rows, models),
     num_left=2,
   )
-  bars = _bars(models)
-  job_report.write(
-    job.run_dir,
-    {
-      'data': name,
-      'models': {
-        model: {
-          'parts': scores.as_json(scored.table),
-          'calibration': [_bin_as_json(one) for one in scored.bins],
-        }
-        for model, scored in models.items()
-      },
-      'throughput': dict(throughput),
-    },
+  bars, notes = _bars(models), list(_NOTES)
+  if description.get('is_synthetic'):
+    notes.append('The data are synthetic: no figure here is of real users.')
+  told: dict[str, Any] = {}
+  for model, scored in models.items():
+    bins = [
+      {
+        'prediction': one.prediction,
+        # A bin with rows has a share of clicks, perhaps without an interval.
+        'clicks': [None if math.isnan(x) else x for x in one.clicks],
+        'rows': one.rows,
+      }
+      for one in scored.bins
+    ]
+    told[model] = {'parts': scores.as_json(scored.table), 'calibration': bins}
+  job.report(
+    'train-clicks',
+    {'data': name, 'models': told},
     config=config,
-    command=job.repeat_command('launch/train_clicks.py'),
     trainer=trainer,
     title=f'Clicks of several scenarios on {name}',
     summary=_summary(models),
@@ -83,11 +84,9 @@ def write(
     intervals=_panels(models),
     bars=bars,
     bar_floors=dict.fromkeys(bars, _FLOOR),
-    curves=job_report.curves(
-      job_report.read_lines(job.run_dir), job_report.CLICK_CURVES
-    ),
+    panels=job_report.CLICK_CURVES,
     throughput=throughput,
-    notes=_notes(description),
+    notes=notes,
     acknowledgement=description.get('acknowledgement'),
   )
 
@@ -180,8 +179,8 @@ def _panels(models: Mapping[str, Scored]) -> dict[str, report.Panel]:
   lines = {
     model: [(one.prediction, *one.clicks) for one in scored.bins]
     for model, scored in models.items()
+    if scored.bins
   }
-  lines = {model: points for model, points in lines.items() if points}
   if not lines:
     return {}
   nan = float('nan')
@@ -190,24 +189,3 @@ def _panels(models: Mapping[str, Scored]) -> dict[str, report.Panel]:
   return {
     'Calibration: share of clicks': report.Panel('predicted share', lines)
   }
-
-
-def _bin_as_json(one: scores.Bin) -> dict[str, Any]:
-  # The share of clicks of a bin with rows is a number; its interval may be not.
-  values = [None if math.isnan(x) else x for x in one.clicks]
-  return {'prediction': one.prediction, 'clicks': values, 'rows': one.rows}
-
-
-def _notes(description: Mapping[str, Any]) -> list[str]:
-  notes = [
-    'Bars and ±: 95% bootstrap intervals over users.',
-    'GAUC weighs users by their rows; users of one class are left out. ECE is'
-    ' over bins of equal numbers of rows.',
-    f'"{scores.WEIGHTED}" is the mean of the scenarios, weighted by their rows:'
-    ' unlike the AUC of all rows it does not reward knowing which scenario has'
-    ' more clicks.',
-    'zero, few, warm: how many training rows the user or the item has.',
-  ]
-  if description.get('is_synthetic'):
-    notes.append('The data are synthetic: no figure here is of real users.')
-  return notes

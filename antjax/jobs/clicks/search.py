@@ -40,11 +40,9 @@ def best_config(config: Config, job: job_lib.Job, data: ScenarioData) -> Config:
     values = _from_main(trial and _suggest(trial, config.search))
     number = _from_main(trial and trial.number)
     tried = with_values(config, values)
-    tried = dataclasses.replace(tried, best_metric=config.best_metric)
-    click_job = ClickJob(
+    result = ClickJob(
       tried, job, data, seed=config.seed, name=f'trials/{number}'
-    )
-    result = click_job.run()
+    ).run()
     value = result.validation[config.best_metric.removeprefix('validation_')]
     if study is not None and trial is not None:
       study.tell(trial, value)
@@ -56,8 +54,7 @@ def best_config(config: Config, job: job_lib.Job, data: ScenarioData) -> Config:
 
 def with_values(config: Config, values: dict[str, Any]) -> Config:
   """The config with what a trial suggests."""
-  widths = tuple(int(part) for part in values['widths'].split('+'))
-  network: dict[str, Any] = {'widths': widths}
+  widths: Any = tuple(int(part) for part in values['widths'].split('+'))
   return dataclasses.replace(
     config,
     optimizer=dataclasses.replace(
@@ -68,7 +65,7 @@ def with_values(config: Config, values: dict[str, Any]) -> Config:
     fields=dataclasses.replace(
       config.fields, learning_rate=values['row_learning_rate']
     ),
-    network=dataclasses.replace(config.network, **network),
+    network=dataclasses.replace(config.network, **{'widths': widths}),
   )
 
 

@@ -3,13 +3,21 @@
 """The table of launch/train_clicks.py --table: models, inputs, scenarios."""
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import math
 import pathlib
 import statistics
 from typing import Any, NamedTuple
 
-from antjax.jobs.clicks.training import SeedResult
+import numpy as np
+
+from antjax.jobs import job as job_lib
+from antjax.jobs.clicks.config import Config, INPUTS, POOLED
+from antjax.jobs.clicks.data import ScenarioData
+from antjax.jobs.clicks.search import best_config
+from antjax.jobs.clicks.training import ClickJob, SeedResult
 from antjax.metrics import by_slice as scores
+from antjax.networks import load
 from antjax.report import job_report
 
 _PARTS = (scores.ALL, scores.WEIGHTED)
@@ -26,6 +34,68 @@ class Cell(NamedTuple):
   results: Sequence[SeedResult]
 
 
+def fill(config: Config, job: job_lib.Job) -> list[Cell]:
+  """Trains each model on each kind of inputs; returns the cells.
+
+  Raises:
+    ValueError: A model of --models needs what the data lack.
+  """
+  data = ScenarioData(config, job)
+  lacking = {}
+  if not (data.sizes.max_history and 'history' in config.fields.use):
+    lacking['history'] = 'there is none here'
+  if data.splits['train'].conversion is None:
+    lacking['conversion'] = 'there is no --conversion'
+  for model in config.models:  # Before the first of them is trained.
+    load.refuse(load.load(model, 'models'), lacking, f'models={model}')
+  models = config.models or [
+    name for name, found in load.CLICK.items() if not found.needs & set(lacking)
+  ]
+  name, cells = data.description['name'], list[Cell]()
+  for inputs in config.inputs:
+    for model in models:
+      cells.append(_trained(config, job, data, model, inputs))
+      if job.is_main:
+        write(job.run_dir, name, cells, config.score, config.best_metric)
+
+  def sample(cell: Cell) -> scores.Sampled:
+    logits = [
+      np.load(pathlib.Path(result.folder) / 'predictions.npz')['logit']
+      for result in cell.results
+    ]
+    columns = data.splits['test'].scored
+    return scores.sample(columns, logits, config.score, data.scenarios)
+
+  if job.is_main and len(cells) > 1:
+    write_differences(job.run_dir, name, cells, sample)
+  return cells
+
+
+def _trained(
+  config: Config, job: job_lib.Job, data: ScenarioData, model: str, inputs: str
+) -> Cell:
+  """Trains one model with all seeds."""
+  ids = [name for name in config.fields.use if name not in INPUTS['all']]
+  fields = dataclasses.replace(
+    config.fields,
+    use=(*ids, *INPUTS[inputs]),
+    knows_scenario=config.fields.knows_scenario and inputs != POOLED,
+  )
+  own = dataclasses.replace(config, model=model, fields=fields)
+  folder = job.run_dir / inputs / model
+  folder.mkdir(parents=True, exist_ok=True)
+  part = dataclasses.replace(job, run_dir=folder)
+  if own.search.num_trials:
+    own = best_config(own, part, data)
+  results = [
+    ClickJob(
+      own, part, data, seed=own.seed + i, dataset=f'{inputs}/{model}/{i}'
+    ).run()
+    for i in range(own.num_seeds)
+  ]
+  return Cell(model, inputs, results)
+
+
 def write(
   folder: pathlib.Path,
   name: str,
@@ -33,18 +103,19 @@ def write(
   score: scores.ScoreConfig,
   best_metric: str,
 ) -> None:
-  """Prints the table; writes table.md and table.json. On process 0.
-
-  Args:
-    folder: Run folder.
-    name: Name of the data.
-    cells: Cells of the table.
-    score: Settings with which the cells were scored.
-    best_metric: Metric that chose the best steps.
-  """
+  """Prints the table; writes table.md and table.json."""
   parts = _parts(cells)
-  rows = [[cell.model, cell.inputs, *_texts(cell, parts)] for cell in cells]
-  head = ['model', 'inputs', *map(_short, parts), 'GAUC', 'log-loss', 'ECE']
+  metrics = ('GAUC', 'log-loss', 'ECE')
+  rows = [
+    [
+      cell.model,
+      cell.inputs,
+      *(_mean(cell, part, 'AUC') for part in parts),
+      *(_mean(cell, scores.ALL, metric) for metric in metrics),
+    ]
+    for cell in cells
+  ]
+  head = ['model', 'inputs', *map(_short, parts), *metrics]
   text = (
     f'# Click models on {name}\n\nTest AUC (mean of {len(cells[0].results)}'
     ' seeds, with its standard error if there are several); GAUC, log-loss and'
@@ -70,12 +141,6 @@ def write_differences(
 
   A cell is told from the first model on the same inputs, and from the same
   model on the first inputs (`scores.difference`).
-
-  Args:
-    folder: Run folder.
-    name: Name of the data.
-    cells: Cells of the table.
-    sample: Cell -> scores of all its seeds over draws of users.
   """
   sampled = {(c.model, c.inputs): sample(c) for c in cells}
   parts = [p for p in _parts(cells) if p not in scores.OF_TWO_LABELS]
@@ -114,23 +179,12 @@ def _short(part: str) -> str:
   return part.removeprefix(scores.SCENARIO)
 
 
-def _texts(cell: Cell, parts: Sequence[str]) -> list[str]:
-  """The numbers of a row."""
-  found = [_mean(_values(cell, part, 'AUC')) for part in parts]
-  return found + [
-    _mean(_values(cell, scores.ALL, metric))
-    for metric in ('GAUC', 'log-loss', 'ECE')
-  ]
-
-
-def _values(cell: Cell, part: str, metric: str) -> list[float]:
+def _mean(cell: Cell, part: str, metric: str) -> str:
+  """Mean over the seeds, with its standard error if there are several."""
   values = [
     r.test[part].metrics[metric].value for r in cell.results if part in r.test
   ]
-  return [x for x in values if math.isfinite(x)]
-
-
-def _mean(values: Sequence[float]) -> str:
+  values = [x for x in values if math.isfinite(x)]
   if not values:
     return '-'
   if len(values) == 1:

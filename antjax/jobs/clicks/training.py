@@ -4,7 +4,6 @@
 
 from collections.abc import Mapping
 import dataclasses
-import functools
 import json
 import math
 from typing import Any
@@ -16,6 +15,7 @@ from antjax import config as config_lib
 from antjax.ctr.antm2c.model import ScenarioModel
 from antjax.jobs import job as job_lib
 from antjax.jobs import run as run_lib
+from antjax.jobs import trainer as trainer_lib
 from antjax.jobs.clicks import report as antm2c_report
 from antjax.jobs.clicks.config import Config
 from antjax.jobs.clicks.data import ScenarioData
@@ -23,7 +23,6 @@ from antjax.metrics import by_slice as scores
 from antjax.networks import moments
 from antjax.report import job_report
 from antjax.train.state import TrainState
-from antjax.train.trainer import Trainer
 
 # Name of a validation metric -> its name in a table of scores.
 METRICS = {'auc': 'AUC', 'gauc': 'GAUC', 'log_loss': 'log-loss', 'ece': 'ECE'}
@@ -38,23 +37,24 @@ _MOMENT_CLICKS = 1 << 20  # Training clicks that statistics use.
 
 @dataclasses.dataclass(frozen=True)
 class SeedResult:
-  """What a training reached.
-
-  Attributes:
-    seed: Its seed.
-    validation: Scores of the validation clicks, by the names in `METRICS`.
-    test: Part of the test clicks -> scores; see `antjax.metrics.by_slice`.
-    folder: With its metrics and 'predictions.npz': logit of each test click.
-  """
+  """What a training reached."""
 
   seed: int
-  validation: Mapping[str, float]
-  test: Mapping[str, scores.Part]
-  folder: str
+  validation: Mapping[str, float]  # By the names in `METRICS`.
+  test: Mapping[str, scores.Part]  # By part, see `metrics.by_slice`.
+  folder: str  # With 'predictions.npz': the logit of each test click.
 
 
 class ClickJob:
-  """A model, its trainer and its run folder."""
+  """A model, its trainer and its run folder.
+
+  Attributes:
+    model: The model.
+    trainer: Its trainer.
+    is_started: Whether the trainer knows its layout.
+  """
+
+  is_started = False
 
   def __init__(
     self,
@@ -66,89 +66,64 @@ class ClickJob:
     name: str = '',
     dataset: str = '',
   ):
-    """Describes the training.
+    """Describes the training, with the config of the job or of a trial.
 
-    Args:
-      config: The job's, or that of a trial.
-      job: The job.
-      data: The clicks.
-      seed: Seed of parameters and shuffles.
-      name: Name of its folder inside the job's; '': by the seed.
-      dataset: Name of its data set, no other training's; '': that of the
-        folder.
+    Its folder inside the job's is `name`, or goes by the seed; its data set is
+    `dataset`, no other training's, or has the name of the folder.
     """
     self._config, self._data, self._seed = config, data, seed
     self._name = name or f'seed_{seed}'
     self._dataset = dataset or self._name
-    self._is_initialized = False
     folder = job.run_dir / self._name
     folder.mkdir(parents=True, exist_ok=True)
     self._job = dataclasses.replace(job, run_dir=folder, config=config)
-    self._model = ScenarioModel(
+    self.model = model = ScenarioModel(
       config.model, config.fields, config.network, data.sizes
     )
-    self.num_steps = config.steps_for(len(data.splits['train']))
-    self._tables = self._model.tables(job.mesh)
-    rows = config.batch_size // jax.device_count()
-    self.trainer = run_lib.make_trainer(
-      config,
-      job,
-      self._loss,
-      config.optimizer.build(self.num_steps),
-      jax.eval_shape(self._model.init_params, jax.random.key(0)),
-      compute_dtype=config.compute_dtype,
-      # A row's fields, and about as much again for each layer.
-      activation_bytes=16 * rows * self._model.sizes.flat_width,
-      tables=self._tables,
-    )
+    tables = model.tables(job.mesh)
 
-  def _loss(
-    self, params: Any, rows: Any, batch: Any, rng: Any
-  ) -> tuple[jax.Array, jax.Array]:
-    del rng
-    vectors = self._tables.lookup(rows, batch['ids'])
-    return self._model.loss(params, vectors, batch)
+    def loss(
+      params: Any, rows: Any, batch: Any, rng: Any
+    ) -> tuple[jax.Array, jax.Array]:
+      del rng
+      return model.loss(params, tables.lookup(rows, batch['ids']), batch)
 
-  @functools.cached_property
-  def _predict(self) -> Any:
     def predict(params: Any, rows: Any, batch: Any, rng: Any) -> Any:
       del rng
-      vectors = self._tables.lookup(rows, batch['ids'])
-      return {
-        **self._model.logits(params, vectors, batch),
-        'index': batch['index'],
-        'weight': batch['weight'],
-      }
+      vectors = tables.lookup(rows, batch['ids'])
+      kept = {name: batch[name] for name in ('index', 'weight')}
+      return {**model.logits(params, vectors, batch), **kept}
 
-    return predict
-
-  @functools.cached_property
-  def _sum_moments(self) -> Any:
-    def sums(params: Any, rows: Any, batch: Any, rng: Any) -> Any:
+    def sum_moments(params: Any, rows: Any, batch: Any, rng: Any) -> Any:
       del rng
-      vectors = self._tables.lookup(rows, batch['ids'])
-      found = self._model.moment_sums(params, vectors, batch)
+      vectors = tables.lookup(rows, batch['ids'])
+      found = model.moment_sums(params, vectors, batch)
       return {n: x.reshape(1, -1) for n, x in found._asdict().items()}
 
-    return sums
+    # Made once: they are compiled once.
+    self._predict, self._sum_moments = predict, sum_moments
+    self._num_steps = config.steps_for(len(data.splits['train']))
+    rows = config.batch_size // jax.device_count()
+    self.trainer = trainer_lib.make_trainer(
+      config,
+      job,
+      loss,
+      config.optimizer.build(self._num_steps),
+      jax.eval_shape(model.init_params, jax.random.key(0)),
+      compute_dtype=config.compute_dtype,
+      # A row's fields, and about as much again for each layer.
+      activation_bytes=16 * rows * model.sizes.flat_width,
+      tables=tables,
+    )
 
-  def _moments(self, state: TrainState) -> Any:
-    """Moments of the training clicks, if the model needs them; else None."""
-    if not self._model.is_normalising:
-      return None
-    batches = self._data.evaluation('train', self._model, limit=_MOMENT_CLICKS)
-    found = self.trainer.predict(state, batches, self._sum_moments)
-    S = self._model.sizes.num_scenarios
-    sums = {  # Over devices and batches.
-      n: x.astype(np.float64).sum(axis=0).reshape(S, -1)
-      for n, x in found.items()
-    }
-    sums['count_S'] = sums['count_S'][:, 0]
-    return moments.finish(moments.MomentSums(**sums))
+  def start(self) -> TrainState:
+    """A fresh state; then the trainer knows its layout."""
+    self.is_started = True
+    return self.trainer.init(self.model.init_params, seed=self._seed)
 
   def run(self) -> SeedResult:
     """Trains or resumes, and scores; does nothing if that is done."""
-    folder = self._job.run_dir
+    config, data, folder = self._config, self._data, self._job.run_dir
     path = folder / 'scores.json'
     made_of = self._settings()
     if path.exists():
@@ -156,19 +131,34 @@ class ClickJob:
       if done['made_of'] == made_of:
         test = scores.from_json(done['test'])
         return SeedResult(self._seed, done['validation'], test, str(folder))
-    state = self.fit()
+    metric = config.best_metric.removeprefix('validation_')
+    run = run_lib.Run(
+      self._name,
+      config,
+      self._job,
+      data.made_of | {'model': config.model},
+      num_steps=self._num_steps,
+      best_mode='min' if metric in _LOWER else 'max',
+    )
+    batches = data.training(self.model, self._seed, self._dataset)
+    state = run.fit(
+      self.trainer,
+      self.start(),
+      batches,
+      lambda state: {
+        f'validation_{name}': x for name, x in self._summary(state).items()
+      },
+    )
     validation = self._summary(state)
     found = self.logits(state, 'test')
     logits = found.pop('prediction')
     test = {}
     if len(logits):
-      test = scores.score(
-        self._columns('test', logits), self._config.score, self._data.scenarios
-      )
-    conversion = self._data.splits['test'].conversion if found else None
-    if conversion is not None:
       columns = self._columns('test', logits)
-      test |= scores.conversions(columns, conversion, found, self._config.score)
+      test = scores.score(columns, config.score, data.scenarios)
+      conversion = data.splits['test'].conversion
+      if found and conversion is not None:
+        test |= scores.conversions(columns, conversion, found, config.score)
     if self._job.is_main:
       arrays: dict[str, Any] = {'logit': logits, **found}
       np.savez(folder / 'predictions.npz', **arrays)
@@ -197,38 +187,10 @@ class ClickJob:
     bins = scores.calibration(columns, self._config.score)
     return antm2c_report.Scored(result.test, bins)
 
-  def initialized_trainer(self) -> Trainer:
-    """The trainer, which knows its layout even where all was done before."""
-    if not self._is_initialized:
-      self.trainer.init(self._model.init_params, seed=self._seed)
-    return self.trainer
-
   def speed(self) -> dict[str, float]:
     """Clicks a second that this training reached."""
     lines = job_report.read_lines(self._job.run_dir)
     return job_report.medians(lines, {'examples/s': 'examples_per_s'})
-
-  def fit(self) -> TrainState:
-    """Trains or resumes; the state is the best one."""
-    config, data = self._config, self._data
-    metric = config.best_metric.removeprefix('validation_')
-    run = run_lib.Run(
-      self._name,
-      config,
-      self._job,
-      data.made_of | {'model': config.model},
-      num_steps=self.num_steps,
-      best_mode='min' if metric in _LOWER else 'max',
-    )
-    state = self.trainer.init(self._model.init_params, seed=self._seed)
-    self._is_initialized = True
-    batches = data.training(self._model, self._seed, self._dataset)
-    return run.fit(self.trainer, state, batches, self.validate)
-
-  def validate(self, state: TrainState) -> dict[str, float]:
-    """Scores of the validation clicks, named 'validation_auc' and so on."""
-    found = self._summary(state)
-    return {f'validation_{name}': x for name, x in found.items()}
 
   def _summary(self, state: TrainState) -> dict[str, float]:
     """Metrics over all validation clicks together; those with a value."""
@@ -250,7 +212,7 @@ class ClickJob:
     if split not in self._data.splits:
       return {'prediction': np.zeros(0, np.float32)}
     batches = self._data.evaluation(
-      split, self._model, moments=self._moments(state)
+      split, self.model, moments=self._moments(state)
     )
     found = self.trainer.predict(state, batches, self._predict)
     index = found.pop('index')
@@ -259,3 +221,17 @@ class ClickJob:
       logits[name] = np.full(len(self._data.splits[split]), np.nan, np.float32)
       logits[name][index] = values
     return logits
+
+  def _moments(self, state: TrainState) -> Any:
+    """Moments of the training clicks, if the model needs them; else None."""
+    if not self.model.is_normalising:
+      return None
+    batches = self._data.evaluation('train', self.model, limit=_MOMENT_CLICKS)
+    found = self.trainer.predict(state, batches, self._sum_moments)
+    S = self.model.sizes.num_scenarios
+    sums = {  # Over devices and batches.
+      n: x.astype(np.float64).sum(axis=0).reshape(S, -1)
+      for n, x in found.items()
+    }
+    sums['count_S'] = sums['count_S'][:, 0]
+    return moments.finish(moments.MomentSums(**sums))

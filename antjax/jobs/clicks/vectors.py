@@ -115,8 +115,7 @@ def _principal(vectors: np.ndarray, dim: int) -> np.ndarray:
   Rows 0 and 1, padding and unknown, count for nothing and become 0.
   """
   rest = np.asarray(vectors[2:], np.float32)
-  mean = rest.mean(axis=0)
-  centred = rest - mean
+  centred = rest - rest.mean(axis=0)
   values, axes = np.linalg.eigh(centred.T @ centred / max(len(rest), 1))
   kept = values[::-1][:dim]
   share = kept.sum() / max(values.sum(), 1e-30)

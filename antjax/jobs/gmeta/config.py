@@ -6,8 +6,9 @@ import dataclasses
 from typing import Annotated, Literal
 
 from antjax.jobs.training_config import TrainingConfig
-from antjax.meta import algorithms
+from antjax.meta import algorithms, task_network
 from antjax.meta.recommender import InnerConfig, ModelConfig
+from antjax.networks import load
 from antjax.train.optimizer import OptimizerConfig
 
 
@@ -80,17 +81,15 @@ class Config(TrainingConfig):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    self.check_least(
-      {
-        'num_steps': 1,
-        **dict.fromkeys(('joint_steps', 'per_task_steps'), 0),
-        **dict.fromkeys(('eval_steps', 'num_resamples'), 0),
-      }
-    )
+    others = ('joint_steps', 'per_task_steps', 'eval_steps', 'num_resamples')
+    self.check_least({'num_steps': 1, **dict.fromkeys(others, 0)})
     if min(self.slots_per_device, default=1) < 1:
       raise ValueError(
         f'slots_per_device={self.slots_per_device}: each must be at least 1.'
       )
+    if not algorithms.ALGORITHMS[self.algorithm].network:
+      kind = self.model.kind
+      load.refuse(load.load(kind), task_network.LACKING, f'model.kind={kind}')
     sizes = list(self.support_sizes)
     if not sizes or sizes[0] < 1 or sizes != sorted(set(sizes)):
       raise ValueError(f'support_sizes={self.support_sizes}: must rise from 1.')

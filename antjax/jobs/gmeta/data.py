@@ -25,7 +25,7 @@ MODELS = ('meta', 'joint')
 _BLOCK = 64  # Records that are looked at together.
 
 
-class Tasks:
+class TaskBatches:
   """The training and evaluation tasks of one run.
 
   Attributes:
@@ -36,10 +36,7 @@ class Tasks:
   """
 
   def __init__(
-    self,
-    config: Config,
-    description: Mapping[str, Any],
-    job: job_lib.Job,
+    self, config: Config, description: Mapping[str, Any], job: job_lib.Job
   ):
     self._config, self._job = config, job
     inner = dataclasses.asdict(config.inner)
@@ -109,9 +106,7 @@ class Tasks:
   ) -> Iterator[episodes.Batch]:
     """Episodes of an evaluation split, this process's share.
 
-    Args:
-      name: Name of the scenario.
-      with_rows: Whether each task's rows are grouped, so that they can adapt.
+    With `with_rows` each task's rows are grouped, so that they can adapt.
     """
     return self._share(self._sources[name], with_rows)
 

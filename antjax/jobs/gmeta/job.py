@@ -13,18 +13,26 @@ metrics.jsonl, TensorBoard events, results.json, report.html. The same command
 resumes a stopped run.
 """
 
+from collections.abc import Sequence
 import dataclasses
+import functools
 import math
 from typing import Any
 
+from absl import logging
+
 from antjax.data import output_folder
-from antjax.jobs import auto_paro, table_levels
+from antjax.embedding import planner
+from antjax.embedding.layout import TableSpec
 from antjax.jobs import job as job_lib
+from antjax.jobs import trainer as trainer_lib
 from antjax.jobs.gmeta import report as gmeta_report
 from antjax.jobs.gmeta import scores as gmeta_scores
 from antjax.jobs.gmeta.config import Config
-from antjax.jobs.gmeta.data import Tasks
+from antjax.jobs.gmeta.data import TaskBatches
 from antjax.jobs.gmeta.methods import Methods
+from antjax.mesh import mesh as mesh_lib
+from antjax.mesh.gather import gather_json
 from antjax.meta import algorithms
 from antjax.meta import recommender as recommender_lib
 
@@ -43,7 +51,7 @@ def train(config: Config, job: job_lib.Job) -> list[dict[str, Any]]:
   description = output_folder.load_description(
     output_folder.find_view(config.data, 'tasks')
   )
-  tasks = Tasks(config, description, job)
+  tasks = TaskBatches(config, description, job)
   network = algorithms.ALGORITHMS[config.algorithm].network
   recommender = recommender_lib.build(
     description['features'],
@@ -52,13 +60,7 @@ def train(config: Config, job: job_lib.Job) -> list[dict[str, Any]]:
     config.optimizer.schedule(
       config.num_steps, config.model.table_learning_rate
     ),
-    place_fn=lambda specs: table_levels.place_tables(
-      specs,
-      tasks.sample_ids(_PLAN_BATCHES),
-      job.mesh,
-      auto_paro.links_of(job.mesh, config.links),
-      _TABLE_SHARE * (auto_paro.memory_of_device() or math.inf),
-    ),
+    place_fn=functools.partial(_placed, config, job, tasks),
     label_kind=tasks.kind,
     num_numeric=len(description.get('numeric', ())),
   )
@@ -76,3 +78,44 @@ def train(config: Config, job: job_lib.Job) -> list[dict[str, Any]]:
     trainer = next(iter(methods.values())).trainer
     gmeta_report.write(config, job, description, trainer, results)
   return results.rows
+
+
+def _placed(
+  config: Config,
+  job: job_lib.Job,
+  tasks: TaskBatches,
+  specs: Sequence[TableSpec],
+) -> list[TableSpec]:
+  """The tables at the levels that the planner chooses; logs why.
+
+  All processes call it and get the same.
+
+  Raises:
+    ValueError: They do not fit.
+  """
+  mine = planner.count_distinct(
+    tasks.sample_ids(_PLAN_BATCHES),
+    {spec.name: spec.name for spec in specs},
+    len(job.mesh.local_devices),
+  )
+  limit = _TABLE_SHARE * (trainer_lib.memory_of_device() or math.inf)
+  # Process 0's counts and memory decide for all.
+  counts, limit = gather_json([mine, limit])[0]
+  plans = planner.plan_tables(
+    specs,
+    counts,
+    trainer_lib.links_of(job.mesh, config.links),
+    num_groups=mesh_lib.num_groups(job.mesh),
+    group_size=mesh_lib.group_size(job.mesh),
+    device_bytes=limit,
+  )
+  for plan in plans:
+    logging.info(
+      'Table %s [%d x %d], %.0f distinct rows a device and step, %s',
+      plan.spec.name,
+      plan.spec.num_embeddings,
+      plan.spec.embedding_dim,
+      counts[plan.spec.name],
+      plan.reason,
+    )
+  return [plan.spec for plan in plans]

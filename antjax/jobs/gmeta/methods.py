@@ -11,9 +11,10 @@ import jax
 
 from antjax.jobs import job as job_lib
 from antjax.jobs import run as run_lib
+from antjax.jobs import trainer as trainer_lib
 from antjax.jobs.gmeta import vocabulary as gmeta_vocabulary
 from antjax.jobs.gmeta.config import Config
-from antjax.jobs.gmeta.data import MODELS, Tasks
+from antjax.jobs.gmeta.data import MODELS, TaskBatches
 from antjax.meta import algorithms, episodes, evaluate, maml, meta_loss
 from antjax.meta.recommender import MetaRecommender
 from antjax.metrics.means import LogLoss
@@ -54,7 +55,7 @@ class Methods:
     config: Config,
     job: job_lib.Job,
     recommender: MetaRecommender,
-    tasks: Tasks,
+    tasks: TaskBatches,
   ):
     """Nothing is trained yet."""
     self._config, self._job = config, job
@@ -140,11 +141,8 @@ class Methods:
   ) -> tuple[Trainer, TrainState]:
     """Trains one model, or resumes it, in run_dir/<name>.
 
-    Args:
-      name: Name of the model.
-      recommender: The model.
-      stages: Stages in order of `until`; each resumes from the previous one.
-      inner: Inner loop of the last stage; says which inner rates are learned.
+    Stages are in order of `until`; each resumes from the previous one. The
+    inner loop of the last one says which inner rates are learned.
     """
     config, tasks = self._config, self._tasks
     run = run_lib.Run(
@@ -181,7 +179,7 @@ class Methods:
     num_steps: int,
     inner: maml.InnerLoop,
   ) -> Trainer:
-    return run_lib.make_trainer(
+    return trainer_lib.make_trainer(
       self._config,
       self._job,
       loss_fn,

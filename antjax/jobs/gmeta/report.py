@@ -12,7 +12,7 @@ from antjax.jobs import job as job_lib
 from antjax.jobs.gmeta.config import Config
 from antjax.jobs.gmeta.data import MODELS
 from antjax.jobs.gmeta.methods import FINE_TUNED, JOINT, META
-from antjax.jobs.gmeta.scores import Results
+from antjax.jobs.gmeta.scores import MethodScores
 from antjax.metrics import by_task
 from antjax.report import job_report, report
 from antjax.train.trainer import Trainer
@@ -29,7 +29,7 @@ def write(
   job: job_lib.Job,
   description: Mapping[str, Any],
   trainer: Trainer,
-  results: Results,
+  results: MethodScores,
 ) -> None:
   """Prints the table; writes results.json and report.html. On process 0."""
   rows = results.rows
@@ -52,18 +52,15 @@ def write(
     rich.print(text)
   logs = {name: job_report.read_lines(job.run_dir / name) for name in MODELS}
   logs = {name: lines for name, lines in logs.items() if lines}
-  # Support and query rows count.
-  speeds = {
-    name: job_report.medians(
-      lines, {f'examples/s, {name} (median step)': 'examples_per_s'}
-    )
-    for name, lines in logs.items()
-  }
+  speeds = dict[str, float]()
+  for name, lines in logs.items():  # Support and query rows count.
+    title = f'examples/s, {name} (median step)'
+    speeds |= job_report.medians(lines, {title: 'examples_per_s'})
   what = 'Meta-learned recommender'
   if config.algorithm != 'default':
     what = f'Recommender ({config.algorithm})'
-  job_report.write(
-    job.run_dir,
+  job.report(
+    'train-gmeta',
     {
       'algorithm': config.algorithm,
       'kind': kind,
@@ -71,7 +68,6 @@ def write(
       'details': results.details,
     },
     config=config,
-    command=job.repeat_command('launch/train_gmeta.py'),
     trainer=trainer,
     title=f'{what} on {description["name"]}',
     summary=' '.join(verdicts),
@@ -85,7 +81,7 @@ def write(
       }
       for key in ('loss', 'grad_norm', 'examples_per_s')
     },
-    throughput={k: x for found in speeds.values() for k, x in found.items()},
+    throughput=speeds,
     notes=[
       'Rows that no training step has seen: the last of each task in a'
       ' scenario are the query, the others the support to adapt on.',
@@ -103,19 +99,16 @@ def _cells(
   for row in rows:
     by_scenario.setdefault(row['scenario'], []).append(row)
   for scenario, members in by_scenario.items():
-    best = {m: _best(m, [row[m] for row in members]) for m in metrics}
+    best = {}
+    for m in metrics:
+      known = [row[m] for row in members if not math.isnan(row[m])]
+      pick = min if m in by_task.LOWER_IS_BETTER else max
+      best[m] = _text(pick(known)) if known else ''
     for i, row in enumerate(members):
       texts = {m: _text(row[m]) for m in metrics}
       shown = (f'[bold]{t}[/]' if t == best[m] else t for m, t in texts.items())
       yield ['' if i else scenario, row['method'], *shown]
     yield ()
-
-
-def _best(metric: str, values: Sequence[float]) -> str:
-  known = [value for value in values if not math.isnan(value)]
-  if not known:
-    return ''
-  return _text((min if metric in by_task.LOWER_IS_BETTER else max)(known))
 
 
 def _text(value: float) -> str:

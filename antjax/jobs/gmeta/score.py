@@ -65,31 +65,21 @@ class Config:
 def main(config: Config) -> None:
   model = Model(config.model)
   if config.user:
-    print(json.dumps(score_user(model, config.user)))
+    user = _read_user(config.user, model.manifest.get('kind', ''))
+    columns = model.adapt_user(
+      scorer.user_ids(model, user['support']),
+      user['labels'],
+      scorer.user_ids(model, user['query']),
+    )
+    print(json.dumps({name: found.tolist() for name, found in columns.items()}))
   elif config.input:
-    score_file(model, config)
+    _score_file(model, config)
   else:
     raise ValueError('score_gmeta: give --input or --user.')
 
 
-def score_user(model: Model, path: str) -> dict[str, list[float]]:
-  """Adapts to the user of a JSON file; returns the query's columns."""
-  user = _read_user(path, model.manifest.get('kind', ''))
-  columns = model.adapt_user(
-    scorer.user_ids(model, user['support']),
-    user['labels'],
-    scorer.user_ids(model, user['query']),
-  )
-  return {name: column.tolist() for name, column in columns.items()}
-
-
 def _read_user(path: str, label_kind: str = '') -> dict[str, Any]:
-  """What a --user file holds.
-
-  Args:
-    path: The file.
-    label_kind: Kind of the model's labels, 'rating' or 'click'; '' if not
-      known.
+  """What a --user file holds, with labels of the model's kind if it is known.
 
   Raises:
     ValueError: It is no JSON object with 'support', 'labels' and 'query', or a
@@ -121,28 +111,25 @@ def _read_user(path: str, label_kind: str = '') -> dict[str, Any]:
   return user
 
 
-def score_file(model: Model, config: Config) -> None:
+def _score_file(model: Model, config: Config) -> None:
   """Scores a record file block by block."""
   source = records.open_source(config.input)
-  translate = _translation(model, pathlib.Path(config.input).parent)
+  to_model = _id_maps(model, pathlib.Path(config.input).parent)
   start_s, num_rows = time.monotonic(), 0
-  num_blocks = -(-len(source) // _BLOCK)
-  with progress.Progress(num_blocks, name='score', unit='users') as bar:
+  with progress.Progress(len(source), name='score', unit='users') as bar:
 
     def read() -> Iterator[dict[str, Any]]:
-      for block in range(num_blocks):
-        start = block * _BLOCK
-        read = source.read(start, min(start + _BLOCK, len(source)))
-        yield from ({**record, **translate(record)} for record in read)
-        bar.update(block + 1, num_examples=len(read))
+      for start in range(0, len(source), _BLOCK):
+        stop = min(start + _BLOCK, len(source))
+        for record in source.read(start, stop):
+          ids = {name: to[record[name]] for name, to in to_model.items()}
+          yield {**record, **ids}
+        bar.advance_to(stop)
 
     unfinished = f'{config.out}.new'
     writer: pq.ParquetWriter | None = None
     for columns in scorer.score(
-      model,
-      read(),
-      label=model.manifest['label'],
-      batch_size=config.batch_size,
+      model, read(), label=model.manifest['label'], batch_size=config.batch_size
     ):
       table = pa.table(columns)
       if writer is None:
@@ -161,15 +148,14 @@ def score_file(model: Model, config: Config) -> None:
   )
 
 
-def _translation(model: Model, data: pathlib.Path) -> Any:
-  """Record -> its features with the model's ids."""
+def _id_maps(model: Model, data: pathlib.Path) -> dict[str, np.ndarray]:
+  """Feature -> the model's id of each id of the data."""
   description = output_folder.load_description(data)
   maps = {}
   for name in model.manifest['vocabularies']:
     values, ids = read_vocabulary(data, description, name)
     # One line more, at the end: -1 stays -1.
-    to_model = np.zeros(ids.max(initial=0) + 2, np.int32)
-    to_model[ids] = model.ids(name, values)
-    to_model[-1] = -1
-    maps[name] = to_model
-  return lambda record: {n: to[record[n]] for n, to in maps.items()}
+    maps[name] = np.full(ids.max(initial=0) + 2, -1, np.int32)
+    maps[name][:-1] = 0
+    maps[name][ids] = model.ids(name, values)
+  return maps

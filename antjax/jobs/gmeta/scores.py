@@ -2,24 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores the methods of launch/train_gmeta.py on its evaluation tasks."""
 
-from collections.abc import Callable, Mapping, Sequence
-import dataclasses
-import functools
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from antjax.jobs.gmeta.data import Tasks
+from antjax.jobs.gmeta.data import TaskBatches
 from antjax.jobs.gmeta.methods import Method
 from antjax.meta import evaluate
 from antjax.meta.recommender import MetaRecommender
 from antjax.metrics import by_task, merge
-from antjax.metrics.bootstrap import Estimate
 from antjax.metrics.columns import AllRows
 
 
-@dataclasses.dataclass
-class Results:
+class MethodScores(NamedTuple):
   """What an evaluation found.
 
   Attributes:
@@ -30,12 +26,12 @@ class Results:
       is of the tasks of some support sizes only.
   """
 
-  rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-  details: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+  rows: list[dict[str, Any]]
+  details: list[dict[str, Any]]
 
 
 def evaluate_methods(
-  tasks: Tasks,
+  tasks: TaskBatches,
   recommender: MetaRecommender,
   methods: Mapping[str, Method],
   *,
@@ -43,19 +39,13 @@ def evaluate_methods(
   support_sizes: Sequence[int],
   num_resamples: int,
   seed: int,
-) -> Results:
+) -> MethodScores:
   """Scores every method and baseline in every scenario; a collective call.
 
-  Args:
-    tasks: The evaluation tasks.
-    recommender: The model.
-    methods: Name -> what was trained.
-    eval_steps: Adaptation steps up to which the metrics are shown.
-    support_sizes: Rising sizes whose tasks are scored apart.
-    num_resamples: See `by_task.estimate`.
-    seed: See `by_task.estimate`.
+  Metrics are shown up to `eval_steps` adaptation steps, and apart for tasks up
+  to each of the rising support sizes. For the rest see `by_task.estimate`.
   """
-  results = Results()
+  rows, details = list[dict[str, Any]](), list[dict[str, Any]]()
   mean = tasks.mean_label()
   predict_fns = {
     name: evaluate.predict_by_step_fn(
@@ -73,19 +63,22 @@ def evaluate_methods(
       by_method[name] = found['rows']
     by_method |= _baselines(tasks, scenario, mean)
     for name, columns in by_method.items():
-      estimate = functools.partial(
-        by_task.estimate,
-        kind=tasks.kind,
-        num_resamples=num_resamples,
-        seed=seed,
-      )
       where = {'scenario': scenario, 'method': name}
-      _add(results, where, columns, estimate, support_sizes)
-  return results
+      for part, extra in _parts(columns, support_sizes):
+        found = by_task.estimate(
+          part, tasks.kind, num_resamples=num_resamples, seed=seed
+        )
+        if not extra:
+          rows.append(where | {k: one.value for k, one in found.items()})
+        details.extend(
+          {**where, **extra, 'metric': metric, **one._asdict()}
+          for metric, one in found.items()
+        )
+  return MethodScores(rows, details)
 
 
 def _baselines(
-  tasks: Tasks, scenario: str, mean: float
+  tasks: TaskBatches, scenario: str, mean: float
 ) -> dict[str, by_task.Columns]:
   kept = {name: AllRows() for name in evaluate.BASELINES}
   for by_name in evaluate.baseline_columns(tasks.scenario(scenario), mean):
@@ -97,38 +90,27 @@ def _baselines(
   return {name: rows.compute() for name, rows in merged.items()}
 
 
-def _add(
-  results: Results,
-  where: dict[str, Any],
-  columns: by_task.Columns,
-  estimate: Callable[[by_task.Columns], dict[str, Estimate]],
-  support_sizes: Sequence[int],
-) -> None:
-  """Adds a method's numbers in a scenario: whole, by step, by support."""
-
-  def add(chosen: by_task.Columns, **extra: Any) -> dict[str, Estimate]:
-    found = estimate(chosen)
-    results.details.extend(
-      {**where, **extra, 'metric': name, **one._asdict()}
-      for name, one in found.items()
-    )
-    return found
-
-  whole = add(columns)
-  results.rows.append(where | {name: one.value for name, one in whole.items()})
+def _parts(
+  columns: by_task.Columns, support_sizes: Sequence[int]
+) -> Iterator[tuple[by_task.Columns, dict[str, Any]]]:
+  """A method's columns: whole, after each step, of each range of supports."""
+  yield columns, {}
   if not columns:
     return
-  steps = _steps(columns)
+  names = [name.partition('prediction_')[2] for name in columns]
+  steps = sorted(int(name) for name in names if name.isdecimal())
   for step in steps if len(steps) > 1 else ():
-    add(after_step(columns, step), num_steps=step)
+    yield after_step(columns, step), {'num_steps': step}
   size = columns['support_size']
-  for low, high in _bins(support_sizes):
+  for low, high in zip((0, *support_sizes), support_sizes):
     chosen = (size > low) & (size <= high)
     if chosen.any():
-      add(
+      yield (
         {name: column[chosen] for name, column in columns.items()},
-        support=f'{low + 1} to {high}',
-        mean_support=float(np.mean(size[chosen])),
+        {
+          'support': f'{low + 1} to {high}',
+          'mean_support': float(np.mean(size[chosen])),
+        },
       )
 
 
@@ -141,12 +123,3 @@ def after_step(columns: by_task.Columns, step: int) -> dict[str, np.ndarray]:
     if name.endswith(suffix)
   }
   return {'label': columns['label'], 'group': columns['group']} | chosen
-
-
-def _steps(columns: by_task.Columns) -> list[int]:
-  names = [name.partition('prediction_')[2] for name in columns]
-  return sorted(int(name) for name in names if name.isdecimal())
-
-
-def _bins(sizes: Sequence[int]) -> list[tuple[int, int]]:
-  return list(zip((0, *sizes[:-1]), sizes))

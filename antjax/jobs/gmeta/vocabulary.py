@@ -25,15 +25,7 @@ _CHECKPOINTS = 'checkpoints'
 def read_vocabulary(
   data: pathlib.Path, description: Mapping[str, Any], feature: str
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The values of a feature and their ids, from its ids_<feature> file.
-
-  Args:
-    data: Folder that launch/prepare_data.py wrote.
-    description: Its dataset.json.
-    feature: Name of the feature.
-
-  Returns:
-    (str or integers [n], int32 [n]).
+  """Values of a feature, str or integers [n], and their ids, int32 [n].
 
   Raises:
     ValueError: The folder has no such file.
@@ -63,15 +55,8 @@ def start_from(
 
   Dense parameters are kept as they are. A value that both data sets have keeps
   its row, at its new id; the rows of new values, the optimizers' state and the
-  step are those of `state`.
-
-  Args:
-    init_from: Run folder of train_gmeta, or one of its checkpoints.
-    name: The model, a folder of the run.
-    data: Folder of the new data.
-    features: Those of the model, each with a table of its name.
-    trainer: The trainer that made `state`.
-    state: State from `Trainer.init`.
+  step are those of `state`, fresh from `trainer`. `name` is the model's, a
+  folder of the run; each of its features has a table of its name.
 
   Raises:
     ValueError: No such run, one of another model, or its data have changed.

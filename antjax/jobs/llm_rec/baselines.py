@@ -14,17 +14,22 @@ frozen text vectors. The run folder gets METHOD.json and METHOD.npz (ranks); a
 method that is done is not done again (docs/llm_rec.md).
 """
 
+from collections.abc import Sequence
 import dataclasses
 import functools
+import hashlib
 import json
+import os
 import pathlib
 import time
 from typing import Any
 
 from absl import logging
+import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from antjax.ctr.bahe import encode
 from antjax.ctr.llm_rec import evaluation, next_item, untrained
 from antjax.data.sequence_data import SequenceData
 from antjax.data.sequence_events import SequenceEvents
@@ -32,12 +37,11 @@ from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
 from antjax.jobs.llm_rec import next_item_job
-from antjax.jobs.llm_rec import table as llm_rec_table
 from antjax.jobs.llm_rec.config import BaselinesConfig as Config
 from antjax.jobs.llm_rec.held_out import HeldOut
-from antjax.jobs.llm_rec.texts import TextEncoder
+from antjax.lm import fingerprint, pretrained, pretrained_tokenizer, token_cache
 from antjax.metrics import rank_metrics
-from antjax.report import job_report
+from antjax.report import job_report, progress
 
 _KINDS: dict[str, untrained.Kind] = {
   'last_title': 'last',
@@ -48,8 +52,7 @@ Ranks = dict[str, np.ndarray]
 
 
 def main(config: Config) -> None:
-  job = job_lib.start(config)
-  train(config, job)
+  train(config, job_lib.start(config))
 
 
 def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
@@ -58,28 +61,81 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
   job.save_config()
   found = {}
   for method in config.methods:
-    path = job.run_dir / f'{method}.json'
-    if path.exists():
-      done = json.loads(path.read_text(encoding='utf-8'))
-      if done.get('made_of') != baselines.made_of(method):
-        raise ValueError(
-          f'{path} has scores of other data, users, examples, histories or'
-          ' another language model than given now; use another --run_dir, or'
-          ' delete the file.'
-        )
-    else:
+    path, made_of = job.run_dir / f'{method}.json', baselines.made_of(method)
+    if not path.exists():
       start = time.monotonic()
       ranks, cold = baselines.ranks(method)
-      wall_s = round(time.monotonic() - start, 1)
       if job.is_main:
-        made_of = baselines.made_of(method)
+        wall_s = round(time.monotonic() - start, 1)
         _write(path, baselines, ranks, cold, made_of, wall_s)
       multihost_utils.sync_global_devices(f'{method} is written')
-    if job.is_main:
-      found[method] = json.loads(path.read_text(encoding='utf-8'))
+    done = json.loads(path.read_text(encoding='utf-8'))
+    if done.get('made_of') != made_of:
+      raise ValueError(
+        f'{path} has scores of other data, users, examples, histories or'
+        ' another language model than given now; use another --run_dir, or'
+        ' delete the file.'
+      )
+    found[method] = done
   if job.is_main:
-    llm_rec_table.show(found)
+    llm_rec_held_out.show(found)
   return found
+
+
+class TitleEncoder:
+  """Texts -> the mean of a model's last layer over their tokens, untrained.
+
+  That is how sentence encoders such as MiniLM were trained to be read.
+
+  Attributes:
+    made_of: All that determines the vectors, as JSON.
+  """
+
+  def __init__(self, model: str, max_tokens: int):
+    """Reads model and tokenizer; of long texts the newest tokens are kept."""
+    host = jax.local_devices(backend='cpu')[0]
+    config, params = pretrained.load_pretrained(
+      model, shardings=jax.sharding.SingleDeviceSharding(host)
+    )
+    inner = pretrained_tokenizer.load_tokenizer(model, config.vocab_size)
+    self._tokenizer = token_cache.RowTokenizer(inner, max_tokens)
+    self.made_of = [
+      fingerprint.of_model(model),
+      fingerprint.of_tokenizer(model),
+      max_tokens,
+    ]
+    untrained.keep_newest(inner, max_tokens)
+    self._encoder = encode.Encoder(
+      config, params, num_low=config.num_layers, max_tokens=max_tokens
+    )
+
+  def __call__(self, texts: Sequence[str], title: str = '') -> np.ndarray:
+    """float32 [texts, D], zeros for one without characters; a bar if titled."""
+    tokens, offsets = self._tokenizer(texts)
+    if not title:
+      return self._encoder(tokens, offsets)
+    with progress.Progress(len(texts), name=title, unit='texts') as bar:
+      return self._encoder(tokens, offsets, bar.advance_to)
+
+  def kept(
+    self, texts: Sequence[str], folder: pathlib.Path, title: str
+  ) -> np.ndarray:
+    """Vectors as of `__call__`, from a file in the folder if it is there.
+
+    The file is named by model, tokenizer, length and texts: another one of them
+    gets a file of its own. Process 0 writes it.
+    """
+    made_of = json.dumps([*self.made_of, list(texts)]).encode()
+    digest = hashlib.sha256(made_of).hexdigest()
+    path = folder / f'vectors-{digest[:16]}.npy'
+    if path.exists():
+      return np.load(path)
+    vectors = self(texts, title)
+    if jax.process_index() == 0:
+      temporary = path.with_suffix('.new.npy')
+      np.save(temporary, vectors)
+      os.replace(temporary, path)
+    return vectors
 
 
 class Baselines:
@@ -124,12 +180,10 @@ class Baselines:
     if method.endswith('_single'):
       return self._single(method.removesuffix('_single'))
     model = self._model(method)
-    return self._of(model, self.test), self._of(model, self.cold)
-
-  def _of(self, model: Any, held_out: HeldOut | None) -> Any:
-    if held_out is None:
-      return None
-    return evaluation.ranks(model, held_out.examples)
+    test = evaluation.ranks(model, self.test.examples)
+    if self.cold is None:
+      return test, None
+    return test, evaluation.ranks(model, self.cold.examples)
 
   def _model(self, method: str) -> Any:
     config, data = self._config, self.data
@@ -143,10 +197,10 @@ class Baselines:
       return untrained.TextCosine(
         _KINDS[method], self.vectors, config.max_history, encode
       )
-    texts = None
-    if method == 'sasrec_text':
-      texts = next_item.whiten(self.vectors)
-    return self._trained(method, texts=texts)
+    is_of_texts = method == 'sasrec_text'
+    return self._trained(
+      method, texts=next_item.whiten(self.vectors) if is_of_texts else None
+    )
 
   def _events(self, only: str = '') -> SequenceEvents:
     """What training sees, of one domain or all."""
@@ -162,49 +216,56 @@ class Baselines:
     self, method: str, *, only: str = '', texts: np.ndarray | None = None
   ) -> next_item.TrainedNextItem:
     """Trains SASRec or GRU4Rec, on one domain or all."""
-    config, data = self._config, self.data
-    is_gru = method.startswith('gru4rec')
-    encoder = config.gru4rec if is_gru else config.sasrec
-    events = self._events(only)
-    run = next_item_job.NextItemJob(
+    config, examples = self._config, self.validation.examples
+    if only:
+      examples = self._in_domain(self.validation, only)[1]
+
+    def ndcg(model: Any) -> float:
+      """NDCG@10 among the negatives."""
+      if not len(examples):
+        return 0.0
+      ranks = evaluation.ranks(model, examples, with_full=False)
+      values = rank_metrics.by_example(ranks[evaluation.SAMPLED], [10])
+      return float(values['ndcg@10'].mean())
+
+    model = None if texts is None else self.encoder.made_of
+    return next_item_job.train(
+      f'{method}-{only}' if only else method,
       config.training,
       self._job,
-      next_item_job.model_of(encoder, data.num_items, config.training, texts),
-      events,
-      made_of=self._data_made_of(only)
-      | {
-        'language model': None if texts is None else self.encoder.made_of,
-      },
+      config.gru4rec if method.startswith('gru4rec') else config.sasrec,
+      self.data.num_items,
+      self._events(only),
+      ndcg,
+      made_of=self._data_made_of(only) | {'language model': model},
       texts=texts,
       paro=config.paro,
       seed=config.seed,
     )
-    held_out = self.validation
-    examples = held_out.examples
-    if only:
-      examples = self._in_domain(held_out, only)[1]
-    name = f'{method}-{only}' if only else method
-    return run.fit(name, lambda model: _ndcg(model, examples))
 
   def _single(self, method: str) -> tuple[Ranks, Ranks | None]:
     """A model a domain; each ranks the targets and items of its own."""
-    both = [_nothing(self.test), _nothing(self.cold)]
+    every = [self.test] if self.cold is None else [self.test, self.cold]
+    worst = np.iinfo(np.int32).max  # Of examples that no model ranks.
+    both = [
+      {
+        kind: np.full(len(held_out), worst, np.int32)
+        for kind in (evaluation.SAMPLED, evaluation.FULL)
+      }
+      for held_out in every
+    ]
     for domain in self.data.domain_names:
       if not self._events(domain).num_examples:
         logging.warning('%s: no training example; it is left out.', domain)
         continue
       model = self._trained(method, only=domain)
       allowed = self.data.domains == self.data.domain_id(domain)
-      for held_out, ranks in zip((self.test, self.cold), both, strict=True):
-        if held_out is None or ranks is None:
-          continue
+      for held_out, ranks in zip(every, both, strict=True):
         index, examples = self._in_domain(held_out, domain)
         found = evaluation.ranks(model, examples, allowed=allowed)
         for kind, values in found.items():
           ranks[kind][index] = values
-    test, cold = both
-    assert test is not None
-    return test, cold
+    return both[0], None if self.cold is None else both[1]
 
   def _in_domain(
     self, held_out: HeldOut, domain: str
@@ -226,8 +287,8 @@ class Baselines:
     return llm_rec_held_out.held_out(self.data, 'validation', options)[0]
 
   @functools.cached_property
-  def encoder(self) -> TextEncoder:
-    return TextEncoder(self._config.model, self._config.max_text_tokens)
+  def encoder(self) -> TitleEncoder:
+    return TitleEncoder(self._config.model, self._config.max_text_tokens)
 
   @functools.cached_property
   def vectors(self) -> np.ndarray:
@@ -243,23 +304,6 @@ class Baselines:
     )
 
 
-def _nothing(held_out: HeldOut | None) -> Ranks | None:
-  """Ranks of examples that no model ranks: the worst."""
-  if held_out is None:
-    return None
-  worst = np.full(len(held_out), np.iinfo(np.int32).max, np.int32)
-  return {kind: worst.copy() for kind in (evaluation.SAMPLED, evaluation.FULL)}
-
-
-def _ndcg(model: Any, examples: evaluation.RankedExamples) -> float:
-  """NDCG@10 among the negatives."""
-  if not len(examples):
-    return 0.0
-  ranks = evaluation.ranks(model, examples, with_full=False)
-  values = rank_metrics.by_example(ranks[evaluation.SAMPLED], [10])
-  return float(values['ndcg@10'].mean())
-
-
 def _write(
   path: pathlib.Path,
   baselines: Baselines,
@@ -273,16 +317,10 @@ def _write(
   results: dict[str, Any] = {
     'made_of': made_of,
     'wall_s': wall_s,
-    'test': {},
+    'test': llm_rec_held_out.scores(ranks, baselines.test),
   }
-  for kind, values in ranks.items():
-    scores = rank_metrics.scores(values, baselines.test.parts)
-    results['test'][kind] = llm_rec_held_out.as_json(scores)
   if cold is not None and baselines.cold is not None:
-    results['cold'] = {}
-    for kind, values in cold.items():
-      scores = rank_metrics.scores(values, baselines.cold.parts)
-      results['cold'][kind] = llm_rec_held_out.as_json(scores)
-      arrays[f'cold_{kind}'] = values
+    results['cold'] = llm_rec_held_out.scores(cold, baselines.cold)
+    arrays |= {f'cold_{kind}': values for kind, values in cold.items()}
   np.savez(path.with_suffix('.npz'), **arrays)
   job_report.write_json(path, results)

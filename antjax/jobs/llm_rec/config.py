@@ -82,12 +82,9 @@ class SequencesConfig(JobConfig):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    least = {'max_history': 1, 'train_users': 0, 'validation_examples': 0}
-    for name, value in least.items():
-      if getattr(self, name) < value:
-        raise ValueError(
-          f'{name}={getattr(self, name)}: must be at least {value}.'
-        )
+    self.check_least(
+      {'max_history': 1, 'train_users': 0, 'validation_examples': 0}
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,8 +99,7 @@ class SweepConfig:
     'Where their weights begin; random: only the shape is theirs.',
   ] = ('pretrained', 'random')
   tunings: Annotated[
-    tuple[Tuning, ...],
-    'What is trained. none: a linear map behind the model.',
+    tuple[Tuning, ...], 'What is trained. none: a linear map behind the model.'
   ] = ('full', 'lora', 'none')
   histories: Annotated[
     tuple[int, ...], "Newest items that make a user's text."
@@ -260,12 +256,8 @@ class Config(LanguageConfig, SequencesConfig):
       raise ValueError(
         f'best_metric={self.best_metric}: use one of {", ".join(known)}.'
       )
-    self.check_least(
-      {
-        **dict.fromkeys(('max_title_tokens', 'max_tokens', 'max_seen'), 1),
-        **dict.fromkeys(('num_chunks', 'num_shapes'), 1),
-      }
-    )
+    tokens = ('max_title_tokens', 'max_tokens', 'max_seen')
+    self.check_least(dict.fromkeys((*tokens, 'num_chunks', 'num_shapes'), 1))
     if self.only_domain and self.only_domain == self.without_domain:
       raise ValueError(
         f'only_domain and without_domain are both {self.only_domain}: nothing'

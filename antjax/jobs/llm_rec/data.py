@@ -23,7 +23,7 @@ _KEY = 'record_key'
 _NUM_SAMPLES = 128  # Micro-batches that shapes are made for.
 
 
-class Sequences:
+class TrainingSequences:
   """The training examples of one run.
 
   Attributes:
@@ -31,8 +31,6 @@ class Sequences:
     events: Events that training sees.
     rows: Examples of this process in one element of its batches.
     num_parts: Runs of an element that are worked off apart.
-    is_elastic: Whether an element is a micro-batch, of which plans say how
-      many.
   """
 
   def __init__(self, config: Config, job: job_lib.Job):
@@ -51,40 +49,35 @@ class Sequences:
         f'{config.only_domain!r}, without_domain={config.without_domain!r},'
         f' train_users={config.train_users}).'
       )
-    self.is_elastic = job.agent is not None
     self.rows, self.num_parts = job.batch_shape(
       config.batch_size, config.num_micro_batches
     )
     self._inputs: TrainingInputs | None = None
 
-  @property
-  def examples_per_part(self) -> int:
-    """Examples of a device's micro-batch."""
-    return self.rows // self.num_parts
-
   def make_inputs(self, texts: TextMaker) -> TrainingInputs:
     """Chooses the shapes of texts, the same on all processes."""
     config, mesh = self._config, self._job.mesh
+    per_part = self.rows // self.num_parts
     pool_parts = {
       'device': 1,
       'group': mesh.shape[mesh_lib.INTRA],
       'all': mesh.size,
     }
     # Processes that run one program must agree on the shape of each step.
-    in_step = jax.process_count() > 1 and not self.is_elastic
+    in_step = jax.process_count() > 1 and self._job.agent is None
     self._inputs = TrainingInputs(
       texts,
       config.loss,
       self.data.domains,
       self.events.count_items(self.data.num_items),
-      examples_per_part=self.examples_per_part,
+      examples_per_part=per_part,
       pool_parts=pool_parts[config.loss.across],
       num_shapes=1 if in_step else config.num_shapes,
       num_chunks=config.num_chunks,
       seed=config.seed,
     )
     rng = np.random.default_rng(config.seed)
-    shape = (_NUM_SAMPLES, self.examples_per_part)
+    shape = (_NUM_SAMPLES, per_part)
     self._inputs.fit(
       [self._batch(x, len(x)) for x in rng.integers(0, len(self.source), shape)]
     )

@@ -14,7 +14,7 @@ import json
 import os
 import pathlib
 import shutil
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +25,7 @@ from antjax.ctr.llm_rec.recommender import Limits, Recommender
 from antjax.ctr.texts import Marks
 from antjax.data.sequence_data import SequenceData
 from antjax.jobs.llm_rec.config import Config
-from antjax.jobs.llm_rec.model import Built
+from antjax.jobs.llm_rec.model import BuiltRecommender
 from antjax.lm import lora, pretrained, pretrained_tokenizer
 
 FOLDER = 'export'
@@ -37,20 +37,11 @@ def write(
   run_dir: pathlib.Path,
   config: Config,
   data: SequenceData,
-  built: Built,
+  built: BuiltRecommender,
   params: Any,
   item_vectors: np.ndarray,
 ) -> pathlib.Path:
-  """Writes the folder in a run's; on process 0.
-
-  Args:
-    run_dir: The run's folder.
-    config: Configuration of the run.
-    data: With the catalog.
-    built: The model.
-    params: Its parameters, whole.
-    item_vectors: float32 [items, D].
-  """
+  """Writes the folder in a run's, on process 0, from whole parameters."""
   folder, staged = run_dir / FOLDER, run_dir / f'.{FOLDER}'
   shutil.rmtree(staged, ignore_errors=True)
   model = built.model
@@ -94,15 +85,8 @@ def write(
   return folder
 
 
-@dataclasses.dataclass(frozen=True)
-class Catalogue:
-  """What the rows of the item vectors are.
-
-  Attributes:
-    keys: Names in the source.
-    titles: Titles of the items.
-    domains: Name of each item's domain.
-  """
+class Catalogue(NamedTuple):
+  """Key in the source, title and domain of each row of the item vectors."""
 
   keys: list[str]
   titles: list[str]

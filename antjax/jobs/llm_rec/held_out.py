@@ -1,33 +1,36 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Held-out examples of sequences: the same ones for every model."""
+"""Held-out examples, the same for every model, and tables of their scores."""
 
+from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
 import numpy as np
+import rich.console
+import rich.table
 
-from antjax.ctr.llm_rec import negatives
+from antjax.ctr.llm_rec import evaluation, negatives
 from antjax.ctr.llm_rec.evaluation import RankedExamples
 from antjax.data.sequence_data import SequenceData
 from antjax.jobs.llm_rec.config import HeldOutConfig
 from antjax.metrics import rank_metrics
 
+# Kind of ranking -> what the targets are ranked among.
+KINDS = {
+  evaluation.SAMPLED: 'among drawn items of the domain',
+  evaluation.FULL: 'among all items',
+}
+_LOG_WIDTH = 160
+
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-  """Examples of a split with what there is to know of them.
-
-  Attributes:
-    users: int32 [U].
-    target_domains: int32 [U].
-    parts: Name -> bool [U], see `rank_metrics.parts`.
-    examples: For `evaluation.ranks`.
-  """
+  """Examples [U] of a split with what there is to know of them."""
 
   users: np.ndarray
   target_domains: np.ndarray
-  parts: dict[str, np.ndarray]
+  parts: dict[str, np.ndarray]  # Masks by name, see `rank_metrics.parts`.
   examples: RankedExamples
 
   def __len__(self) -> int:
@@ -37,15 +40,7 @@ class HeldOut:
 def held_out(
   data: SequenceData, split: str, config: HeldOutConfig
 ) -> tuple[HeldOut, HeldOut | None]:
-  """Draws examples of a split.
-
-  Args:
-    data: The sequences.
-    split: 'validation' or 'test'.
-    config: Number of examples and kind of ranking.
-
-  Returns:
-    The examples, and those of cold items, if asked for and if there are any.
+  """Draws examples of a split, and those of cold items, if any are asked for.
 
   Raises:
     ValueError: The split has no example.
@@ -110,9 +105,42 @@ def _of(
   )
 
 
-def as_json(scores: dict[str, dict[str, float]]) -> dict[str, Any]:
-  """Scores without nan, which JSON lacks: None."""
+def scores(
+  ranks: Mapping[str, np.ndarray], held_out: HeldOut
+) -> dict[str, dict[str, Any]]:
+  """{'sampled' or 'full': {part: {metric: value}}}, JSON-able: None for nan."""
   return {
-    part: {name: None if x != x else x for name, x in row.items()}
-    for part, row in scores.items()
+    kind: {
+      part: {name: None if x != x else x for name, x in row.items()}
+      for part, row in rank_metrics.scores(values, held_out.parts).items()
+    }
+    for kind, values in ranks.items()
   }
+
+
+def show(found: dict[str, Any], metric: str = 'ndcg@10') -> None:
+  """One line a method, one column a part of the examples that has any."""
+  console = rich.console.Console()
+  if not console.is_terminal:  # A log has room for all columns.
+    console = rich.console.Console(width=_LOG_WIDTH)
+  for kind, title in KINDS.items():
+    rows = {m: _cells(results, kind) for m, results in found.items()}
+    first = next(iter(rows.values()))
+    parts = [part for part, row in first.items() if row['examples']]
+    table = rich.table.Table(title=f'{metric} {title}')
+    table.add_column('method', no_wrap=True)
+    for part in parts:
+      count = first[part]['examples']
+      name = part.removeprefix('domain/').replace('_', '\n')
+      table.add_column(f'{name}\n({count:,})', justify='right')
+    for method, row in rows.items():
+      table.add_row(method, *(f'{row[part][metric]:.3f}' for part in parts))
+    console.print(table)
+
+
+def _cells(results: dict[str, Any], kind: str) -> dict[str, dict[str, Any]]:
+  """Part -> scores, with the examples of cold items behind the others."""
+  found = dict(results['test'][kind])
+  if 'cold' in results:
+    found['cold_item,_apart'] = results['cold'][kind][rank_metrics.ALL]
+  return found

@@ -27,14 +27,12 @@ import numpy as np
 from antjax.ctr import tuning
 from antjax.ctr.llm_rec import evaluation
 from antjax.ctr.llm_rec.recommender import VectorEncoder
-from antjax.ctr.tuning import frozen_share
 from antjax.jobs import job as job_lib
-from antjax.jobs import memory_table
 from antjax.jobs import run as run_lib
+from antjax.jobs import trainer as trainer_lib
 from antjax.jobs.llm_rec import baselines as llm_rec_baselines
 from antjax.jobs.llm_rec import export as llm_rec_export
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
-from antjax.jobs.llm_rec import memory as llm_rec_memory
 from antjax.jobs.llm_rec import model as llm_rec_model
 from antjax.jobs.llm_rec import report as llm_rec_report
 from antjax.jobs.llm_rec import sweep as llm_rec_sweep
@@ -44,14 +42,12 @@ from antjax.jobs.llm_rec.config import (
   METHODS,
   SequencesConfig,
 )
-from antjax.jobs.llm_rec.data import Sequences
+from antjax.jobs.llm_rec.data import TrainingSequences
 from antjax.jobs.llm_rec.held_out import HeldOut
-from antjax.jobs.llm_rec.model import Built
 from antjax.mesh.gather import gather_bytes
 from antjax.metrics import rank_metrics
 from antjax.train.state import TrainState
-
-Ranks = dict[str, np.ndarray]
+from antjax.train.trainer import Trainer
 
 
 def main(config: Config) -> None:
@@ -69,47 +65,74 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
       ' micro-batches, so they cannot wait for each other in each; use group or'
       ' device.'
     )
-  sequences = Sequences(config, job)
+  sequences = TrainingSequences(config, job)
   built = llm_rec_model.build(config, sequences.data)
   sequences.make_inputs(built.texts)
-  run = LLMRecJob(config, job, sequences, built)
-  state = run.fit()
-  vectors = run.vectors(state)
-  held_out = llm_rec_held_out.held_out(sequences.data, 'test', config.held_out)
-  results = score(run, vectors, held_out, job)
+  num_steps = config.steps_for(len(sequences.source))
+  is_trained = tuning.trainable(config.tuning)
+  activations = llm_rec_model.activation_bytes(
+    config, built.model, sequences.inputs
+  )
+  trainer = trainer_lib.make_trainer(
+    config,
+    job,
+    lambda params, batch, rng: built.model.loss(params, batch),
+    config.optimizer.build(num_steps, tuning.is_lm),
+    built.params,
+    compute_dtype=config.compute_dtype,
+    trainable=is_trained,
+    scanned=trainer_lib.is_stack,
+    activation_bytes=activations,
+  )
+  ranker = Ranker(config, trainer, sequences, built)
+  run = run_lib.Run(
+    'llm_rec',
+    config,
+    job,
+    built.made_of,
+    num_steps=num_steps,
+    best_mode='max',  # Recall and NDCG.
+  )
+  state = trainer.init(built.params, seed=config.seed)
+  account = trainer_lib.account(
+    trainer,
+    state,
+    job,
+    activations=activations,
+    frozen_share=tuning.frozen_share(built.params, is_trained),
+    batch_fn=sequences.example if config.check_memory else None,
+  )
+  state = run.fit(trainer, state, sequences.training(), ranker.validate)
+  results = ranker.score(state, job)
+  model = ranker.model(state)
   if config.export and job.is_main:
     llm_rec_export.write(
       job.run_dir,
       config,
       sequences.data,
       built,
-      vectors.params,
-      vectors.item_vectors(),
+      model.params,
+      model.item_vectors(),
     )
-  others = run_baselines(config, job)
+  others = run_baselines(config, job) if config.baselines else {}
   if job.is_main:
     llm_rec_report.write(
       config,
       job,
       sequences,
-      run.trainer,
+      trainer,
       results,
       others,
-      vectors.item_vectors(),
-      memory=run.memory,
-      speed=run.speed,
-      num_steps=run.num_steps,
+      model.item_vectors(),
+      account=account,
+      speed=ranker.speed,
+      num_steps=num_steps,
     )
   return results
 
 
 def run_baselines(config: Config, job: job_lib.Job) -> dict[str, Any]:
   """Scores of the other methods, on the same examples."""
-  if not config.baselines:
-    return {}
-  methods = config.baselines
-  if 'all' in methods:
-    methods = METHODS
   run_dir = job.run_dir / 'baselines'
   run_dir.mkdir(exist_ok=True)
   shared = {
@@ -119,99 +142,52 @@ def run_baselines(config: Config, job: job_lib.Job) -> dict[str, Any]:
   other = BaselinesConfig(
     **shared
     | {'run_dir': str(run_dir), 'model': config.model, 'seed': config.seed},
-    methods=methods,
+    methods=METHODS if 'all' in config.baselines else config.baselines,
   )
   return llm_rec_baselines.train(
     other, dataclasses.replace(job, run_dir=run_dir, config=other)
   )
 
 
-class LLMRecJob:
-  """One run: a model, its trainer, and the loops.
+class Ranker:
+  """Ranks held-out examples with a state; each process does its share.
 
   Attributes:
-    num_steps: Steps of the run, if it does not stop early.
-    memory: Planned and compiled memory, for the report.
-    speed: Rates of evaluation, for the report.
+    speed: Rates, for the report.
   """
 
   def __init__(
     self,
     config: Config,
-    job: job_lib.Job,
-    sequences: Sequences,
-    built: Built,
+    trainer: Trainer,
+    sequences: TrainingSequences,
+    built: llm_rec_model.BuiltRecommender,
   ):
-    self._config, self._job = config, job
-    self._sequences, self._built = sequences, built
-    self.num_steps = config.steps_for(len(sequences.source))
-    self._activation_bytes = llm_rec_memory.activation_bytes(
-      config, built.model, sequences.inputs
-    )
-    self.trainer = run_lib.make_trainer(
-      config,
-      job,
-      lambda params, batch, rng: built.model.loss(params, batch),
-      config.optimizer.build(self.num_steps, tuning.is_lm),
-      built.params,
-      compute_dtype=config.compute_dtype,
-      trainable=tuning.trainable(config.tuning),
-      scanned=run_lib.is_stack,
-      activation_bytes=self._activation_bytes,
-    )
-    self._encoder: VectorEncoder | None = None
-    self._encoded_step = -1
-    validation = dataclasses.replace(
-      config.held_out, num_examples=config.validation_examples, num_cold=0
-    )
+    self._config, self._trainer = config, trainer
+    self._data, self._built = sequences.data, built
+    self._model: VectorEncoder | None = None
+    self._step = -1  # Of the state that it holds.
     self._validation, _ = llm_rec_held_out.held_out(
-      sequences.data, 'validation', validation
+      self._data,
+      'validation',
+      dataclasses.replace(
+        config.held_out, num_examples=config.validation_examples, num_cold=0
+      ),
     )
-    self.memory: dict[str, Any] = {}
     self.speed: dict[str, float] = {}
 
-  def fit(self) -> TrainState:
-    """Trains or resumes; the state is the best one."""
-    run = run_lib.Run(
-      'llm_rec',
-      self._config,
-      self._job,
-      self._built.made_of,
-      num_steps=self.num_steps,
-      best_mode='max',  # Recall and NDCG.
-    )
-    state = self.trainer.init(self._built.params, seed=self._config.seed)
-    sequences = self._sequences
-    is_checked = self._config.check_memory and not sequences.is_elastic
-    self.memory = memory_table.account(
-      self.trainer,
-      state,
-      activations=self._activation_bytes,
-      frozen_share=frozen_share(
-        self._built.params, tuning.trainable(self._config.tuning)
-      ),
-      batch_fn=sequences.example if is_checked else None,
-    )
-    if self._job.is_main:
-      memory_table.print_table(self.memory)
-    return run.fit(
-      self.trainer, state, self._sequences.training(), self.validate
-    )
-
-  # Scores.
-
-  def vectors(self, state: TrainState) -> VectorEncoder:
+  def model(self, state: TrainState) -> VectorEncoder:
     """The model of a state with the vectors of all items.
 
-    Each process encodes its share of the items; all get all of them. Those of
-    the last state asked for are kept.
+    Those of the last state asked for are kept.
     """
-    step = int(state.step)
-    if self._encoder is not None and step == self._encoded_step:
-      return self._encoder
-    params = jax.tree.map(_host, self.trainer.params(state))
-    if self._encoder is None:
-      self._encoder = VectorEncoder(
+    if self._model is not None and int(state.step) == self._step:
+      return self._model
+    params = jax.tree.map(
+      lambda x: np.asarray(x.addressable_data(0)), self._trainer.params(state)
+    )
+    if self._model is None:
+      self._model = VectorEncoder(
         self._built.model,
         params,
         self._built.texts,
@@ -219,23 +195,18 @@ class LLMRecJob:
         compute_dtype=jnp.dtype(self._config.compute_dtype),
       )
     else:
-      self._encoder.hold(params)
-    num_items = self._sequences.data.num_items
-    start = time.perf_counter()
-    mine = np.arange(jax.process_index(), num_items, jax.process_count())
-    found = self._encoder.items(mine)
-    vectors = np.zeros((num_items, self._encoder.dim), np.float32)
-    for i, part in enumerate(gather_bytes(found.tobytes())):
-      rows = np.frombuffer(part, np.float32).reshape(-1, self._encoder.dim)
-      vectors[i :: jax.process_count()] = rows
-    self._encoder.hold_items(vectors)
-    self._encoded_step = step
+      self._model.hold(params)
+    start, encoder = time.perf_counter(), self._model
+    num_items = self._data.num_items
+    vectors = _gathered(encoder.items(_share(num_items)), num_items)
+    encoder.hold_items(vectors)
+    self._step = int(state.step)
     self.speed['items/s'] = num_items / (time.perf_counter() - start)
-    return self._encoder
+    return encoder
 
   def validate(self, state: TrainState) -> dict[str, float]:
     """Scores among drawn items, named 'validation_ndcg@10' and so on."""
-    ranks = self.ranks(self.vectors(state), self._validation, with_full=False)
+    ranks = self._ranks(state, self._validation, with_full=False)
     parts = rank_metrics.scores(
       ranks[evaluation.SAMPLED], self._validation.parts
     )
@@ -245,61 +216,52 @@ class LLMRecJob:
       if '@' in name and not name.endswith(rank_metrics.ERROR)
     }
 
-  def ranks(
-    self, model: VectorEncoder, held_out: HeldOut, *, with_full: bool = True
-  ) -> Ranks:
-    """Ranks of all examples; each process ranks its share of them."""
-    start = time.perf_counter()
-    index, count = jax.process_index(), jax.process_count()
-    mine = np.arange(index, len(held_out), count)
-    found = evaluation.ranks(
-      model, held_out.examples.take(mine), with_full=with_full
-    )
-    whole = {}
-    for kind, values in found.items():
-      whole[kind] = np.zeros(len(held_out), np.int32)
-      for i, part in enumerate(gather_bytes(values.tobytes())):
-        whole[kind][i::count] = np.frombuffer(part, np.int32)
-    self.speed['ranked users/s'] = len(held_out) / (time.perf_counter() - start)
+  def _ranks(
+    self, state: TrainState, held_out: HeldOut, *, with_full: bool = True
+  ) -> dict[str, np.ndarray]:
+    model = self.model(state)
+    start, size = time.perf_counter(), len(held_out)
+    mine = held_out.examples.take(_share(size))
+    found = evaluation.ranks(model, mine, with_full=with_full)
+    whole = {kind: _gathered(ranks, size) for kind, ranks in found.items()}
+    self.speed['ranked users/s'] = size / (time.perf_counter() - start)
     return whole
 
+  def score(self, state: TrainState, job: job_lib.Job) -> dict[str, Any]:
+    """Scores of the test examples, and of those of cold items.
 
-def score(
-  run: LLMRecJob,
-  vectors: VectorEncoder,
-  held_out: tuple[HeldOut, HeldOut | None],
-  job: job_lib.Job,
-) -> dict[str, Any]:
-  """Scores of the test examples, and of those of cold items.
+    Ranks go to ranks.npz in the run folder: differences between models are
+    paired by examples.
 
-  Ranks go to ranks.npz in the run folder: differences between models are paired
-  by examples.
-
-  Args:
-    run: The run.
-    vectors: Its model, with the vectors of all items.
-    held_out: Result of `llm_rec_held_out.held_out`.
-    job: The job; all processes call this.
-
-  Returns:
-    {'test' or 'cold': {'sampled' or 'full': {part: {metric: value}}}}.
-  """
-  found: dict[str, Any] = {}
-  arrays: dict[str, Any] = {}
-  for name, examples in zip(('test', 'cold'), held_out, strict=True):
-    if examples is None:
-      continue
-    found[name] = {}
-    for kind, ranks in run.ranks(vectors, examples).items():
-      scores = rank_metrics.scores(ranks, examples.parts)
-      found[name][kind] = llm_rec_held_out.as_json(scores)
-      arrays[f'{name}_{kind}'] = ranks
-    arrays[f'{name}_users'] = examples.users
-  if job.is_main:
-    np.savez(job.run_dir / 'ranks.npz', **arrays)
-  return found
+    Returns:
+      {'test' or 'cold': {'sampled' or 'full': {part: {metric: value}}}}.
+    """
+    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
+    held_out = llm_rec_held_out.held_out(
+      self._data, 'test', self._config.held_out
+    )
+    for name, examples in zip(('test', 'cold'), held_out, strict=True):
+      if examples is None:
+        continue
+      ranks = self._ranks(state, examples)
+      found[name] = llm_rec_held_out.scores(ranks, examples)
+      arrays |= {f'{name}_{kind}': values for kind, values in ranks.items()}
+      arrays[f'{name}_users'] = examples.users
+    if job.is_main:
+      np.savez(job.run_dir / 'ranks.npz', **arrays)
+    return found
 
 
-def _host(x: jax.Array) -> np.ndarray:
-  """An array that every device has whole."""
-  return np.asarray(x.addressable_data(0))
+def _share(size: int) -> np.ndarray:
+  """Numbers that this process works on."""
+  return np.arange(jax.process_index(), size, jax.process_count())
+
+
+def _gathered(mine: np.ndarray, size: int) -> np.ndarray:
+  """Rows of all processes' shares, in order; a collective call."""
+  whole = np.zeros((size, *mine.shape[1:]), mine.dtype)
+  for i, part in enumerate(gather_bytes(mine.tobytes())):
+    rows = np.frombuffer(part, mine.dtype)
+    whole[i :: jax.process_count()] = rows.reshape(-1, *mine.shape[1:])
+  return whole

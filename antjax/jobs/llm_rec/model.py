@@ -8,21 +8,22 @@ import os
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from antjax.ctr import tuning
+from antjax.ctr.llm_rec import packing
+from antjax.ctr.llm_rec.inputs import TrainingInputs
 from antjax.ctr.llm_rec.model import LLMRec
 from antjax.ctr.llm_rec.texts import marks_of, Titles
-from antjax.ctr.texts import Marks, TextMaker
+from antjax.ctr.texts import TextMaker
 from antjax.data.sequence_data import SequenceData
 from antjax.jobs import identity as run_identity
 from antjax.jobs.llm_rec.config import Config
 from antjax.lm import (
+  cost,
   fingerprint,
-  positions,
-  pretrained,
   pretrained_tokenizer,
-  transformer,
 )
 from antjax.lm.config import Config as LMConfig
 from antjax.lm.token_cache import TokenCache
@@ -31,31 +32,33 @@ PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Built:
-  """A model and where its parameters begin.
-
-  Attributes:
-    model: The model.
-    params: numpy arrays.
-    texts: Tokenized titles of the data.
-    made_of: Fingerprints of the inputs, for `run_identity`.
-  """
+class BuiltRecommender:
+  """A model and where its parameters begin."""
 
   model: LLMRec
-  params: PyTree
-  texts: TextMaker
-  made_of: Mapping[str, Any]
+  params: PyTree  # numpy arrays.
+  texts: TextMaker  # Tokenized titles of the data.
+  made_of: Mapping[str, Any]  # Fingerprints, for `run_identity`.
 
 
-def build(config: Config, data: SequenceData) -> Built:
+def build(config: Config, data: SequenceData) -> BuiltRecommender:
   """Reads the language model and the titles' tokens."""
-  lm_config, params = language_model(config)
+  lm_config, params = config.language_model(
+    config.tuning,
+    config.max_tokens,
+    config.seed if config.start == 'random' else None,
+  )
   texts = text_maker(config, data, lm_config)
-  model = make_model(config, lm_config, texts.marks)
+  vector, pooling = config.vector, config.vector.pooling
+  model = LLMRec(
+    lm_config,
+    texts.marks.pooling if pooling == 'family' else pooling,
+    vector,
+    config.loss,
+    config.num_chunks,
+  )
   key = jax.random.key(config.seed)
-  rarity = None
-  if config.vector.word_dim:
-    rarity = texts.rarity(lm_config.vocab_size)
+  rarity = texts.rarity(lm_config.vocab_size) if vector.word_dim else None
   found = model.init_params(key, params, rarity)
   if config.tuning == 'lora':
     found = tuning.add_lora(
@@ -64,6 +67,9 @@ def build(config: Config, data: SequenceData) -> Built:
       rank=config.lora_rank,
       targets=config.lora_targets,
     )
+  words = None  # As in runs of before.
+  if vector.word_dim or vector.half_life:
+    words = [vector.half_life, vector.word_dim, vector.word_weight]
   made_of = {
     'data set': run_identity.of_data(data.description),
     'split of the data': config.split,
@@ -72,49 +78,11 @@ def build(config: Config, data: SequenceData) -> Built:
     'language model': fingerprint.of_model(config.model),
     'start': config.start,
     'pooling': model.pooling,
-    'words of vectors': _words_of(config),
+    'words of vectors': words,
   }
-  return Built(model, jax.tree.map(np.asarray, found), texts, made_of)
-
-
-def _words_of(config: Config) -> list[float] | None:
-  """For `run_identity`; None where there is nothing to say, as before."""
-  vector = config.vector
-  if not (vector.word_dim or vector.half_life):
-    return None
-  return [vector.half_life, vector.word_dim, vector.word_weight]
-
-
-def make_model(config: Config, lm_config: LMConfig, marks: Marks) -> LLMRec:
-  """The model that the flags ask for."""
-  pooling = config.vector.pooling
-  return LLMRec(
-    lm_config,
-    marks.pooling if pooling == 'family' else pooling,
-    config.vector,
-    config.loss,
-    config.num_chunks,
+  return BuiltRecommender(
+    model, jax.tree.map(np.asarray, found), texts, made_of
   )
-
-
-def language_model(config: Config) -> tuple[LMConfig, PyTree]:
-  """The language model's config, and its parameters on the host."""
-  host = jax.local_devices(backend='cpu')[0]
-  lm_config, params = pretrained.load_pretrained(
-    config.model, shardings=jax.sharding.SingleDeviceSharding(host)
-  )
-  if config.start == 'random':
-    key = jax.random.key(config.seed)
-    with jax.default_device(host):
-      params = transformer.init(lm_config, key)
-  lm_config = dataclasses.replace(lm_config, remat=config.remat)
-  lm_config, params = positions.extend_learned(
-    lm_config, params, config.max_tokens
-  )
-  if config.tuning == 'lora':
-    scale = config.lora_alpha / config.lora_rank
-    lm_config = dataclasses.replace(lm_config, lora_scale=scale)
-  return lm_config, params
 
 
 def text_maker(
@@ -140,3 +108,27 @@ def text_maker(
     max_title_tokens=config.max_title_tokens,
     max_tokens=min(config.max_tokens, longest),
   )
+
+
+def activation_bytes(
+  config: Config, model: LLMRec, inputs: TrainingInputs
+) -> int:
+  """About the bytes of activations at the peak of a backward pass.
+
+  Those of the texts of a chunk (`lm.cost`), and the outputs of all texts.
+  """
+  dtype = jnp.dtype(config.compute_dtype)
+  if config.tuning == 'none' and not config.vector.has_head:
+    return 0
+  # No output layer: no logits.
+  lm_config = dataclasses.replace(model.lm, vocab_size=0)
+  if config.tuning == 'none':  # The head alone has a backward pass.
+    lm_config = dataclasses.replace(lm_config, num_layers=1, remat='layer')
+  shape = inputs.shapes[-1]
+  of_lanes = sum(
+    cost.activation_bytes(lm_config, rows // model.num_chunks, width, dtype)
+    for width, rows in shape
+  )
+  width = model.lm.embed_dim + model.vector.word_dim
+  outputs = packing.num_slots(shape) * width * dtype.itemsize
+  return of_lanes + 2 * outputs

@@ -21,9 +21,7 @@ from absl import flags
 import rich
 import rich.table
 
-from antjax.ctr.llm_rec.recommender import Recommended, Recommender
 from antjax.jobs.llm_rec import export as llm_rec_export
-from antjax.jobs.llm_rec.export import Catalogue
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,41 +44,7 @@ class Config:
       )
 
 
-def latency_ms(
-  recommender: Recommender, history: list[str], config: Config
-) -> dict[str, float]:
-  """Median and 95th percentile of one history at a time, in milliseconds."""
-  recommender([history], config.num)  # Compiles.
-  seconds = []
-  for _ in range(config.repeats):
-    start = time.perf_counter()
-    recommender([history], config.num)
-    seconds.append(time.perf_counter() - start)
-  seconds.sort()
-  last = seconds[min(len(seconds) - 1, int(0.95 * len(seconds)))]
-  return {
-    'median': round(1e3 * statistics.median(seconds), 2),
-    'p95': round(1e3 * last, 2),
-  }
-
-
-def as_rows(
-  found: list[Recommended], catalogue: Catalogue
-) -> list[dict[str, Any]]:
-  """What is shown of recommended items."""
-  return [
-    {
-      'key': catalogue.keys[item],
-      'title': catalogue.titles[item],
-      'domain': catalogue.domains[item],
-      'score': round(score, 4),
-    }
-    for item, score in found
-  ]
-
-
-def show(history: list[str], rows: list[dict[str, Any]]) -> None:
-  """A table of recommended items."""
+def _show(history: list[str], rows: list[dict[str, Any]]) -> None:
   table = rich.table.Table(title=f'After {history[-1]!r}')
   for name in ('score', 'domain', 'title', 'key'):
     table.add_column(name, justify='right' if name == 'score' else 'left')
@@ -109,14 +73,28 @@ def main(config: Config) -> None:
     raise ValueError('no history: give --history, or lines of titles on stdin.')
   for history in histories:
     (found,) = recommender([history], config.num)
-    rows = as_rows(found, catalogue)
+    rows = [
+      {
+        'key': catalogue.keys[item],
+        'title': catalogue.titles[item],
+        'domain': catalogue.domains[item],
+        'score': round(score, 4),
+      }
+      for item, score in found
+    ]
     if config.json:
       print(json.dumps({'history': history, 'items': rows}), flush=True)
     else:
-      show(history, rows)
-  times = latency_ms(recommender, histories[0], config)
+      _show(history, rows)
+  times_ms = []
+  for _ in range(config.repeats):  # All is compiled.
+    start = time.perf_counter()
+    recommender(histories[:1], config.num)
+    times_ms.append(1e3 * (time.perf_counter() - start))
+  times_ms.sort()
+  last = times_ms[min(len(times_ms) - 1, int(0.95 * len(times_ms)))]
   print(
-    f'A history takes {times["median"]} ms (median of {config.repeats};'
-    f' 95th percentile {times["p95"]} ms).',
+    f'A history takes {round(statistics.median(times_ms), 2)} ms (median of'
+    f' {config.repeats}; 95th percentile {round(last, 2)} ms).',
     file=sys.stderr,
   )

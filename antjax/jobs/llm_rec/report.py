@@ -10,10 +10,9 @@ import numpy as np
 
 from antjax.ctr.llm_rec import evaluation
 from antjax.jobs import job as job_lib
-from antjax.jobs import speed as lm_speed
-from antjax.jobs.llm_rec import table as llm_rec_table
+from antjax.jobs.llm_rec import held_out as llm_rec_held_out
 from antjax.jobs.llm_rec.config import Config
-from antjax.jobs.llm_rec.data import Sequences
+from antjax.jobs.llm_rec.data import TrainingSequences
 from antjax.metrics import rank_metrics
 from antjax.report import job_report
 from antjax.train.trainer import Trainer
@@ -21,47 +20,29 @@ from antjax.train.trainer import Trainer
 NAME = 'llm_rec'  # Name of the method in tables of methods.
 _METRICS = ('recall@10', 'ndcg@10')
 _POINTS = 400  # Items of a domain in the plot.
-_KINDS = {
-  evaluation.SAMPLED: 'among drawn items of the domain',
-  evaluation.FULL: 'among all items',
-}
 
 
 def write(
   config: Config,
   job: job_lib.Job,
-  sequences: Sequences,
+  sequences: TrainingSequences,
   trainer: Trainer,
   results: Mapping[str, Any],
   others: Mapping[str, Any],
   item_vectors: np.ndarray,
   *,
-  memory: Mapping[str, Any],
+  account: Mapping[str, Any],
   speed: Mapping[str, float],
   num_steps: int,
 ) -> None:
   """Prints the table; writes results.json and report.html. On process 0.
 
-  Args:
-    config: Settings of the run.
-    job: The job.
-    sequences: Training examples, with their data.
-    trainer: Trainer of the run.
-    results: Scores of the run: {'test' or 'cold': {'sampled' or 'full': {part:
-      {metric: value}}}}.
-    others: The same of other methods, by name.
-    item_vectors: float32 [items, D].
-    memory: Result of `memory_table.account`.
-    speed: Rates of evaluation.
-    num_steps: Largest number of steps of the run.
+  `results` are of `Ranker.score`, `others` the same of other methods;
+  `item_vectors` are float32 [items, D], `speed` rates of evaluation.
   """
   methods = {**others, NAME: results}
-  llm_rec_table.show(methods)
-  lines = job_report.read_lines(job.run_dir)
-  speed = {**speed} | job_report.medians(
-    lines, {'training examples/s': 'examples_per_s'}
-  )
-  data, paro = sequences.data, trainer.paro.code
+  llm_rec_held_out.show(methods)
+  data = sequences.data
   num_left_out = sequences.inputs.num_left_out
   notes = [
     f'Training: {len(sequences.source):,} examples of'
@@ -76,23 +57,16 @@ def write(
       ' weight 0.'
     )
   overall = results['test'][evaluation.SAMPLED][rank_metrics.ALL]
-  job_report.write(
-    job.run_dir,
-    {
-      'results': methods,
-      'paro': paro,
-      'memory': memory,
-      'peak_bytes': lm_speed.peak_bytes(),
-      'throughput': speed,
-      'num_left_out': num_left_out,
-    },
+  job.report(
+    'train-llm-rec',
+    {'results': methods, 'num_left_out': num_left_out},
     config=config,
-    command=job.repeat_command('launch/train_llm_rec.py'),
     trainer=trainer,
+    account=account,
     title=f'LLM-Rec on {data.description["name"]}',
     summary=(
       f'{os.path.basename(os.path.normpath(config.model))} ({config.start}),'
-      f' tuning {config.tuning}, PaRO {paro}: NDCG@10'
+      f' tuning {config.tuning}, PaRO {trainer.paro.code}: NDCG@10'
       f' {overall["ndcg@10"]:.4f} among {config.held_out.num_negatives:,} items'
       f' of the domain, {overall["examples"]:,} test examples.'
     ),
@@ -104,16 +78,17 @@ def write(
         item_vectors, data.domains, data.domain_names
       )
     },
-    curves=job_report.curves(
-      lines,
-      {
-        'loss': {'train': 'loss'},
-        'validation': {name: f'validation_{name}' for name in _METRICS},
-        'grad norm': {'train': 'grad_norm'},
-      },
+    panels={
+      'loss': {'train': 'loss'},
+      'validation': {name: f'validation_{name}' for name in _METRICS},
+      'grad norm': {'train': 'grad_norm'},
+    },
+    throughput={**speed}
+    | job_report.medians(
+      job_report.read_lines(job.run_dir),
+      {'training examples/s': 'examples_per_s'},
     ),
-    throughput=speed,
-    notes=[*notes, *job_report.memory_notes(memory)],
+    notes=notes,
     acknowledgement=data.description.get('acknowledgement'),
   )
 
@@ -131,7 +106,7 @@ def rows_of(methods: Mapping[str, Any]) -> list[dict[str, Any]]:
             name = part if split == 'test' else 'cold items, apart'
             rows.append(
               {
-                'scenario': f'{name}, {_KINDS[kind]}',
+                'scenario': f'{name}, {llm_rec_held_out.KINDS[kind]}',
                 'method': method,
                 **{metric: values[metric] for metric in _METRICS},
               }
@@ -144,7 +119,7 @@ def bars_of(
 ) -> dict[str, dict[str, dict[str, tuple[float, float]]]]:
   """Bars by part: all, each domain, and kinds of users and items."""
   panels = {}
-  for kind, title in _KINDS.items():
+  for kind, title in llm_rec_held_out.KINDS.items():
     groups: dict[str, dict[str, tuple[float, float]]] = {}
     for method, found in methods.items():
       for part, values in found['test'][kind].items():
@@ -167,11 +142,7 @@ def domain_points(
 ) -> dict[str, list[tuple[float, float]]]:
   """Items of each domain on the two main axes of all of them.
 
-  Args:
-    item_vectors: float [items, D].
-    domains: int [items].
-    names: Names of the domains.
-    seed: Seed of the sampled items.
+  `item_vectors` are float [items, D], `domains` int [items].
   """
   rng = np.random.default_rng(seed)
   chosen = {}

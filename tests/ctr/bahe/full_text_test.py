@@ -16,7 +16,7 @@ from antjax.ctr.bahe import encode, table, towers
 from antjax.ctr.bahe.full_text import FullTextTower, text_maker
 from antjax.ctr.bahe.towers import DedupTower
 from antjax.ctr.texts import Marks
-from antjax.jobs import run
+from antjax.jobs import trainer as trainer_lib
 from antjax.lm import positions, transformer
 from tests.ctr.bahe import small_clicks
 
@@ -159,7 +159,7 @@ def test_training_moves_what_is_trained(kind):
     tables=tables,
     min_shard_size=16,
     trainable=tuning.trainable('full'),
-    scanned=run.is_stack,
+    scanned=trainer_lib.is_stack,
   )
   params = model.init_params(jax.random.key(1), small_clicks.language_model())
   before = jax.tree.map(np.asarray, params)

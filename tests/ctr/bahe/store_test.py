@@ -145,7 +145,7 @@ def test_ids_of_another_vocabulary_are_refused():
   vocabulary = Vocabulary(small_vocabulary.texts(30))
   manifest = dataclasses.replace(
     NEW,
-    vocabulary=fingerprint.of_vocabulary(vocabulary, 20),
+    vocabulary=fingerprint.of_rows(vocabulary, 0, 20),
     vocabulary_rows=20,
     rows=25,
   )
@@ -168,7 +168,7 @@ def test_vocabularies_that_begin_alike_are_told_apart(tmp_path):
   other = Vocabulary([*texts[:1100], 'another', *texts[1101:]])
   head = dataclasses.replace(
     NEW,
-    vocabulary=fingerprint.of_vocabulary(vocabulary, fingerprint.HEAD_ROWS),
+    vocabulary=fingerprint.of_rows(vocabulary, 0, fingerprint.HEAD_ROWS),
     vocabulary_rows=fingerprint.HEAD_ROWS,
   )
 

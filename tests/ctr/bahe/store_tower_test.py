@@ -13,7 +13,7 @@ import pytest
 import antjax
 from antjax.ctr import tuning
 from antjax.ctr.bahe import towers
-from antjax.jobs import run
+from antjax.jobs import trainer as trainer_lib
 from antjax.mesh import paro
 from tests.ctr.bahe import small_clicks
 
@@ -36,7 +36,7 @@ def make_trainer(model, mesh, code='NNN', num_micro_batches=1, **options):
     num_micro_batches=num_micro_batches,
     min_shard_size=16,
     trainable=tuning.trainable('full'),
-    scanned=run.is_stack,
+    scanned=trainer_lib.is_stack,
     constants=getattr(model.tower.table, 'constants', None),
     **options,
   )

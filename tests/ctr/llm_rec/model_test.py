@@ -154,10 +154,11 @@ def test_half_life_and_words_as_documented():
   def unit(x):
     return x / np.linalg.norm(x)
 
+  hidden = jax.jit(transformer.hidden, static_argnums=0)
   for row, length, vector in zip(tokens, lengths, got, strict=True):
     row = row[:length]
     counts = 2.0 ** (-(length - 1 - np.arange(length)) / half_life)
-    outputs = np.asarray(transformer.hidden(config, params['lm'], row[None]))[0]
+    outputs = np.asarray(hidden(config, params['lm'], row[None]))[0]
     parts = unit(counts @ outputs) / 3**0.5, unit(counts @ table[row])
     want = np.concatenate([parts[0], (2 / 3) ** 0.5 * parts[1]])
     np.testing.assert_allclose(vector, want, atol=1e-4)

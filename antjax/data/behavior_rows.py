@@ -1,0 +1,120 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Events as the rows that examples are made of, whatever their schema."""
+
+import dataclasses
+import re
+
+from absl import logging
+import ibis
+from ibis.expr import types as ir
+
+from antjax.data.events import Events
+from antjax.data.schema import Schema
+
+_MAX_DOMAINS = 32  # Each is a sequence of its own.
+
+
+@dataclasses.dataclass(frozen=True)
+class RowLayout:
+  """What the rows hold beside `user`, `item`, `time`, `row`, `text`, `label`.
+
+  Attributes:
+    histories: Values of the column `history`: the sequence an event joins.
+    texts: Names of long texts, in the columns text_0, text_1, ...
+    ids: Names of categorical features, text columns id_0, ...
+    numeric: Names of numeric features, float columns numeric_0, ...
+    item_columns: Those of `ids` and `numeric` that belong to the item.
+    is_labelled: Without labels all rows are positive and negatives are drawn.
+  """
+
+  histories: tuple[str, ...]
+  texts: tuple[str, ...]
+  ids: tuple[str, ...]
+  numeric: tuple[str, ...]
+  item_columns: tuple[str, ...]
+  is_labelled: bool
+
+  @property
+  def columns_of_item(self) -> list[str]:
+    """Columns of the features that belong to the item."""
+    return [
+      f'{kind}_{i}'
+      for kind, names in (('id', self.ids), ('numeric', self.numeric))
+      for i, name in enumerate(names)
+      if name in self.item_columns
+    ]
+
+
+def of_events(events: Events) -> tuple[ir.Table, RowLayout]:
+  """Returns the rows of examples, and what they hold.
+
+  Returns:
+    row int64, user, item, domain, history, text, time int64, label float32, and
+    the columns of the layout.
+  """
+  schema, table = events.schema, events.joined()
+  lists = {n for n in schema.ids if table[n].type().is_array()}
+  if lists:
+    logging.warning(
+      '%s: examples hold one value of a feature; left out, as they have many:'
+      ' %s.',
+      schema.name,
+      ', '.join(sorted(lists)),
+    )
+  ids = tuple(n for n in schema.all_ids if n not in lists)
+  numeric = schema.all_numeric
+  of_item = events.of_item(table)
+  rows = table.select(
+    **events.of_event(table),
+    text=of_item['text'],
+    domain=of_item['domain'],
+    **{f'text_{i}': table[n] for i, n in enumerate(schema.texts)},
+    **{f'id_{i}': table[n].cast('string') for i, n in enumerate(ids)},
+    **{f'numeric_{i}': events.number(table, n) for i, n in enumerate(numeric)},
+  )
+  rows, histories = _with_history(rows, schema)
+  names = [*histories, *schema.texts]
+  for name in names:
+    if not re.fullmatch(r'[\w-]+', name) or names.count(name) > 1:
+      raise ValueError(
+        f'schema of {schema.name}: the sequence {name!r} needs a name of its'
+        ' own, of letters, digits, _ and -; rename the column.'
+      )
+  return rows, RowLayout(
+    tuple(histories),
+    schema.texts,
+    ids,
+    numeric,
+    schema.all_item_columns,
+    bool(schema.label_column),
+  )
+
+
+def _with_history(rows: ir.Table, schema: Schema) -> tuple[ir.Table, list[str]]:
+  """Adds `history`, the sequence that an event joins; '' for none."""
+  is_positive = rows.label > 0
+  given = list(schema.history_names)
+  if schema.histories == 'none':
+    return rows.mutate(history=ibis.literal('')), []
+  if schema.histories == 'all':
+    (name,) = given or ['history']
+    return rows.mutate(history=is_positive.ifelse(name, '')), [name]
+  if schema.histories == 'outcome':
+    positive, negative = given or ['positive', 'negative']
+    history = is_positive.ifelse(positive, negative)
+    return rows.mutate(history=history), [positive, negative]
+  found = rows.select('domain').distinct().order_by('domain').limit(1000)
+  domains = found.to_pyarrow()['domain'].to_pylist()
+  if len(domains) > _MAX_DOMAINS:
+    raise ValueError(
+      f'schema of {schema.name}: {schema.domain!r} has {len(domains)} values or'
+      f' more; histories=domain makes a sequence of each, at most'
+      f' {_MAX_DOMAINS}. Use histories: all.'
+    )
+  names = [re.sub(r'\W+', '_', domain) for domain in domains]
+  cases = [
+    (is_positive & (rows.domain == domain), name)
+    for domain, name in zip(domains, names)
+  ]
+  return rows.mutate(history=ibis.cases(*cases, else_='')), names
