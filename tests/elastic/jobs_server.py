@@ -68,7 +68,8 @@ class JobsServer:
 
   def restart(self):
     """Comes back from its journal on the same port."""
-    self.jobs = Jobs.from_bytes(self.jobs.to_bytes())
+    with self._lock:  # A cancelled call may still be applied in its thread.
+      self.jobs = Jobs.from_bytes(self.jobs.to_bytes())
     self.start()
 
   def ledger(self, job='job', name='train'):
