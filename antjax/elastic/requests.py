@@ -152,7 +152,8 @@ def _micro_batches(field: str, value: Any) -> None:
 
 
 def _fields(prefix: str, message: Message) -> None:
-  for name, check in _checks(type(message)):
+  kind: Any = type(message)
+  for name, check in _checks(kind):
     check(prefix + name, getattr(message, name))
 
 
