@@ -60,12 +60,13 @@ def expected(room: pathlib.Path, root: pathlib.Path) -> list[str]:
 def _build_text(room: pathlib.Path, root: pathlib.Path) -> str:
   parts = room.relative_to(root).parts
   rule = 'test_room' if parts[0] == 'tests' else 'room'
-  suffixes = {p.suffix for p in room.rglob('*') if p.is_file()}
+  golden = room / 'golden'  # Files of any name, or none of their own.
+  files = [p for p in room.rglob('*') if p.is_file()]
+  suffixes = {p.suffix for p in files if golden not in p.parents}
+  data = [f'**/*{s}' for s in sorted(suffixes - {'.py', '.pyc', ''})]
   stated = {
     'exclude': ['*/**'] if parts in (('antjax',), ('tests',)) else [],
-    'data': [f'**/*{s}' for s in sorted(suffixes - {'.py', '.pyc', ''})]
-    if len(parts) > 1
-    else [],
+    'data': ['golden/**'] * golden.is_dir() + data if len(parts) > 1 else [],
     'rooms': expected(room, root),
   }
   words = ''.join(
