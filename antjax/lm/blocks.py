@@ -9,6 +9,7 @@ Shazeer 2020 (https://arxiv.org/abs/2002.05202) for the gated MLP, Hu et al.
 
 from collections.abc import Callable, Mapping
 import functools
+import math
 from typing import Any
 
 import jax
@@ -26,9 +27,26 @@ from antjax.lm.config import Config
 Weights = Mapping[str, Any]
 Angles = tuple[jax.Array, jax.Array] | None
 
+
+@jax.custom_jvp
+def _gelu(x: jax.Array) -> jax.Array:
+  """The exact one; jax 0.12.0 cannot differentiate its own in `shard_map`."""
+  return x * lax.erfc(-x * math.sqrt(0.5)) / 2
+
+
+@_gelu.defjvp
+def _gelu_jvp(
+  primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+  (x,), (dx,) = primals, tangents
+  share = lax.erfc(-x * math.sqrt(0.5)) / 2  # Normal distribution,
+  density = jnp.exp(-x * x / 2) / math.sqrt(2 * math.pi)  # and its density.
+  return x * share, dx * (share + x * density)
+
+
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'silu': jax.nn.silu,
-  'gelu': functools.partial(jax.nn.gelu, approximate=False),
+  'gelu': _gelu,
   'gelu_tanh': functools.partial(jax.nn.gelu, approximate=True),
   'relu': jax.nn.relu,
 }

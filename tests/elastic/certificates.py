@@ -23,8 +23,13 @@ def make(folder, *names):
   openssl(
     *('req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2'),
     *('-subj', '/CN=test CA', '-keyout', 'ca.key', '-out', 'ca.pem'),
+    *('-addext', 'keyUsage=critical,keyCertSign'),
   )
-  (folder / 'san').write_text('subjectAltName=DNS:localhost,IP:127.0.0.1')
+  # Python 3.13 verifies strictly.
+  (folder / 'san').write_text(
+    'subjectAltName=DNS:localhost,IP:127.0.0.1\n'
+    'authorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n'
+  )
   for name in names:
     target = folder / name
     target.mkdir()

@@ -4,13 +4,18 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
+from jax import lax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from jax.test_util import check_grads
 import numpy as np
 import pytest
 
-from antjax.lm import attention, cost, positions, transformer
+from antjax.lm import attention, blocks, cost, positions, transformer
+from antjax.mesh.mesh import make_mesh
 
 CONFIG = transformer.Config(
   vocab_size=61,
@@ -303,3 +308,23 @@ def test_counts_parameters_and_operations():
 def test_wrong_shapes_are_refused(change, message):
   with pytest.raises(ValueError, match=message):
     dataclasses.replace(CONFIG, **change)
+
+
+def test_gelu_is_exact_and_differentiable_on_devices():
+  x = np.linspace(-6, 6, 64, dtype=np.float32)
+  exact = [0.5 * v * math.erfc(-v / math.sqrt(2)) for v in x.tolist()]
+  np.testing.assert_allclose(blocks._gelu(x), exact, rtol=1e-5, atol=1e-7)
+  check_grads(blocks._gelu, (x,), order=1, modes=('fwd', 'rev'), rtol=1e-2)
+
+  def local(x):
+    grad = jax.grad(lambda x: jnp.sum(blocks._gelu(x)))(x)
+    return lax.pmean(jnp.sum(grad), ('inter', 'intra'))
+
+  mapped = jax.shard_map(
+    local,
+    mesh=make_mesh(intra=4),
+    in_specs=P(('inter', 'intra')),
+    out_specs=P(),
+  )
+  want = jax.vmap(jax.grad(lambda x: jax.nn.gelu(x, approximate=False)))(x)
+  np.testing.assert_allclose(jax.jit(mapped)(x), want.sum() / 8, rtol=1e-5)
