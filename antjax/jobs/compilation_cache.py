@@ -57,7 +57,7 @@ def keep_on_every_process() -> None:
     name: str,
     backend: Any,
     executable: Any,
-    host_callbacks: Any,
+    host_callbacks: Any = (),  # JAX 0.12 passes none.
   ) -> None:
     is_short = compile_s < getattr(jax.config, _MIN_COMPILE_S)
     if not host_callbacks and not is_short:
