@@ -7,6 +7,7 @@ import functools
 import math
 from typing import Any, cast
 
+from absl import logging
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from antjax.collectives import (
 )
 from antjax.collectives.varying import to_varying
 from antjax.mesh.mesh import GLOBAL_AXES, INTER, INTRA
+from antjax.mesh.paro import PaRO, VALID_CODES
 
 # With fewer lanes none is left to work beside those that are out; smaller
 # messages cost more latencies than they overlap.
@@ -181,3 +183,30 @@ def for_mesh(
 
 def _bytes(x: jax.Array) -> int:
   return math.prod(x.shape) * jnp.dtype(x.dtype).itemsize
+
+
+def check_used(how: Collectives, paro: PaRO) -> None:
+  """Refuses an algorithm, or a narrow payload, that nothing would travel by.
+
+  Raises:
+    ValueError: Under this code; with the codes that have a use for it.
+  """
+  if how.algorithm in ('xla', 'auto') and how.payload_dtype is None:
+    return
+  name = how.algorithm
+  if how.payload_dtype is not None:
+    name += f' in {jnp.dtype(how.payload_dtype).name}'
+  if not paro.global_moves:
+    takers = [c for c in VALID_CODES if PaRO.from_code(c).global_moves]
+    raise ValueError(
+      f'Trainer(collectives={name}): under {paro.code} all arrays move along'
+      " one mesh axis at a time, by XLA's own collectives. Use 'xla', or one of"
+      f' the codes {" ".join(takers)}.'
+    )
+  if len(paro.global_moves) == 1:
+    logging.warning(
+      "Under %s only %s move by %s; the rest moves by XLA's own collectives.",
+      paro.code,
+      paro.global_moves[0],
+      name,
+    )

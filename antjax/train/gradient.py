@@ -9,7 +9,7 @@ in `shard_map`, the first one also on the devices of one process alone.
 
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax import lax
@@ -22,17 +22,19 @@ from antjax.collectives.layerwise import LayerPiece
 from antjax.collectives.varying import pmax, psum, to_varying
 from antjax.mesh.mesh import INTER, INTRA
 from antjax.mesh.sharding import LeafSpec
-from antjax.train.loss_scale import LossScaleState
-from antjax.train.state import (
-  Layout,
-  named_leaves,
-  PyTree,
-  SparseTables,
-  TrainState,
+from antjax.train.loss import (
+  blank,
+  checked_updates,
+  is_summed,
+  read_loss,
+  summed,
+  Sums,
 )
+from antjax.train.loss_scale import LossScaleState
+from antjax.train.state import Layout, PyTree, SparseTables, TrainState
 
 # Accumulators by leaf, those of rows, then sums: see `empty_carry`.
-Carry = tuple[list[jax.Array], PyTree, 'Sums']
+Carry = tuple[list[jax.Array], PyTree, Sums]
 
 METRIC = 'metric '  # Before the names of metrics among a step's sums.
 
@@ -148,50 +150,6 @@ def _empty_accumulator(layout: Layout, spec: LeafSpec) -> jax.Array:
   return jnp.zeros(shape, jnp.promote_types(spec.dtype, jnp.float32))
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Sums:
-  """What a device sums over its micro-batches beside gradients.
-
-  Attributes:
-    loss: Weighted sum of losses.
-    weight: Sum of weights.
-    metrics: Weighted sums of the loss's metrics, by name.
-    updates: New values of mutable leaves, by name: weighted sums of floats, the
-      greatest of integers.
-  """
-
-  loss: jax.Array
-  weight: jax.Array
-  metrics: dict[str, jax.Array]
-  updates: dict[str, jax.Array]
-
-  def plus(self, other: 'Sums') -> 'Sums':
-    """Sums of both; metrics may be missing in the first."""
-    zero = jnp.zeros_like(self.loss)
-    return Sums(
-      self.loss + other.loss,
-      self.weight + other.weight,
-      {n: self.metrics.get(n, zero) + x for n, x in other.metrics.items()},
-      {
-        n: x + self.updates[n]
-        if _is_summed(x)
-        else jnp.maximum(x, self.updates[n])
-        for n, x in other.updates.items()
-      },
-    )
-
-
-def _is_summed(x: jax.Array) -> bool:
-  return bool(jnp.issubdtype(x.dtype, jnp.floating))
-
-
-def blank(x: jax.Array) -> jax.Array:
-  """Where a sum like `x` begins: 0, or the least integer."""
-  least = 0 if _is_summed(x) else jnp.iinfo(x.dtype).min
-  return jnp.full_like(x, least)
-
-
 def empty_carry(
   spec: StepSpec, rows: PyTree, metrics: Iterable[str] = ()
 ) -> Carry:
@@ -207,18 +165,13 @@ def empty_carry(
   leaves = [_empty_accumulator(layout, s) for s in layout.trained_specs]
   zero = jnp.zeros((), jnp.float32)
   updates = {
-    leaf.name: blank(_summed(jnp.zeros(leaf.spec.shape, leaf.spec.dtype)))
+    leaf.name: blank(summed(jnp.zeros(leaf.spec.shape, leaf.spec.dtype)))
     for leaf in layout.leaves
     if leaf.is_mutable
   }
   sums = Sums(zero, zero, dict.fromkeys(metrics, zero), updates)
   zeros = (leaves, jax.tree.map(jnp.zeros_like, rows), sums)
   return jax.tree.map(to_varying, zeros)
-
-
-def _summed(x: jax.Array) -> jax.Array:
-  """In the dtype of its sum."""
-  return x.astype(jnp.float32) if _is_summed(x) else x
 
 
 def metric_names(
@@ -288,8 +241,8 @@ def add_micro_batch(
       name: jnp.sum(jnp.where(weights != 0, x, 0) * weights)
       for name, x in said.metrics.items()
     }
-    new = _checked_updates(layout, said.updates)
-    updates = {n: x * weight if _is_summed(x) else x for n, x in new.items()}
+    new = checked_updates(layout, said.updates)
+    updates = {n: x * weight if is_summed(x) else x for n, x in new.items()}
     return loss * factor, Sums(loss, weight, metrics, updates)
 
   # With respect to whole arrays, and to the slots of stacks, whose gradients
@@ -312,29 +265,6 @@ def add_micro_batch(
     jax.tree.map(jnp.add, row_acc, row_grads),
     sums.plus(jax.tree.map(to_varying, new_sums)),
   )
-
-
-def _checked_updates(layout: Layout, updates: PyTree) -> dict[str, jax.Array]:
-  """New values by leaf name, in the dtype of their sums."""
-  found = dict(named_leaves(jax.tree.leaves_with_path(updates)))
-  wanted = {leaf.name: leaf.spec for leaf in layout.leaves if leaf.is_mutable}
-  if found.keys() != wanted.keys():
-    raise ValueError(
-      f'loss_fn returned new values of {sorted(found)}; needed are those of the'
-      f' leaves that Trainer(mutable=...) names: {sorted(wanted)}. They are the'
-      ' fourth of what it returns: (losses, weights, metrics, updates), where'
-      ' updates is a part of the tree of parameters.'
-    )
-  for name, spec in wanted.items():
-    if jnp.shape(found[name]) != spec.shape:
-      raise ValueError(
-        f'loss_fn returned a new {name} of shape {jnp.shape(found[name])};'
-        f' needed is {spec.shape}.'
-      )
-  return {
-    n: lax.stop_gradient(_summed(jnp.asarray(found[n], spec.dtype)))
-    for n, spec in wanted.items()
-  }
 
 
 def sync(
@@ -381,7 +311,7 @@ def sync(
     }
   )
   sums['updates'] = {
-    name: psum(x) if _is_summed(x) else pmax(x)
+    name: psum(x) if is_summed(x) else pmax(x)
     for name, x in mine.updates.items()
   }
   total = sums['weight']
@@ -434,83 +364,3 @@ def reading_constants(
     return fn(*front, batch | {'constants': constants}, rng)
 
   return reading
-
-
-class Loss(NamedTuple):
-  """What a loss function gives; see `Trainer`.
-
-  Attributes:
-    losses: float32 [B].
-    weights: float32 [B].
-    metrics: Name -> float32 [B].
-    updates: New values of mutable leaves, a part of the parameters' tree.
-  """
-
-  losses: jax.Array
-  weights: jax.Array
-  metrics: dict[str, jax.Array]
-  updates: PyTree
-
-
-def read_loss(result: Any) -> Loss:
-  """Checks what the user's loss returned; weights are 1 by default."""
-  losses, *rest = result if isinstance(result, tuple) else (result,)
-  if rest and isinstance(rest[0], Mapping):
-    rest = [None, *rest]
-  if len(rest) > 3 or not all(isinstance(x, Mapping) for x in rest[1:2]):
-    raise ValueError(
-      f'loss_fn returned {[type(x).__name__ for x in result]}; needed is'
-      ' losses, (losses, metrics), (losses, weights), (losses, weights,'
-      ' metrics) or (losses, weights, metrics, updates), metrics being a dict.'
-    )
-  filled: list[Any] = [*rest, *(None, {}, {})[len(rest) :]]
-  weights, metrics, updates = filled
-  if jnp.ndim(losses) != 1:
-    raise ValueError(
-      f'loss_fn returned losses of shape {jnp.shape(losses)}; needed is one'
-      ' loss for each example, [B]. Do not take their mean: antjax weighs them.'
-    )
-  if weights is None:
-    weights = jnp.ones_like(losses)
-  if weights.shape != losses.shape:
-    raise ValueError(
-      f'loss_fn returned weights of shape {weights.shape} for losses of shape '
-      f'{losses.shape}; they must be equal.'
-    )
-  for name, x in metrics.items():
-    if jnp.shape(x) not in ((), losses.shape):
-      raise ValueError(
-        f'loss_fn returned the metric {name} of shape {jnp.shape(x)}; needed is'
-        f' one number, or one for each example, {losses.shape}.'
-      )
-  return Loss(
-    losses.astype(jnp.float32),
-    _constant(weights.astype(jnp.float32)),
-    {
-      name: lax.stop_gradient(
-        jnp.broadcast_to(jnp.asarray(x, jnp.float32), losses.shape)
-      )
-      for name, x in metrics.items()
-    },
-    updates,
-  )
-
-
-@jax.custom_vjp
-def _constant(weights: jax.Array) -> jax.Array:
-  """Weights, which are refused where they are differentiated."""
-  return weights
-
-
-def _constant_fwd(weights: Any) -> tuple[jax.Array, None]:
-  if weights.perturbed:
-    raise ValueError(
-      'loss_fn returned weights that depend on the parameters: antjax divides'
-      ' by their sum over all devices, whose gradient is not taken. Use'
-      ' jax.lax.stop_gradient(weights) if they are constants, or multiply'
-      ' the losses by them.'
-    )
-  return weights.value, None
-
-
-_constant.defvjp(_constant_fwd, lambda _, __: (None,), symbolic_zeros=True)

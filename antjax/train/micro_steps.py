@@ -24,6 +24,7 @@ from antjax.mesh.mesh import BATCH_AXES
 from antjax.train import gradient
 from antjax.train.batches import check_batch
 from antjax.train.gradient import StepSpec
+from antjax.train.loss import blank, Loss, read_loss
 from antjax.train.loss_scale import LossScaleState
 from antjax.train.state import PyTree, TrainState
 
@@ -82,7 +83,7 @@ class MicroSteps:
     )
     self._add = self._compile_add()
     self._reset = jax.jit(
-      lambda carry: jax.tree.map(gradient.blank, carry),
+      lambda carry: jax.tree.map(blank, carry),
       donate_argnums=0,
       keep_unused=True,
       out_shardings=self._batch,
@@ -208,10 +209,10 @@ class MicroSteps:
       shape = (rows, *shape[1:])
     return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
 
-  def _loss_fn(self, spec: StepSpec, *args: Any) -> gradient.Loss:
+  def _loss_fn(self, spec: StepSpec, *args: Any) -> Loss:
     """The user's loss, with weight 0 for what `fill` added."""
     *front, (batch, is_row), rng = args
-    said = gradient.read_loss(spec.loss_fn(*front, batch, rng))
+    said = read_loss(spec.loss_fn(*front, batch, rng))
     self._has_row_losses = said.losses.shape == is_row.shape
     if self._has_row_losses:
       said = said._replace(weights=said.weights * is_row)

@@ -6,17 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import functools
 from typing import Any, Literal
 
-from absl import logging
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 import optax
 
-from antjax.collectives.choose import Collectives, for_mesh
+from antjax.collectives.choose import check_used, Collectives, for_mesh
 from antjax.embedding.vocabulary import Vocabulary
 from antjax.mesh.mesh import check_mesh
-from antjax.mesh.paro import PaRO, VALID_CODES
+from antjax.mesh.paro import PaRO
 from antjax.metrics.metric import Metric
 from antjax.train import elastic_loop, loop
 from antjax.train import loss_scale as loss_scale_lib
@@ -134,7 +132,7 @@ class Trainer:
     self.paro = PaRO.from_code(paro)
     if isinstance(collectives, str):
       collectives = for_mesh(collectives, mesh)
-    _check_collectives(collectives, self.paro)
+    check_used(collectives, self.paro)
     self.collectives = collectives
     self.tables = tables
     self._constants = constants
@@ -398,27 +396,4 @@ class Trainer:
       self._predict[predict_fn] = predict
     return predict_lib.outputs(
       self._predict[predict_fn], self.placer, state, batches
-    )
-
-
-def _check_collectives(how: Collectives, paro: PaRO) -> None:
-  """Refuses an algorithm, or a narrow payload, that nothing would travel by."""
-  if how.algorithm in ('xla', 'auto') and how.payload_dtype is None:
-    return
-  name = how.algorithm
-  if how.payload_dtype is not None:
-    name += f' in {jnp.dtype(how.payload_dtype).name}'
-  if not paro.global_moves:
-    takers = [c for c in VALID_CODES if PaRO.from_code(c).global_moves]
-    raise ValueError(
-      f'Trainer(collectives={name}): under {paro.code} all arrays move along'
-      " one mesh axis at a time, by XLA's own collectives. Use 'xla', or one of"
-      f' the codes {" ".join(takers)}.'
-    )
-  if len(paro.global_moves) == 1:
-    logging.warning(
-      "Under %s only %s move by %s; the rest moves by XLA's own collectives.",
-      paro.code,
-      paro.global_moves[0],
-      name,
     )
