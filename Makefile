@@ -28,7 +28,7 @@ endif
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 PYTEST_FLAGS ?=
 # Files of tests side by side; PARALLEL= turns it off.
-PARALLEL ?= -n 2 --dist loadfile
+PARALLEL ?= -n 2 --dist loadfile --max-worker-restart=0
 
 .PHONY: help quickstart test test-fast test-slow lint bench peers peers-dlrover clean
 .DELETE_ON_ERROR:
@@ -43,10 +43,6 @@ quickstart: $(VENV)/.run-stamp
 
 test: lint test-fast
 
-# A test that hangs is named, with the stack of each thread, and ends the run of
-# its worker; the others go on.
-HANGS = --timeout-method=thread --timeout
-
 # Compiling is most of the work here: without LLVM's optimizations and, where
 # jaxlib can do without them, XLA's MLIR emitters it takes half the time. Scripts
 # run in forks of one process that has imported the libraries. test-slow runs all
@@ -58,7 +54,7 @@ QUICK_TO_COMPILE = --xla_backend_optimization_level=0 \
   $(shell $(VENV)/bin/python -c '$(WITHOUT_EMITTERS)')
 test-fast: $(VENV)/.dev-stamp
 	WARM_PYTHON=1 XLA_FLAGS='$(QUICK_TO_COMPILE)' $(VENV)/bin/python \
-	  -m pytest -m 'not slow' $(HANGS)=300 $(PARALLEL) $(PYTEST_FLAGS)
+	  -m pytest -m 'not slow' $(PARALLEL) $(PYTEST_FLAGS)
 
 # Parts of all tests; `rest` is what no other part names.
 PART_elastic := tests/elastic tests/cluster tests/shards
@@ -73,7 +69,7 @@ test-slow: lint
 	@test -n '$(PART_$(PART))' || { \
 	  echo 'PART=$(PART): use elastic, jobs, data, models, rest or all.'; exit 1; }
 	$(VENV)/bin/python -m pytest --hypothesis-profile=search \
-	  $(HANGS)=3600 $(PARALLEL) $(PYTEST_FLAGS) $(wildcard $(PART_$(PART))) \
+	  -o faulthandler_timeout=3600 $(PARALLEL) $(PYTEST_FLAGS) $(wildcard $(PART_$(PART))) \
 	  $(filter --ignore=%,$(PART_$(PART)))
 
 lint: $(VENV)/.dev-stamp
