@@ -55,7 +55,7 @@ def _site_path(path):
 
 def _room(name):
   text = f'# antjax.{name}\n\n::: antjax.{name}\n'
-  return text + '    options: {show_root_heading: false, heading_level: 1}\n'
+  return text + '    options: {show_root_heading: false, heading_level: 2}\n'
 
 
 def _public_names():
