@@ -5,6 +5,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
+from antjax.data import output_folder
 from antjax.jobs.training_config import TrainingConfig
 from antjax.meta import algorithms, task_network
 from antjax.meta.recommender import InnerConfig, ModelConfig
@@ -100,3 +101,6 @@ class Config(TrainingConfig):
         f'support_sizes={self.support_sizes} and slots_per_device='
         f'{self.slots_per_device} must be equally long.'
       )
+
+  def check_inputs(self) -> None:
+    output_folder.load_description(output_folder.find_view(self.data, 'tasks'))
