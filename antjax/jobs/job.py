@@ -67,9 +67,9 @@ class JobConfig:
       raise ValueError(f'intra must be at least 1 or none; got {self.intra}.')
 
   def check_inputs(self) -> None:
-    """Raises FileNotFoundError where what the job reads is not there.
+    """Raises an error where something that the job needs is not there.
 
-    `start` calls it before it makes the run folder.
+    `start` calls it when devices are known, before it makes the run folder.
     """
 
   def check_least(self, at_least: Mapping[str, float]) -> None:
@@ -327,7 +327,7 @@ def start(config: JobConfig) -> Job:
 
   Raises:
     ValueError: The settings of the processes or the mesh do not fit.
-    FileNotFoundError: An input is not there; see `JobConfig.check_inputs`.
+    Exception: What `JobConfig.check_inputs` raises.
   """
   initialize_distributed()
   intra = config.intra or jax.local_device_count()

@@ -74,6 +74,14 @@ class StopRequest:
 
 stop_request = StopRequest()
 
+
+def _is_news(record: python_logging.LogRecord) -> bool:
+  """Whether a message of JAX is more than the list of what is not here."""
+  return record.levelno > python_logging.INFO or not str(record.msg).startswith(
+    ('Unable to initialize backend', 'Unable to initialise backend')
+  )
+
+
 _SHIPPED = pathlib.Path(__file__).parent
 _SHIPPED_FLAG = re.compile(r'(--?(?:flagfile|schema)=)(.+)')
 
@@ -143,8 +151,9 @@ def run(
     code = None
     try:
       code = main(*parsed)
-    except KeyboardInterrupt:
-      _abort('interrupted.', 128 + (stop_request.signal or signal.SIGINT))
+    except KeyboardInterrupt as stop:
+      told = f': {stop}' if stop.args else '.'
+      _abort(f'interrupted{told}', 128 + (stop_request.signal or signal.SIGINT))
     except Exception as error:
       if not _is_own(error) or logging.level_debug():
         logging.exception('The job failed.')

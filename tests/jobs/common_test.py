@@ -56,6 +56,8 @@ def work(config, job):
     while not job.should_stop():
       time.sleep(0.02)
     print('saved', flush=True)
+  if config.do == 'stopped':
+    raise KeyboardInterrupt('the checkpoint of step 7 is there')
   if config.do == 'hang':
     print('ready', flush=True)
     time.sleep(600)
@@ -194,6 +196,13 @@ def test_a_signal_lets_the_job_save(job, number):
   assert process.returncode == 128 + number
   assert out == 'saved\n'
   assert _last(err) == 'job: stopped as asked.'
+
+
+def test_a_stopped_job_says_how_to_resume(job):
+  done = _run(job, '--do=stopped')
+  assert done.returncode == 130
+  told = 'job: interrupted: the checkpoint of step 7 is there'
+  assert _last(done.stderr) == told and 'Traceback' not in done.stderr
 
 
 def test_a_signal_outside_of_a_loop_ends_at_once(job):
