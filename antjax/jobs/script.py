@@ -75,10 +75,12 @@ class StopRequest:
 stop_request = StopRequest()
 
 
-def _is_news(record: python_logging.LogRecord) -> bool:
-  """Whether a message of JAX is more than the list of what is not here."""
-  return record.levelno > python_logging.INFO or not str(record.msg).startswith(
-    ('Unable to initialize backend', 'Unable to initialise backend')
+def is_news(record: python_logging.LogRecord) -> bool:
+  """False for JAX's list of the backends that a machine does not have."""
+  return (
+    record.levelno > python_logging.INFO
+    or logging.level_debug()
+    or not record.getMessage().startswith('Unable to initialize backend')
   )
 
 
@@ -128,6 +130,7 @@ def run(
   """
   if os.getcwd() not in sys.path:  # For --model=my_model:Net, a file here.
     sys.path.append(os.getcwd())
+  python_logging.getLogger('jax._src.xla_bridge').addFilter(is_news)
   config_lib.define_flags(default_config)
   define_flags()
   # What --help shows above the flags, from a thin script or a console command.

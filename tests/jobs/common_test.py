@@ -3,6 +3,7 @@
 """Tests of antjax.jobs.job: what a user of any job sees."""
 
 import json
+import logging
 import os
 import pathlib
 import signal
@@ -108,6 +109,21 @@ def test_start_makes_mesh_run_folder_and_log(job):
   assert line in done.stderr
   again = _run(job, '--config=run')
   assert again.stdout == done.stdout  # The saved run, repeated.
+
+
+@pytest.mark.parametrize(
+  'level, text, shown',
+  [
+    ('INFO', "Unable to initialize backend 'tpu': no libtpu.so", False),
+    ('WARNING', "Unable to initialize backend 'tpu': in use", True),
+    ('INFO', 'Remote TPU is not linked into jax', True),
+  ],
+)
+def test_backends_that_are_not_here_are_no_news(level, text, shown):
+  record = logging.makeLogRecord(
+    {'levelno': logging.getLevelName(level), 'msg': text}
+  )
+  assert script.is_news(record) == shown
 
 
 @pytest.mark.parametrize(
