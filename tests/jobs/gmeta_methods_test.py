@@ -45,9 +45,12 @@ def test_rows_of_the_joint_model_follow_its_own_schedule(
   assert stacks[0] == stacks[1]
 
 
-def test_a_network_that_tasks_cannot_feed_is_refused_by_its_flag():
-  with pytest.raises(ValueError, match="model.kind=din: it needs 'history'"):
-    Config(model=recommender_lib.ModelConfig(kind='din'))
+@pytest.mark.parametrize(
+  'kind, need', [('din', 'history'), ('apg', 'scenario')]
+)
+def test_a_network_that_tasks_cannot_feed_is_refused_by_its_flag(kind, need):
+  with pytest.raises(ValueError, match=f"model.kind={kind}: it needs '{need}'"):
+    Config(model=recommender_lib.ModelConfig(kind=kind))
 
 
 class Source:
