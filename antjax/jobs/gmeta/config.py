@@ -63,10 +63,11 @@ class Config(TrainingConfig):
     'Tasks in a DataShard, read at once; more are faster, fewer shuffle finer.',
   ] = 64
   validation_tasks: Annotated[
-    int,
+    int | None,
     'Training records held out to choose how the joint model is fine-tuned; a'
-    ' task of several records is held out whole.',
-  ] = 256
+    ' task of several records is held out whole. none: a tenth, at most 256;'
+    ' of a run that is resumed, as many as before.',
+  ] = None
   checkpoint_every: Annotated[int, 'Steps between checkpoints.'] = 200
   model: ModelConfig = ModelConfig()
   inner: InnerConfig = InnerConfig()
