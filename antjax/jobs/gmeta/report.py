@@ -72,6 +72,11 @@ def write(
     results=rows,
     lower_is_better=by_task.LOWER_IS_BETTER,
     baselines=[method for method in methods if method != META],
+    widths={
+      (d['scenario'], d['method'], d['metric']): (d['high'] - d['low']) / 2
+      for d in results.details
+      if not {'num_steps', 'support'} & d.keys()
+    },
     intervals=_panels(results.details, shown),
     curves={
       key.replace('_', ' '): {
