@@ -283,11 +283,10 @@ def _watched() -> watch.Watched:
   """From the flags, where they are defined."""
   if 'trackers' not in flags.FLAGS:
     return watch.Watched()
-  names = tuple(flags.FLAGS['trackers'].value)
+  names: Any = flags.FLAGS['trackers'].value
+  steps: Any = flags.FLAGS['profile_steps'].value
   trackers.check(names)
-  return watch.Watched(
-    names, watch.steps_of(flags.FLAGS['profile_steps'].value)
-  )
+  return watch.Watched(tuple(names), watch.steps_of(steps))
 
 
 def _distributed_settings() -> dict[str, Any] | None:

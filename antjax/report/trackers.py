@@ -80,7 +80,7 @@ def opened(
     if name == 'tensorboard':
       found[name] = _TensorBoard(folder / 'tensorboard', resume_step)
       continue
-    make = {'wandb': _WandB, 'mlflow': _MLflow}[name]
+    make: Any = {'wandb': _WandB, 'mlflow': _MLflow}[name]
     found[name] = tracker = make(folder, title, config, known.get(name))
     ids[name] = tracker.id
   if ids:

@@ -137,6 +137,7 @@ def test_jax_writes_a_profile(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings('ignore')  # W&B's own.
 def test_the_real_wandb_offline(tmp_path, monkeypatch):
   pytest.importorskip('wandb')
   monkeypatch.setenv('WANDB_MODE', 'offline')
@@ -147,6 +148,7 @@ def test_the_real_wandb_offline(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings('ignore')  # MLflow's own.
 def test_the_real_mlflow_in_a_file(tmp_path, monkeypatch):
   mlflow = pytest.importorskip('mlflow')
   uri = f'sqlite:///{tmp_path}/mlflow.db'
