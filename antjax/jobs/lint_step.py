@@ -63,7 +63,5 @@ def main(config: Config) -> None:
   try:
     report.check(config.golden or None)
   except LintError as error:
-    raise SystemExit(
-      f'error: {str(error).partition(chr(10) + " ")[0]}'
-    ) from None
+    raise SystemExit(f'error: {error}') from None
   logging.info('%d findings.', len(report.findings))

@@ -123,7 +123,7 @@ class LintReport:
     """
     if golden is None:
       if self.findings:
-        raise LintError(f'The step sends what it need not.\n{self}')
+        raise LintError('The step sends what it need not.')
       return
     path = pathlib.Path(golden)
     if not path.exists():
@@ -139,7 +139,7 @@ class LintReport:
       raise LintError(
         'The step sends more over the slow axis than it did:\n'
         + '\n'.join(more)
-        + f'\nMend it, or delete {path} to accept it.\n{self}'
+        + f'\nMend it, or delete {path} to accept it.'
       )
 
 

@@ -24,10 +24,10 @@ BOTH = ('data', 'fsdp')
 WHOLE = P()
 
 
-def _mesh(shape=(2, 4), names=BOTH):
-  return jax.make_mesh(
-    shape, names, axis_types=(jax.sharding.AxisType.Auto,) * len(names)
-  )
+def _mesh(**axes):
+  axes = axes or {'data': 2, 'fsdp': 4}
+  types = (jax.sharding.AxisType.Auto,) * len(axes)
+  return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=types)
 
 
 def _shapes(mesh, spec=WHOLE, dtype=jnp.float32, stacked=False):
@@ -100,10 +100,10 @@ def _manual(
   fori=False,
   dtype=jnp.float32,
   stacked=False,
-  mesh=None,
+  axes=(),
 ):
   """A step in shard_map, its collectives written by hand."""
-  mesh = mesh or _mesh()
+  mesh = _mesh(**dict(axes))
 
   def step(params, batch):
     params = before(params)
@@ -204,8 +204,8 @@ _SPLIT = _then(_scatter('fsdp'), _scatter('data'))
 _JOIN = _then(_gather('data'), _gather('fsdp'))
 _FSDP = {'spec': P('fsdp'), 'each': _gather('fsdp')}  # AD sums over fsdp.
 _ZERO3 = {'spec': P(('fsdp', 'data'))}
-_LAST = {'mesh': _mesh((4, 2), ('fsdp', 'data'))}
-_CUBE = {'mesh': _mesh((2, 2, 2), ('data', 'fsdp', 'model'))}
+_LAST = {'axes': {'fsdp': 4, 'data': 2}}
+_CUBE = {'axes': {'data': 2, 'fsdp': 2, 'model': 2}}
 _CUBE_SUM = _psum(('data', 'fsdp', 'model'))
 
 # Settings of `_manual`; of `_auto`, where a name begins with XLA.
