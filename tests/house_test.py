@@ -85,12 +85,12 @@ _BUDGETS = {
 _OVER_BUDGET = {
   'antjax/ctr': 5_280,
   'antjax/data': 10_100,
-  'antjax/jobs': 10_900,
+  'antjax/jobs': 11_200,
   'antjax/report': 1_810,
   'antjax/shards': 2_540,
-  'antjax/train': 5_145,
+  'antjax/train': 5_400,
   'benchmarks': 10_290,
-  'tests': 50_600,
+  'tests': 52_500,
 }
 _CIRCLES = {}
 _TWICE = frozenset(['Model'])
