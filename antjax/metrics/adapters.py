@@ -129,5 +129,6 @@ class ClassMetric(Metric):
     if not arrays:
       return
     structure = jax.tree.structure(self._class.empty())
-    found = structure.unflatten([arrays[str(i)] for i in range(len(arrays))])
+    leaves = [arrays[str(i)] for i in range(len(arrays))]
+    found = jax.tree.unflatten(structure, leaves)
     self._found = found if self._found is None else self._found.merge(found)
