@@ -46,7 +46,7 @@ def _fetched(name: str, revision: str | None) -> pathlib.Path:
 def fetch(
   name: str,
   revision: str | None = None,
-  folder: str | os.PathLike[str] | None = None,
+  folder: str | None = None,
 ) -> pathlib.Path:
   """Downloads org/name to a folder, or to the Hub's cache; returns it.
 
