@@ -90,7 +90,9 @@ class Hub:
       return self._listener.address, self._key, self._num_tickets - 1
 
   def close(self) -> None:
-    """Serves no more."""
+    """Serves no more; again changes nothing."""
+    if self._is_closed:
+      return
     self._is_closed = True
     # Wakes the thread that accepts. It may have ended already: no handshake.
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as waking:
