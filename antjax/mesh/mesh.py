@@ -106,6 +106,29 @@ def group_size(mesh: Mesh) -> int:
   return int(mesh.shape[INTRA])
 
 
+def positions(mesh: Mesh) -> np.ndarray:
+  """Devices [inter, intra, ...]: those of one position hold the same rows."""
+  order = [mesh.axis_names.index(axis) for axis in BATCH_AXES]
+  by_axis = np.moveaxis(mesh.devices, order, (0, 1))
+  return by_axis.reshape(*by_axis.shape[:2], -1)
+
+
+def num_positions(mesh: Mesh) -> int:
+  """Number of parts of a batch: all devices of a mesh from `make_mesh`."""
+  return num_groups(mesh) * group_size(mesh)
+
+
+def local_positions(mesh: Mesh) -> list[int]:
+  """Numbers of the parts of a batch that this process gives."""
+  first, me = positions(mesh)[..., 0].ravel(), jax.process_index()
+  return [i for i, device in enumerate(first) if device.process_index == me]
+
+
+def other_axes(mesh: Mesh) -> tuple[str, ...]:
+  """Axes beside `inter` and `intra`; the compiler decides what they split."""
+  return tuple(a for a in mesh.axis_names if a not in BATCH_AXES)
+
+
 def check_mesh(mesh: Mesh, where: str) -> None:
   """Raises ValueError unless the mesh has exactly the axes of `make_mesh`."""
   if tuple(mesh.axis_names) != (INTER, INTRA):
@@ -113,3 +136,45 @@ def check_mesh(mesh: Mesh, where: str) -> None:
       f"{where}: mesh axes are {tuple(mesh.axis_names)}; needed are ('inter', "
       "'intra'). Make the mesh with antjax.make_mesh(intra=...)."
     )
+
+
+def own_mesh(mesh: Mesh, inter: str, intra: str) -> Mesh:
+  """A user's mesh with two axes called `inter` and `intra`, all automatic.
+
+  Args:
+    mesh: The user's mesh: these two axes and any others, in any order.
+    inter: Its axis between groups, of the slow links.
+    intra: Its axis inside a group, of the fast links.
+
+  Raises:
+    ValueError: There are no such two axes, or an index along them has devices
+      of several processes, which would have to give the same rows.
+  """
+  names = tuple(mesh.axis_names)
+  given = f'Trainer(mesh=..., inter={inter!r}, intra={intra!r})'
+  if inter == intra or not {inter, intra} <= set(names):
+    raise ValueError(
+      f'{given}: the axes of the mesh are {names}; needed are two of them,'
+      ' inter for the slow links between groups and intra for the fast ones'
+      ' inside a group. If all devices are one group, add an axis of size 1:'
+      " jax.sharding.Mesh(mesh.devices[None], ('inter', *mesh.axis_names))."
+    )
+  renamed = {inter: INTER, intra: INTRA}
+  if taken := [a for a in names if a not in renamed and a in BATCH_AXES]:
+    raise ValueError(
+      f'{given}: the mesh has another axis {taken[0]!r}, which is the name that'
+      ' the chosen one has inside antjax. Give it another name.'
+    )
+  new = Mesh(
+    mesh.devices,
+    tuple(renamed.get(a, a) for a in names),
+    axis_types=(AxisType.Auto,) * len(names),
+  )
+  for position in positions(new).reshape(num_positions(new), -1):
+    if len(owners := sorted({d.process_index for d in position})) > 1:
+      raise ValueError(
+        f'{given}: axes {other_axes(new)} cross processes {owners}, each of'
+        ' which would have to give the same rows of a batch. Order the devices'
+        ' so that those axes lie inside a process.'
+      )
+  return new

@@ -147,7 +147,8 @@ def _empty_accumulator(layout: Layout, spec: LeafSpec) -> jax.Array:
     mesh = layout.mesh
     pieces = layout.paro.grads.num_pieces(mesh.shape[INTER], mesh.shape[INTRA])
     shape[spec.dim] //= pieces
-  return jnp.zeros(shape, jnp.promote_types(spec.dtype, jnp.float32))
+  zeros = jnp.zeros(shape, jnp.promote_types(spec.dtype, jnp.float32))
+  return spec.constrain(zeros)
 
 
 def empty_carry(

@@ -25,6 +25,7 @@ import optax
 
 from antjax.collectives import transition
 from antjax.mesh import compiler
+from antjax.mesh.manual import manual
 from antjax.mesh.mesh import BATCH_AXES
 from antjax.mesh.sharding import LeafSpec
 from antjax.train import gradient
@@ -111,9 +112,9 @@ def make_backward(
   Returns:
     `(state, inputs, *more) -> (grads, new tables, sums, *more)`.
   """
-  mapped = jax.shard_map(
+  mapped = manual(
     local,
-    mesh=spec.layout.mesh,
+    spec.layout.mesh,
     in_specs=(spec.view_specs, input_specs(spec.constants), *more_in),
     out_specs=(*grad_specs(spec), *more_out),
     check_vma=spec.is_typed,
@@ -153,16 +154,16 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
   """
   layout, trained_specs = spec.layout, spec.layout.trained_specs
   mesh, paro = layout.mesh, layout.paro
-  coarsen = jax.shard_map(
+  coarsen = manual(
     lambda leaves: transition.coarsen_all(
       leaves, trained_specs, paro.opt_state, paro.params, spec.how
     ),
-    mesh=mesh,
+    mesh,
     in_specs=(layout.master_specs,),
     out_specs=layout.trained(layout.param_specs),
     check_vma=spec.is_typed,
   )
-  opt_shardings = [NamedSharding(mesh, p) for p in layout.master_specs]
+  opt_shardings = layout.master_shardings
 
   optimizer = optax.with_extra_args_support(layout.optimizer)
 

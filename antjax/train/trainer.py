@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 import jax
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
 
 from antjax.collectives.choose import check_used, Collectives, for_mesh
 from antjax.embedding.vocabulary import Vocabulary
-from antjax.mesh.mesh import check_mesh
+from antjax.mesh.mesh import check_mesh, INTER, INTRA, own_mesh
 from antjax.mesh.paro import PaRO
 from antjax.metrics.metric import Metric
 from antjax.train import elastic_loop, loop
@@ -43,6 +44,9 @@ class Trainer:
     optimizer: optax.GradientTransformation,
     *,
     mesh: Mesh,
+    inter: str = INTER,
+    intra: str = INTRA,
+    auto_specs: Callable[[str], P | None] | None = None,
     paro: str | PaRO = 'NNN',
     tables: SparseTables | None = None,
     collectives: str | Collectives = 'xla',
@@ -74,7 +78,12 @@ class Trainer:
         gives the vectors.
       optimizer: Any optax transform; it sees gradients and parameters of all
         devices, in their true shapes, and gets the loss as `value`.
-      mesh: Mesh from `make_mesh`.
+      mesh: Mesh from `make_mesh`, or your own.
+      inter: Name of its axis between groups. In the loss it is called 'inter'.
+      intra: Name of its axis inside a group, there called 'intra'. The loss may
+        split over all other axes, by `with_sharding_constraint`.
+      auto_specs: Leaf name -> how its dims are split over those other axes, in
+        the state and where the step gathers it; by default they are not.
       paro: PaRO code: levels of parameters, gradients, optimizer state.
       tables: Embedding tables; they have their own row optimizers.
       collectives: How arrays move over both mesh axes at once: a `Collectives`,
@@ -112,9 +121,11 @@ class Trainer:
         `psum` there then has the gradient of an untyped `jax.shard_map`.
 
     Raises:
-      ValueError: A mesh of other axes, or an invalid code or count.
+      ValueError: A mesh without these axes, or an invalid code or count.
     """
-    check_mesh(mesh, 'Trainer')
+    mesh = own_mesh(mesh, inter, intra)
+    if tables is not None:
+      check_mesh(mesh, 'Trainer(tables=...)')
     if num_micro_batches < 1:
       raise ValueError(
         f'Trainer(num_micro_batches={num_micro_batches}) must be at least 1.'
@@ -152,6 +163,7 @@ class Trainer:
       mutable=mutable,
       compute_dtype=compute_dtype,
       min_shard_size=min_shard_size,
+      auto_specs=auto_specs,
     )
     self._spec_of = functools.partial(
       StepSpec,
