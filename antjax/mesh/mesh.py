@@ -147,10 +147,11 @@ def own_mesh(mesh: Mesh, inter: str, intra: str) -> Mesh:
     intra: Its axis inside a group, of the fast links.
 
   Raises:
-    ValueError: There are no such two axes, or an index along them has devices
-      of several processes, which would have to give the same rows.
+    ValueError: There are no such two axes, an axis is explicit, or an index
+      along both has devices of several processes.
   """
   names = tuple(mesh.axis_names)
+  num = len(names)
   given = f'Trainer(mesh=..., inter={inter!r}, intra={intra!r})'
   if inter == intra or not {inter, intra} <= set(names):
     raise ValueError(
@@ -158,6 +159,12 @@ def own_mesh(mesh: Mesh, inter: str, intra: str) -> Mesh:
       ' inter for the slow links between groups and intra for the fast ones'
       ' inside a group. If all devices are one group, add an axis of size 1:'
       " jax.sharding.Mesh(mesh.devices[None], ('inter', *mesh.axis_names))."
+    )
+  if AxisType.Explicit in mesh.axis_types:
+    raise ValueError(
+      f'{given}: the mesh has explicit axes, and what antjax compiles takes'
+      f' automatic ones: jax.make_mesh({mesh.devices.shape}, {names},'
+      f' axis_types=(jax.sharding.AxisType.Auto,) * {num}).'
     )
   renamed = {inter: INTER, intra: INTRA}
   if taken := [a for a in names if a not in renamed and a in BATCH_AXES]:
@@ -168,7 +175,7 @@ def own_mesh(mesh: Mesh, inter: str, intra: str) -> Mesh:
   new = Mesh(
     mesh.devices,
     tuple(renamed.get(a, a) for a in names),
-    axis_types=(AxisType.Auto,) * len(names),
+    axis_types=(AxisType.Auto,) * num,
   )
   for position in positions(new).reshape(num_positions(new), -1):
     if len(owners := sorted({d.process_index for d in position})) > 1:

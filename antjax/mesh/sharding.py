@@ -126,7 +126,7 @@ def leaf_spec(
   taken = {i for i, axes in enumerate(auto) if axes}
   free = [i for i in range(len(shape)) if i not in taken]
   if not free:
-    return whole(reason=f'all dims are split over {auto}')
+    return whole(reason=f'its dims are split over {auto} only')
   divisible = [i for i in free if shape[i] and shape[i] % num_devices == 0]
   if divisible:
     dim = max(divisible, key=lambda i: shape[i])

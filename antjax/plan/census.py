@@ -96,8 +96,14 @@ def collectives(text: str, mesh_shape: Mapping[str, int]) -> list[Collective]:
       must be inside slices, as `make_mesh` puts them.
 
   Raises:
-    ValueError: A form that is not known here.
+    ValueError: A form that is not known here, or a mesh with further axes.
   """
+  if others := [a for a in mesh_shape if a not in (INTER, INTRA)]:
+    raise ValueError(
+      f'census.collectives: the mesh has the automatic axes {others}, along'
+      ' which the compiler moves what it likes; no plan covers them. Count the'
+      ' same model on a mesh of inter and intra alone.'
+    )
   return _Program(text, mesh_shape[INTER], mesh_shape[INTRA]).read()
 
 

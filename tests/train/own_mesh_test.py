@@ -13,13 +13,14 @@ import numpy as np
 import optax
 import pytest
 
+from antjax.collectives.layerwise import scan_layers
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.table import EmbeddingTables
 from antjax.mesh.mesh import make_mesh
 from antjax.mesh.paro import VALID_CODES
-
 from antjax.train.trainer import Trainer
 from tests.train import plain as plain_lib
+from tests.train.elastic_control import Control
 
 # As in paro_step_test: sums in another order, through 3 steps of AdamW.
 SUM_ORDER_ATOL = 2e-5
@@ -102,6 +103,12 @@ def make_trainer(code='IIG', loss=split_loss_fn, **kwargs):
   return Trainer(loss, optimizer(), paro=code, **(options | kwargs))
 
 
+@functools.cache
+def split_trainer():
+  """One for several tests: its programs are compiled once."""
+  return make_trainer(num_micro_batches=2, auto_specs=AUTO.get)
+
+
 @pytest.fixture(scope='module')
 def plain():
   return plain_lib.train(init_params(), loss_fn, optimizer(), batches())
@@ -125,7 +132,7 @@ def check_equal(trainer, plain):
   return state
 
 
-FAST = {('NNN', 1, True), ('IIG', 2, True), ('GGG', 2, False)}
+FAST = {('IIG', 2, True), ('GGG', 1, False)}
 
 
 @pytest.mark.parametrize(
@@ -141,9 +148,152 @@ FAST = {('NNN', 1, True), ('IIG', 2, True), ('GGG', 2, False)}
   ],
 )
 def test_every_code_equals_one_device(code, num_micro_batches, is_split, plain):
-  trainer = make_trainer(
-    code,
-    num_micro_batches=num_micro_batches,
-    auto_specs=AUTO.get if is_split else None,
-  )
+  if (code, num_micro_batches, is_split) == ('IIG', 2, True):
+    trainer = split_trainer()
+  else:
+    trainer = make_trainer(
+      code,
+      num_micro_batches=num_micro_batches,
+      auto_specs=AUTO.get if is_split else None,
+    )
   check_equal(trainer, plain)
+
+
+def test_a_named_sharding_and_set_mesh_of_the_users_mesh_count(plain):
+  mesh = own_mesh()
+
+  def named(x, *axes):
+    return lax.with_sharding_constraint(x, NamedSharding(mesh, P(*axes)))
+
+  loss = functools.partial(loss_fn, split=named)
+  with jax.set_mesh(mesh):
+    check_equal(make_trainer(loss=loss), plain)
+
+
+def test_the_state_is_split_over_other_axes_too():
+  trainer = split_trainer()
+  state, _ = trainer.step(trainer.init(init_params()), next(batches()))
+  split = trainer.bytes_per_device()
+  for name in ('params', 'opt_state'):
+    leaves = jax.tree.leaves(getattr(state, name))
+    assert sum(x.addressable_data(0).nbytes for x in leaves) == split[name]
+  assert state.params['up'].sharding.spec == P('intra', 'model')
+  whole = make_trainer()
+  jax.eval_shape(whole.init, init_params())
+  for name, size in whole.bytes_per_device().items():
+    assert split[name] < 0.7 * size
+
+
+def test_predictions_are_one_row_for_each_example():
+  trainer = split_trainer()
+  state = trainer.init(init_params())
+
+  def predict_fn(params, batch, rng):
+    losses, _ = split_loss_fn(params, batch, rng)
+    h = by_name(batch['x'] @ params['up'], None, 'model')
+    return {'prediction': losses, 'label': losses, 'hidden': h}
+
+  found = trainer.predict(state, batches(2), predict_fn)
+  x = np.concatenate([batch['x'] for batch in batches(2)])
+  np.testing.assert_allclose(
+    found['hidden'], x @ init_params()['up'], rtol=1e-4, atol=1e-6
+  )
+  assert found['prediction'].shape == (2 * BATCH,)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_goes_to_another_mesh_and_back(tmp_path):
+  def fit(trainer, num_steps):
+    state = trainer.init(init_params())
+    return trainer.fit(
+      state, batches(), num_steps, checkpoint_dir=str(tmp_path / 'run')
+    )
+
+  split = {'auto_specs': AUTO.get, 'compute_dtype': jnp.bfloat16}
+  fit(make_trainer('IIG', **split), 1)
+  other = {'mesh': make_mesh(intra=4), 'inter': 'inter', 'intra': 'intra'}
+  there = make_trainer('NNG', loss_fn, compute_dtype=jnp.bfloat16, **other)
+  expected = there.params(fit(there, 2))
+  back = make_trainer('GGG', **split)
+  state = fit(back, 2)
+  jax.tree.map(np.testing.assert_array_equal, back.params(state), expected)
+  assert state.params['up'].sharding.spec == P(('intra', 'inter'), 'model')
+
+
+@pytest.mark.slow
+def test_stacks_of_layers_are_gathered_one_by_one():
+  rng = np.random.default_rng(0)
+  layers = rng.normal(size=(4, 16, 16)).astype(np.float32) * 0.3
+
+  def loss(params, batch, rng):
+    del rng
+
+    def layer(h, w):
+      return jnp.tanh(h @ w)
+
+    h = scan_layers(layer, batch['x'], params['layers'])
+    return jnp.sum(jnp.square(h), axis=-1)
+
+  found = []
+  for options in (
+    {'auto_specs': {'layers': P(None, None, 'model')}.get},
+    {'mesh': make_mesh(intra=4), 'inter': 'inter', 'intra': 'intra'},
+  ):
+    trainer = make_trainer(
+      'IIG', loss, scanned=lambda _: True, num_micro_batches=2, **options
+    )
+    state = trainer.init({'layers': layers})
+    for batch in batches(2):
+      state, _ = trainer.step(state, batch)
+    found.append(trainer.params(state)['layers'])
+  np.testing.assert_allclose(*found, atol=SUM_ORDER_ATOL)
+
+
+def test_groups_do_their_own_number_of_micro_batches(plain):
+  trainer = make_trainer('NIG', auto_specs=AUTO.get)
+  state = trainer.init(init_params())
+  state = trainer.fit(state, batches(), 3, elastic=Control())
+  for name, value in plain[0].items():
+    np.testing.assert_allclose(
+      trainer.params(state)[name], value, atol=SUM_ORDER_ATOL, err_msg=name
+    )
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'inter': 'date'}, r'needed are two of them'),
+    ({'inter': 'fsdp'}, r'needed are two of them'),
+    ({'mesh': own_mesh('inter', 'data', 'fsdp')}, "another axis 'inter'"),
+    (
+      {'mesh': Mesh(np.array(jax.devices()), ('fsdp',))},
+      r'add an axis of size 1',
+    ),
+    (
+      {'mesh': own_mesh(axis_types=(AxisType.Explicit,) * 3)},
+      r"\('model', 'data', 'fsdp'\), axis_types=.*Auto,\) \* 3",
+    ),
+  ],
+)
+def test_a_mesh_that_does_not_do_is_refused(options, message):
+  with pytest.raises(ValueError, match=message):
+    make_trainer(**options)
+
+
+@pytest.mark.parametrize(
+  'spec', [P('data'), P('fsdp'), P(None, None, 'model'), P(None, 'model')]
+)
+def test_a_leaf_that_cannot_be_split_so_is_refused(spec):
+  trainer = make_trainer(auto_specs={'down': spec}.get)
+  with pytest.raises(
+    ValueError, match=r"down \(26, 13\).*axes of \('model',\)"
+  ):
+    trainer.init(init_params())
+
+
+def test_tables_on_such_a_mesh_are_refused():
+  tables = EmbeddingTables(
+    [TableSpec('item', 64, 8)], {'item': 'item'}, mesh=make_mesh(intra=2)
+  )
+  with pytest.raises(ValueError, match=r'tables'):
+    make_trainer(tables=tables)
