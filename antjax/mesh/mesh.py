@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from absl import logging
 import jax
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 import numpy as np
 
 INTER = 'inter'  # Between groups: the slow links.
@@ -138,13 +139,14 @@ def check_mesh(mesh: Mesh, where: str) -> None:
     )
 
 
-def own_mesh(mesh: Mesh, inter: str, intra: str) -> Mesh:
+def own_mesh(mesh: Mesh, inter: str, intra: str, where: str) -> Mesh:
   """A user's mesh with two axes called `inter` and `intra`, all automatic.
 
   Args:
     mesh: The user's mesh: these two axes and any others, in any order.
     inter: Its axis between groups, of the slow links.
     intra: Its axis inside a group, of the fast links.
+    where: Who was given it, for errors.
 
   Raises:
     ValueError: There are no such two axes, an axis is explicit, or an index
@@ -152,7 +154,7 @@ def own_mesh(mesh: Mesh, inter: str, intra: str) -> Mesh:
   """
   names = tuple(mesh.axis_names)
   num = len(names)
-  given = f'Trainer(mesh=..., inter={inter!r}, intra={intra!r})'
+  given = f'{where}(mesh=..., inter={inter!r}, intra={intra!r})'
   if inter == intra or not {inter, intra} <= set(names):
     raise ValueError(
       f'{given}: the axes of the mesh are {names}; needed are two of them,'
@@ -185,3 +187,22 @@ def own_mesh(mesh: Mesh, inter: str, intra: str) -> Mesh:
         ' so that those axes lie inside a process.'
       )
   return new
+
+
+def on_own_mesh(x: jax.Array, mesh: Mesh) -> jax.Array:
+  """An array on a user's mesh, on what `own_mesh` made of it.
+
+  Raises:
+    ValueError: It is split over other axes than `inter` and `intra`.
+  """
+  there = x.sharding
+  if not isinstance(there, NamedSharding) or there.mesh == mesh:
+    return x
+  names = dict(zip(there.mesh.axis_names, mesh.axis_names))
+  spec = P(*(jax.tree.map(names.get, axes) for axes in there.spec))
+  if more := set(jax.tree.leaves(tuple(spec))) - set(BATCH_AXES):
+    raise ValueError(
+      f'Trainer(constants=...): an array is split over {sorted(more)}; needed'
+      ' are copies along all axes but inter and intra.'
+    )
+  return jax.device_put(x, NamedSharding(mesh, spec))

@@ -49,6 +49,10 @@ class LeafSpec:
     shape[self.dim] = self.padded_size
     return tuple(shape)
 
+  def stored(self, x: jax.Array, level: Level) -> jax.Array:
+    """A whole array in the shape in which it is kept at a level."""
+    return x if level is Level.NONE else self.pad(x)
+
   def partition_spec(self, level: Level) -> P:
     """`P()`, or the dim over 'intra' or over ('intra', 'inter').
 
@@ -63,6 +67,11 @@ class LeafSpec:
     manual = self.partition_spec(level)
     both = itertools.zip_longest(manual, self.auto)
     return NamedSharding(mesh, P(*(a or b for a, b in both)))
+
+  def piece_shape(self, level: Level, mesh: Mesh) -> tuple[int, ...]:
+    """Shape of a device's piece in `manual` code."""
+    sharding = NamedSharding(mesh, self.partition_spec(level))
+    return sharding.shard_shape(self.stored_shape(level))
 
   def constrain(self, x: jax.Array) -> jax.Array:
     """Splits a device's array over the automatic axes; in `manual` code."""

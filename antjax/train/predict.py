@@ -29,7 +29,7 @@ from antjax.train.gradient import (
   reading_constants,
   StepSpec,
 )
-from antjax.train.state import Layout, PyTree, stored, TrainState
+from antjax.train.state import Layout, PyTree, TrainState
 from antjax.train.step import input_specs, StepInput
 
 _BATCH = P(BATCH_AXES)
@@ -137,7 +137,7 @@ def with_params(
 
   def placed(leaves: list[Any]) -> PyTree:
     kept = [
-      stored(leaf.spec, jnp.asarray(x), layout.paro.params).astype(
+      leaf.spec.stored(jnp.asarray(x), layout.paro.params).astype(
         layout.kept_type(leaf)
       )
       for leaf, x in zip(layout.leaves, leaves, strict=True)

@@ -18,7 +18,7 @@ import optax
 
 from antjax.mesh import sharding
 from antjax.mesh.mesh import num_positions
-from antjax.mesh.paro import Level, PaRO
+from antjax.mesh.paro import PaRO
 from antjax.mesh.sharding import LeafSpec
 
 PyTree = Any
@@ -51,6 +51,8 @@ class TrainState:
 class SparseTables(Protocol):
   """What a step needs of embedding tables; see `antjax.embedding`."""
 
+  @property
+  def mesh(self) -> Mesh: ...
   @property
   def features(self) -> Mapping[str, Any]: ...
   def init(self, key: jax.Array) -> PyTree: ...
@@ -341,12 +343,12 @@ class Layout:
     )
     master = self.trained_tree(
       [
-        stored(spec, x, level)
+        spec.stored(x, level)
         for spec, x in zip(self.trained_specs, masters, strict=True)
       ]
     )
     kept = [
-      stored(leaf.spec, x, self.paro.params).astype(self.kept_type(leaf))
+      leaf.spec.stored(x, self.paro.params).astype(self.kept_type(leaf))
       for leaf, x in zip(self.leaves, leaves, strict=True)
     ]
     return TrainState(
@@ -354,7 +356,7 @@ class Layout:
       params=jax.tree.unflatten(self.treedef, kept),
       master=None if self.compute_dtype is None else master,
       opt_state=self.map_moments(
-        lambda spec, x: stored(spec, x, level),
+        lambda spec, x: spec.stored(x, level),
         self.optimizer.init(self.trained_tree(masters)),
       ),
       tables={} if self.tables is None else self.tables.init(_tables_key(key)),
@@ -391,8 +393,3 @@ def reset_rows(
 
 def _tables_key(key: jax.Array) -> jax.Array:
   return jax.random.fold_in(key, 1)
-
-
-def stored(spec: LeafSpec, x: jax.Array, level: Level) -> jax.Array:
-  """A whole array in the shape in which it is kept at `level`."""
-  return x if level is Level.NONE else spec.pad(x)

@@ -32,7 +32,7 @@ from antjax.train import gradient
 from antjax.train import loss_scale as loss_scale_lib
 from antjax.train.gradient import StateView, StepSpec
 from antjax.train.loss_scale import LossScaleState
-from antjax.train.state import PyTree, stored, TrainState
+from antjax.train.state import PyTree, TrainState
 
 Array = jax.Array | np.ndarray
 Metrics = dict[str, jax.Array]
@@ -168,7 +168,7 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
   optimizer = optax.with_extra_args_support(layout.optimizer)
 
   def kept_at(leaf: LeafSpec, x: jax.Array) -> jax.Array:
-    return stored(leaf, x, paro.opt_state)
+    return leaf.stored(x, paro.opt_state)
 
   def at_opt_level(leaves: list[jax.Array]) -> list[jax.Array]:
     return lax.with_sharding_constraint(leaves, opt_shardings)
@@ -189,7 +189,7 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
     if state.master is None:
       # Going finer is a local slice.
       master = [
-        stored(s, x, paro.opt_state)
+        s.stored(x, paro.opt_state)
         for s, x in zip(trained_specs, layout.trained(leaves), strict=True)
       ]
     else:

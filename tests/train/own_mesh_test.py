@@ -32,6 +32,8 @@ AUTO = {
   'experts': P('model'),
 }
 
+SPLIT_LEVELS = ('intra', 'global')
+
 
 def own_mesh(*axes, axis_types=None):
   """2 x 2 x 2 virtual devices."""
@@ -179,7 +181,7 @@ def test_the_state_is_split_over_other_axes_too():
     assert sum(x.addressable_data(0).nbytes for x in leaves) == split[name]
   assert state.params['up'].sharding.spec == P('intra', 'model')
   whole = make_trainer()
-  jax.eval_shape(whole.init, init_params())
+  whole.init(init_params())
   for name, size in whole.bytes_per_device().items():
     assert split[name] < 0.7 * size
 
@@ -249,6 +251,24 @@ def test_stacks_of_layers_are_gathered_one_by_one():
   np.testing.assert_allclose(*found, atol=SUM_ORDER_ATOL)
 
 
+def test_constants_keep_their_pieces():
+  mesh = own_mesh()
+  rows = np.arange(8 * 3, dtype=np.float32).reshape(8, 3)
+  placed = jax.device_put(rows, NamedSharding(mesh, P(('data', 'fsdp'))))
+
+  def loss(params, batch, rng):
+    del rng
+    return params['w'] * batch['constants'].sum(axis=1)[batch['at']]
+
+  trainer = make_trainer(loss=loss, constants=placed, mesh=mesh)
+  state = trainer.init({'w': np.float32(1)})
+  _, metrics = trainer.step(state, {'at': np.tile([0, 1], 4)})
+  np.testing.assert_allclose(metrics['loss'], rows.sum(axis=1).mean())
+  placed = jax.device_put(rows, NamedSharding(mesh, P('model')))
+  with pytest.raises(ValueError, match=r"split over \['model'\]"):
+    make_trainer(constants=placed, mesh=mesh)
+
+
 def test_groups_do_their_own_number_of_micro_batches(plain):
   trainer = make_trainer('NIG', auto_specs=AUTO.get)
   state = trainer.init(init_params())
@@ -291,9 +311,43 @@ def test_a_leaf_that_cannot_be_split_so_is_refused(spec):
     trainer.init(init_params())
 
 
-def test_tables_on_such_a_mesh_are_refused():
+@pytest.mark.parametrize(
+  'level',
+  ['none', *(pytest.param(x, marks=pytest.mark.slow) for x in SPLIT_LEVELS)],
+)
+def test_tables_train_as_on_a_mesh_of_two_axes(level):
+  found = []
+  for mesh, names in (
+    (own_mesh(), {'inter': 'data', 'intra': 'fsdp'}),
+    (make_mesh(intra=2, devices=jax.devices()[:4]), {}),
+  ):
+    tables = EmbeddingTables(
+      [TableSpec('item', 97, 4, level)], {'item': 'item'}, mesh=mesh, **names
+    )
+
+    def loss(params, rows, batch, rng, tables=tables):
+      del rng
+      x = tables.lookup(rows, batch['ids'])['item']
+      return jnp.square(jnp.tanh(x) @ params['w'] - batch['y'])
+
+    trainer = Trainer(
+      loss, optax.adam(0.1), mesh=mesh, paro='IIG', tables=tables, **names
+    )
+    state = trainer.init({'w': np.ones(4, np.float32)})
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+      ids = rng.integers(0, 97, BATCH)
+      y = rng.normal(size=BATCH).astype(np.float32)
+      state, _ = trainer.step(state, {'ids': {'item': ids}, 'y': y})
+    table = tables.to_canonical(state.tables)['item']['table']
+    found.append((np.asarray(table)[:97], trainer.params(state)['w']))
+  for one, other in zip(*found, strict=True):
+    np.testing.assert_allclose(one, other, atol=SUM_ORDER_ATOL)
+
+
+def test_tables_on_another_mesh_are_refused():
   tables = EmbeddingTables(
     [TableSpec('item', 64, 8)], {'item': 'item'}, mesh=make_mesh(intra=2)
   )
-  with pytest.raises(ValueError, match=r'tables'):
+  with pytest.raises(ValueError, match='EmbeddingTables the same mesh, inter'):
     make_trainer(tables=tables)
