@@ -66,6 +66,12 @@ class JobConfig:
     if self.intra is not None and self.intra < 1:
       raise ValueError(f'intra must be at least 1 or none; got {self.intra}.')
 
+  def check_inputs(self) -> None:
+    """Raises an error where something that the job needs is not there.
+
+    `start` calls it when devices are known, before it makes the run folder.
+    """
+
   def check_least(self, at_least: Mapping[str, float]) -> None:
     """Raises ValueError where a field is less than it may be."""
     for name, least in at_least.items():
@@ -314,15 +320,19 @@ def initialize_distributed() -> None:
 def start(config: JobConfig) -> Job:
   """Brings up processes, mesh, run folder, logging and signals, in this order.
 
+  Inputs that are not there are refused before the folder is made.
+
   Each process logs to `<run_dir>/log.<process>.txt`; on the terminal process 0
   shows antjax's own messages, the others only warnings.
 
   Raises:
     ValueError: The settings of the processes or the mesh do not fit.
+    Exception: What `JobConfig.check_inputs` raises.
   """
   initialize_distributed()
   intra = config.intra or jax.local_device_count()
   mesh = mesh_lib.make_mesh(intra=intra)
+  config.check_inputs()
   run_dir = pathlib.Path(config.run_dir)
   try:
     run_dir.mkdir(parents=True, exist_ok=True)

@@ -121,6 +121,15 @@ class Config(job_lib.JobConfig, plan_models.StepConfig):
     if not 0 < self.efficiency <= 1:
       raise ValueError(f'efficiency={self.efficiency} must be in (0, 1].')
 
+  def check_inputs(self) -> None:
+    if jax.device_count() == 1:
+      raise ValueError(
+        'a plan is for many devices, and here is one. Say which are meant: the'
+        ' groups (hosts, or slices) as --inter and the devices of each as'
+        ' --intra, e.g. --model=llama-7b --inter=4 --intra=8 --uplink_gbps=640'
+        ' --device_gb=80; or start it on the devices themselves.'
+      )
+
 
 def links_of(config: Config) -> Links:
   """Link speeds from the file, else from the flags."""

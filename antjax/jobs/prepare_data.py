@@ -29,7 +29,6 @@ import dataclasses
 import pathlib
 from typing import Annotated, Any, Literal
 
-import rich
 import rich.table
 
 from antjax.data import (
@@ -51,6 +50,7 @@ from antjax.data import engine as engine_lib
 from antjax.data import view as view_lib
 from antjax.data.event_antm2c import Antm2cConfig
 from antjax.jobs import script
+from antjax.report import terminal
 
 _VIEWS = ('tasks', 'examples', 'sequences')
 
@@ -224,7 +224,7 @@ def main(config: Config) -> None:
   if rejected.exists():
     print(f'What is set aside is listed in {rejected}.')
   if 'acknowledgement' in about:
-    rich.print(f'Acknowledge: {about["acknowledgement"]}')
+    terminal.show(f'Acknowledge: {about["acknowledgement"]}')
   if not is_new:
     print(f'{folder} was complete already: nothing was done.')
 
@@ -278,7 +278,7 @@ def _print_tables(
       table.add_column(name, justify='right' if number else 'left')
     for row in rows:
       table.add_row(*row)
-    rich.print(table)
+    terminal.show(table)
   for sequence in description.get('sequences', ()):
     if 'texts' in sequence:
       told = ', '.join(f'{k}: {n:,}' for k, n in sequence['texts'].items())

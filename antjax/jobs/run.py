@@ -7,9 +7,12 @@ import contextlib
 import dataclasses
 import math
 import pathlib
+import shlex
+import sys
 from typing import Any
 
 from absl import logging
+import jax
 import numpy as np
 
 from antjax.jobs import identity as run_identity
@@ -145,6 +148,9 @@ class Run:
       count_examples: See `Trainer.fit`.
       line_of: Metrics of a step -> its line in the log.
       on_start: Called on process 0 once the run is known to be resumable.
+
+    Raises:
+      KeyboardInterrupt: It was asked to stop; says how to resume it.
     """
     config, job = self._config, self._job
     start = checkpoint.latest_step(self._checkpoints) or 0
@@ -199,13 +205,27 @@ class Run:
           elastic=job.agent,
           **validation,
         )
-      except KeyboardInterrupt:
+      except KeyboardInterrupt as stop:
         if job.should_stop() or not early.is_over:
-          raise
+          raise KeyboardInterrupt(self._how_to_resume()) from stop
     if early.best_step is None or not config.patience:
       return state  # Or stopped before the first validation.
     del state  # Its memory is the restored one's.
     return self._best(trainer, early.best_step)
+
+  def _how_to_resume(self) -> str:
+    """What a user who stopped the run wants to know."""
+    step = checkpoint.latest_step(self._checkpoints)
+    if step is None:
+      text = 'there is no checkpoint yet; the same command begins anew'
+    else:
+      text = (
+        f'the checkpoint of step {step} of {self.num_steps} is'
+        f' {self._checkpoints / str(step)}; the same command resumes from it'
+      )
+    if jax.process_count() > 1 or self._job.agent is not None:
+      return f'{text}.'  # The command is the launcher's.
+    return f'{text}: {shlex.join(sys.orig_argv)}'
 
   def _early_stopping(self, start: int) -> EarlyStopping:
     """With what the run so far has seen."""

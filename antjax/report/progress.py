@@ -6,6 +6,7 @@ Steps are numbered from 0: the step that turns `state.step` from s into s + 1 is
 step s, so a run restored at `state.step == r` has kept steps 0 to r - 1.
 """
 
+import collections
 from collections.abc import Callable, Mapping
 import json
 import math
@@ -25,6 +26,10 @@ METRICS_FILE = 'metrics.jsonl'
 
 # Newer rates count more; after this time an old one has weight 1/e.
 _RATE_MEMORY_S = 10.0
+# The time left goes by the steps of so long a time, evaluations included.
+_WINDOW_S = 120.0
+# Marks of the window are at least so far apart.
+_MARK_S = 1.0
 
 
 def _duration(seconds: float) -> str:
@@ -39,6 +44,8 @@ def _duration(seconds: float) -> str:
 class Progress:
   """A live line of a loop: step, examples/s, loss, time left.
 
+  Rate and time left go by recent steps, the first one never among them: it
+  compiles.
   On a terminal a bar, elsewhere (a log file, a pipe) one plain line every
   `plain_every_s` seconds and one at the end. Only process 0 shows anything.
   Use as a context manager, so that an exception leaves the terminal whole.
@@ -48,7 +55,7 @@ class Progress:
     self,
     num_steps: int,  # Of the whole run, those before `start_step` included.
     *,
-    start_step: int = 0,  # Earlier ones do not count as speed.
+    start_step: int = 0,  # The first one to be done.
     name: str = 'train',
     unit: str = 'examples',
     plain_every_s: float = 10.0,
@@ -57,7 +64,7 @@ class Progress:
     clock: Callable[[], float] = time.monotonic,
   ):
     self._num_steps = num_steps
-    self._start_step = self._step = self._printed_step = start_step
+    self._step = self._printed_step = start_step
     self._name, self._unit = name, unit
     self._plain_every_s = plain_every_s
     self._stream = stream if stream is not None else sys.stderr
@@ -65,6 +72,8 @@ class Progress:
     self._clock = clock
     self._start_s = self._last_s = self._printed_s = clock()
     self._rate: float | None = None  # Examples a second, smoothed.
+    # (time, step), the window's oldest first; none before the first update.
+    self._marks = collections.deque[tuple[float, int]]()
     self._loss: float | None = None
     self._bar: rich.progress.Progress | None = None
 
@@ -107,7 +116,7 @@ class Progress:
     """
     now = self._clock()
     elapsed_s = now - self._last_s
-    if elapsed_s > 0 and num_examples:
+    if elapsed_s > 0 and num_examples and self._marks:
       rate = num_examples / elapsed_s
       old = math.exp(-elapsed_s / _RATE_MEMORY_S)
       self._rate = (
@@ -115,6 +124,11 @@ class Progress:
       )
     if elapsed_s > 0:
       self._last_s = now
+    marks = self._marks
+    if not marks or now - marks[-1][0] >= _MARK_S:
+      marks.append((now, step))
+    while len(marks) > 2 and now - marks[1][0] >= _WINDOW_S:
+      marks.popleft()
     self._step = step
     self._loss = loss if loss is not None else self._loss
     if self._bar is not None:
@@ -132,24 +146,22 @@ class Progress:
       facts.append(f'{self._rate:,.0f} {self._unit}/s')
     if self._loss is not None:
       facts.append(f'loss {self._loss:.4f}')
-    done = self._step - self._start_step
     left = self._num_steps - self._step
-    elapsed_s = now - self._start_s
-    if left > 0 and done > 0:
-      facts.append(f'{_duration(elapsed_s * left / done)} left')
+    since, first = self._marks[0] if self._marks else (now, self._step)
+    if left > 0 and self._step > first:
+      pace_s = (now - since) / (self._step - first)
+      facts.append(f'{_duration(pace_s * left)} left')
     elif left <= 0:
-      facts.append(f'took {_duration(elapsed_s)}')
+      facts.append(f'took {_duration(now - self._start_s)}')
     return ' | '.join(facts)
 
   def _print_plain(self) -> None:
     now = self._clock()
     percent = 100 * self._step / max(self._num_steps, 1)
-    print(
-      f'{self._name} {self._step}/{self._num_steps} ({percent:.0f} %) | '
-      f'{self._facts(now)}',
-      file=self._stream,
-      flush=True,
-    )
+    done = f'{self._name} {self._step}/{self._num_steps} ({percent:.0f} %)'
+    facts = self._facts(now)
+    line = f'{done} | {facts}' if facts else done
+    print(line, file=self._stream, flush=True)
     self._printed_s, self._printed_step = now, self._step
 
 

@@ -6,8 +6,10 @@ import dataclasses
 from typing import Annotated, Literal
 
 from antjax.ctr.bahe.model import HeadConfig, IdConfig
+from antjax.ctr.bahe.store import BehaviorStore
 from antjax.ctr.bahe.table import Home
 from antjax.ctr.tuning import Tuning
+from antjax.data import output_folder
 from antjax.jobs.training_config import LanguageConfig
 from antjax.metrics import click_metrics
 from antjax.train.optimizer import OptimizerConfig
@@ -124,3 +126,10 @@ class Config(LanguageConfig):
   def effective_tuning(self) -> Tuning:
     """`tuning`, or none where the tower has no layers to train."""
     return 'none' if self.tower in ('frozen', 'none') else self.tuning
+
+  def check_inputs(self) -> None:
+    output_folder.load_description(
+      output_folder.find_view(self.data, 'examples')
+    )
+    if self.tower in ('store', 'frozen'):
+      BehaviorStore.open(self.store)

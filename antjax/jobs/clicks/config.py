@@ -6,6 +6,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 from antjax.ctr.antm2c.model import FieldConfig
+from antjax.data import output_folder
 from antjax.jobs.training_config import ExamplesConfig
 from antjax.metrics.by_slice import ScoreConfig
 from antjax.networks import load
@@ -169,3 +170,8 @@ class Config(ExamplesConfig):
       )
     if 'conversion' in network.needs and not self.conversion:
       raise ValueError(f'{flag}={name} learns two labels: name --conversion.')
+
+  def check_inputs(self) -> None:
+    output_folder.load_description(
+      output_folder.find_view(self.data, 'examples')
+    )

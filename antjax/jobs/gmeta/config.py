@@ -5,6 +5,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
+from antjax.data import output_folder
 from antjax.jobs.training_config import TrainingConfig
 from antjax.meta import algorithms, task_network
 from antjax.meta.recommender import InnerConfig, ModelConfig
@@ -62,10 +63,11 @@ class Config(TrainingConfig):
     'Tasks in a DataShard, read at once; more are faster, fewer shuffle finer.',
   ] = 64
   validation_tasks: Annotated[
-    int,
+    int | None,
     'Training records held out to choose how the joint model is fine-tuned; a'
-    ' task of several records is held out whole.',
-  ] = 256
+    ' task of several records is held out whole. none: a tenth, at most 256;'
+    ' of a run that is resumed, as many as before.',
+  ] = None
   checkpoint_every: Annotated[int, 'Steps between checkpoints.'] = 200
   model: ModelConfig = ModelConfig()
   inner: InnerConfig = InnerConfig()
@@ -100,3 +102,6 @@ class Config(TrainingConfig):
         f'support_sizes={self.support_sizes} and slots_per_device='
         f'{self.slots_per_device} must be equally long.'
       )
+
+  def check_inputs(self) -> None:
+    output_folder.load_description(output_folder.find_view(self.data, 'tasks'))

@@ -22,7 +22,6 @@ from typing import Annotated, Any
 
 from absl import logging
 import jax
-import rich
 
 from antjax import config as config_lib
 from antjax.data import output_folder
@@ -33,6 +32,7 @@ from antjax.mesh import mesh as mesh_lib
 from antjax.meta import algorithms, meta_loss
 from antjax.meta import recommender as recommender_lib
 from antjax.meta.episode_config import EpisodeConfig
+from antjax.report import terminal
 from antjax.serving import delta, exporter, loader
 from antjax.serving import functions as serving
 from antjax.train import checkpoint
@@ -78,7 +78,7 @@ def main(config: Config) -> None:
       config.out, exported(run, config.run_dir, config.step), config.quantize
     )
     size = sum(f['bytes'] for f in manifest['files'].values())
-    rich.print(f'Step {manifest["step"]}: {size:,} bytes in {config.out}')
+    terminal.show(f'Step {manifest["step"]}: {size:,} bytes in {config.out}')
     return
   if config.base:
     loader.read_manifest(config.base)  # Before the work, too.
@@ -93,7 +93,9 @@ def main(config: Config) -> None:
       exporter.write(old, before, config.quantize)
     described = delta.write(old, new, config.out)
   for name, table in described['tables'].items():
-    rich.print(f'{name}: {table["changed"]:,} of {table["rows"]:,} rows differ')
+    terminal.show(
+      f'{name}: {table["changed"]:,} of {table["rows"]:,} rows differ'
+    )
 
 
 def exported(

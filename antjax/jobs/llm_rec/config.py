@@ -9,6 +9,7 @@ from antjax.ctr.llm_rec.encoders import GRU4RecConfig, SASRecConfig
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import VectorConfig
 from antjax.ctr.tuning import Tuning
+from antjax.data.sequence_data import SequenceData
 from antjax.jobs.job import JobConfig
 from antjax.jobs.training_config import LanguageConfig
 from antjax.mesh.paro import PaRO
@@ -85,6 +86,10 @@ class SequencesConfig(JobConfig):
     self.check_least(
       {'max_history': 1, 'train_users': 0, 'validation_examples': 0}
     )
+
+  def check_inputs(self) -> None:
+    super().check_inputs()
+    SequenceData.open(self.data, split=self.split)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

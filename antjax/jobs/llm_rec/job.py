@@ -52,6 +52,7 @@ from antjax.train.trainer import Trainer
 
 def main(config: Config) -> None:
   if config.sweep:
+    config.check_inputs()
     llm_rec_sweep.run(config)
     return
   train(config, job_lib.start(config))

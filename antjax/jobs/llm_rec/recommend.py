@@ -18,10 +18,10 @@ import time
 from typing import Annotated, Any
 
 from absl import flags
-import rich
 import rich.table
 
 from antjax.jobs.llm_rec import export as llm_rec_export
+from antjax.report import terminal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ def _show(history: list[str], rows: list[dict[str, Any]]) -> None:
     table.add_row(
       f'{row["score"]:.3f}', row['domain'], row['title'], row['key']
     )
-  rich.print(table)
+  terminal.show(table)
 
 
 def define_flags() -> None:

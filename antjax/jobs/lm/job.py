@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from antjax.data import output_folder, records, text
+from antjax.data import records, text
 from antjax.jobs import job as job_lib
 from antjax.jobs import run as run_lib
 from antjax.jobs import trainer as trainer_lib
@@ -172,17 +172,7 @@ class LMTexts:
   def __init__(self, config: Config, job: job_lib.Job):
     self._config, self._job = config, job
     folder = pathlib.Path(config.data)
-    if not (folder / output_folder.DESCRIPTION).is_file():
-      raise FileNotFoundError(
-        f'data={config.data} holds no prepared texts; python -m'
-        f' launch.prepare_text --out={config.data} makes them.'
-      )
-    self.description = output_folder.load_description(folder)
-    if 'tokenizer' not in self.description['files']:
-      raise ValueError(
-        f'data={config.data} holds {self.description.get("name")}, no texts;'
-        ' give a folder that launch/prepare_text.py made.'
-      )
+    self.description = config.description()
     self.tokenizer_file = folder / tokenizer_lib.FILE_NAME
     self.tokenizer = tokenizer_lib.load(self.tokenizer_file)
     size = self.tokenizer.vocab_size

@@ -1,0 +1,5 @@
+# %% [markdown]
+"""# custom_paro"""
+
+# %%
+print(1)

@@ -1,0 +1,5 @@
+# %% [markdown]
+"""# dlrm"""
+
+# %%
+print(1)

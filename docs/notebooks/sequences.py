@@ -1,0 +1,5 @@
+# %% [markdown]
+"""# sequences"""
+
+# %%
+print(1)

@@ -1,0 +1,5 @@
+# %% [markdown]
+"""# two_towers"""
+
+# %%
+print(1)
