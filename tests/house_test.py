@@ -67,7 +67,7 @@ _BUDGETS = {
   'antjax/jobs': 5_500,
   'antjax/layers': 1_200,
   'antjax/lm': 5_000,
-  'antjax/mesh': 600,
+  'antjax/mesh': 630,
   'antjax/meta': 3_000,
   'antjax/metrics': 1_500,
   'antjax/networks': 2_600,
@@ -90,7 +90,7 @@ _OVER_BUDGET = {
   'antjax/shards': 2_540,
   'antjax/train': 5_145,
   'benchmarks': 10_290,
-  'tests': 50_220,
+  'tests': 50_600,
 }
 _CIRCLES = {}
 _TWICE = frozenset(['Model'])
@@ -362,8 +362,8 @@ def test_the_rules_know_every_package():
     (
       budget_violations,
       'antjax/mesh/a.py',
-      601 * 'x = 1\n',
-      'antjax/mesh: 601 lines; it may have 600',
+      631 * 'x = 1\n',
+      'antjax/mesh: 631 lines; it may have 630',
     ),
     (
       script_violations,

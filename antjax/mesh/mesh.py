@@ -153,14 +153,16 @@ def own_mesh(mesh: Mesh, inter: str, intra: str, where: str) -> Mesh:
       along both has devices of several processes.
   """
   names = tuple(mesh.axis_names)
-  num = len(names)
+  num, renamed = len(names), {inter: INTER, intra: INTRA}
+  new_names = tuple(renamed.get(a, a) for a in names)
   given = f'{where}(mesh=..., inter={inter!r}, intra={intra!r})'
-  if inter == intra or not {inter, intra} <= set(names):
+  if not {INTER, INTRA} <= set(new_names) or len(set(new_names)) < num:
     raise ValueError(
       f'{given}: the axes of the mesh are {names}; needed are two of them,'
       ' inter for the slow links between groups and intra for the fast ones'
-      ' inside a group. If all devices are one group, add an axis of size 1:'
-      " jax.sharding.Mesh(mesh.devices[None], ('inter', *mesh.axis_names))."
+      ' inside a group, and no other may be called so. If all devices are one'
+      ' group, add an axis of size 1: jax.sharding.Mesh(mesh.devices[None],'
+      " ('inter', *mesh.axis_names))."
     )
   if AxisType.Explicit in mesh.axis_types:
     raise ValueError(
@@ -168,17 +170,7 @@ def own_mesh(mesh: Mesh, inter: str, intra: str, where: str) -> Mesh:
       f' automatic ones: jax.make_mesh({mesh.devices.shape}, {names},'
       f' axis_types=(jax.sharding.AxisType.Auto,) * {num}).'
     )
-  renamed = {inter: INTER, intra: INTRA}
-  if taken := [a for a in names if a not in renamed and a in BATCH_AXES]:
-    raise ValueError(
-      f'{given}: the mesh has another axis {taken[0]!r}, which is the name that'
-      ' the chosen one has inside antjax. Give it another name.'
-    )
-  new = Mesh(
-    mesh.devices,
-    tuple(renamed.get(a, a) for a in names),
-    axis_types=(AxisType.Auto,) * num,
-  )
+  new = Mesh(mesh.devices, new_names, axis_types=(AxisType.Auto,) * num)
   for position in positions(new).reshape(num_positions(new), -1):
     if len(owners := sorted({d.process_index for d in position})) > 1:
       raise ValueError(

@@ -174,8 +174,8 @@ def log_whole_leaves(specs: Mapping[str, LeafSpec]) -> list[str]:
   if whole:
     size = sum(math.prod(s.shape) * s.dtype.itemsize for s in whole.values())
     text = (
-      f'{len(whole)} of {len(specs)} leaves ({size} bytes) stay whole on every'
-      ' device: '
+      f'{len(whole)} of {len(specs)} leaves ({size} bytes) are split over'
+      ' neither inter nor intra: '
     ) + ', '.join(f'{n} ({s.reason})' for n, s in whole.items())
     if text not in _said:
       # A warning, since absl shows no less outside of its own app.run.

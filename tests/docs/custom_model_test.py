@@ -41,6 +41,14 @@ def test_the_custom_model_trains(tmp_path):
   assert ast.literal_eval(scores)['AUC'] > 0.95
 
 
+def test_a_tensor_parallel_model_trains_on_its_own_mesh(tmp_path):
+  *steps, spec = _run('custom_model.md', 1, tmp_path).splitlines()
+  losses = [float(line.split()[1]) for line in steps]
+  assert len(losses) == 20
+  assert losses[-1] < 0.2 * losses[0]
+  assert spec.endswith("('intra', 'model')")
+
+
 @pytest.mark.parametrize('index', [0, 1])
 def test_batch_norms_of_flax_keep_their_statistics(index, tmp_path):
   said = _run('model_state.md', index, tmp_path)
