@@ -85,6 +85,7 @@ _BUDGETS = {
 _OVER_BUDGET = {
   'antjax/ctr': 5_280,
   'antjax/data': 10_100,
+  'antjax/elastic': 8_680,
   'antjax/jobs': 10_800,
   'antjax/report': 1_530,
   'antjax/shards': 2_540,

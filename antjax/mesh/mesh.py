@@ -160,8 +160,9 @@ def own_mesh(mesh: Mesh, inter: str, intra: str, where: str) -> Mesh:
     raise ValueError(
       f'{given}: the axes of the mesh are {names}; needed are two of them,'
       ' inter for the slow links between groups and intra for the fast ones'
-      ' inside a group, and no other may be called so. If all devices are one'
-      ' group, add an axis of size 1: jax.sharding.Mesh(mesh.devices[None],'
+      ' inside a group, and no other may be called so. Make the mesh with'
+      ' antjax.make_mesh(intra=...), or add an axis of size 1 where all devices'
+      ' are one group: jax.sharding.Mesh(mesh.devices[None],'
       " ('inter', *mesh.axis_names))."
     )
   if AxisType.Explicit in mesh.axis_types:
