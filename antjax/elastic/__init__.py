@@ -2,10 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """AntDT: the coordinator of data shards, speed and failures, and its agents."""
 
-from typing import Any, TYPE_CHECKING
-
-if TYPE_CHECKING:
-  from antjax.elastic.step_watch import watch as watch
+from typing import Any
 
 
 def __getattr__(name: str) -> Any:
