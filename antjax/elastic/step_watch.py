@@ -60,8 +60,8 @@ class WatchedStep:
     self._num_samples, self._agent = num_samples, agent
     self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
     self._thread: threading.Thread | None = None
-    self.prometheus_port = None
-    self._observe = lambda whole_s, host_s: None
+    self.prometheus_port: int | None = None
+    self._observe: Callable[[float, float], None] = lambda *_: None
     if port is not None:
       self._serve(port, host)
 
@@ -173,7 +173,7 @@ def _sign_of(results: Any) -> Any:
     if isinstance(x, jax.Array)
     and not isinstance(x, jax.core.Tracer)
     and x.size
-    and not jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended)
+    and not jax.numpy.issubdtype(x.dtype, jax.dtypes.extended)
     and x.addressable_shards
   ]
   return _first()(min(pieces, key=lambda x: x.nbytes)) if pieces else None
