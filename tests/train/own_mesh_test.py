@@ -18,6 +18,7 @@ from antjax.embedding.layout import TableSpec
 from antjax.embedding.table import EmbeddingTables
 from antjax.mesh.mesh import make_mesh
 from antjax.mesh.paro import VALID_CODES
+from antjax.plan import census, plan_check
 from antjax.train.trainer import Trainer
 from tests.train import plain as plain_lib
 from tests.train.elastic_control import Control
@@ -184,6 +185,18 @@ def test_the_state_is_split_over_other_axes_too():
   whole.init(init_params())
   for name, size in whole.bytes_per_device().items():
     assert split[name] < 0.7 * size
+
+
+def test_nothing_leaves_a_group_between_micro_batches():
+  trainer = split_trainer()
+  state = trainer.init(init_params())
+  inputs = trainer.step_inputs(next(batches()))
+  text = trainer.compiled_step().lower(state, inputs).compile().as_text()
+  found = census.collectives(text, trainer.mesh.shape)
+  assert {c.inter_bytes for c in found if c.in_loop} == {0}
+  assert any(c.inter_bytes for c in found)
+  with pytest.raises(ValueError, match=r"automatic axes \('model',\)"):
+    plan_check.compare(trainer.layout, found, num_micro_batches=2)
 
 
 def test_predictions_are_one_row_for_each_example():
