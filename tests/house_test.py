@@ -84,9 +84,10 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   'antjax/ctr': 5_280,
-  'antjax/data': 10_100,
+  'antjax/data': 10_240,
   'antjax/jobs': 11_200,
-  'antjax/report': 1_530,
+  'antjax/metrics': 1_610,
+  'antjax/report': 1_810,
   'antjax/shards': 2_540,
   'antjax/train': 5_400,
   'benchmarks': 10_290,
@@ -128,7 +129,7 @@ def layer_violations(root: pathlib.Path) -> list[str]:
 def third_party_violations(root: pathlib.Path) -> list[str]:
   """Imports of packages that setup.cfg does not require."""
   extras = {
-    'antjax': ['spark', 'search'],
+    'antjax': ['spark', 'search', 'trackers'],
     'launch': [],
     'benchmarks': ['bench', 'bench_tables', 'bench_fuxictr'],
     'tests': ['dev', 'bench', 'bench_tables', 'bench_fuxictr'],

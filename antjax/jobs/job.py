@@ -29,6 +29,7 @@ from antjax import config as config_lib
 from antjax.jobs import compilation_cache, script
 from antjax.mesh import mesh as mesh_lib
 from antjax.mesh.paro import NotElasticError
+from antjax.report import trackers, watch
 from antjax.shards import dataset, ledger_client, ledger_spec, record_source
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class Job:
   should_stop: script.StopRequest
   config: JobConfig
   agent: 'Agent | None' = None  # Where launch/agent.py runs this process.
+  watched: watch.Watched = watch.Watched()
 
   def save_config(self) -> None:
     """Writes `<run_dir>/config.json`, on process 0; again changes nothing.
@@ -226,6 +228,7 @@ def run(main: Callable[[_T], None], default_config: _T) -> NoReturn:
   def define_flags() -> None:
     if isinstance(default_config, JobConfig):
       _define_cluster_flags()
+      _define_watch_flags()
       jax.config.config_with_absl()
 
   @functools.wraps(main)
@@ -259,6 +262,31 @@ def _define_cluster_flags() -> None:
   )
   flags.DEFINE_integer('num_processes', None, 'Processes in the job.')
   flags.DEFINE_integer('process_id', None, 'Index of this process, from 0.')
+
+
+def _define_watch_flags() -> None:
+  """Flags of how a run is watched, which changes nothing of what it does."""
+  flags.DEFINE_list(
+    'trackers',
+    ['tensorboard'],
+    f'Where numbers go beside metrics.jsonl: {", ".join(trackers.PACKAGES)}.',
+  )
+  flags.DEFINE_string(
+    'profile_steps',
+    '',
+    'first:last, e.g. 10:15: writes a JAX profile of these steps, counted from'
+    ' 0, the last one left out, to the folder profile of the run.',
+  )
+
+
+def _watched() -> watch.Watched:
+  """From the flags, where they are defined."""
+  if 'trackers' not in flags.FLAGS:
+    return watch.Watched()
+  names: Any = flags.FLAGS['trackers'].value
+  steps: Any = flags.FLAGS['profile_steps'].value
+  trackers.check(names)
+  return watch.Watched(tuple(names), watch.steps_of(steps))
 
 
 def _distributed_settings() -> dict[str, Any] | None:
@@ -329,6 +357,7 @@ def start(config: JobConfig) -> Job:
     ValueError: The settings of the processes or the mesh do not fit.
     Exception: What `JobConfig.check_inputs` raises.
   """
+  watched = _watched()
   initialize_distributed()
   intra = config.intra or jax.local_device_count()
   mesh = mesh_lib.make_mesh(intra=intra)
@@ -360,7 +389,7 @@ def start(config: JobConfig) -> Job:
       device_kind=jax.devices()[0].device_kind,
       num_devices=jax.local_device_count(),
     )
-  return Job(mesh, run_dir, script.stop_request, config, agent)
+  return Job(mesh, run_dir, script.stop_request, config, agent, watched)
 
 
 _agents: 'list[Agent]' = []  # To be closed when main has ended.

@@ -15,9 +15,10 @@ from absl import logging
 import jax
 import numpy as np
 
+from antjax import config as config_lib
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
-from antjax.report import progress
+from antjax.report import progress, watch
 from antjax.shards import dataset
 from antjax.train import checkpoint
 from antjax.train.state import TrainState
@@ -169,18 +170,28 @@ class Run:
           self.num_steps, start_step=start, name=self._name, unit=self._unit
         )
       )
+      profile = stack.enter_context(
+        watch.Profile(self._folder, job.watched.profile_steps)
+      )
+      profile.see(start)
       stack.enter_context(job.should_stop.deferred())
       log: progress.RunLog | None = None
 
       def on_step(step: int, values: Mapping[str, float]) -> None:
         nonlocal log
+        profile.see(step)
         if log is None:  # The checkpoint, if any, fits: now files may change.
           job.save_config()
           if job.is_main:
             run_identity.save(job.run_dir, self._made_of)
             on_start()
           log = stack.enter_context(
-            progress.RunLog(self._folder, resume_step=start)
+            progress.RunLog(
+              self._folder,
+              resume_step=start,
+              trackers=job.watched.trackers,
+              config=config_lib.to_dict(config),
+            )
           )
         bar.update(
           step,

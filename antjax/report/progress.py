@@ -1,13 +1,13 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Output of a running job: progress bar, metrics log, TensorBoard.
+"""Output of a running job: progress bar, metrics log, trackers.
 
 Steps are numbered from 0: the step that turns `state.step` from s into s + 1 is
 step s, so a run restored at `state.step == r` has kept steps 0 to r - 1.
 """
 
 import collections
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import json
 import math
 import os
@@ -20,7 +20,8 @@ from absl import logging
 import jax
 import rich.console
 import rich.progress
-import tensorboardX
+
+from antjax.report import trackers as trackers_lib
 
 METRICS_FILE = 'metrics.jsonl'
 
@@ -190,11 +191,12 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 class RunLog:
-  """Scalars by step, in `metrics.jsonl` and as TensorBoard events.
+  """Scalars by step, in `metrics.jsonl` and by trackers.
 
   A resumed run appends to the same files. Lines from `resume_step` on, work
   that was lost and will be repeated, are dropped first, in TensorBoard too, so
-  that no step appears twice. Only process 0 writes.
+  that no step appears twice. A tracker that fails is left out from then on.
+  Only process 0 writes.
 
   Raises:
     ValueError: `metrics.jsonl` is there but not such a log.
@@ -205,6 +207,8 @@ class RunLog:
     folder: str | os.PathLike[str],
     *,
     resume_step: int = 0,  # `state.step` at the start.
+    trackers: Iterable[str] = ('tensorboard',),  # Of `trackers.PACKAGES`.
+    config: Mapping[str, Any] | None = None,  # That they show.
     write: bool | None = None,  # None: on process 0 only.
   ):
     self._write = jax.process_index() == 0 if write is None else write
@@ -215,8 +219,8 @@ class RunLog:
     if path.exists():
       _drop_from(path, resume_step)
     self._file = path.open('a', encoding='utf-8')
-    self._events = tensorboardX.SummaryWriter(
-      str(path.parent / 'tensorboard'), purge_step=resume_step, flush_secs=10
+    self._trackers = trackers_lib.opened(
+      trackers, path.parent, resume_step=resume_step, config=config or {}
     )
 
   def __enter__(self) -> Self:
@@ -239,14 +243,28 @@ class RunLog:
     # One write a line, flushed: a killed run loses no line but its last.
     self._file.write(json.dumps(record) + '\n')
     self._file.flush()
-    for name, value in values.items():
-      self._events.add_scalar(name, value, int(step))
+    for name, tracker in list(self._trackers.items()):
+      self._try(name, lambda: tracker.write(int(step), values))
 
   def close(self) -> None:
     """Writes out what is buffered and closes the files."""
     if self._write:
       self._file.close()
-      self._events.close()
+      for name, tracker in list(self._trackers.items()):
+        self._try(name, tracker.close)
+
+  def _try(self, name: str, call: Callable[[], None]) -> None:
+    """A server that is gone must not end a training."""
+    try:
+      call()
+    except Exception as error:
+      del self._trackers[name]
+      logging.warning(
+        '%s takes no more of this run (%s); all numbers are in %s.',
+        name,
+        error,
+        self._file.name,
+      )
 
 
 def _drop_from(path: pathlib.Path, step: int) -> None:

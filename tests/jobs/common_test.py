@@ -133,6 +133,16 @@ def test_backends_that_are_not_here_are_no_news(level, text, shown):
     (['--intra=0'], 'flags: intra must be at least 1 or none; got 0.'),
     (['more'], 'flags: unknown arguments: more'),
     (
+      ['--trackers=neptune'],
+      'error: trackers=neptune: neptune unknown; use some of tensorboard,'
+      ' wandb, mlflow.',
+    ),
+    (
+      ['--profile_steps=5'],
+      'error: profile_steps=5: needed: the first step and, after a colon, a'
+      ' later one, e.g. 10:15 for the steps 10 to 14.',
+    ),
+    (
       ['--intra=3'],
       'error: make_mesh(intra=3): 4 devices do not form groups of 3; use one of'
       ' 1, 2, 4.',
