@@ -87,7 +87,11 @@ class _HeldBackIterator(grain.DatasetIterator):
     return record
 
   def __next__(self) -> Any:
-    element = next(self._elements)
+    try:
+      element = next(self._elements)
+    except StopIteration:  # Leases of others may come back: it can be asked on.
+      self._elements = iter(self._transform(_Tap(self._pull)))
+      raise
     keys = element.get(self._key_field)
     if keys is None:
       raise ValueError(
