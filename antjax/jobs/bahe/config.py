@@ -11,6 +11,7 @@ from antjax.ctr.bahe.table import Home
 from antjax.ctr.tuning import Tuning
 from antjax.data import output_folder
 from antjax.jobs.training_config import LanguageConfig
+from antjax.lm import pretrained
 from antjax.metrics import click_metrics
 from antjax.train.optimizer import OptimizerConfig
 
@@ -133,3 +134,5 @@ class Config(LanguageConfig):
     )
     if self.tower in ('store', 'frozen'):
       BehaviorStore.open(self.store)
+    if self.tower != 'none':
+      pretrained.check_there(self.model)

@@ -174,7 +174,9 @@ class BaselinesConfig(SequencesConfig):
   run_dir: str = 'runs/llm_rec_baselines'
   methods: Annotated[tuple[str, ...], 'Which, in this order.'] = METHODS
   model: Annotated[
-    str, 'Language model of the texts: Hugging Face folder or GGUF file.'
+    str,
+    'Language model of the texts: Hugging Face folder or GGUF file; or'
+    ' hf://org/name, of the Hugging Face Hub.',
   ] = 'data/minilm'
   max_text_tokens: Annotated[
     int, 'Tokens of a text at most; the newest are kept.'
