@@ -154,6 +154,9 @@ _CHECKS = {
   'antm2c-1': lambda said: 0.7 < float(said) < 1 or pytest.fail(said),
   'behaviors-0': lambda said: 'nfkc-1' in said or pytest.fail(said),
   'custom_model-0': _custom_model,
+  # Texts of 9 tokens and more, each once.
+  'data-2': lambda said: said == '904 904\n' or pytest.fail(said),
+  'plan-0': lambda said: 'sum once after' in said or pytest.fail(said),
   'elastic-0': lambda said: said.startswith('384 [') or pytest.fail(said),
   'model_state-0': _batch_norm,
   'model_state-1': _batch_norm,
