@@ -162,6 +162,9 @@ _CHECKS = {
   'behaviors-0': lambda said: 'nfkc-1' in said or pytest.fail(said),
   'custom_model-0': _custom_model,
   'custom_model-1': _own_mesh,
+  # Texts of 9 tokens and more, each once.
+  'data-2': lambda said: said == '904 904\n' or pytest.fail(said),
+  'plan-0': lambda said: 'sum once after' in said or pytest.fail(said),
   'elastic-0': lambda said: said.startswith('384 [') or pytest.fail(said),
   'model_state-0': _batch_norm,
   'model_state-1': _batch_norm,
