@@ -159,8 +159,8 @@ def make_plan(
     if model.flops_fn is None:
       raise ValueError(
         f'model={config.model} does not tell its operations'
-        ' (PlanModel.flops_fn); give compute_s, the seconds a device computes on'
-        ' a micro-batch.'
+        ' (PlanModel.flops_fn); give compute_s, the seconds a device computes'
+        ' on a micro-batch.'
       )
     flops = model.flops_fn(config.sequences, config.seq_len)
     compute_s = flops / (config.device_tflops * 1e12 * config.efficiency)

@@ -162,5 +162,6 @@ def _own(name: str) -> PlanModel:
   except (ImportError, AttributeError, TypeError) as error:
     raise ValueError(
       f'model={name}: {error}; needed is package.module:function, importable'
-      ' from here, that takes nothing and returns a PlanModel or a tree of shapes.'
+      ' from here, that takes nothing and returns a PlanModel or a tree of'
+      ' shapes.'
     ) from error
