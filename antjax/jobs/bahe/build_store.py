@@ -54,7 +54,9 @@ class Config:
     str, 'Folder that launch/prepare_data.py made, or that of its vocabulary.'
   ] = 'data/ml-1m'
   model: Annotated[
-    str, 'Folder or GGUF file with a model and its tokenizer; see fetch_model.'
+    str,
+    'Folder or GGUF file with a model and its tokenizer, see fetch_model; or'
+    ' hf://org/name, of the Hugging Face Hub.',
   ] = 'data/minilm'
   out: Annotated[str, 'Folder of the store; made, or added to.'] = (
     'data/ml-1m-minilm-k3'
