@@ -30,6 +30,7 @@ from typing import Literal
 
 import numpy as np
 
+from antjax import paths
 from antjax.mesh.mesh import INTER, INTRA
 
 Op = Literal['all_gather', 'reduce_scatter', 'all_reduce']
@@ -293,7 +294,7 @@ def _lanes(sample: Sample) -> int:
 def save(links: Links, path: str | pathlib.Path) -> None:
   """Writes links as JSON; what is there is whole at any time."""
   text = json.dumps(dataclasses.asdict(links), indent=2)
-  path = pathlib.Path(path)
+  path = paths.local(path)
   new = path.with_name(f'.{path.name}.new')
   new.write_text(text + '\n')
   os.replace(new, path)

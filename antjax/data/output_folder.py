@@ -18,6 +18,7 @@ from typing import Any
 
 from absl import logging
 
+from antjax import paths
 from antjax.data import record_schema, records
 from antjax.shards import record_source
 
@@ -149,7 +150,7 @@ def is_current(
   Raises:
     ValueError: The folder holds other data, or files that are not ours.
   """
-  folder = pathlib.Path(folder)
+  folder = paths.local(folder, 'out')
   if not folder.exists():
     return False
   if not folder.is_dir():
@@ -197,7 +198,7 @@ def staged(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
   Call `is_current` first: what is in `folder` is deleted at the end.
   """
-  folder = pathlib.Path(os.path.abspath(folder))
+  folder = paths.local(folder, 'out').absolute()
   parent = folder.parent
   is_new = not parent.exists()
   parent.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from antjax import config as config_lib
+from antjax import paths
 from antjax.jobs import compilation_cache, script
 from antjax.mesh import mesh as mesh_lib
 from antjax.mesh.paro import NotElasticError
@@ -323,7 +324,7 @@ def start(config: JobConfig) -> Job:
   initialize_distributed()
   intra = config.intra or jax.local_device_count()
   mesh = mesh_lib.make_mesh(intra=intra)
-  run_dir = pathlib.Path(config.run_dir)
+  run_dir = paths.local(config.run_dir, 'run_dir')
   try:
     run_dir.mkdir(parents=True, exist_ok=True)
   except OSError as error:

@@ -11,6 +11,8 @@ import re
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from antjax import paths
+
 FILE_NAME = 'tokenizer.json'
 # Stands before and after every document; the first of the vocabulary.
 DOCUMENT = '<|document|>'
@@ -64,7 +66,7 @@ class Tokenizer:
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes the tokenizer as JSON."""
     text = self._inner.to_str(pretty=True)
-    pathlib.Path(path).write_text(text, encoding='utf-8')
+    paths.local(path).write_text(text, encoding='utf-8')
 
 
 def learn(texts: Iterable[str], vocab_size: int) -> Tokenizer:

@@ -21,6 +21,8 @@ import rich.console
 import rich.progress
 import tensorboardX
 
+from antjax import paths
+
 METRICS_FILE = 'metrics.jsonl'
 
 # Newer rates count more; after this time an old one has weight 1/e.
@@ -198,7 +200,7 @@ class RunLog:
     self._write = jax.process_index() == 0 if write is None else write
     if not self._write:
       return
-    path = pathlib.Path(folder) / METRICS_FILE
+    path = paths.local(folder, 'RunLog: folder') / METRICS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
       _drop_from(path, resume_step)

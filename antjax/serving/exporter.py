@@ -18,6 +18,7 @@ import urllib.parse
 from absl import logging
 import numpy as np
 
+from antjax import paths
 from antjax.serving import loader
 
 Quantize = Literal['none', 'int8']
@@ -116,7 +117,7 @@ def write(
 def new_folder(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   """Gives an empty folder that becomes `folder` at a clean end."""
   check_new(folder)
-  folder = pathlib.Path(os.path.abspath(folder))
+  folder = paths.local(folder, 'out').absolute()
   with scratch_folder(folder, 'partial') as stage:
     yield stage
     stage.chmod(0o755)
@@ -128,7 +129,7 @@ def scratch_folder(
   beside: str | os.PathLike[str], use: str
 ) -> Iterator[pathlib.Path]:
   """Gives an empty hidden folder beside another one, and deletes it."""
-  folder = pathlib.Path(os.path.abspath(beside))
+  folder = paths.local(beside, 'out').absolute()
   folder.parent.mkdir(parents=True, exist_ok=True)
   prefix = f'.{folder.name}.{use}-'
   for left in folder.parent.glob(f'{glob.escape(prefix)}*'):
@@ -142,7 +143,7 @@ def scratch_folder(
 
 def check_new(folder: str | os.PathLike[str]) -> None:
   """Raises ValueError if the folder exists."""
-  if os.path.exists(folder):
+  if paths.local(folder, 'out').exists():
     raise ValueError(f'out={folder} exists already; choose another folder.')
 
 

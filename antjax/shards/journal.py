@@ -13,13 +13,15 @@ row with a checksum and one fsync, so that many commands cost as much as one.
 from collections.abc import Iterator, Sequence
 import fcntl
 import os
-import pathlib
 import sqlite3
 import struct
 from typing import Any
 import zlib
 
+from antjax import paths
+
 VERSION = 1
+_WHY_LOCAL = 'its locks and fsync need a disk of the coordinator'
 _APPLICATION_ID = 0x616A6A31  # 'ajj1'
 _ENTRY = struct.Struct('<BdI')  # Type, time, length.
 _TABLES = """
@@ -48,7 +50,7 @@ class Journal:
       RuntimeError: It is open elsewhere, is damaged, is a folder, or is no
         journal of this version.
     """
-    self.path = pathlib.Path(path)
+    self.path = paths.local(path, 'Journal: path', _WHY_LOCAL)
     self.num_commands = 0  # Since the snapshot.
     self.num_bytes = 0  # Their size.
     self._last_row = 0

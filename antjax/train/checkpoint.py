@@ -15,11 +15,13 @@ import time
 from typing import Any
 
 from absl import logging
+from etils import epath
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from antjax import paths
 from antjax.mesh.gather import gather_json
 from antjax.train import canonical
 from antjax.train.checkpoint_folder import Claim
@@ -34,7 +36,7 @@ _MAX_CAUSE = 240  # Characters; a script's --verbosity=1 shows the whole.
 
 def latest_step(directory: str | os.PathLike[str]) -> int | None:
   """Step of the newest committed checkpoint in a folder, or None."""
-  if not os.path.isdir(directory):
+  if not epath.Path(directory).is_dir():
     return None
   return max(ocp.utils.checkpoint_steps(directory), default=None)
 
@@ -81,7 +83,7 @@ class Checkpointer:
     """Opens (and creates) a folder.
 
     Args:
-      directory: A path, or any URL that Orbax takes.
+      directory: A path or a gs:// URL.
       layout: Layout of the model to save or to restore into.
       keep: Number of newest checkpoints to keep.
       best_metric: Also keep the best one by this metric, if given.
@@ -93,7 +95,8 @@ class Checkpointer:
         " least 1 and best_mode 'min' or 'max'."
       )
     self._claim: Claim | None = None
-    if '://' not in directory:
+    paths.check(directory, 'Checkpointer: directory', paths.CHECKPOINT_URL)
+    if not paths.is_url(directory):
       directory = os.path.abspath(directory)
       self._claim = Claim(directory)
     self.directory = directory

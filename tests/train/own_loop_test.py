@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models, input and outputs as users bring them, through `Trainer`."""
 
-
 import grain.python as grain
 import jax
 from jax import lax

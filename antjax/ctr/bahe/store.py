@@ -37,6 +37,7 @@ from typing import Any
 
 import numpy as np
 
+from antjax import paths
 from antjax.ctr.bahe import manifest as manifest_lib
 from antjax.ctr.bahe import store_part
 from antjax.ctr.bahe.manifest import IDENTITY, Manifest
@@ -206,7 +207,7 @@ class StoreWriter:
       ValueError: There is a store that was made otherwise, or is damaged.
       OSError: It cannot be written.
     """
-    self._path = pathlib.Path(path)
+    self._path = paths.local(path, 'BehaviorStore: path')
     self._part: StorePart | None = None  # Made with the first row.
     self._name = secrets.token_hex(8)
     self._seen: dict[str, tuple[Range, list[Range]]] = {}
